@@ -19,7 +19,7 @@ from typing import Any
 from training.cli import RECIPES
 from training.recipe import Recipe, read_recipe
 
-SYSTEMS = ("hd-vila", "soho", "visual-parsing")
+ARCHITECTURES = ("hd-vila", "soho", "visual-parsing")
 EXAMPLES = 256
 """Of each corpus, the first so many are used: a frozen stage encodes all that it uses before its first step."""
 
@@ -27,9 +27,9 @@ EXAMPLES = 256
 def shortened(recipe: Recipe, stage: int, steps: int) -> Recipe:
     """The first steps of one stage alone, scheduled as in the whole recipe; nothing is validated."""
     whole = recipe.stages[stage]
-    sources = [s.model_copy(update={"limit": min(s.limit or EXAMPLES, EXAMPLES)}) for s in whole.sources]
-    planned = whole.planned_steps or whole.steps
-    only = whole.model_copy(update={"steps": steps, "planned_steps": planned, "sources": sources})
+    sources = [s.model_copy(update={"limit": min(s.limit or EXAMPLES, EXAMPLES)}) for s in whole.datasets]
+    planned = whole.schedule_steps or whole.steps
+    only = whole.model_copy(update={"steps": steps, "schedule_steps": planned, "datasets": sources})
     return recipe.model_copy(update={"stages": [only], "validate_on": []})
 
 
@@ -80,10 +80,11 @@ def measure_sample(system: str, size: str = "base") -> dict[str, Any]:
     import torch
     import torch.nn.functional as F
 
-    from training.models.architectures import SYSTEMS, build
+    from training.models.architectures import ARCHITECTURES as REGISTRY
+    from training.models.architectures import build
 
     torch.manual_seed(0)
-    model = build(SYSTEMS[system].sizes[size](0)).train()
+    model = build(REGISTRY[system].sizes[size](0)).train()
     cfg = model.cfg
     streams = {
         s.name: torch.randint(0, 256, (1, 1, s.frames, s.height, s.width, 3), dtype=torch.uint8) for s in cfg.streams()
@@ -92,7 +93,7 @@ def measure_sample(system: str, size: str = "base") -> dict[str, Any]:
     mask = torch.ones_like(ids)
     vector, visual = model.encode_video(streams)
     text, states = model.encode_text(ids, mask)
-    seen = model.see(visual)
+    seen = model.prepare_visual(visual)
     words = model.word_logits(model.fuse(states, mask, seen).flatten(0, 1))
     match = model.match_logits(states, mask, seen)
     loss = F.cross_entropy(words, ids.flatten()) + F.softplus(-match).mean() - (vector * text).sum()
@@ -135,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     recipes.add_argument("names", nargs="*", metavar="RECIPE", help=f"some of {shipped}; default all")
     _steps(recipes)
     base = kinds.add_parser("base", help="parameters and peak memory of the published sizes")
-    base.add_argument("systems", nargs="*", metavar="SYSTEM", help=f"some of {list(SYSTEMS)}; default all")
+    base.add_argument("systems", nargs="*", metavar="SYSTEM", help=f"some of {list(ARCHITECTURES)}; default all")
     stage = kinds.add_parser("stage", help="what `recipes` runs for each stage; prints JSON")
     stage.add_argument("name")
     stage.add_argument("index", type=int)
@@ -148,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 parser.error(f"recipe: {name!r}; one of {shipped} was expected")
         print(recipe_table(chosen.names or shipped, chosen.data, chosen.steps, chosen.warm_up))
     elif chosen.kind == "base":
-        print(base_table(chosen.systems or SYSTEMS))
+        print(base_table(chosen.systems or ARCHITECTURES))
     elif chosen.kind == "stage":
         print(json.dumps(measure_stage(chosen.name, chosen.index, chosen.data, chosen.steps, chosen.warm_up)))
     else:

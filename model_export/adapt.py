@@ -30,7 +30,7 @@ from training.data.packed import PACK_NAME, Packed, open_packed
 from training.data.subtitled import ORIGIN
 from training.evaluation.found import Counts, compared, found_by_sentence
 from training.evaluation.report import open_encoder
-from training.initialization import model_to_begin_with
+from training.initialization import load_initial_model
 from training.models import pretrained
 from training.models.architectures import read_config
 from training.models.config import FusedConfig
@@ -167,7 +167,7 @@ def read_initial_model(folder: Path, data: Path) -> InitialModelFacts:
 
     Raises InvalidInput.
     """
-    start = model_to_begin_with(folder)
+    start = load_initial_model(folder)
     config = start.model.cfg.model_dump(mode="json")
     if (folder / MANIFEST_NAME).exists():
         manifest = Bundle.open(folder).manifest

@@ -10,7 +10,7 @@ import numpy as np
 
 from model_export.parity.checks import Embedded, has_captions
 from model_export.parity.variants import SourceBundle
-from training.answers import whole_answer
+from training.data.example import canonical_answer
 from training.evaluation import calibration
 from training.evaluation.encoder import Encoder
 from training.evaluation.metrics import calibration_error
@@ -128,10 +128,10 @@ def _fit_answers(
 def _answerable_questions(embedded: Embedded, answer_index: Mapping[str, int]) -> list[tuple[int, str, int]]:
     """Return (row, question, index of the correct answer) of questions whose answer is in the vocabulary."""
     questions = [
-        (row, question.question, answer_index[whole_answer(question)])
+        (row, question.question, answer_index[canonical_answer(question)])
         for row, example in enumerate(embedded.packed.examples)
         for question in example.questions
-        if whole_answer(question) in answer_index
+        if canonical_answer(question) in answer_index
     ]
     step = max(1, -(-len(questions) // MAX_QUESTIONS))
     return questions[::step]

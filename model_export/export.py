@@ -279,7 +279,7 @@ class _Export:
         provenance = Provenance(
             recipe=recipe.name,
             seed=recipe.seed,
-            start="a model trained before" if loaded.lineage else recipe.start,
+            start="a model trained before" if loaded.lineage else recipe.init,
             step=loaded.step,
             config=cfg.model_dump(mode="json"),
             answers=cfg.answers,

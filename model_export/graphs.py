@@ -102,7 +102,7 @@ class MatchGraph(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, visual_tokens: Tensor) -> Tensor:
         states = self.model.text.encode(input_ids, attention_mask)
-        return self.model.match_logits(states, attention_mask, self.model.see(visual_tokens))
+        return self.model.match_logits(states, attention_mask, self.model.prepare_visual(visual_tokens))
 
 
 class AnswerGraph(nn.Module):
@@ -114,7 +114,7 @@ class AnswerGraph(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, visual_tokens: Tensor) -> Tensor:
         states = self.model.text.encode(input_ids, attention_mask)
-        return self.model.answer_logits(states, attention_mask, self.model.see(visual_tokens))
+        return self.model.answer_logits(states, attention_mask, self.model.prepare_visual(visual_tokens))
 
 
 @dataclass(frozen=True)

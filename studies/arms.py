@@ -56,16 +56,16 @@ class Arm:
 
     claim: str
     name: str
-    system: str
-    sources: tuple[Source, ...]
+    architecture: str
+    datasets: tuple[Source, ...]
     reference: str
     """Arm of the same claim whose steps are counted in `steps`; equal compute makes this arm's own number of them."""
     steps: int
     follows: str | None = None
     """Arm of the same claim and seed whose checkpoint it goes on from."""
     geometry: str = "hybrid"
-    start: str = "pretrained"
-    backbone_scale: float = 0.6
+    init: str = "pretrained"
+    backbone_lr_mult: float = 0.6
     model: Mapping[str, Any] = field(default_factory=dict)
     flow: str | None = None
     """Corpus on whose test split its inter-modality flow is measured."""
@@ -78,39 +78,53 @@ class Arm:
 
 
 def _flickr8k(weight: float, objectives: Objectives) -> Source:
-    return {"corpus": "flickr8k", "weight": weight, "batch": 32, "crop": 0.7, "flip": True, "jitter": 0.2} | {
+    return {"corpus": "flickr8k", "weight": weight, "batch_size": 32, "min_crop": 0.7, "flip": True, "jitter": 0.2} | {
         "objectives": objectives
     }
 
 
 def _scenes(weight: float, objectives: Objectives, corpus: str = "scenes") -> Source:
-    return {"corpus": corpus, "weight": weight, "batch": 32, "jitter": 0.1, "text_gradient": False} | {
+    return {"corpus": corpus, "weight": weight, "batch_size": 32, "jitter": 0.1, "detach_text": True} | {
         "objectives": objectives
     }
 
 
 def _daquar(weight: float) -> Source:
-    return {"corpus": "daquar", "weight": weight, "batch": 32, "crop": 0.8, "jitter": 0.2, "questions": 4} | {
-        "text_gradient": False,
-        "objectives": {"answer": 1.0},
+    return {
+        "corpus": "daquar",
+        "weight": weight,
+        "batch_size": 32,
+        "min_crop": 0.8,
+        "jitter": 0.2,
+        "questions_per_video": 4,
+    } | {
+        "detach_text": True,
+        "objectives": {"vqa": 1.0},
     }
 
 
 def _pictograms(weight: float, objectives: Objectives) -> Source:
-    return {"corpus": "pictogram_stills", "weight": weight, "batch": 32, "crop": 0.8, "widen": 1.3, "jitter": 0.15} | {
+    return {
+        "corpus": "pictogram_stills",
+        "weight": weight,
+        "batch_size": 32,
+        "min_crop": 0.8,
+        "zoom_out": 1.3,
+        "jitter": 0.15,
+    } | {
         "group_by": "hexcode",
         "objectives": objectives,
     }
 
 
-PAIRS = {"contrastive": 1.0, "match": 0.5}
+PAIRS = {"itc": 1.0, "itm": 0.5}
 """Vision-language pre-training on captions alone."""
-WORDS = PAIRS | {"masked_words": 0.3}
+WORDS = PAIRS | {"mlm": 0.3}
 
 
 def _mixture() -> tuple[Source, ...]:
     """All four corpora, from captions to answers."""
-    return _flickr8k(0.45, PAIRS), _scenes(0.25, PAIRS), _daquar(0.1), _pictograms(0.2, {"contrastive": 1.0})
+    return _flickr8k(0.45, PAIRS), _scenes(0.25, PAIRS), _daquar(0.1), _pictograms(0.2, {"itc": 1.0})
 
 
 def _pictures(extra: Objectives | None = None) -> tuple[Source, ...]:
@@ -119,7 +133,7 @@ def _pictures(extra: Objectives | None = None) -> tuple[Source, ...]:
     return (
         _flickr8k(0.55, PAIRS | extra),
         _daquar(0.15),
-        _pictograms(0.3, {"contrastive": 1.0} | extra),
+        _pictograms(0.3, {"itc": 1.0} | extra),
     )
 
 
@@ -134,7 +148,7 @@ ALL_HIGH = HD_VILA | {"low_height": HIGH, "low_width": HIGH, "grid_height": 8, "
 
 
 def _labels() -> list[Arm]:
-    weak = (_scenes(0.5, WORDS, "scenes_spoken"), _flickr8k(0.3, WORDS), _pictograms(0.2, {"contrastive": 1.0}))
+    weak = (_scenes(0.5, WORDS, "scenes_spoken"), _flickr8k(0.3, WORDS), _pictograms(0.2, {"itc": 1.0}))
     arms = [Arm("labels", "pretraining", "hd-vila", weak, "pretraining", PRETRAINING, model=HD_VILA, measured=False)]
     for percent in SHARES:
         tuned, scratch = f"pre-trained, {percent}% of the labels", f"from scratch, {percent}% of the labels"
@@ -147,19 +161,19 @@ def _labels() -> list[Arm]:
 
 def _arms() -> list[Arm]:
     mixture = _mixture()
-    general = (_flickr8k(0.7, WORDS), _pictograms(0.3, {"contrastive": 1.0}))
+    general = (_flickr8k(0.7, WORDS), _pictograms(0.3, {"itc": 1.0}))
     films = (_scenes(1.0, PAIRS),)
     spoken = (_scenes(0.7, WORDS, "scenes_spoken"), _flickr8k(0.3, WORDS))
     # Only the sentence encoder is pretrained: there is no public Swin of this size. From random weights
     # neither learns from captions or questions alone in so few steps: what and where the objects are is told, too.
-    unseen: dict[str, Any] = {"start": "text", "backbone_scale": 1.0, "flow": "scenes"}
-    looked_at = (_scenes(1.0, {"objects": 1.0, "answer": 1.0}) | {"questions": 2},)
+    unseen: dict[str, Any] = {"init": "text", "backbone_lr_mult": 1.0, "flow": "scenes"}
+    looked_at = (_scenes(1.0, {"objects": 1.0, "vqa": 1.0}) | {"questions_per_video": 2},)
     return [
         *_labels(),
         Arm("end-to-end", "end to end", "hd-vila", mixture, "end to end", WHOLE, model=HD_VILA),
         Arm("end-to-end", "frozen", "hd-vila", mixture, "end to end", WHOLE, model=HD_VILA | {"frozen_stages": 5}),
         Arm("dictionary", "none", "soho", _pictures(), "none", WHOLE, model=NO_DICTIONARY),
-        Arm("dictionary", "dictionary", "soho", _pictures({"masked_visual": 0.3}), "none", WHOLE, model=IMAGE),
+        Arm("dictionary", "dictionary", "soho", _pictures({"mvm": 0.3}), "none", WHOLE, model=IMAGE),
         Arm("resolution", "one high", "hd-vila", films, "one high", WHOLE, model=HD_VILA),
         Arm("resolution", "all low", "hd-vila", films, "one high", WHOLE, geometry="low", model=ALL_LOW),
         Arm("resolution", "all high", "hd-vila", films, "one high", WHOLE, geometry="high", model=ALL_HIGH),
@@ -180,23 +194,23 @@ def recipe(arm: Arm, seed: int, steps: int) -> Recipe:
         "name": "study",
         "steps": steps,
         "learning_rate": 5e-4,
-        "final_scale": 0.05,
-        "fused_scale": 1.0,
-        "backbone_scale": arm.backbone_scale,
+        "min_lr_ratio": 0.05,
+        "fused_lr_mult": 1.0,
+        "backbone_lr_mult": arm.backbone_lr_mult,
         # Nine tenths of a step are text at these picture sizes: where text has layers of its own, they stand still.
-        "text_scale": 0.0 if arm.system == "hd-vila" else 0.2,
-        "sources": list(arm.sources),
+        "text_lr_mult": 0.0 if arm.architecture == "hd-vila" else 0.2,
+        "datasets": list(arm.datasets),
     }
     return Recipe.model_validate(
         {
             "name": f"study {arm.key}",
-            "system": arm.system,
+            "architecture": arm.architecture,
             "size": "tiny",
             "seed": seed,
-            "start": arm.start,
+            "init": arm.init,
             "threads": 1,
             "checkpoint_every": 50,
-            "answers_from": [source["corpus"] for source in arm.sources if "answer" in source["objectives"]],
+            "answers_from": [source["corpus"] for source in arm.datasets if "vqa" in source["objectives"]],
             "model": dict(arm.model),
             "stages": [stage],
         }

@@ -31,9 +31,9 @@ def step_flops(model: FusedModel, recipe: Recipe, answers: list[str], tokenizer_
     kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     freeze(model, stage)
     mean = 0.0
-    shares = np.array([source.weight for source in stage.sources])
-    for source, share in zip(stage.sources, shares / shares.sum(), strict=True):
-        alone = stage.model_copy(update={"sources": [source], "steps": SAMPLED})
+    shares = np.array([source.weight for source in stage.datasets])
+    for source, share in zip(stage.datasets, shares / shares.sum(), strict=True):
+        alone = stage.model_copy(update={"datasets": [source], "steps": SAMPLED})
         batches = Batches(alone, data, tokenizer, answers, 0, model.cfg.streams())
         for step in range(SAMPLED):
             with FlopCounterMode(display=False) as counter:

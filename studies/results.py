@@ -12,7 +12,7 @@ import numpy as np
 from studies.arms import ARMS, SEEDS, recipe
 from studies.compute import clip_latency
 from studies.run import RESULT, folder_of
-from training.initialization import begin
+from training.initialization import load_or_initialize
 
 Results = dict[str, dict[str, Any]]
 """By arm: `runs` (contents of result.json, by seed), and `seconds of a clip` where latency is part of the claim."""
@@ -68,7 +68,9 @@ def measure_latency(out: Path) -> None:
         return
     seconds = {}
     for arm in (arm for arm in ARMS.values() if arm.claim == "resolution"):
-        held = begin(recipe(arm, 0, 1), out / "corpora" / arm.geometry, out / "costs" / "none" / "checkpoint", None)
+        held = load_or_initialize(
+            recipe(arm, 0, 1), out / "corpora" / arm.geometry, out / "costs" / "none" / "checkpoint", None
+        )
         seconds[arm.key] = round(clip_latency(held.model), 5)
     kept.write_text(json.dumps(seconds, indent=1) + "\n")
 

@@ -27,7 +27,7 @@ from training.evaluation.flow_report import measure_flow
 from training.evaluation.gallery import embed_gallery
 from training.evaluation.objects import objects_told
 from training.evaluation.retrieval import concept_retrieval
-from training.initialization import begin
+from training.initialization import load_or_initialize
 from training.trainer import train
 from vitascope.tokenizer import Tokenizer
 
@@ -95,7 +95,7 @@ def _step_flops(out: Path, arm: Arm) -> float:
         return float(json.loads(kept.read_text()))
     data = out / "corpora" / arm.geometry
     made = recipe(arm, 0, 1)
-    held = begin(made, data, out / "costs" / "none" / "checkpoint", None)
+    held = load_or_initialize(made, data, out / "costs" / "none" / "checkpoint", None)
     cost = step_flops(held.model, made, held.answers, held.tokenizer, data)
     kept.parent.mkdir(parents=True, exist_ok=True)
     _write(kept, cost)

@@ -27,14 +27,14 @@ def adaptation_recipe(cfg: FusedConfig, clips: int, *, steps: int | None = None,
     answers are learned: the head that gives them stays as it is, while the layers below it move, which is one reason
     for the low rates. Pictures are not mirrored, since subtitles may speak of left and right.
     """
-    objectives = {"contrastive": 1.0, "match": 0.5, "masked_words": 0.3}
+    objectives = {"itc": 1.0, "itm": 0.5, "mlm": 0.3}
     if cfg.masks_visual:
-        objectives["masked_visual"] = 0.3
+        objectives["mvm"] = 0.3
     source = {
         "corpus": CORPUS,
         "weight": 1.0,
-        "batch": min(BATCH, clips),
-        "crop": 0.85,
+        "batch_size": min(BATCH, clips),
+        "min_crop": 0.85,
         "jitter": 0.1,
         "group_by": SENTENCE,
         "objectives": objectives,
@@ -43,12 +43,12 @@ def adaptation_recipe(cfg: FusedConfig, clips: int, *, steps: int | None = None,
         "name": "continued",
         "steps": steps or chosen_steps(clips),
         "learning_rate": LEARNING_RATE,
-        "sources": [source],
+        "datasets": [source],
     }
     return Recipe.model_validate(
         {
             "name": NAME,
-            "system": cfg.system,
+            "architecture": cfg.system,
             "size": cfg.size,
             "seed": seed,
             "checkpoint_every": 25,

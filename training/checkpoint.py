@@ -22,14 +22,14 @@ from torch import Tensor, nn
 from training.models.architectures import build, read_config
 from training.models.fusion import FusedModel
 from training.models.pretrained import starts_of
-from training.recipe import Recipe
+from training.recipe import Recipe, upgrade_recipe
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 ONLY_IN_TRAINING = ("word_head.", "object_head.", "feature_head.", "mask_embedding")
 """Prefixes of parameters that no graph has; where a model changes hands without them, they start anew."""
 
 
-class Start(NamedTuple):
+class InitialModel(NamedTuple):
     """A model that a run begins with, its answer vocabulary, and what it was trained on and began with itself."""
 
     model: FusedModel
@@ -55,7 +55,7 @@ class Checkpoint:
     @property
     def sources(self) -> tuple[str, ...]:
         """Names of all corpora and pretrained starts that the weights come from, each once."""
-        starts = () if self.lineage else starts_of(self.model.cfg, self.recipe.start)
+        starts = () if self.lineage else starts_of(self.model.cfg, self.recipe.init)
         return tuple(dict.fromkeys([*self.lineage, *self.recipe.corpora, *starts]))
 
 
@@ -122,7 +122,7 @@ def load(folder: Path) -> Checkpoint:
     return Checkpoint(
         model=model,
         answers=json.loads((found / "answers.json").read_text()),
-        recipe=Recipe.model_validate_json((found / "recipe.json").read_text()),
+        recipe=Recipe.model_validate(upgrade_recipe(json.loads((found / "recipe.json").read_text()))),
         tokenizer=found / "tokenizer.json",
         step=state["step"],
         lineage=tuple(state.get("lineage", ())),

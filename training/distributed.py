@@ -1,6 +1,6 @@
-"""Arithmetic over all training processes, which leaves everything as it is where there is one process alone.
+"""Reductions over all training processes; each returns its input unchanged in a single process.
 
-All processes must call these together: they wait for one another.
+All processes must call these together: they are collective operations.
 """
 
 from __future__ import annotations
@@ -10,38 +10,38 @@ import torch.distributed
 from torch import Tensor
 
 
-def count() -> int:
-    """How many processes train together; 1 without torch.distributed."""
+def world_size() -> int:
+    """Return the number of training processes; 1 without torch.distributed."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_world_size()
     return 1
 
 
-def total(x: Tensor) -> Tensor:
-    """The sum over processes, without gradient; `x` itself when alone."""
-    if count() == 1:
+def all_reduce_sum(x: Tensor) -> Tensor:
+    """Return the sum over processes, without gradient."""
+    if world_size() == 1:
         return x
     summed = x.detach().clone()
     torch.distributed.all_reduce(summed)
     return summed
 
 
-def mean(x: Tensor) -> Tensor:
-    """The mean over processes, without gradient; `x` itself when alone."""
-    return x if count() == 1 else total(x) / count()
+def all_reduce_mean(x: Tensor) -> Tensor:
+    """Return the mean over processes, without gradient."""
+    return x if world_size() == 1 else all_reduce_sum(x) / world_size()
 
 
-def everywhere(holds: bool, device: torch.device) -> bool:
-    """Whether something holds in every process."""
-    return int(total(torch.tensor(int(holds), device=device))) == count()
+def all_true(condition: bool, device: torch.device) -> bool:
+    """Return whether the condition holds in every process."""
+    return int(all_reduce_sum(torch.tensor(int(condition), device=device))) == world_size()
 
 
-def weighed(loss: Tensor, elements: int) -> Tensor:
-    """A mean over so many elements of this process -> what has, as mean over processes, the mean over all elements.
+def global_mean(loss: Tensor, elements: int) -> Tensor:
+    """Scale the mean over this process's elements so that the mean over processes is the mean over all elements.
 
-    Losses and gradients are averaged over processes; a process with more elements has to count for more.
+    Losses and gradients are averaged over processes, so a process with more elements has to weigh more.
     """
-    if count() == 1:
+    if world_size() == 1:
         return loss
-    of_all = total(torch.tensor(float(elements), device=loss.device)).clamp_min(1.0)
-    return loss * (elements * count() / of_all)
+    total = all_reduce_sum(torch.tensor(float(elements), device=loss.device)).clamp_min(1.0)
+    return loss * (elements * world_size() / total)

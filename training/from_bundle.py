@@ -16,10 +16,10 @@ import torch
 from onnx import GraphProto, numpy_helper
 from torch import Tensor, nn
 
-from training.checkpoint import ONLY_IN_TRAINING, Start
+from training.checkpoint import ONLY_IN_TRAINING, InitialModel
 from training.evaluation.encoder import TorchEncoder
 from training.models.architectures import read_config
-from training.models.frozen_norm import normalised_convolutions
+from training.models.batch_norm import normalised_convolutions
 from training.models.hd_vila import HdVila, HdVilaConfig
 from vitascope.bundle.bundle import Bundle
 from vitascope.errors import InvalidInput
@@ -31,7 +31,7 @@ TOLERANCE = 1e-3
 Weights = dict[str, Tensor]
 
 
-def model_of_bundle(folder: Path) -> Start:
+def model_of_bundle(folder: Path) -> InitialModel:
     """The model of a bundle of `vitascope export`.
 
     The weights are those that the bundle stores, in float32: reduced precision stays lost. Heads that only training
@@ -66,7 +66,7 @@ def model_of_bundle(folder: Path) -> Start:
         raise InvalidInput(f"{folder}: no weights found for {wrong[:3]} ({len(wrong)} in all) in its graphs")
     model.load_state_dict(weights, strict=False)
     _check(model, bundle)
-    return Start(model, bundle.answers, folder / bundle.manifest.tokenizer, lineage)
+    return InitialModel(model, bundle.answers, folder / bundle.manifest.tokenizer, lineage)
 
 
 def _check_trained_here(bundle: Bundle) -> None:

@@ -1,4 +1,4 @@
-"""Where a run begins: at its own checkpoint, with another model, or with pretrained parts."""
+"""The model a run starts with: its own checkpoint, another model, or pretrained parts."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from pathlib import Path
 import torch
 
 from training import checkpoint
-from training.answers import build_vocabulary
-from training.checkpoint import ONLY_IN_TRAINING, Checkpoint, Start
-from training.data.example import Example
+from training.checkpoint import ONLY_IN_TRAINING, Checkpoint, InitialModel
+from training.data.example import Example, build_vocabulary
 from training.data.packed import open_packed
 from training.data.scenes.objects import ATTRIBUTES
 from training.from_bundle import model_of_bundle
-from training.models.architectures import SYSTEMS, build, read_config
+from training.models.architectures import ARCHITECTURES, build, read_config
 from training.models.config import FusedConfig
 from training.models.fusion import FusedModel
 from training.models.pretrained import load_pretrained, load_text, text_folder
@@ -23,84 +22,90 @@ from vitascope.bundle.manifest import MANIFEST_NAME
 from vitascope.tokenizer import Tokenizer
 
 
-def begin(recipe: Recipe, data: Path, latest: Path, start_from: Path | None) -> Checkpoint:
-    """Where the run stands: at its last checkpoint, at what it starts from, or at the recipe's own start."""
+def load_or_initialize(recipe: Recipe, data: Path, latest: Path, start_from: Path | None) -> Checkpoint:
+    """Return the state that a run continues or begins with.
+
+    Args:
+        data: Folder of packed corpora.
+        latest: The run's checkpoint folder; where it holds a checkpoint, the run continues there.
+        start_from: A checkpoint or bundle whose weights a new run begins with; None: as the recipe's `init` says.
+
+    Raises:
+        ValueError: `latest` belongs to another recipe or to corpora that were packed again, or the weights of
+            `start_from` do not fit the recipe.
+        InvalidInput: The bundle `start_from` cannot be trained on.
+        FileNotFoundError: There is neither a bundle nor a checkpoint at `start_from`.
+    """
     if checkpoint.find(latest):
-        held = checkpoint.load(latest)
-        if not _continues(held.recipe, recipe, held.step):
+        stored = checkpoint.load(latest)
+        if not _continues(stored.recipe, recipe, stored.step):
             raise ValueError(f"out: {latest.parent} holds a run of another recipe; an empty folder was expected")
-        _check_corpora(held, data)
-        return replace(held, recipe=recipe, fingerprints={**_fingerprints(recipe, data), **held.fingerprints})
+        _check_corpora(stored, data)
+        return replace(stored, recipe=recipe, fingerprints={**_fingerprints(recipe, data), **stored.fingerprints})
     latest.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    start = _fresh(recipe, data) if start_from is None else _given(recipe, start_from)
+    initial = _initialize(recipe, data) if start_from is None else _adapt(load_initial_model(start_from), recipe)
     return Checkpoint(
-        start.model, start.answers, recipe, start.tokenizer, 0, start.lineage, _fingerprints(recipe, data)
+        initial.model, initial.answers, recipe, initial.tokenizer, 0, initial.lineage, _fingerprints(recipe, data)
     )
 
 
+def _continues(stored: Recipe, recipe: Recipe, step: int) -> bool:
+    """Return whether the recipes are equal, or differ only in stages that the run has not reached."""
+    if stored == recipe:
+        return True
+    begun = stored.locate(step - 1)[0] + 1 if step else 0
+    free = {"stages", "validate_on", "validate_every", "checkpoint_every"}
+    same = stored.model_dump(exclude=free) == recipe.model_dump(exclude=free)
+    return same and stored.stages[:begun] == recipe.stages[:begun]
+
+
 def _fingerprints(recipe: Recipe, data: Path) -> dict[str, str]:
-    """Return the fingerprint of every packed split that the recipe learns from, by `corpus/split`."""
-    splits = {f"{source.corpus}/{source.split}" for stage in recipe.stages for source in stage.sources}
+    """Return the fingerprint of every packed split of the recipe, by `corpus/split`."""
+    splits = {f"{dataset.corpus}/{dataset.split}" for stage in recipe.stages for dataset in stage.datasets}
     return {split: open_packed(data / split).fingerprint for split in sorted(splits) if (data / split).is_dir()}
 
 
-def _check_corpora(held: Checkpoint, data: Path) -> None:
-    """Raise ValueError when a packed split is not the one that the checkpoint's run began with."""
-    for split, fingerprint in held.fingerprints.items():
+def _check_corpora(stored: Checkpoint, data: Path) -> None:
+    """Raise ValueError when a packed split is not the one that the run began with."""
+    for split, fingerprint in stored.fingerprints.items():
         if (data / split).is_dir() and open_packed(data / split).fingerprint != fingerprint:
             raise ValueError(
-                f"data: {data / split} was packed again after this run began (step {held.step}); the corpus that the "
+                f"data: {data / split} was packed again after this run began (step {stored.step}); the corpus that the "
                 "run began with, or a new run folder, was expected"
             )
 
 
-def _continues(held: Recipe, recipe: Recipe, step: int) -> bool:
-    """The same recipe, or one that differs only in stages that the run has not reached."""
-    if held == recipe:
-        return True
-    begun = held.locate(step - 1)[0] + 1 if step else 0
-    rest = {"stages", "validate_on", "validate_every", "checkpoint_every"}
-    same = held.model_dump(exclude=rest) == recipe.model_dump(exclude=rest)
-    return same and held.stages[:begun] == recipe.stages[:begun]
-
-
-def model_to_begin_with(folder: Path) -> Start:
-    """The model of a bundle or of another run's checkpoint.
+def load_initial_model(folder: Path) -> InitialModel:
+    """Load the model of a bundle or of another run's checkpoint.
 
     Raises InvalidInput for a bundle that cannot be trained on, and FileNotFoundError where there is neither.
     """
     if (folder / MANIFEST_NAME).exists():
         return model_of_bundle(folder)
-    held = checkpoint.load(folder)
-    return Start(held.model, held.answers, held.tokenizer, held.sources)
+    stored = checkpoint.load(folder)
+    return InitialModel(stored.model, stored.answers, stored.tokenizer, stored.sources)
 
 
-def _given(recipe: Recipe, folder: Path) -> Start:
-    """The model of a bundle or of another run's checkpoint, with the recipe's changes."""
-    start = model_to_begin_with(folder)
-    return start._replace(model=_changed(start.model, recipe))
-
-
-def _fresh(recipe: Recipe, data: Path) -> Start:
-    answers = build_vocabulary(e for corpus in recipe.answers_from for e in _learned_from(recipe, corpus, data))
-    model = build(configuration(recipe, len(answers)))
+def _initialize(recipe: Recipe, data: Path) -> InitialModel:
+    answers = build_vocabulary(e for corpus in recipe.answers_from for e in _training_examples(recipe, corpus, data))
+    model = build(model_config(recipe, len(answers)))
     tokenizer = Path(recipe.tokenizer) if recipe.tokenizer else text_folder() / "tokenizer.json"
-    if recipe.start != "scratch":
-        load_text(model) if recipe.start == "text" else load_pretrained(model)
-        _start_answers(model, answers, tokenizer)
-    return Start(model, answers, tokenizer)
+    if recipe.init != "scratch":
+        load_text(model) if recipe.init == "text" else load_pretrained(model)
+        _initialize_answer_head(model, answers, tokenizer)
+    return InitialModel(model, answers, tokenizer)
 
 
-def _learned_from(recipe: Recipe, corpus: str, data: Path) -> list[Example]:
-    """The training examples of a corpus that some stage uses; all of them where no stage names the corpus."""
-    limits = [s.limit for stage in recipe.stages for s in stage.sources if (s.corpus, s.split) == (corpus, "train")]
+def _training_examples(recipe: Recipe, corpus: str, data: Path) -> list[Example]:
+    """Return the training examples of a corpus that some stage uses; all of them where no stage names the corpus."""
+    limits = [d.limit for stage in recipe.stages for d in stage.datasets if (d.corpus, d.split) == (corpus, "train")]
     known = [limit for limit in limits if limit is not None]
     return open_packed(data / corpus / "train").examples[: max(known) if known and len(known) == len(limits) else None]
 
 
-def _start_answers(model: FusedModel, answers: list[str], tokenizer_file: Path) -> None:
-    """Answer weights start as the text encoder's vectors of the answers: similar answers begin alike."""
+def _initialize_answer_head(model: FusedModel, answers: list[str], tokenizer_file: Path) -> None:
+    """Set the answer weights to the text embeddings of the answers, so that similar answers start alike."""
     if model.answer_head is None or model.cfg.answer_hidden != model.cfg.text_width:
         return
     tokenizer = Tokenizer.open(tokenizer_file, max_length=model.cfg.text_length)
@@ -110,41 +115,45 @@ def _start_answers(model: FusedModel, answers: list[str], tokenizer_file: Path) 
     with torch.no_grad():
         for start in range(0, len(answers), 256):
             ids, mask = (torch.from_numpy(a) for a in tokenizer.encode(answers[start : start + 256]))
-            mean = model.text_mean(model.text.encode(ids, mask), mask)
+            mean = model.mean_text_state(model.text.encode(ids, mask), mask)
             output.weight[start : start + 256] = torch.nn.functional.normalize(mean, dim=-1)
         output.weight.sub_(output.weight.mean(dim=0))
         output.bias.zero_()
 
 
-def configuration(recipe: Recipe, answers: int) -> FusedConfig:
-    """The recipe's architecture: its system and size with its changes."""
-    made = SYSTEMS[recipe.system].sizes[recipe.size](answers).model_dump()
-    return read_config(made | _changes(recipe))
+def model_config(recipe: Recipe, answers: int) -> FusedConfig:
+    """Return the configuration of the recipe's architecture and size, with the recipe's overrides."""
+    default = ARCHITECTURES[recipe.architecture].sizes[recipe.size](answers).model_dump()
+    return read_config(default | _overrides(recipe))
 
 
-def _changes(recipe: Recipe) -> dict[str, object]:
-    """What the recipe states of the architecture, and what its objectives need of it."""
-    asks = any("objects" in source.objectives for stage in recipe.stages for source in stage.sources)
-    classes = {"object_classes": [len(values) for values in ATTRIBUTES.values()]} if asks else {}
+def _overrides(recipe: Recipe) -> dict[str, object]:
+    """Return the recipe's overrides of the configuration, and what its objectives need."""
+    needs_objects = any("objects" in dataset.objectives for stage in recipe.stages for dataset in stage.datasets)
+    classes = {"object_classes": [len(values) for values in ATTRIBUTES.values()]} if needs_objects else {}
     return {**classes, **recipe.model}
 
 
-def _changed(model: FusedModel, recipe: Recipe) -> FusedModel:
-    """`model` with the recipe's changes to its architecture; weights that have no place there may not get lost."""
-    if model.cfg.system != recipe.system:
-        raise ValueError(f"system: {recipe.system!r} in recipe {recipe.name!r}; the start is {model.cfg.system!r}")
-    config = read_config(model.cfg.model_dump() | _changes(recipe))
+def _adapt(initial: InitialModel, recipe: Recipe) -> InitialModel:
+    """Apply the recipe's overrides to an initial model. Raises ValueError where they would lose weights."""
+    model = initial.model
+    if model.cfg.system != recipe.architecture:
+        raise ValueError(
+            f"architecture: {recipe.architecture!r} in recipe {recipe.name!r}; {model.cfg.system!r} was expected, as "
+            "in the initial model"
+        )
+    config = read_config(model.cfg.model_dump() | _overrides(recipe))
     if config == model.cfg:
-        return model
+        return initial
     torch.manual_seed(recipe.seed)
-    changed = build(config)
-    weights, wanted = model.state_dict(), changed.state_dict()
-    fitting = {name: w for name, w in weights.items() if name in wanted and w.shape == wanted[name].shape}
-    unfit = sorted(n for n in {*weights, *wanted} - {*fitting} if not n.startswith(ONLY_IN_TRAINING))
+    adapted = build(config)
+    weights, expected = model.state_dict(), adapted.state_dict()
+    fitting = {name: w for name, w in weights.items() if name in expected and w.shape == expected[name].shape}
+    unfit = sorted(n for n in {*weights, *expected} - {*fitting} if not n.startswith(ONLY_IN_TRAINING))
     if unfit:
         raise ValueError(
-            f"model: {recipe.model} asks for other weights than the start has: {unfit[:3]} ({len(unfit)} in all); "
-            "changes that need none were expected"
+            f"model: {recipe.model} needs other weights than the initial model has: {unfit[:3]} ({len(unfit)} in all); "
+            "overrides that keep all weights were expected"
         )
-    changed.load_state_dict(fitting, strict=False)
-    return changed
+    adapted.load_state_dict(fitting, strict=False)
+    return initial._replace(model=adapted)

@@ -1,170 +1,154 @@
-"""A training recipe: one TOML file from which a checkpoint can be made again.
+"""Training recipes: TOML files that decide a checkpoint, together with the packed corpora they name.
 
-A recipe has stages; a stage draws batches from a weighted mixture of packed corpora; every source states which
-objectives learn from it and with what weight.
+A recipe has stages. A stage draws batches from a weighted mixture of packed corpora; each of them names the objectives
+that are trained on it and their weights.
 """
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Objective = Literal["contrastive", "names", "masked_words", "masked_visual", "match", "answer", "objects"]
+Objective = Literal["itc", "itm", "mlm", "mvm", "vqa", "class_names", "objects"]
+"""itc: contrastive; itm: matching; mlm: masked words; mvm: masked visual tokens (SOHO) or their features (Visual
+Parsing, MFR); vqa: answers from the vocabulary; class_names: a classifier's soft labels; objects: dense supervision of
+visual tokens by the objects of generated scenes."""
+UNFUSED: frozenset[Objective] = frozenset({"itc", "class_names", "objects"})
+"""Objectives that need no fused layer."""
 
 
-class Strict(BaseModel):
+class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Source(Strict):
-    """One packed corpus inside a stage's mixture."""
+class DatasetConfig(StrictModel):
+    """One packed corpus in the mixture of a stage."""
 
     corpus: str
     """Folder below the data folder, e.g. `flickr8k`."""
     split: str = "train"
     weight: Annotated[float, Field(gt=0)]
-    """Share of the stage's steps, relative to the other sources."""
-    batch: Annotated[int, Field(ge=2)]
-    """Videos per step."""
+    """Sampling weight: the fraction of the stage's steps that use this corpus, relative to the others."""
+    batch_size: Annotated[int, Field(ge=2)]
+    """Videos per step and process."""
     objectives: dict[Objective, float]
-    questions: Annotated[int, Field(ge=1)] = 1
-    """Questions asked about each video of a batch (objective `answer`)."""
-    pairs: Annotated[int, Field(ge=1)] = 1
-    """Right captions of each video of a batch, each with a minimally wrong one where the corpus has them."""
+    """Loss weight by objective."""
+    questions_per_video: Annotated[int, Field(ge=1)] = 1
+    captions_per_video: Annotated[int, Field(ge=1)] = 1
+    """Positive captions per video, each with a minimally different negative caption where the corpus has them."""
     negatives: Literal["hard", "random"] = "hard"
-    """Whose captions are wrong for a video (objective `match`): those of another video of the batch, the likelier the
-    more similar it is, or those of any other (SOHO, section 3.3)."""
-    mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    """Share of a caption's words that are masked (objective `masked_words`)."""
-    text_gradient: bool = True
-    """False: masked words and questions leave the text layers as they are, which saves a quarter of a step."""
-    clips: Annotated[int, Field(ge=1)] | None = None
-    """Clips of each video at a step, drawn in time order from those that are packed; None: all of them."""
-    crop: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Smallest share of each side that a random crop keeps; 1 switches cropping off."""
-    widen: Annotated[float, Field(ge=1)] = 1.0
-    """Largest share of each side that a random window takes; above 1 it shrinks the picture into its border."""
-    scale: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Both streams are shrunk to this share of their sides (rounded to whole cells of the grid): cheaper epochs
-    early on. Contrastive, names and objects only; the fused layers need the configured grid."""
+    """How ITM draws negative captions from the batch: by similarity to the video, or uniformly (SOHO, section 3.3)."""
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Fraction of a caption's words that MLM masks."""
+    detach_text: bool = False
+    """Do not propagate gradients of MLM, MVM and VQA into the text layers, which saves a quarter of a step."""
+    clips_per_video: Annotated[int, Field(ge=1)] | None = None
+    """Clips sampled per video and step, in time order; None: all packed clips."""
+    min_crop: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Smallest side of a random crop, relative to the frame; 1: no cropping."""
+    zoom_out: Annotated[float, Field(ge=1)] = 1.0
+    """Largest side of a random crop, relative to the frame; above 1 the frame shrinks and its border is repeated."""
+    resolution_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Frame size relative to the packed one, rounded to whole grid cells, for cheap early epochs. Only for objectives
+    without fused layers, which need the configured grid."""
     flip: bool = False
-    """Mirror at random. Not for corpora whose texts speak of left and right."""
+    """Mirror at random. Not for corpora whose texts name left and right."""
     jitter: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Largest relative change of brightness and contrast."""
-    tint: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Largest share in which the colour channels are mixed at random; greys stay grey."""
-    views: Annotated[int, Field(ge=0)] = 0
-    """In a frozen stage, altered pictures and drawn clips are encoded so many times before the first step and never
-    again; 0: anew at every step. Where no option alters pictures or leaves clips out, all are encoded once."""
+    channel_mix: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest fraction by which colour channels are mixed at random; grey stays grey."""
+    num_views: Annotated[int, Field(ge=0)] = 0
+    """In a stage with frozen encoders: how many augmented views of each video are encoded once, before the first step.
+    0: encode anew at every step. Without augmentation and clip sampling, one view is always enough."""
     limit: int | None = None
-    """Use the first so many examples only."""
+    """Use only the first examples, at most this many."""
     captions: Literal["any", "first"] = "any"
     group_by: str | None = None
-    """An attribute (or `key`) whose equal values are not negatives of one another."""
+    """An attribute (or `key`): examples with equal values are not negatives of one another."""
 
     @property
-    def alters_pictures(self) -> bool:
+    def augments(self) -> bool:
         """Whether two batches may show the same video differently."""
-        changes = self.crop < 1.0 or self.widen > 1.0 or self.scale < 1.0 or self.flip
-        return changes or self.jitter > 0.0 or self.tint > 0.0
+        geometry = self.min_crop < 1.0 or self.zoom_out > 1.0 or self.resolution_ratio < 1.0 or self.flip
+        return geometry or self.jitter > 0.0 or self.channel_mix > 0.0
 
 
-class Stage(Strict):
-    """A run of steps with one mixture and one schedule (linear warm-up, linear decay)."""
+class Stage(StrictModel):
+    """Training steps with one mixture of corpora and one learning rate schedule (linear warm-up and decay)."""
 
     name: str
     steps: Annotated[int, Field(ge=1)]
     learning_rate: Annotated[float, Field(gt=0)]
-    backbone_scale: float = 0.3
-    """Learning rate of the convolutional encoders, relative."""
-    text_scale: float = 0.2
-    """Learning rate of the text Transformer and its embeddings, relative. 0: they stand still,
-    which saves their backward pass."""
-    fused_scale: float = 0.5
+    """Peak learning rate (AdamW)."""
+    backbone_lr_mult: float = 0.3
+    """Learning rate of the visual backbones, relative. 0: frozen, with their running statistics."""
+    text_lr_mult: float = 0.2
+    """Learning rate of the text layers and embeddings, relative. 0: frozen, which saves their backward pass."""
+    fused_lr_mult: float = 0.5
     """Learning rate of the fused layers, relative."""
     align_visual: bool = False
-    """Before the first step, visual tokens are mapped to where the text encoder puts the words they resemble."""
+    """Before the first step, initialize the projection of visual tokens from the two retrieval projections, so that
+    visual tokens enter the fused layers as the words they resemble."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    final_scale: Annotated[float, Field(ge=0, le=1)] = 0.02
+    """Fraction of the schedule."""
+    min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.02
     """Learning rate at the last step, relative to the peak."""
-    planned_steps: int | None = None
-    """Length that warm-up and decay are planned for, where the stage ends before its plan (None: `steps`)."""
-    frozen: Literal["nothing", "stage_one"] = "nothing"
-    """`stage_one`: both encoders stand still and only fused layers and heads learn (HD-VILA, section 3.4).
-
-    They are in evaluation mode: no dropout, and no running statistics or dictionary entries move. Sources that leave
-    their pictures as they are have each video encoded once, before the first step.
-    """
-    sources: Annotated[list[Source], Field(min_length=1)]
+    schedule_steps: int | None = None
+    """Length of the schedule where the stage ends earlier; None: `steps`."""
+    frozen: Literal["none", "encoders"] = "none"
+    """`encoders`: train only fused layers and heads (HD-VILA, section 3.4). The encoders stay in evaluation mode:
+    no dropout, and neither running statistics nor dictionary entries change. Without augmentation each video is encoded
+    once, before the first step."""
+    datasets: Annotated[list[DatasetConfig], Field(min_length=1)]
 
 
-class Recipe(Strict):
-    """Everything that decides a checkpoint besides the data itself."""
+class Recipe(StrictModel):
+    """Everything that decides a checkpoint besides the data."""
 
     name: str
-    system: Literal["hd-vila", "soho", "visual-parsing"] = "hd-vila"
+    architecture: Literal["hd-vila", "soho", "visual-parsing"] = "hd-vila"
     size: Literal["tiny", "base"]
     seed: int = 0
-    start: Literal["pretrained", "text", "scratch"] = "pretrained"
-    """What is not random at the first step: text layers and convolutional eyes, text layers alone, or nothing."""
+    init: Literal["pretrained", "text", "scratch"] = "pretrained"
+    """Which weights are pretrained at the first step: text layers and CNNs, text layers only, or none."""
     tokenizer: str | None = None
-    """Path of a BERT-like `tokenizer.json`; None: the one of the pretrained text encoder."""
+    """Path of a BERT-like `tokenizer.json`; None: that of the pretrained text encoder."""
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.98)
-    clip_norm: float = 5.0
+    max_grad_norm: float = 5.0
     threads: int = 0
+    """CPU threads; 0: torch's default."""
     precision: Literal["bf16", "float32"] = "bf16"
-    """Of products in a step; `float32` is slower and gives nearly the same numbers on every CPU. Weights and their
-    moments are float32 in either."""
+    """Of matrix products in a step; `float32` is slower and gives nearly the same numbers on every CPU. Weights and
+    optimizer moments are float32 in either."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 500
     """Steps between checkpoints."""
     validate_every: Annotated[int, Field(ge=1)] = 1000
+    """Steps between validations."""
     validate_on: list[str] = []
     """Corpora whose validation split is measured."""
     answers_from: list[str] = []
     """Corpora whose training answers make the answer vocabulary."""
     model: dict[str, float | int | bool | str | list[int]] = {}
-    """Changes to the size's configuration, by field name; when fine-tuning, to the configuration of the start."""
+    """Overrides of the architecture's configuration by field name; when fine-tuning, of the initial model's."""
     stages: Annotated[list[Stage], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _small_streams_stay_unfused(self) -> Recipe:
+    def _validate_datasets(self) -> Recipe:
         for stage in self.stages:
-            for source in stage.sources:
-                fused = sorted(set(source.objectives) - {"contrastive", "names", "objects"})
-                if source.scale < 1.0 and fused:
-                    raise ValueError(f"scale: {source.scale} of {source.corpus!r} with {fused}; 1.0 was expected")
+            for dataset in stage.datasets:
+                _validate_dataset(stage, dataset)
         return self
 
     @model_validator(mode="after")
-    def _objects_stay_where_they_are(self) -> Recipe:
-        for stage in self.stages:
-            for source in stage.sources:
-                if "objects" in source.objectives and (source.crop < 1.0 or source.widen > 1.0 or source.flip):
-                    raise ValueError(
-                        f"objectives: 'objects' of {source.corpus!r} with crop, widen or flip; none was expected"
-                    )
-        return self
-
-    @model_validator(mode="after")
-    def _visual_tokens_are_masked_where_they_are_made(self) -> Recipe:
-        for stage in self.stages:
-            for source in stage.sources:
-                if "masked_visual" in source.objectives and stage.frozen != "nothing":
-                    raise ValueError(
-                        f"objectives: 'masked_visual' of {source.corpus!r} in stage {stage.name!r}, whose encoders are "
-                        "frozen; a stage that encodes pictures was expected"
-                    )
-        return self
-
-    @model_validator(mode="after")
-    def _answers_are_known(self) -> Recipe:
-        asks = {s.corpus for stage in self.stages for s in stage.sources if "answer" in s.objectives}
-        if unknown := sorted(asks - set(self.answers_from)):
-            raise ValueError(f"answers_from: {unknown} are asked questions but give no answers to the vocabulary")
+    def _validate_answers_and_names(self) -> Recipe:
+        asked = {d.corpus for stage in self.stages for d in stage.datasets if "vqa" in d.objectives}
+        if unknown := sorted(asked - set(self.answers_from)):
+            raise ValueError(f"answers_from: lacks {unknown}, which have the objective 'vqa'")
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"stages: names {names} repeat; unique names were expected")
@@ -172,15 +156,15 @@ class Recipe(Strict):
 
     @property
     def corpora(self) -> list[str]:
-        """Names of all corpora that some stage learns from, each once."""
-        return list(dict.fromkeys(source.corpus for stage in self.stages for source in stage.sources))
+        """Names of all corpora in the recipe, without duplicates."""
+        return list(dict.fromkeys(dataset.corpus for stage in self.stages for dataset in stage.datasets))
 
     @property
     def total_steps(self) -> int:
         return sum(stage.steps for stage in self.stages)
 
     def locate(self, step: int) -> tuple[int, int]:
-        """Global step -> (stage index, step inside that stage)."""
+        """Return the index of the stage that a global step is in, and the step inside that stage."""
         for index, stage in enumerate(self.stages):
             if step < stage.steps:
                 return index, step
@@ -188,7 +172,89 @@ class Recipe(Strict):
         raise ValueError(f"step: {step} past the end of recipe {self.name!r} ({self.total_steps} steps)")
 
 
+def _validate_dataset(stage: Stage, dataset: DatasetConfig) -> None:
+    fused = sorted(set(dataset.objectives) - UNFUSED)
+    if dataset.resolution_ratio < 1.0 and fused:
+        raise ValueError(
+            f"resolution_ratio: {dataset.resolution_ratio} of {dataset.corpus!r} with {fused}; 1.0 was expected"
+        )
+    if "objects" in dataset.objectives and (dataset.min_crop < 1.0 or dataset.zoom_out > 1.0 or dataset.flip):
+        raise ValueError(f"objectives: 'objects' of {dataset.corpus!r} excludes min_crop, zoom_out and flip")
+    if "mvm" in dataset.objectives and stage.frozen != "none":
+        raise ValueError(
+            f"objectives: 'mvm' of {dataset.corpus!r} in stage {stage.name!r}, whose encoders are frozen; a stage that "
+            "encodes pictures was expected"
+        )
+
+
 def read_recipe(path: Path) -> Recipe:
-    """Read and check a TOML recipe. Raises FileNotFoundError, tomllib.TOMLDecodeError, pydantic.ValidationError."""
+    """Read and validate a TOML recipe. The keys of version 0.2 are accepted, so that its runs can be continued.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        tomllib.TOMLDecodeError: It is not TOML.
+        pydantic.ValidationError: A key or value is not allowed.
+    """
     with path.open("rb") as file:
-        return Recipe.model_validate(tomllib.load(file))
+        return Recipe.model_validate(upgrade_recipe(tomllib.load(file)))
+
+
+_OBJECTIVES = {
+    "contrastive": "itc",
+    "match": "itm",
+    "masked_words": "mlm",
+    "masked_visual": "mvm",
+    "answer": "vqa",
+    "names": "class_names",
+}
+_DATASET_KEYS = {
+    "batch": "batch_size",
+    "questions": "questions_per_video",
+    "pairs": "captions_per_video",
+    "mask_share": "mask_ratio",
+    "clips": "clips_per_video",
+    "crop": "min_crop",
+    "widen": "zoom_out",
+    "scale": "resolution_ratio",
+    "tint": "channel_mix",
+    "views": "num_views",
+}
+_STAGE_KEYS = {
+    "backbone_scale": "backbone_lr_mult",
+    "text_scale": "text_lr_mult",
+    "fused_scale": "fused_lr_mult",
+    "final_scale": "min_lr_ratio",
+    "planned_steps": "schedule_steps",
+    "sources": "datasets",
+}
+_RECIPE_KEYS = {"system": "architecture", "start": "init", "clip_norm": "max_grad_norm"}
+
+
+def upgrade_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe with the keys of version 0.2 (TOML or `recipe.json` of a checkpoint) under the present ones.
+
+    Values are not validated.
+    """
+    recipe = _renamed(values, _RECIPE_KEYS)
+    recipe["stages"] = [_upgrade_stage(stage) for stage in recipe.get("stages", [])]
+    return recipe
+
+
+def _upgrade_stage(values: Mapping[str, Any]) -> dict[str, Any]:
+    stage = _renamed(values, _STAGE_KEYS)
+    frozen = stage.get("frozen", "none")
+    stage["frozen"] = {"nothing": "none", "stage_one": "encoders"}.get(frozen, frozen)
+    stage["datasets"] = [_upgrade_dataset(dataset) for dataset in stage.get("datasets", [])]
+    return stage
+
+
+def _upgrade_dataset(values: Mapping[str, Any]) -> dict[str, Any]:
+    dataset = _renamed(values, _DATASET_KEYS)
+    dataset["objectives"] = _renamed(dataset.get("objectives", {}), _OBJECTIVES)
+    if "text_gradient" in dataset:
+        dataset["detach_text"] = not dataset.pop("text_gradient")
+    return dataset
+
+
+def _renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {names.get(key, key): value for key, value in values.items()}

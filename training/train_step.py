@@ -1,8 +1,12 @@
-"""One training step: a batch and its source's objectives to one loss per objective."""
+"""The losses of one training step: a batch in, one loss per objective out.
+
+Shape letters: B videos, C clips, V visual tokens, L text tokens, P captions per video, Q questions per video,
+W visual width, D text width, E embedding dim.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,23 +18,15 @@ from torch import Tensor
 from training.data.batches import Batch, Tokens
 from training.data.scenes.objects import WEIGHTS
 from training.models.fusion import FusedModel
-from training.models.text import Seen
+from training.models.text import VisualCache
 from training.objectives import losses, masking
 from training.objectives.class_names import most_likely
 
 NAMES_PER_STEP = 96
+"""Class names that one step compares videos with: those with most mass in the batch."""
 
 
-@dataclass(frozen=True)
-class NameTargets:
-    """Tokens of all class names and, per corpus, the teacher's probabilities (N, classes)."""
-
-    tokens: Tokens
-    teacher: dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class WordMasking:
+class WordMasking(NamedTuple):
     """What masking needs to know of the tokenizer."""
 
     mask_id: int
@@ -38,167 +34,183 @@ class WordMasking:
     vocabulary: int
 
 
+class NameTargets(NamedTuple):
+    """The class names as tokens, and the classifier's probabilities (N, 1000) by corpus."""
+
+    tokens: Tokens
+    teacher: Mapping[str, np.ndarray]
+
+
 def word_masking(tokenizer_file: Path, vocabulary: int) -> WordMasking:
-    """The special ids of a BERT tokenizer. Raises ValueError when it has no [MASK]."""
-    inner = tokenizers.Tokenizer.from_file(str(tokenizer_file))
+    """Return the special ids of a BERT tokenizer. Raises ValueError when one is missing, such as [MASK]."""
+    tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_file))
     words = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-    special = [i for i in map(inner.token_to_id, words) if i is not None]
+    special = [i for i in map(tokenizer.token_to_id, words) if i is not None]
     if len(special) < len(words):
         raise ValueError(f"{tokenizer_file}: a special word is missing; [PAD] [UNK] [CLS] [SEP] [MASK] were expected")
     return WordMasking(mask_id=special[-1], special=torch.tensor(special), vocabulary=vocabulary)
 
 
 def compute_losses(model: FusedModel, batch: Batch, words: WordMasking, names: NameTargets | None) -> dict[str, Tensor]:
-    """Unweighted loss per objective of the batch's source (scalars, float32)."""
-    wanted = batch.source.objectives
+    """Compute the unweighted loss of each objective of the batch's dataset.
+
+    Args:
+        model: In training mode.
+        batch: On the model's device.
+        words: For MLM.
+        names: For the objective `class_names`; None where no dataset has it.
+
+    Returns:
+        Scalars in float32 by objective.
+    """
+    objectives = batch.dataset.objectives
     temperature = model.cfg.temperature
-    vector, apart, visual, parts = _video(model, batch)
+    video = _encode_video(model, batch)
     out: dict[str, Tensor] = {}
-    seen = model.see(visual) if {"match", "masked_words", "answer"} & set(wanted) else None
-    if batch.captions is not None and {"contrastive", "match"} & set(wanted):
+    cache = model.prepare_visual(video.tokens) if {"itm", "mlm", "vqa"} & set(objectives) else None
+    if batch.captions is not None and {"itc", "itm"} & set(objectives):
         text, states = model.encode_text(batch.captions.ids, batch.captions.mask)
-        wrong = None
-        if batch.wrong is not None:
-            wrong, wrong_states = model.encode_text(batch.wrong.ids, batch.wrong.mask)
-        if "contrastive" in wanted:
-            first = text[:: batch.source.pairs]
-            out["contrastive"] = losses.contrastive(apart, first, temperature, batch.groups, wrong)
-        if "match" in wanted and seen is not None:
-            right = (states, batch.captions.mask)
-            foreign = _foreign_texts(batch, vector, text, right, temperature)
-            false = None if batch.wrong is None else (wrong_states, batch.wrong.mask)
-            out["match"] = _match(model, seen, right, foreign, false, batch.source.pairs)
-    if "masked_words" in wanted and batch.captions is not None and seen is not None:
-        out["masked_words"] = _masked_words(model, batch, batch.captions, seen, words)
-    if "masked_visual" in wanted and batch.captions is not None and parts is not None:
-        out["masked_visual"] = _masked_visual(model, batch, batch.captions, visual, parts)
-    if "answer" in wanted and batch.questions is not None and batch.answers is not None and seen is not None:
-        out["answer"] = _answer(model, batch, batch.questions, batch.answers, seen)
-    if "objects" in wanted and batch.places is not None and batch.classes is not None:
-        out["objects"] = _objects(model, visual, batch.places, batch.classes)
-    if "names" in wanted and names is not None:
-        out["names"] = _names(model, batch, vector, names, temperature)
+        negatives = None
+        if batch.negatives is not None:
+            negatives, negative_states = model.encode_text(batch.negatives.ids, batch.negatives.mask)
+        if "itc" in objectives:
+            first = text[:: batch.dataset.captions_per_video]
+            out["itc"] = losses.itc(video.for_itc, first, temperature, batch.groups, negatives)
+        if "itm" in objectives and cache is not None:
+            positive = (states, batch.captions.mask)
+            in_batch = _in_batch_negatives(batch, video.embedding, text, positive, temperature)
+            minimal = None if batch.negatives is None else (negative_states, batch.negatives.mask)
+            out["itm"] = _itm(model, cache, positive, in_batch, minimal, batch.dataset.captions_per_video)
+    if "mlm" in objectives and batch.captions is not None and cache is not None:
+        out["mlm"] = _mlm(model, batch, batch.captions, cache, words)
+    if "mvm" in objectives and batch.captions is not None and video.mask_context is not None:
+        out["mvm"] = _mvm(model, batch, batch.captions, video.tokens, video.mask_context)
+    if "vqa" in objectives and batch.questions is not None and batch.answers is not None and cache is not None:
+        states = _encode_text_states(model, batch.questions, detach=batch.dataset.detach_text)
+        out["vqa"] = losses.vqa(model.answer_logits(states, batch.questions.mask, cache), batch.answers)
+    if "objects" in objectives and batch.positions is not None and batch.classes is not None:
+        grid, logits = model.grid_of(video.tokens.shape[1]), model.object_logits(video.tokens)
+        sizes = model.cfg.object_classes
+        out["objects"] = losses.objects(logits, batch.positions, batch.classes, grid, sizes, WEIGHTS)
+    if "class_names" in objectives and names is not None:
+        out["class_names"] = _class_names(model, batch, video.embedding, names, temperature)
     return out
 
 
-class Video(NamedTuple):
-    """What a batch's videos became."""
+class EncodedVideo(NamedTuple):
+    """The videos of a batch."""
 
-    vector: Tensor
+    embedding: Tensor
     """(B, E)"""
-    apart: Tensor
-    """What contrast compares with texts: (B, E), or (B, C, E) where the similarities of clips are merged."""
-    visual: Tensor
-    """(B, V, W), means over clips."""
-    parts: Tensor | None = None
-    """Where visual tokens are to be masked, what decides which."""
+    for_itc: Tensor
+    """What ITC compares with texts: (B, E), or (B, C, E) where the similarities of clips are pooled."""
+    tokens: Tensor
+    """(B, V, W), mean over clips."""
+    mask_context: Tensor | None = None
+    """For MVM: what decides which tokens are masked together."""
 
 
-def _video(model: FusedModel, batch: Batch) -> Video:
+def _encode_video(model: FusedModel, batch: Batch) -> EncodedVideo:
     if batch.visual is not None:
-        vector = model.video_vector(batch.visual)
-        return Video(vector, vector, batch.visual)
+        embedding = model.video_embedding(batch.visual)
+        return EncodedVideo(embedding, embedding, batch.visual)
     assert batch.streams is not None
-    if "masked_visual" in batch.source.objectives:
-        tokens, parts = model.encode_maskable(batch.streams)
-        vector = model.video_vector(tokens)
-        return Video(vector, vector, tokens, parts)
-    of_clips = model.clip_tokens(batch.streams, batch.times)
-    visual = of_clips.mean(dim=1)
-    vector = model.video_vector(visual)
-    merges = model.cfg.clip_merge == "logsumexp" and of_clips.shape[1] > 1
-    return Video(vector, model.video_vector(of_clips) if merges else vector, visual)
+    if "mvm" in batch.dataset.objectives:
+        tokens, mask_context = model.encode_for_masking(batch.streams)
+        embedding = model.video_embedding(tokens)
+        return EncodedVideo(embedding, embedding, tokens, mask_context)
+    by_clip = model.clip_tokens(batch.streams, batch.times)
+    tokens = by_clip.mean(dim=1)
+    embedding = model.video_embedding(tokens)
+    pooled = model.cfg.clip_merge == "logsumexp" and by_clip.shape[1] > 1
+    return EncodedVideo(embedding, model.video_embedding(by_clip) if pooled else embedding, tokens)
 
 
-States = tuple[Tensor, Tensor]
+TextStates = tuple[Tensor, Tensor]
 """Text states (B, L, D) and their mask (B, L)."""
 
 
-def _foreign_texts(batch: Batch, vector: Tensor, text: Tensor, own: States, temperature: float) -> States | None:
-    """For each caption (B * P) one of another video: any, or the likelier the more similar its first caption is.
+def _in_batch_negatives(
+    batch: Batch, video: Tensor, text: Tensor, positive: TextStates, temperature: float
+) -> TextStates | None:
+    """Sample one caption of another video per caption (B * P), weighted by similarity where negatives are hard.
 
-    None where all videos are of one group: then no caption of the batch is wrong.
+    None where all videos are of one group: then no caption of the batch is a negative.
     """
     if bool((batch.groups == batch.groups[0]).all()):
         return None
-    pairs = batch.source.pairs
-    if batch.source.negatives == "random":
-        picked = masking.random_negatives(batch.groups)
+    per_video = batch.dataset.captions_per_video
+    if batch.dataset.negatives == "random":
+        videos = masking.random_negatives(batch.groups)
     else:
         with torch.no_grad():
-            picked = masking.hard_negatives(vector @ text[::pairs].T, batch.groups, temperature)
-    texts = (picked[:, None] * pairs + torch.arange(pairs, device=picked.device)).flatten()
-    return own[0][texts], own[1][texts]
+            videos = masking.hard_negatives(video @ text[::per_video].T, batch.groups, temperature)
+    captions = (videos[:, None] * per_video + torch.arange(per_video, device=videos.device)).flatten()
+    return positive[0][captions], positive[1][captions]
 
 
-def _padded(states: States, length: int) -> States:
-    extra = length - states[0].shape[1]
-    return (
-        torch.nn.functional.pad(states[0], (0, 0, 0, extra)),
-        torch.nn.functional.pad(states[1], (0, extra)),
-    )
-
-
-def _match(
-    model: FusedModel, seen: Seen, right: States, foreign: States | None, false: States | None, pairs: int
+def _itm(
+    model: FusedModel,
+    cache: VisualCache,
+    positive: TextStates,
+    in_batch: TextStates | None,
+    minimal: TextStates | None,
+    per_video: int,
 ) -> Tensor:
-    """Right captions against those of other videos and against minimally wrong ones, where there are any."""
-    kinds = [texts for texts in (right, foreign, false) if texts is not None]
+    """Match captions against in-batch and minimal negatives, where there are any."""
+    kinds = [texts for texts in (positive, in_batch, minimal) if texts is not None]
     length = max(states.shape[1] for states, _ in kinds)
-    # All texts about a video in a row, so that its tokens are read once.
-    together = zip(*(_padded(kind, length) for kind in kinds), strict=True)
-    states, mask = (torch.cat([x.unflatten(0, (-1, pairs)) for x in parts], dim=1).flatten(0, 1) for parts in together)
-    logits = model.match_logits(states, mask, seen).reshape(-1, len(kinds), pairs)
-    loss = losses.match(logits[:, 0], logits[:, 1:])
-    return loss if false is None else loss + losses.ranking(logits[:, 0], logits[:, -1])
+    # All texts about a video are adjacent, so that its visual tokens are read once.
+    padded = zip(*(_pad(kind, length) for kind in kinds), strict=True)
+    by_video = ([x.unflatten(0, (-1, per_video)) for x in parts] for parts in padded)
+    states, mask = (torch.cat(parts, dim=1).flatten(0, 1) for parts in by_video)
+    logits = model.match_logits(states, mask, cache).reshape(-1, len(kinds), per_video)
+    loss = losses.itm(logits[:, 0], logits[:, 1:])
+    return loss if minimal is None else loss + losses.itm_ranking(logits[:, 0], logits[:, -1])
 
 
-def _objects(model: FusedModel, visual: Tensor, places: Tensor, classes: Tensor) -> Tensor:
-    grid = model.grid_of(visual.shape[1])
-    return losses.objects(model.object_logits(visual), places, classes, grid, model.cfg.object_classes, WEIGHTS)
+def _pad(texts: TextStates, length: int) -> TextStates:
+    extra = length - texts[0].shape[1]
+    return torch.nn.functional.pad(texts[0], (0, 0, 0, extra)), torch.nn.functional.pad(texts[1], (0, extra))
 
 
-def _masked_words(model: FusedModel, batch: Batch, captions: Tokens, seen: Seen, words: WordMasking) -> Tensor:
+def _mlm(model: FusedModel, batch: Batch, captions: Tokens, cache: VisualCache, words: WordMasking) -> Tensor:
     ids, targets = masking.mask_words(
         captions.ids,
         captions.mask,
         mask_id=words.mask_id,
         vocabulary=words.vocabulary,
         special=words.special,
-        share=batch.source.mask_share,
+        ratio=batch.dataset.mask_ratio,
     )
-    states = _states(model, Tokens(ids, captions.mask), batch.source.text_gradient)
-    chosen = targets != masking.IGNORED
-    fused = model.fuse(states, captions.mask, seen)
-    return losses.masked_words(model.word_logits(fused[chosen]), targets[chosen])
+    states = _encode_text_states(model, Tokens(ids, captions.mask), detach=batch.dataset.detach_text)
+    masked = targets != masking.IGNORE_INDEX
+    fused = model.fuse(states, captions.mask, cache)
+    return losses.mlm(model.word_logits(fused[masked]), targets[masked])
 
 
-def _masked_visual(model: FusedModel, batch: Batch, captions: Tokens, visual: Tensor, parts: Tensor) -> Tensor:
-    """Each video with its first caption."""
-    first = slice(None, None, batch.source.pairs)
-    states = _states(model, Tokens(captions.ids[first], captions.mask[first]), batch.source.text_gradient)
-    return model.masked_visual(visual, parts, states, captions.mask[first])
+def _mvm(model: FusedModel, batch: Batch, captions: Tokens, tokens: Tensor, mask_context: Tensor) -> Tensor:
+    """Mask visual tokens of each video, read with its first caption."""
+    first = slice(None, None, batch.dataset.captions_per_video)
+    texts = Tokens(captions.ids[first], captions.mask[first])
+    states = _encode_text_states(model, texts, detach=batch.dataset.detach_text)
+    return model.masked_visual_loss(tokens, mask_context, states, texts.mask)
 
 
-def _answer(model: FusedModel, batch: Batch, questions: Tokens, answers: Tensor, seen: Seen) -> Tensor:
-    states = _states(model, questions, batch.source.text_gradient)
-    return losses.answer(model.answer_logits(states, questions.mask, seen), answers)
-
-
-def _states(model: FusedModel, texts: Tokens, gradient: bool) -> Tensor:
-    if gradient:
+def _encode_text_states(model: FusedModel, texts: Tokens, *, detach: bool) -> Tensor:
+    if not detach:
         return model.text.encode(texts.ids, texts.mask)
     with torch.no_grad():
         states = model.text.encode(texts.ids, texts.mask)
-    # Autocast keeps the weights that it has cast here, without their gradient, for the rest of the step.
+    # Autocast would reuse the weights it cast here, which have no gradient, for the rest of the step.
     torch.clear_autocast_cache()
     return states
 
 
-def _names(model: FusedModel, batch: Batch, vector: Tensor, names: NameTargets, temperature: float) -> Tensor:
-    teacher = torch.from_numpy(names.teacher[batch.source.corpus][batch.rows].astype(np.float32)).to(vector.device)
-    chosen, targets = most_likely(teacher, NAMES_PER_STEP)
-    mask = names.tokens.mask[chosen]
+def _class_names(model: FusedModel, batch: Batch, video: Tensor, names: NameTargets, temperature: float) -> Tensor:
+    teacher = torch.from_numpy(names.teacher[batch.dataset.corpus][batch.rows].astype(np.float32)).to(video.device)
+    classes, targets = most_likely(teacher, NAMES_PER_STEP)
+    mask = names.tokens.mask[classes]
     longest = int(mask.sum(dim=1).max())
-    embedded, _ = model.encode_text(names.tokens.ids[chosen, :longest], mask[:, :longest])
-    return losses.names(vector, embedded, targets, temperature)
+    embedded, _ = model.encode_text(names.tokens.ids[classes, :longest], mask[:, :longest])
+    return losses.class_names(video, embedded, targets, temperature)

@@ -1,4 +1,4 @@
-"""The training loop: recipe in, checkpoint out, exact resume in between.
+"""The training loop: a recipe in, a checkpoint out, exact resume in between.
 
 Launch one process with `vitascope train RECIPE`, several with `accelerate launch -m vitascope train RECIPE`.
 """
@@ -21,14 +21,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from training import checkpoint, curves, distributed
 from training.data.batches import RANK_SEED, Batches, Tokens
-from training.frozen import frozen_tokens
-from training.initialization import begin
+from training.initialization import load_or_initialize
+from training.models.batch_norm import sync_batch_norm
 from training.models.config import ConvConfig
 from training.models.fusion import FusedModel
-from training.models.shared_norm import share_statistics
 from training.objectives.class_names import class_names, teacher_probabilities
 from training.recipe import Recipe, Stage
 from training.train_step import NameTargets, WordMasking, compute_losses, word_masking
+from training.visual_token_cache import encode_frozen
 from vitascope.tokenizer import Tokenizer
 
 Validate = Callable[[FusedModel, list[str], Path], dict[str, float]]
@@ -44,30 +44,37 @@ def train(
     validate: Validate | None = None,
     stop_after: int | None = None,
 ) -> Path:
-    """Run a recipe to its end, going on from `out`'s checkpoint if there is one. Returns the checkpoint folder.
+    """Run a recipe to its end, continuing from the checkpoint in `out` if there is one.
 
-    data: folder of packed corpora. start_from: a checkpoint or bundle whose weights the run begins with (fine-tuning).
-    stop_after: stop (with a checkpoint) after so many steps of this call; the next call goes on exactly there.
+    Args:
+        data: Folder of packed corpora.
+        out: Run folder: `checkpoint/`, `log.jsonl` and `curves.png`.
+        start_from: Checkpoint or bundle whose weights a new run begins with (fine-tuning).
+        validate: Called every `recipe.validate_every` steps; its metrics go to the log.
+        stop_after: Stop with a checkpoint after this many steps of this call; the next call continues exactly there.
+
+    Returns:
+        The checkpoint folder.
     """
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    # Precision is the recipe's (`_StageRun.step`): an Accelerator's is one for the whole Python process.
+    # The recipe sets the precision (`_StageRun.step`): that of an Accelerator is global to the Python process.
     accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
     main = accelerator.is_main_process
     latest = out / "checkpoint"
-    held = begin(recipe, data, latest, start_from)
-    step, answers = held.step, held.answers
-    accelerator.wait_for_everyone()  # nobody writes what another still reads
-    model = held.model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    tokenizer = Tokenizer.open(held.tokenizer, max_length=model.cfg.text_length)
+    state = load_or_initialize(recipe, data, latest, start_from)
+    step, answers = state.step, state.answers
+    accelerator.wait_for_everyone()  # all processes have read the checkpoint before one writes
+    model = state.model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    tokenizer = Tokenizer.open(state.tokenizer, max_length=model.cfg.text_length)
     if accelerator.num_processes > 1:
-        share_statistics(model)
-    words = word_masking(held.tokenizer, model.cfg.vocabulary)
+        sync_batch_norm(model)
+    words = word_masking(state.tokenizer, model.cfg.vocabulary)
     log_path = out / "log.jsonl"
     if main:
         curves.cut_log(log_path, step)
     last = min(recipe.total_steps, step + (stop_after or recipe.total_steps))
-    with (log_path if main else Path(os.devnull)).open("a") as log, _progress(shown=main) as progress:
+    with (log_path if main else Path(os.devnull)).open("a") as log, _progress(visible=main) as progress:
         task = progress.add_task(recipe.name, total=recipe.total_steps, completed=step)
         while step < last:
             index, inner = recipe.locate(step)
@@ -83,17 +90,16 @@ def train(
             while step < end:
                 row = run.step(inner, step)
                 step, inner = step + 1, inner + 1
-                finished = step == end
                 if main and validate and (step % recipe.validate_every == 0 or step == recipe.total_steps):
-                    row |= {f"val/{k}": v for k, v in validate(model, answers, held.tokenizer).items()}
+                    row |= {f"val/{k}": v for k, v in validate(model, answers, state.tokenizer).items()}
                 log.write(json.dumps(row) + "\n")
                 log.flush()
                 progress.update(task, advance=1, description=_status(stage, row))
-                if main and (finished or step % recipe.checkpoint_every == 0):
-                    held = replace(held, step=step)
-                    checkpoint.save(latest, held, run.optimizer)
-                    # What a kill had left aside, perhaps with the tokenizer in use, is gone from now on.
-                    held = replace(held, tokenizer=latest / "tokenizer.json")
+                if main and (step == end or step % recipe.checkpoint_every == 0):
+                    state = replace(state, step=step)
+                    checkpoint.save(latest, state, run.optimizer)
+                    # Saving removes what an earlier kill left behind, perhaps with the tokenizer file in use.
+                    state = replace(state, tokenizer=latest / "tokenizer.json")
     if main and log_path.stat().st_size:
         curves.plot(log_path, out / "curves.png")
     accelerator.wait_for_everyone()
@@ -101,7 +107,7 @@ def train(
 
 
 class _StageRun:
-    """One stage's optimizer, batches and schedule."""
+    """The optimizer, batches and schedule of one stage."""
 
     def __init__(
         self,
@@ -125,80 +131,83 @@ class _StageRun:
         self.model = model
         self.batches = Batches(stage, data, tokenizer, answers, seed, model.cfg.streams(), rank=rank, world=world)
         if world > 1:
-            _check_shares(self.batches)
+            _check_batch_sizes(self.batches)
         self.bf16 = recipe.precision == "bf16"
         freeze(model, stage)
-        if stage.frozen == "stage_one":
-            with accelerator.main_process_first():  # the others read what it has written
+        if stage.frozen == "encoders":
+            with accelerator.main_process_first():  # the other processes read its files
                 fresh = fresh and accelerator.is_main_process
-                self.batches.visual = frozen_tokens(
+                self.batches.visual = encode_frozen(
                     model, stage, self.batches.packed, out / "visual", fresh=fresh, seed=seed, bf16=self.bf16
                 )
-        self.optimizer = torch.optim.AdamW(_groups(model, stage), betas=recipe.betas, weight_decay=recipe.weight_decay)
+        groups = _parameter_groups(model, stage)
+        self.optimizer = torch.optim.AdamW(groups, betas=recipe.betas, weight_decay=recipe.weight_decay)
         self.words = words
         with accelerator.main_process_first():
             self.names = _name_targets(stage, self.batches, tokenizer, out, accelerator.device, self.bf16)
 
     def step(self, inner: int, step: int) -> dict[str, float]:
-        """One optimisation step; its log row."""
-        begun = time.perf_counter()
-        # Dropout, masking and stochastic depth depend on the step alone, so a resumed run repeats them.
+        """Take one optimization step and return its log row."""
+        started_at = time.perf_counter()
+        # Dropout, masking and stochastic depth depend on the step alone, so that a resumed run repeats them.
         torch.manual_seed(self.seed * 1_000_003 + inner)
         rate = self.stage.learning_rate * schedule_factor(inner, self.stage)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["scale"]
+            group["lr"] = rate * group["lr_mult"]
         batch = self.batches(inner).to(self.accelerator.device)
-        if not distributed.everywhere(batch.wrong is not None, self.accelerator.device):
-            batch = replace(batch, wrong=None)  # as in one process: all examples of a step have one, or none counts
-        weights = {str(name): weight for name, weight in batch.source.objectives.items()}
+        if not distributed.all_true(batch.negatives is not None, self.accelerator.device):
+            batch = replace(batch, negatives=None)  # as in one process: minimal negatives of all examples, or of none
+        weights = {str(name): weight for name, weight in batch.dataset.objectives.items()}
         with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.bf16):
-            parts = compute_losses(self.model, batch, self.words, self.names)
-            total = torch.stack([weights[name] * loss.float() for name, loss in parts.items()]).sum()
-        shown = distributed.mean(torch.stack([loss.detach().float() for loss in parts.values()])).tolist()
-        if not all(map(math.isfinite, shown)):
+            losses = compute_losses(self.model, batch, self.words, self.names)
+            total = torch.stack([weights[name] * loss.float() for name, loss in losses.items()]).sum()
+        values = distributed.all_reduce_mean(torch.stack([x.detach().float() for x in losses.values()])).tolist()
+        if not all(map(math.isfinite, values)):
             raise FloatingPointError(
-                f"loss: {dict(zip(parts, shown, strict=True))} at step {step} of stage {self.stage.name!r} "
-                f"on {batch.source.corpus}"
+                f"loss: {dict(zip(losses, values, strict=True))} at step {step} of stage {self.stage.name!r} "
+                f"on {batch.dataset.corpus}"
             )
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(total)
         if self.accelerator.num_processes > 1:
             _average_gradients(self.model)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.max_grad_norm)
         self.optimizer.step()
         row: dict[str, float] = {"step": step, "rate": rate, "norm": round(float(norm), 4)}
-        row |= {f"loss/{name} {batch.source.corpus}": round(loss, 5) for name, loss in zip(parts, shown, strict=True)}
-        row |= {name: round(value, 3) for name, value in self.model.facts().items()}
-        row["seconds"] = round(time.perf_counter() - begun, 3)
+        corpus = batch.dataset.corpus
+        row |= {f"loss/{name} {corpus}": round(loss, 5) for name, loss in zip(losses, values, strict=True)}
+        row |= {name: round(value, 3) for name, value in self.model.step_metrics().items()}
+        row["seconds"] = round(time.perf_counter() - started_at, 3)
         return row
 
 
 def _average_gradients(model: FusedModel) -> None:
-    """Mean over all processes. All of them draw from one source at a step, so the same parameters have gradients."""
+    """Average gradients over processes, which use the same dataset at a step, so the same parameters have gradients."""
     for parameter in model.parameters():
         if parameter.grad is not None:
             torch.distributed.all_reduce(parameter.grad, op=torch.distributed.ReduceOp.SUM)
             parameter.grad /= torch.distributed.get_world_size()
 
 
-def _check_shares(batches: Batches) -> None:
-    """Raises ValueError where a corpus is too small to give every process a whole batch: all would wait for one."""
-    for source, usable in zip(batches.stage.sources, batches.usable, strict=True):
-        if len(usable) < source.batch * batches.world:
+def _check_batch_sizes(batches: Batches) -> None:
+    """Raise ValueError where a corpus is too small to give every process a whole batch."""
+    for dataset, usable in zip(batches.stage.datasets, batches.usable, strict=True):
+        if len(usable) < dataset.batch_size * batches.world:
             raise ValueError(
-                f"batch: {source.batch} in each of {batches.world} processes, but {source.corpus}/{source.split} has "
-                f"{len(usable)} usable examples; at least {source.batch * batches.world} were expected"
+                f"batch_size: {dataset.batch_size} in each of {batches.world} processes, but "
+                f"{dataset.corpus}/{dataset.split} has {len(usable)} usable examples; at least "
+                f"{dataset.batch_size * batches.world} were expected"
             )
 
 
 def schedule_factor(inner: int, stage: Stage) -> float:
-    """Linear warm-up, then linear decay to `final_scale` (HD-VILA, section 4.1)."""
-    planned = stage.planned_steps or stage.steps
-    warm = max(int(stage.warmup * planned), 1)
-    if inner < warm:
-        return (inner + 1) / warm
-    done = (inner - warm) / max(planned - warm, 1)
-    return 1.0 - (1.0 - stage.final_scale) * done
+    """Return the learning rate factor of a step: linear warm-up, then linear decay (HD-VILA, section 4.1)."""
+    length = stage.schedule_steps or stage.steps
+    warmup = max(int(stage.warmup * length), 1)
+    if inner < warmup:
+        return (inner + 1) / warmup
+    progress = (inner - warmup) / max(length - warmup, 1)
+    return 1.0 - (1.0 - stage.min_lr_ratio) * progress
 
 
 def freeze(model: FusedModel, stage: Stage) -> None:
@@ -207,39 +216,39 @@ def freeze(model: FusedModel, stage: Stage) -> None:
     Frozen are the encoders where the stage says so, whatever has a learning rate of 0, and always the backbone stages
     that the architecture freezes.
     """
-    model.encoders_frozen = stage.frozen == "stage_one"
-    model.backbones_frozen = stage.backbone_scale == 0.0
+    model.encoders_frozen = stage.frozen == "encoders"
+    model.backbones_frozen = stage.backbone_lr_mult == 0.0
     encoders = set(model.encoder_parameters()) if model.encoders_frozen else set()
     frozen = model.cfg.frozen_stages if isinstance(model.cfg, ConvConfig) else 0
     always = {f"{backbone}stages.{i}." for backbone in model.backbones for i in range(frozen)}
     for name, parameter in model.named_parameters():
         frozen_by_architecture = name.startswith(tuple(always))
         parameter.requires_grad_(
-            not frozen_by_architecture and name not in encoders and _scale(model, stage, name) > 0.0
+            not frozen_by_architecture and name not in encoders and _lr_mult(model, stage, name) > 0.0
         )
-        parameter.grad = None  # a gradient left from the stage before would still count in the clipped norm
+        parameter.grad = None  # a gradient of the previous stage would count in the gradient norm
     model.train()
 
 
-def _scale(model: FusedModel, stage: Stage, parameter: str) -> float:
-    """Learning rate of a parameter, relative to the stage's."""
+def _lr_mult(model: FusedModel, stage: Stage, parameter: str) -> float:
+    """Return the learning rate of a parameter, relative to the stage's."""
     fused = range(model.cfg.text_layers, model.cfg.text_layers + model.cfg.fused_layers)
-    scales = {
-        **dict.fromkeys(model.backbones, stage.backbone_scale),
-        **{f"text.bert.encoder.layer.{i}.": stage.fused_scale for i in fused},
-        "text.": stage.text_scale,
+    by_prefix = {
+        **dict.fromkeys(model.backbones, stage.backbone_lr_mult),
+        **{f"text.bert.encoder.layer.{i}.": stage.fused_lr_mult for i in fused},
+        "text.": stage.text_lr_mult,
     }
-    return next((scale for prefix, scale in scales.items() if parameter.startswith(prefix)), 1.0)
+    return next((mult for prefix, mult in by_prefix.items() if parameter.startswith(prefix)), 1.0)
 
 
-def _groups(model: FusedModel, stage: Stage) -> list[dict[str, object]]:
-    by_scale: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
+def _parameter_groups(model: FusedModel, stage: Stage) -> list[dict[str, object]]:
+    by_mult: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            by_scale.setdefault((_scale(model, stage, name), parameter.ndim > 1), []).append(parameter)
+            by_mult.setdefault((_lr_mult(model, stage, name), parameter.ndim > 1), []).append(parameter)
     groups: list[dict[str, object]] = []
-    for (scale, decays), parameters in by_scale.items():
-        group: dict[str, object] = {"params": parameters, "scale": scale, "lr": 0.0}
+    for (mult, decays), parameters in by_mult.items():
+        group: dict[str, object] = {"params": parameters, "lr_mult": mult, "lr": 0.0}
         groups.append(group if decays else group | {"weight_decay": 0.0})
     return groups
 
@@ -248,9 +257,9 @@ def _name_targets(
     stage: Stage, batches: Batches, tokenizer: Tokenizer, out: Path, device: torch.device, bf16: bool
 ) -> NameTargets | None:
     teacher = {
-        source.corpus: teacher_probabilities(packed, out / "teacher", bf16=bf16)
-        for source, packed in zip(stage.sources, batches.packed, strict=True)
-        if "names" in source.objectives
+        dataset.corpus: teacher_probabilities(packed, out / "teacher", bf16=bf16)
+        for dataset, packed in zip(stage.datasets, batches.packed, strict=True)
+        if "class_names" in dataset.objectives
     }
     if not teacher:
         return None
@@ -258,7 +267,7 @@ def _name_targets(
     return NameTargets(Tokens(torch.from_numpy(ids), torch.from_numpy(mask)).to(device), teacher)
 
 
-def _progress(*, shown: bool) -> Progress:
+def _progress(*, visible: bool) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -266,10 +275,10 @@ def _progress(*, shown: bool) -> Progress:
         TimeRemainingColumn(),
         console=Console(stderr=True),
         refresh_per_second=1,
-        disable=not shown,
+        disable=not visible,
     )
 
 
 def _status(stage: Stage, row: dict[str, float]) -> str:
-    shown = [f"{key[5:]} {value:.3f}" for key, value in row.items() if key.startswith("loss/")]
-    return f"{stage.name}: " + ", ".join(shown)
+    losses = [f"{key[5:]} {value:.3f}" for key, value in row.items() if key.startswith("loss/")]
+    return f"{stage.name}: " + ", ".join(losses)

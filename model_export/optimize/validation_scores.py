@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.answers import whole_answer
-from training.data.example import Question
+from training.data.example import Question, canonical_answer
 from training.data.packed import Packed
 from training.evaluation.embedding import embed_texts, match_logits
 from training.evaluation.gallery import Gallery
@@ -144,7 +143,9 @@ def answer_accuracy(model: Model, corpus: Corpus, videos: EmbeddedVideos) -> Sco
         return {}
     tokens = videos.tokens[[row for row, _ in questions]].astype(np.float32)
     best = model.answer([question.question for _, question in questions], tokens, top=1)
-    correct = [answer.text == whole_answer(question) for (_, question), (answer,) in zip(questions, best, strict=True)]
+    correct = [
+        answer.text == canonical_answer(question) for (_, question), (answer,) in zip(questions, best, strict=True)
+    ]
     return {f"{corpus.name} exact": float(100 * np.mean(correct))}
 
 

@@ -297,7 +297,7 @@ def test_scripts_get_nothing_but_json_on_standard_output(
 def test_mistakes_are_named_before_anything_is_done(
     arguments: list[str], said: str, adapted: Adapted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    places = {"root": tmp_path, "talks": adapted.talks, "start": adapted.start, "work": adapted.root / "work"}
+    places = {"root": tmp_path, "talks": adapted.talks, "init": adapted.start, "work": adapted.root / "work"}
     defaults = {"--start-from": "{start}", "--out": "{root}/mine", "--work": "{root}/work"}
     options = [part for option in defaults.items() if option[0] not in arguments for part in option]
     assert main(["adapt", *(part.format(**places) for part in [*arguments, *options])]) == 2
@@ -340,7 +340,7 @@ def test_a_checkpoint_of_soho_learns_its_masked_visual_tokens_too(
         adaptation.adapt(wanted, lambda _: None)
     rows = [json.loads(line) for line in (tmp_path / "work" / "run" / "log.jsonl").open()]
     assert len(rows) == 2
-    assert all("loss/masked_visual own" in row and "loss/masked_words own" in row for row in rows)
+    assert all("loss/mvm own" in row and "loss/mlm own" in row for row in rows)
 
 
 def test_a_checkpoint_whose_data_nobody_knows_is_refused_before_it_is_trained(

@@ -6,7 +6,7 @@ import pytest
 
 from studies.arms import ARMS, CLAIMS, METRICS, recipe
 from studies.report import HEADINGS
-from training.initialization import configuration
+from training.initialization import model_config
 
 
 def test_every_claim_has_arms_to_compare_and_headings_for_what_is_measured() -> None:
@@ -19,7 +19,7 @@ def test_every_claim_has_arms_to_compare_and_headings_for_what_is_measured() -> 
 def test_every_arm_is_a_recipe_of_a_model_that_can_be_configured(key: str) -> None:
     made = recipe(ARMS[key], seed=2, steps=7)
     assert (made.seed, made.total_steps, made.threads) == (2, 7, 1)
-    assert configuration(made, answers=5).answers == 5
+    assert model_config(made, answers=5).answers == 5
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_every_arm_is_a_recipe_of_a_model_that_can_be_configured(key: str) -> No
     ],
 )
 def test_arms_differ_in_what_the_claim_is_about(one: str, other: str, fields: set[str]) -> None:
-    first, second = (configuration(recipe(ARMS[key], 0, 1), 5).model_dump() for key in (one, other))
+    first, second = (model_config(recipe(ARMS[key], 0, 1), 5).model_dump() for key in (one, other))
     assert {name for name in first if first[name] != second[name]} == fields
 
 
@@ -47,4 +47,4 @@ def test_what_an_arm_goes_on_from_is_an_arm_of_its_claim_with_the_same_model() -
         if arm.follows:
             before = ARMS[f"{arm.claim}/{arm.follows}"]
             assert before.model == arm.model
-            assert before.system == arm.system
+            assert before.architecture == arm.architecture

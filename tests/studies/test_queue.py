@@ -20,7 +20,7 @@ def done(out: Path, arm: Arm, seed: int, scale: float = 1.0) -> dict[str, object
         raise OSError("no space left")
     folder = folder_of(out, arm, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / RESULT).write_text(f'{{"scale": {scale}}}')
+    (folder / RESULT).write_text(f'{{"resolution_ratio": {scale}}}')
     return {}
 
 

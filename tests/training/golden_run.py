@@ -58,11 +58,11 @@ def shortened(recipe: Recipe, seed: int) -> Recipe:
         count = len(recipe.stages)
         own = STEPS // count + (i >= count - STEPS % count)
         sources = [
-            source.model_copy(update={"batch": BATCH, "questions": min(source.questions, QUESTIONS)})
+            source.model_copy(update={"batch_size": BATCH, "questions_per_video": min(source.questions, QUESTIONS)})
             for source in stage.sources
         ]
         planned = SLOWER * (stage.planned_steps or stage.steps)
-        stages.append(stage.model_copy(update={"steps": own, "planned_steps": planned, "sources": sources}))
+        stages.append(stage.model_copy(update={"steps": own, "schedule_steps": planned, "datasets": sources}))
     return recipe.model_copy(update={"stages": stages, "seed": seed, "precision": "float32", "threads": 1})
 
 

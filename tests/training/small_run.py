@@ -120,29 +120,29 @@ def write_clips(
 
 def recipe(tokenizer: Path, *, steps: int = 8, **changes: object) -> Recipe:
     """Two stages: contrast with answers, then the frozen fusion stage."""
-    objectives = {"contrastive": 1.0, "answer": 1.0}
-    source = {"corpus": "squares", "weight": 1.0, "batch": 8, "group_by": "colour", "crop": 0.8, "jitter": 0.1}
-    fusion = {"masked_words": 0.5, "match": 1.0, "answer": 1.0}
-    stage = {"steps": steps, "learning_rate": 3e-3, "text_scale": 1.0, "fused_scale": 1.0, "backbone_scale": 1.0}
+    objectives = {"itc": 1.0, "vqa": 1.0}
+    source = {"corpus": "squares", "weight": 1.0, "batch_size": 8, "group_by": "colour", "min_crop": 0.8, "jitter": 0.1}
+    fusion = {"mlm": 0.5, "itm": 1.0, "vqa": 1.0}
+    stage = {"steps": steps, "learning_rate": 3e-3, "text_lr_mult": 1.0, "fused_lr_mult": 1.0, "backbone_lr_mult": 1.0}
     fields: dict[str, object] = {
         "name": "squares",
         "size": "tiny",
-        "start": "scratch",
+        "init": "scratch",
         "tokenizer": str(tokenizer),
         "checkpoint_every": 3,
         "answers_from": ["squares"],
         "model": MODEL,
         "stages": [
-            {"name": "contrast", "sources": [source | {"objectives": objectives}], **stage},
-            {"name": "fusion", "frozen": "stage_one", "sources": [source | {"objectives": fusion}], **stage},
+            {"name": "contrast", "datasets": [source | {"objectives": objectives}], **stage},
+            {"name": "fusion", "frozen": "encoders", "datasets": [source | {"objectives": fusion}], **stage},
         ],
     }
     return Recipe.model_validate(fields | changes)
 
 
-def image_recipe(tokenizer: Path, system: str, model: dict[str, object]) -> Recipe:
+def image_recipe(tokenizer: Path, architecture: str, model: dict[str, object]) -> Recipe:
     """One stage with all objectives of an image model."""
-    objectives = {"contrastive": 1.0, "masked_visual": 0.5, "masked_words": 0.5, "match": 1.0, "answer": 1.0}
-    source = {"corpus": "squares", "weight": 1.0, "batch": 8, "group_by": "colour", "objectives": objectives}
-    stage = {"name": "all", "steps": 7, "learning_rate": 1e-3, "sources": [source]}
-    return recipe(tokenizer, system=system, model=model, stages=[stage], checkpoint_every=3)
+    objectives = {"itc": 1.0, "mvm": 0.5, "mlm": 0.5, "itm": 1.0, "vqa": 1.0}
+    source = {"corpus": "squares", "weight": 1.0, "batch_size": 8, "group_by": "colour", "objectives": objectives}
+    stage = {"name": "all", "steps": 7, "learning_rate": 1e-3, "datasets": [source]}
+    return recipe(tokenizer, architecture=architecture, model=model, stages=[stage], checkpoint_every=3)

@@ -20,7 +20,7 @@ from training.data.example import CHOICE_ONLY, Example, Negative, Question
 from training.data.packed import Media, Origin, Packed, write_packed
 from training.evaluation import retrieval
 from training.evaluation.any_corpus import measure
-from training.evaluation.fitting import check_streams
+from training.evaluation.encoder import check_streams
 from training.evaluation.target import Subject
 from training.trainer import train
 from vitascope.bundle.manifest import Calibration, FrameStream, Task

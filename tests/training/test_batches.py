@@ -12,15 +12,15 @@ import torch
 from tests.training.small_run import COLOURS, VIDEO_STREAMS, recipe, write_clips, write_corpus, write_tokenizer
 from training import checkpoint
 from training.data.batches import Batches, augment
-from training.recipe import Source
+from training.recipe import DatasetConfig
 from training.trainer import train
 from vitascope.errors import InvalidInput
 from vitascope.tokenizer import Tokenizer
 
 
-def source(**changes: Any) -> Source:
-    return Source.model_validate(
-        {"corpus": "c", "weight": 1.0, "batch": 4, "objectives": {"contrastive": 1.0}} | changes
+def dataset(**changes: Any) -> DatasetConfig:
+    return DatasetConfig.model_validate(
+        {"corpus": "c", "weight": 1.0, "batch_size": 4, "objectives": {"itc": 1.0}} | changes
     )
 
 
@@ -53,8 +53,8 @@ def test_a_batch_is_a_function_of_its_step(tmp_path: Path) -> None:
 def test_a_narrow_window_enlarges_and_a_wide_one_shrinks_into_the_border() -> None:
     high = dot(64)
     rng = np.random.default_rng(0)
-    near = augment({"high": high}, source(crop=0.6, widen=1.0), rng)["high"]
-    far = [augment({"high": high}, source(crop=1.0, widen=2.0), rng)["high"] for _ in range(20)]
+    near = augment({"high": high}, dataset(min_crop=0.6, zoom_out=1.0), rng)["high"]
+    far = [augment({"high": high}, dataset(min_crop=1.0, zoom_out=2.0), rng)["high"] for _ in range(20)]
     assert near.shape == far[0].shape == high.shape
     assert ink(near) > ink(high)
     assert np.mean([ink(x) for x in far]) < 0.7 * ink(high)
@@ -63,7 +63,7 @@ def test_a_narrow_window_enlarges_and_a_wide_one_shrinks_into_the_border() -> No
 
 
 def test_both_streams_are_cut_alike() -> None:
-    cut = augment({"high": dot(64), "low": dot(32)}, source(crop=0.7, widen=1.6), np.random.default_rng(3))
+    cut = augment({"high": dot(64), "low": dot(32)}, dataset(min_crop=0.7, zoom_out=1.6), np.random.default_rng(3))
     assert ink(cut["low"]) == pytest.approx(ink(cut["high"]), abs=0.03)
 
 
@@ -71,7 +71,7 @@ def test_tinting_changes_colours_and_leaves_greys() -> None:
     frames = torch.zeros((4, 1, 1, 2, 2, 3), dtype=torch.uint8)
     frames[..., 0, :, :] = 120
     frames[..., 1, :, 0] = 200
-    tinted = augment({"high": frames}, source(tint=0.5), np.random.default_rng(0))["high"]
+    tinted = augment({"high": frames}, dataset(channel_mix=0.5), np.random.default_rng(0))["high"]
     assert torch.allclose(tinted[..., 0, :, :], torch.full((), 120.0), atol=0.01)
     assert (tinted[..., 1, :, :] - frames[..., 1, :, :].float()).abs().max() > 10
     reds = tinted[:, 0, 0, 1, 0, 0]
@@ -84,13 +84,13 @@ def test_questions_that_do_not_train_the_text_layers_leave_them_alone(tmp_path: 
     tokenizer = write_tokenizer(tmp_path / "tokenizer.json")
     torch.set_num_threads(1)
 
-    def change(text_gradient: bool) -> dict[str, float]:
+    def change(detach_text: bool) -> dict[str, float]:
         plain = recipe(tokenizer, steps=2).model_dump()
         only = plain["stages"][0]
-        only["sources"][0] |= {"objectives": {"answer": 1.0, "masked_words": 1.0}, "text_gradient": text_gradient}
+        only["datasets"][0] |= {"objectives": {"vqa": 1.0, "mlm": 1.0}, "detach_text": detach_text}
         made = recipe(tokenizer, stages=[only], weight_decay=0.0)
         held = [
-            checkpoint.load(train(made, tmp_path / "data", tmp_path / str(text_gradient), stop_after=1)).model
+            checkpoint.load(train(made, tmp_path / "data", tmp_path / str(detach_text), stop_after=1)).model
             for _ in range(2)
         ]
         old, new = (dict(model.named_parameters()) for model in held)
@@ -100,7 +100,7 @@ def test_questions_that_do_not_train_the_text_layers_leave_them_alone(tmp_path: 
             for part, prefix in parts.items()
         }
 
-    still, moving = change(False), change(True)
+    still, moving = change(True), change(False)
     assert still["text"] == 0.0 < moving["text"]
     assert min(still["fused"], still["video"]) > 0.0
 
@@ -109,19 +109,19 @@ def test_each_right_caption_comes_with_a_wrong_one(tmp_path: Path) -> None:
     write_corpus(tmp_path / "data", tmp_path, copies=2)
     tokenizer = write_tokenizer(tmp_path / "tokenizer.json")
     plain = recipe(tokenizer).model_dump()
-    plain["stages"][0]["sources"][0] |= {"pairs": 3, "batch": 6, "objectives": {"match": 1.0}}
+    plain["stages"][0]["datasets"][0] |= {"captions_per_video": 3, "batch_size": 6, "objectives": {"itm": 1.0}}
     stage = recipe(tokenizer, stages=plain["stages"]).stages[0]
     made = Batches(stage, tmp_path / "data", Tokenizer.open(tokenizer, max_length=16), [], 7, VIDEO_STREAMS)(0)
     assert made.captions is not None
-    assert made.wrong is not None
-    assert made.captions.ids.shape == made.wrong.ids.shape == (18, 5)  # [CLS] a colour square [SEP]
-    assert (made.captions.ids != made.wrong.ids).sum(dim=1).tolist() == [1] * 18
+    assert made.negatives is not None
+    assert made.captions.ids.shape == made.negatives.ids.shape == (18, 5)  # [CLS] a colour square [SEP]
+    assert (made.captions.ids != made.negatives.ids).sum(dim=1).tolist() == [1] * 18
     assert torch.equal(made.captions.ids[0], made.captions.ids[2])  # of one video, which has one caption
 
 
 def of_clips(data: Path, tokenizer: Path, **changes: Any) -> Batches:
     plain = recipe(tokenizer).model_dump()
-    plain["stages"][0]["sources"] = [source(**{"corpus": "changing"} | changes).model_dump()]
+    plain["stages"][0]["datasets"] = [dataset(**{"corpus": "changing"} | changes).model_dump()]
     stage = recipe(tokenizer, stages=plain["stages"][:1]).stages[0]
     return Batches(stage, data, Tokenizer.open(tokenizer, max_length=16), [], 7, VIDEO_STREAMS)
 
@@ -130,7 +130,7 @@ def test_so_many_clips_are_drawn_as_a_source_asks_in_the_order_of_time(tmp_path:
     write_clips(tmp_path / "data", tmp_path, clips=4)
     tokenizer = write_tokenizer(tmp_path / "tokenizer.json")
     colours = np.array([*COLOURS.values()])
-    two, every = of_clips(tmp_path / "data", tokenizer, clips=2), of_clips(tmp_path / "data", tokenizer)
+    two, every = of_clips(tmp_path / "data", tokenizer, clips_per_video=2), of_clips(tmp_path / "data", tokenizer)
     drawn = set()
     for step in range(8):
         few, whole = two(step), every(step)
@@ -151,7 +151,7 @@ def test_so_many_clips_are_drawn_as_a_source_asks_in_the_order_of_time(tmp_path:
                 frames.float().mean(dim=(2, 3, 4)), few.streams["high"].float().mean(dim=(2, 3, 4)), atol=8
             ), name
     assert drawn == {(0, 2), (0, 3), (1, 2), (1, 3)}
-    again = of_clips(tmp_path / "data", tokenizer, clips=2)(5).streams
+    again = of_clips(tmp_path / "data", tokenizer, clips_per_video=2)(5).streams
     assert again is not None
     assert torch.equal(again["low"], two(5).streams["low"])  # type: ignore[index]
 
@@ -161,9 +161,9 @@ def test_more_clips_than_are_packed_are_refused_but_a_picture_has_one(tmp_path: 
     write_clips(tmp_path / "data", tmp_path, clips=2)
     write_corpus(tmp_path / "data", tmp_path)
     with pytest.raises(InvalidInput, match=r"clips: 3 of .*changing/train, where 2 of each video are packed"):
-        of_clips(tmp_path / "data", tokenizer, clips=3)
-    asked = of_clips(tmp_path / "data", tokenizer, corpus="squares", clips=3, crop=0.7, jitter=0.2)(1)
-    plain = of_clips(tmp_path / "data", tokenizer, corpus="squares", crop=0.7, jitter=0.2)(1)
+        of_clips(tmp_path / "data", tokenizer, clips_per_video=3)
+    asked = of_clips(tmp_path / "data", tokenizer, corpus="squares", clips_per_video=3, min_crop=0.7, jitter=0.2)(1)
+    plain = of_clips(tmp_path / "data", tokenizer, corpus="squares", min_crop=0.7, jitter=0.2)(1)
     assert asked.streams is not None
     assert plain.streams is not None
     assert all(torch.equal(x, plain.streams[name]) for name, x in asked.streams.items())
@@ -172,7 +172,7 @@ def test_more_clips_than_are_packed_are_refused_but_a_picture_has_one(tmp_path: 
 @pytest.mark.parametrize(
     ("objective", "message"),
     [
-        ("masked_visual", "'masked_visual' of 'changing' with 2 clips"),
+        ("mvm", "'mvm' of 'changing' with 2 clips"),
         ("objects", "'objects' of 'changing', packed as 2 clips"),
     ],
 )
@@ -187,6 +187,6 @@ def test_objectives_that_know_of_one_clip_alone_are_refused_with_several(
 
 def test_objects_are_refused_where_the_picture_is_cut(tmp_path: Path) -> None:
     plain = recipe(tmp_path / "t.json").model_dump()
-    plain["stages"][0]["sources"][0]["objectives"]["objects"] = 1.0
-    with pytest.raises(ValueError, match="'objects' of 'squares' with crop"):
+    plain["stages"][0]["datasets"][0]["objectives"]["objects"] = 1.0
+    with pytest.raises(ValueError, match="'objects' of 'squares' excludes min_crop"):
         recipe(tmp_path / "t.json", stages=plain["stages"])

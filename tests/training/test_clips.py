@@ -18,7 +18,7 @@ from training.data.packed import open_packed
 from training.evaluation.embedding import embed_corpus
 from training.evaluation.encoder import TorchEncoder
 from training.evaluation.gallery import Gallery, embed_gallery, joined, merge_temperature
-from training.initialization import configuration
+from training.initialization import model_config
 from training.models.architectures import build
 from training.models.hd_vila import HdVila
 from training.objectives import losses
@@ -46,7 +46,12 @@ def clip_recipe(corpus: Path, *, clips: int | None = 2, steps: int = 3, **model:
     """Contrast, then a fusion stage whose encoders stand still."""
     plain = recipe(corpus / "tokenizer.json", steps=steps).model_dump()
     for stage in plain["stages"]:
-        stage["sources"][0] |= {"corpus": "pictogram_videos", "group_by": None, "clips": clips, "batch": 4}
+        stage["datasets"][0] |= {
+            "corpus": "pictogram_videos",
+            "group_by": None,
+            "clips_per_video": clips,
+            "batch_size": 4,
+        }
     changes = {"answers_from": ["pictogram_videos"], "model": MODEL | model, "checkpoint_every": 2}
     return Recipe.model_validate(plain | changes)
 
@@ -54,7 +59,7 @@ def clip_recipe(corpus: Path, *, clips: int | None = 2, steps: int = 3, **model:
 def made(merge: str) -> tuple[HdVila, Recipe]:
     torch.manual_seed(0)
     held = clip_recipe(Path(), clip_merge=merge, temperature=0.2)
-    model = build(configuration(held, len(COLOURS)))
+    model = build(model_config(held, len(COLOURS)))
     assert isinstance(model, HdVila)
     return model.eval(), held
 
@@ -76,9 +81,9 @@ def test_the_contrastive_loss_merges_clips_as_the_model_says(corpus: Path, merge
         whole, _ = model.encode_video(batch.streams)
         alone = [model.encode_video({n: x[:, i : i + 1] for n, x in batch.streams.items()})[0] for i in (0, 1)]
     video = {"mean": whole, "logsumexp": torch.stack(alone, dim=1)}
-    expected = {name: losses.contrastive(x, text, 0.2, batch.groups).item() for name, x in video.items()}
+    expected = {name: losses.itc(x, text, 0.2, batch.groups).item() for name, x in video.items()}
     assert abs(expected["mean"] - expected["logsumexp"]) > 1e-4
-    assert found["contrastive"].item() == pytest.approx(expected[merge], abs=1e-5)
+    assert found["itc"].item() == pytest.approx(expected[merge], abs=1e-5)
 
 
 def test_the_fused_layers_read_the_mean_of_the_clips_in_either_case(corpus: Path) -> None:
@@ -89,7 +94,7 @@ def test_the_fused_layers_read_the_mean_of_the_clips_in_either_case(corpus: Path
             found.append(
                 compute_losses(model, batch_of(corpus, held), word_masking(corpus / "tokenizer.json", 40), None)
             )
-    assert found[0]["answer"].item() == found[1]["answer"].item()
+    assert found[0]["vqa"].item() == found[1]["vqa"].item()
 
 
 def test_of_one_clip_both_ways_of_merging_are_the_same(corpus: Path) -> None:
@@ -101,7 +106,7 @@ def test_of_one_clip_both_ways_of_merging_are_the_same(corpus: Path) -> None:
         batch = replace(batch, streams={name: frames[:, :1] for name, frames in batch.streams.items()})
         with torch.no_grad():
             found.append(compute_losses(model, batch, word_masking(corpus / "tokenizer.json", 40), None))
-    assert found[0]["contrastive"].item() == found[1]["contrastive"].item()
+    assert found[0]["itc"].item() == found[1]["itc"].item()
 
 
 def test_an_interrupted_run_with_drawn_clips_ends_as_an_uninterrupted_one(corpus: Path, tmp_path: Path) -> None:
@@ -117,7 +122,7 @@ def test_an_interrupted_run_with_drawn_clips_ends_as_an_uninterrupted_one(corpus
 def test_frozen_encoders_see_all_clips_once_or_drawn_ones_in_several_views(corpus: Path, tmp_path: Path) -> None:
     def kept(clips: int | None, **changes: Any) -> Path:
         plain = clip_recipe(corpus, clips=clips, steps=1).model_dump()
-        plain["stages"][1]["sources"][0] |= {"crop": 1.0, "jitter": 0.0} | changes
+        plain["stages"][1]["datasets"][0] |= {"min_crop": 1.0, "jitter": 0.0} | changes
         out = tmp_path / f"{clips}-{len(changes)}"
         train(Recipe.model_validate(plain), corpus / "data", out)
         return out / "visual" / "0-pictogram_videos-train.npy"
@@ -178,7 +183,7 @@ def test_similarities_of_a_gallery_are_those_that_training_merges() -> None:
     torch.manual_seed(0)
     clips, texts = torch.randn(5, 3, 4), torch.randn(2, 4)
     gallery = Gallery(clips.numpy(), 0.3)
-    expected = losses.merged_clips(clips @ texts.T, 0.3)  # (5, 2)
+    expected = losses.pool_clip_similarity(clips @ texts.T, 0.3)  # (5, 2)
     np.testing.assert_allclose(gallery.scores(texts.numpy()), expected.T, atol=1e-6)
     np.testing.assert_allclose(gallery.pairs(texts.numpy(), [4, 1]), [expected[4, 0], expected[1, 1]], atol=1e-6)
     alone = Gallery(clips[:, 0].numpy())

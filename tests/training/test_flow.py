@@ -64,8 +64,8 @@ def test_the_weights_are_those_that_the_layers_use(reads: bool) -> None:
     ids, mask = torch.randint(1, 100, (2, 5)), torch.tensor([[1] * 5, [1, 1, 1, 0, 0]])
     visual = torch.randn(2, 4, 32)
     with torch.no_grad():
-        states, seen = model.text.encode(ids, mask), model.see(visual)
-        (found,) = model.text.fused_weights(states, mask, seen)
+        states, seen = model.text.encode(ids, mask), model.prepare_visual(visual)
+        (found,) = model.text.fused_attention(states, mask, seen)
         layer = model.text.bert.encoder.layer[-1]
         both = torch.cat([states, seen.tokens], dim=1)
         values = layer.attention.self.value(both).unflatten(2, (12, 4)).transpose(1, 2)

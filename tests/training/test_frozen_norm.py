@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import nn
 
-from training.models.frozen_norm import fold_frozen_norms
+from training.models.batch_norm import fold_frozen_norms
 
 
 def network() -> nn.Module:

@@ -54,7 +54,7 @@ def test_shapes_of_all_four_steps(small: HdVila) -> None:
     with torch.no_grad():
         vector, tokens = small.encode_video(streams)
         text, states = small.encode_text(ids, mask)
-        seen = small.see(tokens)
+        seen = small.prepare_visual(tokens)
         fused = small.fuse(states, mask, seen)
         assert vector.shape == text.shape == (3, 24)
         assert tokens.shape == (3, 4, 32)
@@ -85,11 +85,13 @@ def test_many_questions_about_a_video_are_answered_as_each_alone(visual_reads_te
     mask[4, 6:] = 0
     with torch.no_grad():
         states = model.text.encode(ids, mask)
-        together = model.answer_logits(states, mask, model.see(tokens))
-        whole = model.fuse(states, mask, model.see(tokens))[:, 0]
-        first = model.text.fuse(states, mask, model.see(tokens), first_only=True)[:, 0]
+        together = model.answer_logits(states, mask, model.prepare_visual(tokens))
+        whole = model.fuse(states, mask, model.prepare_visual(tokens))[:, 0]
+        first = model.text.fuse(states, mask, model.prepare_visual(tokens), first_only=True)[:, 0]
         for i in range(6):
-            alone = model.answer_logits(states[i : i + 1], mask[i : i + 1], model.see(tokens[i // 3 : i // 3 + 1]))
+            alone = model.answer_logits(
+                states[i : i + 1], mask[i : i + 1], model.prepare_visual(tokens[i // 3 : i // 3 + 1])
+            )
             assert torch.allclose(together[i], alone[0], atol=1e-5)
     assert torch.allclose(first, whole, atol=1e-5)
 
@@ -107,7 +109,7 @@ def test_joint_reading_is_the_published_self_attention() -> None:
         everything = additive_mask(torch.cat([mask, torch.ones(3, 4, dtype=mask.dtype)], dim=1), hidden.dtype)
         for layer in model.text.bert.encoder.layer[1:]:
             hidden = layer(hidden, everything)
-        assert torch.allclose(model.fuse(states, mask, model.see(tokens)), hidden[:, :9], atol=1e-5)
+        assert torch.allclose(model.fuse(states, mask, model.prepare_visual(tokens)), hidden[:, :9], atol=1e-5)
 
 
 def test_matching_starts_as_similarity(small: HdVila) -> None:
@@ -116,8 +118,8 @@ def test_matching_starts_as_similarity(small: HdVila) -> None:
     mask = torch.ones_like(ids)
     with torch.no_grad():
         text, states = small.encode_text(ids, mask)
-        similarity = (text * small.video_vector(tokens)).sum(dim=-1)
-        logits = small.match_logits(states, mask, small.see(tokens))
+        similarity = (text * small.video_embedding(tokens)).sum(dim=-1)
+        logits = small.match_logits(states, mask, small.prepare_visual(tokens))
     assert logits.argsort().tolist() == similarity.argsort().tolist()
 
 
@@ -256,7 +258,7 @@ def test_drop_path_grows_from_nothing_to_its_rate_over_the_blocks() -> None:
 def test_each_clip_has_a_vector_of_its_own(small: HdVila) -> None:
     streams = frames(2, 3)
     with torch.no_grad():
-        of_clips = small.video_vector(small.clip_tokens(streams))
+        of_clips = small.video_embedding(small.clip_tokens(streams))
         alone = [small.encode_video({name: x[:, i : i + 1] for name, x in streams.items()})[0] for i in range(3)]
     assert torch.allclose(of_clips, torch.stack(alone, dim=1), atol=1e-5)
 

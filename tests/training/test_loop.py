@@ -15,7 +15,7 @@ from training.data.packed import open_packed
 from training.evaluation.answers import exact_answers
 from training.evaluation.embedding import embed_corpus
 from training.evaluation.encoder import TorchEncoder
-from training.initialization import begin
+from training.initialization import load_or_initialize
 from training.recipe import Recipe
 from training.trainer import schedule_factor, train
 from vitascope.errors import InvalidInput
@@ -66,7 +66,7 @@ def test_answers_of_examples_that_no_stage_uses_are_not_in_the_vocabulary(
 ) -> None:
     plain = recipe(corpus[1], steps=1).model_dump()
     for stage in plain["stages"]:
-        stage["sources"][0] |= {"limit": 2, "batch": 2}
+        stage["datasets"][0] |= {"limit": 2, "batch_size": 2}
     limited = checkpoint.load(train(Recipe.model_validate(plain), corpus[0], tmp_path))
     assert limited.answers == ["green", "red"]  # the first two of red, green, blue, yellow
 
@@ -87,9 +87,9 @@ def test_text_layers_at_no_learning_rate_stand_still_and_fused_layers_learn(
     corpus: tuple[Path, Path], tmp_path: Path
 ) -> None:
     plain = recipe(corpus[1], steps=2).model_dump()
-    plain["stages"] = [stage | {"frozen": "nothing", "text_scale": 0.0} for stage in plain["stages"]]
+    plain["stages"] = [stage | {"frozen": "none", "text_lr_mult": 0.0} for stage in plain["stages"]]
     made = Recipe.model_validate(plain)
-    before = begin(made, corpus[0], tmp_path / "none" / "checkpoint", None).model
+    before = load_or_initialize(made, corpus[0], tmp_path / "none" / "checkpoint", None).model
     after = checkpoint.load(train(made, corpus[0], tmp_path / "run")).model.state_dict()
     moved = {name for name, p in before.named_parameters() if not torch.equal(p, after[name])}
     text = {name for name, _ in before.named_parameters() if name.startswith("text.")}
@@ -100,7 +100,7 @@ def test_text_layers_at_no_learning_rate_stand_still_and_fused_layers_learn(
 def test_a_run_may_start_with_public_text_and_random_eyes(corpus: tuple[Path, Path], tmp_path: Path) -> None:
     plain = recipe(corpus[1]).model_dump() | {"tokenizer": None, "model": {"dropout": 0.0}}
     models = {
-        start: begin(Recipe.model_validate(plain | {"start": start}), corpus[0], tmp_path / start, None)
+        start: load_or_initialize(Recipe.model_validate(plain | {"init": start}), corpus[0], tmp_path / start, None)
         for start in ("pretrained", "text", "scratch")
     }
     weights = {start: held.model.state_dict() for start, held in models.items()}
@@ -123,7 +123,7 @@ def test_a_frozen_video_is_encoded_once_and_a_resumed_run_reads_the_same(
 ) -> None:
     plain = recipe(corpus[1]).model_dump()
     for stage in plain["stages"][1:]:
-        stage["sources"][0] |= {"crop": 1.0, "jitter": 0.0}
+        stage["datasets"][0] |= {"min_crop": 1.0, "jitter": 0.0}
     made = Recipe.model_validate(plain)
     whole = checkpoint.load(train(made, corpus[0], tmp_path / "whole")).model
     train(made, corpus[0], tmp_path / "pieces", stop_after=made.stages[0].steps + 3)
@@ -144,7 +144,7 @@ def test_altered_pictures_may_be_encoded_a_few_times_for_a_whole_stage(
     corpus: tuple[Path, Path], tmp_path: Path
 ) -> None:
     plain = recipe(corpus[1]).model_dump()
-    plain["stages"][1]["sources"][0] |= {"views": 3, "jitter": 0.4}
+    plain["stages"][1]["datasets"][0] |= {"num_views": 3, "jitter": 0.4}
     train(Recipe.model_validate(plain), corpus[0], tmp_path)
     kept = np.load(tmp_path / "visual" / "0-squares-train.npy")
     assert kept.shape[:2] == (3, 16)
@@ -157,9 +157,9 @@ def test_a_backbone_at_no_learning_rate_keeps_its_weights_and_statistics(
 ) -> None:
     plain = recipe(corpus[1], steps=2).model_dump()
     plain["model"] |= {"frozen_norm": False}
-    plain["stages"] = [plain["stages"][0] | {"backbone_scale": 0.0}]
+    plain["stages"] = [plain["stages"][0] | {"backbone_lr_mult": 0.0}]
     made = Recipe.model_validate(plain)
-    before = begin(made, corpus[0], tmp_path / "none" / "checkpoint", None).model.state_dict()
+    before = load_or_initialize(made, corpus[0], tmp_path / "none" / "checkpoint", None).model.state_dict()
     after = checkpoint.load(train(made, corpus[0], tmp_path / "run")).model.state_dict()
     backbone = [name for name in before if name.startswith(("video.high.", "video.low."))]
     assert any(name.endswith("running_mean") for name in backbone)
@@ -207,13 +207,13 @@ def test_warmup_and_decay() -> None:
 
 
 def test_a_stage_that_ends_before_its_plan_decays_as_planned() -> None:
-    short = recipe(Path("t.json"), steps=40).stages[0].model_copy(update={"planned_steps": 100})
+    short = recipe(Path("t.json"), steps=40).stages[0].model_copy(update={"schedule_steps": 100})
     long = recipe(Path("t.json"), steps=100).stages[0]
     assert [schedule_factor(i, short) for i in range(40)] == [schedule_factor(i, long) for i in range(40)]
 
 
 def test_answers_asked_but_not_in_the_vocabulary_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"answers_from: \['squares'\]"):
+    with pytest.raises(ValueError, match=r"answers_from: lacks \['squares'\]"):
         recipe(Path("t.json"), answers_from=[])
 
 

@@ -20,9 +20,9 @@ def test_a_stage_is_measured_alone_with_the_rates_of_its_recipe() -> None:
     whole = read_recipe(RECIPES / "hd-vila-tiny.toml")
     made = training.shortened(whole, 3, 20)
     (only,) = made.stages
-    assert (only.name, only.steps, only.frozen) == ("fusion", 20, "stage_one")
+    assert (only.name, only.steps, only.frozen) == ("fusion", 20, "encoders")
     assert [schedule_factor(i, only) for i in range(20)] == [schedule_factor(i, whole.stages[3]) for i in range(20)]
-    assert all(source.limit == training.EXAMPLES for source in only.sources)
+    assert all(source.limit == training.EXAMPLES for source in only.datasets)
 
 
 def test_the_rate_of_a_recipe_weighs_its_stages_by_their_steps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +43,7 @@ def test_peak_memory_counts_what_was_held_even_when_it_is_gone() -> None:
     assert 300 <= after - before < 700
 
 
-@pytest.mark.parametrize("system", training.SYSTEMS)
+@pytest.mark.parametrize("system", training.ARCHITECTURES)
 def test_a_sample_goes_through_a_whole_system_and_back(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
     without: list[str] = []
     backward = torch.Tensor.backward

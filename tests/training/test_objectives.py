@@ -18,7 +18,7 @@ from training.objectives import class_names, losses, masking
 
 def test_contrastive_is_log_batch_when_nothing_is_known() -> None:
     same = torch.ones(8, 4) / 2
-    loss = losses.contrastive(same, same, 0.05, torch.arange(8))
+    loss = losses.itc(same, same, 0.05, torch.arange(8))
     assert loss.item() == pytest.approx(math.log(8), abs=1e-5)
 
 
@@ -26,9 +26,9 @@ def test_losses_over_embeddings_are_computed_in_float32_under_autocast() -> None
     generator = torch.Generator().manual_seed(0)
     video, text = (torch.nn.functional.normalize(torch.randn(8, 64, generator=generator)) for _ in range(2))
     groups, teacher = torch.arange(8), torch.full((8, 8), 1 / 8)
-    exact = losses.contrastive(video, text, 0.01, groups), losses.names(video, text, teacher, 0.01)
+    exact = losses.itc(video, text, 0.01, groups), losses.class_names(video, text, teacher, 0.01)
     with torch.autocast("cpu", torch.bfloat16):
-        under_autocast = losses.contrastive(video, text, 0.01, groups), losses.names(video, text, teacher, 0.01)
+        under_autocast = losses.itc(video, text, 0.01, groups), losses.class_names(video, text, teacher, 0.01)
     assert under_autocast == exact
 
 
@@ -54,44 +54,44 @@ def test_class_probabilities_of_another_corpus_of_the_same_size_are_not_reused(
 def test_contrastive_falls_when_pairs_agree() -> None:
     eye = torch.eye(6)
     groups = torch.arange(6)
-    assert losses.contrastive(eye, eye, 0.05, groups) < losses.contrastive(eye, eye.roll(1, 0), 0.05, groups)
+    assert losses.itc(eye, eye, 0.05, groups) < losses.itc(eye, eye.roll(1, 0), 0.05, groups)
 
 
 def test_one_group_is_not_its_own_negative() -> None:
     pair = torch.eye(4)[[0, 0, 1, 2]]
-    shared = losses.contrastive(pair, pair, 0.05, torch.tensor([0, 0, 1, 2]))
-    apart = losses.contrastive(pair, pair, 0.05, torch.arange(4))
+    shared = losses.itc(pair, pair, 0.05, torch.tensor([0, 0, 1, 2]))
+    apart = losses.itc(pair, pair, 0.05, torch.arange(4))
     # The best possible loss for a shared target is log 2 on the two shared rows, nothing on the others.
     assert shared.item() == pytest.approx(math.log(2) / 2, abs=1e-3)
     assert apart.item() == pytest.approx(shared.item(), abs=1e-3)
     wrong = torch.eye(4)[[0, 1, 1, 2]]
-    assert losses.contrastive(wrong, wrong, 0.05, torch.tensor([0, 0, 1, 2])) > shared
+    assert losses.itc(wrong, wrong, 0.05, torch.tensor([0, 0, 1, 2])) > shared
 
 
 def test_hard_negative_texts_raise_the_loss_of_a_video_that_likes_them() -> None:
     eye = torch.eye(4)
-    plain = losses.contrastive(eye, eye, 0.5, torch.arange(4))
-    with_wrong = losses.contrastive(eye, eye, 0.5, torch.arange(4), wrong_text=eye)
+    plain = losses.itc(eye, eye, 0.5, torch.arange(4))
+    with_wrong = losses.itc(eye, eye, 0.5, torch.arange(4), negatives=eye)
     assert with_wrong > plain
 
 
 def test_similarities_of_clips_merge_by_log_sum_exp() -> None:
     of_clips = torch.tensor([[[0.2, 0.0], [0.6, 0.0]]])  # one video of two clips, two texts
-    merged = losses.merged_clips(of_clips, 0.5)
+    merged = losses.pool_clip_similarity(of_clips, 0.5)
     # 0.5 * (ln(e^0.4 + e^1.2) - ln 2) = 0.5 * (ln 4.811941 - 0.693147); 0 for the text that both clips miss alike
     assert merged.tolist() == [[pytest.approx(0.438976, abs=1e-5), pytest.approx(0.0, abs=1e-7)]]
 
 
 def test_equal_clips_count_as_one_and_a_low_temperature_takes_the_best() -> None:
     alone = torch.tensor([[0.3, -0.7]])
-    assert torch.allclose(losses.merged_clips(alone[:, None].repeat(1, 5, 1), 0.05), alone, atol=1e-6)
+    assert torch.allclose(losses.pool_clip_similarity(alone[:, None].repeat(1, 5, 1), 0.05), alone, atol=1e-6)
     apart = torch.tensor([[[0.1], [0.9], [0.5]]])
-    assert losses.merged_clips(apart, 0.001).item() == pytest.approx(0.9, abs=2e-3)
+    assert losses.pool_clip_similarity(apart, 0.001).item() == pytest.approx(0.9, abs=2e-3)
 
 
 def test_the_gradient_goes_to_the_clip_that_fits() -> None:
     of_clips = torch.tensor([[[0.2], [0.6]]], requires_grad=True)
-    losses.merged_clips(of_clips, 0.5).sum().backward()
+    losses.pool_clip_similarity(of_clips, 0.5).sum().backward()
     assert of_clips.grad is not None
     # e^0.4 and e^1.2 as shares of their sum
     assert of_clips.grad.flatten().tolist() == pytest.approx([0.310026, 0.689974], abs=1e-5)
@@ -123,7 +123,7 @@ def test_contrastive_with_two_clips_is_as_written_out(groups: list[int]) -> None
         torch.nn.functional.normalize(torch.randn(shape), dim=-1) for shape in ((3, 2, 4), (3, 4), (2, 4))
     )
     expected = reference(video.tolist(), text.tolist(), wrong.tolist(), groups, 0.2)
-    found = losses.contrastive(video, text, 0.2, torch.tensor(groups), wrong)
+    found = losses.itc(video, text, 0.2, torch.tensor(groups), wrong)
     assert found.item() == pytest.approx(expected, abs=1e-5)
 
 
@@ -131,27 +131,27 @@ def test_contrastive_with_equal_clips_is_that_of_one() -> None:
     torch.manual_seed(1)
     video, text = torch.randn(5, 8), torch.randn(5, 8)
     groups = torch.arange(5)
-    alone = losses.contrastive(video, text, 0.5, groups)
-    repeated = losses.contrastive(video[:, None].repeat(1, 3, 1), text, 0.5, groups)
+    alone = losses.itc(video, text, 0.5, groups)
+    repeated = losses.itc(video[:, None].repeat(1, 3, 1), text, 0.5, groups)
     assert repeated.item() == pytest.approx(alone.item(), abs=1e-5)
 
 
 def test_unknown_answers_do_not_count() -> None:
     logits = torch.tensor([[5.0, 0.0], [0.0, 5.0]])
-    assert losses.answer(logits, torch.tensor([0, -100])) < 0.01
-    assert losses.answer(logits, torch.tensor([-100, -100])) == 0.0
+    assert losses.vqa(logits, torch.tensor([0, -100])) < 0.01
+    assert losses.vqa(logits, torch.tensor([-100, -100])) == 0.0
 
 
 def test_matching_weighs_right_and_wrong_alike() -> None:
     right, wrong = torch.tensor([0.0]), torch.zeros(5)
-    assert losses.match(right, wrong).item() == pytest.approx(math.log(2))
-    assert losses.match(right + 3, wrong).item() == pytest.approx(losses.match(right, wrong - 3).item())
+    assert losses.itm(right, wrong).item() == pytest.approx(math.log(2))
+    assert losses.itm(right + 3, wrong).item() == pytest.approx(losses.itm(right, wrong - 3).item())
 
 
 def test_ranking_asks_only_which_of_a_pair_is_higher() -> None:
     right, wrong = torch.tensor([1.0, -2.0]), torch.tensor([0.0, -3.0])
-    assert losses.ranking(right, wrong) < losses.ranking(wrong, right)
-    assert losses.ranking(right, wrong).item() == pytest.approx(losses.ranking(right + 9, wrong + 9).item())
+    assert losses.itm_ranking(right, wrong) < losses.itm_ranking(wrong, right)
+    assert losses.itm_ranking(right, wrong).item() == pytest.approx(losses.itm_ranking(right + 9, wrong + 9).item())
 
 
 def told(places: list[list[float]], classes: list[list[int]], logits: torch.Tensor) -> float:
@@ -182,8 +182,8 @@ def test_masking_leaves_special_words_and_padding() -> None:
     ids = torch.tensor([[2, 7, 8, 9, 3, 0, 0]]).repeat(400, 1)
     attention = (ids != 0).long()
     special = torch.tensor([0, 1, 2, 3, 4])
-    masked, targets = masking.mask_words(ids, attention, mask_id=4, vocabulary=20, special=special, share=0.15)
-    chosen = targets != masking.IGNORED
+    masked, targets = masking.mask_words(ids, attention, mask_id=4, vocabulary=20, special=special, ratio=0.15)
+    chosen = targets != masking.IGNORE_INDEX
     assert not chosen[:, [0, 4, 5, 6]].any()
     assert torch.equal(targets[chosen], ids[chosen])
     assert torch.equal(masked[~chosen], ids[~chosen])
@@ -196,14 +196,14 @@ def test_of_fifteen_percent_of_the_words_eight_in_ten_are_masked_one_is_another_
     ids = torch.randint(5, 10_000, (400, 250))
     special = torch.arange(5)
     masked, targets = masking.mask_words(ids, torch.ones_like(ids), mask_id=4, vocabulary=10_000, special=special)
-    chosen = targets != masking.IGNORED
+    chosen = targets != masking.IGNORE_INDEX
     assert chosen.float().mean().item() == pytest.approx(0.15, abs=0.005)
     became, was = masked[chosen], ids[chosen]
     shares = [(became == 4), (became != 4) & (became != was), became == was]
     assert [share.float().mean().item() for share in shares] == pytest.approx([0.8, 0.1, 0.1], abs=0.01)
     others = became[shares[1]].float()
     assert others.mean().item() == pytest.approx(5_000, abs=250)  # any word of the vocabulary
-    more, _ = masking.mask_words(ids, torch.ones_like(ids), mask_id=4, vocabulary=10_000, special=special, share=0.4)
+    more, _ = masking.mask_words(ids, torch.ones_like(ids), mask_id=4, vocabulary=10_000, special=special, ratio=0.4)
     assert (more == 4).float().mean().item() == pytest.approx(0.32, abs=0.01)
 
 

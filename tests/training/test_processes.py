@@ -91,12 +91,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 import torch
 from tests.training.test_processes import norms
-from training.models.shared_norm import share_statistics
+from training.models.batch_norm import sync_batch_norm
 
 folder, rank = Path(sys.argv[1]), int(sys.argv[2])
 torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
 made = norms()
-share_statistics(made)
+sync_batch_norm(made)
 x = torch.load(folder / "x.pt")[rank::2].requires_grad_()
 out = made(x)
 out.pow(3).mean().backward()

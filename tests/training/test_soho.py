@@ -141,13 +141,13 @@ def test_shapes_of_all_steps() -> None:
     with torch.no_grad():
         vector, tokens = model.encode_video(frames(3, 2))
         text, states = model.encode_text(ids, mask)
-        seen = model.see(tokens)
+        seen = model.prepare_visual(tokens)
         assert vector.shape == text.shape == (3, 24)
         assert tokens.shape == (3, 4, 48)
         assert model.match_logits(states, mask, seen).shape == (3,)
         assert model.answer_logits(states, mask, seen).shape == (3, 7)
         assert model.text.fuse_visual(states, mask, seen).shape == (3, 4, 48)
-        assert model.masked_visual(*model.encode_maskable(frames(3)), states, mask).isfinite()
+        assert model.masked_visual_loss(*model.encode_for_masking(frames(3)), states, mask).isfinite()
 
 
 def test_a_text_vector_is_that_of_the_text_alone_through_all_layers() -> None:
@@ -195,7 +195,7 @@ def test_a_run_learns_its_objectives_logs_the_dictionary_and_resumes_exactly(tmp
     for (name, a), b in zip(whole.state_dict().items(), pieces.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     rows = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").open()]
-    assert all({"loss/masked_visual squares", "entries used", "perplexity"} <= set(row) for row in rows)
+    assert all({"loss/mvm squares", "entries used", "perplexity"} <= set(row) for row in rows)
     assert all(1.0 <= row["perplexity"] <= 8.0 for row in rows)
 
 
@@ -203,8 +203,8 @@ def test_masked_visual_needs_the_dictionary(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     write_corpus(tmp_path / "data", tmp_path)
     plain = recipe(write_tokenizer(tmp_path / "tokenizer.json")).model_dump()
-    plain["stages"][0]["sources"][0]["objectives"] = {"masked_visual": 1.0}
-    with pytest.raises(ValueError, match=r"'masked_visual' for hd-vila-tiny, which masks no visual tokens"):
+    plain["stages"][0]["datasets"][0]["objectives"] = {"mvm": 1.0}
+    with pytest.raises(ValueError, match=r"'mvm' for hd-vila-tiny, which masks no visual tokens"):
         train(Recipe.model_validate(plain), tmp_path / "data", tmp_path / "run")
 
 
@@ -219,6 +219,6 @@ def test_without_entries_visual_tokens_are_the_features_of_the_neck() -> None:
         features = model.video.features(streams["high"].flatten(0, 1))
         assert torch.equal(model.encode_video(streams)[1], features)
     assert not [name for name in model.state_dict() if "dictionary" in name or "gate" in name]
-    assert model.facts() == {}
-    with pytest.raises(ValueError, match="entries: 0 in this model's config; 'masked_visual' tells entries"):
-        model.encode_maskable(streams)
+    assert model.step_metrics() == {}
+    with pytest.raises(ValueError, match="entries: 0 in this model's config; 'mvm' predicts them"):
+        model.encode_for_masking(streams)

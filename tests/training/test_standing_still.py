@@ -82,8 +82,8 @@ def test_a_frozen_stage_that_encodes_anew_moves_no_dictionary_and_no_statistics(
     plain = test_soho.soho_recipe(write_tokenizer(tmp_path / "tokenizer.json")).model_dump()
     (first,) = plain["stages"]
     first["steps"] = 3
-    source = first["sources"][0] | {"jitter": 0.2, "objectives": {"match": 1.0, "masked_words": 0.5, "answer": 1.0}}
-    plain["stages"] = [first, first | {"name": "frozen", "frozen": "stage_one", "steps": 5, "sources": [source]}]
+    source = first["datasets"][0] | {"jitter": 0.2, "objectives": {"itm": 1.0, "mlm": 0.5, "vqa": 1.0}}
+    plain["stages"] = [first, first | {"name": "frozen", "frozen": "encoders", "steps": 5, "datasets": [source]}]
     made = Recipe.model_validate(plain | {"validate_every": 2, "validate_on": ["squares"]})
     data, validate = tmp_path / "data", validator(made, tmp_path / "data")
 
@@ -112,8 +112,8 @@ def test_a_frozen_stage_of_a_single_stream_model_keeps_its_text_embeddings(tmp_p
     tokenizer_file = write_tokenizer(tmp_path / "tokenizer.json")
     plain = test_soho.soho_recipe(tokenizer_file).model_dump()
     (first,) = plain["stages"]
-    source = first["sources"][0] | {"objectives": {"match": 1.0, "masked_words": 0.5, "answer": 1.0}}
-    frozen = first | {"name": "frozen", "frozen": "stage_one", "steps": 3, "sources": [source]}
+    source = first["datasets"][0] | {"objectives": {"itm": 1.0, "mlm": 0.5, "vqa": 1.0}}
+    frozen = first | {"name": "frozen", "frozen": "encoders", "steps": 3, "datasets": [source]}
     made = Recipe.model_validate(plain | {"stages": [first | {"steps": 2}, frozen]})
     tokenizer = Tokenizer.open(tokenizer_file, max_length=16)
     embeddings = []

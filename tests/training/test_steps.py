@@ -12,8 +12,8 @@ import torch
 from tests.training.test_hdvila import small_config
 from training.data.batches import Batch, Tokens
 from training.models.hd_vila import HdVila
-from training.models.text import Seen
-from training.recipe import Source
+from training.models.text import VisualCache
+from training.recipe import DatasetConfig
 from training.train_step import WordMasking, compute_losses
 
 WORDS = WordMasking(mask_id=4, special=torch.arange(5), vocabulary=100)
@@ -29,17 +29,24 @@ def model() -> HdVila:
 def batch(model: HdVila, groups: list[int], negatives: Literal["hard", "random"]) -> Batch:
     """Four videos that an encoder has seen already, each with two captions of its own."""
     torch.manual_seed(1)
-    source = Source(corpus="made", weight=1, batch=VIDEOS, objectives={"match": 1.0}, pairs=PAIRS, negatives=negatives)
+    dataset = DatasetConfig(
+        corpus="made",
+        weight=1,
+        batch_size=VIDEOS,
+        objectives={"itm": 1.0},
+        captions_per_video=PAIRS,
+        negatives=negatives,
+    )
     ids = torch.arange(5, 5 + VIDEOS * PAIRS)[:, None].expand(-1, 3).contiguous()
     return Batch(
-        source=source,
+        dataset=dataset,
         streams=None,
         visual=torch.randn(VIDEOS, 4, model.cfg.visual_width),
         times=None,
         groups=torch.tensor(groups),
         rows=np.arange(VIDEOS),
         captions=Tokens(ids, torch.ones_like(ids)),
-        wrong=None,
+        negatives=None,
         questions=None,
         answers=None,
     )
@@ -54,7 +61,7 @@ def held_against(
     given: list[torch.Tensor] = []
     logits = model.match_logits
 
-    def noticing(texts: torch.Tensor, mask: torch.Tensor, seen: Seen) -> torch.Tensor:
+    def noticing(texts: torch.Tensor, mask: torch.Tensor, seen: VisualCache) -> torch.Tensor:
         given.append((texts[:, None] - states).abs().flatten(2).sum(dim=2).argmin(dim=1))
         return logits(texts, mask, seen)
 
@@ -88,7 +95,7 @@ def test_random_negatives_come_from_every_other_video_and_hard_ones_from_the_mos
         text, _ = model.encode_text(made.captions.ids, made.captions.mask)
         inverse = torch.linalg.pinv(model.video_project.weight)
         made.visual.copy_(((text[::PAIRS].roll(-1, 0) - model.video_project.bias) @ inverse.T)[:, None])
-        similarity = model.video_vector(made.visual) @ text[::PAIRS].T
+        similarity = model.video_embedding(made.visual) @ text[::PAIRS].T
     assert similarity.argmax(dim=1).tolist() == [1, 2, 3, 0]
     monkeypatch.setattr(model, "cfg", model.cfg.model_copy(update={"temperature": 1e-3}))
     _, wrong = held_against(model, made, monkeypatch, times=10)
@@ -105,12 +112,12 @@ def test_random_negatives_come_from_every_other_video_and_hard_ones_from_the_mos
 
 def test_where_all_videos_are_of_one_group_nothing_is_wrong(model: HdVila) -> None:
     made = batch(model, [5, 5, 5, 5], "hard")
-    loss = compute_losses(model, made, WORDS, None)["match"]
+    loss = compute_losses(model, made, WORDS, None)["itm"]
     assert loss.item() == 0.0
     loss.backward()
     assert not model.match_threshold.grad
     assert made.captions is not None
     wrong = Tokens(made.captions.ids + 20, made.captions.mask)
     assert (
-        compute_losses(model, replace(made, wrong=wrong), WORDS, None)["match"].item() > 0.0
+        compute_losses(model, replace(made, negatives=wrong), WORDS, None)["itm"].item() > 0.0
     )  # minimally wrong ones are

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from training.models.convolution import temporal_shift
 from training.models.hd_vila import HdVila, tiny
-from training.models.temporal_shift import temporal_shift
 
 
 def test_channels_come_from_the_frames_beside() -> None:

@@ -45,7 +45,7 @@ def test_shapes_of_all_steps(small: VisualParsing) -> None:
     with torch.no_grad():
         vector, tokens = small.encode_video(frames(3, 2))
         text, states = small.encode_text(ids, mask)
-        seen = small.see(tokens)
+        seen = small.prepare_visual(tokens)
         assert vector.shape == text.shape == (3, 24)
         assert tokens.shape == (3, 16, 32)
         assert small.match_logits(states, mask, seen).shape == (3,)
@@ -90,13 +90,13 @@ def test_features_are_regressed_from_what_is_left(small: VisualParsing) -> None:
     ids = torch.randint(1, 40, (4, 9))
     mask = torch.ones_like(ids)
     torch.manual_seed(1)
-    tokens, attention = small.encode_maskable(frames(4))
+    tokens, attention = small.encode_for_masking(frames(4))
     _, states = small.encode_text(ids, mask)
     with torch.no_grad():
         small.feature_head.weight.zero_()
         small.feature_head.bias.zero_()
     torch.manual_seed(2)
-    loss = small.masked_visual(tokens, attention, states, mask)
+    loss = small.masked_visual_loss(tokens, attention, states, mask)
     torch.manual_seed(2)
     _, masked = small.mask_visual(tokens, attention)
     assert loss.item() == pytest.approx(tokens[masked].pow(2).mean().item(), rel=1e-5)  # nothing is told: all of it
@@ -131,11 +131,11 @@ def test_a_run_learns_its_objectives_and_resumes_exactly(tmp_path: Path) -> None
     for (name, a), b in zip(whole.state_dict().items(), pieces.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     rows = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").open()]
-    assert all("loss/masked_visual squares" in row for row in rows)
+    assert all("loss/mvm squares" in row for row in rows)
 
 
 def test_masking_visual_tokens_of_frozen_encoders_is_refused() -> None:
     plain = parsing_recipe(Path("t.json")).model_dump()
-    plain["stages"][0]["frozen"] = "stage_one"
-    with pytest.raises(ValueError, match=r"'masked_visual' of 'squares' in stage 'all', whose encoders are frozen"):
+    plain["stages"][0]["frozen"] = "encoders"
+    with pytest.raises(ValueError, match=r"'mvm' of 'squares' in stage 'all', whose encoders are frozen"):
         Recipe.model_validate(plain)

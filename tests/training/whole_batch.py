@@ -62,8 +62,8 @@ def _items(folder: Path, split: str, count: int) -> Iterator[tuple[Example, Medi
 
 def recipes(tokenizer: Path, batch: int) -> dict[str, Recipe]:
     """One per system, with every objective that it has."""
-    seen = {"contrastive": 1.0, "match": 1.0, "answer": 1.0, "masked_words": 0.5, "names": 0.5}
-    fused = {"match": 1.0, "answer": 1.0, "masked_words": 0.5}
+    seen = {"itc": 1.0, "itm": 1.0, "vqa": 1.0, "mlm": 0.5, "class_names": 0.5}
+    fused = {"itm": 1.0, "vqa": 1.0, "mlm": 0.5}
     # As in `base`: a ResNet whose norms learn their statistics. This one is shallow, so that rounding stays small.
     backbone = {"backbone": "resnet10t", "frozen_norm": False}
     hd_vila = MODEL | backbone | {"drop_path": 0.0}
@@ -71,17 +71,17 @@ def recipes(tokenizer: Path, batch: int) -> dict[str, Recipe]:
     stages: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
         "hd-vila": (
             hd_vila,
-            [_stage("all", batch, seen | {"objects": 1.0}), _stage("fusion", batch, fused, frozen="stage_one")],
+            [_stage("all", batch, seen | {"objects": 1.0}), _stage("fusion", batch, fused, frozen="encoders")],
         ),
-        "soho": (soho, [_stage("all", batch, seen | {"masked_visual": 1.0})]),
-        "visual-parsing": (VISUAL_PARSING, [_stage("all", batch, seen | {"masked_visual": 1.0})]),
+        "soho": (soho, [_stage("all", batch, seen | {"mvm": 1.0})]),
+        "visual-parsing": (VISUAL_PARSING, [_stage("all", batch, seen | {"mvm": 1.0})]),
     }
     return {
         system: recipe(
             tokenizer,
             name=system,
             seed=SEED,
-            system=system,
+            architecture=system,
             model=model,
             stages=of_system,
             answers_from=["halves"],
@@ -93,8 +93,8 @@ def recipes(tokenizer: Path, batch: int) -> dict[str, Recipe]:
 
 
 def _stage(name: str, batch: int, objectives: dict[str, float], **options: object) -> dict[str, Any]:
-    source = {"corpus": "halves", "split": "val", "weight": 1.0, "batch": batch, "group_by": "colour"}
-    return {"name": name, "steps": STEPS, "learning_rate": 1e-3, "sources": [source | {"objectives": objectives}]} | (
+    source = {"corpus": "halves", "split": "val", "weight": 1.0, "batch_size": batch, "group_by": "colour"}
+    return {"name": name, "steps": STEPS, "learning_rate": 1e-3, "datasets": [source | {"objectives": objectives}]} | (
         options
     )
 
@@ -103,7 +103,7 @@ def _mask_all(
     ids: Tensor, mask: Tensor, *, mask_id: int, vocabulary: int, special: Tensor, share: float
 ) -> tuple[Tensor, Tensor]:
     chosen = mask.bool() & ~torch.isin(ids, special)
-    return torch.where(chosen, mask_id, ids), torch.where(chosen, ids, masking.IGNORED)
+    return torch.where(chosen, mask_id, ids), torch.where(chosen, ids, masking.IGNORE_INDEX)
 
 
 def _first(_high: int, size: tuple[int, ...], **_rest: object) -> Tensor:

@@ -1,4 +1,4 @@
-"""Batches as a pure function of (recipe, step): what makes resuming after a kill exact.
+"""Training batches as a pure function of recipe and step, so that a resumed run repeats them exactly.
 
 Shape letters: B videos, C clips, F frames, H W pixels, L text tokens, P captions per video, Q questions per video,
 K objects, A attributes.
@@ -16,20 +16,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.answers import whole_answer
 from training.data.clip_choice import clips_taken, drawn_clips
-from training.data.example import Example
+from training.data.example import Example, Question, canonical_answer
 from training.data.packed import Packed, open_packed
 from training.data.scenes.objects import object_targets
-from training.objectives.masking import IGNORED
-from training.recipe import Source, Stage
+from training.objectives.masking import IGNORE_INDEX
+from training.recipe import DatasetConfig, Stage
 from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
 from vitascope.tokenizer import Tokenizer
 
-NEED_CAPTIONS = {"contrastive", "match", "masked_words", "masked_visual"}
+NEED_CAPTIONS = {"itc", "itm", "mlm", "mvm"}
 RANK_SEED = 100_003
-"""What a process's rank adds to a seed, so that processes alter their pictures each in its own way."""
+"""Added to a seed per rank, so that processes augment their videos independently."""
 
 
 @dataclass(frozen=True)
@@ -45,46 +44,47 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's input. `times`: which learned times the frames stand for (stills use only two of them)."""
+    """The input of one step."""
 
-    source: Source
+    dataset: DatasetConfig
     streams: dict[str, Tensor] | None
-    """By name (B, C, F, H, W, 3) uint8 or float, 0..255."""
+    """By name (B, C, F, H, W, 3) uint8 or float32, 0..255."""
     visual: Tensor | None
-    """(B, V, W) float32 visual tokens of frozen encoders, in place of the streams."""
+    """(B, V, W) float32 visual tokens of frozen encoders, instead of the streams."""
     times: Tensor | None
+    """Indices of the learned time embeddings of the frames; still images use only two of them."""
     groups: Tensor  # (B,) int64
     rows: np.ndarray  # (B,) positions in the packed corpus
     captions: Tokens | None
-    """(B * P, L), P in a row about each video."""
-    wrong: Tokens | None
-    """(B * P, L): beside each caption a minimally wrong one, where the corpus has them."""
+    """(B * P, L), the P captions of a video adjacent."""
+    negatives: Tokens | None
+    """(B * P, L): a minimally different negative caption per caption, where the corpus has them."""
     questions: Tokens | None  # (B * Q, L)
     answers: Tensor | None  # (B * Q,) int64, -100 where the vocabulary lacks it
-    places: Tensor | None = None
-    """(B, K, 2) float32: where the objects are, shares of width and height (`scenes.objects`)."""
+    positions: Tensor | None = None
+    """(B, K, 2) float32: x and y of the objects, as fractions of width and height."""
     classes: Tensor | None = None
-    """(B, K, A) int64: what they are, -100 where there is none."""
+    """(B, K, A) int64: classes of the objects' attributes, -100 where there is no object."""
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on the device that computes."""
-        held = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {n: x.to(device) for n, x in held.items() if isinstance(x, Tensor | Tokens)}
+        """Return the batch with all tensors on a device."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {n: x.to(device) for n, x in values.items() if isinstance(x, Tensor | Tokens)}
         if self.streams is not None:
             moved["streams"] = {name: frames.to(device) for name, frames in self.streams.items()}
         return replace(self, **moved)
 
 
 def schedule(stage: Stage, seed: int) -> np.ndarray:
-    """(steps,) index of the source of each step, drawn by weight."""
-    weights = np.array([source.weight for source in stage.sources])
+    """Return the index (steps,) of the dataset of each step, sampled by weight."""
+    weights = np.array([dataset.weight for dataset in stage.datasets])
     return np.random.default_rng([seed, 17]).choice(len(weights), size=stage.steps, p=weights / weights.sum())
 
 
 class Batches:
-    """Batches of one stage by step number. Two objects built alike give equal batches.
+    """The batches of one stage by step. Two objects with equal arguments give equal batches.
 
-    Of `world` processes each takes, at every step, its own batch of the same source.
+    At every step, each of `world` processes takes its own batch of the same dataset.
     """
 
     def __init__(
@@ -99,185 +99,206 @@ class Batches:
         rank: int = 0,
         world: int = 1,
     ) -> None:
+        """Open the packed corpora of a stage.
+
+        Args:
+            data: Folder of packed corpora.
+            vocabulary: Answers.
+            streams: Frame streams of the model.
+
+        Raises:
+            InvalidInput: A corpus is packed with other streams than the model takes, or with more clips than an
+                objective can use.
+            ValueError: A corpus has no example for the objectives.
+        """
         self.stage, self.seed, self.streams = stage, seed, streams
         self.rank, self.world = rank, world
         self.tokenizer = tokenizer
         self.answer_ids = {answer: i for i, answer in enumerate(vocabulary)}
-        self.packed = [open_packed(data / source.corpus / source.split) for source in stage.sources]
+        self.packed = [open_packed(data / dataset.corpus / dataset.split) for dataset in stage.datasets]
         for packed in self.packed:
             if mismatches := packed.stream_mismatches(streams):
                 raise InvalidInput(f"streams: {packed.folder}: {'; '.join(mismatches)}")
-        self.visual: list[np.ndarray | None] = [None] * len(stage.sources)
-        """Per source the visual tokens (views, N, V, W) of all its videos, where they are known already."""
-        self.clips = [_clips(packed, source) for packed, source in zip(self.packed, stage.sources, strict=True)]
+        self.visual: list[np.ndarray | None] = [None] * len(stage.datasets)
+        """Per dataset the visual tokens (views, N, V, W) of all videos, where they are encoded once."""
         self.order = schedule(stage, seed)
-        self.groups = [_group_ids(packed, source) for packed, source in zip(self.packed, stage.sources, strict=True)]
+        pairs = list(zip(self.packed, stage.datasets, strict=True))
+        self.clips = [_clips_per_video(packed, dataset) for packed, dataset in pairs]
+        self.groups = [_group_ids(packed, dataset) for packed, dataset in pairs]
         self.objects = [
-            object_targets([e.attributes["scene"] for e in packed.examples]) if "objects" in source.objectives else None
-            for packed, source in zip(self.packed, stage.sources, strict=True)
+            object_targets([e.attributes["scene"] for e in packed.examples])
+            if "objects" in dataset.objectives
+            else None
+            for packed, dataset in pairs
         ]
-        self.usable = [_usable(p, s) for p, s in zip(self.packed, stage.sources, strict=True)]
+        self.usable = [_usable_rows(packed, dataset) for packed, dataset in pairs]
 
     def __call__(self, step: int) -> Batch:
-        """The batch of this step (0-based, inside the stage)."""
-        which = int(self.order[step])
-        source, packed = self.stage.sources[which], self.packed[which]
-        earlier = int((self.order[:step] == which).sum())
-        rows = self._rows(which, earlier)
-        rng = np.random.default_rng([self.seed + RANK_SEED * self.rank, which, step])
+        """Return the batch of a step (0-based, inside the stage)."""
+        index = int(self.order[step])
+        dataset, packed = self.stage.datasets[index], self.packed[index]
+        rows = self._rows(index, batches_before=int((self.order[:step] == index).sum()))
+        rng = np.random.default_rng([self.seed + RANK_SEED * self.rank, index, step])
         streams = times = visual = None
-        known = self.visual[which]
-        if known is not None:
-            view = rng.integers(len(known), size=len(rows))
-            visual = torch.from_numpy(known[view, rows].astype(np.float32))
+        encoded = self.visual[index]
+        if encoded is not None:
+            view = rng.integers(len(encoded), size=len(rows))
+            visual = torch.from_numpy(encoded[view, rows].astype(np.float32))
         else:
-            clips = drawn_clips(rng, len(rows), packed.clips, self.clips[which])
-            streams, times = self._pictures(packed, rows, clips, source, rng)
+            clips = drawn_clips(rng, len(rows), packed.clips, self.clips[index])
+            streams, times = self._streams(packed, rows, clips, dataset, rng)
         examples = [packed.examples[row] for row in rows]
-        captions = wrong = questions = answers = None
-        if NEED_CAPTIONS & set(source.objectives):
-            pairs = [pair for e in examples for pair in _pick_pairs(e, source, rng)]
-            captions = self._tokens([right for right, _ in pairs])
+        captions = negatives = questions = answers = None
+        if NEED_CAPTIONS & set(dataset.objectives):
+            pairs = [pair for e in examples for pair in _sample_captions(e, dataset, rng)]
+            captions = self._tokens([caption for caption, _ in pairs])
             if all(e.negatives for e in examples):
-                wrong = self._tokens([str(false) for _, false in pairs])
-        if "answer" in source.objectives:
-            asked = [q for e in examples for q in _pick_questions(e.questions, source.questions, rng)]
-            questions = self._tokens([q.question for q in asked])
-            answers = torch.tensor([self.answer_ids.get(whole_answer(q), IGNORED) for q in asked])
-        groups = torch.from_numpy(self.groups[which][rows])
-        places = classes = None
-        if (targets := self.objects[which]) is not None:
-            places, classes = (torch.from_numpy(target[rows]) for target in targets)
-        return Batch(source, streams, visual, times, groups, rows, captions, wrong, questions, answers, places, classes)
+                negatives = self._tokens([str(negative) for _, negative in pairs])
+        if "vqa" in dataset.objectives:
+            sampled = [q for e in examples for q in _sample_questions(e.questions, dataset.questions_per_video, rng)]
+            questions = self._tokens([q.question for q in sampled])
+            answers = torch.tensor([self.answer_ids.get(canonical_answer(q), IGNORE_INDEX) for q in sampled])
+        groups = torch.from_numpy(self.groups[index][rows])
+        positions = classes = None
+        if (targets := self.objects[index]) is not None:
+            positions, classes = (torch.from_numpy(target[rows]) for target in targets)
+        return Batch(
+            dataset, streams, visual, times, groups, rows, captions, negatives, questions, answers, positions, classes
+        )
 
-    def _pictures(
-        self, packed: Packed, rows: np.ndarray, clips: np.ndarray, source: Source, rng: np.random.Generator
+    def _streams(
+        self, packed: Packed, rows: np.ndarray, clips: np.ndarray, dataset: DatasetConfig, rng: np.random.Generator
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         streams = {s.name: torch.from_numpy(packed.frames(s.name)[rows[:, None], clips]) for s in self.streams}
         times = None
         total = sum(s.frames for s in self.streams)
         if total > 2 and all(frames.shape[2] == 1 for frames in streams.values()):
-            # A still needs one neighbour only: its learned time is drawn, so that every time is trained.
+            # A still image needs one neighbour frame only; its time is sampled, to train every time embedding.
             neighbour = int(rng.choice([t for t in range(total) if t != total // 2]))
             times = torch.tensor([total // 2, neighbour])
-        return augment(streams, source, rng), times
+        return augment(streams, dataset, rng), times
 
-    def _rows(self, which: int, earlier: int) -> np.ndarray:
-        """Rows of the source's batch number `earlier`: epochs of seeded permutations, cut into whole batches."""
-        usable, batch = self.usable[which], self.stage.sources[which].batch
-        per_epoch = max(len(usable) // (batch * self.world), 1)
-        epoch, place = divmod(earlier, per_epoch)
-        order = np.random.default_rng([self.seed, which, 31, epoch]).permutation(usable)
-        first = (place * self.world + self.rank) * batch
-        return np.sort(order[first : first + batch])
+    def _rows(self, index: int, batches_before: int) -> np.ndarray:
+        """Return the rows of a dataset's next batch: epochs of seeded permutations, cut into whole batches."""
+        usable, batch_size = self.usable[index], self.stage.datasets[index].batch_size
+        per_epoch = max(len(usable) // (batch_size * self.world), 1)
+        epoch, batch = divmod(batches_before, per_epoch)
+        order = np.random.default_rng([self.seed, index, 31, epoch]).permutation(usable)
+        first = (batch * self.world + self.rank) * batch_size
+        return np.sort(order[first : first + batch_size])
 
     def _tokens(self, texts: list[str]) -> Tokens:
         ids, mask = self.tokenizer.encode(texts)
         return Tokens(torch.from_numpy(ids), torch.from_numpy(mask))
 
 
-def _group_ids(packed: Packed, source: Source) -> np.ndarray:
-    if source.group_by is None:
+def _group_ids(packed: Packed, dataset: DatasetConfig) -> np.ndarray:
+    if dataset.group_by is None:
         return np.arange(len(packed.examples))
-    values = [e.key if source.group_by == "key" else str(e.attributes[source.group_by]) for e in packed.examples]
+    values = [e.key if dataset.group_by == "key" else str(e.attributes[dataset.group_by]) for e in packed.examples]
     return np.unique(values, return_inverse=True)[1].astype(np.int64)
 
 
-def _clips(packed: Packed, source: Source) -> int:
-    """Clips of each video at a step. Raises InvalidInput where they are not packed, or an objective cannot use them."""
-    taken = clips_taken(packed, source.clips)
-    if "masked_visual" in source.objectives and taken > 1:
+def _clips_per_video(packed: Packed, dataset: DatasetConfig) -> int:
+    """Return the clips per video and step. Raises InvalidInput where the corpus or an objective excludes them."""
+    clips = clips_taken(packed, dataset.clips_per_video)
+    if "mvm" in dataset.objectives and clips > 1:
         raise InvalidInput(
-            f"objectives: 'masked_visual' of {source.corpus!r} with {taken} clips, whose tokens cannot be averaged "
-            "before they are told; clips = 1 was expected"
+            f"objectives: 'mvm' of {dataset.corpus!r} with {clips} clips, whose visual tokens cannot be averaged "
+            "before they are masked; clips_per_video = 1 was expected"
         )
-    if "objects" in source.objectives and packed.clips > 1:
+    if "objects" in dataset.objectives and packed.clips > 1:
         raise InvalidInput(
-            f"objectives: 'objects' of {source.corpus!r}, packed as {packed.clips} clips; where the objects are is "
-            "known of whole videos, a corpus packed as one clip was expected"
+            f"objectives: 'objects' of {dataset.corpus!r}, packed as {packed.clips} clips; object positions are known "
+            "of whole videos only, a corpus packed as one clip was expected"
         )
-    return taken
+    return clips
 
 
-def _usable(packed: Packed, source: Source) -> np.ndarray:
-    asks = "answer" in source.objectives
-    says = bool(NEED_CAPTIONS & set(source.objectives))
+def _usable_rows(packed: Packed, dataset: DatasetConfig) -> np.ndarray:
+    needs_question = "vqa" in dataset.objectives
+    needs_caption = bool(NEED_CAPTIONS & set(dataset.objectives))
     rows = [
         i
-        for i, e in enumerate(packed.examples[: source.limit])
-        if (not asks or e.questions) and (not says or e.captions)
+        for i, e in enumerate(packed.examples[: dataset.limit])
+        if (not needs_question or e.questions) and (not needs_caption or e.captions)
     ]
     if not rows:
         raise ValueError(
-            f"corpus: {source.corpus}/{source.split} has no example usable for {sorted(source.objectives)}"
+            f"corpus: {dataset.corpus}/{dataset.split} has no example usable for {sorted(dataset.objectives)}"
         )
     return np.array(rows)
 
 
 RANDOM_CAPTION = 0.3
-"""Share of pairs whose right caption is any of the video's, not the one that the wrong caption was made from."""
+"""Probability that a positive caption is any of the video's, not the one that its minimal negative was made from."""
 
 
-def _pick_pairs(example: Example, source: Source, rng: np.random.Generator) -> list[tuple[str, str | None]]:
-    """`pairs` right captions, each with a minimally wrong one, repeating only where there are fewer."""
-    captions = example.captions[: 1 if source.captions == "first" else None]
+def _sample_captions(
+    example: Example, dataset: DatasetConfig, rng: np.random.Generator
+) -> list[tuple[str, str | None]]:
+    """Sample positive captions, each with a minimal negative, repeating only where the video has fewer."""
+    captions = example.captions[: 1 if dataset.captions == "first" else None]
     minimal = [n for n in example.negatives if n.grade == 1] or list(example.negatives)
-    order, others = rng.permutation(len(captions)), rng.permutation(len(minimal))
-    chosen: list[tuple[str, str | None]] = []
-    for i in range(source.pairs):
-        right, wrong = captions[order[i % len(order)]], None
+    order, negative_order = rng.permutation(len(captions)), rng.permutation(len(minimal))
+    sampled: list[tuple[str, str | None]] = []
+    for i in range(dataset.captions_per_video):
+        positive, negative = captions[order[i % len(order)]], None
         if minimal:
-            negative = minimal[others[i % len(others)]]
-            wrong = negative.caption
-            if negative.of < len(captions) and rng.random() >= RANDOM_CAPTION:
-                right = captions[negative.of]
-        chosen.append((right, wrong))
-    return chosen
+            candidate = minimal[negative_order[i % len(negative_order)]]
+            negative = candidate.caption
+            if candidate.of < len(captions) and rng.random() >= RANDOM_CAPTION:
+                positive = captions[candidate.of]
+        sampled.append((positive, negative))
+    return sampled
 
 
-def _pick_questions(questions: tuple, count: int, rng: np.random.Generator) -> list:  # type: ignore[type-arg]
-    """`count` different questions, repeating only where there are fewer."""
+def _sample_questions(questions: tuple[Question, ...], count: int, rng: np.random.Generator) -> list[Question]:
+    """Sample different questions, repeating only where there are fewer."""
     order = rng.permutation(len(questions))
     return [questions[order[i % len(order)]] for i in range(count)]
 
 
-CELLS = {"high": 32, "low": 16}
-"""Pixels of a stream that one cell of the grid of visual tokens is made of, at least."""
+CELL_PIXELS = {"high": 32, "low": 16}
+"""Smallest number of pixels per side, by stream, that one cell of the visual grid covers."""
 
 
-def augment(streams: Mapping[str, Tensor], source: Source, rng: np.random.Generator) -> dict[str, Tensor]:
-    """Random window (one per batch), mirror, colour mixing, brightness and contrast (per video), as the source asks.
+def augment(streams: Mapping[str, Tensor], dataset: DatasetConfig, rng: np.random.Generator) -> dict[str, Tensor]:
+    """Augment videos as the dataset's options say: a crop per batch; flip, colour and contrast per video.
 
-    streams: (B, C, F, H, W, 3) uint8 by name. The same window and mirroring go to all. Returns the same
-    shapes, float 0..255 where anything was changed.
+    Args:
+        streams: (B, C, F, H, W, 3) uint8 by name, 0..255. All streams get the same crop and flip.
+
+    Returns:
+        Streams of the same shapes, float32 0..255 where anything was changed.
     """
     out = dict(streams)
-    if source.crop < 1.0 or source.scale < 1.0 or source.widen > 1.0:
-        keep = rng.uniform(source.crop, source.widen, size=2)
+    if dataset.min_crop < 1.0 or dataset.resolution_ratio < 1.0 or dataset.zoom_out > 1.0:
+        keep = rng.uniform(dataset.min_crop, dataset.zoom_out, size=2)
         offset = rng.uniform(np.minimum(1.0 - keep, 0.0), np.maximum(1.0 - keep, 0.0))
-        out = {name: _crop(x, keep, offset, source.scale, CELLS[name]) for name, x in out.items()}
+        out = {name: _crop(x, keep, offset, dataset.resolution_ratio, CELL_PIXELS[name]) for name, x in out.items()}
     b = len(next(iter(out.values())))
-    if source.flip:
+    if dataset.flip:
         mirrored = torch.from_numpy(rng.random(b) < 0.5)
         for x in out.values():
             x[mirrored] = x[mirrored].flip(-2)
-    if source.tint:
-        share = rng.uniform(0, source.tint, (b, 1, 1))
+    if dataset.channel_mix:
+        share = rng.uniform(0, dataset.channel_mix, (b, 1, 1))
         rows = share * rng.dirichlet((1.0, 1.0, 1.0), size=(b, 3)) + (1.0 - share) * np.eye(3)  # each sums to 1
         mixing = torch.from_numpy(rows.astype(np.float32))
         out = {name: torch.einsum("bcfhwi,boi->bcfhwo", x.float(), mixing) for name, x in out.items()}
-    if source.jitter:
+    if dataset.jitter:
         shape = (b, 1, 1, 1, 1, 1)
-        gain = torch.from_numpy(rng.uniform(1 - source.jitter, 1 + source.jitter, shape).astype(np.float32))
-        shift = torch.from_numpy(rng.uniform(-64 * source.jitter, 64 * source.jitter, shape).astype(np.float32))
+        gain = torch.from_numpy(rng.uniform(1 - dataset.jitter, 1 + dataset.jitter, shape).astype(np.float32))
+        shift = torch.from_numpy(rng.uniform(-64 * dataset.jitter, 64 * dataset.jitter, shape).astype(np.float32))
         out = {name: (x.float() * gain + shift).clamp_(0, 255) for name, x in out.items()}
     return out
 
 
 def _crop(frames: Tensor, keep: np.ndarray, offset: np.ndarray, scale: float, cell: int) -> Tensor:
-    """Cut a window (shares `keep` of the sides, at `offset`) and resize it to `scale` of the sides, whole cells.
+    """Crop a window of relative size `keep` at `offset` and resize it to `scale` of the frame, in whole grid cells.
 
-    Where the window leaves the frame, the frame's edge goes on.
+    Where the window exceeds the frame, the frame's border is repeated.
     """
     b, c, f, h, w, _ = frames.shape
     top, left = int(offset[0] * h), int(offset[1] * w)

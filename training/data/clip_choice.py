@@ -17,7 +17,7 @@ def clips_taken(packed: Packed, asked: int | None) -> int:
 
     Pictures have one, whatever is asked. Raises InvalidInput where fewer are packed.
     """
-    if asked is None or packed.stands_still:
+    if asked is None or packed.is_still:
         return packed.clips
     if not 1 <= asked <= packed.clips:
         raise InvalidInput(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -173,3 +174,14 @@ def _typed(record: Mapping[str, Any], name: str, kind: type, default: Any) -> An
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def canonical_answer(question: Question) -> str:
+    """Return the set of answers as one string ("lamp, table"), which exact match compares."""
+    return ", ".join(sorted(answer.strip().lower() for answer in question.answers))
+
+
+def build_vocabulary(examples: Iterable[Example]) -> list[str]:
+    """Return all canonical answers, most frequent first, ties in alphabetical order."""
+    counts = Counter(canonical_answer(q) for example in examples for q in example.questions)
+    return [answer for answer, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]

@@ -76,7 +76,7 @@ def _change(packed: Packed, there: FrameStream | None, wanted: FrameStream) -> C
     if there is None:
         raise _cannot(packed, wanted, "nothing")
     found = f"{there.frames} of {there.width}x{there.height} pixels ({there.placement}, {there.fit})"
-    still = packed.stands_still and there.frames == 1
+    still = packed.is_still and there.frames == 1
     same_pixels = (wanted.height, wanted.width) == (there.height, there.width)
     smaller = wanted.height <= there.height and wanted.width <= there.width
     one_shape = wanted.height * there.width == wanted.width * there.height

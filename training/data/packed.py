@@ -94,7 +94,7 @@ class Packed:
         return int(self.info.get("clips", 1))
 
     @property
-    def stands_still(self) -> bool:
+    def is_still(self) -> bool:
         """Whether all examples are pictures: these have one clip, however many are asked for."""
         return all(example.still for example in self.examples)
 
@@ -116,7 +116,7 @@ class Packed:
         ]
 
     def _provides(self, expected: FrameStream, packed: FrameStream | None) -> bool:
-        if packed is not None and self.stands_still and packed.frames == 1:
+        if packed is not None and self.is_still and packed.frames == 1:
             packed = packed.model_copy(update={"frames": expected.frames, "placement": expected.placement})
         return packed == expected
 

@@ -205,7 +205,7 @@ def prepare(
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     readers = _readers(corpus, source, name, shortest, longest)
     seen = _seen_streams(seen_by)
-    if clips > 1 and all(_stands_still(reader) for _, reader in readers):
+    if clips > 1 and all(_is_still(reader) for _, reader in readers):
         raise CorpusError(f"--clips: {clips} with {corpus}; pictures have one clip, 1 was expected")
     with Progress(*columns, console=console) as progress:
         for label, split, reader in ((f"{n}/{s}", s, reader) for n, reader in readers for s in splits or SPLITS):
@@ -218,7 +218,7 @@ def prepare(
                     _streams(reader, seen),
                     items,
                     reader.origin,
-                    clips=1 if _stands_still(reader) else clips,
+                    clips=1 if _is_still(reader) else clips,
                     workers=workers,
                     max_skipped=max_skipped,
                 )
@@ -244,7 +244,7 @@ def _counted(items: Items, progress: Progress, task: TaskID) -> Items:
         progress.advance(task)
 
 
-def _stands_still(reader: Reader) -> bool:
+def _is_still(reader: Reader) -> bool:
     return all(stream.frames == 1 for stream in reader.streams)
 
 
@@ -263,7 +263,7 @@ def _seen_streams(bundles: Sequence[Path]) -> list[FrameStream]:
 
 def _streams(reader: Reader, seen: Sequence[FrameStream]) -> Sequence[FrameStream]:
     """What is packed; of a picture one frame of each stream."""
-    frames = {"frames": 1} if _stands_still(reader) else {}
+    frames = {"frames": 1} if _is_still(reader) else {}
     return [stream.model_copy(update=frames) for stream in seen] or reader.streams
 
 

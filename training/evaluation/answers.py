@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.answers import whole_answer
-from training.data.example import Question
+from training.data.example import Question, canonical_answer
 from training.data.packed import Packed
 from training.evaluation.encoder import Encoder
 from training.evaluation.metrics import calibration_error
@@ -37,7 +36,7 @@ def ask_all(encoder: Encoder, packed: Packed, tokens: np.ndarray, batch: int = 1
         visual = tokens[[asked[n][0] for n in part]].astype(np.float32)
         answers = encoder.answer([asked[n][1].question for n in part], visual, top=1)
         for n, best in zip(part, answers, strict=True):
-            right[n] = best[0].text == whole_answer(asked[n][1])
+            right[n] = best[0].text == canonical_answer(asked[n][1])
             probability[n] = best[0].probability
     return Answered([q for _, q in asked], np.array([i for i, _ in asked], dtype=int), right, probability)
 

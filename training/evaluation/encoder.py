@@ -10,11 +10,15 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
+from training.data.packed import Packed
 from training.models.fusion import FusedModel
-from training.models.text import Seen
+from training.models.hd_vila import HdVilaConfig
+from training.models.text import VisualCache
 from vitascope.bundle.manifest import Calibration, FrameStream, Task
+from vitascope.errors import InvalidInput
 from vitascope.model import Answer, Match, VideoEmbedding
 from vitascope.scores import fused_score, match_probability
 from vitascope.tokenizer import Tokenizer
@@ -91,8 +95,8 @@ class TorchEncoder:
         ids, mask = self._tokens(texts)
         return self.model.text.encode(ids, mask), mask
 
-    def _seen(self, visual_tokens: np.ndarray) -> Seen:
-        return self.model.see(self._tensor(np.asarray(visual_tokens, dtype=np.float32)))
+    def _seen(self, visual_tokens: np.ndarray) -> VisualCache:
+        return self.model.prepare_visual(self._tensor(np.asarray(visual_tokens, dtype=np.float32)))
 
     def _tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         ids, mask = self.tokenizer.encode(list(texts))
@@ -122,3 +126,38 @@ class _quiet:
 def _numpy(tensor: Tensor) -> np.ndarray:
     result: np.ndarray = tensor.float().cpu().numpy()
     return result
+
+
+def check_streams(encoder: Encoder, packed: Packed) -> None:
+    """Raises InvalidInput naming the streams that are packed otherwise than the model sees them.
+
+    A checkpoint of HD-VILA takes other sizes and numbers of frames, by interpolation; a bundle's graphs do not.
+    """
+    unlike = "; ".join(packed.stream_mismatches(encoder.streams))
+    if unlike and not _interpolates(encoder, packed):
+        raise InvalidInput(f"streams: {packed.folder}: {unlike}")
+
+
+def _interpolates(encoder: Encoder, packed: Packed) -> bool:
+    config = encoder.model.cfg if isinstance(encoder, TorchEncoder) else None
+    if not isinstance(config, HdVilaConfig):
+        return False
+    there = {stream.name: stream for stream in packed.streams}
+    if not {"high", "low"} <= there.keys():
+        return False
+    high, low = there["high"], there["low"]
+    frames = config.low_frames if packed.is_still and low.frames == 1 else low.frames
+    sizes = {
+        "high_height": high.height,
+        "high_width": high.width,
+        "low_height": low.height,
+        "low_width": low.width,
+        "low_frames": frames,
+        "grid_height": low.height // 16,
+        "grid_width": low.width // 16,
+    }
+    try:
+        other = HdVilaConfig.model_validate(config.model_dump() | sizes)
+    except ValidationError:
+        return False
+    return not packed.stream_mismatches(other.streams())

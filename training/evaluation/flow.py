@@ -88,5 +88,5 @@ def flow_by_layer(
     if not options.special:
         words = words & ~torch.isin(ids, torch.tensor(list(special), device=ids.device))
     states = model.text.encode(ids, attention_mask)
-    layers = model.text.fused_weights(states, attention_mask, model.see(visual_BVW))
+    layers = model.text.fused_attention(states, attention_mask, model.prepare_visual(visual_BVW))
     return [inter_modality_flow(weights, words, options) for weights in layers]

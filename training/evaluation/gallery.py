@@ -15,7 +15,7 @@ from training.data.packed import Packed
 from training.evaluation.embedding import Alter, embed_corpus
 from training.evaluation.encoder import Encoder
 from training.models.config import FusedConfig
-from training.objectives.losses import merged_clips
+from training.objectives.losses import pool_clip_similarity
 from vitascope.errors import InvalidInput
 
 TEXTS = 1024
@@ -36,7 +36,7 @@ class Gallery:
             return np.asarray(texts_TD @ self.vectors.T)
         clips = torch.from_numpy(self.vectors)
         parts = torch.split(torch.from_numpy(texts_TD), TEXTS)
-        merged = [merged_clips(clips @ part.T, self.temperature).T for part in parts]
+        merged = [pool_clip_similarity(clips @ part.T, self.temperature).T for part in parts]
         return np.asarray(torch.cat(merged).numpy())
 
     def pairs(self, texts_nD: np.ndarray, rows: Sequence[int]) -> np.ndarray:
@@ -45,7 +45,7 @@ class Gallery:
         if chosen.ndim == 2:
             return np.asarray((texts_nD * chosen).sum(axis=1))
         similarity = torch.from_numpy(np.einsum("nd,ncd->nc", texts_nD, chosen))
-        return np.asarray(merged_clips(similarity[..., None], self.temperature)[:, 0].numpy())
+        return np.asarray(pool_clip_similarity(similarity[..., None], self.temperature)[:, 0].numpy())
 
 
 def joined(galleries: Sequence[Gallery]) -> Gallery:

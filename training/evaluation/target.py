@@ -12,8 +12,7 @@ from training.data.clip_choice import clips_taken
 from training.data.packed import Packed, open_packed
 from training.evaluation.answers import exact_answers
 from training.evaluation.embedding import Alter
-from training.evaluation.encoder import Encoder, TorchEncoder
-from training.evaluation.fitting import check_streams
+from training.evaluation.encoder import Encoder, TorchEncoder, check_streams
 from training.evaluation.gallery import Gallery, embed_gallery, merge_temperature
 from vitascope.model import Model
 

@@ -1,4 +1,4 @@
-"""The systems by name: what a recipe, a checkpoint or a bundle means by `hd-vila`, `soho` or `visual-parsing`."""
+"""The registry of architectures: `hd-vila`, `soho` and `visual-parsing`."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from training.models.fusion import FusedModel
 
 
 @dataclass(frozen=True)
-class System:
-    """One system's configuration and model, and its two sizes (each takes the number of answers)."""
+class Architecture:
+    """Configuration and model of one architecture, and its sizes, each a function of the number of answers."""
 
     config: type[FusedConfig]
     model: Callable[[Any], FusedModel]
     sizes: Mapping[str, Callable[[int], FusedConfig]]
 
 
-SYSTEMS: Mapping[str, System] = {
-    "hd-vila": System(hd_vila.HdVilaConfig, hd_vila.HdVila, {"tiny": hd_vila.tiny, "base": hd_vila.base}),
-    "soho": System(soho.SohoConfig, soho.Soho, {"tiny": soho.tiny, "base": soho.base}),
-    "visual-parsing": System(
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "hd-vila": Architecture(hd_vila.HdVilaConfig, hd_vila.HdVila, {"tiny": hd_vila.tiny, "base": hd_vila.base}),
+    "soho": Architecture(soho.SohoConfig, soho.Soho, {"tiny": soho.tiny, "base": soho.base}),
+    "visual-parsing": Architecture(
         visual_parsing.VisualParsingConfig,
         visual_parsing.VisualParsing,
         {"tiny": visual_parsing.tiny, "base": visual_parsing.base},
@@ -32,16 +32,18 @@ SYSTEMS: Mapping[str, System] = {
 
 
 def read_config(values: Mapping[str, Any]) -> FusedConfig:
-    """A stored configuration; those from before there were several systems are HD-VILA's.
+    """Parse a stored configuration; without the key `system` it is HD-VILA's.
 
-    Raises ValueError naming an unknown system, and pydantic.ValidationError.
+    Raises:
+        ValueError: The architecture is unknown.
+        pydantic.ValidationError: A field is wrong.
     """
     name = values.get("system", "hd-vila")
-    if name not in SYSTEMS:
-        raise ValueError(f"system: {name!r}; one of {sorted(SYSTEMS)} was expected")
-    return SYSTEMS[name].config.model_validate(values)
+    if name not in ARCHITECTURES:
+        raise ValueError(f"system: {name!r}; one of {sorted(ARCHITECTURES)} was expected")
+    return ARCHITECTURES[name].config.model_validate(values)
 
 
 def build(config: FusedConfig) -> FusedModel:
-    """A model with fresh weights, drawn from torch's generator."""
-    return SYSTEMS[config.system].model(config)
+    """Build a model with weights initialized from torch's generator."""
+    return ARCHITECTURES[config.system].model(config)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.models.config import FusedConfig
-from training.models.text import MaskedWordHead, Seen, TextTransformer, masked_mean, repeated
+from training.models.text import MaskedWordHead, TextTransformer, VisualCache, masked_mean, repeated
 
 ENCODER_PREFIXES = ("video.", "text.bert.embeddings.", "text_pool.", "text_project.", "video_project.")
 """Parameter prefixes of both encoders and their projections, besides the text layers."""
@@ -115,7 +115,7 @@ class FusedModel(nn.Module, ABC):
         Returns the L2-normalised vector (B, E) and the visual tokens (B, V, W), both means over clips.
         """
         tokens = self.clip_tokens(streams, times).mean(dim=1)
-        return self.video_vector(tokens), tokens
+        return self.video_embedding(tokens), tokens
 
     def clip_tokens(self, streams: Mapping[str, Tensor], times: Tensor | None = None) -> Tensor:
         """Streams as in `encode_video` -> the visual tokens of each clip (B, C, V, W)."""
@@ -123,48 +123,48 @@ class FusedModel(nn.Module, ABC):
         tokens: Tensor = self.video({name: frames.flatten(0, 1) for name, frames in streams.items()}, times)
         return tokens.reshape(b, c, *tokens.shape[1:])
 
-    def video_vector(self, tokens: Tensor) -> Tensor:
+    def video_embedding(self, tokens: Tensor) -> Tensor:
         """Visual tokens (..., V, W) -> the L2-normalised vector (..., E)."""
         return F.normalize(self.video_project(tokens.mean(dim=-2)), dim=-1)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """ids and mask (B, L) -> the L2-normalised vector (B, E) and the text states (B, L, D)."""
         states = self.text.encode(input_ids, attention_mask)
-        return self.text_vector(states, attention_mask), states
+        return self.text_embedding(states, attention_mask), states
 
-    def text_vector(self, states_BLD: Tensor, attention_mask: Tensor) -> Tensor:
+    def text_embedding(self, states_BLD: Tensor, attention_mask: Tensor) -> Tensor:
         """Text states (B, L, D) and their mask -> the L2-normalised vector (B, E)."""
-        pooled = torch.tanh(self.text_pool(self.text_mean(states_BLD, attention_mask)))
+        pooled = torch.tanh(self.text_pool(self.mean_text_state(states_BLD, attention_mask)))
         return F.normalize(self.text_project(pooled), dim=-1)
 
-    def text_mean(self, states_BLD: Tensor, attention_mask: Tensor) -> Tensor:
+    def mean_text_state(self, states_BLD: Tensor, attention_mask: Tensor) -> Tensor:
         """Mean (B, D) of the states that a text has by itself: of a single stream, after all of its layers."""
         if self.cfg.vector_from_fused:
-            states_BLD = self.text.fuse_alone(states_BLD, attention_mask)
+            states_BLD = self.text.fuse_text_only(states_BLD, attention_mask)
         return masked_mean(states_BLD, attention_mask)
 
-    def see(self, visual_PVW: Tensor) -> Seen:
+    def prepare_visual(self, visual_PVW: Tensor) -> VisualCache:
         """Visual tokens of P videos (P, V, W), made ready for the heads below; do it once for many texts."""
-        return self.text.see(visual_PVW, self.visual_embeddings(visual_PVW))
+        return self.text.prepare_visual(visual_PVW, self.visual_embeddings(visual_PVW))
 
-    def fuse(self, text_BLD: Tensor, attention_mask: Tensor, seen: Seen) -> Tensor:
+    def fuse(self, text_BLD: Tensor, attention_mask: Tensor, seen: VisualCache) -> Tensor:
         """Text states (B, L, D) of B = n * P texts, n in a row about each video -> fused states (B, L, D)."""
         return self.text.fuse(text_BLD, attention_mask, seen)
 
-    def match_logits(self, text_BLD: Tensor, attention_mask: Tensor, seen: Seen) -> Tensor:
+    def match_logits(self, text_BLD: Tensor, attention_mask: Tensor, seen: VisualCache) -> Tensor:
         """Text states (B, L, D), n in a row about each video -> (B,): do they belong together, before calibration.
 
         The fused [CLS] corrects the scaled similarity of the two vectors: with few matching steps a head on [CLS]
         alone (HD-VILA leaves its own unused) stays far below what similarity already knows.
         """
         first = self.text.fuse(text_BLD, attention_mask, seen, first_only=True)[:, 0]
-        video = repeated(self.video_vector(seen.visual), text_BLD.shape[0])
-        similarity = (self.text_vector(text_BLD, attention_mask) * video).sum(dim=-1)
+        video = repeated(self.video_embedding(seen.visual), text_BLD.shape[0])
+        similarity = (self.text_embedding(text_BLD, attention_mask) * video).sum(dim=-1)
         above = self.match_scale * (similarity - self.match_threshold) / self.cfg.temperature
         logits: Tensor = self.match_head(first).squeeze(-1) + above
         return logits
 
-    def answer_logits(self, text_BLD: Tensor, attention_mask: Tensor, seen: Seen) -> Tensor:
+    def answer_logits(self, text_BLD: Tensor, attention_mask: Tensor, seen: VisualCache) -> Tensor:
         """Question states (B, L, D), n in a row about each video -> (B, answers)."""
         if self.answer_head is None:
             raise ValueError("answers: 0 in this model's config; an answer vocabulary was expected")
@@ -186,19 +186,19 @@ class FusedModel(nn.Module, ABC):
         logits: Tensor = self.object_head(visual_BVW)
         return logits
 
-    def encode_maskable(self, streams: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def encode_for_masking(self, streams: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Of one clip each: visual tokens (B, V, W), and what `masked_visual` needs to choose among them.
 
         Raises ValueError for a system that masks no visual tokens.
         """
-        raise ValueError(f"objectives: 'masked_visual' for {self.cfg.architecture}, which masks no visual tokens")
+        raise ValueError(f"objectives: 'mvm' for {self.cfg.architecture}, which masks no visual tokens")
 
-    def masked_visual(self, tokens: Tensor, parts: Tensor, text_BLD: Tensor, attention_mask: Tensor) -> Tensor:
+    def masked_visual_loss(self, tokens: Tensor, parts: Tensor, text_BLD: Tensor, attention_mask: Tensor) -> Tensor:
         """The loss of telling masked visual tokens from the rest and from the text, one text about each video.
 
-        tokens, parts: of `encode_maskable`. Raises ValueError for a system that masks no visual tokens.
+        tokens, parts: of `encode_for_masking`. Raises ValueError for a system that masks no visual tokens.
         """
-        raise ValueError(f"objectives: 'masked_visual' for {self.cfg.architecture}, which masks no visual tokens")
+        raise ValueError(f"objectives: 'mvm' for {self.cfg.architecture}, which masks no visual tokens")
 
     def align_visual_embeddings(self) -> None:
         """Visual tokens enter the fused layers as the words they resemble (stage option `align_visual`).
@@ -207,7 +207,7 @@ class FusedModel(nn.Module, ABC):
         """
         raise ValueError(f"align_visual: {self.cfg.architecture} has no projection of visual tokens to align")
 
-    def facts(self) -> dict[str, float]:
+    def step_metrics(self) -> dict[str, float]:
         """What the training log should show of the model's inner state after a step, by name."""
         return {}
 

@@ -17,7 +17,7 @@ from training.models.attention import attend, attention_weights
 
 
 @dataclass(frozen=True)
-class Seen:
+class VisualCache:
     """P videos, made ready for texts about them: visual tokens (P, V, W), the same as the fused layers read them
     (P, V, D) and, where these do not depend on the text, each layer's keys and values (P, heads, V, D / heads),
     computed once for all texts about a video."""
@@ -72,19 +72,19 @@ class TextTransformer(nn.Module):
             hidden = _read(layer, hidden, *_keys_values(layer, hidden), mask)
         return hidden
 
-    def see(self, visual_PVW: Tensor, tokens_PVD: Tensor) -> Seen:
+    def prepare_visual(self, visual_PVW: Tensor, tokens_PVD: Tensor) -> VisualCache:
         """Visual tokens (P, V, W) and the same embedded (P, V, D), made ready for `fuse`."""
         if self.visual_reads_text:
-            return Seen(visual_PVW, tokens_PVD)
+            return VisualCache(visual_PVW, tokens_PVD)
         hidden = tokens_PVD
         layers: list[tuple[Tensor, Tensor]] = []
         for layer in self._fused_layers:
             layers.append(_keys_values(layer, hidden))
             if len(layers) < len(self._fused_layers):  # what the last layer makes of them is read by nobody
                 hidden = _read(layer, hidden, *layers[-1])
-        return Seen(visual_PVW, tokens_PVD, tuple(layers))
+        return VisualCache(visual_PVW, tokens_PVD, tuple(layers))
 
-    def fuse(self, text_BLD: Tensor, attention_mask: Tensor, seen: Seen, *, first_only: bool = False) -> Tensor:
+    def fuse(self, text_BLD: Tensor, attention_mask: Tensor, seen: VisualCache, *, first_only: bool = False) -> Tensor:
         """Text states (B, L, D) of B = n * P texts, n in a row about each video -> fused text states (B, L, D).
 
         first_only: only the state of [CLS], (B, 1, D), at two thirds of the cost.
@@ -92,7 +92,7 @@ class TextTransformer(nn.Module):
         hidden = self._fused(text_BLD, attention_mask, seen, first_only=first_only)
         return hidden if first_only else hidden[:, : text_BLD.shape[1]]
 
-    def fuse_visual(self, text_BLD: Tensor, attention_mask: Tensor, seen: Seen) -> Tensor:
+    def fuse_visual(self, text_BLD: Tensor, attention_mask: Tensor, seen: VisualCache) -> Tensor:
         """As `fuse`, but the fused states of the visual tokens, (B, V, D).
 
         Raises ValueError where visual tokens do not read the text.
@@ -101,14 +101,14 @@ class TextTransformer(nn.Module):
             raise ValueError("visual_reads_text: false in this model's config; true was expected to fuse visual tokens")
         return self._fused(text_BLD, attention_mask, seen)[:, text_BLD.shape[1] :]
 
-    def fuse_alone(self, text_BLD: Tensor, attention_mask: Tensor) -> Tensor:
+    def fuse_text_only(self, text_BLD: Tensor, attention_mask: Tensor) -> Tensor:
         """Text states (B, L, D) through the fused layers without any video -> (B, L, D)."""
         hidden, mask = text_BLD, additive_mask(attention_mask, text_BLD.dtype)
         for layer in self._fused_layers:
             hidden = _read(layer, hidden, *_keys_values(layer, hidden), mask)
         return hidden
 
-    def fused_weights(self, text_BLD: Tensor, attention_mask: Tensor, seen: Seen) -> list[Tensor]:
+    def fused_attention(self, text_BLD: Tensor, attention_mask: Tensor, seen: VisualCache) -> list[Tensor]:
         """Attention weights of each fused layer as it reads [text; visual tokens], one text about each video.
 
         (B, heads, R, L + V): R is L + V, or L where visual tokens read one another only (then theirs are left out).
@@ -121,7 +121,7 @@ class TextTransformer(nn.Module):
         self,
         text_BLD: Tensor,
         attention_mask: Tensor,
-        seen: Seen,
+        seen: VisualCache,
         *,
         first_only: bool = False,
         weights: list[Tensor] | None = None,

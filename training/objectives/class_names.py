@@ -1,7 +1,7 @@
-"""The `imagenet names` objective: a classifier's soft labels on unlabelled pictures, over the names it knows.
+"""Class-name distillation: a classifier's probabilities on unlabelled images as soft labels over its class names.
 
-The CNN that the visual encoders start from knows 1,000 things by name. Its probabilities for a photograph are a
-target over the *embedded names*, which ties text to natural pictures at no labelling cost.
+The ImageNet CNN that the visual encoders start from knows 1,000 classes by name. Its probabilities are a target over
+the embedded names, which aligns text with natural images without labels.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from training.models.pretrained import imagenet_classifier
 
 
 def class_names() -> list[str]:
-    """First synonym of each of the 1,000 classes, as a short sentence for the text encoder."""
-    info: Any = ImageNetInfo()  # the package carries no types
+    """Return one short sentence per class, with the first synonym of its name."""
+    info: Any = ImageNetInfo()  # the package has no type information
     return [f"a photo of a {info.index_to_description(i).split(',')[0]}" for i in range(info.num_classes())]
 
 
@@ -44,9 +44,9 @@ def teacher_probabilities(packed: Packed, cache: Path, *, bf16: bool = True) -> 
 
 
 def classify(packed: Packed, *, bf16: bool = True) -> np.ndarray:
-    """(N, 1000) float16 probabilities that the pretrained classifier gives each high-resolution frame.
+    """Compute the pretrained classifier's probabilities (N, 1000) float16 of each high-resolution frame.
 
-    Of several clips the mean. bf16: in bfloat16 where float32 is not needed.
+    Several clips are averaged. bf16: compute in bfloat16 where float32 is not needed.
     """
     classifier = imagenet_classifier()
     high = packed.frames("high")
@@ -55,13 +55,16 @@ def classify(packed: Packed, *, bf16: bool = True) -> np.ndarray:
         frames = torch.from_numpy(np.array(high[start : start + 64, :, 0]))  # (n, C, H, W, 3)
         pixels = (frames.flatten(0, 1).permute(0, 3, 1, 2).float() - 127.0) / 128.0
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            named = classifier(pixels).float().softmax(dim=-1)
-        rows.append(named.reshape(*frames.shape[:2], -1).mean(dim=1).numpy().astype(np.float16))
+            probabilities = classifier(pixels).float().softmax(dim=-1)
+        rows.append(probabilities.reshape(*frames.shape[:2], -1).mean(dim=1).numpy().astype(np.float16))
     return np.concatenate(rows)
 
 
 def most_likely(teacher_BN: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` classes with most mass in the batch of all processes: indices, (B, count) renormalised targets."""
-    chosen = distributed.total(teacher_BN.sum(dim=0)).topk(count).indices
-    kept = teacher_BN[:, chosen] + 1e-6
-    return chosen, kept / kept.sum(dim=1, keepdim=True)
+    """Return the indices (count,) of the likeliest classes in all processes' batches, and the targets over them.
+
+    The targets (B, count) are renormalised to sum to 1.
+    """
+    classes = distributed.all_reduce_sum(teacher_BN.sum(dim=0)).topk(count).indices
+    targets = teacher_BN[:, classes] + 1e-6
+    return classes, targets / targets.sum(dim=1, keepdim=True)

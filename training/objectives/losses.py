@@ -1,7 +1,6 @@
-"""Losses that every system here shares. Each is such that the mean over processes is the loss of one process with all
-their samples.
+"""Losses of all architectures. Each, averaged over processes, equals its value in one process with all samples.
 
-Shape letters: B samples, C clips, T texts, E vector width, n masked positions.
+Shape letters: B videos, C clips, T texts, V visual tokens, K objects, A attributes, D embedding dim, n positions.
 """
 
 from __future__ import annotations
@@ -16,57 +15,56 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training import distributed
+from training.objectives.masking import IGNORE_INDEX
 
 
-def merged_clips(similarity_BCT: Tensor, temperature: float) -> Tensor:
-    """Similarities of each clip of B videos with T texts -> those of the videos, (B, T) float32, by log-sum-exp.
+def pool_clip_similarity(similarity_BCT: Tensor, temperature: float) -> Tensor:
+    """Pool the similarities of C clips with T texts by log-sum-exp, to (B, T) float32.
 
     temperature * (log sum over c of exp(s_c / temperature) - log C): a soft maximum, closer to the best clip the lower
-    the temperature; equal clips give the similarity of one.
+    the temperature. Equal clips give the similarity of one.
     """
     scaled = similarity_BCT.float() / temperature
     return temperature * (scaled.logsumexp(dim=1) - math.log(scaled.shape[1]))
 
 
-def _similarity(video: Tensor, text_TE: Tensor, temperature: float) -> Tensor:
-    """Return the similarity (B, T) float32 of video embeddings (B, E), or of clip embeddings (B, C, E), with texts.
+def _similarity(video: Tensor, text_TD: Tensor, temperature: float) -> Tensor:
+    """Return the similarity (B, T) float32 of video embeddings (B, D), or of clip embeddings (B, C, D), with texts.
 
     In float32 also under autocast: a bfloat16 cosine has three digits, and a low temperature magnifies the error.
     """
     with torch.autocast(video.device.type, enabled=False):
-        similarity = video.float() @ text_TE.float().T
-        return merged_clips(similarity, temperature) if video.ndim == 3 else similarity
+        similarity = video.float() @ text_TD.float().T
+        return pool_clip_similarity(similarity, temperature) if video.ndim == 3 else similarity
 
 
-def contrastive(
-    video: Tensor, text_BE: Tensor, temperature: float, groups: Tensor, wrong_text: Tensor | None = None
-) -> Tensor:
-    """Symmetric contrastive loss over the batch of all processes (HD-VILA, section 3.4, equations 3 to 5).
+def itc(video: Tensor, text_BD: Tensor, temperature: float, groups: Tensor, negatives: Tensor | None = None) -> Tensor:
+    """Compute the symmetric contrastive loss over the batch of all processes (HD-VILA, section 3.4, equations 3 to 5).
 
-    video: vectors of videos (B, E), or of their clips (B, C, E), whose similarities are merged by log-sum-exp.
-    groups (B,) int: samples of one group are no negatives of one another; the target is shared among them.
-    wrong_text (M, E): further texts that are wrong for every video of the batch (hard negatives, video to text only);
-    every process gives as many, or none.
+    Args:
+        video: Embeddings of videos (B, D), or of their clips (B, C, D), whose similarities are pooled.
+        text_BD: One text embedding per video.
+        temperature: Divisor of the similarities.
+        groups: (B,) int64. Samples of one group are not negatives of one another; they share the target.
+        negatives: (M, D) further texts that are wrong for every video, used video to text only. Every process gives
+            the same number, or None.
     """
-    video, text, groups = _gathered(video), _gathered(text_BE), _gathered(groups)
+    video, text, groups = _all_gather(video), _all_gather(text_BD), _all_gather(groups)
     same = (groups[:, None] == groups[None, :]).float()
     target = same / same.sum(dim=1, keepdim=True)
     logits = _similarity(video, text, temperature) / temperature  # (B, B)
-    to_text = logits
-    if wrong_text is not None:
-        wrong_text = _gathered(wrong_text)
-        to_text = torch.cat([logits, _similarity(video, wrong_text, temperature) / temperature], dim=1)
-        none = torch.zeros(target.shape[0], wrong_text.shape[0], device=target.device)
-        target_text = torch.cat([target, none], dim=1)
-    else:
-        target_text = target
-    # cross_entropy takes class probabilities as target
-    return 0.5 * (F.cross_entropy(to_text.float(), target_text) + F.cross_entropy(logits.T.float(), target))
+    to_text, target_text = logits, target
+    if negatives is not None:
+        negatives = _all_gather(negatives)
+        to_text = torch.cat([logits, _similarity(video, negatives, temperature) / temperature], dim=1)
+        target_text = torch.cat([target, torch.zeros(len(target), len(negatives), device=target.device)], dim=1)
+    # cross_entropy takes class probabilities as target.
+    return 0.5 * (F.cross_entropy(to_text, target_text) + F.cross_entropy(logits.T, target))
 
 
-def _gathered(x: Tensor) -> Tensor:
-    """Concatenation over ranks, differentiable; itself when alone."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+def _all_gather(x: Tensor) -> Tensor:
+    """Concatenate over processes, differentiably."""
+    if distributed.world_size() == 1:
         return x
     if x.dtype.is_floating_point:
         return torch.cat(torch.distributed.nn.all_gather(x.contiguous()))  # type: ignore[no-untyped-call]
@@ -75,76 +73,83 @@ def _gathered(x: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def match(positive: Tensor, negative: Tensor) -> Tensor:
-    """Image-text matching: binary cross-entropy of match logits (SOHO, section 3.3; HD-VILA's unused head).
+def itm(positive: Tensor, negative: Tensor) -> Tensor:
+    """Compute the binary cross-entropy of matching logits (SOHO, section 3.3; HD-VILA publishes no loss for its head).
 
-    Logits of any number of right and of wrong pairs; both kinds weigh the same. 0 when nothing is wrong: right pairs
-    alone would teach to say yes.
+    Positive and negative pairs, of any number, weigh the same. Without negatives the loss is 0: positive pairs alone
+    would teach the head to always agree.
     """
     if not negative.numel():
         return positive.sum() * 0.0
     return 0.5 * (F.softplus(-positive.float()).mean() + F.softplus(negative.float()).mean())
 
 
-def ranking(right: Tensor, wrong: Tensor) -> Tensor:
-    """Logistic loss of (n,) match logits of a right caption against the wrong one made from it."""
-    return F.softplus(wrong.float() - right.float()).mean()
+def itm_ranking(positive: Tensor, negative: Tensor) -> Tensor:
+    """Compute the logistic ranking loss of matching logits (n,) of captions and of their minimal negatives (n,)."""
+    return F.softplus(negative.float() - positive.float()).mean()
 
 
 def objects(
     logits_BVC: Tensor,
-    places: Tensor,
+    positions: Tensor,
     classes: Tensor,
     grid: tuple[int, int],
     sizes: Sequence[int],
     weights: Sequence[float],
 ) -> Tensor:
-    """What each object is, read from the one visual token where it is in the middle of the clip.
+    """Compute the dense supervision of visual tokens: which objects are at each, and their attributes.
 
-    logits (B, V, 1 + sum of sizes): "an object is here", then the classes of each attribute. places (B, K, 2): x and y
-    as shares of width and height. classes (B, K, A): class numbers, negative where there is no such object; of two
-    objects in one token the first counts. Returns the weighted mean over attributes plus the loss of presence.
+    Args:
+        logits_BVC: (B, V, 1 + sum of sizes): presence of an object, then the classes of each attribute.
+        positions: (B, K, 2) x and y in the middle of the clip, as fractions of width and height.
+        classes: (B, K, A) int64, negative where there is no object. Of two objects in one token the first counts.
+        grid: Rows and columns of visual tokens.
+        sizes: Number of classes of each attribute.
+        weights: Weight of each attribute.
+
+    Returns:
+        The presence loss plus the weighted mean of the attribute losses.
     """
-    token, seen = object_tokens(places, classes, grid)
+    token, readable = object_tokens(positions, classes, grid)
     present = torch.zeros(logits_BVC.shape[:2], device=logits_BVC.device)
     present.scatter_add_(1, token, (classes[..., 0] >= 0).float())
     logits = logits_BVC.float()
     loss = F.binary_cross_entropy_with_logits(logits[..., 0], present.clamp(max=1.0))
-    at_object = logits.gather(1, token[..., None].expand(-1, -1, logits.shape[2]))[seen]
-    wanted = classes[seen]
+    at_object = logits.gather(1, token[..., None].expand(-1, -1, logits.shape[2]))[readable]
+    targets = classes[readable]
     parts = torch.split(at_object[:, 1:], list(sizes), dim=1)
-    by_attribute = [w * F.cross_entropy(p, wanted[:, i]) for i, (p, w) in enumerate(zip(parts, weights, strict=True))]
-    return loss + distributed.weighed(torch.stack(by_attribute).sum(), len(wanted)) / sum(weights)
+    by_attribute = [w * F.cross_entropy(p, targets[:, i]) for i, (p, w) in enumerate(zip(parts, weights, strict=True))]
+    return loss + distributed.global_mean(torch.stack(by_attribute).sum(), len(targets)) / sum(weights)
 
 
-def object_tokens(places: Tensor, classes: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The visual token (B, K) int64 where each object is, and whether (B, K) bool it can be read from there.
+def object_tokens(positions: Tensor, classes: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return the visual token (B, K) int64 of each object, and whether (B, K) bool the object can be read from it.
 
-    Arguments as in `objects`: of two objects in one token only the first can be read.
+    Arguments as in `objects`. Of two objects in one token only the first can be read.
     """
     rows, columns = grid
-    column, row = ((places[..., i] * n).long().clamp(0, n - 1) for i, n in enumerate((columns, rows)))
+    column, row = ((positions[..., i] * n).long().clamp(0, n - 1) for i, n in enumerate((columns, rows)))
     token = row * columns + column
-    there = classes[..., 0] >= 0
-    same = (token[:, :, None] == token[:, None, :]) & there[:, None, :]
+    exists = classes[..., 0] >= 0
+    same = (token[:, :, None] == token[:, None, :]) & exists[:, None, :]
     hidden = (same & torch.ones(same.shape[1:], dtype=torch.bool, device=same.device).tril(-1)).any(dim=2)
-    return token, there & ~hidden
+    return token, exists & ~hidden
 
 
-def masked_words(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of (n, vocabulary) logits at masked positions; 0 when nothing was masked."""
+def mlm(logits: Tensor, targets: Tensor) -> Tensor:
+    """Compute the cross-entropy of logits (n, vocabulary) at masked positions; 0 when nothing was masked."""
     loss = F.cross_entropy(logits.float(), targets) if len(targets) else logits.sum() * 0.0
-    return distributed.weighed(loss, len(targets))
+    return distributed.global_mean(loss, len(targets))
 
 
-def answer(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy over the answer vocabulary; targets of -100 (answer unknown to it) do not count."""
+def vqa(logits: Tensor, targets: Tensor) -> Tensor:
+    """Compute the cross-entropy over the answer vocabulary, ignoring targets of -100 (not in the vocabulary)."""
     known = int((targets >= 0).sum())
-    loss = F.cross_entropy(logits.float(), targets, ignore_index=-100) if known else logits.sum() * 0.0
-    return distributed.weighed(loss, known)
+    loss = F.cross_entropy(logits.float(), targets, ignore_index=IGNORE_INDEX) if known else logits.sum() * 0.0
+    return distributed.global_mean(loss, known)
 
 
-def names(video_BE: Tensor, name_NE: Tensor, teacher_BN: Tensor, temperature: float) -> Tensor:
-    """Soft-label cross-entropy between a classifier's probabilities (B, N) and the video's over embedded names."""
-    log_student = F.log_softmax(_similarity(video_BE, name_NE, temperature) / temperature, dim=-1)
+def class_names(video_BD: Tensor, name_ND: Tensor, teacher_BN: Tensor, temperature: float) -> Tensor:
+    """Compute the soft-label cross-entropy of a classifier's probabilities with the similarities to N class names."""
+    log_student = F.log_softmax(_similarity(video_BD, name_ND, temperature) / temperature, dim=-1)
     return -(teacher_BN * log_student).sum(dim=-1).mean()

@@ -26,6 +26,6 @@ class FusedHead(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, visual_tokens: Tensor) -> Tensor:
         states = self.text.encode(input_ids, attention_mask)
-        seen = self.text.see(visual_tokens, self.place(visual_tokens))
+        seen = self.text.prepare_visual(visual_tokens, self.place(visual_tokens))
         out: Tensor = self.head(self.text.fuse(states, attention_mask, seen, first_only=True)[:, 0])
         return out

@@ -86,7 +86,7 @@ class MergedHybrid(nn.Module):
         """(N, F, Y, X, D) -> (N, F, V, D), as the hybrid Transformer itself."""
         frames = x_NFYXD.shape[1]
         merging = soft_matching(x_NFYXD.mean(dim=1).flatten(1, 2), self.kept)
-        out = merging.together(self.hybrid.placed(x_NFYXD, times))
+        out = merging.together(self.hybrid.add_positions(x_NFYXD, times))
         # A token that stands for several is attended to as often ("proportional attention").
         mask = merging.sizes.log()[:, None, None, None, :].expand(-1, frames, -1, -1, -1).flatten(0, 1)
         for block in self.hybrid.blocks:

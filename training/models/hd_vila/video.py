@@ -101,14 +101,14 @@ class HybridTransformer(nn.Module):
 
     def forward(self, x_NFYXD: Tensor, times: Tensor | None = None) -> Tensor:
         """(N, F, Y, X, D) -> (N, F, V, D). `times`: indices (F,) of the learned time of each frame."""
-        out = self.placed(x_NFYXD, times)
+        out = self.add_positions(x_NFYXD, times)
         for block in self.blocks:
             out = block(out)
         normed: Tensor = self.norm(out)
         return normed
 
-    def placed(self, x_NFYXD: Tensor, times: Tensor | None = None) -> Tensor:
-        """What the first block reads: (N, F, Y, X, D) -> (N, F, V, D), each with its learned place and time."""
+    def add_positions(self, x_NFYXD: Tensor, times: Tensor | None = None) -> Tensor:
+        """Add the learned position and time embeddings: (N, F, Y, X, D) -> (N, F, V, D)."""
         n, f, y, x, d = x_NFYXD.shape
         position: Tensor = self.position
         if (y, x) != self.grid:

@@ -77,10 +77,10 @@ class Soho(FusedModel):
         cfg = self.cfg
         return SineEmbeddings(width=cfg.text_width, rows=cfg.grid_height, columns=cfg.grid_width, dropout=cfg.dropout)
 
-    def encode_maskable(self, streams: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def encode_for_masking(self, streams: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Visual tokens (B, V, D) and the indices of their dictionary entries, (B, V)."""
         if not self.video.has_dictionary:
-            raise ValueError("entries: 0 in this model's config; 'masked_visual' tells entries, some were expected")
+            raise ValueError("entries: 0 in this model's config; 'mvm' predicts them, some were expected")
         return self.video.tokens(self.video.features(streams["high"].flatten(0, 1)))
 
     def mask_visual(self, tokens_BVD: Tensor, indices_BV: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,12 +98,12 @@ class Soho(FusedModel):
         entries = F.normalize(self.video.dictionary.entries, dim=-1)
         return F.normalize(states.float(), dim=-1) @ entries.T / self.cfg.entry_temperature
 
-    def masked_visual(self, tokens: Tensor, parts: Tensor, text_BLD: Tensor, attention_mask: Tensor) -> Tensor:
+    def masked_visual_loss(self, tokens: Tensor, parts: Tensor, text_BLD: Tensor, attention_mask: Tensor) -> Tensor:
         """Masked visual modelling: cross-entropy over the dictionary's entries, the text whole (section 3.3)."""
         hidden, masked = self.mask_visual(tokens, parts)
-        fused = self.text.fuse_visual(text_BLD, attention_mask, self.see(hidden))
+        fused = self.text.fuse_visual(text_BLD, attention_mask, self.prepare_visual(hidden))
         loss = F.cross_entropy(self.entry_logits(fused[masked]), parts[masked])
-        return distributed.weighed(loss, int(masked.sum()))
+        return distributed.global_mean(loss, int(masked.sum()))
 
-    def facts(self) -> dict[str, float]:
+    def step_metrics(self) -> dict[str, float]:
         return self.video.dictionary.usage() if self.video.has_dictionary else {}

@@ -38,7 +38,7 @@ class VisualParsing(FusedModel):
             nn.Linear(cfg.visual_width, cfg.text_width), nn.LayerNorm(cfg.text_width), nn.Dropout(cfg.dropout)
         )
 
-    def encode_maskable(self, streams: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def encode_for_masking(self, streams: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Visual tokens (B, V, C) and what each attends to in Swin's last block, (B, V, V)."""
         tokens, before = self.video.parse(streams["high"].flatten(0, 1))
         with torch.no_grad():
@@ -57,8 +57,8 @@ class VisualParsing(FusedModel):
         masked = torch.zeros(b, v, dtype=torch.bool, device=tokens_BVC.device).scatter(1, chosen, True)
         return torch.where(masked[..., None], self.mask_embedding.to(tokens_BVC.dtype), tokens_BVC), masked
 
-    def masked_visual(self, tokens: Tensor, parts: Tensor, text_BLD: Tensor, attention_mask: Tensor) -> Tensor:
+    def masked_visual_loss(self, tokens: Tensor, parts: Tensor, text_BLD: Tensor, attention_mask: Tensor) -> Tensor:
         """Masked feature regression: the mean squared difference from Swin's own tokens (section 3.2)."""
         hidden, masked = self.mask_visual(tokens, parts)
-        fused = self.text.fuse_visual(text_BLD, attention_mask, self.see(hidden))
+        fused = self.text.fuse_visual(text_BLD, attention_mask, self.prepare_visual(hidden))
         return F.mse_loss(self.feature_head(fused[masked]).float(), tokens[masked].detach().float())
