@@ -297,7 +297,7 @@ def test_scripts_get_nothing_but_json_on_standard_output(
 def test_mistakes_are_named_before_anything_is_done(
     arguments: list[str], said: str, adapted: Adapted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    places = {"root": tmp_path, "talks": adapted.talks, "init": adapted.start, "work": adapted.root / "work"}
+    places = {"root": tmp_path, "talks": adapted.talks, "start": adapted.start, "work": adapted.root / "work"}
     defaults = {"--start-from": "{start}", "--out": "{root}/mine", "--work": "{root}/work"}
     options = [part for option in defaults.items() if option[0] not in arguments for part in option]
     assert main(["adapt", *(part.format(**places) for part in [*arguments, *options])]) == 2

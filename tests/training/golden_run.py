@@ -57,12 +57,14 @@ def shortened(recipe: Recipe, seed: int) -> Recipe:
     for i, stage in enumerate(recipe.stages):
         count = len(recipe.stages)
         own = STEPS // count + (i >= count - STEPS % count)
-        sources = [
-            source.model_copy(update={"batch_size": BATCH, "questions_per_video": min(source.questions, QUESTIONS)})
-            for source in stage.sources
+        datasets = [
+            dataset.model_copy(
+                update={"batch_size": BATCH, "questions_per_video": min(dataset.questions_per_video, QUESTIONS)}
+            )
+            for dataset in stage.datasets
         ]
-        planned = SLOWER * (stage.planned_steps or stage.steps)
-        stages.append(stage.model_copy(update={"steps": own, "schedule_steps": planned, "datasets": sources}))
+        planned = SLOWER * (stage.schedule_steps or stage.steps)
+        stages.append(stage.model_copy(update={"steps": own, "schedule_steps": planned, "datasets": datasets}))
     return recipe.model_copy(update={"stages": stages, "seed": seed, "precision": "float32", "threads": 1})
 
 

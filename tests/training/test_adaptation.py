@@ -25,7 +25,7 @@ def test_steps_follow_the_number_of_clips(clips: int, steps: int) -> None:
 def test_each_system_learns_by_its_own_objectives(cfg: FusedConfig, masks_visual: bool) -> None:
     made = adaptation_recipe(cfg, 20, steps=7, seed=3)
     assert (made.architecture, made.size, made.seed, made.total_steps) == (cfg.system, "tiny", 3, 7)
-    (source,) = made.stages[0].sources
+    (source,) = made.stages[0].datasets
     assert (source.corpus, source.batch_size) == ("own", 20)
-    objectives = {"contrastive", "match", "masked_words"} | ({"masked_visual"} if masks_visual else set())
+    objectives = {"itc", "itm", "mlm"} | ({"mvm"} if masks_visual else set())
     assert set(source.objectives) == objectives

@@ -133,7 +133,7 @@ def test_frozen_encoders_see_all_clips_once_or_drawn_ones_in_several_views(corpu
     encoder = TorchEncoder(model, Tokenizer.open(corpus / "tokenizer.json", max_length=16), [])
     expected = embed_corpus(encoder, open_packed(corpus / "data" / "pictogram_videos" / "train"))[1]
     np.testing.assert_allclose(every[0].astype(float), expected.astype(float), atol=0.05)  # bfloat16 and float16
-    views = np.load(kept(1, views=3))
+    views = np.load(kept(1, num_views=3))
     assert views.shape[:2] == (3, 8)
     assert np.abs(views[0].astype(float) - views[1].astype(float)).max() > 1e-3  # other clips were drawn
     assert not kept(1).exists()  # encoded at every step

@@ -45,6 +45,6 @@ def test_ten_steps_of_a_shipped_recipe_give_the_losses_known(name: str, drawn: P
 
 @pytest.mark.parametrize("name", shipped())
 def test_the_known_losses_cover_every_objective_of_every_corpus(name: str) -> None:
-    wanted = {f"{o} {s.corpus}" for stage in shipped()[name].stages for s in stage.sources for o in s.objectives}
+    wanted = {f"{o} {s.corpus}" for stage in shipped()[name].stages for s in stage.datasets for o in s.objectives}
     assert {key for step in known()[name] for key in step} == wanted
     assert SEEDS.keys() == known().keys() == shipped().keys()
