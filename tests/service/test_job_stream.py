@@ -37,7 +37,7 @@ from vitascope import AsyncClient, Client
 from vitascope.model import Model
 
 STREAMS = 50
-STALLED_READERS = 10
+STALLED_READERS = 4
 
 
 def pictures(folder: Path, count: int) -> None:

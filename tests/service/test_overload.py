@@ -1,6 +1,6 @@
-"""Ten times what the service can do, by open-loop load on a real process: refusals, liveness, and afterwards.
+"""Open-loop load on a real process at ten times its capacity: rejections, liveness, and recovery.
 
-What is counted here holds on any machine; how long things take is asserted by `make chaos` only, on one that is quiet.
+Counts are asserted on any machine, durations by `make chaos` only, which runs on an idle one.
 """
 
 from __future__ import annotations
@@ -20,65 +20,64 @@ from tests.service.conftest import settings_for
 from tests.service.running import process
 from tests.waiting import PATIENCE, wait_for
 
-TIMES = 10
-AT_ONCE = 8
-"""Requests that the service takes at once."""
-TEXTS = 256
-"""In one request."""
+OVERLOAD = 10
+MAX_REQUESTS = 8
+"""The service's limit on concurrent requests."""
+TEXTS_PER_REQUEST = 256
 REQUESTS = rounds(200, 6000)
-"""Of the load: all at once, or by `make chaos` at ten times what the service can do. More would be more connections
-than one process can hold.
-"""
-LIVE_SECONDS, REFUSED_SECONDS, NORMAL_SECONDS = 0.1, 0.05, 5.0
+"""All at once, or in `make chaos` at ten times the capacity. More need more connections than one process can open."""
+LIVENESS_SECONDS, REJECTION_SECONDS, RECOVERY_SECONDS = 0.1, 0.05, 5.0
 
 
-async def watch(url: str, over: asyncio.Event) -> list[float]:
-    """How long `/livez` took at ``url``, asked twenty times a second by connections of its own."""
-    took = []
-    while not over.is_set():
-        client, began = Client(url), time.perf_counter()
+async def poll_liveness(url: str, finished: asyncio.Event) -> list[float]:
+    """Return the latencies of `/livez` in seconds, polled twenty times a second on new connections."""
+    latencies = []
+    while not finished.is_set():
+        client, started_at = Client(url), time.perf_counter()
         status, *_ = await client.ask(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        took.append(time.perf_counter() - began)
+        latencies.append(time.perf_counter() - started_at)
         assert status == 200
         client.close()
         await asyncio.sleep(0.05)
-    return took
+    return latencies
 
 
-def test_what_is_too_much_is_refused_properly_and_the_rest_goes_on(small_bundle: Path, tmp_path: Path) -> None:
-    given = {"max_requests": AT_ONCE, "text_cache_bytes": 0, "log_level": "warning", "header_timeout": PATIENCE}
+def test_under_overload_excess_requests_are_rejected_and_the_service_recovers(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    options = {"max_requests": MAX_REQUESTS, "text_cache_bytes": 0, "log_level": "warning", "header_timeout": PATIENCE}
     with (
         reserved_port() as port,
-        process(settings_for(small_bundle, tmp_path / "data", health_port=port, **given)) as (client, _),
+        process(settings_for(small_bundle, tmp_path / "data", health_port=port, **options)) as (client, _),
     ):
         url, health = str(client.base_url), f"http://127.0.0.1:{port}"
-        body = {"input": ["a red thing"] * TEXTS, "encoding_format": "base64"}
-        asked = [post_bytes(f"{url}/v1/embeddings", json.dumps(body).encode())]
+        body = {"input": ["a red thing"] * TEXTS_PER_REQUEST, "encoding_format": "base64"}
+        requests = [post_bytes(f"{url}/v1/embeddings", json.dumps(body).encode())]
         rate = REQUESTS * 1000.0
         if is_chaos():
-            able = asyncio.run(closed_loop(url, asked, AT_ONCE // 2, 1.0))
-            assert not able.failed
-            rate = TIMES * able.rate
+            capacity = asyncio.run(closed_loop(url, requests, MAX_REQUESTS // 2, 1.0))
+            assert not capacity.failed
+            rate = OVERLOAD * capacity.rate
 
         async def flood() -> tuple[list[float], Outcome]:
-            over = asyncio.Event()
-            watching = [asyncio.create_task(watch(place, over)) for place in (url, health)]
-            outcome = await open_loop(url, asked, rate, REQUESTS / rate)
-            over.set()
-            _, took = [await each for each in watching]
-            return took, outcome
+            finished = asyncio.Event()
+            polls = [asyncio.create_task(poll_liveness(address, finished)) for address in (url, health)]
+            outcome = await open_loop(url, requests, rate, REQUESTS / rate)
+            finished.set()
+            _, latencies = [await poll for poll in polls]
+            return latencies, outcome
 
-        live, outcome = asyncio.run(flood())
-        ended = time.monotonic()
+        liveness, outcome = asyncio.run(flood())
+        ended_at = time.monotonic()
         wait_for(lambda: "vitascope_requests_in_flight 1.0" in httpx.get(f"{url}/metrics").text)
-        normal = [client.post("/v1/embeddings", json={"input": ["a red thing"]}) for _ in range(20)]
-        took = time.monotonic() - ended
+        responses = [client.post("/v1/embeddings", json={"input": ["a red thing"]}) for _ in range(20)]
+        recovery = time.monotonic() - ended_at
     assert outcome.failed == 0
     assert outcome.latencies
     assert outcome.refused
     assert outcome.refusals_without_retry_after == 0
-    assert [answer.status_code for answer in normal] == [200] * 20
+    assert [response.status_code for response in responses] == [200] * 20
     if is_chaos():
-        assert took < NORMAL_SECONDS
-        assert quantiles(live, n=100)[-1] < LIVE_SECONDS
-        assert median(outcome.refused) < REFUSED_SECONDS
+        assert recovery < RECOVERY_SECONDS
+        assert quantiles(liveness, n=100)[-1] < LIVENESS_SECONDS
+        assert median(outcome.refused) < REJECTION_SECONDS
