@@ -68,7 +68,7 @@ def proxied(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     replace = {
         "client_header_timeout 10s": f"client_header_timeout {SLOW_SECONDS}s",
         "client_body_timeout 10s": f"client_body_timeout {SLOW_SECONDS}s",
-        "max_conns=64": f"max_conns={MAX_INTERACTIVE}",
+        "max_conns=32": f"max_conns={MAX_INTERACTIVE}",
     }
     with (
         serving(settings) as running,
