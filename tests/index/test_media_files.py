@@ -67,7 +67,7 @@ def needed(collection: Collection) -> list[Path]:
         ([hold], "end", lambda collection: list_jobs(collection)[0].state == "cancelled"),
     ],
 )
-def test_killed_at_any_step_no_file_is_left_over_and_none_is_missing(
+def test_a_kill_at_any_step_leaves_no_file_over_and_none_missing(
     root: Path,
     tmp_path: Path,
     before: list[Callable[[Collection], None]],
@@ -106,7 +106,7 @@ def test_killed_at_any_step_no_file_is_left_over_and_none_is_missing(
     assert step > 5
 
 
-def test_uploads_of_one_content_and_its_deletion_at_once_leave_a_video_with_its_file_or_neither(root: Path) -> None:
+def test_concurrent_uploads_and_deletion_of_one_content_leave_video_and_file_or_neither(root: Path) -> None:
     """Every pair of an upload and a deletion, whichever of them comes first at each step."""
     with CollectionStore(root) as library:
         collection = library.open("videos")
@@ -140,7 +140,7 @@ def test_uploads_of_one_content_and_its_deletion_at_once_leave_a_video_with_its_
         assert problems == []
 
 
-def test_a_file_that_was_deleted_between_both_steps_of_an_upload_is_put_there_again(
+def test_a_file_deleted_between_the_steps_of_an_upload_is_written_again(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An upload lists its file before it moves it in; a deletion of the same content takes it off the list again."""
@@ -197,7 +197,7 @@ def test_external_files_stay_whatever_their_videos_do(root: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["media/../catalogue.sqlite3", "media//etc", "media", "elsewhere/a.mp4", "../a.mp4"])
-def test_a_path_that_leads_out_of_the_folder_is_no_file_of_the_collection(root: Path, path: str) -> None:
+def test_a_path_out_of_the_folder_is_not_owned(root: Path, path: str) -> None:
     with CollectionStore(root) as library:
         collection = library.open("videos")
         video = Video(1, content(1), path, "a", 1.0, 8, 8, {}, 1.0, 1)
@@ -222,7 +222,7 @@ def test_a_collection_is_moved_with_its_files_while_it_is_closed(root: Path, tmp
         assert files(library.open("films")) == []
 
 
-def test_what_a_job_holds_stays_while_the_job_may_go_on(root: Path) -> None:
+def test_files_of_unfinished_jobs_stay(root: Path) -> None:
     with CollectionStore(root) as library:
         collection = library.open("videos")
         hold(collection)
@@ -234,7 +234,7 @@ def test_what_a_job_holds_stays_while_the_job_may_go_on(root: Path) -> None:
         assert not file.exists()
 
 
-def test_a_dropped_collection_is_not_made_again_by_a_file_that_comes_late(root: Path) -> None:
+def test_a_late_file_does_not_create_a_dropped_collection_again(root: Path) -> None:
     with CollectionStore(root) as library, CollectionStore(root) as elsewhere:
         late = library.open("videos")
         elsewhere.drop("videos")

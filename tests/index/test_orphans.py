@@ -32,7 +32,7 @@ def collection(tmp_path: Path) -> Any:
         yield collection
 
 
-def test_what_is_needed_is_no_orphan(tmp_path: Path, collection: Collection) -> None:
+def test_needed_files_are_no_orphans(tmp_path: Path, collection: Collection) -> None:
     copies = collection.media.folder / "job-1" / "00000001.mp4"  # of a job that may go on
     copies.parent.mkdir()
     copies.write_bytes(b"a copy")
@@ -43,7 +43,7 @@ def test_what_is_needed_is_no_orphan(tmp_path: Path, collection: Collection) -> 
     assert find_orphans(library) == []
 
 
-def test_what_nothing_needs_is_listed_and_removed_on_request_alone(
+def test_unneeded_files_are_listed_and_removed_only_on_request(
     tmp_path: Path, collection: Collection, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, folder = tmp_path / "data", collection.media.folder
@@ -97,7 +97,7 @@ def test_files_of_a_collection_that_cannot_be_opened_are_never_removed(tmp_path:
     assert len(list((root / "lost" / "media").iterdir())) == 4
 
 
-def test_what_kills_of_version_0_2_0_left_is_listed_and_removed(tmp_path: Path) -> None:
+def test_files_left_by_kills_of_version_0_2_0_are_listed_and_removed(tmp_path: Path) -> None:
     data = unpacked(tmp_path)
     with CollectionStore(data / "collections", holds_lock=True) as library:
         found = find_orphans(library)

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from service import events as service_events
-from tests.index.jobs.stepped_decoding import Doled, dole
+from tests.index.jobs.stepped_decoding import SteppedDecoding, step_decoding
 from tests.media_files import write_color_video
 from tests.service.event_client import events, stream
 from tests.service.running import Running
@@ -19,16 +19,16 @@ BATCHES = 4
 
 
 @pytest.fixture
-def doled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Doled]:
+def decoding(monkeypatch: pytest.MonkeyPatch) -> Iterator[SteppedDecoding]:
     monkeypatch.setattr(service_events, "PROGRESS_SECONDS", 0.0)
-    doled = dole(monkeypatch)
-    yield doled
-    doled.broken_off.set()
+    decoding = step_decoding(monkeypatch)
+    yield decoding
+    decoding.interrupted.set()
 
 
 @pytest.fixture
-def job(running: Running, collection: str, doled: Doled, tmp_path: Path) -> str:
-    """The address of a job that indexes 32 clips of an uploaded film, as fast as ``doled`` allows."""
+def job(running: Running, collection: str, decoding: SteppedDecoding, tmp_path: Path) -> str:
+    """The address of a job that indexes 32 clips of an uploaded film, as fast as ``decoding`` allows."""
     film = write_color_video(tmp_path / "film.mp4", (220, 10, 10), seconds=16.0, rate=4)
     answer = running.client.post(
         f"/v1/collections/{collection}/videos",
@@ -40,26 +40,30 @@ def job(running: Running, collection: str, doled: Doled, tmp_path: Path) -> str:
     return str(answer.headers["location"])
 
 
-def test_progress_events_are_sent_for_every_part_of_a_file(running: Running, job: str, doled: Doled) -> None:
+def test_progress_events_are_sent_for_every_part_of_a_file(
+    running: Running, job: str, decoding: SteppedDecoding
+) -> None:
     parts = [0.0]
-    doled.allowed.release()
+    decoding.allowed.release()
     with stream(running.client, job) as response:
         for event in events(response):
             if event.kind == "progress" and event.data["progress"] > parts[-1]:
                 parts.append(event.data["progress"])
                 assert event.data["done"] == 0
                 assert event.data["rate"]["seconds_left"] >= 0
-                doled.allowed.release()
+                decoding.allowed.release()
     assert parts[:BATCHES] == [0, 0.25, 0.5, 0.75]
     ended = running.client.get(job).json()
     assert (ended["state"], ended["progress"], ended["done"]) == ("succeeded", 1, 1)
 
 
-def test_the_page_shows_progress_and_remaining_time(page: Page, collection: str, job: str, doled: Doled) -> None:
+def test_the_page_shows_progress_and_remaining_time(
+    page: Page, collection: str, job: str, decoding: SteppedDecoding
+) -> None:
     page.goto(f"/?collection={collection}")
     line = page.get_by_role("region", name="What is under way").locator(".upload").filter(has_text="film.mp4")
-    doled.allowed.release(2)
+    decoding.allowed.release(2)
     expect(line).to_contain_text(re.compile(r"0 of 1 file · 50% · .*about .* left"))
     expect(line.locator(".meter i")).to_have_css("--share", "0.5")
-    doled.allowed.release(BATCHES)
+    decoding.allowed.release(BATCHES)
     expect(line).to_contain_text("succeeded: 1 added")

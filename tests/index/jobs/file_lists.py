@@ -1,4 +1,4 @@
-"""File lists and shards made for tests."""
+"""File lists and shards written by tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs over folders of small pictures: what tests of jobs share."""
+"""Jobs over folders of small pictures."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def outcomes(collection: Collection, job_id: int) -> dict[str, tuple[str, str | 
     return {Path(i.path).name: (i.state, i.reason) for i in list_items(collection, job_id)}
 
 
-def abandon(collection: Collection, made: Job) -> None:
-    """As if the process that runs the job had been killed and its lease had run out."""
+def abandon(collection: Collection, job: Job) -> None:
+    """Claim the job for an owner whose lease has expired."""
     with collection.catalogue.write() as connection:
-        job_transitions.claim(connection, made.id, "nobody")
-        connection.execute("UPDATE jobs SET lease_until = 0 WHERE id = ?", (made.id,))
+        job_transitions.claim(connection, job.id, "nobody")
+        connection.execute("UPDATE jobs SET lease_until = 0 WHERE id = ?", (job.id,))

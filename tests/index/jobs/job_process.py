@@ -2,9 +2,8 @@
 
     python -m tests.index.jobs.job_process ROOT BUNDLE JOB_ID [--most N] [--poison NAME]
 
-Prints "N path" for every file that is done. After N of them it begins no more, so that whoever is to kill it never
-comes too late. Decoding the file named NAME kills the process, as a defect in a codec or the kernel's out-of-memory
-killer does.
+Prints "N path" for every finished file, and after ``--most`` of them waits to be killed. Decoding the file ``--poison``
+kills the process, as a defect in a codec or the kernel's out-of-memory killer does.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ def say(item: JobItem, done: int, total: int) -> None:
 
 
 def say_at_most(most: int) -> OnItem:
-    """Says so much, and then waits for the end."""
+    """Report so many files, and then wait to be killed."""
     left = most
 
     def said(item: JobItem, done: int, total: int) -> None:

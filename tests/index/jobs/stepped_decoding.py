@@ -1,4 +1,4 @@
-"""Films that are decoded batch by batch, when a test says so."""
+"""Decoding of videos batch by batch, controlled by a test."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from vitascope.model import Model
 
 
 @dataclass
-class Doled:
-    """Batches of films that may be decoded; those that wait are interrupted once it is broken off."""
+class SteppedDecoding:
+    """Decoding of videos: each batch waits for ``allowed``; waiting batches end when ``interrupted`` is set."""
 
     allowed: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    broken_off: threading.Event = field(default_factory=threading.Event)
+    interrupted: threading.Event = field(default_factory=threading.Event)
 
     def wait(self) -> None:
         while not self.allowed.acquire(timeout=0.01):
-            if self.broken_off.is_set():
+            if self.interrupted.is_set():
                 raise FetchInterrupted
 
 
-def dole(monkeypatch: pytest.MonkeyPatch) -> Doled:
-    """As many batches of films are decoded as it allows, and every part is told."""
-    doled = Doled()
+def step_decoding(monkeypatch: pytest.MonkeyPatch) -> SteppedDecoding:
+    """Decode batches of videos only when allowed, and report all progress at once."""
+    decoding = SteppedDecoding()
     decode = pipeline.decode_clips
 
-    def when_allowed(model: Model, opened: Any, clips: Any, *rest: Any, **options: Any) -> Any:
-        if opened.description.path.suffix == ".mp4":
-            doled.wait()
-        return decode(model, opened, clips, *rest, **options)
+    def decode_when_allowed(model: Model, prepared: Any, clips: Any, *rest: Any, **options: Any) -> Any:
+        if prepared.description.path.suffix == ".mp4":
+            decoding.wait()
+        return decode(model, prepared, clips, *rest, **options)
 
-    monkeypatch.setattr(pipeline, "decode_clips", when_allowed)
+    monkeypatch.setattr(pipeline, "decode_clips", decode_when_allowed)
     monkeypatch.setattr(runner, "_PROGRESS_SECONDS", 0.0)
-    return doled
+    return decoding

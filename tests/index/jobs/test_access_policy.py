@@ -1,4 +1,4 @@
-"""How a source is described, and how far it may policy."""
+"""Sources as data, and the access policy of jobs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_local_url_is_the_file_itself(films: Path) -> None:
         ("file://other/a.mp4", "names the machine 'other'"),
     ],
 )
-def test_urls_that_lead_elsewhere_are_refused(url: str, words: str) -> None:
+def test_invalid_urls_are_refused(url: str, words: str) -> None:
     with pytest.raises(InvalidInput, match="url: ") as raised:
         check_source(UrlSource(url))
     assert words in str(raised.value)
@@ -82,7 +82,7 @@ def test_allowed_urls_are_compared_part_by_part() -> None:
         assert "outside the URLs" in (policy.url_error(url) or ""), url
 
 
-def test_other_urls_of_the_web_are_told_apart_from_those_that_are_allowed() -> None:
+def test_public_urls_are_distinguished_from_allowed_ones() -> None:
     policy = AccessPolicy((), ("https://media.example/films",), public_urls=True)
     assert policy.is_public_url("https://media.example/other/a.mp4")
     assert policy.is_public_url("HTTP://10.0.0.1/a.mp4")  # whether that is fetched is not told here
@@ -93,50 +93,50 @@ def test_other_urls_of_the_web_are_told_apart_from_those_that_are_allowed() -> N
     assert "VITASCOPE_URL_FETCH=on" in (AccessPolicy((), ()).url_error("https://media.example/a.mp4") or "")
 
 
-def test_urls_of_the_web_are_fetched_by_whoever_runs_the_job_if_at_all(
+def test_public_urls_are_fetched_only_with_a_url_fetcher(
     films: Path, collection: Collection, small_model: Model
 ) -> None:
     content = (films / "red.png").read_bytes()
-    asked = []
+    requested_urls = []
 
     def fetch(url: str, file: BinaryIO, should_stop: Callable[[], bool]) -> None:
-        asked.append(url)
+        requested_urls.append(url)
         file.write(content)
 
-    web = AccessPolicy((films,), (), public_urls=True)
-    made = create_job(collection, UrlSource("https://media.example/a.png", "A"), JobOptions(confined=True), web)
+    policy = AccessPolicy((films,), (), public_urls=True)
+    job = create_job(collection, UrlSource("https://media.example/a.png", "A"), JobOptions(confined=True), policy)
     with connections() as seen:
-        off = run_job(collection, small_model, made.id, policy=AccessPolicy((films,), ()), url_fetcher=fetch)
-    assert (off.state, asked, seen) == ("failed", [], [])
+        off = run_job(collection, small_model, job.id, policy=AccessPolicy((films,), ()), url_fetcher=fetch)
+    assert (off.state, requested_urls, seen) == ("failed", [], [])
     assert "VITASCOPE_URL_FETCH=on" in (off.error or "")
-    retry(collection, made.id)
-    run_job(collection, small_model, made.id, policy=web)
-    assert "public URLs are not fetched" in (list_items(collection, made.id)[0].reason or "")
-    retry(collection, made.id)
-    run_job(collection, small_model, made.id, policy=web, url_fetcher=fetch)
-    assert [(item.state, item.title) for item in list_items(collection, made.id)] == [("succeeded", "A")]
-    assert asked == ["https://media.example/a.png"]
+    retry(collection, job.id)
+    run_job(collection, small_model, job.id, policy=policy)
+    assert "public URLs are not fetched" in (list_items(collection, job.id)[0].reason or "")
+    retry(collection, job.id)
+    run_job(collection, small_model, job.id, policy=policy, url_fetcher=fetch)
+    assert [(item.state, item.title) for item in list_items(collection, job.id)] == [("succeeded", "A")]
+    assert requested_urls == ["https://media.example/a.png"]
     assert collection.media_path(collection.get_video(1)).read_bytes() == content
 
 
-def test_cancelling_a_job_ends_what_it_is_fetching(collection: Collection, small_model: Model) -> None:
-    web = AccessPolicy((), (), public_urls=True)
-    made = create_job(collection, UrlSource("https://media.example/a.png"), JobOptions(confined=True), web)
+def test_cancelling_a_job_interrupts_its_download(collection: Collection, small_model: Model) -> None:
+    policy = AccessPolicy((), (), public_urls=True)
+    job = create_job(collection, UrlSource("https://media.example/a.png"), JobOptions(confined=True), policy)
 
     def fetch(url: str, file: BinaryIO, should_stop: Callable[[], bool]) -> None:
-        cancel(collection, made.id)
+        cancel(collection, job.id)
         deadline = time.monotonic() + PATIENCE
         while not should_stop():
             assert time.monotonic() < deadline
             time.sleep(0.01)
         raise FetchInterrupted(url)
 
-    done = run_job(collection, small_model, made.id, policy=web, url_fetcher=fetch)
+    done = run_job(collection, small_model, job.id, policy=policy, url_fetcher=fetch)
     assert (done.state, done.counts.cancelled) == ("cancelled", 1)
-    assert not (collection.folder / "media" / f"job-{made.id}").exists()
+    assert not (collection.folder / "media" / f"job-{job.id}").exists()
 
 
-def test_no_item_of_a_list_leads_out_of_the_allowed_folders(tmp_path: Path, films: Path) -> None:
+def test_items_of_a_list_outside_the_allowed_folders_fail(tmp_path: Path, films: Path) -> None:
     secret = write_picture(tmp_path / "secret.png", solid((1, 2, 3)))
     (films / "link.png").symlink_to(secret)
     (films / "list.csv").write_text(
@@ -150,34 +150,34 @@ def test_no_item_of_a_list_leads_out_of_the_allowed_folders(tmp_path: Path, film
         check_source(FilesSource((str(secret),)), policy)
 
 
-def test_a_confined_job_checks_again_when_it_reads(
+def test_a_confined_job_checks_its_policy_again_when_it_reads(
     tmp_path: Path, films: Path, collection: Collection, small_model: Model
 ) -> None:
     secret = write_picture(tmp_path / "secret.png", solid((1, 2, 3)))
     policy = AccessPolicy((films,), ())
     source = FilesSource((str(films / "red.png"), str(films / "blue.png")))
-    made = create_job(collection, source, JobOptions(confined=True), policy)
+    job = create_job(collection, source, JobOptions(confined=True), policy)
     (films / "red.png").unlink()
     (films / "red.png").symlink_to(secret)
     with pytest.raises(Conflict, match="belongs to a service"):
-        run_job(collection, small_model, made.id)
-    assert get_job(collection, made.id).state == "queued"
-    done = run_job(collection, small_model, made.id, policy=policy)
+        run_job(collection, small_model, job.id)
+    assert get_job(collection, job.id).state == "queued"
+    done = run_job(collection, small_model, job.id, policy=policy)
     assert (done.counts.succeeded, done.counts.failed) == (1, 1)
-    assert "outside the folders" in (list_items(collection, made.id, "failed")[0].reason or "")
+    assert "outside the folders" in (list_items(collection, job.id, "failed")[0].reason or "")
 
 
-def test_a_job_of_a_backup_reads_what_a_service_allows_whoever_made_the_backup(
+def test_a_job_of_a_backup_reads_only_what_the_service_allows(
     tmp_path: Path, films: Path, collection: Collection, small_model: Model
 ) -> None:
     (tmp_path / "secrets").mkdir()
     secret = write_picture(tmp_path / "secrets" / "secret.png", solid((1, 2, 3)))
     (films / "list.csv").write_text(f"path\n{films / 'red.png'}\n{secret}\n")
     sources = FilesSource((str(secret),)), FolderSource(str(secret.parent)), ListSource(str(films / "list.csv"))
-    made = [create_job(collection, source).id for source in sources]
+    job = [create_job(collection, source).id for source in sources]
     with collection.catalogue.write() as connection:
-        connection.execute("UPDATE jobs SET listed = 1 WHERE id = ?", (made[0],))
-        row = (made[0], 0, str(secret), "queued")
+        connection.execute("UPDATE jobs SET listed = 1 WHERE id = ?", (job[0],))
+        row = (job[0], 0, str(secret), "queued")
         connection.execute("INSERT INTO job_items (job_id, position, path, state) VALUES (?, ?, ?, ?)", row)
     backup_collection(collection, tmp_path / "backup")
     policy = AccessPolicy((films,), ())
@@ -185,20 +185,20 @@ def test_a_job_of_a_backup_reads_what_a_service_allows_whoever_made_the_backup(
         copy = restore_collection(
             library, tmp_path / "backup", "copy", allowed=AllowedPaths([], tmp_path / "elsewhere")
         )
-        for job_id in made:
+        for job_id in job:
             resume(copy, job_id)
             with pytest.raises(Conflict, match="belongs to a service, or came with a backup"):
                 run_job(copy, small_model, job_id)
             done = run_job(copy, small_model, job_id, policy=policy)
-            said = [done.error or "", *(item.reason or "" for item in list_items(copy, job_id))]
-            assert any("outside the folders" in words for words in said)
+            reasons = [done.error or "", *(item.reason or "" for item in list_items(copy, job_id))]
+            assert any("outside the folders" in words for words in reasons)
         assert [video.title for video in copy.videos()] == ["red"]
 
 
 # Descriptions
 
 
-def test_what_is_named_on_the_command_line_is_understood(tmp_path: Path, films: Path) -> None:
+def test_arguments_are_parsed_to_sources(tmp_path: Path, films: Path) -> None:
     (films / "list.CSV").write_text("path\n")
     (films / "a.tar").touch()
     write_color_video(films / "a.mp4", (1, 2, 3))
@@ -214,7 +214,7 @@ def test_what_is_named_on_the_command_line_is_understood(tmp_path: Path, films: 
         parse_source(["nowhere.mp4"])
 
 
-def test_a_description_is_kept_as_it_is(tmp_path: Path) -> None:
+def test_a_stored_source_is_read_back(tmp_path: Path) -> None:
     for source in (
         FolderSource("/a", recursive=False),
         FilesSource(("/a", "/b")),
@@ -235,6 +235,6 @@ def test_a_description_is_kept_as_it_is(tmp_path: Path) -> None:
         (ShardsSource((__file__,)), "shards: .*a name ending in .tar"),
     ],
 )
-def test_a_source_that_is_not_there_is_named(source: Source, words: str) -> None:
+def test_a_source_that_does_not_exist_is_named(source: Source, words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         check_source(source)

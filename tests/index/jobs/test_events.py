@@ -1,4 +1,4 @@
-"""What happens to a job is numbered and kept: whoever knows the last number gets exactly the rest."""
+"""Events of jobs: every change is numbered, and a subscriber gets exactly those after a number."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ READY = ["state queued", "state running", "state running"]  # the second once th
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """0.png, 1.png and 2.png, and a file that is none."""
-    made = tmp_path / "pictures"
-    made.mkdir()
+    job = tmp_path / "pictures"
+    job.mkdir()
     for number in range(3):
-        write_picture(made / f"{number}.png", solid((number * 80, 10, 10)))
-    (made / "broken.mp4").write_bytes(b"no video")
-    return made
+        write_picture(job / f"{number}.png", solid((number * 80, 10, 10)))
+    (job / "broken.mp4").write_bytes(b"no video")
+    return job
 
 
 def told(events: Sequence[Event]) -> list[str]:
@@ -48,34 +48,34 @@ def told(events: Sequence[Event]) -> list[str]:
 def test_every_change_and_every_file_is_an_event_with_the_next_number(
     collection: Collection, small_model: Model, folder: Path
 ) -> None:
-    made = create_folder_job(collection, folder)
-    run_job(collection, small_model, made.id)
-    events = events_after(collection, made.id, 0, 100)
+    job = create_folder_job(collection, folder)
+    run_job(collection, small_model, job.id)
+    events = events_after(collection, job.id, 0, 100)
     assert [event.number for event in events] == list(range(1, len(events) + 1))
     texts = told(events)
     assert (texts[:3], texts[-1]) == (READY, "state succeeded")
     assert sorted(texts[3:-1]) == ["0.png succeeded", "1.png succeeded", "2.png succeeded", "broken.mp4 failed"]
     for number in range(len(events) + 1):
-        assert events_after(collection, made.id, number, 100) == events[number:]
-        assert events_after(collection, made.id, number, 2) == events[number : number + 2]
-    assert current_job_event(collection, made.id).number == len(events)
+        assert events_after(collection, job.id, number, 100) == events[number:]
+        assert events_after(collection, job.id, number, 2) == events[number : number + 2]
+    assert current_job_event(collection, job.id).number == len(events)
 
 
-def test_a_change_tells_the_job_as_it_was_then(collection: Collection, small_model: Model, folder: Path) -> None:
-    made = create_folder_job(collection, folder, metadata={"site": "north"})
-    run_job(collection, small_model, made.id)
-    states = [event.job for event in events_after(collection, made.id, 0, 100) if isinstance(event, StateEvent)]
+def test_a_state_event_has_the_job_as_it_was_then(collection: Collection, small_model: Model, folder: Path) -> None:
+    job = create_folder_job(collection, folder, metadata={"site": "north"})
+    run_job(collection, small_model, job.id)
+    states = [event.job for event in events_after(collection, job.id, 0, 100) if isinstance(event, StateEvent)]
     assert [(then.counts.total, then.counts.done) for then in states] == [(0, 0), (0, 0), (4, 0), (4, 4)]
-    assert (states[0], states[-1]) == (made, get_job(collection, made.id))
+    assert (states[0], states[-1]) == (job, get_job(collection, job.id))
     assert [then.started_at is None for then in states] == [True, False, False, False]
 
 
-def test_what_the_listing_decides_is_told_too(collection: Collection, small_model: Model, tmp_path: Path) -> None:
+def test_files_that_listing_rules_out_are_events(collection: Collection, small_model: Model, tmp_path: Path) -> None:
     write_picture(tmp_path / "a.png", solid((200, 10, 10)))
     (tmp_path / "films.csv").write_text("path,year\na.png,2024\n,2025\n")
-    made = create_job(collection, ListSource(str(tmp_path / "films.csv")))
-    run_job(collection, small_model, made.id)
-    assert told(events_after(collection, made.id, 0, 100))[2:] == [
+    job = create_job(collection, ListSource(str(tmp_path / "films.csv")))
+    run_job(collection, small_model, job.id)
+    assert told(events_after(collection, job.id, 0, 100))[2:] == [
         "films.csv, line 3 failed",
         "state running",
         "a.png succeeded",
@@ -83,63 +83,57 @@ def test_what_the_listing_decides_is_told_too(collection: Collection, small_mode
     ]
 
 
-def test_pausing_resuming_cancelling_and_trying_again_are_told(
+def test_pausing_resuming_cancelling_and_retrying_are_events(
     collection: Collection, small_model: Model, folder: Path
 ) -> None:
-    made = create_folder_job(collection, folder)
+    job = create_folder_job(collection, folder)
     for change in (pause, pause, resume, resume, cancel, cancel):  # each second one changes nothing
-        change(collection, made.id)
-    retry(collection, made.id)
-    assert told(events_after(collection, made.id, 0, 100)) == [
+        change(collection, job.id)
+    retry(collection, job.id)
+    assert told(events_after(collection, job.id, 0, 100)) == [
         f"state {state}" for state in ("queued", "paused", "queued", "cancelled", "queued")
     ]
 
 
-def test_a_file_that_is_tried_again_is_told_once_by_its_later_outcome(
-    collection: Collection, small_model: Model, folder: Path
-) -> None:
-    made = create_folder_job(collection, folder)
-    run_job(collection, small_model, made.id)
+def test_a_retried_file_has_only_its_later_event(collection: Collection, small_model: Model, folder: Path) -> None:
+    job = create_folder_job(collection, folder)
+    run_job(collection, small_model, job.id)
     write_picture(folder / "new.png", solid((10, 200, 10)))
     (folder / "new.png").rename(folder / "broken.mp4")
-    before = current_job_event(collection, made.id).number
-    retry(collection, made.id)
-    run_job(collection, small_model, made.id)
-    assert told(events_after(collection, made.id, before, 100)) == [
+    before = current_job_event(collection, job.id).number
+    retry(collection, job.id)
+    run_job(collection, small_model, job.id)
+    assert told(events_after(collection, job.id, before, 100)) == [
         "state queued",
         "state running",
         "broken.mp4 succeeded",
         "state succeeded",
     ]
-    assert told(events_after(collection, made.id, 0, 100)).count("broken.mp4 failed") == 0
+    assert told(events_after(collection, job.id, 0, 100)).count("broken.mp4 failed") == 0
 
 
-def test_what_changes_nothing_costs_no_event_and_old_changes_are_dropped(
-    collection: Collection, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_old_state_events_are_dropped(collection: Collection, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage_events, "MAX_STATE_EVENTS", 6)
-    made = create_folder_job(collection, folder)
+    job = create_folder_job(collection, folder)
     for _ in range(10):
-        pause(collection, made.id)
-        resume(collection, made.id)
-    assert [event.number for event in events_after(collection, made.id, 0, 100)] == list(range(16, 22))
+        pause(collection, job.id)
+        resume(collection, job.id)
+    assert [event.number for event in events_after(collection, job.id, 0, 100)] == list(range(16, 22))
 
 
-def test_an_end_waits_until_it_is_told_and_then_no_longer(
+def test_an_end_event_is_undelivered_until_it_is_marked(
     collection: Collection, small_model: Model, folder: Path
 ) -> None:
-    made = create_folder_job(collection, folder)
+    job = create_folder_job(collection, folder)
     assert undelivered_end_events(collection, 10) == []
-    cancel(collection, made.id)
+    cancel(collection, job.id)
     (end,) = undelivered_end_events(collection, 10)
-    assert (end.job.state, end.job.id) == ("cancelled", made.id)
+    assert (end.job.state, end.job.id) == ("cancelled", job.id)
     mark_delivered(collection, [end])
     assert undelivered_end_events(collection, 10) == []
 
 
-def test_a_restored_collection_tells_nothing_of_what_happened_elsewhere(
-    collection: Collection, folder: Path, tmp_path: Path
-) -> None:
+def test_ends_in_a_restored_collection_count_as_delivered(collection: Collection, folder: Path, tmp_path: Path) -> None:
     cancel(collection, create_folder_job(collection, folder).id)
     backup_collection(collection, tmp_path / "backup")
     with CollectionStore(tmp_path / "other") as library:

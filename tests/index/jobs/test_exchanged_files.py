@@ -1,4 +1,4 @@
-"""A confined job reads nothing outside of its folders, whenever a link is put in the place of what it reads."""
+"""Confined jobs read nothing outside of their folders, whenever a file is exchanged for a link."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ SECRET = "classified"
 
 
 class Exchanged(NamedTuple):
-    """What a job reads, and what it is exchanged for."""
+    """The files of a job, and what one of them is exchanged for."""
 
     source: Source
     own: Path
     link: Path
     word: str = ""
-    """That is told of what is to be read, and not of what was exchanged."""
+    """That is report of what is to be read, and not of what was exchanged."""
 
 
 def linked(path: Path, target: Path) -> Path:
@@ -95,7 +95,7 @@ KINDS = (a_file, a_file_of_a_folder, a_folder, a_folder_in_a_folder, a_file_list
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_that_lies_elsewhere_is_indexed_or_told_during_an_exchange(
+def test_a_file_exchanged_for_a_link_is_neither_indexed_nor_revealed(
     tmp_path: Path, collection: Collection, small_model: Model, kind: Callable[[Path, Path], Exchanged]
 ) -> None:
     inside, outside = tmp_path / "inside", tmp_path / "outside"
@@ -115,7 +115,7 @@ def test_nothing_that_lies_elsewhere_is_indexed_or_told_during_an_exchange(
 def test_the_file_that_was_hashed_is_the_one_that_is_decoded(
     tmp_path: Path, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another one has its name just while it is decoded."""
+    """Another file has its name while it is decoded."""
     own = write_picture(tmp_path / "own.png", solid(RED))
     other = write_picture(tmp_path / ".other.png", solid(BLUE))
     find, embed = collection.find_by_hash, pipeline.embed_clips
@@ -155,33 +155,33 @@ def test_no_file_stays_open_after_a_job(
     (inside / "broken.mp4").write_bytes(b"no video")
     (inside / "again.png").write_bytes((inside / "own.png").read_bytes())
     collection.delete_video(1)
-    made = create_job(collection, FolderSource(str(inside)))
+    job = create_job(collection, FolderSource(str(inside)))
     monkeypatch.setattr(pipeline, "decode_clips", lambda *arguments, **options: 1 / 0)
-    run_job(collection, small_model, made.id)
+    run_job(collection, small_model, job.id)
     assert open_below(tmp_path / "inside") == []
     monkeypatch.setattr(pipeline, "decode_clips", lambda *arguments, **options: exit())
     with pytest.raises(SystemExit):
-        run_job(collection, small_model, retry(collection, made.id).id)
+        run_job(collection, small_model, retry(collection, job.id).id)
     assert open_below(tmp_path / "inside") == []
 
 
 def outcome(collection: Collection, model: Model, exchanged: Exchanged, policy: AccessPolicy) -> str:
-    """What a job has read: own, secret or nothing. Afterwards the collection is empty again."""
+    """Return what a job has read: own, secret or nothing, and empty the collection."""
     try:
-        made = create_job(collection, exchanged.source, JobOptions(confined=True), policy)
+        job = create_job(collection, exchanged.source, JobOptions(confined=True), policy)
     except InvalidInput as error:
         return "secret" if SECRET in str(error) else "nothing"
-    done = run_job(collection, model, made.id, policy=policy)
-    told = json.dumps([done.error, [(item.path, item.reason) for item in list_items(collection, made.id)]])
+    done = run_job(collection, model, job.id, policy=policy)
+    report = json.dumps([done.error, [(item.path, item.reason) for item in list_items(collection, job.id)]])
     read = "nothing"
     for video in collection.videos(100):
         clips = collection.clips(video.id)
-        told += json.dumps([video.path, video.title, video.metadata, [clip.text for clip in clips]])
+        report += json.dumps([video.path, video.title, video.metadata, [clip.text for clip in clips]])
         jpeg = collection.thumbnail(clips[0].id)
         assert jpeg is not None
         red, _, blue = mean_color(jpeg)
         read = "secret" if blue > red else "own"
         collection.delete_video(video.id)
-    if SECRET in told:
+    if SECRET in report:
         return "secret"
-    return read if exchanged.word in told else "nothing"
+    return read if exchanged.word in report else "nothing"

@@ -1,4 +1,4 @@
-"""What a folder job finds in a folder."""
+"""Listing of folders."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_files_come_in_the_order_of_their_names(tmp_path: Path) -> None:
     assert list(listed(tmp_path, recursive=False)) == ["A.mp4", "a.mp4", "b.mp4", "ä.mp4"]
 
 
-def test_what_is_certainly_no_media_is_skipped_with_the_reason(tmp_path: Path) -> None:
+def test_files_with_non_media_suffixes_are_skipped_with_the_reason(tmp_path: Path) -> None:
     touch(tmp_path, "a.mp4", "a.srt", "notes.TXT", "no-ending", "b.unknown", ".DS_Store", ".git/x.mp4")
     assert listed(tmp_path) == {
         "a.mp4": "queued",
@@ -75,14 +75,12 @@ def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
     assert listed(tmp_path) == {"pipe.mp4": "skipped: not a regular file"}
 
 
-def test_a_name_that_is_not_utf8_is_listed_readably(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_is_escaped(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"caf\xe9.mp4")).touch()
     assert listed(tmp_path) == {"caf\\xe9.mp4": "failed: the file's name is not valid UTF-8; rename it"}
 
 
-def test_a_folder_that_may_not_be_read_is_listed_with_the_reason(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_folder_is_listed_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "a.mp4", "locked/b.mp4", "z.mp4")
     open_folder = iterate_source.open_folder_beneath
 
@@ -99,6 +97,6 @@ def test_a_folder_that_may_not_be_read_is_listed_with_the_reason(
     }
 
 
-def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         list(list_folder(tmp_path / "nothing"))

@@ -1,4 +1,4 @@
-"""A folder that is watched: what comes and goes between two looks, and what follows from it."""
+"""Watched folders: new, changed and deleted files between two scans."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.index.jobs.watched import Step, Watched, command, nothing, picture
 from tests.waiting import PATIENCE
 
 
-def test_what_comes_is_indexed_once_and_what_goes_is_reported(watched: Watched, folder: Path) -> None:
+def test_new_files_are_indexed_once_and_deleted_ones_reported(watched: Watched, folder: Path) -> None:
     picture(folder / "first.png", 1)
     (folder / "broken.mp4").write_bytes(b"no film")
     (folder / "notes.txt").write_text("words")
@@ -24,11 +24,11 @@ def test_what_comes_is_indexed_once_and_what_goes_is_reported(watched: Watched, 
     assert watched.events[2:] == [("added", "second.png"), ("gone", "first.png")]
     assert watched.paths == ["first.png", "second.png"]  # reported, not removed
     assert (totals.added, len(totals.failures), totals.gone, totals.removed) == (2, 1, 1, 0)
-    told = totals.summary(watched.collection, FolderSource(str(folder)))
-    assert (told["added"], told["failed"], told["gone"], told["videos"]) == (2, 1, 1, 2)
+    summary = totals.summary(watched.collection, FolderSource(str(folder)))
+    assert (summary["added"], summary["failed"], summary["gone"], summary["videos"]) == (2, 1, 1, 2)
 
 
-def test_a_file_that_is_still_written_is_waited_for(watched: Watched, folder: Path, tmp_path: Path) -> None:
+def test_a_file_is_indexed_once_it_stops_changing(watched: Watched, folder: Path, tmp_path: Path) -> None:
     content = picture(tmp_path / "whole.png", 7).read_bytes()
     growing = folder / "growing.png"
 
@@ -39,7 +39,7 @@ def test_a_file_that_is_still_written_is_waited_for(watched: Watched, folder: Pa
     assert watched.events == [("added", "growing.png")]
 
 
-def test_what_goes_is_removed_where_that_is_wanted(watched: Watched, folder: Path) -> None:
+def test_videos_of_deleted_files_are_removed_if_requested(watched: Watched, folder: Path) -> None:
     picture(folder / "a.png", 1)
     picture(folder / "b.png", 2)
     totals = watched(lambda: None, lambda: None, (folder / "a.png").unlink, delete=True)
@@ -48,7 +48,7 @@ def test_what_goes_is_removed_where_that_is_wanted(watched: Watched, folder: Pat
     assert (totals.gone, totals.removed) == (1, 1)
 
 
-def test_a_file_that_moves_stays_findable(watched: Watched, folder: Path) -> None:
+def test_a_moved_file_stays_searchable(watched: Watched, folder: Path) -> None:
     picture(folder / "a.png", 1)
     picture(folder / "keep.png", 2)
     watched(nothing, nothing, lambda: (folder / "a.png").rename(folder / "moved.png"), nothing, delete=True)
@@ -68,7 +68,7 @@ def test_a_file_that_moves_stays_findable(watched: Watched, folder: Path) -> Non
     assert watched.paths == ["copy.png", "keep.png"]
 
 
-def test_a_file_with_new_content_takes_the_place_of_the_old(watched: Watched, folder: Path) -> None:
+def test_new_content_replaces_the_video_of_a_file(watched: Watched, folder: Path) -> None:
     picture(folder / "a.png", 1)
     watched(nothing, nothing, lambda: picture(folder / "a.png", 200), nothing)
     assert watched.events == [("added", "a.png"), ("added", "a.png"), ("replaced", "a.png")]
@@ -77,7 +77,7 @@ def test_a_file_with_new_content_takes_the_place_of_the_old(watched: Watched, fo
     assert watched.paths == ["a.png"]
 
 
-def test_what_is_known_is_not_read_again_and_what_went_meanwhile_is_noticed(
+def test_known_files_are_not_read_again_and_files_deleted_meanwhile_are_reported(
     watched: Watched, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number, name in enumerate(("a.png", "b.png")):
@@ -90,7 +90,7 @@ def test_what_is_known_is_not_read_again_and_what_went_meanwhile_is_noticed(
     assert totals.added == 0
 
 
-def test_an_unmounted_drive_is_not_a_deleted_one(watched: Watched, folder: Path, tmp_path: Path) -> None:
+def test_an_unmounted_drive_does_not_count_as_deleted_files(watched: Watched, folder: Path, tmp_path: Path) -> None:
     away = tmp_path / "away"
 
     def unmount() -> None:

@@ -1,4 +1,4 @@
-"""One media file into a collection."""
+"""Stages that add one media file to a collection."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from vitascope.sandbox.decoder import InProcessDecoder
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
-def test_a_video_is_cut_into_clips_that_are_found_by_what_they_show(
+def test_the_clips_of_a_video_are_found_by_what_they_show(
     tmp_path: Path, collection: Collection, small_model: Model
 ) -> None:
     frames = [solid(color) for color in (RED, GREEN, BLUE) for _ in range(20)]
@@ -61,7 +61,9 @@ def test_a_video_is_cut_into_clips_that_are_found_by_what_they_show(
         assert (best.start, best.video_id) == (start, video.id)
 
 
-def test_the_tokens_kept_are_those_of_the_clip(tmp_path: Path, collection: Collection, small_model: Model) -> None:
+def test_the_stored_visual_tokens_are_those_of_the_clip(
+    tmp_path: Path, collection: Collection, small_model: Model
+) -> None:
     path = write_color_video(tmp_path / "red.mp4", RED)
     video = ingest_file(collection, small_model, path).video
     kept = collection.visual_tokens([clip.id for clip in collection.clips(video.id)])
@@ -117,7 +119,7 @@ def test_clips_are_embedded_a_few_at_a_time(
     assert max(sizes) <= ingest.DECODE_BATCH_CLIPS
 
 
-def test_a_file_that_changes_meanwhile_is_not_kept(
+def test_a_file_that_changes_while_it_is_read_is_not_added(
     tmp_path: Path, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_color_video(tmp_path / "red.mp4", RED)
@@ -134,7 +136,7 @@ def test_a_file_that_changes_meanwhile_is_not_kept(
     assert collection.stats().videos == 0
 
 
-def test_files_that_are_no_video_are_named_and_nothing_is_kept(
+def test_a_file_that_is_no_video_is_named_and_not_added(
     tmp_path: Path, collection: Collection, small_model: Model
 ) -> None:
     whole = write_color_video(tmp_path / "whole.mp4", RED)
@@ -171,7 +173,7 @@ def test_invalid_metadata_and_another_model_are_refused_before_the_file_is_read(
 
 
 @pytest.mark.parametrize("failure", [MediaCorrupt("half way"), MemoryError()])
-def test_a_failure_half_way_keeps_nothing(
+def test_a_failure_half_way_adds_nothing(
     tmp_path: Path,
     collection: Collection,
     small_model: Model,

@@ -1,4 +1,4 @@
-"""`make bench-ingest` times each half and the job over the same films, and says what share the job reaches."""
+"""`make bench-ingest`: decoding alone, the model alone and the job over the same videos."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_film_that_cannot_be_added_is_not_measured(tmp_path: Path, small_model
 @pytest.mark.parametrize(
     ("job", "verdict"), [(2.5, "80% of the slower half alone; the bar of 85% is MISSED"), (2.0, "is reached")]
 )
-def test_the_share_is_of_the_slower_half(job: float, verdict: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_share_refers_to_the_slower_half(job: float, verdict: str, capsys: pytest.CaptureFixture[str]) -> None:
     stages = {"open": 0.1, "decode": job / 2, "embed": 1.0, "store": 0.1}
     result = report([Round(2.0, 1.0, job, stages)] * 3, films=4, seconds=16.0, pace=PACE)
     assert result["films_per_second"] == pytest.approx({"decode": 2.0, "embed": 4.0, "job": 4 / job})

@@ -1,4 +1,4 @@
-"""A job that is stopped, killed, taken over or out of disk goes on where it was: nothing is lost, nothing twice."""
+"""Jobs that are stopped, killed, taken over or out of disk space resume without loss or duplicate."""
 
 from __future__ import annotations
 
@@ -33,38 +33,38 @@ ROOT = Path(__file__).parents[3]
 PATIENCE = 300.0
 
 
-def test_a_job_that_is_stopped_goes_on_where_it_was(collection: Collection, pictures: Path, small_model: Model) -> None:
-    made = create_folder_job(collection, pictures)
+def test_a_stopped_job_resumes_where_it_was(collection: Collection, pictures: Path, small_model: Model) -> None:
+    job = create_folder_job(collection, pictures)
     done_before: list[int] = []
     stopped = run_job(
         collection,
         small_model,
-        made.id,
+        job.id,
         on_item=lambda item, done, total: done_before.append(done),
         should_stop=lambda: len(done_before) == 4,
         config=ONE,
     )
-    # The fifth file had been begun when the fourth was told of.
+    # The fifth file had been started when the fourth was reported.
     assert (stopped.state, stopped.counts.succeeded, stopped.counts.queued) == ("queued", 5, 5)
     done_after: list[int] = []
-    done = run_job(collection, small_model, made.id, on_item=lambda item, done, total: done_after.append(done))
+    done = run_job(collection, small_model, job.id, on_item=lambda item, done, total: done_after.append(done))
     assert (done.state, done.counts.succeeded) == ("succeeded", 10)
     assert done_before + done_after == list(range(1, 11))
 
 
-def test_an_interrupted_job_goes_back_to_the_queue(collection: Collection, pictures: Path, small_model: Model) -> None:
-    made = create_folder_job(collection, pictures)
+def test_an_interrupted_job_is_requeued(collection: Collection, pictures: Path, small_model: Model) -> None:
+    job = create_folder_job(collection, pictures)
 
     def interrupt(item: JobItem, done: int, total: int) -> None:
         if done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_job(collection, small_model, made.id, on_item=interrupt)
-    left = get_job(collection, made.id)
+        run_job(collection, small_model, job.id, on_item=interrupt)
+    left = get_job(collection, job.id)
     assert (left.state, left.counts.running) == ("queued", 0)
     assert left.counts.succeeded == collection.stats().videos
-    done = run_job(collection, small_model, made.id)
+    done = run_job(collection, small_model, job.id)
     # Some files had been added when the interrupt came; they are this job's, not ones that were there before.
     assert (done.counts.succeeded, done.counts.skipped) == (10, 0)
 
@@ -75,9 +75,9 @@ def test_a_job_survives_kill_9_without_loss_or_duplicate(
     kills = rounds(2, 40)
     most, in_work = 20, PipelineConfig().in_flight
     count = (most + in_work + 1) * kills
-    made = create_folder_job(collection, make_pictures(tmp_path / "many", count))
+    job = create_folder_job(collection, make_pictures(tmp_path / "many", count))
     command = [sys.executable, "-m", "tests.index.jobs.job_process", str(tmp_path / "library"), str(small_bundle)]
-    command += [str(made.id), "--most", str(most)]
+    command += [str(job.id), "--most", str(most)]
     acknowledged: set[str] = set()
     moment = random.Random()
     for _ in range(kills):
@@ -88,10 +88,10 @@ def test_a_job_survives_kill_9_without_loss_or_duplicate(
             lines += process.stdout.readlines()
         assert process.returncode == -signal.SIGKILL
         acknowledged |= {line.split()[1] for line in lines if line.endswith("\n")}
-        left = get_job(collection, made.id)
+        left = get_job(collection, job.id)
         assert left.state == "running"
         assert left.counts.succeeded < count
-    done = run_job(collection, small_model, made.id)
+    done = run_job(collection, small_model, job.id)
     assert (done.state, done.counts.succeeded, done.counts.total) == ("succeeded", count, count)
     paths = [video.path for video in collection.videos(10_000)]
     assert len(paths) == len(set(paths)) == count
@@ -99,16 +99,16 @@ def test_a_job_survives_kill_9_without_loss_or_duplicate(
     assert collection.catalogue.integrity_errors() == []
 
 
-def test_a_job_that_somebody_runs_is_left_to_them(collection: Collection, pictures: Path, small_model: Model) -> None:
-    made = create_folder_job(collection, pictures)
+def test_a_job_that_another_process_runs_is_refused(collection: Collection, pictures: Path, small_model: Model) -> None:
+    job = create_folder_job(collection, pictures)
     conflicts = []
 
     def run_too(item: JobItem, done: int, total: int) -> None:
-        with pytest.raises(Conflict, match=f"job {made.id}: is being run"):
-            run_job(collection, small_model, made.id)
+        with pytest.raises(Conflict, match=f"job {job.id}: is being run"):
+            run_job(collection, small_model, job.id)
         conflicts.append(done)
 
-    done = run_job(collection, small_model, made.id, on_item=run_too)
+    done = run_job(collection, small_model, job.id, on_item=run_too)
     assert len(conflicts) == done.counts.succeeded == 10
 
 
@@ -116,11 +116,11 @@ def test_a_lease_is_renewed_while_a_file_takes_long(
     collection: Collection, pictures: Path, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job_owner, "RENEW_SECONDS", 0.01)
-    made = create_folder_job(collection, pictures)
+    job = create_folder_job(collection, pictures)
 
     def lease() -> float:
         with collection.catalogue.read() as connection:
-            row = connection.execute("SELECT lease_until FROM jobs WHERE id = ?", (made.id,)).fetchone()
+            row = connection.execute("SELECT lease_until FROM jobs WHERE id = ?", (job.id,)).fetchone()
             return float(row[0])
 
     def wait_for_renewal(item: JobItem, done: int, total: int) -> None:
@@ -130,33 +130,33 @@ def test_a_lease_is_renewed_while_a_file_takes_long(
                 assert time.monotonic() < end, "the lease was not renewed"
                 time.sleep(0.01)
 
-    assert run_job(collection, small_model, made.id, on_item=wait_for_renewal).state == "succeeded"
+    assert run_job(collection, small_model, job.id, on_item=wait_for_renewal).state == "succeeded"
 
 
-def test_whoever_lost_the_job_writes_no_more_to_it(
+def test_a_run_that_lost_its_lease_writes_nothing_more(
     collection: Collection, pictures: Path, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that was suspended for longer than its lease wakes up after another one took over."""
+    """A process was suspended for longer than its lease, and another one took over."""
     monkeypatch.setattr(job_owner, "RENEW_SECONDS", PATIENCE)  # suspended, it does not renew its lease
-    made = create_folder_job(collection, pictures)
+    job = create_folder_job(collection, pictures)
 
     def lose(item: JobItem, done: int, total: int) -> None:
         if done == 2:
             with collection.catalogue.write() as connection:
-                connection.execute("UPDATE jobs SET lease_until = 0 WHERE id = ?", (made.id,))
-            assert run_job(collection, small_model, made.id).state == "succeeded"
+                connection.execute("UPDATE jobs SET lease_until = 0 WHERE id = ?", (job.id,))
+            assert run_job(collection, small_model, job.id).state == "succeeded"
 
     with pytest.raises(Conflict, match="taken over"):
-        run_job(collection, small_model, made.id, on_item=lose)
-    done = get_job(collection, made.id)
+        run_job(collection, small_model, job.id, on_item=lose)
+    done = get_job(collection, job.id)
     assert (done.state, done.counts.succeeded) == ("succeeded", 10)
     assert collection.stats().videos == 10
 
 
-def test_a_full_disk_leaves_the_job_to_be_gone_on_with(
+def test_a_job_stopped_by_a_full_disk_can_be_run_again(
     collection: Collection, pictures: Path, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = create_folder_job(collection, pictures)
+    job = create_folder_job(collection, pictures)
     real = collection.add_if_new
     calls = []
 
@@ -168,18 +168,18 @@ def test_a_full_disk_leaves_the_job_to_be_gone_on_with(
 
     monkeypatch.setattr(collection, "add_if_new", full)
     with pytest.raises(StorageError, match="full"):
-        run_job(collection, small_model, made.id)
-    left = get_job(collection, made.id)
+        run_job(collection, small_model, job.id)
+    left = get_job(collection, job.id)
     assert (left.state, left.counts.failed, left.counts.running) == ("queued", 0, 0)
     assert 3 <= left.counts.succeeded == collection.stats().videos < 10
-    assert run_job(collection, small_model, made.id).counts.succeeded == 10
+    assert run_job(collection, small_model, job.id).counts.succeeded == 10
 
 
-def test_a_disk_that_stays_full_is_not_held_against_the_files(
+def test_a_full_disk_does_not_count_as_a_crash_of_the_files(
     collection: Collection, pictures: Path, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even that the job stops can be written down; it goes on at once when it is run again."""
-    made = create_folder_job(collection, pictures)
+    """Even the release of the lease cannot be written; the job can be run again at once."""
+    job = create_folder_job(collection, pictures)
     real = collection.catalogue.write
     is_full = False
 
@@ -200,9 +200,9 @@ def test_a_disk_that_stays_full_is_not_held_against_the_files(
         with monkeypatch.context() as patch:
             patch.setattr(collection, "add_if_new", fill)
             with pytest.raises(StorageError, match="full"):
-                run_job(collection, small_model, made.id)
+                run_job(collection, small_model, job.id)
         is_full = False
-        assert get_job(collection, made.id).state == "running"
-    done = run_job(collection, small_model, made.id)
+        assert get_job(collection, job.id).state == "running"
+    done = run_job(collection, small_model, job.id)
     assert (done.state, done.counts.succeeded, done.counts.quarantined) == ("succeeded", 10, 0)
-    assert {item.crashes for item in list_items(collection, made.id)} == {0}
+    assert {item.crashes for item in list_items(collection, job.id)} == {0}

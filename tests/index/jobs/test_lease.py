@@ -1,4 +1,4 @@
-"""Whether somebody alive runs a job."""
+"""Whether the owner of a running job is alive."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def test_two_runs_in_one_process_are_two_owners() -> None:
     assert new_owner() != new_owner()
 
 
-def test_a_run_that_ended_is_gone_though_its_process_is_not() -> None:
+def test_an_ended_run_of_a_live_process_is_gone() -> None:
     ended, other = new_owner(), new_owner()
     mark_run_ended(ended)
     assert owner_is_gone(ended, in_future())
     assert not owner_is_gone(other, in_future())
 
 
-def test_nobody_is_gone_and_so_is_who_let_the_lease_run_out() -> None:
+def test_a_missing_owner_and_an_expired_lease_count_as_gone() -> None:
     assert owner_is_gone(None, None)
     assert owner_is_gone(new_owner(), time.time() - 1)
 
 
-def test_a_process_that_ended_is_gone_before_its_lease_is() -> None:
+def test_an_ended_process_is_gone_before_its_lease_expires() -> None:
     command = [sys.executable, "-c", "from index.jobs.lease import new_owner; print(new_owner()); input()"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as other:
         assert other.stdout is not None

@@ -1,4 +1,4 @@
-"""What file lists and shards may hold, what reading them costs, and how soon a listing ends."""
+"""Limits on file lists and shards."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def listed(source: Source, limits: ListLimits) -> list[SourceItem]:
 
 
 def refusal(source: Source, limits: ListLimits) -> str:
-    """Why the source as a whole is refused, before its first item."""
+    """Return why the source as a whole is refused, before its first item."""
     found = list_source(source, UNRESTRICTED, limits)
     with pytest.raises(InvalidInput) as refused:
         next(found)
@@ -50,7 +50,7 @@ class Name(str):
         return str.__hash__(self)
 
 
-def test_checking_names_takes_work_in_proportion_to_the_columns(tmp_path: Path) -> None:
+def test_checking_column_names_takes_linear_time(tmp_path: Path) -> None:
     def looks(count: int) -> int:
         Name.looks = 0
         check_column_names(tmp_path, [Name(f"c{number}") for number in range(count)], "c0", ListLimits(columns=count))
@@ -98,7 +98,7 @@ def test_a_cell_that_is_too_long_is_named_by_line_and_column(tmp_path: Path, end
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_what_a_list_stores_is_limited(tmp_path: Path, ending: str) -> None:
+def test_the_bytes_that_a_list_stores_are_limited(tmp_path: Path, ending: str) -> None:
     source = ListSource(str(write_list(tmp_path, ending, {"path": paths(20), "note": ["x" * 1000] * 20})))
     assert len(listed(source, ListLimits(stored_bytes=50_000))) == 20
     message = refusal(source, ListLimits(stored_bytes=12_000))
@@ -107,7 +107,7 @@ def test_what_a_list_stores_is_limited(tmp_path: Path, ending: str) -> None:
     assert message.endswith("(VITASCOPE_MAX_LIST_BYTES)")
 
 
-def test_names_that_every_row_stores_again_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_column_names_count_for_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table of single digits below long names stores the names with each row."""
     monkeypatch.setattr(list_limits, "MIN_STORED_BYTES", 1000)
     columns = {"path": paths(200)} | {f"{number:0128}": [1] * 200 for number in range(60)}
@@ -117,18 +117,18 @@ def test_names_that_every_row_stores_again_count(tmp_path: Path, monkeypatch: py
     assert "(VITASCOPE_MAX_LIST_EXPANSION)" in refusal(source, ListLimits(expansion=10))
 
 
-def test_rows_of_any_limit_may_be_ones_that_fail(tmp_path: Path) -> None:
+def test_failed_rows_count_towards_the_limits(tmp_path: Path) -> None:
     """Each stores its reason."""
     source = ListSource(str(write_list(tmp_path, "jsonl", {"path": [7] * 100})))
     assert "(VITASCOPE_MAX_LIST_BYTES)" in refusal(source, ListLimits(stored_bytes=5000))
 
 
 def hostile(folder: Path) -> Path:
-    """A few kilobytes that stand for half a gigabyte of text: 800 rows of 64 cells of 10,000 characters."""
+    """A few kilobytes expand to half a gigabyte of text: 800 rows of 64 cells of 10,000 characters."""
     return write_list(folder, "parquet", {"path": paths(800)} | {f"c{n}": ["a" * 10_000] * 800 for n in range(64)})
 
 
-def test_a_parquet_list_that_expands_is_refused_and_nothing_of_it_is_stored(
+def test_a_parquet_list_that_expands_too_much_is_refused_and_stores_nothing(
     tmp_path: Path, collection: Collection, small_model: Model
 ) -> None:
     file = hostile(tmp_path)
@@ -156,7 +156,7 @@ def test_cells_of_parquet_are_counted_before_they_are_read(tmp_path: Path) -> No
     assert "list.parquet, row 20: more than 2000000 bytes to read and store" in message
 
 
-def test_a_parquet_list_that_is_larger_unpacked_than_may_be_stored_is_not_unpacked(tmp_path: Path) -> None:
+def test_a_parquet_list_too_large_when_decompressed_is_not_decompressed(tmp_path: Path) -> None:
     table = pa.table({"path": paths(2), "note": ["a" * 500_000, "b" * 500_000]})
     parquet.write_table(table, tmp_path / "list.parquet", compression="zstd")
     source = ListSource(str(tmp_path / "list.parquet"))
@@ -174,7 +174,7 @@ def test_parquet_columns_that_no_metadata_can_hold_are_refused_by_name(tmp_path:
     assert "text, numbers, booleans or times were expected" in message
 
 
-def test_parquet_texts_of_every_form_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_texts_of_every_encoding_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain or in dictionaries, with and without nulls, in batches and slices that end anywhere."""
     monkeypatch.setattr("index.jobs.sources.parquet_rows._BATCH_ROWS", 7)
     monkeypatch.setattr("index.jobs.sources.parquet_rows._TEXT_BYTES", 50)
@@ -196,7 +196,9 @@ def test_parquet_texts_of_every_form_are_read(tmp_path: Path, monkeypatch: pytes
         assert item.metadata == {**expected, "number": number}
 
 
-def test_a_time_that_cannot_be_told_fails_the_list(tmp_path: Path, collection: Collection, small_model: Model) -> None:
+def test_a_time_beyond_the_range_of_python_fails_the_list(
+    tmp_path: Path, collection: Collection, small_model: Model
+) -> None:
     table = pa.table({"path": ["a.mp4"], "when": pa.array([2**62], pa.timestamp("us"))})
     parquet.write_table(table, tmp_path / "list.parquet")
     done = run_job(collection, small_model, create_job(collection, ListSource(str(tmp_path / "list.parquet"))).id)
@@ -205,9 +207,7 @@ def test_a_time_that_cannot_be_told_fails_the_list(tmp_path: Path, collection: C
 
 
 @pytest.mark.parametrize("content", [b"path,a\n" + b"x" * 300, b'path,a\na.mp4,"' + b"b\n" * 150 + b'"\n'])
-def test_a_row_without_an_end_is_not_read_to_its_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
-) -> None:
+def test_an_endless_row_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     monkeypatch.setattr(manifest_file, "MAX_ROW_CHARACTERS", 200)
     (tmp_path / "list.csv").write_bytes(content)
     message = refusal(ListSource(str(tmp_path / "list.csv")), ListLimits())
@@ -218,7 +218,7 @@ def test_a_row_without_an_end_is_not_read_to_its_end(
     assert "list.jsonl, line 2: more than 200 characters in one row" in message
 
 
-def test_a_column_name_that_no_metadata_can_have_is_refused_once(tmp_path: Path) -> None:
+def test_a_column_name_too_long_for_metadata_is_refused_once(tmp_path: Path) -> None:
     source = ListSource(str(write_list(tmp_path, "csv", {"path": paths(3), "n" * 129: [1, 2, 3]})))
     assert "129 characters; at most 128 were expected" in refusal(source, ListLimits())
 
@@ -226,7 +226,7 @@ def test_a_column_name_that_no_metadata_can_have_is_refused_once(tmp_path: Path)
 # Shards
 
 
-def test_metadata_that_every_file_of_a_sample_repeats_counts(
+def test_metadata_of_a_sample_counts_for_each_of_its_files(
     tmp_path: Path, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(list_limits, "MIN_STORED_BYTES", 100_000)
@@ -259,7 +259,7 @@ def test_a_shard_of_too_many_members_is_refused(tmp_path: Path) -> None:
         ({"a.json": b" " * 3_000_000, "a.txt": b" " * 3_000_000}, "member a.txt: with the sample's other texts larger"),
     ],
 )
-def test_what_stands_beside_a_member_is_limited(tmp_path: Path, members: dict[str, bytes], words: str) -> None:
+def test_the_json_and_text_of_a_sample_are_limited(tmp_path: Path, members: dict[str, bytes], words: str) -> None:
     json_first = {name: content or b"{}" for name, content in members.items()}
     if json_first.get("a.json", b"").isspace():
         json_first["a.json"] = b"{" + b" " * 3_000_000 + b"}"
@@ -284,7 +284,7 @@ def test_the_command_reads_the_limits_from_the_environment() -> None:
         read_list_limits({"VITASCOPE_MAX_LIST_CELL_CHARACTERS": "10001"})
 
 
-def test_the_command_refuses_a_list_beyond_them(
+def test_the_command_refuses_a_list_beyond_the_limits(
     tmp_path: Path, small_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("VITASCOPE_MAX_LIST_ROWS", "3")

@@ -1,4 +1,4 @@
-"""Stages beside each other: nothing waits that need not, and memory stays bounded."""
+"""The concurrent pipeline: stages overlap, and memory is bounded."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def test_the_next_file_is_decoded_while_the_model_is_at_work(
 
     monkeypatch.setattr(pipeline, "decode_clips", decoding)
     monkeypatch.setattr(small_model, "embed_video", embedding)
-    made = create_folder_job(collection, make_pictures(tmp_path / "pictures", 6))
-    assert run_job(collection, small_model, made.id).counts.succeeded == 6
+    job = create_folder_job(collection, make_pictures(tmp_path / "pictures", 6))
+    assert run_job(collection, small_model, job.id).counts.succeeded == 6
 
 
 def test_a_long_video_never_has_more_than_a_few_batches_in_memory(
@@ -72,8 +72,8 @@ def test_a_long_video_never_has_more_than_a_few_batches_in_memory(
     folder = tmp_path / "films"
     folder.mkdir()
     write_color_video(folder / "long.mp4", (255, 0, 0), seconds=64.0, rate=2)
-    made = create_folder_job(collection, folder, segmentation=Segmentation(length=1.0))
-    done = run_job(collection, small_model, made.id, config=PipelineConfig(decoders=2))
+    job = create_folder_job(collection, folder, segmentation=Segmentation(length=1.0))
+    done = run_job(collection, small_model, job.id, config=PipelineConfig(decoders=2))
     assert done.counts.succeeded == 1
     assert collection.stats().clips == 64
     assert [clip.start for clip in collection.clips(1)] == [float(second) for second in range(64)]
@@ -84,16 +84,16 @@ def test_a_long_video_never_has_more_than_a_few_batches_in_memory(
 def test_files_in_flight_are_bounded(
     tmp_path: Path, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = create_folder_job(collection, make_pictures(tmp_path / "pictures", 12))
+    job = create_folder_job(collection, make_pictures(tmp_path / "pictures", 12))
     running = []
     store = execution.store_video
 
     def counting(*arguments: Any) -> Any:
-        running.append(len(list_items(collection, made.id, "running")))
+        running.append(len(list_items(collection, job.id, "running")))
         return store(*arguments)
 
     monkeypatch.setattr(execution, "store_video", counting)
-    assert run_job(collection, small_model, made.id, config=PipelineConfig(in_flight=3)).counts.succeeded == 12
+    assert run_job(collection, small_model, job.id, config=PipelineConfig(in_flight=3)).counts.succeeded == 12
     assert 1 < max(running) <= 3
 
 
@@ -108,13 +108,15 @@ def test_a_file_that_fails_in_a_common_batch_fails_alone(
         return embed(streams)
 
     monkeypatch.setattr(small_model, "embed_video", picky)
-    made = create_folder_job(collection, make_pictures(tmp_path / "pictures", 8))
-    done = run_job(collection, small_model, made.id)
+    job = create_folder_job(collection, make_pictures(tmp_path / "pictures", 8))
+    done = run_job(collection, small_model, job.id)
     assert (done.counts.succeeded, done.counts.failed) == (7, 1)
-    assert Path(list_items(collection, made.id, "failed")[0].path).name == "003.png"
+    assert Path(list_items(collection, job.id, "failed")[0].path).name == "003.png"
 
 
-def test_the_clock_says_what_each_stage_did(tmp_path: Path, collection: Collection, small_model: Model) -> None:
+def test_the_timer_adds_up_the_seconds_of_each_stage(
+    tmp_path: Path, collection: Collection, small_model: Model
+) -> None:
     timer = StageTimer()
     run_job(collection, small_model, create_folder_job(collection, make_pictures(tmp_path / "p", 3)).id, timer=timer)
     assert set(timer.seconds()) == {"open", "decode", "embed", "store"}
@@ -122,12 +124,12 @@ def test_the_clock_says_what_each_stage_did(tmp_path: Path, collection: Collecti
 
 
 @pytest.mark.parametrize("name", ["in_flight", "openers", "decoders", "decoder_threads"])
-def test_an_impossible_pace_is_named(name: str) -> None:
+def test_a_pipeline_setting_below_one_is_refused(name: str) -> None:
     with pytest.raises(InvalidInput, match=f"{name}: 0"):
         PipelineConfig(**{name: 0})
 
 
-def test_whoever_waits_at_a_channel_is_let_go_when_it_closes() -> None:
+def test_closing_a_queue_wakes_waiting_threads() -> None:
     channel: ClosableQueue[int] = ClosableQueue(1)
     assert channel.put(1)
     refused: list[bool] = []

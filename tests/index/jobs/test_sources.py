@@ -1,4 +1,4 @@
-"""What each kind of source names, and where the bytes of its videos come to lie."""
+"""Items of each kind of source, and where their files are stored."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_row_that_cannot_be_used_is_named_by_file_line_and_field(films: Path) 
     assert found[1].uri == "list.csv, line 3"
 
 
-def test_json_lines_are_read_and_their_mistakes_named(films: Path) -> None:
+def test_json_lines_are_read_and_invalid_ones_named(films: Path) -> None:
     lines = [
         json.dumps({"file": "red.png", "name": "Red", "year": 2020, "note": None}),
         "{",
@@ -133,7 +133,7 @@ def test_parquet_is_read_row_by_row(films: Path) -> None:
         ("d.parquet", b"not parquet at all", "a Parquet file was expected"),
     ],
 )
-def test_a_list_that_is_none_fails_the_job_with_the_reason(
+def test_a_malformed_list_fails_the_job_with_the_reason(
     tmp_path: Path, collection: Collection, small_model: Model, name: str, content: bytes, words: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -155,7 +155,7 @@ def write_shard(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
 
 
 @pytest.mark.parametrize("ending", [".tar", ".tar.gz"])
-def test_members_of_shards_become_videos_that_the_collection_keeps(
+def test_members_of_shards_become_videos_with_copies_in_the_collection(
     tmp_path: Path, films: Path, collection: Collection, small_model: Model, ending: str
 ) -> None:
     red, blue = (films / "red.png").read_bytes(), (films / "blue.png").read_bytes()
@@ -197,7 +197,7 @@ def test_members_of_shards_become_videos_that_the_collection_keeps(
     assert own[0].is_relative_to(collection.folder)
 
 
-def test_a_damaged_shard_gives_what_is_before_the_damage(
+def test_members_before_the_damage_of_a_shard_are_added(
     tmp_path: Path, films: Path, collection: Collection, small_model: Model
 ) -> None:
     whole = write_shard(tmp_path / "whole.tar", {"a.png": (films / "red.png").read_bytes(), "b.png": b"b" * 5000})
@@ -257,7 +257,7 @@ def test_a_file_that_is_too_large_is_not_copied(
     assert list((collection.folder / "media").rglob("*.*")) == []
 
 
-def test_a_protocol_that_nobody_knows_fails_the_job(collection: Collection, small_model: Model) -> None:
+def test_an_unknown_protocol_fails_the_job(collection: Collection, small_model: Model) -> None:
     done = run_job(collection, small_model, create_job(collection, UrlSource("nonsense://a/b.mp4")).id)
     assert done.state == "failed"
     assert "nonsense" in (done.error or "")

@@ -1,4 +1,4 @@
-"""A watched folder whose files are replaced, moved, deleted or away, also while nothing watches it."""
+"""Watched folders whose files are replaced, moved, deleted or unavailable, also while not watched."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIZE = 4096
 
 
 def padded(path: Path, shade: int) -> Path:
-    """As `picture`, of ``SIZE`` bytes whatever it shows."""
+    """Write a picture of exactly ``SIZE`` bytes."""
     picture(path, shade)
     path.write_bytes(path.read_bytes().ljust(SIZE, b"\0"))
     return path
@@ -56,7 +56,7 @@ def by_a_copy(file: Path) -> None:
 
 @pytest.mark.parametrize("replace", [by_renaming, in_place, with_its_folder, by_a_copy])
 @pytest.mark.parametrize("is_remembered", [True, False])
-def test_a_file_that_was_replaced_by_an_older_one_while_nothing_watched_is_read(
+def test_a_file_replaced_by_an_older_one_while_not_watched_is_read(
     watched: Watched, folder: Path, replace: Callable[[Path], None], is_remembered: bool
 ) -> None:
     file = padded(folder / "a.png", 1)
@@ -73,7 +73,7 @@ def test_a_file_that_was_replaced_by_an_older_one_while_nothing_watched_is_read(
     assert (totals.gone, totals.removed, totals.held) == (1, 1, 0)
 
 
-def test_what_has_not_changed_is_not_read_again_whatever_its_time(
+def test_an_unchanged_file_is_not_read_again_whatever_its_time(
     watched: Watched, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.utime(picture(folder / "old.png", 1), (1, 1))
@@ -92,7 +92,7 @@ def film_folder(folder: Path, count: int, shade: int) -> Path:
     return folder
 
 
-def test_a_subfolder_that_is_away_loses_no_video_and_goes_on_when_it_is_back(watched: Watched, folder: Path) -> None:
+def test_an_unavailable_subfolder_loses_no_video(watched: Watched, folder: Path) -> None:
     film_folder(folder / "a", 2, 10)
     part, away = film_folder(folder / "b", 2, 20), folder.parent / "away"
     every = ["10.png", "11.png", "20.png", "21.png"]
@@ -123,7 +123,7 @@ def test_a_subfolder_that_is_away_loses_no_video_and_goes_on_when_it_is_back(wat
     assert watched.events == []
 
 
-def test_what_is_held_goes_when_a_larger_share_may_be_deleted(watched: Watched, folder: Path) -> None:
+def test_held_videos_are_removed_when_a_larger_share_is_allowed(watched: Watched, folder: Path) -> None:
     film_folder(folder / "a", 2, 10)
     part = film_folder(folder / "b", 2, 20)
     watched(nothing, nothing, lambda: shutil.rmtree(part), nothing, delete=True)
@@ -142,7 +142,7 @@ def test_without_deletion_nothing_is_held(watched: Watched, folder: Path) -> Non
     assert (totals.gone, totals.held) == (2, 0)
 
 
-def test_a_subfolder_that_is_renamed_keeps_all_its_videos(watched: Watched, folder: Path) -> None:
+def test_a_renamed_subfolder_keeps_all_its_videos(watched: Watched, folder: Path) -> None:
     film_folder(folder / "a", 2, 10)
     part = film_folder(folder / "b", 2, 20)
     totals = watched(nothing, nothing, lambda: part.rename(folder / "c"), nothing, nothing, delete=True)
@@ -154,7 +154,7 @@ def test_a_subfolder_that_is_renamed_keeps_all_its_videos(watched: Watched, fold
     assert (totals.removed, totals.held) == (2, 0)
 
 
-def test_files_that_swap_their_names_are_both_found_by_the_right_one(watched: Watched, folder: Path) -> None:
+def test_files_that_swap_names_keep_their_videos(watched: Watched, folder: Path) -> None:
     one, other = padded(folder / "one.png", 1), padded(folder / "other.png", 2)
     watched()
     contents = {video.path: video.content_sha256 for video in watched.collection.videos()}
@@ -167,7 +167,7 @@ def test_files_that_swap_their_names_are_both_found_by_the_right_one(watched: Wa
 
 
 class Devices:
-    """Numbers of file systems, as the kernel would tell them of the folders that have one."""
+    """Device numbers of folders that are mount points."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, numbers: dict[Path, int]) -> None:
         self.numbers = numbers
@@ -206,7 +206,7 @@ def plug_in(devices: Devices, folder: Path, away: Path, number: int) -> None:
 
 
 @pytest.mark.parametrize("has_mount_point", [True, False])
-def test_a_drive_that_is_unplugged_loses_no_video(
+def test_an_unplugged_drive_loses_no_video(
     watched: Watched, folder: Path, devices: Devices, has_mount_point: bool
 ) -> None:
     away = folder.parent / "away"
@@ -234,10 +234,8 @@ def test_a_drive_that_is_unplugged_loses_no_video(
     assert (watched.paths, totals.unavailable) == (["11.png", "21.png"], {})
 
 
-def test_a_drive_is_known_after_a_start_anew_by_what_lies_on_it(
-    watched: Watched, folder: Path, devices: Devices
-) -> None:
-    """Device numbers are given out anew when a machine starts."""
+def test_a_drive_is_recognised_after_a_restart_by_its_files(watched: Watched, folder: Path, devices: Devices) -> None:
+    """Device numbers change when a machine restarts."""
     away = folder.parent / "away"
     watched(delete=True)
     unplug(devices, folder, away, has_mount_point=True)
@@ -270,10 +268,10 @@ def test_another_drive_with_files_of_the_same_names_removes_nothing(
     assert (watched.paths, totals.removed, totals.held) == (["10.png", "11.png", "20.png", "20.png", "21.png"], 0, 1)
 
 
-def test_files_are_told_apart_by_content_where_inodes_are_not_kept(
+def test_files_are_recognised_by_content_where_inodes_change(
     watched: Watched, folder: Path, devices: Devices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """FAT gives out inode numbers anew whenever it is mounted."""
+    """FAT assigns new inode numbers at every mount."""
     watched(delete=True)
     real = watched_folder._facts
     monkeypatch.setattr(watched_folder, "_facts", lambda path: f"again:{real(path)}")
@@ -289,9 +287,7 @@ def test_files_are_told_apart_by_content_where_inodes_are_not_kept(
     ]
 
 
-def test_a_folder_that_was_not_mounted_at_the_start_is_followed_once_it_is(
-    watched: Watched, folder: Path, devices: Devices
-) -> None:
+def test_a_folder_mounted_after_the_start_is_watched(watched: Watched, folder: Path, devices: Devices) -> None:
     watched(delete=True)
     away = folder.parent / "away"
     folder.rename(away)
@@ -332,7 +328,7 @@ def test_a_subfolder_that_cannot_be_listed_loses_no_video(
     assert len(watched.paths) == 9
 
 
-def test_a_subfolder_that_goes_while_it_is_listed_is_gone_not_away(
+def test_a_subfolder_deleted_while_it_is_listed_counts_as_gone(
     watched: Watched, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     film_folder(folder / "a", 8, 10)
@@ -348,7 +344,7 @@ def test_a_subfolder_that_goes_while_it_is_listed_is_gone_not_away(
     assert watched.events[9:] == [("gone", "20.png")]
 
 
-def test_files_in_folders_below_a_flat_one_do_not_count(watched: Watched, folder: Path) -> None:
+def test_subfolders_of_a_flat_source_do_not_count(watched: Watched, folder: Path) -> None:
     film_folder(folder / "below", 4, 10)
     for shade in (1, 2, 3, 4):
         picture(folder / f"{shade}.png", shade)
@@ -362,7 +358,7 @@ def test_files_in_folders_below_a_flat_one_do_not_count(watched: Watched, folder
     assert totals.held == 2  # of three
 
 
-def test_a_replaced_video_is_removed_though_the_process_dies_before(
+def test_a_replaced_video_is_removed_after_a_restart(
     watched: Watched, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     padded(folder / "a.png", 1)
@@ -381,7 +377,7 @@ def test_a_replaced_video_is_removed_though_the_process_dies_before(
     assert watched.paths == ["a.png"]
 
 
-def test_a_video_that_is_deleted_by_hand_is_held_no_longer(watched: Watched, folder: Path) -> None:
+def test_a_video_deleted_by_other_means_is_no_longer_held(watched: Watched, folder: Path) -> None:
     film_folder(folder / "a", 2, 10)
     part = film_folder(folder / "b", 2, 20)
 
@@ -397,7 +393,7 @@ def test_a_video_that_is_deleted_by_hand_is_held_no_longer(watched: Watched, fol
     assert (totals.held, totals.held_reason, totals.removed) == (0, None, 0)
 
 
-def test_the_command_says_what_it_does_not_delete(tmp_path: Path, folder: Path, small_bundle: Path) -> None:
+def test_the_command_reports_held_videos(tmp_path: Path, folder: Path, small_bundle: Path) -> None:
     film_folder(folder / "a", 2, 10)
     part = film_folder(folder / "b", 2, 20)
     with command(folder, tmp_path / "data", small_bundle, "--watch-delete") as process:

@@ -1,4 +1,4 @@
-"""A folder that is watched in a test: in this process step by step, or by the command."""
+"""Watched folders in tests: in this process step by step, or by the command."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ Step = Callable[[], object]
 
 
 def nothing() -> None:
-    """A step in which nothing happens."""
+    """No-op step."""
 
 
 class Watched:
-    """Looks at the folder, one step of the world between each two; a second passes with every look."""
+    """Polls the folder once a second, with a step in between."""
 
     def __init__(self, collection: Collection, model: Model, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.collection = collection
@@ -47,7 +47,7 @@ class Watched:
         max_delete: float = MAX_DELETE,
         recursive: bool = True,
     ) -> WatchTotals:
-        """Look once, then again after each step and three times at the end; then Ctrl-C."""
+        """Poll once, again after each step, three times at the end, and stop with Ctrl-C."""
         self.events.clear()
         self.reasons.clear()
         waiting = iter([*steps, nothing, nothing, nothing])
@@ -94,7 +94,7 @@ itself: a process that has Milvus's client in it must not be forked with code to
 
 @contextmanager
 def command(folder: Path, data: Path, bundle: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """`vitascope index FOLDER --watch`, which looks very often."""
+    """Run `vitascope index FOLDER --watch` with a short interval."""
     arguments = [sys.executable, "-c", HEEDING, "index", str(folder), "--watch", "--interval", "0.05"]
     arguments += ["--settle", "0.05", "--bundle", str(bundle), "--data", str(data), *options]
     pipe = subprocess.PIPE

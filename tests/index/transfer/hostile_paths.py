@@ -1,4 +1,4 @@
-"""Paths that a file from outside may give a video to reach what it may not, and how each is refused."""
+"""Media paths of untrusted files that are not allowed, and the error for each."""
 
 from __future__ import annotations
 

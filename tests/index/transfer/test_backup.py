@@ -1,4 +1,4 @@
-"""A collection in use is copied as it is at one moment, and comes back whole; half a copy never has a name."""
+"""Backup and restore of a collection in use."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a small collection, too, takes many steps."""
+    """Copy a small collection in many steps, too."""
     monkeypatch.setattr(storage, "COPY_PAGES", 2)
 
 
@@ -60,7 +60,7 @@ def collection(library: CollectionStore) -> Collection:
     return library.open("videos")
 
 
-def test_what_is_restored_is_what_was_backed_up(
+def test_a_restored_collection_equals_the_original(
     tmp_path: Path, library: CollectionStore, collection: Collection
 ) -> None:
     for victim in (3, 17, 40):
@@ -73,13 +73,13 @@ def test_what_is_restored_is_what_was_backed_up(
     assert copy.videos(100) == collection.videos(100)
     query = np.arange(1.0, WIDTH + 1)
     assert copy.search(query, 100) == collection.search(query, 100)
-    # They go their own ways, and ids are not given out again.
+    # They are independent, and ids are not assigned again.
     assert add(copy, 100) == [41]
     assert numbers_in(collection) == [n for n in range(40) if n not in (2, 16, 39)]
     assert copy.catalogue.meta["collection_id"] != collection.catalogue.meta["collection_id"]
 
 
-def test_jobs_of_a_restored_collection_rest_until_they_are_resumed(
+def test_jobs_of_a_restored_collection_are_paused(
     tmp_path: Path, library: CollectionStore, collection: Collection
 ) -> None:
     queued, running, leaving, paused, done = (create_folder_job(collection, tmp_path).id for _ in range(5))
@@ -110,7 +110,7 @@ def test_jobs_of_a_restored_collection_rest_until_they_are_resumed(
     assert {one.id: (one.state, one.requested, one.counts) for one in list_jobs(collection)} == before
 
 
-def test_writes_after_the_start_neither_get_in_nor_make_it_begin_anew(
+def test_writes_after_the_start_are_not_included_and_do_not_restart_it(
     tmp_path: Path, library: CollectionStore, collection: Collection
 ) -> None:
     steps: list[int] = []
@@ -128,7 +128,7 @@ def test_writes_after_the_start_neither_get_in_nor_make_it_begin_anew(
     assert len(numbers_in(collection)) == 39 + len(steps)
 
 
-def test_a_copy_taken_under_a_steady_writer_has_all_that_was_acknowledged_and_nothing_in_part(
+def test_a_backup_under_a_steady_writer_has_every_acknowledged_video_completely(
     tmp_path: Path, library: CollectionStore, collection: Collection
 ) -> None:
     acknowledged, ended = [39], threading.Event()
@@ -177,7 +177,7 @@ backup.backup_collection(CollectionStore(Path(sys.argv[1])).open("videos"), Path
 """
 
 
-def test_killed_half_way_it_leaves_no_half_backup(
+def test_a_backup_killed_half_way_leaves_no_file(
     tmp_path: Path, library: CollectionStore, collection: Collection
 ) -> None:
     file = tmp_path / "backups" / "videos"
@@ -203,7 +203,7 @@ def test_killed_half_way_it_leaves_no_half_backup(
     assert numbers_in(restore_collection(library, file, "copy", allowed=allowed(library))) == [*range(40), 50, 51]
 
 
-def test_a_step_that_fails_leaves_the_earlier_backup(tmp_path: Path, collection: Collection) -> None:
+def test_a_failed_backup_leaves_the_earlier_one(tmp_path: Path, collection: Collection) -> None:
     backup_collection(collection, tmp_path / "b")
     before = (tmp_path / "b").read_bytes()
     add(collection, 60)
@@ -250,7 +250,7 @@ def test_a_damaged_backup_becomes_no_collection(
     assert [entry.name for entry in library.root.iterdir()] == ["videos"]
 
 
-def test_what_is_no_backup_is_named(tmp_path: Path, library: CollectionStore, collection: Collection) -> None:
+def test_a_file_that_is_no_backup_is_refused(tmp_path: Path, library: CollectionStore, collection: Collection) -> None:
     note, other = tmp_path / "note", tmp_path / "other"
     note.write_text("not a database")
     with closing(sqlite3.connect(other)) as connection:
@@ -274,7 +274,7 @@ def test_what_is_no_backup_is_named(tmp_path: Path, library: CollectionStore, co
     assert library.names() == ["videos"]
 
 
-def test_a_backup_overwrites_nothing_else(tmp_path: Path, library: CollectionStore, collection: Collection) -> None:
+def test_a_backup_overwrites_only_backups(tmp_path: Path, library: CollectionStore, collection: Collection) -> None:
     note = tmp_path / "note"
     note.write_text("mine")
     for file, problem in (

@@ -1,4 +1,4 @@
-"""`vitascope backup`: a data folder is copied while it is in use, the last copies are kept, and one comes back."""
+"""Backup and restore of a data folder in use."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def videos_allowed(data: Path) -> AllowedPaths:
 
 
 def aged(copy: Path, year: int) -> Path:
-    """The copy as if it were of another year."""
+    """Rename a backup to an earlier time."""
     return copy.rename(copy.with_name(f"{year}-01-01T00-00-00Z"))
 
 
-def test_everything_comes_back_from_a_copy_of_a_folder_in_use(tmp_path: Path, data: Path, backups: Path) -> None:
+def test_a_data_folder_in_use_is_backed_up_and_restored(tmp_path: Path, data: Path, backups: Path) -> None:
     store = KeyStore(data)
     _, text = store.create("portal", ["read"])
     with CollectionStore(data / "collections") as library:
@@ -99,7 +99,7 @@ def test_everything_comes_back_from_a_copy_of_a_folder_in_use(tmp_path: Path, da
         restore_data(made.folder, restored, videos_allowed(restored))
 
 
-def test_a_media_file_is_stored_once_as_long_as_it_is_the_same(data: Path, backups: Path) -> None:
+def test_an_unchanged_media_file_is_stored_once(data: Path, backups: Path) -> None:
     first = aged(backup_data(data, backups, keep=3).folder, 2025)
     (data / "media/films/cc.mp4").write_bytes(b"new")
     second = aged(backup_data(data, backups, keep=3).folder, 2026)
@@ -111,7 +111,7 @@ def test_a_media_file_is_stored_once_as_long_as_it_is_the_same(data: Path, backu
     assert (third.folder / "media/films/cc.mp4").read_bytes() == b"new"
 
 
-def test_only_the_oldest_copies_go(data: Path, backups: Path) -> None:
+def test_only_the_oldest_backups_are_removed(data: Path, backups: Path) -> None:
     (backups / "2020-holidays").mkdir()
     old = [aged(backup_data(data, backups, keep=9).folder, year) for year in (2022, 2023, 2024)]
     killed = backups / f".2024-02-02T00-00-00Z-{'0' * 32}"
@@ -126,25 +126,25 @@ def test_only_the_oldest_copies_go(data: Path, backups: Path) -> None:
     ]
 
 
-def test_a_damaged_collection_is_named_and_no_earlier_copy_goes(
+def test_a_damaged_collection_is_named_and_no_earlier_backup_is_removed(
     data: Path, backups: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = aged(backup_data(data, backups, keep=1).folder, 2025)
     catalogue = data / "collections/films/catalogue.sqlite3"
     catalogue.write_bytes(catalogue.read_bytes()[:4096] + os.urandom(catalogue.stat().st_size - 4096))
     status = main(["backup", str(backups), "--keep", "1", "--data", str(data), "--json"])
-    told = json.loads(capsys.readouterr().out)
+    summary = json.loads(capsys.readouterr().out)
     assert status == 3
-    assert (told["collections"], told["failed"], told["removed"]) == (["talks"], 1, [])
-    assert told["failures"][0]["collection"] == "films"
+    assert (summary["collections"], summary["failed"], summary["removed"]) == (["talks"], 1, [])
+    assert summary["failures"][0]["collection"] == "films"
     assert len(list_backups(backups)) == 2
     assert (good / "collections/films/catalogue.sqlite3").is_file()
 
 
-def test_a_collection_in_milvus_is_copied_and_restored_where_milvus_cannot_be_reached(
+def test_a_collection_in_milvus_is_backed_up_and_restored_without_milvus(
     tmp_path: Path, data: Path, backups: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor is its package there, as in the image for the CPU: everything is in SQLite."""
+    """Everything is in SQLite: not even the package of Milvus is needed."""
     monkeypatch.setitem(sys.modules, "pymilvus", None)
     at = "http://milvus.invalid:19530"
     with closing(sqlite3.connect(data / "collections/films/catalogue.sqlite3")) as connection:
@@ -158,7 +158,7 @@ def test_a_collection_in_milvus_is_copied_and_restored_where_milvus_cannot_be_re
         assert library.open("films").stats().videos == 10
 
 
-def test_what_cannot_be_meant_is_refused(tmp_path: Path, data: Path, backups: Path) -> None:
+def test_invalid_folders_are_refused(tmp_path: Path, data: Path, backups: Path) -> None:
     with pytest.raises(InvalidInput, match="keep: 0"):
         backup_data(data, backups, keep=0)
     with pytest.raises(InvalidInput, match="outside of the data folder"):
@@ -173,7 +173,7 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path, data: Path, backups: Pa
             backup_data(data, backups, keep=1)
 
 
-def test_a_damaged_database_of_the_service_leaves_no_copy(data: Path, backups: Path) -> None:
+def test_a_damaged_service_database_leaves_no_backup(data: Path, backups: Path) -> None:
     (data / "keys.sqlite3").write_bytes(b"SQLite format 3\0" + bytes(5000))
     with pytest.raises(StorageError, match=r"keys.sqlite3: cannot be copied"):
         backup_data(data, backups, keep=1)
@@ -181,7 +181,7 @@ def test_a_damaged_database_of_the_service_leaves_no_copy(data: Path, backups: P
     assert sorted(path.name for path in backups.iterdir()) == [".lock"]
 
 
-def test_the_command_says_what_it_did(
+def test_the_command_reports_the_backup(
     data: Path, backups: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["backup", str(backups), "--data", str(data)]) == 0

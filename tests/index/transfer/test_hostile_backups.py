@@ -1,4 +1,4 @@
-"""A backup may come from anywhere: what was made to do harm is refused by name, and nothing of it is left behind."""
+"""Untrusted backups: invalid ones are refused by name and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ def check_refused(
     library: CollectionStore, file: Path, message: str, error: type[VitascopeError] = VitascopeError
 ) -> None:
     before = hashlib.sha256(file.read_bytes()).digest()
-    beside = sorted(file.parent.iterdir())
+    files = sorted(file.parent.iterdir())
     with pytest.raises(error, match=message) as raised:
         restore_collection(library, file, "copy", allowed=allowed(library))
     assert str(file) in str(raised.value)
     assert [entry.name for entry in library.root.iterdir()] == ["videos"]
-    assert sorted(file.parent.iterdir()) == beside
+    assert sorted(file.parent.iterdir()) == files
     assert hashlib.sha256(file.read_bytes()).digest() == before
 
 
@@ -183,15 +183,13 @@ ROWS = {
 
 
 @pytest.mark.parametrize("attack", ROWS)
-def test_a_wrong_row_is_refused_by_table_row_and_column(library: CollectionStore, backup: Path, attack: str) -> None:
+def test_an_invalid_row_is_refused_by_table_row_and_column(library: CollectionStore, backup: Path, attack: str) -> None:
     statement, message = ROWS[attack]
     execute(backup, statement)
     check_refused(library, backup, message)
 
 
-def test_a_cell_that_is_larger_than_any_catalogue_needs_is_refused(
-    library: CollectionStore, backup: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_oversized_cell_is_refused(library: CollectionStore, backup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(foreign_catalogue._LIMITS, sqlite3.SQLITE_LIMIT_LENGTH, 1_000_000)
     execute(backup, put("thumbnails", 1, "jpeg", "x'ffd8'"), "INSERT INTO thumbnails VALUES (1, zeroblob(2000000))")
     check_refused(library, backup, "too big", StorageError)
@@ -232,9 +230,7 @@ def test_a_damaged_page_is_refused(
     check_refused(library, backup, "damaged|malformed", StorageError)
 
 
-def test_a_backup_with_any_damage_is_refused_or_gives_a_sound_collection(
-    library: CollectionStore, backup: Path
-) -> None:
+def test_a_damaged_backup_is_refused_or_gives_an_intact_collection(library: CollectionStore, backup: Path) -> None:
     """`make chaos` tries 2,000 of them."""
     whole = backup.read_bytes()
     for seed in range(rounds(30, 2000)):
@@ -256,7 +252,7 @@ def test_the_full_text_index_of_a_backup_is_never_opened(library: CollectionStor
 
 
 @pytest.mark.parametrize("attack", HOSTILE_PATHS)
-def test_a_path_that_leads_elsewhere_is_refused(
+def test_a_media_path_that_is_not_allowed_is_refused(
     tmp_path: Path, library: CollectionStore, backup: Path, attack: str
 ) -> None:
     make_links(tmp_path)
@@ -270,7 +266,7 @@ def test_a_path_that_leads_elsewhere_is_refused(
     assert [entry.name for entry in library.root.iterdir()] == ["videos"]
 
 
-def test_files_below_an_allowed_root_and_in_incoming_come_back(
+def test_files_below_an_allowed_root_and_in_incoming_are_accepted(
     tmp_path: Path, library: CollectionStore, backup: Path
 ) -> None:
     (tmp_path / "real").mkdir()
@@ -282,9 +278,7 @@ def test_files_below_an_allowed_root_and_in_incoming_come_back(
     assert [video.path for video in copy.videos()][:2] == named
 
 
-def test_jobs_come_back_confined_whatever_the_backup_says(
-    tmp_path: Path, library: CollectionStore, backup: Path
-) -> None:
+def test_restored_jobs_are_confined(tmp_path: Path, library: CollectionStore, backup: Path) -> None:
     source = json.dumps({"kind": "folder", "folder": "/etc", "recursive": True})
     execute(backup, put("jobs", 1, "source", f"'{source}'"))
     copy = restore_collection(library, backup, "copy", allowed=allowed(library))
@@ -296,7 +290,7 @@ def test_jobs_come_back_confined_whatever_the_backup_says(
 
 
 @pytest.mark.parametrize("version", range(1, SCHEMA_VERSION + 1))
-def test_backups_of_every_version_come_back(tmp_path: Path, version: int) -> None:
+def test_backups_of_every_version_are_restored(tmp_path: Path, version: int) -> None:
     with CollectionStore(tmp_path / "old") as library:
         old_collection(library.root)
     file = tmp_path / "backup"

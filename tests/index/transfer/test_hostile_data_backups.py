@@ -1,4 +1,4 @@
-"""A copy of a data folder may come from anywhere: its collections are checked as backups are, and all come, or none."""
+"""Untrusted backups of data folders: all collections are restored, or none."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def check_refused(tmp_path: Path, copy: Path, message: str) -> None:
 
 
 @pytest.mark.parametrize("attack", HOSTILE_PATHS)
-def test_a_path_that_leads_elsewhere_is_refused(tmp_path: Path, copy: Path, attack: str) -> None:
+def test_a_media_path_that_is_not_allowed_is_refused(tmp_path: Path, copy: Path, attack: str) -> None:
     make_links(tmp_path)
     path, message = hostile_path(attack, tmp_path)
     name_file(copy, "talks", path)
@@ -87,7 +87,7 @@ def link_former_upload(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("attack", [link_file, link_folder, link_media, link_collection, link_keys, link_former_upload])
-def test_a_link_in_it_is_refused(tmp_path: Path, copy: Path, attack: Callable[[Path], None]) -> None:
+def test_a_link_in_a_backup_is_refused(tmp_path: Path, copy: Path, attack: Callable[[Path], None]) -> None:
     attack(copy)
     check_refused(tmp_path, copy, "is a link or a special file; a regular file or a folder was expected")
 
@@ -98,7 +98,7 @@ def test_another_schema_is_refused(tmp_path: Path, copy: Path) -> None:
     check_refused(tmp_path, copy, "view 'evil' is not one of its")
 
 
-def test_it_comes_back_with_the_films_that_it_has(tmp_path: Path, copy: Path) -> None:
+def test_a_backup_is_restored_with_the_media_files_it_has(tmp_path: Path, copy: Path) -> None:
     name_file(copy, "films", "media/own.mp4")
     data = tmp_path / "data"
     assert restore_data(copy, data, AllowedPaths([Path("/videos")], data)) == ["films", "talks"]

@@ -1,4 +1,4 @@
-"""An export may have been edited: a video whose path leads elsewhere is refused by name, and nothing is imported."""
+"""Untrusted exports: videos with paths that are not allowed are refused by name."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def edit(file: Path, row: int, column: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("attack", HOSTILE_PATHS)
-def test_a_path_that_leads_elsewhere_is_refused(tmp_path: Path, library: CollectionStore, attack: str) -> None:
+def test_a_media_path_that_is_not_allowed_is_refused(tmp_path: Path, library: CollectionStore, attack: str) -> None:
     make_links(tmp_path)
     path, message = hostile_path(attack, tmp_path)
     edit(tmp_path / "export" / "videos.parquet", 1, "path", path)
@@ -73,7 +73,7 @@ def test_an_export_by_0_2_0_gets_its_uploads_from_the_data_folder(tmp_path: Path
     assert held.read_bytes() == b"1"
 
 
-def test_a_file_of_other_content_is_not_taken_for_an_upload_of_0_2_0(tmp_path: Path, library: CollectionStore) -> None:
+def test_a_file_of_other_content_does_not_count_as_an_upload_of_0_2_0(tmp_path: Path, library: CollectionStore) -> None:
     secret = tmp_path / "data" / "media" / "videos" / f"{content(1)}.mp4"
     secret.parent.mkdir(parents=True)
     secret.write_bytes(b"another's")

@@ -1,4 +1,4 @@
-"""Media files of collections that are backed up, exported, restored and imported by themselves."""
+"""Media files of collections that are backed up, exported, restored and imported."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def add_own(collection: Collection, *numbers: int) -> None:
 
 
 def films(collection: Collection) -> list[bytes]:
-    """What the videos of a collection play; all of it is in the collection's own folder."""
+    """Return the media files of a collection, which are all in its own folder."""
     videos = collection.videos()
     assert all(collection.media_path(video).is_relative_to(collection.folder.absolute()) for video in videos)
     return [collection.media_path(video).read_bytes() for video in videos]
@@ -73,7 +73,7 @@ def transfer(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
-def test_neither_of_two_collections_takes_a_film_of_the_other(library: CollectionStore, transfer: Transfer) -> None:
+def test_deleting_in_one_collection_leaves_the_files_of_the_other(library: CollectionStore, transfer: Transfer) -> None:
     original, copy = library.open("videos"), transfer(library, "videos", "again")
     assert films(original) == films(copy) == [film(1), film(2), film(3)]
     copy.delete_video(1)
@@ -82,8 +82,8 @@ def test_neither_of_two_collections_takes_a_film_of_the_other(library: Collectio
     assert len(list(copy.media.folder.iterdir())) == len(list(original.media.folder.iterdir())) == 2
 
 
-def test_the_way_back_keeps_every_film(library: CollectionStore, transfer: Transfer) -> None:
-    """Restored under a new name, the old collection dropped, and renamed."""
+def test_restoring_in_place_of_the_original_keeps_every_file(library: CollectionStore, transfer: Transfer) -> None:
+    """Restore under a new name, drop the old collection, and rename."""
     transfer(library, "videos", "again")
     library.drop("videos")
     assert films(library.open("again")) == [film(1), film(2), film(3)]
@@ -91,7 +91,9 @@ def test_the_way_back_keeps_every_film(library: CollectionStore, transfer: Trans
     assert films(library.open("videos")) == [film(1), film(2), film(3)]
 
 
-def test_films_come_from_whichever_collection_has_the_content(library: CollectionStore, transfer: Transfer) -> None:
+def test_media_files_are_linked_from_any_collection_with_the_content(
+    library: CollectionStore, transfer: Transfer
+) -> None:
     original = library.open("videos")
     other = library.create("other", manifest())
     add_own(other, 2)
@@ -100,7 +102,7 @@ def test_films_come_from_whichever_collection_has_the_content(library: Collectio
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_where_a_file_system_has_no_hard_links_films_are_copied(
+def test_media_files_are_copied_where_hard_links_do_not_work(
     library: CollectionStore, transfer: Transfer, links: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -114,7 +116,7 @@ def test_where_a_file_system_has_no_hard_links_films_are_copied(
     assert first.samefile(second) == links
 
 
-def test_a_film_that_is_nowhere_is_missing_and_comes_back_with_its_file(
+def test_a_missing_media_file_is_reported_until_it_is_put_back(
     library: CollectionStore, transfer: Transfer, tmp_path: Path
 ) -> None:
     with CollectionStore(tmp_path / "elsewhere" / "collections") as elsewhere:
@@ -133,7 +135,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_the_command_says_what_is_not_in_a_backup_and_what_is_missing_afterwards(
+def test_the_command_reports_media_files_that_a_backup_lacks(
     library: CollectionStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library.close()
@@ -159,9 +161,9 @@ def test_the_command_says_what_is_not_in_a_backup_and_what_is_missing_afterwards
         "file": str(expected),
     }
     assert main(["collection", "restore", backup, "more"]) == 0
-    told = " ".join(capsys.readouterr().out.split())
-    assert "The media files of 3 videos are missing" in told
-    assert "video 1" in told
+    output = " ".join(capsys.readouterr().out.split())
+    assert "The media files of 3 videos are missing" in output
+    assert "video 1" in output
 
     copies = tmp_path / "copies"
     copies.mkdir()
@@ -170,7 +172,7 @@ def test_the_command_says_what_is_not_in_a_backup_and_what_is_missing_afterwards
     assert whole["missing"] == 6
 
 
-def test_what_is_owned_is_told_from_a_video_that_is_not(library: CollectionStore) -> None:
+def test_owned_media_files_are_counted(library: CollectionStore) -> None:
     video = library.open("videos").get_video(1)
     assert isinstance(video, Video)
     assert library.open("videos").owns(video)

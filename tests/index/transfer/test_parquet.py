@@ -1,4 +1,4 @@
-"""A collection goes out as Parquet that others read, and comes back as the same collection; wrong rows are named."""
+"""Parquet export and import of collections."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def exported(tmp_path: Path, exported_once: Path) -> Path:
 
 
 def _in_small_pieces(patch: pytest.MonkeyPatch) -> None:
-    """So that a small collection, too, is written and read in many."""
+    """Write and read a small collection in many batches, too."""
     patch.setattr(parquet_export, "ROW_GROUP_BYTES", 300)
     patch.setattr(parquet_export, "_FETCH_ROWS", 5)
     patch.setattr(parquet_import, "BATCH_ROWS", 5)
@@ -98,14 +98,14 @@ def _in_small_pieces(patch: pytest.MonkeyPatch) -> None:
 
 
 def everything(collection: Collection) -> list[Any]:
-    """All that a collection says about its videos and clips."""
+    """Return everything in a collection."""
     videos = collection.videos(1000)
     clips = [collection.clips(video.id) for video in videos]
     ids = [clip.id for own in clips for clip in own]
     return [videos, clips, collection.visual_tokens(ids).tolist(), [collection.thumbnail(i) for i in ids]]
 
 
-def test_what_comes_back_is_the_same_and_found_the_same(
+def test_an_imported_collection_equals_the_original(
     library: CollectionStore, collection: Collection, exported: Path
 ) -> None:
     copy = import_collection(library, exported, "copy", manifest(), allowed=allowed(library))
@@ -123,14 +123,14 @@ def test_what_comes_back_is_the_same_and_found_the_same(
     assert collection.get_video(1).title == "video 0"
 
 
-def test_an_imported_collection_is_whole_after_a_restart(library: CollectionStore, exported: Path) -> None:
+def test_an_imported_collection_is_durable(library: CollectionStore, exported: Path) -> None:
     import_collection(library, exported, "copy", manifest(), allowed=allowed(library)).delete_video(15)
     library.close()
     with CollectionStore(library.root) as again:
         assert numbers_in(again.open("copy")) == [n for n in NUMBERS if n not in GONE]
 
 
-def test_duckdb_reads_it_with_numbers_text_and_vectors(exported: Path) -> None:
+def test_duckdb_reads_an_export(exported: Path) -> None:
     with duckdb.connect() as db:
         rows = db.execute(
             "SELECT v.title, c.start, c.vector::FLOAT[8], json_extract(v.metadata, '$.weight')::DOUBLE"
@@ -151,7 +151,7 @@ def test_duckdb_reads_it_with_numbers_text_and_vectors(exported: Path) -> None:
     assert stated["vitascope.bundle"] == "numbers 1"
 
 
-def test_pyarrow_reads_it_with_its_types(collection: Collection, exported: Path) -> None:
+def test_pyarrow_reads_an_export(collection: Collection, exported: Path) -> None:
     clips = pq.read_table(exported / "clips.parquet")
     assert clips.schema.field("vector").type.list_size == WIDTH
     assert pq.ParquetFile(exported / "clips.parquet").metadata.num_row_groups > 3
@@ -163,9 +163,7 @@ def test_pyarrow_reads_it_with_its_types(collection: Collection, exported: Path)
     assert [type(v) for v in json.loads(videos[-1]["metadata"]).values()] == [int, float, bool, str]
 
 
-def test_an_export_is_of_one_moment_whatever_is_written_meanwhile(
-    tmp_path: Path, library: CollectionStore, collection: Collection
-) -> None:
+def test_an_export_is_of_one_moment(tmp_path: Path, library: CollectionStore, collection: Collection) -> None:
     before = everything(collection)
     written: list[int] = []
 
@@ -200,7 +198,7 @@ def test_without_tokens_clips_are_found_and_have_none(
 
 
 @pytest.mark.parametrize("encoding", ["float16", "int8"])
-def test_tokens_stay_as_they_were_encoded(tmp_path: Path, encoding: Any) -> None:
+def test_tokens_keep_their_encoding(tmp_path: Path, encoding: Any) -> None:
     with CollectionStore(tmp_path / "library") as library:
         add(library.create("one", manifest(), token_encoding=encoding), 1, 2)
         export_collection(library.open("one"), tmp_path / "out", tokens=True)
@@ -209,7 +207,7 @@ def test_tokens_stay_as_they_were_encoded(tmp_path: Path, encoding: Any) -> None
         assert numbers_in(copy) == [1, 2]
 
 
-def test_an_empty_collection_travels_too(tmp_path: Path) -> None:
+def test_an_empty_collection_is_exported_and_imported(tmp_path: Path) -> None:
     with CollectionStore(tmp_path / "library") as library:
         assert export_collection(library.create("none", manifest()), tmp_path / "out").clips == 0
         copy = import_collection(library, tmp_path / "out", "copy", manifest(), allowed=allowed(library))
@@ -274,7 +272,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("file", "change", "message"), WRONG, ids=[message[:40] for _, _, message in WRONG])
-def test_a_wrong_row_is_named_and_nothing_is_made(
+def test_an_invalid_row_is_named_and_no_collection_is_created(
     library: CollectionStore, exported: Path, file: str, change: Callable[[pa.Table], pa.Table], message: str
 ) -> None:
     path = exported / f"{file}.parquet"
@@ -284,7 +282,7 @@ def test_a_wrong_row_is_named_and_nothing_is_made(
     assert [entry.name for entry in library.root.iterdir()] == ["videos"]
 
 
-def test_files_that_do_not_belong_together_or_are_damaged_are_refused(
+def test_files_of_different_exports_or_damaged_ones_are_refused(
     tmp_path: Path, library: CollectionStore, collection: Collection, exported: Path
 ) -> None:
     export_collection(collection, tmp_path / "second", tokens=True)
@@ -304,7 +302,7 @@ def test_files_that_do_not_belong_together_or_are_damaged_are_refused(
     assert library.names() == ["videos"]
 
 
-def test_vectors_of_another_bundle_and_taken_names_are_refused(library: CollectionStore, exported: Path) -> None:
+def test_another_bundle_and_existing_names_are_refused(library: CollectionStore, exported: Path) -> None:
     with pytest.raises(FingerprintMismatch, match="collection of bundle numbers 1, fingerprint "):
         import_collection(library, exported, "copy", manifest("others"), allowed=allowed(library))
     with pytest.raises(CollectionExists, match="videos"):

@@ -1,4 +1,4 @@
-"""A collection embedded again by another bundle: the same videos and ids, searched by both until the switch."""
+"""Re-embedding of a collection by another bundle."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from index.jobs.pipeline import PipelineConfig
 from index.jobs.runner import run_job
 from index.records import Video
 from index.storage.catalogue import Catalogue
-from index.transfer import reembed as module
+from index.transfer import reembed as reembed_module
 from index.transfer.reembed import reembed
 from tests.index.jobs.folder_jobs import ONE, create_folder_job
 from tests.index.jobs.ingesting import ingest_file
@@ -56,7 +56,7 @@ def library(tmp_path: Path, models: tuple[Model, Model]) -> Iterator[CollectionS
 
 
 def facts(collection: Collection) -> list[object]:
-    """All that must be the same afterwards."""
+    """Return what must stay the same."""
     return [(video, collection.clips(video.id)) for video in collection.videos(100)]
 
 
@@ -64,9 +64,7 @@ def best(library: CollectionStore, model: Model, color: str, name: str = "videos
     return search_hits(library.open(name), model, f"a {color} thing", limit=1, rerank=1)[0].hit.video.title
 
 
-def test_everything_is_there_under_its_ids_and_found_by_the_new_bundle(
-    library: CollectionStore, models: tuple[Model, Model]
-) -> None:
+def test_ids_and_texts_stay_and_the_new_bundle_searches(library: CollectionStore, models: tuple[Model, Model]) -> None:
     old_model, new_model = models
     before = facts(library.open("videos"))
     assert best(library, old_model, "red") == "red"
@@ -85,7 +83,7 @@ def test_everything_is_there_under_its_ids_and_found_by_the_new_bundle(
     assert len(list_items(collection, 1)) == 3
 
 
-def test_both_are_searched_until_the_switch_and_later_writes_come_along(
+def test_both_collections_are_searched_until_the_replacement_and_later_writes_are_included(
     library: CollectionStore, models: tuple[Model, Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old_model, new_model = models
@@ -111,7 +109,7 @@ def test_both_are_searched_until_the_switch_and_later_writes_come_along(
 def test_videos_are_counted_once_however_many_there_are(
     tmp_path: Path, models: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Counting reads every row: counted for every video, 100,000 of them would take an hour longer."""
+    """Counting reads every row, so it must not be repeated for every video."""
     statements: list[str] = []
     connect = Catalogue._connect
 
@@ -147,7 +145,7 @@ def test_a_file_that_is_gone_or_changed_keeps_the_old_collection(
     write_picture(tmp_path / "films" / "green.png", solid(COLORS["blue"]))
     done = reembed(library, "videos", new_model)
     assert (done.replaced, done.embedded) == (False, 1)
-    assert [(one.video.title, one.reason) for one in done.failed] == [
+    assert [(failure.video.title, failure.reason) for failure in done.failed] == [
         ("green", "green.png: has other content than when it was indexed; the same was expected")
     ]
     assert best(library, old_model, "green") == "green"
@@ -158,11 +156,11 @@ def test_a_file_that_is_gone_or_changed_keeps_the_old_collection(
     assert [video.title for video in library.open("videos").videos()] == ["red"]
 
 
-def test_it_goes_on_after_being_killed_at_any_step(
+def test_it_continues_after_a_kill_at_any_step(
     library: CollectionStore, models: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
-        """As if the process ended here."""
+        """The process is killed."""
 
     def die(*_: object) -> None:
         raise Killed
@@ -172,7 +170,7 @@ def test_it_goes_on_after_being_killed_at_any_step(
         reembed(library, "videos", models[1], on_video=die)
     assert library.open("videos-next").stats().videos == 1
     with monkeypatch.context() as patch:
-        patch.setattr(module, "copy_jobs", die)
+        patch.setattr(reembed_module, "copy_jobs", die)
         with pytest.raises(Killed):
             reembed(library, "videos", models[1])
     assert best(library, models[0], "red") == "red"
@@ -181,7 +179,7 @@ def test_it_goes_on_after_being_killed_at_any_step(
     assert facts(library.open("videos")) == before
 
 
-def test_films_are_decoded_beside_each_other_and_added_in_their_order(
+def test_videos_are_embedded_concurrently_and_added_in_order(
     library: CollectionStore, models: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decode, embed, other = pipeline.decode_clips, pipeline.embed_clips, threading.Event()
@@ -200,19 +198,19 @@ def test_films_are_decoded_beside_each_other_and_added_in_their_order(
     monkeypatch.setattr(pipeline, "embed_clips", embedding)
     monkeypatch.setattr(pipeline, "decode_clips", decoding)
     before = facts(library.open("videos"))
-    told: list[str] = []
+    titles: list[str] = []
     done = reembed(
-        library, "videos", models[1], config=PipelineConfig(decoders=2), on_video=lambda *at: told.append(at[2])
+        library, "videos", models[1], config=PipelineConfig(decoders=2), on_video=lambda *at: titles.append(at[2])
     )
     assert done.replaced
-    assert told == ["green", "red"]
+    assert titles == ["green", "red"]
     assert facts(library.open("videos")) == before
     with library.open("videos").catalogue.read() as connection:
         firsts = [row[0] for row in connection.execute("SELECT first_clip FROM changes ORDER BY id")]
     assert firsts == sorted(firsts)
 
 
-def test_a_fault_of_the_model_ends_it_and_the_same_call_goes_on(
+def test_a_model_error_ends_it_and_the_same_call_continues(
     library: CollectionStore, models: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
@@ -227,7 +225,7 @@ def test_a_fault_of_the_model_ends_it_and_the_same_call_goes_on(
     assert reembed(library, "videos", models[1]).replaced
 
 
-def test_what_makes_no_sense_is_refused(library: CollectionStore, models: tuple[Model, Model], tmp_path: Path) -> None:
+def test_invalid_arguments_are_refused(library: CollectionStore, models: tuple[Model, Model], tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="filled collection videos already"):
         reembed(library, "videos", models[0])
     with pytest.raises(CollectionNotFound):
@@ -237,7 +235,7 @@ def test_what_makes_no_sense_is_refused(library: CollectionStore, models: tuple[
         reembed(library, "videos", models[1])
 
 
-def test_films_that_the_collection_owns_come_along_and_play_before_the_switch(
+def test_owned_media_files_are_linked_before_the_replacement(
     library: CollectionStore, models: tuple[Model, Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old_model, new_model = models
@@ -253,7 +251,7 @@ def test_films_that_the_collection_owns_come_along_and_play_before_the_switch(
         owned = [video for video in collection.videos() if collection.owns(video)]
         return {video.title.removeprefix("own "): collection.media_path(video).read_bytes() for video in owned}
 
-    switch = module._replace
+    switch = reembed_module._replace
 
     def look(library: CollectionStore, old: Collection, new: Collection, skipped: set[int]) -> bool:
         assert own(new) == own(old) == contents
@@ -261,12 +259,12 @@ def test_films_that_the_collection_owns_come_along_and_play_before_the_switch(
         assert own(old) == contents  # each has its own
         return switch(library, old, new, skipped | {video.id for video in old.videos() if video.title == "own red"})
 
-    monkeypatch.setattr(module, "_replace", look)
+    monkeypatch.setattr(reembed_module, "_replace", look)
     assert reembed(library, "videos", new_model).replaced
     assert own(library.open("videos")) == {"blue": contents["blue"]}
 
 
-def test_a_film_that_is_deleted_while_it_is_embedded_again_is_left_out(
+def test_a_video_deleted_while_it_is_embedded_is_left_out(
     library: CollectionStore, models: tuple[Model, Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old_model, new_model = models
@@ -275,10 +273,10 @@ def test_a_film_that_is_deleted_while_it_is_embedded_again_is_left_out(
     added = ingest_file(old, old_model, file, move_to=f"media/{content_sha256(file)}.png").video
     add_with_ids = Collection.add_with_ids
 
-    def late(self: Collection, video: Video, *given: Any) -> None:
+    def late(self: Collection, video: Video, *arguments: Any) -> None:
         if video.id == added.id:
             old.delete_video(added.id)
-        add_with_ids(self, video, *given)
+        add_with_ids(self, video, *arguments)
 
     monkeypatch.setattr(Collection, "add_with_ids", late)
     done = reembed(library, "videos", new_model)

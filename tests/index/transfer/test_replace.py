@@ -1,4 +1,4 @@
-"""The switch from one collection to another: killed at any step, the library has one of them under the name, whole."""
+"""Replacement of a collection by its re-embedded successor, killed at any step."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def root(prepared: Path, tmp_path: Path) -> Path:
 
 
 def is_new(collection: Collection) -> bool:
-    """Whether this is the collection that was to come; it is whole, and has the copies and jobs of the old one."""
+    """Whether this is the new collection; it is complete, with the files and jobs of the old one."""
     assert collection.catalogue.integrity_errors() == []
     assert numbers_in(collection) == NUMBERS
     assert get_job(collection, 1).state == "paused"
@@ -62,7 +62,9 @@ def switched(library: CollectionStore) -> bool:
     return _replace(library, library.open("videos"), library.open("videos-next"), set())
 
 
-def test_killed_at_any_step_it_leaves_one_of_both_and_can_be_made_again(prepared: Path, tmp_path: Path) -> None:
+def test_a_replacement_killed_at_any_step_leaves_one_collection_and_can_be_repeated(
+    prepared: Path, tmp_path: Path
+) -> None:
     seen = []
     command = [sys.executable, "-m", "tests.index.transfer.switching"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as starter:
@@ -93,9 +95,7 @@ def test_killed_at_any_step_it_leaves_one_of_both_and_can_be_made_again(prepared
     assert step > 10
 
 
-def test_a_writer_that_waits_for_its_turn_meanwhile_is_not_acknowledged(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_during_the_replacement_is_not_acknowledged(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes: list[object] = []
     with CollectionStore(root) as library, CollectionStore(root) as elsewhere:
         other = elsewhere.open("videos")
@@ -128,7 +128,7 @@ def test_a_writer_that_waits_for_its_turn_meanwhile_is_not_acknowledged(
         assert numbers_in(elsewhere.open("videos")) == NUMBERS
 
 
-def test_nothing_changes_where_it_is_not_time(root: Path) -> None:
+def test_an_incomplete_collection_does_not_replace_the_old_one(root: Path) -> None:
     with CollectionStore(root) as library:
         assert not library.replace("videos", "videos-next", lambda _: False)
         assert library.names() == ["videos", "videos-next"]
@@ -137,7 +137,7 @@ def test_nothing_changes_where_it_is_not_time(root: Path) -> None:
 
 @pytest.fixture
 def linkless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system on which a file has one name only."""
+    """A file system without hard links."""
 
     def refuse(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
@@ -146,14 +146,14 @@ def linkless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("linkless")
-def test_copies_are_copied_where_they_cannot_have_two_names(root: Path) -> None:
+def test_files_are_copied_where_hard_links_do_not_work(root: Path) -> None:
     with CollectionStore(root) as library:
         assert switched(library)
         assert is_new(library.open("videos"))
 
 
 @pytest.mark.usefixtures("linkless")
-def test_copies_that_do_not_fit_keep_the_old_collection(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_the_old_collection(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 

@@ -1,4 +1,4 @@
-"""Workers of a Ray cluster to which something happens; importable, as Ray wants them, where they run."""
+"""Ray workers that die or hang at certain files; importable by the worker processes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,12 @@ FOR_EVER = 3600.0
 
 
 def marker(file: Path) -> Path:
-    """Where a worker that is held writes which node it is on."""
+    """Return the file to which a hanging worker writes its node."""
     return file.with_suffix(".node")
 
 
 class TroubledWorker(worker.Worker):
-    """Decoding ``POISON`` kills the process. Who decodes ``HELD`` first says where it is and stays at it until it is
-    killed.
-    """
+    """Dies while it decodes ``POISON``; the first that decodes ``HELD`` writes its node and hangs."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -45,7 +43,7 @@ class TroubledWorker(worker.Worker):
 
 
 class EndlessWorker(worker.Worker):
-    """Never comes to the end of ``ENDLESS``, so that whoever is to kill the driver never comes too late."""
+    """Hangs while it decodes ``ENDLESS``, until the driver is killed."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)

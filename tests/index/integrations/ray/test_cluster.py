@@ -1,4 +1,4 @@
-"""The same jobs on a Ray cluster: a head and two machines, which are processes of this one, really killed."""
+"""Jobs on a Ray cluster of a head and two machines, which are processes that really are killed."""
 
 from __future__ import annotations
 
@@ -50,52 +50,56 @@ def cluster() -> Iterator[Any]:
 
 
 def started() -> Any:
-    """Ray gives each machine half a minute to start and then gives up, which is short beside all other tests: so it is
-    asked up to three times.
-    """
+    """Start the cluster, in up to three attempts: Ray gives each machine only half a minute to start."""
     from ray.cluster_utils import Cluster
 
     for is_last in (False, False, True):
-        made = Cluster()
+        cluster = Cluster()
         try:
-            made.add_node(num_cpus=0, include_dashboard=False, **MACHINE)
+            cluster.add_node(num_cpus=0, include_dashboard=False, **MACHINE)
             for _ in range(MACHINES):
-                made.add_node(num_cpus=1, **MACHINE)
+                cluster.add_node(num_cpus=1, **MACHINE)
         except Exception:  # Ray's own has no name
-            made.shutdown()
+            cluster.shutdown()
             if is_last:
                 raise
         else:
-            return made
+            return cluster
     raise AssertionError
 
 
-def connected_to(made: Any) -> Iterator[Any]:
+def connected_to(cluster: Any) -> Iterator[Any]:
     import ray
 
     try:
-        with connect(made.address):
-            yield made
+        with connect(cluster.address):
+            yield cluster
         assert not ray.is_initialized()
     finally:
-        made.shutdown()
+        cluster.shutdown()
 
 
-def run_on_cluster(collection: Collection, model: Model, made: Job, **options: Any) -> Job:
+def run_on_cluster(collection: Collection, model: Model, job: Job, **options: Any) -> Job:
     from index.integrations.ray.executor import RayCluster
 
-    place = RayCluster(device="cpu")
+    backend = RayCluster(device="cpu")
     end = time.monotonic() + PATIENCE
-    config = options.pop("config", None) or place.config()
+    config = options.pop("config", None) or backend.config()
     done = run_job(
-        collection, model, made.id, backend=place, config=config, should_abort=lambda: time.monotonic() > end, **options
+        collection,
+        model,
+        job.id,
+        backend=backend,
+        config=config,
+        should_abort=lambda: time.monotonic() > end,
+        **options,
     )
-    assert time.monotonic() < end, f"not done in {PATIENCE} s: {list_items(collection, made.id)}"
+    assert time.monotonic() < end, f"not done in {PATIENCE} s: {list_items(collection, job.id)}"
     return done
 
 
 def employ(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Let the workers be of this class of ``ray_workers``."""
+    """Use a worker class of ``ray_workers``."""
     from index.integrations.ray import executor
     from tests.index.integrations.ray import ray_workers
 
@@ -124,7 +128,7 @@ def content(collection: Collection) -> dict[str, Any]:
 
 @pytest.fixture
 def films(tmp_path: Path) -> Path:
-    """Films of several clips, with subtitles beside one, a picture, the same film again, and files that fail."""
+    """Videos of several clips, one with a subtitle file, a picture, a duplicate, and files that fail."""
     folder = tmp_path / "films"
     folder.mkdir()
     for number, color in enumerate([(255, 0, 0), (0, 255, 0), (0, 0, 255)]):
@@ -150,13 +154,13 @@ def test_the_command_adds_what_the_local_job_adds(
     assert main([*arguments, "--ray", cluster.address, "--threads", "2"]) == EXIT_USER_ERROR
     assert "at least 2 and 0 on one of them" in capsys.readouterr().err
     assert main([*arguments, "--ray", cluster.address, "--ray-actors", "1"]) == EXIT_PARTIAL
-    told = json.loads(capsys.readouterr().out)
-    assert (told["files"], told["added"], told["skipped"], told["failed"]) == (8, 4, 3, 1)
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["files"], summary["added"], summary["skipped"], summary["failed"]) == (8, 4, 3, 1)
     with CollectionStore(tmp_path / "data" / "collections") as library, CollectionStore(tmp_path / "other") as other:
         local, same = other.create("videos", small_model), library.open("videos")
         rule = Segmentation(length=1.0)
-        made = create_folder_job(local, films, segmentation=rule, metadata={"site": "north"})
-        run_job(local, small_model, made.id)
+        job = create_folder_job(local, films, segmentation=rule, metadata={"site": "north"})
+        run_job(local, small_model, job.id)
         expected, found = content(local), content(same)
         # Of two equal files, either may be the first one there.
         twins = {str(films / "1.mp4"), str(films / "zz same.mp4")}
@@ -167,14 +171,14 @@ def test_the_command_adds_what_the_local_job_adds(
             np.testing.assert_allclose(found[path][3], expected[path][3], atol=1e-6)
             np.testing.assert_allclose(found[path][4], expected[path][4], atol=2e-3)  # kept as float16
         for name in ("text.mp4", "notes.txt"):
-            assert outcomes(same, int(told["job"]))[name] == outcomes(local, made.id)[name]
+            assert outcomes(same, int(summary["job"]))[name] == outcomes(local, job.id)[name]
 
 
-def test_the_process_that_runs_the_job_may_be_killed(
+def test_a_job_whose_driver_is_killed_is_resumed_without_a_cluster(
     tmp_path: Path, cluster: Any, collection: Collection, small_bundle: Path, small_model: Model
 ) -> None:
-    made = create_folder_job(collection, make_pictures(tmp_path / "pictures", 20))
-    arguments = [str(tmp_path / "library"), str(small_bundle), str(made.id), cluster.address]
+    job = create_folder_job(collection, make_pictures(tmp_path / "pictures", 20))
+    arguments = [str(tmp_path / "library"), str(small_bundle), str(job.id), cluster.address]
     command = [sys.executable, "-m", "tests.index.integrations.ray.ray_job", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
@@ -185,20 +189,20 @@ def test_the_process_that_runs_the_job_may_be_killed(
         lines += process.stdout.readlines()
         watchdog.cancel()
     acknowledged = {line.split()[1] for line in lines if line.endswith("\n")}
-    left = get_job(collection, made.id)
+    left = get_job(collection, job.id)
     assert left.state == "running"
     assert 5 <= len(acknowledged) <= 10
-    done = run_job(collection, small_model, made.id)  # by whoever comes, without a cluster
+    done = run_job(collection, small_model, job.id)  # by whoever comes, without a cluster
     assert (done.state, done.counts.succeeded, done.counts.skipped) == ("succeeded", 20, 0)
     paths = [video.path for video in collection.videos()]
     assert len(paths) == len(set(paths)) == 20
     assert acknowledged <= set(paths)
     # The process that was killed had decoded none of them.
-    assert all(item.crashes == 0 for item in list_items(collection, made.id))
+    assert all(item.crashes == 0 for item in list_items(collection, job.id))
 
 
 @only_by_chaos
-def test_it_is_paused_and_goes_on_and_keeps_copies_of_what_a_shard_holds(
+def test_a_job_over_a_shard_is_paused_and_resumed(
     tmp_path: Path, cluster: Any, collection: Collection, small_model: Model
 ) -> None:
     folder = make_pictures(tmp_path / "pictures", 40)
@@ -206,25 +210,25 @@ def test_it_is_paused_and_goes_on_and_keeps_copies_of_what_a_shard_holds(
     with tarfile.open(shard, "w") as archive:
         for path in sorted(folder.iterdir()):
             archive.add(path, path.name)
-    made = create_job(collection, ShardsSource((str(shard),)))
+    job = create_job(collection, ShardsSource((str(shard),)))
 
-    def rest(item: Any, done: int, total: int) -> None:
+    def pause_job(item: Any, done: int, total: int) -> None:
         if done == 3:
-            pause(collection, made.id)
+            pause(collection, job.id)
 
-    resting = run_on_cluster(collection, small_model, made, on_item=rest)
-    assert resting.state == "paused"
-    assert 3 <= resting.counts.succeeded < 40  # far more than can be in work
-    assert resting.counts.succeeded == collection.stats().videos
-    resume(collection, made.id)
-    assert run_job(collection, small_model, made.id).counts.succeeded == 40  # the rest by this machine alone
+    paused = run_on_cluster(collection, small_model, job, on_item=pause_job)
+    assert paused.state == "paused"
+    assert 3 <= paused.counts.succeeded < 40  # far more than can be in work
+    assert paused.counts.succeeded == collection.stats().videos
+    resume(collection, job.id)
+    assert run_job(collection, small_model, job.id).counts.succeeded == 40  # the rest by this machine alone
     shard.unlink()
     for video in collection.videos():
-        assert video.path.startswith(f"media/job-{made.id}/")
+        assert video.path.startswith(f"media/job-{job.id}/")
         assert collection.media_path(video).read_bytes() == (folder / video.title).with_suffix(".png").read_bytes()
 
 
-def test_a_machine_that_is_killed_and_a_file_that_kills_its_worker_cost_no_other_file(
+def test_a_killed_machine_and_a_file_that_kills_its_worker_affect_no_other_file(
     tmp_path: Path, cluster: Any, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last of these tests: the machine stays away until it is needed again."""
@@ -235,22 +239,22 @@ def test_a_machine_that_is_killed_and_a_file_that_kills_its_worker_cost_no_other
     employ(monkeypatch, "TroubledWorker")
     folder = make_pictures(tmp_path / "pictures", 30)
     write_picture(folder / HELD, solid((1, 2, 3)))
-    made = create_folder_job(collection, folder)
+    job = create_folder_job(collection, folder)
     killed: list[str] = []
 
     def kill() -> None:
-        """The machine whose worker has a file in work, once it has one."""
-        said = marker(folder / HELD)
-        while not said.exists():
+        """Kill the machine whose worker is working on a file."""
+        node_file = marker(folder / HELD)
+        while not node_file.exists():
             time.sleep(0.05)
-        node_id = said.read_text()
+        node_id = node_file.read_text()
         cluster.remove_node(next(n for n in cluster.worker_nodes if n.node_id == node_id), allow_graceful=False)
         killed.append(node_id)
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     try:
-        done = run_on_cluster(collection, small_model, made, max_crashes=2)
+        done = run_on_cluster(collection, small_model, job, max_crashes=2)
     finally:
         killer.join(PATIENCE)
     assert len(killed) == 1
@@ -258,11 +262,11 @@ def test_a_machine_that_is_killed_and_a_file_that_kills_its_worker_cost_no_other
     paths = [video.path for video in collection.videos()]
     assert len(paths) == len(set(paths)) == 30
     assert collection.catalogue.integrity_errors() == []
-    assert outcomes(collection, made.id)[POISON] == ("quarantined", "the process that was indexing it died 2 times")
+    assert outcomes(collection, job.id)[POISON] == ("quarantined", "the process that was indexing it died 2 times")
     # Nothing else was in work on the machine that was killed, and no other file is blamed.
     again = {
         Path(i.path).name: (i.attempts, i.crashes)
-        for i in list_items(collection, made.id)
+        for i in list_items(collection, job.id)
         if i.attempts > 1 or i.crashes
     }
     assert again == {HELD: (2, 1), POISON: (2, 2)}

@@ -1,4 +1,4 @@
-"""What the machines of a cluster do, without a cluster: a worker with a file, and bundles that travel."""
+"""Ray workers without a cluster: hashing, embedding, and the transfer of bundles."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_an_error_that_cannot_be_pickled_travels_as_its_message() -> None:
     assert (type(error), str(error)) == (MediaError, "a.mp4: broken")
 
 
-def test_a_bundle_that_travelled_gives_the_same_vectors_and_is_checked(small_model: Model) -> None:
+def test_a_transferred_bundle_gives_the_same_embeddings_and_is_verified(small_model: Model) -> None:
     files = bundle_files(small_model.bundle)
     travelled = load_model(files, 1, "cpu")
     assert travelled.bundle.fingerprint == small_model.bundle.fingerprint
@@ -85,7 +85,7 @@ def test_a_bundle_that_travelled_gives_the_same_vectors_and_is_checked(small_mod
     assert MANIFEST_NAME in files
 
 
-def test_what_a_machine_lacks_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_or_another_version_on_a_machine_is_named(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=r"0\.0\.0-never"):
         check_version("0.0.0-never")
     check_folders([str(tmp_path)])
@@ -96,7 +96,7 @@ def test_what_a_machine_lacks_is_named(tmp_path: Path) -> None:
     assert shared_folders(ListSource("/mnt/list.csv")) == ()
 
 
-def test_workers_fit_where_there_is_room_and_what_cannot_be_a_cluster_is_named() -> None:
+def test_cluster_capacity_and_invalid_settings() -> None:
     with pytest.raises(InvalidInput, match="actors: -1"):
         RayCluster(actors=-1)
     one = {"CPU": 6.0, "GPU": 2.0}
