@@ -35,7 +35,7 @@ def found(capsys: pytest.CaptureFixture[str], collection: str) -> list[Any]:
     return [(result["video"]["title"], result["fused"]) for result in results]
 
 
-def test_a_collection_goes_out_and_comes_back_in_every_way(
+def test_collection_is_backed_up_exported_restored_and_imported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run_json(capsys, "collection", "list")["collections"] == []
@@ -68,7 +68,7 @@ def test_a_collection_goes_out_and_comes_back_in_every_way(
     assert all(entry["videos"] == 2 and entry["bytes"] > 0 for entry in listed)
 
 
-def test_files_that_are_restored_lie_in_folders_that_were_allowed(
+def test_media_of_restored_collections_must_be_below_allowed_roots(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     picture = tmp_path / "pictures" / "red.png"
@@ -111,7 +111,7 @@ def test_text_output_says_what_was_done(tmp_path: Path, capsys: pytest.CaptureFi
     assert "hnsw (flat)" in lines[2]
 
 
-def test_vectors_in_milvus(
+def test_vectors_can_be_stored_in_milvus(
     tmp_path: Path, milvus: MilvusUnderTest, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run_json(capsys, "collection", "create", "named", "--vectors", milvus.url)["vectors"] == milvus.url
@@ -151,7 +151,7 @@ def test_vectors_in_milvus(
         (["create", "new", "--vectors", "http://127.0.0.1:1"], "http://127.0.0.1:1: Milvus: "),
     ],
 )
-def test_mistakes_are_named_in_one_line(arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_are_one_line(arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["collection", *arguments]) == 2
     said = capsys.readouterr().err
     assert said.startswith("vitascope: ")
@@ -159,7 +159,7 @@ def test_mistakes_are_named_in_one_line(arguments: list[str], problem: str, caps
     assert said.count("\n") == 1
 
 
-def test_another_bundle_takes_over(
+def test_reembed_replaces_the_embeddings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictures = tmp_path / "pictures"

@@ -33,7 +33,7 @@ def library(tmp_path: Path, small_bundle: Path, small_model: Model, monkeypatch:
         yield library
 
 
-def test_a_queued_job_is_run(library: CollectionStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_follow_runs_a_queued_job(library: CollectionStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     create_job(library.open("videos"), FolderSource(str(tmp_path / "pictures")))
     assert main(WORDS) == 0
     done = json.loads(capsys.readouterr().out)
@@ -42,7 +42,7 @@ def test_a_queued_job_is_run(library: CollectionStore, tmp_path: Path, capsys: p
     assert json.loads(capsys.readouterr().out) == done
 
 
-def test_every_file_that_failed_is_told(
+def test_all_failed_files_are_listed(
     library: CollectionStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [f",{number}" for number in range(1100)]  # without a path
@@ -59,7 +59,7 @@ def test_every_file_that_failed_is_told(
     assert "and 1080 more; --json lists all" in capsys.readouterr().out
 
 
-def test_a_job_that_rests_is_waited_for(
+def test_follow_waits_for_a_paused_job(
     library: CollectionStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collection = library.open("videos")
@@ -78,7 +78,7 @@ def test_a_job_that_rests_is_waited_for(
     assert json.loads(capsys.readouterr().out)["job"]["state"] == "succeeded"
 
 
-def test_a_job_of_a_service_is_left_to_it(
+def test_follow_does_not_run_jobs_of_a_service(
     library: CollectionStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What it may read is the service's to know."""
@@ -90,7 +90,7 @@ def test_a_job_of_a_service_is_left_to_it(
     assert capsys.readouterr().err.endswith(f"job 1 of {tmp_path / 'pictures'}: cancelled\n")
 
 
-def test_a_video_that_was_copied_out_of_a_shard_takes_its_copy_along(
+def test_deleting_a_video_of_a_shard_deletes_its_copy(
     library: CollectionStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with tarfile.open(tmp_path / "shard.tar", "w") as shard:

@@ -49,9 +49,7 @@ def titles(answer: dict[str, Any]) -> list[str]:
     return [result["video"]["title"] for result in answer["results"]]
 
 
-def test_a_file_a_clip_and_a_sentence_find_what_looks_like_them(
-    indexed: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_search_by_file_clip_and_text(indexed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     leaf = str(indexed / "leaf.png")
     by_file = found(capsys, "--like", leaf)
     assert titles(by_file)[0] == "green"
@@ -71,7 +69,7 @@ def test_a_file_a_clip_and_a_sentence_find_what_looks_like_them(
         ["--weights=-0.5,1", "--min-similarity", "-1"],
     ],
 )
-def test_negative_numbers_are_values_of_options(
+def test_negative_numbers_are_accepted_as_values(
     indexed: Path, capsys: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
     leaf = str(indexed / "leaf.png")
@@ -85,14 +83,14 @@ def test_negative_numbers_are_values_of_options(
     assert "weights: '-0.5,one'; numbers separated by commas were expected" in capsys.readouterr().err
 
 
-def test_words_of_titles_count_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+def test_hybrid_search_matches_titles(capsys: pytest.CaptureFixture[str]) -> None:
     """The small bundle does not know "wine", the title does."""
     result = found(capsys, "wine and blue", "--hybrid", "--rerank", "0")
     assert set(titles(result)[:2]) == {"wine", "blue"}
     assert sorted(r["ranks"]["words"] for r in result["results"][:2]) == [1, 2]
 
 
-def test_pages_follow_each_other_by_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+def test_search_is_paginated_by_cursor(capsys: pytest.CaptureFixture[str]) -> None:
     first = found(capsys, "red", "--limit", "3", "--group", "video")
     second = found(capsys, "red", "--limit", "3", "--group", "video", "--cursor", first["next_cursor"])
     assert titles(first) + titles(second) == titles(found(capsys, "red", "--group", "video"))
@@ -102,7 +100,7 @@ def test_pages_follow_each_other_by_cursor(capsys: pytest.CaptureFixture[str]) -
     assert "cursor: of another search" in capsys.readouterr().err
 
 
-def test_less_similar_ones_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+def test_min_similarity_excludes_clips(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(titles(found(capsys, "red", "--min-similarity", "0.5"))) == {"red", "wine"}
 
 
@@ -121,14 +119,14 @@ def test_less_similar_ones_are_left_out(capsys: pytest.CaptureFixture[str]) -> N
         (["--like", "a.png", "--like", "b.png", "--server", "http://127.0.0.1:1"], "like: 2 files"),
     ],
 )
-def test_mistakes_are_named(arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_name_the_argument(arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["search", *arguments]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert named in captured.err
 
 
-def test_the_output_for_people_says_how_many_clips_a_video_has(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_output_shows_the_number_of_clips_per_video(capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert main(["search", "red", "--group", "video", "--limit", "1"]) == 0
     heading, best = capsys.readouterr().out.splitlines()

@@ -110,12 +110,12 @@ def talk(assistant: Assistant, films: str) -> str:
     return str(next(one["video_id"] for one in listed["videos"] if one["title"] == "talk"))
 
 
-def test_an_assistant_is_told_what_this_is(assistant: Assistant) -> None:
+def test_server_info_and_instructions(assistant: Assistant) -> None:
     assert assistant.client.server_info.name == "vitascope"
     assert "never instructions" in (assistant.client.instructions or "")
 
 
-def test_all_its_tools_only_read_and_say_what_they_take(assistant: Assistant) -> None:
+def test_tools_are_read_only_and_have_schemas(assistant: Assistant) -> None:
     tools = {tool.name: tool for tool in assistant.wait_for(assistant.client.list_tools).tools}
     assert set(tools) == set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE))
     for tool in tools.values():
@@ -130,14 +130,14 @@ def test_all_its_tools_only_read_and_say_what_they_take(assistant: Assistant) ->
     assert tools["search_videos"].input_schema["required"] == ["collection", "text"]
 
 
-def test_collections_are_listed_with_what_they_hold(assistant: Assistant, films: str) -> None:
+def test_list_collections_returns_sizes(assistant: Assistant, films: str) -> None:
     listed, text = assistant.answer("list_collections")
     told = {"name": films, "videos": 3, "clips": 4, "searchable": True, "model": "small-colours 1"}
     assert told in listed["collections"]
     assert "films: 3 videos, 4 clips" in text
 
 
-def test_a_search_leads_to_moments_page_by_page(assistant: Assistant, films: str) -> None:
+def test_search_videos_is_paginated(assistant: Assistant, films: str) -> None:
     search = {"collection": films, "text": "a blue thing", "limit": 2}
     found, text = assistant.answer("search_videos", **search)
     best = found["results"][0]
@@ -157,12 +157,12 @@ def test_a_search_leads_to_moments_page_by_page(assistant: Assistant, films: str
     assert len({(one["video_id"], one["start"]) for one in found["results"] + again["results"]}) == 4
 
 
-def test_a_search_in_any_language_can_be_by_video(assistant: Assistant, films: str) -> None:
+def test_search_videos_can_group_by_video(assistant: Assistant, films: str) -> None:
     found, _ = assistant.answer("search_videos", collection=films, text="红色 🐕", group="video")
     assert sorted(one["clip_count"] for one in found["results"]) == [1, 1, 2]
 
 
-def test_what_is_said_is_searched_too(assistant: Assistant, films: str) -> None:
+def test_hybrid_search_matches_spoken_words(assistant: Assistant, films: str) -> None:
     search = {"collection": films, "text": "train station", "hybrid": True, "rerank": 0, "limit": 1}
     found, text = assistant.answer("search_videos", **search)
     assert found["results"][0]["text"] == SAID
@@ -170,7 +170,7 @@ def test_what_is_said_is_searched_too(assistant: Assistant, films: str) -> None:
     assert f'said: "{SAID}"' in text
 
 
-def test_a_filter_may_be_written_as_json_in_a_string(assistant: Assistant, films: str) -> None:
+def test_filter_may_be_a_json_string(assistant: Assistant, films: str) -> None:
     """As some assistants do."""
     where = json.dumps({"named": "talk", "clip": {"start": {"gte": 8}}})
     found, _ = assistant.answer("search_videos", collection=films, text="a thing", filter=where)
@@ -178,7 +178,7 @@ def test_a_filter_may_be_written_as_json_in_a_string(assistant: Assistant, films
     assert len(found["results"][0]["text"]) == 500
 
 
-def test_what_is_similar_to_a_moment_is_found(assistant: Assistant, films: str) -> None:
+def test_find_similar_excludes_the_clip(assistant: Assistant, films: str) -> None:
     found, _ = assistant.answer("search_videos", collection=films, text="a blue thing", limit=1)
     (best,) = found["results"]
     similar, _ = assistant.answer(
@@ -188,7 +188,7 @@ def test_what_is_similar_to_a_moment_is_found(assistant: Assistant, films: str) 
     assert len(similar["results"]) == 2
 
 
-def test_videos_are_listed_page_by_page_and_no_title_leaves_its_line(assistant: Assistant, films: str) -> None:
+def test_list_videos_is_paginated_and_quotes_titles(assistant: Assistant, films: str) -> None:
     page, text = assistant.answer("list_videos", collection=films, limit=2)
     assert [one["title"] for one in page["videos"]] == ["talk", HOSTILE]
     # Neither a line of its own, nor turned around.
@@ -200,7 +200,7 @@ def test_videos_are_listed_page_by_page_and_no_title_leaves_its_line(assistant: 
     assert rest["next_cursor"] is None
 
 
-def test_a_video_is_described_span_by_span(assistant: Assistant, films: str, talk: str) -> None:
+def test_describe_video_is_paginated(assistant: Assistant, films: str, talk: str) -> None:
     about, text = assistant.answer("describe_video", collection=films, video_id=talk, limit=1)
     assert (about["title"], about["duration"], about["width"], about["height"]) == ("talk", 16.0, 96, 64)
     assert [(one["start"], one["end"], one["text"]) for one in about["spans"]] == [(0.0, 8.0, SAID)]
@@ -211,7 +211,7 @@ def test_a_video_is_described_span_by_span(assistant: Assistant, films: str, tal
     assert about["next_after"] is None
 
 
-def test_captions_are_scored(assistant: Assistant, films: str, talk: str) -> None:
+def test_score_captions_of_a_span(assistant: Assistant, films: str, talk: str) -> None:
     captions = ["a green thing", "a red thing"]
     scored, _ = assistant.answer(
         "score_captions", collection=films, video_id=talk, captions=captions, references=["green"], start=2
@@ -222,7 +222,7 @@ def test_captions_are_scored(assistant: Assistant, films: str, talk: str) -> Non
     assert scored["scores"][0]["refclipscore"] > scored["scores"][1]["refclipscore"]
 
 
-def test_a_question_is_answered_among_what_can_be_judged(assistant: Assistant, films: str, talk: str) -> None:
+def test_ask_video_with_candidates(assistant: Assistant, films: str, talk: str) -> None:
     question = {"collection": films, "video_id": talk, "question": "what color is it?"}
     said, text = assistant.answer("ask_video", **question, candidates=["red", "green", "wombat"])
     assert (said["answer"], said["unknown"]) == ("green", ["wombat"])
@@ -231,7 +231,7 @@ def test_a_question_is_answered_among_what_can_be_judged(assistant: Assistant, f
     assert (said["answer"], said["abstained"]) == (None, True)
 
 
-def test_a_moment_is_shown_as_a_picture(assistant: Assistant, films: str, talk: str) -> None:
+def test_show_moment_returns_an_image(assistant: Assistant, films: str, talk: str) -> None:
     moment = {"collection": films, "video_id": talk, "time": 12}
     shown = assistant.wait_for(assistant.client.call_tool, "show_moment", moment)
     picture = shown.content[1]
@@ -242,7 +242,7 @@ def test_a_moment_is_shown_as_a_picture(assistant: Assistant, films: str, talk: 
     assert np.abs(pixels.reshape(-1, 3).mean(axis=0) - COLORS["green"]).max() < 12
 
 
-def test_collections_are_resources_that_can_be_read(assistant: Assistant, films: str) -> None:
+def test_collections_are_resources(assistant: Assistant, films: str) -> None:
     listed = assistant.wait_for(assistant.client.list_resources).resources
     resources = {resource.name: resource for resource in listed}
     assert resources[films].uri == "vitascope://collections/films"
@@ -250,7 +250,7 @@ def test_collections_are_resources_that_can_be_read(assistant: Assistant, films:
     assert [one["title"] for one in json.loads(contents.text)["videos"]] == ["talk", HOSTILE, ASIAN]  # type: ignore[union-attr]
 
 
-def test_mistakes_are_told_in_the_services_own_words(assistant: Assistant, films: str, talk: str) -> None:
+def test_errors_of_the_service_are_passed_on(assistant: Assistant, films: str, talk: str) -> None:
     assert "no collection of this name" in assistant.refusal("search_videos", collection="nope", text="x")
     assert "no video 99" in assistant.refusal("show_moment", collection=films, video_id="99")
     assert assistant.refusal("search_videos", collection=films, text="x", limit=0, limits=3) == (
@@ -263,18 +263,18 @@ def test_mistakes_are_told_in_the_services_own_words(assistant: Assistant, films
 
 
 @pytest.mark.parametrize("path", ["../../keys", "a/b", "?", "%2e%2e"])
-def test_no_name_leads_elsewhere(assistant: Assistant, path: str) -> None:
+def test_names_cannot_escape_the_path(assistant: Assistant, path: str) -> None:
     assert assistant.refusal("show_moment", collection=path, video_id=path)
 
 
-def test_what_there_is_not_is_refused_and_what_there_is_named(assistant: Assistant, films: str, talk: str) -> None:
+def test_unknown_tools_and_resources_are_rejected(assistant: Assistant, films: str, talk: str) -> None:
     with pytest.raises(MCPError, match="one of list_collections, "):
         assistant.wait_for(assistant.client.call_tool, "delete_video", {"collection": films, "video_id": talk})
     with pytest.raises(MCPError, match="vitascope://collections/NAME was expected"):
         assistant.wait_for(assistant.client.read_resource, "file:///etc/passwd")
 
 
-def test_many_calls_at_once_are_answered_each_for_itself(assistant: Assistant, films: str) -> None:
+def test_concurrent_calls_get_their_own_responses(assistant: Assistant, films: str) -> None:
     listed, _ = assistant.answer("list_videos", collection=films)
     titles = {one["video_id"]: one["title"] for one in listed["videos"]}
     answers: dict[str, str] = {}
@@ -293,7 +293,7 @@ def test_many_calls_at_once_are_answered_each_for_itself(assistant: Assistant, f
     assert len(answers) == 3
 
 
-def test_without_a_service_it_is_there_and_every_call_says_so() -> None:
+def test_server_starts_without_the_service() -> None:
     async def conversation(client: Client) -> None:
         assert len((await client.list_tools()).tools) == 8
         for _ in range(2):
@@ -304,7 +304,7 @@ def test_without_a_service_it_is_there_and_every_call_says_so() -> None:
     assert spoken(make_server("http://127.0.0.1:9", "1"), conversation) == []
 
 
-def test_a_defect_is_a_failed_call_whose_reason_is_in_the_log(
+def test_unexpected_errors_are_logged_and_not_revealed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def broken(client: AsyncClient) -> Any:
@@ -319,7 +319,7 @@ def test_a_defect_is_a_failed_call_whose_reason_is_in_the_log(
     assert "ValidationError" in caplog.text
 
 
-def test_a_call_that_is_cancelled_ends_its_request_and_no_other() -> None:
+def test_cancelled_call_ends_its_own_request_only() -> None:
     """Against a service that takes requests and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(PATIENCE)

@@ -40,7 +40,7 @@ def over_http(*arguments: str, key: str = "") -> Iterator[str]:
         assert server.wait(PATIENCE) == 0
 
 
-def test_over_http_it_answers_this_machine_and_no_page_of_another_origin(running: Running, palette: str) -> None:
+def test_http_rejects_other_hosts_and_origins(running: Running, palette: str) -> None:
     # Reached by other machines: with the key alone, and by the names that are allowed.
     arguments = ["--server", str(running.client.base_url), "--http", "0.0.0.0:0", "--allowed-host", "search.lan"]
     with over_http(*arguments, key="vsk_of-this-test") as address:
@@ -70,7 +70,7 @@ def test_over_http_it_answers_this_machine_and_no_page_of_another_origin(running
 
 
 @only_by_chaos
-def test_over_http_at_a_loopback_address_it_needs_no_key(running: Running, palette: str) -> None:
+def test_http_on_loopback_needs_no_key(running: Running, palette: str) -> None:
     async def conversation(client: Client) -> None:
         listed, _ = await answer_of(client, "list_collections")
         assert palette in [one["name"] for one in listed["collections"]]
@@ -88,7 +88,7 @@ def test_over_http_at_a_loopback_address_it_needs_no_key(running: Running, palet
         (["--server", "http://me:secret@search.lan"], "the URL contains credentials"),
     ],
 )
-def test_what_it_cannot_be_started_with_is_named(
+def test_invalid_options_are_named(
     arguments: list[str], expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("VITASCOPE_API_KEY", raising=False)

@@ -11,7 +11,7 @@ from tests.service.running import Running
 from vitascope import AsyncClient
 
 
-def test_many_calls_go_on_at_once(
+def test_concurrent_calls_run_in_parallel(
     running: Running, collection: str, files: Path, incoming: Path, tmp_path: Path
 ) -> None:
     write_color_video(incoming / "yellow.mp4", (240, 240, 10))

@@ -99,7 +99,7 @@ def held(running: Running, graph: str, *keys: str) -> Iterator[threading.Event]:
         engine.run = run
 
 
-def test_what_a_full_service_refuses_is_done_when_there_is_room(busy: Running, files: Path) -> None:
+def test_requests_rejected_by_a_full_service_succeed_later(busy: Running, files: Path) -> None:
     before, began = answered(busy, 503), time.monotonic()
     with held(busy, "text", ADMIN, ADMIN) as go, ThreadPoolExecutor(3) as threads:
         searching, making, adding = client_of(busy), client_of(busy), client_of(busy)
@@ -115,7 +115,7 @@ def test_what_a_full_service_refuses_is_done_when_there_is_room(busy: Running, f
     assert time.monotonic() - began >= 1  # Retry-After: 1
 
 
-def test_what_is_one_too_many_of_a_client_is_done_later(busy: Running) -> None:
+def test_rate_limited_requests_succeed_later(busy: Running) -> None:
     """Refused before it was begun: so even what cannot be repeated otherwise is."""
     busy.client.post("/v1/collections", json={"name": "gone-late"})
     scopes = ["read", "write", "admin"]
@@ -130,9 +130,7 @@ def test_what_is_one_too_many_of_a_client_is_done_later(busy: Running) -> None:
 
 
 @pytest.mark.parametrize("retries", [RetryConfig(max_attempts=1), RetryConfig(max_attempts=9, max_elapsed=0.9)])
-def test_who_has_no_more_tries_or_no_time_for_them_is_told_at_once(
-    busy: Running, retries: RetryConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_exhausted_retries_raise_at_once(busy: Running, retries: RetryConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(compat, "time", SimpleNamespace(sleep=pauses.append))
     before = answered(busy, 503)
@@ -148,7 +146,7 @@ def test_who_has_no_more_tries_or_no_time_for_them_is_told_at_once(
     wait_for(lambda: answered(busy, 503) == before + 1)  # it is counted after it was sent
 
 
-def test_a_call_that_is_cancelled_never_reaches_the_model(busy: Running) -> None:
+def test_cancelled_call_never_reaches_the_model(busy: Running) -> None:
     def dropped() -> float:
         families = text_string_to_metric_families(busy.service.observer.metrics.to_text().decode())
         samples = [sample for family in families for sample in family.samples]
@@ -175,7 +173,7 @@ def test_a_call_that_is_cancelled_never_reaches_the_model(busy: Running) -> None
     wait_for(lambda: dropped() == before + 1)
 
 
-def test_a_service_that_starts_late_is_found(busy: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_service_that_starts_late_is_reached(busy: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     has_tried = threading.Event()
 
     def pause(seconds: float) -> None:
@@ -196,7 +194,7 @@ def test_a_service_that_starts_late_is_found(busy: Running, monkeypatch: pytest.
         assert client.list_collections()["collections"]
 
 
-def test_a_write_whose_answer_was_lost_is_done_once(busy: Running) -> None:
+def test_write_with_a_lost_response_is_executed_once(busy: Running) -> None:
     with forwarding(port_of(busy)) as between, client_of(busy, port=between.port) as client:
         between.answers_to_lose = 2
         # A second one would be refused: there is a collection of that name.
@@ -211,7 +209,7 @@ def test_a_write_whose_answer_was_lost_is_done_once(busy: Running) -> None:
             client.get_collection("once")
 
 
-def test_an_upload_that_is_still_under_way_when_it_is_repeated_is_waited_for(
+def test_repeated_upload_waits_for_the_one_in_progress(
     busy: Running, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(busy.service.concurrency, "_max_writes", 2)  # else the repetition finds no place

@@ -21,7 +21,7 @@ def run_command(capsys: pytest.CaptureFixture[str], *arguments: str) -> JSON:
 
 
 @pytest.mark.parametrize("way", ["--data", "--server"])
-def test_the_command_makes_and_revokes_keys_of_a_running_service(
+def test_keys_are_created_listed_and_revoked(
     way: str, locked: Running, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By its data folder, or by itself for who has a key with the scope admin."""
@@ -42,14 +42,12 @@ def test_the_command_makes_and_revokes_keys_of_a_running_service(
 
 
 @pytest.mark.parametrize("wrong", [["--scopes", "all"], ["--expires", "soon"], ["--collections", "A B"]])
-def test_the_command_names_mistakes(wrong: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_of_keys_name_the_option(wrong: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["keys", "create", "a", *wrong, "--data", str(tmp_path)]) == 2
     assert wrong[0].strip("-") in capsys.readouterr().err
 
 
-def test_the_command_makes_no_data_folder_where_there_is_none(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_keys_creates_no_data_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     nowhere = tmp_path / "nowhere"
     for arguments in (["list"], ["revoke", "000000000000"]):
         assert main(["keys", *arguments, "--data", str(nowhere)]) == 2
@@ -57,7 +55,7 @@ def test_the_command_makes_no_data_folder_where_there_is_none(
     assert not nowhere.exists()
 
 
-def test_the_client_and_the_command_send_the_key(
+def test_client_and_command_send_the_api_key(
     locked: Running, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = str(locked.client.base_url)

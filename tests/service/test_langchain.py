@@ -15,9 +15,7 @@ from vitascope.errors import CollectionNotFound
 from vitascope.integrations.langchain import VitascopeRetriever
 
 
-def test_the_chain_of_the_page_reads_what_was_found(
-    running: Running, palette: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_chain_of_the_docs_page_runs(running: Running, palette: str, capsys: pytest.CaptureFixture[str]) -> None:
     (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "assistants.md").read_text("utf-8"), re.DOTALL)
     replaced = {"http://127.0.0.1:8000": str(running.client.base_url), '"holidays"': f'"{palette}"'}
     for old, new in replaced.items():
@@ -34,7 +32,7 @@ def test_the_chain_of_the_page_reads_what_was_found(
     assert asyncio.run(answered.ainvoke("which one is blue?")) == "It is blue."
 
 
-def test_documents_tell_all_that_is_known_of_their_clips(running: Running, palette: str) -> None:
+def test_documents_contain_text_and_metadata_of_clips(running: Running, palette: str) -> None:
     url = str(running.client.base_url)
     retriever = VitascopeRetriever(url=f"{url}/", collection=palette, limit=2, where={"number": {"lt": 2}}, rerank=1)
 
@@ -56,6 +54,6 @@ def test_documents_tell_all_that_is_known_of_their_clips(running: Running, palet
     assert retriever.invoke("a green thing") == green
 
 
-def test_an_unknown_collection_is_the_error_of_the_client(running: Running) -> None:
+def test_unknown_collection_raises_the_error_of_the_client(running: Running) -> None:
     with pytest.raises(CollectionNotFound, match="nowhere"):
         VitascopeRetriever(url=str(running.client.base_url), collection="nowhere").invoke("a dog")

@@ -45,7 +45,7 @@ def place(
     running.client.delete("/v1/collections/holidays")
 
 
-def test_the_page_does_what_it_says(
+def test_code_of_the_docs_page_runs(
     running: Running, place: Path, incoming: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names: dict[str, Any] = {}
@@ -76,7 +76,7 @@ def pictures(shown: Strip) -> list[Image.Image]:
     return [Image.open(BytesIO(b64decode(data)), formats=["JPEG"]) for data in found]
 
 
-def test_results_are_shown_as_pictures_with_words(running: Running, palette: str, collection: str, files: Path) -> None:
+def test_strip_shows_thumbnails_with_captions(running: Running, palette: str, collection: str, files: Path) -> None:
     with Client(str(running.client.base_url)) as client:
         shown = strip(client, client.search(palette, "a red thing", rerank=1))
         best, *others = (picture.getpixel((8, 8)) for picture in pictures(shown))

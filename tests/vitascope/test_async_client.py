@@ -30,7 +30,7 @@ def client_of(handler: Handler, retries: RetryConfig | None = None) -> AsyncClie
     )
 
 
-def test_errors_and_tries_are_those_of_the_blocking_client() -> None:
+def test_errors_and_retries_equal_those_of_the_blocking_client() -> None:
     tries = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -50,7 +50,7 @@ def test_errors_and_tries_are_those_of_the_blocking_client() -> None:
     assert tries[0]
 
 
-def test_pauses_between_tries_do_not_stop_the_loop() -> None:
+def test_delays_between_attempts_do_not_block_the_loop() -> None:
     """All have been tried once before one is tried again, and not before its pause is over."""
     asked: list[tuple[str, float]] = []
 
@@ -71,7 +71,7 @@ def test_pauses_between_tries_do_not_stop_the_loop() -> None:
     assert min(again[path] - at for path, at in first.items()) >= 0.1
 
 
-def test_a_call_that_is_cancelled_ends_its_request() -> None:
+def test_cancelled_call_ends_its_request() -> None:
     async def cancel() -> None:
         asked, ended = asyncio.Event(), asyncio.Event()
 
@@ -97,7 +97,7 @@ def test_a_call_that_is_cancelled_ends_its_request() -> None:
     asyncio.run(cancel())
 
 
-def test_a_backup_that_is_cancelled_is_deleted_at_the_service(tmp_path: Path) -> None:
+def test_cancelled_backup_deletes_the_operation(tmp_path: Path) -> None:
     sent = []
 
     async def cancel() -> None:
@@ -143,7 +143,7 @@ class Discarding(httpx.AsyncBaseTransport, httpx.BaseTransport):
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_a_file_is_never_whole_in_memory_and_its_progress_is_told(blocking: bool, tmp_path: Path) -> None:
+def test_upload_is_streamed_and_reports_progress(blocking: bool, tmp_path: Path) -> None:
     film = tmp_path / "film.mp4"
     with film.open("wb") as file:
         file.truncate(32 * MEGABYTE)
@@ -171,7 +171,7 @@ def test_a_file_is_never_whole_in_memory_and_its_progress_is_told(blocking: bool
     assert seen[-1] == (service.size, service.size)
 
 
-def test_a_slow_disk_does_not_stop_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_disk_does_not_block_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     spinning = threading.Event()
 
     class Slow(BytesIO):
@@ -192,7 +192,7 @@ def test_a_slow_disk_does_not_stop_the_loop(monkeypatch: pytest.MonkeyPatch) -> 
     asyncio.run(upload())
 
 
-def test_all_pages_are_gone_through_and_no_more_than_are_needed() -> None:
+def test_iterators_request_pages_as_needed() -> None:
     asked: list[Any] = []
     listed = {"videos": "videos", "jobs": "jobs", "items": "items", "deliveries": "deliveries", "search": "results"}
 
@@ -226,7 +226,7 @@ def test_all_pages_are_gone_through_and_no_more_than_are_needed() -> None:
     asyncio.run(go_through())
 
 
-def test_a_picture_is_asked_of_the_service_alone() -> None:
+def test_thumbnail_of_another_host_is_rejected() -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         raise AssertionError(f"the key went to {request.url}")
 

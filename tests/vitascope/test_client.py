@@ -14,7 +14,7 @@ from tests.vitascope.played_service import client_of
 from vitascope import errors
 
 
-def test_search_sends_only_what_was_given() -> None:
+def test_search_omits_options_that_are_not_given() -> None:
     sent = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -29,7 +29,7 @@ def test_search_sends_only_what_was_given() -> None:
     assert sent[1] == ("/v1/collections/a/b/search", body)
 
 
-def test_a_search_with_a_file_sends_it_once_and_then_goes_on_by_the_cursor(tmp_path: Path) -> None:
+def test_search_by_file_uploads_the_file_for_the_first_page_only(tmp_path: Path) -> None:
     sent: list[bytes] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -52,7 +52,7 @@ def test_a_search_with_a_file_sends_it_once_and_then_goes_on_by_the_cursor(tmp_p
     }
 
 
-def test_a_name_with_a_slash_stays_one_part_of_the_path() -> None:
+def test_path_segments_are_quoted() -> None:
     paths = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -64,7 +64,7 @@ def test_a_name_with_a_slash_stays_one_part_of_the_path() -> None:
     assert paths == [b"/v1/collections/..%2Fmodels"]
 
 
-def test_all_videos_follows_the_cursor_to_the_end() -> None:
+def test_iterators_follow_cursors_to_the_last_page() -> None:
     pages = {None: (["1", "2"], "c1"), "c1": (["3"], "c2"), "c2": ([], None)}
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -75,7 +75,7 @@ def test_all_videos_follows_the_cursor_to_the_end() -> None:
         assert [video["id"] for video in client.iter_videos("videos")] == ["1", "2", "3"]
 
 
-def test_an_upload_carries_the_file_its_name_and_metadata(tmp_path: Path) -> None:
+def test_upload_contains_file_name_title_and_metadata(tmp_path: Path) -> None:
     file = tmp_path / "dog.mp4"
     file.write_bytes(b"not really a video")
     bodies = []
@@ -92,7 +92,7 @@ def test_an_upload_carries_the_file_its_name_and_metadata(tmp_path: Path) -> Non
     assert b"Dog" in bodies[0]
 
 
-def test_collections_are_made_and_changed_with_what_was_given() -> None:
+def test_collections_are_created_and_updated_with_the_given_options() -> None:
     sent = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -112,7 +112,7 @@ def test_collections_are_made_and_changed_with_what_was_given() -> None:
     ]
 
 
-def test_a_backup_that_fails_says_why_and_is_deleted_at_the_service(tmp_path: Path) -> None:
+def test_failed_backup_raises_the_reason_and_deletes_the_operation(tmp_path: Path) -> None:
     sent = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -128,7 +128,7 @@ def test_a_backup_that_fails_says_why_and_is_deleted_at_the_service(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_options_of_scores_and_answers_reach_the_service(tmp_path: Path) -> None:
+def test_options_of_scores_and_answers_are_sent(tmp_path: Path) -> None:
     sent: list[bytes] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -151,7 +151,7 @@ def test_options_of_scores_and_answers_reach_the_service(tmp_path: Path) -> None
     assert sent[3].count(b'name="candidates"') == 2
 
 
-def test_who_only_asks_loads_nothing_that_serves() -> None:
+def test_client_imports_no_package_of_the_runtime() -> None:
     heavy = ["numpy", "onnxruntime", "faiss", "av", "fastapi", "pydantic"]
     asking = (
         "import sys, vitascope.integrations.notebook; from vitascope import Client;"

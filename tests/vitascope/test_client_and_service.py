@@ -50,7 +50,7 @@ def live(service: tuple[str, Path]) -> Iterator[Client]:
         yield client
 
 
-def test_a_folder_is_indexed_searched_scored_and_asked_about(live: Client, service: tuple[str, Path]) -> None:
+def test_folder_is_indexed_searched_scored_and_asked_about(live: Client, service: tuple[str, Path]) -> None:
     live.create_collection("folder")
     seen = []
     begun = live.create_job("folder", str(service[1]))
@@ -72,7 +72,7 @@ def test_a_folder_is_indexed_searched_scored_and_asked_about(live: Client, servi
     assert live.ask("what color is it?", **of_red, top=2)["answers"][0]["text"] == "red"
 
 
-def test_a_video_is_uploaded_filtered_listed_and_deleted(live: Client, service: tuple[str, Path]) -> None:
+def test_video_is_uploaded_filtered_listed_and_deleted(live: Client, service: tuple[str, Path]) -> None:
     live.create_collection("uploads")
     video = live.add_video("uploads", service[1] / "red.png", title="Red", metadata={"year": 2024})
     assert live.get_video("uploads", video["id"])["title"] == "Red"
@@ -87,7 +87,7 @@ def test_a_video_is_uploaded_filtered_listed_and_deleted(live: Client, service: 
     assert "uploads" not in [c["name"] for c in live.list_collections()["collections"]]
 
 
-def test_the_errors_of_the_service_arrive_by_name(live: Client, tmp_path: Path) -> None:
+def test_errors_of_the_service_are_raised_by_class(live: Client, tmp_path: Path) -> None:
     with pytest.raises(errors.CollectionNotFound):
         live.search("nowhere", "a dog")
     live.create_collection("twice")
@@ -100,7 +100,7 @@ def test_the_errors_of_the_service_arrive_by_name(live: Client, tmp_path: Path) 
         live.search("twice", "a dog", where={"year": {"about": 2024}})
 
 
-def test_a_file_is_scored_and_asked_about_without_being_kept(live: Client, service: tuple[str, Path]) -> None:
+def test_file_is_scored_and_asked_about_without_being_stored(live: Client, service: tuple[str, Path]) -> None:
     before = live.list_collections()
     scores = live.score_file(service[1] / "blue.png", ["a blue thing", "a red thing"])["scores"]
     assert scores[0]["fused"] > scores[1]["fused"]
@@ -109,7 +109,7 @@ def test_a_file_is_scored_and_asked_about_without_being_kept(live: Client, servi
     assert live.list_collections() == before
 
 
-def test_the_command_manages_the_collections_of_a_service(
+def test_command_manages_collections_of_a_service(
     live: Client,
     service: tuple[str, Path],
     tmp_path: Path,
@@ -144,7 +144,7 @@ def test_the_command_manages_the_collections_of_a_service(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "parquet"]
 
 
-def test_vectors_and_orders_of_documents(live: Client, service: tuple[str, Path]) -> None:
+def test_texts_and_files_are_embedded_and_documents_reranked(live: Client, service: tuple[str, Path]) -> None:
     live.create_collection("rerank")
     ids = {name: live.add_video("rerank", service[1] / f"{name}.png")["id"] for name in ("red", "blue")}
     documents = [{"video_id": ids["red"]}, {"video_id": ids["blue"]}]
@@ -157,7 +157,7 @@ def test_vectors_and_orders_of_documents(live: Client, service: tuple[str, Path]
     assert picture @ texts[0] > 0.9 > picture @ texts[1]
 
 
-def test_the_command_can_ask_a_service(
+def test_command_searches_through_a_service(
     live: Client, service: tuple[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     url, videos = service

@@ -23,7 +23,7 @@ from vitascope.client import ServiceError
         ("invalid_filter", 422, errors.FilterError),
     ],
 )
-def test_a_problem_raises_the_error_that_the_runtime_would(
+def test_problem_document_raises_the_error_of_its_code(
     code: str, status: int, kind: type[errors.VitascopeError]
 ) -> None:
     with (
@@ -35,7 +35,7 @@ def test_a_problem_raises_the_error_that_the_runtime_would(
     assert str(raised.value) == "the reason"
 
 
-def test_a_problem_without_a_name_here_keeps_status_and_document() -> None:
+def test_unknown_problem_raises_service_error_with_status_and_document() -> None:
     with (
         client_of(lambda request: problem(413, "payload_too_large", "too much")) as client,
         pytest.raises(ServiceError, match="too much") as raised,
@@ -45,7 +45,7 @@ def test_a_problem_without_a_name_here_keeps_status_and_document() -> None:
     assert raised.value.problem["code"] == "payload_too_large"
 
 
-def test_an_error_page_of_something_in_between_is_reported_by_its_status() -> None:
+def test_error_page_of_a_proxy_is_reported_by_its_status() -> None:
     with (
         client_of(lambda request: httpx.Response(502, text="<h1>Bad Gateway</h1>")) as client,
         pytest.raises(ServiceError, match="502") as raised,
@@ -54,7 +54,7 @@ def test_an_error_page_of_something_in_between_is_reported_by_its_status() -> No
     assert raised.value.status == 502
 
 
-def test_a_page_in_place_of_an_answer_is_reported() -> None:
+def test_html_response_in_place_of_json_is_reported() -> None:
     with (
         client_of(lambda request: httpx.Response(200, text="<h1>Log in</h1>")) as client,
         pytest.raises(ServiceError, match="did not answer GET /v1/models with JSON"),
@@ -62,7 +62,7 @@ def test_a_page_in_place_of_an_answer_is_reported() -> None:
         client.list_models()
 
 
-def test_a_service_that_is_not_there_is_named() -> None:
+def test_unreachable_service_is_named() -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("connection refused")
 
@@ -72,7 +72,7 @@ def test_a_service_that_is_not_there_is_named() -> None:
             client.list_models()
 
 
-def test_a_service_that_does_not_answer_in_time_is_named() -> None:
+def test_timeout_names_the_service() -> None:
     def wait(request: httpx.Request) -> httpx.Response:
         raise httpx.ReadTimeout("too slow")
 
@@ -80,7 +80,7 @@ def test_a_service_that_does_not_answer_in_time_is_named() -> None:
         client.list_models()
 
 
-def test_waiting_for_a_service_that_ended_does_not_wait() -> None:
+def test_wait_until_ready_ends_when_the_server_process_exits() -> None:
     with (
         client_of(lambda request: httpx.Response(503)) as client,
         pytest.raises(ServiceError, match="exited before it was ready"),
@@ -88,7 +88,7 @@ def test_waiting_for_a_service_that_ended_does_not_wait() -> None:
         client.wait_until_ready(timeout=3600, alive=lambda: False)
 
 
-def test_a_file_that_cannot_be_read_is_named_before_anything_is_sent(tmp_path: Path) -> None:
+def test_unreadable_file_is_reported_before_a_request_is_sent(tmp_path: Path) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         raise AssertionError("nothing should be sent")
 
@@ -96,7 +96,7 @@ def test_a_file_that_cannot_be_read_is_named_before_anything_is_sent(tmp_path: P
         client.score_file(tmp_path / "missing.mp4", ["a dog"])
 
 
-def test_what_a_callers_function_raises_is_not_taken_for_the_files_fault(tmp_path: Path) -> None:
+def test_errors_of_a_progress_callback_are_not_reported_as_file_errors(tmp_path: Path) -> None:
     def show(sent: int, size: int) -> None:
         raise BrokenPipeError
 

@@ -21,7 +21,7 @@ from vitascope import errors
         httpx.Response(200, json={"id": "1", "state": "queued"}),
     ],
 )
-def test_waiting_for_a_job_that_cannot_be_followed_ends_with_its_end(refused: httpx.Response) -> None:
+def test_wait_for_job_polls_a_service_without_event_streams(refused: httpx.Response) -> None:
     states = iter(["queued", "running", "succeeded"])
     seen = []
 
@@ -52,7 +52,7 @@ class Lost(httpx.SyncByteStream):
         raise httpx.ReadError("reset")
 
 
-def test_a_job_is_followed_over_lost_connections_and_nothing_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_events_resume_after_lost_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vitascope.client._sync.jobs.RECONNECT_SECONDS", 0.0)
     begun = []
     pages = iter(
@@ -85,7 +85,7 @@ def test_a_job_is_followed_over_lost_connections_and_nothing_is_missed(monkeypat
         assert list(client.iter_job_events("videos", "1", after=5)) == []
 
 
-def test_jobs_are_begun_and_steered_by_their_addresses() -> None:
+def test_jobs_are_created_and_controlled_by_their_paths() -> None:
     sent = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -112,7 +112,7 @@ def test_jobs_are_begun_and_steered_by_their_addresses() -> None:
     ]
 
 
-def test_a_film_whose_job_is_cancelled_is_no_video(tmp_path: Path) -> None:
+def test_add_video_raises_conflict_if_its_job_is_cancelled(tmp_path: Path) -> None:
     (tmp_path / "dog.mp4").write_bytes(b"not really a video")
     job = {"id": "7", "state": "cancelled", "error": None}
     items = [{"path": "dog.mp4", "state": "cancelled", "reason": "not tried", "video_id": None}]

@@ -26,9 +26,7 @@ def answer_json(exchange: Exchange, status: int, value: dict[str, Any], **header
     ("method", "arguments"),
     [("iter_videos", ["films"]), ("iter_jobs", ["films"]), ("iter_search_results", ["films", "a dog"])],
 )
-def test_a_page_that_comes_again_and_again_is_not_followed_for_ever(
-    kind: str, method: str, arguments: list[str]
-) -> None:
+def test_repeated_cursor_ends_the_iteration(kind: str, method: str, arguments: list[str]) -> None:
     """As from a cache that does not heed the query."""
     requests = []
 
@@ -42,7 +40,7 @@ def test_a_page_that_comes_again_and_again_is_not_followed_for_ever(
     assert len(requests) == 2
 
 
-def test_commands_that_list_follow_no_page_for_ever() -> None:
+def test_repeated_cursor_ends_list_commands() -> None:
     requests = []
 
     def answer(exchange: Exchange) -> None:
@@ -60,7 +58,7 @@ def test_commands_that_list_follow_no_page_for_ever() -> None:
 
 
 @pytest.mark.parametrize("kind", CLIENTS)
-def test_an_upload_that_is_never_answered_is_tried_as_often_as_said(kind: str, tmp_path: Path) -> None:
+def test_upload_is_attempted_max_attempts_times(kind: str, tmp_path: Path) -> None:
     (tmp_path / "film.mp4").write_bytes(b"film")
     requests = []
 

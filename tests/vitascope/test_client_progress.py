@@ -55,7 +55,7 @@ def working() -> httpx.MockTransport:
     return httpx.MockTransport(answer)
 
 
-def test_a_terminal_shows_what_is_done_and_what_has_failed(terminal: Terminal, tmp_path: Path) -> None:
+def test_terminal_shows_progress_and_failures(terminal: Terminal, tmp_path: Path) -> None:
     film = tmp_path / "a [bold]film.mp4"
     film.write_bytes(bytes(2_000_000))
     with redirect_stderr(terminal), Client("http://service", transport=working()) as client:
@@ -68,7 +68,7 @@ def test_a_terminal_shows_what_is_done_and_what_has_failed(terminal: Terminal, t
     assert terminal.getvalue().count("\x1b[?25h") == 3  # the cursor is there again
 
 
-def test_several_at_once_share_the_terminal(terminal: Terminal, tmp_path: Path) -> None:
+def test_concurrent_progress_bars_share_the_terminal(terminal: Terminal, tmp_path: Path) -> None:
     names = [f"film-{number}.mp4" for number in range(3)]
     for name in names:
         (tmp_path / name).write_bytes(bytes(500_000))
@@ -84,13 +84,15 @@ def test_several_at_once_share_the_terminal(terminal: Terminal, tmp_path: Path) 
     assert terminal.getvalue().count("\x1b[?25h") == 1
 
 
-def test_what_is_no_terminal_gets_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_prints_nothing_without_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with Client("http://service", transport=working()) as client:
         client.wait_for_job("films", "7", interval=0, progress=True)
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_notebook_shows_a_widget(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebook_shows_a_widget(monkeypatch: pytest.MonkeyPatch) -> None:
     """With as much of IPython and ipywidgets as rich asks for."""
     shell = type("ZMQInteractiveShell", (), {})()
     monkeypatch.setattr(builtins, "get_ipython", lambda: shell, raising=False)

@@ -56,7 +56,7 @@ READS_AND_WRITES = {"read", "search", "write", "operation", "change"}
         (refused(507), set()),
     ],
 )
-def test_what_is_sent_again_after_what(failure: Failure, again: set[str]) -> None:
+def test_requests_are_retried_by_method_and_failure(failure: Failure, again: set[str]) -> None:
     for name, call in CALLS.items():
         keys = []
 
@@ -72,7 +72,7 @@ def test_what_is_sent_again_after_what(failure: Failure, again: set[str]) -> Non
         assert (keys[0] is not None) == (name in ("write", "operation"))
 
 
-def test_every_write_has_a_key_of_its_own() -> None:
+def test_every_write_has_its_own_idempotency_key() -> None:
     keys = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -87,7 +87,7 @@ def test_every_write_has_a_key_of_its_own() -> None:
     assert keys[2] == "mine"
 
 
-def test_pauses_double_up_to_the_longest_and_are_random() -> None:
+def test_delays_double_up_to_the_maximum_and_are_random() -> None:
     retries = RetryConfig(base_delay=0.5, max_delay=3.0)
     for tries, most in enumerate((0.5, 1.0, 2.0, 3.0, 3.0), start=1):
         pauses = [retries.delay_after(tries, None) for _ in range(50)]
@@ -114,7 +114,7 @@ def test_retry_after_may_be_a_date(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("stated", ["soon", "-1", "", "1e9", "Wed, 99 Nov 2026 21:20:51 GMT"])
-def test_a_retry_after_that_says_nothing_is_nothing(stated: str) -> None:
+def test_malformed_retry_after_is_ignored(stated: str) -> None:
     tries = 0
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -136,6 +136,6 @@ def test_a_retry_after_that_says_nothing_is_nothing(stated: str) -> None:
         ({"base_delay": float("nan")}, "base_delay: nan"),
     ],
 )
-def test_what_makes_no_sense_is_refused(given: dict[str, float], told: str) -> None:
+def test_invalid_retry_config_is_rejected(given: dict[str, float], told: str) -> None:
     with pytest.raises(InvalidInput, match=told):
         RetryConfig(**given)  # type: ignore[arg-type]

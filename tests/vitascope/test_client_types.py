@@ -100,7 +100,7 @@ def written() -> str:
     return subprocess.run(ruff, input=source, capture_output=True, text=True, check=True).stdout
 
 
-def test_the_types_are_those_of_the_interface() -> None:
+def test_response_types_equal_the_openapi_document() -> None:
     assert TYPES.read_text("utf-8") == written(), f"after a change of the interface: {UPDATE}"
 
 
@@ -135,7 +135,7 @@ def call(method: Callable[..., object], file: Path) -> None:
     method(**dict.fromkeys(needed, "x") | {name: value for name, value in given.items() if name in {*needed, "folder"}})
 
 
-def test_each_method_returns_what_its_operation_answers_and_no_operation_is_missing(tmp_path: Path) -> None:
+def test_every_operation_has_a_method_with_its_response_type(tmp_path: Path) -> None:
     requests: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -176,11 +176,11 @@ def test_each_method_returns_what_its_operation_answers_and_no_operation_is_miss
         (request_types.WebhookEvent, "Delivery", "type"),
     ],
 )
-def test_options_take_what_the_service_takes(kind: object, schema: str, field: str) -> None:
+def test_literal_types_equal_the_enums_of_the_api(kind: object, schema: str, field: str) -> None:
     assert list(get_args(kind)) == interface()["components"]["schemas"][schema]["properties"][field]["enum"]
 
 
-def test_pages_of_a_search_take_its_options() -> None:
+def test_search_options_equal_the_parameters_of_search() -> None:
     single = set(inspect.signature(Client.search).parameters) - {"self", "collection", "text", "file", "cursor"}
     assert set(request_types.SearchOptions.__annotations__) == single
     asked = set(interface()["components"]["schemas"]["SearchRequest"]["properties"]) - {"text", "cursor", "filter"}
@@ -214,7 +214,7 @@ WRONG = {
 
 
 @only_by_chaos
-def test_a_type_checker_accepts_what_is_right_and_finds_what_is_wrong(tmp_path: Path) -> None:
+def test_type_checker_accepts_correct_and_rejects_wrong_code(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path / 'cache'}"]
 
     def check(text: str) -> str:

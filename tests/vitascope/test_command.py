@@ -50,7 +50,7 @@ def run_json(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 
 # Help
 
 
-def test_without_arguments_it_lists_every_command_and_where_to_start(
+def test_without_arguments_all_commands_are_listed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main([]) == 0
@@ -62,7 +62,7 @@ def test_without_arguments_it_lists_every_command_and_where_to_start(
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_of_each_command_teaches_by_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_each_command_has_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([name, "--help"])
     assert ended.value.code == 0
@@ -72,14 +72,14 @@ def test_help_of_each_command_teaches_by_example(name: str, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_that_is_listed_is_there(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_listed_command_exists(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([name, "--help"])
     assert ended.value.code == 0
     assert f"usage: vitascope {name}" in capsys.readouterr().out
 
 
-def test_importing_the_command_imports_no_heavy_package() -> None:
+def test_parsers_import_no_heavy_package() -> None:
     """`vitascope --help` must answer at once and must work where only a part is installed; and whoever presses TAB
     waits for the arguments of a command.
     """
@@ -101,7 +101,7 @@ print_imported({heavy})
 # Mistakes and defects
 
 
-def test_a_mistake_is_one_line_on_stderr_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_user_error_is_one_line_on_stderr_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", "missing.mp4", "a dog"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -110,7 +110,7 @@ def test_a_mistake_is_one_line_on_stderr_and_status_2(capsys: pytest.CaptureFixt
     assert "missing.mp4" in captured.err
 
 
-def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["serch", "a dog"])
     assert ended.value.code == 2
@@ -133,7 +133,7 @@ def register_fake(monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
         ("tensorrt", "pip install 'vitascope[tensorrt]'"),
     ],
 )
-def test_a_missing_package_says_what_to_install(
+def test_missing_package_names_the_extra(
     package: str, hint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def test_a_missing_package_says_what_to_install(
     assert "`vitascope fake`" in err
 
 
-def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_exception_propagates(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(args: argparse.Namespace) -> dict[str, Any]:
         raise ModuleNotFoundError("No module named 'vitascope.nonsense'", name="vitascope.nonsense")
 
@@ -156,7 +156,7 @@ def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         main(["fake"])
 
 
-def test_an_interrupt_ends_with_status_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_interrupt_exits_with_status_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def run(args: argparse.Namespace) -> dict[str, Any]:
         raise KeyboardInterrupt
 
@@ -165,7 +165,7 @@ def test_an_interrupt_ends_with_status_130(monkeypatch: pytest.MonkeyPatch, caps
     assert "interrupted" in capsys.readouterr().err
 
 
-def test_a_command_without_a_presentation_is_listed_and_has_json(
+def test_result_without_show_is_printed_as_table_and_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     register_fake(monkeypatch, lambda args: {"checkpoint": "runs/a[1]", "steps": 7, "losses": [1.5]})
@@ -181,7 +181,7 @@ def test_a_command_without_a_presentation_is_listed_and_has_json(
 # Scores, answers, bundles
 
 
-def test_score_prefers_the_right_caption(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_score_ranks_the_right_caption_first(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = str(pictures / "red.png")
     result = run_json(capsys, "score", file, "a blue thing", "a red thing")
     assert result["file"] == file
@@ -192,7 +192,7 @@ def test_score_prefers_the_right_caption(pictures: Path, capsys: pytest.CaptureF
     assert red["clipscore"] == pytest.approx(2.5 * red["similarity"])
 
 
-def test_score_without_a_matching_graph_still_gives_similarity(
+def test_score_without_a_matching_graph_returns_similarity(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = make_small_bundle(tmp_path / "plain", tasks=("retrieval",))
@@ -205,7 +205,7 @@ def test_score_without_a_matching_graph_still_gives_similarity(
     assert "a red thing" in capsys.readouterr().out
 
 
-def test_ask_answers_best_first(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ask_lists_answers_by_probability(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = run_json(capsys, "ask", str(pictures / "green.png"), "what color is it?", "--top", "3")
     assert result["answers"][0]["text"] == "green"
     assert len(result["answers"]) == 3
@@ -213,7 +213,7 @@ def test_ask_answers_best_first(pictures: Path, capsys: pytest.CaptureFixture[st
     assert probabilities == sorted(probabilities, reverse=True)
 
 
-def test_score_by_references_and_frames_shows_the_words(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_score_with_references_and_frames_shows_words(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = str(pictures / "red.png")
     options = ["a blue thing", "a red thing", "--reference", "a red ball", "--frames", "4"]
     blue, red = run_json(capsys, "score", file, *options)["scores"]
@@ -227,7 +227,7 @@ def test_score_by_references_and_frames_shows_the_words(pictures: Path, capsys: 
     assert "--frames: -1" in capsys.readouterr().err
 
 
-def test_ask_among_candidates_or_not_at_all(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ask_with_candidates_may_abstain(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["ask", str(pictures / "green.png"), "what color is it?", "--candidate", "red", "--candidate", "blue"]
     result = run_json(capsys, *asked, "--candidate", "wombat", "--abstain-below", "0.99")
     assert (result["answer"], result["abstained"], result["unknown"]) == (None, True, ["wombat"])
@@ -238,15 +238,13 @@ def test_ask_among_candidates_or_not_at_all(pictures: Path, capsys: pytest.Captu
     assert "wombat" in shown
 
 
-def test_ask_of_a_bundle_that_cannot_answer_says_so(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ask_needs_a_bundle_with_the_task(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = make_small_bundle(tmp_path / "plain", tasks=("retrieval",))
     assert main(["ask", str(pictures / "red.png"), "what?", "--bundle", str(plain)]) == 2
     assert "answering" in capsys.readouterr().err
 
 
-def test_bundle_info_tells_tasks_and_streams(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bundle_inspect_shows_tasks_and_streams(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     info = run_json(capsys, "bundle", "inspect")
     assert info["tasks"] == ["retrieval", "matching", "answering"]
     assert len(info["fingerprint"]) == 64
@@ -256,7 +254,7 @@ def test_bundle_info_tells_tasks_and_streams(bundle: Path, capsys: pytest.Captur
     assert info["fingerprint"] in out
 
 
-def test_bundle_verify_notices_one_flipped_byte(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bundle_verify_detects_a_flipped_byte(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_json(capsys, "bundle", "verify")["verified"] is True
     graph = next(bundle.glob("*video*.onnx"))
     content = bytearray(graph.read_bytes())
@@ -269,7 +267,7 @@ def test_bundle_verify_notices_one_flipped_byte(bundle: Path, capsys: pytest.Cap
 # Indexing and searching
 
 
-def test_what_was_indexed_is_found(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_indexed_images_are_found(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     indexed = run_json(capsys, "index", str(pictures))
     assert {key: indexed[key] for key in ("files", "added", "skipped", "failed")} == {
         "files": 3,
@@ -286,7 +284,7 @@ def test_what_was_indexed_is_found(pictures: Path, capsys: pytest.CaptureFixture
     assert [result["fused"] for result in plain] == [None, None, None]
 
 
-def test_the_output_for_people_names_what_was_found(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_output_of_search_names_files(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["index", str(pictures)]) == 0
     assert "3 added, 0 skipped: collection videos has 3 videos, 3 clips" in capsys.readouterr().out
     assert main(["search", "a red thing", "--limit", "1"]) == 0
@@ -295,15 +293,13 @@ def test_the_output_for_people_names_what_was_found(pictures: Path, capsys: pyte
     assert best.rstrip().endswith("red.png")
 
 
-def test_indexing_again_adds_nothing(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_indexing_again_skips_known_content(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_json(capsys, "index", str(pictures))
     again = run_json(capsys, "index", str(pictures))
     assert (again["added"], again["skipped"], again["videos"]) == (0, 3, 3)
 
 
-def test_a_file_that_cannot_be_indexed_is_listed_and_the_status_tells(
-    pictures: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_failed_files_are_listed_and_exit_status_is_3(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (pictures / "broken.mp4").write_bytes(b"")
     result = run_json(capsys, "index", str(pictures), status=3)
     assert (result["added"], result["failed"]) == (3, 1)
@@ -313,7 +309,7 @@ def test_a_file_that_cannot_be_indexed_is_listed_and_the_status_tells(
     assert "broken.mp4" in capsys.readouterr().out
 
 
-def test_videos_are_cut_as_asked_and_remarks_are_listed(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_segmentation_options_apply_and_notes_are_listed(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_video(pictures / "film.mp4", [solid((200, 0, 0))] * 10 + [solid((0, 0, 200))] * 10, rate=10)
     (pictures / "film.srt").write_text("broken\n")
     result = run_json(capsys, "index", str(pictures), "--segment", "shots", "--clip-shortest", "0.5")
@@ -325,7 +321,7 @@ def test_videos_are_cut_as_asked_and_remarks_are_listed(pictures: Path, capsys: 
     assert "shortest: 9.0" in capsys.readouterr().err
 
 
-def test_indexing_goes_on_after_an_interrupt(
+def test_indexing_continues_after_an_interrupt(
     pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupt(*args: object) -> None:
@@ -342,9 +338,7 @@ def test_indexing_goes_on_after_an_interrupt(
     assert result["failed"] == 0
 
 
-def test_a_resumed_job_whose_files_have_gone_is_counted_rightly(
-    pictures: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resumed_job_with_missing_files_is_counted_correctly(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(steps: object, done: float, total: int, note: str = "") -> None:
         if done == total:
             raise KeyboardInterrupt
@@ -362,7 +356,7 @@ def test_a_resumed_job_whose_files_have_gone_is_counted_rightly(
     assert (result["files"], result["added"], result["skipped"]) == (1, 0, 1)
 
 
-def test_a_file_list_is_indexed_with_its_columns(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_file_list_is_indexed_with_its_columns(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (pictures / "list.csv").write_text("file,name,year\nred.png,The red one,2024\nnothing.png,,\n")
     columns = ["--path-column", "file", "--title-column", "name"]
     result = run_json(capsys, "index", str(pictures / "list.csv"), *columns, status=3)
@@ -372,7 +366,7 @@ def test_a_file_list_is_indexed_with_its_columns(pictures: Path, capsys: pytest.
     assert found[0]["video"]["title"] == "The red one"
 
 
-def test_metadata_given_while_indexing_can_be_filtered_by(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_metadata_of_index_can_be_filtered(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_json(capsys, "index", str(pictures), "--metadata", "site=north", "--metadata", "year=2024")
     found = run_json(capsys, "search", "a red thing", "--filter", '{"year": {"gte": 2024}, "site": "north"}')
     assert len(found["results"]) == 3
@@ -396,19 +390,19 @@ def test_metadata_given_while_indexing_can_be_filtered_by(pictures: Path, capsys
         (["search", "a dog", "--collection", "other"], "vitascope index FOLDER"),
     ],
 )
-def test_mistakes_while_indexing_and_searching_are_named(
+def test_errors_of_index_and_search_name_the_argument(
     arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 2
     assert named in capsys.readouterr().err
 
 
-def test_searching_where_nothing_is_makes_no_folder(tmp_path: Path) -> None:
+def test_search_creates_no_data_folder(tmp_path: Path) -> None:
     assert main(["search", "a dog", "--data", str(tmp_path / "nowhere")]) == 2
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_a_collection_of_another_bundle_is_refused(
+def test_collection_of_another_bundle_is_rejected(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_json(capsys, "index", str(pictures))

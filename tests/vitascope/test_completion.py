@@ -77,7 +77,7 @@ done
     assert dict(zip(LINES, offered, strict=True)) == LINES
 
 
-def test_the_key_itself_completes_the_line(environment: dict[str, str], tmp_path: Path) -> None:
+def test_tab_completes_the_line_in_bash(environment: dict[str, str], tmp_path: Path) -> None:
     """A terminal, bash, and TAB."""
     terminal, inside = pty.openpty()
     shell = subprocess.Popen(
@@ -104,7 +104,7 @@ def _read_until(terminal: int, text: str) -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_script_of_each_shell_is_one(shell: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_completion_scripts_are_valid(shell: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["completion", shell]) == 0
     script = tmp_path / "script"
     script.write_text(capsys.readouterr().out)
@@ -113,5 +113,5 @@ def test_the_script_of_each_shell_is_one(shell: str, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("server", ["http://127.0.0.1:1", "ftp://127.0.0.1", "nonsense"])
-def test_a_service_that_is_not_there_has_no_names_and_no_traceback(server: str) -> None:
+def test_unreachable_service_offers_no_names(server: str) -> None:
     assert collection_names(parsed_args=argparse.Namespace(server=server)) == {}

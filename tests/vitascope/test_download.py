@@ -45,7 +45,7 @@ class Media:
 
 
 @pytest.mark.parametrize("kind", CLIENTS)
-def test_it_goes_on_where_it_broke_off(kind: str, tmp_path: Path) -> None:
+def test_download_resumes_after_a_lost_connection(kind: str, tmp_path: Path) -> None:
     media = Media([100, 0, 0, 0, 0, 2000])
     with server(media) as url:
         download(kind, url, tmp_path / "file")
@@ -54,14 +54,14 @@ def test_it_goes_on_where_it_broke_off(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", CLIENTS)
-def test_a_server_without_ranges_is_asked_for_all_of_it_again(kind: str, tmp_path: Path) -> None:
+def test_download_restarts_if_the_server_ignores_ranges(kind: str, tmp_path: Path) -> None:
     with server(Media([3000, 200], knows_ranges=False)) as url:
         download(kind, url, tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("kind", CLIENTS)
-def test_a_server_without_ranges_that_cuts_every_answer_elsewhere_is_given_up(kind: str, tmp_path: Path) -> None:
+def test_download_fails_after_max_restarts(kind: str, tmp_path: Path) -> None:
     cuts = random.Random(2)
     media = Media([cuts.randrange(len(CONTENT)) for _ in range(2000)], knows_ranges=False)
     with server(media) as url, pytest.raises(ServiceError) as raised:
@@ -73,9 +73,7 @@ def test_a_server_without_ranges_that_cuts_every_answer_elsewhere_is_given_up(ki
 
 
 @pytest.mark.parametrize("kind", CLIENTS)
-def test_a_server_that_gives_a_byte_at_a_time_is_given_up(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_download_fails_after_max_connections(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("_sync", "_async"):
         monkeypatch.setattr(f"vitascope.client.{module}.transfers.MAX_CONNECTIONS", 20)
     media = Media([1] * 2000)
@@ -85,7 +83,7 @@ def test_a_server_that_gives_a_byte_at_a_time_is_given_up(
 
 
 @pytest.mark.parametrize("kind", CLIENTS)
-def test_what_cannot_be_fetched_leaves_the_earlier_file(kind: str, tmp_path: Path) -> None:
+def test_failed_download_keeps_the_existing_file(kind: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"earlier")
     with (
         server(Media([100] + [0] * 2000)) as url,
@@ -97,7 +95,7 @@ def test_what_cannot_be_fetched_leaves_the_earlier_file(kind: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", CLIENTS)
-def test_another_part_than_was_asked_for_is_no_part_of_the_file(kind: str, tmp_path: Path) -> None:
+def test_wrong_content_range_fails_the_download(kind: str, tmp_path: Path) -> None:
     def answer(exchange: Exchange) -> None:
         if exchange.offset == 0:
             exchange.head(200, Content_Length=len(CONTENT))
@@ -111,7 +109,7 @@ def test_another_part_than_was_asked_for_is_no_part_of_the_file(kind: str, tmp_p
 
 
 @pytest.mark.parametrize("kind", CLIENTS)
-def test_a_redirect_is_no_file(kind: str, tmp_path: Path) -> None:
+def test_redirect_fails_the_download(kind: str, tmp_path: Path) -> None:
     def answer(exchange: Exchange) -> None:
         exchange.head(302, Location="/login", Content_Length=5)
         exchange.body(b"login")
@@ -122,7 +120,7 @@ def test_a_redirect_is_no_file(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", CLIENTS)
-def test_a_refusal_comes_with_its_reason(kind: str, tmp_path: Path) -> None:
+def test_error_response_of_a_download_is_raised(kind: str, tmp_path: Path) -> None:
     problem = b'{"code": "video_not_found", "detail": "there is none"}'
 
     def answer(exchange: Exchange) -> None:
@@ -135,6 +133,6 @@ def test_a_refusal_comes_with_its_reason(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", CLIENTS)
-def test_a_place_that_cannot_be_written_is_named(kind: str, tmp_path: Path) -> None:
+def test_unwritable_target_is_named(kind: str, tmp_path: Path) -> None:
     with server(Media([])) as url, pytest.raises(InvalidInput, match=r"file: '.*none/file' cannot be written \(No su"):
         download(kind, url, tmp_path / "none" / "file")

@@ -40,7 +40,7 @@ def parsed(*pieces: bytes) -> list[Any]:
     return [event for piece in pieces for event in parser.feed(piece)]
 
 
-def test_fields_and_line_ends_are_those_of_the_standard() -> None:
+def test_fields_and_line_ends_follow_the_standard() -> None:
     assert parsed(b"\xef\xbb\xbf" + STREAM) == [
         {"id": "1", "event": "state", "data": {"state": "running"}},
         {"id": "2", "event": "item", "data": {"state": "succeeded", "path": NAME}},
@@ -50,26 +50,26 @@ def test_fields_and_line_ends_are_those_of_the_standard() -> None:
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=20))
-def test_events_do_not_depend_on_the_pieces_that_come(cuts: list[int]) -> None:
+def test_events_do_not_depend_on_chunk_boundaries(cuts: list[int]) -> None:
     ends = [0, *sorted(cuts), len(STREAM)]
     assert parsed(*(STREAM[a:b] for a, b in itertools.pairwise(ends))) == parsed(STREAM)
 
 
 @pytest.mark.parametrize("stream", [b"id: one\ndata: {}\n\n", b"data: {\n\n", b"data: []\n\n", b"data: {}\n\n"])
-def test_an_event_that_cannot_be_read_is_named(stream: bytes) -> None:
+def test_malformed_event_is_reported(stream: bytes) -> None:
     with pytest.raises(ServiceError, match="malformed event of the service"):
         parsed(stream)
 
 
 @pytest.mark.parametrize("piece", [b"data: x", b"data: x\n"])
-def test_an_event_without_end_is_not_kept(piece: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_size_of_an_event_is_limited(piece: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 1000)
     with pytest.raises(ServiceError, match="more than 1000 bytes"):
         parsed(*[piece] * 200)
 
 
 @pytest.mark.parametrize("kind", CLIENTS)
-def test_a_job_with_line_separators_in_a_file_name_is_followed(kind: str) -> None:
+def test_file_names_may_contain_unicode_line_separators(kind: str) -> None:
     def answer(exchange: Exchange) -> None:
         exchange.head(200, Content_Type="text/event-stream")
         exchange.body(event(1, "item", "succeeded", path=NAME))
@@ -82,7 +82,7 @@ def test_a_job_with_line_separators_in_a_file_name_is_followed(kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", CLIENTS)
-def test_streams_that_end_at_once_are_not_opened_for_ever(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_streams_are_reopened_a_limited_number_of_times(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("_sync", "_async"):
         monkeypatch.setattr(f"vitascope.client.{module}.jobs.RECONNECT_SECONDS", 0.0)
     opened = []
