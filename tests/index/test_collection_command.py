@@ -1,4 +1,4 @@
-"""`vitascope collection`, as people and scripts use it."""
+"""`vitascope collection` in a data folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vitascope.cli.main import main
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The small bundle as the default, and data in a folder of the test's own."""
+    """Use the small bundle and a temporary data folder by default."""
     monkeypatch.setenv("VITASCOPE_BUNDLE", str(make_small_bundle(tmp_path / "bundle")))
     monkeypatch.setenv("VITASCOPE_DATA_DIR", str(tmp_path / "data"))
 

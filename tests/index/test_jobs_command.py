@@ -1,4 +1,4 @@
-"""`vitascope jobs` and `video` in a data folder without a service."""
+"""`vitascope jobs` and `vitascope video` in a data folder."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_follow_waits_for_a_paused_job(
 def test_follow_does_not_run_jobs_of_a_service(
     library: CollectionStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What it may read is the service's to know."""
+    """Only the service knows its allowed roots."""
     create_job(library.open("videos"), FolderSource(str(tmp_path / "pictures")), JobOptions(confined=True))
     assert main(WORDS) == 2
     assert "job 1: belongs to a service" in capsys.readouterr().err

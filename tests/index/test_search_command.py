@@ -1,4 +1,4 @@
-"""`vitascope search` beyond a sentence: files, clips and a mix, words, groups, pages."""
+"""`vitascope search` in a data folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vitascope.cli.main import main
 
 @pytest.fixture(scope="module")
 def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a bundle, and data where five pictures are indexed."""
+    """Folder with a bundle and a data folder with indexed images."""
     root = tmp_path_factory.mktemp("command")
     make_small_bundle(root / "bundle")
     (root / "pictures").mkdir()

@@ -1,4 +1,4 @@
-"""`vitascope mcp` as assistants meet it: the official SDK's client, over real pipes, on a real service."""
+"""`vitascope mcp` over stdio, with the SDK's client and a real service."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from PIL import Image
 
 from tests.media_files import solid, write_subtitled_video
 from tests.service.conftest import COLORS
-from tests.service.conversing import answer_of, noting, refusal_of, spoken
+from tests.service.mcp_sessions import call_tool, call_tool_error, collect_errors, run_session
 from tests.service.running import ROOT, Running
 from tests.waiting import PATIENCE
 from vitascope.client import AsyncClient
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 @pytest.fixture(scope="session")
 def films(running: Running, files: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A talk of 16 seconds in two clips, a video with a hostile title, one with Chinese and a dog in it."""
+    """Collection with a talk of two clips, a video with a hostile title and one with a Chinese title."""
     assert running.client.post("/v1/collections", json={"name": "films"}).status_code == 201
     talk = write_subtitled_video(
         tmp_path_factory.mktemp("talk") / "talk.mkv",
@@ -60,7 +60,7 @@ def url_of(running: Running) -> str:
 
 
 def started(url: str) -> StdioServerParameters:
-    """The server as the page tells assistants to start it, from this checkout."""
+    """Return the parameters of docs/assistants.md for starting the server."""
     block = re.search(r"```json\n(.*?)```", PAGE, re.DOTALL)
     assert block is not None
     stated = json.loads(block[1])["mcpServers"]["vitascope"]
@@ -73,17 +73,17 @@ def started(url: str) -> StdioServerParameters:
 
 @dataclass(frozen=True)
 class Assistant:
-    """A conversation over stdio that stays open; each call is one of the assistant's."""
+    """Open stdio session of an assistant."""
 
     portal: BlockingPortal
     client: Client
 
     def answer(self, tool: str, **arguments: Any) -> tuple[dict[str, Any], str]:
-        """What is structured, and the text."""
-        return self.wait_for(answer_of, self.client, tool, **arguments)
+        """Return the structured response and the text."""
+        return self.wait_for(call_tool, self.client, tool, **arguments)
 
     def refusal(self, tool: str, **arguments: Any) -> str:
-        return self.wait_for(refusal_of, self.client, tool, **arguments)
+        return self.wait_for(call_tool_error, self.client, tool, **arguments)
 
     def wait_for(self, call: Callable[..., Awaitable[T]], *arguments: Any, **named: Any) -> T:
         async def patiently() -> T:
@@ -95,17 +95,17 @@ class Assistant:
 
 @pytest.fixture(scope="module")
 def assistant(running: Running, films: str) -> Iterator[Assistant]:
-    """In the handshake that most assistants of today speak."""
-    strange: list[Exception] = []
-    client = Client(started(url_of(running)), mode="legacy", message_handler=noting(strange))
+    """Session with the legacy handshake, which most assistants use."""
+    protocol_errors: list[Exception] = []
+    client = Client(started(url_of(running)), mode="legacy", message_handler=collect_errors(protocol_errors))
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(client) as entered:
         yield Assistant(portal, entered)
-    assert strange == []
+    assert protocol_errors == []
 
 
 @pytest.fixture(scope="module")
 def talk(assistant: Assistant, films: str) -> str:
-    """The id of the talk."""
+    """Id of the talk."""
     listed, _ = assistant.answer("list_videos", collection=films)
     return str(next(one["video_id"] for one in listed["videos"] if one["title"] == "talk"))
 
@@ -171,7 +171,7 @@ def test_hybrid_search_matches_spoken_words(assistant: Assistant, films: str) ->
 
 
 def test_filter_may_be_a_json_string(assistant: Assistant, films: str) -> None:
-    """As some assistants do."""
+    """Some assistants send arguments like this."""
     where = json.dumps({"named": "talk", "clip": {"start": {"gte": 8}}})
     found, _ = assistant.answer("search_videos", collection=films, text="a thing", filter=where)
     assert [(one["title"], one["start"]) for one in found["results"]] == [("talk", 8.0)]
@@ -280,7 +280,7 @@ def test_concurrent_calls_get_their_own_responses(assistant: Assistant, films: s
     answers: dict[str, str] = {}
 
     async def ask(number: str) -> None:
-        about, _ = await answer_of(assistant.client, "describe_video", collection=films, video_id=number)
+        about, _ = await call_tool(assistant.client, "describe_video", collection=films, video_id=number)
         answers[number] = about["title"]
 
     async def ask_all() -> None:
@@ -294,14 +294,14 @@ def test_concurrent_calls_get_their_own_responses(assistant: Assistant, films: s
 
 
 def test_server_starts_without_the_service() -> None:
-    async def conversation(client: Client) -> None:
+    async def session(client: Client) -> None:
         assert len((await client.list_tools()).tools) == 8
         for _ in range(2):
-            assert "http://127.0.0.1:9 cannot be reached" in await refusal_of(client, "list_collections")
+            assert "http://127.0.0.1:9 cannot be reached" in await call_tool_error(client, "list_collections")
         with pytest.raises(MCPError, match="cannot be reached"):
             await client.list_resources()
 
-    assert spoken(make_server("http://127.0.0.1:9", "1"), conversation) == []
+    assert run_session(make_server("http://127.0.0.1:9", "1"), session) == []
 
 
 def test_unexpected_errors_are_logged_and_not_revealed(
@@ -312,15 +312,15 @@ def test_unexpected_errors_are_logged_and_not_revealed(
 
     monkeypatch.setattr(AsyncClient, "list_collections", broken)
 
-    async def conversation(client: Client) -> None:
-        assert "the log of `vitascope mcp` says more" in await refusal_of(client, "list_collections")
+    async def session(client: Client) -> None:
+        assert "the log of `vitascope mcp` says more" in await call_tool_error(client, "list_collections")
 
-    assert spoken(make_server("http://127.0.0.1:9", "1"), conversation) == []
+    assert run_session(make_server("http://127.0.0.1:9", "1"), session) == []
     assert "ValidationError" in caplog.text
 
 
 def test_cancelled_call_ends_its_own_request_only() -> None:
-    """Against a service that takes requests and never answers."""
+    """The service accepts requests and never responds."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(PATIENCE)
 
@@ -334,7 +334,7 @@ def test_cancelled_call_ends_its_own_request_only() -> None:
                 while connection.recv(4096):
                     pass
 
-        async def conversation(client: Client) -> None:
+        async def session(client: Client) -> None:
             async with anyio.create_task_group() as asking:
                 asking.start_soon(client.call_tool, "list_collections", {})
                 connection = await anyio.to_thread.run_sync(take_a_request, abandon_on_cancel=True)
@@ -342,4 +342,4 @@ def test_cancelled_call_ends_its_own_request_only() -> None:
             await anyio.to_thread.run_sync(wait_for_the_end, connection, abandon_on_cancel=True)
             assert len((await client.list_tools(cache_mode="bypass")).tools) == 8
 
-        assert spoken(make_server(f"http://127.0.0.1:{silent.getsockname()[1]}", "1"), conversation, "legacy") == []
+        assert run_session(make_server(f"http://127.0.0.1:{silent.getsockname()[1]}", "1"), session, "legacy") == []

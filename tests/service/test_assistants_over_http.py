@@ -1,4 +1,4 @@
-"""`vitascope mcp --http`, as docs/assistants.md has it: whom it answers, and what it cannot be started with."""
+"""`vitascope mcp --http`: access and options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
 from tests.chaos import only_by_chaos
-from tests.service.conversing import answer_of, spoken
+from tests.service.mcp_sessions import call_tool, run_session
 from tests.service.running import ROOT, Running
 from tests.waiting import PATIENCE
 from vitascope.cli.main import main
@@ -25,7 +25,7 @@ from vitascope.cli.main import main
 
 @contextmanager
 def over_http(*arguments: str, key: str = "") -> Iterator[str]:
-    """`vitascope mcp --http` in a process of its own; its address. It must end well when it is told to."""
+    """Run `vitascope mcp --http` and yield its URL; it must exit cleanly on SIGTERM."""
     command = [sys.executable, "-m", "vitascope", "mcp", *arguments]
     environment = {**os.environ, "VITASCOPE_API_KEY": key}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as server:
@@ -61,22 +61,22 @@ def test_http_rejects_other_hosts_and_origins(running: Running, palette: str) ->
         names = [one["name"] for one in answer.json()["result"]["structuredContent"]["collections"]]
         assert palette in names
 
-        async def conversation(client: Client) -> None:
-            found, _ = await answer_of(client, "search_videos", collection=palette, text="a red thing", limit=1)
+        async def session(client: Client) -> None:
+            found, _ = await call_tool(client, "search_videos", collection=palette, text="a red thing", limit=1)
             assert found["results"][0]["title"] == "red"
 
         http = httpx2.AsyncClient(headers=key, timeout=PATIENCE)
-        assert spoken(streamable_http_client(address, http_client=http), conversation) == []
+        assert run_session(streamable_http_client(address, http_client=http), session) == []
 
 
 @only_by_chaos
 def test_http_on_loopback_needs_no_key(running: Running, palette: str) -> None:
-    async def conversation(client: Client) -> None:
-        listed, _ = await answer_of(client, "list_collections")
+    async def session(client: Client) -> None:
+        listed, _ = await call_tool(client, "list_collections")
         assert palette in [one["name"] for one in listed["collections"]]
 
     with over_http("--server", str(running.client.base_url), "--http", "127.0.0.1:0") as address:
-        assert spoken(address, conversation) == []
+        assert run_session(address, session) == []
 
 
 @pytest.mark.parametrize(

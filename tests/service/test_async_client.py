@@ -1,4 +1,4 @@
-"""The asynchronous client and a real service: uploads and searches at once, a job followed live."""
+"""The asynchronous client with a real service."""
 
 from __future__ import annotations
 

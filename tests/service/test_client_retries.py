@@ -1,4 +1,4 @@
-"""The client before a service that has too much to do, and behind connections that break off."""
+"""Retries of the client with an overloaded service and lost connections."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from vitascope.errors import CollectionNotFound
 
 ADMIN = "the-admin-key-of-these-tests-0123456789abcdef"
 SOON = RetryConfig(max_attempts=1000, max_elapsed=PATIENCE, base_delay=0.05, max_delay=0.05)
-"""Never used up, however long somebody else stands still."""
+"""Enough retries for a slow machine."""
 
 
 @pytest.fixture(scope="module")
 def busy(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files: Path) -> Iterator[Running]:
-    """A service that has two places, with the collection `palette`; the client has the admin key."""
+    """Service for two concurrent requests, with the collection `palette`."""
     settings = settings_for(
         small_bundle,
         tmp_path_factory.mktemp("busy"),
@@ -56,7 +56,7 @@ def client_of(running: Running, retries: RetryConfig = SOON, *, key: str = ADMIN
 
 
 def answered(running: Running, status: int) -> int:
-    """How many answers of this status the service has given."""
+    """Return the number of responses with this status."""
     families = text_string_to_metric_families(running.service.observer.metrics.to_text().decode())
     samples = [sample for family in families for sample in family.samples]
     return int(
@@ -66,7 +66,7 @@ def answered(running: Running, status: int) -> int:
 
 @contextmanager
 def held(running: Running, graph: str, *keys: str) -> Iterator[threading.Event]:
-    """The graph, which waits for the event before it runs; a search of each key is in it or waits for its turn."""
+    """Block the graph until the event is set, while one search per key is running or queued."""
     go, entered = threading.Event(), list[int]()
     engine = running.service.model._graphs.engine(graph)  # type: ignore[attr-defined]
     run = engine.run
@@ -116,7 +116,7 @@ def test_requests_rejected_by_a_full_service_succeed_later(busy: Running, files:
 
 
 def test_rate_limited_requests_succeed_later(busy: Running) -> None:
-    """Refused before it was begun: so even what cannot be repeated otherwise is."""
+    """The request was rejected before execution, so even non-idempotent ones are retried."""
     busy.client.post("/v1/collections", json={"name": "gone-late"})
     scopes = ["read", "write", "admin"]
     key = busy.client.post("/v1/keys", json={"name": "one", "scopes": scopes, "concurrency": 1}).json()["key"]

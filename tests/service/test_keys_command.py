@@ -1,4 +1,4 @@
-"""The command that makes and revokes keys, and those that send them."""
+"""`vitascope keys`, and sending API keys."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run_command(capsys: pytest.CaptureFixture[str], *arguments: str) -> JSON:
 def test_keys_are_created_listed_and_revoked(
     way: str, locked: Running, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By its data folder, or by itself for who has a key with the scope admin."""
+    """In the data folder, or through the service with a key of the scope admin."""
     monkeypatch.setenv("VITASCOPE_API_KEY", ADMIN)
     at = [way, str(locked.settings.data_dir) if way == "--data" else str(locked.client.base_url)]
     made = run_command(capsys, "create", "camera", "--scopes", "write, read", "--expires", "90d", "--rate", "2", *at)

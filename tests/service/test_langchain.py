@@ -1,4 +1,4 @@
-"""The LangChain retriever, in a real chain on a real service, as docs/assistants.md has it."""
+"""The LangChain retriever with a real service."""
 
 from __future__ import annotations
 

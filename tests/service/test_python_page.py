@@ -1,4 +1,4 @@
-"""Every snippet of docs/python.md, run in turn against a real service; and what notebooks show."""
+"""The code of docs/python.md with a real service, and notebook output."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HOSTILE = '"><script>alert(1)</script>\x1b[31m'
 def place(
     running: Running, small_bundle: Path, files: Path, incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Path]:
-    """A folder with the files that the page names, for a service that has not the collection that it makes."""
+    """Folder with the files that the page names; the service has no collection of its name."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("VITASCOPE_API_KEY", raising=False)
     for name, color in (("beach", "red"), ("snow", "blue"), ("forest", "green")):

@@ -1,7 +1,8 @@
-"""A real HTTP server on this machine, whose answers a test writes byte by byte."""
+"""HTTP servers and mock transports whose responses a test writes."""
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -10,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx
 
 from vitascope.client import AsyncClient, Client, RetryConfig
 
 
 class Exchange(BaseHTTPRequestHandler):
-    """One request, and what answers it. The connection ends with the answer."""
+    """Request and its response. The connection is closed after the response."""
 
     def head(self, status: int, **headers: object) -> None:
         """Write the status and headers; underscores in names stand for hyphens."""
@@ -31,7 +33,7 @@ class Exchange(BaseHTTPRequestHandler):
 
     @property
     def offset(self) -> int:
-        """The first byte that a Range header asks for, 0 without one."""
+        """First byte of the Range header, 0 without one."""
         return int((self.headers["Range"] or "bytes=0-").removeprefix("bytes=").rstrip("-"))
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -40,7 +42,7 @@ class Exchange(BaseHTTPRequestHandler):
 
 @contextmanager
 def server(answer: Callable[[Exchange], None]) -> Iterator[str]:
-    """The URL of a server whose requests ``answer`` answers, in threads."""
+    """Yield the URL of a threaded server that calls ``answer`` for each request."""
 
     def handle(exchange: Exchange) -> None:
         with suppress(OSError):  # the client has gone
@@ -63,7 +65,7 @@ CLIENTS = ("Client", "AsyncClient")
 
 
 def call(kind: str, url: str, method: str, *arguments: Any, retries: RetryConfig | None = None) -> Any:
-    """What a method of the blocking or the asynchronous client returns; the elements of an iterator as a list."""
+    """Call a method of either client; return iterators as lists."""
     if kind == "Client":
         with Client(url, retries=retries) as client:
             returned = getattr(client, method)(*arguments)
@@ -80,5 +82,30 @@ def call(kind: str, url: str, method: str, *arguments: Any, retries: RetryConfig
 
 
 def download(kind: str, url: str, target: Path) -> None:
-    """Fetch the media of a video."""
+    """Download the media of a video."""
     call(kind, url, "download_video", "films", "1", target)
+
+
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
+def client_of(handler: Handler) -> Client:
+    """Return a client without retries whose requests are answered by ``handler``."""
+    return Client("http://service", transport=httpx.MockTransport(handler), retries=RetryConfig(max_attempts=1))
+
+
+def problem(status: int, code: str, detail: str) -> httpx.Response:
+    body = {
+        "type": f"urn:vitascope:problem:{code}",
+        "title": "x",
+        "status": status,
+        "detail": detail,
+        "code": code,
+    }
+    return httpx.Response(status, json=body, headers={"content-type": "application/problem+json"})
+
+
+def answer_json(exchange: Exchange, status: int, value: dict[str, Any], **headers: object) -> None:
+    content = json.dumps(value).encode()
+    exchange.head(status, Content_Length=len(content), **headers)
+    exchange.body(content)

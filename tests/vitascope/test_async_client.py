@@ -1,4 +1,4 @@
-"""The asynchronous client: what it does besides what the blocking one does, which is made of it."""
+"""Cancellation and concurrency of the asynchronous client."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_errors_and_retries_equal_those_of_the_blocking_client() -> None:
 
 
 def test_delays_between_attempts_do_not_block_the_loop() -> None:
-    """All have been tried once before one is tried again, and not before its pause is over."""
+    """Every request is attempted once before the first retry, which waits for its delay."""
     asked: list[tuple[str, float]] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -120,7 +120,7 @@ def test_cancelled_backup_deletes_the_operation(tmp_path: Path) -> None:
 
 
 class Discarding(httpx.AsyncBaseTransport, httpx.BaseTransport):
-    """A service that keeps nothing; the largest piece and all bytes that came."""
+    """Service that discards uploads; records the largest chunk and the total size."""
 
     largest = size = 0
 

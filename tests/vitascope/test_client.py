@@ -1,4 +1,4 @@
-"""The client: what it asks, and what it loads."""
+"""The client's requests, and what it imports."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.vitascope.played_service import client_of
+from index.cli.backend import collect_pages
+from tests.vitascope.local_server import CLIENTS, Exchange, answer_json, call, client_of, server
 from vitascope import errors
+from vitascope.client import Client, ServiceError
 
 
 def test_search_omits_options_that_are_not_given() -> None:
@@ -159,3 +161,39 @@ def test_client_imports_no_package_of_the_runtime() -> None:
     )
     run = subprocess.run([sys.executable, "-c", asking], capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [("iter_videos", ["films"]), ("iter_jobs", ["films"]), ("iter_search_results", ["films", "a dog"])],
+)
+def test_repeated_cursor_ends_the_iteration(kind: str, method: str, arguments: list[str]) -> None:
+    """As from a cache that does not heed the query."""
+    requests = []
+
+    def answer(exchange: Exchange) -> None:
+        requests.append(exchange.path)
+        assert len(requests) < 1000
+        answer_json(exchange, 200, {"videos": [], "jobs": [], "results": [], "next_cursor": "second"})
+
+    with server(answer) as url, pytest.raises(ServiceError, match="the same next_cursor twice: 'second'"):
+        call(kind, url, method, *arguments)
+    assert len(requests) == 2
+
+
+def test_repeated_cursor_ends_list_commands() -> None:
+    requests = []
+
+    def answer(exchange: Exchange) -> None:
+        requests.append(exchange.path)
+        assert len(requests) < 1000
+        answer_json(exchange, 200, {"jobs": [], "next_cursor": "second"})
+
+    with (
+        server(answer) as url,
+        Client(url) as client,
+        pytest.raises(ServiceError, match="the same next_cursor twice"),
+    ):
+        collect_pages(lambda limit, cursor: client.list_jobs("films", limit=limit, cursor=cursor), "jobs", 10, None)
+    assert len(requests) == 2

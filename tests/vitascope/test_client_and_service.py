@@ -1,4 +1,4 @@
-"""The client and the command against a running service, over HTTP."""
+"""The client and the command with a running service."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vitascope.client import Client
 
 @pytest.fixture(scope="module")
 def service(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The address of a running service, and the folder that its jobs may index."""
+    """URL of a running service, and the folder that its jobs may index."""
     videos = tmp_path_factory.mktemp("videos")
     for name, color in (("red", (220, 10, 10)), ("blue", (10, 10, 220))):
         Image.fromarray(np.full((64, 64, 3), color, np.uint8)).save(videos / f"{name}.png")

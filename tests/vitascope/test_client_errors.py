@@ -1,4 +1,4 @@
-"""What the client makes of errors: problems, pages of something in between, and silence."""
+"""Errors of the client: problem documents, error pages of proxies, timeouts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.vitascope.played_service import client_of, problem
+from tests.vitascope.local_server import client_of, problem
 from vitascope import errors
 from vitascope.client import ServiceError
 

@@ -1,4 +1,4 @@
-"""Jobs by the client: begun, steered, followed over connections that break, and waited for."""
+"""Jobs: creation, control, events over lost connections, waiting."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.vitascope.played_service import client_of, problem
+from tests.vitascope.local_server import client_of, problem
 from vitascope import errors
 
 
@@ -42,7 +42,7 @@ def told(number: int | None, event: str, state: str) -> str:
 
 
 class Lost(httpx.SyncByteStream):
-    """A stream whose connection breaks."""
+    """Stream that ends with a lost connection."""
 
     def __init__(self, text: str) -> None:
         self.text = text

@@ -1,4 +1,4 @@
-"""Bars of uploads, jobs and operations: what a terminal and a notebook show, and that nothing else does."""
+"""Progress bars of uploads, jobs and operations in terminals and notebooks."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ class Terminal(StringIO):
         return True
 
     def shown(self) -> str:
-        """All that was written, without colors and movements."""
+        """Return the output without escape sequences."""
         return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.getvalue())
 
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """For what is done with `redirect_stderr`: pytest sets standard error anew after fixtures."""
+    """Terminal for `redirect_stderr`: pytest replaces standard error after fixtures."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     return Terminal()
 
 
 def working() -> httpx.MockTransport:
-    """A service with a job, a backup and room for uploads."""
+    """Service with a job and a backup, which accepts uploads."""
     states = iter(STATES)
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -93,7 +93,7 @@ def test_progress_prints_nothing_without_a_terminal(
 
 
 def test_notebook_shows_a_widget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With as much of IPython and ipywidgets as rich asks for."""
+    """Provide the parts of IPython and ipywidgets that rich needs."""
     shell = type("ZMQInteractiveShell", (), {})()
     monkeypatch.setattr(builtins, "get_ipython", lambda: shell, raising=False)
     shown: list[object] = []

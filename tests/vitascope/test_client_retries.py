@@ -1,14 +1,16 @@
-"""Which requests the client sends again, and when. tests/service/test_client_retries.py asks real services."""
+"""Retries of the client; tests/service/test_client_retries.py uses a real service."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.vitascope.local_server import CLIENTS, Exchange, answer_json, call, server
 from vitascope.client import Client, RetryConfig, ServiceError
 from vitascope.errors import InvalidInput, VitascopeError
 
@@ -57,7 +59,7 @@ READS_AND_WRITES = {"read", "search", "write", "operation", "change"}
     ],
 )
 def test_requests_are_retried_by_method_and_failure(failure: Failure, again: set[str]) -> None:
-    for name, call in CALLS.items():
+    for name, method in CALLS.items():
         keys = []
 
         def answer(request: httpx.Request, keys: list[str | None] = keys) -> httpx.Response:
@@ -66,7 +68,7 @@ def test_requests_are_retried_by_method_and_failure(failure: Failure, again: set
 
         made = Client("http://service", transport=httpx.MockTransport(answer), retries=HASTY)
         with made as client, pytest.raises(VitascopeError):
-            call(client)
+            method(client)
         assert len(keys) == (3 if name in again else 1), name
         assert len(set(keys)) == 1  # every try is the same request
         assert (keys[0] is not None) == (name in ("write", "operation"))
@@ -139,3 +141,24 @@ def test_malformed_retry_after_is_ignored(stated: str) -> None:
 def test_invalid_retry_config_is_rejected(given: dict[str, float], told: str) -> None:
     with pytest.raises(InvalidInput, match=told):
         RetryConfig(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_upload_is_attempted_max_attempts_times(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "film.mp4").write_bytes(b"film")
+    requests = []
+
+    def refuse(exchange: Exchange) -> None:
+        requests.append(exchange.path)
+        exchange.rfile.read(int(exchange.headers["Content-Length"]))
+        answer_json(exchange, 503, {"code": "overloaded", "detail": "later"}, Retry_After=0)
+
+    def close(exchange: Exchange) -> None:
+        requests.append(exchange.path)
+        exchange.rfile.read(int(exchange.headers["Content-Length"]))
+
+    for answer, message in ((refuse, "later"), (close, "cannot be reached")):
+        requests.clear()
+        with server(answer) as url, pytest.raises(ServiceError, match=message):
+            call(kind, url, "add_video", "films", tmp_path / "film.mp4", retries=HASTY)
+        assert len(requests) == 3

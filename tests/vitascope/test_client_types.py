@@ -1,6 +1,6 @@
-"""The types of answers are those of the interface, and each method returns that of its operation.
+"""Response types equal the OpenAPI document, and every operation has a method.
 
-After a change of the interface: ``python -m tests.vitascope.test_client_types`` writes the types anew.
+``python -m tests.vitascope.test_client_types`` generates the types.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from vitascope.client import AsyncClient, Client, request_types
 ROOT = Path(__file__).parents[2]
 TYPES = ROOT / "vitascope" / "client" / "response_types.py"
 UPDATE = "python -m tests.vitascope.test_client_types"
-HEADER = '''"""What the service answers: generated from tests/service/openapi.json, which says more about each.
+HEADER = '''"""Types of responses, generated from tests/service/openapi.json.
 
-After a change of the interface: python -m tests.vitascope.test_client_types
+Update: python -m tests.vitascope.test_client_types
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ def interface() -> dict[str, Any]:
 
 
 def answers(method: dict[str, Any]) -> set[str]:
-    """The schemas of what an operation answers when all goes well."""
+    """Return the schemas of an operation's successful responses."""
     contents = [found.get("content", {}) for status, found in method["responses"].items() if status.startswith("2")]
     schemas = [content["application/json"]["schema"] for content in contents if "application/json" in content]
     return {schema["$ref"].rsplit("/", 1)[1] for schema in schemas}
 
 
 def answered() -> dict[str, Any]:
-    """All schemas that answers are made of, by name."""
+    """Return all schemas that responses refer to, by name."""
     schemas = interface()["components"]["schemas"]
     found: dict[str, Any] = {}
     missing = {name for path in interface()["paths"].values() for method in path.values() for name in answers(method)}
@@ -65,7 +65,7 @@ def answered() -> dict[str, Any]:
 
 
 def python_type(schema: dict[str, Any]) -> str:
-    """The type of a value that a schema describes."""
+    """Return the Python type of a schema."""
     if "$ref" in schema:
         return str(schema["$ref"].rsplit("/", 1)[1])
     if "const" in schema or "enum" in schema:
@@ -81,7 +81,7 @@ def python_type(schema: dict[str, Any]) -> str:
 
 
 def written() -> str:
-    """The module of types."""
+    """Return the source of the module."""
     classes = []
     for name, schema in answered().items():
         words = schema["description"].split("\n\n")[0].replace("\n", " ")
@@ -101,11 +101,11 @@ def written() -> str:
 
 
 def test_response_types_equal_the_openapi_document() -> None:
-    assert TYPES.read_text("utf-8") == written(), f"after a change of the interface: {UPDATE}"
+    assert TYPES.read_text("utf-8") == written(), f"run {UPDATE}"
 
 
 MADE_OF_OTHERS = re.compile("iter_|wait_|is_ready|close|backup|export|get_thumbnail|download_video")
-"""Methods that answer something other than the service does."""
+"""Methods whose results are not those of one operation."""
 NOT_FOR_THE_CLIENT = {
     "GET /livez",
     "GET /metrics",
@@ -119,7 +119,7 @@ NOT_FOR_THE_CLIENT = {
 
 
 def operation(request: httpx.Request) -> str:
-    """The one that a request is for, as ``METHOD path``."""
+    """Return the operation of a request as ``METHOD path``."""
     for path, methods in interface()["paths"].items():
         if request.method.lower() in methods and re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", path), request.url.path):
             return f"{request.method} {path}"
@@ -127,7 +127,7 @@ def operation(request: httpx.Request) -> str:
 
 
 def call(method: Callable[..., object], file: Path) -> None:
-    """Call a method with something for each parameter that must be given."""
+    """Call a method with a value for each required parameter."""
     given: dict[str, object] = {"scopes": ["read"], "texts": ["x"], "captions": ["x"], "documents": ["x"], "file": file}
     given |= {"folder": "x"} if method.__name__ == "create_job" else {}
     named = inspect.signature(method).parameters.values()

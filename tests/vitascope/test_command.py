@@ -1,4 +1,4 @@
-"""The `vitascope` command as people and scripts meet it: help, output, exit statuses, and what it imports."""
+"""The `vitascope` command: help, output, exit statuses, imports."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The small bundle as the default, and data in a folder of the test's own."""
+    """Use the small bundle and a temporary data folder by default."""
     folder = make_small_bundle(tmp_path / "bundle")
     monkeypatch.setenv("VITASCOPE_BUNDLE", str(folder))
     monkeypatch.setenv("VITASCOPE_DATA_DIR", str(tmp_path / "data"))
@@ -33,7 +33,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """A folder with a red, a green and a blue picture."""
+    """Folder with a red, a green and a blue image."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     for name, color in (("red", (220, 10, 10)), ("green", (10, 220, 10)), ("blue", (10, 10, 220))):
@@ -80,9 +80,7 @@ def test_every_listed_command_exists(name: str, capsys: pytest.CaptureFixture[st
 
 
 def test_parsers_import_no_heavy_package() -> None:
-    """`vitascope --help` must answer at once and must work where only a part is installed; and whoever presses TAB
-    waits for the arguments of a command.
-    """
+    """`vitascope --help` must be fast and work in a partial installation; so must completion, which builds parsers."""
     heavy = ["torch", "transformers", "fastapi", "faiss", "onnxruntime", "av", "numpy", "httpx", "pydantic"]
     code = f"""
 import sys, vitascope.cli.main as c

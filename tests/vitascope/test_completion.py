@@ -1,4 +1,4 @@
-"""Shell completion, in the shells themselves."""
+"""Completion in bash, zsh and fish."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Of a shell that finds `vitascope`, in a folder with a film, and data with two collections."""
+    """Environment of a shell with `vitascope`, a folder with a video, and two collections."""
     (tmp_path / "bin").mkdir()
     command = tmp_path / "bin" / "vitascope"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m vitascope "$@"\n')
@@ -78,7 +78,7 @@ done
 
 
 def test_tab_completes_the_line_in_bash(environment: dict[str, str], tmp_path: Path) -> None:
-    """A terminal, bash, and TAB."""
+    """Press Tab in bash in a terminal."""
     terminal, inside = pty.openpty()
     shell = subprocess.Popen(
         ["bash", "--norc", "--noprofile", "-i"], stdin=inside, stdout=inside, stderr=inside, cwd=tmp_path,

@@ -1,4 +1,4 @@
-"""Files of a service: they come whole or not at all, continue where a connection broke off, and end at some time."""
+"""Downloads are complete or fail, resume after lost connections, and are limited."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Media:
-    """Gives ``pieces`` bytes at each request before the connection breaks, then all; knows ranges or does not."""
+    """Server that sends ``pieces`` bytes per request before it closes the connection, then the rest."""
 
     def __init__(self, pieces: list[int], *, knows_ranges: bool = True) -> None:
         self.pieces = pieces

@@ -1,4 +1,4 @@
-"""Server-sent events: lines end where the HTML standard says, however the bytes come."""
+"""Parsing of server-sent events, and reconnection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vitascope.client import ServiceError, sse
 from vitascope.client.sse import EventStreamParser
 
 NAME = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\x1dh\x1ei é 映.mp4"
-"""With everything at which ``str.splitlines`` ends a line, except CR and LF."""
+"""Contains every line separator of ``str.splitlines`` except CR and LF."""
 
 
 def event(number: int, kind: str, state: str, **data: str) -> bytes:

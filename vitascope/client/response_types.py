@@ -1,6 +1,6 @@
-"""What the service answers: generated from tests/service/openapi.json, which says more about each.
+"""Types of responses, generated from tests/service/openapi.json.
 
-After a change of the interface: python -m tests.vitascope.test_client_types
+Update: python -m tests.vitascope.test_client_types
 """
 
 from __future__ import annotations
