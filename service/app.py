@@ -14,7 +14,7 @@ from service.app_state import AppState
 from service.http.idempotency import HEADER, REPLAYED
 from service.http.middleware import AccessLogMiddleware, AuthMiddleware, CommonMiddleware
 from service.http.openapi import openapi_of
-from service.http.prefer_header import APPLIED, PREFER
+from service.http.parsing import PREFER, PREFERENCE_APPLIED
 from service.http.problems import add_exception_handlers
 from service.inference.request_context import TIMEOUT_HEADER
 from service.lifespan import open_service, run_service
@@ -67,7 +67,7 @@ def create_app(settings: Settings, service: AppState | None = None) -> FastAPI:
                 "RateLimit",
                 "RateLimit-Policy",
                 REPLAYED,
-                APPLIED,
+                PREFERENCE_APPLIED,
             ],
         )
     app.add_middleware(AccessLogMiddleware)

@@ -19,14 +19,14 @@ from service.events import Broadcaster
 from service.http.auth import Authenticator
 from service.http.idempotency import Idempotency
 from service.http.limits import ConcurrencyLimiter, RateLimiter
-from service.http.parameters import parse_id
+from service.http.parsing import parse_id
 from service.http_client.client import SafeClient
 from service.inference.embedding_caches import Caches
 from service.inference.registry import ModelRegistry
 from service.inference.scheduler import Scheduler
-from service.instrumentation import Observer
 from service.load_shedding import QueueLimiter
 from service.media_store import MediaStore
+from service.observability import Observer
 from service.operations import Operations
 from service.pools import Pool
 from service.settings import Settings
@@ -62,7 +62,7 @@ class AppState:
     media: MediaStore
     worker: JobWorker
     url_client: SafeClient | None
-    """To hosts that nobody vouched for; None where ``url_fetch`` is off."""
+    """Fetches public URLs; None where the setting ``url_fetch`` is off."""
     operations: Operations
     broadcaster: Broadcaster
     """Event streams of jobs."""

@@ -22,14 +22,13 @@ from service.inference.loaded_model import GraphRouter
 from service.inference.model_entry import initial_entries, read_state
 from service.inference.registry import ModelRegistry
 from service.inference.scheduler import Scheduler
-from service.instrumentation import Observer
 from service.load_shedding import QueueLimiter
 from service.media_store import MediaStore
 from service.metrics import Metrics
+from service.observability import Observer, create_tracer
 from service.operations import Operations, preload_pyarrow, run_operation
 from service.pools import Pool
 from service.settings import Settings
-from service.tracing import create_tracer
 from service.webhooks.dispatcher import Dispatcher
 from service.webhooks.store import WebhookStore
 from service.worker import JobWorker

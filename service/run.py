@@ -11,8 +11,8 @@ from contextlib import ExitStack, suppress
 
 from service.app import create_app
 from service.lifespan import open_service
-from service.logs import configure_logging
 from service.memory import freeze_gc, limit_arenas
+from service.observability import configure_logging
 from service.server import Server, serve_health
 from service.settings import Settings, read_settings
 from vitascope.errors import InvalidInput, VitascopeError

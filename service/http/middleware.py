@@ -34,7 +34,7 @@ from service.http.idempotency import HEADER, is_idempotent
 from service.http.limits import BodyTimeout, ClientLimit
 from service.http.parsing import has_body, parsing
 from service.http.problems import SECURITY_HEADERS, domain_problem, unexpected_problem
-from service.instrumentation import Observer
+from service.observability import Observer
 from service.settings import Settings
 from vitascope.errors import VitascopeError
 from vitascope.network import is_loopback

@@ -1,24 +1,21 @@
-"""Uploads: multipart/form-data read as it comes in, the file straight to disk with its SHA-256, fields to
-memory.
-"""
+"""Multipart forms, parsed while they arrive: the file straight to disk with its SHA-256, fields to memory."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from service.app_state import AppState
 from service.errors import BadRequest, ContentTypeUnsupported, PayloadTooLarge
-from service.http.parsing import content_type, invalid, json_bytes, parse_json, parsing
+from service.http.parsing import invalid, json_bytes, parse_body, parse_json, parsing
 from service.pools import Pool
 from service.settings import Settings
 from vitascope.errors import StorageError
@@ -29,13 +26,13 @@ if TYPE_CHECKING:
 Schema = TypeVar("Schema", bound=BaseModel)
 
 WRITE_BYTES = 1024**2
-"""Bytes that are gathered before a thread writes them."""
-MAX_NAME = 255
+"""Bytes of the file that are buffered before a thread writes them."""
+MAX_NAME_LENGTH = 255
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A file that came in. ``name`` is what the client called it, without folders."""
+    """An uploaded file. ``name``: the client's name for it, without folders."""
 
     path: Path
     name: str
@@ -45,36 +42,33 @@ class Upload:
 
 @dataclass
 class Form:
-    """A form: its one file, and its fields in the order in which they came."""
+    """A parsed form: its file, and the values of its fields in order."""
 
     upload: Upload
     fields: dict[str, list[str]]
     max_json_values: int
-    """How many values a field that is JSON may have."""
-    hold: Callable[[int], None]
-    """Counts bytes that are held in memory. Raises Overloaded."""
-
-
-@dataclass
-class _Part:
-    name: str
-    file_name: str | None
-    data: bytearray = field(default_factory=bytearray)
+    reserve_bytes: Callable[[int], None]
+    """Counts memory of the request. Raises Overloaded."""
 
 
 @asynccontextmanager
 async def read_form(request: Request, service: AppState, pool: Pool | None = None) -> AsyncIterator[Form]:
-    """The form of a request, its file among the uploads until the end of the context (unless it was moved away).
+    """Yield the form of a request. Its file is removed at the end of the context, unless it was moved.
 
-    ``pool``: whose threads write the file, those for reading by default.
+    Args:
+        request: The request.
+        service: Has the folder of uploads and the settings.
+        pool: Threads that write the file; by default those for reading files.
 
-    Raises ContentTypeUnsupported, BadRequest, PayloadTooLarge, StorageError and RequestValidationError.
+    Raises:
+        ContentTypeUnsupported, BadRequest, PayloadTooLarge, RequestValidationError: The form is invalid.
+        StorageError: The file cannot be written.
     """
     target = service.media.new_upload()
     try:
         yield await _receive(request, target, service.settings, pool or service.io_pool)
     finally:
-        # Short, and must happen even when the request is being cancelled: not in a thread.
+        # Short, and necessary even while the request is being cancelled: not in a thread.
         target.unlink(missing_ok=True)
 
 
@@ -85,58 +79,43 @@ def parse_fields(
     lists: tuple[str, ...] = (),
     as_json: tuple[str, ...] = ("metadata", "segmentation"),
 ) -> Schema:
-    """Form fields as a schema. Those in ``lists`` may come many times; values of those in ``as_json`` are JSON.
+    """Validate the fields of a form.
 
-    Raises RequestValidationError, PayloadTooLarge and Overloaded.
+    Args:
+        schema: The schema.
+        form: The form.
+        lists: Fields that may be repeated.
+        as_json: Fields whose value is JSON.
+
+    Raises:
+        RequestValidationError, PayloadTooLarge, Overloaded: A field is invalid, or too large once parsed.
     """
     values: dict[str, Any] = {}
-    for name, given in form.fields.items():
+    for name, texts in form.fields.items():
         if name in lists:
-            values[name] = given
-        elif len(given) > 1:
+            values[name] = texts
+        elif len(texts) > 1:
             raise invalid(name, "given more than once; one value was expected")
         elif name in as_json:
-            document = given[0].encode()
-            form.hold(json_bytes(document))
+            document = texts[0].encode()
+            form.reserve_bytes(json_bytes(document))
             values[name] = parse_json(document, form.max_json_values, name)
         else:
-            values[name] = given[0]
-    return validated(schema, values, strict=False)
-
-
-def validated(schema: type[Schema], values: object, *, strict: bool = True) -> Schema:
-    """``values`` as a schema; text as what it says, unless ``strict``. Raises RequestValidationError as FastAPI does
-    for a body.
-    """
-    try:
-        return schema.model_validate(values, strict=strict)
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        raise RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in found]) from error
-
-
-def body_kind(request: Request, json_means: str, form_means: str) -> str:
-    """Which of the two types a body has that may come either way. Raises ContentTypeUnsupported."""
-    kind = content_type(request)
-    if kind not in ("application/json", "multipart/form-data"):
-        raise ContentTypeUnsupported(
-            f"Content-Type: {kind[:80]!r}; application/json ({json_means}) or multipart/form-data ({form_means}) "
-            "was expected"
-        )
-    return kind
+            values[name] = texts[0]
+    return parse_body(schema, values, strict=False)
 
 
 async def _receive(request: Request, target: Path, settings: Settings, pool: Pool) -> Form:
-    kind, options = parse_options_header(request.headers.get("content-type", ""))
-    if kind != b"multipart/form-data" or not options.get(b"boundary"):
+    media_type, options = parse_options_header(request.headers.get("content-type", ""))
+    if media_type != b"multipart/form-data" or not options.get(b"boundary"):
         raise ContentTypeUnsupported(
             f"Content-Type: {request.headers.get('content-type', '')!r}; multipart/form-data with a "
             "boundary was expected"
         )
-    reader = _Reader(settings)
+    reader = _FormReader(settings)
     with parsing("Content-Type"):
         parser = MultipartParser(options[b"boundary"], reader.callbacks())
-    file = await pool.run(_open_new, target)
+    file = await pool.run(_create, target)
     try:
         async for chunk in request.stream():
             with parsing("body"):
@@ -145,136 +124,141 @@ async def _receive(request: Request, target: Path, settings: Settings, pool: Poo
                 await pool.run(reader.flush, file)
         await pool.run(reader.flush, file)
     finally:
-        with suppress(OSError):  # nothing is left to write, or that has failed already
+        with suppress(OSError):  # nothing is left to write, or writing has failed already
             file.close()
-    hold = request.state.reserve_bytes
-    hold(4 * reader.field_bytes)  # a character of a string takes up to four bytes
-    return Form(reader.finish(target), reader.fields, settings.max_json_values, hold)
+    request.state.reserve_bytes(4 * reader.field_bytes)  # a character of a string takes up to four bytes
+    return Form(reader.finish(target), reader.fields, settings.max_json_values, request.state.reserve_bytes)
 
 
-class _Reader:
-    """Collects the parts of a form from a parser: fields, and pieces of the file.
+class _FormReader:
+    """Receives the events of a multipart parser.
 
-    It has no reference to the parser, which refers to it: together they would be a cycle that keeps all fields until
-    the garbage collector runs.
+    Holds no reference to the parser, whose callbacks refer to it: that cycle would keep all fields in memory until the
+    garbage collector runs.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.fields: dict[str, list[str]] = {}
         self.pending = bytearray()
-        """What came of the file and is not written yet."""
-        self._settings = settings
-        self._size = 0
-        self._digest = hashlib.sha256()
-        self._file_name: str | None = None
-        self._part: _Part | None = None
-        self._headers: dict[bytes, bytes] = {}
-        self._header = (bytearray(), bytearray())
-        self._parts = 0
+        """Received bytes of the file that are not yet written."""
         self.field_bytes = 0
-        """Bytes of the fields with their headers."""
-        self._ended = False
+        """Bytes of all fields and part headers."""
+        self._settings = settings
+        self._parts = 0
+        self._header_name = bytearray()
+        self._header_value = bytearray()
+        self._headers: dict[bytes, bytes] = {}
+        self._field: str | None = None
+        """Name of the current part; None between parts, and for the file."""
+        self._value = bytearray()
+        self._file_name: str | None = None
+        self._size = 0
+        self._sha256 = hashlib.sha256()
+        self._is_complete = False
 
     def callbacks(self) -> MultipartCallbacks:
-        """What a parser is to call."""
         return {
             "on_part_begin": self._begin_part,
-            "on_header_field": lambda data, start, end: self._add_header(0, data[start:end]),
-            "on_header_value": lambda data, start, end: self._add_header(1, data[start:end]),
+            "on_header_field": lambda data, start, end: self._add_header(self._header_name, data[start:end]),
+            "on_header_value": lambda data, start, end: self._add_header(self._header_value, data[start:end]),
             "on_header_end": self._end_header,
             "on_headers_finished": self._begin_content,
-            "on_part_data": self._take,
+            "on_part_data": self._add_content,
             "on_part_end": self._end_part,
             "on_end": self._end,
         }
 
     def flush(self, file: BinaryIO) -> None:
-        """Write what is pending; runs in a thread, while nothing is fed. Raises StorageError."""
+        """Write and hash what is pending, in a thread, while no data is fed. Raises StorageError."""
         try:
             file.write(self.pending)
             file.flush()
         except OSError as error:
             raise StorageError(f"{file.name}: {error}") from error
-        self._digest.update(self.pending)
+        self._sha256.update(self.pending)
         self.pending.clear()
 
     def finish(self, target: Path) -> Upload:
-        if not self._ended:
-            raise BadRequest("body: the form ends in the middle; its closing boundary was expected")
+        """Return the file. Raises BadRequest and RequestValidationError for an incomplete form."""
+        if not self._is_complete:
+            raise BadRequest("body: the form is incomplete; its closing boundary was expected")
         if self._file_name is None:
-            raise invalid("file", "missing; a video or picture was expected")
-        return Upload(target, self._file_name, self._digest.hexdigest(), self._size)
+            raise invalid("file", "missing; a video or image was expected")
+        return Upload(target, self._file_name, self._sha256.hexdigest(), self._size)
 
     def _begin_part(self) -> None:
         self._parts += 1
-        most = self._settings.max_form_fields
-        if self._parts > most:
-            raise PayloadTooLarge(f"body: more than {most} fields (max_form_fields); at most that many were expected")
+        limit = self._settings.max_form_fields
+        if self._parts > limit:
+            raise PayloadTooLarge(f"body: more than {limit} fields (max_form_fields); at most that many were expected")
         self._headers = {}
 
     def _count(self, size: int) -> None:
-        """Count bytes that are kept in memory, before they are."""
+        """Count bytes before they are kept in memory."""
         self.field_bytes += size
-        most = self._settings.max_form_bytes
-        if self.field_bytes > most:
+        limit = self._settings.max_form_bytes
+        if self.field_bytes > limit:
             raise PayloadTooLarge(
-                f"body: more than {most} bytes in its fields together (max_form_bytes), the file aside; "
+                f"body: more than {limit} bytes in its fields together (max_form_bytes), without the file; "
                 "at most that many were expected"
             )
 
-    def _add_header(self, part: int, data: bytes) -> None:
+    def _add_header(self, part: bytearray, data: bytes) -> None:
         self._count(len(data))
-        self._header[part].extend(data)
+        part.extend(data)
 
     def _end_header(self) -> None:
-        name, value = self._header
-        self._headers[bytes(name).lower()] = bytes(value)
-        self._header = (bytearray(), bytearray())
+        self._headers[bytes(self._header_name).lower()] = bytes(self._header_value)
+        self._header_name.clear()
+        self._header_value.clear()
 
     def _begin_content(self) -> None:
         _, options = parse_options_header(self._headers.get(b"content-disposition"))
         if b"name" not in options:
             raise BadRequest("body: a part without a name; Content-Disposition: form-data; name=… was expected")
-        name = options[b"name"].decode("utf-8", "replace")[:MAX_NAME]
+        name = options[b"name"].decode("utf-8", "replace")[:MAX_NAME_LENGTH]
         file_name = options.get(b"filename")
         if (name == "file") != (file_name is not None):
-            raise invalid(name, "the part `file`, and no other, is expected to be a file")
-        if file_name is not None:
-            if self._file_name is not None:
-                raise invalid("file", "given more than once; one file was expected")
-            self._file_name = _base_name(file_name.decode("utf-8", "replace"))
-        self._part = _Part(name, self._file_name if file_name is not None else None)
-
-    def _take(self, data: bytes, start: int, end: int) -> None:
-        assert self._part is not None
-        if self._part.file_name is None:
-            most = self._settings.max_field_bytes
-            if len(self._part.data) + end - start > most:
-                raise PayloadTooLarge(
-                    f"{self._part.name}: more than {most} bytes (max_field_bytes); at most that was expected"
-                )
-            self._count(end - start)
-            self._part.data += data[start:end]
+            raise invalid(name, "the field `file`, and no other, must be a file")
+        if file_name is None:
+            self._field = name
             return
-        most = self._settings.max_upload_bytes
-        self._size += end - start
-        if self._size > most:
-            raise PayloadTooLarge(f"file: more than {most} bytes (max_upload_bytes); at most that many were expected")
-        self.pending += data[start:end]
+        if self._file_name is not None:
+            raise invalid("file", "given more than once; one file was expected")
+        self._file_name = _base_name(file_name.decode("utf-8", "replace"))
+
+    def _add_content(self, data: bytes, start: int, end: int) -> None:
+        size = end - start
+        if self._field is None:
+            self._size += size
+            if self._size > (limit := self._settings.max_upload_bytes):
+                raise PayloadTooLarge(
+                    f"file: more than {limit} bytes (max_upload_bytes); at most that many were expected"
+                )
+            self.pending += data[start:end]
+            return
+        if len(self._value) + size > (limit := self._settings.max_field_bytes):
+            raise PayloadTooLarge(
+                f"{self._field}: more than {limit} bytes (max_field_bytes); at most that many were expected"
+            )
+        self._count(size)
+        self._value += data[start:end]
 
     def _end_part(self) -> None:
-        part, self._part = self._part, None
-        if part is not None and part.file_name is None:
-            try:
-                self.fields.setdefault(part.name, []).append(part.data.decode())
-            except UnicodeDecodeError as error:
-                raise invalid(part.name, f"not UTF-8 at byte {error.start}") from error
+        if self._field is None:
+            return
+        try:
+            self.fields.setdefault(self._field, []).append(self._value.decode())
+        except UnicodeDecodeError as error:
+            raise invalid(self._field, f"not UTF-8 at byte {error.start}") from error
+        self._field = None
+        self._value.clear()
 
     def _end(self) -> None:
-        self._ended = True
+        self._is_complete = True
 
 
-def _open_new(path: Path) -> BinaryIO:
+def _create(path: Path) -> BinaryIO:
     try:
         return path.open("xb")
     except OSError as error:
@@ -282,8 +266,6 @@ def _open_new(path: Path) -> BinaryIO:
 
 
 def _base_name(name: str) -> str:
-    """What the client calls the file, without folders and unprintable characters; for titles and messages
-    only.
-    """
+    """Return a client's file name without folders and unprintable characters, for titles and messages only."""
     last = name.replace("\\", "/").rsplit("/", 1)[-1]
-    return "".join(c for c in last if c.isprintable())[:MAX_NAME] or "upload"
+    return "".join(character for character in last if character.isprintable())[:MAX_NAME_LENGTH] or "upload"

@@ -13,7 +13,7 @@ from pydantic.json_schema import JsonSchemaMode
 
 from service.http.auth import permission_of
 from service.http.idempotency import is_idempotent
-from service.http.prefer_header import PREFER
+from service.http.parsing import PREFER
 from service.http.problems import CONTENT_TYPE, TYPE_PREFIX, title_of
 from service.schemas.base import Problem
 from service.schemas.embeddings import EmbeddingRequest

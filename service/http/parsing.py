@@ -1,31 +1,44 @@
-"""Parsing of untrusted input. Whatever goes wrong in it becomes a 4xx that names the part of the request."""
+"""Parsing of untrusted requests. Every error becomes a 4xx response that names the part of the request."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers
 
+from index import pagination
 from service.errors import BadRequest, ContentTypeUnsupported, PayloadTooLarge
+from service.settings import Settings
+from vitascope.errors import InvalidInput
+
+Schema = TypeVar("Schema", bound=BaseModel)
 
 MAX_JSON_DEPTH = 64
-"""Lists and objects inside each other. The deepest filter that is allowed has 35."""
+"""Nested lists and objects. The deepest allowed filter has 35."""
 JSON_VALUE_BYTES = 400
-"""Memory that a value of a document takes once it is parsed and checked by a schema, its text aside."""
+"""Memory of a parsed and validated JSON value, without its text."""
 _LONG_INTEGER = re.compile(rb"[0-9]{19}")
 
+PREFER = "Prefer"
+PREFERENCE_APPLIED = "Preference-Applied"
+RESPOND_ASYNC = "respond-async"
+_PREFERENCE = re.compile(r'(?:"(?:\\.|[^"\\])*+(?:"|\\?$)|[^,"])+')
+"""A preference with its parameters; an unterminated string extends to the end of the header. Takes linear time."""
+_NAME_AND_VALUE = re.compile(r'\s*([^\s,;="]+)\s*(?:=\s*"?([^\s,;"]*))?')
 
-def invalid(name: str, message: str, place: str = "body") -> RequestValidationError:
-    """Make the error of one invalid part of a request; ``place``: body, query, path or header."""
-    return RequestValidationError([{"type": "value_error", "loc": (place, name), "msg": message}])
+
+def invalid(name: str, message: str, location: str = "body") -> RequestValidationError:
+    """Return the error of an invalid part of a request; ``location``: body, query, path or header."""
+    return RequestValidationError([{"type": "value_error", "loc": (location, name), "msg": message}])
 
 
 @contextmanager
@@ -34,17 +47,20 @@ def parsing(name: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, RecursionError) as error:  # errors of Unicode and of the form parser are ValueErrors
-        raise BadRequest(f"{name}: cannot be read: {error}") from error
+        raise BadRequest(f"{name}: cannot be parsed: {error}") from error
 
 
-def parse_json(data: bytes | str, max_values: int, name: str, place: str = "body") -> Any:
+# JSON
+
+
+def parse_json(data: bytes | str, max_values: int, name: str, location: str = "body") -> Any:
     """Parse JSON strictly: UTF-8 without lone surrogates, no NaN, no infinity.
 
     Args:
         data: The document.
         max_values: How many values (strings, numbers, lists, objects, ...) the document may have.
         name: The part of the request that errors name.
-        place: Where that part is, as in ``invalid``.
+        location: Where that part is, as in ``invalid``.
 
     Raises:
         RequestValidationError: The document is not JSON, or is nested too deep.
@@ -54,15 +70,15 @@ def parse_json(data: bytes | str, max_values: int, name: str, place: str = "body
         raw = data.encode() if isinstance(data, str) else data
         value = orjson.loads(raw)
     except ValueError as error:
-        raise invalid(name, f"not JSON ({error}); JSON was expected", place) from error
+        raise invalid(name, f"not JSON ({error}); JSON was expected", location) from error
     brackets = raw.count(b"[") + raw.count(b"{")
-    if brackets > MAX_JSON_DEPTH or brackets + raw.count(b",") >= max_values:  # else it cannot be beyond the limits
-        _check_limits(value, max_values, name, place)
+    if brackets > MAX_JSON_DEPTH or brackets + raw.count(b",") >= max_values:  # otherwise no limit can be exceeded
+        _check_limits(value, max_values, name, location)
     # orjson turns integers beyond 64 bits into floats.
     return json.loads(raw) if _LONG_INTEGER.search(raw) else value
 
 
-def _check_limits(value: object, max_values: int, name: str, place: str) -> None:
+def _check_limits(value: object, max_values: int, name: str, location: str) -> None:
     count, level = 1, [value]
     for _ in range(MAX_JSON_DEPTH + 1):
         containers = [node for node in level if isinstance(node, dict | list)]
@@ -72,15 +88,30 @@ def _check_limits(value: object, max_values: int, name: str, place: str) -> None
         count += len(level)
         if count > max_values:
             raise PayloadTooLarge(f"{name}: more than {max_values} values (max_json_values); at most that was expected")
-    raise invalid(name, f"nested deeper than {MAX_JSON_DEPTH} levels", place)
+    raise invalid(name, f"nested deeper than {MAX_JSON_DEPTH} levels", location)
 
 
 def json_bytes(data: bytes) -> int:
-    """Return the most bytes of memory that a JSON document takes once it is parsed and checked by a schema."""
+    """Return the most bytes of memory that a JSON document takes once it is parsed and validated."""
     values = 1 + data.count(b",") + data.count(b"[") + data.count(b"{")
     # One character beyond Latin-1 makes each character of its string take two or four bytes.
     is_narrow = data.isascii() and b"\\u" not in data
     return len(data) * (1 if is_narrow else 4) + JSON_VALUE_BYTES * values
+
+
+def parse_body(schema: type[Schema], values: object, *, strict: bool = True) -> Schema:
+    """Validate a body as FastAPI does. Raises RequestValidationError.
+
+    Args:
+        schema: The schema.
+        values: The parsed body.
+        strict: Whether strings are not converted to numbers and booleans.
+    """
+    try:
+        return schema.model_validate(values, strict=strict)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_context=False, include_input=False)
+        raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in details]) from error
 
 
 class StrictRequest(Request):
@@ -109,24 +140,88 @@ class StrictRoute(APIRoute):
             request = StrictRequest(request.scope, request.receive)
             if has_json_body and has_body(request.headers):
                 _check_json_type(request)
-                # Parsed here, since FastAPI answers in a way of its own to what this raises.
+                # Parsed here, as FastAPI would replace the error by its own.
                 await request.json()
             return await handle(request)
 
         return parse_and_handle
 
 
+# Headers
+
+
 def has_body(headers: Headers) -> bool:
-    """Whether a request with these headers has a body."""
+    """Return whether a request with these headers has a body."""
     return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
 
 
+def media_type(request: Request) -> str:
+    """Return the media type of the body in lower case, without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def is_json_or_form(request: Request, json_content: str, form_content: str) -> bool:
+    """Return True for a JSON body and False for a form; ``…_content`` describe them for the error.
+
+    Raises ContentTypeUnsupported for any other type.
+    """
+    kind = media_type(request)
+    if kind not in ("application/json", "multipart/form-data"):
+        raise ContentTypeUnsupported(
+            f"Content-Type: {kind[:80]!r}; application/json ({json_content}) or multipart/form-data ({form_content}) "
+            "was expected"
+        )
+    return kind == "application/json"
+
+
 def _check_json_type(request: Request) -> None:
-    kind = content_type(request)
+    kind = media_type(request)
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise ContentTypeUnsupported(f"Content-Type: {kind[:80]!r}; application/json was expected")
 
 
-def content_type(request: Request) -> str:
-    """Return the media type of the body in lower case, without parameters."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+def async_wait_seconds(headers: Sequence[str]) -> float | None:
+    """Return how long a client waits before it prefers a job (RFC 7240), by its ``Prefer`` headers.
+
+    ``respond-async, wait=20`` is 20, ``respond-async`` is 0, all else None: it waits. What cannot be parsed is ignored,
+    and of contradictory preferences the first counts, as the RFC says.
+    """
+    preferences: dict[str, str] = {}
+    for header in headers:
+        for preference in _PREFERENCE.findall(header):
+            if (match := _NAME_AND_VALUE.match(preference)) is not None:
+                preferences.setdefault(match[1].lower(), match[2] or "")
+    if RESPOND_ASYNC not in preferences:
+        return None
+    wait = preferences.get("wait", "")
+    return float(wait) if wait.isascii() and wait.isdecimal() else 0.0
+
+
+# Query and path parameters
+
+
+def parse_cursor(cursor: str | None) -> int | None:
+    """Return the position in a cursor of a list. Raises BadRequest for an invalid one."""
+    try:
+        return pagination.decode_cursor(cursor)
+    except InvalidInput as error:
+        raise BadRequest(str(error)) from error
+
+
+def page_limit(limit: int | None, settings: Settings) -> int:
+    """Return the number of entries on a page. Raises InvalidInput above the limit."""
+    if limit is None:
+        return min(settings.page_size, settings.max_page_size)
+    return check_max("limit", limit, settings.max_page_size)
+
+
+def check_max(name: str, value: int, limit: int) -> int:
+    """Return ``value``. Raises InvalidInput above ``limit``."""
+    if value > limit:
+        raise InvalidInput(f"{name}: {value}; at most {limit} was expected")
+    return value
+
+
+def parse_id(text: str) -> int:
+    """Return the number in an id; -1, which no record has, for an invalid one."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 19 else -1

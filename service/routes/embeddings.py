@@ -18,10 +18,9 @@ from fastapi import APIRouter, Request, Response
 
 from service.app_state import AppState, ReadyAppStateDep
 from service.http.auth import requires
-from service.http.multipart import Upload, body_kind, parse_fields, read_form, validated
+from service.http.multipart import Upload, parse_fields, read_form
 from service.http.openapi import errors, form_body
-from service.http.parameters import check_max
-from service.http.parsing import StrictRoute
+from service.http.parsing import StrictRoute, check_max, is_json_or_form, parse_body
 from service.inference.embedding import ClipRange, check_text, embed_texts, embed_upload
 from service.inference.loaded_model import LoadedModel
 from service.inference.request_context import RequestContext, request_context
@@ -57,8 +56,8 @@ async def embed(request: Request, service: ReadyAppStateDep) -> Response:
     Requests and responses have the format of OpenAI, so its clients work. Inputs may also be pictures and videos, as
     data URLs in JSON or as the file of a form. Token ids are rejected.
     """
-    if body_kind(request, "texts, or files as data URLs", "a file") == "application/json":
-        body = validated(EmbeddingRequest, await request.json())
+    if is_json_or_form(request, "texts, or files as data URLs", "a file"):
+        body = parse_body(EmbeddingRequest, await request.json())
         loaded = _resolve_model(service, body)
         _check_inputs(service, body)
         async with request_context(request, service) as context:

@@ -23,8 +23,7 @@ from service.file_access import allowed_file, allowed_folder
 from service.http.auth import requires
 from service.http.idempotency import accepts_idempotency_key
 from service.http.openapi import errors, successes
-from service.http.parameters import page_limit, parse_cursor, parse_id
-from service.http.parsing import StrictRoute
+from service.http.parsing import StrictRoute, page_limit, parse_cursor, parse_id
 from service.schemas import sources as schemas
 from service.schemas.jobs import Job, JobItems, Jobs, NewJob
 from service.schemas.segmentation import parse_segmentation

@@ -12,8 +12,7 @@ from index.search.rerank import ScoredClip, pair_scorer, score_best_clips
 from service.app_state import AppState, ReadyAppStateDep
 from service.http.auth import caller_key, requires
 from service.http.openapi import errors
-from service.http.parameters import check_max, parse_id
-from service.http.parsing import StrictRoute
+from service.http.parsing import StrictRoute, check_max, parse_id
 from service.inference.embedding import check_text, check_texts
 from service.inference.request_context import RequestContext, request_context
 from service.schemas.rerank import DocumentRef, RerankedClip, RerankRequest, RerankResponse, RerankResult

@@ -11,10 +11,9 @@ from fastapi import APIRouter, Request
 
 from service.app_state import AppState, ReadyAppStateDep
 from service.http.auth import caller_key, requires
-from service.http.multipart import body_kind, parse_fields, read_form, validated
+from service.http.multipart import parse_fields, read_form
 from service.http.openapi import errors, form_body
-from service.http.parameters import check_max
-from service.http.parsing import StrictRoute
+from service.http.parsing import StrictRoute, check_max, is_json_or_form, parse_body
 from service.inference.embedding import (
     ClipRange,
     EmbeddedClip,
@@ -116,8 +115,8 @@ async def _parse(
     check: Callable[[Body | Form], None],
 ) -> AsyncIterator[tuple[Body | Form, EmbedClip]]:
     """Return the fields of a request, and a function that embeds the clip it is about."""
-    if body_kind(request, "a stored video", "a file") == "application/json":
-        body = validated(json_schema, await request.json())
+    if is_json_or_form(request, "a stored video", "a file"):
+        body = parse_body(json_schema, await request.json())
         assert isinstance(body, StoredClip)
         stored: StoredClip = body
         caller_key(request).require_collection(stored.collection)

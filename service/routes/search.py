@@ -18,10 +18,9 @@ from index.storage.filters import parse_filter
 from service.app_state import AppState, ReadyAppStateDep
 from service.errors import BadRequest
 from service.http.auth import requires
-from service.http.multipart import Upload, body_kind, parse_fields, read_form, validated
+from service.http.multipart import Upload, parse_fields, read_form
 from service.http.openapi import errors, form_body
-from service.http.parameters import check_max, parse_id
-from service.http.parsing import StrictRoute, invalid
+from service.http.parsing import StrictRoute, check_max, invalid, is_json_or_form, parse_body, parse_id
 from service.inference.embedding import ClipRange, check_text, embed_texts, embed_upload
 from service.inference.loaded_model import LoadedModel
 from service.inference.request_context import RequestContext, request_context
@@ -66,8 +65,8 @@ async def search(name: str, request: Request, service: ReadyAppStateDep) -> Resp
     slower, better. Pages neither repeat nor miss results while the collection changes: `changed` says whether it has,
     and 409 `cursor_expired` that it was replaced.
     """
-    if body_kind(request, "a search", "a search with a file") == "application/json":
-        parsed = _parse_search(service, validated(schemas.SearchRequest, await request.json()))
+    if is_json_or_form(request, "a search", "a search with a file"):
+        parsed = _parse_search(service, parse_body(schemas.SearchRequest, await request.json()))
         async with request_context(request, service) as context:
             return _json(await _run_search(service, context, name, parsed, None))
     # Checked before the file is received.

@@ -19,11 +19,20 @@ from service.app_state import AppState, AppStateDep, ReadyAppStateDep
 from service.errors import DeadlineExceeded, Overloaded
 from service.http.auth import requires
 from service.http.idempotency import accepts_idempotency_key
-from service.http.multipart import Upload, body_kind, parse_fields, read_form, validated
+from service.http.multipart import Upload, parse_fields, read_form
 from service.http.openapi import errors, form_body, successes
-from service.http.parameters import page_limit, parse_cursor
-from service.http.parsing import StrictRoute, parse_json
-from service.http.prefer_header import APPLIED, PREFER, RESPOND_ASYNC, seconds_before_a_job
+from service.http.parsing import (
+    PREFER,
+    PREFERENCE_APPLIED,
+    RESPOND_ASYNC,
+    StrictRoute,
+    async_wait_seconds,
+    is_json_or_form,
+    page_limit,
+    parse_body,
+    parse_cursor,
+    parse_json,
+)
 from service.inference.request_context import RequestContext, request_context
 from service.routes.jobs import job_url, start_job
 from service.schemas.jobs import Job, NewJob
@@ -69,15 +78,15 @@ async def add_video(
     """
     # Checked before the file is received.
     await service.io_pool.run(service.collection, name, for_model=True)
-    if body_kind(request, "a URL", "a file") == "application/json":
-        return await _add_at_url(service, name, validated(VideoAtUrl, await request.json()))
-    with _upload_slot(service, seconds_before_a_job(request.headers.getlist(PREFER))) as wait_seconds:
+    if is_json_or_form(request, "a URL", "a file"):
+        return await _add_at_url(service, name, parse_body(VideoAtUrl, await request.json()))
+    with _upload_slot(service, async_wait_seconds(request.headers.getlist(PREFER))) as wait_seconds:
         async with read_form(request, service, service.write_pool) as form:
             fields = parse_fields(UploadFields, form)
             async with request_context(request, service, bulk=True) as context:
                 added = await _add(service, context, name, form.upload, fields, wait_seconds)
     if not isinstance(added, IngestResult):
-        headers = {"Location": job_url(name, added.id), APPLIED: RESPOND_ASYNC}
+        headers = {"Location": job_url(name, added.id), PREFERENCE_APPLIED: RESPOND_ASYNC}
         return JSONResponse(serialize_job(added).model_dump(mode="json"), 202, headers)
     response.status_code = 201 if added.created else 200
     response.headers["Location"] = f"/v1/collections/{name}/videos/{added.video.id}"

@@ -11,8 +11,7 @@ from service.app_state import AppStateDep
 from service.errors import WebhooksOff
 from service.http.auth import requires
 from service.http.openapi import errors
-from service.http.parameters import page_limit, parse_cursor
-from service.http.parsing import StrictRoute
+from service.http.parsing import StrictRoute, page_limit, parse_cursor
 from service.schemas import webhooks as schemas
 from service.webhooks.dispatcher import Dispatcher
 from service.webhooks.store import DeliveryState, Endpoint, WebhookStore

@@ -312,7 +312,7 @@ def test_a_film_longer_than_a_request_goes_on_as_a_job_and_the_next_file_is_sent
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr("service.routes.videos.seconds_before_a_job", lambda prefer: asked.extend(prefer) or 0.0)
+    monkeypatch.setattr("service.routes.videos.async_wait_seconds", lambda prefer: asked.extend(prefer) or 0.0)
     page.goto(f"/?collection={collection}")
     page.locator("#files").set_input_files([files / "red.mp4", files / "blue.mp4"])
     line = page.locator("#uploads .upload", has_text="red.mp4")

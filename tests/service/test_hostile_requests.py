@@ -183,7 +183,7 @@ def test_unterminated_header_strings_are_parsed_in_linear_time() -> None:
     """The processor time of a process is limited: it would take 90 s otherwise."""
     limited = "import resource; resource.setrlimit(resource.RLIMIT_CPU, (30, 30))\n"
     code = limited + (
-        "from service.http.prefer_header import seconds_before_a_job as seconds\n"
+        "from service.http.parsing import async_wait_seconds as seconds\n"
         "long = chr(34) + (chr(92) + chr(34)) * 30_000\n"
         "assert seconds(['respond-async, wait=5, a=' + long]) == 5\n"
         "assert seconds(['a=' + long + ', respond-async']) is None\n"

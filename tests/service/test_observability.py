@@ -19,9 +19,8 @@ import yaml
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.logs import create_formatter
+from service.observability import create_formatter, create_tracer
 from service.settings import read_settings
-from service.tracing import create_tracer
 from tests.service.conftest import fill, settings_for
 from tests.service.running import Running, serving
 from tests.waiting import PATIENCE, wait_for

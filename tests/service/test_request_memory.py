@@ -16,8 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 
 from service.errors import PayloadTooLarge
-from service.http.multipart import validated
-from service.http.parsing import json_bytes, parse_json
+from service.http.parsing import json_bytes, parse_body, parse_json
 from service.schemas.embeddings import EmbeddingRequest
 from service.schemas.jobs import NewJob
 from service.schemas.rerank import RerankRequest
@@ -241,7 +240,7 @@ def test_what_a_body_holds_once_it_is_parsed_is_within_what_is_counted(name: str
         raw = bytes(bytearray(body))
         kept: list[object] = [raw, parse_json(raw, settings.max_json_values, "body")]
         with suppress(RequestValidationError):
-            kept.append(validated(schema, kept[1]))
+            kept.append(parse_body(schema, kept[1]))
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

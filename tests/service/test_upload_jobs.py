@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.http.prefer_header import seconds_before_a_job
+from service.http.parsing import async_wait_seconds
 from tests.chaos import only_by_chaos
 from tests.media_files import solid, write_counter_video, write_truncated, write_video
 from tests.service.conftest import settings_for
@@ -310,4 +310,4 @@ def test_the_client_and_the_command_wait_for_a_long_film_as_for_any_other(
     ],
 )
 def test_a_preference_is_read_as_the_rfc_says(headers: list[str], seconds: float | None) -> None:
-    assert seconds_before_a_job(headers) == seconds
+    assert async_wait_seconds(headers) == seconds
