@@ -24,15 +24,15 @@ from index.jobs.sources.source_types import Source, read_source
 from index.pagination import decode_cursor, paginate
 from index.storage.filters import parse_filter
 from vitascope.cli.options import collections_folder, default_roots, default_vectors
-from vitascope.engines.onnx_runtime import Device
 from vitascope.errors import CollectionNotFound, Conflict, VitascopeError
 from vitascope.job_states import FINAL_JOB_STATES, ItemState, JobState
-from vitascope.model import Model
 
 if TYPE_CHECKING:
     from index.integrations.ray.executor import RayCluster
     from index.search.request import GroupBy
     from index.transfer.media import AllowedPaths
+    from vitascope.engines.onnx_runtime import Device
+    from vitascope.model import Model
 
 POLL_SECONDS = 0.5
 """Interval for jobs that another process runs or that are paused."""
@@ -88,6 +88,8 @@ class LocalBackend:
     @cached_property
     def model(self) -> Model:
         """The model. With a Ray cluster it runs on the CPU: the cluster embeds the videos."""
+        from vitascope.model import Model
+
         assert self._bundle is not None
         device = self._device if self._cluster is None else "cpu"
         return Model.open(self._bundle, threads=self._threads, device=device, engine=self._engine)

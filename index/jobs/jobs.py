@@ -105,12 +105,6 @@ def iter_items(collection: Collection, job_id: int, state: ItemState) -> Iterato
         page = list_items(collection, job_id, state, after_position=page[-1].position)
 
 
-def count_added_by(collection: Collection, job_id: int, earlier: Sequence[int]) -> int:
-    """Count the files that a job skipped and that one of the ``earlier`` jobs had added."""
-    with collection.catalogue.read() as connection:
-        return storage.count_added_by(connection, job_id, earlier)
-
-
 def cancel(collection: Collection, job_id: int) -> Job:
     """Cancel a job: at once if it is not running, else after the files in progress. Added videos stay.
 

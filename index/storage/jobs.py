@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -86,17 +86,6 @@ def insert_items(connection: sqlite3.Connection, rows: Iterable[tuple[Any, ...]]
 def delete_items(connection: sqlite3.Connection, job_id: int) -> None:
     """Delete all items of a job."""
     connection.execute("DELETE FROM job_items WHERE job_id = ?", (job_id,))
-
-
-def count_added_by(connection: sqlite3.Connection, job_id: int, earlier: Sequence[int]) -> int:
-    """Count the files that a job skipped and that one of the ``earlier`` jobs had added."""
-    (count,) = connection.execute(
-        "SELECT count(*) FROM job_items AS item WHERE job_id = ? AND state = 'skipped' AND EXISTS (SELECT 1 FROM"
-        " job_items AS before WHERE before.path = item.path AND before.state = 'succeeded'"
-        " AND before.job_id IN (SELECT value FROM json_each(?)))",
-        (job_id, json.dumps(list(earlier))),
-    ).fetchone()
-    return int(count)
 
 
 def to_item(row: tuple[Any, ...]) -> JobItem:

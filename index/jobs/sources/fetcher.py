@@ -20,6 +20,7 @@ from index.jobs.sources.webdataset import ShardReader, split_member_uri
 from index.storage.removals import job_folder
 from vitascope.durable_files import make_folders, sync
 from vitascope.errors import InvalidInput, MediaError, MediaTooLarge, StorageError, VitascopeError
+from vitascope.extras import missing_package_message
 from vitascope.media.file import MediaFile, map_os_errors, open_inside
 
 BLOCK = 1024 * 1024
@@ -205,9 +206,7 @@ def open_file_system(url: str) -> tuple[Any, str]:
     try:
         import fsspec
     except ModuleNotFoundError as error:
-        raise InvalidInput(
-            f"{url}: URLs need the package 'fsspec'; in the checkout: pip install --editable '.[remote]'"
-        ) from error
+        raise InvalidInput(missing_package_message("fsspec", f"{url}: a URL")) from error
     try:
         system, path = fsspec.url_to_fs(url)
     except (ImportError, ValueError) as error:

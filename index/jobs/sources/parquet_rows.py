@@ -18,6 +18,7 @@ import numpy.typing as npt
 from index.jobs.sources.list_limits import ListLimits, ListRow, ListUsage, check_column_names
 from index.jobs.sources.source_types import ListSource
 from vitascope.errors import InvalidInput
+from vitascope.extras import missing_package_message
 from vitascope.media.file import MediaFile
 
 _BATCH_ROWS = 1000
@@ -32,10 +33,7 @@ def read_parquet(file: MediaFile, source: ListSource, limits: ListLimits, usage:
         import pyarrow
         from pyarrow import parquet
     except ModuleNotFoundError as error:
-        raise InvalidInput(
-            f"{file.path}: reading Parquet needs the package {error.name!r}; "
-            "in the checkout: pip install --editable '.[parquet]'"
-        ) from error
+        raise InvalidInput(missing_package_message("pyarrow", f"{file.path}: Parquet")) from error
     number = 0
     try:
         with parquet.ParquetFile(file.reader()) as table:
