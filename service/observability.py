@@ -18,6 +18,7 @@ from service.inference.loaded_model import split_call_name
 from service.metrics import Metrics
 from service.settings import Settings
 from vitascope.errors import InvalidInput
+from vitascope.extras import missing_package_message
 
 TRACER_NAME = "vitascope.service"
 
@@ -77,10 +78,8 @@ def create_tracer(settings: Settings) -> Tracer:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
-        raise InvalidInput(
-            f"otlp_endpoint: {settings.otlp_endpoint!r}: {error.name} is not installed; "
-            "`pip install --editable '.[telemetry]'` in the checkout was expected"
-        ) from error
+        message = missing_package_message("opentelemetry.sdk", f"otlp_endpoint: {settings.otlp_endpoint!r}")
+        raise InvalidInput(message) from error
     provider = TracerProvider(
         resource=Resource.create({"service.name": "vitascope", "service.version": version("vitascope")})
     )

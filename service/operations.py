@@ -33,6 +33,7 @@ from service.settings import Settings
 from service.worker import JobWorker
 from vitascope.durable_files import atomic_path, make_folders
 from vitascope.errors import Conflict, NotFound, StorageError, VitascopeError
+from vitascope.extras import missing_package_message
 
 _log = logging.getLogger("vitascope.service")
 
@@ -269,7 +270,7 @@ def _read(path: Path) -> Operation | None:
 def check_dependencies(kind: Kind) -> None:
     """Raise Conflict if a package that an operation needs is not installed."""
     if kind == "export" and find_spec("pyarrow") is None:
-        raise Conflict("kind: 'export'; pyarrow is not installed with the service: install the extra parquet")
+        raise Conflict(missing_package_message("pyarrow", "kind: 'export'"))
 
 
 def preload_pyarrow() -> None:

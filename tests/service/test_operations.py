@@ -188,7 +188,7 @@ def test_without_pyarrow_an_export_is_refused_at_once(
 ) -> None:
     monkeypatch.setattr(operations, "find_spec", lambda name: None)
     answer = running.client.post("/v1/operations", json={"kind": "export", "collection": colors})
-    assert "pyarrow is not installed" in problem_of(answer, 409, "conflict")["detail"]
+    assert "needs the package 'pyarrow'" in problem_of(answer, 409, "conflict")["detail"]
 
 
 def test_so_many_are_kept_and_the_next_is_refused(small_bundle: Path, tmp_path: Path) -> None:
