@@ -1,7 +1,7 @@
-"""Checkpoints: safetensors and JSON only, written beside and swapped in whole, so that a kill leaves one behind.
+"""Checkpoints in safetensors and JSON, replaced atomically, so that a killed process leaves a usable one.
 
 A checkpoint folder holds `model.safetensors`, `optimizer.safetensors`, `config.json` (architecture), `recipe.json`,
-`answers.json`, `tokenizer.json` and `state.json` (the next step, and what the run's beginning was trained on).
+`answers.json`, `tokenizer.json` and `state.json` (next step, lineage, fingerprints of the corpora).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from training.recipe import Recipe, upgrade_recipe
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 ONLY_IN_TRAINING = ("word_head.", "object_head.", "feature_head.", "mask_embedding")
-"""Prefixes of parameters that no graph has; where a model changes hands without them, they start anew."""
+"""Prefixes of parameters that no exported graph contains; loaded from a bundle, they are initialized again."""
 
 
 class InitialModel(NamedTuple):
-    """A model that a run begins with, its answer vocabulary, and what it was trained on and began with itself."""
+    """A model that a run begins with, its answer vocabulary, and its own training data and pretrained parts."""
 
     model: FusedModel
     answers: list[str]
@@ -40,7 +40,7 @@ class InitialModel(NamedTuple):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model and everything needed to use it."""
+    """A model and everything needed to use it and to continue its training."""
 
     model: FusedModel
     answers: list[str]
@@ -48,32 +48,34 @@ class Checkpoint:
     tokenizer: Path
     step: int
     lineage: tuple[str, ...] = ()
-    """Names of the corpora and pretrained starts behind the model that a fine-tuning run began with."""
+    """Corpora and pretrained models of the model that a fine-tuning run began with."""
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     """By `corpus/split`: the fingerprint of the packed corpus that the run learns from; empty in older checkpoints."""
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Names of all corpora and pretrained starts that the weights come from, each once."""
+        """Names of all corpora and pretrained models that the weights come from, without duplicates."""
         starts = () if self.lineage else starts_of(self.model.cfg, self.recipe.init)
         return tuple(dict.fromkeys([*self.lineage, *self.recipe.corpora, *starts]))
 
 
-def save(folder: Path, held: Checkpoint, optimizer: torch.optim.Optimizer | None = None) -> None:
+def save(folder: Path, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer | None = None) -> None:
     """Write a checkpoint; an existing one at `folder` is replaced only when the new one is complete on disk."""
     with replaced_whole(folder) as part:
-        save_weights(part, held.model, optimizer)
-        (part / "config.json").write_text(held.model.cfg.model_dump_json(indent=1))
-        (part / "recipe.json").write_text(held.recipe.model_dump_json(indent=1))
-        (part / "answers.json").write_text(json.dumps(held.answers, ensure_ascii=False, indent=0))
+        save_weights(part, checkpoint.model, optimizer)
+        (part / "config.json").write_text(checkpoint.model.cfg.model_dump_json(indent=1))
+        (part / "recipe.json").write_text(checkpoint.recipe.model_dump_json(indent=1))
+        (part / "answers.json").write_text(json.dumps(checkpoint.answers, ensure_ascii=False, indent=0))
         (part / "state.json").write_text(
-            json.dumps({"step": held.step, "lineage": held.lineage, "fingerprints": dict(held.fingerprints)})
+            json.dumps(
+                {"step": checkpoint.step, "lineage": checkpoint.lineage, "fingerprints": dict(checkpoint.fingerprints)}
+            )
         )
-        shutil.copyfile(held.tokenizer, part / "tokenizer.json")
+        shutil.copyfile(checkpoint.tokenizer, part / "tokenizer.json")
 
 
 def save_weights(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
-    """`model.safetensors`, and `optimizer.safetensors` of the moments by parameter, which `restore_optimizer` reads."""
+    """Write `model.safetensors` and `optimizer.safetensors`, the moments by parameter."""
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
     if optimizer is not None:
         save_file(_moments(model, optimizer), folder / "optimizer.safetensors")
@@ -81,7 +83,7 @@ def save_weights(folder: Path, model: nn.Module, optimizer: torch.optim.Optimize
 
 @contextmanager
 def replaced_whole(folder: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `folder` when it is complete on disk; `find` knows what a kill leaves."""
+    """Yield a new folder that replaces `folder` once it is complete on disk; `find` handles interruptions."""
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -98,7 +100,7 @@ def replaced_whole(folder: Path) -> Iterator[Path]:
 
 
 def find(folder: Path) -> Path | None:
-    """The usable checkpoint at `folder`: itself, or what a kill in the middle of `save` left aside."""
+    """Return the usable checkpoint at `folder`: itself, or the previous one after an interrupted `save`."""
     for candidate in (folder, folder.with_name(folder.name + ".old")):
         if (candidate / "state.json").exists():
             return candidate
@@ -106,24 +108,24 @@ def find(folder: Path) -> Path | None:
 
 
 def steps_done(folder: Path) -> int:
-    """How many steps led to the checkpoint at `folder`; 0 where there is none."""
-    found = find(folder)
-    return 0 if found is None else int(json.loads((found / "state.json").read_text())["step"])
+    """Return the number of steps of the checkpoint at `folder`; 0 where there is none."""
+    path = find(folder)
+    return 0 if path is None else int(json.loads((path / "state.json").read_text())["step"])
 
 
 def load(folder: Path) -> Checkpoint:
-    """Read a checkpoint. Raises FileNotFoundError naming the folder, or RuntimeError with the keys that differ."""
-    found = find(folder)
-    if found is None:
+    """Load a checkpoint. Raises FileNotFoundError naming the folder, or RuntimeError with the keys that differ."""
+    path = find(folder)
+    if path is None:
         raise FileNotFoundError(f"checkpoint: nothing at {folder}; a folder with state.json was expected")
-    model = build(read_config(json.loads((found / "config.json").read_text())))
-    model.load_state_dict(load_file(found / "model.safetensors"), strict=True)
-    state = json.loads((found / "state.json").read_text())
+    model = build(read_config(json.loads((path / "config.json").read_text())))
+    model.load_state_dict(load_file(path / "model.safetensors"), strict=True)
+    state = json.loads((path / "state.json").read_text())
     return Checkpoint(
         model=model,
-        answers=json.loads((found / "answers.json").read_text()),
-        recipe=Recipe.model_validate(upgrade_recipe(json.loads((found / "recipe.json").read_text()))),
-        tokenizer=found / "tokenizer.json",
+        answers=json.loads((path / "answers.json").read_text()),
+        recipe=Recipe.model_validate(upgrade_recipe(json.loads((path / "recipe.json").read_text()))),
+        tokenizer=path / "tokenizer.json",
         step=state["step"],
         lineage=tuple(state.get("lineage", ())),
         fingerprints=state.get("fingerprints", {}),
@@ -131,11 +133,11 @@ def load(folder: Path) -> Checkpoint:
 
 
 def restore_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
-    """Put the stored moments back; False where the checkpoint has none."""
-    found = find(folder)
-    if found is None or not (found / "optimizer.safetensors").exists():
+    """Load the stored moments into an optimizer; return False where the checkpoint has none."""
+    path = find(folder)
+    if path is None or not (path / "optimizer.safetensors").exists():
         return False
-    stored = load_file(found / "optimizer.safetensors")
+    stored = load_file(path / "optimizer.safetensors")
     for name, parameter in model.named_parameters():
         if f"{name}.step" in stored:
             state = {moment: stored[f"{name}.{moment}"].to(parameter.device, copy=True) for moment in MOMENTS}

@@ -16,7 +16,7 @@ Run = Callable[[argparse.Namespace], dict[str, Any]]
 
 
 def _recipe_path(name: str) -> Path:
-    """A path to a TOML file, or the name of a recipe that comes with the package."""
+    """Return the path of a TOML file, or of a recipe shipped with the package."""
     path = Path(name)
     if path.suffix == ".toml":
         return path
@@ -28,21 +28,21 @@ def _recipe_path(name: str) -> Path:
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Pre-train a model from packed corpora (see `vitascope prepare`). The run goes on from its last checkpoint "
-        "when started again, exactly as if it had not been interrupted."
+        "Pre-train a model from packed corpora (see `vitascope prepare`). A run that is started again "
+        "continues from its last checkpoint, exactly as if it had not been interrupted."
     )
     parser.epilog = """\
 examples:
   vitascope train hd-vila-tiny --data data/packed
   vitascope train soho-tiny --seed 1 --out runs/soho-1
-  vitascope train my-recipe.toml --stop-after 200       the same command again goes on from there
+  vitascope train my-recipe.toml --stop-after 200       run it again to continue
   accelerate launch -m vitascope train hd-vila-tiny     several processes, one model
 """
     parser.add_argument("recipe", help="name of a shipped recipe (hd-vila-tiny) or path of a TOML file")
     parser.add_argument("--data", type=Path, default=Path("data/packed"), help="folder of packed corpora")
     parser.add_argument("--out", type=Path, help="run folder (default: runs/RECIPE)")
-    parser.add_argument("--seed", type=int, help="another seed than the recipe's")
-    parser.add_argument("--stop-after", type=int, metavar="STEPS", help="stop, resumable, after so many steps")
+    parser.add_argument("--seed", type=int, help="override the recipe's seed")
+    parser.add_argument("--stop-after", type=int, metavar="STEPS", help="stop with a checkpoint after this many steps")
 
 
 def _run_recipe(args: argparse.Namespace, start_from: Path | None) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def _run_recipe(args: argparse.Namespace, start_from: Path | None) -> dict[str, 
     if args.seed is not None:
         recipe = recipe.model_copy(update={"seed": args.seed})
     out = args.out or Path("runs") / recipe.name
-    found = train(
+    path = train(
         recipe,
         args.data,
         out,
@@ -62,7 +62,7 @@ def _run_recipe(args: argparse.Namespace, start_from: Path | None) -> dict[str, 
         validate=validator(recipe, args.data) if recipe.validate_on else None,
         stop_after=args.stop_after,
     )
-    return {"checkpoint": str(found), "log": str(out / "log.jsonl"), "curves": str(out / "curves.png")}
+    return {"checkpoint": str(path), "log": str(out / "log.jsonl"), "curves": str(out / "curves.png")}
 
 
 def _train(args: argparse.Namespace) -> dict[str, Any]:
@@ -72,15 +72,14 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
 def _finetune_arguments(parser: argparse.ArgumentParser) -> None:
     _train_arguments(parser)
     parser.description = (
-        "Fine-tune a model with a recipe's stages: same as train, starting from the weights of a checkpoint or of a "
-        "bundle, such as the one that is shipped."
+        "Fine-tune a model with a recipe: like `train`, but starting from the weights of a checkpoint or bundle."
     )
     parser.epilog = """\
 examples:
   vitascope finetune pictograms --start-from bundles/hd-vila-tiny --data data/packed
   vitascope finetune my-recipe.toml --start-from runs/soho-tiny/checkpoint --out runs/mine
 """
-    parser.add_argument("--start-from", type=Path, required=True, help="checkpoint or bundle folder to begin with")
+    parser.add_argument("--start-from", type=Path, required=True, help="checkpoint or bundle folder to start from")
 
 
 def _finetune(args: argparse.Namespace) -> dict[str, Any]:
@@ -89,25 +88,24 @@ def _finetune(args: argparse.Namespace) -> dict[str, Any]:
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Measure a bundle, or a checkpoint, on packed corpora, under whatever name they are packed. What is measured "
-        "follows from what a corpus holds: captions (retrieval in both directions), wrong captions, choices among "
-        "sentences, questions."
+        "Evaluate a bundle or checkpoint on packed corpora. The metrics follow from the contents of a corpus: captions "
+        "(retrieval in both directions), negative captions, multiple choice, questions."
     )
     parser.epilog = """\
 examples:
   vitascope evaluate bundles/hd-vila-tiny --data data/packed --judgements /path/to/flickr8k
   vitascope evaluate runs/soho-tiny/checkpoint --split val --corpus flickr8k --out metrics.json
-  vitascope evaluate bundles/hd-vila-tiny --corpus msrvtt --corpus msvd      text to video and back, all captions
+  vitascope evaluate bundles/hd-vila-tiny --corpus msrvtt --corpus msvd      retrieval in both directions, all captions
   vitascope evaluate runs/retrieval/checkpoint --data data/clips --corpus msrvtt --clips 4
-  vitascope evaluate bundles/talks --data runs/adapt-talks/data --split val  what `vitascope adapt` packed
+  vitascope evaluate bundles/talks --data runs/adapt-talks/data --split val  corpora packed by `vitascope adapt`
 """
     parser.add_argument("model", type=Path, help="bundle or checkpoint folder")
     parser.add_argument("--data", type=Path, default=Path("data/packed"), help="folder of packed corpora")
     parser.add_argument("--split", default="test", choices=("val", "test"))
-    parser.add_argument("--corpus", action="append", help="only this packed corpus; may be given again (default: all)")
-    parser.add_argument("--judgements", type=Path, help="folder with Flickr8k's expert judgements")
-    parser.add_argument("--clips", type=int, metavar="K", help="clips of each video (default: all that are packed)")
-    parser.add_argument("--out", type=Path, help="also write the numbers to this JSON file")
+    parser.add_argument("--corpus", action="append", help="a packed corpus; repeatable (default: all)")
+    parser.add_argument("--judgements", type=Path, help="folder of the Flickr8k expert judgements")
+    parser.add_argument("--clips", type=int, metavar="K", help="clips per video (default: all packed clips)")
+    parser.add_argument("--out", type=Path, help="also write the metrics to this JSON file")
 
 
 def _evaluate(args: argparse.Namespace) -> dict[str, Any]:

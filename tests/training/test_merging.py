@@ -57,7 +57,7 @@ def test_each_place_gets_the_mean_of_its_group() -> None:
     features = torch.tensor([[[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [-1.0, 0.0]]])
     merging = soft_matching(features, 3)  # places 0 and 1 are alike
     values = torch.tensor([2.0, 4.0, 6.0, 8.0]).reshape(1, 1, 4, 1)
-    assert merging.apart(merging.together(values)).flatten().tolist() == [3.0, 3.0, 6.0, 8.0]
+    assert merging.unmerge(merging.merge(values)).flatten().tolist() == [3.0, 3.0, 6.0, 8.0]
     assert sorted(merging.sizes.flatten().tolist()) == [1.0, 1.0, 2.0]
 
 

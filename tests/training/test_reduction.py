@@ -7,7 +7,7 @@ import torch
 
 from tests.training.test_hdvila import frames, small_config
 from training.models.hd_vila import HdVila, tiny
-from training.models.hd_vila.reduction import ReducedVideo, fitted_places, reduced_config
+from training.models.hd_vila.reduction import ReducedVideo, interpolated_embeddings, reduced_config
 from training.models.hd_vila.video import HybridTransformer
 from vitascope.errors import InvalidInput
 
@@ -24,7 +24,7 @@ def test_the_times_of_fewer_frames_are_those_of_the_same_moments() -> None:
     hybrid = HybridTransformer(old)
     with torch.no_grad():
         hybrid.time.copy_(torch.arange(7.0)[None, :, None].expand_as(hybrid.time))
-    time = fitted_places(hybrid, old, new)["time"]
+    time = interpolated_embeddings(hybrid, old, new)["time"]
     assert time[0, :, 0].tolist() == [1.0, 3.0, 5.0]  # of seven the fourth is the middle one
 
 
@@ -35,7 +35,7 @@ def test_between_learned_times_they_are_mixed() -> None:
         hybrid.time.copy_(torch.arange(7.0)[None, :, None].expand_as(hybrid.time))
     # One sixth of the clip lies halfway between the first frame and the second, one half between the third and fourth,
     # which stand before and after the middle frame.
-    assert fitted_places(hybrid, old, new)["time"][0, :, 0].tolist() == pytest.approx([0.5, 3.0, 3.0, 5.5])
+    assert interpolated_embeddings(hybrid, old, new)["time"][0, :, 0].tolist() == pytest.approx([0.5, 3.0, 3.0, 5.5])
 
 
 def test_smaller_pictures_have_a_smaller_grid() -> None:

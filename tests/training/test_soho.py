@@ -13,7 +13,7 @@ from tests.training.small_run import IMAGE_MODEL, image_recipe, recipe, write_co
 from training import checkpoint
 from training.models.soho import Soho, SohoConfig, base, tiny
 from training.models.soho.dictionary import VisualDictionary
-from training.models.soho.model import sine_places
+from training.models.soho.model import sine_positions
 from training.recipe import Recipe
 from training.trainer import train
 
@@ -163,8 +163,8 @@ def test_a_text_vector_is_that_of_the_text_alone_through_all_layers() -> None:
     assert not torch.allclose(before, after, atol=1e-3)
 
 
-def test_sine_places_differ_by_row_and_column() -> None:
-    places = sine_places(3, 4, 16).reshape(3, 4, 16)
+def test_sine_positions_differ_by_row_and_column() -> None:
+    places = sine_positions(3, 4, 16).reshape(3, 4, 16)
     assert torch.equal(places[0, 0, 8:], places[2, 0, 8:])  # same column
     assert torch.equal(places[1, 0, :8], places[1, 3, :8])  # same row
     assert len(places.flatten(0, 1).unique(dim=0)) == 12

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.models.hd_vila import HdVila, HdVilaConfig
-from training.models.hd_vila.reduction import fitted_places
+from training.models.hd_vila.reduction import interpolated_embeddings
 from training.models.hd_vila.video import VideoEncoder
 from training.models.pretrained import load_cnn
 from vitascope.errors import InvalidInput
@@ -86,7 +86,7 @@ def _inherit(student: Student, teacher: HdVila) -> None:
     """All weights of the teacher that have the same name and shape; learned places and times are interpolated."""
     known = dict(teacher.video.state_dict())
     if student.eyes.hybrid_width == teacher.cfg.hybrid_width:
-        for name, values in fitted_places(teacher.video.hybrid, teacher.cfg, student.eyes).items():
+        for name, values in interpolated_embeddings(teacher.video.hybrid, teacher.cfg, student.eyes).items():
             known[f"hybrid.{name}"] = values
         student.vector.load_state_dict(teacher.video_project.state_dict())
     own = student.video.state_dict()

@@ -21,22 +21,23 @@ from training import distributed
 
 
 def fold_frozen_norms(module: nn.Module) -> None:
-    """Let each convolution in `module` that a BatchNorm2d follows apply that norm itself while it trains.
+    """Let each convolution of a module apply the BatchNorm2d that follows it, in training mode.
 
-    For norms that stay in evaluation mode. Parameters, their names and their gradients stay what they are; in
-    evaluation mode both layers run as ever.
+    For norms with frozen statistics, which are affine maps: the activations, the largest tensors of a step, are then
+    read and written once less in each direction. Parameters, their names and gradients do not change; in evaluation
+    mode both layers run unchanged.
     """
     for convolution_name, norm_name in normalised_convolutions(module):
         convolution: Any = module.get_submodule(convolution_name)
         norm: Any = module.get_submodule(norm_name)
-        convolution.folded_norm = (norm,)  # in a tuple, so that it is not a second owner of the norm's parameters
+        convolution.folded_norm = (norm,)  # in a tuple, so that torch does not register the norm twice
         convolution.forward = MethodType(_convolve_and_normalise, convolution)
         norm.folded_into = (convolution,)
         norm.forward = MethodType(_after_folded, norm)
 
 
 def normalised_convolutions(module: nn.Module) -> list[tuple[str, str]]:
-    """(name of a Conv2d, name of the BatchNorm2d that follows it) inside `module`, in order."""
+    """Return the names of each Conv2d and the BatchNorm2d that follows it, in order."""
     leaves = [(n, m) for n, m in module.named_modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
     return [
         (before, after)
@@ -69,13 +70,13 @@ def _after_folded(self: Any, x: Tensor) -> Tensor:
     if not convolution.training:
         plain: Tensor = type(self).forward(self, x)
         return plain
-    # timm's norms bring their activation along
+    # timm's norms include their activation
     out: Tensor = self.act(self.drop(x)) if isinstance(self, BatchNormAct2d) else x
     return out
 
 
 class _Convolution(torch.autograd.Function):
-    """F.conv2d with a bias whose gradient is a plain sum: oneDNN's own costs as much as a third of the kernel's."""
+    """F.conv2d whose bias gradient is a plain sum: oneDNN's takes a third of the time of the kernel's gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, kernel: Tensor, shift: Tensor, geometry: tuple[Any, ...]) -> Tensor:
@@ -96,9 +97,9 @@ class _Convolution(torch.autograd.Function):
 
 
 def sync_batch_norm(module: nn.Module) -> None:
-    """Let every BatchNorm of `module` that learns its statistics take them over all processes while it trains.
+    """Let every BatchNorm of a module with running statistics use those of all processes' batches in training mode.
 
-    Parameters, buffers and evaluation stay what they are. Batches of all processes must be equally large.
+    Parameters, buffers and evaluation mode do not change. All processes must have equal batch sizes.
     """
     for part in module.modules():
         if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d) and not hasattr(part, "folded_into"):
@@ -112,7 +113,7 @@ def _normalise(self: Any, x: Tensor) -> Tensor:
         return plain
     axes = [axis for axis in range(x.ndim) if axis != 1]
     shape = (1, -1, *(1 for _ in axes[1:]))
-    values = x.float()  # sums of bfloat16 would lose what a norm is about
+    values = x.float()  # bfloat16 sums are too coarse
     elements = values.numel() // values.shape[1] * distributed.world_size()
     mean = _summed(values.sum(dim=axes)) / elements
     centred = values - mean.view(shape)
@@ -120,13 +121,13 @@ def _normalise(self: Any, x: Tensor) -> Tensor:
     _remember(self, mean.detach(), variance.detach() * (elements / max(elements - 1, 1)))
     scale = self.weight * torch.rsqrt(variance + self.eps)
     out = (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
-    # timm's norms bring their activation along
+    # timm's norms include their activation
     activated: Tensor = self.act(self.drop(out)) if isinstance(self, BatchNormAct2d) else out
     return activated
 
 
 def _summed(x: Tensor) -> Tensor:
-    """Over processes, differentiably: every process's loss depends on what every other has seen."""
+    """Sum over processes, differentiably, since the loss of each depends on the batches of all."""
     if distributed.world_size() == 1:
         return x
     summed: Tensor = torch.distributed.nn.all_reduce(x)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The numbers that every system here has: text layers, fused layers, heads. Each system adds those of its own eyes."""
+"""Configuration shared by all architectures: text layers, fused layers and heads."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ ClipMerge = Literal["mean", "logsumexp"]
 
 
 class FusedConfig(BaseModel):
-    """Architecture behind the video encoder; stored with the rest beside every checkpoint."""
+    """Configuration of everything behind the video encoder. Stored as `config.json` in checkpoints."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     masks_visual: ClassVar[bool] = False
-    """Whether the system learns to tell masked visual tokens."""
+    """Whether the architecture has masked visual modelling."""
 
     system: str
-    """Which system this is; its name in `training.models.architectures`."""
+    """Name in `training.models.architectures.ARCHITECTURES`."""
     size: str
     image_mean: tuple[float, float, float]
     """Subtracted from pixel values in 0..255."""
     image_std: tuple[float, float, float]
-    """What they are divided by then."""
+    """Divisor of the pixel values after the mean is subtracted."""
     grid_height: int
     """Rows of visual tokens of a clip."""
     grid_width: int
     text_width: int
     text_heads: int
     text_layers: int
-    """Text encoder: the first layers of one split BERT."""
+    """Number of layers of the text encoder, the first of one split BERT."""
     fused_layers: int
-    """Multi-modal encoder: the layers after the split, on [text; visual tokens]."""
+    """Number of layers of the multi-modal encoder, after the split, over [text; visual tokens]."""
     text_intermediate: int
     vocabulary: int
     max_positions: int
@@ -43,9 +43,9 @@ class FusedConfig(BaseModel):
     vector_width: int
     temperature: float
     clip_merge: ClipMerge = "mean"
-    """How the clips of a video meet a text in contrast and retrieval. `mean`: as one vector. `logsumexp`: each by
-    itself, the similarities merged, so that the clips that fit the text count most (HD-VILA's fine-tuning). The fused
-    layers read the mean of the visual tokens in either case."""
+    """How ITC and retrieval pool the clips of a video. `mean`: into one embedding. `logsumexp`: pool the similarities
+    of the clips, so that the best ones count most (HD-VILA's fine-tuning). The fused layers read the mean of the visual
+    tokens in either case."""
     answer_hidden: int
     answers: int = 0
     """Size of the answer vocabulary; 0: no answer head."""
@@ -55,7 +55,7 @@ class FusedConfig(BaseModel):
     attention_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Of attention weights in the text Transformer."""
     vector_from_fused: bool = False
-    """Text vectors come from all layers, run on the text alone: for a single stream, which has no text encoder."""
+    """A single-stream model, without a text encoder: text embeddings come from all layers, run on text only."""
     visual_reads_text: bool = True
     """In the fused layers. True: the published joint self-attention. False: visual tokens attend to one another only
     and are computed once for many texts about a video."""
@@ -63,7 +63,7 @@ class FusedConfig(BaseModel):
     @model_validator(mode="after")
     def _masked_visual_tokens_read_text(self) -> Self:
         if self.masks_visual and not self.visual_reads_text:
-            raise ValueError("visual_reads_text: false; masked visual tokens are told from the text, true was expected")
+            raise ValueError("visual_reads_text: false; masked visual tokens read the text, true was expected")
         return self
 
     @property
@@ -77,32 +77,32 @@ class FusedConfig(BaseModel):
 
     @property
     def architecture(self) -> str:
-        """Name of the system and its size, as bundles state it."""
+        """Name and size, as in the manifest of a bundle."""
         return f"{self.system}-{self.size}"
 
     @abstractmethod
     def streams(self) -> list[FrameStream]:
-        """What the visual graph eats, as the bundle's manifest states it."""
+        """Return the input streams of the visual graph, as in the manifest of a bundle."""
 
 
 class ConvConfig(FusedConfig):
-    """With a convolutional backbone of timm's as eyes."""
+    """Configuration of models with a convolutional backbone from timm."""
 
     backbone: str
-    """timm name, ResNet or EfficientNet."""
+    """Name in timm; a ResNet or EfficientNet."""
     frozen_stages: Annotated[int, Field(ge=0, le=5)]
-    """Leading backbone stages that never learn (0: the whole encoder learns)."""
+    """Number of leading backbone stages that are always frozen."""
     frozen_norm: bool
     """Keep the backbone's BatchNorm at its pretrained statistics; needed for small batches."""
 
 
 def middle_frame(height: int, width: int) -> list[FrameStream]:
-    """The streams of an image model: the middle frame of a clip, under the name that packed corpora give it."""
+    """Return the stream of an image model: the middle frame of a clip, named as in packed corpora."""
     return [FrameStream(name="high", frames=1, height=height, width=width, placement="middle")]
 
 
 IMAGENET: dict[str, Any] = {"image_mean": (123.675, 116.28, 103.53), "image_std": (58.395, 57.12, 57.375)}
-"""Pixel statistics that the backbones of every `base` are used to."""
+"""Pixel statistics of the backbones of every `base`."""
 BERT_BASE: dict[str, Any] = {
     "text_width": 768,
     "text_heads": 12,
@@ -129,9 +129,9 @@ MINILM: dict[str, Any] = {
     "answer_hidden": 384,
     "attention_dropout": 0.0,
 }
-"""Text, vectors and heads of every `tiny`, around the pretrained MiniLM-L6."""
+"""Text layers, embeddings and heads of every `tiny`, for the pretrained MiniLM-L6."""
 MINILM_STREAM: dict[str, Any] = MINILM | {"text_layers": 0, "fused_layers": 6, "vector_from_fused": True}
-"""The same with MiniLM-L6's layers as the single stream of an image model."""
+"""MiniLM-L6 as the single stream of an image model."""
 LITE0: dict[str, Any] = {
     "backbone": "tf_efficientnet_lite0",
     "image_mean": (127.0, 127.0, 127.0),
@@ -139,4 +139,4 @@ LITE0: dict[str, Any] = {
     "frozen_stages": 3,
     "frozen_norm": True,
 }
-"""The pretrained EfficientNet-Lite0 as every `tiny` with a convolutional backbone has it."""
+"""The pretrained EfficientNet-Lite0 as the backbone of every convolutional `tiny`."""

@@ -1,4 +1,4 @@
-"""Convolutional backbones of timm as encoders of frames: pixels in, feature maps out.
+"""Convolutional backbones from timm as frame encoders, with temporal shift.
 
 Shape letters: N frames, H W pixels.
 """
@@ -16,11 +16,11 @@ from training.models.config import ConvConfig
 from training.models.pixels import Normalise
 
 STRIDE_16, STRIDE_32 = 3, 4
-"""Backbone stages by index: stage i has stride 2 ** (i + 1)."""
+"""Indices of backbone stages; stage i has stride 2 ** (i + 1)."""
 
 
 def backbone_stages(model: nn.Module) -> list[nn.Sequential]:
-    """The five stages (strides 2, 4, 8, 16, 32) of a timm ResNet or EfficientNet without its classifier."""
+    """Return the five stages (strides 2, 4, 8, 16, 32) of a timm ResNet or EfficientNet without its classifier."""
     part = model.get_submodule
     if hasattr(model, "conv_stem"):
         blocks = list(part("blocks").children())
@@ -43,7 +43,7 @@ def backbone_stages(model: nn.Module) -> list[nn.Sequential]:
 
 
 class ConvEncoder(nn.Module):
-    """Pixels 0..255 to feature maps of the stages asked for; normalises inside (HD-VILA, section 3.2)."""
+    """A backbone that normalises pixels and returns the feature maps of chosen stages (HD-VILA, section 3.2)."""
 
     def __init__(self, cfg: ConvConfig, stages: int, shift: float = 0.0) -> None:
         super().__init__()
@@ -67,12 +67,15 @@ class ConvEncoder(nn.Module):
                     module.eval()
         return self
 
-    def forward(self, pixels: Tensor, wanted: Iterable[int], frames: int = 1) -> list[Tensor]:
-        """pixels (N, 3, H, W) float 0..255 -> one map (N, channels, H / stride, W / stride) per wanted stage.
+    def forward(self, pixels: Tensor, outputs: Iterable[int], frames: int = 1) -> list[Tensor]:
+        """Return the feature maps (N, channels, H / stride, W / stride) of the stages in `outputs`.
 
-        frames: how many in a row are one video's; only an encoder with `shift` lets them see one another.
+        Args:
+            pixels: (N, 3, H, W) float, 0..255.
+            outputs: Stage indices.
+            frames: Number of adjacent frames of one video, which temporal shift mixes.
         """
-        wanted = set(wanted)
+        outputs = set(outputs)
         x = self.normalise(pixels)
         maps = []
         for index, stage in enumerate(self.stages):
@@ -85,7 +88,7 @@ class ConvEncoder(nn.Module):
                     x = self._learned(stage, x.float(), frames)
             else:
                 x = self._learned(stage, x, frames)
-            if index in wanted:
+            if index in outputs:
                 maps.append(x)
         return maps
 
@@ -98,7 +101,7 @@ class ConvEncoder(nn.Module):
         return x
 
     def channels(self) -> list[int]:
-        """Channels of each stage's map."""
+        """Return the number of channels of each stage's feature map."""
         with torch.no_grad():
             x = torch.zeros(1, 3, 64, 64)
             training = self.training
@@ -112,10 +115,15 @@ class ConvEncoder(nn.Module):
 
 
 def temporal_shift(maps: Tensor, frames: int, share: float) -> Tensor:
-    """Take a `share` of the channels from the frame before and as many from the frame after.
+    """Take a fraction of the channels from the previous frame and as many from the next (Lin et al., "TSM", ICCV 2019).
 
-    maps: (N * frames, C, H, W), the frames of a video in a row. The first and last frame keep what is theirs, so that
-    a video that stands still does not change. Returns the same shape, channels last in memory.
+    Args:
+        maps: (N * frames, C, H, W), the frames of a video adjacent. The first and last frame repeat their own channels,
+            so that a still video does not change.
+        share: Fraction of the channels per direction.
+
+    Returns:
+        The shape of `maps`, channels last in memory.
     """
     moved = int(maps.shape[1] * share)
     last = maps.permute(0, 2, 3, 1)
@@ -127,9 +135,9 @@ def temporal_shift(maps: Tensor, frames: int, share: float) -> Tensor:
 
 
 def apply_shifted(block: nn.Module, maps: Tensor, frames: int, share: float) -> Tensor:
-    """`block` of an EfficientNet on shifted maps; its shortcut, where it has one, carries the maps as they were.
+    """Run an EfficientNet block on shifted maps; its shortcut, where it has one, carries the unshifted maps.
 
-    That is the paper's residual shift (section 4.2): what a frame shows by itself is never lost.
+    This is the residual shift of TSM (section 4.2), which keeps each frame's own features.
     """
     shifted = temporal_shift(maps, frames, share)
     out: Tensor = block(shifted)
@@ -137,7 +145,7 @@ def apply_shifted(block: nn.Module, maps: Tensor, frames: int, share: float) -> 
 
 
 def blocks_of(stage: nn.Module) -> list[nn.Module]:
-    """The blocks of a stage in order, however deep they are nested in `nn.Sequential`."""
+    """Return the blocks of a stage in order, however deeply nested in `nn.Sequential`."""
     if not isinstance(stage, nn.Sequential):
         return [stage]
     return [block for child in stage for block in blocks_of(child)]

@@ -1,10 +1,10 @@
-"""What every system here shares: one split text Transformer behind its own eyes, and heads on the fused states.
+"""The base of all architectures: a split text Transformer behind a video encoder, and heads on the fused states.
 
-A system (`hdvila`, `soho`, `visual_parsing`) gives the video encoder and says how its visual tokens enter the fused
-layers; vectors for retrieval, matching, masked words and answers are the same for all.
+An architecture (`hd_vila`, `soho`, `visual_parsing`) supplies the video encoder and the embedding of its visual tokens
+in the fused layers. Retrieval embeddings and the heads for matching, masked words and answers are shared.
 
 Shape letters: B samples, C clips, F frames, H W pixels, V visual tokens, L text tokens, D width of the fused layers,
-W width of the visual tokens, E width of the shared vector space.
+W width of the visual tokens, E embedding dim.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ENCODER_PREFIXES = ("video.", "text.bert.embeddings.", "text_pool.", "text_proje
 
 
 def text_transformer(cfg: FusedConfig) -> TextTransformer:
-    """The text half of a model of these sizes, its fused layers with it."""
+    """Build the text layers and fused layers of a configuration."""
     return TextTransformer(
         width=cfg.text_width,
         heads=cfg.text_heads,
@@ -41,10 +41,10 @@ def text_transformer(cfg: FusedConfig) -> TextTransformer:
 
 
 class FusedModel(nn.Module, ABC):
-    """Public steps (`encode_video`, `encode_text`, `see`, `fuse`, heads), so that each can be exported alone."""
+    """A video-language model whose steps can be exported one by one: encoders, fusion and heads."""
 
     backbones: ClassVar[tuple[str, ...]]
-    """Prefixes of the parameters of the convolutional or visual Transformer backbones."""
+    """Parameter prefixes of the visual backbones."""
 
     def __init__(self, cfg: FusedConfig, video: nn.Module) -> None:
         super().__init__()
@@ -56,18 +56,18 @@ class FusedModel(nn.Module, ABC):
         self.video = video
         self.text = text_transformer(cfg)
         self.text_pool = nn.Linear(cfg.text_width, cfg.text_width)
-        # Starts as the identity: with a pretrained sentence encoder the masked mean is already meaningful.
+        # Starts as the identity, since the masked mean of a pretrained sentence encoder is already meaningful.
         nn.init.eye_(self.text_pool.weight)
         nn.init.zeros_(self.text_pool.bias)
         self.text_project = nn.Linear(cfg.text_width, cfg.vector_width)
         self.video_project = nn.Linear(cfg.visual_width, cfg.vector_width)
         self.visual_embeddings = self.make_visual_embeddings()
         self.word_head = MaskedWordHead(cfg.text_width, cfg.vocabulary)
-        # One logit for "an object is here", then those of each attribute. Only training reads it.
+        # Presence of an object, then the classes of each attribute. Only used in training.
         classes = sum(cfg.object_classes)
         self.object_head = nn.Linear(cfg.visual_width, 1 + classes) if classes else None
         self.match_head = nn.Linear(cfg.text_width, 1)
-        # Matching starts as similarity above a threshold and learns what to add to it.
+        # Matching starts as a threshold on the similarity; the head learns a correction.
         nn.init.zeros_(self.match_head.weight)
         nn.init.zeros_(self.match_head.bias)
         self.match_scale = nn.Parameter(torch.tensor(0.5))
@@ -85,7 +85,7 @@ class FusedModel(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes; its inputs belong there too."""
+        """The device of the parameters, where inputs are expected."""
         return self.match_threshold.device
 
     def train(self, mode: bool = True) -> Self:
@@ -106,56 +106,60 @@ class FusedModel(nn.Module, ABC):
 
     @abstractmethod
     def make_visual_embeddings(self) -> nn.Module:
-        """What takes visual tokens (B, V, W) to (B, V, D), as the fused layers read them."""
+        """Build the module that embeds visual tokens (B, V, W) for the fused layers, (B, V, D)."""
 
     def encode_video(self, streams: Mapping[str, Tensor], times: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """streams: (B, C, F, H, W, 3) by name, as `cfg.streams()` states them; pixels 0..255 of any dtype.
+        """Encode videos.
 
-        times: which learned times the frames stand for, where the video encoder has such; default all.
-        Returns the L2-normalised vector (B, E) and the visual tokens (B, V, W), both means over clips.
+        Args:
+            streams: (B, C, F, H, W, 3) by name, as in `cfg.streams()`; pixels 0..255 of any dtype.
+            times: Indices (F,) of the learned time embeddings, for video encoders that have them; default all.
+
+        Returns:
+            The L2-normalised embedding (B, E) and the visual tokens (B, V, W), both means over clips.
         """
         tokens = self.clip_tokens(streams, times).mean(dim=1)
         return self.video_embedding(tokens), tokens
 
     def clip_tokens(self, streams: Mapping[str, Tensor], times: Tensor | None = None) -> Tensor:
-        """Streams as in `encode_video` -> the visual tokens of each clip (B, C, V, W)."""
+        """Return the visual tokens of each clip, (B, C, V, W). Arguments as in `encode_video`."""
         b, c = next(iter(streams.values())).shape[:2]
         tokens: Tensor = self.video({name: frames.flatten(0, 1) for name, frames in streams.items()}, times)
         return tokens.reshape(b, c, *tokens.shape[1:])
 
     def video_embedding(self, tokens: Tensor) -> Tensor:
-        """Visual tokens (..., V, W) -> the L2-normalised vector (..., E)."""
+        """Return the L2-normalised embedding (..., E) of visual tokens (..., V, W)."""
         return F.normalize(self.video_project(tokens.mean(dim=-2)), dim=-1)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """ids and mask (B, L) -> the L2-normalised vector (B, E) and the text states (B, L, D)."""
+        """Return the L2-normalised embedding (B, E) and the text states (B, L, D) of ids and mask (B, L)."""
         states = self.text.encode(input_ids, attention_mask)
         return self.text_embedding(states, attention_mask), states
 
     def text_embedding(self, states_BLD: Tensor, attention_mask: Tensor) -> Tensor:
-        """Text states (B, L, D) and their mask -> the L2-normalised vector (B, E)."""
+        """Return the L2-normalised embedding (B, E) of text states (B, L, D) and their mask (B, L)."""
         pooled = torch.tanh(self.text_pool(self.mean_text_state(states_BLD, attention_mask)))
         return F.normalize(self.text_project(pooled), dim=-1)
 
     def mean_text_state(self, states_BLD: Tensor, attention_mask: Tensor) -> Tensor:
-        """Mean (B, D) of the states that a text has by itself: of a single stream, after all of its layers."""
+        """Return the mean state (B, D) of texts without video; in a single-stream model, after the fused layers."""
         if self.cfg.vector_from_fused:
             states_BLD = self.text.fuse_text_only(states_BLD, attention_mask)
         return masked_mean(states_BLD, attention_mask)
 
     def prepare_visual(self, visual_PVW: Tensor) -> VisualCache:
-        """Visual tokens of P videos (P, V, W), made ready for the heads below; do it once for many texts."""
+        """Embed the visual tokens (P, V, W) of P videos for the heads below, once for many texts."""
         return self.text.prepare_visual(visual_PVW, self.visual_embeddings(visual_PVW))
 
     def fuse(self, text_BLD: Tensor, attention_mask: Tensor, seen: VisualCache) -> Tensor:
-        """Text states (B, L, D) of B = n * P texts, n in a row about each video -> fused states (B, L, D)."""
+        """Return the fused states (B, L, D) of B = n * P texts, the n texts about a video adjacent."""
         return self.text.fuse(text_BLD, attention_mask, seen)
 
     def match_logits(self, text_BLD: Tensor, attention_mask: Tensor, seen: VisualCache) -> Tensor:
-        """Text states (B, L, D), n in a row about each video -> (B,): do they belong together, before calibration.
+        """Return the matching logits (B,) of text states (B, L, D), the texts about a video adjacent; not calibrated.
 
-        The fused [CLS] corrects the scaled similarity of the two vectors: with few matching steps a head on [CLS]
-        alone (HD-VILA leaves its own unused) stays far below what similarity already knows.
+        The head on the fused [CLS] corrects the scaled similarity of the two embeddings: trained for few steps, a head
+        on [CLS] alone stays far below similarity. HD-VILA does not use its matching head.
         """
         first = self.text.fuse(text_BLD, attention_mask, seen, first_only=True)[:, 0]
         video = repeated(self.video_embedding(seen.visual), text_BLD.shape[0])
@@ -165,7 +169,7 @@ class FusedModel(nn.Module, ABC):
         return logits
 
     def answer_logits(self, text_BLD: Tensor, attention_mask: Tensor, seen: VisualCache) -> Tensor:
-        """Question states (B, L, D), n in a row about each video -> (B, answers)."""
+        """Return the answer logits (B, answers) of question states (B, L, D), those about a video adjacent."""
         if self.answer_head is None:
             raise ValueError("answers: 0 in this model's config; an answer vocabulary was expected")
         first = self.text.fuse(text_BLD, attention_mask, seen, first_only=True)[:, 0]
@@ -173,12 +177,12 @@ class FusedModel(nn.Module, ABC):
         return logits
 
     def grid_of(self, tokens: int) -> tuple[int, int]:
-        """Rows and columns of so many visual tokens: the configured grid, or one of its shape for other pictures."""
+        """Return rows and columns of a number of visual tokens, in the aspect ratio of the configured grid."""
         rows = round((tokens * self.cfg.grid_height / self.cfg.grid_width) ** 0.5)
         return rows, tokens // rows
 
     def object_logits(self, visual_BVW: Tensor) -> Tensor:
-        """Visual tokens (B, V, W) -> (B, V, 1 + classes of all attributes): is an object here, and what is it."""
+        """Return presence and attribute logits (B, V, 1 + classes of all attributes) of visual tokens (B, V, W)."""
         if self.object_head is None:
             raise ValueError(
                 "object_classes: empty in this model's config; the classes of each attribute were expected"
@@ -187,32 +191,32 @@ class FusedModel(nn.Module, ABC):
         return logits
 
     def encode_for_masking(self, streams: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Of one clip each: visual tokens (B, V, W), and what `masked_visual` needs to choose among them.
+        """Return the visual tokens (B, V, W) of one clip per video, and what decides which are masked together.
 
-        Raises ValueError for a system that masks no visual tokens.
+        Raises ValueError for an architecture without masked visual modelling.
         """
         raise ValueError(f"objectives: 'mvm' for {self.cfg.architecture}, which masks no visual tokens")
 
     def masked_visual_loss(self, tokens: Tensor, parts: Tensor, text_BLD: Tensor, attention_mask: Tensor) -> Tensor:
-        """The loss of telling masked visual tokens from the rest and from the text, one text about each video.
+        """Compute the loss of predicting masked visual tokens from the others and from one text per video.
 
-        tokens, parts: of `encode_for_masking`. Raises ValueError for a system that masks no visual tokens.
+        tokens, parts: of `encode_for_masking`. Raises ValueError for an architecture without masked visual modelling.
         """
         raise ValueError(f"objectives: 'mvm' for {self.cfg.architecture}, which masks no visual tokens")
 
     def align_visual_embeddings(self) -> None:
-        """Visual tokens enter the fused layers as the words they resemble (stage option `align_visual`).
+        """Initialize the projection of visual tokens from the retrieval projections (stage option `align_visual`).
 
-        Raises ValueError for a system whose tokens enter without a projection of their own.
+        Raises ValueError for an architecture without such a projection.
         """
         raise ValueError(f"align_visual: {self.cfg.architecture} has no projection of visual tokens to align")
 
     def step_metrics(self) -> dict[str, float]:
-        """What the training log should show of the model's inner state after a step, by name."""
+        """Return values of the model's state after a step for the training log, by name."""
         return {}
 
     def word_logits(self, states: Tensor) -> Tensor:
-        """(n, D) fused states of masked positions -> (n, vocabulary)."""
+        """Return the logits (n, vocabulary) of fused states (n, D) at masked positions."""
         logits: Tensor = self.word_head(states, self.text.word_embeddings)
         return logits
 

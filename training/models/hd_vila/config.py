@@ -1,6 +1,6 @@
-"""The numbers of HD-VILA, in the published size and in one that two CPU cores can train.
+"""Configuration of HD-VILA in two sizes: `base`, as published, and `tiny`, which trains on two CPU cores.
 
-`tiny` and `base` run the same code; only what is written here differs.
+Both sizes run the same code.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from vitascope.bundle.manifest import FrameStream
 
 
 class HdVilaConfig(ConvConfig):
-    """Architecture of one HD-VILA model: two backbones that share no weights, on a grid of (low size / 16)."""
+    """Configuration of an HD-VILA model: two backbones without shared weights, on a grid of (low size / 16)."""
 
     system: Literal["hd-vila"] = "hd-vila"
     high_height: int
-    """At least twice that of the low-resolution frames; or theirs, for a model whose frames are all alike."""
+    """At least twice the low resolution; or equal to it, for a model with one resolution."""
     high_width: int
     low_height: int
     low_width: int
     low_frames: Annotated[int, Field(ge=2)]
-    """Low-resolution neighbours of the one high-resolution frame."""
+    """Number of low-resolution neighbours of the high-resolution frame."""
     temporal_shift: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """Share of channels that the learned blocks of the low-resolution encoder take from the frame before, and as many
-    from the frame after. The published model has none; only an EfficientNet can have it."""
+    """Fraction of channels that the trained blocks of the low-resolution encoder take from the previous frame, and as
+    many from the next. The published model has no temporal shift; only an EfficientNet supports it."""
     hybrid_width: int
     hybrid_heads: int
     hybrid_layers: int
     drop_path: Annotated[float, Field(ge=0, lt=1)]
     centre_weight: Annotated[float, Field(ge=0, le=1)]
-    """Share of the middle frame (which carries the high resolution) in the mean over frames. The published
-    model takes the plain mean: 1 / (low_frames + 1)."""
+    """Weight of the middle frame, which has the high resolution, in the mean over frames. The published model uses the
+    plain mean: 1 / (low_frames + 1)."""
 
     @model_validator(mode="after")
     def _grid_fits(self) -> HdVilaConfig:
@@ -51,7 +51,7 @@ class HdVilaConfig(ConvConfig):
 
     @property
     def frames(self) -> int:
-        """Frames of the hybrid sequence: the low-resolution ones and the middle one."""
+        """Number of frames of the hybrid sequence: the low-resolution ones and the middle one."""
         return self.low_frames + 1
 
     @property
@@ -71,7 +71,7 @@ class HdVilaConfig(ConvConfig):
 
 
 def base(answers: int = 0) -> HdVilaConfig:
-    """The published configuration (XPretrain `hd-vila`; HD-VILA, sections 3.2 and 4.1)."""
+    """Return the published configuration (XPretrain `hd-vila`; HD-VILA, sections 3.2 and 4.1)."""
     return HdVilaConfig(
         size="base",
         backbone="resnet50",
@@ -106,7 +106,7 @@ def base(answers: int = 0) -> HdVilaConfig:
 
 
 def tiny(answers: int = 0) -> HdVilaConfig:
-    """Trains on two CPU cores: EfficientNet-Lite0 encoders, MiniLM-L6 as text encoder, three fused layers."""
+    """Return the small configuration: EfficientNet-Lite0 encoders, MiniLM-L6 as text encoder, three fused layers."""
     return HdVilaConfig(
         size="tiny",
         **LITE0,

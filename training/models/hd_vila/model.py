@@ -1,4 +1,4 @@
-"""HD-VILA wired: the hybrid video encoder before the split text Transformer (section 3).
+"""The HD-VILA model: the hybrid video encoder and the split text Transformer (section 3).
 
 Shape letters: B videos, V visual tokens, W their width, D width of the fused layers.
 """
@@ -16,7 +16,7 @@ from training.models.hd_vila.video import VideoEncoder
 
 
 class VisualEmbeddings(nn.Module):
-    """Visual tokens as the fused layers take them: row + column + type embeddings, LayerNorm, dropout."""
+    """Embedding of visual tokens for the fused layers: projection, row, column and type embeddings, LayerNorm."""
 
     def __init__(self, *, visual_width: int, width: int, rows: int, columns: int, dropout: float) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class VisualEmbeddings(nn.Module):
 
 
 class HdVila(FusedModel):
-    """Two frame streams; retrieval by the two towers, the rest by the fused layers."""
+    """HD-VILA: two frame streams; retrieval by the two encoders, the other tasks by the fused layers."""
 
     cfg: HdVilaConfig
     video: VideoEncoder
@@ -58,10 +58,10 @@ class HdVila(FusedModel):
 
     @torch.no_grad()
     def align_visual_embeddings(self) -> None:
-        """Visual tokens enter the fused layers as the text states whose vectors would be closest to theirs.
+        """Initialize the projection of visual tokens so that they enter as the text states with the nearest embeddings.
 
-        Undoes the text projection after the video projection, at the size of a fresh layer. Without it the fused
-        layers have to learn from nothing what the contrastive stage already knows.
+        The video projection followed by the pseudo-inverse of the text projection, scaled to the norm of a new layer.
+        Otherwise the fused layers would have to learn again what ITC has learned.
         """
         project = self.visual_embeddings.project
         weight = torch.linalg.pinv(self.text_project.weight) @ self.video_project.weight

@@ -1,4 +1,4 @@
-"""HD-VILA's eyes made cheaper without training: fewer frames, smaller pictures, merged tokens.
+"""Cheaper variants of HD-VILA's video encoder without training: fewer frames, smaller frames, merged tokens.
 
 Shape letters: B videos, C clips, F frames, V visual tokens, D width of the hybrid Transformer.
 """
@@ -23,9 +23,10 @@ from vitascope.media.sampling import clip_times
 
 
 def reduced_config(cfg: HdVilaConfig, *, low_frames: int | None = None, size: int | None = None) -> HdVilaConfig:
-    """The configuration with fewer low-resolution frames, or with pictures whose longer side has `size` pixels.
+    """Return the configuration with fewer low-resolution frames, or with frames whose longer side has `size` pixels.
 
-    Both streams shrink alike. Raises InvalidInput for more than there is and for sizes that fit no grid.
+    Both streams are scaled equally. Raises InvalidInput for larger values than the configuration's, and for sizes that
+    fit no grid.
     """
     changes: dict[str, int] = {}
     if low_frames is not None:
@@ -53,10 +54,10 @@ def _unfit(cfg: HdVilaConfig, size: int | None) -> str:
     return f"size: {size} pixels; a multiple of {step} up to {longer} was expected"
 
 
-def fitted_places(hybrid: HybridTransformer, old: HdVilaConfig, new: HdVilaConfig) -> dict[str, Tensor]:
-    """The learned `position` and `time` of a hybrid Transformer for another grid and number of frames.
+def interpolated_embeddings(hybrid: HybridTransformer, old: HdVilaConfig, new: HdVilaConfig) -> dict[str, Tensor]:
+    """Interpolate the `position` and `time` embeddings of a hybrid Transformer for another grid and frame count.
 
-    A time is that of the same moment of the clip, linearly between the learned ones; that of the middle frame stays.
+    A time embedding is interpolated linearly at the frame's time in the clip; that of the middle frame is kept.
     """
     position, time = hybrid.position.detach(), hybrid.time.detach()
     grids = [(cfg.grid_height, cfg.grid_width) for cfg in (old, new)]
@@ -64,14 +65,14 @@ def fitted_places(hybrid: HybridTransformer, old: HdVilaConfig, new: HdVilaConfi
         grid = position.reshape(1, *grids[0], -1).permute(0, 3, 1, 2)
         position = F.interpolate(grid, grids[1], mode="bicubic").flatten(2).transpose(1, 2)
     if old.low_frames != new.low_frames:
-        known, wanted = (torch.tensor(clip_times(_low(cfg), 0.0, 1.0)) for cfg in (old, new))
+        old_times, new_times = (torch.tensor(clip_times(_low(cfg), 0.0, 1.0)) for cfg in (old, new))
         middle = old.low_frames // 2
         learned = torch.cat([time[0, :middle], time[0, middle + 1 :]])
-        after = torch.searchsorted(known, wanted).clamp(1, len(known) - 1)
-        share = ((wanted - known[after - 1]) / (known[after] - known[after - 1]))[:, None].to(time.dtype)
+        after = torch.searchsorted(old_times, new_times).clamp(1, len(old_times) - 1)
+        share = ((new_times - old_times[after - 1]) / (old_times[after] - old_times[after - 1]))[:, None].to(time.dtype)
         low = learned[after - 1] * (1 - share) + learned[after] * share
-        middle_now = new.low_frames // 2
-        time = torch.cat([low[:middle_now], time[0, middle : middle + 1], low[middle_now:]])[None]
+        new_middle = new.low_frames // 2
+        time = torch.cat([low[:new_middle], time[0, middle : middle + 1], low[new_middle:]])[None]
     return {"position": position.clone(), "time": time.clone()}
 
 
@@ -81,19 +82,19 @@ def _low(cfg: HdVilaConfig) -> FrameStream:
 
 
 class ReducedVideo(nn.Module):
-    """The video graph of a cheaper HD-VILA: streams (B, C, F, H, W, 3) -> vector (B, E) and visual tokens (B, V, D).
+    """The video graph of a cheaper variant: streams (B, C, F, H, W, 3) -> embedding (B, E) and visual tokens (B, V, D).
 
-    There are as many tokens as before, so that everything behind them stays as it is.
+    The number of tokens does not change, so that the other graphs are used unchanged.
     """
 
     def __init__(self, model: HdVila, cfg: HdVilaConfig, tokens: int | None = None) -> None:
-        """`cfg`: of `reduced_config`. `tokens`: kept of each frame, see `training.models.hd_vila.merging`."""
+        """cfg: Of `reduced_config`. tokens: Kept per frame, see `training.models.hd_vila.merging`."""
         super().__init__()
         old = model.cfg
         self.names = [stream.name for stream in cfg.streams()]
         self.old_grid, self.grid = ((c.grid_height, c.grid_width) for c in (old, cfg))
         self.video: VideoEncoder = copy.deepcopy(model.video)
-        for name, values in fitted_places(self.video.hybrid, old, cfg).items():
+        for name, values in interpolated_embeddings(self.video.hybrid, old, cfg).items():
             setattr(self.video.hybrid, name, nn.Parameter(values))
         self.video.hybrid.grid = self.grid
         if tokens is not None:
@@ -105,9 +106,9 @@ class ReducedVideo(nn.Module):
         self.project = copy.deepcopy(model.video_project)
 
     def forward(self, *streams: Tensor) -> tuple[Tensor, Tensor]:
-        given: Mapping[str, Tensor] = dict(zip(self.names, streams, strict=True))
+        by_name: Mapping[str, Tensor] = dict(zip(self.names, streams, strict=True))
         b, c = streams[0].shape[:2]
-        tokens = self.video({name: frames.flatten(0, 1) for name, frames in given.items()})
+        tokens = self.video({name: frames.flatten(0, 1) for name, frames in by_name.items()})
         tokens = tokens.reshape(b, c, *tokens.shape[1:]).mean(dim=1)
         if self.grid != self.old_grid:
             grid = tokens.transpose(1, 2).reshape(b, -1, *self.grid)

@@ -1,4 +1,4 @@
-"""HD-VILA's visual half: two convolutional encoders and the hybrid Transformer (section 3.2).
+"""The video encoder of HD-VILA: two convolutional encoders and the hybrid Transformer (section 3.2).
 
 Shape letters: N videos * clips, F frames of the hybrid sequence, H W pixels, Y X grid rows and columns,
 V = Y * X visual tokens, D width.
@@ -28,7 +28,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(n, length, width) -> the same; mask (n, 1, 1, length): added to the scores."""
+        """Return the attention output for x (n, length, width). mask: (n, 1, 1, length), added to the scores."""
         n, length, width = x.shape
         qkv = self.qkv(x).reshape(n, length, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (n, heads, length, width / heads)
@@ -61,7 +61,7 @@ class DividedSpaceTimeBlock(nn.Module):
         self.temporal_attention = Attention(width, heads)
         self.temporal_out = nn.Linear(width, width)
         if not first:
-            # Later blocks start as purely spatial ones, so that depth does not disturb early training.
+            # Later blocks start as purely spatial ones, which keeps early training stable.
             nn.init.zeros_(self.temporal_out.weight)
             nn.init.zeros_(self.temporal_out.bias)
         self.spatial_norm = nn.LayerNorm(width)
@@ -71,7 +71,7 @@ class DividedSpaceTimeBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x_NFVD: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(N, F, V, D) -> the same; mask (N * F, 1, 1, V): added to the scores of spatial attention."""
+        """Return the block's output for x (N, F, V, D). mask: (N * F, 1, 1, V), added to spatial attention scores."""
         n, f, v, d = x_NFVD.shape
         by_time = x_NFVD.transpose(1, 2).reshape(n * v, f, d)
         by_time = self.temporal_out(self.temporal_attention(self.temporal_norm(by_time)))
@@ -83,7 +83,7 @@ class DividedSpaceTimeBlock(nn.Module):
 
 
 class HybridTransformer(nn.Module):
-    """Divided space-time blocks with learned positions and times, interpolated where the shape differs."""
+    """Divided space-time blocks with learned position and time embeddings, interpolated for other shapes."""
 
     def __init__(self, cfg: HdVilaConfig) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class HybridTransformer(nn.Module):
         self.norm = nn.LayerNorm(cfg.hybrid_width)
 
     def forward(self, x_NFYXD: Tensor, times: Tensor | None = None) -> Tensor:
-        """(N, F, Y, X, D) -> (N, F, V, D). `times`: indices (F,) of the learned time of each frame."""
+        """Return (N, F, V, D) for maps (N, F, Y, X, D). times: Indices (F,) of the time embedding of each frame."""
         out = self.add_positions(x_NFYXD, times)
         for block in self.blocks:
             out = block(out)
@@ -137,21 +137,21 @@ class VideoEncoder(nn.Module):
         self.combine = nn.Conv2d(2 * cfg.hybrid_width, cfg.hybrid_width, 1)
 
     def forward(self, streams: Mapping[str, Tensor], times: Tensor | None = None) -> Tensor:
-        """Visual tokens of each clip.
+        """Return the visual tokens (N, V, D) of each clip: the weighted mean over frames.
 
-        streams: high (N, 1, H, W, 3) uint8 or float, 0..255; low (N, F - 1, H', W', 3) likewise.
-        times: indices (F,) into the learned times, in the order [low before, middle, low after]; default all.
-        Returns (N, V, D) float: the weighted mean over frames, the middle one carrying the high resolution.
+        Args:
+            streams: `high` (N, 1, H, W, 3) and `low` (N, F - 1, H', W', 3), uint8 or float, 0..255.
+            times: Indices (F,) of the time embeddings, in the order [low before, middle, low after]; default all.
         """
         high, low = streams["high"], streams["low"]
         n, neighbours = low.shape[:2]
         (low_map,) = self.low(channels_first(low), (STRIDE_16,), neighbours)
         low_map = F.gelu(self.low_grid(low_map))
-        grid = low_map.shape[2:]  # the configured one unless the streams come in another size
+        grid = low_map.shape[2:]  # the configured grid unless the streams have another size
         low_map = low_map.reshape(n, neighbours, -1, *grid)
         reference, detail = self.high(channels_first(high), (STRIDE_16, STRIDE_32))
         detail = self.high_grid(detail)
-        if detail.shape[2] < grid[0]:  # all frames are alike: stride 32 is coarser than the grid
+        if detail.shape[2] < grid[0]:  # one resolution: stride 32 is coarser than the grid
             detail = F.interpolate(detail, grid, mode="nearest")
         elif detail.shape[2:] != grid:
             detail = F.max_pool2d(detail, (detail.shape[2] // grid[0], detail.shape[3] // grid[1]))

@@ -1,6 +1,6 @@
-"""The numbers of SOHO, in the published size and in one that two CPU cores can train.
+"""Configuration of SOHO in two sizes: `base`, as published, and `tiny`, which trains on two CPU cores.
 
-`tiny` and `base` run the same code; only what is written here differs.
+Both sizes run the same code.
 """
 
 from __future__ import annotations
@@ -14,37 +14,37 @@ from vitascope.bundle.manifest import FrameStream
 
 
 class SohoConfig(ConvConfig):
-    """Architecture of one SOHO model: one picture, one backbone, one stream of text and visual tokens."""
+    """Configuration of a SOHO model: one frame, one backbone, one stream of text and visual tokens."""
 
     masks_visual = True
     system: Literal["soho"] = "soho"
     image_height: int
     image_width: int
     neck_stride: Annotated[int, Field(ge=1, le=2)]
-    """Of the max-pooling between backbone and neck: visual tokens are 32 * this many pixels apart."""
+    """Stride of the max-pooling between backbone and neck: visual tokens are 32 * neck_stride pixels apart."""
     entries: Annotated[int, Field(ge=0)]
-    """Entries of the visual dictionary. 0: no dictionary, visual tokens are the neck's features as they are."""
+    """Number of entries of the visual dictionary. 0: no dictionary; visual tokens are the features of the neck."""
     decay: Annotated[float, Field(ge=0, lt=1)]
-    """Share of the dictionary's running sums that a step keeps."""
+    """Decay of the dictionary's exponential moving averages."""
     revive_below: Annotated[float, Field(ge=0)]
-    """Entries whose running count falls below this are placed on a token of the batch anew: the guard against
-    collapse, which the published model does not have (0: no guard)."""
+    """Entries whose running count falls below this are reset to a feature of the batch, against codebook collapse.
+    0: never, as in the published model."""
     entry_temperature: Annotated[float, Field(gt=0)]
-    """Of the cosines that masked visual tokens are told by. The published model divides by none (1)."""
+    """Temperature of the cosines in masked visual modelling; 1 in the published model."""
 
     @model_validator(mode="after")
     def _grid_fits(self) -> SohoConfig:
         for axis in ("height", "width"):
-            given, grid = getattr(self, f"image_{axis}"), getattr(self, f"grid_{axis}")
-            if -(-given // 32) // self.neck_stride != grid:
+            size, grid = getattr(self, f"image_{axis}"), getattr(self, f"grid_{axis}")
+            if -(-size // 32) // self.neck_stride != grid:
                 raise ValueError(
-                    f"grid_{axis}: {grid} given; image_{axis} {given} makes {-(-given // 32) // self.neck_stride}"
+                    f"grid_{axis}: {grid} given; image_{axis} {size} makes {-(-size // 32) // self.neck_stride}"
                 )
         return self
 
     @property
     def visual_width(self) -> int:
-        """That of the Transformer: dictionary entries are compared with fused states."""
+        """The width of the Transformer, since dictionary entries are compared with fused states."""
         return self.text_width
 
     def streams(self) -> list[FrameStream]:
@@ -52,9 +52,9 @@ class SohoConfig(ConvConfig):
 
 
 def base(answers: int = 0) -> SohoConfig:
-    """The published configuration (SOHO, section 4.1).
+    """Return the published configuration (SOHO, section 4.1).
 
-    Recalled, not verified: ResNet-101 and twelve layers (the released configuration has ResNet-18 and three).
+    From memory, not verified: ResNet-101 and twelve layers (the released configuration has ResNet-18 and three).
     """
     return SohoConfig(
         size="base",
@@ -78,7 +78,7 @@ def base(answers: int = 0) -> SohoConfig:
 
 
 def tiny(answers: int = 0) -> SohoConfig:
-    """Trains on two CPU cores: EfficientNet-Lite0 as backbone, MiniLM-L6 as the single stream's six layers."""
+    """Return the small configuration: EfficientNet-Lite0 as backbone, MiniLM-L6 as the six layers of the stream."""
     return SohoConfig(
         size="tiny",
         **LITE0,

@@ -1,4 +1,4 @@
-"""SOHO's visual dictionary (section 3.2): each visual feature is replaced by the nearest of K learned entries.
+"""The visual dictionary of SOHO (section 3.2): vector quantization with K entries, updated by moving averages.
 
 Shape letters: N features, K entries, D width.
 """
@@ -13,20 +13,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 EPSILON = 1e-5
-"""Of the Laplace smoothing of entry sizes."""
+"""Laplace smoothing of the cluster sizes."""
 
 
 class Quantised(NamedTuple):
-    """values (N, D): the nearest entries, with the gradient of the features; indices (N,) int64: which they are."""
+    """Features replaced by their nearest entries."""
 
     values: Tensor
+    """(N, D) entries, with the gradient of the features (straight-through)."""
     indices: Tensor
+    """(N,) int64 indices of the entries."""
 
 
 class VisualDictionary(nn.Module):
-    """K entries that follow the running mean of the features assigned to them; they have no gradient.
+    """K entries, each the moving average of the features assigned to it; they have no gradient.
 
-    Entries change in training mode only, from the counts and sums of all ranks.
+    Entries are updated in training mode only, from the counts and sums of all processes.
     """
 
     entries: Tensor
@@ -40,16 +42,16 @@ class VisualDictionary(nn.Module):
         self.register_buffer("sizes", torch.zeros(entries))
         self.register_buffer("sums", self.entries.clone())
         self.last_counts: Tensor | None = None
-        """(K,) features of the last training step by entry, over all ranks."""
+        """(K,) number of features by entry in the last training step, over all processes."""
 
     def forward(self, features_ND: Tensor) -> Quantised:
-        """Features (N, D) of any float dtype -> the nearest entries by squared distance."""
+        """Replace features (N, D) of any float dtype by their nearest entries (squared distance)."""
         features = features_ND.float()
         indices = self.nearest(features)
         # The published order: values are those before the step's update.
         values = F.embedding(indices, self.entries)
         if self.training:
-            self._follow(features.detach(), indices)
+            self._update(features.detach(), indices)
         return Quantised((values - features).detach() + features, indices)
 
     def nearest(self, features_ND: Tensor) -> Tensor:
@@ -63,8 +65,8 @@ class VisualDictionary(nn.Module):
         return distances.argmin(dim=1)
 
     @torch.no_grad()
-    def _follow(self, features: Tensor, indices: Tensor) -> None:
-        """Exponential moving averages of counts and sums, Laplace-smoothed (section 3.2, equations 3 and 4)."""
+    def _update(self, features: Tensor, indices: Tensor) -> None:
+        """Update the moving averages of counts and sums, Laplace-smoothed (section 3.2, equations 3 and 4)."""
         count = len(self.entries)
         counts = torch.bincount(indices, minlength=count).float()
         sums = torch.zeros_like(self.sums).index_add_(0, indices, features)
@@ -77,10 +79,10 @@ class VisualDictionary(nn.Module):
         total = self.sizes.sum()
         smoothed = (self.sizes + EPSILON) / (total + count * EPSILON) * total
         self.entries.copy_(self.sums / smoothed[:, None])
-        self._revive(features)
+        self._reset_dead_entries(features)
 
-    def _revive(self, features: Tensor) -> None:
-        """Entries that hardly any feature is near to move to features of the batch, drawn at random."""
+    def _reset_dead_entries(self, features: Tensor) -> None:
+        """Reset rarely used entries to random features of the batch."""
         dead = self.sizes < self.revive_below
         if not bool(dead.any()):
             return
@@ -92,14 +94,14 @@ class VisualDictionary(nn.Module):
         self.sizes[dead] = 1.0
 
     def usage(self) -> dict[str, float]:
-        """`usage_of` the last training step; empty before the first one and where entries stand still."""
+        """Return `usage_of` the last training step; empty before the first one and outside training mode."""
         return usage_of(self.last_counts) if self.training and self.last_counts is not None else {}
 
 
 def usage_of(counts_K: Tensor) -> dict[str, float]:
-    """How features (counts by entry) spread: entries that some were assigned to, and the perplexity.
+    """Return the number of used entries and the perplexity of feature counts (K,) by entry.
 
-    Perplexity: exp of the entropy; 1 when all features share an entry, K when all entries are used alike.
+    Perplexity: exp of the entropy; 1 when all features share an entry, K when all entries are used equally.
     """
     shares = counts_K / counts_K.sum()
     entropy = -(shares * shares.clamp_min(1e-12).log()).sum()

@@ -1,4 +1,4 @@
-"""SOHO wired: visual tokens beside words in a single stream, and masked visual modelling (section 3).
+"""The SOHO model: words and visual tokens in a single stream, and masked visual modelling (section 3).
 
 Shape letters: B videos, H W pixels, V visual tokens, L text tokens, D width, K dictionary entries.
 """
@@ -20,10 +20,10 @@ from training.models.soho.video import VideoEncoder
 WAVELENGTH = 10_000.0
 
 
-def sine_places(rows: int, columns: int, width: int) -> Tensor:
-    """(rows * columns, width): sines and cosines of the row in the first half, of the column in the second.
+def sine_positions(rows: int, columns: int, width: int) -> Tensor:
+    """Return sine positions (rows * columns, width): of rows in the first half of the width, of columns in the second.
 
-    Fixed positions as DETR has them (section 3.1), scaled to 0..2 pi, so that grids of other sizes span the same range.
+    Fixed positions as in DETR (section 3.1), scaled to 0..2 pi, so that grids of other sizes span the same range.
     """
     half = width // 2
     frequency = WAVELENGTH ** (-2.0 * (torch.arange(half) // 2) / half)
@@ -40,28 +40,28 @@ def sine_places(rows: int, columns: int, width: int) -> Tensor:
 
 
 class SineEmbeddings(nn.Module):
-    """Visual tokens (B, V, D) as the fused layers take them: sine positions, LayerNorm, dropout."""
+    """Embedding of visual tokens (B, V, D) for the fused layers: sine positions, LayerNorm, dropout."""
 
-    places: Tensor
+    positions: Tensor
 
     def __init__(self, *, width: int, rows: int, columns: int, dropout: float) -> None:
         super().__init__()
         if width % 4:
             raise ValueError(f"width: {width}; a multiple of 4 was expected")
-        self.register_buffer("places", sine_places(rows, columns, width), persistent=False)
+        self.register_buffer("positions", sine_positions(rows, columns, width), persistent=False)
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, visual_BVD: Tensor) -> Tensor:
-        out: Tensor = self.dropout(self.norm(visual_BVD + self.places))
+        out: Tensor = self.dropout(self.norm(visual_BVD + self.positions))
         return out
 
 
 class Soho(FusedModel):
-    """One picture per clip and one Transformer for words and visual tokens together.
+    """SOHO: one frame per clip and one Transformer for words and visual tokens.
 
-    The published model ranks by its matching head alone, which no index can hold; vectors for retrieval are the mean
-    of the visual tokens and of the text's states, projected and trained by contrast, as in the other systems here.
+    The published model ranks by its matching head only, which cannot be indexed. Here retrieval embeddings are the
+    projected means of visual tokens and text states, trained by ITC as in the other architectures.
     """
 
     cfg: SohoConfig
@@ -78,28 +78,28 @@ class Soho(FusedModel):
         return SineEmbeddings(width=cfg.text_width, rows=cfg.grid_height, columns=cfg.grid_width, dropout=cfg.dropout)
 
     def encode_for_masking(self, streams: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Visual tokens (B, V, D) and the indices of their dictionary entries, (B, V)."""
+        """Return the visual tokens (B, V, D) and the indices (B, V) of their dictionary entries."""
         if not self.video.has_dictionary:
             raise ValueError("entries: 0 in this model's config; 'mvm' predicts them, some were expected")
         return self.video.tokens(self.video.features(streams["high"].flatten(0, 1)))
 
     def mask_visual(self, tokens_BVD: Tensor, indices_BV: Tensor) -> tuple[Tensor, Tensor]:
-        """Same-index masking (section 3.3): of each picture one dictionary index is drawn, and all its tokens go.
+        """Mask all tokens of one random dictionary index per video (section 3.3).
 
-        Masking one token alone would let an equal neighbour give it away. Returns the tokens with the mask embedding
-        in place of the masked ones, and which were masked, (B, V) bool.
+        A single masked token could be copied from an equal neighbour. Returns the tokens with the mask embedding in
+        place of the masked ones, and the mask (B, V) bool.
         """
         drawn = torch.randint(indices_BV.shape[1], (len(indices_BV), 1), device=indices_BV.device)
         masked = indices_BV == indices_BV.gather(1, drawn)
         return torch.where(masked[..., None], self.mask_embedding.to(tokens_BVD.dtype), tokens_BVD), masked
 
     def entry_logits(self, states: Tensor) -> Tensor:
-        """Fused states of masked visual tokens (n, D) -> (n, K): cosine with every dictionary entry."""
+        """Return the logits (n, K) of fused states (n, D): cosines with the dictionary entries over the temperature."""
         entries = F.normalize(self.video.dictionary.entries, dim=-1)
         return F.normalize(states.float(), dim=-1) @ entries.T / self.cfg.entry_temperature
 
     def masked_visual_loss(self, tokens: Tensor, parts: Tensor, text_BLD: Tensor, attention_mask: Tensor) -> Tensor:
-        """Masked visual modelling: cross-entropy over the dictionary's entries, the text whole (section 3.3)."""
+        """Compute MVM: the cross-entropy over dictionary entries at masked tokens, with unmasked text (section 3.3)."""
         hidden, masked = self.mask_visual(tokens, parts)
         fused = self.text.fuse_visual(text_BLD, attention_mask, self.prepare_visual(hidden))
         loss = F.cross_entropy(self.entry_logits(fused[masked]), parts[masked])

@@ -1,4 +1,4 @@
-"""SOHO's visual half: one trainable CNN, a neck, and the visual dictionary with its gate (sections 3.1 and 3.2).
+"""The video encoder of SOHO: a CNN, a neck, and the visual dictionary with its gate (sections 3.1 and 3.2).
 
 Shape letters: N videos * clips, F frames, H W pixels, V visual tokens, D width.
 """
@@ -18,7 +18,7 @@ from training.models.soho.dictionary import VisualDictionary
 
 
 class VideoEncoder(nn.Module):
-    """The picture of each clip to visual tokens, each a mixture of what was seen and of its dictionary entry."""
+    """One frame per clip to visual tokens, each a gated mixture of its feature and its dictionary entry."""
 
     def __init__(self, cfg: SohoConfig) -> None:
         super().__init__()
@@ -34,20 +34,20 @@ class VideoEncoder(nn.Module):
             self.gate = nn.Sequential(nn.Linear(2 * cfg.visual_width, 2, bias=False), nn.BatchNorm1d(2))
 
     def forward(self, streams: Mapping[str, Tensor], times: Tensor | None = None) -> Tensor:
-        """streams: high (N, 1, H, W, 3), pixels 0..255 -> visual tokens (N, V, D). times: not used."""
+        """Return the visual tokens (N, V, D) of streams: `high` (N, 1, H, W, 3), pixels 0..255. times: Not used."""
         features = self.features(streams["high"])
         return self.tokens(features)[0] if self.has_dictionary else features
 
     def features(self, high: Tensor) -> Tensor:
-        """Pixels (N, 1, H, W, 3), 0..255 -> features before the dictionary (N, V, D)."""
-        (seen,) = self.cnn(channels_first(high), (STRIDE_32,))
+        """Return the features (N, V, D) before the dictionary of pixels (N, 1, H, W, 3), 0..255."""
+        (maps,) = self.cnn(channels_first(high), (STRIDE_32,))
         if self.neck_stride > 1:
-            seen = F.max_pool2d(seen, self.neck_stride)
-        features: Tensor = self.neck(seen).flatten(2).transpose(1, 2)
+            maps = F.max_pool2d(maps, self.neck_stride)
+        features: Tensor = self.neck(maps).flatten(2).transpose(1, 2)
         return features
 
     def tokens(self, features_NVD: Tensor) -> tuple[Tensor, Tensor]:
-        """Features -> visual tokens (N, V, D) and the dictionary index of each, (N, V)."""
+        """Return the visual tokens (N, V, D) of features, and the dictionary index (N, V) of each."""
         n, v, d = features_NVD.shape
         features = features_NVD.reshape(n * v, d)
         quantised = self.dictionary(features)

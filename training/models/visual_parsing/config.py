@@ -1,4 +1,4 @@
-"""The numbers of Visual Parsing, in a size as published and in one that two CPU cores can train.
+"""Configuration of Visual Parsing in two sizes: `base`, as published, and `tiny`, which trains on two CPU cores.
 
 `tiny` and `base` run the same code; only what is written here differs. No code of the authors was ever released; what
 is recalled and not verified is marked.
@@ -15,25 +15,25 @@ from vitascope.bundle.manifest import FrameStream
 
 
 class VisualParsingConfig(FusedConfig):
-    """Architecture of one model: a Swin Transformer as eyes, one stream of text and visual tokens."""
+    """Configuration of a model: a Swin Transformer as vision encoder, one stream of text and visual tokens."""
 
     masks_visual = True
     system: Literal["visual-parsing"] = "visual-parsing"
     image_height: int
     image_width: int
     patch: Annotated[int, Field(ge=1)]
-    """Pixels of the side of a first-level token."""
+    """Side of a first-level token (pixels)."""
     swin_width: Annotated[int, Field(ge=4)]
-    """Width of the first level; it doubles with each."""
+    """Width of the first level; it doubles with each level."""
     swin_depths: Annotated[list[int], Field(min_length=1)]
     """Blocks of each level; between two levels the grid halves."""
     swin_heads: list[int]
     window: Annotated[int, Field(ge=2)]
-    """Side of an attention window in tokens. On the last level it is the whole grid, so that every visual token has
-    attended to every other before the text comes in."""
+    """Side of an attention window (tokens). On the last level it is the whole grid, so that every visual token attends
+    to every other before it meets the text."""
     drop_path: Annotated[float, Field(ge=0, lt=1)]
     masked_with: Annotated[int, Field(ge=0)]
-    """Tokens that are masked together with the one drawn: those that it attends to most. (K; not published.)"""
+    """Number of tokens masked together with a sampled one: those it attends to most (K; not published)."""
 
     @model_validator(mode="after")
     def _grid_fits(self) -> VisualParsingConfig:
@@ -58,7 +58,7 @@ class VisualParsingConfig(FusedConfig):
 
 
 def base(answers: int = 0) -> VisualParsingConfig:
-    """The published size: Swin and BERT-base (recalled: which Swin, and its 384 pixels)."""
+    """Return the published size: Swin and BERT-base (which Swin, and its 384 pixels, from memory)."""
     return VisualParsingConfig(
         size="base",
         **IMAGENET,
@@ -80,7 +80,7 @@ def base(answers: int = 0) -> VisualParsingConfig:
 
 
 def tiny(answers: int = 0) -> VisualParsingConfig:
-    """Trains on two CPU cores: a small Swin from nothing, MiniLM-L6 as the single stream's six layers."""
+    """Return the small configuration: a small Swin from scratch, MiniLM-L6 as the six layers of the stream."""
     return VisualParsingConfig(
         size="tiny",
         image_mean=(127.0, 127.0, 127.0),

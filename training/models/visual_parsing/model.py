@@ -1,4 +1,4 @@
-"""Visual Parsing wired: Swin's tokens beside words in a single stream, and masked feature regression (section 3).
+"""The Visual Parsing model: words and Swin's tokens in a single stream, and masked feature regression (section 3).
 
 Shape letters: B videos, H W pixels, V visual tokens, L text tokens, C width of the visual tokens, D of the stream.
 """
@@ -17,9 +17,9 @@ from training.models.visual_parsing.video import VideoEncoder
 
 
 class VisualParsing(FusedModel):
-    """One picture per clip, parsed by self-attention before the text comes in.
+    """Visual Parsing: one frame per clip, parsed by self-attention before it is fused with the text.
 
-    Vectors for retrieval are an addition, as in SOHO here: the published model ranks by its matching head alone.
+    Retrieval embeddings are an addition, as in SOHO: the published model ranks by its matching head only.
     """
 
     cfg: VisualParsingConfig
@@ -32,33 +32,33 @@ class VisualParsing(FusedModel):
         self.feature_head = nn.Linear(cfg.text_width, cfg.visual_width)
 
     def make_visual_embeddings(self) -> nn.Module:
-        """Linear and LayerNorm; where a token is, Swin's own positions have told it already."""
+        """Build projection and LayerNorm, without positions, which Swin already encodes."""
         cfg = self.cfg
         return nn.Sequential(
             nn.Linear(cfg.visual_width, cfg.text_width), nn.LayerNorm(cfg.text_width), nn.Dropout(cfg.dropout)
         )
 
     def encode_for_masking(self, streams: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Visual tokens (B, V, C) and what each attends to in Swin's last block, (B, V, V)."""
+        """Return the visual tokens (B, V, C) and their attention in Swin's last block, (B, V, V)."""
         tokens, before = self.video.parse(streams["high"].flatten(0, 1))
         with torch.no_grad():
             return tokens, self.video.attention(before)
 
     def mask_visual(self, tokens_BVC: Tensor, attention_BVV: Tensor) -> tuple[Tensor, Tensor]:
-        """Attention-guided masking (section 3.2): a token drawn at random and those that it attends to most.
+        """Mask a random token and those it attends to most (section 3.2).
 
-        Returns the tokens with the mask embedding in place of the masked ones, and which were masked, (B, V) bool.
+        Returns the tokens with the mask embedding in place of the masked ones, and the mask (B, V) bool.
         """
         b, v = attention_BVV.shape[:2]
         drawn = torch.randint(v, (b, 1), device=tokens_BVC.device)
         weights = attention_BVV.gather(1, drawn[..., None].expand(-1, -1, v))[:, 0]  # (B, V)
-        weights = weights.scatter(1, drawn, float("inf"))  # the drawn one itself is always among them
+        weights = weights.scatter(1, drawn, float("inf"))  # the sampled token itself is always masked
         chosen = weights.topk(min(self.cfg.masked_with + 1, v), dim=1).indices
         masked = torch.zeros(b, v, dtype=torch.bool, device=tokens_BVC.device).scatter(1, chosen, True)
         return torch.where(masked[..., None], self.mask_embedding.to(tokens_BVC.dtype), tokens_BVC), masked
 
     def masked_visual_loss(self, tokens: Tensor, parts: Tensor, text_BLD: Tensor, attention_mask: Tensor) -> Tensor:
-        """Masked feature regression: the mean squared difference from Swin's own tokens (section 3.2)."""
+        """Compute MFR: the mean squared error of masked tokens against Swin's output (section 3.2)."""
         hidden, masked = self.mask_visual(tokens, parts)
         fused = self.text.fuse_visual(text_BLD, attention_mask, self.prepare_visual(hidden))
         return F.mse_loss(self.feature_head(fused[masked]).float(), tokens[masked].detach().float())

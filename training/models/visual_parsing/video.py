@@ -1,4 +1,4 @@
-"""Visual Parsing's visual half: a Swin Transformer from pixels to tokens (section 3.1).
+"""The video encoder of Visual Parsing: a Swin Transformer (section 3.1).
 
 Shape letters: N videos * clips, F frames, H W pixels, Y X rows and columns of tokens, V = Y * X visual tokens, C width.
 """
@@ -17,7 +17,7 @@ from training.models.visual_parsing.config import VisualParsingConfig
 
 
 class VideoEncoder(nn.Module):
-    """The picture of each clip to visual tokens that have all attended to one another."""
+    """One frame per clip to visual tokens that have all attended to one another."""
 
     def __init__(self, cfg: VisualParsingConfig) -> None:
         super().__init__()
@@ -34,11 +34,11 @@ class VideoEncoder(nn.Module):
         self.normalise = Normalise(cfg)
 
     def forward(self, streams: Mapping[str, Tensor], times: Tensor | None = None) -> Tensor:
-        """streams: high (N, 1, H, W, 3), pixels 0..255 -> visual tokens (N, V, C). times: not used."""
+        """Return the visual tokens (N, V, C) of streams: `high` (N, 1, H, W, 3), pixels 0..255. times: Not used."""
         return self.parse(streams["high"])[0]
 
     def parse(self, high: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels (N, 1, H, W, 3) -> visual tokens (N, V, C) and what the last block was given, (N, Y, X, C)."""
+        """Return the visual tokens (N, V, C) of pixels (N, 1, H, W, 3) and the last block's input (N, Y, X, C)."""
         swin: Any = self.swin
         x = swin.patch_embed(self.normalise(channels_first(high)))
         x = swin.layers[:-1](x)
@@ -49,7 +49,7 @@ class VideoEncoder(nn.Module):
         return tokens, before
 
     def attention(self, before_NYXC: Tensor) -> Tensor:
-        """(N, V, V): what each visual token attends to in the last block, mean over heads; rows sum to 1."""
+        """Return the attention (N, V, V) of the last block, mean over heads; rows sum to 1."""
         swin: Any = self.swin
         block = swin.layers[-1].blocks[-1]
         attend = block.attn
