@@ -52,7 +52,7 @@ def test_a_new_collection_is_empty(collection: Collection) -> None:
     assert collection.search(np.ones(WIDTH), 5, parse_filter({"color": "red"})) == []
 
 
-def test_what_is_added_is_found_at_once_and_whole(collection: Collection) -> None:
+def test_an_added_video_is_found_at_once(collection: Collection) -> None:
     add(collection, 0, 1, 2)
     assert numbers_in(collection) == [0, 1, 2]
     assert collection.stats().clips == sum(map(clip_total, (0, 1, 2)))
@@ -62,7 +62,7 @@ def test_what_is_added_is_found_at_once_and_whole(collection: Collection) -> Non
     assert (hit.start, hit.end) == (0.0, 4.0)
 
 
-def test_similarity_is_the_cosine_whatever_the_lengths(collection: Collection) -> None:
+def test_similarity_is_the_cosine_for_embeddings_of_any_length(collection: Collection) -> None:
     video, _ = new_video(0)
     tokens = np.zeros(TOKENS, np.float16)
     stored = np.array([3.0, 4.0, *[0.0] * (WIDTH - 2)])
@@ -81,7 +81,7 @@ def test_the_same_content_is_one_video(collection: Collection) -> None:
     assert collection.find_by_hash(content(4)) is None
 
 
-def test_a_deleted_video_is_gone_at_once(collection: Collection) -> None:
+def test_a_deleted_video_is_not_found(collection: Collection) -> None:
     ids = add(collection, *range(6))
     clip_ids = [clip.id for clip in collection.clips(ids[2])]
     collection.search(vectors_of(2)[0], 3)
@@ -98,7 +98,7 @@ def test_a_deleted_video_is_gone_at_once(collection: Collection) -> None:
             gone()
 
 
-def test_ids_are_never_given_out_again(collection: Collection) -> None:
+def test_ids_are_never_reused(collection: Collection) -> None:
     first = add(collection, 5)[0]
     old_clips = {clip.id for clip in collection.clips(first)}
     collection.delete_video(first)
@@ -107,7 +107,7 @@ def test_ids_are_never_given_out_again(collection: Collection) -> None:
     assert not old_clips & {clip.id for clip in collection.clips(second)}
 
 
-def test_videos_come_in_pages(collection: Collection) -> None:
+def test_videos_are_listed_in_pages(collection: Collection) -> None:
     ids = add(collection, *range(7))
     first = collection.videos(limit=3)
     second = collection.videos(limit=3, after_id=first[-1].id)
@@ -117,7 +117,7 @@ def test_videos_come_in_pages(collection: Collection) -> None:
     assert [video.metadata["number"] for video in reds] == [3, 6]
 
 
-def test_more_hits_than_there_are_is_fine(collection: Collection) -> None:
+def test_k_may_exceed_the_number_of_clips(collection: Collection) -> None:
     add(collection, 0, 1, 2)
     assert len(collection.search(vectors_of(0)[0], MAX_K)) == 6
     found = collection.search(vectors_of(0)[0], 50, parse_filter({"color": "green"}))
@@ -125,7 +125,7 @@ def test_more_hits_than_there_are_is_fine(collection: Collection) -> None:
     assert len(found) == clip_total(1)
 
 
-def test_visual_tokens_come_in_the_order_asked(collection: Collection) -> None:
+def test_visual_tokens_are_in_the_order_of_the_ids(collection: Collection) -> None:
     video_id = add(collection, 2)[0]
     ids = [clip.id for clip in collection.clips(video_id)]
     forward, backward = collection.visual_tokens(ids), collection.visual_tokens(ids[::-1])
@@ -136,7 +136,7 @@ def test_visual_tokens_come_in_the_order_asked(collection: Collection) -> None:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_tokens_are_kept_as_the_collection_says(tmp_path: Path, encoding: TokenEncoding) -> None:
+def test_tokens_are_stored_in_the_encoding_of_the_collection(tmp_path: Path, encoding: TokenEncoding) -> None:
     """numbers_in compares what is read with what the encoding keeps."""
     with CollectionStore(tmp_path) as library:
         add(library.create("one", manifest(), token_encoding=encoding), 0, 1, 2)
@@ -149,7 +149,7 @@ def test_tokens_are_kept_as_the_collection_says(tmp_path: Path, encoding: TokenE
         assert sizes == {encoded_bytes(encoding, TOKENS)}
 
 
-def test_damaged_tokens_are_named_and_not_used(collection: Collection) -> None:
+def test_damaged_tokens_are_a_storage_error(collection: Collection) -> None:
     video_id = add(collection, 2)[0]
     ids = [clip.id for clip in collection.clips(video_id)]
     with collection.catalogue.write() as connection:
@@ -158,7 +158,7 @@ def test_damaged_tokens_are_named_and_not_used(collection: Collection) -> None:
         collection.visual_tokens(ids)
 
 
-def test_clips_without_tokens_are_told_from_clips_that_are_gone(collection: Collection) -> None:
+def test_clips_without_tokens_differ_from_missing_clips(collection: Collection) -> None:
     video_id = add(collection, 2)[0]
     first, second, third = (clip.id for clip in collection.clips(video_id))
     with collection.catalogue.write() as connection:
@@ -211,7 +211,7 @@ def _with_video(**changes: Any) -> tuple[NewVideo, list[NewClip]]:
         (_with_video(metadata={str(n): n for n in range(65)}), "metadata: 65 keys; at most 64"),
     ],
 )
-def test_what_cannot_be_kept_is_refused_by_name(
+def test_an_invalid_video_or_clip_is_rejected_by_field(
     collection: Collection, wrong: tuple[NewVideo, list[NewClip]], message: str
 ) -> None:
     with pytest.raises(InvalidInput, match=message):
@@ -220,31 +220,31 @@ def test_what_cannot_be_kept_is_refused_by_name(
 
 
 @pytest.mark.parametrize("k", [0, -1, MAX_K + 1, True, 2.0])
-def test_k_is_a_whole_number_in_range(collection: Collection, k: Any) -> None:
+def test_an_invalid_k_is_rejected(collection: Collection, k: Any) -> None:
     with pytest.raises(InvalidInput, match="k: "):
         collection.search(np.ones(WIDTH), k)
 
 
 @pytest.mark.parametrize("vector", [np.ones(WIDTH - 1), np.full(WIDTH, np.nan), np.ones((1, WIDTH))])
-def test_a_query_must_fit(collection: Collection, vector: np.ndarray) -> None:
+def test_an_invalid_query_embedding_is_rejected(collection: Collection, vector: np.ndarray) -> None:
     with pytest.raises(InvalidInput, match="embedding: "):
         collection.search(vector, 3)
 
 
 @pytest.mark.parametrize("video_id", [0, -1, 12, 2**80])
-def test_an_unknown_video_is_named(collection: Collection, video_id: int) -> None:
+def test_an_unknown_video_is_not_found(collection: Collection, video_id: int) -> None:
     for use in (collection.get_video, collection.clips, collection.delete_video):
         with pytest.raises(VideoNotFound, match=f"no video {video_id}"):
             use(video_id)
 
 
-def test_a_collection_of_another_bundle_is_refused(collection: Collection) -> None:
+def test_another_fingerprint_is_rejected(collection: Collection) -> None:
     collection.require_fingerprint(manifest().fingerprint())
     with pytest.raises(FingerprintMismatch, match=r"filled by bundle numbers 1"):
         collection.require_fingerprint(manifest("others").fingerprint())
 
 
-def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
+def test_everything_is_stored_durably(tmp_path: Path) -> None:
     with new_collection(tmp_path) as collection:
         ids = add(collection, *range(8))
         collection.delete_video(ids[3])
@@ -255,7 +255,7 @@ def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
         assert reopened.catalogue.integrity_errors() == []
 
 
-def test_a_closed_collection_says_so(tmp_path: Path) -> None:
+def test_a_closed_collection_raises_a_storage_error(tmp_path: Path) -> None:
     collection = new_collection(tmp_path)
     add(collection, 1)
     collection.close()
@@ -266,7 +266,7 @@ def test_a_closed_collection_says_so(tmp_path: Path) -> None:
         collection.add_video(*new_video(2))
 
 
-def test_threads_that_add_delete_and_search_see_whole_states(collection: Collection) -> None:
+def test_concurrent_searches_see_complete_states(collection: Collection) -> None:
     fixed = add(collection, *range(0, 30, 3))
     failures: list[str] = []
     done = threading.Event()
@@ -314,7 +314,7 @@ def test_threads_that_add_delete_and_search_see_whole_states(collection: Collect
     assert numbers_in(collection) == [*range(0, 30, 3), *kept]
 
 
-def test_a_video_that_is_added_again_under_its_ids_is_found_once_whatever_its_ids(collection: Collection) -> None:
+def test_a_video_added_with_its_ids_is_found_once(collection: Collection) -> None:
     first, second, third = (collection.get_video(video_id) for video_id in add(collection, 1, 4, 7))
     starts = {video.id: collection.clips(video.id)[0].id for video in (first, second, third)}
     for video in (first, second):
@@ -328,9 +328,7 @@ def test_a_video_that_is_added_again_under_its_ids_is_found_once_whatever_its_id
     assert numbers_in(collection) == [1, 4, 7]
 
 
-def test_what_makes_room_for_a_video_goes_in_the_same_step(
-    collection: Collection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_replacing_a_video_is_atomic(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
     old = collection.get_video(add(collection, 1)[0])
 
     def full(*_: object, **__: object) -> None:

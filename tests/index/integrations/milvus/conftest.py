@@ -31,7 +31,7 @@ def collection(library: CollectionStore) -> Collection:
     return library.create("videos", manifest())
 
 
-def copy_of(collection: Collection) -> str:
+def replica_name(collection: Collection) -> str:
     """The name of its collection in Milvus."""
     with collection.catalogue.read() as connection:
         current = read_replicas(connection).current

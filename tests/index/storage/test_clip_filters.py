@@ -126,7 +126,7 @@ FILTERS = st.recursive(
 
 @settings(max_examples=120, deadline=None)
 @given(FILTERS)
-def test_any_nesting_of_clips_and_videos_means_what_it_says(
+def test_nested_filters_on_clips_and_videos_equal_brute_force(
     filled: tuple[Collection, list[Row]], filter_json: dict[str, Any]
 ) -> None:
     collection, rows = filled
@@ -135,7 +135,7 @@ def test_any_nesting_of_clips_and_videos_means_what_it_says(
     ]
 
 
-def test_a_search_finds_only_the_clips_that_pass(filled: tuple[Collection, list[Row]]) -> None:
+def test_a_search_returns_only_clips_that_pass(filled: tuple[Collection, list[Row]]) -> None:
     collection, rows = filled
     filter_json = {"color": "red", "clip": {"start": {"gte": 8}, "text": {"ne": ""}}}
     hits = collection.search(np.ones(WIDTH), 1000, parse_filter(filter_json))
@@ -156,12 +156,12 @@ def test_a_search_finds_only_the_clips_that_pass(filled: tuple[Collection, list[
         ({"clip": {"begin": 3}}, r"clip: operator 'begin'; .* or fields of the clip: start, end, length, text"),
     ],
 )
-def test_a_clip_filter_that_makes_no_sense_is_named(filter_json: object, message: str) -> None:
+def test_an_invalid_clip_filter_is_rejected(filter_json: object, message: str) -> None:
     with pytest.raises(FilterError, match=message):
         parse_filter(filter_json)
 
 
-def test_videos_are_not_listed_by_fields_of_clips(filled: tuple[Collection, list[Row]]) -> None:
+def test_videos_cannot_be_listed_by_clip_fields(filled: tuple[Collection, list[Row]]) -> None:
     collection, _ = filled
     for filter_json in ({"clip": {"start": 0}}, {"or": [{"color": "red"}, {"not": {"clip": {"text": ""}}}]}):
         with pytest.raises(FilterError, match=r"clip\.(start|text); videos are listed by their own fields"):

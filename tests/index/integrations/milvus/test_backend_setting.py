@@ -28,7 +28,7 @@ from vitascope.errors import InvalidInput, StorageError
         ("http://root:secret@milvus:19530", "VITASCOPE_MILVUS_TOKEN"),
     ],
 )
-def test_places_that_cannot_be(given: object, expected: str) -> None:
+def test_an_invalid_backend_is_rejected(given: object, expected: str) -> None:
     with pytest.raises(InvalidInput) as raised:
         check_backend(given)
     assert expected in str(raised.value)
@@ -41,7 +41,7 @@ def test_without_pymilvus_the_extra_is_named(tmp_path: Path, monkeypatch: pytest
         new_collection(tmp_path, vectors="http://127.0.0.1:1")
 
 
-def test_the_token_is_read_from_the_environment_and_kept_nowhere(
+def test_the_token_is_read_from_the_environment_and_never_stored(
     milvus: MilvusUnderTest, library: CollectionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VITASCOPE_MILVUS_TOKEN", "root:SecretMilvus")

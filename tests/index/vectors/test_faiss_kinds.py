@@ -50,7 +50,7 @@ def nearest(index: Index, queries: Any, k: int, mask: Any = None) -> tuple[Any, 
     )
 
 
-def test_the_kind_follows_the_size_and_stays_while_the_size_is_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_follows_the_number_of_clips_with_hysteresis(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faiss_kinds, "HNSW_FROM", 10_000)
     monkeypatch.setattr(faiss_kinds, "IVFPQ_FROM", 100_000)
     assert [kind_to_build(AUTO, n) for n in (0, 9_999, 10_000, 99_999, 100_000)] == [FLAT, FLAT, HNSW, HNSW, IVFPQ]
@@ -58,20 +58,20 @@ def test_the_kind_follows_the_size_and_stays_while_the_size_is_in_between(monkey
     assert [kind_to_build(AUTO, n, IVFPQ) for n in (49_999, 50_000)] == [HNSW, IVFPQ]
 
 
-def test_a_kind_that_is_asked_for_is_built_once_there_is_enough_for_it() -> None:
+def test_a_requested_kind_needs_a_minimum_of_clips() -> None:
     assert [kind_to_build(HNSW, n) for n in (999, 1000, 10**6)] == [FLAT, HNSW, HNSW]
     assert [kind_to_build(IVFPQ, n) for n in (9_999, 10_000)] == [FLAT, IVFPQ]
     assert kind_to_build(FLAT, 10**7) == FLAT
 
 
 @pytest.mark.parametrize("value", ["", "HNSW", "ivf", None, 3])
-def test_an_unknown_kind_is_named(value: Any) -> None:
+def test_an_unknown_kind_is_rejected(value: Any) -> None:
     with pytest.raises(InvalidInput, match=r"index_kind: .*; one of auto, flat, hnsw, ivfpq was expected"):
         check_index_kind(value)
 
 
 @pytest.mark.parametrize("kind", [FLAT, HNSW, IVFPQ])
-def test_each_kind_finds_the_nearest_with_their_cosines(built: dict[str, Index], kind: str, never_exact: None) -> None:
+def test_every_kind_finds_the_nearest_with_their_cosines(built: dict[str, Index], kind: str, never_exact: None) -> None:
     assert index_kind(built[kind]) == kind
     cosines, positions = nearest(built[kind], QUERIES, 10)
     assert recall(positions, exact(VECTORS, IDS, QUERIES, 10)) >= 0.99
@@ -83,7 +83,7 @@ def test_each_kind_finds_the_nearest_with_their_cosines(built: dict[str, Index],
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5])
 @pytest.mark.parametrize("kind", [FLAT, HNSW, IVFPQ])
-def test_a_filter_costs_no_recall(built: dict[str, Index], kind: str, share: float, never_exact: None) -> None:
+def test_a_filter_does_not_reduce_recall(built: dict[str, Index], kind: str, share: float, never_exact: None) -> None:
     mask = np.random.default_rng(3).random(TOTAL) < share
     _, positions = nearest(built[kind], QUERIES, 10, mask)
     assert mask[positions].all()
@@ -92,14 +92,14 @@ def test_a_filter_costs_no_recall(built: dict[str, Index], kind: str, share: flo
 
 @pytest.mark.parametrize("kind", [FLAT, HNSW, IVFPQ])
 @pytest.mark.parametrize("k", [1, 300, TOTAL, TOTAL + 1])
-def test_any_k(built: dict[str, Index], kind: str, k: int) -> None:
+def test_every_kind_supports_any_k(built: dict[str, Index], kind: str, k: int) -> None:
     _, positions = nearest(built[kind], QUERIES[:3], k)
     assert positions.shape == (3, min(k, TOTAL))
     assert recall(positions, exact(VECTORS, IDS, QUERIES[:3], k)) >= 0.99
 
 
 @pytest.mark.parametrize("kind", [FLAT, HNSW, IVFPQ])
-def test_a_filter_that_leaves_fewer_than_k_leaves_all_of_them(
+def test_a_filter_that_passes_fewer_than_k_returns_all_of_them(
     built: dict[str, Index], kind: str, never_exact: None
 ) -> None:
     mask = np.zeros(TOTAL, bool)
@@ -108,7 +108,7 @@ def test_a_filter_that_leaves_fewer_than_k_leaves_all_of_them(
     assert nearest(built[kind], QUERIES[:2], 5, mask)[1].tolist() == exact(VECTORS, IDS, QUERIES[:2], 5, mask)
 
 
-def test_what_the_graph_does_not_lead_to_is_found_all_the_same(
+def test_results_that_the_graph_misses_are_found_exactly(
     built: dict[str, Index], never_exact: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mask = np.random.default_rng(5).random(TOTAL) < 0.004
@@ -119,9 +119,7 @@ def test_what_the_graph_does_not_lead_to_is_found_all_the_same(
     assert nearest(built[HNSW], QUERIES, 50, mask)[1].tolist() == exact(VECTORS, IDS, QUERIES, 50, mask)
 
 
-def test_few_that_may_be_found_are_compared_one_by_one(
-    built: dict[str, Index], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_few_allowed_vectors_are_compared_exactly(built: dict[str, Index], monkeypatch: pytest.MonkeyPatch) -> None:
     """The graph, which would have to be walked through as a whole, is not touched."""
     mask = np.random.default_rng(4).random(TOTAL) < 0.05
     expected = exact(VECTORS, IDS, QUERIES, 10, mask)
@@ -130,7 +128,7 @@ def test_few_that_may_be_found_are_compared_one_by_one(
         assert nearest(built[kind], QUERIES, 10, mask)[1].tolist() == expected
 
 
-def test_searches_that_differ_run_beside_each_other_and_leave_nothing(
+def test_concurrent_searches_with_different_parameters_do_not_interfere(
     built: dict[str, Index], never_exact: None
 ) -> None:
     mask = np.random.default_rng(6).random(TOTAL) < 0.3
@@ -145,7 +143,7 @@ def test_searches_that_differ_run_beside_each_other_and_leave_nothing(
 
 
 @pytest.mark.parametrize("kind", [FLAT, HNSW, IVFPQ])
-def test_a_build_can_be_stopped_at_any_of_its_looks(kind: str) -> None:
+def test_a_build_can_be_cancelled_at_any_check(kind: str) -> None:
     looks = 0
 
     def count() -> bool:

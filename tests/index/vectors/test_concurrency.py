@@ -189,7 +189,7 @@ def test_the_interpreter_cancels_a_run_when_it_exits() -> None:
         "task.trigger()\n"
         "started.wait()\n"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     process = subprocess.run(
         [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, timeout=PATIENCE, check=True
     )

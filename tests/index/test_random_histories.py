@@ -63,13 +63,13 @@ def check_search(collection: Collection, numbers: set[int], seed: int) -> None:
 
 @settings(max_examples=rounds(12, 200), deadline=None)
 @given(STEPS)
-def test_search_is_what_brute_force_says(steps: list[tuple[str, int]]) -> None:
+def test_random_histories_equal_brute_force(steps: list[tuple[str, int]]) -> None:
     check_history(steps, FAISS)
 
 
 @settings(max_examples=rounds(4, 100), deadline=None)
 @given(STEPS)
-def test_search_in_milvus_is_what_brute_force_says(milvus: MilvusUnderTest, steps: list[tuple[str, int]]) -> None:
+def test_random_histories_in_milvus_equal_brute_force(milvus: MilvusUnderTest, steps: list[tuple[str, int]]) -> None:
     check_history(steps, milvus.url)
 
 

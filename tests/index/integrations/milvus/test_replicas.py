@@ -14,17 +14,17 @@ from index.transfer.backup import backup_collection, restore_collection
 from index.transfer.parquet_export import export_collection
 from index.transfer.parquet_import import import_collection
 from index.vectors import faiss_kinds
-from tests.index.integrations.milvus.conftest import copy_of, many_clips
+from tests.index.integrations.milvus.conftest import many_clips, replica_name
 from tests.index.milvus_server import MilvusUnderTest
 from tests.index.numbered import WIDTH, add, allowed, manifest, numbers_in
 from vitascope.errors import InvalidInput
 
 
-def test_every_catalogue_has_a_copy_of_its_own(
+def test_every_catalogue_has_its_own_replica(
     tmp_path: Path, milvus: MilvusUnderTest, library: CollectionStore, collection: Collection
 ) -> None:
     add(collection, 1, 2)
-    name = copy_of(collection)
+    name = replica_name(collection)
     backup_collection(collection, tmp_path / "backup")
     again = restore_collection(library, tmp_path / "backup", "again", allowed=allowed(library))
     here = restore_collection(library, tmp_path / "backup", "here", vectors="faiss", allowed=allowed(library))
@@ -37,7 +37,7 @@ def test_every_catalogue_has_a_copy_of_its_own(
     add(imported, 5)
     found = [numbers_in(one) for one in (collection, again, here, imported)]
     assert found == [[2], [1, 2, 3], [1, 2, 4], [1, 2, 5]]
-    names = [copy_of(collection), copy_of(again), copy_of(imported)]
+    names = [replica_name(collection), replica_name(again), replica_name(imported)]
     assert names[0] == name
     assert len(set(names)) == 3
     library.rename("videos", "renamed")
@@ -47,30 +47,30 @@ def test_every_catalogue_has_a_copy_of_its_own(
     assert set(milvus.client().list_collections()) & set(names) == set(names[1:])
 
 
-def test_whoever_takes_the_place_of_a_collection_keeps_its_copy(
+def test_a_collection_that_replaces_another_keeps_its_replica(
     milvus: MilvusUnderTest, library: CollectionStore, collection: Collection
 ) -> None:
     add(collection, 1)
     following = library.create("videos-next", manifest())
     add(following, 2)
-    names = [copy_of(collection), copy_of(following)]
+    names = [replica_name(collection), replica_name(following)]
     assert library.replace("videos", "videos-next", lambda _: True)
     assert numbers_in(library.open("videos")) == [2]
     assert set(milvus.client().list_collections()) & set(names) == {names[1]}
 
 
-def test_another_kind_is_filled_beside_and_the_old_copy_goes(
+def test_a_replica_of_another_kind_replaces_the_old_one(
     milvus: MilvusUnderTest, library: CollectionStore, collection: Collection
 ) -> None:
     video, clips, rows = many_clips(1500)
     collection.add_video(video, clips)
-    old = copy_of(collection)
+    old = replica_name(collection)
     other = Collection(collection.folder)
     assert other.search(rows[0], 1)[0].clip_id == 1
     collection.set_index_kind("hnsw")
     collection.wait_for_index()
     assert collection.index_state().kind == "hnsw"
-    milvus.client().flush(copy_of(collection))  # Milvus Lite builds the graph then
+    milvus.client().flush(replica_name(collection))  # Milvus Lite builds the graph then
     queries = np.random.default_rng(1).standard_normal((20, WIDTH))
     shares = []
     for query in queries:

@@ -48,12 +48,12 @@ def titles(found: list[RankedHit]) -> list[str]:
 
 
 @pytest.mark.parametrize("color", ["red", "green", "blue", "white", "black"])
-def test_a_sentence_finds_what_it_says(collection: Collection, small_model: Model, color: str) -> None:
+def test_a_text_finds_the_matching_video(collection: Collection, small_model: Model, color: str) -> None:
     assert titles(search_hits(collection, small_model, f"a {color} thing", limit=1)) == [color]
     assert titles(search_hits(collection, small_model, f"a {color} thing", limit=1, rerank=3)) == [color]
 
 
-def test_without_reranking_only_the_similarity_is_stated(collection: Collection, small_model: Model) -> None:
+def test_without_reranking_match_and_fused_are_none(collection: Collection, small_model: Model) -> None:
     found = search_hits(collection, small_model, "red", limit=6)
     assert [(ranked.match, ranked.fused) for ranked in found] == [(None, None)] * 6
     similarities = [ranked.similarity for ranked in found]
@@ -61,7 +61,7 @@ def test_without_reranking_only_the_similarity_is_stated(collection: Collection,
     assert similarities == [ranked.hit.similarity for ranked in found]
 
 
-def test_reranked_hits_come_first_by_fused_score_and_the_rest_by_similarity(
+def test_reranked_hits_are_first_by_fused_score_then_the_rest_by_similarity(
     collection: Collection, small_model: Model
 ) -> None:
     plain = search_hits(collection, small_model, "red", limit=6)
@@ -74,7 +74,7 @@ def test_reranked_hits_come_first_by_fused_score_and_the_rest_by_similarity(
     assert [ranked.fused for ranked in found[4:]] == [None, None]
 
 
-def test_the_scores_are_those_of_the_model_on_the_kept_tokens(collection: Collection, small_model: Model) -> None:
+def test_scores_are_those_of_the_model_on_stored_tokens(collection: Collection, small_model: Model) -> None:
     best = search_hits(collection, small_model, "a red thing", limit=1, rerank=1)[0]
     match = small_model.match(["a red thing"], collection.visual_tokens([best.hit.clip_id]))
     assert best.match == pytest.approx(float(match.probabilities[0]), abs=1e-6)
@@ -84,7 +84,7 @@ def test_the_scores_are_those_of_the_model_on_the_kept_tokens(collection: Collec
     )
 
 
-def test_reranking_deeper_than_the_limit_can_bring_up_what_similarity_missed(
+def test_reranking_deeper_than_the_limit_changes_the_page(
     collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = search_hits(collection, small_model, "red", limit=6)
@@ -92,7 +92,7 @@ def test_reranking_deeper_than_the_limit_can_bring_up_what_similarity_missed(
     assert titles(search_hits(collection, small_model, "red", limit=2, rerank=6)) == titles(plain)[:3:-1]
 
 
-def test_a_filter_narrows_what_is_searched(collection: Collection, small_model: Model) -> None:
+def test_a_filter_limits_the_results(collection: Collection, small_model: Model) -> None:
     where = parse_filter({"dark": True})
     assert set(titles(search_hits(collection, small_model, "white", limit=9, where=where, rerank=9))) == {
         "dark red",
@@ -100,7 +100,7 @@ def test_a_filter_narrows_what_is_searched(collection: Collection, small_model: 
     }
 
 
-def test_a_clip_deleted_meanwhile_is_left_out(
+def test_a_clip_deleted_during_reranking_is_excluded(
     collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     best = search_hits(collection, small_model, "green", limit=1)[0].hit
@@ -115,7 +115,7 @@ def test_a_clip_deleted_meanwhile_is_left_out(
     assert "green" not in titles(found)
 
 
-def test_clips_without_tokens_are_found_and_follow_those_that_were_judged(tmp_path: Path, small_model: Model) -> None:
+def test_clips_without_tokens_follow_the_reranked_ones(tmp_path: Path, small_model: Model) -> None:
     with CollectionStore(tmp_path / "library") as library:
         collection = library.create("videos", small_model)
         for name, color in PALETTE.items():
@@ -129,12 +129,12 @@ def test_clips_without_tokens_are_found_and_follow_those_that_were_judged(tmp_pa
     assert titles(found[2:]) == [titles(plain)[i] for i in (0, 2, 4, 5)]
 
 
-def test_an_empty_collection_finds_nothing(tmp_path: Path, small_model: Model) -> None:
+def test_a_search_of_an_empty_collection_returns_nothing(tmp_path: Path, small_model: Model) -> None:
     with CollectionStore(tmp_path) as library:
         assert search_hits(library.create("none", small_model), small_model, "red", limit=5, rerank=5) == []
 
 
-def test_reranking_needs_a_bundle_that_can_match(tmp_path: Path) -> None:
+def test_reranking_needs_a_bundle_with_the_task_matching(tmp_path: Path) -> None:
     model = Model.open(make_small_bundle(tmp_path / "bundle", tasks=("retrieval",)), threads=1, device="cpu")
     with CollectionStore(tmp_path / "library") as library:
         collection = library.create("videos", model)
@@ -152,22 +152,20 @@ def clip_of(collection: Collection, title: str) -> int:
     return next(collection.clips(video.id)[0].id for video in collection.videos() if video.title == title)
 
 
-def test_a_clip_finds_what_looks_like_it_and_itself_only_on_request(collection: Collection, small_model: Model) -> None:
+def test_a_query_clip_is_in_the_results_only_on_request(collection: Collection, small_model: Model) -> None:
     red = ClipPart(clip_of(collection, "red"))
     assert titles_for(collection, small_model, red, limit=1) == ["dark red"]
     assert titles_for(collection, small_model, red, limit=2, include_query_clips=True) == ["red", "dark red"]
     assert len(titles_for(collection, small_model, red)) == len(PALETTE) - 1
 
 
-def test_a_file_that_is_not_in_the_collection_can_be_searched_with(
-    collection: Collection, small_model: Model, tmp_path: Path
-) -> None:
+def test_a_query_can_be_the_embedding_of_a_file(collection: Collection, small_model: Model, tmp_path: Path) -> None:
     path = write_picture(tmp_path / "teal.png", solid((10, 230, 40)))
     vector = small_model.embed_file(path).vectors[0]
     assert titles_for(collection, small_model, EmbeddingPart(vector), limit=1) == ["green"]
 
 
-def test_parts_are_mixed_by_their_weights(collection: Collection, small_model: Model) -> None:
+def test_query_parts_are_combined_by_weight(collection: Collection, small_model: Model) -> None:
     red, blue = "a red thing", "a blue thing"
     assert set(titles_for(collection, small_model, red, blue, limit=3)) == {"red", "dark red", "blue"}
     heavy = ClipPart(clip_of(collection, "blue"), 10)
@@ -222,7 +220,7 @@ def test_pages_of_a_reranked_search_fit_together(collection: Collection, small_m
     assert [hit.fused is None for hit in hits] == [False] * 3 + [True] * 3
 
 
-def test_all_videos_are_results_however_many_clips_the_best_one_has(
+def test_a_video_with_many_clips_does_not_hide_others(
     tmp_path: Path, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(CANDIDATES, "video", 20)

@@ -32,7 +32,7 @@ def indexes() -> dict[str, Any]:
 
 @pytest.mark.parametrize("gaps", [False, True])
 @pytest.mark.parametrize("kind", [None, FLAT, HNSW, IVFPQ])
-def test_adds_and_deletes_on_top_of_any_kind(
+def test_added_and_deleted_vectors_with_every_kind(
     indexes: dict[str, Any], kind: str | None, gaps: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_kinds_when_small(monkeypatch)
@@ -67,7 +67,7 @@ def test_adds_and_deletes_on_top_of_any_kind(
     assert vectors.changed == TOTAL + deleted
 
 
-def test_vectors_that_are_alike_come_by_id() -> None:
+def test_equal_vectors_are_ordered_by_id() -> None:
     same = np.repeat(VECTORS[:1], 6, axis=0)
     vectors = SegmentedVectors(WIDTH, build(FLAT, WIDTH, [same[:3]], lambda: False), np.array([2, 4, 6]))
     vectors.add(np.array([7, 9, 11]), same[3:])
@@ -76,7 +76,7 @@ def test_vectors_that_are_alike_come_by_id() -> None:
     assert [i for i, _ in nearest_clips(vectors, VECTORS[0], 6, None)] == [2, 6, 7]
 
 
-def test_nothing_is_found_in_nothing() -> None:
+def test_an_empty_index_returns_nothing() -> None:
     vectors = SegmentedVectors(WIDTH)
     assert nearest_clips(vectors, VECTORS[0], 3, None) == nearest_clips(vectors, VECTORS[0], 3, np.ones(5, bool)) == []
     vectors.add(np.array([1, 2]), VECTORS[:2])
@@ -108,7 +108,7 @@ class Calls(list[Any]):
 
 
 @pytest.mark.parametrize("kind", [FLAT, IVFPQ])
-def test_searches_of_everything_go_to_a_gpu(
+def test_searches_of_all_vectors_run_on_the_gpu(
     indexes: dict[str, Any], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied = Calls()
@@ -128,7 +128,7 @@ def test_searches_of_everything_go_to_a_gpu(
     assert asked == [10]
 
 
-def test_more_than_a_gpu_can_find_is_searched_on_the_cpu(
+def test_a_k_beyond_the_gpu_limit_is_searched_on_the_cpu(
     indexes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Calls().install(monkeypatch)
@@ -154,7 +154,7 @@ class Graph:
         return self.exact.search(queries, k)
 
 
-def test_where_faiss_can_make_a_graph_on_the_gpu_it_is_searched_there(
+def test_a_cagra_graph_is_built_where_faiss_supports_it(
     indexes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Calls().install(monkeypatch)
@@ -175,7 +175,7 @@ def test_where_faiss_can_make_a_graph_on_the_gpu_it_is_searched_there(
     assert asked == [1, 10, 100]
 
 
-def test_a_graph_and_what_does_not_fit_stay_on_the_cpu(
+def test_an_index_that_cannot_be_copied_stays_on_the_cpu(
     indexes: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     copied = Calls()

@@ -16,7 +16,7 @@ import pytest
 from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.integrations.milvus import replication, server
-from tests.index.integrations.milvus.conftest import copy_of, many_clips, reopened
+from tests.index.integrations.milvus.conftest import many_clips, reopened, replica_name
 from tests.index.milvus_server import MilvusUnderTest
 from tests.index.numbered import add, manifest, numbers_in, vectors_of
 from vitascope.errors import StorageError
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[4]
 # Going away
 
 
-def test_without_milvus_writes_stand_and_searches_say_why(
+def test_without_milvus_writes_succeed_and_searches_name_the_url(
     tmp_path: Path,
     milvus: MilvusUnderTest,
     collection: Collection,
@@ -54,11 +54,11 @@ def test_without_milvus_writes_stand_and_searches_say_why(
     assert numbers_in(collection) == [2, 3]
 
 
-def test_a_drop_without_milvus_is_a_drop_and_says_what_is_left(
+def test_a_drop_without_milvus_reports_what_is_left(
     milvus: MilvusUnderTest, library: CollectionStore, collection: Collection
 ) -> None:
     add(collection, 1)
-    name = copy_of(collection)
+    name = replica_name(collection)
     milvus.stop()
     try:
         assert library.drop("videos") == [name]
@@ -74,25 +74,25 @@ def test_a_drop_without_milvus_is_a_drop_and_says_what_is_left(
 def test_a_collection_that_milvus_lost_is_filled_again(milvus: MilvusUnderTest, collection: Collection) -> None:
     add(collection, 1, 2, 3)
     collection.delete_video(1)
-    milvus.client().drop_collection(copy_of(collection))
+    milvus.client().drop_collection(replica_name(collection))
     assert numbers_in(collection) == [2, 3]
-    milvus.client().drop_collection(copy_of(collection))
+    milvus.client().drop_collection(replica_name(collection))
     add(collection, 4)
     assert numbers_in(collection) == [2, 3, 4]
-    milvus.client().drop_collection(copy_of(collection))
+    milvus.client().drop_collection(replica_name(collection))
     assert numbers_in(reopened(collection)) == [2, 3, 4]
 
 
 @pytest.mark.parametrize("lost", [[2, 3], [0], [0, 1, 2, 3, 4, 5, 6]])
-def test_rows_that_milvus_lost_are_there_again_after_opening(
+def test_rows_that_milvus_lost_are_restored_after_opening(
     milvus: MilvusUnderTest, collection: Collection, lost: list[int]
 ) -> None:
     add(collection, 1, 2, 3)
-    milvus.client().delete(copy_of(collection), ids=lost)
+    milvus.client().delete(replica_name(collection), ids=lost)
     assert numbers_in(reopened(collection)) == [1, 2, 3]
 
 
-def test_a_restarted_milvus_goes_on(milvus: MilvusUnderTest, collection: Collection) -> None:
+def test_a_restarted_milvus_is_used_again(milvus: MilvusUnderTest, collection: Collection) -> None:
     add(collection, 1, 2)
     milvus.stop()
     milvus.start()
@@ -101,7 +101,7 @@ def test_a_restarted_milvus_goes_on(milvus: MilvusUnderTest, collection: Collect
     assert numbers_in(collection) == [1, 2, 3]
 
 
-def test_an_older_catalogue_put_back_is_not_searched_with_what_came_later(collection: Collection) -> None:
+def test_a_reverted_catalogue_is_not_searched_with_later_vectors(collection: Collection) -> None:
     add(collection, 1, 2)
     old = collection.folder.parent / "old"
     collection.close()
@@ -163,13 +163,13 @@ def test_killed_between_the_commit_and_milvus(
         assert numbers_in(again) == expected
 
 
-def test_filling_goes_on_where_it_was_stopped(
+def test_filling_resumes_from_the_checkpoint(
     milvus: MilvusUnderTest, collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(replication, "_CLIPS_PER_STEP", 100)
     add(collection, *range(3))
     collection.add_video(*many_clips(1000)[:2])
-    milvus.client().drop_collection(copy_of(collection))
+    milvus.client().drop_collection(replica_name(collection))
     filled: list[int] = []
     upsert = server.MilvusServer.upsert
 
@@ -182,7 +182,7 @@ def test_filling_goes_on_where_it_was_stopped(
     monkeypatch.setattr(server.MilvusServer, "upsert", upsert_until)
     with pytest.raises(StorageError, match="killed here"):
         collection.search(vectors_of(1)[0], 1)
-    name = copy_of(collection)
+    name = replica_name(collection)
     collection = reopened(collection)
     began_at: list[int] = []
 
@@ -193,6 +193,6 @@ def test_filling_goes_on_where_it_was_stopped(
     monkeypatch.setattr(server.MilvusServer, "upsert", noted)
     collection.delete_video(1)
     assert began_at[0] == filled[3] + 1
-    assert copy_of(collection) == name
+    assert replica_name(collection) == name
     hits = collection.search(vectors_of(1)[0], 10_000)
     assert len(hits) == 1000 + len(vectors_of(1)) + len(vectors_of(2))

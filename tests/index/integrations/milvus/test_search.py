@@ -12,12 +12,12 @@ from index.integrations.milvus import server, vectors
 from index.integrations.milvus.vectors import MAX_RANGES, filter_expressions
 from index.storage.filters import parse_filter
 from index.vectors import faiss_kinds
-from tests.index.integrations.milvus.conftest import copy_of, many_clips
+from tests.index.integrations.milvus.conftest import many_clips, replica_name
 from tests.index.numbered import add, numbers_in, vectors_of
 from vitascope.errors import StorageError
 
 
-def test_a_search_sees_one_state_whatever_milvus_has_by_then(collection: Collection) -> None:
+def test_a_search_sees_one_state_during_writes(collection: Collection) -> None:
     add(collection, *range(20))
     everything = [hit.clip_id for hit in collection.search(vectors_of(3)[0], 100)]
     allowed = np.arange(200) % 3 == 1
@@ -32,12 +32,10 @@ def test_a_search_sees_one_state_whatever_milvus_has_by_then(collection: Collect
     assert numbers_in(collection) == [*range(1, 20, 2), *range(20, 60)]
 
 
-def test_a_search_under_which_its_copy_is_replaced_goes_on_in_the_new_one(
-    collection: Collection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_continues_in_the_new_replica(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that is asked when the old one is dropped fails in words of its own."""
     collection.add_video(*many_clips(1200)[:2])
-    old, search = copy_of(collection), server.MilvusServer.search
+    old, search = replica_name(collection), server.MilvusServer.search
     failed: list[str] = []
 
     def dropped_meanwhile(self: server.MilvusServer, name: str, *args: object, **given: object) -> list[int]:
@@ -50,12 +48,10 @@ def test_a_search_under_which_its_copy_is_replaced_goes_on_in_the_new_one(
 
     monkeypatch.setattr(server.MilvusServer, "search", dropped_meanwhile)
     assert len(collection.search(vectors_of(1)[0], 10)) == 10
-    assert failed == [old] != [copy_of(collection)]
+    assert failed == [old] != [replica_name(collection)]
 
 
-def test_more_than_milvus_returns_is_found_all_the_same(
-    collection: Collection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_results_beyond_the_limit_of_milvus_are_found(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vectors, "MAX_RESULTS", 30)
     video, clips, rows = many_clips(100)
     collection.add_video(video, clips)
@@ -67,9 +63,7 @@ def test_more_than_milvus_returns_is_found_all_the_same(
     assert len(red) == 60
 
 
-def test_threads_find_what_they_wrote_while_the_index_is_replaced(
-    collection: Collection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_threads_read_their_writes_during_a_rebuild(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faiss_kinds, "MIN_CLIPS", dict.fromkeys(faiss_kinds.MIN_CLIPS, 0))
 
     def write_and_look(first: int) -> None:
@@ -95,7 +89,7 @@ def test_threads_find_what_they_wrote_while_the_index_is_replaced(
     assert numbers_in(collection) == [100 * n + m for n in range(3) for m in range(0, 12, 2)]
 
 
-def test_milvus_reads_the_longest_expressions(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_milvus_accepts_the_longest_expressions(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
     video, clips, rows = many_clips(3000)
     collection.add_video(video, clips)
     passing = {

@@ -34,7 +34,7 @@ def heard(video: Path, language: str | None = None) -> list[str]:
     return [cue.text for cue in find_subtitles(video, 2.0, language).cues]
 
 
-def test_files_are_taken_by_name_and_language(video: Path) -> None:
+def test_subtitle_files_are_chosen_by_name_and_language(video: Path) -> None:
     assert heard(video) == []
     beside(video, ".de.srt", "deutsch")
     beside(video, ".en-GB.forced.srt", "signs alone")
@@ -52,14 +52,14 @@ def test_files_are_taken_by_name_and_language(video: Path) -> None:
     assert heard(video, "en-US") == ["english"]
 
 
-def test_a_language_that_there_is_not_is_a_note_with_those_that_there_are(video: Path) -> None:
+def test_a_missing_language_is_a_note_that_lists_the_others(video: Path) -> None:
     beside(video, ".de.srt", "deutsch")
     beside(video, ".fr.srt", "français")
     found = find_subtitles(video, 2.0, "it")
     assert (found.cues, found.notes) == ([], ("no subtitles in it; there are some in de, fr",))
 
 
-def test_files_beside_a_video_come_before_those_in_it(tmp_path: Path) -> None:
+def test_subtitle_files_come_before_embedded_streams(tmp_path: Path) -> None:
     streams = [("subrip", "eng", [(0.0, 1.0, "inside")]), ("subrip", "ger", [(0.0, 1.0, "innen")])]
     path = write_subtitled_video(tmp_path / "a.mkv", FRAMES, streams)
     assert heard(path) == ["inside"]
@@ -69,7 +69,7 @@ def test_files_beside_a_video_come_before_those_in_it(tmp_path: Path) -> None:
     assert heard(path, "de") == ["innen"]
 
 
-def test_a_broken_file_is_a_note_and_the_next_one_is_read(video: Path) -> None:
+def test_a_broken_subtitle_file_is_a_note_and_the_next_one_is_read(video: Path) -> None:
     broken = beside(video, ".srt", "x")
     broken.write_text("1\n00:00:0x,000 --> 00:00:02,000\nhi\n")
     only = find_subtitles(video, 2.0)
@@ -80,7 +80,7 @@ def test_a_broken_file_is_a_note_and_the_next_one_is_read(video: Path) -> None:
     assert ([cue.text for cue in both.cues], both.notes) == (["whole"], only.notes)
 
 
-def test_a_guessed_encoding_cues_past_the_end_and_none_at_all_are_notes(video: Path) -> None:
+def test_a_guessed_encoding_late_cues_and_no_cues_are_notes(video: Path) -> None:
     path = beside(video, ".srt", "x")
     path.write_bytes(srt("über", "jetzt", "zu spät", start=0).encode("latin-1"))
     found = find_subtitles(video, 1.5)
@@ -93,7 +93,7 @@ def test_a_guessed_encoding_cues_past_the_end_and_none_at_all_are_notes(video: P
     assert find_subtitles(video, 1.5).notes == ("my talk.srt: no cue has words",)
 
 
-def test_what_is_no_file_of_the_folder_is_not_read(video: Path, tmp_path: Path) -> None:
+def test_links_out_of_the_folder_are_not_read(video: Path, tmp_path: Path) -> None:
     outside = tmp_path.parent / f"{tmp_path.name} outside.srt"
     outside.write_text(srt("secret"))
     link = video.with_suffix(".srt")

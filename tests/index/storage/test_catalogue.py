@@ -43,7 +43,7 @@ def write_half(collection: Collection) -> None:
         raise ZeroDivisionError
 
 
-def test_a_write_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_write_is_rolled_back(tmp_path: Path) -> None:
     with new_collection(tmp_path) as collection:
         with pytest.raises(ZeroDivisionError):
             write_half(collection)
@@ -70,7 +70,7 @@ class Interrupted:
         return getattr(self._connection, name)
 
 
-def test_ctrl_c_just_after_a_transaction_has_begun_keeps_nobody_from_the_next(tmp_path: Path) -> None:
+def test_ctrl_c_at_the_start_of_a_transaction_releases_it(tmp_path: Path) -> None:
     with new_collection(tmp_path) as collection:
         collection.catalogue._writer = Interrupted(collection.catalogue._writer)  # type: ignore[assignment]
         with pytest.raises(KeyboardInterrupt):
@@ -79,7 +79,7 @@ def test_ctrl_c_just_after_a_transaction_has_begun_keeps_nobody_from_the_next(tm
         assert numbers_in(collection) == [2]
 
 
-def test_a_reader_keeps_its_moment_while_a_writer_goes_on(tmp_path: Path) -> None:
+def test_a_reader_keeps_its_state_during_writes(tmp_path: Path) -> None:
     count = "SELECT count(*) FROM videos"
     with new_collection(tmp_path) as collection, collection.catalogue.read() as connection:
         assert connection.execute(count).fetchone()[0] == 0
@@ -111,7 +111,9 @@ def be_another_database(path: Path) -> None:
         (lambda path: path.write_bytes(b""), "application id 0x0"),
     ],
 )
-def test_a_file_that_is_no_catalogue_of_this_version_is_refused(tmp_path: Path, spoil: object, message: str) -> None:
+def test_a_file_that_is_not_a_catalogue_of_this_version_is_rejected(
+    tmp_path: Path, spoil: object, message: str
+) -> None:
     new_collection(tmp_path).close()
     assert callable(spoil)
     spoil(tmp_path / "videos" / CATALOGUE_NAME)
@@ -140,7 +142,7 @@ def test_a_collection_that_is_dropped_while_it_is_opened_is_not_found(
         Collection(tmp_path / "videos")
 
 
-def test_a_writer_elsewhere_that_never_ends_is_an_error_and_not_a_hang(
+def test_a_writer_in_another_process_that_never_ends_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     new_collection(tmp_path).close()
@@ -175,7 +177,7 @@ def add_until_it_fails(collection: Collection, acknowledged: list[int]) -> None:
         acknowledged.append(number)
 
 
-def test_a_full_disk_refuses_writes_keeps_reads_and_recovers_by_itself(tmp_path: Path) -> None:
+def test_on_a_full_disk_writes_fail_reads_work_and_it_recovers(tmp_path: Path) -> None:
     collection = new_collection(tmp_path)
     acknowledged = [0, 1, 2]
     first_ids = add(collection, *acknowledged)
@@ -194,7 +196,7 @@ def test_a_full_disk_refuses_writes_keeps_reads_and_recovers_by_itself(tmp_path:
     collection.close()
 
 
-def test_a_full_disk_costs_the_snapshot_and_not_the_data(tmp_path: Path) -> None:
+def test_a_full_disk_prevents_the_snapshot_but_loses_no_data(tmp_path: Path) -> None:
     collection = new_collection(tmp_path)
     add(collection, *range(30))
     with files_no_larger_than(100):

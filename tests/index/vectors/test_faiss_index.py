@@ -28,7 +28,7 @@ from tests.index.clustered import use_kinds_when_small
 from tests.index.numbered import WIDTH, add, manifest, new_collection, new_video, numbers_in, vectors_of
 from vitascope.errors import InvalidInput, StorageError, VitascopeError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PATIENCE = 300.0
 
 
@@ -92,7 +92,7 @@ def grown(tmp_path: Path, grown_once: Path) -> Iterator[Collection]:
         yield collection
 
 
-def test_the_index_grows_into_another_kind_by_itself(tmp_path: Path) -> None:
+def test_a_growing_collection_changes_its_kind(tmp_path: Path) -> None:
     with new_collection(tmp_path) as collection:
         seen = []
         for number in range(60):
@@ -112,7 +112,7 @@ def test_the_index_grows_into_another_kind_by_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "videos"), [(FLAT, 30), (HNSW, 30), (IVFPQ, 130)])  # training wants 256 clips
-def test_a_kind_that_is_asked_for_is_built_and_stays(tmp_path: Path, kind: str, videos: int) -> None:
+def test_a_requested_kind_is_built_and_stays(tmp_path: Path, kind: str, videos: int) -> None:
     with CollectionStore(tmp_path) as library:
         collection = library.create("videos", manifest(), index_kind=kind)
         add(collection, *range(videos))
@@ -140,7 +140,7 @@ def test_the_kind_can_be_changed_later(grown: Collection, tmp_path: Path) -> Non
         assert library.open("videos").index_state().setting == HNSW
 
 
-def test_an_unknown_kind_is_refused_and_changes_nothing(grown: Collection, tmp_path: Path) -> None:
+def test_an_unknown_kind_is_rejected_and_changes_nothing(grown: Collection, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="index_kind: 'tree'"):
         grown.set_index_kind("tree")
     assert grown.index_state().setting == "auto"
@@ -150,14 +150,14 @@ def test_an_unknown_kind_is_refused_and_changes_nothing(grown: Collection, tmp_p
         assert library.names() == ["videos"]
 
 
-def test_a_collection_from_before_there_was_a_choice_is_auto(tmp_path: Path) -> None:
+def test_a_collection_without_a_requested_kind_is_auto(tmp_path: Path) -> None:
     with new_collection(tmp_path) as collection, collection.catalogue.write() as connection:
         connection.execute("DELETE FROM meta WHERE key = 'index_kind'")
     with CollectionStore(tmp_path) as library:
         assert library.open("videos").index_state().setting == "auto"
 
 
-def test_a_setting_of_a_later_version_is_named(tmp_path: Path) -> None:
+def test_an_unknown_stored_kind_is_a_storage_error(tmp_path: Path) -> None:
     with new_collection(tmp_path) as collection:
         with collection.catalogue.write() as connection:
             connection.execute("UPDATE meta SET value = 'tree' WHERE key = 'index_kind'")
@@ -165,7 +165,7 @@ def test_a_setting_of_a_later_version_is_named(tmp_path: Path) -> None:
             collection.index_state()
 
 
-def test_searches_and_writes_go_on_during_a_build(
+def test_searches_and_writes_continue_during_a_build(
     grown: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(monkeypatch)
@@ -192,7 +192,7 @@ def test_searches_and_writes_go_on_during_a_build(
     assert {hit.video_id for hit in grown.search(np.ones(WIDTH), 1000)}.isdisjoint(doomed)
 
 
-def test_a_build_that_fails_costs_nothing(
+def test_a_failed_build_leaves_the_old_index(
     grown: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = header_of(tmp_path)
@@ -211,7 +211,7 @@ def test_a_build_that_fails_costs_nothing(
     assert header_of(tmp_path).change > before.change
 
 
-def test_closing_ends_a_build_and_what_was_written_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_cancels_a_build_and_keeps_all_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     collection = new_collection(tmp_path)
     gate = Gate(monkeypatch)
     add(collection, *range(60))
@@ -242,7 +242,7 @@ library.open("videos").wait_for_index()
 
 
 @pytest.mark.parametrize("function", ["snapshot.build", "os.replace", "os.fsync"])
-def test_a_process_killed_during_a_build_costs_nothing(grown: Collection, tmp_path: Path, function: str) -> None:
+def test_a_process_killed_during_a_build_leaves_the_old_index(grown: Collection, tmp_path: Path, function: str) -> None:
     grown.close()
     before = header_of(tmp_path)
     script = KILLED_BUILD.replace("{function}", function)
@@ -255,7 +255,7 @@ def test_a_process_killed_during_a_build_costs_nothing(grown: Collection, tmp_pa
 
 
 @pytest.mark.parametrize("harm", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])])
-def test_without_a_snapshot_search_is_exact_first_and_better_later(
+def test_without_a_snapshot_search_is_exact_until_the_index_is_built(
     grown: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], None]
 ) -> None:
     grown.close()
@@ -273,7 +273,7 @@ def test_without_a_snapshot_search_is_exact_first_and_better_later(
         assert numbers_in(collection) == list(range(60))
 
 
-def test_processes_map_one_file_and_take_up_what_another_has_built(grown: Collection, tmp_path: Path) -> None:
+def test_processes_share_one_mapped_file_and_load_the_builds_of_others(grown: Collection, tmp_path: Path) -> None:
     with CollectionStore(tmp_path) as elsewhere:
         other = elsewhere.open("videos")
         assert numbers_in(other) == list(range(60))
@@ -291,7 +291,7 @@ def test_processes_map_one_file_and_take_up_what_another_has_built(grown: Collec
         assert numbers_in(other) == list(range(90))
 
 
-def test_a_kind_that_another_process_asks_for_is_taken_up_without_a_change(grown: Collection, tmp_path: Path) -> None:
+def test_a_kind_requested_by_another_process_is_loaded_without_a_change(grown: Collection, tmp_path: Path) -> None:
     with CollectionStore(tmp_path) as elsewhere:
         other = elsewhere.open("videos")
         other.set_index_kind(FLAT)
@@ -305,7 +305,7 @@ def test_a_kind_that_another_process_asks_for_is_taken_up_without_a_change(grown
         assert numbers_in(grown) == list(range(60))
 
 
-def test_only_one_process_builds_and_the_others_wait_for_it(grown: Collection, tmp_path: Path) -> None:
+def test_one_process_builds_and_the_others_wait(grown: Collection, tmp_path: Path) -> None:
     before = header_of(tmp_path)
     with open(tmp_path / "videos" / f".{SNAPSHOT_NAME}.lock", "ab") as others:
         fcntl.flock(others, fcntl.LOCK_EX)
@@ -317,7 +317,7 @@ def test_only_one_process_builds_and_the_others_wait_for_it(grown: Collection, t
     assert header_of(tmp_path).change > before.change
 
 
-def test_a_drop_ends_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_drop_cancels_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(monkeypatch)
     with CollectionStore(tmp_path) as library:
         collection = library.create("videos", manifest())
@@ -330,7 +330,7 @@ def test_a_drop_ends_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert list(tmp_path.iterdir()) == []
 
 
-def test_every_search_is_of_one_state_while_indexes_are_swapped(grown: Collection) -> None:
+def test_searches_see_one_state_while_indexes_are_swapped(grown: Collection) -> None:
     """Writers, searchers, and builds one after the other: whole videos, acknowledged ones, no deleted ones."""
     each, swapped = rounds(24, 400), rounds(2, 100)
     failures: list[str] = []

@@ -81,9 +81,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Collection,
         ("zebra", set()),
     ],
 )
-def test_what_is_said_is_found_in_its_script(
-    said: tuple[Collection, dict[int, str]], text: str, names: set[str]
-) -> None:
+def test_words_are_found_in_every_script(said: tuple[Collection, dict[int, str]], text: str, names: set[str]) -> None:
     collection, name_of = said
     assert {name_of[clip_id] for clip_id in found(collection, text)} == names
 
@@ -108,33 +106,33 @@ def test_what_is_said_is_found_in_its_script(
         "';--",
     ],
 )
-def test_what_users_write_is_looked_for_and_never_obeyed(said: tuple[Collection, dict[int, str]], text: str) -> None:
+def test_query_syntax_in_a_text_is_searched_literally(said: tuple[Collection, dict[int, str]], text: str) -> None:
     collection, name_of = said
     names = {name_of[clip_id] for clip_id in found(collection, text)}
     assert "dogs" in names if "dog" in text else names == set()
 
 
-def test_a_text_of_thousands_of_words_is_looked_for_by_its_first(said: tuple[Collection, dict[int, str]]) -> None:
+def test_a_long_text_is_searched_by_its_first_words(said: tuple[Collection, dict[int, str]]) -> None:
     many = [f"w{n}" for n in range(5000)]
     assert len(query_terms([" ".join(many)])) == MAX_TERMS
     collection, name_of = said
     assert [name_of[clip] for clip in found(collection, " ".join(["noir", *many]))] == ["decomposed"]
 
 
-def test_common_words_count_only_where_there_are_no_others() -> None:
+def test_stop_words_count_only_on_their_own() -> None:
     assert query_terms(["The dog is on the beach"]) == ["dog", "beach"]
     assert query_terms(["The Who"]) == ["The", "Who"]
     assert query_terms(["to be", "or not to be"]) == ["to", "be", "or", "not"]
 
 
-def test_a_word_that_most_clips_have_is_passed_over_beside_a_rarer_one(tmp_path: Path) -> None:
+def test_a_common_word_is_ignored_beside_a_rarer_one(tmp_path: Path) -> None:
     with new_collection(tmp_path) as collection:
         clips = add(collection, 1, "match", *["goal"], *["midfield"] * 5)
         assert found(collection, "match goal") == [clips[0]]
         assert set(found(collection, "match zebra")) == set(clips)
 
 
-def test_the_words_of_the_title_belong_to_every_clip(tmp_path: Path) -> None:
+def test_words_of_the_title_match_every_clip(tmp_path: Path) -> None:
     with new_collection(tmp_path) as collection:
         first = add(collection, 1, "Beach day", "a kayak", "nothing")
         add(collection, 2, "Office", "a kayak", "a desk", "a chair", "a lamp")
@@ -142,7 +140,7 @@ def test_the_words_of_the_title_belong_to_every_clip(tmp_path: Path) -> None:
         assert found(collection, "kayak at the beach")[0] == first[0]
 
 
-def test_words_come_and_go_with_their_video(tmp_path: Path) -> None:
+def test_the_fulltext_index_follows_adds_and_deletes(tmp_path: Path) -> None:
     with new_collection(tmp_path) as collection:
         gone = add(collection, 1, "first", "a kayak", "a paddle")
         kept = add(collection, 2, "second", "a kayak")
@@ -157,7 +155,7 @@ def test_words_come_and_go_with_their_video(tmp_path: Path) -> None:
         assert found(collection, "kayak") == kept
 
 
-def test_an_upgrade_makes_what_is_there_findable(tmp_path: Path) -> None:
+def test_an_upgrade_indexes_existing_text(tmp_path: Path) -> None:
     """What was said before there was full-text search is found as what is added today, Chinese included."""
     old_collection(tmp_path)
     path = tmp_path / "videos" / CATALOGUE_NAME

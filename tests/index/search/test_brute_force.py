@@ -224,7 +224,7 @@ def drawn(draw: random.Random, rows: list[Row]) -> tuple[SearchRequest, Any]:
 
 
 @pytest.mark.parametrize("seed", range(rounds(2, 12)))
-def test_every_page_of_every_search_is_what_brute_force_says(filled: tuple[Collection, list[Row]], seed: int) -> None:
+def test_every_page_equals_brute_force(filled: tuple[Collection, list[Row]], seed: int) -> None:
     collection, rows = filled
     draw = random.Random(seed)
     seen: Counter[str] = Counter()
@@ -252,7 +252,7 @@ def test_every_page_of_every_search_is_what_brute_force_says(filled: tuple[Colle
     assert min(seen.values()) > 30, seen
 
 
-def test_beyond_both_lists_the_order_goes_on_by_similarity(
+def test_beyond_the_fused_rankings_results_continue_by_similarity(
     filled: tuple[Collection, list[Row]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With lists of 30 in place of 1000: the rest follows, nothing comes twice, and pages fit together."""

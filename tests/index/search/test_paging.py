@@ -137,7 +137,7 @@ def ids_of(collection: Collection, video_id: int, request: SearchRequest) -> lis
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_pages_repeat_and_miss_nothing(collection: Collection, name: str) -> None:
+def test_pages_have_no_duplicates_and_no_gaps(collection: Collection, name: str) -> None:
     request = request_of(name)
     pages = all_pages(collection, MODEL, request)
     shown = shown_on(pages, request)
@@ -149,9 +149,7 @@ def test_pages_repeat_and_miss_nothing(collection: Collection, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["clips", "events", "all"])
-def test_what_changes_between_pages_neither_repeats_nor_hides_results(
-    library: CollectionStore, kind: str, name: str
-) -> None:
+def test_changes_between_pages_cause_no_duplicates_and_no_gaps(library: CollectionStore, kind: str, name: str) -> None:
     """Videos are added and deleted and indexes built: what is deleted is left out, what is added does not appear."""
     changing = filled(library, f"changing-{name}", kind)
     request = request_of(name)
@@ -180,7 +178,7 @@ def test_what_changes_between_pages_neither_repeats_nor_hides_results(
     assert set(shown_on(new_search, request)) == all_in(changing, request)
 
 
-def test_a_reopened_collection_goes_on_with_a_cursor(tmp_path: Path) -> None:
+def test_a_cursor_works_after_reopening_the_collection(tmp_path: Path) -> None:
     with CollectionStore(tmp_path) as library:
         collection = library.create("videos", manifest())
         add(collection, *range(6))
@@ -205,7 +203,7 @@ def test_a_cursor_of_a_replaced_collection_has_expired(tmp_path: Path) -> None:
             search(collection, replace(request, after=old))
 
 
-def test_a_cursor_of_a_state_that_was_taken_back_has_expired(tmp_path: Path) -> None:
+def test_a_cursor_of_a_reverted_state_has_expired(tmp_path: Path) -> None:
     """A copy of the files from before may give the ids in the cursor to other clips."""
     request = request_for(MODEL, "snow", limit=1)
     with CollectionStore(tmp_path / "library") as library:
@@ -224,7 +222,7 @@ def test_a_cursor_of_a_state_that_was_taken_back_has_expired(tmp_path: Path) -> 
                 search(collection, replace(request, after=cursor))
 
 
-def test_the_longest_cursor_is_bounded_and_can_be_read() -> None:
+def test_the_longest_cursor_can_be_decoded() -> None:
     random = np.random.default_rng(0)
     ids = frozenset(random.choice(2**40, MAX_K, replace=False).tolist())
     vector = random.standard_normal(2048).astype(np.float32)
@@ -258,7 +256,7 @@ STATED: dict[str, Any] = {"search": "name", "collection": "c", "change": [1, -5]
         {"padding": " " * 400_000},
     ],
 )
-def test_a_forged_cursor_is_refused(forged: dict[str, Any]) -> None:
+def test_a_forged_cursor_is_rejected(forged: dict[str, Any]) -> None:
     assert decode_cursor(packed(STATED), "name").position.shown == {1, 3}
     with pytest.raises(InvalidInput, match="cursor: "):
         decode_cursor(packed({**STATED, **forged}), "name")
@@ -272,7 +270,7 @@ def compressed(content: bytes) -> str:
     return base64.urlsafe_b64encode(zlib.compress(content)).decode().rstrip("=")
 
 
-def test_text_that_is_no_cursor_is_refused() -> None:
+def test_an_invalid_cursor_is_rejected() -> None:
     whole = packed(STATED)
     bomb, nested = compressed(b" " * 50_000_000), compressed(b"[" * 100_000)
     assert len(bomb) < MAX_LENGTH
@@ -283,7 +281,7 @@ def test_text_that_is_no_cursor_is_refused() -> None:
         decode_cursor(whole, "other")
 
 
-def test_a_forged_position_costs_no_more_than_a_search(tmp_path: Path) -> None:
+def test_a_forged_position_costs_one_search(tmp_path: Path) -> None:
     with CollectionStore(tmp_path) as library:
         collection = library.create("videos", manifest())
         add(collection, 1, 2)

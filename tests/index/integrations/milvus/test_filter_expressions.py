@@ -10,7 +10,7 @@ from index.integrations.milvus.vectors import filter_expressions
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.5, 0.9, 0.999, 1.0])
 @pytest.mark.parametrize("most", [7, 50_000])
-def test_expressions_say_which_ids_are_allowed(share: float, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expressions_match_the_allowed_ids(share: float, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("index.integrations.milvus.vectors.MAX_IDS", most)
     random = np.random.default_rng(5)
     for mask in (random.random(1000) < share, np.repeat(random.random(20) < share, 50)):
@@ -21,6 +21,6 @@ def test_expressions_say_which_ids_are_allowed(share: float, most: int, monkeypa
     assert filter_expressions(None) == [""]
 
 
-def test_few_ids_are_named_where_few_pass_or_few_do_not() -> None:
+def test_the_shorter_list_of_ids_is_used() -> None:
     few = np.arange(100_000) % 1000 == 1  # 100 ids, too far apart for ranges
     assert [len(filter_expressions(mask)[0]) < 1000 for mask in (few, ~few)] == [True, True]

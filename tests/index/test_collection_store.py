@@ -24,7 +24,7 @@ def test_collections_are_listed_by_name(tmp_path: Path) -> None:
         assert library.names() == ["0-c", "a_1", "b"]
 
 
-def test_a_collection_remembers_its_bundle(tmp_path: Path, small_model: Model) -> None:
+def test_a_collection_stores_its_bundle(tmp_path: Path, small_model: Model) -> None:
     with CollectionStore(tmp_path) as library:
         made = library.create("videos", small_model)
         assert made.fingerprint == small_model.bundle.fingerprint
@@ -46,7 +46,7 @@ def test_a_collection_that_was_closed_can_be_opened_again(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["", "-a", "_a", "A", "a b", "../a", "a/b", ".a", "a\n", "a" * 64, "ä", None])
-def test_names_that_could_be_paths_are_refused(tmp_path: Path, name: str) -> None:
+def test_an_invalid_name_is_rejected(tmp_path: Path, name: str) -> None:
     library = CollectionStore(tmp_path)
     for use in (library.open, library.drop, lambda n: library.create(n, manifest())):
         with pytest.raises(InvalidInput, match="collection name"):
@@ -54,7 +54,7 @@ def test_names_that_could_be_paths_are_refused(tmp_path: Path, name: str) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_name_is_taken_once_and_what_is_there_stays(tmp_path: Path) -> None:
+def test_an_existing_name_is_rejected_and_its_collection_stays(tmp_path: Path) -> None:
     with CollectionStore(tmp_path) as library:
         add(library.create("videos", manifest()), 1)
         with pytest.raises(CollectionExists, match="videos"):
@@ -63,14 +63,14 @@ def test_a_name_is_taken_once_and_what_is_there_stays(tmp_path: Path) -> None:
         assert [entry.name for entry in tmp_path.iterdir()] == ["videos"]
 
 
-def test_an_unknown_collection_is_named(tmp_path: Path) -> None:
+def test_an_unknown_collection_is_not_found(tmp_path: Path) -> None:
     library = CollectionStore(tmp_path)
     for use in (library.open, library.drop):
         with pytest.raises(CollectionNotFound, match="nowhere"):
             use("nowhere")
 
 
-def test_a_dropped_collection_is_gone_for_everybody_who_has_it(tmp_path: Path) -> None:
+def test_a_dropped_collection_is_not_found_by_those_that_have_it_open(tmp_path: Path) -> None:
     with CollectionStore(tmp_path) as library, CollectionStore(tmp_path) as elsewhere:
         add(library.create("videos", manifest()), 1)
         others = elsewhere.open("videos")
@@ -88,7 +88,7 @@ def test_a_dropped_collection_is_gone_for_everybody_who_has_it(tmp_path: Path) -
                 use()
 
 
-def test_a_name_can_be_used_again_and_means_the_new_collection(tmp_path: Path) -> None:
+def test_the_name_of_a_dropped_collection_can_be_reused(tmp_path: Path) -> None:
     with CollectionStore(tmp_path) as library, CollectionStore(tmp_path) as elsewhere:
         add(library.create("videos", manifest()), 1)
         old = elsewhere.open("videos")
@@ -99,7 +99,7 @@ def test_a_name_can_be_used_again_and_means_the_new_collection(tmp_path: Path) -
         assert numbers_in(elsewhere.open("videos")) == [2]
 
 
-def test_what_a_killed_create_left_is_cleared_away_when_it_is_old(tmp_path: Path) -> None:
+def test_old_leftovers_of_a_killed_create_are_removed(tmp_path: Path) -> None:
     for name in (".new-old", ".new-now"):
         (tmp_path / name).mkdir()
     os.utime(tmp_path / ".new-old", (0, 0))
@@ -107,7 +107,7 @@ def test_what_a_killed_create_left_is_cleared_away_when_it_is_old(tmp_path: Path
     assert [entry.name for entry in tmp_path.iterdir()] == [".new-now"]
 
 
-def test_a_library_is_opened_while_another_process_gives_a_new_collection_its_name(
+def test_a_store_opens_while_another_process_creates_a_collection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Path, "iterdir", lambda folder: iter([folder / ".new-a-moment-ago"]))
@@ -116,7 +116,7 @@ def test_a_library_is_opened_while_another_process_gives_a_new_collection_its_na
         assert library.names() == []
 
 
-def test_what_a_killed_drop_left_is_cleared_away(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_drop_are_removed(tmp_path: Path) -> None:
     with CollectionStore(tmp_path) as library:
         library.create("videos", manifest()).close()
     (tmp_path / "videos").rename(tmp_path / ".gone-0123")
@@ -125,7 +125,7 @@ def test_what_a_killed_drop_left_is_cleared_away(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_root_that_is_a_file_is_an_error(tmp_path: Path) -> None:
+def test_a_file_as_root_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="file"):
         CollectionStore(tmp_path / "file")

@@ -42,7 +42,7 @@ def written(tmp_path: Path) -> Path:
     return tmp_path / "v.faiss"
 
 
-def test_what_is_written_is_read(written: Path) -> None:
+def test_a_snapshot_is_read_as_written(written: Path) -> None:
     found = read_snapshot(written)
     assert found is not None
     index, ids, label = found
@@ -52,12 +52,12 @@ def test_what_is_written_is_read(written: Path) -> None:
     assert os.listdir(written.parent) == [written.name]
 
 
-def test_no_file_is_no_snapshot(tmp_path: Path) -> None:
+def test_a_missing_file_is_no_snapshot(tmp_path: Path) -> None:
     assert read_snapshot(tmp_path / "none") is None
     assert read_header(tmp_path / "none") is None
 
 
-def test_any_flipped_byte_is_seen_before_faiss_parses(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_byte_is_detected_before_faiss_parses(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faiss, "read_index", lambda *_: pytest.fail("damaged bytes were parsed"))
     whole = written.read_bytes()
     for position in range(len(whole)):
@@ -68,7 +68,7 @@ def test_any_flipped_byte_is_seen_before_faiss_parses(written: Path, monkeypatch
             read_snapshot(written)
 
 
-def test_any_truncation_is_seen(written: Path) -> None:
+def test_a_truncation_is_detected(written: Path) -> None:
     whole = written.read_bytes()
     for length in range(len(whole)):
         written.write_bytes(whole[:length])
@@ -76,7 +76,7 @@ def test_any_truncation_is_seen(written: Path) -> None:
             read_snapshot(written)
 
 
-def test_a_snapshot_that_cannot_be_written_leaves_the_old_one(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_snapshot(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -99,14 +99,14 @@ def reopened(root: Path) -> Collection:
     return CollectionStore(root).open("videos")
 
 
-def test_a_restart_reads_the_snapshot_and_not_the_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reopening_reads_the_snapshot_and_not_the_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed_collection(tmp_path, *range(5))
     monkeypatch.setattr(SegmentedVectors, "add", lambda *_: pytest.fail("vectors were read"))
     with reopened(tmp_path) as collection:
         assert numbers_in(collection) == [0, 1, 2, 3, 4]
 
 
-def test_what_came_after_the_snapshot_is_applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_after_the_snapshot_are_applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = closed_collection(tmp_path, *range(5))
     shutil.copy(folder / SNAPSHOT_NAME, tmp_path / "old")
     with reopened(tmp_path) as collection:
@@ -120,7 +120,7 @@ def test_what_came_after_the_snapshot_is_applied(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_damaged_snapshot_is_rebuilt_and_right(tmp_path: Path, seed: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_snapshot_is_rebuilt(tmp_path: Path, seed: int, caplog: pytest.LogCaptureFixture) -> None:
     folder = closed_collection(tmp_path, *range(5))
     path = folder / SNAPSHOT_NAME
     damaged = bytearray(path.read_bytes())
@@ -145,7 +145,7 @@ def test_a_missing_snapshot_is_rebuilt(tmp_path: Path) -> None:
         assert numbers_in(collection) == [0, 1, 2, 3, 4]
 
 
-def test_a_snapshot_of_another_collection_is_not_believed(tmp_path: Path) -> None:
+def test_a_snapshot_of_another_collection_is_ignored(tmp_path: Path) -> None:
     others = closed_collection(tmp_path / "others", *range(10, 15))
     folder = closed_collection(tmp_path, *range(5))
     shutil.copy(others / SNAPSHOT_NAME, folder / SNAPSHOT_NAME)
@@ -153,7 +153,7 @@ def test_a_snapshot_of_another_collection_is_not_believed(tmp_path: Path) -> Non
         assert numbers_in(collection) == [0, 1, 2, 3, 4]
 
 
-def test_a_catalogue_restored_from_a_backup_does_not_believe_a_later_snapshot(tmp_path: Path) -> None:
+def test_a_snapshot_later_than_a_restored_catalogue_is_ignored(tmp_path: Path) -> None:
     folder = closed_collection(tmp_path, 0, 1)
     shutil.copy(folder / CATALOGUE_NAME, tmp_path / "backup")
     with reopened(tmp_path) as collection:
@@ -167,7 +167,7 @@ def test_a_catalogue_restored_from_a_backup_does_not_believe_a_later_snapshot(tm
         assert numbers_in(collection) == [0, 1, 12, 15]
 
 
-def test_a_log_that_no_longer_reaches_back_means_rebuilding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_truncated_change_log_causes_a_rebuild(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = closed_collection(tmp_path, 0, 1)
     old = (folder / SNAPSHOT_NAME).read_bytes()
     monkeypatch.setattr(faiss_index, "CHANGES_KEPT", 0)
@@ -179,9 +179,7 @@ def test_a_log_that_no_longer_reaches_back_means_rebuilding(tmp_path: Path, monk
         assert numbers_in(collection) == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_a_process_that_slept_through_more_than_the_log_keeps_rebuilds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_behind_the_change_log_rebuilds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faiss_index, "CHANGES_KEPT", 0)
     closed_collection(tmp_path, 0, 1, 2)
     with reopened(tmp_path) as sleeping:
