@@ -181,7 +181,7 @@ def test_a_trace_has_a_span_per_stage(
 
 def test_a_missing_trace_exporter_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
-    with pytest.raises(InvalidInput, match=r"otlp_endpoint: 'http://there:4318'.*\.\[telemetry\]"):
+    with pytest.raises(InvalidInput, match=r"otlp_endpoint: 'http://there:4318'.*vitascope\[telemetry\]"):
         create_tracer(read_settings(otlp_endpoint="http://there:4318"))
 
 
