@@ -1,9 +1,9 @@
-"""How fast films become searchable, and how close that is to what decoding and the model allow.
+"""Throughput of an indexing job, compared with decoding alone and the model alone.
 
     python -m benchmarks.ingest --films 64 --seconds 16
 
-Makes films, then measures in alternating rounds: decoding alone, the model alone, and the job with all stages.
-The job cannot be faster than the slower of the two; the share of that speed is what the pipeline is judged by.
+Writes films, then measures in alternating rounds: decoding alone, the model alone, and the job with all stages.
+The job cannot be faster than the slower of the two; the result is its share of that speed.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from vitascope.errors import InvalidInput
 from vitascope.media.limits import DEFAULT_LIMITS
 from vitascope.model import Model
 
-BAR = 0.85
+TARGET = 0.85
 """Share of the slower half's speed that the job should reach."""
 FRAMES_PER_SECOND = 25
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Seconds that each of the three took, and for which each stage of the job was at work."""
+    """Seconds of decoding alone, the model alone and the job, and the busy seconds of each stage of the job."""
 
     decode: float
     embed: float
@@ -61,9 +61,9 @@ def write_film(
     *,
     gop: int = 2 * FRAMES_PER_SECOND,
 ) -> None:
-    """A film (H.264) of a camera that pans over waves and grain: motion and detail, so that decoding is real work.
+    """Write an H.264 film of a camera panning over waves and grain, whose motion and detail make decoding realistic.
 
-    ``gop``: frames from one key frame to the next at most.
+    ``gop``: maximum frames from one key frame to the next.
     """
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[: 2 * height, : 2 * width].astype(np.float32)
@@ -74,90 +74,90 @@ def write_film(
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options={"preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt, stream.gop_size = width, height, "yuv420p", gop
-        stream.codec_context.colorspace = (
-            1 if height > 576 else 6
-        )  # BT.709, BT.601: said, so that no reader has to guess
+        stream.codec_context.colorspace = 1 if height > 576 else 6  # BT.709, BT.601
         for number in range(round(seconds * FRAMES_PER_SECOND)):
-            at = (1 + np.sin(number / FRAMES_PER_SECOND * turns)) / 2
-            top, left = int(at[0] * height), int(at[1] * width)
+            position = (1 + np.sin(number / FRAMES_PER_SECOND * turns)) / 2
+            top, left = int(position[0] * height), int(position[1] * width)
             pixels = np.ascontiguousarray(scene[top : top + height, left : left + width])
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
 
 
 def measure(
-    folder: Path, films: Path, model: Model, rounds: int, pace: PipelineConfig, rule: Segmentation
+    folder: Path, films: Path, model: Model, rounds: int, config: PipelineConfig, segmentation: Segmentation
 ) -> list[Round]:
-    """The three, ``rounds`` times in turn, each time into an empty collection below ``folder``."""
-    measured = []
+    """Measure ``rounds`` times, each time with an empty collection below ``folder``."""
+    measurements = []
     with CollectionStore(folder / "library") as library:
         for number in range(rounds):
             collection = library.create(f"round-{number}", model)
-            opened = _open_all(films, rule)
-            began = time.perf_counter()
-            decoded = _decode_all(model, opened, pace)
-            decode = time.perf_counter() - began
-            began = time.perf_counter()
-            for planned, clips in decoded:
-                embed_clips(model, planned, clips)
-            embed = time.perf_counter() - began
+            prepared = _prepare_all(films, segmentation)
+            started_at = time.perf_counter()
+            decoded = _decode_all(model, prepared, config)
+            decode = time.perf_counter() - started_at
+            started_at = time.perf_counter()
+            for specs, clips in decoded:
+                embed_clips(model, specs, clips)
+            embed = time.perf_counter() - started_at
             del decoded, clips
-            clock = StageTimer()
-            job_id = create_job(collection, FolderSource(str(films)), JobOptions(rule)).id
-            began = time.perf_counter()
-            done = run_job(collection, model, job_id, config=pace, timer=clock)
-            whole = time.perf_counter() - began
+            timer = StageTimer()
+            job_id = create_job(collection, FolderSource(str(films)), JobOptions(segmentation)).id
+            started_at = time.perf_counter()
+            done = run_job(collection, model, job_id, config=config, timer=timer)
+            whole = time.perf_counter() - started_at
             if done.counts.succeeded != done.counts.total:
                 raise InvalidInput(f"{films}: {done.counts.failed} films failed; all were expected to be added")
-            measured.append(Round(decode, embed, whole, dict(clock.seconds())))
-    return measured
+            measurements.append(Round(decode, embed, whole, dict(timer.seconds())))
+    return measurements
 
 
-def _open_all(films: Path, rule: Segmentation) -> list[PreparedFile]:
-    """Every film as the job opens it, which is a stage of its own there: not part of decoding alone."""
-    opened = []
+def _prepare_all(films: Path, segmentation: Segmentation) -> list[PreparedFile]:
+    """Hash, probe and segment every film, which is a stage of its own in the job."""
+    prepared = []
     for film in sorted(films.iterdir()):
         hashed = hash_file(film, DEFAULT_LIMITS)
-        opened.append(prepare_file(hashed, title=None, metadata=None, segmentation=rule, limits=DEFAULT_LIMITS))
-    return opened
+        prepared.append(
+            prepare_file(hashed, title=None, metadata=None, segmentation=segmentation, limits=DEFAULT_LIMITS)
+        )
+    return prepared
 
 
 def _decode_all(
-    model: Model, opened: list[PreparedFile], pace: PipelineConfig
+    model: Model, prepared: list[PreparedFile], config: PipelineConfig
 ) -> list[tuple[list[ClipSpec], DecodedClips]]:
-    """Decode every film, by as many threads as the job has."""
+    """Decode every film, with as many threads as the job."""
 
     def decoded(film: PreparedFile) -> list[tuple[list[ClipSpec], DecodedClips]]:
         return [
-            (planned, decode_clips(model, film, planned, DEFAULT_LIMITS, threads=pace.decoder_threads))
-            for planned in film.description.clip_batches()
+            (specs, decode_clips(model, film, specs, DEFAULT_LIMITS, threads=config.decoder_threads))
+            for specs in film.description.clip_batches()
         ]
 
-    with ThreadPoolExecutor(pace.decoders) as pool:
-        return [batch for batches in pool.map(decoded, opened) for batch in batches]
+    with ThreadPoolExecutor(config.decoders) as pool:
+        return [batch for batches in pool.map(decoded, prepared) for batch in batches]
 
 
-def report(measured: list[Round], films: int, seconds: float, pace: PipelineConfig) -> dict[str, Any]:
-    """Medians over the rounds: films and seconds of film per second, utilisation (0 to 1) by stage, the share."""
+def report(measurements: list[Round], films: int, seconds: float, config: PipelineConfig) -> dict[str, Any]:
+    """Return medians over the rounds: throughput, utilisation (0 to 1) of each stage, and the share."""
 
     def median(values: list[float]) -> float:
         return statistics.median(values)
 
-    threads = {"open": pace.openers, "decode": pace.decoders, "embed": 1, "store": 1}
-    speeds = {name: films / median([getattr(r, name) for r in measured]) for name in ("decode", "embed", "job")}
+    threads = {"prepare": config.openers, "decode": config.decoders, "embed": 1, "store": 1}
+    speeds = {name: films / median([getattr(r, name) for r in measurements]) for name in ("decode", "embed", "job")}
     return {
         "films": films,
         "seconds_each": seconds,
-        "rounds": len(measured),
+        "rounds": len(measurements),
         "films_per_second": speeds,
         "real_time_factor": {name: speed * seconds for name, speed in speeds.items()},
         "utilisation": {
-            stage: median([r.stages.get(stage, 0.0) / r.job / count for r in measured])
+            stage: median([r.stages.get(stage, 0.0) / r.job / count for r in measurements])
             for stage, count in threads.items()
         },
         "threads": threads,
-        "share_of_slower": median([max(r.decode, r.embed) / r.job for r in measured]),
-        "bar": BAR,
+        "share_of_slower": median([max(r.decode, r.embed) / r.job for r in measurements]),
+        "target": TARGET,
     }
 
 
@@ -166,12 +166,12 @@ def show(result: dict[str, Any], console: Console) -> None:
     for name, words in (("decode", "decoding alone"), ("embed", "the model alone"), ("job", "the job")):
         table.add_row(words, f"{result['films_per_second'][name]:.2f}", f"{result['real_time_factor'][name]:.1f}")
     console.print(table)
-    stages = plain_table("stage", ">threads", ">at work")
+    stages = plain_table("stage", ">threads", ">busy")
     for stage, share in result["utilisation"].items():
         stages.add_row(stage, str(result["threads"][stage]), f"{share:.0%}")
     console.print(stages)
-    verdict = "reached" if result["share_of_slower"] >= BAR else "MISSED"
-    console.print(f"{result['share_of_slower']:.0%} of the slower half alone; the bar of {BAR:.0%} is {verdict}")
+    verdict = "reached" if result["share_of_slower"] >= TARGET else "MISSED"
+    console.print(f"{result['share_of_slower']:.0%} of the slower half alone; the target of {TARGET:.0%} is {verdict}")
 
 
 def main() -> None:
@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=16.0, metavar="S", help="of each film")
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
     parser.add_argument("--clip-length", type=float, default=8.0, metavar="S")
-    # Together as many as there are cores: only then can each half alone run as it does in the job.
+    # As many as there are cores together: only then can each half alone run as it does in the job.
     parser.add_argument("--decoders", type=int, default=max(1, cores // 2), metavar="N", help="threads that decode")
     parser.add_argument("--threads", type=int, default=max(1, cores // 2), metavar="N", help="threads of the model")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "tensorrt"), default="auto")
@@ -190,7 +190,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.films < 1 or args.rounds < 1:
         parser.error("--films, --rounds: at least 1 was expected")
-    pace = PipelineConfig(decoders=args.decoders)
+    config = PipelineConfig(decoders=args.decoders)
     model = Model.open(args.bundle, threads=args.threads, device=args.device)
     model.warm()
     with tempfile.TemporaryDirectory() as folder:
@@ -198,9 +198,9 @@ def main() -> None:
         films.mkdir()
         for number in range(args.films):
             write_film(films / f"{number:04}.mp4", args.seconds, number)
-        rule = Segmentation(args.clip_length)
-        measured = measure(Path(folder), films, model, args.rounds, pace, rule)
-    result = report(measured, args.films, args.seconds, pace)
+        segmentation = Segmentation(args.clip_length)
+        measurements = measure(Path(folder), films, model, args.rounds, config, segmentation)
+    result = report(measurements, args.films, args.seconds, config)
     if args.json:
         print(json.dumps(result, indent=1))
     else:

@@ -186,7 +186,7 @@ class Pipeline(Generic[Item]):
         self._to_embed: ClosableQueue[tuple[_Batch[Item], DecodedClips]] = ClosableQueue(MAX_DECODED_BATCHES)
         self._to_store: ClosableQueue[_ItemState[Item]] = ClosableQueue()
         self._results: ClosableQueue[ItemResult[Item]] = ClosableQueue()
-        stages = [(self._prepare, "open", config.openers), (self._decode, "decode", config.decoders)]
+        stages = [(self._prepare, "prepare", config.openers), (self._decode, "decode", config.decoders)]
         stages += [(self._embed, "embed", 1), (self._store, "store", 1)]
         self._threads = [
             threading.Thread(target=run, name=f"job-{name}-{number}", daemon=True)
@@ -231,7 +231,7 @@ class Pipeline(Generic[Item]):
     def _prepare(self) -> None:
         while (state := self._to_prepare.get()) is not None:
             with self._capture_errors(state):
-                with self._timer.measure("open"):
+                with self._timer.measure("prepare"):
                     prepared = self._prepare_item(state.item)
                 if isinstance(prepared, IngestResult):
                     self._finish(state, prepared)

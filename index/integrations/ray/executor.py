@@ -143,7 +143,7 @@ class RayCluster:
 class _Call:
     """A running call of an actor: of ``start`` without an item, of ``hash``, or of ``embed``.
 
-    ``ping``: an earlier call, by which an actor that had died before it is told from one that died at the item.
+    ``ping``: an earlier call, which also fails if the actor had died before it began with the item.
     """
 
     actor: Any

@@ -1,1 +1,1 @@
-"""Where a job's videos come from: what was asked for, the items it names, and their bytes."""
+"""Sources of jobs: their description, listing and fetching."""

@@ -119,7 +119,7 @@ def test_the_timer_adds_up_the_seconds_of_each_stage(
 ) -> None:
     timer = StageTimer()
     run_job(collection, small_model, create_folder_job(collection, make_pictures(tmp_path / "p", 3)).id, timer=timer)
-    assert set(timer.seconds()) == {"open", "decode", "embed", "store"}
+    assert set(timer.seconds()) == {"prepare", "decode", "embed", "store"}
     assert all(seconds > 0 for seconds in timer.seconds().values())
 
 
