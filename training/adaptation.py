@@ -1,4 +1,4 @@
-"""Continued pre-training on one corpus: a recipe made for a model that is there already and for the clips at hand."""
+"""The recipe of continued pre-training (`vitascope adapt`) for a model and the clips at hand."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ CORPUS = "own"
 BATCH = 32
 EPOCHS = 10
 LEARNING_RATE = 1e-4
-"""A quarter of what pre-training ends with or less; of most layers again a fraction, see `training.recipe.Stage`."""
-LEAST_STEPS, MOST_STEPS = 60, 2000
+"""At most a quarter of the last rate of pre-training; most layers use a fraction of it, see `training.recipe.Stage`."""
+MIN_STEPS, MAX_STEPS = 60, 2000
 
 
 def chosen_steps(clips: int) -> int:
-    """Ten times through all clips; of few clips more often, of many less."""
-    return min(max(EPOCHS * clips // min(clips, BATCH), LEAST_STEPS), MOST_STEPS)
+    """Return the number of steps: ten epochs, within fixed bounds."""
+    return min(max(EPOCHS * clips // min(clips, BATCH), MIN_STEPS), MAX_STEPS)
 
 
 def adaptation_recipe(cfg: FusedConfig, clips: int, *, steps: int | None = None, seed: int = 0) -> Recipe:
-    """A recipe that goes on from a model of this configuration with `clips` clips of the corpus `own`.
+    """Return a recipe that continues from a model of configuration `cfg` with `clips` clips of the corpus `own`.
 
-    Its objectives are those that the system is pre-trained with and that need no more than clips with sentences. No
-    answers are learned: the head that gives them stays as it is, while the layers below it move, which is one reason
-    for the low rates. Pictures are not mirrored, since subtitles may speak of left and right.
+    Its objectives are those of the architecture's pre-training that need clips with sentences only. The answer head is
+    not trained while the layers below it change, which is one reason for the low learning rates. Frames are not
+    mirrored, since subtitles may name left and right.
     """
     objectives = {"itc": 1.0, "itm": 0.5, "mlm": 0.3}
     if cfg.masks_visual:

@@ -1,4 +1,4 @@
-"""Loss and validation curves as a picture, from the run's log."""
+"""The log of a run, and its loss and validation curves as a PNG."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The log's lines; a last line cut short by a kill is left out."""
+    """Return the rows of a log, without a last line that a killed process left incomplete."""
     rows = []
     for line in path.read_text().splitlines():
         try:
@@ -24,13 +24,13 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 
 def cut_log(path: Path, step: int) -> None:
-    """Drop log rows past the checkpoint: a resumed run writes them again."""
+    """Remove log rows past the checkpoint, which a resumed run writes again."""
     rows = read_log(path) if path.exists() else []
     path.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] < step))
 
 
 def plot(log: Path, picture: Path) -> None:
-    """One panel of losses by objective and corpus (running mean), one of validation metrics. Writes a PNG."""
+    """Plot losses by objective and corpus (running mean) and validation metrics to a PNG."""
     losses: dict[str, list[tuple[float, float]]] = defaultdict(list)
     scores: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for row in read_log(log):

@@ -1,7 +1,7 @@
-"""A bundle as the start of training: the weights of its graphs, back in the model that they were exported from.
+"""Initialization from a bundle: the weights of its graphs, loaded into the model they were exported from.
 
-The exporter folds norms into convolutions, transposes linear layers and stores equal tensors once; here each of that is
-undone by its rule. Whether all of it was undone is not believed but measured: the model is run beside the bundle.
+The exporter folds norms into convolutions, transposes linear layers and stores equal tensors once; here each is undone
+by rule, and the result is checked against the bundle's outputs.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ Weights = dict[str, Tensor]
 
 
 def model_of_bundle(folder: Path) -> InitialModel:
-    """The model of a bundle of `vitascope export`.
+    """Return the model of a bundle written by `vitascope export`.
 
-    The weights are those that the bundle stores, in float32: reduced precision stays lost. Heads that only training
-    reads (masked words, objects) start anew. Raises InvalidInput where the bundle does not say which architecture it
-    holds, or where the rebuilt model does not give the bundle's outputs.
+    Weights are those of the bundle, in float32: reduced precision stays lost. Heads used only in training (masked
+    words, objects) are initialized again.
+
+    Raises InvalidInput where the bundle does not name its architecture, or where the model does not reproduce its
+    outputs.
     """
     bundle = Bundle.open(folder)
     _check_trained_here(bundle)
@@ -70,7 +72,7 @@ def model_of_bundle(folder: Path) -> InitialModel:
 
 
 def _check_trained_here(bundle: Bundle) -> None:
-    """Raises InvalidInput for a bundle whose graphs no model of `training/models` computes."""
+    """Raise InvalidInput for a bundle whose graphs are not those of a model in `training.models`."""
     extra, expected = bundle.manifest.extra, "a checkpoint, or the bundle of one, was expected"
     if "public_model" in extra:
         raise InvalidInput(
@@ -86,7 +88,7 @@ def _check_trained_here(bundle: Bundle) -> None:
 
 
 def _weights(graph: GraphProto, model: HdVila) -> Weights:
-    """The parameters that can be told from one graph alone, by name."""
+    """Return the parameters that can be identified in one graph, by name."""
     values = _float_values(graph)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     own = {name.removeprefix("model."): value for name, value in values.items() if name.startswith("model.")}
@@ -105,7 +107,7 @@ def _weights(graph: GraphProto, model: HdVila) -> Weights:
 
 
 def _float_values(graph: GraphProto) -> dict[str, np.ndarray]:
-    """The graph's floating-point constants in float32, under the names that its nodes read them by."""
+    """Return the graph's floating-point constants in float32, by the names that its nodes read."""
     stored = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     out = {}
     for name, value in stored.items():
@@ -118,7 +120,7 @@ def _float_values(graph: GraphProto) -> dict[str, np.ndarray]:
 
 
 def _linear_layers(graph: GraphProto) -> list[tuple[str, str]]:
-    """(weight, bias) of every product with a constant that a bias is added to; the bias keeps its parameter's name."""
+    """Return (weight, bias) of every product with a constant and an added bias, which keeps its parameter name."""
     products = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "MatMul"}
     pairs = []
     for node in graph.node:
@@ -130,7 +132,7 @@ def _linear_layers(graph: GraphProto) -> list[tuple[str, str]]:
 
 
 def _folded_places(constants: Sequence[np.ndarray], model: HdVila) -> dict[str, np.ndarray]:
-    """Learned times and places, which the exporter reshapes or adds to one another."""
+    """Return the time and position embeddings, which the exporter reshapes or adds to one another."""
     cfg = model.cfg
     found = {}
     for constant in constants:
@@ -148,7 +150,7 @@ def _folded_places(constants: Sequence[np.ndarray], model: HdVila) -> dict[str, 
 
 
 def _complete(weights: Weights, model: HdVila) -> None:
-    """What follows from the weights found: parameters shared by both encoders, and norms that are folded in."""
+    """Add derived parameters: those shared by both encoders, and folded norms."""
     for name in model.state_dict():
         for one, other in (("video.low.", "video.high."), ("video.high.", "video.low.")):
             # Frozen stages are equal in both encoders and stored once.
@@ -163,7 +165,7 @@ def _complete(weights: Weights, model: HdVila) -> None:
 
 
 def _check(model: HdVila, bundle: Bundle) -> None:
-    """Raises InvalidInput where an output of `model` is not the bundle's."""
+    """Raise InvalidInput where an output of `model` is not that of the bundle."""
     runtime = Model(bundle)
     rebuilt = TorchEncoder(model, bundle.tokenizer(), bundle.answers, bundle.manifest.calibration)
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Quick validation during training: retrieval and answers on validation splits, in at most a minute."""
+"""Validation during training: retrieval and answers on validation splits, in at most a minute."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ LIMIT = 500
 
 
 def validator(recipe: Recipe, data: Path) -> Callable[[FusedModel, list[str], Path], dict[str, float]]:
-    """A function that measures the recipe's validation corpora with the model as it stands."""
+    """Return a function that evaluates a model on the recipe's validation corpora.
+
+    It takes (model, answers, tokenizer file) and returns metrics by `corpus metric`.
+    """
     corpora = {name: _first(open_packed(data / name / "val"), LIMIT) for name in recipe.validate_on}
 
     def measure(model: FusedModel, answers: list[str], tokenizer: Path) -> dict[str, float]:

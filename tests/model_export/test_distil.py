@@ -13,7 +13,7 @@ from model_export.optimize import distil as distillation
 from model_export.optimize.distil import DistilOptions, distil_bundle
 from tests.small_bundle import make_small_bundle
 from tests.training.data.corpus_files import movie
-from tests.training.distillation.small_student import EYES, small_recipe
+from tests.training.distillation.small_student import VIDEO_FIELDS, small_recipe
 from tests.training.small_run import COLOURS
 from training.data.packed import open_packed
 from training.distillation.loop import distil
@@ -25,7 +25,7 @@ TOML = "\n".join(
     [
         'name = "mine"',
         *("steps = 60", "batch = 8", "anchors = 4", "learning_rate = 1e-2", "backbone_scale = 1.0"),
-        f"eyes = {{ {', '.join(f'{key} = {json.dumps(value)}' for key, value in EYES.items())} }}",
+        f"eyes = {{ {', '.join(f'{key} = {json.dumps(value)}' for key, value in VIDEO_FIELDS.items())} }}",
     ]
 )
 
@@ -84,7 +84,7 @@ def test_a_student_begins_with_its_teachers_weights_where_they_are_known(
     said: list[str] = []
     wanted = DistilOptions(
         teacher=bundles["float32"],
-        recipe=small_recipe(eyes={**EYES, "hybrid_width": 32}, steps=2, learning_rate=1e-6),
+        recipe=small_recipe(eyes={**VIDEO_FIELDS, "hybrid_width": 32}, steps=2, learning_rate=1e-6),
         out=tmp_path / "student",
         work=tmp_path / "work",
         name="student",

@@ -1,5 +1,4 @@
-"""A smaller video encoder that learns to see as a bundle's does: a student in its teacher's vector space.
+"""Distillation of a bundle into a smaller video encoder with the same embedding space.
 
-Read in this order: ``recipe`` (the numbers), ``student`` (the model), ``teacher`` (what it learns from), ``losses``,
-``loop``.
+Read in this order: ``recipe`` (configuration), ``student`` (model), ``teacher`` (targets), ``losses``, ``loop``.
 """

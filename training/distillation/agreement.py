@@ -1,6 +1,6 @@
-"""How closely a student follows its teacher on clips that it has not learned from.
+"""The agreement of a student with its teacher on held-out clips.
 
-Shape letters: N clips, E vector width.
+Shape letters: N clips, E embedding dim.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ among all of them, by either's vectors."""
 
 
 def agreement(student: Student, held_out: Taught) -> Agreement:
-    """Measured in float32. The student's mode is restored."""
+    """Return the student's agreement with its teacher on held-out clips, in float32. The student's mode is restored."""
     return compared(np.concatenate(list(_vectors(student, held_out))), held_out)
 
 
 def compared(vectors_NE: np.ndarray, held_out: Taught) -> Agreement:
-    """The same of vectors that are there already."""
+    """Return the agreement of given embeddings with the teacher."""
     theirs = np.asarray(held_out.vectors)
     own = [np.array([i]) for i in range(len(theirs))]
     out = {

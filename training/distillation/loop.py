@@ -1,9 +1,9 @@
-"""The loop: a student, what its teacher says of some corpora, and a checkpoint to go on from.
+"""The distillation loop: a student and its teacher's outputs in, a checkpoint out, exact resume in between.
 
 RUN/
-    log.jsonl      a line per step: losses, and what is measured on held-out clips
-    curves.png     the same as a picture, at the end
-    checkpoint/    weights, moments, and state.json: the next step, recipe, configuration and begin
+    log.jsonl      a line per step: losses and held-out metrics
+    curves.png     a plot of the log, at the end
+    checkpoint/    weights, moments, and state.json: next step, recipe, configuration and initialization
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ STATE = "state.json"
 
 @dataclass(frozen=True)
 class Lessons:
-    """What a student learns from and is measured on, by corpus, and the temperature that the teacher ranks by."""
+    """The teacher's outputs on the training and held-out corpora, and the temperature of its ranking."""
 
     teacher: str
     """Its bundle's fingerprint."""
@@ -50,7 +50,7 @@ class Lessons:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What changes when a run would learn from something else."""
+        """Return what a run must not change: the fingerprints of the teacher and of the corpora."""
         learned = {name: [str(t.packed.info["examples_sha256"]), len(t)] for name, t in self.learned.items()}
         return {"teacher": self.teacher, "learned": learned, "temperature": self.temperature}
 
@@ -66,11 +66,19 @@ def distil(
     stop_after: int | None = None,
     progress: Progress = lambda *_: None,
 ) -> Path:
-    """Run a recipe to its end, going on from `out`'s checkpoint if there is one. Returns the checkpoint folder.
+    """Run a recipe to its end, continuing from the checkpoint in `out` if there is one.
 
-    A run that was stopped and went on gives the very weights of one that was not. teacher: its own weights, for
-    `begin` "teacher". stop_after: stop (with a checkpoint) after so many steps of this call.
-    Raises InvalidInput where `out` holds another run, or frames that the student needs are not packed.
+    A resumed run gives exactly the weights of an uninterrupted one.
+
+    Args:
+        teacher: The teacher's own model, for `begin` "teacher".
+        stop_after: Stop with a checkpoint after this many steps of this call.
+
+    Returns:
+        The checkpoint folder.
+
+    Raises:
+        InvalidInput: `out` holds another run, or the student's frames are not packed.
     """
     latest = out / "checkpoint"
     asked = {
@@ -108,7 +116,7 @@ def distil(
 
 
 def load_student(folder: Path) -> Student:
-    """The student of a checkpoint, in evaluation mode. Raises InvalidInput where there is none."""
+    """Load the student of a checkpoint, in evaluation mode. Raises InvalidInput where there is none."""
     found = checkpoint.find(folder)
     if found is None:
         raise InvalidInput(f"checkpoint: nothing at {folder}; a folder with {STATE} was expected")
@@ -126,7 +134,7 @@ def _begun(
     teacher: HdVila | None,
     asked: dict[str, Any],
 ) -> tuple[Student, int]:
-    """The student, and how many steps it has learned already."""
+    """Return the student and the number of steps it was trained for."""
     found = checkpoint.find(latest)
     if found is None:
         torch.manual_seed(recipe.seed)
@@ -148,7 +156,7 @@ def _save(latest: Path, student: Student, optimizer: torch.optim.Optimizer, aske
 
 
 def _groups(student: Student, recipe: DistilRecipe) -> list[dict[str, Any]]:
-    """Parameters by learning rate; norms, biases and other vectors do not decay."""
+    """Return parameter groups by learning rate; norms, biases and other vectors have no weight decay."""
     by_kind: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in student.named_parameters():
         if parameter.requires_grad:
@@ -161,7 +169,7 @@ def _groups(student: Student, recipe: DistilRecipe) -> list[dict[str, Any]]:
 
 
 def rate_at(step: int, recipe: DistilRecipe) -> float:
-    """Learning rate of a step, relative to the peak: linear up, then half a cosine down to `final_scale`."""
+    """Return the learning rate factor of a step: linear warm-up, then cosine decay to `final_scale`."""
     warm = max(int(recipe.warmup * recipe.steps), 1)
     if step < warm:
         return (step + 1) / warm
@@ -209,7 +217,7 @@ def _step(
 
 @dataclass(frozen=True)
 class _Batch:
-    """B clips of one corpus: their streams, and what the teacher says of them and of A anchors."""
+    """B clips of one corpus: their streams, and the teacher's outputs for them and for A anchors."""
 
     corpus: str
     streams: list[Tensor]
@@ -218,7 +226,7 @@ class _Batch:
     anchors: Tensor
 
     def to(self, device: torch.device) -> _Batch:
-        """The same batch on the device that computes."""
+        """Return the batch with all tensors on a device."""
         return _Batch(
             self.corpus,
             [frames.to(device) for frames in self.streams],
@@ -229,7 +237,7 @@ class _Batch:
 
 
 class _Draw:
-    """Batches as a function of the step alone."""
+    """Batches as a pure function of the step."""
 
     def __init__(self, recipe: DistilRecipe, lessons: Lessons, student: Student) -> None:
         self.recipe, self.student = recipe, student
@@ -261,15 +269,17 @@ class _Draw:
         )
 
     def _rows(self, which: int, earlier: int) -> np.ndarray:
-        """Of batch number `earlier` of a corpus: epochs of seeded permutations, cut into whole batches."""
+        """Return the rows of a corpus's batch number `earlier`: epochs of seeded permutations, cut into whole batches."""
         count, batch = len(self.corpora[which]), self.recipe.batch
         epoch, place = divmod(earlier, count // batch)
         order = np.random.default_rng([self.recipe.seed, which, 31, epoch]).permutation(count)
         return np.sort(order[place * batch : (place + 1) * batch])
 
     def _anchors(self, corpus: Taught, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A caption of each clip of the batch, or the teacher's vector of the clip where the corpus has none; then as
-        many of other clips as the recipe says."""
+        """Return a caption embedding of each clip of the batch, then of other clips, as many as the recipe says.
+
+        Where the corpus has no captions, the teacher's clip embeddings.
+        """
         others = np.setdiff1d(np.arange(len(corpus)), rows)
         others = np.sort(rng.choice(others, size=min(self.recipe.anchors, len(others)), replace=False))
         chosen = np.concatenate([rows, others])

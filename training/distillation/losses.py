@@ -1,6 +1,6 @@
-"""What a student is told. All are 0 for a student that gives what its teacher gives.
+"""Distillation losses; each is 0 for a student that equals its teacher.
 
-Shape letters: B clips, A anchors, E vector width, V visual tokens, K their width.
+Shape letters: B clips, A anchors, E embedding dim, V visual tokens, K their width.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 def cosine(student_BE: Tensor, teacher_BE: Tensor) -> Tensor:
-    """1 minus the cosine of each vector with the teacher's; both are of length 1."""
+    """Return 1 minus the mean cosine of the student's and the teacher's L2-normalised embeddings."""
     return 1.0 - (student_BE.float() * teacher_BE).sum(dim=-1).mean()
 
 
 def relation(student_BE: Tensor, teacher_BE: Tensor, anchors_AE: Tensor, temperature: float) -> Tensor:
-    """Whom a clip is near to: the divergence of the student's ranking from the teacher's, in both directions.
+    """Return the divergence of the student's ranking from the teacher's, in both directions.
 
     Anchors are vectors of the teacher, of texts or of clips, those of the batch first. Rows: of each clip over all
     anchors. Columns: of each anchor of the batch over the clips. KL divergence of softmaxed similarities ("affinity
@@ -35,6 +35,6 @@ def _divergence(ours: Tensor, theirs: Tensor) -> Tensor:
 
 
 def tokens(student_BVK: Tensor, teacher_BVK: Tensor) -> Tensor:
-    """The share of the variance of the teacher's visual tokens that the student's do not explain."""
+    """Return the fraction of variance of the teacher's visual tokens that the student's do not explain."""
     spread = (teacher_BVK - teacher_BVK.mean(dim=(0, 1))).square().mean()
     return (student_BVK.float() - teacher_BVK).square().mean() / spread.clamp_min(1e-12)

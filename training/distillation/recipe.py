@@ -1,4 +1,4 @@
-"""A recipe of distillation: one TOML file that says what the student is and how it learns."""
+"""Recipes of distillation: TOML files with the configuration and training of a student."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from training.models.hd_vila import HdVilaConfig, tiny
 from vitascope.errors import InvalidInput
 
 STUDENTS = Path(__file__).parents[1] / "students"
-EYES = frozenset(
+VIDEO_FIELDS = frozenset(
     [
         *("backbone", "frozen_stages", "frozen_norm", "image_mean", "image_std", "grid_height", "grid_width"),
         *("high_height", "high_width", "low_height", "low_width", "low_frames", "temporal_shift"),
         *("hybrid_width", "hybrid_heads", "hybrid_layers", "drop_path", "centre_weight"),
     ]
 )
-"""Fields of HD-VILA's configuration that say something of the video encoder."""
+"""Fields of HD-VILA's configuration that concern the video encoder."""
 
 
 class Weights(BaseModel):
-    """Of the losses, see `training.distillation.losses`."""
+    """Weights of the losses, see `training.distillation.losses`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     cosine: Annotated[float, Field(ge=0)] = 1.0
@@ -60,8 +60,10 @@ class DistilRecipe(BaseModel):
 
     @model_validator(mode="after")
     def _eyes_can_be_made(self) -> DistilRecipe:
-        if unknown := sorted(set(self.eyes) - EYES):
-            raise ValueError(f"eyes: {unknown} say nothing of a video encoder; some of {sorted(EYES)} were expected")
+        if unknown := sorted(set(self.eyes) - VIDEO_FIELDS):
+            raise ValueError(
+                f"eyes: {unknown} say nothing of a video encoder; some of {sorted(VIDEO_FIELDS)} were expected"
+            )
         self.video_config()
         return self
 
@@ -72,12 +74,12 @@ class DistilRecipe(BaseModel):
         return self
 
     def video_config(self) -> HdVilaConfig:
-        """The video encoder's configuration; what it says of texts is not used."""
+        """Return the configuration of the video encoder; its text fields are not used."""
         return HdVilaConfig.model_validate(tiny().model_dump() | {"dropout": 0.0} | self.eyes)
 
 
 def student_recipe(name: str) -> DistilRecipe:
-    """A recipe that comes with the package, by name, or a path of a TOML file. Raises InvalidInput."""
+    """Read a recipe shipped with the package by name, or a TOML file by path. Raises InvalidInput."""
     path = Path(name)
     if path.suffix != ".toml":
         shipped = sorted(p.stem for p in STUDENTS.glob("*.toml"))

@@ -1,10 +1,9 @@
-"""The student: HD-VILA's video encoder in another size, with a way into the teacher's vector space.
+"""The student: HD-VILA's video encoder in another size, projected to the teacher's embedding space.
 
-It gives what the teacher's video graph gives: a vector of the same width, and as many visual tokens of the same width,
-so that the teacher's text, match and answer graphs read it as they read their own.
+Its outputs have the shapes of the teacher's video graph, so that the teacher's text, match and answer graphs read them.
 
 Shape letters: B videos, C clips, F frames, H W pixels, S the student's own tokens, V visual tokens of the teacher,
-K their width, E vector width.
+K their width, E embedding dim.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ from training.models.pretrained import load_cnn
 from vitascope.errors import InvalidInput
 
 Begin = Literal["teacher", "pretrained", "scratch"]
-"""What a student's weights begin with: those of its teacher that fit, a public CNN, or nothing."""
+"""Initialization of a student: the teacher's weights that fit, a public CNN, or none."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """What the teacher's video graph gives of a clip, as its manifest states it."""
+    """Output shapes of the teacher's video graph, from its manifest."""
 
     vector_width: int
     visual_tokens: int
@@ -37,7 +36,7 @@ class Space:
 
 
 class Student(nn.Module):
-    """Frame streams to a vector and visual tokens in the place of the teacher's."""
+    """A video encoder with the outputs of the teacher's."""
 
     def __init__(self, eyes: HdVilaConfig, space: Space) -> None:
         super().__init__()
@@ -54,9 +53,13 @@ class Student(nn.Module):
                 nn.init.zeros_(self.widen.bias)
 
     def forward(self, *streams: Tensor) -> tuple[Tensor, Tensor]:
-        """The streams in the order of the configuration, (B, C, F, H, W, 3), pixels 0..255 of any dtype.
+        """Encode clips.
 
-        Returns the L2-normalised vector (B, E) and the visual tokens (B, V, K), both of all clips together.
+        Args:
+            streams: In the order of the configuration, (B, C, F, H, W, 3), pixels 0..255 of any dtype.
+
+        Returns:
+            The L2-normalised embedding (B, E) and the visual tokens (B, V, K), means over clips.
         """
         b, c = streams[0].shape[:2]
         own = self.video({name: x.flatten(0, 1) for name, x in zip(self.names, streams, strict=True)})
@@ -66,11 +69,11 @@ class Student(nn.Module):
 
 
 def new_student(eyes: HdVilaConfig, space: Space, begin: Begin, teacher: HdVila | None = None) -> Student:
-    """A student with its first weights, the rest drawn from torch's generator.
+    """Build a student with its initial weights.
 
-    Raises InvalidInput for `teacher` where the teacher's own weights are not given.
+    Raises InvalidInput for `begin` "teacher" without the teacher's model.
     """
-    if begin == "scratch":  # stages that never learn are for weights that know something already
+    if begin == "scratch":  # frozen stages need pretrained weights
         eyes = eyes.model_copy(update={"frozen_stages": 0})
     student = Student(eyes, space)
     if begin == "pretrained":
@@ -83,7 +86,7 @@ def new_student(eyes: HdVilaConfig, space: Space, begin: Begin, teacher: HdVila 
 
 
 def _inherit(student: Student, teacher: HdVila) -> None:
-    """All weights of the teacher that have the same name and shape; learned places and times are interpolated."""
+    """Copy the teacher's weights of equal name and shape; position and time embeddings are interpolated."""
     known = dict(teacher.video.state_dict())
     if student.eyes.hybrid_width == teacher.cfg.hybrid_width:
         for name, values in interpolated_embeddings(teacher.video.hybrid, teacher.cfg, student.eyes).items():
@@ -94,9 +97,9 @@ def _inherit(student: Student, teacher: HdVila) -> None:
 
 
 def first_places(grid: tuple[int, int], tokens: int) -> Tensor:
-    """(tokens, rows * columns): how much of each of the student's tokens each of the teacher's begins with.
+    """Return the initial weights (tokens, rows * columns) from the student's tokens to the teacher's.
 
-    Bilinear where both lie on grids of one shape, else all alike.
+    Bilinear where both grids have the same aspect ratio, else uniform.
     """
     rows, columns = grid
     other_rows = round(math.sqrt(tokens * rows / columns))

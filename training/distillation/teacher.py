@@ -1,12 +1,10 @@
-"""What a teacher says of a packed corpus: computed once through its graphs, and kept.
+"""The teacher's outputs on a packed corpus, computed once through its graphs and kept.
 
 WORK/teacher/<corpus>/<split>/
     vectors.npy    float32 (N, E), of every example
     tokens.npy     float16 (N, V, K), where a graph of the teacher reads them
     texts.npy      float32 (T, E), of every caption; examples in order
-    done.json      what they are of, and how many examples are done: a stop loses at most a few batches
-
-Shape letters: N examples, T captions, E vector width, V visual tokens, K their width.
+    done.json      identity of teacher and corpus, and the number of finished examples, for resuming
 """
 
 from __future__ import annotations
@@ -38,8 +36,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Taught:
-    """A corpus, and what the teacher says of it. `tokens` is None where none of its graphs reads them; `texts` are the
-    vectors of all captions, (0, E) where there are none, and `of` the row of the example of each."""
+    """The teacher's outputs on a corpus.
+
+    `tokens` is None where none of its graphs reads them. `texts` are the embeddings of all captions, (0, E) without
+    captions; `of` is the example of each.
+    """
 
     packed: Packed
     vectors: np.ndarray
@@ -52,12 +53,12 @@ class Taught:
 
 
 def reads_tokens(teacher: Model) -> bool:
-    """Whether a graph of the bundle reads visual tokens."""
+    """Return whether a graph of the bundle reads visual tokens."""
     return bool({"matching", "answering"} & set(teacher.tasks))
 
 
 def taught(teacher: Model, packed: Packed, folder: Path, progress: Progress = lambda *_: None) -> Taught:
-    """Run the teacher on the examples that it was not run on yet. Raises InvalidInput where it cannot see them."""
+    """Run the teacher on the examples that are not finished yet. Raises InvalidInput where it cannot read them."""
     wanted = sight(packed, teacher.streams)
     folder.mkdir(parents=True, exist_ok=True)
     of_what = {
@@ -110,7 +111,7 @@ def _texts(teacher: Model, packed: Packed, path: Path, *, fresh: bool) -> np.nda
 
 
 def _done(folder: Path, of_what: dict[str, Any]) -> int:
-    """How many examples are done of just this; 0 where it is of something else."""
+    """Return the number of finished examples of this teacher and corpus; 0 for others."""
     path = folder / "done.json"
     if not path.exists():
         return 0

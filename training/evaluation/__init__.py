@@ -1,1 +1,1 @@
-"""Measuring a model or a bundle: retrieval, caption scoring, answers, calibration, what each stream contributes."""
+"""Evaluation of models and bundles: retrieval, caption scoring, answers, calibration and frame streams."""

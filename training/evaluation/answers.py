@@ -15,7 +15,7 @@ from training.evaluation.metrics import calibration_error
 
 @dataclass(frozen=True)
 class Answered:
-    """Every question of a corpus, asked once. All of length n."""
+    """The answers to every question of a corpus, each of length n."""
 
     questions: list[Question]
     rows: np.ndarray
@@ -26,7 +26,7 @@ class Answered:
 
 
 def ask_all(encoder: Encoder, packed: Packed, tokens: np.ndarray, batch: int = 128) -> Answered:
-    """Ask all questions of a packed corpus; a question is answered right when its whole answer set is met."""
+    """Answer all questions of a packed corpus. An answer is correct when it equals the whole set of answers."""
     asked = [(i, q) for i, e in enumerate(packed.examples) for q in e.questions]
     order = sorted(range(len(asked)), key=lambda n: len(asked[n][1].question))
     right = np.zeros(len(asked), dtype=bool)
@@ -42,7 +42,7 @@ def ask_all(encoder: Encoder, packed: Packed, tokens: np.ndarray, batch: int = 1
 
 
 def exact(answered: Answered) -> dict[str, float]:
-    """Percent right over all questions, over single-word answers, by type; calibration error of the best answer."""
+    """Return exact match in percent (all questions, one-word answers, by type) and the calibration error."""
     by_kind: dict[str, list[int]] = defaultdict(list)
     single = []
     for n, question in enumerate(answered.questions):
@@ -60,5 +60,5 @@ def exact(answered: Answered) -> dict[str, float]:
 
 
 def exact_answers(encoder: Encoder, packed: Packed, tokens: np.ndarray) -> dict[str, float]:
-    """`exact` of all questions of a packed corpus."""
+    """Return `exact` for all questions of a packed corpus."""
     return exact(ask_all(encoder, packed, tokens))

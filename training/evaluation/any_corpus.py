@@ -1,7 +1,7 @@
-"""What is measured of any packed corpus: it follows from what its examples hold.
+"""Metrics of any packed corpus, by the contents of its examples.
 
-Captions: retrieval, both directions, all captions of the split (of MSR-VTT 1k-A one per video). Wrong captions: the
-right one against each of them, and chosen among all of them (MSRVTT-MC). Questions: exact answers.
+Captions: retrieval in both directions, with all captions of the split (one per video for MSR-VTT 1k-A). Negative
+captions: pairwise accuracy and multiple choice (MSRVTT-MC). Questions: exact match.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from training.evaluation.wrong_captions import against_wrong_captions
 
 
 def not_measured(subject: Subject, packed: Packed) -> str | None:
-    """Why there is nothing to measure; None where there is."""
+    """Return why a corpus has nothing to measure, or None."""
     if any(e.captions for e in packed.examples):
         return None
     if not any(e.questions for e in packed.examples):
@@ -22,7 +22,7 @@ def not_measured(subject: Subject, packed: Packed) -> str | None:
 
 
 def measure(subject: Subject, packed: Packed) -> Numbers:
-    """All numbers of a corpus of which `not_measured` gives no reason."""
+    """Return all metrics of a corpus for which `not_measured` is None."""
     videos, tokens = subject.embed(packed)
     out: Numbers = {"videos": float(len(packed))} | subject.seen(packed)
     captions = sum(len(queries_of(e)) for e in packed.examples)

@@ -1,4 +1,4 @@
-"""Fitting the manifest's calibration on validation pairs (Platt, 1999; temperature scaling, Guo et al., 2017)."""
+"""Calibration on validation pairs (Platt scaling, 1999; temperature scaling, Guo et al., 2017)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vitascope.scores import fused_score, match_probability
 
 @dataclass(frozen=True)
 class Pairs:
-    """Validation pairs: similarity, match logit and whether they belong together, each (n,)."""
+    """Validation pairs: similarity, matching logit and label, each (n,)."""
 
     similarity: np.ndarray
     logits: np.ndarray
@@ -28,10 +28,10 @@ class Pairs:
 def validation_pairs(
     encoder: Encoder, packed: Packed, vectors: np.ndarray, tokens: np.ndarray, *, seed: int = 0
 ) -> Pairs:
-    """One right pair per example, one with another example's caption at random, one with a hard one.
+    """Return one positive pair per example, one with a random negative caption, one with a hard negative.
 
-    Hard: a minimally wrong caption where the corpus has them, else the most similar foreign caption of ten.
-    Raises ValueError when all captions are the same.
+    Hard: a minimal negative where the corpus has one, else the most similar of ten captions of other examples.
+    Raises ValueError when all captions are equal.
     """
     rng = np.random.default_rng(seed)
     own = [e.captions[0] for e in packed.examples]
@@ -54,9 +54,9 @@ def validation_pairs(
 
 
 def fit(pairs: Sequence[Pairs], answer_temperature: float = 1.0) -> Calibration:
-    """Logistic regressions of the label on the match logit, and on similarity and match logit together.
+    """Fit logistic regressions of the label on the matching logit, and on similarity and matching logit.
 
-    Corpora weigh the same however many pairs they give.
+    Corpora have equal weights whatever their number of pairs.
     """
     similarity = np.concatenate([p.similarity for p in pairs])
     logits = np.concatenate([p.logits for p in pairs])
@@ -75,14 +75,14 @@ def fit(pairs: Sequence[Pairs], answer_temperature: float = 1.0) -> Calibration:
 
 
 def match_calibration_error(pairs: Sequence[Pairs], calibration: Calibration) -> float:
-    """Expected calibration error of the match probability over these pairs, as a fraction."""
+    """Return the expected calibration error of the match probability on pairs, as a fraction."""
     logits = np.concatenate([p.logits for p in pairs])
     label = np.concatenate([p.label for p in pairs])
     return calibration_error(match_probability(calibration, logits), label)
 
 
 def fused_calibration_error(pairs: Sequence[Pairs], calibration: Calibration) -> float:
-    """The same of the fused score."""
+    """Return the expected calibration error of the fused score on pairs, as a fraction."""
     similarity = np.concatenate([p.similarity for p in pairs])
     logits = np.concatenate([p.logits for p in pairs])
     label = np.concatenate([p.label for p in pairs])
@@ -90,7 +90,7 @@ def fused_calibration_error(pairs: Sequence[Pairs], calibration: Calibration) ->
 
 
 def answer_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
-    """The temperature with the least negative log-likelihood; logits (n, answers), targets (n,) int."""
+    """Return the temperature with the least negative log-likelihood of logits (n, answers) and targets (n,) int."""
 
     def loss(log_temperature: float) -> float:
         z = logits / np.exp(log_temperature)
@@ -102,7 +102,7 @@ def answer_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
 
 
 def _logistic(features: np.ndarray, label: np.ndarray, weight: np.ndarray) -> list[float]:
-    """Coefficients and intercept, in that order."""
+    """Return coefficients and intercept, in this order."""
     x = np.column_stack([features, np.ones(len(features))])
     scale = np.abs(x).max(axis=0)
     x = x / scale

@@ -1,4 +1,4 @@
-"""Caption scoring against people (Flickr8k-Expert) and against minimally wrong captions (scenes)."""
+"""Caption scoring against human judgements (Flickr8k-Expert) and against minimal negatives (scenes)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_WORDS = 64
 def scores_of(
     encoder: Encoder, texts: Sequence[str], videos: Gallery, tokens: np.ndarray, rows: Sequence[int]
 ) -> dict[str, np.ndarray]:
-    """`similarity`, `match` (logits) and `fused`, (n,) each, of texts[i] and video rows[i]."""
+    """Return `similarity`, `match` (logits) and `fused`, each (n,), of texts[i] with video rows[i]."""
     similarity = videos.pairs(embed_texts(encoder, texts), rows)
     logits = match_logits(encoder, texts, tokens, rows)
     return {"similarity": similarity, "match": logits, "fused": encoder.fused(similarity, logits)}
@@ -33,7 +33,7 @@ def scores_of(
 def refclipscores(
     encoder: Encoder, texts: Sequence[str], similarity: np.ndarray, references: Sequence[Sequence[str]]
 ) -> np.ndarray:
-    """(n,) RefCLIPScore of texts[i] with references[i], where ``similarity`` (n,) is of text and video."""
+    """Return RefCLIPScore (n,) of texts[i] with references[i]. similarity: (n,) of text and video."""
     known = list(dict.fromkeys([*texts, *(one for some in references for one in some)]))
     vectors = dict(zip(known, embed_texts(encoder, known), strict=True))
     best = [
@@ -43,7 +43,7 @@ def refclipscores(
 
 
 def still_emscores(encoder: Encoder, texts: Sequence[str], similarity: np.ndarray, pictures: np.ndarray) -> np.ndarray:
-    """(n,) EMScore of texts[i] with a picture, its one frame, whose vector is pictures[i] (n, D)."""
+    """Return EMScore (n,) of texts[i] with an image as its only frame, whose embedding is pictures[i] (n, D)."""
     said = [words_of(text, MAX_WORDS) for text in texts]
     known = list(dict.fromkeys(word for words in said for word in words))
     vectors = dict(zip(known, embed_texts(encoder, known), strict=True))
@@ -58,11 +58,11 @@ def still_emscores(encoder: Encoder, texts: Sequence[str], similarity: np.ndarra
 def expert_agreement(
     encoder: Encoder, packed: Packed, videos: Gallery, tokens: np.ndarray, judgements: Sequence[Judgement]
 ) -> dict[str, float]:
-    """Kendall tau-c with the experts, over all three judgements per pair.
+    """Return Kendall's tau-c with the expert judgements, three per pair.
 
-    Each score alone (similarity, match, fused), with the pairs whose caption is the picture's own dropped
-    ("dropped", as the literature does) and with all pairs ("all"). RefCLIPScore, by the picture's own captions, and
-    EMScore only with those dropped.
+    For each score (similarity, match, fused): without the pairs whose caption belongs to the image ("dropped", as in
+    the literature) and with all pairs ("all"). RefCLIPScore, with the image's own captions as references, and EMScore only
+    "dropped".
     """
     row_of = {e.key: i for i, e in enumerate(packed.examples)}
     rows = [row_of[j.image] for j in judgements]
@@ -89,10 +89,10 @@ def expert_agreement(
 
 
 def wrong_caption_accuracy(encoder: Encoder, packed: Packed, videos: Gallery, tokens: np.ndarray) -> dict[str, float]:
-    """Percent of (right, minimally wrong) caption pairs in which the right one scores higher.
+    """Return the percentage of (caption, minimal negative) pairs in which the caption scores higher.
 
-    By score (similarity, match, fused), in all and by what is wrong. The right caption of a pair is the one
-    that the wrong one was made from.
+    By score (similarity, match, fused), overall and by kind of error. The caption of a pair is the one its negative was made
+    from.
     """
     rows, right, wrong, kinds = [], [], [], []
     for i, example in enumerate(packed.examples):

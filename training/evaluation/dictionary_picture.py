@@ -1,4 +1,4 @@
-"""What the entries of SOHO's visual dictionary stand for: the patches that are nearest to each, as one picture.
+"""A picture of SOHO's visual dictionary: the image patches nearest to each entry.
 
 Shape letters: N examples, V visual tokens, D width, K entries.
 """
@@ -26,9 +26,9 @@ PATCH = 64
 def draw_dictionary(
     folder: Path, data: Path, corpus: str, picture: Path, *, split: str = "val", entries: int = 24, patches: int = 12
 ) -> dict[str, Any]:
-    """One row per entry, the most used first; in it the patches of the split that are nearest to the entry.
+    """Draw one row per entry, the most used first, of the patches of a split that are nearest to it.
 
-    A patch is twice as wide as a visual token's cell. Raises InvalidInput for a model without a dictionary.
+    A patch is twice as wide as the cell of a visual token. Raises InvalidInput for a model without a dictionary.
     """
     model = checkpoint.load(folder).model.eval()
     if not isinstance(model, Soho):
@@ -64,7 +64,7 @@ def draw_dictionary(
 
 @torch.no_grad()
 def _assign(model: Soho, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Entry of every token and its squared distance to it, both (N, V)."""
+    """Return the entry of every token and the squared distance to it, both (N, V)."""
     indices, distances = [], []
     for start in range(0, len(frames), BATCH):
         pixels = torch.from_numpy(np.array(frames[start : start + BATCH]))[:, None]
@@ -77,7 +77,7 @@ def _assign(model: Soho, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _patch(frame: np.ndarray, row: int, column: int, grid: tuple[int, int]) -> np.ndarray:
-    """The cell (row, column) with half a cell around it, (PATCH, PATCH, 3); the frame's edge goes on outside."""
+    """Return the cell (row, column) with a margin of half a cell, (PATCH, PATCH, 3), repeating the frame border."""
     height, width = frame.shape[0] // grid[0], frame.shape[1] // grid[1]
     padded = np.pad(frame, ((height // 2, height // 2), (width // 2, width // 2), (0, 0)), mode="edge")
     cut = padded[row * height : (row + 2) * height, column * width : (column + 2) * width]

@@ -22,9 +22,9 @@ Alter = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 def streams_of(
     packed: Packed, rows: np.ndarray, streams: Sequence[FrameStream], clips: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """The frame streams of some rows, (n, C, F, H, W, 3) uint8; a still's one frame stands for all.
+    """Return the frame streams of some rows, (n, C, F, H, W, 3) uint8; the one frame of a still image is repeated.
 
-    clips: which of the packed ones, (C,) for all rows or (n, C); None: all of them.
+    clips: Packed clips to use, (C,) for all rows or (n, C); None: all of them.
     """
     out = {}
     chosen = np.arange(packed.clips) if clips is None else clips
@@ -43,10 +43,14 @@ def embed_corpus(
     clips: int | None = None,
     apart: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors (N, D) float32 and visual tokens (N, V, W) float16 of every example, both of all its clips together.
+    """Return embeddings (N, D) float32 and visual tokens (N, V, W) float16 of every example, pooled over its clips.
 
-    clips: how many of the packed ones, spread evenly (None: all). apart: of several clips, vectors are those of each,
-    (N, C, D); tokens stay means. Raises InvalidInput where fewer clips are packed.
+    Args:
+        clips: Number of packed clips to use, evenly spread; None: all.
+        apart: Return the embeddings of each clip, (N, C, D); tokens stay means.
+
+    Raises:
+        InvalidInput: Fewer clips are packed.
     """
     vectors, tokens = [], []
     chosen = spread_clips(packed.clips, clips_taken(packed, clips))
@@ -62,7 +66,7 @@ def embed_corpus(
 
 
 def _clip_by_clip(encoder: Encoder, streams: dict[str, np.ndarray]) -> VideoEmbedding:
-    """Vectors (n, C, D) of each clip, embedded by itself as a bundle's graph can, and the mean of their tokens."""
+    """Return the embeddings (n, C, D) of single clips, which a bundle can compute, and their mean tokens."""
     n, c = next(iter(streams.values())).shape[:2]
     out = encoder.embed_video({name: x.reshape(n * c, 1, *x.shape[2:]) for name, x in streams.items()})
     vectors, tokens = (x.reshape(n, c, *x.shape[1:]) for x in (out.vectors, out.visual_tokens))
@@ -70,7 +74,7 @@ def _clip_by_clip(encoder: Encoder, streams: dict[str, np.ndarray]) -> VideoEmbe
 
 
 def embed_texts(encoder: Encoder, texts: Sequence[str], batch: int = 128) -> np.ndarray:
-    """(N, D) float32. Sorted by length inside, so that little is spent on padding."""
+    """Return text embeddings (N, D) float32. Texts are batched by length to minimise padding."""
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     rows: list[np.ndarray] = [np.empty(0)] * len(texts)
     for start in range(0, len(order), batch):
@@ -83,7 +87,7 @@ def embed_texts(encoder: Encoder, texts: Sequence[str], batch: int = 128) -> np.
 def match_logits(
     encoder: Encoder, texts: Sequence[str], tokens: np.ndarray, rows: Sequence[int], batch: int = 128
 ) -> np.ndarray:
-    """(n,) match logits of texts[i] with the visual tokens of row rows[i]."""
+    """Return the matching logits (n,) of texts[i] with the visual tokens of row rows[i]."""
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     out = np.empty(len(texts))
     index = np.asarray(rows)

@@ -1,6 +1,6 @@
-"""What evaluation needs of a model: the runtime's methods, met by a bundle and by a torch model alike.
+"""The model interface of evaluation, implemented by a bundle's runtime model and by a torch model.
 
-Shape letters: B items, D vector width, V visual tokens, W their width.
+Shape letters: B items, D embedding dim, V visual tokens, W their width.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Encoder(Protocol):
 
 
 class TorchEncoder:
-    """A torch model behind the runtime's methods; for validation during training and for parity checks."""
+    """A torch model with the methods of the runtime model, for validation during training and parity checks."""
 
     def __init__(
         self, model: FusedModel, tokenizer: Tokenizer, answers: list[str], calibration: Calibration | None = None
@@ -49,39 +49,39 @@ class TorchEncoder:
 
     @property
     def tasks(self) -> Sequence[Task]:
-        """What the model can do; without an answer vocabulary it does not answer."""
+        """Return the tasks of the model; without an answer vocabulary it does not answer."""
         return ("retrieval", "matching", "answering") if self.answers else ("retrieval", "matching")
 
     @property
     def streams(self) -> Sequence[FrameStream]:
-        """What the model sees of a clip."""
+        """Return the input streams of a clip."""
         return self.model.cfg.streams()
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
-        """(B, D) float32, L2-normalised."""
+        """Return L2-normalised embeddings (B, D) float32."""
         with _quiet(self.model):
             return _numpy(self.model.encode_text(*self._tokens(texts))[0])
 
     def embed_video(self, streams: Mapping[str, np.ndarray]) -> VideoEmbedding:
-        """Streams (B, C, F, H, W, 3) uint8 -> vectors (B, D) and visual tokens (B, V, W)."""
+        """Return embeddings (B, D) and visual tokens (B, V, W) of streams (B, C, F, H, W, 3) uint8."""
         frames = {s.name: self._tensor(np.ascontiguousarray(streams[s.name])) for s in self.streams}
         with _quiet(self.model):
             vector, tokens = self.model.encode_video(frames)
         return VideoEmbedding(vectors=_numpy(vector), visual_tokens=_numpy(tokens))
 
     def match(self, texts: Sequence[str], visual_tokens: np.ndarray) -> Match:
-        """Match logits and calibrated probabilities, both (B,)."""
+        """Return matching logits and calibrated probabilities, both (B,)."""
         with _quiet(self.model):
             states, mask = self._states(texts)
             logits = _numpy(self.model.match_logits(states, mask, self._seen(visual_tokens)))
         return Match(logits=logits, probabilities=match_probability(self.calibration, logits).astype(np.float32))
 
     def fused(self, similarity: np.ndarray, match_logits: np.ndarray) -> np.ndarray:
-        """The fused score, (B,) in 0..1."""
+        """Return the fused score (B,), 0..1."""
         return fused_score(self.calibration, similarity, match_logits)
 
     def answer(self, questions: Sequence[str], visual_tokens: np.ndarray, top: int = 5) -> list[list[Answer]]:
-        """The `top` answers to each question, most probable first."""
+        """Return the `top` answers to each question, most probable first."""
         with _quiet(self.model):
             states, mask = self._states(questions)
             logits = self.model.answer_logits(states, mask, self._seen(visual_tokens)).float()
@@ -107,7 +107,7 @@ class TorchEncoder:
 
 
 class _quiet:
-    """Evaluation mode without gradients; the model's former mode is restored."""
+    """Evaluation mode without gradients; the previous mode is restored."""
 
     def __init__(self, model: FusedModel) -> None:
         self.model = model
@@ -129,9 +129,9 @@ def _numpy(tensor: Tensor) -> np.ndarray:
 
 
 def check_streams(encoder: Encoder, packed: Packed) -> None:
-    """Raises InvalidInput naming the streams that are packed otherwise than the model sees them.
+    """Raise InvalidInput naming the streams that are packed otherwise than the model takes them.
 
-    A checkpoint of HD-VILA takes other sizes and numbers of frames, by interpolation; a bundle's graphs do not.
+    A checkpoint of HD-VILA takes other sizes and frame counts, by interpolation; a bundle's graphs do not.
     """
     unlike = "; ".join(packed.stream_mismatches(encoder.streams))
     if unlike and not _interpolates(encoder, packed):

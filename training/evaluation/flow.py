@@ -1,9 +1,9 @@
-"""Inter-modality flow: how much of a fused model's attention crosses from one modality to the other.
+"""Inter-modality flow: the share of a fused model's attention that crosses from one modality to the other.
 
-After Visual Parsing (Xue et al., NeurIPS 2021), section 3.3. The published formula was not at hand; what is measured
-here is stated by every option, and should not be called paper-exact.
+After Visual Parsing (Xue et al., NeurIPS 2021), section 3.3. The published formula was not available, so the options
+define what is measured; do not compare the numbers with the paper's.
 
-Shape letters: B pairs, H heads, R readers, L text tokens, V visual tokens.
+Shape letters: B pairs, H heads, R query positions, L text tokens, V visual tokens.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from training.models.fusion import FusedModel
 
 @dataclass(frozen=True)
 class FlowOptions:
-    """What counts."""
+    """How attention is aggregated."""
 
     heads: Literal["mean", "max"] = "mean"
     """How a layer's heads become one matrix. Rows of a maximum sum to more than 1; shares are taken of that sum."""
@@ -42,10 +42,13 @@ class Flow(NamedTuple):
 
 
 def inter_modality_flow(weights: Tensor, words: Tensor, options: FlowOptions | None = None) -> Flow:
-    """One layer's flow.
+    """Return the flow of one layer.
 
-    weights (B, H, R, L + V): attention over [text; visual tokens], R = L + V, or R = L where visual tokens read one
-    another only. words (B, L) bool: the text tokens that count; padding never does.
+    Args:
+        weights: (B, H, R, L + V) attention over [text; visual tokens]; R = L + V, or R = L where visual tokens attend
+        to one
+            another only.
+        words: (B, L) bool: text tokens to count; padding never counts.
     """
     options = options or FlowOptions()
     length = words.shape[1]
@@ -82,7 +85,10 @@ def flow_by_layer(
     special: Sequence[int],
     options: FlowOptions | None = None,
 ) -> list[Flow]:
-    """The flow of every fused layer over B pairs: ids and mask (B, L), visual tokens (B, V, W). special: ids."""
+    """Return the flow of every fused layer over B pairs.
+
+    ids, attention_mask: (B, L). visual_BVW: Visual tokens. special: Ids of special tokens.
+    """
     options = options or FlowOptions()
     words = attention_mask.bool()
     if not options.special:

@@ -1,4 +1,4 @@
-"""The inter-modality flow of a checkpoint on real pairs, as numbers and as a picture."""
+"""The inter-modality flow of a checkpoint on real pairs, as numbers and as a plot."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BATCH = 32
 def measure_flow(
     folder: Path, data: Path, corpus: str, split: str = "val", pairs: int = 200, options: FlowOptions | None = None
 ) -> dict[str, Any]:
-    """Mean flow by fused layer over the first `pairs` videos of a packed split, each with its first caption.
+    """Return the mean flow by fused layer over the first `pairs` videos of a split, each with its first caption.
 
     Raises InvalidInput where the corpus has no captions, FileNotFoundError where there is no checkpoint.
     """
@@ -60,7 +60,7 @@ def measure_flow(
 
 
 def plot_flow(layers: Sequence[dict[str, float]], title: str, picture: Path) -> None:
-    """Flow over the fused layers, one line per direction. Writes a PNG."""
+    """Plot the flow over the fused layers, one line per direction, to a PNG."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     numbers = range(1, len(layers) + 1)
     for name in Flow._fields:

@@ -1,4 +1,4 @@
-"""How many of a corpus's own sentences find their clip: counts, which say more of a few clips than percentages do."""
+"""Retrieval counts of small corpora, which are more informative there than percentages."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ Counts = Mapping[str, float]
 
 
 def found_by_sentence(encoder: Encoder, packed: Packed) -> dict[str, float]:
-    """Text to video: every clip is searched for by its first caption among all clips.
+    """Search for every clip by its first caption among all clips.
 
-    Clips that say the same (case aside) are right answers for one another. Returns `sentences` (how many there are),
-    `first`, `among 5`, `among 10` (how many find their clip there; where scores tie, the expected number), and
-    `median rank`, `mean rank`. Numbers that say nothing of so few clips are left out.
+    Clips with equal captions (ignoring case) are correct results for one another.
+
+    Returns:
+        `sentences` (number of queries), `first`, `among 5`, `among 10` (queries whose clip is ranked there; expected
+        number for ties), `median rank` and `mean rank`. Metrics that are trivial for so few clips are left out.
     """
     sentences = [example.captions[0] for example in packed.examples]
     vectors, _ = embed_corpus(encoder, packed)
@@ -40,7 +42,7 @@ def found_by_sentence(encoder: Encoder, packed: Packed) -> dict[str, float]:
 
 
 def compared(before: Counts, after: Counts) -> int:
-    """1 when `after` is better, -1 when it is worse, 0 when equal: by how many are found first, then by mean rank."""
+    """Return 1 when `after` is better, -1 when it is worse, 0 when equal, by `first`, then by mean rank."""
     for name, sign in (("first", 1), ("mean rank", -1)):
         difference = sign * (after[name] - before[name])
         if difference:

@@ -1,6 +1,6 @@
-"""The videos that texts are compared with: one vector each, or one of each clip, whose similarities are merged.
+"""The gallery of retrieval: one embedding per video, or one per clip with pooled similarities.
 
-Shape letters: N videos, C clips, n pairs, T texts, D vector width, V visual tokens, W their width.
+Shape letters: N videos, C clips, n pairs, T texts, D embedding dim, V visual tokens, W their width.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ TEXTS = 1024
 
 @dataclass(frozen=True)
 class Gallery:
-    """Vectors (N, D) of videos; or (N, C, D) of their clips, whose similarities log-sum-exp merges."""
+    """Embeddings (N, D) of videos, or (N, C, D) of their clips, whose similarities are pooled by log-sum-exp."""
 
     vectors: np.ndarray
     temperature: float = 1.0
     """Of the merging."""
 
     def scores(self, texts_TD: np.ndarray) -> np.ndarray:
-        """(T, N): the similarity of every text and every video."""
+        """Return the similarity (T, N) of every text with every video."""
         if self.vectors.ndim == 2:
             return np.asarray(texts_TD @ self.vectors.T)
         clips = torch.from_numpy(self.vectors)
@@ -40,7 +40,7 @@ class Gallery:
         return np.asarray(torch.cat(merged).numpy())
 
     def pairs(self, texts_nD: np.ndarray, rows: Sequence[int]) -> np.ndarray:
-        """(n,): the similarity of texts[i] and video rows[i]."""
+        """Return the similarity (n,) of texts[i] with video rows[i]."""
         chosen = self.vectors[rows]
         if chosen.ndim == 2:
             return np.asarray((texts_nD * chosen).sum(axis=1))
@@ -49,7 +49,7 @@ class Gallery:
 
 
 def joined(galleries: Sequence[Gallery]) -> Gallery:
-    """All videos of several galleries. Raises InvalidInput where they do not have equally many clips."""
+    """Concatenate galleries. Raises InvalidInput where their numbers of clips differ."""
     if len({gallery.vectors.shape[1:] for gallery in galleries}) > 1:
         clips = [gallery.vectors.shape[1] if gallery.vectors.ndim == 3 else 1 for gallery in galleries]
         raise InvalidInput(f"clips: {clips} in the splits of one gallery; equally many were expected")
@@ -57,7 +57,7 @@ def joined(galleries: Sequence[Gallery]) -> Gallery:
 
 
 def merge_temperature(config: FusedConfig) -> float | None:
-    """The temperature by which this model's clips merge; None where it takes them as one vector."""
+    """Return the temperature of the pooling of clips; None where a model pools them into one embedding."""
     return config.temperature if config.clip_merge == "logsumexp" else None
 
 
@@ -69,9 +69,9 @@ def embed_gallery(
     clips: int | None = None,
     alter: Alter | None = None,
 ) -> tuple[Gallery, np.ndarray]:
-    """Every example of a corpus, and its visual tokens (N, V, W) float16, means over clips.
+    """Return the gallery of a corpus and its visual tokens (N, V, W) float16, means over clips.
 
-    merging: see `merge_temperature`. clips: how many of the packed ones (None: all).
+    merging: Of `merge_temperature`. clips: Number of packed clips to use; None: all.
     """
     vectors, tokens = embed_corpus(encoder, packed, clips=clips, alter=alter, apart=merging is not None)
     return Gallery(vectors, merging or 1.0), tokens

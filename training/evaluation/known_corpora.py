@@ -1,4 +1,4 @@
-"""The five corpora of `docs/results.md`, each measured in its own way."""
+"""The evaluation protocols of the five corpora in `docs/results.md`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _scenes(subject: Subject) -> Numbers:
 
 
 def _pictogram_videos(subject: Subject) -> Numbers:
-    """Labels as queries; the gallery is every skin-tone-free animation of every split."""
+    """Labels are the queries; the gallery has every animation without skin tone, of all splits."""
     splits = {split: subject.packed("pictogram_videos", split) for split in ("train", "val", "test")}
     videos = joined([subject.embed(p)[0] for p in splits.values()])
     labels = [e.captions[0] for p in splits.values() for e in p.examples]

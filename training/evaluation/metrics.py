@@ -1,7 +1,7 @@
-"""The field's metrics from their formulas, with ties treated fairly.
+"""Evaluation metrics, with ties treated as random order.
 
-Retrieval ranks: MSR-VTT protocol (R@K, MdR, MnR). Where scores tie, every order of the tied items is equally likely,
-so that a matrix of equal scores gives chance and not 100%.
+Retrieval ranks: MSR-VTT protocol (R@K, MdR, MnR). Every order of tied items is equally likely, so that equal scores
+give chance level and not 100%.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from scipy.stats import kendalltau
 
 
 def best_ranks(scores: np.ndarray, relevant: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest possible rank (1-based) of the best relevant item of each query.
+    """Return the lowest and highest possible rank (1-based) of the best relevant item of each query.
 
-    scores (Q, N): higher is better. relevant: per query the columns that count as right.
+    scores: (Q, N), higher is better. relevant: Relevant columns per query.
     """
     low, high = np.empty(len(scores)), np.empty(len(scores))
     for q, columns in enumerate(relevant):
@@ -30,12 +30,12 @@ def best_ranks(scores: np.ndarray, relevant: Sequence[np.ndarray]) -> tuple[np.n
 
 
 def retrieval(scores: np.ndarray, relevant: Sequence[np.ndarray], at: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-    """Expected R@K in percent over the order of ties, median and mean rank."""
+    """Return R@K in percent, expected over the order of ties, median rank and mean rank."""
     return rank_summary(*best_ranks(scores, relevant), at)
 
 
 def rank_summary(low: np.ndarray, high: np.ndarray, at: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-    """What `retrieval` gives, of the ranks that `best_ranks` gives."""
+    """Return the metrics of `retrieval` from the ranks of `best_ranks`."""
     out = {}
     for k in at:
         chance = np.clip((k - low + 1) / (high - low + 1), 0.0, 1.0)
@@ -45,12 +45,12 @@ def rank_summary(low: np.ndarray, high: np.ndarray, at: Sequence[int] = (1, 5, 1
 
 
 def tau_c(scores: Sequence[float], judgements: Sequence[float]) -> float:
-    """Kendall's tau-c times 100, as Flickr8k-Expert is reported."""
+    """Return Kendall's tau-c times 100, as reported for Flickr8k-Expert."""
     return float(100.0 * kendalltau(scores, judgements, variant="c").statistic)
 
 
 def vqa_accuracy(answer: str, people: Sequence[str]) -> float:
-    """VQAv2 soft accuracy: min(n / 3, 1) averaged over the leave-one-out sets of the people's answers."""
+    """Return the VQAv2 accuracy: min(n / 3, 1), averaged over the leave-one-out sets of human answers."""
     if len(people) < 2:
         raise ValueError(f"people: {len(people)} answers; at least 2 were expected")
     scores = [
@@ -60,19 +60,19 @@ def vqa_accuracy(answer: str, people: Sequence[str]) -> float:
 
 
 def pairwise_accuracy(right: np.ndarray, wrong: np.ndarray) -> float:
-    """Percent of pairs whose right item scores higher; a tie counts half."""
+    """Return the percentage of pairs whose positive item scores higher; a tie counts half."""
     right, wrong = np.asarray(right), np.asarray(wrong)
     return float(100.0 * ((right > wrong) + 0.5 * (right == wrong)).mean())
 
 
 def choice_accuracy(scores: np.ndarray) -> float:
-    """Percent of rows (n, candidates) whose first, right candidate scores highest; of k tied ones it is one in k."""
+    """Return the percentage of rows (n, candidates) whose first candidate scores highest; of k tied, 1 / k."""
     best = scores == scores.max(axis=1, keepdims=True)
     return float(100.0 * (best[:, 0] / best.sum(axis=1)).mean())
 
 
 def calibration_error(probabilities: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error with equal-width bins (Guo et al., 2017), as a fraction."""
+    """Return the expected calibration error with equal-width bins (Guo et al., 2017), as a fraction."""
     probabilities, correct = np.asarray(probabilities, dtype=float), np.asarray(correct, dtype=float)
     index = np.minimum((probabilities * bins).astype(int), bins - 1)
     error = 0.0

@@ -1,4 +1,4 @@
-"""What visual tokens tell of the objects in them, as the head of the `objects` objective reads it.
+"""The accuracy of the `objects` head: attributes of objects read from visual tokens.
 
 Shape letters: N videos, V visual tokens, W their width.
 """
@@ -18,7 +18,7 @@ STILL = ("shape", "colour", "size", "pattern", "digit")
 
 
 def objects_told(model: FusedModel, packed: Packed, tokens_NVW: np.ndarray) -> dict[str, float]:
-    """Percent of the objects of packed scenes whose attribute is told rightly from the token where they are.
+    """Return the percentage of objects of packed scenes whose attribute is predicted from the token at their position.
 
     By attribute, such as `objects (colour)`, and as `objects` the mean over those that one frame shows. Of two objects
     in one token the first counts. Raises ValueError for a model without the head.

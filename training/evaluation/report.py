@@ -1,6 +1,6 @@
-"""Everything that is reported about a bundle or a checkpoint, by corpus.
+"""The evaluation report of a bundle or checkpoint, by corpus.
 
-The numbers of `docs/results.md` come from here: `vitascope evaluate BUNDLE --data DIR --judgements DIR`.
+`vitascope evaluate BUNDLE --data DIR --judgements DIR` gives the numbers of `docs/results.md`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def evaluate(
 
 
 def open_encoder(model: Path) -> Encoder:
-    """A bundle's runtime or a checkpoint's torch model."""
+    """Open a bundle's runtime model or a checkpoint's torch model."""
     if (model / MANIFEST_NAME).exists():
         return Model.open(model)
     held = checkpoint.load(model)
@@ -69,7 +69,7 @@ def open_encoder(model: Path) -> Encoder:
 
 
 def _there(data: Path, split: str, names: Sequence[str] | None) -> list[str]:
-    """The corpora that are asked for, or else all: the known ones first, then the others by name."""
+    """Return the requested corpora, or all: known ones first, then the others by name."""
     packed = sorted(p.parent.parent.name for p in data.glob(f"*/{split}/{PACK_NAME}"))
     if not packed:
         raise InvalidInput(f"data: no corpus in {data} has a split {split!r}; `vitascope prepare` packs some")
@@ -84,7 +84,7 @@ def _there(data: Path, split: str, names: Sequence[str] | None) -> list[str]:
 
 
 def _chosen(subject: Subject, wanted: Sequence[str], *, named: bool, say: Say) -> dict[str, Callable[[], Numbers]]:
-    """How each corpus is measured, without those that have nothing to measure; these are errors when `named`."""
+    """Return the protocol of each corpus with something to measure; a named corpus without is an error."""
     chosen: dict[str, Callable[[], Numbers]] = {}
     for name in wanted:
         packed = subject.packed(name)

@@ -1,4 +1,4 @@
-"""Text-video retrieval over a packed corpus, both directions."""
+"""Text-video retrieval over a packed corpus, in both directions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ENTRIES = 2**27
 
 
 def queries_of(example: Example, captions: int | None = None) -> tuple[str, ...]:
-    """The first so many captions (None: all), without one that is there for a choice among sentences alone."""
+    """Return the first `captions` captions (None: all), without captions that only serve multiple choice."""
     chosen = example.attributes.get(CHOICE_ONLY)
     return tuple(c for i, c in enumerate(example.captions) if i != chosen)[:captions]
 
@@ -28,10 +28,10 @@ def queries_of(example: Example, captions: int | None = None) -> tuple[str, ...]
 def caption_retrieval(
     encoder: Encoder, packed: Packed, videos: Gallery, captions: int | None = None
 ) -> dict[str, float]:
-    """`t2v R@1` … and `v2t R@1` …; video to text counts the best of a video's captions.
+    """Return `t2v R@1`, `v2t R@1` and so on; video to text counts the best of a video's captions.
 
-    Every video is in the gallery; those without captions are not queries. Other videos that have the same caption are
-    wrong answers to it. captions: use only the first so many of each example (None: all).
+    Every video is in the gallery; those without captions are not queries. Other videos with an equal caption are not
+    relevant. captions: Use only this many captions per example; None: all.
     """
     queries = [queries_of(e, captions) for e in packed.examples]
     texts = [c for own in queries for c in own]
@@ -53,7 +53,7 @@ def caption_retrieval(
 
 
 def _ranks(scores: Callable[[slice], np.ndarray], relevant: Sequence[np.ndarray], candidates: int) -> dict[str, float]:
-    """As `retrieval`, of scores that are computed for a slice of the queries at a time."""
+    """Return the metrics of `retrieval`, computing scores for a slice of the queries at a time."""
     size = max(1, ENTRIES // candidates)
     parts = [slice(start, start + size) for start in range(0, len(relevant), size)]
     ranks = [best_ranks(scores(part), relevant[part]) for part in parts]
@@ -64,7 +64,7 @@ def _ranks(scores: Callable[[slice], np.ndarray], relevant: Sequence[np.ndarray]
 def concept_retrieval(
     encoder: Encoder, queries: list[str], query_groups: list[str], videos: Gallery, groups: list[str]
 ) -> dict[str, float]:
-    """Queries against a gallery in which several videos may show the concept (`groups`) that is asked for."""
+    """Return retrieval metrics of concept queries, where several videos may show a concept (`groups`)."""
     scores = videos.scores(embed_texts(encoder, queries))
     gallery = np.array(groups)
     found = retrieval(scores, [np.flatnonzero(gallery == g) for g in query_groups])
@@ -72,10 +72,10 @@ def concept_retrieval(
 
 
 def name_retrieval(encoder: Encoder, packed: Packed, videos: Gallery) -> dict[str, float]:
-    """Photographs found by the name of an ImageNet class: `name R@1` ….
+    """Return retrieval metrics of photographs by ImageNet class name, `name R@1` and so on.
 
-    Nobody has labelled these photographs; a photograph counts as right for a name where the pretrained classifier
-    (which the names objective has as its teacher) puts that class first. Queries: the names that occur so.
+    The photographs are not labelled: one counts as relevant for a name where the pretrained classifier, the teacher of
+    the class-name objective, ranks that class first. Queries are the names that occur.
     """
     names = class_names()
     best = [names[int(row.argmax())] for row in classify(packed)]  # two cranes, bird and machine, share a name

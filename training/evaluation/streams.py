@@ -1,4 +1,4 @@
-"""What each frame stream contributes: the same evaluation with one stream made uninformative.
+"""The contribution of each frame stream: evaluation with one stream made uninformative.
 
 Shape letters: B videos, C clips, F frames, H W pixels.
 """
@@ -11,12 +11,12 @@ GREY = 127
 
 
 def blank_high(streams: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The high-resolution frame becomes flat grey: only the low-resolution neighbours are left."""
+    """Replace the high-resolution frame by grey, so that only the low-resolution neighbours remain."""
     return streams | {"high": np.full_like(streams["high"], GREY)}
 
 
 def freeze_low(streams: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Every neighbour becomes the middle frame, averaged down to low resolution: nothing moves any more."""
+    """Replace every neighbour by the middle frame, averaged to low resolution, so that nothing moves."""
     high, low = streams["high"], streams["low"]
     b, c, f, h, w, _ = low.shape
     factor_h, factor_w = high.shape[3] // h, high.shape[4] // w

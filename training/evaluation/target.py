@@ -1,4 +1,4 @@
-"""A model and the packed corpora that it is measured on."""
+"""The model under evaluation and its packed corpora."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A right caption against its wrong ones, in pairs and in choices among several (MSRVTT-MC: one of five)."""
+"""Captions against negatives, in pairs and in multiple choice (MSRVTT-MC: one of five)."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from training.distillation.recipe import DistilRecipe
 from training.distillation.student import Space
 from vitascope.model import Model
 
-EYES: dict[str, Any] = {
+VIDEO_FIELDS: dict[str, Any] = {
     "backbone": "test_resnet",
     "frozen_stages": 0,
     "high_height": 32,
@@ -26,7 +26,7 @@ EYES: dict[str, Any] = {
 def small_recipe(**changes: Any) -> DistilRecipe:
     fields: dict[str, Any] = {
         "name": "small-student",
-        "eyes": EYES,
+        "eyes": VIDEO_FIELDS,
         "steps": 4,
         "batch_size": 8,
         "anchors": 4,

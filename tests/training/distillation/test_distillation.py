@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.small_bundle import make_small_bundle
-from tests.training.distillation.small_student import EYES, small_recipe, space_of
+from tests.training.distillation.small_student import VIDEO_FIELDS, small_recipe, space_of
 from tests.training.small_run import write_corpus
 from training.curves import read_log
 from training.data.packed import Packed, open_packed
@@ -149,7 +149,7 @@ def test_tokens_count_by_the_variance_that_is_there() -> None:
 
 
 def test_a_student_of_its_teachers_shape_begins_as_its_teacher() -> None:
-    eyes = small_recipe(eyes=EYES | {"hybrid_width": 32, "low_frames": 4}).video_config()
+    eyes = small_recipe(eyes=VIDEO_FIELDS | {"hybrid_width": 32, "low_frames": 4}).video_config()
     torch.manual_seed(1)
     teacher = HdVila(eyes.model_copy(update={"vector_width": 24, "vocabulary": 50})).eval()
     student = new_student(eyes, Space(24, 1, 32), "teacher", teacher).eval()
