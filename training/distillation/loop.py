@@ -269,7 +269,7 @@ class _Draw:
         )
 
     def _rows(self, which: int, earlier: int) -> np.ndarray:
-        """Return the rows of a corpus's batch number `earlier`: epochs of seeded permutations, cut into whole batches."""
+        """Return the rows of a corpus's batch: epochs of seeded permutations, cut into whole batches."""
         count, batch = len(self.corpora[which]), self.recipe.batch
         epoch, place = divmod(earlier, count // batch)
         order = np.random.default_rng([self.recipe.seed, which, 31, epoch]).permutation(count)

@@ -61,8 +61,8 @@ def expert_agreement(
     """Return Kendall's tau-c with the expert judgements, three per pair.
 
     For each score (similarity, match, fused): without the pairs whose caption belongs to the image ("dropped", as in
-    the literature) and with all pairs ("all"). RefCLIPScore, with the image's own captions as references, and EMScore only
-    "dropped".
+    the literature) and with all pairs ("all"). RefCLIPScore, with the image's own captions as references, and EMScore
+    only "dropped".
     """
     row_of = {e.key: i for i, e in enumerate(packed.examples)}
     rows = [row_of[j.image] for j in judgements]
@@ -91,8 +91,8 @@ def expert_agreement(
 def wrong_caption_accuracy(encoder: Encoder, packed: Packed, videos: Gallery, tokens: np.ndarray) -> dict[str, float]:
     """Return the percentage of (caption, minimal negative) pairs in which the caption scores higher.
 
-    By score (similarity, match, fused), overall and by kind of error. The caption of a pair is the one its negative was made
-    from.
+    By score (similarity, match, fused), overall and by kind of error. The caption of a pair is the one its negative was
+    made from.
     """
     rows, right, wrong, kinds = [], [], [], []
     for i, example in enumerate(packed.examples):
