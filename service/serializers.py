@@ -21,8 +21,8 @@ from vitascope.media.formats import media_type
 _SOURCE: TypeAdapter[JobSource] = TypeAdapter(JobSource)
 
 
-def serialize_collection(collection: Collection, is_served: bool) -> schemas.Collection:
-    """Serialize a collection; ``is_served``: whether its model is loaded. Raises StorageError."""
+def serialize_collection(collection: Collection, model_loaded: bool) -> schemas.Collection:
+    """Serialize a collection; Raises StorageError."""
     stats, index = collection.stats(), collection.index_state()
     return schemas.Collection(
         name=collection.name,
@@ -30,7 +30,7 @@ def serialize_collection(collection: Collection, is_served: bool) -> schemas.Col
         clips=stats.clips,
         bundle=collection.bundle_name,
         fingerprint=collection.fingerprint,
-        compatible=is_served,
+        model_loaded=model_loaded,
         created_at=collection.created_at,
         token_encoding=collection.token_encoding,
         index_kind=index.setting,
@@ -91,10 +91,10 @@ def serialize_result(collection: str, result: SearchResult) -> search_schemas.Se
     )
 
 
-def serialize_clip(collection: str, ranked: RankedHit) -> search_schemas.FoundClip:
+def serialize_clip(collection: str, ranked: RankedHit) -> search_schemas.ClipHit:
     """Serialize a clip of a search result."""
     hit = ranked.hit
-    return search_schemas.FoundClip(
+    return search_schemas.ClipHit(
         clip_id=str(hit.clip_id),
         start=hit.start,
         end=hit.end,

@@ -1,6 +1,6 @@
 """Records of a data folder as the JSON of the HTTP API.
 
-Fields that only a service knows are null: ``compatible`` and URLs.
+Fields that only a service knows are null: ``model_loaded`` and URLs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def collection_view(collection: Collection) -> JSON:
         "clips": stats.clips,
         "bundle": collection.bundle_name,
         "fingerprint": collection.fingerprint,
-        "compatible": None,
+        "model_loaded": None,
         "created_at": collection.created_at,
         "token_encoding": collection.token_encoding,
         "index_kind": index.setting,

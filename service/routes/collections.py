@@ -1,4 +1,4 @@
-"""Collections: made, listed, changed, dropped."""
+"""Collections: create, list, change, drop."""
 
 from __future__ import annotations
 
@@ -25,75 +25,73 @@ router = APIRouter(prefix="/v1/collections", tags=["collections"], route_class=S
 @router.get("", summary="List collections", responses=errors(507))
 @requires("read")
 async def list_collections(service: AppStateDep, key: CallerKey) -> Collections:
-    """All collections that the key is for, by name, with how much they hold and whether their models are loaded."""
-    return await service.io_pool.run(_all, service, key)
+    """All collections that the key may use, by name, with their sizes and whether their models are loaded."""
+    return await service.io_pool.run(_list, service, key)
 
 
-@router.post("", status_code=201, summary="Make a collection", responses=errors(404, 409, 422, 503, 507))
+@router.post("", status_code=201, summary="Create a collection", responses=errors(404, 409, 422, 503, 507))
 @requires("admin")
 @accepts_idempotency_key
 async def create_collection(
     body: NewCollection, service: AppStateDep, key: CallerKey, response: Response
 ) -> Collection:
-    """An empty collection for the default model, or for the one that is named."""
+    """Create an empty collection for the default model, or the named one."""
     key.require_collection(body.name)
-    made = await service.write_pool.run(_create, service, body)
-    response.headers["Location"] = f"/v1/collections/{made.name}"
-    return made
+    created = await service.write_pool.run(_create, service, body)
+    response.headers["Location"] = f"/v1/collections/{created.name}"
+    return created
 
 
 @router.get("/{name}", summary="Get a collection", responses=errors(404, 507))
 @requires("read")
 async def get_collection(name: str, service: AppStateDep) -> Collection:
-    """How much it holds, which model fills it, and which index is searched."""
-    return await service.io_pool.run(lambda: _view(service, service.collection(name)))
+    """A collection with its size, model and index."""
+    return await service.io_pool.run(lambda: _serialize(service, service.collection(name)))
 
 
 @router.patch("/{name}", summary="Change a collection", responses=errors(404, 422, 507))
 @requires("admin")
 async def change_collection(name: str, body: CollectionChanges, service: AppStateDep) -> Collection:
-    """Ask for another kind of index. It is built beside the searches, which go on in the old one until then; `index`
-    says which one serves.
-    """
+    """Change the kind of index. The new one is built in the background; `index` shows the one in use."""
     return await service.write_pool.run(_change, service, name, body)
 
 
 @router.delete("/{name}", status_code=204, summary="Drop a collection", responses=errors(404, 507))
 @requires("admin")
 async def delete_collection(name: str, service: AppStateDep) -> None:
-    """Delete a collection with all its clips, and the files that were uploaded to it; files in folders stay."""
+    """Delete a collection with its videos and media files; indexed files in other folders stay."""
     await service.write_pool.run(_drop, service, name)
 
 
-def _all(service: AppState, key: Key) -> Collections:
-    views, unreadable = [], []
+def _list(service: AppState, key: Key) -> Collections:
+    collections, unreadable = [], []
     for name in filter(key.allows, service.library.names()):
         try:
-            views.append(_view(service, service.library.open(name)))
+            collections.append(_serialize(service, service.library.open(name)))
         except CollectionNotFound:
-            continue  # dropped a moment ago
+            continue  # dropped meanwhile
         except StorageError as error:
             _log.error("collection %s: %s", name, error)
             unreadable.append(name)
-    return Collections(collections=views, unreadable=unreadable)
+    return Collections(collections=collections, unreadable=unreadable)
 
 
-def _view(service: AppState, collection: index.collection.Collection) -> Collection:
+def _serialize(service: AppState, collection: index.collection.Collection) -> Collection:
     return serialize_collection(collection, service.models.is_available(collection.fingerprint))
 
 
 def _create(service: AppState, body: NewCollection) -> Collection:
     model = service.models.get_open(body.model)
-    made = service.library.create(
+    collection = service.library.create(
         body.name, model.bundle.manifest, token_encoding=body.token_encoding, index_kind=body.index_kind
     )
-    return _view(service, made)
+    return _serialize(service, collection)
 
 
 def _change(service: AppState, name: str, changes: CollectionChanges) -> Collection:
     collection = service.collection(name)
     collection.set_index_kind(changes.index_kind)
-    return _view(service, collection)
+    return _serialize(service, collection)
 
 
 def _drop(service: AppState, name: str) -> None:

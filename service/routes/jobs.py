@@ -1,4 +1,4 @@
-"""Indexing jobs: begun, watched, cancelled."""
+"""Indexing jobs: create, list, follow, pause, cancel, retry."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from vitascope.job_states import FINAL_JOB_STATES, ItemState, JobState
 
 router = APIRouter(prefix="/v1/collections/{name}/jobs", tags=["jobs"], route_class=StrictRoute)
 
-Limit = Annotated[int | None, Query(ge=1, description="entries on a page")]
-Cursor = Annotated[str | None, Query(max_length=200, description="next_cursor of the page before")]
+Limit = Annotated[int | None, Query(ge=1, description="entries per page")]
+Cursor = Annotated[str | None, Query(max_length=200, description="next_cursor of the previous page")]
 
 EVENT = {
     "type": "object",
@@ -44,7 +44,7 @@ EVENT = {
     },
     "required": ["event", "data"],
 }
-"""As OpenAPI 3.2 describes one event of a stream. `data` is a Job, or a JobItem where `event` is `item`."""
+"""An event of a stream, for OpenAPI 3.2. `data` is a Job, or a JobItem if `event` is `item`."""
 
 
 @router.post("", status_code=202, summary="Index videos", responses=errors(403, 404, 409, 422, 503, 507))
@@ -53,22 +53,22 @@ EVENT = {
 async def create_job(name: str, body: NewJob, service: ReadyAppStateDep, response: Response) -> Job:
     """Index a folder, files, a file list or shards on the service's machine, or a URL, in the background.
 
-    Jobs run one after the other and survive a restart; files whose content the collection has already are
-    skipped. Files stay where they are; members of shards and files behind URLs are copied into the collection.
+    Jobs run one after the other and survive a restart; content that the collection has is skipped. Files stay where
+    they are; members of shards and files at URLs are copied into the collection.
     """
     job, response.headers["Location"] = await start_job(service, name, body)
     return job
 
 
 async def start_job(service: AppState, name: str, body: NewJob) -> tuple[Job, str]:
-    """A job, begun in the background, and its address. Raises what the route answers."""
+    """Create and queue a job; return it and its URL."""
     job = await service.write_pool.run(_create, service, name, body)
     service.worker.submit(name, job)
     return serialize_job(job), job_url(name, job.id)
 
 
 def job_url(name: str, job_id: int) -> str:
-    """Where a job is looked at."""
+    """Return the URL of a job."""
     return f"/v1/collections/{name}/jobs/{job_id}"
 
 
@@ -89,7 +89,7 @@ async def list_jobs(
 @router.get("/{job_id}", summary="Get a job", responses=errors(404, 507))
 @requires("read")
 async def get_job(name: str, job_id: str, service: AppStateDep) -> Job:
-    """How far it is."""
+    """A job and its progress."""
     return await service.io_pool.run(
         lambda: serialize_job(index_jobs.get_job(service.collection(name), parse_id(job_id)))
     )
@@ -109,7 +109,7 @@ async def get_job(name: str, job_id: str, service: AppStateDep) -> Job:
                 }
             },
         },
-        _204={"description": "The job is finished, and the client has had its last event: do not come back."},
+        _204={"description": "The job is finished, and its last event was received: do not reconnect."},
     )
     | errors(400, 404, 422, 429, 503, 507),
 )
@@ -119,14 +119,14 @@ async def follow_job(
     job_id: str,
     service: AppStateDep,
     last_event_id: Annotated[
-        str | None, Header(max_length=20, description="`id` of the last event that the client had; 0: from the first")
+        str | None, Header(max_length=20, description="`id` of the last event received; 0: from the first")
     ] = None,
 ) -> Response:
     """What happens to a job, as server-sent events, until it is finished.
 
-    `state`: the job, after its state or what is requested of it changed, or its source was listed. `item`: a file that
-    was done, failed, skipped or put aside. `progress`: the job, at most once a second. Without `Last-Event-ID` the
-    stream begins with the job as it is; with it, by what happened since, also while nobody was connected.
+    `state`: the job, after its `state` or `requested` changed, or its source was listed. `item`: a file that was added,
+    failed, skipped or quarantined. `progress`: the job, at most once a second. Without `Last-Event-ID`, the stream
+    begins with the current state of the job; with it, with all later events.
     """
     number = _event_number(last_event_id)
     key = name, parse_id(job_id)
@@ -149,7 +149,7 @@ async def list_job_items(
     limit: Limit = None,
     cursor: Cursor = None,
 ) -> JobItems:
-    """A page of the job's files, each with its state and, where it failed or was skipped, the reason."""
+    """A page of the files of a job, with states and reasons."""
     size = page_limit(limit, service.settings)
     return await service.io_pool.run(_items, service, name, parse_id(job_id), state, size, parse_cursor(cursor))
 
@@ -157,7 +157,7 @@ async def list_job_items(
 @router.delete("/{job_id}", summary="Cancel a job", responses=errors(404, 409, 507))
 @requires("write")
 async def cancel_job(name: str, job_id: str, service: AppStateDep) -> Job:
-    """Cancel a job: at once, or after the files at hand. What was added stays."""
+    """Cancel a job, at once or after the files in progress. Added videos stay."""
     return await service.write_pool.run(
         lambda: serialize_job(index_jobs.cancel(service.collection(name), parse_id(job_id)))
     )
@@ -166,7 +166,7 @@ async def cancel_job(name: str, job_id: str, service: AppStateDep) -> Job:
 @router.post("/{job_id}/pause", summary="Pause a job", responses=errors(404, 409, 507))
 @requires("write")
 async def pause_job(name: str, job_id: str, service: AppStateDep) -> Job:
-    """Let a job rest, at once or after the files at hand; other jobs go on."""
+    """Pause a job, at once or after the files in progress; other jobs go on."""
     return await service.write_pool.run(
         lambda: serialize_job(index_jobs.pause(service.collection(name), parse_id(job_id)))
     )
@@ -175,18 +175,18 @@ async def pause_job(name: str, job_id: str, service: AppStateDep) -> Job:
 @router.post("/{job_id}/resume", summary="Resume a paused job", responses=errors(404, 409, 503, 507))
 @requires("write")
 async def resume_job(name: str, job_id: str, service: ReadyAppStateDep) -> Job:
-    """Queue a paused job again, or take back a request to pause that was not followed yet."""
-    return await service.write_pool.run(_again, service, name, parse_id(job_id), index_jobs.resume)
+    """Queue a paused job again, or withdraw a request to pause."""
+    return await service.write_pool.run(_requeue, service, name, parse_id(job_id), index_jobs.resume)
 
 
-@router.post("/{job_id}/retry", summary="Try again what failed", responses=errors(404, 409, 503, 507))
+@router.post("/{job_id}/retry", summary="Retry failed files", responses=errors(404, 409, 503, 507))
 @requires("write")
 async def retry_job(name: str, job_id: str, service: ReadyAppStateDep) -> Job:
-    """Queue a finished job again for the files that failed, were put aside or cancelled.
+    """Queue a finished job again for the files that failed, were quarantined or cancelled.
 
-    What the source itself ruled out, such as a malformed line of a list, is not tried again.
+    Items that the source itself excludes, such as a malformed line of a list, are not retried.
     """
-    return await service.write_pool.run(_again, service, name, parse_id(job_id), index_jobs.retry)
+    return await service.write_pool.run(_requeue, service, name, parse_id(job_id), index_jobs.retry)
 
 
 def _create(service: AppState, name: str, body: NewJob) -> IndexJob:
@@ -196,7 +196,7 @@ def _create(service: AppState, name: str, body: NewJob) -> IndexJob:
     if source is None:
         source = schemas.FolderSource(kind="folder", folder=body.folder or "", recursive=body.recursive)
     policy = service.settings.access_policy()
-    return index_jobs.create_job(collection, _source(source, service), options, policy)
+    return index_jobs.create_job(collection, _resolve_source(source, service), options, policy)
 
 
 def _event_number(header: str | None) -> int | None:
@@ -207,33 +207,33 @@ def _event_number(header: str | None) -> int | None:
     return number
 
 
-def _source(asked: schemas.Source, service: AppState) -> sources.Source:
-    """What is asked for, with the real paths. Raises PathForbidden, UrlRefused, NotFound and InvalidInput."""
+def _resolve_source(source: schemas.Source, service: AppState) -> sources.Source:
+    """Return the source with real paths. Raises PathForbidden, UrlRefused, NotFound and InvalidInput."""
     roots, policy = service.settings.roots(), service.settings.access_policy()
-    match asked:
+    match source:
         case schemas.FolderSource():
-            return sources.FolderSource(str(allowed_folder(asked.folder, roots)), asked.recursive)
+            return sources.FolderSource(str(allowed_folder(source.folder, roots)), source.recursive)
         case schemas.FilesSource():
-            return sources.FilesSource(tuple(str(allowed_file("files", file, roots)) for file in asked.files))
+            return sources.FilesSource(tuple(str(allowed_file("files", file, roots)) for file in source.files))
         case schemas.ListSource():
-            file = str(allowed_file("file", asked.file, roots))
-            return sources.ListSource(file, asked.path_column, asked.title_column)
+            file = str(allowed_file("file", source.file, roots))
+            return sources.ListSource(file, source.path_column, source.title_column)
         case schemas.ShardsSource():
-            return sources.ShardsSource(tuple(str(allowed_file("shards", shard, roots)) for shard in asked.shards))
+            return sources.ShardsSource(tuple(str(allowed_file("shards", shard, roots)) for shard in source.shards))
         case schemas.UrlSource():
-            check_url("url", asked.url)
-            if (local := sources.path_of_file_url(asked.url)) is not None:
+            check_url("url", source.url)
+            if (local := sources.path_of_file_url(source.url)) is not None:
                 is_folder = is_inside(Path(local), roots) and Path(local).is_dir()
                 kind = schemas.FolderSource(kind="folder", folder=local) if is_folder else None
-                return _source(kind or schemas.FilesSource(kind="files", files=[local]), service)
-            if (refused := policy.url_error(asked.url)) is not None:
+                return _resolve_source(kind or schemas.FilesSource(kind="files", files=[local]), service)
+            if (refused := policy.url_error(source.url)) is not None:
                 raise PathForbidden(f"url: {refused}")
-            if service.url_client is not None and policy.is_public_url(asked.url):
-                service.url_client.check(asked.url)
-            return sources.UrlSource(asked.url, asked.title)
+            if service.url_client is not None and policy.is_public_url(source.url):
+                service.url_client.check(source.url)
+            return sources.UrlSource(source.url, source.title)
 
 
-def _again(service: AppState, name: str, job_id: int, change: Callable[[Collection, int], IndexJob]) -> Job:
+def _requeue(service: AppState, name: str, job_id: int, change: Callable[[Collection, int], IndexJob]) -> Job:
     job = change(service.collection(name, for_model=True), job_id)
     service.worker.submit(name, job)
     return serialize_job(job)

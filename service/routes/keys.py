@@ -19,7 +19,7 @@ from service.http.auth import (
 )
 from service.http.openapi import errors
 from service.http.parsing import StrictRoute
-from service.schemas.keys import KeyInfo, Keys, MadeKey, NewKey, Rights
+from service.schemas.keys import CreatedKey, KeyInfo, KeyPermissions, Keys, NewKey
 
 router = APIRouter(prefix="/v1", tags=["keys"], route_class=StrictRoute)
 
@@ -27,31 +27,31 @@ router = APIRouter(prefix="/v1", tags=["keys"], route_class=StrictRoute)
 @router.get("/keys", summary="List keys", responses=errors(409, 507))
 @requires("admin", all_collections=True)
 async def list_keys(service: AppStateDep) -> Keys:
-    """All keys that were ever made, without their texts, which nobody has but those who got them."""
+    """All keys that were ever created, without their texts."""
     store = _store(service)
     return Keys(keys=[KeyInfo(**key.to_dict()) for key in store.all()])
 
 
-@router.get("/keys/self", summary="Get the caller's key", responses=errors())
+@router.get("/keys/self", summary="Get your permissions", responses=errors())
 @requires("read")
-async def get_rights(service: AppStateDep, key: CallerKey) -> Rights:
-    """What the key of this request may do, so that a program offers nothing that would be refused."""
+async def get_key_permissions(service: AppStateDep, key: CallerKey) -> KeyPermissions:
+    """Permissions of the key of this request."""
     asks = service.auth.requires_keys
-    shown = key.to_dict()
-    return Rights(
+    fields = key.to_dict()
+    return KeyPermissions(
         asks_for_keys=asks,
-        id=shown["id"] if asks else None,
-        name=shown["name"] if asks else None,
-        scopes=shown["scopes"],
-        collections=shown["collections"],
-        expires_at=shown["expires_at"],
+        id=fields["id"] if asks else None,
+        name=fields["name"] if asks else None,
+        scopes=fields["scopes"],
+        collections=fields["collections"],
+        expires_at=fields["expires_at"],
     )
 
 
-@router.post("/keys", status_code=201, summary="Make a key", responses=errors(409, 422, 507))
+@router.post("/keys", status_code=201, summary="Create a key", responses=errors(409, 422, 507))
 @requires("admin", all_collections=True)
-async def create_key(body: NewKey, service: AppStateDep, response: Response) -> MadeKey:
-    """A new key. Its text is in this answer and nowhere else."""
+async def create_key(body: NewKey, service: AppStateDep, response: Response) -> CreatedKey:
+    """Create a key. Its text is returned only once, here."""
     key, text = await service.io_pool.run(
         _store(service).create,
         body.name,
@@ -63,22 +63,22 @@ async def create_key(body: NewKey, service: AppStateDep, response: Response) -> 
     )
     response.headers["Location"] = f"/v1/keys/{key.id}"
     response.headers["Cache-Control"] = "no-store"
-    return MadeKey(**key.to_dict(), key=text)
+    return CreatedKey(**key.to_dict(), key=text)
 
 
 @router.delete("/keys/{key_id}", summary="Revoke a key", responses=errors(404, 409, 507))
 @requires("admin", all_collections=True)
 async def revoke_key(key_id: str, service: AppStateDep) -> KeyInfo:
-    """From this answer on the key is of no use. It stays in the list."""
+    """Revoke a key at once. It stays in the list."""
     key = await service.io_pool.run(_store(service).revoke, key_id)
     return KeyInfo(**key.to_dict())
 
 
-@router.post("/media-cookie", status_code=204, summary="Get a cookie for media", responses=errors())
+@router.post("/media-cookie", status_code=204, summary="Create a media cookie", responses=errors())
 @requires("read")
 async def make_media_cookie(request: Request, service: AppStateDep, key: CallerKey, response: Response) -> None:
-    """A cookie for one hour that stands for the key in GET of media and thumbnails and nowhere else, for tags such as
-    `<video>`, which cannot send a key.
+    """Create a cookie that authorizes GET of media and thumbnails for one hour, for elements such as `<video>`
+    that cannot send a key.
     """
     if service.auth.requires_keys:
         response.set_cookie(

@@ -1,4 +1,4 @@
-"""The models that serve: listed, added, made the default, removed."""
+"""Models: list, add, make the default, remove."""
 
 from __future__ import annotations
 
@@ -18,56 +18,54 @@ from vitascope.errors import CollectionNotFound, Conflict, StorageError
 
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=StrictRoute)
 
-PLAIN = ("architecture", "vector_width", "text_length", "precision", "licence")
-"""What is told of a manifest as it is, besides lists."""
-NAMED = 5
-"""Collections that a refusal names."""
+MANIFEST_FIELDS = ("architecture", "vector_width", "text_length", "precision", "licence")
+"""Fields that responses copy from the manifest, besides lists."""
+MAX_NAMED = 5
+"""Collections that an error names."""
 
 
 @router.get("", summary="List models", responses=errors())
 @requires("read")
 async def list_models(service: AppStateDep) -> Models:
-    """Every model, the default first: whether it serves, what it can do, what it was trained on, how well it does, and
-    under which terms.
-    """
-    return Models(models=[_view(entry) for entry in service.models.entries()])
+    """All models, the default first, with state, tasks, training data, metrics and licence."""
+    return Models(models=[_serialize(entry) for entry in service.models.entries()])
 
 
 @router.post(
     "",
     status_code=202,
     summary="Add a model",
-    responses=successes(_200={"model": ModelInfo, "description": "It is there already, and serves."})
+    responses=successes(_200={"model": ModelInfo, "description": "It is loaded already."})
     | errors(403, 404, 409, 422, 507),
 )
 @requires("admin", all_collections=True)
 async def add_model(body: NewModel, service: AppStateDep, response: Response) -> ModelInfo:
-    """Load a bundle that lies on the service's machine, beside the models that serve.
+    """Load a bundle from the machine of the service.
 
-    When this answers, every file of it has been checked. Its graphs are loaded and run once in the background: `state`
-    is `loading` until then, and `ready` or `failed` after it. From `ready` on it serves, also after a restart.
+    All its files are verified before the response. Its graphs are then loaded and run once in the background: `state`
+    is `loading`, then `ready` or `failed`. A ready model is loaded again after a restart.
     """
     folder = await service.io_pool.run(allowed_folder, body.folder, service.settings.bundle_folders(), BUNDLE_ROOTS)
     added = await service.write_pool.run(service.models.add, folder)
     response.status_code = 200 if added.state == "ready" else 202
     response.headers["Location"] = f"/v1/models/{added.fingerprint}"
-    return _view(added)
+    return _serialize(added)
 
 
 @router.get("/{fingerprint}", summary="Get a model", responses=errors(404))
 @requires("read")
 async def get_model(fingerprint: str, service: AppStateDep) -> ModelInfo:
-    """Whether it serves, and what it is."""
-    return _view(service.models.entry(fingerprint))
+    """A model and its state."""
+    return _serialize(service.models.entry(fingerprint))
 
 
 @router.post("/{fingerprint}/default", summary="Make a model the default", responses=errors(404, 409, 507))
 @requires("admin", all_collections=True)
 async def make_default_model(fingerprint: str, service: AppStateDep) -> ModelInfo:
-    """Let this model serve every request that names none, from the next one on and after a restart; requests that are
-    under way end as they began. Collections stay with the models that fill them.
+    """Use this model for requests that name none, also after a restart. Requests in progress and collections keep their
+    models.
     """
-    return _view(await service.write_pool.run(service.models.make_default, fingerprint))
+    return _serialize(await service.write_pool.run(service.models.make_default, fingerprint))
 
 
 @router.delete("/{fingerprint}", status_code=204, summary="Remove a model", responses=errors(404, 409, 422, 507))
@@ -75,43 +73,43 @@ async def make_default_model(fingerprint: str, service: AppStateDep) -> ModelInf
 async def remove_model(
     fingerprint: str,
     service: AppStateDep,
-    force: Annotated[bool, Query(description="also where collections need it")] = False,
+    force: Annotated[bool, Query(description="even if collections need it")] = False,
 ) -> None:
-    """Let a model serve no further request. Those that are under way are finished, then its memory is free.
+    """Remove a model. Requests in progress are finished, then its memory is freed.
 
-    The default is not removed, and one that fills collections only with `force`: these cannot be searched then until
-    it is added again. A job of theirs that is running stops after the files at hand, and goes on then. A bundle that
-    the settings name is loaded again at the next start.
+    The default cannot be removed. A model of collections is removed only with `force`: they cannot be searched until it
+    is added again, and their jobs stop after the files in progress until then. A bundle of the settings is loaded again
+    at the next start.
     """
     await service.write_pool.run(_remove, service, fingerprint, force)
 
 
 def _remove(service: AppState, fingerprint: str, force: bool) -> None:
     entry = service.models.entry(fingerprint)
-    needing = [] if force or entry.is_default or entry.state == "failed" else _needing(service, fingerprint)
-    if needing:
-        more = f" and {len(needing) - NAMED} more" if len(needing) > NAMED else ""
+    names = [] if force or entry.is_default or entry.state == "failed" else _collections_of(service, fingerprint)
+    if names:
+        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
         raise Conflict(
-            f"model {entry.label}: {', '.join(needing[:NAMED])}{more} could not be searched without it; "
+            f"model {entry.label}: {', '.join(names[:MAX_NAMED])}{more} could not be searched without it; "
             "drop these collections, embed them again, or remove it with force=true"
         )
     service.models.remove(fingerprint)
 
 
-def _needing(service: AppState, fingerprint: str) -> list[str]:
-    """The collections that the model fills; those that are damaged cannot tell."""
-    found = []
+def _collections_of(service: AppState, fingerprint: str) -> list[str]:
+    """Return the names of the collections of a model, without damaged ones."""
+    names = []
     for name in service.library.names():
         try:
-            is_filled = service.collection(name).fingerprint == fingerprint
+            collection = service.collection(name)
         except (StorageError, CollectionNotFound):
             continue
-        if is_filled:
-            found.append(name)
-    return found
+        if collection.fingerprint == fingerprint:
+            names.append(name)
+    return names
 
 
-def _view(entry: ModelEntry) -> ModelInfo:
+def _serialize(entry: ModelEntry) -> ModelInfo:
     return ModelInfo(
         name=entry.name,
         version=entry.version,
@@ -120,24 +118,30 @@ def _view(entry: ModelEntry) -> ModelInfo:
         default=entry.is_default,
         state=entry.state,
         error=entry.error,
-        engines=_engines(entry),
+        engines=_serialize_engines(entry),
         model_card=entry.card,
-        **_stated(entry.bundle),
+        **_manifest_fields(entry.bundle),
     )
 
 
-def _engines(entry: ModelEntry) -> dict[str, GraphEngine]:
+def _serialize_engines(entry: ModelEntry) -> dict[str, GraphEngine]:
     if entry.loaded is None or entry.state != "ready":
         return {}
-    placements = entry.loaded.model.placements
-    return {graph: GraphEngine(**placement._asdict()) for graph, placement in placements.items()}
+    return {
+        graph: GraphEngine(
+            engine=placement.engine,
+            device=placement.device,
+            gpu_name=placement.card,
+            fallback=placement.fallback,
+        )
+        for graph, placement in entry.loaded.model.placements.items()
+    }
 
 
-def _stated(bundle: Bundle | None) -> dict[str, Any]:
-    """What the manifest says; of a bundle that could not be opened, nothing."""
+def _manifest_fields(bundle: Bundle | None) -> dict[str, Any]:
     lists: dict[str, Any] = {"tasks": [], "streams": [], "training_data": [], "metrics": {}}
     if bundle is None:
-        return dict.fromkeys(("answers", "signed_by", *PLAIN)) | lists
-    stated = bundle.manifest.model_dump(include={*PLAIN, *lists})
+        return dict.fromkeys(("answers", "signed_by", *MANIFEST_FIELDS)) | lists
+    fields = bundle.manifest.model_dump(include={*MANIFEST_FIELDS, *lists})
     signed_by = None if bundle.signature is None else bundle.signature.key_id
-    return {**stated, "answers": len(bundle.answers), "signed_by": signed_by}
+    return {**fields, "answers": len(bundle.answers), "signed_by": signed_by}

@@ -1,4 +1,4 @@
-"""Work on whole collections: begun, watched, fetched, deleted."""
+"""Operations on whole collections: create, list, download files, delete."""
 
 from __future__ import annotations
 
@@ -27,43 +27,43 @@ router = APIRouter(prefix="/v1/operations", tags=["operations"], route_class=Str
 async def create_operation(
     body: Annotated[schemas.NewOperation, Body()], service: AppStateDep, response: Response
 ) -> schemas.Operation:
-    """Begin work on a whole collection in the background; searches and jobs go on.
+    """Create an operation on a whole collection, which runs in the background beside searches and jobs.
 
-    Operations run one after the other, each on the collection as it is when its turn comes. They survive a restart:
-    what was under way is begun again. Their files stay until the operation is deleted.
+    Operations run one after the other, each on the collection as it is at that time. They survive a restart: a running
+    one starts again. Their files are kept until the operation is deleted.
     """
-    made = await service.write_pool.run(_begin, service, body)
-    response.headers["Location"] = f"/v1/operations/{made.id}"
-    return made
+    created = await service.write_pool.run(_create, service, body)
+    response.headers["Location"] = f"/v1/operations/{created.id}"
+    return created
 
 
 @router.get("", summary="List operations", responses=errors())
 @requires("admin", all_collections=True)
 async def list_operations(service: AppStateDep) -> schemas.Operations:
-    """All that are kept, newest first."""
+    """All operations, newest first."""
     return await service.io_pool.run(
-        lambda: schemas.Operations(operations=[_view(service, one) for one in service.operations.all()])
+        lambda: schemas.Operations(operations=[_serialize(service, each) for each in service.operations.all()])
     )
 
 
 @router.get("/{operation_id}", summary="Get an operation", responses=errors(404))
 @requires("admin", all_collections=True)
 async def get_operation(operation_id: str, service: AppStateDep) -> schemas.Operation:
-    """How far it is, and where its files are."""
-    return await service.io_pool.run(lambda: _view(service, service.operations.get(operation_id)))
+    """An operation with its progress and files."""
+    return await service.io_pool.run(lambda: _serialize(service, service.operations.get(operation_id)))
 
 
 @router.delete("/{operation_id}", status_code=204, summary="Delete an operation", responses=errors(404, 507))
 @requires("admin", all_collections=True)
 async def delete_operation(operation_id: str, service: AppStateDep) -> None:
-    """Break it off if it is under way, and remove its files."""
+    """Stop an operation if it runs, and delete its files."""
     await service.write_pool.run(service.operations.delete, operation_id)
 
 
 @router.head("/{operation_id}/files/{name}", include_in_schema=False)
 @router.get(
     "/{operation_id}/files/{name}",
-    summary="Fetch a file",
+    summary="Download a file",
     response_class=Response,
     responses=successes(
         _200={"content": {"application/octet-stream": {}}, "description": "The file."},
@@ -73,14 +73,14 @@ async def delete_operation(operation_id: str, service: AppStateDep) -> None:
 )
 @requires("admin", all_collections=True)
 async def get_operation_file(operation_id: str, name: str, service: AppStateDep) -> Response:
-    """A file that an operation made, with range requests (RFC 9110)."""
+    """A file of an operation; supports range requests (RFC 9110)."""
     path = await service.io_pool.run(_file, service, operation_id, name)
     return FileRangeResponse(
         path, filename=name, media_type="application/octet-stream", headers={"Cache-Control": "no-store"}
     )
 
 
-def _begin(service: AppState, body: schemas.NewOperation) -> schemas.Operation:
+def _create(service: AppState, body: schemas.NewOperation) -> schemas.Operation:
     collection = service.collection(body.collection)
     check_dependencies(body.kind)
     model = None
@@ -88,13 +88,15 @@ def _begin(service: AppState, body: schemas.NewOperation) -> schemas.Operation:
         chosen = service.models.get(body.model)
         model = chosen.fingerprint
         if collection.fingerprint == model:
-            raise Conflict(f"collection {collection.name}: model {chosen.name} filled it; another model was expected")
+            raise Conflict(
+                f"collection {collection.name}: it was embedded by model {chosen.name}; another model was expected"
+            )
     options = body.model_dump(exclude={"kind", "collection", "model"})
-    return _view(service, service.operations.create(body.kind, body.collection, options, model))
+    return _serialize(service, service.operations.create(body.kind, body.collection, options, model))
 
 
-def _view(service: AppState, operation: Operation) -> schemas.Operation:
-    left_out = operation.media_not_included
+def _serialize(service: AppState, operation: Operation) -> schemas.Operation:
+    missing_media = operation.media_not_included
     return schemas.Operation(
         id=operation.id,
         kind=operation.kind,
@@ -104,15 +106,17 @@ def _view(service: AppState, operation: Operation) -> schemas.Operation:
         state=operation.state,
         error=operation.error,
         progress=service.operations.progress(operation),
-        media_not_included=schemas.MediaNotIncluded.model_validate(left_out) if left_out is not None else None,
-        files=[_file_view(operation, *found) for found in service.operations.files(operation)],
+        media_not_included=schemas.MediaNotIncluded.model_validate(missing_media)
+        if missing_media is not None
+        else None,
+        files=[_file_serialize(operation, *file) for file in service.operations.files(operation)],
         created_at=operation.created_at,
         started_at=operation.started_at,
         finished_at=operation.finished_at,
     )
 
 
-def _file_view(operation: Operation, file: Path, size: int) -> schemas.OperationFile:
+def _file_serialize(operation: Operation, file: Path, size: int) -> schemas.OperationFile:
     url = f"/v1/operations/{operation.id}/files/{quote(file.name)}"
     return schemas.OperationFile(name=file.name, bytes=size, url=url)
 

@@ -1,4 +1,4 @@
-"""Videos of a collection: uploaded, listed, looked at, deleted."""
+"""Videos of a collection: upload, list, get, delete."""
 
 from __future__ import annotations
 
@@ -98,8 +98,8 @@ async def add_video(
 async def list_videos(
     name: str,
     service: AppStateDep,
-    limit: Annotated[int | None, Query(ge=1, description="videos on a page")] = None,
-    cursor: Annotated[str | None, Query(max_length=200, description="next_cursor of the page before")] = None,
+    limit: Annotated[int | None, Query(ge=1, description="videos per page")] = None,
+    cursor: Annotated[str | None, Query(max_length=200, description="next_cursor of the previous page")] = None,
     filter: Annotated[
         str | None, Query(description='JSON, such as {"camera": "north", "added_at": {"gte": "2026-03-31"}}')
     ] = None,
@@ -121,7 +121,7 @@ async def get_video(name: str, video_id: str, service: AppStateDep) -> VideoWith
 @router.delete("/{video_id}", status_code=204, summary="Delete a video", responses=errors(404, 507))
 @requires("write")
 async def delete_video(name: str, video_id: str, service: AppStateDep) -> None:
-    """Remove a video from the collection, and its file if it was uploaded; files in folders stay."""
+    """Delete a video, and its file if it was uploaded; indexed files in other folders stay."""
     await service.write_pool.run(_delete, service, name, video_id)
 
 

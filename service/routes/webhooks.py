@@ -33,12 +33,12 @@ Webhooks = Annotated[Dispatcher, Depends(_dispatcher)]
 Store = Annotated[WebhookStore, Depends(_store)]
 
 
-@router.post("", status_code=201, summary="Make a webhook", responses=errors(403, 409, 422, 507))
+@router.post("", status_code=201, summary="Create a webhook", responses=errors(403, 409, 422, 507))
 @requires("admin", all_collections=True)
 async def create_webhook(
     body: schemas.NewWebhook, service: AppStateDep, dispatcher: Webhooks, response: Response
-) -> schemas.MadeWebhook:
-    """Have every job's end of these kinds told to a URL, from now on. The secret is in this answer and nowhere else."""
+) -> schemas.CreatedWebhook:
+    """Send a message to a URL when a job ends in one of these states. The secret is returned only once, here."""
     made = await service.io_pool.run(_create, dispatcher, body)
     response.headers["Location"] = f"/v1/webhooks/{made.id}"
     return _with_secret(made, response)
@@ -47,7 +47,7 @@ async def create_webhook(
 @router.get("", summary="List webhooks", responses=errors(409, 507))
 @requires("admin", all_collections=True)
 async def list_webhooks(service: AppStateDep, store: Store) -> schemas.Webhooks:
-    """All endpoints, without their secrets."""
+    """All webhooks, without their secrets."""
     found = await service.io_pool.run(store.endpoints)
     return schemas.Webhooks(webhooks=[schemas.Webhook(**_shown(each)) for each in found])
 
@@ -55,14 +55,14 @@ async def list_webhooks(service: AppStateDep, store: Store) -> schemas.Webhooks:
 @router.get("/{webhook_id}", summary="Get a webhook", responses=errors(404, 409, 507))
 @requires("admin", all_collections=True)
 async def get_webhook(webhook_id: str, service: AppStateDep, store: Store) -> schemas.Webhook:
-    """One endpoint, without its secret."""
+    """A webhook, without its secret."""
     return schemas.Webhook(**_shown(await service.io_pool.run(store.endpoint, webhook_id)))
 
 
 @router.delete("/{webhook_id}", status_code=204, summary="Delete a webhook", responses=errors(404, 409, 507))
 @requires("admin", all_collections=True)
 async def delete_webhook(webhook_id: str, service: AppStateDep, store: Store) -> None:
-    """Nothing more is sent there, also of what was to be."""
+    """Delete a webhook with its pending messages."""
     await service.io_pool.run(store.delete, webhook_id)
 
 
@@ -70,12 +70,12 @@ async def delete_webhook(webhook_id: str, service: AppStateDep, store: Store) ->
 @requires("admin", all_collections=True)
 async def rotate_webhook(
     webhook_id: str, service: AppStateDep, store: Store, response: Response
-) -> schemas.MadeWebhook:
-    """A new secret, in this answer and nowhere else. For 24 hours messages are signed with the present one, too."""
+) -> schemas.CreatedWebhook:
+    """Create a new secret, returned only once. For 24 hours, messages are signed with the previous one, too."""
     return _with_secret(await service.io_pool.run(store.rotate, webhook_id), response)
 
 
-@router.get("/{webhook_id}/deliveries", summary="List what was sent", responses=errors(400, 404, 409, 422, 507))
+@router.get("/{webhook_id}/deliveries", summary="List deliveries", responses=errors(400, 404, 409, 422, 507))
 @requires("admin", all_collections=True)
 async def list_deliveries(
     webhook_id: str,
@@ -85,7 +85,7 @@ async def list_deliveries(
     limit: Annotated[int | None, Query(ge=1, description="entries on a page")] = None,
     cursor: Annotated[str | None, Query(max_length=200, description="next_cursor of the page before")] = None,
 ) -> schemas.Deliveries:
-    """A page of messages to this endpoint, newest first. Those that are over are kept for 30 days, at most 1000."""
+    """A page of messages, newest first. Finished ones are kept for 30 days, at most 1000."""
     size = page_limit(limit, service.settings)
     found = await service.io_pool.run(store.deliveries, webhook_id, size + 1, parse_cursor(cursor), state)
     page, more = paginate(found, size, lambda delivery: delivery.number)
@@ -111,9 +111,9 @@ def _create(dispatcher: Dispatcher, body: schemas.NewWebhook) -> Endpoint:
     return dispatcher.store.create(body.url, body.events)
 
 
-def _with_secret(endpoint: Endpoint, response: Response) -> schemas.MadeWebhook:
+def _with_secret(endpoint: Endpoint, response: Response) -> schemas.CreatedWebhook:
     response.headers["Cache-Control"] = "no-store"
-    return schemas.MadeWebhook(**_shown(endpoint), secret=endpoint.secret)
+    return schemas.CreatedWebhook(**_shown(endpoint), secret=endpoint.secret)
 
 
 def _shown(endpoint: Endpoint) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What all schemas share."""
+"""Types and base classes of all schemas."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _whole(value: object) -> object:
 
 
 Int = Annotated[int, BeforeValidator(_whole)]
-"""A whole number, which 5.0 is and ``true`` is not."""
+"""An integer; 5.0 is accepted, ``true`` is not."""
 Id = Annotated[str, Field(min_length=1, max_length=32)]
 
 
@@ -34,26 +34,26 @@ Metadata = Annotated[dict[str, str | bool | int | float], BeforeValidator(_check
 FINGERPRINT = "9f0c…64 hexadecimal digits"
 ModelName = Annotated[
     str | None,
-    Field(description="name, name@version or fingerprint of a model, as /v1/models tells them; null: the default"),
+    Field(description="name, name@version or fingerprint of a model (/v1/models lists them); null: the default"),
 ]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 def example(**values: Any) -> ConfigDict:
-    """The configuration of a schema with this example."""
+    """Return the configuration of a schema with this example."""
     return ConfigDict(json_schema_extra={"examples": [values]})
 
 
 class Request(BaseModel):
-    """A body. Unknown keys are errors, and so are values of another type, such as ``"5"`` or ``true`` for a number and
-    ``0`` for false: a mistake must not pass unnoticed. Fields of forms, which are all text, are read as what they say.
+    """A request body. Unknown keys and values of another type are errors, such as ``"5"`` or ``true`` for a number.
+    Fields of forms, which are text, are converted.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Response(BaseModel):
-    """An answer. Keys are always there; what does not apply is null."""
+    """A response. All keys are present; what does not apply is null."""
 
     model_config = ConfigDict(extra="forbid", json_schema_mode_override="serialization")
 
@@ -73,7 +73,7 @@ PROBLEM = {
 
 
 class FieldProblem(Response):
-    """One part of the request that is wrong."""
+    """One invalid part of a request."""
 
     model_config = example(**FIELD_PROBLEM)
 
@@ -91,7 +91,7 @@ class Problem(Response):
     title: str
     status: int
     detail: str
-    message: Annotated[str, Field(description="the same as detail: OpenAI's client shows this")]
+    message: Annotated[str, Field(description="the same as detail, for clients of OpenAI")]
     code: str
     instance: Annotated[str, Field(description="path of the request")]
     request_id: Annotated[str, Field(description="also in the header X-Request-ID and in the log")]
@@ -99,7 +99,7 @@ class Problem(Response):
 
 
 class Health(Response):
-    """A sign of life."""
+    """Liveness."""
 
     model_config = example(status="ok")
 
@@ -107,8 +107,8 @@ class Health(Response):
 
 
 class Readiness(Health):
-    """A sign that work can be done."""
+    """Readiness."""
 
     model_config = example(status="ok", failed_models=0)
 
-    failed_models: Annotated[int, Field(description="that should serve and could not be loaded; /v1/models says why")]
+    failed_models: Annotated[int, Field(description="that could not be loaded; /v1/models says why")]

@@ -16,7 +16,7 @@ DATA = (
 
 
 class TextInput(Request):
-    """A text; the same as the string alone."""
+    """A text; equivalent to a string."""
 
     model_config = example(type="text", text="a dog runs on the beach")
 
@@ -25,14 +25,14 @@ class TextInput(Request):
 
 
 class MediaInput(Request):
-    """A picture or video, known by its content, as a base64 data URL. Other URLs are not fetched."""
+    """A picture or video as a base64 data URL; its content decides its type. Other URLs are not fetched."""
 
     model_config = example(type="image", data=DATA, start=0.0)
 
     type: Literal["image", "video"]
     data: Annotated[str, Field(description="data:…;base64,…")]
-    start: Annotated[Seconds | None, Field(description="seconds; 0 when not given")] = None
-    end: Annotated[Seconds | None, Field(description="seconds; the video's duration when not given")] = None
+    start: Annotated[Seconds | None, Field(description="seconds; default: 0")] = None
+    end: Annotated[Seconds | None, Field(description="seconds; default: the end of the video")] = None
 
 
 def _kind(value: object) -> str | None:
@@ -43,10 +43,10 @@ def _kind(value: object) -> str | None:
 
 
 def _listed(value: object) -> object:
-    """One input as a list of one; token numbers, which OpenAI takes, are another tokeniser's and are refused."""
+    """Wrap a single input in a list; token ids, which OpenAI accepts, are those of another tokenizer."""
     items = value if isinstance(value, list) else [value]
     if any(isinstance(item, int | float | list) for item in items):
-        raise ValueError("token numbers; texts were expected, since the model has a tokeniser of its own")
+        raise ValueError("token ids; texts were expected, since the model has its own tokenizer")
     return items
 
 
@@ -62,20 +62,18 @@ Input = Annotated[
 
 
 class EmbeddingOptions(Request):
-    """In which form vectors are wanted."""
+    """Model and encoding of embeddings."""
 
     model: ModelName = None
     encoding_format: Annotated[
-        Literal["float", "base64"], Field(description="base64: of little-endian 32-bit floats, the shortest to send")
+        Literal["float", "base64"], Field(description="base64: of little-endian 32-bit floats")
     ] = "float"
-    dimensions: Annotated[Int | None, Field(ge=1, description="the model's own width; vectors are not shortened")] = (
-        None
-    )
-    user: Annotated[str | None, Field(description="taken, since clients send it; not used")] = None
+    dimensions: Annotated[Int | None, Field(ge=1, description="must be the embedding dimension of the model")] = None
+    user: Annotated[str | None, Field(description="accepted for compatibility, and ignored")] = None
 
 
 class EmbeddingRequest(EmbeddingOptions):
-    """What vectors are wanted of."""
+    """Inputs to embed."""
 
     model_config = example(
         input=["a dog runs on the beach", {"type": "image", "data": DATA}],
@@ -92,7 +90,7 @@ class EmbeddingRequest(EmbeddingOptions):
 
 
 class EmbeddingForm(EmbeddingOptions, TimeRange):
-    """A picture or video as a file: one vector."""
+    """A picture or video as a file: one embedding."""
 
     model_config = example(model="hd-vila-tiny", encoding_format="float")
 
@@ -102,17 +100,17 @@ USAGE: dict[str, Any] = {"prompt_tokens": 8, "total_tokens": 8}
 
 
 class Embedding(Response):
-    """One vector, of length 1: the cosine of two is their inner product."""
+    """One embedding of length 1: the cosine of two is their inner product."""
 
     model_config = example(**EMBEDDING)
 
     object: Literal["embedding"]
     index: Annotated[int, Field(description="of the input")]
-    embedding: Annotated[list[float] | str, Field(description="numbers, or base64 of them")]
+    embedding: Annotated[list[float] | str, Field(description="numbers, or base64")]
 
 
 class Usage(Response):
-    """Tokens that the model read of texts, special ones included; pictures and videos have none."""
+    """Text tokens, special ones included; pictures and videos have none."""
 
     model_config = example(**USAGE)
 
@@ -121,12 +119,14 @@ class Usage(Response):
 
 
 class Embeddings(Response):
-    """Vectors in the order of the inputs."""
+    """Embeddings in the order of the inputs."""
 
     model_config = example(object="list", data=[EMBEDDING], model="hd-vila-tiny", fingerprint=FINGERPRINT, usage=USAGE)
 
     object: Literal["list"]
     data: list[Embedding]
     model: Annotated[str, Field(description="name of the model")]
-    fingerprint: Annotated[str, Field(description="of the model; vectors of two fingerprints cannot be compared")]
+    fingerprint: Annotated[
+        str, Field(description="of the model; embeddings of different fingerprints are not comparable")
+    ]
     usage: Usage

@@ -50,18 +50,18 @@ ITEM: dict[str, Any] = {
 
 
 class NewJob(Request):
-    """What is to be indexed: a `source`, or a `folder` as the short form of one."""
+    """A source to index, or a folder as its short form."""
 
     model_config = example(source=FOLDER, metadata={"camera": "north"}, segmentation=SUBTITLES)
 
-    source: Annotated[Source | None, Field(description="where the videos come from")] = None
+    source: Annotated[Source | None, Field(description="of the videos")] = None
     folder: Annotated[
         str | None,
         Field(min_length=1, max_length=4096, description="in an allowed root; relative: below incoming/"),
     ] = None
-    recursive: Annotated[bool, Field(description="with `folder`: also the folders in it")] = True
+    recursive: Annotated[bool, Field(description="with `folder`: including subfolders")] = True
     metadata: Annotated[
-        Metadata, Field(description="for every video of the job; what an item brings itself counts more")
+        Metadata, Field(description="for every video of the job; metadata of an item takes precedence")
     ] = Field(default_factory=dict)
     segmentation: Segmentation | None = None
 
@@ -73,7 +73,7 @@ class NewJob(Request):
 
 
 class JobCounts(Response):
-    """Files by state."""
+    """Number of files by state."""
 
     model_config = example(**COUNTS)
 
@@ -83,21 +83,21 @@ class JobCounts(Response):
     failed: int
     skipped: int
     cancelled: int
-    quarantined: Annotated[int, Field(description="put aside: the process died at them again and again")]
+    quarantined: Annotated[int, Field(description="the process died repeatedly while it indexed them")]
 
 
 class JobRate(Response):
-    """How fast the present or last run of a job is or was."""
+    """Speed of the current or last run of a job."""
 
     model_config = example(**RATE)
 
-    items: Annotated[float, Field(description="files that were tried, per second; of a long one the part that is done")]
-    video_seconds: Annotated[float, Field(description="seconds of video that were added, per second")]
-    seconds_left: Annotated[float | None, Field(description="at this rate, while the job is running")]
+    items: Annotated[float, Field(description="files per second, with fractions of long files")]
+    video_seconds: Annotated[float, Field(description="seconds of video added per second")]
+    seconds_left: Annotated[float | None, Field(description="at this rate; null unless running")]
 
 
 class Job(Response):
-    """An indexing job. It is `succeeded` even where files failed: `counts` and the items tell."""
+    """An indexing job. It succeeds even if files fail: see `counts` and the items."""
 
     model_config = example(**JOB)
 
@@ -107,16 +107,16 @@ class Job(Response):
     state: JobState
     error: Annotated[
         str | None,
-        Field(description="why the job itself, not one of its files, failed, or rests though nobody paused it"),
+        Field(description="why the job itself failed, or was paused by the service"),
     ]
-    requested: Annotated[Literal["cancel", "pause"] | None, Field(description="what happens after the files at hand")]
+    requested: Annotated[
+        Literal["cancel", "pause"] | None, Field(description="takes effect after the files in progress")
+    ]
     total: Annotated[int, Field(description="files; 0 until the source has been listed")]
-    done: Annotated[int, Field(description="files that nothing more will happen to")]
-    progress: Annotated[
-        float, Field(ge=0, le=1, description="share that is done, with the parts of long files at hand")
-    ]
+    done: Annotated[int, Field(description="finished files")]
+    progress: Annotated[float, Field(ge=0, le=1, description="fraction done, with fractions of long files")]
     counts: JobCounts
-    rate: Annotated[JobRate | None, Field(description="null before the first file, or part of a long one, is done")]
+    rate: Annotated[JobRate | None, Field(description="null before the first progress")]
     created_at: Annotated[float, Field(description="Unix seconds")]
     started_at: Annotated[float | None, Field(description="Unix seconds")]
     finished_at: Annotated[float | None, Field(description="Unix seconds")]
@@ -138,14 +138,12 @@ class JobItem(Response):
 
     path: Annotated[str, Field(description="or URL, or tar://MEMBER::ARCHIVE")]
     state: ItemState
-    reason: Annotated[
-        str | None, Field(description="why it failed, was skipped or put aside; remarks on one that was added")
-    ]
-    video_id: Annotated[Id | None, Field(description="the video it became, or already was")]
-    title: Annotated[str | None, Field(description="that the source gives it")]
-    metadata: Annotated[Metadata, Field(description="that the source gives it")]
-    tries: Annotated[int, Field(description="how often it was begun")]
-    crashes: Annotated[int, Field(description="how often the process died meanwhile")]
+    reason: Annotated[str | None, Field(description="why it failed, was skipped or quarantined; notes on an added one")]
+    video_id: Annotated[Id | None, Field(description="of the added or existing video")]
+    title: Annotated[str | None, Field(description="from the source")]
+    metadata: Annotated[Metadata, Field(description="from the source")]
+    tries: Annotated[int, Field(description="number of attempts")]
+    crashes: Annotated[int, Field(description="number of crashes of the process")]
 
 
 class JobItems(Response):

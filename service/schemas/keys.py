@@ -24,7 +24,7 @@ EXAMPLE = {
 
 
 class NewKey(Request):
-    """A key to be made."""
+    """A new key."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -32,14 +32,14 @@ class NewKey(Request):
         }
     )
 
-    name: Annotated[str, Field(min_length=1, max_length=100, description="what it is for")]
+    name: Annotated[str, Field(min_length=1, max_length=100, description="purpose")]
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)]
     collections: Annotated[list[str] | None, Field(min_length=1, max_length=1000, description="null: all")] = None
-    rate: Annotated[float | None, Field(gt=0, le=1e6, description="requests a second; null: as the settings say")] = (
-        None
-    )
+    rate: Annotated[
+        float | None, Field(gt=0, le=1e6, description="requests a second; null: the default of the service")
+    ] = None
     concurrency: Annotated[
-        Int | None, Field(ge=1, le=1_000_000, description="requests under way; null: as the settings say")
+        Int | None, Field(ge=1, le=1_000_000, description="concurrent requests; null: the default of the service")
     ] = None
     expires_in: Annotated[float | None, Field(gt=0, lt=1e10, description="seconds from now; null: never")] = None
 
@@ -53,32 +53,32 @@ class KeyInfo(Response):
     name: str
     scopes: list[Scope]
     collections: Annotated[list[str] | None, Field(description="null: all")]
-    rate: Annotated[float | None, Field(description="requests a second; null: as the settings say")]
-    concurrency: Annotated[int | None, Field(description="requests under way; null: as the settings say")]
+    rate: Annotated[float | None, Field(description="requests a second; null: the default of the service")]
+    concurrency: Annotated[int | None, Field(description="concurrent requests; null: the default of the service")]
     created_at: float
-    last_used_at: Annotated[float | None, Field(description="to ten minutes")]
+    last_used_at: Annotated[float | None, Field(description="accurate to ten minutes")]
     expires_at: float | None
     revoked_at: float | None
 
 
-class MadeKey(KeyInfo):
-    """A key that was made just now."""
+class CreatedKey(KeyInfo):
+    """A key just created."""
 
     model_config = example(**EXAMPLE, key="vsk_3f9c01d2a4b7_…")
 
-    key: Annotated[str, Field(description="the key's text, which is shown only here")]
+    key: Annotated[str, Field(description="text of the key, which is returned only once")]
 
 
 class Keys(Response):
-    """All keys that were ever made, oldest first."""
+    """All keys, oldest first."""
 
     model_config = example(keys=[EXAMPLE])
 
     keys: list[KeyInfo]
 
 
-class Rights(Response):
-    """What the caller may do."""
+class KeyPermissions(Response):
+    """Permissions of the caller."""
 
     model_config = example(
         asks_for_keys=True,
@@ -89,9 +89,11 @@ class Rights(Response):
         expires_at=None,
     )
 
-    asks_for_keys: Annotated[bool, Field(description="whether the service asks for keys; if not, everybody may do all")]
-    id: Annotated[str | None, Field(description="of the caller's key; null without one")]
-    name: Annotated[str | None, Field(description="what the key is for")]
+    asks_for_keys: Annotated[
+        bool, Field(description="whether the service requires keys; if not, every request may do everything")
+    ]
+    id: Annotated[str | None, Field(description="of the key; null without one")]
+    name: Annotated[str | None, Field(description="purpose of the key")]
     scopes: list[Scope]
     collections: Annotated[list[str] | None, Field(description="null: all")]
     expires_at: float | None

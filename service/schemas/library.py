@@ -16,7 +16,8 @@ IndexKind = Annotated[
     Field(description="auto follows the number of clips; flat is exact; hnsw, ivfpq: see docs/nearest.md"),
 ]
 TokenEncoding = Annotated[
-    Literal["int8", "float16"], Field(description="how what reranking reads is kept; float16 takes twice the room")
+    Literal["int8", "float16"],
+    Field(description="how visual tokens for reranking are stored; float16 takes twice the space"),
 ]
 
 INDEX: dict[str, Any] = {"serving": "flat", "changed": 70}
@@ -26,7 +27,7 @@ COLLECTION: dict[str, Any] = {
     "clips": 70,
     "bundle": "hd-vila-tiny 1.0.0",
     "fingerprint": FINGERPRINT,
-    "compatible": True,
+    "model_loaded": True,
     "created_at": 1764000000.0,
     "token_encoding": "int8",
     "index_kind": "auto",
@@ -63,7 +64,7 @@ SPAN: dict[str, Any] = {
 
 
 class NewCollection(Request):
-    """A collection to be made. It belongs to one model: vectors of another one never get in."""
+    """A new collection. It belongs to one model."""
 
     model_config = example(name="holidays")
 
@@ -80,7 +81,7 @@ class NewCollection(Request):
 
 
 class CollectionChanges(Request):
-    """What becomes different about a collection."""
+    """Changes to a collection."""
 
     model_config = example(index_kind="hnsw")
 
@@ -88,30 +89,28 @@ class CollectionChanges(Request):
 
 
 class IndexState(Response):
-    """What finds the clips of a collection."""
+    """The vector index of a collection."""
 
     model_config = example(**INDEX)
 
-    serving: Annotated[str, Field(description="kind of the index that is searched: flat, hnsw or ivfpq")]
-    changed: Annotated[
-        int, Field(description="clips that came or went since it was built; they are compared one by one")
-    ]
+    serving: Annotated[str, Field(description="kind of the index in use: flat, hnsw or ivfpq")]
+    changed: Annotated[int, Field(description="clips added or deleted since it was built")]
 
 
 class Collection(Response):
-    """A collection of videos, filled by one model."""
+    """A collection of videos, embedded by one model."""
 
     model_config = example(**COLLECTION)
 
     name: str
     videos: int
     clips: int
-    bundle: Annotated[str, Field(description="name and version of the model that fills it")]
+    bundle: Annotated[str, Field(description="name and version of its model")]
     fingerprint: Annotated[str, Field(description="of that model")]
-    compatible: Annotated[bool, Field(description="whether that model is loaded; if not: no search, no adding")]
+    model_loaded: Annotated[bool, Field(description="false: it cannot be searched or added to until the model is")]
     created_at: Annotated[float, Field(description="Unix seconds")]
     token_encoding: TokenEncoding
-    index_kind: Annotated[str, Field(description="what is asked for: auto, flat, hnsw or ivfpq")]
+    index_kind: Annotated[str, Field(description="requested: auto, flat, hnsw or ivfpq")]
     index: IndexState
     bytes: Annotated[int, Field(description="on disk, without media files")]
 
@@ -122,7 +121,7 @@ class Collections(Response):
     model_config = example(collections=[COLLECTION], unreadable=[])
 
     collections: list[Collection]
-    unreadable: Annotated[list[str], Field(description="damaged ones; the log of the service says more")]
+    unreadable: Annotated[list[str], Field(description="damaged collections; see the log of the service")]
 
 
 class Video(Response):
@@ -138,10 +137,10 @@ class Video(Response):
     media_type: str
     content_sha256: str
     metadata: Metadata
-    clips: Annotated[int, Field(description="how many clips it was cut into")]
+    clips: Annotated[int, Field(description="number of clips")]
     added_at: Annotated[float, Field(description="Unix seconds")]
     media_url: str
-    thumbnail_url: Annotated[str, Field(description="JPEG; `t` in seconds may be changed")]
+    thumbnail_url: Annotated[str, Field(description="JPEG; `t`: seconds")]
 
 
 class AddedVideo(Video):
@@ -149,18 +148,18 @@ class AddedVideo(Video):
 
     model_config = example(**VIDEO, notes=["no subtitles; cut into windows of 8 s"])
 
-    notes: Annotated[list[str], Field(description="remarks on how it was cut into clips")]
+    notes: Annotated[list[str], Field(description="notes on how it was segmented")]
 
 
 class ClipSpan(Response):
-    """A span of a video: the unit that is indexed and found."""
+    """A span of a video, the unit that is indexed."""
 
     model_config = example(**SPAN)
 
     id: Id
     start: Annotated[float, Field(description="seconds")]
     end: Annotated[float, Field(description="seconds")]
-    text: Annotated[str, Field(description="what is said in it; empty where nothing is known")]
+    text: Annotated[str, Field(description="speech in it; empty if none is known")]
     media_url: str
     thumbnail_url: str
 
@@ -179,11 +178,11 @@ class Videos(Response):
     model_config = example(videos=[VIDEO], next_cursor="eyJhZnRlciI6M30")
 
     videos: list[Video]
-    next_cursor: Annotated[str | None, Field(description="`cursor` of the next page; null on the last")]
+    next_cursor: Annotated[str | None, Field(description="`cursor` of the next page; null on the last page")]
 
 
 class UploadFields(Request):
-    """What may go with an uploaded file; `metadata` and `segmentation` are written as JSON."""
+    """Fields of an upload; `metadata` and `segmentation` are JSON."""
 
     model_config = example(**ABOUT_VIDEO)
 
@@ -193,7 +192,7 @@ class UploadFields(Request):
 
 
 class VideoAtUrl(UploadFields):
-    """A video or picture that the service is to fetch."""
+    """A video or picture for the service to fetch."""
 
     model_config = example(url="https://media.example/beach.mp4", **ABOUT_VIDEO)
 

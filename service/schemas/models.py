@@ -1,4 +1,4 @@
-"""The models that serve."""
+"""Models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STREAM: dict[str, Any] = {
     "shows": "picture",
     "margin": "down",
 }
-GRAPH_ENGINE: dict[str, Any] = {"engine": "onnxruntime 1.32.0", "device": "cpu", "card": None, "fallback": None}
+GRAPH_ENGINE: dict[str, Any] = {"engine": "onnxruntime 1.32.0", "device": "cpu", "gpu_name": None, "fallback": None}
 MODEL: dict[str, Any] = {
     "name": "hd-vila-tiny",
     "version": "1.0.0",
@@ -48,7 +48,7 @@ MODEL: dict[str, Any] = {
 
 
 class FrameStream(Response):
-    """Frames that the model looks at."""
+    """A frame stream of the model."""
 
     model_config = example(**STREAM)
 
@@ -67,18 +67,18 @@ class FrameStream(Response):
 
 
 class GraphEngine(Response):
-    """Where a graph of a model really runs."""
+    """Engine and device that a graph runs on."""
 
     model_config = example(**GRAPH_ENGINE)
 
-    engine: Annotated[str, Field(description="the library that runs it, and its version; or the server")]
+    engine: Annotated[str, Field(description="library and version, or the server")]
     device: Annotated[str, Field(description="cpu, cuda, tensorrt, or remote")]
-    card: Annotated[str | None, Field(description="the GPU; null on the CPU")]
-    fallback: Annotated[str | None, Field(description="why it is not what was tried first; null if it is")]
+    gpu_name: Annotated[str | None, Field(description="null on a CPU")]
+    fallback: Annotated[str | None, Field(description="why the preferred device is not used; null if it is")]
 
 
 class NewModel(Request):
-    """A model to be added."""
+    """A bundle to load."""
 
     model_config = example(folder="hd-vila-tiny-2")
 
@@ -94,26 +94,26 @@ class NewModel(Request):
 
 
 class ModelInfo(Response):
-    """A model: whether it serves, what it can do, what it was trained on, how well it does, and under which terms.
+    """A model: state, tasks, training data, metrics and licence.
 
-    Of a bundle that could not be opened `folder`, `state` and `error` are known, and what it was when it was added.
+    Of a bundle that could not be opened, only `folder`, `state`, `error` and what was known before are given.
     """
 
     model_config = example(**MODEL)
 
     name: str | None
     version: str | None
-    fingerprint: Annotated[str | None, Field(description="of all that decides a vector; collections remember it")]
-    folder: Annotated[str, Field(description="where it was loaded from")]
-    default: Annotated[bool, Field(description="whether it serves requests that name no model")]
+    fingerprint: Annotated[str | None, Field(description="identifies embeddings of this model")]
+    folder: Annotated[str, Field(description="it was loaded from")]
+    default: Annotated[bool, Field(description="whether requests without a model use it")]
     state: Literal["loading", "ready", "failed"]
-    error: Annotated[str | None, Field(description="why it has failed, beginning with a code; null if it has not")]
-    engines: Annotated[dict[str, GraphEngine], Field(description="by graph; empty until it is ready")]
+    error: Annotated[str | None, Field(description="why it failed, beginning with a code")]
+    engines: Annotated[dict[str, GraphEngine], Field(description="by graph; empty until ready")]
     architecture: str | None
     tasks: list[str]
     streams: list[FrameStream]
     vector_width: int | None
-    text_length: Annotated[int | None, Field(description="tokens; longer texts are cut")]
+    text_length: Annotated[int | None, Field(description="tokens; longer texts are truncated")]
     answers: Annotated[int | None, Field(description="size of the answer vocabulary")]
     precision: str | None
     licence: str | None
@@ -121,7 +121,7 @@ class ModelInfo(Response):
     metrics: dict[str, float]
     signed_by: Annotated[
         str | None,
-        Field(description="id of the trusted key whose signature was checked when it was opened; null where none was"),
+        Field(description="id of the trusted key that signed it; null if signatures are not required"),
     ] = None
     model_card: Annotated[str | None, Field(description="Markdown")]
 

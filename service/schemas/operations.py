@@ -1,4 +1,4 @@
-"""Work on whole collections in the background."""
+"""Operations on whole collections."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CollectionName = Annotated[str, Field(description="name of the collection")]
 
 
 class Backup(Request):
-    """A collection as one file, checked; `vitascope collection restore` makes a collection of it.
+    """A collection as one verified file for `vitascope collection restore`.
 
     Media files are not in it, uploads included: the operation says how many. `vitascope backup` copies everything.
     """
@@ -46,7 +46,7 @@ class Backup(Request):
 
 
 class Export(Request):
-    """A collection as two Parquet files; `vitascope collection import` makes a collection of them.
+    """A collection as two Parquet files for `vitascope collection import`.
 
     Media files are not in them, uploads included: the operation says how many.
     """
@@ -55,18 +55,18 @@ class Export(Request):
 
     kind: Literal["export"]
     collection: CollectionName
-    tokens: Annotated[bool, Field(description="with what reranking needs; many times as large")] = False
-    thumbnails: Annotated[bool, Field(description="with the clips' pictures")] = False
+    tokens: Annotated[bool, Field(description="include visual tokens for reranking; many times as large")] = False
+    thumbnails: Annotated[bool, Field(description="include thumbnails")] = False
 
 
 class Reembed(Request):
-    """A collection that one model filled, embedded again by another, and switched to."""
+    """Embed a collection again with another model, and replace it."""
 
     model_config = example(kind="reembed", collection="holidays")
 
     kind: Literal["reembed"]
     collection: CollectionName
-    skip_missing: Annotated[bool, Field(description="leave out videos whose files are gone or changed")] = False
+    skip_missing: Annotated[bool, Field(description="omit videos whose files are missing or changed")] = False
     model: ModelName = None
 
 
@@ -74,17 +74,17 @@ NewOperation = Annotated[Backup | Export | Reembed, Field(discriminator="kind")]
 
 
 class OperationFile(Response):
-    """A file that an operation made."""
+    """A file of an operation."""
 
     model_config = example(**FILE)
 
     name: str
     bytes: int
-    url: Annotated[str, Field(description="with ranges, so that a download can go on where it broke off")]
+    url: Annotated[str, Field(description="supports range requests")]
 
 
 class MediaNotIncluded(Response):
-    """Uploads and copies that a collection owns, and that its backup or export has not."""
+    """Media files that the collection owns and that its backup or export lacks."""
 
     model_config = example(**MEDIA)
 
@@ -93,19 +93,19 @@ class MediaNotIncluded(Response):
 
 
 class Operation(Response):
-    """Work on a collection, waiting, under way or done."""
+    """An operation on a collection."""
 
     model_config = example(**OPERATION)
 
     id: Id
     kind: Literal["backup", "export", "reembed"]
     collection: str
-    options: Annotated[dict[str, bool], Field(description="as they were asked for")]
+    options: Annotated[dict[str, bool], Field(description="as requested")]
     model: Annotated[str | None, Field(description="fingerprint of the model to embed with, only for reembed")]
     state: Literal["queued", "running", "succeeded", "failed"]
     error: Annotated[str | None, Field(description="why it failed")]
-    progress: Annotated[float, Field(ge=0, le=1, description="share that is done")]
-    files: Annotated[list[OperationFile], Field(description="once it has succeeded; they stay until it is deleted")]
+    progress: Annotated[float, Field(ge=0, le=1, description="fraction done")]
+    files: Annotated[list[OperationFile], Field(description="after success; kept until the operation is deleted")]
     media_not_included: Annotated[
         MediaNotIncluded | None,
         Field(description="of a backup or export that has succeeded; `vitascope backup` copies everything"),
@@ -116,7 +116,7 @@ class Operation(Response):
 
 
 class Operations(Response):
-    """All operations that are kept, newest first."""
+    """All operations, newest first."""
 
     model_config = example(operations=[OPERATION])
 

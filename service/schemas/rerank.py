@@ -11,7 +11,7 @@ from service.schemas.search import FUSED, MATCH, Similarity
 
 
 class DocumentRef(Request):
-    """A clip of the collection, or a video: the one of its clips that fits best."""
+    """A clip of the collection, or a video: its best clip."""
 
     model_config = example(clip_id="41")
 
@@ -26,7 +26,7 @@ class DocumentRef(Request):
 
 
 class RerankRequest(Request):
-    """A text and stored clips or videos, or the other way round: the fusion model judges a text with a clip."""
+    """A text with stored clips or videos, or one of these with texts; the fusion model scores pairs."""
 
     model_config = example(
         query="a dog runs on the beach",
@@ -38,21 +38,19 @@ class RerankRequest(Request):
     query: Annotated[str | DocumentRef, Field(description="a text, or a stored clip or video")]
     documents: Annotated[
         Annotated[list[DocumentRef], Field(fail_fast=True)] | Annotated[list[str], Field(fail_fast=True)],
-        Field(min_length=1, description="clips and videos where the query is a text, texts where it is not"),
+        Field(min_length=1, description="clips and videos if the query is a text, else texts"),
     ]
-    collection: Annotated[str, Field(description="where the clips and videos are")]
-    top_n: Annotated[Int | None, Field(ge=1, description="how many results; all when not given")] = None
+    collection: Annotated[str, Field(description="of the clips and videos")]
+    top_n: Annotated[Int | None, Field(ge=1, description="number of results; default: all")] = None
     return_documents: Annotated[bool, Field(description="repeat each document in its result")] = False
-    model: Annotated[
-        str | None, Field(description="the collection's, which judges; to name it is not needed, another is refused")
-    ] = None
+    model: Annotated[str | None, Field(description="optional; another model than the collection's is rejected")] = None
 
     @model_validator(mode="after")
     def _has_a_text_and_clips(self) -> Self:
         are_texts = isinstance(self.documents[0], str)
         if isinstance(self.query, str) == are_texts:
-            there = "texts, and so is the query" if are_texts else "clips and videos, and so is the query"
-            raise ValueError(f"documents: {there}; the model judges texts with clips, so one of each was expected")
+            kinds = "texts, and so is the query" if are_texts else "clips and videos, and so is the query"
+            raise ValueError(f"documents: {kinds}; a text and clips or videos, or the reverse, were expected")
         return self
 
 
@@ -69,7 +67,7 @@ RESULT: dict[str, Any] = {
 
 
 class RerankedClip(Response):
-    """The clip that was judged: of a video the one that fits best."""
+    """The clip that was scored; of a video, its best one."""
 
     model_config = example(**CLIP)
 
@@ -80,23 +78,23 @@ class RerankedClip(Response):
 
 
 class RerankResult(Response):
-    """A document and its scores, each for itself."""
+    """A document and its scores."""
 
     model_config = example(**RESULT)
 
     index: Annotated[int, Field(description="of the document in the request")]
     relevance_score: Annotated[
-        Probability, Field(description="fused; 0 for a clip without visual tokens, which nothing can be said of")
+        Probability, Field(description="fused; 0 for a clip without visual tokens, which cannot be scored")
     ]
     similarity: Similarity
     match: Annotated[Probability | None, Field(description=f"{MATCH}; null for a clip without visual tokens")]
-    fused: Annotated[Probability | None, Field(description=f"{FUSED}; null where match is")]
+    fused: Annotated[Probability | None, Field(description=f"{FUSED}; null if match is")]
     clip: RerankedClip
     document: Annotated[DocumentRef | str | None, Field(description="with `return_documents`, else null")]
 
 
 class RerankResponse(Response):
-    """Results by relevance_score, best first; of equal ones the more similar, then the earlier."""
+    """Results by relevance_score, then similarity, then order of the request."""
 
     model_config = example(id="63a3777712174aa7be6a6b4c38536e23", model="hd-vila-tiny", results=[RESULT])
 

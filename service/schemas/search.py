@@ -1,8 +1,7 @@
-"""Search: what may be asked, and what is found.
+"""Search requests and results.
 
-Three numbers that are never mixed up. similarity: cosine of the query's and the clip's vectors, -1 to 1. match:
-calibrated probability of the fusion model, 0 to 1. fused: both together, 0 to 1, what results are ranked by after
-reranking.
+Three separate scores. similarity: cosine of the embeddings of query and clip, -1 to 1. match: calibrated probability of
+the fusion model, 0 to 1. fused: both combined, 0 to 1, which reranked results are ranked by.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from index.search.request import CANDIDATES, MAX_WEIGHT
 from service.schemas.base import Id, Int, Probability, Request, Response, Seconds, example
 from service.schemas.library import VIDEO, Video
 
-SIMILARITY = "cosine of the query's and the clip's vectors, -1 to 1"
+SIMILARITY = "cosine of the embeddings of query and clip, -1 to 1"
 MATCH = "calibrated probability, by the fusion model, that the text describes the clip"
-FUSED = "similarity and match together, 0 to 1"
+FUSED = "similarity and match combined, 0 to 1"
 
 Similarity = Annotated[float, Field(ge=-1, le=1, description=SIMILARITY)]
 Weight = Annotated[
@@ -27,13 +26,13 @@ Weight = Annotated[
         ge=-MAX_WEIGHT,
         le=MAX_WEIGHT,
         allow_inf_nan=False,
-        description="how much this part counts beside the others; below 0: away from it; 0 is refused",
+        description="relative weight of this part; negative: away from it; 0 is rejected",
     ),
 ]
 
 
 class TextQuery(Request):
-    """A sentence that results should fit."""
+    """A text that describes the results."""
 
     model_config = example(kind="text", value="a dog runs on the beach", weight=1.0)
 
@@ -43,7 +42,7 @@ class TextQuery(Request):
 
 
 class ClipQuery(Request):
-    """A clip of the collection that results should look like."""
+    """A clip of the collection that results should resemble."""
 
     model_config = example(kind="clip", value="41", weight=0.5)
 
@@ -53,13 +52,13 @@ class ClipQuery(Request):
 
 
 class FileQuery(Request):
-    """The picture or video that comes with a form: what results should look like. It is not kept."""
+    """The uploaded picture or video of a form that results should resemble. It is not stored."""
 
     model_config = example(kind="file", weight=1.0)
 
     kind: Literal["file"]
-    start: Annotated[Seconds | None, Field(description="seconds; 0 when not given")] = None
-    end: Annotated[Seconds | None, Field(description="seconds; the file's duration when not given")] = None
+    start: Annotated[Seconds | None, Field(description="seconds; default: 0")] = None
+    end: Annotated[Seconds | None, Field(description="seconds; default: the end of the file")] = None
     weight: Weight = 1.0
 
 
@@ -67,30 +66,29 @@ QueryPart = Annotated[TextQuery | ClipQuery | FileQuery, Field(discriminator="ki
 
 
 class SearchOptions(Request):
-    """Among which clips to look, and what to make of those that are found."""
+    """Filters and options of a search."""
 
-    limit: Annotated[Int, Field(ge=1, description="how many results")] = 10
+    limit: Annotated[Int, Field(ge=1, description="number of results")] = 10
     cursor: Annotated[
         str | None,
         Field(
             max_length=MAX_LENGTH,
-            description="next_cursor of the page before; all else but `limit` and `clips` as there. A file need not "
-            "come again",
+            description="next_cursor of the previous page; all fields but `limit` and `clips` must be the same. The "
+            "file need not be sent again",
         ),
     ] = None
     rerank: Annotated[
         Int,
         Field(
             ge=0,
-            description="this many of the best clips get match and fused, and are ordered by fused; the query must "
+            description="number of the best clips to score with the fusion model and to rank by fused; the query must "
             "have one text of positive weight",
         ),
     ] = 0
     hybrid: Annotated[
         bool,
         Field(
-            description="words of the query's texts count beside similarity: those in titles and in what is said, by "
-            "reciprocal rank fusion"
+            description="combine similarity with the words of the query in titles and speech, by reciprocal rank fusion"
         ),
     ] = False
     filter: Annotated[
@@ -100,30 +98,28 @@ class SearchOptions(Request):
             'the clip itself: {"clip": {"start": {"gte": 60}, "text": {"ne": ""}}}'
         ),
     ] = None
-    min_similarity: Annotated[
-        float | None, Field(ge=-1, le=1, description="clips that are less similar are left out")
-    ] = None
+    min_similarity: Annotated[float | None, Field(ge=-1, le=1, description="exclude less similar clips")] = None
     group: Annotated[
         Literal["clip", "event", "video"],
         Field(
-            description="what a result is. event: clips of a video that touch or overlap, as one from the first start "
-            "to the last end; video: all clips of a video"
+            description="a result. event: adjacent or overlapping clips of a video, from the first start to the last "
+            "end; video: all clips of a video"
         ),
     ] = "clip"
-    clips: Annotated[Int, Field(ge=1, description="event, video: how many of its clips are listed")] = 5
+    clips: Annotated[Int, Field(ge=1, description="event, video: number of its clips to list")] = 5
     candidates: Annotated[
         Int | None,
         Field(
             ge=1,
-            description="event, video: of how many of the best clips results are made; when not given "
-            f"{CANDIDATES['event']} for events, {CANDIDATES['video']} for videos and more where these have too few",
+            description="event, video: number of the best clips to group; default: "
+            f"{CANDIDATES['event']} for events, {CANDIDATES['video']} for videos, and more if these give too few",
         ),
     ] = None
-    include_query_clips: Annotated[bool, Field(description="also find clips that the query itself names")] = False
+    include_query_clips: Annotated[bool, Field(description="include clips of the query in the results")] = False
 
 
 class SearchRequest(SearchOptions):
-    """What to look for: `text`, or a mix of several things as `query`."""
+    """A search for `text`, or for several parts as `query`."""
 
     model_config = example(text="a dog runs on the beach", limit=10, filter={"year": {"gte": 2020}}, rerank=20)
 
@@ -133,7 +129,7 @@ class SearchRequest(SearchOptions):
         Field(
             min_length=1,
             fail_fast=True,
-            description="parts whose vectors, each of length 1, are added by their weights",
+            description="parts whose embeddings, each of length 1, are added by their weights",
         ),
     ] = None
 
@@ -145,8 +141,8 @@ class SearchRequest(SearchOptions):
 
 
 class SearchForm(SearchOptions):
-    """A search with a file; `query` and `filter` are written as JSON. Without `query`, the file is what is looked for,
-    together with `text` if that is given.
+    """A search with a file; `query` and `filter` are JSON. Without `query`, the query is the file, and `text` if
+    given.
     """
 
     model_config = example(text="in the snow", limit=10, group="video")
@@ -154,7 +150,7 @@ class SearchForm(SearchOptions):
     text: Annotated[str | None, Field(description="short for a query of this text and the file")] = None
     query: Annotated[
         list[QueryPart] | None,
-        Field(min_length=1, fail_fast=True, description="parts; one of them, and no more, is the file"),
+        Field(min_length=1, fail_fast=True, description="parts; exactly one of them is the file"),
     ] = None
 
     @model_validator(mode="after")
@@ -162,7 +158,7 @@ class SearchForm(SearchOptions):
         if self.text is not None and self.query is not None:
             raise ValueError("text, query: one of them, and not both, was expected")
         if self.query is not None and [part.kind for part in self.query].count("file") != 1:
-            raise ValueError('query: one part, and no more, of kind "file" was expected')
+            raise ValueError('query: exactly one part of kind "file" was expected')
         return self
 
 
@@ -183,16 +179,16 @@ RESULT: dict[str, Any] = {**CLIP, "video": VIDEO, "clips": None, "clip_count": N
 
 
 class Ranks(Response):
-    """Places from 1."""
+    """Ranks from 1."""
 
     model_config = example(**RANKS)
 
-    similarity: Annotated[int | None, Field(description="among the most similar clips; null: not in that list")]
-    words: Annotated[int | None, Field(description="among those that have the words; null: not in that list")]
+    similarity: Annotated[int | None, Field(description="by similarity; null: not among those candidates")]
+    words: Annotated[int | None, Field(description="by words; null: not among those candidates")]
 
 
-class FoundClip(Response):
-    """A clip that was found, its scores and places each for itself."""
+class ClipHit(Response):
+    """A clip of a result, with its scores and ranks."""
 
     model_config = example(**CLIP)
 
@@ -208,7 +204,7 @@ class FoundClip(Response):
     thumbnail_url: str
 
 
-class SearchResult(FoundClip):
+class SearchResult(ClipHit):
     """A clip, an event or a video. Of the latter two `clip_id`, text, scores and places are those of the best clip;
     start and end are those of the whole event.
     """
@@ -216,7 +212,7 @@ class SearchResult(FoundClip):
     model_config = example(**RESULT)
 
     video: Video
-    clips: Annotated[list[FoundClip] | None, Field(description="its clips, best first; null for a clip")]
+    clips: Annotated[list[ClipHit] | None, Field(description="its clips, best first; null for a clip")]
     clip_count: Annotated[int | None, Field(description="how many it has, listed or not; null for a clip")]
 
 

@@ -1,4 +1,4 @@
-"""How videos are cut into clips."""
+"""Segmentation of videos into clips."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pydantic import Field, model_validator
 from index.clips import segmentation
 from service.schemas.base import Request, example
 
-LEAST = 0.5
-"""Seconds from one clip to the next: each costs a run of the model."""
+MIN_STEP = 0.5
+"""Seconds from one clip to the next."""
 
 WINDOWS: dict[str, Any] = {"rule": "windows", "length": 8.0, "overlap": 2.0}
 SHOTS: dict[str, Any] = {"rule": "shots", "shortest": 1.0, "longest": 16.0}
 SUBTITLES: dict[str, Any] = {"rule": "subtitles", "shortest": 4.0, "longest": 16.0, "language": "en"}
 
 Shortest = Annotated[float | None, Field(ge=0, allow_inf_nan=False)]
-Longest = Annotated[float, Field(ge=2 * LEAST, allow_inf_nan=False, description="seconds; what is longer is cut")]
+Longest = Annotated[float, Field(ge=2 * MIN_STEP, allow_inf_nan=False, description="seconds; longer ones are split")]
 Language = Annotated[
     str | None,
     Field(
         max_length=35,
         json_schema_extra={"pattern": f"^({segmentation.LANGUAGE.pattern})$"},
-        description="of the subtitles; null: those that state none, else the first",
+        description="of the subtitles; null: those without a language, else the first",
     ),
 ]
 
@@ -34,17 +34,18 @@ class WindowSegmentation(Request):
     model_config = example(**WINDOWS)
 
     rule: Literal["windows"]
-    length: Annotated[float, Field(ge=LEAST, allow_inf_nan=False, description="seconds")] = 8.0
-    overlap: Annotated[float, Field(ge=0, allow_inf_nan=False, description="seconds shared by neighbours")] = 0.0
+    length: Annotated[float, Field(ge=MIN_STEP, allow_inf_nan=False, description="seconds")] = 8.0
+    overlap: Annotated[float, Field(ge=0, allow_inf_nan=False, description="seconds that neighbours overlap")] = 0.0
     shortest: Annotated[
-        Shortest, Field(description="seconds; a shorter last window joins the one before; null: half of length")
+        Shortest,
+        Field(description="seconds; a shorter last window is merged with the previous one; null: half of length"),
     ] = None
     language: Language = None
 
     @model_validator(mode="after")
-    def _goes_on(self) -> Self:
-        if self.length - self.overlap < LEAST:
-            raise ValueError(f"overlap: {self.overlap:g}; at least {LEAST:g} s less than length was expected")
+    def _advances(self) -> Self:
+        if self.length - self.overlap < MIN_STEP:
+            raise ValueError(f"overlap: {self.overlap:g}; at least {MIN_STEP:g} s less than length was expected")
         return self
 
 
@@ -54,29 +55,29 @@ class ShotSegmentation(Request):
     model_config = example(**SHOTS)
 
     rule: Literal["shots"]
-    shortest: Annotated[Shortest, Field(description="seconds; shorter shots are joined; null: 1")] = None
+    shortest: Annotated[Shortest, Field(description="seconds; shorter shots are merged; null: 1")] = None
     longest: Longest = 16.0
     language: Language = None
 
 
 class SubtitleSegmentation(Request):
-    """Sentences of the subtitles; pauses, and videos without subtitles, are cut into windows."""
+    """Sentences of the subtitles; pauses, and videos without subtitles, become windows."""
 
     model_config = example(**SUBTITLES)
 
     rule: Literal["subtitles"]
-    shortest: Annotated[Shortest, Field(description="seconds; shorter sentences are joined; null: 4")] = None
+    shortest: Annotated[Shortest, Field(description="seconds; shorter sentences are merged; null: 4")] = None
     longest: Longest = 16.0
-    length: Annotated[float, Field(ge=LEAST, allow_inf_nan=False, description="seconds of a window")] = 8.0
+    length: Annotated[float, Field(ge=MIN_STEP, allow_inf_nan=False, description="seconds of a window")] = 8.0
     language: Language = None
 
 
 Segmentation = Annotated[
     WindowSegmentation | ShotSegmentation | SubtitleSegmentation,
-    Field(discriminator="rule", description="how videos are cut into clips; null: windows of 8 seconds"),
+    Field(discriminator="rule", description="segmentation of videos into clips; null: windows of 8 seconds"),
 ]
 
 
-def parse_segmentation(given: Segmentation | None) -> segmentation.Segmentation:
-    """What was asked for, as the index has it. Raises InvalidInput for numbers that do not go together."""
-    return segmentation.Segmentation() if given is None else segmentation.Segmentation(**given.model_dump())
+def parse_segmentation(fields: Segmentation | None) -> segmentation.Segmentation:
+    """Return the segmentation of a request. Raises InvalidInput for contradictory numbers."""
+    return segmentation.Segmentation() if fields is None else segmentation.Segmentation(**fields.model_dump())

@@ -1,4 +1,4 @@
-"""Where the videos of an indexing job come from."""
+"""Sources of indexing jobs."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class FolderSource(Request):
 
     kind: Literal["folder"]
     folder: Annotated[Path, Field(description="in an allowed root; relative: below incoming/")]
-    recursive: Annotated[bool, Field(description="also the folders in it")] = True
+    recursive: Annotated[bool, Field(description="including subfolders")] = True
 
 
 class FilesSource(Request):
-    """Files named one by one."""
+    """A list of files."""
 
     model_config = example(kind="files", files=["/videos/holidays/beach.mp4"])
 
@@ -40,13 +40,13 @@ class ListSource(Request):
     model_config = example(kind="list", file="/videos/films.csv", path_column="path", title_column="title")
 
     kind: Literal["list"]
-    file: Annotated[Path, Field(description="in an allowed root; so must be the paths in it")]
+    file: Annotated[Path, Field(description="in an allowed root, like the paths in it")]
     path_column: Annotated[Column, Field(description="paths, relative ones below the list's folder, or URLs")] = "path"
-    title_column: Annotated[Column, Field(description="titles, where there are any")] = "title"
+    title_column: Annotated[Column, Field(description="titles, if there are any")] = "title"
 
 
 class ShardsSource(Request):
-    """WebDataset shards: tar archives of media files, with JSON and text beside them."""
+    """WebDataset shards: tar archives of media files with JSON and text files."""
 
     model_config = example(kind="shards", shards=["/videos/shard-000000.tar"])
 
@@ -67,12 +67,12 @@ class UrlSource(Request):
 
 
 class UploadSource(Response):
-    """One file that was uploaded with `Prefer: respond-async`; it cannot be named, only sent."""
+    """An uploaded file. Only in responses: uploads create such jobs."""
 
     model_config = example(kind="upload", file="beach.mp4", title="beach")
 
     kind: Literal["upload"]
-    file: Annotated[str, Field(description="what it was called where it came from")]
+    file: Annotated[str, Field(description="its name at the client")]
     title: str
 
 

@@ -20,10 +20,10 @@ REFCLIPSCORE = (
 
 
 class TimeRange(Request):
-    """A part of a file; all of it when nothing is given."""
+    """A part of a file; by default all of it."""
 
-    start: Annotated[Seconds | None, Field(description="seconds; 0 when not given")] = None
-    end: Annotated[Seconds | None, Field(description="seconds; the file's duration when not given")] = None
+    start: Annotated[Seconds | None, Field(description="seconds; default: 0")] = None
+    end: Annotated[Seconds | None, Field(description="seconds; default: the end of the file")] = None
 
     @model_validator(mode="after")
     def _is_ordered(self) -> Self:
@@ -41,7 +41,7 @@ class StoredClip(TimeRange):
 
 
 class ScoreFields(Request):
-    """Captions to be compared."""
+    """Captions to score."""
 
     captions: Annotated[list[str], Field(min_length=1, fail_fast=True)]
     references: Annotated[
@@ -49,12 +49,12 @@ class ScoreFields(Request):
         Field(
             default_factory=list,
             fail_fast=True,
-            description="other captions of the clip, known to be right, for refclipscore",
+            description="reference captions of the clip, for refclipscore",
         ),
     ]
     frames: Annotated[
         Int,
-        Field(ge=0, description="frames of the clip that are looked at one by one for emscore; 0: no emscore"),
+        Field(ge=0, description="frames of the clip to compare for emscore; 0: no emscore"),
     ] = 0
     model: ModelName = None
 
@@ -72,7 +72,7 @@ class ScoreRequest(ScoreFields, StoredClip):
 
 
 class ScoreForm(ScoreFields, TimeRange):
-    """Captions for a file that comes along; `captions` and `references` once for each."""
+    """Captions for an uploaded file; repeat `captions` and `references` for each."""
 
     model_config = example(captions=["a dog runs", "a cat sleeps"])
 
@@ -105,15 +105,13 @@ class WordEvidence(Response):
     model_config = example(**WORD)
 
     word: str
-    weight: Annotated[
-        float, Field(ge=0, description="how much it counts: 0 for English words such as `the` and `of`, else 1")
-    ]
+    weight: Annotated[float, Field(ge=0, description="0 for English function words such as `the` and `of`, else 1")]
     similarity: Annotated[Cosine, Field(description="cosine of the word and that frame")]
-    time: Annotated[float, Field(description="seconds: where that frame is")]
+    time: Annotated[float, Field(description="seconds of that frame")]
 
 
 class EmScore(Response):
-    """EMScore without references (Shi and others, 2022), of as many frames as were asked for.
+    """EMScore without references (Shi and others, 2022), of as many frames as were requested.
 
     It differs from the paper: a word is embedded alone and not in its sentence, since a bundle gives one vector per
     text; `coarse` is the cosine with the vector of the clip, not with the mean of its frames; words count by the
@@ -139,16 +137,16 @@ class CaptionScore(Response):
 
     caption: str
     similarity: Annotated[
-        float | None, Field(ge=-1, le=1, description=f"{SIMILARITY}; null where the model has no vectors of texts")
+        float | None, Field(ge=-1, le=1, description=f"{SIMILARITY}; null if the model does not embed texts")
     ]
-    clipscore: Annotated[float | None, Field(ge=0, description=f"{CLIPSCORE}; null where similarity is")]
+    clipscore: Annotated[float | None, Field(ge=0, description=f"{CLIPSCORE}; null if similarity is")]
     reference_similarity: Annotated[
-        float | None, Field(ge=-1, le=1, description="cosine of the caption and the reference most like it")
+        float | None, Field(ge=-1, le=1, description="cosine of the caption and the most similar reference")
     ]
     refclipscore: Annotated[float | None, Field(ge=0, description=REFCLIPSCORE)]
-    emscore: Annotated[EmScore | None, Field(description="null where no `frames` were asked for")]
-    match: Annotated[Probability | None, Field(description=f"{MATCH}; null where the model cannot match")]
-    fused: Annotated[Probability | None, Field(description=f"{FUSED}; null where either is")]
+    emscore: Annotated[EmScore | None, Field(description="null without `frames`")]
+    match: Annotated[Probability | None, Field(description=f"{MATCH}; null if the model has no task matching")]
+    fused: Annotated[Probability | None, Field(description=f"{FUSED}; null if either is")]
 
 
 class ScoreResponse(Response):
@@ -172,13 +170,11 @@ class AnswerFields(Request):
         Field(
             min_length=1,
             fail_fast=True,
-            description="what the answer may be; all of the model's vocabulary when not given. A model that weighs any "
-            "answers takes them in any words",
+            description="possible answers; default: the vocabulary of the model. A model that scores free-form answers "
+            "accepts any text",
         ),
     ] = None
-    abstain_below: Annotated[Probability, Field(description="no answer where the best one's probability is lower")] = (
-        0.0
-    )
+    abstain_below: Annotated[Probability, Field(description="no answer if its probability is lower")] = 0.0
     model: ModelName = None
 
 
@@ -196,7 +192,7 @@ class AnswerRequest(AnswerFields, StoredClip):
 
 
 class AnswerForm(AnswerFields, TimeRange):
-    """A question about a file that comes along; `candidates` once for each."""
+    """A question about an uploaded file; repeat `candidates` for each."""
 
     model_config = example(question="what animal is it?", top=3)
 
@@ -217,7 +213,7 @@ class Answer(Response):
 
 
 class AnswerResponse(Response):
-    """Answers, likeliest first. A low first probability means that the model does not know."""
+    """Answers, the most probable first. If the first probability is low, the model does not know."""
 
     model_config = example(
         question="what animal is it?",
@@ -234,11 +230,11 @@ class AnswerResponse(Response):
     video: Annotated[Video | None, Field(description="null for an uploaded file")]
     start: Annotated[float, Field(description="seconds")]
     end: Annotated[float, Field(description="seconds")]
-    answer: Annotated[str | None, Field(description="the likeliest; null where the model abstained")]
+    answer: Annotated[str | None, Field(description="the most probable; null if the model abstained")]
     abstained: Annotated[
         bool, Field(description="whether the best is below `abstain_below`, or no candidate is in the vocabulary")
     ]
     answers: list[Answer]
     unknown: Annotated[
-        list[str], Field(description="candidates that the model's vocabulary lacks: nothing is said of them")
+        list[str], Field(description="candidates that are not in the model's vocabulary, and not scored")
     ]

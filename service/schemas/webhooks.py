@@ -52,7 +52,7 @@ class Webhook(Response):
     ]
 
 
-class MadeWebhook(Webhook):
+class CreatedWebhook(Webhook):
     """An endpoint with its secret."""
 
     model_config = example(**WEBHOOK, secret="whsec_…")

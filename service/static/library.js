@@ -51,7 +51,7 @@ function card(collection, about) {
   const mayChange = about.isAdmin && (about.mine.collections === null || about.mine.collections.includes(name));
   const isOpen = name === chosenName();
   return el("article", { className: "item" },
-    el("div", { className: "row" }, el("h3", { textContent: name }), isOpen ? chip("on the page") : null, collection.compatible ? null : chip("model not loaded", "bad")),
+    el("div", { className: "row" }, el("h3", { textContent: name }), isOpen ? chip("on the page") : null, collection.model_loaded ? null : chip("model not loaded", "bad")),
     el("p", { className: "facts", textContent: facts(count(collection.videos, "video"), count(collection.clips, "clip"), `${size(collection.bytes)} on disk`, `made ${ago(collection.created_at)}`) }),
     el("p", { className: "facts", textContent: facts(`model ${collection.bundle}`, `tokens as ${collection.token_encoding}`, searched(collection)) }),
     el("div", { className: "actions" },

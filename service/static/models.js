@@ -48,7 +48,7 @@ function card(model, isAdmin, again) {
     })),
     folded("How well it does", Object.keys(model.metrics).length, () => metrics(model)),
     folded("Where each graph runs", Object.keys(model.engines).length, () => table(["Graph", "Device", "Engine", "Why not the first choice"],
-      Object.entries(model.engines).map(([graph, { engine, device, card: gpu, fallback }]) => [graph, facts(device, gpu), engine, fallback || "–"]))),
+      Object.entries(model.engines).map(([graph, { engine, device, gpu_name: gpu, fallback }]) => [graph, facts(device, gpu), engine, fallback || "–"]))),
     folded("Model card", model.model_card, () => el("pre", { tabIndex: 0, textContent: model.model_card })),
     isAdmin && model.fingerprint ? el("div", { className: "actions" },
       model.default || model.state !== "ready" ? null : of(called, doing("Make it the default", `default ${model.fingerprint}`, async () => {
@@ -69,7 +69,7 @@ function card(model, isAdmin, again) {
 function devices(engines) {
   const found = Object.values(engines);
   const fallbacks = found.filter((each) => each.fallback).length;
-  const where = [...new Set(found.map((each) => facts(each.device, each.card)))].join(", ");
+  const where = [...new Set(found.map((each) => facts(each.device, each.gpu_name)))].join(", ");
   return where && fallbacks ? `${where}; ${fallbacks} of ${found.length} graphs not where they were wanted` : where;
 }
 

@@ -52,7 +52,7 @@ async function showAll({ filter }, more) {
       el("button", { type: "button", className: "strong", textContent: "Add videos", onclick: () => openAdding(chosenName()) }));
     turnTo(next_cursor, videos.length, more);
     const all = current();
-    if (!all.compatible) offerEmbedding();
+    if (!all.model_loaded) offerEmbedding();
     else if (!page.shown) return;
     else if (filter) say(`${counted(page.shown, "video")}${next_cursor ? " and more pass" : page.shown === 1 ? " passes" : " pass"} the filter.`);
     else say(`${counted(all.videos, "video")}, ${counted(all.clips, "clip")}. Describe what you are looking for.`);

@@ -25,7 +25,7 @@ def test_a_collection_is_made_and_found_where_the_answer_says(running: Running) 
     assert made.status_code == 201
     found = running.client.get(made.headers["location"]).json()
     assert found == made.json()
-    assert (found["name"], found["videos"], found["clips"], found["compatible"]) == ("made", 0, 0, True)
+    assert (found["name"], found["videos"], found["clips"], found["model_loaded"]) == ("made", 0, 0, True)
     assert found["fingerprint"] == running.client.get("/v1/models").json()["models"][0]["fingerprint"]
     assert "made" in [each["name"] for each in running.client.get("/v1/collections").json()["collections"]]
 
@@ -150,7 +150,7 @@ def test_a_collection_of_another_bundle_is_kept_and_refused(small_bundle: Path, 
         ):
             assert "small-colours" in problem_of(answer, 409, "fingerprint_mismatch")["detail"]
         found = client.get("/v1/collections/old").json()
-        assert (found["compatible"], found["videos"]) == (False, 1)
+        assert (found["model_loaded"], found["videos"]) == (False, 1)
         assert client.get("/v1/collections/old/videos/1/media").content == red
         # What does not touch the vectors works with any model.
         body = {"collection": "old", "video_id": "1", "question": "what color is it?", "top": 1}

@@ -312,7 +312,7 @@ def test_a_collection_of_an_earlier_model_is_embedded_again_and_can_be_searched(
         address = begin(client, "reembed", "old")
         assert ended(client, address)["state"] == "succeeded"
         found = client.get("/v1/collections/old").json()
-        assert found["compatible"] is True
+        assert found["model_loaded"] is True
         job = f"/v1/collections/old/jobs/{waiting.id}"  # it came along, and can be run now
         wait_for(lambda: client.get(job).json()["state"] == "succeeded")
         best = client.post("/v1/collections/old/search", json={"text": "a red thing", "limit": 1}).json()["results"][0]

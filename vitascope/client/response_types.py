@@ -14,7 +14,7 @@ class AddedVideo(TypedDict):
     added_at: float
     """Unix seconds"""
     clips: int
-    """how many clips it was cut into"""
+    """number of clips"""
     content_sha256: str
     duration: float
     """seconds; 0 for a picture"""
@@ -25,9 +25,9 @@ class AddedVideo(TypedDict):
     media_url: str
     metadata: dict[str, str | bool | int | float]
     notes: list[str]
-    """remarks on how it was cut into clips"""
+    """notes on how it was segmented"""
     thumbnail_url: str
-    """JPEG; `t` in seconds may be changed"""
+    """JPEG; `t`: seconds"""
     title: str
     width: int
     """pixels"""
@@ -42,12 +42,12 @@ class Answer(TypedDict):
 
 
 class AnswerResponse(TypedDict):
-    """Answers, likeliest first. A low first probability means that the model does not know."""
+    """Answers, the most probable first. If the first probability is low, the model does not know."""
 
     abstained: bool
     """whether the best is below `abstain_below`, or no candidate is in the vocabulary"""
     answer: str | None
-    """the likeliest; null where the model abstained"""
+    """the most probable; null if the model abstained"""
     answers: list[Answer]
     end: float
     """seconds"""
@@ -55,7 +55,7 @@ class AnswerResponse(TypedDict):
     start: float
     """seconds"""
     unknown: list[str]
-    """candidates that the model's vocabulary lacks: nothing is said of them"""
+    """candidates that are not in the model's vocabulary, and not scored"""
     video: Video | None
     """null for an uploaded file"""
 
@@ -65,25 +65,48 @@ class CaptionScore(TypedDict):
 
     caption: str
     clipscore: float | None
-    """2.5 * max(similarity, 0) (Hessel and others, 2021); null where similarity is"""
+    """2.5 * max(similarity, 0) (Hessel and others, 2021); null if similarity is"""
     emscore: EmScore | None
-    """null where no `frames` were asked for"""
+    """null without `frames`"""
     fused: float | None
-    """similarity and match together, 0 to 1; null where either is"""
+    """similarity and match combined, 0 to 1; null if either is"""
     match: float | None
-    """calibrated probability, by the fusion model, that the text describes the clip; null where the model cannot
-    match"""
+    """calibrated probability, by the fusion model, that the text describes the clip; null if the model has no task
+    matching"""
     refclipscore: float | None
     """harmonic mean of clipscore and max(reference_similarity, 0) (Hessel and others, 2021); null without
     references"""
     reference_similarity: float | None
-    """cosine of the caption and the reference most like it"""
+    """cosine of the caption and the most similar reference"""
     similarity: float | None
-    """cosine of the query's and the clip's vectors, -1 to 1; null where the model has no vectors of texts"""
+    """cosine of the embeddings of query and clip, -1 to 1; null if the model does not embed texts"""
+
+
+class ClipHit(TypedDict):
+    """A clip of a result, with its scores and ranks."""
+
+    clip_id: str
+    end: float
+    """seconds"""
+    fused: float | None
+    """similarity and match combined, 0 to 1; null where it was not reranked"""
+    match: float | None
+    """calibrated probability, by the fusion model, that the text describes the clip; null where it was not
+    reranked"""
+    media_url: str
+    """plays the clip: the file with #t=start,end"""
+    ranks: Ranks
+    similarity: float
+    """cosine of the embeddings of query and clip, -1 to 1"""
+    start: float
+    """seconds"""
+    text: str
+    """what is said in it; empty where nothing is known"""
+    thumbnail_url: str
 
 
 class ClipSpan(TypedDict):
-    """A span of a video: the unit that is indexed and found."""
+    """A span of a video, the unit that is indexed."""
 
     end: float
     """seconds"""
@@ -92,30 +115,30 @@ class ClipSpan(TypedDict):
     start: float
     """seconds"""
     text: str
-    """what is said in it; empty where nothing is known"""
+    """speech in it; empty if none is known"""
     thumbnail_url: str
 
 
 class Collection(TypedDict):
-    """A collection of videos, filled by one model."""
+    """A collection of videos, embedded by one model."""
 
     bundle: str
-    """name and version of the model that fills it"""
+    """name and version of its model"""
     bytes: int
     """on disk, without media files"""
     clips: int
-    compatible: bool
-    """whether that model is loaded; if not: no search, no adding"""
     created_at: float
     """Unix seconds"""
     fingerprint: str
     """of that model"""
     index: IndexState
     index_kind: str
-    """what is asked for: auto, flat, hnsw or ivfpq"""
+    """requested: auto, flat, hnsw or ivfpq"""
+    model_loaded: bool
+    """false: it cannot be searched or added to until the model is"""
     name: str
     token_encoding: Literal["int8", "float16"]
-    """how what reranking reads is kept; float16 takes twice the room"""
+    """how visual tokens for reranking are stored; float16 takes twice the space"""
     videos: int
 
 
@@ -124,7 +147,41 @@ class Collections(TypedDict):
 
     collections: list[Collection]
     unreadable: list[str]
-    """damaged ones; the log of the service says more"""
+    """damaged collections; see the log of the service"""
+
+
+class CreatedKey(TypedDict):
+    """A key just created."""
+
+    collections: list[str] | None
+    """null: all"""
+    concurrency: int | None
+    """concurrent requests; null: the default of the service"""
+    created_at: float
+    expires_at: float | None
+    id: str
+    key: str
+    """text of the key, which is returned only once"""
+    last_used_at: float | None
+    """accurate to ten minutes"""
+    name: str
+    rate: float | None
+    """requests a second; null: the default of the service"""
+    revoked_at: float | None
+    scopes: list[Literal["read", "write", "admin"]]
+
+
+class CreatedWebhook(TypedDict):
+    """An endpoint with its secret."""
+
+    created_at: float
+    events: list[Literal["job.succeeded", "job.failed", "job.cancelled"]]
+    id: str
+    previous_secret_until: float | None
+    """until then messages are signed with the previous secret, too"""
+    secret: str
+    """that messages are signed with, which is shown only here"""
+    url: str
 
 
 class Deliveries(TypedDict):
@@ -154,14 +211,14 @@ class Delivery(TypedDict):
 
 
 class DocumentRef(TypedDict):
-    """A clip of the collection, or a video: the one of its clips that fits best."""
+    """A clip of the collection, or a video: its best clip."""
 
     clip_id: NotRequired[str | None]
     video_id: NotRequired[str | None]
 
 
 class EmScore(TypedDict):
-    """EMScore without references (Shi and others, 2022), of as many frames as were asked for."""
+    """EMScore without references (Shi and others, 2022), of as many frames as were requested."""
 
     coarse: float
     """as `similarity`"""
@@ -177,21 +234,21 @@ class EmScore(TypedDict):
 
 
 class Embedding(TypedDict):
-    """One vector, of length 1: the cosine of two is their inner product."""
+    """One embedding of length 1: the cosine of two is their inner product."""
 
     embedding: list[float] | str
-    """numbers, or base64 of them"""
+    """numbers, or base64"""
     index: int
     """of the input"""
     object: Literal["embedding"]
 
 
 class Embeddings(TypedDict):
-    """Vectors in the order of the inputs."""
+    """Embeddings in the order of the inputs."""
 
     data: list[Embedding]
     fingerprint: str
-    """of the model; vectors of two fingerprints cannot be compared"""
+    """of the model; embeddings of different fingerprints are not comparable"""
     model: str
     """name of the model"""
     object: Literal["list"]
@@ -199,7 +256,7 @@ class Embeddings(TypedDict):
 
 
 class FilesSource(TypedDict):
-    """Files named one by one."""
+    """A list of files."""
 
     files: list[str]
     """in an allowed root"""
@@ -213,34 +270,11 @@ class FolderSource(TypedDict):
     """in an allowed root; relative: below incoming/"""
     kind: Literal["folder"]
     recursive: NotRequired[bool]
-    """also the folders in it"""
-
-
-class FoundClip(TypedDict):
-    """A clip that was found, its scores and places each for itself."""
-
-    clip_id: str
-    end: float
-    """seconds"""
-    fused: float | None
-    """similarity and match together, 0 to 1; null where it was not reranked"""
-    match: float | None
-    """calibrated probability, by the fusion model, that the text describes the clip; null where it was not
-    reranked"""
-    media_url: str
-    """plays the clip: the file with #t=start,end"""
-    ranks: Ranks
-    similarity: float
-    """cosine of the query's and the clip's vectors, -1 to 1"""
-    start: float
-    """seconds"""
-    text: str
-    """what is said in it; empty where nothing is known"""
-    thumbnail_url: str
+    """including subfolders"""
 
 
 class FrameStream(TypedDict):
-    """Frames that the model looks at."""
+    """A frame stream of the model."""
 
     fit: str
     frames: int
@@ -266,53 +300,53 @@ class FrameStream(TypedDict):
 
 
 class GraphEngine(TypedDict):
-    """Where a graph of a model really runs."""
+    """Engine and device that a graph runs on."""
 
-    card: str | None
-    """the GPU; null on the CPU"""
     device: str
     """cpu, cuda, tensorrt, or remote"""
     engine: str
-    """the library that runs it, and its version; or the server"""
+    """library and version, or the server"""
     fallback: str | None
-    """why it is not what was tried first; null if it is"""
+    """why the preferred device is not used; null if it is"""
+    gpu_name: str | None
+    """null on a CPU"""
 
 
 class Health(TypedDict):
-    """A sign of life."""
+    """Liveness."""
 
     status: str
 
 
 class IndexState(TypedDict):
-    """What finds the clips of a collection."""
+    """The vector index of a collection."""
 
     changed: int
-    """clips that came or went since it was built; they are compared one by one"""
+    """clips added or deleted since it was built"""
     serving: str
-    """kind of the index that is searched: flat, hnsw or ivfpq"""
+    """kind of the index in use: flat, hnsw or ivfpq"""
 
 
 class Job(TypedDict):
-    """An indexing job. It is `succeeded` even where files failed: `counts` and the items tell."""
+    """An indexing job. It succeeds even if files fail: see `counts` and the items."""
 
     counts: JobCounts
     created_at: float
     """Unix seconds"""
     done: int
-    """files that nothing more will happen to"""
+    """finished files"""
     error: str | None
-    """why the job itself, not one of its files, failed, or rests though nobody paused it"""
+    """why the job itself failed, or was paused by the service"""
     finished_at: float | None
     """Unix seconds"""
     id: str
     metadata: dict[str, str | bool | int | float]
     progress: float
-    """share that is done, with the parts of long files at hand"""
+    """fraction done, with fractions of long files"""
     rate: JobRate | None
-    """null before the first file, or part of a long one, is done"""
+    """null before the first progress"""
     requested: Literal["cancel", "pause"] | None
-    """what happens after the files at hand"""
+    """takes effect after the files in progress"""
     source: FolderSource | FilesSource | ListSource | ShardsSource | UrlSource | UploadSource
     started_at: float | None
     """Unix seconds"""
@@ -322,12 +356,12 @@ class Job(TypedDict):
 
 
 class JobCounts(TypedDict):
-    """Files by state."""
+    """Number of files by state."""
 
     cancelled: int
     failed: int
     quarantined: int
-    """put aside: the process died at them again and again"""
+    """the process died repeatedly while it indexed them"""
     queued: int
     running: int
     skipped: int
@@ -338,20 +372,20 @@ class JobItem(TypedDict):
     """One file of a job."""
 
     crashes: int
-    """how often the process died meanwhile"""
+    """number of crashes of the process"""
     metadata: dict[str, str | bool | int | float]
-    """that the source gives it"""
+    """from the source"""
     path: str
     """or URL, or tar://MEMBER::ARCHIVE"""
     reason: str | None
-    """why it failed, was skipped or put aside; remarks on one that was added"""
+    """why it failed, was skipped or quarantined; notes on an added one"""
     state: Literal["queued", "running", "succeeded", "failed", "skipped", "cancelled", "quarantined"]
     title: str | None
-    """that the source gives it"""
+    """from the source"""
     tries: int
-    """how often it was begun"""
+    """number of attempts"""
     video_id: str | None
-    """the video it became, or already was"""
+    """of the added or existing video"""
 
 
 class JobItems(TypedDict):
@@ -362,14 +396,14 @@ class JobItems(TypedDict):
 
 
 class JobRate(TypedDict):
-    """How fast the present or last run of a job is or was."""
+    """Speed of the current or last run of a job."""
 
     items: float
-    """files that were tried, per second; of a long one the part that is done"""
+    """files per second, with fractions of long files"""
     seconds_left: float | None
-    """at this rate, while the job is running"""
+    """at this rate; null unless running"""
     video_seconds: float
-    """seconds of video that were added, per second"""
+    """seconds of video added per second"""
 
 
 class Jobs(TypedDict):
@@ -385,21 +419,36 @@ class KeyInfo(TypedDict):
     collections: list[str] | None
     """null: all"""
     concurrency: int | None
-    """requests under way; null: as the settings say"""
+    """concurrent requests; null: the default of the service"""
     created_at: float
     expires_at: float | None
     id: str
     last_used_at: float | None
-    """to ten minutes"""
+    """accurate to ten minutes"""
     name: str
     rate: float | None
-    """requests a second; null: as the settings say"""
+    """requests a second; null: the default of the service"""
     revoked_at: float | None
     scopes: list[Literal["read", "write", "admin"]]
 
 
+class KeyPermissions(TypedDict):
+    """Permissions of the caller."""
+
+    asks_for_keys: bool
+    """whether the service requires keys; if not, every request may do everything"""
+    collections: list[str] | None
+    """null: all"""
+    expires_at: float | None
+    id: str | None
+    """of the key; null without one"""
+    name: str | None
+    """purpose of the key"""
+    scopes: list[Literal["read", "write", "admin"]]
+
+
 class Keys(TypedDict):
-    """All keys that were ever made, oldest first."""
+    """All keys, oldest first."""
 
     keys: list[KeyInfo]
 
@@ -408,72 +457,37 @@ class ListSource(TypedDict):
     """A CSV, TSV, JSON Lines or Parquet file with a row for each video; further columns become metadata."""
 
     file: str
-    """in an allowed root; so must be the paths in it"""
+    """in an allowed root, like the paths in it"""
     kind: Literal["list"]
     path_column: NotRequired[str]
     """paths, relative ones below the list's folder, or URLs"""
     title_column: NotRequired[str]
-    """titles, where there are any"""
-
-
-class MadeKey(TypedDict):
-    """A key that was made just now."""
-
-    collections: list[str] | None
-    """null: all"""
-    concurrency: int | None
-    """requests under way; null: as the settings say"""
-    created_at: float
-    expires_at: float | None
-    id: str
-    key: str
-    """the key's text, which is shown only here"""
-    last_used_at: float | None
-    """to ten minutes"""
-    name: str
-    rate: float | None
-    """requests a second; null: as the settings say"""
-    revoked_at: float | None
-    scopes: list[Literal["read", "write", "admin"]]
-
-
-class MadeWebhook(TypedDict):
-    """An endpoint with its secret."""
-
-    created_at: float
-    events: list[Literal["job.succeeded", "job.failed", "job.cancelled"]]
-    id: str
-    previous_secret_until: float | None
-    """until then messages are signed with the previous secret, too"""
-    secret: str
-    """that messages are signed with, which is shown only here"""
-    url: str
+    """titles, if there are any"""
 
 
 class MediaNotIncluded(TypedDict):
-    """Uploads and copies that a collection owns, and that its backup or export has not."""
+    """Media files that the collection owns and that its backup or export lacks."""
 
     bytes: int
     files: int
 
 
 class ModelInfo(TypedDict):
-    """A model: whether it serves, what it can do, what it was trained on, how well it does, and under which
-    terms."""
+    """A model: state, tasks, training data, metrics and licence."""
 
     answers: int | None
     """size of the answer vocabulary"""
     architecture: str | None
     default: bool
-    """whether it serves requests that name no model"""
+    """whether requests without a model use it"""
     engines: dict[str, GraphEngine]
-    """by graph; empty until it is ready"""
+    """by graph; empty until ready"""
     error: str | None
-    """why it has failed, beginning with a code; null if it has not"""
+    """why it failed, beginning with a code"""
     fingerprint: str | None
-    """of all that decides a vector; collections remember it"""
+    """identifies embeddings of this model"""
     folder: str
-    """where it was loaded from"""
+    """it was loaded from"""
     licence: str | None
     metrics: dict[str, float]
     model_card: str | None
@@ -481,12 +495,12 @@ class ModelInfo(TypedDict):
     name: str | None
     precision: str | None
     signed_by: NotRequired[str | None]
-    """id of the trusted key whose signature was checked when it was opened; null where none was"""
+    """id of the trusted key that signed it; null if signatures are not required"""
     state: Literal["loading", "ready", "failed"]
     streams: list[FrameStream]
     tasks: list[str]
     text_length: int | None
-    """tokens; longer texts are cut"""
+    """tokens; longer texts are truncated"""
     training_data: list[str]
     vector_width: int | None
     version: str | None
@@ -499,7 +513,7 @@ class Models(TypedDict):
 
 
 class Operation(TypedDict):
-    """Work on a collection, waiting, under way or done."""
+    """An operation on a collection."""
 
     collection: str
     created_at: float
@@ -507,7 +521,7 @@ class Operation(TypedDict):
     error: str | None
     """why it failed"""
     files: list[OperationFile]
-    """once it has succeeded; they stay until it is deleted"""
+    """after success; kept until the operation is deleted"""
     finished_at: float | None
     """Unix seconds"""
     id: str
@@ -517,48 +531,48 @@ class Operation(TypedDict):
     model: str | None
     """fingerprint of the model to embed with, only for reembed"""
     options: dict[str, bool]
-    """as they were asked for"""
+    """as requested"""
     progress: float
-    """share that is done"""
+    """fraction done"""
     started_at: float | None
     """Unix seconds"""
     state: Literal["queued", "running", "succeeded", "failed"]
 
 
 class OperationFile(TypedDict):
-    """A file that an operation made."""
+    """A file of an operation."""
 
     bytes: int
     name: str
     url: str
-    """with ranges, so that a download can go on where it broke off"""
+    """supports range requests"""
 
 
 class Operations(TypedDict):
-    """All operations that are kept, newest first."""
+    """All operations, newest first."""
 
     operations: list[Operation]
 
 
 class Ranks(TypedDict):
-    """Places from 1."""
+    """Ranks from 1."""
 
     similarity: int | None
-    """among the most similar clips; null: not in that list"""
+    """by similarity; null: not among those candidates"""
     words: int | None
-    """among those that have the words; null: not in that list"""
+    """by words; null: not among those candidates"""
 
 
 class Readiness(TypedDict):
-    """A sign that work can be done."""
+    """Readiness."""
 
     failed_models: int
-    """that should serve and could not be loaded; /v1/models says why"""
+    """that could not be loaded; /v1/models says why"""
     status: str
 
 
 class RerankResponse(TypedDict):
-    """Results by relevance_score, best first; of equal ones the more similar, then the earlier."""
+    """Results by relevance_score, then similarity, then order of the request."""
 
     id: str
     """of the request"""
@@ -567,26 +581,26 @@ class RerankResponse(TypedDict):
 
 
 class RerankResult(TypedDict):
-    """A document and its scores, each for itself."""
+    """A document and its scores."""
 
     clip: RerankedClip
     document: DocumentRef | str | None
     """with `return_documents`, else null"""
     fused: float | None
-    """similarity and match together, 0 to 1; null where match is"""
+    """similarity and match combined, 0 to 1; null if match is"""
     index: int
     """of the document in the request"""
     match: float | None
     """calibrated probability, by the fusion model, that the text describes the clip; null for a clip without visual
     tokens"""
     relevance_score: float
-    """fused; 0 for a clip without visual tokens, which nothing can be said of"""
+    """fused; 0 for a clip without visual tokens, which cannot be scored"""
     similarity: float
-    """cosine of the query's and the clip's vectors, -1 to 1"""
+    """cosine of the embeddings of query and clip, -1 to 1"""
 
 
 class RerankedClip(TypedDict):
-    """The clip that was judged: of a video the one that fits best."""
+    """The clip that was scored; of a video, its best one."""
 
     clip_id: str
     end: float
@@ -594,21 +608,6 @@ class RerankedClip(TypedDict):
     start: float
     """seconds"""
     video_id: str
-
-
-class Rights(TypedDict):
-    """What the caller may do."""
-
-    asks_for_keys: bool
-    """whether the service asks for keys; if not, everybody may do all"""
-    collections: list[str] | None
-    """null: all"""
-    expires_at: float | None
-    id: str | None
-    """of the caller's key; null without one"""
-    name: str | None
-    """what the key is for"""
-    scopes: list[Literal["read", "write", "admin"]]
 
 
 class ScoreResponse(TypedDict):
@@ -643,12 +642,12 @@ class SearchResult(TypedDict):
     clip_count: int | None
     """how many it has, listed or not; null for a clip"""
     clip_id: str
-    clips: list[FoundClip] | None
+    clips: list[ClipHit] | None
     """its clips, best first; null for a clip"""
     end: float
     """seconds"""
     fused: float | None
-    """similarity and match together, 0 to 1; null where it was not reranked"""
+    """similarity and match combined, 0 to 1; null where it was not reranked"""
     match: float | None
     """calibrated probability, by the fusion model, that the text describes the clip; null where it was not
     reranked"""
@@ -656,7 +655,7 @@ class SearchResult(TypedDict):
     """plays the clip: the file with #t=start,end"""
     ranks: Ranks
     similarity: float
-    """cosine of the query's and the clip's vectors, -1 to 1"""
+    """cosine of the embeddings of query and clip, -1 to 1"""
     start: float
     """seconds"""
     text: str
@@ -666,7 +665,7 @@ class SearchResult(TypedDict):
 
 
 class ShardsSource(TypedDict):
-    """WebDataset shards: tar archives of media files, with JSON and text beside them."""
+    """WebDataset shards: tar archives of media files with JSON and text files."""
 
     kind: Literal["shards"]
     shards: list[str]
@@ -674,10 +673,10 @@ class ShardsSource(TypedDict):
 
 
 class UploadSource(TypedDict):
-    """One file that was uploaded with `Prefer: respond-async`; it cannot be named, only sent."""
+    """An uploaded file. Only in responses: uploads create such jobs."""
 
     file: str
-    """what it was called where it came from"""
+    """its name at the client"""
     kind: Literal["upload"]
     title: str
 
@@ -694,7 +693,7 @@ class UrlSource(TypedDict):
 
 
 class Usage(TypedDict):
-    """Tokens that the model read of texts, special ones included; pictures and videos have none."""
+    """Text tokens, special ones included; pictures and videos have none."""
 
     prompt_tokens: int
     total_tokens: int
@@ -706,7 +705,7 @@ class Video(TypedDict):
     added_at: float
     """Unix seconds"""
     clips: int
-    """how many clips it was cut into"""
+    """number of clips"""
     content_sha256: str
     duration: float
     """seconds; 0 for a picture"""
@@ -717,7 +716,7 @@ class Video(TypedDict):
     media_url: str
     metadata: dict[str, str | bool | int | float]
     thumbnail_url: str
-    """JPEG; `t` in seconds may be changed"""
+    """JPEG; `t`: seconds"""
     title: str
     width: int
     """pixels"""
@@ -729,7 +728,7 @@ class VideoWithClips(TypedDict):
     added_at: float
     """Unix seconds"""
     clips: int
-    """how many clips it was cut into"""
+    """number of clips"""
     content_sha256: str
     duration: float
     """seconds; 0 for a picture"""
@@ -741,7 +740,7 @@ class VideoWithClips(TypedDict):
     metadata: dict[str, str | bool | int | float]
     spans: list[ClipSpan]
     thumbnail_url: str
-    """JPEG; `t` in seconds may be changed"""
+    """JPEG; `t`: seconds"""
     title: str
     width: int
     """pixels"""
@@ -751,7 +750,7 @@ class Videos(TypedDict):
     """A page of videos, in the order in which they were added."""
 
     next_cursor: str | None
-    """`cursor` of the next page; null on the last"""
+    """`cursor` of the next page; null on the last page"""
     videos: list[Video]
 
 
@@ -778,7 +777,7 @@ class WordEvidence(TypedDict):
     similarity: float
     """cosine of the word and that frame"""
     time: float
-    """seconds: where that frame is"""
+    """seconds of that frame"""
     weight: float
-    """how much it counts: 0 for English words such as `the` and `of`, else 1"""
+    """0 for English function words such as `the` and `of`, else 1"""
     word: str

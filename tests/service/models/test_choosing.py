@@ -43,7 +43,7 @@ def test_requests_name_a_model_by_fingerprint_name_or_version(several: Running, 
 def test_a_collection_is_served_by_the_model_that_fills_it(several: Running, second: str, files: Path) -> None:
     client = several.client
     made = client.post("/v1/collections", json={"name": "other", "model": "small-colours@2"}).json()
-    assert (made["fingerprint"], made["bundle"], made["compatible"]) == (second, "small-colours 2", True)
+    assert (made["fingerprint"], made["bundle"], made["model_loaded"]) == (second, "small-colours 2", True)
     assert client.post("/v1/collections", json={"name": "lost", "model": "none"}).status_code == 404
     fill(several, "other", files)
     folder = several.settings.data_dir / "incoming" / "more"
@@ -67,7 +67,7 @@ def test_a_collection_is_served_by_the_model_that_fills_it(several: Running, sec
     unserved = problem_of(client.post("/v1/collections/other/search", json={"text": "a"}), 409, "fingerprint_mismatch")
     assert second in unserved["detail"]
     assert "POST /v1/models" in unserved["detail"]
-    assert client.get("/v1/collections/other").json()["compatible"] is False
+    assert client.get("/v1/collections/other").json()["model_loaded"] is False
     added(client, "second")
     assert best(client, "other") == "red"
     client.delete("/v1/collections/other")

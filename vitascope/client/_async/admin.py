@@ -51,9 +51,9 @@ class Admin(BaseClient):
         """Return all API keys, also revoked ones, without their secrets."""
         return await self._call(response_types.Keys, "GET", api_path("keys"))
 
-    async def get_key_permissions(self) -> response_types.Rights:
+    async def get_key_permissions(self) -> response_types.KeyPermissions:
         """Return the permissions of the key that this client uses."""
-        return await self._call(response_types.Rights, "GET", api_path("keys", "self"))
+        return await self._call(response_types.KeyPermissions, "GET", api_path("keys", "self"))
 
     async def create_key(
         self,
@@ -64,7 +64,7 @@ class Admin(BaseClient):
         rate: float | None = None,
         concurrency: int | None = None,
         expires_in: float | None = None,
-    ) -> response_types.MadeKey:
+    ) -> response_types.CreatedKey:
         """Create an API key; only this response contains the secret ``key``.
 
         Args:
@@ -78,7 +78,7 @@ class Admin(BaseClient):
         names = None if collections is None else list(collections)
         options = drop_none(collections=names, rate=rate, concurrency=concurrency, expires_in=expires_in)
         body = {"name": name, "scopes": list(scopes), **options}
-        return await self._call(response_types.MadeKey, "POST", api_path("keys"), json=body)
+        return await self._call(response_types.CreatedKey, "POST", api_path("keys"), json=body)
 
     async def revoke_key(self, key_id: str) -> response_types.KeyInfo:
         """Revoke an API key."""
@@ -86,13 +86,13 @@ class Admin(BaseClient):
 
     async def create_webhook(
         self, url: str, events: Sequence[WebhookEvent] = WEBHOOK_EVENTS
-    ) -> response_types.MadeWebhook:
+    ) -> response_types.CreatedWebhook:
         """Send events of finished jobs to ``url``; only this response contains the signing ``secret``.
 
         `vitascope.webhooks` verifies the signatures.
         """
         body = {"url": url, "events": list(events)}
-        return await self._call(response_types.MadeWebhook, "POST", api_path("webhooks"), json=body)
+        return await self._call(response_types.CreatedWebhook, "POST", api_path("webhooks"), json=body)
 
     async def list_webhooks(self) -> response_types.Webhooks:
         """Return all webhooks."""
@@ -106,9 +106,9 @@ class Admin(BaseClient):
         """Delete a webhook."""
         await self._send_no_content("DELETE", api_path("webhooks", webhook_id))
 
-    async def rotate_webhook_secret(self, webhook_id: str) -> response_types.MadeWebhook:
+    async def rotate_webhook_secret(self, webhook_id: str) -> response_types.CreatedWebhook:
         """Replace the signing secret; for 24 hours messages are signed with both."""
-        return await self._call(response_types.MadeWebhook, "POST", api_path("webhooks", webhook_id, "rotate"))
+        return await self._call(response_types.CreatedWebhook, "POST", api_path("webhooks", webhook_id, "rotate"))
 
     async def list_webhook_deliveries(
         self,

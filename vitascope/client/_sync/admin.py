@@ -52,9 +52,9 @@ class Admin(BaseClient):
         """Return all API keys, also revoked ones, without their secrets."""
         return self._call(response_types.Keys, "GET", api_path("keys"))
 
-    def get_key_permissions(self) -> response_types.Rights:
+    def get_key_permissions(self) -> response_types.KeyPermissions:
         """Return the permissions of the key that this client uses."""
-        return self._call(response_types.Rights, "GET", api_path("keys", "self"))
+        return self._call(response_types.KeyPermissions, "GET", api_path("keys", "self"))
 
     def create_key(
         self,
@@ -65,7 +65,7 @@ class Admin(BaseClient):
         rate: float | None = None,
         concurrency: int | None = None,
         expires_in: float | None = None,
-    ) -> response_types.MadeKey:
+    ) -> response_types.CreatedKey:
         """Create an API key; only this response contains the secret ``key``.
 
         Args:
@@ -79,19 +79,21 @@ class Admin(BaseClient):
         names = None if collections is None else list(collections)
         options = drop_none(collections=names, rate=rate, concurrency=concurrency, expires_in=expires_in)
         body = {"name": name, "scopes": list(scopes), **options}
-        return self._call(response_types.MadeKey, "POST", api_path("keys"), json=body)
+        return self._call(response_types.CreatedKey, "POST", api_path("keys"), json=body)
 
     def revoke_key(self, key_id: str) -> response_types.KeyInfo:
         """Revoke an API key."""
         return self._call(response_types.KeyInfo, "DELETE", api_path("keys", key_id))
 
-    def create_webhook(self, url: str, events: Sequence[WebhookEvent] = WEBHOOK_EVENTS) -> response_types.MadeWebhook:
+    def create_webhook(
+        self, url: str, events: Sequence[WebhookEvent] = WEBHOOK_EVENTS
+    ) -> response_types.CreatedWebhook:
         """Send events of finished jobs to ``url``; only this response contains the signing ``secret``.
 
         `vitascope.webhooks` verifies the signatures.
         """
         body = {"url": url, "events": list(events)}
-        return self._call(response_types.MadeWebhook, "POST", api_path("webhooks"), json=body)
+        return self._call(response_types.CreatedWebhook, "POST", api_path("webhooks"), json=body)
 
     def list_webhooks(self) -> response_types.Webhooks:
         """Return all webhooks."""
@@ -105,9 +107,9 @@ class Admin(BaseClient):
         """Delete a webhook."""
         self._send_no_content("DELETE", api_path("webhooks", webhook_id))
 
-    def rotate_webhook_secret(self, webhook_id: str) -> response_types.MadeWebhook:
+    def rotate_webhook_secret(self, webhook_id: str) -> response_types.CreatedWebhook:
         """Replace the signing secret; for 24 hours messages are signed with both."""
-        return self._call(response_types.MadeWebhook, "POST", api_path("webhooks", webhook_id, "rotate"))
+        return self._call(response_types.CreatedWebhook, "POST", api_path("webhooks", webhook_id, "rotate"))
 
     def list_webhook_deliveries(
         self,

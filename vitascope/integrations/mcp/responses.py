@@ -57,7 +57,7 @@ class Collection(BaseModel):
     name: str
     videos: int
     clips: Annotated[int, Field(description="number of clips, the units that are searched")]
-    searchable: Annotated[bool, Field(validation_alias="compatible", description="whether its model is loaded")]
+    searchable: Annotated[bool, Field(validation_alias="model_loaded", description="whether its model is loaded")]
     model: Annotated[str, Field(validation_alias="bundle")]
 
     def line(self) -> str:
