@@ -146,11 +146,11 @@ def test_commands_at_a_service_name_a_model(
 ) -> None:
     at = ["--model", "small-colours@2", "--server", str(several.client.base_url)]
     red = str(files / "red.mp4")
-    assert main(["collection", "create", "get", *at, "--json"]) == 0
+    assert main(["collection", "create", "named", *at, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fingerprint"] == second
     assert main(["score", red, TEXT, *at]) == main(["ask", red, "what color is it?", *at]) == 0
-    assert main(["collection", "reembed", "get", *at]) == 2
-    assert "small-colours filled it" in capsys.readouterr().err
+    assert main(["collection", "reembed", "named", *at]) == 2
+    assert "it was embedded by model small-colours" in capsys.readouterr().err
     assert main(["score", red, TEXT, "--model", "nobody", *at[2:]]) == 2
     assert "one of small-colours@1, small-colours@2" in capsys.readouterr().err
     assert main(["ask", red, "what color is it?", "--model", "small-colours@2"]) == 2

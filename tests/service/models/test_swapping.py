@@ -117,7 +117,7 @@ def test_who_is_served_when_a_model_is_removed_is_served_to_the_end(
         try:
             assert began.wait(PATIENCE)
             wait_for(lambda: asked_for.count(fingerprint) == 4)
-            assert client.delete(f"/v1/models/{fingerprint}").status_code == 204
+            assert (removed := client.delete(f"/v1/models/{fingerprint}")).status_code == 204, removed.text
             problem_of(client.post("/v1/embeddings", json={"input": "a", "model": fingerprint}), 404, "model_not_found")
             assert listed(client) == [("small-colours", "1", "ready", True)]
             assert memory[0]() is not None
