@@ -1,4 +1,4 @@
-"""API keys over HTTP, and the cookie with which the page plays media."""
+"""Routes of API keys and of the media cookie."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ router = APIRouter(prefix="/v1", tags=["keys"], route_class=StrictRoute)
 @router.get("/keys", summary="List keys", responses=errors(409, 507))
 @requires("admin", all_collections=True)
 async def list_keys(service: AppStateDep) -> Keys:
-    """All keys that were ever created, without their texts."""
+    """List all keys, also revoked ones, without their texts."""
     store = _store(service)
     return Keys(keys=[KeyInfo(**key.to_dict()) for key in store.all()])
 
@@ -35,23 +35,22 @@ async def list_keys(service: AppStateDep) -> Keys:
 @router.get("/keys/self", summary="Get your permissions", responses=errors())
 @requires("read")
 async def get_key_permissions(service: AppStateDep, key: CallerKey) -> KeyPermissions:
-    """Permissions of the key of this request."""
-    asks = service.auth.requires_keys
-    fields = key.to_dict()
+    """Return what the caller's key permits, so that a client can hide what would be rejected."""
+    is_required = service.auth.requires_keys
     return KeyPermissions(
-        asks_for_keys=asks,
-        id=fields["id"] if asks else None,
-        name=fields["name"] if asks else None,
-        scopes=fields["scopes"],
-        collections=fields["collections"],
-        expires_at=fields["expires_at"],
+        keys_required=is_required,
+        id=key.id if is_required else None,
+        name=key.name if is_required else None,
+        scopes=key.ordered_scopes(),
+        collections=None if key.collections is None else list(key.collections),
+        expires_at=key.expires_at,
     )
 
 
 @router.post("/keys", status_code=201, summary="Create a key", responses=errors(409, 422, 507))
 @requires("admin", all_collections=True)
 async def create_key(body: NewKey, service: AppStateDep, response: Response) -> CreatedKey:
-    """Create a key. Its text is returned only once, here."""
+    """Create a key. Only this response contains its text."""
     key, text = await service.io_pool.run(
         _store(service).create,
         body.name,
@@ -76,9 +75,9 @@ async def revoke_key(key_id: str, service: AppStateDep) -> KeyInfo:
 
 @router.post("/media-cookie", status_code=204, summary="Create a media cookie", responses=errors())
 @requires("read")
-async def make_media_cookie(request: Request, service: AppStateDep, key: CallerKey, response: Response) -> None:
-    """Create a cookie that authorizes GET of media and thumbnails for one hour, for elements such as `<video>`
-    that cannot send a key.
+async def create_media_cookie(request: Request, service: AppStateDep, key: CallerKey, response: Response) -> None:
+    """Set a cookie that authorizes GET of media and thumbnails for one hour, for tags such as `<video>`, which cannot
+    send a key.
     """
     if service.auth.requires_keys:
         response.set_cookie(
@@ -94,5 +93,5 @@ async def make_media_cookie(request: Request, service: AppStateDep, key: CallerK
 
 def _store(service: AppState) -> KeyStore:
     if not service.auth.requires_keys:
-        raise KeysOff("this service asks nobody for a key; `vitascope keys`, on its machine, was expected")
+        raise KeysOff("this service requires no keys; use `vitascope keys` on its machine")
     return service.auth.keys

@@ -38,31 +38,33 @@ Store = Annotated[WebhookStore, Depends(_store)]
 async def create_webhook(
     body: schemas.NewWebhook, service: AppStateDep, dispatcher: Webhooks, response: Response
 ) -> schemas.CreatedWebhook:
-    """Send a message to a URL when a job ends in one of these states. The secret is returned only once, here."""
-    made = await service.io_pool.run(_create, dispatcher, body)
-    response.headers["Location"] = f"/v1/webhooks/{made.id}"
-    return _with_secret(made, response)
+    """Send a message to a URL at every end of a job of these types, from now on. Only this response, and that of a
+    rotation, contains the secret.
+    """
+    endpoint = await service.io_pool.run(_create, dispatcher, body)
+    response.headers["Location"] = f"/v1/webhooks/{endpoint.id}"
+    return _with_secret(endpoint, response)
 
 
 @router.get("", summary="List webhooks", responses=errors(409, 507))
 @requires("admin", all_collections=True)
 async def list_webhooks(service: AppStateDep, store: Store) -> schemas.Webhooks:
-    """All webhooks, without their secrets."""
-    found = await service.io_pool.run(store.endpoints)
-    return schemas.Webhooks(webhooks=[schemas.Webhook(**_shown(each)) for each in found])
+    """List all webhooks, without their secrets."""
+    endpoints = await service.io_pool.run(store.endpoints)
+    return schemas.Webhooks(webhooks=[schemas.Webhook(**_fields(endpoint)) for endpoint in endpoints])
 
 
 @router.get("/{webhook_id}", summary="Get a webhook", responses=errors(404, 409, 507))
 @requires("admin", all_collections=True)
 async def get_webhook(webhook_id: str, service: AppStateDep, store: Store) -> schemas.Webhook:
-    """A webhook, without its secret."""
-    return schemas.Webhook(**_shown(await service.io_pool.run(store.endpoint, webhook_id)))
+    """Return a webhook, without its secret."""
+    return schemas.Webhook(**_fields(await service.io_pool.run(store.endpoint, webhook_id)))
 
 
 @router.delete("/{webhook_id}", status_code=204, summary="Delete a webhook", responses=errors(404, 409, 507))
 @requires("admin", all_collections=True)
 async def delete_webhook(webhook_id: str, service: AppStateDep, store: Store) -> None:
-    """Delete a webhook with its pending messages."""
+    """Delete a webhook with its pending deliveries."""
     await service.io_pool.run(store.delete, webhook_id)
 
 
@@ -71,7 +73,7 @@ async def delete_webhook(webhook_id: str, service: AppStateDep, store: Store) ->
 async def rotate_webhook(
     webhook_id: str, service: AppStateDep, store: Store, response: Response
 ) -> schemas.CreatedWebhook:
-    """Create a new secret, returned only once. For 24 hours, messages are signed with the previous one, too."""
+    """Replace the secret. For 24 hours messages are also signed with the previous one."""
     return _with_secret(await service.io_pool.run(store.rotate, webhook_id), response)
 
 
@@ -81,14 +83,14 @@ async def list_deliveries(
     webhook_id: str,
     service: AppStateDep,
     store: Store,
-    state: Annotated[DeliveryState | None, Query(description="only messages in this state")] = None,
+    state: Annotated[DeliveryState | None, Query(description="only deliveries in this state")] = None,
     limit: Annotated[int | None, Query(ge=1, description="entries on a page")] = None,
     cursor: Annotated[str | None, Query(max_length=200, description="next_cursor of the page before")] = None,
 ) -> schemas.Deliveries:
-    """A page of messages, newest first. Finished ones are kept for 30 days, at most 1000."""
+    """Return a page of deliveries, newest first. Finished ones are kept for 30 days, at most 1000."""
     size = page_limit(limit, service.settings)
-    found = await service.io_pool.run(store.deliveries, webhook_id, size + 1, parse_cursor(cursor), state)
-    page, more = paginate(found, size, lambda delivery: delivery.number)
+    rows = await service.io_pool.run(store.deliveries, webhook_id, size + 1, parse_cursor(cursor), state)
+    page, next_cursor = paginate(rows, size, lambda delivery: delivery.number)
     views = [
         schemas.Delivery(
             id=each.id,
@@ -103,7 +105,7 @@ async def list_deliveries(
         )
         for each in page
     ]
-    return schemas.Deliveries(deliveries=views, next_cursor=more)
+    return schemas.Deliveries(deliveries=views, next_cursor=next_cursor)
 
 
 def _create(dispatcher: Dispatcher, body: schemas.NewWebhook) -> Endpoint:
@@ -113,10 +115,10 @@ def _create(dispatcher: Dispatcher, body: schemas.NewWebhook) -> Endpoint:
 
 def _with_secret(endpoint: Endpoint, response: Response) -> schemas.CreatedWebhook:
     response.headers["Cache-Control"] = "no-store"
-    return schemas.CreatedWebhook(**_shown(endpoint), secret=endpoint.secret)
+    return schemas.CreatedWebhook(**_fields(endpoint), secret=endpoint.secret)
 
 
-def _shown(endpoint: Endpoint) -> dict[str, Any]:
+def _fields(endpoint: Endpoint) -> dict[str, Any]:
     return {
         "id": endpoint.id,
         "url": endpoint.url,

@@ -24,7 +24,7 @@ EXAMPLE = {
 
 
 class NewKey(Request):
-    """A new key."""
+    """A key to be created."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -35,11 +35,11 @@ class NewKey(Request):
     name: Annotated[str, Field(min_length=1, max_length=100, description="purpose")]
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)]
     collections: Annotated[list[str] | None, Field(min_length=1, max_length=1000, description="null: all")] = None
-    rate: Annotated[
-        float | None, Field(gt=0, le=1e6, description="requests a second; null: the default of the service")
-    ] = None
+    rate: Annotated[float | None, Field(gt=0, le=1e6, description="requests per second; null: as in the settings")] = (
+        None
+    )
     concurrency: Annotated[
-        Int | None, Field(ge=1, le=1_000_000, description="concurrent requests; null: the default of the service")
+        Int | None, Field(ge=1, le=1_000_000, description="concurrent requests; null: as in the settings")
     ] = None
     expires_in: Annotated[float | None, Field(gt=0, lt=1e10, description="seconds from now; null: never")] = None
 
@@ -53,8 +53,8 @@ class KeyInfo(Response):
     name: str
     scopes: list[Scope]
     collections: Annotated[list[str] | None, Field(description="null: all")]
-    rate: Annotated[float | None, Field(description="requests a second; null: the default of the service")]
-    concurrency: Annotated[int | None, Field(description="concurrent requests; null: the default of the service")]
+    rate: Annotated[float | None, Field(description="requests per second; null: as in the settings")]
+    concurrency: Annotated[int | None, Field(description="concurrent requests; null: as in the settings")]
     created_at: float
     last_used_at: Annotated[float | None, Field(description="accurate to ten minutes")]
     expires_at: float | None
@@ -62,11 +62,11 @@ class KeyInfo(Response):
 
 
 class CreatedKey(KeyInfo):
-    """A key just created."""
+    """A new key."""
 
     model_config = example(**EXAMPLE, key="vsk_3f9c01d2a4b7_…")
 
-    key: Annotated[str, Field(description="text of the key, which is returned only once")]
+    key: Annotated[str, Field(description="the key's text, which no other response contains")]
 
 
 class Keys(Response):
@@ -78,10 +78,10 @@ class Keys(Response):
 
 
 class KeyPermissions(Response):
-    """Permissions of the caller."""
+    """What the caller's key permits."""
 
     model_config = example(
-        asks_for_keys=True,
+        keys_required=True,
         id="3f9c01d2a4b7",
         name="the portal",
         scopes=["read"],
@@ -89,11 +89,9 @@ class KeyPermissions(Response):
         expires_at=None,
     )
 
-    asks_for_keys: Annotated[
-        bool, Field(description="whether the service requires keys; if not, every request may do everything")
-    ]
-    id: Annotated[str | None, Field(description="of the key; null without one")]
-    name: Annotated[str | None, Field(description="purpose of the key")]
+    keys_required: Annotated[bool, Field(description="whether the service requires keys; if not, all is permitted")]
+    id: Annotated[str | None, Field(description="id of the caller's key; null if none is required")]
+    name: Annotated[str | None, Field(description="name of the caller's key")]
     scopes: list[Scope]
     collections: Annotated[list[str] | None, Field(description="null: all")]
     expires_at: float | None

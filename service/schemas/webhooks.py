@@ -34,12 +34,12 @@ class NewWebhook(Request):
 
     model_config = example(url=WEBHOOK["url"], events=WEBHOOK["events"])
 
-    url: Annotated[str, Field(min_length=1, max_length=4096, description="that messages are sent to, by POST")]
+    url: Annotated[str, Field(min_length=1, max_length=4096, description="receives messages by POST")]
     events: Annotated[list[EventType], Field(min_length=1, max_length=3)]
 
 
 class Webhook(Response):
-    """An endpoint, without its secret."""
+    """A webhook, without its secret."""
 
     model_config = example(**WEBHOOK)
 
@@ -48,20 +48,20 @@ class Webhook(Response):
     events: list[EventType]
     created_at: float
     previous_secret_until: Annotated[
-        float | None, Field(description="until then messages are signed with the previous secret, too")
+        float | None, Field(description="until then, messages are also signed with the previous secret")
     ]
 
 
 class CreatedWebhook(Webhook):
-    """An endpoint with its secret."""
+    """A webhook with its secret."""
 
     model_config = example(**WEBHOOK, secret="whsec_…")
 
-    secret: Annotated[str, Field(description="that messages are signed with, which is shown only here")]
+    secret: Annotated[str, Field(description="signs messages; no other response contains it")]
 
 
 class Webhooks(Response):
-    """All endpoints, oldest first."""
+    """All webhooks, oldest first."""
 
     model_config = example(webhooks=[WEBHOOK])
 
@@ -69,7 +69,7 @@ class Webhooks(Response):
 
 
 class Delivery(Response):
-    """A message to an endpoint."""
+    """A message and its delivery."""
 
     model_config = example(**DELIVERY)
 
@@ -85,7 +85,7 @@ class Delivery(Response):
 
 
 class Deliveries(Response):
-    """A page of messages, newest first."""
+    """A page of deliveries, newest first."""
 
     model_config = example(deliveries=[DELIVERY], next_cursor=None)
 

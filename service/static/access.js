@@ -23,7 +23,7 @@ export function showKeysPanel(panel) {
   let made = null; // a new key, shown until the panel is left
   const load = async () => {
     const mine = await rights();
-    if (!mine.asks_for_keys) {
+    if (!mine.keys_required) {
       return [empty("Nobody is asked for a key", "This service was started without keys: whoever reaches it may do everything. Started without --no-keys, it asks for them, and they are kept here.")];
     }
     const own = el("article", { className: "item" },

@@ -200,7 +200,7 @@ def test_a_restricted_key_sees_no_other_collections(locked: Running) -> None:
 def test_a_key_can_query_its_permissions(locked: Running) -> None:
     key = make_key(locked, "write", "read", collections=["palette"], expires_in=3600)
     permissions = ask(locked, "GET", "/v1/keys/self", key).json()
-    assert (permissions["asks_for_keys"], permissions["name"], permissions["id"]) == (True, "a test", key_id_of(key))
+    assert (permissions["keys_required"], permissions["name"], permissions["id"]) == (True, "a test", key_id_of(key))
     assert (permissions["scopes"], permissions["collections"]) == (["read", "write"], ["palette"])
     assert 3500 < permissions["expires_at"] - time.time() < 3601
     with Client(str(locked.client.base_url), api_key=key) as client:
@@ -213,7 +213,7 @@ def test_a_key_can_query_its_permissions(locked: Running) -> None:
 def test_without_keys_everything_is_permitted(running: Running) -> None:
     permissions = running.client.get("/v1/keys/self").json()
     assert permissions == {
-        "asks_for_keys": False,
+        "keys_required": False,
         "id": None,
         "name": None,
         "scopes": ["read", "write", "admin"],

@@ -151,48 +151,48 @@ class Collections(TypedDict):
 
 
 class CreatedKey(TypedDict):
-    """A key just created."""
+    """A new key."""
 
     collections: list[str] | None
     """null: all"""
     concurrency: int | None
-    """concurrent requests; null: the default of the service"""
+    """concurrent requests; null: as in the settings"""
     created_at: float
     expires_at: float | None
     id: str
     key: str
-    """text of the key, which is returned only once"""
+    """the key's text, which no other response contains"""
     last_used_at: float | None
     """accurate to ten minutes"""
     name: str
     rate: float | None
-    """requests a second; null: the default of the service"""
+    """requests per second; null: as in the settings"""
     revoked_at: float | None
     scopes: list[Literal["read", "write", "admin"]]
 
 
 class CreatedWebhook(TypedDict):
-    """An endpoint with its secret."""
+    """A webhook with its secret."""
 
     created_at: float
     events: list[Literal["job.succeeded", "job.failed", "job.cancelled"]]
     id: str
     previous_secret_until: float | None
-    """until then messages are signed with the previous secret, too"""
+    """until then, messages are also signed with the previous secret"""
     secret: str
-    """that messages are signed with, which is shown only here"""
+    """signs messages; no other response contains it"""
     url: str
 
 
 class Deliveries(TypedDict):
-    """A page of messages, newest first."""
+    """A page of deliveries, newest first."""
 
     deliveries: list[Delivery]
     next_cursor: str | None
 
 
 class Delivery(TypedDict):
-    """A message to an endpoint."""
+    """A message and its delivery."""
 
     attempts: int
     created_at: float
@@ -419,7 +419,7 @@ class KeyInfo(TypedDict):
     collections: list[str] | None
     """null: all"""
     concurrency: int | None
-    """concurrent requests; null: the default of the service"""
+    """concurrent requests; null: as in the settings"""
     created_at: float
     expires_at: float | None
     id: str
@@ -427,23 +427,23 @@ class KeyInfo(TypedDict):
     """accurate to ten minutes"""
     name: str
     rate: float | None
-    """requests a second; null: the default of the service"""
+    """requests per second; null: as in the settings"""
     revoked_at: float | None
     scopes: list[Literal["read", "write", "admin"]]
 
 
 class KeyPermissions(TypedDict):
-    """Permissions of the caller."""
+    """What the caller's key permits."""
 
-    asks_for_keys: bool
-    """whether the service requires keys; if not, every request may do everything"""
     collections: list[str] | None
     """null: all"""
     expires_at: float | None
     id: str | None
-    """of the key; null without one"""
+    """id of the caller's key; null if none is required"""
+    keys_required: bool
+    """whether the service requires keys; if not, all is permitted"""
     name: str | None
-    """purpose of the key"""
+    """name of the caller's key"""
     scopes: list[Literal["read", "write", "admin"]]
 
 
@@ -755,18 +755,18 @@ class Videos(TypedDict):
 
 
 class Webhook(TypedDict):
-    """An endpoint, without its secret."""
+    """A webhook, without its secret."""
 
     created_at: float
     events: list[Literal["job.succeeded", "job.failed", "job.cancelled"]]
     id: str
     previous_secret_until: float | None
-    """until then messages are signed with the previous secret, too"""
+    """until then, messages are also signed with the previous secret"""
     url: str
 
 
 class Webhooks(TypedDict):
-    """All endpoints, oldest first."""
+    """All webhooks, oldest first."""
 
     webhooks: list[Webhook]
 
