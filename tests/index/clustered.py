@@ -1,4 +1,4 @@
-"""Vectors in clusters, as clips of the same things are, and what exact search finds among them."""
+"""Clustered vectors, and exact search among them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def exact(vectors: Float32, ids: Int64, queries: Float32, k: int, allowed: Mask 
     return [ids[passing][np.argsort(-row, kind="stable")[:k]].tolist() for row in cosines]
 
 
-def recall(found: Int64, expected: list[list[int]]) -> float:
-    """Mean share of what was to be found that was found."""
-    return float(np.mean([len(set(f) & set(e)) / len(e) for f, e in zip(found.tolist(), expected, strict=True)]))
+def recall(ids: Int64, expected: list[list[int]]) -> float:
+    """Mean recall of ids (Q, K)."""
+    return float(np.mean([len(set(f) & set(e)) / len(e) for f, e in zip(ids.tolist(), expected, strict=True)]))
 
 
 def use_kinds_when_small(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A model without graphs."""
+"""A model with formulas instead of graphs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tests.index.numbered import WIDTH, manifest
 
 
 class FormulaModel:
-    """Vectors and match logits by formula, so that brute force knows them, too."""
+    """Embeddings and match logits by formula, which brute force can compute, too."""
 
     def __init__(self) -> None:
-        stated = manifest()
+        numbers_manifest = manifest()
         tasks = SimpleNamespace(tasks=["retrieval", "matching"], name="numbers")
-        self.bundle = SimpleNamespace(fingerprint=stated.fingerprint(), manifest=tasks)
+        self.bundle = SimpleNamespace(fingerprint=numbers_manifest.fingerprint(), manifest=tasks)
 
     def embed_text(self, texts: list[str]) -> np.ndarray:
         rows = [np.random.default_rng(list(text.encode())).standard_normal(WIDTH) for text in texts]

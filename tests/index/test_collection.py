@@ -1,4 +1,4 @@
-"""One collection: add, find, delete, and what it refuses."""
+"""A collection: add, search, delete, and rejected input."""
 
 from __future__ import annotations
 
@@ -120,9 +120,9 @@ def test_videos_are_listed_in_pages(collection: Collection) -> None:
 def test_k_may_exceed_the_number_of_clips(collection: Collection) -> None:
     add(collection, 0, 1, 2)
     assert len(collection.search(vectors_of(0)[0], MAX_K)) == 6
-    found = collection.search(vectors_of(0)[0], 50, parse_filter({"color": "green"}))
-    assert {hit.video.metadata["number"] for hit in found} == {1}
-    assert len(found) == clip_total(1)
+    hits = collection.search(vectors_of(0)[0], 50, parse_filter({"color": "green"}))
+    assert {hit.video.metadata["number"] for hit in hits} == {1}
+    assert len(hits) == clip_total(1)
 
 
 def test_visual_tokens_are_in_the_order_of_the_ids(collection: Collection) -> None:
@@ -277,11 +277,11 @@ def test_concurrent_searches_see_complete_states(collection: Collection) -> None
                 video_id = collection.add_video(*new_video(number)).id
                 best = collection.search(vectors_of(number)[0], 1)[0]
                 if best.video_id != video_id:
-                    failures.append(f"{number} was acknowledged and not found")
+                    failures.append(f"{number} was acknowledged but not found")
                 if number % 2:
                     collection.delete_video(video_id)
                     if collection.search(vectors_of(number)[0], 1)[0].video_id == video_id:
-                        failures.append(f"{number} was deleted and found")
+                        failures.append(f"{number} was deleted but found")
         except VitascopeError as error:
             failures.append(repr(error))
 

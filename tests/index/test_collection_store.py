@@ -1,4 +1,4 @@
-"""Collections come and go by name."""
+"""Collections are created, opened, dropped and replaced by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Search against brute force in NumPy, through any history of adds, deletes and restarts, with any filter."""
+"""Random histories of adds, deletes and restarts; every search is compared with brute force in NumPy."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def check_search(collection: Collection, numbers: set[int], seed: int) -> None:
     k = int(random.integers(1, 30))
     filter_json, condition = FILTERS[seed % len(FILTERS)]
     hits = collection.search(query, k, None if filter_json is None else parse_filter(filter_json))
-    found = [(hit.video.metadata["number"], int(hit.start / 4)) for hit in hits]
+    results = [(hit.video.metadata["number"], int(hit.start / 4)) for hit in hits]
     expected = brute_force(numbers, query, k, condition)
-    assert found == [(number, clip) for _, number, clip in expected]
+    assert results == [(number, clip) for _, number, clip in expected]
     np.testing.assert_allclose([hit.similarity for hit in hits], [cosine for cosine, _, _ in expected], atol=1e-6)
 
 

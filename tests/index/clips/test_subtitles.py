@@ -1,4 +1,4 @@
-"""Which subtitles belong to a video, and what becomes of those that are broken."""
+"""Choice of a video's subtitles, and notes about broken ones."""
 
 from __future__ import annotations
 

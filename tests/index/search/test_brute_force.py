@@ -1,4 +1,4 @@
-"""Every combination of what a search can ask for, against brute force in NumPy over a few hundred clips."""
+"""Random combinations of all search options, compared with brute force in NumPy over a few hundred clips."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FILTERS: list[tuple[Any, Any]] = [
 
 @dataclass(frozen=True)
 class Row:
-    """A clip as the test knows it."""
+    """The expected content of a clip."""
 
     id: int
     video: int
@@ -72,20 +72,22 @@ def filled(tmp_path_factory: pytest.TempPathFactory, place: str) -> Iterator[tup
             if number % 7 == 0:
                 vectors[:] = np.arange(1, WIDTH + 1)
             tokens = rng.standard_normal((len(places), *TOKENS)).astype(np.float16)
-            said = [" ".join(draw.choices(VOCABULARY + CHINESE, k=draw.randint(0, 6))) for _ in places]
+            spoken = [" ".join(draw.choices(VOCABULARY + CHINESE, k=draw.randint(0, 6))) for _ in places]
             title = f"{draw.choice(VOCABULARY)} n{number}"
             metadata: dict[str, Scalar] = {"number": number, "color": draw.choice(["red", "blue"])}
-            clips = [NewClip(stride * n, stride * n + 4, vectors[i], tokens[i], said[i]) for i, n in enumerate(places)]
+            clips = [
+                NewClip(stride * n, stride * n + 4, vectors[i], tokens[i], spoken[i]) for i, n in enumerate(places)
+            ]
             path = f"/videos/{number}.mp4"
             video = collection.add_video(NewVideo(content(number), path, title, 40.0, 32, 18, metadata), clips)
             if number % 10 == 9:
                 collection.delete_video(video.id)
                 continue
             for i, clip in enumerate(collection.clips(video.id)):
-                words = tokens_in(f"{title} {said[i]}")
+                words = tokens_in(f"{title} {spoken[i]}")
                 unit = vectors[i] / np.linalg.norm(vectors[i].astype(np.float64))
                 kept = collection.visual_tokens([clip.id])[0]  # rounded as they are stored
-                rows.append(Row(clip.id, video.id, clip.start, clip.end, unit, kept, words, bool(said[i]), metadata))
+                rows.append(Row(clip.id, video.id, clip.start, clip.end, unit, kept, words, bool(spoken[i]), metadata))
         assert len(rows) > 250
         yield collection, rows
     CollectionStore(root).drop("videos")
@@ -128,8 +130,8 @@ def brute_order(
     possible = [row for row in rows if condition(row) and (request.include_query_clips or row.id not in out)]
     # Equal vectors have equal cosines; what is left of rounding must not order them.
     cosine = {row.id: round(float(row.vector.astype(np.float64) @ query), 9) for row in possible}
-    least = -2 if request.min_similarity is None else request.min_similarity
-    similar = sorted((i for i in cosine if cosine[i] >= least), key=lambda i: (-cosine[i], i))
+    threshold = -2 if request.min_similarity is None else request.min_similarity
+    similar = sorted((i for i in cosine if cosine[i] >= threshold), key=lambda i: (-cosine[i], i))
     place = {i: n for n, i in enumerate(similar, 1)}
     if not request.hybrid:
         return [(i, cosine[i], (place[i], None)) for i in similar]
@@ -156,13 +158,13 @@ def brute_force(rows: list[Row], request: SearchRequest, condition: Any) -> list
         head = order[: request.rerank]
         match = MODEL.match([text] * len(head), [by_id[i].tokens.astype(np.float32) for i, _, _ in head])
         scores = MODEL.fused(np.array([cosine for _, cosine, _ in head]), match.logits)
-        fused = {one[0]: float(score) for one, score in zip(head, scores, strict=True)}
-        order = sorted(head, key=lambda one: -fused[one[0]]) + order[request.rerank :]
+        fused = {candidate[0]: float(score) for candidate, score in zip(head, scores, strict=True)}
+        order = sorted(head, key=lambda candidate: -fused[candidate[0]]) + order[request.rerank :]
     ids = [i for i, _, _ in order]
     clusters = [[i] for i in ids] if request.group == "clip" else _clusters(request.group, [by_id[i] for i in ids])
     known = {i: (cosine, places) for i, cosine, places in order}
     results = []
-    for cluster in sorted((sorted(one, key=ids.index) for one in clusters), key=lambda one: ids.index(one[0])):
+    for cluster in sorted((sorted(ids_, key=ids.index) for ids_ in clusters), key=lambda ids_: ids.index(ids_[0])):
         best = by_id[cluster[0]]
         of_event = [by_id[i] for i in cluster] if request.group == "event" else [best]
         results.append(
@@ -180,17 +182,17 @@ def brute_force(rows: list[Row], request: SearchRequest, condition: Any) -> list
 
 
 def _clusters(group: str, rows: list[Row]) -> list[list[int]]:
-    """Clips of one video; of one event: those that a chain of touching or overlapping ones joins."""
-    joined = [{row.id} for row in rows]
+    """Ids of the clips of each video, or of each event: a chain of clips that touch or overlap."""
+    groups = [{row.id} for row in rows]
     for a, b in itertools.combinations(rows, 2):
         near = a.start <= b.end and b.start <= a.end
         if a.video == b.video and (group == "video" or near):
-            first = next(one for one in joined if a.id in one)
-            second = next(one for one in joined if b.id in one)
+            first = next(group_ids for group_ids in groups if a.id in group_ids)
+            second = next(group_ids for group_ids in groups if b.id in group_ids)
             if first is not second:
-                joined.remove(second)
+                groups.remove(second)
                 first |= second
-    return [list(one) for one in joined]
+    return [list(group_ids) for group_ids in groups]
 
 
 def drawn(draw: random.Random, rows: list[Row]) -> tuple[SearchRequest, Any]:
@@ -235,16 +237,16 @@ def test_every_page_equals_brute_force(filled: tuple[Collection, list[Row]], see
         results = [result for page in pages for result in page.results]
         assert (pages[-1].next_position is not None) == (len(expected) > len(pages) * request.limit)
         assert len(results) == min(len(expected), len(pages) * request.limit)
-        for result, one in zip(results, expected, strict=False):
-            assert result.best.hit.clip_id == one["clip"], request
-            assert (result.start, result.end) == one["span"]
-            assert (result.best.ranks.similarity, result.best.ranks.words) == one["ranks"]
-            assert [clip.hit.clip_id for clip in result.clips] == one["clips"]
-            assert result.clip_count == one["count"]
-            assert result.best.similarity == pytest.approx(one["similarity"], abs=1e-5)
-            assert (result.best.fused is None) == (one["fused"] is None)
-            if one["fused"] is not None:
-                assert result.best.fused == pytest.approx(one["fused"], abs=1e-5)
+        for result, other in zip(results, expected, strict=False):
+            assert result.best.hit.clip_id == other["clip"], request
+            assert (result.start, result.end) == other["span"]
+            assert (result.best.ranks.similarity, result.best.ranks.words) == other["ranks"]
+            assert [clip.hit.clip_id for clip in result.clips] == other["clips"]
+            assert result.clip_count == other["count"]
+            assert result.best.similarity == pytest.approx(other["similarity"], abs=1e-5)
+            assert (result.best.fused is None) == (other["fused"] is None)
+            if other["fused"] is not None:
+                assert result.best.fused == pytest.approx(other["fused"], abs=1e-5)
         seen["results"] += len(results)
         seen["words"] += sum(result.best.ranks.words is not None for result in results)
         seen["merged"] += sum(result.clip_count > 1 for result in results)

@@ -1,4 +1,4 @@
-"""Pages as deep as a search goes, in a collection as large as where approximate search begins."""
+"""Pages up to the last result, in a collection with an approximate index."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ VIDEOS, EACH = 300, 100
 def test_ten_thousand_results_of_thirty_thousand_clips(
     tmp_path: Path, kind: str, request: pytest.FixtureRequest
 ) -> None:
-    """Every query's pages show 10,000 different clips, and they are the 10,000 most similar ones."""
+    """The pages of every query have exactly the 10,000 most similar clips."""
     random = np.random.default_rng(7)
     centres = random.standard_normal((300, WIDTH))
     rows = centres[random.integers(0, 300, VIDEOS * EACH)] + 0.7 * random.standard_normal((VIDEOS * EACH, WIDTH))
     rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-    stated = manifest().model_copy(update={"vector_width": WIDTH})
-    bundle = SimpleNamespace(fingerprint=stated.fingerprint(), manifest=SimpleNamespace(tasks=[], name="wide"))
+    wide_manifest = manifest().model_copy(update={"vector_width": WIDTH})
+    bundle = SimpleNamespace(fingerprint=wide_manifest.fingerprint(), manifest=SimpleNamespace(tasks=[], name="wide"))
     model: Any = SimpleNamespace(bundle=bundle)
     vectors = str(request.getfixturevalue("milvus").url) if kind == "milvus" else "faiss"
     queries, limit = (3, 500) if kind == "milvus" else (20, 100)  # Milvus Lite takes its time
     with CollectionStore(tmp_path) as library:
         setting = HNSW if kind == "milvus" else kind
-        collection = library.create("videos", stated, vectors=vectors, index_kind=setting)
+        collection = library.create("videos", wide_manifest, vectors=vectors, index_kind=setting)
         try:
             fill(collection, rows)
             search_page(collection, model, EmbeddingPart(rows[0]))
@@ -49,13 +49,13 @@ def test_ten_thousand_results_of_thirty_thousand_clips(
                 shown = [result.best.hit.clip_id for page in pages for result in page.results]
                 assert len(shown) == len(set(shown)) == MAX_K
                 cosines = rows @ (query / np.linalg.norm(query))
-                least = float(np.partition(cosines, -MAX_K)[-MAX_K])
-                assert min(cosines[clip_id - 1] for clip_id in shown) >= least - 1e-6
-                least = float(np.partition(cosines, -500)[-500]) - 1e-5
-                request = request_for(model, EmbeddingPart(query), limit=50, min_similarity=least)
+                threshold = float(np.partition(cosines, -MAX_K)[-MAX_K])
+                assert min(cosines[clip_id - 1] for clip_id in shown) >= threshold - 1e-6
+                threshold = float(np.partition(cosines, -500)[-500]) - 1e-5
+                request = request_for(model, EmbeddingPart(query), limit=50, min_similarity=threshold)
                 pages = all_pages(collection, model, request)
                 similar = [result.best.hit.clip_id for page in pages for result in page.results]
-                assert sorted(similar) == (1 + np.flatnonzero(cosines >= least)).tolist()
+                assert sorted(similar) == (1 + np.flatnonzero(cosines >= threshold)).tolist()
         finally:
             library.drop("videos")
 

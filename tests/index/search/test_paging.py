@@ -1,4 +1,4 @@
-"""Pages of a search repeat and miss nothing, whatever index finds the clips and whatever happens between two pages."""
+"""Pages have no duplicates and no gaps, with every index and with any changes between pages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index.collection import MAX_K, Collection, NewClip, NewVideo
+from index.collection import MAX_K, Collection, NewClip, NewVideo, Video
 from index.collection_store import CollectionStore
 from index.search.cursor import MAX_LENGTH, SearchCursor, SearchPosition, decode_cursor, encode_cursor
 from index.search.request import SearchRequest
@@ -128,8 +128,12 @@ def all_in(collection: Collection, request: SearchRequest) -> set[int]:
         query = MODEL.embed_text(["snow piano"])[0]
         hits = collection.search(query, MAX_K)  # so deep that every clip is compared
         return {hit.clip_id for hit in hits if hit.similarity >= request.min_similarity}
-    videos = [one.id for one in collection.videos(MAX_K) if request.where is None or one.metadata["color"] == "red"]
-    return {one for video in videos for one in ids_of(collection, video, request)}
+    videos = [video.id for video in collection.videos(MAX_K) if request.where is None or is_red(video)]
+    return {shown_id for video in videos for shown_id in ids_of(collection, video, request)}
+
+
+def is_red(video: Video) -> bool:
+    return video.metadata["color"] == "red"
 
 
 def ids_of(collection: Collection, video_id: int, request: SearchRequest) -> list[int]:
@@ -262,8 +266,8 @@ def test_a_forged_cursor_is_rejected(forged: dict[str, Any]) -> None:
         decode_cursor(packed({**STATED, **forged}), "name")
 
 
-def packed(stated: object) -> str:
-    return compressed(json.dumps(stated).encode())
+def packed(fields: object) -> str:
+    return compressed(json.dumps(fields).encode())
 
 
 def compressed(content: bytes) -> str:
@@ -288,6 +292,6 @@ def test_a_forged_position_costs_one_search(tmp_path: Path) -> None:
         known = search_page(collection, MODEL, "snow", limit=1).next_position
         assert known is not None
         forged = replace(known, newest_clip=2**62, shown=frozenset(range(2**62, 2**62 + MAX_K)))
-        found = search_page(collection, MODEL, "snow", after=forged)
-        assert len(found.results) == 5
-        assert found.next_position is None
+        page = search_page(collection, MODEL, "snow", after=forged)
+        assert len(page.results) == 5
+        assert page.next_position is None

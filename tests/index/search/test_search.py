@@ -1,4 +1,4 @@
-"""Search by sentences, clips and files, words, reranking, groups and pages."""
+"""Search by texts, clips and embeddings, with full text, reranking, groups and pages."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def collection(tmp_path_factory: pytest.TempPathFactory, small_model: Model) -> 
         yield collection
 
 
-def titles(found: list[RankedHit]) -> list[str]:
-    return [ranked.hit.video.title for ranked in found]
+def titles(hits: list[RankedHit]) -> list[str]:
+    return [hit.hit.video.title for hit in hits]
 
 
 @pytest.mark.parametrize("color", ["red", "green", "blue", "white", "black"])
@@ -54,24 +54,24 @@ def test_a_text_finds_the_matching_video(collection: Collection, small_model: Mo
 
 
 def test_without_reranking_match_and_fused_are_none(collection: Collection, small_model: Model) -> None:
-    found = search_hits(collection, small_model, "red", limit=6)
-    assert [(ranked.match, ranked.fused) for ranked in found] == [(None, None)] * 6
-    similarities = [ranked.similarity for ranked in found]
+    hits = search_hits(collection, small_model, "red", limit=6)
+    assert [(hit.match, hit.fused) for hit in hits] == [(None, None)] * 6
+    similarities = [hit.similarity for hit in hits]
     assert similarities == sorted(similarities, reverse=True)
-    assert similarities == [ranked.hit.similarity for ranked in found]
+    assert similarities == [hit.hit.similarity for hit in hits]
 
 
 def test_reranked_hits_are_first_by_fused_score_then_the_rest_by_similarity(
     collection: Collection, small_model: Model
 ) -> None:
     plain = search_hits(collection, small_model, "red", limit=6)
-    found = search_hits(collection, small_model, "red", limit=6, rerank=4)
-    assert set(titles(found[:4])) == set(titles(plain[:4]))
-    assert titles(found[4:]) == titles(plain[4:])
-    fused = [ranked.fused or 0.0 for ranked in found[:4]]
+    hits = search_hits(collection, small_model, "red", limit=6, rerank=4)
+    assert set(titles(hits[:4])) == set(titles(plain[:4]))
+    assert titles(hits[4:]) == titles(plain[4:])
+    fused = [hit.fused or 0.0 for hit in hits[:4]]
     assert fused == sorted(fused, reverse=True)
-    assert all(0 <= ranked.match <= 1 for ranked in found[:4] if ranked.match is not None)
-    assert [ranked.fused for ranked in found[4:]] == [None, None]
+    assert all(0 <= hit.match <= 1 for hit in hits[:4] if hit.match is not None)
+    assert [hit.fused for hit in hits[4:]] == [None, None]
 
 
 def test_scores_are_those_of_the_model_on_stored_tokens(collection: Collection, small_model: Model) -> None:
@@ -110,9 +110,9 @@ def test_a_clip_deleted_during_reranking_is_excluded(
         return {clip: tokens for clip, tokens in stored(clip_ids).items() if clip != best.clip_id}  # type: ignore[arg-type]
 
     monkeypatch.setattr(collection, "stored_tokens", without)
-    found = search_hits(collection, small_model, "green", limit=6, rerank=6)
-    assert len(found) == 5
-    assert "green" not in titles(found)
+    hits = search_hits(collection, small_model, "green", limit=6, rerank=6)
+    assert len(hits) == 5
+    assert "green" not in titles(hits)
 
 
 def test_clips_without_tokens_follow_the_reranked_ones(tmp_path: Path, small_model: Model) -> None:
@@ -124,9 +124,9 @@ def test_clips_without_tokens_follow_the_reranked_ones(tmp_path: Path, small_mod
         bare = {plain[0].hit.clip_id, plain[2].hit.clip_id}
         with collection.catalogue.write() as connection:
             connection.executemany("DELETE FROM tokens WHERE clip_id = ?", [(clip_id,) for clip_id in bare])
-        found = search_hits(collection, small_model, "red", limit=6, rerank=4)
-    assert [ranked.match is None for ranked in found] == [False, False, True, True, True, True]
-    assert titles(found[2:]) == [titles(plain)[i] for i in (0, 2, 4, 5)]
+        hits = search_hits(collection, small_model, "red", limit=6, rerank=4)
+    assert [hit.match is None for hit in hits] == [False, False, True, True, True, True]
+    assert titles(hits[2:]) == [titles(plain)[i] for i in (0, 2, 4, 5)]
 
 
 def test_a_search_of_an_empty_collection_returns_nothing(tmp_path: Path, small_model: Model) -> None:

@@ -1,4 +1,4 @@
-"""The SQLite file: durable by its settings, refused when it is not what it should be, alive when the disk is full."""
+"""The catalogue: durable settings, transactions, rejected files, a full disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Filters that name fields of clips, alone and mixed with those of videos, against what they mean in Python."""
+"""Filters on fields of clips, alone and combined with those of videos, compared with brute force."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Row:
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Collection, list[Row]]]:
-    """Videos whose metadata uses the very names of the clips' fields; every fifth one is deleted."""
+    """Videos with metadata named like the fields of clips; every fifth one is deleted."""
     draw = random.Random(3)
     rows: list[Row] = []
     with new_collection(tmp_path_factory.mktemp("clip-filters")) as collection:
@@ -43,14 +43,14 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Collectio
             spans = [(length * n, length * n + length) for n in range(draw.randint(1, 8))]
             if number % 7 == 0:
                 spans = [(0.0, 0.0)]  # a picture
-            said = [draw.choice(SAID) for _ in spans]
+            spoken = [draw.choice(SAID) for _ in spans]
             vectors = np.random.default_rng(number).standard_normal((len(spans), WIDTH))
             tokens = np.zeros(TOKENS, np.float16)
-            clips = [NewClip(*span, vectors[i], tokens, said[i]) for i, span in enumerate(spans)]
+            clips = [NewClip(*span, vectors[i], tokens, spoken[i]) for i, span in enumerate(spans)]
             metadata: dict[str, Scalar] = {"color": draw.choice(["red", "blue"]), "start": number, "clip": f"c{number}"}
             video = NewVideo(content(number), f"/{number}", "t", 64.0, 8, 8, metadata)
             added = collection.add_video(video, clips)
-            for clip, (start, end), text in zip(collection.clips(added.id), spans, said, strict=True):
+            for clip, (start, end), text in zip(collection.clips(added.id), spans, spoken, strict=True):
                 fields: dict[str, Scalar] = {
                     "start": start,
                     "end": end,

@@ -1,4 +1,4 @@
-"""Filters: what they match, and what is said about those that make no sense."""
+"""Filters on videos: what they match, and errors of invalid ones."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collection]
 
 
 def matching(collection: Collection, filter_json: object) -> list[int]:
-    found = collection.videos(where=parse_filter(filter_json))
-    return [int(video.title.split()[1]) for video in found]
+    videos = collection.videos(where=parse_filter(filter_json))
+    return [int(video.title.split()[1]) for video in videos]
 
 
 def by_hand(condition: Callable[[dict[str, Any]], bool]) -> list[int]:
@@ -68,7 +68,7 @@ DAY = 86_400
 
 
 @pytest.mark.parametrize(
-    ("wanted", "condition"),
+    ("condition_json", "condition"),
     [
         ("2026-03-31", lambda t: 0 <= t < DAY),
         ({"ne": "2026-03-31"}, lambda t: not 0 <= t < DAY),
@@ -87,7 +87,7 @@ DAY = 86_400
     ],
 )
 def test_added_at_can_be_filtered_by_day_and_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: Any, condition: Callable[[float], bool]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, condition_json: Any, condition: Callable[[float], bool]
 ) -> None:
     midnight = 1_774_915_200.0  # 2026-03-31, UTC
     offsets = [-DAY, -1.0, 0.0, 1.0, DAY / 2, DAY - 1.0, DAY, DAY * 1.5]
@@ -95,7 +95,11 @@ def test_added_at_can_be_filtered_by_day_and_time(
         for number, offset in enumerate(offsets):
             monkeypatch.setattr("index.storage.queries.time.time", lambda at=midnight + offset: at)
             add(collection, number)
-        filter_json = wanted if isinstance(wanted, dict) and "not" in wanted else {"added_at": wanted}
+        filter_json = (
+            condition_json
+            if isinstance(condition_json, dict) and "not" in condition_json
+            else {"added_at": condition_json}
+        )
         assert matching(collection, filter_json) == [n for n, offset in enumerate(offsets) if condition(offset)]
 
 
@@ -110,8 +114,8 @@ def test_one_is_not_true(collection: Collection) -> None:
 
 
 def test_a_missing_field_matches_only_ne(collection: Collection) -> None:
-    assert matching(collection, {"nobody": {"gte": 0}}) == []
-    assert matching(collection, {"nobody": {"ne": "x"}}) == list(range(TOTAL))
+    assert matching(collection, {"missing": {"gte": 0}}) == []
+    assert matching(collection, {"missing": {"ne": "x"}}) == list(range(TOTAL))
 
 
 def test_quotes_in_a_value_are_not_sql(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Words of titles and of what is said: found in several scripts, whatever users write, and level with the catalogue."""
+"""Full-text search of titles and spoken words, in several scripts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def add(collection: Collection, number: int, title: str, *texts: str) -> list[in
     return [clip.id for clip in collection.clips(video.id)]
 
 
-def found(collection: Collection, *texts: str, limit: int = 100) -> list[int]:
+def matches_of(collection: Collection, *texts: str, limit: int = 100) -> list[int]:
     with collection.catalogue.read() as connection:
         terms = query_terms(texts)
         matches = search_fulltext(connection, terms, limit, lambda clip_id: True) if terms else []
@@ -48,7 +48,7 @@ def found(collection: Collection, *texts: str, limit: int = 100) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Collection, dict[int, str]]]:
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Collection, dict[int, str]]]:
     with new_collection(tmp_path_factory.mktemp("words")) as collection:
         ids = add(collection, 0, "holiday", *SAID.values())
         yield collection, dict(zip(ids, SAID, strict=True))
@@ -81,9 +81,9 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Collection,
         ("zebra", set()),
     ],
 )
-def test_words_are_found_in_every_script(said: tuple[Collection, dict[int, str]], text: str, names: set[str]) -> None:
-    collection, name_of = said
-    assert {name_of[clip_id] for clip_id in found(collection, text)} == names
+def test_words_are_found_in_every_script(spoken: tuple[Collection, dict[int, str]], text: str, names: set[str]) -> None:
+    collection, name_of = spoken
+    assert {name_of[clip_id] for clip_id in matches_of(collection, text)} == names
 
 
 @pytest.mark.parametrize(
@@ -106,17 +106,17 @@ def test_words_are_found_in_every_script(said: tuple[Collection, dict[int, str]]
         "';--",
     ],
 )
-def test_query_syntax_in_a_text_is_searched_literally(said: tuple[Collection, dict[int, str]], text: str) -> None:
-    collection, name_of = said
-    names = {name_of[clip_id] for clip_id in found(collection, text)}
+def test_query_syntax_in_a_text_is_searched_literally(spoken: tuple[Collection, dict[int, str]], text: str) -> None:
+    collection, name_of = spoken
+    names = {name_of[clip_id] for clip_id in matches_of(collection, text)}
     assert "dogs" in names if "dog" in text else names == set()
 
 
-def test_a_long_text_is_searched_by_its_first_words(said: tuple[Collection, dict[int, str]]) -> None:
+def test_a_long_text_is_searched_by_its_first_words(spoken: tuple[Collection, dict[int, str]]) -> None:
     many = [f"w{n}" for n in range(5000)]
     assert len(query_terms([" ".join(many)])) == MAX_TERMS
-    collection, name_of = said
-    assert [name_of[clip] for clip in found(collection, " ".join(["noir", *many]))] == ["decomposed"]
+    collection, name_of = spoken
+    assert [name_of[clip] for clip in matches_of(collection, " ".join(["noir", *many]))] == ["decomposed"]
 
 
 def test_stop_words_count_only_on_their_own() -> None:
@@ -128,35 +128,35 @@ def test_stop_words_count_only_on_their_own() -> None:
 def test_a_common_word_is_ignored_beside_a_rarer_one(tmp_path: Path) -> None:
     with new_collection(tmp_path) as collection:
         clips = add(collection, 1, "match", *["goal"], *["midfield"] * 5)
-        assert found(collection, "match goal") == [clips[0]]
-        assert set(found(collection, "match zebra")) == set(clips)
+        assert matches_of(collection, "match goal") == [clips[0]]
+        assert set(matches_of(collection, "match zebra")) == set(clips)
 
 
 def test_words_of_the_title_match_every_clip(tmp_path: Path) -> None:
     with new_collection(tmp_path) as collection:
         first = add(collection, 1, "Beach day", "a kayak", "nothing")
         add(collection, 2, "Office", "a kayak", "a desk", "a chair", "a lamp")
-        assert set(found(collection, "beach")) == set(first)
-        assert found(collection, "kayak at the beach")[0] == first[0]
+        assert set(matches_of(collection, "beach")) == set(first)
+        assert matches_of(collection, "kayak at the beach")[0] == first[0]
 
 
 def test_the_fulltext_index_follows_adds_and_deletes(tmp_path: Path) -> None:
     with new_collection(tmp_path) as collection:
         gone = add(collection, 1, "first", "a kayak", "a paddle")
         kept = add(collection, 2, "second", "a kayak")
-        assert found(collection, "kayak") == [gone[0], kept[0]]
+        assert matches_of(collection, "kayak") == [gone[0], kept[0]]
         with pytest.raises(InvalidInput, match="text: 10001"):
             add(collection, 3, "third", "a kayak", "x" * 10_001)
         collection.delete_video(1)
-        assert found(collection, "kayak") == kept
-        assert found(collection, "paddle first") == []
+        assert matches_of(collection, "kayak") == kept
+        assert matches_of(collection, "paddle first") == []
         assert collection.catalogue.integrity_errors() == []
     with CollectionStore(tmp_path).open("videos") as collection:
-        assert found(collection, "kayak") == kept
+        assert matches_of(collection, "kayak") == kept
 
 
 def test_an_upgrade_indexes_existing_text(tmp_path: Path) -> None:
-    """What was said before there was full-text search is found as what is added today, Chinese included."""
+    """Text from before there was full-text search is matches_of like new text, including Chinese."""
     old_collection(tmp_path)
     path = tmp_path / "videos" / CATALOGUE_NAME
     before = next(number for number, script in enumerate(UPGRADES) if "words" in script)
@@ -167,10 +167,10 @@ def test_an_upgrade_indexes_existing_text(tmp_path: Path) -> None:
         connection.execute(f"PRAGMA user_version = {1 + before}")
         connection.commit()
     with CollectionStore(tmp_path).open("videos") as collection:
-        assert found(collection, "小狗") == [2]
-        assert set(found(collection, "video")) == {1, 2, 3}
+        assert matches_of(collection, "小狗") == [2]
+        assert set(matches_of(collection, "video")) == {1, 2, 3}
         fresh = add(collection, 9, "another", "一只小狗")
-        assert set(found(collection, "小狗")) == {2, *fresh}
+        assert set(matches_of(collection, "小狗")) == {2, *fresh}
         collection.delete_video(1)
-        assert found(collection, "video 小狗") == fresh
+        assert matches_of(collection, "video 小狗") == fresh
         assert collection.catalogue.integrity_errors() == []

@@ -1,4 +1,4 @@
-"""The built index is renewed beside the searches: they never wait for it, never see half of it, and lose nothing."""
+"""Background rebuilds of the index: searches do not wait for them, see complete states and lose nothing."""
 
 from __future__ import annotations
 
@@ -183,11 +183,11 @@ def test_searches_and_writes_continue_during_a_build(
     assert numbers_in(grown) == remaining
     assert {hit.video_id for hit in grown.search(np.ones(WIDTH), 1000)}.isdisjoint(doomed)
     assert header_of(tmp_path) == before
-    beside = grown.index_state().changed
+    changed_before = grown.index_state().changed
     gate.open.set()
     grown.wait_for_index()
     assert header_of(tmp_path).change > before.change
-    assert grown.index_state().changed < beside
+    assert grown.index_state().changed < changed_before
     assert numbers_in(grown) == remaining
     assert {hit.video_id for hit in grown.search(np.ones(WIDTH), 1000)}.isdisjoint(doomed)
 
@@ -331,7 +331,7 @@ def test_a_drop_cancels_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_searches_see_one_state_while_indexes_are_swapped(grown: Collection) -> None:
-    """Writers, searchers, and builds one after the other: whole videos, acknowledged ones, no deleted ones."""
+    """With concurrent writers, searches and rebuilds: complete videos, all acknowledged ones, no deleted ones."""
     each, swapped = rounds(24, 400), rounds(2, 100)
     failures: list[str] = []
     searches = [0, 0]
@@ -345,11 +345,11 @@ def test_searches_see_one_state_while_indexes_are_swapped(grown: Collection) -> 
             for number in range(offset, offset + each):
                 video_id = grown.add_video(*new_video(number)).id
                 if grown.search(vectors_of(number)[0], 1)[0].video_id != video_id:
-                    failures.append(f"{number} was acknowledged and not found")
+                    failures.append(f"{number} was acknowledged but not found")
                 if number % 2:
                     grown.delete_video(video_id)
                     if grown.search(vectors_of(number)[0], 1)[0].video_id == video_id:
-                        failures.append(f"{number} was deleted and found")
+                        failures.append(f"{number} was deleted but found")
         except VitascopeError as error:
             failures.append(repr(error))
 

@@ -1,4 +1,4 @@
-"""Every kind of index finds what exact search finds, however few may be found, and changes nothing by searching."""
+"""Every kind of index returns the results of exact search, with any filter."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def built() -> dict[str, Index]:
 
 @pytest.fixture
 def never_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So few vectors would always be compared one by one."""
+    """Otherwise so few vectors would always be compared exactly."""
     monkeypatch.setattr(faiss_kinds, "prefer_exact", lambda cost, possible: False)
 
 
@@ -134,11 +134,11 @@ def test_concurrent_searches_with_different_parameters_do_not_interfere(
     mask = np.random.default_rng(6).random(TOTAL) < 0.3
     graph, lists = built[HNSW], faiss.downcast_index(built[IVFPQ].base_index)
     before = (graph.hnsw.efSearch, lists.nprobe, built[IVFPQ].k_factor)
-    asked = [(kind, k, m) for kind in (HNSW, IVFPQ) for k in (1, 10, 100) for m in (None, mask)] * 5
-    expected = {(kind, k, m is None): nearest(built[kind], QUERIES[:1], k, m)[1].tolist() for kind, k, m in asked}
+    searches = [(kind, k, m) for kind in (HNSW, IVFPQ) for k in (1, 10, 100) for m in (None, mask)] * 5
+    expected = {(kind, k, m is None): nearest(built[kind], QUERIES[:1], k, m)[1].tolist() for kind, k, m in searches}
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda one: nearest(built[one[0]], QUERIES[:1], one[1], one[2])[1].tolist(), asked))
-    assert found == [expected[kind, k, m is None] for kind, k, m in asked]
+        results = list(threads.map(lambda args: nearest(built[args[0]], QUERIES[:1], *args[1:])[1].tolist(), searches))
+    assert results == [expected[kind, k, m is None] for kind, k, m in searches]
     assert (graph.hnsw.efSearch, lists.nprobe, built[IVFPQ].k_factor) == before
 
 

@@ -1,4 +1,4 @@
-"""A built index, what came since and what was deleted are searched as one; and the GPU up to its boundary."""
+"""Built, recent and deleted vectors searched together, on the CPU and through FAISS's GPU interface."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def test_added_and_deleted_vectors_with_every_kind(
         for share in (None, 0.02, 0.4, 0.9):
             allowed = None if share is None else random.random(int(all_ids[-1]) - 40) < share
             expected = exact(VECTORS[living], all_ids[living], QUERIES, 10, allowed)
-            _, found = vectors.search(QUERIES, 10, allowed)
-            assert set(found.ravel().tolist()) <= set(all_ids[living].tolist())
-            assert allowed is None or allowed[found].all()
+            _, ids_found = vectors.search(QUERIES, 10, allowed)
+            assert set(ids_found.ravel().tolist()) <= set(all_ids[living].tolist())
+            assert allowed is None or allowed[ids_found].all()
             if kind in (None, FLAT):
-                assert found.tolist() == expected
+                assert ids_found.tolist() == expected
             else:
-                assert recall(found, expected) >= 0.97
+                assert recall(ids_found, expected) >= 0.97
             assert nearest_clips(vectors, QUERIES[0], 10, allowed)[0][0] == expected[0][0]
     assert vectors.kind == (kind or FLAT)
     assert vectors.changed == TOTAL + deleted
@@ -113,19 +113,19 @@ def test_searches_of_all_vectors_run_on_the_gpu(
 ) -> None:
     copied = Calls()
     copied.install(monkeypatch)
-    asked: list[int] = []
+    gpu_searches: list[int] = []
     gpu_search = gpu.GpuIndex.search
-    monkeypatch.setattr(gpu.GpuIndex, "search", lambda self, q, k: asked.append(k) or gpu_search(self, q, k))
+    monkeypatch.setattr(gpu.GpuIndex, "search", lambda self, q, k: gpu_searches.append(k) or gpu_search(self, q, k))
     ids = np.arange(TOTAL) + 7
     vectors = SegmentedVectors(WIDTH, indexes[kind], ids)
     assert [type(index) for index in copied] == [faiss.IndexFlatIP if kind == FLAT else faiss.IndexIVFPQ]
     assert recall(vectors.search(QUERIES, 10)[1], exact(VECTORS[:TOTAL], ids, QUERIES, 10)) >= 0.98
-    assert asked == [10]
+    assert gpu_searches == [10]
     allowed = np.arange(TOTAL) % 2 == 0
     assert recall(vectors.search(QUERIES, 10, allowed)[1], exact(VECTORS[:TOTAL], ids, QUERIES, 10, allowed)) >= 0.95
     vectors.remove([(7, 1)])
     assert vectors.search(QUERIES, 10)[1].min() > 7
-    assert asked == [10]
+    assert gpu_searches == [10]
 
 
 def test_a_k_beyond_the_gpu_limit_is_searched_on_the_cpu(
@@ -133,12 +133,12 @@ def test_a_k_beyond_the_gpu_limit_is_searched_on_the_cpu(
 ) -> None:
     Calls().install(monkeypatch)
     monkeypatch.setattr(gpu, "_MAX_K", 100)
-    monkeypatch.setattr(gpu.GpuIndex, "search", lambda *_: pytest.fail("the GPU was asked"))
+    monkeypatch.setattr(gpu.GpuIndex, "search", lambda *_: pytest.fail("the GPU was used"))
     assert SegmentedVectors(WIDTH, indexes[FLAT], np.arange(TOTAL)).search(QUERIES, 101)[1].shape == (20, 101)
 
 
 class Graph:
-    """Stands for FAISS's CAGRA, as its tests use it: trained on all vectors at once, asked with an ``itopk_size``."""
+    """Replaces FAISS's CAGRA: trained on all vectors at once, searched with an ``itopk_size``."""
 
     def __init__(self, resources: Any, width: int, metric: int, settings: Any) -> None:
         assert (metric, settings.graph_degree) == (faiss.METRIC_INNER_PRODUCT, 64)
@@ -165,14 +165,14 @@ def test_a_cagra_graph_is_built_where_faiss_supports_it(
     }.items():
         monkeypatch.setattr(faiss, name, stand_in, raising=False)
     monkeypatch.setattr(gpu, "_MAX_CAGRA_K", 100)
-    asked: list[int] = []
+    gpu_searches: list[int] = []
     gpu_search = gpu.GpuIndex.search
-    monkeypatch.setattr(gpu.GpuIndex, "search", lambda self, q, k: asked.append(k) or gpu_search(self, q, k))
+    monkeypatch.setattr(gpu.GpuIndex, "search", lambda self, q, k: gpu_searches.append(k) or gpu_search(self, q, k))
     ids = np.arange(TOTAL) + 7
     vectors = SegmentedVectors(WIDTH, indexes[HNSW], ids)
-    for k in (1, 10, 100, 101):  # the last is more than it is asked for
+    for k in (1, 10, 100, 101):  # the last is above the limit
         assert recall(vectors.search(QUERIES, k)[1], exact(VECTORS[:TOTAL], ids, QUERIES, k)) >= 0.98
-    assert asked == [1, 10, 100]
+    assert gpu_searches == [1, 10, 100]
 
 
 def test_an_index_that_cannot_be_copied_stays_on_the_cpu(

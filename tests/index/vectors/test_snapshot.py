@@ -1,4 +1,4 @@
-"""The vectors on disk: read when they can be trusted, else made again from the catalogue."""
+"""Snapshots on disk: verified, and replaced from the catalogue if they are invalid."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from index.vectors.snapshot import (
 )
 from tests.index.numbered import add, new_collection, numbers_in
 
-LABEL = SnapshotHeader(collection_id="c", change=3, stamp=-5, width=4, clips=2, kind="flat")
+HEADER = SnapshotHeader(collection_id="c", change=3, stamp=-5, width=4, clips=2, kind="flat")
 IDS = np.array([7, 9])
 
 
@@ -38,15 +38,15 @@ def index_of(count: int) -> Index:
 
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
-    write_snapshot(tmp_path / "v.faiss", index_of(2), IDS, LABEL)
+    write_snapshot(tmp_path / "v.faiss", index_of(2), IDS, HEADER)
     return tmp_path / "v.faiss"
 
 
 def test_a_snapshot_is_read_as_written(written: Path) -> None:
-    found = read_snapshot(written)
-    assert found is not None
-    index, ids, label = found
-    assert label == read_header(written) == LABEL
+    snapshot = read_snapshot(written)
+    assert snapshot is not None
+    index, ids, header = snapshot
+    assert header == read_header(written) == HEADER
     assert ids.tolist() == IDS.tolist()
     assert index.search(np.eye(4, dtype=np.float32)[1:2], 1)[1].tolist() == [[1]]
     assert os.listdir(written.parent) == [written.name]
@@ -83,7 +83,7 @@ def test_a_failed_write_leaves_the_old_snapshot(written: Path, monkeypatch: pyte
     whole = written.read_bytes()
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        write_snapshot(written, index_of(3), np.arange(3), LABEL)
+        write_snapshot(written, index_of(3), np.arange(3), HEADER)
     assert written.read_bytes() == whole
     assert os.listdir(written.parent) == [written.name]
 
@@ -129,9 +129,9 @@ def test_a_damaged_snapshot_is_rebuilt(tmp_path: Path, seed: int, caplog: pytest
     with caplog.at_level(logging.WARNING), reopened(tmp_path) as collection:
         assert numbers_in(collection) == [0, 1, 2, 3, 4]
     assert "rebuilding" in caplog.text
-    found = read_snapshot(path)  # and closing has put a whole one in its place
-    assert found is not None
-    assert found[0].ntotal == collection_size(tmp_path)
+    snapshot = read_snapshot(path)  # written by closing
+    assert snapshot is not None
+    assert snapshot[0].ntotal == collection_size(tmp_path)
 
 
 def collection_size(root: Path) -> int:

@@ -1,4 +1,4 @@
-"""Collections whose vectors are searched in Milvus."""
+"""Collections with Milvus as vector backend."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.index.numbered import TOKENS, WIDTH, content, manifest
 
 @pytest.fixture
 def library(tmp_path: Path, milvus: MilvusUnderTest) -> Iterator[CollectionStore]:
-    """A library of which nothing stays in Milvus."""
+    """A store whose collections in Milvus are dropped at the end."""
     root = tmp_path / "library"
     with CollectionStore(root, vectors=milvus.url) as library:
         yield library
@@ -32,7 +32,7 @@ def collection(library: CollectionStore) -> Collection:
 
 
 def replica_name(collection: Collection) -> str:
-    """The name of its collection in Milvus."""
+    """The name of the current replica."""
     with collection.catalogue.read() as connection:
         current = read_replicas(connection).current
     assert current is not None
@@ -40,7 +40,7 @@ def replica_name(collection: Collection) -> str:
 
 
 def reopened(collection: Collection) -> Collection:
-    """As another process would open it, after this one was killed."""
+    """The collection as another process opens it after this one was killed."""
     collection.catalogue.close()
     return Collection(collection.folder)
 

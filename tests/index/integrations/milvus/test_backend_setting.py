@@ -1,4 +1,4 @@
-"""Where vectors may be searched, and how one gets in."""
+"""Valid vector backends, and credentials."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing acknowledged is lost when Milvus goes away, loses its data, or a process dies half-way."""
+"""Acknowledged writes survive outages and data loss of Milvus, and killed processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which ids may be found, in the words of Milvus."""
+"""Filter expressions over ids for Milvus."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from index.integrations.milvus.vectors import filter_expressions
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.5, 0.9, 0.999, 1.0])
-@pytest.mark.parametrize("most", [7, 50_000])
-def test_expressions_match_the_allowed_ids(share: float, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("index.integrations.milvus.vectors.MAX_IDS", most)
+@pytest.mark.parametrize("max_ids", [7, 50_000])
+def test_expressions_match_the_allowed_ids(share: float, max_ids: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("index.integrations.milvus.vectors.MAX_IDS", max_ids)
     random = np.random.default_rng(5)
     for mask in (random.random(1000) < share, np.repeat(random.random(20) < share, 50)):
-        stated = [compile(expression, "filter", "eval") for expression in filter_expressions(mask)]
+        conditions = [compile(expression, "filter", "eval") for expression in filter_expressions(mask)]
         for i in [*range(0, 1000, 7), 49, 50, 51, 999, 1000, 1001]:
-            true = sum(eval(expression, {"id": i}) for expression in stated)  # Python reads them as Milvus does
+            true = sum(eval(expression, {"id": i}) for expression in conditions)  # Python reads them as Milvus does
             assert true == (1 if i < len(mask) and mask[i] else 0)
     assert filter_expressions(None) == [""]
 

@@ -1,4 +1,4 @@
-"""Every catalogue has a copy of its own in Milvus, of the kind of index that suits its size."""
+"""Replicas in Milvus: one per catalogue, and replaced for another kind of index."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def test_every_catalogue_has_its_own_replica(
     add(here, 4)
     collection.delete_video(1)
     add(imported, 5)
-    found = [numbers_in(one) for one in (collection, again, here, imported)]
-    assert found == [[2], [1, 2, 3], [1, 2, 4], [1, 2, 5]]
+    numbers = [numbers_in(other) for other in (collection, again, here, imported)]
+    assert numbers == [[2], [1, 2, 3], [1, 2, 4], [1, 2, 5]]
     names = [replica_name(collection), replica_name(again), replica_name(imported)]
     assert names[0] == name
     assert len(set(names)) == 3

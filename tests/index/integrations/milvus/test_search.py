@@ -1,4 +1,4 @@
-"""A search in Milvus sees one state of the catalogue, and finds what an exact search finds."""
+"""Searches in Milvus see one state of the catalogue and equal exact search."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def test_results_beyond_the_limit_of_milvus_are_found(collection: Collection, mo
     video, clips, rows = many_clips(100)
     collection.add_video(video, clips)
     for k in (10, 60, 1000):
-        found = collection.search(rows[7], k)
+        hits = collection.search(rows[7], k)
         expected = np.argsort(-(rows.astype(np.float64) @ rows[7]), kind="stable")[:k] + 1
-        assert [hit.clip_id for hit in found] == expected.tolist()
+        assert [hit.clip_id for hit in hits] == expected.tolist()
     red = collection.search(vectors_of(1)[0], 60, parse_filter({"title": {"prefix": "video"}}))
     assert len(red) == 60
 
@@ -104,7 +104,7 @@ def test_milvus_accepts_the_longest_expressions(collection: Collection, monkeypa
         for mask in passing.values():
             mask[0] = False
             with collection.snapshot() as (_, view):
-                found = view.search(rows[:3], 50, mask)[1]
-            for query, ids in zip(rows[:3], found, strict=True):
+                hits = view.search(rows[:3], 50, mask)[1]
+            for query, ids in zip(rows[:3], hits, strict=True):
                 order = np.argsort(-(rows.astype(np.float64) @ query), kind="stable") + 1
                 assert ids.tolist() == [i for i in order.tolist() if mask[i]][:50]
