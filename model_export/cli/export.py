@@ -162,7 +162,7 @@ def _export(args: argparse.Namespace, out: Path) -> Path:
     from model_export.public.answers import read_answers
     from model_export.public.export import export_public
     from model_export.public.families import is_public
-    from model_export.public.hub import find_model
+    from model_export.public.folder import find_model
     from vitascope.errors import InvalidInput
 
     options: dict[str, Any] = {

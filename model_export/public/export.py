@@ -1,4 +1,4 @@
-"""Public model in, verified bundle out."""
+"""Export a public model as a verified bundle."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import secrets
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
@@ -20,41 +19,51 @@ from model_export.assemble import (
     Log,
     check_name,
     finish,
+    markdown_table,
     no_log,
     replace_bundle,
     write_draft,
 )
-from model_export.graphs import OPSET, export_graph
-from model_export.parity.checks import FLOAT32, REDUCED, ParityReport, Tolerance, check_outputs, random_cases
-from model_export.public.agreement import LIBRARY, check_agreement
-from model_export.public.card import public_card
+from model_export.card import describe_size, describe_streams, parity_table
+from model_export.graphs import export_graph
+from model_export.parity.checks import (
+    FLOAT32,
+    REDUCED,
+    ParityReport,
+    Tolerance,
+    check_outputs,
+    export_versions,
+    random_cases,
+    tolerances_for,
+)
 from model_export.public.families import open_public
-from model_export.public.folder import NO_TERMS, licence_of_folder
-from model_export.public.hub import Found
+from model_export.public.folder import NO_LICENCE, ModelSource, read_licence
+from model_export.public.library_parity import LIBRARY, check_library_parity
 from model_export.public.model import PublicModel
 from model_export.weights import Precision, store
-from vitascope.bundle.manifest import GraphName
+from vitascope.bundle.manifest import GraphName, Manifest
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 
-FRAMES = 8
-"""Of a clip, for models that know pictures only."""
-MOST_FRAMES = 256
+DEFAULT_FRAMES = 8
+MAX_FRAMES = 256
 
 
 @dataclass(frozen=True)
 class _Job:
+    """Inputs of one export."""
+
     name: str
     version: str
     licence: str
-    found: Found
+    source: ModelSource
     precision: Precision
     seed: int
     log: Log
 
 
 def export_public(
-    found: Found,
+    source: ModelSource,
     out: Path,
     *,
     name: str | None = None,
@@ -67,30 +76,35 @@ def export_public(
     answers: Sequence[str] | None = None,
     log: Log = no_log,
 ) -> Path:
-    """Export the public model that was ``found`` as a bundle at ``out``; returns ``out``.
+    """Export a public model as a bundle at `out`; returns `out`.
 
-    frames: of a clip, for models of pictures (default 8). licence: default what the model's README.md states.
-    allow_pickle: read weights that are pickles, where there are no others. answers: out of which a model that weighs
-    any answers chooses where none are given to it (default: none, so that each question must bring its own).
+    Args:
+        licence: default: as stated in the model's README.md.
+        frames: frames per clip, for image models (default 8).
+        allow_pickle: read pickled weights.
+        answers: default answers of a model that scores any answer; without them, each question must bring its own.
 
-    Raises ParityError when the bundle does not give what the original library gives, InvalidInput for what cannot be
-    exported; in both cases no bundle is written and one that was at ``out`` stays as it was.
+    Raises:
+        ParityError: the bundle's results differ from the original library's.
+        InvalidInput: the model cannot be exported.
+
+    After an error no bundle is written, and one that was at `out` is unchanged.
     """
     check_name(name or out.name)
-    if frames is not None and not 1 <= frames <= MOST_FRAMES:
-        raise InvalidInput(f"frames: {frames}; 1 to {MOST_FRAMES} was expected")
-    log(f"opening {found.name}")
-    model = open_public(found.folder, frames or FRAMES, allow_pickle=allow_pickle, answers=answers)
+    if frames is not None and not 1 <= frames <= MAX_FRAMES:
+        raise InvalidInput(f"frames: {frames}; 1 to {MAX_FRAMES} was expected")
+    log(f"loading {source.name}")
+    model = open_public(source.folder, frames or DEFAULT_FRAMES, allow_pickle=allow_pickle, answers=answers)
     for note in model.notes:
-        log(f"chosen: {note}")
-    terms = licence or licence_of_folder(found.folder)
+        log(f"note: {note}")
+    terms = licence or read_licence(source.folder)
     if terms is None:
-        log(f"licence: {NO_TERMS} (--licence states them)")
+        log(f"licence: {NO_LICENCE} (set it with --licence)")
     job = _Job(
         name=name or out.name,
         version=version,
-        licence=terms or NO_TERMS,
-        found=found,
+        licence=terms or NO_LICENCE,
+        source=source,
         precision=precision,
         seed=secrets.randbits(32) if seed is None else seed,
         log=log,
@@ -103,27 +117,27 @@ def export_public(
 
 
 def _write(job: _Job, model: PublicModel, graphs: Mapping[GraphName, onnx.ModelProto], folder: Path) -> None:
-    """The bundle's files, after every comparison at float32 and at the precision that is kept."""
-    reduced = job.precision != "float32"
+    """Write the bundle after all checks, in float32 and at the requested precision."""
+    is_reduced = job.precision != "float32"
     report = ParityReport(
         model=job.name,
         precision=job.precision,
         seed=job.seed,
-        versions=_versions(model),
-        tolerances={"float32": FLOAT32, "original library": LIBRARY} | ({job.precision: REDUCED} if reduced else {}),
+        versions=export_versions() | model.versions,
+        tolerances=tolerances_for(job.precision) | {"original library": LIBRARY},
         outputs=[],
         recall=[],
     )
-    if reduced:
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as whole:
-            report = _checked(job, model, graphs, Path(whole), "float32", (FLOAT32, LIBRARY), report)
-    tolerances = (REDUCED, REDUCED) if reduced else (FLOAT32, LIBRARY)
-    report = _checked(job, model, graphs, folder, job.precision, tolerances, report)
-    fields, written = _fields(job, model, job.precision), report.model_dump_json(indent=1) + "\n"
-    finish(folder, fields, written, lambda draft: public_card(draft, report, job.found.name, model.notes))
+    if is_reduced:
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as float_folder:
+            report = _check(job, model, graphs, Path(float_folder), "float32", (FLOAT32, LIBRARY), report)
+    tolerances = (REDUCED, REDUCED) if is_reduced else (FLOAT32, LIBRARY)
+    report = _check(job, model, graphs, folder, job.precision, tolerances, report)
+    fields = _manifest_fields(job, model, job.precision)
+    finish(folder, fields, report.to_json(), lambda draft: _card(draft, report, job.source.name, model.notes))
 
 
-def _checked(
+def _check(
     job: _Job,
     model: PublicModel,
     graphs: Mapping[GraphName, onnx.ModelProto],
@@ -132,22 +146,24 @@ def _checked(
     tolerances: tuple[Tolerance, Tolerance],
     report: ParityReport,
 ) -> ParityReport:
-    """Store the graphs at one precision; the report with what was compared. Raises ParityError.
+    """Store the graphs at one precision and compare them; returns the extended report. Raises ParityError.
 
-    ``tolerances``: towards the graphs in torch, and towards the original library.
+    Args:
+        tolerances: towards the torch modules, and towards the original library.
     """
-    job.log(f"checking graphs with weights stored as {precision}")
+    job.log(f"checking graphs with {precision}")
     files = store(graphs, folder, precision)
     paths = {graph: folder / file for graph, file in files.items()}
     cases = random_cases(model.specs, model, job.seed)
     outputs = check_outputs(model.specs, paths, cases, precision, tolerances[0])
-    write_draft(folder, _fields(job, model, precision), model.tokenizer_json.encode(), model.answers, {})
-    job.log(f"comparing with the original library, weights stored as {precision}")
-    outputs += check_agreement(Model.open(folder, device="cpu"), model.original, precision, tolerances[1])
+    fields = _manifest_fields(job, model, precision)
+    write_draft(folder, fields, model.tokenizer_json.encode(), model.answers, {})
+    job.log(f"comparing with the original library with {precision}")
+    outputs += check_library_parity(Model.open(folder, device="cpu"), model.reference, precision, tolerances[1])
     return report.model_copy(update={"outputs": [*report.outputs, *outputs]})
 
 
-def _fields(job: _Job, model: PublicModel, precision: Precision) -> dict[str, Any]:
+def _manifest_fields(job: _Job, model: PublicModel, precision: Precision) -> dict[str, Any]:
     return {
         "name": job.name,
         "version": job.version,
@@ -168,19 +184,47 @@ def _fields(job: _Job, model: PublicModel, precision: Precision) -> dict[str, An
         "parity_report": PARITY_NAME,
         "calibration": model.calibration,
         "precision": precision,
-        "training_data": [f"as stated by the authors of {job.found.name}"],
+        "training_data": [f"as stated by the authors of {job.source.name}"],
         "licence": job.licence,
         "extra": {
             "public_model": {
-                "source": job.found.name,
-                "revision": job.found.revision,
+                "source": job.source.name,
+                "revision": job.source.revision,
                 "chosen": model.notes,
-                "versions": _versions(model),
+                "versions": export_versions() | model.versions,
                 "config": model.config,
             }
         },
     }
 
 
-def _versions(model: PublicModel) -> dict[str, str]:
-    return {p: package_version(p) for p in ("torch", "onnx", "onnxruntime")} | {"opset": str(OPSET)} | model.versions
+def _card(manifest: Manifest, report: ParityReport, source: str, notes: Sequence[str]) -> str:
+    rows = [
+        ["tasks", ", ".join(manifest.tasks)],
+        ["frames of a clip", describe_streams(manifest)],
+        ["embedding", f"{manifest.vector_width} dimensions, length 1" if manifest.vector_width else "none"],
+        ["text", f"at most {manifest.text_length} tokens"],
+        ["temperature", f"{manifest.temperature:g}, bias {manifest.logit_bias:g}"],
+        ["size", describe_size(manifest)],
+        ["licence", manifest.licence],
+    ]
+    lines = [
+        f"# {manifest.name} {manifest.version}",
+        "",
+        f"The public model {source} ({manifest.architecture}), exported for Vitascope. Training data, accuracy and",
+        "restrictions on its use are on its authors' own card, which applies here too.",
+        "",
+        *markdown_table(["", ""], rows),
+        "",
+        "## Export settings",
+        "",
+        *(f"- {note}" for note in notes),
+        "",
+        "## Fidelity",
+        "",
+        "Each graph was compared with the torch model (parity.json) on random inputs, and the bundle's results for",
+        "texts and image files with those of the model's own library, tokenizer and processor where it has them.",
+        "",
+        *parity_table(report.outputs),
+    ]
+    return "\n".join([*lines, ""])

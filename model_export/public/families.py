@@ -1,79 +1,128 @@
-"""Which family a public model's folder belongs to, and what opens it."""
+"""Detection of a public model's family, and its loader."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from model_export.assemble import read_json_object
 from model_export.public import open_clip
 from model_export.public.answers import check_answers
 from model_export.public.blip import load_blip
-from model_export.public.blip_answers import CLASS as BLIP_ANSWERS
-from model_export.public.blip_answers import load_blip_answers
-from model_export.public.folder import CONFIG_NAME, read_json
+from model_export.public.folder import CONFIG_NAME
 from model_export.public.model import PublicModel
-from model_export.public.released.layouts import open_released
-from model_export.public.released.weights import weight_files
+from model_export.public.released.clip_vip import load_clip_vip
+from model_export.public.released.hd_vila import load_hd_vila
+from model_export.public.released.soho import load_soho
+from model_export.public.released.weights import Weights, read_weight_names, read_weights, weight_files
 from model_export.public.towers import load_clip, load_siglip
 from model_export.public.vilt import load_vilt
 from model_export.public.xclip import load_xclip
 from training import checkpoint
 from vitascope.errors import InvalidInput
 
-Load = Callable[..., PublicModel]
-"""(folder, config, frames, allow_pickle=) -> the model; raises InvalidInput."""
-
-
-def _load_any_blip(folder: Path, config: dict[str, Any], frames: int, *, allow_pickle: bool) -> PublicModel:
-    load = load_blip_answers if config.get("architectures") == [BLIP_ANSWERS] else load_blip
-    return load(folder, config, frames, allow_pickle=allow_pickle)
-
-
-FAMILIES: dict[str, Load] = {
+FAMILIES: dict[str, Callable[..., PublicModel]] = {
     "clip": load_clip,
     "siglip": load_siglip,
     "xclip": load_xclip,
-    "blip": _load_any_blip,
+    "blip": load_blip,
     "vilt": load_vilt,
 }
-"""By `model_type` of transformers' configuration."""
+"""Loaders (folder, config, frames, allow_pickle=) by `model_type` of transformers' configuration."""
+RELEASED: dict[str, tuple[str, Callable[[Path, Weights], PublicModel]]] = {
+    "clipmodel.": ("CLIP-ViP", load_clip_vip),
+    "timesformer.": ("HD-VILA", load_hd_vila),
+    "neck.": ("SOHO", load_soho),
+}
+"""Name and loader of released checkpoints, by a prefix of weight names that only this architecture has."""
+_RELEASED_PICKLES = (".pt", ".pth")
+"""Suffixes of pickles that transformers does not read."""
 
 
 def is_public(folder: Path) -> bool:
-    """Whether this looks like the folder of a public model."""
-    if (folder / open_clip.CONFIG_NAME).is_file() or "model_type" in _stated(folder):
+    """Whether the folder looks like that of a public model."""
+    if (folder / open_clip.CONFIG_NAME).is_file() or "model_type" in _read_config(folder):
         return True
     return bool(weight_files(folder)) and checkpoint.find(folder) is None
 
 
 def open_public(folder: Path, frames: int, *, allow_pickle: bool, answers: Sequence[str] | None = None) -> PublicModel:
-    """The model in a folder; ``frames``: of a clip, for models of pictures; ``answers``: out of which models that weigh
-    any answer choose where none are given to them. Raises InvalidInput.
+    """Load the model of a folder.
+
+    Args:
+        frames: frames per clip, for image models.
+        answers: default answers of a model that scores any answer.
+
+    Raises InvalidInput.
     """
-    model = _opened(folder, frames, allow_pickle=allow_pickle)
+    model = _load(folder, frames, allow_pickle=allow_pickle)
     if answers is None:
         return model
     if model.answer_length is None:
-        raise InvalidInput(f"answers: {len(answers)}; none were expected, as {folder} weighs no answers but its own")
-    check_answers(answers, model.original, model.answer_length)
+        raise InvalidInput(f"answers: {len(answers)}; none were expected, as {folder} does not score other answers")
+    check_answers(answers, model.reference, model.answer_length)
     return replace(model, answers=list(answers))
 
 
-def _opened(folder: Path, frames: int, *, allow_pickle: bool) -> PublicModel:
-    config = _stated(folder)
-    kind, of_open_clip = config.get("model_type"), (folder / open_clip.CONFIG_NAME).is_file()
-    released = open_released(folder, allow_pickle=allow_pickle, stated=of_open_clip or kind is not None)
+def _load(folder: Path, frames: int, *, allow_pickle: bool) -> PublicModel:
+    config = _read_config(folder)
+    model_type, is_open_clip = config.get("model_type"), (folder / open_clip.CONFIG_NAME).is_file()
+    has_config = is_open_clip or model_type is not None
+    released = open_released(folder, allow_pickle=allow_pickle, has_config=has_config)
     if released is not None:
         return released
-    if kind is None and of_open_clip:
+    if model_type is None and is_open_clip:
         return open_clip.load_open_clip(folder, frames, allow_pickle=allow_pickle)
-    if kind not in FAMILIES:
-        raise InvalidInput(f"model: {folder}: model_type {kind!r}; one of {', '.join(FAMILIES)} was expected")
-    return FAMILIES[kind](folder, config, frames, allow_pickle=allow_pickle)
+    if model_type not in FAMILIES:
+        raise InvalidInput(f"model: {folder}: model_type {model_type!r}; one of {', '.join(FAMILIES)} was expected")
+    return FAMILIES[model_type](folder, config, frames, allow_pickle=allow_pickle)
 
 
-def _stated(folder: Path) -> dict[str, Any]:
-    """The configuration of transformers; empty where there is none."""
-    return read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).is_file() else {}
+def open_released(folder: Path, *, allow_pickle: bool, has_config: bool) -> PublicModel | None:
+    """Load a released checkpoint from a folder with one file of weights and a tokenizer.
+
+    Args:
+        has_config: whether the folder has the configuration of another library. Then None is returned unless the names
+            of the weights are those of a released checkpoint.
+
+    Raises InvalidInput.
+    """
+    if has_config and not _may_be_released(folder, allow_pickle=allow_pickle):
+        return None
+    weights = read_weights(folder, allow_pickle=allow_pickle)
+    load = _released_loader(weights)
+    if load is not None:
+        return load(folder, weights)
+    if has_config:
+        return None
+    known = ", ".join(f"{prefix}* ({name})" for prefix, (name, _) in RELEASED.items())
+    raise InvalidInput(
+        f"model: {folder}: {len(weights)} tensors, {sorted(weights)[0]} first, of an unknown architecture; names like "
+        f"{known} were expected, or a configuration with a model_type beside the weights (checkpoints of `vitascope "
+        "train` have a state.json)"
+    )
+
+
+def _may_be_released(folder: Path, *, allow_pickle: bool) -> bool:
+    files = weight_files(folder)
+    if len(files) != 1:
+        return False
+    if files[0].suffix == ".safetensors":
+        return _released_loader(read_weight_names(files[0])) is not None
+    return allow_pickle and files[0].suffix in _RELEASED_PICKLES
+
+
+def _released_loader(weight_names: Iterable[str]) -> Callable[[Path, Weights], PublicModel] | None:
+    names = list(weight_names)
+    for prefix, (_, load) in RELEASED.items():
+        if any(name.startswith(prefix) for name in names):
+            return load
+    return None
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """Return the configuration of transformers; empty if there is none."""
+    path = folder / CONFIG_NAME
+    return read_json_object("model", path) if path.is_file() else {}

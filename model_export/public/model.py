@@ -1,6 +1,6 @@
-"""What a public model is to the exporter, whatever library and family it comes from.
+"""Common form of a public model for the exporter, and of its reference implementation.
 
-Shape letters: T texts, P pictures, D vector width, N answers.
+Shape letters: T texts, I images, D embedding dim, N answers.
 """
 
 from __future__ import annotations
@@ -11,57 +11,82 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from model_export.graphs import GraphSpec
 from vitascope.bundle.manifest import Calibration, FrameStream, Task
 
+TEXT_AXES = {name: {0: "batch", 1: "length"} for name in ("input_ids", "attention_mask")}
+FUSED_AXES = TEXT_AXES | {"visual_tokens": {0: "batch"}}
 
-class Original(Protocol):
-    """The model in its own library: its own processor, tokenizer and features. What the bundle must agree with."""
+
+class ReferenceModel(Protocol):
+    """The model in its own library, with its own processor and tokenizer, which the bundle must agree with."""
 
     def token_ids(self, text: str) -> list[int]:
-        """As the library's tokenizer gives them, cut at the text length and without padding."""
+        """Return the tokenizer's ids, truncated to the text length and without padding."""
 
 
 @runtime_checkable
-class OriginalPairs(Original, Protocol):
-    """One that ranks pairs of texts and pictures."""
+class PairScorer(ReferenceModel, Protocol):
+    """A model that ranks pairs of texts and images."""
 
-    def logits(self, texts: Sequence[str], pictures: Sequence[Image.Image]) -> np.ndarray:
-        """(T, P) float32: what the library ranks pairs by."""
-
-
-@runtime_checkable
-class OriginalVectors(OriginalPairs, Protocol):
-    """One with a vector for each text and each picture."""
-
-    def text_vectors(self, texts: Sequence[str]) -> np.ndarray:
-        """(T, D) float32 of length 1."""
-
-    def picture_vectors(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        """(P, D) float32 of length 1; a model of video is shown each picture standing still."""
+    def logits(self, texts: Sequence[str], images: Sequence[Image.Image]) -> np.ndarray:
+        """Return the library's ranking scores (T, I) float32."""
 
 
 @runtime_checkable
-class OriginalAnswers(Original, Protocol):
-    """One that answers questions about pictures."""
+class Embedder(PairScorer, Protocol):
+    """A model with embeddings of texts and images."""
+
+    def text_embeddings(self, texts: Sequence[str]) -> np.ndarray:
+        """Return (T, D) float32, L2-normalized."""
+
+    def image_embeddings(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """Return (I, D) float32, L2-normalized; a video model gets each image as a still clip."""
+
+
+@runtime_checkable
+class AnswerScorer(ReferenceModel, Protocol):
+    """A model that answers questions about images."""
 
     def answer_logits(
-        self, questions: Sequence[str], pictures: Sequence[Image.Image], candidates: Sequence[str] | None
+        self, questions: Sequence[str], images: Sequence[Image.Image], candidates: Sequence[str] | None
     ) -> np.ndarray:
-        """(T, P, N) float32: what the library chooses an answer by, out of its vocabulary or, where it reads answers,
-        out of ``candidates``.
-        """
+        """Return scores (T, I, N) float32 of its vocabulary, or of `candidates` if it scores any answer."""
+
+
+@dataclass(frozen=True)
+class TransformersReference:
+    """A transformers model with its own processor and tokenizer; base of the families' references."""
+
+    model: Any
+    tokenizer: Any
+    processor: Any
+    text_length: int
+
+    def token_ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, truncation=True, max_length=self.text_length)["input_ids"])
+
+    def _encode(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        encoded = self.tokenizer(
+            list(texts), truncation=True, max_length=self.text_length, padding=True, return_tensors="pt"
+        )
+        return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+
+    def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
+        pixels: Tensor = self.processor(images=list(images), return_tensors="pt")["pixel_values"]
+        return pixels
 
 
 @dataclass(frozen=True)
 class PublicModel:
-    """A model of another library, in its graphs, with all that the bundle's manifest states of it."""
+    """Graphs, reference and manifest facts of a public model."""
 
     architecture: str
     tasks: list[Task]
     specs: list[GraphSpec]
-    original: Original
+    reference: ReferenceModel
     frame_streams: list[FrameStream]
     vocabulary: int
     text_length: int
@@ -74,13 +99,13 @@ class PublicModel:
     calibration: Calibration = field(default_factory=Calibration)
     answers: list[str] = field(default_factory=list)
     answer_length: int | None = None
+    """Maximum tokens of an answer, if it scores any answer."""
     notes: list[str] = field(default_factory=list)
-    """What was guessed or chosen here and is not stated by the model itself, one sentence each."""
+    """Settings that were guessed or selected because the model does not state them, one sentence each."""
     versions: dict[str, str] = field(default_factory=dict)
-    """Of the libraries that opened it."""
+    """Versions of the libraries that loaded it."""
     config: dict[str, Any] = field(default_factory=dict)
-    """As its folder states it."""
+    """Configuration, as stated in its folder."""
 
     def streams(self) -> list[FrameStream]:
-        """What its visual graph eats."""
         return self.frame_streams

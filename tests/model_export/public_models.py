@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
 
-from model_export.public.probes import TEXTS
+from model_export.public.library_parity import TEXTS
 
 SIDE = 32
 VOCABULARY = 420

@@ -17,11 +17,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from model_export.public import export as public_export
-from model_export.public import probes
+from model_export.public import library_parity
 from model_export.public.export import export_public
 from model_export.public.families import open_public
-from model_export.public.hub import Found
-from model_export.public.texts import open_tokenizer
+from model_export.public.folder import ModelSource
+from model_export.public.tokenization import open_tokenizer
 from tests.chaos import is_chaos
 from tests.model_export.public_libraries import Given, library_gives
 from tests.model_export.public_models import MAKERS, make_clip, make_siglip, write_pieces
@@ -61,7 +61,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export
         def make(folder: Path) -> None:
             said = list[str]()
             source = MAKERS[family](folder / "source")
-            export_public(Found(source, "them/small"), folder / "bundle", seed=1, frames=4, log=said.append)
+            export_public(ModelSource(source, "them/small"), folder / "bundle", seed=1, frames=4, log=said.append)
             (folder / "said.json").write_text(json.dumps(said))
 
         folder = made_once(tmp_path_factory, f"public-{family}", make)
@@ -143,11 +143,11 @@ def test_the_bundle_gives_what_the_library_gives(
 
 def test_what_was_chosen_is_said_and_stated(exported: Callable[[str], Exported]) -> None:
     one = exported("clip")
-    assert any("mean of the unit vectors of 4 frames" in line for line in one.said)
+    assert any("mean of the embeddings of 4 frames" in line for line in one.said)
     manifest = Model.open(one.bundle).bundle.manifest
     stated = manifest.extra["public_model"]
     assert stated["source"] == "them/small"
-    assert "mean of the unit vectors of 4 frames" in stated["chosen"][0]
+    assert "mean of the embeddings of 4 frames" in stated["chosen"][0]
     assert stated["chosen"][0] in (one.bundle / manifest.model_card).read_text()
 
 
@@ -224,8 +224,8 @@ def test_siglip_pieces_become_its_tokenizer(tmp_path: Path) -> None:
     wanted = open_tokenizer(folder).library
     write_pieces(folder)
     tokens = open_tokenizer(folder)
-    runtime = Tokenizer(tokenizers.Tokenizer.from_str(tokens.written), 64)
-    for text in [*TEXTS, *probes.TEXTS, "tabs\tand, marks!?", "under_score"]:
+    runtime = Tokenizer(tokenizers.Tokenizer.from_str(tokens.json), 64)
+    for text in [*TEXTS, *library_parity.TEXTS, "tabs\tand, marks!?", "under_score"]:
         ids, _ = runtime.encode([text])
         assert ids[0].tolist() == wanted(text, truncation=True, max_length=64)["input_ids"], text
 
@@ -286,7 +286,7 @@ def test_code_in_a_pickle_never_runs(tmp_path: Path) -> None:
         ("config.json", {"model_type": "llama"}, "model_type 'llama'; one of clip"),
         ("preprocessor_config.json", {"do_resize": False}, "does not resize"),
         ("preprocessor_config.json", {"resample": 0}, "resamples by"),
-        ("preprocessor_config.json", {"crop_size": {"height": 24, "width": 24}}, r"makes 24x24 pixels; 32x32"),
+        ("preprocessor_config.json", {"crop_size": {"height": 24, "width": 24}}, r"outputs 24x24 pixels; 32x32"),
         ("preprocessor_config.json", {"do_center_crop": False}, "shortest_edge with a crop"),
     ],
 )
@@ -308,7 +308,7 @@ def test_a_name_that_cannot_be_fetched_says_so(
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
     assert main(["export", "openai/no-such-model", "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
-    assert "'openai/no-such-model' is no folder here" in said
+    assert "'openai/no-such-model' is not a local folder" in said
     assert "no route to the hub. Without a network, give the folder" in said
 
 

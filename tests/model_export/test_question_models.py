@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from model_export.public.answers import read_answers
-from model_export.public.blip_answers import LEFT_OUT, MOST_WEIGHED
+from model_export.public.blip import MAX_SCORED_ANSWERS, NOT_SCORED
 from model_export.public.export import export_public
 from model_export.public.families import open_public
-from model_export.public.hub import Found
+from model_export.public.folder import ModelSource
 from model_export.public.model import PublicModel
 from tests.chaos import only_by_chaos
 from tests.model_export.question_models import ANSWERS, MAKERS, library_says, make_blip_answers, make_vilt_matches
@@ -114,8 +114,8 @@ def test_of_many_answers_those_with_the_likeliest_first_tokens_are_weighed(tmp_p
             ]
         )
         first = module(*(x[:, :, :2] if x.ndim == 3 and x.shape[1] == 400 else x for x in inputs(400, 0)))[0]
-    weighed = many > LEFT_OUT
-    assert weighed.sum() == MOST_WEIGHED
+    weighed = many > NOT_SCORED
+    assert weighed.sum() == MAX_SCORED_ANSWERS
     torch.testing.assert_close(many[weighed], pieces[weighed])
     assert first[weighed].min() >= first[~weighed].max() - 1e-5 or not (~weighed).any()
 
@@ -151,13 +151,13 @@ def test_what_cannot_be_kept_exactly_is_refused(
 
 @pytest.mark.parametrize(
     ("answers", "said"),
-    [(["red", "blue", "red"], "'red' comes twice"), (["red", "so " * 20], "tokens long; at most 16 were expected")],
+    [(["red", "blue", "red"], "'red' occurs twice"), (["red", "so " * 20], "tokens long; at most 16 were expected")],
 )
 def test_answers_that_cannot_be_weighed_are_refused(answers: list[str], said: str, tmp_path: Path) -> None:
     folder = make_blip_answers(tmp_path / "blip")
     with pytest.raises(InvalidInput, match=said):
         open_public(folder, FRAMES, allow_pickle=False, answers=answers)
-    with pytest.raises(InvalidInput, match="no answers but its own"):
+    with pytest.raises(InvalidInput, match="does not score other answers"):
         open_public(make_vilt_matches(tmp_path / "vilt"), FRAMES, allow_pickle=False, answers=["red"])
 
 
@@ -189,8 +189,8 @@ def assert_weighed(runtime: Model, tokens: np.ndarray) -> None:
     many += [f"no {answer}" for answer in many]
     (found,) = runtime.answer_logits(TEXTS[:1], tokens, many)
     few = [runtime.answer_logits(TEXTS[:1], tokens, many[n : n + 50])[0] for n in range(0, len(many), 50)]
-    weighed = found > LEFT_OUT
-    assert weighed.sum() == MOST_WEIGHED < len(many)
+    weighed = found > NOT_SCORED
+    assert weighed.sum() == MAX_SCORED_ANSWERS < len(many)
     np.testing.assert_allclose(found[weighed], np.concatenate(few)[weighed], atol=1e-4)
 
 
@@ -201,7 +201,9 @@ def test_the_bundle_serves_what_the_library_says(
 ) -> None:
     source = MAKERS[family](tmp_path / "source")
     answers = ANSWERS if family == "blip_answers" else None
-    bundle = export_public(Found(source, "them/small"), tmp_path / "bundle", seed=1, frames=FRAMES, answers=answers)
+    bundle = export_public(
+        ModelSource(source, "them/small"), tmp_path / "bundle", seed=1, frames=FRAMES, answers=answers
+    )
     runtime = Model.open(bundle, threads=1)
     files = [(path, None) for path in photographs] + [(film, [span]) for span in SPANS]
     seen = [runtime.embed_file(path, spans) for path, spans in files]

@@ -19,13 +19,13 @@ from torch.nn.functional import normalize
 
 from model_export.graphs import random_streams
 from model_export.public import families
+from model_export.public.answers import read_vocabulary
 from model_export.public.export import export_public
 from model_export.public.families import is_public, open_public
-from model_export.public.hub import Found
+from model_export.public.folder import ModelSource
 from model_export.public.model import PublicModel
-from model_export.public.released.answers import answers_of
 from model_export.public.released.clip_vip import load_clip_vip
-from model_export.public.released.hd_vila.load import load_hd_vila
+from model_export.public.released.hd_vila import load_hd_vila
 from model_export.public.released.soho import load_soho
 from model_export.public.released.weights import read_weights
 from tests.chaos import only_by_chaos
@@ -236,7 +236,7 @@ def test_soho_gives_what_was_published(name: str, loaded: Callable[[str], Public
             "hd-vila-answers",
             "transformer.bert.pooler1.dense.bias",
             {"transformer.classifier.2.weight": torch.zeros(1, 256)},
-            "one number to a question with one option.*multiple choice",
+            "scores one option of a question.*multiple choice",
         ),
     ],
 )
@@ -255,9 +255,9 @@ def test_every_guess_is_said(loaded: Callable[[str], PublicModel]) -> None:
     for name, guesses in {
         "clip-vip": ["image tower has 2 heads of 64", "text tower has 1 heads", "quick GELU", "77 tokens", "4 frames"],
         "hd-vila": ["2 rows and 3 columns", "`bert_mean`", "0.05", "54x36", "timesformer.norm", "2 heads of 64"],
-        "hd-vila-answers": ["Of 2 text layers the first 1 read text alone", "pooler1"],
-        "soho": ["2 heads of 64", "180x120", "192x128", "16 tokens", "no vectors of texts", "neck.vq.cluster_sum"],
-        "soho-answers": ["no visual dictionary", "one answer by one"],
+        "hd-vila-answers": ["Of 2 text layers the first 1 read text only", "pooler1"],
+        "soho": ["2 heads of 64", "180x120", "192x128", "16 tokens", "no text embeddings", "neck.vq.cluster_sum"],
+        "soho-answers": ["no visual dictionary", "separate sigmoids"],
     }.items():
         for guess in guesses:
             assert guess in said[name], f"{name}: {guess}"
@@ -333,20 +333,20 @@ def test_a_missing_tokenizer_is_named(tmp_path: Path, words: Callable[[str], Pat
 @pytest.mark.parametrize(
     ("held", "said"),
     [
-        (None, r"has no answers\.json .*classify into 5 answers without naming them"),
+        (None, r"has no answers\.json; .*classify into 5 answers without naming them"),
         (ANSWERS[:3], "has 3 answers; 5 were expected"),
-        ({"red": 0, "green": 2}, r"an object \{answer: number\}, was expected, each number from 0 on once"),
-        ({"red": 0, "green": 0}, "each number from 0 on once"),
-        ("red", "each number from 0 on once"),
+        ({"red": 0, "green": 2}, r"an object \{answer: index\}, was expected, each index from 0 once"),
+        ({"red": 0, "green": 0}, "each index from 0 once"),
+        ("red", "each index from 0 once"),
     ],
 )
 def test_answers_are_named_by_a_file_beside(held: Any, said: str, tmp_path: Path) -> None:
     if held is not None:
         (tmp_path / "answers.json").write_text(json.dumps(held))
     with pytest.raises(InvalidInput, match=said):
-        answers_of(tmp_path, len(ANSWERS))
+        read_vocabulary(tmp_path, len(ANSWERS))
     (tmp_path / "answers.json").write_text(json.dumps({answer: n for n, answer in reversed([*enumerate(ANSWERS)])}))
-    assert answers_of(tmp_path, len(ANSWERS)) == ANSWERS
+    assert read_vocabulary(tmp_path, len(ANSWERS)) == ANSWERS
 
 
 def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -371,10 +371,10 @@ def test_a_released_checkpoint_is_exported_and_served(
     folder = write_folder(name, tmp_path / "source")
     (folder / "answers.json").write_text(json.dumps(ANSWERS))
     said: list[str] = []
-    export_public(Found(folder, "them/released"), tmp_path / "bundle", seed=1, log=said.append)
+    export_public(ModelSource(folder, "them/released"), tmp_path / "bundle", seed=1, log=said.append)
     runtime = Model.open(tmp_path / "bundle")
     chosen = runtime.bundle.manifest.extra["public_model"]["chosen"]
-    assert [f"chosen: {note}" for note in chosen] == [line for line in said if line.startswith("chosen: ")]
+    assert [f"note: {note}" for note in chosen] == [line for line in said if line.startswith("note: ")]
     film = write_video(tmp_path / "film.mp4", moving_shot(1, 40))
     with serving(settings_for(tmp_path / "bundle", tmp_path / "data")) as service:
         client = service.client

@@ -1,6 +1,6 @@
-"""SOHO (Huang et al., CVPR 2021) as its authors released it, on the parts that ``training.models.soho`` trains.
+"""SOHO (Huang et al., CVPR 2021) as released by its authors, built from the modules of `training.models.soho`.
 
-It has no vectors: a text is read together with a picture, to say whether they belong together, or what the answer is.
+It has no embeddings: a text is read together with an image, for matching or question answering.
 
 Shape letters: B videos or texts, C clips, N = B * C, H height, W width, V visual tokens, D width.
 """
@@ -16,15 +16,21 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from model_export.graphs import GraphSpec, video_spec
-from model_export.public.model import PublicModel
-from model_export.public.pictures import STREAM_NAME
-from model_export.public.released.answers import answers_of
-from model_export.public.released.fused import FUSED_AXES, FusedHead
-from model_export.public.released.original import ALONE, TorchAnswers, TorchMatch
-from model_export.public.released.shapes import count_of, heads_of, resnet_of, resnet_rules, size_of
-from model_export.public.released.table import Layout, load_released
-from model_export.public.released.weights import Weights
-from model_export.public.released.words import open_words
+from model_export.public.answers import read_vocabulary
+from model_export.public.model import FUSED_AXES, PublicModel
+from model_export.public.preprocessing import STREAM_NAME
+from model_export.public.released.reference import REFERENCE_NOTE, FusedHead, TorchAnswers, TorchMatch
+from model_export.public.released.weights import (
+    Layout,
+    Weights,
+    count_layers,
+    detect_resnet,
+    guess_heads,
+    load_weights,
+    resnet_rules,
+    size_of,
+)
+from model_export.public.tokenization import open_released_tokenizer
 from training.models.config import IMAGENET
 from training.models.fusion import text_transformer
 from training.models.soho.config import SohoConfig, base
@@ -33,13 +39,13 @@ from training.models.soho.video import VideoEncoder
 from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
 
-PICTURE = (563, 1000)
-"""Height and width that a frame of 16:9 is brought to."""
-_PADDED = 32
-"""Pixels: sides are filled up to whole multiples of it, below and at the right."""
+IMAGE_SIZE = (563, 1000)
+"""Height and width to which a frame of 16:9 is resized."""
+_MULTIPLE = 32
+"""Pixels: sides are padded to multiples of it, at the bottom and right."""
 TEXT_LENGTH = 16
-"""Tokens that the authors cut at."""
-_MATCH, _ANSWER = "head.match_class.weight", "head.vqa.3.weight"
+"""Tokens at which the authors truncate."""
+_MATCH_WEIGHT, _ANSWER_WEIGHT = "head.match_class.weight", "head.vqa.3.weight"
 LAYOUT = Layout(
     rules=[
         *resnet_rules("video.cnn", "backbone"),
@@ -57,36 +63,36 @@ LAYOUT = Layout(
         ("head.0", "head.vqa.0"),
         ("head.2", "head.vqa.3"),
     ],
-    unread=[
-        ("neck.vq.cluster_sum", "Counts of the visual dictionary, which nothing reads after training."),
-        ("neck.mask_emb", "It stands for masked visual tokens, in training alone."),
-        ("mask_l_fc", "It tells masked words, in training alone."),
+    unused=[
+        ("neck.vq.cluster_sum", "Counts of the visual dictionary, used in training only."),
+        ("neck.mask_emb", "The mask token of visual tokens, used in training only."),
+        ("mask_l_fc", "The head of masked language modeling, used in training only."),
     ],
 )
 
-FRAMES = "A clip is its middle frame; visual tokens of several clips are averaged. The model knows pictures only."
-PICTURES = (
-    "Frames are stretched to {width}x{height} pixels, what the authors bring a frame of 16:9 to, and filled up to "
-    "{wide}x{high}; they keep other shapes as they are, at most 1000x600. They resize bilinearly "
-    "from the nearest pixels, here the decoder does, bicubically."
+FRAMES_NOTE = (
+    "A clip is its middle frame; visual tokens of several clips are averaged, as the model reads single images."
 )
-LENGTH = "Texts are cut at {length} tokens, as the authors do."
-NO_VECTORS = (
-    "The model has no vectors of texts, so no text finds a video by it. The vector of a video is the mean of its "
-    "visual tokens, made unit length; the model itself has none."
+RESIZE_NOTE = (
+    "Frames are stretched to {width}x{height} pixels, the authors' size for a frame of 16:9, and padded to "
+    "{padded_width}x{padded_height}; the authors keep other aspect ratios, up to 1000x600. Resizing is bicubic "
+    "instead of bilinear."
 )
-MATCHING = (
-    "A match probability is that of the model's own matching head. It has no temperature; 1 is stated in its place."
+LENGTH_NOTE = "Texts are truncated at {length} tokens, as by the authors."
+EMBEDDING_NOTE = (
+    "The model has no text embeddings, so videos cannot be searched by text. The video embedding is the normalized "
+    "mean of its visual tokens; the model itself has none."
 )
-ANSWERING = (
-    "Answer probabilities are a softmax over logits that were trained one answer by one; they rank. The model has no "
-    "temperature; 1 is stated in its place."
+MATCH_NOTE = "Match probabilities are the model's own. It has no temperature; 1 is stated instead."
+ANSWER_NOTE = (
+    "Answer probabilities are a softmax over logits that were trained with separate sigmoids; they rank. The model "
+    "has no temperature; 1 is stated instead."
 )
-NO_DICTIONARY = "The file has no visual dictionary, as the authors' fine-tuning for questions leaves it out."
+DICTIONARY_NOTE = "The file has no visual dictionary, as after the authors' fine-tuning for question answering."
 
 
-class Reader(nn.Module):
-    """A picture's visual tokens beside the words of a text in one Transformer, and a head on its first state."""
+class ImageTextModel(nn.Module):
+    """Visual tokens of an image and the words of a text in one Transformer, and a head on its first state."""
 
     def __init__(self, cfg: SohoConfig, head: nn.Module) -> None:
         super().__init__()
@@ -99,7 +105,7 @@ class Reader(nn.Module):
 
 
 class MatchHead(nn.Module):
-    """First states (B, D) -> (B,): how much more likely, as a logit, that text and picture belong together."""
+    """First states (B, D) -> match logits (B,)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -107,77 +113,71 @@ class MatchHead(nn.Module):
 
     def forward(self, first: Tensor) -> Tensor:
         scores = self.scores(first)
-        difference: Tensor = scores[:, 1] - scores[:, 0]
-        return difference
+        logit: Tensor = scores[:, 1] - scores[:, 0]
+        return logit
 
 
-class PictureGraph(nn.Module):
-    """A stream (B, C, 1, H, W, 3) uint8 -> a vector (B, D) that texts have no like of, and visual_tokens (B, V, D)."""
+class ImageGraph(nn.Module):
+    """A stream (B, C, 1, H, W, 3) uint8 -> vector (B, D), not comparable with texts, and visual_tokens (B, V, D)."""
 
     mean: Tensor
 
     def __init__(self, video: VideoEncoder) -> None:
         super().__init__()
         self.video = video
-        # What normalization makes nothing of: the authors fill up after it, with zeros.
+        # Zero after normalization: the authors pad normalized images with zeros.
         self.register_buffer("mean", torch.tensor(IMAGENET["image_mean"]), persistent=False)
 
     def forward(self, *streams: Tensor) -> tuple[Tensor, Tensor]:
         (frames,) = streams
         batch, clips = frames.shape[:2]
-        filled = self._filled(frames.flatten(0, 1).float())
-        tokens = self.video({"high": filled})
+        tokens = self.video({"high": self._pad(frames.flatten(0, 1).float())})
         tokens = tokens.reshape(batch, clips, *tokens.shape[1:]).mean(dim=1)
         return normalize(tokens.mean(dim=1), dim=-1), tokens
 
-    def _filled(self, frames: Tensor) -> Tensor:
-        """(N, 1, H, W, 3) -> (N, 1, H', W', 3), sides whole multiples."""
-        count, one, height, width, _ = frames.shape
-        if below := padded(height) - height:
-            frames = torch.cat([frames, self.mean.expand(count, one, below, width, 3)], dim=2)
-        if beside := padded(width) - width:
-            frames = torch.cat([frames, self.mean.expand(count, one, padded(height), beside, 3)], dim=3)
+    def _pad(self, frames: Tensor) -> Tensor:
+        """Pad both sides to multiples: (N, 1, H, W, 3) -> (N, 1, H', W', 3)."""
+        count, _, height, width, _ = frames.shape
+        if bottom := padded_size(height) - height:
+            frames = torch.cat([frames, self.mean.expand(count, 1, bottom, width, 3)], dim=2)
+        if right := padded_size(width) - width:
+            frames = torch.cat([frames, self.mean.expand(count, 1, padded_size(height), right, 3)], dim=3)
         return frames
 
 
-def padded(side: int) -> int:
-    return -(-side // _PADDED) * _PADDED
+def padded_size(side: int) -> int:
+    return -(-side // _MULTIPLE) * _MULTIPLE
 
 
-def load_soho(folder: Path, weights: Weights, picture: tuple[int, int] = PICTURE) -> PublicModel:
-    """SOHO of a released file, pre-trained (it matches) or fine-tuned for questions. Raises InvalidInput."""
-    matches, answers = _MATCH in weights, _ANSWER in weights
-    if matches == answers:
-        found = "both" if matches else "neither"
-        raise InvalidInput(f"model: {folder} has {found} of {_MATCH} and {_ANSWER}; one was expected")
-    cfg, guesses = _configuration(folder, weights, picture)
-    words = open_words(folder, "bert", cfg.vocabulary)
-    named = answers_of(folder, size_of(folder, weights, _ANSWER, 0)) if answers else []
-    model = Reader(cfg, _answer_head(folder, weights, cfg) if answers else MatchHead(cfg.text_width))
-    unread = load_released(folder, model, weights, LAYOUT)
-    video, head = PictureGraph(model.video), FusedHead(model.text, model.place, model.head)
-    height, width = picture
+def load_soho(folder: Path, weights: Weights, image_size: tuple[int, int] = IMAGE_SIZE) -> PublicModel:
+    """Load SOHO from a released file, pre-trained (matching) or fine-tuned for question answering.
+
+    Raises InvalidInput.
+    """
+    is_matching, is_answering = _MATCH_WEIGHT in weights, _ANSWER_WEIGHT in weights
+    if is_matching == is_answering:
+        found = "both" if is_matching else "neither"
+        raise InvalidInput(f"model: {folder} has {found} of {_MATCH_WEIGHT} and {_ANSWER_WEIGHT}; one was expected")
+    cfg, guesses = _infer_config(folder, weights, image_size)
+    tokenizer = open_released_tokenizer(folder, "bert", cfg.vocabulary)
+    answers = read_vocabulary(folder, size_of(folder, weights, _ANSWER_WEIGHT, 0)) if is_answering else []
+    head = _answer_head(folder, weights, cfg) if is_answering else MatchHead(cfg.text_width)
+    model = ImageTextModel(cfg, head)
+    unused = load_weights(folder, model, weights, LAYOUT)
+    video, fused_head = ImageGraph(model.video), FusedHead(model.text, model.place, model.head)
+    height, width = image_size
     stream = FrameStream(name=STREAM_NAME, frames=1, height=height, width=width, placement="middle")
-    reads = (
-        GraphSpec("answer", head, FUSED_AXES, ("answer_logits",))
-        if answers
-        else GraphSpec("match", head, FUSED_AXES, ("match_logit",))
-    )
-    notes = [
-        *guesses,
-        FRAMES,
-        *([] if cfg.entries else [NO_DICTIONARY]),
-        NO_VECTORS,
-        ANSWERING if answers else MATCHING,
-    ]
+    reference_class = TorchAnswers if is_answering else TorchMatch
     return PublicModel(
         architecture="soho",
-        tasks=["answering"] if answers else ["matching"],
+        tasks=["answering"] if is_answering else ["matching"],
         specs=[
             video_spec(video, [stream]),
-            reads,
+            GraphSpec("answer", fused_head, FUSED_AXES, ("answer_logits",))
+            if is_answering
+            else GraphSpec("match", fused_head, FUSED_AXES, ("match_logit",)),
         ],
-        original=(TorchAnswers if answers else TorchMatch)(video, [stream], words.library, cfg.text_length, head),
+        reference=reference_class(video, [stream], tokenizer.library, cfg.text_length, fused_head),
         frame_streams=[stream],
         vocabulary=cfg.vocabulary,
         text_length=cfg.text_length,
@@ -185,46 +185,57 @@ def load_soho(folder: Path, weights: Weights, picture: tuple[int, int] = PICTURE
         visual_tokens=cfg.visual_tokens,
         visual_width=cfg.visual_width,
         temperature=1.0,
-        answers=named,
-        tokenizer_json=words.written,
-        notes=[*notes, *words.notes, *unread, ALONE],
+        answers=answers,
+        tokenizer_json=tokenizer.json,
+        notes=[
+            *guesses,
+            FRAMES_NOTE,
+            *([] if cfg.entries else [DICTIONARY_NOTE]),
+            EMBEDDING_NOTE,
+            ANSWER_NOTE if is_answering else MATCH_NOTE,
+            *tokenizer.notes,
+            *unused,
+            REFERENCE_NOTE,
+        ],
         versions={"transformers": version("transformers"), "timm": version("timm")},
         config={"layout": "soho"} | cfg.model_dump(mode="json"),
     )
 
 
 def _answer_head(folder: Path, weights: Weights, cfg: SohoConfig) -> nn.Module:
-    hidden, answers = (size_of(folder, weights, name, 0) for name in ("head.vqa.0.weight", _ANSWER))
+    hidden, answers = (size_of(folder, weights, name, 0) for name in ("head.vqa.0.weight", _ANSWER_WEIGHT))
     return nn.Sequential(nn.Linear(cfg.text_width, hidden), nn.ReLU(), nn.Linear(hidden, answers))
 
 
-def _configuration(folder: Path, weights: Weights, picture: tuple[int, int]) -> tuple[SohoConfig, list[str]]:
-    """The published configuration with the numbers that the shapes tell, and what they do not tell."""
+def _infer_config(folder: Path, weights: Weights, image_size: tuple[int, int]) -> tuple[SohoConfig, list[str]]:
+    """Infer the configuration from shapes and the published one; returns it with notes on guesses."""
 
     def size(name: str, axis: int = 0) -> int:
         return size_of(folder, weights, name, axis)
 
     width = size("language.bert.embeddings.word_embeddings.weight", 1)
-    heads, of_text = heads_of(folder, "Transformer", width)
-    high, wide = (padded(side) for side in picture)
-    numbers: dict[str, Any] = {
+    heads, heads_note = guess_heads(folder, "Transformer", width)
+    padded_height, padded_width = (padded_size(side) for side in image_size)
+    sizes: dict[str, Any] = {
         "size": "released",
-        "backbone": resnet_of(folder, weights, "backbone"),
-        "image_height": high,
-        "image_width": wide,
-        "grid_height": high // _PADDED // 2,
-        "grid_width": wide // _PADDED // 2,
+        "backbone": detect_resnet(folder, weights, "backbone"),
+        "image_height": padded_height,
+        "image_width": padded_width,
+        "grid_height": padded_height // _MULTIPLE // 2,
+        "grid_width": padded_width // _MULTIPLE // 2,
         "entries": size("neck.vq.embed") if any(name.startswith("neck.vq.") for name in weights) else 0,
         "text_width": width,
         "text_heads": heads,
         "text_layers": 0,
-        "fused_layers": count_of(weights, "language.bert.encoder.layer"),
+        "fused_layers": count_layers(weights, "language.bert.encoder.layer"),
         "text_intermediate": size("language.bert.encoder.layer.0.intermediate.dense.weight"),
         "vocabulary": size("language.bert.embeddings.word_embeddings.weight"),
         "max_positions": size("language.bert.embeddings.position_embeddings.weight"),
         "text_length": TEXT_LENGTH,
         "vector_width": width,
     }
-    cfg = SohoConfig.model_validate(base().model_dump() | numbers)
-    sizes = PICTURES.format(height=picture[0], width=picture[1], high=high, wide=wide)
-    return cfg, [of_text, sizes, LENGTH.format(length=TEXT_LENGTH)]
+    cfg = SohoConfig.model_validate(base().model_dump() | sizes)
+    resize_note = RESIZE_NOTE.format(
+        height=image_size[0], width=image_size[1], padded_height=padded_height, padded_width=padded_width
+    )
+    return cfg, [heads_note, resize_note, LENGTH_NOTE.format(length=TEXT_LENGTH)]

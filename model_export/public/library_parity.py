@@ -1,0 +1,153 @@
+"""Parity of a bundle with the public model in its own library, for fixed texts and image files.
+
+Tokenizer, decoding, resizing, normalization, padding and graphs all take part.
+
+Shape letters: T texts, I images, D embedding dim.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from model_export.parity.checks import OutputCheck, ParityError, Tolerance, compare_output
+from model_export.parity.variants import NEAR_TIE
+from model_export.public.model import AnswerScorer, Embedder, PairScorer, ReferenceModel
+from model_export.weights import Precision
+from vitascope.model import Model, VideoEmbedding
+
+LIBRARY = Tolerance(max_difference=None, cosine=0.99999, recall=0.0)
+"""At float32. Resizing in two libraries rounds a few pixels differently."""
+TEXTS = (
+    "a dog runs across a sunny beach",
+    "A Photo of TWO red cars, parked!",
+    "一只猫坐在窗台上看雨",
+    "party 🎉🎂 with friends 👩‍👩‍👧‍👦 and a dog 🐕",
+    "café, naïve, Übergrößenträger; e\u0301 combined",
+    "  spaces\tand\nnew lines  ",
+    "it's 12:30 (don't worry) #video @home 100%",
+    "words " * 1000,
+    "x",
+)
+ANSWERS = ("yes", "no", "two red cars", "一只猫 🎉")
+"""Candidates for models that score any answer."""
+IMAGE_SIZES = ((320, 240), (180, 320), (224, 224), (401, 97), (640, 361))
+"""(width, height): landscape, portrait, square, very wide, odd."""
+
+
+def check_library_parity(
+    runtime: Model,
+    reference: ReferenceModel,
+    precision: Precision,
+    tolerance: Tolerance,
+    *,
+    texts: Sequence[str] = TEXTS,
+    images: Sequence[Image.Image] | None = None,
+) -> list[OutputCheck]:
+    """Compare a bundle's results with the original library's.
+
+    Raises ParityError naming the first difference: token ids, an embedding, a logit, or a best result.
+    """
+    images = draw_images() if images is None else list(images)
+    _check_token_ids(runtime, reference, texts)
+    embedded = [_embed_as_file(runtime, image) for image in images]
+    rows = [np.repeat(image.visual_tokens, len(texts), 0) for image in embedded]
+    checks: list[OutputCheck] = []
+    if "retrieval" in runtime.tasks:
+        assert isinstance(reference, Embedder)
+        checks += _check_embeddings(runtime, reference, precision, tolerance, texts, images, embedded)
+    if "matching" in runtime.tasks:
+        assert isinstance(reference, PairScorer)
+        actual = np.stack([runtime.match(texts, tokens).logits for tokens in rows], 1)
+        expected = reference.logits(texts, images)
+        checks.append(_compare("match", "match_logit", expected.ravel(), actual.ravel(), precision, tolerance))
+        _check_best(actual, expected, tolerance)
+    if "answering" in runtime.tasks:
+        assert isinstance(reference, AnswerScorer)
+        candidates = ANSWERS if runtime.reads_answers else None
+        # Two images only, as libraries score candidate answers one by one.
+        actual = np.stack([runtime.answer_logits(texts, tokens, candidates) for tokens in rows[:2]], axis=1)
+        actual = actual.reshape(-1, actual.shape[2])
+        expected = reference.answer_logits(texts, images[:2], candidates).reshape(actual.shape)
+        _check_best(actual, expected, tolerance)
+        checks.append(_compare("answer", "answer_logits", expected, actual, precision, tolerance))
+    return checks
+
+
+def draw_images() -> list[Image.Image]:
+    """Return one drawn scene per size: a gradient, shapes with hard edges, fine stripes and grain."""
+    return [_draw_scene(seed, *size) for seed, size in enumerate(IMAGE_SIZES)]
+
+
+def _check_embeddings(
+    runtime: Model,
+    reference: Embedder,
+    precision: Precision,
+    tolerance: Tolerance,
+    texts: Sequence[str],
+    images: Sequence[Image.Image],
+    embedded: Sequence[VideoEmbedding],
+) -> list[OutputCheck]:
+    image_embeddings = np.concatenate([image.vectors for image in embedded])
+    text_embeddings = runtime.embed_text(texts)
+    if "matching" not in runtime.tasks:  # otherwise match logits decide the order
+        _check_best(text_embeddings @ image_embeddings.T, reference.logits(texts, images), tolerance)
+    return [
+        _compare("video", "vector", reference.image_embeddings(images), image_embeddings, precision, tolerance),
+        _compare("text", "vector", reference.text_embeddings(texts), text_embeddings, precision, tolerance),
+    ]
+
+
+def _compare(
+    graph: str, output: str, expected: np.ndarray, actual: np.ndarray, precision: Precision, tolerance: Tolerance
+) -> OutputCheck:
+    return compare_output(graph, output, "real", [expected], [actual], precision, tolerance)  # type: ignore[arg-type]
+
+
+def _check_token_ids(runtime: Model, reference: ReferenceModel, texts: Sequence[str]) -> None:
+    """Raise ParityError unless the bundle's tokenizer outputs the original's ids."""
+    tokenizer = runtime.bundle.tokenizer()
+    for text in texts:
+        ids, _ = tokenizer.encode([text])
+        actual, expected = ids[0].tolist(), reference.token_ids(text)
+        if actual != expected:
+            raise ParityError(f"tokens of {text[:40]!r}: {actual[:12]}; {expected[:12]} were expected (first 12 each)")
+
+
+def _embed_as_file(runtime: Model, image: Image.Image) -> VideoEmbedding:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "image.png"
+        image.save(path)
+        return runtime.embed_file(path)
+
+
+def _check_best(actual: np.ndarray, expected: np.ndarray, tolerance: Tolerance) -> None:
+    """Check that the best candidate of each row (rows, candidates) is the same, near ties aside."""
+    if tolerance.recall:
+        return
+    for row, (ours, theirs) in enumerate(zip(actual, expected, strict=True)):
+        best, expected_best = int(ours.argmax()), int(theirs.argmax())
+        if ours[best] - ours[expected_best] > NEAR_TIE:
+            raise ParityError(f"row {row}: candidate {best} is best; {expected_best} was expected, as in the original")
+
+
+def _draw_scene(seed: int, width: int, height: int) -> Image.Image:
+    random = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0:height, 0:width]
+    low, high = random.integers(0, 256, (2, 3))
+    weight = ((rows / height + columns / width) / 2)[..., None]
+    image = Image.fromarray((low * (1 - weight) + high * weight).astype(np.uint8))
+    draw = ImageDraw.Draw(image)
+    for _ in range(6):
+        left, top = (int(random.integers(0, side)) for side in (width, height))
+        box = (left, top, left + int(random.integers(8, width // 2)), top + int(random.integers(8, height // 2)))
+        color = (int(random.integers(256)), int(random.integers(256)), int(random.integers(256)))
+        (draw.ellipse if random.random() < 0.5 else draw.rectangle)(box, fill=color)
+    for x in range(0, width // 3, 3):
+        draw.line((x, 0, x, height // 4), fill=(255, 255, 255))
+    grain = random.integers(-12, 13, (height, width, 3))
+    return Image.fromarray(np.clip(np.asarray(image, np.int16) + grain, 0, 255).astype(np.uint8))

@@ -1,0 +1,151 @@
+"""Image preprocessing of public models: a processor's settings as frame streams and pixel normalization.
+
+Shape letters: N images, B videos, C clips, F frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from vitascope.bundle.manifest import FrameStream, Resample
+from vitascope.errors import InvalidInput
+
+STREAM_NAME, MASK_NAME = "frames", "cover"
+_LONGEST_EDGE, _SHORTEST_EDGE = 1333, 800
+"""ViLT's processor keeps the ratio of edges within that of these, from COCO."""
+_RESAMPLE: dict[int, Resample] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
+"""By Pillow's numbers."""
+
+
+class PixelNormalization(nn.Module):
+    """uint8 (N, H, W, 3) -> float32 (N, 3, H, W), rescaled and normalized as by the processor."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: list[float], std: list[float]) -> None:
+        """Create from mean and std of the three channels, in 0..255."""
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(1, 3, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        normalized: Tensor = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        return normalized
+
+    def frames(self, stream: Tensor) -> Tensor:
+        """Normalize all frames of a stream: (B, C, F, H, W, 3) -> (B * C * F, 3, H, W)."""
+        batch, clips, count, height, width, _ = stream.shape
+        normalized: Tensor = self(stream.reshape(batch * clips * count, height, width, 3))
+        return normalized
+
+
+def select_clip_frames(stream: Tensor) -> Tensor:
+    """(B, C, F, H, W, 3) -> (B, F, H, W, 3): as many frames as one clip has, evenly spaced over all clips."""
+    clips, frames = stream.shape[1], stream.shape[2]
+    return stream.flatten(1, 2).index_select(1, torch.arange(frames) * clips + clips // 2)
+
+
+def open_processor(folder: Path) -> Any:
+    """Open the folder's image processor with transformers. Raises InvalidInput."""
+    from transformers import AutoImageProcessor
+
+    try:
+        processor_class: Any = AutoImageProcessor
+        return processor_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # various libraries raise various errors
+        raise InvalidInput(f"model: {folder}: its image processor cannot be opened: {error}") from error
+
+
+def normalization_of(processor: Any) -> PixelNormalization:
+    """Return the rescaling and normalization of a transformers image processor as one step."""
+    factor = float(processor.rescale_factor) if processor.do_rescale else 1.0
+    mean, std = ([0.0] * 3, [1.0] * 3)
+    if processor.do_normalize:
+        mean, std = list(processor.image_mean), list(processor.image_std)
+    return PixelNormalization([m / factor for m in mean], [s / factor for s in std])
+
+
+def stream_of(
+    processor: Any, folder: Path, image_size: int, frames: int, placement: Literal["middle", "uniform"]
+) -> FrameStream:
+    """Return the frame stream with the preprocessing of a transformers image processor.
+
+    Raises InvalidInput for settings that a stream cannot express, and for a size other than the model's `image_size`.
+    """
+    size, where = _plain_size(processor.size), f"model: {folder}: its image processor"
+    crop = _plain_size(processor.crop_size) if getattr(processor, "do_center_crop", None) else None
+    _check_resize(processor, where)
+    if getattr(processor, "do_pad", None):
+        raise InvalidInput(f"{where} pads; do_pad false was expected")
+    fields: dict[str, Any]
+    if set(size) == {"shortest_edge"} and crop is not None:
+        fields = {**crop, "fit": "crop", "shortest_edge": size["shortest_edge"]}
+    elif set(size) == {"height", "width"} and crop in (None, size):
+        fields = {**size, "fit": "stretch"}
+    else:
+        raise InvalidInput(
+            f"{where} has size {size} and crop {crop}; shortest_edge with a crop, or height and width, was expected"
+        )
+    if (fields["height"], fields["width"]) != (image_size, image_size):
+        raise InvalidInput(
+            f"{where} outputs {fields['width']}x{fields['height']} pixels; {image_size}x{image_size} was expected, "
+            "as the model's configuration states"
+        )
+    resample = _RESAMPLE[int(processor.resample)]
+    return _make_stream(where, name=STREAM_NAME, frames=frames, placement=placement, resample=resample, **fields)
+
+
+def padded_streams(processor: Any, folder: Path, patch: int, frames: int) -> tuple[list[FrameStream], int]:
+    """Return the streams with the preprocessing of ViLT's processor, and the maximum patches of a frame.
+
+    The streams are the frames, each in the top left corner of a square, and their masks with one value per patch.
+    Raises InvalidInput.
+    """
+    where, size = f"model: {folder}: its image processor", _plain_size(processor.size)
+    _check_resize(processor, where)
+    if set(size) != {"shortest_edge"}:
+        raise InvalidInput(f"{where} has size {size}; shortest_edge was expected")
+    if processor.size_divisor != patch:
+        raise InvalidInput(
+            f"{where} has size_divisor {processor.size_divisor}; {patch} was expected, the pixels of a patch"
+        )
+    shortest = size["shortest_edge"]
+    longest = int(_LONGEST_EDGE / _SHORTEST_EDGE * shortest)
+    fields: dict[str, Any] = {
+        "frames": frames,
+        "placement": "uniform",
+        "fit": "corner",
+        "resample": _RESAMPLE[int(processor.resample)],
+        "shortest_edge": shortest,
+        "longest_edge": longest,
+        "multiple": patch,
+    }
+    edge = longest // patch
+    images = _make_stream(where, name=STREAM_NAME, height=edge * patch, width=edge * patch, **fields)
+    mask = _make_stream(where, name=MASK_NAME, height=edge, width=edge, shows="cover", **fields)
+    return [images, mask], shortest // patch * edge
+
+
+def _make_stream(where: str, **fields: Any) -> FrameStream:
+    try:
+        return FrameStream(**fields)
+    except ValidationError as error:
+        raise InvalidInput(f"{where} cannot be expressed as a frame stream: {error.errors()[0]['msg']}") from error
+
+
+def _check_resize(processor: Any, where: str) -> None:
+    if not processor.do_resize:
+        raise InvalidInput(f"{where} does not resize; do_resize true was expected")
+    if int(processor.resample) not in _RESAMPLE:
+        raise InvalidInput(f"{where} resamples by {processor.resample!r}; one of {sorted(_RESAMPLE)} was expected")
+
+
+def _plain_size(size: Any) -> dict[str, int]:
+    """Return {"height", "width"} or {"shortest_edge"} from the library's size object."""
+    return {key: int(value) for key, value in dict(size).items() if value is not None}

@@ -1,0 +1,197 @@
+"""Tokenizers of public models as the bundle's `tokenizer.json`, and the padding inside their text graphs.
+
+Shape letters: B texts, L tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor, nn
+
+from model_export.assemble import TOKENIZER_NAME, read_json_object
+from vitascope.errors import InvalidInput
+
+PIECES_NAME = "spiece.model"
+NOT_COMPARED = "the package sentencepiece is not installed, so its token ids were not compared with the original's."
+_CONFIG_NAME = "tokenizer_config.json"
+_SIGLIP_LENGTH = 64
+"""Default text length of SigLIP."""
+_UNIGRAM = 1
+"""SentencePiece's number of unigram models."""
+_PUNCTUATION = r"[!-/:-@\[-`{-~]"
+"""ASCII punctuation, which SigLIP removes."""
+_SPACE = "▁"
+
+
+class _Kind(NamedTuple):
+    class_name: str
+    files: tuple[str, ...]
+    source: str
+    """Where the authors of released checkpoints took it from."""
+
+
+_RELEASED_KINDS = {
+    "clip": _Kind("CLIPTokenizer", ("vocab.json", "merges.txt"), "openai/clip-vit-base-patch32"),
+    "bert": _Kind("BertTokenizer", ("vocab.txt",), "bert-base-uncased"),
+}
+
+
+class Padding(nn.Module):
+    """input_ids, attention_mask (B, L) int64 -> ids (B, L), or (B, length) for a model trained on one length.
+
+    Masked tokens become the model's own padding token, so that the runtime can pad with any.
+    """
+
+    def __init__(self, token: int, length: int | None) -> None:
+        super().__init__()
+        self.token, self.length = token, length
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        ids = torch.where(attention_mask > 0, input_ids, self.token)
+        if self.length is None:
+            return ids
+        padding = torch.full((ids.shape[0], self.length), self.token, dtype=ids.dtype)
+        return torch.cat([ids, padding], dim=1)[:, : self.length]
+
+
+class LoadedTokenizer(NamedTuple):
+    """A tokenizer in its library, as `tokenizer.json`, and notes for the model card."""
+
+    library: Any
+    json: str
+    notes: list[str]
+
+
+def open_tokenizer(folder: Path) -> LoadedTokenizer:
+    """Open the tokenizer of a transformers folder. Raises InvalidInput."""
+    if (folder / PIECES_NAME).is_file() and _tokenizer_class(folder).startswith("SiglipTokenizer"):
+        return _open_siglip(folder)
+    library = _auto_tokenizer(folder)
+    backend = getattr(library, "backend_tokenizer", None)
+    if backend is None:
+        raise InvalidInput(
+            f"model: {folder}: its tokenizer {type(library).__name__} has no {TOKENIZER_NAME}; one was expected"
+        )
+    return LoadedTokenizer(library, _without_limits(backend.to_str()), [])
+
+
+def open_released_tokenizer(folder: Path, kind: Literal["clip", "bert"], vocabulary: int) -> LoadedTokenizer:
+    """Open the tokenizer beside a released checkpoint, which has at most `vocabulary` tokens.
+
+    Raises InvalidInput naming missing files, and for a tokenizer that does not fit the word embeddings.
+    """
+    import transformers
+
+    expected = _RELEASED_KINDS[kind]
+    missing = [name for name in expected.files if not (folder / name).is_file()]
+    if missing and not (folder / TOKENIZER_NAME).is_file():
+        raise InvalidInput(
+            f"model: {folder} has no tokenizer: {' and '.join(missing)} missing; {TOKENIZER_NAME}, or "
+            f"{' and '.join(expected.files)}, of {expected.source} was expected beside the weights"
+        )
+    tokenizer_class: Any = getattr(transformers, expected.class_name)
+    try:
+        library = tokenizer_class.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # various libraries raise various errors
+        raise InvalidInput(f"model: {folder}: its tokenizer cannot be opened: {error}") from error
+    if len(library) > vocabulary:
+        raise InvalidInput(
+            f"model: {folder}: its tokenizer has {len(library)} tokens; at most {vocabulary} were expected, as many as "
+            "the weights have word embeddings"
+        )
+    note = f"Tokenizer: {expected.class_name} with the folder's files; the authors used those of {expected.source}."
+    return LoadedTokenizer(library, _without_limits(library.backend_tokenizer.to_str()), [note])
+
+
+def max_text_length(tokenizer: Any, positions: int) -> int:
+    """Return the maximum tokens of a text: the model's positions, or the tokenizer's limit if it is lower."""
+    return min(positions, int(tokenizer.model_max_length))
+
+
+def _open_siglip(folder: Path) -> LoadedTokenizer:
+    """Convert SigLIP's SentencePiece tokenizer; its own implementation requires the package sentencepiece."""
+    from transformers import PreTrainedTokenizerFast
+
+    config = read_json_object("model", folder / _CONFIG_NAME)
+    end = str(config.get("eos_token", "</s>"))
+    converted = convert_sentencepiece(folder, lower_case=bool(config.get("do_lower_case", True)), end=end)
+    tokenizer_json = _without_limits(converted.to_str())
+    if find_spec("sentencepiece"):
+        return LoadedTokenizer(_auto_tokenizer(folder), tokenizer_json, [])
+    tokenizer_class: Any = PreTrainedTokenizerFast
+    library = tokenizer_class(
+        tokenizer_object=converted,
+        eos_token=end,
+        pad_token=str(config.get("pad_token", end)),
+        model_max_length=int(config.get("model_max_length", _SIGLIP_LENGTH)),
+        model_input_names=["input_ids"],
+    )
+    return LoadedTokenizer(library, tokenizer_json, [f"The tokenizer was made from {PIECES_NAME}; {NOT_COMPARED}"])
+
+
+def convert_sentencepiece(folder: Path, *, lower_case: bool, end: str) -> Tokenizer:
+    """Convert `spiece.model` with SigLIP's normalization: no punctuation, single spaces, and `end` after each text.
+
+    Raises InvalidInput unless it is a unigram model.
+    """
+    path = folder / PIECES_NAME
+    proto = _read_sentencepiece(path)
+    if proto.trainer_spec.model_type != _UNIGRAM:
+        raise InvalidInput(f"model: {path}: a SentencePiece unigram model was expected")
+    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+    tokenizer = Tokenizer(models.Unigram(pieces, proto.trainer_spec.unk_id, proto.trainer_spec.byte_fallback))
+    charsmap = proto.normalizer_spec.precompiled_charsmap
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.Replace(_SPACE, " "),
+            *([normalizers.Lowercase()] if lower_case else []),
+            normalizers.Replace(Regex(_PUNCTUATION), ""),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            *([normalizers.Precompiled(charsmap)] if charsmap else []),
+            normalizers.Replace(Regex(" {2,}"), " "),
+            normalizers.Strip(left=True, right=True),
+        ]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(_SPACE, prepend_scheme="always")
+    end_id = tokenizer.token_to_id(end)
+    if end_id is None:
+        raise InvalidInput(f"model: {path} has no piece {end!r}; the end of a text was expected")
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, end_id)])
+    return tokenizer
+
+
+def _read_sentencepiece(path: Path) -> Any:
+    from transformers import convert_slow_tokenizer
+
+    library: Any = convert_slow_tokenizer
+    proto = library.import_protobuf().ModelProto()
+    try:
+        proto.ParseFromString(path.read_bytes())
+    except Exception as error:  # protobuf's error types differ by version
+        raise InvalidInput(f"model: {path} cannot be read as a SentencePiece model: {error}") from error
+    return proto
+
+
+def _tokenizer_class(folder: Path) -> str:
+    path = folder / _CONFIG_NAME
+    return str(read_json_object("model", path).get("tokenizer_class", "")) if path.is_file() else ""
+
+
+def _auto_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # various libraries raise various errors
+        raise InvalidInput(f"model: {folder}: its tokenizer cannot be opened: {error}") from error
+
+
+def _without_limits(tokenizer_json: str) -> str:
+    """Return a tokenizer.json that neither truncates nor pads."""
+    return json.dumps(json.loads(tokenizer_json) | {"truncation": None, "padding": None}, ensure_ascii=False)
