@@ -200,25 +200,21 @@ def check_unchanged(prepared: PreparedFile) -> None:
         raise MediaError(f"{media.name}: changed while it was being read; an unchanging file was expected")
 
 
-def store_video(
-    collection: Collection, description: FileDescription, clips: list[NewClip], move_to: str | None = None
-) -> IngestResult:
+def store_video(collection: Collection, description: FileDescription, clips: list[NewClip]) -> IngestResult:
     """Add a video with its clips, durable and searchable, unless its content is indexed already.
 
-    ``move_to``: where the file is moved to when its video is added, a path as the catalogue names owned files. Raises
-    InvalidInput, StorageError, CollectionNotFound.
+    Raises InvalidInput, StorageError, CollectionNotFound.
     """
     video = NewVideo(
         content_sha256=description.content_sha256,
-        path=collection.media.path_of(description.path) if move_to is None else move_to,
+        path=collection.media.path_of(description.path),
         title=description.title,
         duration=description.duration,
         width=description.info.width,
         height=description.info.height,
         metadata=description.metadata,
     )
-    file = None if move_to is None else description.path
-    return IngestResult(*collection.add_if_new(video, clips, file), description.segments.notes)
+    return IngestResult(*collection.add_if_new(video, clips), description.segments.notes)
 
 
 def content_sha256(source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> str:

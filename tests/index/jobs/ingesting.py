@@ -1,4 +1,4 @@
-"""One file added to a collection without a job, for tests of other things."""
+"""Single files added to a collection, for tests of other things."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from pathlib import Path
 from index.clips.segmentation import Segmentation
 from index.collection import Collection
 from index.jobs.ingest import IngestResult, embed_file, hash_file, prepare_file, store_video
-from index.records import Scalar
+from index.jobs.jobs import create_upload_job, list_items
+from index.jobs.records import JobOptions
+from index.jobs.runner import run_job
+from index.records import Scalar, Video
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.model import Model
 
@@ -23,7 +26,6 @@ def ingest_file(
     metadata: Mapping[str, Scalar] | None = None,
     segmentation: Segmentation | None = None,
     limits: MediaLimits = DEFAULT_LIMITS,
-    move_to: str | None = None,
 ) -> IngestResult:
     """Run all stages for a file. A file whose content is indexed already is not decoded again."""
     collection.require_fingerprint(model.bundle.fingerprint)
@@ -35,4 +37,15 @@ def ingest_file(
     prepared = prepare_file(
         hashed, title=title, metadata=metadata, segmentation=rule, limits=limits, decoder=model.decoder
     )
-    return store_video(collection, prepared.description, embed_file(model, prepared, limits), move_to)
+    return store_video(collection, prepared.description, embed_file(model, prepared, limits))
+
+
+def ingest_upload(collection: Collection, model: Model, file: Path, title: str = "") -> Video:
+    """Add a file by the job of an upload, so that the collection owns it."""
+    job = create_upload_job(
+        collection, file, file.suffix[1:], name=file.name, title=title or file.stem, options=JobOptions()
+    )
+    assert run_job(collection, model, job.id).counts.succeeded == 1
+    video_id = list_items(collection, job.id)[0].video_id
+    assert video_id is not None
+    return collection.get_video(video_id)

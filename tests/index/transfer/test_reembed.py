@@ -14,7 +14,7 @@ import pytest
 from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.jobs import pipeline
-from index.jobs.ingest import PreparedFile, content_sha256
+from index.jobs.ingest import PreparedFile
 from index.jobs.jobs import get_job, list_items
 from index.jobs.pipeline import PipelineConfig
 from index.jobs.runner import run_job
@@ -23,7 +23,7 @@ from index.storage.catalogue import Catalogue
 from index.transfer import reembed as reembed_module
 from index.transfer.reembed import reembed
 from tests.index.jobs.folder_jobs import ONE, create_folder_job
-from tests.index.jobs.ingesting import ingest_file
+from tests.index.jobs.ingesting import ingest_file, ingest_upload
 from tests.index.searching import search_hits
 from tests.media_files import solid, write_color_video, write_picture
 from tests.small_bundle import make_small_bundle
@@ -244,7 +244,7 @@ def test_owned_media_files_are_linked_before_the_replacement(
     for color in ("blue", "red"):
         file = write_picture(tmp_path / f"{color}.png", solid(COLORS[color]))
         contents[color] = file.read_bytes()
-        ingest_file(old, old_model, file, title=f"own {color}", move_to=f"media/{content_sha256(file)}.png")
+        ingest_upload(old, old_model, file, f"own {color}")
         assert not file.exists()
 
     def own(collection: Collection) -> dict[str, bytes]:
@@ -270,7 +270,7 @@ def test_a_video_deleted_while_it_is_embedded_is_left_out(
     old_model, new_model = models
     old = library.open("videos")
     file = write_picture(tmp_path / "blue.png", solid(COLORS["blue"]))
-    added = ingest_file(old, old_model, file, move_to=f"media/{content_sha256(file)}.png").video
+    added = ingest_upload(old, old_model, file)
     add_with_ids = Collection.add_with_ids
 
     def late(self: Collection, video: Video, *arguments: Any) -> None:
