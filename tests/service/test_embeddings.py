@@ -56,7 +56,7 @@ def test_openais_client_gets_the_vectors_of_the_model(client: openai.OpenAI, sma
 
 
 def test_openais_client_is_told_what_is_wrong(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.UnprocessableEntityError, match="token numbers; texts were expected"):
+    with pytest.raises(openai.UnprocessableEntityError, match="token ids; texts were expected"):
         client.embeddings.create(model="small-colours", input=[[1, 2, 3]])
     with pytest.raises(openai.UnprocessableEntityError, match="dimensions: 8; 16 was expected"):
         client.embeddings.create(model="small-colours", input="a", dimensions=8)
@@ -111,8 +111,8 @@ def test_a_file_of_a_form_is_embedded_and_not_kept(running: Running, files: Path
     [
         ({}, 422, "validation_failed", "input"),
         ({"input": []}, 422, "validation_failed", "input"),
-        ({"input": [1, 2]}, 422, "validation_failed", "token numbers"),
-        ({"input": ["a", ["b"]]}, 422, "validation_failed", "token numbers"),
+        ({"input": [1, 2]}, 422, "validation_failed", "token ids"),
+        ({"input": ["a", ["b"]]}, 422, "validation_failed", "token ids"),
         ({"input": ["a", None]}, 422, "validation_failed", "input.1"),
         ({"input": [{"type": "audio", "data": ""}]}, 422, "validation_failed", "a string"),
         ({"input": "a", "encoding_format": "int8"}, 422, "validation_failed", "encoding_format"),

@@ -164,7 +164,7 @@ def test_a_failure_says_why_and_a_fault_says_it_to_the_log_only(
 
 def test_a_collection_of_the_model_in_use_is_not_embedded_again(running: Running, colors: str) -> None:
     answer = running.client.post("/v1/operations", json={"kind": "reembed", "collection": colors})
-    assert "small-colours filled it" in problem_of(answer, 409, "conflict")["detail"]
+    assert "it was embedded by model small-colours" in problem_of(answer, 409, "conflict")["detail"]
     assert running.client.get("/v1/operations").json() == {"operations": []}
 
 
@@ -343,7 +343,7 @@ def test_the_client_fetches_what_it_asked_for_and_leaves_nothing_there(
             client.export(colors, tmp_path / "parquet")
         with pytest.raises(InvalidInput, match=r"file: .* cannot be written"):
             client.backup(colors, tmp_path / "none" / "b")
-        with pytest.raises(Conflict, match="small-colours filled it"):
+        with pytest.raises(Conflict, match="it was embedded by model small-colours"):
             client.create_operation("reembed", colors)
         assert client.list_operations() == {"operations": []}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "parquet"]

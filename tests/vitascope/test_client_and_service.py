@@ -134,7 +134,7 @@ def test_command_manages_collections_of_a_service(
     assert run("export", "managed", "parquet", "--thumbnails")["clips"] == 1
     assert sorted(path.name for path in (tmp_path / "parquet").iterdir()) == ["clips.parquet", "videos.parquet"]
     assert main(["collection", "reembed", "managed", "--server", url]) == 2
-    assert "collection managed: model small-colours filled it" in capsys.readouterr().err
+    assert "collection managed: it was embedded by model small-colours" in capsys.readouterr().err
     assert main(["collection", "drop", "managed", "--server", url]) == 2
     assert "holds 1 videos, 1 clips" in capsys.readouterr().err
     assert run("drop", "managed", "--yes")["videos"] == 1
