@@ -28,9 +28,8 @@ HEAD = """\
 
 # API reference
 
-Every operation of the service, as `/openapi.json` describes it: what it does, the scope that a key needs, what it takes
-and gives. [Usage](usage.md) tells how they go together. The examples belong to the description, and all are run by a
-test against a real service. They begin with:
+All operations of the service, generated from `/openapi.json`: what each does, the scope that a key needs, parameters and
+responses. [Usage](usage.md) is the guide. A test runs all examples against a real service. They assume:
 
 ```console
 $ export V={server}{version}         # with keys, each line below also has: -H "X-API-Key: vsk_…"
@@ -43,10 +42,10 @@ client = Client("{server}")  # the key comes from VITASCOPE_API_KEY
 ```
 
 Bodies are JSON of at most 1 MiB (`VITASCOPE_MAX_BODY_BYTES`), or forms with a file of at most 512 MiB
-(`VITASCOPE_MAX_UPLOAD_BYTES`). A field that is not listed is refused. Times are seconds, sizes are bytes or pixels; ids
-and cursors are opaque. Errors are [problem documents](usage.md#http) with a `code`. Besides what it names, an operation
-may answer 401 (no valid key), 403 (a key that may not do this), 408 (the rest of a body did not come), 421 (the name of
-another host), 429 and 503 (`Retry-After` says when to come back), 500 (a defect).
+(`VITASCOPE_MAX_UPLOAD_BYTES`). Unknown fields are rejected. Times are in seconds, sizes in bytes or pixels; ids and
+cursors are opaque. Errors are [problem documents](usage.md#http) with a `code`. Besides the errors it lists, an
+operation may answer 401 (no valid key), 403 (the key lacks a permission), 408 (the body did not arrive), 421 (unknown
+host name), 429 and 503 (retry after `Retry-After`), 500 (a defect).
 
 {errors}"""
 
@@ -59,7 +58,7 @@ def page() -> str:
     for tag in made["tags"]:
         parts.append(f"## {tag['name'].capitalize()}\n\n{tag['description']}\n")
         parts += [_operation(made, *each) for each in operations(made) if tag["name"] in each[2]["tags"]]
-    parts.append("## Objects\n\nWhat answers and bodies are made of.\n")
+    parts.append("## Objects\n\nParts of bodies and responses.\n")
     parts += [_object(made, name) for name in sorted(_named(made))]
     return "\n".join(parts)
 
