@@ -28,8 +28,8 @@ HEAD = """\
 
 # API reference
 
-All operations of the service, generated from `/openapi.json`: what each does, the scope that a key needs, parameters and
-responses. [Usage](usage.md) is the guide. A test runs all examples against a real service. They assume:
+All operations of the service, generated from `/openapi.json`: what each does, the scope that a key needs, parameters
+and responses. [Usage](usage.md) is the guide. A test runs all examples against a real service. They assume:
 
 ```console
 $ export V={server}{version}         # with keys, each line below also has: -H "X-API-Key: vsk_…"

@@ -81,7 +81,7 @@ def left_behind(running: Running, collection: str) -> list[Path]:
     return [path for folder in folders if folder.exists() for path in folder.iterdir()]
 
 
-def test_an_upload_is_refused_with_the_reason_and_nothing_is_lost(
+def test_a_bad_upload_is_rejected_with_the_reason(
     running: Running, palette: str, bad: tuple[Path, int, str, str]
 ) -> None:
     path, status, code, word = bad
@@ -96,7 +96,7 @@ def test_an_upload_is_refused_with_the_reason_and_nothing_is_lost(
     assert found.json()["results"][0]["video"]["title"] == "red"
 
 
-def test_a_score_and_a_question_about_it_are_refused_alike(running: Running, bad: tuple[Path, int, str, str]) -> None:
+def test_scores_and_questions_about_a_bad_file_are_rejected(running: Running, bad: tuple[Path, int, str, str]) -> None:
     path, status, code, word = bad
     for route, fields in (("caption-scores", {"captions": "a"}), ("answers", {"question": "a"})):
         files = {"file": (path.name, path.read_bytes())}
@@ -108,7 +108,7 @@ def test_a_score_and_a_question_about_it_are_refused_alike(running: Running, bad
 
 
 @pytest.mark.parametrize(("shown", "suffix"), [("red.gif", "mp4"), ("red.txt", "mp4"), ("red", "mp4")])
-def test_a_file_is_what_its_content_says_whatever_its_name(
+def test_the_content_of_a_file_decides_its_type(
     running: Running, collection: str, files: Path, shown: str, suffix: str
 ) -> None:
     data = (files / "red.mp4").read_bytes()
@@ -119,7 +119,7 @@ def test_a_file_is_what_its_content_says_whatever_its_name(
     assert [path.suffix for path in kept] == [f".{suffix}"]
 
 
-def test_a_fault_while_indexing_leaves_nothing_and_the_same_upload_works_later(
+def test_an_internal_error_stores_nothing_and_a_retry_succeeds(
     running: Running, collection: str, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: object) -> None:

@@ -71,7 +71,7 @@ def embedded(running: Running, texts: Sequence[str], **headers: str) -> JSON:
     return made
 
 
-def test_of_thirty_known_texts_and_two_new_ones_two_are_run(caching: Running) -> None:
+def test_only_new_texts_of_a_request_are_run(caching: Running) -> None:
     known = [f"a {'big ' * number}cat" for number in range(30)]
     first = embedded(caching, known)
     looks = Looks(caching)
@@ -90,7 +90,7 @@ def test_of_thirty_known_texts_and_two_new_ones_two_are_run(caching: Running) ->
     assert again["usage"]["prompt_tokens"] == first["usage"]["prompt_tokens"] + 3 * per_text["a small red cat"]
 
 
-def test_a_search_that_is_repeated_costs_no_run_and_finds_the_same(caching: Running) -> None:
+def test_a_repeated_search_runs_no_graph(caching: Running) -> None:
     def search() -> JSON:
         found: JSON = caching.client.post("/v1/collections/palette/search", json={"text": "a red thing here"}).json()
         return found
@@ -103,7 +103,7 @@ def test_a_search_that_is_repeated_costs_no_run_and_finds_the_same(caching: Runn
     assert looks("vitascope_cache_lookups_total", cache="texts", result="hit") == 2
 
 
-def test_two_requests_with_the_same_new_texts_run_them_once(caching: Running) -> None:
+def test_concurrent_requests_with_the_same_text_run_it_once(caching: Running) -> None:
     """One is answered by a thread, a search, the other on the event loop."""
     looks = Looks(caching)
     body = {"text": "wanted twice"}
@@ -119,7 +119,7 @@ def test_two_requests_with_the_same_new_texts_run_them_once(caching: Running) ->
     assert seen == [1, 1]
 
 
-def test_a_request_whose_time_is_over_does_not_take_those_along_that_wait_for_its_texts(caching: Running) -> None:
+def test_a_request_at_its_deadline_does_not_fail_others_that_wait_for_its_texts(caching: Running) -> None:
     with held(caching, "text") as (seen, go), ThreadPoolExecutor(10) as threads:
         answers = [threads.submit(embedded, caching, ["in the way"])]
         wait_for(lambda: seen)
@@ -146,7 +146,7 @@ def test_a_request_whose_time_is_over_does_not_take_those_along_that_wait_for_it
         assert all(answer.result()["data"] for answer in answers)
 
 
-def test_vectors_made_beside_other_texts_rank_alike(small_model: Model) -> None:
+def test_embeddings_from_different_batches_rank_the_same(small_model: Model) -> None:
     """What is promised: not the last bits, but the cosines and the order that they give."""
     texts = [f"a {'big ' * (number % 7)}{color} thing" for number, color in enumerate(("red", "green", "blue") * 20)]
     together = small_model.embed_text(texts)
@@ -162,7 +162,7 @@ def score(running: Running, frames: int = 0, **about: object) -> JSON:
     return found
 
 
-def test_the_second_question_about_a_clip_decodes_nothing_and_is_answered_alike(caching: Running) -> None:
+def test_a_second_question_about_a_clip_decodes_nothing(caching: Running) -> None:
     about = {"collection": "palette", "video_id": "1", "start": 0.25}
     first = score(caching, frames=4, **about)
     looks = Looks(caching)
@@ -180,7 +180,7 @@ def test_the_second_question_about_a_clip_decodes_nothing_and_is_answered_alike(
     assert looks("vitascope_stage_seconds_count", stage="decode") == 2
 
 
-def test_the_same_upload_is_seen_once_whatever_it_is_called_and_asked(caching: Running, files: Path) -> None:
+def test_the_same_content_is_embedded_once_under_any_name(caching: Running, files: Path) -> None:
     content = (files / "green.mp4").read_bytes()
     looks = Looks(caching)
     for name in ("a.mp4", "b.mp4"):
@@ -195,16 +195,14 @@ def test_the_same_upload_is_seen_once_whatever_it_is_called_and_asked(caching: R
     assert looks("vitascope_inference_seconds_count", graph="video") == 1
 
 
-def test_a_wrong_part_of_a_known_file_is_still_wrong(caching: Running, files: Path) -> None:
+def test_an_invalid_span_of_a_cached_file_is_an_error(caching: Running, files: Path) -> None:
     form = {"file": ("a.mp4", (files / "blue.mp4").read_bytes())}
     data = {"question": "what color is it?"}
     assert caching.client.post("/v1/answers", files=form, data=data).status_code == 200
     problem_of(caching.client.post("/v1/answers", files=form, data={**data, "start": "9"}), 422, "invalid_input")
 
 
-def test_a_file_that_was_replaced_in_its_folder_is_looked_at_again_and_deceives_nobody(
-    caching: Running, files: Path
-) -> None:
+def test_a_replaced_file_is_embedded_again(caching: Running, files: Path) -> None:
     """The catalogue states the SHA-256 of the red film; who writes to the folder puts a green one in its place."""
     folder = caching.settings.data_dir / "incoming"
     film, red = folder / "film.mp4", folder.parent / "red.mp4"
@@ -225,7 +223,7 @@ def test_a_file_that_was_replaced_in_its_folder_is_looked_at_again_and_deceives_
     assert caching.client.post("/v1/answers", files=form, data=question).json()["answer"] == "red"
 
 
-def test_many_who_ask_about_one_upload_at_once_decode_it_once(caching: Running, tmp_path: Path) -> None:
+def test_concurrent_questions_about_one_upload_decode_it_once(caching: Running, tmp_path: Path) -> None:
     write_color_video(tmp_path / "odd.mp4", (30, 200, 30), seconds=1.0)
     content = (tmp_path / "odd.mp4").read_bytes()
     looks = Looks(caching)
@@ -243,7 +241,7 @@ def test_many_who_ask_about_one_upload_at_once_decode_it_once(caching: Running, 
     assert seen == [1]
 
 
-def test_a_bundle_that_goes_is_forgotten_and_small_caches_stay_small(small_bundle: Path, tmp_path: Path) -> None:
+def test_caches_respect_their_limit_and_are_invalidated_with_a_model(small_bundle: Path, tmp_path: Path) -> None:
     settings = settings_for(small_bundle, tmp_path, text_cache_bytes=5000, clip_cache_bytes=0)
     with serving(settings) as running:
         looks = Looks(running)

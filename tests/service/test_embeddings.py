@@ -38,7 +38,7 @@ def embedded(running: Running, **body: object) -> JSON:
     return made
 
 
-def test_openais_client_gets_the_vectors_of_the_model(client: openai.OpenAI, small_model: Model) -> None:
+def test_openais_client_gets_embeddings(client: openai.OpenAI, small_model: Model) -> None:
     texts = ["a red thing", "a blue ball and a green square", "cat"]
     expected = small_model.embed_text(texts)
     # Its client asks for base64 unless told otherwise.
@@ -55,7 +55,7 @@ def test_openais_client_gets_the_vectors_of_the_model(client: openai.OpenAI, sma
     assert (one.usage.prompt_tokens, one.usage.total_tokens) == (5, 5)
 
 
-def test_openais_client_is_told_what_is_wrong(client: openai.OpenAI) -> None:
+def test_openais_client_gets_errors(client: openai.OpenAI) -> None:
     with pytest.raises(openai.UnprocessableEntityError, match="token ids; texts were expected"):
         client.embeddings.create(model="small-colours", input=[[1, 2, 3]])
     with pytest.raises(openai.UnprocessableEntityError, match="dimensions: 8; 16 was expected"):
@@ -72,14 +72,14 @@ def test_openais_client_can_send_videos_and_pictures(client: openai.OpenAI, file
     assert other @ video < 0.3
 
 
-def test_numbers_and_base64_are_the_same(running: Running) -> None:
+def test_numbers_and_base64_are_equal(running: Running) -> None:
     numbers = embedded(running, input=["a red thing"])["data"][0]["embedding"]
     packed = embedded(running, input=["a red thing"], encoding_format="base64")["data"][0]["embedding"]
     assert np.frombuffer(base64.b64decode(packed), "<f4").tolist() == np.array(numbers, np.float32).tolist()
     assert np.linalg.norm(numbers) == pytest.approx(1, abs=1e-5)
 
 
-def test_many_texts_come_back_in_their_order(running: Running, small_model: Model) -> None:
+def test_embeddings_are_in_the_order_of_the_inputs(running: Running, small_model: Model) -> None:
     texts = [" ".join(["a", "red", "big", "ball", "moves", "left"][: 1 + number * 7 % 6]) for number in range(300)]
     found = embedded(running, input=texts)
     assert [one["index"] for one in found["data"]] == list(range(300))
@@ -87,7 +87,7 @@ def test_many_texts_come_back_in_their_order(running: Running, small_model: Mode
     assert np.abs(vectors - small_model.embed_text(texts)).max() < 1e-6
 
 
-def test_a_part_of_a_video_is_embedded_alone(running: Running, files: Path) -> None:
+def test_a_span_of_a_video_is_embedded_alone(running: Running, files: Path) -> None:
     whole, part = (
         embedded(running, input=[{"type": "video", "data": data_url(files / "red.mp4"), **span}])["data"][0]
         for span in ({}, {"start": 0.5, "end": 1})
@@ -97,7 +97,7 @@ def test_a_part_of_a_video_is_embedded_alone(running: Running, files: Path) -> N
     problem_of(running.client.post("/v1/embeddings", json={"input": [beyond]}), 422, "invalid_input")
 
 
-def test_a_file_of_a_form_is_embedded_and_not_kept(running: Running, files: Path) -> None:
+def test_an_uploaded_file_is_embedded_and_not_stored(running: Running, files: Path) -> None:
     red = (files / "red.mp4").read_bytes()
     as_file = running.client.post("/v1/embeddings", files={"file": ("r.mp4", red)}, data={"model": "small-colours"})
     as_data = embedded(running, input=[{"type": "video", "data": data_url(files / "red.mp4")}])
@@ -129,7 +129,7 @@ def test_a_file_of_a_form_is_embedded_and_not_kept(running: Running, files: Path
         ({"input": ["a", {"type": "image", "data": "data:;base64,YWJj"}]}, 415, "media_unsupported", "input[1]"),
     ],
 )
-def test_what_cannot_be_embedded_says_why(running: Running, body: JSON, status: int, code: str, word: str) -> None:
+def test_invalid_inputs_are_rejected(running: Running, body: JSON, status: int, code: str, word: str) -> None:
     assert word in problem_of(running.client.post("/v1/embeddings", json=body), status, code)["detail"]
     assert list(running.service.media.uploads.iterdir()) == []
 
@@ -186,12 +186,12 @@ def test_a_deadline_ends_the_wait(running: Running) -> None:
     assert sum(seen) <= 32  # what was in the model; the rest never reached it
 
 
-def test_a_bundle_without_vectors_of_texts_says_so(tmp_path: Path) -> None:
+def test_a_bundle_without_text_embeddings_is_rejected(tmp_path: Path) -> None:
     with serving(settings_for(make_small_bundle(tmp_path / "b", tasks=["matching"]), tmp_path / "data")) as running:
         problem_of(running.client.post("/v1/embeddings", json={"input": "a"}), 409, "task_missing")
 
 
-def test_json_is_as_short_as_the_numbers_are(running: Running) -> None:
+def test_json_has_no_more_digits_than_needed(running: Running) -> None:
     text = running.client.post("/v1/embeddings", json={"input": "a red thing"}).text
     numbers = json.loads(text)["data"][0]["embedding"]
     assert len(text) < 14 * len(numbers) + 200  # float32 written as float64 takes 20 and more

@@ -99,7 +99,7 @@ def check_interactive(running: Running) -> None:
         assert answer.status_code == 200, answer.text
 
 
-def test_uploads_jobs_and_deletes_that_stand_still_keep_no_search_and_no_answer_waiting(
+def test_interactive_requests_are_answered_while_uploads_jobs_and_deletes_are_blocked(
     narrow: Running, files: Path, tmp_path: Path
 ) -> None:
     client, uploads = narrow.client, narrow.service.upload_pool
@@ -124,9 +124,7 @@ def test_uploads_jobs_and_deletes_that_stand_still_keep_no_search_and_no_answer_
     assert last.data["state"] == "succeeded"
 
 
-def test_an_upload_beyond_those_that_may_wait_is_refused_and_one_by_a_job_is_not(
-    narrow: Running, tmp_path: Path
-) -> None:
+def test_an_upload_beyond_the_limit_is_rejected_unless_it_accepts_a_job(narrow: Running, tmp_path: Path) -> None:
     client, uploads = narrow.client, narrow.service.upload_pool
     sends = [lambda n=n: upload(client, "palette", picture(tmp_path, n)) for n in range(20, 20 + UPLOADS)]
     with all_at_once(*sends) as answers, held_ingestion(narrow) as is_held:
@@ -151,9 +149,7 @@ def test_an_upload_beyond_those_that_may_wait_is_refused_and_one_by_a_job_is_not
         assert last.data["state"] == "succeeded"
 
 
-def test_an_upload_that_waits_behind_others_becomes_a_job_or_ends_when_its_time_has_passed(
-    narrow: Running, tmp_path: Path
-) -> None:
+def test_a_queued_upload_becomes_a_job_or_ends_at_its_deadline(narrow: Running, tmp_path: Path) -> None:
     client, uploads = narrow.client, narrow.service.upload_pool
     sends = [lambda n=n: upload(client, "palette", picture(tmp_path, n)) for n in range(40, 40 + WORKERS)]
     with all_at_once(*sends) as answers, held_ingestion(narrow) as is_held:

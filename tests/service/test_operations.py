@@ -51,7 +51,7 @@ def fetched(client: httpx.Client, operation: JSON, folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def test_a_backup_is_made_fetched_in_ranges_and_restored(running: Running, colors: str, tmp_path: Path) -> None:
+def test_a_backup_is_created_downloaded_in_ranges_and_restored(running: Running, colors: str, tmp_path: Path) -> None:
     address = begin(running.client, "backup", colors)
     operation = ended(running.client, address)
     assert (operation["state"], operation["error"], operation["progress"]) == ("succeeded", None, 1.0)
@@ -73,7 +73,7 @@ def test_a_backup_is_made_fetched_in_ranges_and_restored(running: Running, color
     assert not list((running.settings.data_dir / "operations").glob(f"{operation['id']}*"))
 
 
-def test_an_export_is_two_parquet_files_of_one_moment(running: Running, colors: str, tmp_path: Path) -> None:
+def test_an_export_is_two_consistent_parquet_files(running: Running, colors: str, tmp_path: Path) -> None:
     address = begin(running.client, "export", colors, tokens=True)
     operation = ended(running.client, address)
     assert operation["options"] == {"tokens": True, "thumbnails": False}
@@ -87,7 +87,7 @@ def test_an_export_is_two_parquet_files_of_one_moment(running: Running, colors: 
     running.client.delete(address)
 
 
-def test_the_client_and_the_service_wait_for_nothing_meanwhile(
+def test_other_requests_are_answered_during_an_operation(
     running: Running, colors: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One operation at a time; searches and other requests go on beside it; the next waits for its turn."""
@@ -106,9 +106,7 @@ def test_the_client_and_the_service_wait_for_nothing_meanwhile(
         running.client.delete(address)
 
 
-def test_deleting_one_that_is_under_way_breaks_it_off(
-    running: Running, colors: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_deleting_a_running_operation_stops_it(running: Running, colors: str, monkeypatch: pytest.MonkeyPatch) -> None:
     entered, leave = held(monkeypatch)
     doomed, next_one = (begin(running.client, "backup", colors) for _ in range(2))
     assert entered.wait(PATIENCE)
@@ -123,7 +121,7 @@ def test_deleting_one_that_is_under_way_breaks_it_off(
 
 
 @pytest.mark.parametrize("kind", ["backup", "export"])
-def test_it_says_which_media_is_not_in_its_files(running: Running, colors: str, files: Path, kind: str) -> None:
+def test_an_operation_reports_media_that_is_not_included(running: Running, colors: str, files: Path, kind: str) -> None:
     address = begin(running.client, kind, colors)
     size = sum((files / f"{name}.mp4").stat().st_size for name in ("red", "green", "blue"))
     assert ended(running.client, address)["media_not_included"] == {"files": 3, "bytes": size}
@@ -147,7 +145,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Ev
     return entered, leave
 
 
-def test_a_failure_says_why_and_a_fault_says_it_to_the_log_only(
+def test_a_failed_operation_has_the_reason_unless_it_is_internal(
     running: Running, colors: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(*args: object) -> int:
@@ -177,13 +175,13 @@ def test_a_collection_of_the_model_in_use_is_not_embedded_again(running: Running
         ({"collection": "a"}, "kind"),
     ],
 )
-def test_what_cannot_be_begun_is_named(running: Running, body: JSON, field: str) -> None:
+def test_invalid_operations_are_rejected(running: Running, body: JSON, field: str) -> None:
     assert field in problem_of(running.client.post("/v1/operations", json=body), 422, "validation_failed")["detail"]
     problem_of(running.client.get("/v1/operations/../../etc/passwd"), 404, "route_not_found")
     problem_of(running.client.get("/v1/operations/none/files/a"), 404, "not_found")
 
 
-def test_without_pyarrow_an_export_is_refused_at_once(
+def test_an_export_without_pyarrow_is_rejected_at_once(
     running: Running, colors: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(operations, "find_spec", lambda name: None)
@@ -191,7 +189,7 @@ def test_without_pyarrow_an_export_is_refused_at_once(
     assert "needs the package 'pyarrow'" in problem_of(answer, 409, "conflict")["detail"]
 
 
-def test_so_many_are_kept_and_the_next_is_refused(small_bundle: Path, tmp_path: Path) -> None:
+def test_an_operation_beyond_the_limit_is_rejected(small_bundle: Path, tmp_path: Path) -> None:
     settings = settings_for(
         small_bundle, tmp_path / "data", max_operations=2, operations_dir=tmp_path / "elsewhere" / "backups"
     )
@@ -206,7 +204,7 @@ def test_so_many_are_kept_and_the_next_is_refused(small_bundle: Path, tmp_path: 
         begin(running.client, "backup", "a")
 
 
-def test_what_was_under_way_when_the_service_stopped_is_begun_again(
+def test_an_operation_interrupted_by_a_stop_runs_again(
     small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_for(small_bundle, tmp_path / "data")
@@ -228,7 +226,7 @@ def test_what_was_under_way_when_the_service_stopped_is_begun_again(
         assert len(ended(second.client, done)["files"]) == 2  # what was finished stays
 
 
-def test_one_that_was_killed_half_way_is_begun_anew(tmp_path: Path) -> None:
+def test_an_operation_interrupted_by_a_kill_runs_again(tmp_path: Path) -> None:
     """A kill is played by a thread that never comes back."""
     gate = threading.Event()
 
@@ -258,7 +256,7 @@ def test_one_that_was_killed_half_way_is_begun_anew(tmp_path: Path) -> None:
     gate.set()
 
 
-def test_one_at_which_the_service_dies_again_and_again_is_given_up(tmp_path: Path) -> None:
+def test_an_operation_that_kills_the_service_repeatedly_fails(tmp_path: Path) -> None:
     """Death is played by a thread that never comes back, and its record by what it left on disk."""
     gate = threading.Event()
     begun: list[object] = []
@@ -280,7 +278,7 @@ def test_one_at_which_the_service_dies_again_and_again_is_given_up(tmp_path: Pat
     gate.set()
 
 
-def test_a_record_that_is_damaged_does_not_stop_the_service(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_operation_file_does_not_stop_the_service(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / f"{'a' * 16}.json").write_text("{half a rec")
     (tmp_path / ("a" * 16)).mkdir()
     assert Operations(tmp_path, 5, lambda *_: None).all() == []
@@ -288,9 +286,7 @@ def test_a_record_that_is_damaged_does_not_stop_the_service(tmp_path: Path, capl
     assert "cannot be parsed as an operation" in caplog.text
 
 
-def test_a_collection_of_an_earlier_model_is_embedded_again_and_can_be_searched(
-    small_bundle: Path, tmp_path: Path, files: Path
-) -> None:
+def test_a_collection_of_another_model_can_be_embedded_again(small_bundle: Path, tmp_path: Path, files: Path) -> None:
     other = make_small_bundle(tmp_path / "other", seed=7)
     with serving(settings_for(other, tmp_path / "data")) as first:
         first.client.post("/v1/collections", json={"name": "old"})
@@ -329,7 +325,7 @@ def test_a_collection_of_an_earlier_model_is_embedded_again_and_can_be_searched(
         assert ended(third.client, address)["state"] == "succeeded"
 
 
-def test_the_client_fetches_what_it_asked_for_and_leaves_nothing_there(
+def test_the_client_downloads_the_files_and_deletes_the_operation(
     running: Running, colors: str, tmp_path: Path
 ) -> None:
     with Client(str(running.client.base_url)) as client:

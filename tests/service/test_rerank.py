@@ -29,7 +29,7 @@ def clips_of(running: Running, collection: str) -> dict[str, tuple[str, str]]:
     return found
 
 
-def test_clips_are_ordered_by_how_well_a_sentence_fits(running: Running, palette: str) -> None:
+def test_clips_are_ranked_for_a_text(running: Running, palette: str) -> None:
     known = clips_of(running, palette)
     documents = [{"clip_id": known[name][1]} for name in ("green", "red", "blue")]
     found = reranked(running, query="a red thing", documents=documents, collection=palette, model="small-colours")
@@ -57,7 +57,7 @@ def test_scores_are_those_of_a_reranked_search(running: Running, palette: str) -
         assert one["similarity"] == pytest.approx(hit["similarity"], abs=1e-5)
 
 
-def test_of_a_video_the_clip_that_fits_best_counts(running: Running, collection: str, tmp_path: Path) -> None:
+def test_the_best_clip_of_a_video_counts(running: Running, collection: str, tmp_path: Path) -> None:
     colours = ((10, 200, 10), (10, 10, 220), (220, 10, 10))
     path = write_animation(tmp_path / "three.webp", [solid(colour) for colour in colours], [8000] * 3)
     added = running.client.post(
@@ -75,7 +75,7 @@ def test_of_a_video_the_clip_that_fits_best_counts(running: Running, collection:
     assert found[-1]["index"] == 1
 
 
-def test_sentences_are_ordered_by_how_well_they_fit_a_clip(running: Running, palette: str) -> None:
+def test_texts_are_ranked_for_a_clip(running: Running, palette: str) -> None:
     clip = {"clip_id": clips_of(running, palette)["green"][1]}
     sentences = ["a red thing", "a green thing", "a blue thing", "a green thing"]
     found = reranked(running, query=clip, documents=sentences, collection=palette, top_n=2, return_documents=True)[
@@ -84,7 +84,7 @@ def test_sentences_are_ordered_by_how_well_they_fit_a_clip(running: Running, pal
     assert [(one["index"], one["document"]) for one in found] == [(1, "a green thing"), (3, "a green thing")]
 
 
-def test_a_clip_without_visual_tokens_comes_last_and_is_not_judged(running: Running, colors: str) -> None:
+def test_a_clip_without_visual_tokens_is_last_and_not_scored(running: Running, colors: str) -> None:
     known = clips_of(running, colors)
     collection = running.service.collection(colors)
     with collection.catalogue.write() as connection:
@@ -116,14 +116,14 @@ def test_a_clip_without_visual_tokens_comes_last_and_is_not_judged(running: Runn
         ({"model": "rerank-v3.5"}, 404, "model_not_found", "small-colours"),
     ],
 )
-def test_what_cannot_be_judged_says_why(
+def test_invalid_rerank_requests_are_rejected(
     running: Running, palette: str, body: JSON, status: int, code: str, word: str
 ) -> None:
     asked = {"query": "a red thing", "documents": [{"clip_id": "1"}], "collection": palette} | body
     assert word in problem_of(running.client.post("/v1/rerank", json=asked), status, code)["detail"]
 
 
-def test_a_bundle_that_cannot_match_says_so(tmp_path: Path, files: Path) -> None:
+def test_a_bundle_without_matching_is_rejected(tmp_path: Path, files: Path) -> None:
     bundle = make_small_bundle(tmp_path / "bundle", tasks=["retrieval"])
     with serving(settings_for(bundle, tmp_path / "data")) as running:
         running.client.post("/v1/collections", json={"name": "videos"})

@@ -1,4 +1,4 @@
-"""Batches across requests: who goes first, who goes together, what is dropped, what a failure costs."""
+"""Scheduling of graph runs: priorities, batching, cancellation and failures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def texts(*lengths: int, value: int = 1) -> dict[str, Any]:
 
 
 @dataclass
-class Counted:
+class RecordingObserver:
     batches: list[tuple[str, int, int]] = field(default_factory=list)
     drops: list[str] = field(default_factory=list)
     failures: int = 0
@@ -49,7 +49,7 @@ class Counted:
 
 
 class Engine:
-    """Sums the tokens of each row; can be held before a run, refuses poison, and dies of worse."""
+    """Sums the tokens of each row; can be blocked, fails for POISON, and kills its thread for POISON + 1."""
 
     def __init__(self) -> None:
         self.seen: list[np.ndarray] = []
@@ -70,7 +70,7 @@ class Engine:
         self.graphs.append(graph)
         return {"vector": (ids * inputs["attention_mask"]).sum(axis=1, keepdims=True).astype(np.float32)}
 
-    def hold(self) -> None:
+    def block(self) -> None:
         self.entered.clear()
         self.free.clear()
 
@@ -81,35 +81,37 @@ def engine() -> Engine:
 
 
 @pytest.fixture
-def counted() -> Counted:
-    return Counted()
+def observer() -> RecordingObserver:
+    return RecordingObserver()
 
 
 @pytest.fixture
-def scheduler(engine: Engine, counted: Counted) -> Iterator[Scheduler]:
-    limits = BatchLimits(rows=8, tokens=64, bulk_wait=math.inf)  # a test may stand still for as long as it likes
-    made = Scheduler(engine, counted, limits, max_queue=6, max_queue_bytes=10_000)
+def scheduler(engine: Engine, observer: RecordingObserver) -> Iterator[Scheduler]:
+    limits = BatchLimits(rows=8, tokens=64, bulk_wait=math.inf)  # however slow the machine is
+    made = Scheduler(engine, observer, limits, max_queue=6, max_queue_bytes=10_000)
     yield made
     engine.free.set()
     made.close()
 
 
 def occupy(scheduler: Scheduler, engine: Engine) -> None:
-    """Let the engine work on something until it is let free, so that what comes next has to wait."""
-    engine.hold()
+    """Block the engine, so that further calls wait."""
+    engine.block()
     scheduler.submit("text", texts(1), CallContext())
     assert engine.entered.wait(PATIENCE)
 
 
-def test_what_waits_goes_together_and_each_gets_its_own(scheduler: Scheduler, engine: Engine, counted: Counted) -> None:
+def test_waiting_calls_are_batched_and_each_gets_its_own_rows(
+    scheduler: Scheduler, engine: Engine, observer: RecordingObserver
+) -> None:
     occupy(scheduler, engine)
     futures = [scheduler.submit("text", texts(3, value=n), CallContext()) for n in (2, 3, 4)]
     engine.free.set()
     assert [future.result(PATIENCE)["vector"].tolist() for future in futures] == [[[6]], [[9]], [[12]]]
-    assert counted.batches == [("text", 1, 1), ("text", 3, 3)]
+    assert observer.batches == [("text", 1, 1), ("text", 3, 3)]
 
 
-def test_a_single_call_does_not_wait_for_company(scheduler: Scheduler) -> None:
+def test_a_single_call_runs_at_once(scheduler: Scheduler) -> None:
     assert scheduler.submit("text", texts(2, value=3), CallContext()).result(PATIENCE)["vector"].tolist() == [[6]]
 
 
@@ -123,7 +125,7 @@ def test_rows_of_different_lengths_are_padded_and_masked(scheduler: Scheduler, e
     assert engine.seen[-1].shape == (3, 4)
 
 
-def test_interactive_calls_go_before_bulk(scheduler: Scheduler, engine: Engine) -> None:
+def test_interactive_calls_precede_bulk_calls(scheduler: Scheduler, engine: Engine) -> None:
     occupy(scheduler, engine)
     bulk = [scheduler.submit("video", texts(1, value=9), CallContext(bulk=True)) for _ in range(2)]
     interactive = scheduler.submit("text", texts(1), CallContext())
@@ -133,14 +135,14 @@ def test_interactive_calls_go_before_bulk(scheduler: Scheduler, engine: Engine) 
     assert engine.graphs == ["text", "text", "video", "video"]
 
 
-def test_bulk_is_never_starved() -> None:
+def test_bulk_calls_are_not_starved() -> None:
     old = Call("video", texts(1), CallContext(bulk=True), arrived=0.0)
     fresh = Call("text", texts(1), CallContext(), arrived=9.0)
     assert select_batch([old, fresh], BatchLimits(bulk_wait=2.0), now=1.0) == [fresh]
     assert select_batch([old, fresh], BatchLimits(bulk_wait=2.0), now=2.0) == [old]
 
 
-def test_bulk_calls_that_have_waited_long_have_one_turn_and_not_all_of_them_before_an_interactive_one() -> None:
+def test_an_interactive_call_waits_for_at_most_one_overdue_bulk_call() -> None:
     bulk = [Call("video", texts(1), CallContext(bulk=True), arrived=0.0) for _ in range(20)]
     fresh = Call("text", texts(1), CallContext(), arrived=9.0)
     limits = BatchLimits(bulk_wait=2.0)
@@ -148,39 +150,39 @@ def test_bulk_calls_that_have_waited_long_have_one_turn_and_not_all_of_them_befo
     assert select_batch([*bulk, fresh], limits, now=11.5, bulk_ended=9.5) == [bulk[0]]
 
 
-def test_bulk_calls_make_no_interactive_run_longer() -> None:
+def test_bulk_calls_do_not_join_interactive_batches() -> None:
     calls = [Call("video", texts(1), CallContext(bulk=bulk)) for bulk in (True, False, True, False)]
     assert select_batch(calls, BatchLimits(), now=0.0) == [calls[1], calls[3]]
 
 
-def test_the_most_alike_in_length_join_first_within_the_bounds() -> None:
+def test_calls_of_similar_length_join_first_within_the_limits() -> None:
     calls = [Call("text", texts(length), CallContext()) for length in (4, 32, 5, 3, 30)]
     batch = select_batch(calls, BatchLimits(rows=3, tokens=1000), now=0.0)
     assert [call.length for call in batch] == [4, 5, 3]
     batch = select_batch(calls, BatchLimits(rows=10, tokens=40), now=0.0)
     assert [call.length for call in batch] == [4, 5, 3]  # 32 would make 3 rows of 32 and more
-    assert select_batch(calls[1:], BatchLimits(rows=1, tokens=1), now=0.0) == [calls[1]]  # larger than the bound: alone
+    assert select_batch(calls[1:], BatchLimits(rows=1, tokens=1), now=0.0) == [calls[1]]  # larger than the limit: alone
 
 
-def test_a_text_that_padding_would_make_dear_runs_by_itself() -> None:
+def test_a_call_that_needs_much_padding_runs_alone() -> None:
     calls = [Call("text", texts(length), CallContext()) for length in (8, 9, 60, 7)]
     assert [call.length for call in select_batch(calls, BatchLimits(), now=0.0)] == [8, 9, 7]
     few = [Call("text", texts(length), CallContext()) for length in (8, 20)]
     assert select_batch(few, BatchLimits(), now=0.0) == few  # two runs would cost more than twelve tokens of padding
 
 
-def test_lanes_that_have_nothing_to_do_get_their_share() -> None:
+def test_idle_workers_get_a_share_of_the_rows() -> None:
     calls = [Call("text", texts(5), CallContext()) for _ in range(7)]
     assert select_batch(calls, BatchLimits(), now=0.0, idle_workers=2) == calls[:4]
     assert select_batch(calls[:1], BatchLimits(), now=0.0, idle_workers=2) == calls[:1]
 
 
-def test_only_calls_of_one_graph_go_together() -> None:
+def test_only_calls_of_one_graph_are_batched() -> None:
     calls = [Call(graph, texts(2), CallContext()) for graph in ("text", "match", "text")]
     assert select_batch(calls, BatchLimits(), now=0.0) == [calls[0], calls[2]]
 
 
-def test_a_call_that_brings_its_answers_runs_by_itself() -> None:
+def test_a_call_with_candidate_answers_runs_alone() -> None:
     given = np.ones((1, 3, 4), np.int64)
     calls = [Call("answer", {**texts(2), "answer_ids": given, "answer_mask": given}, CallContext()) for _ in range(3)]
     assert select_batch(calls, BatchLimits(), now=0.0) == calls[:1]
@@ -204,7 +206,7 @@ def test_merge_and_split_are_inverse() -> None:
         assert not part["attention_mask"][:, call.length :].any()
 
 
-def test_only_the_poisoned_call_fails(scheduler: Scheduler, engine: Engine, counted: Counted) -> None:
+def test_only_the_call_at_fault_fails(scheduler: Scheduler, engine: Engine, observer: RecordingObserver) -> None:
     occupy(scheduler, engine)
     futures = [scheduler.submit("text", texts(1, value=v), CallContext()) for v in (1, 2, POISON, 4, 5)]
     engine.free.set()
@@ -214,13 +216,13 @@ def test_only_the_poisoned_call_fails(scheduler: Scheduler, engine: Engine, coun
                 future.result(PATIENCE)
         else:
             assert future.result(PATIENCE)["vector"].tolist() == [[value]]
-    assert counted.failures == 1
+    assert observer.failures == 1
 
 
-def test_calls_that_meet_an_engine_that_is_away_fail_together(
-    scheduler: Scheduler, engine: Engine, counted: Counted
+def test_a_batch_is_not_bisected_if_the_engine_is_unavailable(
+    scheduler: Scheduler, engine: Engine, observer: RecordingObserver
 ) -> None:
-    """Each by itself would only wait as long again."""
+    """Each further run would take as long to fail."""
     runs = 0
 
     def away(graph: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,10 +237,10 @@ def test_calls_that_meet_an_engine_that_is_away_fail_together(
     for future in futures:
         with pytest.raises(EngineUnavailable, match="does not answer"):
             future.result(PATIENCE)
-    assert (runs, counted.failures) == (1, 4)
+    assert (runs, observer.failures) == (1, 4)
 
 
-def test_who_waits_too_long_never_reaches_the_model(scheduler: Scheduler, engine: Engine, counted: Counted) -> None:
+def test_cancelled_calls_never_run(scheduler: Scheduler, engine: Engine, observer: RecordingObserver) -> None:
     occupy(scheduler, engine)
     late = scheduler.submit("text", texts(1, value=41), CallContext(deadline=time.monotonic()))
     context = CallContext()
@@ -254,21 +256,23 @@ def test_who_waits_too_long_never_reaches_the_model(scheduler: Scheduler, engine
         gone.result(PATIENCE)
     assert kept.result(PATIENCE)["vector"].tolist() == [[44]]
     assert {int(ids.max()) for ids in engine.seen} == {1, 44}
-    assert sorted(counted.drops) == ["abandoned", "abandoned", "deadline_exceeded"]
+    assert sorted(observer.drops) == ["abandoned", "abandoned", "deadline_exceeded"]
 
 
-def test_more_than_may_wait_is_refused_at_once(scheduler: Scheduler, engine: Engine, counted: Counted) -> None:
+def test_calls_beyond_the_queue_limit_are_rejected_at_once(
+    scheduler: Scheduler, engine: Engine, observer: RecordingObserver
+) -> None:
     occupy(scheduler, engine)
     futures = [scheduler.submit("text", texts(1), CallContext()) for _ in range(6)]
     with pytest.raises(Overloaded, match="6 requests wait"):
         scheduler.submit("text", texts(1), CallContext())
-    bulk = scheduler.submit("text", texts(1), CallContext(bulk=True))  # bounded by itself
+    bulk = scheduler.submit("text", texts(1), CallContext(bulk=True))  # bulk calls are not limited
     engine.free.set()
     assert all(future.result(PATIENCE) for future in [*futures, bulk])
-    assert counted.drops == ["refused"]
+    assert observer.drops == ["refused"]
 
 
-def test_who_waits_already_may_bring_more(scheduler: Scheduler, engine: Engine) -> None:
+def test_a_request_with_waiting_calls_may_add_more(scheduler: Scheduler, engine: Engine) -> None:
     occupy(scheduler, engine)
     context = CallContext()
     futures = [scheduler.submit("text", texts(1), each) for each in (context, *(CallContext() for _ in range(5)))]
@@ -279,14 +283,14 @@ def test_who_waits_already_may_bring_more(scheduler: Scheduler, engine: Engine) 
     assert all(future.result(PATIENCE) for future in futures)
 
 
-def test_more_bytes_than_may_wait_are_refused(scheduler: Scheduler, engine: Engine) -> None:
+def test_calls_beyond_the_limit_in_bytes_are_rejected(scheduler: Scheduler, engine: Engine) -> None:
     occupy(scheduler, engine)
     with pytest.raises(Overloaded):
         scheduler.submit("text", texts(1000), CallContext())
     engine.free.set()
 
 
-def test_a_thread_that_dies_is_replaced_and_nobody_waits_for_ever(scheduler: Scheduler, engine: Engine) -> None:
+def test_a_dying_worker_fails_its_batch_and_is_replaced(scheduler: Scheduler, engine: Engine) -> None:
     occupy(scheduler, engine)
     deadly = scheduler.submit("video", texts(1, value=POISON + 1), CallContext())
     after = scheduler.submit("text", texts(1, value=3), CallContext())
@@ -298,8 +302,8 @@ def test_a_thread_that_dies_is_replaced_and_nobody_waits_for_ever(scheduler: Sch
     assert scheduler.is_alive
 
 
-class Turnstile:
-    """An engine in which every run waits until it is let through, and that knows what is inside."""
+class BlockingEngine:
+    """An engine in which every run waits until it is released."""
 
     def __init__(self) -> None:
         self.inside: list[str] = []
@@ -315,49 +319,49 @@ class Turnstile:
         return {"vector": inputs["input_ids"].astype(np.float32)}
 
     def holds(self, *graphs: str) -> bool:
-        """Whether exactly these runs are inside, as soon as they are."""
+        """Wait until exactly these graphs are running."""
         with self.changed:
             return self.changed.wait_for(lambda: sorted(self.inside) == sorted(graphs), PATIENCE)
 
-    def let_all_through(self) -> None:
+    def release(self) -> None:
         with self.changed:
             self.open = True
             self.changed.notify_all()
 
 
-def test_lanes_that_come_later_run_at_the_same_time_too(counted: Counted) -> None:
-    """A service does not know where its graphs run before the first model is loaded."""
-    turnstile = Turnstile()
-    scheduler = Scheduler(turnstile, counted)
+def test_workers_can_be_added(observer: RecordingObserver) -> None:
+    """A service knows the devices of its graphs only after a model is loaded."""
+    blocking = BlockingEngine()
+    scheduler = Scheduler(blocking, observer)
     scheduler.add_workers(2)
-    scheduler.add_workers(1)  # of a model on a GPU: the other one keeps its lanes
+    scheduler.add_workers(1)  # the number never decreases
     assert scheduler.workers == 2
     bulk = [scheduler.submit("video", texts(1), CallContext(bulk=True)) for _ in range(2)]
-    assert turnstile.holds("video")
+    assert blocking.holds("video")
     search = scheduler.submit("text", texts(1), CallContext())
-    assert turnstile.holds("text", "video")
-    turnstile.let_all_through()
+    assert blocking.holds("text", "video")
+    blocking.release()
     assert all(future.result(PATIENCE) for future in [*bulk, search])
     scheduler.close()
     scheduler.add_workers(3)  # a model that is ready as the service stops
     assert not scheduler.is_alive
 
 
-def test_lanes_run_at_the_same_time_and_bulk_never_has_the_first(counted: Counted) -> None:
-    turnstile = Turnstile()
-    scheduler = Scheduler(turnstile, counted, workers=2)
+def test_the_first_of_several_workers_runs_no_bulk_calls(observer: RecordingObserver) -> None:
+    blocking = BlockingEngine()
+    scheduler = Scheduler(blocking, observer, workers=2)
     bulk = [scheduler.submit("video", texts(1), CallContext(bulk=True)) for _ in range(3)]
-    assert turnstile.holds("video")
+    assert blocking.holds("video")
     search = scheduler.submit("text", texts(1), CallContext())
-    assert turnstile.holds("text", "video")
-    turnstile.let_all_through()
+    assert blocking.holds("text", "video")
+    blocking.release()
     assert all(future.result(PATIENCE) for future in [*bulk, search])
     scheduler.close()
     assert not scheduler.is_alive
 
 
-def test_a_lane_that_dies_leaves_the_other_at_work_and_is_replaced(engine: Engine, counted: Counted) -> None:
-    scheduler = Scheduler(engine, counted, workers=2)
+def test_a_dying_worker_does_not_stop_the_others(engine: Engine, observer: RecordingObserver) -> None:
+    scheduler = Scheduler(engine, observer, workers=2)
     for _ in range(4):
         deadly = scheduler.submit("text", texts(1, value=POISON + 1), CallContext(bulk=True))
         with pytest.raises(EngineError, match="worker died"):
@@ -368,8 +372,8 @@ def test_a_lane_that_dies_leaves_the_other_at_work_and_is_replaced(engine: Engin
     scheduler.close()
 
 
-def test_closing_runs_what_waits_and_takes_nothing_more(engine: Engine, counted: Counted) -> None:
-    scheduler = Scheduler(engine, counted)
+def test_close_runs_waiting_calls_and_rejects_new_ones(engine: Engine, observer: RecordingObserver) -> None:
+    scheduler = Scheduler(engine, observer)
     occupy(scheduler, engine)
     waiting = scheduler.submit("text", texts(1, value=8), CallContext())
     with ThreadPoolExecutor(1) as threads:

@@ -13,7 +13,7 @@ from tests.waiting import wait_for
 from vitascope.model import Model
 
 
-def test_a_file_outside_the_allowed_folders_is_found_and_not_read_and_the_answer_names_the_setting(
+def test_files_outside_the_allowed_folders_are_listed_and_not_read(
     running: Running, collection: str, files: Path, small_model: Model
 ) -> None:
     """As `vitascope index` puts it into a collection that a service opens later."""
@@ -33,7 +33,7 @@ def test_a_file_outside_the_allowed_folders_is_found_and_not_read_and_the_answer
         assert str(files) not in problem["detail"]
 
 
-def test_a_link_out_of_the_media_folder_of_a_collection_shows_nothing(
+def test_links_out_of_the_media_folder_are_not_followed(
     running: Running, collection: str, files: Path, tmp_path: Path
 ) -> None:
     with (files / "red.mp4").open("rb") as file:
@@ -50,7 +50,7 @@ def test_a_link_out_of_the_media_folder_of_a_collection_shows_nothing(
 @pytest.mark.parametrize(
     "headers", [{}, {"Range": "bytes=0-9"}, {"Range": "bytes=0-9,20-29"}, {"Range": "bytes=99999999-"}]
 )
-def test_no_file_stays_open_after_an_answer(running: Running, palette: str, headers: dict[str, str]) -> None:
+def test_no_file_stays_open_after_a_response(running: Running, palette: str, headers: dict[str, str]) -> None:
     media = running.service.collection(palette).media.folder
     address = f"/v1/collections/{palette}/videos/1"
     for method in ("GET", "HEAD"):

@@ -20,7 +20,7 @@ def search(running: Running, collection: str, **body: object) -> list[JSON]:
     return results
 
 
-def test_a_sentence_finds_the_clip_and_where_to_play_it(running: Running, palette: str) -> None:
+def test_a_text_finds_the_clip_and_its_media_url(running: Running, palette: str) -> None:
     best = search(running, palette, text="a green thing")[0]
     assert best["video"]["title"] == "green"
     assert (best["start"], best["end"]) == (0.0, 2.0)
@@ -70,15 +70,13 @@ def test_grouping_shows_each_video_once(running: Running, collection: str, tmp_p
         ({"text": "a", "filter": {"a": []}}, "invalid_filter", "a"),
     ],
 )
-def test_a_search_that_cannot_be_done_says_why(
-    running: Running, palette: str, body: JSON, code: str, word: str
-) -> None:
+def test_invalid_searches_are_rejected(running: Running, palette: str, body: JSON, code: str, word: str) -> None:
     answer = running.client.post(f"/v1/collections/{palette}/search", json=body)
     assert word in problem_of(answer, 422, code)["detail"]
     assert search(running, palette, text="a red thing")
 
 
-def test_captions_are_scored_in_their_order_each_score_by_its_name(running: Running, palette: str) -> None:
+def test_captions_are_scored_in_their_order(running: Running, palette: str) -> None:
     red = search(running, palette, text="a red thing")[0]["video"]
     body = {"collection": palette, "video_id": red["id"], "captions": ["a blue thing", "a red thing"]}
     answer = running.client.post("/v1/caption-scores", json=body).json()
@@ -99,7 +97,7 @@ def test_clipscore_has_no_negative_values(running: Running, palette: str) -> Non
     assert all(s["clipscore"] == max(0.0, 2.5 * s["similarity"]) for s in scores)
 
 
-def test_an_uploaded_file_is_scored_and_not_kept(running: Running, files: Path) -> None:
+def test_an_uploaded_file_is_scored_and_not_stored(running: Running, files: Path) -> None:
     with (files / "blue.mp4").open("rb") as file:
         answer = running.client.post(
             "/v1/caption-scores", files={"file": ("b.mp4", file)}, data={"captions": ["a red thing", "a blue thing"]}
@@ -125,7 +123,7 @@ def test_a_question_is_answered_with_probabilities(running: Running, palette: st
     assert uploaded["video"] is None
 
 
-def test_a_part_of_a_video_is_looked_at_alone(running: Running, collection: str, tmp_path: Path) -> None:
+def test_a_span_of_a_video_is_scored_alone(running: Running, collection: str, tmp_path: Path) -> None:
     frames = [solid(color) for color in ((220, 10, 10), (10, 10, 220))]
     path = write_animation(tmp_path / "two.webp", frames, [4000, 4000])
     answer = running.client.post(f"/v1/collections/{collection}/videos", files={"file": (path.name, path.read_bytes())})
@@ -153,7 +151,7 @@ def test_a_part_of_a_video_is_looked_at_alone(running: Running, collection: str,
         ({"captions": ["a"], "video_id": 1}, "validation_failed"),
     ],
 )
-def test_captions_that_cannot_be_scored(running: Running, palette: str, fields: JSON, code: str) -> None:
+def test_invalid_captions_are_rejected(running: Running, palette: str, fields: JSON, code: str) -> None:
     body = {"collection": palette, "video_id": "1", **fields}
     detail = problem_of(running.client.post("/v1/caption-scores", json=body), 422, code)["detail"]
     if code == "invalid_text":
@@ -170,18 +168,18 @@ def test_captions_that_cannot_be_scored(running: Running, palette: str, fields: 
         ({}, "validation_failed"),
     ],
 )
-def test_questions_that_cannot_be_answered(running: Running, palette: str, fields: JSON, code: str) -> None:
+def test_invalid_questions_are_rejected(running: Running, palette: str, fields: JSON, code: str) -> None:
     body = {"collection": palette, "video_id": "1", **fields}
     problem_of(running.client.post("/v1/answers", json=body), 422, code)
 
 
-def test_a_body_of_another_type_is_refused(running: Running) -> None:
+def test_a_body_of_another_type_is_rejected(running: Running) -> None:
     for route in ("/v1/caption-scores", "/v1/answers"):
         answer = running.client.post(route, content=b"a", headers={"content-type": "text/plain"})
         assert "application/json" in problem_of(answer, 415, "content_type_unsupported")["detail"]
 
 
-def test_a_bundle_that_only_retrieves_says_what_it_cannot_do(tmp_path: Path, files: Path) -> None:
+def test_a_missing_task_of_a_bundle_is_named(tmp_path: Path, files: Path) -> None:
     bundle = make_small_bundle(tmp_path / "bundle", tasks=["retrieval"])
     with serving(settings_for(bundle, tmp_path / "data")) as running:
         client = running.client
@@ -198,7 +196,7 @@ def test_a_bundle_that_only_retrieves_says_what_it_cannot_do(tmp_path: Path, fil
         problem_of(client.post("/v1/answers", json={**about, "question": "what is it?"}), 409, "task_missing")
 
 
-def test_the_model_says_what_it_is(running: Running, small_bundle: Path) -> None:
+def test_the_model_is_described(running: Running, small_bundle: Path) -> None:
     model = running.client.get("/v1/models").json()["models"][0]
     assert model["name"] == "small-colours"
     assert model["tasks"] == ["retrieval", "matching", "answering"]
@@ -207,7 +205,7 @@ def test_the_model_says_what_it_is(running: Running, small_bundle: Path) -> None
     assert model["model_card"] == (small_bundle / "MODEL_CARD.md").read_text()
 
 
-def test_references_and_frames_bring_their_scores(running: Running, palette: str, files: Path) -> None:
+def test_references_and_frames_add_scores(running: Running, palette: str, files: Path) -> None:
     options = {"captions": ["a red ball", "a blue ball"], "references": ["a red thing", "a cat"], "frames": 3}
     body = {"collection": palette, "video_id": "1", **options}
     stored = running.client.post("/v1/caption-scores", json=body).json()["scores"]
@@ -225,7 +223,7 @@ def test_references_and_frames_bring_their_scores(running: Running, palette: str
     assert uploaded["scores"] == stored
 
 
-def test_without_references_and_frames_their_scores_are_null(running: Running, palette: str) -> None:
+def test_scores_without_references_and_frames_are_null(running: Running, palette: str) -> None:
     body = {"collection": palette, "video_id": "1", "captions": ["a red ball"]}
     score = running.client.post("/v1/caption-scores", json=body).json()["scores"][0]
     assert (score["reference_similarity"], score["refclipscore"], score["emscore"]) == (None, None, None)
@@ -245,7 +243,7 @@ def test_references_and_frames_have_limits(running: Running, palette: str, field
     assert word in problem_of(running.client.post("/v1/caption-scores", json=body), 422, code)["detail"]
 
 
-def test_a_bundle_that_only_matches_leaves_the_other_scores_null(tmp_path: Path, files: Path) -> None:
+def test_scores_of_missing_tasks_are_null(tmp_path: Path, files: Path) -> None:
     bundle = make_small_bundle(tmp_path / "bundle", tasks=["matching"])
     with serving(settings_for(bundle, tmp_path / "data")) as running:
         fields = {"captions": ["a red ball"], "references": ["a red thing"], "frames": "2"}
@@ -257,7 +255,7 @@ def test_a_bundle_that_only_matches_leaves_the_other_scores_null(tmp_path: Path,
         assert set(score.values()) == {None}
 
 
-def test_a_bundle_without_vectors_answers_in_any_words_and_fills_no_collection(tmp_path: Path, files: Path) -> None:
+def test_a_bundle_without_embeddings_answers_and_has_no_collections(tmp_path: Path, files: Path) -> None:
     bundle = make_small_bundle(tmp_path / "bundle", tasks=["answering"], answers=None, reads_answers=True)
     with serving(settings_for(bundle, tmp_path / "data")) as running:
         client, red = running.client, {"file": ("red.mp4", (files / "red.mp4").read_bytes())}
@@ -272,7 +270,7 @@ def test_a_bundle_without_vectors_answers_in_any_words_and_fills_no_collection(t
         assert (model["tasks"], model["vector_width"], model["answers"]) == (["answering"], 0, 0)
 
 
-def test_a_question_is_answered_among_candidates(running: Running, palette: str, files: Path) -> None:
+def test_a_question_is_answered_from_candidates(running: Running, palette: str, files: Path) -> None:
     body = {
         "collection": palette,
         "video_id": "2",
@@ -289,7 +287,7 @@ def test_a_question_is_answered_among_candidates(running: Running, palette: str,
     assert uploaded["answers"] == answer["answers"]
 
 
-def test_the_model_abstains_where_it_is_not_sure_enough(running: Running, palette: str) -> None:
+def test_the_model_abstains_below_a_probability(running: Running, palette: str) -> None:
     about = {"collection": palette, "video_id": "2", "question": "what color is it?", "candidates": ["red", "blue"]}
     unsure = running.client.post("/v1/answers", json={**about, "abstain_below": 0.99}).json()
     assert (unsure["answer"], unsure["abstained"]) == (None, True)
@@ -308,14 +306,12 @@ def test_the_model_abstains_where_it_is_not_sure_enough(running: Running, palett
         ({"abstain_below": 1.5}, "validation_failed", "abstain_below"),
     ],
 )
-def test_candidates_that_cannot_be_chosen_from(
-    running: Running, palette: str, fields: JSON, code: str, word: str
-) -> None:
+def test_invalid_candidates_are_rejected(running: Running, palette: str, fields: JSON, code: str, word: str) -> None:
     body = {"collection": palette, "video_id": "1", "question": "what is it?", **fields}
     assert word in problem_of(running.client.post("/v1/answers", json=body), 422, code)["detail"]
 
 
-def test_what_takes_time_is_measured(running: Running, palette: str) -> None:
+def test_stages_are_measured(running: Running, palette: str) -> None:
     body = {"collection": palette, "video_id": "1", "captions": ["a red ball"]}
     assert running.client.post("/v1/caption-scores", json=body).status_code == 200
     counted = running.client.get("/metrics").text

@@ -83,7 +83,7 @@ def files_of(running: Running, collection: str) -> list[Path]:
     return [file for folder in folders for file in folder.rglob("*") if file.is_file()]
 
 
-def test_a_film_longer_than_a_request_becomes_the_same_video_by_a_job(
+def test_a_long_upload_continues_as_a_job_and_becomes_the_same_video(
     running: Running, collection: str, film: Path, stuck: Callable[[], None]
 ) -> None:
     client = running.client
@@ -125,7 +125,7 @@ def test_a_film_longer_than_a_request_becomes_the_same_video_by_a_job(
 
 
 @pytest.mark.parametrize("headers", [{}, {"Prefer": f"wait={PATIENCE:.0f}, Respond-Async"}])
-def test_an_upload_that_is_done_in_time_is_answered_with_the_video_of_its_job(
+def test_a_short_upload_is_answered_with_the_video_of_its_job(
     running: Running, collection: str, files: Path, headers: dict[str, str]
 ) -> None:
     answer = send(running, collection, files / "red.mp4", headers)
@@ -140,7 +140,7 @@ def test_an_upload_that_is_done_in_time_is_answered_with_the_video_of_its_job(
     assert len(running.client.get(f"/v1/collections/{collection}/jobs").json()["jobs"]) == 1
 
 
-def test_an_upload_that_cannot_be_decoded_is_refused_and_its_job_says_why(
+def test_a_corrupt_upload_is_rejected_and_its_job_has_the_reason(
     running: Running, collection: str, tmp_path: Path
 ) -> None:
     half = write_truncated(write_counter_video(tmp_path / "whole.mkv", 250, gop=1), tmp_path / "half.mkv", 0.3)
@@ -152,7 +152,7 @@ def test_an_upload_that_cannot_be_decoded_is_refused_and_its_job_says_why(
     assert files_of(running, collection) == []
 
 
-def test_what_is_no_video_is_refused_before_there_is_a_job(running: Running, collection: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_video_is_rejected_without_a_job(running: Running, collection: str, tmp_path: Path) -> None:
     letter = tmp_path / "letter.mp4"
     letter.write_text("Dear reader, this is no video.")
     problem = problem_of(send(running, collection, letter, ASYNC), 415, "media_unsupported")
@@ -165,7 +165,7 @@ def test_what_is_no_video_is_refused_before_there_is_a_job(running: Running, col
     assert files_of(running, collection) == []
 
 
-def test_a_film_that_fails_is_named_as_its_sender_knows_it_and_does_not_stay(
+def test_a_failed_upload_keeps_its_name_in_errors_and_its_file_is_removed(
     running: Running, collection: str, tmp_path: Path
 ) -> None:
     whole = write_counter_video(tmp_path / "whole.mkv", 250, gop=1)
@@ -179,7 +179,7 @@ def test_a_film_that_fails_is_named_as_its_sender_knows_it_and_does_not_stay(
     assert "upload it again: Holiday film.avi" in problem["detail"]
 
 
-def test_a_film_stays_as_long_as_its_job_may_go_on(
+def test_the_file_of_an_upload_stays_until_its_job_ends(
     running: Running, collection: str, film: Path, held: Callable[[], None]
 ) -> None:
     client = running.client
@@ -196,7 +196,7 @@ def test_a_film_stays_as_long_as_its_job_may_go_on(
     assert (item["state"], len(files_of(running, collection))) == ("succeeded", 1)
 
 
-def test_an_upload_waits_for_no_folder(
+def test_uploads_do_not_wait_for_folder_jobs(
     running: Running, collection: str, incoming: Path, film: Path, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, going, seen = running.client, threading.Event(), threading.Event()
@@ -221,7 +221,7 @@ def test_an_upload_waits_for_no_folder(
     wait_for(lambda: client.get(folder).json()["state"] == "succeeded")
 
 
-def test_the_same_film_twice_is_one_video_with_one_file(
+def test_the_same_content_by_two_jobs_is_one_video_with_one_file(
     running: Running, collection: str, film: Path, held: Callable[[], None]
 ) -> None:
     headers = {**ASYNC, "Idempotency-Key": f"{collection}-once"}
@@ -239,7 +239,7 @@ def test_the_same_film_twice_is_one_video_with_one_file(
 
 
 @only_by_chaos
-def test_a_long_film_goes_on_after_a_kill_in_its_middle(small_bundle: Path, tmp_path: Path, film: Path) -> None:
+def test_a_long_upload_continues_after_a_kill(small_bundle: Path, tmp_path: Path, film: Path) -> None:
     """As test_kill.py does with pictures, here between the clips of one film."""
     settings = settings_for(small_bundle, tmp_path / "data")
     with process(settings, "tests.service.stalling", "2") as (client, server):
@@ -260,7 +260,7 @@ def test_a_long_film_goes_on_after_a_kill_in_its_middle(small_bundle: Path, tmp_
     assert list(data.glob("uploads/*")) == []
 
 
-def test_the_client_and_the_command_wait_for_a_long_film_as_for_any_other(
+def test_the_client_and_the_command_wait_for_the_jobs_of_uploads(
     running: Running,
     collection: str,
     film: Path,
@@ -309,5 +309,5 @@ def test_the_client_and_the_command_wait_for_a_long_film_as_for_any_other(
         (["", ",,", '"', "respond-async"], 0.0),
     ],
 )
-def test_a_preference_is_read_as_the_rfc_says(headers: list[str], seconds: float | None) -> None:
+def test_the_prefer_header_is_parsed(headers: list[str], seconds: float | None) -> None:
     assert async_wait_seconds(headers) == seconds

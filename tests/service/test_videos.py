@@ -28,9 +28,7 @@ def stored_file(running: Running, collection: str, content_sha256: str) -> Path:
     return file
 
 
-def test_an_upload_is_kept_by_its_content_and_found_where_the_answer_says(
-    running: Running, collection: str, files: Path
-) -> None:
+def test_an_upload_is_stored_and_listed(running: Running, collection: str, files: Path) -> None:
     data = (files / "red.mp4").read_bytes()
     answer = upload(running, collection, "a/b\\Red one.MOV", data, metadata='{"year": 2024, "wild": true}')
     assert answer.status_code == 201
@@ -88,7 +86,7 @@ def test_the_same_content_at_once_is_one_video(running: Running, collection: str
         ({"segmentation": '{"rule": "windows", "length": 5, "overlap": 4.9}'}, "segmentation.windows"),
     ],
 )
-def test_a_form_field_that_is_wrong_is_named(
+def test_invalid_form_fields_are_named(
     running: Running, collection: str, files: Path, fields: dict[str, str], field: str
 ) -> None:
     answer = upload(running, collection, "red.mp4", (files / "red.mp4").read_bytes(), **fields)
@@ -97,7 +95,7 @@ def test_a_form_field_that_is_wrong_is_named(
     assert running.client.get(f"/v1/collections/{collection}").json()["videos"] == 0
 
 
-def test_metadata_that_cannot_be_stored_is_refused(running: Running, collection: str, files: Path) -> None:
+def test_invalid_metadata_is_rejected(running: Running, collection: str, files: Path) -> None:
     data = (files / "red.mp4").read_bytes()
     for metadata in (
         '{"title": "reserved"}',
@@ -150,7 +148,7 @@ def test_metadata_that_cannot_be_stored_is_refused(running: Running, collection:
         ),
     ],
 )
-def test_a_body_that_is_no_upload_is_refused(
+def test_a_body_that_is_no_upload_is_rejected(
     running: Running, collection: str, content_type: str, body: bytes, status: int, code: str
 ) -> None:
     answer = running.client.post(
@@ -160,7 +158,7 @@ def test_a_body_that_is_no_upload_is_refused(
     assert list(running.service.media.uploads.iterdir()) == []
 
 
-def test_a_second_file_or_a_repeated_field_is_refused(running: Running, collection: str, files: Path) -> None:
+def test_a_second_file_or_a_repeated_field_is_rejected(running: Running, collection: str, files: Path) -> None:
     data = (files / "red.mp4").read_bytes()
     path = f"/v1/collections/{collection}/videos"
     twice = running.client.post(path, files=[("file", ("a.mp4", data)), ("file", ("b.mp4", data))])
@@ -169,7 +167,7 @@ def test_a_second_file_or_a_repeated_field_is_refused(running: Running, collecti
     assert problem_of(repeated, 422, "validation_failed")["errors"][0]["field"] == "title"
 
 
-def test_an_upload_too_large_is_refused_by_header_and_by_what_comes(running: Running, collection: str) -> None:
+def test_a_large_upload_is_rejected_by_its_header_and_while_it_is_received(running: Running, collection: str) -> None:
     limit = running.settings.max_upload_bytes
     by_header = upload(running, collection, "large.mp4", b"\0" * (limit + 2_000_000))
     assert "Content-Length" in problem_of(by_header, 413, "payload_too_large")["detail"]
@@ -181,7 +179,7 @@ def test_an_upload_too_large_is_refused_by_header_and_by_what_comes(running: Run
     assert list(running.service.media.uploads.iterdir()) == []
 
 
-def test_videos_are_listed_in_pages_without_gap_or_repetition(running: Running, colors: str) -> None:
+def test_pages_of_videos_have_no_gaps_or_repetitions(running: Running, colors: str) -> None:
     path = f"/v1/collections/{colors}/videos"
     first = running.client.get(path).json()
     assert [v["title"] for v in first["videos"]] == ["red", "green"]  # the page size of these tests is 2
@@ -195,7 +193,7 @@ def test_videos_are_listed_in_pages_without_gap_or_repetition(running: Running, 
     assert running.client.get(path, params={"cursor": first["next_cursor"]}).json() == second
 
 
-def test_a_list_is_filtered(running: Running, palette: str) -> None:
+def test_videos_are_filtered(running: Running, palette: str) -> None:
     path = f"/v1/collections/{palette}/videos"
     found = running.client.get(path, params={"filter": '{"number": {"gte": 1}}'}).json()
     assert [v["title"] for v in found["videos"]] == ["green", "blue"]
@@ -204,13 +202,13 @@ def test_a_list_is_filtered(running: Running, palette: str) -> None:
 
 
 @pytest.mark.parametrize("cursor", ["x", "eyJhZnRlciI6", "bnVsbA", "eyJhZnRlciI6ICJhIn0", "é", "e30"])
-def test_a_cursor_that_was_not_given_out_is_refused(running: Running, collection: str, cursor: str) -> None:
+def test_an_invalid_cursor_is_rejected(running: Running, collection: str, cursor: str) -> None:
     for what in ("videos", "jobs"):
         answer = running.client.get(f"/v1/collections/{collection}/{what}", params={"cursor": cursor})
         problem_of(answer, 400, "bad_request")
 
 
-def test_a_page_beyond_the_limit_is_refused(running: Running, collection: str) -> None:
+def test_a_page_size_beyond_the_limit_is_rejected(running: Running, collection: str) -> None:
     path = f"/v1/collections/{collection}/videos"
     problem_of(running.client.get(path, params={"limit": 0}), 422, "validation_failed")
     assert "200" in problem_of(running.client.get(path, params={"limit": 201}), 422, "invalid_input")["detail"]
@@ -235,7 +233,7 @@ def test_a_deleted_video_is_gone_with_its_file(running: Running, colors: str) ->
     assert {r["video"]["title"] for r in found} == {"green", "blue"}
 
 
-def test_an_upload_is_cut_as_asked_and_each_clip_has_its_own_picture(
+def test_an_upload_is_segmented_and_each_clip_has_a_thumbnail(
     running: Running, collection: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = [solid(color) for color in ((220, 10, 10), (10, 200, 10), (10, 10, 220)) for _ in range(10)]
@@ -252,7 +250,7 @@ def test_an_upload_is_cut_as_asked_and_each_clip_has_its_own_picture(
         assert int(pixels.mean(axis=(0, 1)).argmax()) == channel
 
 
-def test_an_upload_says_how_its_subtitles_were_used(running: Running, collection: str, tmp_path: Path) -> None:
+def test_notes_of_an_upload_describe_its_subtitles(running: Running, collection: str, tmp_path: Path) -> None:
     late = [("mov_text", "eng", [(0.0, 1.0, "A red thing."), (5.0, 6.0, "Too late.")])]
     data = write_subtitled_video(tmp_path / "a.mp4", [solid((220, 10, 10))] * 20, late).read_bytes()
     video = upload(running, collection, "mine.mp4", data, segmentation='{"rule": "subtitles"}').json()
@@ -263,14 +261,14 @@ def test_an_upload_says_how_its_subtitles_were_used(running: Running, collection
     assert video["notes"] == ["no subtitles; cut into windows of 8 s"]
 
 
-def test_a_segmentation_that_does_not_fit_together_is_refused(running: Running, collection: str, files: Path) -> None:
+def test_a_contradictory_segmentation_is_rejected(running: Running, collection: str, files: Path) -> None:
     data = (files / "red.mp4").read_bytes()
     for asked in ('{"rule": "shots", "shortest": 9, "longest": 10}', '{"rule": "windows", "language": "English!"}'):
         problem_of(upload(running, collection, "red.mp4", data, segmentation=asked), 422, "invalid_input")
     assert running.client.get(f"/v1/collections/{collection}").json()["videos"] == 0
 
 
-def test_media_comes_whole_and_in_ranges(running: Running, palette: str, files: Path) -> None:
+def test_media_supports_range_requests(running: Running, palette: str, files: Path) -> None:
     data = (files / "red.mp4").read_bytes()
     path = running.client.get(f"/v1/collections/{palette}/videos").json()["videos"][0]["media_url"]
     whole = running.client.get(path)
@@ -295,9 +293,7 @@ def test_an_impossible_range_is_a_problem(running: Running, palette: str, files:
     problem_of(running.client.get(path, headers={"range": "lines=1-2"}), 400, "bad_request")
 
 
-def test_a_file_that_is_gone_is_said_to_be_and_comes_back_by_another_upload(
-    running: Running, colors: str, files: Path
-) -> None:
+def test_a_missing_file_is_reported_and_restored_by_another_upload(running: Running, colors: str, files: Path) -> None:
     red = running.client.get(f"/v1/collections/{colors}/videos").json()["videos"][0]
     stored_file(running, colors, red["content_sha256"]).unlink()
     problem_of(running.client.get(red["media_url"]), 404, "media_missing")
@@ -326,7 +322,7 @@ def test_a_thumbnail_is_the_frame_at_that_second(running: Running, collection: s
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "webp"])
-def test_a_picture_is_a_video_that_stands_still(running: Running, collection: str, tmp_path: Path, suffix: str) -> None:
+def test_a_picture_is_a_video_of_one_frame(running: Running, collection: str, tmp_path: Path, suffix: str) -> None:
     path = write_picture(tmp_path / f"red.{suffix}", solid((220, 10, 10)))
     video = upload(running, collection, path.name, path.read_bytes()).json()
     assert (video["duration"], video["clips"]) == (0.0, 1)

@@ -135,7 +135,7 @@ def test_many_clips_are_more_than_one_batch(small_model: Model, tmp_path: Path) 
     assert np.abs(vectors @ vectors[0] - 1).max() < 1e-4
 
 
-def test_a_picture_is_a_video_that_stands_still(small_model: Model, tmp_path: Path) -> None:
+def test_a_picture_is_a_video_of_one_frame(small_model: Model, tmp_path: Path) -> None:
     picture = small_model.embed_file(write_picture(tmp_path / "p.png", solid((255, 255, 0))))
     video = small_model.embed_file(write_color_video(tmp_path / "v.mp4", (255, 255, 0)))
     assert picture.vectors.shape == (1, 16)

@@ -17,7 +17,7 @@ from vitascope.errors import EngineError
 from vitascope.model import Model
 
 
-def test_a_damaged_bundle_is_refused_and_the_others_serve_on(several: Running, root: Path) -> None:
+def test_a_damaged_bundle_is_rejected_and_others_are_unaffected(several: Running, root: Path) -> None:
     client, record = several.client, several.settings.data_dir / "models.json"
     before = listed(client)
     damaged = Path(shutil.copytree(root / "second", root / "damaged"))
@@ -33,7 +33,7 @@ def test_a_damaged_bundle_is_refused_and_the_others_serve_on(several: Running, r
     assert embedded(client)["data"]
 
 
-def test_a_graph_that_does_not_fit_is_told_and_can_be_mended(several: Running, root: Path) -> None:
+def test_an_invalid_graph_is_reported_and_can_be_replaced(several: Running, root: Path) -> None:
     """Every checksum is right, so that it is found out where the graph is loaded."""
     client = several.client
     folder = make_small_bundle(root / "unfit", seed=9)
@@ -71,7 +71,7 @@ def test_only_bundles_below_the_root_can_be_added(several: Running, root: Path, 
     assert client.post("/v1/models", json={"folder": str(small_bundle)}).status_code == 200
 
 
-def test_so_many_models_and_no_more(several: Running, second: str, root: Path) -> None:
+def test_a_model_beyond_the_limit_is_rejected(several: Running, second: str, root: Path) -> None:
     third = added(several.client, "third")
     make_small_bundle(root / "fourth", seed=11)
     answer = several.client.post("/v1/models", json={"folder": "fourth"})
@@ -81,7 +81,7 @@ def test_so_many_models_and_no_more(several: Running, second: str, root: Path) -
     assert several.client.delete(f"/v1/models/{third}").status_code == 204
 
 
-def test_a_model_that_takes_long_to_load_holds_up_nobody(several: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_a_model_blocks_no_request(several: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     client, go = several.client, threading.Event()
     warm = Model.warm
 
@@ -111,7 +111,7 @@ def test_a_model_that_takes_long_to_load_holds_up_nobody(several: Running, monke
     assert client.delete(f"/v1/models/{fingerprint}").status_code == 204
 
 
-def test_a_model_that_cannot_be_written_down_does_not_serve(several: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_cannot_be_stored_fails(several: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would be gone after a restart, and whoever fills a collection by it must be able to trust that it is not."""
 
     def full(*args: object) -> None:
@@ -131,7 +131,7 @@ def test_a_model_that_cannot_be_written_down_does_not_serve(several: Running, mo
     assert client.delete(f"/v1/models/{fingerprint}").status_code == 204
 
 
-def test_an_engine_that_fails_is_told_without_what_only_the_log_should_know(
+def test_the_reason_of_a_failed_engine_is_in_the_log_only(
     several: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(model: Model) -> None:

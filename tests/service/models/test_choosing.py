@@ -40,7 +40,7 @@ def test_requests_name_a_model_by_fingerprint_name_or_version(several: Running, 
         problem_of(client.post("/v1/answers", files={"file": file}, data=fields), 404, "model_not_found")
 
 
-def test_a_collection_is_served_by_the_model_that_fills_it(several: Running, second: str, files: Path) -> None:
+def test_a_collection_uses_its_own_model(several: Running, second: str, files: Path) -> None:
     client = several.client
     made = client.post("/v1/collections", json={"name": "other", "model": "small-colours@2"}).json()
     assert (made["fingerprint"], made["bundle"], made["model_loaded"]) == (second, "small-colours 2", True)
@@ -103,7 +103,7 @@ def test_jobs_wait_for_a_model_that_was_removed(several: Running, second: str, f
     client.delete("/v1/collections/waiting")
 
 
-def test_a_collection_is_embedded_again_by_a_model_of_choice(several: Running, second: str, files: Path) -> None:
+def test_a_collection_is_embedded_again_with_a_named_model(several: Running, second: str, files: Path) -> None:
     client = several.client
     client.post("/v1/collections", json={"name": "moving"})
     fill(several, "moving", files)
@@ -118,7 +118,7 @@ def test_a_collection_is_embedded_again_by_a_model_of_choice(several: Running, s
     client.delete("/v1/collections/moving")
 
 
-def test_the_command_lists_adds_chooses_and_removes(
+def test_the_command_lists_adds_selects_and_removes_models(
     several: Running, small_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server = ["--server", str(several.client.base_url)]
@@ -141,7 +141,7 @@ def test_the_command_lists_adds_chooses_and_removes(
     assert "small-colours" in capsys.readouterr().out
 
 
-def test_commands_at_a_service_name_a_model(
+def test_commands_with_a_server_accept_a_model(
     several: Running, second: str, files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     at = ["--model", "small-colours@2", "--server", str(several.client.base_url)]

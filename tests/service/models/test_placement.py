@@ -16,7 +16,7 @@ from vitascope.engines.onnx_runtime import Placement
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
-def test_where_each_graph_runs_and_why_it_is_not_the_gpu(
+def test_placements_of_graphs_are_reported(
     small_bundle: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -45,7 +45,7 @@ def test_where_each_graph_runs_and_why_it_is_not_the_gpu(
     assert "no NVIDIA driver is installed: libnone.so.1" in caplog.text
 
 
-def test_a_gpu_has_one_lane_and_each_core_one() -> None:
+def test_a_gpu_has_one_worker_and_a_cpu_one_per_core() -> None:
     on_gpu, on_cpu = Placement("onnxruntime 1.31.1", "cuda"), Placement("onnxruntime 1.31.1", "cpu")
     assert default_workers([on_gpu, Placement("tensorrt 10.15.1", "tensorrt")], threads=8) == 1
     assert default_workers([on_cpu], threads=3) == 3

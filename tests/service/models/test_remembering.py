@@ -17,7 +17,7 @@ from tests.waiting import wait_for
 from vitascope.errors import StorageError
 
 
-def test_what_was_added_and_chosen_is_so_after_a_restart(small_bundle: Path, tmp_path: Path, files: Path) -> None:
+def test_added_models_and_the_default_survive_a_restart(small_bundle: Path, tmp_path: Path, files: Path) -> None:
     root = tmp_path / "bundles"
     second = make_small_bundle(root / "second", seed=7, width=24, version="2")
     make_small_bundle(root / "third", seed=8, width=32, version="3")
@@ -55,7 +55,7 @@ def test_what_was_added_and_chosen_is_so_after_a_restart(small_bundle: Path, tmp
 
 
 @pytest.mark.parametrize("content", ['{"added": [', '{"record_version": 2}', "[]", ""])
-def test_a_record_that_cannot_be_read_is_named_and_kept(small_bundle: Path, tmp_path: Path, content: str) -> None:
+def test_an_unreadable_state_file_is_named_and_kept(small_bundle: Path, tmp_path: Path, content: str) -> None:
     """To start without it would be to forget models that collections need."""
     (tmp_path / "models.json").write_text(content)
     with pytest.raises(StorageError, match=r"models\.json.*remove it to start"):

@@ -27,7 +27,7 @@ SWAPS = rounds(12, 500)
 DEFAULT_BUNDLE = ROOT / "bundles" / "hd-vila-tiny"
 
 
-def test_the_default_is_swapped_under_load_and_no_request_fails(
+def test_the_default_changes_under_load_without_failed_requests(
     small_bundle: Path, tmp_path: Path, files: Path
 ) -> None:
     """Two models of different shapes. Every vector is of the model that the answer names, whatever happens beside.
@@ -96,9 +96,7 @@ def hold(engine: Engine) -> tuple[threading.Event, threading.Event]:
     return began, go
 
 
-def test_who_is_served_when_a_model_is_removed_is_served_to_the_end(
-    several: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_requests_in_progress_finish_with_a_removed_model(several: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     client = several.client
     default = client.get("/v1/models").json()["models"][0]["fingerprint"]
     refused = client.delete(f"/v1/models/{default}", params={"force": True})
@@ -132,9 +130,7 @@ def test_who_is_served_when_a_model_is_removed_is_served_to_the_end(
     wait_for(is_free)
 
 
-def test_a_search_that_waits_for_a_model_that_is_removed_is_answered(
-    several: Running, second: str, files: Path
-) -> None:
+def test_a_queued_search_finishes_with_a_removed_model(several: Running, second: str, files: Path) -> None:
     client = several.client
     client.post("/v1/collections", json={"name": "asked", "model": second})
     fill(several, "asked", files)
