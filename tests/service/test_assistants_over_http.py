@@ -1,4 +1,4 @@
-"""`vitascope mcp --http`: access and options."""
+"""`vitascope mcp --http`, as in docs/assistants.md: access and options."""
 
 from __future__ import annotations
 

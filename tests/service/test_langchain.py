@@ -1,4 +1,4 @@
-"""The LangChain retriever with a real service."""
+"""The LangChain retriever with a real service, as in docs/assistants.md."""
 
 from __future__ import annotations
 

@@ -64,10 +64,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 args.file, args.captions, references=args.reference, frames=args.frames, model=args.model
             )
             return {"file": str(args.file), **scored}
-    return score_file(args)
+    return _score_locally(args)
 
 
-def score_file(args: argparse.Namespace) -> dict[str, Any]:
+def _score_locally(args: argparse.Namespace) -> dict[str, Any]:
     """Score with a local model; scores that the bundle does not support are None."""
     from dataclasses import asdict
 
@@ -80,31 +80,31 @@ def score_file(args: argparse.Namespace) -> dict[str, Any]:
     model = Model.open(args.bundle, threads=args.threads, device=args.device, engine=args.engine)
     end = probe(args.file).duration
     times = frame_times(0.0, end, args.frames) if args.frames else []
-    seen = model.embed_file(args.file, [(0.0, end), *((time, time) for time in times)])
-    frames = Frames(times, seen.vectors[1:]) if times else None
-    scores = score_captions(model, seen, args.captions, args.reference, frames)
+    embeddings = model.embed_file(args.file, [(0.0, end), *((time, time) for time in times)])
+    frames = Frames(times, embeddings.vectors[1:]) if times else None
+    scores = score_captions(model, embeddings, args.captions, args.reference, frames)
     span = {"file": str(args.file), "video": None, "start": 0.0, "end": end}  # as in the response of a service
     return {**span, "scores": [asdict(score) for score in scores]}
 
 
 def show(result: dict[str, Any], console: Console) -> None:
     scores = result["scores"]
-    shown = [name for name in SHOWN if any(score[name] is not None for score in scores)]
-    table = plain_table(*(f">{name}" for name in shown), "caption")
+    columns = [name for name in COLUMNS if any(score[name] is not None for score in scores)]
+    table = plain_table(*(f">{name}" for name in columns), "caption")
     best = max(scores, key=_rank)
     for score in scores:
         table.add_row(
-            *(format_score(_value(score, name)) for name in shown),
+            *(format_score(_value(score, name)) for name in columns),
             escape(score["caption"]),
             style="bold" if score is best and len(scores) > 1 else None,
         )
     console.print(table)
-    if "emscore" in shown:
+    if "emscore" in columns:
         console.print()
         console.print(_words_table(scores))
 
 
-SHOWN = ("fused", "match", "similarity", "refclipscore", "emscore")
+COLUMNS = ("fused", "match", "similarity", "refclipscore", "emscore")
 """Columns, if they have values; ``clipscore`` is a multiple of ``similarity``."""
 
 
