@@ -106,6 +106,6 @@ def _hit_view(ranked: RankedHit) -> JSON:
         "similarity": ranked.similarity,
         "match": ranked.match,
         "fused": ranked.fused,
-        "ranks": {"similarity": ranked.ranks.similarity, "words": ranked.ranks.words},
+        "ranks": {"similarity": ranked.ranks.similarity, "fulltext": ranked.ranks.fulltext},
         **_NO_URLS,
     }

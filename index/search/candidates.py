@@ -32,7 +32,7 @@ class Ranks:
     """A clip's rank, from 1, by similarity and by full text; None where it is not in that ranking."""
 
     similarity: int | None
-    words: int | None
+    fulltext: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,21 +121,21 @@ def hybrid_candidates(
         computed = (np.stack(list(missing.values())) @ query).tolist()
         cosines |= zip(missing, map(clip_cosine, computed), strict=True)
     similar_enough = [pair for pair in matches if cosines[pair[0]] >= clip_filter.min_similarity]
-    by_words = sorted(similar_enough, key=lambda pair: (-pair[1], -cosines[pair[0]], pair[0]))
-    words_ranks = {clip_id: rank for rank, (clip_id, _) in enumerate(by_words, 1)}
+    by_score = sorted(similar_enough, key=lambda pair: (-pair[1], -cosines[pair[0]], pair[0]))
+    fulltext_ranks = {clip_id: rank for rank, (clip_id, _) in enumerate(by_score, 1)}
     scores = {clip_id: rrf_score(rank) for rank, clip_id in enumerate(by_id, 1)}
-    for clip_id, rank in words_ranks.items():
+    for clip_id, rank in fulltext_ranks.items():
         scores[clip_id] = scores.get(clip_id, 0.0) + rrf_score(rank)
     fused = sorted(scores, key=lambda clip_id: (-scores[clip_id], -cosines[clip_id], clip_id))[:depth]
     first = [
         Candidate(
             clip_id,
             cosines[clip_id],
-            Ranks(by_id[clip_id].ranks.similarity if clip_id in by_id else None, words_ranks.get(clip_id)),
+            Ranks(by_id[clip_id].ranks.similarity if clip_id in by_id else None, fulltext_ranks.get(clip_id)),
         )
         for clip_id in fused
     ]
-    rest = [candidate for candidate in similar[FUSION_DEPTH:] if candidate.clip_id not in words_ranks]
+    rest = [candidate for candidate in similar[FUSION_DEPTH:] if candidate.clip_id not in fulltext_ranks]
     return [*first, *rest][:depth]
 
 

@@ -162,7 +162,7 @@ class SearchForm(SearchOptions):
         return self
 
 
-RANKS: dict[str, Any] = {"similarity": 3, "words": 1}
+RANKS: dict[str, Any] = {"similarity": 3, "fulltext": 1}
 CLIP: dict[str, Any] = {
     "clip_id": "41",
     "start": 8.0,
@@ -184,7 +184,7 @@ class Ranks(Response):
     model_config = example(**RANKS)
 
     similarity: Annotated[int | None, Field(description="by similarity; null: not among those candidates")]
-    words: Annotated[int | None, Field(description="by words; null: not among those candidates")]
+    fulltext: Annotated[int | None, Field(description="by full text; null: not among those candidates")]
 
 
 class ClipHit(Response):

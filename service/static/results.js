@@ -73,7 +73,7 @@ export function videoCard(video, open) {
 export function resultCard(clip, rank, open, likeThis) {
   const when = span(clip.start, clip.end);
   const about = [clip.text.slice(0, 120), clip.clip_count > 1 ? `best of ${clip.clip_count} clips` : "",
-    clip.ranks.words ? `place ${clip.ranks.words} by its words` : ""].filter(Boolean).join(" · ");
+    clip.ranks.fulltext ? `rank ${clip.ranks.fulltext} by full text` : ""].filter(Boolean).join(" · ");
   const label = [`${rank}. ${clip.video.title}`, span(clip.start, clip.end, "to"), spoken(clip), about].filter(Boolean).join(", ");
   const cell = card(clip, open, { rank, time: when, label },
     about ? el("span", { className: "meta", textContent: about, title: clip.text }) : null, scoreBars(clip));

@@ -87,7 +87,7 @@ def test_hybrid_search_matches_titles(capsys: pytest.CaptureFixture[str]) -> Non
     """The small bundle does not know "wine", the title does."""
     result = found(capsys, "wine and blue", "--hybrid", "--rerank", "0")
     assert set(titles(result)[:2]) == {"wine", "blue"}
-    assert sorted(r["ranks"]["words"] for r in result["results"][:2]) == [1, 2]
+    assert sorted(r["ranks"]["fulltext"] for r in result["results"][:2]) == [1, 2]
 
 
 def test_search_is_paginated_by_cursor(capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,10 +91,10 @@ def test_words_of_title_and_speech_count_on_request(running: Running, collection
     fill(running, collection, 3)
     fill(running, collection, 1, first=3, said="Die Brücke am Fluß")
     plain = ask(running, collection, text="a blue bruecke brucke", limit=12)
-    assert all(result["ranks"]["words"] is None for result in plain["results"])
+    assert all(result["ranks"]["fulltext"] is None for result in plain["results"])
     assert [result["ranks"]["similarity"] for result in plain["results"]] == list(range(1, 13))
     found = ask(running, collection, text="a blue brucke", limit=12, hybrid=True)
-    spoken = [result for result in found["results"] if result["ranks"]["words"]]
+    spoken = [result for result in found["results"] if result["ranks"]["fulltext"]]
     assert {result["video"]["title"] for result in spoken} == {"video 3"}
     assert sorted(result["text"] for result in spoken) == [f"Die Brücke am Fluß {n}" for n in range(3)]
     assert found["results"][0]["text"] == "Die Brücke am Fluß 1"

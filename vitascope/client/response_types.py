@@ -557,10 +557,10 @@ class Operations(TypedDict):
 class Ranks(TypedDict):
     """Ranks from 1."""
 
+    fulltext: int | None
+    """by full text; null: not among those candidates"""
     similarity: int | None
     """by similarity; null: not among those candidates"""
-    words: int | None
-    """by words; null: not among those candidates"""
 
 
 class Readiness(TypedDict):

@@ -240,7 +240,7 @@ def test_every_page_equals_brute_force(filled: tuple[Collection, list[Row]], see
         for result, other in zip(results, expected, strict=False):
             assert result.best.hit.clip_id == other["clip"], request
             assert (result.start, result.end) == other["span"]
-            assert (result.best.ranks.similarity, result.best.ranks.words) == other["ranks"]
+            assert (result.best.ranks.similarity, result.best.ranks.fulltext) == other["ranks"]
             assert [clip.hit.clip_id for clip in result.clips] == other["clips"]
             assert result.clip_count == other["count"]
             assert result.best.similarity == pytest.approx(other["similarity"], abs=1e-5)
@@ -248,7 +248,7 @@ def test_every_page_equals_brute_force(filled: tuple[Collection, list[Row]], see
             if other["fused"] is not None:
                 assert result.best.fused == pytest.approx(other["fused"], abs=1e-5)
         seen["results"] += len(results)
-        seen["words"] += sum(result.best.ranks.words is not None for result in results)
+        seen["words"] += sum(result.best.ranks.fulltext is not None for result in results)
         seen["merged"] += sum(result.clip_count > 1 for result in results)
         seen["pages"] += len(pages)
     assert min(seen.values()) > 30, seen
@@ -267,7 +267,7 @@ def test_beyond_the_fused_rankings_results_continue_by_similarity(
     assert pages == [result.best.hit.clip_id for result in at_once]
     assert sorted(pages) == sorted(row.id for row in rows)
     similar = [r.best.hit.clip_id for r in search(collection, replace(request, limit=1000, hybrid=False)).results]
-    head = set(similar[:30]) | {r.best.hit.clip_id for r in at_once if r.best.ranks.words}
+    head = set(similar[:30]) | {r.best.hit.clip_id for r in at_once if r.best.ranks.fulltext}
     assert 30 < len(head) <= 60
     assert set(pages[: len(head)]) == head
     assert pages[len(head) :] == [clip for clip in similar if clip not in head]

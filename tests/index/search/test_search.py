@@ -193,8 +193,8 @@ def test_hybrid_search_finds_words_of_titles_that_similarity_misses(collection: 
     hits = search_hits(collection, small_model, "dark blue", hybrid=True)
     assert set(titles(hits[:2])) == {"blue", "dark red"}
     ranks = {hit.hit.video.title: hit.ranks for hit in hits}
-    assert ranks["white"].words is None
-    assert {ranks["blue"].words, ranks["dark red"].words} == {1, 2}
+    assert ranks["white"].fulltext is None
+    assert {ranks["blue"].fulltext, ranks["dark red"].fulltext} == {1, 2}
     assert ranks["blue"].similarity == 1
     filtered = titles_for(collection, small_model, "dark blue", hybrid=True, where=parse_filter({"dark": True}))
     assert set(filtered) == {"dark red", "black"}
