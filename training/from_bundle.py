@@ -92,18 +92,18 @@ def _weights(graph: GraphProto, model: HdVila) -> Weights:
     values = _float_values(graph)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     own = {name.removeprefix("model."): value for name, value in values.items() if name.startswith("model.")}
-    found = {name: value for name, value in own.items() if shapes.get(name) == value.shape}
+    weights_by_name = {name: value for name, value in own.items() if shapes.get(name) == value.shape}
     for weight, bias in _linear_layers(graph):
         name = bias.removeprefix("model.").removesuffix("bias") + "weight"
         if weight in values and shapes.get(name) == values[weight].T.shape:
-            found[name] = values[weight].T
+            weights_by_name[name] = values[weight].T
     for convolution, norm in normalised_convolutions(model):  # the exporter folds the norm into the convolution
         if (shift := own.get(f"{convolution}.weight_bias")) is not None:
-            found[f"{norm}.bias"] = shift
+            weights_by_name[f"{norm}.bias"] = shift
     multiplied = {name for node in graph.node if node.op_type == "MatMul" for name in node.input}
     loose = [value for name, value in values.items() if not name.startswith("model.") and name not in multiplied]
-    found |= _folded_places(loose, model)
-    return {name: torch.from_numpy(np.array(value, dtype=np.float32)) for name, value in found.items()}
+    weights_by_name |= _folded_places(loose, model)
+    return {name: torch.from_numpy(np.array(value, dtype=np.float32)) for name, value in weights_by_name.items()}
 
 
 def _float_values(graph: GraphProto) -> dict[str, np.ndarray]:
@@ -134,27 +134,31 @@ def _linear_layers(graph: GraphProto) -> list[tuple[str, str]]:
 def _folded_places(constants: Sequence[np.ndarray], model: HdVila) -> dict[str, np.ndarray]:
     """Return the time and position embeddings, which the exporter reshapes or adds to one another."""
     cfg = model.cfg
-    found = {}
+    weights_by_name = {}
     for constant in constants:
         value = constant.squeeze()
         if value.shape == (cfg.frames, cfg.hybrid_width):
-            found["video.hybrid.time"] = value[None]
+            weights_by_name["video.hybrid.time"] = value[None]
         if value.shape == (cfg.visual_tokens, cfg.hybrid_width):
-            found["video.hybrid.position"] = value[None]
+            weights_by_name["video.hybrid.position"] = value[None]
         if value.size == cfg.visual_tokens * cfg.text_width and value.shape[-1] == cfg.text_width:
             value = value.reshape(cfg.grid_height, cfg.grid_width, cfg.text_width)  # row + column: any split serves
             column = value.mean(axis=0, keepdims=True)
-            found["visual_embeddings.column"] = column
-            found["visual_embeddings.row"] = (value - column).mean(axis=1, keepdims=True)
-    return found
+            weights_by_name["visual_embeddings.column"] = column
+            weights_by_name["visual_embeddings.row"] = (value - column).mean(axis=1, keepdims=True)
+    return weights_by_name
 
 
 def _complete(weights: Weights, model: HdVila) -> None:
     """Add derived parameters: those shared by both encoders, and folded norms."""
     for name in model.state_dict():
-        for one, other in (("video.low.", "video.high."), ("video.high.", "video.low.")):
+        for prefix, twin_prefix in (("video.low.", "video.high."), ("video.high.", "video.low.")):
             # Frozen stages are equal in both encoders and stored once.
-            if name not in weights and name.startswith(one) and (twin := name.replace(one, other)) in weights:
+            if (
+                name not in weights
+                and name.startswith(prefix)
+                and (twin := name.replace(prefix, twin_prefix)) in weights
+            ):
                 weights[name] = weights[twin]
     for norm, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d):  # scale 1 and mean 0: the convolution has them already
@@ -175,9 +179,9 @@ def _check(model: HdVila, bundle: Bundle) -> None:
         rows, columns = (np.linspace(0, 3, n).round().astype(int) for n in (stream.height, stream.width))
         streams[stream.name] = coarse[:, :, :, rows][:, :, :, :, columns]
     texts = ["a red square moves left", "which color is it?"]
-    expected, given = (_outputs(encoder, streams, texts) for encoder in (runtime, rebuilt))
+    expected, actual = (_outputs(encoder, streams, texts) for encoder in (runtime, rebuilt))
     for name, output in expected.items():
-        difference = float(np.abs(given[name] - output).max() / max(1.0, float(np.abs(output).max())))
+        difference = float(np.abs(actual[name] - output).max() / max(1.0, float(np.abs(output).max())))
         if not difference <= TOLERANCE:
             raise InvalidInput(
                 f"{bundle.folder}: {name} of the model rebuilt from its graphs differs by {difference:.2g}; "

@@ -50,9 +50,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from training.evaluation.flow_report import measure_flow, plot_flow
 
     options = FlowOptions(heads=args.heads, residual=args.residual, special=not args.without_special)
-    found = measure_flow(args.model, args.data, args.corpus, args.split, args.pairs, options)
-    plot_flow(found["layers"], f"{found['architecture']} on {found['corpus']}", picture)
-    return {**found, "options": asdict(options), "picture": str(picture)}
+    flow = measure_flow(args.model, args.data, args.corpus, args.split, args.pairs, options)
+    plot_flow(flow["layers"], f"{flow['architecture']} on {flow['corpus']}", picture)
+    return {**flow, "options": asdict(options), "picture": str(picture)}
 
 
 def show(result: dict[str, Any], console: Console) -> None:

@@ -146,8 +146,8 @@ class Recipe(StrictModel):
 
     @model_validator(mode="after")
     def _validate_answers_and_names(self) -> Recipe:
-        asked = {d.corpus for stage in self.stages for d in stage.datasets if "vqa" in d.objectives}
-        if unknown := sorted(asked - set(self.answers_from)):
+        with_questions = {d.corpus for stage in self.stages for d in stage.datasets if "vqa" in d.objectives}
+        if unknown := sorted(with_questions - set(self.answers_from)):
             raise ValueError(f"answers_from: lacks {unknown}, which have the objective 'vqa'")
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):

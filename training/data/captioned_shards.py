@@ -38,11 +38,13 @@ def captioned_entries(
     and member.
     """
     check_split(split)
-    wanted = {*extensions, "txt", "json"}
+    extensions_read = {*extensions, "txt", "json"}
     without_caption: list[str] = []
     keys: set[str] = set()
     for shard in _numbered_shards(folder):
-        for key, parts in shard_entries(shard, lambda key, ext: ext in wanted and split_of(unit(key)) == split):
+        for key, parts in shard_entries(
+            shard, lambda key, ext: ext in extensions_read and split_of(unit(key)) == split
+        ):
             if key in keys:
                 raise CorpusError(f"{shard}: {key}: one that has not occurred before was expected")
             keys.add(key)
@@ -51,8 +53,8 @@ def captioned_entries(
             if not caption:
                 without_caption.append(key)
                 continue
-            found = next((extension for extension in extensions if extension in parts), extensions[0])
-            yield Captioned(key, caption, EncodedMedia(f"{key}.{found}", parts.get(found, b"")), record)
+            extension = next((extension for extension in extensions if extension in parts), extensions[0])
+            yield Captioned(key, caption, EncodedMedia(f"{key}.{extension}", parts.get(extension, b"")), record)
     warn_of(folder, split, "without a caption are left out", without_caption)
 
 

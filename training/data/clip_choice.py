@@ -12,37 +12,37 @@ from training.data.packed import Packed
 from vitascope.errors import InvalidInput
 
 
-def clips_taken(packed: Packed, asked: int | None) -> int:
+def clips_taken(packed: Packed, requested: int | None) -> int:
     """K: how many clips of each video are taken where `asked` are wanted; None: all that are packed.
 
     Pictures have one, whatever is asked. Raises InvalidInput where fewer are packed.
     """
-    if asked is None or packed.is_still:
+    if requested is None or packed.is_still:
         return packed.clips
-    if not 1 <= asked <= packed.clips:
+    if not 1 <= requested <= packed.clips:
         raise InvalidInput(
-            f"clips: {asked} of {packed.folder}, where {packed.clips} of each video are packed; from 1 to "
+            f"clips: {requested} of {packed.folder}, where {packed.clips} of each video are packed; from 1 to "
             f"{packed.clips} were expected (`vitascope prepare --clips` packs more)"
         )
-    return asked
+    return requested
 
 
-def drawn_clips(rng: np.random.Generator, videos: int, packed: int, taken: int) -> NDArray[np.int64]:
+def drawn_clips(rng: np.random.Generator, videos: int, packed: int, count: int) -> NDArray[np.int64]:
     """For training: (n, K) clips in time order, one at random from each of K equal segments of the C packed ones.
 
     `rng` is asked for no number: whatever else it decides does not depend on how many clips are taken.
     """
-    edges = _edges(packed, taken)
-    if taken == packed:  # nothing to draw
-        return np.broadcast_to(edges[:-1], (videos, taken))
-    return rng.spawn(1)[0].integers(edges[:-1], edges[1:], size=(videos, taken))
+    edges = _edges(packed, count)
+    if count == packed:  # nothing to draw
+        return np.broadcast_to(edges[:-1], (videos, count))
+    return rng.spawn(1)[0].integers(edges[:-1], edges[1:], size=(videos, count))
 
 
-def spread_clips(packed: int, taken: int) -> NDArray[np.int64]:
+def spread_clips(packed: int, count: int) -> NDArray[np.int64]:
     """For testing: (K,) clips in time order, the middle of each of K equal segments of the C packed ones."""
-    edges = _edges(packed, taken)
+    edges = _edges(packed, count)
     return (edges[:-1] + edges[1:] - 1) // 2
 
 
-def _edges(packed: int, taken: int) -> NDArray[np.int64]:
-    return np.arange(taken + 1, dtype=np.int64) * packed // taken
+def _edges(packed: int, count: int) -> NDArray[np.int64]:
+    return np.arange(count + 1, dtype=np.int64) * packed // count

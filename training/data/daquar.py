@@ -85,11 +85,11 @@ def _examples(folder: Path, official: str) -> Iterator[tuple[Example, Media]]:
 
 
 def _official(folder: Path, path: Path) -> Iterator[tuple[Example, Media]]:
-    asked: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
+    questions_by_image: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
     lines = numbered_lines(path)
     for number, line in lines:
-        found = _IMAGE_NAME.search(line)
-        if found is None:
+        match = _IMAGE_NAME.search(line)
+        if match is None:
             raise CorpusError(f"{path}:{number}: image: none in {line[-60:]!r}; '... in the image123 ?' was expected")
         answer_number, answer_line = next(lines, (number + 1, ""))
         answers = tuple(part for part in (_words(a) for a in answer_line.split(",")) if part)
@@ -97,9 +97,9 @@ def _official(folder: Path, path: Path) -> Iterator[tuple[Example, Media]]:
             raise CorpusError(
                 f"{path}:{answer_number}: answers: {answer_line[:60]!r}; those to line {number} were expected"
             )
-        asked.setdefault(found[1], []).append((_words(line[: found.start()]) + "?", answers))
+        questions_by_image.setdefault(match[1], []).append((_words(line[: match.start()]) + "?", answers))
     folders = present_folders(folder, IMAGE_FOLDERS, "pictures")
-    for key, questions in asked.items():
+    for key, questions in questions_by_image.items():
         image = media_path(folders, key, IMAGE_SUFFIXES)
         if not image.is_file():
             raise CorpusError(
@@ -113,6 +113,6 @@ def _words(text: str) -> str:
     return text.replace("_", " ").strip()
 
 
-def _example(key: str, asked: list[tuple[str, tuple[str, ...]]]) -> Example:
-    questions = tuple(Question(question, answers, question_kind(question)) for question, answers in asked)
+def _example(key: str, questions_by_image: list[tuple[str, tuple[str, ...]]]) -> Example:
+    questions = tuple(Question(question, answers, question_kind(question)) for question, answers in questions_by_image)
     return Example(key, questions=questions, still=True)

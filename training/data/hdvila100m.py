@@ -95,8 +95,8 @@ def _annotation(folder: Path) -> tuple[list[Path], Mapping[str, str]]:
             text = text_or_blank(record, "text", "a string (or the metadata of clips)")
             if texts.setdefault(_key(record), text) != text:
                 raise unexpected(record, "clip_id", "one that has not occurred before with another text")
-    for found, what in ((metadata, "metadata ({video_id, clip})"), (has_texts, "texts ({clip_id, text})")):
-        if not found:
+    for files, what in ((metadata, "metadata ({video_id, clip})"), (has_texts, "texts ({clip_id, text})")):
+        if not files:
             raise CorpusError(f"{folder}: no .jsonl of {what} in any of {ANNOTATION_FOLDERS}; one was expected")
     return metadata, texts
 
@@ -119,8 +119,8 @@ def _key(record: Record) -> str:
 
 def _span(clip: Record) -> tuple[float, float]:
     """(start, end) in seconds of the whole video."""
-    stated = clip.fields.get("span")
-    times = [_seconds(time) for time in stated] if isinstance(stated, list) else []
+    span = clip.fields.get("span")
+    times = [_seconds(time) for time in span] if isinstance(span, list) else []
     if len(times) != 2 or None in times:
         raise unexpected(clip, "span", "[HH:MM:SS.mmm, HH:MM:SS.mmm]")
     start, end = (time for time in times if time is not None)
@@ -130,7 +130,7 @@ def _span(clip: Record) -> tuple[float, float]:
 
 
 def _seconds(time: object) -> float | None:
-    found = _TIME.fullmatch(time) if isinstance(time, str) else None
-    if found is None:
+    match = _TIME.fullmatch(time) if isinstance(time, str) else None
+    if match is None:
         return None
-    return round(int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3]), 6)
+    return round(int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]), 6)

@@ -92,13 +92,13 @@ def unexpected(record: Record, name: str, expected: str) -> CorpusError:
 
 
 def _read(path: Path, without: str = "") -> Any:
-    def kept(fields: dict[str, Any]) -> dict[str, Any]:
+    def without_fields(fields: dict[str, Any]) -> dict[str, Any]:
         fields.pop(without, None)
         return fields
 
     content = read_text(path)
     try:
-        return json.loads(content, object_hook=kept if without else None)
+        return json.loads(content, object_hook=without_fields if without else None)
     except ValueError as error:
         raise CorpusError(f"{path}: not JSON ({error})") from None
 
@@ -111,8 +111,8 @@ def _record(where: str, value: object) -> Record:
 
 def _records(where: str, values: list[Any]) -> Iterator[Record]:
     for index, value in enumerate(values):
-        place = f"{where}[{index}]"
-        yield Record(f"{place}.", _record(f"{place}: ", value).fields)
+        location = f"{where}[{index}]"
+        yield Record(f"{location}.", _record(f"{location}: ", value).fields)
 
 
 def _list(record: Record, name: str) -> list[Any]:

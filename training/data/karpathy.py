@@ -29,14 +29,14 @@ def split_images(path: Path, split: str) -> Iterator[SplitImage]:
     """The images of train, val or test, in the order of the file. Raises CorpusError."""
     names: set[str] = set()
     for image in records_of(read_object(path, without="tokens"), "images"):
-        stated = image.fields.get("split")
-        if not isinstance(stated, str) or stated not in SPLIT_OF:
+        official_split = image.fields.get("split")
+        if not isinstance(official_split, str) or official_split not in SPLIT_OF:
             raise unexpected(image, "split", f"one of {tuple(SPLIT_OF)}")
         name = text_of(image, "filename", "the name of a picture")
         if name in names:  # of any split: what is tested on must not be learned from
             raise unexpected(image, "filename", "one that has not occurred before")
         names.add(name)
-        if SPLIT_OF[stated] != split:
+        if SPLIT_OF[official_split] != split:
             continue
         folder = text_of(image, "filepath", "the name of a folder") if "filepath" in image.fields else ""
         captions = tuple(text_of(sentence, "raw", "a sentence") for sentence in records_of(image, "sentences"))

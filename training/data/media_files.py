@@ -13,10 +13,10 @@ def present_folders(folder: Path, names: Sequence[str], what: str) -> list[Path]
 
     Raises CorpusError when none is; `what` says what they hold, such as videos.
     """
-    found = [folder / name for name in names if (folder / name).is_dir()]
-    if not found:
+    folders = [folder / name for name in names if (folder / name).is_dir()]
+    if not folders:
         raise CorpusError(f"{folder}: no folder of {what}; one of {tuple(names)} was expected")
-    return found
+    return folders
 
 
 def media_path(folders: Sequence[Path], name: str, suffixes: Sequence[str]) -> Path:

@@ -61,13 +61,13 @@ def msvd(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
     if elsewhere := set(questions) - {key for _, key in listed}:
         _logger.warning("%s: questions about %d videos of other splits are left out", folder, len(elsewhere))
     folders = present_folders(folder, VIDEO_FOLDERS, "videos")
-    given: set[str] = set()
+    seen_keys: set[str] = set()
     for where, key in listed:
         if key not in captions:
             raise CorpusError(f"{where}: video {key!r} has no sentence")
-        if key in given:
+        if key in seen_keys:
             raise CorpusError(f"{where}: video {key!r} has occurred before")
-        given.add(key)
+        seen_keys.add(key)
         example = Example(key, tuple(captions[key]), questions=tuple(questions.get(key, ())))
         yield example, media_path(folders, key, (".avi", ".mp4"))
 
@@ -115,16 +115,16 @@ def _listed(folder: Path, split: str, mapping: Sequence[tuple[str, str, int]] | 
 
 def _mapping(path: Path) -> Iterator[tuple[str, str, int]]:
     """(FILE:LINE, key, number) of every line `KEY vidNUMBER`; each key and each number is there once."""
-    given: set[str] = set()
+    seen_keys: set[str] = set()
     for number, line in numbered_lines(path):
         fields = line.split()
-        found = _NUMBER.fullmatch(fields[1]) if len(fields) == 2 else None
-        if found is None:
+        match = _NUMBER.fullmatch(fields[1]) if len(fields) == 2 else None
+        if match is None:
             raise CorpusError(f"{path}:{number}: {line[:60]!r}; VIDEO_START_END vidNUMBER was expected")
-        if repeated := given.intersection(fields):
+        if repeated := seen_keys.intersection(fields):
             raise CorpusError(f"{path}:{number}: {min(repeated)!r} has occurred before")
-        given.update(fields)
-        yield f"{path}:{number}", fields[0], int(found[1])
+        seen_keys.update(fields)
+        yield f"{path}:{number}", fields[0], int(match[1])
 
 
 def _questions(folder: Path, split: str, keys: Mapping[int, str]) -> dict[str, list[Question]]:

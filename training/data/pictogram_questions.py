@@ -56,28 +56,28 @@ def questions_by_code(concepts: Mapping[str, Concept]) -> dict[str, tuple[Questi
     groups = _other_of_each({code: c.group for code, c in concepts.items()})
     questions: dict[str, tuple[Question, ...]] = {}
     for code, concept in concepts.items():
-        asked = [_question(code, kind, answer) for kind, answer in _facts(concept).items()]
-        asked += _yes_and_no(code, "name", noun_phrase(concept), labels.get(code))
+        questions_of_code = [_question(code, kind, answer) for kind, answer in _facts(concept).items()]
+        questions_of_code += _yes_and_no(code, "name", noun_phrase(concept), labels.get(code))
         other_group = groups.get(code)
-        asked += _yes_and_no(
+        questions_of_code += _yes_and_no(
             code, "group", _a_group(concept.group), None if other_group is None else _a_group(other_group)
         )
-        questions[code] = tuple(asked)
+        questions[code] = tuple(questions_of_code)
     return questions
 
 
 def direction_of(concept: Concept) -> str | None:
     """Where an arrow, a finger or a person points, such as "up-left", or None."""
     for pattern in (_ARROW, _POINTING, _FACING):
-        if found := pattern.match(concept.label):
-            return next(part for part in found.groups() if part)
+        if match := pattern.match(concept.label):
+            return next(part for part in match.groups() if part)
     return None
 
 
 def colour_of(concept: Concept) -> str | None:
     """The color that the label of a heart, shape, book, ... names, or None."""
-    found = _COLOURED.match(concept.label)
-    return found[1] if found else None
+    match = _COLOURED.match(concept.label)
+    return match[1] if match else None
 
 
 def _facts(concept: Concept) -> dict[str, str]:
@@ -130,5 +130,5 @@ def _other_of_each(values: Mapping[str, str]) -> dict[str, str]:
         return {}
     turn = max(Counter(values.values()).values())
     order = sorted(values, key=lambda c: (number_of(values[c], "order"), values[c], number_of(c, "order")))
-    given = {code: values[order[(place + turn) % len(order)]] for place, code in enumerate(order)}
-    return {code: value for code, value in given.items() if value != values[code]}
+    shifted = {code: values[order[(place + turn) % len(order)]] for place, code in enumerate(order)}
+    return {code: value for code, value in shifted.items() if value != values[code]}

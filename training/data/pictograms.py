@@ -71,11 +71,11 @@ def videos(packages: Packages, concepts: Concepts, split: str) -> Iterator[tuple
     """The animations of the concepts of a split; the key is fluent-CODE. Raises CorpusError."""
     chosen = _of_split(concepts, split)
     questions = questions_by_code(chosen)
-    seen: set[str] = set()
+    codes: set[str] = set()
     for package in _MOVING:
         for code, media in _pictures(packages[package.name], "package/assets/", ".webp", chosen):
-            if code not in seen:  # some concepts are in two packages, under two spellings of one code
-                seen.add(code)
+            if code not in codes:  # some concepts are in two packages, under two spellings of one code
+                codes.add(code)
                 yield _example(chosen[code], "fluent", False, questions[code]), media
 
 
@@ -93,10 +93,10 @@ def _of_split(concepts: Mapping[str, Concept], split: str) -> dict[str, Concept]
 
 
 def _pictures(
-    archive: Path, folder: str, suffix: str, wanted: Mapping[str, Concept]
+    archive: Path, folder: str, suffix: str, concepts: Mapping[str, Concept]
 ) -> Iterator[tuple[str, EncodedMedia]]:
     def is_wanted(name: str) -> bool:
-        return name.startswith(folder) and name.endswith(suffix) and _code_of(archive, name) in wanted
+        return name.startswith(folder) and name.endswith(suffix) and _code_of(archive, name) in concepts
 
     for name, data in tar_members(archive, is_wanted):
         code = _code_of(archive, name)

@@ -204,7 +204,7 @@ def prepare(
     done: dict[str, Any] = {}
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     readers = _readers(corpus, source, name, shortest, longest)
-    seen = _seen_streams(seen_by)
+    model_streams = _seen_streams(seen_by)
     if clips > 1 and all(_is_still(reader) for _, reader in readers):
         raise CorpusError(f"--clips: {clips} with {corpus}; pictures have one clip, 1 was expected")
     with Progress(*columns, console=console) as progress:
@@ -215,7 +215,7 @@ def prepare(
             try:
                 info = write_packed(
                     out / label,
-                    _streams(reader, seen),
+                    _streams(reader, model_streams),
                     items,
                     reader.origin,
                     clips=1 if _is_still(reader) else clips,
@@ -250,21 +250,21 @@ def _is_still(reader: Reader) -> bool:
 
 def _seen_streams(bundles: Sequence[Path]) -> list[FrameStream]:
     """All streams of some bundles. Raises BundleError, and CorpusError where two mean different ones by one name."""
-    found: dict[str, FrameStream] = {}
+    streams_by_name: dict[str, FrameStream] = {}
     for path in bundles:
         for stream in Bundle.open(path).manifest.streams:
-            if found.setdefault(stream.name, stream) != stream:
+            if streams_by_name.setdefault(stream.name, stream) != stream:
                 raise CorpusError(
                     f"--seen-by: {path} sees another stream {stream.name!r} than the bundles before it; a corpus holds "
                     "one of a name, pack it twice (--name)"
                 )
-    return list(found.values())
+    return list(streams_by_name.values())
 
 
-def _streams(reader: Reader, seen: Sequence[FrameStream]) -> Sequence[FrameStream]:
+def _streams(reader: Reader, model_streams: Sequence[FrameStream]) -> Sequence[FrameStream]:
     """What is packed; of a picture one frame of each stream."""
     frames = {"frames": 1} if _is_still(reader) else {}
-    return [stream.model_copy(update=frames) for stream in seen] or reader.streams
+    return [stream.model_copy(update=frames) for stream in model_streams] or reader.streams
 
 
 def _readers(

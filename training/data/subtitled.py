@@ -70,7 +70,7 @@ def pair_subtitles(folder: Path) -> Pairing:
     for path in files:
         if path.suffix.lower() in VIDEO_SUFFIXES:
             videos.setdefault(path.with_suffix(""), []).append(path)
-    found: dict[Path, list[Path]] = {}
+    subtitles_by_video: dict[Path, list[Path]] = {}
     without_video = []
     for path in files:
         if path.suffix.lower() in SUFFIXES:
@@ -80,8 +80,10 @@ def pair_subtitles(folder: Path) -> Pairing:
             elif len(videos[name]) > 1:
                 raise CorpusError(f"{folder}: {path} belongs to {_named(videos[name])}; one video was expected")
             else:
-                found.setdefault(name, []).append(path)
-    chosen = {name: sorted(paths, key=lambda path: _preference(name, path)) for name, paths in found.items()}
+                subtitles_by_video.setdefault(name, []).append(path)
+    chosen = {
+        name: sorted(paths, key=lambda path: _preference(name, path)) for name, paths in subtitles_by_video.items()
+    }
     pairing = Pairing(
         pairs=tuple((same[0], chosen[name][0]) for name, same in videos.items() if name in chosen),
         without_subtitles=tuple(path for name, same in videos.items() if name not in chosen for path in same),

@@ -24,11 +24,11 @@ def questions_by_video(path: Path, videos: Callable[[int], str | None], expected
     for record in read_objects(path):
         question = text_of(record, "question", "a question")
         answer = text_of(record, "answer", "an answer")
-        found = Question(question, (answer,), question_kind(question))
+        parsed = Question(question, (answer,), question_kind(question))
         video = videos(number_of(record, "video_id"))
         if video is None:
             raise unexpected(record, "video_id", expected)
-        questions.setdefault(video, []).append(found)
+        questions.setdefault(video, []).append(parsed)
     return questions
 
 

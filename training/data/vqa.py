@@ -62,7 +62,7 @@ def _questions(folder: Path, part: str) -> dict[int, list[Question]]:
     """{image id: its questions}, in the order of the file of questions."""
     path = annotation_file(folder, f"v2_mscoco_{part}_annotations.json")
     answers = _answers(path)
-    asked: dict[int, list[Question]] = {}
+    questions_by_image: dict[int, list[Question]] = {}
     content = read_object(annotation_file(folder, f"v2_OpenEnded_mscoco_{part}_questions.json"))
     for record in records_of(content, "questions"):
         answer = answers.pop(number_of(record, "question_id"), None)
@@ -71,22 +71,22 @@ def _questions(folder: Path, part: str) -> dict[int, list[Question]]:
         if number_of(record, "image_id") != answer.image_id:
             raise unexpected(record, "image_id", f"{answer.image_id}, as in {path.name},")
         question = Question(text_of(record, "question", "a question"), (answer.text,), answer.kind)
-        asked.setdefault(answer.image_id, []).append(question)
+        questions_by_image.setdefault(answer.image_id, []).append(question)
     for question_id, answer in answers.items():
         raise CorpusError(f"{answer.where}question_id: {question_id}; one that is asked was expected")
-    return asked
+    return questions_by_image
 
 
 def _answers(path: Path) -> dict[int, _Answer]:
     """{question id: its answer}."""
     answers: dict[int, _Answer] = {}
     for record in records_of(read_object(path, without="answers"), "annotations"):
-        stated = record.fields.get("answer_type")
-        if not isinstance(stated, str) or stated not in KINDS:
+        answer_type = record.fields.get("answer_type")
+        if not isinstance(answer_type, str) or answer_type not in KINDS:
             raise unexpected(record, "answer_type", f"one of {tuple(KINDS)}")
         question_id = number_of(record, "question_id")
         if question_id in answers:
             raise unexpected(record, "question_id", "one that has not occurred before")
         text = text_of(record, "multiple_choice_answer", "an answer")
-        answers[question_id] = _Answer(record.where, number_of(record, "image_id"), text, KINDS[stated])
+        answers[question_id] = _Answer(record.where, number_of(record, "image_id"), text, KINDS[answer_type])
     return answers

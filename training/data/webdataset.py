@@ -32,7 +32,7 @@ class Sample:
     record: dict[str, Any]
 
 
-def tar_members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+def tar_members(archive: Path, accept: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
     """(name, content) of the regular files whose name is wanted, in one pass over a plain or gzipped archive.
 
     Raises CorpusError naming the archive when it is missing, truncated or no tar archive.
@@ -40,7 +40,7 @@ def tar_members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[
     try:
         with tarfile.open(archive, "r|*") as tar:
             for member in tar:
-                if not member.isfile() or not wanted(member.name):
+                if not member.isfile() or not accept(member.name):
                     continue
                 stream = tar.extractfile(member)
                 assert stream is not None  # isfile() was checked
@@ -61,7 +61,7 @@ def read_shard(shard: Path) -> Iterator[Sample]:
 
 
 def shard_entries(
-    shard: Path, wanted: Callable[[str, str], bool] = lambda key, extension: True
+    shard: Path, accept: Callable[[str, str], bool] = lambda key, extension: True
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
     """(key, {extension in lower case: content}) of every key of a shard, in order. Raises CorpusError.
 
@@ -69,7 +69,7 @@ def shard_entries(
     """
     parts: dict[str, bytes] = {}
     current: str | None = None
-    for name, content in tar_members(shard, lambda name: bool(_parted(name)[0]) and wanted(*_parted(name))):
+    for name, content in tar_members(shard, lambda name: bool(_parted(name)[0]) and accept(*_parted(name))):
         key, extension = _parted(name)
         if current is not None and key != current:
             yield current, parts

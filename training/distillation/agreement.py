@@ -48,15 +48,15 @@ def compared(vectors_NE: np.ndarray, held_out: Taught) -> Agreement:
 
 def _vectors(student: Student, held_out: Taught) -> Iterator[np.ndarray]:
     packed, training = held_out.packed, student.training
-    seen = sight(packed, student.eyes.streams())
+    adapt = sight(packed, student.eyes.streams())
     clips = spread_clips(packed.clips, packed.clips)
     device = next(student.parameters()).device
     student.eval()
     with torch.no_grad():
         for start in range(0, len(packed), BATCH):
             rows = np.arange(start, min(start + BATCH, len(packed)))
-            streams = seen(streams_of(packed, rows, student.eyes.streams(), clips))
-            given = [torch.from_numpy(np.ascontiguousarray(streams[name])).to(device) for name in student.names]
-            vector, _ = student(*given)
+            streams = adapt(streams_of(packed, rows, student.eyes.streams(), clips))
+            inputs = [torch.from_numpy(np.ascontiguousarray(streams[name])).to(device) for name in student.names]
+            vector, _ = student(*inputs)
             yield vector.cpu().numpy()
     student.train(training)

@@ -81,14 +81,14 @@ def distil(
         InvalidInput: `out` holds another run, or the student's frames are not packed.
     """
     latest = out / "checkpoint"
-    asked = {
+    identity = {
         "recipe": recipe.model_dump(mode="json"),
         "lessons": lessons.identity,
         "space": vars(space),
         "begin": begin,
     }
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    student, step = _begun(recipe, space, begin, latest, teacher, asked)
+    student, step = _begun(recipe, space, begin, latest, teacher, identity)
     student.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     drawn = _Draw(recipe, lessons, student)
     optimizer = torch.optim.AdamW(_groups(student, recipe), betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
@@ -102,14 +102,14 @@ def distil(
             row = _step(student, optimizer, recipe, lessons, drawn, step)
             step += 1
             if step % recipe.validate_every == 0 or step == recipe.steps:
-                for corpus, held in lessons.held_out.items():
-                    found = agreement(student, held)
-                    row |= {f"val/{corpus} {name}": round(value, 4) for name, value in found.items()}
+                for corpus, held_out in lessons.held_out.items():
+                    metrics = agreement(student, held_out)
+                    row |= {f"val/{corpus} {name}": round(value, 4) for name, value in metrics.items()}
             log.write(json.dumps(row) + "\n")
             log.flush()
             progress(step, recipe.steps, ", ".join(f"{k[5:]} {v:.3f}" for k, v in row.items() if k.startswith("loss/")))
             if step == last or step % recipe.checkpoint_every == 0:
-                _save(latest, student, optimizer, asked, step)
+                _save(latest, student, optimizer, identity, step)
     if step == recipe.steps:
         curves.plot(log_path, out / "curves.png")
     return latest
@@ -117,12 +117,12 @@ def distil(
 
 def load_student(folder: Path) -> Student:
     """Load the student of a checkpoint, in evaluation mode. Raises InvalidInput where there is none."""
-    found = checkpoint.find(folder)
-    if found is None:
+    path = checkpoint.find(folder)
+    if path is None:
         raise InvalidInput(f"checkpoint: nothing at {folder}; a folder with {STATE} was expected")
-    state = json.loads((found / STATE).read_text("utf-8"))
+    state = json.loads((path / STATE).read_text("utf-8"))
     student = Student(HdVilaConfig.model_validate(state["eyes"]), Space(**state["space"]))
-    student.load_state_dict(load_file(found / "model.safetensors"))
+    student.load_state_dict(load_file(path / "model.safetensors"))
     return student.eval()
 
 
@@ -132,15 +132,15 @@ def _begun(
     begin: Begin,
     latest: Path,
     teacher: HdVila | None,
-    asked: dict[str, Any],
+    identity: dict[str, Any],
 ) -> tuple[Student, int]:
     """Return the student and the number of steps it was trained for."""
-    found = checkpoint.find(latest)
-    if found is None:
+    path = checkpoint.find(latest)
+    if path is None:
         torch.manual_seed(recipe.seed)
         return new_student(recipe.video_config(), space, begin, teacher), 0
-    state = json.loads((found / STATE).read_text("utf-8"))
-    if other := [key for key, value in asked.items() if state[key] != value]:
+    state = json.loads((path / STATE).read_text("utf-8"))
+    if other := [key for key, value in identity.items() if state[key] != value]:
         raise InvalidInput(
             f"out: {latest.parent} holds a run with another {' and another '.join(other)}; the same was expected, or "
             "an empty folder"
@@ -148,8 +148,10 @@ def _begun(
     return load_student(latest), int(state["step"])
 
 
-def _save(latest: Path, student: Student, optimizer: torch.optim.Optimizer, asked: dict[str, Any], step: int) -> None:
-    state = asked | {"step": step, "eyes": student.eyes.model_dump(mode="json")}
+def _save(
+    latest: Path, student: Student, optimizer: torch.optim.Optimizer, identity: dict[str, Any], step: int
+) -> None:
+    state = identity | {"step": step, "eyes": student.eyes.model_dump(mode="json")}
     with checkpoint.replaced_whole(latest) as part:
         checkpoint.save_weights(part, student, optimizer)
         (part / STATE).write_text(json.dumps(state, indent=1) + "\n", "utf-8")
@@ -203,15 +205,15 @@ def _step(
     if weights.tokens and batch.tokens is not None:
         parts["tokens"] = losses.tokens(tokens, batch.tokens)
     total = torch.stack([getattr(weights, name) * loss for name, loss in parts.items()]).sum()
-    shown = {name: float(loss.detach()) for name, loss in parts.items()}
-    if not all(map(math.isfinite, shown.values())):
-        raise FloatingPointError(f"loss: {shown} at step {step} on {batch.corpus}")
+    values = {name: float(loss.detach()) for name, loss in parts.items()}
+    if not all(map(math.isfinite, values.values())):
+        raise FloatingPointError(f"loss: {values} at step {step} on {batch.corpus}")
     optimizer.zero_grad(set_to_none=True)
     total.backward()  # type: ignore[no-untyped-call]
     norm = torch.nn.utils.clip_grad_norm_(student.parameters(), recipe.clip_norm)
     optimizer.step()
     row = {"step": step, "rate": rate, "norm": round(float(norm), 4)}
-    row |= {f"loss/{name} {batch.corpus}": round(value, 5) for name, value in shown.items()}
+    row |= {f"loss/{name} {batch.corpus}": round(value, 5) for name, value in values.items()}
     return row | {"seconds": round(time.perf_counter() - begun, 3)}
 
 
@@ -258,11 +260,11 @@ class _Draw:
         rng = np.random.default_rng([self.recipe.seed, which, step])
         packed = corpus.packed
         clips = spread_clips(packed.clips, packed.clips)
-        seen = self.sights[which](streams_of(packed, rows, self.student.eyes.streams(), clips))
+        frames = self.sights[which](streams_of(packed, rows, self.student.eyes.streams(), clips))
         tokens = None if corpus.tokens is None else torch.from_numpy(corpus.tokens[rows].astype(np.float32))
         return _Batch(
             self.names[which],
-            [torch.from_numpy(seen[name]) for name in self.student.names],
+            [torch.from_numpy(frames[name]) for name in self.student.names],
             torch.from_numpy(np.array(corpus.vectors[rows])),
             tokens,
             torch.from_numpy(self._anchors(corpus, rows, rng)),
@@ -271,9 +273,9 @@ class _Draw:
     def _rows(self, which: int, earlier: int) -> np.ndarray:
         """Return the rows of a corpus's batch: epochs of seeded permutations, cut into whole batches."""
         count, batch = len(self.corpora[which]), self.recipe.batch
-        epoch, place = divmod(earlier, count // batch)
+        epoch, batch_index = divmod(earlier, count // batch)
         order = np.random.default_rng([self.recipe.seed, which, 31, epoch]).permutation(count)
-        return np.sort(order[place * batch : (place + 1) * batch])
+        return np.sort(order[batch_index * batch : (batch_index + 1) * batch])
 
     def _anchors(self, corpus: Taught, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return a caption embedding of each clip of the batch, then of other clips, as many as the recipe says.

@@ -93,6 +93,6 @@ def student_recipe(name: str) -> DistilRecipe:
     except tomllib.TOMLDecodeError as error:
         raise InvalidInput(f"student: {path} is not TOML ({error})") from error
     except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(map(str, found["loc"])) or "recipe"
-        raise InvalidInput(f"student: {path}: {where}: {found['msg']}") from error
+        first_error = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(map(str, first_error["loc"])) or "recipe"
+        raise InvalidInput(f"student: {path}: {where}: {first_error['msg']}") from error

@@ -59,31 +59,31 @@ def reads_tokens(teacher: Model) -> bool:
 
 def taught(teacher: Model, packed: Packed, folder: Path, progress: Progress = lambda *_: None) -> Taught:
     """Run the teacher on the examples that are not finished yet. Raises InvalidInput where it cannot read them."""
-    wanted = sight(packed, teacher.streams)
+    adapter = sight(packed, teacher.streams)
     folder.mkdir(parents=True, exist_ok=True)
     of_what = {
         "teacher": teacher.bundle.fingerprint,
         "examples": packed.info["examples_sha256"],
         "count": len(packed),
-        "frames": wanted.words(),
+        "frames": adapter.words(),
     }
     done = _done(folder, of_what)
-    stated = teacher.bundle.manifest
+    manifest = teacher.bundle.manifest
     shapes: dict[str, tuple[tuple[int, ...], type[np.floating[Any]]]] = {
-        "vectors": ((len(packed), stated.vector_width), np.float32)
+        "vectors": ((len(packed), manifest.vector_width), np.float32)
     }
     if reads_tokens(teacher):
-        shapes["tokens"] = ((len(packed), stated.visual_tokens, stated.visual_width), np.float16)
+        shapes["tokens"] = ((len(packed), manifest.visual_tokens, manifest.visual_width), np.float16)
     arrays = {
         name: _opened(folder / f"{name}.npy", shape, kind, fresh=not done) for name, (shape, kind) in shapes.items()
     }
     clips = spread_clips(packed.clips, packed.clips)
     for number, start in enumerate(range(done, len(packed), BATCH), 1):
         rows = np.arange(start, min(start + BATCH, len(packed)))
-        found = teacher.embed_video(wanted(streams_of(packed, rows, teacher.streams, clips)))
-        arrays["vectors"][rows] = found.vectors
+        embedded = teacher.embed_video(adapter(streams_of(packed, rows, teacher.streams, clips)))
+        arrays["vectors"][rows] = embedded.vectors
         if "tokens" in arrays:
-            arrays["tokens"][rows] = found.visual_tokens
+            arrays["tokens"][rows] = embedded.visual_tokens
         if number % KEPT_EVERY == 0 or rows[-1] == len(packed) - 1:
             for array in arrays.values():
                 array.flush()
@@ -103,11 +103,11 @@ def _texts(teacher: Model, packed: Packed, path: Path, *, fresh: bool) -> np.nda
     if path.exists() and not fresh:
         return np.asarray(np.load(path, mmap_mode="r"))
     width = teacher.bundle.manifest.vector_width
-    found = embed_texts(teacher, captions) if captions else np.zeros((0, width), np.float32)
+    embeddings = embed_texts(teacher, captions) if captions else np.zeros((0, width), np.float32)
     part = path.with_name("texts.part.npy")
-    np.save(part, found.astype(np.float32))
+    np.save(part, embeddings.astype(np.float32))
     os.replace(part, path)
-    return found
+    return embeddings
 
 
 def _done(folder: Path, of_what: dict[str, Any]) -> int:
@@ -115,9 +115,9 @@ def _done(folder: Path, of_what: dict[str, Any]) -> int:
     path = folder / "done.json"
     if not path.exists():
         return 0
-    kept = json.loads(path.read_text("utf-8"))
-    done = int(kept.pop("done"))
-    return done if kept == of_what else 0
+    stored = json.loads(path.read_text("utf-8"))
+    done = int(stored.pop("done"))
+    return done if stored == of_what else 0
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -27,36 +27,36 @@ class Answered:
 
 def ask_all(encoder: Encoder, packed: Packed, tokens: np.ndarray, batch: int = 128) -> Answered:
     """Answer all questions of a packed corpus. An answer is correct when it equals the whole set of answers."""
-    asked = [(i, q) for i, e in enumerate(packed.examples) for q in e.questions]
-    order = sorted(range(len(asked)), key=lambda n: len(asked[n][1].question))
-    right = np.zeros(len(asked), dtype=bool)
-    probability = np.zeros(len(asked))
+    questions = [(i, q) for i, e in enumerate(packed.examples) for q in e.questions]
+    order = sorted(range(len(questions)), key=lambda n: len(questions[n][1].question))
+    right = np.zeros(len(questions), dtype=bool)
+    probability = np.zeros(len(questions))
     for start in range(0, len(order), batch):
         part = order[start : start + batch]
-        visual = tokens[[asked[n][0] for n in part]].astype(np.float32)
-        answers = encoder.answer([asked[n][1].question for n in part], visual, top=1)
+        visual = tokens[[questions[n][0] for n in part]].astype(np.float32)
+        answers = encoder.answer([questions[n][1].question for n in part], visual, top=1)
         for n, best in zip(part, answers, strict=True):
-            right[n] = best[0].text == canonical_answer(asked[n][1])
+            right[n] = best[0].text == canonical_answer(questions[n][1])
             probability[n] = best[0].probability
-    return Answered([q for _, q in asked], np.array([i for i, _ in asked], dtype=int), right, probability)
+    return Answered([q for _, q in questions], np.array([i for i, _ in questions], dtype=int), right, probability)
 
 
-def exact(answered: Answered) -> dict[str, float]:
+def exact(results: Answered) -> dict[str, float]:
     """Return exact match in percent (all questions, one-word answers, by type) and the calibration error."""
     by_kind: dict[str, list[int]] = defaultdict(list)
     single = []
-    for n, question in enumerate(answered.questions):
+    for n, question in enumerate(results.questions):
         by_kind[question.kind].append(n)
         if len(question.answers) == 1 and " " not in question.answers[0]:
             single.append(n)
-    right = answered.right
+    right = results.right
     out = {"exact": float(100 * right.mean())}
     if single:
         out["exact (single word)"] = float(100 * right[single].mean())
     for kind, where in sorted(by_kind.items()):
         if kind:
             out[f"exact ({kind})"] = float(100 * right[where].mean())
-    return out | {"questions": float(len(right)), "ECE": calibration_error(answered.probability, right)}
+    return out | {"questions": float(len(right)), "ECE": calibration_error(results.probability, right)}
 
 
 def exact_answers(encoder: Encoder, packed: Packed, tokens: np.ndarray) -> dict[str, float]:

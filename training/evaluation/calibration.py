@@ -118,5 +118,5 @@ def _logistic(features: np.ndarray, label: np.ndarray, weight: np.ndarray) -> li
             x.T @ (weight * slope) / total + 2 * penalty * w,
         )
 
-    found = minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B")
-    return [float(v) for v in found.x / scale]
+    optimum = minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B")
+    return [float(v) for v in optimum.x / scale]

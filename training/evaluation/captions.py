@@ -34,23 +34,24 @@ def refclipscores(
     encoder: Encoder, texts: Sequence[str], similarity: np.ndarray, references: Sequence[Sequence[str]]
 ) -> np.ndarray:
     """Return RefCLIPScore (n,) of texts[i] with references[i]. similarity: (n,) of text and video."""
-    known = list(dict.fromkeys([*texts, *(one for some in references for one in some)]))
-    vectors = dict(zip(known, embed_texts(encoder, known), strict=True))
+    distinct = list(dict.fromkeys([*texts, *(reference for of_text in references for reference in of_text)]))
+    vectors = dict(zip(distinct, embed_texts(encoder, distinct), strict=True))
     best = [
-        max(float(vectors[text] @ vectors[one]) for one in some) for text, some in zip(texts, references, strict=True)
+        max(float(vectors[text] @ vectors[reference]) for reference in of_text)
+        for text, of_text in zip(texts, references, strict=True)
     ]
     return np.array([ref_clip_score(float(a), b) for a, b in zip(similarity, best, strict=True)])
 
 
 def still_emscores(encoder: Encoder, texts: Sequence[str], similarity: np.ndarray, pictures: np.ndarray) -> np.ndarray:
     """Return EMScore (n,) of texts[i] with an image as its only frame, whose embedding is pictures[i] (n, D)."""
-    said = [words_of(text, MAX_WORDS) for text in texts]
-    known = list(dict.fromkeys(word for words in said for word in words))
-    vectors = dict(zip(known, embed_texts(encoder, known), strict=True))
+    words_by_text = [words_of(text, MAX_WORDS) for text in texts]
+    distinct = list(dict.fromkeys(word for words in words_by_text for word in words))
+    vectors = dict(zip(distinct, embed_texts(encoder, distinct), strict=True))
     return np.array(
         [
             em_score_of(float(coarse), words, picture[None] @ np.stack([vectors[w] for w in words]).T, [0.0]).score
-            for coarse, words, picture in zip(similarity, said, pictures, strict=True)
+            for coarse, words, picture in zip(similarity, words_by_text, pictures, strict=True)
         ]
     )
 
@@ -72,18 +73,18 @@ def expert_agreement(
     out = {}
     for name, values in scores.items():
         for subset, keep in (("dropped", foreign), ("all", np.ones_like(foreign))):
-            kept = [int(i) for i in np.flatnonzero(keep)]
-            people = [float(s) for i in kept for s in judgements[i].scores]
-            repeated = [float(values[i]) for i in kept for _ in judgements[i].scores]
+            indices = [int(i) for i in np.flatnonzero(keep)]
+            people = [float(s) for i in indices for s in judgements[i].scores]
+            repeated = [float(values[i]) for i in indices for _ in judgements[i].scores]
             out[f"tau-c {name} ({subset})"] = tau_c(repeated, people)
-    kept = [int(i) for i in np.flatnonzero(foreign)]
-    texts, rows, similarity = [texts[i] for i in kept], [rows[i] for i in kept], scores["similarity"][kept]
+    indices = [int(i) for i in np.flatnonzero(foreign)]
+    texts, rows, similarity = [texts[i] for i in indices], [rows[i] for i in indices], scores["similarity"][indices]
     more = {"refclipscore": refclipscores(encoder, texts, similarity, [packed.examples[row].captions for row in rows])}
     if videos.vectors.ndim == 2:
         more["emscore"] = still_emscores(encoder, texts, similarity, videos.vectors[rows])
-    people = [float(s) for i in kept for s in judgements[i].scores]
+    people = [float(s) for i in indices for s in judgements[i].scores]
     for name, values in more.items():
-        repeated = [float(v) for v, i in zip(values, kept, strict=True) for _ in judgements[i].scores]
+        repeated = [float(v) for v, i in zip(values, indices, strict=True) for _ in judgements[i].scores]
         out[f"tau-c {name} (dropped)"] = tau_c(repeated, people)
     return out
 

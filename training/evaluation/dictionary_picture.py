@@ -40,9 +40,9 @@ def draw_dictionary(
     indices, distances = _assign(model, frames)
     counts = np.bincount(indices.ravel(), minlength=model.cfg.entries)
     rows, columns = model.cfg.grid_height, model.cfg.grid_width
-    shown = [int(entry) for entry in np.argsort(-counts, kind="stable")[:entries] if counts[entry]]
-    canvas = np.full((len(shown) * (PATCH + 4), patches * (PATCH + 4), 3), 255, np.uint8)
-    for line, entry in enumerate(shown):
+    most_used = [int(entry) for entry in np.argsort(-counts, kind="stable")[:entries] if counts[entry]]
+    canvas = np.full((len(most_used) * (PATCH + 4), patches * (PATCH + 4), 3), 255, np.uint8)
+    for line, entry in enumerate(most_used):
         places = np.argwhere(indices == entry)
         nearest = places[np.argsort(distances[indices == entry], kind="stable")[:patches]]
         for column, (example, token) in enumerate(nearest):
@@ -58,7 +58,7 @@ def draw_dictionary(
         "entries": model.cfg.entries,
         "entries used": int(used["entries used"]),
         "perplexity": round(used["perplexity"], 2),
-        "shown": [{"entry": entry, "tokens": int(counts[entry])} for entry in shown],
+        "shown": [{"entry": entry, "tokens": int(counts[entry])} for entry in most_used],
     }
 
 
@@ -69,9 +69,9 @@ def _assign(model: Soho, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for start in range(0, len(frames), BATCH):
         pixels = torch.from_numpy(np.array(frames[start : start + BATCH]))[:, None]
         features = model.video.features(pixels)  # (n, V, D)
-        found = model.video.dictionary(features.flatten(0, 1))
-        gap = (features.flatten(0, 1) - model.video.dictionary.entries[found.indices]).pow(2).sum(dim=-1)
-        indices.append(found.indices.reshape(features.shape[:2]).numpy())
+        quantised = model.video.dictionary(features.flatten(0, 1))
+        gap = (features.flatten(0, 1) - model.video.dictionary.entries[quantised.indices]).pow(2).sum(dim=-1)
+        indices.append(quantised.indices.reshape(features.shape[:2]).numpy())
         distances.append(gap.reshape(features.shape[:2]).numpy())
     return np.concatenate(indices), np.concatenate(distances)
 

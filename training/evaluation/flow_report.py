@@ -31,14 +31,14 @@ def measure_flow(
 
     Raises InvalidInput where the corpus has no captions, FileNotFoundError where there is no checkpoint.
     """
-    held = checkpoint.load(folder)
-    model = held.model.eval()
+    loaded = checkpoint.load(folder)
+    model = loaded.model.eval()
     packed = open_packed(data / corpus / split)
     rows = [i for i, example in enumerate(packed.examples) if example.captions][:pairs]
     if not rows:
         raise InvalidInput(f"corpus: {corpus}/{split} has no captions; pairs of video and caption were expected")
-    tokenizer = Tokenizer.open(held.tokenizer, max_length=model.cfg.text_length)
-    special = word_masking(held.tokenizer, model.cfg.vocabulary).special.tolist()
+    tokenizer = Tokenizer.open(loaded.tokenizer, max_length=model.cfg.text_length)
+    special = word_masking(loaded.tokenizer, model.cfg.vocabulary).special.tolist()
     layers: list[list[Flow]] = []
     sizes = []
     for start in range(0, len(rows), BATCH):

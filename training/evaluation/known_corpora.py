@@ -41,11 +41,11 @@ def _scenes(subject: Subject) -> Numbers:
     out = subject.seen(packed) | caption_retrieval(encoder, packed, videos, captions=1)
     out |= wrong_caption_accuracy(encoder, packed, videos, tokens)
     if subject.answers:
-        answered = ask_all(encoder, packed, tokens)
-        out |= exact(answered)
+        results = ask_all(encoder, packed, tokens)
+        out |= exact(results)
         held_out = [i for i, e in enumerate(packed.examples) if e.attributes.get("held_out")]
         if held_out:
-            out["exact (held-out combinations)"] = float(100 * answered.right[np.isin(answered.rows, held_out)].mean())
+            out["exact (held-out combinations)"] = float(100 * results.right[np.isin(results.rows, held_out)].mean())
     for name, alter in ALTERATIONS.items() if len(encoder.streams) == 2 else ():
         videos, tokens = subject.embed(packed, alter)
         scores = caption_retrieval(encoder, packed, videos, captions=1)
@@ -68,8 +68,8 @@ def _pictogram_videos(subject: Subject) -> Numbers:
         start += len(packed.examples)
     for name, rows in subsets.items():
         queries = [labels[i] for i in rows]
-        found = concept_retrieval(subject.encoder, queries, queries, videos, labels)
-        out |= {f"{k} ({name} concepts)": v for k, v in found.items()}
+        metrics = concept_retrieval(subject.encoder, queries, queries, videos, labels)
+        out |= {f"{k} ({name} concepts)": v for k, v in metrics.items()}
     test = splits[subject.split]
     _, tokens = subject.embed(test)
     return out | subject.answered(test, tokens)

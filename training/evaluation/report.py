@@ -49,9 +49,9 @@ def evaluate(
     measured, where a corpus is not there, has nothing to measure, or is packed otherwise than the model sees.
     """
     names = list(dict.fromkeys(corpora)) if corpora else None
-    wanted = _there(data, split, names)
+    names_requested = _there(data, split, names)
     subject = Subject(open_encoder(model), data, split, judgements, clips)
-    chosen = _chosen(subject, wanted, named=names is not None, say=say)
+    chosen = _chosen(subject, names_requested, named=names is not None, say=say)
     results = {name: {k: round(v, 4) for k, v in numbers().items()} for name, numbers in chosen.items()}
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -63,9 +63,9 @@ def open_encoder(model: Path) -> Encoder:
     """Open a bundle's runtime model or a checkpoint's torch model."""
     if (model / MANIFEST_NAME).exists():
         return Model.open(model)
-    held = checkpoint.load(model)
-    tokenizer = Tokenizer.open(held.tokenizer, max_length=held.model.cfg.text_length)
-    return TorchEncoder(held.model, tokenizer, held.answers)
+    loaded = checkpoint.load(model)
+    tokenizer = Tokenizer.open(loaded.tokenizer, max_length=loaded.model.cfg.text_length)
+    return TorchEncoder(loaded.model, tokenizer, loaded.answers)
 
 
 def _there(data: Path, split: str, names: Sequence[str] | None) -> list[str]:
@@ -83,10 +83,12 @@ def _there(data: Path, split: str, names: Sequence[str] | None) -> list[str]:
     return list(names)
 
 
-def _chosen(subject: Subject, wanted: Sequence[str], *, named: bool, say: Say) -> dict[str, Callable[[], Numbers]]:
+def _chosen(
+    subject: Subject, names_requested: Sequence[str], *, named: bool, say: Say
+) -> dict[str, Callable[[], Numbers]]:
     """Return the protocol of each corpus with something to measure; a named corpus without is an error."""
     chosen: dict[str, Callable[[], Numbers]] = {}
-    for name in wanted:
+    for name in names_requested:
         packed = subject.packed(name)
         if name not in MEASURES and (reason := not_measured(subject, packed)):
             if named:

@@ -37,7 +37,7 @@ def caption_retrieval(
     texts = [c for own in queries for c in own]
     owner = np.repeat(np.arange(len(queries)), [len(own) for own in queries])
     ends = np.cumsum([len(own) for own in queries])
-    told = [i for i, own in enumerate(queries) if own]
+    with_captions = [i for i, own in enumerate(queries) if own]
     vectors = embed_texts(encoder, texts)
     to_video = _ranks(
         lambda part: videos.scores(vectors[part]),  # (texts, videos)
@@ -45,8 +45,8 @@ def caption_retrieval(
         len(queries),
     )
     to_text = _ranks(
-        lambda part: replace(videos, vectors=videos.vectors[told[part]]).scores(vectors).T,
-        [np.arange(ends[i] - len(queries[i]), ends[i]) for i in told],
+        lambda part: replace(videos, vectors=videos.vectors[with_captions[part]]).scores(vectors).T,
+        [np.arange(ends[i] - len(queries[i]), ends[i]) for i in with_captions],
         len(texts),
     )
     return {f"t2v {k}": v for k, v in to_video.items()} | {f"v2t {k}": v for k, v in to_text.items()}
@@ -57,7 +57,7 @@ def _ranks(scores: Callable[[slice], np.ndarray], relevant: Sequence[np.ndarray]
     size = max(1, ENTRIES // candidates)
     parts = [slice(start, start + size) for start in range(0, len(relevant), size)]
     ranks = [best_ranks(scores(part), relevant[part]) for part in parts]
-    low, high = (np.concatenate(found) for found in zip(*ranks, strict=True))
+    low, high = (np.concatenate(bounds) for bounds in zip(*ranks, strict=True))
     return rank_summary(low, high)
 
 
@@ -67,8 +67,8 @@ def concept_retrieval(
     """Return retrieval metrics of concept queries, where several videos may show a concept (`groups`)."""
     scores = videos.scores(embed_texts(encoder, queries))
     gallery = np.array(groups)
-    found = retrieval(scores, [np.flatnonzero(gallery == g) for g in query_groups])
-    return {f"t2v {k}": v for k, v in found.items()}
+    metrics = retrieval(scores, [np.flatnonzero(gallery == g) for g in query_groups])
+    return {f"t2v {k}": v for k, v in metrics.items()}
 
 
 def name_retrieval(encoder: Encoder, packed: Packed, videos: Gallery) -> dict[str, float]:
@@ -80,5 +80,5 @@ def name_retrieval(encoder: Encoder, packed: Packed, videos: Gallery) -> dict[st
     names = class_names()
     best = [names[int(row.argmax())] for row in classify(packed)]  # two cranes, bird and machine, share a name
     queries = sorted(set(best))
-    found = concept_retrieval(encoder, queries, queries, videos, best)
-    return {k.replace("t2v", "name"): v for k, v in found.items()} | {"name queries": float(len(queries))}
+    metrics = concept_retrieval(encoder, queries, queries, videos, best)
+    return {k.replace("t2v", "name"): v for k, v in metrics.items()} | {"name queries": float(len(queries))}

@@ -42,8 +42,8 @@ class Subject:
 
     def seen(self, packed: Packed) -> Numbers:
         """How many clips of each video are looked at, where there are several."""
-        taken = clips_taken(packed, self.clips)
-        return {"clips": float(taken)} if packed.clips > 1 else {}
+        clips = clips_taken(packed, self.clips)
+        return {"clips": float(clips)} if packed.clips > 1 else {}
 
     @property
     def answers(self) -> bool:

@@ -32,31 +32,31 @@ def against_wrong_captions(encoder: Encoder, packed: Packed, videos: Gallery, to
             start = len(texts)
             texts += [example.captions[right], *(n.caption for n in wrong)]
             rows += [row] * (1 + len(wrong))
-            for place, negative in enumerate(wrong, start + 1):
+            for index, negative in enumerate(wrong, start + 1):
                 for subset in _subsets(negative):
-                    pairs[subset].append((start, place))
+                    pairs[subset].append((start, index))
             if len(wrong) > 1:
                 choices[1 + len(wrong)].append(range(start, len(texts)))
-    out = {f"choices of {size}": float(len(found)) for size, found in sorted(choices.items())}
+    out = {f"choices of {size}": float(len(sets)) for size, sets in sorted(choices.items())}
     for name, values in scores_of(encoder, texts, videos, tokens, rows).items():
         for subset, places in sorted(pairs.items()):
             right_values, wrong_values = values[np.array(places)].T
             out[f"right caption {name}{subset}"] = pairwise_accuracy(right_values, wrong_values)
-        for size, found in sorted(choices.items()):
-            out[f"choice of {size} {name}"] = choice_accuracy(values[np.array(found)])
+        for size, sets in sorted(choices.items()):
+            out[f"choice of {size} {name}"] = choice_accuracy(values[np.array(sets)])
     return out
 
 
 def _by_right_caption(packed: Packed, example: Example) -> dict[int, list[Negative]]:
-    found: dict[int, list[Negative]] = defaultdict(list)
+    by_caption: dict[int, list[Negative]] = defaultdict(list)
     for negative in example.negatives:
         if not 0 <= negative.of < len(example.captions):
             raise CorpusError(
                 f"{packed.folder}: {example.key}: negatives: of: {negative.of}; the index of one of "
                 f"{len(example.captions)} captions was expected"
             )
-        found[negative.of].append(negative)
-    return found
+        by_caption[negative.of].append(negative)
+    return by_caption
 
 
 def _subsets(negative: Negative) -> list[str]:

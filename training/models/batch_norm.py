@@ -89,9 +89,9 @@ class _Convolution(torch.autograd.Function):
         (gradient,) = gradients
         x, kernel = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.geometry
-        wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False]
+        output_mask = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False]
         of_x, of_kernel, _ = torch.ops.aten.convolution_backward(
-            gradient, x, kernel, None, stride, padding, dilation, False, [0, 0], groups, wanted
+            gradient, x, kernel, None, stride, padding, dilation, False, [0, 0], groups, output_mask
         )
         return of_x, of_kernel, gradient.sum(dim=(0, 2, 3)), None
 

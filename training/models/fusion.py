@@ -151,28 +151,28 @@ class FusedModel(nn.Module, ABC):
         """Embed the visual tokens (P, V, W) of P videos for the heads below, once for many texts."""
         return self.text.prepare_visual(visual_PVW, self.visual_embeddings(visual_PVW))
 
-    def fuse(self, text_BLD: Tensor, attention_mask: Tensor, seen: VisualCache) -> Tensor:
+    def fuse(self, text_BLD: Tensor, attention_mask: Tensor, cache: VisualCache) -> Tensor:
         """Return the fused states (B, L, D) of B = n * P texts, the n texts about a video adjacent."""
-        return self.text.fuse(text_BLD, attention_mask, seen)
+        return self.text.fuse(text_BLD, attention_mask, cache)
 
-    def match_logits(self, text_BLD: Tensor, attention_mask: Tensor, seen: VisualCache) -> Tensor:
+    def match_logits(self, text_BLD: Tensor, attention_mask: Tensor, cache: VisualCache) -> Tensor:
         """Return the matching logits (B,) of text states (B, L, D), the texts about a video adjacent; not calibrated.
 
         The head on the fused [CLS] corrects the scaled similarity of the two embeddings: trained for few steps, a head
         on [CLS] alone stays far below similarity. HD-VILA does not use its matching head.
         """
-        first = self.text.fuse(text_BLD, attention_mask, seen, first_only=True)[:, 0]
-        video = repeated(self.video_embedding(seen.visual), text_BLD.shape[0])
+        first = self.text.fuse(text_BLD, attention_mask, cache, first_only=True)[:, 0]
+        video = repeated(self.video_embedding(cache.visual), text_BLD.shape[0])
         similarity = (self.text_embedding(text_BLD, attention_mask) * video).sum(dim=-1)
         above = self.match_scale * (similarity - self.match_threshold) / self.cfg.temperature
         logits: Tensor = self.match_head(first).squeeze(-1) + above
         return logits
 
-    def answer_logits(self, text_BLD: Tensor, attention_mask: Tensor, seen: VisualCache) -> Tensor:
+    def answer_logits(self, text_BLD: Tensor, attention_mask: Tensor, cache: VisualCache) -> Tensor:
         """Return the answer logits (B, answers) of question states (B, L, D), those about a video adjacent."""
         if self.answer_head is None:
             raise ValueError("answers: 0 in this model's config; an answer vocabulary was expected")
-        first = self.text.fuse(text_BLD, attention_mask, seen, first_only=True)[:, 0]
+        first = self.text.fuse(text_BLD, attention_mask, cache, first_only=True)[:, 0]
         logits: Tensor = self.answer_head(first)
         return logits
 

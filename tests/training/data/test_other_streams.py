@@ -74,7 +74,7 @@ def test_smaller_pictures_keep_their_colours(packed: Packed) -> None:
     ],
 )
 def test_what_cannot_be_made_of_it_is_refused(packed: Packed, wanted: FrameStream) -> None:
-    with pytest.raises(InvalidInput, match=rf"streams: .*{wanted.name}.*packed; .* cannot be made of that .*--seen-by"):
+    with pytest.raises(InvalidInput, match=rf"streams: .*{wanted.name}.*packed; .* cannot be made from it .*--seen-by"):
         sight(packed, [wanted])
 
 

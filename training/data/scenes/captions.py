@@ -39,7 +39,7 @@ class Caption:
 def captions_of(world: World, rng: Random) -> list[Caption]:
     """Five different true captions. The first two say everything that tells the clip from others."""
     everything = replace(describe(world), count=None)
-    wanted = [
+    descriptions = [
         everything,
         everything,
         replace(_partial(everything, rng), count=len(world.things)),
@@ -47,7 +47,7 @@ def captions_of(world: World, rng: Random) -> list[Caption]:
         _glimpse(everything, rng),
     ]
     captions: list[Caption] = []
-    for description in wanted:
+    for description in descriptions:
         while True:
             style = rng.randrange(2**31)
             text = phrase(description, style)
@@ -108,12 +108,12 @@ def _other(rng: Random, values: tuple[Any, ...], value: Any) -> Any:
 
 def _change_attribute(name: str, values: tuple[Any, ...]) -> Change:
     def change(rng: Random, description: Description) -> Description | None:
-        told = [i for i, m in enumerate(description.mentions) if getattr(m, name) is not None]
-        if not told and name == "pattern":
-            told = list(range(len(description.mentions)))
-        if not told:
+        indices = [i for i, m in enumerate(description.mentions) if getattr(m, name) is not None]
+        if not indices and name == "pattern":
+            indices = list(range(len(description.mentions)))
+        if not indices:
             return None
-        index = rng.choice(told)
+        index = rng.choice(indices)
         mention = description.mentions[index]
         allowed = values
         if name == "shape":  # a circle cannot be seen to rotate
@@ -127,10 +127,10 @@ def _change_attribute(name: str, values: tuple[Any, ...]) -> Change:
 
 
 def _change_direction(rng: Random, description: Description) -> Description | None:
-    told = [i for i, c in enumerate(description.clauses) if c.direction]
-    if not told:
+    indices = [i for i, c in enumerate(description.clauses) if c.direction]
+    if not indices:
         return None
-    index = rng.choice(told)
+    index = rng.choice(indices)
     clause = description.clauses[index]
     values = TURNS if clause.motion == "rotates" else DIRECTIONS if clause.motion == "moves" else ("left", "right")
     return _with_clause(description, index, replace(clause, direction=_other(rng, values, clause.direction)))
@@ -186,14 +186,14 @@ def _swap(rng: Random, description: Description) -> Description | None:
             description,
             clauses=tuple(replace(c, subject=turned.get(c.subject, c.subject)) for c in description.clauses),
         )
-    one, other = description.mentions[a], description.mentions[b]
+    first, second = description.mentions[a], description.mentions[b]
     if name == "shape" and any(c.motion == "rotates" for c in description.clauses):
         return None
-    of_a: dict[str, Any] = {name: getattr(one, name)}
-    of_b: dict[str, Any] = {name: getattr(other, name)}
+    of_a: dict[str, Any] = {name: getattr(first, name)}
+    of_b: dict[str, Any] = {name: getattr(second, name)}
     if None in of_a.values() or None in of_b.values():
         return None
-    return _with_mention(_with_mention(description, a, replace(one, **of_b)), b, replace(other, **of_a))
+    return _with_mention(_with_mention(description, a, replace(first, **of_b)), b, replace(second, **of_a))
 
 
 def _change_count(rng: Random, description: Description) -> Description | None:
@@ -226,7 +226,7 @@ def speaks_of_held_out(description: Description) -> bool:
 
 
 def negatives_of(
-    world: World, captions: list[Caption], other: World, held_out: bool, rng: Random
+    world: World, captions: list[Caption], second: World, held_out: bool, rng: Random
 ) -> list[dict[str, Any]]:
     """Wrong captions, each false of the world: grade 1 by one change, grade 2 by two, 3 tells of ``other``.
 
@@ -259,7 +259,7 @@ def negatives_of(
             twice = CHANGES[then](rng, once)
             if twice is not None and twice != once and twice != captions[source].description:
                 add(source, twice, captions[source].style, 2, kind)
-    elsewhere = replace(describe(other), count=None)
+    elsewhere = replace(describe(second), count=None)
     for _ in range(GRADE_3):
         add(rng.choice((0, 1)), elsewhere, rng.randrange(2**31), 3, "other")
     return negatives

@@ -49,15 +49,15 @@ def describe(world: World) -> Description:
     mentions = tuple(
         Mention(t.colour, t.shape, t.size, None if t.pattern == "plain" else t.pattern, t.digit) for t in world.things
     )
-    told = [(e.start, i, e) for i, t in enumerate(world.things) for e in t.events]
+    events = [(e.start, i, e) for i, t in enumerate(world.things) for e in t.events]
     if world.kind == "collision":
-        told = told[:1]
+        events = events[:1]
     if world.kind in ("ordered", "sequence", "trio"):
-        told.sort(key=lambda item: item[0])
-    clauses = [Clause(i, e.motion, e.direction, e.speed, e.target, e.depth) for _, i, e in told]
+        events.sort(key=lambda item: item[0])
+    clauses = [Clause(i, e.motion, e.direction, e.speed, e.target, e.depth) for _, i, e in events]
     relation = None
-    if len(told) == 2:
-        relation = "then" if told[0][2].end <= told[1][2].start else "together"
+    if len(events) == 2:
+        relation = "then" if events[0][2].end <= events[1][2].start else "together"
     clauses += [Clause(i, "stays") for i, t in enumerate(world.things) if not t.events]
     return Description(mentions, tuple(clauses), relation, len(world.things))
 
@@ -71,7 +71,7 @@ def matches(mention: Mention, thing: Thing) -> bool:
         (mention.pattern, thing.pattern),
         (mention.digit, thing.digit),
     )
-    return all(said is None or said == is_so for said, is_so in pairs)
+    return all(claims is None or claims == is_so for claims, is_so in pairs)
 
 
 def holds(description: Description, world: World) -> bool:
@@ -101,13 +101,13 @@ def _is_told_by(event: Event, clause: Clause, chosen: tuple[int, ...]) -> bool:
     if event.motion != clause.motion:
         return False
     target = None if clause.target is None else chosen[clause.target]
-    said = (
+    claims = (
         (clause.direction, event.direction),
         (clause.speed, event.speed),
         (clause.depth, event.depth),
         (target, event.target),
     )
-    return all(claim is None or claim == fact for claim, fact in said)
+    return all(claim is None or claim == fact for claim, fact in claims)
 
 
 def _in_time(relation: str | None, events: tuple[Event, ...]) -> bool:

@@ -91,11 +91,11 @@ def make_split(out: Path, seed: int, split: str, count: int, workers: int) -> No
 def _settle_seed(out: Path, seed: int) -> None:
     """Note the seed in the folder. Raises SystemExit where clips of another seed or version are there."""
     note = out / "seed.json"
-    wanted = {"seed": seed, "version": VERSION}
-    if note.exists() and (found := json.loads(note.read_text())) != wanted:
-        raise SystemExit(f"{out} holds scenes of {found}, not of {wanted}; choose another folder")
+    expected = {"seed": seed, "version": VERSION}
+    if note.exists() and (stored := json.loads(note.read_text())) != expected:
+        raise SystemExit(f"{out} holds scenes of {stored}, not of {expected}; choose another folder")
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(note, json.dumps(wanted).encode())
+    write_whole(note, json.dumps(expected).encode())
 
 
 def make_corpus(out: Path, counts: dict[str, int], seed: int = 0, workers: int = 1) -> None:

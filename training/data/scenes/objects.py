@@ -71,7 +71,7 @@ def object_targets(scenes: Sequence[Mapping[str, Any]]) -> tuple[NDArray[np.floa
 
 def _values(thing: Thing) -> tuple[Any, ...]:
     first, second = (_event_in(thing, half) for half in (0, 1))
-    told = [e for e in thing.events if e.speed or e.depth]
+    described = [e for e in thing.events if e.speed or e.depth]
     return (
         thing.shape,
         thing.colour,
@@ -82,8 +82,8 @@ def _values(thing: Thing) -> tuple[Any, ...]:
         first.direction if first else None,
         second.motion if second else "stays",
         second.direction if second else None,
-        told[0].speed if told else None,
-        told[0].depth if told else None,
+        described[0].speed if described else None,
+        described[0].depth if described else None,
     )
 
 

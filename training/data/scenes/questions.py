@@ -37,12 +37,12 @@ def reference(world: World, thing: Thing, rng: Random, without: str = "") -> str
 def _about_each(
     world: World, rng: Random, without: str, answer: Callable[[Thing], str | None], forms: tuple[str, ...]
 ) -> list[Asked]:
-    asked = []
+    pairs = []
     for thing in world.things:
         name, right = reference(world, thing, rng, without), answer(thing)
         if name and right:
-            asked.append((rng.choice(forms).format(name), right))
-    return asked
+            pairs.append((rng.choice(forms).format(name), right))
+    return pairs
 
 
 def _only_event(thing: Thing) -> Event | None:
@@ -55,36 +55,36 @@ def _base(motion: str) -> str:
 
 def ask_what(world: World, rng: Random) -> list[Asked]:
     """Which shape something is; by its colour or by what it does."""
-    asked = _about_each(world, rng, "shape", lambda t: t.shape, ("what shape is {}?", "which shape does {} have?"))
+    pairs = _about_each(world, rng, "shape", lambda t: t.shape, ("what shape is {}?", "which shape does {} have?"))
     acting = [t for t in world.things if t.events]
     if len(acting) == 1 and (event := _only_event(acting[0])) and event.target is None:
-        asked.append((f"what {event.motion}?", acting[0].shape))
-    return asked
+        pairs.append((f"what {event.motion}?", acting[0].shape))
+    return pairs
 
 
 def ask_colour(world: World, rng: Random) -> list[Asked]:
     """Which colour something has; by its shape or by what it does."""
-    asked = _about_each(world, rng, "colour", lambda t: t.colour, ("what color is {}?", "which color does {} have?"))
+    pairs = _about_each(world, rng, "colour", lambda t: t.colour, ("what color is {}?", "which color does {} have?"))
     acting = [t for t in world.things if t.events]
     if len(acting) == 1 and len(world.things) > 1 and (event := _only_event(acting[0])) and event.target is None:
-        asked.append((f"what color is the object that {event.motion}?", acting[0].colour))
-    return asked
+        pairs.append((f"what color is the object that {event.motion}?", acting[0].colour))
+    return pairs
 
 
 def ask_count(world: World, rng: Random) -> list[Asked]:
     """How many objects there are, of one colour or shape, that do something."""
-    asked = [(rng.choice(("how many objects are there?", "how many shapes can be seen?")), str(len(world.things)))]
+    pairs = [(rng.choice(("how many objects are there?", "how many shapes can be seen?")), str(len(world.things)))]
     if not any(e.motion in ("appears", "disappears") for t in world.things for e in t.events):
-        asked.append(("how many objects stay still?", str(sum(not t.events for t in world.things))))
+        pairs.append(("how many objects stay still?", str(sum(not t.events for t in world.things))))
     if rng.random() < 0.5:
         values = [(rng.choice(list(COLOURS)), "object"), *((t.colour, "object") for t in world.things)]
         word, _ = rng.choice(values)
-        asked.append((f"how many {word} objects are there?", str(sum(t.colour == word for t in world.things))))
+        pairs.append((f"how many {word} objects are there?", str(sum(t.colour == word for t in world.things))))
     else:
         word = rng.choice([rng.choice(SHAPES), *(t.shape for t in world.things)])
         plural = f"{word}es" if word.endswith("s") else f"{word}s"
-        asked.append((f"how many {plural} are there?", str(sum(t.shape == word for t in world.things))))
-    return asked
+        pairs.append((f"how many {plural} are there?", str(sum(t.shape == word for t in world.things))))
+    return pairs
 
 
 def ask_direction(world: World, rng: Random) -> list[Asked]:
@@ -95,8 +95,8 @@ def ask_direction(world: World, rng: Random) -> list[Asked]:
         return event.direction if event and event.motion in motions else None
 
     moves = ("which way does {} move?", "in which direction does {} move?")
-    asked = _about_each(world, rng, "", lambda t: way(t, ("moves", "passes")), moves)
-    return asked + _about_each(
+    pairs = _about_each(world, rng, "", lambda t: way(t, ("moves", "passes")), moves)
+    return pairs + _about_each(
         world,
         rng,
         "",
@@ -107,31 +107,31 @@ def ask_direction(world: World, rng: Random) -> list[Asked]:
 
 def ask_order(world: World, rng: Random) -> list[Asked]:
     """Which of two comes first, and whether one comes before the other."""
-    told = sorted(((e, t) for t in world.things for e in t.events), key=lambda pair: pair[0].start)
-    if len(told) != 2 or told[0][0].end > told[1][0].start or told[0][1] == told[1][1]:
+    events = sorted(((e, t) for t in world.things for e in t.events), key=lambda pair: pair[0].start)
+    if len(events) != 2 or events[0][0].end > events[1][0].start or events[0][1] == events[1][1]:
         return []
-    (early, one), (late, other) = told
-    a, b = (one, other) if rng.random() < 0.5 else (other, one)
-    asked = []
+    (early, first), (late, second) = events
+    a, b = (first, second) if rng.random() < 0.5 else (second, first)
+    pairs = []
     verb = early.motion if early.motion == late.motion else "acts"
-    if one.colour != other.colour and all(t.colour != one.colour for t in world.things if t is not one):
-        asked.append((f"which color {verb} first, {a.colour} or {b.colour}?", one.colour))
-    if one.shape != other.shape and all(t.shape != one.shape for t in world.things if t is not one):
-        asked.append((f"which shape {verb} first, the {a.shape} or the {b.shape}?", one.shape))
-    events = {id(one): early, id(other): late}
+    if first.colour != second.colour and all(t.colour != first.colour for t in world.things if t is not first):
+        pairs.append((f"which color {verb} first, {a.colour} or {b.colour}?", first.colour))
+    if first.shape != second.shape and all(t.shape != first.shape for t in world.things if t is not first):
+        pairs.append((f"which shape {verb} first, the {a.shape} or the {b.shape}?", first.shape))
+    event_of = {id(first): early, id(second): late}
     names = [reference(world, t, rng) for t in (a, b)]
-    deeds = [_base(events[id(a)].motion), events[id(b)].motion]
-    asked.append((f"does {names[0]} {deeds[0]} before {names[1]} {deeds[1]}?", "yes" if a is one else "no"))
-    return asked
+    deeds = [_base(event_of[id(a)].motion), event_of[id(b)].motion]
+    pairs.append((f"does {names[0]} {deeds[0]} before {names[1]} {deeds[1]}?", "yes" if a is first else "no"))
+    return pairs
 
 
 def ask_digit(world: World, rng: Random) -> list[Asked]:
     """Which digit is on an object, or is to be seen at all."""
     forms = ("what number is on {}?", "which digit is on {}?")
-    asked = _about_each(world, rng, "", lambda t: None if t.digit is None else str(t.digit), forms)
-    if len(asked) == 1:
-        asked.append(("which digit can be seen?", asked[0][1]))
-    return asked
+    pairs = _about_each(world, rng, "", lambda t: None if t.digit is None else str(t.digit), forms)
+    if len(pairs) == 1:
+        pairs.append(("which digit can be seen?", pairs[0][1]))
+    return pairs
 
 
 def ask_size(world: World, rng: Random) -> list[Asked]:
@@ -140,17 +140,17 @@ def ask_size(world: World, rng: Random) -> list[Asked]:
     def size(thing: Thing) -> str | None:
         return None if any(e.motion in ("grows", "shrinks") for e in thing.events) else thing.size
 
-    asked = _about_each(world, rng, "", size, ("is {} small or large?", "what size is {}?"))
+    pairs = _about_each(world, rng, "", size, ("is {} small or large?", "what size is {}?"))
     # Large objects are sampled twice as often; dropping half of them evens out the answers.
-    return [a for a in asked if a[1] == "small" or rng.random() < 0.5]
+    return [a for a in pairs if a[1] == "small" or rng.random() < 0.5]
 
 
 def ask_pattern(world: World, rng: Random) -> list[Asked]:
     """Whether something is plain, striped or dotted."""
-    asked = _about_each(
+    pairs = _about_each(
         world, rng, "", lambda t: t.pattern, ("what pattern does {} have?", "is {} plain, striped or dotted?")
     )
-    return [a for a in asked if a[1] != "plain" or rng.random() < 0.58]
+    return [a for a in pairs if a[1] != "plain" or rng.random() < 0.58]
 
 
 def ask_motion(world: World, rng: Random) -> list[Asked]:
@@ -168,8 +168,8 @@ def ask_motion(world: World, rng: Random) -> list[Asked]:
         event = _only_event(thing)
         return event.speed if event else None
 
-    asked = _about_each(world, rng, "", deed, ("what does {} do?", "what happens to {}?", "what is {} doing?"))
-    return asked + _about_each(world, rng, "", pace, ("is {} slow or fast?", "does {} move fast or slow?"))
+    pairs = _about_each(world, rng, "", deed, ("what does {} do?", "what happens to {}?", "what is {} doing?"))
+    return pairs + _about_each(world, rng, "", pace, ("is {} slow or fast?", "does {} move fast or slow?"))
 
 
 def ask_yes_no(world: World, held_out: bool, rng: Random) -> list[Asked]:
@@ -179,17 +179,17 @@ def ask_yes_no(world: World, held_out: bool, rng: Random) -> list[Asked]:
 
     ``held_out`` allows pairs of the test split that the clip does not show.
     """
-    asked = []
+    pairs = []
     for form in rng.sample(("exists", "attribute", "deed", "deed"), 4):
         answer = rng.choice(("yes", "no"))
         for _ in range(16):
-            made = {"exists": _exists, "attribute": _has, "deed": _does}[form](world, rng, answer == "yes")
-            if made and speaks_of_held_out(made[1]) and not held_out:
+            statement = {"exists": _exists, "attribute": _has, "deed": _does}[form](world, rng, answer == "yes")
+            if statement and speaks_of_held_out(statement[1]) and not held_out:
                 continue
-            if made and holds(made[1], world) == (answer == "yes"):
-                asked.append((made[0], answer))
+            if statement and holds(statement[1], world) == (answer == "yes"):
+                pairs.append((statement[0], answer))
                 break
-    return asked
+    return pairs
 
 
 def _exists(world: World, rng: Random, true: bool) -> tuple[str, Description] | None:

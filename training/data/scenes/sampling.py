@@ -166,7 +166,7 @@ def _place(rng: Random, things: list[Thing]) -> list[Thing] | None:
         for thing in things:
             moved = replace(thing, x=float(rng.randint(20, WIDTH - 20)), y=float(rng.randint(20, HEIGHT - 20)))
             path = [(s.x, s.y, REACH * thing.diameter * s.scale) for s in (state_at(moved, t) for t in frame_times())]
-            if not _inside(path) or any(_touch(path, other) for other in paths):
+            if not _inside(path) or any(_touch(path, second) for second in paths):
                 break
             placed.append(moved)
             paths.append(path)
@@ -179,8 +179,10 @@ def _inside(path: list[tuple[float, float, float]]) -> bool:
     return all(r + BORDER <= x <= WIDTH - r - BORDER and r + BORDER <= y <= HEIGHT - r - BORDER for x, y, r in path)
 
 
-def _touch(one: list[tuple[float, float, float]], other: list[tuple[float, float, float]]) -> bool:
-    return any((a - x) ** 2 + (b - y) ** 2 < (r + s + 3) ** 2 for (a, b, r), (x, y, s) in zip(one, other, strict=True))
+def _touch(first: list[tuple[float, float, float]], second: list[tuple[float, float, float]]) -> bool:
+    return any(
+        (a - x) ** 2 + (b - y) ** 2 < (r + s + 3) ** 2 for (a, b, r), (x, y, s) in zip(first, second, strict=True)
+    )
 
 
 def _collision(rng: Random, things: list[Thing]) -> list[Thing]:
@@ -216,7 +218,7 @@ def _with_digit(rng: Random, thing: Thing, things: list[Thing]) -> Thing:
         return thing
     if any(event.motion in ("shrinks", "appears", "disappears") for event in thing.events):
         return thing
-    depths = [event.depth for other in things for event in other.events if event.depth]
+    depths = [event.depth for second in things for event in second.events if event.depth]
     hidden = bool(depths) and (depths[0] == "behind") == bool(thing.events)
     return thing if hidden else replace(thing, digit=rng.randrange(10))
 

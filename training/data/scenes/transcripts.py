@@ -48,7 +48,7 @@ def _about(world: World, rng: Random) -> tuple[float, str]:
     time = events[0].start if events else 0.5
     style = rng.randrange(2**31)
     mention = everything.mentions[clause.subject]
-    shown = rng.choice(
+    mention = rng.choice(
         (
             Mention(mention.colour, mention.shape),
             Mention(mention.colour),
@@ -58,9 +58,9 @@ def _about(world: World, rng: Random) -> tuple[float, str]:
     )
     opening = rng.choice(OPENINGS)
     if rng.random() < 0.25:
-        return time, f"{opening}there is {noun_phrase(shown, style, 'name')}"
+        return time, f"{opening}there is {noun_phrase(mention, style, 'name')}"
     mentions = list(everything.mentions)
-    mentions[clause.subject] = shown
+    mentions[clause.subject] = mention
     partial: Clause = replace(clause, speed=None)
     description = Description(tuple(mentions), (partial,))
     if rng.random() < 0.3 and clause.target is None:

@@ -179,8 +179,8 @@ def _moving_part(description: Description, clauses: list[Clause], style: int, pr
         return f"{names[0]} {verbs[0]}"
     if clauses[0].subject == clauses[1].subject:
         return choose(THEN_SAME, style, "then same").format(*verbs, np=names[0])
-    said = [f"{name} {verb}" for name, verb in zip(names, verbs, strict=True)]
-    return choose(THEN if description.relation == "then" else TOGETHER, style, "joint").format(*said)
+    clauses_said = [f"{name} {verb}" for name, verb in zip(names, verbs, strict=True)]
+    return choose(THEN if description.relation == "then" else TOGETHER, style, "joint").format(*clauses_said)
 
 
 def _still_part(description: Description, clauses: list[Clause], style: int, progressive: bool) -> str:

@@ -39,14 +39,14 @@ class Merging(NamedTuple):
         return torch.matmul(self.members.transpose(1, 2)[:, None], x_NFMD)
 
 
-def soft_matching(x_NVD: Tensor, kept: int) -> Merging:
+def soft_matching(x_NVD: Tensor, num_tokens: int) -> Merging:
     """Merge the V - `kept` most similar pairs of an even and an odd position, by the cosine of their features.
 
     Each even position proposes its most similar odd position; the proposals with the highest cosine are accepted, the
     first of equal ones. Raises ValueError unless V // 2 <= kept <= V.
     """
     count = x_NVD.shape[1]
-    check_kept(kept, count)
+    check_kept(num_tokens, count)
     unit = normalize(x_NVD, dim=-1)
     even, odd = unit[:, 0::2], unit[:, 1::2]
     similarity = torch.matmul(even, odd.transpose(1, 2))  # (N, evens, odds)
@@ -55,11 +55,11 @@ def soft_matching(x_NVD: Tensor, kept: int) -> Merging:
     above = best[:, None, :] > best[:, :, None]
     tied = (best[:, None, :] == best[:, :, None]) & (positions[None, :] < positions[:, None])
     rank = (above | tied).sum(dim=-1)  # of each even position among the proposals, 0 is the best
-    merged = count - kept
+    merged = count - num_tokens
     alone = even.shape[1] - merged
     # Groups: first the unmerged even positions in the order of their ranks, then the odd positions.
     group_of_even = torch.where(rank < merged, alone + partner, rank - merged)
-    groups = torch.arange(kept, device=x_NVD.device)
+    groups = torch.arange(num_tokens, device=x_NVD.device)
     members_even = (group_of_even[:, None, :] == groups[None, :, None]).to(x_NVD.dtype)  # (N, M, evens)
     group_of_odd = alone + torch.arange(odd.shape[1], device=x_NVD.device)
     members_odd = (group_of_odd[None, :] == groups[:, None]).to(x_NVD.dtype).expand(x_NVD.shape[0], -1, -1)
@@ -67,20 +67,20 @@ def soft_matching(x_NVD: Tensor, kept: int) -> Merging:
     return Merging(torch.cat([members_even, members_odd], dim=-1)[..., order])
 
 
-def check_kept(kept: int, positions: int) -> None:
+def check_kept(num_tokens: int, positions: int) -> None:
     """Raise ValueError where the number of positions cannot be reached: each merged pair needs an odd position."""
     minimum = positions // 2
-    if not minimum <= kept <= positions:
-        raise ValueError(f"tokens: {kept} of {positions}; {minimum} to {positions} were expected")
+    if not minimum <= num_tokens <= positions:
+        raise ValueError(f"tokens: {num_tokens} of {positions}; {minimum} to {positions} were expected")
 
 
 class MergedHybrid(nn.Module):
     """A hybrid Transformer that computes only `kept` tokens per frame."""
 
-    def __init__(self, hybrid: HybridTransformer, kept: int) -> None:
+    def __init__(self, hybrid: HybridTransformer, num_tokens: int) -> None:
         super().__init__()
-        check_kept(kept, hybrid.position.shape[1])
-        self.hybrid, self.kept = hybrid, kept
+        check_kept(num_tokens, hybrid.position.shape[1])
+        self.hybrid, self.kept = hybrid, num_tokens
 
     def forward(self, x_NFYXD: Tensor, times: Tensor | None = None) -> Tensor:
         """Return (N, F, V, D) for maps (N, F, Y, X, D), like the hybrid Transformer."""

@@ -30,8 +30,8 @@ class VisualEmbeddings(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, visual_BVW: Tensor) -> Tensor:
-        place = (self.row + self.column).flatten(0, 1)  # (V, D)
-        out: Tensor = self.dropout(self.norm(self.project(visual_BVW) + place + self.kind))
+        position = (self.row + self.column).flatten(0, 1)  # (V, D)
+        out: Tensor = self.dropout(self.norm(self.project(visual_BVW) + position + self.kind))
         return out
 
 

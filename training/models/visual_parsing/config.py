@@ -39,9 +39,9 @@ class VisualParsingConfig(FusedConfig):
     def _grid_fits(self) -> VisualParsingConfig:
         cell = self.patch * 2 ** (len(self.swin_depths) - 1)
         for axis in ("height", "width"):
-            given, grid = getattr(self, f"image_{axis}"), getattr(self, f"grid_{axis}")
-            if grid * cell != given:
-                raise ValueError(f"grid_{axis}: {grid} given; image_{axis} {given} / {cell} was expected")
+            size, grid = getattr(self, f"image_{axis}"), getattr(self, f"grid_{axis}")
+            if grid * cell != size:
+                raise ValueError(f"grid_{axis}: {grid} given; image_{axis} {size} / {cell} was expected")
             if grid > self.window:
                 raise ValueError(f"grid_{axis}: {grid} given; at most the window of {self.window} was expected")
         if len(self.swin_heads) != len(self.swin_depths):
