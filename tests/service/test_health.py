@@ -1,4 +1,4 @@
-"""Health is answered at a port of its own while the loop that answers everything else stands still."""
+"""The health port responds while the event loop of the service is blocked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.waiting import PATIENCE, wait_for
 
 @pytest.fixture
 def health(running: Running) -> Iterator[httpx.Client]:
-    """A client of the health port of a service."""
+    """A client of the health port."""
     with (
         listen("127.0.0.1", 0) as listener,
         serve_health(running.service, listener),
@@ -32,29 +32,29 @@ def health(running: Running) -> Iterator[httpx.Client]:
 
 
 @contextmanager
-def held_loop(running: Running) -> Iterator[Callable[[], None]]:
-    """The event loop of the service stands still in the block, or until what this gives is called."""
-    going, held = threading.Event(), threading.Event()
+def blocked_loop(running: Running) -> Iterator[Callable[[], None]]:
+    """Block the event loop of the service during the context, or until the yielded function is called."""
+    released, blocked = threading.Event(), threading.Event()
 
-    def hold() -> None:
-        held.set()
-        assert going.wait(PATIENCE)
+    def block() -> None:
+        blocked.set()
+        assert released.wait(PATIENCE)
 
     search = f"{running.client.base_url}/v1/collections/none/search"
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as threads:
-        patch.setattr(running.service.queue_limiter, "check", hold)
+        patch.setattr(running.service.queue_limiter, "check", block)
         threads.submit(httpx.post, search, json={"text": "a thing"}, timeout=PATIENCE)
         try:
-            assert held.wait(PATIENCE)
-            yield going.set
+            assert blocked.wait(PATIENCE)
+            yield released.set
         finally:
-            going.set()
+            released.set()
 
 
-def test_health_is_answered_while_the_loop_stands_still_and_not_for_ever(
+def test_the_health_port_responds_while_the_loop_is_blocked_and_reports_it_in_the_end(
     running: Running, health: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with held_loop(running):
+    with blocked_loop(running):
         assert health.get("/livez").json() == {"status": "ok"}
         assert health.get("/readyz").status_code == 200
         with pytest.raises(httpx.ReadTimeout):
@@ -67,13 +67,13 @@ def test_health_is_answered_while_the_loop_stands_still_and_not_for_ever(
     assert running.client.get("/livez").status_code == 200
 
 
-def test_nothing_else_is_answered_at_the_health_port(health: httpx.Client) -> None:
+def test_the_health_port_has_no_other_routes(health: httpx.Client) -> None:
     for path in ("/", "/v1/models", "/v1/collections", "/metrics", "/openapi.json", "/static/app.js"):
         assert health.get(path).status_code == 404
     assert health.post("/livez").status_code == 405
 
 
-def test_a_service_has_a_health_port_where_the_settings_say_so(small_bundle: Path, tmp_path: Path) -> None:
+def test_a_setting_adds_the_health_port(small_bundle: Path, tmp_path: Path) -> None:
     with reserved_port() as port:
         settings = settings_for(small_bundle, tmp_path / "data", health_port=port, shutdown_delay=PATIENCE)
         with process(settings) as (client, server), httpx.Client(base_url=f"http://127.0.0.1:{port}") as health:

@@ -8,6 +8,7 @@ import re
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
@@ -22,10 +23,11 @@ from benchmarks.service.servers import nginx
 from service.run import listen
 from service.server import serve_health
 from service.settings import Settings
+from tests.ports import reserved_port
 from tests.service.blocked_jobs import not_begun
 from tests.service.conftest import settings_for
 from tests.service.event_client import events, stream
-from tests.service.running import JSON, Running, problem_of, serving
+from tests.service.running import JSON, Running, problem_of, process, serving
 from tests.service.uploading import picture, upload
 from tests.tools import find_tool
 from tests.waiting import PATIENCE, wait_for
@@ -286,6 +288,39 @@ def test_a_client_learns_whether_a_request_reached_the_service() -> None:
         answer = client.post("/v1/collections", json={"name": "videos"})
         problem_of(answer, 503, "overloaded")
         assert answer.headers["retry-after"] == "1"
+
+
+def test_a_restart_of_the_service_breaks_no_request(small_bundle: Path, tmp_path: Path) -> None:
+    find_tool("nginx")
+    statuses: Counter[int] = Counter()
+    stopped = threading.Event()
+
+    def send_requests(url: str) -> None:
+        with httpx.Client(base_url=url, timeout=PATIENCE) as client:
+            while not stopped.is_set():
+                statuses[client.post("/v1/embeddings", json={"input": ["a red thing"]}).status_code] += 1
+
+    with reserved_port() as port, reserved_port() as health_port, ExitStack() as stack:
+        settings = settings_for(small_bundle, tmp_path / "data", health_port=health_port, shutdown_delay=0.5)
+        settings = settings.model_copy(update={"port": port})
+        with process(settings) as (client, server):
+            url = stack.enter_context(nginx(port, health_port))
+            clients = [threading.Thread(target=send_requests, args=(url,)) for _ in range(4)]
+            stack.callback(stopped.set)
+            for each in clients:
+                each.start()
+            wait_for(lambda: statuses[200] > 20)
+            client.close()
+            server.terminate()
+            assert server.wait(PATIENCE) == 0
+        wait_for(lambda: statuses[503] > 20)
+        with process(settings):
+            succeeded = statuses[200]
+            wait_for(lambda: statuses[200] > succeeded + 20)
+            stopped.set()
+            for each in clients:
+                each.join(PATIENCE)
+    assert set(statuses) == {200, 503}
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""SIGTERM under load: whoever was let in is answered, nobody is cut off, and what was not finished goes on later."""
+"""SIGTERM under load: accepted requests get their responses, no connection breaks, and jobs go on later."""
 
 from __future__ import annotations
 
@@ -25,104 +25,107 @@ from tests.waiting import PATIENCE, wait_for
 
 STOPS = rounds(1, 20)
 MANY = rounds(20, 200)
-"""Files of the job: some more than are indexed before the last time that the service is told to stop."""
-SEEN = "seen"
-"""The file that tells the service that enough was seen of its being not ready."""
+"""Files of the job, more than are indexed before the last stop."""
+READINESS_CHECKED = "readiness-checked"
+"""Name of the file that ends the service's shutdown delay."""
 EXIT_SECONDS = 30.0
 READY_SECONDS = 1.0
-"""In which it must be known that the service stops. Both are asserted by `make chaos` only, on a quiet machine."""
+"""Until `/readyz` reports the shutdown. Both are asserted by `make chaos` only, on an idle machine."""
 
 
 @dataclass
-class Seen:
-    """What the clients of a service that stops saw."""
+class Observations:
+    """Responses and errors that the clients of a stopping service received."""
 
-    answers: Counter[int] = field(default_factory=Counter)
+    statuses: Counter[int] = field(default_factory=Counter)
     uploaded: set[str] = field(default_factory=set)
-    """SHA-256 of what was acknowledged."""
-    cut_off: list[str] = field(default_factory=list)
+    """SHA-256 of acknowledged files."""
+    broken: list[str] = field(default_factory=list)
     not_ready: list[float] = field(default_factory=list)
-    """When `/readyz` said so."""
+    """Times of 503 from `/readyz`."""
 
 
-def ask_until_nobody_listens(address: str, path: str, body: dict[str, object], seen: Seen) -> None:
+def post_until_refused(address: str, path: str, body: dict[str, object], observed: Observations) -> None:
     with httpx.Client(base_url=address, timeout=PATIENCE) as client:
         while True:
             try:
-                seen.answers[client.post(path, json=body).status_code] += 1
+                observed.statuses[client.post(path, json=body).status_code] += 1
             except httpx.ConnectError:
                 return
             except httpx.TransportError as error:
-                seen.cut_off.append(f"{path}: {error!r}")
+                observed.broken.append(f"{path}: {error!r}")
 
 
-def upload_until_nobody_listens(address: str, folder: Path, numbers: itertools.count[int], seen: Seen) -> None:
+def upload_until_refused(address: str, folder: Path, numbers: itertools.count[int], observed: Observations) -> None:
     folder.mkdir()
     with httpx.Client(base_url=address, timeout=PATIENCE) as client:
         while True:
             content = picture(folder, next(numbers))
             try:
-                answer = upload(client, "uploads", content)
+                response = upload(client, "uploads", content)
             except httpx.ConnectError:
                 return
             except httpx.TransportError as error:
-                seen.cut_off.append(f"upload: {error!r}")
+                observed.broken.append(f"upload: {error!r}")
                 continue
-            seen.answers[answer.status_code] += 1
-            if answer.status_code == 201:
-                seen.uploaded.add(sha256(content))
+            observed.statuses[response.status_code] += 1
+            if response.status_code == 201:
+                observed.uploaded.add(sha256(content))
 
 
-def watch_until_nobody_listens(address: str, seen: Seen) -> None:
+def poll_until_refused(address: str, observed: Observations) -> None:
     while True:
         try:
-            answer = httpx.get(f"{address}/readyz", timeout=PATIENCE)
+            response = httpx.get(f"{address}/readyz", timeout=PATIENCE)
         except httpx.ConnectError:
             return
         except httpx.TransportError as error:
-            seen.cut_off.append(f"/readyz: {error!r}")
+            observed.broken.append(f"/readyz: {error!r}")
             continue
-        if answer.status_code == 503:
-            seen.not_ready.append(time.monotonic())
+        if response.status_code == 503:
+            observed.not_ready.append(time.monotonic())
 
 
 def stop_under_load(
     address: str, server: subprocess.Popen[str], folder: Path, numbers: itertools.count[int]
 ) -> set[str]:
-    """What was uploaded, after checking how the service stopped while many asked it for things."""
-    seen = Seen()
+    """Stop the service under load, and check how it stops. Returns the SHA-256 of uploaded files."""
+    observed = Observations()
     search = ("/v1/collections/many/search", {"text": "a red thing"})
     embed = ("/v1/embeddings", {"input": ["a red thing", "a green ball"]})
     loads = [
-        *(threading.Thread(target=ask_until_nobody_listens, args=(address, *ask, seen)) for ask in [search, embed] * 2),
         *(
-            threading.Thread(target=upload_until_nobody_listens, args=(address, folder / str(number), numbers, seen))
+            threading.Thread(target=post_until_refused, args=(address, *request, observed))
+            for request in [search, embed] * 2
+        ),
+        *(
+            threading.Thread(target=upload_until_refused, args=(address, folder / str(number), numbers, observed))
             for number in range(2)
         ),
-        threading.Thread(target=watch_until_nobody_listens, args=(address, seen)),
+        threading.Thread(target=poll_until_refused, args=(address, observed)),
     ]
     for load in loads:
         load.start()
-    wait_for(lambda: seen.answers[200] > 20 and seen.answers[201] > 1)
-    told = time.monotonic()
+    wait_for(lambda: observed.statuses[200] > 20 and observed.statuses[201] > 1)
+    stopped_at = time.monotonic()
     server.send_signal(signal.SIGTERM)
-    wait_for(lambda: seen.not_ready)
-    (folder / SEEN).touch()
+    wait_for(lambda: observed.not_ready)
+    (folder / READINESS_CHECKED).touch()
     assert server.wait(PATIENCE) == 0
-    took = time.monotonic() - told
+    seconds = time.monotonic() - stopped_at
     for load in loads:
         load.join(PATIENCE)
         assert not load.is_alive()
-    assert seen.cut_off == []
-    assert set(seen.answers) == {200, 201}, seen.answers
+    assert observed.broken == []
+    assert set(observed.statuses) == {200, 201}, observed.statuses
     if is_chaos():
-        assert took < EXIT_SECONDS
-        assert seen.not_ready[0] - told < READY_SECONDS
-    return seen.uploaded
+        assert seconds < EXIT_SECONDS
+        assert observed.not_ready[0] - stopped_at < READY_SECONDS
+    return observed.uploaded
 
 
 def start_job(client: httpx.Client, films: Path) -> str:
-    """Where the job is, once it stands still; there is a collection for uploads, too."""
+    """Create the collections and a job; return its address once it is held back."""
     for name in ("many", "uploads"):
         client.post("/v1/collections", json={"name": name}).raise_for_status()
     job = client.post("/v1/collections/many/jobs", json={"folder": str(films)}).headers["location"]
@@ -130,7 +133,7 @@ def start_job(client: httpx.Client, films: Path) -> str:
     return job
 
 
-def test_everybody_is_answered_and_the_job_goes_on_without_doing_anything_twice(
+def test_accepted_requests_get_responses_and_the_job_resumes_without_repeating_work(
     small_bundle: Path, tmp_path: Path
 ) -> None:
     films = tmp_path / "many"
@@ -145,16 +148,16 @@ def test_everybody_is_answered_and_the_job_goes_on_without_doing_anything_twice(
     for stop in range(STOPS):
         folder = tmp_path / str(stop)
         folder.mkdir()
-        with process(settings, "tests.service.stopping", str(folder / SEEN)) as (client, server):
+        with process(settings, "tests.service.stopping", str(folder / READINESS_CHECKED)) as (client, server):
             if stop == 0:
                 job = start_job(client, films)
-            client.close()  # its connection would be waited for
+            client.close()  # the service would wait for its connection
             uploaded |= stop_under_load(str(client.base_url), server, folder, numbers)
         if stop == 0:
             with CollectionStore(settings.data_dir / "collections") as library:
-                (left,) = list_jobs(library.open("many"), 10)
-                assert left.state in ("queued", "running")
-                assert FREE_FILES <= left.counts.succeeded < MANY
+                (job_left,) = list_jobs(library.open("many"), 10)
+                assert job_left.state in ("queued", "running")
+                assert FREE_FILES <= job_left.counts.succeeded < MANY
     with serving(settings) as running:
         client = running.client
         wait_for(lambda: client.get(job).json()["state"] == "succeeded")
