@@ -27,7 +27,7 @@ def file_lock(path: Path, give_up: Callable[[], bool] = lambda: True, *, poll_se
     Raises:
         OSError: the file cannot be opened.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         while not (is_held := try_lock(descriptor)) and not give_up():
             time.sleep(poll_seconds)

@@ -17,11 +17,11 @@ CREATE TABLE meta (
     value TEXT NOT NULL
 ) WITHOUT ROWID;
 
--- The clips of a video are written in one transaction: their ids run from first_clip, clip_count of them.
+-- The ids of a video's clips are consecutive: first_clip to first_clip + clip_count - 1.
 CREATE TABLE videos (
     id             INTEGER PRIMARY KEY AUTOINCREMENT,
     content_sha256 TEXT    NOT NULL UNIQUE,
-    path           TEXT    NOT NULL, -- absolute; or below media/ in the collection's folder, of a file that it owns
+    path           TEXT    NOT NULL, -- absolute, or of an owned file: relative, in media/ of the collection's folder
     title          TEXT    NOT NULL,
     duration       REAL    NOT NULL,
     width          INTEGER NOT NULL,
@@ -33,13 +33,13 @@ CREATE TABLE videos (
 );
 CREATE INDEX videos_by_path ON videos (path);
 
--- Files that the collection owns and that are removed unless a video or an unfinished job needs them; paths as in
--- videos, of a folder with a slash at the end: index/storage/removals.py.
+-- Owned files to be removed unless a video or an unfinished job needs them, by their path in videos; those of folders
+-- end in a slash: index/storage/removals.py.
 CREATE TABLE removals (
     path TEXT PRIMARY KEY
 ) WITHOUT ROWID;
 
--- The same metadata once more, one row a key, for filters. The kind keeps true apart from 1.
+-- Metadata again, one row per key, for filters. The kind distinguishes true from 1.
 CREATE TABLE video_metadata (
     video_id INTEGER NOT NULL REFERENCES videos (id) ON DELETE CASCADE,
     key      TEXT    NOT NULL,
@@ -54,12 +54,12 @@ CREATE TABLE clips (
     video_id INTEGER NOT NULL REFERENCES videos (id) ON DELETE CASCADE,
     start    REAL    NOT NULL,
     end      REAL    NOT NULL,
-    text     TEXT    NOT NULL DEFAULT '' -- what is said in it
+    text     TEXT    NOT NULL DEFAULT '' -- spoken words
 );
 CREATE INDEX clips_by_video ON clips (video_id);
 
--- Apart from clips, so that reading spans reads no blobs: float32 (D,), little-endian, and tokens (V, W) as meta's
--- token_encoding says (float16 where it says nothing). A clip may lack tokens: then it is not reranked.
+-- Separate from clips, so that reading spans reads no blobs: float32 (D,), little-endian, and tokens (V, W) in meta's
+-- token_encoding (float16 by default). A clip without tokens is not reranked.
 CREATE TABLE vectors (
     clip_id INTEGER PRIMARY KEY REFERENCES clips (id) ON DELETE CASCADE,
     vector  BLOB NOT NULL
@@ -69,19 +69,19 @@ CREATE TABLE tokens (
     tokens  BLOB NOT NULL
 );
 
--- A JPEG picture of the clip, where one was made.
+-- JPEG thumbnails of clips; a clip may have none.
 CREATE TABLE thumbnails (
     clip_id INTEGER PRIMARY KEY REFERENCES clips (id) ON DELETE CASCADE,
     jpeg    BLOB NOT NULL
 );
 
--- The words of a clip (its rowid is the clip's id) as index/storage/fulltext.py spaces them, for full-text search.
+-- Full-text index of clips (rowid: clip id), normalised by index/storage/fulltext.py.
 CREATE VIRTUAL TABLE words USING fts5(
     title, text, tokenize = "porter unicode61 remove_diacritics 2 categories 'L* M* N* Co'"
 );
 
--- What was added and deleted, in order: how a derived index catches up. The stamp tells apart two histories
--- with the same numbers (a catalogue restored from a backup, then written to).
+-- Change log that derived indexes follow. The stamp tells apart two histories with the same numbers, such as those of
+-- a catalogue and its restored backup.
 CREATE TABLE changes (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,
     kind       TEXT    NOT NULL CHECK (kind IN ('add', 'delete')),
@@ -98,15 +98,15 @@ CREATE TABLE jobs (
                    CHECK (state IN ('queued', 'running', 'paused', 'succeeded', 'failed', 'cancelled')),
     error          TEXT,
     listed         INTEGER NOT NULL DEFAULT 0,
-    requested      TEXT    CHECK (requested IN ('cancel', 'pause')), -- of whoever runs it
+    requested      TEXT    CHECK (requested IN ('cancel', 'pause')), -- by a user, to the process that runs the job
     owner          TEXT,
     lease_until    REAL,
     created_at     REAL    NOT NULL,
     started_at     REAL,
     finished_at    REAL,
-    run_started_at REAL, -- of the present or last run
+    run_started_at REAL, -- of the current or last run
     run_ended_at   REAL,
-    events         INTEGER NOT NULL DEFAULT 0 -- how many it has had: the number of the last
+    events         INTEGER NOT NULL DEFAULT 0 -- number of the last event
 );
 CREATE TABLE job_items (
     job_id   INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
@@ -118,20 +118,20 @@ CREATE TABLE job_items (
              CHECK (state IN ('queued', 'running', 'succeeded', 'failed', 'skipped', 'cancelled', 'quarantined')),
     reason   TEXT,
     video_id INTEGER,
-    decided  INTEGER NOT NULL DEFAULT 0, -- by the listing: there is nothing to try again
-    tries    INTEGER NOT NULL DEFAULT 0, -- how often it was begun
-    crashes  INTEGER NOT NULL DEFAULT 0, -- how often the process died meanwhile
-    seconds  REAL, -- of video
+    decided  INTEGER NOT NULL DEFAULT 0, -- final outcome of the listing, never retried
+    tries    INTEGER NOT NULL DEFAULT 0, -- attempts
+    crashes  INTEGER NOT NULL DEFAULT 0, -- attempts in which the process died
+    seconds  REAL, -- duration of the video
     ended_at REAL,
-    event    INTEGER, -- the number, in its job, of what became of it
-    share    REAL, -- how much of a long file is embedded, 0 to 1, while it is at hand
+    event    INTEGER, -- number of the event of its outcome
+    share    REAL, -- progress within a long file, 0 to 1
     PRIMARY KEY (job_id, position),
     UNIQUE (job_id, path)
 ) WITHOUT ROWID;
 CREATE INDEX job_items_by_state ON job_items (job_id, state, position);
 CREATE INDEX job_items_by_event ON job_items (job_id, event) WHERE event IS NOT NULL;
 
--- What a job was when its state changed, as JSON: index/jobs/events.py. Ends are told to whoever wants to hear of them.
+-- Jobs, as JSON, at their changes of state: index/storage/job_events.py. Webhooks deliver terminal states.
 CREATE TABLE job_states (
     job_id INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
     event  INTEGER NOT NULL,
@@ -144,7 +144,7 @@ CREATE TABLE job_states (
 CREATE INDEX job_ends_untold ON job_states (job_id, event)
     WHERE state IN ('succeeded', 'failed', 'cancelled') AND NOT told;
 
--- Files of watched folders as they were when their content was last read: index/storage/watched_files.py.
+-- Files of watched folders when their content was last read: index/storage/watched_files.py.
 CREATE TABLE watched_files (
     path       TEXT PRIMARY KEY,
     video_id   INTEGER NOT NULL REFERENCES videos (id) ON DELETE CASCADE, -- with the file's content
@@ -162,7 +162,7 @@ CREATE TABLE meta (
     value TEXT NOT NULL
 ) WITHOUT ROWID;
 
--- The clips of a video are written in one transaction: their ids run from first_clip, clip_count of them.
+-- The ids of a video's clips are consecutive: first_clip to first_clip + clip_count - 1.
 CREATE TABLE videos (
     id             INTEGER PRIMARY KEY AUTOINCREMENT,
     content_sha256 TEXT    NOT NULL UNIQUE,
@@ -177,7 +177,7 @@ CREATE TABLE videos (
     clip_count     INTEGER NOT NULL
 );
 
--- The same metadata once more, one row a key, for filters. The kind keeps true apart from 1.
+-- Metadata again, one row per key, for filters. The kind distinguishes true from 1.
 CREATE TABLE video_metadata (
     video_id INTEGER NOT NULL REFERENCES videos (id) ON DELETE CASCADE,
     key      TEXT    NOT NULL,
@@ -195,7 +195,7 @@ CREATE TABLE clips (
 );
 CREATE INDEX clips_by_video ON clips (video_id);
 
--- Apart from clips, so that reading spans reads no blobs: float32 (D,) and float16 (V, W), little-endian.
+-- Separate from clips, so that reading spans reads no blobs: float32 (D,) and float16 (V, W), little-endian.
 CREATE TABLE vectors (
     clip_id INTEGER PRIMARY KEY REFERENCES clips (id) ON DELETE CASCADE,
     vector  BLOB NOT NULL
@@ -205,8 +205,8 @@ CREATE TABLE tokens (
     tokens  BLOB NOT NULL
 );
 
--- What was added and deleted, in order: how a derived index catches up. The stamp tells apart two histories
--- with the same numbers (a catalogue restored from a backup, then written to).
+-- Change log that derived indexes follow. The stamp tells apart two histories with the same numbers, such as those of
+-- a catalogue and its restored backup.
 CREATE TABLE changes (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,
     kind       TEXT    NOT NULL CHECK (kind IN ('add', 'delete')),
@@ -273,13 +273,13 @@ CREATE TABLE new_jobs (
                    CHECK (state IN ('queued', 'running', 'paused', 'succeeded', 'failed', 'cancelled')),
     error          TEXT,
     listed         INTEGER NOT NULL DEFAULT 0,
-    requested      TEXT    CHECK (requested IN ('cancel', 'pause')), -- of whoever runs it
+    requested      TEXT    CHECK (requested IN ('cancel', 'pause')), -- by a user, to the process that runs the job
     owner          TEXT,
     lease_until    REAL,
     created_at     REAL    NOT NULL,
     started_at     REAL,
     finished_at    REAL,
-    run_started_at REAL, -- of the present or last run
+    run_started_at REAL, -- of the current or last run
     run_ended_at   REAL
 );
 CREATE TABLE new_job_items (
@@ -292,10 +292,10 @@ CREATE TABLE new_job_items (
              CHECK (state IN ('queued', 'running', 'succeeded', 'failed', 'skipped', 'cancelled', 'quarantined')),
     reason   TEXT,
     video_id INTEGER,
-    decided  INTEGER NOT NULL DEFAULT 0, -- by the listing: there is nothing to try again
-    tries    INTEGER NOT NULL DEFAULT 0, -- how often it was begun
-    crashes  INTEGER NOT NULL DEFAULT 0, -- how often the process died meanwhile
-    seconds  REAL, -- of video
+    decided  INTEGER NOT NULL DEFAULT 0, -- final outcome of the listing, never retried
+    tries    INTEGER NOT NULL DEFAULT 0, -- attempts
+    crashes  INTEGER NOT NULL DEFAULT 0, -- attempts in which the process died
+    seconds  REAL, -- duration of the video
     ended_at REAL,
     PRIMARY KEY (job_id, position),
     UNIQUE (job_id, path)

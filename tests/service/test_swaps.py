@@ -129,7 +129,7 @@ def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     use_kinds_when_small(monkeypatch)
     monkeypatch.setattr(faiss_index, "MIN_CLIPS", faiss_kinds.MIN_CLIPS)
     monkeypatch.setattr(faiss_index, "MIN_CHANGED", 1)
-    monkeypatch.setattr(snapshot, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(snapshot, "_POLL_SECONDS", 0.01)
 
 
 @pytest.mark.usefixtures("small_sizes")
