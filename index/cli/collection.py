@@ -12,7 +12,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 
 from index.cli.backend import Backend, open_backend, require_confirmation
-from vitascope.cli.completers import complete_collections
+from vitascope.cli.completion import complete_collections
 from vitascope.cli.options import (
     LocalOnlyAction,
     add_bundle,

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from index.cli.backend import open_backend, parse_filter_option, parse_id
-from vitascope.cli.completers import no_completion
+from vitascope.cli.completion import no_completion
 from vitascope.cli.options import add_bundle, add_collection, add_data, add_engine, add_server
 from vitascope.cli.output import print_results
 from vitascope.errors import InvalidInput

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from tests.service.running import Running
 from tests.service.uploading import held
-from vitascope.cli.completers import collection_names
+from vitascope.cli.completion import collection_names
 from vitascope.cli.main import build_parser, main
 from vitascope.cli.output import print_mapping
 from vitascope.client import Client

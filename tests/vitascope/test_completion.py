@@ -15,7 +15,7 @@ import pytest
 
 from tests.tools import find_tool
 from tests.waiting import PATIENCE
-from vitascope.cli.completers import collection_names
+from vitascope.cli.completion import collection_names
 from vitascope.cli.main import main
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from vitascope.cli.completers import no_completion
+from vitascope.cli.completion import no_completion
 from vitascope.cli.options import add_bundle, add_engine, add_model, add_server, server_url
 from vitascope.cli.output import plain_table
 

@@ -1,17 +1,25 @@
-"""`vitascope completion`: shell completion scripts."""
+"""`vitascope completion`: shell completion scripts, and completers of arguments.
+
+Completers are attributes of arguments, for argcomplete. They run on every Tab press: they import little and give up
+after a second.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from vitascope.cli.options import LocalOnlyAction
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+COLLECTIONS = "collections"
+"""Folder of collections in a data folder."""
+TIMEOUT_SECONDS = 1.0
+"""For the response of a service."""
 SHELLS = ("bash", "zsh", "fish")
 EPILOG = """\
 Completes commands, options, their values, files, and names of collections: those of the data folder, or of the service
@@ -49,9 +57,55 @@ def complete(parser_for: Callable[[list[str]], argparse.ArgumentParser]) -> None
     from argcomplete.finders import safe_actions
     from argcomplete.lexers import split_line
 
+    from vitascope.cli.options import LocalOnlyAction
+
     safe_actions.add(LocalOnlyAction)
     words = split_line(os.environ["COMP_LINE"], int(os.environ["COMP_POINT"]))[3]
     autocomplete(parser_for(words[1:]), always_complete_options="long")
+
+
+def complete_collections(argument: argparse.Action) -> argparse.Action:
+    """Complete an argument with names of collections."""
+    argument.completer = collection_names  # type: ignore[attr-defined]
+    return argument
+
+
+def no_completion(argument: argparse.Action) -> argparse.Action:
+    """Disable completion of an argument, such as a sentence."""
+    argument.completer = lambda **_: ()  # type: ignore[attr-defined]
+    return argument
+
+
+def collection_names(*, parsed_args: argparse.Namespace, **_: Any) -> dict[str, str]:
+    """Return the names of collections with descriptions, of the service or data folder in the command line."""
+    server: str | None = getattr(parsed_args, "server", None)
+    try:
+        return _names_of_service(server) if server else _names_in_folder(parsed_args.data)
+    except (OSError, ValueError, KeyError, TypeError):  # an error message would disturb the prompt
+        return {}
+
+
+def _names_in_folder(data: Path) -> dict[str, str]:
+    return {entry.name: "collection" for entry in (data / COLLECTIONS).iterdir() if entry.name[0].isalnum()}
+
+
+def _names_of_service(server: str) -> dict[str, str]:
+    """Request the names with http.client: importing the client would take longer than everything else."""
+    from http.client import HTTPConnection, HTTPException, HTTPSConnection
+    from urllib.parse import urlsplit
+
+    address = urlsplit(server)
+    connect = {"http": HTTPConnection, "https": HTTPSConnection}[address.scheme]
+    connection = connect(address.netloc.rpartition("@")[2], timeout=TIMEOUT_SECONDS)
+    key = os.environ.get("VITASCOPE_API_KEY")
+    try:
+        connection.request("GET", "/v1/collections", headers={"Authorization": f"Bearer {key}"} if key else {})
+        collections = json.loads(connection.getresponse().read())["collections"]
+    except HTTPException:
+        return {}
+    finally:
+        connection.close()
+    return {each["name"]: f"{each['videos']} videos, {each['clips']} clips" for each in collections}
 
 
 COMMANDS = {"completion": (add_arguments, run, show)}

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from vitascope.cli.completers import COLLECTIONS, complete_collections
+from vitascope.cli.completion import COLLECTIONS, complete_collections
 from vitascope.errors import InvalidInput
 
 DEFAULT_COLLECTION = "videos"
