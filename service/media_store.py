@@ -1,6 +1,6 @@
-"""The data folder of a service: locked by it, with a folder for uploads that are coming in.
+"""Data folder of a service: its lock, and uploads while they are received.
 
-What comes of an upload belongs to its collection: ``index.media_files``.
+Stored media belong to collections: ``index.media_files``.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ EXTENSION_OF = {
     "gif": "gif",
     "webp": "webp",
 }
-"""By the container's name in ``vitascope.media.limits.CONTAINERS``."""
+"""File extension by container format."""
 
 
 class MediaStore:
     """The folder ``data_dir``, which one service uses at a time."""
 
     def __init__(self, data_dir: Path) -> None:
-        """Use ``data_dir``, made if missing. Raises StorageError, and Busy when another service has it."""
+        """Lock ``data_dir``, which is created if missing. Raises StorageError, and Busy if another service uses it."""
         self.uploads = data_dir / "uploads"
         try:
             for folder in (self.uploads, data_dir / "incoming"):
@@ -45,7 +45,7 @@ class MediaStore:
             self._lock(data_dir)
             for leftover in self.uploads.iterdir():
                 leftover.unlink()
-            # Version 0.2.0 noted here which files might have no row; what has none is listed as unknown now.
+            # Of version 0.2.0, which stored there which files might have no row.
             shutil.rmtree(data_dir / "intents", ignore_errors=True)
         except OSError as error:
             raise StorageError(f"{data_dir}: cannot be used as data folder: {error}") from error
@@ -58,9 +58,9 @@ class MediaStore:
             raise Busy(f"data_dir: {data_dir} is in use by another service; one that is free was expected") from error
 
     def close(self) -> None:
-        """Let another service use the data folder."""
+        """Release the lock."""
         os.close(self._lock_file)
 
     def new_upload(self) -> Path:
-        """A name for a file that is coming in; gone at the next start if it is still there."""
+        """Return a path for an upload; leftover files are removed at the next start."""
         return self.uploads / uuid.uuid4().hex

@@ -29,7 +29,7 @@ from vitascope.errors import Conflict
 from vitascope.model import Model
 
 
-class UploadRun:
+class UploadBackend:
     """Execution backend that runs the job of an upload in the thread of its request, and keeps the result.
 
     If the deadline of the request passes first, the file is neither added nor failed, so that the job can run again.
@@ -119,7 +119,7 @@ def add_upload(
     with rename_errors(upload.path, upload.name):
         if (known := _find_known(collection, upload)) is not None:
             return IngestResult(known, created=False)
-        # Before the job is created: a file that is no video is refused in any case. Within the request's own deadline.
+        # Before the job is created, so that a file that is no video is always rejected; with the deadline of the request.
         info = context.collection(name)[1].decoder.probe(upload.path, service.settings.media_limits())
         extension = EXTENSION_OF[info.container]
         job = create_upload_job(collection, upload.path, extension, name=upload.name, title=title, options=options)
@@ -140,18 +140,18 @@ def _run(
     hand_over: bool,
 ) -> IngestResult | Job:
     """Run the job of an upload in this thread until the deadline; then hand it over to the worker, or cancel it."""
-    run = UploadRun(context.call_context)
+    backend = UploadBackend(context.call_context)
     try:
-        state = service.worker.run_upload(collection, model, job.id, run).state
-    except Conflict as error:  # the worker has begun with it, as it may when a model was loaded just now
+        state = service.worker.run_now(collection, model, job.id, backend, backend.should_stop).state
+    except Conflict as error:  # the worker runs it, as can happen just after a model was loaded
         raise Overloaded(f"{error}; try again in a moment") from error
     except BaseException:
-        if run.ingested is None:
+        if backend.ingested is None:
             service.worker.cancel(collection, job.id)
             raise
-        service.worker.submit(collection.name, job)  # the video is durable, and only the job's end could not be noted
-    if run.ingested is not None or run.error is not None:
-        return _result(collection, job, run, name)
+        service.worker.submit(collection.name, job)  # the video is stored, and only the end of the job could not be
+    if backend.ingested is not None or backend.error is not None:
+        return _result(collection, job, backend, name)
     if hand_over and state != "cancelled":
         service.worker.submit(collection.name, job)
         return job
@@ -161,18 +161,19 @@ def _run(
     )
 
 
-def _result(collection: Collection, job: Job, run: UploadRun, name: str) -> IngestResult:
+def _result(collection: Collection, job: Job, backend: UploadBackend, name: str) -> IngestResult:
     assert isinstance(job.source, UploadSource)
     file = collection.media.file(job.source.stored_path)
-    if run.ingested is None:
-        assert run.error is not None
+    if backend.ingested is None:
+        assert backend.error is not None
         with rename_errors(file, name):
-            raise run.error
-    return replace(run.ingested, notes=tuple(note.replace(file.name, name) for note in run.ingested.notes))
+            raise backend.error
+    notes = tuple(note.replace(file.name, name) for note in backend.ingested.notes)
+    return replace(backend.ingested, notes=notes)
 
 
 def _find_known(collection: Collection, upload: Upload) -> Video | None:
-    """Return the video of the same content; where its file is missing, the upload takes its place."""
+    """Return the video of the same content, with its file replaced by the upload if it is missing."""
     known = collection.find_by_hash(upload.sha256)
     if known is None or not collection.owns(known) or collection.media_path(known).exists():
         return known

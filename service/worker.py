@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal
 
 from index.collection import Collection
 from index.collection_store import CollectionStore
@@ -42,12 +42,6 @@ Key = tuple[str, int]
 """(collection, job id)"""
 Queue = Literal["jobs", "uploads"]
 _LOCAL_BACKEND = LocalBackend()
-
-
-class UploadRun(ExecutionBackend, Protocol):
-    """Runs the job of an upload until its request stops waiting."""
-
-    def should_stop(self) -> bool: ...
 
 
 class JobWorker:
@@ -155,9 +149,16 @@ class JobWorker:
                 self._changed.wait(min(due.values()) - now if due else None)
         return None
 
-    def run_upload(self, collection: Collection, model: Model, job_id: int, run: UploadRun) -> Job:
-        """Run the job of an upload in this thread, and return it. Raises as ``run_job``."""
-        return self._run_job(collection, model, job_id, should_stop=run.should_stop, backend=run)
+    def run_now(
+        self,
+        collection: Collection,
+        model: Model,
+        job_id: int,
+        backend: ExecutionBackend,
+        should_stop: Callable[[], bool],
+    ) -> Job:
+        """Run a job in this thread, and return it. Raises as ``run_job``."""
+        return self._run_job(collection, model, job_id, should_stop=should_stop, backend=backend)
 
     def cancel(self, collection: Collection, job_id: int) -> None:
         """Cancel a job that does not run; if that cannot be written now, as soon as it can."""

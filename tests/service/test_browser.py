@@ -336,7 +336,7 @@ def test_where_keys_are_asked_for_the_page_asks_once_and_then_shows_everything(
     expect(page.locator("#key-dialog")).to_be_visible()
     page.get_by_label("API key").fill("vsk_wrong")
     page.get_by_role("button", name="Go on").click()
-    expect(page.locator("#key-error")).to_contain_text("not one of this service")
+    expect(page.locator("#key-error")).to_contain_text("the API key is unknown")
     page.get_by_label("API key").fill(key)
     page.get_by_role("button", name="Go on").click()
     expect(page.locator("#key-dialog")).to_be_hidden()

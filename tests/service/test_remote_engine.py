@@ -18,7 +18,7 @@ from vitascope.bundle.bundle import Bundle
 def test_it_waits_for_the_server_of_its_graphs_and_outlives_it(
     small_bundle: Path, files: Path, tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.inference.registry.AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr("service.inference.registry.RETRY_SECONDS", 0.05)
     monkeypatch.setattr("service.worker.FAULT_SECONDS", 0.1)
     monkeypatch.setattr("vitascope.integrations.kserve.server.READY_CACHE_SECONDS", 0.0)
     repository, nothing = tmp_path / "models", tmp_path / "nothing"

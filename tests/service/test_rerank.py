@@ -100,8 +100,8 @@ def test_a_clip_without_visual_tokens_is_last_and_not_scored(running: Running, c
     ("body", "status", "code", "word"),
     [
         ({"documents": []}, 422, "validation_failed", "documents"),
-        ({"documents": ["a"]}, 422, "validation_failed", "one of each"),
-        ({"query": {"clip_id": "1"}}, 422, "validation_failed", "one of each"),
+        ({"documents": ["a"]}, 422, "validation_failed", "or the reverse"),
+        ({"query": {"clip_id": "1"}}, 422, "validation_failed", "or the reverse"),
         ({"documents": [{"clip_id": "1"}, "a"]}, 422, "validation_failed", "documents"),
         ({"documents": [{}]}, 422, "validation_failed", "one of them"),
         ({"documents": [{"clip_id": "1", "video_id": "1"}]}, 422, "validation_failed", "one of them"),
