@@ -119,7 +119,7 @@ def add_upload(
     with rename_errors(upload.path, upload.name):
         if (known := _find_known(collection, upload)) is not None:
             return IngestResult(known, created=False)
-        # Before the job is created, so that a file that is no video is always rejected; with the deadline of the request.
+        # Before the job is created, so that a file that is no video is always rejected.
         info = context.collection(name)[1].decoder.probe(upload.path, service.settings.media_limits())
         extension = EXTENSION_OF[info.container]
         job = create_upload_job(collection, upload.path, extension, name=upload.name, title=title, options=options)
