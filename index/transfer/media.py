@@ -32,8 +32,8 @@ class AllowedPaths:
     """Folders in which the media files of an imported or restored collection may lie.
 
     A relative path is that of a file in the ``media`` folder of the new collection. An absolute path must lead, all
-    links resolved, below one of ``roots``, and never into the data folder, which has the films of other collections and
-    the keys; only its ``incoming`` is for files from outside.
+    links resolved, below one of ``roots``, and never into the data folder, which has media files of other collections
+    and the keys; only its ``incoming`` is for files from outside.
 
     Attributes:
         roots: allowed folders for absolute paths.
