@@ -1,1 +1,1 @@
-"""Collections: a SQLite catalogue that is the truth, FAISS vectors derived from it, and indexing jobs."""
+"""Collections of videos: SQLite catalogue, vector index, search, indexing jobs, transfer."""

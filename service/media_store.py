@@ -5,7 +5,6 @@ Stored media belong to collections: ``index.media_files``.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import uuid
@@ -15,6 +14,7 @@ from index.legacy_media import LOCK_NAME
 from service.errors import Busy
 from vitascope.durable_files import make_folders
 from vitascope.errors import StorageError
+from vitascope.file_lock import try_lock
 
 EXTENSION_OF = {
     "mp4": "mp4",
@@ -51,11 +51,9 @@ class MediaStore:
             raise StorageError(f"{data_dir}: cannot be used as data folder: {error}") from error
 
     def _lock(self, data_dir: Path) -> None:
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not try_lock(self._lock_file):
             os.close(self._lock_file)
-            raise Busy(f"data_dir: {data_dir} is in use by another service; one that is free was expected") from error
+            raise Busy(f"data_dir: {data_dir} is in use by another service; one that is free was expected")
 
     def close(self) -> None:
         """Release the lock."""

@@ -1,1 +1,1 @@
-"""A video cut into clips, with what is said in each and a picture of it."""
+"""Segmentation of videos into clips, and their subtitles."""

@@ -1,1 +1,1 @@
-"""From a query to ranked clips, events and videos."""
+"""Search: requests, candidates, reranking, pages and cursors."""

@@ -1,1 +1,1 @@
-"""The catalogue: one SQLite file that is the truth about a collection."""
+"""The catalogue, a collection's SQLite file, and all SQL."""

@@ -1,1 +1,1 @@
-"""The vectors nearest to a query: FAISS indexes in memory and on disk, derived from the catalogue."""
+"""Vector indexes derived from the catalogue: FAISS in memory and on disk."""

@@ -1,1 +1,1 @@
-"""A collection's vectors in a Milvus server: derived from the catalogue, followed by its log of changes."""
+"""Vector index in a Milvus server, derived from the catalogue."""

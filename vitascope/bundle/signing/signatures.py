@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vitascope.bundle.manifest import MANIFEST_NAME, SIGNATURE_NAME
 from vitascope.bundle.signing.keys import COMMENT, ID_BYTES, PublicKey, SecretKey, decoded, id_of
+from vitascope.durable_files import atomic_path
 from vitascope.errors import BundleUntrusted, InvalidInput
 
 ALGORITHM = b"ED"
@@ -104,17 +103,11 @@ def add_signature(folder: Path, signature: Signature) -> None:
     """
     others = [one for one in read_signatures(folder) if one.number != signature.number]
     path = folder / SIGNATURE_NAME
-    beside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
-        with beside.open("xb") as file:
-            file.write("".join(one.written for one in [*others, signature]).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        with atomic_path(path) as temp_path:
+            temp_path.write_bytes("".join(one.written for one in [*others, signature]).encode())
     except OSError as error:
         raise InvalidInput(f"bundle: {path} cannot be written ({error.strerror or error})") from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def require_trusted(folder: Path, manifest: bytes, trusted: Sequence[PublicKey]) -> Signature:
