@@ -53,9 +53,7 @@ def _index_locally(args: argparse.Namespace) -> dict[str, Any]:
     _check_ray(args)
     with LocalBackend.from_args(args) as backend:
         if args.watch or args.watch_delete:
-            folder = _check_watch(args, source)
-            ensure_collection(backend, args)
-            return _watch(backend, args, folder)
+            return _watch(backend, args, _check_watch(args, source))
         if args.ray is not None:
             backend.use_ray(args.ray, args.ray_actors)
         return _index_by_job(backend, args, source_dict(source))
@@ -157,11 +155,13 @@ def _watch(backend: LocalBackend, args: argparse.Namespace, source: FolderSource
             detail = f": {event['reason']}" if event.get("reason") else ""
             console.print(escape(f"{event['event']}  {event['path']}{detail}"), soft_wrap=True)
 
+    model = backend.model  # an error must not leave a new collection
+    ensure_collection(backend, args)
     collection = backend.open_collection(args.collection)
-    collection.require_fingerprint(backend.model.bundle.fingerprint)
+    collection.require_fingerprint(model.bundle.fingerprint)
     options = job_options(parse_metadata(args), parse_segmentation(args))
     watch = WatchOptions(source, options, args.interval, args.settle, args.watch_delete, args.max_delete)
-    return watch_folder(collection, backend.model, watch, print_event).summary(collection, source)
+    return watch_folder(collection, model, watch, print_event).summary(collection, source)
 
 
 def show(result: dict[str, Any], console: Console) -> None:

@@ -395,6 +395,12 @@ def test_errors_of_index_and_search_name_the_argument(
     assert named in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("options", [[], ["--watch"]])
+def test_index_with_an_unusable_model_leaves_no_collection(pictures: Path, tmp_path: Path, options: list[str]) -> None:
+    assert main(["index", str(pictures), "--engine", "none", *options]) == 2
+    assert not (tmp_path / "data" / "collections" / "videos").exists()
+
+
 def test_search_creates_no_data_folder(tmp_path: Path) -> None:
     assert main(["search", "a dog", "--data", str(tmp_path / "nowhere")]) == 2
     assert not (tmp_path / "nowhere").exists()
