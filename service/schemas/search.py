@@ -213,7 +213,7 @@ class SearchResult(ClipHit):
 
     video: Video
     clips: Annotated[list[ClipHit] | None, Field(description="its clips, best first; null for a clip")]
-    clip_count: Annotated[int | None, Field(description="how many it has, listed or not; null for a clip")]
+    clip_count: Annotated[int | None, Field(description="number of its clips; null for a clip")]
 
 
 class SearchResponse(Response):
@@ -221,13 +221,13 @@ class SearchResponse(Response):
 
     model_config = example(text="a dog runs on the beach", results=[RESULT], next_cursor=None, changed=False)
 
-    text: Annotated[str | None, Field(description="as it was asked; null for a query of parts")]
+    text: Annotated[str | None, Field(description="of the request; null for a query of parts")]
     results: list[SearchResult]
-    next_cursor: Annotated[str | None, Field(description="`cursor` of the next page; null on the last")]
+    next_cursor: Annotated[str | None, Field(description="`cursor` of the next page; null on the last page")]
     changed: Annotated[
         bool,
         Field(
-            description="whether the collection has changed since the page before: what was deleted is left out, and "
-            "what was added appears in a new search"
+            description="whether the collection has changed since the previous page: deleted clips are omitted, and new "
+            "ones appear in a new search"
         ),
     ]

@@ -626,13 +626,13 @@ class SearchResponse(TypedDict):
     """A page of results, best first: reranked ones by fused score, then the others."""
 
     changed: bool
-    """whether the collection has changed since the page before: what was deleted is left out, and what was added
-    appears in a new search"""
+    """whether the collection has changed since the previous page: deleted clips are omitted, and new ones appear in
+    a new search"""
     next_cursor: str | None
-    """`cursor` of the next page; null on the last"""
+    """`cursor` of the next page; null on the last page"""
     results: list[SearchResult]
     text: str | None
-    """as it was asked; null for a query of parts"""
+    """of the request; null for a query of parts"""
 
 
 class SearchResult(TypedDict):
@@ -640,7 +640,7 @@ class SearchResult(TypedDict):
     start and end are those of the whole event."""
 
     clip_count: int | None
-    """how many it has, listed or not; null for a clip"""
+    """number of its clips; null for a clip"""
     clip_id: str
     clips: list[ClipHit] | None
     """its clips, best first; null for a clip"""
