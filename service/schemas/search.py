@@ -227,7 +227,7 @@ class SearchResponse(Response):
     changed: Annotated[
         bool,
         Field(
-            description="whether the collection has changed since the previous page: deleted clips are omitted, and new "
-            "ones appear in a new search"
+            description="whether the collection has changed since the previous page: deleted clips are omitted, and "
+            "new ones appear in a new search"
         ),
     ]

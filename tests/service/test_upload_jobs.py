@@ -87,7 +87,7 @@ def test_a_long_upload_continues_as_a_job_and_becomes_the_same_video(
     running: Running, collection: str, video_file: Path, blocked_model: Callable[[], None]
 ) -> None:
     client = running.client
-    # What fails without the wish for a job, keeps nothing, and says what would help.
+    # Without respond-async nothing is kept, and the error suggests it.
     late = send(running, collection, video_file, {"X-Request-Timeout": "0.5"}, **HALVES)
     assert "Prefer: respond-async" in problem_of(late, 504, "deadline_exceeded")["detail"]
     assert files_of(running, collection) == []
@@ -105,7 +105,7 @@ def test_a_long_upload_continues_as_a_job_and_becomes_the_same_video(
     video = client.get(f"/v1/collections/{collection}/videos/{item['video_id']}").json()
     played = client.get(video["media_url"])
     assert (played.content, played.headers["content-type"]) == (video_file.read_bytes(), "video/mp4")
-    # The same by an upload that somebody waited for.
+    # The same by a request that waits.
     other = f"{collection}-other"
     assert client.post("/v1/collections", json={"name": other}).status_code == 201
     waited = send(running, other, video_file, {}, **about)
@@ -114,7 +114,7 @@ def test_a_long_upload_continues_as_a_job_and_becomes_the_same_video(
     own = {"id", "added_at", "media_url", "thumbnail_url", "spans"}
     assert {k: v for k, v in video.items() if k not in own} == {k: v for k, v in same.items() if k not in own}
     assert [(s["start"], s["end"]) for s in video["spans"]] == [(s["start"], s["end"]) for s in same["spans"]]
-    # It is there: not indexed again, by whichever way it comes.
+    # Known content is not indexed again.
     for headers in (wanted, {}):
         again = send(running, collection, video_file, headers)
         assert (again.status_code, again.json()["id"]) == (200, video["id"])
@@ -135,7 +135,7 @@ def test_a_short_upload_is_answered_with_the_video_of_its_job(
     item = finished_item(running, f"/v1/collections/{collection}/jobs/{job['id']}")
     assert (item["state"], item["video_id"]) == ("succeeded", answer.json()["id"])
     assert len(files_of(running, collection)) == 1
-    # The content is known: there is nothing to do, and no job.
+    # Known content makes no job.
     assert send(running, collection, files / "red.mp4", headers).status_code == 200
     assert len(running.client.get(f"/v1/collections/{collection}/jobs").json()["jobs"]) == 1
 
@@ -191,7 +191,7 @@ def test_the_file_of_an_upload_stays_until_its_job_ends(
     wait_for(lambda: client.get(first).json()["counts"]["running"] == 1)
     assert client.delete(first).json()["requested"] == "cancel"
     held()
-    # The file at hand is finished all the same, and the video keeps its file.
+    # The file in progress is finished nevertheless, and the video keeps its file.
     item = finished_item(running, first)
     assert (item["state"], len(files_of(running, collection))) == ("succeeded", 1)
 
