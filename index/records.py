@@ -115,10 +115,10 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class IndexState:
-    """Requested kind of index (``setting``), kind that serves, and number of clips changed since it was built."""
+    """The requested kind of index, the kind that is serving, and the number of clips changed since it was built."""
 
-    setting: str
-    kind: str
+    requested: str
+    serving: str
     changed: int
 
 

@@ -33,8 +33,8 @@ def serialize_collection(collection: Collection, model_loaded: bool) -> schemas.
         model_loaded=model_loaded,
         created_at=collection.created_at,
         token_encoding=collection.token_encoding,
-        index_kind=index.setting,
-        index=schemas.IndexState(serving=index.kind, changed=index.changed),
+        index_kind=index.requested,
+        index=schemas.IndexState(serving=index.serving, changed=index.changed),
         bytes=collection.size(),
     )
 

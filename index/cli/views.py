@@ -32,8 +32,8 @@ def collection_view(collection: Collection) -> JSON:
         "model_loaded": None,
         "created_at": collection.created_at,
         "token_encoding": collection.token_encoding,
-        "index_kind": index.setting,
-        "index": {"serving": index.kind, "changed": index.changed},
+        "index_kind": index.requested,
+        "index": {"serving": index.serving, "changed": index.changed},
         "bytes": collection.size(),
         "vectors": collection.vector_backend,
     }

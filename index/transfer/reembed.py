@@ -118,7 +118,7 @@ def _open_target(library: CollectionStore, old: Collection, name: str, model: Mo
             name,
             model,
             token_encoding=old.token_encoding,
-            index_kind=old.index_state().setting,
+            index_kind=old.index_state().requested,
             vectors=old.vector_backend,
         )
     except CollectionExists:

@@ -43,7 +43,7 @@ def test_ten_thousand_results_of_thirty_thousand_clips(
             fill(collection, rows)
             search_page(collection, model, EmbeddingPart(rows[0]))
             collection.wait_for_index()
-            assert collection.index_state().kind == setting
+            assert collection.index_state().serving == setting
             for query in random.standard_normal((queries, WIDTH)).astype(np.float32):
                 pages = all_pages(collection, model, request_for(model, EmbeddingPart(query), limit=limit))
                 shown = [result.best.hit.clip_id for page in pages for result in page.results]

@@ -97,7 +97,7 @@ def filled(library: CollectionStore, name: str, kind: str) -> Collection:
         color = "red" if number % 3 else "blue"
         path = f"/videos/{number}.mp4"
         collection.add_video(NewVideo(content(number), path, f"video {number}", 200.0, 32, 18, {"color": color}), clips)
-    build(collection, collection.index_state().setting)
+    build(collection, collection.index_state().requested)
     return collection
 
 
@@ -106,7 +106,7 @@ def build(collection: Collection, kind: str) -> None:
     search_page(collection, MODEL, "snow")
     collection.set_index_kind(kind)
     collection.wait_for_index()
-    assert collection.index_state().kind == kind
+    assert collection.index_state().serving == kind
 
 
 def request_of(name: str) -> SearchRequest:
@@ -159,7 +159,7 @@ def test_changes_between_pages_cause_no_duplicates_and_no_gaps(library: Collecti
     request = request_of(name)
     before = all_in(changing, request)
     videos = [video.id for video in changing.videos(MAX_K)]
-    setting = changing.index_state().setting
+    setting = changing.index_state().requested
     other = {FLAT: HNSW, HNSW: FLAT, IVFPQ: HNSW}[setting]
     deleted: set[int] = set()
 

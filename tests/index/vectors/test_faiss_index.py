@@ -76,7 +76,7 @@ def grown_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
             add(collection, *range(60))
             assert collection.search(np.ones(WIDTH), 1)
             collection.wait_for_index()
-            assert collection.index_state().kind == HNSW
+            assert collection.index_state().serving == HNSW
     return root
 
 
@@ -88,7 +88,7 @@ def grown(tmp_path: Path, grown_once: Path) -> Iterator[Collection]:
         collection = library.open("videos")
         assert collection.search(np.ones(WIDTH), 1)
         collection.wait_for_index()
-        assert collection.index_state().kind == HNSW
+        assert collection.index_state().serving == HNSW
         yield collection
 
 
@@ -99,7 +99,7 @@ def test_a_growing_collection_changes_its_kind(tmp_path: Path) -> None:
             add(collection, number)
             assert collection.search(vectors_of(number)[0], 1)[0].video.metadata["number"] == number
             collection.wait_for_index()
-            seen.append(collection.index_state().kind)
+            seen.append(collection.index_state().serving)
         assert seen == sorted(seen)
         assert (seen[0], seen[-1]) == (FLAT, HNSW)
         assert numbers_in(collection) == list(range(60))
@@ -107,7 +107,7 @@ def test_a_growing_collection_changes_its_kind(tmp_path: Path) -> None:
             collection.delete_video(video.id)
         assert numbers_in(collection) == list(range(52, 60))
         collection.wait_for_index()
-        assert collection.index_state().kind == FLAT
+        assert collection.index_state().serving == FLAT
         assert numbers_in(collection) == list(range(52, 60))
 
 
@@ -119,13 +119,13 @@ def test_a_requested_kind_is_built_and_stays(tmp_path: Path, kind: str, videos: 
         assert numbers_in(collection) == list(range(videos))
         collection.wait_for_index()
         state = collection.index_state()
-        assert (state.setting, state.kind) == (kind, kind)
+        assert (state.requested, state.serving) == (kind, kind)
         assert numbers_in(collection) == list(range(videos))
     with CollectionStore(tmp_path) as library:
         again = library.open("videos")
         assert numbers_in(again) == list(range(videos))
         state = again.index_state()
-        assert (state.setting, state.kind) == (kind, kind)
+        assert (state.requested, state.serving) == (kind, kind)
     assert header_of(tmp_path).kind == kind
 
 
@@ -134,16 +134,16 @@ def test_the_kind_can_be_changed_later(grown: Collection, tmp_path: Path) -> Non
         add(grown, *range(60, 130))
         grown.set_index_kind(kind)
         grown.wait_for_index()
-        assert (grown.index_state().setting, grown.index_state().kind) == (kind, kind)
+        assert (grown.index_state().requested, grown.index_state().serving) == (kind, kind)
         assert numbers_in(grown) == list(range(130))
     with CollectionStore(tmp_path) as library:
-        assert library.open("videos").index_state().setting == HNSW
+        assert library.open("videos").index_state().requested == HNSW
 
 
 def test_an_unknown_kind_is_rejected_and_changes_nothing(grown: Collection, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="index_kind: 'tree'"):
         grown.set_index_kind("tree")
-    assert grown.index_state().setting == "auto"
+    assert grown.index_state().requested == "auto"
     with CollectionStore(tmp_path) as library:
         with pytest.raises(InvalidInput, match="index_kind: 'tree'"):
             library.create("others", manifest(), index_kind="tree")
@@ -154,7 +154,7 @@ def test_a_collection_without_a_requested_kind_is_auto(tmp_path: Path) -> None:
     with new_collection(tmp_path) as collection, collection.catalogue.write() as connection:
         connection.execute("DELETE FROM meta WHERE key = 'index_kind'")
     with CollectionStore(tmp_path) as library:
-        assert library.open("videos").index_state().setting == "auto"
+        assert library.open("videos").index_state().requested == "auto"
 
 
 def test_an_unknown_stored_kind_is_a_storage_error(tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_a_process_killed_during_a_build_leaves_the_old_index(grown: Collection,
     with CollectionStore(tmp_path) as library:
         assert numbers_in(library.open("videos")) == list(range(60))
         library.open("videos").wait_for_index()
-        assert library.open("videos").index_state().kind == FLAT  # the next process builds the requested kind
+        assert library.open("videos").index_state().serving == FLAT  # the next process builds the requested kind
 
 
 @pytest.mark.parametrize("harm", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])])
@@ -265,11 +265,11 @@ def test_without_a_snapshot_search_is_exact_until_the_index_is_built(
         collection = library.open("videos")
         assert numbers_in(collection) == list(range(60))
         assert gate.reached.wait(PATIENCE)
-        assert collection.index_state().kind == FLAT
+        assert collection.index_state().serving == FLAT
         assert numbers_in(collection) == list(range(60))
         gate.open.set()
         collection.wait_for_index()
-        assert collection.index_state().kind == HNSW
+        assert collection.index_state().serving == HNSW
         assert numbers_in(collection) == list(range(60))
 
 
@@ -300,7 +300,7 @@ def test_a_kind_requested_by_another_process_is_loaded_without_a_change(grown: C
         assert newest.kind == FLAT
         grown.search(np.ones(WIDTH), 1)
         grown.wait_for_index()
-        assert (grown.index_state().setting, grown.index_state().kind) == (FLAT, FLAT)
+        assert (grown.index_state().requested, grown.index_state().serving) == (FLAT, FLAT)
         assert header_of(tmp_path) == newest  # nothing was built a second time
         assert numbers_in(grown) == list(range(60))
 

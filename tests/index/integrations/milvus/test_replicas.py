@@ -69,7 +69,7 @@ def test_a_replica_of_another_kind_replaces_the_old_one(
     assert other.search(rows[0], 1)[0].clip_id == 1
     collection.set_index_kind("hnsw")
     collection.wait_for_index()
-    assert collection.index_state().kind == "hnsw"
+    assert collection.index_state().serving == "hnsw"
     milvus.client().flush(replica_name(collection))  # Milvus Lite builds the graph then
     queries = np.random.default_rng(1).standard_normal((20, WIDTH))
     shares = []
@@ -90,12 +90,12 @@ def test_a_growing_collection_gets_a_graph(collection: Collection, monkeypatch: 
     monkeypatch.setattr(faiss_kinds, "HNSW_FROM", 1500)
     collection.add_video(*many_clips(1400, seed=1)[:2])
     collection.wait_for_index()
-    assert collection.index_state().kind == "flat"
+    assert collection.index_state().serving == "flat"
     video, clips, rows = many_clips(600, seed=2)
     collection.add_video(video, clips)
     collection.wait_for_index()
     collection.add_video(*many_clips(600, seed=3)[:2])
     collection.wait_for_index()
-    assert collection.index_state().kind == "hnsw"
+    assert collection.index_state().serving == "hnsw"
     assert collection.search(rows[9], 1)[0].clip_id == 1410
     assert replica_manager.milvus_kind("auto", 10**7, "hnsw") == "hnsw"

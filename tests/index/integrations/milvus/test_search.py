@@ -85,7 +85,7 @@ def test_threads_read_their_writes_during_a_rebuild(collection: Collection, monk
         for writer in writers:
             writer.result()
     collection.wait_for_index()
-    assert collection.index_state().kind == "hnsw"
+    assert collection.index_state().serving == "hnsw"
     assert numbers_in(collection) == [100 * n + m for n in range(3) for m in range(0, 12, 2)]
 
 
