@@ -114,7 +114,7 @@ async def list_videos(
 @router.get("/{video_id}", summary="Get a video", responses=errors(404, 507))
 @requires("read")
 async def get_video(name: str, video_id: str, service: AppStateDep) -> VideoWithClips:
-    """A video, and the clips that it was paginate into."""
+    """A video and its clips."""
     return await service.io_pool.run(_with_clips, service, name, video_id)
 
 
@@ -127,7 +127,7 @@ async def delete_video(name: str, video_id: str, service: AppStateDep) -> None:
 
 @contextmanager
 def _upload_slot(service: AppState, wait_seconds: float | None) -> Iterator[float | None]:
-    """Hold one of the slots for uploads that a request waits for, before the file is received; for how long to wait.
+    """Hold a slot for an upload that a request waits for, before the file is received; yield for how long to wait.
 
     Raises Overloaded where all slots are taken and the client accepts no job instead.
     """
