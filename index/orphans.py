@@ -23,7 +23,7 @@ from index.storage.watched_files import videos_at
 from vitascope.errors import StorageError, VitascopeError
 from vitascope.media.file import open_folder_beneath
 
-_FORMER_NAME = re.compile(r"[0-9a-f]{64}\.[a-z0-9]{1,8}")
+_LEGACY_NAME = re.compile(r"[0-9a-f]{64}\.[a-z0-9]{1,8}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def find_orphans(library: CollectionStore) -> list[Orphan]:
         reason = "version 0.2.0 kept it here, and no video needs it here"
         if unreadable:
             reason = f"version 0.2.0 kept it here, and {', '.join(unreadable)}, which cannot be opened, may need it"
-        orphans += [_orphan(file, reason, is_certain=not unreadable) for file in _former_files(library, collections)]
+        orphans += [_orphan(file, reason, is_certain=not unreadable) for file in _legacy_files(library, collections)]
     except OSError as error:
         raise StorageError(f"{library.root.parent}: cannot be searched: {error}") from error
     return orphans
@@ -78,7 +78,7 @@ def remove_orphans(library: CollectionStore) -> list[Orphan]:
                         _unlink(top, path)
         if not unreadable:
             top = (library.root.parent / MEDIA).resolve()
-            for file in _former_files(library, collections):
+            for file in _legacy_files(library, collections):
                 removed.append(_orphan(file, "removed"))
                 _unlink(top, PurePosixPath(file.parent.name, file.name))
     except OSError as error:
@@ -117,12 +117,12 @@ def _is_known(connection: sqlite3.Connection, inside: PurePosixPath) -> bool:
     )
 
 
-def _former_files(library: CollectionStore, collections: Sequence[Collection]) -> list[Path]:
+def _legacy_files(library: CollectionStore, collections: Sequence[Collection]) -> list[Path]:
     """Return the files where version 0.2.0 kept uploads that no video names; the folder may hold other files."""
     data = library.root.parent
     if library.root.name != "collections" or not (data / LOCK_NAME).is_file():
         return []
-    files = [file for file in sorted((data / MEDIA).glob("*/*")) if _FORMER_NAME.fullmatch(file.name)]
+    files = [file for file in sorted((data / MEDIA).glob("*/*")) if _LEGACY_NAME.fullmatch(file.name)]
     return [file for file in files if not any(_has_video(collection, file) for collection in collections)]
 
 

@@ -95,7 +95,7 @@ def restore_collection(
         with library.create_folder(name) as folder, new_catalogue(folder, meta) as catalogue:
             if media is not None and media.is_dir():
                 _copy_media(media, folder)
-            paths = allowed.for_collection(folder, is_former=foreign.version < RELATIVE_PATHS)
+            paths = allowed.for_collection(folder, is_legacy=foreign.version < RELATIVE_PATHS)
             videos = read_videos(foreign, clip_format(meta), paths)
             write_videos(catalogue, folder, videos, foreign.count_clips(), on_progress)
             copy_jobs(foreign, catalogue)

@@ -39,18 +39,18 @@ class AllowedPaths:
         roots: allowed folders for absolute paths.
         data: the data folder; below it, only ``incoming`` is allowed.
         folder: the folder of the new collection.
-        is_former: whether absolute paths may be of files that version 0.2.0 owned.
+        is_legacy: whether absolute paths may be of files that version 0.2.0 owned.
     """
 
     roots: Sequence[Path]
     data: Path
     folder: Path = Path()
-    is_former: bool = False
+    is_legacy: bool = False
 
-    def for_collection(self, folder: Path, *, is_former: bool) -> AllowedPaths:
+    def for_collection(self, folder: Path, *, is_legacy: bool) -> AllowedPaths:
         """Return the same for the new collection in ``folder``, with links resolved."""
         roots, data = [Path(os.path.realpath(root)) for root in self.roots], Path(os.path.realpath(self.data))
-        return replace(self, roots=roots, data=data, folder=folder, is_former=is_former)
+        return replace(self, roots=roots, data=data, folder=folder, is_legacy=is_legacy)
 
     def check(self, name: str, path: str, content_sha256: str) -> str:
         """Return the path by which the new collection is to name a file.
@@ -58,7 +58,7 @@ class AllowedPaths:
         A file that version 0.2.0 owned becomes one of the new collection. Raises InvalidInput, with the field's
         ``name``, for a path that is not allowed; StorageError.
         """
-        if self.is_former:
+        if self.is_legacy:
             try:
                 path = adopt_file(self.folder, path, content_sha256) or path
             except OSError as error:

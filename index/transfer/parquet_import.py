@@ -68,7 +68,7 @@ def import_collection(
         with library.create_folder(name) as new_folder, new_catalogue(new_folder, meta) as catalogue:
             rows = _read_rows(VIDEOS_NAME, videos), _read_rows(CLIPS_NAME, clips)
             # An export by version 0.2.0 is not marked as such.
-            checked = _check_videos(*rows, header, allowed.for_collection(new_folder, is_former=True))
+            checked = _check_videos(*rows, header, allowed.for_collection(new_folder, is_legacy=True))
             write_videos(catalogue, new_folder, checked, clips.metadata.num_rows, on_progress)
             link_media(library, new_folder, catalogue)
     return library.open(name)
