@@ -63,6 +63,7 @@ COMMANDS = """
 0 video list --collection NAME
 0 video list --collection NAME --limit 1 --filter {"title":"blue"}
 2 video list --collection NAME --limit 0
+2 video list --collection NAME --filter [1]
 0 video show VIDEO --collection NAME
 2 video show 999 --collection NAME
 2 video show first --collection NAME
