@@ -27,7 +27,7 @@ from rich.console import Console
 from vitascope.bundle.bundle import Bundle
 from vitascope.cli.options import default_bundle
 from vitascope.cli.output import plain_table
-from vitascope.engines.gpu import first_card
+from vitascope.engines.gpu import first_gpu
 from vitascope.engines.onnx_runtime import Array, Device, OnnxRuntimeEngine
 from vitascope.errors import EngineError
 from vitascope.integrations.tensorrt.onnx_rewrites import prepare_for_tensorrt
@@ -89,7 +89,7 @@ def check(
     for device in devices:
         try:
             model = Model(bundle, device=device)
-            model.warm()
+            model.warm_up()
             half = bundle.manifest.precision == "float16"
             roof = (
                 _roof("cpu", half, _EDGE_ON_CPU, seconds) if device == "cpu" else _roof("cuda", half, product, seconds)
@@ -223,7 +223,7 @@ def _roof(device: Device, half: bool, edge: int, seconds: float) -> Roof:
         engine = OnnxRuntimeEngine(path, device=device)
         one = {"x": np.ones(1, np.float32)}
         best = min(_times(lambda: engine.run(one), min(seconds, 1.0)))
-    return Roof(steps * 2 * edge**3 / best, None if device == "cpu" else first_card().memory_bytes_per_second)
+    return Roof(steps * 2 * edge**3 / best, None if device == "cpu" else first_gpu().memory_bytes_per_second)
 
 
 def _product(edge: int, steps: int, half: bool) -> onnx.ModelProto:
@@ -264,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     bundle = Bundle.open(args.bundle)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     try:
-        card = first_card()
+        card = first_gpu()
         console.print(f"{card.name}, compute capability {card.capability[0]}.{card.capability[1]}, CUDA {card.driver}")
     except EngineError as error:
         console.print(f"no GPU: {error}")

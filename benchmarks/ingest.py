@@ -192,7 +192,7 @@ def main() -> None:
         parser.error("--films, --rounds: at least 1 was expected")
     config = PipelineConfig(decoders=args.decoders)
     model = Model.open(args.bundle, threads=args.threads, device=args.device)
-    model.warm()
+    model.warm_up()
     with tempfile.TemporaryDirectory() as folder:
         films = Path(folder) / "films"
         films.mkdir()

@@ -36,7 +36,7 @@ from training.models.architectures import read_config
 from training.models.config import FusedConfig
 from training.trainer import train
 from vitascope.bundle.bundle import Bundle, file_sha256
-from vitascope.bundle.manifest import MANIFEST_NAME, Calibration, Strict
+from vitascope.bundle.manifest import MANIFEST_NAME, Calibration, StrictModel
 from vitascope.durable_files import atomic_path
 from vitascope.errors import BundleError, InvalidInput
 
@@ -73,7 +73,7 @@ class AdaptOptions:
     data: Path = Path("data/packed")
 
 
-class InitialModelFacts(Strict):
+class InitialModelFacts(StrictModel):
     """Facts about the initial model: configuration, training data, calibration and weight precision."""
 
     config: dict[str, Any]
@@ -89,7 +89,7 @@ class InitialModelFacts(Strict):
         return read_config(self.config)
 
 
-class _State(Strict):
+class _State(StrictModel):
     """adapt.json. A work folder belongs to one initial model, one set of clips and one training."""
 
     clips: str
@@ -99,7 +99,7 @@ class _State(Strict):
     facts: InitialModelFacts
 
 
-class _Exported(Strict):
+class _Exported(StrictModel):
     """exported.json."""
 
     name: str
@@ -323,7 +323,7 @@ def _bundle_id(folder: Path) -> tuple[str, str] | None:
     return bundle.manifest.name, bundle.fingerprint
 
 
-def _write_json(path: Path, content: Strict | dict[str, Any]) -> None:
-    text = content.model_dump_json(indent=1) if isinstance(content, Strict) else json.dumps(content, indent=1)
+def _write_json(path: Path, content: StrictModel | dict[str, Any]) -> None:
+    text = content.model_dump_json(indent=1) if isinstance(content, StrictModel) else json.dumps(content, indent=1)
     with atomic_path(path) as temp_path:
         temp_path.write_text(text + "\n", "utf-8")

@@ -151,7 +151,7 @@ def finish(folder: Path, fields: Mapping[str, Any], report: str, card: Callable[
     write_documents(folder, {report_name: report, card_name: ""})
     write_documents(folder, {card_name: card(write_manifest(folder, fields))})
     manifest = write_manifest(folder, fields)
-    Model.open(folder, device="cpu").warm()
+    Model.open(folder, device="cpu").warm_up()
     return manifest
 
 

@@ -76,7 +76,7 @@ def recalibrate(variant: Model, corpora: Mapping[str, Embedded], previous: Calib
     """Calibrate a variant through its own graphs; `previous` is kept where no corpus has data."""
     if "matching" not in variant.tasks or not corpora:
         return FittedCalibration(previous)
-    logits = variant.answer_logits if "answering" in variant.tasks and not variant.reads_answers else None
+    logits = variant.answer_logits if "answering" in variant.tasks and not variant.scores_free_form_answers else None
     return calibrate(variant, corpora, variant.bundle.answers, logits, previous=previous, min_captioned=MIN_CAPTIONED)
 
 

@@ -14,8 +14,8 @@ from model_export.parity.variants import comparison_section
 from model_export.sources import Source
 from training import adaptation
 from training.models.architectures import read_config
-from vitascope.bundle.calibration_summary import calibrated
-from vitascope.bundle.manifest import Manifest, Strict
+from vitascope.bundle.describe import calibration_summary
+from vitascope.bundle.manifest import Manifest, StrictModel
 from vitascope.errors import InvalidInput
 
 Metrics = Mapping[str, Mapping[str, float]]
@@ -41,7 +41,7 @@ HEADLINE_METRICS = (
 """Metrics that the manifest repeats; the card has all of them."""
 
 
-class Provenance(Strict):
+class Provenance(StrictModel):
     """How a bundle was trained; kept in the manifest's `extra`, from which the card can be rewritten."""
 
     recipe: str
@@ -244,7 +244,7 @@ def _metrics(f: CardFacts) -> list[str]:
 def _fidelity(f: CardFacts) -> list[str]:
     report, errors = f.report, f.provenance.calibration
     if report.beside is not None:
-        return comparison_section(report.beside, calibrated(f.manifest))
+        return comparison_section(report.beside, calibration_summary(f.manifest))
     lines = [
         "## Fidelity and calibration",
         "",
@@ -270,7 +270,10 @@ def _fidelity(f: CardFacts) -> list[str]:
             "validation data at export to fit it.",
         ]
     elif not errors:
-        lines += ["", "Probabilities are not calibrated: no or too little validation data was available at export."]
+        lines += [
+            "",
+            "Probabilities are not calibrated: no or too little validation data was available at export.",
+        ]
     return lines
 
 

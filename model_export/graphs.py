@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from training.models.fusion import FusedModel
-from vitascope.bundle.graph_spec import ANSWER_IDS, ANSWER_MASK
-from vitascope.bundle.manifest import FrameStream, GraphName, Manifest
+from vitascope.bundle.manifest import ANSWER_IDS, ANSWER_MASK, FrameStream, GraphName, Manifest
 
 OPSET = 20
 """The first opset with Gelu; ONNX Runtime and TensorRT support it."""

@@ -9,12 +9,12 @@ from pathlib import Path
 from training.data.example import Example
 from training.data.packed import PACK_NAME, Media, Origin, write_packed
 from training.models import pretrained
-from vitascope.bundle.manifest import FrameStream, Strict
+from vitascope.bundle.manifest import FrameStream, StrictModel
 from vitascope.cli.output import ProgressBar
 from vitascope.errors import InvalidInput
 
 
-class Source(Strict):
+class Source(StrictModel):
     """A training corpus or pretrained weights."""
 
     name: str

@@ -126,7 +126,7 @@ class AppState:
         model = self.models.get(None).model
         if model.is_remote:
             try:
-                await to_thread.run_sync(model.check_engine)
+                await to_thread.run_sync(model.check_ready)
             except EngineUnavailable as error:
                 raise NotReady("the server that runs the model does not respond; see the log of the service") from error
 

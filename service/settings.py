@@ -20,7 +20,7 @@ from index.records import MAX_TEXT_LENGTH
 from index.vectors.interface import check_backend
 from service.http.api_keys import admin_key_digest
 from service.http_client.url_policy import UrlPolicy
-from vitascope.bundle.signing.keys import PublicKey, read_public_keys
+from vitascope.bundle.signing import PublicKey, read_public_keys
 from vitascope.cli.options import default_bundle, default_data
 from vitascope.errors import InvalidInput
 from vitascope.integrations.kserve.address import server_url

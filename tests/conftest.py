@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.chaos import is_chaos
 from tests.small_bundle import make_small_bundle
-from vitascope.engines.gpu import why_no_card
+from vitascope.engines.gpu import gpu_unavailable_reason
 from vitascope.model import Model
 
 # How long an example takes says something of the machine, not of the code. Every run has the same examples, so that
@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if not is_chaos():
         draw_the_same()
-    if item.get_closest_marker("gpu") is not None and (why := why_no_card()) is not None:
+    if item.get_closest_marker("gpu") is not None and (why := gpu_unavailable_reason()) is not None:
         pytest.skip(f"needs a GPU: {why}")
 
 

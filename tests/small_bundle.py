@@ -57,20 +57,20 @@ def make_small_bundle(
     external_data: bool = False,
     version: str = "1",
     answers: Sequence[str] | None = ANSWERS,
-    reads_answers: bool = False,
+    free_form_answers: bool = False,
 ) -> Path:
     """Write the bundle into ``folder`` (made when missing) and return it.
 
     ``seed`` and ``width`` (D and W, at least 8) change the vectors and so the fingerprint. With
     ``external_data`` the video and text graphs keep their weights in one shared ``weights.bin``. With
-    ``reads_answers`` it weighs answers by the colours that they name, out of ``answers`` where none are given to it.
-    Without the task "retrieval" and with ``reads_answers`` it has no vectors.
+    ``free_form_answers`` it scores answers by the colours that they name, by default those of ``answers``.
+    Without the task "retrieval" and with ``free_form_answers`` it has no vectors.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "weights.bin").unlink(missing_ok=True)
     weights = _weights(seed, width)
     makers = {"text": _text_graph, "video": _video_graph, "match": _match_graph, "answer": _answer_graph}
-    if reads_answers:
+    if free_form_answers:
         makers["answer"] = _weighing_graph
     graphs = sorted({graph for task in tasks for graph in GRAPHS_OF_TASK[task]})
     for graph in graphs:
@@ -85,7 +85,7 @@ def make_small_bundle(
     if "answering" in tasks and answers is not None:
         (folder / "answers.json").write_text(json.dumps(answers))
         stated["answers"] = "answers.json"
-    if reads_answers:
+    if free_form_answers:
         stated["answer_length"] = ANSWER_LENGTH
         stated["vector_width"] = width if "retrieval" in tasks else 0
     write_manifest(folder, stated)

@@ -1,4 +1,4 @@
-"""The runtime that every room shares: bundles, decoding, tokenising and running graphs."""
+"""Vitascope's runtime: bundles, engines, media decoding, models and the Python client."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncClient", "Client"]
 
-# ONNX Runtime would report its use to its makers, and keep a database of that in the user's home. It reads this when it
-# is loaded, so it is said before any of our modules can; telling it later (`disable_telemetry_events`) is too late.
+# ONNX Runtime would send telemetry, and keep a database of it in the home folder. It reads this variable when it is
+# imported; `disable_telemetry_events` would be too late.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def __getattr__(name: str) -> Any:
-    """The clients, imported by those alone who ask for them: the runtime needs no HTTP."""
+    """Import the clients on first use, since the runtime needs no HTTP."""
     if name in __all__:
         from vitascope import client
 

@@ -1,4 +1,4 @@
-"""`python -m vitascope`: the same as the `vitascope` command."""
+"""Entry point of `python -m vitascope`, the `vitascope` command."""
 
 from vitascope.cli.main import main
 

@@ -1,4 +1,4 @@
-"""One question about one clip: out of the whole vocabulary or among given candidates, with the right not to answer."""
+"""Answers to a question about a clip: from the vocabulary or from candidates, with abstention."""
 
 from __future__ import annotations
 
@@ -13,15 +13,21 @@ from vitascope.model import Answer, Model
 
 
 @dataclass(frozen=True)
-class Answered:
-    """``answer``: the likeliest one, None where the model abstained. ``answers``: best first. ``unknown``: candidates
-    that the vocabulary lacks, so that nothing can be said of them; none of a model that reads answers.
+class AnswerResult:
+    """Answer to a question.
+
+    Attributes:
+        answer: Most probable answer; None if the model abstained.
+        abstained: Whether no answer reached the threshold.
+        answers: Answers with probabilities, most probable first.
+        out_of_vocabulary: Candidates that the vocabulary lacks, which were not scored; empty for a model that scores
+            free-form answers.
     """
 
     answer: str | None
     abstained: bool
     answers: list[Answer]
-    unknown: list[str]
+    out_of_vocabulary: list[str]
 
 
 def answer_question(
@@ -32,61 +38,76 @@ def answer_question(
     top: int = 5,
     candidates: Sequence[str] | None = None,
     abstain_below: float = 0.0,
-) -> Answered:
-    """Answer about ``visual_tokens`` (1, V, W) with calibrated probabilities.
+) -> AnswerResult:
+    """Answer a question about a clip with calibrated probabilities.
 
-    ``candidates``: what the answer may be; probabilities are among those that the vocabulary has, in any case of
-    letters, or among all where the model reads answers. Where the best one is below ``abstain_below`` (0 to 1), or no
-    candidate is known, there is no answer. Raises InvalidInput, also for a candidate given twice; TextError,
-    TaskMissing, EngineError.
+    Args:
+        model: Model with the task "answering".
+        question: Question.
+        visual_tokens: (1, V, K) of the clip.
+        top: Maximum answers to return.
+        candidates: Possible answers. Probabilities are among those in the vocabulary, compared without case, or among
+            all if the model scores free-form answers. None: the vocabulary.
+        abstain_below: Probability from 0 to 1 below which the model abstains. It also abstains if no candidate is in
+            the vocabulary.
+
+    Raises:
+        InvalidInput: An argument is out of range, or candidates repeat.
+        TextError: A text is blank or too long.
+        TaskMissing: The bundle has no answer graph.
+        EngineError: The run failed.
     """
     if not 0 <= abstain_below <= 1:
         raise InvalidInput(f"abstain_below: {abstain_below!r}; a probability from 0 to 1 was expected")
     if candidates is None:
         answers = model.answer([question], visual_tokens, top)[0]
-        return _answered(answers, [], abstain_below)
-    if model.reads_answers:
-        _distinct(candidates)
-        answers = model.answer_among([question], visual_tokens, candidates, top)[0]
-        return _answered(answers, [], abstain_below)
-    entries, unknown = known_candidates(model.bundle.answers, candidates)
+        return _answer_result(answers, [], abstain_below)
+    if model.scores_free_form_answers:
+        _deduplicate_or_raise(candidates)
+        answers = model.answer_from_candidates([question], visual_tokens, candidates, top)[0]
+        return _answer_result(answers, [], abstain_below)
+    entries, out_of_vocabulary = known_candidates(model.bundle.answers, candidates)
     if not entries:
-        model.answer([question], visual_tokens, top)  # whatever is wrong with the question is still told
-        return _answered([], unknown, abstain_below)
-    written = {model.bundle.answers[entry]: candidate for candidate, entry in entries.items()}
-    answers = model.answer([question], visual_tokens, top, among=list(entries.values()))[0]
-    return _answered([replace(one, text=written[one.text]) for one in answers], unknown, abstain_below)
+        model.answer([question], visual_tokens, top)  # validates the question
+        return _answer_result([], out_of_vocabulary, abstain_below)
+    candidate_of = {model.bundle.answers[entry]: candidate for candidate, entry in entries.items()}
+    answers = model.answer([question], visual_tokens, top, candidate_ids=list(entries.values()))[0]
+    answers = [replace(answer, text=candidate_of[answer.text]) for answer in answers]
+    return _answer_result(answers, out_of_vocabulary, abstain_below)
 
 
 def known_candidates(vocabulary: Sequence[str], candidates: Sequence[str]) -> tuple[dict[str, int], list[str]]:
-    """(the number in the vocabulary of each candidate that it has, the other candidates). Raises InvalidInput for none
-    and for two that are the same entry.
+    """Look up candidates in the answer vocabulary, ignoring case and spacing.
+
+    Returns:
+        (index by candidate, candidates that the vocabulary lacks).
+
+    Raises:
+        InvalidInput: No candidates, or two are the same.
     """
-    number_of = {_normal(entry): number for number, entry in reversed(list(enumerate(vocabulary)))}
-    names = _distinct(candidates)
-    entries = {names[name]: number_of[name] for name in names if name in number_of}
-    return entries, [candidate for name, candidate in names.items() if name not in number_of]
+    index_of = {_normalize(entry): index for index, entry in reversed(list(enumerate(vocabulary)))}
+    names = _deduplicate_or_raise(candidates)
+    entries = {names[name]: index_of[name] for name in names if name in index_of}
+    return entries, [candidate for name, candidate in names.items() if name not in index_of]
 
 
-def _distinct(candidates: Sequence[str]) -> dict[str, str]:
-    """Candidates by what tells them apart, in their order. Raises InvalidInput for none, and for one that comes
-    twice.
-    """
+def _deduplicate_or_raise(candidates: Sequence[str]) -> dict[str, str]:
+    """Return candidates by their normalized form, in order."""
     if not candidates:
         raise InvalidInput("candidates: none; at least one was expected")
     names: dict[str, str] = {}
     for candidate in candidates:
-        name = _normal(candidate)
+        name = _normalize(candidate)
         if name in names:
-            raise InvalidInput(f"candidates: {candidate!r} comes twice; different candidates were expected")
+            raise InvalidInput(f"candidates: {candidate!r} is repeated; different candidates were expected")
         names[name] = candidate
     return names
 
 
-def _answered(answers: list[Answer], unknown: list[str], abstain_below: float) -> Answered:
+def _answer_result(answers: list[Answer], out_of_vocabulary: list[str], abstain_below: float) -> AnswerResult:
     abstained = not answers or answers[0].probability < abstain_below
-    return Answered(None if abstained else answers[0].text, abstained, answers, unknown)
+    return AnswerResult(None if abstained else answers[0].text, abstained, answers, out_of_vocabulary)
 
 
-def _normal(text: str) -> str:
+def _normalize(text: str) -> str:
     return " ".join(text.casefold().split())

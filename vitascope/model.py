@@ -1,7 +1,7 @@
-"""The four things a bundle can do: embed text, embed video, judge a pair, answer a question.
+"""A loaded bundle: embed texts and videos, match pairs, answer questions.
 
-Shape letters: B videos, C clips, F frames, H height, W width (pixels, or of a visual token), V visual
-tokens, L text tokens, D vector width, N answers.
+Shape letters: B videos, texts or pairs, C clips, F frames, H height, W width (pixels), V visual tokens, K their width,
+L text tokens, D embedding dim, N answers, M tokens of an answer.
 """
 
 from __future__ import annotations
@@ -17,30 +17,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.graph_spec import ANSWER_IDS, ANSWER_MASK
-from vitascope.bundle.manifest import FrameStream, Task
+from vitascope.bundle.manifest import ANSWER_IDS, ANSWER_MASK, FrameStream, Task
 from vitascope.engines.graphs import GraphRunner, Graphs
 from vitascope.engines.onnx_runtime import Array, Device, Placement
 from vitascope.errors import InvalidInput
-from vitascope.input_validation import Streams, check_texts, checked_tokens, count_of_streams
+from vitascope.input_validation import Streams, batch_size_of_streams, check_texts, check_visual_tokens
 from vitascope.integrations.kserve.address import ONNXRUNTIME, served_name, server_url
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.sandbox.decoder import IN_PROCESS, Decoder
-from vitascope.scores import answer_probabilities, fused_score, match_probability
-from vitascope.text_batches import TextBatch, text_batches
-from vitascope.tokenizer import MAX_CHARACTERS
+from vitascope.scoring import answer_probabilities, fused_score, match_probability
+from vitascope.tokenizer import MAX_CHARACTERS, TextBatch, length_sorted_batches
 
 Floats = NDArray[np.float32]
-TextVectors = Callable[["Model", Sequence[str]], Floats]
-"""Gives vectors (B, D) of texts, and asks the model's graph for those it does not have."""
+TextEmbedder = Callable[["Model", Sequence[str]], Floats]
+"""Returns embeddings (B, D) of texts, such as a cache in front of the model's text graph."""
 
-_CLIPS_AT_ONCE = 64
-"""Clips of one file whose frames are held in memory together."""
+_CLIPS_PER_BATCH = 64
+"""Clips of a file whose frames are in memory at the same time."""
 
 
 @dataclass(frozen=True)
 class VideoEmbedding:
-    """vectors (B, D) float32, each of length 1, D 0 where the bundle has none; visual_tokens (B, V, W) float32."""
+    """Embeddings of videos.
+
+    Attributes:
+        vectors: (B, D) float32, normalized; D is 0 if the bundle has no embeddings.
+        visual_tokens: (B, V, K) float32.
+    """
 
     vectors: Floats
     visual_tokens: Floats
@@ -48,7 +51,7 @@ class VideoEmbedding:
 
 @dataclass(frozen=True)
 class Match:
-    """logits (B,) float32; probabilities (B,) float32 that text and video belong together."""
+    """Match logits and calibrated probabilities, each (B,) float32."""
 
     logits: Floats
     probabilities: Floats
@@ -56,14 +59,14 @@ class Match:
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer and its probability among all that were weighed."""
+    """An answer and its probability among the answers that were scored."""
 
     text: str
     probability: float
 
 
 class Model:
-    """A bundle at work; safe to share between threads. Graphs are loaded when first needed."""
+    """A bundle with its graphs, which load on first use. Thread-safe."""
 
     def __init__(
         self,
@@ -75,21 +78,31 @@ class Model:
         batch_size: int = 32,
         max_characters: int = MAX_CHARACTERS,
     ) -> None:
-        """``threads`` and ``device`` as for ``OnnxRuntimeEngine``. ``engine``: ``onnxruntime``, or the URL of a server
-        that has the graphs (``kserve:http://triton:8000``), for which both mean nothing.
+        """Create a model without loading a graph.
 
-        Batches larger than ``batch_size`` are run in pieces. ``max_characters``: of one text.
+        Args:
+            bundle: Open bundle.
+            threads: Threads within an operator; 0: one per core.
+            device: "auto", "cpu", "cuda" or "tensorrt", as for ``OnnxRuntimeEngine``.
+            engine: ``onnxruntime``, or the URL of an inference server with the graphs (``kserve:http://triton:8000``),
+                which ignores ``threads`` and ``device``.
+            batch_size: Maximum rows of a run; larger batches are split.
+            max_characters: Longest text accepted.
+
+        Raises:
+            InvalidInput: ``batch_size`` is below 1, or ``engine`` is unknown.
+            BundleCorrupt: The tokenizer cannot be read.
         """
         if batch_size < 1:
             raise InvalidInput(f"batch_size: {batch_size}; at least 1 was expected")
         self.bundle = bundle
         self.batch_size = batch_size
         self.decoder: Decoder = IN_PROCESS
-        """What reads media files for it."""
-        self._text_vectors: TextVectors | None = None
+        """Decoder of media files."""
+        self._text_embedder: TextEmbedder | None = None
         self._server = None
         if (url := server_url(engine)) is not None:
-            from vitascope.integrations.kserve.server import InferenceServer  # here, since most need no HTTP client
+            from vitascope.integrations.kserve.server import InferenceServer  # imports an HTTP client
 
             self._server = InferenceServer(url)
         self._graphs: GraphRunner = Graphs(bundle, threads, device, self._server)
@@ -99,73 +112,99 @@ class Model:
     def open(
         cls, path: str | os.PathLike[str], threads: int = 0, device: Device = "auto", engine: str = ONNXRUNTIME
     ) -> Model:
-        """Open the bundle in the folder ``path``; raises as ``Bundle.open``. Nothing is asked of ``engine`` yet."""
+        """Open the bundle in a folder; arguments as in the constructor. Does not connect to a server.
+
+        Raises:
+            BundleError: As ``Bundle.open``.
+            InvalidInput: As the constructor.
+        """
         return cls(Bundle.open(path), threads, device, engine=engine)
 
-    def through(
+    def with_overrides(
         self,
-        wrap: Callable[[GraphRunner], GraphRunner] | None = None,
+        wrap_runner: Callable[[GraphRunner], GraphRunner] | None = None,
         batch_size: int | None = None,
         *,
         decoder: Decoder | None = None,
-        text_vectors: TextVectors | None = None,
+        text_embedder: TextEmbedder | None = None,
     ) -> Self:
-        """This model with its graphs run by what ``wrap`` makes of them, in pieces of ``batch_size``, its files read
-        by ``decoder``, and vectors of texts given by ``text_vectors``; what is not given stays.
+        """Return a copy that shares the loaded graphs, with some parts replaced; None keeps a part.
+
+        Args:
+            wrap_runner: Returns the graph runner to use, given the present one.
+            batch_size: Maximum rows of a run.
+            decoder: Decoder of media files.
+            text_embedder: Replacement for the text graph in ``embed_text``.
         """
         other = copy.copy(self)
-        other._graphs = self._graphs if wrap is None else wrap(self._graphs)
+        other._graphs = self._graphs if wrap_runner is None else wrap_runner(self._graphs)
         other.batch_size = batch_size or self.batch_size
         other.decoder = decoder or self.decoder
-        other._text_vectors = text_vectors or self._text_vectors
+        other._text_embedder = text_embedder or self._text_embedder
         return other
 
     @property
     def tasks(self) -> Sequence[Task]:
-        """What the bundle can do, as its manifest states it."""
+        """Tasks of the bundle."""
         return self.bundle.manifest.tasks
 
     @property
     def streams(self) -> Sequence[FrameStream]:
-        """What the bundle sees of a clip, as its manifest states it."""
+        """Frame streams that the video graph takes."""
         return self.bundle.manifest.streams
 
     @property
-    def reads_answers(self) -> bool:
-        """Whether it weighs any answers that it is given, and not only those of its vocabulary."""
+    def scores_free_form_answers(self) -> bool:
+        """Whether the model scores any candidate answer, and not only those of its vocabulary."""
         return self.bundle.manifest.answer_length is not None
 
     @property
     def is_remote(self) -> bool:
-        """Whether a server runs the graphs."""
+        """Whether an inference server runs the graphs."""
         return self._server is not None
 
-    def check_engine(self) -> None:
-        """Raise EngineUnavailable while the server that runs the graphs, where one does, is not ready."""
+    def check_ready(self) -> None:
+        """Raise EngineUnavailable if an inference server runs the graphs and is not ready."""
         if self._server is not None:
-            stated = self.bundle.manifest
-            self._server.check_ready([served_name(stated, graph) for graph in sorted(stated.graphs)])
+            manifest = self.bundle.manifest
+            self._server.check_ready([served_name(manifest, graph) for graph in sorted(manifest.graphs)])
 
     @property
     def placements(self) -> Mapping[str, Placement]:
-        """Where the graphs that are loaded run, by name: engine, device, and why it is not what was tried first."""
+        """Engine and device of each loaded graph by name."""
         return self._graphs.placements
 
     def run_graph(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """One run of a graph on whatever rows ``inputs`` holds. Raises TaskMissing and EngineError."""
+        """Run a graph once, without splitting the batch, and return its outputs by name.
+
+        Raises:
+            TaskMissing: The bundle has no such graph.
+            EngineError: The run failed.
+        """
         return self._graphs.run(graph, inputs)
 
     def text_batches(self, texts: Sequence[str], size: int | None = None) -> list[TextBatch]:
-        """What graphs that take texts run on: pieces of at most ``size`` texts, ``batch_size`` by default, of similar
-        length. Raises TextError.
-        """
-        return text_batches(self._tokenizer, texts, size or self.batch_size)
+        """Tokenize texts into batches of similar length.
 
-    def warm(self) -> None:
-        """Load every graph and run each once, so that the first request is as fast as the others."""
-        stated = self.bundle.manifest
-        streams = {s.name: np.zeros((1, 1, s.frames, s.height, s.width, 3), np.uint8) for s in stated.streams}
-        tokens = np.zeros((1, stated.visual_tokens, stated.visual_width), np.float32)
+        Args:
+            texts: Texts.
+            size: Maximum texts of a batch; ``batch_size`` by default.
+
+        Raises:
+            TextError: A text is blank or too long.
+        """
+        return length_sorted_batches(self._tokenizer, texts, size or self.batch_size)
+
+    def warm_up(self) -> None:
+        """Load every graph and run it once, so that the first request is not slower than others.
+
+        Raises:
+            BundleCorrupt: A graph is not valid.
+            EngineError: A graph cannot be loaded or run.
+        """
+        manifest = self.bundle.manifest
+        streams = {s.name: np.zeros((1, 1, s.frames, s.height, s.width, 3), np.uint8) for s in manifest.streams}
+        tokens = np.zeros((1, manifest.visual_tokens, manifest.visual_width), np.float32)
         ids, mask = self._tokenizer.encode(["warm"])
         for graph in self._graphs.names:
             if graph == "video":
@@ -174,55 +213,76 @@ class Model:
             inputs: dict[str, Array] = {"input_ids": ids, "attention_mask": mask}
             if graph != "text":
                 inputs["visual_tokens"] = tokens
-            if graph == "answer" and self.reads_answers:
+            if graph == "answer" and self.scores_free_form_answers:
                 inputs |= {ANSWER_IDS: ids[None], ANSWER_MASK: mask[None]}
             self._graphs.run(graph, inputs)
 
     def embed_text(self, texts: Sequence[str]) -> Floats:
-        """Vectors (B, D) float32 of length 1, one per text.
+        """Embed texts. Texts longer than the bundle's text length (tokens) are truncated.
 
-        Texts longer than the bundle's text length in tokens are cut. Raises TextError for an empty or
-        blank text or one beyond the limit of characters; TaskMissing; EngineError.
+        Returns:
+            (B, D) float32, normalized.
+
+        Raises:
+            TextError: A text is blank or has too many characters.
+            TaskMissing: The bundle has no text graph.
+            EngineError: The run failed.
         """
-        self._graphs.require("text")
+        self._graphs.ensure_loaded("text")
         check_texts(texts)
-        if self._text_vectors is not None:
-            return self._text_vectors(self, texts)
-        return self._with_texts("text", texts, None)["vector"]
+        if self._text_embedder is not None:
+            return self._text_embedder(self, texts)
+        return self._run_text_graph("text", texts, None)["vector"]
 
     def embed_video(self, streams: Streams) -> VideoEmbedding:
-        """Embed B videos of C clips each from their frame streams: name -> (B, C, F, H, W, 3) uint8 RGB.
+        """Embed B videos of C clips each.
 
-        ``sample_streams`` makes them (without B). Raises InvalidInput, naming the stream, when dtype or
-        shape is not what the manifest states; TaskMissing; EngineError.
+        Args:
+            streams: Frames by stream name, (B, C, F, H, W, 3) uint8 RGB, as ``sample_streams`` makes them (without B).
+
+        Raises:
+            InvalidInput: Names, dtypes or shapes differ from the manifest.
+            TaskMissing: The bundle has no video graph.
+            EngineError: The run failed.
         """
-        self._graphs.require("video")
-        count = count_of_streams(self.streams, streams)
-        stated = self.bundle.manifest
-        vectors = np.empty((count, stated.vector_width), np.float32)
-        tokens = np.empty((count, stated.visual_tokens, stated.visual_width), np.float32)
-        for rows in self._pieces(count):
-            results = self._graphs.run(
-                "video", {s.name: np.ascontiguousarray(streams[s.name][rows]) for s in stated.streams}
-            )
+        self._graphs.ensure_loaded("video")
+        count = batch_size_of_streams(self.streams, streams)
+        manifest = self.bundle.manifest
+        vectors = np.empty((count, manifest.vector_width), np.float32)
+        tokens = np.empty((count, manifest.visual_tokens, manifest.visual_width), np.float32)
+        for rows in self._batches(count):
+            inputs = {s.name: np.ascontiguousarray(streams[s.name][rows]) for s in manifest.streams}
+            results = self._graphs.run("video", inputs)
             tokens[rows] = results["visual_tokens"]
-            if stated.vector_width:
+            if manifest.vector_width:
                 vectors[rows] = results["vector"]
         return VideoEmbedding(vectors, tokens)
 
     def match(self, texts: Sequence[str], visual_tokens: NDArray[np.floating]) -> Match:
-        """Judge B pairs: texts[i] with visual_tokens[i]; visual_tokens is (B, V, W) of any float type.
+        """Match B pairs of ``texts[i]`` and ``visual_tokens[i]``.
 
-        Raises TextError, InvalidInput, TaskMissing and EngineError.
+        Args:
+            texts: B texts.
+            visual_tokens: (B, V, K) of any float dtype.
+
+        Raises:
+            TextError: A text is blank or too long.
+            InvalidInput: ``visual_tokens`` has another shape or dtype.
+            TaskMissing: The bundle has no match graph.
+            EngineError: The run failed.
         """
-        self._graphs.require("match")
-        logits = self._with_texts("match", texts, visual_tokens)["match_logit"]
+        self._graphs.ensure_loaded("match")
+        logits = self._run_text_graph("match", texts, visual_tokens)["match_logit"]
         return Match(logits, match_probability(self.bundle.manifest.calibration, logits).astype(np.float32))
 
-    def fused(self, similarity: NDArray[np.floating], match_logits: NDArray[np.floating]) -> Floats:
-        """The score that results are ranked by after reranking: (B,) float32 from 0 to 1.
+    def fused_score(self, similarity: NDArray[np.floating], match_logits: NDArray[np.floating]) -> Floats:
+        """Combine cosines (B,) and match logits (B,) to the scores that reranked results are ordered by.
 
-        ``similarity``: cosines (B,); ``match_logits``: (B,). Raises InvalidInput when shapes differ.
+        Returns:
+            (B,) float32, from 0 to 1.
+
+        Raises:
+            InvalidInput: Shapes differ.
         """
         if np.shape(similarity) != np.shape(match_logits):
             raise InvalidInput(
@@ -236,31 +296,57 @@ class Model:
         questions: Sequence[str],
         visual_tokens: NDArray[np.floating],
         top: int = 5,
-        among: Sequence[int] | None = None,
+        candidate_ids: Sequence[int] | None = None,
     ) -> list[list[Answer]]:
-        """The ``top`` likeliest answers to questions[i] about visual_tokens[i] (B, V, W), best first.
+        """Answer ``questions[i]`` about ``visual_tokens[i]`` from the answer vocabulary.
 
-        ``among``: entries of the vocabulary (``bundle.answers``) that alone may be the answer, by their numbers;
-        probabilities are among these then. Fewer than ``top`` where there are fewer to choose from. Raises TextError,
-        InvalidInput, also where the bundle has no vocabulary, TaskMissing, EngineError.
+        Args:
+            questions: B questions.
+            visual_tokens: (B, V, K) of any float dtype.
+            top: Maximum answers per question.
+            candidate_ids: Indices into ``bundle.answers`` to choose from; probabilities are among these. None: all.
+
+        Returns:
+            Up to ``top`` answers per question, most probable first.
+
+        Raises:
+            TextError: A question is blank or too long.
+            InvalidInput: An argument is out of range, or the bundle has no vocabulary.
+            TaskMissing: The bundle has no answer graph.
+            EngineError: The run failed.
         """
-        self._graphs.require("answer")
+        self._graphs.ensure_loaded("answer")
         vocabulary = self.bundle.answers
         if not vocabulary:
-            raise InvalidInput("candidates: none; some were expected, as the model has no answers of its own")
-        entries = np.arange(len(vocabulary)) if among is None else np.array(among, np.int64)
+            raise InvalidInput("candidates: none; at least one was expected, since the model has no answer vocabulary")
+        entries = np.arange(len(vocabulary)) if candidate_ids is None else np.array(candidate_ids, np.int64)
         if not len(entries) or entries.min() < 0 or entries.max() >= len(vocabulary):
-            raise InvalidInput(f"among: {among!r}; numbers from 0 to {len(vocabulary) - 1} were expected")
+            raise InvalidInput(
+                f"candidate_ids: {candidate_ids!r}; indices from 0 to {len(vocabulary) - 1} were expected"
+            )
         texts = [vocabulary[entry] for entry in entries]
-        if self.reads_answers:
-            return self.answer_among(questions, visual_tokens, texts, top)
-        return self._likeliest(self.answer_logits(questions, visual_tokens)[:, entries], texts, top)
+        if self.scores_free_form_answers:
+            return self.answer_from_candidates(questions, visual_tokens, texts, top)
+        return self._top_k(self.answer_logits(questions, visual_tokens)[:, entries], texts, top)
 
-    def answer_among(
+    def answer_from_candidates(
         self, questions: Sequence[str], visual_tokens: NDArray[np.floating], candidates: Sequence[str], top: int = 5
     ) -> list[list[Answer]]:
-        """As ``answer``, out of answers in any words; only where ``reads_answers``. Raises as ``answer_logits``."""
-        return self._likeliest(self.answer_logits(questions, visual_tokens, candidates), candidates, top)
+        """Answer from free-form candidates, where the model ``scores_free_form_answers``.
+
+        Args:
+            questions: B questions.
+            visual_tokens: (B, V, K) of any float dtype.
+            candidates: Texts to choose from.
+            top: Maximum answers per question.
+
+        Returns:
+            Up to ``top`` answers per question, most probable first.
+
+        Raises:
+            VitascopeError: As ``answer_logits``.
+        """
+        return self._top_k(self.answer_logits(questions, visual_tokens, candidates), candidates, top)
 
     def answer_logits(
         self,
@@ -268,20 +354,32 @@ class Model:
         visual_tokens: NDArray[np.floating],
         candidates: Sequence[str] | None = None,
     ) -> Floats:
-        """(B, N) float32, for each entry of the vocabulary; where ``reads_answers``, the log-likelihood of each of
-        ``candidates``, and very low for those whose first token is far from likely.
+        """Score answers to ``questions[i]`` about ``visual_tokens[i]``.
 
-        Raises TextError, InvalidInput, also for a candidate of too many tokens, TaskMissing and EngineError.
+        Args:
+            questions: B questions.
+            visual_tokens: (B, V, K) of any float dtype.
+            candidates: Free-form answers, where the model ``scores_free_form_answers``; ignored otherwise.
+
+        Returns:
+            (B, N) float32: a logit per entry of the vocabulary; or the log-likelihood of each candidate, very low for
+            candidates with an improbable first token.
+
+        Raises:
+            TextError: A text is blank or too long.
+            InvalidInput: ``visual_tokens`` has another shape or dtype, or a candidate has too many tokens.
+            TaskMissing: The bundle has no answer graph.
+            EngineError: The run failed.
         """
-        self._graphs.require("answer")
-        if not self.reads_answers:
-            return self._with_texts("answer", questions, visual_tokens)["answer_logits"]
+        self._graphs.ensure_loaded("answer")
+        if not self.scores_free_form_answers:
+            return self._run_text_graph("answer", questions, visual_tokens)["answer_logits"]
         check_texts(questions)
-        tokens = checked_tokens(self.bundle.manifest, len(questions), visual_tokens)
-        given = self._read_answers(candidates or ())
-        logits = np.empty((len(questions), len(given[ANSWER_IDS][0])), np.float32)
-        for batch in self.text_batches(questions, 1):  # the answers of one question are enough for a run
-            inputs = {**batch.inputs, "visual_tokens": tokens[batch.rows], **given}
+        tokens = check_visual_tokens(self.bundle.manifest, len(questions), visual_tokens)
+        candidate_inputs = self._encode_candidates(candidates or ())
+        logits = np.empty((len(questions), candidate_inputs[ANSWER_IDS].shape[1]), np.float32)
+        for batch in self.text_batches(questions, 1):  # the candidates of one question fill a run
+            inputs = {**batch.inputs, "visual_tokens": tokens[batch.rows], **candidate_inputs}
             logits[batch.rows] = self._graphs.run("answer", inputs)["answer_logits"]
         return logits
 
@@ -291,65 +389,76 @@ class Model:
         clips: Sequence[tuple[float, float]] | None = None,
         limits: MediaLimits = DEFAULT_LIMITS,
     ) -> VideoEmbedding:
-        """Embed each clip (start, end in s) of a media file: one row per clip; the whole file by default.
+        """Embed clips of a media file.
 
-        Raises media errors and InvalidInput as ``decoder`` does; TaskMissing; EngineError.
+        Args:
+            path: Video or image file.
+            clips: (start, end) of each clip in s; the whole file by default.
+            limits: Limits of the decoder.
+
+        Returns:
+            One row per clip.
+
+        Raises:
+            MediaError: The file cannot be decoded.
+            InvalidInput: A clip is outside the file.
+            TaskMissing: The bundle has no video graph.
+            EngineError: The run failed.
         """
-        self._graphs.require("video")
+        self._graphs.ensure_loaded("video")
         file = Path(path)
         spans = [(0.0, self.decoder.probe(file, limits).duration)] if clips is None else list(clips)
         streams = self.bundle.manifest.streams
         parts = []
-        for first in range(0, max(1, len(spans)), _CLIPS_AT_ONCE):
-            piece = spans[first : first + _CLIPS_AT_ONCE]
-            sampled = self.decoder.sample(file, streams, piece, limits).frames
-            parts.append(self.embed_video({name: frames[:, None] for name, frames in sampled.items()}))
+        for first in range(0, max(1, len(spans)), _CLIPS_PER_BATCH):
+            batch = spans[first : first + _CLIPS_PER_BATCH]
+            frames = self.decoder.sample(file, streams, batch, limits).frames
+            parts.append(self.embed_video({name: array[:, None] for name, array in frames.items()}))
         return VideoEmbedding(
             np.concatenate([part.vectors for part in parts]),
             np.concatenate([part.visual_tokens for part in parts]),
         )
 
-    def _with_texts(
+    def _run_text_graph(
         self, graph: str, texts: Sequence[str], visual_tokens: NDArray[np.floating] | None
     ) -> dict[str, Floats]:
-        """Run a graph that takes texts, and perhaps a video for each, in pieces."""
+        """Run a graph in batches on texts, with the visual tokens of one video per text if it takes them."""
         check_texts(texts)
-        tokens = None if visual_tokens is None else checked_tokens(self.bundle.manifest, len(texts), visual_tokens)
-        results = {
-            name: np.empty((len(texts), *tail), np.float32) for name, tail in self._graphs.stated_outputs(graph).items()
-        }
+        tokens = None if visual_tokens is None else check_visual_tokens(self.bundle.manifest, len(texts), visual_tokens)
+        shapes = self._graphs.output_shapes(graph)
+        results = {name: np.empty((len(texts), *shape), np.float32) for name, shape in shapes.items()}
         for batch in self.text_batches(texts):
             inputs = batch.inputs if tokens is None else {**batch.inputs, "visual_tokens": tokens[batch.rows]}
             for name, array in self._graphs.run(graph, inputs).items():
                 results[name][batch.rows] = array
         return results
 
-    def _read_answers(self, candidates: Sequence[str]) -> dict[str, Array]:
-        """answer_ids and answer_mask (1, N, M)."""
+    def _encode_candidates(self, candidates: Sequence[str]) -> dict[str, Array]:
+        """Return answer_ids and answer_mask, each (1, N, M) int64."""
         check_texts(candidates)
         if not candidates:
             raise InvalidInput("candidates: none; at least one was expected")
         ids, mask = self._tokenizer.encode(candidates)
-        most = self.bundle.manifest.answer_length or 0
+        max_length = self.bundle.manifest.answer_length or 0
         lengths = mask.sum(axis=1)
-        if lengths.max() > most:
-            number = int(lengths.argmax())
+        if lengths.max() > max_length:
+            index = int(lengths.argmax())
             raise InvalidInput(
-                f"candidates[{number}]: {candidates[number][:40]!r} is {lengths[number]} tokens long; at most {most} "
-                "were expected"
+                f"candidates[{index}]: {candidates[index][:40]!r} is {lengths[index]} tokens long; at most "
+                f"{max_length} were expected"
             )
         return {ANSWER_IDS: ids[None], ANSWER_MASK: mask[None]}
 
-    def _likeliest(self, logits: Floats, texts: Sequence[str], top: int) -> list[list[Answer]]:
-        """The ``top`` best of ``texts`` by each row of ``logits`` (B, N), with their shares."""
+    def _top_k(self, logits: Floats, texts: Sequence[str], top: int) -> list[list[Answer]]:
+        """Return the ``top`` most probable of N texts for each row of ``logits`` (B, N)."""
         if top < 1:
             raise InvalidInput(f"top: {top}; at least 1 was expected")
         probabilities = answer_probabilities(self.bundle.manifest.calibration, logits)
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
         return [
-            [Answer(texts[place], float(row[place])) for place in order]
+            [Answer(texts[index], float(row[index])) for index in order]
             for row, order in zip(probabilities, best, strict=True)
         ]
 
-    def _pieces(self, count: int) -> list[slice]:
+    def _batches(self, count: int) -> list[slice]:
         return [slice(first, first + self.batch_size) for first in range(0, count, self.batch_size)]

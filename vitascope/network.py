@@ -1,4 +1,4 @@
-"""Which addresses nobody but this machine reaches."""
+"""Classification of network addresses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import lru_cache
 
 @lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
-    """Whether ``host`` (a name or an address, without port) is this machine and no other."""
+    """Return whether a host name or address (without port) is a loopback address."""
     if host == "localhost":
         return True
     try:

@@ -1,9 +1,14 @@
-"""Text to token numbers, with the bundle's own tokenizer."""
+"""Tokenization with the bundle's tokenizer, and batching of texts by length.
+
+Shape letters: B texts, L tokens of the longest text.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -16,21 +21,27 @@ MAX_CHARACTERS = 20_000
 
 
 class Tokenizer:
-    """Safe to share between threads."""
+    """Thread-safe wrapper of a `tokenizers.Tokenizer` that truncates, pads and validates texts."""
 
     def __init__(self, inner: tokenizers.Tokenizer, max_length: int, max_characters: int = MAX_CHARACTERS):
-        """``max_length``: tokens, special ones included; longer texts are cut."""
+        """Wrap a tokenizer.
+
+        Args:
+            inner: The tokenizer; its padding and truncation are replaced.
+            max_length: Maximum tokens, including special ones; longer texts are truncated.
+            max_characters: Longest text accepted.
+        """
         self.max_length = max_length
         self.max_characters = max_characters
         self._inner = inner
-        stated = inner.padding or {}
-        self._pad_id = int(stated.get("pad_id", _padding_id(inner)))
-        inner.no_padding()  # padding is done here, so that masks and numbers are made in one place
+        padding = inner.padding or {}
+        self._pad_id = int(padding.get("pad_id", _padding_id(inner)))
+        inner.no_padding()  # ``encode`` pads ids and masks together
         inner.enable_truncation(max_length)
 
     @classmethod
     def open(cls, path: Path, max_length: int, max_characters: int = MAX_CHARACTERS) -> Tokenizer:
-        """Read a ``tokenizer.json``. Raises BundleCorrupt when it cannot be read."""
+        """Read a ``tokenizer.json``. Raises BundleCorrupt if it is not readable."""
         try:
             inner = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception
@@ -39,44 +50,81 @@ class Tokenizer:
 
     @property
     def vocabulary_size(self) -> int:
-        """Tokens, special ones included."""
+        """Number of tokens, including special ones."""
         return int(self._inner.get_vocab_size(with_added_tokens=True))
 
     def vocabulary(self) -> dict[str, int]:
-        """Token to number, special ones included."""
+        """Return the id of each token, including special ones."""
         return dict(self._inner.get_vocab(with_added_tokens=True))
 
     def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(ids, mask), both (B, L) int64, padded to the longest text of the batch; mask 1 marks a token.
+        """Tokenize texts.
 
-        Raises TextError for a text that is empty, blank, too long or not Unicode.
+        Returns:
+            (ids, mask), each (B, L) int64, padded to the longest text; mask is 1 for tokens and 0 for padding.
+
+        Raises:
+            TextError: A text is blank, too long or not valid Unicode.
         """
-        for number, text in enumerate(texts):
-            self._check(number, text)
-        encoded = self._inner.encode_batch_fast(list(texts), add_special_tokens=True)  # without offsets
-        length = max((len(one.ids) for one in encoded), default=0)
-        ids = np.full((len(encoded), length), self._pad_id, np.int64)
-        mask = np.zeros((len(encoded), length), np.int64)
-        for row, one in enumerate(encoded):
-            ids[row, : len(one.ids)] = one.ids
-            mask[row, : len(one.ids)] = 1
+        for index, text in enumerate(texts):
+            self._check(index, text)
+        encodings = self._inner.encode_batch_fast(list(texts), add_special_tokens=True)  # fast: without offsets
+        length = max((len(encoding.ids) for encoding in encodings), default=0)
+        ids = np.full((len(encodings), length), self._pad_id, np.int64)
+        mask = np.zeros((len(encodings), length), np.int64)
+        for row, encoding in enumerate(encodings):
+            ids[row, : len(encoding.ids)] = encoding.ids
+            mask[row, : len(encoding.ids)] = 1
         return ids, mask
 
-    def _check(self, number: int, text: str) -> None:
+    def _check(self, index: int, text: str) -> None:
         if not isinstance(text, str):
-            raise TextError(f"texts[{number}]: {type(text).__name__}; a string was expected")
+            raise TextError(f"texts[{index}]: {type(text).__name__}; a string was expected")
         if len(text) > self.max_characters:
             raise TextError(
-                f"texts[{number}]: {len(text)} characters; at most {self.max_characters} characters are read"
+                f"texts[{index}]: {len(text)} characters; at most {self.max_characters} characters were expected"
             )
         if not text.strip():
-            raise TextError(f"texts[{number}]: {text[:20]!r} is empty; visible characters were expected")
+            raise TextError(f"texts[{index}]: {text[:20]!r} is empty; visible characters were expected")
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise TextError(f"texts[{number}]: not valid Unicode at character {error.start}") from error
+            raise TextError(f"texts[{index}]: not valid Unicode at character {error.start}") from error
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """Texts that run together.
+
+    Attributes:
+        rows: (B,) indices of the texts.
+        inputs: ``input_ids`` and ``attention_mask``, each (B, L) int64.
+        tokens: Number of tokens without padding.
+    """
+
+    rows: NDArray[np.int64]
+    inputs: dict[str, NDArray[Any]]
+    tokens: int
+
+
+def length_sorted_batches(tokenizer: Tokenizer, texts: Sequence[str], size: int) -> list[TextBatch]:
+    """Tokenize texts into batches of at most ``size``, shortest texts first, which minimizes padding.
+
+    Raises:
+        TextError: A text is blank, too long or not valid Unicode.
+    """
+    ids, mask = tokenizer.encode(texts)
+    lengths = mask.sum(axis=1)
+    order = np.argsort(lengths, kind="stable")
+    batches = []
+    for first in range(0, len(texts), size):
+        rows = order[first : first + size]
+        longest = max(1, int(lengths[rows[-1]]))
+        inputs = {"input_ids": ids[rows, :longest], "attention_mask": mask[rows, :longest]}
+        batches.append(TextBatch(rows, inputs, int(lengths[rows].sum())))
+    return batches
 
 
 def _padding_id(inner: tokenizers.Tokenizer) -> int:
-    found = (inner.token_to_id(token) for token in _PADDING_TOKENS)
-    return next((number for number in found if number is not None), 0)
+    ids = (inner.token_to_id(token) for token in _PADDING_TOKENS)
+    return next((token_id for token_id in ids if token_id is not None), 0)

@@ -1,14 +1,14 @@
-"""The stages of a request, for whoever wants to know how long each one takes."""
+"""Callbacks that measure the stages of a request."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
-Stage = Callable[[str], AbstractContextManager[None]]
-"""Given the name of a stage, what to enter while it lasts."""
+StageContext = Callable[[str], AbstractContextManager[None]]
+"""Returns the context manager to hold during the stage of this name."""
 
 
-def unnoticed(name: str) -> AbstractContextManager[None]:
-    """A ``Stage`` for when nobody wants to know."""
+def no_op_stage(name: str) -> AbstractContextManager[None]:
+    """``StageContext`` that does nothing."""
     return nullcontext()

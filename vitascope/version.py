@@ -1,14 +1,14 @@
-"""Which version of Vitascope is installed."""
+"""The installed version of Vitascope."""
 
 from __future__ import annotations
 
 
-def installed_version(otherwise: str = "(not installed)") -> str:
-    """The version, or ``otherwise`` where the code runs without having been installed."""
-    # Here: it takes as long as all else that a completion needs.
+def installed_version(default: str = "(not installed)") -> str:
+    """Return the installed version, or ``default`` when running from a source tree."""
+    # Imported here, since it takes as long as everything else that shell completion needs.
     from importlib.metadata import PackageNotFoundError, version
 
     try:
         return version("vitascope")
     except PackageNotFoundError:
-        return otherwise
+        return default

@@ -276,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     bars = Bars()
     model = Model.open(args.bundle, threads=args.threads)
-    model.warm()
+    model.warm_up()
     wanted = args.only or PARTS
     if "embedding" in wanted:
         embedding(bars, model, args.bundle, args.threads, args.seconds)

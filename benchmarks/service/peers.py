@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.service.servers import START_SECONDS, free_port, running
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.onnx_external_data import external_files
+from vitascope.bundle.onnx_files import external_files
 
 _MODEL = "text"
 _CLIP = "ViT-B-32::openai"

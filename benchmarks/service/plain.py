@@ -35,5 +35,5 @@ def plain_app(model: Model) -> FastAPI:
 if __name__ == "__main__":
     bundle, port, threads = sys.argv[1:]
     opened = Model.open(bundle, threads=int(threads))
-    opened.warm()
+    opened.warm_up()
     uvicorn.run(plain_app(opened), host="127.0.0.1", port=int(port), log_level="warning")

@@ -53,7 +53,7 @@ def _score_pairs(
     model: Model, texts: Sequence[str], similarities: Sequence[float], tokens: Float32
 ) -> list[PairScores]:
     match = model.match(texts, tokens)
-    fused = model.fused(np.array(similarities, np.float32), match.logits)
+    fused = model.fused_score(np.array(similarities, np.float32), match.logits)
     return [PairScores(*pair) for pair in zip(match.probabilities.tolist(), fused.tolist(), strict=True)]
 
 

@@ -29,7 +29,7 @@ from index.storage.fulltext import query_terms
 from index.storage.queries import ClipSpan, allowed_clips, load_hits, load_spans, newest_clip
 from index.vectors.interface import VectorSnapshot
 from vitascope.errors import CursorExpired, TaskMissing
-from vitascope.tracing import Stage, unnoticed
+from vitascope.tracing import StageContext, no_op_stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def search(
     collection: Collection,
     request: SearchRequest,
     score_pairs: PairScorer | None = None,
-    stage: Stage = unnoticed,
+    stage: StageContext = no_op_stage,
 ) -> SearchPage:
     """Search a collection with embeddings.
 

@@ -76,7 +76,7 @@ def run_tensorrt(args: argparse.Namespace) -> dict[str, Any]:
     engines: dict[str, Any] = {}
     if args.build:
         model = Model(bundle, device="tensorrt")
-        model.warm()
+        model.warm_up()
         engines = {graph: placement._asdict() for graph, placement in model.placements.items()}
     return {"bundle": str(folder), "fingerprint": bundle.fingerprint, "types": types, "engines": engines}
 

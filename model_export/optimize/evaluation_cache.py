@@ -145,7 +145,7 @@ class EvalCache:
 
 def with_engines(model: Model, engines: Mapping[str, Engine]) -> Model:
     """Return `model` with the graphs of these names run by these engines."""
-    return model.through(lambda runner: _EngineOverride(runner, engines))
+    return model.with_overrides(lambda runner: _EngineOverride(runner, engines))
 
 
 class _EngineOverride:
@@ -162,14 +162,14 @@ class _EngineOverride:
     def placements(self) -> dict[str, Placement]:
         return self.runner.placements | {graph: engine.placement for graph, engine in self.engines.items()}
 
-    def require(self, graph: str) -> None:
-        self.runner.require(graph)
+    def ensure_loaded(self, graph: str) -> None:
+        self.runner.ensure_loaded(graph)
 
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         return self.engines[graph].run(inputs) if graph in self.engines else self.runner.run(graph, inputs)
 
-    def stated_outputs(self, graph: str) -> dict[str, tuple[int, ...]]:
-        return self.runner.stated_outputs(graph)
+    def output_shapes(self, graph: str) -> dict[str, tuple[int, ...]]:
+        return self.runner.output_shapes(graph)
 
 
 def _first_text(corpus: Corpus, row: int) -> str:

@@ -65,7 +65,7 @@ from training.distillation.teacher import Taught
 from training.evaluation.embedding import embed_corpus, streams_of
 from training.evaluation.gallery import Gallery
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.calibration_summary import calibrated
+from vitascope.bundle.describe import calibration_summary
 from vitascope.bundle.manifest import FrameStream, GraphName, Manifest
 from vitascope.model import Model
 
@@ -340,7 +340,7 @@ def _card(job: _Job, manifest: Manifest) -> str:
         f"One clip takes {job.clip_ms['after']:.1f} ms, with that bundle {job.clip_ms['before']:.1f} ms: medians, one",
         "clip at a time on one thread of the exporting machine, without decoding.",
         "",
-        *comparison_section(job.comparison, calibrated(manifest)),
+        *comparison_section(job.comparison, calibration_summary(manifest)),
         "",
         "The video graph was compared with the torch module that it was exported from (parity.json):",
         "",

@@ -10,13 +10,13 @@ from typing import Any
 
 from model_export.assemble import markdown_table
 from model_export.optimize.speed import Speed
-from vitascope.bundle.manifest import Manifest, Strict
+from vitascope.bundle.manifest import Manifest, StrictModel
 
 SOURCE_KEY, VARIANT_KEY = "variant_of", "variant"
 """Keys of the manifest's `extra`: the bundle that a variant was made from, and the results of `vitascope optimize`."""
 
 
-class CandidateResult(Strict):
+class CandidateResult(StrictModel):
     """Measurements of one candidate implementation of a graph."""
 
     graph: str
@@ -35,7 +35,7 @@ class CandidateResult(Strict):
     chosen: bool
 
 
-class Variant(Strict):
+class Variant(StrictModel):
     """How a bundle was optimized."""
 
     name: str

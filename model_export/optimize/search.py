@@ -65,7 +65,7 @@ from model_export.parity.variants import (
 )
 from model_export.weights import Precision, bytes_by_type, reduce, store
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.calibration_summary import calibrated
+from vitascope.bundle.describe import calibration_summary
 from vitascope.bundle.manifest import GraphName, Manifest
 from vitascope.engines.onnx_runtime import Device, Engine, OnnxRuntimeEngine
 from vitascope.errors import InvalidInput
@@ -355,7 +355,7 @@ def _card(
         "",
         *variant_section(variant),
         "",
-        *comparison_section(comparison, calibrated(draft)),
+        *comparison_section(comparison, calibration_summary(draft)),
         "",
         f"## The card of {variant.name}",
         "",

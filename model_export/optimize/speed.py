@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vitascope.bundle.manifest import Manifest, Strict
+from vitascope.bundle.manifest import Manifest, StrictModel
 from vitascope.engines.onnx_runtime import Array, Device, Engine
 from vitascope.input_validation import Streams
 from vitascope.model import Model
@@ -37,7 +37,7 @@ QUICK = Effort((8,), 3, 0.05)
 THOROUGH = Effort((1, 8, 32), 5, 0.2)
 
 
-class Speed(Strict):
+class Speed(StrictModel):
     """Speed of one graph at one batch size."""
 
     batch: int

@@ -33,11 +33,10 @@ from training.evaluation.embedding import embed_corpus, embed_texts, streams_of
 from training.evaluation.encoder import Encoder
 from training.evaluation.metrics import retrieval
 from training.models.fusion import FusedModel
-from vitascope.bundle.graph_spec import ANSWER_IDS
-from vitascope.bundle.manifest import Calibration, GraphName, Strict, Unwritten
+from vitascope.bundle.manifest import ANSWER_IDS, Calibration, GraphName, OmitDefaultsModel, StrictModel
 from vitascope.engines.onnx_runtime import OnnxRuntimeEngine
 from vitascope.errors import VitascopeError
-from vitascope.scores import match_probability
+from vitascope.scoring import match_probability
 from vitascope.tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -53,7 +52,7 @@ class ParityError(VitascopeError):
     code = "parity_error"
 
 
-class Tolerance(Strict):
+class Tolerance(StrictModel):
     """Allowed differences at one precision."""
 
     max_difference: float | None
@@ -71,7 +70,7 @@ FLOAT32 = Tolerance(max_difference=1e-4, cosine=0.99999, recall=0.0)
 REDUCED = Tolerance(max_difference=None, cosine=0.999, recall=1.0, probability_difference=0.0125)
 
 
-class OutputCheck(Strict):
+class OutputCheck(StrictModel):
     """One output of one graph over all inputs of one kind."""
 
     precision: Precision
@@ -87,7 +86,7 @@ class OutputCheck(Strict):
     """Maximum difference of sigmoids, for outputs of one number per sample."""
 
 
-class RecallCheck(Strict):
+class RecallCheck(StrictModel):
     """Recall@1 in percent on one validation split."""
 
     precision: Precision
@@ -100,10 +99,10 @@ class RecallCheck(Strict):
     """Queries that are correct with one and wrong with the other, near ties aside."""
 
 
-class ParityReport(Unwritten):
+class ParityReport(OmitDefaultsModel):
     """`parity.json` of a bundle: every comparison made before it was written."""
 
-    _later: ClassVar[tuple[str, ...]] = ("beside",)
+    _omit_if_default: ClassVar[tuple[str, ...]] = ("beside",)
 
     model: str
     precision: str

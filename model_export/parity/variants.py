@@ -21,7 +21,7 @@ from model_export.optimize.validation_scores import (
     sampled_questions,
 )
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import GraphName, Strict
+from vitascope.bundle.manifest import GraphName, StrictModel
 from vitascope.model import Model
 
 NEAR_TIE = 1e-5
@@ -30,7 +30,7 @@ CHUNK_SIZE = 64
 """Clips whose visual tokens are compared at once."""
 
 
-class SourceBundle(Strict):
+class SourceBundle(StrictModel):
     """Name, version and fingerprint of the bundle that a variant was made from."""
 
     name: str
@@ -46,7 +46,7 @@ class SourceBundle(Strict):
         return f"{self.name} {self.version}"
 
 
-class OutputComparison(Strict):
+class OutputComparison(StrictModel):
     """One output on rows of a validation split. Each bundle runs all of its own graphs on its own visual tokens."""
 
     graph: GraphName
@@ -63,7 +63,7 @@ class OutputComparison(Strict):
     a pair, best answer. None if the output selects nothing."""
 
 
-class VariantComparison(Strict):
+class VariantComparison(StrictModel):
     """A variant compared with the bundle it was made from."""
 
     of: SourceBundle

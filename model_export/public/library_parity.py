@@ -68,7 +68,7 @@ def check_library_parity(
         _check_best(actual, expected, tolerance)
     if "answering" in runtime.tasks:
         assert isinstance(reference, AnswerScorer)
-        candidates = ANSWERS if runtime.reads_answers else None
+        candidates = ANSWERS if runtime.scores_free_form_answers else None
         # Two images only, as libraries score candidate answers one by one.
         actual = np.stack([runtime.answer_logits(texts, tokens, candidates) for tokens in rows[:2]], axis=1)
         actual = actual.reshape(-1, actual.shape[2])

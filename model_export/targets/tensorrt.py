@@ -26,7 +26,7 @@ from training.data.packed import PACK_NAME, Packed, open_packed
 from training.evaluation.embedding import streams_of
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import GraphName, Manifest
-from vitascope.bundle.onnx_external_data import external_files
+from vitascope.bundle.onnx_files import external_files
 from vitascope.engines.onnx_runtime import OnnxRuntimeEngine
 from vitascope.errors import InvalidInput
 from vitascope.integrations.tensorrt.onnx_rewrites import prepare_for_tensorrt

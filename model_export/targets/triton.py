@@ -17,10 +17,9 @@ import numpy as np
 
 from model_export.assemble import swap_folder
 from vitascope.bundle.bundle import Bundle, file_sha256
-from vitascope.bundle.graph_spec import ANSWER_IDS, ANSWER_MASK, graph_of
-from vitascope.bundle.onnx_external_data import external_files
+from vitascope.bundle.manifest import ANSWER_IDS, ANSWER_MASK, ArraySpec
+from vitascope.bundle.onnx_files import external_files
 from vitascope.engines.graphs import Graphs
-from vitascope.engines.onnx_runtime import ArraySpec
 from vitascope.errors import BundleUnsupported, InvalidInput, StorageError
 from vitascope.integrations.kserve.address import served_name
 from vitascope.integrations.kserve.engine import FINGERPRINT
@@ -98,7 +97,7 @@ def _write_model(
 ) -> WrittenModel:
     manifest = bundle.manifest
     name = served_name(manifest, graph)
-    inputs, outputs = graph_of(bundle, graph)
+    inputs, outputs = bundle.graph_spec(graph)
     actual = graphs.engine(graph).outputs
     config = model_config(
         name, inputs, {key: actual[key] for key in outputs}, manifest.text_length, bundle.fingerprint, options

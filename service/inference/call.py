@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from opentelemetry.context import Context
 
 from service.errors import DeadlineExceeded, RequestAbandoned
-from vitascope.bundle.graph_spec import ANSWER_IDS
+from vitascope.bundle.manifest import ANSWER_IDS
 from vitascope.engines.onnx_runtime import Array
 
 Inputs = Mapping[str, Array]

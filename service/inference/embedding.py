@@ -24,11 +24,11 @@ from service.inference.loaded_model import LoadedModel
 from service.inference.request_context import RequestContext
 from service.schemas import library as schemas
 from service.serializers import serialize_video
-from vitascope.captions import Frames, frame_times
 from vitascope.errors import TextError
 from vitascope.media.file import MediaFile, MediaSource
 from vitascope.media.sampling import Span, resolve_span
 from vitascope.model import Floats, Model, VideoEmbedding
+from vitascope.scoring import FrameEmbeddings, frame_times
 
 CALL_TEXTS = 4
 """Texts of one call: few, so that the scheduler batches them with texts of the same length of other requests."""
@@ -62,7 +62,7 @@ class EmbeddedClip:
     start: float
     end: float
     embedding: VideoEmbedding
-    frames: Frames | None = None
+    frames: FrameEmbeddings | None = None
 
     def serialized_video(self) -> schemas.Video | None:
         """Return the stored video as a schema."""
@@ -97,7 +97,7 @@ def _to_embedded_clip(clips: Sequence[CachedClip], collection: str, video: Video
     clip, *frames = clips
     assert clip.visual_tokens is not None
     embedding = VideoEmbedding(clip.embeddings, clip.visual_tokens)
-    embedded_frames = Frames(frames[0].times, frames[0].embeddings) if frames else None
+    embedded_frames = FrameEmbeddings(frames[0].times, frames[0].embeddings) if frames else None
     return EmbeddedClip(collection, video, clip.start, clip.end, embedding, embedded_frames)
 
 

@@ -17,7 +17,7 @@ from service.inference.call import CallContext, Outputs
 from service.metrics import Metrics
 from service.settings import Settings
 from vitascope.model import Floats, Model
-from vitascope.text_batches import TextBatch
+from vitascope.tokenizer import TextBatch
 
 
 class TextKey(NamedTuple):

@@ -106,11 +106,11 @@ class ScheduledGraphs:
     def placements(self) -> dict[str, Placement]:
         return self._graphs.placements
 
-    def require(self, graph: str) -> None:
-        self._graphs.require(graph)
+    def ensure_loaded(self, graph: str) -> None:
+        self._graphs.ensure_loaded(graph)
 
-    def stated_outputs(self, graph: str) -> dict[str, tuple[int, ...]]:
-        return self._graphs.stated_outputs(graph)
+    def output_shapes(self, graph: str) -> dict[str, tuple[int, ...]]:
+        return self._graphs.output_shapes(graph)
 
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run a graph; blocks. Raises as ``GraphRunner.run``, Overloaded, DeadlineExceeded and RequestAbandoned."""
@@ -132,12 +132,12 @@ def with_context(
 
     Bulk callers do not use the cache, which their many texts would flush.
     """
-    return loaded.model.through(
+    return loaded.model.with_overrides(
         # The bound method keeps the model reachable for the router.
         lambda graphs: ScheduledGraphs(graphs, scheduler, context, loaded.call_name),
         batch_size=BULK_BATCH_SIZE if context.bulk else None,
         decoder=PooledDecoder(decoding, context),
-        text_vectors=None if context.bulk else partial(embed_texts, cache, context),
+        text_embedder=None if context.bulk else partial(embed_texts, cache, context),
     )
 
 

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from service.inference.loaded_model import LoadedModel
 from service.settings import Settings
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import Strict
-from vitascope.bundle.signing.keys import PublicKey
+from vitascope.bundle.manifest import StrictModel
+from vitascope.bundle.signing import PublicKey
 from vitascope.durable_files import atomic_path
 from vitascope.errors import BundleCorrupt, BundleError, BundleUntrusted, InvalidInput, StorageError, VitascopeError
 from vitascope.model import Model
@@ -27,7 +27,7 @@ Origin = Literal["bundle", "bundles", "added"]
 """The setting that names the bundle, or that a request added it."""
 
 
-class AddedModel(Strict):
+class AddedModel(StrictModel):
     """A bundle that a request added; ``folder`` is absolute."""
 
     folder: Path
@@ -36,7 +36,7 @@ class AddedModel(Strict):
     version: str
 
 
-class RegistryState(Strict):
+class RegistryState(StrictModel):
     """Changes to the registry at run time.
 
     Attributes:
@@ -120,7 +120,7 @@ def open_entry(folder: Path, origin: Origin, settings: Settings) -> ModelEntry:
     bundle = Bundle.open(folder, _trusted_keys(settings))
     manifest = bundle.manifest
     if bundle.signature is not None:
-        _log.info("model %s@%s: signed by %s", manifest.name, manifest.version, bundle.signature.key_id)
+        _log.info("model %s@%s: signed by %s", manifest.name, manifest.version, bundle.signature.key_id_hex)
     try:
         card = (folder / manifest.model_card).read_text("utf-8", "replace")
     except OSError as error:

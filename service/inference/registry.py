@@ -275,7 +275,7 @@ class ModelRegistry:
     def _load(self, entry: ModelEntry) -> None:
         assert entry.loaded is not None
         try:
-            entry.loaded.model.warm()
+            entry.loaded.model.warm_up()
         except EngineUnavailable as error:
             if str(error) != self._last_warning:
                 _log.warning("model %s: waits for the server that runs it: %s", entry.label, error)
@@ -335,7 +335,7 @@ def _log_placements(label: str, placements: Mapping[str, Placement]) -> None:
     """Log where the graphs of a model run, one line per placement; a warning for a fallback."""
     for placement in dict.fromkeys(placements.values()):
         graphs = ", ".join(graph for graph, other in placements.items() if other == placement)
-        device = placement.device if placement.card is None else f"{placement.device} ({placement.card})"
+        device = placement.device if placement.gpu_name is None else f"{placement.device} ({placement.gpu_name})"
         text = f"model {label}: {graphs}: on {device}, by {placement.engine}"
         if placement.fallback is None:
             _log.info("%s", text)

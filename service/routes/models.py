@@ -131,7 +131,7 @@ def _serialize_engines(entry: ModelEntry) -> dict[str, GraphEngine]:
         graph: GraphEngine(
             engine=placement.engine,
             device=placement.device,
-            gpu_name=placement.card,
+            gpu_name=placement.gpu_name,
             fallback=placement.fallback,
         )
         for graph, placement in entry.loaded.model.placements.items()
@@ -143,5 +143,5 @@ def _manifest_fields(bundle: Bundle | None) -> dict[str, Any]:
     if bundle is None:
         return dict.fromkeys(("answers", "signed_by", *MANIFEST_FIELDS)) | lists
     fields = bundle.manifest.model_dump(include={*MANIFEST_FIELDS, *lists})
-    signed_by = None if bundle.signature is None else bundle.signature.key_id
+    signed_by = None if bundle.signature is None else bundle.signature.key_id_hex
     return {**fields, "answers": len(bundle.answers), "signed_by": signed_by}

@@ -39,7 +39,7 @@ from service.schemas.tasks import (
     TimeRange,
     WordEvidence,
 )
-from vitascope import answering, captions
+from vitascope import answering, scoring
 from vitascope.model import Model
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute)
@@ -141,12 +141,12 @@ def _clip_range(fields: TimeRange) -> ClipRange:
 def _score(service: AppState, model: Model, clip: EmbeddedClip, fields: ScoreFields) -> ScoreResponse:
     """Raises TextError, TaskMissing and EngineError."""
     with service.observer.stage("score"):
-        scores = captions.score_captions(model, clip.embedding, fields.captions, fields.references, clip.frames)
+        scores = scoring.score_captions(model, clip.embedding, fields.captions, fields.references, clip.frames)
     serialized = [_serialize_scores(each) for each in scores]
     return ScoreResponse(video=clip.serialized_video(), start=clip.start, end=clip.end, scores=serialized)
 
 
-def _serialize_scores(scores: captions.CaptionScores) -> CaptionScore:
+def _serialize_scores(scores: scoring.CaptionScores) -> CaptionScore:
     em = scores.emscore
     fields = {**vars(scores), "emscore": None}
     if em is not None:
@@ -174,5 +174,5 @@ def _answer(service: AppState, model: Model, clip: EmbeddedClip, fields: AnswerF
         answer=result.answer,
         abstained=result.abstained,
         answers=[Answer(text=answer.text, probability=answer.probability) for answer in result.answers],
-        unknown=result.unknown,
+        unknown=result.out_of_vocabulary,
     )

@@ -31,7 +31,7 @@ def on_gpu(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VITASCOPE_ENGINE_CACHE", str(tmp_path_factory.mktemp("engines")))
         model = Model.open(BUNDLE, device=request.param)
-        model.warm()
+        model.warm_up()
         yield model
 
 
@@ -54,7 +54,7 @@ def test_every_graph_really_runs_there(on_gpu: Model) -> None:
     for graph, placement in on_gpu.placements.items():
         assert placement.device in ("cuda", "tensorrt"), (graph, placement)
         assert placement.fallback is None, (graph, placement)
-        assert placement.card
+        assert placement.gpu_name
 
 
 @pytest.mark.parametrize(("rows", "clips"), [(1, 1), (3, 2), (40, 1)])

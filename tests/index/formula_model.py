@@ -26,7 +26,7 @@ class FormulaModel:
         logits = np.array([np.sin(len(text) + 50 * row.sum()) for text, row in zip(texts, tokens, strict=True)])
         return SimpleNamespace(logits=logits, probabilities=1 / (1 + np.exp(-logits)))
 
-    def fused(self, similarity: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    def fused_score(self, similarity: np.ndarray, logits: np.ndarray) -> np.ndarray:
         return np.asarray((similarity + logits + 2) / 4)
 
 

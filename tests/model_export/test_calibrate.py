@@ -37,7 +37,7 @@ class Overconfident:
         logits = 3.0 * (self.rng.normal(size=len(texts)) + np.where(same, 1.0, -1.0)) + 4.0
         return Match(logits.astype(np.float32), logits.astype(np.float32))
 
-    def fused(self, similarity: np.ndarray, match_logits: np.ndarray) -> np.ndarray:
+    def fused_score(self, similarity: np.ndarray, match_logits: np.ndarray) -> np.ndarray:
         raise AssertionError("nothing is ranked here")
 
     def answer(self, questions: Sequence[str], visual_tokens: np.ndarray, top: int = 5) -> list[list[Answer]]:

@@ -103,9 +103,9 @@ def test_parity_and_calibration_of_a_variant_are_its_own(
     facts = after.bundle.manifest.extra["calibration"]
     assert (facts["match pairs"], facts["fitted_on"]) == (3 * len(packed), ["squares/val"])
     assert main(["bundle", "verify", str(out), "--json"]) == 0
-    told = [one["remark"] for one in json.loads(capsys.readouterr().out)["remarks"]]
-    assert f"beside int8-weights 1.0.0 ({before.bundle.fingerprint[:12]}), on validation clips" in told[0]
-    assert any(line.startswith("that bundle beside its trained model: float32 cosine") for line in told)
+    told = [entry["note"] for entry in json.loads(capsys.readouterr().out)["notes"]]
+    assert f"compared with int8-weights 1.0.0 ({before.bundle.fingerprint[:12]}) on validation clips" in told[0]
+    assert any(line.startswith("source compared with its trained model: float32 cosine") for line in told)
     assert main(["bundle", "inspect", str(out)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "of squares/val; expected error" in shown

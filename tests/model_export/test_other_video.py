@@ -97,7 +97,7 @@ def test_the_other_graphs_are_the_bundles_own(
     assert report["beside"]["of"]["fingerprint"] == before.fingerprint
     assert set(report["beside"]["unchanged"]) == set(before.manifest.graphs) - {"video"}
     assert stated.extra["calibration"]["kept_of"]["name"] == before.manifest.name
-    assert "Probabilities (match and fused) are calibrated as those of int8-weights 1.0.0" in card
+    assert "Probabilities (match and fused) use the calibration of int8-weights 1.0.0" in card
     assert {(o["output"], o["inputs"]) for o in report["outputs"]} == {
         (output, inputs) for output in ("vector", "visual_tokens") for inputs in ("random", "real")
     }

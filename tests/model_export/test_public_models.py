@@ -34,7 +34,7 @@ from vitascope.errors import InvalidInput
 from vitascope.media.decode import read_frames
 from vitascope.media.sampling import clip_times, sample_streams
 from vitascope.model import Model
-from vitascope.scores import fused_score
+from vitascope.scoring import fused_score
 from vitascope.tokenizer import Tokenizer
 
 TEXTS = [

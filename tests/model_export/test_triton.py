@@ -110,12 +110,12 @@ def test_a_config_states_what_triton_needs_and_compares(small_bundle: Path, tmp_
     assert (list(logit.dims), logit.HasField("reshape"), list(logit.reshape.shape)) == ([1], True, [])
 
 
-@pytest.mark.parametrize("reads_answers", [False, True])
-def test_the_warming_inputs_fit_the_graphs(reads_answers: bool, small_bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("free_form_answers", [False, True])
+def test_the_warming_inputs_fit_the_graphs(free_form_answers: bool, small_bundle: Path, tmp_path: Path) -> None:
     """Triton refuses a model whose warming fails. A mask of ones comes from a file."""
     bundle = small_bundle
-    if reads_answers:
-        bundle = make_small_bundle(tmp_path / "bundle", tasks=["answering"], reads_answers=True)
+    if free_form_answers:
+        bundle = make_small_bundle(tmp_path / "bundle", tasks=["answering"], free_form_answers=True)
     write_repository(Bundle.open(bundle), tmp_path / "models", TritonOptions(max_batch=2))
     numpy_types = {2: np.uint8, 3: np.int64, 5: np.float32}
     for graph, config in read(tmp_path / "models").items():

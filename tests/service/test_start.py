@@ -104,7 +104,7 @@ def test_the_service_is_not_ready_until_the_model_is_loaded(
     small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     warm = threading.Event()
-    monkeypatch.setattr("vitascope.model.Model.warm", lambda self: warm.wait(PATIENCE))
+    monkeypatch.setattr("vitascope.model.Model.warm_up", lambda self: warm.wait(PATIENCE))
     with serving(settings_for(small_bundle, tmp_path / "data"), ready=False) as running:
         try:
             assert running.client.get("/livez").status_code == 200
@@ -125,7 +125,7 @@ def test_a_model_that_fails_to_load_is_never_ready(
     def fail(self: object) -> None:
         raise EngineError("no such device in /opt/secret")
 
-    monkeypatch.setattr("vitascope.model.Model.warm", fail)
+    monkeypatch.setattr("vitascope.model.Model.warm_up", fail)
     with serving(settings_for(small_bundle, tmp_path / "data"), ready=False) as running:
         wait_for(lambda: running.service.models.failed_count())
         detail = problem_of(running.client.get("/readyz"), 503, "not_ready")["detail"]

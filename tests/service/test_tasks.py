@@ -256,14 +256,14 @@ def test_scores_of_missing_tasks_are_null(tmp_path: Path, files: Path) -> None:
 
 
 def test_a_bundle_without_embeddings_answers_and_has_no_collections(tmp_path: Path, files: Path) -> None:
-    bundle = make_small_bundle(tmp_path / "bundle", tasks=["answering"], answers=None, reads_answers=True)
+    bundle = make_small_bundle(tmp_path / "bundle", tasks=["answering"], answers=None, free_form_answers=True)
     with serving(settings_for(bundle, tmp_path / "data")) as running:
         client, red = running.client, {"file": ("red.mp4", (files / "red.mp4").read_bytes())}
         asked = {"question": "what is it?", "candidates": ["a blue ball", "red"]}
         answer = client.post("/v1/answers", files=red, data=asked).json()
         assert (answer["answer"], answer["unknown"], len(answer["answers"])) == ("red", [], 2)
         missing = client.post("/v1/answers", files=red, data={"question": "what is it?"})
-        assert "no answers of its own" in problem_of(missing, 422, "invalid_input")["detail"]
+        assert "no answer vocabulary" in problem_of(missing, 422, "invalid_input")["detail"]
         made = client.post("/v1/collections", json={"name": "videos"})
         assert "it has no vectors" in problem_of(made, 409, "task_missing")["detail"]
         (model,) = client.get("/v1/models").json()["models"]
@@ -301,7 +301,7 @@ def test_the_model_abstains_below_a_probability(running: Running, palette: str) 
     [
         ({"candidates": []}, "validation_failed", "candidates"),
         ({"candidates": ["a", " "]}, "invalid_text", "candidates[1]"),
-        ({"candidates": ["red", "RED"]}, "invalid_input", "twice"),
+        ({"candidates": ["red", "RED"]}, "invalid_input", "repeated"),
         ({"candidates": ["a"] * 1001}, "invalid_input", "candidates: 1001"),
         ({"abstain_below": 1.5}, "validation_failed", "abstain_below"),
     ],

@@ -27,7 +27,7 @@ from vitascope.bundle.manifest import Calibration, FrameStream, Task
 from vitascope.cli.main import main
 from vitascope.errors import InvalidInput
 from vitascope.model import Answer, Match, VideoEmbedding
-from vitascope.scores import fused_score
+from vitascope.scoring import fused_score
 
 ORIGIN = Origin("made in the test", "CC0-1.0", "all")
 HIGH = FrameStream(name="high", frames=1, height=32, width=32, placement="middle")
@@ -56,7 +56,7 @@ class Telling:
         logits = -(self.embed_text(texts) * visual_tokens[:, 0]).sum(axis=1)
         return Match(logits=logits, probabilities=logits)
 
-    def fused(self, similarity: np.ndarray, match_logits: np.ndarray) -> np.ndarray:
+    def fused_score(self, similarity: np.ndarray, match_logits: np.ndarray) -> np.ndarray:
         return fused_score(Calibration(), similarity, match_logits)
 
     def answer(self, questions: Sequence[str], visual_tokens: np.ndarray, top: int = 5) -> list[list[Answer]]:

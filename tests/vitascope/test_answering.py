@@ -33,7 +33,7 @@ def test_candidates_share_all_probability_and_keep_their_spelling(small_model: M
     # what is known of their ratio does not change
     ratio = open_ended["blue"] / open_ended["yellow"]
     assert shares["Blue"] / shares[" YELLOW"] == pytest.approx(ratio, rel=1e-6)
-    assert found.unknown == ["wombat"]
+    assert found.out_of_vocabulary == ["wombat"]
     assert found.answer == found.answers[0].text
 
 
@@ -56,7 +56,12 @@ def test_it_abstains_below_the_threshold_and_still_shows_what_it_weighed(small_m
 
 def test_nothing_is_said_of_candidates_that_are_all_unknown(small_model: Model, red: Tokens) -> None:
     found = answer_question(small_model, QUESTION, red, candidates=["wombat", "emu"])
-    assert (found.answer, found.abstained, found.answers, found.unknown) == (None, True, [], ["wombat", "emu"])
+    assert (found.answer, found.abstained, found.answers, found.out_of_vocabulary) == (
+        None,
+        True,
+        [],
+        ["wombat", "emu"],
+    )
     with pytest.raises(TextError):
         answer_question(small_model, "", red, candidates=["wombat"])
 
@@ -64,9 +69,9 @@ def test_nothing_is_said_of_candidates_that_are_all_unknown(small_model: Model, 
 def test_candidates_are_told_apart_as_the_vocabulary_is() -> None:
     vocabulary = ["red", "light  Blue", "RED"]
     assert known_candidates(vocabulary, ["Light blue", "red"]) == ({"Light blue": 1, "red": 0}, [])
-    with pytest.raises(InvalidInput, match="'RED' comes twice"):
+    with pytest.raises(InvalidInput, match="'RED' is repeated"):
         known_candidates(vocabulary, ["red", "RED"])
-    with pytest.raises(InvalidInput, match="'Emu' comes twice"):
+    with pytest.raises(InvalidInput, match="'Emu' is repeated"):
         known_candidates(vocabulary, ["emu", "Emu"])
     with pytest.raises(InvalidInput, match="none"):
         known_candidates(vocabulary, [])
@@ -78,33 +83,33 @@ def test_a_threshold_is_a_probability(small_model: Model, red: Tokens, value: fl
         answer_question(small_model, QUESTION, red, abstain_below=value)
 
 
-@pytest.mark.parametrize("among", [[], [-1], [10]])
-def test_numbers_outside_the_vocabulary_are_refused(small_model: Model, red: Tokens, among: list[int]) -> None:
-    with pytest.raises(InvalidInput, match="among"):
-        small_model.answer([QUESTION], red, among=among)
+@pytest.mark.parametrize("candidate_ids", [[], [-1], [10]])
+def test_indices_outside_the_vocabulary_are_rejected(small_model: Model, red: Tokens, candidate_ids: list[int]) -> None:
+    with pytest.raises(InvalidInput, match="candidate_ids"):
+        small_model.answer([QUESTION], red, candidate_ids=candidate_ids)
 
 
 @pytest.fixture(scope="module")
 def weighing(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A model without vectors that weighs any answers, and has some of its own."""
     folder = make_small_bundle(
-        tmp_path_factory.mktemp("weighing"), tasks=["answering"], answers=["a red ball", "blue"], reads_answers=True
+        tmp_path_factory.mktemp("weighing"), tasks=["answering"], answers=["a red ball", "blue"], free_form_answers=True
     )
     model = Model.open(folder, threads=1)
-    model.warm()
+    model.warm_up()
     return model
 
 
-def test_a_model_that_reads_answers_weighs_whatever_it_is_given(weighing: Model) -> None:
+def test_a_model_with_free_form_answers_scores_any_candidate(weighing: Model) -> None:
     seen = weighing.embed_video(colour_streams("red", "green"))
     assert seen.vectors.shape == (2, 0)
     red, green = seen.visual_tokens[:1], seen.visual_tokens[1:]
     found = answer_question(weighing, QUESTION, red, candidates=["two GREEN things", "wombat", "red"])
-    assert (found.answer, found.unknown) == ("red", [])
+    assert (found.answer, found.out_of_vocabulary) == ("red", [])
     assert sum(one.probability for one in found.answers) == pytest.approx(1)
     assert {one.text for one in found.answers} == {"two GREEN things", "wombat", "red"}
     assert answer_question(weighing, QUESTION, red).answer == "a red ball"
-    assert [one.text for one in weighing.answer([QUESTION], red, among=[1])[0]] == ["blue"]
+    assert [one.text for one in weighing.answer([QUESTION], red, candidate_ids=[1])[0]] == ["blue"]
     questions = ["what is it?", QUESTION, "which colour is it on the left and on the right?"]
     tokens = np.concatenate([green, red, green])
     rows = weighing.answer_logits(questions, tokens, ["green", "red"])
@@ -115,7 +120,7 @@ def test_a_model_that_reads_answers_weighs_whatever_it_is_given(weighing: Model)
     ("candidates", "said"),
     [
         ([], "candidates: none"),
-        (["red", "Red "], "'Red ' comes twice"),
+        (["red", "Red "], "'Red ' is repeated"),
         (["blue", "a big red ball is on the left"], r"candidates\[1\]: 'a big red ball .* is 10 tokens.* at most 6"),
     ],
 )
@@ -128,10 +133,12 @@ def test_answers_that_cannot_be_weighed_are_refused(weighing: Model, candidates:
 def test_a_model_without_answers_of_its_own_asks_for_candidates(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = Model.open(make_small_bundle(tmp_path, tasks=["answering"], answers=None, reads_answers=True), threads=1)
+    model = Model.open(
+        make_small_bundle(tmp_path, tasks=["answering"], answers=None, free_form_answers=True), threads=1
+    )
     red = model.embed_video(colour_streams("red")).visual_tokens
     assert answer_question(model, QUESTION, red, candidates=["blue", "red"]).answer == "red"
-    with pytest.raises(InvalidInput, match="as the model has no answers of its own"):
+    with pytest.raises(InvalidInput, match="since the model has no answer vocabulary"):
         answer_question(model, QUESTION, red)
     with pytest.raises(TextError):
         answer_question(model, " ", red, candidates=["red"])

@@ -17,7 +17,7 @@ from tests.chaos import rounds
 from tests.small_bundle import make_small_bundle, write_manifest
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import checksum_of
-from vitascope.bundle.onnx_external_data import external_files
+from vitascope.bundle.onnx_files import external_files
 from vitascope.errors import BundleCorrupt, BundleNotFound, BundleUnsupported
 
 FILES = sorted(
@@ -53,7 +53,7 @@ def test_one_flipped_bit_in_any_file_is_refused(name: str, place: float, folder:
     data = bytearray(path.read_bytes())
     data[round(place * (len(data) - 1))] ^= 1
     path.write_bytes(data)
-    with pytest.raises(BundleCorrupt, match=rf"{name}: its SHA-256 is [0-9a-f]{{64}}; the manifest states"):
+    with pytest.raises(BundleCorrupt, match=rf"{name}: its SHA-256 is [0-9a-f]{{64}}; the manifest lists"):
         Bundle.open(folder)
 
 
@@ -68,7 +68,7 @@ def test_a_manifest_that_is_not_what_its_checksum_says_is_refused(folder: Path) 
     manifest = folder / "manifest.json"
     stated = manifest.read_text()
     manifest.write_text(stated.replace("0.05", "0.06"))
-    with pytest.raises(BundleCorrupt, match=r"manifest\.json: its SHA-256 is [0-9a-f]{64}; .*sha256 states another"):
+    with pytest.raises(BundleCorrupt, match=r"manifest\.json: its SHA-256 is [0-9a-f]{64}; .*sha256 has another"):
         Bundle.open(folder)
     (folder / "manifest.json.sha256").unlink()  # as in bundles of earlier versions
     assert Bundle.open(folder).manifest.temperature == 0.06
@@ -109,7 +109,7 @@ def test_a_missing_or_shortened_file_is_refused(name: str, folder: Path) -> None
     path = folder / name
     size = path.stat().st_size
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(BundleCorrupt, match=f"{name}: {size - 1} bytes; the manifest states {size} bytes"):
+    with pytest.raises(BundleCorrupt, match=f"{name}: {size - 1} bytes; the manifest lists {size} bytes"):
         Bundle.open(folder)
     path.unlink()
     with pytest.raises(BundleCorrupt, match=f"{name}: missing"):

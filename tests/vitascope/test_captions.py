@@ -9,18 +9,19 @@ import pytest
 
 from tests.media_files import solid, write_animation
 from tests.small_bundle import make_small_bundle
-from vitascope.captions import Frames, frame_times, score_captions
-from vitascope.function_words import weights_of, words_of
 from vitascope.model import Model, VideoEmbedding
+from vitascope.scoring import FrameEmbeddings, caption_words, frame_times, score_captions, word_weights
 
 
 @pytest.fixture(scope="module")
-def red_then_blue(small_model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[VideoEmbedding, Frames]:
+def red_then_blue(
+    small_model: Model, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[VideoEmbedding, FrameEmbeddings]:
     path = tmp_path_factory.mktemp("clip") / "two.webp"
     write_animation(path, [solid((220, 10, 10)), solid((10, 10, 220))], [4000, 4000])
     times = frame_times(0.0, 8.0, 4)
     seen = small_model.embed_file(path, [(0.0, 8.0), *((time, time) for time in times)])
-    return VideoEmbedding(seen.vectors[:1], seen.visual_tokens[:1]), Frames(times, seen.vectors[1:])
+    return VideoEmbedding(seen.vectors[:1], seen.visual_tokens[:1]), FrameEmbeddings(times, seen.vectors[1:])
 
 
 def test_frames_are_the_centres_of_equal_parts_and_a_picture_has_one() -> None:
@@ -29,17 +30,17 @@ def test_frames_are_the_centres_of_equal_parts_and_a_picture_has_one() -> None:
 
 
 def test_words_are_found_and_those_that_say_nothing_count_nothing() -> None:
-    words = words_of("The dog's ball — isn't it RED?", 64)
+    words = caption_words("The dog's ball — isn't it RED?", 64)
     assert words == ["the", "dog's", "ball", "isn't", "it", "red"]
-    assert weights_of(words) == [0, 1, 1, 1, 0, 1]
-    assert words_of("a b c d", 2) == ["a", "b"]
-    assert words_of(" !? ", 64) == ["!?"]
-    assert words_of("чёрный кот", 64) == ["чёрный", "кот"]
-    assert weights_of(["it", "is"]) == [1, 1]
+    assert word_weights(words) == [0, 1, 1, 1, 0, 1]
+    assert caption_words("a b c d", 2) == ["a", "b"]
+    assert caption_words(" !? ", 64) == ["!?"]
+    assert caption_words("чёрный кот", 64) == ["чёрный", "кот"]
+    assert word_weights(["it", "is"]) == [1, 1]
 
 
 def test_each_word_is_found_in_the_frame_that_shows_it(
-    small_model: Model, red_then_blue: tuple[VideoEmbedding, Frames]
+    small_model: Model, red_then_blue: tuple[VideoEmbedding, FrameEmbeddings]
 ) -> None:
     clip, frames = red_then_blue
     both, wrong = score_captions(small_model, clip, ["a red and blue ball", "a green and yellow ball"], frames=frames)
@@ -58,7 +59,7 @@ def test_each_word_is_found_in_the_frame_that_shows_it(
 
 
 def test_half_of_what_is_seen_is_half_of_the_recall(
-    small_model: Model, red_then_blue: tuple[VideoEmbedding, Frames]
+    small_model: Model, red_then_blue: tuple[VideoEmbedding, FrameEmbeddings]
 ) -> None:
     clip, frames = red_then_blue
     half, both = score_captions(small_model, clip, ["red", "red blue"], frames=frames)
@@ -69,7 +70,7 @@ def test_half_of_what_is_seen_is_half_of_the_recall(
 
 
 def test_references_are_compared_with_and_the_best_one_counts(
-    small_model: Model, red_then_blue: tuple[VideoEmbedding, Frames]
+    small_model: Model, red_then_blue: tuple[VideoEmbedding, FrameEmbeddings]
 ) -> None:
     clip, _ = red_then_blue
     captions = ["a red ball", "a green ball"]
@@ -86,7 +87,7 @@ def test_references_are_compared_with_and_the_best_one_counts(
 
 
 def test_a_score_does_not_depend_on_its_company(
-    small_model: Model, red_then_blue: tuple[VideoEmbedding, Frames]
+    small_model: Model, red_then_blue: tuple[VideoEmbedding, FrameEmbeddings]
 ) -> None:
     clip, frames = red_then_blue
     alone = score_captions(small_model, clip, ["a red ball"], ["red"], frames)[0]
@@ -100,7 +101,9 @@ def test_a_score_does_not_depend_on_its_company(
     assert last.fused == pytest.approx(alone.fused, abs=1e-6)
 
 
-def test_what_the_bundle_cannot_tell_is_null(tmp_path: Path, red_then_blue: tuple[VideoEmbedding, Frames]) -> None:
+def test_what_the_bundle_cannot_tell_is_null(
+    tmp_path: Path, red_then_blue: tuple[VideoEmbedding, FrameEmbeddings]
+) -> None:
     clip, frames = red_then_blue
     matching = Model.open(make_small_bundle(tmp_path / "m", tasks=["matching"]), threads=1, device="cpu")
     found = score_captions(matching, clip, ["a red ball"], ["red"], frames)[0]

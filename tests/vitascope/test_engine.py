@@ -11,8 +11,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from vitascope.bundle.manifest import ArraySpec
 from vitascope.engines import gpu
-from vitascope.engines.onnx_runtime import ArraySpec, OnnxRuntimeEngine, Placement
+from vitascope.engines.onnx_runtime import OnnxRuntimeEngine, Placement
 from vitascope.errors import BundleCorrupt, EngineError, InvalidInput
 
 
@@ -63,7 +64,7 @@ def test_a_silent_fall_back_to_the_cpu_is_an_error(
         pytest.skip("needs a build of onnxruntime without GPU support")
     listed = [f"{n}ExecutionProvider" for n in ("Tensorrt", "CUDA", "CPU")]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
-    asked = f"device: '{device}' was asked for but .* CPUExecutionProvider: no NVIDIA driver is installed: libnone"
+    asked = f"device: '{device}' was requested, but .* CPUExecutionProvider: no NVIDIA driver is installed: libnone"
     with pytest.raises(EngineError, match=asked):
         OnnxRuntimeEngine(small_bundle / "text.onnx", device=device)  # type: ignore[arg-type]
     fallen_back = OnnxRuntimeEngine(small_bundle / "text.onnx", device="auto")
@@ -79,7 +80,7 @@ def test_a_gpu_that_is_there_and_a_library_that_is_not(small_bundle: Path, monke
     monkeypatch.setattr(
         onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     )
-    monkeypatch.setattr(gpu, "why_no_card", lambda: None)
+    monkeypatch.setattr(gpu, "gpu_unavailable_reason", lambda: None)
     placement = OnnxRuntimeEngine(small_bundle / "text.onnx", threads=1).placement
     assert placement.device == "cpu"
     assert "a library cannot be loaded:" in str(placement.fallback)

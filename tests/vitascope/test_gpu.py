@@ -57,18 +57,18 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
 
 
 def test_a_card_is_known_by_name_capability_memory_and_driver(driver: Driver) -> None:
-    assert gpu.first_card() == gpu.Card("NVIDIA H100 80GB HBM3", (9, 0), 80 * 2**30, 3.35232e12, (12, 8))
-    assert gpu.why_no_card() is None
+    assert gpu.first_gpu() == gpu.GpuInfo("NVIDIA H100 80GB HBM3", (9, 0), 80 * 2**30, 3.35232e12, (12, 8))
+    assert gpu.gpu_unavailable_reason() is None
 
 
 def test_a_driver_without_a_card_says_so(driver: Driver) -> None:
     driver.status = 100
     with pytest.raises(EngineError, match=r"cannot be used: no CUDA-capable device is detected \(error 100\)"):
-        gpu.first_card()
+        gpu.first_gpu()
     driver.status, driver.cards = 0, 0
-    assert gpu.why_no_card() == "the NVIDIA driver finds no GPU"
+    assert gpu.gpu_unavailable_reason() == "the NVIDIA driver finds no GPU"
 
 
 def test_a_machine_without_a_driver_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "DRIVER", "libnone.so.1")
-    assert str(gpu.why_no_card()).startswith("no NVIDIA driver is installed: libnone.so.1: cannot open")
+    assert str(gpu.gpu_unavailable_reason()).startswith("no NVIDIA driver is installed: libnone.so.1: cannot open")

@@ -104,18 +104,18 @@ def test_calibration_turns_scores_into_probabilities(tmp_path: Path) -> None:
     tokens = model.embed_video(colour_streams("red")).visual_tokens
     match = model.match(["a red thing"], tokens)
     assert match.probabilities[0] == pytest.approx(1 / (1 + np.exp(-(2 * match.logits[0] - 1))), rel=1e-5)
-    fused = model.fused(np.array([0.5]), np.array([-2.0]))
+    fused = model.fused_score(np.array([0.5]), np.array([-2.0]))
     assert fused[0] == pytest.approx(1 / (1 + np.exp(-(1.5 - 1.0 + 0.25))), rel=1e-6)
     answers = model.answer(["which colour?"], tokens, top=10)[0]
     assert answers[0].probability == pytest.approx(answers[-1].probability, rel=1e-4)
 
 
 def test_fused_scores_stay_between_0_and_1(small_model: Model) -> None:
-    fused = small_model.fused(np.array([-1.0, 0.0, 1.0]), np.array([-1e6, 0.0, 1e6]))
+    fused = small_model.fused_score(np.array([-1.0, 0.0, 1.0]), np.array([-1e6, 0.0, 1e6]))
     assert fused.tolist() == sorted(fused.tolist())
     assert (fused[0], fused[2]) == (0.0, 1.0)
     with pytest.raises(InvalidInput, match="equal shapes"):
-        small_model.fused(np.zeros(2), np.zeros(3))
+        small_model.fused_score(np.zeros(2), np.zeros(3))
 
 
 def test_each_clip_of_a_file_is_a_row(small_model: Model, tmp_path: Path) -> None:
@@ -245,10 +245,10 @@ def test_a_model_can_be_shared_between_threads(small_bundle: Path) -> None:
 
 def test_warming_loads_every_graph_and_finds_broken_ones(tmp_path: Path) -> None:
     folder = make_small_bundle(tmp_path, external_data=True)
-    Model.open(folder, threads=1).warm()
+    Model.open(folder, threads=1).warm_up()
     _replace_weights(folder, "answer.onnx", lambda array: array * np.nan)
     with pytest.raises(EngineError, match="answer: answer_logits has values that are not finite"):
-        Model.open(folder, threads=1).warm()
+        Model.open(folder, threads=1).warm_up()
 
 
 def _replace_weights(folder: Path, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -279,7 +279,7 @@ def test_graphs_must_be_what_the_manifest_says(change: dict[str, Any], reason: s
     graphs = {**stated["graphs"], **change.get("graphs", {})}
     write_manifest(folder, {**stated, **change, "graphs": graphs})
     with pytest.raises(BundleCorrupt, match=reason):
-        Model.open(folder, threads=1).warm()
+        Model.open(folder, threads=1).warm_up()
 
 
 def test_answers_must_be_as_many_as_the_logits(tmp_path: Path) -> None:
@@ -287,4 +287,4 @@ def test_answers_must_be_as_many_as_the_logits(tmp_path: Path) -> None:
     (folder / "answers.json").write_text('["red", "green"]')
     write_manifest(folder, json.loads((folder / "manifest.json").read_text()))
     with pytest.raises(BundleCorrupt, match=r"'answer_logits' is float32 \(any, 10\); float32 \(any, 2\)"):
-        Model.open(folder, threads=1).warm()
+        Model.open(folder, threads=1).warm_up()

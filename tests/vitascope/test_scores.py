@@ -7,11 +7,11 @@ import pytest
 
 from vitascope.bundle.manifest import Calibration
 from vitascope.errors import InvalidInput
-from vitascope.scores import (
+from vitascope.scoring import (
     answer_probabilities,
     clip_score,
     em_score,
-    frame_match,
+    fine_grained_match,
     fused_score,
     match_probability,
     ref_clip_score,
@@ -39,7 +39,7 @@ def test_ref_clip_score_is_the_harmonic_mean_with_the_best_reference() -> None:
 def test_frames_and_words_find_each_other_as_the_paper_says() -> None:
     # Two frames, three words, by hand. Best frames of the words: 0.8, 0.5, 0.2; best words of the frames: 0.8, 0.5.
     table = np.array([[0.8, 0.1, 0.2], [0.4, 0.5, 0.0]])
-    plain = frame_match(table, np.ones(3))
+    plain = fine_grained_match(table, np.ones(3))
     assert plain.precision == pytest.approx(1.5 / 3)
     assert plain.recall == pytest.approx((0.8 + 0.5) / 2)
     assert plain.f1 == pytest.approx(2 * 0.5 * 0.65 / 1.15)
@@ -51,16 +51,16 @@ def test_frames_and_words_find_each_other_as_the_paper_says() -> None:
 def test_words_count_by_their_weights() -> None:
     table = np.array([[0.8, 0.1, 0.2], [0.4, 0.5, 0.0]])
     # (2 * 0.8 + 1 * 0.5) / 3; the last word counts nothing, for the frames neither
-    weighed = frame_match(table, np.array([2.0, 1.0, 0.0]))
+    weighed = fine_grained_match(table, np.array([2.0, 1.0, 0.0]))
     assert weighed.precision == pytest.approx(2.1 / 3)
     assert weighed.recall == pytest.approx(0.65)
     # Only the middle word counts: frames see 0.1 and 0.5 of it.
-    assert frame_match(table, np.array([0.0, 1.0, 0.0])).recall == pytest.approx(0.3)
+    assert fine_grained_match(table, np.array([0.0, 1.0, 0.0])).recall == pytest.approx(0.3)
 
 
 def test_a_mean_of_cosines_of_both_signs_is_0() -> None:
-    assert frame_match(np.array([[-0.2]]), np.ones(1)).f1 == 0.0
-    assert frame_match(np.array([[0.4, 0.2], [-0.6, -0.5]]), np.ones(2)).f1 == 0.0  # recall (0.4 - 0.5) / 2
+    assert fine_grained_match(np.array([[-0.2]]), np.ones(1)).f1 == 0.0
+    assert fine_grained_match(np.array([[0.4, 0.2], [-0.6, -0.5]]), np.ones(2)).f1 == 0.0  # recall (0.4 - 0.5) / 2
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_mean_of_cosines_of_both_signs_is_0() -> None:
 )
 def test_frames_and_words_that_cannot_be_compared(shape: tuple[int, int], weights: list[float]) -> None:
     with pytest.raises(InvalidInput, match="expected"):
-        frame_match(np.zeros(shape), np.array(weights))
+        fine_grained_match(np.zeros(shape), np.array(weights))
 
 
 def test_answers_have_probabilities_by_the_temperature() -> None:

@@ -13,7 +13,7 @@ from training.evaluation.embedding import embed_texts, match_logits
 from training.evaluation.encoder import Encoder
 from training.evaluation.metrics import calibration_error
 from vitascope.bundle.manifest import Calibration
-from vitascope.scores import fused_score, match_probability
+from vitascope.scoring import fused_score, match_probability
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,7 @@ from training.evaluation.embedding import embed_texts, match_logits
 from training.evaluation.encoder import Encoder
 from training.evaluation.gallery import Gallery
 from training.evaluation.metrics import pairwise_accuracy, tau_c
-from vitascope.captions import em_score_of
-from vitascope.function_words import words_of
-from vitascope.scores import ref_clip_score
+from vitascope.scoring import caption_em_score, caption_words, ref_clip_score
 
 MAX_WORDS = 64
 """Of a caption, for EMScore."""
@@ -27,7 +25,7 @@ def scores_of(
     """Return `similarity`, `match` (logits) and `fused`, each (n,), of texts[i] with video rows[i]."""
     similarity = videos.pairs(embed_texts(encoder, texts), rows)
     logits = match_logits(encoder, texts, tokens, rows)
-    return {"similarity": similarity, "match": logits, "fused": encoder.fused(similarity, logits)}
+    return {"similarity": similarity, "match": logits, "fused": encoder.fused_score(similarity, logits)}
 
 
 def refclipscores(
@@ -45,12 +43,12 @@ def refclipscores(
 
 def still_emscores(encoder: Encoder, texts: Sequence[str], similarity: np.ndarray, pictures: np.ndarray) -> np.ndarray:
     """Return EMScore (n,) of texts[i] with an image as its only frame, whose embedding is pictures[i] (n, D)."""
-    words_by_text = [words_of(text, MAX_WORDS) for text in texts]
+    words_by_text = [caption_words(text, MAX_WORDS) for text in texts]
     distinct = list(dict.fromkeys(word for words in words_by_text for word in words))
     vectors = dict(zip(distinct, embed_texts(encoder, distinct), strict=True))
     return np.array(
         [
-            em_score_of(float(coarse), words, picture[None] @ np.stack([vectors[w] for w in words]).T, [0.0]).score
+            caption_em_score(float(coarse), words, picture[None] @ np.stack([vectors[w] for w in words]).T, [0.0]).score
             for coarse, words, picture in zip(similarity, words_by_text, pictures, strict=True)
         ]
     )

@@ -20,7 +20,7 @@ from training.models.text import VisualCache
 from vitascope.bundle.manifest import Calibration, FrameStream, Task
 from vitascope.errors import InvalidInput
 from vitascope.model import Answer, Match, VideoEmbedding
-from vitascope.scores import fused_score, match_probability
+from vitascope.scoring import fused_score, match_probability
 from vitascope.tokenizer import Tokenizer
 
 
@@ -34,7 +34,7 @@ class Encoder(Protocol):
     def embed_text(self, texts: Sequence[str]) -> np.ndarray: ...
     def embed_video(self, streams: Mapping[str, np.ndarray]) -> VideoEmbedding: ...
     def match(self, texts: Sequence[str], visual_tokens: np.ndarray) -> Match: ...
-    def fused(self, similarity: np.ndarray, match_logits: np.ndarray) -> np.ndarray: ...
+    def fused_score(self, similarity: np.ndarray, match_logits: np.ndarray) -> np.ndarray: ...
     def answer(self, questions: Sequence[str], visual_tokens: np.ndarray, top: int = 5) -> list[list[Answer]]: ...
 
 
@@ -76,7 +76,7 @@ class TorchEncoder:
             logits = _numpy(self.model.match_logits(states, mask, self._seen(visual_tokens)))
         return Match(logits=logits, probabilities=match_probability(self.calibration, logits).astype(np.float32))
 
-    def fused(self, similarity: np.ndarray, match_logits: np.ndarray) -> np.ndarray:
+    def fused_score(self, similarity: np.ndarray, match_logits: np.ndarray) -> np.ndarray:
         """Return the fused score (B,), 0..1."""
         return fused_score(self.calibration, similarity, match_logits)
 

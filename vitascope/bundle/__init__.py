@@ -1,1 +1,1 @@
-"""Bundles on disk: the manifest, verification, signatures and inspection."""
+"""Bundles on disk: manifest, verification, signatures and inspection."""

@@ -1,5 +1,4 @@
-"""A bundle: a folder whose every file is checked before it is parsed, the manifest by a checksum beside it, the others
-against the manifest."""
+"""A bundle: a model folder whose files are verified by SHA-256 before they are parsed."""
 
 from __future__ import annotations
 
@@ -15,23 +14,33 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vitascope.bundle.manifest import CHECKSUM_NAME, MANIFEST_NAME, SCHEMA_VERSION, FileEntry, Manifest, checksum_of
-from vitascope.bundle.onnx_external_data import external_files
-from vitascope.bundle.signing.keys import PublicKey
-from vitascope.bundle.signing.signatures import Signature, require_trusted
+from vitascope.bundle.manifest import (
+    CHECKSUM_NAME,
+    MANIFEST_NAME,
+    SCHEMA_VERSION,
+    ArraySpecs,
+    FileEntry,
+    Manifest,
+    checksum_of,
+    graph_spec,
+)
+from vitascope.bundle.onnx_files import external_files
+from vitascope.bundle.signing import PublicKey, Signature, require_trusted
 from vitascope.errors import BundleCorrupt, BundleNotFound, BundleUnsupported
 from vitascope.tokenizer import MAX_CHARACTERS, Tokenizer
 
 _MAX_MANIFEST_BYTES = 4 * 1024**2
 _MAX_CHECKSUM_BYTES = 256
-_CHUNK_BYTES = 1024**2
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle; ``Bundle.open`` is the way to get one.
+    """An open, verified bundle. Create with ``Bundle.open``.
 
-    ``signature``: by a trusted key, where one was required.
+    Attributes:
+        folder: Folder of the bundle.
+        manifest: Its manifest.
+        signature: Signature by a trusted key, if one was required.
     """
 
     folder: Path
@@ -40,14 +49,20 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], trusted: Sequence[PublicKey] | None = None) -> Bundle:
-        """Open the bundle in the folder ``path``, checking every file that its manifest lists.
+        """Open a bundle and verify every file that its manifest lists.
 
-        ``trusted``: keys, one of which must have signed the manifest; None: signatures are not looked at. Files that
-        the manifest does not list are ignored. Nothing is parsed before it was checked.
+        No file is parsed before its checksum is verified. Files that the manifest does not list are ignored.
 
-        Raises BundleNotFound, BundleUntrusted (no such signature), BundleUnsupported (another schema version or an
-        unknown feature) and BundleCorrupt (a file is missing, leaves the folder or has another size or SHA-256 than
-        stated, or the manifest is not valid).
+        Args:
+            path: Folder of the bundle.
+            trusted: Keys, one of which must have signed the manifest. None: signatures are not checked.
+
+        Raises:
+            BundleNotFound: No bundle at ``path``.
+            BundleUntrusted: No valid signature by a trusted key.
+            BundleUnsupported: Another schema version, or an unknown feature.
+            BundleCorrupt: A file is missing, outside the folder, or differs from its size or SHA-256 in the manifest;
+                or the manifest is invalid.
         """
         folder = Path(path)
         content = manifest_bytes(folder)
@@ -63,12 +78,16 @@ class Bundle:
 
     @cached_property
     def fingerprint(self) -> str:
-        """64 hexadecimal digits over all that decides a vector; see ``Manifest.fingerprint``."""
+        """SHA-256 (64 hexadecimal digits) of everything that determines an embedding; see ``Manifest.fingerprint``."""
         return self.manifest.fingerprint()
 
     @cached_property
     def answers(self) -> list[str]:
-        """The answer vocabulary in the order of the answer logits; empty without the task "answering"."""
+        """The answer vocabulary, in the order of the answer logits; empty if the bundle has none.
+
+        Raises:
+            BundleCorrupt: The file is not a JSON list of strings.
+        """
         name = self.manifest.answers
         if name is None:
             return []
@@ -81,18 +100,33 @@ class Bundle:
         return answers
 
     def graph_path(self, graph: str) -> Path | None:
-        """Where the ONNX file of "text", "video", "match" or "answer" is; None when the bundle has none."""
+        """Return the ONNX file of "text", "video", "match" or "answer"; None if the bundle has no such graph."""
         name = next((path for key, path in self.manifest.graphs.items() if key == graph), None)
         return None if name is None else self.folder / name
 
+    def graph_spec(self, graph: str) -> tuple[ArraySpecs, ArraySpecs]:
+        """Return the (inputs, outputs) of a graph by name, as the manifest and the answer vocabulary imply them."""
+        return graph_spec(self.manifest, graph, None if self.manifest.answer_length else len(self.answers))
+
     def tokenizer(self, max_characters: int = MAX_CHARACTERS) -> Tokenizer:
-        """A new tokenizer that cuts texts at the manifest's text length. Raises BundleCorrupt."""
-        stated = self.manifest
-        return Tokenizer.open(self.folder / stated.tokenizer, stated.text_length, max_characters)
+        """Return a new tokenizer that truncates to the manifest's text length.
+
+        Args:
+            max_characters: Longest text accepted.
+
+        Raises:
+            BundleCorrupt: The tokenizer file cannot be read.
+        """
+        return Tokenizer.open(self.folder / self.manifest.tokenizer, self.manifest.text_length, max_characters)
 
 
 def manifest_bytes(folder: Path) -> bytes:
-    """The manifest as it is written, its size and checksum verified. Raises BundleNotFound and BundleCorrupt."""
+    """Read the manifest and verify its size and checksum.
+
+    Raises:
+        BundleNotFound: The folder or the manifest does not exist.
+        BundleCorrupt: The manifest is too large or differs from its checksum.
+    """
     if not folder.is_dir():
         raise BundleNotFound(f"{folder}: no such folder; a bundle was expected")
     path = folder / MANIFEST_NAME
@@ -107,52 +141,61 @@ def manifest_bytes(folder: Path) -> bytes:
     if len(content) > _MAX_MANIFEST_BYTES:
         size = path.stat().st_size
         raise BundleCorrupt(f"{MANIFEST_NAME}: {size} bytes; at most {_MAX_MANIFEST_BYTES} were expected")
-    _verify_manifest(folder / CHECKSUM_NAME, content)
+    _check_manifest(folder / CHECKSUM_NAME, content)
     return content
 
 
 def parse_manifest(content: bytes) -> Manifest:
-    """Raises BundleCorrupt and BundleUnsupported."""
+    """Parse and validate a manifest.
+
+    Raises:
+        BundleCorrupt: Not JSON, or invalid.
+        BundleUnsupported: Another schema version, or an unknown value of an enumeration.
+    """
     try:
-        stated = json.loads(content)
+        raw_manifest = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise BundleCorrupt(f"{MANIFEST_NAME}: not JSON: {error}") from error
-    if not isinstance(stated, dict):
-        raise BundleCorrupt(f"{MANIFEST_NAME}: {type(stated).__name__}; a JSON object was expected")
-    version = stated.get("schema_version")
+    if not isinstance(raw_manifest, dict):
+        raise BundleCorrupt(f"{MANIFEST_NAME}: {type(raw_manifest).__name__}; a JSON object was expected")
+    version = raw_manifest.get("schema_version")
     if version != SCHEMA_VERSION:
         raise BundleUnsupported(f"{MANIFEST_NAME}: schema_version {version!r}; {SCHEMA_VERSION} was expected")
     try:
-        return Manifest.model_validate(stated)
+        return Manifest.model_validate(raw_manifest)
     except ValidationError as error:
         raise _manifest_error(error) from error
 
 
-def _verify_manifest(checksum: Path, content: bytes) -> None:
+def _check_manifest(checksum_file: Path, content: bytes) -> None:
     try:
-        with checksum.open("rb") as file:
-            stated = file.read(_MAX_CHECKSUM_BYTES)
-    except FileNotFoundError:  # of an earlier version
+        with checksum_file.open("rb") as file:
+            checksum = file.read(_MAX_CHECKSUM_BYTES)
+    except FileNotFoundError:  # a bundle of an early version
         return
     expected = checksum_of(content)
-    if stated != expected.encode():
-        raise BundleCorrupt(f"{MANIFEST_NAME}: its SHA-256 is {expected[:64]}; {CHECKSUM_NAME} states another")
+    if checksum != expected.encode():
+        raise BundleCorrupt(f"{MANIFEST_NAME}: its SHA-256 is {expected[:64]}; {CHECKSUM_NAME} has another")
 
 
 def _manifest_error(error: ValidationError) -> BundleCorrupt | BundleUnsupported:
-    """One line that names the keys, instead of pydantic's many."""
-    found: list[Any] = error.errors(include_url=False, include_context=False)
-    parts = [f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in found[:3]]
-    more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
+    """Format pydantic's errors as one line that names the keys."""
+    details: list[Any] = error.errors(include_url=False, include_context=False)
+    parts = [f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in details[:3]]
+    more = f" (and {len(details) - 3} more)" if len(details) > 3 else ""
     message = f"{MANIFEST_NAME}: {'; '.join(parts)}{more}"
-    # A value outside a closed list, such as a task or a placement, belongs to a runtime that knows it.
-    if all(e["type"] == "literal_error" for e in found):
+    # An unknown task or sampling comes from a newer version rather than from damage.
+    if all(e["type"] == "literal_error" for e in details):
         return BundleUnsupported(message)
     return BundleCorrupt(message)
 
 
 def check_file(folder: Path, name: str, expected: FileEntry) -> None:
-    """Raise BundleCorrupt unless the file is inside the bundle and what the manifest states of it."""
+    """Verify that a file is inside the bundle and has the size and SHA-256 of the manifest.
+
+    Raises:
+        BundleCorrupt: It is missing, outside the folder, or differs.
+    """
     path = folder / name
     try:
         real = path.resolve(strict=True)
@@ -162,13 +205,13 @@ def check_file(folder: Path, name: str, expected: FileEntry) -> None:
     if not real.is_file():
         raise BundleCorrupt(f"{name}: not a regular file")
     if (size := real.stat().st_size) != expected.bytes:
-        raise BundleCorrupt(f"{name}: {size} bytes; the manifest states {expected.bytes} bytes")
+        raise BundleCorrupt(f"{name}: {size} bytes; the manifest lists {expected.bytes} bytes")
     try:
         digest = file_sha256(real)
     except OSError as error:
         raise BundleCorrupt(f"{name}: cannot be read: {error.strerror or error}") from error
     if digest != expected.sha256:
-        raise BundleCorrupt(f"{name}: its SHA-256 is {digest}; the manifest states {expected.sha256}")
+        raise BundleCorrupt(f"{name}: its SHA-256 is {digest}; the manifest lists {expected.sha256}")
 
 
 def _check_inside(folder: Path, name: str, real: Path) -> None:
@@ -177,22 +220,20 @@ def _check_inside(folder: Path, name: str, real: Path) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """The file's SHA-256 as 64 hexadecimal digits, read in pieces. Raises OSError."""
-    digest = hashlib.sha256()
+    """Return the SHA-256 of a file as 64 hexadecimal digits. Raises OSError."""
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_external(folder: Path, graph: str, manifest: Manifest) -> None:
-    """Weights outside the graph's own file must be files of the bundle, so that their hashes were checked.
+    """Verify that a graph reads external weights from listed files only, whose hashes were checked.
 
-    Raises BundleCorrupt, also for a file that is no ONNX graph.
+    Raises:
+        BundleCorrupt: It reads another file, or is not an ONNX graph.
     """
     name = next(path for key, path in manifest.graphs.items() if key == graph)
     for location in sorted(external_files(folder / name)):
         listed = posixpath.normpath(posixpath.join(posixpath.dirname(name), location))
-        read = (folder / posixpath.dirname(name) / location).resolve()  # `..` after a link leads elsewhere
-        if listed not in manifest.files or "\\" in location or read != (folder / listed).resolve():
+        real = (folder / posixpath.dirname(name) / location).resolve()  # `..` after a link leads elsewhere
+        if listed not in manifest.files or "\\" in location or real != (folder / listed).resolve():
             raise BundleCorrupt(f"{name}: graph {graph!r} reads weights from {location!r}; a listed file was expected")

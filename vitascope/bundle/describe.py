@@ -1,30 +1,39 @@
-"""What is in a bundle, as plain data."""
+"""Description of a bundle as plain data: manifest, graph contents, fidelity, calibration, signatures."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.calibration_summary import calibrated
-from vitascope.bundle.onnx_reader import GraphContents, parameters, read_graph
-from vitascope.bundle.parity_report import fidelity, read_report, told_beside
-from vitascope.bundle.signing.signatures import read_signatures
+from vitascope.bundle.manifest import Manifest, Task
+from vitascope.bundle.onnx_files import OnnxGraph, count_parameters, read_graph
+from vitascope.bundle.parity_report import describe_variant, fidelity, read_report
+from vitascope.bundle.signing import read_signatures
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
-    """The manifest without its list of hashes, and what its files say of themselves.
+    """Describe a bundle.
 
-    ``contents``: of each graph file, bytes, opsets, operators with their number, parameters, and bytes of weights by
-    type. ``parameters``: of all graphs; what several read from one place counts once. ``fidelity``: by precision, what
-    the parity report compared, null where it has another form. ``beside``: of a variant, sentences on how far it is
-    from the bundle it was made of. ``calibrated``: sentences on what its probabilities were fitted to. ``signed_by``:
-    ids of keys; nobody has checked here that they did. Raises BundleCorrupt, and BundleUntrusted for signatures that
-    are none.
+    Returns:
+        The manifest without hashes, and
+
+        - ``contents``: by graph, bytes, opsets, operators with counts, parameters, and bytes of weights by dtype;
+        - ``parameters``: of all graphs; weights that several graphs share count once;
+        - ``fidelity``: by precision, the comparisons of the parity report; None for a report of another form;
+        - ``variant``: sentences that compare a variant with its source bundle;
+        - ``calibration_summary``: sentences on the data that probabilities were calibrated on;
+        - ``signed_by``: ids of keys; the signatures are not verified.
+
+    Raises:
+        BundleCorrupt: A graph or the parity report cannot be read.
+        BundleUntrusted: The signature file is malformed.
     """
     manifest = bundle.manifest
-    graphs, report = graphs_of(bundle), read_report(bundle.folder / bundle.manifest.parity_report)
+    graphs = {graph: read_graph(bundle.folder / file) for graph, file in sorted(manifest.graphs.items())}
+    report = read_report(bundle.folder / manifest.parity_report)
     return {
         **manifest.model_dump(mode="json", exclude={"files", "extra", "schema_version"}),
         "answer_count": len(bundle.answers),
@@ -32,21 +41,16 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
         "fingerprint": bundle.fingerprint,
         "files": {name: entry.bytes for name, entry in sorted(manifest.files.items())},
-        "parameters": parameters(graphs),
-        "contents": {graph: _contents(contents) for graph, contents in graphs.items()},
-        "fidelity": None if report is None else [dataclasses.asdict(one) for one in fidelity(report)],
-        "beside": [] if report is None or report.beside is None else told_beside(report.beside),
-        "calibrated": calibrated(manifest),
-        "signed_by": [one.key_id for one in read_signatures(bundle.folder)],
+        "parameters": count_parameters(graphs),
+        "contents": {name: _describe_graph(graph) for name, graph in graphs.items()},
+        "fidelity": None if report is None else [dataclasses.asdict(item) for item in fidelity(report)],
+        "variant": [] if report is None or report.variant is None else describe_variant(report.variant),
+        "calibration_summary": calibration_summary(manifest),
+        "signed_by": [signature.key_id_hex for signature in read_signatures(bundle.folder)],
     }
 
 
-def graphs_of(bundle: Bundle) -> dict[str, GraphContents]:
-    """By the name of the graph, sorted. Raises BundleCorrupt."""
-    return {graph: read_graph(bundle.folder / file) for graph, file in sorted(bundle.manifest.graphs.items())}
-
-
-def _contents(graph: GraphContents) -> dict[str, Any]:
+def _describe_graph(graph: OnnxGraph) -> dict[str, Any]:
     weights: Counter[str] = Counter()
     for tensor in graph.tensors:
         weights[tensor.dtype] += tensor.bytes or 0
@@ -61,3 +65,55 @@ def _contents(graph: GraphContents) -> dict[str, Any]:
         "parameters": sum(tensor.size for tensor in graph.tensors),
         "weight_bytes": dict(weights.most_common()),
     }
+
+
+class _ProbabilityKind(NamedTuple):
+    """A kind of probability, and its keys in the manifest's ``calibration`` record."""
+
+    task: Task
+    name: str
+    key: str
+    unit: str
+    description: str
+
+
+_PROBABILITIES = (
+    _ProbabilityKind("matching", "match and fused", "match", "pairs", "pairs of clip and caption"),
+    _ProbabilityKind("answering", "answers", "answer", "questions", "questions"),
+)
+
+
+def calibration_summary(manifest: Manifest) -> list[str]:
+    """Return a sentence, without a full stop, for each calibrated probability that the manifest documents.
+
+    Numbers in the sentences are expected calibration errors, as fractions.
+    """
+    record = _mapping(manifest.extra.get("calibration"))
+    if not record and (origin := manifest.extra.get("variant_of")):  # early versions kept the calibration silently
+        record = {"kept": [kind.name for kind in _PROBABILITIES], "kept_of": origin}
+    if not record:
+        provenance = _mapping(manifest.extra.get("provenance"))
+        record = _mapping(provenance.get("calibration"))
+        if provenance.get("calibration_kept"):
+            record = {**record, "kept": ["match and fused"]}
+    kinds = [kind for kind in _PROBABILITIES if kind.task in manifest.tasks]
+    return [sentence for kind in kinds if (sentence := _calibration_sentence(record, kind)) is not None]
+
+
+def _calibration_sentence(record: Mapping[str, Any], kind: _ProbabilityKind) -> str | None:
+    count = record.get(f"{kind.key} {kind.unit}")
+    if count is not None:
+        splits = f" of {', '.join(record['fitted_on'])}" if "fitted_on" in record else ""
+        before, after = record.get(f"{kind.key} error kept"), record.get(f"{kind.key} error after")
+        comparison = "" if before is None else f", {before:.3f} before"
+        error = "" if after is None else f"; expected error {after:.3f}{comparison}"
+        return f"Probabilities ({kind.name}) are fitted on {count:,.0f} {kind.description}{splits}{error}"
+    if kind.name in record.get("kept", ()):
+        origin = _mapping(record.get("kept_of"))
+        name = f"{origin['name']} {origin['version']}" if origin else "the source model"
+        return f"Probabilities ({kind.name}) use the calibration of {name}"
+    return None
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

@@ -1,6 +1,7 @@
-"""The bundle's manifest: everything that the serving half knows about a model.
+"""The manifest of a bundle: streams, graphs, files with their SHA-256, calibration.
 
-Shape letters: B videos, C clips, F frames, H height, W width (pixels), V visual tokens, L text tokens, D vector width.
+Shape letters: B videos, C clips, F frames, H height, W width (pixels), V visual tokens, K their width, L text tokens,
+D embedding dim, N answers, M tokens of an answer.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import math
 import unicodedata
 from pathlib import PurePosixPath
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import (
     BaseModel,
@@ -25,9 +26,9 @@ from pydantic import (
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 CHECKSUM_NAME = "manifest.json.sha256"
-"""Beside the manifest, as `sha256sum` writes it. Bundles of earlier versions have none."""
+"""In the format of `sha256sum`. Bundles of early versions have none."""
 SIGNATURE_NAME = "manifest.json.sig"
-"""Beside the manifest of a bundle that was signed."""
+"""Present in signed bundles only."""
 
 Task = Literal["retrieval", "matching", "answering"]
 GraphName = Literal["text", "video", "match", "answer"]
@@ -37,82 +38,87 @@ GRAPHS_OF_TASK: dict[str, tuple[str, ...]] = {
     "answering": ("video", "answer"),
 }
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
-"""Of a bundle's name."""
 Resample = Literal["decoder", "bicubic", "bilinear", "lanczos"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 RelativePath = Annotated[str, Field(min_length=1, max_length=255)]
 
 
 def checksum_of(manifest: bytes) -> str:
-    """What ``CHECKSUM_NAME`` holds for a manifest of these bytes."""
+    """Return the content of ``CHECKSUM_NAME`` for a manifest."""
     return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST_NAME}\n"
 
 
-class Strict(BaseModel):
-    """Unknown keys are errors: a typing mistake in a manifest must not pass unnoticed."""
+class StrictModel(BaseModel):
+    """Immutable model that rejects unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Unwritten(Strict):
-    """Leaves its fields ``_later`` out of what is written where they have their default values.
+class OmitDefaultsModel(StrictModel):
+    """Model that does not serialize the fields in ``_omit_if_default`` while they have their defaults.
 
-    They came after the first bundles: what does not need them is written, read by earlier versions, and
-    fingerprinted as before.
+    These fields were added after the first bundles. Without them a manifest keeps its fingerprint, and earlier versions
+    can read it.
     """
 
-    _later: ClassVar[tuple[str, ...]] = ()
+    _omit_if_default: ClassVar[tuple[str, ...]] = ()
 
     @model_serializer(mode="wrap")
-    def _without_defaults(self, written_by: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        written: dict[str, Any] = written_by(self)
+    def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
         fields = type(self).model_fields
-        return {k: v for k, v in written.items() if k not in self._later or v != fields[k].default}
+        return {k: v for k, v in values.items() if k not in self._omit_if_default or v != fields[k].default}
 
 
-class FrameStream(Unwritten):
-    """What the visual graph eats under this name: uint8 RGB, (B, C, frames, height, width, 3)."""
+class FrameStream(OmitDefaultsModel):
+    """An input of the video graph: RGB frames (B, C, F, H, W, 3) uint8."""
 
-    _later: ClassVar[tuple[str, ...]] = ("resample", "shortest_edge", "margin", "longest_edge", "multiple", "shows")
+    _omit_if_default: ClassVar[tuple[str, ...]] = (
+        "resample",
+        "shortest_edge",
+        "margin",
+        "longest_edge",
+        "multiple",
+        "shows",
+    )
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     frames: Annotated[int, Field(ge=1, le=256)]
     height: Annotated[int, Field(ge=8, le=4096, description="pixels")]
     width: Annotated[int, Field(ge=8, le=4096, description="pixels")]
     placement: Literal["middle", "uniform"]
-    """middle: around the middle of the clip; uniform: the centres of `frames` equal parts of the clip."""
+    """Temporal sampling. middle: around the middle of the clip; uniform: the centres of `frames` equal parts of it."""
     fit: Literal["stretch", "crop", "pad", "corner"] = "stretch"
-    """stretch: ignore the aspect ratio; crop: cover and cut the centre; pad: contain, black borders; corner: all of it
-    in the upper left corner, as large as `shortest_edge`, `longest_edge` and `multiple` say, black elsewhere."""
+    """stretch: ignore the aspect ratio; crop: scale to cover, then centre crop; pad: scale to fit, with black borders;
+    corner: scale to `shortest_edge`, `longest_edge` and `multiple`, placed top left, with black padding."""
     resample: Resample = "decoder"
-    """decoder: as quickly as the frame's decoder can, bicubic. Others: from the whole frame by Pillow's filter of that
-    name, which averages where it makes smaller, as the processors of public models do."""
+    """decoder: bicubic, in the video decoder (fastest). Others: Pillow's filter of that name on the full frame, which
+    antialiases as the image processors of public models do."""
     shortest_edge: Annotated[int | None, Field(ge=8, le=4096, description="pixels")] = None
-    """With crop: how long the frame's shorter edge is made before the centre is cut; as the target needs where null.
-    With corner: how long it is made."""
+    """Length that the shorter edge is scaled to, before cropping with crop. Null: the smallest that covers the crop."""
     margin: Literal["down", "even"] = "down"
-    """With crop: how the half pixels of an odd margin are rounded, down or to an even number of pixels."""
+    """Rounding of an odd crop margin: down, or half to even."""
     longest_edge: Annotated[int | None, Field(ge=8, le=4096, description="pixels")] = None
-    """With corner: what the longer edge may be; a frame that would be longer is made smaller as a whole."""
+    """With corner: maximum length of the longer edge; larger frames are scaled down."""
     multiple: Annotated[int, Field(ge=1, le=256, description="pixels")] = 1
-    """With corner: both edges are rounded down to whole multiples of it."""
+    """With corner: both edges are rounded down to a multiple of this."""
     shows: Literal["picture", "cover"] = "picture"
-    """cover, with corner: white where the picture lies and black elsewhere, one pixel for each `multiple` of it, for
-    models that must know where the picture ends."""
+    """picture: the frame's pixels. cover, with corner: white where the frame is and black in
+    the padding, with one pixel per `multiple`."""
 
     @model_validator(mode="after")
-    def _cuts_what_is_there(self) -> FrameStream:
+    def _validate_crop(self) -> FrameStream:
         if self.fit == "corner" or self.shortest_edge is None:
             return self
         if self.fit != "crop" or self.shortest_edge < max(self.height, self.width):
             raise ValueError(
                 f"shortest_edge: {self.shortest_edge} with fit {self.fit!r} and {self.width}x{self.height} pixels; "
-                "fit 'crop' and at least the larger of both were expected"
+                "fit 'crop' and at least the larger side were expected"
             )
         return self
 
     @model_validator(mode="after")
-    def _has_room_in_the_corner(self) -> FrameStream:
+    def _validate_top_left_padding(self) -> FrameStream:
         if self.fit != "corner":
             if (self.longest_edge, self.multiple, self.shows) != (None, 1, "picture"):
                 raise ValueError(f"fit: {self.fit!r} with longest_edge, multiple or shows; fit 'corner' was expected")
@@ -120,27 +126,27 @@ class FrameStream(Unwritten):
         if self.shortest_edge is None or self.longest_edge is None or self.shortest_edge > self.longest_edge:
             raise ValueError(
                 f"shortest_edge: {self.shortest_edge} and longest_edge: {self.longest_edge} with fit 'corner'; both "
-                "were expected, the shorter one first"
+                "were expected, shortest_edge no larger than longest_edge"
             )
         multiples = self.longest_edge // self.multiple
         side = multiples if self.shows == "cover" else multiples * self.multiple
         if (self.height, self.width) != (side, side):
             raise ValueError(
                 f"size: {self.width}x{self.height} pixels; {side}x{side} was expected, for a longest_edge of "
-                f"{self.longest_edge} in multiples of {self.multiple}, shown as a {self.shows}"
+                f"{self.longest_edge}, multiple {self.multiple} and shows {self.shows!r}"
             )
         return self
 
 
-class FileEntry(Strict):
-    """One file of the bundle."""
+class FileEntry(StrictModel):
+    """Size and SHA-256 of one file of the bundle."""
 
     sha256: Sha256
     bytes: Annotated[int, Field(ge=0)]
 
 
-class Calibration(Strict):
-    """How raw scores become probabilities, fitted on validation pairs (Platt, 1999).
+class Calibration(StrictModel):
+    """Platt scaling (Platt, 1999) of raw scores, fitted on validation pairs.
 
     match = sigmoid(match_scale * match_logit + match_bias)
     fused = sigmoid(fused_similarity * similarity + fused_match * match_logit + fused_bias)
@@ -152,13 +158,13 @@ class Calibration(Strict):
     fused_match: float = 1.0
     fused_bias: float = 0.0
     answer_temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Answer logits are divided by it before the softmax."""
+    """Divisor of answer logits before the softmax."""
 
 
-class Manifest(Unwritten):
+class Manifest(OmitDefaultsModel):
     """`manifest.json`. Paths are relative to the bundle's folder, with forward slashes."""
 
-    _later: ClassVar[tuple[str, ...]] = ("logit_bias", "answer_length")
+    _omit_if_default: ClassVar[tuple[str, ...]] = ("logit_bias", "answer_length")
 
     schema_version: Literal[1] = 1
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -169,20 +175,20 @@ class Manifest(Unwritten):
     graphs: dict[GraphName, RelativePath]
     files: dict[RelativePath, FileEntry]
     vector_width: Annotated[int, Field(ge=0)]
-    """0: the model has no vectors, only visual tokens that its other graphs read. No collection can be made with it."""
+    """Embedding dim. 0: the model has no embeddings, only visual tokens; it cannot fill a collection."""
     visual_tokens: Annotated[int, Field(ge=1)]
     visual_width: Annotated[int, Field(ge=1)]
     text_length: Annotated[int, Field(ge=2, le=4096, description="tokens, special ones included")]
-    temperature: Annotated[float, Field(gt=0, description="cosines are divided by it in training")]
+    temperature: Annotated[float, Field(gt=0, description="divisor of cosines in training")]
     logit_bias: float = 0.0
-    """Added to the divided cosine in training, by models that judge each pair for itself (SigLIP): the sigmoid of
-    similarity / temperature + logit_bias is the probability that a pair belongs together."""
+    """Of models trained with a sigmoid loss (SigLIP): sigmoid(similarity / temperature + logit_bias) is the probability
+    that a pair matches."""
     tokenizer: RelativePath = "tokenizer.json"
     answers: RelativePath | None = None
-    """A JSON list of strings in the order of the answer logits."""
+    """Answer vocabulary: a JSON list of strings in the order of the answer logits."""
     answer_length: Annotated[int | None, Field(ge=3, le=256, description="tokens, special ones included")] = None
-    """Where the `answer` graph is given the answers that it weighs: the most tokens of one. It may do without
-    `answers` then. Null: it knows those, and no others."""
+    """Maximum tokens of a candidate, where the `answer` graph takes free-form candidates; `answers` is optional then.
+    Null: the graph scores the vocabulary `answers` only."""
     model_card: RelativePath = "MODEL_CARD.md"
     parity_report: RelativePath = "parity.json"
     calibration: Calibration = Calibration()
@@ -194,21 +200,21 @@ class Manifest(Unwritten):
 
     @field_validator("files")
     @classmethod
-    def _paths_stay_inside(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+    def _validate_paths(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
         for name in files:
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or "\\" in name:
                 raise ValueError(f"files: {name!r} leaves the bundle; a relative path inside it was expected")
         known = {MANIFEST_NAME: MANIFEST_NAME}
         for name in files:
-            # Many file systems take these for one name: the file that was checked would be another one than is read.
+            # On case-insensitive file systems the file that was hashed could differ from the one that is read.
             other = known.setdefault(unicodedata.normalize("NFC", str(PurePosixPath(name))).casefold(), name)
             if other != name:
                 raise ValueError(f"files: {other!r} and {name!r} differ in case or spelling alone; one was expected")
         return files
 
     @model_validator(mode="after")
-    def _is_complete(self) -> Manifest:
+    def _validate_completeness(self) -> Manifest:
         needed = {g for task in self.tasks for g in GRAPHS_OF_TASK[task]}
         missing = sorted(needed - set(self.graphs))
         if missing:
@@ -230,10 +236,13 @@ class Manifest(Unwritten):
         return self
 
     def fingerprint(self) -> str:
-        """SHA-256 over all that decides a vector: graphs, weights, tokenizer, streams, text length.
+        """Return the SHA-256 of what determines an embedding: graphs, weights, tokenizer, streams, text length.
 
-        Two bundles with one fingerprint may fill one collection; metrics, the card, notices and other prose (`.md`)
-        do not count.
+        Bundles with equal fingerprints may fill the same collection. The parity report, the model card and other `.md`
+        files are excluded.
+
+        Returns:
+            64 hexadecimal digits.
         """
         prose = {self.model_card, self.parity_report} | {name for name in self.files if name.endswith(".md")}
         parts = {
@@ -243,3 +252,48 @@ class Manifest(Unwritten):
             "text_length": self.text_length,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+class ArraySpec(NamedTuple):
+    """Type and shape of an input or output of a graph."""
+
+    dtype: str
+    """NumPy's name."""
+    shape: tuple[int | None, ...]
+    """None: a dynamic dimension."""
+
+    def __str__(self) -> str:
+        sizes = ", ".join("any" if size is None else str(size) for size in self.shape)
+        return f"{self.dtype} ({sizes})"
+
+
+ArraySpecs = dict[str, ArraySpec]
+ANSWER_IDS, ANSWER_MASK = "answer_ids", "answer_mask"
+"""Inputs of an answer graph with free-form candidates: token ids and attention mask, each (B, N, M) int64."""
+
+
+def graph_spec(manifest: Manifest, graph: str, answers: int | None) -> tuple[ArraySpecs, ArraySpecs]:
+    """Return the inputs and outputs that the manifest implies for a graph.
+
+    Args:
+        manifest: Manifest of the bundle.
+        graph: "text", "video", "match" or "answer".
+        answers: Number of answers N; None: dynamic.
+
+    Returns:
+        (inputs, outputs), each by name.
+    """
+    text = {name: ArraySpec("int64", (None, None)) for name in ("input_ids", "attention_mask")}
+    tokens = ArraySpec("float32", (None, manifest.visual_tokens, manifest.visual_width))
+    embedding = ArraySpec("float32", (None, manifest.vector_width))
+    if graph == "text":
+        return text, {"vector": embedding}
+    if graph == "video":
+        streams = {s.name: ArraySpec("uint8", (None, None, s.frames, s.height, s.width, 3)) for s in manifest.streams}
+        embeddings = {"vector": embedding} if manifest.vector_width else {}
+        return streams, {**embeddings, "visual_tokens": tokens}
+    if graph == "match":
+        return {**text, "visual_tokens": tokens}, {"match_logit": ArraySpec("float32", (None,))}
+    candidates = {name: ArraySpec("int64", (None, None, None)) for name in (ANSWER_IDS, ANSWER_MASK)}
+    inputs = {**text, "visual_tokens": tokens, **(candidates if manifest.answer_length else {})}
+    return inputs, {"answer_logits": ArraySpec("float32", (None, answers))}

@@ -1,38 +1,39 @@
-"""What a bundle's parity report says, and whether it keeps to the bounds that it states itself.
+"""The parity report of a bundle: its schema, its summary and its own bounds.
 
-`vitascope export` writes it; what is not read here may be in it, too.
+`vitascope export` writes it; other exporters may add keys, which are ignored.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from vitascope.errors import BundleCorrupt
 
 LIBRARY = "original library"
-"""Bounds of public models at float32, on real inputs: towards the model in its own library."""
+"""Key of the bounds of public models at float32 on real inputs, compared with the model in its original library."""
 
 
 class Bounds(BaseModel):
-    """What may differ at one precision; None: not limited."""
+    """Bounds at one precision; None: not bounded."""
 
     max_difference: float | None = None
     cosine: float | None = None
+    """Minimum."""
     recall: float | None = None
-    """Points of Recall@1; 0: every query agrees."""
+    """Maximum difference in points of Recall@1; 0: every query must agree."""
     probability_difference: float | None = None
-    """In place of the first two, for outputs that have one."""
+    """Maximum, which replaces the first two for outputs that have a probability."""
 
 
 class Output(BaseModel):
-    """One output of one graph, as it was compared."""
+    """Comparison of one output of one graph with the trained model."""
 
     precision: str
     graph: str
@@ -44,7 +45,7 @@ class Output(BaseModel):
 
 
 class Recall(BaseModel):
-    """Recall@1 in percent, of both."""
+    """Recall@1 in percent, of the trained model and of the graphs."""
 
     precision: str
     corpus: str
@@ -55,68 +56,73 @@ class Recall(BaseModel):
 
 
 class Origin(BaseModel):
-    """The bundle that a variant was made of."""
+    """The source bundle of a variant."""
 
     name: str
     version: str
     fingerprint: str
 
     @property
-    def words(self) -> str:
+    def label(self) -> str:
         return f"{self.name} {self.version} ({self.fingerprint[:12]})"
 
 
-class BesideOutput(BaseModel):
-    """One output of both bundles over some rows of a split; None: not measured of such an output."""
+class OutputComparison(BaseModel):
+    """Comparison of one output of a variant and its source on one corpus; None: not measured."""
 
     graph: str
     output: str
     corpus: str
     rows: int
     cosine: float | None = None
-    """The mean."""
+    """Mean."""
     least_cosine: float | None = None
     max_difference: float
     agreement: float | None = None
-    """Percent of rows with the same result: nearest caption or clip, better caption, best answer."""
+    """Percent of rows with the same top result: caption, clip or answer."""
 
 
-class Beside(BaseModel):
-    """How far a variant is from the bundle it was made of, and that bundle's own report."""
+class VariantComparison(BaseModel):
+    """Comparison of a variant with its source bundle, and the report of the source."""
 
     of: Origin
-    outputs: list[BesideOutput] = []
+    outputs: list[OutputComparison] = []
     unchanged: list[str] = []
-    """Graphs that are that bundle's own."""
+    """Graphs that are identical in both."""
     lost: float | None = None
-    """Points, and how many may be lost; None without a budget."""
+    """Points lost."""
     budget: float | None = None
+    """Maximum points lost; None: not bounded."""
     report: Any = None
 
 
 class ParityReport(BaseModel):
-    """`parity.json`. Bundles that were not exported state nothing."""
+    """`parity.json`. All keys are optional, since other exporters may write none."""
 
     tolerances: dict[str, Bounds] = {}
     outputs: list[Output] = []
     recall: list[Recall] = []
-    beside: Beside | None = None
-    """Of a variant."""
+    variant: VariantComparison | None = Field(None, alias="beside")
+    """Of variants."""
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """At one precision: the least cosine, and what differs most, of all outputs that were compared."""
+    """Lowest cosine and largest differences of all outputs compared at one precision."""
 
     precision: str
     comparisons: int
     cosine: float | None
     max_difference: float | None
-    probability_difference: float | None = field(default=None)
+    probability_difference: float | None = None
 
 
 def read_report(path: Path) -> ParityReport | None:
-    """None for a report of another form, by another exporter. Raises BundleCorrupt for what is not JSON."""
+    """Read a parity report; None if it has another form.
+
+    Raises:
+        BundleCorrupt: The file is not JSON.
+    """
     try:
         return ParityReport.model_validate(json.loads(path.read_text("utf-8") or "{}"))
     except ValidationError:
@@ -126,124 +132,129 @@ def read_report(path: Path) -> ParityReport | None:
 
 
 def fidelity(report: ParityReport) -> list[Fidelity]:
-    """By precision, in the order of the report."""
-    found = []
-    for precision in dict.fromkeys(one.precision for one in report.outputs):
-        compared = [one for one in report.outputs if one.precision == precision]
-        vectors = [one for one in compared if one.probability_difference is None]
-        changes = [one.probability_difference for one in compared if one.probability_difference is not None]
-        found.append(
+    """Summarize the comparisons by precision, in the order of the report."""
+    summaries = []
+    for precision in dict.fromkeys(output.precision for output in report.outputs):
+        outputs = [output for output in report.outputs if output.precision == precision]
+        arrays = [output for output in outputs if output.probability_difference is None]
+        differences = [o.probability_difference for o in outputs if o.probability_difference is not None]
+        summaries.append(
             Fidelity(
                 precision,
-                len(compared),
-                min((one.cosine for one in vectors), default=None),
-                max((one.max_difference for one in vectors), default=None),
-                max(changes, default=None),
+                len(outputs),
+                min((output.cosine for output in arrays), default=None),
+                max((output.max_difference for output in arrays), default=None),
+                max(differences, default=None),
             )
         )
-    return found
+    return summaries
 
 
-def told_beside(beside: Beside) -> list[str]:
-    """In words, how far a variant is from the bundle it was made of: a sentence for each output, all splits together,
-    and one for that bundle's own report."""
-    before = beside.of.words
-    if beside.outputs:
-        splits = ", ".join(dict.fromkeys(one.corpus for one in beside.outputs))
-        told = [f"beside {before}, on validation clips and texts of {splits}"]
+def describe_variant(variant: VariantComparison) -> list[str]:
+    """Return sentences that compare a variant with its source: one per output over all corpora, then the source's own
+    fidelity."""
+    source = variant.of.label
+    if variant.outputs:
+        corpora = ", ".join(dict.fromkeys(output.corpus for output in variant.outputs))
+        sentences = [f"compared with {source} on validation clips and texts of {corpora}"]
     else:
-        told = [f"beside {before}: not measured, no clips were given"]
-    for graph, output in dict.fromkeys((one.graph, one.output) for one in beside.outputs):
-        told.append(_told_output([one for one in beside.outputs if (one.graph, one.output) == (graph, output)]))
-    if beside.unchanged:
-        told.append(f"graphs of that bundle, unchanged: {', '.join(beside.unchanged)}")
-    if beside.lost is not None and beside.budget is not None:
-        told.append(f"loses {beside.lost:.2f} points where it loses most; {beside.budget:g} were allowed")
-    own = _own_report(beside)
-    compared = [f"{one.precision} {_least(one)}" for one in fidelity(own)] if own is not None else []
-    if own is not None and own.beside is not None:
-        compared.append(f"it is made of {own.beside.of.words}")
-    return [*told, f"that bundle beside its trained model: {'; '.join(compared) or 'not stated'}"]
+        sentences = [f"not compared with {source}: no clips were available"]
+    for graph, name in dict.fromkeys((output.graph, output.output) for output in variant.outputs):
+        same = [output for output in variant.outputs if (output.graph, output.output) == (graph, name)]
+        sentences.append(_describe_output(same))
+    if variant.unchanged:
+        sentences.append(f"unchanged graphs: {', '.join(variant.unchanged)}")
+    if variant.lost is not None and variant.budget is not None:
+        sentences.append(f"loses at most {variant.lost:.2f} points; {variant.budget:g} were allowed")
+    report = _source_report(variant)
+    parts = [f"{item.precision} {_format_fidelity(item)}" for item in fidelity(report)] if report is not None else []
+    if report is not None and report.variant is not None:
+        parts.append(f"variant of {report.variant.of.label}")
+    return [*sentences, f"source compared with its trained model: {'; '.join(parts) or 'unknown'}"]
 
 
-def _told_output(found: list[BesideOutput]) -> str:
-    rows = sum(one.rows for one in found)
-    cosines = [(one.cosine, one.rows) for one in found if one.cosine is not None]
-    least = [one.least_cosine for one in found if one.least_cosine is not None]
-    same = [(one.agreement, one.rows) for one in found if one.agreement is not None]
+def _describe_output(outputs: Sequence[OutputComparison]) -> str:
+    """Describe one output over all corpora."""
+    rows = sum(output.rows for output in outputs)
+    cosines = [(output.cosine, output.rows) for output in outputs if output.cosine is not None]
+    minima = [output.least_cosine for output in outputs if output.least_cosine is not None]
+    agreements = [(output.agreement, output.rows) for output in outputs if output.agreement is not None]
     parts = []
     if cosines:
-        parts.append(f"cosine {_mean(cosines):.5f} on average, {min(least, default=float('nan')):.4f} at least")
-    parts.append(f"differs by at most {max(one.max_difference for one in found):.2g}")
-    if same:
-        parts.append(f"same result for {_mean(same):.1f}%")
-    return f"{found[0].graph} {found[0].output}: {', '.join(parts)} (of {rows:,})"
+        parts.append(f"cosine {_mean(cosines):.5f} on average, {min(minima, default=math.nan):.4f} at least")
+    parts.append(f"differs by at most {max(output.max_difference for output in outputs):.2g}")
+    if agreements:
+        parts.append(f"same result for {_mean(agreements):.1f}%")
+    return f"{outputs[0].graph} {outputs[0].output}: {', '.join(parts)} (of {rows:,})"
 
 
-def _mean(weighted: list[tuple[float, int]]) -> float:
+def _mean(weighted: Sequence[tuple[float, int]]) -> float:
     return sum(value * rows for value, rows in weighted) / max(1, sum(rows for _, rows in weighted))
 
 
-def _least(one: Fidelity) -> str:
-    if one.cosine is not None:
-        return f"cosine at least {one.cosine:.6f}"
-    return f"probabilities within {one.probability_difference or 0:.2g}"
+def _format_fidelity(item: Fidelity) -> str:
+    if item.cosine is not None:
+        return f"cosine at least {item.cosine:.6f}"
+    return f"probabilities within {item.probability_difference or 0:.2g}"
 
 
-def _own_report(beside: Beside) -> ParityReport | None:
-    """Of the bundle that it was made of; None where it has none, or one of another form."""
+def _source_report(variant: VariantComparison) -> ParityReport | None:
+    """Return the source's report; None if it has none, or one of another form."""
     try:
-        return None if beside.report is None else ParityReport.model_validate(beside.report)
+        return None if variant.report is None else ParityReport.model_validate(variant.report)
     except ValidationError:
         return None
 
 
-def broken_bounds(report: ParityReport) -> Iterator[str]:
-    """One sentence for each number that is beyond its bound. Comparisons are written so that a NaN is.
+def bound_violations(report: ParityReport) -> Iterator[str]:
+    """Yield one sentence per number beyond its bound; NaN violates every bound.
 
-    Of a variant, what it loses is bounded; the bounds of the bundle that it was made of are looked at, too.
+    A variant is bounded by the points that it may lose. The report of its source is checked as well.
     """
-    if report.beside is not None:
-        yield from _broken_beside(report.beside)
-    for one in report.outputs:
-        bounds = _bounds(report, one)
-        where = f"{one.graph}: output {one.output!r} on {one.inputs} inputs at {one.precision}"
-        change, most = one.probability_difference, bounds.probability_difference
-        if change is not None and most is not None:
-            if not change <= most:
-                yield f"{where} differs by a probability of {change:g}; at most {most:g} was expected"
-            continue
-        if bounds.max_difference is not None and not one.max_difference <= bounds.max_difference:
-            yield f"{where} differs by {one.max_difference:g}; at most {bounds.max_difference:g} was expected"
-        if bounds.cosine is not None and not one.cosine >= bounds.cosine:
-            yield f"{where} has cosine {one.cosine:g}; at least {bounds.cosine:g} was expected"
-    for found in report.recall:
-        limit = report.tolerances.get(found.precision, Bounds()).recall
+    if report.variant is not None:
+        yield from _variant_violations(report.variant)
+    for output in report.outputs:
+        yield from _output_violations(output, _bounds(report, output))
+    for recall in report.recall:
+        limit = report.tolerances.get(recall.precision, Bounds()).recall
         if limit is None:
             continue
-        kept = found.disagreeing == 0 if limit == 0 else abs(found.torch - found.runtime) <= limit
-        if not kept:
+        if not (recall.disagreeing == 0 if limit == 0 else abs(recall.torch - recall.runtime) <= limit):
             yield (
-                f"{found.corpus} {found.direction} at {found.precision}: Recall@1 {found.runtime:g} of the graphs and "
-                f"{found.torch:g} of the model, {found.disagreeing} queries disagree; "
+                f"{recall.corpus} {recall.direction} at {recall.precision}: Recall@1 {recall.runtime:g} of the graphs "
+                f"and {recall.torch:g} of the model, {recall.disagreeing} queries disagree; "
                 f"a difference of at most {limit:g} was expected"
             )
 
 
-def _broken_beside(beside: Beside) -> Iterator[str]:
-    for one in beside.outputs:
-        where = f"{one.graph}: output {one.output!r} on {one.corpus} beside {beside.of.words}"
-        numbers = {"cosine": one.cosine, "least_cosine": one.least_cosine, "agreement": one.agreement}
-        for key, value in {**numbers, "max_difference": one.max_difference}.items():
+def _output_violations(output: Output, bounds: Bounds) -> Iterator[str]:
+    label = f"{output.graph}: output {output.output!r} on {output.inputs} inputs at {output.precision}"
+    difference, limit = output.probability_difference, bounds.probability_difference
+    if difference is not None and limit is not None:
+        if not difference <= limit:
+            yield f"{label} differs by a probability of {difference:g}; at most {limit:g} was expected"
+        return
+    if bounds.max_difference is not None and not output.max_difference <= bounds.max_difference:
+        yield f"{label} differs by {output.max_difference:g}; at most {bounds.max_difference:g} was expected"
+    if bounds.cosine is not None and not output.cosine >= bounds.cosine:
+        yield f"{label} has cosine {output.cosine:g}; at least {bounds.cosine:g} was expected"
+
+
+def _variant_violations(variant: VariantComparison) -> Iterator[str]:
+    source = variant.of.label
+    for output in variant.outputs:
+        label = f"{output.graph}: output {output.output!r} on {output.corpus} compared with {source}"
+        for key in ("cosine", "least_cosine", "agreement", "max_difference"):
+            value = getattr(output, key)
             if value is not None and not math.isfinite(value):
-                yield f"{where} has {key} {value:g}; a number was expected"
-    if beside.budget is not None and not (beside.lost is not None and beside.lost <= beside.budget):
-        yield f"it loses {beside.lost} points beside {beside.of.words}; at most {beside.budget:g} was expected"
-    own = _own_report(beside)
-    for sentence in broken_bounds(own) if own is not None else ():
-        yield f"of {beside.of.words}: {sentence}"
+                yield f"{label} has {key} {value:g}; a finite number was expected"
+    if variant.budget is not None and not (variant.lost is not None and variant.lost <= variant.budget):
+        yield f"loses {variant.lost} points compared with {source}; at most {variant.budget:g} was expected"
+    report = _source_report(variant)
+    for sentence in bound_violations(report) if report is not None else ():
+        yield f"of {source}: {sentence}"
 
 
-def _bounds(report: ParityReport, one: Output) -> Bounds:
-    wider = report.tolerances.get(LIBRARY) if (one.precision, one.inputs) == ("float32", "real") else None
-    return wider or report.tolerances.get(one.precision, Bounds())
+def _bounds(report: ParityReport, output: Output) -> Bounds:
+    wider = report.tolerances.get(LIBRARY) if (output.precision, output.inputs) == ("float32", "real") else None
+    return wider or report.tolerances.get(output.precision, Bounds())

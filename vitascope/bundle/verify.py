@@ -1,4 +1,4 @@
-"""Does a bundle hold? Everything is looked at, and everything that is wrong is told, file by file."""
+"""Verification of a bundle: files, signatures, graphs, test runs and parity report; reports all problems."""
 
 from __future__ import annotations
 
@@ -15,206 +15,265 @@ import numpy as np
 
 from vitascope.bundle.bundle import Bundle, check_external, check_file, manifest_bytes, parse_manifest
 from vitascope.bundle.manifest import CHECKSUM_NAME, MANIFEST_NAME, SIGNATURE_NAME, Manifest
-from vitascope.bundle.onnx_reader import Tensor, read_graph
-from vitascope.bundle.parity_report import ParityReport, broken_bounds, read_report, told_beside
-from vitascope.bundle.random_inputs import random_inputs
-from vitascope.bundle.signing.keys import PublicKey
-from vitascope.bundle.signing.signatures import read_signatures, require_trusted
+from vitascope.bundle.onnx_files import Tensor, read_graph
+from vitascope.bundle.parity_report import ParityReport, bound_violations, describe_variant, read_report
+from vitascope.bundle.signing import PublicKey, read_signatures, require_trusted
 from vitascope.engines.onnx_runtime import Array, Device
 from vitascope.errors import BundleError, BundleNotFound, EngineError
 from vitascope.model import Model
 
 Part = Literal["manifest", "signature", "file", "tokenizer", "answers", "graph", "weights", "run", "parity"]
-_BEFORE_RUNS = ("manifest", "file", "graph", "weights")
-LENGTH_TOLERANCE = 1e-3
-"""Of vectors, whose length is 1."""
-SEED = 0
+_PARTS_BEFORE_RUNS = ("manifest", "file", "graph", "weights")
+_NORM_TOLERANCE = 1e-3
+_SEED = 0
+_PATCHES = 4
+"""Patches of a random image along each side; plain noise becomes flat after a few strides of a network."""
+_CANDIDATES = 3
+"""Free-form candidates per question, and tokens of each."""
 
 
 @dataclass
 class Verification:
-    """``held``: how many of each part were found right. ``problems``: (part, file, what was found and expected).
-    ``remarks``: (file, what else should be known); they are no problems. ``signatures``: for each, ``key``,
-    ``comment``, and ``valid``, which is null where its key is not among those given.
+    """Result of ``verify``.
+
+    Attributes:
+        passed: Number of passed checks by part.
+        problems: (part, file, message).
+        notes: (file, message); not problems.
+        signatures: For each, ``key`` (id), ``comment`` and ``valid``, which is None if the key was not given.
+        manifest: The manifest, if it is valid.
     """
 
-    held: Counter[Part] = field(default_factory=Counter)
+    passed: Counter[Part] = field(default_factory=Counter)
     problems: list[tuple[Part, str, str]] = field(default_factory=list)
-    remarks: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
     signatures: list[dict[str, Any]] = field(default_factory=list)
     manifest: Manifest | None = None
 
     @contextmanager
-    def looking_at(self, part: Part, file: str) -> Iterator[None]:
-        """Notes how it ends: a BundleError or EngineError is a problem of this part. BundleNotFound is none of it."""
+    def checking(self, part: Part, file: str) -> Iterator[None]:
+        """Record the block as passed, or its BundleError or EngineError as a problem; BundleNotFound propagates."""
         before = len(self.problems)
         try:
             yield
         except BundleNotFound:
             raise
         except (BundleError, EngineError) as error:
-            self.problem(part, file, str(error).removeprefix(f"{file}: "))
-        self.held[part] += len(self.problems) == before
+            self.add_problem(part, file, str(error).removeprefix(f"{file}: "))
+        self.passed[part] += len(self.problems) == before
 
-    def problem(self, part: Part, file: str, words: str) -> None:
-        self.problems.append((part, file, words))
+    def add_problem(self, part: Part, file: str, message: str) -> None:
+        self.problems.append((part, file, message))
 
     @property
-    def broken(self) -> set[str]:
-        """Files that are not to be parsed, since something about them is wrong already."""
-        return {file for part, file, _ in self.problems if part in _BEFORE_RUNS}
+    def damaged_files(self) -> set[str]:
+        """Files that must not be parsed."""
+        return {file for part, file, _ in self.problems if part in _PARTS_BEFORE_RUNS}
 
 
 def verify(
     folder: Path, keys: Sequence[PublicKey] | None = None, *, threads: int = 0, device: Device = "auto"
 ) -> Verification:
-    """Look at everything in the bundle in ``folder``; what is damaged is not parsed.
+    """Check everything in a bundle. Damaged files are not parsed.
 
-    ``keys``: one of them must have signed it; where none did, nothing else is looked at.
+    Args:
+        folder: Folder of the bundle.
+        keys: Keys, one of which must have signed; without a valid signature nothing else is checked. None: no signature
+            is required.
+        threads: Threads of test runs; 0: one per core.
+        device: Device of test runs.
 
-    Raises BundleNotFound where there is no bundle.
+    Raises:
+        BundleNotFound: No bundle at ``folder``.
     """
-    found = Verification()
-    with found.looking_at("manifest", MANIFEST_NAME):
+    report = Verification()
+    with report.checking("manifest", MANIFEST_NAME):
         content = manifest_bytes(folder)
-        _check_signatures(found, folder, content, keys)
-        if keys is None or not found.problems:
-            found.manifest = parse_manifest(content)
-    if found.manifest is None:
-        return found
-    for name, entry in sorted(found.manifest.files.items()):
-        with found.looking_at("file", name):
+        _check_signatures(report, folder, content, keys)
+        if keys is None or not report.problems:
+            report.manifest = parse_manifest(content)
+    if report.manifest is None:
+        return report
+    for name, entry in sorted(report.manifest.files.items()):
+        with report.checking("file", name):
             check_file(folder, name, entry)
-    _remark_unlisted(found, folder, found.manifest)
-    for graph in sorted(found.manifest.graphs):
-        _check_graph(found, folder, graph, found.manifest)
-    _check_parity(found, folder, found.manifest)
-    _check_runs(found, folder, found.manifest, threads, device)
-    return found
+    _note_unlisted(report, folder, report.manifest)
+    for graph in sorted(report.manifest.graphs):
+        _check_graph(report, folder, graph, report.manifest)
+    _check_parity(report, folder, report.manifest)
+    _check_runs(report, folder, report.manifest, threads, device)
+    return report
 
 
-def _check_signatures(found: Verification, folder: Path, content: bytes, keys: Sequence[PublicKey] | None) -> None:
-    with found.looking_at("signature", SIGNATURE_NAME):
-        for one in read_signatures(folder):
-            known = [key for key in keys or () if key.number == one.number]
-            valid = any(one.holds(content, key) for key in known) if known else None
-            found.signatures.append({"key": one.key_id, "valid": valid, "comment": one.comment})
+def _check_signatures(report: Verification, folder: Path, content: bytes, keys: Sequence[PublicKey] | None) -> None:
+    with report.checking("signature", SIGNATURE_NAME):
+        for signature in read_signatures(folder):
+            known = [key for key in keys or () if key.key_id == signature.key_id]
+            valid = any(signature.is_valid(content, key) for key in known) if known else None
+            report.signatures.append({"key": signature.key_id_hex, "valid": valid, "comment": signature.comment})
         if keys is not None:
             require_trusted(folder, content, keys)
-    if keys is None and not found.signatures:
-        del found.held["signature"]  # nobody asked for one, and there is none
-    for signature in found.signatures:
-        if signature["valid"] is None and keys is not None:
-            found.remarks.append((SIGNATURE_NAME, f"signed by {signature['key']}, too, whose key was not given"))
-        if signature["valid"] is False and not found.problems:
-            found.remarks.append((SIGNATURE_NAME, f"the signature by {signature['key']} is not of this manifest"))
+    if keys is None and not report.signatures:
+        del report.passed["signature"]
+    for entry in report.signatures:
+        if entry["valid"] is None and keys is not None:
+            report.notes.append((SIGNATURE_NAME, f"also signed by {entry['key']}, whose public key was not given"))
+        if entry["valid"] is False and not report.problems:
+            report.notes.append((SIGNATURE_NAME, f"the signature by {entry['key']} is not of this manifest"))
 
 
-def _remark_unlisted(found: Verification, folder: Path, manifest: Manifest) -> None:
-    known = {posixpath.normpath(name) for name in manifest.files} | {MANIFEST_NAME, CHECKSUM_NAME, SIGNATURE_NAME}
-    there = set()
+def _note_unlisted(report: Verification, folder: Path, manifest: Manifest) -> None:
+    listed = {posixpath.normpath(name) for name in manifest.files} | {MANIFEST_NAME, CHECKSUM_NAME, SIGNATURE_NAME}
+    present = set()
     for parent, folders, files in os.walk(folder):
-        below = Path(parent).relative_to(folder)
+        relative = Path(parent).relative_to(folder)
         links = [name for name in folders if (Path(parent) / name).is_symlink()]
-        there |= {(below / name).as_posix() for name in [*files, *links]}
-    found.remarks += [(name, "is not listed in the manifest: nothing vouches for it") for name in sorted(there - known)]
+        present |= {(relative / name).as_posix() for name in [*files, *links]}
+    report.notes += [(name, "not listed in the manifest, so not verified") for name in sorted(present - listed)]
 
 
-def _check_graph(found: Verification, folder: Path, graph: str, manifest: Manifest) -> None:
-    """That it can be read, and that the weights which it reads from other files are there, as long as they must be."""
+def _check_graph(report: Verification, folder: Path, graph: str, manifest: Manifest) -> None:
+    """Check that a graph is readable, and that its external weights are in listed files with the right sizes."""
     name = next(file for key, file in manifest.graphs.items() if key == graph)
-    if name in found.broken:
+    if name in report.damaged_files:
         return
-    with found.looking_at("graph", name):
+    with report.checking("graph", name):
         check_external(folder, graph, manifest)
-        outside = [tensor for tensor in read_graph(folder / name).tensors if tensor.location is not None]
-    if name in found.broken:
+        external = [tensor for tensor in read_graph(folder / name).tensors if tensor.location is not None]
+    if name in report.damaged_files:
         return
-    for location in sorted({tensor.location or "" for tensor in outside}):
+    for location in sorted({tensor.location or "" for tensor in external}):
         file = posixpath.normpath(posixpath.join(posixpath.dirname(name), location))
-        if file in found.broken:
+        if file in report.damaged_files:
             continue
         size = (folder / file).stat().st_size
-        faults = [fault for one in outside if one.location == location and (fault := _misplaced(one, size))]
-        for fault in faults:
-            found.problem("weights", file, f"{name}: {fault}")
-        found.held["weights"] += not faults
+        tensors = [tensor for tensor in external if tensor.location == location]
+        errors = [error for tensor in tensors if (error := _placement_error(tensor, size))]
+        for error in errors:
+            report.add_problem("weights", file, f"{name}: {error}")
+        report.passed["weights"] += not errors
 
 
-def _misplaced(tensor: Tensor, size: int) -> str | None:
-    """What is wrong with where a tensor lies in a file of this size; None where nothing is."""
+def _placement_error(tensor: Tensor, size: int) -> str | None:
+    """Return an error message if a tensor does not fit into an external file of ``size`` bytes."""
     length = size - tensor.offset if tensor.length is None else tensor.length
     end = tensor.offset + length
     if tensor.offset < 0 or length < 0 or end > size:
         return f"tensor {tensor.name!r} lies at bytes {tensor.offset} to {end}; the file has {size}"
     if tensor.bytes is not None and tensor.bytes != length:
-        return f"tensor {tensor.name!r} has {length} bytes; {tensor.bytes} were expected of {tensor.written}"
+        return f"tensor {tensor.name!r} has {length} bytes; {tensor.bytes} were expected of {tensor.signature}"
     return None
 
 
-def _check_parity(found: Verification, folder: Path, manifest: Manifest) -> None:
+def _check_parity(report: Verification, folder: Path, manifest: Manifest) -> None:
     name = manifest.parity_report
-    if name in found.broken:
+    if name in report.damaged_files:
         return
-    with found.looking_at("parity", name):
-        report = read_report(folder / name)
-        if report is None:
-            found.remarks.append((name, "is a report of another form: whether it keeps to bounds is not known"))
+    with report.checking("parity", name):
+        parity = read_report(folder / name)
+        if parity is None:
+            report.notes.append((name, "a report of another form, so its bounds were not checked"))
             return
-        for sentence in broken_bounds(report):
-            found.problem("parity", name, sentence)
-        _check_origin(found, name, manifest, report)
-        compared = {one.graph for one in report.outputs}
-        against = "the trained model"
-        if report.beside is not None:
-            found.remarks += [(name, sentence) for sentence in told_beside(report.beside)]
-            compared |= {one.graph for one in report.beside.outputs} | {*report.beside.unchanged}
-            against = "those of either"
-        missing = sorted(set(manifest.graphs) - compared)
-        if missing:
-            found.remarks.append((name, f"states no comparison of {', '.join(missing)} with {against}"))
+        for sentence in bound_violations(parity):
+            report.add_problem("parity", name, sentence)
+        _check_origin(report, name, manifest, parity)
+        compared = {output.graph for output in parity.outputs}
+        reference = "the trained model"
+        if parity.variant is not None:
+            report.notes += [(name, sentence) for sentence in describe_variant(parity.variant)]
+            compared |= {output.graph for output in parity.variant.outputs} | {*parity.variant.unchanged}
+            reference = "the trained model or the source bundle"
+        if missing := sorted(set(manifest.graphs) - compared):
+            report.notes.append((name, f"has no comparison of {', '.join(missing)} with {reference}"))
 
 
-def _check_origin(found: Verification, name: str, manifest: Manifest, report: ParityReport) -> None:
-    """The bundle that a variant says it was made of is the one that its report compares it with."""
-    stated = next((one for key in ("variant_of", "distilled_from") if (one := manifest.extra.get(key))), None)
-    if not isinstance(stated, dict):
+def _check_origin(report: Verification, name: str, manifest: Manifest, parity: ParityReport) -> None:
+    """Check that the report of a variant compares it with the source bundle of the manifest."""
+    origins = [manifest.extra.get(key) for key in ("variant_of", "distilled_from")]
+    origin = next((value for value in origins if value), None)
+    if not isinstance(origin, dict):
         return
-    of, beside = f"{stated.get('name')} {stated.get('version')}", report.beside
-    if beside is None:
-        found.remarks.append(
-            (name, f"says nothing of {of}, which this bundle was made of; its numbers may be of that bundle's graphs")
+    label = f"{origin.get('name')} {origin.get('version')}"
+    if parity.variant is None:
+        report.notes.append(
+            (name, f"has no comparison with {label}, the source of this bundle; its numbers may be of the source")
         )
-    elif beside.of.fingerprint != stated.get("fingerprint"):
-        found.problem("parity", name, f"compares with {beside.of.words}; {of} of the manifest was expected")
+    elif parity.variant.of.fingerprint != origin.get("fingerprint"):
+        message = f"compares with {parity.variant.of.label}; {label} of the manifest was expected"
+        report.add_problem("parity", name, message)
 
 
-def _check_runs(found: Verification, folder: Path, manifest: Manifest, threads: int, device: Device) -> None:
-    """Every graph on inputs by chance, small and large: what comes must be finite and as the manifest states it."""
-    if found.broken:
-        found.remarks.append((MANIFEST_NAME, "graphs were not run, since files are damaged"))
+def _check_runs(report: Verification, folder: Path, manifest: Manifest, threads: int, device: Device) -> None:
+    """Run every graph on random inputs, small and large; outputs must be finite and have the manifest's shapes."""
+    if report.damaged_files:
+        report.notes.append((MANIFEST_NAME, "graphs were not run, since files are damaged"))
         return
     bundle = Bundle(folder, manifest)
-    before = len(found.problems)
+    before = len(report.problems)
     if manifest.answers is not None:
-        with found.looking_at("answers", manifest.answers):
+        with report.checking("answers", manifest.answers):
             _ = bundle.answers
-    with found.looking_at("tokenizer", manifest.tokenizer):
+    with report.checking("tokenizer", manifest.tokenizer):
         bundle.tokenizer()
-    if len(found.problems) > before:
+    if len(report.problems) > before:
         return
-    model, rng = Model(bundle, threads, device), np.random.default_rng(SEED)
+    model, rng = Model(bundle, threads, device), np.random.default_rng(_SEED)
     for graph, file in sorted(manifest.graphs.items()):
-        with found.looking_at("run", file):
+        with report.checking("run", file):
             for rows, clips, length in ((1, 1, 2), (2, 2, manifest.text_length)):
-                inputs = random_inputs(bundle, graph, rng, rows=rows, clips=clips, length=length)
-                _check_length(graph, model.run_graph(graph, inputs))
+                inputs = _random_inputs(bundle, graph, rng, rows=rows, clips=clips, length=length)
+                _check_norms(graph, model.run_graph(graph, inputs))
 
 
-def _check_length(graph: str, outputs: dict[str, Array]) -> None:
+def _check_norms(graph: str, outputs: dict[str, Array]) -> None:
     if "vector" not in outputs:
         return
-    lengths = np.linalg.norm(outputs["vector"].astype(np.float64), axis=1)
-    worst = float(lengths[np.abs(lengths - 1).argmax()])
-    if not abs(worst - 1) <= LENGTH_TOLERANCE:
-        raise EngineError(f"{graph}: a vector came out of length {worst:g}; length 1 was expected")
+    norms = np.linalg.norm(outputs["vector"].astype(np.float64), axis=1)
+    worst = float(norms[np.abs(norms - 1).argmax()])
+    if not abs(worst - 1) <= _NORM_TOLERANCE:
+        raise EngineError(f"{graph}: an embedding has norm {worst:g}; 1 was expected")
+
+
+def _random_inputs(
+    bundle: Bundle, graph: str, rng: np.random.Generator, *, rows: int, clips: int, length: int
+) -> dict[str, Array]:
+    """Return random inputs of a graph by name, for B ``rows``, C ``clips`` and L ``length``.
+
+    Streams are (B, C, F, H, W, 3) uint8; token ids (B, L) int64, with the largest of the vocabulary; masks (B, L) int64
+    with rows of several lengths; visual tokens (B, V, K) float32.
+    """
+    vocabulary = bundle.tokenizer().vocabulary_size
+    inputs: dict[str, Array] = {}
+    for name, spec in bundle.graph_spec(graph)[0].items():
+        sizes = spec.shape[1:]
+        if spec.dtype == "uint8":
+            inputs[name] = _random_images(rng, (rows, *(size or clips for size in sizes)))
+        elif spec.dtype == "int64":
+            shape = (rows, length) if len(sizes) == 1 else (rows, *(size or _CANDIDATES for size in sizes))
+            inputs[name] = _mask(shape) if name.endswith("mask") else _random_ids(rng, shape, vocabulary)
+        else:
+            inputs[name] = rng.standard_normal((rows, *(size or 1 for size in sizes))).astype(spec.dtype)
+    return inputs
+
+
+def _random_ids(rng: np.random.Generator, shape: tuple[int, ...], vocabulary: int) -> Array:
+    ids = rng.integers(0, vocabulary, shape, dtype=np.int64)
+    ids.flat[0] = vocabulary - 1
+    return ids
+
+
+def _mask(shape: tuple[int, ...]) -> Array:
+    """The first row is full, the last has two tokens."""
+    rows, length = shape[0], shape[-1]
+    lengths = np.linspace(length, min(2, length), rows).astype(np.int64)
+    mask = (np.arange(length) < lengths[:, None]).astype(np.int64)
+    return np.ascontiguousarray(np.broadcast_to(mask.reshape(rows, *[1] * (len(shape) - 2), length), shape))
+
+
+def _random_images(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    *leading, height, width, channels = shape
+    patches = rng.integers(0, 256, (*leading, _PATCHES, _PATCHES, channels), dtype=np.int16)
+    scaled = patches.repeat(-(-height // _PATCHES), axis=-3).repeat(-(-width // _PATCHES), axis=-2)
+    image = scaled[..., :height, :width, :]
+    noisy: Array = np.clip(image + rng.integers(-40, 41, image.shape, dtype=np.int16), 0, 255)
+    return noisy.astype(np.uint8)

@@ -14,7 +14,7 @@ from vitascope.cli.options import default_bundle
 from vitascope.cli.output import plain_table
 
 MAX_OPERATORS = 5
-MAX_REMARKS = 20
+MAX_NOTES = 20
 EPILOG = """\
 examples:
   vitascope bundle inspect                          the default bundle
@@ -91,7 +91,7 @@ def _inspect(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _verify(args: argparse.Namespace) -> dict[str, Any]:
-    from vitascope.bundle.signing.keys import read_public_keys
+    from vitascope.bundle.signing import read_public_keys
     from vitascope.bundle.verify import verify
 
     keys = None if args.key is None else read_public_keys(args.key)
@@ -100,9 +100,9 @@ def _verify(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "bundle": str(args.bundle),
         "verified": not report.problems,
-        "held": dict(report.held),
+        "passed": dict(report.passed),
         "problems": [{"part": part, "file": file, "problem": problem} for part, file, problem in report.problems],
-        "remarks": [{"file": file, "remark": remark} for file, remark in report.remarks],
+        "notes": [{"file": file, "note": note} for file, note in report.notes],
         "signatures": report.signatures,
         "files": 0 if manifest is None else len(manifest.files),
         "bytes": 0 if manifest is None else sum(entry.bytes for entry in manifest.files.values()),
@@ -112,24 +112,23 @@ def _verify(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _keygen(args: argparse.Namespace) -> dict[str, Any]:
-    from vitascope.bundle.signing.keys import new_key, write_key
+    from vitascope.bundle.signing import generate_key, write_key
 
-    key = new_key()
+    key = generate_key()
     secret, public = (args.name.with_name(f"{args.name.name}.{suffix}") for suffix in ("key", "pub"))
     write_key(key, secret, public)
     return {
-        "key_id": key.public.id,
+        "key_id": key.public.key_id_hex,
         "secret_key": str(secret),
         "public_key": str(public),
-        "public_key_text": key.public.written,
+        "public_key_text": key.public.serialized,
     }
 
 
 def _sign(args: argparse.Namespace) -> dict[str, Any]:
     from vitascope.bundle.bundle import Bundle, manifest_bytes
     from vitascope.bundle.manifest import SIGNATURE_NAME
-    from vitascope.bundle.signing.keys import read_secret_key
-    from vitascope.bundle.signing.signatures import add_signature, read_signatures, sign
+    from vitascope.bundle.signing import add_signature, read_secret_key, read_signatures, sign
 
     key = read_secret_key(args.key)
     Bundle.open(args.bundle)
@@ -140,9 +139,9 @@ def _sign(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "bundle": str(args.bundle),
         "signature": str(args.bundle / SIGNATURE_NAME),
-        "key_id": signature.key_id,
+        "key_id": signature.key_id_hex,
         "comment": signature.comment,
-        "signed_by": [each.key_id for each in read_signatures(args.bundle)],
+        "signed_by": [each.key_id_hex for each in read_signatures(args.bundle)],
         "fingerprint": bundle.fingerprint,
     }
 
@@ -198,8 +197,8 @@ def _facts(info: dict[str, Any]) -> list[tuple[str, str]]:
         ("precision", info["precision"]),
         ("parameters", f"{info['parameters']:,}"),
         ("size", f"{decimal(info['bytes'])} in {len(info['files'])} files"),
-        ("fidelity", "\n".join([*map(_format_fidelity, info["fidelity"] or []), *info["beside"]]) or "unknown"),
-        ("calibration", "\n".join(info["calibrated"]) or "unknown"),
+        ("fidelity", "\n".join([*map(_format_fidelity, info["fidelity"] or []), *info["variant"]]) or "unknown"),
+        ("calibration", "\n".join(info["calibration_summary"]) or "unknown"),
         ("training data", "\n".join(info["training_data"]) or "unknown"),
         ("metrics", metrics or "unknown"),
         ("licence", info["licence"]),
@@ -233,9 +232,9 @@ def _show_report(result: dict[str, Any], console: Console) -> None:
     for signature in result["signatures"]:
         valid = {True: "valid", False: "[red]invalid[/red]", None: "not checked (--key)"}[signature["valid"]]
         console.print(f"signature by {signature['key']}: {valid}, {escape(signature['comment'])}")
-    for remark in result["remarks"][:MAX_REMARKS]:
-        console.print(f"note: {escape(remark['file'])}: {escape(remark['remark'])}")
-    if (more := len(result["remarks"]) - MAX_REMARKS) > 0:
+    for note in result["notes"][:MAX_NOTES]:
+        console.print(f"note: {escape(note['file'])}: {escape(note['note'])}")
+    if (more := len(result["notes"]) - MAX_NOTES) > 0:
         console.print(f"and {more} more notes; --json lists all")
 
 

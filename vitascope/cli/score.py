@@ -71,9 +71,9 @@ def _score_locally(args: argparse.Namespace) -> dict[str, Any]:
     """Score with a local model; scores that the bundle does not support are None."""
     from dataclasses import asdict
 
-    from vitascope.captions import Frames, frame_times, score_captions
     from vitascope.media.probe import probe
     from vitascope.model import Model
+    from vitascope.scoring import FrameEmbeddings, frame_times, score_captions
 
     if args.frames < 0:
         raise InvalidInput(f"--frames: {args.frames}; 0 or more was expected")
@@ -81,7 +81,7 @@ def _score_locally(args: argparse.Namespace) -> dict[str, Any]:
     end = probe(args.file).duration
     times = frame_times(0.0, end, args.frames) if args.frames else []
     embeddings = model.embed_file(args.file, [(0.0, end), *((time, time) for time in times)])
-    frames = Frames(times, embeddings.vectors[1:]) if times else None
+    frames = FrameEmbeddings(times, embeddings.vectors[1:]) if times else None
     scores = score_captions(model, embeddings, args.captions, args.reference, frames)
     span = {"file": str(args.file), "video": None, "start": 0.0, "end": end}  # as in the response of a service
     return {**span, "scores": [asdict(score) for score in scores]}

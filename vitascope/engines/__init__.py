@@ -1,1 +1,1 @@
-"""Graph engines: ONNX Runtime in this process, and the factory that picks an engine."""
+"""Engines that run graphs."""

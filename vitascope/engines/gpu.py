@@ -1,4 +1,4 @@
-"""The machine's first NVIDIA GPU, as its driver tells of it; or why there is none."""
+"""The machine's first NVIDIA GPU, queried through the CUDA driver library."""
 
 from __future__ import annotations
 
@@ -8,25 +8,29 @@ from typing import Any, NamedTuple
 from vitascope.errors import EngineError
 
 DRIVER = "libcuda.so.1"
-_MAJOR, _MINOR, _MEMORY_KILOHERTZ, _BUS_BITS = 75, 76, 36, 37
-"""Of the driver's device attributes: the two numbers of the compute capability, and how fast its memory is."""
+# Values of CUdevice_attribute.
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR, _MEMORY_CLOCK_KHZ, _MEMORY_BUS_BITS = 75, 76, 36, 37
 
 
-class Card(NamedTuple):
-    """A GPU. Engines that were built for one of another name or capability do not fit it."""
+class GpuInfo(NamedTuple):
+    """Properties of a GPU. TensorRT engines require the same name and compute capability."""
 
     name: str
     capability: tuple[int, int]
-    """Of the instructions it knows, such as (9, 0)."""
+    """Compute capability, such as (9, 0)."""
     memory_bytes: int
     memory_bytes_per_second: float | None
-    """By its clock and bus, as the driver states them; None where it does not."""
+    """Peak bandwidth from clock and bus width; None if the driver does not report them."""
     driver: tuple[int, int]
-    """The newest CUDA that the driver knows, such as (12, 8)."""
+    """Newest CUDA version that the driver supports, such as (12, 8)."""
 
 
-def first_card() -> Card:
-    """The GPU that programs get when they name none. Raises EngineError, which says what is missing."""
+def first_gpu() -> GpuInfo:
+    """Query the default GPU.
+
+    Raises:
+        EngineError: No driver or no GPU.
+    """
     try:
         driver: Any = ctypes.CDLL(DRIVER)
     except OSError as error:
@@ -42,44 +46,45 @@ def first_card() -> Card:
     memory, version = ctypes.c_size_t(), ctypes.c_int()
     _check(driver, driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device))
     _check(driver, driver.cuDriverGetVersion(ctypes.byref(version)))
-    major, minor, kilohertz, bits = (
-        _attribute(driver, device, which) for which in (_MAJOR, _MINOR, _MEMORY_KILOHERTZ, _BUS_BITS)
+    major, minor, clock_khz, bus_bits = (
+        _attribute(driver, device, attribute)
+        for attribute in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR, _MEMORY_CLOCK_KHZ, _MEMORY_BUS_BITS)
     )
-    return Card(
+    return GpuInfo(
         name.value.decode(),
         (major, minor),
         memory.value,
-        kilohertz * 1000 * 2 * bits / 8 or None,  # twice a clock
+        clock_khz * 1000 * 2 * bus_bits / 8 or None,  # double data rate
         (version.value // 1000, version.value % 1000 // 10),
     )
 
 
-def why_no_card() -> str | None:
-    """Why ``first_card`` finds none; None where it finds one."""
+def gpu_unavailable_reason() -> str | None:
+    """Return why ``first_gpu`` fails; None if it does not."""
     try:
-        first_card()
+        first_gpu()
     except EngineError as error:
         return str(error)
     return None
 
 
-def name_of_card() -> str | None:
-    """Of the first GPU; None where there is none."""
+def gpu_name() -> str | None:
+    """Return the name of the first GPU; None if there is none."""
     try:
-        return first_card().name
+        return first_gpu().name
     except EngineError:
         return None
 
 
-def _attribute(driver: Any, device: Any, which: int) -> int:
+def _attribute(driver: Any, device: Any, attribute: int) -> int:
     value = ctypes.c_int()
-    _check(driver, driver.cuDeviceGetAttribute(ctypes.byref(value), which, device))
+    _check(driver, driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device))
     return value.value
 
 
 def _check(driver: Any, status: int) -> None:
     if status == 0:
         return
-    told = ctypes.c_char_p()
-    driver.cuGetErrorString(status, ctypes.byref(told))
-    raise EngineError(f"the NVIDIA driver cannot be used: {(told.value or b'no reason').decode()} (error {status})")
+    reason = ctypes.c_char_p()
+    driver.cuGetErrorString(status, ctypes.byref(reason))
+    raise EngineError(f"the NVIDIA driver cannot be used: {(reason.value or b'no reason').decode()} (error {status})")

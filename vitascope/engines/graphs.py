@@ -1,22 +1,20 @@
-"""A bundle's graphs as engines: loaded when first needed, checked against the manifest, results checked.
+"""A bundle's graphs as engines: loaded on first use and checked against the manifest.
 
-Shape letters: B videos, C clips, F frames, H height, W width, V visual tokens, L text tokens, D vector
-width, N answers, M tokens of an answer.
+Shape letters: B videos or texts, N answers.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.graph_spec import ANSWER_IDS, Specs, graph_of, stated_graph
-from vitascope.bundle.manifest import GRAPHS_OF_TASK
-from vitascope.engines.factory import open_engine
-from vitascope.engines.onnx_runtime import Array, ArraySpec, Device, Engine, Placement
+from vitascope.bundle.manifest import ANSWER_IDS, GRAPHS_OF_TASK, ArraySpec, ArraySpecs, graph_spec
+from vitascope.engines.onnx_runtime import Array, Device, Engine, OnnxRuntimeEngine, Placement
 from vitascope.errors import BundleCorrupt, EngineError, TaskMissing
 
 if TYPE_CHECKING:
@@ -24,26 +22,38 @@ if TYPE_CHECKING:
 
 
 class GraphRunner(Protocol):
-    """What a model runs its graphs with: engines of its own, or a turn in a queue before shared ones."""
+    """Runs the graphs of a model: on its own engines, or through a scheduler."""
 
     @property
-    def names(self) -> list[str]: ...
+    def names(self) -> list[str]:
+        """Graphs of the bundle."""
+
     @property
     def placements(self) -> dict[str, Placement]:
-        """Where the graphs that are loaded run, by name."""
+        """Placement of each loaded graph by name."""
 
-    def require(self, graph: str) -> None:
-        """Load the graph if it is not. Raises TaskMissing, BundleCorrupt and EngineError."""
+    def ensure_loaded(self, graph: str) -> None:
+        """Load a graph unless it is loaded. Raises TaskMissing, BundleCorrupt or EngineError."""
 
-    def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]: ...
-    def stated_outputs(self, graph: str) -> dict[str, tuple[int, ...]]: ...
+    def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run a graph and return all outputs by name. Raises EngineError."""
+
+    def output_shapes(self, graph: str) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each output without the batch axis; 0 for the number of free-form candidates."""
 
 
 class Graphs:
-    """Engines by graph name; safe to share between threads."""
+    """Engines by graph name; thread-safe."""
 
     def __init__(self, bundle: Bundle, threads: int, device: Device, server: InferenceServer | None = None) -> None:
-        """``server`` runs them, if they are not run in this process."""
+        """Create without loading a graph.
+
+        Args:
+            bundle: Bundle of the graphs.
+            threads: Threads within an operator; 0: one per core.
+            device: Device of engines in this process.
+            server: Inference server that runs the graphs instead.
+        """
         self.bundle = bundle
         self.threads = threads
         self.device: Device = device
@@ -53,16 +63,22 @@ class Graphs:
 
     @property
     def names(self) -> list[str]:
-        """The graphs that the bundle has."""
+        """Graphs of the bundle."""
         return sorted(self.bundle.manifest.graphs)
 
     @property
     def placements(self) -> dict[str, Placement]:
-        """Where the graphs that are loaded run, by name."""
+        """Placement of each loaded graph by name."""
         return {graph: engine.placement for graph, engine in sorted(self._engines.items())}
 
     def engine(self, graph: str) -> Engine:
-        """The engine of a graph. Raises TaskMissing, BundleCorrupt and EngineError."""
+        """Return the engine of a graph, loaded if necessary.
+
+        Raises:
+            TaskMissing: The bundle has no such graph.
+            BundleCorrupt: The graph is not valid or differs from the manifest.
+            EngineError: It cannot be loaded.
+        """
         if graph in self._engines:
             return self._engines[graph]
         with self._loading:
@@ -70,28 +86,33 @@ class Graphs:
                 self._engines[graph] = self._load(graph)
             return self._engines[graph]
 
-    def require(self, graph: str) -> None:
-        """Load the graph if it is not. Raises as ``engine``."""
+    def ensure_loaded(self, graph: str) -> None:
+        """Load a graph unless it is loaded. Raises as ``engine``."""
         self.engine(graph)
 
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """All stated outputs of one run, checked: finite and of the stated shape. Raises EngineError."""
+        """Run a graph and return its outputs by name, checked to be finite and of the manifest's shapes.
+
+        Raises:
+            EngineError: The run failed, or an output is not as expected.
+        """
         results = self.engine(graph).run(inputs)
         rows = len(next(iter(inputs.values())))
         answers = inputs[ANSWER_IDS].shape[1] if ANSWER_IDS in inputs else len(self.bundle.answers)
-        checked = {}
-        for name, tail in _tails(stated_graph(self.bundle.manifest, graph, answers)[1]).items():
-            array, shape = results[name], (rows, *tail)
-            if array.shape != shape:
-                raise EngineError(f"{graph}: {name} came out as {array.shape}; {shape} was expected")
+        _, specs = graph_spec(self.bundle.manifest, graph, answers)
+        outputs = {}
+        for name, shape in _shapes_without_batch(specs).items():
+            array, expected = results[name], (rows, *shape)
+            if array.shape != expected:
+                raise EngineError(f"{graph}: {name} has shape {array.shape}; {expected} was expected")
             if not np.isfinite(array).all():
                 raise EngineError(f"{graph}: {name} has values that are not finite numbers")
-            checked[name] = array
-        return checked
+            outputs[name] = array
+        return outputs
 
-    def stated_outputs(self, graph: str) -> dict[str, tuple[int, ...]]:
-        """The shape of each output without its first axis, B; 0 for answers, where they are given to it."""
-        return _tails(graph_of(self.bundle, graph)[1])
+    def output_shapes(self, graph: str) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each output without the batch axis; 0 for the number of free-form candidates."""
+        return _shapes_without_batch(self.bundle.graph_spec(graph)[1])
 
     def _load(self, graph: str) -> Engine:
         path = self.bundle.graph_path(graph)
@@ -101,7 +122,7 @@ class Graphs:
                 f"{self.bundle.manifest.name}: no graph {graph!r}, so no {' or '.join(tasks)}; "
                 f"the bundle's tasks are {', '.join(self.bundle.manifest.tasks)}"
             )
-        inputs, outputs = graph_of(self.bundle, graph)
+        inputs, outputs = self.bundle.graph_spec(graph)
         if self.server is not None:
             from vitascope.integrations.kserve.engine import open_at_server
 
@@ -114,21 +135,56 @@ class Graphs:
         for name, spec in inputs.items():
             _check_spec(f"{path.name}: input {name!r}", engine.inputs[name], spec)
         for name, spec in outputs.items():
-            if engine.outputs[name].shape:  # a graph need not state the shapes of its outputs
+            if engine.outputs[name].shape:  # shapes of outputs are optional in ONNX
                 _check_spec(f"{path.name}: output {name!r}", engine.outputs[name], spec, is_output=True)
         return engine
 
 
-def _tails(outputs: Specs) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(size or 0 for size in spec.shape[1:]) for name, spec in outputs.items()}
+def open_engine(bundle: Bundle, graph: str, path: Path, threads: int, device: Device) -> Engine:
+    """Load a graph on a device of this process.
+
+    "tensorrt" prefers TensorRT itself and falls back to ONNX Runtime's TensorRT provider, which ``placement`` explains.
+
+    Args:
+        bundle: Bundle of the graph.
+        graph: Its name.
+        path: Its ONNX file.
+        threads: Threads within an operator; 0: one per core.
+        device: Device to use.
+
+    Raises:
+        EngineError: The device cannot be used.
+        BundleCorrupt: The graph is not valid.
+    """
+    if device != "tensorrt":
+        return OnnxRuntimeEngine(path, threads, device)
+    from vitascope.integrations.tensorrt.engine import TensorRTEngine
+    from vitascope.integrations.tensorrt.provider import provider_options
+
+    try:
+        return TensorRTEngine(bundle, graph, path)
+    except EngineError as error:
+        tensorrt_error = error
+    try:
+        options = provider_options(bundle.manifest, graph)
+        engine = OnnxRuntimeEngine(path, threads, "tensorrt", tensorrt_options=options)
+    except (EngineError, OSError) as error:
+        raise EngineError(
+            f"device: 'tensorrt' cannot be used: {tensorrt_error}; nor by ONNX Runtime: {error}"
+        ) from error
+    engine.placement = engine.placement._replace(fallback=f"TensorRT itself: {tensorrt_error}")
+    return engine
 
 
-def _check_spec(what: str, found: ArraySpec, expected: ArraySpec, *, is_output: bool = False) -> None:
-    """Raise BundleCorrupt unless type, rank and fixed sizes agree; inputs must not fix what varies."""
-    agree = found.dtype == expected.dtype and len(found.shape) == len(expected.shape)
-    for have, want in zip(found.shape, expected.shape, strict=False):
-        if have != want and not (is_output and (have is None or want is None)):
-            # An input size that the graph leaves open accepts what the manifest states.
-            agree = agree and have is None
+def _shapes_without_batch(specs: ArraySpecs) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(size or 0 for size in spec.shape[1:]) for name, spec in specs.items()}
+
+
+def _check_spec(label: str, actual: ArraySpec, expected: ArraySpec, *, is_output: bool = False) -> None:
+    """Raise BundleCorrupt unless type, rank and fixed sizes agree; inputs must not fix dynamic dimensions."""
+    agree = actual.dtype == expected.dtype and len(actual.shape) == len(expected.shape)
+    for actual_size, expected_size in zip(actual.shape, expected.shape, strict=False):
+        if actual_size != expected_size and not (is_output and (actual_size is None or expected_size is None)):
+            agree = agree and actual_size is None  # a dynamic input accepts every size
     if not agree:
-        raise BundleCorrupt(f"{what} is {found}; {expected} was expected from the manifest")
+        raise BundleCorrupt(f"{label} is {actual}; {expected} was expected from the manifest")

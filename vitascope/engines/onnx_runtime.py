@@ -1,4 +1,4 @@
-"""Graph engines: named arrays in, named arrays out."""
+"""The engine interface (named arrays in, named arrays out), and ONNX Runtime behind it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from vitascope.bundle.manifest import ArraySpec
 from vitascope.engines import gpu
 from vitascope.errors import BundleCorrupt, EngineError, InvalidInput
 
@@ -25,36 +26,24 @@ _PROVIDERS: dict[str, list[str]] = {
     "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
 }
 _DEVICE_OF = {providers[0]: device for device, providers in _PROVIDERS.items()}
-_BROKEN_GRAPH = {"InvalidProtobuf", "InvalidGraph", "NoModel"}
-
-
-class ArraySpec(NamedTuple):
-    """What a graph states of an input or output; a dimension that may vary is None."""
-
-    dtype: str
-    """NumPy's name."""
-    shape: tuple[int | None, ...]
-
-    def __str__(self) -> str:
-        sizes = ", ".join("any" if size is None else str(size) for size in self.shape)
-        return f"{self.dtype} ({sizes})"
+_INVALID_GRAPH_ERRORS = {"InvalidProtobuf", "InvalidGraph", "NoModel"}
 
 
 class Placement(NamedTuple):
-    """Where a graph really runs."""
+    """The engine and device that run a graph."""
 
     engine: str
-    """The library and its version, such as "onnxruntime 1.31.1"."""
+    """Library and version, such as "onnxruntime 1.31.1"."""
     device: str
-    """One of "cpu", "cuda" and "tensorrt"; "remote" at a server of which no more is known."""
-    card: str | None = None
-    """The GPU by its name; None on the CPU, or where it is not known."""
+    """"cpu", "cuda" or "tensorrt"; "remote" for an inference server of unknown device."""
+    gpu_name: str | None = None
+    """Name of the GPU; None on the CPU, or if unknown."""
     fallback: str | None = None
-    """Why it is not what was tried first; None where it is."""
+    """Why the preferred engine or device is not used; None if it is."""
 
 
 class Engine(Protocol):
-    """One graph, ready to run; safe to share between threads."""
+    """A loaded graph; thread-safe."""
 
     @property
     def inputs(self) -> Mapping[str, ArraySpec]: ...
@@ -63,7 +52,7 @@ class Engine(Protocol):
     @property
     def placement(self) -> Placement: ...
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """All outputs by name. Raises EngineError."""
+        """Run the graph and return all outputs by name. Raises EngineError."""
 
 
 class OnnxRuntimeEngine:
@@ -77,12 +66,18 @@ class OnnxRuntimeEngine:
         *,
         tensorrt_options: Mapping[str, str] | None = None,
     ) -> None:
-        """Load the graph at ``path``.
+        """Load a graph.
 
-        ``threads``: threads within one operator, 0 for one per core. ``device``: "auto" takes CUDA where
-        it works and else the CPU, and ``placement`` says which and why; the others are taken at their word.
-        ``tensorrt_options``: of ONNX Runtime's TensorRT provider, where the device is that.
-        Raises EngineError when the device is not really used, BundleCorrupt when the graph is not valid.
+        Args:
+            path: ONNX file.
+            threads: Threads within an operator; 0: one per core.
+            device: "auto" prefers CUDA and falls back to the CPU, which ``placement`` explains; others are required.
+            tensorrt_options: Options of ONNX Runtime's TensorRT provider.
+
+        Raises:
+            EngineError: The device cannot be used.
+            BundleCorrupt: The graph is not valid.
+            InvalidInput: ``threads`` is negative or ``device`` unknown.
         """
         if threads < 0:
             raise InvalidInput(f"threads: {threads}; 0 (one per core) or more was expected")
@@ -91,19 +86,19 @@ class OnnxRuntimeEngine:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # Waiting threads that spin take the cores from decoding and from other requests.
+        # Spinning threads take cores from decoding and from other requests.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Weights stay out of the pool that all graphs share: those of a model that is gone must not stay there.
+        # Weights stay out of the shared arena, which would keep them after the model is unloaded.
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
-        self._session, fallback = _session(path, options, device, dict(tensorrt_options or {}))
+        self._session, fallback = _open_session(path, options, device, dict(tensorrt_options or {}))
         self.providers: list[str] = list(self._session.get_providers())
-        """Where the graph really runs, best first."""
-        used = _DEVICE_OF[self.providers[0]]
-        card = None if used == "cpu" else gpu.name_of_card()
-        self.placement = Placement(f"onnxruntime {onnxruntime.__version__}", used, card, fallback)
-        self.inputs = {i.name: _spec(i) for i in self._session.get_inputs()}
-        self.outputs = {o.name: _spec(o) for o in self._session.get_outputs()}
+        """Execution providers in use, preferred first."""
+        used_device = _DEVICE_OF[self.providers[0]]
+        gpu_name = None if used_device == "cpu" else gpu.gpu_name()
+        self.placement = Placement(f"onnxruntime {onnxruntime.__version__}", used_device, gpu_name, fallback)
+        self.inputs = {argument.name: _spec(argument) for argument in self._session.get_inputs()}
+        self.outputs = {argument.name: _spec(argument) for argument in self._session.get_outputs()}
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         names = list(self.outputs)
@@ -115,10 +110,8 @@ class OnnxRuntimeEngine:
         return {name: np.asarray(array) for name, array in zip(names, results, strict=True)}
 
 
-def _share_memory() -> None:
-    """Make one pool for what all graphs compute with, in place of one each that keeps the most it has ever needed. It
-    grows by what is needed, not by doubling.
-    """
+def _register_shared_allocator() -> None:
+    """Register one arena for all graphs, which grows as needed; by default each keeps an arena of its peak size."""
     onnxruntime.create_and_register_allocator(
         onnxruntime.OrtMemoryInfo(
             "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
@@ -134,76 +127,75 @@ def _share_memory() -> None:
     )
 
 
-_share_memory()  # once a process, and before any graph is loaded
+_register_shared_allocator()  # once per process, before a graph is loaded
 
 
-def _session(
+def _open_session(
     path: Path, options: onnxruntime.SessionOptions, device: Device, tensorrt_options: dict[str, str]
 ) -> tuple[onnxruntime.InferenceSession, str | None]:
-    """A session, and why it is on the CPU where "auto" has tried a GPU first."""
+    """Return a session, and why it is on the CPU if "auto" preferred a GPU."""
     if device not in ("auto", *_PROVIDERS):
         raise InvalidInput(f"device: {device!r}; expected one of auto, {', '.join(_PROVIDERS)}")
-    built_in = onnxruntime.get_available_providers()
-    tried = device
+    available = onnxruntime.get_available_providers()
+    preferred = device
     if device == "auto":
-        tried = "cuda" if _PROVIDERS["cuda"][0] in built_in else "cpu"
-    wanted = _PROVIDERS[tried]
-    if wanted[0] not in built_in:
+        preferred = "cuda" if _PROVIDERS["cuda"][0] in available else "cpu"
+    providers = _PROVIDERS[preferred]
+    if providers[0] not in available:
         raise EngineError(
-            f"device: {device!r} is not built into the installed onnxruntime (it has {', '.join(built_in)}); "
+            f"device: {device!r} is not built into the installed onnxruntime (it has {', '.join(available)}); "
             "install the GPU build or use device 'cpu'"
         )
-    if device == "auto" and tried != "cpu" and (why := gpu.why_no_card()) is not None:
-        # To try all the same would fail, and write its errors to standard error.
-        return _opened(path, options, "cpu", _PROVIDERS["cpu"], {}), why
-    if tried != "cpu":
-        # Finds CUDA and cuDNN where pip has put them; the system's own are found without.
-        with redirect_stdout(sys.stderr):  # it prints what it does not find
+    if device == "auto" and preferred != "cpu" and (reason := gpu.gpu_unavailable_reason()) is not None:
+        # Loading would fail anyway, and print errors.
+        return _create_session(path, options, "cpu", _PROVIDERS["cpu"], {}), reason
+    if preferred != "cpu":
+        # Loads CUDA and cuDNN from pip packages; the system's are found without.
+        with redirect_stdout(sys.stderr):  # it prints what is missing
             onnxruntime.preload_dlls()
     try:
-        session = _opened(
-            path, options, tried, [provider for provider in wanted if provider in built_in], tensorrt_options
-        )
+        usable = [provider for provider in providers if provider in available]
+        session = _create_session(path, options, preferred, usable, tensorrt_options)
     except EngineError as error:
-        if device != "auto" or tried == "cpu":
+        if device != "auto" or preferred == "cpu":
             raise
-        return _opened(path, options, "cpu", _PROVIDERS["cpu"], {}), str(error)
-    # ONNX Runtime falls back to the CPU without an error when a GPU library is missing.
+        return _create_session(path, options, "cpu", _PROVIDERS["cpu"], {}), str(error)
+    # ONNX Runtime falls back to the CPU without an error if a GPU library is missing.
     used = session.get_providers()
-    if wanted[0] in used:
+    if providers[0] in used:
         return session, None
-    why = _why_unused(wanted[0])
+    reason = _provider_failure_reason(providers[0])
     if device != "auto":
         raise EngineError(
-            f"device: {device!r} was asked for but {path.name} runs on {', '.join(used)}: {why}; "
+            f"device: {device!r} was requested, but {path.name} runs on {', '.join(used)}: {reason}; "
             "check the GPU driver and libraries, or use device 'cpu'"
         )
-    return session, why
+    return session, reason
 
 
-def _opened(
+def _create_session(
     path: Path,
     options: onnxruntime.SessionOptions,
     device: str,
     providers: list[str],
     tensorrt_options: dict[str, str],
 ) -> onnxruntime.InferenceSession:
-    settings = [tensorrt_options if provider == _PROVIDERS["tensorrt"][0] else {} for provider in providers]
+    provider_options = [tensorrt_options if provider == _PROVIDERS["tensorrt"][0] else {} for provider in providers]
     try:
-        # Its own fallback would print to standard output and hide the reason.
+        # The library's own fallback would print to standard output and hide the reason.
         return onnxruntime.InferenceSession(
-            str(path), options, providers=providers, provider_options=settings, enable_fallback=0
+            str(path), options, providers=providers, provider_options=provider_options, enable_fallback=0
         )
     except Exception as error:  # the library's errors share no base but Exception
-        if type(error).__name__ in _BROKEN_GRAPH:
+        if type(error).__name__ in _INVALID_GRAPH_ERRORS:
             raise BundleCorrupt(f"{path.name}: not a valid ONNX graph: {error}") from error
         raise EngineError(f"{path.name}: cannot be loaded on {device}: {error}") from error
 
 
-def _why_unused(provider: str) -> str:
-    """Why a provider that is built in is not used: there is no GPU, or one of its libraries cannot be loaded."""
-    if (why := gpu.why_no_card()) is not None:
-        return why
+def _provider_failure_reason(provider: str) -> str:
+    """Return why an available provider is not used: no GPU, or a library that cannot be loaded."""
+    if (reason := gpu.gpu_unavailable_reason()) is not None:
+        return reason
     folder = Path(onnxruntime.__file__).parent / "capi"
     name = provider.removesuffix("ExecutionProvider").lower()
     try:
@@ -211,7 +203,7 @@ def _why_unused(provider: str) -> str:
         ctypes.CDLL(str(folder / f"libonnxruntime_providers_{name}.so"))
     except OSError as error:
         return f"a library cannot be loaded: {error}"
-    return "ONNX Runtime does not say why; what it has written to standard error may"
+    return "ONNX Runtime gives no reason; see standard error"
 
 
 def _spec(argument: onnxruntime.NodeArg) -> ArraySpec:

@@ -157,7 +157,7 @@ def brute_force(rows: list[Row], request: SearchRequest, condition: Any) -> list
         text = next(part.text for part in request.parts if isinstance(part, TextPart) and part.weight > 0)
         head = order[: request.rerank]
         match = MODEL.match([text] * len(head), [by_id[i].tokens.astype(np.float32) for i, _, _ in head])
-        scores = MODEL.fused(np.array([cosine for _, cosine, _ in head]), match.logits)
+        scores = MODEL.fused_score(np.array([cosine for _, cosine, _ in head]), match.logits)
         fused = {candidate[0]: float(score) for candidate, score in zip(head, scores, strict=True)}
         order = sorted(head, key=lambda candidate: -fused[candidate[0]]) + order[request.rerank :]
     ids = [i for i, _, _ in order]

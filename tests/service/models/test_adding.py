@@ -83,14 +83,14 @@ def test_a_model_beyond_the_limit_is_rejected(several: Running, second: str, roo
 
 def test_loading_a_model_blocks_no_request(several: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     client, go = several.client, threading.Event()
-    warm = Model.warm
+    warm = Model.warm_up
 
     def slow(model: Model) -> None:
         assert go.wait(PATIENCE)
         warm(model)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Model, "warm", slow)
+        patch.setattr(Model, "warm_up", slow)
         address = client.post("/v1/models", json={"folder": "second"}).headers["location"]
         fingerprint = address.rpartition("/")[2]
         try:
@@ -138,7 +138,7 @@ def test_the_reason_of_a_failed_engine_is_in_the_log_only(
         raise EngineError("no such device in /opt/secret")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Model, "warm", fail)
+        patch.setattr(Model, "warm_up", fail)
         fingerprint = added(several.client, "second", "failed")
     told = several.client.get(f"/v1/models/{fingerprint}").text
     assert "engine_error" in told

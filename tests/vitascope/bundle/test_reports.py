@@ -1,4 +1,4 @@
-"""Parity reports in a bundle: whether they keep to their own bounds, and what they say of a variant."""
+"""Parity reports in `vitascope bundle verify` and `inspect`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.vitascope.bundle.changed import restate
-from tests.vitascope.bundle.told import ran
+from tests.vitascope.bundle.bundle_command import run_bundle
+from tests.vitascope.bundle.modified_bundle import rewrite_manifest
 
 
 def report(**changes: object) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def report(**changes: object) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("stated", "problem"),
+    ("content", "problem"),
     [
         (report(), None),
         (report(cosine=0.9), "text: output 'vector' on random inputs at float32 has cosine 0.9; at least 0.99999"),
@@ -33,23 +33,23 @@ def report(**changes: object) -> dict[str, Any]:
         (report(cosine=float("nan")), "has cosine nan"),
         (report(disagreeing=3), "3 queries disagree"),
         ("{", "not readable as JSON"),
-        ({"outputs": [{"graph": "text"}]}, None),  # another exporter's
+        ({"outputs": [{"graph": "text"}]}, None),  # by another exporter
     ],
 )
-def test_a_parity_report_keeps_to_its_own_bounds(
-    stated: dict[str, Any] | str, problem: str | None, folder: Path, capsys: pytest.CaptureFixture[str]
+def test_violated_bounds_of_the_parity_report_are_problems(
+    content: dict[str, Any] | str, problem: str | None, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "parity.json").write_text(stated if isinstance(stated, str) else json.dumps(stated))
-    restate(folder)
-    told = ran(capsys, "verify", folder, status=0 if problem is None else 1)
+    (folder / "parity.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    rewrite_manifest(folder)
+    result = run_bundle(capsys, "verify", folder, status=0 if problem is None else 1)
     if problem is not None:
-        [one] = told["problems"]
+        [one] = result["problems"]
         assert one["file"] == "parity.json"
         assert problem in one["problem"]
 
 
 def variant_report(**changes: object) -> dict[str, Any]:
-    """Of a variant: one output beside the bundle it was made of, which has a report of its own."""
+    """A report of a variant with one output."""
     output = {"graph": "text", "output": "vector", "corpus": "scenes", "rows": 9, "cosine": 0.998, "agreement": 95.5}
     beside = {
         "of": {"name": "big", "version": "2", "fingerprint": "ab" * 32},
@@ -63,37 +63,34 @@ def variant_report(**changes: object) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("stated", "problem"),
+    ("content", "problem"),
     [
         (variant_report(), None),
-        (variant_report(lost=0.6), "loses 0.6 points beside big 2 (abababababab); at most 0.5 was expected"),
+        (variant_report(lost=0.6), "loses 0.6 points compared with big 2 (abababababab); at most 0.5 was expected"),
         (variant_report(report=report(cosine=0.5)), "of big 2 (abababababab): text: output 'vector'"),
         (variant_report(of={"name": "big", "version": "1", "fingerprint": "cd" * 32}), "big 2 of the manifest was"),
     ],
 )
-def test_a_variant_is_told_beside_the_bundle_it_was_made_of(
-    stated: dict[str, Any], problem: str | None, folder: Path, capsys: pytest.CaptureFixture[str]
+def test_a_variant_is_compared_with_its_source(
+    content: dict[str, Any], problem: str | None, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "parity.json").write_text(json.dumps(stated))
-    restate(folder, extra={"variant_of": {"name": "big", "version": "2", "fingerprint": "ab" * 32}})
-    told = ran(capsys, "verify", folder, status=0 if problem is None else 1)
-    remarks = [one["remark"] for one in told["remarks"]]
+    (folder / "parity.json").write_text(json.dumps(content))
+    rewrite_manifest(folder, extra={"variant_of": {"name": "big", "version": "2", "fingerprint": "ab" * 32}})
+    result = run_bundle(capsys, "verify", folder, status=0 if problem is None else 1)
+    notes = [one["note"] for one in result["notes"]]
     if problem is None:
-        assert "text vector: cosine 0.99800 on average, 0.9000 at least" in remarks[1]
-        assert "same result for 95.5% (of 9)" in remarks[1]
-        assert remarks == ran(capsys, "inspect", folder)["beside"]
+        assert "text vector: cosine 0.99800 on average, 0.9000 at least" in notes[1]
+        assert "same result for 95.5% (of 9)" in notes[1]
+        assert notes == run_bundle(capsys, "inspect", folder)["variant"]
     else:
-        [one] = told["problems"]
+        [one] = result["problems"]
         assert problem in one["problem"]
 
 
-def test_a_variant_with_a_report_that_is_another_bundles_is_remarked(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As variants of earlier versions have it."""
+def test_a_variant_without_comparison_is_noted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "parity.json").write_text(json.dumps(report()))
-    restate(folder, extra={"variant_of": {"name": "big", "version": "2", "fingerprint": "ab" * 32}})
-    assert "says nothing of big 2" in ran(capsys, "verify", folder)["remarks"][0]["remark"]
-    [match, answers] = ran(capsys, "inspect", folder)["calibrated"]
-    assert match == "Probabilities (match and fused) are calibrated as those of big 2, whose graphs they were fitted to"
+    rewrite_manifest(folder, extra={"variant_of": {"name": "big", "version": "2", "fingerprint": "ab" * 32}})
+    assert "has no comparison with big 2" in run_bundle(capsys, "verify", folder)["notes"][0]["note"]
+    [match, answers] = run_bundle(capsys, "inspect", folder)["calibration_summary"]
+    assert match == "Probabilities (match and fused) use the calibration of big 2"
     assert "(answers)" in answers

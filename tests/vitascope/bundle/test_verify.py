@@ -1,4 +1,4 @@
-"""Whether a bundle holds: its files, its graphs when they run, and its own reports."""
+"""`vitascope bundle verify`: files, weights and graphs."""
 
 from __future__ import annotations
 
@@ -10,50 +10,48 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from tests.vitascope.bundle.changed import Model, change_graph, double
-from tests.vitascope.bundle.told import DEFAULT, ran, ran_into_mistake, shown_to_people
+from tests.vitascope.bundle.bundle_command import DEFAULT, rendered, run_bundle, run_with_error
+from tests.vitascope.bundle.modified_bundle import Model, change_graph, double
 
 
 def test_an_intact_bundle_is_verified(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = ran(capsys, "verify", folder)
-    assert told["verified"] is True
-    assert told["problems"] == []
-    assert told["held"] == {
+    result = run_bundle(capsys, "verify", folder)
+    assert result["verified"] is True
+    assert result["problems"] == []
+    assert result["passed"] == {
         **{"manifest": 1, "file": 9, "graph": 4, "weights": 4, "parity": 1, "answers": 1, "tokenizer": 1, "run": 4}
     }
-    [remark] = told["remarks"]
-    assert remark == {
+    [note] = result["notes"]
+    assert note == {
         "file": "parity.json",
-        "remark": "states no comparison of answer, match, text, video with the trained model",
+        "note": "has no comparison of answer, match, text, video with the trained model",
     }
 
 
-def test_everything_that_is_wrong_is_told_and_nothing_damaged_is_run(
+def test_all_problems_are_reported_and_damaged_graphs_do_not_run(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "answers.json").write_text("[]")
     (folder / "MODEL_CARD.md").unlink()
     whole = (folder / "video.onnx").read_bytes()
     (folder / "video.onnx").write_bytes(whole[:-1] + b"\0")
-    told = ran(capsys, "verify", folder, status=1)
-    problems = {one["file"]: one["problem"] for one in told["problems"]}
+    result = run_bundle(capsys, "verify", folder, status=1)
+    problems = {one["file"]: one["problem"] for one in result["problems"]}
     assert set(problems) == {"answers.json", "MODEL_CARD.md", "video.onnx"}
-    assert problems["answers.json"].startswith("2 bytes; the manifest states ")
+    assert problems["answers.json"].startswith("2 bytes; the manifest lists ")
     assert problems["MODEL_CARD.md"].startswith("missing; the manifest lists it with ")
     assert problems["video.onnx"].startswith("its SHA-256 is ")
-    assert "run" not in told["held"]
-    shown = shown_to_people(told)
+    assert "run" not in result["passed"]
+    shown = rendered(result)
     assert "not verified, 3 problems" in shown
     assert "graphs were not run" in shown
 
 
-def test_a_manifest_that_is_damaged_is_the_only_thing_that_is_told(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_manifest_is_the_only_problem_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "manifest.json").write_text("{}")
-    told = ran(capsys, "verify", folder, status=1)
-    assert [(one["part"], one["file"]) for one in told["problems"]] == [("manifest", "manifest.json")]
-    assert ran_into_mistake(capsys, "verify", folder / "absent") == "no such folder; a bundle was expected"
+    result = run_bundle(capsys, "verify", folder, status=1)
+    assert [(one["part"], one["file"]) for one in result["problems"]] == [("manifest", "manifest.json")]
+    assert run_with_error(capsys, "verify", folder / "absent") == "no such folder; a bundle was expected"
 
 
 def rename_input(model: Model) -> None:
@@ -67,10 +65,10 @@ def widen(model: Model) -> None:
     model.graph.node[1].input[1] = "wide"
 
 
-def divide_by_nothing(model: Model) -> None:
-    model.graph.initializer.append(numpy_helper.from_array(np.float32(0), "nothing"))
+def divide_by_zero(model: Model) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0), "zero"))
     model.graph.node[-1].output[0] = "before"
-    model.graph.node.append(onnx.helper.make_node("Div", ["before", "nothing"], ["vector"]))
+    model.graph.node.append(onnx.helper.make_node("Div", ["before", "zero"], ["vector"]))
 
 
 def shorten_vocabulary(model: Model) -> None:
@@ -85,20 +83,20 @@ def shorten_vocabulary(model: Model) -> None:
     [
         (rename_input, r"inputs ['attention_mask', 'tokens']; ['attention_mask', 'input_ids'] were expected"),
         (widen, "input 'input_ids' is int32 (any, any); int64 (any, any) was expected from the manifest"),
-        (divide_by_nothing, "text: vector has values that are not finite numbers"),
-        (double, "text: a vector came out of length 2; length 1 was expected"),
+        (divide_by_zero, "text: vector has values that are not finite numbers"),
+        (double, "text: an embedding has norm 2; 1 was expected"),
         (shorten_vocabulary, "text.onnx: failed on inputs"),  # a token of the tokenizer that the graph does not know
     ],
 )
-def test_a_graph_that_does_not_do_what_the_manifest_says(
+def test_a_graph_that_differs_from_the_manifest_fails_its_run(
     change: Callable[[Model], object], problem: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change_graph(folder, "text", change)
-    told = ran(capsys, "verify", folder, status=1)
-    [one] = told["problems"]
+    result = run_bundle(capsys, "verify", folder, status=1)
+    [one] = result["problems"]
     assert (one["part"], one["file"]) == ("run", "text.onnx")
     assert problem in f"text.onnx: {one['problem']}"
-    assert told["held"]["run"] == 3  # the others are run all the same
+    assert result["passed"]["run"] == 3  # the other graphs
 
 
 @pytest.mark.parametrize(
@@ -110,7 +108,7 @@ def test_a_graph_that_does_not_do_what_the_manifest_says(
         ("location", "../weights.bin", "reads weights from '../weights.bin'; a listed file was expected"),
     ],
 )
-def test_weights_that_are_not_where_the_graph_says(
+def test_misplaced_external_weights_are_reported(
     key: str, value: str, problem: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def misplace(model: Model) -> None:
@@ -120,21 +118,21 @@ def test_weights_that_are_not_where_the_graph_says(
                     entry.value = value
 
     change_graph(folder, "video", misplace)
-    [one] = ran(capsys, "verify", folder, status=1)["problems"]
+    [one] = run_bundle(capsys, "verify", folder, status=1)["problems"]
     assert problem in one["problem"]
     assert one["part"] == ("graph" if key == "location" else "weights")
 
 
-def test_what_the_manifest_does_not_list_is_remarked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unlisted_files_are_noted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "more").mkdir()
     (folder / "more" / "Weights.bin").write_bytes(b"")
     (folder / "elsewhere").symlink_to("/etc")
-    told = ran(capsys, "verify", folder)
-    unlisted = [one["file"] for one in told["remarks"] if "nothing vouches for it" in one["remark"]]
+    result = run_bundle(capsys, "verify", folder)
+    unlisted = [one["file"] for one in result["notes"] if "not verified" in one["note"]]
     assert unlisted == ["elsewhere", "more/Weights.bin"]
 
 
-def test_the_shipped_bundle_holds(capsys: pytest.CaptureFixture[str]) -> None:
-    told = ran(capsys, "verify", DEFAULT, "--threads", 1)
-    assert (told["verified"], told["remarks"]) == (True, [])
-    assert told["held"]["run"] == 4
+def test_the_default_bundle_is_verified(capsys: pytest.CaptureFixture[str]) -> None:
+    result = run_bundle(capsys, "verify", DEFAULT, "--threads", 1)
+    assert (result["verified"], result["notes"]) == (True, [])
+    assert result["passed"]["run"] == 4

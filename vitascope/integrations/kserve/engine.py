@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from vitascope.bundle.bundle import Bundle
-from vitascope.engines.onnx_runtime import Array, ArraySpec, Placement
+from vitascope.bundle.manifest import ArraySpec
+from vitascope.engines.onnx_runtime import Array, Placement
 from vitascope.errors import EngineError, EngineUnavailable
 from vitascope.integrations.kserve.address import served_name
 from vitascope.integrations.kserve.parity_check import compare_outputs

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.graph_spec import ANSWER_IDS, ANSWER_MASK, graph_of
+from vitascope.bundle.manifest import ANSWER_IDS, ANSWER_MASK
 from vitascope.engines.onnx_runtime import Array, Engine, OnnxRuntimeEngine
 from vitascope.errors import EngineError, EngineUnavailable, InvalidInput, TaskMissing
 from vitascope.integrations.kserve.address import server_url
@@ -48,7 +48,7 @@ def check_server(bundle: Bundle, engine: str) -> list[OutputDifference]:
     server = InferenceServer(url)
     differences: list[OutputDifference] = []
     for graph in sorted(bundle.manifest.graphs):
-        remote = open_at_server(server, bundle, graph, graph_of(bundle, graph))
+        remote = open_at_server(server, bundle, graph, bundle.graph_spec(graph))
         try:
             differences += compare_outputs(bundle, graph, remote)
         except EngineUnavailable:

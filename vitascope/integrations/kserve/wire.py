@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from vitascope.engines.onnx_runtime import Array, ArraySpec
+from vitascope.bundle.manifest import ArraySpec
+from vitascope.engines.onnx_runtime import Array
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """Header of messages with binary tensors: length of the JSON before them, in bytes."""

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from vitascope.bundle.bundle import Bundle
-from vitascope.engines.onnx_runtime import Array, ArraySpec, Placement
+from vitascope.bundle.manifest import ArraySpec
+from vitascope.engines.onnx_runtime import Array, Placement
 from vitascope.errors import EngineError
 from vitascope.integrations.tensorrt.build import build_plan
 from vitascope.integrations.tensorrt.cuda_memory import CudaStream, DeviceBuffer

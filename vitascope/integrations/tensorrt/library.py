@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from vitascope.engines.gpu import Card, first_card
+from vitascope.engines.gpu import GpuInfo, first_gpu
 from vitascope.errors import EngineError
 
 _log = logging.getLogger("vitascope.tensorrt")
@@ -24,7 +24,7 @@ class Library:
     trt: Any
     cuda: Any
     logger: Any
-    card: Card
+    card: GpuInfo
 
     @property
     def version(self) -> str:
@@ -34,7 +34,7 @@ class Library:
 
 def load_library() -> Library:
     """Load TensorRT for the first GPU. Raises EngineError naming the library, driver or version that does not fit."""
-    card = first_card()
+    card = first_gpu()
     trt: Any = _import("tensorrt", "TensorRT's Python package")
     version = str(getattr(trt, "__version__", "unknown"))
     if version.partition(".")[0] not in map(str, VERSIONS):

@@ -73,7 +73,7 @@ def test_whoever_asks_at_the_same_time_gets_its_own(here: Model, there: Model) -
 
 
 def test_it_is_ready_and_computes_what_the_graphs_compute(place: Place, there: Model) -> None:
-    there.check_engine()
+    there.check_ready()
     outputs = check_server(Bundle.open(place.bundle), place.engine)
     assert {one.graph for one in outputs} == set(there.bundle.manifest.graphs)
     assert min(one.cosine for one in outputs) > 0.99999

@@ -78,14 +78,14 @@ def test_without_a_fingerprint_two_rows_tell_whether_it_is_the_graph(
     """The same names, inputs and outputs, other weights."""
     for served in server.models.values():
         served.fingerprint = None
-    Model.open(small_bundle, engine=server.url).warm()
+    Model.open(small_bundle, engine=server.url).warm_up()
     assert set(server.rows) == {1, 2}  # the probe, then the warming
     other = Bundle.open(make_small_bundle(tmp_path / "other", seed=1))
     write_repository(other, tmp_path / "models", TritonOptions())
     with serving(tmp_path / "models") as wrong:
         server.models[named(server, graph)].session = wrong.models[named(wrong, graph)].session
     with pytest.raises(EngineError, match=f"-{graph}': states no fingerprint, and its outputs differ .*: {graph}: "):
-        Model.open(small_bundle, engine=server.url).warm()
+        Model.open(small_bundle, engine=server.url).warm_up()
 
 
 def test_inputs_and_outputs_must_be_those_of_the_manifest(server: ProtocolServer, model: Model, tmp_path: Path) -> None:
@@ -126,14 +126,14 @@ def test_check_finds_numbers_that_are_off_whatever_the_server_states(
 
 
 def test_answers_that_come_along_are_weighed_at_the_server(tmp_path: Path) -> None:
-    folder = make_small_bundle(tmp_path / "bundle", tasks=["answering"], answers=None, reads_answers=True)
+    folder = make_small_bundle(tmp_path / "bundle", tasks=["answering"], answers=None, free_form_answers=True)
     write_repository(Bundle.open(folder), tmp_path / "models", TritonOptions(max_batch=4, device="cpu"))
     with serving(tmp_path / "models") as server:
         found = check_server(Bundle.open(folder), server.url)
         assert {one.output for one in found} == {"visual_tokens", "answer_logits"}
         model = Model.open(folder, engine=f"kserve:{server.url}")
         red = model.embed_video(colour_streams("red")).visual_tokens
-        assert model.answer_among(["what is it?"], red, ["a blue ball", "red"])[0][0].text == "red"
+        assert model.answer_from_candidates(["what is it?"], red, ["a blue ball", "red"])[0][0].text == "red"
 
 
 def test_what_is_more_than_the_server_takes_is_asked_in_pieces(server: ProtocolServer, model: Model) -> None:
@@ -205,7 +205,7 @@ def test_a_server_that_is_not_there(small_bundle: Path) -> None:
         with pytest.raises(EngineUnavailable, match=refused):
             model.embed_text(FEW)
         with pytest.raises(EngineUnavailable, match=url):
-            model.check_engine()
+            model.check_ready()
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_a_server_that_takes_too_long_is_asked_once(server: ProtocolServer) -> N
         (b'{"outputs": []}', "output 'vector' is missing"),
         (
             json.dumps({"outputs": [{"name": "vector", "datatype": "FP32", "shape": [2, 3], "data": [0] * 6}]}),
-            "came out as",
+            "has shape",
         ),
         (
             json.dumps({"outputs": [{"name": "vector", "datatype": "FP32", "shape": [2, 16], "data": [None] * 32}]}),
@@ -288,7 +288,7 @@ def test_whether_it_is_ready_is_not_asked_by_everyone_who_asks(
 ) -> None:
     monkeypatch.setattr("vitascope.integrations.kserve.server.READY_CACHE_SECONDS", PATIENCE)
     for _ in range(5):
-        model.check_engine()
+        model.check_ready()
     assert server.asked["/v2/health/ready"] == 1
     assert sum(count for path, count in server.asked.items() if path.endswith("/ready")) == 1 + len(server.models)
 
@@ -297,7 +297,7 @@ def test_a_model_that_is_not_ready(server: ProtocolServer, model: Model) -> None
     name = named(server, "match")
     server.interfere = lambda path, answer: (400, {}, b"") if path.endswith(f"{name}/ready") else answer()
     with pytest.raises(EngineUnavailable, match=f"model '{name}': is not ready: HTTP 400"):
-        model.check_engine()
+        model.check_ready()
 
 
 # The command

@@ -21,8 +21,9 @@ from tests.vitascope.integrations.tensorrt.conftest import install
 from tests.vitascope.integrations.tensorrt.double import SECRET, TensorRT
 from tests.waiting import PATIENCE
 from vitascope.bundle.bundle import Bundle
-from vitascope.engines.factory import open_engine
-from vitascope.engines.onnx_runtime import Array, ArraySpec, OnnxRuntimeEngine, Placement
+from vitascope.bundle.manifest import ArraySpec
+from vitascope.engines.graphs import open_engine
+from vitascope.engines.onnx_runtime import Array, OnnxRuntimeEngine, Placement
 from vitascope.errors import EngineError
 from vitascope.integrations.tensorrt import engine as engine_module
 from vitascope.integrations.tensorrt.engine import TensorRTEngine
@@ -97,7 +98,7 @@ def test_what_it_states_of_itself(machine: TensorRT, small_bundle: Path) -> None
 
 def test_a_model_runs_on_it_whole(machine: TensorRT, small_bundle: Path, small_model: Model) -> None:
     model = Model.open(small_bundle, device="tensorrt")
-    model.warm()
+    model.warm_up()
     assert sorted(machine.builds) == ["answer", "match", "text", "video"]
     assert {placement.engine for placement in model.placements.values()} == {"tensorrt 10.15.1.29"}
     texts = ["a red thing", "blue", *["which colour is it"] * 40]
@@ -366,7 +367,7 @@ def test_onnx_runtimes_provider_stands_in_and_says_why(
         assert device == "tensorrt"
         return OnnxRuntimeEngine(path, threads, "cpu")
 
-    monkeypatch.setattr("vitascope.engines.factory.OnnxRuntimeEngine", stand_in)
+    monkeypatch.setattr("vitascope.engines.graphs.OnnxRuntimeEngine", stand_in)
     engine = open_engine(Bundle.open(small_bundle), "match", small_bundle / "match.onnx", 1, "tensorrt")
     assert "TensorRT itself: no NVIDIA driver is installed" in str(engine.placement.fallback)
     (options,) = told

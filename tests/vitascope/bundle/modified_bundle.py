@@ -1,4 +1,4 @@
-"""Bundles that were changed on purpose."""
+"""Modifications of bundles."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tests.small_bundle import write_manifest
 Model = onnx.ModelProto
 
 
-def restate(folder: Path, **changes: object) -> None:
+def rewrite_manifest(folder: Path, **changes: object) -> None:
     write_manifest(folder, {**json.loads((folder / "manifest.json").read_text()), **changes})
 
 
 def change_graph(folder: Path, graph: str, change: Callable[[Model], object]) -> None:
-    """The graph, its weights outside as they are, after ``change``; hashes are right again."""
+    """Modify a graph, without its external weights, and update the manifest's hashes."""
     model = onnx.load(folder / f"{graph}.onnx", load_external_data=False)
     change(model)
     (folder / f"{graph}.onnx").write_bytes(model.SerializeToString())
-    restate(folder)
+    rewrite_manifest(folder)
 
 
 def double(model: Model) -> None:

@@ -16,19 +16,19 @@ from vitascope.cli.main import main
 DEFAULT = Path(__file__).parents[3] / "bundles" / "hd-vila-tiny"
 
 
-def ran(capsys: pytest.CaptureFixture[str], *arguments: object, status: int = 0) -> dict[str, Any]:
+def run_bundle(capsys: pytest.CaptureFixture[str], *arguments: object, status: int = 0) -> dict[str, Any]:
     assert main(["bundle", *map(str, arguments), "--json"]) == status
-    told: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return told
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return result
 
 
-def shown_to_people(result: dict[str, Any]) -> str:
+def rendered(result: dict[str, Any]) -> str:
     console = Console(file=StringIO(), width=240, highlight=False)
     show(result, console)
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
 
 
-def ran_into_mistake(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+def run_with_error(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     assert main(["bundle", *map(str, arguments)]) == 2
     return capsys.readouterr().err.strip().rpartition(": ")[2]
