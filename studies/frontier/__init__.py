@@ -1,1 +1,1 @@
-"""Accuracy over latency: what bundles find, and what a clip and a text cost them."""
+"""Accuracy and latency of bundles, compared on one packed split."""

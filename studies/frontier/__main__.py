@@ -1,10 +1,9 @@
-"""`python -m studies.frontier`: measure the accuracy and latency of bundles, and write the comparison."""
+"""`python -m studies.frontier`: compare the accuracy and latency of bundles."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +16,11 @@ from vitascope.cli.output import plain_table
 from vitascope.errors import InvalidInput, VitascopeError
 
 DESCRIPTION = """\
-Measure the retrieval accuracy of bundles on a packed split, and the latency of a clip and of a text.
+Measure the retrieval accuracy of bundles on a packed split, and the latency per clip and per text.
 
-Any bundles will do: a teacher and its students, variants with fewer frames, smaller pictures or smaller numbers, public
-models. A bundle that sees fewer or smaller frames than are packed is shown those, and the result says how they were
-made. Times are taken in turns, one clip or text at a time, on the CPU; other work on the machine is in them.
+The bundles can be a teacher and its students, variants with fewer or smaller frames or quantized graphs, and public
+models. For a bundle with fewer or smaller frames than packed, the packed frames are selected and resized. Latency is
+measured in turns, one clip or text at a time, on the CPU; other load on the machine affects it.
 """
 EPILOG = """\
 examples:
@@ -35,23 +34,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     add = parser.add_argument
-    add("bundles", type=Path, nargs="+", metavar="BUNDLE", help="bundle folders, of different names")
+    add("bundles", type=Path, nargs="+", metavar="BUNDLE", help="bundle folders")
     add("--data", type=Path, default=Path("data/packed"), metavar="DIR", help="packed corpora (default: %(default)s)")
-    add("--corpus", default="scenes", help="the packed corpus (default: %(default)s)")
+    add("--corpus", default="scenes", help="packed corpus (default: %(default)s)")
     add("--split", default="test", choices=("val", "test"), help="default: %(default)s")
-    add("--limit", type=int, metavar="N", help="the first N clips only")
-    add("--threads", type=int, default=1, metavar="N", help="of one operator; 0: one per core (default: %(default)s)")
-    add("--rounds", type=int, default=60, metavar="N", help="clips and texts that are timed (default: %(default)s)")
-    add("--matching", action="store_true", help="also what the match graph tells from wrong captions; takes minutes")
+    add("--limit", type=int, metavar="N", help="maximum clips")
+    add(
+        "--threads",
+        type=int,
+        default=1,
+        metavar="N",
+        help="threads; 0: one per core (default: %(default)s)",
+    )
+    add("--rounds", type=int, default=60, metavar="N", help="timed clips and texts (default: %(default)s)")
+    add("--matching", action="store_true", help="measure the match graph on wrong captions; takes minutes")
     add("--out", type=Path, default=Path("runs/frontier"), metavar="DIR", help="default: %(default)s")
-    add("--page", type=Path, help="a Markdown page whose table and picture are renewed as well")
+    add("--page", type=Path, help="Markdown page whose table and chart are updated")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from dataclasses import replace
 
+    from model_export.optimize.speed import cpu_model
     from studies.frontier.measure import measure
-    from studies.frontier.report import renew_page, write_report
+    from studies.frontier.report import update_page, write_report
     from training.data.packed import open_packed
 
     for name in ("limit", "rounds"):
@@ -66,39 +72,29 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         threads=args.threads,
         rounds=args.rounds,
         matching=args.matching,
-        say=lambda line: print(line, file=sys.stderr, flush=True),
+        log=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    how = {
+    settings = {
         "corpus": args.corpus,
         "split": args.split,
         "clips": len(packed),
         "threads": args.threads,
         "rounds": args.rounds,
-        "processor": _processor(),
+        "processor": cpu_model(),
     }
-    paths = write_report(points, how, args.out)
+    paths = write_report(points, settings, args.out)
     if args.page is not None:
-        renew_page(points, how, args.page)
+        update_page(points, settings, args.page)
     return {
-        **how,
+        **settings,
         "bundles": [point.model_dump() for point in points],
         "written": {k: str(p) for k, p in paths.items()},
     }
 
 
-def _processor() -> str:
-    """The processor's name, as far as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
-
-
 def show(result: dict[str, Any], console: Console) -> None:
     matched = any(bundle["right_caption"] is not None for bundle in result["bundles"])
-    head = [">R@1", ">R@10", ">v2t R@1", *[">right caption"] * matched, ">ms a clip", ">ms a text", ">MB"]
+    head = [">R@1", ">R@10", ">v2t R@1", *[">right caption"] * matched, ">ms per clip", ">ms per text", ">MB"]
     table = plain_table("bundle", "made", *head, "frames")
     for b in result["bundles"]:
         numbers = [b["t2v_r1"], b["t2v_r10"], b["v2t_r1"], *[b["right_caption"]] * matched]
@@ -109,13 +105,11 @@ def show(result: dict[str, Any], console: Console) -> None:
         ]
         table.add_row(b["name"], b["made"], *shown, *times, f"{b['megabytes']:.1f}", escape(b["frames"]))
     console.print(table)
-    console.print(
-        f"bold: no other bundle finds as much in less time; {escape(result['written']['svg'])}", soft_wrap=True
-    )
+    console.print(f"bold: Pareto-optimal; {escape(result['written']['svg'])}", soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure the bundles named by ``argv``. Return the exit status: 0, or 2 for a mistake of the user."""
+    """Run the command; returns the exit status: 0, or 2 for a user error."""
     parser = argparse.ArgumentParser(
         prog="python -m studies.frontier", formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -125,7 +125,7 @@ def test_the_bundle_finds_the_users_sentences_better_than_the_start(adapted: Ada
 def test_it_goes_on_where_it_was_interrupted(adapted: Adapted) -> None:
     assert "training: 40 steps" in adapted.first
     assert "train: 16 clips, packed before" in adapted.second
-    assert "training: resuming at step 25 of 40" in adapted.second
+    assert "training: resuming at step 25 of 40 steps" in adapted.second
     assert not any(line.startswith(("train: packed", "measuring the initial")) for line in adapted.second)
     rows = [json.loads(line) for line in (adapted.root / "work" / "run" / "log.jsonl").open()]
     assert [row["step"] for row in rows] == list(range(40))

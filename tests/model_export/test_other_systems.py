@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from training.from_bundle import model_of_bundle
 from training.models import soho, visual_parsing
 from training.models.config import FusedConfig
 from training.models.pretrained import starts_of
+from training.recipe import Recipe
 from training.trainer import train
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
@@ -30,7 +33,14 @@ Folders = tuple[str, Path, Path, Path]
 """Name of the system, checkpoint, packed corpora, bundle."""
 
 
-@pytest.fixture(scope="module", params=["soho", "visual-parsing"])
+RECIPES: dict[str, tuple[Callable[[Path], Recipe], dict[str, Any]]] = {
+    "soho": (soho_recipe, {"fused_layers": 1}),
+    "visual-parsing": (parsing_recipe, {"fused_layers": 1, "swin_depths": [1, 2, 1]}),
+}
+"""Recipes of the training tests with fewer layers, as the exporter takes seconds per layer; one window is shifted."""
+
+
+@pytest.fixture(scope="module", params=RECIPES)
 def folders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Folders:
     system: str = request.param
 
@@ -38,9 +48,10 @@ def folders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         torch.set_num_threads(1)
         (root / "pictures").mkdir()
         write_corpus(root / "data", root / "pictures")
-        recipes = {"soho": soho_recipe, "visual-parsing": parsing_recipe}
-        made = recipes[system](write_tokenizer(root / "tokenizer.json"))
-        found = train(made, root / "data", root / "run")
+        make_recipe, sizes = RECIPES[system]
+        recipe = make_recipe(write_tokenizer(root / "tokenizer.json"))
+        recipe = recipe.model_copy(update={"model": recipe.model | sizes})
+        found = train(recipe, root / "data", root / "run")
         # After seven steps a Swin from nothing sees all squares nearly alike: at reduced precision ties fall otherwise.
         precision: Precision = "int8-weights" if system == "soho" else "float32"
         export_checkpoint(found, root / "bundle", data=root / "data", seed=1, precision=precision)

@@ -11,8 +11,8 @@ import pytest
 
 from model_export.optimize.speed import measure_latency
 from studies.frontier.__main__ import main
-from studies.frontier.measure import Point, undominated
-from studies.frontier.report import draw, renew_page, table
+from studies.frontier.measure import Point, pareto_optimal
+from studies.frontier.report import draw, table, update_page
 from tests.chaos import is_chaos
 from tests.small_bundle import make_small_bundle
 from tests.training.data.corpus_files import movie
@@ -32,7 +32,7 @@ from vitascope.bundle.manifest import FrameStream
     ],
 )
 def test_what_finds_as_much_in_less_time_beats(costs: list[float], gains: list[float], expected: list[bool]) -> None:
-    assert undominated(costs, gains) == expected
+    assert pareto_optimal(costs, gains) == expected
 
 
 def test_every_round_runs_each_once_in_changing_order() -> None:
@@ -84,7 +84,7 @@ def test_the_table_marks_what_nothing_beats() -> None:
 def test_a_page_keeps_what_people_wrote(tmp_path: Path) -> None:
     page = tmp_path / "frontier.md"
     page.write_text("Before.\n<!-- table: frontier -->\nold\n<!-- end -->\nAfter.\n")
-    renew_page(POINTS, HOW, page)
+    update_page(POINTS, HOW, page)
     text = page.read_text()
     assert text.startswith("Before.\n<!-- table: frontier -->\n| bundle |")
     assert "old" not in text
@@ -96,7 +96,7 @@ def test_a_page_keeps_what_people_wrote(tmp_path: Path) -> None:
         draw(POINTS, tmp_path / "again.svg")
         assert (tmp_path / "again.svg").read_bytes() == picture.read_bytes()
     texts = {str(element.text).strip() for element in ElementTree.parse(picture).iter()}
-    assert {"fast", "worse", "slow", "ms a clip", "ms a text", "student", "variant"} <= texts
+    assert {"fast", "worse", "slow", "ms per clip", "ms per text", "student", "variant"} <= texts
 
 
 def write_films(folder: Path) -> None:
