@@ -1,9 +1,8 @@
-"""The bundle's graphs on this machine's GPU, beside the same graphs on the CPU: are they right, and how fast are they?
+"""Correctness and speed of a bundle's graphs on this machine's GPU, compared with the CPU.
 
-For each graph, engine and number of rows: how far outputs are from the CPU's; latency; rows a second; and the share of
-the roofline. The roofline is the least time that the card could need: the larger of what the graph computes at the rate
-that this card reaches in a large matrix product of the same types, and its weights, inputs and outputs once through the
-card's memory at the rate that its driver states.
+For each graph, engine and batch size: difference from the CPU's outputs, latency, rows per second, and the fraction of
+the roofline. The roofline is the larger of two times: the graph's arithmetic at the rate of a large matrix product of the
+same type on this GPU, and its weights, inputs and outputs once through GPU memory at the rate that the driver states.
 """
 
 from __future__ import annotations
@@ -35,18 +34,18 @@ from vitascope.model import Model
 
 ROWS = (1, 8, 32)
 TOKENS = 16
-"""Of a text, where the model takes so many."""
+"""Length of a text, if the model supports it."""
 SECONDS = 2.0
-"""That each measurement goes on."""
+"""Duration of each measurement."""
 _WARM_UP = 10
 _EDGE_ON_CPU = 256
-LEAST_COSINE = 0.999
-"""Below it the check fails. GPUs multiply float32 in TF32, whose 10 bits are those of float16."""
+MIN_COSINE = 0.999
+"""Below it the check fails. GPUs multiply float32 in TF32, with the 10-bit mantissa of float16."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One graph on one engine at one number of rows."""
+class Measurement:
+    """One graph on one engine at one batch size."""
 
     graph: str
     engine: str
@@ -54,125 +53,128 @@ class Measured:
     fallback: str | None
     rows: int
     cosine: float
-    """The least of any output's row with the CPU's; of one number a row, of all together."""
+    """Minimum cosine of any output row with the CPU's; of outputs of one number per row, of all together."""
     max_difference: float
     p50_ms: float
     p99_ms: float
     rows_per_second: float
     roofline_share: float | None
-    """None where the driver does not state the memory's rate."""
+    """None if the driver does not state the memory bandwidth."""
 
 
 @dataclass(frozen=True)
-class Roof:
-    """What the device could do at most."""
+class Roofline:
+    """Peak rates of a device: FLOP/s of a large matrix product, and bytes/s of its memory."""
 
     flops: float
-    """A second, as a large matrix product reaches it."""
     bytes: float | None
-    """A second, of its memory."""
 
-    def least_seconds(self, work: int, moved: int) -> float | None:
-        return None if self.bytes is None else max(work / self.flops, moved / self.bytes)
+    def min_seconds(self, flops: int, transferred: int) -> float | None:
+        return None if self.bytes is None else max(flops / self.flops, transferred / self.bytes)
 
 
 def check(
     bundle: Bundle, devices: Sequence[Device], rows: Sequence[int] = ROWS, seconds: float = SECONDS, product: int = 4096
-) -> tuple[list[Measured], list[str]]:
-    """What was measured, and what could not be, in words. product: edge of the matrices by which the roof is found."""
+) -> tuple[list[Measurement], list[str]]:
+    """Measure all graphs; returns measurements, and errors of unavailable engines.
+
+    Args:
+        product: edge of the matrices that determine the roofline.
+    """
     reference = Model(bundle, device="cpu")
     inputs = {graph: [_inputs(bundle, graph, count) for count in rows] for graph in bundle.manifest.graphs}
-    wanted = {graph: [reference.run_graph(graph, one) for one in many] for graph, many in inputs.items()}
-    work = {graph: _work(bundle, graph, many[0], rows[0]) for graph, many in inputs.items()}
-    found: list[Measured] = []
+    expected = {graph: [reference.run_graph(graph, batch) for batch in batches] for graph, batches in inputs.items()}
+    costs = {graph: _cost(bundle, graph, batches[0], rows[0]) for graph, batches in inputs.items()}
+    measured: list[Measurement] = []
     missing: list[str] = []
     for device in devices:
         try:
             model = Model(bundle, device=device)
             model.warm_up()
             half = bundle.manifest.precision == "float16"
-            roof = (
-                _roof("cpu", half, _EDGE_ON_CPU, seconds) if device == "cpu" else _roof("cuda", half, product, seconds)
-            )
+            if device == "cpu":
+                roofline = _roofline("cpu", half, _EDGE_ON_CPU, seconds)
+            else:
+                roofline = _roofline("cuda", half, product, seconds)
         except EngineError as error:
             missing.append(f"{device}: {error}")
             continue
-        for graph, many in inputs.items():
-            for count, one, right in zip(rows, many, wanted[graph], strict=True):
-                found.append(_measured(model, graph, count, one, right, roof, work[graph], seconds))
-    return found, missing
+        for graph, batches in inputs.items():
+            for count, batch, outputs in zip(rows, batches, expected[graph], strict=True):
+                measured.append(_measure(model, graph, count, batch, outputs, roofline, costs[graph], seconds))
+    return measured, missing
 
 
-def _measured(
+def _measure(
     model: Model,
     graph: str,
     rows: int,
     inputs: dict[str, Array],
-    right: dict[str, Array],
-    roof: Roof,
-    work: tuple[int, int],
+    expected: dict[str, Array],
+    roofline: Roofline,
+    cost: tuple[int, int],
     seconds: float,
-) -> Measured:
+) -> Measurement:
     outputs = model.run_graph(graph, inputs)
     times = _times(lambda: model.run_graph(graph, inputs), seconds)
-    per_row, weights = work
-    moved = weights + sum(array.nbytes for array in (*inputs.values(), *outputs.values()))
-    least = roof.least_seconds(per_row * rows, moved)
+    flops_per_row, weight_bytes = cost
+    transferred = weight_bytes + sum(array.nbytes for array in (*inputs.values(), *outputs.values()))
+    min_seconds = roofline.min_seconds(flops_per_row * rows, transferred)
     p50 = float(np.median(times))
     placement = model.placements[graph]
-    return Measured(
+    return Measurement(
         graph=graph,
         engine=placement.engine,
         device=placement.device,
         fallback=placement.fallback,
         rows=rows,
-        cosine=min(_cosine(right[name], outputs[name]) for name in right),
-        max_difference=max(float(np.abs(right[name] - outputs[name]).max()) for name in right),
+        cosine=min(_cosine(expected[name], outputs[name]) for name in expected),
+        max_difference=max(float(np.abs(expected[name] - outputs[name]).max()) for name in expected),
         p50_ms=1000 * p50,
         p99_ms=1000 * float(np.quantile(times, 0.99)),
         rows_per_second=rows / p50,
-        roofline_share=None if least is None else least / p50,
+        roofline_share=None if min_seconds is None else min_seconds / p50,
     )
 
 
 def _times(run: Callable[[], Any], seconds: float) -> list[float]:
-    """Of runs one after the other, each waited for, in seconds."""
+    """Return the seconds of consecutive synchronous runs."""
     for _ in range(_WARM_UP):
         run()
     times: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times) < _WARM_UP:
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         run()
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - started_at)
     return times
 
 
 def _inputs(bundle: Bundle, graph: str, rows: int) -> dict[str, Array]:
-    """Made-up inputs, the same for all engines."""
-    stated = bundle.manifest
+    """Return random inputs, equal for all engines."""
+    manifest = bundle.manifest
     rng = np.random.default_rng(0)
     if graph == "video":
         return {
             s.name: rng.integers(0, 256, (rows, 1, s.frames, s.height, s.width, 3), dtype=np.uint8)
-            for s in stated.streams
+            for s in manifest.streams
         }
-    length = min(TOKENS, stated.text_length)
+    length = min(TOKENS, manifest.text_length)
     ids = rng.integers(0, bundle.tokenizer().vocabulary_size, (rows, length))
     inputs: dict[str, Array] = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     if graph != "text":
-        tokens = rng.normal(size=(rows, stated.visual_tokens, stated.visual_width))
+        tokens = rng.normal(size=(rows, manifest.visual_tokens, manifest.visual_width))
         inputs["visual_tokens"] = tokens.astype(np.float32)
     return inputs
 
 
-def _work(bundle: Bundle, graph: str, inputs: dict[str, Array], rows: int) -> tuple[int, int]:
-    """(floating-point operations of a row, bytes of weights that a run reads)."""
+def _cost(bundle: Bundle, graph: str, inputs: dict[str, Array], rows: int) -> tuple[int, int]:
+    """Return (FLOPs per row, bytes of weights read per run)."""
     path = bundle.graph_path(graph)
     assert path is not None
     model = prepare_for_tensorrt(path)
     tables = {node.input[0] for node in model.graph.node if node.op_type == "Gather"}
-    read = [tensor for tensor in model.graph.initializer if tensor.name not in tables]  # of tables, a few rows
+    read = [tensor for tensor in model.graph.initializer if tensor.name not in tables]  # of tables, rows only
     return count_flops(model, inputs) // rows, sum(numpy_helper.to_array(tensor).nbytes for tensor in read)
 
 
@@ -214,20 +216,20 @@ def _node_flops(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> 
     return 2 * size * left[-2 if node.op_type == "Gemm" and attributes.get("transA") else -1]
 
 
-def _roof(device: Device, half: bool, edge: int, seconds: float) -> Roof:
-    """By a chain of matrix products on ``device``, and the driver's word for its memory."""
+def _roofline(device: Device, half: bool, edge: int, seconds: float) -> Roofline:
+    """Measure a chain of matrix products, and read the memory bandwidth from the driver."""
     steps = 16
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "product.onnx"
         onnx.save_model(_product(edge, steps, half), path)
         engine = OnnxRuntimeEngine(path, device=device)
-        one = {"x": np.ones(1, np.float32)}
-        best = min(_times(lambda: engine.run(one), min(seconds, 1.0)))
-    return Roof(steps * 2 * edge**3 / best, None if device == "cpu" else first_gpu().memory_bytes_per_second)
+        inputs = {"x": np.ones(1, np.float32)}
+        best = min(_times(lambda: engine.run(inputs), min(seconds, 1.0)))
+    return Roofline(steps * 2 * edge**3 / best, None if device == "cpu" else first_gpu().memory_bytes_per_second)
 
 
 def _product(edge: int, steps: int, half: bool) -> onnx.ModelProto:
-    """x (1,) scales a matrix, which is multiplied ``steps`` times; only a sum leaves the device."""
+    """Return a graph that multiplies a matrix, scaled by x (1,), `steps` times, and outputs its largest value."""
     kind = np.float16 if half else np.float32
     matrix = np.random.default_rng(0).normal(0, edge**-0.5, (edge, edge)).astype(kind)
     nodes = [
@@ -247,19 +249,19 @@ def _product(edge: int, steps: int, half: bool) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
-def _cosine(right: Array, found: Array) -> float:
-    a, b = (x.reshape(1 if x.ndim == 1 else len(x), -1).astype(np.float64) for x in (right, found))
+def _cosine(expected: Array, actual: Array) -> float:
+    a, b = (x.reshape(1 if x.ndim == 1 else len(x), -1).astype(np.float64) for x in (expected, actual))
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return float(((a * b).sum(axis=1) / np.maximum(norms, 1e-30)).min())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table and, with --out, write it as JSON; 1 where an engine is missing or wrong."""
+    """Print the measurements and, with --out, write them as JSON; returns 1 if an engine is unavailable or wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path, nargs="?", default=default_bundle())
     parser.add_argument("--devices", nargs="+", default=["cuda", "tensorrt"], choices=["cpu", "cuda", "tensorrt"])
     parser.add_argument("--seconds", type=float, default=SECONDS)
-    parser.add_argument("--out", type=Path, help="JSON file for the numbers")
+    parser.add_argument("--out", type=Path, help="JSON output file")
     args = parser.parse_args(argv)
     bundle = Bundle.open(args.bundle)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
@@ -268,32 +270,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(f"{card.name}, compute capability {card.capability[0]}.{card.capability[1]}, CUDA {card.driver}")
     except EngineError as error:
         console.print(f"no GPU: {error}")
-    found, missing = check(bundle, args.devices, seconds=args.seconds)
-    _show(found, console)
-    wrong = [one for one in found if not one.cosine >= LEAST_COSINE]
+    measured, missing = check(bundle, args.devices, seconds=args.seconds)
+    _show(measured, console)
+    wrong = [m for m in measured if not m.cosine >= MIN_COSINE]
     for line in missing:
         console.print(f"[red]not measured[/red] {line}", soft_wrap=True)
-    for one in wrong:
-        console.print(f"[red]wrong[/red] {one.graph} by {one.engine}, {one.rows} rows: cosine {one.cosine:.6f}")
+    for m in wrong:
+        console.print(f"[red]wrong[/red] {m.graph} on {m.engine}, {m.rows} rows: cosine {m.cosine:.6f}")
     if args.out is not None:
-        document = {"bundle": bundle.fingerprint, "measured": [asdict(one) for one in found], "missing": missing}
+        document = {"bundle": bundle.fingerprint, "measured": [asdict(m) for m in measured], "missing": missing}
         args.out.write_text(json.dumps(document, indent=1) + "\n")
     return 1 if wrong or missing else 0
 
 
-def _show(found: Sequence[Measured], console: Console) -> None:
+def _show(measured: Sequence[Measurement], console: Console) -> None:
     table = plain_table(
         "graph", "engine", "device", ">rows", ">cosine", ">max diff", ">p50 ms", ">p99 ms", ">rows/s", ">roof"
     )
-    for one in found:
-        share = "unknown" if one.roofline_share is None else f"{one.roofline_share:.0%}"
-        numbers = (f"{one.p50_ms:.2f}", f"{one.p99_ms:.2f}", f"{one.rows_per_second:.0f}", share)
-        table.add_row(
-            one.graph, one.engine, one.device, str(one.rows), f"{one.cosine:.6f}", f"{one.max_difference:.1e}", *numbers
-        )
+    for m in measured:
+        share = "unknown" if m.roofline_share is None else f"{m.roofline_share:.0%}"
+        speed = (f"{m.p50_ms:.2f}", f"{m.p99_ms:.2f}", f"{m.rows_per_second:.0f}", share)
+        table.add_row(m.graph, m.engine, m.device, str(m.rows), f"{m.cosine:.6f}", f"{m.max_difference:.1e}", *speed)
     console.print(table)
-    for why in dict.fromkeys(f"{one.device} by {one.engine}: {one.fallback}" for one in found if one.fallback):
-        console.print(why, soft_wrap=True)
+    for reason in dict.fromkeys(f"{m.device} by {m.engine}: {m.fallback}" for m in measured if m.fallback):
+        console.print(reason, soft_wrap=True)
 
 
 if __name__ == "__main__":

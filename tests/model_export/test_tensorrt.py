@@ -225,8 +225,8 @@ def test_the_check_of_a_gpu_machine_runs_on_a_cpu(small_bundle: Path) -> None:
     assert all(one.roofline_share is None for one in measured)  # of a CPU's memory nobody has told
     assert len(missing) == 1
     assert missing[0].startswith("tensorrt: device: 'tensorrt' cannot be used")
-    roof = gpu.Roof(flops=100.0, bytes=10.0)
-    assert (roof.least_seconds(200, 10), roof.least_seconds(100, 30)) == (2.0, 3.0)
+    roofline = gpu.Roofline(flops=100.0, bytes=10.0)
+    assert (roofline.min_seconds(200, 10), roofline.min_seconds(100, 30)) == (2.0, 3.0)
 
 
 def test_the_check_fails_where_an_engine_is_wrong(
@@ -241,7 +241,7 @@ def test_the_check_fails_where_an_engine_is_wrong(
         return {name: array[::-1] if turned else array for name, array in run(self, graph, inputs).items()}
 
     monkeypatch.setattr(Model, "run_graph", off)
-    monkeypatch.setattr(gpu, "_roof", lambda *_: gpu.Roof(1e9, 1e9))
+    monkeypatch.setattr(gpu, "_roofline", lambda *_: gpu.Roofline(1e9, 1e9))
     out = tmp_path / "numbers.json"
     arguments = [str(small_bundle), "--devices", "cpu", "--seconds", "0.001", "--out", str(out)]
     assert gpu.main(arguments) == 1
