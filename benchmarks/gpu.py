@@ -1,8 +1,9 @@
 """Correctness and speed of a bundle's graphs on this machine's GPU, compared with the CPU.
 
-For each graph, engine and batch size: difference from the CPU's outputs, latency, rows per second, and the fraction of
-the roofline. The roofline is the larger of two times: the graph's arithmetic at the rate of a large matrix product of the
-same type on this GPU, and its weights, inputs and outputs once through GPU memory at the rate that the driver states.
+For each graph, engine and batch size: difference from the CPU's outputs, latency, rows per second, and the fraction
+of the roofline. The roofline is the larger of two times: the graph's arithmetic at the rate of a large matrix product
+of the same type on this GPU, and its weights, inputs and outputs once through GPU memory at the rate that the driver
+states.
 """
 
 from __future__ import annotations
