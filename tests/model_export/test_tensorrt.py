@@ -245,5 +245,5 @@ def test_the_check_fails_where_an_engine_is_wrong(
     out = tmp_path / "numbers.json"
     arguments = [str(small_bundle), "--devices", "cpu", "--seconds", "0.001", "--out", str(out)]
     assert gpu.main(arguments) == 1
-    assert "wrong text by onnxruntime" in capsys.readouterr().out
+    assert "wrong text on onnxruntime" in capsys.readouterr().out
     assert {one["graph"] for one in json.loads(out.read_text())["measured"] if one["cosine"] < 0.999} == {"text"}
