@@ -267,8 +267,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     bundle = Bundle.open(args.bundle)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     try:
-        card = first_gpu()
-        console.print(f"{card.name}, compute capability {card.capability[0]}.{card.capability[1]}, CUDA {card.driver}")
+        gpu = first_gpu()
+        console.print(f"{gpu.name}, compute capability {gpu.capability[0]}.{gpu.capability[1]}, CUDA {gpu.driver}")
     except EngineError as error:
         console.print(f"no GPU: {error}")
     measured, missing = check(bundle, args.devices, seconds=args.seconds)
