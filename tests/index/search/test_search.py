@@ -88,7 +88,7 @@ def test_reranking_deeper_than_the_limit_changes_the_page(
     collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = search_hits(collection, small_model, "red", limit=6)
-    monkeypatch.setattr(small_model, "fused", lambda similarity, logits: 1 - (similarity + 1) / 2)
+    monkeypatch.setattr(small_model, "fused_score", lambda similarity, logits: 1 - (similarity + 1) / 2)
     assert titles(search_hits(collection, small_model, "red", limit=2, rerank=6)) == titles(plain)[:3:-1]
 
 

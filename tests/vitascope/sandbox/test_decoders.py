@@ -156,6 +156,6 @@ def test_a_model_computes_the_same_embeddings_with_it(
     pooled: PooledDecoder, small_model: Model, tmp_path: Path
 ) -> None:
     film = write_counter_video(tmp_path / "film.mp4", 50)
-    through = small_model.through(decoder=pooled)
-    np.testing.assert_array_equal(through.embed_file(film).vectors, small_model.embed_file(film).vectors)
+    pooled_model = small_model.with_overrides(decoder=pooled)
+    np.testing.assert_array_equal(pooled_model.embed_file(film).vectors, small_model.embed_file(film).vectors)
     assert small_model.decoder is IN_PROCESS
