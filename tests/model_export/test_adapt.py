@@ -62,9 +62,9 @@ def talks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def asked(folder: Path, start: Path, root: Path, **changes: Any) -> adaptation.AdaptOptions:
-    options: dict[str, Any] = {"shortest": 4.0, "longest": 16.0, "steps": 40, "name": "mine"} | changes
-    return adaptation.AdaptOptions(folder, start, root / "mine", root / "work", **options)
+def adapt_options(folder: Path, start: Path, root: Path, **changes: Any) -> adaptation.AdaptOptions:
+    fields: dict[str, Any] = {"shortest": 4.0, "longest": 16.0, "steps": 40, "name": "mine"} | changes
+    return adaptation.AdaptOptions(folder, start, root / "mine", root / "work", **fields)
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ def adapted(talks: Path, bundles: dict[str, Path], tmp_path_factory: pytest.Temp
         with pytest.MonkeyPatch.context() as inner:
             inner.setattr(adaptation, "train", interrupted)
             with pytest.raises(KeyboardInterrupt):
-                adaptation.adapt(asked(talks, bundles["float32"], root), first.append)
-        result = adaptation.adapt(asked(talks, bundles["float32"], root), second.append)
+                adaptation.adapt(adapt_options(talks, bundles["float32"], root), first.append)
+        result = adaptation.adapt(adapt_options(talks, bundles["float32"], root), second.append)
         yield Adapted(talks, bundles["float32"], root, first, second, result, made)
 
 
@@ -141,7 +141,7 @@ def as_written(path: Path) -> tuple[int, ...]:
 def test_done_once_more_it_does_nothing_again(adapted: Adapted, tmp_path: Path) -> None:
     root, said = adapted.copied(tmp_path), []  # type: ignore[var-annotated]
     written = as_written(root / "mine" / "manifest.json")
-    again = adaptation.adapt(asked(adapted.talks, adapted.start, root), said.append)
+    again = adaptation.adapt(adapt_options(adapted.talks, adapted.start, root), said.append)
     assert {"training: finished before, 40 steps", f"{root / 'mine'}: exported before"} < set(said)
     assert as_written(root / "mine" / "manifest.json") == written
     moved = {"bundle": str(root / "mine"), "work": str(root / "work")}
@@ -198,7 +198,7 @@ def test_of_enough_held_out_clips_it_is_fitted(
     shutil.rmtree(root / "mine")  # so that it is exported again
     monkeypatch.setattr(adaptation, "MIN_CAPTIONED", 4)
     monkeypatch.setattr(export, "export_graphs", lambda _: adapted.graphs)
-    result = adaptation.adapt(asked(adapted.talks, adapted.start, root), lambda _: None)
+    result = adaptation.adapt(adapt_options(adapted.talks, adapted.start, root), lambda _: None)
     assert result["calibration"] == "fitted on 4 held-out clips; answers keep the initial model's"
     fitted, start = (Bundle.open(folder).manifest.calibration for folder in (root / "mine", adapted.start))
     assert fitted.match_scale != start.match_scale
@@ -223,7 +223,7 @@ def test_weights_are_stored_larger_where_smaller_ones_would_find_other_clips(
 
     monkeypatch.setattr(adaptation, "export_checkpoint", strict)
     monkeypatch.setattr(export, "export_graphs", lambda _: adapted.graphs)
-    result = adaptation.adapt(asked(adapted.talks, adapted.start, root), said.append)
+    result = adaptation.adapt(adapt_options(adapted.talks, adapted.start, root), said.append)
     assert result["precision"] == Bundle.open(root / "mine").manifest.precision == "float16-weights"
     assert any(line.startswith("int8-weights fails the parity check") and "own: t2v R@1" in line for line in said)
 
@@ -329,7 +329,7 @@ def test_a_checkpoint_of_soho_learns_its_masked_visual_tokens_too(
     checkpoint.save(
         start, Checkpoint(Soho(small_config(answers=len(ANSWERS))), ANSWERS, soho_recipe(tokenizer), tokenizer, step=7)
     )
-    wanted = asked(adapted.talks, start, tmp_path, steps=2, data=folders[1])
+    options = adapt_options(adapted.talks, start, tmp_path, steps=2, data=folders[1])
 
     def no_further(*_: Any, **options: Any) -> Path:
         assert options["initial"].calibration is None
@@ -337,7 +337,7 @@ def test_a_checkpoint_of_soho_learns_its_masked_visual_tokens_too(
 
     monkeypatch.setattr(adaptation, "export_checkpoint", no_further)
     with pytest.raises(KeyboardInterrupt):
-        adaptation.adapt(wanted, lambda _: None)
+        adaptation.adapt(options, lambda _: None)
     rows = [json.loads(line) for line in (tmp_path / "work" / "run" / "log.jsonl").open()]
     assert len(rows) == 2
     assert all("loss/mvm own" in row and "loss/mlm own" in row for row in rows)

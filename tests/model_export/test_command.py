@@ -34,7 +34,7 @@ def test_export_prints_one_json_object_and_writes_a_bundle(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["{nowhere}", "--out", "{out}"], "checkpoint: nothing at"),
         (["{checkpoint}"], "out: missing"),
@@ -45,7 +45,7 @@ def test_export_prints_one_json_object_and_writes_a_bundle(
 )
 def test_mistakes_are_named_in_one_line(
     arguments: list[str],
-    said: str,
+    message: str,
     folders: tuple[Path, Path],
     bundles: dict[str, Path],
     tmp_path: Path,
@@ -59,7 +59,7 @@ def test_mistakes_are_named_in_one_line(
         "bundle": bundles["float32"],
     }
     assert main(["export", *(a.format(**places) for a in arguments)]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

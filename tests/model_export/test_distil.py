@@ -81,8 +81,8 @@ def test_a_student_of_unlabelled_films_goes_on_where_it_was_stopped(
 def test_a_student_begins_with_its_teachers_weights_where_they_are_known(
     bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    said: list[str] = []
-    wanted = DistilOptions(
+    messages: list[str] = []
+    options = DistilOptions(
         teacher=bundles["float32"],
         recipe=small_recipe(eyes={**VIDEO_FIELDS, "hybrid_width": 32}, steps=2, learning_rate=1e-6),
         out=tmp_path / "student",
@@ -90,10 +90,10 @@ def test_a_student_begins_with_its_teachers_weights_where_they_are_known(
         name="student",
         data=folders[1],
     )
-    result = distil_bundle(wanted, said.append)
+    result = distil_bundle(options, messages.append)
     assert result["init_from"] == "teacher"
     assert result["measured"]["squares"]["cosine"] > 0.99  # it has all that its teacher has
-    assert any("initial weights: teacher" in line for line in said)
+    assert any("initial weights: teacher" in line for line in messages)
     manifest = Bundle.open(tmp_path / "student").manifest
     assert manifest.training_data == Bundle.open(bundles["float32"]).manifest.training_data
     assert {"retrieval", "matching", "answering"} == set(manifest.tasks)
@@ -127,7 +127,7 @@ def test_a_variant_with_less_to_compute_is_measured_beside_its_bundle(
 def test_a_distillation_that_was_killed_keeps_what_the_teacher_said(
     bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = DistilOptions(
+    options = DistilOptions(
         teacher=bundles["float32"],
         recipe=small_recipe(),
         out=tmp_path / "student",
@@ -144,9 +144,9 @@ def test_a_distillation_that_was_killed_keeps_what_the_teacher_said(
     with monkeypatch.context() as patch:
         patch.setattr(distillation, "distil", killed)
         with pytest.raises(KeyboardInterrupt):
-            distil_bundle(wanted, lambda _: None)
-    said = json.loads((tmp_path / "work" / "teacher" / "squares" / "train" / "done.json").read_text())
-    assert said["done"] == said["count"]
-    assert distil_bundle(wanted, lambda _: None)["steps"] == 4
+            distil_bundle(options, lambda _: None)
+    state = json.loads((tmp_path / "work" / "teacher" / "squares" / "train" / "done.json").read_text())
+    assert state["done"] == state["count"]
+    assert distil_bundle(options, lambda _: None)["steps"] == 4
     rows = [json.loads(line) for line in (tmp_path / "work" / "run" / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(4))

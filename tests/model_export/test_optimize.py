@@ -194,12 +194,12 @@ def test_variant_of_a_variant_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("budget", "said"),
+    ("budget", "message"),
     [("recall=much", "recall=POINTS was expected"), ("speed=2", "recall=POINTS"), ("recall=-1", "recall=POINTS")],
 )
 def test_budget_that_means_nothing_is_refused_before_anything_is_done(
-    budget: str, said: str, bundles: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    budget: str, message: str, bundles: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _optimize(bundles["float32"], tmp_path / "out", tmp_path / "no-data", budget) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

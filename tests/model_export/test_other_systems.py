@@ -71,8 +71,8 @@ def test_the_bundle_answers_as_the_checkpoint_does(folders: Folders) -> None:
     ours, theirs = runtime.embed_video(streams), reference.embed_video(streams)
     np.testing.assert_allclose(ours.vectors, theirs.vectors, atol=0.02)  # weights are stored small
     np.testing.assert_allclose(runtime.embed_text(captions), reference.embed_text(captions), atol=0.02)
-    match, wanted = runtime.match(captions, ours.visual_tokens), reference.match(captions, theirs.visual_tokens)
-    np.testing.assert_allclose(match.probabilities, wanted.probabilities, atol=0.02)
+    match, expected = runtime.match(captions, ours.visual_tokens), reference.match(captions, theirs.visual_tokens)
+    np.testing.assert_allclose(match.probabilities, expected.probabilities, atol=0.02)
     asked = ["what color is it ?"] * 4
     best = [answers[0].text for answers in runtime.answer(asked, ours.visual_tokens)]
     assert best == [answers[0].text for answers in reference.answer(asked, theirs.visual_tokens)]

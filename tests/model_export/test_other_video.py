@@ -41,7 +41,7 @@ def graph_made_before(graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def held_out(bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path: Path) -> dict[str, Taught]:
     packed = open_packed(folders[1] / "squares" / "val")
-    return {"squares": taught(Model.open(bundles["int8-weights"], threads=1), packed, tmp_path / "said")}
+    return {"squares": taught(Model.open(bundles["int8-weights"], threads=1), packed, tmp_path / "teacher")}
 
 
 def other(model: HdVila, **changes: Any) -> VideoReplacement:
@@ -132,12 +132,12 @@ class Otherwise(nn.Module):
 def test_a_graph_that_gives_something_else_is_not_written(
     bundles: dict[str, Path], model: HdVila, tmp_path: Path
 ) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     wrong = other(model, module=Otherwise(VideoGraph(model)), precision="float16-weights")
     with pytest.raises(ParityError, match="output 'vector' on random inputs at float32"):
-        export_with_video(Bundle.open(bundles["float32"]), wrong, tmp_path / "other", log=said.append)
+        export_with_video(Bundle.open(bundles["float32"]), wrong, tmp_path / "other", log=messages.append)
     assert not (tmp_path / "other").exists()
-    assert any(line.startswith("float16-weights fails the parity check") for line in said)
+    assert any(line.startswith("float16-weights fails the parity check") for line in messages)
 
 
 def test_a_bundle_is_not_replaced_by_what_is_made_of_it(bundles: dict[str, Path], model: HdVila) -> None:

@@ -96,8 +96,8 @@ def assert_given(given: Given, texts: np.ndarray, clips: np.ndarray, logits: np.
     assert cosines(clips, given.clips).min() >= 0.99999
     np.testing.assert_allclose(logits, given.logits, rtol=0.02, atol=0.05)
     for axis in (0, 1):
-        best, chosen = given.logits.max(axis=axis), logits.argmax(axis=axis)
-        reached = np.take_along_axis(given.logits, np.expand_dims(chosen, axis), axis).squeeze(axis)
+        best, selected = given.logits.max(axis=axis), logits.argmax(axis=axis)
+        reached = np.take_along_axis(given.logits, np.expand_dims(selected, axis), axis).squeeze(axis)
         np.testing.assert_allclose(reached, best, atol=1e-3)  # the same, or one that the library puts beside it
 
 
@@ -207,8 +207,8 @@ def test_siglip_states_its_bias_and_its_one_length(tmp_path: Path) -> None:
     assert (model.text_length, model.logit_bias) == (64, pytest.approx(-9.5))
     assert model.temperature == pytest.approx(np.exp(-2.9))
     similarity = np.array([0.4, 0.9])
-    wanted = 1 / (1 + np.exp(-(similarity / model.temperature + model.logit_bias)))
-    np.testing.assert_allclose(fused_score(model.calibration, similarity, np.zeros(2)), wanted, atol=1e-6)
+    expected = 1 / (1 + np.exp(-(similarity / model.temperature + model.logit_bias)))
+    np.testing.assert_allclose(fused_score(model.calibration, similarity, np.zeros(2)), expected, atol=1e-6)
     (stream,) = model.streams()
     assert (stream.fit, stream.resample, stream.shortest_edge) == ("stretch", "bicubic", None)
     (text,) = [spec.module for spec in model.specs if spec.name == "text"]
@@ -221,13 +221,13 @@ def test_siglip_states_its_bias_and_its_one_length(tmp_path: Path) -> None:
 def test_siglip_pieces_become_its_tokenizer(tmp_path: Path) -> None:
     """A folder that has only the SentencePiece model gives the numbers of the same pieces in tokenizer.json."""
     folder = make_siglip(tmp_path / "siglip")
-    wanted = open_tokenizer(folder).library
+    expected = open_tokenizer(folder).library
     write_pieces(folder)
     tokens = open_tokenizer(folder)
     runtime = Tokenizer(tokenizers.Tokenizer.from_str(tokens.json), 64)
     for text in [*TEXTS, *library_parity.TEXTS, "tabs\tand, marks!?", "under_score"]:
         ids, _ = runtime.encode([text])
-        assert ids[0].tolist() == wanted(text, truncation=True, max_length=64)["input_ids"], text
+        assert ids[0].tolist() == expected(text, truncation=True, max_length=64)["input_ids"], text
 
 
 def changed(source: Path, folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> Path:

@@ -69,9 +69,9 @@ def test_every_family_says_what_its_library_says(
     with torch.no_grad():
         tokens = modules["video"](*inputs)
         head = modules["match" if family == "vilt_matches" else "answer"]
-        said = [head(*read, one.expand(len(QUESTIONS), -1, -1), *given) for one in tokens]
+        logits = [head(*read, one.expand(len(QUESTIONS), -1, -1), *given) for one in tokens]
         twice = modules["video"](*[torch.cat([one, one], dim=1) for one in inputs])
-    found = torch.stack(said, dim=1).reshape(len(QUESTIONS), len(clips), -1).numpy()
+    found = torch.stack(logits, dim=1).reshape(len(QUESTIONS), len(clips), -1).numpy()
     assert tuple(tokens.shape[1:]) == (model.visual_tokens, model.visual_width)
     assert twice.shape == tokens.shape
     seen = looked_at(streams[:1], photographs, film)
@@ -127,7 +127,7 @@ def test_padding_of_a_question_changes_no_answer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("maker", "file", "stated", "said"),
+    ("maker", "file", "stated", "message"),
     [
         (
             make_vilt_matches,
@@ -141,28 +141,28 @@ def test_padding_of_a_question_changes_no_answer(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_kept_exactly_is_refused(
-    maker: Callable[[Path], Path], file: str, stated: dict[str, Any], said: str, tmp_path: Path
+    maker: Callable[[Path], Path], file: str, stated: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     folder = maker(tmp_path / "model")
     (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | stated))
-    with pytest.raises(InvalidInput, match=said):
+    with pytest.raises(InvalidInput, match=message):
         open_public(folder, FRAMES, allow_pickle=False)
 
 
 @pytest.mark.parametrize(
-    ("answers", "said"),
+    ("answers", "message"),
     [(["red", "blue", "red"], "'red' occurs twice"), (["red", "so " * 20], "tokens long; at most 16 were expected")],
 )
-def test_answers_that_cannot_be_weighed_are_refused(answers: list[str], said: str, tmp_path: Path) -> None:
+def test_answers_that_cannot_be_weighed_are_refused(answers: list[str], message: str, tmp_path: Path) -> None:
     folder = make_blip_answers(tmp_path / "blip")
-    with pytest.raises(InvalidInput, match=said):
+    with pytest.raises(InvalidInput, match=message):
         open_public(folder, FRAMES, allow_pickle=False, answers=answers)
     with pytest.raises(InvalidInput, match="does not score other answers"):
         open_public(make_vilt_matches(tmp_path / "vilt"), FRAMES, allow_pickle=False, answers=["red"])
 
 
 @pytest.mark.parametrize(
-    ("written", "said"),
+    ("written", "message"),
     [
         (None, "cannot be read"),
         ('["red"', "is not JSON"),
@@ -171,11 +171,11 @@ def test_answers_that_cannot_be_weighed_are_refused(answers: list[str], said: st
         ("[]", "a JSON list of strings"),
     ],
 )
-def test_a_file_of_answers_is_a_list_of_strings(written: str | None, said: str, tmp_path: Path) -> None:
+def test_a_file_of_answers_is_a_list_of_strings(written: str | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "answers.json"
     if written is not None:
         path.write_text(written)
-    with pytest.raises(InvalidInput, match=said):
+    with pytest.raises(InvalidInput, match=message):
         read_answers(path)
     path.write_text(json.dumps(ANSWERS))
     assert read_answers(path) == ANSWERS

@@ -97,10 +97,10 @@ def cut(frames: Tensor) -> Tensor:
     return frames[..., top : height - top, left : width - left, :]
 
 
-def assert_alike(found: Tensor, wanted: Tensor) -> None:
-    cosines = torch.cosine_similarity(found.double(), wanted.double(), dim=-1)
+def assert_alike(found: Tensor, expected: Tensor) -> None:
+    cosines = torch.cosine_similarity(found.double(), expected.double(), dim=-1)
     assert cosines.min() >= 0.99999
-    assert wanted.std(dim=0).max() > 1e-3, "samples that are all alike prove nothing"
+    assert expected.std(dim=0).max() > 1e-3, "samples that are all alike prove nothing"
 
 
 @torch.no_grad()
@@ -159,8 +159,8 @@ def test_hd_vila_gives_what_was_published(loaded: Callable[[str], PublicModel]) 
     maps = published.hd_vila_maps(w, *(cut(streams[name][:, 0]) for name in ("high", "low")))
     assert_alike(tokens.flatten(1), maps.flatten(2).transpose(1, 2).flatten(1))
     ids, mask = (array[::2] for array in encoded(answering))
-    wanted = published.hd_vila_answers(w, ids, mask, maps, 1, 2)
-    assert_alike(modules(answering)["answer"](ids, mask, tokens), wanted)
+    expected = published.hd_vila_answers(w, ids, mask, maps, 1, 2)
+    assert_alike(modules(answering)["answer"](ids, mask, tokens), expected)
 
 
 @torch.no_grad()
@@ -175,11 +175,11 @@ def test_soho_gives_what_was_published(name: str, loaded: Callable[[str], Public
         16,
     )
     frames = clips(model, 2, 1)["frames"]
-    wanted = published.soho_tokens(w, frames[:, 0, 0])
+    expected = published.soho_tokens(w, frames[:, 0, 0])
     _, tokens = modules(model)["video"](frames)
-    assert_alike(tokens.flatten(1), wanted.flatten(1))
+    assert_alike(tokens.flatten(1), expected.flatten(1))
     ids, mask = (array[::2] for array in encoded(model))
-    first = published.soho_first(w, ids, mask, wanted, (2, 3), 2)
+    first = published.soho_first(w, ids, mask, expected, (2, 3), 2)
     if name == "soho":
         logits = modules(model)["match"](ids, mask, tokens)
         np.testing.assert_allclose(logits, published.soho_match(w, first), atol=1e-4)
@@ -373,8 +373,8 @@ def test_a_released_checkpoint_is_exported_and_served(
     said: list[str] = []
     export_public(ModelSource(folder, "them/released"), tmp_path / "bundle", seed=1, log=said.append)
     runtime = Model.open(tmp_path / "bundle")
-    chosen = runtime.bundle.manifest.extra["public_model"]["chosen"]
-    assert [f"note: {note}" for note in chosen] == [line for line in said if line.startswith("note: ")]
+    notes = runtime.bundle.manifest.extra["public_model"]["chosen"]
+    assert [f"note: {note}" for note in notes] == [line for line in said if line.startswith("note: ")]
     film = write_video(tmp_path / "film.mp4", moving_shot(1, 40))
     with serving(settings_for(tmp_path / "bundle", tmp_path / "data")) as service:
         client = service.client
@@ -391,8 +391,8 @@ def test_a_released_checkpoint_is_exported_and_served(
             scored = client.post("/v1/caption-scores", json={"captions": TEXTS[:2], **about}).json()["scores"]
             assert [one["similarity"] for one in scored] == [None, None]
             tokens = runtime.embed_file(film).visual_tokens
-            wanted = runtime.match(TEXTS[:2], np.repeat(tokens, 2, axis=0)).probabilities
-            assert [one["match"] for one in scored] == pytest.approx(wanted.tolist(), abs=5e-3)
+            expected = runtime.match(TEXTS[:2], np.repeat(tokens, 2, axis=0)).probabilities
+            assert [one["match"] for one in scored] == pytest.approx(expected.tolist(), abs=5e-3)
         if "answering" in runtime.tasks:
             told = client.post("/v1/answers", json={"question": "what colour?", **about}).json()
             best = runtime.answer(["what colour?"], runtime.embed_file(film).visual_tokens)[0][0]

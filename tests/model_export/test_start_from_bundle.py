@@ -118,7 +118,7 @@ def test_a_bundle_that_was_not_exported_here_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("extra", "said"),
+    ("extra", "message"),
     [
         ({"public_model": {"source": "them/released"}}, r"is a public model \(.*vitascope distil"),
         ({"variant_of": {"name": "big", "version": "2"}}, r"was made of big 2 \(variant of\)"),
@@ -126,12 +126,12 @@ def test_a_bundle_that_was_not_exported_here_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_bundle_whose_graphs_are_of_another_program_is_refused(
-    extra: dict[str, object], said: str, tmp_path: Path
+    extra: dict[str, object], message: str, tmp_path: Path
 ) -> None:
     folder = make_small_bundle(tmp_path / "bundle")
     stated = json.loads((folder / "manifest.json").read_text())
     write_manifest(folder, {**stated, "extra": extra})
-    with pytest.raises(InvalidInput, match=said):
+    with pytest.raises(InvalidInput, match=message):
         model_of_bundle(folder)
 
 

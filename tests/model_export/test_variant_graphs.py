@@ -144,10 +144,12 @@ def test_node_that_int8_harms_most_is_the_first_to_stay_in_float32() -> None:
     whole = prepare_for_int8(model, [given])
     worst = next(iter(sensitivity(whole, given)))
     ladder = [whole.nodes, *int8_node_sets(whole, given)]
-    assert [len(chosen) for chosen in ladder] == [3, 2, 1]
+    assert [len(selected) for selected in ladder] == [3, 2, 1]
     assert worst not in ladder[1]
     exact = open_engine(model).run(given)["y"]
-    errors = [float(np.square(open_engine(whole.to_int8(chosen)).run(given)["y"] - exact).mean()) for chosen in ladder]
+    errors = [
+        float(np.square(open_engine(whole.to_int8(selected)).run(given)["y"] - exact).mean()) for selected in ladder
+    ]
     assert errors[1] < 0.5 * errors[0]
 
 

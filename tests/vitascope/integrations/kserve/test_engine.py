@@ -260,7 +260,7 @@ def test_a_server_that_takes_too_long_is_asked_once(server: ProtocolServer) -> N
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         (b"hello", "cannot be read"),
         (b'{"outputs": []}', "output 'vector' is missing"),
@@ -275,11 +275,11 @@ def test_a_server_that_takes_too_long_is_asked_once(server: ProtocolServer) -> N
     ],
     ids=["nonsense", "missing", "shape", "nan"],
 )
-def test_answers_that_cannot_be_believed(body: bytes | str, said: str, server: ProtocolServer, model: Model) -> None:
+def test_answers_that_cannot_be_believed(body: bytes | str, message: str, server: ProtocolServer, model: Model) -> None:
     model.embed_text(FEW)
     content = body.encode() if isinstance(body, str) else body
     server.interfere = at_infer(lambda answer: (200, {}, content))
-    with pytest.raises(EngineError, match=said):
+    with pytest.raises(EngineError, match=message):
         model.embed_text(FEW)
 
 

@@ -70,11 +70,11 @@ def test_it_answers_as_onnx_runtime_does(machine: TensorRT, tmp_path: Path) -> N
         right = OnnxRuntimeEngine(folder / f"{graph}.onnx", threads=1, device="cpu")
         for rows in (1, 3, 70):
             inputs = inputs_of(graph, rows, second)
-            found, wanted = engine.run(inputs), right.run(inputs)
-            assert set(found) == set(wanted)
-            for name in wanted:
-                assert found[name].dtype == wanted[name].dtype
-                np.testing.assert_allclose(found[name], wanted[name], atol=1e-6)
+            found, expected = engine.run(inputs), right.run(inputs)
+            assert set(found) == set(expected)
+            for name in expected:
+                assert found[name].dtype == expected[name].dtype
+                np.testing.assert_allclose(found[name], expected[name], atol=1e-6)
     # 70 videos of three clips are beyond every profile: run four at a time, which is what the roomiest allows.
     of_clips = [run["high"][0] for run in machine.runs if run.get("high", (0, 0))[1] == 3]
     assert of_clips == [1, 3, *[4] * 17, 2]
