@@ -1,10 +1,10 @@
-"""Visual tokens as bytes, to be kept with a clip for reranking.
+"""Encoding of visual tokens as bytes, for storage with a clip.
 
-``float16``: the numbers as they are, little-endian. ``int8``: one float16 scale for each token, then whole numbers
-from -127 to 127; a number times the scale of its token is the value. Half the bytes, and an error of at most half a
-scale, which is a 254th of the token's largest value.
+``float16``: little-endian values. ``int8``: a float16 scale per token, then integers from -127 to 127; a value is its
+integer times the scale of its token. int8 takes half the bytes, with an error of at most half a scale, 1/254 of the
+token's largest absolute value.
 
-Shape letters: V visual tokens, W their width.
+Shape letters: V visual tokens, K their width.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from vitascope.errors import InvalidInput
 
 TokenEncoding = Literal["float16", "int8"]
 ENCODINGS: tuple[TokenEncoding, ...] = get_args(TokenEncoding)
-LARGEST = 127
-_FIRST_SCALE = np.float16(2**-24)
-"""The smallest number above 0 that float16 has."""
+_MAX_INT8 = 127
+_MIN_SCALE = np.float16(2**-24)
+"""The smallest positive float16."""
 
 
 def check_encoding(name: str) -> TokenEncoding:
-    """``name`` if it is an encoding. Raises InvalidInput."""
+    """Return ``name`` as an encoding. Raises InvalidInput if it is unknown."""
     for encoding in ENCODINGS:
         if name == encoding:
             return encoding
@@ -32,26 +32,26 @@ def check_encoding(name: str) -> TokenEncoding:
 
 
 def encoded_bytes(encoding: TokenEncoding, shape: tuple[int, int]) -> int:
-    """How many bytes tokens of ``shape`` (V, W) take."""
+    """Return the number of bytes of encoded tokens of ``shape`` (V, K)."""
     tokens, width = shape
     return tokens * (2 * width if encoding == "float16" else 2 + width)
 
 
 def encode_tokens(tokens: NDArray[np.floating], encoding: TokenEncoding) -> bytes:
-    """The bytes of ``tokens`` (V, W), which must be finite as float16."""
+    """Encode tokens (V, K), which must be finite as float16."""
     if encoding == "float16":
         return bytes(tokens.astype("<f2").tobytes())
     values = tokens.astype(np.float32)
-    exact = np.abs(values).max(axis=1, keepdims=True, initial=0) / LARGEST
+    exact = np.abs(values).max(axis=1, keepdims=True, initial=0) / _MAX_INT8
     scales = exact.astype("<f2")
-    # Never below the exact scale: the largest value must not need more than 127 of it. Tokens of zeros have none.
+    # Round up, so that the largest value does not exceed 127 steps.
     scales = np.where(scales < exact, np.nextafter(scales, np.float16(np.inf)), scales)
-    steps = np.rint(values / np.maximum(scales, _FIRST_SCALE).astype(np.float32))
+    steps = np.rint(values / np.maximum(scales, _MIN_SCALE).astype(np.float32))
     return bytes(scales.astype("<f2").tobytes() + steps.astype(np.int8).tobytes())
 
 
 def check_stored(stored: bytes, encoding: TokenEncoding, shape: tuple[int, int]) -> None:
-    """Raise InvalidInput unless ``stored`` is as many bytes as tokens of ``shape`` (V, W) take, of finite values."""
+    """Validate encoded tokens of ``shape`` (V, K). Raises InvalidInput for another length, or values not finite."""
     if len(stored) != encoded_bytes(encoding, shape):
         raise InvalidInput(
             f"visual tokens: {len(stored)} bytes; {encoded_bytes(encoding, shape)} were expected, "
@@ -63,7 +63,7 @@ def check_stored(stored: bytes, encoding: TokenEncoding, shape: tuple[int, int])
 
 
 def decode_tokens(stored: bytes, encoding: TokenEncoding, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """The tokens (V, W) as float32. Raises InvalidInput as ``check_stored``."""
+    """Decode tokens to (V, K) float32. Raises InvalidInput as ``check_stored``."""
     check_stored(stored, encoding, shape)
     if encoding == "float16":
         return np.frombuffer(stored, "<f2").reshape(shape).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The ONNX Runtime engine tells the truth about devices, graphs and failures."""
+"""The ONNX Runtime engine: runs, devices and errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def engine(small_bundle: Path) -> OnnxRuntimeEngine:
     return OnnxRuntimeEngine(small_bundle / "text.onnx", threads=1, device="cpu")
 
 
-def test_names_shapes_and_types_are_known(engine: OnnxRuntimeEngine) -> None:
+def test_the_engine_reports_names_types_and_shapes(engine: OnnxRuntimeEngine) -> None:
     assert engine.inputs == {
         "input_ids": ArraySpec("int64", (None, None)),
         "attention_mask": ArraySpec("int64", (None, None)),
@@ -32,7 +32,7 @@ def test_names_shapes_and_types_are_known(engine: OnnxRuntimeEngine) -> None:
     assert engine.placement == Placement(f"onnxruntime {onnxruntime.__version__}", "cpu", None, None)
 
 
-def test_named_arrays_in_named_arrays_out(engine: OnnxRuntimeEngine) -> None:
+def test_a_run_takes_and_returns_named_arrays(engine: OnnxRuntimeEngine) -> None:
     ids = np.array([[2, 4, 3], [2, 5, 3]])
     result = engine.run({"input_ids": ids, "attention_mask": np.ones_like(ids)})
     assert set(result) == {"vector"}
@@ -41,13 +41,15 @@ def test_named_arrays_in_named_arrays_out(engine: OnnxRuntimeEngine) -> None:
 
 
 @pytest.mark.parametrize("ids", [np.array([[10**6]]), np.array([2]), np.array([[2.0]])], ids=["value", "rank", "type"])
-def test_a_failed_run_names_graph_and_shapes(ids: np.ndarray, engine: OnnxRuntimeEngine) -> None:
+def test_a_failed_run_names_the_graph_and_the_shapes(ids: np.ndarray, engine: OnnxRuntimeEngine) -> None:
     with pytest.raises(EngineError, match=r"text\.onnx: failed on inputs of shapes .*input_ids"):
         engine.run({"input_ids": ids, "attention_mask": np.ones((1, 1), np.int64)})
 
 
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
-def test_a_device_that_is_not_built_in(device: str, small_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_is_not_built_in_is_rejected(
+    device: str, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(EngineError, match=f"device: '{device}' is not built into"):
         OnnxRuntimeEngine(small_bundle / "text.onnx", device=device)  # type: ignore[arg-type]
@@ -55,26 +57,28 @@ def test_a_device_that_is_not_built_in(device: str, small_bundle: Path, monkeypa
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
 @pytest.mark.parametrize(("device", "name"), [("cuda", "CUDA"), ("tensorrt", "Tensorrt")])
-def test_a_silent_fall_back_to_the_cpu_is_an_error(
+def test_a_silent_fallback_to_the_cpu_is_an_error(
     device: str, name: str, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A GPU build lists its providers as available where no GPU is, and then runs on the CPU. Why is told."""
+    """Without a GPU, a GPU build lists its providers as available and runs on the CPU."""
     monkeypatch.setattr(gpu, "DRIVER", "libnone.so.1")
     if f"{name}ExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("needs a build of onnxruntime without GPU support")
     listed = [f"{n}ExecutionProvider" for n in ("Tensorrt", "CUDA", "CPU")]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
-    asked = f"device: '{device}' was requested, but .* CPUExecutionProvider: no NVIDIA driver is installed: libnone"
-    with pytest.raises(EngineError, match=asked):
+    message = f"device: '{device}' was requested, but .* CPUExecutionProvider: no NVIDIA driver is installed: libnone"
+    with pytest.raises(EngineError, match=message):
         OnnxRuntimeEngine(small_bundle / "text.onnx", device=device)  # type: ignore[arg-type]
-    fallen_back = OnnxRuntimeEngine(small_bundle / "text.onnx", device="auto")
-    assert fallen_back.providers == ["CPUExecutionProvider"]
-    assert fallen_back.placement.device == "cpu"
-    assert "no NVIDIA driver is installed: libnone.so.1" in str(fallen_back.placement.fallback)
+    engine = OnnxRuntimeEngine(small_bundle / "text.onnx", device="auto")
+    assert engine.providers == ["CPUExecutionProvider"]
+    assert engine.placement.device == "cpu"
+    assert "no NVIDIA driver is installed: libnone.so.1" in str(engine.placement.fallback)
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
-def test_a_gpu_that_is_there_and_a_library_that_is_not(small_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_library_that_cannot_be_loaded_is_the_reason_of_the_fallback(
+    small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("needs a build of onnxruntime without GPU support")
     monkeypatch.setattr(
@@ -87,21 +91,21 @@ def test_a_gpu_that_is_there_and_a_library_that_is_not(small_bundle: Path, monke
     assert "libonnxruntime_providers_cuda.so" in str(placement.fallback)
 
 
-def test_unknown_settings(small_bundle: Path) -> None:
+def test_unknown_settings_are_rejected(small_bundle: Path) -> None:
     with pytest.raises(InvalidInput, match="device: 'abacus'; expected one of auto, cpu, cuda, tensorrt"):
         OnnxRuntimeEngine(small_bundle / "text.onnx", device="abacus")  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match="threads: -1"):
         OnnxRuntimeEngine(small_bundle / "text.onnx", threads=-1)
 
 
-def test_a_file_that_is_no_graph(tmp_path: Path) -> None:
+def test_a_file_that_is_not_onnx_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"nonsense")
     with pytest.raises(BundleCorrupt, match=r"bad\.onnx: not a valid ONNX graph"):
         OnnxRuntimeEngine(tmp_path / "bad.onnx", device="cpu")
 
 
-def test_nobody_is_told_and_nothing_is_kept_of_what_is_run(small_bundle: Path, tmp_path: Path) -> None:
-    """ONNX Runtime's own telemetry writes into the home of whoever runs it, before it sends anything."""
+def test_onnx_runtime_writes_no_telemetry(small_bundle: Path, tmp_path: Path) -> None:
+    """Its telemetry would write into the home folder before it sends anything."""
     code = "import sys; from vitascope.model import Model; Model.open(sys.argv[1]).embed_text(['a red thing'])"
     home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     variables = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"} | home

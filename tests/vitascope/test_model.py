@@ -1,4 +1,4 @@
-"""What a model says of colours, and what it says of input that makes no sense."""
+"""Embedding, matching and answering with a small model of colours, and rejected inputs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAMES = list(COLOURS)
 
 
 def colour_streams(*names: str, clips: int = 1) -> dict[str, np.ndarray]:
-    """One video of each colour."""
+    """Return the streams of one video per colour."""
     colours = np.array([COLOURS[name] for name in names], np.uint8).reshape(-1, 3) * 255
     return {
         s["name"]: np.array(
@@ -37,7 +37,7 @@ def colour_streams(*names: str, clips: int = 1) -> dict[str, np.ndarray]:
     }
 
 
-def test_texts_are_closest_to_the_videos_they_describe(small_model: Model) -> None:
+def test_texts_are_nearest_to_the_videos_they_describe(small_model: Model) -> None:
     texts = small_model.embed_text([f"a {name} thing" for name in NAMES])
     videos = small_model.embed_video(colour_streams(*NAMES, clips=2))
     assert texts.dtype == videos.vectors.dtype == videos.visual_tokens.dtype == np.float32
@@ -46,8 +46,8 @@ def test_texts_are_closest_to_the_videos_they_describe(small_model: Model) -> No
     assert (texts @ videos.vectors.T).argmax(axis=1).tolist() == list(range(len(NAMES)))
 
 
-def test_texts_of_all_lengths_keep_their_order_and_are_padded_little(small_model: Model) -> None:
-    texts = [" ".join(["a"] * (number * 7 % 13)) + f" {NAMES[number % 8]}" for number in range(70)]
+def test_batches_by_length_keep_the_order_and_need_little_padding(small_model: Model) -> None:
+    texts = [" ".join(["a"] * (index * 7 % 13)) + f" {NAMES[index % 8]}" for index in range(70)]
     batches = small_model.text_batches(texts)
     assert sorted(row for batch in batches for row in batch.rows.tolist()) == list(range(70))
     assert max(len(batch.rows) for batch in batches) == small_model.batch_size
@@ -62,7 +62,7 @@ def test_texts_of_all_lengths_keep_their_order_and_are_padded_little(small_model
     assert np.abs(together - alone).max() < 1e-6
 
 
-def test_match_agrees_with_what_is_seen(small_model: Model) -> None:
+def test_match_separates_right_and_wrong_captions(small_model: Model) -> None:
     tokens = small_model.embed_video(colour_streams("red", "blue")).visual_tokens
     match = small_model.match(["a red thing", "a red thing"], tokens.astype(np.float16))
     assert match.logits.shape == match.probabilities.shape == (2,)
@@ -70,28 +70,28 @@ def test_match_agrees_with_what_is_seen(small_model: Model) -> None:
     assert match.probabilities[1] < 0.05
 
 
-def test_questions_are_answered_best_first(small_model: Model) -> None:
+def test_answers_are_ordered_by_probability(small_model: Model) -> None:
     tokens = small_model.embed_video(colour_streams("red", "green", "blue", "blue")).visual_tokens
     questions = ["which colour is it?", "what color is it?", "is it blue?", "is it red?"]
     answers = small_model.answer(questions, tokens, top=3)
-    assert [found[0].text for found in answers] == ["red", "green", "yes", "no"]
-    for found in answers:
-        assert len(found) == 3
-        chances = [answer.probability for answer in found]
-        assert chances == sorted(chances, reverse=True)
-        assert sum(chances) <= 1 + 1e-9
-    everything = small_model.answer(questions[:1], tokens[:1], top=99)[0]
-    assert sum(answer.probability for answer in everything) == pytest.approx(1)
+    assert [row[0].text for row in answers] == ["red", "green", "yes", "no"]
+    for row in answers:
+        assert len(row) == 3
+        probabilities = [answer.probability for answer in row]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert sum(probabilities) <= 1 + 1e-9
+    full = small_model.answer(questions[:1], tokens[:1], top=99)[0]
+    assert sum(answer.probability for answer in full) == pytest.approx(1)
 
 
 def _recalibrated(tmp_path: Path, **calibration: float) -> Model:
     folder = make_small_bundle(tmp_path / "bundle")
-    stated = json.loads((folder / "manifest.json").read_text())
-    write_manifest(folder, {**stated, "calibration": calibration})
+    manifest = json.loads((folder / "manifest.json").read_text())
+    write_manifest(folder, {**manifest, "calibration": calibration})
     return Model.open(folder, threads=1, device="cpu")
 
 
-def test_calibration_turns_scores_into_probabilities(tmp_path: Path) -> None:
+def test_scores_are_calibrated_by_the_manifest(tmp_path: Path) -> None:
     model = _recalibrated(
         tmp_path,
         match_scale=2.0,
@@ -110,7 +110,7 @@ def test_calibration_turns_scores_into_probabilities(tmp_path: Path) -> None:
     assert answers[0].probability == pytest.approx(answers[-1].probability, rel=1e-4)
 
 
-def test_fused_scores_stay_between_0_and_1(small_model: Model) -> None:
+def test_fused_scores_are_between_0_and_1(small_model: Model) -> None:
     fused = small_model.fused_score(np.array([-1.0, 0.0, 1.0]), np.array([-1e6, 0.0, 1e6]))
     assert fused.tolist() == sorted(fused.tolist())
     assert (fused[0], fused[2]) == (0.0, 1.0)
@@ -118,16 +118,16 @@ def test_fused_scores_stay_between_0_and_1(small_model: Model) -> None:
         small_model.fused_score(np.zeros(2), np.zeros(3))
 
 
-def test_each_clip_of_a_file_is_a_row(small_model: Model, tmp_path: Path) -> None:
+def test_embed_file_returns_a_row_per_clip(small_model: Model, tmp_path: Path) -> None:
     frames = [solid((255, 0, 0))] * 20 + [solid((0, 0, 255))] * 20
     path = write_video(tmp_path / "two.mp4", frames, rate=10)
-    found = small_model.embed_file(path, [(0.0, 2.0), (2.0, 4.0)])
+    embedding = small_model.embed_file(path, [(0.0, 2.0), (2.0, 4.0)])
     texts = small_model.embed_text(["red", "blue"])
-    assert (found.vectors @ texts.T).argmax(axis=1).tolist() == [0, 1]
+    assert (embedding.vectors @ texts.T).argmax(axis=1).tolist() == [0, 1]
     assert small_model.embed_file(path).vectors.shape == (1, 16)
 
 
-def test_many_clips_are_more_than_one_batch(small_model: Model, tmp_path: Path) -> None:
+def test_many_clips_are_embedded_in_batches(small_model: Model, tmp_path: Path) -> None:
     path = write_color_video(tmp_path / "long.mp4", (0, 255, 0), 10.0)
     clips = [(0.1 * number, 0.1 * number + 0.1) for number in range(99)]
     vectors = small_model.embed_file(path, clips).vectors
@@ -135,14 +135,14 @@ def test_many_clips_are_more_than_one_batch(small_model: Model, tmp_path: Path) 
     assert np.abs(vectors @ vectors[0] - 1).max() < 1e-4
 
 
-def test_a_picture_is_a_video_of_one_frame(small_model: Model, tmp_path: Path) -> None:
+def test_an_image_is_embedded_as_a_still_video(small_model: Model, tmp_path: Path) -> None:
     picture = small_model.embed_file(write_picture(tmp_path / "p.png", solid((255, 255, 0))))
     video = small_model.embed_file(write_color_video(tmp_path / "v.mp4", (255, 255, 0)))
     assert picture.vectors.shape == (1, 16)
     assert (picture.vectors @ video.vectors.T).item() > 0.99
 
 
-def test_bad_files_and_no_clips(small_model: Model, tmp_path: Path) -> None:
+def test_unreadable_files_and_empty_lists_of_clips_are_rejected(small_model: Model, tmp_path: Path) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"text")
     with pytest.raises(MediaError, match=r"bad\.mp4"):
         small_model.embed_file(tmp_path / "bad.mp4")
@@ -151,27 +151,27 @@ def test_bad_files_and_no_clips(small_model: Model, tmp_path: Path) -> None:
         small_model.embed_file(path, [])
 
 
-def test_batches_of_any_size_give_the_same(small_bundle: Path) -> None:
+def test_results_do_not_depend_on_the_batch_size(small_bundle: Path) -> None:
     bundle = Bundle.open(small_bundle)
-    whole = Model(bundle, threads=1, device="cpu", batch_size=64)
-    pieces = Model(bundle, threads=1, device="cpu", batch_size=3)
+    large = Model(bundle, threads=1, device="cpu", batch_size=64)
+    small = Model(bundle, threads=1, device="cpu", batch_size=3)
     streams = colour_streams(*NAMES)
     texts = [f"{'a small ' * (number % 3)}{name} ball" for number, name in enumerate(NAMES)]
-    videos = pieces.embed_video(streams)
-    assert np.allclose(videos.vectors, whole.embed_video(streams).vectors, atol=1e-6)
-    assert np.allclose(pieces.embed_text(texts), whole.embed_text(texts), atol=1e-6)
+    videos = small.embed_video(streams)
+    assert np.allclose(videos.vectors, large.embed_video(streams).vectors, atol=1e-6)
+    assert np.allclose(small.embed_text(texts), large.embed_text(texts), atol=1e-6)
     tokens = videos.visual_tokens
-    assert np.allclose(pieces.match(texts, tokens).logits, whole.match(texts, tokens).logits, atol=1e-5)
-    assert [a[0].text for a in pieces.answer(texts, tokens)] == [a[0].text for a in whole.answer(texts, tokens)]
+    assert np.allclose(small.match(texts, tokens).logits, large.match(texts, tokens).logits, atol=1e-5)
+    assert [a[0].text for a in small.answer(texts, tokens)] == [a[0].text for a in large.answer(texts, tokens)]
     with pytest.raises(InvalidInput, match="batch_size: 0"):
         Model(bundle, batch_size=0)
 
 
-def test_empty_batches_are_empty_answers(small_model: Model) -> None:
-    nothing = np.zeros((0, 2, 16), np.float32)
+def test_empty_batches_give_empty_results(small_model: Model) -> None:
+    no_tokens = np.zeros((0, 2, 16), np.float32)
     assert small_model.embed_text([]).shape == (0, 16)
-    assert small_model.match([], nothing).probabilities.shape == (0,)
-    assert small_model.answer([], nothing) == []
+    assert small_model.match([], no_tokens).probabilities.shape == (0,)
+    assert small_model.answer([], no_tokens) == []
     empty = {name: array[:0] for name, array in colour_streams("red").items()}
     assert small_model.embed_video(empty).visual_tokens.shape == (0, 2, 16)
 
@@ -196,7 +196,7 @@ def _changed(name: str, change: Callable[[np.ndarray], Any]) -> Streams:
         (_changed("high", lambda a: a[:, :0]), r"streams\['high'\]"),
     ],
 )
-def test_wrong_streams_are_named(streams: Streams, reason: str, small_model: Model) -> None:
+def test_invalid_streams_are_rejected(streams: Streams, reason: str, small_model: Model) -> None:
     with pytest.raises(InvalidInput, match=reason):
         small_model.embed_video(streams)
 
@@ -205,25 +205,25 @@ def test_wrong_streams_are_named(streams: Streams, reason: str, small_model: Mod
     "tokens",
     [np.zeros((1, 2, 16), np.int64), np.zeros((2, 2, 16), np.float32), np.zeros((1, 3, 16), np.float32), [0]],
 )
-def test_wrong_tokens_are_named(tokens: Any, small_model: Model) -> None:
+def test_invalid_visual_tokens_are_rejected(tokens: Any, small_model: Model) -> None:
     with pytest.raises(InvalidInput, match=r"visual_tokens: .*shape \(1, 2, 16\) expected"):
         small_model.match(["red"], tokens)
     with pytest.raises(InvalidInput, match="visual_tokens"):
         small_model.answer(["which colour?"], tokens)
 
 
-def test_wrong_texts_are_named(small_model: Model) -> None:
+def test_invalid_texts_are_rejected(small_model: Model) -> None:
     tokens = np.zeros((2, 2, 16), np.float32)
-    for use in (small_model.embed_text, lambda t: small_model.match(t, tokens)):
+    for call in (small_model.embed_text, lambda t: small_model.match(t, tokens)):
         with pytest.raises(TextError, match=r"texts\[1\]"):
-            use(["red", "  "])
+            call(["red", "  "])
         with pytest.raises(InvalidInput, match="a list of strings"):
-            use("red")
+            call("red")
     with pytest.raises(InvalidInput, match="top: 0"):
         small_model.answer(["red", "blue"], tokens, top=0)
 
 
-def test_missing_tasks_are_named(tmp_path: Path) -> None:
+def test_missing_tasks_are_reported(tmp_path: Path) -> None:
     model = Model.open(make_small_bundle(tmp_path, tasks=["retrieval"]), threads=1)
     tokens = model.embed_video(colour_streams("red")).visual_tokens
     with pytest.raises(TaskMissing, match="no graph 'match', so no matching; the bundle's tasks are retrieval"):
@@ -235,15 +235,15 @@ def test_missing_tasks_are_named(tmp_path: Path) -> None:
         only_matching.embed_text(["red"])
 
 
-def test_a_model_can_be_shared_between_threads(small_bundle: Path) -> None:
+def test_a_model_is_thread_safe(small_bundle: Path) -> None:
     model = Model.open(small_bundle, threads=1, device="cpu")
     expected = Model.open(small_bundle, threads=1, device="cpu").embed_text(["a red thing"])
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: model.embed_text(["a red thing"]), range(40)))
-    assert all(np.array_equal(one, expected) for one in found)
+        results = list(pool.map(lambda _: model.embed_text(["a red thing"]), range(40)))
+    assert all(np.array_equal(result, expected) for result in results)
 
 
-def test_warming_loads_every_graph_and_finds_broken_ones(tmp_path: Path) -> None:
+def test_warm_up_loads_every_graph_and_reports_invalid_results(tmp_path: Path) -> None:
     folder = make_small_bundle(tmp_path, external_data=True)
     Model.open(folder, threads=1).warm_up()
     _replace_weights(folder, "answer.onnx", lambda array: array * np.nan)
@@ -252,7 +252,7 @@ def test_warming_loads_every_graph_and_finds_broken_ones(tmp_path: Path) -> None
 
 
 def _replace_weights(folder: Path, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Change the float weights of a graph and put its new hash into the manifest."""
+    """Modify the float weights of a graph and update the manifest."""
     model = onnx.load(folder / name, load_external_data=True)
     for tensor in model.graph.initializer:
         array = numpy_helper.to_array(tensor)
@@ -273,16 +273,16 @@ def _replace_weights(folder: Path, name: str, change: Callable[[np.ndarray], np.
         ({"streams": [STREAMS[0]]}, r"video\.onnx: inputs \['high', 'low'\]; \['high'\] were expected"),
     ],
 )
-def test_graphs_must_be_what_the_manifest_says(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
+def test_graphs_that_differ_from_the_manifest_are_rejected(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
     folder = make_small_bundle(tmp_path)
-    stated = json.loads((folder / "manifest.json").read_text())
-    graphs = {**stated["graphs"], **change.get("graphs", {})}
-    write_manifest(folder, {**stated, **change, "graphs": graphs})
+    manifest = json.loads((folder / "manifest.json").read_text())
+    graphs = {**manifest["graphs"], **change.get("graphs", {})}
+    write_manifest(folder, {**manifest, **change, "graphs": graphs})
     with pytest.raises(BundleCorrupt, match=reason):
         Model.open(folder, threads=1).warm_up()
 
 
-def test_answers_must_be_as_many_as_the_logits(tmp_path: Path) -> None:
+def test_the_vocabulary_must_have_an_answer_per_logit(tmp_path: Path) -> None:
     folder = make_small_bundle(tmp_path)
     (folder / "answers.json").write_text('["red", "green"]')
     write_manifest(folder, json.loads((folder / "manifest.json").read_text()))

@@ -1,4 +1,4 @@
-"""Text to token numbers."""
+"""Tokenization."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def words(*names: str) -> list[int]:
     return [VOCABULARY[name] for name in names]
 
 
-def test_a_batch_is_padded_to_its_longest(tokenizer: Tokenizer) -> None:
+def test_a_batch_is_padded_to_its_longest_text(tokenizer: Tokenizer) -> None:
     ids, mask = tokenizer.encode(["a RED thing", "blue", "zebra"])
     assert ids.dtype == mask.dtype == np.int64
     assert ids[0].tolist() == words("[CLS]", "a", "red", "thing", "[SEP]")
@@ -31,14 +31,14 @@ def test_a_batch_is_padded_to_its_longest(tokenizer: Tokenizer) -> None:
     assert mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 0, 0]]
 
 
-def test_long_texts_are_cut_and_still_end_properly(tokenizer: Tokenizer) -> None:
+def test_long_texts_are_truncated_and_keep_the_final_token(tokenizer: Tokenizer) -> None:
     ids, mask = tokenizer.encode(["red " * 500])
     assert ids.shape == (1, TEXT_LENGTH)
     assert mask.all()
     assert ids[0, -1] == VOCABULARY["[SEP]"]
 
 
-def test_no_texts_are_no_rows(tokenizer: Tokenizer) -> None:
+def test_an_empty_batch_has_no_rows(tokenizer: Tokenizer) -> None:
     ids, mask = tokenizer.encode([])
     assert ids.shape[0] == mask.shape[0] == 0
 
@@ -52,24 +52,24 @@ def test_no_texts_are_no_rows(tokenizer: Tokenizer) -> None:
         ("a \ud800 b", "not valid Unicode at character 2"),
     ],
 )
-def test_bad_texts_are_named_by_position(text: str, reason: str, tokenizer: Tokenizer) -> None:
+def test_invalid_texts_are_named_by_index(text: str, reason: str, tokenizer: Tokenizer) -> None:
     with pytest.raises(TextError, match=rf"texts\[1\]: .*{reason}"):
         tokenizer.encode(["red", text])
 
 
 @pytest.mark.parametrize("value", [None, 5, b"red", ["red"]])
-def test_only_strings_are_texts(value: object, tokenizer: Tokenizer) -> None:
+def test_values_that_are_not_strings_are_rejected(value: object, tokenizer: Tokenizer) -> None:
     with pytest.raises(TextError, match="a string was expected"):
         tokenizer.encode([value])  # type: ignore[list-item]
 
 
-def test_any_script_and_control_characters_pass(tokenizer: Tokenizer) -> None:
+def test_any_script_and_control_characters_are_accepted(tokenizer: Tokenizer) -> None:
     ids, mask = tokenizer.encode(["красный 红色 🟥", "red\x00red", "\u200b"])
     assert ids.shape == mask.shape
     assert mask.any(axis=1).all()
 
 
-def test_a_broken_tokenizer_file(tmp_path: Path) -> None:
+def test_a_malformed_tokenizer_file_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0"}')
     with pytest.raises(BundleCorrupt, match="not a readable tokenizer"):
         Tokenizer.open(tmp_path / "tokenizer.json", 16)

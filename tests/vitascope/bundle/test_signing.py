@@ -1,4 +1,4 @@
-"""A bundle that must be signed is opened as it was signed, or not at all."""
+"""Signatures of bundles and key files."""
 
 from __future__ import annotations
 
@@ -55,24 +55,24 @@ def resign(folder: Path, key: SecretKey) -> None:
     add_signature(folder, sign((folder / "manifest.json").read_bytes(), key))
 
 
-def refused(folder: Path, *keys: PublicKey) -> str:
-    """Why a bundle is not trusted."""
+def untrusted_reason(folder: Path, *keys: PublicKey) -> str:
+    """Return why a bundle is not trusted."""
     with pytest.raises(BundleUntrusted) as caught:
         Bundle.open(folder, keys)
     return str(caught.value)
 
 
-def test_a_bundle_that_a_trusted_key_signed_opens_and_tells_whose_it_is(signed: Path, key: SecretKey) -> None:
-    stranger = generate_key().public
-    opened = Bundle.open(signed, [stranger, key.public])
+def test_a_bundle_signed_by_a_trusted_key_opens(signed: Path, key: SecretKey) -> None:
+    untrusted = generate_key().public
+    opened = Bundle.open(signed, [untrusted, key.public])
     assert opened.signature is not None
     assert opened.signature.key_id_hex == key.public.key_id_hex
     assert "file:manifest.json" in opened.signature.comment
-    assert Bundle.open(signed).signature is None  # nobody asked
+    assert Bundle.open(signed).signature is None
 
 
-def test_signatures_are_those_of_minisign(tmp_path: Path) -> None:
-    """A published pair of key and signature (of the bytes "test"), as that program made it."""
+def test_signatures_of_minisign_are_valid(tmp_path: Path) -> None:
+    """A published key and its signature of "test", written by minisign."""
     (tmp_path / "minisign.pub").write_text(
         "untrusted comment: minisign public key E7620F1842B4E81F\n"
         "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3\n"
@@ -91,46 +91,47 @@ def test_signatures_are_those_of_minisign(tmp_path: Path) -> None:
     assert not replace(signature, comment="timestamp:1556193336\tfile:test").is_valid(b"test", public)
 
 
-def test_who_is_not_trusted_is_named(signed: Path, key: SecretKey) -> None:
-    stranger = generate_key()
-    said = refused(signed, stranger.public)
-    assert f"signed by {key.public.key_id_hex}" in said
-    assert f"one of the trusted keys ({stranger.public.key_id_hex}) was expected" in said
+def test_an_untrusted_signer_is_named(signed: Path, key: SecretKey) -> None:
+    untrusted = generate_key()
+    message = untrusted_reason(signed, untrusted.public)
+    assert f"signed by {key.public.key_id_hex}" in message
+    assert f"one of the trusted keys ({untrusted.public.key_id_hex}) was expected" in message
     (signed / SIGNATURE).unlink()
-    assert refused(signed, key.public) == (
+    assert untrusted_reason(signed, key.public) == (
         f"{SIGNATURE}: missing; a signature by one of the trusted keys ({key.public.key_id_hex}) was expected"
     )
-    assert "trusted keys (none)" in refused(signed)
+    assert "trusted keys (none)" in untrusted_reason(signed)
 
 
-def test_a_signature_of_another_manifest_is_refused(signed: Path, tmp_path: Path, key: SecretKey) -> None:
+def test_a_signature_of_another_manifest_is_rejected(signed: Path, tmp_path: Path, key: SecretKey) -> None:
     other = make_small_bundle(tmp_path / "other", seed=1)
     shutil.copy(signed / SIGNATURE, other / SIGNATURE)
-    assert f"the signature by {key.public.key_id_hex} is not of this manifest.json" in refused(other, key.public)
+    assert f"the signature by {key.public.key_id_hex} is not of this manifest.json" in untrusted_reason(
+        other, key.public
+    )
 
 
-def test_a_changed_manifest_with_a_checksum_of_its_own_is_refused(signed: Path, key: SecretKey) -> None:
-    """The checksum protects against damage, whoever changes a bundle writes it anew; the signature is what stays."""
+def test_a_modified_manifest_with_a_new_checksum_is_rejected(signed: Path, key: SecretKey) -> None:
     manifest = signed / "manifest.json"
     manifest.write_text(manifest.read_text().replace("0.05", "0.06"))
     (signed / "manifest.json.sha256").write_text(checksum_of(manifest.read_bytes()))
     assert Bundle.open(signed).manifest.temperature == 0.06
-    assert "is not of this manifest.json" in refused(signed, key.public)
+    assert "is not of this manifest.json" in untrusted_reason(signed, key.public)
 
 
-def test_a_key_that_took_the_id_of_another_is_refused(signed: Path, key: SecretKey) -> None:
+def test_another_key_with_the_same_id_is_rejected(signed: Path, key: SecretKey) -> None:
     swapped = generate_key()
     swapped = replace(swapped, public=replace(swapped.public, key_id=key.public.key_id))
     resign(signed, swapped)
     assert len(read_signatures(signed)) == 1
-    said = refused(signed, key.public)
-    assert "is not of this manifest.json, or by another key with that id" in said
+    message = untrusted_reason(signed, key.public)
+    assert "is not of this manifest.json, or by another key with that id" in message
 
 
-def test_several_keys_sign_one_bundle_and_any_of_them_will_do(signed: Path, key: SecretKey) -> None:
+def test_a_bundle_signed_by_several_keys_opens_with_any_of_them(signed: Path, key: SecretKey) -> None:
     second = generate_key()
     resign(signed, second)
-    resign(signed, key)  # in place of its earlier one
+    resign(signed, key)  # replaces the earlier signature
     signers = {signature.key_id_hex for signature in read_signatures(signed)}
     assert signers == {key.public.key_id_hex, second.public.key_id_hex}
     assert len(read_signatures(signed)) == 2
@@ -140,34 +141,34 @@ def test_several_keys_sign_one_bundle_and_any_of_them_will_do(signed: Path, key:
         assert opened.signature.key_id_hex == trusted.public.key_id_hex
     [first, last] = (signed / SIGNATURE).read_text().split("untrusted comment: ")[1:]
     (signed / SIGNATURE).write_text("untrusted comment: " + last)
-    assert "signed by" in refused(signed, second.public)
+    assert "signed by" in untrusted_reason(signed, second.public)
     assert first
 
 
-def test_nothing_of_a_damaged_signed_bundle_is_parsed(
+def test_no_damaged_file_of_a_signed_bundle_is_parsed(
     signed: Path, key: SecretKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Flips and truncations at random places of random files, also where whoever did it knows the checksum."""
+    """Flip bits and truncate at random offsets, also with a correct checksum of the manifest."""
     names = sorted(path.name for path in signed.iterdir() if path.name != SIGNATURE)
-    whole = {name: (signed / name).read_bytes() for name in names}
+    original = {name: (signed / name).read_bytes() for name in names}
     parsed: list[object] = []
     monkeypatch.setattr("vitascope.bundle.bundle.external_files", recording(lambda path: set(), parsed))
     monkeypatch.setattr("vitascope.bundle.bundle.json.loads", recording(json.loads, parsed))
-    moment = random.Random(5)
+    rng = random.Random(5)
     for _ in range(rounds(30, 1000)):
-        name = moment.choice([*names, "manifest.json"])
-        place = moment.randrange(len(whole[name]))
-        flipped = bytearray(whole[name])
-        flipped[place] ^= 1 << moment.randrange(8)
-        harmed = whole[name][:place] if moment.random() < 0.3 else bytes(flipped)
-        (signed / name).write_bytes(harmed)
-        if name == "manifest.json" and moment.random() < 0.7:
-            (signed / "manifest.json.sha256").write_text(checksum_of(harmed))
+        name = rng.choice([*names, "manifest.json"])
+        offset = rng.randrange(len(original[name]))
+        flipped = bytearray(original[name])
+        flipped[offset] ^= 1 << rng.randrange(8)
+        damaged = original[name][:offset] if rng.random() < 0.3 else bytes(flipped)
+        (signed / name).write_bytes(damaged)
+        if name == "manifest.json" and rng.random() < 0.7:
+            (signed / "manifest.json.sha256").write_text(checksum_of(damaged))
         with pytest.raises((BundleCorrupt, BundleUntrusted)):
             Bundle.open(signed, [key.public])
         for file in (name, "manifest.json.sha256"):
-            (signed / file).write_bytes(whole[file])
-    assert set(parsed) <= {whole["manifest.json"]}
+            (signed / file).write_bytes(original[file])
+    assert set(parsed) <= {original["manifest.json"]}
     assert Bundle.open(signed, [key.public]).answers
 
 
@@ -179,73 +180,70 @@ def recording(call: Callable[[Any], Any], seen: list[object]) -> Callable[[Any],
     return recorded
 
 
-def test_a_signature_that_was_changed_or_cut_off_anywhere_is_refused(
+def test_a_modified_or_truncated_signature_is_rejected(
     signed: Path, key: SecretKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All but its first line, which says of itself that it is not to be trusted; there, nothing can come of it."""
+    """Except in the first line, the untrusted comment."""
     path = signed / SIGNATURE
-    whole = path.read_bytes()
+    original = path.read_bytes()
     monkeypatch.setattr(
         "vitascope.bundle.bundle.parse_manifest", lambda content: pytest.fail("the manifest was parsed")
     )
     step = rounds(9, 1)
-    for length in range(0, len(whole), step):
-        path.write_bytes(whole[:length])
-        refused(signed, key.public)
-    moment = random.Random(6)
-    for place in range(whole.index(b"\n"), len(whole), step):
-        flipped = bytearray(whole)
-        flipped[place] ^= 1 << moment.randrange(8)
+    for length in range(0, len(original), step):
+        path.write_bytes(original[:length])
+        untrusted_reason(signed, key.public)
+    rng = random.Random(6)
+    for offset in range(original.index(b"\n"), len(original), step):
+        flipped = bytearray(original)
+        flipped[offset] ^= 1 << rng.randrange(8)
         path.write_bytes(flipped)
-        refused(signed, key.public)
-    path.write_bytes(whole * 300)
-    assert "more than 65536 bytes" in refused(signed, key.public)
+        untrusted_reason(signed, key.public)
+    path.write_bytes(original * 300)
+    assert "more than 65536 bytes" in untrusted_reason(signed, key.public)
 
 
 @pytest.mark.parametrize("link", ["manifest.json", "text.onnx"])
-def test_links_out_of_a_signed_bundle_are_refused(link: str, signed: Path, tmp_path: Path, key: SecretKey) -> None:
+def test_links_out_of_a_signed_bundle_are_rejected(link: str, signed: Path, tmp_path: Path, key: SecretKey) -> None:
     shutil.move(signed / link, tmp_path / "outside")
     (signed / link).symlink_to(tmp_path / "outside")
     with pytest.raises(BundleError, match=rf"{link}: a link that leaves the bundle"):
         Bundle.open(signed, [key.public])
 
 
-# Keys
-
-
-def test_a_secret_key_is_readable_by_its_owner_alone_and_shows_itself_nowhere(
+def test_a_secret_key_is_private_and_never_shown(
     tmp_path: Path, key: SecretKey, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["bundle", "keygen", str(tmp_path / "mine"), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    secret, public = tmp_path / "mine.key", tmp_path / "mine.pub"
+    assert main(["bundle", "keygen", str(tmp_path / "test"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    secret, public = tmp_path / "test.key", tmp_path / "test.pub"
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
-    made = read_secret_key(secret)
-    assert made.public == read_public_key(public)
-    assert told["key_id"] == made.public.key_id_hex
-    hidden = secret.read_text().splitlines()[1]
-    assert main(["bundle", "keygen", str(tmp_path / "mine")]) == 2  # a key is never overwritten
+    loaded = read_secret_key(secret)
+    assert loaded.public == read_public_key(public)
+    assert result["key_id"] == loaded.public.key_id_hex
+    encoded_secret = secret.read_text().splitlines()[1]
+    assert main(["bundle", "keygen", str(tmp_path / "test")]) == 2  # a key is never overwritten
     shown = capsys.readouterr()
-    for text in (json.dumps(told), shown.out, shown.err, repr(made), str(made)):
-        assert hidden not in text
-        assert made.seed.hex() not in text
-        assert repr(made.seed) not in text
-    assert read_secret_key(secret) == made
+    for text in (json.dumps(result), shown.out, shown.err, repr(loaded), str(loaded)):
+        assert encoded_secret not in text
+        assert loaded.seed.hex() not in text
+        assert repr(loaded.seed) not in text
+    assert read_secret_key(secret) == loaded
     secret.chmod(0o644)
-    with pytest.raises(InvalidInput, match=r"mine\.key has mode 0644; 0600 was expected"):
+    with pytest.raises(InvalidInput, match=r"test\.key has mode 0644; 0600 was expected"):
         read_secret_key(secret)
 
 
-def test_half_a_pair_of_keys_is_not_written(tmp_path: Path, key: SecretKey) -> None:
-    (tmp_path / "a.key").write_text("something that is dear to somebody")
+def test_a_key_pair_is_written_completely_or_not_at_all(tmp_path: Path, key: SecretKey) -> None:
+    (tmp_path / "a.key").write_text("another key")
     with pytest.raises(InvalidInput, match=r"a\.key exists"):
         write_key(key, tmp_path / "a.key", tmp_path / "a.pub")
     assert not (tmp_path / "a.pub").exists()
-    assert (tmp_path / "a.key").read_text() == "something that is dear to somebody"
+    assert (tmp_path / "a.key").read_text() == "another key"
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "reason"),
+    ("offset", "value", "reason"),
     [
         (2, b"Sc", "has a password"),
         (60, b"\0\0\0", "is damaged"),  # the id
@@ -254,13 +252,13 @@ def test_half_a_pair_of_keys_is_not_written(tmp_path: Path, key: SecretKey) -> N
         (150, b"", "is not a key file"),
     ],
 )
-def test_what_is_no_secret_key_is_refused_without_being_shown(
-    place: int, value: bytes, reason: str, tmp_path: Path, key: SecretKey
+def test_invalid_secret_keys_are_rejected_without_being_shown(
+    offset: int, value: bytes, reason: str, tmp_path: Path, key: SecretKey
 ) -> None:
     write_key(key, tmp_path / "a.key", tmp_path / "a.pub")
     comment, line = (tmp_path / "a.key").read_text().splitlines()
     content = base64.b64decode(line)
-    content = content[:place] + value + (content[place + len(value) :] if value else b"")
+    content = content[:offset] + value + (content[offset + len(value) :] if value else b"")
     (tmp_path / "a.key").write_text(f"{comment}\n{base64.b64encode(content).decode()}\n")
     with pytest.raises(InvalidInput, match=rf"a\.key {reason}") as caught:
         read_secret_key(tmp_path / "a.key")
@@ -281,13 +279,10 @@ def test_public_keys_are_read_from_files_and_folders(tmp_path: Path, key: Secret
         read_public_keys([tmp_path / "keys"])
 
 
-# The command
-
-
-def test_a_bundle_is_signed_and_verified_by_command(
+def test_the_command_signs_and_verifies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bundle, key = str(make_small_bundle(tmp_path / "bundle")), tmp_path / "mine"
+    bundle, key = str(make_small_bundle(tmp_path / "bundle")), tmp_path / "test"
     assert main(["bundle", "keygen", str(key)]) == 0
     assert main(["bundle", "keygen", str(tmp_path / "other")]) == 0
     check = ["bundle", "verify", bundle, "--key", f"{key}.pub"]
@@ -299,14 +294,14 @@ def test_a_bundle_is_signed_and_verified_by_command(
     assert main(["bundle", "sign", bundle, "--key", f"{tmp_path}/other.key", "--comment", "two\nlines"]) == 2
     assert "comment: 'two\\nlines'; one line" in capsys.readouterr().err
     assert main([*check, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [(one["valid"], one["comment"]) for one in told["signatures"]] == [(True, "release 7")]
-    assert told["verified"] is True
+    result = json.loads(capsys.readouterr().out)
+    assert [(each["valid"], each["comment"]) for each in result["signatures"]] == [(True, "release 7")]
+    assert result["verified"] is True
     assert main(["bundle", "verify", bundle, "--key", f"{tmp_path}/other.pub"]) == 1
-    assert main(["bundle", "verify", bundle]) == 0  # no key, so nobody asks
+    assert main(["bundle", "verify", bundle]) == 0  # signatures are optional without --key
     assert "not checked (--key)" in capsys.readouterr().out
     assert main(["bundle", "inspect", bundle]) == 0
-    assert f"{told['signatures'][0]['key']} (not checked)" in capsys.readouterr().out
+    assert f"{result['signatures'][0]['key']} (not checked)" in capsys.readouterr().out
 
 
 def test_a_damaged_bundle_is_not_signed(signed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

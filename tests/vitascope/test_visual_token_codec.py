@@ -1,4 +1,4 @@
-"""Visual tokens as bytes: what comes back is what went in, within what the encoding states."""
+"""Encoding of visual tokens: lossless in float16, bounded error in int8."""
 
 from __future__ import annotations
 
@@ -17,27 +17,26 @@ TOKENS = arrays(np.float16, SHAPE, elements=st.floats(-65504, 65504, width=16))
 
 @settings(max_examples=50, deadline=None)
 @given(TOKENS)
-def test_float16_loses_nothing(tokens: np.ndarray) -> None:
-    back = decode_tokens(encode_tokens(tokens, "float16"), "float16", SHAPE)
-    np.testing.assert_array_equal(back, tokens.astype(np.float32))
+def test_float16_is_lossless(tokens: np.ndarray) -> None:
+    decoded = decode_tokens(encode_tokens(tokens, "float16"), "float16", SHAPE)
+    np.testing.assert_array_equal(decoded, tokens.astype(np.float32))
 
 
 @settings(max_examples=50, deadline=None)
 @given(TOKENS)
-def test_int8_is_off_by_at_most_half_a_step_of_each_token(tokens: np.ndarray) -> None:
-    """Also where tokens of very different size meet, or one is all zeros."""
+def test_the_error_of_int8_is_at_most_half_a_step_of_each_token(tokens: np.ndarray) -> None:
     values = tokens.astype(np.float32)
-    back = decode_tokens(encode_tokens(tokens, "int8"), "int8", SHAPE)
+    decoded = decode_tokens(encode_tokens(tokens, "int8"), "int8", SHAPE)
     largest = np.abs(values).max(axis=1, keepdims=True)
     # A scale is rounded up to float16: a step is at most one part in a thousand, or 2**-24, wider.
     step = np.maximum(largest / 127 * 1.001, largest / 127 + 2.0**-24)
-    assert (np.abs(back - values) <= step / 2 + 1e-12).all()
-    assert (back[largest[:, 0] == 0] == 0).all()
+    assert (np.abs(decoded - values) <= step / 2 + 1e-12).all()
+    assert (decoded[largest[:, 0] == 0] == 0).all()
 
 
 @settings(max_examples=50, deadline=None)
 @given(TOKENS)
-def test_encoding_again_what_was_decoded_gives_the_same_bytes(tokens: np.ndarray) -> None:
+def test_encoding_decoded_float16_gives_the_same_bytes(tokens: np.ndarray) -> None:
     stored = encode_tokens(tokens, "float16")
     assert encode_tokens(decode_tokens(stored, "float16", SHAPE), "float16") == stored
 
@@ -49,7 +48,7 @@ def test_int8_takes_half_the_bytes() -> None:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_bytes_of_another_shape_are_refused(encoding: TokenEncoding) -> None:
+def test_bytes_of_another_shape_are_rejected(encoding: TokenEncoding) -> None:
     stored = encode_tokens(np.ones(SHAPE), encoding)
     for wrong in (stored[:-1], stored + b"\0", b""):
         with pytest.raises(InvalidInput, match=rf"{len(wrong)} bytes; {len(stored)} were expected, for shape \(5, 7\)"):
@@ -57,13 +56,13 @@ def test_bytes_of_another_shape_are_refused(encoding: TokenEncoding) -> None:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_values_that_are_not_finite_are_refused(encoding: TokenEncoding) -> None:
+def test_values_that_are_not_finite_are_rejected(encoding: TokenEncoding) -> None:
     stored = np.float16(np.nan).tobytes() + encode_tokens(np.ones(SHAPE), encoding)[2:]
     with pytest.raises(InvalidInput, match="not finite"):
         decode_tokens(stored, encoding, SHAPE)
 
 
-def test_an_unknown_encoding_is_named() -> None:
+def test_an_unknown_encoding_is_rejected() -> None:
     assert check_encoding("int8") == "int8"
     with pytest.raises(InvalidInput, match="token encoding: 'int4'; float16 or int8 was expected"):
         check_encoding("int4")

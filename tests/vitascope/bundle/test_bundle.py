@@ -1,4 +1,4 @@
-"""A bundle is opened whole and unchanged, or not at all."""
+"""Opening bundles: checksums, paths and manifests."""
 
 from __future__ import annotations
 
@@ -28,14 +28,9 @@ FILES = sorted(
 )
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return make_small_bundle(tmp_path / "bundle", external_data=True)
-
-
 def manifest_of(folder: Path) -> dict[str, Any]:
-    stated: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
-    return stated
+    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    return manifest
 
 
 def test_an_intact_bundle_opens(folder: Path) -> None:
@@ -47,52 +42,51 @@ def test_an_intact_bundle_opens(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
-def test_one_flipped_bit_in_any_file_is_refused(name: str, place: float, folder: Path) -> None:
+@pytest.mark.parametrize("position", [0.0, 0.5, 1.0])
+def test_one_flipped_bit_in_any_file_is_detected(name: str, position: float, folder: Path) -> None:
     path = folder / name
     data = bytearray(path.read_bytes())
-    data[round(place * (len(data) - 1))] ^= 1
+    data[round(position * (len(data) - 1))] ^= 1
     path.write_bytes(data)
     with pytest.raises(BundleCorrupt, match=rf"{name}: its SHA-256 is [0-9a-f]{{64}}; the manifest lists"):
         Bundle.open(folder)
 
 
-def seal(folder: Path) -> None:
-    """Write the checksum of the manifest beside it, as the export does."""
+def write_checksum(folder: Path) -> None:
+    """Write the checksum of the manifest, as an export does."""
     (folder / "manifest.json.sha256").write_text(checksum_of((folder / "manifest.json").read_bytes()))
 
 
-def test_a_manifest_that_is_not_what_its_checksum_says_is_refused(folder: Path) -> None:
-    seal(folder)
+def test_a_manifest_that_differs_from_its_checksum_is_rejected(folder: Path) -> None:
+    write_checksum(folder)
     Bundle.open(folder)
-    manifest = folder / "manifest.json"
-    stated = manifest.read_text()
-    manifest.write_text(stated.replace("0.05", "0.06"))
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace("0.05", "0.06"))
     with pytest.raises(BundleCorrupt, match=r"manifest\.json: its SHA-256 is [0-9a-f]{64}; .*sha256 has another"):
         Bundle.open(folder)
-    (folder / "manifest.json.sha256").unlink()  # as in bundles of earlier versions
+    (folder / "manifest.json.sha256").unlink()  # as in bundles of early versions
     assert Bundle.open(folder).manifest.temperature == 0.06
 
 
-def test_no_damaged_bundle_is_parsed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flips and truncations at random places of random files."""
-    seal(folder)
+def test_no_damaged_file_is_parsed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flip bits and truncate at random offsets of random files."""
+    write_checksum(folder)
     names = [*FILES, "manifest.json", "manifest.json.sha256"]
-    whole = {name: (folder / name).read_bytes() for name in names}
+    original = {name: (folder / name).read_bytes() for name in names}
     parsed: list[object] = []
     monkeypatch.setattr("vitascope.bundle.bundle.external_files", lambda path: parsed.append(path) or set())
     monkeypatch.setattr("vitascope.bundle.bundle.json.loads", recording(json.loads, parsed))
-    moment = random.Random(3)
+    rng = random.Random(3)
     for _ in range(rounds(200, 1000)):
-        name = moment.choice(names)
-        place = moment.randrange(len(whole[name]))
-        flipped = bytearray(whole[name])
-        flipped[place] ^= 1 << moment.randrange(8)
-        (folder / name).write_bytes(whole[name][:place] if moment.random() < 0.3 else flipped)
+        name = rng.choice(names)
+        position = rng.randrange(len(original[name]))
+        flipped = bytearray(original[name])
+        flipped[position] ^= 1 << rng.randrange(8)
+        (folder / name).write_bytes(original[name][:position] if rng.random() < 0.3 else flipped)
         with pytest.raises(BundleCorrupt, match=f"{name.removesuffix('.sha256')}: "):
             Bundle.open(folder)
-        (folder / name).write_bytes(whole[name])
-    assert set(parsed) == {whole["manifest.json"]}
+        (folder / name).write_bytes(original[name])
+    assert set(parsed) == {original["manifest.json"]}
     assert Bundle.open(folder).answers
 
 
@@ -105,7 +99,7 @@ def recording(call: Callable[[Any], Any], seen: list[object]) -> Callable[[Any],
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_missing_or_shortened_file_is_refused(name: str, folder: Path) -> None:
+def test_a_missing_or_truncated_file_is_rejected(name: str, folder: Path) -> None:
     path = folder / name
     size = path.stat().st_size
     path.write_bytes(path.read_bytes()[:-1])
@@ -116,12 +110,12 @@ def test_a_missing_or_shortened_file_is_refused(name: str, folder: Path) -> None
         Bundle.open(folder)
 
 
-def test_files_that_are_not_listed_do_not_matter(folder: Path) -> None:
-    (folder / "notes.txt").write_text("seen on a Tuesday")
+def test_unlisted_files_are_ignored(folder: Path) -> None:
+    (folder / "notes.txt").write_text("unrelated")
     Bundle.open(folder)
 
 
-def test_links_may_not_leave_the_bundle(folder: Path, tmp_path: Path) -> None:
+def test_links_that_leave_the_bundle_are_rejected(folder: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside.json"
     shutil.move(folder / "tokenizer.json", outside)
     (folder / "tokenizer.json").symlink_to(outside)
@@ -129,28 +123,27 @@ def test_links_may_not_leave_the_bundle(folder: Path, tmp_path: Path) -> None:
         Bundle.open(folder)
     linked = tmp_path / "linked"
     linked.symlink_to(make_small_bundle(tmp_path / "other"))
-    Bundle.open(linked)  # the bundle itself may be anywhere
+    Bundle.open(linked)  # the bundle's own folder may be a link
 
 
 @pytest.mark.parametrize("name", ["Weights.BIN", "./weights.bin", "MANIFEST.json", "Text.onnx"])
-def test_names_that_differ_in_case_or_spelling_alone_are_refused(name: str, folder: Path) -> None:
-    """Where case does not matter, the file that is read could be another one than was checked."""
-    stated = manifest_of(folder)
-    stated["files"][name] = stated["files"]["weights.bin"]
-    (folder / "manifest.json").write_text(json.dumps(stated))
+def test_names_that_differ_in_case_or_spelling_only_are_rejected(name: str, folder: Path) -> None:
+    manifest = manifest_of(folder)
+    manifest["files"][name] = manifest["files"]["weights.bin"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleCorrupt, match=f"'{name}' differ in case or spelling alone"):
         Bundle.open(folder)
 
 
-def test_the_manifest_may_be_no_link_that_leaves_the_bundle(folder: Path, tmp_path: Path) -> None:
+def test_a_manifest_that_is_a_link_out_of_the_bundle_is_rejected(folder: Path, tmp_path: Path) -> None:
     shutil.move(folder / "manifest.json", tmp_path / "manifest.json")
     (folder / "manifest.json").symlink_to(tmp_path / "manifest.json")
     with pytest.raises(BundleCorrupt, match=r"manifest\.json: a link that leaves the bundle"):
         Bundle.open(folder)
 
 
-def test_weights_are_not_read_through_a_link(folder: Path, tmp_path: Path) -> None:
-    """`more/../weights.bin` is the file that was checked only where `more` is a folder."""
+def test_weights_behind_a_linked_folder_are_rejected(folder: Path, tmp_path: Path) -> None:
+    """`more/../weights.bin` is the verified file only if `more` is not a link."""
     (tmp_path / "outside" / "deep").mkdir(parents=True)
     shutil.copy(folder / "weights.bin", tmp_path / "outside" / "weights.bin")
     (folder / "more").symlink_to(tmp_path / "outside" / "deep")
@@ -162,7 +155,7 @@ def test_weights_are_not_read_through_a_link(folder: Path, tmp_path: Path) -> No
         Bundle.open(folder)
 
 
-def test_no_bundle_there(tmp_path: Path) -> None:
+def test_a_missing_bundle_is_reported(tmp_path: Path) -> None:
     with pytest.raises(BundleNotFound, match="no such folder"):
         Bundle.open(tmp_path / "absent")
     with pytest.raises(BundleNotFound, match=r"has no manifest\.json"):
@@ -182,7 +175,7 @@ def test_no_bundle_there(tmp_path: Path) -> None:
         ({"answers": None}, BundleCorrupt, "needs an answer vocabulary"),
     ],
 )
-def test_a_manifest_that_makes_no_sense(
+def test_invalid_manifests_are_rejected(
     change: dict[str, Any], error: type[Exception], reason: str, folder: Path
 ) -> None:
     write_manifest(folder, {**manifest_of(folder), **change})
@@ -192,17 +185,17 @@ def test_a_manifest_that_makes_no_sense(
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"manifest"', "[" * 100_000, "\x00\xff"])
-def test_a_manifest_that_is_not_a_json_object(text: str, folder: Path) -> None:
+def test_manifests_that_are_not_json_objects_are_rejected(text: str, folder: Path) -> None:
     (folder / "manifest.json").write_text(text)
     with pytest.raises(BundleCorrupt, match=r"manifest\.json"):
         Bundle.open(folder)
 
 
 @pytest.mark.parametrize("name", ["../outside.bin", "/etc/hostname", "a/../../b", "a\\b"])
-def test_listed_paths_stay_inside(name: str, folder: Path) -> None:
-    stated = manifest_of(folder)
-    stated["files"][name] = {"sha256": "0" * 64, "bytes": 1}
-    (folder / "manifest.json").write_text(json.dumps(stated))
+def test_listed_paths_outside_the_bundle_are_rejected(name: str, folder: Path) -> None:
+    manifest = manifest_of(folder)
+    manifest["files"][name] = {"sha256": "0" * 64, "bytes": 1}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleCorrupt, match="leaves the bundle"):
         Bundle.open(folder)
 
@@ -215,19 +208,19 @@ def _redirect(graph: onnx.GraphProto, location: str) -> None:
 
 
 @pytest.mark.parametrize("location", ["../weights.bin", "/etc/hostname", "notes.txt", "./../../x", ""])
-def test_graphs_may_only_read_weights_that_were_checked(location: str, folder: Path) -> None:
+def test_graphs_may_read_listed_weights_only(location: str, folder: Path) -> None:
     model = onnx.load(folder / "video.onnx", load_external_data=False)
     _redirect(model.graph, location)
     (folder / "video.onnx").write_bytes(model.SerializeToString())
-    stated = manifest_of(folder)
-    write_manifest(folder, stated)  # the hashes are right again: only the location is wrong
+    manifest = manifest_of(folder)
+    write_manifest(folder, manifest)  # updates the hashes, so only the location is wrong
     (folder / "notes.txt").write_bytes((folder / "weights.bin").read_bytes())
     with pytest.raises(BundleCorrupt, match=r"video\.onnx: graph 'video' reads weights from"):
         Bundle.open(folder)
 
 
-def test_weights_hidden_in_a_branch_are_found(tmp_path: Path) -> None:
-    """Tensors also live in attributes and in the graphs of If and Loop."""
+def test_external_weights_of_nested_graphs_are_found(tmp_path: Path) -> None:
+    """Attributes and the graphs of If and Loop have tensors, too."""
     make_small_bundle(tmp_path, external_data=True)
     inner = onnx.load(tmp_path / "text.onnx", load_external_data=False).graph
     _redirect(inner, "../hidden.bin")
@@ -244,7 +237,7 @@ def test_weights_hidden_in_a_branch_are_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"not a graph at all", b"\x3a\xff\xff\xff\xff\x0f", b"\x0b\x0b"])
-def test_graph_files_that_are_not_graphs(data: bytes, folder: Path) -> None:
+def test_graph_files_that_are_not_onnx_are_rejected(data: bytes, folder: Path) -> None:
     (folder / "text.onnx").write_bytes(data)
     write_manifest(folder, manifest_of(folder))
     with pytest.raises(BundleCorrupt, match=r"text\.onnx: not a readable ONNX graph"):
@@ -252,22 +245,22 @@ def test_graph_files_that_are_not_graphs(data: bytes, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '["red", 5]', '["red", ""]', "no"])
-def test_an_answer_vocabulary_is_a_list_of_texts(text: str, folder: Path) -> None:
+def test_an_answer_vocabulary_that_is_not_a_list_of_strings_is_rejected(text: str, folder: Path) -> None:
     (folder / "answers.json").write_text(text)
     write_manifest(folder, manifest_of(folder))
     with pytest.raises(BundleCorrupt, match=r"answers\.json"):
         Bundle.open(folder)
 
 
-def test_the_fingerprint_is_that_of_the_vectors(tmp_path: Path) -> None:
+def test_the_fingerprint_covers_what_determines_embeddings(tmp_path: Path) -> None:
     def fingerprint(name: str, card: str = "", notice: str = "", **options: Any) -> str:
-        stated = {"metrics": options.pop("metrics", {}), "text_length": options.pop("text_length", 16)}
+        manifest = {"metrics": options.pop("metrics", {}), "text_length": options.pop("text_length", 16)}
         folder = make_small_bundle(tmp_path / name, **options)
         if card:
             (folder / "MODEL_CARD.md").write_text(card)
         if notice:
             (folder / "NOTICE.md").write_text(notice)
-        write_manifest(folder, {**manifest_of(folder), **stated})
+        write_manifest(folder, {**manifest_of(folder), **manifest})
         return Bundle.open(folder).fingerprint
 
     first = fingerprint("first")
@@ -280,8 +273,7 @@ def test_the_fingerprint_is_that_of_the_vectors(tmp_path: Path) -> None:
     assert fingerprint("length", text_length=12) != first
 
 
-def test_what_came_later_changes_no_bundle_that_does_not_use_it(folder: Path) -> None:
-    """Streams of a public model state a filter; all others are written and fingerprinted as they always were."""
+def test_default_values_of_later_fields_are_neither_written_nor_fingerprinted(folder: Path) -> None:
     before = manifest_of(folder)
     bundle = Bundle.open(folder)
     written = json.loads(bundle.manifest.model_dump_json())
@@ -306,11 +298,11 @@ def test_what_came_later_changes_no_bundle_that_does_not_use_it(folder: Path) ->
 CORNER = {"fit": "corner", "shortest_edge": 48, "longest_edge": 79, "multiple": 8, "height": 72, "width": 72}
 
 
-def test_a_corner_states_how_large_frames_are_in_it(folder: Path) -> None:
+def test_the_size_of_a_corner_stream_follows_its_edges(folder: Path) -> None:
     before = manifest_of(folder)
     first, *others = before["streams"]
     cover = CORNER | {"shows": "cover", "height": 9, "width": 9}
-    for stated, said in (
+    for manifest, message in (
         (CORNER, None),
         (cover, None),
         (CORNER | {"height": 80}, "size: 72x80 pixels; 72x72 was expected"),
@@ -319,30 +311,30 @@ def test_a_corner_states_how_large_frames_are_in_it(folder: Path) -> None:
         (CORNER | {"shortest_edge": None}, "both were expected"),
         (CORNER | {"fit": "pad", "shortest_edge": None}, "fit 'corner' was expected"),
     ):
-        write_manifest(folder, {**before, "streams": [first | stated, *others]})
-        if said is None:
+        write_manifest(folder, {**before, "streams": [first | manifest, *others]})
+        if message is None:
             written = json.loads(Bundle.open(folder).manifest.model_dump_json())["streams"]
-            assert written[0] == first | stated
+            assert written[0] == first | manifest
             assert set(written[1]) == {*others[0], "fit"}
             continue
-        with pytest.raises(BundleCorrupt, match=said):
+        with pytest.raises(BundleCorrupt, match=message):
             Bundle.open(folder)
 
 
 @pytest.mark.parametrize(
-    ("stated", "said"),
+    ("manifest", "message"),
     [({"vector_width": 0}, "the task 'retrieval' needs vectors"), ({"answers": None}, "needs an answer vocabulary")],
 )
-def test_a_task_needs_what_it_gives(stated: dict[str, Any], said: str, folder: Path) -> None:
-    write_manifest(folder, {**manifest_of(folder), **stated})
-    with pytest.raises(BundleCorrupt, match=said):
+def test_tasks_require_embeddings_and_answers(manifest: dict[str, Any], message: str, folder: Path) -> None:
+    write_manifest(folder, {**manifest_of(folder), **manifest})
+    with pytest.raises(BundleCorrupt, match=message):
         Bundle.open(folder)
 
 
-@pytest.mark.parametrize("stated", [{"fit": "stretch", "shortest_edge": 256}, {"fit": "crop", "shortest_edge": 8}])
-def test_a_shorter_edge_that_leaves_nothing_to_cut_is_refused(stated: dict[str, Any], folder: Path) -> None:
+@pytest.mark.parametrize("manifest", [{"fit": "stretch", "shortest_edge": 256}, {"fit": "crop", "shortest_edge": 8}])
+def test_a_shortest_edge_below_the_crop_is_rejected(manifest: dict[str, Any], folder: Path) -> None:
     before = manifest_of(folder)
     first, *others = before["streams"]
-    write_manifest(folder, {**before, "streams": [first | stated, *others]})
+    write_manifest(folder, {**before, "streams": [first | manifest, *others]})
     with pytest.raises(BundleCorrupt, match="shortest_edge"):
         Bundle.open(folder)
