@@ -219,7 +219,9 @@ def _export(
                 "recipe": recipe.model_dump(mode="json"),
                 "begin": init_from,
                 "clips": clips,
-                "eyes": student.eyes.model_dump(mode="json", include=set(recipe.eyes) | {"backbone", "frozen_stages"}),
+                "eyes": student.eyes.model_dump(
+                    mode="json", include=set(recipe.video_encoder) | {"backbone", "frozen_stages"}
+                ),
             },
         },
         description=[

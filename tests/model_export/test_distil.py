@@ -24,8 +24,8 @@ from vitascope.model import Model
 TOML = "\n".join(
     [
         'name = "mine"',
-        *("steps = 60", "batch = 8", "anchors = 4", "learning_rate = 1e-2", "backbone_scale = 1.0"),
-        f"eyes = {{ {', '.join(f'{key} = {json.dumps(value)}' for key, value in VIDEO_FIELDS.items())} }}",
+        *("steps = 60", "batch_size = 8", "anchors = 4", "learning_rate = 1e-2", "backbone_lr_mult = 1.0"),
+        f"video_encoder = {{ {', '.join(f'{key} = {json.dumps(value)}' for key, value in VIDEO_FIELDS.items())} }}",
     ]
 )
 
@@ -84,7 +84,7 @@ def test_a_student_begins_with_its_teachers_weights_where_they_are_known(
     messages: list[str] = []
     options = DistilOptions(
         teacher=bundles["float32"],
-        recipe=small_recipe(eyes={**VIDEO_FIELDS, "hybrid_width": 32}, steps=2, learning_rate=1e-6),
+        recipe=small_recipe(video_encoder={**VIDEO_FIELDS, "hybrid_width": 32}, steps=2, learning_rate=1e-6),
         out=tmp_path / "student",
         work=tmp_path / "work",
         name="student",

@@ -20,7 +20,7 @@ from training import checkpoint, trainer
 from training.curves import read_log
 from training.data.batches import Batches
 from training.models.soho.dictionary import VisualDictionary
-from training.objectives.losses import contrastive
+from training.objectives.losses import itc
 from vitascope.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -123,13 +123,13 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 import torch
-from training.objectives.losses import contrastive
+from training.objectives.losses import itc
 
 folder, rank = Path(sys.argv[1]), int(sys.argv[2])
 torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
 video, text, groups = torch.load(folder / "vectors.pt")
 own = video[3 * rank : 3 * rank + 3].clone().requires_grad_()
-loss = contrastive(own, text[3 * rank : 3 * rank + 3], 0.2, groups[3 * rank : 3 * rank + 3])
+loss = itc(own, text[3 * rank : 3 * rank + 3], 0.2, groups[3 * rank : 3 * rank + 3])
 loss.backward()
 torch.save((loss.detach(), own.grad), folder / f"loss-{rank}.pt")
 torch.distributed.destroy_process_group()
@@ -209,7 +209,7 @@ def test_contrast_is_over_the_videos_and_clips_of_all_processes(
     torch.save((video, text, groups), tmp_path / "vectors.pt")
     run_two(CONTRASTIVE, tmp_path, "{rank}")
     whole = video.clone().requires_grad_()
-    alone = contrastive(whole, text, 0.2, groups)
+    alone = itc(whole, text, 0.2, groups)
     alone.backward()  # type: ignore[no-untyped-call]
     assert whole.grad is not None
     for rank in (0, 1):

@@ -100,7 +100,7 @@ def _stage(name: str, batch: int, objectives: dict[str, float], **options: objec
 
 
 def _mask_all(
-    ids: Tensor, mask: Tensor, *, mask_id: int, vocabulary: int, special: Tensor, share: float
+    ids: Tensor, mask: Tensor, *, mask_id: int, vocabulary: int, special: Tensor, ratio: float
 ) -> tuple[Tensor, Tensor]:
     chosen = mask.bool() & ~torch.isin(ids, special)
     return torch.where(chosen, mask_id, ids), torch.where(chosen, ids, masking.IGNORE_INDEX)

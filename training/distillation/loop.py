@@ -26,7 +26,7 @@ from training.data.clip_choice import spread_clips
 from training.data.other_streams import Sight, sight
 from training.distillation import losses
 from training.distillation.agreement import agreement
-from training.distillation.recipe import DistilRecipe
+from training.distillation.recipe import DistilRecipe, upgrade_recipe
 from training.distillation.student import Begin, Space, Student, new_student
 from training.distillation.teacher import Taught
 from training.evaluation.embedding import streams_of
@@ -140,6 +140,7 @@ def _begun(
         torch.manual_seed(recipe.seed)
         return new_student(recipe.video_config(), space, begin, teacher), 0
     state = json.loads((path / STATE).read_text("utf-8"))
+    state["recipe"] = upgrade_recipe(state["recipe"])
     if other := [key for key, value in identity.items() if state[key] != value]:
         raise InvalidInput(
             f"out: {latest.parent} holds a run with another {' and another '.join(other)}; the same was expected, or "
@@ -162,7 +163,7 @@ def _groups(student: Student, recipe: DistilRecipe) -> list[dict[str, Any]]:
     by_kind: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in student.named_parameters():
         if parameter.requires_grad:
-            scale = recipe.backbone_scale if name.startswith(("video.high.", "video.low.")) else 1.0
+            scale = recipe.backbone_lr_mult if name.startswith(("video.high.", "video.low.")) else 1.0
             by_kind.setdefault((scale, parameter.ndim > 1), []).append(parameter)
     return [
         {"params": parameters, "scale": scale} | ({} if decays else {"weight_decay": 0.0})
@@ -176,7 +177,7 @@ def rate_at(step: int, recipe: DistilRecipe) -> float:
     if step < warm:
         return (step + 1) / warm
     done = (step - warm) / max(recipe.steps - warm, 1)
-    return recipe.final_scale + (1.0 - recipe.final_scale) * 0.5 * (1.0 + math.cos(math.pi * done))
+    return recipe.min_lr_ratio + (1.0 - recipe.min_lr_ratio) * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
 def _step(
@@ -210,7 +211,7 @@ def _step(
         raise FloatingPointError(f"loss: {values} at step {step} on {batch.corpus}")
     optimizer.zero_grad(set_to_none=True)
     total.backward()  # type: ignore[no-untyped-call]
-    norm = torch.nn.utils.clip_grad_norm_(student.parameters(), recipe.clip_norm)
+    norm = torch.nn.utils.clip_grad_norm_(student.parameters(), recipe.max_grad_norm)
     optimizer.step()
     row = {"step": step, "rate": rate, "norm": round(float(norm), 4)}
     row |= {f"loss/{name} {batch.corpus}": round(value, 5) for name, value in values.items()}
@@ -246,9 +247,9 @@ class _Draw:
         self.names, self.corpora = list(lessons.learned), list(lessons.learned.values())
         self.sights: list[Sight] = [sight(c.packed, student.eyes.streams()) for c in self.corpora]
         for name, corpus in lessons.learned.items():
-            if len(corpus) < recipe.batch:
+            if len(corpus) < recipe.batch_size:
                 raise InvalidInput(
-                    f"batch: {recipe.batch} of {name}, which has {len(corpus)} clips; no more were expected"
+                    f"batch_size: {recipe.batch_size} of {name}, which has {len(corpus)} clips; no more were expected"
                 )
         sizes = np.array([len(corpus) for corpus in self.corpora])
         rng = np.random.default_rng([recipe.seed, 17])
@@ -272,7 +273,7 @@ class _Draw:
 
     def _rows(self, which: int, earlier: int) -> np.ndarray:
         """Return the rows of a corpus's batch: epochs of seeded permutations, cut into whole batches."""
-        count, batch = len(self.corpora[which]), self.recipe.batch
+        count, batch = len(self.corpora[which]), self.recipe.batch_size
         epoch, batch_index = divmod(earlier, count // batch)
         order = np.random.default_rng([self.recipe.seed, which, 31, epoch]).permutation(count)
         return np.sort(order[batch_index * batch : (batch_index + 1) * batch])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -36,46 +37,60 @@ class DistilRecipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
-    eyes: dict[str, float | int | bool | str | list[float]] = {}
-    """Changes to the video encoder of HD-VILA `tiny`, by field name."""
+    video_encoder: dict[str, float | int | bool | str | list[float]] = {}
+    """Overrides of the video encoder of HD-VILA `tiny`, by field name."""
     seed: int = 0
     steps: Annotated[int, Field(ge=1)]
-    batch: Annotated[int, Field(ge=2)] = 32
+    batch_size: Annotated[int, Field(ge=2)] = 32
     """Clips per step."""
     anchors: Annotated[int, Field(ge=0)] = 1024
-    """Vectors of the teacher, beside those of the batch, that each clip is compared with (loss `relation`)."""
+    """Number of teacher embeddings, besides those of the batch, that each clip is compared with (loss `relation`)."""
     weights: Weights = Weights()
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
-    backbone_scale: Annotated[float, Field(ge=0)] = 0.5
+    backbone_lr_mult: Annotated[float, Field(ge=0)] = 0.5
     """Learning rate of the convolutional encoders, relative."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    final_scale: Annotated[float, Field(ge=0, le=1)] = 0.02
+    min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.02
     """Learning rate at the last step, relative to the peak."""
     weight_decay: float = 0.01
-    clip_norm: float = 5.0
+    max_grad_norm: float = 5.0
     precision: Literal["bf16", "float32"] = "bf16"
-    """Of products in a step; weights and their moments are float32 in either."""
+    """Of matrix products in a step; weights and optimizer moments are float32 in either."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 100
     validate_every: Annotated[int, Field(ge=1)] = 200
 
     @model_validator(mode="after")
-    def _eyes_can_be_made(self) -> DistilRecipe:
-        if unknown := sorted(set(self.eyes) - VIDEO_FIELDS):
-            raise ValueError(
-                f"eyes: {unknown} say nothing of a video encoder; some of {sorted(VIDEO_FIELDS)} were expected"
-            )
+    def _validate_video_encoder(self) -> DistilRecipe:
+        if unknown := sorted(set(self.video_encoder) - VIDEO_FIELDS):
+            raise ValueError(f"video_encoder: unknown fields {unknown}; some of {sorted(VIDEO_FIELDS)} were expected")
         self.video_config()
         return self
 
     @model_validator(mode="after")
-    def _vectors_are_taught(self) -> DistilRecipe:
+    def _validate_weights(self) -> DistilRecipe:
         if not (self.weights.cosine or self.weights.relation):
-            raise ValueError("weights: cosine and relation are 0, which leaves vectors untaught; one was expected")
+            raise ValueError(
+                "weights: cosine and relation are both 0, so that embeddings are not trained; one above 0 was expected"
+            )
         return self
 
     def video_config(self) -> HdVilaConfig:
         """Return the configuration of the video encoder; its text fields are not used."""
-        return HdVilaConfig.model_validate(tiny().model_dump() | {"dropout": 0.0} | self.eyes)
+        return HdVilaConfig.model_validate(tiny().model_dump() | {"dropout": 0.0} | self.video_encoder)
+
+
+_KEYS_OF_0_2 = {
+    "eyes": "video_encoder",
+    "batch": "batch_size",
+    "backbone_scale": "backbone_lr_mult",
+    "final_scale": "min_lr_ratio",
+    "clip_norm": "max_grad_norm",
+}
+
+
+def upgrade_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe with the keys of version 0.2 under the present ones."""
+    return {_KEYS_OF_0_2.get(key, key): value for key, value in values.items()}
 
 
 def student_recipe(name: str) -> DistilRecipe:
@@ -87,7 +102,7 @@ def student_recipe(name: str) -> DistilRecipe:
             raise InvalidInput(f"student: {name!r}; a .toml file or one of {shipped} was expected")
         path = STUDENTS / f"{name}.toml"
     try:
-        return DistilRecipe.model_validate(tomllib.loads(path.read_text("utf-8")))
+        return DistilRecipe.model_validate(upgrade_recipe(tomllib.loads(path.read_text("utf-8"))))
     except OSError as error:
         raise InvalidInput(f"student: {path} cannot be read ({error.strerror}); a TOML file was expected") from error
     except tomllib.TOMLDecodeError as error:

@@ -26,7 +26,7 @@ VIDEO_FIELDS: dict[str, Any] = {
 def small_recipe(**changes: Any) -> DistilRecipe:
     fields: dict[str, Any] = {
         "name": "small-student",
-        "eyes": VIDEO_FIELDS,
+        "video_encoder": VIDEO_FIELDS,
         "steps": 4,
         "batch_size": 8,
         "anchors": 4,

@@ -149,7 +149,7 @@ def test_tokens_count_by_the_variance_that_is_there() -> None:
 
 
 def test_a_student_of_its_teachers_shape_begins_as_its_teacher() -> None:
-    eyes = small_recipe(eyes=VIDEO_FIELDS | {"hybrid_width": 32, "low_frames": 4}).video_config()
+    eyes = small_recipe(video_encoder=VIDEO_FIELDS | {"hybrid_width": 32, "low_frames": 4}).video_config()
     torch.manual_seed(1)
     teacher = HdVila(eyes.model_copy(update={"vector_width": 24, "vocabulary": 50})).eval()
     student = new_student(eyes, Space(24, 1, 32), "teacher", teacher).eval()
@@ -223,7 +223,7 @@ def test_without_captions_clips_are_told_from_clips(class_: Class, tmp_path: Pat
 
 def test_more_clips_at_a_step_than_there_are_is_refused(class_: Class, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="batch: 17 of squares, which has 16 clips"):
-        distil(small_recipe(batch=17), class_.lessons, space_of(class_.teacher), "scratch", tmp_path)
+        distil(small_recipe(batch_size=17), class_.lessons, space_of(class_.teacher), "scratch", tmp_path)
 
 
 # Recipes
@@ -232,9 +232,12 @@ def test_more_clips_at_a_step_than_there_are_is_refused(class_: Class, tmp_path:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('name = "s"\nsteps = 1\neyes = { text_layers = 3 }', r"\['text_layers'\] say nothing of a video encoder"),
-        ('name = "s"\nsteps = 1\neyes = { low_height = 80 }', "grid_height: 7 given"),
-        ('name = "s"\nsteps = 1\nweights = { cosine = 0, relation = 0 }', "leaves vectors untaught"),
+        (
+            'name = "s"\nsteps = 1\nvideo_encoder = { text_layers = 3 }',
+            r"unknown fields \['text_layers'\]",
+        ),
+        ('name = "s"\nsteps = 1\nvideo_encoder = { low_height = 80 }', "grid_height: 7 given"),
+        ('name = "s"\nsteps = 1\nweights = { cosine = 0, relation = 0 }', "embeddings are not trained"),
         ('name = "s"\nsteps = 0', "steps: Input should be greater than or equal to 1"),
         ("name = ", "is not TOML"),
     ],
