@@ -222,7 +222,7 @@ def test_without_captions_clips_are_told_from_clips(class_: Class, tmp_path: Pat
 
 
 def test_more_clips_at_a_step_than_there_are_is_refused(class_: Class, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="batch: 17 of squares, which has 16 clips"):
+    with pytest.raises(InvalidInput, match="batch_size: 17 of squares, which has 16 clips"):
         distil(small_recipe(batch_size=17), class_.lessons, space_of(class_.teacher), "scratch", tmp_path)
 
 
