@@ -43,7 +43,7 @@ def test_export_prints_one_json_object_and_writes_a_bundle(
         (["{bundle}"], "is a bundle: --metrics was expected"),
     ],
 )
-def test_mistakes_are_named_in_one_line(
+def test_user_errors_are_one_line(
     arguments: list[str],
     message: str,
     folders: tuple[Path, Path],
@@ -64,7 +64,7 @@ def test_mistakes_are_named_in_one_line(
 
 
 @pytest.mark.usefixtures("exported_before")
-def test_terminated_export_leaves_nothing_behind(
+def test_terminated_export_leaves_no_files(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def terminated(*_: object) -> None:

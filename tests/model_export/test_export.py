@@ -33,7 +33,7 @@ from vitascope.model import Model
 Graphs = dict[GraphName, onnx.ModelProto]
 
 
-def test_bundle_gives_the_answers_of_the_checkpoint(bundles: dict[str, Path], folders: tuple[Path, Path]) -> None:
+def test_bundle_equals_its_checkpoint(bundles: dict[str, Path], folders: tuple[Path, Path]) -> None:
     runtime = Model.open(bundles["float32"], threads=1)
     held = checkpoint.load(folders[0])
     reference = TorchEncoder(held.model, runtime.bundle.tokenizer(), held.answers, runtime.bundle.manifest.calibration)
@@ -56,7 +56,7 @@ def test_bundle_gives_the_answers_of_the_checkpoint(bundles: dict[str, Path], fo
         np.testing.assert_allclose([a.probability for a in mine], [a.probability for a in yours], atol=1e-4)
 
 
-def test_sizes_that_no_check_has_seen_run_too(bundles: dict[str, Path], model: HdVila) -> None:
+def test_unchecked_sizes_run_too(bundles: dict[str, Path], model: HdVila) -> None:
     rng = np.random.default_rng(7)
     inputs = {"video": random_streams(CONFIG, rng, 5, 3), "text": random_tokens(CONFIG, rng, 4, 11)}
     visual = rng.normal(size=(4, CONFIG.visual_tokens, CONFIG.hybrid_width)).astype(np.float32)
@@ -67,7 +67,7 @@ def test_sizes_that_no_check_has_seen_run_too(bundles: dict[str, Path], model: H
             np.testing.assert_allclose(found[name], wanted, atol=1e-4, err_msg=f"{spec.name} {name}")
 
 
-def test_report_states_every_comparison(bundles: dict[str, Path]) -> None:
+def test_report_contains_every_comparison(bundles: dict[str, Path]) -> None:
     report = ParityReport.model_validate_json((bundles["int8-weights"] / "parity.json").read_text())
     outputs = {(o.precision, o.graph, o.output, o.inputs) for o in report.outputs}
     expected = [
@@ -95,7 +95,7 @@ def test_report_states_every_comparison(bundles: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize(("graph", "output"), [("video", "vector"), ("answer", "answer_logits")])
-def test_one_changed_weight_is_named_and_leaves_no_bundle(
+def test_one_changed_weight_fails_the_export(
     graph: GraphName,
     output: str,
     graphs: Graphs,
@@ -123,7 +123,7 @@ def _with_a_changed_weight(graph: onnx.ModelProto, name: str) -> onnx.ModelProto
 
 
 @pytest.mark.parametrize(("level", "passes"), [(12.0, True), (0.0, False)])
-def test_a_logit_is_judged_by_the_probability_that_it_stands_for(
+def test_logits_are_compared_as_probabilities(
     model: HdVila, bundles: dict[str, Path], level: float, passes: bool
 ) -> None:
     rng = np.random.default_rng(0)
@@ -152,7 +152,7 @@ def test_a_logit_is_judged_by_the_probability_that_it_stands_for(
                 checks.check_outputs(graph_specs(model), paths, {"match": [case]}, "int8-weights", checks.REDUCED)
 
 
-def test_failed_export_leaves_the_bundle_that_was_there(
+def test_failed_export_keeps_the_existing_bundle(
     bundles: dict[str, Path], graphs: Graphs, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = Bundle.open(bundles["float32"]).fingerprint
@@ -164,7 +164,7 @@ def test_failed_export_leaves_the_bundle_that_was_there(
 
 
 @pytest.mark.usefixtures("exported_before")
-def test_bundle_that_finds_other_videos_first_is_refused(
+def test_bundle_with_other_recall_is_rejected(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Model.embed_video
@@ -187,7 +187,7 @@ def test_same_checkpoint_gives_the_same_fingerprint(
     assert Bundle.open(again).fingerprint == Bundle.open(bundles["int8-weights"]).fingerprint
 
 
-def test_exporter_repeats_itself_and_names_no_path_of_the_machine(model: HdVila, graphs: Graphs) -> None:
+def test_export_is_deterministic_and_contains_no_local_paths(model: HdVila, graphs: Graphs) -> None:
     (spec,) = [s for s in graph_specs(model) if s.name == "text"]
     stored = graphs["text"].SerializeToString(deterministic=True)
     assert export_graph(spec, CONFIG).SerializeToString(deterministic=True) == stored
@@ -198,12 +198,12 @@ def test_exporter_repeats_itself_and_names_no_path_of_the_machine(model: HdVila,
 
 
 @pytest.mark.usefixtures("exported_before")
-def test_checkpoint_of_an_unknown_corpus_needs_its_terms(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_unknown_corpus_needs_its_terms(folders: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="'squares' was trained on, but its source and terms are not known"):
         export_checkpoint(folders[0], tmp_path / "bundle")
 
 
-def test_a_folder_of_something_else_is_never_replaced(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_other_folders_are_never_replaced(folders: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(InvalidInput, match="is not a bundle"):
         export_checkpoint(folders[0], tmp_path, data=folders[1])
@@ -224,7 +224,7 @@ def test_manifest_card_and_notices_state_origin_and_terms(bundles: dict[str, Pat
     assert 0 < bundle.manifest.calibration.answer_temperature != 1.0
 
 
-def test_numbers_of_an_evaluation_go_into_card_and_manifest_alone(bundles: dict[str, Path], tmp_path: Path) -> None:
+def test_metrics_change_card_and_manifest_only(bundles: dict[str, Path], tmp_path: Path) -> None:
     metrics = tmp_path / "metrics.json"
     numbers = {"scenes": {"t2v R@1": 61.5, "exact": 86.0, "exact (digit)": 12.25, "exact (single word)": 3.0}}
     metrics.write_text(json.dumps(numbers))
@@ -239,7 +239,7 @@ def test_numbers_of_an_evaluation_go_into_card_and_manifest_alone(bundles: dict[
     assert "scenes, exact (single word)" not in card, "a mixture of all kinds is not a kind that is confused"
 
 
-def test_metrics_that_are_not_numbers_are_refused_by_name(bundles: dict[str, Path], tmp_path: Path) -> None:
+def test_invalid_metrics_are_rejected(bundles: dict[str, Path], tmp_path: Path) -> None:
     metrics = tmp_path / "metrics.json"
     metrics.write_text('{"scenes": {"t2v R@1": "good"}}')
     with pytest.raises(InvalidInput, match=r"scenes: \{corpus: \{metric: number\}\} was expected"):

@@ -58,7 +58,7 @@ def _optimize(source: Path, out: Path, data: Path, budget: str = "recall=20") ->
     return main(arguments)
 
 
-def test_variant_is_a_measured_bundle_of_its_own(optimized: tuple[Path, Path, dict[str, Any]]) -> None:
+def test_variant_is_a_new_bundle_with_measurements(optimized: tuple[Path, Path, dict[str, Any]]) -> None:
     source, out, printed = optimized
     before, after = Bundle.open(source), Bundle.open(out)
     assert printed["fingerprint"] == after.fingerprint != before.fingerprint
@@ -81,7 +81,7 @@ def test_variant_is_a_measured_bundle_of_its_own(optimized: tuple[Path, Path, di
     assert (old * new).sum(axis=1).min() > 0.99
 
 
-def test_parity_and_calibration_of_a_variant_are_its_own(
+def test_variant_has_its_own_parity_and_calibration(
     optimized: tuple[Path, Path, dict[str, Any]], folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, out, _ = optimized
@@ -114,9 +114,7 @@ def test_parity_and_calibration_of_a_variant_are_its_own(
     assert "Each graph was compared with the trained model" not in card
 
 
-def test_a_variants_card_is_written_again_with_its_own_metrics(
-    optimized: tuple[Path, Path, dict[str, Any]], tmp_path: Path
-) -> None:
+def test_metrics_update_the_card_of_a_variant(optimized: tuple[Path, Path, dict[str, Any]], tmp_path: Path) -> None:
     shutil.copytree(optimized[1], tmp_path / "mine")
     (tmp_path / "metrics.json").write_text(json.dumps({"squares": {"t2v R@1": 12.5}}))
     assert main(["export", str(tmp_path / "mine"), "--metrics", str(tmp_path / "metrics.json")]) == 0
@@ -128,7 +126,7 @@ def test_a_variants_card_is_written_again_with_its_own_metrics(
     assert "$ vitascope optimize BUNDLE --budget recall=20" in card
 
 
-def test_what_int8_breaks_stays_in_float32(
+def test_nodes_that_int8_breaks_stay_in_float32(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is in int8 comes out as noise here, and fast: it must not be taken all the same."""
@@ -171,7 +169,7 @@ def test_export_within_a_budget_is_one_command(
     assert [path.name for path in tmp_path.iterdir()] == ["fast"]
 
 
-def test_bundle_of_graphs_from_elsewhere_is_optimized_too(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_bundle_without_provenance_is_optimized(folders: tuple[Path, Path], tmp_path: Path) -> None:
     """Its nodes have no names, it has no provenance, and there is little to gain."""
     source, out = make_small_bundle(tmp_path / "small"), tmp_path / "out"
     assert _optimize(source, out, folders[1], "recall=0") == 0
@@ -182,7 +180,7 @@ def test_bundle_of_graphs_from_elsewhere_is_optimized_too(folders: tuple[Path, P
     assert (old * new).sum(axis=1).min() > 0.999
 
 
-def test_variant_of_a_variant_is_refused(
+def test_variant_of_a_variant_is_rejected(
     folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Losses would add up unseen."""
@@ -197,7 +195,7 @@ def test_variant_of_a_variant_is_refused(
     ("budget", "message"),
     [("recall=much", "recall=POINTS was expected"), ("speed=2", "recall=POINTS"), ("recall=-1", "recall=POINTS")],
 )
-def test_budget_that_means_nothing_is_refused_before_anything_is_done(
+def test_invalid_budget_is_rejected_first(
     budget: str, message: str, bundles: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _optimize(bundles["float32"], tmp_path / "out", tmp_path / "no-data", budget) == 2

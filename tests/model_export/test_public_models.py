@@ -102,9 +102,7 @@ def assert_given(given: Given, texts: np.ndarray, clips: np.ndarray, logits: np.
 
 
 @pytest.mark.parametrize("family", MAKERS)
-def test_every_family_gives_what_its_library_gives(
-    family: str, photographs: list[Path], film: Path, tmp_path: Path
-) -> None:
+def test_modules_equal_the_library(family: str, photographs: list[Path], film: Path, tmp_path: Path) -> None:
     """What is exported, run by torch on what the runtime's own tokenizer and decoder make of texts and files."""
     source = MAKERS[family](tmp_path / family)
     model = open_public(source, 4, allow_pickle=False)
@@ -125,7 +123,7 @@ def test_every_family_gives_what_its_library_gives(
 
 
 @pytest.mark.parametrize("family", ["clip", "blip", *(sorted(set(MAKERS) - {"clip", "blip"}) if is_chaos() else [])])
-def test_the_bundle_gives_what_the_library_gives(
+def test_the_bundle_equals_the_library(
     family: str, exported: Callable[[str], Exported], photographs: list[Path], film: Path
 ) -> None:
     one = exported(family)
@@ -141,7 +139,7 @@ def test_the_bundle_gives_what_the_library_gives(
     assert_given(given, texts, clips, logits)
 
 
-def test_what_was_chosen_is_said_and_stated(exported: Callable[[str], Exported]) -> None:
+def test_notes_are_printed_and_stored(exported: Callable[[str], Exported]) -> None:
     one = exported("clip")
     assert any("mean of the embeddings of 4 frames" in line for line in one.said)
     manifest = Model.open(one.bundle).bundle.manifest
@@ -152,7 +150,7 @@ def test_what_was_chosen_is_said_and_stated(exported: Callable[[str], Exported])
 
 
 @pytest.mark.parametrize("family", ["clip", "blip"])
-def test_it_fills_a_served_collection_and_finds_in_it(
+def test_a_served_collection_is_searched_as_by_the_library(
     family: str, exported: Callable[[str], Exported], photographs: list[Path], film: Path, tmp_path: Path
 ) -> None:
     """Uploaded, searched for and, by the fusion model, reranked: in the order of the original's own scores."""
@@ -201,7 +199,7 @@ def test_the_command_exports_a_folder(
     assert printed["fingerprint"] == bundle.fingerprint == before.fingerprint
 
 
-def test_siglip_states_its_bias_and_its_one_length(tmp_path: Path) -> None:
+def test_siglip_has_its_bias_and_fixed_length(tmp_path: Path) -> None:
     """Its probability of a pair is what the manifest's numbers make of a similarity; padding changes no vector."""
     model = open_public(make_siglip(tmp_path / "siglip"), 4, allow_pickle=False)
     assert (model.text_length, model.logit_bias) == (64, pytest.approx(-9.5))
@@ -249,7 +247,7 @@ def changed(source: Path, folder: Path, change: Callable[[dict[str, torch.Tensor
         (lambda w: w.update({"text_projection.weight": torch.zeros(3, 3)}), "1 of another shape: text_projection"),
     ],
 )
-def test_weights_that_do_not_fit_are_named(
+def test_mismatched_weights_are_listed(
     change: Callable[[dict[str, torch.Tensor]], None], said: str, exported: Callable[[str], Exported], tmp_path: Path
 ) -> None:
     folder = changed(exported("clip").source, tmp_path / "changed", change)
@@ -257,7 +255,7 @@ def test_weights_that_do_not_fit_are_named(
         open_public(folder, 4, allow_pickle=False)
 
 
-def test_pickles_are_read_only_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_pickles_need_an_option(tmp_path: Path) -> None:
     folder = make_clip(tmp_path / "clip")
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
@@ -290,7 +288,7 @@ def test_code_in_a_pickle_never_runs(tmp_path: Path) -> None:
         ("preprocessor_config.json", {"do_center_crop": False}, "shortest_edge with a crop"),
     ],
 )
-def test_what_cannot_be_kept_exactly_is_refused(
+def test_unsupported_settings_are_rejected(
     file: str, stated: dict[str, Any], said: str, exported: Callable[[str], Exported], tmp_path: Path
 ) -> None:
     folder = changed(exported("clip").source, tmp_path / "changed", lambda _: None)
@@ -299,7 +297,7 @@ def test_what_cannot_be_kept_exactly_is_refused(
         open_public(folder, 4, allow_pickle=False)
 
 
-def test_a_name_that_cannot_be_fetched_says_so(
+def test_a_failed_download_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def offline(*_: object, **__: object) -> str:

@@ -53,9 +53,7 @@ def assert_said(found: np.ndarray, given: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("family", MAKERS)
-def test_every_family_says_what_its_library_says(
-    family: str, photographs: list[Path], film: Path, tmp_path: Path
-) -> None:
+def test_modules_score_like_the_library(family: str, photographs: list[Path], film: Path, tmp_path: Path) -> None:
     """What is exported, run by torch on what the runtime's own tokenizer and decoder make of texts and files."""
     source = MAKERS[family](tmp_path / family)
     model = open_public(source, FRAMES, allow_pickle=False)
@@ -78,7 +76,7 @@ def test_every_family_says_what_its_library_says(
     assert_said(found, library_says(family, source, QUESTIONS, seen))
 
 
-def test_pictures_of_all_shapes_get_the_size_that_the_processor_gives_them(tmp_path: Path) -> None:
+def test_images_are_resized_as_by_the_processor(tmp_path: Path) -> None:
     from transformers import ViltImageProcessor
 
     processor = ViltImageProcessor()
@@ -103,7 +101,7 @@ def blip_module(tmp_path: Path) -> tuple[Any, Callable[[int, int], list[torch.Te
     return module, inputs, model
 
 
-def test_of_many_answers_those_with_the_likeliest_first_tokens_are_weighed(tmp_path: Path) -> None:
+def test_answers_with_the_likeliest_first_tokens_are_scored(tmp_path: Path) -> None:
     module, inputs, _ = blip_module(tmp_path)
     with torch.no_grad():
         many = module(*inputs(400, 0))[0]
@@ -140,7 +138,7 @@ def test_padding_of_a_question_changes_no_answer(tmp_path: Path) -> None:
         (make_vilt_matches, "preprocessor_config.json", {"do_resize": False}, "does not resize"),
     ],
 )
-def test_what_cannot_be_kept_exactly_is_refused(
+def test_unsupported_settings_are_rejected(
     maker: Callable[[Path], Path], file: str, stated: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     folder = maker(tmp_path / "model")
@@ -153,7 +151,7 @@ def test_what_cannot_be_kept_exactly_is_refused(
     ("answers", "message"),
     [(["red", "blue", "red"], "'red' occurs twice"), (["red", "so " * 20], "tokens long; at most 16 were expected")],
 )
-def test_answers_that_cannot_be_weighed_are_refused(answers: list[str], message: str, tmp_path: Path) -> None:
+def test_invalid_answers_are_rejected(answers: list[str], message: str, tmp_path: Path) -> None:
     folder = make_blip_answers(tmp_path / "blip")
     with pytest.raises(InvalidInput, match=message):
         open_public(folder, FRAMES, allow_pickle=False, answers=answers)
@@ -196,9 +194,7 @@ def assert_weighed(runtime: Model, tokens: np.ndarray) -> None:
 
 @only_by_chaos
 @pytest.mark.parametrize("family", MAKERS)
-def test_the_bundle_serves_what_the_library_says(
-    family: str, photographs: list[Path], film: Path, tmp_path: Path
-) -> None:
+def test_the_bundle_scores_like_the_library(family: str, photographs: list[Path], film: Path, tmp_path: Path) -> None:
     source = MAKERS[family](tmp_path / "source")
     answers = ANSWERS if family == "blip_answers" else None
     bundle = export_public(

@@ -104,7 +104,7 @@ def assert_alike(found: Tensor, expected: Tensor) -> None:
 
 
 @torch.no_grad()
-def test_clip_vip_gives_what_was_published(loaded: Callable[[str], PublicModel]) -> None:
+def test_clip_vip_equals_the_publication(loaded: Callable[[str], PublicModel]) -> None:
     w, model = drawn("clip-vip"), loaded("clip-vip")
     (stream,) = model.streams()
     assert (stream.frames, stream.width, stream.height, stream.fit) == (4, 32, 32, "stretch")
@@ -124,7 +124,7 @@ def test_clip_vip_gives_what_was_published(loaded: Callable[[str], PublicModel])
 
 
 @torch.no_grad()
-def test_clip_vip_sees_in_which_order_frames_come(loaded: Callable[[str], PublicModel]) -> None:
+def test_clip_vip_depends_on_the_order_of_frames(loaded: Callable[[str], PublicModel]) -> None:
     """Proxies and times are read: each of them changes the vector, and so does the order of the frames."""
     model = loaded("clip-vip")
     frames = clips(model, 2, 1)["frames"]
@@ -139,7 +139,7 @@ def test_clip_vip_sees_in_which_order_frames_come(loaded: Callable[[str], Public
 
 
 @torch.no_grad()
-def test_hd_vila_gives_what_was_published(loaded: Callable[[str], PublicModel]) -> None:
+def test_hd_vila_equals_the_publication(loaded: Callable[[str], PublicModel]) -> None:
     w, model, answering = drawn("hd-vila"), loaded("hd-vila"), loaded("hd-vila-answers")
     assert (model.tasks, model.text_length, model.visual_tokens) == (["retrieval"], 50, 1)
     sizes = [(s.name, s.frames, s.height, s.width, s.placement) for s in model.streams()]
@@ -165,7 +165,7 @@ def test_hd_vila_gives_what_was_published(loaded: Callable[[str], PublicModel]) 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["soho", "soho-answers"])
-def test_soho_gives_what_was_published(name: str, loaded: Callable[[str], PublicModel]) -> None:
+def test_soho_equals_the_publication(name: str, loaded: Callable[[str], PublicModel]) -> None:
     w, model = drawn(name), loaded(name)
     (stream,) = model.streams()
     assert (stream.frames, stream.height, stream.width, stream.placement) == (1, *PICTURE, "middle")
@@ -240,7 +240,7 @@ def test_soho_gives_what_was_published(name: str, loaded: Callable[[str], Public
         ),
     ],
 )
-def test_what_does_not_fit_is_named_as_in_the_file(
+def test_mismatched_tensors_are_listed_by_the_files_names(
     name: str, gone: str, changed: dict[str, Tensor], said: str, words: Callable[[str], Path]
 ) -> None:
     weights = {key: one for key, one in (drawn(name) | changed).items() if key != gone}
@@ -249,7 +249,7 @@ def test_what_does_not_fit_is_named_as_in_the_file(
         LOADERS[name](words(name), weights)
 
 
-def test_every_guess_is_said(loaded: Callable[[str], PublicModel]) -> None:
+def test_every_guess_is_noted(loaded: Callable[[str], PublicModel]) -> None:
     """What the weights do not tell is in the notes, which the output, the card and the manifest repeat."""
     said = {name: " ".join(loaded(name).notes) for name in MADE}
     for name, guesses in {
@@ -264,7 +264,7 @@ def test_every_guess_is_said(loaded: Callable[[str], PublicModel]) -> None:
         assert "not with the authors' program" in said[name]
 
 
-def test_a_pickle_is_unwrapped_only_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_a_pickle_is_unwrapped_only_with_an_option(tmp_path: Path) -> None:
     """As training programs leave them: beside other things, under the names of several devices, in half precision."""
     folder = tmp_path / "clip-vip"
     MADE["clip-vip"][1]().save_pretrained(folder)
@@ -303,13 +303,13 @@ def test_code_in_a_released_pickle_never_runs(tmp_path: Path) -> None:
         ({"step": 3, "clipmodel.logit_scale": torch.zeros(2)}, "holds 2 entries, step not tensors"),
     ],
 )
-def test_a_file_of_something_else_is_refused(held: Any, said: str, tmp_path: Path) -> None:
+def test_files_without_tensors_are_rejected(held: Any, said: str, tmp_path: Path) -> None:
     torch.save(held, tmp_path / "weights.pt")
     with pytest.raises(InvalidInput, match=said):
         read_weights(tmp_path, allow_pickle=True)
 
 
-def test_weights_of_an_unknown_system_are_refused(tmp_path: Path) -> None:
+def test_unknown_architectures_are_rejected(tmp_path: Path) -> None:
     save_file({"encoder.weight": torch.zeros(2)}, tmp_path / "model.safetensors")
     with pytest.raises(InvalidInput, match=r"1 tensors, encoder\.weight first.*clipmodel\.\* \(CLIP-ViP\).*neck\.\*"):
         open_public(tmp_path, 8, allow_pickle=False)
@@ -318,7 +318,7 @@ def test_weights_of_an_unknown_system_are_refused(tmp_path: Path) -> None:
         open_public(tmp_path, 8, allow_pickle=False)
 
 
-def test_a_missing_tokenizer_is_named(tmp_path: Path, words: Callable[[str], Path]) -> None:
+def test_a_missing_tokenizer_is_reported(tmp_path: Path, words: Callable[[str], Path]) -> None:
     (tmp_path / "bare").mkdir()
     with pytest.raises(InvalidInput, match=r"vocab\.json and merges\.txt missing.*openai/clip-vit-base-patch32"):
         load_clip_vip(tmp_path / "bare", drawn("clip-vip"))
@@ -340,7 +340,7 @@ def test_a_missing_tokenizer_is_named(tmp_path: Path, words: Callable[[str], Pat
         ("red", "each index from 0 once"),
     ],
 )
-def test_answers_are_named_by_a_file_beside(held: Any, said: str, tmp_path: Path) -> None:
+def test_answers_json_names_the_classifier_outputs(held: Any, said: str, tmp_path: Path) -> None:
     if held is not None:
         (tmp_path / "answers.json").write_text(json.dumps(held))
     with pytest.raises(InvalidInput, match=said):
@@ -349,7 +349,7 @@ def test_answers_are_named_by_a_file_beside(held: Any, said: str, tmp_path: Path
     assert read_vocabulary(tmp_path, len(ANSWERS)) == ANSWERS
 
 
-def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_lists_missing_tensors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_folder("clip-vip", tmp_path / "clip-vip")
     weights = load_file(folder / "weights.safetensors")
     del weights["clipmodel.vision_model.post_layernorm.bias"]

@@ -31,7 +31,7 @@ DEFAULT = Path(__file__).parents[2] / "bundles" / "hd-vila-tiny"
 
 
 @pytest.mark.parametrize("graph", ["answer", "match", "text", "video"])
-def test_tensorrt_reads_the_default_bundle(graph: str) -> None:
+def test_rewritten_default_bundle_is_supported(graph: str) -> None:
     """By the table that its makers publish; as the graphs are stored it would not."""
     path = DEFAULT / f"{graph}.onnx"
     stored = " ".join(unsupported(onnx.load(path, load_external_data=False)))
@@ -40,7 +40,7 @@ def test_tensorrt_reads_the_default_bundle(graph: str) -> None:
     assert unsupported(prepare_for_tensorrt(path)) == []
 
 
-def test_the_table_bites() -> None:
+def test_unsupported_operators_are_reported() -> None:
     def problems(node: onnx.NodeProto, kind: int = TensorProto.FLOAT, opset: int = 20, *more: onnx.TensorProto) -> str:
         values = [helper.make_tensor_value_info(name, kind, [2, 3]) for name in ("a", "b")]
         out = helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None)
@@ -66,7 +66,7 @@ def inputs_of(bundle: Bundle, graph: str) -> dict[str, Array]:
     return gpu._inputs(bundle, graph, 3)
 
 
-def test_what_tensorrt_reads_computes_the_same(bundles: dict[str, Path], tmp_path: Path) -> None:
+def test_rewritten_graphs_have_equal_outputs(bundles: dict[str, Path], tmp_path: Path) -> None:
     """Weights in int8, a table of embeddings among them, and in float16."""
     bundle = Bundle.open(bundles["int8-weights"])
     for graph, file in bundle.manifest.graphs.items():
@@ -87,7 +87,7 @@ def float16(bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
     return out
 
 
-def test_a_float16_variant_is_a_bundle_of_its_own(float16: Path, bundles: dict[str, Path]) -> None:
+def test_a_float16_variant_is_a_new_bundle(float16: Path, bundles: dict[str, Path]) -> None:
     origin, made = Bundle.open(bundles["int8-weights"]), Bundle.open(float16)
     assert made.fingerprint != origin.fingerprint
     assert made.manifest.name == f"{origin.manifest.name}-float16"
@@ -106,7 +106,7 @@ def test_a_float16_variant_is_a_bundle_of_its_own(float16: Path, bundles: dict[s
     assert np.abs(ours - theirs).max() > 0  # it was really computed in fewer bits
 
 
-def test_what_needs_the_range_of_float32_keeps_it(float16: Path) -> None:
+def test_norms_and_long_sums_stay_float32(float16: Path) -> None:
     model = onnx.load(float16 / "text.onnx")
     kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     inferred = onnx.shape_inference.infer_shapes(model).graph
@@ -156,9 +156,7 @@ def test_an_int8_variant_is_calibrated_on_real_clips(
             np.testing.assert_allclose(found[name], expected[name], atol=2e-3)
 
 
-def test_a_variant_that_cannot_be_made_leaves_nothing(
-    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_variant_leaves_no_files(small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InvalidInput, match="int8 needs real clips and captions"):
         make_variant(small_bundle, tmp_path / "out", "int8")
     monkeypatch.setattr(tensorrt, "MIN_COSINE", {"float16": 1.1})
@@ -180,7 +178,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert told["fingerprint"] == Bundle.open(tmp_path / "f16").fingerprint
 
 
-def test_engines_are_built_ahead_where_torch_is_not(
+def test_engines_are_built_without_torch(
     small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine = TensorRT(Cuda())
@@ -194,7 +192,7 @@ def test_engines_are_built_ahead_where_torch_is_not(
     assert sorted(machine.builds) == sorted(engines) == ["answer", "match", "text", "video"]
 
 
-def test_multiplications_and_additions_are_counted() -> None:
+def test_flops_are_counted() -> None:
     node = helper.make_node
     nodes = [
         node("MatMul", ["a", "w"], ["m"]),  # (5, 3) x (3, 4)
@@ -215,7 +213,7 @@ def test_multiplications_and_additions_are_counted() -> None:
     assert gpu.count_flops(model, inputs) == 2 * 5 * 3 * 4 + 2 * 5 * 4 * 2 + 2 * (6 * 3 * 3) * (2 * 2 * 2)
 
 
-def test_the_check_of_a_gpu_machine_runs_on_a_cpu(small_bundle: Path) -> None:
+def test_the_gpu_check_runs_on_a_cpu(small_bundle: Path) -> None:
     """Its numbers are of no interest here; that a wrong engine is found, and a missing one named, is."""
     measured, missing = gpu.check(Bundle.open(small_bundle), ["cpu", "tensorrt"], rows=(1, 2), seconds=0.01)
     assert {(one.graph, one.rows) for one in measured} == {
@@ -229,7 +227,7 @@ def test_the_check_of_a_gpu_machine_runs_on_a_cpu(small_bundle: Path) -> None:
     assert (roofline.min_seconds(200, 10), roofline.min_seconds(100, 30)) == (2.0, 3.0)
 
 
-def test_the_check_fails_where_an_engine_is_wrong(
+def test_the_gpu_check_fails_for_a_wrong_engine(
     small_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     run, models = Model.run_graph, []

@@ -80,7 +80,7 @@ def folder_of(out: Path, graph: str) -> Path:
     return next(folder for folder in out.iterdir() if folder.name.endswith(f"-{graph}"))
 
 
-def test_a_config_states_what_triton_needs_and_compares(small_bundle: Path, tmp_path: Path) -> None:
+def test_config_has_the_fields_that_triton_requires(small_bundle: Path, tmp_path: Path) -> None:
     bundle = Bundle.open(small_bundle)
     write_repository(bundle, tmp_path / "models", TritonOptions(max_batch=8, device="gpu", instances=2))
     configs = read(tmp_path / "models")
@@ -111,7 +111,7 @@ def test_a_config_states_what_triton_needs_and_compares(small_bundle: Path, tmp_
 
 
 @pytest.mark.parametrize("free_form_answers", [False, True])
-def test_the_warming_inputs_fit_the_graphs(free_form_answers: bool, small_bundle: Path, tmp_path: Path) -> None:
+def test_warm_up_inputs_fit_the_graphs(free_form_answers: bool, small_bundle: Path, tmp_path: Path) -> None:
     """Triton refuses a model whose warming fails. A mask of ones comes from a file."""
     bundle = small_bundle
     if free_form_answers:
@@ -135,7 +135,7 @@ def test_the_warming_inputs_fit_the_graphs(free_form_answers: bool, small_bundle
 
 
 @pytest.mark.parametrize("copy", [False, True])
-def test_files_are_shared_or_copied_and_their_sums_are_right(copy: bool, tmp_path: Path) -> None:
+def test_files_are_linked_or_copied_with_correct_checksums(copy: bool, tmp_path: Path) -> None:
     bundle = Bundle.open(make_small_bundle(tmp_path / "bundle", external_data=True))
     written = write_repository(bundle, tmp_path / "models", TritonOptions(), copy=copy)
     assert [one.linked for one in written] == [not copy] * 4
@@ -149,7 +149,7 @@ def test_files_are_shared_or_copied_and_their_sums_are_right(copy: bool, tmp_pat
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_writing_again_replaces_and_leaves_others(tmp_path: Path) -> None:
+def test_writing_again_replaces_only_the_same_models(tmp_path: Path) -> None:
     first, second = (Bundle.open(make_small_bundle(tmp_path / str(seed), seed=seed)) for seed in (0, 1))
     write_repository(first, tmp_path / "models", TritonOptions(max_batch=8))
     write_repository(second, tmp_path / "models", TritonOptions(max_batch=8))
@@ -167,7 +167,7 @@ def test_writing_again_replaces_and_leaves_others(tmp_path: Path) -> None:
     )
 
 
-def test_what_triton_cannot_serve_is_refused(tmp_path: Path) -> None:
+def test_unservable_graphs_are_rejected(tmp_path: Path) -> None:
     import onnx
 
     folder = make_small_bundle(tmp_path / "bundle")
@@ -180,7 +180,7 @@ def test_what_triton_cannot_serve_is_refused(tmp_path: Path) -> None:
     assert not [path for path in tmp_path.rglob("config.pbtxt") if "-text" in str(path)]
 
 
-def test_the_command_says_what_it_wrote(small_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_lists_the_models(small_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "models"
     assert main(["triton", str(small_bundle), "--out", str(out), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
@@ -197,6 +197,6 @@ def test_the_command_says_what_it_wrote(small_bundle: Path, tmp_path: Path, caps
         assert wrong in capsys.readouterr().err
 
 
-def test_more_instances_than_none() -> None:
+def test_invalid_options_are_rejected() -> None:
     with pytest.raises(InvalidInput, match="instances: 0; at least 1"):
         TritonOptions(instances=0)

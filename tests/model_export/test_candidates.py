@@ -1,4 +1,4 @@
-"""Graphs in other ways: fused ones answer the same in fewer steps, int8 ones nearly the same and really in int8."""
+"""Candidate graphs: fused, int8 and float16."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _loaded_operators(model: onnx.ModelProto, folder: Path) -> Counter[str]:
 
 
 @pytest.mark.parametrize(("graph", "attentions"), [("text", 1), ("video", 2), ("match", 2), ("answer", 2)])
-def test_fused_graph_gives_the_same_in_fewer_steps(bundles: dict[str, Path], graph: str, attentions: int) -> None:
+def test_fused_graph_has_equal_outputs_and_fewer_nodes(bundles: dict[str, Path], graph: str, attentions: int) -> None:
     """Padded rows among them: the mask of each row is its own."""
     whole = fold_constants(bundles["int8-weights"] / f"{graph}.onnx")
     quick = fuse(whole)
@@ -64,7 +64,7 @@ def test_fused_graph_gives_the_same_in_fewer_steps(bundles: dict[str, Path], gra
         np.testing.assert_allclose(found[name], values, atol=2e-5)
 
 
-def test_folded_graph_is_the_stored_one_in_float32(bundles: dict[str, Path]) -> None:
+def test_folded_weights_are_float32(bundles: dict[str, Path]) -> None:
     path = bundles["int8-weights"] / "text.onnx"
     whole = fold_constants(path)
     stored = {t.name: t for t in whole.graph.initializer}
@@ -73,7 +73,7 @@ def test_folded_graph_is_the_stored_one_in_float32(bundles: dict[str, Path]) -> 
     assert all(weight.data_type == TensorProto.FLOAT for weight in weights)
 
 
-def test_text_in_int8_has_the_same_vector_in_any_company(bundles: dict[str, Path]) -> None:
+def test_int8_embeddings_do_not_depend_on_the_batch(bundles: dict[str, Path]) -> None:
     """A search may share its run with anybody's: what is found must not depend on that."""
     quick = fuse(fold_constants(bundles["int8-weights"] / "text.onnx"))
     whole = prepare_for_int8(quick, [_inputs("text", seed=4, batch=16)])
@@ -122,7 +122,7 @@ def _convolutions(rng: np.random.Generator, *, wild: bool = False) -> onnx.Model
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-def test_convolutions_and_what_lies_between_them_run_in_int8(tmp_path: Path) -> None:
+def test_convolutions_and_data_movement_run_in_int8(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     model = _convolutions(rng)
     given = {"x": rng.normal(size=(4, 8, 6, 6)).astype(np.float32)}
@@ -137,7 +137,7 @@ def test_convolutions_and_what_lies_between_them_run_in_int8(tmp_path: Path) -> 
     assert np.square(found - expected).mean() < 0.002 * np.square(expected).mean()
 
 
-def test_node_that_int8_harms_most_is_the_first_to_stay_in_float32() -> None:
+def test_the_most_sensitive_node_stays_in_float32_first() -> None:
     rng = np.random.default_rng(1)
     model = _convolutions(rng, wild=True)
     given = {"x": rng.normal(size=(4, 8, 6, 6)).astype(np.float32)}
@@ -153,7 +153,7 @@ def test_node_that_int8_harms_most_is_the_first_to_stay_in_float32() -> None:
     assert errors[1] < 0.5 * errors[0]
 
 
-def test_float16_graph_takes_and_gives_what_the_float32_graph_does(bundles: dict[str, Path]) -> None:
+def test_float16_graph_keeps_input_and_output_types(bundles: dict[str, Path]) -> None:
     quick = fuse(fold_constants(bundles["int8-weights"] / "text.onnx"))
     given = _inputs("text")
     expected, found = (open_engine(m).run(given)["vector"] for m in (quick, to_float16(quick)))
@@ -162,6 +162,6 @@ def test_float16_graph_takes_and_gives_what_the_float32_graph_does(bundles: dict
 
 
 @pytest.mark.parametrize("graph", ["text", "video", "match", "answer"])
-def test_float16_graph_is_one_that_may_be_stored(bundles: dict[str, Path], graph: str) -> None:
+def test_float16_graph_is_valid_onnx(bundles: dict[str, Path], graph: str) -> None:
     """Its nodes in order: ONNX Runtime would sort them, other readers and the export's last check refuse them."""
     onnx.checker.check_model(to_float16(fuse(fold_constants(bundles["int8-weights"] / f"{graph}.onnx"))))

@@ -1,4 +1,4 @@
-"""A bundle with another video graph: what is changed, what stays, and that nothing false is written."""
+"""Replacing the video graph of a bundle."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def held_out(bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path: Pat
     return {"squares": taught(Model.open(bundles["int8-weights"], threads=1), packed, tmp_path / "teacher")}
 
 
-def other(model: HdVila, **changes: Any) -> VideoReplacement:
+def replacement(model: HdVila, **changes: Any) -> VideoReplacement:
     fields: dict[str, Any] = {
         "module": VideoGraph(model),
         "streams": model.cfg.streams(),
@@ -58,12 +58,12 @@ def other(model: HdVila, **changes: Any) -> VideoReplacement:
     return VideoReplacement(**fields | changes)
 
 
-def test_the_other_graphs_are_the_bundles_own(
+def test_all_other_graphs_are_unchanged(
     bundles: dict[str, Path], model: HdVila, held_out: dict[str, Taught], tmp_path: Path
 ) -> None:
     """The bundle stores int8 weights; only its video graph is replaced, by one of float32."""
     before = Bundle.open(bundles["int8-weights"])
-    measured, precision, clip_ms = export_with_video(before, other(model), tmp_path / "other", held_out=held_out)
+    measured, precision, clip_ms = export_with_video(before, replacement(model), tmp_path / "other", held_out=held_out)
     after = Model.open(tmp_path / "other", threads=1)
     stated = after.bundle.manifest
     assert precision == "float32"
@@ -103,7 +103,7 @@ def test_the_other_graphs_are_the_bundles_own(
     }
 
 
-def test_of_enough_held_out_clips_probabilities_are_calibrated_anew(
+def test_enough_held_out_clips_recalibrate_probabilities(
     bundles: dict[str, Path],
     model: HdVila,
     held_out: dict[str, Taught],
@@ -111,14 +111,14 @@ def test_of_enough_held_out_clips_probabilities_are_calibrated_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(calibrate, "MIN_CAPTIONED", 4)
-    export_with_video(Bundle.open(bundles["int8-weights"]), other(model), tmp_path / "many", held_out=held_out)
+    export_with_video(Bundle.open(bundles["int8-weights"]), replacement(model), tmp_path / "many", held_out=held_out)
     facts = Bundle.open(tmp_path / "many").manifest.extra["calibration"]
     assert facts["match error after"] <= facts["match error kept"]
     assert "Probabilities (match and fused) are fitted on" in (tmp_path / "many" / "MODEL_CARD.md").read_text()
 
 
-class Otherwise(nn.Module):
-    """Gives other vectors than the graph that it is said to be exported as."""
+class RolledEmbeddings(nn.Module):
+    """Outputs other embeddings than the exported graph."""
 
     def __init__(self, graph: nn.Module) -> None:
         super().__init__()
@@ -129,23 +129,21 @@ class Otherwise(nn.Module):
         return torch.roll(vector, 1, dims=1), tokens
 
 
-def test_a_graph_that_gives_something_else_is_not_written(
-    bundles: dict[str, Path], model: HdVila, tmp_path: Path
-) -> None:
+def test_a_graph_with_other_outputs_is_not_written(bundles: dict[str, Path], model: HdVila, tmp_path: Path) -> None:
     messages: list[str] = []
-    wrong = other(model, module=Otherwise(VideoGraph(model)), precision="float16-weights")
+    wrong = replacement(model, module=RolledEmbeddings(VideoGraph(model)), precision="float16-weights")
     with pytest.raises(ParityError, match="output 'vector' on random inputs at float32"):
         export_with_video(Bundle.open(bundles["float32"]), wrong, tmp_path / "other", log=messages.append)
     assert not (tmp_path / "other").exists()
     assert any(line.startswith("float16-weights fails the parity check") for line in messages)
 
 
-def test_a_bundle_is_not_replaced_by_what_is_made_of_it(bundles: dict[str, Path], model: HdVila) -> None:
+def test_the_source_bundle_cannot_be_the_output(bundles: dict[str, Path], model: HdVila) -> None:
     with pytest.raises(InvalidInput, match="is the source itself"):
-        export_with_video(Bundle.open(bundles["float32"]), other(model), bundles["float32"])
+        export_with_video(Bundle.open(bundles["float32"]), replacement(model), bundles["float32"])
 
 
-def test_a_bundle_is_named_so_that_it_is_found_again(bundles: dict[str, Path]) -> None:
+def test_the_source_is_identified_by_name_version_and_fingerprint(bundles: dict[str, Path]) -> None:
     bundle = Bundle.open(bundles["float32"])
     assert SourceBundle.from_bundle(bundle).model_dump() == {
         "name": "float32",
@@ -172,7 +170,7 @@ def test_a_bundle_is_named_so_that_it_is_found_again(bundles: dict[str, Path]) -
         ("distil {small} --out {out} --data {data} --limit 0", "limit: 0; at least 1 was expected"),
     ],
 )
-def test_what_cannot_be_done_is_named_before_anything_is_written(
+def test_invalid_options_are_reported_before_anything_is_written(
     command: str,
     message: str,
     bundles: dict[str, Path],

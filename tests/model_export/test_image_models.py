@@ -1,4 +1,4 @@
-"""Checkpoints of SOHO and Visual Parsing become bundles that the runtime serves as any other."""
+"""Export of SOHO and Visual Parsing."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def folders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return system, root / "run" / "checkpoint", root / "data", root / "bundle"
 
 
-def test_the_bundle_answers_as_the_checkpoint_does(folders: Folders) -> None:
+def test_the_bundle_equals_its_checkpoint(folders: Folders) -> None:
     _, found, data, bundle = folders
     runtime, held = Model.open(bundle, threads=1), checkpoint.load(found)
     reference = TorchEncoder(held.model, runtime.bundle.tokenizer(), held.answers, runtime.bundle.manifest.calibration)
@@ -78,7 +78,7 @@ def test_the_bundle_answers_as_the_checkpoint_does(folders: Folders) -> None:
     assert best == [answers[0].text for answers in reference.answer(asked, theirs.visual_tokens)]
 
 
-def test_its_card_says_what_it_is(folders: Folders) -> None:
+def test_the_card_describes_the_architecture(folders: Folders) -> None:
     system, _, _, folder = folders
     bundle = Model.open(folder).bundle
     assert bundle.manifest.architecture == f"{system}-tiny"
@@ -92,10 +92,10 @@ def test_its_card_says_what_it_is(folders: Folders) -> None:
     [(soho.tiny(3), ("EfficientNet-Lite0", "all-MiniLM-L6-v2")), (visual_parsing.tiny(3), ("all-MiniLM-L6-v2",))],
     ids=lambda one: getattr(one, "system", None),
 )
-def test_a_system_names_only_the_pretrained_parts_that_it_has(cfg: FusedConfig, parts: tuple[str, ...]) -> None:
+def test_only_pretrained_parts_of_the_architecture_are_listed(cfg: FusedConfig, parts: tuple[str, ...]) -> None:
     assert starts_of(cfg, "pretrained") == parts
 
 
-def test_training_goes_on_from_its_checkpoint_not_from_its_bundle(folders: Folders) -> None:
+def test_training_continues_from_the_checkpoint_only(folders: Folders) -> None:
     with pytest.raises(InvalidInput, match=rf"holds a model of {folders[0]}; its checkpoint was expected"):
         model_of_bundle(folders[3])
