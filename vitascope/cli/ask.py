@@ -81,8 +81,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         candidates=args.candidate,
         abstain_below=args.abstain_below,
     )
-    span = {"file": str(args.file), "video": None, "start": 0.0, "end": end}  # as in the response of a service
-    return {**span, "question": args.question, **asdict(result)}
+    return {  # as in the response of a service
+        "file": str(args.file),
+        "video": None,
+        "start": 0.0,
+        "end": end,
+        "question": args.question,
+        "answer": result.answer,
+        "abstained": result.abstained,
+        "answers": [asdict(answer) for answer in result.answers],
+        "unknown": result.out_of_vocabulary,
+    }
 
 
 def show(result: dict[str, Any], console: Console) -> None:

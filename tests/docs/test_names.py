@@ -1,0 +1,88 @@
+"""Modules, files and functions that the pages name exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import ROOT, pages
+
+PACKAGES = "vitascope|index|service|training|model_export|benchmarks|studies|tests|demo"
+SYMBOL = re.compile(r"`((?:\w+/)+\w+\.py)::([\w.]+)`")
+FILE = re.compile(rf"(?<![\w./$~-])((?:{PACKAGES})(?:/[\w-]+)*/\w+\.(?:py|js|toml|json))\b")
+FOLDER = re.compile(rf"`((?:{PACKAGES})(?:/[\w-]+)*)/?`")
+DOTTED = re.compile(rf"(?<![\w./-])((?:{PACKAGES})(?:\.\w+){{2,}})")
+IMPORTED = re.compile(rf"(?:-m|import|from) ((?:{PACKAGES})(?:\.\w+)*)\b")
+
+
+@cache
+def defined_names(path: Path) -> set[str]:
+    """Names of a module's functions, classes, methods, variables and imports."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            methods = (n for n in node.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
+            names |= {f"{node.name}.{method.name}" for method in methods}
+        elif isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+    return names
+
+
+def exists(dotted: str) -> bool:
+    """Whether a dotted name is a package, a module, or a name in one."""
+    parts = dotted.split(".")
+    for count in range(len(parts), 0, -1):
+        path = ROOT.joinpath(*parts[:count])
+        rest = ".".join(parts[count:])
+        for module in (path.with_suffix(".py"), path / "__init__.py"):
+            if module.is_file():
+                return not rest or rest in defined_names(module)
+    return False
+
+
+def missing_names(text: str) -> set[str]:
+    """Names in the text of a page that do not exist."""
+    missing = {name for name in FILE.findall(text) if not (ROOT / name).is_file()}
+    missing |= {name for name in FOLDER.findall(text) if not (ROOT / name).is_dir()}
+    missing |= {name for name in (*DOTTED.findall(text), *IMPORTED.findall(text)) if not exists(name)}
+    for file, name in SYMBOL.findall(text):
+        if (ROOT / file).is_file() and name not in defined_names(ROOT / file):
+            missing.add(f"{file}::{name}")
+    return missing
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_modules_files_and_functions_that_a_page_names_exist(page: Path) -> None:
+    assert missing_names(page.read_text("utf-8")) == set()
+
+
+def test_contributing_answers_where_things_are() -> None:
+    section = (ROOT / "CONTRIBUTING.md").read_text("utf-8").split("## Where is ...?")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| Where ")]
+    assert len(rows) >= 10
+    assert [row for row in rows if not SYMBOL.search(row)] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "`index/search/rerank.py::no_function`",
+        "`service/http/auth.py::Authenticator.no_method`",
+        "`training/models/no_folder`",
+        "see index/search/no_module.py",
+        "training.data.packed.no_function",
+        "python -m benchmarks.no_module",
+    ],
+)
+def test_names_that_do_not_exist_are_found(text: str) -> None:
+    assert len(missing_names(text)) == 1
