@@ -1,8 +1,8 @@
-"""A real bundle in a few milliseconds: hand-made graphs that know colours.
+"""A small bundle of hand-written graphs that recognize colours, made in milliseconds.
 
-A video is its mean colour, softly assigned to eight named colours; a text is the colours it names. So
-"a red thing" is closest to a red video, the match logit is high when text and video agree, "which
-colour is it" is answered from the visual tokens, and "is it red" with yes or no.
+A video is its mean colour, softly assigned to eight named colours; a text is the colours that it names. "a red thing"
+is nearest to a red video, the match logit is high if text and video agree, "which colour is it" is answered from the
+visual tokens, and "is it red" with yes or no.
 """
 
 from __future__ import annotations
@@ -59,19 +59,18 @@ def make_small_bundle(
     answers: Sequence[str] | None = ANSWERS,
     free_form_answers: bool = False,
 ) -> Path:
-    """Write the bundle into ``folder`` (made when missing) and return it.
+    """Write the bundle into ``folder``, created if missing, and return the folder.
 
-    ``seed`` and ``width`` (D and W, at least 8) change the vectors and so the fingerprint. With
-    ``external_data`` the video and text graphs keep their weights in one shared ``weights.bin``. With
-    ``free_form_answers`` it scores answers by the colours that they name, by default those of ``answers``.
-    Without the task "retrieval" and with ``free_form_answers`` it has no vectors.
+    ``seed`` and ``width`` (D and K, at least 8) change the embeddings and so the fingerprint. With ``external_data``
+    the video and text graphs share a ``weights.bin``. With ``free_form_answers`` the answer graph scores candidates by
+    the colours that they name. Without the task "retrieval" and with ``free_form_answers`` there are no embeddings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "weights.bin").unlink(missing_ok=True)
     weights = _weights(seed, width)
     makers = {"text": _text_graph, "video": _video_graph, "match": _match_graph, "answer": _answer_graph}
     if free_form_answers:
-        makers["answer"] = _weighing_graph
+        makers["answer"] = _free_form_answer_graph
     graphs = sorted({graph for task in tasks for graph in GRAPHS_OF_TASK[task]})
     for graph in graphs:
         model = makers[graph](weights)
@@ -81,19 +80,19 @@ def make_small_bundle(
     _tokenizer().save(str(folder / "tokenizer.json"))
     (folder / "MODEL_CARD.md").write_text("# Small bundle\n\nKnows eight colours. For tests.\n")
     (folder / "parity.json").write_text("{}\n")
-    stated = {**_manifest(graphs, width, tasks), "version": version}
+    manifest = {**_manifest(graphs, width, tasks), "version": version}
     if "answering" in tasks and answers is not None:
         (folder / "answers.json").write_text(json.dumps(answers))
-        stated["answers"] = "answers.json"
+        manifest["answers"] = "answers.json"
     if free_form_answers:
-        stated["answer_length"] = ANSWER_LENGTH
-        stated["vector_width"] = width if "retrieval" in tasks else 0
-    write_manifest(folder, stated)
+        manifest["answer_length"] = ANSWER_LENGTH
+        manifest["vector_width"] = width if "retrieval" in tasks else 0
+    write_manifest(folder, manifest)
     return folder
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write ``manifest`` with ``files`` made anew from what is in ``folder``."""
+    """Write ``manifest`` with the hashes of the present files."""
     files = {
         path.name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size}
         for path in sorted(folder.iterdir())
@@ -273,8 +272,8 @@ def _answer_graph(weights: dict[str, Array]) -> onnx.ModelProto:
     return _model("answer", nodes, inputs, outputs, constants)
 
 
-def _weighing_graph(weights: dict[str, Array]) -> onnx.ModelProto:
-    """Answers are as likely as the colours that they name are seen."""
+def _free_form_answer_graph(weights: dict[str, Array]) -> onnx.ModelProto:
+    """Return an answer graph that scores candidates by the visible colours that they name."""
     node = helper.make_node
     nodes, inputs, constants = _agreement(weights)
     nodes += [
@@ -295,7 +294,7 @@ def _weighing_graph(weights: dict[str, Array]) -> onnx.ModelProto:
 
 
 def _move_outside(model: onnx.ModelProto, path: Path) -> None:
-    """Append the large tensors to ``path`` and leave references to it."""
+    """Move large tensors to the external file ``path``."""
     for tensor in model.graph.initializer:
         if len(tensor.raw_data) < 128:
             continue

@@ -174,5 +174,5 @@ def _answer(service: AppState, model: Model, clip: EmbeddedClip, fields: AnswerF
         answer=result.answer,
         abstained=result.abstained,
         answers=[Answer(text=answer.text, probability=answer.probability) for answer in result.answers],
-        unknown=result.out_of_vocabulary,
+        out_of_vocabulary=result.out_of_vocabulary,
     )

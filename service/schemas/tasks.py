@@ -223,7 +223,7 @@ class AnswerResponse(Response):
         answer="dog",
         abstained=False,
         answers=[ANSWER],
-        unknown=["wombat"],
+        out_of_vocabulary=["wombat"],
     )
 
     question: str
@@ -235,6 +235,6 @@ class AnswerResponse(Response):
         bool, Field(description="whether the best is below `abstain_below`, or no candidate is in the vocabulary")
     ]
     answers: list[Answer]
-    unknown: Annotated[
+    out_of_vocabulary: Annotated[
         list[str], Field(description="candidates that are not in the model's vocabulary, and not scored")
     ]

@@ -23,7 +23,7 @@ export function prepareAnswers(subject) {
   return look.clear;
 }
 
-function answered({ answers, abstained, unknown }, least) {
+function answered({ answers, abstained, out_of_vocabulary: unknown }, least) {
   const quoted = unknown.map((one) => `“${one}”`).join(", ");
   return {
     shown: [

@@ -225,7 +225,7 @@ def test_score_captions_of_a_span(assistant: Assistant, films: str, talk: str) -
 def test_ask_video_with_candidates(assistant: Assistant, films: str, talk: str) -> None:
     question = {"collection": films, "video_id": talk, "question": "what color is it?"}
     said, text = assistant.answer("ask_video", **question, candidates=["red", "green", "wombat"])
-    assert (said["answer"], said["unknown"]) == ("green", ["wombat"])
+    assert (said["answer"], said["out_of_vocabulary"]) == ("green", ["wombat"])
     assert text.startswith("green\nProbabilities: green 1.000, red 0.000\nNot judged: ")
     said, text = assistant.answer("ask_video", **question, candidates=["wombat"])
     assert (said["answer"], said["abstained"]) == (None, True)

@@ -261,7 +261,7 @@ def test_a_bundle_without_embeddings_answers_and_has_no_collections(tmp_path: Pa
         client, red = running.client, {"file": ("red.mp4", (files / "red.mp4").read_bytes())}
         asked = {"question": "what is it?", "candidates": ["a blue ball", "red"]}
         answer = client.post("/v1/answers", files=red, data=asked).json()
-        assert (answer["answer"], answer["unknown"], len(answer["answers"])) == ("red", [], 2)
+        assert (answer["answer"], answer["out_of_vocabulary"], len(answer["answers"])) == ("red", [], 2)
         missing = client.post("/v1/answers", files=red, data={"question": "what is it?"})
         assert "no answer vocabulary" in problem_of(missing, 422, "invalid_input")["detail"]
         made = client.post("/v1/collections", json={"name": "videos"})
@@ -278,7 +278,7 @@ def test_a_question_is_answered_from_candidates(running: Running, palette: str, 
         "candidates": ["Red", "Green", "x"],
     }
     answer = running.client.post("/v1/answers", json=body).json()
-    assert (answer["answer"], answer["abstained"], answer["unknown"]) == ("Green", False, ["x"])
+    assert (answer["answer"], answer["abstained"], answer["out_of_vocabulary"]) == ("Green", False, ["x"])
     assert [one["text"] for one in answer["answers"]] == ["Green", "Red"]
     assert sum(one["probability"] for one in answer["answers"]) == pytest.approx(1)
     with (files / "green.mp4").open("rb") as file:

@@ -228,7 +228,7 @@ def test_score_with_references_and_frames_shows_words(pictures: Path, capsys: py
 def test_ask_with_candidates_may_abstain(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["ask", str(pictures / "green.png"), "what color is it?", "--candidate", "red", "--candidate", "blue"]
     result = run_json(capsys, *asked, "--candidate", "wombat", "--abstain-below", "0.99")
-    assert (result["answer"], result["abstained"], result["unknown"]) == (None, True, ["wombat"])
+    assert (result["answer"], result["abstained"], result["out_of_vocabulary"]) == (None, True, ["wombat"])
     assert {answer["text"] for answer in result["answers"]} == {"red", "blue"}
     assert main([*asked, "--candidate", "wombat", "--abstain-below", "0.99"]) == 0
     shown = capsys.readouterr().out

@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "answer": result.answer,
         "abstained": result.abstained,
         "answers": [asdict(answer) for answer in result.answers],
-        "unknown": result.out_of_vocabulary,
+        "out_of_vocabulary": result.out_of_vocabulary,
     }
 
 
@@ -102,8 +102,8 @@ def show(result: dict[str, Any], console: Console) -> None:
     if result["abstained"]:
         console.print("No answer: all probabilities are below the minimum")
     console.print(table)
-    if result["unknown"]:
-        console.print(f"Not in the vocabulary: {escape(', '.join(result['unknown']))}")
+    if result["out_of_vocabulary"]:
+        console.print(f"Not in the vocabulary: {escape(', '.join(result['out_of_vocabulary']))}")
 
 
 COMMANDS = {"ask": (add_arguments, run, show)}

@@ -51,11 +51,11 @@ class AnswerResponse(TypedDict):
     answers: list[Answer]
     end: float
     """seconds"""
+    out_of_vocabulary: list[str]
+    """candidates that are not in the model's vocabulary, and not scored"""
     question: str
     start: float
     """seconds"""
-    unknown: list[str]
-    """candidates that are not in the model's vocabulary, and not scored"""
     video: Video | None
     """null for an uploaded file"""
 

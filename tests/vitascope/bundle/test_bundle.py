@@ -302,7 +302,7 @@ def test_the_size_of_a_corner_stream_follows_its_edges(folder: Path) -> None:
     before = manifest_of(folder)
     first, *others = before["streams"]
     cover = CORNER | {"shows": "cover", "height": 9, "width": 9}
-    for manifest, message in (
+    for changes, message in (
         (CORNER, None),
         (cover, None),
         (CORNER | {"height": 80}, "size: 72x80 pixels; 72x72 was expected"),
@@ -311,10 +311,10 @@ def test_the_size_of_a_corner_stream_follows_its_edges(folder: Path) -> None:
         (CORNER | {"shortest_edge": None}, "both were expected"),
         (CORNER | {"fit": "pad", "shortest_edge": None}, "fit 'corner' was expected"),
     ):
-        write_manifest(folder, {**before, "streams": [first | manifest, *others]})
+        write_manifest(folder, {**before, "streams": [first | changes, *others]})
         if message is None:
             written = json.loads(Bundle.open(folder).manifest.model_dump_json())["streams"]
-            assert written[0] == first | manifest
+            assert written[0] == first | changes
             assert set(written[1]) == {*others[0], "fit"}
             continue
         with pytest.raises(BundleCorrupt, match=message):
@@ -322,19 +322,19 @@ def test_the_size_of_a_corner_stream_follows_its_edges(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("manifest", "message"),
+    ("changes", "message"),
     [({"vector_width": 0}, "the task 'retrieval' needs vectors"), ({"answers": None}, "needs an answer vocabulary")],
 )
-def test_tasks_require_embeddings_and_answers(manifest: dict[str, Any], message: str, folder: Path) -> None:
-    write_manifest(folder, {**manifest_of(folder), **manifest})
+def test_tasks_require_embeddings_and_answers(changes: dict[str, Any], message: str, folder: Path) -> None:
+    write_manifest(folder, {**manifest_of(folder), **changes})
     with pytest.raises(BundleCorrupt, match=message):
         Bundle.open(folder)
 
 
-@pytest.mark.parametrize("manifest", [{"fit": "stretch", "shortest_edge": 256}, {"fit": "crop", "shortest_edge": 8}])
-def test_a_shortest_edge_below_the_crop_is_rejected(manifest: dict[str, Any], folder: Path) -> None:
+@pytest.mark.parametrize("changes", [{"fit": "stretch", "shortest_edge": 256}, {"fit": "crop", "shortest_edge": 8}])
+def test_a_shortest_edge_below_the_crop_is_rejected(changes: dict[str, Any], folder: Path) -> None:
     before = manifest_of(folder)
     first, *others = before["streams"]
-    write_manifest(folder, {**before, "streams": [first | manifest, *others]})
+    write_manifest(folder, {**before, "streams": [first | changes, *others]})
     with pytest.raises(BundleCorrupt, match="shortest_edge"):
         Bundle.open(folder)

@@ -189,13 +189,13 @@ class AnswersResponse(_SpanResponse):
     answer: Annotated[str | None, Field(description="most probable answer; null: the model does not know")]
     abstained: bool
     answers: Annotated[list[Answer], Field(description="most probable first")]
-    unknown: Annotated[list[str], Field(description="candidates that the model does not know")]
+    out_of_vocabulary: Annotated[list[str], Field(description="candidates that are not in the model's vocabulary")]
 
     def to_text(self) -> str:
         answer = "The model does not know." if self.answer is None else self.answer
         probabilities = ", ".join(f"{answer.text} {answer.probability:.3f}" for answer in self.answers)
-        unknown = f"\nNot judged: {', '.join(map(_quote, self.unknown))}" if self.unknown else ""
-        return f"{answer}\nProbabilities: {probabilities or 'none'}{unknown}"
+        others = f"\nNot judged: {', '.join(map(_quote, self.out_of_vocabulary))}" if self.out_of_vocabulary else ""
+        return f"{answer}\nProbabilities: {probabilities or 'none'}{others}"
 
 
 class FrameImage(ToolResponse):
