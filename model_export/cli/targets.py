@@ -90,7 +90,7 @@ def show_tensorrt(result: dict[str, Any], console: Console) -> None:
             graph,
             result["types"].get(graph, "unchanged"),
             escape(engine.get("engine") or "not built"),
-            escape(engine.get("card") or "-"),
+            escape(engine.get("gpu_name") or "-"),
             escape(engine.get("fallback") or ""),
         )
     console.print(table)

@@ -188,7 +188,7 @@ def test_engines_are_built_without_torch(
         monkeypatch.setitem(sys.modules, module, None)  # type: ignore[arg-type]
     assert main(["tensorrt", str(small_bundle), "--build", "--json"]) == 0
     engines = json.loads(capsys.readouterr().out)["engines"]
-    assert {one["card"] for one in engines.values()} == {"NVIDIA H100 80GB HBM3"}
+    assert {one["gpu_name"] for one in engines.values()} == {"NVIDIA H100 80GB HBM3"}
     assert sorted(machine.builds) == sorted(engines) == ["answer", "match", "text", "video"]
 
 

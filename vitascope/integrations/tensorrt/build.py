@@ -29,7 +29,7 @@ def build_plan(library: Library, graph: Path, profiles: Sequence[Profile], timin
     """
     trt = library.trt
     started_at = time.monotonic()
-    _log.info("%s: building for %s with TensorRT %s", graph.name, library.card.name, library.version)
+    _log.info("%s: building for %s with TensorRT %s", graph.name, library.gpu.name, library.version)
     builder = trt.Builder(library.logger)
     # TensorRT 11 has no builder flags for types.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -38,7 +38,7 @@ def build_plan(library: Library, graph: Path, profiles: Sequence[Profile], timin
         errors = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
         raise EngineError(f"{graph.name}: TensorRT {library.version} cannot read it: {errors or 'no reason given'}")
     config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, min(WORKSPACE_BYTES, library.card.memory_bytes // 4))
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, min(WORKSPACE_BYTES, library.gpu.memory_bytes // 4))
     for profile in profiles:
         _add_profile(builder, config, profile, graph.name)
     _load_timing_cache(config, timing_cache)

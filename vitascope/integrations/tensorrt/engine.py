@@ -45,7 +45,7 @@ class TensorRTEngine:
         """
         library = load_library()
         self.path = path
-        self.placement = Placement(f"tensorrt {library.version}", "tensorrt", library.card.name)
+        self.placement = Placement(f"tensorrt {library.version}", "tensorrt", library.gpu.name)
         self._profiles = profiles_of(bundle.manifest, graph)
         self._engine = _load_engine(library, bundle, graph, path, self._profiles, cache or engine_cache())
         self._context = self._engine.create_execution_context()
@@ -151,7 +151,7 @@ class TensorRTEngine:
 
 def _load_engine(library: Library, bundle: Bundle, graph: str, path: Path, profiles: list[Profile], cache: Path) -> Any:
     """Load the engine from a cached plan, or build it if there is none or TensorRT rejects it."""
-    folder = cache / "tensorrt" / cache_key(library.card.name, library.card.capability, library.version)
+    folder = cache / "tensorrt" / cache_key(library.gpu.name, library.gpu.capability, library.version)
     plan_file = PlanFile(
         folder / f"{bundle.fingerprint[:16]}-{graph}.plan",
         {
@@ -160,8 +160,8 @@ def _load_engine(library: Library, bundle: Bundle, graph: str, path: Path, profi
             "profiles": [dict(profile) for profile in profiles],
             "revision": REVISION,
             "tensorrt": library.version,
-            "card": library.card.name,
-            "capability": library.card.capability,
+            "card": library.gpu.name,
+            "capability": library.gpu.capability,
         },
     )
 

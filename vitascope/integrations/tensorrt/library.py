@@ -24,7 +24,7 @@ class Library:
     trt: Any
     cuda: Any
     logger: Any
-    card: GpuInfo
+    gpu: GpuInfo
 
     @property
     def version(self) -> str:
@@ -34,7 +34,7 @@ class Library:
 
 def load_library() -> Library:
     """Load TensorRT for the first GPU. Raises EngineError naming the library, driver or version that does not fit."""
-    card = first_gpu()
+    gpu = first_gpu()
     trt: Any = _import("tensorrt", "TensorRT's Python package")
     version = str(getattr(trt, "__version__", "unknown"))
     if version.partition(".")[0] not in map(str, VERSIONS):
@@ -44,12 +44,12 @@ def load_library() -> Library:
     status, required = cuda.cudaRuntimeGetVersion()
     if int(status) != 0:
         raise EngineError(f"cuda-bindings: cudaRuntimeGetVersion gives error {int(status)}")
-    if required // 1000 > card.driver[0]:
+    if required // 1000 > gpu.driver[0]:
         raise EngineError(
-            f"cuda-bindings is for CUDA {required // 1000} and the driver supports at most CUDA {card.driver[0]}."
-            f"{card.driver[1]}; install a newer driver, or cuda-bindings=={card.driver[0]}.*"
+            f"cuda-bindings is for CUDA {required // 1000} and the driver supports at most CUDA {gpu.driver[0]}."
+            f"{gpu.driver[1]}; install a newer driver, or cuda-bindings=={gpu.driver[0]}.*"
         )
-    return Library(trt, cuda, _logger(trt), card)
+    return Library(trt, cuda, _logger(trt), gpu)
 
 
 def _import(module: str, package: str) -> ModuleType:

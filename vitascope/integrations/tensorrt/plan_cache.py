@@ -37,9 +37,9 @@ def engine_cache() -> Path:
     )
 
 
-def cache_key(card: str, capability: tuple[int, int], version: str) -> str:
+def cache_key(gpu_name: str, capability: tuple[int, int], version: str) -> str:
     """Return the folder name for plans of one GPU model and one version of TensorRT."""
-    slug = re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-")
+    slug = re.sub(r"[^a-z0-9]+", "-", gpu_name.lower()).strip("-")
     return f"{slug}-sm{capability[0]}{capability[1]}-tensorrt-{version}"
 
 
