@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 from tests.docs.pages import ROOT, pages
+from training.recipe import Recipe
 
 PACKAGES = "vitascope|index|service|training|model_export|benchmarks|studies|tests|demo"
 SYMBOL = re.compile(r"`((?:\w+/)+\w+\.py)::([\w.]+)`")
@@ -64,6 +66,18 @@ def missing_names(text: str) -> set[str]:
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_modules_files_and_functions_that_a_page_names_exist(page: Path) -> None:
     assert missing_names(page.read_text("utf-8")) == set()
+
+
+def test_parts_of_recipes_in_the_pages_are_valid() -> None:
+    blocks = [
+        tomllib.loads(block)
+        for page in ("data.md", "systems.md")
+        for block in re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / page).read_text("utf-8"), re.DOTALL)
+    ]
+    assert blocks
+    for block in blocks:
+        stages = block.pop("stages", None) or [{"name": "a", "steps": 1, "learning_rate": 1e-3, **block}]
+        Recipe.model_validate({"name": "a", "size": "tiny", "stages": stages})
 
 
 def test_contributing_answers_where_things_are() -> None:
