@@ -103,8 +103,8 @@ class FrameStream(OmitDefaultsModel):
     multiple: Annotated[int, Field(ge=1, le=256, description="pixels")] = 1
     """With corner: both edges are rounded down to a multiple of this."""
     shows: Literal["picture", "cover"] = "picture"
-    """picture: the frame's pixels. cover, with corner: white where the frame is and black in
-    the padding, with one pixel per `multiple`."""
+    """picture: the frame's pixels. cover, with corner: a mask, white where the frame is, with one pixel per
+    `multiple`."""
 
     @model_validator(mode="after")
     def _validate_crop(self) -> FrameStream:

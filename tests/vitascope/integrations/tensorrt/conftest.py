@@ -22,7 +22,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TensorRT:
 
 def install(machine: TensorRT, monkeypatch: pytest.MonkeyPatch, driver: tuple[int, int] = (12, 8)) -> None:
     """Let programs find this machine's GPU and libraries."""
-    card = GpuInfo(machine.card, (9, 0), 80 * 2**30, None, driver)
-    monkeypatch.setattr(library, "first_gpu", lambda: card)
+    gpu = GpuInfo(machine.card, (9, 0), 80 * 2**30, None, driver)
+    monkeypatch.setattr(library, "first_gpu", lambda: gpu)
     monkeypatch.setitem(sys.modules, "tensorrt", machine.module)
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", machine.cuda)  # type: ignore[misc]
