@@ -15,6 +15,7 @@ COPY index ./index
 COPY service ./service
 COPY training ./training
 COPY model_export ./model_export
+COPY bundles/hd-vila-tiny ./bundles/hd-vila-tiny
 RUN /opt/venv/bin/pip install --constraint constraints.txt ".[${EXTRA}]" \
     && /opt/venv/bin/python -m compileall -q /opt/venv/lib
 
@@ -30,11 +31,9 @@ RUN groupadd --gid 10001 vitascope \
     && install -d -m 700 -o 10001 -g 10001 /stores/etcd /stores/minio \
     && install -d -m 700 -o 999 -g 0 /stores/milvus
 COPY --from=build /opt/venv /opt/venv
-COPY bundles/hd-vila-tiny /opt/vitascope/bundle
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    VITASCOPE_BUNDLE=/opt/vitascope/bundle \
     VITASCOPE_DATA_DIR=/data \
     VITASCOPE_HEALTH_PORT=8001
 USER 10001:10001

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from tests.tools import find_tool
+from vitascope.cli import options
+from vitascope.cli.options import default_bundle
 
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -103,6 +105,16 @@ def test_every_room_is_part_of_the_wheel() -> None:
     assert sorted(wheel["packages"]) == sorted(ROOMS)
     for room in ROOMS:
         assert (ROOT / room / "__init__.py").is_file()
+
+
+def test_the_wheel_carries_the_default_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    monkeypatch.delenv("VITASCOPE_BUNDLE", raising=False)
+    assert default_bundle() == ROOT / "bundles" / "hd-vila-tiny"
+    monkeypatch.setattr(options, "__file__", str(tmp_path / "vitascope" / "cli" / "options.py"))  # as installed
+    ((_, target),) = wheel["force-include"].items()
+    (tmp_path / target).mkdir(parents=True)
+    assert default_bundle() == tmp_path / target
 
 
 def test_the_changelog_says_what_the_version_brings() -> None:

@@ -15,9 +15,11 @@ DEFAULT_COLLECTION = "videos"
 
 
 def default_bundle() -> Path:
-    """Return VITASCOPE_BUNDLE, else the bundle in the checkout."""
-    named = os.environ.get("VITASCOPE_BUNDLE")
-    return Path(named) if named else Path(__file__).parents[2] / "bundles" / "hd-vila-tiny"
+    """Return VITASCOPE_BUNDLE, else the bundle that the wheel carries, else that of the source tree."""
+    if path := os.environ.get("VITASCOPE_BUNDLE"):
+        return Path(path)
+    installed = Path(__file__).parents[1] / "default_bundle"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "bundles" / "hd-vila-tiny"
 
 
 def default_data() -> Path:
