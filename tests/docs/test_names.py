@@ -63,8 +63,11 @@ def missing_names(text: str) -> set[str]:
     return missing
 
 
-@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page", [page for page in pages() if page.name != "upgrading.md"], ids=lambda page: str(page.relative_to(ROOT))
+)
 def test_modules_files_and_functions_that_a_page_names_exist(page: Path) -> None:
+    """upgrading.md names former modules."""
     assert missing_names(page.read_text("utf-8")) == set()
 
 
