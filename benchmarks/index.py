@@ -82,9 +82,9 @@ def clustered(count: int, queries: int, width: int, seed: int = 0) -> tuple[Floa
     return draw(count), draw(queries)
 
 
-def recall(found: Int64, expected: Int64) -> float:
+def recall(actual: Int64, expected: Int64) -> float:
     """The mean share of each expected row that is in the found row."""
-    shares = [np.isin(e, f).mean() for f, e in zip(found, expected, strict=True)]
+    shares = [np.isin(e, f).mean() for f, e in zip(actual, expected, strict=True)]
     return float(np.mean(shares))
 
 
@@ -116,9 +116,9 @@ def our_engine(kind: str, vectors: Float32, path: Path) -> tuple[Engine, Segment
     del index
 
     def load() -> SegmentedVectors:
-        found = read_snapshot(path)
-        assert found is not None
-        return SegmentedVectors(vectors.shape[1], found[0], found[1])
+        actual = read_snapshot(path)
+        assert actual is not None
+        return SegmentedVectors(vectors.shape[1], actual[0], actual[1])
 
     ours, memory = measured_load(load)
     return Engine("ours", lambda queries: ours.search(queries, K)[1], built, memory, path.stat().st_size), ours
@@ -148,39 +148,39 @@ def usearch_engine(vectors: Float32, path: Path) -> Engine | None:
     index.save(str(path))
 
     def search(queries: Float32) -> Int64:
-        found = index.search(queries[0] if len(queries) == 1 else queries, K)
-        keys: Int64 = np.asarray(found.keys, np.int64).reshape(len(queries), -1)
+        result = index.search(queries[0] if len(queries) == 1 else queries, K)
+        keys: Int64 = np.asarray(result.keys, np.int64).reshape(len(queries), -1)
         return keys
 
     return Engine("usearch", search, built, memory, path.stat().st_size)
 
 
 def _second(pair: tuple[Any, Index]) -> Int64:
-    found: Int64 = pair[1]
-    return found
+    result: Int64 = pair[1]
+    return result
 
 
 def measure(engines: Sequence[Engine], queries: Float32, truth: Int64) -> None:
     """Recall, then seconds for 1 and for ``BATCH`` queries: all engines in turns, the median of several rounds."""
     batches = [queries[i : i + BATCH] for i in range(0, len(queries) - BATCH + 1, BATCH)]
     singles: dict[str, list[float]] = {engine.name: [] for engine in engines}
-    together: dict[str, list[float]] = {engine.name: [] for engine in engines}
+    seconds_by_engine: dict[str, list[float]] = {engine.name: [] for engine in engines}
     for engine in engines:
         engine.recall = recall(np.concatenate([engine.search(q) for q in batches]), truth[: len(batches) * BATCH])
         engine.search(queries[:1])
     for turn in range(ROUNDS * len(engines)):
         engine = engines[turn % len(engines)]
-        for one in range(len(queries)):
+        for query in range(len(queries)):
             start = time.perf_counter()
-            engine.search(queries[one : one + 1])
+            engine.search(queries[query : query + 1])
             singles[engine.name].append(time.perf_counter() - start)
         for batch in batches:
             start = time.perf_counter()
             engine.search(batch)
-            together[engine.name].append(time.perf_counter() - start)
+            seconds_by_engine[engine.name].append(time.perf_counter() - start)
     for engine in engines:
         engine.single = statistics.median(singles[engine.name])
-        engine.batch = statistics.median(together[engine.name])
+        engine.batch = statistics.median(seconds_by_engine[engine.name])
 
 
 def filtered(ours: SegmentedVectors, exact: Index, queries: Float32) -> list[tuple[float, float, float]]:
@@ -191,12 +191,12 @@ def filtered(ours: SegmentedVectors, exact: Index, queries: Float32) -> list[tup
         allowed = allowed[: exact.ntotal]
         selector = _engine.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
         truth = exact.search(queries, K, params=_engine.SearchParameters(sel=selector))[1]
-        times, found = [], []
-        for one in range(len(queries)):
+        times, ids = [], []
+        for query in range(len(queries)):
             start = time.perf_counter()
-            found.append(ours.search(queries[one : one + 1], K, allowed)[1][0])
+            ids.append(ours.search(queries[query : query + 1], K, allowed)[1][0])
             times.append(time.perf_counter() - start)
-        rows.append((share, recall(np.stack(found), truth), statistics.median(times)))
+        rows.append((share, recall(np.stack(ids), truth), statistics.median(times)))
     return rows
 
 
@@ -206,7 +206,7 @@ def run(size: int, setting: str, width: int, query_count: int, folder: Path, *, 
     vectors, queries = clustered(size, max(BATCH, query_count), width)
     exact = build(FLAT, width, [vectors], lambda: False)
     truth = exact.search(queries, K)[1]
-    ours, held = our_engine(kind, vectors, folder / "ours")
+    ours, vectors_held = our_engine(kind, vectors, folder / "ours")
     engines = [ours, plain_engine(kind, folder / "ours", ours.built)]
     other = usearch_engine(vectors, folder / "usearch") if with_usearch else None
     measure([*engines, *([other] if other else [])], queries, truth)
@@ -221,9 +221,9 @@ def run(size: int, setting: str, width: int, query_count: int, folder: Path, *, 
     if other is None and with_usearch:
         print("\nusearch is not installed; it comes with the extra `bench`.")
     print("\n| passes the filter | recall@10 | ms a query |\n|---|---|---|")
-    rows = filtered(held, exact, queries)
-    for share, found, seconds in rows:
-        print(f"| {share:.0%} | {found:.4f} | {1000 * seconds:.2f} |")
+    rows = filtered(vectors_held, exact, queries)
+    for share, recalls, seconds in rows:
+        print(f"| {share:.0%} | {recalls:.4f} | {1000 * seconds:.2f} |")
     return _print_bars(size, engines, rows)
 
 
@@ -237,9 +237,9 @@ def _print_bars(size: int, engines: Sequence[Engine], rows: Sequence[tuple[float
                 (f"{times:.2f} <= {MOST_TIMES} times as long as FAISS alone, {name} at a time", times <= MOST_TIMES)
             )
     print()
-    for text, kept in bars:
-        print(f"{'pass' if kept else 'MISS'}: {text}")
-    return all(kept for _, kept in bars)
+    for text, met in bars:
+        print(f"{'pass' if met else 'MISS'}: {text}")
+    return all(met for _, met in bars)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -251,11 +251,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--queries", type=int, default=512)
     parser.add_argument("--no-usearch", action="store_true", help="it takes 13 minutes to add a million")
     args = parser.parse_args(arguments)
-    kept = True
+    met = True
     for size in args.sizes:
         with tempfile.TemporaryDirectory() as folder:
-            kept &= run(size, args.kind, args.width, args.queries, Path(folder), with_usearch=not args.no_usearch)
-    return 0 if kept else 1
+            met &= run(size, args.kind, args.width, args.queries, Path(folder), with_usearch=not args.no_usearch)
+    return 0 if met else 1
 
 
 if __name__ == "__main__":

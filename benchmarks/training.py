@@ -38,14 +38,14 @@ def recipe_table(names: Sequence[str], data: Path, steps: int, warm_up: int) -> 
     lines = ["| recipe | stage | steps | steps per second | peak memory, MiB |", "|---|---|---|---|---|"]
     for name in names:
         recipe = read_recipe(RECIPES / f"{name}.toml")
-        found = []
+        measured = []
         for index, stage in enumerate(recipe.stages):
             options = [name, str(index), "--data", str(data), "--steps", str(steps), "--warm-up", str(warm_up)]
-            found.append(_in_own_process("stage", *options))
-            seconds, peak = found[-1]["seconds"], found[-1]["peak"]
+            measured.append(_in_own_process("stage", *options))
+            seconds, peak = measured[-1]["seconds"], measured[-1]["peak"]
             lines.append(f"| {name} | {stage.name} | {stage.steps} | {1 / seconds:.2f} | {peak:.0f} |")
-        whole = sum(stage.steps * part["seconds"] for stage, part in zip(recipe.stages, found, strict=True))
-        peak = max(part["peak"] for part in found)
+        whole = sum(stage.steps * part["seconds"] for stage, part in zip(recipe.stages, measured, strict=True))
+        peak = max(part["peak"] for part in measured)
         lines.append(f"| {name} | all | {recipe.total_steps} | {recipe.total_steps / whole:.2f} | {peak:.0f} |")
     return "\n".join(lines)
 
@@ -57,9 +57,9 @@ def base_table(systems: Sequence[str]) -> str:
         "|---|---|---|---|---|",
     ]
     for system in systems:
-        found = _in_own_process("sample", system)
-        millions, weights = found["parameters"] / 1e6, found["parameters"] * 4 / 2**20
-        lines.append(f"| {system} | {found['sample']} | {millions:.1f} | {weights:.0f} | {found['peak']:.0f} |")
+        measured = _in_own_process("sample", system)
+        millions, weights = measured["parameters"] / 1e6, measured["parameters"] * 4 / 2**20
+        lines.append(f"| {system} | {measured['sample']} | {millions:.1f} | {weights:.0f} | {measured['peak']:.0f} |")
     return "\n".join(lines)
 
 
@@ -93,9 +93,9 @@ def measure_sample(system: str, size: str = "base") -> dict[str, Any]:
     mask = torch.ones_like(ids)
     vector, visual = model.encode_video(streams)
     text, states = model.encode_text(ids, mask)
-    seen = model.prepare_visual(visual)
-    words = model.word_logits(model.fuse(states, mask, seen).flatten(0, 1))
-    match = model.match_logits(states, mask, seen)
+    cache = model.prepare_visual(visual)
+    words = model.word_logits(model.fuse(states, mask, cache).flatten(0, 1))
+    match = model.match_logits(states, mask, cache)
     loss = F.cross_entropy(words, ids.flatten()) + F.softplus(-match).mean() - (vector * text).sum()
     loss.backward()  # type: ignore[no-untyped-call]
     frames = " + ".join(f"{s.frames} x {s.height}x{s.width}" for s in cfg.streams())

@@ -28,7 +28,7 @@ def step_flops(model: FusedModel, recipe: Recipe, answers: list[str], tokenizer_
     (stage,) = recipe.stages
     tokenizer = Tokenizer.open(tokenizer_file, max_length=model.cfg.text_length)
     words = word_masking(tokenizer_file, model.cfg.vocabulary)
-    kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    saved = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     freeze(model, stage)
     mean = 0.0
     shares = np.array([source.weight for source in stage.datasets])
@@ -38,11 +38,11 @@ def step_flops(model: FusedModel, recipe: Recipe, answers: list[str], tokenizer_
         for step in range(SAMPLED):
             with FlopCounterMode(display=False) as counter:
                 with torch.autocast("cpu", torch.bfloat16):
-                    found = compute_losses(model, batches(step), words, None)
-                weighted = [weight * found[name] for name, weight in source.objectives.items() if name in found]
+                    losses = compute_losses(model, batches(step), words, None)
+                weighted = [weight * losses[name] for name, weight in source.objectives.items() if name in losses]
                 torch.stack(weighted).sum().backward()  # type: ignore[no-untyped-call]
             mean += float(share) * counter.get_total_flops() / SAMPLED
-    model.load_state_dict(kept)
+    model.load_state_dict(saved)
     model.zero_grad(set_to_none=True)
     return mean
 

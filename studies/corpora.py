@@ -70,16 +70,16 @@ def _write(folder: Path, make: Callable[[], Packed]) -> None:
     """A split in one piece, unless it is there."""
     if folder.exists():
         return
-    made = make()
+    resized = make()
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    for name, array in made.arrays.items():
+    for name, array in resized.arrays.items():
         np.save(part / f"{name}.npy", array)
-    (part / EXAMPLES_NAME).write_text("".join(example.to_json() + "\n" for example in made.examples), "utf-8")
-    info = dict(made.info) | {
-        "streams": [stream.model_dump() for stream in made.streams],
-        "count": len(made.examples),
+    (part / EXAMPLES_NAME).write_text("".join(example.to_json() + "\n" for example in resized.examples), "utf-8")
+    info = dict(resized.info) | {
+        "streams": [stream.model_dump() for stream in resized.streams],
+        "count": len(resized.examples),
         "examples_sha256": file_sha256(part / EXAMPLES_NAME),
     }
     (part / PACK_NAME).write_text(json.dumps(info, indent=1) + "\n", "utf-8")

@@ -46,12 +46,12 @@ def write_report(results: Results, page: Path, pictures: Path) -> None:
     """
     text = page.read_text("utf-8")
     tables = {claim: table(results, claim) for claim in CLAIMS} | {"flow": _flow_table(results), "cost": _cost(results)}
-    for name, made in tables.items():
+    for name, content in tables.items():
         if not re.search(MARKED.format(name=name), text, re.DOTALL):
             raise ValueError(
                 f"{page}: no '<!-- table: {name} -->' … '<!-- end -->'; a place for that table was expected"
             )
-        text = re.sub(MARKED.format(name=name), partial(_between, made), text, flags=re.DOTALL)
+        text = re.sub(MARKED.format(name=name), partial(_between, content), text, flags=re.DOTALL)
     page.write_text(text, "utf-8")
     page.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", "utf-8")
     for name, draw in PLOTS.items():
@@ -62,8 +62,8 @@ def write_report(results: Results, page: Path, pictures: Path) -> None:
         plt.close(figure)
 
 
-def _between(made: str, found: re.Match[str]) -> str:
-    return f"{found[1]}{made}\n{found[2]}"
+def _between(content: str, match: re.Match[str]) -> str:
+    return f"{match[1]}{content}\n{match[2]}"
 
 
 def table(results: Results, claim: str) -> str:
@@ -86,8 +86,8 @@ def table(results: Results, claim: str) -> str:
             seconds = results[arm.key].get("seconds of a clip")
             row += [f"{runs[0]['gigaflop of a clip']:.2f}", "" if seconds is None else f"{1000 * seconds:.0f}"]
         for metric in metrics:
-            found = spread(results, arm.key, metric)
-            row.append("" if found is None else f"{found.mean:.1f} ± {found.deviation:.1f}")
+            value = spread(results, arm.key, metric)
+            row.append("" if value is None else f"{value.mean:.1f} ± {value.deviation:.1f}")
         rows.append(row)
     return _markdown(rows)
 
@@ -119,7 +119,7 @@ def _cost(results: Results) -> str:
     rows = [["claim", "runs", "training, core hours"], ["---"] * 3]
     for claim, title in CLAIMS.items():
         seconds = [
-            run["seconds"] for key, found in results.items() if ARMS[key].claim == claim for run in found["runs"]
+            run["seconds"] for key, result in results.items() if ARMS[key].claim == claim for run in result["runs"]
         ]
         rows.append([title, str(len(seconds)), f"{sum(seconds) / 3600:.2f}"])
     return _markdown(rows)
@@ -133,8 +133,10 @@ def _plot_labels(results: Results, axes: Sequence[Axes]) -> None:
     for axis, metric in zip(axes, METRICS["labels"][1:], strict=True):
         for kind in ("pre-trained", "from scratch"):
             names = [f"labels/{kind}, {percent}% of the labels" for percent in SHARES]
-            found = [(100 * share, spread(results, n, metric)) for n, share in zip(names, SHARES.values(), strict=True)]
-            points = [(x, s.mean, s.deviation) for x, s in found if s is not None]
+            values = [
+                (100 * share, spread(results, n, metric)) for n, share in zip(names, SHARES.values(), strict=True)
+            ]
+            points = [(x, s.mean, s.deviation) for x, s in values if s is not None]
             if points:
                 x, mean, deviation = zip(*points, strict=True)
                 axis.errorbar(x, mean, yerr=deviation, marker="o", capsize=3, label=kind)
@@ -149,11 +151,11 @@ def _plot_resolution(results: Results, axes: Sequence[Axes]) -> None:
         for metric in METRICS["resolution"]:
             points = []
             for arm in (arm for arm in ARMS.values() if arm.claim == "resolution" and arm.key in results):
-                held, found = results[arm.key], spread(results, arm.key, metric)
-                seconds = held.get("seconds of a clip")
-                x = held["runs"][0]["gigaflop of a clip"] if cost == "flops" else seconds and 1000 * seconds
-                if found is not None and x is not None:
-                    points.append((x, found.mean, found.deviation))
+                result, value = results[arm.key], spread(results, arm.key, metric)
+                seconds = result.get("seconds of a clip")
+                x = result["runs"][0]["gigaflop of a clip"] if cost == "flops" else seconds and 1000 * seconds
+                if value is not None and x is not None:
+                    points.append((x, value.mean, value.deviation))
             if points:
                 x, mean, deviation = zip(*sorted(points), strict=True)
                 axis.errorbar(x, mean, yerr=deviation, marker="o", capsize=3, label=HEADINGS[metric])

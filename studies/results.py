@@ -28,17 +28,17 @@ class Spread(NamedTuple):
 
 def gather(out: Path) -> Results:
     """All finished runs, arms in the order of the study; arms without any are left out."""
-    found: Results = {}
+    results: Results = {}
     for arm in ARMS.values():
         paths = [folder_of(out, arm, seed) / RESULT for seed in SEEDS]
         runs = [json.loads(path.read_text()) for path in paths if path.exists()]
         if runs:
-            found[arm.key] = {"runs": runs}
+            results[arm.key] = {"runs": runs}
     latencies = out / "latency.json"
     for key, seconds in (json.loads(latencies.read_text()) if latencies.exists() else {}).items():
-        if key in found:
-            found[key]["seconds of a clip"] = seconds
-    return found
+        if key in results:
+            results[key]["seconds of a clip"] = seconds
+    return results
 
 
 def restore(known: Path, out: Path) -> int:
@@ -48,7 +48,7 @@ def restore(known: Path, out: Path) -> int:
     there already stay.
     """
     earlier: Results = json.loads(known.read_text("utf-8"))
-    runs = {(key, run["seed"]): run for key, found in earlier.items() for run in found["runs"]}
+    runs = {(key, run["seed"]): run for key, result in earlier.items() for run in result["runs"]}
     restored = 0
     for (key, seed), run in runs.items():
         followers = [other.key for other in ARMS.values() if other.follows and f"{other.claim}/{other.follows}" == key]
@@ -63,16 +63,16 @@ def restore(known: Path, out: Path) -> int:
 
 def measure_latency(out: Path) -> None:
     """Of the arms of the claim that is about it, one after the other. Kept in `latency.json`; needs an idle machine."""
-    kept = out / "latency.json"
-    if kept.exists():
+    path = out / "latency.json"
+    if path.exists():
         return
     seconds = {}
     for arm in (arm for arm in ARMS.values() if arm.claim == "resolution"):
-        held = load_or_initialize(
+        state = load_or_initialize(
             recipe(arm, 0, 1), out / "corpora" / arm.geometry, out / "costs" / "none" / "checkpoint", None
         )
-        seconds[arm.key] = round(clip_latency(held.model), 5)
-    kept.write_text(json.dumps(seconds, indent=1) + "\n")
+        seconds[arm.key] = round(clip_latency(state.model), 5)
+    path.write_text(json.dumps(seconds, indent=1) + "\n")
 
 
 def spread(results: Results, arm: str, metric: str) -> Spread | None:

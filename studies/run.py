@@ -55,9 +55,9 @@ def run(out: Path, arm: Arm, seed: int, scale: float = 1.0) -> dict[str, Any]:
     start = folder_of(out, ARMS[f"{arm.claim}/{arm.follows}"], seed) / "checkpoint" if arm.follows else None
     cost = _step_flops(out, arm)
     steps = max(round(scale * _budget(out, arm) / cost), 1)
-    made = recipe(arm, seed, steps)
+    arm_recipe = recipe(arm, seed, steps)
     begun = time.perf_counter()
-    found = train(made, data, folder, start_from=start)
+    checkpoint_folder = train(arm_recipe, data, folder, start_from=start)
     trained = time.perf_counter() - begun
     result: dict[str, Any] = {
         "arm": arm.key,
@@ -68,13 +68,13 @@ def run(out: Path, arm: Arm, seed: int, scale: float = 1.0) -> dict[str, Any]:
         "seconds": round(trained, 1),
     }
     if arm.measured:
-        result |= {"gigaflop of a clip": round(clip_flops(checkpoint.load(found).model) / 1e9, 4)}
-        result |= {"metrics": measure(found, data, METRICS[arm.claim])}
+        result |= {"gigaflop of a clip": round(clip_flops(checkpoint.load(checkpoint_folder).model) / 1e9, 4)}
+        result |= {"metrics": measure(checkpoint_folder, data, METRICS[arm.claim])}
     if arm.flow:
-        result["flow"] = measure_flow(found, data, arm.flow, "test", 200)["layers"]
+        result["flow"] = measure_flow(checkpoint_folder, data, arm.flow, "test", 200)["layers"]
     _write(folder / RESULT, result)
     if not any(other.claim == arm.claim and other.follows == arm.name for other in ARMS.values()):
-        shutil.rmtree(found)  # a hundred megabytes that nobody goes on from
+        shutil.rmtree(checkpoint_folder)  # a hundred megabytes that nobody goes on from
     return result
 
 
@@ -90,15 +90,15 @@ def _budget(out: Path, arm: Arm) -> float:
 
 def _step_flops(out: Path, arm: Arm) -> float:
     """Cost of one step, counted once per arm and kept: it is the same for every seed."""
-    kept = out / "costs" / f"{arm.key}.json"
-    if kept.exists():
-        return float(json.loads(kept.read_text()))
+    path = out / "costs" / f"{arm.key}.json"
+    if path.exists():
+        return float(json.loads(path.read_text()))
     data = out / "corpora" / arm.geometry
-    made = recipe(arm, 0, 1)
-    held = load_or_initialize(made, data, out / "costs" / "none" / "checkpoint", None)
-    cost = step_flops(held.model, made, held.answers, held.tokenizer, data)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    _write(kept, cost)
+    arm_recipe = recipe(arm, 0, 1)
+    state = load_or_initialize(arm_recipe, data, out / "costs" / "none" / "checkpoint", None)
+    cost = step_flops(state.model, arm_recipe, state.answers, state.tokenizer, data)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, cost)
     return cost
 
 
@@ -109,14 +109,14 @@ def _write(path: Path, content: object) -> None:
     part.replace(path)
 
 
-def measure(found: Path, data: Path, wanted: Sequence[str]) -> dict[str, float]:
-    """Percentages on the test splits, by corpus and metric; `wanted`: which. In bfloat16, as trained."""
-    held = checkpoint.load(found)
-    tokenizer = Tokenizer.open(held.tokenizer, max_length=held.model.cfg.text_length)
-    encoder = TorchEncoder(held.model, tokenizer, held.answers)
+def measure(folder: Path, data: Path, metrics: Sequence[str]) -> dict[str, float]:
+    """Return the metrics of a checkpoint on the test splits, in percent by `corpus metric`; in bfloat16, as trained."""
+    loaded = checkpoint.load(folder)
+    tokenizer = Tokenizer.open(loaded.tokenizer, max_length=loaded.model.cfg.text_length)
+    encoder = TorchEncoder(loaded.model, tokenizer, loaded.answers)
     out: dict[str, float] = {}
-    for corpus in dict.fromkeys(metric.split()[0] for metric in wanted):
-        kinds = [metric.removeprefix(f"{corpus} ") for metric in wanted if metric.startswith(f"{corpus} ")]
+    for corpus in dict.fromkeys(metric.split()[0] for metric in metrics):
+        kinds = [metric.removeprefix(f"{corpus} ") for metric in metrics if metric.startswith(f"{corpus} ")]
         with torch.autocast("cpu", torch.bfloat16):
             values = _corpus(encoder, open_packed(data / corpus / "test"), kinds)
         out |= {f"{corpus} {kind}": round(values[kind], 2) for kind in kinds}
@@ -125,18 +125,18 @@ def measure(found: Path, data: Path, wanted: Sequence[str]) -> dict[str, float]:
 
 def _corpus(encoder: TorchEncoder, packed: Packed, kinds: Sequence[str]) -> dict[str, float]:
     videos, tokens = embed_gallery(encoder, packed, None)
-    found: dict[str, float] = {}
+    metrics_by_name: dict[str, float] = {}
     if any(kind.startswith("t2v") for kind in kinds):
         # Several pictures may carry one label; any of them is a right answer to it.
         labels = [example.captions[0] for example in packed.examples]
-        found |= concept_retrieval(encoder, queries := sorted(set(labels)), queries, videos, labels)
+        metrics_by_name |= concept_retrieval(encoder, queries := sorted(set(labels)), queries, videos, labels)
     if "right caption match" in kinds:
-        found |= wrong_caption_accuracy(encoder, packed, videos, tokens)
+        metrics_by_name |= wrong_caption_accuracy(encoder, packed, videos, tokens)
     if any(kind.startswith("objects") for kind in kinds):
-        found |= objects_told(encoder.model, packed, tokens)
+        metrics_by_name |= objects_told(encoder.model, packed, tokens)
     if "exact of another video" in kinds:
         # What the questions alone give away: asked of the next video in place of their own.
-        found["exact of another video"] = exact_answers(encoder, packed, np.roll(tokens, 1, axis=0))["exact"]
+        metrics_by_name["exact of another video"] = exact_answers(encoder, packed, np.roll(tokens, 1, axis=0))["exact"]
     if "exact" in kinds:
-        found |= exact_answers(encoder, packed, tokens)
-    return found
+        metrics_by_name |= exact_answers(encoder, packed, tokens)
+    return metrics_by_name

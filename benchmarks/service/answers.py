@@ -65,12 +65,15 @@ def measure_answers(model: Model, url: str, film: Path, seconds: float, rounds: 
 
         def upload() -> Answers:
             answers = client.ask_file(film, QUESTION)["answers"]
-            return {one["text"]: one["probability"] for one in answers}
+            return {answer["text"]: answer["probability"] for answer in answers}
 
         def alone() -> Answers:
             sampled = IN_PROCESS.sample(film, model.streams, [(0.0, seconds)])
-            seen = model.embed_video({name: frames[:, None] for name, frames in sampled.frames.items()})
-            return {one.text: one.probability for one in answer_question(model, QUESTION, seen.visual_tokens).answers}
+            embedded = model.embed_video({name: frames[:, None] for name, frames in sampled.frames.items()})
+            return {
+                answer.text: answer.probability
+                for answer in answer_question(model, QUESTION, embedded.visual_tokens).answers
+            }
 
         both = Both()
         turns: list[tuple[Callable[[], Answers], list[float]]] = [(upload, both.uploaded), (alone, both.alone)]

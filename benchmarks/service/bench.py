@@ -48,9 +48,9 @@ class Bars:
 
     missed: int = 0
 
-    def check(self, text: str, kept: bool) -> None:
-        print(f"{'pass' if kept else 'MISS'}: {text}")
-        self.missed += not kept
+    def check(self, text: str, met: bool) -> None:
+        print(f"{'pass' if met else 'MISS'}: {text}")
+        self.missed += not met
 
 
 def sentences(count: int, seed: int = 0) -> list[str]:
@@ -85,20 +85,20 @@ def embedding(bars: Bars, model: Model, bundle: Path, threads: int, seconds: flo
     with tempfile.TemporaryDirectory() as data, our_server(bundle, Path(data), threads) as url:
         shares = {}
         for size, clients in ((32, 4), (1, 64)):
-            asked = [
+            requests = [
                 post_bytes(f"{url}/v1/embeddings", json.dumps({"input": texts[i : i + size]}).encode())
                 for i in range(0, len(texts), size)
             ]
-            uvloop.run(closed_loop(url, asked, clients, 2.0))
+            uvloop.run(closed_loop(url, requests, clients, 2.0))
             # The graph before and after: what else the machine does meanwhile concerns both.
             before = perfect_batches(model, texts, 32, seconds / 2)
-            found = uvloop.run(closed_loop(url, asked, clients, seconds))
+            outcome = uvloop.run(closed_loop(url, requests, clients, seconds))
             alone = (before + perfect_batches(model, texts, 32, seconds / 2)) / 2
-            if found.failed:
-                raise RuntimeError(f"{found.failed} requests failed")
-            shares[size] = found.rate * size / alone
+            if outcome.failed:
+                raise RuntimeError(f"{outcome.failed} requests failed")
+            shares[size] = outcome.rate * size / alone
             print(f"| the graph alone, batches of 32 | {alone:,.0f} | |")
-            print(f"| HTTP, {clients} clients, {size} a request | {found.rate * size:,.0f} | {shares[size]:.0%} |")
+            print(f"| HTTP, {clients} clients, {size} a request | {outcome.rate * size:,.0f} | {shares[size]:.0%} |")
     print()
     bars.check(f"{shares[32]:.0%} >= 85% of the graph alone, 32 texts a request", shares[32] >= 0.85)
     print(f"      {shares[1]:.0%} with one text a request: every text pays for its HTTP")
@@ -150,29 +150,29 @@ def searching(bars: Bars, model: Model, bundle: Path, threads: int, seconds: flo
         hot = one_after_another(find, texts)
         with our_server(bundle, data, threads) as url:
             path = f"{url}/v1/collections/bench/search"
-            asked = [post_bytes(path, json.dumps({"text": text, "limit": K}).encode()) for text in texts]
-            uvloop.run(closed_loop(url, asked, 4, 2.0))
-            most = uvloop.run(closed_loop(url, asked, 16, seconds)).rate
-            half = uvloop.run(open_loop(url, asked, most / 2, 2 * seconds))
-            alone = as_they_come(find, texts, most / 2, 2 * seconds)
-            light = uvloop.run(open_loop(url, asked, most / 10, seconds))
+            requests = [post_bytes(path, json.dumps({"text": text, "limit": K}).encode()) for text in texts]
+            uvloop.run(closed_loop(url, requests, 4, 2.0))
+            max_rate = uvloop.run(closed_loop(url, requests, 16, seconds)).rate
+            half = uvloop.run(open_loop(url, requests, max_rate / 2, 2 * seconds))
+            alone = as_they_come(find, texts, max_rate / 2, 2 * seconds)
+            light = uvloop.run(open_loop(url, requests, max_rate / 10, seconds))
             used = time.process_time()
-            flood = uvloop.run(open_loop(url, asked, 10 * most, seconds))
+            flood = uvloop.run(open_loop(url, requests, 10 * max_rate, seconds))
             share = (time.process_time() - used) / flood.seconds / (os.cpu_count() or 1)
-            after = uvloop.run(open_loop(url, asked, most / 10, seconds))
+            after = uvloop.run(open_loop(url, requests, max_rate / 10, seconds))
     print(f"\n## Search on {clips:,} clips\n\n| | requests/s | p50 ms | p99 ms |\n|---|---|---|---|")
     for name, rate, times in (
         ("encode + FAISS alone, one after another", 1 / float(np.mean(hot)), hot),
-        ("encode + FAISS alone, the requests of half load as they come", most / 2, alone),
+        ("encode + FAISS alone, the requests of half load as they come", max_rate / 2, alone),
     ):
         print(f"| {name} | {rate:,.0f} | {_ms(_quantile(times, 0.5))} | {_ms(_quantile(times, 0.99))} |")
-    for name, one in (
+    for name, outcome in (
         ("a tenth of the most", light),
-        (f"half of the most ({most:,.0f}/s)", half),
+        (f"half of the most ({max_rate:,.0f}/s)", half),
         ("ten times the most", flood),
         ("after", after),
     ):
-        print(f"| HTTP, {name} | {one.rate:,.0f} | {_ms(one.quantile(0.5))} | {_ms(one.quantile(0.99))} |")
+        print(f"| HTTP, {name} | {outcome.rate:,.0f} | {_ms(outcome.quantile(0.5))} | {_ms(outcome.quantile(0.99))} |")
     refused = _quantile(flood.refused or [0.0], 0.99)
     print(f"\nOf ten times too much {len(flood.refused)} were refused, 99% within {_ms(refused)} ms.")
     print(f"To send that much took {share:.0%} of the machine's processors.")
@@ -183,7 +183,7 @@ def searching(bars: Bars, model: Model, bundle: Path, threads: int, seconds: flo
         )
         bars.check(what, ratio <= most_times)
         print(f"      {half.quantile(share) / _quantile(hot, share):.2f} times encode + FAISS one after another")
-    bars.check(f"goodput under ten times the most {flood.rate / most:.0%} >= 90%", flood.rate >= 0.9 * most)
+    bars.check(f"goodput under ten times the most {flood.rate / max_rate:.0%} >= 90%", flood.rate >= 0.9 * max_rate)
     bars.check(f"{flood.failed} of the others failed", flood.failed == 0)
     bars.check(
         f"{flood.refusals_without_retry_after} refusals lacked Retry-After", flood.refusals_without_retry_after == 0
@@ -197,27 +197,27 @@ def peers(bars: Bars, bundle: Path, threads: int, seconds: float, bound: float) 
     1.5 times each of the others is asked for, or 1.5 times the plain handler where no other is at hand.
     """
     texts = sentences(1000, seed=2)
-    most = {}
+    max_rates = {}
     print(f"\n## One text a request, the most with p99 <= {_ms(bound)} ms\n")
     for name, path, server, body in _servers(bundle, threads):
         with server as url:
-            asked = [post_bytes(f"{url}{path}", body([text])) for text in texts]
-            uvloop.run(closed_loop(url, asked, 8, 2.0))
-            top = uvloop.run(closed_loop(url, asked, 64, seconds)).rate
+            requests = [post_bytes(f"{url}{path}", body([text])) for text in texts]
+            uvloop.run(closed_loop(url, requests, 8, 2.0))
+            top = uvloop.run(closed_loop(url, requests, 64, seconds)).rate
 
-            def within(rate: float, url: str = url, asked: list[bytes] = asked) -> bool:
-                found: Outcome = uvloop.run(open_loop(url, asked, rate, seconds))
-                return not found.failed and not found.refused and found.quantile(0.99) <= bound
+            def within(rate: float, url: str = url, requests: list[bytes] = requests) -> bool:
+                outcome: Outcome = uvloop.run(open_loop(url, requests, rate, seconds))
+                return not outcome.failed and not outcome.refused and outcome.quantile(0.99) <= bound
 
-            most[name] = highest(within, top * 1.2)
-            print(f"- {name}: {most[name]:,.0f} requests/s (closed loop of 64: {top:,.0f})")
+            max_rates[name] = highest(within, top * 1.2)
+            print(f"- {name}: {max_rates[name]:,.0f} requests/s (closed loop of 64: {top:,.0f})")
     for peer in PEERS:
         if peer.variable not in os.environ:
             print(f"- {peer.name}: not measured; {peer.variable} names no command")
     print()
-    ours = most.pop("ours")
-    others = {name: rate for name, rate in most.items() if name != PLAIN}
-    for name, rate in most.items():
+    ours = max_rates.pop("ours")
+    others = {name: rate for name, rate in max_rates.items() if name != PLAIN}
+    for name, rate in max_rates.items():
         ratio = ours / rate if rate else float("inf")
         if name == PLAIN and others:
             print(f"      {ratio:.2f} times the {name} at equal p99")
@@ -239,9 +239,9 @@ def _servers(bundle: Path, threads: int) -> Iterator[tuple[str, str, AbstractCon
             yield peer.name, peer.path, peer.server(os.environ[peer.variable], bundle, threads), peer.body
 
 
-def highest(within: Callable[[float], bool], most: float, steps: int = 6) -> float:
+def highest(within: Callable[[float], bool], upper: float, steps: int = 6) -> float:
     """The highest rate that is within bounds, by halving."""
-    low, high = 0.0, most
+    low, high = 0.0, upper
     for _ in range(steps):
         middle = (low + high) / 2
         if within(middle):
@@ -277,16 +277,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bars = Bars()
     model = Model.open(args.bundle, threads=args.threads)
     model.warm_up()
-    wanted = args.only or PARTS
-    if "embedding" in wanted:
+    parts_to_run = args.only or PARTS
+    if "embedding" in parts_to_run:
         embedding(bars, model, args.bundle, args.threads, args.seconds)
-    if "search" in wanted:
+    if "search" in parts_to_run:
         searching(bars, model, args.bundle, args.threads, args.seconds, args.clips)
-    if "peers" in wanted:
+    if "peers" in parts_to_run:
         peers(bars, args.bundle, args.threads, args.seconds, args.bound)
-    if "answers" in wanted:
+    if "answers" in parts_to_run:
         report_answers(bars.check, model, args.bundle, args.threads)
-    if "decode" in wanted:
+    if "decode" in parts_to_run:
         report_decoding(bars.check)
     return 1 if bars.missed else 0
 

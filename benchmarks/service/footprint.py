@@ -61,13 +61,13 @@ def trend(seconds: Sequence[float], values: Sequence[float]) -> Trend:
 
 
 def _children(process: int) -> list[int]:
-    found: list[int] = []
+    children: list[int] = []
     for task in Path(f"/proc/{process}/task").iterdir():
         try:
-            found += map(int, (task / "children").read_text().split())
+            children += map(int, (task / "children").read_text().split())
         except OSError:  # the thread has ended meanwhile
             continue
-    return found
+    return children
 
 
 def _status(process: int) -> dict[str, int]:

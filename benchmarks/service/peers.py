@@ -52,11 +52,11 @@ def infinity_server(command: str, bundle: Path, threads: int) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         write_for_infinity(bundle, Path(folder))
         # Its folder is where it runs: it looks for the graph by a name that must be relative.
-        asked = ["v2", "--model-id", ".", "--served-model-name", _MODEL, "--engine", "optimum", "--device", "cpu"]
-        asked += ["--pooling-method", "cls", "--batch-size", "32", "--no-model-warmup", "--log-level", "warning"]
-        asked += ["--host", "127.0.0.1", "--port", str(port)]
+        arguments = ["v2", "--model-id", ".", "--served-model-name", _MODEL, "--engine", "optimum", "--device", "cpu"]
+        arguments += ["--pooling-method", "cls", "--batch-size", "32", "--no-model-warmup", "--log-level", "warning"]
+        arguments += ["--host", "127.0.0.1", "--port", str(port)]
         url = f"http://127.0.0.1:{port}"
-        with running([os.path.abspath(command), *asked], _variables(threads), url, "/health", Path(folder)):
+        with running([os.path.abspath(command), *arguments], _variables(threads), url, "/health", Path(folder)):
             yield url
 
 
@@ -143,9 +143,9 @@ def write_for_clip(bundle: Path, folder: Path) -> None:
     opened = Bundle.open(bundle)
     model, node, kind = _text_graph(onnx, opened, folder), onnx.helper.make_node, onnx.TensorProto
     for step in model.graph.node:
-        for place, name in enumerate(step.input):
+        for index, name in enumerate(step.input):
             if name in ("input_ids", "attention_mask"):
-                step.input[place] = f"our_{name}"
+                step.input[index] = f"our_{name}"
     words = opened.tokenizer().vocabulary_size
     numbers = {"first": 0, "one": 1, "most": opened.manifest.text_length, "words": words}
     for name, value in numbers.items():
@@ -169,9 +169,9 @@ def write_for_clip(bundle: Path, folder: Path) -> None:
     )
     onnx.save(model, folder / "textual.onnx")
     ends = [onnx.helper.make_tensor_value_info(name, kind.FLOAT, ["batch"]) for name in ("pixels", "nothing")]
-    seen = onnx.helper.make_graph([node("Identity", ["pixels"], ["nothing"])], "visual", ends[:1], ends[1:])
-    made = onnx.helper.make_model(seen, ir_version=model.ir_version, opset_imports=model.opset_import)
-    onnx.save(made, folder / "visual.onnx")
+    graph = onnx.helper.make_graph([node("Identity", ["pixels"], ["nothing"])], "visual", ends[:1], ends[1:])
+    onnx_model = onnx.helper.make_model(graph, ir_version=model.ir_version, opset_imports=model.opset_import)
+    onnx.save(onnx_model, folder / "visual.onnx")
 
 
 def _text_graph(onnx: Any, bundle: Bundle, folder: Path) -> Any:
@@ -189,8 +189,8 @@ def _variables(threads: int) -> dict[str, str]:
 
 
 def _pad(tokenizer: dict[str, Any]) -> str:
-    stated = tokenizer.get("padding") or {}
-    return str(stated.get("pad_token", "[PAD]"))
+    padding = tokenizer.get("padding") or {}
+    return str(padding.get("pad_token", "[PAD]"))
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:

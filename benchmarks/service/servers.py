@@ -41,9 +41,9 @@ def our_process(bundle: Path, data: Path, threads: int, **others: object) -> Ite
     settings["CLIENT_CONCURRENCY"] = 100_000  # the load stands for many clients, from one address
     settings["TEXT_CACHE_BYTES"] = 0  # the same sentences are sent again and again, and are meant to be run
     settings |= {name.upper(): value for name, value in others.items()}
-    given = {f"VITASCOPE_{name}": str(value) for name, value in settings.items()}
+    environment = {f"VITASCOPE_{name}": str(value) for name, value in settings.items()}
     command = [sys.executable, "-m", "service"]
-    with running(command, given, f"http://127.0.0.1:{port}", "/readyz") as process:
+    with running(command, environment, f"http://127.0.0.1:{port}", "/readyz") as process:
         yield f"http://127.0.0.1:{port}", process
 
 

@@ -60,27 +60,27 @@ def soak(url: str, process: int, data: Path, seconds: float, pause: float) -> tu
 def judge(samples: Sequence[Sample], last: Sample, tally: Tally) -> Bars:
     """What rose over the second half of the load, or is left over after it."""
     bars = Bars()
-    half = [one for one in samples if one.seconds >= samples[-1].seconds / 2]
-    times = [one.seconds for one in half]
+    half = [row for row in samples if row.seconds >= samples[-1].seconds / 2]
+    times = [row.seconds for row in half]
     print()
     for name, values, unit in (
-        ("memory of the service", [one.service / MIB for one in half], "MiB"),
-        ("memory of the decoding processes", [one.decoding / MIB for one in half], "MiB"),
-        ("open files", [one.files for one in half], ""),
-        ("threads", [one.threads for one in half], ""),
+        ("memory of the service", [row.service / MIB for row in half], "MiB"),
+        ("memory of the decoding processes", [row.decoding / MIB for row in half], "MiB"),
+        ("open files", [row.files for row in half], ""),
+        ("threads", [row.threads for row in half], ""),
     ):
-        found = trend(times, values)
+        slope = trend(times, values)
         bars.check(
-            f"{name}: mean {found.mean:,.1f} {unit}, in the last {times[-1] - times[0]:.0f} s {found.rise:+.2f} {unit}"
-            f" beside a scatter of {found.noise:.2f} {unit} (or 1%)",
-            found.is_flat,
+            f"{name}: mean {slope.mean:,.1f} {unit}, in the last {times[-1] - times[0]:.0f} s {slope.rise:+.2f} {unit}"
+            f" beside a scatter of {slope.noise:.2f} {unit} (or 1%)",
+            slope.is_flat,
         )
-    most_files, most_threads = max(one.files for one in half), max(one.threads for one in half)
+    most_files, most_threads = max(row.files for row in half), max(row.threads for row in half)
     bars.check(f"{last.files} open files after the load, at most {most_files} under it", last.files < most_files)
     bars.check(f"{last.threads} threads after the load, at most {most_threads} under it", last.threads < most_threads)
     bars.check(f"{tally.surprises} answers or events that should not have been", tally.surprises == 0)
-    for told in tally.told:
-        print(f"  {told}")
+    for error in tally.errors:
+        print(f"  {error}")
     return bars
 
 
@@ -96,9 +96,12 @@ def _print_head() -> None:
     print("|---|---|---|---|---|---|", flush=True)
 
 
-def _print_row(one: Sample, tally: Tally) -> None:
-    memory = f"{one.service / MIB:,.0f} | {one.decoding / MIB:,.0f}"
-    print(f"| {one.seconds:.0f} | {tally.answers.total():,} | {memory} | {one.files} | {one.threads} |", flush=True)
+def _print_row(sample: Sample, tally: Tally) -> None:
+    memory = f"{sample.service / MIB:,.0f} | {sample.decoding / MIB:,.0f}"
+    print(
+        f"| {sample.seconds:.0f} | {tally.answers.total():,} | {memory} | {sample.files} | {sample.threads} |",
+        flush=True,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

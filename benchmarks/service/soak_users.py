@@ -46,7 +46,7 @@ class Tally:
     done: Counter[str] = field(default_factory=Counter)
     """Rounds, by user."""
     surprises: int = 0
-    told: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def note(self, answer: httpx.Response, *expected: int) -> None:
@@ -62,8 +62,8 @@ class Tally:
     def surprise(self, what: str) -> None:
         with self._lock:
             self.surprises += 1
-            if len(self.told) < NAMED:
-                self.told.append(what)
+            if len(self.errors) < NAMED:
+                self.errors.append(what)
 
     def round(self, user: str) -> None:
         with self._lock:
@@ -135,21 +135,21 @@ def search(world: World, client: httpx.Client, chance: random.Random) -> None:
     """By sentences, words, clips and pictures, page by page."""
     path = f"/v1/collections/{COLLECTION}/search"
     text = chance.choice(world.sentences)
-    asked: list[JSON] = [
+    bodies: list[JSON] = [
         {"text": text},
         {"text": text, "rerank": 10},
         {"text": text, "hybrid": True, "group": "video"},
         {"text": text, "group": "event", "min_similarity": 0.0},
         {"text": text, "filter": {"number": {"gte": 3}}, "limit": 3},
     ]
-    body = chance.choice(asked)
+    body = chance.choice(bodies)
     answer = client.post(path, json=body)
     world.tally.note(answer, 200)
-    found: JSON = answer.json() if answer.status_code == 200 else {"results": [], "next_cursor": None}
-    if found["next_cursor"] is not None and "rerank" not in body:
-        world.tally.note(client.post(path, json={**body, "cursor": found["next_cursor"]}), 200)
-    if found["results"]:
-        result = chance.choice(found["results"])
+    page: JSON = answer.json() if answer.status_code == 200 else {"results": [], "next_cursor": None}
+    if page["next_cursor"] is not None and "rerank" not in body:
+        world.tally.note(client.post(path, json={**body, "cursor": page["next_cursor"]}), 200)
+    if page["results"]:
+        result = chance.choice(page["results"])
         parts = [{"kind": "clip", "value": result["clip_id"]}, {"kind": "text", "value": text, "weight": 0.5}]
         world.tally.note(client.post(path, json={"query": parts}), 200, 404)  # it may have been deleted meanwhile
         world.tally.note(client.get(result["thumbnail_url"]), 200, 404)
@@ -277,18 +277,18 @@ def operate(world: World, client: httpx.Client, chance: random.Random) -> None:
     note(client.post("/v1/collections", json={"name": name}), 201)
     note(client.delete(f"/v1/collections/{name}"), 204)
     note(client.get("/metrics"), 200)
-    asked = {"kind": chance.choice(["backup", "export"]), "collection": COLLECTION}
-    answer = client.post("/v1/operations", json=asked)
+    operation_request = {"kind": chance.choice(["backup", "export"]), "collection": COLLECTION}
+    answer = client.post("/v1/operations", json=operation_request)
     note(answer, 202)
     if answer.status_code != 202:
         return
-    place = answer.headers["location"]
-    while (operation := client.get(place).json())["state"] in ("queued", "running"):
+    location = answer.headers["location"]
+    while (operation := client.get(location).json())["state"] in ("queued", "running"):
         if world.over.wait(0.1):
             break
     if operation["state"] == "failed":
-        world.tally.surprise(f"{asked}: {operation['error']}")
+        world.tally.surprise(f"{operation_request}: {operation['error']}")
     for file in operation["files"]:
         note(client.get(file["url"]), 200)
     with suppress(httpx.TransportError):
-        note(client.delete(place), 204)
+        note(client.delete(location), 204)

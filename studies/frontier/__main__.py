@@ -98,12 +98,12 @@ def show(result: dict[str, Any], console: Console) -> None:
     table = plain_table("bundle", "made", *head, "frames")
     for b in result["bundles"]:
         numbers = [b["t2v_r1"], b["t2v_r10"], b["v2t_r1"], *[b["right_caption"]] * matched]
-        shown = ["" if value is None else f"{value:.1f}" for value in numbers]
+        cells = ["" if value is None else f"{value:.1f}" for value in numbers]
         times = [
             f"[bold]{b[key]:.1f}[/bold]" if b[best] else f"{b[key]:.1f}"
             for key, best in (("clip_ms", "best_per_clip"), ("text_ms", "best_per_text"))
         ]
-        table.add_row(b["name"], b["made"], *shown, *times, f"{b['megabytes']:.1f}", escape(b["frames"]))
+        table.add_row(b["name"], b["made"], *cells, *times, f"{b['megabytes']:.1f}", escape(b["frames"]))
     console.print(table)
     console.print(f"bold: Pareto-optimal; {escape(result['written']['svg'])}", soft_wrap=True)
 
