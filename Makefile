@@ -16,29 +16,29 @@ COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 # The first interpreter on PATH that is new enough; `make PYTHON=/path/to/python3.12 …` overrules it.
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
-# Where the two corpora of other people lie (docs/data.md says how to obtain them), and where ours are written.
+# Folders of two public corpora (docs/data.md says how to obtain them), and of packed corpora.
 FLICKR8K ?= data/flickr8k
 DAQUAR ?= data/daquar
 PACKED ?= data/packed
 RUN ?= runs/hd-vila-tiny
 BUNDLE ?= bundles/hd-vila-tiny
-# What is faster than $(BUNDLE): students, reduced and quantised variants; and those that `make frontier` makes itself.
+# Faster variants of $(BUNDLE): students, reduced and quantized ones; and those that `make frontier` makes.
 VARIANTS ?= runs/variants
 REDUCED ?= frames-3 frames-2 size-192 size-160 tokens-40 tokens-32 tokens-25
 STUDENT ?= small
 LESSONS ?= 8000
 MEASURED_ON = $(if $(wildcard $(PACKED)/scenes/val/pack.json),--data $(PACKED) --corpus scenes)
-# What docs/results.md and the bundle's card report, whatever else is packed.
+# Corpora that docs/results.md and the bundle's card report.
 MEASURED := scenes pictogram_videos pictogram_stills flickr8k daquar
-# The default bundle is trained in two parts: the second goes on from the bundle that the first one ends with.
+# The default bundle is trained in two parts: the second continues from the bundle of the first.
 FIRST_VERSION ?= 1.2.0
 BUNDLE_VERSION ?= 1.3.0
-# Training on CPUs allocates the same large tensors at every step: glibc should keep them, and OpenMP's threads should
-# not fall asleep in between. A step takes about a sixth less; the numbers do not change.
+# Training on CPUs allocates the same large tensors at every step: glibc keeps them, and OpenMP's threads stay awake. A step
+# takes about a sixth less time; the numbers do not change.
 TUNED := OMP_WAIT_POLICY=active MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456
 # The Milvus server that milvus-check tests with.
 MILVUS ?= http://127.0.0.1:19530
-# The server of the Open Inference Protocol that kserve-check tests with; it has the graphs of $(BUNDLE).
+# The server of the Open Inference Protocol for kserve-check; it serves the graphs of $(BUNDLE).
 URL ?= http://127.0.0.1:8003
 # Test workers: more than cores, since many tests wait for processes and disks.
 WORKERS ?= 3
@@ -211,8 +211,7 @@ clean: ## remove the environment, the demonstration and all caches
 	rm -rf $(VENV) $(VENV)-* .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Each environment is one folder, $(VENV), that grows: runtime, then training, then test. A stamp is older than what it
-# was made from only when something has to be installed.
+# $(VENV) grows from runtime to training to test. A stamp is older than its prerequisites only if something must be installed.
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { \
 		echo "Vitascope needs Python 3.11 or newer; none is on PATH. On Debian: apt-get install python3 python3-venv" >&2; exit 1; }
@@ -226,8 +225,8 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
 	@$(PIP) --editable ".[cpu]"
 	@touch $@
 
-# What is larger holds what is smaller: one installation each, also where nothing was there. Thousands of files are
-# compiled on all cores; pip would take one. A few that packages bring are no Python of today, which pip passes over, too.
+# The larger environments contain the smaller ones. Files are compiled on all cores, where pip uses one; the few with a
+# syntax error are ignored, as by pip.
 $(VENV)/.train: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing what training and export need (torch: some minutes the first time)"
 	@$(PIP) --no-compile --editable ".[cpu,train]"
@@ -242,7 +241,7 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	@$(COMPILE)
 	@touch $(VENV)/.runtime $(VENV)/.train $@
 
-# Their packages want others than ours do, so each has an environment of its own.
+# Separate environments, since their dependencies conflict with ours.
 $(VENV)-triton/.made:
 	"$(PYTHON)" -m venv $(VENV)-triton
 	$(VENV)-triton/bin/python -m pip install --quiet nvidia-pytriton==0.7.0 onnxruntime
@@ -253,7 +252,7 @@ $(VENV)-mlserver/.made:
 	$(VENV)-mlserver/bin/python -m pip install --quiet mlserver==1.7.1 onnxruntime
 	@touch $@
 
-# Not what `dev` brings: milvus-lite asks for faiss-cpu.
+# Without `dev`, since milvus-lite needs faiss-cpu.
 $(VENV)/.gpu: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing CUDA builds, torch and TensorRT (some GB)"
 	@$(PIP) --editable ".[gpu,train]" pytest hypothesis

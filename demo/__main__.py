@@ -35,7 +35,7 @@ HOST = "127.0.0.1"
 def main() -> int:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     began = time.monotonic()
-    # Whoever ends this process means the service as well.
+    # SIGTERM ends the service as well.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         bundle = Bundle.open(default_bundle())
@@ -100,14 +100,14 @@ def _service(settings: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes]
                 server.kill()
 
 
-def _free_port(wanted: int) -> int:
-    """``wanted`` if nobody listens there, else one that the system gives."""
-    for port in (wanted, 0):
+def _free_port(preferred: int) -> int:
+    """Return the preferred port if it is free, else another free port."""
+    for port in (preferred, 0):
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((HOST, port))
-            found: int = probe.getsockname()[1]
-            return found
+            free: int = probe.getsockname()[1]
+            return free
     raise VitascopeError(f"port: no free port on {HOST}")
 
 

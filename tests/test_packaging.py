@@ -1,4 +1,4 @@
-"""The repository as people get it: what is declared, pinned and shipped, and who may import whom."""
+"""Packaging: declared and pinned dependencies, contents of wheel and sdist, imports between packages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vitascope.cli.options import default_bundle
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-ROOMS = ("vitascope", "index", "service", "training", "model_export")
+PACKAGES = ("vitascope", "index", "service", "training", "model_export")
 SERVING = ("vitascope", "index", "service")
 DISTRIBUTION_OF = {
     "PIL": "pillow",
@@ -41,32 +41,32 @@ def names(requirements: list[str]) -> set[str]:
     return {match.group().lower() for match in found if match}
 
 
-def third_party_imports(room: str) -> set[str]:
-    """Top-level names imported anywhere in a room, also inside functions; not ours, not Python's or its types'."""
+def third_party_imports(package: str) -> set[str]:
+    """Top-level names imported anywhere in a package, also inside functions; not ours, not Python's or its types'."""
     found: set[str] = set()
-    for path in (ROOT / room).rglob("*.py"):
+    for path in (ROOT / package).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 found.update(alias.name.split(".")[0] for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                 found.add(node.module.split(".")[0])
-    return {name for name in found if name not in sys.stdlib_module_names and name not in (*ROOMS, "_typeshed")}
+    return {name for name in found if name not in sys.stdlib_module_names and name not in (*PACKAGES, "_typeshed")}
 
 
-@pytest.mark.parametrize("room", SERVING)
-def test_the_serving_image_has_every_package_that_a_serving_room_imports(room: str) -> None:
+@pytest.mark.parametrize("package", SERVING)
+def test_the_serving_image_has_every_package_that_a_serving_package_imports(package: str) -> None:
     """`pip install .[cpu]` is all that the image gets; what has an extra of its own is imported where it is used."""
     own = ("tensorrt", "parquet", "remote", "bench", "ray", "milvus", "mcp", "langchain")
     optional = names([requirement for extra in own for requirement in EXTRAS[extra]])
     installed = names(PROJECT["dependencies"]) | names(EXTRAS["cpu"]) | optional
-    needed = {DISTRIBUTION_OF.get(name, name.replace("_", "-")) for name in third_party_imports(room)}
+    needed = {DISTRIBUTION_OF.get(name, name.replace("_", "-")) for name in third_party_imports(package)}
     assert needed - installed == set()
 
 
-@pytest.mark.parametrize("room", ["training", "model_export"])
-def test_the_training_extra_has_every_package_that_a_learning_room_imports(room: str) -> None:
+@pytest.mark.parametrize("package", ["training", "model_export"])
+def test_the_training_extra_has_every_package_that_a_training_package_imports(package: str) -> None:
     extras = EXTRAS["cpu"] + EXTRAS["train"] + EXTRAS["pretrained"]
-    needed = {DISTRIBUTION_OF.get(name, name.replace("_", "-")) for name in third_party_imports(room)}
+    needed = {DISTRIBUTION_OF.get(name, name.replace("_", "-")) for name in third_party_imports(package)}
     assert needed - names(PROJECT["dependencies"] + extras) == set()
 
 
@@ -100,11 +100,11 @@ def test_cpu_and_gpu_builds_share_no_package() -> None:
         assert names(EXTRAS[extra]) & builds == set()
 
 
-def test_every_room_is_part_of_the_wheel() -> None:
+def test_every_package_is_part_of_the_wheel() -> None:
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert sorted(wheel["packages"]) == sorted(ROOMS)
-    for room in ROOMS:
-        assert (ROOT / room / "__init__.py").is_file()
+    assert sorted(wheel["packages"]) == sorted(PACKAGES)
+    for package in PACKAGES:
+        assert (ROOT / package / "__init__.py").is_file()
 
 
 def test_the_wheel_carries_the_default_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,7 +161,7 @@ def _answers(described: Schema) -> str:
 
 def _body(made: Schema, schema: Schema) -> str:
     if "oneOf" in schema:
-        return "One of " + ", ".join(_type(made, each) for each in schema["oneOf"]) + ", told apart by `kind`.\n"
+        return "One of " + ", ".join(_type(made, each) for each in schema["oneOf"]) + ", distinguished by `kind`.\n"
     if "$ref" in schema:
         return _fields(made, _referred(made, schema))
     return _fields(made, schema)
