@@ -149,13 +149,13 @@ def initial_model_id(folder: Path) -> str:
     """Return a hash of the weights and answers of a bundle or checkpoint. Raises InvalidInput if it is neither."""
     if (folder / MANIFEST_NAME).exists():
         return Bundle.open(folder).fingerprint
-    found = checkpoint.find(folder)
-    if found is None:
+    path = checkpoint.find(folder)
+    if path is None:
         raise InvalidInput(
             f"start-from: {folder} is neither a bundle nor a checkpoint; a folder with {MANIFEST_NAME} (of `vitascope "
             "export`) or state.json (of `vitascope train`) was expected"
         )
-    hashes = "".join(file_sha256(found / name) for name in ("model.safetensors", "answers.json", "tokenizer.json"))
+    hashes = "".join(file_sha256(path / name) for name in ("model.safetensors", "answers.json", "tokenizer.json"))
     return hashlib.sha256(hashes.encode()).hexdigest()
 
 

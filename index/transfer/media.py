@@ -113,8 +113,8 @@ def link_media(library: CollectionStore, folder: Path, catalogue: Catalogue) -> 
         with catalogue.read() as connection:
             missing = {content: path for content, path in owned_files(connection) if not (folder / path).exists()}
             paths = set(missing.values())
-            for held in uploads_of_jobs(connection):
-                adopt_upload(folder, held)
+            for stored_name in uploads_of_jobs(connection):
+                adopt_upload(folder, stored_name)
         for name in library.names() if missing else ():
             for content, file in _files_of(library, name):
                 if content in missing and is_regular_file(file):

@@ -121,8 +121,8 @@ class ModelRegistry:
 
     def get_open(self, reference: str | None) -> LoadedModel:
         """Return a model as ``get``, also while it is loading: its manifest can be used."""
-        found = self._find(reference, ("ready", "loading"))
-        return found.loaded or _loaded(found)
+        model_entry = self._find(reference, ("ready", "loading"))
+        return model_entry.loaded or _loaded(model_entry)
 
     def for_collection(self, collection: Collection) -> LoadedModel:
         """Return the model of a collection. Raises NotReady, and FingerprintMismatch if it is not in the registry."""

@@ -240,14 +240,14 @@ def _requeue(service: AppState, name: str, job_id: int, change: Callable[[Collec
 
 
 def _page(service: AppState, name: str, state: JobState | None, limit: int, before: int | None) -> Jobs:
-    found = index_jobs.list_jobs(service.collection(name), limit + 1, before, state)
-    page, more = paginate(found, limit, lambda job: job.id)
+    jobs = index_jobs.list_jobs(service.collection(name), limit + 1, before, state)
+    page, more = paginate(jobs, limit, lambda job: job.id)
     return Jobs(jobs=[serialize_job(job) for job in page], next_cursor=more)
 
 
 def _items(
     service: AppState, name: str, job_id: int, state: ItemState | None, limit: int, after: int | None
 ) -> JobItems:
-    found = index_jobs.list_items(service.collection(name), job_id, state, limit + 1, -1 if after is None else after)
-    page, more = paginate(found, limit, lambda item: item.position)
+    items = index_jobs.list_items(service.collection(name), job_id, state, limit + 1, -1 if after is None else after)
+    page, more = paginate(items, limit, lambda item: item.position)
     return JobItems(items=[serialize_item(item) for item in page], next_cursor=more)

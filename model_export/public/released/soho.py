@@ -156,8 +156,8 @@ def load_soho(folder: Path, weights: Weights, image_size: tuple[int, int] = IMAG
     """
     is_matching, is_answering = _MATCH_WEIGHT in weights, _ANSWER_WEIGHT in weights
     if is_matching == is_answering:
-        found = "both" if is_matching else "neither"
-        raise InvalidInput(f"model: {folder} has {found} of {_MATCH_WEIGHT} and {_ANSWER_WEIGHT}; one was expected")
+        heads = "both" if is_matching else "neither"
+        raise InvalidInput(f"model: {folder} has {heads} of {_MATCH_WEIGHT} and {_ANSWER_WEIGHT}; one was expected")
     cfg, guesses = _infer_config(folder, weights, image_size)
     tokenizer = open_released_tokenizer(folder, "bert", cfg.vocabulary)
     answers = read_vocabulary(folder, size_of(folder, weights, _ANSWER_WEIGHT, 0)) if is_answering else []
