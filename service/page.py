@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 
 from service.http.auth import requires
 
-STATIC = Path(__file__).parent / "static"
+WEB_FILES = Path(__file__).parent / "web"
 IMMUTABLE, REVALIDATED = "public, max-age=31536000, immutable", "no-cache"
 
 
@@ -68,7 +68,7 @@ class PageFiles:
         }
 
 
-_page = PageFiles(STATIC)
+_page = PageFiles(WEB_FILES)
 router = APIRouter(include_in_schema=False)
 
 

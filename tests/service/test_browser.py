@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 import service.page
 from index.jobs import jobs as index_jobs
-from service.page import STATIC, PageFiles
+from service.page import WEB_FILES, PageFiles
 from tests.media_files import solid, write_subtitled_video
 from tests.service.browsing import ADMIN, PATIENCE_MS, wait_for_events
 from tests.service.hearing import heard, listen
@@ -38,8 +38,8 @@ def test_a_page_that_is_loaded_again_fetches_nothing_but_itself_until_an_upgrade
     page.reload()
     expect(page.locator("#results")).to_contain_text("This collection is empty")
     assert page.evaluate(fetched) == 0
-    upgraded = shutil.copytree(STATIC, tmp_path / "static")
-    with (upgraded / "parts.js").open("a") as file:
+    upgraded = shutil.copytree(WEB_FILES, tmp_path / "static")
+    with (upgraded / "dom.js").open("a") as file:
         file.write("document.title = 'upgraded';\n")
     monkeypatch.setattr(service.page, "_page", PageFiles(upgraded))
     page.reload()

@@ -9,19 +9,19 @@ from urllib.parse import urljoin
 
 import httpx
 
-from service.page import STATIC, PageFiles
+from service.page import WEB_FILES, PageFiles
 from tests.service.running import Running
 
-PARTS = sorted(STATIC.iterdir())
+PARTS = sorted(WEB_FILES.iterdir())
 CODE = "".join(path.read_text("utf-8") for path in PARTS if path.suffix == ".js")
-PAGE = (STATIC / "index.html").read_text("utf-8")
+PAGE = (WEB_FILES / "index.html").read_text("utf-8")
 LATER = set(re.findall(r'import\("\./([^"]+)"\)', CODE))
 """Code that is fetched when somebody looks at what it shows."""
 
 
 def together(names: set[str]) -> set[str]:
     """Code, and all that it imports at once."""
-    found = {name for each in names for name in re.findall(r'from "\./([^"]+)"', (STATIC / each).read_text("utf-8"))}
+    found = {name for each in names for name in re.findall(r'from "\./([^"]+)"', (WEB_FILES / each).read_text("utf-8"))}
     return names if found <= names else together(names | found)
 
 
@@ -47,7 +47,7 @@ def test_the_page_and_all_it_names_is_served(running: Running) -> None:
     for address, part in answers.items():
         assert part.status_code == 200
         assert kinds[Path(address).suffix] in part.headers["content-type"]
-        assert part.content == (STATIC / Path(address).name).read_bytes()
+        assert part.content == (WEB_FILES / Path(address).name).read_bytes()
 
 
 def test_a_browser_asks_anew_for_the_page_and_never_again_for_what_the_page_names(running: Running) -> None:
@@ -67,10 +67,10 @@ def test_a_browser_asks_anew_for_the_page_and_never_again_for_what_the_page_name
 
 
 def test_another_content_of_any_file_has_other_addresses(tmp_path: Path) -> None:
-    before = PageFiles(STATIC)
-    for changed in ("parts.js", "index.html"):
+    before = PageFiles(WEB_FILES)
+    for changed in ("dom.js", "index.html"):
         copy = tmp_path / changed
-        shutil.copytree(STATIC, copy)
+        shutil.copytree(WEB_FILES, copy)
         assert PageFiles(copy).version == before.version
         (copy / changed).write_bytes((copy / changed).read_bytes() + b"\n")
         assert PageFiles(copy).version != before.version

@@ -1,0 +1,115 @@
+// Adding videos: how they are cut into clips, files from here, folders of the service's machine, URLs.
+
+import { collectionPath, call } from "./api.js";
+import { announce } from "./toasts.js";
+import { $ } from "./dom.js";
+import { hasScope } from "./permissions.js";
+import { trackJob } from "./job_store.js";
+
+const DEFAULT_SHORTEST = { windows: "half of length", shots: "1", subtitles: "4" };
+const ruleFields = (selectedRule) => [...$("add").querySelectorAll(`[data-rules~=${selectedRule}] input`)];
+const selectedRule = () => $("add").querySelector("[name=rule]:checked").value;
+
+// How videos are cut
+
+function showRule() {
+  for (const label of $("add").querySelectorAll("[data-rules]")) {
+    label.hidden = !label.dataset.rules.split(" ").includes(selectedRule());
+    label.querySelector("input").disabled = label.hidden; // what is not shown is not checked either
+  }
+  $("shortest").placeholder = DEFAULT_SHORTEST[selectedRule()];
+  validate();
+}
+
+function validate() {
+  const stride = Number($("length").value) - Number($("overlap").value);
+  const isInvalid = selectedRule() === "windows" && stride < Number($("length").min);
+  $("overlap").setCustomValidity(isInvalid ? `At least ${$("length").min} s less than the length was expected.` : "");
+}
+
+// As the service takes it; null, with the dialog open at what is wrong, where it cannot be taken.
+function readSegmentation() {
+  if (ruleFields(selectedRule()).some((field) => !field.checkValidity())) {
+    if (!$("add").open) $("add").showModal();
+    ruleFields(selectedRule()).find((field) => !field.reportValidity());
+    return null;
+  }
+  const filled = ruleFields(selectedRule()).filter((field) => field.value.trim() !== "");
+  return {
+    rule: selectedRule(),
+    ...Object.fromEntries(filled.map((field) => [field.id, field.type === "number" ? Number(field.value) : field.value.trim()])),
+  };
+}
+
+export async function addFiles(collection, files, onAdded) {
+  if (!(await canAdd(collection))) return openAddDialog(collection);
+  const segmentation = readSegmentation();
+  if (!segmentation) return;
+  try {
+    const { addUploads } = await import("./uploads.js");
+    $("add").close();
+    addUploads(collection, files, segmentation, onAdded);
+  } catch (error) {
+    await openAddDialog(collection);
+    $("add-error").textContent = error.message;
+  }
+}
+
+// Folders and URLs
+
+async function addSource(collection) {
+  const segmentation = readSegmentation();
+  if (!segmentation) return;
+  $("add-error").textContent = "";
+  if (!$("folder").value.trim()) {
+    $("add-error").textContent = "Name a folder or a URL.";
+    $("folder").focus();
+    return;
+  }
+  const source = $("folder").value.trim();
+  const request = source.includes("://")
+    ? { source: { kind: "url", url: source } }
+    : { folder: source, recursive: $("recursive").checked };
+  try {
+    trackJob(collection, await call("POST", collectionPath(collection, "jobs"), { ...request, segmentation: segmentation }));
+    $("add").close();
+    announce(`${source}: under way`);
+  } catch (error) {
+    $("add-error").textContent = error.message;
+    $("folder").focus();
+  }
+}
+
+// ``collection`` gives the name of the one that is looked at, once it is known.
+export function prepareAddDialog(collection, onAdded) {
+  $("add").addEventListener("change", showRule);
+  $("cutting").addEventListener("input", validate);
+  showRule();
+  $("upload").onclick = async () => openAddDialog(await collection());
+  $("add-close").onclick = () => $("add").close();
+  $("files-form").onsubmit = (event) => {
+    event.preventDefault();
+    if (readSegmentation()) $("files").click();
+  };
+  $("folder-form").onsubmit = async (event) => {
+    event.preventDefault();
+    addSource(await collection());
+  };
+  $("files").onchange = async () => {
+    const files = [...$("files").files];
+    $("files").value = "";
+    addFiles(await collection(), files, onAdded);
+  };
+}
+
+// Where that cannot be told the service will say it.
+const canAdd = (collection) => hasScope("write", collection).catch(() => true);
+
+export async function openAddDialog(collection) {
+  const isAllowed = await canAdd(collection);
+  $("add-forbidden").hidden = isAllowed;
+  $("files-form").hidden = $("folder-form").hidden = !isAllowed;
+  $("add-error").textContent = "";
+  $("add-title").textContent = `Add videos to ${collection}`;
+  $("add").showModal();
+}

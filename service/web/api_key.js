@@ -1,0 +1,54 @@
+// The API key: asked for once, kept for this tab, and the cookie that pictures and videos are fetched with.
+
+const $ = (id) => document.getElementById(id);
+const STORAGE_KEY = "vitascope-key";
+const RENEW_INTERVAL = 20 * 60 * 1000; // the cookie lasts an hour
+let pendingPrompt = null;
+
+export const keyHeaders = () => {
+  const key = sessionStorage.getItem(STORAGE_KEY);
+  return key ? { Authorization: `Bearer ${key}` } : {};
+};
+
+// Tags such as <video> send no headers.
+const createMediaCookie = () => fetch("/v1/media-cookie", { method: "POST", headers: keyHeaders() });
+
+const renewMediaCookie = () => (sessionStorage.getItem(STORAGE_KEY) ? createMediaCookie().catch(() => {}) : Promise.resolve());
+export const mediaReady = renewMediaCookie();
+setInterval(renewMediaCookie, RENEW_INTERVAL);
+
+// The next request asks for another one.
+export function forgetKey() {
+  sessionStorage.removeItem(STORAGE_KEY);
+}
+
+// Resolves once the service has accepted a key; everybody who waits shares one question. ``refused``: the Authorization of
+// the request that was refused. Where another key was accepted since, that is no reason to ask again.
+export function promptForKey(rejected) {
+  if (!pendingPrompt && keyHeaders().Authorization !== rejected) return Promise.resolve();
+  pendingPrompt ??= new Promise((resolve) => {
+    sessionStorage.removeItem(STORAGE_KEY);
+    $("key-error").textContent = "";
+    $("key-form").onsubmit = async (event) => {
+      event.preventDefault();
+      sessionStorage.setItem(STORAGE_KEY, $("key").value.trim());
+      try {
+        const response = await createMediaCookie();
+        if (!response.ok) throw new Error((await response.json()).detail);
+      } catch (error) {
+        sessionStorage.removeItem(STORAGE_KEY);
+        $("key-error").textContent = error.message;
+        $("key").select();
+        return;
+      }
+      $("key").value = "";
+      $("key-dialog").close();
+      pendingPrompt = null;
+      resolve();
+    };
+    if (!$("key-dialog").open) $("key-dialog").showModal();
+  });
+  return pendingPrompt;
+}
+
+$("key-dialog").oncancel = (event) => event.preventDefault(); // nothing works without

@@ -1,0 +1,69 @@
+// The large screen: one video, or frames of it, played from clip to clip.
+
+import { el, playFrames, isImage } from "./dom.js";
+
+const NEAR_END = 0.05; // seconds
+
+// ``onTime(seconds)`` follows the film. ``show(clip)`` plays another clip of the same video, ``jump(seconds)`` leads to
+// any second of it, ``stop()`` ends it.
+export function createPlayer(screen, firstClip, onTime) {
+  let clip = firstClip;
+  let stopFrames = () => {};
+  if (isImage(clip)) {
+    screen.replaceChildren(el("img", { src: clip.media_url.split("#")[0], alt: clip.video.title }));
+    return { show() {}, jump() {}, stop: () => screen.replaceChildren() };
+  }
+  // Only the beginning: at the end of a span a browser pauses, also when somebody goes on beyond it.
+  const source = `${clip.media_url.split("#")[0]}#t=${clip.start}`;
+  const video = el("video", { src: source, controls: true, muted: true, autoplay: true, playsInline: true, poster: clip.thumbnail_url, "aria-label": clip.video.title });
+  const image = el("img", { alt: clip.video.title });
+  const showFrames = () => {
+    stopFrames();
+    image.src = clip.thumbnail_url;
+    stopFrames = playFrames(image, clip, 8);
+    onTime(clip.start);
+  };
+  video.onerror = () => {
+    screen.replaceChildren(image, el("p", { className: "strip", textContent: "Your browser cannot play this format; these are frames of the clip." }));
+    showFrames();
+  };
+  // The viewer may leave the clip; only its own end leads back to its beginning.
+  let wasInside = true;
+  video.addEventListener("timeupdate", () => {
+    const isInside = video.currentTime < clip.end - NEAR_END;
+    if (wasInside && !isInside && !video.seeking && clip.end > clip.start) seek(clip.start);
+    wasInside = isInside;
+    onTime(video.currentTime);
+  });
+  screen.replaceChildren(video);
+
+  function seek(seconds) {
+    video.currentTime = seconds;
+    video.play().catch(() => {}); // where playing by itself is not allowed, the still stays
+  }
+
+  return {
+    show(nextClip) {
+      clip = nextClip;
+      wasInside = true;
+      if (video.isConnected) seek(clip.start);
+      else showFrames();
+    },
+    jump(seconds) {
+      wasInside = seconds < clip.end - NEAR_END;
+      if (video.isConnected) seek(seconds);
+      else {
+        stopFrames();
+        image.src = clip.thumbnail_url.replace(/t=[^&]*$/, `t=${seconds.toFixed(2)}`);
+        onTime(seconds);
+      }
+    },
+    stop() {
+      stopFrames();
+      video.onerror = null;
+      video.pause();
+      video.removeAttribute("src");
+      screen.replaceChildren();
+    },
+  };
+}

@@ -1,0 +1,144 @@
+// Pieces of the page: elements, scores, and clips that play where they should.
+
+export const $ = (id) => document.getElementById(id);
+
+export function el(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name in element) element[name] = value;
+    else element.setAttribute(name, value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+// Says whose a button is to those who hear it without what stands around it.
+export function labelButton(name, button) {
+  button.setAttribute("aria-label", `${button.textContent} ${name}`);
+  return button;
+}
+
+export function formatTime(seconds) {
+  const total = Math.floor(seconds);
+  const rest = `${String(Math.floor(total / 60) % 60).padStart(total >= 3600 ? 2 : 1, "0")}:${String(total % 60).padStart(2, "0")}`;
+  return total >= 3600 ? `${Math.floor(total / 3600)}:${rest}` : rest;
+}
+
+export const formatSpan = (start, end, to = "–") => (end > start ? `${formatTime(start)} ${to} ${formatTime(end)}` : "picture");
+
+const isNumber = (value) => typeof value === "number";
+
+export const formatPercent = (value) => (value > 0.995 ? ">99%" : value < 0.005 ? "<1%" : `${Math.round(value * 100)}%`);
+
+export const formatCosine = (value) => value.toFixed(2).replace("-", "−");
+
+const SCORES = {
+  fused: ["Fused", (v) => v.toFixed(2), "similarity and match together, 0 to 1"],
+  match: ["Match", formatPercent, "how sure the model is that sentence and clip belong together"],
+  similarity: ["Similarity", formatCosine, "cosine of the two vectors, −1 to 1"],
+};
+
+function bar(kind, label, ratio, valueText, title) {
+  const fill = el("i");
+  fill.style.setProperty("--share", Math.max(0, Math.min(1, ratio)));
+  return el("span", { className: `score ${kind}`, title },
+    el("span", { textContent: label }), el("span", { className: "meter" }, fill), el("b", { textContent: valueText }));
+}
+
+const availableScores = (scores) => Object.entries(SCORES).filter(([kind]) => isNumber(scores[kind]));
+
+// Bars of the scores that there are; where nobody looked closely there is only one, and a line that says so.
+export function scoreBars(scores) {
+  const bars = availableScores(scores).map(([kind, [label, format, tooltip]]) => bar(kind, label, scores[kind], format(scores[kind]), `${label}: ${tooltip}`));
+  return el("span", { className: "scores" }, ...bars,
+    isNumber(scores.match) ? null : el("span", { className: "meta", textContent: "not looked at closely" }));
+}
+
+// The score that results are ordered by, in words: "fused 0.81".
+export function rankingScore(scores) {
+  const kind = isNumber(scores.fused) ? "fused" : isNumber(scores.similarity) ? "similarity" : "match";
+  const [label, format] = SCORES[kind];
+  return { kind, value: scores[kind], text: `${label.toLowerCase()} ${format(scores[kind])}` };
+}
+
+// Numbers as they are read out.
+export const spokenNumbers = (text) => text.replace(">", "over ").replace("<", "under ").replaceAll("−", "minus ");
+
+// "fused 0.81, match over 99%, similarity minus 0.02"
+export function describeScores(scores) {
+  const words = availableScores(scores).map(([kind, [label, format]]) => `${label.toLowerCase()} ${format(scores[kind])}`);
+  return spokenNumbers([...words, ...(isNumber(scores.match) ? [] : ["not looked at closely"])].join(", "));
+}
+
+export const answerBar = (answer) => bar("answer", answer.text, answer.probability, formatPercent(answer.probability), "probability");
+
+export const thumbnailAt = (clip, time) => clip.thumbnail_url.replace(/t=[^&]*$/, `t=${time.toFixed(2)}`);
+
+// Frames of a clip one after the other: for formats that the browser cannot play.
+export function playFrames(image, clip, frames = 6, interval = 500) {
+  if (clip.end <= clip.start) return () => {};
+  let frame = 0;
+  const timer = setInterval(() => {
+    frame = (frame + 1) % frames;
+    image.src = thumbnailAt(clip, clip.start + ((frame + 0.5) * (clip.end - clip.start)) / frames);
+  }, interval);
+  return () => {
+    clearInterval(timer);
+    image.src = clip.thumbnail_url;
+  };
+}
+
+export const isImage = (clip) => clip.video.media_type.startsWith("image/");
+
+// A clip's screen: a still that comes alive with play() and rests with rest().
+export function preview(clip) {
+  const image = el("img", { src: clip.thumbnail_url, alt: "", loading: "lazy", decoding: "async" });
+  const screen = el("span", { className: "screen" }, image);
+  image.onerror = () => image.remove();
+  let stop = null;
+  return {
+    screen,
+    play() {
+      if (stop) return;
+      if (isImage(clip)) {
+        image.src = clip.media_url.split("#")[0]; // animated pictures run by themselves
+        stop = () => (image.src = clip.thumbnail_url);
+        return;
+      }
+      const video = el("video", { muted: true, playsInline: true, preload: "auto", src: clip.media_url });
+      let stopFrames = null;
+      video.onerror = () => {
+        video.remove();
+        if (stop) stopFrames = playFrames(image, clip);
+      };
+      loopClip(video, clip);
+      video.onplaying = () => screen.append(video);
+      video.play().catch(() => {});
+      stop = () => {
+        video.pause();
+        video.remove();
+        video.removeAttribute("src");
+        if (stopFrames) stopFrames();
+      };
+    },
+    rest() {
+      if (stop) stop();
+      stop = null;
+    },
+  };
+}
+
+// Media fragments only say where to begin and pause once: begin again at the end.
+function loopClip(video, clip) {
+  if (clip.end <= clip.start) return;
+  video.addEventListener("timeupdate", () => {
+    if (video.currentTime >= clip.end - 0.05 || video.currentTime < clip.start - 0.5) {
+      video.currentTime = clip.start;
+      video.play().catch(() => {});
+    }
+  });
+  video.addEventListener("ended", () => {
+    video.currentTime = clip.start;
+    video.play().catch(() => {});
+  });
+}

@@ -1,0 +1,60 @@
+// Files that are dropped or pasted: one may be searched with or added, several are added.
+
+import { addFiles } from "./add_dialog.js";
+import { closeClip } from "./clip_dialog.js";
+import { currentName } from "./collections.js";
+import { setSimilarFile, smallPreview } from "./similar_query.js";
+import { $ } from "./dom.js";
+
+const hasFiles = (transfer) => transfer && [...transfer.types].includes("Files");
+let file = null;
+let objectUrl = null;
+
+function handleFiles(files, onAdded) {
+  if (!currentName() || !files.length) return;
+  if (files.length > 1 || $("add").open) return addFiles(currentName(), files, onAdded);
+  [file] = files;
+  objectUrl = URL.createObjectURL(file);
+  $("drop-title").textContent = file.name;
+  $("drop-add").textContent = `Add it to ${currentName()}`;
+  const preview = smallPreview({ file, address: objectUrl });
+  $("drop-picture").replaceChildren(preview);
+  $("drop-dialog").showModal();
+}
+
+// ``search`` looks for what is like the file, ``onAdded`` is called with the collection that got it.
+export function prepareDropTarget(search, onAdded) {
+  addEventListener("dragover", (event) => {
+    if (!hasFiles(event.dataTransfer)) return;
+    event.preventDefault();
+    $("drop").hidden = !currentName();
+  });
+  addEventListener("dragleave", (event) => event.relatedTarget === null && ($("drop").hidden = true));
+  addEventListener("drop", (event) => {
+    if (!hasFiles(event.dataTransfer)) return;
+    event.preventDefault();
+    $("drop").hidden = true;
+    handleFiles([...event.dataTransfer.files], onAdded);
+  });
+  addEventListener("paste", (event) => {
+    if (!hasFiles(event.clipboardData)) return;
+    event.preventDefault();
+    handleFiles([...event.clipboardData.files], onAdded);
+  });
+  $("drop-search").onclick = () => {
+    $("drop-dialog").close();
+    closeClip();
+    setSimilarFile(file);
+    $("query").focus();
+    search();
+  };
+  $("drop-add").onclick = () => {
+    $("drop-dialog").close();
+    addFiles(currentName(), [file], onAdded);
+  };
+  $("drop-cancel").onclick = () => $("drop-dialog").close();
+  $("drop-dialog").addEventListener("close", () => {
+    $("drop-picture").replaceChildren();
+    URL.revokeObjectURL(objectUrl);
+  });
+}

@@ -1,0 +1,103 @@
+// What is looked for, as the form says it: as a request, in the address, and back.
+
+import { recordSearch, searchQuery } from "./history.js";
+import { collectionPath, call } from "./api.js";
+import { currentName } from "./collections.js";
+import { currentFilter, filterChips, showFilterError, setFilter } from "./filter_form.js";
+import { clearSimilar, setSimilarClip, setSimilarClipId, similarQuery, similarChip } from "./similar_query.js";
+import { $ } from "./dom.js";
+
+const RERANK = 20;
+export const PAGE_SIZE = 24;
+let savedQuery = ""; // the search in the address, as the form has it
+
+// {text, like, filter, rerank, hybrid, group}; ``isAsked`` where there is something to look for.
+export function readSearch() {
+  const text = $("query").value.trim();
+  return {
+    text,
+    like: similarQuery(),
+    isAsked: Boolean(text || similarQuery()),
+    filter: currentFilter(),
+    rerank: text && $("rerank").checked ? RERANK : 0, // the fusion model judges sentences
+    hybrid: Boolean(text) && $("hybrid").checked,
+    group: $("group").value,
+  };
+}
+
+// A page of answers; the first one without ``cursor``.
+export function runSearch({ text, like, filter, rerank, hybrid, group }, { cursor, signal } = {}) {
+  const options = { limit: PAGE_SIZE, rerank, hybrid, group, ...(filter ? { filter } : {}), ...(cursor ? { cursor } : {}) };
+  const textParts = text ? [{ kind: "text", value: text }] : [];
+  const path = collectionPath(currentName(), "search");
+  if (!like) return call("POST", path, { text, ...options }, signal);
+  if (like.clip) return call("POST", path, { query: [...textParts, { kind: "clip", value: like.clip }], ...options }, signal);
+  if (cursor) return call("POST", path, { query: [...textParts, { kind: "file" }], ...options }, signal);
+  const form = new FormData();
+  form.append("file", like.file);
+  if (text) form.append("text", text);
+  for (const [name, value] of Object.entries(options)) form.append(name, name === "filter" ? JSON.stringify(value) : value);
+  return call("POST", path, form, signal);
+}
+
+export function showChips(search) {
+  const chips = [similarChip(() => {
+    clearSimilar();
+    search();
+  }), ...filterChips(search)].filter(Boolean);
+  $("chips").replaceChildren(...chips);
+  $("chips").hidden = !chips.length;
+}
+
+// A file cannot be in an address: a search with one is not found again there.
+export function saveToAddress() {
+  const { text, like, filter, group } = readSearch();
+  const query = new URLSearchParams();
+  if (currentName()) query.set("collection", currentName());
+  if (text) query.set("q", text);
+  if (like && like.clip) query.set("like", like.clip);
+  if (filter) query.set("filter", JSON.stringify(filter));
+  if (group !== "clip") query.set("group", group);
+  if ($("hybrid").checked) query.set("hybrid", "1");
+  if (!$("rerank").checked && !$("rerank").disabled) query.set("rerank", "0");
+  savedQuery = query.size ? `?${query}` : "";
+  recordSearch(savedQuery);
+}
+
+// Whether somebody went back or forward to another search.
+export const isOtherSearch = () => searchQuery() !== savedQuery;
+
+// The form as the address says; returns the collection that it names.
+export function loadFromAddress() {
+  savedQuery = searchQuery();
+  const query = new URLSearchParams(location.search);
+  $("query").value = query.get("q") || "";
+  $("group").value = query.get("group") || "clip";
+  if ($("group").selectedIndex < 0) $("group").value = "clip";
+  $("hybrid").checked = query.get("hybrid") === "1";
+  $("rerank").checked = query.get("rerank") !== "0" && !$("rerank").disabled;
+  if (query.get("like")) setSimilarClipId(query.get("like"));
+  else clearSimilar();
+  setFilter(null);
+  if (query.get("filter")) loadFilter(query.get("filter"));
+  return query.get("collection");
+}
+
+function loadFilter(text) {
+  try {
+    const json = JSON.parse(text);
+    if (typeof json !== "object" || json === null || Array.isArray(json)) throw new SyntaxError("an object was expected");
+    setFilter(json);
+  } catch (error) {
+    showFilterError(`filter: ${text.slice(0, 80)}; ${error.message}`);
+  }
+}
+
+// The name and picture of a clip that only its id is known of.
+export async function loadSimilarClip() {
+  const like = similarQuery();
+  if (!like || !like.clip || like.thumbnail) return;
+  const query = [{ kind: "clip", value: like.clip }];
+  const { results } = await call("POST", collectionPath(currentName(), "search"), { query, limit: 1, include_query_clips: true });
+  if (results[0] && results[0].clip_id === like.clip && similarQuery() === like) setSimilarClip(results[0]);
+}

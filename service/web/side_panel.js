@@ -1,0 +1,127 @@
+// The sheet at the side: jobs, collections, models and keys, one at a time.
+
+import { $, el } from "./dom.js";
+
+const NAMES = ["jobs", "collections", "models", "keys"];
+const panels = {}; // by name: called with the panel when it is shown; may return what ends it
+let cleanUp = () => {};
+let currentPanel = null;
+
+export function preparePanels(panelsByName) {
+  Object.assign(panels, panelsByName);
+  for (const name of NAMES) tab(name).onclick = () => show(name);
+  $("tabs").onkeydown = (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    show(NAMES[(NAMES.indexOf(currentPanel) + step + NAMES.length) % NAMES.length]);
+    tab(currentPanel).focus();
+  };
+  $("open-collections").onclick = () => openPanel("collections");
+  $("sheet-close").onclick = () => $("sheet").close();
+  $("sheet").addEventListener("close", () => {
+    cleanUp();
+    cleanUp = () => {};
+    currentPanel = null;
+    if (NAMES.includes(location.hash.slice(1))) setHash("");
+  });
+  $("sheet").addEventListener("click", (event) => event.target === $("sheet") && $("sheet").close()); // beside it
+  addEventListener("hashchange", openPanelFromAddress);
+}
+
+// ``#jobs`` in the address opens the jobs, and so on.
+export function openPanelFromAddress() {
+  if (NAMES.includes(location.hash.slice(1))) openPanel(location.hash.slice(1));
+}
+
+export function openPanel(name) {
+  if (!$("sheet").open) $("sheet").showModal();
+  show(name);
+  tab(name).focus();
+}
+
+const tab = (name) => $("tabs").querySelector(`[data-panel=${name}]`);
+const setHash = (hash) => history.replaceState(history.state, "", location.pathname + location.search + hash);
+
+function show(name) {
+  if (name === currentPanel) return;
+  cleanUp();
+  currentPanel = name;
+  setHash(`#${name}`);
+  for (const panelName of NAMES) {
+    tab(panelName).setAttribute("aria-selected", panelName === name);
+    tab(panelName).tabIndex = panelName === name ? 0 : -1;
+  }
+  $("panel").setAttribute("aria-labelledby", tab(name).id);
+  $("panel").replaceChildren();
+  cleanUp = panels[name]($("panel")) || (() => {});
+}
+
+const latestRenders = new WeakMap(); // of boxes: what comes late must not take the place of what was asked for after it
+
+// Fills ``box`` with the elements that ``make`` resolves to; until then it says that it is loading, and why where it fails.
+export async function renderInto(container, build) {
+  const render = {};
+  latestRenders.set(container, render);
+  const isStale = () => latestRenders.get(container) !== render;
+  container.setAttribute("aria-busy", "true");
+  if (!container.childElementCount) container.append(...Array.from({ length: 3 }, () => el("div", { className: "ghost line" })));
+  try {
+    const elements = await build();
+    while (container.matches(":active")) await new Promise((resolve) => setTimeout(resolve, 50)); // what is pressed must be there when it is let go
+    if (!isStale()) keepFocus(container, () => container.replaceChildren(...elements));
+  } catch (error) {
+    if (isStale()) return;
+    container.replaceChildren(el("div", { className: "note failed", role: "alert" },
+      el("h2", { textContent: "That did not work" }), el("p", { textContent: error.message }),
+      el("button", { type: "button", className: "quiet", textContent: "Try again", onclick: () => renderInto(container, build) })));
+  } finally {
+    if (!isStale()) container.removeAttribute("aria-busy");
+  }
+}
+
+// A panel whose code is fetched when somebody looks at it; ``begin`` gets that code and fills the panel.
+export const lazyPanel = (loadModule, start) => (panel) => {
+  let isClosed = false;
+  let cleanUp = () => {};
+  renderInto(panel, async () => {
+    const module = await loadModule();
+    if (!isClosed) cleanUp = start(module, panel) || cleanUp;
+    return []; // late by now: the panel is being filled
+  });
+  return () => {
+    isClosed = true;
+    cleanUp();
+  };
+};
+
+// Whoever is at a button does not lose the place when what is around it is drawn anew.
+function keepFocus(container, change) {
+  const wasInside = container !== document.activeElement && container.contains(document.activeElement);
+  const { key } = document.activeElement.dataset;
+  change();
+  if (wasInside) ((key && container.querySelector(`[data-key="${CSS.escape(key)}"]`)) || container).focus();
+}
+
+export const emptyState = (title, text, ...actions) => el("div", { className: "note" },
+  el("h2", { textContent: title }), el("p", { textContent: text }), ...actions);
+
+export const chip = (text, kind = "") => el("span", { className: `chip ${kind}`, textContent: text });
+
+// A button that shows why what it does went wrong, beside it. ``key`` finds it again after a change.
+export function actionButton(text, key, action, className = "quiet") {
+  const button = el("button", { type: "button", className, textContent: text, "data-key": key });
+  button.onclick = async () => {
+    const group = button.closest(".actions");
+    group.querySelector(".error")?.remove();
+    button.setAttribute("aria-disabled", "true");
+    try {
+      await action();
+    } catch (error) {
+      group.append(el("p", { className: "error", role: "alert", textContent: error.message }));
+    } finally {
+      button.removeAttribute("aria-disabled");
+    }
+  };
+  return button;
+}

@@ -1,0 +1,237 @@
+// The timeline of a video: all its clips as one drawn bar, however many there are, and the moments that fit what is looked for.
+
+import { $, el, rankingScore, formatSpan, describeScores } from "./dom.js";
+
+const MAX_MOMENTS = 6; // moments that are listed
+const PAGE_STEP = 10; // clips, by PageUp and PageDown
+const PREVIEW_DELAY = 60; // milliseconds
+
+let clips = [];
+let duration = 0;
+let moments = new Map(); // id of a clip -> its scores
+let selected = -1; // place among the clips
+let playhead = 0; // seconds
+let previewTimer = null;
+let onSelectClip = () => {};
+
+// ``onPick(clip, told)`` is called with the clip that was chosen by pointer or keys, and what is to be told of it to those who
+// hear the page.
+export function showTimeline(spans, seconds, onPick) {
+  [clips, duration, onSelectClip] = [spans, seconds, onPick];
+  [moments, selected, playhead] = [new Map(), -1, 0];
+  $("moments").replaceChildren();
+  $("timeline").hidden = clips.length < 2;
+  $("track").setAttribute("aria-valuemax", clips.length);
+  updateSlider();
+  redraw();
+}
+
+export function hideTimeline() {
+  showTimeline([], 0, () => {});
+}
+
+export const clipAtPlayhead = () => clips[clipIndexAt(playhead)];
+
+// Where the film is.
+export function setPlayhead(seconds) {
+  playhead = seconds;
+  draw();
+}
+
+export function selectAt(start) {
+  selected = clipIndexAt(start);
+  updateSlider();
+  draw();
+}
+
+// ``found``: results of a search among these clips, best first; null while it goes on.
+export function showMoments(results, text) {
+  moments = new Map((results || []).map((result) => [result.clip_id, result]));
+  $("moments-about").textContent = text;
+  $("moments").replaceChildren(...mergeMoments(results || []).map(({ first, end, score }) =>
+    el("li", {}, el("button", { type: "button", className: "moment", onclick: () => selectClip(clipIndexAt(first.start)) },
+      formatSpan(first.start, end), el("small", { textContent: score.text })))));
+  updateSlider();
+  redraw();
+}
+
+// Clips that touch as one, with the score of the best of them, and none that was judged and fits much less than the first.
+function mergeMoments(results) {
+  if (!results.length) return [];
+  const { kind, value } = rankingScore(results[0]);
+  const isMoment = (score) => score.kind === kind && (kind !== "fused" || score.value >= value / 2);
+  const runs = [];
+  for (const clip of results.filter((item) => isMoment(rankingScore(item))).sort((a, b) => a.start - b.start)) {
+    const score = rankingScore(clip);
+    const last = runs.at(-1);
+    if (!last || clip.start > last.end + 0.001) runs.push({ first: clip, end: clip.end, score });
+    else {
+      last.end = Math.max(last.end, clip.end);
+      if (score.value > last.score.value) last.score = score;
+    }
+  }
+  return runs.sort((a, b) => b.score.value - a.score.value).slice(0, MAX_MOMENTS);
+}
+
+// Keys: from clip to clip, also while the timeline has not the focus. Whether the key was one of these.
+export function handleKey(key) {
+  const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: 1, ArrowDown: -1, PageUp: -PAGE_STEP, PageDown: PAGE_STEP, Home: -clips.length, End: clips.length };
+  if (clips.length < 2 || !(key in steps)) return false;
+  const start = selected < 0 ? clipIndexAt(playhead) : selected;
+  selectClip(Math.max(0, Math.min(clips.length - 1, start + steps[key])));
+  return true;
+}
+
+function selectClip(index) {
+  selected = index;
+  updateSlider();
+  draw();
+  onSelectClip(clips[index], document.activeElement === $("track") ? "" : spokenClip(index)); // a slider tells its value by itself
+}
+
+// The last clip that has begun at that second; clips may overlap.
+function clipIndexAt(seconds) {
+  let [low, high] = [0, clips.length - 1];
+  while (low < high) {
+    const middle = Math.ceil((low + high) / 2);
+    if (clips[middle].start <= seconds + 0.001) low = middle;
+    else high = middle - 1;
+  }
+  return low;
+}
+
+function describeClip(index, to, score) {
+  const clip = clips[index];
+  const results = moments.get(clip.id);
+  return [`clip ${index + 1} of ${clips.length}`, formatSpan(clip.start, clip.end, to), results ? score(results) : "", clip.text.slice(0, 100)].filter(Boolean).join(", ");
+}
+
+const spokenClip = (index) => describeClip(index, "to", describeScores);
+
+function updateSlider() {
+  const index = Math.max(0, selected);
+  $("track").setAttribute("aria-valuenow", index + 1);
+  $("track").setAttribute("aria-valuetext", clips.length ? spokenClip(index) : "");
+}
+
+// Drawing: one canvas. What stays while the film plays is drawn once and copied.
+
+const background = document.createElement("canvas");
+let isStale = true;
+let isScheduled = false;
+
+function redraw() {
+  isStale = true;
+  draw();
+}
+
+function draw() {
+  if (isScheduled) return;
+  isScheduled = true;
+  requestAnimationFrame(() => {
+    isScheduled = false;
+    paintTimeline();
+  });
+}
+
+function paintTimeline() {
+  const canvas = $("track-canvas");
+  const { width, height } = canvas.getBoundingClientRect();
+  if (!width || !clips.length) return;
+  const scale = devicePixelRatio || 1;
+  // A canvas knows no variables, so style.css gives it the three colors as properties of its own.
+  const color = (name) => getComputedStyle(canvas).getPropertyValue(name);
+  if (isStale) {
+    isStale = false;
+    for (const item of [canvas, background]) [item.width, item.height] = [Math.round(width * scale), Math.round(height * scale)];
+    const context = background.getContext("2d");
+    context.scale(scale, scale);
+    paintClips(context, width, height, color("color"), color("outline-color"));
+  }
+  const context = canvas.getContext("2d");
+  context.setTransform(1, 0, 0, 1, 0, 0);
+  context.clearRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(background, 0, 0);
+  context.scale(scale, scale);
+  context.fillStyle = color("border-top-color");
+  const x = (seconds) => (seconds / duration) * width;
+  if (selected >= 0) {
+    const left = x(clips[selected].start);
+    context.fillRect(Math.min(left, width - 3), height - 3, Math.max(3, x(clips[selected].end) - left), 3);
+  }
+  context.fillRect(Math.min(width - 2, x(playhead)), 0, 2, height);
+}
+
+function paintClips(context, width, height, baseColor, momentColor) {
+  const low = height * 0.55;
+  const x = (seconds) => (seconds / duration) * width;
+  const box = (clip, top) => {
+    const [left, right] = [x(clip.start), x(clip.end)];
+    context.fillRect(left, top, Math.max(1, right - left - (right - left > 4 ? 1 : 0)), height - top);
+  };
+  context.fillStyle = baseColor;
+  if (width / clips.length < 4) context.fillRect(0, low, width, height - low); // where clips are narrow they are one band
+  else clips.forEach((clip) => box(clip, low));
+  context.fillStyle = momentColor;
+  const strengthByClip = momentStrengths();
+  for (const clip of clips) {
+    if (!strengthByClip.has(clip.id)) continue;
+    context.globalAlpha = strengthByClip.get(clip.id);
+    box(clip, low * (1 - strengthByClip.get(clip.id)));
+  }
+}
+
+// How strongly each moment is drawn, 0 to 1: fused as it is, similarity by its place between the least and the most.
+function momentStrengths() {
+  const scores = [...moments].map(([id, results]) => [id, rankingScore(results)]);
+  const cosines = scores.filter(([, { kind }]) => kind === "similarity").map(([, { value }]) => value);
+  const [min, max] = [Math.min(...cosines), Math.max(...cosines)];
+  const hasFused = cosines.length < scores.length;
+  return new Map(scores.map(([id, { kind, value }]) =>
+    [id, kind === "similarity" ? (hasFused || max <= min ? 0.2 : 0.2 + (0.8 * (value - min)) / (max - min)) : value]));
+}
+
+// A look at the clip below the pointer
+
+function previewAtPointer(event) {
+  const { left, width } = $("track").getBoundingClientRect();
+  const index = clipIndexAt(((event.clientX - left) / width) * duration);
+  previewClip(index);
+}
+
+function previewClip(index) {
+  clearTimeout(previewTimer);
+  previewTimer = setTimeout(() => {
+    const clip = clips[index];
+    if (!clip) return;
+    $("peek-image").src = clip.thumbnail_url;
+    $("peek-text").textContent = describeClip(index, "–", (results) => rankingScore(results).text);
+    const middle = ((clip.start + clip.end) / 2 / duration) * 100;
+    $("peek").style.setProperty("--at", `${Math.max(0, Math.min(100, middle))}%`);
+    $("peek").hidden = false;
+  }, PREVIEW_DELAY);
+}
+
+function hidePreview() {
+  clearTimeout(previewTimer);
+  $("peek").hidden = true;
+}
+
+export function prepareTimeline() {
+  $("track").onclick = (event) => {
+    const { left, width } = $("track").getBoundingClientRect();
+    if (clips.length) selectClip(clipIndexAt(((event.clientX - left) / width) * duration));
+  };
+  $("track").onpointermove = previewAtPointer;
+  $("track").onpointerleave = hidePreview;
+  $("track").onfocus = () => $("track").matches(":focus-visible") && previewClip(Math.max(0, selected));
+  $("track").onblur = hidePreview;
+  $("track").onkeydown = (event) => {
+    if (event.key === "Enter" || event.key === " ") {
+      event.preventDefault();
+      if (clips.length) selectClip(Math.max(0, selected));
+    }
+  };
+  new ResizeObserver(redraw).observe($("track-canvas"));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+}
