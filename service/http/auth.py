@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Annotated, Any, TypeVar, cast
 
 from fastapi import Depends, Request
@@ -19,7 +20,8 @@ from service.http.api_keys import SCOPES, Key, KeyStore, Scope
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
-MEDIA_COOKIE = "vitascope_media"
+MEDIA_COOKIE_PREFIX = "vitascope_media"
+MAX_MEDIA_COOKIES = 32
 MEDIA_COOKIE_PATH = "/v1/collections"
 MEDIA_COOKIE_SECONDS = 3600
 
@@ -99,7 +101,7 @@ class Authenticator:
         self.requires_keys = requires_keys
 
     def authenticate(
-        self, scope: ASGIScope, permission: Permission, collection: str | None, cookie: str | None
+        self, scope: ASGIScope, permission: Permission, collection: str | None, cookies: Sequence[str] = ()
     ) -> Caller:
         """Return the caller of a request that needs ``permission``, if allowed.
 
@@ -107,7 +109,7 @@ class Authenticator:
             scope: ASGI scope of the request.
             permission: Permission of its route, not public.
             collection: Collection named by its path.
-            cookie: Value of the media cookie.
+            cookies: Values of media cookies. The first one whose key permits the request is used.
 
         Raises:
             Unauthenticated, KeyInvalid: No valid key.
@@ -119,15 +121,17 @@ class Authenticator:
         now = time.time()
         text = _presented_key(Headers(scope=scope))
         if text is not None:
-            key: Key | None = self.keys.authenticate(text, now)
+            keys = [self.keys.authenticate(text, now)]
         else:
-            is_cookie_accepted = cookie is not None and permission.media_cookie
-            key = verify_media_cookie(cast(str, cookie), self.keys.get, now) if is_cookie_accepted else None
-        if key is None:
+            accepted = cookies if permission.media_cookie else ()
+            verified = (verify_media_cookie(cookie, self.keys.get, now) for cookie in accepted)
+            keys = [key for key in verified if key is not None]
+        if not keys:
             raise Unauthenticated(
                 "an API key was expected, as `Authorization: Bearer vsk_…` or `X-API-Key: vsk_…` "
                 "(the vitascope command and client read it from VITASCOPE_API_KEY)"
             )
+        key = next((key for key in keys if collection is None or key.allows(collection)), keys[0])
         _authorize(key, permission)
         if collection is not None:
             key.require_collection(collection)
@@ -174,8 +178,14 @@ CallerKey = Annotated[Key, Depends(caller_key)]
 """For routes that name collections elsewhere than in their path."""
 
 
-# The media cookie lets a browser load media: tags such as <video> cannot send a key. It names a key and an expiry time,
-# signed with the key's digest, so it ends with the key and needs no further secret.
+# Media cookies let a browser load media: tags such as <video> cannot send a key. A cookie holds a key's id and an
+# expiry time, signed with the key's digest, so it ends with the key and needs no further secret. Its name holds the id,
+# too: tabs of one browser may use different keys, and the cookie of one must not replace that of another.
+
+
+def media_cookie_name(key: Key) -> str:
+    """Return the name of a key's media cookie."""
+    return f"{MEDIA_COOKIE_PREFIX}_{key.id}"
 
 
 def sign_media_cookie(key: Key, now: float) -> str:
@@ -196,18 +206,19 @@ def verify_media_cookie(value: str, get_key: Callable[[str], Key | None], now: f
     return key if now < int(expires) and key.is_valid(now) else None
 
 
-def pop_media_cookie(scope: ASGIScope) -> str | None:
-    """Remove all cookies from a request and return the media cookie's value; None without one.
+def pop_media_cookies(scope: ASGIScope) -> list[str]:
+    """Remove all cookies from a request and return the values of the first ``MAX_MEDIA_COOKIES`` media cookies.
 
     FastAPI parses the cookies of every request, although no route uses any, and unquoting them takes quadratic time in
-    the standard library before Python 3.11.10 and 3.12.6: 20 s for 60 KB. The media cookie has nothing to unquote.
+    the standard library before Python 3.11.10 and 3.12.6: 20 s for 60 KB. Media cookies have nothing to unquote.
     """
     header = Headers(scope=scope).get("cookie")
     if header is None:
-        return None
+        return []
     scope["headers"] = [item for item in scope["headers"] if item[0] != b"cookie"]
     pairs = (pair.partition("=") for pair in header.split(";"))
-    return next((value.strip() for name, _, value in pairs if name.strip() == MEDIA_COOKIE), None)
+    values = (value.strip() for name, _, value in pairs if name.strip().startswith(MEDIA_COOKIE_PREFIX))
+    return list(islice(values, MAX_MEDIA_COOKIES))
 
 
 def _cookie_signature(key: Key, expires: int) -> str:

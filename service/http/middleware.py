@@ -29,7 +29,7 @@ from service.errors import (
     PayloadTooLarge,
 )
 from service.http.api_keys import Key, KeyStore
-from service.http.auth import Caller, client_address, match_route, permission_of, pop_media_cookie
+from service.http.auth import Caller, client_address, match_route, permission_of, pop_media_cookies
 from service.http.idempotency import HEADER, is_idempotent
 from service.http.limits import BodyTimeout, ClientLimit
 from service.http.parsing import has_body, parsing
@@ -258,7 +258,7 @@ class AuthMiddleware:
         self._touch_tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        cookie = pop_media_cookie(scope) if scope["type"] == "http" else None
+        cookies = pop_media_cookies(scope) if scope["type"] == "http" else []
         if scope["type"] != "http" or scope["path"] in HEALTH_PATHS:
             await self.app(scope, receive, send)
             return
@@ -277,7 +277,7 @@ class AuthMiddleware:
                 _check_encoding(Headers(scope=scope))
                 if not is_public:
                     collection = None if permission.all_collections else path_params.get("name")
-                    caller = service.auth.authenticate(scope, permission, collection, cookie)
+                    caller = service.auth.authenticate(scope, permission, collection, cookies)
                 scope["state"]["reserve_bytes"] = in_progress.enter_context(
                     service.concurrency.enter(self._body_size(scope), writes=permission.scope == "write")
                 )

@@ -10,10 +10,10 @@ from service.app_state import AppState, AppStateDep
 from service.errors import KeysOff
 from service.http.api_keys import KeyStore
 from service.http.auth import (
-    MEDIA_COOKIE,
     MEDIA_COOKIE_PATH,
     MEDIA_COOKIE_SECONDS,
     CallerKey,
+    media_cookie_name,
     requires,
     sign_media_cookie,
 )
@@ -81,7 +81,7 @@ async def create_media_cookie(request: Request, service: AppStateDep, key: Calle
     """
     if service.auth.requires_keys:
         response.set_cookie(
-            MEDIA_COOKIE,
+            media_cookie_name(key),
             sign_media_cookie(key, time.time()),
             max_age=MEDIA_COOKIE_SECONDS,
             path=MEDIA_COOKIE_PATH,

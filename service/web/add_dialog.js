@@ -1,21 +1,21 @@
-// Adding videos: how they are cut into clips, files from here, folders of the service's machine, URLs.
+// The dialog that adds videos: segmentation, local files, folders on the server, URLs.
 
-import { collectionPath, call } from "./api.js";
-import { announce } from "./toasts.js";
+import { call, collectionPath } from "./api.js";
 import { $ } from "./dom.js";
-import { hasScope } from "./permissions.js";
 import { trackJob } from "./job_store.js";
+import { hasScope } from "./permissions.js";
+import { announce } from "./toasts.js";
 
-const DEFAULT_SHORTEST = { windows: "half of length", shots: "1", subtitles: "4" };
+const DEFAULT_SHORTEST = { windows: "half the clip length", shots: "1", subtitles: "4" };
 const ruleFields = (selectedRule) => [...$("add").querySelectorAll(`[data-rules~=${selectedRule}] input`)];
 const selectedRule = () => $("add").querySelector("[name=rule]:checked").value;
 
-// How videos are cut
+// Segmentation
 
 function showRule() {
   for (const label of $("add").querySelectorAll("[data-rules]")) {
     label.hidden = !label.dataset.rules.split(" ").includes(selectedRule());
-    label.querySelector("input").disabled = label.hidden; // what is not shown is not checked either
+    label.querySelector("input").disabled = label.hidden; // hidden fields are not validated
   }
   $("shortest").placeholder = DEFAULT_SHORTEST[selectedRule()];
   validate();
@@ -24,10 +24,10 @@ function showRule() {
 function validate() {
   const stride = Number($("length").value) - Number($("overlap").value);
   const isInvalid = selectedRule() === "windows" && stride < Number($("length").min);
-  $("overlap").setCustomValidity(isInvalid ? `At least ${$("length").min} s less than the length was expected.` : "");
+  $("overlap").setCustomValidity(isInvalid ? `The overlap must be at least ${$("length").min} s shorter than the clip length.` : "");
 }
 
-// As the service takes it; null, with the dialog open at what is wrong, where it cannot be taken.
+// The segmentation as the API takes it; null, with the dialog open at the invalid field, if it is invalid.
 function readSegmentation() {
   if (ruleFields(selectedRule()).some((field) => !field.checkValidity())) {
     if (!$("add").open) $("add").showModal();
@@ -62,7 +62,7 @@ async function addSource(collection) {
   if (!segmentation) return;
   $("add-error").textContent = "";
   if (!$("folder").value.trim()) {
-    $("add-error").textContent = "Name a folder or a URL.";
+    $("add-error").textContent = "Enter a folder or a URL.";
     $("folder").focus();
     return;
   }
@@ -73,14 +73,14 @@ async function addSource(collection) {
   try {
     trackJob(collection, await call("POST", collectionPath(collection, "jobs"), { ...request, segmentation: segmentation }));
     $("add").close();
-    announce(`${source}: under way`);
+    announce(`${source}: indexing started`);
   } catch (error) {
     $("add-error").textContent = error.message;
     $("folder").focus();
   }
 }
 
-// ``collection`` gives the name of the one that is looked at, once it is known.
+// ``collection()`` resolves to the name of the current collection.
 export function prepareAddDialog(collection, onAdded) {
   $("add").addEventListener("change", showRule);
   $("cutting").addEventListener("input", validate);
@@ -102,7 +102,7 @@ export function prepareAddDialog(collection, onAdded) {
   };
 }
 
-// Where that cannot be told the service will say it.
+// If permissions cannot be read, the request itself reports it.
 const canAdd = (collection) => hasScope("write", collection).catch(() => true);
 
 export async function openAddDialog(collection) {

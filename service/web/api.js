@@ -1,41 +1,41 @@
-// The service's interface, as far as the page needs it.
+// HTTP client for the service's API.
 
-import { promptForKey, keyHeaders, mediaReady } from "./api_key.js";
+import { keyHeaders, mediaReady, promptForKey } from "./api_key.js";
 
 export class ApiError extends Error {
   constructor(problem, status, retryAfter = null) {
-    super(problem.detail || problem.title || `The service answered ${status}.`);
+    super(problem.detail || problem.title || `The service responded with status ${status}.`);
     this.code = problem.code || "unknown";
     this.status = status;
-    this.wait = Number(retryAfter) || 0; // seconds after which the service wants to be asked again
+    this.retryAfter = Number(retryAfter) || 0; // seconds from Retry-After
   }
 
-  // Whether the service only wants to be asked later.
+  // Whether the request should be repeated later.
   get isBusy() {
     return this.status === 429 || this.status === 503;
   }
 }
 
-// The answer as it comes; rejects with a Failure where it is an error.
+// Send a request and return the response. Throws ApiError for an error status.
 export async function request(method, path, { body, signal, headers } = {}) {
   await mediaReady;
-  const key = keyHeaders();
+  const authorization = keyHeaders();
   let response;
   try {
-    response = await fetch(path, { method, signal, body, headers: { Accept: "application/json", ...headers, ...key } });
+    response = await fetch(path, { method, signal, body, headers: { Accept: "application/json", ...headers, ...authorization } });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError({ detail: "The service cannot be reached. Is it running?", code: "unreachable" }, 0);
+    throw new ApiError({ detail: "Cannot reach the service. Is it running?", code: "unreachable" }, 0);
   }
   if (response.status === 401) {
-    await promptForKey(key.Authorization);
+    await promptForKey(authorization.Authorization);
     return request(method, path, { body, signal, headers });
   }
   if (response.ok) return response;
   throw new ApiError(await response.json().catch(() => ({})), response.status, response.headers.get("Retry-After"));
 }
 
-// ``body``: what becomes JSON, or a form.
+// ``body``: JSON-serializable, or FormData.
 export async function call(method, path, body, signal) {
   const isJson = body !== undefined && !(body instanceof FormData);
   const options = isJson ? { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } } : { body };
@@ -45,8 +45,8 @@ export async function call(method, path, body, signal) {
 
 export const collectionPath = (collection, ...rest) => ["/v1/collections", encodeURIComponent(collection), ...rest].join("/");
 
-// XMLHttpRequest because fetch does not tell how much was sent. ``onProgress`` gets bytes, the form around the file included.
-// Resolves to the video and whether it is new, or to the job that goes on with what takes long.
+// Upload with XMLHttpRequest, because fetch reports no upload progress. ``onProgress`` gets bytes sent and total, including the form.
+// Resolves to { video, created }, or to { job } if indexing continues in the background.
 export function upload(collection, file, segmentation, onProgress, signal) {
   return new Promise((resolve, reject) => {
     const form = new FormData();
@@ -58,7 +58,7 @@ export function upload(collection, file, segmentation, onProgress, signal) {
     for (const [name, value] of Object.entries(keyHeaders())) xhr.setRequestHeader(name, value);
     xhr.responseType = "json";
     xhr.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded, event.total);
-    xhr.onerror = () => reject(new ApiError({ detail: "The upload was broken off.", code: "unreachable" }, 0));
+    xhr.onerror = () => reject(new ApiError({ detail: "Upload interrupted.", code: "unreachable" }, 0));
     xhr.onabort = () => reject(new DOMException("cancelled", "AbortError"));
     xhr.onload = () => {
       const body = xhr.response || {};

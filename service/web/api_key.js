@@ -1,8 +1,8 @@
-// The API key: asked for once, kept for this tab, and the cookie that pictures and videos are fetched with.
+// The tab's API key, and the media cookie that authorizes <img> and <video>.
 
 const $ = (id) => document.getElementById(id);
 const STORAGE_KEY = "vitascope-key";
-const RENEW_INTERVAL = 20 * 60 * 1000; // the cookie lasts an hour
+const RENEW_INTERVAL = 20 * 60 * 1000; // the cookie is valid for one hour
 let pendingPrompt = null;
 
 export const keyHeaders = () => {
@@ -17,13 +17,13 @@ const renewMediaCookie = () => (sessionStorage.getItem(STORAGE_KEY) ? createMedi
 export const mediaReady = renewMediaCookie();
 setInterval(renewMediaCookie, RENEW_INTERVAL);
 
-// The next request asks for another one.
+// The next request prompts for a key.
 export function forgetKey() {
   sessionStorage.removeItem(STORAGE_KEY);
 }
 
-// Resolves once the service has accepted a key; everybody who waits shares one question. ``refused``: the Authorization of
-// the request that was refused. Where another key was accepted since, that is no reason to ask again.
+// Resolve once the service has accepted a key; concurrent callers share one prompt. ``rejected``: Authorization header of the
+// rejected request; if the key has changed since, there is no need to prompt again.
 export function promptForKey(rejected) {
   if (!pendingPrompt && keyHeaders().Authorization !== rejected) return Promise.resolve();
   pendingPrompt ??= new Promise((resolve) => {
@@ -51,4 +51,4 @@ export function promptForKey(rejected) {
   return pendingPrompt;
 }
 
-$("key-dialog").oncancel = (event) => event.preventDefault(); // nothing works without
+$("key-dialog").oncancel = (event) => event.preventDefault(); // a key is required

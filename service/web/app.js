@@ -1,20 +1,19 @@
-// The whole page: its modules put together, keys, and how it starts.
+// Entry point: connects the modules and loads the page.
 
 import { prepareAddDialog } from "./add_dialog.js";
-import { openedVideo, recordClosed, onNavigate } from "./history.js";
 import { openedVideoId, prepareClipDialog } from "./clip_dialog.js";
 import { currentName, currentNameOnceLoaded, loadCollections, prepareCollections } from "./collections.js";
-import { showDefaultModel } from "./default_model.js";
+import { $ } from "./dom.js";
 import { prepareDropTarget } from "./drop_target.js";
 import { clearKnownFields, prepareFilter } from "./filter_form.js";
+import { onNavigate, openedVideo, recordClosed } from "./history.js";
 import { followJobs, prepareJobs } from "./jobs.js";
-import { clearSimilar, similarQuery, prepareSimilar } from "./similar_query.js";
-import { createToast } from "./toasts.js";
-import { $ } from "./dom.js";
-import { showError, showLoading, moveFocus } from "./results.js";
-import { onVideosAdded, findSimilar, loadFilterFields, prepareSearch, refresh, search, showResults } from "./search.js";
-import { lazyPanel, openPanelFromAddress, preparePanels } from "./side_panel.js";
+import { moveFocus, showError, showLoading } from "./results.js";
+import { findSimilar, loadFilterFields, onVideosAdded, prepareSearch, refresh, reload, search, showResults } from "./search.js";
 import { isOtherSearch, loadFromAddress, saveToAddress, showChips } from "./search_state.js";
+import { lazyPanel, openPanelFromAddress, preparePanels, showDefaultModel } from "./side_panel.js";
+import { clearSimilar, prepareSimilar, similarQuery } from "./similar_query.js";
+import { createToast } from "./toasts.js";
 
 prepareAddDialog(currentNameOnceLoaded, onVideosAdded);
 prepareClipDialog(refresh, findSimilar);
@@ -42,15 +41,15 @@ preparePanels({
   keys: lazyPanel(() => import("./keys_panel.js"), ({ showKeysPanel }, panel) => showKeysPanel(panel)),
 });
 
-// At the collection that was chosen.
+// Show the selected collection.
 function showCollection() {
   clearCollectionState();
   saveToAddress();
   followJobs();
-  return refresh();
+  return reload();
 }
 
-// Clips and fields of another collection mean nothing in this one.
+// Clips and metadata fields belong to one collection.
 function clearCollectionState() {
   clearKnownFields();
   if (similarQuery()?.clip) clearSimilar();
@@ -78,8 +77,8 @@ async function start() {
     followJobs();
     saveToAddress();
     if (requestedName && requestedName !== currentName()) {
-      createToast(`Collection ${requestedName}`).fail(`It is not here, or not for the key of this tab.${currentName() ? ` This is ${currentName()}.` : ""}`);
-      recordClosed(); // what is open by the address is none of this one's
+      createToast(`Collection ${requestedName}`).fail(`It does not exist, or your API key has no access to it.${currentName() ? ` Showing ${currentName()} instead.` : ""}`);
+      recordClosed(); // the linked video is not in this collection
     }
     openFromAddress();
     openPanelFromAddress();
@@ -89,7 +88,7 @@ async function start() {
   }
 }
 
-// Opens what the address has open, and closes what it has not.
+// Open the linked video, or close the dialog if there is none.
 async function openFromAddress() {
   const link = openedVideo();
   if (!link) $("clip").close();

@@ -1,11 +1,10 @@
-// A form that asks the model something: busy until the answer is there, or the reason why there is none.
+// A form that sends one request at a time and shows its result.
 
-import { announce } from "./toasts.js";
 import { el } from "./dom.js";
+import { announce } from "./toasts.js";
 
-// ``run(work)`` fills ``out`` with the elements that ``work(signal)`` resolves to as ``shown``, and says what it has as ``told``
-// to those who hear the page; ``clear()`` empties it, and what is still
-// under way is given up: its answer would be about something else than what is shown by then.
+// ``run(task)`` fills ``container`` with the elements ``shown`` that ``task(signal)`` resolves to, and announces its ``message``.
+// ``clear()`` empties the container and cancels the running task.
 export function busyForm(form, container) {
   const button = form.querySelector("button.strong");
   let pending = null;
@@ -18,18 +17,18 @@ export function busyForm(form, container) {
       if (pending) return;
       const controller = new AbortController();
       pending = controller;
-      button.setAttribute("aria-disabled", "true"); // and not disabled, which would take the focus away
-      container.replaceChildren(el("p", { className: "facts", textContent: "Looking…" }));
-      announce("Looking…");
+      button.setAttribute("aria-disabled", "true"); // not disabled, which would move the focus
+      container.replaceChildren(el("p", { className: "facts", textContent: "Loading…" }));
+      announce("Loading…");
       let output;
       try {
         output = await task(controller.signal);
       } catch (error) {
-        output = { shown: [el("p", { className: "error", textContent: error.message })], told: error.message };
+        output = { shown: [el("p", { className: "error", textContent: error.message })], message: error.message };
       }
       if (pending !== controller) return;
       container.replaceChildren(...output.shown);
-      announce(output.told);
+      announce(output.message);
       finish();
     },
     clear() {

@@ -1,19 +1,19 @@
-// The large screen: one video, or frames of it, played from clip to clip.
+// The player: a video, or still frames of it, played clip by clip.
 
-import { el, playFrames, isImage } from "./dom.js";
+import { el, isImage, playFrames } from "./dom.js";
 
 const NEAR_END = 0.05; // seconds
 
-// ``onTime(seconds)`` follows the film. ``show(clip)`` plays another clip of the same video, ``jump(seconds)`` leads to
-// any second of it, ``stop()`` ends it.
+// ``onTime(seconds)`` reports the position. ``show(clip)`` plays another clip of the video, ``seek(seconds)`` moves to any position,
+// ``stop()`` ends playback.
 export function createPlayer(screen, firstClip, onTime) {
   let clip = firstClip;
   let stopFrames = () => {};
   if (isImage(clip)) {
     screen.replaceChildren(el("img", { src: clip.media_url.split("#")[0], alt: clip.video.title }));
-    return { show() {}, jump() {}, stop: () => screen.replaceChildren() };
+    return { show() {}, seek() {}, stop: () => screen.replaceChildren() };
   }
-  // Only the beginning: at the end of a span a browser pauses, also when somebody goes on beyond it.
+  // Without an end: at the end of a media fragment browsers pause, even after the viewer has moved past it.
   const source = `${clip.media_url.split("#")[0]}#t=${clip.start}`;
   const video = el("video", { src: source, controls: true, muted: true, autoplay: true, playsInline: true, poster: clip.thumbnail_url, "aria-label": clip.video.title });
   const image = el("img", { alt: clip.video.title });
@@ -27,7 +27,7 @@ export function createPlayer(screen, firstClip, onTime) {
     screen.replaceChildren(image, el("p", { className: "strip", textContent: "Your browser cannot play this format; these are frames of the clip." }));
     showFrames();
   };
-  // The viewer may leave the clip; only its own end leads back to its beginning.
+  // The viewer may leave the clip; only reaching its end restarts it.
   let wasInside = true;
   video.addEventListener("timeupdate", () => {
     const isInside = video.currentTime < clip.end - NEAR_END;
@@ -39,7 +39,7 @@ export function createPlayer(screen, firstClip, onTime) {
 
   function seek(seconds) {
     video.currentTime = seconds;
-    video.play().catch(() => {}); // where playing by itself is not allowed, the still stays
+    video.play().catch(() => {}); // autoplay is blocked: the poster stays
   }
 
   return {
@@ -49,7 +49,7 @@ export function createPlayer(screen, firstClip, onTime) {
       if (video.isConnected) seek(clip.start);
       else showFrames();
     },
-    jump(seconds) {
+    seek(seconds) {
       wasInside = seconds < clip.end - NEAR_END;
       if (video.isConnected) seek(seconds);
       else {

@@ -1,8 +1,8 @@
-// Collections: which there are, which one is looked at, and making one.
+// The list of collections, the current one, and the dialog that creates one.
 
 import { call } from "./api.js";
-import { hasScope } from "./permissions.js";
 import { $, el } from "./dom.js";
+import { hasScope } from "./permissions.js";
 
 let collections = [];
 let unreadable = [];
@@ -10,14 +10,14 @@ let selectedName = null;
 let resolveLoaded;
 const loaded = new Promise((resolve) => (resolveLoaded = resolve));
 
-// The one that is looked at, by name and as the service tells it; null and undefined where there is none.
+// The current collection's name and data; null and undefined if there is none.
 export const currentName = () => selectedName;
 export const currentCollection = () => collections.find((each) => each.name === selectedName);
 
-// All, and the names of those that are damaged.
+// All collections, and the names of damaged ones.
 export const allCollections = () => ({ collections: collections, unreadable });
 
-// The name of the one that is looked at, once it is known.
+// Resolves to the current name once collections are loaded.
 export const currentNameOnceLoaded = async () => (await loaded, selectedName);
 
 export async function loadCollections(preferred = selectedName) {
@@ -34,21 +34,21 @@ export async function loadCollections(preferred = selectedName) {
 
 export async function openNewCollection() {
   $("name-error").textContent = "";
-  $("name-model").replaceChildren(el("option", { value: "", textContent: "the default" }));
+  $("name-model").replaceChildren(el("option", { value: "", textContent: "Default model" }));
   $("name-dialog").showModal();
   $("name").focus();
   try {
     const isAllowed = await hasScope("admin");
-    if (!isAllowed) $("name-error").textContent = "The key of this tab may make no collection; one with the scope admin may.";
+    if (!isAllowed) $("name-error").textContent = "Your API key cannot create collections. Use a key with the admin scope.";
     const { models } = await call("GET", "/v1/models");
     $("name-model").append(...models.filter((model) => model.state === "ready" && !model.default)
       .map((model) => el("option", { value: model.fingerprint, textContent: `${model.name} ${model.version}` })));
   } catch {
-    // The default can be chosen all the same, and what else is wrong is said when the collection is made.
+    // The default model needs no list; other errors show when the collection is created.
   }
 }
 
-// ``onChosen`` is called when another one is looked at, ``onMade`` when that one is new and empty.
+// ``onSelect()`` is called when another collection is selected, ``onCreated()`` after a new one was created and selected.
 export function prepareCollections(onSelect, onCreated) {
   $("collections").onchange = () => {
     selectedName = $("collections").value;

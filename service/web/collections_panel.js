@@ -1,20 +1,19 @@
-// The collections, as the sheet shows them: what each holds and how it is searched, and what can be done with a whole one.
+// The Collections panel: contents, index, model, backups and exports of each collection.
 
-import { collectionPath, call } from "./api.js";
-import { allCollections, openNewCollection, currentName } from "./collections.js";
-import { checkbox, field, INDEX_KINDS, select } from "./fields.js";
-import { startOperation, reembed, isUnfinished, listOperations, sleep, removeOperation, saveFile } from "./operations.js";
-import { $, el, labelButton } from "./dom.js";
+import { call, collectionPath } from "./api.js";
+import { allCollections, currentName, openNewCollection } from "./collections.js";
 import { confirmAction } from "./confirm.js";
+import { $, checkbox, el, field, INDEX_KINDS, labelButton, select } from "./dom.js";
+import { formatCount, formatAge, formatBytes, joinFacts } from "./format.js";
+import { isUnfinished, listOperations, reembed, removeOperation, saveFile, sleep, startOperation } from "./operations.js";
 import { keyPermissions } from "./permissions.js";
-import { chip, actionButton, emptyState, renderInto } from "./side_panel.js";
-import { formatAge, count, joinFacts, formatBytes } from "./format.js";
+import { actionButton, chip, emptyState, renderInto } from "./side_panel.js";
 
-const MAX_INDEX_POLLS = 5; // that an index which is not there yet is looked at again; small collections never need it
+const MAX_INDEX_POLLS = 5; // polls while an index is being built
 
-const OPERATION_NAMES = { backup: "Backup", export: "Export", reembed: "Embedding again" };
+const OPERATION_NAMES = { backup: "Backup", export: "Export", reembed: "Re-embedding" };
 
-// ``page`` has what changes besides: ``reload()`` the collections, ``choose(name)`` another one.
+// ``page`` has callbacks: ``reload()`` the collections, ``choose(name)`` another one, ``added``, ``dropped``.
 export function showCollectionsPanel(panel, page) {
   let isClosed = false;
   let pollsLeft = MAX_INDEX_POLLS;
@@ -31,12 +30,12 @@ export function showCollectionsPanel(panel, page) {
     const context = { mine: permissions, isAdmin, works: operations, models: models.models, page, again: panelState.again };
     return [
       el("div", { className: "row" },
-        el("p", { className: "facts", textContent: isAdmin ? "" : "The key of this tab may look at collections; making and changing them takes one with the scope admin." }),
+        el("p", { className: "facts", textContent: isAdmin ? "" : "Your API key can view collections. Creating and changing them requires the admin scope." }),
         el("span", { className: "gap" }),
         isAdmin ? el("button", { type: "button", className: "strong", textContent: "New collection", "data-key": "new", onclick: openNewCollection }) : null),
-      ...unreadable.map((name) => el("p", { className: "error", textContent: `${name} is damaged; the log of the service says more.` })),
+      ...unreadable.map((name) => el("p", { className: "error", textContent: `${name} is damaged. See the service log for details.` })),
       el("div", { className: "items" }, ...collections.map((collection) => collectionCard(collection, context))),
-      ...(collections.length ? [] : [emptyState("No collections yet", isAdmin ? "Make one, then add videos or pictures to it." : "There is none that this key is for.")]),
+      ...(collections.length ? [] : [emptyState("No collections yet", isAdmin ? "Create a collection, then add videos or images to it." : "Your API key has no access to any collection.")]),
     ];
   };
   panelState.again = () => isClosed || renderInto(panel, load);
@@ -51,9 +50,9 @@ function collectionCard(collection, context) {
   const mayChange = context.isAdmin && (context.mine.collections === null || context.mine.collections.includes(name));
   const isOpen = name === currentName();
   return el("article", { className: "item" },
-    el("div", { className: "row" }, el("h3", { textContent: name }), isOpen ? chip("on the page") : null, collection.model_loaded ? null : chip("model not loaded", "bad")),
-    el("p", { className: "facts", textContent: joinFacts(count(collection.videos, "video"), count(collection.clips, "clip"), `${formatBytes(collection.bytes)} on disk`, `made ${formatAge(collection.created_at)}`) }),
-    el("p", { className: "facts", textContent: joinFacts(`model ${collection.bundle}`, `tokens as ${collection.token_encoding}`, indexText(collection)) }),
+    el("div", { className: "row" }, el("h3", { textContent: name }), isOpen ? chip("current") : null, collection.model_loaded ? null : chip("model not loaded", "bad")),
+    el("p", { className: "facts", textContent: joinFacts(formatCount(collection.videos, "video"), formatCount(collection.clips, "clip"), `${formatBytes(collection.bytes)} on disk`, `created ${formatAge(collection.created_at)}`) }),
+    el("p", { className: "facts", textContent: joinFacts(`model ${collection.bundle}`, `${collection.token_encoding} tokens`, indexText(collection)) }),
     el("div", { className: "actions" },
       isOpen ? null : actionButton("Show", `show ${name}`, () => { context.page.choose(name); $("sheet").close(); }),
       ...(mayChange ? changeButtons(collection, context) : [])),
@@ -63,7 +62,7 @@ function collectionCard(collection, context) {
 function indexText(collection) {
   const { index: { serving, changed }, index_kind: kind } = collection;
   if (isBeingBuilt(collection)) return `searched by ${serving} until ${kind} is worth it and built`;
-  const beside = serving !== "flat" && changed ? `, and ${count(changed, "new clip")} one by one` : "";
+  const beside = serving !== "flat" && changed ? `, and ${formatCount(changed, "new clip")} one by one` : "";
   return `searched by ${serving}${kind === "auto" ? " (automatic)" : ""}${beside}`;
 }
 
@@ -75,23 +74,23 @@ function changeButtons(collection, { mine: permissions, models, page, again: rel
   return [
     button("Index…", async () => {
       const kind = select(INDEX_KINDS, collection.index_kind, { name: "index_kind" });
-      const answers = await confirmAction({ title: `Index of ${name}`, text: "Another one is built beside the searches, which go on in the old one until then.", action: "Change", fields: [field("Kind of index", kind)] });
+      const answers = await confirmAction({ title: `Change the index of ${name}`, text: "A new index is built in the background. Searches use the old one until it is ready.", action: "Change", fields: [field("Index type", kind)] });
       return answers && call("PATCH", collectionPath(name), answers);
     }),
     isUnrestricted ? button("Back up", () => startOperation("backup", name)) : null,
     isUnrestricted ? button("Export…", async () => {
       const answers = await confirmAction({
-        title: `Export ${name}`, text: "Two Parquet files, for DuckDB, pandas, Spark and others, or to import them elsewhere.", action: "Export",
-        fields: [checkbox("tokens", "With what looking closely needs; many times as large"), checkbox("thumbnails", "With the clips’ pictures")],
+        title: `Export ${name}`, text: "Two Parquet files, for DuckDB, pandas or Spark, or to import elsewhere.", action: "Export",
+        fields: [checkbox("tokens", "Include visual tokens (for reranking; much larger)"), checkbox("thumbnails", "Include thumbnails")],
       });
       return answers && startOperation("export", name, answers);
     }) : null,
-    isUnrestricted && others.length ? button("Embed again…", async () => {
+    isUnrestricted && others.length ? button("Re-embed…", async () => {
       const answers = await confirmAction({
-        title: `Embed ${name} again`, text: "Every video is embedded by another model, from its file. Searches go on meanwhile.", action: "Embed again",
+        title: `Re-embed ${name}`, text: "Every video is embedded from its file with another model. Searches continue meanwhile.", action: "Re-embed",
         fields: [
           field("Model", select(others.map((model) => [model.fingerprint, `${model.name} ${model.version}`]), null, { name: "model" })),
-          checkbox("skip_missing", "Leave out videos whose files are gone"),
+          checkbox("skip_missing", "Skip videos whose files are missing"),
         ],
       });
       if (answers) reembed(name, page.added, answers);
@@ -99,7 +98,7 @@ function changeButtons(collection, { mine: permissions, models, page, again: rel
     }) : null,
     button("Delete…", async () => {
       const answers = await confirmAction({
-        title: `Delete ${name}?`, text: `${count(collection.videos, "video")} and ${count(collection.clips, "clip")} are gone for good, with the files that were uploaded. Files in folders of the machine stay.`,
+        title: `Delete ${name}?`, text: `${formatCount(collection.videos, "video")} and ${formatCount(collection.clips, "clip")} will be deleted permanently, including uploaded files. Files in folders on the server are kept.`,
         action: "Delete", isDangerous: true, word: name,
       });
       if (!answers) return null;
@@ -118,10 +117,10 @@ function operationRow(operation, { again: reload }) {
     el("p", {}, `${OPERATION_NAMES[operation.kind]}, ${status}`),
     isUnfinished(operation) ? el("div", { className: "meter" }, meterFill) : null,
     operation.error ? el("p", { className: "error", textContent: operation.error }) : null,
-    operation.media_not_included?.files ? el("p", { className: "facts" }, `${count(operation.media_not_included.files, "media file")}, ${formatBytes(operation.media_not_included.bytes)}, are not in it`) : null,
+    operation.media_not_included?.files ? el("p", { className: "facts" }, `${formatCount(operation.media_not_included.files, "media file")}, ${formatBytes(operation.media_not_included.bytes)}, not included`) : null,
     el("div", { className: "actions" },
       ...operation.files.map((file) => actionButton(`Save ${file.name}, ${formatBytes(file.bytes)}`, `save ${file.url}`, () => saveFile(file))),
-      labelButton(`${operation.kind} ${operation.id}`, actionButton(isUnfinished(operation) ? "Break off" : "Remove", `remove ${operation.id}`, async () => {
+      labelButton(`${operation.kind} ${operation.id}`, actionButton(isUnfinished(operation) ? "Cancel" : "Remove", `remove ${operation.id}`, async () => {
         await removeOperation(operation);
         reload();
       }))));

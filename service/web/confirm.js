@@ -1,32 +1,31 @@
-// A question before something is done, with what has to be known for it.
+// The confirmation dialog.
 
-import { field } from "./fields.js";
-import { $, el } from "./dom.js";
+import { $, el, field } from "./dom.js";
 
-// Resolves to what was filled in, by name, or to null. ``fields`` are elements; those with a name are read. ``word`` has to be
-// typed where what follows cannot be undone.
+// Resolves to the values of named fields, or to null if cancelled. ``fields``: elements. ``word``: must be typed to confirm what
+// cannot be undone.
 export function confirmAction({ title, text, action, isDangerous = false, fields = [], word = null }) {
   const wordInput = word && el("input", { name: "word", required: true, autocomplete: "off", spellcheck: false });
-  $("question-title").textContent = title;
-  $("question-text").textContent = text;
-  $("question-fields").replaceChildren(...fields,
-    ...(wordInput ? [field(`Type ${word} to confirm`, wordInput)] : []));
-  $("question-do").textContent = action;
-  $("question-do").className = isDangerous ? "strong dangerous" : "strong";
-  const check = () => ($("question-do").disabled = wordInput !== null && wordInput.value !== word);
+  $("confirm-title").textContent = title;
+  $("confirm-text").textContent = text;
+  $("confirm-fields").replaceChildren(...fields,
+    ...(wordInput ? [field(`Type “${word}” to confirm`, wordInput)] : []));
+  $("confirm-submit").textContent = action;
+  $("confirm-submit").className = isDangerous ? "strong dangerous" : "strong";
+  const check = () => ($("confirm-submit").disabled = wordInput !== null && wordInput.value !== word);
   check();
-  $("sure").oninput = check;
-  $("question-dialog").showModal();
-  if (isDangerous && !wordInput) $("question-cancel").focus(); // whoever presses Enter too soon has done nothing
+  $("confirm-form").oninput = check;
+  $("confirm-dialog").showModal();
+  if (isDangerous && !wordInput) $("confirm-cancel").focus(); // Enter cancels
   return new Promise((resolve) => {
-    $("sure").onsubmit = (event) => {
+    $("confirm-form").onsubmit = (event) => {
       event.preventDefault();
-      const values = [...$("question-fields").querySelectorAll("[name]")].map((field) => [field.name, field.type === "checkbox" ? field.checked : field.value]);
+      const values = [...$("confirm-fields").querySelectorAll("[name]")].map((field) => [field.name, field.type === "checkbox" ? field.checked : field.value]);
       resolve(Object.fromEntries(values));
-      $("question-dialog").close();
+      $("confirm-dialog").close();
     };
-    $("question-dialog").onclose = () => resolve(null);
+    $("confirm-dialog").onclose = () => resolve(null);
   });
 }
 
-$("question-cancel").onclick = () => $("question-dialog").close();
+$("confirm-cancel").onclick = () => $("confirm-dialog").close();

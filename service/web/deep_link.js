@@ -1,13 +1,13 @@
-// What a link leads to: a video, or the part of it from one second to another. Fetched when an address names one.
+// Opens the video, or span of a video, that the address names.
 
-import { openedVideo, recordClosed } from "./history.js";
-import { collectionPath, call } from "./api.js";
+import { call, collectionPath } from "./api.js";
 import { openClip } from "./clip_dialog.js";
 import { currentName } from "./collections.js";
-import { createToast, toastButton } from "./toasts.js";
 import { thumbnailAt } from "./dom.js";
+import { openedVideo, recordClosed } from "./history.js";
+import { createToast, toastButton } from "./toasts.js";
 
-const TOLERANCE = 0.002; // seconds; the address has thousandths
+const TOLERANCE = 0.002; // seconds; the address has milliseconds
 
 export async function openLink(link) {
   const collection = currentName();
@@ -17,14 +17,14 @@ export async function openLink(link) {
     video = await call("GET", collectionPath(collection, "videos", encodeURIComponent(link.video)));
   } catch (error) {
     if (error.status !== 404) return offerRetry(createToast(name), error, link);
-    createToast(name).fail(`There is no such video in ${collection}. It may have been deleted.`);
+    createToast(name).fail(`Video not found in ${collection}. It may have been deleted.`);
     if (openedVideo()?.video === link.video) recordClosed();
     return;
   }
-  if (openedVideo()?.video !== link.video || currentName() !== collection) return; // somebody has gone elsewhere meanwhile
+  if (openedVideo()?.video !== link.video || currentName() !== collection) return; // the user has moved on
   const whole = { start: 0, end: video.duration };
   const selectedSpan = link.t === null ? whole : parseSpan(link.t, video);
-  if (!selectedSpan) createToast(name).fail(`t: ${link.t.slice(0, 40)}; seconds below ${Math.ceil(video.duration)} were expected, such as 20 or 20-24.`);
+  if (!selectedSpan) createToast(name).fail(`t: ${link.t.slice(0, 40)}; expected seconds below ${Math.ceil(video.duration)}, such as 20 or 20-24.`);
   openClip(toClip(selectedSpan || whole, video));
 }
 
@@ -35,7 +35,7 @@ function offerRetry(toast, error, link) {
   }));
 }
 
-// The part that ``t`` means: from one second to another, or the last clip that has begun at that second; null where it means none.
+// The span that ``t`` names: START-END, or the last clip that starts at or before START; null if invalid.
 function parseSpan(t, { spans, duration }) {
   const [, start, end] = t.match(/^(\d+(?:\.\d+)?)(?:-(\d+(?:\.\d+)?))?$/)?.map(Number) || [];
   if (!(start < duration)) return null;
@@ -43,7 +43,7 @@ function parseSpan(t, { spans, duration }) {
   return Number.isNaN(end) ? spans.findLast((span) => span.start <= start + TOLERANCE) || null : null;
 }
 
-// As results are, with what is known of the clip where the part is one.
+// A clip like those of search results, with the clip's id and text if the span is a clip.
 function toClip({ start, end }, video) {
   const span = video.spans.find((candidate) => Math.abs(candidate.start - start) < TOLERANCE && Math.abs(candidate.end - end) < TOLERANCE);
   if (span) return { ...span, clip_id: span.id, video };

@@ -1,4 +1,4 @@
-// Pieces of the page: elements, scores, and clips that play where they should.
+// DOM helpers, scores, and clip previews.
 
 export const $ = (id) => document.getElementById(id);
 
@@ -12,7 +12,7 @@ export function el(tag, properties = {}, ...children) {
   return element;
 }
 
-// Says whose a button is to those who hear it without what stands around it.
+// Name a button for screen readers: its text and the item it belongs to.
 export function labelButton(name, button) {
   button.setAttribute("aria-label", `${button.textContent} ${name}`);
   return button;
@@ -33,9 +33,9 @@ export const formatPercent = (value) => (value > 0.995 ? ">99%" : value < 0.005 
 export const formatCosine = (value) => value.toFixed(2).replace("-", "−");
 
 const SCORES = {
-  fused: ["Fused", (v) => v.toFixed(2), "similarity and match together, 0 to 1"],
-  match: ["Match", formatPercent, "how sure the model is that sentence and clip belong together"],
-  similarity: ["Similarity", formatCosine, "cosine of the two vectors, −1 to 1"],
+  fused: ["Fused", (v) => v.toFixed(2), "similarity and match combined, 0 to 1"],
+  match: ["Match", formatPercent, "probability that text and clip match"],
+  similarity: ["Similarity", formatCosine, "cosine similarity of the embeddings, −1 to 1"],
 };
 
 function bar(kind, label, ratio, valueText, title) {
@@ -47,34 +47,34 @@ function bar(kind, label, ratio, valueText, title) {
 
 const availableScores = (scores) => Object.entries(SCORES).filter(([kind]) => isNumber(scores[kind]));
 
-// Bars of the scores that there are; where nobody looked closely there is only one, and a line that says so.
+// Bars of the available scores. Without reranking there is one, and a note that says so.
 export function scoreBars(scores) {
   const bars = availableScores(scores).map(([kind, [label, format, tooltip]]) => bar(kind, label, scores[kind], format(scores[kind]), `${label}: ${tooltip}`));
   return el("span", { className: "scores" }, ...bars,
-    isNumber(scores.match) ? null : el("span", { className: "meta", textContent: "not looked at closely" }));
+    isNumber(scores.match) ? null : el("span", { className: "meta", textContent: "not reranked" }));
 }
 
-// The score that results are ordered by, in words: "fused 0.81".
+// The score that results are ranked by, as text: "fused 0.81".
 export function rankingScore(scores) {
   const kind = isNumber(scores.fused) ? "fused" : isNumber(scores.similarity) ? "similarity" : "match";
   const [label, format] = SCORES[kind];
   return { kind, value: scores[kind], text: `${label.toLowerCase()} ${format(scores[kind])}` };
 }
 
-// Numbers as they are read out.
+// Numbers as screen readers should speak them.
 export const spokenNumbers = (text) => text.replace(">", "over ").replace("<", "under ").replaceAll("−", "minus ");
 
 // "fused 0.81, match over 99%, similarity minus 0.02"
 export function describeScores(scores) {
   const words = availableScores(scores).map(([kind, [label, format]]) => `${label.toLowerCase()} ${format(scores[kind])}`);
-  return spokenNumbers([...words, ...(isNumber(scores.match) ? [] : ["not looked at closely"])].join(", "));
+  return spokenNumbers([...words, ...(isNumber(scores.match) ? [] : ["not reranked"])].join(", "));
 }
 
 export const answerBar = (answer) => bar("answer", answer.text, answer.probability, formatPercent(answer.probability), "probability");
 
 export const thumbnailAt = (clip, time) => clip.thumbnail_url.replace(/t=[^&]*$/, `t=${time.toFixed(2)}`);
 
-// Frames of a clip one after the other: for formats that the browser cannot play.
+// Show frames of a clip in turn, for formats that the browser cannot play.
 export function playFrames(image, clip, frames = 6, interval = 500) {
   if (clip.end <= clip.start) return () => {};
   let frame = 0;
@@ -90,7 +90,30 @@ export function playFrames(image, clip, frames = 6, interval = 500) {
 
 export const isImage = (clip) => clip.video.media_type.startsWith("image/");
 
-// A clip's screen: a still that comes alive with play() and rests with rest().
+// Form fields
+
+export const field = (text, input) => el("label", { className: "field" }, el("span", { textContent: text }), input);
+
+export const checkbox = (name, text, isOn = false, properties = {}) =>
+  el("label", { className: "check" }, el("input", { type: "checkbox", name, checked: isOn, ...properties }), ` ${text}`);
+
+// ``options``: pairs of value and text.
+export function select(options, value = null, properties = {}) {
+  const element = el("select", properties, ...options.map(([each, text]) => el("option", { value: each, textContent: text })));
+  if (value !== null) element.value = value;
+  return element;
+}
+
+export const INDEX_KINDS = [
+  ["auto", "automatic: by number of clips"],
+  ["flat", "flat: exact search"],
+  ["hnsw", "hnsw: fast, more memory"],
+  ["ivfpq", "ivfpq: compact, for millions of clips"],
+];
+
+// Previews
+
+// A clip's thumbnail that plays on ``play()`` and stops on ``stop()``.
 export function preview(clip) {
   const image = el("img", { src: clip.thumbnail_url, alt: "", loading: "lazy", decoding: "async" });
   const screen = el("span", { className: "screen" }, image);
@@ -101,7 +124,7 @@ export function preview(clip) {
     play() {
       if (stop) return;
       if (isImage(clip)) {
-        image.src = clip.media_url.split("#")[0]; // animated pictures run by themselves
+        image.src = clip.media_url.split("#")[0]; // animated images play by themselves
         stop = () => (image.src = clip.thumbnail_url);
         return;
       }
@@ -121,14 +144,14 @@ export function preview(clip) {
         if (stopFrames) stopFrames();
       };
     },
-    rest() {
+    stop() {
       if (stop) stop();
       stop = null;
     },
   };
 }
 
-// Media fragments only say where to begin and pause once: begin again at the end.
+// Media fragments pause once at their end; loop instead.
 function loopClip(video, clip) {
   if (clip.end <= clip.start) return;
   video.addEventListener("timeupdate", () => {

@@ -1,10 +1,10 @@
-// Files that are dropped or pasted: one may be searched with or added, several are added.
+// Dropped and pasted files: search with one, or add one or several.
 
 import { addFiles } from "./add_dialog.js";
 import { closeClip } from "./clip_dialog.js";
 import { currentName } from "./collections.js";
-import { setSimilarFile, smallPreview } from "./similar_query.js";
 import { $ } from "./dom.js";
+import { setSimilarFile, smallPreview } from "./similar_query.js";
 
 const hasFiles = (transfer) => transfer && [...transfer.types].includes("Files");
 let file = null;
@@ -16,13 +16,13 @@ function handleFiles(files, onAdded) {
   [file] = files;
   objectUrl = URL.createObjectURL(file);
   $("drop-title").textContent = file.name;
-  $("drop-add").textContent = `Add it to ${currentName()}`;
+  $("drop-add").textContent = `Add to ${currentName()}`;
   const preview = smallPreview({ file, address: objectUrl });
   $("drop-picture").replaceChildren(preview);
   $("drop-dialog").showModal();
 }
 
-// ``search`` looks for what is like the file, ``onAdded`` is called with the collection that got it.
+// ``search()`` runs the search, ``onAdded(collection)`` is called after files were added.
 export function prepareDropTarget(search, onAdded) {
   addEventListener("dragover", (event) => {
     if (!hasFiles(event.dataTransfer)) return;

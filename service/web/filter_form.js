@@ -1,36 +1,36 @@
-// The filter: rows of field, comparison and value, all of which must hold; and the JSON that the service takes.
+// The filter form: rows of field, comparison and value, and the JSON filter of the API.
 
 import { $, el } from "./dom.js";
 
 const COMPARISONS = {
   eq: ["is", "is"], ne: ["is not", "is not"], gte: ["is at least", "≥"], gt: ["is more than", ">"], lte: ["is at most", "≤"],
-  lt: ["is less than", "<"], in: ["is one of", "is one of"], prefix: ["begins with", "begins with"],
+  lt: ["is less than", "<"], in: ["is one of", "is one of"], prefix: ["starts with", "starts with"],
 };
-// What every video or clip has, and how it is written.
+// Built-in fields and their types.
 const FIELD_TYPES = {
   title: "text", duration: "seconds", added_at: "date", width: "number", height: "number", video_id: "number", path: "text",
   content_sha256: "text", "clip.start": "seconds", "clip.end": "seconds", "clip.length": "seconds", "clip.text": "text",
 };
 const FIELD_HINTS = {
-  title: "title of the video", duration: "of the video, s or m:ss", added_at: "a day such as 2026-03-31", width: "pixels",
-  height: "pixels", "clip.start": "where the clip begins, s or m:ss", "clip.end": "where it ends, s or m:ss",
-  "clip.length": "of the clip, s", "clip.text": "what is said in it",
+  title: "title of the video", duration: "duration of the video, s or m:ss", added_at: "a date such as 2026-03-31", width: "pixels",
+  height: "pixels", "clip.start": "start of the clip, s or m:ss", "clip.end": "end of the clip, s or m:ss",
+  "clip.length": "duration of the clip, s", "clip.text": "text of the clip",
 };
 const MAX_VALUES = 50;
 
-const knownFields = new Map(); // field of metadata -> its values
-let conditions = []; // {field, comparison, value}: what is asked for now
-let otherNodes = []; // filters of an address that rows cannot say
+const knownFields = new Map(); // metadata field -> its values
+let conditions = []; // {field, comparison, value}: the applied conditions
+let otherNodes = []; // nodes of a linked filter that rows cannot express
 let loadMoreFields = () => {};
 
-// What is asked for
+// Filter
 
 export function currentFilter() {
   const all = [...conditions.map(conditionToNode), ...otherNodes];
   return all.length > 1 ? { and: all } : all[0] || null;
 }
 
-// Takes over what the rows say; false, with the place marked, where they say nothing that can be asked for.
+// Apply the rows. Returns false, with the field marked, if a row is invalid.
 export function readRows() {
   clearMarks();
   const parsed = [];
@@ -38,8 +38,8 @@ export function readRows() {
     const field = row.field.value.trim();
     const text = row.value.value.trim();
     if (!field && !text) continue;
-    if (!field) return markInvalid(row, row.field, "Name a field.");
-    if (!text) return markInvalid(row, row.value, 'Give a value; "" is the empty text.');
+    if (!field) return markInvalid(row, row.field, "Enter a field.");
+    if (!text) return markInvalid(row, row.value, 'Enter a value; use "" for empty text.');
     parsed.push({ field, comparison: row.comparison.value, value: parseValue(field, row.comparison.value, text) });
   }
   conditions = parsed;
@@ -55,7 +55,7 @@ export function setFilter(json) {
 
 export function filterChips(onChange) {
   const chip = (text, remove) => el("li", { className: "picked" }, el("span", { textContent: text, title: text }),
-    el("button", { type: "button", textContent: "×", "aria-label": `Do not ask that ${text}`, onclick: () => {
+    el("button", { type: "button", textContent: "×", "aria-label": `Remove filter ${text}`, onclick: () => {
       remove();
       showRows();
       onChange();
@@ -67,7 +67,7 @@ export function filterChips(onChange) {
   ];
 }
 
-// What the service says of a filter, at the row that it means.
+// Show an error of the service at the row it refers to.
 export function showFilterError(message) {
   setOpen(true);
   clearMarks();
@@ -79,7 +79,7 @@ export function showFilterError(message) {
   else $("filter-error").textContent = message;
 }
 
-// What may be offered
+// Suggestions
 
 export function addKnownFields(videos) {
   for (const { metadata } of videos) {
@@ -161,7 +161,7 @@ function setOpen(isOpen) {
   $("filter-open").setAttribute("aria-expanded", String(isOpen));
 }
 
-// ``fetchFields`` is called when the form opens, to learn fields of videos that were not looked at yet.
+// ``fetchFields()`` is called when the form opens, to load fields of more videos.
 export function prepareFilter(fetchFields, search) {
   loadMoreFields = fetchFields;
   showRows();
@@ -187,7 +187,7 @@ function parseValue(field, comparison, text) {
   return (text.match(/"[^"]*"|[^,]+/g) || []).map((condition) => condition.trim()).filter(Boolean).map((condition) => parseScalar(field, condition));
 }
 
-// Values keep their type, so that of a text is told by what is known of the field, else by how it is written.
+// Values keep their type: that of a known field, otherwise by their form.
 function parseScalar(field, text) {
   if (/^".*"$/.test(text)) return text.slice(1, -1);
   const values = knownFields.get(field);
@@ -201,7 +201,7 @@ function parseScalar(field, text) {
   return Number.isFinite(Number(text)) ? Number(text) : text;
 }
 
-// As ``readOne`` reads it; ``separator`` is what would cut it in two.
+// The inverse of ``parseScalar``. ``separator`` is quoted.
 function formatValue(field, value, separator = null) {
   const text = String(value);
   const isPlain = text !== "" && parseScalar(field, text) === value && text.trim() === text && !(separator && text.includes(separator));

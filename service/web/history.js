@@ -1,17 +1,17 @@
-// The address: what is looked for, and what is open of it: ``video`` and, of a part of it, its seconds as ``t``. An entry of
-// the history is a "search"; a "clip" that was opened in the search before it; or "left", that search once more after the
-// clip was closed, whose place the next one takes.
+// The address and browser history. The address holds the search and the opened video: ``video`` and, for a span of it, ``t``.
+// History entries have a kind: "search", "clip" (opened from the search before it), or "left" (that search again after the clip was
+// closed; the next entry replaces it).
 
 let kind = history.state?.kind;
 let lastSearch = location.search;
 
-// What is open by the address, {video, t}; null where nothing is.
+// The video in the address, {video, t}; null if there is none.
 export function openedVideo() {
   const query = new URLSearchParams(location.search);
   return query.has("video") ? { video: query.get("video"), t: query.get("t") } : null;
 }
 
-// The address without what is open.
+// The address's query without the opened video.
 export function searchQuery() {
   const query = new URLSearchParams(location.search);
   query.delete("video");
@@ -32,7 +32,7 @@ function writeEntry(method, newKind, search) {
   lastSearch = location.search;
 }
 
-// The first address of a page is completed; what is asked for after it can be gone back from.
+// The first entry of a page is replaced, later searches are pushed.
 export function recordSearch(search) {
   if (!kind) writeEntry("replaceState", "search", openedVideo() ? addVideo(search, openedVideo()) : search);
   else if (search !== searchQuery()) writeEntry(kind === "left" ? "replaceState" : "pushState", "search", search);
@@ -51,8 +51,8 @@ export function recordClosed() {
 
 const roundSeconds = (seconds) => Number(seconds.toFixed(3));
 
-// Calls ``follow()`` when somebody has gone back or forward. Whoever goes back from what was left is at the same search
-// again, and goes on to what was before it.
+// Call ``callback()`` after Back or Forward. Back from a "left" entry leads to the same search again, so it goes back once
+// more.
 export function onNavigate(callback) {
   addEventListener("popstate", () => {
     const isSameSearch = kind === "left" && history.state?.kind === "search" && lastSearch === location.search;

@@ -1,17 +1,16 @@
-// What happens to a job, as it happens. Read with fetch, because EventSource cannot send a key.
+// Follows a job by its event stream. Read with fetch, because EventSource cannot send a key.
 
-import { request, call } from "./api.js";
+import { call, request } from "./api.js";
 
 export const FINISHED = ["succeeded", "failed", "cancelled"];
-const FIRST_WAIT = 1000; // milliseconds, doubled each time
-const MAX_WAIT_NO_STREAM = 4000; // at most, where the service answers but gives no stream
-const MAX_WAIT_UNREACHABLE = 30000; // at most, where it does not answer
-const READ_TIMEOUT = 40000; // the service says something every 15 s
+const FIRST_WAIT = 1000; // milliseconds, doubled after each failure
+const MAX_WAIT_NO_STREAM = 4000; // while the service answers but offers no stream
+const MAX_WAIT_UNREACHABLE = 30000; // while the service does not answer
+const READ_TIMEOUT = 40000; // the service sends a heartbeat every 15 s
 
-// Calls ``onEvent(kind, data)`` with "state", "item" and "progress" as the service tells them, and with "lost" and the
-// error as long as it cannot be heard, until the job is finished or ``signal`` aborts. Where no stream is to be had, the
-// job is asked for instead. ``seen.last`` is the number of the last event: whoever comes back with it misses nothing.
-// Rejects where the job is gone.
+// Call ``onEvent(kind, data)`` with the events "state", "item" and "progress", and with "lost" and the error while there is no
+// connection, until the job is finished or ``signal`` aborts. Without a stream the job is polled. ``position.lastEventId`` is where
+// the stream resumes. Rejects if the job is gone.
 export async function followJob(path, position, onEvent, signal) {
   let wait = FIRST_WAIT;
   while (!signal.aborted) {
@@ -35,7 +34,7 @@ export async function followJob(path, position, onEvent, signal) {
       onEvent("lost", error);
       maxWait = MAX_WAIT_UNREACHABLE;
     }
-    await sleep(Math.max((failure?.wait || 0) * 1000, wait * (0.5 + Math.random() / 2)), signal);
+    await sleep(Math.max((failure?.retryAfter || 0) * 1000, wait * (0.5 + Math.random() / 2)), signal);
     wait = Math.min(2 * wait, maxWait);
   }
 }
@@ -48,7 +47,7 @@ async function pollJob(path, onEvent, signal) {
   return job;
 }
 
-// Whether the job is finished; false where only the stream has ended.
+// Whether the job is finished; false if only the stream has ended.
 async function readStream(path, position, onEvent, signal) {
   const timeout = new AbortController();
   let timer;
@@ -58,13 +57,13 @@ async function readStream(path, position, onEvent, signal) {
   };
   resetTimeout();
   try {
-    const headers = { Accept: "text/event-stream", ...(position.last === null ? {} : { "Last-Event-ID": position.last }) };
+    const headers = { Accept: "text/event-stream", ...(position.lastEventId === null ? {} : { "Last-Event-ID": position.lastEventId }) };
     const response = await request("GET", `${path}/events`, { headers, signal: AbortSignal.any([signal, timeout.signal]) });
     if (response.status === 204) return true;
     for await (const { id, event, data } of parseEvents(response.body, resetTimeout)) {
       const job = JSON.parse(data);
       onEvent(event, job);
-      position.last = id ?? position.last;
+      position.lastEventId = id ?? position.lastEventId;
       if (event === "state" && isFinishedJob(job)) return true;
     }
     return false;

@@ -1,30 +1,28 @@
-// Which jobs there are, and what becomes of them, live. Nothing is asked again and again: the service tells.
+// The jobs of collections, kept up to date by their event streams.
 
-import { collectionPath, call } from "./api.js";
+import { call, collectionPath } from "./api.js";
 import { FINISHED, followJob } from "./job_events.js";
 
 const FAILED_STATES = ["failed", "quarantined"];
-const MAX_STREAMS = 2; // a browser opens six connections to a host, of all its tabs together
-const entries = new Map(); // by address
+const MAX_STREAMS = 2; // browsers open six connections to a host, for all tabs together
+const entries = new Map(); // by path
 const streams = new Map();
 const listeners = [];
-let currentCollection = null; // the collection whose jobs come first
-let sequence = 0; // of what is asked and heard, one after the other: an answer may be older than what was heard meanwhile
+let currentCollection = null; // its jobs are followed first
+let sequence = 0; // orders responses and events: a response may be older than an event received meanwhile
 
 export const isActive = (entry) => entry.job.state === "queued" || entry.job.state === "running";
 export const isFinished = (entry) => FINISHED.includes(entry.job.state);
 
-// ``listener(entry)`` is called whenever something has happened to a job. An entry has the ``job`` as the service tells
-// it, its ``collection`` and ``address``, ``failures`` by path as far as they are known, the cursors of what comes ``next``
-// after them by state, in ``lost`` why nothing is heard of it at the moment, and the ``turn`` that ``job`` is of; ``isGone``
-// where it went with its collection.
+// ``listener(entry)`` is called when a job changes. An entry has ``job``, as in the API; its ``collection`` and ``address``;
+// ``failures`` by path, as far as they are loaded; ``next``, the cursors of further failures by state; ``lost``, the connection
+// error, if any; ``sequence``, that of ``job``; and ``isGone`` if it was deleted with its collection.
 export const onJobChange = (listener) => listeners.push(listener);
 
 export const jobsOf = (collection) => [...entries.values()]
   .filter((entry) => entry.collection === collection).sort((a, b) => b.job.id - a.job.id);
 
-// The jobs of a collection as they are now: the newest, or those after ``cursor``, and all that go on. Resolves to the
-// cursor of what comes after.
+// Load the newest jobs of a collection, or those after ``cursor``, and all unfinished ones. Resolves to the next cursor.
 export async function loadJobs(collection, cursor) {
   currentCollection = collection;
   const jobs = collectionPath(collection, "jobs");
@@ -38,7 +36,7 @@ export async function loadJobs(collection, cursor) {
   return pages[0].next_cursor;
 }
 
-// Pause, resume, retry or cancel it.
+// Pause, resume, retry or cancel a job.
 export async function changeJob(entry, action) {
   const sentAt = ++sequence;
   let job = action === "cancel" ? await call("DELETE", entry.address) : await call("POST", `${entry.address}/${action}`);
@@ -46,21 +44,20 @@ export async function changeJob(entry, action) {
     entry.failures.clear();
     entry.next = {};
   }
-  if (entry.turn > sentAt) {
-    if (streams.has(entry)) return; // which tells the rest
+  if (entry.sequence > sentAt) {
+    if (streams.has(entry)) return; // its stream reports the rest
     job = await call("GET", entry.address);
   }
   trackJob(entry.collection, job);
 }
 
-// A job that was begun or changed here.
+// Add a job that was started or changed here.
 export function trackJob(collection, job) {
   updateEntry(collection, job, ++sequence);
   assignStreams();
 }
 
-// Some more of the files that failed, with their reasons: those that come after what was loaded before, also of what failed
-// while nobody followed. Resolves to whether there may be others.
+// Load further failed files with their reasons. Resolves to whether there may be more.
 export async function loadFailures(entry) {
   const { next, job: { counts } } = entry;
   const present = FAILED_STATES.filter((state) => counts[state]);
@@ -74,7 +71,7 @@ export async function loadFailures(entry) {
   return present.some((state) => next[state] !== null);
 }
 
-// Jobs that the newest page would have if they were still there; they went with a collection that had this name before.
+// Remove jobs that the newest page lacks: they belonged to a deleted collection of this name.
 function removeMissing(before, { jobs, next_cursor: more }) {
   const present = new Set(jobs.map((job) => job.id));
   const oldest = more ? Math.min(...jobs.map((job) => job.id)) : 0;
@@ -87,14 +84,14 @@ function removeEntry(entry) {
   notify(entry);
 }
 
-// ``asked``: the turn in which ``job`` was asked for.
+// ``sentAt``: sequence number of the request.
 function updateEntry(collection, job, sentAt) {
   const address = collectionPath(collection, "jobs", job.id);
-  const entry = entries.get(address) || { collection, address, failures: new Map(), next: {}, seen: { last: null }, lost: null, turn: 0 };
-  if (entry.turn > sentAt) return;
+  const entry = entries.get(address) || { collection, address, failures: new Map(), next: {}, position: { lastEventId: null }, lost: null, sequence: 0 };
+  if (entry.sequence > sentAt) return;
   entries.set(address, entry);
   entry.job = job;
-  entry.turn = sentAt;
+  entry.sequence = sentAt;
   notify(entry);
 }
 
@@ -102,7 +99,7 @@ function notify(entry) {
   for (const listener of listeners) listener(entry);
 }
 
-// Those are followed that have something to tell, as many as there are streams: what runs, then what has waited longest.
+// Follow unfinished jobs, up to MAX_STREAMS: running ones first, then the oldest.
 function assignStreams() {
   const selected = document.hidden ? [] : [...entries.values()].filter(isActive).sort((a, b) =>
     (b.collection === currentCollection) - (a.collection === currentCollection) || (b.job.state === "running") - (a.job.state === "running") || a.job.id - b.job.id,
@@ -119,12 +116,12 @@ async function openStream(entry) {
   const stream = new AbortController();
   streams.set(entry, stream);
   try {
-    await followJob(entry.address, entry.seen, (kind, data) => stream.signal.aborted || handleEvent(entry, kind, data), stream.signal);
+    await followJob(entry.address, entry.position, (kind, data) => stream.signal.aborted || handleEvent(entry, kind, data), stream.signal);
   } catch {
     removeEntry(entry); // its collection is gone
   }
   if (streams.get(entry) === stream) streams.delete(entry);
-  // What waited for it may have been begun; nobody told.
+  // A queued job may have started.
   if (currentCollection && isFinished(entry) && [...entries.values()].some(isActive)) await loadJobs(currentCollection).catch(assignStreams);
 }
 
@@ -135,14 +132,14 @@ function handleEvent(entry, kind, data) {
     else entry.failures.delete(data.path);
   } else if (kind !== "lost") {
     entry.job = data;
-    entry.turn = ++sequence;
+    entry.sequence = ++sequence;
   }
   notify(entry);
   if (kind === "state") assignStreams();
 }
 
-// A tab that nobody sees takes no connection; when it is looked at again, it gets all that has happened.
+// A hidden tab keeps no connection; when it is shown again, it loads all changes.
 document.addEventListener("visibilitychange", () => {
   if (document.hidden || !currentCollection) assignStreams();
-  else loadJobs(currentCollection).catch(assignStreams); // what can be seen already stays
+  else loadJobs(currentCollection).catch(assignStreams); // keep what is shown
 });

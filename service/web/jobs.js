@@ -1,16 +1,16 @@
-// Jobs that go on: a line in the corner for each, and their number at the top.
+// Active jobs: a toast for each, and their number in the header.
 
 import { currentName } from "./collections.js";
-import { announce, createToast, toastButton } from "./toasts.js";
 import { $, labelButton } from "./dom.js";
-import { openPanel } from "./side_panel.js";
+import { formatCount, formatDuration, joinFacts } from "./format.js";
 import { isActive, isFinished, jobsOf, loadFailures, loadJobs, onJobChange } from "./job_store.js";
-import { count, joinFacts, formatDuration } from "./format.js";
+import { openPanel } from "./side_panel.js";
+import { announce, createToast, toastButton } from "./toasts.js";
 
-const MAX_REASONS = 3; // failures in the corner
-const notices = new Map(); // by entry
+const MAX_REASONS = 3; // failures named in a toast
+const toasts = new Map(); // by entry
 
-// Where a job's videos come from: all of it, and the last part, by which people know it.
+// The source of a job's videos: the whole name, and its last part.
 export function sourceName({ job }) {
   const { folder, file, url, files, shards } = job.source;
   const several = files || shards || [];
@@ -22,14 +22,14 @@ export function jobName(entry) {
   return (first.replace(/\/+$/, "").split("/").pop() || first) + more;
 }
 
-const isInsideFile = (job) => job.progress * job.total > job.done + 1e-6; // of a long file
+const isInsideFile = (job) => job.progress * job.total > job.done + 1e-6; // inside a long file
 
 export function progressText({ job, lost }) {
-  if (lost) return `${lost.message} It is tried again.`;
+  if (lost) return `${lost.message} Retrying.`;
   const { rate } = job;
   return joinFacts(
-    job.requested ? { pause: "pauses", cancel: "ends" }[job.requested] + " after the files at hand" : "",
-    job.total ? `${job.done.toLocaleString("en")} of ${count(job.total, "file")}` : isActive({ job }) ? "looking what there is" : "",
+    job.requested ? { pause: "pausing", cancel: "cancelling" }[job.requested] + " after the current files" : "",
+    job.total ? `${job.done.toLocaleString("en")} of ${formatCount(job.total, "file")}` : isActive({ job }) ? "scanning" : "",
     isActive({ job }) && isInsideFile(job) ? `${Math.floor(100 * job.progress)}%` : "",
     isActive({ job }) && rate?.items >= 0.05 ? `${rate.items.toFixed(1)} files/s` : "",
     isActive({ job }) && rate?.seconds_left ? `about ${formatDuration(rate.seconds_left)} left` : "",
@@ -37,54 +37,54 @@ export function progressText({ job, lost }) {
 }
 
 export const outcomeText = ({ succeeded, skipped, failed, quarantined, cancelled }, separator) => [
-  [succeeded, "added"], [skipped, "skipped"], [failed, "failed"], [quarantined, "put aside"], [cancelled, "not tried"],
+  [succeeded, "added"], [skipped, "skipped"], [failed, "failed"], [quarantined, "quarantined"], [cancelled, "cancelled"],
 ].filter(([number]) => number).map(([number, what]) => `${number.toLocaleString("en")} ${what}`).join(separator);
 
-// In the corner
+// Toasts
 
 const details = (entry) => labelButton(jobName(entry), toastButton("Details", () => openPanel("jobs")));
 
 function updateToast(entry, onAdded) {
-  let toast = notices.get(entry);
+  let toast = toasts.get(entry);
   if (entry.isGone) {
-    toast?.shown.remove();
-    notices.delete(entry);
+    toast?.line.remove();
+    toasts.delete(entry);
     return;
   }
   if (!toast && !isActive(entry)) return;
   if (!toast) {
-    toast = { added: entry.job.counts.succeeded, shown: createToast(jobName(entry), details(entry)) };
-    notices.set(entry, toast);
+    toast = { added: entry.job.counts.succeeded, line: createToast(jobName(entry), details(entry)) };
+    toasts.set(entry, toast);
   }
   const { job } = entry;
-  // Not at every file: whoever looks at the page should not lose the place.
+  // Only for the first file: later refreshes could move what the user reads.
   if (!toast.added && job.counts.succeeded && isActive(entry)) onAdded(entry.collection);
   toast.added = job.counts.succeeded;
   if (!isFinished(entry)) {
-    toast.shown.say(joinFacts(job.state, progressText(entry)), job.progress);
+    toast.line.update(joinFacts(job.state, progressText(entry)), job.progress);
     return;
   }
-  notices.delete(entry);
-  finish(entry, toast.shown);
+  toasts.delete(entry);
+  finish(entry, toast.line);
   onAdded(entry.collection);
 }
 
-async function finish(entry, shown) {
+async function finish(entry, toast) {
   const { job } = entry;
   const failed = job.counts.failed + job.counts.quarantined;
-  if (job.error) return shown.fail(job.error);
-  if (!failed) return shown.end(`${job.state}: ${outcomeText(job.counts, ", ") || "nothing to add"}`);
-  if (entry.failures.size < Math.min(failed, MAX_REASONS)) await loadFailures(entry).catch(() => {}); // the count is true without
+  if (job.error) return toast.fail(job.error);
+  if (!failed) return toast.finish(`${job.state}: ${outcomeText(job.counts, ", ") || "nothing to add"}`);
+  if (entry.failures.size < Math.min(failed, MAX_REASONS)) await loadFailures(entry).catch(() => {}); // the count is right without
   const reasons = [...entry.failures.values()].slice(0, MAX_REASONS).map((item) => item.reason);
-  shown.fail([outcomeText(job.counts, ", "), ...reasons].join("; "), details(entry));
+  toast.fail([outcomeText(job.counts, ", "), ...reasons].join("; "), details(entry));
 }
 
 export function prepareJobs(onAdded) {
   const states = new Map();
-  const refresh = (collection) => onAdded(collection).catch(() => {}); // whoever looks next is told what is wrong
+  const refresh = (collection) => onAdded(collection).catch(() => {}); // the next request reports the error
   onJobChange((entry) => {
     updateToast(entry, refresh);
-    const state = isActive(entry) ? "under way" : entry.job.state;
+    const state = isActive(entry) ? "running" : entry.job.state;
     if (states.has(entry) && states.get(entry) !== state && !isFinished(entry)) announce(`${jobName(entry)}: ${state}`);
     states.set(entry, state);
     showActiveCount();
@@ -95,11 +95,11 @@ export function prepareJobs(onAdded) {
 function showActiveCount() {
   const active = currentName() ? jobsOf(currentName()).filter(isActive).length : 0;
   $("job-count").textContent = active || "";
-  $("open-jobs").setAttribute("aria-label", active ? `Jobs, ${active} under way` : "Jobs");
+  $("open-jobs").setAttribute("aria-label", active ? `Jobs, ${active} active` : "Jobs");
 }
 
-// Those of another collection from now on.
+// Load the jobs of the current collection.
 export function followJobs() {
   if (!currentName()) return;
-  loadJobs(currentName()).then(showActiveCount, () => {}); // what is shown besides says what is wrong
+  loadJobs(currentName()).then(showActiveCount, () => {}); // other requests report the error
 }

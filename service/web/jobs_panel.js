@@ -1,17 +1,17 @@
-// All jobs of a collection, as the sheet shows them: each with its files, what failed and why, and what can be done about it.
+// The Jobs panel: the jobs of a collection with their files, failures and actions.
 
 import { currentNameOnceLoaded } from "./collections.js";
-import { outcomeText, jobName, progressText, sourceName } from "./jobs.js";
-import { announce } from "./toasts.js";
 import { el, labelButton } from "./dom.js";
-import { hasScope } from "./permissions.js";
-import { chip, actionButton, emptyState, renderInto } from "./side_panel.js";
+import { formatCount, formatAge, formatDuration, joinFacts } from "./format.js";
 import { changeJob, isActive, isFinished, jobsOf, loadFailures, loadJobs, onJobChange } from "./job_store.js";
-import { formatAge, count, joinFacts, formatDuration } from "./format.js";
+import { jobName, outcomeText, progressText, sourceName } from "./jobs.js";
+import { hasScope } from "./permissions.js";
+import { actionButton, chip, emptyState, renderInto } from "./side_panel.js";
+import { announce } from "./toasts.js";
 
-const PAGE_SIZE = 50; // failures that come into view by each "Show more"
+const PAGE_SIZE = 50; // failures per "Show more"
 
-let openPanelState = null; // what the panel shows, as long as it is open
+let openPanelState = null; // state of the open panel
 
 onJobChange((entry) => openPanelState?.collection === entry.collection && draw(openPanelState));
 
@@ -23,7 +23,7 @@ function jobCard(entry, mayChange) {
   const statusText = el("p", { className: "facts" });
   const error = el("p", { className: "error", hidden: true });
   const summary = el("summary");
-  const reasons = el("ul", { className: "reasons", tabIndex: 0, "aria-label": "Why they failed" });
+  const reasons = el("ul", { className: "reasons", tabIndex: 0, "aria-label": "Failure reasons" });
   const more = actionButton("Show more", "", async () => {
     limit += PAGE_SIZE;
     await loadMore();
@@ -31,11 +31,11 @@ function jobCard(entry, mayChange) {
     announce(`${reasons.children.length} of ${summary.textContent}`);
   });
   const failures = el("details", { open: true, hidden: true }, summary, reasons, el("div", { className: "actions" }, more));
-  failures.ontoggle = () => failures.open && loadMore().catch(() => {}); // also when it is shown first; "Show more" says why not
+  failures.ontoggle = () => failures.open && loadMore().catch(() => {}); // also on the first render; "Show more" reports errors
   const buttons = mayChange ? {
     pause: actionButton("Pause", "", () => changeJob(entry, "pause")),
     resume: actionButton("Resume", "", () => changeJob(entry, "resume")),
-    retry: actionButton("Try failed again", "", () => changeJob(entry, "retry")),
+    retry: actionButton("Retry failed", "", () => changeJob(entry, "retry")),
     cancel: actionButton("Cancel", "", () => changeJob(entry, "cancel"), "quiet danger"),
   } : {};
   for (const button of [more, ...Object.values(buttons)]) labelButton(jobName(entry), button);
@@ -44,7 +44,7 @@ function jobCard(entry, mayChange) {
     el("p", { className: "facts", textContent: sourceName(entry).join("") }), meter, statusText, error, failures, actions);
 
   let limit = PAGE_SIZE;
-  let failedWhenExhausted = 0; // how many had failed when no more of them were to be had
+  let failedWhenExhausted = 0; // number of failures when no more could be loaded
 
   async function loadMore() {
     const loadedCount = entry.failures.size;
@@ -63,13 +63,13 @@ function jobCard(entry, mayChange) {
     meter.setAttribute("aria-valuenow", Math.round(100 * job.progress));
     meter.hidden = isFinished(entry);
     statusText.textContent = joinFacts(progressText(entry), outcomeText(job.counts, ", "), job.finished_at
-      ? `${formatAge(job.finished_at)}, took ${formatDuration(job.finished_at - (job.started_at || job.created_at))}` : `begun ${formatAge(job.created_at)}`);
+      ? `${formatAge(job.finished_at)}, took ${formatDuration(job.finished_at - (job.started_at || job.created_at))}` : `started ${formatAge(job.created_at)}`);
     statusText.classList.toggle("error", Boolean(lost));
     error.textContent = job.error || "";
     error.hidden = !job.error;
     const failed = failedCount(entry);
     failures.hidden = !failed;
-    summary.textContent = count(failed, "file that failed", "files that failed");
+    summary.textContent = formatCount(failed, "failed file", "failed files");
     showReasons(reasons, entry, limit);
     const shown = reasons.children.length;
     more.hidden = shown === failed || (failedWhenExhausted === failed && shown === entry.failures.size);
@@ -101,7 +101,7 @@ function showReasons(reasons, entry, limit) {
   while (reasons.children.length > index) reasons.lastChild.remove();
 }
 
-// Whoever pressed a button that has no more use goes on at the next one.
+// Move the focus from a button that is hidden to the next one.
 function showButtons(buttons, visible) {
   const hiddenFocused = Object.entries(buttons).find(([action, button]) => !visible[action] && button === document.activeElement);
   for (const [action, button] of Object.entries(buttons)) button.hidden = !visible[action];
@@ -112,17 +112,17 @@ export function showJobsPanel(panel) {
   const state = { collection: null, list: el("div", { className: "items" }), cards: new Map(), mayChange: false };
   let isShown = true;
   renderInto(panel, async () => {
-    const collection = state.collection = await currentNameOnceLoaded(); // whoever opens this may be quicker than the page
-    if (!collection) return [emptyState("No collection yet", "Jobs add the videos of folders, lists and URLs to a collection.")];
+    const collection = state.collection = await currentNameOnceLoaded(); // the panel may open before collections are loaded
+    if (!collection) return [emptyState("No collections", "Jobs add videos from folders, lists and URLs to a collection.")];
     const [cursor, mayChange] = await Promise.all([loadJobs(collection), hasScope("write", collection)]);
     state.mayChange = mayChange;
     if (isShown) openPanelState = state;
     draw(state);
-    const more = el("button", { type: "button", className: "quiet", textContent: "Show older ones" });
-    const none = emptyState("No jobs yet", "A job adds the videos of a folder, a list or a URL. “Add videos” begins one.");
+    const more = el("button", { type: "button", className: "quiet", textContent: "Show older jobs" });
+    const none = emptyState("No jobs yet", "Start one with “Add videos”.");
     none.classList.add("if-none");
     updateOlderButton(state, more, cursor);
-    return [el("p", { className: "facts", textContent: `What is added to ${collection}, newest first. It goes on when this page is closed.` }), state.list, none, more];
+    return [el("p", { className: "facts", textContent: `Jobs of ${collection}, newest first. They continue when this page is closed.` }), state.list, none, more];
   });
   return () => {
     isShown = false;

@@ -1,40 +1,39 @@
-// Keys: the one of this tab, and all of the service for those who may see them.
+// The Keys panel: this tab's key, and for admins all keys.
 
 import { call } from "./api.js";
-import { allCollections } from "./collections.js";
-import { checkbox, field, select } from "./fields.js";
 import { forgetKey } from "./api_key.js";
-import { announce } from "./toasts.js";
-import { el, labelButton } from "./dom.js";
+import { allCollections } from "./collections.js";
 import { confirmAction } from "./confirm.js";
+import { checkbox, el, field, labelButton, select } from "./dom.js";
+import { formatCount, formatAge, formatDate, joinFacts } from "./format.js";
 import { keyPermissions } from "./permissions.js";
-import { chip, actionButton, emptyState, renderInto } from "./side_panel.js";
-import { formatAge, count, formatDate, joinFacts } from "./format.js";
+import { actionButton, chip, emptyState, renderInto } from "./side_panel.js";
+import { announce } from "./toasts.js";
 
 const SCOPES = [
-  ["read", "look, search, ask"],
+  ["read", "view, search, ask"],
   ["write", "add and delete videos"],
   ["admin", "collections, models, keys"],
 ];
 const DAY = 86400; // seconds
-const EXPIRIES = [["", "never ends"], [DAY, "1 day"], [30 * DAY, "30 days"], [90 * DAY, "90 days"], [365 * DAY, "1 year"]];
+const EXPIRIES = [["", "never"], [DAY, "1 day"], [30 * DAY, "30 days"], [90 * DAY, "90 days"], [365 * DAY, "1 year"]];
 
 export function showKeysPanel(panel) {
-  let createdKey = null; // a new key, shown until the panel is left
+  let createdKey = null; // a new key, shown until the panel is closed
   const load = async () => {
     const ownKey = await keyPermissions();
     if (!ownKey.keys_required) {
-      return [emptyState("Nobody is asked for a key", "This service was started without keys: whoever reaches it may do everything. Started without --no-keys, it asks for them, and they are kept here.")];
+      return [emptyState("API keys are off", "The service was started with --no-keys, so anyone who can reach it has full access. Start it without --no-keys to require API keys.")];
     }
     const ownCard = el("article", { className: "item" },
       el("div", { className: "row" }, el("h3", { textContent: ownKey.name }), chip("this tab")),
       el("p", { className: "facts", textContent: keyFacts(ownKey) }),
-      el("div", { className: "actions" }, actionButton("Use another key", "other", () => {
+      el("div", { className: "actions" }, actionButton("Change key", "other", () => {
         forgetKey();
         location.reload();
       })));
     if (!ownKey.scopes.includes("admin") || ownKey.collections !== null) {
-      return [ownCard, emptyState("Only an admin sees keys", "Keys are made, listed and revoked with one that has the scope admin, for all collections; or by the command vitascope keys.")];
+      return [ownCard, emptyState("Admin key required", "Managing keys requires a key with the admin scope for all collections, or the command vitascope keys.")];
     }
     const { keys } = await call("GET", "/v1/keys");
     const isInactive = (key) => key.revoked_at !== null || (key.expires_at !== null && key.expires_at * 1000 < Date.now());
@@ -45,12 +44,12 @@ export function showKeysPanel(panel) {
       createdKey ? createdKeyCard(createdKey) : null,
       createForm(async (wanted) => {
         createdKey = await call("POST", "/v1/keys", wanted);
-        announce(`The key ${createdKey.name} was made. It is shown only now.`);
+        announce(`Key ${createdKey.name} created. Copy it now; it is not shown again.`);
         await reload();
         document.getElementById("new-key")?.focus();
       }),
       el("div", { className: "items" }, ...keys.filter((key) => !isInactive(key)).reverse().map((key) => keyCard(key, reload))),
-      inactive.length ? el("details", {}, el("summary", { textContent: count(inactive.length, "key that was revoked or has expired", "keys that were revoked or have expired") }),
+      inactive.length ? el("details", {}, el("summary", { textContent: formatCount(inactive.length, "revoked or expired key", "revoked or expired keys") }),
         el("div", { className: "items" }, ...inactive.reverse().map((key) => keyCard(key, reload)))) : null,
     ].filter(Boolean);
   };
@@ -60,9 +59,9 @@ export function showKeysPanel(panel) {
 const keyFacts = (key) => joinFacts(
   key.scopes.join(", "),
   key.collections === null ? "all collections" : key.collections.join(", "),
-  key.rate ? `${key.rate} requests a second` : "",
-  key.concurrency ? `${key.concurrency} at once` : "",
-  key.expires_at ? `until ${formatDate(key.expires_at)}` : "",
+  key.rate ? `${key.rate} requests/s` : "",
+  key.concurrency ? `${key.concurrency} concurrent` : "",
+  key.expires_at ? `expires ${formatDate(key.expires_at)}` : "",
 );
 
 function keyCard(key, reload) {
@@ -70,9 +69,9 @@ function keyCard(key, reload) {
   return el("article", { className: "item" },
     el("div", { className: "row" }, el("h3", { textContent: key.name }), isRevoked ? chip("revoked", "bad") : null),
     el("p", { className: "facts", textContent: keyFacts(key) }),
-    el("p", { className: "facts", textContent: joinFacts(`made ${formatAge(key.created_at)}`, key.last_used_at ? `used ${formatAge(key.last_used_at)}` : "never used", key.id) }),
+    el("p", { className: "facts", textContent: joinFacts(`created ${formatAge(key.created_at)}`, key.last_used_at ? `last used ${formatAge(key.last_used_at)}` : "never used", key.id) }),
     el("div", { className: "actions" }, isRevoked ? null : labelButton(key.name, actionButton("Revoke…", `revoke ${key.id}`, async () => {
-      const answers = await confirmAction({ title: `Revoke ${key.name}?`, text: "Whoever has it is refused from now on. It cannot be undone.", action: "Revoke", isDangerous: true });
+      const answers = await confirmAction({ title: `Revoke ${key.name}?`, text: "Clients that use it lose access at once. This cannot be undone.", action: "Revoke", isDangerous: true });
       if (!answers) return;
       await call("DELETE", `/v1/keys/${key.id}`);
       await reload();
@@ -80,39 +79,39 @@ function keyCard(key, reload) {
 }
 
 function createdKeyCard(createdKey) {
-  const text = el("input", { id: "new-key", readOnly: true, value: createdKey.key, spellcheck: false, "aria-label": `The key ${createdKey.name}`, onfocus: () => text.select() });
+  const text = el("input", { id: "new-key", readOnly: true, value: createdKey.key, spellcheck: false, "aria-label": `Key ${createdKey.name}`, onfocus: () => text.select() });
   const copy = el("button", { type: "button", className: "strong", textContent: "Copy" });
   copy.onclick = async () => {
     try {
       await navigator.clipboard.writeText(createdKey.key);
       copy.textContent = "Copied";
     } catch {
-      text.select(); // where pages may not reach the clipboard, the person does
+      text.select(); // no clipboard access: the user can copy the selection
       copy.textContent = "Selected";
     }
     announce(copy.textContent);
   };
   return el("div", { className: "item once" },
-    el("h3", { textContent: `The key ${createdKey.name}` }),
-    el("p", { className: "facts", textContent: "It is shown only now. Whoever loses it makes another." }),
+    el("h3", { textContent: `Key ${createdKey.name}` }),
+    el("p", { className: "facts", textContent: "Copy it now; it is not shown again." }),
     el("div", { className: "row" }, text, copy));
 }
 
 function createForm(create) {
-  const name = el("input", { required: true, maxLength: 100, autocomplete: "off", placeholder: "the portal" });
+  const name = el("input", { required: true, maxLength: 100, autocomplete: "off", placeholder: "e.g. web portal" });
   const scopes = SCOPES.map(([scope, description]) => checkbox(scope, `${scope}: ${description}`, scope === "read"));
   const collections = allCollections().collections.map((each) => checkbox(each.name, each.name));
   const expiry = select(EXPIRIES);
-  const rate = el("input", { type: "number", min: 0.001, max: 1e6, step: "any", placeholder: "as the settings say" });
-  const concurrency = el("input", { type: "number", min: 1, max: 1e6, step: 1, placeholder: "as the settings say" });
+  const rate = el("input", { type: "number", min: 0.001, max: 1e6, step: "any", placeholder: "default" });
+  const concurrency = el("input", { type: "number", min: 1, max: 1e6, step: 1, placeholder: "default" });
   const error = el("p", { className: "error", role: "alert" });
   const checkedNames = (boxes) => boxes.map((box) => box.querySelector("input")).filter((input) => input.checked).map((input) => input.name);
   const form = el("form", {},
-    field("What it is for", name),
-    el("fieldset", {}, el("legend", { textContent: "What it may do" }), ...scopes),
-    collections.length ? el("fieldset", {}, el("legend", { textContent: "For these collections; none chosen: for all" }), ...collections) : null,
-    el("div", { className: "numbers" }, field("Good for", expiry), field("Requests a second", rate), field("Requests at once", concurrency)),
-    error, el("button", { className: "strong", textContent: "Make the key" }));
+    field("Name", name),
+    el("fieldset", {}, el("legend", { textContent: "Scopes" }), ...scopes),
+    collections.length ? el("fieldset", {}, el("legend", { textContent: "Collections (none selected: all)" }), ...collections) : null,
+    el("div", { className: "numbers" }, field("Expires after", expiry), field("Requests per second", rate), field("Concurrent requests", concurrency)),
+    error, el("button", { className: "strong", textContent: "Create key" }));
   form.onsubmit = async (event) => {
     event.preventDefault();
     error.textContent = "";
@@ -127,5 +126,5 @@ function createForm(create) {
       error.textContent = failure.message;
     }
   };
-  return el("details", { className: "item" }, el("summary", { textContent: "Make a key", "data-key": "make" }), form);
+  return el("details", { className: "item" }, el("summary", { textContent: "Create a key", "data-key": "make" }), form);
 }

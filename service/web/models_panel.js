@@ -1,14 +1,12 @@
-// The models that serve: which there are, what each can do and how well, and which one is the default.
+// The Models panel: tasks, metrics, devices and card of each model.
 
 import { call } from "./api.js";
-import { showDefaultModel } from "./default_model.js";
-import { checkbox, field } from "./fields.js";
-import { sleep } from "./operations.js";
-import { el, labelButton } from "./dom.js";
 import { confirmAction } from "./confirm.js";
-import { hasScope } from "./permissions.js";
-import { chip, actionButton, renderInto } from "./side_panel.js";
+import { checkbox, el, field, labelButton } from "./dom.js";
 import { joinFacts } from "./format.js";
+import { sleep } from "./operations.js";
+import { hasScope } from "./permissions.js";
+import { actionButton, chip, renderInto, showDefaultModel } from "./side_panel.js";
 
 export function showModelsPanel(panel) {
   let isClosed = false;
@@ -18,7 +16,7 @@ export function showModelsPanel(panel) {
     if (models.some((model) => model.state === "loading")) sleep().then(reload);
     showDefaultModel().catch(() => {});
     return [
-      el("p", { className: "facts", textContent: `Each collection is searched by the model that filled it. ${isAdmin ? "" : "Adding and removing models takes a key with the scope admin."}` }),
+      el("p", { className: "facts", textContent: `Each collection is searched with the model that indexed it. ${isAdmin ? "" : "Adding and removing models requires the admin scope."}` }),
       el("div", { className: "items" }, ...models.map((model) => modelCard(model, isAdmin, reload))),
       isAdmin ? addForm(reload) : null,
     ].filter(Boolean);
@@ -36,29 +34,29 @@ function modelCard(model, isAdmin, reload) {
     el("div", { className: "row" }, el("h3", { textContent: label }), model.default ? chip("default") : null, chip(model.state, STATES[model.state])),
     model.error ? el("p", { className: "error", textContent: model.error }) : null,
     el("dl", {}, ...definitionList({
-      "Can do": model.tasks.join(", "),
-      "Looks at": model.streams.map((s) => `${s.frames} ${s.frames > 1 ? "frames" : "frame"} of ${s.width}×${s.height}`).join(" and "),
-      "Runs on": devices(model.engines),
+      Tasks: model.tasks.join(", "),
+      Inputs: model.streams.map((s) => `${s.frames} ${s.frames > 1 ? "frames" : "frame"} of ${s.width}×${s.height}`).join(" and "),
+      Devices: devices(model.engines),
       Precision: model.precision,
-      "Trained on": model.training_data.join(", "),
+      "Training data": model.training_data.join(", "),
       Licence: model.licence,
-      Signature: model.signed_by ? `by the trusted key ${model.signed_by}` : "not looked at",
+      Signature: model.signed_by ? `trusted key ${model.signed_by}` : "not verified",
       Folder: model.folder,
       Fingerprint: model.fingerprint?.slice(0, 16),
     })),
-    disclosure("How well it does", Object.keys(model.metrics).length, () => metrics(model)),
-    disclosure("Where each graph runs", Object.keys(model.engines).length, () => table(["Graph", "Device", "Engine", "Why not the first choice"],
+    disclosure("Metrics", Object.keys(model.metrics).length, () => metrics(model)),
+    disclosure("Devices by graph", Object.keys(model.engines).length, () => table(["Graph", "Device", "Engine", "Fallback reason"],
       Object.entries(model.engines).map(([graph, { engine, device, gpu_name: gpu, fallback }]) => [graph, joinFacts(device, gpu), engine, fallback || "–"]))),
     disclosure("Model card", model.model_card, () => el("pre", { tabIndex: 0, textContent: model.model_card })),
     isAdmin && model.fingerprint ? el("div", { className: "actions" },
-      model.default || model.state !== "ready" ? null : labelButton(label, actionButton("Make it the default", `default ${model.fingerprint}`, async () => {
+      model.default || model.state !== "ready" ? null : labelButton(label, actionButton("Make default", `default ${model.fingerprint}`, async () => {
         await call("POST", `${path}/default`);
         await reload();
       })),
       model.default ? null : labelButton(label, actionButton("Remove…", `remove ${model.fingerprint}`, async () => {
         const answers = await confirmAction({
-          title: `Remove ${label}?`, text: "It serves no further request, and its memory is free once those under way are done. The bundle stays on the disk.",
-          action: "Remove", isDangerous: true, fields: [checkbox("force", "Also where collections need it: they cannot be searched until it is added again")],
+          title: `Remove ${label}?`, text: "The model stops serving new requests, and its memory is freed when current ones are done. The bundle stays on disk.",
+          action: "Remove", isDangerous: true, fields: [checkbox("force", "Remove it even if collections use it (they cannot be searched until it is added again)")],
         });
         if (!answers) return;
         await call("DELETE", `${path}${answers.force ? "?force=true" : ""}`);
@@ -70,12 +68,12 @@ function devices(engines) {
   const graphs = Object.values(engines);
   const fallbacks = graphs.filter((each) => each.fallback).length;
   const places = [...new Set(graphs.map((each) => joinFacts(each.device, each.gpu_name)))].join(", ");
-  return places && fallbacks ? `${places}; ${fallbacks} of ${graphs.length} graphs not where they were wanted` : places;
+  return places && fallbacks ? `${places}; ${fallbacks} of ${graphs.length} graphs on a fallback device` : places;
 }
 
 const definitionList = (facts) => Object.entries(facts).flatMap(([name, value]) => [el("dt", { textContent: name }), el("dd", { textContent: value || "–" })]);
 
-// Made when it is opened: cards are long.
+// Built when opened: model cards are long.
 function disclosure(text, hasContent, build) {
   if (!hasContent) return null;
   const element = el("details", {}, el("summary", { textContent: text }));
@@ -83,7 +81,7 @@ function disclosure(text, hasContent, build) {
   return element;
 }
 
-const metrics = (model) => table(["Measured", "Value"], Object.entries(model.metrics).map(([name, value]) => [name, String(value)]));
+const metrics = (model) => table(["Metric", "Value"], Object.entries(model.metrics).map(([name, value]) => [name, String(value)]));
 
 const table = (headings, rows) => el("div", { className: "scrolls", tabIndex: 0, role: "region", "aria-label": headings[0] }, el("table", {},
   el("thead", {}, el("tr", {}, ...headings.map((text) => el("th", { scope: "col", textContent: text })))),
@@ -98,8 +96,8 @@ function addForm(reload) {
   }, "strong");
   const form = el("form", { className: "item" },
     el("h3", { textContent: "Add a model" }),
-    field("Folder of its bundle, on the service’s machine", folder),
-    el("p", { className: "facts", textContent: "Below the folder that VITASCOPE_BUNDLES_ROOT names. It is checked and run once beside the others before it serves." }),
+    field("Bundle folder on the server", folder),
+    el("p", { className: "facts", textContent: "Relative to VITASCOPE_BUNDLES_ROOT. The bundle is verified and tested before it serves." }),
     el("div", { className: "actions" }, add));
   form.onsubmit = (event) => {
     event.preventDefault();

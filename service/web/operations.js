@@ -1,13 +1,13 @@
-// Work on whole collections: backups, exports, embedding again.
+// Operations on whole collections: backup, export, re-embedding.
 
-import { request, call } from "./api.js";
+import { call, request } from "./api.js";
 import { keyHeaders } from "./api_key.js";
-import { createToast } from "./toasts.js";
 import { el } from "./dom.js";
+import { createToast } from "./toasts.js";
 
-const POLL_INTERVAL = 1000; // milliseconds; there is no stream for these
-const FIRST_POLL_INTERVAL = 100; // small collections are done by then
-const MAX_BLOB_BYTES = 200e6; // bytes of a download that a browser without a better way is asked to hold
+const POLL_INTERVAL = 1000; // milliseconds; operations have no event stream
+const FIRST_POLL_INTERVAL = 100; // small collections finish this soon
+const MAX_BLOB_BYTES = 200e6; // bytes; larger downloads are streamed to disk if the browser can
 
 export const isUnfinished = ({ state }) => state === "queued" || state === "running";
 export const startOperation = (kind, collection, options = {}) => call("POST", "/v1/operations", { kind, collection, ...options });
@@ -16,27 +16,27 @@ export const removeOperation = ({ id }) => call("DELETE", `/v1/operations/${id}`
 
 export const sleep = (milliseconds = POLL_INTERVAL) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
-// Embeds a collection by the default model, or by the one that ``options`` name, with a line in the corner.
+// Re-embed a collection with the default model, or the one in ``options``; progress is shown in a toast.
 export async function reembed(collection, onDone, options = {}) {
-  const toast = createToast(`${collection}: embedding again`);
+  const toast = createToast(`Re-embedding ${collection}`);
   try {
     let operation = await startOperation("reembed", collection, options);
     for (let wait = FIRST_POLL_INTERVAL; isUnfinished(operation); wait = Math.min(2 * wait, POLL_INTERVAL)) {
-      toast.say(operation.state === "queued" ? "waiting" : `embedding, ${Math.round(operation.progress * 100)}%`, operation.progress);
+      toast.update(operation.state === "queued" ? "waiting" : `embedding, ${Math.round(operation.progress * 100)}%`, operation.progress);
       await sleep(wait);
       operation = await call("GET", `/v1/operations/${operation.id}`);
     }
     await removeOperation(operation);
     if (operation.error) toast.fail(operation.error);
-    else toast.end("done");
+    else toast.finish("done");
     await onDone(collection);
   } catch (error) {
     toast.fail(error.message);
   }
 }
 
-// Saves a file of an operation. Links carry no key, so that with one the page fetches the file itself: straight to the
-// disk where the browser can, else by way of memory.
+// Save a file of an operation. Links send no key, so with a key the page fetches the file itself: streamed to disk if the
+// browser can, otherwise through memory.
 export async function saveFile({ name, bytes, url }) {
   if (!keyHeaders().Authorization) return clickLink(url, name);
   if (bytes <= MAX_BLOB_BYTES || !window.showSaveFilePicker) {

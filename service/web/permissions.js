@@ -1,4 +1,4 @@
-// What the key of this tab may do, so that nothing is offered that the service would refuse.
+// The permissions of this tab's key.
 
 import { call } from "./api.js";
 import { keyHeaders } from "./api_key.js";
@@ -11,12 +11,12 @@ export function keyPermissions() {
   if (!pending || pendingKey !== key) {
     pendingKey = key;
     pending = call("GET", "/v1/keys/self");
-    pending.catch(() => (pending = null)); // asked again next time
+    pending.catch(() => (pending = null)); // retry next time
   }
   return pending;
 }
 
-// ``scope``: read, write or admin; without ``collection``: in all of them, as operations, keys and models need it.
+// ``scope``: read, write or admin. Without ``collection``: for all collections.
 export async function hasScope(scope, collection = null) {
   const { scopes, collections } = await keyPermissions();
   return scopes.includes(scope) && (collections === null || collections.includes(collection));

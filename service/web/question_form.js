@@ -1,12 +1,12 @@
-// Questions about a clip: the answers that the model weighs, each with its probability, or that it is not sure.
+// The form that asks a question about a clip.
 
 import { call } from "./api.js";
-import { $, spokenNumbers, answerBar, el, formatPercent } from "./dom.js";
 import { busyForm } from "./busy_form.js";
+import { $, answerBar, el, formatPercent, spokenNumbers } from "./dom.js";
 
 const TOP = 5;
 
-// ``subject()`` says which clip is meant. Returns what clears the answers.
+// ``getSpan()`` returns the span in question. Returns a function that clears the answers.
 export function prepareQuestionForm(getSpan) {
   const form = busyForm($("question-form"), $("answers"));
   $("question-form").onsubmit = (event) => {
@@ -29,15 +29,15 @@ function renderAnswers({ answers, abstained, unknown }, minConfidence) {
     shown: [
       abstained ? notConfident(answers, minConfidence) : null,
       ...answers.map(answerBar),
-      unknown.length ? el("p", { className: "facts", textContent: `This model knows no answer ${names}, so nothing is said of it.` }) : null,
+      unknown.length ? el("p", { className: "facts", textContent: `Not in the model’s vocabulary, so not scored: ${names}.` }) : null,
     ].filter(Boolean),
-    told: [abstained ? "Not sure." : "", answers.map(({ text, probability }) => `${text} ${spokenNumbers(formatPercent(probability))}`).join(", ")].join(" ").trim(),
+    message: [abstained ? "Not confident." : "", answers.map(({ text, probability }) => `${text} ${spokenNumbers(formatPercent(probability))}`).join(", ")].join(" ").trim(),
   };
 }
 
 function notConfident(answers, minConfidence) {
   const reason = answers.length
-    ? `The likeliest answer, “${answers[0].text}”, has ${formatPercent(answers[0].probability)}; ${Math.round(minConfidence * 100)}% was asked for.`
-    : "It knows none of these answers.";
-  return el("p", { className: "unsure" }, el("b", { textContent: "Not sure. " }), reason);
+    ? `The likeliest answer, “${answers[0].text}”, has ${formatPercent(answers[0].probability)}, below the minimum confidence of ${Math.round(minConfidence * 100)}%.`
+    : "None of these answers is in the model’s vocabulary.";
+  return el("p", { className: "unsure" }, el("b", { textContent: "Not confident. " }), reason);
 }

@@ -1,11 +1,9 @@
-// What is on the screen: a line that sums it up, and cards, or a note in their place.
+// The results area: a summary line, and cards or a message.
 
+import { $, describeScores, el, formatSpan, formatTime, preview, scoreBars } from "./dom.js";
 import { announce } from "./toasts.js";
-import { $, formatTime, el, describeScores, preview, scoreBars, formatSpan } from "./dom.js";
 
-export const counted = (number, one, many = `${one}s`) => `${number} ${number === 1 ? one : many}`;
-
-let lastMessage = ""; // why there are no cards, which is not told again when they are looked for again
+let lastMessage = ""; // not announced again if it is shown again
 
 export function setSummary(text, isError = false) {
   if (text) lastMessage = "";
@@ -13,7 +11,7 @@ export function setSummary(text, isError = false) {
   $("summary").classList.toggle("error", isError);
 }
 
-// In the place of the cards, why there are none.
+// Show a message in place of the cards.
 export function showMessage(title, text, ...actions) {
   const element = el("div", { className: "note" }, el("h2", { textContent: title }), el("p", { textContent: text }), ...actions);
   keepFocus(() => $("results").replaceChildren(element));
@@ -27,11 +25,11 @@ export function showError(error, retry) {
   if (error.name === "AbortError") return;
   lastMessage = "";
   const button = el("button", { type: "button", className: "quiet", textContent: "Try again", onclick: retry });
-  showMessage("That did not work", error.message, button).classList.add("failed");
+  showMessage("Something went wrong", error.message, button).classList.add("failed");
   $("more").hidden = true;
 }
 
-// Whoever was at a card is at the same one then, or where the cards are.
+// Keep the focus on the same card, or on the results.
 function keepFocus(change) {
   const { activeElement } = document;
   const wasInside = $("results").contains(activeElement);
@@ -42,7 +40,7 @@ function keepFocus(change) {
   (sameCard || $("results")).focus({ preventScroll: true });
 }
 
-// What was there stays, dimmed, until there is something else: nothing flickers where answers are quick.
+// Old results stay, dimmed, until new ones arrive, so that fast responses do not flicker.
 export function showLoading() {
   $("more").hidden = true;
   $("results").setAttribute("aria-busy", "true");
@@ -52,7 +50,7 @@ export function showLoading() {
 
 export const hideLoading = () => $("results").removeAttribute("aria-busy");
 
-// All in one go. With ``more`` they come after those that are there, and the first of them has the focus.
+// Show all cards at once. With ``more`` they are appended, and the first new one gets the focus.
 export function showCards(cards, more = false) {
   if (!more) keepFocus(() => $("results").replaceChildren(...cards));
   else {
@@ -61,7 +59,7 @@ export function showCards(cards, more = false) {
   }
 }
 
-// A video as it was added.
+// The card of a video.
 export function videoCard(video, onOpen) {
   const clip = { video, start: 0, end: video.duration, media_url: video.media_url, thumbnail_url: video.thumbnail_url };
   const time = clip.end ? formatTime(clip.end) : "picture";
@@ -69,15 +67,15 @@ export function videoCard(video, onOpen) {
     el("span", { className: "meta", textContent: describeVideo(video) }));
 }
 
-// A clip, moment or video that was found, from place 1 on.
+// The card of a search result. ``rank`` starts at 1.
 export function resultCard(clip, rank, onOpen, onFindSimilar) {
   const time = formatSpan(clip.start, clip.end);
   const details = [clip.text.slice(0, 120), clip.clip_count > 1 ? `best of ${clip.clip_count} clips` : "",
-    clip.ranks.fulltext ? `rank ${clip.ranks.fulltext} by full text` : ""].filter(Boolean).join(" · ");
+    clip.ranks.fulltext ? `full-text rank ${clip.ranks.fulltext}` : ""].filter(Boolean).join(" · ");
   const label = [`${rank}. ${clip.video.title}`, formatSpan(clip.start, clip.end, "to"), describeScores(clip), details].filter(Boolean).join(", ");
   const cell = resultTile(clip, onOpen, { rank, time: time, label },
     details ? el("span", { className: "meta", textContent: details, title: clip.text }) : null, scoreBars(clip));
-  const button = el("button", { type: "button", className: "like-this", textContent: "More like this", "aria-label": `More like this: ${rank}. ${clip.video.title}`, onclick: () => onFindSimilar(clip) });
+  const button = el("button", { type: "button", className: "like-this", textContent: "Find similar", "aria-label": `Find similar: ${rank}. ${clip.video.title}`, onclick: () => onFindSimilar(clip) });
   cell.append(button);
   return cell;
 }
@@ -89,7 +87,7 @@ function resultTile(clip, onOpen, { rank, time, label }, ...details) {
   const title = el("span", { className: "title", textContent: clip.video.title, title: clip.video.title });
   return el("div", { className: "cell" }, el("button", {
     type: "button", className: "card", "aria-label": label,
-    onclick: () => onOpen(clip), onpointerenter: media.play, onpointerleave: media.rest, onfocus: media.play, onblur: media.rest,
+    onclick: () => onOpen(clip), onpointerenter: media.play, onpointerleave: media.stop, onfocus: media.play, onblur: media.stop,
   }, media.screen, el("span", { className: "text" }, title, ...details.filter(Boolean))));
 }
 
@@ -98,7 +96,7 @@ function describeVideo(video) {
   return [`${video.width}×${video.height}`, ...facts].join(" · ");
 }
 
-// Arrow keys go from card to card, and up from the first row.
+// Move the focus between cards by arrow keys, and up from the first row.
 export function moveFocus(event, elementAbove) {
   const cards = [...$("results").querySelectorAll(".card")];
   const columns = getComputedStyle($("results")).gridTemplateColumns.split(" ").length;

@@ -1,95 +1,118 @@
-// Finding: pages of what fits, or of all that there is when nothing is asked for.
+// Search and the list of videos, page by page.
 
 import { openAddDialog } from "./add_dialog.js";
-import { collectionPath, call } from "./api.js";
+import { call, collectionPath } from "./api.js";
 import { openClip } from "./clip_dialog.js";
-import { openNewCollection, currentName, currentCollection, loadCollections } from "./collections.js";
-import { addKnownFields, showFilterError, readRows } from "./filter_form.js";
-import { setSimilarClip } from "./similar_query.js";
+import { currentCollection, currentName, loadCollections, openNewCollection } from "./collections.js";
 import { $, el } from "./dom.js";
-import { counted, showError, hideLoading, showLoading, showMessage, resultCard, setSummary, showCards, videoCard } from "./results.js";
-import { PAGE_SIZE, runSearch, loadSimilarClip, saveToAddress, showChips, readSearch } from "./search_state.js";
+import { addKnownFields, readRows, showFilterError } from "./filter_form.js";
+import { formatCount } from "./format.js";
+import { hideLoading, resultCard, setSummary, showCards, showError, showLoading, showMessage, videoCard } from "./results.js";
+import { loadSimilarClip, PAGE_SIZE, readSearch, runSearch, saveToAddress, showChips } from "./search_state.js";
+import { setSimilarClip } from "./similar_query.js";
 
 const NOUNS = { clip: ["clip"], event: ["moment"], video: ["video"] };
 let page = { next: null, shown: 0 };
+let minCount = 1; // results to show after a refresh, so that it keeps the pages of "Show more"
 let pending = null;
 
 function startRequest() {
-  if (pending) pending.abort(); // nobody waits for it any more
+  if (pending) pending.abort(); // only the newest request counts
   pending = new AbortController();
   return pending.signal;
 }
 
-export function showResults(more = false) {
+// Show results from the first page on, at least ``count`` of them if there are as many.
+export function showResults(count = 1) {
+  minCount = count;
+  showChips(search);
   if (!currentName()) {
-    showChips(search);
-    showMessage("Nothing here yet", "Make a collection, then add videos or pictures to it.",
+    showMessage("No collections", "Create a collection, then add videos or images to it.",
       el("button", { type: "button", className: "strong", textContent: "New collection", onclick: openNewCollection }));
     return null;
   }
-  showChips(search);
   const criteria = readSearch();
-  return criteria.isAsked ? showHits(criteria, more) : listVideos(criteria, more);
+  return criteria.hasQuery ? showHits(criteria, { count }) : listVideos(criteria, { count });
 }
 
-// What the form says, from its first page on.
+function showMore() {
+  minCount = page.shown + 1;
+  const criteria = readSearch();
+  return criteria.hasQuery ? showHits(criteria, { more: true }) : listVideos(criteria, { more: true });
+}
+
+// Search by the form, from the first page on.
 export function search() {
   if (!readRows()) return null;
   saveToAddress();
   return showResults();
 }
 
-async function listVideos({ filter }, more) {
+// Fetch pages from ``cursor`` on, until there are ``count`` items; ``fetchPage(cursor)`` resolves to { items, next, ... }.
+async function fetchPages(fetchPage, cursor, count) {
+  const result = await fetchPage(cursor);
+  while (result.next && result.items.length < count) {
+    const { items, next } = await fetchPage(result.next);
+    result.items.push(...items);
+    result.next = next;
+  }
+  return result;
+}
+
+async function listVideos({ filter }, { more = false, count = 1 }) {
   const signal = startRequest();
   if (!more) showLoading();
   try {
-    const query = new URLSearchParams({ limit: PAGE_SIZE, ...(filter ? { filter: JSON.stringify(filter) } : {}), ...(more ? { cursor: page.next } : {}) });
-    const { videos, next_cursor } = await call("GET", `${collectionPath(currentName(), "videos")}?${query}`, undefined, signal);
+    const { items: videos, next } = await fetchPages(async (cursor) => {
+      const query = new URLSearchParams({ limit: PAGE_SIZE, ...(filter ? { filter: JSON.stringify(filter) } : {}), ...(cursor ? { cursor } : {}) });
+      const response = await call("GET", `${collectionPath(currentName(), "videos")}?${query}`, undefined, signal);
+      return { items: response.videos, next: response.next_cursor };
+    }, more ? page.next : null, count);
     addKnownFields(videos);
     if (videos.length) showCards(videos.map((video) => videoCard(video, openClip)), more);
-    else if (filter) showMessage("Nothing passes the filter", "No video of this collection has what it asks for.");
-    else showMessage("This collection is empty", "Drop videos or pictures anywhere on this page, or choose some.",
+    else if (filter) showMessage("No videos match the filter", "Change or clear the filter to see more.");
+    else showMessage("This collection is empty", "Drop videos or images anywhere on this page, or choose files.",
       el("button", { type: "button", className: "strong", textContent: "Add videos", onclick: () => openAddDialog(currentName()) }));
-    setPage(next_cursor, videos.length, more);
+    setPage(next, videos.length, more);
     const collection = currentCollection();
     if (!collection.model_loaded) offerReembedding();
     else if (!page.shown) return;
-    else if (filter) setSummary(`${counted(page.shown, "video")}${next_cursor ? " and more pass" : page.shown === 1 ? " passes" : " pass"} the filter.`);
-    else setSummary(`${counted(collection.videos, "video")}, ${counted(collection.clips, "clip")}. Describe what you are looking for.`);
+    else if (filter) setSummary(`${formatCount(page.shown, "video")}${next ? " and more match" : page.shown === 1 ? " matches" : " match"} the filter.`);
+    else setSummary(`${formatCount(collection.videos, "video")}, ${formatCount(collection.clips, "clip")}. Describe a moment to search.`);
   } catch (error) {
-    handleError(error, () => showResults());
+    handleError(error, showResults);
   } finally {
     if (!signal.aborted) hideLoading();
   }
 }
 
-async function showHits(criteria, more) {
+async function showHits(criteria, { more = false, count = 1 }) {
   const signal = startRequest();
   if (!more) {
     showLoading();
     setSummary("Searching…");
   }
   const startedAt = performance.now();
-  performance.clearResourceTimings(); // so that there is room for what is measured below
-  loadSimilarClip().then(() => showChips(search)).catch(() => {}); // the search says what is wrong
+  loadSimilarClip().then(() => showChips(search)).catch(() => {}); // the search itself reports the error
   try {
-    const { results, next_cursor, changed } = await runSearch(criteria, { cursor: more ? page.next : null, signal });
-    const came = performance.now();
+    const { items: results, next, changed } = await fetchPages(async (cursor) => {
+      const response = await runSearch(criteria, { cursor, signal });
+      return { items: response.results, next: response.next_cursor, changed: response.changed };
+    }, more ? page.next : null, count);
+    const milliseconds = Math.round(performance.now() - startedAt);
     addKnownFields(results.map((result) => result.video));
-    showCards(results.map((clip, place) => resultCard(clip, (more ? page.shown : 0) + place + 1, openClip, findSimilar)), more);
-    if (!more) measureFirst(came);
-    setPage(next_cursor, results.length, more);
-    const [singular, plural] = NOUNS[criteria.group];
-    if (!page.shown) showMessage("Nothing found", criteria.filter ? "Nothing passes the filter." : "This collection has no clips yet.");
-    else setSummary([`${counted(page.shown, singular, plural)} in ${Math.round(came - startedAt)} ms, best first`,
-      changed ? "the collection has changed meanwhile: search again to see what was added" : ""].filter(Boolean).join("; "));
+    showCards(results.map((clip, index) => resultCard(clip, (more ? page.shown : 0) + index + 1, openClip, findSimilar)), more);
+    setPage(next, results.length, more);
+    if (!page.shown) showMessage("No results", criteria.filter ? "No clips match the filter." : "This collection has no clips yet.");
+    else setSummary([`${formatCount(page.shown, ...NOUNS[criteria.group])} in ${milliseconds} ms, best first`,
+      changed ? "the collection has changed; search again to see new videos" : ""].filter(Boolean).join("; "));
   } catch (error) {
     if (error.code === "task_missing" && $("rerank").checked) {
       $("rerank").checked = false;
       $("rerank").disabled = true;
       return search();
     }
-    handleError(error, () => showResults());
+    handleError(error, showResults);
   } finally {
     if (!signal.aborted) hideLoading();
   }
@@ -101,21 +124,11 @@ function setPage(next, count, more) {
 }
 
 function handleError(error, retry) {
-  showError(error, retry);
+  showError(error, () => retry());
   if (error.code === "invalid_filter") showFilterError(error.message);
 }
 
-// From the last byte of the answer to the frame that has the cards: what ``first-result`` measures.
-function measureFirst(came) {
-  requestAnimationFrame(() => setTimeout(() => {
-    const answers = performance.getEntriesByType("resource").filter((entry) => entry.name.endsWith("/search"));
-    const start = answers.length ? answers.at(-1).responseEnd : came;
-    performance.clearMeasures("first-result");
-    performance.measure("first-result", { start, end: performance.now() });
-  }));
-}
-
-// What looks like this clip, whatever was asked for before; the filter stays.
+// Find clips similar to this one; the filter stays.
 export function findSimilar(clip) {
   $("query").value = "";
   setSimilarClip(clip);
@@ -125,13 +138,13 @@ export function findSimilar(clip) {
 }
 
 function offerReembedding() {
-  setSummary("The model that filled this collection is not loaded: it can be looked at, but not searched or added to. ", true);
-  const button = el("button", { type: "button", className: "quiet", textContent: "Embed it again" });
+  setSummary("The model of this collection is not loaded. You can browse its videos, but not search or add any. ", true);
+  const button = el("button", { type: "button", className: "quiet", textContent: "Re-embed with the default model" });
   button.onclick = async () => {
     button.disabled = true;
     try {
-      const { reembed: embedAgain } = await import("./operations.js");
-      embedAgain(currentName(), onVideosAdded);
+      const { reembed } = await import("./operations.js");
+      reembed(currentName(), onVideosAdded);
     } catch (error) {
       setSummary(error.message, true);
     }
@@ -139,23 +152,26 @@ function offerReembedding() {
   $("summary").append(button);
 }
 
-// What is shown, with collections as they are now.
-export async function refresh() {
+// Reload collections and results, from the first page on.
+export async function reload(count = 1) {
   try {
     await loadCollections();
-    await showResults();
+    await showResults(count);
   } catch (error) {
-    showError(error, refresh);
+    showError(error, () => reload(count));
   }
 }
 
-// What was added to ``collection`` shows; the place in another one is not lost.
+// Reload what is shown, with all its pages.
+export const refresh = () => reload(minCount);
+
+// Refresh after videos were added to ``collection``.
 export async function onVideosAdded(collection) {
   await loadCollections();
-  if (collection === currentName()) await showResults();
+  if (collection === currentName()) await showResults(minCount);
 }
 
-// Some videos, so that the filter can offer their fields.
+// Load some videos, so that the filter can suggest their fields.
 export async function loadFilterFields() {
   if (!currentName()) return;
   const { videos } = await call("GET", `${collectionPath(currentName(), "videos")}?limit=${PAGE_SIZE}`).catch(() => ({ videos: [] }));
@@ -168,10 +184,10 @@ export function prepareSearch() {
     search();
   };
   $("query").addEventListener("search", () => {
-    if (!$("query").value) search(); // the × of the field
+    if (!$("query").value) search(); // the clear button of the field
   });
   $("rerank").onchange = $("hybrid").onchange = $("group").onchange = () => {
-    if (readSearch().isAsked) search();
+    if (readSearch().hasQuery) search();
   };
-  $("more").onclick = () => showResults(true);
+  $("more").onclick = showMore;
 }

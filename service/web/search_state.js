@@ -1,31 +1,31 @@
-// What is looked for, as the form says it: as a request, in the address, and back.
+// The search form as a request and as an address.
 
-import { recordSearch, searchQuery } from "./history.js";
-import { collectionPath, call } from "./api.js";
+import { call, collectionPath } from "./api.js";
 import { currentName } from "./collections.js";
-import { currentFilter, filterChips, showFilterError, setFilter } from "./filter_form.js";
-import { clearSimilar, setSimilarClip, setSimilarClipId, similarQuery, similarChip } from "./similar_query.js";
 import { $ } from "./dom.js";
+import { currentFilter, filterChips, setFilter, showFilterError } from "./filter_form.js";
+import { recordSearch, searchQuery } from "./history.js";
+import { clearSimilar, setSimilarClip, setSimilarClipId, similarChip, similarQuery } from "./similar_query.js";
 
 const RERANK = 20;
 export const PAGE_SIZE = 24;
-let savedQuery = ""; // the search in the address, as the form has it
+let savedQuery = ""; // the search in the address
 
-// {text, like, filter, rerank, hybrid, group}; ``isAsked`` where there is something to look for.
+// {text, like, filter, rerank, hybrid, group}; ``hasQuery`` if there is a text or example.
 export function readSearch() {
   const text = $("query").value.trim();
   return {
     text,
     like: similarQuery(),
-    isAsked: Boolean(text || similarQuery()),
+    hasQuery: Boolean(text || similarQuery()),
     filter: currentFilter(),
-    rerank: text && $("rerank").checked ? RERANK : 0, // the fusion model judges sentences
+    rerank: text && $("rerank").checked ? RERANK : 0, // the fusion model needs text
     hybrid: Boolean(text) && $("hybrid").checked,
     group: $("group").value,
   };
 }
 
-// A page of answers; the first one without ``cursor``.
+// Return a page of results; the first one without ``cursor``.
 export function runSearch({ text, like, filter, rerank, hybrid, group }, { cursor, signal } = {}) {
   const options = { limit: PAGE_SIZE, rerank, hybrid, group, ...(filter ? { filter } : {}), ...(cursor ? { cursor } : {}) };
   const textParts = text ? [{ kind: "text", value: text }] : [];
@@ -49,7 +49,7 @@ export function showChips(search) {
   $("chips").hidden = !chips.length;
 }
 
-// A file cannot be in an address: a search with one is not found again there.
+// Files cannot be in an address.
 export function saveToAddress() {
   const { text, like, filter, group } = readSearch();
   const query = new URLSearchParams();
@@ -64,10 +64,10 @@ export function saveToAddress() {
   recordSearch(savedQuery);
 }
 
-// Whether somebody went back or forward to another search.
+// Whether the address holds another search than the form.
 export const isOtherSearch = () => searchQuery() !== savedQuery;
 
-// The form as the address says; returns the collection that it names.
+// Fill in the form from the address; return the collection that it names.
 export function loadFromAddress() {
   savedQuery = searchQuery();
   const query = new URLSearchParams(location.search);
@@ -86,14 +86,14 @@ export function loadFromAddress() {
 function loadFilter(text) {
   try {
     const json = JSON.parse(text);
-    if (typeof json !== "object" || json === null || Array.isArray(json)) throw new SyntaxError("an object was expected");
+    if (typeof json !== "object" || json === null || Array.isArray(json)) throw new SyntaxError("expected a JSON object");
     setFilter(json);
   } catch (error) {
     showFilterError(`filter: ${text.slice(0, 80)}; ${error.message}`);
   }
 }
 
-// The name and picture of a clip that only its id is known of.
+// Load name and thumbnail of a clip known by its id only.
 export async function loadSimilarClip() {
   const like = similarQuery();
   if (!like || !like.clip || like.thumbnail) return;

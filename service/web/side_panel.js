@@ -1,9 +1,10 @@
-// The sheet at the side: jobs, collections, models and keys, one at a time.
+// The side panel with the tabs Jobs, Collections, Models and Keys.
 
+import { call } from "./api.js";
 import { $, el } from "./dom.js";
 
 const NAMES = ["jobs", "collections", "models", "keys"];
-const panels = {}; // by name: called with the panel when it is shown; may return what ends it
+const panels = {}; // by name: called with the container; may return a clean-up function
 let cleanUp = () => {};
 let currentPanel = null;
 
@@ -25,11 +26,20 @@ export function preparePanels(panelsByName) {
     currentPanel = null;
     if (NAMES.includes(location.hash.slice(1))) setHash("");
   });
-  $("sheet").addEventListener("click", (event) => event.target === $("sheet") && $("sheet").close()); // beside it
+  $("sheet").addEventListener("click", (event) => event.target === $("sheet") && $("sheet").close()); // a click outside the content
+  $("model").onclick = () => openPanel("models");
   addEventListener("hashchange", openPanelFromAddress);
 }
 
-// ``#jobs`` in the address opens the jobs, and so on.
+// Show the name of the default model in the header.
+export async function showDefaultModel() {
+  const model = (await call("GET", "/v1/models")).models[0];
+  $("model").textContent = model.state === "failed" ? "Model: failed" : `Model: ${model.name}`;
+  $("model").classList.toggle("danger", model.state === "failed");
+  $("model").hidden = false;
+}
+
+// ``#jobs`` in the address opens the Jobs tab, and so on.
 export function openPanelFromAddress() {
   if (NAMES.includes(location.hash.slice(1))) openPanel(location.hash.slice(1));
 }
@@ -57,9 +67,9 @@ function show(name) {
   cleanUp = panels[name]($("panel")) || (() => {});
 }
 
-const latestRenders = new WeakMap(); // of boxes: what comes late must not take the place of what was asked for after it
+const latestRenders = new WeakMap(); // by container: late results must not replace newer ones
 
-// Fills ``box`` with the elements that ``make`` resolves to; until then it says that it is loading, and why where it fails.
+// Fill ``container`` with the elements that ``build()`` resolves to. Shows placeholders meanwhile, and errors with a retry button.
 export async function renderInto(container, build) {
   const render = {};
   latestRenders.set(container, render);
@@ -68,26 +78,26 @@ export async function renderInto(container, build) {
   if (!container.childElementCount) container.append(...Array.from({ length: 3 }, () => el("div", { className: "ghost line" })));
   try {
     const elements = await build();
-    while (container.matches(":active")) await new Promise((resolve) => setTimeout(resolve, 50)); // what is pressed must be there when it is let go
+    while (container.matches(":active")) await new Promise((resolve) => setTimeout(resolve, 50)); // a pressed button must stay until released
     if (!isStale()) keepFocus(container, () => container.replaceChildren(...elements));
   } catch (error) {
     if (isStale()) return;
     container.replaceChildren(el("div", { className: "note failed", role: "alert" },
-      el("h2", { textContent: "That did not work" }), el("p", { textContent: error.message }),
+      el("h2", { textContent: "Something went wrong" }), el("p", { textContent: error.message }),
       el("button", { type: "button", className: "quiet", textContent: "Try again", onclick: () => renderInto(container, build) })));
   } finally {
     if (!isStale()) container.removeAttribute("aria-busy");
   }
 }
 
-// A panel whose code is fetched when somebody looks at it; ``begin`` gets that code and fills the panel.
+// A panel whose module is loaded when it is opened. ``start(module, container)`` fills it and may return a clean-up function.
 export const lazyPanel = (loadModule, start) => (panel) => {
   let isClosed = false;
   let cleanUp = () => {};
   renderInto(panel, async () => {
     const module = await loadModule();
     if (!isClosed) cleanUp = start(module, panel) || cleanUp;
-    return []; // late by now: the panel is being filled
+    return []; // stale by now: the panel renders itself
   });
   return () => {
     isClosed = true;
@@ -95,7 +105,7 @@ export const lazyPanel = (loadModule, start) => (panel) => {
   };
 };
 
-// Whoever is at a button does not lose the place when what is around it is drawn anew.
+// Keep the focus on the same button after a redraw.
 function keepFocus(container, change) {
   const wasInside = container !== document.activeElement && container.contains(document.activeElement);
   const { key } = document.activeElement.dataset;
@@ -108,7 +118,7 @@ export const emptyState = (title, text, ...actions) => el("div", { className: "n
 
 export const chip = (text, kind = "") => el("span", { className: `chip ${kind}`, textContent: text });
 
-// A button that shows why what it does went wrong, beside it. ``key`` finds it again after a change.
+// A button that shows errors of its action beside it. ``key`` identifies it after a redraw.
 export function actionButton(text, key, action, className = "quiet") {
   const button = el("button", { type: "button", className, textContent: text, "data-key": key });
   button.onclick = async () => {

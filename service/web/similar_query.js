@@ -1,11 +1,11 @@
-// What results should look like: a picture or video that was given, or a clip of the collection.
+// The query by example: an image or video file, or a clip of the collection.
 
 import { $, el, formatSpan } from "./dom.js";
 
 let current = null;
 let onQueryChange = () => {};
 
-// null, {file, name} or {clip, name, thumbnail}, clip being an id.
+// null, {file, name} or {clip, name, thumbnail}; ``clip`` is an id.
 export const similarQuery = () => current;
 
 export const setSimilarFile = (file) => setQuery({ file, name: file.name });
@@ -13,7 +13,7 @@ export const setSimilarFile = (file) => setQuery({ file, name: file.name });
 export const setSimilarClip = (clip) =>
   setQuery({ clip: clip.clip_id, name: `${clip.video.title}, ${formatSpan(clip.start, clip.end)}`, thumbnail: clip.thumbnail_url });
 
-// Of a clip whose id is all that is known, as from an address.
+// For a clip from an address, of which only the id is known.
 export const setSimilarClipId = (id) => setQuery({ clip: id, name: `clip ${id}` });
 
 export const clearSimilar = () => setQuery(null);
@@ -33,11 +33,11 @@ export function prepareSimilar(onChange, search) {
 export function similarChip(remove) {
   if (!current) return null;
   return el("li", { className: "picked" }, smallPreview(current),
-    el("span", { textContent: `Like ${current.name}`, title: current.name }),
-    el("button", { type: "button", textContent: "×", "aria-label": `Do not look for what is like ${current.name}`, onclick: remove }));
+    el("span", { textContent: `Similar to ${current.name}`, title: current.name }),
+    el("button", { type: "button", textContent: "×", "aria-label": `Remove similar to ${current.name}`, onclick: remove }));
 }
 
-// A picture of the file or clip; nothing where the browser cannot show it.
+// A small preview of the file or clip; null if there is none.
 export function smallPreview({ file, address, thumbnail }) {
   const source = thumbnail || address;
   if (!source) return null;

@@ -1,21 +1,21 @@
-// The timeline of a video: all its clips as one drawn bar, however many there are, and the moments that fit what is looked for.
+// The timeline of a video: its clips on a canvas, and the moments that match the search.
 
-import { $, el, rankingScore, formatSpan, describeScores } from "./dom.js";
+import { $, describeScores, el, formatSpan, rankingScore } from "./dom.js";
 
-const MAX_MOMENTS = 6; // moments that are listed
-const PAGE_STEP = 10; // clips, by PageUp and PageDown
+const MAX_MOMENTS = 6; // listed moments
+const PAGE_STEP = 10; // clips per PageUp and PageDown
 const PREVIEW_DELAY = 60; // milliseconds
 
 let clips = [];
 let duration = 0;
-let moments = new Map(); // id of a clip -> its scores
-let selected = -1; // place among the clips
+let moments = new Map(); // clip id -> search result
+let selected = -1; // index of a clip
 let playhead = 0; // seconds
 let previewTimer = null;
 let onSelectClip = () => {};
 
-// ``onPick(clip, told)`` is called with the clip that was chosen by pointer or keys, and what is to be told of it to those who
-// hear the page.
+// ``onSelectClip(clip, announcement)`` is called when a clip is selected by pointer or keys; ``announcement`` describes it for screen
+// readers.
 export function showTimeline(spans, seconds, onPick) {
   [clips, duration, onSelectClip] = [spans, seconds, onPick];
   [moments, selected, playhead] = [new Map(), -1, 0];
@@ -32,7 +32,7 @@ export function hideTimeline() {
 
 export const clipAtPlayhead = () => clips[clipIndexAt(playhead)];
 
-// Where the film is.
+// Set the current position, in seconds.
 export function setPlayhead(seconds) {
   playhead = seconds;
   draw();
@@ -44,7 +44,7 @@ export function selectAt(start) {
   draw();
 }
 
-// ``found``: results of a search among these clips, best first; null while it goes on.
+// ``results``: search results within this video, best first; null while searching.
 export function showMoments(results, text) {
   moments = new Map((results || []).map((result) => [result.clip_id, result]));
   $("moments-about").textContent = text;
@@ -55,7 +55,7 @@ export function showMoments(results, text) {
   redraw();
 }
 
-// Clips that touch as one, with the score of the best of them, and none that was judged and fits much less than the first.
+// Merge adjacent clips into moments with their best score; drop reranked clips with less than half of the top score.
 function mergeMoments(results) {
   if (!results.length) return [];
   const { kind, value } = rankingScore(results[0]);
@@ -73,7 +73,7 @@ function mergeMoments(results) {
   return runs.sort((a, b) => b.score.value - a.score.value).slice(0, MAX_MOMENTS);
 }
 
-// Keys: from clip to clip, also while the timeline has not the focus. Whether the key was one of these.
+// Move between clips by keys, wherever the focus is. Returns whether the key was handled.
 export function handleKey(key) {
   const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: 1, ArrowDown: -1, PageUp: -PAGE_STEP, PageDown: PAGE_STEP, Home: -clips.length, End: clips.length };
   if (clips.length < 2 || !(key in steps)) return false;
@@ -86,10 +86,10 @@ function selectClip(index) {
   selected = index;
   updateSlider();
   draw();
-  onSelectClip(clips[index], document.activeElement === $("track") ? "" : spokenClip(index)); // a slider tells its value by itself
+  onSelectClip(clips[index], document.activeElement === $("track") ? "" : spokenClip(index)); // the slider announces its own value
 }
 
-// The last clip that has begun at that second; clips may overlap.
+// Index of the last clip that starts at or before this second; clips may overlap.
 function clipIndexAt(seconds) {
   let [low, high] = [0, clips.length - 1];
   while (low < high) {
@@ -114,7 +114,7 @@ function updateSlider() {
   $("track").setAttribute("aria-valuetext", clips.length ? spokenClip(index) : "");
 }
 
-// Drawing: one canvas. What stays while the film plays is drawn once and copied.
+// Drawing. What does not change during playback is drawn once and copied.
 
 const background = document.createElement("canvas");
 let isStale = true;
@@ -139,7 +139,7 @@ function paintTimeline() {
   const { width, height } = canvas.getBoundingClientRect();
   if (!width || !clips.length) return;
   const scale = devicePixelRatio || 1;
-  // A canvas knows no variables, so style.css gives it the three colors as properties of its own.
+  // A canvas cannot read CSS variables, so style.css passes three colors as its properties.
   const color = (name) => getComputedStyle(canvas).getPropertyValue(name);
   if (isStale) {
     isStale = false;
@@ -170,7 +170,7 @@ function paintClips(context, width, height, baseColor, momentColor) {
     context.fillRect(left, top, Math.max(1, right - left - (right - left > 4 ? 1 : 0)), height - top);
   };
   context.fillStyle = baseColor;
-  if (width / clips.length < 4) context.fillRect(0, low, width, height - low); // where clips are narrow they are one band
+  if (width / clips.length < 4) context.fillRect(0, low, width, height - low); // narrow clips are drawn as one band
   else clips.forEach((clip) => box(clip, low));
   context.fillStyle = momentColor;
   const strengthByClip = momentStrengths();
@@ -181,7 +181,7 @@ function paintClips(context, width, height, baseColor, momentColor) {
   }
 }
 
-// How strongly each moment is drawn, 0 to 1: fused as it is, similarity by its place between the least and the most.
+// How strongly each moment is drawn, 0 to 1: fused scores as they are, similarities scaled from the lowest to the highest.
 function momentStrengths() {
   const scores = [...moments].map(([id, results]) => [id, rankingScore(results)]);
   const cosines = scores.filter(([, { kind }]) => kind === "similarity").map(([, { value }]) => value);
@@ -191,7 +191,7 @@ function momentStrengths() {
     [id, kind === "similarity" ? (hasFused || max <= min ? 0.2 : 0.2 + (0.8 * (value - min)) / (max - min)) : value]));
 }
 
-// A look at the clip below the pointer
+// Preview of the clip below the pointer
 
 function previewAtPointer(event) {
   const { left, width } = $("track").getBoundingClientRect();

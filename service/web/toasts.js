@@ -1,20 +1,20 @@
-// What is under way, in the corner of the page: a line for each.
+// Toasts for work in progress, and announcements for screen readers.
 
 import { $, el } from "./dom.js";
 
 const DISMISS_AFTER = 4000; // milliseconds
 const ANNOUNCEMENT_LIFETIME = 10000;
 
-// Nothing is heard from behind an open dialog, so each has a place of its own for what is told.
+// Content behind an open dialog is not announced, so each dialog has its own live region.
 for (const container of [document.body, ...document.querySelectorAll("dialog")]) {
-  container.append(el("div", { className: "told hidden", role: "log", "aria-live": "polite" }));
+  container.append(el("div", { className: "announcements hidden", role: "log", "aria-live": "polite" }));
 }
 
-// For those who hear the page: what has ended, and not every percent on the way. One after the other; none replaces another.
+// Announce a message to screen readers. Messages queue; none replaces another.
 export function announce(text) {
   const dialog = document.activeElement.closest("dialog[open]") || [...document.querySelectorAll("dialog[open]")].at(-1);
   const message = el("p", { textContent: text });
-  (dialog || document.body).querySelector(":scope > .told").append(message);
+  (dialog || document.body).querySelector(":scope > .announcements").append(message);
   setTimeout(() => message.remove(), ANNOUNCEMENT_LIFETIME);
 }
 
@@ -28,7 +28,7 @@ export function createToast(name, ...buttons) {
     el("div", { className: "meter" }, fill), status);
   dismiss.onclick = () => element.remove();
   $("uploads").append(element);
-  // Whoever was at a button goes on at what takes its place.
+  // Keep the focus on the buttons that replace the focused one.
   const setActions = (...newButtons) => {
     const wasInside = actions.contains(document.activeElement);
     actions.replaceChildren(...newButtons);
@@ -42,9 +42,9 @@ export function createToast(name, ...buttons) {
   };
   return {
     remove: () => element.remove(),
-    offer: setActions,
-    hold: () => (dismiss.hidden = true), // until it has ended
-    say(text, share) {
+    setActions,
+    hideDismiss: () => (dismiss.hidden = true), // until it has ended
+    update(text, share) {
       element.classList.remove("failed");
       status.className = "";
       status.textContent = text;
@@ -55,13 +55,13 @@ export function createToast(name, ...buttons) {
       setActions(...newButtons);
       announce(`${name}: ${text}`);
     },
-    // ``isToldLater`` where it is one of many that are told of together.
-    end(text, notes = [], isToldLater = false) {
+    // ``isQuiet``: one of several that are announced together.
+    finish(text, notes = [], isQuiet = false) {
       fill.style.setProperty("--share", 1);
       const summary = [text, ...notes].join("; ");
       showEnd(summary, false);
       setActions();
-      if (notes.length || !isToldLater) announce(`${name}: ${summary}`);
+      if (notes.length || !isQuiet) announce(`${name}: ${summary}`);
       if (!notes.length) setTimeout(() => element.remove(), DISMISS_AFTER);
     },
   };

@@ -1,61 +1,61 @@
-// Files on their way to the service, one after the other.
+// The upload queue: files are sent one after the other.
 
 import { upload } from "./api.js";
-import { promptForKey, keyHeaders, mediaReady } from "./api_key.js";
-import { announce, createToast, toastButton } from "./toasts.js";
+import { keyHeaders, mediaReady, promptForKey } from "./api_key.js";
 import { labelButton } from "./dom.js";
+import { formatCount, formatBytes, formatRate, joinFacts } from "./format.js";
 import { trackJob } from "./job_store.js";
-import { count, joinFacts, formatRate, formatBytes } from "./format.js";
+import { announce, createToast, toastButton } from "./toasts.js";
 
-const RATE_WINDOW = 4000; // milliseconds over which the speed is a mean
-const REFRESH_INTERVAL = 5000; // what was added, so that whoever looks at the page does not lose the place all the time
-const NOT_RETRYABLE = [413, 415, 422]; // the same file would be refused again
+const RATE_WINDOW = 4000; // milliseconds; window of the mean rate
+const REFRESH_INTERVAL = 5000; // milliseconds between refreshes of the results
+const NOT_RETRYABLE = [413, 415, 422]; // statuses for which sending the same file again cannot help
 const queue = [];
 let currentUpload = null;
-let batch = null; // of all files since there was nothing to do
+let batch = null; // totals since the queue was last empty
 let refreshedAt = 0;
-const pendingRefreshes = new Map(); // collections with something new, and who shows it
+const pendingRefreshes = new Map(); // collection -> callback that refreshes it
 
 export function addUploads(collection, files, segmentation, onAdded) {
-  announce(`Sending ${count(files.length, "file")}`);
-  for (const file of files) enqueue({ collection, file, cut: segmentation, onAdded, shown: createToast(file.name) });
+  announce(`Sending ${formatCount(files.length, "file")}`);
+  for (const file of files) enqueue({ collection, file, segmentation, onAdded, toast: createToast(file.name) });
   showBatch(0);
   sendAll();
 }
 
 function enqueue(item) {
-  batch ??= { files: 0, bytes: 0, ended: 0, sent: 0, became: {}, pace: createRateMeter(), shown: null };
+  batch ??= { files: 0, bytes: 0, ended: 0, sent: 0, outcomes: {}, rate: createRateMeter(), toast: null };
   batch.files += 1;
   batch.bytes += item.file.size;
-  item.breaking = new AbortController();
-  item.shown.hold();
-  item.shown.say("waiting", 0);
-  item.shown.offer(labelButton(item.file.name, toastButton("Cancel", () => cancel(item))));
+  item.controller = new AbortController();
+  item.toast.hideDismiss();
+  item.toast.update("waiting", 0);
+  item.toast.setActions(labelButton(item.file.name, toastButton("Cancel", () => cancel(item))));
   queue.push(item);
 }
 
 function cancel(item) {
-  item.breaking.abort();
+  item.controller.abort();
   const index = queue.indexOf(item);
-  if (index < 0) return; // under way: send() says the rest
+  if (index < 0) return; // being sent: send() does the rest
   queue.splice(index, 1);
   settle(item, 0);
 }
 
 function settle(item, sentBytes) {
-  if (item.breaking.signal.aborted) finish(item, "cancelled");
+  if (item.controller.signal.aborted) finish(item, "cancelled");
   batch.ended += 1;
   batch.sent += item.file.size;
-  batch.pace.skip(item.file.size - sentBytes);
+  batch.rate.skip(item.file.size - sentBytes);
   showBatch(0);
 }
 
-const countOutcome = (outcome) => (batch.became[outcome] = (batch.became[outcome] || 0) + 1);
+const countOutcome = (outcome) => (batch.outcomes[outcome] = (batch.outcomes[outcome] || 0) + 1);
 
-// Of many files it is said at the end what became of them all.
+// Of several files, the outcomes are announced together at the end.
 function finish(item, outcome, text = outcome, notes = []) {
   countOutcome(outcome);
-  item.shown.end(text, notes, batch.files > 1);
+  item.toast.finish(text, notes, batch.files > 1);
 }
 
 async function sendAll() {
@@ -63,8 +63,8 @@ async function sendAll() {
   addEventListener("beforeunload", confirmUnload);
   while ((currentUpload = queue.shift())) await send(currentUpload);
   removeEventListener("beforeunload", confirmUnload);
-  batch.shown?.remove();
-  if (batch.files > 1) announce(`${count(batch.files, "file")}: ${Object.entries(batch.became).map(([outcome, number]) => `${number} ${outcome}`).join(", ")}`);
+  batch.toast?.remove();
+  if (batch.files > 1) announce(`${formatCount(batch.files, "file")}: ${Object.entries(batch.outcomes).map(([outcome, number]) => `${number} ${outcome}`).join(", ")}`);
   batch = null;
   await refreshAdded();
 }
@@ -72,13 +72,13 @@ async function sendAll() {
 const confirmUnload = (event) => event.preventDefault();
 
 async function send(item) {
-  const { collection, file, cut: segmentation, shown, breaking: { signal } } = item;
+  const { collection, file, segmentation, toast, controller: { signal } } = item;
   const rate = createRateMeter();
   let sentBytes = 0;
   const onProgress = (loaded, total) => {
     sentBytes = Math.round(file.size * Math.min(1, loaded / total));
-    if (sentBytes < file.size) shown.say(joinFacts(`${formatBytes(sentBytes)} of ${formatBytes(file.size)}`, formatRate(rate.at(sentBytes), file.size - sentBytes)), sentBytes / file.size);
-    else shown.say("indexing…", 1);
+    if (sentBytes < file.size) toast.update(joinFacts(`${formatBytes(sentBytes)} of ${formatBytes(file.size)}`, formatRate(rate.at(sentBytes), file.size - sentBytes)), sentBytes / file.size);
+    else toast.update("indexing…", 1);
     showBatch(sentBytes);
   };
   try {
@@ -88,19 +88,19 @@ async function send(item) {
       try {
         const { video, created, job } = await upload(collection, file, segmentation, onProgress, signal);
         if (job) {
-          countOutcome("being indexed");
-          if (batch.files === 1) announce(`${file.name}: being indexed`);
-          shown.remove(); // the job's line takes its place, and the next file need not wait
+          countOutcome("indexing");
+          if (batch.files === 1) announce(`${file.name}: indexing`);
+          toast.remove(); // the job's toast replaces this one, and the next file can start
           trackJob(collection, job);
           break;
         }
-        if (created) finish(item, "added", `added, ${count(video.clips, "clip")}`, video.notes);
-        else finish(item, "there already", "was there already", video.notes);
+        if (created) finish(item, "added", `added, ${formatCount(video.clips, "clip")}`, video.notes);
+        else finish(item, "already added", "already in the collection", video.notes);
         pendingRefreshes.set(collection, item.onAdded);
         break;
       } catch (error) {
         if (error.status === 401) await promptForKey(key);
-        else if (error.isBusy) await waitUntilRetry(error, shown, signal);
+        else if (error.isBusy) await waitUntilRetry(error, toast, signal);
         else throw error;
       }
     }
@@ -108,17 +108,17 @@ async function send(item) {
     const retry = () => (enqueue(item), sendAll());
     if (!signal.aborted) {
       countOutcome("failed");
-      shown.fail(error.message, ...(NOT_RETRYABLE.includes(error.status) ? [] : [labelButton(file.name, toastButton("Try again", retry))]));
+      toast.fail(error.message, ...(NOT_RETRYABLE.includes(error.status) ? [] : [labelButton(file.name, toastButton("Try again", retry))]));
     }
   }
   settle(item, sentBytes);
   if (Date.now() - refreshedAt > REFRESH_INTERVAL) await refreshAdded();
 }
 
-// The service has too much to do, and says when to come back.
-async function waitUntilRetry(error, shown, signal) {
-  for (let secondsLeft = Math.ceil(error.wait) || 2; secondsLeft > 0 && !signal.aborted; secondsLeft -= 1) {
-    shown.say(`the service is busy; goes on in ${secondsLeft} s`);
+// Wait as long as the service asks, in Retry-After.
+async function waitUntilRetry(error, toast, signal) {
+  for (let secondsLeft = Math.ceil(error.retryAfter) || 2; secondsLeft > 0 && !signal.aborted; secondsLeft -= 1) {
+    toast.update(`service busy; retrying in ${secondsLeft} s`);
     await new Promise((resolve) => setTimeout(resolve, 1000));
   }
 }
@@ -127,20 +127,20 @@ async function refreshAdded() {
   refreshedAt = Date.now();
   const refreshes = [...pendingRefreshes];
   pendingRefreshes.clear();
-  for (const [collection, onAdded] of refreshes) await onAdded(collection).catch(() => {}); // whoever looks next is told
+  for (const [collection, onAdded] of refreshes) await onAdded(collection).catch(() => {}); // the next request reports the error
 }
 
 function showBatch(currentBytes) {
   if (!batch || batch.files < 2) return;
-  batch.shown ??= createToast("All files", toastButton("Cancel all", () => {
+  batch.toast ??= createToast("All files", toastButton("Cancel all", () => {
     for (const item of [...queue, currentUpload]) cancel(item);
   }));
   const sentBytes = Math.min(batch.bytes, batch.sent + currentBytes);
   const ratio = batch.bytes ? sentBytes / batch.bytes : 1;
-  batch.shown.say(joinFacts(`${batch.ended} of ${count(batch.files, "file")}`, `${Math.floor(100 * ratio)}%`, formatRate(batch.pace.at(sentBytes), batch.bytes - sentBytes)), ratio);
+  batch.toast.update(joinFacts(`${batch.ended} of ${formatCount(batch.files, "file")}`, `${Math.floor(100 * ratio)}%`, formatRate(batch.rate.at(sentBytes), batch.bytes - sentBytes)), ratio);
 }
 
-// Bytes a second over the last moments; ``skip`` leaves out bytes that nobody sent.
+// Bytes per second over the last seconds; ``skip`` excludes bytes that were not sent.
 function createRateMeter() {
   const points = [];
   let skipped = 0;

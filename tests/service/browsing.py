@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.media_files import solid, write_video
-from tests.service.passing import keep_passing
 from tests.service.running import Running, serving
+from tests.service.toast_log import record_toasts
 from tests.small_bundle import make_small_bundle
 from tests.tools import find_tool
 from tests.waiting import PATIENCE, wait_for
@@ -52,7 +52,7 @@ def page(browser: Browser, running: Running) -> Iterator[Page]:
     opened.on("pageerror", lambda error: complaints.append(str(error)))
     opened.on("request", lambda request: asked.append(request.url))
     asked: list[str] = []
-    keep_passing(opened)
+    record_toasts(opened)
     yield opened
     context.close()
     assert not complaints
@@ -109,8 +109,8 @@ def enter(browser: Browser, guarded: Running) -> Iterator[Callable[..., Page]]:
         opened = contexts[-1].new_page()
         opened.set_default_timeout(PATIENCE_MS)
         opened.goto(f"/?collection=palette{view}")
-        opened.get_by_label("API key").fill(key)
-        opened.get_by_role("button", name="Go on").click()
+        opened.get_by_label("API key", exact=True).fill(key)
+        opened.get_by_role("button", name="Continue").click()
         opened.locator("#key-dialog").wait_for(state="hidden")  # until then nothing else can be used
         return opened
 

@@ -1,10 +1,10 @@
-"""How soon the page shows what a search found.
+"""Benchmark of how fast the page renders search results.
 
     python -m tests.service.measure_page
 
-A real service in a process of its own and a real Chromium. Measured is ``first-result``: from the last byte of the
-API's answer to the first frame that has the cards, 24 of them, for 20 searches. Exit status 1 where the median is above
-100 ms. No test: other work on the machine makes it longer.
+Runs a service in its own process and Chromium. Measures the time from the last byte of the search response to the first
+frame after its 24 cards were added, for 20 searches. Exits with status 1 if the median is above 100 ms. Not a test:
+load on the machine changes the result.
 """
 
 from __future__ import annotations
@@ -30,18 +30,24 @@ CARDS = 24
 BOUND_MS = 100.0
 NAME = "film"
 _SEARCH = """(text) => new Promise((resolve) => {
-    new PerformanceObserver((seen, observer) => {
+    performance.clearResourceTimings();
+    const results = document.getElementById("results");
+    new MutationObserver((changes, observer) => {
         observer.disconnect();
-        resolve(seen.getEntriesByName("first-result")[0].duration);
-    }).observe({ entryTypes: ["measure"] });
+        requestAnimationFrame(() => setTimeout(() => {
+            const shown = performance.now();
+            const requests = performance.getEntriesByType("resource");
+            resolve(shown - requests.findLast((entry) => entry.name.endsWith("/search")).responseEnd);
+        }));
+    }).observe(results, { childList: true });
     document.getElementById("query").value = text;
     document.getElementById("search").requestSubmit();
 })"""
-"""Asked in one go: a test that looks again and again would take the time of the page."""
+"""One script per search: polling from outside would compete with the page for its thread."""
 
 
 def first_results(folder: Path, searches: int) -> list[float]:
-    """Milliseconds of each search, in a collection that is made in ``folder``."""
+    """Return the milliseconds of each search, in a collection created in ``folder``."""
     colors = list(COLORS.values())
     film = write_video(folder / "film.mp4", [solid(colors[number // 8 % 3]) for number in range(240)], rate=4, gop=8)
     with process(settings_for(make_small_bundle(folder / "bundle"), folder / "data")) as (client, _):
@@ -51,26 +57,29 @@ def first_results(folder: Path, searches: int) -> list[float]:
             client.post(f"/v1/collections/{NAME}/videos", files={"file": file}, data=cut).raise_for_status()
         with sync_playwright() as playwright:
             # Chromium's own sandbox cannot be set up by root, and only this repository's page is opened.
-            started = playwright.chromium.launch(executable_path=find_tool("chromium"), args=["--no-sandbox"])
-            page = started.new_page(base_url=str(client.base_url), viewport={"width": 1280, "height": 900})
+            browser = playwright.chromium.launch(executable_path=find_tool("chromium"), args=["--no-sandbox"])
+            page = browser.new_page(base_url=str(client.base_url), viewport={"width": 1280, "height": 900})
             page.goto(f"/?collection={NAME}")
             page.wait_for_selector("#results .card")
-            taken = []
+            durations = []
             for number in range(searches):
-                taken.append(float(page.evaluate(_SEARCH, f"a {list(COLORS)[number % 3]} thing {number}")))
+                durations.append(float(page.evaluate(_SEARCH, f"a {list(COLORS)[number % 3]} thing {number}")))
                 assert page.locator("#results .card").count() == CARDS
-            started.close()
-    return taken
+            browser.close()
+    return durations
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print; 1 where it takes too long."""
+    """Print the result; return 1 if it is above the bound."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--searches", type=int, default=SEARCHES, metavar="NUMBER")
     with tempfile.TemporaryDirectory() as folder:
-        taken = first_results(Path(folder), parser.parse_args(arguments).searches)
-    median = statistics.median(taken)
-    print(f"first result, {CARDS} cards: median {median:.0f} ms, longest {max(taken):.0f} ms of {len(taken)} searches")
+        durations = first_results(Path(folder), parser.parse_args(arguments).searches)
+    median = statistics.median(durations)
+    print(
+        f"first result, {CARDS} cards: median {median:.0f} ms, "
+        f"maximum {max(durations):.0f} ms of {len(durations)} searches"
+    )
     return 0 if median <= BOUND_MS else 1
 
 

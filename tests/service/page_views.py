@@ -33,7 +33,7 @@ def views(page: Page, query: str, about: str) -> Iterator[str]:
     page.keyboard.press("Escape")
 
     page.get_by_role("button", name="Add videos").click()
-    page.get_by_label("Length of a window").wait_for()
+    page.get_by_label("Clip length").wait_for()
     yield "adding"
     page.keyboard.press("Escape")
 
@@ -62,27 +62,27 @@ def exceptions(page: Page, broken: Path, empty: str) -> Iterator[str]:
     page.get_by_label("Field").fill("width")
     page.get_by_label("Value").fill("1")
     page.get_by_role("button", name="Apply").click()
-    page.get_by_role("heading", name="Nothing found").wait_for()
+    page.get_by_role("heading", name="No results").wait_for()
     page.locator("#files").set_input_files([broken])
     page.locator("#uploads .failed").wait_for()
     yield "nothing"
 
-    page.get_by_role("button", name="Another condition").click()
+    page.get_by_role("button", name="Add condition").click()
     page.get_by_label("Field").last.fill("clip.start")
     page.get_by_role("button", name="Apply").click()
-    page.get_by_text("Give a value").wait_for()
-    page.get_by_text("What do the numbers mean?").click()
+    page.get_by_text("Enter a value").wait_for()
+    page.get_by_text("What do the scores mean?").click()
     yield "filter"
 
     page.route("**/search", lambda route: None)
-    page.get_by_role("button", name="No filter").click()
+    page.get_by_role("button", name="Clear filter").click()
     page.locator(".ghost").first.wait_for()
     yield "loading"
     page.unroute_all()
 
     page.route("**/search", lambda route: route.abort())
     page.locator("#query").press("Enter")
-    page.get_by_role("heading", name="That did not work").wait_for()
+    page.get_by_role("heading", name="Something went wrong").wait_for()
     yield "failed"
     page.unroute_all()
 
@@ -94,7 +94,7 @@ def exceptions(page: Page, broken: Path, empty: str) -> Iterator[str]:
     page.locator("#open-collections").click()
     page.locator("#panel").get_by_role("button", name="New collection").click()
     page.get_by_label("Name", exact=True).fill(empty)
-    page.get_by_text("Model, index and tokens").click()
+    page.get_by_text("Advanced").click()
     page.get_by_role("button", name="Create").click()
     page.locator("#name-error:not(:empty)").wait_for()
     yield "name"
@@ -103,7 +103,7 @@ def exceptions(page: Page, broken: Path, empty: str) -> Iterator[str]:
 
     page.evaluate("sessionStorage.clear()")
     page.locator("#query").press("Enter")
-    page.get_by_label("API key").fill("vsk_wrong")
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_label("API key", exact=True).fill("vsk_wrong")
+    page.get_by_role("button", name="Continue").click()
     page.locator("#key-error:not(:empty)").wait_for()
     yield "key"

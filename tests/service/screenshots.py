@@ -144,7 +144,7 @@ def _timeline(running: Running, browser: Browser) -> bytes:
     page = opened.new_page()
     _enter(page, f"/?collection=films&q={QUERY}")
     page.locator(".card").first.click()
-    page.get_by_text("Moments that fit best").wait_for()
+    page.get_by_text("Best matching moments").wait_for()
     page.mouse.move(0, 0)
     page.wait_for_timeout(500)  # the first frame
     picture = page.screenshot()
@@ -154,8 +154,8 @@ def _timeline(running: Running, browser: Browser) -> bytes:
 
 def _enter(page: Page, address: str) -> None:
     page.goto(address)
-    page.get_by_label("API key").fill(ADMIN)
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_label("API key", exact=True).fill(ADMIN)
+    page.get_by_role("button", name="Continue").click()
     page.locator("#key-dialog").wait_for(state="hidden")
 
 

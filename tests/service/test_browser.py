@@ -15,10 +15,10 @@ import service.page
 from index.jobs import jobs as index_jobs
 from service.page import WEB_FILES, PageFiles
 from tests.media_files import solid, write_subtitled_video
+from tests.service.accessibility import announcements, record_announcements
 from tests.service.browsing import ADMIN, PATIENCE_MS, wait_for_events
-from tests.service.hearing import heard, listen
-from tests.service.passing import expect_passed, keep_passing
 from tests.service.running import Running
+from tests.service.toast_log import expect_toast, record_toasts
 from tests.waiting import wait_for
 
 
@@ -82,26 +82,26 @@ def test_videos_are_cut_as_the_form_says_and_what_is_said_is_shown(
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name=f"Add videos to {collection}")).to_be_focused()
     page.keyboard.press("Tab")
-    expect(page.get_by_role("radio", name="Windows of one length")).to_be_focused()
-    expect(page.get_by_label("Length of a window")).to_have_value("8")
+    expect(page.get_by_role("radio", name="Fixed length")).to_be_focused()
+    expect(page.get_by_label("Clip length")).to_have_value("8")
     page.keyboard.press("ArrowDown")
-    expect(page.get_by_label("Length of a window")).to_be_hidden()
+    expect(page.get_by_label("Clip length")).to_be_hidden()
     page.keyboard.press("ArrowDown")
     expect(page.get_by_role("radio", name="Subtitles")).to_be_checked()
-    expect(page.get_by_label("Shared by neighbours")).to_be_hidden()
-    for pressed in ("Tab", "Tab", "2"):  # past the length of a window, into "join what is below"
+    expect(page.get_by_label("Overlap")).to_be_hidden()
+    for pressed in ("Tab", "Tab", "2"):  # past the clip length, into "Minimum length"
         page.keyboard.press(pressed)
-    expect(page.get_by_label("Join what is below")).to_have_value("2")
-    page.get_by_label("Language of subtitles").fill("english")
+    expect(page.get_by_label("Minimum length")).to_have_value("2")
+    page.get_by_label("Subtitle language").fill("english")
     page.locator("#add-title").focus()
     page.locator("#files").set_input_files([talk])
-    expect(page.get_by_label("Language of subtitles")).to_be_focused()  # where the browser says what is wrong
+    expect(page.get_by_label("Subtitle language")).to_be_focused()  # where the browser says what is wrong
     expect(page.locator("#uploads .upload")).to_have_count(0)
-    page.get_by_label("Language of subtitles").fill("en")
+    page.get_by_label("Subtitle language").fill("en")
     with page.expect_file_chooser() as chosen:
         page.get_by_role("button", name="Choose files").press("Enter")
     chosen.value.set_files([talk])
-    expect_passed(page, "talk.mkv", "added, 2 clips")
+    expect_toast(page, "talk.mkv", "added, 2 clips")
     expect(page.locator("#add")).to_be_hidden()
     video = running.client.get(f"/v1/collections/{collection}/videos").json()["videos"][0]
     spans = running.client.get(f"/v1/collections/{collection}/videos/{video['id']}").json()["spans"]
@@ -115,12 +115,12 @@ def test_videos_are_cut_as_the_form_says_and_what_is_said_is_shown(
     expect(page.locator("#clip-text")).to_have_text(re.compile("all of it is red|here it ends"))
 
     page.locator("#clip-delete").click()
-    expect(page.locator("#question-cancel")).to_be_focused()
+    expect(page.locator("#confirm-cancel")).to_be_focused()
     page.keyboard.press("Enter")  # too soon: what leaves everything as it is has the focus
-    expect(page.locator("#question-dialog")).to_be_hidden()
+    expect(page.locator("#confirm-dialog")).to_be_hidden()
     assert running.client.get(f"/v1/collections/{collection}").json()["videos"] == 1
     page.locator("#clip-delete").click()
-    page.locator("#question-do").click()
+    page.locator("#confirm-submit").click()
     expect(page.locator("#clip")).to_be_hidden()
     assert running.client.get(f"/v1/collections/{collection}").json()["videos"] == 0
 
@@ -130,20 +130,20 @@ def test_numbers_that_do_not_go_together_are_named_before_anything_is_sent(
 ) -> None:
     page.goto(f"/?collection={collection}")
     page.locator("#upload").click()
-    page.get_by_label("Shared by neighbours").fill("7.9")
+    page.get_by_label("Overlap").fill("7.9")
     page.locator("#add-title").focus()
     page.locator("#files").set_input_files([files / "red.mp4"])
-    expect(page.get_by_label("Shared by neighbours")).to_be_focused()
-    problem = page.get_by_label("Shared by neighbours").evaluate("field => field.validationMessage")
-    assert problem == "At least 0.5 s less than the length was expected."
-    page.get_by_label("Length of a window").fill("9")
+    expect(page.get_by_label("Overlap")).to_be_focused()
+    problem = page.get_by_label("Overlap").evaluate("field => field.validationMessage")
+    assert problem == "The overlap must be at least 0.5 s shorter than the clip length."
+    page.get_by_label("Clip length").fill("9")
     page.locator("#files").set_input_files([files / "red.mp4"])
     expect(page.locator("#summary")).to_contain_text("1 video", timeout=PATIENCE_MS)
     # What only the service knows is said where the file is.
     page.locator("#upload").click()
     page.get_by_label("Shots").check()
-    page.get_by_label("Join what is below").fill("9")
-    page.get_by_label("Cut what is above").fill("10")
+    page.get_by_label("Minimum length").fill("9")
+    page.get_by_label("Maximum length").fill("10")
     page.locator("#files").set_input_files([files / "blue.mp4"])
     expect(page.locator("#uploads .failed .error")).to_contain_text("shortest")
     assert running.client.get(f"/v1/collections/{collection}").json()["videos"] == 1
@@ -157,8 +157,8 @@ def test_a_folder_is_indexed_as_a_job_and_what_failed_is_named(
     page.goto(f"/?collection={collection}")
     page.locator("#upload").click()
     page.get_by_label("Shots").check()
-    page.get_by_label("Cut what is above").fill("12")
-    folder = page.get_by_label("Or a folder of the machine where the service runs")
+    page.get_by_label("Maximum length").fill("12")
+    folder = page.get_by_label("Or a folder on the server")
     folder.fill("/etc")
     folder.press("Enter")
     expect(page.get_by_role("alert").filter(has_text="/etc")).to_contain_text("outside the folders that jobs may name")
@@ -193,8 +193,8 @@ def test_a_collection_of_another_model_is_embedded_again_by_a_click(
 
     page = enter(ADMIN)
     page.goto("/?collection=old")
-    expect(page.locator("#summary")).to_contain_text("The model that filled this collection is not loaded")
-    page.get_by_role("button", name="Embed it again").click()
+    expect(page.locator("#summary")).to_contain_text("The model of this collection is not loaded")
+    page.get_by_role("button", name="Re-embed with the default model").click()
     expect(page.locator("#summary")).to_contain_text("2 videos, 2 clips")
     page.locator("#query").fill("a red thing")
     page.keyboard.press("Enter")
@@ -203,7 +203,7 @@ def test_a_collection_of_another_model_is_embedded_again_by_a_click(
 
 
 def test_a_search_and_what_is_open_are_in_the_address_and_in_the_history(page: Page, film: str) -> None:
-    listen(page)
+    record_announcements(page)
     page.goto(f"/?collection={film}&q=a+red+thing&group=event")
     page.goto(f"/?collection={film}&q=a+blue+thing")
     page.locator("#results .card").first.click()
@@ -249,12 +249,12 @@ def test_a_search_and_what_is_open_are_in_the_address_and_in_the_history(page: P
     track = page.get_by_role("slider", name="Clips of this video")
     expect(track).to_have_attribute("aria-valuetext", "clip 11 of 30, 0:20 to 0:22")
     expect(page.get_by_role("heading", name="film")).to_be_focused()
-    heard(page)
+    announcements(page)
     page.keyboard.press("ArrowRight")
     page.wait_for_url("**&t=22-24")
     track.press("ArrowRight")  # a slider tells its value by itself
     page.wait_for_url("**&t=24-26")
-    assert heard(page) == ["clip 12 of 30, 0:22 to 0:24"]
+    assert announcements(page) == ["clip 12 of 30, 0:22 to 0:24"]
     page.keyboard.press("Escape")
     expect(page.get_by_role("region", name="Clips")).to_be_focused()
 
@@ -264,14 +264,14 @@ def test_a_link_to_what_is_not_there_says_so_and_the_page_works(page: Page, runn
     notice = page.locator("#uploads .failed")
     page.goto("/?collection=nowhere&video=1&q=a+red+thing")
     expect(notice).to_contain_text("Collection nowhere")
-    expect(notice).to_contain_text(f"It is not here, or not for the key of this tab. This is {first}.")
+    expect(notice).to_contain_text(f"It does not exist, or your API key has no access to it. Showing {first} instead.")
     expect(page.locator("#results").locator(".card, .note:not(.failed)").first).to_be_visible()  # other tests filled it
     expect(page.locator("#clip")).to_be_hidden()
     assert "video" not in in_address(page)
 
     page.goto(f"/?collection={palette}&q=a+red+thing&video=4711")
     expect(notice).to_contain_text("Link to video 4711")
-    expect(notice).to_contain_text("There is no such video in palette. It may have been deleted.")
+    expect(notice).to_contain_text("Video not found in palette. It may have been deleted.")
     expect(page.locator("#results .card")).to_have_count(3)
     expect(page.locator("#clip")).to_be_hidden()
     assert "video" not in in_address(page)
@@ -281,11 +281,11 @@ def test_a_link_to_what_is_not_there_says_so_and_the_page_works(page: Page, runn
 
     page.route("**/videos/2", lambda route: route.abort())
     page.goto(f"/?collection={palette}&video=2&t=never")
-    expect(notice).to_contain_text("The service cannot be reached.")
+    expect(notice).to_contain_text("Cannot reach the service.")
     page.unroute_all()
     notice.get_by_role("button", name="Try again").click()
     expect(page.locator("#clip-title")).to_have_text("green")
-    expect(notice).to_contain_text("t: never; seconds below 2 were expected, such as 20 or 20-24.")
+    expect(notice).to_contain_text("t: never; expected seconds below 2, such as 20 or 20-24.")
     page.keyboard.press("Escape")
     expect(page.locator("#clip")).to_be_hidden()
     assert in_address(page) == {"collection": palette}
@@ -319,7 +319,7 @@ def test_a_film_longer_than_a_request_goes_on_as_a_job_and_the_next_file_is_sent
     expect(line).to_contain_text("running", timeout=PATIENCE_MS)
     expect(page.locator("#uploads .upload", has_text="blue.mp4")).to_contain_text("queued", timeout=PATIENCE_MS)
     held()
-    expect_passed(page, "red.mp4", "succeeded: 1 added")
+    expect_toast(page, "red.mp4", "succeeded: 1 added")
     expect(page.locator("#summary")).to_contain_text("2 videos", timeout=PATIENCE_MS)
     assert asked == ["respond-async, wait=20"] * 2
 
@@ -331,14 +331,14 @@ def test_where_keys_are_asked_for_the_page_asks_once_and_then_shows_everything(
     context = browser.new_context(base_url=str(guarded.client.base_url))
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MS)
-    keep_passing(page)
+    record_toasts(page)
     page.goto("/?collection=palette&q=a+red+thing&video=2")
     expect(page.locator("#key-dialog")).to_be_visible()
-    page.get_by_label("API key").fill("vsk_wrong")
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_label("API key", exact=True).fill("vsk_wrong")
+    page.get_by_role("button", name="Continue").click()
     expect(page.locator("#key-error")).to_contain_text("the API key is unknown")
-    page.get_by_label("API key").fill(key)
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_label("API key", exact=True).fill(key)
+    page.get_by_role("button", name="Continue").click()
     expect(page.locator("#key-dialog")).to_be_hidden()
     expect(page.locator("#clip-title")).to_have_text("green")  # the link is followed after that
     page.keyboard.press("Escape")
@@ -346,7 +346,7 @@ def test_where_keys_are_asked_for_the_page_asks_once_and_then_shows_everything(
     picture = page.locator("#results img").first  # which no header is sent for
     wait_for(lambda: picture.evaluate("image => image.naturalWidth") > 0)
     page.locator("#files").set_input_files(files / "red.mp4")
-    expect_passed(page, "red.mp4", "was there already")
+    expect_toast(page, "red.mp4", "already in the collection")
     page.reload()  # the tab still has the key
     wait_for(lambda: picture.evaluate("image => image.naturalWidth") > 0)
     expect(page.locator("#key-dialog")).to_be_hidden()
@@ -357,11 +357,40 @@ def test_where_keys_are_asked_for_the_page_asks_once_and_then_shows_everything(
     page.route("**/v1/models", lambda route: late.append(route), times=1)
     page.evaluate("sessionStorage.clear()")
     page.locator("#model").click()
-    page.get_by_label("API key").fill(key)
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_label("API key", exact=True).fill(key)
+    page.get_by_role("button", name="Continue").click()
     expect(page.locator("#key-dialog")).to_be_hidden()
     wait_for_events(page, lambda: late)
     late[0].fulfill(status=401, json={"detail": "a key was expected"})
     expect(page.get_by_role("article").first).to_contain_text("small-colours")
     expect(page.locator("#key-dialog")).to_be_hidden()
+    context.close()
+
+
+def test_tabs_with_keys_of_different_collections_show_the_media_of_each(
+    browser: Browser, guarded: Running, files: Path
+) -> None:
+    guarded.client.delete("/v1/collections/second")
+    guarded.client.post("/v1/collections", json={"name": "second"}).raise_for_status()
+    with (files / "blue.mp4").open("rb") as file:
+        guarded.client.post("/v1/collections/second/videos", files={"file": file}).raise_for_status()
+    context = browser.new_context(base_url=str(guarded.client.base_url))
+    pages: list[Page] = []
+    for name in ("palette", "second"):
+        new_key = {"name": name, "scopes": ["read"], "collections": [name]}
+        key = guarded.client.post("/v1/keys", json=new_key).json()["key"]
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        page.goto(f"/?collection={name}")
+        page.get_by_label("API key", exact=True).fill(key)
+        page.get_by_role("button", name="Continue").click()
+        expect(page.locator("#results .card").first).to_be_visible()
+        pages.append(page)
+    for page in pages:  # the first tab again, after the second one has got its cookie
+        clip = page.evaluate("document.querySelector('#results img').src.replace(/thumbnail.*/, 'media')")
+        for address in (clip, clip.replace("media", "thumbnail")):
+            assert page.evaluate("address => fetch(address).then((response) => response.status)", address) == 200
+        page.locator("#results .card").first.click()
+        video = page.locator("#clip-screen video")
+        wait_for(lambda video=video: video.evaluate("video => video.readyState") >= 1)
     context.close()

@@ -18,8 +18,8 @@ from playwright.sync_api import APIResponse, Page, Route, expect
 
 from tests.chaos import only_by_chaos
 from tests.media_files import solid, write_picture
+from tests.service.accessibility import accessibility_tree, announcements, record_announcements
 from tests.service.browsing import ADMIN, PATIENCE_MS, wait_for_events
-from tests.service.hearing import heard, listen, tree
 from tests.service.page_views import exceptions, views
 from tests.service.running import Running
 from tests.waiting import wait_for
@@ -30,12 +30,12 @@ COLOURS = {"runOnly": ["color-contrast", "link-in-text-block"], "resultTypes": [
 SMALLEST_TARGET = 43.5  # of 44 CSS pixels, since edges are rounded
 TARGETS = "button, select, summary, input:not([type=checkbox], [type=radio], [type=file]), label:has([type=checkbox])"
 SEARCHING = "Searching\N{HORIZONTAL ELLIPSIS}"
-LOOKING = "Looking\N{HORIZONTAL ELLIPSIS}"
+LOADING = "Loading\N{HORIZONTAL ELLIPSIS}"
 RESULTS = r"""
 - status: /3 clips in \d+ ms, best first/
 - region "Clips":
   - button /^1\. red, 0:00 to 0:02, fused 0\.9\d, match (over 99|9\d)%, similarity [01]\.\d\d$/
-  - 'button "More like this: 1. red"'
+  - 'button "Find similar: 1. red"'
   - button /^2\. (green|blue), 0:00 to 0:02, fused 0\.\d\d, match (under 1|\d)%, similarity (minus )?0\.\d\d$/
 """
 
@@ -90,7 +90,7 @@ ALIKE = {"Add videos", "Remove this condition"}
 
 def alike(page: Page) -> set[str]:
     """Names that several buttons have, for those who hear one without what stands around it."""
-    names = Counter(name for role, name, _ in tree(page) if role == "button")
+    names = Counter(name for role, name, _ in accessibility_tree(page) if role == "button")
     return {name for name, count in names.items() if count > 1} - ALIKE
 
 
@@ -128,17 +128,17 @@ def test_the_sheet_is_used_by_keys_alone_and_leads_back(with_a_job: Running, ent
     page.locator("#open-jobs").focus()
     page.keyboard.press("Enter")
     expect(page.get_by_role("tab", name="Jobs")).to_be_focused()
-    expect(page.get_by_text("1 file that failed")).to_be_visible()
+    expect(page.get_by_text("1 failed file")).to_be_visible()
     page.keyboard.press("Tab")
     expect(page.get_by_role("tabpanel")).to_be_focused()
     page.keyboard.press("Tab")
-    expect(page.locator("summary", has_text="1 file that failed")).to_be_focused()
+    expect(page.locator("summary", has_text="1 failed file")).to_be_focused()
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("ArrowRight")
     expect(page.get_by_role("tab", name="Collections")).to_be_focused()
     page.get_by_role("button", name="Delete…").last.press("Enter")
-    expect(page.get_by_label("Type palette to confirm")).to_be_focused()
+    expect(page.get_by_label("Type “palette” to confirm")).to_be_focused()
     page.keyboard.press("Escape")
     expect(page.get_by_role("button", name="Delete…").last).to_be_focused()
     page.keyboard.press("Escape")
@@ -150,21 +150,21 @@ def expect_heard(page: Page, *patterns: str) -> None:
     said: list[str] = []
 
     def is_all() -> bool:
-        said.extend(heard(page))
+        said.extend(announcements(page))
         return len(said) >= len(patterns)
 
     wait_for(is_all)
     page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")  # what comes on top of it
-    said += heard(page)
+    said += announcements(page)
     assert len(said) == len(patterns), said
     for pattern, text in zip(patterns, said, strict=True):
         assert re.fullmatch(pattern, text), said
 
 
 def test_a_search_is_told_once_and_a_clip_is_entered_and_left(page: Page, palette: str) -> None:
-    listen(page)
+    record_announcements(page)
     page.goto(f"/?collection={palette}")
-    expect_heard(page, r"3 videos, 3 clips\. Describe what you are looking for\.")
+    expect_heard(page, r"3 videos, 3 clips\. Describe a moment to search\.")
     page.locator("#query").fill("a red thing")
     page.keyboard.press("Enter")
     expect_heard(page, SEARCHING, r"3 clips in \d+ ms, best first")
@@ -178,26 +178,26 @@ def test_a_search_is_told_once_and_a_clip_is_entered_and_left(page: Page, palett
     dialog = page.get_by_role("dialog", name="red", exact=True)
     expect(dialog).to_have_accessible_description(re.compile(r"^0:00 . 0:02 · 96.64 · color: red"))
     expect(dialog.get_by_role("heading", name="red", exact=True)).to_be_focused()
-    there = tree(page)  # only the dialog, and a place of its own for what is told
+    there = accessibility_tree(page)  # only the dialog, and a place of its own for what is told
     assert [name for role, name, _ in there if role in ("main", "dialog")] == ["red"]
     assert "log" in [role for role, _, about in there if about.get("live") == "polite"]
     page.locator("#captions").fill("a green thing\na red thing")
     page.get_by_role("button", name="Compare").press("Enter")
     expect_heard(
-        page, LOOKING, r"Fits best: a red thing\. It almost certainly describes the clip\. fused 0\.9.*, match .*"
+        page, LOADING, r"Best match: a red thing\. Almost certainly describes the clip\. fused 0\.9.*, match .*"
     )
     page.locator("#question").fill("which colour is it")
     page.locator("#question").press("Enter")
-    expect_heard(page, LOOKING, r"red (over 99|\d\d)%, \w+ (under 1|\d\d?)%, .*")
+    expect_heard(page, LOADING, r"red (over 99|\d\d)%, \w+ (under 1|\d\d?)%, .*")
     page.keyboard.press("Escape")
     expect(first).to_be_focused()
 
     page.route("**/search", lambda route: route.abort())
     page.locator("#query").press("Enter")
-    expect_heard(page, SEARCHING, r"That did not work\. The service cannot be reached\. Is it running\?")
+    expect_heard(page, SEARCHING, r"Something went wrong\. The service cannot be reached\. Is it running\?")
     page.unroute_all()
     page.goto(f'/?collection={palette}&q=a+red+thing&filter={{"color":"pink"}}')
-    expect_heard(page, SEARCHING, r"Nothing found\. Nothing passes the filter\.")
+    expect_heard(page, SEARCHING, r"No results\. No clips match the filter\.")
 
 
 def test_ends_and_failures_are_told_and_no_step_on_the_way(
@@ -206,12 +206,12 @@ def test_ends_and_failures_are_told_and_no_step_on_the_way(
     (incoming / "letter.mp4").write_text("Dear reader, this is no video.")
     for name in ("red", "green"):
         shutil.copy(files / f"{name}.mp4", incoming)
-    listen(page)
+    record_announcements(page)
     page.goto(f"/?collection={collection}")
     expect_heard(page, r"This collection is empty\. Drop videos .*")
     page.locator("#upload").click()
-    page.get_by_label("Or a folder of the machine").fill(incoming.name)
-    page.get_by_label("Or a folder of the machine").press("Enter")
+    page.get_by_label("Or a folder on the server").fill(incoming.name)
+    page.get_by_label("Or a folder on the server").press("Enter")
     page.locator("#open-jobs").click()
     job = page.get_by_role("article")
     expect(job).to_contain_text("1 of 3 files")
@@ -219,7 +219,7 @@ def test_ends_and_failures_are_told_and_no_step_on_the_way(
     answers: list[tuple[Route, APIResponse]] = []
     page.route("**/pause", lambda route: answers.append((route, route.fetch(timeout=PATIENCE_MS))))
     job.get_by_role("button", name=re.compile("^Pause ")).click()
-    expect(job).to_contain_text("pauses after the files at hand")
+    expect(job).to_contain_text("pausing after the current files")
     wait_for_events(page, lambda: answers)
     held()
     paused = job.get_by_text("paused", exact=True)
@@ -232,7 +232,7 @@ def test_ends_and_failures_are_told_and_no_step_on_the_way(
     expect(job).to_contain_text("2 added, 1 failed")
     name = re.escape(incoming.name)
     end = rf"{name}: 2 added, 1 failed; letter\.mp4: the content is text.*"
-    expect_heard(page, f"{name}: under way", f"{name}: paused", f"{name}: under way", end)
+    expect_heard(page, f"{name}: indexing started", f"{name}: paused", f"{name}: running", end)
 
     # Above the sheet, and of several files only what went wrong, and all of them at the end.
     page.locator("#files").set_input_files([incoming / "letter.mp4", files / "red.mp4", files / "blue.mp4"])

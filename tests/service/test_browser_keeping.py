@@ -8,13 +8,14 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import pytest
 from playwright.sync_api import Page, Request, Route, expect
 
 from tests.chaos import only_by_chaos
 from tests.media_files import solid, write_picture
 from tests.service.browsing import ADMIN, PATIENCE_MS, wait_for_events
-from tests.service.passing import expect_passed
 from tests.service.running import Running
+from tests.service.toast_log import expect_toast
 from tests.waiting import PATIENCE, wait_for
 
 SLOW = 20_000
@@ -31,8 +32,8 @@ def pictures(folder: Path, count: int) -> None:
 def start_job(page: Page, folder: Path) -> None:
     """A job of a folder, begun on the page."""
     page.locator("#upload").click()
-    page.get_by_label("Or a folder of the machine").fill(folder.name)
-    page.get_by_label("Or a folder of the machine").press("Enter")
+    page.get_by_label("Or a folder on the server").fill(folder.name)
+    page.get_by_label("Or a folder on the server").press("Enter")
     expect(page.locator("#add")).to_be_hidden()
 
 
@@ -63,7 +64,7 @@ def test_a_job_is_seen_live_paused_resumed_and_tried_again(
     page.goto(f"/?collection={collection}")
     asked = job_requests(page)
     start_job(page, incoming)
-    expect(page.get_by_role("button", name="Jobs, 1 under way")).to_be_visible()
+    expect(page.get_by_role("button", name="Jobs, 1 active")).to_be_visible()
     page.get_by_role("button", name="Details").press("Enter")
     expect(page.get_by_role("tab", name="Jobs")).to_be_focused()
     job = page.get_by_role("article").filter(has_text=incoming.name)
@@ -72,10 +73,10 @@ def test_a_job_is_seen_live_paused_resumed_and_tried_again(
     expect(job).to_contain_text("1 of 4 files")
 
     job.get_by_role("button", name=re.compile("^Pause ")).press("Enter")
-    expect(job).to_contain_text("pauses after the files at hand")
+    expect(job).to_contain_text("pausing after the current files")
     expect(job.get_by_role("button", name=re.compile("^Resume "))).to_be_focused()
     page.keyboard.press("Enter")
-    expect(job).not_to_contain_text("pauses after")
+    expect(job).not_to_contain_text("pausing after")
     held()
     expect(job.get_by_text("succeeded", exact=True)).to_be_visible()
     expect(job).to_contain_text("3 added, 1 failed")
@@ -84,7 +85,7 @@ def test_a_job_is_seen_live_paused_resumed_and_tried_again(
     assert [url for url in looked if "/items?" not in url] == []  # nobody polled
 
     write_picture(incoming / "mended.png", solid((9, 9, 9), 48, 48)).rename(broken)
-    job.get_by_role("button", name="Try failed again").click()
+    job.get_by_role("button", name="Retry failed").click()
     expect(job).to_contain_text("4 added")
     expect(job).not_to_contain_text("broken.mp4")
     page.keyboard.press("Escape")
@@ -119,7 +120,7 @@ def test_a_tab_that_nobody_sees_holds_no_stream_and_misses_nothing(
     address = asked[0].url.removesuffix("/events")
     wait_for(lambda: httpx.get(address, timeout=PATIENCE).json()["state"] == "succeeded")
     look(hidden=False)
-    expect_passed(page, incoming.name, "succeeded: 3 added")
+    expect_toast(page, incoming.name, "succeeded: 3 added")
     assert [request.url for request in asked[before:] if request.url.endswith("/events")] == []  # the list told all
     expect(page.locator("#summary")).to_contain_text("3 videos")
 
@@ -190,14 +191,14 @@ def test_uploads_say_how_fast_they_are_wait_when_told_and_can_be_cancelled_and_t
 
     page.route("**/videos", lambda route: upload(route) if route.request.method == "POST" else route.continue_())
     page.locator("#files").set_input_files(files / "red.mp4")
-    expect_passed(page, "red.mp4", "the service is busy; goes on in 1 s")
-    expect_passed(page, "red.mp4", "added, 1 clip")
+    expect_toast(page, "red.mp4", "service busy; retrying in 1 s")
+    expect_toast(page, "red.mp4", "added, 1 clip")
 
     page.locator("#files").set_input_files(files / "green.mp4")
     green = page.locator("#uploads .upload").filter(has_text="green.mp4")
-    expect(green.locator(".error")).to_have_text("The upload was broken off.")
+    expect(green.locator(".error")).to_have_text("Upload interrupted.")
     green.get_by_role("button", name="Try again").click()
-    expect_passed(page, "green.mp4", "added, 1 clip")
+    expect_toast(page, "green.mp4", "added, 1 clip")
 
     page.locator("#files").set_input_files([files / "blue.mp4", files / "red.mp4"])
     wait_for_events(page, lambda: held)
@@ -206,7 +207,7 @@ def test_uploads_say_how_fast_they_are_wait_when_told_and_can_be_cancelled_and_t
     page.close(run_before_unload=True)
     wait_for_events(page, lambda: asked == ["beforeunload"])
     page.get_by_role("button", name="Cancel all").click()
-    expect_passed(page, "blue.mp4", "cancelled")
+    expect_toast(page, "blue.mp4", "cancelled")
     expect(page.locator("#uploads").get_by_text("All files")).to_be_hidden()
     assert running.client.get(f"/v1/collections/{collection}").json()["videos"] == 2
 
@@ -232,9 +233,9 @@ def test_a_collection_is_made_changed_backed_up_and_deleted(
     page.locator("#panel").get_by_role("button", name="New collection").click()
     made = f"{collection}-made"
     page.get_by_label("Name", exact=True).fill(made)
-    page.get_by_text("Model, index and tokens").click()
-    page.get_by_label("Kind of index").select_option("flat")
-    page.get_by_label("Tokens, for looking closely").select_option("float16")
+    page.get_by_text("Advanced").click()
+    page.get_by_label("Index type").select_option("flat")
+    page.get_by_label("Token encoding (for reranking)").select_option("float16")
     page.get_by_role("button", name="Create").click()
     expect(page.locator("#collections")).to_have_value(made)
     told = running.client.get(f"/v1/collections/{made}").json()
@@ -250,7 +251,7 @@ def test_a_collection_is_made_changed_backed_up_and_deleted(
     wait_for_events(page, lambda: len(looks) >= before + 2)  # all is drawn anew at each, but for what is being pressed
     page.mouse.up()
     page.unroute("**/v1/operations")
-    page.get_by_label("Kind of index").last.select_option("hnsw")
+    page.get_by_label("Index type").last.select_option("hnsw")
     page.get_by_role("button", name="Change").click()
     wait_for(lambda: running.client.get(f"/v1/collections/{made}").json()["index_kind"] == "hnsw")
 
@@ -259,7 +260,7 @@ def test_a_collection_is_made_changed_backed_up_and_deleted(
         upload = running.client.post(f"/v1/collections/{made}/videos", files={"file": file})
     assert upload.status_code == 201
     item.get_by_role("button", name="Back up").click()
-    expect(item).to_contain_text(re.compile(r"1 media file, [\d.]+\s\w+, are not in it"))
+    expect(item).to_contain_text(re.compile(r"1 media file, [\d.]+\s\w+, not included"))
     with page.expect_download() as saved:
         item.get_by_role("button", name=f"Save {made}.sqlite3").click()
     assert saved.value.suggested_filename == f"{made}.sqlite3"
@@ -268,10 +269,10 @@ def test_a_collection_is_made_changed_backed_up_and_deleted(
     expect(item).not_to_contain_text("Backup")
 
     item.get_by_role("button", name="Delete…").press("Enter")
-    delete = page.locator("#question-do")
-    page.get_by_label(f"Type {made} to confirm").fill(made[:-1])
+    delete = page.locator("#confirm-submit")
+    page.get_by_label(f"Type “{made}” to confirm").fill(made[:-1])
     expect(delete).to_be_disabled()
-    page.get_by_label(f"Type {made} to confirm").fill(made)
+    page.get_by_label(f"Type “{made}” to confirm").fill(made)
     delete.click()
     expect(item).to_have_count(0)
     assert running.client.get(f"/v1/collections/{made}").status_code == 404
@@ -284,13 +285,13 @@ def test_a_collection_is_made_changed_backed_up_and_deleted(
 def test_keys_are_made_shown_once_and_revoked(guarded: Running, enter: Callable[..., Page]) -> None:
     page = enter(ADMIN, "#keys")
     expect(page.get_by_role("article").filter(has_text="this tab")).to_contain_text("VITASCOPE_ADMIN_KEY")
-    page.get_by_text("Make a key").click()
-    page.get_by_label("What it is for").fill("the portal")
+    page.get_by_text("Create a key").click()
+    page.get_by_label("Name").fill("the portal")
     page.get_by_label("palette", exact=True).check()
-    page.get_by_label("Good for").select_option(label="30 days")
-    page.get_by_label("Requests a second").fill("50")
-    page.get_by_role("button", name="Make the key").click()
-    text = page.get_by_label("The key the portal")
+    page.get_by_label("Expires after").select_option(label="30 days")
+    page.get_by_label("Requests per second").fill("50")
+    page.get_by_role("button", name="Create key").click()
+    text = page.get_by_label("Key the portal")
     expect(text).to_be_focused()
     key = text.input_value()
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
@@ -305,29 +306,29 @@ def test_keys_are_made_shown_once_and_revoked(guarded: Running, enter: Callable[
     expect(page.get_by_role("tab", name="Models")).to_be_focused()
     page.keyboard.press("ArrowRight")
     item = page.get_by_role("article").filter(has_text="the portal")
-    expect(item).to_contain_text("read · palette · 50 requests a second · until")
-    expect(page.get_by_label("The key the portal")).to_have_count(0)
+    expect(item).to_contain_text("read · palette · 50 requests/s · expires")
+    expect(page.get_by_label("Key the portal")).to_have_count(0)
     assert key not in page.content()
 
     visitor = enter(key, "")
     visitor.get_by_role("button", name="Add videos").click()
     expect(visitor.locator("#add")).to_be_visible()
-    expect(visitor.locator("#add")).to_contain_text("One with the scope write may")
+    expect(visitor.locator("#add")).to_contain_text("Use a key with the write scope")
     expect(visitor.get_by_role("button", name="Choose files")).to_be_hidden()
     visitor.keyboard.press("Escape")
     visitor.get_by_role("button", name="Manage").click()
     expect(visitor.get_by_role("article")).to_contain_text("3 videos · 3 clips")
-    expect(visitor.locator("#panel")).to_contain_text("takes one with the scope admin")
+    expect(visitor.locator("#panel")).to_contain_text("requires the admin scope")
     expect(visitor.locator("#panel").get_by_role("button")).to_have_count(0)
     visitor.get_by_role("tab", name="Keys").click()
-    expect(visitor.locator("#panel")).to_contain_text("Only an admin sees keys")
+    expect(visitor.locator("#panel")).to_contain_text("Admin key required")
 
     item.get_by_role("button", name="Revoke…").click()
     expect(page.get_by_role("button", name="Cancel").last).to_be_focused()
     page.get_by_role("button", name="Revoke", exact=True).click()
-    expect(page.get_by_text("1 key that was revoked")).to_be_visible()
+    expect(page.get_by_text("1 revoked or expired key")).to_be_visible()
     visitor.get_by_role("tab", name="Models").click()
-    expect(visitor.get_by_role("heading", name="This service needs a key")).to_be_visible()
+    expect(visitor.get_by_role("heading", name="API key required")).to_be_visible()
 
 
 @only_by_chaos
@@ -335,7 +336,7 @@ def test_models_are_added_made_the_default_and_removed(guarded: Running, enter: 
     page = enter(ADMIN, "#models")
     models = page.get_by_role("article")
     expect(models).to_have_count(1)
-    models.get_by_text("Where each graph runs").click()
+    models.get_by_text("Devices by graph").click()
     expect(models.get_by_role("row").nth(1)).to_contain_text("cpu")
     page.get_by_label("Folder of its bundle").fill("../elsewhere")
     page.get_by_label("Folder of its bundle").press("Enter")
@@ -343,7 +344,7 @@ def test_models_are_added_made_the_default_and_removed(guarded: Running, enter: 
     page.get_by_label("Folder of its bundle").fill("other")
     page.get_by_role("button", name="Add", exact=True).click()
     other = models.filter(has=page.get_by_text("other", exact=True))
-    other.get_by_role("button", name="Make it the default").click()
+    other.get_by_role("button", name="Make default").click()
     expect(other.get_by_text("default", exact=True)).to_be_visible()
     assert guarded.client.get("/v1/models").json()["models"][0]["folder"] == "other"
 
@@ -351,7 +352,7 @@ def test_models_are_added_made_the_default_and_removed(guarded: Running, enter: 
     first.get_by_role("button", name="Remove…").click()
     page.get_by_role("button", name="Remove", exact=True).click()
     expect(first.get_by_role("alert")).to_contain_text("palette could not be searched without it")
-    first.get_by_role("button", name="Make it the default").click()
+    first.get_by_role("button", name="Make default").click()
     expect(first.get_by_text("default", exact=True)).to_be_visible()
     other.get_by_role("button", name="Remove…").click()
     page.get_by_role("button", name="Remove", exact=True).click()
@@ -366,9 +367,9 @@ def test_failures_of_a_job_are_looked_through_page_by_page(
     answer = running.client.post(f"/v1/collections/{collection}/jobs", json={"folder": incoming.name})
     wait_for(lambda: running.client.get(answer.headers["location"]).json()["state"] == "succeeded")
     page.goto(f"/?collection={collection}#jobs")
-    reasons = page.get_by_role("list", name="Why they failed")
+    reasons = page.get_by_role("list", name="Failure reasons")
     more = page.locator("#panel").get_by_role("button", name="Show more")
-    expect(page.locator("#panel")).to_contain_text("5 files that failed")
+    expect(page.locator("#panel")).to_contain_text("5 failed files")
     for shown in (2, 4):  # two on each page, as this service has it
         expect(reasons.get_by_role("listitem")).to_have_count(shown)
         more.press("Enter")
@@ -377,12 +378,38 @@ def test_failures_of_a_job_are_looked_through_page_by_page(
     expect(reasons).to_be_focused()
 
 
+@pytest.mark.parametrize("query", ["", "&q=a+yellow+thing"])
+def test_a_finished_upload_and_a_finished_job_keep_the_pages_of_show_more(
+    page: Page, running: Running, incoming: Path, tmp_path: Path, query: str
+) -> None:
+    name = f"pages-{len(query)}"
+    running.client.post("/v1/collections", json={"name": name}).raise_for_status()
+    pictures(tmp_path, 26)
+    for picture in sorted(tmp_path.glob("*.png")):
+        with picture.open("rb") as file:
+            running.client.post(f"/v1/collections/{name}/videos", files={"file": file}).raise_for_status()
+    page.goto(f"/?collection={name}{query}")
+    cards = page.locator("#results .card")
+    expect(cards).to_have_count(24)
+    page.get_by_role("button", name="Show more").click()
+    expect(cards).to_have_count(26)
+    write_picture(tmp_path / "new.png", solid((1, 2, 3), 48, 48))
+    page.locator("#files").set_input_files(tmp_path / "new.png")
+    expect_toast(page, "new.png", "added, 1 clip")
+    expect(cards).to_have_count(27)
+    write_picture(incoming / "newer.png", solid((3, 2, 1), 48, 48))
+    start_job(page, incoming)
+    expect_toast(page, incoming.name, "succeeded: 1 added")
+    expect(cards).to_have_count(28)
+    running.client.delete(f"/v1/collections/{name}").raise_for_status()
+
+
 def test_what_cannot_be_loaded_says_so_and_is_tried_again(page: Page, collection: str) -> None:
     page.route("**/jobs?*", lambda route: route.abort())
     page.goto(f"/?collection={collection}#jobs")
-    expect(page.get_by_role("alert").filter(has_text="cannot be reached")).to_be_visible()
+    expect(page.get_by_role("alert").filter(has_text="Cannot reach")).to_be_visible()
     page.unroute_all()
     page.locator("#panel").get_by_role("button", name="Try again").click()
     expect(page.locator("#panel")).to_contain_text("No jobs yet")
     page.get_by_role("tab", name="Keys").click()
-    expect(page.locator("#panel")).to_contain_text("Nobody is asked for a key")
+    expect(page.locator("#panel")).to_contain_text("API keys are off")

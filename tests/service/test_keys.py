@@ -18,8 +18,8 @@ from starlette.routing import Match
 from service.app import create_app
 from service.http.api_keys import FILE_NAME, Key, KeyStore, digest, key_id_of
 from service.http.auth import (
-    MEDIA_COOKIE,
     MEDIA_COOKIE_PATH,
+    MEDIA_COOKIE_PREFIX,
     MEDIA_COOKIE_SECONDS,
     match_route,
     permission_of,
@@ -283,7 +283,7 @@ def test_logs_contain_no_keys_and_no_queries(
             ask(locked, "POST", "/v1/answers", text, json={"collection": "palette", "question": query})
             upload = {"file": ("red.mp4", (files / "red.mp4").read_bytes())}
             ask(locked, "POST", "/v1/collections/other/videos", text, files=upload, data={"title": query})
-        cookie = ask(locked, "POST", "/v1/media-cookie", key).cookies[MEDIA_COOKIE]
+        [cookie] = ask(locked, "POST", "/v1/media-cookie", key).cookies.values()
     records = [record for record in caplog.records if not record.name.startswith("http")]  # the client's own
     logged = "\n".join(record.getMessage() for record in records) + "".join(capsys.readouterr())
     assert "POST /v1/collections/{name}/search 200" in logged
@@ -378,11 +378,12 @@ def test_the_media_cookie_permits_media_only(locked: Running) -> None:
     assert answer.status_code == 204
     stated = answer.headers["set-cookie"].lower()
     assert all(part in stated for part in ("httponly", "samesite=strict", "path=/v1/collections", "max-age=3600"))
-    value = answer.cookies[MEDIA_COOKIE]
+    [(name, value)] = answer.cookies.items()
+    assert name == f"{MEDIA_COOKIE_PREFIX}_{key_id_of(key)}"
     assert secret_of(key) not in value
 
     def get(path: str, method: str = "GET", cookie: str = value) -> int:
-        headers = {"cookie": f"{MEDIA_COOKIE}={cookie}"}
+        headers = {"cookie": f"{name}={cookie}"}
         answer = httpx.request(method, f"{locked.client.base_url}{path}", headers=headers, timeout=PATIENCE)
         return answer.status_code
 
@@ -401,6 +402,23 @@ def test_the_media_cookie_permits_media_only(locked: Running) -> None:
         assert get(f"{video}/media", cookie=forged.encode("ascii", "replace").decode()) == 401
     locked.client.delete(f"/v1/keys/{key_id}")
     assert get(f"{video}/media") == 401
+
+
+def test_media_cookies_of_several_keys_permit_the_media_of_each(locked: Running) -> None:
+    cookies = httpx.Cookies()
+    for collection in ("other", "palette"):
+        key = make_key(locked, "read", collections=[collection])
+        cookies.update(ask(locked, "POST", "/v1/media-cookie", key).cookies)
+    forged = {name: f"{value}0" for name, value in cookies.items()}
+    unknown = {f"{MEDIA_COOKIE_PREFIX}_x": "x.1.y"}
+    for sent in (dict(cookies), dict(reversed(list(cookies.items()))), unknown | dict(cookies)):
+        header = {"cookie": "; ".join(f"{name}={value}" for name, value in sent.items())}
+        address = f"{locked.client.base_url}/v1/collections"
+        assert httpx.get(f"{address}/palette/videos/1/media", headers=header, timeout=PATIENCE).status_code == 200
+        assert httpx.get(f"{address}/other/videos/99/media", headers=header, timeout=PATIENCE).status_code == 404
+        assert httpx.get(f"{address}/third/videos/1/media", headers=header, timeout=PATIENCE).status_code == 403
+    header = {"cookie": "; ".join(f"{name}={value}" for name, value in forged.items())}
+    assert httpx.get(f"{address}/palette/videos/1/media", headers=header, timeout=PATIENCE).status_code == 401
 
 
 def test_a_media_cookie_expires() -> None:
