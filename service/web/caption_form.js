@@ -22,7 +22,7 @@ export function prepareCaptionForm(getSpan, seek) {
       const strongest = Math.max(...order.flatMap((score) => wordsOf(score).map((word) => word.similarity)), 0.01);
       const [best] = order;
       return {
-        shown: order.map((score, place) => scoreCard(score, place === 0 && order.length > 1, strongest, seek)),
+        shown: order.map((score, rank) => scoreCard(score, rank === 0 && order.length > 1, strongest, seek)),
         message: `${order.length > 1 ? "Best match: " : ""}${best.caption}. ${describeMatch(best)} ${describeScores(best)}`,
       };
     });

@@ -12,7 +12,7 @@ const loaded = new Promise((resolve) => (resolveLoaded = resolve));
 
 // The current collection's name and data; null and undefined if there is none.
 export const currentName = () => selectedName;
-export const currentCollection = () => collections.find((each) => each.name === selectedName);
+export const currentCollection = () => collections.find((collection) => collection.name === selectedName);
 
 // All collections, and the names of damaged ones.
 export const allCollections = () => ({ collections: collections, unreadable });
@@ -22,10 +22,10 @@ export const currentNameOnceLoaded = async () => (await loaded, selectedName);
 
 export async function loadCollections(preferred = selectedName) {
   ({ collections: collections, unreadable } = await call("GET", "/v1/collections"));
-  const names = collections.map((each) => each.name);
+  const names = collections.map((collection) => collection.name);
   selectedName = names.includes(preferred) ? preferred : names[0] || null;
-  $("collections").replaceChildren(...collections.map((each) =>
-    el("option", { value: each.name, textContent: `${each.name} (${each.videos})` })));
+  $("collections").replaceChildren(...collections.map((collection) =>
+    el("option", { value: collection.name, textContent: `${collection.name} (${collection.videos})` })));
   $("collections").value = selectedName || "";
   $("collections").disabled = !names.length;
   $("upload").disabled = !names.length;

@@ -17,7 +17,7 @@ const OPERATION_NAMES = { backup: "Backup", export: "Export", reembed: "Re-embed
 export function showCollectionsPanel(panel, page) {
   let isClosed = false;
   let pollsLeft = MAX_INDEX_POLLS;
-  const panelState = { again: null };
+  const panelState = { reload: null };
   const load = async () => {
     const permissions = await keyPermissions();
     const isAdmin = permissions.scopes.includes("admin");
@@ -26,8 +26,8 @@ export function showCollectionsPanel(panel, page) {
     ]);
     const { collections, unreadable } = allCollections();
     if (collections.some(isBeingBuilt)) pollsLeft -= 1;
-    if (operations.some(isUnfinished) || (collections.some(isBeingBuilt) && pollsLeft > 0)) sleep().then(() => isClosed || panelState.again());
-    const context = { mine: permissions, isAdmin, works: operations, models: models.models, page, again: panelState.again };
+    if (operations.some(isUnfinished) || (collections.some(isBeingBuilt) && pollsLeft > 0)) sleep().then(() => isClosed || panelState.reload());
+    const context = { permissions, isAdmin, operations, models: models.models, page, reload: panelState.reload };
     return [
       el("div", { className: "row" },
         el("p", { className: "facts", textContent: isAdmin ? "" : "Your API key can view collections. Creating and changing them requires the admin scope." }),
@@ -38,8 +38,8 @@ export function showCollectionsPanel(panel, page) {
       ...(collections.length ? [] : [emptyState("No collections yet", isAdmin ? "Create a collection, then add videos or images to it." : "Your API key has no access to any collection.")]),
     ];
   };
-  panelState.again = () => isClosed || renderInto(panel, load);
-  panelState.again();
+  panelState.reload = () => isClosed || renderInto(panel, load);
+  panelState.reload();
   return () => (isClosed = true);
 }
 
@@ -47,7 +47,7 @@ const isBeingBuilt = ({ index_kind: kind, index }) => kind !== "auto" && kind !=
 
 function collectionCard(collection, context) {
   const { name } = collection;
-  const mayChange = context.isAdmin && (context.mine.collections === null || context.mine.collections.includes(name));
+  const mayChange = context.isAdmin && (context.permissions.collections === null || context.permissions.collections.includes(name));
   const isOpen = name === currentName();
   return el("article", { className: "item" },
     el("div", { className: "row" }, el("h3", { textContent: name }), isOpen ? chip("current") : null, collection.model_loaded ? null : chip("model not loaded", "bad")),
@@ -56,17 +56,17 @@ function collectionCard(collection, context) {
     el("div", { className: "actions" },
       isOpen ? null : actionButton("Show", `show ${name}`, () => { context.page.choose(name); $("sheet").close(); }),
       ...(mayChange ? changeButtons(collection, context) : [])),
-    ...context.works.filter((operation) => operation.collection === name).map((operation) => operationRow(operation, context)));
+    ...context.operations.filter((operation) => operation.collection === name).map((operation) => operationRow(operation, context)));
 }
 
 function indexText(collection) {
   const { index: { serving, changed }, index_kind: kind } = collection;
-  if (isBeingBuilt(collection)) return `searched by ${serving} until ${kind} is worth it and built`;
-  const beside = serving !== "flat" && changed ? `, and ${formatCount(changed, "new clip")} one by one` : "";
-  return `searched by ${serving}${kind === "auto" ? " (automatic)" : ""}${beside}`;
+  if (isBeingBuilt(collection)) return `${serving} index; ${kind} index pending`;
+  const unindexed = serving !== "flat" && changed ? `, ${formatCount(changed, "clip")} not indexed yet` : "";
+  return `${serving} index${kind === "auto" ? " (automatic)" : ""}${unindexed}`;
 }
 
-function changeButtons(collection, { mine: permissions, models, page, again: reload }) {
+function changeButtons(collection, { permissions, models, page, reload }) {
   const { name } = collection;
   const isUnrestricted = permissions.collections === null; // operations need a key for all collections
   const others = models.filter((model) => model.state === "ready" && model.fingerprint !== collection.fingerprint);
@@ -109,7 +109,7 @@ function changeButtons(collection, { mine: permissions, models, page, again: rel
   ];
 }
 
-function operationRow(operation, { again: reload }) {
+function operationRow(operation, { reload }) {
   const meterFill = el("i");
   meterFill.style.setProperty("--share", operation.progress);
   const status = isUnfinished(operation) ? `${operation.state}, ${Math.round(100 * operation.progress)}%` : formatAge(operation.finished_at || operation.created_at);

@@ -99,7 +99,7 @@ export const checkbox = (name, text, isOn = false, properties = {}) =>
 
 // ``options``: pairs of value and text.
 export function select(options, value = null, properties = {}) {
-  const element = el("select", properties, ...options.map(([each, text]) => el("option", { value: each, textContent: text })));
+  const element = el("select", properties, ...options.map(([optionValue, text]) => el("option", { value: optionValue, textContent: text })));
   if (value !== null) element.value = value;
   return element;
 }

@@ -38,7 +38,7 @@ export function progressText({ job, lost }) {
 
 export const outcomeText = ({ succeeded, skipped, failed, quarantined, cancelled }, separator) => [
   [succeeded, "added"], [skipped, "skipped"], [failed, "failed"], [quarantined, "quarantined"], [cancelled, "cancelled"],
-].filter(([number]) => number).map(([number, what]) => `${number.toLocaleString("en")} ${what}`).join(separator);
+].filter(([number]) => number).map(([number, label]) => `${number.toLocaleString("en")} ${label}`).join(separator);
 
 // Toasts
 

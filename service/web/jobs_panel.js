@@ -119,10 +119,10 @@ export function showJobsPanel(panel) {
     if (isShown) openPanelState = state;
     draw(state);
     const more = el("button", { type: "button", className: "quiet", textContent: "Show older jobs" });
-    const none = emptyState("No jobs yet", "Start one with “Add videos”.");
-    none.classList.add("if-none");
+    const noJobs = emptyState("No jobs yet", "Start one with “Add videos”.");
+    noJobs.classList.add("if-none");
     updateOlderButton(state, more, cursor);
-    return [el("p", { className: "facts", textContent: `Jobs of ${collection}, newest first. They continue when this page is closed.` }), state.list, none, more];
+    return [el("p", { className: "facts", textContent: `Jobs of ${collection}, newest first. They continue when this page is closed.` }), state.list, noJobs, more];
   });
   return () => {
     isShown = false;

@@ -42,8 +42,8 @@ export function showKeysPanel(panel) {
     return [
       ownCard,
       createdKey ? createdKeyCard(createdKey) : null,
-      createForm(async (wanted) => {
-        createdKey = await call("POST", "/v1/keys", wanted);
+      createForm(async (newKey) => {
+        createdKey = await call("POST", "/v1/keys", newKey);
         announce(`Key ${createdKey.name} created. Copy it now; it is not shown again.`);
         await reload();
         document.getElementById("new-key")?.focus();
@@ -100,7 +100,7 @@ function createdKeyCard(createdKey) {
 function createForm(create) {
   const name = el("input", { required: true, maxLength: 100, autocomplete: "off", placeholder: "e.g. web portal" });
   const scopes = SCOPES.map(([scope, description]) => checkbox(scope, `${scope}: ${description}`, scope === "read"));
-  const collections = allCollections().collections.map((each) => checkbox(each.name, each.name));
+  const collections = allCollections().collections.map((collection) => checkbox(collection.name, collection.name));
   const expiry = select(EXPIRIES);
   const rate = el("input", { type: "number", min: 0.001, max: 1e6, step: "any", placeholder: "default" });
   const concurrency = el("input", { type: "number", min: 1, max: 1e6, step: 1, placeholder: "default" });

@@ -66,8 +66,8 @@ function modelCard(model, isAdmin, reload) {
 
 function devices(engines) {
   const graphs = Object.values(engines);
-  const fallbacks = graphs.filter((each) => each.fallback).length;
-  const places = [...new Set(graphs.map((each) => joinFacts(each.device, each.gpu_name)))].join(", ");
+  const fallbacks = graphs.filter((graph) => graph.fallback).length;
+  const places = [...new Set(graphs.map((graph) => joinFacts(graph.device, graph.gpu_name)))].join(", ");
   return places && fallbacks ? `${places}; ${fallbacks} of ${graphs.length} graphs on a fallback device` : places;
 }
 

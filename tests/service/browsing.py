@@ -1,4 +1,4 @@
-"""A real browser for tests of the page; conftest.py gives the fixtures to all tests of the service."""
+"""Browser fixtures for tests of the page; conftest.py offers them to all tests of the service."""
 
 from __future__ import annotations
 
@@ -26,43 +26,43 @@ FILM_CLIPS = 30
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    from playwright.sync_api import expect, sync_playwright  # only where a browser is wanted
+    from playwright.sync_api import expect, sync_playwright  # only if a browser is used
 
     chromium = find_tool("chromium")
     expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
-        # Chromium's own sandbox cannot be set up by root, and only this repository's page is opened.
-        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"], timeout=PATIENCE_MS)
-        yield started
-        started.close()
+        # root cannot use Chromium's sandbox; only this repository's page is opened
+        launched = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"], timeout=PATIENCE_MS)
+        yield launched
+        launched.close()
 
 
 def wait_for_events(page: Page, condition: Callable[[], object]) -> None:
-    """``wait_for`` of what handlers of the page's events note: they are called while something is asked of the page."""
+    """Wait for a condition that handlers of page events fulfil; Playwright calls them only during API calls."""
     wait_for(lambda: page.evaluate("1") and condition())
 
 
 @pytest.fixture
 def page(browser: Browser, running: Running) -> Iterator[Page]:
-    """A page whose complaints and requests to other hosts fail the test."""
+    """A page. Script errors and requests to other hosts fail the test."""
     context = browser.new_context(base_url=str(running.client.base_url), viewport={"width": 1200, "height": 900})
     opened = context.new_page()
     opened.set_default_timeout(PATIENCE_MS)
-    complaints: list[str] = []
-    opened.on("pageerror", lambda error: complaints.append(str(error)))
-    opened.on("request", lambda request: asked.append(request.url))
-    asked: list[str] = []
+    script_errors: list[str] = []
+    requested_urls: list[str] = []
+    opened.on("pageerror", lambda error: script_errors.append(str(error)))
+    opened.on("request", lambda request: requested_urls.append(request.url))
     record_toasts(opened)
     yield opened
     context.close()
-    assert not complaints
+    assert not script_errors
     own = str(running.client.base_url)
-    assert all(url.startswith((own, "blob:", "data:")) for url in asked), asked
+    assert all(url.startswith((own, "blob:", "data:")) for url in requested_urls), requested_urls
 
 
 @pytest.fixture(scope="session")
 def film(running: Running, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A collection of one yellow minute in clips of two seconds: red from 0:20 to 0:24, blue from 0:40 to 0:42."""
+    """A collection with one video: a yellow minute in clips of 2 s, red from 0:20 to 0:24, blue from 0:40 to 0:42."""
     yellow, red, blue = solid((220, 210, 10)), solid((220, 10, 10)), solid((10, 10, 220))
     frames = [red if 80 <= n < 96 else blue if 160 <= n < 168 else yellow for n in range(240)]
     path = write_video(tmp_path_factory.mktemp("film") / "film.mp4", frames, rate=4, gop=8)
@@ -79,10 +79,7 @@ def film(running: Running, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def guarded(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files: Path) -> Iterator[Running]:
-    """A service that asks for keys, with the collection `palette`, and a bundle `other` that may be added.
-
-    The client has the admin key.
-    """
+    """A service that requires keys, with the collection `palette` and an unloaded bundle `other`; admin client."""
     from tests.service.conftest import fill, settings_for
 
     root = tmp_path_factory.mktemp("bundles")
@@ -98,22 +95,22 @@ def guarded(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files:
 
 @pytest.fixture
 def enter(browser: Browser, guarded: Running) -> Iterator[Callable[..., Page]]:
-    """Opens the guarded service's page with a key, at what follows ``/?collection=palette``.
+    """Return a function that opens the guarded service's page with a key.
 
-    Further arguments are those of the browser's context.
+    ``view`` is appended to the address ``/?collection=palette``; further arguments go to the browser context.
     """
     contexts: list[BrowserContext] = []
 
-    def entered(key: str, view: str = "", **context: object) -> Page:
+    def open_page(key: str, view: str = "", **context: object) -> Page:
         contexts.append(browser.new_context(base_url=str(guarded.client.base_url), **context))  # type: ignore[arg-type]
         opened = contexts[-1].new_page()
         opened.set_default_timeout(PATIENCE_MS)
         opened.goto(f"/?collection=palette{view}")
         opened.get_by_label("API key", exact=True).fill(key)
         opened.get_by_role("button", name="Continue").click()
-        opened.locator("#key-dialog").wait_for(state="hidden")  # until then nothing else can be used
+        opened.locator("#key-dialog").wait_for(state="hidden")
         return opened
 
-    yield entered
+    yield open_page
     for context in contexts:
         context.close()

@@ -56,7 +56,7 @@ def first_results(folder: Path, searches: int) -> list[float]:
         with film.open("rb") as file:
             client.post(f"/v1/collections/{NAME}/videos", files={"file": file}, data=cut).raise_for_status()
         with sync_playwright() as playwright:
-            # Chromium's own sandbox cannot be set up by root, and only this repository's page is opened.
+            # root cannot use Chromium's sandbox; only this repository's page is opened
             browser = playwright.chromium.launch(executable_path=find_tool("chromium"), args=["--no-sandbox"])
             page = browser.new_page(base_url=str(client.base_url), viewport={"width": 1280, "height": 900})
             page.goto(f"/?collection={NAME}")

@@ -1,4 +1,4 @@
-"""Every view of the page, one after another: pictures are taken of them, and their accessibility is checked."""
+"""All views of the page in turn, for screenshots and accessibility checks."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 TABS = ("collections", "models", "keys")
 
 
-def views(page: Page, query: str, about: str) -> Iterator[str]:
-    """Names of views, each as long as it is on the screen. ``page`` shows a collection with videos and jobs; ``query``
-    finds some of them, and ``about`` is a question.
+def views(page: Page, query: str, question: str) -> Iterator[str]:
+    """Yield the name of each view while it is shown.
+
+    ``page`` shows a collection with videos and jobs; ``query`` finds some, ``question`` is asked about the first.
     """
     page.locator(".card").first.wait_for()
     page.locator("#query").fill(query)
@@ -26,7 +27,7 @@ def views(page: Page, query: str, about: str) -> Iterator[str]:
     page.locator("#captions").fill(f"{query}\na cat sleeps on a sofa")
     page.get_by_role("button", name="Compare").click()
     page.locator("#scores .best").wait_for()
-    page.locator("#question").fill(about)
+    page.locator("#question").fill(question)
     page.locator("#question").press("Enter")
     page.locator("#answers .answer").first.wait_for()
     yield "clip"
@@ -55,8 +56,10 @@ def views(page: Page, query: str, about: str) -> Iterator[str]:
 
 
 def exceptions(page: Page, broken: Path, empty: str) -> Iterator[str]:
-    """The same for what is seen where something is missing, goes wrong or takes its time. ``page`` shows results;
-    ``broken`` is a file that is no video, ``empty`` a collection without videos. The page asks for a key at the end.
+    """Yield the name of each empty, loading and error view while it is shown.
+
+    ``page`` shows results; ``broken`` is a file that is not a video, ``empty`` an empty collection. The last view is
+    the key prompt.
     """
     page.get_by_role("button", name="Filter", exact=True).click()
     page.get_by_label("Field").fill("width")

@@ -1,9 +1,9 @@
-"""Pictures of the page for the documentation.
+"""Screenshots of the page for the documentation.
 
     python -m tests.service.screenshots [FOLDER]
 
-A real service with the default bundle and the demonstration videos, in a real Chromium; the views are those that the
-tests go through. They are written to FOLDER, docs/images unless it is named, with 256 colours.
+Runs a service with the default bundle and the demo videos, and opens the views of ``page_views`` in Chromium. PNG files
+with 256 colors are written to FOLDER, by default docs/images.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from training.data.scenes.vocabulary import FPS
 from vitascope.cli.options import default_bundle
 
 DESK, PHONE = {"width": 1280, "height": 820}, {"width": 390, "height": 780}
-LOOKS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "": {"viewport": DESK},
     "-dark": {"viewport": DESK, "color_scheme": "dark"},
     "-phone": {"viewport": PHONE, "is_mobile": True, "has_touch": True},
 }
-WANTED = {"page", "page-dark", "page-phone", "clip", "jobs", "jobs-phone", "collections-dark", "keys"}
+SCREENSHOTS = {"page", "page-dark", "page-phone", "clip", "jobs", "jobs-phone", "collections-dark", "keys"}
 FILM = "a day at the square"  # all scenes as one video, for its timeline
 QUERY = "a red square moves left"
-SLOWLY = 0.6  # seconds a clip: a job on a picture should be under way
+SECONDS_PER_CLIP = 0.6  # so that a job is still running on its screenshot
 COLLECTION = "scenes"
 
 
 def main(arguments: list[str]) -> int:
     folder = Path(arguments[0]) if arguments else ROOT / "docs" / "images"
     folder.mkdir(parents=True, exist_ok=True)
-    home = Path(tempfile.gettempdir()) / "vitascope-pictures"  # pictures show the paths of jobs
+    home = Path(tempfile.gettempdir()) / "vitascope-pictures"  # screenshots show the paths of jobs
     shutil.rmtree(home, ignore_errors=True)
     data = settings_for(
         default_bundle(), home / "data", allow_unauthenticated=False, admin_key=ADMIN, allowed_roots=[home / "videos"]
@@ -57,11 +57,11 @@ def main(arguments: list[str]) -> int:
         sources = _videos(home / "videos")
         with serving(data) as running, sync_playwright() as playwright:
             _fill(running, sources)
-            # Chromium's own sandbox cannot be set up by root, and only this repository's page is opened.
+            # root cannot use Chromium's sandbox; only this repository's page is opened
             browser = playwright.chromium.launch(executable_path=find_tool("chromium"), args=["--no-sandbox"])
-            for look, context in LOOKS.items():
-                if any(name.endswith(look) for name in WANTED):
-                    for name, picture in _taken(running, browser, sources, look, context):
+            for variant, context in VARIANTS.items():
+                if any(name.endswith(variant) for name in SCREENSHOTS):
+                    for name, picture in _capture(running, browser, sources, variant, context):
                         _write(folder / f"{name}.png", picture)
             _write(folder / "timeline.png", _timeline(running, browser))
             browser.close()
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _videos(home: Path) -> dict[str, Path]:
-    """Folders: the demonstration's videos with two files that are none, all of them as one film, and a camera's."""
+    """Write three folders: the demo videos with two broken files, one long video, and short camera videos."""
     scenes, camera, films = home / "scenes", home / "driveway", home / "films"
     write_videos(scenes)
     films.mkdir()
@@ -96,50 +96,50 @@ def _fill(running: Running, sources: dict[str, Path]) -> None:
     client.headers["x-api-key"] = ADMIN
     for name in ("driveway", "films", COLLECTION):
         client.post("/v1/collections", json={"name": name})
-    _begin(running, COLLECTION, sources["scenes"], wait=True)
-    _begin(running, "films", sources["films"], wait=True, segmentation={"rule": "windows", "length": 3})
+    _start_job(running, COLLECTION, sources["scenes"], wait=True)
+    _start_job(running, "films", sources["films"], wait=True, segmentation={"rule": "windows", "length": 3})
     client.post("/v1/operations", json={"kind": "backup", "collection": COLLECTION})
     client.post("/v1/keys", json={"name": "the portal", "scopes": ["read"], "collections": [COLLECTION], "rate": 20})
     client.post("/v1/keys", json={"name": "driveway camera", "scopes": ["write"], "expires_in": 90 * 86400.0})
 
 
-def _begin(running: Running, collection: str, folder: Path, *, wait: bool = False, **asked: Any) -> str:
-    answer = running.client.post(f"/v1/collections/{collection}/jobs", json={"folder": str(folder), **asked})
+def _start_job(running: Running, collection: str, folder: Path, *, wait: bool = False, **options: Any) -> str:
+    answer = running.client.post(f"/v1/collections/{collection}/jobs", json={"folder": str(folder), **options})
     address: str = answer.raise_for_status().headers["location"]
     if wait:
         wait_for(lambda: running.client.get(address).json()["state"] == "succeeded")
     return address
 
 
-def _taken(
-    running: Running, browser: Browser, sources: dict[str, Path], look: str, context: dict[str, Any]
+def _capture(
+    running: Running, browser: Browser, sources: dict[str, Path], variant: str, context: dict[str, Any]
 ) -> Iterator[tuple[str, bytes]]:
     opened = browser.new_context(base_url=str(running.client.base_url), reduced_motion="reduce", **context)
     page = opened.new_page()
     _enter(page, f"/?collection={COLLECTION}")
-    live = ""  # address of a job that is under way
+    live = ""  # path of the running job
     for view in views(page, QUERY, "what color is the square?"):
         if view == "jobs":
-            live = _begin(running, COLLECTION, sources["driveway"])
+            live = _start_job(running, COLLECTION, sources["driveway"])
             _slow_down(running)
             page.reload()
             page.locator(".card .scores").first.wait_for()
             page.get_by_text("files/s").last.wait_for()
-        if view + look in WANTED:
+        if view + variant in SCREENSHOTS:
             page.mouse.move(0, 0)
             page.wait_for_timeout(300)  # thumbnails
-            yield view + look, page.screenshot()
+            yield view + variant, page.screenshot()
     opened.close()
     running.client.delete(live)
     wait_for(lambda: running.client.get(live).json()["state"] in ("cancelled", "succeeded"))
     videos = f"/v1/collections/{COLLECTION}/videos"
     for video in running.client.get(videos, params={"limit": 100}).json()["videos"]:
-        if video["title"].isdecimal():  # of the job: the next look has one, too
+        if video["title"].isdecimal():  # from the job, which the next variant repeats
             running.client.delete(f"{videos}/{video['id']}")
 
 
 def _timeline(running: Running, browser: Browser) -> bytes:
-    """The film, open at what fits best."""
+    """Screenshot of the long video, opened at its best match."""
     opened = browser.new_context(base_url=str(running.client.base_url), reduced_motion="reduce", viewport=DESK)
     page = opened.new_page()
     _enter(page, f"/?collection=films&q={QUERY}")
@@ -163,16 +163,16 @@ def _slow_down(running: Running) -> None:
     model: Any = running.service.model
     embed: Callable[..., Any] = type(model).embed_video.__get__(model)
 
-    def slowly(*given: Any, **named: Any) -> Any:
-        time.sleep(SLOWLY)
-        return embed(*given, **named)
+    def embed_slowly(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(SECONDS_PER_CLIP)
+        return embed(*args, **kwargs)
 
-    model.embed_video = slowly
+    model.embed_video = embed_slowly
 
 
 def _write(file: Path, picture: bytes) -> None:
-    with Image.open(io.BytesIO(picture)) as taken:
-        taken.convert("RGB").quantize(256, kmeans=4, dither=Image.Dither.NONE).save(file, optimize=True)
+    with Image.open(io.BytesIO(picture)) as image:
+        image.convert("RGB").quantize(256, kmeans=4, dither=Image.Dither.NONE).save(file, optimize=True)
     print(f"{file.name}  {file.stat().st_size / 1000:.0f} kB")
 
 

@@ -1,4 +1,4 @@
-"""The page in a real browser, on a real service, as a person uses it."""
+"""The page in a browser: uploads, clips, links, history and API keys."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.service.toast_log import expect_toast, record_toasts
 from tests.waiting import wait_for
 
 
-def in_address(page: Page) -> dict[str, str]:
-    """Asked of the page itself: ``page.url`` comes late."""
+def query_parameters(page: Page) -> dict[str, str]:
+    """Return the address's query parameters, read in the page because ``page.url`` is updated late."""
     return {name: value for name, [value] in parse_qs(page.evaluate("location.search.slice(1)")).items()}
 
 
-def test_a_page_that_is_loaded_again_fetches_nothing_but_itself_until_an_upgrade(
+def test_a_reload_fetches_only_the_page_itself_until_an_upgrade(
     page: Page, collection: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched = """() => performance.getEntriesByType("resource").filter(
@@ -70,10 +70,10 @@ def test_upload_search_compare_and_ask(page: Page, collection: str, files: Path)
     expect(page.locator("#answers > *").first).to_contain_text("green")
 
 
-def test_videos_are_cut_as_the_form_says_and_what_is_said_is_shown(
+def test_videos_are_segmented_by_the_form_and_their_subtitles_are_shown(
     page: Page, running: Running, collection: str, tmp_path: Path
 ) -> None:
-    """By keyboard alone, up to the choice of the file."""
+    """Uses only the keyboard, up to the choice of the file."""
     cues = [(0.0, 3.0, "EmbeddedClip, all of it is red."), (3.0, 6.0, "And here it ends.")]
     talk = write_subtitled_video(tmp_path / "talk.mkv", [solid((220, 10, 10))] * 60, [("subrip", "eng", cues)])
     page.goto(f"/?collection={collection}")
@@ -95,7 +95,7 @@ def test_videos_are_cut_as_the_form_says_and_what_is_said_is_shown(
     page.get_by_label("Subtitle language").fill("english")
     page.locator("#add-title").focus()
     page.locator("#files").set_input_files([talk])
-    expect(page.get_by_label("Subtitle language")).to_be_focused()  # where the browser says what is wrong
+    expect(page.get_by_label("Subtitle language")).to_be_focused()  # the browser shows the validation error there
     expect(page.locator("#uploads .upload")).to_have_count(0)
     page.get_by_label("Subtitle language").fill("en")
     with page.expect_file_chooser() as chosen:
@@ -116,7 +116,7 @@ def test_videos_are_cut_as_the_form_says_and_what_is_said_is_shown(
 
     page.locator("#clip-delete").click()
     expect(page.locator("#confirm-cancel")).to_be_focused()
-    page.keyboard.press("Enter")  # too soon: what leaves everything as it is has the focus
+    page.keyboard.press("Enter")  # Cancel has the focus
     expect(page.locator("#confirm-dialog")).to_be_hidden()
     assert running.client.get(f"/v1/collections/{collection}").json()["videos"] == 1
     page.locator("#clip-delete").click()
@@ -125,7 +125,7 @@ def test_videos_are_cut_as_the_form_says_and_what_is_said_is_shown(
     assert running.client.get(f"/v1/collections/{collection}").json()["videos"] == 0
 
 
-def test_numbers_that_do_not_go_together_are_named_before_anything_is_sent(
+def test_invalid_lengths_are_reported_before_the_upload(
     page: Page, running: Running, collection: str, files: Path
 ) -> None:
     page.goto(f"/?collection={collection}")
@@ -139,7 +139,7 @@ def test_numbers_that_do_not_go_together_are_named_before_anything_is_sent(
     page.get_by_label("Clip length").fill("9")
     page.locator("#files").set_input_files([files / "red.mp4"])
     expect(page.locator("#summary")).to_contain_text("1 video", timeout=PATIENCE_MS)
-    # What only the service knows is said where the file is.
+    # Errors of the service are shown at the file.
     page.locator("#upload").click()
     page.get_by_label("Shots").check()
     page.get_by_label("Minimum length").fill("9")
@@ -149,7 +149,7 @@ def test_numbers_that_do_not_go_together_are_named_before_anything_is_sent(
     assert running.client.get(f"/v1/collections/{collection}").json()["videos"] == 1
 
 
-def test_a_folder_is_indexed_as_a_job_and_what_failed_is_named(
+def test_a_folder_is_indexed_as_a_job_and_failed_files_are_named(
     page: Page, running: Running, collection: str, incoming: Path, files: Path
 ) -> None:
     (incoming / "red.mp4").write_bytes((files / "red.mp4").read_bytes())
@@ -177,14 +177,14 @@ def test_a_folder_is_indexed_as_a_job_and_what_failed_is_named(
     assert (kept.rule, kept.longest, kept.shortest) == ("shots", 12, None)
 
 
-def test_a_collection_of_another_model_is_embedded_again_by_a_click(
+def test_a_collection_of_an_unloaded_model_is_reembedded_by_a_click(
     guarded: Running, enter: Callable[..., Page], files: Path
 ) -> None:
     client = guarded.client
     other = client.post("/v1/models", json={"folder": "other"}).headers["location"]
     wait_for(lambda: client.get(other).json()["state"] == "ready")
     model = client.get(other).json()["fingerprint"]
-    client.delete("/v1/collections/old")  # of a try before
+    client.delete("/v1/collections/old")  # of an earlier attempt
     client.post("/v1/collections", json={"name": "old", "model": model}).raise_for_status()
     for name in ("red", "blue"):
         upload = {"file": (f"{name}.mp4", (files / f"{name}.mp4").read_bytes())}
@@ -202,13 +202,13 @@ def test_a_collection_of_another_model_is_embedded_again_by_a_click(
     assert client.get("/v1/operations").json() == {"operations": []}
 
 
-def test_a_search_and_what_is_open_are_in_the_address_and_in_the_history(page: Page, film: str) -> None:
+def test_the_search_and_the_open_clip_are_in_the_address_and_the_history(page: Page, film: str) -> None:
     record_announcements(page)
     page.goto(f"/?collection={film}&q=a+red+thing&group=event")
     page.goto(f"/?collection={film}&q=a+blue+thing")
     page.locator("#results .card").first.click()
     expect(page.locator("#clip-title")).to_have_text("film")
-    assert in_address(page) == {"collection": film, "q": "a blue thing", "video": "1", "t": "40-42"}
+    assert query_parameters(page) == {"collection": film, "q": "a blue thing", "video": "1", "t": "40-42"}
     expect(page.locator("#timeline")).to_be_visible()
     page.keyboard.press("ArrowRight")
     expect(page.locator("#clip-facts")).to_contain_text(re.compile("0:42.+0:44"))
@@ -216,11 +216,11 @@ def test_a_search_and_what_is_open_are_in_the_address_and_in_the_history(page: P
 
     page.reload()
     expect(page.locator("#clip-facts")).to_contain_text(re.compile("0:42.+0:44"))
-    expect(page.locator("#moments button")).to_have_count(1)  # of the search, which is in the address, too
+    expect(page.locator("#moments button")).to_have_count(1)  # of the search, which is also in the address
     wait_for(lambda: 42 <= page.locator("#clip-screen video").evaluate("video => video.currentTime") < 44.5)
     page.go_back()
     expect(page.locator("#clip")).to_be_hidden()
-    assert "video" not in in_address(page)
+    assert "video" not in query_parameters(page)
     expect(page.locator("#query")).to_have_value("a blue thing")
     expect(page.locator("#results .card").first).to_contain_text("0:40")
     page.go_forward()
@@ -232,52 +232,52 @@ def test_a_search_and_what_is_open_are_in_the_address_and_in_the_history(page: P
     assert page.evaluate("navigator.clipboard.readText()") == page.evaluate("location.href")
     page.keyboard.press("Escape")
     expect(page.locator("#clip")).to_be_hidden()
-    assert "video" not in in_address(page)
+    assert "video" not in query_parameters(page)
     expect(page.locator("#results .card").first).to_be_visible()
     page.locator("#results .card").nth(1).click()
     expect(page.locator("#clip")).to_be_visible()
     page.get_by_role("button", name="Close", exact=True).click()
-    page.evaluate(
-        "void setTimeout(() => history.back())"
-    )  # to the search before: what was opened and closed is not in the way
+    page.evaluate("void setTimeout(() => history.back())")  # to the previous search: the closed clip has no entry
     expect(page.locator("#query")).to_have_value("a red thing")
     expect(page.locator("#clip")).to_be_hidden()
 
-    page.goto(f"/?collection={film}&video=1&t=21")  # somebody's own
+    page.goto(f"/?collection={film}&video=1&t=21")  # an address typed by hand
     expect(page.locator("#clip-facts")).to_contain_text(re.compile("0:20.+0:22"))
-    # Who hears the page is told where the keys lead, and has a place to return to.
+    # Moves are announced, and closing the clip leaves the focus on the results.
     track = page.get_by_role("slider", name="Clips of this video")
     expect(track).to_have_attribute("aria-valuetext", "clip 11 of 30, 0:20 to 0:22")
     expect(page.get_by_role("heading", name="film")).to_be_focused()
     announcements(page)
     page.keyboard.press("ArrowRight")
     page.wait_for_url("**&t=22-24")
-    track.press("ArrowRight")  # a slider tells its value by itself
+    track.press("ArrowRight")  # the slider announces its own value
     page.wait_for_url("**&t=24-26")
     assert announcements(page) == ["clip 12 of 30, 0:22 to 0:24"]
     page.keyboard.press("Escape")
     expect(page.get_by_role("region", name="Clips")).to_be_focused()
 
 
-def test_a_link_to_what_is_not_there_says_so_and_the_page_works(page: Page, running: Running, palette: str) -> None:
+def test_a_broken_link_is_reported_and_the_page_works(page: Page, running: Running, palette: str) -> None:
     first = running.client.get("/v1/collections").json()["collections"][0]["name"]
     notice = page.locator("#uploads .failed")
     page.goto("/?collection=nowhere&video=1&q=a+red+thing")
     expect(notice).to_contain_text("Collection nowhere")
     expect(notice).to_contain_text(f"It does not exist, or your API key has no access to it. Showing {first} instead.")
-    expect(page.locator("#results").locator(".card, .note:not(.failed)").first).to_be_visible()  # other tests filled it
+    expect(
+        page.locator("#results").locator(".card, .note:not(.failed)").first
+    ).to_be_visible()  # other tests filled the collection
     expect(page.locator("#clip")).to_be_hidden()
-    assert "video" not in in_address(page)
+    assert "video" not in query_parameters(page)
 
     page.goto(f"/?collection={palette}&q=a+red+thing&video=4711")
     expect(notice).to_contain_text("Link to video 4711")
     expect(notice).to_contain_text("Video not found in palette. It may have been deleted.")
     expect(page.locator("#results .card")).to_have_count(3)
     expect(page.locator("#clip")).to_be_hidden()
-    assert "video" not in in_address(page)
+    assert "video" not in query_parameters(page)
     page.locator("#results .card").first.click()
     expect(page.locator("#clip-title")).to_have_text("red")
-    assert in_address(page)["video"] == "1"
+    assert query_parameters(page)["video"] == "1"
 
     page.route("**/videos/2", lambda route: route.abort())
     page.goto(f"/?collection={palette}&video=2&t=never")
@@ -288,10 +288,10 @@ def test_a_link_to_what_is_not_there_says_so_and_the_page_works(page: Page, runn
     expect(notice).to_contain_text("t: never; expected seconds below 2, such as 20 or 20-24.")
     page.keyboard.press("Escape")
     expect(page.locator("#clip")).to_be_hidden()
-    assert in_address(page) == {"collection": palette}
+    assert query_parameters(page) == {"collection": palette}
 
 
-def test_a_file_that_is_no_video_says_why_and_the_rest_goes_on(
+def test_a_broken_file_shows_its_error_and_the_other_files_are_uploaded(
     page: Page, collection: str, files: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "letter.mp4").write_text("Dear reader, this is no video.")
@@ -303,7 +303,7 @@ def test_a_file_that_is_no_video_says_why_and_the_rest_goes_on(
     expect(page.locator("#summary")).to_contain_text("1 video", timeout=PATIENCE_MS)
 
 
-def test_a_film_longer_than_a_request_goes_on_as_a_job_and_the_next_file_is_sent(
+def test_a_slow_upload_continues_as_a_job_and_the_next_file_is_sent(
     page: Page,
     running: Running,
     collection: str,
@@ -311,8 +311,8 @@ def test_a_film_longer_than_a_request_goes_on_as_a_job_and_the_next_file_is_sent
     held: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr("service.routes.videos.async_wait_seconds", lambda prefer: asked.extend(prefer) or 0.0)
+    prefer_headers: list[str] = []
+    monkeypatch.setattr("service.routes.videos.async_wait_seconds", lambda prefer: prefer_headers.extend(prefer) or 0.0)
     page.goto(f"/?collection={collection}")
     page.locator("#files").set_input_files([files / "red.mp4", files / "blue.mp4"])
     line = page.locator("#uploads .upload", has_text="red.mp4")
@@ -321,10 +321,10 @@ def test_a_film_longer_than_a_request_goes_on_as_a_job_and_the_next_file_is_sent
     held()
     expect_toast(page, "red.mp4", "succeeded: 1 added")
     expect(page.locator("#summary")).to_contain_text("2 videos", timeout=PATIENCE_MS)
-    assert asked == ["respond-async, wait=20"] * 2
+    assert prefer_headers == ["respond-async, wait=20"] * 2
 
 
-def test_where_keys_are_asked_for_the_page_asks_once_and_then_shows_everything(
+def test_the_page_prompts_once_for_a_required_key_and_then_shows_everything(
     browser: Browser, guarded: Running, files: Path
 ) -> None:
     key = guarded.client.post("/v1/keys", json={"name": "page", "scopes": ["read", "write"]}).json()["key"]
@@ -340,19 +340,19 @@ def test_where_keys_are_asked_for_the_page_asks_once_and_then_shows_everything(
     page.get_by_label("API key", exact=True).fill(key)
     page.get_by_role("button", name="Continue").click()
     expect(page.locator("#key-dialog")).to_be_hidden()
-    expect(page.locator("#clip-title")).to_have_text("green")  # the link is followed after that
+    expect(page.locator("#clip-title")).to_have_text("green")  # the link is opened after that
     page.keyboard.press("Escape")
     expect(page.locator("#results .card").first).to_contain_text("red")
-    picture = page.locator("#results img").first  # which no header is sent for
+    picture = page.locator("#results img").first  # loaded by the media cookie
     wait_for(lambda: picture.evaluate("image => image.naturalWidth") > 0)
     page.locator("#files").set_input_files(files / "red.mp4")
     expect_toast(page, "red.mp4", "already in the collection")
-    page.reload()  # the tab still has the key
+    page.reload()  # the tab keeps the key
     wait_for(lambda: picture.evaluate("image => image.naturalWidth") > 0)
     expect(page.locator("#key-dialog")).to_be_hidden()
     assert key not in page.evaluate("JSON.stringify({...localStorage}) + document.cookie + location.href")
 
-    # A refusal that comes when another key was given already is no reason to ask again.
+    # A late rejection of the old key does not prompt again.
     late: list[Route] = []
     page.route("**/v1/models", lambda route: late.append(route), times=1)
     page.evaluate("sessionStorage.clear()")
@@ -361,7 +361,7 @@ def test_where_keys_are_asked_for_the_page_asks_once_and_then_shows_everything(
     page.get_by_role("button", name="Continue").click()
     expect(page.locator("#key-dialog")).to_be_hidden()
     wait_for_events(page, lambda: late)
-    late[0].fulfill(status=401, json={"detail": "a key was expected"})
+    late[0].fulfill(status=401, json={"detail": "an API key was expected"})
     expect(page.get_by_role("article").first).to_contain_text("small-colours")
     expect(page.locator("#key-dialog")).to_be_hidden()
     context.close()

@@ -1,7 +1,4 @@
-"""The page for those who cannot see it well or only hear it, use no mouse, or hold it in one hand.
-
-No screen reader is asked; compared is what one is given.
-"""
+"""Accessibility of the page: WCAG rules, touch targets, keyboard use, and announcements to screen readers."""
 
 from __future__ import annotations
 
@@ -42,7 +39,7 @@ RESULTS = r"""
 
 @pytest.fixture(scope="module")
 def with_a_job(guarded: Running, tmp_path_factory: pytest.TempPathFactory) -> Running:
-    """The guarded service, where a job has failed at one file of two, and a key was revoked."""
+    """The guarded service, with a job of which one file failed, and a revoked key."""
     folder = guarded.settings.data_dir / "incoming" / "cameras"
     folder.mkdir(parents=True)
     write_picture(folder / "door.png", solid((90, 90, 90), 48, 48))
@@ -56,13 +53,13 @@ def with_a_job(guarded: Running, tmp_path_factory: pytest.TempPathFactory) -> Ru
 
 
 def violations(page: Page, rules: dict[str, list[str]]) -> list[str]:
-    """What axe-core, which the page has got before, has against the page as it is."""
+    """Return the violations that axe-core, already injected, finds in the current view."""
     found = page.evaluate("rules => axe.run(rules)", rules)["violations"]
     return [f"{each['id']}: {node['target']} {node['failureSummary']}" for each in found for node in each["nodes"]]
 
 
 def small_targets(page: Page) -> list[str]:
-    """What a finger would miss, in the view on top."""
+    """Return touch targets of the top view that are too small."""
     return page.evaluate(  # type: ignore[no-any-return]
         """([targets, least]) => {
             const top = [...document.querySelectorAll("dialog[open]")].pop() || document;
@@ -77,28 +74,26 @@ def small_targets(page: Page) -> list[str]:
 
 
 def rightmost(page: Page) -> float:
-    """Where the page and its dialogs end, in CSS pixels."""
+    """Return the right edge of the page and its dialogs, in CSS pixels."""
     return page.evaluate(  # type: ignore[no-any-return]
         """() => Math.max(document.documentElement.scrollWidth,
             ...[...document.querySelectorAll("dialog[open]")].map((each) => each.getBoundingClientRect().right))"""
     )
 
 
-ALIKE = {"Add videos", "Remove this condition"}
-"""The first does the same wherever it is; the second comes right after the fields of its condition."""
+ALLOWED_DUPLICATES = {"Add videos", "Remove this condition"}
+"""The first does the same everywhere; the second follows the fields of its condition."""
 
 
-def alike(page: Page) -> set[str]:
-    """Names that several buttons have, for those who hear one without what stands around it."""
+def duplicate_names(page: Page) -> set[str]:
+    """Return button names that are not unique, which screen reader users could not tell apart."""
     names = Counter(name for role, name, _ in accessibility_tree(page) if role == "button")
-    return {name for name, count in names.items() if count > 1} - ALIKE
+    return {name for name, count in names.items() if count > 1} - ALLOWED_DUPLICATES
 
 
 @pytest.mark.parametrize("size", ["phone", pytest.param("desk", marks=only_by_chaos)])
-def test_every_view_can_be_read_and_used_by_everybody(
-    with_a_job: Running, enter: Callable[..., Page], tmp_path: Path, size: str
-) -> None:
-    """In the dark by all rules, and in the light by those that colours may break."""
+def test_every_view_is_accessible(with_a_job: Running, enter: Callable[..., Page], tmp_path: Path, size: str) -> None:
+    """All rules in dark mode, color rules in light mode as well."""
     width, height = SIZES[size]
     is_phone = size == "phone"
     context = {"viewport": {"width": width, "height": height}, "has_touch": is_phone, "is_mobile": is_phone}
@@ -117,13 +112,15 @@ def test_every_view_can_be_read_and_used_by_everybody(
         if found:
             page.screenshot(path=tmp_path / f"{view}-{size}.png")
         assert rightmost(page) <= width, view
-        wrong += [(view, name) for name in alike(page)]
+        wrong += [(view, name) for name in duplicate_names(page)]
     assert wrong == []
     assert len(seen) == 15
     assert page.evaluate("getComputedStyle(document.querySelector('#sheet')).animationName") == "none"
 
 
-def test_the_sheet_is_used_by_keys_alone_and_leads_back(with_a_job: Running, enter: Callable[..., Page]) -> None:
+def test_the_side_panel_works_by_keyboard_and_returns_the_focus(
+    with_a_job: Running, enter: Callable[..., Page]
+) -> None:
     page = enter(ADMIN)
     page.locator("#open-jobs").focus()
     page.keyboard.press("Enter")
@@ -145,29 +142,29 @@ def test_the_sheet_is_used_by_keys_alone_and_leads_back(with_a_job: Running, ent
     expect(page.locator("#open-jobs")).to_be_focused()
 
 
-def expect_heard(page: Page, *patterns: str) -> None:
-    """Exactly this is told, from what was asked for last on, in this order."""
-    said: list[str] = []
+def expect_announcements(page: Page, *patterns: str) -> None:
+    """Wait for exactly these announcements, in this order, since the last call."""
+    texts: list[str] = []
 
     def is_all() -> bool:
-        said.extend(announcements(page))
-        return len(said) >= len(patterns)
+        texts.extend(announcements(page))
+        return len(texts) >= len(patterns)
 
     wait_for(is_all)
-    page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")  # what comes on top of it
-    said += announcements(page)
-    assert len(said) == len(patterns), said
-    for pattern, text in zip(patterns, said, strict=True):
-        assert re.fullmatch(pattern, text), said
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")  # further announcements
+    texts += announcements(page)
+    assert len(texts) == len(patterns), texts
+    for pattern, text in zip(patterns, texts, strict=True):
+        assert re.fullmatch(pattern, text), texts
 
 
-def test_a_search_is_told_once_and_a_clip_is_entered_and_left(page: Page, palette: str) -> None:
+def test_a_search_is_announced_once_and_a_clip_takes_and_returns_the_focus(page: Page, palette: str) -> None:
     record_announcements(page)
     page.goto(f"/?collection={palette}")
-    expect_heard(page, r"3 videos, 3 clips\. Describe a moment to search\.")
+    expect_announcements(page, r"3 videos, 3 clips\. Describe a moment to search\.")
     page.locator("#query").fill("a red thing")
     page.keyboard.press("Enter")
-    expect_heard(page, SEARCHING, r"3 clips in \d+ ms, best first")
+    expect_announcements(page, SEARCHING, r"3 clips in \d+ ms, best first")
     expect(page.locator("#query")).to_be_focused()
     expect(page.get_by_role("main")).to_match_aria_snapshot(RESULTS)
 
@@ -178,29 +175,29 @@ def test_a_search_is_told_once_and_a_clip_is_entered_and_left(page: Page, palett
     dialog = page.get_by_role("dialog", name="red", exact=True)
     expect(dialog).to_have_accessible_description(re.compile(r"^0:00 . 0:02 · 96.64 · color: red"))
     expect(dialog.get_by_role("heading", name="red", exact=True)).to_be_focused()
-    there = accessibility_tree(page)  # only the dialog, and a place of its own for what is told
+    there = accessibility_tree(page)  # only the dialog, with its own live region
     assert [name for role, name, _ in there if role in ("main", "dialog")] == ["red"]
     assert "log" in [role for role, _, about in there if about.get("live") == "polite"]
     page.locator("#captions").fill("a green thing\na red thing")
     page.get_by_role("button", name="Compare").press("Enter")
-    expect_heard(
+    expect_announcements(
         page, LOADING, r"Best match: a red thing\. Almost certainly describes the clip\. fused 0\.9.*, match .*"
     )
     page.locator("#question").fill("which colour is it")
     page.locator("#question").press("Enter")
-    expect_heard(page, LOADING, r"red (over 99|\d\d)%, \w+ (under 1|\d\d?)%, .*")
+    expect_announcements(page, LOADING, r"red (over 99|\d\d)%, \w+ (under 1|\d\d?)%, .*")
     page.keyboard.press("Escape")
     expect(first).to_be_focused()
 
     page.route("**/search", lambda route: route.abort())
     page.locator("#query").press("Enter")
-    expect_heard(page, SEARCHING, r"Something went wrong\. The service cannot be reached\. Is it running\?")
+    expect_announcements(page, SEARCHING, r"Something went wrong\. Cannot reach the service\. Is it running\?")
     page.unroute_all()
     page.goto(f'/?collection={palette}&q=a+red+thing&filter={{"color":"pink"}}')
-    expect_heard(page, SEARCHING, r"No results\. No clips match the filter\.")
+    expect_announcements(page, SEARCHING, r"No results\. No clips match the filter\.")
 
 
-def test_ends_and_failures_are_told_and_no_step_on_the_way(
+def test_starts_ends_and_failures_are_announced_but_no_progress(
     page: Page, collection: str, incoming: Path, files: Path, held: Callable[[], None]
 ) -> None:
     (incoming / "letter.mp4").write_text("Dear reader, this is no video.")
@@ -208,7 +205,7 @@ def test_ends_and_failures_are_told_and_no_step_on_the_way(
         shutil.copy(files / f"{name}.mp4", incoming)
     record_announcements(page)
     page.goto(f"/?collection={collection}")
-    expect_heard(page, r"This collection is empty\. Drop videos .*")
+    expect_announcements(page, r"This collection is empty\. Drop videos .*")
     page.locator("#upload").click()
     page.get_by_label("Or a folder on the server").fill(incoming.name)
     page.get_by_label("Or a folder on the server").press("Enter")
@@ -225,17 +222,17 @@ def test_ends_and_failures_are_told_and_no_step_on_the_way(
     paused = job.get_by_text("paused", exact=True)
     expect(paused).to_be_visible()
     [(route, answer)] = answers
-    route.fulfill(response=answer)  # of a time when it was not paused yet, and late
+    route.fulfill(response=answer)  # an outdated response that arrives late
     expect(job.get_by_text("Pause", exact=True)).not_to_have_attribute("aria-disabled", "true")
     expect(paused).to_be_visible()
     job.get_by_role("button", name=re.compile("^Resume ")).click()
     expect(job).to_contain_text("2 added, 1 failed")
     name = re.escape(incoming.name)
     end = rf"{name}: 2 added, 1 failed; letter\.mp4: the content is text.*"
-    expect_heard(page, f"{name}: indexing started", f"{name}: paused", f"{name}: running", end)
+    expect_announcements(page, f"{name}: indexing started", f"{name}: paused", f"{name}: running", end)
 
-    # Above the sheet, and of several files only what went wrong, and all of them at the end.
+    # Also over the open panel. Of several files, only failures and a summary are announced.
     page.locator("#files").set_input_files([incoming / "letter.mp4", files / "red.mp4", files / "blue.mp4"])
-    expect_heard(page, "Sending 3 files", r"letter\.mp4: .*", "3 files: 1 failed, 1 there already, 1 added")
+    expect_announcements(page, "Sending 3 files", r"letter\.mp4: .*", "3 files: 1 failed, 1 already added, 1 added")
     page.keyboard.press("Escape")
     expect(page.locator("#open-jobs")).to_be_focused()

@@ -1,4 +1,4 @@
-"""The page in a real browser, as far as it adds and keeps: jobs, uploads, collections, models and keys."""
+"""The page in a browser: jobs, uploads, and the panels for collections, models and keys."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.service.toast_log import expect_toast
 from tests.waiting import PATIENCE, wait_for
 
 SLOW = 20_000
-"""Bytes a second at which a picture of 1.8 MB is longer under way than anybody waits for a line to be seen."""
+"""Bytes per second; slow enough that the upload of a 1.8 MB image outlasts the assertions about it."""
 
 EXPORT = {"id": "1", "kind": "export", "collection": "", "state": "running", "progress": 0.5, "files": []}
 
@@ -30,7 +30,7 @@ def pictures(folder: Path, count: int) -> None:
 
 
 def start_job(page: Page, folder: Path) -> None:
-    """A job of a folder, begun on the page."""
+    """Start a job for a folder on the page."""
     page.locator("#upload").click()
     page.get_by_label("Or a folder on the server").fill(folder.name)
     page.get_by_label("Or a folder on the server").press("Enter")
@@ -38,13 +38,13 @@ def start_job(page: Page, folder: Path) -> None:
 
 
 def job_requests(page: Page) -> list[Request]:
-    """What the page asks about single jobs from now on, as it happens."""
+    """Return a list that collects the page's requests about single jobs from now on."""
     asked: list[Request] = []
     page.on("request", lambda request: asked.append(request) if re.search(r"/jobs/\d+", request.url) else None)
     return asked
 
 
-def test_whoever_opens_the_jobs_before_the_page_knows_its_collections_sees_them(page: Page, collection: str) -> None:
+def test_the_jobs_panel_can_be_opened_before_collections_are_loaded(page: Page, collection: str) -> None:
     held: list[Route] = []
     page.route("**/v1/collections", lambda route: held.append(route), times=1)
     page.goto(f"/?collection={collection}")
@@ -55,7 +55,7 @@ def test_whoever_opens_the_jobs_before_the_page_knows_its_collections_sees_them(
     expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
 
 
-def test_a_job_is_seen_live_paused_resumed_and_tried_again(
+def test_a_job_is_shown_live_paused_resumed_and_retried(
     page: Page, collection: str, incoming: Path, held: Callable[[], None]
 ) -> None:
     pictures(incoming, 3)
@@ -69,7 +69,7 @@ def test_a_job_is_seen_live_paused_resumed_and_tried_again(
     expect(page.get_by_role("tab", name="Jobs")).to_be_focused()
     job = page.get_by_role("article").filter(has_text=incoming.name)
     expect(job.get_by_text("running", exact=True)).to_be_visible()
-    expect(job).to_contain_text("broken.mp4: the content is text")  # while the job is at the others
+    expect(job).to_contain_text("broken.mp4: the content is text")  # while the job is running
     expect(job).to_contain_text("1 of 4 files")
 
     job.get_by_role("button", name=re.compile("^Pause ")).press("Enter")
@@ -81,8 +81,8 @@ def test_a_job_is_seen_live_paused_resumed_and_tried_again(
     expect(job.get_by_text("succeeded", exact=True)).to_be_visible()
     expect(job).to_contain_text("3 added, 1 failed")
     expect(page.locator("#summary")).to_contain_text("3 videos")
-    looked = [request.url for request in asked if request.method == "GET" and not request.url.endswith("/events")]
-    assert [url for url in looked if "/items?" not in url] == []  # nobody polled
+    polled = [request.url for request in asked if request.method == "GET" and not request.url.endswith("/events")]
+    assert [url for url in polled if "/items?" not in url] == []
 
     write_picture(incoming / "mended.png", solid((9, 9, 9), 48, 48)).rename(broken)
     job.get_by_role("button", name="Retry failed").click()
@@ -93,7 +93,7 @@ def test_a_job_is_seen_live_paused_resumed_and_tried_again(
 
 
 @only_by_chaos
-def test_a_tab_that_nobody_sees_holds_no_stream_and_misses_nothing(
+def test_a_hidden_tab_closes_its_stream_and_catches_up_when_shown(
     page: Page, collection: str, incoming: Path, held: Callable[[], None]
 ) -> None:
     pictures(incoming, 3)
@@ -121,16 +121,18 @@ def test_a_tab_that_nobody_sees_holds_no_stream_and_misses_nothing(
     wait_for(lambda: httpx.get(address, timeout=PATIENCE).json()["state"] == "succeeded")
     look(hidden=False)
     expect_toast(page, incoming.name, "succeeded: 3 added")
-    assert [request.url for request in asked[before:] if request.url.endswith("/events")] == []  # the list told all
+    assert [
+        request.url for request in asked[before:] if request.url.endswith("/events")
+    ] == []  # the list of jobs was enough
     expect(page.locator("#summary")).to_contain_text("3 videos")
 
 
-def test_a_stream_that_breaks_goes_on_where_it_was_and_one_that_is_refused_is_done_without(
+def test_a_broken_stream_resumes_and_without_a_stream_the_job_is_polled(
     page: Page, running: Running, collection: str, incoming: Path, held: Callable[[], None]
 ) -> None:
     pictures(incoming, 2)
     (incoming / "broken.mp4").write_text("no video")
-    page.add_init_script("Math.random = () => 0")  # the page waits by chance, and no longer than it must by this
+    page.add_init_script("Math.random = () => 0")  # shortest backoff
     page.goto(f"/?collection={collection}")
     answers = ["break", "refuse"]
 
@@ -156,11 +158,11 @@ def test_a_stream_that_breaks_goes_on_where_it_was_and_one_that_is_refused_is_do
 
     wait_for_events(page, lambda: len(streams()) >= 3)
     assert [request.headers.get("last-event-id") for request in streams()][:3] == [None, "1", "1"]
-    assert any(re.search(r"/jobs/\d+$", request.url) for request in asked)  # asked for, while there was no stream
+    assert any(re.search(r"/jobs/\d+$", request.url) for request in asked)  # polled while there was no stream
     held()
     expect(page.locator("#panel").get_by_text("succeeded", exact=True)).to_be_visible()
     expect(page.locator("#panel")).to_contain_text("2 added, 1 failed")
-    # Another collection of this name has none of its jobs.
+    # A new collection of the same name has no jobs.
     running.client.delete(f"/v1/collections/{collection}").raise_for_status()
     running.client.post("/v1/collections", json={"name": collection}).raise_for_status()
     page.get_by_role("tab", name="Models").click()
@@ -168,7 +170,7 @@ def test_a_stream_that_breaks_goes_on_where_it_was_and_one_that_is_refused_is_do
     expect(page.locator("#panel")).to_contain_text("No jobs yet")
 
 
-def test_uploads_say_how_fast_they_are_wait_when_told_and_can_be_cancelled_and_tried_again(
+def test_uploads_show_their_speed_obey_retry_after_and_can_be_cancelled_and_retried(
     page: Page, running: Running, collection: str, files: Path, tmp_path: Path
 ) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (780, 780, 3), dtype=np.uint8)
@@ -219,12 +221,12 @@ def test_uploads_say_how_fast_they_are_wait_when_told_and_can_be_cancelled_and_t
     shown = page.locator("#uploads .upload").filter(has_text="large.png")
     expect(shown).to_contain_text(re.compile(r"\d+\skB of 1\.8\sMB · [\d.]+\skB/s, about \d+\s(s|min) left"))
     expect(page.locator("#uploads .upload").filter(has_text="All files")).to_contain_text("0 of 2 files")
-    network.send("Network.emulateNetworkConditions", {**line, "uploadThroughput": -1})  # seen, so it may end
+    network.send("Network.emulateNetworkConditions", {**line, "uploadThroughput": -1})
     expect(page.locator("#summary")).to_contain_text("4 videos")
 
 
 @only_by_chaos
-def test_a_collection_is_made_changed_backed_up_and_deleted(
+def test_a_collection_is_created_changed_backed_up_and_deleted(
     page: Page, running: Running, collection: str, tmp_path: Path
 ) -> None:
     page.goto(f"/?collection={collection}")
@@ -238,8 +240,8 @@ def test_a_collection_is_made_changed_backed_up_and_deleted(
     page.get_by_label("Token encoding (for reranking)").select_option("float16")
     page.get_by_role("button", name="Create").click()
     expect(page.locator("#collections")).to_have_value(made)
-    told = running.client.get(f"/v1/collections/{made}").json()
-    assert (told["index_kind"], told["token_encoding"]) == ("flat", "float16")
+    created = running.client.get(f"/v1/collections/{made}").json()
+    assert (created["index_kind"], created["token_encoding"]) == ("flat", "float16")
 
     looks: list[Route] = []
     page.route("**/v1/operations", lambda route: (looks.append(route), route.fulfill(json={"operations": [EXPORT]})))
@@ -248,7 +250,7 @@ def test_a_collection_is_made_changed_backed_up_and_deleted(
     item.get_by_role("button", name="Index…").hover()
     page.mouse.down()
     before = len(looks)
-    wait_for_events(page, lambda: len(looks) >= before + 2)  # all is drawn anew at each, but for what is being pressed
+    wait_for_events(page, lambda: len(looks) >= before + 2)  # each redraws the panel, except a pressed button
     page.mouse.up()
     page.unroute("**/v1/operations")
     page.get_by_label("Index type").last.select_option("hnsw")
@@ -282,7 +284,7 @@ def test_a_collection_is_made_changed_backed_up_and_deleted(
 
 
 @only_by_chaos
-def test_keys_are_made_shown_once_and_revoked(guarded: Running, enter: Callable[..., Page]) -> None:
+def test_keys_are_created_shown_once_and_revoked(guarded: Running, enter: Callable[..., Page]) -> None:
     page = enter(ADMIN, "#keys")
     expect(page.get_by_role("article").filter(has_text="this tab")).to_contain_text("VITASCOPE_ADMIN_KEY")
     page.get_by_text("Create a key").click()
@@ -299,8 +301,8 @@ def test_keys_are_made_shown_once_and_revoked(guarded: Running, enter: Callable[
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
     assert page.evaluate("navigator.clipboard.readText()") == key
     own = {"x-api-key": key}
-    told = httpx.get(f"{guarded.client.base_url}/v1/keys/self", headers=own, timeout=PATIENCE).json()
-    assert (told["scopes"], told["collections"]) == (["read"], ["palette"])
+    permissions = httpx.get(f"{guarded.client.base_url}/v1/keys/self", headers=own, timeout=PATIENCE).json()
+    assert (permissions["scopes"], permissions["collections"]) == (["read"], ["palette"])
 
     page.get_by_role("tab", name="Keys").press("ArrowLeft")
     expect(page.get_by_role("tab", name="Models")).to_be_focused()
@@ -332,7 +334,7 @@ def test_keys_are_made_shown_once_and_revoked(guarded: Running, enter: Callable[
 
 
 @only_by_chaos
-def test_models_are_added_made_the_default_and_removed(guarded: Running, enter: Callable[..., Page]) -> None:
+def test_models_are_added_made_default_and_removed(guarded: Running, enter: Callable[..., Page]) -> None:
     page = enter(ADMIN, "#models")
     models = page.get_by_role("article")
     expect(models).to_have_count(1)
@@ -359,9 +361,7 @@ def test_models_are_added_made_the_default_and_removed(guarded: Running, enter: 
     expect(models).to_have_count(1)
 
 
-def test_failures_of_a_job_are_looked_through_page_by_page(
-    page: Page, running: Running, collection: str, incoming: Path
-) -> None:
+def test_failures_of_a_job_are_paginated(page: Page, running: Running, collection: str, incoming: Path) -> None:
     for number in range(5):
         (incoming / f"letter-{number}.mp4").write_text("Dear reader, this is no video.")
     answer = running.client.post(f"/v1/collections/{collection}/jobs", json={"folder": incoming.name})
@@ -404,7 +404,7 @@ def test_a_finished_upload_and_a_finished_job_keep_the_pages_of_show_more(
     running.client.delete(f"/v1/collections/{name}").raise_for_status()
 
 
-def test_what_cannot_be_loaded_says_so_and_is_tried_again(page: Page, collection: str) -> None:
+def test_a_panel_that_cannot_be_loaded_shows_the_error_and_can_be_retried(page: Page, collection: str) -> None:
     page.route("**/jobs?*", lambda route: route.abort())
     page.goto(f"/?collection={collection}#jobs")
     expect(page.get_by_role("alert").filter(has_text="Cannot reach")).to_be_visible()

@@ -1,4 +1,4 @@
-"""Finding on the page, in a real browser on a real service: pictures, clips, filters, pages, a video's moments."""
+"""The page in a browser: search by image and clip, filters, pages of results, and the timeline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AT_20, AT_24, AT_40 = (SPAN.format(f"0:{start}", f"0:{start + 2}") for start in 
 
 
 def expect_titles(page: Page, *titles: str) -> None:
-    """The results are these, in any order."""
+    """Wait for results with these titles, in any order."""
     shown = page.locator("#results .title")
     wait_for(lambda: sorted(shown.all_inner_texts()) == sorted(titles))
 
@@ -30,7 +30,7 @@ def red_picture(tmp_path: Path) -> Path:
     return write_picture(tmp_path / "red.png", solid(RED))
 
 
-def test_a_picture_is_searched_with_alone_and_with_a_sentence(page: Page, palette: str, red_picture: Path) -> None:
+def test_search_by_image_alone_and_with_text(page: Page, palette: str, red_picture: Path) -> None:
     page.goto(f"/?collection={palette}")
     button = page.get_by_role("button", name="Search by image or video")
     with page.expect_file_chooser() as chosen:
@@ -47,17 +47,17 @@ def test_a_picture_is_searched_with_alone_and_with_a_sentence(page: Page, palett
     page.locator("#query").fill("a blue thing")
     page.locator("#query").press("Enter")
     expect(page.locator("#results .card").first).to_contain_text("Match")
-    expect(titles).to_have_text(["blue", "red", "green"])  # looked at closely, for the sentence
-    page.get_by_label("Rerank").uncheck()
+    expect(titles).to_have_text(["blue", "red", "green"])  # reranked by the text
+    page.get_by_label("Rerank top").uncheck()
     expect(page.locator("#results .card").first).to_contain_text("not reranked")
-    assert {titles.nth(0).inner_text(), titles.nth(1).inner_text()} == {"blue", "red"}  # as near to both
+    assert {titles.nth(0).inner_text(), titles.nth(1).inner_text()} == {"blue", "red"}  # equally similar to both
 
     page.get_by_role("button", name="Remove similar to red.png").press("Enter")
     expect(page.locator("#chips li")).to_have_count(0)
     expect(titles.first).to_have_text("blue")
 
 
-def test_a_dropped_file_is_asked_about_and_neither_needs_a_mouse(
+def test_a_dropped_or_pasted_file_is_added_or_searched_with_by_keyboard(
     page: Page, running: Running, collection: str, files: Path
 ) -> None:
     page.goto(f"/?collection={collection}")
@@ -83,14 +83,14 @@ def test_a_dropped_file_is_asked_about_and_neither_needs_a_mouse(
     page.keyboard.press("Escape")
     expect(page.locator("#drop-dialog")).to_be_hidden()
     page.evaluate(drop, [content, "paste"])
-    page.keyboard.press("Enter")  # look for what is like it
+    page.keyboard.press("Enter")  # Find similar
     expect(page.locator("#chips")).to_contain_text("Similar to red.mp4")
     expect(page.locator("#results .card")).to_have_count(1)
     expect(page.locator("#results .card")).to_contain_text(re.compile(r"Similarity\s*(1\.00|0\.9\d)"))
     assert running.client.get(f"/v1/collections/{collection}").json()["videos"] == 1
 
 
-def test_results_are_filtered_by_rows_and_what_cannot_be_asked_is_said_there(page: Page, palette: str) -> None:
+def test_results_are_filtered_and_errors_are_shown_at_their_row(page: Page, palette: str) -> None:
     page.goto(f"/?collection={palette}&q=a+red+thing")
     expect(page.locator("#results .card")).to_have_count(3)
     page.get_by_role("button", name="Filter", exact=True).press("Enter")
@@ -125,7 +125,7 @@ def test_results_are_filtered_by_rows_and_what_cannot_be_asked_is_said_there(pag
     page.get_by_role("button", name="Remove filter number ≥ 1").click()
     expect(page.locator("#results .card")).to_have_count(3)
 
-    page.locator("#query").fill("")  # the filter holds for what is listed, too
+    page.locator("#query").fill("")  # the filter also applies to the list of videos
     page.goto(f'/?collection={palette}&filter={{"or":[{{"color":"red"}},{{"color":"blue"}}]}}')
     expect_titles(page, "blue", "red")
     expect(page.locator("#summary")).to_have_text("2 videos match the filter.")
@@ -135,11 +135,11 @@ def test_results_are_filtered_by_rows_and_what_cannot_be_asked_is_said_there(pag
     expect(page.locator("#filter-error")).to_contain_text("filter: red;")
 
 
-def test_moments_of_a_video_are_on_its_timeline_and_played_by_keys(page: Page, film: str) -> None:
+def test_moments_are_on_the_timeline_and_clips_are_played_by_keys(page: Page, film: str) -> None:
     page.goto(f"/?collection={film}&q=a+red+thing")
     page.locator("#results .card").first.press("Enter")
     moments = page.locator("#moments button")
-    expect(moments).to_have_count(1)  # two clips that touch
+    expect(moments).to_have_count(1)  # two adjacent clips
     expect(moments).to_have_text(re.compile("^" + SPAN.format("0:20", "0:24") + "fused 0.9"))
     track = page.get_by_role("slider", name="Clips of this video")
     expect(track).to_have_attribute("aria-valuetext", re.compile(r"^clip 1[12] of 30, 0:2[02] to 0:2[24], fused 0.9"))
@@ -151,7 +151,7 @@ def test_moments_of_a_video_are_on_its_timeline_and_played_by_keys(page: Page, f
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
     expect(page.locator("#clip-facts")).to_contain_text(AT_24)
-    wait_for(lambda: film_at.evaluate("video => video.currentTime") > 24.2)  # and plays on
+    wait_for(lambda: film_at.evaluate("video => video.currentTime") > 24.2)  # playing
     page.keyboard.press("End")
     expect(track).to_have_attribute("aria-valuetext", "clip 30 of 30, 0:58 to 1:00")
 
@@ -164,14 +164,14 @@ def test_moments_of_a_video_are_on_its_timeline_and_played_by_keys(page: Page, f
     track.click(position=at_41)
     expect(page.locator("#clip-facts")).to_contain_text(AT_40)
     page.locator("#captions").fill("a blue thing\na yellow thing")
-    page.get_by_role("button", name="Compare").click()  # about the clip that was gone to
+    page.get_by_role("button", name="Compare").click()  # for the selected clip
     expect(page.locator("#scores .best h4")).to_have_text("a blue thing")
 
-    page.route("**/v1/answers", lambda route: None)  # an answer that does not come
+    page.route("**/v1/answers", lambda route: None)  # no response
     page.locator("#question").fill("which colour is it")
     page.locator("#question").press("Enter")
     expect(page.locator("#answers")).to_have_text("Loading\N{HORIZONTAL ELLIPSIS}")
-    moments.click()  # nobody waits for what is about another clip
+    moments.click()  # cancels the pending question
     expect(page.locator("#answers")).to_be_empty()
     expect(page.locator("#scores")).to_be_empty()
     page.unroute("**/v1/answers")
@@ -184,16 +184,16 @@ def test_moments_of_a_video_are_on_its_timeline_and_played_by_keys(page: Page, f
     expect(page.locator("#clip")).to_be_hidden()
     expect(page.locator("#query")).to_have_value("")
     expect(page.locator("#chips")).to_contain_text(f"Similar to film, {AT_40}")
-    expect(page.locator("#results")).not_to_contain_text(AT_40)  # the clip itself is left out
+    expect(page.locator("#results")).not_to_contain_text(AT_40)  # the clip itself is excluded
     page.reload()
     expect(page.locator("#chips")).to_contain_text(f"Similar to film, {AT_40}")
     page.go_back()
     expect(page.locator("#query")).to_have_value("a red thing")
-    expect(page.locator("#clip-facts")).to_contain_text(AT_40)  # the clip that others should look like
+    expect(page.locator("#clip-facts")).to_contain_text(AT_40)  # the query clip
     expect(page.locator("#results .card").first).to_contain_text(re.compile("0:2[02]"))
 
 
-def test_cards_come_in_one_go_before_their_pictures_and_more_follow_by_pages(page: Page, film: str) -> None:
+def test_cards_are_shown_at_once_before_their_thumbnails_and_more_by_page(page: Page, film: str) -> None:
     waiting: list[Route] = []
     page.route("**/thumbnail?*", lambda route: waiting.append(route))
     page.goto(f"/?collection={film}")
@@ -227,7 +227,7 @@ def test_cards_come_in_one_go_before_their_pictures_and_more_follow_by_pages(pag
     expect(page.locator("#group")).to_have_value("event")
 
 
-def test_captions_show_what_of_them_is_seen_where_and_questions_may_stay_open(page: Page, film: str) -> None:
+def test_captions_have_scores_by_word_and_questions_may_have_no_confident_answer(page: Page, film: str) -> None:
     page.goto(f"/?collection={film}&q=a+red+thing")
     page.locator("#results .card").first.click()
     page.get_by_label("The whole video").check()
@@ -241,7 +241,7 @@ def test_captions_show_what_of_them_is_seen_where_and_questions_may_stay_open(pa
         expect(cards.first).to_contain_text(score)
     expect(page.locator("#scores .best")).to_have_count(1)
     expect(cards.first).to_contain_text(re.compile("[Dd]escribes? the clip"))
-    expect(cards.first.locator(".idle")).to_have_text("a")  # a word that does not count
+    expect(cards.first.locator(".idle")).to_have_text("a")  # a function word
     cards.first.get_by_text("Other scores").click()
     expect(cards.first).to_contain_text(re.compile(r"RefCLIPScore\s*\d\.\d{3}"))
     yellow = page.locator("#scores").get_by_role("button", name=re.compile(r"^thing: \S+, best match at \d:\d\d"))
@@ -253,7 +253,7 @@ def test_captions_show_what_of_them_is_seen_where_and_questions_may_stay_open(pa
     video.evaluate(
         "video => { video.pause(); window.sought = []; video.onseeking = () => sought.push(video.currentTime); }"
     )
-    red.click()  # which plays on from there
+    red.click()  # plays on from there
     wait_for(lambda: any(seconds <= second < seconds + 1 for second in page.evaluate("sought")))
 
     question = page.locator("#question")
