@@ -23,13 +23,13 @@ export function prepareQuestionForm(getSpan) {
   return form.clear;
 }
 
-function renderAnswers({ answers, abstained, unknown }, minConfidence) {
-  const names = unknown.map((item) => `“${item}”`).join(", ");
+function renderAnswers({ answers, abstained, out_of_vocabulary: outOfVocabulary }, minConfidence) {
+  const names = outOfVocabulary.map((item) => `“${item}”`).join(", ");
   return {
     shown: [
       abstained ? notConfident(answers, minConfidence) : null,
       ...answers.map(answerBar),
-      unknown.length ? el("p", { className: "facts", textContent: `Not in the model’s vocabulary, so not scored: ${names}.` }) : null,
+      outOfVocabulary.length ? el("p", { className: "facts", textContent: `Not in the model’s vocabulary, so not scored: ${names}.` }) : null,
     ].filter(Boolean),
     message: [abstained ? "Not confident." : "", answers.map(({ text, probability }) => `${text} ${spokenNumbers(formatPercent(probability))}`).join(", ")].join(" ").trim(),
   };
