@@ -1,4 +1,4 @@
-"""Servers and models of others that pages name: small ones of the tests stand in for them."""
+"""Small substitutes for the servers and public models that the pages use."""
 
 from __future__ import annotations
 
@@ -15,31 +15,29 @@ from vitascope.bundle.bundle import Bundle
 MILVUS = "http://milvus:19530"
 TRITON = "http://127.0.0.1:8003"
 REVISION = "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"
-"""Of whatever is in the hub's cache."""
+"""Revision of the models in the cache of the hub."""
 
 
 @contextmanager
-def neighbours(folder: Path, text: str) -> Iterator[dict[str, str]]:
-    """The servers that ``text`` names, with data in ``folder``: a URL of the pages, and the one that takes its place.
+def substitute_servers(folder: Path, text: str) -> Iterator[dict[str, str]]:
+    """Start substitutes for the servers named in a page, and yield their URLs by the URL in the page.
 
-    Milvus Lite is Milvus, and a small server of the Open Inference Protocol with the shipped bundle's graphs is Triton.
+    Milvus Lite replaces Milvus; a small server of the Open Inference Protocol with the default bundle replaces Triton.
     """
     with ExitStack() as stack:
-        found = {}
+        urls = {}
         if MILVUS in text:
             milvus = MilvusUnderTest(folder / "milvus")
             stack.callback(milvus.end)
-            found[MILVUS] = milvus.url
+            urls[MILVUS] = milvus.url
         if TRITON in text:
             write_repository(Bundle.open(BUNDLE), folder / "repository", TritonOptions(device="cpu"))
-            found[TRITON] = stack.enter_context(protocol_server.serving(folder / "repository")).url
-        yield found
+            urls[TRITON] = stack.enter_context(protocol_server.serving(folder / "repository")).url
+        yield urls
 
 
 def publish_models(checkout: Path, home: Path) -> None:
-    """Small models of random weights in place of the published ones: in the hub's cache in ``home``, and files beside
-    the reader's ``checkout``.
-    """
+    """Write small models with random weights in place of public ones, to the cache of the hub and the checkout."""
     import torch
 
     from tests.model_export.public_models import make_clip, make_siglip

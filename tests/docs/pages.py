@@ -1,12 +1,12 @@
-"""The blocks of commands, Python and SQL in the pages, and how each of them is run.
+"""Parser for the console, Python and SQL blocks of the pages, and for the comments that say how they run.
 
-A block runs with every change, unless a comment above it, which no page shows, says otherwise::
+A block runs in every test run, unless a comment above it says otherwise::
 
-    <!-- run: docs-check -->            `make docs-check` alone runs it: it takes long
-    <!-- run: tests/service/test_x.py -->   that test runs it, or what it says
-    <!-- run: never, images -->         it cannot be run here; the word is one of ``NEVER``
+    <!-- run: docs-check -->            only `make docs-check` runs it, since it takes long
+    <!-- run: tests/docs/test_deploy_page.py -->   that test runs it
+    <!-- run: never, images -->         it cannot run here; the reason is one of ``SKIP_REASONS``
 
-`<!-- run on this page: … -->` says the same of every block of the page that has no comment of its own.
+`<!-- run on this page: … -->` applies to every block of the page without a comment of its own.
 """
 
 from __future__ import annotations
@@ -19,90 +19,98 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 DOCS_CHECK = "docs-check"
-NEVER = {
+SKIP_REASONS = {
     "installs": "changes the environment that the tests run in, or the machine",
     "images": "needs images of Milvus, its stores, Prometheus or Grafana",
     "gpu": "needs an NVIDIA GPU, or the packages for one",
-    "storage": "needs an object store of somebody",
-    "servers": "needs a server that this repository does not bring: Milvus, Triton, MLServer",
-    "programs": "needs programs of others that are not installed here",
+    "storage": "needs an object store",
+    "servers": "needs a server that is not included: Milvus, Triton, MLServer",
+    "programs": "needs programs that are not installed",
     "machines": "needs several machines, or a whole cluster",
-    "corpora": "needs corpora that other people give out",
-    "hours": "trains or measures for longer than ten minutes, or needs what such a command leaves",
+    "corpora": "needs public corpora",
+    "hours": "trains or measures for longer than ten minutes, or needs the result of such a command",
 }
-"""Why a block is run nowhere. It is read (``tests.docs.unrun``); what can be tested of it by parts is tested where the
-code is.
-"""
+"""Reasons why a block never runs. ``tests.docs.unrun`` parses it instead."""
 
 _FENCE = re.compile(r"^( *)```(console|python|sql)\b[^\n]*\n(.*?)^ *```\s*$", re.MULTILINE | re.DOTALL)
-_ABOVE = re.compile(r"<!-- run: ([^>]*?) -->\s*\Z")
-_PAGE = re.compile(r"^<!-- run on this page: ([^>]*?) -->", re.MULTILINE)
+_MARKER = re.compile(r"<!-- run: ([^>]*?) -->\s*\Z")
+_PAGE_MARKER = re.compile(r"^<!-- run on this page: ([^>]*?) -->", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Block:
+    """A block of a page.
+
+    Attributes:
+        page: Path in the repository, such as ``docs/usage.md``.
+        line: Line of the page, from 1, of the first line in the block.
+        language: console, python or sql.
+        text: Content.
+        run: Value of the comment; empty: the block runs in every test run.
+    """
+
     page: str
-    """Below the repository, such as ``docs/usage.md``."""
     line: int
-    """Of the page, counted from 1: the first one within the block."""
     language: str
-    """console, python or sql."""
     text: str
     run: str
-    """What the comment says; empty: with every change."""
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return f"{self.page}:{self.line}"
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command as it is printed, and what the page prints below it."""
+    """A command and the output that the page prints below it."""
 
     line: int
     text: str
     output: tuple[str, ...]
 
 
-def pages() -> list[Path]:
-    """Every page that people read: those at the top, and all in docs/."""
+def list_pages() -> list[Path]:
+    """Return all pages: README, CONTRIBUTING, SECURITY and docs/."""
     top = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
     return [*top, *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def blocks(page: Path) -> list[Block]:
-    """The blocks of ``page`` in their order."""
+def parse_blocks(page: Path) -> list[Block]:
+    """Return the blocks of a page in order."""
     text = page.read_text("utf-8")
-    named = _PAGE.search(text)
-    found = []
+    page_marker = _PAGE_MARKER.search(text)
+    blocks = []
     for fence in _FENCE.finditer(text):
-        above = _ABOVE.search(text, 0, fence.start())
-        run = above[1] if above else named[1] if named else ""
+        marker = _MARKER.search(text, 0, fence.start()) or page_marker
+        run = marker[1] if marker else ""
         line = text.count("\n", 0, fence.start(3)) + 1
         indent = len(fence[1])
-        inner = "".join(each[indent:] if each.strip() else each for each in fence[3].splitlines(keepends=True))
-        found.append(Block(page.relative_to(ROOT).as_posix(), line, fence[2], inner, run))
-    return found
+        content = "".join(row[indent:] if row.strip() else row for row in fence[3].splitlines(keepends=True))
+        blocks.append(Block(page.relative_to(ROOT).as_posix(), line, fence[2], content, run))
+    return blocks
 
 
-def why_not_run(block: Block) -> str | None:
-    """What is wrong with the comment above ``block``, or None."""
+def marker_error(block: Block) -> str | None:
+    """Return what is wrong with the comment above a block, or None."""
     if block.run in ("", DOCS_CHECK):
         return None
     if block.run.startswith("never, "):
-        word = block.run.removeprefix("never, ")
-        return None if word in NEVER else f"{block.place}: {word!r}; one of {', '.join(NEVER)} was expected"
+        reason = block.run.removeprefix("never, ")
+        if reason in SKIP_REASONS:
+            return None
+        return f"{block.location}: {reason!r}; one of {', '.join(SKIP_REASONS)} was expected"
     if (ROOT / block.run).is_file() and block.run.startswith("tests/"):
         return None
-    return f"{block.place}: run: {block.run!r}; docs-check, a test's file or `never, WORD` was expected"
+    return f"{block.location}: run: {block.run!r}; docs-check, the path of a test or `never, REASON` was expected"
 
 
-def commands(block: Block) -> Iterator[Command]:
-    """The commands of a console block, each with the lines of output below it.
+def parse_commands(block: Block) -> Iterator[Command]:
+    """Yield the commands of a console block with their output.
 
-    A line that begins with ``$ `` begins a command, which goes on while a quote is open or a line ends in a backslash.
-    Raises ValueError for other lines that are neither output nor a comment.
+    A command starts with ``$ `` and continues while a quote is open or a line ends in a backslash.
+
+    Raises:
+        ValueError: A line before the first command is not a comment.
     """
     lines = block.text.splitlines()
     at = 0
@@ -112,19 +120,19 @@ def commands(block: Block) -> Iterator[Command]:
                 raise ValueError(f"{block.page}:{block.line + at}: {lines[at]!r}; `$ ` and a command was expected")
             at += 1
             continue
-        begins, text = at, lines[at][2:]
+        start, text = at, lines[at][2:]
         at += 1
-        while not _is_whole(text) and at < len(lines):
+        while not _is_complete(text) and at < len(lines):
             text += "\n" + lines[at]
             at += 1
         output = []
         while at < len(lines) and lines[at] and not lines[at].startswith(("$ ", "# ")):
             output.append(lines[at])
             at += 1
-        yield Command(block.line + begins, text, tuple(output))
+        yield Command(block.line + start, text, tuple(output))
 
 
-def _is_whole(text: str) -> bool:
+def _is_complete(text: str) -> bool:
     if text.endswith("\\"):
         return False
     try:

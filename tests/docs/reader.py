@@ -1,4 +1,4 @@
-"""What a reader of the pages has: a checkout, videos under the names that the pages use, and a service that runs."""
+"""Environment of the pages: a checkout, videos with the names that they use, and a running service."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ SUBTITLES = "".join(
     for number, text in enumerate(("Now the engine is taken apart.", "The gears come out.", "And here they are."))
 )
 CURL = "fail-with-body\nconnect-timeout = 10\n"
-"""Of curl: an error that the service answers is an error of the command."""
+"""Content of .curlrc: an HTTP error is an error of the command."""
 BUNDLE = ROOT / "bundles" / "hd-vila-tiny"
 
 
 def prepare(folder: Path) -> None:
-    """Write below ``folder`` what the pages take for granted; only small files, in about a second."""
+    """Write the files that the pages use; small ones, in about a second."""
     checkout, home = folder / "checkout", folder / "home"
-    for made in (checkout / "bundles", home / "Videos", home / "Films", home / "Talks", home / "keys"):
-        made.mkdir(parents=True)
-    for made in ("videos/2024", "videos/holidays", "videos/talks", "mnt/cameras", "mnt/backups", "srv/models", "tmp"):
-        (folder / made).mkdir(parents=True)
+    for subfolder in (checkout / "bundles", home / "Videos", home / "Films", home / "Talks", home / "keys"):
+        subfolder.mkdir(parents=True)
+    for name in ("videos/2024", "videos/holidays", "videos/talks", "mnt/cameras", "mnt/backups", "srv/models", "tmp"):
+        (folder / name).mkdir(parents=True)
     (home / ".curlrc").write_text(CURL)
     _link_checkout(checkout)
 
@@ -51,14 +51,14 @@ def prepare(folder: Path) -> None:
     shutil.copytree(home / "Videos", checkout / ".demo" / "videos")
     for name, scene in zip(SHARED, scenes, strict=False):
         shutil.copy(scene, checkout / name)
-    for number, place in enumerate(("videos/2024/sea.mp4", "videos/2024/hill.mp4", "videos/a.mp4", "videos/b.mp4")):
-        shutil.copy(scenes[4 + number], folder / place)
+    for number, path in enumerate(("videos/2024/sea.mp4", "videos/2024/hill.mp4", "videos/a.mp4", "videos/b.mp4")):
+        shutil.copy(scenes[4 + number], folder / path)
     shutil.copy(scenes[8], folder / "mnt/cameras/7.mp4")
     write_color_video(home / "Films" / "film.mp4", (220, 20, 20), 4.0, rate=5)
     talks = (home / "Talks" / "engine.mp4", folder / "videos/talks/gears.mp4", folder / "videos/holidays/hike.mp4")
-    for number, place in enumerate(talks):
-        write_color_video(place, (90, 60 + 60 * number, 120), 9.0, rate=5)
-        place.with_suffix(".srt").write_text(SUBTITLES)
+    for number, talk in enumerate(talks):
+        write_color_video(talk, (90, 60 + 60 * number, 120), 9.0, rate=5)
+        talk.with_suffix(".srt").write_text(SUBTITLES)
     random = np.random.default_rng(0)
     for name in ("beach.jpg", "dog.jpg", "photo.jpg", "room.jpg"):
         write_picture(checkout / name, random.integers(0, 256, (90, 160, 3), np.uint8))
@@ -77,14 +77,14 @@ def prepare(folder: Path) -> None:
         write_small_model(checkout / "bundles" / (f"{model}-3" if version == "3" else model), number, model, version)
 
 
-def draw_scenes(folder: Path) -> None:
-    """A corpus for the pages about data, with four clips a split, below the reader's ``folder``."""
+def generate_scenes(folder: Path) -> None:
+    """Generate a corpus with four clips per split, for the pages about data."""
     with contextlib.redirect_stdout(io.StringIO()):
         make_corpus(folder / "checkout" / "data" / "scenes", {"train": 4, "val": 4, "test": 4})
 
 
 def _link_checkout(checkout: Path) -> None:
-    """What lies in the repository, so that nothing that a page writes is written there."""
+    """Link to the entries of the repository, so that pages do not write there."""
     for entry in ROOT.iterdir():
         if entry.name not in ("bundles", "vitascope-data", ".git", ".venv", ".demo", "runs", "data", "dist"):
             (checkout / entry.name).symlink_to(entry)
@@ -93,7 +93,7 @@ def _link_checkout(checkout: Path) -> None:
 
 
 def write_small_model(folder: Path, seed: int, name: str, version: str) -> None:
-    """The bundle of ``tests.small_bundle`` under another name."""
+    """Write the bundle of ``tests.small_bundle`` with another name."""
     make_small_bundle(folder, seed=seed, version=version)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest.pop("files")
@@ -101,12 +101,14 @@ def write_small_model(folder: Path, seed: int, name: str, version: str) -> None:
 
 
 @contextmanager
-def reading(folder: Path, port: int = 0, servers: Mapping[str, str] = MappingProxyType({})) -> Iterator[Terminal]:
-    """A terminal in ``folder``, which becomes a reader's, and a service beside it with three collections.
+def open_terminal(folder: Path, port: int = 0, servers: Mapping[str, str] = MappingProxyType({})) -> Iterator[Terminal]:
+    """Yield a terminal in a prepared folder, with a service of the default bundle without keys and three collections.
 
-    The service is the shipped bundle's, reads the videos of the reader, and asks nobody for a key. It ends where
-    a page starts one itself, over the same data and on the same ``port``. ``servers``: those that stand in for others
-    that pages name.
+    The service ends when a page starts one itself, on the same data and port.
+
+    Args:
+        port: Port of the service; 0: any free one.
+        servers: URLs in pages, and their replacements.
     """
     prepare(folder)
     settings = Settings(
@@ -124,23 +126,23 @@ def reading(folder: Path, port: int = 0, servers: Mapping[str, str] = MappingPro
         port=port,
         log_level="error",
     )
-    with ExitStack() as after, ExitStack() as service:
+    with ExitStack() as stack, ExitStack() as service:
         running = service.enter_context(serving(settings))
-        client = after.enter_context(Client(str(running.client.base_url)))
-        inhabit(client, sorted((folder / "home" / "Videos").iterdir()))
+        client = stack.enter_context(Client(str(running.client.base_url)))
+        add_collections(client, sorted((folder / "home" / "Videos").iterdir()))
         port = running.client.base_url.port or port
-        library = after.enter_context(CollectionStore(folder / "library"))
+        library = stack.enter_context(CollectionStore(folder / "library"))
         model = Model.open(folder / "srv" / "models" / "films-3", threads=1, device="cpu")
         collection = library.create("films", model)
         names = {"client": client, "library": library, "model": model, "collection": collection}
         terminal = Terminal(folder, port, names, stop_service=service.close, servers=servers)
-        after.callback(terminal.close)
+        stack.callback(terminal.close)
         yield terminal
 
 
-def inhabit(client: Client, videos: Sequence[Path]) -> None:
-    """Make the collections that pages take for granted: two with videos, one without."""
-    for name, some in {"videos": videos[:3], "films": videos[3:4], "talks": []}.items():
+def add_collections(client: Client, videos: Sequence[Path]) -> None:
+    """Create the collections that the pages use: two with videos, one empty."""
+    for name, files in {"videos": videos[:3], "films": videos[3:4], "talks": []}.items():
         client.create_collection(name)
-        for video in some:
+        for video in files:
             client.add_video(name, video, metadata={"year": 2024})

@@ -1,4 +1,4 @@
-"""A reader's terminal: one bash that goes through the commands of a page as they are printed, and Python beside it."""
+"""A terminal that runs the blocks of a page as printed: console blocks in one bash, Python blocks in one namespace."""
 
 from __future__ import annotations
 
@@ -19,27 +19,24 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from tests.docs.pages import ROOT, Block, Command, commands
+from tests.docs.pages import ROOT, Block, Command, parse_commands
 from tests.waiting import wait_for
 
-PATIENCE = 900.0
+TIMEOUT = 900.0
+"""Seconds."""
 PORT = 8000
-"""Which the pages print."""
-PLACES = ("videos", "mnt", "srv", "etc/vitascope", "tmp")
-"""Folders at the top of the machine that pages name. They are looked for below the reader's folder instead."""
-_PLACE = re.compile(rf"(?<![\w~.$/}}-])/({'|'.join(PLACES)})(?![\w-])")
-_STAYS = re.compile(r"vitascope serve\b|--watch\b")
+"""Port that the pages print."""
+TOP_FOLDERS = ("videos", "mnt", "srv", "etc/vitascope", "tmp")
+"""Absolute paths in the pages that are moved below the folder of the terminal."""
+_TOP_FOLDER = re.compile(rf"(?<![\w~.$/}}-])/({'|'.join(TOP_FOLDERS)})(?![\w-])")
+_KEEPS_RUNNING = re.compile(r"vitascope serve\b|--watch\b")
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
-_OFF_BY = 0.03
-"""How far probabilities and cosines may be from the printed ones on another machine."""
+_TOLERANCE = 0.03
+"""Difference of probabilities and cosines between machines."""
 
 
 class Terminal:
-    """``folder``: made by ``tests.docs.reader``. ``port`` takes the place of 8000 where a page names it.
-
-    Bash keeps variables, folder and what runs in the background from block to block, and Python keeps names, until
-    ``begin``.
-    """
+    """Runs blocks of pages. Variables, background jobs and Python names persist until ``restart``."""
 
     def __init__(
         self,
@@ -50,16 +47,22 @@ class Terminal:
         stop_service: Callable[[], None] = lambda: None,
         servers: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """``names``: what Python knows at the beginning of each page. ``stop_service``: what is done before the page
-        starts a service itself. ``servers``: URLs that pages name, and those that take their places.
-        """
-        self.folder, self.port, self._given, self._stop_service = folder, port, names, stop_service
-        self._servers = servers
-        self.begin()
+        """Start a terminal.
 
-    def begin(self) -> None:
-        """A new page: bash and Python that remember nothing."""
-        self._names = dict(self._given)
+        Args:
+            folder: Made by ``tests.docs.reader``.
+            port: Replaces 8000 in pages.
+            names: Python names at the start of each page.
+            stop_service: Called before a page starts a service itself.
+            servers: URLs in pages, and their replacements.
+        """
+        self.folder, self.port, self._initial_names, self._stop_service = folder, port, names, stop_service
+        self._servers = servers
+        self.restart()
+
+    def restart(self) -> None:
+        """Start a new bash and a new Python namespace, for a new page."""
+        self._names = dict(self._initial_names)
         self._bash = subprocess.Popen(
             ["bash", "--norc"],
             cwd=self.folder / "checkout",
@@ -70,7 +73,7 @@ class Terminal:
             text=True,
             start_new_session=True,
         )
-        self._tell("set -o pipefail; set -m; echo ready")  # what runs in the background is a process group
+        self._send("set -o pipefail; set -m; echo ready")  # a background job is a process group
 
     def _environment(self) -> dict[str, str]:
         ours = ("VITASCOPE_", "MAKE", "VIRTUAL_ENV")
@@ -80,15 +83,15 @@ class Terminal:
             "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
             "COLUMNS": "120",
-            "MAKEFLAGS": "n",  # make says what it would do: targets install, train and measure
+            "MAKEFLAGS": "n",  # a dry run: targets install, train and measure
             "VITASCOPE_PORT": str(self.port),
             "VITASCOPE_DEVICE": "cpu",
             "HF_HOME": str(self.folder / "home" / ".cache" / "huggingface"),
-            "HF_HUB_OFFLINE": "1",  # what `tests.docs.neighbours` puts there, and nothing else
+            "HF_HUB_OFFLINE": "1",  # `tests.docs.neighbours` fills the cache
         }
 
     def close(self) -> None:
-        """End bash and all that it left running."""
+        """End bash and its background jobs."""
         self._end_background()
         for end in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
@@ -101,140 +104,138 @@ class Terminal:
         self._bash.stdout.close()
 
     def _end_background(self) -> None:
-        """As Ctrl-C does in a terminal of its own."""
-        self._tell("for each in $(jobs -p); do kill -- -$each; done; wait; echo ended")
+        self._send("for job in $(jobs -p); do kill -- -$job; done; wait; echo ended")
 
     def run(self, block: Block) -> list[str]:
-        """Go through ``block``; return what went wrong, each with its place on the page."""
+        """Run a block and return its errors, each with its location."""
         if block.language == "python":
-            return self._python(block)
+            return self._run_python(block)
         if block.language == "sql":
-            return self._sql(block)
-        problems = []
-        for command in commands(block):
-            if problem := self._command(command):
-                problems.append(f"{block.page}:{command.line}: $ {command.text}\n{problem}")
-        return problems
+            return self._run_sql(block)
+        errors = []
+        for command in parse_commands(block):
+            if error := self._run_command(command):
+                errors.append(f"{block.page}:{command.line}: $ {command.text}\n{error}")
+        return errors
 
-    def _command(self, command: Command) -> str | None:
-        step, said = self.folder / "step.sh", self.folder / f"said-{time.monotonic_ns()}"
-        step.write_text(self.placed(command.text) + "\n", "utf-8")
-        said.touch()
+    def _run_command(self, command: Command) -> str | None:
+        script, output = self.folder / "step.sh", self.folder / f"output-{time.monotonic_ns()}"
+        script.write_text(self.relocate(command.text) + "\n", "utf-8")
+        output.touch()
         if "vitascope serve" in command.text:
             self._stop_service()
             self._end_background()
-            wait_for(lambda: is_free(self.port))  # until then the one that ends still answers
-        stays = _STAYS.search(command.text) is not None
-        behind = stays and not re.search(r"&\s*(#.*)?$", command.text)
-        status = self._tell(f". {step} </dev/null >{said} 2>&1 {'& echo 0' if behind else '; echo $?'}")
+            wait_for(lambda: is_free(self.port))  # until the former service has ended
+        keeps_running = _KEEPS_RUNNING.search(command.text) is not None
+        in_background = keeps_running and not re.search(r"&\s*(#.*)?$", command.text)
+        status = self._send(f". {script} </dev/null >{output} 2>&1 {'& echo 0' if in_background else '; echo $?'}")
         if "vitascope serve" in command.text and not wait_until_ready(self.port, self._has_jobs):
-            return f"no service at port {self.port}:\n{said.read_text()[-2000:]}"
-        text = said.read_text("utf-8", errors="replace")
+            return f"no service at port {self.port}:\n{output.read_text()[-2000:]}"
+        text = output.read_text("utf-8", errors="replace")
         if status != "0":
             return f"exit status {status}:\n{text[-2000:]}"
-        if command.output and (wrong := difference(command.output, self.printed(text).splitlines())):
-            return wrong
+        if command.output:
+            return compare_output(command.output, self.restore_paths(text).splitlines())
         return None
 
     def _has_jobs(self) -> bool:
-        """Whether something runs in the background."""
-        return self._tell("echo $(jobs -pr)") != ""
+        return self._send("echo $(jobs -pr)") != ""
 
-    def _tell(self, line: str) -> str:
-        """Have bash read ``line``, which makes it say one line: that one."""
+    def _send(self, line: str) -> str:
+        """Run a line that prints one line in bash, and return that."""
         assert self._bash.stdin is not None
         assert self._bash.stdout is not None
         self._bash.stdin.write(line + "\n")
         self._bash.stdin.flush()
-        if not select.select([self._bash.stdout], [], [], PATIENCE)[0]:
-            return f"none after {PATIENCE:.0f} seconds"
+        if not select.select([self._bash.stdout], [], [], TIMEOUT)[0]:
+            return f"no output after {TIMEOUT:.0f} seconds"
         return self._bash.stdout.readline().strip()
 
-    def _python(self, block: Block) -> list[str]:
-        text = self.placed(block.text)
+    def _run_python(self, block: Block) -> list[str]:
+        text = self.relocate(block.text)
         try:
             with contextlib.chdir(self.folder / "checkout"), contextlib.redirect_stdout(io.StringIO()):
-                exec(compile(ast.parse(text), block.place, "exec"), self._names)
-        except Exception as error:  # of any kind: it is what the page does that is tested
-            return [f"{block.place}: {type(error).__name__}: {error}"]
+                exec(compile(ast.parse(text), block.location, "exec"), self._names)
+        except Exception as error:  # any error of a page is reported
+            return [f"{block.location}: {type(error).__name__}: {error}"]
         return []
 
-    def _sql(self, block: Block) -> list[str]:
-        """By DuckDB; a query that finds nothing is a mistake, too."""
+    def _run_sql(self, block: Block) -> list[str]:
+        """Run SQL in DuckDB; a query without rows is an error."""
         import duckdb
 
         try:
             with duckdb.connect() as database:
-                rows = database.execute(self.placed(block.text)).fetchall()
+                rows = database.execute(self.relocate(block.text)).fetchall()
         except duckdb.Error as error:
-            return [f"{block.place}: {error}"]
-        return [] if rows else [f"{block.place}: no rows"]
+            return [f"{block.location}: {error}"]
+        return [] if rows else [f"{block.location}: no rows"]
 
-    def placed(self, text: str) -> str:
-        """``text`` with the port of the service, other servers' URLs, and the folders of the reader."""
-        moved = text.replace(f"127.0.0.1:{PORT}", f"127.0.0.1:{self.port}")
-        for named, here in self._servers.items():
-            moved = moved.replace(named, here)
-        return _PLACE.sub(lambda found: f"{self.folder}/{found[1]}", moved)
+    def relocate(self, text: str) -> str:
+        """Replace port, URLs of servers and absolute folders by those of the test."""
+        relocated = text.replace(f"127.0.0.1:{PORT}", f"127.0.0.1:{self.port}")
+        for url, replacement in self._servers.items():
+            relocated = relocated.replace(url, replacement)
+        return _TOP_FOLDER.sub(lambda match: f"{self.folder}/{match[1]}", relocated)
 
-    def printed(self, text: str) -> str:
-        """The reverse of ``placed``."""
-        moved = text.replace(f"127.0.0.1:{self.port}", f"127.0.0.1:{PORT}")
+    def restore_paths(self, text: str) -> str:
+        """Reverse ``relocate``."""
+        restored = text.replace(f"127.0.0.1:{self.port}", f"127.0.0.1:{PORT}")
         return (
-            moved.replace(f"{self.folder}/home", "~")
+            restored.replace(f"{self.folder}/home", "~")
             .replace(f"{self.folder}/checkout/", "")
             .replace(str(self.folder), "")
         )
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens on ``port`` of this machine."""
+    """Whether no process listens on a port of 127.0.0.1."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-def wait_until_ready(port: int, alive: Callable[[], bool]) -> bool:
-    """Whether the service on ``port`` came to answer that it is ready, as long as it is ``alive``."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline and alive():
+def wait_until_ready(port: int, is_alive: Callable[[], bool]) -> bool:
+    """Wait until the service on a port is ready; False if it exits first."""
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline and is_alive():
         with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
             return True
         time.sleep(0.05)
     return False
 
 
-def difference(printed: tuple[str, ...], said: list[str]) -> str | None:
-    """What a page prints that the command did not say, or None.
+def compare_output(expected: tuple[str, ...], actual: list[str]) -> str | None:
+    """Return the first difference of a command's output from that on the page, or None.
 
-    Spaces do not count. ``…`` stands for anything within a line, and alone for any lines. Numbers with a point may
-    differ by 0.03: another processor rounds otherwise.
+    Whitespace is ignored. ``…`` matches anything within a line, and alone any lines. Numbers with a decimal point may
+    differ by 0.03, since processors round differently.
     """
-    left = [line.split() for line in said if line.strip()]
-    anything = False
-    for line in printed:
+    remaining = [line.split() for line in actual if line.strip()]
+    skips_lines = False
+    for line in expected:
         if line.strip() == "…":
-            anything = True
+            skips_lines = True
             continue
-        wanted = line.split()
-        while left and anything and not _alike(wanted, left[0]):
-            left.pop(0)
-        if not left or not _alike(wanted, left.pop(0)):
-            return f"the page prints {line!r}, the command said:\n" + "\n".join(said)
-        anything = False
-    if left and not anything:
-        return f"the page does not print {' '.join(left[0])!r}, which the command said"
+        words = line.split()
+        while remaining and skips_lines and not _lines_match(words, remaining[0]):
+            remaining.pop(0)
+        if not remaining or not _lines_match(words, remaining.pop(0)):
+            return f"the page prints {line!r}, the command printed:\n" + "\n".join(actual)
+        skips_lines = False
+    if remaining and not skips_lines:
+        return f"the command printed {' '.join(remaining[0])!r}, which is not on the page"
     return None
 
 
-def _alike(wanted: list[str], said: list[str]) -> bool:
-    if not wanted or not said:
-        return not said and (not wanted or wanted == ["…"])
-    if wanted[0] == "…":
-        return any(_alike(wanted[1:], said[at:]) for at in range(len(said) + 1))
-    return _same(wanted[0], said[0]) and _alike(wanted[1:], said[1:])
+def _lines_match(expected: list[str], actual: list[str]) -> bool:
+    if not expected or not actual:
+        return not actual and (not expected or expected == ["…"])
+    if expected[0] == "…":
+        return any(_lines_match(expected[1:], actual[at:]) for at in range(len(actual) + 1))
+    return _words_match(expected[0], actual[0]) and _lines_match(expected[1:], actual[1:])
 
 
-def _same(wanted: str, said: str) -> bool:
-    if _NUMBER.fullmatch(wanted) and _NUMBER.fullmatch(said) and "." in wanted:
-        return abs(float(wanted) - float(said)) <= _OFF_BY
-    return re.fullmatch(".*".join(map(re.escape, wanted.split("…"))), said) is not None
+def _words_match(expected: str, actual: str) -> bool:
+    if _NUMBER.fullmatch(expected) and _NUMBER.fullmatch(actual) and "." in expected:
+        return abs(float(expected) - float(actual)) <= _TOLERANCE
+    return re.fullmatch(".*".join(map(re.escape, expected.split("…"))), actual) is not None

@@ -46,10 +46,10 @@ def test_every_example_works(tmp_path: Path) -> None:
             shown = [("console", f"$ {curl}\n") for curl in curls(made, method, path, IDS)]
             for language, text in [*shown, *([("python", example.python + "\n")] if example.python else [])]:
                 before = dict(world)
-                exec(terminal.placed(example.before), before)
+                exec(terminal.relocate(example.before), before)
                 ids = {name: str(before[name]) for name in IDS if name in before and name != "name"}
                 problems += terminal.run(Block(f"{method} {path}", 1, language, _with(text, ids), ""))
-                exec(terminal.placed(example.after), before)
+                exec(terminal.relocate(example.after), before)
     assert problems == [], "\n\n".join(problems)
 
 

@@ -1,4 +1,4 @@
-"""docs/deploy.md and what docs/install.md says of Docker, as printed, on a Docker engine: `make docker-check`."""
+"""docs/deploy.md, and the Docker section of docs/install.md, as printed on a Docker engine: `make docker-check`."""
 
 from __future__ import annotations
 
@@ -14,75 +14,76 @@ import httpx
 import pytest
 
 from demo.scenes import write_videos
-from tests.docs.pages import ROOT, Block, blocks, commands
+from tests.docs.pages import ROOT, Block, parse_blocks, parse_commands
 from tests.tools import find_tool
 from tests.waiting import wait_for
 from vitascope.client import Client
 
 INSTALL, DEPLOY = (ROOT / "docs" / name for name in ("install.md", "deploy.md"))
 ADDRESS = "http://127.0.0.1:8000"
-PATIENCE = 1200.0
-SOUGHT = "a red square moves left"
-FOUND = "red-square-moves-left"
-STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ")
-"""The name of a backup."""
+TIMEOUT = 1200.0
+QUERY = "a red square moves left"
+BEST_VIDEO = "red-square-moves-left"
+BACKUP_NAME = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ")
 
 pytestmark = pytest.mark.docker
 
 
 class Machine:
-    """A reader's machine: a clone of the repository as it is, a home with videos, and the engine."""
+    """A clone of the working tree, a home folder with videos, and the Docker engine."""
 
     def __init__(self, folder: Path) -> None:
         self.checkout, self.home = folder / "vitascope", folder / "home"
         config = os.environ.get("DOCKER_CONFIG", str(Path.home() / ".docker"))
-        ours = ("VITASCOPE_", "COMPOSE_", "MAKE")
-        outside = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-        self.environment = outside | {"HOME": str(self.home), "DOCKER_CONFIG": config}
+        ignored = ("VITASCOPE_", "COMPOSE_", "MAKE")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(ignored)}
+        self.environment = inherited | {"HOME": str(self.home), "DOCKER_CONFIG": config}
         self.backups: list[str] = []
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(self.checkout)], check=True)
-        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-        for name in filter(None, listed.split("\0")):  # what has been changed since the last commit is tried, too
+        files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        for name in filter(None, files.split("\0")):  # with uncommitted changes
             if (ROOT / name).is_file():
                 shutil.copy2(ROOT / name, self.checkout / name)
         (self.home / "Videos").mkdir(parents=True)
         write_videos(self.home / "Videos")
 
     def run(self, command: str) -> str:
-        """What a command says that goes well. Raises AssertionError for one that does not."""
-        done = subprocess.run(
+        """Run a command and return its output. Raises AssertionError if it fails."""
+        process = subprocess.run(
             ["bash", "-c", f"set -o pipefail; {command}"],
             cwd=self.checkout,
             env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
         )
-        assert done.returncode == 0, f"$ {command}\n{done.stdout}{done.stderr}"
-        assert "level=warning" not in done.stderr, f"$ {command}\n{done.stderr}"
-        return done.stdout
+        assert process.returncode == 0, f"$ {command}\n{process.stdout}{process.stderr}"
+        assert "level=warning" not in process.stderr, f"$ {command}\n{process.stderr}"
+        return process.stdout
 
     def follow(self, page: Path, section: str) -> str:
-        """Everything that ``page`` prints below ``## section``; what the last command said."""
-        said = ""
-        for block in blocks_of(page, section):
-            for command in commands(block):
-                text = STAMP.sub(self.backups[-1], command.text) if self.backups else command.text
-                said = self.run(text)
-                self.backups += STAMP.findall(said)
-        return said
+        """Run the commands of a section, and return the output of the last one."""
+        output = ""
+        for block in section_blocks(page, section):
+            for command in parse_commands(block):
+                text = BACKUP_NAME.sub(self.backups[-1], command.text) if self.backups else command.text
+                output = self.run(text)
+                self.backups += BACKUP_NAME.findall(output)
+        return output
 
-    def key(self) -> str:
+    def admin_key(self) -> str:
         return dict(line.split("=", 1) for line in (self.checkout / ".env").read_text().split())["VITASCOPE_ADMIN_KEY"]
 
 
-def blocks_of(page: Path, section: str) -> list[Block]:
+def section_blocks(page: Path, section: str) -> list[Block]:
     lines = page.read_text("utf-8").splitlines()
-    begin = lines.index(f"## {section}")
-    end = next((at for at, line in enumerate(lines) if at > begin and line.startswith("## ")), len(lines))
+    start = lines.index(f"## {section}")
+    end = next((at for at, line in enumerate(lines) if at > start and line.startswith("## ")), len(lines))
     return [
-        block for block in blocks(page) if begin < block.line <= end and Path(block.run).name == Path(__file__).name
+        block
+        for block in parse_blocks(page)
+        if start < block.line <= end and Path(block.run).name == Path(__file__).name
     ]
 
 
@@ -91,41 +92,40 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     find_tool("docker")
     machine = Machine(tmp_path)
     for kind in ("container ls --all", "volume ls"):
-        there = machine.run(f"docker {kind} --quiet --filter label=com.docker.compose.project=vitascope")
-        assert there == "", "there is a Vitascope on this engine, which this would replace and then remove"
+        existing = machine.run(f"docker {kind} --quiet --filter label=com.docker.compose.project=vitascope")
+        assert existing == "", "this engine has a Vitascope, which the test would replace and then remove"
     try:
         yield machine
     finally:
         machine.run("docker compose --profile '*' down --volumes --remove-orphans")
 
 
-def test_the_short_way_of_the_page_on_installing(machine: Machine) -> None:
+def test_the_docker_section_of_install(machine: Machine) -> None:
     assert "12 added, 0 skipped" in machine.follow(INSTALL, "With Docker")
     wait_until_healthy(machine)
-    with Client(ADDRESS, api_key=machine.key()) as client:
-        assert best(client, "videos") == FOUND
+    with Client(ADDRESS, api_key=machine.admin_key()) as client:
+        assert best(client, "videos") == BEST_VIDEO
 
 
-def test_the_page_is_followed_from_the_first_start_to_an_upgrade(machine: Machine) -> None:
-    said = machine.follow(DEPLOY, "First start")
-    assert "12 added, 0 skipped" in said
-    with Client(ADDRESS, api_key=machine.key()) as client:
-        assert best(client, "videos") == FOUND
+def test_deploy_from_the_first_start_to_an_upgrade(machine: Machine) -> None:
+    assert "12 added, 0 skipped" in machine.follow(DEPLOY, "First start")
+    with Client(ADDRESS, api_key=machine.admin_key()) as client:
+        assert best(client, "videos") == BEST_VIDEO
         client.create_collection("films")
-        client.add_video("films", machine.home / "Videos" / f"{FOUND}.mp4", title=FOUND)
+        client.add_video("films", machine.home / "Videos" / f"{BEST_VIDEO}.mp4", title=BEST_VIDEO)
         assert key_names(machine) == ["my laptop"]
 
-        check_rights(machine)
+        check_privileges(machine)
 
         machine.follow(DEPLOY, "Backup and restore")
         wait_until_healthy(machine)
-        assert best(client, "videos") == FOUND
-        assert best(client, "films-again") == FOUND
+        assert best(client, "videos") == BEST_VIDEO
+        assert best(client, "films-again") == BEST_VIDEO
         assert key_names(machine) == ["my laptop"]
 
         machine.follow(DEPLOY, "Upgrade")
         wait_until_healthy(machine)
-        assert best(client, "films") == FOUND
+        assert best(client, "films") == BEST_VIDEO
 
     machine.run("docker compose stop service")
     state = json.loads(machine.run("docker inspect vitascope-service-1"))[0]["State"]
@@ -133,12 +133,12 @@ def test_the_page_is_followed_from_the_first_start_to_an_upgrade(machine: Machin
 
 
 def key_names(machine: Machine) -> list[str]:
-    answer = httpx.get(f"{ADDRESS}/v1/keys", headers={"Authorization": f"Bearer {machine.key()}"})
-    return [key["name"] for key in answer.raise_for_status().json()["keys"]]
+    response = httpx.get(f"{ADDRESS}/v1/keys", headers={"Authorization": f"Bearer {machine.admin_key()}"})
+    return [key["name"] for key in response.raise_for_status().json()["keys"]]
 
 
 def best(client: Client, collection: str) -> str:
-    return client.search(collection, SOUGHT)["results"][0]["video"]["title"]
+    return client.search(collection, QUERY)["results"][0]["video"]["title"]
 
 
 def wait_until_healthy(machine: Machine) -> None:
@@ -149,13 +149,13 @@ def health(machine: Machine) -> str:
     return machine.run("docker inspect --format '{{.State.Health.Status}}' vitascope-service-1").strip()
 
 
-def check_rights(machine: Machine) -> None:
-    """What the page promises of a container, as the kernel sees the one that runs."""
+def check_privileges(machine: Machine) -> None:
+    """Check the privileges of the running container in the kernel."""
     status = machine.run("docker compose exec service cat /proc/1/status")
-    told = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-    assert told["Uid"].split() == ["10001"] * 4
-    assert {int(told[name], 16) for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb")} == {0}
-    assert (told["NoNewPrivs"], told["Seccomp"]) == ("1", "2")
-    for place, writable in {"/opt/venv": False, "/etc": False, "/videos": False, "/data": True, "/tmp": True}.items():
-        tried = f"docker compose exec service sh -c 'touch {place}/.probe && rm {place}/.probe && echo yes || echo no'"
-        assert machine.run(tried).strip() == ("yes" if writable else "no"), place
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert fields["Uid"].split() == ["10001"] * 4
+    assert {int(fields[name], 16) for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb")} == {0}
+    assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")
+    for path, writable in {"/opt/venv": False, "/etc": False, "/videos": False, "/data": True, "/tmp": True}.items():
+        command = f"docker compose exec service sh -c 'touch {path}/.probe && rm {path}/.probe && echo yes || echo no'"
+        assert machine.run(command).strip() == ("yes" if writable else "no"), path

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import ROOT, pages
+from tests.docs.pages import ROOT, list_pages
 from training.recipe import Recipe
 
 PACKAGES = "vitascope|index|service|training|model_export|benchmarks|studies|tests|demo"
@@ -64,7 +64,7 @@ def missing_names(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in pages() if page.name != "upgrading.md"], ids=lambda page: str(page.relative_to(ROOT))
+    "page", [page for page in list_pages() if page.name != "upgrading.md"], ids=lambda page: str(page.relative_to(ROOT))
 )
 def test_modules_files_and_functions_that_a_page_names_exist(page: Path) -> None:
     """upgrading.md names former modules."""

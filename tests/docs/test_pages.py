@@ -1,4 +1,4 @@
-"""Every command in the documentation is run as it is printed, or it is said why not."""
+"""Commands in the pages run as printed, or a comment gives the reason why not."""
 
 from __future__ import annotations
 
@@ -7,68 +7,77 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import only_by_chaos
-from tests.docs.neighbours import neighbours, publish_models
-from tests.docs.pages import DOCS_CHECK, NEVER, ROOT, Block, blocks, commands, pages, why_not_run
-from tests.docs.reader import CURL, draw_scenes, reading
-from tests.docs.terminal import PORT, Terminal, difference, is_free
+from tests.docs.neighbours import publish_models, substitute_servers
+from tests.docs.pages import (
+    DOCS_CHECK,
+    ROOT,
+    SKIP_REASONS,
+    Block,
+    list_pages,
+    marker_error,
+    parse_blocks,
+    parse_commands,
+)
+from tests.docs.reader import CURL, generate_scenes, open_terminal
+from tests.docs.terminal import PORT, Terminal, compare_output, is_free
 from tests.service.webhook_receiver import receiving
 from tests.tools import find_tool
 from tests.waiting import wait_for
 
-BLOCKS = [block for page in pages() for block in blocks(page)]
+BLOCKS = [block for page in list_pages() for block in parse_blocks(page)]
 LONG = list(dict.fromkeys(block.page for block in BLOCKS if block.run == DOCS_CHECK))
 
 
-def test_every_block_says_how_it_is_run_or_is_run_with_every_change() -> None:
-    assert [wrong for block in BLOCKS if (wrong := why_not_run(block))] == []
-    said = {block.run.removeprefix("never, ") for block in BLOCKS if block.run.startswith("never, ")}
-    assert said == set(NEVER), "reasons that no block gives any more"
+def test_comments_above_blocks_are_valid_and_every_skip_reason_is_used() -> None:
+    assert [error for block in BLOCKS if (error := marker_error(block))] == []
+    reasons = {block.run.removeprefix("never, ") for block in BLOCKS if block.run.startswith("never, ")}
+    assert reasons == set(SKIP_REASONS)
 
 
-def test_every_console_block_is_made_of_commands() -> None:
+def test_every_console_block_has_commands() -> None:
     for block in BLOCKS:
         if block.language == "console":
-            assert list(commands(block)), block.place
+            assert list(parse_commands(block)), block.location
 
 
-def test_tests_that_run_blocks_in_place_of_this_one_name_the_page() -> None:
+def test_a_test_that_runs_a_block_names_the_page() -> None:
     for block in BLOCKS:
         if block.run.startswith("tests/"):
-            assert Path(block.page).name in (ROOT / block.run).read_text("utf-8"), f"{block.place}: {block.run}"
+            assert Path(block.page).name in (ROOT / block.run).read_text("utf-8"), f"{block.location}: {block.run}"
 
 
-def test_what_the_pages_print_runs(tmp_path: Path) -> None:
-    """All blocks that take no time, page after page: one reader, one service, one terminal a page."""
+def test_blocks_run_as_printed(tmp_path: Path) -> None:
+    """All fast blocks, page by page, with one service."""
     for tool in ("bash", "curl", "jq"):
         find_tool(tool)
-    with reading(tmp_path) as terminal:
-        problems = []
+    with open_terminal(tmp_path) as terminal:
+        errors = []
         for page in dict.fromkeys(block.page for block in BLOCKS):
-            mine = [block for block in BLOCKS if block.page == page and block.run == ""]
-            problems += [problem for block in mine for problem in terminal.run(block)]
+            on_page = [block for block in BLOCKS if block.page == page and block.run == ""]
+            errors += [error for block in on_page for error in terminal.run(block)]
             terminal.close()
-            terminal.begin()
-    assert problems == [], "\n\n".join(problems)
+            terminal.restart()
+    assert errors == [], "\n\n".join(errors)
 
 
 @only_by_chaos
 @pytest.mark.parametrize("page", LONG)
-def test_everything_that_a_page_prints_runs(page: str, tmp_path: Path) -> None:
-    """`make docs-check`: a page from its beginning to its end, each with a reader of its own, on the port it prints."""
+def test_slow_blocks_run_as_printed(page: str, tmp_path: Path) -> None:
+    """`make docs-check`: each page from start to end in an environment of its own, on the port that it prints."""
     wait_for(lambda: is_free(PORT))
-    mine = [block for block in BLOCKS if block.page == page and block.run in ("", DOCS_CHECK)]
-    text = "".join(block.text for block in mine)
-    with neighbours(tmp_path, text) as servers, reading(tmp_path, PORT, servers) as terminal:
+    on_page = [block for block in BLOCKS if block.page == page and block.run in ("", DOCS_CHECK)]
+    text = "".join(block.text for block in on_page)
+    with substitute_servers(tmp_path, text) as servers, open_terminal(tmp_path, PORT, servers) as terminal:
         if "data/scenes" in text:
-            draw_scenes(tmp_path)
+            generate_scenes(tmp_path)
         if "openai/clip" in text:
             publish_models(tmp_path / "checkout", tmp_path / "home")
-        problems = [problem for block in mine for problem in terminal.run(block)]
-    assert problems == [], "\n\n".join(problems)
+        errors = [error for block in on_page for error in terminal.run(block)]
+    assert errors == [], "\n\n".join(errors)
 
 
 @pytest.mark.parametrize(
-    ("printed", "said", "same"),
+    ("expected", "actual", "is_equal"),
     [
         (["fused  clip", "0.919  0:00"], ["fused clip", "0.925 0:00"], True),
         (["0.919"], ["0.719"], False),
@@ -80,12 +89,12 @@ def test_everything_that_a_page_prints_runs(page: str, tmp_path: Path) -> None:
         (["a", "b"], ["a"], False),
     ],
 )
-def test_what_a_page_prints_is_compared_with_what_is_said(printed: list[str], said: list[str], same: bool) -> None:
-    assert (difference(tuple(printed), said) is None) == same
+def test_output_is_compared_with_the_page(expected: list[str], actual: list[str], is_equal: bool) -> None:
+    assert (compare_output(tuple(expected), actual) is None) == is_equal
 
 
-def test_a_page_that_is_wrong_fails(tmp_path: Path) -> None:
-    """A command that fails, one that says something else, an answer that is an error, and Python that raises."""
+def test_failing_blocks_are_reported(tmp_path: Path) -> None:
+    """Exit statuses, other output, HTTP errors and Python exceptions."""
     for name in ("checkout", "home"):
         (tmp_path / name).mkdir()
     (tmp_path / "home" / ".curlrc").write_text(CURL)
@@ -93,12 +102,12 @@ def test_a_page_that_is_wrong_fails(tmp_path: Path) -> None:
     with receiving() as refusing:
         terminal = Terminal(tmp_path, refusing.port, {})
         try:
-            wrong = terminal.run(console)
-            error = terminal.run(Block("docs/x.md", 9, "console", "$ curl -s http://127.0.0.1:8000/none\n", ""))
-            python = terminal.run(Block("docs/x.md", 12, "python", 'open("/srv/none")\n', ""))
+            console_errors = terminal.run(console)
+            http_errors = terminal.run(Block("docs/x.md", 9, "console", "$ curl -s http://127.0.0.1:8000/none\n", ""))
+            python_errors = terminal.run(Block("docs/x.md", 12, "python", 'open("/srv/none")\n', ""))
         finally:
             terminal.close()
-    assert [each.splitlines()[0] for each in wrong] == ["docs/x.md:3: $ false", "docs/x.md:4: $ echo one \\"]
-    assert "exit status 22" in error[0]
-    assert python[0].startswith("docs/x.md:12: FileNotFoundError")
-    assert f"{tmp_path}/srv/none" in python[0]
+    assert [error.splitlines()[0] for error in console_errors] == ["docs/x.md:3: $ false", "docs/x.md:4: $ echo one \\"]
+    assert "exit status 22" in http_errors[0]
+    assert python_errors[0].startswith("docs/x.md:12: FileNotFoundError")
+    assert f"{tmp_path}/srv/none" in python_errors[0]

@@ -1,20 +1,20 @@
-"""Blocks that do not run with every change name nothing that is not there."""
+"""Blocks that do not run in every test run are parsed: what they name exists."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.docs.pages import Block, blocks, pages
-from tests.docs.unrun import mistakes, programs
+from tests.docs.pages import Block, list_pages, parse_blocks
+from tests.docs.unrun import find_errors, split_programs
 
 
-def test_what_is_not_run_with_every_change_names_what_is_there() -> None:
-    unrun = [block for page in pages() for block in blocks(page) if block.run]
-    assert [wrong for block in unrun for wrong in mistakes(block)] == []
+def test_commands_options_and_files_of_blocks_that_do_not_run_exist() -> None:
+    blocks = [block for page in list_pages() for block in parse_blocks(page) if block.run]
+    assert [error for block in blocks for error in find_errors(block)] == []
 
 
 @pytest.mark.parametrize(
-    ("command", "wrong"),
+    ("command", "message"),
     [
         ("vitascope index /videos --ray auto --workers 3", "vitascope: error: unrecognized arguments: --workers 3"),
         ("cd /tmp && nohup nice -n 19 vitascope serch x &", "argument COMMAND: invalid choice: 'serch'"),
@@ -32,12 +32,12 @@ def test_what_is_not_run_with_every_change_names_what_is_there() -> None:
         ("curl -s $V/x --json '{\"a\": 1,}'", '{"a": 1,}: '),
     ],
 )
-def test_a_mistake_is_told(command: str, wrong: str) -> None:
-    (found,) = mistakes(Block("docs/x.md", 7, "console", f"$ {command}\n", ""))
-    assert found.startswith("docs/x.md:7: ")
-    assert wrong in found
+def test_an_error_is_reported_with_its_line(command: str, message: str) -> None:
+    (error,) = find_errors(Block("docs/x.md", 7, "console", f"$ {command}\n", ""))
+    assert error.startswith("docs/x.md:7: ")
+    assert message in error
 
 
-def test_programs_of_a_line_are_told_apart() -> None:
+def test_a_line_is_split_into_programs() -> None:
     line = 'X=1 a "b; c" | d >f 2>&1 && (cd /tmp && e)'
-    assert list(programs(line)) == [["a", "b; c"], ["d"], ["cd", "/tmp"], ["e"]]
+    assert list(split_programs(line)) == [["a", "b; c"], ["d"], ["cd", "/tmp"], ["e"]]

@@ -1,8 +1,8 @@
-"""Commands that nothing here can run are read all the same: what they name is there.
+"""Checks of blocks that do not run: their commands, options, files and settings exist.
 
-Of `vitascope` its own parser reads the words; of make the target, of docker compose the services and profiles, of pip
-the extras, of Python the module. Every setting must be one that the service, the client, the command or
-``docker-compose.yml`` reads.
+`vitascope` commands are parsed by its own parser; for make the target is checked, for docker compose services and
+profiles, for pip extras, for Python the module. Every ``VITASCOPE_`` variable must be read by the service, the client,
+the command or ``docker-compose.yml``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from service.settings import Settings
-from tests.docs.pages import ROOT, Block, commands
+from tests.docs.pages import ROOT, Block, parse_commands
 from vitascope.cli.main import build_parser, subcommand_name
 
 _REDIRECTION = re.compile(r"\s\d?>>?\s*(&\d|[\w./~-]+)")
@@ -29,21 +29,24 @@ _SETTING = re.compile(r"\bVITASCOPE_[A-Z_]+")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 
 
-def mistakes(block: Block) -> list[str]:
-    """What the commands of ``block`` name that is not there, each with its place on the page."""
+def find_errors(block: Block) -> list[str]:
+    """Return the errors in a block, each with its location."""
     if block.language == "python":
-        compile(block.text, block.place, "exec")
+        compile(block.text, block.location, "exec")
     if block.language != "console":
         return []
     return [
-        f"{block.page}:{command.line}: {wrong}"
-        for command in commands(block)
-        for wrong in [*_settings(command.text), *(w for words in programs(command.text) for w in _program(words))]
+        f"{block.page}:{command.line}: {error}"
+        for command in parse_commands(block)
+        for error in [
+            *_setting_errors(command.text),
+            *(error for words in split_programs(command.text) for error in _program_errors(words)),
+        ]
     ]
 
 
-def programs(text: str) -> Iterator[list[str]]:
-    """The words of each program in a line of bash, without variables before it and what only starts it."""
+def split_programs(text: str) -> Iterator[list[str]]:
+    """Yield the words of each program in a line of bash, without variable assignments and `nohup nice -n N`."""
     reader = shlex.shlex(_REDIRECTION.sub("", text), posix=True, punctuation_chars=True)
     reader.whitespace_split, words = True, list[str]()
     for word in [*reader, ";"]:
@@ -58,64 +61,68 @@ def programs(text: str) -> Iterator[list[str]]:
             words.append(word)
 
 
-def _program(words: list[str]) -> list[str]:
+def _program_errors(words: list[str]) -> list[str]:
     match words:
-        case ["vitascope", *given]:
-            return _vitascope(given)
-        case ["make", *given]:
-            targets = {word for word in given if "=" not in word}
+        case ["vitascope", *arguments]:
+            return _vitascope_errors(arguments)
+        case ["make", *arguments]:
+            targets = {word for word in arguments if "=" not in word}
             return [f"make has no target {target!r}" for target in sorted(targets - _targets())]
-        case ["docker", "compose", *given]:
-            return _compose(given)
-        case [("pip" | "fresh/bin/pip"), "install", *given]:
-            asked = {
-                extra for word in given for found in re.findall(r"^\.\[(.*)\]", word) for extra in found.split(",")
+        case ["docker", "compose", *arguments]:
+            return _compose_errors(arguments)
+        case [("pip" | "fresh/bin/pip"), "install", *arguments]:
+            extras = {
+                extra for word in arguments for names in re.findall(r"^\.\[(.*)\]", word) for extra in names.split(",")
             }
-            published = ["vitascope is not in a package index"] if any(w.startswith("vitascope") for w in given) else []
-            return published + [f"there is no extra {extra!r}" for extra in sorted(asked - _extras())]
+            from_index = any(word.startswith("vitascope") for word in arguments)
+            errors = ["vitascope is not in a package index"] if from_index else []
+            return errors + [f"there is no extra {extra!r}" for extra in sorted(extras - _extras())]
         case ["python", "-m", module, *_]:
             return [] if importlib.util.find_spec(module) else [f"there is no module {module!r}"]
         case ["python", script, *_]:
             return [] if (ROOT / script).is_file() else [f"there is no file {script!r}"]
-        case ["curl", *given]:
-            return [wrong for at, word in enumerate(given) if word == "--json" for wrong in _json(given[at + 1])]
+        case ["curl", *arguments]:
+            bodies = [arguments[at + 1] for at, word in enumerate(arguments) if word == "--json"]
+            return [error for body in bodies for error in _json_errors(body)]
     return []
 
 
-def _vitascope(given: list[str]) -> list[str]:
-    said = io.StringIO()
+def _vitascope_errors(arguments: list[str]) -> list[str]:
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            build_parser(subcommand_name(given))[0].parse_args(given)
+        with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
+            build_parser(subcommand_name(arguments))[0].parse_args(arguments)
     except SystemExit as end:
-        return [said.getvalue().strip().splitlines()[-1]] if end.code else []
+        return [output.getvalue().strip().splitlines()[-1]] if end.code else []
     return []
 
 
-def _compose(given: list[str]) -> list[str]:
-    services = _composed()["services"]
+def _compose_errors(arguments: list[str]) -> list[str]:
+    services = _compose_file()["services"]
     profiles = {profile for service in services.values() for profile in service.get("profiles", ())}
-    match given:
+    match arguments:
         case ["--profile", profile, *rest]:
             return [] if profile in profiles else [f"there is no profile {profile!r}"]
         case ["exec", service, *rest]:
-            return _program(rest) if service in services else [f"there is no service {service!r}"]
+            return _program_errors(rest) if service in services else [f"there is no service {service!r}"]
         case ["run", "--rm", "--entrypoint", _, service, *_]:
             return [] if service in services else [f"there is no service {service!r}"]
         case ["run", "--rm", service, *rest]:
-            known = service in services and "entrypoint" not in services[service]
-            return _vitascope(rest) if known else [f"there is no service {service!r} that runs vitascope"]
+            runs_vitascope = service in services and "entrypoint" not in services[service]
+            return (
+                _vitascope_errors(rest) if runs_vitascope else [f"there is no service {service!r} that runs vitascope"]
+            )
         case [("up" | "build" | "down"), *rest]:
-            named = {word.partition("=")[0] for word in rest if not word.startswith("-")}
-            return [f"there is no service {service!r}" for service in sorted(named - set(services))]
-    return [f"docker compose {shlex.join(given)}: a command that tests/docs/unrun.py knows was expected"]
+            names = {word.partition("=")[0] for word in rest if not word.startswith("-")}
+            return [f"there is no service {service!r}" for service in sorted(names - set(services))]
+    return [f"docker compose {shlex.join(arguments)}: a command that tests/docs/unrun.py knows was expected"]
 
 
-def _settings(text: str) -> list[str]:
-    return [f"there is no setting {name}" for name in sorted(set(_SETTING.findall(text)) - _names())]
+def _setting_errors(text: str) -> list[str]:
+    return [f"there is no setting {name}" for name in sorted(set(_SETTING.findall(text)) - _variables())]
 
 
-def _json(text: str) -> list[str]:
+def _json_errors(text: str) -> list[str]:
     try:
         json.loads(text)
     except ValueError as error:
@@ -134,12 +141,12 @@ def _extras() -> set[str]:
 
 
 @cache
-def _composed() -> Any:
+def _compose_file() -> Any:
     return yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 
 
 @cache
-def _names() -> set[str]:
-    readers = [ROOT / "docker-compose.yml", *(ROOT / "vitascope").rglob("*.py")]  # the client and the command have some
-    read = {name for file in readers for name in _SETTING.findall(file.read_text("utf-8"))}
-    return {f"VITASCOPE_{name.upper()}" for name in Settings.model_fields} | read
+def _variables() -> set[str]:
+    files = [ROOT / "docker-compose.yml", *(ROOT / "vitascope").rglob("*.py")]
+    others = {name for file in files for name in _SETTING.findall(file.read_text("utf-8"))}
+    return {f"VITASCOPE_{name.upper()}" for name in Settings.model_fields} | others
