@@ -83,6 +83,14 @@ def test_parts_of_recipes_in_the_pages_are_valid() -> None:
         Recipe.model_validate({"name": "a", "size": "tiny", **recipe})
 
 
+def test_subpackages_in_the_table_of_packages_exist() -> None:
+    section = (ROOT / "CONTRIBUTING.md").read_text("utf-8").split("## Packages")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `([\w/]+?)/?` \| (.*?) \|", section, re.MULTILINE)
+    entries = [ROOT / package / entry for package, contents in rows for entry in re.findall(r"`([\w.]+)`", contents)]
+    assert len(entries) > 20
+    assert [str(entry) for entry in entries if not entry.exists()] == []
+
+
 def test_contributing_answers_where_things_are() -> None:
     section = (ROOT / "CONTRIBUTING.md").read_text("utf-8").split("## Where is ...?")[1].split("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("| Where ")]
