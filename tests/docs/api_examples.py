@@ -1,7 +1,7 @@
-"""What the API reference calls as an example of each operation, and what must be there for it.
+"""Examples of the API reference, with the Python that sets up and cleans up each.
 
-Bodies are the examples of the interface's own description. Ids are made up on the page; the test that runs every
-example puts those in their places that ``before`` finds.
+Bodies are the examples of the OpenAPI document. Ids on the page are placeholders, which the test that runs the examples
+replaces by the variables that ``before`` sets.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ IDS = {
     "fingerprint": "9f0c…ab34",
     "webhook_id": "9f86d081884c7d65",
 }
-"""What stands in paths; of a file of an operation, ``name`` is ``holidays.sqlite3``."""
+"""Placeholders in paths. For the file of an operation, ``name`` is ``holidays.sqlite3``."""
 
 ENDED = 'job_id = client.create_job("holidays", "/videos/2024")["id"]; client.wait_for_job("holidays", job_id)'
 SLOW = 'job_id = client.add_url("holidays", SLOW_URL)["id"]'
@@ -32,8 +32,15 @@ KEY = 'key_id = client.create_key("made", ["read"])["id"]'
 
 @dataclass(frozen=True)
 class Example:
-    """``python``: a line for the client, "" where it has no such method. ``before`` and ``after``: Python that the test
-    runs around it. ``query``: the end of the URL. ``name``: in place of "holidays". ``file``: what a form sends.
+    """An example of an operation.
+
+    Attributes:
+        python: Call of the client; empty if it has no such method.
+        before, after: Python that the test runs around the example.
+        query: Query string of the URL.
+        name: Replaces "holidays" in the path.
+        file: File of a form.
+        options: Options of curl.
     """
 
     python: str = ""
@@ -43,7 +50,6 @@ class Example:
     name: str = ""
     file: str = "clip.mp4"
     options: str = ""
-    """Of curl."""
 
 
 EXAMPLES = {
@@ -95,7 +101,7 @@ EXAMPLES = {
         'client.resume_job("holidays", "1")', before=f'{SLOW}; client.pause_job("holidays", job_id)', after=STOP
     ),
     "POST /v1/collections/{name}/jobs/{job_id}/retry": Example(
-        'client.retry_job("holidays", "1")', before=f"{SLOW}; {STOP}; settled(job_id)", after=STOP
+        'client.retry_job("holidays", "1")', before=f"{SLOW}; {STOP}; wait_until_cancelled(job_id)", after=STOP
     ),
     "GET /v1/operations": Example("client.list_operations()"),
     "POST /v1/operations": Example('client.create_operation("backup", "holidays")'),
@@ -143,5 +149,5 @@ EXAMPLES = {
 
 
 def example_of(method: str, path: str) -> Example:
-    """Of an operation without one of its own: it is called as it is."""
+    """Return the example of an operation; by default a plain call."""
     return EXAMPLES.get(f"{method} {path}", Example())

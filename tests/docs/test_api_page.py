@@ -1,4 +1,4 @@
-"""docs/api.md: of today's interface, and every example in it works on a real service."""
+"""docs/api.md matches the OpenAPI document, and its examples work on a real service."""
 
 from __future__ import annotations
 
@@ -28,47 +28,46 @@ from vitascope.client import Client
 ADMIN = "the-admin-key-of-these-tests-0123456789abcdef"
 
 
-def test_the_page_is_of_todays_interface() -> None:
-    assert PAGE.read_text("utf-8") == page(), f"if the change is meant: {UPDATE}"
+def test_the_page_matches_the_openapi_document() -> None:
+    assert PAGE.read_text("utf-8") == page(), f"if the change is intended: {UPDATE}"
 
 
-def test_examples_are_of_operations_that_are_there() -> None:
+def test_examples_are_of_existing_operations() -> None:
     assert set(EXAMPLES) <= {f"{method} {path}" for method, path, _ in operations(document())}
 
 
 def test_every_example_works(tmp_path: Path) -> None:
-    """Each with curl and with the client, as printed but for ids; what it needs is made before."""
+    """With curl and with the client, as printed except for ids."""
     find_tool("curl")
-    problems = []
-    with answering(tmp_path) as (terminal, world):
+    errors = []
+    with api_terminal(tmp_path) as (terminal, setup_names):
         for method, path, _ in operations(document()):
-            example, made = example_of(method, path), document()
-            shown = [("console", f"$ {curl}\n") for curl in curls(made, method, path, IDS)]
-            for language, text in [*shown, *([("python", example.python + "\n")] if example.python else [])]:
-                before = dict(world)
-                exec(terminal.relocate(example.before), before)
-                ids = {name: str(before[name]) for name in IDS if name in before and name != "name"}
-                problems += terminal.run(Block(f"{method} {path}", 1, language, _with(text, ids), ""))
-                exec(terminal.relocate(example.after), before)
-    assert problems == [], "\n\n".join(problems)
+            example = example_of(method, path)
+            commands = [("console", f"$ {curl}\n") for curl in curls(document(), method, path, IDS)]
+            for language, text in [*commands, *([("python", example.python + "\n")] if example.python else [])]:
+                names = dict(setup_names)
+                exec(terminal.relocate(example.before), names)
+                ids = {name: str(names[name]) for name in IDS if name in names and name != "name"}
+                errors += terminal.run(Block(f"{method} {path}", 1, language, _replace_ids(text, ids), ""))
+                exec(terminal.relocate(example.after), names)
+    assert errors == [], "\n\n".join(errors)
 
 
-def _with(text: str, ids: dict[str, str]) -> str:
-    """``text`` with the ids that the test has in place of those on the page."""
+def _replace_ids(text: str, ids: dict[str, str]) -> str:
     for name, value in ids.items():
         text = re.sub(rf"(?<=[/\"]){re.escape(IDS[name])}(?=[/\"?\s])", value, text)
     return text
 
 
 def _client(*ports: int) -> SafeClient:
-    """The way to other hosts, all of which are this machine."""
+    """Return an HTTP client for which every host is 127.0.0.1."""
     policy = UrlPolicy(schemes=frozenset({"http", "https"}), ports=frozenset(ports))
     return SafeClient(policy, resolve=lambda host: [IPv4Address("127.0.0.1")], address_filter=lambda address: None)
 
 
 @contextmanager
-def answering(folder: Path) -> Iterator[tuple[Terminal, dict[str, Any]]]:
-    """A terminal, and names for what is run before and after an example, at a service with keys and a small model."""
+def api_terminal(folder: Path) -> Iterator[tuple[Terminal, dict[str, Any]]]:
+    """Yield a terminal and the Python names of ``before`` and ``after``, for a service with keys and a small model."""
     prepare(folder)
     write_small_model(folder / "srv" / "models" / "hd-vila-tiny-1", 0, "hd-vila-tiny", "1")
     write_small_model(folder / "srv" / "models" / "hd-vila-tiny-2", 9, "hd-vila-tiny", "2")
@@ -76,8 +75,8 @@ def answering(folder: Path) -> Iterator[tuple[Terminal, dict[str, Any]]]:
     with (folder / "home" / ".curlrc").open("a") as file:
         file.write(f'{CURL}header = "X-API-Key: {ADMIN}"\n')
     with ExitStack() as stack:
-        never = stack.enter_context(socket.create_server(("127.0.0.1", 0)))  # takes connections and says nothing
-        slow = never.getsockname()[1]
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))  # accepts connections, never responds
+        slow = silent.getsockname()[1]
         settings = Settings(
             bundle=folder / "srv" / "models" / "hd-vila-tiny-1",
             bundles_root=folder / "srv" / "models",
@@ -101,27 +100,27 @@ def answering(folder: Path) -> Iterator[tuple[Terminal, dict[str, Any]]]:
         client = stack.enter_context(Client(str(url), api_key=ADMIN))
 
         def holidays() -> None:
-            """The collection with videos 1 to 3, of which the first has more than 41 clips."""
+            """Create the collection with videos 1 to 3, of which the first has more than 41 clips."""
             if "holidays" in [each["name"] for each in client.list_collections()["collections"]]:
                 client.delete_collection("holidays")
             client.create_collection("holidays")
-            cut = {"rule": "windows", "length": 0.5, "shortest": 0.25}
-            client.add_video("holidays", folder / "long.mp4", segmentation=cut, metadata={"year": 2024})
+            segmentation = {"rule": "windows", "length": 0.5, "shortest": 0.25}
+            client.add_video("holidays", folder / "long.mp4", segmentation=segmentation, metadata={"year": 2024})
             for name in ("beach.mp4", "dog.mp4"):
                 client.add_video("holidays", folder / "checkout" / name, metadata={"year": 2024})
 
-        def settled(job_id: str) -> None:
+        def wait_until_cancelled(job_id: str) -> None:
             wait_for(lambda: client.get_job("holidays", job_id)["state"] == "cancelled")
 
         holidays()
-        world = {
+        names = {
             "client": client,
             "default": client.list_models()["models"][0]["fingerprint"],
             "holidays": holidays,
-            "settled": settled,
+            "wait_until_cancelled": wait_until_cancelled,
             "SLOW_URL": f"http://media.example:{slow}/beach.mp4",
         }
         terminal = Terminal(folder, url.port or 0, {"client": client})
         stack.callback(terminal.close)
         terminal.run(Block("api", 1, "console", f"$ export V={SERVER}{VERSION}\n", ""))
-        yield terminal, world
+        yield terminal, names
