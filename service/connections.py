@@ -128,6 +128,8 @@ class LimitedProtocol(Protocol):
             self._start_write_timer()
         if not self.transport.is_closing():
             self.limits.idle[self] = self.loop.time()
+            if self.limits.is_exiting:
+                self.shutdown()
 
     def send_400_response(self, msg: str) -> None:
         if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
@@ -139,10 +141,11 @@ class LimitedProtocol(Protocol):
 
     def shutdown(self) -> None:
         idle_since = self.limits.idle.get(self)
-        if idle_since is None:
-            super().shutdown()  # after the response in progress
-        else:
+        if idle_since is not None:
             self.loop.call_at(idle_since + EVICTABLE_SECONDS, self._close_if_idle)
+        elif self.cycle is None or not self.cycle.response_started:
+            super().shutdown()  # after the response in progress
+        # Otherwise the headers lack "Connection: close", and the connection is closed once it has been idle.
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -182,7 +185,7 @@ class LimitedProtocol(Protocol):
             self.transport.close()
 
     def _close_if_idle(self) -> None:
-        if self in self.limits.idle:
+        if self in self.limits.idle and not self._has_partial_header():
             self.transport.close()
 
     def _start_header_timer(self) -> None:

@@ -6,7 +6,9 @@ import asyncio
 import logging
 import select
 import socket
+import struct
 import threading
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -21,8 +23,20 @@ from service.settings import Settings
 
 _log = logging.getLogger(__name__)
 
+HANDSHAKE_SECONDS = 0.1
+"""Time for handshakes in progress when new connections are first dropped; several round trips in a data centre."""
 ACCEPT_SECONDS = 5.0
 """Time in which an exiting server accepts the connections that the kernel has queued."""
+SO_ATTACH_FILTER = 26
+"""Socket option of Linux, which the socket module does not name."""
+SYN_FILTER = (
+    (0x30, 0, 0, 13),  # A = flags of the TCP header
+    (0x54, 0, 0, 0x12),  # A &= SYN | ACK
+    (0x15, 0, 1, 0x02),  # if A == SYN:
+    (0x06, 0, 0, 0),  # drop
+    (0x06, 0, 0, 0xFFFFFFFF),  # accept
+)
+"""Classic BPF program (code, jt, jf, k) that drops the first packet of every new connection."""
 MAX_HEALTH_CONNECTIONS = 100
 HEALTH_KEEP_ALIVE_SECONDS = 5
 
@@ -74,16 +88,19 @@ class Server(uvicorn.Server):
 
 
 async def accept_pending(listeners: Sequence[socket.socket]) -> None:
-    """Return once the event loop has accepted all connections that are queued at ``listeners``.
+    """Drop new connections, and return once the event loop has accepted those that are queued at ``listeners``.
 
-    Closing a listening socket resets the connections in its queue. The queue is shortened first, so that it empties
-    also while many clients connect: the kernel ignores further ones, which try again and then find the port closed.
+    Closing a listening socket resets the connections in its queue, also one that arrived since the queue was found
+    empty. ``listen(0)`` does not prevent that, since it leaves a queue of one, and ``shutdown()`` resets the queue as
+    well. A socket filter, which needs no privilege, drops SYN packets and lets handshakes in progress complete. Clients
+    that it keeps out retry after a second and find the port closed.
     """
     deadline = asyncio.get_running_loop().time() + ACCEPT_SECONDS
     poll = select.poll()
     for listener in listeners:
-        listener.listen(0)
+        _drop_new_connections(listener)
         poll.register(listener, select.POLLIN)
+    await asyncio.sleep(HANDSHAKE_SECONDS)
     empty_turns = 0
     while True:
         empty_turns = 0 if poll.poll(0) else empty_turns + 1
@@ -93,6 +110,15 @@ async def accept_pending(listeners: Sequence[socket.socket]) -> None:
             _log.warning("exiting with connections that were not accepted within %g s", ACCEPT_SECONDS)
             return
         await asyncio.sleep(0)
+
+
+def _drop_new_connections(listener: socket.socket) -> None:
+    program = array("B", b"".join(struct.pack("HBBI", *instruction) for instruction in SYN_FILTER))
+    address, _ = program.buffer_info()
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(SYN_FILTER), address))
+    except OSError:  # not Linux, or a sandbox that forbids filters
+        listener.listen(0)
 
 
 @contextmanager

@@ -357,7 +357,52 @@ def test_beyond_the_limit_a_new_connection_is_rejected_if_none_is_idle(
     assert get_status(crowded, "/v1/models") == 200
 
 
-def test_queued_connections_are_served_before_the_server_stops_listening() -> None:
+def test_an_exiting_server_keeps_a_connection_until_a_response_announces_its_end(
+    service: ClockedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = service.client.get("/v1/collections/videos/videos").json()["videos"][0]
+    (file,) = (service.settings.data_dir / "collections" / "videos" / "media").iterdir()
+    content = file.read_bytes()
+    with file.open("ab") as larger:
+        larger.truncate(64 * MIB)
+    long = f"GET {video['media_url']} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    short = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    try:
+        with closing(connect(service, long)) as connection, closing(connect(service, short)) as slow:
+            assert read_status(slow) == 200
+            slow.sendall(short[:20])
+            wait_for_header(service, slow, 20)
+            with HTTPResponse(connection) as response:
+                response.begin()
+                monkeypatch.setattr(service.limits, "is_exiting", True)
+                for protocol in (service.protocol_of(connection), service.protocol_of(slow)):
+                    protocol.loop.call_soon_threadsafe(protocol.shutdown)
+                service.clock.advance(2 * EVICTABLE_SECONDS)
+                assert len(response.read()) == 64 * MIB
+                assert not response.will_close
+            for client, rest in ((connection, short), (slow, short[20:])):
+                client.sendall(rest)
+                received = read_to_end(client)
+                assert received.startswith(b"HTTP/1.1 200 ")
+    finally:
+        file.write_bytes(content)
+
+
+def test_an_exiting_server_closes_idle_connections_after_a_while(
+    service: ClockedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(connect(service, b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")) as connection:
+        assert read_status(connection) == 200
+        monkeypatch.setattr(service.limits, "is_exiting", True)
+        protocol = service.protocol_of(connection)
+        protocol.loop.call_soon_threadsafe(protocol.shutdown)
+        service.clock.advance(0.9 * EVICTABLE_SECONDS)
+        assert not is_readable(connection)
+        service.clock.advance(0.2 * EVICTABLE_SECONDS)
+        assert read_to_end(connection) == b""
+
+
+def test_queued_connections_are_served_and_new_ones_dropped_before_the_server_stops_listening() -> None:
     request = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -374,6 +419,8 @@ def test_queued_connections_are_served_before_the_server_stops_listening() -> No
             client.sendall(request)
         assert is_readable(listener), "the test is void: no connection is queued"
         await accept_pending([listener])
+        with pytest.raises(TimeoutError):
+            socket.create_connection(address, 0.1)
         listening.close()
         listener.close()
         with pytest.raises(ConnectionRefusedError):
