@@ -1,8 +1,8 @@
-"""The web page and its files, which are read once and sent compressed where the browser accepts it.
+"""Routes of the web page and its files, which are read once and compressed if the browser accepts it.
 
 The page refers to its files as ``/static/<version>/``, where the version is a hash of all files; modules import each
-other by relative addresses, and so in the same version. Browsers cache such files permanently and revalidate the page
-only.
+other by relative addresses and so stay in one version. Browsers cache these files permanently and revalidate only the
+page.
 """
 
 from __future__ import annotations
@@ -83,9 +83,7 @@ async def get_page(request: Request) -> Response:
 @router.api_route("/static/{version}/{name}", methods=["GET", "HEAD"])
 @requires(None)
 async def get_file(request: Request, name: str, version: str = "") -> Response:
-    """Return a file of the page. A request for another version, as by a page from before an upgrade, gets the present
-    file, not to be cached.
-    """
+    """Return a file of the page. Another version, as requested by a page from before an upgrade, is not cacheable."""
     if name not in _page.files:
         raise HTTPException(404)
     return _page.files[name].response(request, IMMUTABLE if version == _page.version else REVALIDATED)

@@ -71,7 +71,7 @@ async function addSource(collection) {
     ? { source: { kind: "url", url: source } }
     : { folder: source, recursive: $("recursive").checked };
   try {
-    trackJob(collection, await call("POST", collectionPath(collection, "jobs"), { ...request, segmentation: segmentation }));
+    trackJob(collection, await call("POST", collectionPath(collection, "jobs"), { ...request, segmentation }));
     $("add").close();
     announce(`${source}: indexing started`);
   } catch (error) {

@@ -37,9 +37,9 @@ export function prepareCaptionForm(getSpan, seek) {
 const wordsOf = (score) => (score.emscore ? score.emscore.words : []);
 
 function scoreCard(score, isBest, strongest, seek) {
-  return el("article", { className: isBest ? "verdict best" : "verdict" },
+  return el("article", { className: isBest ? "score-card best" : "score-card" },
     el("h4", { textContent: score.caption }),
-    el("p", { className: "saying" }, isBest ? el("b", { textContent: "Best match. " }) : null, describeMatch(score)),
+    el("p", { className: "match-text" }, isBest ? el("b", { textContent: "Best match. " }) : null, describeMatch(score)),
     scoreBars(score), wordScores(wordsOf(score), strongest, seek), otherScores(score));
 }
 
@@ -53,8 +53,8 @@ function describeMatch({ match, similarity }) {
 // Words tinted by the similarity of their best frame; a click seeks to that frame.
 function wordScores(words, strongest, seek) {
   if (!words.length) return null;
-  return el("div", { className: "evidence", role: "group", "aria-label": "Scores by word" }, ...words.map((word) => {
-    if (!word.weight) return el("span", { className: "word idle", textContent: word.word });
+  return el("div", { className: "word-scores", role: "group", "aria-label": "Scores by word" }, ...words.map((word) => {
+    if (!word.weight) return el("span", { className: "word unscored", textContent: word.word });
     const value = formatCosine(word.similarity);
     const button = el("button", {
       type: "button", className: "word", title: `best match at ${formatTime(word.time)}`,
@@ -73,6 +73,6 @@ function otherScores(score) {
     ["EMScore", em.score], ["EMScore precision", em.precision], ["EMScore recall", em.recall],
   ].filter(([, value]) => typeof value === "number");
   if (!values.length) return null;
-  return el("details", { className: "numbers-of" }, el("summary", { textContent: "Other scores" }),
+  return el("details", { className: "other-scores" }, el("summary", { textContent: "Other scores" }),
     el("dl", {}, ...values.flatMap(([name, value]) => [el("dt", { textContent: name }), el("dd", { textContent: value.toFixed(3) })])));
 }

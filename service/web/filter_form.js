@@ -54,7 +54,7 @@ export function setFilter(json) {
 }
 
 export function filterChips(onChange) {
-  const chip = (text, remove) => el("li", { className: "picked" }, el("span", { textContent: text, title: text }),
+  const chip = (text, remove) => el("li", { className: "query-chip" }, el("span", { textContent: text, title: text }),
     el("button", { type: "button", textContent: "×", "aria-label": `Remove filter ${text}`, onclick: () => {
       remove();
       showRows();

@@ -120,7 +120,7 @@ export function showJobsPanel(panel) {
     draw(state);
     const more = el("button", { type: "button", className: "quiet", textContent: "Show older jobs" });
     const noJobs = emptyState("No jobs yet", "Start one with “Add videos”.");
-    noJobs.classList.add("if-none");
+    noJobs.classList.add("if-empty");
     updateOlderButton(state, more, cursor);
     return [el("p", { className: "facts", textContent: `Jobs of ${collection}, newest first. They continue when this page is closed.` }), state.list, noJobs, more];
   });

@@ -91,7 +91,7 @@ function createdKeyCard(createdKey) {
     }
     announce(copy.textContent);
   };
-  return el("div", { className: "item once" },
+  return el("div", { className: "item new-key" },
     el("h3", { textContent: `Key ${createdKey.name}` }),
     el("p", { className: "facts", textContent: "Copy it now; it is not shown again." }),
     el("div", { className: "row" }, text, copy));

@@ -14,7 +14,7 @@ export function prepareQuestionForm(getSpan) {
     const question = $("question").value.trim();
     if (!question) return $("question").focus();
     const candidates = $("candidates").value.split(/[\n,]/).map((item) => item.trim()).filter(Boolean);
-    const minConfidence = Math.min(100, Math.max(0, Number($("unsure").value))) / 100;
+    const minConfidence = Math.min(100, Math.max(0, Number($("min-confidence").value))) / 100;
     form.run(async (signal) => {
       const body = { ...getSpan(), question, top: TOP, abstain_below: minConfidence, ...(candidates.length ? { candidates } : {}) };
       return renderAnswers(await call("POST", "/v1/answers", body, signal), minConfidence);
@@ -39,5 +39,5 @@ function notConfident(answers, minConfidence) {
   const reason = answers.length
     ? `The likeliest answer, “${answers[0].text}”, has ${formatPercent(answers[0].probability)}, below the minimum confidence of ${Math.round(minConfidence * 100)}%.`
     : "None of these answers is in the model’s vocabulary.";
-  return el("p", { className: "unsure" }, el("b", { textContent: "Not confident. " }), reason);
+  return el("p", { className: "not-confident" }, el("b", { textContent: "Not confident. " }), reason);
 }

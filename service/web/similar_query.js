@@ -32,7 +32,7 @@ export function prepareSimilar(onChange, search) {
 
 export function similarChip(remove) {
   if (!current) return null;
-  return el("li", { className: "picked" }, smallPreview(current),
+  return el("li", { className: "query-chip" }, smallPreview(current),
     el("span", { textContent: `Similar to ${current.name}`, title: current.name }),
     el("button", { type: "button", textContent: "×", "aria-label": `Remove similar to ${current.name}`, onclick: remove }));
 }

@@ -241,7 +241,7 @@ def test_captions_have_scores_by_word_and_questions_may_have_no_confident_answer
         expect(cards.first).to_contain_text(score)
     expect(page.locator("#scores .best")).to_have_count(1)
     expect(cards.first).to_contain_text(re.compile("[Dd]escribes? the clip"))
-    expect(cards.first.locator(".idle")).to_have_text("a")  # a function word
+    expect(cards.first.locator(".unscored")).to_have_text("a")  # a function word
     cards.first.get_by_text("Other scores").click()
     expect(cards.first).to_contain_text(re.compile(r"RefCLIPScore\s*\d\.\d{3}"))
     yellow = page.locator("#scores").get_by_role("button", name=re.compile(r"^thing: \S+, best match at \d:\d\d"))
@@ -264,11 +264,11 @@ def test_captions_have_scores_by_word_and_questions_may_have_no_confident_answer
     page.get_by_label(re.compile("Allowed answers")).fill("green\nwombat, blue")
     page.get_by_label("Minimum confidence").fill("99.9")
     question.press("Enter")
-    expect(page.locator("#answers .unsure")).to_contain_text(
+    expect(page.locator("#answers .not-confident")).to_contain_text(
         re.compile("Not confident. The likeliest answer, “.*”, has .*%")
     )
     expect(page.locator("#answers .answer")).to_have_count(2)
     expect(page.locator("#answers")).to_contain_text("not scored: “wombat”")
     page.get_by_label(re.compile("Allowed answers")).fill("wombat")
     question.press("Enter")
-    expect(page.locator("#answers .unsure")).to_contain_text("None of these answers is in the model")
+    expect(page.locator("#answers .not-confident")).to_contain_text("None of these answers is in the model")

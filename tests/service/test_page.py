@@ -1,4 +1,4 @@
-"""The page for people, as far as it can be judged without a browser."""
+"""The web page's files: caching, compression, size, content security policy."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import httpx
 from service.page import WEB_FILES, PageFiles
 from tests.service.running import Running
 
-PARTS = sorted(WEB_FILES.iterdir())
-CODE = "".join(path.read_text("utf-8") for path in PARTS if path.suffix == ".js")
+FILES = sorted(WEB_FILES.iterdir())
+CODE = "".join(path.read_text("utf-8") for path in FILES if path.suffix == ".js")
 PAGE = (WEB_FILES / "index.html").read_text("utf-8")
-LATER = set(re.findall(r'import\("\./([^"]+)"\)', CODE))
-"""Code that is fetched when somebody looks at what it shows."""
+LAZY_MODULES = set(re.findall(r'import\("\./([^"]+)"\)', CODE))
+"""Modules that are loaded on demand."""
 
 
-def together(names: set[str]) -> set[str]:
-    """Code, and all that it imports at once."""
+def with_imports(names: set[str]) -> set[str]:
+    """Return modules and all that they import statically."""
     found = {name for each in names for name in re.findall(r'from "\./([^"]+)"', (WEB_FILES / each).read_text("utf-8"))}
-    return names if found <= names else together(names | found)
+    return names if found <= names else with_imports(names | found)
 
 
-def loaded(running: Running) -> dict[str, httpx.Response]:
-    """The page and all that a browser loads for it, also later, by address: imports are relative to who imports."""
+def fetch_all(running: Running) -> dict[str, httpx.Response]:
+    """Return the page and all files that a browser loads for it, also on demand, by address."""
     answers = {"/": running.client.get("/")}
     addresses = re.findall(r'(?:src|href)="(/static/[^"]+)"', answers["/"].text)
     while addresses:
@@ -39,10 +39,10 @@ def loaded(running: Running) -> dict[str, httpx.Response]:
     return answers
 
 
-def test_the_page_and_all_it_names_is_served(running: Running) -> None:
-    answers = loaded(running)
+def test_the_page_and_all_its_files_are_served(running: Running) -> None:
+    answers = fetch_all(running)
     assert answers.pop("/").headers["content-type"].startswith("text/html")
-    assert sorted(Path(address).name for address in answers) == [p.name for p in PARTS if p.name != "index.html"]
+    assert sorted(Path(address).name for address in answers) == [p.name for p in FILES if p.name != "index.html"]
     kinds = {".js": "javascript", ".css": "text/css", ".svg": "image/svg+xml"}
     for address, part in answers.items():
         assert part.status_code == 200
@@ -50,8 +50,8 @@ def test_the_page_and_all_it_names_is_served(running: Running) -> None:
         assert part.content == (WEB_FILES / Path(address).name).read_bytes()
 
 
-def test_a_browser_asks_anew_for_the_page_and_never_again_for_what_the_page_names(running: Running) -> None:
-    answers = loaded(running)
+def test_the_page_is_revalidated_and_its_files_are_immutable(running: Running) -> None:
+    answers = fetch_all(running)
     assert answers.pop("/").headers["cache-control"] == "no-cache"
     for answer in answers.values():
         assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
@@ -66,7 +66,7 @@ def test_a_browser_asks_anew_for_the_page_and_never_again_for_what_the_page_name
         assert running.client.get(nothing).status_code == 404
 
 
-def test_another_content_of_any_file_has_other_addresses(tmp_path: Path) -> None:
+def test_a_change_of_any_file_changes_the_version(tmp_path: Path) -> None:
     before = PageFiles(WEB_FILES)
     for changed in ("dom.js", "index.html"):
         copy = tmp_path / changed
@@ -76,8 +76,8 @@ def test_another_content_of_any_file_has_other_addresses(tmp_path: Path) -> None
         assert PageFiles(copy).version != before.version
 
 
-def test_the_page_is_fetched_packed_by_who_takes_it_so_and_only_once(running: Running) -> None:
-    addresses = loaded(running)
+def test_files_are_compressed_if_accepted_and_revalidated_by_etag(running: Running) -> None:
+    addresses = fetch_all(running)
     fetched = 0
     for address in addresses:
         with running.client.stream("GET", address, headers={"Accept-Encoding": "gzip"}) as packed:
@@ -93,22 +93,22 @@ def test_the_page_is_fetched_packed_by_who_takes_it_so_and_only_once(running: Ru
     assert fetched < 75_000
 
 
-def test_the_page_is_small_and_asks_no_other_host() -> None:
-    at_start = together({"app.js"})
-    begun = [path for path in PARTS if path.suffix != ".js" or path.name in at_start]
-    assert sum(path.stat().st_size for path in begun) < 150_000  # not packed, comments and all
-    assert not LATER & at_start
-    for path in PARTS:
+def test_the_page_is_small_and_requests_no_other_host() -> None:
+    at_start = with_imports({"app.js"})
+    initial = [path for path in FILES if path.suffix != ".js" or path.name in at_start]
+    assert sum(path.stat().st_size for path in initial) < 150_000  # uncompressed, with comments
+    assert not LAZY_MODULES & at_start
+    for path in FILES:
         addresses = set(re.findall(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}", path.read_text("utf-8")))
-        assert addresses <= {"http://www.w3.org"}, path  # the name of SVG, which nobody asks
+        assert addresses <= {"http://www.w3.org"}, path  # the XML namespace of SVG
 
 
-def test_the_page_needs_nothing_that_its_content_policy_forbids() -> None:
+def test_the_page_complies_with_its_content_security_policy() -> None:
     assert not re.search(r"<script(?![^>]*src=)|<style|\sstyle=|\son\w+=|javascript:", PAGE)
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|\beval\(|new Function", CODE)
 
 
-def test_code_and_page_speak_of_the_same_elements() -> None:
+def test_scripts_and_labels_refer_to_existing_elements() -> None:
     there = set(re.findall(r'\bid="([^"]+)"', PAGE))
     used = set(re.findall(r'\$\("([^"]+)"\)', CODE))
     assert used <= there
@@ -116,7 +116,7 @@ def test_code_and_page_speak_of_the_same_elements() -> None:
         assert set(filter(None, target)) <= there
 
 
-def test_every_control_has_a_name_for_those_who_cannot_see_it() -> None:
+def test_every_control_has_an_accessible_name() -> None:
     for field in re.findall(r"<(?:input|textarea|select)[^>]*>", PAGE):
         name = re.search(r'id="([^"]+)"', field)
         labelled = name is not None and f'for="{name[1]}"' in PAGE
