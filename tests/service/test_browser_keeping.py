@@ -39,19 +39,19 @@ def start_job(page: Page, folder: Path) -> None:
 
 def job_requests(page: Page) -> list[Request]:
     """Return a list that collects the page's requests about single jobs from now on."""
-    asked: list[Request] = []
-    page.on("request", lambda request: asked.append(request) if re.search(r"/jobs/\d+", request.url) else None)
-    return asked
+    requests: list[Request] = []
+    page.on("request", lambda request: requests.append(request) if re.search(r"/jobs/\d+", request.url) else None)
+    return requests
 
 
 def test_the_jobs_panel_can_be_opened_before_collections_are_loaded(page: Page, collection: str) -> None:
-    held: list[Route] = []
-    page.route("**/v1/collections", lambda route: held.append(route), times=1)
+    pending_routes: list[Route] = []
+    page.route("**/v1/collections", lambda route: pending_routes.append(route), times=1)
     page.goto(f"/?collection={collection}")
     page.locator("#open-jobs").click()
     expect(page.locator("#panel .ghost").first).to_be_visible()
-    wait_for_events(page, lambda: held)
-    held[0].continue_()
+    wait_for_events(page, lambda: pending_routes)
+    pending_routes[0].continue_()
     expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
 
 
@@ -62,7 +62,7 @@ def test_a_job_is_shown_live_paused_resumed_and_retried(
     broken = incoming / "broken.mp4"
     broken.write_text("no video")
     page.goto(f"/?collection={collection}")
-    asked = job_requests(page)
+    requests = job_requests(page)
     start_job(page, incoming)
     expect(page.get_by_role("button", name="Jobs, 1 active")).to_be_visible()
     page.get_by_role("button", name="Details").press("Enter")
@@ -81,7 +81,7 @@ def test_a_job_is_shown_live_paused_resumed_and_retried(
     expect(job.get_by_text("succeeded", exact=True)).to_be_visible()
     expect(job).to_contain_text("3 added, 1 failed")
     expect(page.locator("#summary")).to_contain_text("3 videos")
-    polled = [request.url for request in asked if request.method == "GET" and not request.url.endswith("/events")]
+    polled = [request.url for request in requests if request.method == "GET" and not request.url.endswith("/events")]
     assert [url for url in polled if "/items?" not in url] == []
 
     write_picture(incoming / "mended.png", solid((9, 9, 9), 48, 48)).rename(broken)
@@ -100,9 +100,9 @@ def test_a_hidden_tab_closes_its_stream_and_catches_up_when_shown(
     page.goto(f"/?collection={collection}#jobs")
     expect(page.locator("#panel")).to_contain_text("No jobs yet")
     page.keyboard.press("Escape")
-    asked = job_requests(page)
-    ended: list[str] = []
-    page.on("requestfailed", lambda request: ended.append(request.url))
+    requests = job_requests(page)
+    failed_urls: list[str] = []
+    page.on("requestfailed", lambda request: failed_urls.append(request.url))
     start_job(page, incoming)
     expect(page.locator("#uploads")).to_contain_text("0 of 3 files")
 
@@ -114,15 +114,15 @@ def test_a_hidden_tab_closes_its_stream_and_catches_up_when_shown(
         )
 
     look(hidden=True)
-    wait_for_events(page, lambda: any(url.endswith("/events") for url in ended))
-    before = len(asked)
+    wait_for_events(page, lambda: any(url.endswith("/events") for url in failed_urls))
+    before = len(requests)
     held()
-    address = asked[0].url.removesuffix("/events")
+    address = requests[0].url.removesuffix("/events")
     wait_for(lambda: httpx.get(address, timeout=PATIENCE).json()["state"] == "succeeded")
     look(hidden=False)
     expect_toast(page, incoming.name, "succeeded: 3 added")
     assert [
-        request.url for request in asked[before:] if request.url.endswith("/events")
+        request.url for request in requests[before:] if request.url.endswith("/events")
     ] == []  # the list of jobs was enough
     expect(page.locator("#summary")).to_contain_text("3 videos")
 
@@ -147,18 +147,18 @@ def test_a_broken_stream_resumes_and_without_a_stream_the_job_is_polled(
             route.continue_()
 
     page.route("**/events", stream)
-    asked = job_requests(page)
+    requests = job_requests(page)
     start_job(page, incoming)
     expect(page.locator("#uploads")).to_contain_text("1 of 3 files")
     page.get_by_role("button", name="Details").click()
     expect(page.locator("#panel")).to_contain_text("broken.mp4: the content is text")
 
     def streams() -> list[Request]:
-        return [request for request in asked if request.url.endswith("/events")]
+        return [request for request in requests if request.url.endswith("/events")]
 
     wait_for_events(page, lambda: len(streams()) >= 3)
     assert [request.headers.get("last-event-id") for request in streams()][:3] == [None, "1", "1"]
-    assert any(re.search(r"/jobs/\d+$", request.url) for request in asked)  # polled while there was no stream
+    assert any(re.search(r"/jobs/\d+$", request.url) for request in requests)  # polled while there was no stream
     held()
     expect(page.locator("#panel").get_by_text("succeeded", exact=True)).to_be_visible()
     expect(page.locator("#panel")).to_contain_text("2 added, 1 failed")
@@ -178,7 +178,7 @@ def test_uploads_show_their_speed_obey_retry_after_and_can_be_cancelled_and_retr
     page.goto(f"/?collection={collection}")
     page.locator("#summary").click()
     answers = ["busy", "go on", "break", "go on", "hang"]
-    held: list[Route] = []
+    pending_routes: list[Route] = []
 
     def upload(route: Route) -> None:
         answer = answers.pop(0)
@@ -187,7 +187,7 @@ def test_uploads_show_their_speed_obey_retry_after_and_can_be_cancelled_and_retr
         elif answer == "break":
             route.abort()
         elif answer == "hang":
-            held.append(route)
+            pending_routes.append(route)
         else:
             route.continue_()
 
@@ -203,11 +203,11 @@ def test_uploads_show_their_speed_obey_retry_after_and_can_be_cancelled_and_retr
     expect_toast(page, "green.mp4", "added, 1 clip")
 
     page.locator("#files").set_input_files([files / "blue.mp4", files / "red.mp4"])
-    wait_for_events(page, lambda: held)
-    asked: list[str] = []
-    page.once("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+    wait_for_events(page, lambda: pending_routes)
+    dialog_types: list[str] = []
+    page.once("dialog", lambda dialog: (dialog_types.append(dialog.type), dialog.dismiss()))
     page.close(run_before_unload=True)
-    wait_for_events(page, lambda: asked == ["beforeunload"])
+    wait_for_events(page, lambda: dialog_types == ["beforeunload"])
     page.get_by_role("button", name="Cancel all").click()
     expect_toast(page, "blue.mp4", "cancelled")
     expect(page.locator("#uploads").get_by_text("All files")).to_be_hidden()
@@ -243,14 +243,14 @@ def test_a_collection_is_created_changed_backed_up_and_deleted(
     created = running.client.get(f"/v1/collections/{made}").json()
     assert (created["index_kind"], created["token_encoding"]) == ("flat", "float16")
 
-    looks: list[Route] = []
-    page.route("**/v1/operations", lambda route: (looks.append(route), route.fulfill(json={"operations": [EXPORT]})))
+    polls: list[Route] = []
+    page.route("**/v1/operations", lambda route: (polls.append(route), route.fulfill(json={"operations": [EXPORT]})))
     page.get_by_role("button", name="Manage").click()
     item = page.get_by_role("article").filter(has=page.get_by_role("heading", name=made, exact=True))
     item.get_by_role("button", name="Index…").hover()
     page.mouse.down()
-    before = len(looks)
-    wait_for_events(page, lambda: len(looks) >= before + 2)  # each redraws the panel, except a pressed button
+    before = len(polls)
+    wait_for_events(page, lambda: len(polls) >= before + 2)  # each redraws the panel, except a pressed button
     page.mouse.up()
     page.unroute("**/v1/operations")
     page.get_by_label("Index type").last.select_option("hnsw")

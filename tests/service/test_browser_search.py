@@ -67,9 +67,9 @@ def test_a_dropped_or_pasted_file_is_added_or_searched_with_by_keyboard(
         const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
         const transfer = new DataTransfer();
         transfer.items.add(new File([bytes], "red.mp4", { type: "video/mp4" }));
-        const given = event === "paste" ? { clipboardData: transfer } : { dataTransfer: transfer };
+        const data = event === "paste" ? { clipboardData: transfer } : { dataTransfer: transfer };
         const Kind = event === "paste" ? ClipboardEvent : DragEvent;
-        document.body.dispatchEvent(new Kind(event, { ...given, bubbles: true, cancelable: true }));
+        document.body.dispatchEvent(new Kind(event, { ...data, bubbles: true, cancelable: true }));
     }"""
     page.evaluate(drop, [content, "drop"])
     expect(page.get_by_role("heading", name="red.mp4")).to_be_visible()
@@ -117,8 +117,8 @@ def test_results_are_filtered_and_errors_are_shown_at_their_row(page: Page, pale
     expect(page.get_by_label("Value").nth(1)).to_be_focused()
     page.keyboard.type("soon")
     page.keyboard.press("Enter")
-    said = page.locator(".condition").nth(1).get_by_role("alert")
-    expect(said).to_have_text("clip.start.eq: 'soon'; a number of seconds was expected")
+    row_error = page.locator(".condition").nth(1).get_by_role("alert")
+    expect(row_error).to_have_text("clip.start.eq: 'soon'; a number of seconds was expected")
     page.get_by_label("Value").nth(1).fill("0:00")
     page.keyboard.press("Enter")
     expect_titles(page, "blue", "green")
@@ -251,10 +251,10 @@ def test_captions_have_scores_by_word_and_questions_may_have_no_confident_answer
     seconds = int(re.search(r"at 0:(\d\d)", label)[1])
     video = page.locator("#clip-screen video")
     video.evaluate(
-        "video => { video.pause(); window.sought = []; video.onseeking = () => sought.push(video.currentTime); }"
+        "video => { video.pause(); window.seeks = []; video.onseeking = () => seeks.push(video.currentTime); }"
     )
     red.click()  # plays on from there
-    wait_for(lambda: any(seconds <= second < seconds + 1 for second in page.evaluate("sought")))
+    wait_for(lambda: any(seconds <= second < seconds + 1 for second in page.evaluate("seeks")))
 
     question = page.locator("#question")
     question.fill("which colour is it")
