@@ -214,7 +214,7 @@ def test_the_service_is_not_ready_without_decoding_processes(
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         wait_for(lambda: service.client.get("/readyz").status_code == 503)
-        assert "decodes" in service.client.get("/readyz").json()["detail"]
+        assert "no decoding process" in service.client.get("/readyz").json()["detail"]
         # A text search decodes nothing.
         assert service.client.post("/v1/collections/films/search", json={"text": "red"}).status_code == 200
         wait_for(lambda: send(service, 1, "red.mp4", (files / "red.mp4").read_bytes()) == 503)

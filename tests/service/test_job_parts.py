@@ -61,7 +61,7 @@ def test_the_page_shows_progress_and_remaining_time(
     page: Page, collection: str, job: str, decoding: SteppedDecoding
 ) -> None:
     page.goto(f"/?collection={collection}")
-    line = page.get_by_role("region", name="What is under way").locator(".upload").filter(has_text="film.mp4")
+    line = page.get_by_role("region", name="Notifications").locator(".upload").filter(has_text="film.mp4")
     decoding.allowed.release(2)
     expect(line).to_contain_text(re.compile(r"0 of 1 file · 50% · .*about .* left"))
     expect(line.locator(".meter i")).to_have_css("--share", "0.5")
