@@ -10,7 +10,7 @@ import torch
 from training import checkpoint
 from training.checkpoint import ONLY_IN_TRAINING, Checkpoint, InitialModel
 from training.data.example import Example, build_vocabulary
-from training.data.packed import open_packed
+from training.data.packed import fingerprint_of, open_packed
 from training.data.scenes.objects import ATTRIBUTES
 from training.from_bundle import model_of_bundle
 from training.models.architectures import ARCHITECTURES, build, read_config
@@ -63,13 +63,13 @@ def _continues(stored: Recipe, recipe: Recipe, step: int) -> bool:
 def _fingerprints(recipe: Recipe, data: Path) -> dict[str, str]:
     """Return the fingerprint of every packed split of the recipe, by `corpus/split`."""
     splits = {f"{dataset.corpus}/{dataset.split}" for stage in recipe.stages for dataset in stage.datasets}
-    return {split: open_packed(data / split).fingerprint for split in sorted(splits) if (data / split).is_dir()}
+    return {split: fingerprint_of(data / split) for split in sorted(splits) if (data / split).is_dir()}
 
 
 def _check_corpora(stored: Checkpoint, data: Path) -> None:
     """Raise ValueError when a packed split is not the one that the run began with."""
     for split, fingerprint in stored.fingerprints.items():
-        if (data / split).is_dir() and open_packed(data / split).fingerprint != fingerprint:
+        if (data / split).is_dir() and fingerprint_of(data / split) != fingerprint:
             raise ValueError(
                 f"data: {data / split} was packed again after this run began (step {stored.step}); the corpus that the "
                 "run began with, or a new run folder, was expected"

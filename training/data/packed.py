@@ -101,7 +101,7 @@ class Packed:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of `pack.json`, which names the streams and the hashes of examples and frames (hexadecimal)."""
-        return hashlib.sha256((self.folder / PACK_NAME).read_bytes()).hexdigest()
+        return fingerprint_of(self.folder)
 
     def stream_mismatches(self, expected: Sequence[FrameStream]) -> list[str]:
         """Describe the streams that are packed with another size, frame count or sampling than `expected`.
@@ -131,6 +131,12 @@ def _describe(stream: FrameStream | None) -> str:
         return "nothing"
     frames = f"{stream.frames} frame{'s' if stream.frames > 1 else ''}"
     return f"{frames} of {stream.width}x{stream.height} pixels ({stream.placement}, {stream.fit})"
+
+
+def fingerprint_of(folder: Path) -> str:
+    """Return `Packed.fingerprint` of a split without reading its examples. Raises CorpusError when it is not packed."""
+    _read_info(folder)
+    return hashlib.sha256((folder / PACK_NAME).read_bytes()).hexdigest()
 
 
 def open_packed(folder: Path) -> Packed:
