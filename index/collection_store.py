@@ -44,7 +44,7 @@ _NEW, _GONE = ".new-", ".gone-"
 _REPLACED = ".replaced-"
 _LEFTOVER_SECONDS = 3600.0
 TOKEN_ENCODING: TokenEncoding = "int8"
-"""Of new collections; docs/collections.md has its cost."""
+"""Default of new collections; docs/collections.md compares the encodings."""
 
 
 class CollectionStore:

@@ -35,7 +35,7 @@ class Reader:
     read: ReadFrames
     is_ours: bool = False
     is_service: bool = False
-    """Whether it is the way of the service."""
+    """Whether the service reads frames this way."""
 
 
 def sampling_times(duration: float, frames: int) -> list[float]:

@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """What one run of a job works with."""
+    """Dependencies of one run of a job."""
 
     collection: Collection
     model: Model
@@ -67,7 +67,7 @@ class Executor(Protocol):
 
 
 class ExecutionBackend(Protocol):
-    """Where files are decoded and embedded.
+    """A backend that decodes and embeds files.
 
     ``is_local``: in this process, which a file may kill. An executor of another backend reports that by ``WorkerDied``.
     """

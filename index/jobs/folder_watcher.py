@@ -58,7 +58,7 @@ class WatchOptions:
 
 @dataclass
 class WatchTotals:
-    """What happened while a folder was watched.
+    """Totals of a watched folder.
 
     Attributes:
         notes: files that were added with a note, at most ``MAX_NOTES``.

@@ -37,7 +37,7 @@ def new_owner(*, is_local: bool = True) -> str:
 
 
 def owner_decodes_locally(owner: str | None) -> bool:
-    """Whether a file may have caused the death of this owner."""
+    """Return whether the lease owner decoded in its own process, so that a file may have crashed it."""
     try:
         return bool(json.loads(owner or "{}").get("decodes", True))
     except (ValueError, AttributeError):

@@ -332,7 +332,7 @@ class RayExecutor:
 
     @staticmethod
     def _was_dead(ping: Any) -> bool:
-        """Whether an actor had died before it began with an item."""
+        """Return whether an actor had died before it started an item."""
         import ray
 
         try:

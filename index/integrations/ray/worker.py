@@ -30,7 +30,7 @@ from vitascope.version import installed_version
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """What all workers of a run have in common.
+    """Configuration shared by all workers of a run.
 
     Attributes:
         version: of Vitascope where the job runs.
