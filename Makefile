@@ -185,7 +185,7 @@ docs: $(VENV)/.test ## the documentation as a site, in .site
 
 reference: $(VENV)/.test ## the OpenAPI document, the client's types and the reference pages in docs/, written anew from the code
 	$(BIN)/python -m tests.service.test_openapi
-	$(BIN)/python -m tests.vitascope.test_client_types
+	$(BIN)/python -m tests.vitascope.client.test_generated
 	$(BIN)/python -m tests.docs.api_page
 	$(BIN)/python -m tests.docs.reference_pages
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from model_export.parity.checks import Embedded, has_captions
-from model_export.parity.variants import SourceBundle
 from training.data.example import canonical_answer
 from training.evaluation import calibration
 from training.evaluation.encoder import Encoder
 from training.evaluation.metrics import calibration_error
 from vitascope.bundle.manifest import Calibration
+from vitascope.bundle.parity_report import SourceBundle
 from vitascope.model import Model
 
 MAX_QUESTIONS = 1000

@@ -19,7 +19,7 @@ from vitascope.errors import InvalidInput
 
 if TYPE_CHECKING:
     from vitascope.client import Client
-    from vitascope.client.request_types import Scope
+    from vitascope.client.api import Scope
 
 EPILOG = """\
 Scopes (none includes another):

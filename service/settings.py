@@ -23,7 +23,7 @@ from service.http_client.url_policy import UrlPolicy
 from vitascope.bundle.signing import PublicKey, read_public_keys
 from vitascope.cli.options import default_bundle, default_data
 from vitascope.errors import InvalidInput
-from vitascope.integrations.kserve.address import server_url
+from vitascope.integrations.kserve import server_url
 from vitascope.media.limits import MediaLimits
 from vitascope.network import is_loopback
 

@@ -15,7 +15,7 @@ from vitascope.errors import Conflict, InvalidInput
 from vitascope.job_states import FAILED_ITEM_STATES
 
 if TYPE_CHECKING:
-    from vitascope.client.request_types import Group, IndexKind, Metadata, TokenEncoding
+    from vitascope.client.api import Group, IndexKind, Metadata, TokenEncoding
     from vitascope.job_states import ItemState, JobState
 
 JSON = Mapping[str, Any]
@@ -141,7 +141,7 @@ def collect_pages(
         limit: 1 to `MAX_LIMIT`.
         cursor: of the first page.
     """
-    from vitascope.client.request_building import PageCursors
+    from vitascope.client.api import PageCursors
 
     if not 1 <= limit <= MAX_LIMIT:
         raise InvalidInput(f"limit: {limit}; 1 to {MAX_LIMIT} was expected")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from index.cli.backend import JSON, OnProgress
 from vitascope.client import Client
-from vitascope.client.request_types import Group
+from vitascope.client.api import Group
 from vitascope.client.response_types import Job, Operation
 from vitascope.errors import InvalidInput
 

@@ -135,7 +135,7 @@ def run_triton(args: argparse.Namespace) -> dict[str, Any]:
         models = write_repository(bundle, args.out, options, copy=args.copy)
         result |= {"out": str(args.out), "models": [asdict(model) for model in models]}
     if args.check is not None:
-        from vitascope.integrations.kserve.parity_check import check_server
+        from vitascope.integrations.kserve.engine import check_server
 
         outputs = check_server(bundle, args.check)
         result |= {"server": args.check, "outputs": [output._asdict() for output in outputs]}

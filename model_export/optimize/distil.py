@@ -16,7 +16,6 @@ from typing import Any
 from model_export.assemble import Log, check_target
 from model_export.export import MAX_EXAMPLES
 from model_export.optimize.replace_video import VideoExport, VideoReplacement, export_with_video
-from model_export.parity.variants import SourceBundle
 from model_export.sources import STARTS, corpus_source, pack_clips
 from model_export.weights import Precision
 from training import checkpoint
@@ -30,6 +29,7 @@ from training.from_bundle import model_of_bundle
 from training.models.hd_vila import HdVila
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import FrameStream
+from vitascope.bundle.parity_report import SourceBundle
 from vitascope.cli.output import ProgressBar
 from vitascope.errors import InvalidInput
 from vitascope.model import Model

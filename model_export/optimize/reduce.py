@@ -11,7 +11,6 @@ from typing import Any
 from model_export.assemble import Log, check_target
 from model_export.export import MAX_EXAMPLES
 from model_export.optimize.replace_video import VideoReplacement, export_with_video
-from model_export.parity.variants import SourceBundle
 from model_export.weights import Precision
 from training.data.packed import PACK_NAME, open_packed
 from training.distillation.teacher import Taught, taught
@@ -19,6 +18,7 @@ from training.from_bundle import model_of_bundle
 from training.models.hd_vila import HdVila
 from training.models.hd_vila.reduction import ReducedVideo, reduced_config
 from vitascope.bundle.bundle import Bundle
+from vitascope.bundle.parity_report import SourceBundle
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 

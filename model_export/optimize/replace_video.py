@@ -48,15 +48,7 @@ from model_export.parity.checks import (
     export_with_fallback,
     tolerances_for,
 )
-from model_export.parity.variants import (
-    BundleOutputs,
-    OutputComparison,
-    SourceBundle,
-    VariantComparison,
-    compare_outputs,
-    comparison_section,
-    read_report,
-)
+from model_export.parity.variants import BundleOutputs, compare_outputs, comparison_section, read_report
 from model_export.sources import Source, licence_of, notice
 from model_export.weights import Precision, reduce, store
 from training.data.other_streams import sight
@@ -67,6 +59,7 @@ from training.evaluation.gallery import Gallery
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.describe import calibration_summary
 from vitascope.bundle.manifest import FrameStream, GraphName, Manifest
+from vitascope.bundle.parity_report import OutputComparison, SourceBundle, VariantComparison
 from vitascope.model import Model
 
 TIMING_ROUNDS = 20

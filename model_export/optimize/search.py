@@ -56,17 +56,12 @@ from model_export.optimize.speed import (
 )
 from model_export.optimize.validation_scores import Budget, Scores, accuracy_loss
 from model_export.parity.checks import FLOAT32, ParityError, ParityReport, compare_output, library_versions
-from model_export.parity.variants import (
-    SourceBundle,
-    VariantComparison,
-    compare_outputs,
-    comparison_section,
-    read_report,
-)
+from model_export.parity.variants import compare_outputs, comparison_section, read_report
 from model_export.weights import Precision, bytes_by_type, reduce, store
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.describe import calibration_summary
 from vitascope.bundle.manifest import GraphName, Manifest
+from vitascope.bundle.parity_report import SourceBundle, VariantComparison
 from vitascope.engines.onnx_runtime import Device, Engine, OnnxRuntimeEngine
 from vitascope.errors import InvalidInput
 from vitascope.model import Model

@@ -26,7 +26,7 @@ from model_export.graphs import (
     random_streams,
     random_tokens,
 )
-from model_export.parity.variants import NEAR_TIE, VariantComparison, row_cosines
+from model_export.parity.variants import NEAR_TIE, row_cosines
 from model_export.weights import LARGER_PRECISIONS, Precision
 from training.data.packed import Packed
 from training.evaluation.embedding import embed_corpus, embed_texts, streams_of
@@ -34,6 +34,7 @@ from training.evaluation.encoder import Encoder
 from training.evaluation.metrics import retrieval
 from training.models.fusion import FusedModel
 from vitascope.bundle.manifest import ANSWER_IDS, Calibration, GraphName, OmitDefaultsModel, StrictModel
+from vitascope.bundle.parity_report import VariantComparison
 from vitascope.engines.onnx_runtime import OnnxRuntimeEngine
 from vitascope.errors import VitascopeError
 from vitascope.scoring import match_probability

@@ -21,62 +21,14 @@ from model_export.optimize.validation_scores import (
     sampled_questions,
 )
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import GraphName, StrictModel
+from vitascope.bundle.manifest import GraphName
+from vitascope.bundle.parity_report import OutputComparison, VariantComparison
 from vitascope.model import Model
 
 NEAR_TIE = 1e-5
 """Cosine difference below which rounding decides the order of two candidates, so that either may come first."""
 CHUNK_SIZE = 64
 """Clips whose visual tokens are compared at once."""
-
-
-class SourceBundle(StrictModel):
-    """Name, version and fingerprint of the bundle that a variant was made from."""
-
-    name: str
-    version: str
-    fingerprint: str
-
-    @classmethod
-    def from_bundle(cls, bundle: Bundle) -> SourceBundle:
-        manifest = bundle.manifest
-        return cls(name=manifest.name, version=manifest.version, fingerprint=bundle.fingerprint)
-
-    def label(self) -> str:
-        return f"{self.name} {self.version}"
-
-
-class OutputComparison(StrictModel):
-    """One output on rows of a validation split. Each bundle runs all of its own graphs on its own visual tokens."""
-
-    graph: GraphName
-    output: str
-    corpus: str
-    rows: int
-    """Clips, captions, pairs of clip and caption, or questions."""
-    cosine: float | None
-    """Mean over rows; None for outputs of one number per row."""
-    least_cosine: float | None
-    max_difference: float
-    agreement: float | None
-    """Percent of rows with the same result: nearest caption of a clip, nearest clip of a caption, preferred caption of
-    a pair, best answer. None if the output selects nothing."""
-
-
-class VariantComparison(StrictModel):
-    """A variant compared with the bundle it was made from."""
-
-    of: SourceBundle
-    outputs: list[OutputComparison]
-    """Empty without validation clips."""
-    unchanged: list[GraphName]
-    """Graphs taken from that bundle as they are."""
-    lost: float | None = None
-    """Largest accuracy loss on any validation split, in points; None without a budget."""
-    budget: float | None = None
-    """Allowed loss in points."""
-    report: Any = None
-    """That bundle's own parity report: its difference from the trained model. None if it has none."""
 
 
 def read_report(bundle: Bundle) -> Any:

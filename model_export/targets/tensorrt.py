@@ -19,7 +19,7 @@ from model_export.assemble import CARD_NAME, PARITY_NAME, Log, check_target, cop
 from model_export.graphs import Arrays, ManifestSizes, random_streams, random_tokens
 from model_export.onnx_graph import copy_model
 from model_export.parity.checks import ParityError, example_texts, library_versions, probability_difference
-from model_export.parity.variants import SourceBundle, row_cosines
+from model_export.parity.variants import row_cosines
 from model_export.targets.tensorrt_graphs import SOURCE, to_float16, to_int8, unsupported
 from model_export.weights import store
 from training.data.packed import PACK_NAME, Packed, open_packed
@@ -27,6 +27,7 @@ from training.evaluation.embedding import streams_of
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import GraphName, Manifest
 from vitascope.bundle.onnx_files import external_files
+from vitascope.bundle.parity_report import SourceBundle
 from vitascope.engines.onnx_runtime import OnnxRuntimeEngine
 from vitascope.errors import InvalidInput
 from vitascope.integrations.tensorrt.onnx_rewrites import prepare_for_tensorrt

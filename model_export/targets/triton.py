@@ -21,7 +21,7 @@ from vitascope.bundle.manifest import ANSWER_IDS, ANSWER_MASK, ArraySpec
 from vitascope.bundle.onnx_files import external_files
 from vitascope.engines.graphs import Graphs
 from vitascope.errors import BundleUnsupported, InvalidInput, StorageError
-from vitascope.integrations.kserve.address import served_name
+from vitascope.integrations.kserve import served_name
 from vitascope.integrations.kserve.engine import FINGERPRINT
 
 GRAPH_NAME = "model.onnx"

@@ -17,7 +17,6 @@ from model_export.graphs import VideoGraph
 from model_export.optimize import replace_video
 from model_export.optimize.replace_video import VideoReplacement, export_with_video
 from model_export.parity.checks import ParityError
-from model_export.parity.variants import SourceBundle
 from tests.small_bundle import make_small_bundle
 from training.data.packed import open_packed
 from training.distillation.teacher import Taught, taught
@@ -25,6 +24,7 @@ from training.evaluation.embedding import embed_corpus
 from training.models.hd_vila import HdVila
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import GraphName
+from vitascope.bundle.parity_report import SourceBundle
 from vitascope.cli.main import main
 from vitascope.errors import InvalidInput
 from vitascope.model import Model

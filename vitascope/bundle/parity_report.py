@@ -10,11 +10,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
 from vitascope.errors import BundleCorrupt
+
+if TYPE_CHECKING:
+    from vitascope.bundle.bundle import Bundle
 
 LIBRARY = "original library"
 """Key of the bounds of public models at float32 on real inputs, compared with the model in its original library."""
@@ -55,45 +58,59 @@ class Recall(BaseModel):
     disagreeing: int
 
 
-class Origin(BaseModel):
-    """The source bundle of a variant."""
+class SourceBundle(BaseModel, frozen=True):
+    """Name, version and fingerprint of the bundle that a variant was made from."""
 
     name: str
     version: str
     fingerprint: str
 
-    @property
+    @classmethod
+    def from_bundle(cls, bundle: Bundle) -> SourceBundle:
+        manifest = bundle.manifest
+        return cls(name=manifest.name, version=manifest.version, fingerprint=bundle.fingerprint)
+
     def label(self) -> str:
-        return f"{self.name} {self.version} ({self.fingerprint[:12]})"
+        return f"{self.name} {self.version}"
+
+    def full_label(self) -> str:
+        return f"{self.label()} ({self.fingerprint[:12]})"
 
 
-class OutputComparison(BaseModel):
-    """Comparison of one output of a variant and its source on one corpus; None: not measured."""
+class OutputComparison(BaseModel, frozen=True):
+    """Comparison of one output of a variant and its source on rows of one corpus; None: not measured.
+
+    Each bundle runs all of its own graphs on its own visual tokens.
+    """
 
     graph: str
     output: str
     corpus: str
     rows: int
+    """Clips, captions, pairs of clip and caption, or questions."""
     cosine: float | None = None
-    """Mean."""
+    """Mean over rows; None for outputs of one number per row."""
     least_cosine: float | None = None
     max_difference: float
     agreement: float | None = None
-    """Percent of rows with the same top result: caption, clip or answer."""
+    """Percent of rows with the same result: nearest caption of a clip, nearest clip of a caption, preferred caption of
+    a pair, best answer. None if the output selects nothing."""
 
 
-class VariantComparison(BaseModel):
-    """Comparison of a variant with its source bundle, and the report of the source."""
+class VariantComparison(BaseModel, frozen=True):
+    """Comparison of a variant with its source bundle."""
 
-    of: Origin
+    of: SourceBundle
     outputs: list[OutputComparison] = []
+    """Empty without validation clips."""
     unchanged: list[str] = []
     """Graphs that are identical in both."""
     lost: float | None = None
-    """Points lost."""
+    """Largest accuracy loss on any validation split, in points; None without a budget."""
     budget: float | None = None
-    """Maximum points lost; None: not bounded."""
+    """Maximum loss in points; None: not bounded."""
     report: Any = None
+    """The source's own parity report: its difference from the trained model. None if it has none."""
 
 
 class ParityReport(BaseModel):
@@ -153,7 +170,7 @@ def fidelity(report: ParityReport) -> list[Fidelity]:
 def describe_variant(variant: VariantComparison) -> list[str]:
     """Return sentences that compare a variant with its source: one per output over all corpora, then the source's own
     fidelity."""
-    source = variant.of.label
+    source = variant.of.full_label()
     if variant.outputs:
         corpora = ", ".join(dict.fromkeys(output.corpus for output in variant.outputs))
         sentences = [f"compared with {source} on validation clips and texts of {corpora}"]
@@ -169,7 +186,7 @@ def describe_variant(variant: VariantComparison) -> list[str]:
     report = _source_report(variant)
     parts = [f"{item.precision} {_format_fidelity(item)}" for item in fidelity(report)] if report is not None else []
     if report is not None and report.variant is not None:
-        parts.append(f"variant of {report.variant.of.label}")
+        parts.append(f"variant of {report.variant.of.full_label()}")
     return [*sentences, f"source compared with its trained model: {'; '.join(parts) or 'unknown'}"]
 
 
@@ -241,7 +258,7 @@ def _output_violations(output: Output, bounds: Bounds) -> Iterator[str]:
 
 
 def _variant_violations(variant: VariantComparison) -> Iterator[str]:
-    source = variant.of.label
+    source = variant.of.full_label()
     for output in variant.outputs:
         label = f"{output.graph}: output {output.output!r} on {output.corpus} compared with {source}"
         for key in ("cosine", "least_cosine", "agreement", "max_difference"):

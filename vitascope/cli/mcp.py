@@ -40,8 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     # Imported here: --help works without the extra.
-    from vitascope.integrations.mcp.server import make_server
-    from vitascope.integrations.mcp.transports import serve_http, serve_stdio
+    from vitascope.integrations.mcp.server import make_server, serve_http, serve_stdio
 
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     server = make_server(_service(args), installed_version(""))

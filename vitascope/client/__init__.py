@@ -17,12 +17,12 @@ Requests that were rejected because of load (429, 503), or whose connection fail
 
 A `Client` must not be shared by threads. An `AsyncClient` takes concurrent calls; cancelling a call ends its request.
 
-`_async` is the source; tests/vitascope/test_client_generated.py generates `_sync` from it.
+`_async` is the source; tests/vitascope/client/test_generated.py generates `_sync` from it.
 """
 
 from vitascope.client._async.client import AsyncClient
 from vitascope.client._sync.client import Client
-from vitascope.client.errors import ServiceError
+from vitascope.client.api import ServiceError
 from vitascope.client.retry import RetryConfig
 
 __all__ = ["AsyncClient", "Client", "RetryConfig", "ServiceError"]

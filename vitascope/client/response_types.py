@@ -1,6 +1,6 @@
 """Types of responses, generated from tests/service/openapi.json.
 
-Update: python -m tests.vitascope.test_client_types
+Update: python -m tests.vitascope.client.test_generated
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -19,6 +19,8 @@ from vitascope.errors import InvalidInput
 
 _log = logging.getLogger("vitascope.client")
 T = TypeVar("T")
+
+IDEMPOTENCY_KEY = "Idempotency-Key"
 
 RetryPolicy = Literal["always", "if_refused", "never"]
 """Which failures of a request may be retried. always: the request is idempotent. if_refused: only if the response says
@@ -60,6 +62,14 @@ class RetryConfig:
         bound = min(self.max_delay, self.base_delay * 2.0 ** min(attempt - 1, 64))
         # Random even with Retry-After, so that clients refused together do not return together.
         return (retry_after or 0.0) + random.uniform(bound / 2, bound)
+
+
+def retry_policy(method: str, headers: Mapping[str, str] | None, is_read_only: bool) -> RetryPolicy:
+    """Return the policy of a request; ``is_read_only``: a POST without side effects."""
+    if is_read_only or method in ("GET", "PATCH") or IDEMPOTENCY_KEY in (headers or {}):
+        return "always"
+    # A repeated DELETE whose first response was lost would fail with 404.
+    return "if_refused" if method == "DELETE" else "never"
 
 
 async def retry_async(send: Callable[[], Awaitable[T]], config: RetryConfig, policy: RetryPolicy) -> T:

@@ -10,8 +10,7 @@ import codecs
 import json
 from typing import cast
 
-from vitascope.client.errors import ServiceError
-from vitascope.client.request_types import JobEvent
+from vitascope.client.api import JobEvent, ServiceError
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 """Size of an event with its line ends. Job events have a few kilobytes."""

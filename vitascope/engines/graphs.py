@@ -159,7 +159,7 @@ def open_engine(bundle: Bundle, graph: str, path: Path, threads: int, device: De
     if device != "tensorrt":
         return OnnxRuntimeEngine(path, threads, device)
     from vitascope.integrations.tensorrt.engine import TensorRTEngine
-    from vitascope.integrations.tensorrt.provider import provider_options
+    from vitascope.integrations.tensorrt.profiles import provider_options
 
     try:
         return TensorRTEngine(bundle, graph, path)

@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from vitascope import errors
 from vitascope.client import response_types
 from vitascope.client._async.transport import BaseClient
+from vitascope.client.api import DeliveryState, Scope, WebhookEvent, api_path, drop_none
 from vitascope.client.compat import sleep_async
-from vitascope.client.request_building import api_path, drop_none
-from vitascope.client.request_types import DeliveryState, Scope, WebhookEvent
 
 WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = ("job.succeeded", "job.failed", "job.cancelled")
 

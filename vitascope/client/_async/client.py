@@ -12,8 +12,8 @@ from vitascope.client._async.collections import Collections
 from vitascope.client._async.inference import Inference
 from vitascope.client._async.search import Search
 from vitascope.client._async.videos import Videos
+from vitascope.client.api import ServiceError
 from vitascope.client.compat import sleep_async
-from vitascope.client.errors import ServiceError
 
 
 class AsyncClient(Collections, Videos, Search, Inference, Admin):

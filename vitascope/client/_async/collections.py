@@ -11,10 +11,17 @@ from typing import Unpack
 from vitascope import errors
 from vitascope.client import response_types
 from vitascope.client._async.transport import BaseClient
+from vitascope.client.api import (
+    IndexKind,
+    OperationKind,
+    TokenEncoding,
+    WaitOptions,
+    api_path,
+    drop_none,
+    idempotency_header,
+)
 from vitascope.client.compat import shield_async, sleep_async
 from vitascope.client.progress import operation_progress
-from vitascope.client.request_building import api_path, drop_none, idempotency_header
-from vitascope.client.request_types import IndexKind, OperationKind, TokenEncoding, WaitOptions
 
 
 class Collections(BaseClient):

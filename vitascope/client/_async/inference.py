@@ -8,8 +8,8 @@ from typing import Any
 
 from vitascope.client import response_types
 from vitascope.client._async.transport import BaseClient
+from vitascope.client.api import JSON, api_path, drop_none
 from vitascope.client.progress import UploadProgress
-from vitascope.client.request_building import JSON, api_path, drop_none
 
 
 class Inference(BaseClient):

@@ -12,11 +12,9 @@ import httpx
 from vitascope import errors
 from vitascope.client import response_types
 from vitascope.client._async.transport import BaseClient
+from vitascope.client.api import JSON, JobEvent, Metadata, ServiceError, api_path, drop_none, idempotency_header
 from vitascope.client.compat import sleep_async
-from vitascope.client.errors import ServiceError
 from vitascope.client.progress import job_progress
-from vitascope.client.request_building import JSON, api_path, drop_none, idempotency_header
-from vitascope.client.request_types import JobEvent, Metadata
 from vitascope.client.retry import RetryConfig
 from vitascope.client.sse import EventStreamParser
 from vitascope.job_states import FINAL_JOB_STATES, ItemState, JobState

@@ -8,8 +8,7 @@ from typing import Any, Unpack
 
 from vitascope.client import response_types
 from vitascope.client._async.transport import BaseClient
-from vitascope.client.request_building import PageCursors, api_path, drop_none, form_field
-from vitascope.client.request_types import Group, SearchOptions
+from vitascope.client.api import Group, PageCursors, SearchOptions, api_path, drop_none, form_field
 
 
 class Search(BaseClient):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import BinaryIO
 
 import httpx
 
+from vitascope.client.api import ServiceError
 from vitascope.client.compat import run_blocking_async, sleep_async
-from vitascope.client.errors import ServiceError
 from vitascope.client.retry import RetryConfig
+from vitascope.durable_files import atomic_path
 from vitascope.errors import InvalidInput
 
 MAX_STALLS = 5
@@ -78,17 +78,13 @@ async def download(open_response: OpenResponse, request: str, target: Path) -> N
         ServiceError: beyond the limits on lost connections.
         VitascopeError: as ``open_response``.
     """
-    temporary = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
     try:
-        with temporary.open("xb") as file:
+        with atomic_path(target) as temp_path, temp_path.open("xb") as file:
             await _download_resumable(open_response, _DownloadState(request), file)
             file.flush()
-            await run_blocking_async(os.fsync, file.fileno())
-        os.replace(temporary, target)
+            await run_blocking_async(os.fsync, file.fileno())  # in a thread; atomic_path would block the loop
     except OSError as error:
         raise InvalidInput(f"file: {str(target)!r} cannot be written ({error.strerror or error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 async def _download_resumable(open_response: OpenResponse, state: _DownloadState, file: BinaryIO) -> None:

@@ -11,11 +11,10 @@ from typing import Any, Self, TypedDict, TypeVar
 import httpx
 
 from vitascope.client._async.transfers import UploadStream, download, open_for_upload
+from vitascope.client.api import PageCursors, ServiceError, error_from_response, validate_header_value
 from vitascope.client.compat import run_blocking_async
-from vitascope.client.errors import ServiceError, error_from_response
 from vitascope.client.progress import UploadProgress, upload_progress
-from vitascope.client.request_building import PageCursors, retry_policy, validate_header_value
-from vitascope.client.retry import RetryConfig, RetryPolicy, retry_async
+from vitascope.client.retry import RetryConfig, RetryPolicy, retry_async, retry_policy
 
 
 class Page(TypedDict):

@@ -10,9 +10,8 @@ from typing import Any, cast
 from vitascope import errors
 from vitascope.client import response_types
 from vitascope.client._async.jobs import Jobs
+from vitascope.client.api import Metadata, api_path, drop_none, idempotency_header
 from vitascope.client.progress import UploadProgress
-from vitascope.client.request_building import api_path, drop_none, idempotency_header
-from vitascope.client.request_types import Metadata
 
 SYNC_WAIT_SECONDS = 20
 """How long the service indexes an upload within the request. What takes longer becomes a job, which starts over: the

@@ -1,4 +1,4 @@
-# Generated from vitascope/client/_async: change that, then run python -m tests.vitascope.test_client_generated
+# Generated from vitascope/client/_async: change that, then run python -m tests.vitascope.client.test_generated
 """Methods for models, API keys and webhooks."""
 
 from __future__ import annotations
@@ -8,9 +8,8 @@ from collections.abc import Iterator, Sequence
 from vitascope import errors
 from vitascope.client import response_types
 from vitascope.client._sync.transport import BaseClient
+from vitascope.client.api import DeliveryState, Scope, WebhookEvent, api_path, drop_none
 from vitascope.client.compat import sleep
-from vitascope.client.request_building import api_path, drop_none
-from vitascope.client.request_types import DeliveryState, Scope, WebhookEvent
 
 WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = ("job.succeeded", "job.failed", "job.cancelled")
 

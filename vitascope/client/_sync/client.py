@@ -1,4 +1,4 @@
-# Generated from vitascope/client/_async: change that, then run python -m tests.vitascope.test_client_generated
+# Generated from vitascope/client/_async: change that, then run python -m tests.vitascope.client.test_generated
 """The client with all its methods."""
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from vitascope.client._sync.collections import Collections
 from vitascope.client._sync.inference import Inference
 from vitascope.client._sync.search import Search
 from vitascope.client._sync.videos import Videos
+from vitascope.client.api import ServiceError
 from vitascope.client.compat import sleep
-from vitascope.client.errors import ServiceError
 
 
 class Client(Collections, Videos, Search, Inference, Admin):

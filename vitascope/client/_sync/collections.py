@@ -1,4 +1,4 @@
-# Generated from vitascope/client/_async: change that, then run python -m tests.vitascope.test_client_generated
+# Generated from vitascope/client/_async: change that, then run python -m tests.vitascope.client.test_generated
 """Methods for collections and for operations on whole collections: backup, export, re-embedding."""
 
 from __future__ import annotations
@@ -12,10 +12,17 @@ from typing import Unpack
 from vitascope import errors
 from vitascope.client import response_types
 from vitascope.client._sync.transport import BaseClient
+from vitascope.client.api import (
+    IndexKind,
+    OperationKind,
+    TokenEncoding,
+    WaitOptions,
+    api_path,
+    drop_none,
+    idempotency_header,
+)
 from vitascope.client.compat import shield, sleep
 from vitascope.client.progress import operation_progress
-from vitascope.client.request_building import api_path, drop_none, idempotency_header
-from vitascope.client.request_types import IndexKind, OperationKind, TokenEncoding, WaitOptions
 
 
 class Collections(BaseClient):

@@ -1,4 +1,4 @@
-# Generated from vitascope/client/_async: change that, then run python -m tests.vitascope.test_client_generated
+# Generated from vitascope/client/_async: change that, then run python -m tests.vitascope.client.test_generated
 """Methods for caption scores, answers, embeddings and reranking."""
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from typing import Any
 
 from vitascope.client import response_types
 from vitascope.client._sync.transport import BaseClient
+from vitascope.client.api import JSON, api_path, drop_none
 from vitascope.client.progress import UploadProgress
-from vitascope.client.request_building import JSON, api_path, drop_none
 
 
 class Inference(BaseClient):

@@ -1,4 +1,4 @@
-# Generated from vitascope/client/_async: change that, then run python -m tests.vitascope.test_client_generated
+# Generated from vitascope/client/_async: change that, then run python -m tests.vitascope.client.test_generated
 """Methods for indexing jobs and their events."""
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ import httpx
 from vitascope import errors
 from vitascope.client import response_types
 from vitascope.client._sync.transport import BaseClient
+from vitascope.client.api import JSON, JobEvent, Metadata, ServiceError, api_path, drop_none, idempotency_header
 from vitascope.client.compat import sleep
-from vitascope.client.errors import ServiceError
 from vitascope.client.progress import job_progress
-from vitascope.client.request_building import JSON, api_path, drop_none, idempotency_header
-from vitascope.client.request_types import JobEvent, Metadata
 from vitascope.client.retry import RetryConfig
 from vitascope.client.sse import EventStreamParser
 from vitascope.job_states import FINAL_JOB_STATES, ItemState, JobState

@@ -1,4 +1,4 @@
-# Generated from vitascope/client/_async: change that, then run python -m tests.vitascope.test_client_generated
+# Generated from vitascope/client/_async: change that, then run python -m tests.vitascope.client.test_generated
 """Methods for search."""
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from typing import Any, Unpack
 
 from vitascope.client import response_types
 from vitascope.client._sync.transport import BaseClient
-from vitascope.client.request_building import PageCursors, api_path, drop_none, form_field
-from vitascope.client.request_types import Group, SearchOptions
+from vitascope.client.api import Group, PageCursors, SearchOptions, api_path, drop_none, form_field
 
 
 class Search(BaseClient):

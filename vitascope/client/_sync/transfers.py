@@ -1,10 +1,9 @@
-# Generated from vitascope/client/_async: change that, then run python -m tests.vitascope.test_client_generated
+# Generated from vitascope/client/_async: change that, then run python -m tests.vitascope.client.test_generated
 """File uploads, streamed from disk, and downloads that resume after a lost connection."""
 
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import BinaryIO
 
 import httpx
 
+from vitascope.client.api import ServiceError
 from vitascope.client.compat import run_blocking, sleep
-from vitascope.client.errors import ServiceError
 from vitascope.client.retry import RetryConfig
+from vitascope.durable_files import atomic_path
 from vitascope.errors import InvalidInput
 
 MAX_STALLS = 5
@@ -79,17 +79,13 @@ def download(open_response: OpenResponse, request: str, target: Path) -> None:
         ServiceError: beyond the limits on lost connections.
         VitascopeError: as ``open_response``.
     """
-    temporary = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
     try:
-        with temporary.open("xb") as file:
+        with atomic_path(target) as temp_path, temp_path.open("xb") as file:
             _download_resumable(open_response, _DownloadState(request), file)
             file.flush()
-            run_blocking(os.fsync, file.fileno())
-        os.replace(temporary, target)
+            run_blocking(os.fsync, file.fileno())  # in a thread; atomic_path would block the loop
     except OSError as error:
         raise InvalidInput(f"file: {str(target)!r} cannot be written ({error.strerror or error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _download_resumable(open_response: OpenResponse, state: _DownloadState, file: BinaryIO) -> None:

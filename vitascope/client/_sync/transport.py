@@ -1,4 +1,4 @@
-# Generated from vitascope/client/_async: change that, then run python -m tests.vitascope.test_client_generated
+# Generated from vitascope/client/_async: change that, then run python -m tests.vitascope.client.test_generated
 """Base of the client: sends requests, retries them, parses responses and raises errors."""
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from typing import Any, Self, TypedDict, TypeVar
 import httpx
 
 from vitascope.client._sync.transfers import UploadStream, download, open_for_upload
+from vitascope.client.api import PageCursors, ServiceError, error_from_response, validate_header_value
 from vitascope.client.compat import run_blocking
-from vitascope.client.errors import ServiceError, error_from_response
 from vitascope.client.progress import UploadProgress, upload_progress
-from vitascope.client.request_building import PageCursors, retry_policy, validate_header_value
-from vitascope.client.retry import RetryConfig, RetryPolicy, retry
+from vitascope.client.retry import RetryConfig, RetryPolicy, retry, retry_policy
 
 
 class Page(TypedDict):

@@ -1,0 +1,41 @@
+"""Graphs on a server of the Open Inference Protocol: address of the server, names of the graphs."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from vitascope.bundle.manifest import Manifest
+from vitascope.errors import InvalidInput
+
+ONNXRUNTIME = "onnxruntime"
+PREFIX = "kserve:"
+TOKEN_VARIABLE = "VITASCOPE_ENGINE_TOKEN"
+"""Environment variable with the bearer token for the server; it is stored nowhere else."""
+_EXPECTED = f"{ONNXRUNTIME}, or {PREFIX} and the URL of a server such as {PREFIX}http://triton:8000, was expected"
+
+
+def server_url(engine: str) -> str | None:
+    """Parse ``kserve:URL`` or ``URL`` into a URL without a trailing slash; returns None for ``onnxruntime``.
+
+    Raises InvalidInput, also for a URL with credentials, which the message does not repeat.
+    """
+    if engine == ONNXRUNTIME:
+        return None
+    url = engine.removeprefix(PREFIX)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise InvalidInput(f"engine: not a URL ({error}); {_EXPECTED}") from error
+    if "@" in parts.netloc:
+        raise InvalidInput(
+            f"engine: a URL with credentials; a token was expected in the environment, as {TOKEN_VARIABLE}"
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise InvalidInput(f"engine: {engine!r}; {_EXPECTED}")
+    return url.rstrip("/").removesuffix("/v2")
+
+
+def served_name(manifest: Manifest, graph: str) -> str:
+    """Return a server's name for a graph of a bundle; unique for every version of the bundle."""
+    return f"{manifest.name}-{manifest.fingerprint()[:12]}-{graph}"

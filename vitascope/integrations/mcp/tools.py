@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from vitascope.client import AsyncClient
-from vitascope.client.request_building import api_path
+from vitascope.client.api import api_path
 from vitascope.errors import TaskMissing
 from vitascope.integrations.mcp.responses import (
     AnswersResponse,

@@ -1,11 +1,12 @@
-"""Engine that runs a graph by TensorRT."""
+"""Engine that runs a graph by TensorRT, and the build of its plan."""
 
 from __future__ import annotations
 
 import logging
 import tempfile
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,10 @@ from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import ArraySpec
 from vitascope.engines.onnx_runtime import Array, Placement
 from vitascope.errors import EngineError
-from vitascope.integrations.tensorrt.build import build_plan
-from vitascope.integrations.tensorrt.cuda_memory import CudaStream, DeviceBuffer
-from vitascope.integrations.tensorrt.library import Library, load_library
+from vitascope.integrations.tensorrt.library import CudaStream, DeviceBuffer, Library, load_library
 from vitascope.integrations.tensorrt.onnx_rewrites import REVISION, prepare_for_tensorrt
-from vitascope.integrations.tensorrt.plan_cache import PlanFile, cache_key, engine_cache
-from vitascope.integrations.tensorrt.profiles import Profile, profile_for, profiles_of
+from vitascope.integrations.tensorrt.plan_cache import PlanFile, cache_key, engine_cache, write_file
+from vitascope.integrations.tensorrt.profiles import WORKSPACE_BYTES, Profile, profile_for, profiles_of
 
 _log = logging.getLogger("vitascope.tensorrt")
 
@@ -214,3 +213,55 @@ def _specs(trt: Any, engine: Any) -> tuple[dict[str, ArraySpec], dict[str, Array
 
 def _shapes(inputs: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in inputs.items()}
+
+
+def build_plan(library: Library, graph: Path, profiles: Sequence[Profile], timing_cache: Path) -> bytes:
+    """Build the plan of an ONNX file for these profiles, with the types of the graph.
+
+    Args:
+        timing_cache: file of TensorRT's timing cache, read and updated.
+
+    Raises EngineError with TensorRT's message.
+    """
+    trt = library.trt
+    started_at = time.monotonic()
+    _log.info("%s: building for %s with TensorRT %s", graph.name, library.gpu.name, library.version)
+    builder = trt.Builder(library.logger)
+    # TensorRT 11 has no builder flags for types.
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, library.logger)
+    if not parser.parse_from_file(str(graph)):
+        errors = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
+        raise EngineError(f"{graph.name}: TensorRT {library.version} cannot read it: {errors or 'no reason given'}")
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, min(WORKSPACE_BYTES, library.gpu.memory_bytes // 4))
+    for profile in profiles:
+        _add_profile(builder, config, profile, graph.name)
+    _load_timing_cache(config, timing_cache)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise EngineError(f"{graph.name}: TensorRT {library.version} cannot build it; the log says why")
+    write_file(timing_cache, bytes(config.get_timing_cache().serialize()))
+    _log.info("%s: built in %.0f s", graph.name, time.monotonic() - started_at)
+    return bytes(plan)
+
+
+def _add_profile(builder: Any, config: Any, profile: Profile, name: str) -> None:
+    shapes = builder.create_optimization_profile()
+    try:
+        for entry, shape_range in profile.items():
+            shapes.set_shape(entry, *shape_range)
+    except RuntimeError as error:
+        raise EngineError(f"{name}: TensorRT rejects the profile of {entry!r}, {profile[entry]}: {error}") from error
+    if config.add_optimization_profile(shapes) < 0:
+        raise EngineError(f"{name}: TensorRT rejects the profile {dict(profile)}")
+
+
+def _load_timing_cache(config: Any, path: Path) -> None:
+    """Load the timing cache; TensorRT rejects one of another version or GPU, which is replaced."""
+    content = path.read_bytes() if path.is_file() else b""
+    if content and config.set_timing_cache(config.create_timing_cache(content), False):
+        return
+    if content:
+        _log.warning("%s: replaced, as it is of another GPU or version", path.name)
+    config.set_timing_cache(config.create_timing_cache(b""), False)

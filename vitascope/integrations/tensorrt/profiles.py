@@ -1,4 +1,4 @@
-"""TensorRT's optimization profiles of a graph, from the bundle's manifest.
+"""TensorRT's optimization profiles of a graph, from the bundle's manifest, and options of ONNX Runtime's provider.
 
 Shape letters: B videos or texts, C clips, F frames, H height, W width, L text tokens, V visual tokens, K their width.
 """
@@ -6,9 +6,11 @@ Shape letters: B videos or texts, C clips, F frames, H height, W width, L text t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from vitascope.bundle.manifest import Manifest
+from vitascope.integrations.tensorrt.plan_cache import engine_cache
 
 Shape = tuple[int, ...]
 
@@ -19,6 +21,10 @@ MAX_CLIPS = 8
 MAX_MULTI_CLIP_BATCH = 4
 TYPICAL_LENGTH = 16
 """Tokens of a search or a question."""
+
+
+WORKSPACE_BYTES = 2 * 2**30
+"""Maximum GPU memory of a kernel while it runs."""
 
 
 class Range(NamedTuple):
@@ -80,3 +86,31 @@ def _texts(manifest: Manifest, graph: str, batch: int, max_batch: int, length: i
         tail = (manifest.visual_tokens, manifest.visual_width)
         profile["visual_tokens"] = Range(*((rows, *tail) for rows in (1, batch, max_batch)))
     return profile
+
+
+def provider_options(manifest: Manifest, graph: str, cache: Path | None = None) -> dict[str, str]:
+    """Return options of the TensorrtExecutionProvider for a graph.
+
+    Args:
+        cache: folder for built engines, created if missing; default: `engine_cache()`. ONNX Runtime names them by
+            graph, version and GPU.
+    """
+    folder = (cache or engine_cache()) / "onnxruntime"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    profiles = profiles_of(manifest, graph)
+
+    def shapes(bound: int) -> str:
+        return ",".join(
+            f"{name}:{'x'.join(map(str, profile[name][bound]))}" for profile in profiles for name in profile
+        )
+
+    return {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(folder),
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(folder),
+        "trt_max_workspace_size": str(WORKSPACE_BYTES),
+        "trt_profile_min_shapes": shapes(0),
+        "trt_profile_opt_shapes": shapes(1),
+        "trt_profile_max_shapes": shapes(2),
+    }

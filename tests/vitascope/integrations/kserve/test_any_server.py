@@ -10,7 +10,7 @@ import pytest
 from tests.vitascope.integrations.kserve.conftest import Place
 from vitascope.bundle.bundle import Bundle
 from vitascope.errors import EngineError
-from vitascope.integrations.kserve.parity_check import check_server
+from vitascope.integrations.kserve.engine import check_server
 from vitascope.model import Model
 
 TEXTS = ["a red ball", "which color is the square and what moves to the left", "two dogs", "a", "blue", "on the left"]

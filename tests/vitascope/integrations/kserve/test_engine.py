@@ -21,7 +21,7 @@ from tests.vitascope.test_model import colour_streams
 from tests.waiting import PATIENCE
 from vitascope.bundle.bundle import Bundle
 from vitascope.errors import EngineError, EngineUnavailable, InvalidInput
-from vitascope.integrations.kserve.parity_check import check_server
+from vitascope.integrations.kserve.engine import check_server
 from vitascope.integrations.kserve.server import InferenceServer
 from vitascope.model import Model
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vitascope.integrations.kserve.wire import decode_response, encode_request
+from vitascope.integrations.kserve.server import decode_response, encode_request
 
 SPECIAL = np.array([[1.1, -0.0], [np.float32(1e-45), np.finfo(np.float32).max]], np.float32)
 

@@ -115,4 +115,4 @@ def test_notebook_shows_a_widget(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, name, module)
     with Client("http://service", transport=working()) as client:
         client.wait_for_operation("9", progress=True)
-    assert any(isinstance(one, Output) for one in shown)
+    assert any(isinstance(widget, Output) for widget in shown)

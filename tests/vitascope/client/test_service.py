@@ -34,7 +34,7 @@ def service(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     with reserved_port() as port:
         command = [sys.executable, "-m", "vitascope", "serve", "--no-keys", "--port", str(port)]
         url = f"http://127.0.0.1:{port}"
-        server = subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[2])
+        server = subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[3])
         try:
             with Client(url) as client:
                 client.wait_until_ready(timeout=120, alive=lambda: server.poll() is None)
@@ -129,7 +129,7 @@ def test_command_manages_collections_of_a_service(
     assert run("set", "managed", "--index-kind", "hnsw")["index_kind"] == "hnsw"
     listed = run("list")["collections"]
     assert isinstance(listed, list)
-    assert ("managed", 1, "hnsw") in [(one["name"], one["videos"], one["index_kind"]) for one in listed]
+    assert ("managed", 1, "hnsw") in [(each["name"], each["videos"], each["index_kind"]) for each in listed]
     assert run("backup", "managed", "b")["bytes"] == (tmp_path / "b").stat().st_size
     assert run("export", "managed", "parquet", "--thumbnails")["clips"] == 1
     assert sorted(path.name for path in (tmp_path / "parquet").iterdir()) == ["clips.parquet", "videos.parquet"]
@@ -148,11 +148,11 @@ def test_texts_and_files_are_embedded_and_documents_reranked(live: Client, servi
     live.create_collection("rerank")
     ids = {name: live.add_video("rerank", service[1] / f"{name}.png")["id"] for name in ("red", "blue")}
     documents = [{"video_id": ids["red"]}, {"video_id": ids["blue"]}]
-    found = live.rerank("a blue thing", documents, collection="rerank")["results"]
-    assert [result["index"] for result in found] == [1, 0]
-    found = live.rerank(documents[0], ["blue", "red", "green"], collection="rerank", top_n=1)["results"]
-    assert [result["index"] for result in found] == [1]
-    texts = [np.array(one["embedding"]) for one in live.embed_texts(["a blue thing", "a red thing"])["data"]]
+    results = live.rerank("a blue thing", documents, collection="rerank")["results"]
+    assert [result["index"] for result in results] == [1, 0]
+    results = live.rerank(documents[0], ["blue", "red", "green"], collection="rerank", top_n=1)["results"]
+    assert [result["index"] for result in results] == [1]
+    texts = [np.array(entry["embedding"]) for entry in live.embed_texts(["a blue thing", "a red thing"])["data"]]
     picture = np.array(live.embed_file(service[1] / "blue.png")["data"][0]["embedding"])
     assert picture @ texts[0] > 0.9 > picture @ texts[1]
 
@@ -163,25 +163,25 @@ def test_command_searches_through_a_service(
     url, videos = service
     live.create_collection("command")
     live.add_video("command", videos / "blue.png")
-    asked = ["search", "a blue thing", "--collection", "command", "--server", url, "--json"]
-    assert main(asked) == 0
+    words = ["search", "a blue thing", "--collection", "command", "--server", url, "--json"]
+    assert main(words) == 0
     assert json.loads(capsys.readouterr().out)["results"][0]["video"]["title"] == "blue"
-    asked = ["search", "--like", str(videos / "blue.png"), "--collection", "command", "--server", url]
-    assert main([*asked, "--group", "video"]) == 0
+    words = ["search", "--like", str(videos / "blue.png"), "--collection", "command", "--server", url]
+    assert main([*words, "--group", "video"]) == 0
     assert "blue" in capsys.readouterr().out
     where = json.dumps({"added_at": {"gte": "2021-01-01"}, "clip": {"length": 0, "text": ""}})
     for filter_json, count in ((where, 1), (where.replace("gte", "lt"), 0)):
-        assert main([*asked[:-4], "--collection", "command", "--filter", filter_json, "--server", url, "--json"]) == 0
+        assert main([*words[:-4], "--collection", "command", "--filter", filter_json, "--server", url, "--json"]) == 0
         assert len(json.loads(capsys.readouterr().out)["results"]) == count
     assert main(["score", str(videos / "blue.png"), "a blue thing", "--server", url]) == 0
     assert "a blue thing" in capsys.readouterr().out
-    asked = ["score", str(videos / "blue.png"), "a blue thing", "--reference", "a blue ball", "--frames", "2"]
-    assert main([*asked, "--server", url, "--json"]) == 0
+    words = ["score", str(videos / "blue.png"), "a blue thing", "--reference", "a blue ball", "--frames", "2"]
+    assert main([*words, "--server", url, "--json"]) == 0
     score = json.loads(capsys.readouterr().out)["scores"][0]
     assert score["refclipscore"] > 0.9
     assert [word["word"] for word in score["emscore"]["words"]] == ["a", "blue", "thing"]
-    asked = ["ask", str(videos / "blue.png"), "what color is it?", "--candidate", "blue", "--candidate", "red"]
-    assert main([*asked, "--abstain-below", "0.5", "--server", url, "--json"]) == 0
+    words = ["ask", str(videos / "blue.png"), "what color is it?", "--candidate", "blue", "--candidate", "red"]
+    assert main([*words, "--abstain-below", "0.5", "--server", url, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["answer"] == "blue"
     assert main(["search", "a dog", "--collection", "nowhere", "--server", url]) == 2
     assert "nowhere" in capsys.readouterr().err

@@ -1,0 +1,154 @@
+"""The HTTP API as both clients use it: types of arguments and events, parts of requests, page cursors, errors.
+
+`response_types` has the types of responses.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypedDict
+from urllib.parse import quote
+
+import httpx
+
+from vitascope import errors
+from vitascope.client.response_types import Job, JobItem, Operation
+from vitascope.client.retry import IDEMPOTENCY_KEY
+from vitascope.job_states import ItemState as ItemState
+from vitascope.job_states import JobState as JobState
+
+JSON = dict[str, Any]
+
+Metadata = Mapping[str, str | float | int | bool]
+IndexKind = Literal["auto", "flat", "hnsw", "ivfpq"]
+TokenEncoding = Literal["int8", "float16"]
+Group = Literal["clip", "event", "video"]
+OperationKind = Literal["backup", "export", "reembed"]
+WebhookEvent = Literal["job.succeeded", "job.failed", "job.cancelled"]
+DeliveryState = Literal["pending", "delivered", "failed"]
+Scope = Literal["read", "write", "admin"]
+
+
+class SearchOptions(TypedDict, total=False):
+    """Options of ``search`` that are the same on every page."""
+
+    query: Sequence[Mapping[str, Any]] | None
+    limit: int
+    where: Mapping[str, Any] | None
+    rerank: int
+    hybrid: bool | None
+    min_similarity: float | None
+    group: Group | None
+    clips: int | None
+    candidates: int | None
+    include_query_clips: bool | None
+
+
+class WaitOptions(TypedDict, total=False):
+    """Options of ``wait_for_operation``."""
+
+    interval: float
+    on_change: Callable[[Operation], None] | None
+    progress: bool
+
+
+class JobChanged(TypedDict):
+    """Event about a job. ``id`` is None for events that cannot be resumed from."""
+
+    id: str | None
+    event: Literal["state", "progress"]
+    data: Job
+
+
+class ItemChanged(TypedDict):
+    """Event about a file of a job."""
+
+    id: str | None
+    event: Literal["item"]
+    data: JobItem
+
+
+JobEvent = JobChanged | ItemChanged
+
+
+class ServiceError(errors.VitascopeError):
+    """The service returned an error without a class in `vitascope.errors`, or could not be reached.
+
+    Attributes:
+        status: the HTTP status; 0 without a response.
+        problem: the problem document.
+    """
+
+    code = "service_error"
+
+    def __init__(self, message: str, status: int = 0, problem: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.problem = dict(problem or {})
+
+
+def error_from_response(response: httpx.Response) -> errors.VitascopeError:
+    """Return the exception for an error response: by the problem's ``code``, else a `ServiceError`."""
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = None
+    if not isinstance(problem, dict):
+        return ServiceError(f"HTTP {response.status_code} {response.reason_phrase}", response.status_code)
+    message = str(problem.get("detail") or problem.get("title") or f"HTTP {response.status_code}")
+    error_type = _errors_by_code().get(str(problem.get("code")))
+    return error_type(message) if error_type else ServiceError(message, response.status_code, problem)
+
+
+def _errors_by_code() -> dict[str, type[errors.VitascopeError]]:
+    # Not __subclasses__: the result must not depend on which other packages are imported.
+    types = [value for value in vars(errors).values() if isinstance(value, type)]
+    return {error.code: error for error in types if issubclass(error, errors.VitascopeError)}
+
+
+def api_path(*segments: str) -> str:
+    """Return ``/v1/...`` with each segment quoted."""
+    return "/".join(["/v1", *(quote(segment, safe="") for segment in segments)])
+
+
+def drop_none(**values: Any) -> JSON:
+    """Return the arguments that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def form_field(value: Any) -> str:
+    """Encode a value as a form field: strings as they are, others as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def idempotency_header(key: str | None) -> dict[str, str]:
+    """Return the Idempotency-Key header; a random key for None."""
+    return {IDEMPOTENCY_KEY: str(uuid.uuid4()) if key is None else validate_header_value(key)}
+
+
+def validate_header_value(text: str) -> str:
+    """Return ``text``. Raises InvalidInput, which does not repeat it: it may be a secret."""
+    if not (text.isascii() and text.isprintable()) or text != text.strip():
+        raise errors.InvalidInput("api_key, idempotency_key: visible ASCII characters were expected")
+    return text
+
+
+class PageCursors:
+    """Cursors of a list that were followed."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def next_of(self, page: Mapping[str, Any]) -> str | None:
+        """Return the ``next_cursor`` of a page, None at the end.
+
+        Raises ServiceError for a repeated cursor, which would make the list endless.
+        """
+        cursor: str | None = page["next_cursor"]
+        if cursor in self._seen:
+            raise ServiceError(f"the service returned the same next_cursor twice: {cursor!r}")
+        if cursor is not None:
+            self._seen.add(cursor)
+        return cursor
