@@ -19,7 +19,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from index.collection import Collection
-from index.jobs import events as job_events
+from index.jobs import jobs as index_jobs
 from index.jobs.records import Event, Job, StateEvent
 from service.connections import ABORT
 from service.errors import Overloaded, TooManyAtOnce
@@ -214,7 +214,7 @@ class Broadcaster:
     def read_after(self, key: JobKey, number: int) -> list[ServerSentEvent]:
         """Read a page of events above ``number`` from the catalogue. Blocks; raises NotFound and StorageError."""
         name, job_id = key
-        events = job_events.events_after(self._open_collection(name), job_id, number, PAGE_SIZE)
+        events = index_jobs.events_after(self._open_collection(name), job_id, number, PAGE_SIZE)
         return [to_event(event) for event in events]
 
     async def close(self) -> None:
@@ -260,14 +260,14 @@ class Broadcaster:
         name, job_id = key
         collection = self._open_collection(name)
         newest = job.buffer.newest
-        last = job_events.last_event_number(collection, job_id)
+        last = index_jobs.last_event_number(collection, job_id)
         if last < newest:
             raise NotFound(f"collection {name}: it was replaced, and job {job_id} is another one")
         events = [] if last == newest else self.read_after(key, newest)
         now = time.monotonic()
         if last == job.counted or now < job.count_at:
             return events, b""
-        current = job_events.current_job_event(collection, job_id).job
+        current = index_jobs.current_job_event(collection, job_id).job
         job.counted = last
         job.count_at = now + max(PROGRESS_SECONDS, PROGRESS_FACTOR * (time.monotonic() - now))
         return events, b"" if current.state in FINAL_JOB_STATES else _progress_event(current)

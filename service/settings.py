@@ -24,7 +24,7 @@ from vitascope.bundle.signing import PublicKey, read_public_keys
 from vitascope.cli.options import default_bundle, default_data
 from vitascope.errors import InvalidInput
 from vitascope.integrations.kserve import server_url
-from vitascope.media.limits import MediaLimits
+from vitascope.media.formats import MediaLimits
 from vitascope.network import is_loopback
 
 Count = Annotated[int, Field(ge=1)]

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Self
 
 from index.collection import Collection
-from index.jobs.execution import RunContext, prepare_unless_known
 from index.jobs.ingest import IngestResult, embed_file, store_video
 from index.jobs.jobs import create_upload_job
-from index.jobs.pipeline import ItemResult
+from index.jobs.pipeline import ItemResult, RunContext, prepare_unless_known
 from index.jobs.records import Job, JobItem, JobOptions
 from index.jobs.sources.fetcher import FetchInterrupted
 from index.jobs.sources.source_types import UploadSource

@@ -14,8 +14,8 @@ from typing import Literal
 
 from index.collection import Collection
 from index.collection_store import CollectionStore
-from index.jobs.execution import ExecutionBackend, LocalBackend
 from index.jobs.jobs import cancel, list_jobs
+from index.jobs.pipeline import ExecutionBackend, LocalBackend
 from index.jobs.records import Job
 from index.jobs.runner import run_job
 from index.jobs.sources.fetcher import UrlFetcher

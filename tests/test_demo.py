@@ -16,7 +16,7 @@ import pytest
 from demo.scenes import write_videos
 from tests.ports import reserved_port
 from tests.waiting import wait_for
-from vitascope.media.probe import probe
+from vitascope.media.decode import probe
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 300.0

@@ -19,8 +19,7 @@ import numpy as np
 from vitascope.media.decode import DECODING_THREADS
 from vitascope.media.frame import Pixels
 from vitascope.media.sampling import Span, StreamSpec, clip_times, sample_streams
-from vitascope.sandbox.decoder import PooledDecoder
-from vitascope.sandbox.pool import DecodingPool
+from vitascope.sandbox.pool import DecodingPool, PooledDecoder
 
 SIDE = 224
 ReadFrames = Callable[[Path, Sequence[float]], Pixels]

@@ -5,26 +5,239 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from index.cli.backend import JSON, Backend, list_failures, list_notes, open_backend, require_success
-from index.cli.index_arguments import (
-    add_arguments,
-    parse_local_source,
-    parse_metadata,
-    parse_remote_source,
-    parse_segmentation,
+from vitascope.cli.options import (
+    LocalOnlyAction,
+    add_bundle,
+    add_collection,
+    add_data,
+    add_engine,
+    add_model,
+    add_server,
+    server_url,
 )
-from vitascope.cli.options import server_url
 from vitascope.cli.output import ProgressBar, print_files
 from vitascope.errors import CollectionExists, CollectionNotFound, InvalidInput, VitascopeError
 
 if TYPE_CHECKING:
     from index.cli.local_backend import LocalBackend
     from index.jobs.sources.source_types import FolderSource, Source
+    from index.records import Scalar
+
+SEGMENTATION_FIELDS = {
+    "windows": ("length", "overlap", "shortest", "language"),
+    "shots": ("shortest", "longest", "language"),
+    "subtitles": ("shortest", "longest", "length", "language"),
+}
+"""Fields of a ``Segmentation`` that the HTTP API accepts, by rule."""
+
+EPILOG = """\
+SOURCE is a folder; a file list (.csv, .tsv, .jsonl, .parquet) with a column of paths; WebDataset
+shards (.tar); a URL of a file or folder that fsspec can read; or single files.
+
+Files are identified by content: files that the collection has are skipped, whatever their names, so
+the command can be repeated. After an interruption it continues where it stopped. Files that cannot
+be indexed are listed with the reason, and the exit status is then 3.
+
+With --watch, replaced files are indexed again, also those replaced while the command did not run.
+--watch-delete removes no video whose folder or drive is missing, and none while more than
+--max-delete of the videos have lost their files.
+
+With --server, files are uploaded one after the other; content that the service has is not sent.
+Subtitle files beside a video are not uploaded; embedded subtitles are. The service itself reads
+URLs, shards, and with --remote other sources, below its allowed roots.
+
+examples:
+  vitascope index ~/Videos
+  vitascope index ~/Videos --watch
+  vitascope index /mnt/cameras --watch --watch-delete --max-delete 0.5
+  vitascope index /mnt/cameras --collection cameras --metadata site=north --metadata year=2024
+  vitascope index lectures --clip-length 20 --clip-overlap 5
+  vitascope index films --segment shots --clip-longest 20
+  vitascope index talks --segment subtitles --subtitles en
+  vitascope index films.csv --path-column file --title-column name
+  vitascope index shards/*.tar
+  vitascope index s3://bucket/videos/
+  vitascope index /mnt/videos --ray auto
+  vitascope index ~/Videos --json | jq .failures
+  vitascope index ~/Videos --server http://127.0.0.1:8000
+  vitascope index /mnt/videos --server http://search.lan --remote
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EPILOG
+    add = parser.add_argument
+    add("source", nargs="+", metavar="SOURCE", help="folder, file list, shards, URL or files")
+    add("--flat", action="store_true", help="ignore subfolders of a folder")
+    add("--path-column", default="path", metavar="NAME", help="path column of a file list (default: %(default)s)")
+    add("--title-column", default="title", metavar="NAME", help="title column of a file list (default: %(default)s)")
+    add(
+        "--metadata",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="metadata of every added video, for filters; may be repeated. Numbers, true and false are parsed",
+    )
+    add(
+        "--remote",
+        action="store_true",
+        help="with --server: SOURCE is on the machine of the service, which indexes it in a job",
+    )
+    _add_segmentation(parser)
+    _add_watching(parser)
+    _add_cluster(parser)
+    for add_shared in (add_collection, add_data, add_bundle, add_engine, add_server, add_model):
+        add_shared(parser)
+
+
+def _add_segmentation(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("segmentation into clips").add_argument
+    add(
+        "--segment",
+        choices=tuple(SEGMENTATION_FIELDS),
+        default="windows",
+        help="windows of equal length, shots, or sentences of the subtitles (default: windows)",
+    )
+    add(
+        "--clip-length",
+        type=float,
+        default=8.0,
+        metavar="S",
+        help="window length in seconds, also for pauses between subtitles (default: %(default)g)",
+    )
+    add("--clip-overlap", type=float, default=0.0, metavar="S", help="overlap of windows in seconds (default: 0)")
+    add(
+        "--clip-shortest",
+        type=float,
+        metavar="S",
+        help="minimum length in seconds; shorter clips are merged (default: half a window; shots 1, subtitles 4)",
+    )
+    add(
+        "--clip-longest",
+        type=float,
+        default=16.0,
+        metavar="S",
+        help="maximum length in seconds; longer shots and sentences are split (default: %(default)g)",
+    )
+    add(
+        "--subtitles",
+        metavar="LANGUAGE",
+        help="language of the subtitles, such as en or pt-BR (default: those without a language, else the first)",
+    )
+
+
+def _add_watching(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("watching a folder").add_argument
+    flag: dict[str, Any] = {"action": LocalOnlyAction, "nargs": 0, "const": True, "default": False}
+    number: dict[str, Any] = {"action": LocalOnlyAction, "type": float}
+    add("--watch", **flag, help="watch the folder until Ctrl-C: index new files, report removed ones")
+    add("--watch-delete", **flag, help="with --watch: delete the videos of removed files")
+    add("--interval", **number, default=5.0, metavar="S", help="seconds between two scans (default: %(default)g)")
+    add(
+        "--settle",
+        **number,
+        default=5.0,
+        metavar="S",
+        help="seconds without a change after which a file is complete, or is considered removed (default: %(default)g)",
+    )
+    add(
+        "--max-delete",
+        **number,
+        default=0.2,
+        metavar="RATIO",
+        help="with --watch-delete: delete nothing while more than this ratio of the folder's videos, 0 to 1, has lost "
+        "its files; a single video is always deleted (default: %(default)g)",
+    )
+
+
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("Ray cluster").add_argument
+    add(
+        "--ray",
+        action=LocalOnlyAction,
+        metavar="ADDRESS",
+        help="decode and embed on a Ray cluster: HOST:PORT, auto (the cluster of this machine) or local",
+    )
+    add(
+        "--ray-actors",
+        action=LocalOnlyAction,
+        type=int,
+        default=0,
+        metavar="N",
+        help="number of workers (default: one per CPU of the cluster)",
+    )
+
+
+def parse_local_source(args: argparse.Namespace) -> Source:
+    """Return the source on this machine, with absolute paths. Raises InvalidInput."""
+    from index.jobs.sources.source_types import ListSource, check_source, parse_source
+
+    source = parse_source(args.source, recursive=not args.flat)
+    if isinstance(source, ListSource):
+        source = replace(source, path_column=args.path_column, title_column=args.title_column)
+    return check_source(source)
+
+
+def parse_remote_source(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the source on the service's machine as JSON. Its kind is inferred from names alone."""
+    from index.jobs.sources.access_policy import is_url
+    from index.jobs.sources.source_types import LIST_SUFFIXES, SHARD_SUFFIXES
+
+    first: str = args.source[0]
+    if len(args.source) == 1 and is_url(first):
+        return {"kind": "url", "url": first}
+    if all(name.lower().endswith(SHARD_SUFFIXES) for name in args.source):
+        return {"kind": "shards", "shards": args.source}
+    if len(args.source) > 1:
+        return {"kind": "files", "files": args.source}
+    if first.lower().endswith(LIST_SUFFIXES):
+        columns = {"path_column": args.path_column, "title_column": args.title_column}
+        return {"kind": "list", "file": first, **columns}
+    if Path(first).suffix and Path(first).is_absolute() and not args.flat:
+        return {"kind": "url", "url": Path(first).as_uri()}  # a file or a folder: the service checks
+    return {"kind": "folder", "folder": first, "recursive": not args.flat}
+
+
+def parse_metadata(args: argparse.Namespace) -> dict[str, Scalar]:
+    """Return the metadata of every added video. Raises InvalidInput."""
+    from index.records import check_metadata
+
+    return check_metadata(dict(_parse_pair(text) for text in args.metadata))
+
+
+def _parse_pair(text: str) -> tuple[str, Scalar]:
+    key, separator, value = text.partition("=")
+    if not (key and separator):
+        raise InvalidInput(f"metadata: {text!r}; KEY=VALUE was expected")
+    try:
+        parsed = json.loads(value)
+    except ValueError:
+        parsed = value
+    return key, parsed if isinstance(parsed, str | float | int) else value
+
+
+def parse_segmentation(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the segmentation as JSON. Raises InvalidInput for values that contradict each other."""
+    from index.clips.segmentation import Segmentation
+
+    segmentation = Segmentation(
+        length=args.clip_length,
+        overlap=args.clip_overlap,
+        shortest=args.clip_shortest,
+        rule=args.segment,
+        longest=args.clip_longest,
+        language=args.subtitles,
+    )
+    fields = {name: getattr(segmentation, name) for name in SEGMENTATION_FIELDS[segmentation.rule]}
+    return {"rule": segmentation.rule, **fields}
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from index.cli.index import ensure_collection
-from index.cli.index_arguments import parse_local_source, parse_metadata, parse_segmentation
+from index.cli.index import ensure_collection, parse_local_source, parse_metadata, parse_segmentation
 from index.cli.remote_backend import RemoteBackend
 from vitascope.cli.output import ProgressBar
 from vitascope.client import Client, ServiceError
@@ -74,8 +73,8 @@ def upload_source(server: str, args: argparse.Namespace) -> dict[str, Any]:
 
 def _list_items(source: Source) -> Iterator[SourceItem]:
     """Yield the items of a source. Raises InvalidInput if it cannot be read."""
+    from index.jobs.source_items import list_source
     from index.jobs.sources.access_policy import UNRESTRICTED
-    from index.jobs.sources.iterate_source import list_source
     from index.jobs.sources.list_limits import read_list_limits
 
     try:

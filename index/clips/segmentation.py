@@ -17,7 +17,8 @@ from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy
 from index.records import MAX_TEXT_LENGTH
 from vitascope.errors import InvalidInput
 from vitascope.media.file import MediaSource
-from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
+from vitascope.media.formats import DEFAULT_LIMITS, MediaLimits
+from vitascope.media.sampling import Span
 from vitascope.media.subtitles import MAX_CUE_GAP, Cue
 from vitascope.sandbox.decoder import IN_PROCESS, Decoder
 
@@ -33,8 +34,6 @@ MAX_OVERLAPPING_CUES = 100
 """Cues that continue from before a clip: more are not speech, and would slow down every clip of the video."""
 _SENTENCE_END = re.compile(r"""[.!?\u2026\u3002\uff01\uff1f]["'\u201d\u2019\u00bb)\]]*$""")
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
-
-Span = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,17 @@ from index.jobs.jobs import MAX_PAGE, create_job, list_items, list_jobs
 from index.jobs.records import MAX_NOTES, JobItem, JobOptions
 from index.jobs.runner import run_job
 from index.jobs.sources.source_types import MAX_NAMED, FilesSource, FolderSource, source_dict
-from index.jobs.watch_losses import MAX_DELETE, LostVideo, LostVideos
-from index.jobs.watched_folder import Drives, FileStatus, FolderSnapshot, is_missing, nearest_folder, scan_folder
+from index.jobs.watched_folder import (
+    MAX_DELETE,
+    Drives,
+    FileStatus,
+    FolderSnapshot,
+    LostVideo,
+    LostVideos,
+    is_missing,
+    nearest_folder,
+    scan_folder,
+)
 from index.records import Video
 from index.storage.watched_files import WatchedFile, read_watched_files, video_paths, videos_at, write_watched_files
 from vitascope.errors import Conflict, InvalidInput

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from index.clips.segmentation import Segmentation, Segments, segment_file
 from index.collection import Collection
+from index.jobs.records import JobItem, JobOptions
 from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy
+from index.jobs.sources.fetcher import Fetcher, file_name
 from index.records import NewClip, NewVideo, Scalar, Video, check_metadata, check_text
 from vitascope.errors import MediaError, MediaTooLarge
-from vitascope.media.decode import DECODING_THREADS
+from vitascope.media.decode import DECODING_THREADS, MediaInfo
 from vitascope.media.file import MediaFile, MediaSource, map_os_errors, open_source
-from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
-from vitascope.media.probe import MediaInfo
+from vitascope.media.formats import DEFAULT_LIMITS, MediaLimits
 from vitascope.model import Model
 from vitascope.sandbox.decoder import IN_PROCESS, Decoder
 
@@ -148,6 +149,24 @@ def prepare_file(
         )
         close_on_error.pop_all()
         return PreparedFile(media, hashed.stat, description)
+
+
+def prepare_item(
+    hashed: HashedFile, item: JobItem, options: JobOptions, fetcher: Fetcher, limits: MediaLimits, decoder: Decoder
+) -> PreparedFile:
+    """Probe and segment an item's file. Subtitle files are looked for only beside files that are read in place.
+
+    Raises InvalidInput and media errors.
+    """
+    return prepare_file(
+        hashed,
+        title=item.title or PurePosixPath(file_name(item.path)).stem,
+        metadata={**options.metadata, **item.metadata},
+        segmentation=options.segmentation,
+        limits=limits,
+        decoder=decoder,
+        policy=fetcher.policy if fetcher.is_external(item.path) else None,
+    )
 
 
 def decode_clips(

@@ -1,8 +1,8 @@
-"""Concurrent ingestion of several files: prepare, decode, embed and store, each stage in threads of its own.
+"""Execution backends of jobs, and the pipeline of this process: prepare, decode, embed and store files concurrently.
 
-PyAV, hashing and the graph engines release the interpreter's lock, so the stages run in parallel. Bounded queues lie
-between them: frames, the only large thing, exist only in the decoders, in a few waiting batches and at the model. A
-long video passes batch by batch, like many short ones.
+Each stage has its own threads: PyAV, hashing and the graph engines release the interpreter's lock, so they run in
+parallel. Bounded queues lie between them: frames, the only large thing, exist only in the decoders, in a few waiting
+batches and at the model. A long video passes batch by batch, like many short ones.
 """
 
 from __future__ import annotations
@@ -12,16 +12,31 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Generic, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
-from index.jobs.ingest import ClipSpec, DecodedClips, IngestResult, PreparedFile, decode_clips, embed_clips
+from index.collection import Collection
+from index.jobs.ingest import (
+    ClipSpec,
+    DecodedClips,
+    IngestResult,
+    PreparedFile,
+    check_unchanged,
+    decode_clips,
+    embed_clips,
+    hash_file,
+    prepare_item,
+    store_video,
+)
+from index.jobs.records import Job, JobItem
+from index.jobs.sources.access_policy import AccessPolicy
+from index.jobs.sources.fetcher import Fetcher
 from index.records import NewClip
 from vitascope.errors import InvalidInput
-from vitascope.media.limits import MediaLimits
+from vitascope.media.formats import MediaLimits
 from vitascope.model import Model
 
 MAX_DECODED_BATCHES = 4
@@ -136,6 +151,56 @@ class ItemResult(Generic[Item]):
     item: Item
     ingested: IngestResult | None
     error: BaseException | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """Dependencies of one run of a job."""
+
+    collection: Collection
+    model: Model
+    job: Job
+    fetcher: Fetcher
+    policy: AccessPolicy
+    limits: MediaLimits
+    config: PipelineConfig
+    timer: StageTimer
+
+
+class Executor(Protocol):
+    """Ingests files concurrently, as a context manager; used by one thread."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def submit(self, item: JobItem) -> None:
+        """Start an item without waiting; the caller limits how many are in flight."""
+
+    def results(self, timeout: float) -> list[ItemResult[JobItem]]:
+        """Return new results, whose videos are stored, waiting up to ``timeout`` seconds for the first."""
+
+    def progress(self) -> list[tuple[JobItem, float]]:
+        """Return the share that is done, 0 to 1, of items in progress, where it is known."""
+
+    def cancel(self) -> list[ItemResult[JobItem]]:
+        """Stop as soon as possible; return the results until then."""
+
+
+class ExecutionBackend(Protocol):
+    """A backend that decodes and embeds files.
+
+    ``is_local``: in this process, which a file may kill. An executor of another backend reports that by ``WorkerDied``.
+    """
+
+    @property
+    def is_local(self) -> bool: ...
+
+    def executor(self, context: RunContext) -> Executor: ...
+
+
+class WorkerDied(Exception):
+    """The worker process that was working on an item has died, perhaps because of the item."""
 
 
 @dataclass(slots=True)
@@ -341,3 +406,34 @@ class Pipeline(Generic[Item]):
                 self._finish(duplicate, IngestResult(ingested.video, created=False))
             else:
                 self._to_prepare.put(duplicate)  # may succeed, or fails with an error of its own
+
+
+class LocalBackend:
+    """Decodes and embeds in threads of this process."""
+
+    is_local = True
+
+    def executor(self, context: RunContext) -> Executor:
+        def prepare(item: JobItem) -> PreparedFile | IngestResult:
+            return prepare_unless_known(context, item)
+
+        def store(item: JobItem, prepared: PreparedFile, clips: list[NewClip]) -> IngestResult:
+            check_unchanged(prepared)
+            return store_video(context.collection, prepared.description, clips)
+
+        return Pipeline(context.model, prepare, store, context.limits, context.config, context.timer)
+
+
+def prepare_unless_known(context: RunContext, item: JobItem) -> PreparedFile | IngestResult:
+    """Fetch, hash, probe and segment an item's file, unless the collection has a video of this content.
+
+    Raises InvalidInput, media errors, StorageError, FetchInterrupted.
+    """
+    hashed = hash_file(context.fetcher.fetch(item.path, item.position), context.limits)
+    with ExitStack() as close_if_known:
+        close_if_known.enter_context(hashed.media)
+        known = context.collection.find_by_hash(hashed.content_sha256)
+        if known is not None:
+            return IngestResult(known, created=False)
+        close_if_known.pop_all()
+    return prepare_item(hashed, item, context.job.options, context.fetcher, context.limits, context.model.decoder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -9,23 +10,22 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from index.collection import Collection
-from index.jobs.enqueue_items import enqueue_items
-from index.jobs.execution import (
-    ExecutionBackend,
-    Executor,
-    LocalBackend,
-    RunContext,
-    WorkerDied,
-    item_outcome,
-    sanitize_reason,
-)
 from index.jobs.jobs import get_job
 from index.jobs.lease import Lease, mark_run_ended, new_owner
-from index.jobs.pipeline import ItemResult, PipelineConfig, StageTimer
+from index.jobs.pipeline import (
+    ExecutionBackend,
+    Executor,
+    ItemResult,
+    LocalBackend,
+    PipelineConfig,
+    RunContext,
+    StageTimer,
+    WorkerDied,
+)
 from index.jobs.records import Job, JobItem
+from index.jobs.source_items import enqueue_items, missing_folder_error
 from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy
-from index.jobs.sources.fetcher import Fetcher, FetchInterrupted, UrlFetcher, media_folder
-from index.jobs.sources.iterate_source import missing_folder_error
+from index.jobs.sources.fetcher import Fetcher, FetchInterrupted, UrlFetcher, file_name, media_folder
 from index.jobs.sources.list_limits import DEFAULT_LIST_LIMITS, ListLimits
 from index.jobs.sources.source_types import ListSource, UploadSource, UrlSource, source_name
 from index.storage import job_transitions
@@ -42,8 +42,10 @@ from vitascope.errors import (
     VitascopeError,
 )
 from vitascope.job_states import FINAL_JOB_STATES
-from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
+from vitascope.media.formats import DEFAULT_LIMITS, MediaLimits
 from vitascope.model import Model
+
+_log = logging.getLogger(__name__)
 
 OnItem = Callable[[JobItem, int, int], None]
 """Called with a finished file, the number of finished files, and the number of all files."""
@@ -57,6 +59,8 @@ _POLL_SECONDS = 0.2
 _PROGRESS_SECONDS = 1.0
 _PROGRESS_SHARE = 0.01
 """Least interval, and least share of the whole job, between two records of progress within files."""
+_MAX_REASON = 2000
+"""Characters of a reason or error that the catalogue stores."""
 _FATAL_ERRORS = (StorageError, CollectionNotFound, ClusterError, DecodingUnavailable)
 _JOB_ERRORS = (BundleError, TaskMissing)
 
@@ -336,3 +340,32 @@ class _Run:
         else:
             reason = job_transitions.quarantine_reason(crashed.crashes)
             self.outcomes.append(replace(crashed, state="quarantined", reason=reason))
+
+
+def item_outcome(result: ItemResult[JobItem], job: Job, fetcher: Fetcher, collection: Collection) -> JobItem:
+    """Return the item as succeeded, skipped or failed, with the reason."""
+    item = result.item
+    local_path = fetcher.local_path(item.path, item.position)
+    if result.ingested is not None:
+        video = result.ingested.video
+        # Killed between adding the video and recording that: this job added it, in an earlier attempt.
+        is_same = video.path == collection.media.path_of(local_path)
+        was_added_before = item.attempts > 1 and is_same and video.added_at >= job.created_at
+        if result.ingested.created or was_added_before:
+            notes = "; ".join(result.ingested.notes).replace(local_path.name, file_name(item.path))
+            reason = sanitize_reason(notes) or None
+            return replace(item, state="succeeded", reason=reason, video_id=video.id, seconds=video.duration)
+        reason = f"the collection has this content already: video {video.id}, {video.path}"
+        return replace(item, state="skipped", reason=reason, video_id=video.id)
+    if isinstance(result.error, VitascopeError):
+        reason = str(result.error).replace(local_path.name, file_name(item.path))
+        return replace(item, state="failed", reason=sanitize_reason(reason))
+    # A defect in reading one file must not end the job.
+    _log.error("job %d: %s", item.job_id, item.path, exc_info=result.error)
+    reason = f"unexpected {type(result.error).__name__}: {result.error}"
+    return replace(item, state="failed", reason=sanitize_reason(reason))
+
+
+def sanitize_reason(reason: str) -> str:
+    """Return a reason as valid UTF-8 of limited length, which the catalogue can store."""
+    return reason.encode("utf-8", "backslashreplace").decode()[:_MAX_REASON]

@@ -1,15 +1,21 @@
-"""Snapshot of a watched folder: its files, their cheap properties, and the file systems that they lie on."""
+"""State of a watched folder: its files, the file systems that they lie on, and the videos whose file is lost."""
 
 from __future__ import annotations
 
 import os
+import time
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-from index.jobs.sources.iterate_source import list_folder
-from index.storage.watched_files import WatchedFile
+from index.collection import Collection
+from index.jobs.source_items import list_folder
+from index.jobs.sources.source_types import FolderSource
+from index.records import Video
+from index.storage.watched_files import WatchedFile, count_files, existing_videos, write_watched_files
+from vitascope.errors import VideoNotFound
 
 _MISSING_ERRORS = (FileNotFoundError, NotADirectoryError)
 
@@ -138,3 +144,134 @@ def _facts(path: str) -> str:
 
 def _device(folder: str | Path) -> int:
     return os.stat(folder).st_dev
+
+
+MAX_DELETE = 0.2
+"""Default share of a folder's videos that may be deleted at once. A single video always may."""
+
+
+@dataclass(frozen=True, slots=True)
+class LostVideo:
+    """A video whose file is gone, or has other content.
+
+    Attributes:
+        video: the video as it is in the collection.
+        event: what happened to its file.
+        since: when, in seconds of the caller's clock.
+        successor: the file with the other content, recorded once the video is deleted.
+        is_on_other_drive: whether the successor lies on another file system than the file did: then the video stays.
+    """
+
+    video: Video
+    event: Literal["gone", "replaced"]
+    since: float
+    successor: WatchedFile | None = None
+    is_on_other_drive: bool = False
+
+
+class LostVideos:
+    """Videos whose file is lost. They are deleted after some time, unless there are too many.
+
+    Attributes:
+        held: ids of the videos that stay although their file is lost.
+        reason: why videos stay, where there are too many.
+    """
+
+    def __init__(self, collection: Collection, source: FolderSource, quiet_seconds: float, max_delete: float) -> None:
+        """Create the set.
+
+        Args:
+            quiet_seconds: for how long a file must be lost.
+            max_delete: share of the folder's videos that may be deleted at once, 0 to 1.
+        """
+        self._collection = collection
+        self._source = source
+        self._quiet_seconds = quiet_seconds
+        self._max_delete = max_delete
+        self._pending: dict[int, LostVideo] = {}
+        self.held: frozenset[int] = frozenset()
+        self.reason: str | None = None
+
+    def __iter__(self) -> Iterator[LostVideo]:
+        return iter(tuple(self._pending.values()))
+
+    def add(self, lost: LostVideo) -> None:
+        self._pending.setdefault(lost.video.id, lost)
+
+    def discard(self, video_id: int, path: str) -> None:
+        """Remove a video whose file, at ``path``, exists again."""
+        lost = self._pending.get(video_id)
+        if lost is not None and lost.video.path == path:
+            del self._pending[video_id]
+
+    def due(self, now: float, known: dict[str, WatchedFile], duplicated: Set[int]) -> list[LostVideo]:
+        """Return the videos to be deleted now, by ``delete``.
+
+        Args:
+            now: seconds of the caller's clock.
+            known: the watched files by path. A file whose video is held is updated there, and in the catalogue.
+            duplicated: ids of videos whose content another file in the folder has. They may always be deleted: that
+                file takes the place of the lost one.
+        """
+        self._discard_deleted()
+        candidates = [lost for lost in self if not lost.is_on_other_drive]
+        unique = [lost for lost in candidates if lost.video.id not in duplicated]
+        due = [lost for lost in candidates if now - lost.since >= self._quiet_seconds]
+        is_time = any(now - lost.since >= self._quiet_seconds for lost in unique)
+        self.reason = self._excess_reason(unique, known) if is_time else None
+        if self.reason is not None:
+            self._record_held(unique, known)
+            due = [lost for lost in due if lost.video.id in duplicated]
+        held = {lost.video.id for lost in unique} if self.reason is not None else set()
+        self.held = frozenset(held | {lost.video.id for lost in self if lost.is_on_other_drive})
+        return due
+
+    def delete(self, lost: LostVideo) -> bool:
+        """Delete a video from the collection; return whether that was done: its file may exist again."""
+        self._pending.pop(lost.video.id)
+        if lost.event == "gone" and not is_missing(lost.video.path):
+            return False
+        try:
+            self._collection.delete_video(lost.video.id)
+        except VideoNotFound:
+            return False
+        return True
+
+    def _excess_reason(self, lost_videos: list[LostVideo], known: dict[str, WatchedFile]) -> str | None:
+        """Return an explanation if there are too many lost files; else None."""
+        paths = {lost.video.path for lost in lost_videos}
+        # Videos added after losses were held back must not make these a smaller share.
+        held_since = [
+            file.held_since
+            for lost in lost_videos
+            if (file := known.get(lost.video.path)) and file.held_since is not None
+        ]
+        with self._collection.catalogue.read() as connection:
+            total = count_files(connection, self._source.folder, self._source.recursive, min(held_since, default=None))
+        share = min(1.0, len(paths) / max(total, 1))
+        if len(paths) < 2 or share <= self._max_delete:
+            return None
+        return (
+            f"{len(paths)} of {total} videos have lost their file, which is more than the share of "
+            f"{self._max_delete:g} that is deleted at once (--max-delete); they stay"
+        )
+
+    def _record_held(self, lost_videos: list[LostVideo], known: dict[str, WatchedFile]) -> None:
+        """Store since when videos are held, for later runs."""
+        now = time.time()
+        held = []
+        for lost in lost_videos:
+            file = known.get(lost.video.path)
+            if file is not None and file.video_id == lost.video.id and file.held_since is None:
+                held.append(replace(file, held_since=now))
+        if held:
+            with self._collection.catalogue.write() as connection:
+                write_watched_files(connection, held)
+            known.update((file.path, file) for file in held)
+
+    def _discard_deleted(self) -> None:
+        """Remove videos that were deleted by other means."""
+        if self._pending:
+            with self._collection.catalogue.read() as connection:
+                existing = existing_videos(connection, self._pending)
+            self._pending = {video_id: lost for video_id, lost in self._pending.items() if video_id in existing}

@@ -20,8 +20,7 @@ from vitascope.engines.graphs import GraphRunner
 from vitascope.engines.onnx_runtime import Array, Placement
 from vitascope.errors import EngineError
 from vitascope.model import Model
-from vitascope.sandbox.decoder import PooledDecoder
-from vitascope.sandbox.pool import DecodingPool
+from vitascope.sandbox.pool import DecodingPool, PooledDecoder
 
 BULK_BATCH_SIZE = 4
 """Clips of one run for an upload or job: an interactive request waits for at most one such run."""

@@ -22,7 +22,8 @@ from service.inference.call import CallContext, Outputs
 from service.inference.loaded_model import LoadedModel
 from vitascope.engines.onnx_runtime import Array
 from vitascope.model import Model
-from vitascope.sandbox.decoder import Decoder, PooledDecoder
+from vitascope.sandbox.decoder import Decoder
+from vitascope.sandbox.pool import PooledDecoder
 
 P = ParamSpec("P")
 T = TypeVar("T")

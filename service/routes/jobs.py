@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Query, Response
 
 from index.collection import Collection
 from index.jobs import jobs as index_jobs
-from index.jobs.events import current_job_event
+from index.jobs.jobs import current_job_event
 from index.jobs.records import Job as IndexJob
 from index.jobs.records import JobOptions
 from index.jobs.sources import source_types as sources

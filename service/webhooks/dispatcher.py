@@ -20,8 +20,7 @@ from datetime import UTC, datetime
 
 from index.collection import Collection
 from index.collection_store import CollectionStore
-from index.jobs.events import mark_delivered, undelivered_end_events
-from index.jobs.jobs import list_items
+from index.jobs.jobs import list_items, mark_delivered, undelivered_end_events
 from index.jobs.records import StateEvent
 from service.http_client.client import Cancelled, SafeClient
 from service.serializers import serialize_job

@@ -12,7 +12,7 @@ import pytest
 from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.vectors.interface import FAISS
-from tests.index.jobs.folder_jobs import make_pictures
+from tests.index.jobs.fixtures import make_pictures
 from tests.index.jobs.watched import Watched
 from tests.index.milvus_server import MilvusUnderTest
 from tests.media_files import solid, write_picture

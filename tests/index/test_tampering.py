@@ -25,7 +25,7 @@ from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.fulltext import search_fulltext
 from index.vectors.snapshot import SNAPSHOT_NAME, build_snapshot
 from tests.chaos import rounds
-from tests.index.jobs.folder_jobs import create_folder_job
+from tests.index.jobs.fixtures import create_folder_job
 from tests.index.numbered import WIDTH, add, content, new_collection, new_video, numbers_in, tokens_of, vectors_of
 from vitascope.errors import StorageError, VitascopeError
 

@@ -18,7 +18,7 @@ from index.jobs.sources.source_types import FolderSource
 from index.storage import catalogue as catalogue_module
 from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.schema import SCHEMA_VERSION
-from tests.index.jobs.folder_jobs import create_folder_job
+from tests.index.jobs.fixtures import create_folder_job
 from tests.index.numbered import (
     WIDTH,
     add,

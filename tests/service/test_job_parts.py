@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from service import events as service_events
-from tests.index.jobs.stepped_decoding import SteppedDecoding, step_decoding
+from tests.index.jobs.fixtures import SteppedDecoding, step_decoding
 from tests.media_files import write_color_video
 from tests.service.event_client import events, stream
 from tests.service.running import Running

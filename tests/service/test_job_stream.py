@@ -20,13 +20,13 @@ import httpx
 import pytest
 
 from index.collection_store import CollectionStore
-from index.jobs import events as job_events
+from index.jobs import jobs as index_jobs
 from index.jobs.jobs import pause
 from index.storage.job_transitions import finish
 from service import events as service_events
 from service.events import Broadcaster
 from service.http.api_keys import KeyStore
-from tests.index.jobs.folder_jobs import create_folder_job
+from tests.index.jobs.fixtures import create_folder_job
 from tests.media_files import solid, write_picture
 from tests.service.blocked_jobs import not_begun
 from tests.service.conftest import settings_for
@@ -212,8 +212,8 @@ def test_many_streams_get_the_same_events_from_one_read(
     settings = settings_for(small_bundle, tmp_path / "data", client_streams=STREAMS)
     pictures(settings.data_dir / "incoming" / "many", 8)
     reads: list[int] = []
-    read = job_events.events_after
-    monkeypatch.setattr(job_events, "events_after", lambda *given: reads.append(1) or read(*given))
+    read = index_jobs.events_after
+    monkeypatch.setattr(index_jobs, "events_after", lambda *given: reads.append(1) or read(*given))
     with serving(settings) as running, ThreadPoolExecutor(STREAMS) as threads:
         running.client.post("/v1/collections", json={"name": "videos"})
         with not_begun(running.service.worker) as waiting:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.descriptors import open_below
-from tests.index.jobs.ingesting import ingest_file
+from tests.index.jobs.fixtures import ingest_file
 from tests.service.running import Running, problem_of
 from tests.waiting import wait_for
 from vitascope.model import Model

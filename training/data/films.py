@@ -18,7 +18,7 @@ from training.data.own_clips import choose_held_out
 from training.data.packed import Media, MediaSpan, Origin
 from training.data.subtitled import VIDEO_SUFFIXES
 from vitascope.errors import MediaError
-from vitascope.media.probe import probe
+from vitascope.media.decode import probe
 
 ORIGIN = Origin(
     source="a folder of videos",

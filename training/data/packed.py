@@ -37,7 +37,7 @@ from training.data.webdataset import EncodedMedia
 from vitascope.bundle.bundle import file_sha256
 from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import MediaError
-from vitascope.media.probe import probe
+from vitascope.media.decode import probe
 from vitascope.media.sampling import sample_streams
 
 PACK_NAME = "pack.json"

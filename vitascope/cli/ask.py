@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from dataclasses import asdict
 
     from vitascope.answering import answer_question
-    from vitascope.media.probe import probe
+    from vitascope.media.decode import probe
     from vitascope.model import Model
 
     model = Model.open(args.bundle, threads=args.threads, device=args.device, engine=args.engine)

@@ -71,7 +71,7 @@ def _score_locally(args: argparse.Namespace) -> dict[str, Any]:
     """Score with a local model; scores that the bundle does not support are None."""
     from dataclasses import asdict
 
-    from vitascope.media.probe import probe
+    from vitascope.media.decode import probe
     from vitascope.model import Model
     from vitascope.scoring import FrameEmbeddings, frame_times, score_captions
 

@@ -15,9 +15,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vitascope.errors import MediaCorrupt, MediaTooLarge, VitascopeError
 from vitascope.media.file import MediaFile
-from vitascope.media.formats import MAX_MISSING_FRACTION, missing_bytes
+from vitascope.media.formats import MAX_MISSING_FRACTION, MediaLimits, check_pixels, missing_bytes
 from vitascope.media.frame import Frame, Pixels
-from vitascope.media.limits import MediaLimits, check_pixels
 
 _EXIF_ORIENTATION = 0x0112
 _TIME_TOLERANCE = 1e-6

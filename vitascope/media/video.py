@@ -16,9 +16,8 @@ from av.video.reformatter import Colorspace, Interpolation
 
 from vitascope.errors import MediaCorrupt, MediaTooLarge, MediaUnsupported
 from vitascope.media.file import MediaFile
-from vitascope.media.formats import FileFormat, missing_bytes
+from vitascope.media.formats import FileFormat, MediaLimits, check_pixels, missing_bytes
 from vitascope.media.frame import Pixels, composite_on_white
-from vitascope.media.limits import MediaLimits, check_pixels
 
 if TYPE_CHECKING:
     from av.container import InputContainer

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 import av.error
 
 from vitascope.errors import MediaCorrupt, MediaTooLarge
-from vitascope.media.formats import MAX_MISSING_FRACTION, missing_bytes
+from vitascope.media.formats import MAX_MISSING_FRACTION, MediaLimits, check_pixels, missing_bytes
 from vitascope.media.frame import Frame
-from vitascope.media.limits import MediaLimits, check_pixels
 from vitascope.media.video import READING_ERRORS, DecodedFrame, OpenVideo, OrientationCache
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Decoders: one interface to media files, decoded in this process or by the workers of a pool."""
+"""Decoders: the interface to media files, and the decoder that works in this process."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vitascope.media.decode import DECODING_THREADS
+from vitascope.media.decode import DECODING_THREADS, MediaInfo
 from vitascope.media.file import MediaSource, open_source
+from vitascope.media.formats import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.frame import THUMBNAIL_SIDE
-from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
-from vitascope.media.probe import MediaInfo
 from vitascope.media.sampling import FrameStreamLike, Span, StreamSpec
 from vitascope.media.subtitles import Cue, SubtitleStreamInfo
 from vitascope.sandbox.operations import (
@@ -27,7 +26,6 @@ from vitascope.sandbox.operations import (
     SubtitleStreams,
     Thumbnail,
 )
-from vitascope.sandbox.pool import DecodingPool, TaskContext, UncancellableTask
 
 T = TypeVar("T")
 
@@ -99,21 +97,6 @@ class InProcessDecoder(Decoder):
     def run(self, request: Request[T], source: MediaSource) -> T:
         with open_source(source) as file:
             return request.run(file)
-
-
-class PooledDecoder(Decoder):
-    """Decodes in the workers of ``pool``, for the task that ``context`` describes.
-
-    Every method also raises DecodingUnavailable and the cancellation error of the context.
-    """
-
-    def __init__(self, pool: DecodingPool, context: TaskContext | None = None) -> None:
-        self._pool = pool
-        self._context = context or UncancellableTask()
-
-    def run(self, request: Request[T], source: MediaSource) -> T:
-        with open_source(source) as file:
-            return self._pool.run(request, file, self._context)
 
 
 IN_PROCESS = InProcessDecoder()

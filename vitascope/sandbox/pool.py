@@ -12,11 +12,19 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from vitascope.errors import MediaCorrupt, MediaTooLarge, VitascopeError
-from vitascope.media.file import MediaFile
+from vitascope.media.file import MediaFile, MediaSource, open_source
+from vitascope.sandbox.decoder import Decoder
 from vitascope.sandbox.operations import Request
 from vitascope.sandbox.protocol import ProtocolError
-from vitascope.sandbox.supervisor import START_TIMEOUT, WorkerSupervisor
-from vitascope.sandbox.worker_process import POLL_SECONDS, WORKER_MODULE, WorkerError, WorkerExited, WorkerProcess
+from vitascope.sandbox.supervisor import (
+    POLL_SECONDS,
+    START_TIMEOUT,
+    WORKER_MODULE,
+    WorkerError,
+    WorkerExited,
+    WorkerProcess,
+    WorkerSupervisor,
+)
 
 _log = logging.getLogger("vitascope.sandbox")
 
@@ -275,6 +283,21 @@ class DecodingPool:
         )
         heads = (bulk, interactive) if is_starved else (interactive, bulk)
         return [ticket for ticket in heads if ticket is not None]
+
+
+class PooledDecoder(Decoder):
+    """Decodes in the workers of ``pool``, for the task that ``context`` describes.
+
+    Every method also raises DecodingUnavailable and the cancellation error of the context.
+    """
+
+    def __init__(self, pool: DecodingPool, context: TaskContext | None = None) -> None:
+        self._pool = pool
+        self._context = context or UncancellableTask()
+
+    def run(self, request: Request[T], source: MediaSource) -> T:
+        with open_source(source) as file:
+            return self._pool.run(request, file, self._context)
 
 
 def time_limit(request: Request[Any], base_seconds: float) -> float:

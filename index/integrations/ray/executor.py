@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from index.integrations.ray.worker import EmbeddedFile, Worker, WorkerConfig, bundle_files
-from index.jobs.execution import RunContext, WorkerDied
 from index.jobs.ingest import IngestResult, content_sha256, store_video
-from index.jobs.pipeline import ClosableQueue, ItemResult, PipelineConfig
+from index.jobs.pipeline import ClosableQueue, ItemResult, PipelineConfig, RunContext, WorkerDied
 from index.jobs.records import JobItem
 from index.jobs.sources.source_types import FilesSource, FolderSource, ShardsSource, Source
 from vitascope.engines.onnx_runtime import Device

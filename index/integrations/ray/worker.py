@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from index.jobs.execution import prepare_item
-from index.jobs.ingest import FileDescription, HashedFile, embed_file, hash_file
+from index.jobs.ingest import FileDescription, HashedFile, embed_file, hash_file, prepare_item
 from index.jobs.records import JobItem, JobOptions
 from index.jobs.sources.access_policy import AccessPolicy
 from index.jobs.sources.fetcher import Fetcher
@@ -23,7 +22,7 @@ from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import MANIFEST_NAME
 from vitascope.engines.onnx_runtime import Device
 from vitascope.errors import BundleCorrupt, ClusterError
-from vitascope.media.limits import MediaLimits
+from vitascope.media.formats import MediaLimits
 from vitascope.model import Model
 from vitascope.version import installed_version
 

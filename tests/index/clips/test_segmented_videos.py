@@ -14,8 +14,7 @@ from index.clips.segmentation import Rule, Segmentation, segment_file
 from index.collection import Collection
 from index.jobs.jobs import get_job, list_items
 from index.jobs.runner import run_job
-from tests.index.jobs.folder_jobs import create_folder_job
-from tests.index.jobs.ingesting import ingest_file
+from tests.index.jobs.fixtures import create_folder_job, ingest_file
 from tests.media_files import (
     moving_shot,
     solid,

@@ -1,22 +1,26 @@
-"""Sources as data, and the access policy of jobs."""
+"""Confined jobs read only what their access policy allows, whenever a file is exchanged for a link."""
 
 from __future__ import annotations
 
+import json
+import tarfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import pytest
 
 from index.collection import Collection
 from index.collection_store import CollectionStore
+from index.jobs import pipeline
 from index.jobs.jobs import cancel, create_job, get_job, list_items, resume, retry
 from index.jobs.records import JobOptions
 from index.jobs.runner import run_job
+from index.jobs.source_items import list_source
 from index.jobs.sources.access_policy import AccessPolicy
 from index.jobs.sources.fetcher import FetchInterrupted
-from index.jobs.sources.iterate_source import list_source
 from index.jobs.sources.source_types import (
     FilesSource,
     FolderSource,
@@ -25,27 +29,25 @@ from index.jobs.sources.source_types import (
     Source,
     UrlSource,
     check_source,
-    parse_source,
-    read_source,
-    source_json,
 )
+from index.records import Video
 from index.transfer.backup import backup_collection, restore_collection
 from index.transfer.media import AllowedPaths
+from tests.chaos import rounds
 from tests.connections import connections
-from tests.media_files import solid, write_color_video, write_picture
+from tests.descriptors import open_below
+from tests.exchanging import exchanging
+from tests.media_files import mean_color, solid, write_color_video, write_picture
 from vitascope.errors import Conflict, InvalidInput
 from vitascope.model import Model
 
 PATIENCE = 120.0
-
-
-def test_a_local_url_is_the_file_itself(films: Path) -> None:
-    assert check_source(UrlSource(films.as_uri())) == FolderSource(str(films))
-    assert check_source(UrlSource((films / "red.png").as_uri())) == FilesSource((str(films / "red.png"),))
+RED, BLUE = (220, 10, 10), (10, 10, 220)
+SECRET = "classified"
 
 
 @pytest.mark.parametrize(
-    ("url", "words"),
+    ("url", "message"),
     [
         ("simplecache::file:///etc/passwd", "is no URL"),
         ("tar://a::s3://b/c.tar", "chains file systems"),
@@ -57,14 +59,11 @@ def test_a_local_url_is_the_file_itself(films: Path) -> None:
         ("file://other/a.mp4", "names the machine 'other'"),
     ],
 )
-def test_invalid_urls_are_refused(url: str, words: str) -> None:
+def test_invalid_urls_are_refused(url: str, message: str) -> None:
     with pytest.raises(InvalidInput, match="url: ") as raised:
         check_source(UrlSource(url))
-    assert words in str(raised.value)
+    assert message in str(raised.value)
     assert "secret@" not in str(raised.value)
-
-
-# How far a source may policy
 
 
 def test_allowed_urls_are_compared_part_by_part() -> None:
@@ -85,7 +84,7 @@ def test_allowed_urls_are_compared_part_by_part() -> None:
 def test_public_urls_are_distinguished_from_allowed_ones() -> None:
     policy = AccessPolicy((), ("https://media.example/films",), public_urls=True)
     assert policy.is_public_url("https://media.example/other/a.mp4")
-    assert policy.is_public_url("HTTP://10.0.0.1/a.mp4")  # whether that is fetched is not told here
+    assert policy.is_public_url("HTTP://10.0.0.1/a.mp4")  # whether its address is public is checked when it is fetched
     assert not policy.is_public_url("https://media.example/films/a.mp4")
     assert not policy.is_public_url("s3://bucket/a.mp4")
     assert "outside the URLs" in (policy.url_error("s3://bucket/a.mp4") or "")
@@ -143,9 +142,9 @@ def test_items_of_a_list_outside_the_allowed_folders_fail(tmp_path: Path, films:
         f"path\nred.png\n../secret.png\n{secret}\nlink.png\n{secret.as_uri()}\nmemory://a/b\n"
     )
     policy = AccessPolicy((films,), ())
-    found = list(list_source(ListSource(str(films / "list.csv")), policy))
-    assert [item.state for item in found] == ["queued", *["failed"] * 5]
-    assert all("is outside the" in (item.reason or "") for item in found[1:])
+    items = list(list_source(ListSource(str(films / "list.csv")), policy))
+    assert [item.state for item in items] == ["queued", *["failed"] * 5]
+    assert all("is outside the" in (item.reason or "") for item in items[1:])
     with pytest.raises(InvalidInput, match=r"files: .*secret.png' is outside"):
         check_source(FilesSource((str(secret),)), policy)
 
@@ -174,10 +173,10 @@ def test_a_job_of_a_backup_reads_only_what_the_service_allows(
     secret = write_picture(tmp_path / "secrets" / "secret.png", solid((1, 2, 3)))
     (films / "list.csv").write_text(f"path\n{films / 'red.png'}\n{secret}\n")
     sources = FilesSource((str(secret),)), FolderSource(str(secret.parent)), ListSource(str(films / "list.csv"))
-    job = [create_job(collection, source).id for source in sources]
+    job_ids = [create_job(collection, source).id for source in sources]
     with collection.catalogue.write() as connection:
-        connection.execute("UPDATE jobs SET listed = 1 WHERE id = ?", (job[0],))
-        row = (job[0], 0, str(secret), "queued")
+        connection.execute("UPDATE jobs SET listed = 1 WHERE id = ?", (job_ids[0],))
+        row = (job_ids[0], 0, str(secret), "queued")
         connection.execute("INSERT INTO job_items (job_id, position, path, state) VALUES (?, ?, ?, ?)", row)
     backup_collection(collection, tmp_path / "backup")
     policy = AccessPolicy((films,), ())
@@ -185,56 +184,170 @@ def test_a_job_of_a_backup_reads_only_what_the_service_allows(
         copy = restore_collection(
             library, tmp_path / "backup", "copy", allowed=AllowedPaths([], tmp_path / "elsewhere")
         )
-        for job_id in job:
+        for job_id in job_ids:
             resume(copy, job_id)
             with pytest.raises(Conflict, match="belongs to a service, or came with a backup"):
                 run_job(copy, small_model, job_id)
             done = run_job(copy, small_model, job_id, policy=policy)
             reasons = [done.error or "", *(item.reason or "" for item in list_items(copy, job_id))]
-            assert any("outside the folders" in words for words in reasons)
+            assert any("outside the folders" in reason for reason in reasons)
         assert [video.title for video in copy.videos()] == ["red"]
 
 
-# Descriptions
+# Files that are exchanged for links
 
 
-def test_arguments_are_parsed_to_sources(tmp_path: Path, films: Path) -> None:
-    (films / "list.CSV").write_text("path\n")
-    (films / "a.tar").touch()
-    write_color_video(films / "a.mp4", (1, 2, 3))
-    name = str(films)
-    assert parse_source([name], recursive=False) == FolderSource(name, recursive=False)
-    assert parse_source([f"{name}/list.CSV"]) == ListSource(f"{name}/list.CSV")
-    assert parse_source([f"{name}/a.tar"]) == ShardsSource((f"{name}/a.tar",))
-    assert parse_source([f"{name}/a.mp4", f"{name}/red.png"]) == FilesSource((f"{name}/a.mp4", f"{name}/red.png"))
-    assert parse_source(["s3://bucket/a/"]) == UrlSource("s3://bucket/a/")
-    with pytest.raises(InvalidInput, match="together with others"):
-        parse_source([name, f"{name}/a.mp4"])
-    with pytest.raises(InvalidInput, match=r"source: 'nowhere.mp4' does not exist"):
-        parse_source(["nowhere.mp4"])
+class Exchanged(NamedTuple):
+    """A source, and the link for which one of its files is exchanged."""
+
+    source: Source
+    own: Path
+    link: Path
+    word: str = ""
+    """Occurs in the report of a job that has read the job's own files, not those outside."""
 
 
-def test_a_stored_source_is_read_back(tmp_path: Path) -> None:
-    for source in (
-        FolderSource("/a", recursive=False),
-        FilesSource(("/a", "/b")),
-        ListSource("/a.csv", "x", "y"),
-        ShardsSource(("/a.tar",)),
-        UrlSource("s3://a/b"),
-    ):
-        assert read_source(source_json(source)) == source
+def linked(path: Path, target: Path) -> Path:
+    path.symlink_to(target)
+    return path
 
 
-@pytest.mark.parametrize(
-    ("source", "words"),
-    [
-        (FolderSource("/no/where"), "folder: '/no/where' is not a folder"),
-        (FilesSource(()), "files: 0 given"),
-        (FilesSource(("/no/where",)), "files: '/no/where' is not a file"),
-        (ListSource(__file__), "file: .*a name ending in .csv"),
-        (ShardsSource((__file__,)), "shards: .*a name ending in .tar"),
-    ],
-)
-def test_a_source_that_does_not_exist_is_named(source: Source, words: str) -> None:
-    with pytest.raises(InvalidInput, match=words):
-        check_source(source)
+def a_file(inside: Path, outside: Path) -> Exchanged:
+    own = write_picture(inside / "own.png", solid(RED))
+    link = linked(inside / ".link", write_picture(outside / "own.png", solid(BLUE)))
+    return Exchanged(FilesSource((str(own),)), own, link)
+
+
+def a_file_of_a_folder(inside: Path, outside: Path) -> Exchanged:
+    return a_file(inside, outside)._replace(source=FolderSource(str(inside)))
+
+
+def a_folder(inside: Path, outside: Path) -> Exchanged:
+    (inside / "deep").mkdir()
+    write_picture(inside / "deep" / "own.png", solid(RED))
+    for name in ("own.png", f"{SECRET}.png"):
+        write_picture(outside / name, solid(BLUE))
+    return Exchanged(FolderSource(str(inside / "deep")), inside / "deep", linked(inside / ".link", outside))
+
+
+def a_folder_in_a_folder(inside: Path, outside: Path) -> Exchanged:
+    return a_folder(inside, outside)._replace(source=FolderSource(str(inside)))
+
+
+def a_file_list(inside: Path, outside: Path) -> Exchanged:
+    write_picture(inside / "own.png", solid(RED))
+    (inside / "list.csv").write_text("path,words\nown.png,open\n")
+    (outside / "list.csv").write_text(f"path,words,{SECRET}\nown.png,{SECRET},x\n{SECRET},{SECRET}\n")
+    link = linked(inside / ".link", outside / "list.csv")
+    return Exchanged(ListSource(str(inside / "list.csv")), inside / "list.csv", link, "open")
+
+
+def a_shard(inside: Path, outside: Path) -> Exchanged:
+    for folder, color, member in ((inside, RED, "own.png"), (outside, BLUE, f"{SECRET}.png")):
+        with tarfile.open(folder / "shard.tar", "w") as archive:
+            archive.add(write_picture(outside / "member.png", solid(color)), member)
+    link = linked(inside / ".link", outside / "shard.tar")
+    return Exchanged(ShardsSource((str(inside / "shard.tar"),)), inside / "shard.tar", link)
+
+
+def subtitles(inside: Path, outside: Path) -> Exchanged:
+    film = write_color_video(inside / "film.mp4", RED, 0.4)
+    for folder, word in ((inside, "open"), (outside, SECRET)):
+        (folder / "film.srt").write_text(f"1\n00:00:00,000 --> 00:00:00,300\n{word}\n")
+    link = linked(inside / ".link", outside / "film.srt")
+    return Exchanged(FilesSource((str(film),)), inside / "film.srt", link, "open")
+
+
+KINDS = (a_file, a_file_of_a_folder, a_folder, a_folder_in_a_folder, a_file_list, a_shard, subtitles)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_exchanged_for_a_link_is_neither_indexed_nor_revealed(
+    tmp_path: Path, collection: Collection, small_model: Model, kind: Callable[[Path, Path], Exchanged]
+) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    inside.mkdir()
+    outside.mkdir()
+    exchanged = kind(inside, outside)
+    (tmp_path / "root").symlink_to(inside)
+    policy = AccessPolicy((tmp_path / "root",), ())
+    counts: Counter[str] = Counter()
+    with exchanging(exchanged.own, exchanged.link):
+        while counts.total() < rounds(8, 500):
+            counts[outcome(collection, small_model, exchanged, policy)] += 1
+    assert not counts["secret"], counts
+
+
+def test_the_file_that_was_hashed_is_the_one_that_is_decoded(
+    tmp_path: Path, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another file has its name while it is decoded."""
+    own = write_picture(tmp_path / "own.png", solid(RED))
+    other = write_picture(tmp_path / ".other.png", solid(BLUE))
+    find, embed = collection.find_by_hash, pipeline.embed_clips
+
+    def exchange() -> None:
+        own.rename(tmp_path / "aside")
+        other.rename(own)
+        (tmp_path / "aside").rename(other)
+
+    def hashed(content_sha256: str) -> Video | None:
+        exchange()
+        return find(content_sha256)
+
+    def decoded(*arguments: Any) -> Any:
+        exchange()
+        return embed(*arguments)
+
+    monkeypatch.setattr(collection, "find_by_hash", hashed)
+    monkeypatch.setattr(pipeline, "embed_clips", decoded)
+    done = run_job(collection, small_model, create_job(collection, FilesSource((str(own),))).id)
+    assert done.counts.succeeded == 1
+    [clip] = collection.clips(1)
+    jpeg = collection.thumbnail(clip.id)
+    assert jpeg is not None
+    assert mean_color(jpeg)[0] > 200
+
+
+def test_no_file_stays_open_after_a_job(
+    tmp_path: Path, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    for folder in (inside, outside):
+        folder.mkdir()
+    for kind in (a_file, a_folder, a_file_list, a_shard, subtitles):
+        run_job(collection, small_model, create_job(collection, kind(inside, outside).source).id)
+        (inside / ".link").unlink()
+    (inside / "broken.mp4").write_bytes(b"no video")
+    (inside / "again.png").write_bytes((inside / "own.png").read_bytes())
+    collection.delete_video(1)
+    job = create_job(collection, FolderSource(str(inside)))
+    monkeypatch.setattr(pipeline, "decode_clips", lambda *arguments, **options: 1 / 0)
+    run_job(collection, small_model, job.id)
+    assert open_below(tmp_path / "inside") == []
+    monkeypatch.setattr(pipeline, "decode_clips", lambda *arguments, **options: exit())
+    with pytest.raises(SystemExit):
+        run_job(collection, small_model, retry(collection, job.id).id)
+    assert open_below(tmp_path / "inside") == []
+
+
+def outcome(collection: Collection, model: Model, exchanged: Exchanged, policy: AccessPolicy) -> str:
+    """Run a job and empty the collection; return the files that it has read: own, secret or nothing."""
+    try:
+        job = create_job(collection, exchanged.source, JobOptions(confined=True), policy)
+    except InvalidInput as error:
+        return "secret" if SECRET in str(error) else "nothing"
+    done = run_job(collection, model, job.id, policy=policy)
+    report = json.dumps([done.error, [(item.path, item.reason) for item in list_items(collection, job.id)]])
+    read = "nothing"
+    for video in collection.videos(100):
+        clips = collection.clips(video.id)
+        report += json.dumps([video.path, video.title, video.metadata, [clip.text for clip in clips]])
+        jpeg = collection.thumbnail(clips[0].id)
+        assert jpeg is not None
+        red, _, blue = mean_color(jpeg)
+        read = "secret" if blue > red else "own"
+        collection.delete_video(video.id)
+    if SECRET in report:
+        return "secret"
+    return read if exchanged.word in report else "nothing"

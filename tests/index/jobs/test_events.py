@@ -9,14 +9,24 @@ import pytest
 
 from index.collection import Collection
 from index.collection_store import CollectionStore
-from index.jobs.events import current_job_event, events_after, mark_delivered, undelivered_end_events
-from index.jobs.jobs import cancel, create_job, get_job, pause, resume, retry
+from index.jobs.jobs import (
+    cancel,
+    create_job,
+    current_job_event,
+    events_after,
+    get_job,
+    mark_delivered,
+    pause,
+    resume,
+    retry,
+    undelivered_end_events,
+)
 from index.jobs.records import Event, StateEvent
 from index.jobs.runner import run_job
 from index.jobs.sources.source_types import ListSource
 from index.storage import job_events as storage_events
 from index.transfer.backup import backup_collection, restore_collection
-from tests.index.jobs.folder_jobs import create_folder_job
+from tests.index.jobs.fixtures import create_folder_job
 from tests.index.numbered import allowed
 from tests.media_files import solid, write_picture
 from vitascope.errors import JobNotFound

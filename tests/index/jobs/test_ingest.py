@@ -17,7 +17,7 @@ from index.jobs.jobs import create_job
 from index.jobs.records import JobOptions
 from index.jobs.runner import run_job
 from index.jobs.sources.source_types import FilesSource
-from tests.index.jobs.ingesting import ingest_file
+from tests.index.jobs.fixtures import ingest_file
 from tests.index.numbered import new_collection
 from tests.media_files import (
     solid,
@@ -37,7 +37,7 @@ from vitascope.errors import (
     MediaUnsupported,
     VitascopeError,
 )
-from vitascope.media.limits import MediaLimits
+from vitascope.media.formats import MediaLimits
 from vitascope.model import Model
 from vitascope.sandbox.decoder import InProcessDecoder
 

@@ -22,7 +22,7 @@ from index.jobs.records import JobItem
 from index.jobs.runner import run_job
 from index.storage import job_transitions
 from tests.chaos import rounds
-from tests.index.jobs.folder_jobs import ONE, create_folder_job, make_pictures
+from tests.index.jobs.fixtures import SEQUENTIAL, create_folder_job, make_pictures
 from vitascope.errors import (
     Conflict,
     StorageError,
@@ -42,7 +42,7 @@ def test_a_stopped_job_resumes_where_it_was(collection: Collection, pictures: Pa
         job.id,
         on_item=lambda item, done, total: done_before.append(done),
         should_stop=lambda: len(done_before) == 4,
-        config=ONE,
+        config=SEQUENTIAL,
     )
     # The fifth file had been started when the fourth was reported.
     assert (stopped.state, stopped.counts.succeeded, stopped.counts.queued) == ("queued", 5, 5)

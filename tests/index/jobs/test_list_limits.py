@@ -13,12 +13,12 @@ from pyarrow import parquet
 from index.collection import Collection
 from index.jobs.jobs import create_job, list_items
 from index.jobs.runner import run_job
+from index.jobs.source_items import list_source
 from index.jobs.sources import list_limits, manifest_file
 from index.jobs.sources.access_policy import UNRESTRICTED
-from index.jobs.sources.iterate_source import list_source
 from index.jobs.sources.list_limits import SETTINGS, ListLimits, check_column_names, read_list_limits
 from index.jobs.sources.source_types import ListSource, Source, SourceItem
-from tests.index.jobs.file_lists import ENDINGS, paths, write_list, write_shard
+from tests.index.jobs.fixtures import ENDINGS, paths, write_list, write_shard
 from vitascope.cli.main import main
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
@@ -176,8 +176,8 @@ def test_parquet_columns_that_no_metadata_can_hold_are_refused_by_name(tmp_path:
 
 def test_parquet_texts_of_every_encoding_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain or in dictionaries, with and without nulls, in batches and slices that end anywhere."""
-    monkeypatch.setattr("index.jobs.sources.parquet_rows._BATCH_ROWS", 7)
-    monkeypatch.setattr("index.jobs.sources.parquet_rows._TEXT_BYTES", 50)
+    monkeypatch.setattr("index.jobs.sources.manifest_file._BATCH_ROWS", 7)
+    monkeypatch.setattr("index.jobs.sources.manifest_file._TEXT_BYTES", 50)
     texts = [None if number % 5 == 0 else f"text {number % 9} ä" for number in range(40)]
     table = pa.table(
         {

@@ -10,11 +10,11 @@ import pytest
 
 from index.clips.segmentation import Segmentation
 from index.collection import Collection
-from index.jobs import execution, pipeline
+from index.jobs import pipeline
 from index.jobs.jobs import list_items
 from index.jobs.pipeline import ClosableQueue, PipelineConfig, StageTimer
 from index.jobs.runner import run_job
-from tests.index.jobs.folder_jobs import create_folder_job, make_pictures
+from tests.index.jobs.fixtures import create_folder_job, make_pictures
 from tests.media_files import write_color_video
 from vitascope.errors import InvalidInput, MediaCorrupt
 from vitascope.model import Model
@@ -86,13 +86,13 @@ def test_files_in_flight_are_bounded(
 ) -> None:
     job = create_folder_job(collection, make_pictures(tmp_path / "pictures", 12))
     running = []
-    store = execution.store_video
+    store = pipeline.store_video
 
     def counting(*arguments: Any) -> Any:
         running.append(len(list_items(collection, job.id, "running")))
         return store(*arguments)
 
-    monkeypatch.setattr(execution, "store_video", counting)
+    monkeypatch.setattr(pipeline, "store_video", counting)
     assert run_job(collection, small_model, job.id, config=PipelineConfig(in_flight=3)).counts.succeeded == 12
     assert 1 < max(running) <= 3
 

@@ -10,12 +10,10 @@ import pytest
 
 from index.clips.segmentation import Segmentation
 from index.collection import Collection
-from index.jobs.events import events_after
-from index.jobs.jobs import get_job
+from index.jobs.jobs import events_after, get_job
 from index.jobs.records import StateEvent
 from index.jobs.runner import run_job
-from tests.index.jobs.folder_jobs import create_folder_job
-from tests.index.jobs.stepped_decoding import SteppedDecoding, step_decoding
+from tests.index.jobs.fixtures import SteppedDecoding, create_folder_job, step_decoding
 from tests.media_files import solid, write_color_video, write_picture
 from tests.waiting import wait_for
 from vitascope.model import Model

@@ -10,8 +10,7 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from index.jobs import watched_folder
-from index.jobs.sources import iterate_source
+from index.jobs import source_items, watched_folder
 from tests.index.jobs.watched import Watched, command, nothing, picture
 from tests.waiting import PATIENCE
 
@@ -309,7 +308,7 @@ def test_a_subfolder_that_cannot_be_listed_loses_no_video(
 ) -> None:
     film_folder(folder / "a", 8, 10)
     part = film_folder(folder / "b", 1, 20)
-    open_folder = iterate_source.open_folder_beneath
+    open_folder = source_items.open_folder_beneath
     broken = False
 
     def open_unless_broken(top: int, inner: PurePath) -> int:
@@ -321,7 +320,7 @@ def test_a_subfolder_that_cannot_be_listed_loses_no_video(
         nonlocal broken
         broken = is_broken
 
-    monkeypatch.setattr(iterate_source, "open_folder_beneath", open_unless_broken)
+    monkeypatch.setattr(source_items, "open_folder_beneath", open_unless_broken)
     watched(nothing, nothing, lambda: disturb(True), nothing, nothing, lambda: disturb(False), delete=True)
     assert watched.events[9:] == [("unavailable", "b"), ("back", "b")]
     assert watched.reasons[9] == "cannot be listed: Input/output error"
@@ -333,14 +332,14 @@ def test_a_subfolder_deleted_while_it_is_listed_counts_as_gone(
 ) -> None:
     film_folder(folder / "a", 8, 10)
     part = film_folder(folder / "b", 1, 20)
-    open_folder = iterate_source.open_folder_beneath
+    open_folder = source_items.open_folder_beneath
 
     def open_late(top: int, inner: PurePath) -> int:
         if inner == part.relative_to(folder) and part.exists():
             part.rename(folder.parent / "away")
         return open_folder(top, inner)
 
-    watched(nothing, nothing, lambda: monkeypatch.setattr(iterate_source, "open_folder_beneath", open_late), nothing)
+    watched(nothing, nothing, lambda: monkeypatch.setattr(source_items, "open_folder_beneath", open_late), nothing)
     assert watched.events[9:] == [("gone", "20.png")]
 
 
@@ -369,7 +368,7 @@ def test_a_replaced_video_is_removed_after_a_restart(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("index.jobs.watch_losses.LostVideos.delete", interrupt)
+        patch.setattr("index.jobs.watched_folder.LostVideos.delete", interrupt)
         watched(delete=True)
     assert watched.events == [("added", "a.png"), ("replaced", "a.png")]
     watched(delete=True)

@@ -16,7 +16,7 @@ from index.jobs import folder_watcher
 from index.jobs.folder_watcher import WatchOptions, WatchTotals, watch_folder
 from index.jobs.records import JobOptions
 from index.jobs.sources.source_types import FolderSource
-from index.jobs.watch_losses import MAX_DELETE
+from index.jobs.watched_folder import MAX_DELETE
 from tests.media_files import solid, write_picture
 from vitascope.model import Model
 

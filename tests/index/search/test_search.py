@@ -14,7 +14,7 @@ from index.collection_store import CollectionStore
 from index.search.request import CANDIDATES, MAX_RERANK, ClipPart, EmbeddingPart, QueryPart, SearchRequest, TextPart
 from index.search.search import RankedHit, search
 from index.storage.filters import parse_filter
-from tests.index.jobs.ingesting import ingest_file
+from tests.index.jobs.fixtures import ingest_file
 from tests.index.searching import all_pages, request_for, search_hits, search_page, text_part
 from tests.media_files import solid, write_picture
 from tests.small_bundle import make_small_bundle

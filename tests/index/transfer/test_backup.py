@@ -25,7 +25,7 @@ from index.storage import job_transitions
 from index.storage import transfer as storage
 from index.storage.catalogue import CATALOGUE_NAME
 from index.transfer.backup import backup_collection, restore_collection
-from tests.index.jobs.folder_jobs import create_folder_job
+from tests.index.jobs.fixtures import create_folder_job
 from tests.index.numbered import WIDTH, add, allowed, new_video, numbers_in
 from tests.index.numbered import manifest as numbers_manifest
 from vitascope.errors import CollectionExists, InvalidInput, StorageError, VitascopeError

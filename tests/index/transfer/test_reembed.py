@@ -22,8 +22,7 @@ from index.records import Video
 from index.storage.catalogue import Catalogue
 from index.transfer import reembed as reembed_module
 from index.transfer.reembed import reembed
-from tests.index.jobs.folder_jobs import ONE, create_folder_job
-from tests.index.jobs.ingesting import ingest_file, ingest_upload
+from tests.index.jobs.fixtures import SEQUENTIAL, create_folder_job, ingest_file, ingest_upload
 from tests.index.searching import search_hits
 from tests.media_files import solid, write_color_video, write_picture
 from tests.small_bundle import make_small_bundle
@@ -50,7 +49,9 @@ def library(tmp_path: Path, models: tuple[Model, Model]) -> Iterator[CollectionS
     write_picture(folder / "green.png", solid(COLORS["green"]))
     with CollectionStore(tmp_path / "collections") as opened:
         collection = opened.create("videos", models[0])
-        run_job(collection, models[0], create_folder_job(collection, folder, metadata={"year": 2024}).id, config=ONE)
+        run_job(
+            collection, models[0], create_folder_job(collection, folder, metadata={"year": 2024}).id, config=SEQUENTIAL
+        )
         assert collection.stats().videos == 2
         yield opened
 

@@ -17,7 +17,7 @@ from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.jobs.jobs import get_job, pause
 from index.transfer.reembed import _replace
-from tests.index.jobs.folder_jobs import create_folder_job
+from tests.index.jobs.fixtures import create_folder_job
 from tests.index.numbered import add, manifest, new_video, numbers_in
 from tests.index.transfer.switching import DIED
 from vitascope.errors import CollectionNotFound, StorageError, VitascopeError

@@ -25,9 +25,8 @@ from tests.media_files import (
     write_without_frames,
 )
 from vitascope.errors import MediaCorrupt, MediaError, MediaTooLarge, MediaUnsupported
-from vitascope.media.decode import read_frames
-from vitascope.media.limits import MediaLimits
-from vitascope.media.probe import probe
+from vitascope.media.decode import probe, read_frames
+from vitascope.media.formats import MediaLimits
 
 
 def _bytes(path: Path, data: bytes) -> Path:

@@ -10,9 +10,8 @@ import pytest
 
 from tests.media_files import counter_frame, read_counter, write_animation, write_counter_video
 from vitascope.errors import InvalidInput, MediaTooLarge
-from vitascope.media.decode import frames_at, read_frames
-from vitascope.media.limits import MediaLimits
-from vitascope.media.probe import probe
+from vitascope.media.decode import frames_at, probe, read_frames
+from vitascope.media.formats import MediaLimits
 
 COUNT, RATE = 200, 25
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from vitascope.media.file import MediaFile
-from vitascope.sandbox.decoder import PooledDecoder
-from vitascope.sandbox.pool import DecodingPool
+from vitascope.sandbox.pool import DecodingPool, PooledDecoder
 
 HOOKED_WORKER = "tests.vitascope.sandbox.hooked_worker"
 

@@ -23,10 +23,11 @@ from tests.media_files import (
     write_without_frames,
 )
 from vitascope.errors import InvalidInput, MediaError
-from vitascope.media.limits import MediaLimits
+from vitascope.media.formats import MediaLimits
 from vitascope.media.sampling import StreamSpec
 from vitascope.model import Model
-from vitascope.sandbox.decoder import IN_PROCESS, PooledDecoder
+from vitascope.sandbox.decoder import IN_PROCESS
+from vitascope.sandbox.pool import PooledDecoder
 
 STREAMS = [
     StreamSpec("one", 1, 48, 96, "middle", "stretch"),

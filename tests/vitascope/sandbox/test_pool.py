@@ -24,13 +24,12 @@ from tests.vitascope.sandbox.hooked_worker import hook
 from tests.waiting import PATIENCE, wait_for
 from vitascope.errors import DecodingUnavailable, MediaCorrupt, MediaTooLarge, MediaUnsupported
 from vitascope.media.file import MediaFile
-from vitascope.media.limits import DEFAULT_LIMITS
+from vitascope.media.formats import DEFAULT_LIMITS
 from vitascope.media.sampling import StreamSpec
 from vitascope.sandbox import pool as pool_module
 from vitascope.sandbox import supervisor
-from vitascope.sandbox.decoder import PooledDecoder
 from vitascope.sandbox.operations import Probe, Request, Sample, Thumbnail
-from vitascope.sandbox.pool import DecodingPool, TaskContext, UncancellableTask, time_limit
+from vitascope.sandbox.pool import DecodingPool, PooledDecoder, TaskContext, UncancellableTask, time_limit
 
 NewPool = Callable[..., DecodingPool]
 BULK, INTERACTIVE = UncancellableTask(bulk=True), UncancellableTask()

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vitascope.media.limits import MediaLimits
-from vitascope.media.probe import MediaInfo
+from vitascope.media.decode import MediaInfo
+from vitascope.media.formats import MediaLimits
 from vitascope.media.sampling import StreamSpec
 from vitascope.sandbox.operations import (
     OPERATIONS,

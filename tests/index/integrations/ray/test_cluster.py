@@ -26,7 +26,7 @@ from index.jobs.records import Job
 from index.jobs.runner import run_job
 from index.jobs.sources.source_types import ShardsSource
 from tests.chaos import only_by_chaos
-from tests.index.jobs.folder_jobs import create_folder_job, make_pictures, outcomes
+from tests.index.jobs.fixtures import create_folder_job, make_pictures, outcomes
 from tests.media_files import solid, write_color_video, write_picture
 from tests.tools import need_ray
 from vitascope.cli.main import EXIT_PARTIAL, EXIT_USER_ERROR, main
