@@ -163,7 +163,7 @@ golden: $(VENV)/.test ## write tests/training/golden_losses.json anew, where a c
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.training.golden_run
 
 compose-check: $(VENV)/.test ## docker-compose.yml and the manifests for Kubernetes: every profile, every rule, a linter
-	$(BIN)/python -m pytest -q tests/test_compose.py tests/test_kubernetes.py
+	$(BIN)/python -m pytest -q tests/test_deployment.py
 
 image: ## the CPU image, vitascope:cpu
 	docker build --build-arg EXTRA=cpu --tag vitascope:cpu .

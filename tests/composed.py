@@ -1,4 +1,4 @@
-"""docker-compose.yml as docker-compose itself understands it."""
+"""docker-compose.yml as docker-compose parses it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ STORES = "a-password-of-the-stores-0123456789"
 PROFILES = ("cpu", "gpu", "distributed", "observability", "proxy", "index", "backup")
 
 
-def asked(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """What docker-compose answers, without this machine's .env and variables of ours but for ``environment``."""
+def run_compose(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run docker-compose without .env and without variables of Vitascope and compose except ``environment``."""
     command = [find_tool("docker-compose"), "--env-file", os.devnull, *arguments]
     outside = {name: value for name, value in os.environ.items() if not name.startswith(("VITASCOPE_", "COMPOSE_"))}
     return subprocess.run(
@@ -27,10 +27,10 @@ def asked(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
 
 
 def compose(*profiles: str, settings: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The whole model with these profiles, every default and anchor filled in."""
+    """Return the configuration of these profiles, with defaults and anchors resolved."""
     options = [part for profile in profiles for part in ("--profile", profile)]
     keys = {"VITASCOPE_ADMIN_KEY": ADMIN, "VITASCOPE_STORES_KEY": STORES, **(settings or {})}
-    done = asked(*options, "config", "--format", "json", **keys)
+    done = run_compose(*options, "config", "--format", "json", **keys)
     assert done.returncode == 0, done.stderr
     model: dict[str, Any] = json.loads(done.stdout)
     return model

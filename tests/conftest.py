@@ -1,4 +1,4 @@
-"""Fixtures for every room."""
+"""Fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from tests.small_bundle import make_small_bundle
 from vitascope.engines.gpu import gpu_unavailable_reason
 from vitascope.model import Model
 
-# How long an example takes says something of the machine, not of the code. Every run has the same examples, so that
-# none fails by luck; `make chaos` looks for new ones.
+# No deadline: times depend on the machine. Every run has the same examples; only `make chaos` draws new ones.
 settings.register_profile(
     "vitascope", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=not is_chaos()
 )
@@ -25,31 +24,31 @@ settings.load_profile("vitascope")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what only `make chaos` and `make docker-check` run."""
-    for marker, wanted in {"chaos": is_chaos(), "docker": os.environ.get("VITASCOPE_DOCKER")}.items():
-        if not wanted:
+    """Deselect tests that only `make chaos` and `make docker-check` run."""
+    for marker, is_enabled in {"chaos": is_chaos(), "docker": os.environ.get("VITASCOPE_DOCKER")}.items():
+        if not is_enabled:
             config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker(marker)])
             items[:] = [item for item in items if not item.get_closest_marker(marker)]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if not is_chaos():
-        draw_the_same()
+        seed_generators()
     if item.get_closest_marker("gpu") is not None and (why := gpu_unavailable_reason()) is not None:
         pytest.skip(f"needs a GPU: {why}")
 
 
-def draw_the_same() -> None:
-    """What a test and its fixtures draw without a seed of their own is not a matter of the tests before it."""
+def seed_generators() -> None:
+    """Make random numbers without a seed independent of earlier tests."""
     random.seed(0)
     np.random.seed(0)
-    if torch := sys.modules.get("torch"):  # else nothing draws by it
+    if torch := sys.modules.get("torch"):  # only if a test imported it
         torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
 def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle that knows colours; treat it as read-only."""
+    """Bundle that recognizes colours; read-only."""
     return make_small_bundle(tmp_path_factory.mktemp("bundle") / "small-colours")
 
 

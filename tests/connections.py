@@ -1,4 +1,4 @@
-"""What this process connects to, seen at the socket."""
+"""Connections that this process opens."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _watching: list[list[tuple[object, ...]]] = []
 _hooked = threading.Event()
 
 
-def _note(event: str, given: tuple[object, ...]) -> None:
+def _record(event: str, arguments: tuple[object, ...]) -> None:
     if event == "socket.connect" and _watching:
         for seen in list(_watching):
-            seen.append(given)
+            seen.append(arguments)
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def connections() -> Iterator[list[tuple[object, ...]]]:
     """Every ``connect`` of a socket in this process until the end of the block: (socket, address)."""
     if not _hooked.is_set():
         _hooked.set()
-        sys.addaudithook(_note)  # stays for good, and does nothing while nobody watches
+        sys.addaudithook(_record)  # cannot be removed
     seen: list[tuple[object, ...]] = []
     _watching.append(seen)
     try:
@@ -32,9 +32,9 @@ def connections() -> Iterator[list[tuple[object, ...]]]:
 
 
 def places(seen: list[tuple[object, ...]]) -> set[tuple[str, int]]:
-    """The addresses and ports that were connected to."""
-    found = set()
+    """Return the addresses and ports of connections."""
+    addresses = set()
     for _, address in seen:
         assert isinstance(address, tuple), address  # a socket of the file system
-        found.add((str(address[0]), int(address[1])))
-    return found
+        addresses.add((str(address[0]), int(address[1])))
+    return addresses

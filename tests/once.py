@@ -1,4 +1,4 @@
-"""What takes seconds to make, made by one of the test workers for all of them."""
+"""Expensive set-up, shared by all test workers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """The folder ``name`` of this run, which ``make`` of whichever worker comes first has filled; read-only."""
+    """Return the folder ``name`` of this run, filled by ``make`` of the first worker; read-only."""
     own = factory.getbasetemp()
     root = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own  # each worker's folder is in that of the run
     folder = root / name
     with (root / f"{name}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not os.fstat(lock.fileno()).st_size:
-            shutil.rmtree(folder, ignore_errors=True)  # what a worker that failed has left
+            shutil.rmtree(folder, ignore_errors=True)  # left by a worker that failed
             folder.mkdir()
             make(folder)
             lock.write("made\n")

@@ -1,4 +1,4 @@
-"""A port for a server that is not there yet, or was there before."""
+"""Ports for servers that start later, or stopped."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def reserved_port() -> Iterator[int]:
-    """A port of 127.0.0.1 at which connections are refused until a server listens there that may reuse addresses.
-
-    Until the end no other program is given this port.
-    """
+    """Yield a port of 127.0.0.1 that no other program gets, and that refuses connections until a server uses it."""
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind(("127.0.0.1", 0))

@@ -38,13 +38,7 @@ sending repeating keeper corner likeness calibrated graph_contents cutting index
 index_asked channel desk shifts shipping turns dropping nearest readers_writer moments durability beside data_copies
 asking looking envelope observed courier outbound told asked
 """
-TESTS = (
-    "tests/docs",
-    "tests/vitascope/bundle",
-    "tests/vitascope/client",
-    "tests/vitascope/media",
-    "tests/vitascope/sandbox",
-)
+TESTS = ("tests/docs", "tests/image", "tests/gpu", "tests/vitascope")
 ON_DISK = {("index/transfer/foreign_rows.py", "told"), ("model_export/parity/checks.py", "beside")}
 """Names of columns and keys of stored files."""
 

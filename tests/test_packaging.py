@@ -37,25 +37,25 @@ DISTRIBUTION_OF = {
 
 
 def names(requirements: list[str]) -> set[str]:
-    found = (re.match(r"[A-Za-z0-9._-]+", requirement) for requirement in requirements)
-    return {match.group().lower() for match in found if match}
+    matches = (re.match(r"[A-Za-z0-9._-]+", requirement) for requirement in requirements)
+    return {match.group().lower() for match in matches if match}
 
 
 def third_party_imports(package: str) -> set[str]:
-    """Top-level names imported anywhere in a package, also inside functions; not ours, not Python's or its types'."""
-    found: set[str] = set()
+    """Return the third-party packages that a package imports, also inside functions."""
+    imported: set[str] = set()
     for path in (ROOT / package).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
-                found.update(alias.name.split(".")[0] for alias in node.names)
+                imported.update(alias.name.split(".")[0] for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-                found.add(node.module.split(".")[0])
-    return {name for name in found if name not in sys.stdlib_module_names and name not in (*PACKAGES, "_typeshed")}
+                imported.add(node.module.split(".")[0])
+    return {name for name in imported if name not in sys.stdlib_module_names and name not in (*PACKAGES, "_typeshed")}
 
 
 @pytest.mark.parametrize("package", SERVING)
-def test_the_serving_image_has_every_package_that_a_serving_package_imports(package: str) -> None:
-    """`pip install .[cpu]` is all that the image gets; what has an extra of its own is imported where it is used."""
+def test_serving_packages_import_declared_packages(package: str) -> None:
+    """The image has `.[cpu]` only; packages of other extras are imported where they are used."""
     own = ("tensorrt", "parquet", "remote", "bench", "ray", "milvus", "mcp", "langchain")
     optional = names([requirement for extra in own for requirement in EXTRAS[extra]])
     installed = names(PROJECT["dependencies"]) | names(EXTRAS["cpu"]) | optional
@@ -64,18 +64,18 @@ def test_the_serving_image_has_every_package_that_a_serving_package_imports(pack
 
 
 @pytest.mark.parametrize("package", ["training", "model_export"])
-def test_the_training_extra_has_every_package_that_a_training_package_imports(package: str) -> None:
+def test_training_packages_import_declared_packages(package: str) -> None:
     extras = EXTRAS["cpu"] + EXTRAS["train"] + EXTRAS["pretrained"]
     needed = {DISTRIBUTION_OF.get(name, name.replace("_", "-")) for name in third_party_imports(package)}
     assert needed - names(PROJECT["dependencies"] + extras) == set()
 
 
-def test_nothing_that_the_serving_image_installs_is_for_training() -> None:
+def test_the_serving_image_installs_no_training_package() -> None:
     assert (names(PROJECT["dependencies"]) | names(EXTRAS["cpu"])) & names(EXTRAS["train"]) == set()
 
 
 def test_every_declared_package_is_pinned_exactly_or_is_torch() -> None:
-    """The environment of `make demo` must be the one that was tested."""
+    """`make demo` installs the tested versions."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = {m.group(1).lower(): m.group(2) for line in lines if (m := re.match(r"([A-Za-z0-9._-]+)([=<>].*)", line))}
     declared = names([*PROJECT["dependencies"], *(r for extra in EXTRAS.values() for r in extra)])
@@ -84,7 +84,7 @@ def test_every_declared_package_is_pinned_exactly_or_is_torch() -> None:
     assert pins["torch"] == ">=2.9,<3"
 
 
-def test_pins_name_no_local_build_and_no_place() -> None:
+def test_pins_name_no_local_build_and_no_url() -> None:
     text = (ROOT / "constraints.txt").read_text()
     assert "+cpu" not in text
     assert "://" not in text
@@ -92,7 +92,7 @@ def test_pins_name_no_local_build_and_no_place() -> None:
 
 
 def test_cpu_and_gpu_builds_share_no_package() -> None:
-    """They own the same modules, so no other extra may bring one of them along either."""
+    """They contain the same modules, so other extras must not require them."""
     builds = {"onnxruntime", "onnxruntime-gpu", "faiss-cpu", "faiss-gpu"}
     assert names(EXTRAS["cpu"]) & names(EXTRAS["gpu"]) == set()
     assert names(EXTRAS["cpu"]) | names(EXTRAS["gpu"]) == builds
@@ -117,7 +117,7 @@ def test_the_wheel_carries_the_default_bundle(tmp_path: Path, monkeypatch: pytes
     assert default_bundle() == tmp_path / target
 
 
-def test_the_changelog_says_what_the_version_brings() -> None:
+def test_the_changelog_has_the_version() -> None:
     headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings[0] == "[Unreleased]"
     assert re.fullmatch(rf"\[{re.escape(PROJECT['version'])}\] - \d{{4}}-\d\d-\d\d", headings[1])
@@ -129,8 +129,8 @@ def test_the_dockerfile_has_no_lint() -> None:
     assert done.returncode == 0
 
 
-def test_everything_that_the_dockerfile_copies_reaches_the_builder() -> None:
-    """The build context leaves out what .dockerignore does not let in."""
+def test_files_that_the_dockerfile_copies_are_in_the_build_context() -> None:
+    """Only files that .dockerignore includes are in the build context."""
     let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copies = re.findall(r"^COPY (?!--from)(.+)$", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
     sources = {source.split("/")[0] for line in copies for source in line.split()[:-1]}
@@ -138,8 +138,8 @@ def test_everything_that_the_dockerfile_copies_reaches_the_builder() -> None:
     assert sources - let_in == set()
 
 
-def test_second_make_has_nothing_to_do(tmp_path: Path) -> None:
-    """A stamp newer than what it was made from keeps `make demo` from installing again."""
+def test_make_does_not_install_twice(tmp_path: Path) -> None:
+    """A newer stamp prevents `make demo` from installing again."""
     make = find_tool("make")
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
@@ -147,15 +147,15 @@ def test_second_make_has_nothing_to_do(tmp_path: Path) -> None:
     python.parent.mkdir(parents=True)
     python.touch()
     (tmp_path / ".venv" / ".runtime").touch()
-    asked = [make, "--question", "--directory", str(tmp_path), "env"]
-    assert subprocess.run(asked).returncode == 0
+    command = [make, "--question", "--directory", str(tmp_path), "env"]
+    assert subprocess.run(command).returncode == 0
     (tmp_path / "constraints.txt").write_text("numpy==1\n")
     later = (tmp_path / ".venv" / ".runtime").stat().st_mtime + 1
     os.utime(tmp_path / "constraints.txt", (later, later))
-    assert subprocess.run(asked).returncode == 1
+    assert subprocess.run(command).returncode == 1
 
 
-def test_make_says_what_is_missing_where_environments_cannot_be_made(tmp_path: Path) -> None:
+def test_make_names_the_missing_package_python3_venv(tmp_path: Path) -> None:
     """Debian's python3 without python3-venv."""
     python = tmp_path / "python3"
     python.write_text('#!/bin/sh\ncase "$2" in *ensurepip*) exit 1;; esac\necho Python 3.11.0\n')

@@ -1,4 +1,4 @@
-"""How tests wait: for a condition, and for as long as a machine that stands still now and then may take."""
+"""Waiting for a condition, long enough for a machine that pauses."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ def wait_for(condition: Callable[[], object], patience: float = PATIENCE) -> Non
     """Return when ``condition`` holds; fail after ``patience`` seconds."""
     deadline = time.monotonic() + patience
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timeout"
         time.sleep(0.005)

@@ -87,7 +87,7 @@ class Terminal:
             "VITASCOPE_PORT": str(self.port),
             "VITASCOPE_DEVICE": "cpu",
             "HF_HOME": str(self.folder / "home" / ".cache" / "huggingface"),
-            "HF_HUB_OFFLINE": "1",  # `tests.docs.neighbours` fills the cache
+            "HF_HUB_OFFLINE": "1",  # `tests.docs.reader` fills the cache
         }
 
     def close(self) -> None:

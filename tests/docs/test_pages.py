@@ -1,4 +1,4 @@
-"""Commands in the pages run as printed, or a comment gives the reason why not."""
+"""Commands in the pages run as printed, or a comment gives the reason why not; then what they name exists."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import only_by_chaos
-from tests.docs.neighbours import publish_models, substitute_servers
 from tests.docs.pages import (
     DOCS_CHECK,
     ROOT,
     SKIP_REASONS,
     Block,
+    find_errors,
     list_pages,
     marker_error,
     parse_blocks,
     parse_commands,
+    split_programs,
 )
-from tests.docs.reader import CURL, generate_scenes, open_terminal
+from tests.docs.reader import CURL, generate_scenes, open_terminal, publish_models, substitute_servers
 from tests.docs.terminal import PORT, Terminal, compare_output, is_free
 from tests.service.webhook_receiver import receiving
 from tests.tools import find_tool
@@ -111,3 +112,37 @@ def test_failing_blocks_are_reported(tmp_path: Path) -> None:
     assert "exit status 22" in http_errors[0]
     assert python_errors[0].startswith("docs/x.md:12: FileNotFoundError")
     assert f"{tmp_path}/srv/none" in python_errors[0]
+
+
+def test_commands_options_and_files_of_blocks_that_do_not_run_exist() -> None:
+    assert [error for block in BLOCKS if block.run for error in find_errors(block)] == []
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("vitascope index /videos --ray auto --workers 3", "vitascope: error: unrecognized arguments: --workers 3"),
+        ("cd /tmp && nohup nice -n 19 vitascope serch x &", "argument COMMAND: invalid choice: 'serch'"),
+        ("A=1 make demo-all VENV=x > log 2>&1", "make has no target 'demo-all'"),
+        ("docker compose exec service vitascope keys make x", "argument ACTION: invalid choice: 'make'"),
+        ("docker compose exec services vitascope keys list", "there is no service 'services'"),
+        ("docker compose run --rm backup backup --keeping 3", "unrecognized arguments: --keeping"),
+        ("docker compose --profile all up", "there is no profile 'all'"),
+        ("docker compose rub", "docker compose rub: a command that"),
+        ('pip install --editable ".[cpu,metrics]"', "there is no extra 'metrics'"),
+        ('pip install "vitascope[cpu]"', "vitascope is not in a package index"),
+        ("python -m training.nowhere", "there is no module 'training.nowhere'"),
+        ("python docs/examples/nothing.py", "there is no file 'docs/examples/nothing.py'"),
+        ("export VITASCOPE_ALLOWED_ROTS='[]'", "there is no setting VITASCOPE_ALLOWED_ROTS"),
+        ("curl -s $V/x --json '{\"a\": 1,}'", '{"a": 1,}: '),
+    ],
+)
+def test_an_error_is_reported_with_its_line(command: str, message: str) -> None:
+    (error,) = find_errors(Block("docs/x.md", 7, "console", f"$ {command}\n", ""))
+    assert error.startswith("docs/x.md:7: ")
+    assert message in error
+
+
+def test_a_line_is_split_into_programs() -> None:
+    line = 'X=1 a "b; c" | d >f 2>&1 && (cd /tmp && e)'
+    assert list(split_programs(line)) == [["a", "b; c"], ["d"], ["cd", "/tmp"], ["e"]]

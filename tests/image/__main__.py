@@ -1,7 +1,6 @@
-"""`make image-check`: the Dockerfile's steps taken in a clean Debian root, and its containers run as docker-compose.yml
-says, to the point where a video is uploaded and found, indexed, backed up, restored, and SIGTERM ends the service.
+"""`make image-check`: build the Dockerfile in a clean Debian root and run its containers as in docker-compose.yml.
 
-It needs root, the network for Debian's and Python's packages, and some minutes. It prints what it measures.
+Uploads, searches, indexes, backs up, restores and stops. Needs root, the network for packages, and some minutes.
 """
 
 from __future__ import annotations
@@ -22,8 +21,18 @@ from typing import Any
 
 from demo.scenes import write_videos
 from tests.composed import ADMIN, STORES, compose
-from tests.image.container import ADDRESS, OUTER_TOOLS, ROOT, Container, Mounts, build, make_base, running
-from tests.image.dockerfile import Stage, stages
+from tests.image.container import (
+    ADDRESS,
+    OUTER_TOOLS,
+    ROOT,
+    Container,
+    Mounts,
+    Stage,
+    build,
+    make_base,
+    running,
+    stages,
+)
 
 MIB = 1024**2
 SOUGHT = "a red square moves left"
@@ -75,7 +84,7 @@ def main() -> int:
 
 
 def check(work: Path, profile: str) -> None:
-    """All of it. Raises AssertionError, or what went wrong."""
+    """Run all steps. Raises AssertionError."""
     services = compose(profile, "index", "backup")["services"]
     served = services["service" if profile == "cpu" else profile]
     built = stages((ROOT / "Dockerfile").read_text(), served["build"]["args"])
@@ -95,7 +104,7 @@ def check(work: Path, profile: str) -> None:
 
 @contextlib.contextmanager
 def step(what: str, more: Callable[[], str] = lambda: "") -> Iterator[None]:
-    """Say what is done, how long it took and what came of it."""
+    """Print a step, its duration and its result."""
     print(f"{what} …", flush=True)
     begun = time.monotonic()
     yield
@@ -114,7 +123,7 @@ def _walk(folder: Path) -> Iterator[str]:
 
 
 class Place:
-    """The built image, and volumes for its containers: empty ones get the owner that their folder has in the image."""
+    """The built image, and volumes, which get the owner of their folder in the image."""
 
     def __init__(self, image: Path, stage: Stage, folder: Path) -> None:
         self.image, self.stage = image, stage
@@ -122,7 +131,7 @@ class Place:
         write_videos(self._videos)
         self._volumes = folder / "volumes"
         self._volumes.mkdir()
-        # A container runtime has one of its own for each container; here all that share a network share an address.
+        # Containers that share a network share an address here.
         (image / "etc" / "hosts").touch()
         self._hosts = self._volumes / "hosts"
         self._hosts.write_text(f"127.0.0.1 localhost\n{ADDRESS} {socket.gethostname()} ray-head\n")
@@ -138,9 +147,9 @@ class Place:
 
     @contextlib.contextmanager
     def container(
-        self, service: dict[str, Any], *command: str, beside: Container | None = None, **settings: str
+        self, service: dict[str, Any], *command: str, peer: Container | None = None, **settings: str
     ) -> Iterator[Container]:
-        """Run a service of docker-compose.yml, with another command or in the network of another one where given."""
+        """Run a service of docker-compose.yml, with another command or in the network of ``peer``."""
         assert service["read_only"]
         assert service["cap_drop"] == ["ALL"]
         environment = {**self.stage.environment, **(service.get("environment") or {}), **settings}
@@ -167,16 +176,16 @@ class Place:
                 environment=environment,
                 mounts=mounts,
                 log=log,
-                beside=beside,
+                peer=peer,
             ) as container:
                 yield container
         except BaseException:
-            print(f"--- what {' '.join(words)} said last ---\n{log.read_text()[-4000:]}", file=sys.stderr)
+            print(f"--- last output of {' '.join(words)} ---\n{log.read_text()[-4000:]}", file=sys.stderr)
             raise
 
-    def once(self, service: dict[str, Any], *command: str, beside: Container | None = None, **settings: str) -> None:
-        """Run a service that ends by itself, and see that it did so in order."""
-        with self.container(service, *command, beside=beside, **settings) as container:
+    def once(self, service: dict[str, Any], *command: str, peer: Container | None = None, **settings: str) -> None:
+        """Run a service that ends by itself, and check its status."""
+        with self.container(service, *command, peer=peer, **settings) as container:
             assert container.process.wait(timeout=600) == 0
 
     def _home(self, user: str) -> str:
@@ -202,16 +211,16 @@ def served_check(place: Place, served: dict[str, Any], index: dict[str, Any], ba
         }
         with step("two videos uploaded, one found", lambda: f", {service.memory() / MIB:.0f} MiB of memory"):
             assert answered(service, "python", "-c", UPLOAD_AND_SEARCH).strip() == EXPECTED
-        with step("`index` beside it, and a search for what it added"):
+        with step("`index` in a second container, and a search"):
             place.once(index)
-            found = answered(service, "vitascope", "search", SOUGHT, "--server", "http://127.0.0.1:8000", "--json")
-            assert json.loads(found)["results"][0]["video"]["title"] == EXPECTED
-        with step("`backup` beside it, twice"):
+            output = answered(service, "vitascope", "search", SOUGHT, "--server", "http://127.0.0.1:8000", "--json")
+            assert json.loads(output)["results"][0]["video"]["title"] == EXPECTED
+        with step("`backup` in a second container, twice"):
             place.once(backup)
             time.sleep(1.1)  # copies are named after the second
             place.once(backup)
             (_, copy) = sorted(path for path in place.volume("backups", "/backups").iterdir() if path.name[0] != ".")
-        with step(f"SIGTERM, within the {served['stop_grace_period']} that it is given"):
+        with step(f"SIGTERM, within {served['stop_grace_period']}"):
             os.kill(service.pid, signal.SIGTERM)
             assert service.process.wait(timeout=float(served["stop_grace_period"].rstrip("s"))) == 0
     with step("a copy restored into an empty volume, and a search there"):
@@ -228,28 +237,26 @@ def served_check(place: Place, served: dict[str, Any], index: dict[str, Any], ba
 
 
 def cluster_check(place: Place, head: dict[str, Any], worker: dict[str, Any]) -> None:
-    """A job on the Ray cluster. Its vectors are FAISS's here, since there is no Milvus."""
+    """Run a job on the Ray cluster, with FAISS instead of Milvus."""
     assert head["environment"]["RAY_AUTH_TOKEN"] == STORES
     with contextlib.ExitStack() as stack:
         with step("Ray's head, until its check passes"):
             first = stack.enter_context(node(place, head, VITASCOPE_VECTOR_STORE="faiss"))
         with step("Ray's worker, likewise"):
-            stack.enter_context(node(place, worker, beside=first))
+            stack.enter_context(node(place, worker, peer=first))
         with step("a job on the cluster"):
             command = ("vitascope", "index", "/videos", "--ray", "auto", "--collection", "cluster", "--json")
-            told = json.loads(answered(first, *command))
-        print(f"    {told['added']} videos added, {first.memory() / MIB:.0f} MiB of memory of the head")
-        assert told["added"] > 0
+            result = json.loads(answered(first, *command))
+        print(f"    {result['added']} videos added, {first.memory() / MIB:.0f} MiB of memory of the head")
+        assert result["added"] > 0
 
 
 @contextlib.contextmanager
-def node(
-    place: Place, service: dict[str, Any], beside: Container | None = None, **settings: str
-) -> Iterator[Container]:
-    """A healthy node, begun again as `restart: unless-stopped` says: Ray ends where its start takes more than 30 s."""
+def node(place: Place, service: dict[str, Any], peer: Container | None = None, **settings: str) -> Iterator[Container]:
+    """Yield a healthy node, restarted if it exits: Ray exits if its start takes more than 30 s."""
     with contextlib.ExitStack() as stack:
         for left in (2, 1, 0):
-            container = stack.enter_context(place.container(service, beside=beside, **settings))
+            container = stack.enter_context(place.container(service, peer=peer, **settings))
             try:
                 wait_until_passes(container, service["healthcheck"]["test"][1:], seconds=120)
                 break

@@ -1,15 +1,15 @@
-"""A Dockerfile's stages built in a Debian root, and its containers run there: what an image promises without Docker.
+"""Builds the stages of a Dockerfile in a Debian root, and runs containers there, without Docker.
 
-The root comes from debootstrap and stands in for the base image, which cannot be had without a registry of images: it
-has Debian's own Python of the same minor version where the image has one of its own. Everything else is the
-Dockerfile's. Namespaces of Linux do what a container runtime does: a root that cannot be written to, a network, process
-numbers and mounts of its own, a user without any capability.
+The root of debootstrap, with Debian's Python of the same minor version, replaces the base image. Linux namespaces
+replace the container runtime: a read-only root, separate network, processes and mounts, a user without capabilities.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -18,12 +18,125 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from tests.image.dockerfile import Stage, Step
+_STEPS = ("RUN", "COPY")
+_IDLE = ("LABEL", "EXPOSE", "VOLUME")
+"""Instructions that change no files of the image."""
+BASE_PATH = "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""That the base image begins with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """RUN with the words of its command, or COPY with its sources and its destination as the last word."""
+
+    kind: str
+    words: tuple[str, ...]
+    environment: dict[str, str]
+    directory: str
+    user: str
+    from_stage: str | None = None
+
+
+@dataclass(slots=True)
+class Stage:
+    """A stage of a build, and how its containers are started."""
+
+    base: str
+    name: str | None
+    environment: dict[str, str] = field(default_factory=lambda: {"PATH": BASE_PATH})
+    directory: str = "/"
+    user: str = "0:0"
+    steps: list[Step] = field(default_factory=list)
+    entrypoint: list[str] = field(default_factory=list)
+    command: list[str] = field(default_factory=list)
+    health: list[str] = field(default_factory=list)
+    health_options: dict[str, str] = field(default_factory=dict)
+    folders: list[str] = field(default_factory=list)
+    """Made by WORKDIR."""
+
+
+def stages(text: str, arguments: dict[str, str]) -> list[Stage]:
+    """Return the stages of a Dockerfile in order; ``arguments`` are those of ``--build-arg``. Raises ValueError."""
+    parsed: list[Stage] = []
+    declared: dict[str, str] = {}
+    for keyword, rest in _instructions(text):
+        if keyword == "FROM":
+            base, *named = rest.split()
+            parsed.append(Stage(base, named[1] if named else None))
+            declared = {}
+        elif not parsed:
+            raise ValueError(f"{keyword} {rest}: before the first FROM, which was expected")
+        elif keyword == "ARG":
+            name, _, default = rest.partition("=")
+            declared[name] = arguments.get(name, default)
+        else:
+            _apply(parsed[-1], keyword, rest, declared)
+    unused = set(arguments) - {name for line in text.splitlines() for name in re.findall(r"^ARG (\w+)", line)}
+    if unused:
+        raise ValueError(f"build arguments: {sorted(unused)} are not declared")
+    return parsed
+
+
+def _instructions(text: str) -> list[tuple[str, str]]:
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    whole = re.sub(r"\\\n", " ", "\n".join(lines))
+    return [
+        (keyword, rest.strip()) for keyword, _, rest in (line.strip().partition(" ") for line in whole.splitlines())
+    ]
+
+
+def _apply(stage: Stage, keyword: str, rest: str, declared: dict[str, str]) -> None:
+    known = {**declared, **stage.environment}
+    if keyword == "ENV":
+        for pair in shlex.split(rest):
+            name, _, value = pair.partition("=")
+            stage.environment[name] = re.sub(r"\$\{?(\w+)\}?", lambda match: known.get(match[1], ""), value)
+    elif keyword == "WORKDIR":
+        stage.directory = rest
+        stage.folders.append(rest)
+    elif keyword == "USER":
+        stage.user = rest
+    elif keyword in _STEPS:
+        stage.steps.append(_step(stage, keyword, rest, known))
+    elif keyword == "ENTRYPOINT":
+        stage.entrypoint = _exec_form(keyword, rest)
+    elif keyword == "CMD":
+        stage.command = _exec_form(keyword, rest)
+    elif keyword == "HEALTHCHECK":
+        options, _, command = rest.partition("CMD ")
+        stage.health = _exec_form(keyword, command)
+        stage.health_options = dict(re.findall(r"--([\w-]+)=(\S+)", options))
+    elif keyword not in _IDLE:
+        raise ValueError(f"{keyword} {rest}: the instruction is not supported")
+
+
+def _step(stage: Stage, keyword: str, rest: str, known: dict[str, str]) -> Step:
+    if keyword == "RUN":
+        if rest.startswith(("[", "--")):
+            raise ValueError(f"RUN {rest}: a command for the shell was expected")
+        # A shell sees arguments of the build as variables of its environment.
+        return Step(keyword, ("/bin/sh", "-c", rest), dict(known), stage.directory, stage.user)
+    words = rest.split()
+    options = [word for word in words if word.startswith("--")]
+    source = next((word.removeprefix("--from=") for word in options if word.startswith("--from=")), None)
+    if len(options) != (source is not None):
+        raise ValueError(f"COPY {rest}: no option but --from was expected")
+    return Step(keyword, tuple(words[len(options) :]), {}, stage.directory, stage.user, source)
+
+
+def _exec_form(keyword: str, text: str) -> list[str]:
+    try:
+        words: Any = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{keyword} {text}: a JSON list of words was expected") from error
+    return [str(word) for word in words]
+
 
 ROOT = Path(__file__).parents[2]
-TOLD_TO_PIP = ("PIP_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_", "REQUESTS_CA_BUNDLE")
-"""Beginnings of variables, in either case, that say how a machine reaches its package index."""
+PIP_VARIABLES = ("PIP_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_", "REQUESTS_CA_BUNDLE")
+"""Prefixes of variables, in either case, that configure access to the package index."""
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 ADDRESS = "10.77.0.1"
 """Of a container in its own network."""
@@ -42,7 +155,7 @@ def suite_of(base: str) -> str:
 def make_base(base: str, folder: Path) -> None:
     """A Debian root with Python, in place of the image ``base``."""
     include = "--include=python3,python3-venv,ca-certificates"
-    # What it mounts goes with its namespace, also when it fails: nobody removes this folder with /proc in it.
+    # Its mounts end with the namespace, also after a failure.
     command = ["unshare", "--mount", "debootstrap", "--variant=minbase", include, suite_of(base), str(folder)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     shutil.rmtree(folder / "var" / "cache" / "apt" / "archives")
@@ -71,7 +184,7 @@ def build(stages: Sequence[Stage], base: Path, folder: Path, context: Path) -> P
 
 
 def _copy(root: Path, step: Step, source_root: Path) -> None:
-    """As COPY does: what is in a folder goes into the destination; files go by their name into one that ends in /."""
+    """Copy as COPY does: contents of folders, and files by name into a destination that ends in /."""
     *sources, target = step.words
     left_out = shutil.ignore_patterns(*_left_out_everywhere(source_root) if step.from_stage is None else ())
     destination = root / os.path.join(step.directory, target).lstrip("/")
@@ -86,35 +199,35 @@ def _copy(root: Path, step: Step, source_root: Path) -> None:
 
 
 def _left_out_everywhere(context: Path) -> list[str]:
-    """Names that .dockerignore leaves out of every folder; what it lets in at the top is for a test of its own."""
+    """Return the names that .dockerignore excludes from every folder."""
     lines = (context / ".dockerignore").read_text().splitlines()
     return [line.removeprefix("**/") for line in lines if line.startswith("**/")]
 
 
 def _run(root: Path, step: Step) -> None:
-    """One RUN, in the network of this machine and with what pip is told on it, of which nothing stays behind."""
+    """Execute RUN in the network of this machine, with its configuration of pip, which is removed afterwards."""
     if step.user != "0:0":
         raise ValueError(f"RUN {step.words[-1]}: as user {step.user}; a step of root was expected")
-    told = {name: value for name, value in os.environ.items() if name.upper().startswith(TOLD_TO_PIP)}
+    variables = {name: value for name, value in os.environ.items() if name.upper().startswith(PIP_VARIABLES)}
     lent = {path for path in (Path("/etc/resolv.conf"), Path("/etc/hosts"), *_settings_of_pip()) if path.exists()}
-    lent |= {Path(value) for value in told.values() if value.startswith("/") and Path(value).exists()}
+    lent |= {Path(value) for value in variables.values() if value.startswith("/") and Path(value).exists()}
     made = [_place(root, path) for path in sorted(lent)]
     mounts = [f"mount --rbind /dev {root}/dev", f"mount -t proc proc {root}/proc"]
     mounts += [f"mount --bind {shlex.quote(str(path))} {root}{shlex.quote(str(path))}" for path in sorted(lent)]
-    inside = _words("env", "-i", *_pairs({"HOME": "/root", **told, **step.environment}), *step.words)
+    inside = _words("env", "-i", *_pairs({"HOME": "/root", **variables, **step.environment}), *step.words)
     script = [*mounts, f"exec chroot {root} /bin/sh -c {shlex.quote(f'cd {step.directory} && exec {inside}')}"]
     try:
         command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", "\n".join(script)]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         if done.returncode:
-            raise RuntimeError(f"RUN {step.words[-1]}: status {done.returncode}; it said last:\n{done.stdout[-4000:]}")
+            raise RuntimeError(f"RUN {step.words[-1]}: status {done.returncode}; last output:\n{done.stdout[-4000:]}")
     finally:
         for path in reversed([each for places in made for each in places]):
             path.rmdir() if path.is_dir() else path.unlink()
 
 
 def _settings_of_pip() -> list[Path]:
-    """Its files, or the folders that are pip's alone, since a file may name others beside it."""
+    """Return the configuration files of pip, or the folders that only pip uses."""
     done = subprocess.run([sys.executable, "-m", "pip", "config", "debug"], check=True, capture_output=True, text=True)
     lines = [line.strip().rpartition(", exists: ") for line in done.stdout.splitlines()]
     files = [Path(name) for name, _, exists in lines if exists == "True"]
@@ -122,7 +235,7 @@ def _settings_of_pip() -> list[Path]:
 
 
 def _place(root: Path, path: Path) -> list[Path]:
-    """Make what is missing for ``path`` to be mounted there; what was made, outermost first."""
+    """Create the mount point of ``path``; return the created paths, outermost first."""
     inside = root / str(path).lstrip("/")
     missing = [each for each in [inside, *inside.parents] if not each.exists() and not each.is_symlink()]
     for each in reversed(missing):
@@ -151,20 +264,20 @@ class Container:
         return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
 
     def memory(self) -> int:
-        """Bytes that its processes take: their own, and their share of what they share."""
-        found = 0
+        """Return the proportional set size of its processes in bytes."""
+        total = 0
         own = os.readlink(f"/proc/{self.pid}/ns/pid")
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if os.readlink(entry / "ns" / "pid") == own:
                     lines = (entry / "smaps_rollup").read_text().splitlines()
-                    found += 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-        return found
+                    total += 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        return total
 
 
 @dataclass(frozen=True, slots=True)
 class Mounts:
-    """Folders of this machine by where a container has them; written to, or only read. Sizes in bytes."""
+    """Mounts by path in the container: writable folders, read-only folders, and tmpfs."""
 
     written: dict[str, Path] = field(default_factory=dict)
     read: dict[str, Path] = field(default_factory=dict)
@@ -183,10 +296,10 @@ def running(
     environment: dict[str, str],
     mounts: Mounts,
     log: Path,
-    beside: Container | None = None,
+    peer: Container | None = None,
 ) -> Iterator[Container]:
-    """Start ``words`` in ``root``, in a network of its own that leads nowhere, or in that of ``beside``; what is left
-    of it at the end is killed.
+    """Start ``words`` in ``root``, in a network of its own that leads nowhere, or in that of ``peer``; it is killed at
+    the end.
     """
     at = shlex.quote(str(root))
     script = [
@@ -202,11 +315,11 @@ def running(
         *(f"mount --bind {shlex.quote(str(path))} {at}{inside}" for inside, path in mounts.read.items()),
         *(f"mount -o remount,bind,ro {at}{inside}" for inside in mounts.read),
         f"mount -o remount,bind,ro {at}",
-        *(["ip link set lo up", f"ip address add {ADDRESS}/32 dev lo"] if beside is None else []),
+        *(["ip link set lo up", f"ip address add {ADDRESS}/32 dev lo"] if peer is None else []),
         f"exec {_words(*_inside(root, user, directory, environment, words))}",
     ]
-    net = ["--net"] if beside is None else []
-    outer = [] if beside is None else ["nsenter", "--target", str(beside.pid), "--net", "--"]
+    net = ["--net"] if peer is None else []
+    outer = [] if peer is None else ["nsenter", "--target", str(peer.pid), "--net", "--"]
     command = [*outer, "unshare", "--mount", "--pid", "--fork", "--ipc", *net, "sh", "-ec"]
     with open(log, "w") as output:
         process = subprocess.Popen([*command, "\n".join(script)], stdout=output, stderr=output, text=True)

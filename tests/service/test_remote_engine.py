@@ -33,7 +33,7 @@ def test_it_waits_for_the_server_of_its_graphs_and_outlives_it(
 
         problem_of(client.get("/readyz"), 503, "not_ready")
         with graph_server(repository) as loaded, graph_server(nothing, port=port) as graphs:
-            wait_for(lambda: graphs.asked)  # it answers before it has models
+            wait_for(lambda: graphs.requests)  # it answers before it has models
             problem_of(client.get("/readyz"), 503, "not_ready")
             graphs.models = loaded.models
             wait_for(is_ready)

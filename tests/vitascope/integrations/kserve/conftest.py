@@ -15,7 +15,7 @@ from tests.waiting import PATIENCE
 from vitascope.bundle.bundle import Bundle
 
 MAX_BATCH = 4
-"""Of the small bundle's models at Triton's dialect: less than what the tests ask for at once."""
+"""Of models with Triton's dialect: less than the tests send at once."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Place:
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The small server is in this process, which may stand still."""
+    """The server is in this process, which may pause."""
     monkeypatch.setattr("vitascope.integrations.kserve.server.READY_SECONDS", PATIENCE)
 
 

@@ -1,8 +1,8 @@
-"""How long runs take at a server, beside the same runs in this process.
+"""Compare the speed of runs at a server with the same runs in this process.
 
     python -m tests.vitascope.integrations.kserve.measure
 
-Asks the server at KSERVE, with the graphs of VITASCOPE_BUNDLE.
+Uses the server at KSERVE, which has the graphs of VITASCOPE_BUNDLE.
 """
 
 from __future__ import annotations
@@ -24,19 +24,17 @@ CASES = [("text", 1, 1), ("text", 8, 4), ("video", 1, 1), ("video", 1, 4), ("vid
 
 
 def main() -> None:
-    """Rows a second, of the best of some rounds: what else the machine does takes from both. What a row costs this
-    process in processor time is measured besides, since that does not depend on it.
-    """
+    """Print rows per second of the best round, and the processor time of this process per row."""
     bundle, url = default_bundle(), os.environ["KSERVE"]
     here, there = Model.open(bundle, device="cpu"), Model.open(bundle, engine=url)
     print(f"{'':34}{'rows a second':>20}{'':>8}{'processor ms a row':>22}")
     print(f"{'':34}{'here':>10}{'there':>10}{'ratio':>8}{'here':>12}{'there':>10}")
     for graph, rows, threads in CASES:
-        asked = _asking(here, graph, rows), _asking(there, graph, rows)
+        runs = _run_of(here, graph, rows), _run_of(there, graph, rows)
         rates, costs = [0.0, 0.0], [math.inf, math.inf]
         with ThreadPoolExecutor(threads) as pool:
             for _, side in itertools.product(range(ROUNDS), (0, 1)):
-                rate, cost = _round(pool, asked[side], rows, threads)
+                rate, cost = _round(pool, runs[side], rows, threads)
                 rates[side], costs[side] = max(rates[side], rate), min(costs[side], cost)
         what = f"{graph}, {rows} at once, {threads} at a time"
         ratio = rates[1] / rates[0]
@@ -44,14 +42,14 @@ def main() -> None:
 
 
 def _round(pool: ThreadPoolExecutor, run: Callable[[], object], rows: int, threads: int) -> tuple[float, float]:
-    """Rows a second, and milliseconds of this process's processor time a row."""
+    """Return rows per second, and milliseconds of processor time of this process per row."""
     began, used = time.perf_counter(), time.process_time()
     for done in [pool.submit(run) for _ in range(threads)]:
         done.result()
     return threads * rows / (time.perf_counter() - began), 1000 * (time.process_time() - used) / (threads * rows)
 
 
-def _asking(model: Model, graph: str, rows: int) -> Callable[[], object]:
+def _run_of(model: Model, graph: str, rows: int) -> Callable[[], object]:
     if graph == "text":
         texts = [f"a brown dog runs over meadow number {number}" for number in range(10, 10 + rows)]
         return lambda: model.embed_text(texts)

@@ -1,7 +1,7 @@
-"""A small server of the Open Inference Protocol, over HTTP on 127.0.0.1, that runs a model repository's graphs.
+"""A small server of the Open Inference Protocol over HTTP, written from its specification, for a model repository.
 
-Written from the protocol's text, not from the client: Triton's dialect (tensors as bytes, the configuration of a model,
-outputs of at least two sizes), or the plain one (JSON alone), as MLServer speaks it.
+It has Triton's dialect (binary tensors, model configuration, outputs of at least two axes), or the plain one (JSON), as
+MLServer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OIP = {"tensor(uint8)": "UINT8", "tensor(int64)": "INT64", "tensor(float)": "FP3
 
 @dataclass
 class Served:
-    """One model. ``fingerprint``: as its configuration states it; None: not at all."""
+    """A model; ``fingerprint`` is that of its configuration, None without one."""
 
     session: onnxruntime.InferenceSession
     fingerprint: str | None
@@ -37,10 +37,10 @@ class Served:
 
     def metadata(self, name: str) -> dict[str, Any]:
         def tensors(arguments: list[Any]) -> list[dict[str, Any]]:
-            sizes = [[size if isinstance(size, int) else -1 for size in one.shape] for one in arguments]
+            sizes = [[size if isinstance(size, int) else -1 for size in tensor.shape] for tensor in arguments]
             return [
-                {"name": one.name, "datatype": OIP[one.type], "shape": shape if len(shape) > 1 else [*shape, 1]}
-                for one, shape in zip(arguments, sizes, strict=True)
+                {"name": tensor.name, "datatype": OIP[tensor.type], "shape": shape if len(shape) > 1 else [*shape, 1]}
+                for tensor, shape in zip(arguments, sizes, strict=True)
             ]
 
         inputs, outputs = tensors(self.session.get_inputs()), tensors(self.session.get_outputs())
@@ -49,11 +49,11 @@ class Served:
 
 Answer = tuple[int, dict[str, str], bytes]
 Interfere = Callable[[str, Callable[[], Answer]], Answer | None]
-"""Given a path and what would be answered to it, what is answered; None breaks the connection off."""
+"""Returns the response to a path, given a function for the regular one; None closes the connection."""
 
 
 class ProtocolServer(ThreadingHTTPServer):
-    """``asked``: requests by path; ``connections``: how many were made; ``heads``: headers of the last request."""
+    """Counts requests by path, rows of each run, and connections; has the headers of the last request."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -63,11 +63,10 @@ class ProtocolServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         self.plain = plain
         self.models = {folder.name: _read(folder) for folder in repository.iterdir()}
-        self.asked: Counter[str] = Counter()
+        self.requests: Counter[str] = Counter()
         self.rows: list[int] = []
-        """Of each run."""
         self.connections = 0
-        self.heads: dict[str, str] = {}
+        self.headers: dict[str, str] = {}
         self.interfere: Interfere = lambda path, answer: answer()
         self.open: set[Any] = set()
 
@@ -75,40 +74,42 @@ class ProtocolServer(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
-    def answer(self, method: str, path: str, heads: dict[str, str], body: bytes) -> Answer:
+    def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
         if path == "/v2":
             extensions = [] if self.plain else ["binary_tensor_data", "model_configuration"]
             return _json(200, {"name": "small", "version": "1", "extensions": extensions})
         if path == "/v2/health/ready":
             return 200, {}, b""
-        found = re.fullmatch(r"/v2/models/([^/]+)(?:/(ready|config|infer))?", path)
-        if found is None or found[1] not in self.models:
+        match = re.fullmatch(r"/v2/models/([^/]+)(?:/(ready|config|infer))?", path)
+        if match is None or match[1] not in self.models:
             return _json(404, {"error": f"Request for unknown model: {path}"})
-        model, what = self.models[found[1]], found[2]
+        model, what = self.models[match[1]], match[2]
         if what is None:
-            return _json(200, model.metadata(found[1]))
+            return _json(200, model.metadata(match[1]))
         if what == "ready":
             return 200, {}, b""
         if what == "config" and not self.plain:
-            stated = {} if model.fingerprint is None else {"vitascope_fingerprint": {"string_value": model.fingerprint}}
-            return _json(200, {"name": found[1], "max_batch_size": model.max_batch, "parameters": stated})
+            parameters = (
+                {} if model.fingerprint is None else {"vitascope_fingerprint": {"string_value": model.fingerprint}}
+            )
+            return _json(200, {"name": match[1], "max_batch_size": model.max_batch, "parameters": parameters})
         if what == "infer" and method == "POST":
-            return self._infer(model, heads, body)
+            return self._infer(model, headers, body)
         return _json(404, {"error": "not found"})
 
-    def _infer(self, model: Served, heads: dict[str, str], body: bytes) -> Answer:
-        length = heads.get("inference-header-content-length")
+    def _infer(self, model: Served, headers: dict[str, str], body: bytes) -> Answer:
+        length = headers.get("inference-header-content-length")
         if length is not None and self.plain:
             return _json(400, {"error": "binary data is not understood here"})
         end = len(body) if length is None else int(length)
-        request, at, inputs = json.loads(body[:end]), end, {}
+        request, offset, inputs = json.loads(body[:end]), end, {}
         for tensor in request["inputs"]:
             dtype, size = np.dtype(NUMPY[tensor["datatype"]]), tensor.get("parameters", {}).get("binary_data_size")
             if size is None:
                 array = np.array(tensor["data"], dtype)
             else:
-                array = np.frombuffer(body[at : at + size], dtype)
-                at += size
+                array = np.frombuffer(body[offset : offset + size], dtype)
+                offset += size
             inputs[tensor["name"]] = array.reshape(tensor["shape"])
         rows = len(next(iter(inputs.values())))
         self.rows.append(rows)
@@ -119,18 +120,18 @@ class ProtocolServer(ThreadingHTTPServer):
             arrays = model.session.run(names, inputs)
         except Exception as error:  # the library's errors share no base but Exception
             return _json(500, {"error": str(error)})
-        stated, tail = [], b""
+        outputs, tail = [], b""
         for name, array, output in zip(names, arrays, request["outputs"], strict=True):
             shape = array.shape if array.ndim > 1 else (*array.shape, 1)
-            told: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": shape}
+            tensor: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": shape}
             if output.get("parameters", {}).get("binary_data"):
                 raw = struct.pack(f"<{array.size}f", *array.reshape(-1).tolist())
-                told["parameters"] = {"binary_data_size": len(raw)}
+                tensor["parameters"] = {"binary_data_size": len(raw)}
                 tail += raw
             else:
-                told["data"] = array.reshape(-1).tolist()
-            stated.append(told)
-        head = json.dumps({"model_name": "small", "outputs": stated}).encode()
+                tensor["data"] = array.reshape(-1).tolist()
+            outputs.append(tensor)
+        head = json.dumps({"model_name": "small", "outputs": outputs}).encode()
         if not tail:
             return 200, {"Content-Type": "application/json"}, head
         return 200, {"Inference-Header-Content-Length": str(len(head))}, head + tail
@@ -152,15 +153,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         server, body = self.server, self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        heads = server.heads = {name.lower(): value for name, value in self.headers.items()}
-        server.asked[self.path] += 1
-        answer = server.interfere(self.path, lambda: server.answer(self.command, self.path, heads, body))
+        headers = server.headers = {name.lower(): value for name, value in self.headers.items()}
+        server.requests[self.path] += 1
+        answer = server.interfere(self.path, lambda: server.answer(self.command, self.path, headers, body))
         if answer is None:
             self.close_connection = True
             return
-        status, stated, content = answer
+        status, response_headers, content = answer
         self.send_response(status)
-        for name, value in {**stated, "Content-Length": str(len(content))}.items():
+        for name, value in {**response_headers, "Content-Length": str(len(content))}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
@@ -173,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(repository: Path, *, plain: bool = False, port: int = 0) -> Iterator[ProtocolServer]:
-    """A server of what `vitascope triton` wrote; at the end its connections are cut, as by a crash."""
+    """Serve a repository of `vitascope triton`; at the end all connections are cut, as by a crash."""
     server = ProtocolServer(repository, port, plain=plain)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
@@ -183,7 +184,7 @@ def serving(repository: Path, *, plain: bool = False, port: int = 0) -> Iterator
         server.shutdown()
         server.server_close()
         for connection in list(server.open):
-            with suppress(OSError):  # its thread may be leaving
+            with suppress(OSError):  # its thread may have ended
                 connection.shutdown(socket.SHUT_RDWR)
         thread.join()
 
@@ -196,10 +197,10 @@ def _read(folder: Path) -> Served:
     )
     config = (folder / "config.pbtxt").read_text()
     fingerprint = re.search(r'"vitascope_fingerprint"\s+value \{\s+string_value: "([0-9a-f]+)"', config)
-    most = re.search(r"max_batch_size: (\d+)", config)
+    max_batch = re.search(r"max_batch_size: (\d+)", config)
     assert fingerprint is not None
-    assert most is not None
-    return Served(session, fingerprint[1], int(most[1]))
+    assert max_batch is not None
+    return Served(session, fingerprint[1], int(max_batch[1]))
 
 
 def _json(status: int, value: object) -> Answer:

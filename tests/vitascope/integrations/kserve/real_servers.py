@@ -108,8 +108,8 @@ def main(kind: str, environment: Path, bundle: Path, command: Sequence[str]) -> 
                 print((folder / "log").read_text(), file=sys.stderr)
                 return 1
             print(f"{kind} answers at {url}", flush=True)
-            asked = {**os.environ, "KSERVE": url, "VITASCOPE_BUNDLE": str(bundle.absolute())}
-            status = subprocess.run(command, env=asked).returncode
+            environment_of_command = {**os.environ, "KSERVE": url, "VITASCOPE_BUNDLE": str(bundle.absolute())}
+            status = subprocess.run(command, env=environment_of_command).returncode
             if status:
                 print((folder / "log").read_text()[-4000:], file=sys.stderr)
             return status

@@ -1,4 +1,4 @@
-"""What is checked of a server before its numbers are believed, and what becomes of a server's faults."""
+"""Engine of an inference server: identity of the graphs, requests, failures; encoding of tensors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from tests.waiting import PATIENCE
 from vitascope.bundle.bundle import Bundle
 from vitascope.errors import EngineError, EngineUnavailable, InvalidInput
 from vitascope.integrations.kserve.engine import check_server
-from vitascope.integrations.kserve.server import InferenceServer
+from vitascope.integrations.kserve.server import InferenceServer, decode_response, encode_request
 from vitascope.model import Model
 
 FEW = ["a red ball", "two"]
@@ -49,10 +50,10 @@ def at_infer(
     return lambda path, answer: do(answer) if path.endswith("/infer") else answer()
 
 
-# Which graphs
+# Identity of the graphs
 
 
-def test_a_model_of_another_bundle_is_refused_by_its_fingerprint(server: ProtocolServer, model: Model) -> None:
+def test_a_model_of_another_bundle_is_rejected_by_its_fingerprint(server: ProtocolServer, model: Model) -> None:
     server.models[named(server, "text")].fingerprint = "0" * 64
     with pytest.raises(
         EngineError, match=f"{server.url}: model 'small-colours-.*-text'.*0{{64}}; {model.bundle.fingerprint}"
@@ -61,7 +62,7 @@ def test_a_model_of_another_bundle_is_refused_by_its_fingerprint(server: Protoco
     assert not server.rows
 
 
-def test_a_fingerprint_as_version_is_as_good(server: ProtocolServer, model: Model) -> None:
+def test_the_fingerprint_may_be_the_version_of_the_model(server: ProtocolServer, model: Model) -> None:
     served = server.models[named(server, "text")]
     served.fingerprint, served.versions = None, ["3", model.bundle.fingerprint]
     model.embed_text(FEW)
@@ -72,7 +73,7 @@ def test_a_fingerprint_as_version_is_as_good(server: ProtocolServer, model: Mode
 
 
 @pytest.mark.parametrize("graph", ["text", "video", "match", "answer"])
-def test_without_a_fingerprint_two_rows_tell_whether_it_is_the_graph(
+def test_without_a_fingerprint_outputs_are_compared(
     graph: str, server: ProtocolServer, small_bundle: Path, tmp_path: Path
 ) -> None:
     """The same names, inputs and outputs, other weights."""
@@ -101,20 +102,18 @@ def test_inputs_and_outputs_must_be_those_of_the_manifest(server: ProtocolServer
         model.run_graph("match", {})
 
 
-def test_a_server_without_the_model_says_how_to_get_it(server: ProtocolServer, model: Model) -> None:
+def test_a_missing_model_names_the_command_that_exports_it(server: ProtocolServer, model: Model) -> None:
     name = named(server, "text")
     del server.models[name]
     with pytest.raises(EngineUnavailable, match=f"model '{name}': HTTP 404: .*unknown model.*vitascope triton"):
         model.embed_text(FEW)
 
 
-def test_check_finds_numbers_that_are_off_whatever_the_server_states(
-    server: ProtocolServer, small_bundle: Path
-) -> None:
+def test_the_parity_check_detects_wrong_outputs(server: ProtocolServer, small_bundle: Path) -> None:
     def off(answer: Callable[[], Answer]) -> Answer:
-        status, heads, body = answer()
-        end = int(heads["Inference-Header-Content-Length"])
-        return status, heads, body[:end] + np.frombuffer(body[end:], "<f4")[::-1].tobytes()
+        status, headers, body = answer()
+        end = int(headers["Inference-Header-Content-Length"])
+        return status, headers, body[:end] + np.frombuffer(body[end:], "<f4")[::-1].tobytes()
 
     assert len(check_server(Bundle.open(small_bundle), server.url)) == 5
     server.interfere = at_infer(off)
@@ -122,29 +121,27 @@ def test_check_finds_numbers_that_are_off_whatever_the_server_states(
         check_server(Bundle.open(small_bundle), server.url)
 
 
-# How it is asked
+# Requests
 
 
-def test_answers_that_come_along_are_weighed_at_the_server(tmp_path: Path) -> None:
+def test_free_form_answers_are_scored_at_the_server(tmp_path: Path) -> None:
     folder = make_small_bundle(tmp_path / "bundle", tasks=["answering"], answers=None, free_form_answers=True)
     write_repository(Bundle.open(folder), tmp_path / "models", TritonOptions(max_batch=4, device="cpu"))
     with serving(tmp_path / "models") as server:
-        found = check_server(Bundle.open(folder), server.url)
-        assert {one.output for one in found} == {"visual_tokens", "answer_logits"}
+        outputs = check_server(Bundle.open(folder), server.url)
+        assert {output.output for output in outputs} == {"visual_tokens", "answer_logits"}
         model = Model.open(folder, engine=f"kserve:{server.url}")
         red = model.embed_video(colour_streams("red")).visual_tokens
         assert model.answer_from_candidates(["what is it?"], red, ["a blue ball", "red"])[0][0].text == "red"
 
 
-def test_what_is_more_than_the_server_takes_is_asked_in_pieces(server: ProtocolServer, model: Model) -> None:
+def test_batches_above_the_maximum_are_split(server: ProtocolServer, model: Model) -> None:
     ids = np.ones((2 * MAX_BATCH + 1, 3), np.int64)
     assert len(model.run_graph("text", {"input_ids": ids, "attention_mask": ids})["vector"]) == len(ids)
     assert server.rows == [MAX_BATCH, MAX_BATCH, 1]
 
 
-def test_large_frames_are_asked_in_pieces(
-    server: ProtocolServer, model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_requests_are_split(server: ProtocolServer, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = {s.name: np.zeros((4, 1, s.frames, s.height, s.width, 3), np.uint8) for s in model.streams}
     monkeypatch.setattr(
         "vitascope.integrations.kserve.engine.MAX_REQUEST_BYTES", 2 * sum(array[0].nbytes for array in frames.values())
@@ -153,27 +150,27 @@ def test_large_frames_are_asked_in_pieces(
     assert server.rows == [2, 2]
 
 
-def test_one_thread_uses_one_connection(server: ProtocolServer, model: Model) -> None:
-    """Unless it asks nothing for so long that the connection is given up."""
+def test_connections_are_reused(server: ProtocolServer, model: Model) -> None:
+    """Except after pauses in which idle connections expire."""
     times: list[float] = []
 
-    def noting(path: str, answer: Callable[[], Answer]) -> Answer:
+    def record(path: str, answer: Callable[[], Answer]) -> Answer:
         times.append(time.monotonic())
         return answer()
 
-    server.interfere = noting
+    server.interfere = record
     for number in range(10):
         model.embed_text([f"{number}"])
     assert server.connections <= 1 + sum(later - earlier > 4 for earlier, later in pairwise(times))
-    assert server.asked[f"/v2/models/{named(server, 'text')}"] == 1
+    assert server.requests[f"/v2/models/{named(server, 'text')}"] == 1
 
 
-def test_a_token_is_sent_and_never_told(
+def test_the_token_is_sent_and_never_shown(
     server: ProtocolServer, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VITASCOPE_ENGINE_TOKEN", "s3cret")
     Model.open(small_bundle, engine=server.url).embed_text(FEW)
-    assert server.heads["authorization"] == "Bearer s3cret"
+    assert server.headers["authorization"] == "Bearer s3cret"
     monkeypatch.setenv("VITASCOPE_ENGINE_TOKEN", "s3cret\n")
     with pytest.raises(InvalidInput, match="VITASCOPE_ENGINE_TOKEN") as raised:
         Model.open(small_bundle, engine=server.url)
@@ -183,24 +180,24 @@ def test_a_token_is_sent_and_never_told(
 @pytest.mark.parametrize(
     "engine", ["triton", "kserve:", "kserve:triton:8000", "http://", "http://u:p@triton:8000", "http://a:b", "ftp://a"]
 )
-def test_what_is_no_engine(engine: str, small_bundle: Path) -> None:
+def test_invalid_engines_are_rejected(engine: str, small_bundle: Path) -> None:
     with pytest.raises(InvalidInput, match="engine: ") as raised:
         Model.open(small_bundle, engine=engine)
     assert "u:p" not in str(raised.value)
 
 
 @pytest.mark.parametrize("tail", ["", "/", "/v2", "/v2/"])
-def test_the_url_may_be_that_of_the_protocol(tail: str, server: ProtocolServer, small_bundle: Path) -> None:
+def test_the_url_may_end_in_the_path_of_the_protocol(tail: str, server: ProtocolServer, small_bundle: Path) -> None:
     assert Model.open(small_bundle, engine=f"kserve:{server.url}{tail}").embed_text(FEW).shape == (2, 16)
 
 
 # Faults
 
 
-def test_a_server_that_is_not_there(small_bundle: Path) -> None:
+def test_an_unreachable_server_is_named(small_bundle: Path) -> None:
     with reserved_port() as port:
         url = f"http://127.0.0.1:{port}"
-        model = Model.open(small_bundle, engine=url)  # asks nothing yet
+        model = Model.open(small_bundle, engine=url)  # does not connect yet
         refused = f"{url}: model 'small-colours-.*-text': does not respond: ConnectError"
         with pytest.raises(EngineUnavailable, match=refused):
             model.embed_text(FEW)
@@ -211,14 +208,14 @@ def test_a_server_that_is_not_there(small_bundle: Path) -> None:
 @pytest.mark.parametrize(
     "fault", [None, (503, {}, b"starting"), (429, {"Retry-After": "0"}, b"")], ids=["cut", "503", "429"]
 )
-def test_a_run_is_tried_again(fault: Answer | None, server: ProtocolServer, model: Model) -> None:
+def test_failed_runs_are_retried(fault: Answer | None, server: ProtocolServer, model: Model) -> None:
     expected, faults = model.embed_text(FEW), [fault, fault]
     server.interfere = at_infer(lambda answer: faults.pop() if faults else answer())
     np.testing.assert_array_equal(model.embed_text(FEW), expected)
-    assert server.asked[f"/v2/models/{named(server, 'text')}/infer"] == 4
+    assert server.requests[f"/v2/models/{named(server, 'text')}/infer"] == 4
 
 
-def test_a_server_that_comes_back_is_used_again(repository: Path, small_bundle: Path) -> None:
+def test_a_restarted_server_is_used_again(repository: Path, small_bundle: Path) -> None:
     with reserved_port() as port:
         with serving(repository, port=port) as first:
             model = Model.open(small_bundle, engine=first.url)
@@ -230,7 +227,7 @@ def test_a_server_that_comes_back_is_used_again(repository: Path, small_bundle: 
 
 
 @pytest.mark.parametrize(("status", "kind"), [(400, EngineError), (500, EngineError), (504, EngineUnavailable)])
-def test_a_refusal_is_told_and_not_tried_again(
+def test_rejected_runs_are_not_retried(
     status: int, kind: type[EngineError], server: ProtocolServer, model: Model
 ) -> None:
     model.embed_text(FEW)
@@ -238,25 +235,25 @@ def test_a_refusal_is_told_and_not_tried_again(
     with pytest.raises(EngineError, match=f"-text': HTTP {status}: out of memory") as raised:
         model.embed_text(FEW)
     assert type(raised.value) is kind
-    assert server.asked[f"/v2/models/{named(server, 'text')}/infer"] == 2
+    assert server.requests[f"/v2/models/{named(server, 'text')}/infer"] == 2
 
 
-def test_a_server_that_takes_too_long_is_asked_once(server: ProtocolServer) -> None:
+def test_timeouts_are_not_retried(server: ProtocolServer) -> None:
     arrived, released = threading.Event(), threading.Event()
 
     def slow(answer: Callable[[], Answer]) -> None:
         arrived.set()
         released.wait(PATIENCE)
 
-    asked, name = InferenceServer(server.url, seconds=0.2), named(server, "text")
-    asked.supports_binary = True  # known, so that nothing is asked but the run
+    client, name = InferenceServer(server.url, seconds=0.2), named(server, "text")
+    client.supports_binary = True  # known, so that only the run is sent
     server.interfere = at_infer(slow)
     ids = np.ones((1, 3), np.int64)
     with pytest.raises(EngineUnavailable, match="does not respond: ReadTimeout"):
-        asked.infer(name, {"input_ids": ids, "attention_mask": ids}, ["vector"])
+        client.infer(name, {"input_ids": ids, "attention_mask": ids}, ["vector"])
     assert arrived.wait(PATIENCE)
     released.set()
-    assert server.asked[f"/v2/models/{name}/infer"] == 1
+    assert server.requests[f"/v2/models/{name}/infer"] == 1
 
 
 @pytest.mark.parametrize(
@@ -275,7 +272,7 @@ def test_a_server_that_takes_too_long_is_asked_once(server: ProtocolServer) -> N
     ],
     ids=["nonsense", "missing", "shape", "nan"],
 )
-def test_answers_that_cannot_be_believed(body: bytes | str, message: str, server: ProtocolServer, model: Model) -> None:
+def test_invalid_responses_are_rejected(body: bytes | str, message: str, server: ProtocolServer, model: Model) -> None:
     model.embed_text(FEW)
     content = body.encode() if isinstance(body, str) else body
     server.interfere = at_infer(lambda answer: (200, {}, content))
@@ -283,17 +280,15 @@ def test_answers_that_cannot_be_believed(body: bytes | str, message: str, server
         model.embed_text(FEW)
 
 
-def test_whether_it_is_ready_is_not_asked_by_everyone_who_asks(
-    server: ProtocolServer, model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_readiness_is_cached(server: ProtocolServer, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vitascope.integrations.kserve.server.READY_CACHE_SECONDS", PATIENCE)
     for _ in range(5):
         model.check_ready()
-    assert server.asked["/v2/health/ready"] == 1
-    assert sum(count for path, count in server.asked.items() if path.endswith("/ready")) == 1 + len(server.models)
+    assert server.requests["/v2/health/ready"] == 1
+    assert sum(count for path, count in server.requests.items() if path.endswith("/ready")) == 1 + len(server.models)
 
 
-def test_a_model_that_is_not_ready(server: ProtocolServer, model: Model) -> None:
+def test_a_model_that_is_not_ready_is_named(server: ProtocolServer, model: Model) -> None:
     name = named(server, "match")
     server.interfere = lambda path, answer: (400, {}, b"") if path.endswith(f"{name}/ready") else answer()
     with pytest.raises(EngineUnavailable, match=f"model '{name}': is not ready: HTTP 400"):
@@ -303,7 +298,7 @@ def test_a_model_that_is_not_ready(server: ProtocolServer, model: Model) -> None
 # The command
 
 
-def test_scoring_through_a_server_by_the_command(
+def test_the_command_scores_through_a_server(
     server: ProtocolServer, small_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from PIL import Image
@@ -311,12 +306,73 @@ def test_scoring_through_a_server_by_the_command(
     from vitascope.cli.main import main
 
     Image.new("RGB", (64, 64), (220, 10, 10)).save(tmp_path / "red.png")
-    asked = ["score", str(tmp_path / "red.png"), "a red thing", "a blue thing", "--json", "--bundle", str(small_bundle)]
-    assert main([*asked, "--engine", f"kserve:{server.url}"]) == 0
+    words = ["score", str(tmp_path / "red.png"), "a red thing", "a blue thing", "--json", "--bundle", str(small_bundle)]
+    assert main([*words, "--engine", f"kserve:{server.url}"]) == 0
     there = json.loads(capsys.readouterr().out)
-    assert main(asked) == 0
+    assert main(words) == 0
     here = json.loads(capsys.readouterr().out)
-    for mine, other in zip(there["scores"], here["scores"], strict=True):
-        assert mine["fused"] == pytest.approx(other["fused"], abs=1e-5)
+    for remote, local in zip(there["scores"], here["scores"], strict=True):
+        assert remote["fused"] == pytest.approx(local["fused"], abs=1e-5)
     assert there["scores"][0]["fused"] > there["scores"][1]["fused"]
     assert server.rows
+
+
+SPECIAL = np.array([[1.1, -0.0], [np.float32(1e-45), np.finfo(np.float32).max]], np.float32)
+
+
+def echo(request: tuple[dict[str, str], bytes]) -> dict[str, np.ndarray]:
+    """Return the tensors of a request as the response of a server that returns its inputs."""
+    headers, body = request
+    length = headers.get("Inference-Header-Content-Length")
+    end = len(body) if length is None else int(length)
+    head = json.dumps({"outputs": json.loads(body[:end])["inputs"]}).encode()
+    return decode_response(head + body[end:], None if length is None else str(len(head)))
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize(
+    "array",
+    [
+        SPECIAL,
+        np.array([[2**62, -1]], np.int64),
+        np.arange(24, dtype=np.uint8).reshape(2, 3, 4)[:, ::2],
+        np.array([True, False]),
+        np.zeros((0, 3), np.float32),
+        np.arange(4, dtype=">f4"),
+    ],
+    ids=["float32", "int64", "strided", "bool", "empty", "big-endian"],
+)
+def test_tensors_are_transferred_bit_by_bit(array: np.ndarray, binary: bool) -> None:
+    if array.dtype.byteorder == ">" and not binary:
+        array = array.astype("<f4")
+    tensors = echo(encode_request({"first": array, "second": SPECIAL}, ["first"], binary=binary))
+    assert tensors["first"].dtype == array.dtype.newbyteorder("=")
+    np.testing.assert_array_equal(tensors["first"], array)
+    np.testing.assert_array_equal(tensors["second"], SPECIAL)
+    assert tensors["first"].flags.writeable
+
+
+def response(**tensor: Any) -> bytes:
+    return json.dumps({"outputs": [{"name": "x", "datatype": "FP32", "shape": [2], **tensor}]}).encode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>",
+        b"[]",
+        b'{"outputs": 3}',
+        response(),
+        response(data=[1.0]),
+        response(data=["a", "b"]),
+        response(data=[1.0, 2.0], datatype="BYTES"),
+        response(data=[1.0, 2.0], shape=None),
+        response(parameters={"binary_data_size": 8}),
+        response(parameters={"binary_data_size": "8"}),
+        response(parameters={"binary_data_size": 4}, shape=[1]),
+        response(parameters={"binary_data_size": 8}, shape=[-2, -1]),
+    ],
+)
+def test_malformed_responses_are_rejected(body: bytes) -> None:
+    with pytest.raises(ValueError, match=r"Error: "):
+        decode_response(body, str(len(body)))

@@ -1,8 +1,7 @@
-"""TensorRT's and CUDA's bindings, as far as they are used here, by ONNX Runtime and plain memory.
+"""Fakes of the bindings of TensorRT and CUDA, by ONNX Runtime and plain memory.
 
-Names, arguments and what comes back are those of the documented interface (TensorRT 10.15's Python API, cuda.bindings'
-runtime), and so is the order: what the documentation asks to be done before is asserted. Work that is put into a stream
-is done when somebody waits for the stream, and not before, so that whoever does not wait sees nothing.
+They follow the documented interfaces (Python API of TensorRT 10.15, runtime of cuda.bindings) and assert the documented
+order of calls. Work in a stream is done when the stream is synchronized, so that code that does not wait fails.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ class Cuda:
         self.streams: dict[int, list[Callable[[], None]]] = {}
         self.failing: dict[str, int] = {}
         """Function -> the status that its next call gives."""
-        self.room = 2**40
+        self.capacity = 2**40
         self._next = 0x7F00_0000_0000
 
     def cudaRuntimeGetVersion(self) -> tuple[int, int]:
@@ -59,7 +58,7 @@ class Cuda:
 
     def cudaMalloc(self, size: int) -> tuple[int, int | None]:
         assert size > 0
-        if sum(map(len, self.memory.values())) + size > self.room:
+        if sum(map(len, self.memory.values())) + size > self.capacity:
             return 2, None
         self._next += 2**32
         self.memory[self._next] = bytearray(b"\xcd" * size)
@@ -201,7 +200,7 @@ class TensorRT:
 
 def _check_logger(logger: Any) -> None:
     assert isinstance(logger, ILogger), "a logger must be an ILogger"
-    assert logger.was_made, "ILogger.__init__ must be called by whoever derives from it"
+    assert logger.was_made, "ILogger.__init__ must be called by subclasses"
 
 
 class Builder:
@@ -210,7 +209,7 @@ class Builder:
         self._trt, self._logger = trt, logger
 
     def create_network(self, flags: int = 0) -> Network:
-        assert flags == 1 << NetworkDefinitionCreationFlag.STRONGLY_TYPED, "types are to be those of the graph"
+        assert flags == 1 << NetworkDefinitionCreationFlag.STRONGLY_TYPED, "strong typing was expected"
         return Network()
 
     def create_builder_config(self) -> BuilderConfig:
@@ -224,16 +223,16 @@ class Builder:
         assert config.cache is not None
         assert config.pool > 0
         for value in network.model.graph.input:
-            stated = _dims(value)
-            if -1 in stated:
+            dims = _dims(value)
+            if -1 in dims:
                 assert config.profiles, "inputs that vary need a profile"
             for profile in config.profiles:
-                least, best, most = profile.shapes[value.name]
-                assert len(least) == len(stated), f"{value.name}: {least} for {stated}"
-                for size, low, middle, high in zip(stated, least, best, most, strict=True):
+                minimum, optimum, maximum = profile.shapes[value.name]
+                assert len(minimum) == len(dims), f"{value.name}: {minimum} for {dims}"
+                for size, low, middle, high in zip(dims, minimum, optimum, maximum, strict=True):
                     assert low <= middle <= high
-                    assert size in (-1, low), f"{value.name}: {least} to {most} for {stated}"
-                    assert size in (-1, high), f"{value.name}: {least} to {most} for {stated}"
+                    assert size in (-1, low), f"{value.name}: {minimum} to {maximum} for {dims}"
+                    assert size in (-1, high), f"{value.name}: {minimum} to {maximum} for {dims}"
         if "build" in self._trt.cannot:
             self._logger.log(Severity.ERROR, "out of memory while timing")
             return None
@@ -253,10 +252,10 @@ class OptimizationProfile:
     def __init__(self) -> None:
         self.shapes: dict[str, tuple[tuple[int, ...], ...]] = {}
 
-    def set_shape(self, name: str, least: Sequence[int], best: Sequence[int], most: Sequence[int]) -> None:
-        if not len(least) == len(best) == len(most):
+    def set_shape(self, name: str, min: Sequence[int], opt: Sequence[int], max: Sequence[int]) -> None:
+        if not len(min) == len(opt) == len(max):
             raise RuntimeError("Shape provided for opt is inconsistent with other shapes.")
-        self.shapes[name] = (tuple(least), tuple(best), tuple(most))
+        self.shapes[name] = (tuple(min), tuple(opt), tuple(max))
 
 
 class TimingCache:
@@ -327,11 +326,11 @@ class Runtime:
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> Engine | None:
         header, _, model = bytes(serialized_engine).partition(SECRET)
-        stated = json.loads(header)
-        if {name: stated[name] for name in self._trt.stamp} != self._trt.stamp:
+        fields = json.loads(header)
+        if {name: fields[name] for name in self._trt.stamp} != self._trt.stamp:
             self._logger.log(Severity.ERROR, "the engine plan file is not compatible with this version or device")
             return None
-        return Engine(self._trt, stated["profiles"], model)
+        return Engine(self._trt, fields["profiles"], model)
 
 
 class Engine:
@@ -378,8 +377,8 @@ class Context:
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        least, _, most = self._engine.profiles[self._profile][name]
-        if len(shape) != len(least) or not all(a <= b <= c for a, b, c in zip(least, shape, most, strict=True)):
+        minimum, _, maximum = self._engine.profiles[self._profile][name]
+        if len(shape) != len(minimum) or not all(a <= b <= c for a, b, c in zip(minimum, shape, maximum, strict=True)):
             return False
         self._shapes[name] = shape
         return True
@@ -416,9 +415,9 @@ class Context:
             inputs[name] = np.frombuffer(bytes(cuda.at(addresses[name])), kind, count).reshape(shape)
         names = [name for name in self._engine.entries if name not in shapes]
         for name, array in zip(names, self._engine.session.run(names, inputs), strict=True):
-            room = cuda.at(addresses[name])
-            assert array.nbytes <= len(room), f"{name}: {array.nbytes} bytes into {len(room)}"
-            room[: array.nbytes] = array.tobytes()
+            buffer = cuda.at(addresses[name])
+            assert array.nbytes <= len(buffer), f"{name}: {array.nbytes} bytes into {len(buffer)}"
+            buffer[: array.nbytes] = array.tobytes()
 
     def _numpy(self, name: str) -> Any:
         return _NUMPY[self._engine.get_tensor_dtype(name)]

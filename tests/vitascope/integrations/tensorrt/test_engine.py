@@ -1,4 +1,4 @@
-"""TensorRT's engine, up to the library's boundary: a double runs the very graph that was built, by ONNX Runtime."""
+"""TensorRT engine, with a fake of the library that runs the built graph by ONNX Runtime; optimization profiles."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from tests.vitascope.integrations.tensorrt.conftest import install
 from tests.vitascope.integrations.tensorrt.double import SECRET, TensorRT
 from tests.waiting import PATIENCE
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import ArraySpec
+from vitascope.bundle.manifest import ArraySpec, Manifest
 from vitascope.engines.graphs import open_engine
 from vitascope.engines.onnx_runtime import Array, OnnxRuntimeEngine, Placement
 from vitascope.errors import EngineError
 from vitascope.integrations.tensorrt import engine as engine_module
 from vitascope.integrations.tensorrt.engine import TensorRTEngine
+from vitascope.integrations.tensorrt.profiles import MAX_BATCH, MAX_CLIPS, profile_for, profiles_of
 from vitascope.model import Model
 
 CARD = "NVIDIA H100 80GB HBM3"
@@ -59,44 +60,44 @@ def inputs_of(graph: str, rows: int, second: int = 1) -> dict[str, Array]:
 def plan(machine: TensorRT, small_bundle: Path, tmp_path: Path) -> Path:
     """The built engine of the text graph."""
     engine_of(small_bundle)
-    (found,) = (tmp_path / "engines" / FOLDER).glob("*-text.plan")
-    return found
+    (path,) = (tmp_path / "engines" / FOLDER).glob("*-text.plan")
+    return path
 
 
-def test_it_answers_as_onnx_runtime_does(machine: TensorRT, tmp_path: Path) -> None:
+def test_outputs_equal_those_of_onnx_runtime(machine: TensorRT, tmp_path: Path) -> None:
     folder = make_small_bundle(tmp_path / "bundle", external_data=True)
     for graph, second in (("video", 1), ("video", 3), ("text", 5), ("match", 4), ("answer", TEXT_LENGTH)):
         engine = engine_of(folder, graph)
         right = OnnxRuntimeEngine(folder / f"{graph}.onnx", threads=1, device="cpu")
         for rows in (1, 3, 70):
             inputs = inputs_of(graph, rows, second)
-            found, expected = engine.run(inputs), right.run(inputs)
-            assert set(found) == set(expected)
+            outputs, expected = engine.run(inputs), right.run(inputs)
+            assert set(outputs) == set(expected)
             for name in expected:
-                assert found[name].dtype == expected[name].dtype
-                np.testing.assert_allclose(found[name], expected[name], atol=1e-6)
-    # 70 videos of three clips are beyond every profile: run four at a time, which is what the roomiest allows.
+                assert outputs[name].dtype == expected[name].dtype
+                np.testing.assert_allclose(outputs[name], expected[name], atol=1e-6)
+    # 70 videos of three clips exceed every profile: the largest allows four at a time.
     of_clips = [run["high"][0] for run in machine.runs if run.get("high", (0, 0))[1] == 3]
     assert of_clips == [1, 3, *[4] * 17, 2]
     of_texts = [run["input_ids"][0] for run in machine.runs if run.get("input_ids", (0, 0))[1] == 5]
     assert of_texts == [1, 3, 32, 32, 6]
 
 
-def test_one_row_runs_in_the_profile_that_was_tuned_for_one(machine: TensorRT, small_bundle: Path) -> None:
+def test_single_rows_run_in_their_own_profile(machine: TensorRT, small_bundle: Path) -> None:
     engine = engine_of(small_bundle)
     for rows in (1, 1, 4, 2, 1):
         engine.run(inputs_of("text", rows, 3))
     assert machine.profile_switches == [1, 0]
 
 
-def test_what_it_states_of_itself(machine: TensorRT, small_bundle: Path) -> None:
+def test_the_engine_reports_shapes_and_placement(machine: TensorRT, small_bundle: Path) -> None:
     engine = engine_of(small_bundle, "video")
     assert engine.inputs["high"] == ArraySpec("uint8", (None, None, 1, 64, 64, 3))
     assert engine.outputs["vector"] == ArraySpec("float32", (None, 16))
     assert engine.placement == Placement("tensorrt 10.15.1.29", "tensorrt", CARD, None)
 
 
-def test_a_model_runs_on_it_whole(machine: TensorRT, small_bundle: Path, small_model: Model) -> None:
+def test_all_graphs_of_a_model_run(machine: TensorRT, small_bundle: Path, small_model: Model) -> None:
     model = Model.open(small_bundle, device="tensorrt")
     model.warm_up()
     assert sorted(machine.builds) == ["answer", "match", "text", "video"]
@@ -111,16 +112,16 @@ def test_an_engine_is_built_once(machine: TensorRT, small_bundle: Path) -> None:
     assert machine.builds == ["text"]
 
 
-def test_who_needs_an_engine_that_is_being_built_waits_for_it(
+def test_concurrent_loads_wait_for_one_build(
     machine: TensorRT, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A service and a job that start together must not time kernels on one GPU at once."""
     build, began, go = engine_module.build_plan, threading.Event(), threading.Event()
 
-    def slow(*given: Any) -> bytes:
+    def slow(*arguments: Any) -> bytes:
         began.set()
         assert go.wait(PATIENCE)
-        return build(*given)
+        return build(*arguments)
 
     monkeypatch.setattr(engine_module, "build_plan", slow)
     with ThreadPoolExecutor(2) as pool:
@@ -136,7 +137,7 @@ def test_who_needs_an_engine_that_is_being_built_waits_for_it(
 
 
 @pytest.mark.parametrize("what", ["version", "card"])
-def test_another_library_or_gpu_gets_engines_of_its_own(
+def test_engines_are_cached_per_library_version_and_gpu(
     what: str, machine: TensorRT, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine_of(small_bundle)
@@ -147,16 +148,16 @@ def test_another_library_or_gpu_gets_engines_of_its_own(
     assert other.builds == ["text"]
     install(machine, monkeypatch)
     engine_of(small_bundle)
-    assert machine.builds == ["text"]  # the first one's are still there
+    assert machine.builds == ["text"]  # its engines are still cached
 
 
-def test_an_engine_for_other_shapes_is_stale(
+def test_an_engine_for_other_profiles_is_rebuilt(
     machine: TensorRT, plan: Path, small_bundle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     magic, header, rest = plan.read_bytes().split(b"\n", 2)
-    stated = json.loads(header)
-    stated["key"]["profiles"][0]["input_ids"][2][0] = 2
-    plan.write_bytes(b"\n".join([magic, json.dumps(stated).encode(), rest]))
+    fields = json.loads(header)
+    fields["key"]["profiles"][0]["input_ids"][2][0] = 2
+    plan.write_bytes(b"\n".join([magic, json.dumps(fields).encode(), rest]))
     engine_of(small_bundle).run(inputs_of("text", 1, 3))
     assert machine.builds == ["text", "text"]
     assert f"{plan.name}: rebuilding: it was built for another profiles" in caplog.text
@@ -164,7 +165,7 @@ def test_an_engine_for_other_shapes_is_stale(
     assert machine.builds == ["text", "text"]
 
 
-def test_another_model_has_engines_of_its_own(machine: TensorRT, plan: Path, tmp_path: Path) -> None:
+def test_engines_are_cached_per_model(machine: TensorRT, plan: Path, tmp_path: Path) -> None:
     engine_of(make_small_bundle(tmp_path / "other", seed=5))
     assert machine.builds == ["text", "text"]
     assert len(list(plan.parent.glob("*.plan"))) == 2
@@ -180,7 +181,7 @@ def test_another_model_has_engines_of_its_own(machine: TensorRT, plan: Path, tmp
     ],
     ids=["cut", "cut in the header", "empty", "another format"],
 )
-def test_a_damaged_engine_is_built_anew(
+def test_a_damaged_engine_is_rebuilt(
     damage: Any, why: str, machine: TensorRT, plan: Path, small_bundle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     plan.write_bytes(damage(plan.read_bytes()))
@@ -189,18 +190,18 @@ def test_a_damaged_engine_is_built_anew(
     assert why in caplog.text
 
 
-def test_an_engine_that_the_library_refuses_is_built_anew(
+def test_an_engine_that_the_library_rejects_is_rebuilt(
     machine: TensorRT, plan: Path, small_bundle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The same version by name, and yet it does not take it: a driver or a patch of the library may do that."""
+    """A driver or a patch of the library may reject engines of the same version."""
     machine.stamp_of_build = "patched"
     assert engine_of(small_bundle).run(inputs_of("text", 1, 3))
     assert machine.builds == ["text", "text"]
     assert "TensorRT 10.15.1.29 rejects it" in caplog.text
-    assert "not compatible with this version" in caplog.text  # TensorRT's own words are in the log
+    assert "not compatible with this version" in caplog.text  # message of TensorRT
 
 
-def test_what_a_build_has_measured_is_used_by_the_next(
+def test_the_timing_cache_is_shared_by_builds(
     machine: TensorRT, small_bundle: Path, plan: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine_of(small_bundle, "match")
@@ -212,14 +213,14 @@ def test_what_a_build_has_measured_is_used_by_the_next(
     assert "replaced, as it is of another GPU or version" in caplog.text
 
 
-def test_a_folder_that_others_may_write_to_is_refused(machine: TensorRT, plan: Path, small_bundle: Path) -> None:
-    """A built engine is code: whoever can replace it can run what they like."""
+def test_a_cache_folder_writable_by_others_is_rejected(machine: TensorRT, plan: Path, small_bundle: Path) -> None:
+    """An engine is executable code."""
     plan.parent.chmod(0o775)
     with pytest.raises(EngineError, match=r"mode 775; a folder that only user \d+ can write to was expected"):
         engine_of(small_bundle)
 
 
-def test_a_disk_that_is_full_is_told_and_leaves_nothing(
+def test_a_full_disk_is_reported_and_leaves_no_files(
     machine: TensorRT, small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*args: object, **more: object) -> None:
@@ -236,7 +237,7 @@ def test_a_disk_that_is_full_is_told_and_leaves_nothing(
     assert engine_of(small_bundle).run(inputs_of("text", 1, 3))
 
 
-def test_a_graph_that_tensorrt_does_not_read_is_named(machine: TensorRT, small_bundle: Path, tmp_path: Path) -> None:
+def test_an_unsupported_graph_is_named(machine: TensorRT, small_bundle: Path, tmp_path: Path) -> None:
     node = helper.make_node("NonMaxSuppression", ["a", "b"], ["vector"], "suppress")
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2, 4]) for name in ("a", "b")]
     out = helper.make_tensor_value_info("vector", TensorProto.INT64, [None, 3])
@@ -251,22 +252,22 @@ def test_a_graph_that_tensorrt_does_not_read_is_named(machine: TensorRT, small_b
 
 
 @pytest.mark.parametrize(
-    ("cannot", "told"),
+    ("cannot", "message"),
     [("build", "cannot build it"), ("context", "cannot create a context"), ("run", "TensorRT could not run")],
 )
-def test_what_the_library_cannot_do_is_told(cannot: str, told: str, machine: TensorRT, small_bundle: Path) -> None:
+def test_failures_of_the_library_are_reported(cannot: str, message: str, machine: TensorRT, small_bundle: Path) -> None:
     machine.cannot = {cannot}
-    with pytest.raises(EngineError, match=f"text.onnx.*{told}"):
+    with pytest.raises(EngineError, match=f"text.onnx.*{message}"):
         engine_of(small_bundle).run(inputs_of("text", 1, 3))
     machine.cannot = set()
     assert engine_of(small_bundle).run(inputs_of("text", 1, 3))
 
 
-def test_inputs_that_make_no_sense(machine: TensorRT, small_bundle: Path) -> None:
+def test_invalid_inputs_are_rejected(machine: TensorRT, small_bundle: Path) -> None:
     engine = engine_of(small_bundle)
     right = inputs_of("text", 2, 3)
     short = right | {"attention_mask": right["attention_mask"][:1]}
-    for wrong, told in (
+    for wrong, message in (
         ({"input_ids": right["input_ids"]}, "inputs .*input_ids.* were expected"),
         (right | {"input_ids": right["input_ids"].astype(np.int32)}, "'input_ids' of int32; int64 was expected"),
         (short, "equally many of each"),
@@ -274,22 +275,22 @@ def test_inputs_that_make_no_sense(machine: TensorRT, small_bundle: Path) -> Non
         (inputs_of("text", 1, TEXT_LENGTH + 1), "it was built for at most"),
         (inputs_of("text", 1, 1), "it was built for at most"),
     ):
-        with pytest.raises(EngineError, match=told):
+        with pytest.raises(EngineError, match=message):
             engine.run(wrong)
     assert engine.run(right)
 
 
-def test_memory_that_the_gpu_does_not_have(machine: TensorRT, small_bundle: Path) -> None:
+def test_a_run_without_enough_gpu_memory_fails_alone(machine: TensorRT, small_bundle: Path) -> None:
     engine = engine_of(small_bundle, "video")
     engine.run(inputs_of("video", 1))
-    machine.cuda.room = 200_000
+    machine.cuda.capacity = 200_000
     with pytest.raises(EngineError, match=r"bytes of GPU memory: out of memory \(error 2\)"):
         engine.run(inputs_of("video", 32))
-    machine.cuda.room = 2**40
+    machine.cuda.capacity = 2**40
     assert engine.run(inputs_of("video", 32))
 
 
-def test_a_failure_on_the_gpu_is_told_when_it_is_waited_for(machine: TensorRT, small_bundle: Path) -> None:
+def test_asynchronous_failures_are_raised(machine: TensorRT, small_bundle: Path) -> None:
     engine = engine_of(small_bundle)
     machine.cuda.failing["cudaStreamSynchronize"] = 700
     with pytest.raises(EngineError, match=r"synchronize: an illegal memory access was encountered \(error 700\)"):
@@ -297,7 +298,7 @@ def test_a_failure_on_the_gpu_is_told_when_it_is_waited_for(machine: TensorRT, s
     assert engine.run(inputs_of("text", 1, 3))
 
 
-def test_an_engine_that_is_gone_leaves_nothing_on_the_gpu(machine: TensorRT, small_bundle: Path) -> None:
+def test_a_deleted_engine_frees_its_gpu_memory(machine: TensorRT, small_bundle: Path) -> None:
     engine = engine_of(small_bundle, "video")
     engine.run(inputs_of("video", 2))
     assert machine.cuda.memory
@@ -309,22 +310,22 @@ def test_an_engine_that_is_gone_leaves_nothing_on_the_gpu(machine: TensorRT, sma
 
 
 @pytest.mark.parametrize(
-    ("module", "found", "told"),
+    ("module", "message"),
     [
-        ("tensorrt", None, "TensorRT's Python package cannot be imported"),
-        ("cuda.bindings.runtime", None, "the package cuda-bindings cannot be imported"),
-        ("onnx", None, "the package onnx cannot be imported"),
+        ("tensorrt", "TensorRT's Python package cannot be imported"),
+        ("cuda.bindings.runtime", "the package cuda-bindings cannot be imported"),
+        ("onnx", "the package onnx cannot be imported"),
     ],
 )
-def test_a_library_that_is_missing_is_named(
-    module: str, found: Any, told: str, machine: TensorRT, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_missing_library_is_named(
+    module: str, message: str, machine: TensorRT, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, module, found)
-    with pytest.raises(EngineError, match=told):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(EngineError, match=message):
         engine_of(small_bundle)
 
 
-def test_a_version_or_driver_that_does_not_fit_is_named(
+def test_an_incompatible_version_or_driver_is_named(
     machine: TensorRT, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(TensorRT(machine.cuda, version="8.6.1"), monkeypatch)
@@ -335,14 +336,16 @@ def test_a_version_or_driver_that_does_not_fit_is_named(
         engine_of(small_bundle)
 
 
-def test_tensorrts_words_go_to_the_log(machine: TensorRT, small_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_messages_of_tensorrt_are_logged(
+    machine: TensorRT, small_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     machine.cannot = {"build"}
     with caplog.at_level(logging.INFO, "vitascope.tensorrt"), pytest.raises(EngineError):
         engine_of(small_bundle)
     assert ("vitascope.tensorrt", logging.ERROR, "out of memory while timing") in caplog.record_tuples
 
 
-def test_without_tensorrt_the_device_says_what_is_missing_of_both_ways_to_it(
+def test_the_error_without_tensorrt_names_what_both_engines_lack(
     small_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("VITASCOPE_ENGINE_CACHE", str(tmp_path))
@@ -354,23 +357,23 @@ def test_without_tensorrt_the_device_says_what_is_missing_of_both_ways_to_it(
         open_engine(bundle, "text", small_bundle / "text.onnx", 1, "tensorrt")
 
 
-def test_onnx_runtimes_provider_stands_in_and_says_why(
+def test_onnx_runtimes_provider_is_the_fallback_and_reports_the_reason(
     small_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """It is told the same profiles, and where to keep what it builds."""
+    """It gets the same profiles, and a folder for its engines."""
     monkeypatch.setenv("VITASCOPE_ENGINE_CACHE", str(tmp_path))
     monkeypatch.setattr("vitascope.engines.gpu.DRIVER", "libnone.so.1")
-    told: list[dict[str, str]] = []
+    recorded: list[dict[str, str]] = []
 
     def stand_in(path: Path, threads: int, device: str, *, tensorrt_options: dict[str, str]) -> OnnxRuntimeEngine:
-        told.append(tensorrt_options)
+        recorded.append(tensorrt_options)
         assert device == "tensorrt"
         return OnnxRuntimeEngine(path, threads, "cpu")
 
     monkeypatch.setattr("vitascope.engines.graphs.OnnxRuntimeEngine", stand_in)
     engine = open_engine(Bundle.open(small_bundle), "match", small_bundle / "match.onnx", 1, "tensorrt")
     assert "TensorRT itself: no NVIDIA driver is installed" in str(engine.placement.fallback)
-    (options,) = told
+    (options,) = recorded
     assert options["trt_profile_min_shapes"] == (
         "input_ids:1x2,attention_mask:1x2,visual_tokens:1x2x16,input_ids:1x2,attention_mask:1x2,visual_tokens:1x2x16"
     )
@@ -378,12 +381,59 @@ def test_onnx_runtimes_provider_stands_in_and_says_why(
     assert Path(options["trt_engine_cache_path"]).is_dir()
 
 
-def test_the_plan_holds_nothing_but_its_header_and_the_engine(plan: Path) -> None:
+def test_a_plan_file_has_a_header_and_the_engine(plan: Path) -> None:
     magic, header, rest = plan.read_bytes().split(b"\n", 2)
-    stated = json.loads(header)["key"]
+    key = json.loads(header)["key"]
     assert magic == b"vitascope plan 1"
-    assert (stated["graph"], stated["tensorrt"], stated["card"], stated["capability"]) == (
+    assert (key["graph"], key["tensorrt"], key["card"], key["capability"]) == (
         *("text", "10.15.1.29", CARD),
         [9, 0],
     )
     assert SECRET in rest
+
+
+BUNDLE = Path(__file__).parents[4] / "bundles" / "hd-vila-tiny"
+
+
+@pytest.fixture(scope="module")
+def manifest() -> Manifest:
+    return Bundle.open(BUNDLE).manifest
+
+
+def streams(rows: int, clips: int) -> dict[str, tuple[int, ...]]:
+    return {"high": (rows, clips, 1, 224, 224, 3), "low": (rows, clips, 6, 112, 112, 3)}
+
+
+def test_profiles_of_videos_follow_the_streams_of_the_manifest(manifest: Manifest) -> None:
+    single, batch, clips = profiles_of(manifest, "video")
+    assert single["high"].min == single["high"].opt == single["high"].max == (1, 1, 1, 224, 224, 3)
+    assert batch["low"].max == (MAX_BATCH, 1, 6, 112, 112, 3)
+    assert clips["low"].max == (4, MAX_CLIPS, 6, 112, 112, 3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "clips", "profile"),
+    [(1, 1, 0), (2, 1, 1), (32, 1, 1), (33, 1, None), (1, 2, 2), (4, 8, 2), (5, 2, None), (1, 9, None)],
+)
+def test_videos_run_in_the_first_profile_that_allows_them(
+    rows: int, clips: int, profile: int | None, manifest: Manifest
+) -> None:
+    assert profile_for(profiles_of(manifest, "video"), streams(rows, clips)) == profile
+
+
+def test_frames_of_another_size_fit_no_profile(manifest: Manifest) -> None:
+    assert profile_for(profiles_of(manifest, "video"), streams(1, 1) | {"low": (1, 1, 6, 112, 96, 3)}) is None
+
+
+@pytest.mark.parametrize("graph", ["text", "match", "answer"])
+def test_texts_of_every_length_fit(graph: str, manifest: Manifest) -> None:
+    profiles = profiles_of(manifest, graph)
+    for rows in (1, 2, MAX_BATCH):
+        for length in range(2, manifest.text_length + 1):
+            shapes = {"input_ids": (rows, length), "attention_mask": (rows, length)}
+            if graph != "text":
+                shapes["visual_tokens"] = (rows, manifest.visual_tokens, manifest.visual_width)  # type: ignore[assignment]
+            assert profile_for(profiles, shapes) == (0 if rows == 1 else 1)
+    for profile in profiles:
+        for name, shapes in profile.items():
+            assert all(low <= best <= high for low, best, high in zip(*shapes, strict=True)), name

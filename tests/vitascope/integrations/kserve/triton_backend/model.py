@@ -1,7 +1,4 @@
-"""A backend for Triton that takes the place of the one named onnxruntime, where only Python's backend is to be had.
-
-Everything else of Triton is the real thing: it reads the repository, batches, warms up, and speaks the protocol.
-"""
+"""Triton backend in Python that replaces onnxruntime, for packages of Triton with the Python backend only."""
 
 import json
 import os
@@ -19,18 +16,18 @@ class TritonPythonModel:
         options.intra_op_num_threads = int(threads)
         path = os.path.join(args["model_repository"], args["model_version"], "model.onnx")
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        self.inputs = [one["name"] for one in config["input"]]
-        self.outputs = [one["name"] for one in config["output"]]
+        self.inputs = [tensor["name"] for tensor in config["input"]]
+        self.outputs = [tensor["name"] for tensor in config["output"]]
 
     def execute(self, requests: list) -> list:
-        """What the batcher put together is one run; it has the same shapes but for the rows."""
+        """Run the requests of a batch at once; their shapes differ only in the rows."""
         parts = {
             name: [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for request in requests]
             for name in self.inputs
         }
         ends = np.cumsum([len(part) for part in parts[self.inputs[0]]])[:-1]
         try:
-            arrays = self.session.run(self.outputs, {name: np.concatenate(given) for name, given in parts.items()})
+            arrays = self.session.run(self.outputs, {name: np.concatenate(arrays) for name, arrays in parts.items()})
         except Exception as error:
             return [pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error))) for _ in requests]
         split = [np.split(array, ends) for array in arrays]

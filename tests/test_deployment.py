@@ -1,4 +1,4 @@
-"""docker-compose.yml: what each profile starts, and the rules that every container of every profile keeps."""
+"""docker-compose.yml and deploy/kubernetes: profiles, privileges, limits, networks and settings."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.composed import ADMIN, PROFILES, STORES, asked, compose
+from service.settings import read_settings
+from tests.composed import ADMIN, PROFILES, STORES, compose, run_compose
 from tests.tools import find_tool
 from vitascope.cli.main import build_parser
 
 ROOT = Path(__file__).parents[1]
 SERVED = {"cpu": "service", "gpu": "gpu", "distributed": "distributed"}
-"""What answers on the port, by profile."""
+"""Services of the HTTP port, by profile."""
 ONCE = {"index", "backup", "prepare"}
 INTERNAL = {"watch", "front", "cluster", "stores"}
 MIB = 1024**2
@@ -30,16 +31,16 @@ def whole() -> dict[str, Any]:
 
 
 def services(*profiles: str) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = whole()["services"]
-    return {name: each for name, each in found.items() if not profiles or set(each["profiles"]) & set(profiles)}
+    all_services: dict[str, dict[str, Any]] = whole()["services"]
+    return {name: each for name, each in all_services.items() if not profiles or set(each["profiles"]) & set(profiles)}
 
 
 NAMES = sorted(
     name for name in yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-)  # known without docker-compose, so that each test has its name
+)  # known without docker-compose
 
 
-def test_each_profile_starts_what_it_is_for_and_nothing_else() -> None:
+def test_each_profile_starts_its_services() -> None:
     started = {
         "cpu": {"service"},
         "gpu": {"gpu"},
@@ -54,25 +55,25 @@ def test_each_profile_starts_what_it_is_for_and_nothing_else() -> None:
     assert set(services()) == set(NAMES)
 
 
-def test_the_service_starts_by_its_name_alone_and_a_profile_may_be_kept_in_the_environment() -> None:
-    named = asked("config", "--format", "json", "service", VITASCOPE_ADMIN_KEY=ADMIN)
-    kept = asked("config", "--services", VITASCOPE_ADMIN_KEY=ADMIN, COMPOSE_PROFILES="cpu,observability")
+def test_services_start_by_name_and_profiles_by_environment() -> None:
+    named = run_compose("config", "--format", "json", "service", VITASCOPE_ADMIN_KEY=ADMIN)
+    kept = run_compose("config", "--services", VITASCOPE_ADMIN_KEY=ADMIN, COMPOSE_PROFILES="cpu,observability")
     assert set(json.loads(named.stdout)["services"]) == {"service"}
     assert set(kept.stdout.split()) == {"service", "prometheus", "grafana"}
 
 
-def test_there_is_no_key_but_the_users_own() -> None:
-    refused = asked("config")
-    assert refused.returncode != 0
-    assert "VITASCOPE_ADMIN_KEY" in refused.stderr
+def test_the_admin_key_is_required() -> None:
+    without_key = run_compose("config")
+    assert without_key.returncode != 0
+    assert "VITASCOPE_ADMIN_KEY" in without_key.stderr
     for name in SERVED.values():
-        given = services()[name]["environment"]
-        assert given["VITASCOPE_ADMIN_KEY"] == ADMIN
-        assert "VITASCOPE_ALLOW_UNAUTHENTICATED" not in given
+        environment = services()[name]["environment"]
+        assert environment["VITASCOPE_ADMIN_KEY"] == ADMIN
+        assert "VITASCOPE_ALLOW_UNAUTHENTICATED" not in environment
 
 
-def test_the_stores_have_the_users_password_and_none_without() -> None:
-    """Whoever does not use them needs no password; whoever starts them without is told so by `prepare`, the first."""
+def test_the_stores_use_the_password_of_the_user() -> None:
+    """`prepare`, the first service of the profile, fails with a message if the password is missing."""
     places = {
         ("distributed", "VITASCOPE_MILVUS_TOKEN"): f"root:{STORES}",
         ("ray-head", "VITASCOPE_MILVUS_TOKEN"): f"root:{STORES}",
@@ -96,13 +97,13 @@ def test_the_stores_have_the_users_password_and_none_without() -> None:
 
 
 def reached(name: str) -> set[str]:
-    """What a service waits for, in the end."""
+    """Return the services that a service waits for, also indirectly."""
     direct = set(services()[name].get("depends_on", {}))
     return direct.union(*(reached(each) for each in direct))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_container_has_no_rights_and_limits_to_what_it_takes(name: str) -> None:
+def test_containers_have_no_privileges_and_limited_resources(name: str) -> None:
     service = services()[name]
     user = service["user"].partition(":")[0]
     assert user.isdigit()
@@ -121,7 +122,7 @@ def test_a_container_has_no_rights_and_limits_to_what_it_takes(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_container_writes_to_volumes_and_memory_alone(name: str) -> None:
+def test_containers_write_to_volumes_and_memory_only(name: str) -> None:
     service = services()[name]
     for mount in service["volumes"]:
         assert mount["type"] in ("volume", "bind")
@@ -131,7 +132,7 @@ def test_a_container_writes_to_volumes_and_memory_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_container_is_watched_and_ends_in_order(name: str) -> None:
+def test_containers_have_health_checks_and_stop_gracefully(name: str) -> None:
     service = services()[name]
     assert service["stop_grace_period"] == "30s"
     if name in ONCE:
@@ -147,7 +148,7 @@ def test_a_container_is_watched_and_ends_in_order(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_image_is_ours_or_pinned(name: str) -> None:
+def test_images_are_built_here_or_pinned(name: str) -> None:
     service = services()[name]
     repository, _, tag = service["image"].rpartition(":")
     if repository == "vitascope":
@@ -158,7 +159,7 @@ def test_an_image_is_ours_or_pinned(name: str) -> None:
         assert re.fullmatch(r"v?\d+\.\d+\.\d+|RELEASE\.\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ", tag), service["image"]
 
 
-def test_only_what_is_for_people_has_a_port_and_only_on_this_machine() -> None:
+def test_ports_are_published_on_this_machine_only() -> None:
     published = {name: each["ports"] for name, each in services().items() if each.get("ports")}
     assert set(published) == {*SERVED.values(), "proxy", "grafana"}
     for name, ports in published.items():
@@ -166,7 +167,7 @@ def test_only_what_is_for_people_has_a_port_and_only_on_this_machine() -> None:
         assert "default" in services()[name]["networks"]
 
 
-def test_stores_and_cluster_have_no_way_out_and_nobody_else_has_one_in() -> None:
+def test_stores_and_cluster_are_on_internal_networks() -> None:
     networks = whole()["networks"]
     assert {name for name, each in networks.items() if each.get("internal")} == INTERNAL
     assert set(networks) == INTERNAL | {"default"}
@@ -182,7 +183,7 @@ def test_stores_and_cluster_have_no_way_out_and_nobody_else_has_one_in() -> None
     }
 
 
-def test_prometheus_finds_whichever_service_runs() -> None:
+def test_prometheus_reaches_the_service_of_every_profile() -> None:
     scraped = yaml.safe_load((ROOT / "observability" / "prometheus.yml").read_text())["scrape_configs"]
     (target,) = scraped[0]["static_configs"][0]["targets"]
     for name in SERVED.values():
@@ -194,7 +195,7 @@ def test_prometheus_finds_whichever_service_runs() -> None:
         assert [str(each["target"]) for each in service["ports"]] == [port]
 
 
-def test_the_proxy_reaches_whichever_service_runs_and_is_trusted_by_it() -> None:
+def test_the_proxy_reaches_the_service_of_every_profile_and_is_trusted() -> None:
     proxy, config = services()["proxy"], (ROOT / "deploy" / "nginx" / "nginx.conf").read_text()
     assert [mount["source"] for mount in proxy["volumes"]] == [str(ROOT / "deploy" / "nginx" / "nginx.conf")]
     (listen,) = re.findall(r"listen (\d+)", config)
@@ -208,8 +209,8 @@ def test_the_proxy_reaches_whichever_service_runs_and_is_trusted_by_it() -> None
         assert proxy["depends_on"][name]["restart"] is True  # it looks up the address of the service once
 
 
-def test_the_limits_hold_what_the_decoding_processes_may_take() -> None:
-    """One GiB each, and one for the rest."""
+def test_memory_limits_cover_the_decoding_processes() -> None:
+    """1 GiB each, and 1 GiB for the service."""
     for name in SERVED.values():
         service = services()[name]
         processes = int(service["environment"]["VITASCOPE_DECODE_PROCESSES"])
@@ -219,7 +220,7 @@ def test_the_limits_hold_what_the_decoding_processes_may_take() -> None:
         )
 
 
-def test_the_gpu_goes_to_the_service_that_is_for_it() -> None:
+def test_the_gpu_is_reserved_for_its_service() -> None:
     reserved = {
         name: [device["capabilities"] for device in devices]
         for name, each in services().items()
@@ -228,8 +229,8 @@ def test_the_gpu_goes_to_the_service_that_is_for_it() -> None:
     assert reserved == {"gpu": [["gpu"]]}
 
 
-def test_a_volume_of_somebody_elses_image_gets_its_owner_from_ours() -> None:
-    """`prepare` mounts each where the Dockerfile made a folder for the user that writes to it."""
+def test_volumes_of_other_images_get_their_owner() -> None:
+    """`prepare` mounts each at a folder of the image with the owner that writes to it."""
     made = re.findall(r"install -d (?:-m 700 )?-o (\d+) -g (\d+) ([/\w ]+\w)", (ROOT / "Dockerfile").read_text())
     owner = {folder: f"{user}:{group}" for user, group, folders in made for folder in folders.split()}
     prepared = {mount["source"]: owner[mount["target"]] for mount in services()["prepare"]["volumes"]}
@@ -240,7 +241,7 @@ def test_a_volume_of_somebody_elses_image_gets_its_owner_from_ours() -> None:
                 assert owner[mount["target"]] == services()[name]["user"]
 
 
-def test_backups_go_where_the_user_says() -> None:
+def test_the_backup_folder_and_port_are_settings() -> None:
     settings = {"VITASCOPE_BACKUPS": "/mnt/backups", "VITASCOPE_BACKUPS_KEPT": "30", "VITASCOPE_PORT": "9000"}
     chosen = compose("backup", "cpu", settings=settings)["services"]
     assert chosen["backup"]["command"] == ["backup", "/backups", "--keep=30"]
@@ -249,24 +250,25 @@ def test_backups_go_where_the_user_says() -> None:
     assert chosen["service"]["ports"][0]["published"] == "9000"
 
 
-def test_vitascope_takes_the_commands_that_containers_and_the_page_about_them_give_it() -> None:
-    """Parsed by the command itself, not run."""
+def test_commands_of_containers_and_of_the_page_are_valid() -> None:
     page = (ROOT / "docs" / "deploy.md").read_text()
-    given = [each["command"] for name, each in services().items() if name in ("index", "backup")]
-    given += [line.split() for line in re.findall(r"^\$ docker compose run --rm backup (\w.+)$", page, re.MULTILINE)]
-    given += [line.split() for line in re.findall(r"exec [\w-]+ vitascope ([^\"#\n]+?)(?: +#|$)", page, re.MULTILINE)]
-    assert len(given) >= 5
-    for words in given:
+    commands = [each["command"] for name, each in services().items() if name in ("index", "backup")]
+    commands += [line.split() for line in re.findall(r"^\$ docker compose run --rm backup (\w.+)$", page, re.MULTILINE)]
+    commands += [
+        line.split() for line in re.findall(r"exec [\w-]+ vitascope ([^\"#\n]+?)(?: +#|$)", page, re.MULTILINE)
+    ]
+    assert len(commands) >= 5
+    for words in commands:
         parser, _ = build_parser(words[0])
         assert parser.parse_args(words).command == words[0]
 
 
-def test_the_settings_that_the_page_adds_are_taken(tmp_path: Path) -> None:
+def test_the_override_of_the_page_is_valid(tmp_path: Path) -> None:
     (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), re.DOTALL)
     override = tmp_path / "docker-compose.override.yml"
     override.write_text(block)
     files = ("--file", str(ROOT / "docker-compose.yml"), "--file", str(override))
-    done = asked(*files, "config", "--format", "json", "service", VITASCOPE_ADMIN_KEY=ADMIN)
+    done = run_compose(*files, "config", "--format", "json", "service", VITASCOPE_ADMIN_KEY=ADMIN)
     assert done.returncode == 0, done.stderr
     service = json.loads(done.stdout)["services"]["service"]
     added = {name: value for name, value in service["environment"].items() if name in block}
@@ -275,8 +277,8 @@ def test_the_settings_that_the_page_adds_are_taken(tmp_path: Path) -> None:
     assert [mount["target"] for mount in service["volumes"]] == ["/data", "/videos", "/bundles"]
 
 
-def test_the_linter_finds_nothing() -> None:
-    """compose-lint, with what .compose-lint.yml says is meant."""
+def test_compose_lint_reports_no_problem() -> None:
+    """compose-lint, with the exceptions of .compose-lint.yml."""
     command = [
         find_tool("compose-lint"),
         "check",
@@ -288,3 +290,103 @@ def test_the_linter_finds_nothing() -> None:
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "deploy" / "kubernetes"
+MANIFESTS = sorted(path.name for path in FOLDER.glob("*.yaml") if path.name != "kustomization.yaml")
+
+
+def documents() -> dict[str, dict[str, Any]]:
+    """Return the manifests by kind."""
+    read = [each for name in MANIFESTS for each in yaml.safe_load_all((FOLDER / name).read_text())]
+    return {each["kind"]: each for each in read}
+
+
+def pods() -> dict[str, dict[str, Any]]:
+    manifests = documents()
+    return {
+        "service": manifests["StatefulSet"]["spec"]["template"],
+        "backup": manifests["CronJob"]["spec"]["jobTemplate"]["spec"]["template"],
+    }
+
+
+def test_manifests_are_valid_and_have_no_unknown_fields(tmp_path: Path) -> None:
+    tool = find_tool("kubernetes-validate")
+    files = [str(FOLDER / name) for name in MANIFESTS]
+    done = subprocess.run([tool, "--strict", *files], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (done.stdout + done.stderr).count(" passed ") == 5
+    broken = tmp_path / "broken.yaml"
+    broken.write_text((FOLDER / "vitascope.yaml").read_text().replace("replicas: 1", "replica: 1"))
+    assert subprocess.run([tool, "--strict", str(broken)], capture_output=True).returncode != 0
+
+
+def test_kustomize_includes_every_manifest() -> None:
+    kustomization = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
+    assert sorted(kustomization["resources"]) == MANIFESTS
+    assert [image["name"] for image in kustomization["images"]] == ["vitascope"]
+    assert {container["image"] for pod in pods().values() for container in pod["spec"]["containers"]} == {"vitascope"}
+
+
+def test_pods_have_no_privileges_and_limited_resources() -> None:
+    for pod in pods().values():
+        spec = pod["spec"]
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["runAsUser"] == spec["securityContext"]["fsGroup"] == 10001
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert spec["automountServiceAccountToken"] is False
+        (container,) = spec["containers"]
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert set(container["resources"]["limits"]) == {"cpu", "memory"}
+        assert all("sizeLimit" in each["emptyDir"] for each in spec["volumes"] if "emptyDir" in each)
+
+
+def test_settings_and_probes_of_the_pod_are_valid(monkeypatch: Any) -> None:
+    spec = pods()["service"]["spec"]
+    assert spec["enableServiceLinks"] is False  # VITASCOPE_PORT would be tcp://…
+    (container,) = spec["containers"]
+    for each in container["env"]:
+        monkeypatch.setenv(each["name"], each.get("value", "k" * 32))
+    settings = read_settings()
+    probes = [container[f"{name}Probe"]["httpGet"] for name in ("startup", "readiness", "liveness")]
+    assert [probe["path"] for probe in probes] == ["/readyz", "/readyz", "/livez"]
+    ports = {each["name"]: each["containerPort"] for each in container["ports"]}
+    assert {ports[probe["port"]] for probe in probes} == {settings.health_port}
+    assert spec["terminationGracePeriodSeconds"] > settings.shutdown_delay + settings.shutdown_timeout
+    gib = (settings.decode_processes * settings.decode_memory_bytes) // 1024**3 + 1
+    assert container["resources"]["limits"]["memory"] == f"{gib}Gi"
+    assert not {each["name"] for each in container["env"]} - {
+        f"VITASCOPE_{name.upper()}" for name in type(settings).model_fields
+    }
+
+
+def test_names_in_the_manifests_match() -> None:
+    """Selectors, the claim of the only pod, and the secret that kustomization.yaml describes."""
+    manifests = documents()
+    labels = pods()["service"]["metadata"]["labels"]
+    assert manifests["StatefulSet"]["spec"]["replicas"] == 1
+    assert manifests["StatefulSet"]["spec"]["selector"]["matchLabels"] == labels
+    assert manifests["Service"]["spec"]["selector"] == labels
+    affinity = pods()["backup"]["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert affinity[0]["labelSelector"]["matchLabels"] == labels
+    for pod in pods().values():
+        assert (
+            manifests["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"].items()
+            <= pod["metadata"]["labels"].items()
+        )
+    claims = {
+        each["persistentVolumeClaim"]["claimName"]
+        for each in pods()["backup"]["spec"]["volumes"]
+        if "persistentVolumeClaim" in each
+    }
+    assert claims == {"data-vitascope-0", manifests["PersistentVolumeClaim"]["metadata"]["name"]}
+    secret = pods()["service"]["spec"]["containers"][0]["env"][0]["valueFrom"]["secretKeyRef"]
+    assert (
+        f"secret generic {secret['name']} --from-literal={secret['key']}="
+        in (FOLDER / "kustomization.yaml").read_text()
+    )
