@@ -198,9 +198,7 @@ class Model:
     def warm_up(self) -> None:
         """Load every graph and run it once, so that the first request is not slower than others.
 
-        Raises:
-            BundleCorrupt: A graph is not valid.
-            EngineError: A graph cannot be loaded or run.
+        Raises BundleCorrupt and EngineError for a graph that cannot be loaded or run.
         """
         manifest = self.bundle.manifest
         streams = {s.name: np.zeros((1, 1, s.frames, s.height, s.width, 3), np.uint8) for s in manifest.streams}
@@ -332,20 +330,7 @@ class Model:
     def answer_from_candidates(
         self, questions: Sequence[str], visual_tokens: NDArray[np.floating], candidates: Sequence[str], top: int = 5
     ) -> list[list[Answer]]:
-        """Answer from free-form candidates, where the model ``scores_free_form_answers``.
-
-        Args:
-            questions: B questions.
-            visual_tokens: (B, V, K) of any float dtype.
-            candidates: Texts to choose from.
-            top: Maximum answers per question.
-
-        Returns:
-            Up to ``top`` answers per question, most probable first.
-
-        Raises:
-            VitascopeError: As ``answer_logits``.
-        """
+        """Answer from free-form candidates, where the model ``scores_free_form_answers``; otherwise as ``answer``."""
         return self._top_k(self.answer_logits(questions, visual_tokens, candidates), candidates, top)
 
     def answer_logits(

@@ -101,21 +101,6 @@ def test_contributing_answers_where_things_are() -> None:
     assert [row for row in rows if not SYMBOL.search(row)] == []
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "`index/search/rerank.py::no_function`",
-        "`service/http/auth.py::Authenticator.no_method`",
-        "`training/models/no_folder`",
-        "see index/search/no_module.py",
-        "training.data.packed.no_function",
-        "python -m benchmarks.no_module",
-    ],
-)
-def test_names_that_do_not_exist_are_found(text: str) -> None:
-    assert len(missing_names(text)) == 1
-
-
 TOP = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
 
 

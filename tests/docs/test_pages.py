@@ -17,7 +17,6 @@ from tests.docs.pages import (
     marker_error,
     parse_blocks,
     parse_commands,
-    split_programs,
 )
 from tests.docs.reader import CURL, generate_scenes, open_terminal, publish_models, substitute_servers
 from tests.docs.terminal import PORT, Terminal, compare_output, is_free
@@ -81,13 +80,9 @@ def test_slow_blocks_run_as_printed(page: str, tmp_path: Path) -> None:
     ("expected", "actual", "is_equal"),
     [
         (["fused  clip", "0.919  0:00"], ["fused clip", "0.925 0:00"], True),
-        (["0.919"], ["0.719"], False),
         (["12 added"], ["11 added"], False),
-        (["key vsk_…"], ["key vsk_12ab"], True),
-        (["a", "…", "c"], ["a", "b", "b", "c"], True),
-        (["a", "…"], ["a", "b"], True),
+        (["key vsk_…", "…", "c"], ["key vsk_12ab", "b", "c"], True),
         (["a"], ["a", "b"], False),
-        (["a", "b"], ["a"], False),
     ],
 )
 def test_output_is_compared_with_the_page(expected: list[str], actual: list[str], is_equal: bool) -> None:
@@ -141,8 +136,3 @@ def test_an_error_is_reported_with_its_line(command: str, message: str) -> None:
     (error,) = find_errors(Block("docs/x.md", 7, "console", f"$ {command}\n", ""))
     assert error.startswith("docs/x.md:7: ")
     assert message in error
-
-
-def test_a_line_is_split_into_programs() -> None:
-    line = 'X=1 a "b; c" | d >f 2>&1 && (cd /tmp && e)'
-    assert list(split_programs(line)) == [["a", "b; c"], ["d"], ["cd", "/tmp"], ["e"]]

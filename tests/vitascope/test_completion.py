@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import pty
-import select
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.tools import find_tool
-from tests.waiting import PATIENCE
 from vitascope.cli.completion import collection_names
 from vitascope.cli.main import main
 
@@ -75,32 +71,6 @@ done
     )
     offered = [{word.strip() for word in line.split("/")} for line in done.stdout.splitlines()]
     assert dict(zip(LINES, offered, strict=True)) == LINES
-
-
-def test_tab_completes_the_line_in_bash(environment: dict[str, str], tmp_path: Path) -> None:
-    """Press Tab in bash in a terminal."""
-    terminal, inside = pty.openpty()
-    shell = subprocess.Popen(
-        ["bash", "--norc", "--noprofile", "-i"], stdin=inside, stdout=inside, stderr=inside, cwd=tmp_path,
-        env=environment, start_new_session=True,
-    )  # fmt: skip
-    os.close(inside)
-    try:
-        os.write(terminal, b'eval "$(vitascope completion bash)"; echo rea""dy\n')
-        _read_until(terminal, "ready")
-        os.write(terminal, b"echo vitascope; vitascope search x --data data --collection cam\t")
-        _read_until(terminal, "--collection cameras")
-    finally:
-        shell.kill()
-        shell.wait(PATIENCE)
-        os.close(terminal)
-
-
-def _read_until(terminal: int, text: str) -> None:
-    seen, deadline = "", time.monotonic() + PATIENCE
-    while text not in seen:
-        assert select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))[0], seen
-        seen += os.read(terminal, 4096).decode()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

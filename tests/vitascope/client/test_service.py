@@ -15,7 +15,6 @@ from PIL import Image
 
 from tests.ports import reserved_port
 from vitascope import errors
-from vitascope.cli.main import main
 from vitascope.client import Client
 
 
@@ -109,41 +108,6 @@ def test_file_is_scored_and_asked_about_without_being_stored(live: Client, servi
     assert live.list_collections() == before
 
 
-def test_command_manages_collections_of_a_service(
-    live: Client,
-    service: tuple[str, Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    url, videos = service
-    monkeypatch.chdir(tmp_path)  # nothing of this machine is meant
-
-    def run(*arguments: str) -> dict[str, object]:
-        assert main(["collection", *arguments, "--server", url, "--json"]) == 0
-        answer: dict[str, object] = json.loads(capsys.readouterr().out)
-        return answer
-
-    assert run("create", "managed", "--index-kind", "flat")["index_kind"] == "flat"
-    live.add_video("managed", videos / "red.png")
-    assert run("set", "managed", "--index-kind", "hnsw")["index_kind"] == "hnsw"
-    listed = run("list")["collections"]
-    assert isinstance(listed, list)
-    assert ("managed", 1, "hnsw") in [(each["name"], each["videos"], each["index_kind"]) for each in listed]
-    assert run("backup", "managed", "b")["bytes"] == (tmp_path / "b").stat().st_size
-    assert run("export", "managed", "parquet", "--thumbnails")["clips"] == 1
-    assert sorted(path.name for path in (tmp_path / "parquet").iterdir()) == ["clips.parquet", "videos.parquet"]
-    assert main(["collection", "reembed", "managed", "--server", url]) == 2
-    assert "collection managed: it was embedded by model small-colours" in capsys.readouterr().err
-    assert main(["collection", "drop", "managed", "--server", url]) == 2
-    assert "holds 1 videos, 1 clips" in capsys.readouterr().err
-    assert run("drop", "managed", "--yes")["videos"] == 1
-    assert main(["collection", "list", "--server", url]) == 0
-    assert "managed" not in capsys.readouterr().out
-    assert live.list_operations() == {"operations": []}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "parquet"]
-
-
 def test_texts_and_files_are_embedded_and_documents_reranked(live: Client, service: tuple[str, Path]) -> None:
     live.create_collection("rerank")
     ids = {name: live.add_video("rerank", service[1] / f"{name}.png")["id"] for name in ("red", "blue")}
@@ -155,33 +119,3 @@ def test_texts_and_files_are_embedded_and_documents_reranked(live: Client, servi
     texts = [np.array(entry["embedding"]) for entry in live.embed_texts(["a blue thing", "a red thing"])["data"]]
     picture = np.array(live.embed_file(service[1] / "blue.png")["data"][0]["embedding"])
     assert picture @ texts[0] > 0.9 > picture @ texts[1]
-
-
-def test_command_searches_through_a_service(
-    live: Client, service: tuple[str, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    url, videos = service
-    live.create_collection("command")
-    live.add_video("command", videos / "blue.png")
-    words = ["search", "a blue thing", "--collection", "command", "--server", url, "--json"]
-    assert main(words) == 0
-    assert json.loads(capsys.readouterr().out)["results"][0]["video"]["title"] == "blue"
-    words = ["search", "--like", str(videos / "blue.png"), "--collection", "command", "--server", url]
-    assert main([*words, "--group", "video"]) == 0
-    assert "blue" in capsys.readouterr().out
-    where = json.dumps({"added_at": {"gte": "2021-01-01"}, "clip": {"length": 0, "text": ""}})
-    for filter_json, count in ((where, 1), (where.replace("gte", "lt"), 0)):
-        assert main([*words[:-4], "--collection", "command", "--filter", filter_json, "--server", url, "--json"]) == 0
-        assert len(json.loads(capsys.readouterr().out)["results"]) == count
-    assert main(["score", str(videos / "blue.png"), "a blue thing", "--server", url]) == 0
-    assert "a blue thing" in capsys.readouterr().out
-    words = ["score", str(videos / "blue.png"), "a blue thing", "--reference", "a blue ball", "--frames", "2"]
-    assert main([*words, "--server", url, "--json"]) == 0
-    score = json.loads(capsys.readouterr().out)["scores"][0]
-    assert score["refclipscore"] > 0.9
-    assert [word["word"] for word in score["emscore"]["words"]] == ["a", "blue", "thing"]
-    words = ["ask", str(videos / "blue.png"), "what color is it?", "--candidate", "blue", "--candidate", "red"]
-    assert main([*words, "--abstain-below", "0.5", "--server", url, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["answer"] == "blue"
-    assert main(["search", "a dog", "--collection", "nowhere", "--server", url]) == 2
-    assert "nowhere" in capsys.readouterr().err

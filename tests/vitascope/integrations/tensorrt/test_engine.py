@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 
 from tests.small_bundle import STREAMS, TEXT_LENGTH, make_small_bundle
 from tests.vitascope.integrations.tensorrt.conftest import install
-from tests.vitascope.integrations.tensorrt.double import SECRET, TensorRT
+from tests.vitascope.integrations.tensorrt.double import TensorRT
 from tests.waiting import PATIENCE
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import ArraySpec, Manifest
@@ -379,17 +379,6 @@ def test_onnx_runtimes_provider_is_the_fallback_and_reports_the_reason(
     )
     assert options["trt_profile_max_shapes"].endswith("input_ids:32x16,attention_mask:32x16,visual_tokens:32x2x16")
     assert Path(options["trt_engine_cache_path"]).is_dir()
-
-
-def test_a_plan_file_has_a_header_and_the_engine(plan: Path) -> None:
-    magic, header, rest = plan.read_bytes().split(b"\n", 2)
-    key = json.loads(header)["key"]
-    assert magic == b"vitascope plan 1"
-    assert (key["graph"], key["tensorrt"], key["card"], key["capability"]) == (
-        *("text", "10.15.1.29", CARD),
-        [9, 0],
-    )
-    assert SECRET in rest
 
 
 BUNDLE = Path(__file__).parents[4] / "bundles" / "hd-vila-tiny"
