@@ -141,8 +141,8 @@ chaos: $(VENV)/.test ## kills, swaps, damaged files and full disks in large numb
 		tests/model_export/test_adapt.py tests/model_export/test_distil.py
 
 milvus-check: $(VENV)/.test ## the tests of vectors in Milvus on a real server (MILVUS=http://127.0.0.1:19530; docs/milvus.md; ten minutes)
-	OMP_NUM_THREADS=1 MILVUS=$(MILVUS) $(BIN)/python -m pytest -k milvus tests/index/integrations/milvus tests/index/test_random_histories.py \
-		tests/index/search/test_brute_force.py tests/index/test_two_processes.py tests/index/test_kill.py
+	OMP_NUM_THREADS=1 MILVUS=$(MILVUS) $(BIN)/python -m pytest -k milvus tests/index/integrations/milvus tests/index/test_collection.py \
+		tests/index/search/test_brute_force.py tests/index/test_processes.py
 
 kserve-check: $(VENV)/.test ## the tests of graphs that a server runs, on a real one that has those of $(BUNDLE) (URL=http://127.0.0.1:8003; docs/triton.md)
 	KSERVE=$${KSERVE:-$(URL)} VITASCOPE_BUNDLE=$(BUNDLE) $(BIN)/python -m pytest -q -rP tests/vitascope/integrations/kserve/test_any_server.py

@@ -21,7 +21,7 @@ from vitascope.model import Model
 
 @pytest.fixture
 def collection(tmp_path: Path, small_model: Model) -> Iterator[Collection]:
-    """An empty collection of the small model, in the library ``tmp_path / "library"``."""
+    """An empty collection of the small model, in the store ``tmp_path / "library"``."""
     with CollectionStore(tmp_path / "library") as library:
         yield library.create("videos", small_model)
 
@@ -65,13 +65,13 @@ def memory() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusUnderTest]:
-    """One server for all tests; whoever stops it starts it again, with what it had."""
+    """One server for all tests. A test that stops it starts it again."""
     server = MilvusUnderTest(tmp_path_factory.mktemp("milvus") / "data")
     yield server
     server.end()
 
 
 @pytest.fixture(scope="module", params=[FAISS, "milvus"])
-def place(request: pytest.FixtureRequest) -> str:
-    """Each place once: what a test says of collections holds wherever their vectors are."""
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each vector backend."""
     return FAISS if request.param == FAISS else str(request.getfixturevalue("milvus").url)

@@ -1,7 +1,7 @@
-"""A Milvus to test with: the server that MILVUS names, else a Milvus Lite in a process of its own.
+"""A Milvus server for tests: the one at the URL in MILVUS, else Milvus Lite in a process of its own.
 
-Milvus Lite speaks the protocol of a real server and is not one: what passes here is the adapter. `make milvus-check`
-runs the same tests on a real server.
+Milvus Lite speaks the protocol of a real server, so these tests check the adapter; `make milvus-check` runs them with a
+real server.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from index.integrations.milvus import server as milvus_client
 from tests.ports import reserved_port
 from tests.tools import find_tool
 
-GIVEN = os.environ.get("MILVUS")
+EXTERNAL_URL = os.environ.get("MILVUS")
 PATIENCE = 300.0
 
 
-def be_patient() -> None:
-    """Let this process wait for a server that stands still for a while, as one beside all other tests may: what is
-    tested is what Milvus says, not how soon. One at which nobody listens is told at once all the same.
-    """
+def extend_timeouts() -> None:
+    """Let this process wait for a server that is slow beside all other tests; a port without a server fails at once."""
     for name in ("CONNECT_SECONDS", "CALL_SECONDS", "SLOW_SECONDS", "PROBE_SECONDS"):
+        assert hasattr(milvus_client, name)
         setattr(milvus_client, name, PATIENCE)
-    for name in ("LEVEL_SECONDS", "WRITE_SECONDS"):
+    for name in ("SEARCH_CATCH_UP_SECONDS", "WRITE_CATCH_UP_SECONDS"):
+        assert hasattr(milvus_index, name)
         setattr(milvus_index, name, PATIENCE)
 
 
@@ -39,14 +39,14 @@ class MilvusUnderTest:
     """A server at ``url``; ``stop`` and ``start`` leave its data where they are."""
 
     def __init__(self, folder: Path) -> None:
-        be_patient()
+        extend_timeouts()
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
-        if GIVEN:
-            self.url = GIVEN
+        if EXTERNAL_URL:
+            self.url = EXTERNAL_URL
             return
-        self._held = ExitStack()
-        self._port = self._held.enter_context(reserved_port())  # also while the server is down
+        self._reserved = ExitStack()
+        self._port = self._reserved.enter_context(reserved_port())  # also while the server is down
         self.url = f"http://127.0.0.1:{self._port}"
         self.start()
 
@@ -66,21 +66,21 @@ class MilvusUnderTest:
         raise AssertionError("Milvus Lite does not listen")
 
     def stop(self) -> None:
-        """Without a chance to end what it is doing."""
-        if GIVEN:
-            pytest.skip("a server that was given is not stopped")
+        """Kill it."""
+        if EXTERNAL_URL:
+            pytest.skip("an external server is not stopped")
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def end(self) -> None:
-        if not GIVEN:
+        if not EXTERNAL_URL:
             self.stop()
-            self._held.close()
+            self._reserved.close()
 
     def client(self) -> Any:
-        """Its own client, for what a stranger does to its collections."""
+        """A client of Milvus itself."""
         from pymilvus import MilvusClient
 
         return MilvusClient(self.url, token=os.environ.get("VITASCOPE_MILVUS_TOKEN", ""), timeout=PATIENCE)

@@ -1,13 +1,11 @@
-"""Files that a collection owns: they come and go with the rows that need them, whenever a process dies."""
+"""Files that a collection owns: they come and go with the rows that need them, and no other file is removed."""
 
 from __future__ import annotations
 
 import itertools
 import shutil
-import subprocess
-import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,38 +14,39 @@ import pytest
 from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.jobs.jobs import cancel, list_jobs
-from index.jobs.records import Job
 from index.jobs.sources.source_types import UploadSource
 from index.records import Video
-from index.storage.removals import listed_removals
+from index.storage.removals import list_removal, listed_removals
 from tests.chaos import is_chaos
-from tests.index.numbered import content, manifest, new_collection, new_video
-from tests.index.owning import CONTENT, GIVEN, add, delete, hold
-from tests.index.transfer.switching import DIED
+from tests.index.killed_processes import UPLOAD, add_upload, delete_first, killed_processes, queue_upload
+from tests.index.sample_data import add, add_file, content, manifest, new_collection, new_video, owned_path
 from tests.waiting import PATIENCE
-from vitascope.errors import CollectionNotFound, InvalidInput, StorageError
+from vitascope.errors import CollectionNotFound, StorageError
 
-ROOT = Path(__file__).parents[2]
-PATH = f"media/{content(1)}.mp4"
+CONTENT = b"a film"
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A library with an empty collection, `videos`, and a file that is handed over beside it."""
+    """A store with an empty collection `videos`, and an uploaded file beside it."""
     root = tmp_path / "library"
     new_collection(root).close()
-    give(root)
+    write_upload(root)
     return root
 
 
-def give(root: Path) -> Path:
-    file = root.parent / GIVEN
-    file.write_bytes(CONTENT)
-    return file
+@pytest.fixture
+def collection(root: Path) -> Iterator[Collection]:
+    with CollectionStore(root) as library:
+        yield library.open("videos")
+
+
+def write_upload(root: Path) -> None:
+    (root.parent / UPLOAD).write_bytes(CONTENT)
 
 
 def files(collection: Collection) -> list[Path]:
-    """All files in the collection's folder of media."""
+    """All files in the collection's media folder."""
     return [path for path in collection.media.folder.rglob("*") if path.is_file()]
 
 
@@ -59,128 +58,77 @@ def needed(collection: Collection) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    ("before", "action", "done"),
+    ("prepare", "action", "is_done"),
     [
-        ([], "add", lambda collection: len(collection.videos()) == 1),
-        ([add], "delete", lambda collection: not collection.videos()),
-        ([], "hold", lambda collection: len(list_jobs(collection)) == 1),
-        ([hold], "end", lambda collection: list_jobs(collection)[0].state == "cancelled"),
+        (None, "add", lambda collection: len(collection.videos()) == 1),
+        (add_upload, "delete", lambda collection: not collection.videos()),
+        (None, "queue", lambda collection: len(list_jobs(collection)) == 1),
+        (queue_upload, "cancel", lambda collection: list_jobs(collection)[0].state == "cancelled"),
     ],
+    ids=["add", "delete", "queue", "cancel"],
 )
-def test_a_kill_at_any_step_leaves_no_file_over_and_none_missing(
+def test_a_kill_at_any_step_leaves_exactly_the_needed_files(
     root: Path,
     tmp_path: Path,
-    before: list[Callable[[Collection], None]],
+    prepare: Callable[[Collection], None] | None,
     action: str,
-    done: Callable[[Collection], bool],
+    is_done: Callable[[Collection], bool],
 ) -> None:
-    with CollectionStore(root) as library:
-        for prepare in before:
+    if prepare is not None:
+        with CollectionStore(root) as library:
             prepare(library.open("videos"))
-    give(root)
-    command = [sys.executable, "-m", "tests.index.owning"]
-    seen = []
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as starter:
-        assert starter.stdin is not None
-        assert starter.stdout is not None
+    states = []
+    with killed_processes() as processes:
         for step in itertools.count(0, 1 if is_chaos() else 3):
             copy = tmp_path / str(step) / "library"
             shutil.copytree(root, copy)
-            give(copy)
-            starter.stdin.write(f"{copy} {action} {step}\n")
-            starter.stdin.flush()
-            status = int(starter.stdout.readline())
-            assert status in (0, DIED)
+            write_upload(copy)
+            is_complete = processes.run(action, copy, step)
             with CollectionStore(copy) as library:
                 collection = library.open("videos")
-                seen.append(done(collection))
+                states.append(is_done(collection))
                 assert files(collection) == needed(collection)
                 assert all(file.read_bytes() == CONTENT for file in files(collection))
                 with collection.catalogue.read() as connection:
                     assert listed_removals(connection) == []
-            if status == 0:
+            if is_complete:
                 break
-        starter.stdin.close()
-    assert seen == sorted(seen)
-    assert set(seen) == {False, True}
+    assert states == sorted(states)
+    assert set(states) == {False, True}
     assert step > 5
 
 
-def test_concurrent_uploads_and_deletion_of_one_content_leave_video_and_file_or_neither(root: Path) -> None:
-    """Every pair of an upload and a deletion, whichever of them comes first at each step."""
-    with CollectionStore(root) as library:
-        collection = library.open("videos")
-        going = threading.Barrier(4)
-        problems: list[BaseException] = []
+def test_concurrent_adding_and_deletion_of_one_content_leave_video_and_file_or_neither(collection: Collection) -> None:
+    start = threading.Barrier(4)
+    problems: list[BaseException] = []
 
-        def work(number: int) -> None:
-            try:
-                for turn in range(20):
-                    going.wait(PATIENCE)
-                    if number == 0:
-                        for video in collection.videos():
-                            collection.delete_video(video.id)
-                    else:
-                        file = root.parent / f"{number}-{turn}.mp4"
-                        file.write_bytes(CONTENT)
-                        video, clips = new_video(1)
-                        collection.add_if_new(replace(video, path=PATH), clips, file)
-                    going.wait(PATIENCE)
-                    assert files(collection) == needed(collection)
-                    going.wait(PATIENCE)
-            except BaseException as error:
-                problems.append(error)
-                going.abort()
+    def work(number: int) -> None:
+        file = collection.folder.parents[1] / f"{number}.mp4"
+        file.write_bytes(CONTENT)
+        try:
+            for _ in range(20):
+                start.wait(PATIENCE)
+                if number == 0:
+                    for video in collection.videos():
+                        collection.delete_video(video.id)
+                else:
+                    add_file(collection, 1, file)
+                start.wait(PATIENCE)
+                assert files(collection) == needed(collection)
+                start.wait(PATIENCE)
+        except BaseException as error:
+            problems.append(error)
+            start.abort()
 
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(PATIENCE)
-        assert problems == []
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert problems == []
 
 
-def test_a_file_deleted_between_the_steps_of_an_upload_is_written_again(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An upload lists its file before it moves it in; a deletion of the same content takes it off the list again."""
-    with CollectionStore(root) as library:
-        collection = library.open("videos")
-        add(collection)
-        given = give(root)
-        (first,) = collection.videos()
-        write = collection.catalogue.write
-        calls = itertools.count()
-
-        def interrupted() -> object:
-            if next(calls) == 1:  # between the two steps
-                collection.delete_video(first.id)
-            return write()
-
-        monkeypatch.setattr(collection.catalogue, "write", interrupted)
-        video, clips = new_video(1)
-        added, is_new = collection.add_if_new(replace(video, path=PATH), clips, given)
-        assert is_new
-        assert collection.media_path(added).read_bytes() == CONTENT
-        assert files(collection) == needed(collection)
-
-
-@pytest.mark.parametrize(
-    ("path", "start", "error"), [(PATH, -1.0, InvalidInput), ("media/../../../x.mp4", 0.0, StorageError)]
-)
-def test_a_video_that_is_not_added_leaves_its_file_where_it_was(
-    root: Path, path: str, start: float, error: type[Exception]
-) -> None:
-    with CollectionStore(root) as library:
-        collection = library.open("videos")
-        video, clips = new_video(1)
-        with pytest.raises(error):
-            collection.add_if_new(replace(video, path=path), [replace(clips[0], start=start)], root.parent / GIVEN)
-        assert (root.parent / GIVEN).read_bytes() == CONTENT
-        assert files(collection) == collection.videos() == []
-
-
-def test_external_files_stay_whatever_their_videos_do(root: Path) -> None:
+def test_external_files_stay(root: Path) -> None:
     external = root.parent / "films" / "a.mp4"
     external.parent.mkdir()
     external.write_bytes(CONTENT)
@@ -197,53 +145,97 @@ def test_external_files_stay_whatever_their_videos_do(root: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["media/../catalogue.sqlite3", "media//etc", "media", "elsewhere/a.mp4", "../a.mp4"])
-def test_a_path_out_of_the_folder_is_not_owned(root: Path, path: str) -> None:
-    with CollectionStore(root) as library:
-        collection = library.open("videos")
-        video = Video(1, content(1), path, "a", 1.0, 8, 8, {}, 1.0, 1)
-        assert not collection.owns(video)
-        with pytest.raises(StorageError, match="an absolute one, or one below media/, was expected"):
-            collection.media_path(video)
+def test_a_path_out_of_the_folder_is_not_owned(collection: Collection, path: str) -> None:
+    video = Video(1, content(1), path, "a", 1.0, 8, 8, {}, 1.0, 1)
+    assert not collection.owns(video)
+    with pytest.raises(StorageError, match="an absolute one, or one below media/, was expected"):
+        collection.media_path(video)
 
 
-def test_a_collection_is_moved_with_its_files_while_it_is_closed(root: Path, tmp_path: Path) -> None:
+def test_a_closed_collection_can_be_moved_with_its_files(root: Path, tmp_path: Path) -> None:
     with CollectionStore(root) as library:
-        add(library.open("videos"))
+        add_upload(library.open("videos"))
         library.rename("videos", "films")
     moved = Path(shutil.move(root, tmp_path / "moved"))
     (tmp_path / "link").symlink_to(moved)
-    for place in (moved, tmp_path / "link"):
-        with CollectionStore(place) as library:
+    for folder in (moved, tmp_path / "link"):
+        with CollectionStore(folder) as library:
             collection = library.open("films")
             (video,) = collection.videos()
-            assert (video.path, collection.media_path(video).read_bytes()) == (PATH, CONTENT)
+            assert (video.path, collection.media_path(video).read_bytes()) == (owned_path(1), CONTENT)
     with CollectionStore(moved) as library:
-        delete(library.open("films"))
+        delete_first(library.open("films"))
         assert files(library.open("films")) == []
 
 
-def test_files_of_unfinished_jobs_stay(root: Path) -> None:
-    with CollectionStore(root) as library:
-        collection = library.open("videos")
-        hold(collection)
-        (file,) = needed(collection)
-        collection.media.remove_listed(collection.media.path_of(file))
-        assert file.read_bytes() == CONTENT
-        ended: Job = cancel(collection, 1)
-        assert ended.state == "cancelled"
-        assert not file.exists()
+def test_files_of_unfinished_jobs_stay(collection: Collection) -> None:
+    queue_upload(collection)
+    (file,) = needed(collection)
+    collection.media.remove_listed(collection.media.path_of(file))
+    assert file.read_bytes() == CONTENT
+    assert cancel(collection, 1).state == "cancelled"
+    assert not file.exists()
 
 
 def test_a_late_file_does_not_create_a_dropped_collection_again(root: Path) -> None:
     with CollectionStore(root) as library, CollectionStore(root) as elsewhere:
         late = library.open("videos")
         elsewhere.drop("videos")
-        for action in (add, hold):
+        for action in (add_upload, queue_upload):
             with pytest.raises(CollectionNotFound):
                 action(late)
         assert not (root / "videos").exists()
         elsewhere.create("videos", manifest())
         with pytest.raises(CollectionNotFound):
-            add(late)
+            add_upload(late)
         assert files(elsewhere.open("videos")) == []
-    assert (root.parent / GIVEN).read_bytes() == CONTENT
+    assert (root.parent / UPLOAD).read_bytes() == CONTENT
+
+
+@pytest.fixture
+def linked(collection: Collection, tmp_path: Path) -> Collection:
+    """A collection with video 1, whose media folder has a file, and a link to a folder with another."""
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "film.mp4").write_bytes(CONTENT)
+    add(collection, 0)
+    (collection.media.folder / "job-1").symlink_to(tmp_path / "others")
+    (collection.media.folder / "own.mp4").write_bytes(b"own")
+    return collection
+
+
+def set_path(collection: Collection, path: str) -> None:
+    with collection.catalogue.write() as connection:
+        connection.execute("UPDATE videos SET path = ? WHERE id = 1", (path,))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "{folder}/others/film.mp4",
+        "media/job-1/film.mp4",
+        "media/../../../others/film.mp4",
+        "{folder}/library/videos/media/own.mp4",
+    ],
+)
+def test_deleting_a_video_removes_no_file_elsewhere(tmp_path: Path, linked: Collection, path: str) -> None:
+    set_path(linked, path.format(folder=tmp_path))
+    linked.delete_video(1)
+    assert (tmp_path / "others" / "film.mp4").read_bytes() == CONTENT
+    assert (linked.media.folder / "own.mp4").exists()
+    with linked.catalogue.read() as connection:
+        assert listed_removals(connection) == []
+
+
+def test_files_in_a_linked_folder_stay(tmp_path: Path, linked: Collection) -> None:
+    with linked.catalogue.write() as connection:
+        list_removal(connection, "media/job-1/")
+    linked.media.remove_listed()
+    assert (tmp_path / "others" / "film.mp4").read_bytes() == CONTENT
+
+
+def test_owned_files_are_removed_where_the_media_folder_is_a_link(tmp_path: Path, linked: Collection) -> None:
+    shutil.move(linked.media.folder, tmp_path / "disk")
+    linked.media.folder.symlink_to(tmp_path / "disk")
+    set_path(linked, "media/own.mp4")
+    linked.delete_video(1)
+    assert not (tmp_path / "disk" / "own.mp4").exists()

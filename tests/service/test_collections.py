@@ -10,7 +10,7 @@ import pytest
 from index.vectors import faiss_index, faiss_kinds
 from index.vectors.faiss_kinds import INDEX_KINDS
 from service.schemas import library
-from tests.index.clustered import use_kinds_when_small
+from tests.index.sample_data import use_kinds_when_small
 from tests.index.milvus_server import MilvusUnderTest
 from tests.service.conftest import settings_for
 from tests.service.running import Running, problem_of, serving

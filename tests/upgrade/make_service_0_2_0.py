@@ -34,7 +34,7 @@ from index.records import NewClip, NewVideo
 from service.settings import Settings
 from service.webhooks.message import Message
 from service.webhooks.store import WebhookStore
-from tests.index.clustered import use_kinds_when_small
+from tests.index.sample_data import use_kinds_when_small
 from tests.media_files import solid, write_color_video, write_picture
 from tests.service.running import serving
 from tests.small_bundle import make_small_bundle

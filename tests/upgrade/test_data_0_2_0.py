@@ -1,4 +1,4 @@
-"""A data folder of version 0.2.0, opened by this version: every film is there, wherever the folder is by now."""
+"""A data folder of version 0.2.0, opened by this version: every media file is there, wherever the folder is now."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import itertools
 import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -27,14 +25,13 @@ from index.transfer.backup import restore_collection
 from index.transfer.data_backup import backup_data, list_backups, restore_data
 from index.transfer.media import AllowedPaths, missing_media
 from tests.chaos import is_chaos
-from tests.index.transfer.switching import DIED
+from tests.index.killed_processes import killed_processes
 from tests.service.conftest import settings_for
 from tests.service.running import serving
 from tests.upgrade.data_0_2_0 import RED, paths, unpacked
 from tests.waiting import wait_for
 from vitascope.errors import StorageError
 
-ROOT = Path(__file__).parents[2]
 NAMES = ["again", "another", "videos"]
 FILMS = 5
 """Of `videos` and `again`: two uploads, two members of a shard, a film in a folder."""
@@ -79,21 +76,25 @@ def data(tmp_path: Path) -> Path:
 def check_films(library: CollectionStore, name: str) -> list[Video]:
     """Every video has its own file, of the right content, in the folder of its collection, unless it is external."""
     collection = library.open(name)
-    found = collection.videos()
-    for video in found:
+    videos = collection.videos()
+    for video in videos:
         file = collection.media_path(video)
         assert hashlib.sha256(file.read_bytes()).hexdigest() == video.content_sha256
         assert collection.owns(video) == file.is_relative_to(collection.folder.absolute()) == (video.title != "yellow")
     assert list(missing_media(collection)) == []
-    return found
+    return videos
 
 
-@pytest.mark.parametrize("happened", [stayed, moved, copied, linked])
-def test_every_collection_owns_its_films(tmp_path: Path, happened: Callable[[Path], Path]) -> None:
-    data = happened(tmp_path)
+def check_collections(library: CollectionStore) -> None:
+    assert [len(check_films(library, name)) for name in NAMES] == [FILMS, 1, FILMS]
+
+
+@pytest.mark.parametrize("setup", [stayed, moved, copied, linked])
+def test_every_collection_owns_its_films(tmp_path: Path, setup: Callable[[Path], Path]) -> None:
+    data = setup(tmp_path)
     with CollectionStore(data / "collections") as library:
         assert library.names() == NAMES
-        assert [len(check_films(library, name)) for name in NAMES] == [FILMS, 1, FILMS]
+        check_collections(library)
         for name in NAMES:
             assert str(data.parent) not in " ".join(path for path in paths(data, name) if "yellow" not in path)
 
@@ -117,52 +118,52 @@ def test_a_film_that_one_collection_deletes_stays_in_the_others(data: Path) -> N
         assert len(check_films(library, "another")) == 1
 
 
-def test_a_service_goes_on_with_the_job_of_an_upload(data: Path, small_bundle: Path) -> None:
+def test_a_service_continues_the_job_of_an_upload(data: Path, small_bundle: Path) -> None:
     with CollectionStore(data / "collections") as library:
         fingerprint = library.open("videos").fingerprint
         unfinished = list_jobs(library.open("videos"), state="queued")
         assert len(unfinished) == 1
-        held = stored_upload(library.open("videos"), unfinished[0])
-        assert held.is_file()
-        resting = list_jobs(library.open("again"), state="paused")
-        assert len(resting) == 1
-        own = stored_upload(library.open("again"), resting[0])
+        upload = stored_upload(library.open("videos"), unfinished[0])
+        assert upload.is_file()
+        paused = list_jobs(library.open("again"), state="paused")
+        assert len(paused) == 1
+        own = stored_upload(library.open("again"), paused[0])
         assert own.is_relative_to(data.absolute() / "collections" / "again")
-        assert own.read_bytes() == held.read_bytes()
+        assert own.read_bytes() == upload.read_bytes()
     with serving(settings_for(small_bundle, data)) as running:
         assert running.service.model.bundle.fingerprint == fingerprint
         wait_for(
             lambda: running.client.get(f"/v1/collections/videos/jobs/{unfinished[0].id}").json()["counts"]["succeeded"]
         )
-        found = running.client.get("/v1/collections/videos/videos", params={"limit": 100}).json()["videos"]
-        assert len(found) == FILMS + 1
-        for video in found:
+        videos = running.client.get("/v1/collections/videos/videos", params={"limit": 100}).json()["videos"]
+        assert len(videos) == FILMS + 1
+        for video in videos:
             if video["title"] != "yellow":
                 played = running.client.get(video["media_url"])
                 assert hashlib.sha256(played.content).hexdigest() == video["content_sha256"]
-        # What two kills had left half done is no film; it stays until it is removed on request.
+        # Files left by two kills become no videos, and stay until they are removed on request.
         assert not (data / "intents").exists()
         assert len(list((data / "media").rglob(f"{'0' * 64}.mp4"))) == 1
         assert len(list((data / "collections" / "videos" / "media").glob(f"upload-{'2' * 32}.mp4"))) == 1
-        # Uploads lie in the folders of their collections alone.
+        # Uploads are only in the folders of their collections.
         assert list((data / "media").rglob(f"{RED}.mp4")) == []
 
 
-def test_an_upload_whose_file_came_back_only_after_the_upgrade_is_a_film_again(tmp_path: Path) -> None:
-    """As on a mount that was away."""
+def test_an_upload_that_was_unavailable_during_the_upgrade_is_adopted_later(tmp_path: Path) -> None:
+    """For instance on a mount that was missing."""
     data = unpacked(tmp_path)
-    (data / "media").rename(tmp_path / "away")
+    (data / "media").rename(tmp_path / "missing")
     with CollectionStore(data / "collections") as library:
         assert [video.title for video in missing_media(library.open("another"))] == ["red"]
         assert [video.title for video in missing_media(library.open("again"))] == ["red"]
     shutil.rmtree(data / "media", ignore_errors=True)
-    (tmp_path / "away").rename(data / "media")
-    with serving_library(data) as library:
-        assert [len(check_films(library, name)) for name in NAMES] == [FILMS, 1, FILMS]
+    (tmp_path / "missing").rename(data / "media")
+    with open_as_service(data) as library:
+        check_collections(library)
 
 
-def serving_library(data: Path) -> CollectionStore:
-    """The library as a service that starts opens it."""
+def open_as_service(data: Path) -> CollectionStore:
+    """Open the store as a service does at its start."""
     return CollectionStore(data / "collections", holds_lock=True)
 
 
@@ -177,11 +178,11 @@ def test_a_catalogue_that_cannot_be_opened_keeps_all_former_files(data: Path) ->
     for left in catalogue.parent.glob("catalogue.sqlite3-*"):
         left.unlink()
     with CollectionStore(data / "collections") as library:
-        assert [len(check_films(library, name)) for name in NAMES] == [FILMS, 1, FILMS]
+        check_collections(library)
 
 
 def test_a_collection_that_was_restored_into_another_data_folder_finds_its_films_in_the_first(tmp_path: Path) -> None:
-    """By 0.2.0, which let it use them there; and the first was upgraded first."""
+    """0.2.0 let it use them there; the first folder is upgraded first."""
     first = unpacked(tmp_path / "first")
     second = tmp_path / "second" / "data"
     (second / "collections" / "again").mkdir(parents=True)
@@ -203,7 +204,7 @@ def test_nothing_is_upgraded_beside_a_service_of_0_2_0(tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_store_with_such_a_name_stays_external(tmp_path: Path) -> None:
-    """One that names its files by their content, too, but is no data folder."""
+    """That store also names files by their content, but is no data folder."""
     data = unpacked(tmp_path)
     store = tmp_path / "store" / "media" / "films" / f"{RED}.mp4"
     store.parent.mkdir(parents=True)
@@ -230,15 +231,15 @@ def test_a_copy_that_0_2_0_made_is_restored_with_its_films(data: Path, tmp_path:
     restored = tmp_path / "restored"
     assert restore_data(copy, restored, AllowedPaths([tmp_path], restored)) == NAMES
     with CollectionStore(restored / "collections") as library:
-        assert [len(check_films(library, name)) for name in NAMES] == [FILMS, 1, FILMS]
+        check_collections(library)
     assert list((restored / "media").rglob(f"{RED}.mp4")) == []
-    # And what this version copies, it restores as well.
+    # A backup by this version is restored as well.
     (tmp_path / "new").mkdir()
     backup_data(restored, tmp_path / "new", keep=1)
     (made,) = list_backups(tmp_path / "new")
     restore_data(made, tmp_path / "elsewhere", AllowedPaths([tmp_path], tmp_path / "elsewhere"))
     with CollectionStore(tmp_path / "elsewhere" / "collections") as library:
-        assert [len(check_films(library, name)) for name in NAMES] == [FILMS, 1, FILMS]
+        check_collections(library)
 
 
 def test_a_backup_that_0_2_0_made_is_restored_with_the_films_of_its_original(data: Path, tmp_path: Path) -> None:
@@ -256,20 +257,13 @@ def test_killed_at_any_step_of_the_upgrade_it_is_finished_by_the_next_opening(tm
     unpacked(tmp_path / "former" / "place", tmp_path / "place")  # the data folder is moved for each step
     (tmp_path / "place").mkdir()
     shutil.move(tmp_path / "former" / "place" / "films", tmp_path / "place" / "films")
-    command = [sys.executable, "-m", "tests.upgrade.upgrading"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as starter:
-        assert starter.stdin is not None
-        assert starter.stdout is not None
+    with killed_processes() as processes:
         for step in itertools.count(0, 1 if is_chaos() else 5):
             data = Path(shutil.copytree(tmp_path / "former" / "place" / "data", tmp_path / str(step) / "data"))
-            starter.stdin.write(f"{data} {step}\n")
-            starter.stdin.flush()
-            status = int(starter.stdout.readline())
-            assert status in (0, DIED)
-            with serving_library(data) as library:
-                assert [len(check_films(library, name)) for name in NAMES] == [FILMS, 1, FILMS]
-                assert sorted(one.file.name[:8] for one in find_orphans(library)) == ["00000000", "upload-2"]
-            if status == 0:
+            is_complete = processes.run("upgrade", data, step)
+            with open_as_service(data) as library:
+                check_collections(library)
+                assert sorted(orphan.file.name[:8] for orphan in find_orphans(library)) == ["00000000", "upload-2"]
+            if is_complete:
                 break
-        starter.stdin.close()
     assert step > 10

@@ -27,7 +27,7 @@ from index.jobs.sources.source_types import ListSource
 from index.storage import job_events as storage_events
 from index.transfer.backup import backup_collection, restore_collection
 from tests.index.jobs.fixtures import create_folder_job
-from tests.index.numbered import allowed
+from tests.index.sample_data import allowed
 from tests.media_files import solid, write_picture
 from vitascope.errors import JobNotFound
 from vitascope.model import Model

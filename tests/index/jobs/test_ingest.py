@@ -18,7 +18,7 @@ from index.jobs.records import JobOptions
 from index.jobs.runner import run_job
 from index.jobs.sources.source_types import FilesSource
 from tests.index.jobs.fixtures import ingest_file
-from tests.index.numbered import new_collection
+from tests.index.sample_data import new_collection
 from tests.media_files import (
     solid,
     write_animation,

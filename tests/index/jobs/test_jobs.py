@@ -17,7 +17,7 @@ from index.jobs.sources.fetcher import Fetcher
 from index.jobs.sources.source_types import FolderSource
 from index.storage.filters import parse_filter
 from tests.index.jobs.fixtures import SEQUENTIAL, create_folder_job, outcomes
-from tests.index.numbered import new_collection
+from tests.index.sample_data import new_collection
 from tests.media_files import solid, write_color_video, write_picture, write_truncated
 from vitascope.errors import BundleCorrupt, FingerprintMismatch, InvalidInput, JobNotFound
 from vitascope.media.file import MediaFile

@@ -21,9 +21,8 @@ from index.search.request import ClipPart, EmbeddingPart, QueryPart, SearchReque
 from index.search.search import search
 from index.storage.filters import parse_filter
 from tests.chaos import rounds
-from tests.index.formula_model import MODEL
-from tests.index.numbered import TOKENS, WIDTH, content, new_collection
-from tests.index.searching import all_pages, request_for, text_part
+from tests.index.sample_data import TOKENS, WIDTH, content, new_collection
+from tests.index.searches import MODEL, all_pages, request_for, text_part
 
 VOCABULARY = ["dog", "cat", "engine", "boat", "snow", "piano", "forest", "bridge"]
 CHINESE = ["海滩", "小狗", "发动机", "城市"]
@@ -57,13 +56,13 @@ def tokens_in(text: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory, place: str) -> Iterator[tuple[Collection, list[Row]]]:
-    """About 350 clips: neighbours that touch, overlap or leave gaps, and some whose vectors are all the same."""
+def filled(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Iterator[tuple[Collection, list[Row]]]:
+    """About 350 clips that touch, overlap or leave gaps, some of them with equal embeddings."""
     draw = random.Random(5)
     rng = np.random.default_rng(5)
     rows: list[Row] = []
     root = tmp_path_factory.mktemp("congruence")
-    with new_collection(root, vectors=place) as collection:
+    with new_collection(root, vectors=backend) as collection:
         for number in range(70):
             count = draw.randint(1, 10)
             stride = draw.choice([3.0, 4.0, 4.0])
@@ -119,7 +118,7 @@ def bm25(rows: list[Row], terms: list[list[str]]) -> dict[int, float]:
 def brute_order(
     rows: list[Row], request: SearchRequest, condition: Any
 ) -> list[tuple[int, float, tuple[int | None, int | None]]]:
-    """(clip id, cosine, places in the two lists) of all clips, in order, before reranking."""
+    """(clip id, cosine, ranks in the two rankings) of all clips, in order, before reranking."""
     by_id = {row.id: row for row in rows}
     query = np.zeros(WIDTH)
     for part in request.parts:
@@ -132,9 +131,9 @@ def brute_order(
     cosine = {row.id: round(float(row.vector.astype(np.float64) @ query), 9) for row in possible}
     threshold = -2 if request.min_similarity is None else request.min_similarity
     similar = sorted((i for i in cosine if cosine[i] >= threshold), key=lambda i: (-cosine[i], i))
-    place = {i: n for n, i in enumerate(similar, 1)}
+    by_similarity = {i: n for n, i in enumerate(similar, 1)}
     if not request.hybrid:
-        return [(i, cosine[i], (place[i], None)) for i in similar]
+        return [(i, cosine[i], (by_similarity[i], None)) for i in similar]
     texts = [part.text for part in request.parts if isinstance(part, TextPart) and part.weight > 0]
     pieces = [[w[j : j + 2] for j in range(len(w) - 1)] if w in CHINESE else [w] for t in texts for w in t.split()]
     terms = [list(piece) if piece[0] > "z" else [piece] for piece in itertools.chain(*pieces)]
@@ -142,8 +141,11 @@ def brute_order(
     bm = bm25(rows, terms)
     listed = sorted((i for i in similar if i in bm), key=lambda i: (-bm[i], -cosine[i], i))[:1000]
     words = {i: n for n, i in enumerate(listed, 1)}
-    score = {i: 1 / (60 + place[i]) + (1 / (60 + words[i]) if i in words else 0) for i in similar}
-    return [(i, cosine[i], (place[i], words.get(i))) for i in sorted(similar, key=lambda i: (-score[i], -cosine[i], i))]
+    score = {i: 1 / (60 + by_similarity[i]) + (1 / (60 + words[i]) if i in words else 0) for i in similar}
+    return [
+        (i, cosine[i], (by_similarity[i], words.get(i)))
+        for i in sorted(similar, key=lambda i: (-score[i], -cosine[i], i))
+    ]
 
 
 def brute_force(rows: list[Row], request: SearchRequest, condition: Any) -> list[dict[str, Any]]:
@@ -195,8 +197,8 @@ def _clusters(group: str, rows: list[Row]) -> list[list[int]]:
     return [list(group_ids) for group_ids in groups]
 
 
-def drawn(draw: random.Random, rows: list[Row]) -> tuple[SearchRequest, Any]:
-    """A search at random, and the condition of its filter."""
+def draw_request(draw: random.Random, rows: list[Row]) -> tuple[SearchRequest, Any]:
+    """Return a random request, and the condition of its filter."""
     parts: list[QueryPart] = []
     if draw.random() < 0.8:
         parts.append(
@@ -231,7 +233,7 @@ def test_every_page_equals_brute_force(filled: tuple[Collection, list[Row]], see
     draw = random.Random(seed)
     seen: Counter[str] = Counter()
     for _ in range(30):
-        request, condition = drawn(draw, rows)
+        request, condition = draw_request(draw, rows)
         expected = brute_force(rows, request, condition)
         pages = all_pages(collection, MODEL, request, max_pages=6)
         results = [result for page in pages for result in page.results]
@@ -257,7 +259,7 @@ def test_every_page_equals_brute_force(filled: tuple[Collection, list[Row]], see
 def test_beyond_the_fused_rankings_results_continue_by_similarity(
     filled: tuple[Collection, list[Row]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With lists of 30 in place of 1000: the rest follows, nothing comes twice, and pages fit together."""
+    """Rankings of 30 instead of 1000: the rest follows, without duplicates, on all pages."""
     collection, rows = filled
     monkeypatch.setattr("index.search.candidates.FUSION_DEPTH", 30)
     monkeypatch.setattr(search_module, "FUSION_DEPTH", 30)
@@ -272,5 +274,5 @@ def test_beyond_the_fused_rankings_results_continue_by_similarity(
     assert set(pages[: len(head)]) == head
     assert pages[len(head) :] == [clip for clip in similar if clip not in head]
     for result in at_once[: len(head)]:
-        place = similar.index(result.best.hit.clip_id) + 1
-        assert result.best.ranks.similarity == (place if place <= 30 else None)
+        rank = similar.index(result.best.hit.clip_id) + 1
+        assert result.best.ranks.similarity == (rank if rank <= 30 else None)

@@ -1,4 +1,4 @@
-"""Pages have no duplicates and no gaps, with every index and with any changes between pages."""
+"""Pages have no duplicates and no gaps, with every index and with any changes between pages; cursors are checked."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,18 +18,18 @@ import pytest
 from index.collection import MAX_K, Collection, NewClip, NewVideo, Video
 from index.collection_store import CollectionStore
 from index.search.cursor import MAX_LENGTH, SearchCursor, SearchPosition, decode_cursor, encode_cursor
-from index.search.request import SearchRequest
+from index.search.request import EmbeddingPart, SearchRequest
 from index.search.search import SearchPage, search
 from index.storage.filters import parse_filter
 from index.vectors import faiss_index, faiss_kinds
 from index.vectors.faiss_kinds import FLAT, HNSW, IVFPQ
-from tests.index.clustered import use_kinds_when_small
-from tests.index.formula_model import MODEL
-from tests.index.numbered import TOKENS, WIDTH, add, content, manifest, new_video
-from tests.index.searching import all_pages, request_for, search_page
+from tests.chaos import only_by_chaos
+from tests.index.sample_data import TOKENS, WIDTH, add, content, manifest, new_video, use_kinds_when_small
+from tests.index.searches import MODEL, all_pages, request_for, search_page
 from vitascope.errors import CursorExpired, InvalidInput
 
 VIDEOS, EACH = 60, 30
+DEEP_DIM, DEEP_VIDEOS, DEEP_CLIPS = 64, 300, 100
 WORDS = ("dog", "cat", "engine", "boat", "snow", "piano")
 RED = parse_filter({"color": "red"})
 REQUESTS: dict[str, dict[str, Any]] = {
@@ -43,7 +44,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(autouse=True, scope="module")
 def approximate_indexes() -> Iterator[None]:
-    """A poor graph and poor lists that are searched however small they are: they miss what the real ones rarely do."""
+    """Build and search small graphs and lists of low recall, which miss more than the real ones."""
     with pytest.MonkeyPatch.context() as patch:
         use_kinds_when_small(patch)
         patch.setattr(faiss_index, "MIN_CLIPS", faiss_kinds.MIN_CLIPS)
@@ -81,7 +82,7 @@ def collection(library: CollectionStore, kind: str) -> Collection:
 
 
 def start(number: int) -> float:
-    """In seconds, of a clip of 4 s: every two touch."""
+    """Seconds; clips last 4 s, and every two touch."""
     return 4.0 * number + 8.0 * (number // 2)
 
 
@@ -102,7 +103,7 @@ def filled(library: CollectionStore, name: str, kind: str) -> Collection:
 
 
 def build(collection: Collection, kind: str) -> None:
-    """Have an index of this kind serve."""
+    """Build an index of this kind."""
     search_page(collection, MODEL, "snow")
     collection.set_index_kind(kind)
     collection.wait_for_index()
@@ -115,7 +116,7 @@ def request_of(name: str) -> SearchRequest:
 
 
 def shown_on(pages: list[SearchPage], request: SearchRequest) -> list[int]:
-    """What the pages show, in order: ids of videos where these are the results, else of clips."""
+    """Return the ids on the pages in order: of videos where these are the results, else of clips."""
     results = [result for page in pages for result in page.results]
     if request.group == "event":
         return [clip.hit.clip_id for result in results for clip in result.clips]
@@ -123,10 +124,10 @@ def shown_on(pages: list[SearchPage], request: SearchRequest) -> list[int]:
 
 
 def all_in(collection: Collection, request: SearchRequest) -> set[int]:
-    """The ids of all that the request can find."""
+    """Return the ids of all possible results of a request."""
     if request.min_similarity is not None:
         query = MODEL.embed_text(["snow piano"])[0]
-        hits = collection.search(query, MAX_K)  # so deep that every clip is compared
+        hits = collection.search(query, MAX_K)  # compares every clip
         return {hit.clip_id for hit in hits if hit.similarity >= request.min_similarity}
     videos = [video.id for video in collection.videos(MAX_K) if request.where is None or is_red(video)]
     return {shown_id for video in videos for shown_id in ids_of(collection, video, request)}
@@ -154,7 +155,7 @@ def test_pages_have_no_duplicates_and_no_gaps(collection: Collection, name: str)
 
 @pytest.mark.parametrize("name", ["clips", "events", "all"])
 def test_changes_between_pages_cause_no_duplicates_and_no_gaps(library: CollectionStore, kind: str, name: str) -> None:
-    """Videos are added and deleted and indexes built: what is deleted is left out, what is added does not appear."""
+    """Deleted videos are left out and added ones do not appear, while other indexes are built."""
     changing = filled(library, f"changing-{name}", kind)
     request = request_of(name)
     before = all_in(changing, request)
@@ -180,6 +181,55 @@ def test_changes_between_pages_cause_no_duplicates_and_no_gaps(library: Collecti
     assert [page.changed for page in pages] == [False, *[True] * (len(pages) - 1)]
     new_search = all_pages(changing, MODEL, request)
     assert set(shown_on(new_search, request)) == all_in(changing, request)
+
+
+@only_by_chaos
+@pytest.mark.parametrize("kind", [FLAT, HNSW, IVFPQ, "milvus"])
+def test_ten_thousand_results_of_thirty_thousand_clips(
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    """The pages of every query have exactly the 10,000 most similar clips."""
+    random = np.random.default_rng(7)
+    centres = random.standard_normal((300, DEEP_DIM))
+    rows = centres[random.integers(0, 300, DEEP_VIDEOS * DEEP_CLIPS)] + 0.7 * random.standard_normal(
+        (DEEP_VIDEOS * DEEP_CLIPS, DEEP_DIM)
+    )
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    wide_manifest = manifest().model_copy(update={"vector_width": DEEP_DIM})
+    bundle = SimpleNamespace(fingerprint=wide_manifest.fingerprint(), manifest=SimpleNamespace(tasks=[], name="wide"))
+    model: Any = SimpleNamespace(bundle=bundle)
+    vectors = str(request.getfixturevalue("milvus").url) if kind == "milvus" else "faiss"
+    queries, limit = (3, 500) if kind == "milvus" else (20, 100)  # Milvus Lite is slow
+    with CollectionStore(tmp_path) as library:
+        setting = HNSW if kind == "milvus" else kind
+        collection = library.create("videos", wide_manifest, vectors=vectors, index_kind=setting)
+        try:
+            add_all(collection, rows)
+            search_page(collection, model, EmbeddingPart(rows[0]))
+            collection.wait_for_index()
+            assert collection.index_state().serving == setting
+            for query in random.standard_normal((queries, DEEP_DIM)).astype(np.float32):
+                pages = all_pages(collection, model, request_for(model, EmbeddingPart(query), limit=limit))
+                shown = [result.best.hit.clip_id for page in pages for result in page.results]
+                assert len(shown) == len(set(shown)) == MAX_K
+                cosines = rows @ (query / np.linalg.norm(query))
+                threshold = float(np.partition(cosines, -MAX_K)[-MAX_K])
+                assert min(cosines[clip_id - 1] for clip_id in shown) >= threshold - 1e-6
+                threshold = float(np.partition(cosines, -500)[-500]) - 1e-5
+                request = request_for(model, EmbeddingPart(query), limit=50, min_similarity=threshold)
+                pages = all_pages(collection, model, request)
+                similar = [result.best.hit.clip_id for page in pages for result in page.results]
+                assert sorted(similar) == (1 + np.flatnonzero(cosines >= threshold)).tolist()
+        finally:
+            library.drop("videos")
+
+
+def add_all(collection: Collection, rows: np.ndarray) -> None:
+    tokens = np.zeros(TOKENS, np.float16)
+    for number in range(DEEP_VIDEOS):
+        own = rows[number * DEEP_CLIPS : (number + 1) * DEEP_CLIPS]
+        clips = [NewClip(4.0 * n, 4.0 * n + 4, row, tokens) for n, row in enumerate(own)]
+        collection.add_video(NewVideo(content(number), f"/videos/{number}.mp4", f"video {number}", 400.0, 8, 8), clips)
 
 
 def test_a_cursor_works_after_reopening_the_collection(tmp_path: Path) -> None:
@@ -238,32 +288,24 @@ def test_the_longest_cursor_can_be_decoded() -> None:
     np.testing.assert_array_equal(read.embedding, vector)
 
 
-STATED: dict[str, Any] = {"search": "name", "collection": "c", "change": [1, -5], "newest": 9, "shown": [1, 2]}
+FIELDS: dict[str, Any] = {"search": "name", "collection": "c", "change": [1, -5], "newest": 9, "shown": [1, 2]}
 
 
 @pytest.mark.parametrize(
     "forged",
     [
-        {"shown": [1] * (MAX_K + 1)},
-        {"shown": [3, -1]},
-        {"shown": [1, True]},
-        {"shown": [1.5]},
-        {"shown": 7},
-        {"newest": -1},
-        {"newest": "9"},
-        {"change": [1]},
-        {"change": [-1, 0]},
-        {"change": [1, None]},
+        *({"shown": shown} for shown in ([1] * (MAX_K + 1), [3, -1], [1, True], [1.5], 7)),
+        *({"newest": newest} for newest in (-1, "9")),
+        *({"change": change} for change in ([1], [-1, 0], [1, None])),
+        *({"vector": vector} for vector in ("AAA=", 3)),
         {"collection": None},
-        {"vector": "AAA="},
-        {"vector": 3},
         {"padding": " " * 400_000},
     ],
 )
 def test_a_forged_cursor_is_rejected(forged: dict[str, Any]) -> None:
-    assert decode_cursor(packed(STATED), "name").position.shown == {1, 3}
+    assert decode_cursor(packed(FIELDS), "name").position.shown == {1, 3}
     with pytest.raises(InvalidInput, match="cursor: "):
-        decode_cursor(packed({**STATED, **forged}), "name")
+        decode_cursor(packed({**FIELDS, **forged}), "name")
 
 
 def packed(fields: object) -> str:
@@ -275,7 +317,7 @@ def compressed(content: bytes) -> str:
 
 
 def test_an_invalid_cursor_is_rejected() -> None:
-    whole = packed(STATED)
+    whole = packed(FIELDS)
     bomb, nested = compressed(b" " * 50_000_000), compressed(b"[" * 100_000)
     assert len(bomb) < MAX_LENGTH
     for text in ("", "a", "!!", "e30", whole[:-4], whole * 2000, bomb, nested, *map(packed, ([], "name", None))):

@@ -15,7 +15,7 @@ from index.search.request import CANDIDATES, MAX_RERANK, ClipPart, EmbeddingPart
 from index.search.search import RankedHit, search
 from index.storage.filters import parse_filter
 from tests.index.jobs.fixtures import ingest_file
-from tests.index.searching import all_pages, request_for, search_hits, search_page, text_part
+from tests.index.searches import all_pages, request_for, search_hits, search_page, text_part
 from tests.media_files import solid, write_picture
 from tests.small_bundle import make_small_bundle
 from vitascope.errors import InvalidInput, NotFound, TaskMissing
@@ -129,11 +129,6 @@ def test_clips_without_tokens_follow_the_reranked_ones(tmp_path: Path, small_mod
     assert titles(hits[2:]) == [titles(plain)[i] for i in (0, 2, 4, 5)]
 
 
-def test_a_search_of_an_empty_collection_returns_nothing(tmp_path: Path, small_model: Model) -> None:
-    with CollectionStore(tmp_path) as library:
-        assert search_hits(library.create("none", small_model), small_model, "red", limit=5, rerank=5) == []
-
-
 def test_reranking_needs_a_bundle_with_the_task_matching(tmp_path: Path) -> None:
     model = Model.open(make_small_bundle(tmp_path / "bundle", tasks=("retrieval",)), threads=1, device="cpu")
     with CollectionStore(tmp_path / "library") as library:
@@ -188,7 +183,7 @@ def test_reranking_needs_exactly_one_text(collection: Collection, small_model: M
 
 
 def test_hybrid_search_finds_words_of_titles_that_similarity_misses(collection: Collection, small_model: Model) -> None:
-    """ "dark" is no word that the model knows; the title has it."""
+    """The model does not know the word "dark", which is in a title."""
     assert titles_for(collection, small_model, "dark blue", limit=1) == ["blue"]
     hits = search_hits(collection, small_model, "dark blue", hybrid=True)
     assert set(titles(hits[:2])) == {"blue", "dark red"}

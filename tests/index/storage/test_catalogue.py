@@ -1,7 +1,8 @@
-"""The catalogue: durable settings, transactions, rejected files, a full disk."""
+"""The catalogue: durable settings, transactions, rejected and damaged files, a full disk."""
 
 from __future__ import annotations
 
+import random
 import resource
 import shutil
 import sqlite3
@@ -14,13 +15,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index.collection import Collection
+from index.clips.segmentation import Segmentation
+from index.collection import Collection, NewClip
 from index.collection_store import CollectionStore
+from index.jobs.jobs import list_items, list_jobs
 from index.storage import catalogue as catalogue_module
 from index.storage.catalogue import CATALOGUE_NAME
+from index.storage.fulltext import search_fulltext
 from index.storage.schema import SCHEMA_VERSION
-from tests.index.numbered import WIDTH, add, new_collection, new_video, numbers_in
-from vitascope.errors import CollectionNotFound, StorageError
+from tests.chaos import rounds
+from tests.index.jobs.fixtures import create_folder_job
+from tests.index.sample_data import WIDTH, add, content, new_collection, new_video, numbers_in, tokens_of, vectors_of
+from vitascope.errors import CollectionNotFound, StorageError, VitascopeError
+
+DAMAGED_CATALOGUES = rounds(40, 1000)
 
 
 def pragma(connection: sqlite3.Connection, name: str) -> object:
@@ -53,7 +61,7 @@ def test_a_failed_write_is_rolled_back(tmp_path: Path) -> None:
 
 
 class Interrupted:
-    """A connection at which Ctrl-C is pressed just after a transaction has begun."""
+    """A connection that raises KeyboardInterrupt just after its first transaction has begun."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -95,7 +103,7 @@ def change_version(path: Path) -> None:
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
 
 
-def be_another_database(path: Path) -> None:
+def write_another_database(path: Path) -> None:
     path.unlink()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE recipes (name)")
@@ -105,7 +113,7 @@ def be_another_database(path: Path) -> None:
     ("spoil", "message"),
     [
         (change_version, f"catalogue schema {SCHEMA_VERSION + 1}; this version reads 1"),
-        (be_another_database, "application id 0x0; a catalogue was expected"),
+        (write_another_database, "application id 0x0; a catalogue was expected"),
         (lambda path: path.write_bytes(b"no database at all" * 100), "not a database"),
         (lambda path: path.write_bytes(path.read_bytes()[:5000]), "malformed"),
         (lambda path: path.write_bytes(b""), "application id 0x0"),
@@ -162,7 +170,7 @@ def test_a_writer_in_another_process_that_never_ends_is_an_error(
 
 @contextmanager
 def files_no_larger_than(size: int) -> Iterator[None]:
-    """As if the disk were full: this process cannot make any file grow beyond ``size`` bytes."""
+    """Simulate a full disk: no file can grow beyond ``size`` bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -203,3 +211,92 @@ def test_a_full_disk_prevents_the_snapshot_but_loses_no_data(tmp_path: Path) -> 
         collection.close()
     with CollectionStore(tmp_path).open("videos") as again:
         assert numbers_in(again) == list(range(30))
+
+
+def harm(whole: bytes, draw: random.Random) -> bytes:
+    """Return the bytes with a bit flipped, or truncated."""
+    if draw.random() < 0.25:
+        return whole[: draw.randrange(len(whole))]
+    damaged = bytearray(whole)
+    damaged[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+    return bytes(damaged)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a closed collection with rows in every table."""
+    root = tmp_path_factory.mktemp("full")
+    with new_collection(root) as collection:
+        add(collection, *range(4))
+        clip = NewClip(0, 2, vectors_of(4)[0], tokens_of(4)[0], "spoken words", b"\xff\xd8\xff\xe0 a picture")
+        collection.add_video(new_video(4)[0], [clip])
+        made = create_folder_job(collection, root, segmentation=Segmentation(length=2.0), metadata={"year": 2020})
+        with collection.catalogue.write() as connection:
+            row = (made.id, 0, "/videos/0.mp4", "title", '{"a": 1}', "queued")
+            connection.execute(
+                "INSERT INTO job_items (job_id, position, path, title, metadata, state) VALUES (?, ?, ?, ?, ?, ?)", row
+            )
+    return root / "videos"
+
+
+def read_everything(root: Path) -> None:
+    """Use every read of a collection, and two writes."""
+    with CollectionStore(root) as library:
+        collection = library.open("videos")
+        for video in collection.videos():
+            ids = [clip.id for clip in collection.clips(video.id)]
+            collection.visual_tokens(ids)
+            for clip_id in ids:
+                collection.thumbnail(clip_id)
+        collection.find_by_hash(content(2))
+        collection.search(np.ones(WIDTH), 100)
+        with collection.catalogue.read() as connection:
+            search_fulltext(connection, ["video", "spoken"], 100, lambda _: True)
+        for job in list_jobs(collection):
+            list_items(collection, job.id)
+        collection.index_state()
+        add(collection, 5)
+        collection.delete_video(1)
+
+
+def test_a_damaged_catalogue_is_a_storage_error_or_reads_well(full: Path, tmp_path: Path) -> None:
+    draw = random.Random(2)
+    whole = (full / CATALOGUE_NAME).read_bytes()
+    rejected = 0
+    for number in range(DAMAGED_CATALOGUES):
+        folder = Path(shutil.copytree(full, tmp_path / str(number) / "videos"))
+        damaged = whole
+        for _ in range(draw.choice((1, 1, 5, 50))):
+            damaged = harm(damaged, draw) or damaged
+        (folder / CATALOGUE_NAME).write_bytes(damaged)
+        try:
+            read_everything(folder.parent)
+        except VitascopeError:
+            rejected += 1
+        shutil.rmtree(folder.parent)
+    assert rejected > DAMAGED_CATALOGUES / 4
+
+
+def integrity_problems(folder: Path) -> list[str]:
+    """Return the integrity errors of a catalogue, or why it cannot be opened."""
+    try:
+        collection = Collection(folder)
+    except StorageError as error:
+        return [str(error)]
+    try:
+        return collection.catalogue.integrity_errors()
+    except StorageError as error:
+        return [str(error)]
+    finally:
+        collection.catalogue.close()
+
+
+def test_the_integrity_check_reads_every_page(full: Path, tmp_path: Path) -> None:
+    whole = (full / CATALOGUE_NAME).read_bytes()
+    with closing(sqlite3.connect(full / CATALOGUE_NAME)) as connection:
+        size = connection.execute("PRAGMA page_size").fetchone()[0]
+    folder = Path(shutil.copytree(full, tmp_path / "videos"))
+    assert integrity_problems(folder) == []
+    for page in range(len(whole) // size):
+        (folder / CATALOGUE_NAME).write_bytes(whole[: page * size] + b"\x55" * size + whole[(page + 1) * size :])
+        assert integrity_problems(folder), f"page {page + 1} of {len(whole) // size}"

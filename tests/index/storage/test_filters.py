@@ -1,19 +1,23 @@
-"""Filters on videos: what they match, and errors of invalid ones."""
+"""Filters on videos and clips, compared with brute force, and errors of invalid ones."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index.collection import Collection, NewVideo
+from index.collection import Collection
+from index.records import NewClip, NewVideo, Scalar
 from index.storage.filters import MAX_CONDITIONS, MAX_VALUES, parse_filter
-from tests.index.filter_meaning import holds
-from tests.index.numbered import COLORS, add, metadata_of, new_collection, new_video
+from index.storage.queries import allowed_clips
+from tests.index.sample_data import TOKENS, WIDTH, add, content, matches, metadata_of, new_collection, new_video
 from vitascope.errors import FilterError
 
 TOTAL = 24
@@ -56,6 +60,13 @@ def by_hand(condition: Callable[[dict[str, Any]], bool]) -> list[int]:
         ({"duration": {"lte": 4}}, lambda m: m["number"] % 3 == 0),
         ({"path": "/videos/7.mp4"}, lambda m: m["number"] == 7),
         ({"width": {"in": [320, "320"]}}, lambda m: True),
+        # Values of another type do not match, and a missing field matches only ne.
+        ({"number": "4"}, lambda m: False),
+        ({"number": True}, lambda m: False),
+        ({"even": 1}, lambda m: False),
+        ({"duration": "4"}, lambda m: False),
+        ({"missing": {"gte": 0}}, lambda m: False),
+        ({"missing": {"ne": "x"}}, lambda m: True),
     ],
 )
 def test_a_filter_matches(
@@ -103,21 +114,6 @@ def test_added_at_can_be_filtered_by_day_and_time(
         assert matching(collection, filter_json) == [n for n, offset in enumerate(offsets) if condition(offset)]
 
 
-@pytest.mark.parametrize("value", ["4", True, "4.0"])
-def test_values_of_another_type_do_not_match(collection: Collection, value: object) -> None:
-    assert matching(collection, {"number": value}) == []
-
-
-def test_one_is_not_true(collection: Collection) -> None:
-    assert matching(collection, {"even": 1}) == []
-    assert matching(collection, {"duration": "4"}) == []
-
-
-def test_a_missing_field_matches_only_ne(collection: Collection) -> None:
-    assert matching(collection, {"missing": {"gte": 0}}) == []
-    assert matching(collection, {"missing": {"ne": "x"}}) == list(range(TOTAL))
-
-
 def test_quotes_in_a_value_are_not_sql(tmp_path: Path) -> None:
     nasty = 'it\'s "quoted"; DROP TABLE videos -- %_ \u00e4\U0001f600'
     with new_collection(tmp_path) as collection:
@@ -126,32 +122,6 @@ def test_quotes_in_a_value_are_not_sql(tmp_path: Path) -> None:
         for filter_json in ({nasty: nasty}, {nasty: {"prefix": nasty[:9]}}, {nasty: {"in": [nasty]}}):
             assert len(collection.videos(where=parse_filter(filter_json))) == 1
         assert collection.videos(where=parse_filter({nasty: {"prefix": "%"}})) == []
-
-
-LEAVES = st.one_of(
-    st.builds(lambda c, op: {"color": {op: c}}, st.sampled_from(COLORS), st.sampled_from(["eq", "ne", "gte"])),
-    st.builds(
-        lambda n, op: {"number": {op: n}},
-        st.integers(0, TOTAL),
-        st.sampled_from(["eq", "ne", "gt", "gte", "lt", "lte"]),
-    ),
-    st.builds(lambda b: {"even": b}, st.booleans()),
-)
-FILTERS = st.recursive(
-    LEAVES,
-    lambda inner: st.one_of(
-        st.builds(lambda parts: {"and": parts}, st.lists(inner, min_size=1, max_size=3)),
-        st.builds(lambda parts: {"or": parts}, st.lists(inner, min_size=1, max_size=3)),
-        st.builds(lambda part: {"not": part}, inner),
-    ),
-    max_leaves=8,
-)
-
-
-@settings(max_examples=60, deadline=None)
-@given(FILTERS)
-def test_nested_filters_equal_brute_force(collection: Collection, filter_json: dict[str, Any]) -> None:
-    assert matching(collection, filter_json) == by_hand(lambda m: holds(filter_json, m))
 
 
 @pytest.mark.parametrize(
@@ -180,6 +150,13 @@ def test_nested_filters_equal_brute_force(collection: Collection, filter_json: d
         ({"added_at": {"gte": "2026-02-30"}}, "added_at.gte: '2026-02-30'; Unix seconds"),
         ({"added_at": {"prefix": "2026"}}, "added_at.prefix: '2026'; a point in time has no beginning"),
         ({"added_at": {"in": ["2026-03-31"]}}, "added_at.in: '2026-03-31' is a whole day"),
+        ({"clip": {"start": "1:05"}}, r"clip.start.eq: '1:05'; a number of seconds"),
+        ({"clip": {"end": {"in": [1, True]}}}, r"clip.end.in: True; a number of seconds"),
+        ({"clip": {"text": 3}}, r"clip.text.eq: 3; a string"),
+        ({"clip": {"text": {"prefix": 3}}}, r"clip.text.prefix: 3; a string"),
+        ({"clip": {"start": {"after": 3}}}, r"clip.start: operator 'after'; one of eq, ne"),
+        ({"clip": {"start": 3, "eq": "c3"}}, r"clip: field 'eq'; one of start, end, length, text"),
+        ({"clip": {"begin": 3}}, r"clip: operator 'begin'; .* or fields of the clip: start, end, length, text"),
         ({"or": [{"a": {"in": list(range(1000))}}] * 11}, f"more than {MAX_VALUES} values"),
         ({"or": [{"a": 1}] * (MAX_CONDITIONS + 1)}, f"more than {MAX_CONDITIONS} conditions"),
     ],
@@ -204,3 +181,129 @@ def test_the_largest_filter_runs(collection: Collection) -> None:
         deep = {"not": deep}
     assert matching(collection, wide) == [3]
     assert matching(collection, deep) == [3]
+
+
+SPOKEN = ["", "", "good morning", "good night", "Äpfel"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """The expected content of a clip; ``fields`` are those inside ``clip``."""
+
+    id: int
+    fields: dict[str, Scalar]
+    video: dict[str, Scalar]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Collection, list[Row]]]:
+    """Videos with metadata named like the fields of clips; every fifth one is deleted."""
+    draw = random.Random(3)
+    rows: list[Row] = []
+    with new_collection(tmp_path_factory.mktemp("clip-filters")) as collection:
+        for number in range(40):
+            stride = draw.choice([4.0, 4.1, 8.0])
+            spans = [(stride * n, stride * n + stride) for n in range(draw.randint(1, 8))]
+            if number % 7 == 0:
+                spans = [(0.0, 0.0)]  # a picture
+            spoken = [draw.choice(SPOKEN) for _ in spans]
+            vectors = np.random.default_rng(number).standard_normal((len(spans), WIDTH))
+            tokens = np.zeros(TOKENS, np.float16)
+            new_clips = [NewClip(*span, vectors[i], tokens, spoken[i]) for i, span in enumerate(spans)]
+            metadata: dict[str, Scalar] = {"color": draw.choice(["red", "blue"]), "start": number, "clip": f"c{number}"}
+            video = NewVideo(content(number), f"/{number}", "t", 64.0, 8, 8, metadata)
+            added = collection.add_video(video, new_clips)
+            for clip, (start, end), text in zip(collection.clips(added.id), spans, spoken, strict=True):
+                length = round(end - start, 6)
+                rows.append(Row(clip.id, {"start": start, "end": end, "length": length, "text": text}, metadata))
+            if number % 5 == 4:
+                collection.delete_video(added.id)
+                rows = [row for row in rows if row.video is not metadata]
+        assert len(rows) > 100
+        yield collection, rows
+
+
+def passing(collection: Collection, filter_json: object) -> list[int]:
+    with collection.catalogue.read() as connection:
+        mask = allowed_clips(connection, parse_filter(filter_json))
+    return [int(clip_id) for clip_id in np.flatnonzero(mask)]
+
+
+@pytest.mark.parametrize(
+    ("filter_json", "condition"),
+    [
+        ({"clip": {"start": {"gte": 8}}}, lambda r: r.fields["start"] >= 8),
+        ({"clip": {"end": {"gt": 10}, "start": {"lt": 20}}}, lambda r: r.fields["end"] > 10 and r.fields["start"] < 20),
+        ({"clip": {"text": {"ne": ""}}}, lambda r: r.fields["text"]),
+        ({"clip": {"text": {"prefix": "good"}}}, lambda r: r.fields["text"].startswith("good")),
+        ({"clip": {"text": "Äpfel", "start": 0}}, lambda r: r.fields["text"] == "Äpfel" and r.fields["start"] == 0),
+        # 8.2 - 4.1 is a little less than 4.1
+        ({"clip": {"length": 4.1}}, lambda r: r.fields["length"] == 4.1),
+        ({"clip": {"length": {"in": [0, 8]}}}, lambda r: r.fields["length"] in (0, 8)),
+        ({"color": "red", "clip": {"start": 0}}, lambda r: r.video["color"] == "red" and r.fields["start"] == 0),
+        (
+            {"or": [{"color": "red"}, {"not": {"clip": {"start": {"lt": 12}}}}]},
+            lambda r: r.video["color"] == "red" or r.fields["start"] >= 12,
+        ),
+        ({"clip": {"start": {"gt": 10_000}}}, lambda r: False),
+        # Metadata of the same names keeps its meaning.
+        ({"start": 3}, lambda r: r.video["start"] == 3),
+        ({"clip": "c3"}, lambda r: r.video["clip"] == "c3"),
+        ({"clip": {"in": ["c3", "c5"]}, "start": {"gt": 3}}, lambda r: r.video["clip"] == "c5"),
+    ],
+)
+def test_clips_are_selected_by_their_own_fields(
+    clips: tuple[Collection, list[Row]], filter_json: object, condition: Callable[[Row], bool]
+) -> None:
+    collection, rows = clips
+    assert passing(collection, filter_json) == [row.id for row in rows if condition(row)]
+
+
+NUMBER_OPERATORS = st.sampled_from(["eq", "ne", "gt", "gte", "lt", "lte"])
+LEAVES = st.one_of(
+    st.builds(
+        lambda field, op, value: {"clip": {field: {op: value}}},
+        st.sampled_from(["start", "end", "length"]),
+        NUMBER_OPERATORS,
+        st.sampled_from([0, 4, 4.1, 8, 8.2, 16.4, 24]),
+    ),
+    st.builds(lambda op, v: {"clip": {"text": {op: v}}}, st.sampled_from(["eq", "ne", "gt"]), st.sampled_from(SPOKEN)),
+    st.builds(lambda op, v: {"start": {op: v}}, NUMBER_OPERATORS, st.integers(0, 40)),
+    st.builds(lambda op, v: {"color": {op: v}}, st.sampled_from(["eq", "ne", "gte"]), st.sampled_from(["red", "blue"])),
+)
+FILTERS = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.builds(lambda parts: {"and": parts}, st.lists(inner, min_size=1, max_size=3)),
+        st.builds(lambda parts: {"or": parts}, st.lists(inner, min_size=1, max_size=3)),
+        st.builds(lambda part: {"not": part}, inner),
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(FILTERS)
+def test_nested_filters_on_clips_and_videos_equal_brute_force(
+    clips: tuple[Collection, list[Row]], filter_json: dict[str, Any]
+) -> None:
+    collection, rows = clips
+    assert passing(collection, filter_json) == [
+        row.id for row in rows if matches(filter_json, {**row.video, "clip": row.fields})
+    ]
+
+
+def test_a_search_returns_only_clips_that_pass(clips: tuple[Collection, list[Row]]) -> None:
+    collection, rows = clips
+    filter_json = {"color": "red", "clip": {"start": {"gte": 8}, "text": {"ne": ""}}}
+    hits = collection.search(np.ones(WIDTH), 1000, parse_filter(filter_json))
+    expected = [r.id for r in rows if r.video["color"] == "red" and float(r.fields["start"]) >= 8 and r.fields["text"]]
+    assert sorted(hit.clip_id for hit in hits) == expected
+    assert expected
+
+
+def test_videos_cannot_be_listed_by_clip_fields(clips: tuple[Collection, list[Row]]) -> None:
+    collection, _ = clips
+    for filter_json in ({"clip": {"start": 0}}, {"or": [{"color": "red"}, {"not": {"clip": {"text": ""}}}]}):
+        with pytest.raises(FilterError, match=r"clip\.(start|text); videos are listed by their own fields"):
+            collection.videos(where=parse_filter(filter_json))

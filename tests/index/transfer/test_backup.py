@@ -26,31 +26,30 @@ from index.storage import transfer as storage
 from index.storage.catalogue import CATALOGUE_NAME
 from index.transfer.backup import backup_collection, restore_collection
 from tests.index.jobs.fixtures import create_folder_job
-from tests.index.numbered import WIDTH, add, allowed, new_video, numbers_in
-from tests.index.numbered import manifest as numbers_manifest
+from tests.index.killed_processes import ROOT
+from tests.index.sample_data import WIDTH, add, allowed, new_video, numbers_in
+from tests.index.sample_data import manifest as numbers_manifest
 from vitascope.errors import CollectionExists, InvalidInput, StorageError, VitascopeError
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copy a small collection in many steps, too."""
+    """Copy a small collection in many steps."""
     monkeypatch.setattr(storage, "COPY_PAGES", 2)
 
 
 @pytest.fixture(scope="module")
-def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A library whose only collection holds videos 0 to 39; to be copied."""
-    root = tmp_path_factory.mktemp("made") / "library"
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store whose collection has videos 0 to 39; to be copied."""
+    root = tmp_path_factory.mktemp("template") / "library"
     with CollectionStore(root) as library:
         add(library.create("videos", numbers_manifest()), *range(40))
     return root
 
 
 @pytest.fixture
-def library(tmp_path: Path, made_once: Path) -> Iterator[CollectionStore]:
-    shutil.copytree(made_once, tmp_path / "library")
+def library(tmp_path: Path, template: Path) -> Iterator[CollectionStore]:
+    shutil.copytree(template, tmp_path / "library")
     with CollectionStore(tmp_path / "library") as library:
         yield library
 
@@ -92,11 +91,11 @@ def test_jobs_of_a_restored_collection_are_paused(
     cancel(collection, leaving)
     with collection.catalogue.write() as connection:
         job_transitions.finish(connection, done, "succeeded")
-    before = {one.id: (one.state, one.requested, one.counts) for one in list_jobs(collection)}
+    before = {job.id: (job.state, job.requested, job.counts) for job in list_jobs(collection)}
     backup_collection(collection, tmp_path / "b")
     copy = restore_collection(library, tmp_path / "b", "copy", allowed=allowed(library))
     reason = "the collection was restored from a backup: resume the job to go on with it"
-    assert {one.id: (one.state, one.error) for one in list_jobs(copy)} == {
+    assert {job.id: (job.state, job.error) for job in list_jobs(copy)} == {
         queued: ("paused", reason),
         running: ("paused", reason),
         leaving: ("cancelled", None),
@@ -107,7 +106,7 @@ def test_jobs_of_a_restored_collection_are_paused(
     assert (item.state, item.crashes) == ("queued", 0)
     resumed = resume(copy, running)
     assert (resumed.state, resumed.error) == ("queued", None)
-    assert {one.id: (one.state, one.requested, one.counts) for one in list_jobs(collection)} == before
+    assert {job.id: (job.state, job.requested, job.counts) for job in list_jobs(collection)} == before
 
 
 def test_writes_after_the_start_are_not_included_and_do_not_restart_it(
@@ -134,7 +133,7 @@ def test_a_backup_under_a_steady_writer_has_every_acknowledged_video_completely(
     acknowledged, ended = [39], threading.Event()
 
     def write() -> None:
-        for number in range(40, 400):  # no more, however long a backup takes beside it
+        for number in range(40, 400):  # a limit, however long a backup takes
             if ended.is_set():
                 return
             collection.add_video(*new_video(number))
@@ -152,9 +151,9 @@ def test_a_backup_under_a_steady_writer_has_every_acknowledged_video_completely(
             backup_collection(collection, tmp_path / "b")
             after = acknowledged[0]
             restored = restore_collection(library, tmp_path / "b", f"copy-{copy}", allowed=allowed(library))
-            found = numbers_in(restored)
-            assert found == list(range(len(found)))
-            assert before <= found[-1] <= after + 1
+            numbers = numbers_in(restored)
+            assert numbers == list(range(len(numbers)))
+            assert before <= numbers[-1] <= after + 1
             assert restored.catalogue.integrity_errors() == []
     finally:
         ended.set()
@@ -191,31 +190,16 @@ def test_a_backup_killed_half_way_leaves_no_file(
         assert process.stdout.readline() == "half\n"
         os.kill(process.pid, signal.SIGKILL)
     assert file.read_bytes() == before
-    left = [entry for entry in file.parent.iterdir() if entry != file]
-    assert left
-    # An hour later the next backup tidies up; what another one is writing just now it leaves alone.
+    leftovers = [entry for entry in file.parent.iterdir() if entry != file]
+    assert leftovers
+    # The next backup removes files of an hour ago, and no newer ones.
     fresh = file.parent / f".videos-{'0' * 32}"
     fresh.touch()
-    for entry in left:
+    for entry in leftovers:
         os.utime(entry, (1, 1))
     backup_collection(collection, file)
     assert sorted(file.parent.iterdir()) == sorted([file, fresh])
     assert numbers_in(restore_collection(library, file, "copy", allowed=allowed(library))) == [*range(40), 50, 51]
-
-
-def test_a_failed_backup_leaves_the_earlier_one(tmp_path: Path, collection: Collection) -> None:
-    backup_collection(collection, tmp_path / "b")
-    before = (tmp_path / "b").read_bytes()
-    add(collection, 60)
-
-    def interrupt(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        backup_collection(collection, tmp_path / "b", interrupt)
-    assert (tmp_path / "b").read_bytes() == before
-    assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == ["b"]
-    assert add(collection, 61)
 
 
 def damage(path: Path) -> None:
@@ -276,7 +260,7 @@ def test_a_file_that_is_no_backup_is_refused(tmp_path: Path, library: Collection
 
 def test_a_backup_overwrites_only_backups(tmp_path: Path, library: CollectionStore, collection: Collection) -> None:
     note = tmp_path / "note"
-    note.write_text("mine")
+    note.write_text("notes")
     for file, problem in (
         (note, "exists and is not an SQLite file"),
         (library.root / "videos" / CATALOGUE_NAME, "is in the folder of a collection"),
@@ -285,5 +269,5 @@ def test_a_backup_overwrites_only_backups(tmp_path: Path, library: CollectionSto
     ):
         with pytest.raises(VitascopeError, match=problem):
             backup_collection(collection, file)
-    assert note.read_text() == "mine"
+    assert note.read_text() == "notes"
     assert numbers_in(collection) == list(range(40))

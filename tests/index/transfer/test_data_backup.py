@@ -1,4 +1,4 @@
-"""Backup and restore of a data folder in use."""
+"""Backup of a data folder in use, and restore of backups, also of untrusted ones."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import stat
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -20,16 +21,16 @@ from index.transfer.data_backup import backup_data, list_backups, restore_data
 from index.transfer.media import AllowedPaths
 from index.vectors.interface import BACKEND_KEY
 from service.http.api_keys import KeyStore
-from tests.index.numbered import WIDTH, add, manifest, numbers_in
+from tests.index.sample_data import WIDTH, add, manifest, numbers_in
 from vitascope.cli.main import main
-from vitascope.errors import InvalidInput, StorageError
+from vitascope.errors import InvalidInput, StorageError, VitascopeError
 
 MOVIE = b"\x00\x01" * 5000
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """The data folder of a service: two collections, a key, an upload, what a job has fetched, and what passes."""
+    """The data folder of a service with two collections, media files and unfinished work."""
     data = tmp_path / "data"
     with CollectionStore(data / "collections") as library:
         add(library.create("films", manifest()), *range(10))
@@ -57,7 +58,7 @@ def videos_allowed(data: Path) -> AllowedPaths:
     return AllowedPaths([Path("/videos")], data)
 
 
-def aged(copy: Path, year: int) -> Path:
+def set_year(copy: Path, year: int) -> Path:
     """Rename a backup to an earlier time."""
     return copy.rename(copy.with_name(f"{year}-01-01T00-00-00Z"))
 
@@ -100,9 +101,9 @@ def test_a_data_folder_in_use_is_backed_up_and_restored(tmp_path: Path, data: Pa
 
 
 def test_an_unchanged_media_file_is_stored_once(data: Path, backups: Path) -> None:
-    first = aged(backup_data(data, backups, keep=3).folder, 2025)
+    first = set_year(backup_data(data, backups, keep=3).folder, 2025)
     (data / "media/films/cc.mp4").write_bytes(b"new")
-    second = aged(backup_data(data, backups, keep=3).folder, 2026)
+    second = set_year(backup_data(data, backups, keep=3).folder, 2026)
     assert (second / "media/films/aa.mp4").samefile(first / "media/films/aa.mp4")
     (data / "media/films/aa.mp4").write_bytes(b"another")
     third = backup_data(data, backups, keep=1)
@@ -113,7 +114,7 @@ def test_an_unchanged_media_file_is_stored_once(data: Path, backups: Path) -> No
 
 def test_only_the_oldest_backups_are_removed(data: Path, backups: Path) -> None:
     (backups / "2020-holidays").mkdir()
-    old = [aged(backup_data(data, backups, keep=9).folder, year) for year in (2022, 2023, 2024)]
+    old = [set_year(backup_data(data, backups, keep=9).folder, year) for year in (2022, 2023, 2024)]
     killed = backups / f".2024-02-02T00-00-00Z-{'0' * 32}"
     killed.mkdir()
     newest = backup_data(data, backups, keep=2)
@@ -129,7 +130,7 @@ def test_only_the_oldest_backups_are_removed(data: Path, backups: Path) -> None:
 def test_a_damaged_collection_is_named_and_no_earlier_backup_is_removed(
     data: Path, backups: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    good = aged(backup_data(data, backups, keep=1).folder, 2025)
+    good = set_year(backup_data(data, backups, keep=1).folder, 2025)
     catalogue = data / "collections/films/catalogue.sqlite3"
     catalogue.write_bytes(catalogue.read_bytes()[:4096] + os.urandom(catalogue.stat().st_size - 4096))
     status = main(["backup", str(backups), "--keep", "1", "--data", str(data), "--json"])
@@ -194,3 +195,72 @@ def test_the_command_reports_the_backup(
     assert main(["backup", str(backups), "--keep", "0", "--data", str(data)]) == 2
     assert main(["backup", str(backups), "--root", "/videos", "--data", str(data)]) == 2
     assert "--root: only valid with --restore" in capsys.readouterr().err
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A backup with two collections, one of which owns a file."""
+    with CollectionStore(tmp_path / "data" / "collections") as library:
+        add(library.create("films", manifest()), 0, 1)
+        add(library.create("talks", manifest()), 2)
+    (tmp_path / "data" / "collections" / "films" / "media" / "own.mp4").write_bytes(b"own")
+    (tmp_path / "copies").mkdir()
+    copy = backup_data(tmp_path / "data", tmp_path / "copies", keep=1).folder
+    shutil.rmtree(tmp_path / "data")
+    return copy
+
+
+def execute(copy: Path, collection: str, statement: str) -> None:
+    with closing(sqlite3.connect(copy / "collections" / collection / "catalogue.sqlite3")) as connection:
+        connection.execute(statement)
+        connection.commit()
+
+
+def set_path(copy: Path, collection: str, path: str) -> None:
+    execute(copy, collection, f"UPDATE videos SET path = '{path}' WHERE id = 1")
+
+
+def move_and_link(copy: Path, path: str) -> None:
+    shutil.move(copy / path, copy.parent / "moved")
+    (copy / path).symlink_to(copy.parent / "moved")
+
+
+_LINK = "is a link or a special file; a regular file or a folder was expected"
+
+
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        (
+            lambda copy: set_path(copy, "talks", "/etc/passwd"),
+            r"talks/catalogue\.sqlite3: table videos: row 1: path: '/etc/passwd' leads to .*outside",
+        ),
+        (lambda copy: execute(copy, "talks", "CREATE VIEW evil AS SELECT 1"), "view 'evil' is not one of its"),
+        (lambda copy: (copy / "collections/films/media/evil.mp4").symlink_to("/etc/passwd"), _LINK),
+        (lambda copy: (copy / "collections/films/media/job-1").symlink_to("/etc"), _LINK),
+        (lambda copy: move_and_link(copy, "collections/films/media"), _LINK),
+        (lambda copy: move_and_link(copy, "collections/talks"), _LINK),
+        (lambda copy: (copy / "keys.sqlite3").symlink_to("/etc/passwd"), _LINK),
+        (lambda copy: [(copy / "media/films").mkdir(parents=True), (copy / "media/films/a").symlink_to("/etc")], _LINK),
+    ],
+    ids=["path", "schema", "linked file", "linked folder", "media", "collection", "keys", "upload of 0.2.0"],
+)
+def test_an_untrusted_backup_restores_all_collections_or_none(
+    tmp_path: Path, copy: Path, attack: Callable[[Path], object], message: str
+) -> None:
+    attack(copy)
+    data = tmp_path / "data"
+    with pytest.raises(VitascopeError, match=message):
+        restore_data(copy, data, videos_allowed(data))
+    assert {str(path.relative_to(data)) for path in data.rglob("*")} <= {"collections"}
+
+
+def test_a_backup_is_restored_with_its_media_files(tmp_path: Path, copy: Path) -> None:
+    set_path(copy, "films", "media/own.mp4")
+    data = tmp_path / "data"
+    assert restore_data(copy, data, videos_allowed(data)) == ["films", "talks"]
+    with CollectionStore(data / "collections") as library:
+        collection = library.open("films")
+        assert collection.media_path(collection.get_video(1)).read_bytes() == b"own"
+    with pytest.raises(InvalidInput, match="films, talks already"):
+        restore_data(copy, data, videos_allowed(data))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -19,11 +18,11 @@ from index.jobs.jobs import get_job, list_items
 from index.jobs.pipeline import PipelineConfig
 from index.jobs.runner import run_job
 from index.records import Video
-from index.storage.catalogue import Catalogue
 from index.transfer import reembed as reembed_module
 from index.transfer.reembed import reembed
-from tests.index.jobs.fixtures import SEQUENTIAL, create_folder_job, ingest_file, ingest_upload
-from tests.index.searching import search_hits
+from tests.index.jobs.fixtures import SEQUENTIAL, create_folder_job
+from tests.index.jobs.fixtures import ingest_file, ingest_upload
+from tests.index.searches import search_hits
 from tests.media_files import solid, write_color_video, write_picture
 from tests.small_bundle import make_small_bundle
 from vitascope.errors import CollectionNotFound, EngineError, FingerprintMismatch, InvalidInput
@@ -34,14 +33,14 @@ COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Model]:
-    """Two bundles that differ in weights, and so in fingerprint and vectors."""
+    """Two bundles with different weights."""
     root = tmp_path_factory.mktemp("bundles")
     return Model.open(make_small_bundle(root / "old", seed=1)), Model.open(make_small_bundle(root / "new", seed=2))
 
 
 @pytest.fixture
 def library(tmp_path: Path, models: tuple[Model, Model]) -> Iterator[CollectionStore]:
-    """Collection `videos` with a video of two clips with subtitles and a picture, filled by a job of the old bundle."""
+    """Collection `videos` of the old bundle: a video of two clips with subtitles, and a picture."""
     folder = tmp_path / "films"
     folder.mkdir()
     write_color_video(folder / "red.mp4", COLORS["red"], seconds=12.0, rate=4)
@@ -56,8 +55,7 @@ def library(tmp_path: Path, models: tuple[Model, Model]) -> Iterator[CollectionS
         yield opened
 
 
-def facts(collection: Collection) -> list[object]:
-    """Return what must stay the same."""
+def videos_and_clips(collection: Collection) -> list[object]:
     return [(video, collection.clips(video.id)) for video in collection.videos(100)]
 
 
@@ -67,12 +65,12 @@ def best(library: CollectionStore, model: Model, color: str, name: str = "videos
 
 def test_ids_and_texts_stay_and_the_new_bundle_searches(library: CollectionStore, models: tuple[Model, Model]) -> None:
     old_model, new_model = models
-    before = facts(library.open("videos"))
+    before = videos_and_clips(library.open("videos"))
     assert best(library, old_model, "red") == "red"
     done = reembed(library, "videos", new_model)
     assert (done.replaced, done.embedded, done.failed) == (True, 2, [])
     collection = library.open("videos")
-    assert facts(collection) == before
+    assert videos_and_clips(collection) == before
     assert library.names() == ["videos"]
     assert [best(library, new_model, color) for color in ("red", "green")] == ["red", "green"]
     with pytest.raises(FingerprintMismatch):
@@ -90,10 +88,10 @@ def test_both_collections_are_searched_until_the_replacement_and_later_writes_ar
     old_model, new_model = models
     late = write_picture(tmp_path / "blue.png", solid(COLORS["blue"]))
     old = library.open("videos")
-    seen = []
+    titles = []
 
     def meanwhile(done: int, total: int, title: str) -> None:
-        seen.append(title)
+        titles.append(title)
         if title == "red":
             assert best(library, old_model, "red") == "red"
             assert best(library, new_model, "red", "videos-next") == "red"
@@ -102,41 +100,9 @@ def test_both_collections_are_searched_until_the_replacement_and_later_writes_ar
 
     done = reembed(library, "videos", new_model, on_video=meanwhile)
     assert done.replaced
-    assert sorted({*seen} - {"green"}) == ["blue", "red"]
+    assert sorted({*titles} - {"green"}) == ["blue", "red"]
     assert sorted(video.title for video in library.open("videos").videos()) == ["blue", "red"]
     assert best(library, new_model, "blue") == "blue"
-
-
-def test_videos_are_counted_once_however_many_there_are(
-    tmp_path: Path, models: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Counting reads every row, so it must not be repeated for every video."""
-    statements: list[str] = []
-    connect = Catalogue._connect
-
-    def traced(catalogue: Catalogue) -> sqlite3.Connection:
-        connection = connect(catalogue)
-        connection.set_trace_callback(statements.append)
-        return connection
-
-    def counting_statements(name: str, videos: int) -> int:
-        folder = tmp_path / name
-        folder.mkdir()
-        for number in range(videos):
-            write_picture(folder / f"{number}.png", solid((number, 0, 0)))
-        with CollectionStore(tmp_path / f"library-{name}") as library:
-            collection = library.create("videos", models[0])
-            run_job(collection, models[0], create_folder_job(collection, folder).id)
-            library.close()
-            seen: list[tuple[int, int]] = []
-            with monkeypatch.context() as patch:
-                patch.setattr(Catalogue, "_connect", traced)
-                statements.clear()
-                reembed(library, "videos", models[1], on_video=lambda done, total, _: seen.append((done, total)))
-            assert seen == [(done, videos) for done in range(1, videos + 1)]
-        return sum("count(" in statement or "sum(" in statement for statement in statements)
-
-    assert counting_statements("few", 2) == counting_statements("many", 12)
 
 
 def test_a_file_that_is_gone_or_changed_keeps_the_old_collection(
@@ -166,7 +132,7 @@ def test_it_continues_after_a_kill_at_any_step(
     def die(*_: object) -> None:
         raise Killed
 
-    before = facts(library.open("videos"))
+    before = videos_and_clips(library.open("videos"))
     with pytest.raises(Killed):
         reembed(library, "videos", models[1], on_video=die)
     assert library.open("videos-next").stats().videos == 1
@@ -177,7 +143,7 @@ def test_it_continues_after_a_kill_at_any_step(
     assert best(library, models[0], "red") == "red"
     done = reembed(library, "videos", models[1])
     assert (done.replaced, done.embedded) == (True, 0)
-    assert facts(library.open("videos")) == before
+    assert videos_and_clips(library.open("videos")) == before
 
 
 def test_videos_are_embedded_concurrently_and_added_in_order(
@@ -198,14 +164,14 @@ def test_videos_are_embedded_concurrently_and_added_in_order(
 
     monkeypatch.setattr(pipeline, "embed_clips", embedding)
     monkeypatch.setattr(pipeline, "decode_clips", decoding)
-    before = facts(library.open("videos"))
+    before = videos_and_clips(library.open("videos"))
     titles: list[str] = []
     done = reembed(
         library, "videos", models[1], config=PipelineConfig(decoders=2), on_video=lambda *at: titles.append(at[2])
     )
     assert done.replaced
     assert titles == ["green", "red"]
-    assert facts(library.open("videos")) == before
+    assert videos_and_clips(library.open("videos")) == before
     with library.open("videos").catalogue.read() as connection:
         firsts = [row[0] for row in connection.execute("SELECT first_clip FROM changes ORDER BY id")]
     assert firsts == sorted(firsts)
@@ -252,15 +218,15 @@ def test_owned_media_files_are_linked_before_the_replacement(
         owned = [video for video in collection.videos() if collection.owns(video)]
         return {video.title.removeprefix("own "): collection.media_path(video).read_bytes() for video in owned}
 
-    switch = reembed_module._replace
+    replace = reembed_module._replace
 
-    def look(library: CollectionStore, old: Collection, new: Collection, skipped: set[int]) -> bool:
+    def replace_later(library: CollectionStore, old: Collection, new: Collection, skipped: set[int]) -> bool:
         assert own(new) == own(old) == contents
         new.delete_video(next(video.id for video in new.videos() if video.title == "own red"))
         assert own(old) == contents  # each has its own
-        return switch(library, old, new, skipped | {video.id for video in old.videos() if video.title == "own red"})
+        return replace(library, old, new, skipped | {video.id for video in old.videos() if video.title == "own red"})
 
-    monkeypatch.setattr(reembed_module, "_replace", look)
+    monkeypatch.setattr(reembed_module, "_replace", replace_later)
     assert reembed(library, "videos", new_model).replaced
     assert own(library.open("videos")) == {"blue": contents["blue"]}
 

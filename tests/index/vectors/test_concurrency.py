@@ -5,60 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 
 from index.vectors.concurrency import BackgroundTask, IsCancelled, ReadWriteLock
-
-PATIENCE = 120.0
-
-
-def join(*threads: threading.Thread) -> None:
-    for thread in threads:
-        thread.join(PATIENCE)
-        assert not thread.is_alive()
-
-
-def test_readers_share_the_lock() -> None:
-    lock = ReadWriteLock()
-    both_inside = threading.Barrier(2, timeout=PATIENCE)
-
-    def read() -> None:
-        with lock.shared():
-            both_inside.wait()
-
-    threads = [threading.Thread(target=read) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    join(*threads)
-    assert not both_inside.broken
-
-
-def test_readers_never_see_a_half_finished_write() -> None:
-    lock = ReadWriteLock()
-    pair = [0, 0]
-    torn = []
-
-    def write() -> None:
-        for _ in range(300):
-            with lock.exclusive():
-                pair[0] += 1
-                pair[1] += 1
-
-    def read() -> None:
-        for _ in range(300):
-            with lock.shared():
-                first, second = pair[0], pair[1]
-            if first != second:
-                torn.append((first, second))
-
-    threads = [threading.Thread(target=target) for target in (write, write, read, read)]
-    for thread in threads:
-        thread.start()
-    join(*threads)
-    assert torn == []
-    assert pair == [600, 600]
+from tests.index.killed_processes import ROOT
+from tests.waiting import PATIENCE
 
 
 def test_a_waiting_writer_goes_before_later_readers() -> None:
@@ -75,7 +27,7 @@ def test_a_waiting_writer_goes_before_later_readers() -> None:
         with lock.shared():
             order.append("reader")
 
-    with lock.shared():
+    with lock.shared(), lock.shared():  # readers share it
         writer = threading.Thread(target=write)
         writer.start()
         assert writer_started.wait(PATIENCE)
@@ -85,22 +37,9 @@ def test_a_waiting_writer_goes_before_later_readers() -> None:
         reader.start()
         reader.join(0.05)
         assert order == []
-    join(writer, reader)
+    for thread in (writer, reader):
+        thread.join(PATIENCE)
     assert order == ["writer", "reader"]
-
-
-def raise_inside(lock: ReadWriteLock, kind: str) -> None:
-    with lock.exclusive() if kind == "exclusive" else lock.shared():
-        raise ValueError(kind)
-
-
-@pytest.mark.parametrize("kind", ["exclusive", "shared"])
-def test_an_exception_releases_the_lock(kind: str) -> None:
-    lock = ReadWriteLock()
-    with pytest.raises(ValueError, match=kind):
-        raise_inside(lock, kind)
-    with lock.exclusive():
-        pass
 
 
 def test_triggers_during_a_run_cause_one_more_run() -> None:
@@ -124,15 +63,6 @@ def test_triggers_during_a_run_cause_one_more_run() -> None:
     task.trigger()
     task.wait()
     assert len(runs) == 3
-
-
-def test_pending_work_triggers_a_run_at_the_threshold() -> None:
-    runs: list[int] = []
-    task = BackgroundTask(lambda is_cancelled: runs.append(1), "test")
-    for amount, expected in ((4, 0), (5, 0), (1, 1), (9, 1), (1, 2), (25, 3), (9, 3)):
-        task.add_pending(amount, 10)
-        task.wait()
-        assert len(runs) == expected
 
 
 def test_stop_cancels_the_run_and_ignores_later_triggers() -> None:
@@ -189,8 +119,7 @@ def test_the_interpreter_cancels_a_run_when_it_exits() -> None:
         "task.trigger()\n"
         "started.wait()\n"
     )
-    root = Path(__file__).parents[3]
     process = subprocess.run(
-        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, timeout=PATIENCE, check=True
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     assert process.stdout == "cancelled\n"

@@ -24,12 +24,19 @@ from index.vectors import faiss_index, faiss_kinds, snapshot
 from index.vectors.faiss_kinds import FLAT, HNSW, IVFPQ
 from index.vectors.snapshot import SNAPSHOT_NAME, read_header
 from tests.chaos import rounds
-from tests.index.clustered import use_kinds_when_small
-from tests.index.numbered import WIDTH, add, manifest, new_collection, new_video, numbers_in, vectors_of
-from vitascope.errors import InvalidInput, StorageError, VitascopeError
-
-ROOT = Path(__file__).parents[3]
-PATIENCE = 300.0
+from tests.index.killed_processes import ROOT
+from tests.index.sample_data import (
+    WIDTH,
+    add,
+    manifest,
+    new_collection,
+    new_video,
+    numbers_in,
+    use_kinds_when_small,
+    vectors_of,
+)
+from tests.waiting import PATIENCE
+from vitascope.errors import InvalidInput, VitascopeError
 
 
 def make_sizes_small(patch: pytest.MonkeyPatch) -> None:
@@ -43,7 +50,7 @@ def make_sizes_small(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What happens at tens of thousands of clips happens at tens."""
+    """Lower the numbers of clips from which graphs and lists are built."""
     make_sizes_small(monkeypatch)
 
 
@@ -52,23 +59,23 @@ def header_of(root: Path) -> Any:
 
 
 class Gate:
-    """Holds a build between reading the catalogue and building, until it is opened."""
+    """Blocks a build between reading the catalogue and building, until it is opened."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reached, self.open = threading.Event(), threading.Event()
         build = faiss_kinds.build
 
-        def held(*arguments: Any) -> Any:
+        def blocked(*arguments: Any) -> Any:
             self.reached.set()
             assert self.open.wait(PATIENCE)
             return build(*arguments)
 
-        monkeypatch.setattr(snapshot, "build", held)
+        monkeypatch.setattr(snapshot, "build", blocked)
 
 
 @pytest.fixture(scope="module")
 def grown_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A library whose only collection holds videos 0 to 59 and has a graph over them."""
+    """A store whose only collection has videos 0 to 59 and a graph of them."""
     root = tmp_path_factory.mktemp("grown") / "library"
     with pytest.MonkeyPatch.context() as patch:
         make_sizes_small(patch)
@@ -82,7 +89,7 @@ def grown_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def grown(tmp_path: Path, grown_once: Path) -> Iterator[Collection]:
-    """Videos 0 to 59, searched and with a graph over them."""
+    """A collection with videos 0 to 59 and a graph of them, already searched."""
     shutil.copytree(grown_once, tmp_path, dirs_exist_ok=True)
     with CollectionStore(tmp_path) as library:
         collection = library.open("videos")
@@ -111,7 +118,7 @@ def test_a_growing_collection_changes_its_kind(tmp_path: Path) -> None:
         assert numbers_in(collection) == list(range(52, 60))
 
 
-@pytest.mark.parametrize(("kind", "videos"), [(FLAT, 30), (HNSW, 30), (IVFPQ, 130)])  # training wants 256 clips
+@pytest.mark.parametrize(("kind", "videos"), [(FLAT, 30), (HNSW, 30), (IVFPQ, 130)])  # training needs 256 clips
 def test_a_requested_kind_is_built_and_stays(tmp_path: Path, kind: str, videos: int) -> None:
     with CollectionStore(tmp_path) as library:
         collection = library.create("videos", manifest(), index_kind=kind)
@@ -150,21 +157,6 @@ def test_an_unknown_kind_is_rejected_and_changes_nothing(grown: Collection, tmp_
         assert library.names() == ["videos"]
 
 
-def test_a_collection_without_a_requested_kind_is_auto(tmp_path: Path) -> None:
-    with new_collection(tmp_path) as collection, collection.catalogue.write() as connection:
-        connection.execute("DELETE FROM meta WHERE key = 'index_kind'")
-    with CollectionStore(tmp_path) as library:
-        assert library.open("videos").index_state().requested == "auto"
-
-
-def test_an_unknown_stored_kind_is_a_storage_error(tmp_path: Path) -> None:
-    with new_collection(tmp_path) as collection:
-        with collection.catalogue.write() as connection:
-            connection.execute("UPDATE meta SET value = 'tree' WHERE key = 'index_kind'")
-        with pytest.raises(StorageError, match="index_kind 'tree'; one of auto, flat, hnsw, ivfpq"):
-            collection.index_state()
-
-
 def test_searches_and_writes_continue_during_a_build(
     grown: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,7 +165,7 @@ def test_searches_and_writes_continue_during_a_build(
     add(grown, *range(60, 100))
     assert numbers_in(grown) == list(range(100))
     assert gate.reached.wait(PATIENCE)
-    # The build has read the catalogue and stands still; what happens now is in none of the two indexes.
+    # The build has read the catalogue and is blocked; later changes are in neither index.
     assert numbers_in(grown) == list(range(100))
     add(grown, 190, 191)
     doomed = [v.id for v in grown.videos(200) if v.metadata["number"] in (3, 70, 191)]
@@ -254,12 +246,12 @@ def test_a_process_killed_during_a_build_leaves_the_old_index(grown: Collection,
         assert library.open("videos").index_state().serving == FLAT  # the next process builds the requested kind
 
 
-@pytest.mark.parametrize("harm", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])])
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])])
 def test_without_a_snapshot_search_is_exact_until_the_index_is_built(
-    grown: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], None]
+    grown: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]
 ) -> None:
     grown.close()
-    harm(tmp_path / "videos" / SNAPSHOT_NAME)
+    damage(tmp_path / "videos" / SNAPSHOT_NAME)
     gate = Gate(monkeypatch)
     with CollectionStore(tmp_path) as library:
         collection = library.open("videos")
@@ -331,7 +323,7 @@ def test_a_drop_cancels_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_searches_see_one_state_while_indexes_are_swapped(grown: Collection) -> None:
-    """With concurrent writers, searches and rebuilds: complete videos, all acknowledged ones, no deleted ones."""
+    """Searches return complete videos, all acknowledged ones and no deleted ones, during writes and rebuilds."""
     each, swapped = rounds(24, 400), rounds(2, 100)
     failures: list[str] = []
     searches = [0, 0]
@@ -361,16 +353,16 @@ def test_searches_see_one_state_while_indexes_are_swapped(grown: Collection) -> 
                 for hit in hits:
                     clips_of[hit.video_id] = clips_of.get(hit.video_id, 0) + 1
                 if any(clips_of[hit.video_id] != hit.video.clip_count for hit in hits):
-                    failures.append("half a video was found")
+                    failures.append("a video was found without all its clips")
                 if {hit.video_id for hit in grown.search(np.ones(WIDTH), 1000, where)} != fixed:
-                    failures.append("the filter let others pass, or lost some")
+                    failures.append("the filter returned other videos")
                 swaps.add(grown._vector_index._current)
                 searches[searcher] += 1
         except (VitascopeError, KeyError) as error:
             failures.append(repr(error))
 
     def wait_until_searched() -> None:
-        """Until every searcher has begun a search since now, and ended it."""
+        """Wait until every searcher has begun and ended a search since this call."""
         enough = [count + 2 for count in searches]
         while any(thread.is_alive() and searches[n] < enough[n] for n, thread in enumerate(searchers)):
             time.sleep(0.001)

@@ -12,7 +12,7 @@ from index.collection import Collection, NewClip, NewVideo
 from index.collection_store import CollectionStore
 from index.integrations.milvus.replication import read_replicas
 from tests.index.milvus_server import MilvusUnderTest
-from tests.index.numbered import TOKENS, WIDTH, content, manifest
+from tests.index.sample_data import TOKENS, WIDTH, content, manifest
 
 
 @pytest.fixture

@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +15,12 @@ from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.integrations.milvus import replication, server
 from tests.index.integrations.milvus.conftest import many_clips, reopened, replica_name
+from tests.index.killed_processes import Processes, killed_processes
 from tests.index.milvus_server import MilvusUnderTest
-from tests.index.numbered import add, manifest, numbers_in, vectors_of
+from tests.index.sample_data import add, manifest, numbers_in, vectors_of
 from vitascope.errors import StorageError
 
-ROOT = Path(__file__).parents[4]
-
-# Going away
+# Outages
 
 
 def test_without_milvus_writes_succeed_and_searches_name_the_url(
@@ -41,7 +38,7 @@ def test_without_milvus_writes_succeed_and_searches_name_the_url(
             collection.delete_video(1)
         assert "written, and not yet in Milvus" in caplog.text
         assert [video.id for video in collection.videos()] == [2, added]
-        with monkeypatch.context() as patch:  # it does not take the time of a call that nobody answers
+        with monkeypatch.context() as patch:  # it fails without a call
             patch.setattr(server.MilvusServer, "_connect", lambda *_: pytest.fail("a call was made"))
             for _ in range(2):
                 with pytest.raises(StorageError, match=milvus.url):
@@ -68,7 +65,7 @@ def test_a_drop_without_milvus_reports_what_is_left(
     milvus.client().drop_collection(name)
 
 
-# Losing data
+# Lost data
 
 
 def test_a_collection_that_milvus_lost_is_filled_again(milvus: MilvusUnderTest, collection: Collection) -> None:
@@ -111,31 +108,20 @@ def test_a_reverted_catalogue_is_not_searched_with_later_vectors(collection: Col
         grown.delete_video(1)
     shutil.rmtree(collection.folder)
     old.rename(collection.folder)
-    with Collection(collection.folder) as put_back:
-        add(put_back, 5)  # has the number of the change that added 3
-        assert numbers_in(put_back) == [1, 2, 5]
-    with Collection(collection.folder) as put_back:
-        assert numbers_in(put_back) == [1, 2, 5]
+    with Collection(collection.folder) as reverted:
+        add(reverted, 5)  # has the number of the change that added 3
+        assert numbers_in(reverted) == [1, 2, 5]
+    with Collection(collection.folder) as reverted:
+        assert numbers_in(reverted) == [1, 2, 5]
 
 
-# Dying
+# Killed processes
+
+
 @pytest.fixture(scope="module")
-def dying(milvus: MilvusUnderTest) -> Iterator[Callable[[Path, str, str], list[str]]]:
-    """Lets a process write to a collection until it is killed, and says what it said (see ``dying.py``)."""
-    command = [sys.executable, "-m", "tests.index.integrations.milvus.dying"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as starter:
-        assert starter.stdin is not None
-        assert starter.stdout is not None
-
-        def die(folder: Path, call: str, when: str) -> list[str]:
-            assert starter.stdin is not None
-            assert starter.stdout is not None
-            starter.stdin.write(f"{folder} {call} {when}\n")
-            starter.stdin.flush()
-            return [starter.stdout.readline() for _ in range(2)]
-
-        yield die
-        starter.stdin.close()
+def processes(milvus: MilvusUnderTest) -> Iterator[Processes]:
+    with killed_processes("pymilvus") as processes:
+        yield processes
 
 
 @pytest.mark.parametrize(
@@ -149,15 +135,12 @@ def dying(milvus: MilvusUnderTest) -> Iterator[Callable[[Path, str, str], list[s
     ],
 )
 def test_killed_between_the_commit_and_milvus(
-    collection: Collection,
-    dying: Callable[[Path, str, str], list[str]],
-    when: str,
-    call: str,
-    expected: list[int],
+    collection: Collection, processes: Processes, when: str, call: str, expected: list[int]
 ) -> None:
-    """What was committed is found, and nothing else, when the collection is opened again, or is open elsewhere."""
-    assert collection.search(vectors_of(1)[0], 5) == []  # it knows the copy that the other process writes to
-    assert dying(collection.folder, call, when) == ["acknowledged\n", f"{-signal.SIGKILL}\n"]
+    """Exactly the committed videos are found, in a collection that is open or opened again."""
+    assert collection.search(vectors_of(1)[0], 5) == []  # opens the replica that the other process writes to
+    processes.start("milvus", collection.folder, f"{when}:{call}")
+    assert [processes.read_line(), processes.read_line()] == ["acknowledged", f"exit {-signal.SIGKILL}"]
     assert numbers_in(collection) == expected
     with Collection(collection.folder) as again:
         assert numbers_in(again) == expected
@@ -184,15 +167,15 @@ def test_filling_resumes_from_the_checkpoint(
         collection.search(vectors_of(1)[0], 1)
     name = replica_name(collection)
     collection = reopened(collection)
-    began_at: list[int] = []
+    starts: list[int] = []
 
-    def noted(self: server.MilvusServer, name: str, ids: np.ndarray, rows: np.ndarray) -> None:
-        began_at.append(int(ids[0]))
+    def record(self: server.MilvusServer, name: str, ids: np.ndarray, rows: np.ndarray) -> None:
+        starts.append(int(ids[0]))
         upsert(self, name, ids, rows)
 
-    monkeypatch.setattr(server.MilvusServer, "upsert", noted)
+    monkeypatch.setattr(server.MilvusServer, "upsert", record)
     collection.delete_video(1)
-    assert began_at[0] == filled[3] + 1
+    assert starts[0] == filled[3] + 1
     assert replica_name(collection) == name
     hits = collection.search(vectors_of(1)[0], 10_000)
     assert len(hits) == 1000 + len(vectors_of(1)) + len(vectors_of(2))

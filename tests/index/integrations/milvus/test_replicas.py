@@ -1,7 +1,9 @@
-"""Replicas in Milvus: one per catalogue, and replaced for another kind of index."""
+"""Replicas in Milvus: one per catalogue, replaced for another kind of index; the backend setting and credentials."""
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,12 @@ from index.transfer.backup import backup_collection, restore_collection
 from index.transfer.parquet_export import export_collection
 from index.transfer.parquet_import import import_collection
 from index.vectors import faiss_kinds
+from index.vectors.interface import check_backend
 from tests.index.integrations.milvus.conftest import many_clips, replica_name
 from tests.index.milvus_server import MilvusUnderTest
-from tests.index.numbered import WIDTH, add, allowed, manifest, numbers_in
-from vitascope.errors import InvalidInput
+from tests.index.sample_data import WIDTH, add, allowed, manifest, new_collection, numbers_in
+from tests.tools import find_tool
+from vitascope.errors import InvalidInput, StorageError
 
 
 def test_every_catalogue_has_its_own_replica(
@@ -78,7 +82,7 @@ def test_a_replica_of_another_kind_replaces_the_old_one(
         shares.append(len(expected & {hit.clip_id for hit in collection.search(query, 10)}) / 10)
     assert np.mean(shares) >= 0.99
     assert old not in milvus.client().list_collections()
-    assert other.search(rows[5], 1)[0].clip_id == 6  # another process finds out by itself
+    assert other.search(rows[5], 1)[0].clip_id == 6  # as another process
     other.close()
     with pytest.raises(InvalidInput, match="index_kind: 'ivfpq'; one of auto, flat, hnsw was expected"):
         collection.set_index_kind("ivfpq")
@@ -99,3 +103,51 @@ def test_a_growing_collection_gets_a_graph(collection: Collection, monkeypatch: 
     assert collection.index_state().serving == "hnsw"
     assert collection.search(rows[9], 1)[0].clip_id == 1410
     assert replica_manager.milvus_kind("auto", 10**7, "hnsw") == "hnsw"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("mysql://milvus", "vectors: 'mysql://milvus'; faiss, a URL such as http://milvus:19530"),
+        ("milvus:19530", "vectors: 'milvus:19530'"),
+        ("http://milvus:port", "http://milvus:19530 was expected"),
+        ("http://milvus/?token=1", "vectors: "),
+        ("", "vectors: ''"),
+        (None, "vectors: None"),
+        ("http://root:secret@milvus:19530", "VITASCOPE_MILVUS_TOKEN"),
+    ],
+)
+def test_an_invalid_backend_is_rejected(value: object, message: str) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        check_backend(value)
+    assert message in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+def test_without_pymilvus_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pymilvus", None)
+    with pytest.raises(StorageError, match=r"pip install 'vitascope\[milvus\]'"):
+        new_collection(tmp_path, vectors="http://127.0.0.1:1")
+
+
+def test_the_token_is_read_from_the_environment_and_never_stored(
+    milvus: MilvusUnderTest, library: CollectionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VITASCOPE_MILVUS_TOKEN", "root:SecretMilvus")
+    collection = library.create("videos", manifest())
+    add(collection, 1)
+    assert numbers_in(collection) == [1]
+    files = [path for path in collection.folder.rglob("*") if path.is_file() and b"SecretMilvus" in path.read_bytes()]
+    assert files == []
+    assert "SecretMilvus" not in json.dumps(collection.catalogue.read_meta())
+
+
+def test_a_path_is_a_milvus_lite_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find_tool("milvus-lite")
+    monkeypatch.chdir(tmp_path)
+    with CollectionStore(tmp_path / "library", vectors="vectors.db") as library:
+        collection = library.create("videos", manifest())
+        assert collection.vector_backend == str(tmp_path / "vectors.db")
+        add(collection, 1, 2)
+        assert numbers_in(collection) == [1, 2]
+        assert library.drop("videos") == []

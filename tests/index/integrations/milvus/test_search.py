@@ -1,4 +1,4 @@
-"""Searches in Milvus see one state of the catalogue and equal exact search."""
+"""Searches in Milvus see one state of the catalogue and equal exact search; filter expressions over ids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from index.integrations.milvus.vectors import MAX_RANGES, filter_expressions
 from index.storage.filters import parse_filter
 from index.vectors import faiss_kinds
 from tests.index.integrations.milvus.conftest import many_clips, replica_name
-from tests.index.numbered import add, numbers_in, vectors_of
+from tests.index.sample_data import add, numbers_in, vectors_of
 from vitascope.errors import StorageError
 
 
@@ -33,18 +33,18 @@ def test_a_search_sees_one_state_during_writes(collection: Collection) -> None:
 
 
 def test_a_search_continues_in_the_new_replica(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that is asked when the old one is dropped fails in words of its own."""
+    """Milvus has many errors for a collection that is dropped during a search."""
     collection.add_video(*many_clips(1200)[:2])
     old, search = replica_name(collection), server.MilvusServer.search
     failed: list[str] = []
 
-    def dropped_meanwhile(self: server.MilvusServer, name: str, *args: object, **given: object) -> list[int]:
+    def dropped_meanwhile(self: server.MilvusServer, name: str, *args: object, **options: object) -> list[int]:
         if name == old and not failed:
             collection.set_index_kind("hnsw")
             collection.wait_for_index()
             failed.append(name)
             raise StorageError("delegator closed during wait tsafe: channel not available")
-        return search(self, name, *args, **given)  # type: ignore[arg-type]
+        return search(self, name, *args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(server.MilvusServer, "search", dropped_meanwhile)
     assert len(collection.search(vectors_of(1)[0], 10)) == 10
@@ -66,7 +66,7 @@ def test_results_beyond_the_limit_of_milvus_are_found(collection: Collection, mo
 def test_threads_read_their_writes_during_a_rebuild(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faiss_kinds, "MIN_CLIPS", dict.fromkeys(faiss_kinds.MIN_CLIPS, 0))
 
-    def write_and_look(first: int) -> None:
+    def write_and_search(first: int) -> None:
         for number in range(first, first + 12):
             (video_id,) = add(collection, number)
             own = [hit for hit in collection.search(vectors_of(number)[0], 3) if hit.video.id == video_id]
@@ -78,7 +78,7 @@ def test_threads_read_their_writes_during_a_rebuild(collection: Collection, monk
                 assert video_id not in {hit.video.id for hit in hits}
 
     with ThreadPoolExecutor() as threads:
-        writers = [threads.submit(write_and_look, 100 * n) for n in range(3)]
+        writers = [threads.submit(write_and_search, 100 * n) for n in range(3)]
         for kind in ("hnsw", "flat", "hnsw"):
             collection.set_index_kind(kind)
             collection.wait_for_index()
@@ -108,3 +108,21 @@ def test_milvus_accepts_the_longest_expressions(collection: Collection, monkeypa
             for query, ids in zip(rows[:3], hits, strict=True):
                 order = np.argsort(-(rows.astype(np.float64) @ query), kind="stable") + 1
                 assert ids.tolist() == [i for i in order.tolist() if mask[i]][:50]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.5, 0.9, 0.999, 1.0])
+@pytest.mark.parametrize("max_ids", [7, 50_000])
+def test_expressions_match_the_allowed_ids(share: float, max_ids: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("index.integrations.milvus.vectors.MAX_IDS", max_ids)
+    random = np.random.default_rng(5)
+    for mask in (random.random(1000) < share, np.repeat(random.random(20) < share, 50)):
+        conditions = [compile(expression, "filter", "eval") for expression in filter_expressions(mask)]
+        for i in [*range(0, 1000, 7), 49, 50, 51, 999, 1000, 1001]:
+            true = sum(eval(expression, {"id": i}) for expression in conditions)  # Python reads them as Milvus does
+            assert true == (1 if i < len(mask) and mask[i] else 0)
+    assert filter_expressions(None) == [""]
+
+
+def test_the_shorter_list_of_ids_is_used() -> None:
+    few = np.arange(100_000) % 1000 == 1  # 100 ids, too far apart for ranges
+    assert [len(filter_expressions(mask)[0]) < 1000 for mask in (few, ~few)] == [True, True]

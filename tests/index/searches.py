@@ -1,16 +1,42 @@
-"""Searches with a model: texts are embedded, pages are followed by their cursors."""
+"""Searches with a model, page by page, and a model with formulas instead of graphs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
+
+import numpy as np
 
 from index.collection import Collection
 from index.search.cursor import SearchCursor, decode_cursor, encode_cursor
 from index.search.request import QueryPart, SearchRequest, TextPart
 from index.search.rerank import pair_scorer
 from index.search.search import RankedHit, SearchPage, search
+from tests.index.sample_data import WIDTH, manifest
+
+
+class FormulaModel:
+    """Embeddings and match logits by formula, for comparison with brute force."""
+
+    def __init__(self) -> None:
+        tasks = SimpleNamespace(tasks=["retrieval", "matching"], name="numbers")
+        self.bundle = SimpleNamespace(fingerprint=manifest().fingerprint(), manifest=tasks)
+
+    def embed_text(self, texts: list[str]) -> np.ndarray:
+        rows = [np.random.default_rng(list(text.encode())).standard_normal(WIDTH) for text in texts]
+        return np.array([row / np.linalg.norm(row) for row in rows], np.float32)
+
+    def match(self, texts: list[str], tokens: np.ndarray) -> SimpleNamespace:
+        logits = np.array([np.sin(len(text) + 50 * row.sum()) for text, row in zip(texts, tokens, strict=True)])
+        return SimpleNamespace(logits=logits, probabilities=1 / (1 + np.exp(-logits)))
+
+    def fused_score(self, similarity: np.ndarray, logits: np.ndarray) -> np.ndarray:
+        return np.asarray((similarity + logits + 2) / 4)
+
+
+MODEL: Any = FormulaModel()
 
 
 def text_part(model: Any, text: str, weight: float = 1.0) -> TextPart:
@@ -41,7 +67,7 @@ def all_pages(
     max_pages: int | None = None,
     between: Callable[[int], None] = lambda number: None,
 ) -> list[SearchPage]:
-    """The pages of a search, each found by the cursor of the one before as clients send it back.
+    """The pages of a search, each by the encoded cursor of the page before.
 
     ``between`` is called after each page that has a next one, with its number from 1.
     """

@@ -1,4 +1,4 @@
-"""A catalogue of an earlier version: opened by this one it has the tables of this one, and everything it held."""
+"""Catalogues of earlier versions are upgraded when they are opened, and keep their content."""
 
 from __future__ import annotations
 
@@ -6,21 +6,19 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from index.clips.segmentation import Segmentation
-from index.collection import Collection, NewClip
 from index.collection_store import CollectionStore
 from index.jobs.jobs import cancel, get_job, list_items, retry
 from index.jobs.records import JobOptions
 from index.jobs.sources.source_types import FolderSource
 from index.storage import catalogue as catalogue_module
 from index.storage.catalogue import CATALOGUE_NAME
-from index.storage.schema import SCHEMA_VERSION
+from index.storage.fulltext import query_terms, search_fulltext
+from index.storage.schema import SCHEMA_VERSION, UPGRADES
 from tests.index.jobs.fixtures import create_folder_job
-from tests.index.numbered import (
-    WIDTH,
+from tests.index.sample_data import (
     add,
     clip_total,
     content,
@@ -30,7 +28,7 @@ from tests.index.numbered import (
     tokens_of,
     vectors_of,
 )
-from vitascope.errors import InvalidInput, NotFound, StorageError
+from vitascope.errors import StorageError
 
 JOBS_OF_VERSION_1 = """
 INSERT INTO jobs VALUES
@@ -50,7 +48,7 @@ VERSION_1 = Path(__file__).with_name("catalogue_v1.sql")
 
 
 def old_collection(root: Path) -> None:
-    """Collection `videos` as version 1 wrote it, with video number 2."""
+    """Write a collection `videos` of version 1 with video number 2."""
     new_collection(root).close()
     path = root / "videos" / CATALOGUE_NAME
     with closing(sqlite3.connect(path)) as connection:
@@ -62,20 +60,9 @@ def old_collection(root: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript("PRAGMA journal_mode = WAL;\n" + VERSION_1.read_text("utf-8"))
         connection.executemany("INSERT INTO meta VALUES (?, ?)", meta)
-        row = (
-            1,
-            content(2),
-            video.path,
-            video.title,
-            video.duration,
-            320,
-            180,
-            '{"color": "blue", "even": true, "number": 2, "weight": 0.5}',
-            1.0,
-            1,
-            clip_total(2),
-        )
-        connection.execute(f"INSERT INTO videos VALUES ({', '.join('?' * len(row))})", row)
+        metadata = '{"color": "blue", "even": true, "number": 2, "weight": 0.5}'
+        row = (content(2), video.path, video.title, video.duration, metadata, clip_total(2))
+        connection.execute("INSERT INTO videos VALUES (1, ?, ?, ?, ?, 320, 180, ?, 1.0, 1, ?)", row)
         for n, clip in enumerate(clips):
             connection.execute("INSERT INTO clips VALUES (?, 1, ?, ?)", (n + 1, clip.start, clip.end))
             connection.execute("INSERT INTO vectors VALUES (?, ?)", (n + 1, vectors_of(2)[n].astype("<f4").tobytes()))
@@ -84,8 +71,8 @@ def old_collection(root: Path) -> None:
         connection.executescript(JOBS_OF_VERSION_1)
 
 
-def shape(path: Path) -> dict[str, list[tuple[object, ...]]]:
-    """Every table's columns and every index's."""
+def columns(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    """The columns of every table and index."""
     with closing(sqlite3.connect(path)) as connection:
         names = connection.execute("SELECT type, name FROM sqlite_master ORDER BY name").fetchall()
         return {
@@ -96,7 +83,7 @@ def shape(path: Path) -> dict[str, list[tuple[object, ...]]]:
         }
 
 
-def test_it_is_upgraded_and_keeps_what_it_held(tmp_path: Path) -> None:
+def test_a_catalogue_of_version_1_is_upgraded_and_keeps_its_content(tmp_path: Path) -> None:
     old_collection(tmp_path)
     new_collection(tmp_path, "fresh").close()
     with CollectionStore(tmp_path).open("videos") as collection:
@@ -107,17 +94,20 @@ def test_it_is_upgraded_and_keeps_what_it_held(tmp_path: Path) -> None:
         add(collection, 3)
         assert numbers_in(collection) == [2, 3]
         assert collection.catalogue.integrity_errors() == []
-    assert shape(tmp_path / "videos" / CATALOGUE_NAME) == shape(tmp_path / "fresh" / CATALOGUE_NAME)
+    assert columns(tmp_path / "videos" / CATALOGUE_NAME) == columns(tmp_path / "fresh" / CATALOGUE_NAME)
 
 
-def test_its_jobs_can_be_looked_at_and_gone_on_with(tmp_path: Path) -> None:
+def test_jobs_of_version_1_can_be_read_and_continued(tmp_path: Path) -> None:
     old_collection(tmp_path)
     with CollectionStore(tmp_path).open("videos") as collection:
         done = get_job(collection, 3)
         assert done.source == FolderSource("/videos", recursive=False)
         assert done.options == JobOptions(Segmentation(4.0, 1.0), {"year": 2020})
         assert (done.state, done.requested, done.finished_at, done.rate) == ("succeeded", None, 3.0, None)
-        assert [(i.path, i.state, i.reason, i.video_id, i.attempts, i.is_final) for i in list_items(collection, 3)] == [
+        items = list_items(collection, 3)
+        assert [
+            (item.path, item.state, item.reason, item.video_id, item.attempts, item.is_final) for item in items
+        ] == [
             ("/videos/a.mp4", "succeeded", None, 1, 1, False),
             ("/videos/b.mp4", "failed", "b.mp4: empty", None, 2, False),
             ("/videos/notes.txt", "skipped", "not a media file (.txt)", None, 0, True),
@@ -132,49 +122,28 @@ def test_its_jobs_can_be_looked_at_and_gone_on_with(tmp_path: Path) -> None:
 
 def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old_collection(tmp_path)
-    before = shape(tmp_path / "videos" / CATALOGUE_NAME)
+    before = columns(tmp_path / "videos" / CATALOGUE_NAME)
+    failing = "CREATE TABLE half (done);\nCREATE TABLE clips (twice)"
     with monkeypatch.context() as patch:
-        patch.setattr(
-            catalogue_module,
-            "UPGRADES",
-            ("CREATE TABLE half (done);\nCREATE TABLE clips (twice)", *["SELECT 1"] * SCHEMA_VERSION),
-        )
+        patch.setattr(catalogue_module, "UPGRADES", (failing, *["SELECT 1"] * SCHEMA_VERSION))
         with pytest.raises(StorageError, match="clips already exists"):
             CollectionStore(tmp_path).open("videos")
-    assert shape(tmp_path / "videos" / CATALOGUE_NAME) == before
+    assert columns(tmp_path / "videos" / CATALOGUE_NAME) == before
     with CollectionStore(tmp_path).open("videos") as collection:
         assert numbers_in(collection) == [2]
 
 
-def test_a_later_version_is_refused(tmp_path: Path) -> None:
-    new_collection(tmp_path).close()
-    with closing(sqlite3.connect(tmp_path / "videos" / CATALOGUE_NAME)) as connection:
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
-    with pytest.raises(StorageError, match=f"schema {SCHEMA_VERSION + 1}; this version reads 1 to {SCHEMA_VERSION}"):
-        CollectionStore(tmp_path).open("videos")
-
-
-def test_what_is_said_in_a_clip_and_its_picture_are_kept(tmp_path: Path) -> None:
-    jpeg = b"\xff\xd8\xff\xe0 a picture"
-    vector, tokens = np.ones(WIDTH, np.float32), tokens_of(0)[0]
-    with new_collection(tmp_path) as collection:
-        video, _ = new_video(0)
-        video_id = collection.add_video(
-            video, [NewClip(0, 2, vector, tokens, "what is said", jpeg), NewClip(2, 4, vector, tokens)]
-        ).id
-        first, second = collection.clips(video_id)
-        assert (first.text, second.text) == ("what is said", "")
-        assert collection.thumbnail(first.id) == jpeg
-        assert collection.thumbnail(second.id) is None
-        collection.delete_video(video_id)
-        with pytest.raises(NotFound, match=f"no clip {first.id}"):
-            collection.thumbnail(first.id)
-
-
-def test_a_picture_that_is_no_jpeg_is_refused(tmp_path: Path) -> None:
-    vector, tokens = np.ones(WIDTH, np.float32), tokens_of(0)[0]
-    with new_collection(tmp_path) as collection, pytest.raises(InvalidInput, match="thumbnail: 4 bytes"):
-        collection.add_video(new_video(0)[0], [NewClip(0, 2, vector, tokens, thumbnail=b"GIF8")])
-    with CollectionStore(tmp_path).open("videos") as collection:
-        assert isinstance(collection, Collection)
-        assert collection.stats().videos == 0
+def test_an_upgrade_indexes_existing_text_for_full_text_search(tmp_path: Path) -> None:
+    old_collection(tmp_path)
+    path = tmp_path / "videos" / CATALOGUE_NAME
+    before = next(number for number, script in enumerate(UPGRADES) if "words" in script)
+    with closing(sqlite3.connect(path)) as connection:
+        for script in UPGRADES[:before]:
+            connection.executescript(script)
+        connection.execute("UPDATE clips SET text = '海滩上的小狗' WHERE id = 2")
+        connection.execute(f"PRAGMA user_version = {1 + before}")
+        connection.commit()
+    with CollectionStore(tmp_path).open("videos") as collection, collection.catalogue.read() as connection:
+        assert [clip_id for clip_id, _ in search_fulltext(connection, query_terms(["小狗"]), 9, lambda _: True)] == [2]
+        titled = search_fulltext(connection, query_terms(["video"]), 9, lambda _: True)
+        assert {clip_id for clip_id, _ in titled} == {1, 2, 3}
