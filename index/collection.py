@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -33,11 +33,10 @@ from index.records import (
 )
 from index.storage import queries
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue
-from index.storage.changes import write_meta
 from index.storage.filters import Filter
 from index.storage.removals import is_owned
 from index.vectors.faiss_kinds import INDEX_KIND_KEY, check_index_kind, read_requested_kind
-from index.vectors.interface import VectorSnapshot, backend_of, index_kinds_of, open_vector_index
+from index.vectors.interface import backend_of, index_kinds_of, open_vector_index
 from vitascope.errors import (
     CollectionNotFound,
     FilterError,
@@ -80,7 +79,7 @@ class Collection:
         except (KeyError, ValueError, InvalidInput) as error:
             self.catalogue.close()
             raise StorageError(f"{self.catalogue.path}: table meta: {error}") from error
-        self._vector_index = open_vector_index(self.catalogue, folder, self.embed_dim)
+        self.vector_index = open_vector_index(self.catalogue, folder, self.embed_dim)
         self.media.remove_listed()  # what a killed process has not removed
 
     def __enter__(self) -> Collection:
@@ -93,7 +92,7 @@ class Collection:
         """Write a snapshot of the vector index if it is due, and close the files; does nothing if already closed."""
         try:
             if not self.catalogue.closed:
-                self._vector_index.close()
+                self.vector_index.close()
         finally:
             self.catalogue.close()
 
@@ -141,7 +140,7 @@ class Collection:
         Loads no index: before the first search it returns what that search will load.
         """
         with self.catalogue.read() as connection:
-            return IndexState(read_requested_kind(connection), *self._vector_index.status(connection))
+            return IndexState(read_requested_kind(connection), *self.vector_index.status(connection))
 
     def set_index_kind(self, kind: str) -> None:
         """Request a kind of index, durably: auto, flat, hnsw or ivfpq (docs/nearest.md).
@@ -151,12 +150,12 @@ class Collection:
         """
         check_index_kind(kind, index_kinds_of(self.vector_backend))
         with self.catalogue.write() as connection:
-            write_meta(connection, INDEX_KIND_KEY, kind)
-        self._vector_index.request_rebuild()
+            queries.write_meta(connection, INDEX_KIND_KEY, kind)
+        self.vector_index.request_rebuild()
 
     def wait_for_index(self) -> None:
         """Wait until this process builds or loads no index in the background."""
-        self._vector_index.wait_for_rebuild()
+        self.vector_index.wait_for_rebuild()
 
     # Writing
 
@@ -167,26 +166,22 @@ class Collection:
         """
         return self.add_if_new(video, clips)[0]
 
-    def add_if_new(self, video: NewVideo, clips: Sequence[NewClip], file: Path | None = None) -> tuple[Video, bool]:
+    def add_if_new(self, video: NewVideo, clips: Sequence[NewClip]) -> tuple[Video, bool]:
         """Add a video with its clips unless one of the same content exists; also return whether it was added.
 
-        ``file``: is moved atomically with the commit to ``video.path``, a path that the collection owns; it stays if
-        the video is not added. Raises InvalidInput that names the field.
+        Raises InvalidInput that names the field.
         """
         check_video(video)
         if not clips:
             raise InvalidInput(f"clips: none for {video.path!r}; at least one was expected")
         rows = [self._clip_row(clip) for clip in clips]
-        with self.catalogue.write() if file is None else self.media.writing(video.path, file) as connection:
+        with self.catalogue.write() as connection:
             existing = queries.find_video(connection, video.content_sha256)
             if existing is not None:
                 return existing, False
-            if file is not None:
-                self.media.move_in(file, video.path)
             video_id = queries.insert_video(connection, video, queries.newest_clip(connection) + 1, rows)
-            added = queries.find_video(connection, video_id)
-        assert added is not None
-        self._vector_index.on_write(len(clips))
+            added = self._require_video(connection, video_id)
+        self.vector_index.on_write(len(clips))
         return added, True
 
     def add_with_ids(self, video: Video, clips: Sequence[NewClip], first_clip: int, file: Path | None = None) -> None:
@@ -219,7 +214,7 @@ class Collection:
             if replaced is not None:
                 deleted = queries.delete_video(connection, replaced.id) or 0
             queries.insert_video(connection, new_video, first_clip, rows, video_id=video.id, added_at=video.added_at)
-        self._vector_index.on_write(deleted + len(clips))
+        self.vector_index.on_write(deleted + len(clips))
         if replaced is not None:
             self.media.remove_listed(replaced.path)
 
@@ -228,7 +223,7 @@ class Collection:
         with self.catalogue.write() as connection:
             video = self._require_video(connection, video_id)
             deleted = queries.delete_video(connection, video_id) or 0
-        self._vector_index.on_write(deleted)
+        self.vector_index.on_write(deleted)
         if self.owns(video):
             self.media.remove_listed(video.path)
 
@@ -318,17 +313,11 @@ class Collection:
         if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_K:
             raise InvalidInput(f"k: {k!r}; a whole number from 1 to {MAX_K} was expected")
         query = check_embedding(embedding, self.embed_dim)
-        with self.snapshot() as (connection, vectors):
+        with self.vector_index.snapshot() as (connection, vectors):
             allowed = None if where is None else queries.allowed_clips(connection, where)
             cosines, ids = vectors.search(query[None, :], k, allowed)
-            return queries.load_hits(connection, list(zip(ids[0].tolist(), cosines[0].tolist(), strict=True)))
-
-    def snapshot(self) -> AbstractContextManager[tuple[sqlite3.Connection, VectorSnapshot]]:
-        """Open a read transaction and the vectors of the same state, with every write acknowledged before.
-
-        The vectors must not be changed, or used after the block.
-        """
-        return self._vector_index.snapshot()
+            similarities = np.clip(cosines[0], -1, 1).tolist()  # rounding can exceed 1 in the seventh digit
+            return queries.load_hits(connection, list(zip(ids[0].tolist(), similarities, strict=True)))
 
     def _clip_row(self, clip: NewClip) -> queries.ClipRow:
         return queries.ClipRow(

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 # A collection is created and dropped by renaming a folder, so that its name never leads to half of one.
-_NEW, _GONE = ".new-", ".gone-"
+_NEW, _DROPPED = ".new-", ".gone-"
 # Prefix of a collection that is being replaced, followed by both names and a unique id, with dots between. Once a
 # folder has such a name, the next opening of the store completes the replacement.
 _REPLACED = ".replaced-"
@@ -185,14 +185,14 @@ class CollectionStore:
         Returns the names of its replicas that are left in Milvus because it did not respond; usually none.
         """
         folder = self._folder(name)
-        gone = self.root / f"{_GONE}{uuid.uuid4().hex}"
+        dropped = self.root / f"{_DROPPED}{uuid.uuid4().hex}"
         with self._lock:
             if not (folder / CATALOGUE_NAME).is_file():
                 raise CollectionNotFound(f"collection {name}: there is no collection of this name")
             known = self._open.pop(name, None)
             try:
                 with _write_transaction(folder, known):
-                    os.rename(folder, gone)
+                    os.rename(folder, dropped)
                 sync(self.root)
             except FileNotFoundError as error:
                 raise CollectionNotFound(f"collection {name}: there is no collection of this name") from error
@@ -201,7 +201,7 @@ class CollectionStore:
             finally:
                 if known is not None:
                     known.catalogue.close()
-        return _discard(gone)
+        return _discard(dropped)
 
     def rename(self, name: str, new_name: str) -> None:
         """Rename a collection. Raises InvalidInput, CollectionNotFound, CollectionExists, StorageError."""
@@ -230,15 +230,15 @@ class CollectionStore:
         Raises:
             CollectionNotFound, StorageError.
         """
-        gone = self.root / f"{_REPLACED}{name}.{replacement}.{uuid.uuid4().hex}"
+        replaced = self.root / f"{_REPLACED}{name}.{replacement}.{uuid.uuid4().hex}"
         with self._lock:
             old, new = self.open(name), self.open(replacement)
             with old.catalogue.write() as connection:
                 if not condition(connection):
                     return False
                 new.close()  # before the renaming, which its snapshot takes part in
-                self._rename_folder(old.folder, gone)
-                discarded = self._complete_replacement(gone)
+                self._rename_folder(old.folder, replaced)
+                discarded = self._complete_replacement(replaced)
             self._open.pop(replacement)
             self._open.pop(name).catalogue.close()
         _discard(discarded)
@@ -250,20 +250,20 @@ class CollectionStore:
             begun = [entry for entry in self.root.iterdir() if entry.name.startswith(_REPLACED)]
         except OSError as error:
             raise StorageError(f"{self.root}: {error}") from error
-        for gone in begun:
-            _discard(self._complete_replacement(gone))
+        for replaced in begun:
+            _discard(self._complete_replacement(replaced))
 
-    def _complete_replacement(self, gone: Path) -> Path:
-        """Execute the second half of ``replace``, in any process, and return where the folder ``gone`` is then."""
-        name, replacement, _ = gone.name.removeprefix(_REPLACED).split(".")
-        discarded = self.root / f"{_GONE}{uuid.uuid4().hex}"
+    def _complete_replacement(self, replaced: Path) -> Path:
+        """Execute the second half of ``replace``, in any process, and return where the folder ``replaced`` is then."""
+        name, replacement, _ = replaced.name.removeprefix(_REPLACED).split(".")
+        discarded = self.root / f"{_DROPPED}{uuid.uuid4().hex}"
         try:
             if not (self.root / name).exists():
                 with suppress(FileNotFoundError):
                     os.rename(self.root / replacement, self.root / name)
                 sync(self.root)
             with suppress(FileNotFoundError):
-                os.rename(gone, discarded)
+                os.rename(replaced, discarded)
         except OSError as error:
             raise StorageError(f"{self.root / replacement}: cannot be renamed to {name}: {error}") from error
         return discarded
@@ -326,7 +326,7 @@ def _is_leftover(entry: Path) -> bool:
             return entry.stat().st_mtime < time.time() - _LEFTOVER_SECONDS
         except FileNotFoundError:  # or has just renamed
             return False
-    return entry.name.startswith(_GONE)
+    return entry.name.startswith(_DROPPED)
 
 
 def _discard(folder: Path) -> list[str]:

@@ -276,7 +276,7 @@ def check_dependencies(kind: Kind) -> None:
 def preload_pyarrow() -> None:
     """Import pyarrow at start-up, where it is installed: later, all threads would wait half a second for that."""
     if find_spec("pyarrow") is not None:
-        import_module("index.transfer.parquet_export")
+        import_module("index.transfer.parquet")
 
 
 def run_operation(
@@ -304,7 +304,7 @@ def run_operation(
     if operation.kind == "backup":
         backup_collection(collection, folder / f"{name}.sqlite3", on_step)
         return asdict(owned_media(collection))
-    from index.transfer.parquet_export import export_collection  # needs pyarrow
+    from index.transfer.parquet import export_collection  # needs pyarrow
 
     export = folder / "whole"
     export_collection(

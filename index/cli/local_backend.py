@@ -195,7 +195,7 @@ class LocalBackend:
         self, name: str, folder: Path, on_progress: OnProgress, *, tokens: bool, thumbnails: bool
     ) -> JSON:
         from index.transfer.media import owned_media
-        from index.transfer.parquet_export import export_collection
+        from index.transfer.parquet import export_collection
 
         collection = self.open_collection(name)
         result = export_collection(
@@ -206,7 +206,7 @@ class LocalBackend:
 
     def import_collection(self, name: str, folder: Path, on_progress: OnProgress) -> JSON:
         """Create a collection from exported files; return it with ``missing_media``."""
-        from index.transfer.parquet_import import import_collection
+        from index.transfer.parquet import import_collection
         from vitascope.bundle.bundle import Bundle
 
         assert self._bundle is not None
@@ -267,9 +267,7 @@ class LocalBackend:
         group: GroupBy,
         candidates: int | None,
     ) -> JSON:
-        from index.search.cursor import SearchCursor, decode_cursor, encode_cursor, request_hash
-        from index.search.request import SearchRequest
-        from index.search.rerank import pair_scorer
+        from index.search.request import SearchCursor, SearchRequest, decode_cursor, encode_cursor, request_hash
         from index.search.search import search
 
         parsed = None if where is None else parse_filter(where)
@@ -297,7 +295,7 @@ class LocalBackend:
             group=group,
             candidates=candidates,
         )
-        page = search(opened, request, pair_scorer(self.model))
+        page = search(opened, request, self.model)
         following = page.next_position
         return {
             "results": [result_view(opened, result) for result in page.results],

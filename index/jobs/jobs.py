@@ -16,7 +16,7 @@ from index.jobs.records import Event, Job, JobItem, JobOptions, StateEvent
 from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy
 from index.jobs.sources.source_types import Source, UploadSource, check_source, new_upload_name
 from index.records import check_metadata
-from index.storage import job_events, job_transitions
+from index.storage import job_transitions
 from index.storage import jobs as storage
 from vitascope.errors import Conflict, InvalidInput
 from vitascope.job_states import FINAL_JOB_STATES, ITEM_STATES, JOB_STATES, ItemState, JobState
@@ -35,7 +35,7 @@ def create_job(
     checked_source, checked_options = check_source(source, policy), _check_options(options or JobOptions())
     with collection.catalogue.write() as connection:
         job_id = storage.insert_job(connection, checked_source, checked_options)
-        job_events.append_state_event(connection, job_id)
+        storage.append_state_event(connection, job_id)
         return storage.read_job(connection, job_id)
 
 
@@ -197,29 +197,29 @@ def _check_state(state: str | None, states: Sequence[str]) -> None:
 def last_event_number(collection: Collection, job_id: int) -> int:
     """Return the number of the job's last event; 0 for a job of an earlier version without any. Raises JobNotFound."""
     with collection.catalogue.read() as connection:
-        return job_events.last_event_number(connection, job_id)
+        return storage.last_event_number(connection, job_id)
 
 
 def current_job_event(collection: Collection, job_id: int) -> StateEvent:
     """Return the current job with the number of its last event, read in one transaction. Raises JobNotFound."""
     with collection.catalogue.read() as connection:
         job = storage.read_job(connection, job_id)
-        return StateEvent(job_events.last_event_number(connection, job_id), time.time(), job)
+        return StateEvent(storage.last_event_number(connection, job_id), time.time(), job)
 
 
 def events_after(collection: Collection, job_id: int, number: int, limit: int) -> list[Event]:
     """Return the first ``limit`` events with a higher number, in order. Raises JobNotFound."""
     with collection.catalogue.read() as connection:
-        return job_events.events_after(connection, job_id, number, limit)
+        return storage.events_after(connection, job_id, number, limit)
 
 
 def undelivered_end_events(collection: Collection, limit: int) -> list[StateEvent]:
     """Return at most ``limit`` ends of jobs that are not marked as delivered, oldest job first."""
     with collection.catalogue.read() as connection:
-        return job_events.undelivered_end_events(connection, limit)
+        return storage.undelivered_end_events(connection, limit)
 
 
 def mark_delivered(collection: Collection, events: list[StateEvent]) -> None:
     """Mark end events as delivered."""
     with collection.catalogue.write() as connection:
-        job_events.mark_delivered(connection, events)
+        storage.mark_delivered(connection, events)

@@ -86,14 +86,15 @@ def vector_candidates(
     while len(ids[0]) == limit and cosines[0, -1] == cosines[0, k - 1] and limit <= MAX_TIED:
         limit *= 2
         cosines, ids = vectors.search(query[None, :], limit, clip_filter.allowed)
+    similarities = np.clip(cosines[0], -1, 1).tolist()  # rounding can exceed 1 in the seventh digit
     accepted = [
-        (clip_id, cosine)
-        for clip_id, cosine in zip(ids[0].tolist(), cosines[0].tolist(), strict=True)
-        if cosine >= clip_filter.min_similarity and clip_id not in excluded
+        (clip_id, similarity)
+        for clip_id, similarity in zip(ids[0].tolist(), similarities, strict=True)
+        if similarity >= clip_filter.min_similarity and clip_id not in excluded
     ]
     return [
-        Candidate(clip_id, clip_cosine(cosine), Ranks(rank, None))
-        for rank, (clip_id, cosine) in enumerate(accepted[:depth], 1)
+        Candidate(clip_id, similarity, Ranks(rank, None))
+        for rank, (clip_id, similarity) in enumerate(accepted[:depth], 1)
     ]
 
 
@@ -118,8 +119,8 @@ def hybrid_candidates(
     matches = search_fulltext(connection, terms, FUSION_DEPTH, clip_filter.accepts)
     missing = load_embeddings(connection, [clip_id for clip_id, _ in matches if clip_id not in cosines], len(query))
     if missing:
-        computed = (np.stack(list(missing.values())) @ query).tolist()
-        cosines |= zip(missing, map(clip_cosine, computed), strict=True)
+        computed = np.clip(np.stack(list(missing.values())) @ query, -1, 1)
+        cosines |= zip(missing, computed.tolist(), strict=True)
     similar_enough = [pair for pair in matches if cosines[pair[0]] >= clip_filter.min_similarity]
     by_score = sorted(similar_enough, key=lambda pair: (-pair[1], -cosines[pair[0]], pair[0]))
     fulltext_ranks = {clip_id: rank for rank, (clip_id, _) in enumerate(by_score, 1)}
@@ -142,11 +143,6 @@ def hybrid_candidates(
 def rrf_score(rank: int) -> float:
     """Return 1 / (``RRF_K`` + rank), a clip's score in one ranking (from 1); the fused score is the sum."""
     return 1 / (RRF_K + rank)
-
-
-def clip_cosine(similarity: float) -> float:
-    """Clip a cosine to -1 to 1, which rounding can exceed in the seventh digit."""
-    return min(1.0, max(-1.0, similarity))
 
 
 def group_by_video(candidates: Sequence[Candidate], spans: Mapping[int, ClipSpan]) -> list[Group]:

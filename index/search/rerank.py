@@ -1,20 +1,19 @@
 """Scores of the fusion model for texts and stored clips.
 
-Shape letters: N pairs, V visual tokens, W their width, D embedding dim.
+Shape letters: V visual tokens, W their width, D embedding dim.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from index.collection import Collection
 from index.records import Clip, Float32
-from index.search.candidates import Candidate, clip_cosine
+from index.search.candidates import Candidate
 from index.storage.queries import load_embeddings
 from vitascope.model import Model
 
@@ -31,10 +30,6 @@ class PairScores(NamedTuple):
     fused: float
 
 
-PairScorer = Callable[[Sequence[str], Sequence[float], Float32], list[PairScores]]
-"""Scores N texts with N clips, given the similarities (N) and the visual tokens (N, V, W) float32."""
-
-
 @dataclass(frozen=True, slots=True)
 class ScoredClip:
     """A clip scored for a text. ``similarity``: cosine; ``scores``: None for a clip stored without visual tokens."""
@@ -44,21 +39,13 @@ class ScoredClip:
     scores: PairScores | None
 
 
-def pair_scorer(model: Model) -> PairScorer | None:
-    """Return the pair scorer of a model, None when its bundle has no task "matching"."""
-    return partial(_score_pairs, model) if "matching" in model.bundle.manifest.tasks else None
-
-
-def _score_pairs(
-    model: Model, texts: Sequence[str], similarities: Sequence[float], tokens: Float32
-) -> list[PairScores]:
-    match = model.match(texts, tokens)
-    fused = model.fused_score(np.array(similarities, np.float32), match.logits)
-    return [PairScores(*pair) for pair in zip(match.probabilities.tolist(), fused.tolist(), strict=True)]
+def can_rerank(model: Model) -> bool:
+    """Return whether the model's bundle has the task "matching"."""
+    return "matching" in model.bundle.manifest.tasks
 
 
 def rerank(
-    collection: Collection, score_pairs: PairScorer, text: str, candidates: Sequence[Candidate], count: int
+    collection: Collection, model: Model, text: str, candidates: Sequence[Candidate], count: int
 ) -> tuple[list[Candidate], dict[int, PairScores]]:
     """Order the first ``count`` candidates by fused score; ties keep their order.
 
@@ -68,7 +55,7 @@ def rerank(
         All candidates in their new order, and the scores by clip id.
 
     Raises:
-        StorageError, and what ``score_pairs`` raises.
+        StorageError, and as ``Model.match``.
     """
     scores: dict[int, PairScores] = {}
     unscored: list[Candidate] = []
@@ -76,7 +63,7 @@ def rerank(
         batch = candidates[first : min(first + RERANK_BATCH_SIZE, count)]
         tokens = collection.stored_tokens(candidate.clip_id for candidate in batch)
         pairs = [(text, candidate.clip_id, candidate.similarity) for candidate in batch]
-        scores |= {clip_id: score for (_, clip_id, _), score in _with_tokens(score_pairs, pairs, tokens)}
+        scores |= {clip_id: score for (_, clip_id, _), score in _score_pairs(model, pairs, tokens)}
         unscored += [c for c in batch if c.clip_id in tokens and tokens[c.clip_id] is None]
     scored = [candidate for candidate in candidates[:count] if candidate.clip_id in scores]
     scored.sort(key=lambda candidate: -scores[candidate.clip_id].fused)
@@ -85,7 +72,7 @@ def rerank(
 
 def score_best_clips(
     collection: Collection,
-    score_pairs: PairScorer,
+    model: Model,
     pairs: Sequence[tuple[str, Sequence[Clip]]],
     embeddings: Mapping[str, Float32],
 ) -> list[ScoredClip | None]:
@@ -102,7 +89,7 @@ def score_best_clips(
         A clip per pair; None where all its clips were deleted meanwhile.
 
     Raises:
-        StorageError, and what ``score_pairs`` raises.
+        StorageError, and as ``Model.match``.
     """
     with collection.catalogue.read() as connection:
         ids = sorted({clip.id for _, clips in pairs for clip in clips})
@@ -115,7 +102,7 @@ def score_best_clips(
         batch = flat[first : first + RERANK_BATCH_SIZE]
         tokens = collection.stored_tokens({clip.id for _, clip, _ in batch})
         ids_of = [(text, clip.id, similarity) for text, clip, similarity in batch]
-        scores = {(text, clip_id): score for (text, clip_id, _), score in _with_tokens(score_pairs, ids_of, tokens)}
+        scores = {(text, clip_id): score for (text, clip_id, _), score in _score_pairs(model, ids_of, tokens)}
         scored += [ScoredClip(clip, similarity, scores.get((text, clip.id))) for text, clip, similarity in batch]
     results = iter(scored)
     return [max((next(results) for _ in near), key=_fused_then_similarity, default=None) for near in nearest]
@@ -125,21 +112,23 @@ def _most_similar(text: Float32, clips: Sequence[Clip], stored: Mapping[int, Flo
     present = [clip for clip in clips if clip.id in stored]
     if not present:
         return []
-    cosines = np.stack([stored[clip.id] for clip in present]) @ text
+    cosines = np.clip(np.stack([stored[clip.id] for clip in present]) @ text, -1, 1)
     best = np.argsort(-cosines, kind="stable")[:RERANK_CLIPS_PER_VIDEO]
-    return [(present[index], clip_cosine(float(cosines[index]))) for index in best]
+    return [(present[index], float(cosines[index])) for index in best]
 
 
-def _with_tokens(
-    score_pairs: PairScorer, pairs: Sequence[tuple[str, int, float]], tokens: Mapping[int, Float32 | None]
+def _score_pairs(
+    model: Model, pairs: Sequence[tuple[str, int, float]], tokens: Mapping[int, Float32 | None]
 ) -> Iterator[tuple[tuple[str, int, float], PairScores]]:
-    """Yield the (text, clip id, similarity) whose clip has visual tokens, with their scores."""
+    """Yield the (text, clip id, similarity) whose clip has visual tokens (V, W), with their scores."""
     known = [(pair, array) for pair in pairs if (array := tokens.get(pair[1])) is not None]
     if not known:
         return
     texts, _, similarities = zip(*(pair for pair, _ in known), strict=True)
-    scores = score_pairs(texts, similarities, np.stack([array for _, array in known]))
-    yield from zip((pair for pair, _ in known), scores, strict=True)
+    match = model.match(texts, np.stack([array for _, array in known]))
+    fused = model.fused_score(np.array(similarities, np.float32), match.logits)
+    for (pair, _), *scores in zip(known, match.probabilities.tolist(), fused.tolist(), strict=True):
+        yield pair, PairScores(*scores)
 
 
 def _fused_then_similarity(scored: ScoredClip) -> tuple[bool, float, float]:

@@ -21,14 +21,28 @@ from index.search.candidates import (
     hybrid_candidates,
     vector_candidates,
 )
-from index.search.cursor import SearchPosition
-from index.search.request import CANDIDATES, SearchRequest, check_request, query_embedding
-from index.search.rerank import PairScorer, PairScores, rerank
-from index.storage.changes import has_change, last_change
+from index.search.request import (
+    CANDIDATES,
+    ClipPart,
+    SearchPosition,
+    SearchRequest,
+    check_request,
+    query_embedding,
+)
+from index.search.rerank import PairScores, can_rerank, rerank
 from index.storage.fulltext import query_terms
-from index.storage.queries import ClipSpan, allowed_clips, load_hits, load_spans, newest_clip
+from index.storage.queries import (
+    ClipSpan,
+    allowed_clips,
+    has_change,
+    last_change,
+    load_hits,
+    load_spans,
+    newest_clip,
+)
 from index.vectors.interface import VectorSnapshot
 from vitascope.errors import CursorExpired, TaskMissing
+from vitascope.model import Model
 from vitascope.tracing import StageContext, no_op_stage
 
 
@@ -82,7 +96,7 @@ class SearchPage:
 def search(
     collection: Collection,
     request: SearchRequest,
-    score_pairs: PairScorer | None = None,
+    model: Model | None = None,
     stage: StageContext = no_op_stage,
 ) -> SearchPage:
     """Search a collection with embeddings.
@@ -94,39 +108,36 @@ def search(
     Args:
         collection: to search.
         request: query and options.
-        score_pairs: scores of the fusion model for reranking; see ``pair_scorer``.
+        model: reranks; of the collection's bundle.
         stage: context manager for each of the stages "search" and "rerank".
 
     Raises:
         InvalidInput: the request is invalid.
         FingerprintMismatch: the embeddings are not of the collection's bundle.
         NotFound: a clip of the query does not exist.
-        TaskMissing: reranking without ``score_pairs``.
+        TaskMissing: reranking with a model that cannot.
         CursorExpired: ``request.after`` is of a collection that was replaced since.
-        StorageError, and what ``score_pairs`` raises.
+        StorageError, and as ``Model.match``.
     """
     collection.require_fingerprint(request.fingerprint)
     check_request(request)
-    if request.rerank and score_pairs is None:
+    if request.rerank and (model is None or not can_rerank(model)):
         raise TaskMissing(
             f"rerank: {request.rerank}; 0 was expected, as bundle {collection.bundle_name} has no task 'matching'"
         )
-    with stage("search"), collection.snapshot() as (connection, vectors):
+    with stage("search"), collection.vector_index.snapshot() as (connection, vectors):
         position = _start_position(collection, connection, request.after)
         embedding = query_embedding(connection, request.parts, collection.embed_dim)
-        clip_filter = _candidate_filter(connection, request)
-        candidates, spans = _rank(connection, vectors, embedding, request, clip_filter, _depth(request))
-        if _needs_more_candidates(request, candidates, spans, vectors.is_exact):
-            candidates, spans = _rank(connection, vectors, embedding, request, clip_filter, MAX_K)
-        rerank_count = len(_unseen(request, candidates[: request.rerank], spans))
-        candidates = _unseen(request, candidates, spans)
-        if score_pairs is None or not rerank_count:
-            return _build_page(connection, request, candidates, spans, {}, position)
+        clip_filter = _candidate_filter(connection, request, position)
+        ranking = _rank(connection, vectors, embedding, request, clip_filter, position)
+        if model is None or not ranking.rerank_count:
+            return _build_page(connection, request, ranking, {}, position)
     with stage("rerank"):
-        candidates, scores = rerank(collection, score_pairs, request.texts[0], candidates, rerank_count)
+        text, count = request.texts[0], ranking.rerank_count
+        candidates, scores = rerank(collection, model, text, ranking.candidates, count)
     # A new transaction, to leave out videos that were deleted while the model ran.
     with collection.catalogue.read() as connection:
-        return _build_page(connection, request, candidates, spans, scores, position)
+        return _build_page(connection, request, replace(ranking, candidates=candidates), scores, position)
 
 
 def _start_position(
@@ -143,21 +154,33 @@ def _start_position(
     return replace(after, change=change)
 
 
-def _candidate_filter(connection: sqlite3.Connection, request: SearchRequest) -> CandidateFilter:
+def _candidate_filter(
+    connection: sqlite3.Connection, request: SearchRequest, position: SearchPosition
+) -> CandidateFilter:
     allowed = None if request.where is None else allowed_clips(connection, request.where)
-    if request.after is not None and request.after.newest_clip < newest_clip(connection):
-        end = request.after.newest_clip + 1
+    if request.after is not None and position.newest_clip < newest_clip(connection):
+        end = position.newest_clip + 1
         allowed = np.ones(end, bool) if allowed is None else allowed[:end]
-    excluded_ids = frozenset() if request.include_query_clips else frozenset(request.clip_ids)
+    query_clips = frozenset(part.clip_id for part in request.parts if isinstance(part, ClipPart))
+    excluded_ids = frozenset() if request.include_query_clips else query_clips
     return CandidateFilter(allowed, excluded_ids, -2.0 if request.min_similarity is None else request.min_similarity)
 
 
-def _depth(request: SearchRequest) -> int:
-    """Return how many candidates the page needs: one more than it shows tells whether there is a next page."""
-    if request.group != "clip":
-        return request.candidates or CANDIDATES[request.group]
-    shown = 0 if request.after is None else len(request.after.shown)
-    return min(MAX_K, max(shown + request.limit + 1, request.rerank))
+@dataclass(frozen=True, slots=True)
+class _Ranking:
+    """The clips that no earlier page has shown.
+
+    Args:
+        candidates: best first.
+        spans: by clip id; empty where results are clips.
+        result_ids: by clip id, the id for ``SearchPosition.shown``.
+        rerank_count: so many of the first candidates are to be reranked.
+    """
+
+    candidates: Sequence[Candidate]
+    spans: Mapping[int, ClipSpan]
+    result_ids: Mapping[int, int]
+    rerank_count: int
 
 
 def _rank(
@@ -166,54 +189,44 @@ def _rank(
     embedding: Float32,
     request: SearchRequest,
     clip_filter: CandidateFilter,
-    depth: int,
-) -> tuple[list[Candidate], dict[int, ClipSpan]]:
-    """Return the ``depth`` best candidates, including those of earlier pages, and their spans by id for grouping."""
-    similar = vector_candidates(vectors, embedding, max(depth, FUSION_DEPTH) if request.hybrid else depth, clip_filter)
+    position: SearchPosition,
+) -> _Ranking:
+    """Rank as many clips as the page needs, and ``MAX_K`` if a page that would be the last can be filled by more."""
     terms = query_terms(request.texts) if request.hybrid else []
-    candidates = (
-        hybrid_candidates(connection, similar, embedding, terms, clip_filter, depth) if terms else similar[:depth]
-    )
+    depth = request.candidates or CANDIDATES.get(request.group, 0)
+    can_go_deeper = request.group == "video" and request.candidates is None
     if request.group == "clip":
-        return candidates, {}
-    return candidates, load_spans(connection, [candidate.clip_id for candidate in candidates])
-
-
-def _unseen(request: SearchRequest, candidates: Sequence[Candidate], spans: Mapping[int, ClipSpan]) -> list[Candidate]:
-    """Return the candidates whose clip, or whose video if results are videos, no earlier page has shown."""
-    shown = frozenset() if request.after is None else request.after.shown
-    return [candidate for candidate in candidates if _shown_id(request, candidate, spans) not in shown]
-
-
-def _shown_id(request: SearchRequest, candidate: Candidate, spans: Mapping[int, ClipSpan]) -> int:
-    return spans[candidate.clip_id].video_id if request.group == "video" else candidate.clip_id
-
-
-def _needs_more_candidates(
-    request: SearchRequest, candidates: Sequence[Candidate], spans: Mapping[int, ClipSpan], is_exact: bool
-) -> bool:
-    """Return whether a deeper search may fill this page, the last one with these candidates."""
-    unseen = _unseen(request, candidates, spans)
-    if len({_shown_id(request, candidate, spans) for candidate in unseen}) > request.limit:
-        return False
-    if request.group == "video":
-        return request.candidates is None and len(candidates) == CANDIDATES["video"]
-    # An approximate index misses some clips near the end of its search, which here is the end of all results.
-    return request.group == "clip" and request.min_similarity is not None and not is_exact
+        # One more than the page shows tells whether there is a next page.
+        depth = min(MAX_K, max(len(position.shown) + request.limit + 1, request.rerank))
+        # An approximate index misses some clips near the end of its search, which here is the end of all results.
+        can_go_deeper = request.min_similarity is not None and not vectors.is_exact
+    while True:
+        similar = vector_candidates(vectors, embedding, max(depth, FUSION_DEPTH) if terms else depth, clip_filter)
+        candidates = hybrid_candidates(connection, similar, embedding, terms, clip_filter, depth) if terms else similar
+        clip_ids = [candidate.clip_id for candidate in candidates]
+        spans = {} if request.group == "clip" else load_spans(connection, clip_ids)
+        is_video = request.group == "video"
+        result_ids = {clip_id: spans[clip_id].video_id if is_video else clip_id for clip_id in clip_ids}
+        unseen = [candidate for candidate in candidates if result_ids[candidate.clip_id] not in position.shown]
+        is_full = len({result_ids[candidate.clip_id] for candidate in unseen}) > request.limit
+        if is_full or not can_go_deeper or (is_video and len(candidates) < depth):
+            seen_count = sum(result_ids[clip_id] in position.shown for clip_id in clip_ids[: request.rerank])
+            return _Ranking(unseen, spans, result_ids, min(request.rerank, len(candidates)) - seen_count)
+        depth, can_go_deeper = MAX_K, False
 
 
 def _build_page(
     connection: sqlite3.Connection,
     request: SearchRequest,
-    candidates: Sequence[Candidate],
-    spans: Mapping[int, ClipSpan],
+    ranking: _Ranking,
     scores: Mapping[int, PairScores],
     position: SearchPosition,
 ) -> SearchPage:
     if request.group == "clip":
-        groups = [Group([candidate]) for candidate in candidates]
+        groups = [Group([candidate]) for candidate in ranking.candidates]
     else:
-        groups = (group_by_video if request.group == "video" else group_by_event)(candidates, spans)
+        group_clips = group_by_video if request.group == "video" else group_by_event
+        groups = group_clips(ranking.candidates, ranking.spans)
     page = groups[: request.limit]
     listed = [candidate for group in page for candidate in group.members[: request.clips_per_result]]
     hits = load_hits(connection, [(candidate.clip_id, candidate.similarity) for candidate in listed])
@@ -232,7 +245,7 @@ def _build_page(
             end = best.end if group.end is None else group.end
             members = tuple(clips) if request.group != "clip" else ()
             results.append(SearchResult(clips[0], start, end, members, len(group.members)))
-    shown = position.shown | {_shown_id(request, candidate, spans) for group in page for candidate in group.members}
+    shown = position.shown | {ranking.result_ids[candidate.clip_id] for group in page for candidate in group.members}
     is_last = len(groups) <= request.limit or len(shown) >= MAX_K
     changed = request.after is not None and request.after.change != position.change
     return SearchPage(results, None if is_last else replace(position, shown=shown), changed)

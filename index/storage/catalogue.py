@@ -96,14 +96,19 @@ class Catalogue:
 
         Raises CollectionNotFound once the collection is dropped, StorageError when SQLite fails.
         """
-        connection = self._acquire()
+        with self._pool_lock:
+            if self._closed:
+                raise self._closed_error()
+            connection = self._idle.pop() if self._idle else None
         try:
             with self._translate_errors():
+                connection = connection or self._connect()
                 connection.execute("BEGIN")
                 self._check_not_dropped(connection)
                 yield connection
         finally:
-            self._release(connection)
+            if connection is not None:
+                self._release(connection)
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
@@ -214,15 +219,6 @@ class Catalogue:
     def _check_not_dropped(self, connection: sqlite3.Connection) -> None:
         if connection.execute("SELECT 1 FROM meta WHERE key = 'dropped'").fetchone():
             raise CollectionNotFound(f"{self.path.parent.name}: the collection was dropped")
-
-    def _acquire(self) -> sqlite3.Connection:
-        with self._pool_lock:
-            if self._closed:
-                raise self._closed_error()
-            if self._idle:
-                return self._idle.pop()
-        with self._translate_errors():
-            return self._connect()
 
     def _release(self, connection: sqlite3.Connection) -> None:
         try:

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 
 from index.jobs.lease import LEASE_SECONDS, owner_decodes_locally, owner_is_gone, run_has_ended
 from index.jobs.records import JobItem, StopRequest
-from index.storage.job_events import append_state_event, next_event_number
-from index.storage.jobs import ITEM_COLUMNS, read_job, to_item
+from index.storage.jobs import ITEM_COLUMNS, append_state_event, next_event_number, read_job, to_item
 from index.storage.removals import list_job_files
 from vitascope.errors import Conflict
 from vitascope.job_states import FINAL_JOB_STATES, JobState

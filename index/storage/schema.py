@@ -131,7 +131,7 @@ CREATE TABLE job_items (
 CREATE INDEX job_items_by_state ON job_items (job_id, state, position);
 CREATE INDEX job_items_by_event ON job_items (job_id, event) WHERE event IS NOT NULL;
 
--- Jobs, as JSON, at their changes of state: index/storage/job_events.py. Webhooks deliver terminal states.
+-- Jobs, as JSON, at their changes of state: index/storage/jobs.py. Webhooks deliver terminal states.
 CREATE TABLE job_states (
     job_id INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
     event  INTEGER NOT NULL,

@@ -15,7 +15,7 @@ from index.collection_store import CollectionStore
 from index.storage import job_transitions
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue
 from index.storage.foreign_catalogue import ForeignCatalogue, open_foreign
-from index.storage.job_events import mark_all_delivered
+from index.storage.jobs import mark_all_delivered
 from index.storage.removals import MEDIA
 from index.storage.schema import APPLICATION_ID, RELATIVE_PATHS, SCHEMA_VERSION
 from index.storage.transfer import copy_database, set_sequences

@@ -22,10 +22,10 @@ from pathlib import Path
 import faiss
 
 from index.storage.catalogue import Catalogue
-from index.storage.changes import changed_since, count_clips, last_change, truncate_change_log
+from index.storage.queries import changed_since, count_clips, last_change, truncate_change_log
 from index.vectors.concurrency import BackgroundTask, IsCancelled, ReadWriteLock
 from index.vectors.faiss_kinds import FLAT, HNSW, MIN_CLIPS, BuildCancelled, kind_to_build, read_requested_kind
-from index.vectors.segmented_vectors import ChangeLogTruncated, SegmentedVectors, VersionedVectors
+from index.vectors.segmented_vectors import ChangeLogTruncated, SegmentedVectors
 from index.vectors.snapshot import (
     SNAPSHOT_NAME,
     SnapshotDamaged,
@@ -56,7 +56,7 @@ class FaissIndex:
         self._path = folder / SNAPSHOT_NAME
         self._dim = dim
         self._lock = ReadWriteLock()
-        self._current: VersionedVectors | None = None
+        self._current: SegmentedVectors | None = None
         self._snapshot_invalid = False
         self._requested_kind: str | None = None
         self._not_before = 0.0
@@ -67,21 +67,23 @@ class FaissIndex:
         """See ``VectorIndex.snapshot``. The vectors must not be changed."""
         for _ in range(SHARED_ATTEMPTS):
             with self._lock.shared(), self._catalogue.read() as connection:
-                if self._current is not None and self._current.is_current(connection):
-                    self._check_requested_kind(connection)
-                    yield connection, self._current.vectors
+                if self._current is not None and self._current.change == last_change(connection):
+                    previous, self._requested_kind = self._requested_kind, read_requested_kind(connection)
+                    if previous not in (None, self._requested_kind):  # another process has requested another kind
+                        self._background.trigger()
+                    yield connection, self._current
                     return
             with self._lock.exclusive(), self._catalogue.read() as connection:
                 self._catch_up(connection)
         # Other processes write faster than this thread gets the lock: search once while holding it exclusively.
         with self._lock.exclusive(), self._catalogue.read() as connection:
-            yield connection, self._catch_up(connection).vectors
+            yield connection, self._catch_up(connection)
 
     def status(self, connection: sqlite3.Connection) -> tuple[str, int]:
         """See ``VectorIndex.status``."""
         current = self._current  # without the lock, which may be held while an index is loaded
         if current is not None:
-            return current.vectors.kind, current.vectors.changed + changed_since(connection, current.change)
+            return current.kind, current.changed + changed_since(connection, current.change[0])
         header = self._read_header()
         if header is None:
             return FLAT, count_clips(connection)
@@ -111,30 +113,29 @@ class FaissIndex:
 
     # In memory; the lock is held exclusively
 
-    def _catch_up(self, connection: sqlite3.Connection) -> VersionedVectors:
+    def _catch_up(self, connection: sqlite3.Connection) -> SegmentedVectors:
         """Return the vectors with every change of the catalogue. Raises StorageError."""
-        self._check_requested_kind(connection)
         current = self._current
-        if current is not None and current.is_current(connection):
+        if current is not None and current.change == last_change(connection):
             return current
         current = self._apply_changes(connection) or self._load_snapshot(connection)
         if current is None:
-            self._current = current = VersionedVectors.from_catalogue(connection, self._dim)
+            self._current = current = SegmentedVectors.from_catalogue(connection, self._dim)
         if time.monotonic() >= self._not_before:
             self._trigger_if_due(connection, current)
         return current
 
-    def _load_snapshot(self, connection: sqlite3.Connection) -> VersionedVectors | None:
+    def _load_snapshot(self, connection: sqlite3.Connection) -> SegmentedVectors | None:
         """Open the snapshot, at the first use or where another process has built a later one."""
         try:
             collection_id = self._catalogue.meta["collection_id"]
-            self._current = VersionedVectors.from_snapshot(self._path, connection, collection_id, self._dim)
+            self._current = SegmentedVectors.from_snapshot(self._path, connection, collection_id, self._dim)
         except SnapshotDamaged as error:
             _log.warning("%s: %s; rebuilding from the catalogue", self._path, error)
             self._snapshot_invalid = True
         return self._apply_changes(connection)
 
-    def _apply_changes(self, connection: sqlite3.Connection) -> VersionedVectors | None:
+    def _apply_changes(self, connection: sqlite3.Connection) -> SegmentedVectors | None:
         """Apply later changes; None if there are no vectors or the log no longer has all changes."""
         current, self._current = self._current, None
         if current is None:
@@ -147,17 +148,10 @@ class FaissIndex:
         self._current = current
         return current
 
-    def _check_requested_kind(self, connection: sqlite3.Connection) -> None:
-        """Trigger a rebuild if another process has requested another kind since the last search."""
-        kind = read_requested_kind(connection)
-        previous, self._requested_kind = self._requested_kind, kind
-        if previous not in (None, kind):
-            self._background.trigger()
-
-    def _trigger_if_due(self, connection: sqlite3.Connection, current: VersionedVectors) -> None:
-        vectors, header = current.vectors, current.header
-        kind = kind_to_build(read_requested_kind(connection), vectors.count, header.kind if header else None)
-        if is_rebuild_due(vectors.changed, vectors.count, kind, header):
+    def _trigger_if_due(self, connection: sqlite3.Connection, current: SegmentedVectors) -> None:
+        header = current.header
+        kind = kind_to_build(read_requested_kind(connection), current.count, header.kind if header else None)
+        if is_rebuild_due(current.changed, current.count, kind, header):
             self._background.trigger()
 
     # On disk
@@ -196,7 +190,7 @@ class FaissIndex:
             return
         with self._catalogue.read() as connection:
             collection_id = self._catalogue.meta["collection_id"]
-            fresh = VersionedVectors.from_snapshot(self._path, connection, collection_id, self._dim)
+            fresh = SegmentedVectors.from_snapshot(self._path, connection, collection_id, self._dim)
             if fresh is None:
                 return
             fresh.apply_changes(connection)

@@ -21,7 +21,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from index.storage.changes import read_meta
+from index.storage.queries import read_meta
 from vitascope.errors import InvalidInput, StorageError
 
 Int64 = npt.NDArray[np.int64]
@@ -204,13 +204,21 @@ def search_index(
         return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
     exact_parameters = None if selection is None else selection.flat_parameters
     parameters = None if kind == FLAT else _approximate_parameters(index, kind, total, allowed, k, selection)
-    if parameters is None:
-        return _search(flat, queries, k, exact_parameters)
-    cosines, positions = _search(index, queries, k, parameters)
-    # Rarely the graph or the lists lead to fewer than k: then every vector is compared.
-    for row in np.flatnonzero(positions[:, -1] < 0):
-        exact_cosines, exact_positions = _search(flat, queries[row : row + 1], k, exact_parameters)
-        cosines[row], positions[row] = exact_cosines[0], exact_positions[0]
+    # FAISS spreads queries over threads. For one query the others would only be woken up, which costs 10 ms and more
+    # on a busy machine. The number of threads belongs to the calling thread alone.
+    threads = faiss.omp_get_max_threads()
+    if len(queries) == 1:
+        faiss.omp_set_num_threads(1)
+    try:
+        if parameters is None:
+            cosines, positions = flat.search(queries, k, params=exact_parameters)
+            return cosines, positions
+        cosines, positions = index.search(queries, k, params=parameters)
+        # Rarely the graph or the lists lead to fewer than k: then every vector is compared.
+        if len(missing := np.flatnonzero(positions[:, -1] < 0)):
+            cosines[missing], positions[missing] = flat.search(queries[missing], k, params=exact_parameters)
+    finally:
+        faiss.omp_set_num_threads(threads)
     return cosines, positions
 
 
@@ -270,16 +278,3 @@ def ivfpq_parameters(probes: int, factor: int) -> Any:
     return _faiss.IndexRefineSearchParameters(
         k_factor=factor, base_index_params=_faiss.SearchParametersIVF(nprobe=probes)
     )
-
-
-def _search(index: Index, queries: Float32, k: int, parameters: Any) -> tuple[Float32, Int64]:
-    # FAISS spreads queries over threads. For one query the others would only be woken up, which costs 10 ms and more
-    # on a busy machine. The number of threads belongs to the calling thread alone.
-    threads = faiss.omp_get_max_threads()
-    if len(queries) == 1:
-        faiss.omp_set_num_threads(1)
-    try:
-        cosines, positions = index.search(queries, k, params=parameters)
-    finally:
-        faiss.omp_set_num_threads(threads)
-    return cosines, positions

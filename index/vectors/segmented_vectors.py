@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from index.storage.changes import change_stamp, changes_since, last_change, log_covers
-from index.storage.queries import iter_embeddings
+from index.storage.queries import change_stamp, changes_since, iter_embeddings, last_change, log_covers
 from index.vectors import gpu
 from index.vectors.faiss_kinds import (
     FLAT,
@@ -40,14 +39,50 @@ class ChangeLogTruncated(Exception):
 
 
 class SegmentedVectors:
-    """A built and a recent segment; searched by many threads at once, changed by one that holds them alone."""
+    """A built and a recent segment; searched by many threads at once, changed by one that holds them alone.
 
-    def __init__(self, dim: int, built: Index = None, ids: Int64 | None = None) -> None:
+    Attributes:
+        change: number and stamp of the catalogue's last change that the vectors contain.
+        header: of the snapshot that has the built segment.
+    """
+
+    def __init__(
+        self, dim: int, built: Index = None, ids: Int64 | None = None, header: SnapshotHeader | None = None
+    ) -> None:
         """``built``: an index of vectors (N, dim) with their ascending ``ids`` (N,); None for none."""
         self.dim = dim
+        self.header = header
+        self.change = (0, 0) if header is None else (header.change, header.stamp)
         no_ids = np.empty(0, np.int64)
         self._built = None if built is None else _Segment(built, no_ids if ids is None else ids, may_use_gpu=True)
         self._recent = _Segment(build(FLAT, dim, [], lambda: False), no_ids)
+
+    @classmethod
+    def from_catalogue(cls, connection: sqlite3.Connection, dim: int) -> SegmentedVectors:
+        """Read all vectors of the catalogue; they are searched exactly. Raises StorageError."""
+        vectors = cls(dim)
+        for ids, block in iter_embeddings(connection, dim):
+            vectors.add(ids, block)
+        vectors.change = last_change(connection)
+        return vectors
+
+    @classmethod
+    def from_snapshot(
+        cls, path: Path, connection: sqlite3.Connection, collection_id: str, dim: int
+    ) -> SegmentedVectors | None:
+        """Open the snapshot at ``path``; None without a file.
+
+        Raises SnapshotDamaged if it is invalid or belongs to another collection or history.
+        """
+        snapshot = read_snapshot(path)
+        if snapshot is None:
+            return None
+        index, ids, header = snapshot
+        if (header.collection_id, header.width) != (collection_id, dim) or (
+            change_stamp(connection, header.change) != header.stamp
+        ):
+            raise SnapshotDamaged(f"{path.name}: of another state of the catalogue")
+        return cls(dim, index, ids, header)
 
     @property
     def kind(self) -> str:
@@ -86,6 +121,24 @@ class SegmentedVectors:
         for segment in (self._built, self._recent):
             if segment is not None and len(spans):
                 segment.remove(spans[:, 0], spans.sum(axis=1))
+
+    def apply_changes(self, connection: sqlite3.Connection) -> None:
+        """Apply every later change of the catalogue. After an exception the vectors are inconsistent.
+
+        Raises ChangeLogTruncated (before anything is applied) and StorageError.
+        """
+        if not log_covers(connection, self.change[0]):
+            raise ChangeLogTruncated
+        changes = changes_since(connection, self.change[0])
+        added = [first for _, _, kind, first, _ in changes if kind == "add"]
+        if added and min(added) <= self.last_id:  # a video of another collection, added under its own ids
+            raise ChangeLogTruncated
+        self.remove([(first, count) for _, _, kind, first, count in changes if kind == "delete"])
+        if added:
+            # Ids only grow, so that everything added since is at or after the first of them.
+            for ids, vectors in iter_embeddings(connection, self.dim, min(added)):
+                self.add(ids, vectors)
+        self.change = last_change(connection)
 
     def search(self, queries: Float32, k: int, allowed: Mask | None = None) -> tuple[Float32, Int64]:
         """See ``VectorSnapshot.search``."""
@@ -156,63 +209,3 @@ class _Segment:
             known = int(np.searchsorted(self.ids, len(allowed)))
             mask[:known] = allowed[self.ids[:known]]
         return mask & self._live_mask if self.deleted_count else mask
-
-
-class VersionedVectors:
-    """Vectors with the number and stamp of the catalogue's last change that they contain."""
-
-    def __init__(
-        self, vectors: SegmentedVectors, change: int, stamp: int, header: SnapshotHeader | None = None
-    ) -> None:
-        """``header``: of the snapshot file that holds the built segment."""
-        self.vectors = vectors
-        self.change, self.stamp = change, stamp
-        self.header = header
-
-    @classmethod
-    def from_catalogue(cls, connection: sqlite3.Connection, dim: int) -> VersionedVectors:
-        """Read all vectors of the catalogue; they are searched exactly. Raises StorageError."""
-        vectors = SegmentedVectors(dim)
-        for ids, block in iter_embeddings(connection, dim):
-            vectors.add(ids, block)
-        return cls(vectors, *last_change(connection))
-
-    @classmethod
-    def from_snapshot(
-        cls, path: Path, connection: sqlite3.Connection, collection_id: str, dim: int
-    ) -> VersionedVectors | None:
-        """Open the snapshot at ``path``; None without a file.
-
-        Raises SnapshotDamaged if it is invalid or belongs to another collection or history.
-        """
-        snapshot = read_snapshot(path)
-        if snapshot is None:
-            return None
-        index, ids, header = snapshot
-        if (header.collection_id, header.width) != (collection_id, dim) or (
-            change_stamp(connection, header.change) != header.stamp
-        ):
-            raise SnapshotDamaged(f"{path.name}: of another state of the catalogue")
-        return cls(SegmentedVectors(dim, index, ids), header.change, header.stamp, header)
-
-    def is_current(self, connection: sqlite3.Connection) -> bool:
-        """Return whether the catalogue has no later change."""
-        return last_change(connection) == (self.change, self.stamp)
-
-    def apply_changes(self, connection: sqlite3.Connection) -> None:
-        """Apply every later change of the catalogue. After an exception the vectors are inconsistent.
-
-        Raises ChangeLogTruncated (before anything is applied) and StorageError.
-        """
-        if not log_covers(connection, self.change):
-            raise ChangeLogTruncated
-        changes = changes_since(connection, self.change)
-        added = [first for _, _, kind, first, _ in changes if kind == "add"]
-        if added and min(added) <= self.vectors.last_id:  # a video of another collection, added under its own ids
-            raise ChangeLogTruncated
-        self.vectors.remove([(first, count) for _, _, kind, first, count in changes if kind == "delete"])
-        if added:
-            # Ids only grow, so that everything added since is at or after the first of them.
-            for ids, vectors in iter_embeddings(connection, self.vectors.dim, min(added)):
-                self.vectors.add(ids, vectors)
-        self.change, self.stamp = last_change(connection)

@@ -29,8 +29,7 @@ import faiss
 import numpy as np
 
 from index.storage.catalogue import Catalogue
-from index.storage.changes import last_change
-from index.storage.queries import iter_embeddings
+from index.storage.queries import iter_embeddings, last_change
 from index.vectors.concurrency import IsCancelled
 from index.vectors.faiss_kinds import BuildCancelled, Float32, Index, Int64, build, index_kind
 from vitascope.durable_files import atomic_path

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 
 from index.collection import Collection
 from index.records import Clip
-from index.search.rerank import ScoredClip, pair_scorer, score_best_clips
+from index.search.rerank import ScoredClip, can_rerank, score_best_clips
 from service.app_state import AppState, ReadyAppStateDep
 from service.http.auth import caller_key, requires
 from service.http.openapi import errors
@@ -58,14 +58,13 @@ def _rerank(service: AppState, context: RequestContext, body: RerankRequest) -> 
         raise FingerprintMismatch(
             f"model: {body.model[:80]!r}; {entry.label} was expected, which fills collection {collection.name}"
         )
-    score_pairs = pair_scorer(model)
-    if score_pairs is None:
+    if not can_rerank(model):
         raise TaskMissing(f"{collection.bundle_name}: the bundle has no task 'matching'")
     with service.observer.stage("rerank"):
         pairs = _pairs(collection, body)
         texts = list(dict.fromkeys(text for text, _ in pairs))
         embeddings = dict(zip(texts, model.embed_text(texts), strict=True))
-        scored_clips = score_best_clips(collection, score_pairs, pairs, embeddings)
+        scored_clips = score_best_clips(collection, model, pairs, embeddings)
     ranked = [(index, scored) for index, scored in enumerate(scored_clips) if scored is not None]
     ranked.sort(key=lambda pair: (pair[1].scores is None, -_fused(pair[1]), -pair[1].similarity, pair[0]))
     results = [_result(body, index, scored) for index, scored in ranked[: body.top_n]]

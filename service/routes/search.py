@@ -10,9 +10,17 @@ from fastapi import APIRouter, Request, Response
 
 from index.collection import Collection
 from index.records import Float32
-from index.search.cursor import SearchCursor, decode_cursor, encode_cursor, request_hash
-from index.search.request import ClipPart, EmbeddingPart, QueryPart, SearchRequest, TextPart
-from index.search.rerank import pair_scorer
+from index.search.request import (
+    ClipPart,
+    EmbeddingPart,
+    QueryPart,
+    SearchCursor,
+    SearchRequest,
+    TextPart,
+    decode_cursor,
+    encode_cursor,
+    request_hash,
+)
 from index.search.search import search as search_collection
 from index.storage.filters import parse_filter
 from service.app_state import AppState, ReadyAppStateDep
@@ -182,7 +190,7 @@ def _search_page(
             min_similarity=options.min_similarity,
             include_query_clips=options.include_query_clips,
         ),
-        pair_scorer(context.model(loaded)) if options.rerank else None,
+        context.model(loaded) if options.rerank else None,
         service.observer.stage,
     )
     position = page.next_position

@@ -10,8 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from index.search.cursor import MAX_LENGTH
-from index.search.request import CANDIDATES, MAX_WEIGHT
+from index.search.request import CANDIDATES, MAX_CURSOR_LENGTH, MAX_WEIGHT
 from service.schemas.base import Id, Int, Probability, Request, Response, Seconds, example
 from service.schemas.library import VIDEO, Video
 
@@ -72,7 +71,7 @@ class SearchOptions(Request):
     cursor: Annotated[
         str | None,
         Field(
-            max_length=MAX_LENGTH,
+            max_length=MAX_CURSOR_LENGTH,
             description="next_cursor of the previous page; all fields but `limit` and `clips` must be the same. The "
             "file need not be sent again",
         ),

@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 
 from index.collection import Collection
-from index.search.cursor import SearchCursor, decode_cursor, encode_cursor
-from index.search.request import QueryPart, SearchRequest, TextPart
-from index.search.rerank import pair_scorer
+from index.search.request import QueryPart, SearchCursor, SearchRequest, TextPart, decode_cursor, encode_cursor
 from index.search.search import RankedHit, SearchPage, search
 from tests.index.sample_data import WIDTH, manifest
 
@@ -51,7 +49,7 @@ def request_for(model: Any, *parts: str | QueryPart, **options: Any) -> SearchRe
 
 def search_page(collection: Collection, model: Any, *parts: str | QueryPart, **options: Any) -> SearchPage:
     """One page of results, reranked by the model on request."""
-    return search(collection, request_for(model, *parts, **options), pair_scorer(model))
+    return search(collection, request_for(model, *parts, **options), model)
 
 
 def search_hits(collection: Collection, model: Any, *parts: str | QueryPart, **options: Any) -> list[RankedHit]:
@@ -71,9 +69,9 @@ def all_pages(
 
     ``between`` is called after each page that has a next one, with its number from 1.
     """
-    pages = [search(collection, request, pair_scorer(model))]
+    pages = [search(collection, request, model)]
     while (position := pages[-1].next_position) is not None and len(pages) != max_pages:
         between(len(pages))
         cursor = decode_cursor(encode_cursor(SearchCursor("hash", position)), "hash")
-        pages.append(search(collection, replace(request, after=cursor.position), pair_scorer(model)))
+        pages.append(search(collection, replace(request, after=cursor.position), model))
     return pages

@@ -10,8 +10,8 @@ import pytest
 from index.vectors import faiss_index, faiss_kinds
 from index.vectors.faiss_kinds import INDEX_KINDS
 from service.schemas import library
-from tests.index.sample_data import use_kinds_when_small
 from tests.index.milvus_server import MilvusUnderTest
+from tests.index.sample_data import use_kinds_when_small
 from tests.service.conftest import settings_for
 from tests.service.running import Running, problem_of, serving
 from tests.service.test_search import fill
@@ -70,8 +70,8 @@ def test_looking_at_collections_loads_no_index(
     def fail(*args: object) -> None:
         raise AssertionError("the vectors were read")
 
-    monkeypatch.setattr("index.vectors.faiss_index.VersionedVectors.from_catalogue", fail)
-    monkeypatch.setattr("index.vectors.faiss_index.VersionedVectors.from_snapshot", fail)
+    monkeypatch.setattr("index.vectors.faiss_index.SegmentedVectors.from_catalogue", fail)
+    monkeypatch.setattr("index.vectors.faiss_index.SegmentedVectors.from_snapshot", fail)
     listed = running.client.get("/v1/collections").json()["collections"]
     [found] = [each for each in listed if each["name"] == collection]
     assert found["index"]["changed"] == found["clips"] == 6

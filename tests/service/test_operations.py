@@ -14,7 +14,7 @@ import pytest
 
 from index.collection_store import CollectionStore
 from index.transfer.backup import restore_collection
-from index.transfer.parquet_import import import_collection
+from index.transfer.parquet import import_collection
 from service import operations
 from service.operations import MAX_ATTEMPTS, Operations
 from tests.index.jobs.fixtures import create_folder_job

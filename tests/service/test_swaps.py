@@ -19,8 +19,7 @@ from index.collection_store import CollectionStore
 from index.vectors import faiss_index, faiss_kinds, snapshot
 from index.vectors.faiss_kinds import FLAT, HNSW
 from tests.chaos import is_chaos, rounds
-from tests.index.sample_data import use_kinds_when_small
-from tests.index.sample_data import content
+from tests.index.sample_data import content, use_kinds_when_small
 from tests.service.conftest import settings_for
 from tests.service.running import process
 from tests.waiting import wait_for

@@ -25,7 +25,7 @@ from index.integrations.milvus.replication import read_replicas
 from index.integrations.milvus.server import MAX_EF, CollectionLost, MilvusServer
 from index.integrations.milvus.vectors import MilvusVectors
 from index.storage.catalogue import Catalogue
-from index.storage.changes import count_clips, last_change
+from index.storage.queries import count_clips, last_change
 from index.vectors.concurrency import BackgroundTask, IsCancelled
 from index.vectors.faiss_index import MIN_CHANGED
 from index.vectors.faiss_kinds import HNSW, BuildCancelled, Float32, read_requested_kind

@@ -29,7 +29,7 @@ from index.integrations.milvus.replication import (
 )
 from index.integrations.milvus.server import CollectionLost, MilvusServer
 from index.storage.catalogue import Catalogue
-from index.storage.changes import count_clips, last_change, truncate_change_log
+from index.storage.queries import count_clips, last_change, truncate_change_log
 from index.vectors.concurrency import IsCancelled
 from index.vectors.faiss_index import CHANGES_KEPT
 from index.vectors.faiss_kinds import HNSW, IVFPQ, BuildCancelled, kind_to_build, read_requested_kind

@@ -24,8 +24,16 @@ import numpy as np
 
 from index.integrations.milvus.server import MilvusServer
 from index.storage.catalogue import Catalogue
-from index.storage.changes import changes_since, has_change, last_change, log_covers, read_meta, write_meta
-from index.storage.queries import load_embeddings, load_embeddings_after
+from index.storage.queries import (
+    changes_since,
+    has_change,
+    last_change,
+    load_embeddings,
+    load_embeddings_after,
+    log_covers,
+    read_meta,
+    write_meta,
+)
 from index.vectors.faiss_kinds import FLAT, HNSW, BuildCancelled, Float32, Int64
 from index.vectors.segmented_vectors import ChangeLogTruncated
 from vitascope.errors import StorageError

@@ -20,8 +20,7 @@ import numpy as np
 
 from index.integrations.milvus.server import MAX_RESULTS
 from index.storage.catalogue import Catalogue
-from index.storage.changes import count_clips, deleted_since, last_change, log_covers
-from index.storage.queries import iter_embeddings, load_embeddings
+from index.storage.queries import count_clips, deleted_since, iter_embeddings, last_change, load_embeddings, log_covers
 from index.vectors.faiss_kinds import Float32, Int64, Mask
 
 MAX_RANGES = 32

@@ -24,7 +24,7 @@ from index.jobs.jobs import (
 from index.jobs.records import Event, StateEvent
 from index.jobs.runner import run_job
 from index.jobs.sources.source_types import ListSource
-from index.storage import job_events as storage_events
+from index.storage import jobs as storage_events
 from index.transfer.backup import backup_collection, restore_collection
 from tests.index.jobs.fixtures import create_folder_job
 from tests.index.sample_data import allowed

@@ -17,8 +17,15 @@ import pytest
 
 from index.collection import MAX_K, Collection, NewClip, NewVideo, Video
 from index.collection_store import CollectionStore
-from index.search.cursor import MAX_LENGTH, SearchCursor, SearchPosition, decode_cursor, encode_cursor
-from index.search.request import EmbeddingPart, SearchRequest
+from index.search.request import (
+    MAX_CURSOR_LENGTH,
+    EmbeddingPart,
+    SearchCursor,
+    SearchPosition,
+    SearchRequest,
+    decode_cursor,
+    encode_cursor,
+)
 from index.search.search import SearchPage, search
 from index.storage.filters import parse_filter
 from index.vectors import faiss_index, faiss_kinds
@@ -282,7 +289,7 @@ def test_the_longest_cursor_can_be_decoded() -> None:
     vector = random.standard_normal(2048).astype(np.float32)
     cursor = SearchCursor("name", SearchPosition("f" * 32, (2**40, -(2**63)), 2**40, ids), vector)
     text = encode_cursor(cursor)
-    assert len(text) <= MAX_LENGTH
+    assert len(text) <= MAX_CURSOR_LENGTH
     read = decode_cursor(text, "name")
     assert read.position == cursor.position
     np.testing.assert_array_equal(read.embedding, vector)
@@ -319,7 +326,7 @@ def compressed(content: bytes) -> str:
 def test_an_invalid_cursor_is_rejected() -> None:
     whole = packed(FIELDS)
     bomb, nested = compressed(b" " * 50_000_000), compressed(b"[" * 100_000)
-    assert len(bomb) < MAX_LENGTH
+    assert len(bomb) < MAX_CURSOR_LENGTH
     for text in ("", "a", "!!", "e30", whole[:-4], whole * 2000, bomb, nested, *map(packed, ([], "name", None))):
         with pytest.raises(InvalidInput, match="cursor: "):
             decode_cursor(text, "name")

@@ -15,8 +15,7 @@ from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.transfer.backup import backup_collection, restore_collection
 from index.transfer.media import AllowedPaths, missing_media
-from index.transfer.parquet_export import export_collection
-from index.transfer.parquet_import import import_collection
+from index.transfer.parquet import export_collection, import_collection
 from tests.index.sample_data import add_owned, content, manifest, media_content
 from vitascope.cli.main import main
 from vitascope.errors import InvalidInput

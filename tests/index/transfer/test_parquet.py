@@ -17,9 +17,8 @@ import pytest
 from index.collection import Collection, NewClip, NewVideo
 from index.collection_store import CollectionStore
 from index.storage.filters import parse_filter
-from index.transfer import new_catalogue, parquet_export, parquet_import
-from index.transfer.parquet_export import export_collection
-from index.transfer.parquet_import import import_collection
+from index.transfer import new_catalogue, parquet
+from index.transfer.parquet import export_collection, import_collection
 from tests.index.sample_data import (
     WIDTH,
     add,
@@ -92,9 +91,9 @@ def exported(tmp_path: Path, exported_template: Path) -> Path:
 
 def _use_small_batches(patch: pytest.MonkeyPatch) -> None:
     """Write and read a small collection in many batches."""
-    patch.setattr(parquet_export, "ROW_GROUP_BYTES", 300)
-    patch.setattr(parquet_export, "_FETCH_ROWS", 5)
-    patch.setattr(parquet_import, "BATCH_ROWS", 5)
+    patch.setattr(parquet, "ROW_GROUP_BYTES", 300)
+    patch.setattr(parquet, "_FETCH_ROWS", 5)
+    patch.setattr(parquet, "IMPORT_BATCH_ROWS", 5)
     patch.setattr(new_catalogue, "BATCH_CLIPS", 8)
 
 

@@ -330,7 +330,7 @@ def test_searches_see_one_state_while_indexes_are_swapped(grown: Collection) -> 
     written, done = threading.Event(), threading.Event()
     fixed = {video.id for video in grown.videos(100)}
     where = parse_filter({"number": {"lt": 60}})
-    swaps = {grown._vector_index._current}
+    swaps = {grown.vector_index._current}
 
     def write(offset: int) -> None:
         try:
@@ -356,7 +356,7 @@ def test_searches_see_one_state_while_indexes_are_swapped(grown: Collection) -> 
                     failures.append("a video was found without all its clips")
                 if {hit.video_id for hit in grown.search(np.ones(WIDTH), 1000, where)} != fixed:
                     failures.append("the filter returned other videos")
-                swaps.add(grown._vector_index._current)
+                swaps.add(grown.vector_index._current)
                 searches[searcher] += 1
         except (VitascopeError, KeyError) as error:
             failures.append(repr(error))

@@ -17,7 +17,7 @@ from index.collection_store import CollectionStore
 from index.storage.catalogue import CATALOGUE_NAME
 from index.vectors import faiss_index
 from index.vectors.faiss_kinds import Index, build
-from index.vectors.segmented_vectors import SegmentedVectors, VersionedVectors
+from index.vectors.segmented_vectors import SegmentedVectors
 from index.vectors.snapshot import (
     SNAPSHOT_NAME,
     SnapshotDamaged,
@@ -103,7 +103,7 @@ def test_changes_after_the_snapshot_are_applied(tmp_path: Path, monkeypatch: pyt
         collection.delete_video(1)
         collection.delete_video(6)
     os.replace(tmp_path / "old", folder / SNAPSHOT_NAME)
-    monkeypatch.setattr(VersionedVectors, "from_catalogue", lambda *_: pytest.fail("all vectors were read"))
+    monkeypatch.setattr(SegmentedVectors, "from_catalogue", lambda *_: pytest.fail("all vectors were read"))
     with reopened(tmp_path) as collection:
         assert numbers_in(collection) == [1, 2, 3, 4, 6]
 
@@ -168,7 +168,7 @@ def test_a_damaged_snapshot_is_not_parsed_and_the_old_index_serves(
         """Replace the snapshot as another process would: the mapped file stays as it is."""
         (tmp_path / "newer").write_bytes(content)
         os.replace(tmp_path / "newer", path)
-        collection._vector_index.request_rebuild()
+        collection.vector_index.request_rebuild()
         collection.wait_for_index()
 
     monkeypatch.setattr(faiss, "read_index", counted)

@@ -13,8 +13,7 @@ from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.integrations.milvus import replica_manager
 from index.transfer.backup import backup_collection, restore_collection
-from index.transfer.parquet_export import export_collection
-from index.transfer.parquet_import import import_collection
+from index.transfer.parquet import export_collection, import_collection
 from index.vectors import faiss_kinds
 from index.vectors.interface import check_backend
 from tests.index.integrations.milvus.conftest import many_clips, replica_name

@@ -21,7 +21,7 @@ def test_a_search_sees_one_state_during_writes(collection: Collection) -> None:
     add(collection, *range(20))
     everything = [hit.clip_id for hit in collection.search(vectors_of(3)[0], 100)]
     allowed = np.arange(200) % 3 == 1
-    with collection.snapshot() as (_, view):
+    with collection.vector_index.snapshot() as (_, view):
         for video in collection.videos()[::2]:
             collection.delete_video(video.id)
         add(collection, *range(20, 60))
@@ -103,7 +103,7 @@ def test_milvus_accepts_the_longest_expressions(collection: Collection, monkeypa
         monkeypatch.setattr("index.integrations.milvus.vectors.MAX_IDS", 3000 // parts)
         for mask in passing.values():
             mask[0] = False
-            with collection.snapshot() as (_, view):
+            with collection.vector_index.snapshot() as (_, view):
                 hits = view.search(rows[:3], 50, mask)[1]
             for query, ids in zip(rows[:3], hits, strict=True):
                 order = np.argsort(-(rows.astype(np.float64) @ query), kind="stable") + 1
