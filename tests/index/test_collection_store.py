@@ -62,13 +62,6 @@ def test_an_existing_name_is_rejected_and_its_collection_stays(tmp_path: Path) -
         assert [entry.name for entry in tmp_path.iterdir()] == ["videos"]
 
 
-def test_an_unknown_collection_is_not_found(tmp_path: Path) -> None:
-    library = CollectionStore(tmp_path)
-    for use in (library.open, library.drop):
-        with pytest.raises(CollectionNotFound, match="nowhere"):
-            use("nowhere")
-
-
 def test_a_dropped_collection_is_not_found_and_its_name_can_be_reused(tmp_path: Path) -> None:
     with CollectionStore(tmp_path) as library, CollectionStore(tmp_path) as elsewhere:
         add(library.create("videos", manifest()), 1)

@@ -20,11 +20,8 @@ from index.clips.segmentation import (
     MAX_OVERLAPPING_CUES,
     Rule,
     Segmentation,
-    merge_short,
     segment_file,
     sentence_spans,
-    spans_between,
-    split_long,
     text_per_span,
     window_spans,
 )
@@ -186,14 +183,6 @@ def test_cues_that_never_end_are_limited_in_every_clip() -> None:
     counts = [len(text.split()) for text in text_per_span(cues, [(float(n), n + 1.0) for n in range(10)])]
     assert all(50 < count <= MAX_OVERLAPPING_CUES + 100 for count in counts)
     assert counts[6:] == [MAX_OVERLAPPING_CUES] * 4
-
-
-def test_shot_starts_become_spans_that_are_merged_and_split() -> None:
-    spans = spans_between([0.0, 0.4, 3.0, 30.0, 99.0], 32.0)
-    assert spans == [(0.0, 0.4), (0.4, 3.0), (3.0, 30.0), (30.0, 32.0)]
-    assert merge_short(spans, 1.0) == [(0.0, 3.0), (3.0, 30.0), (30.0, 32.0)]
-    assert merge_short(spans, 2.5) == [(0.0, 3.0), (3.0, 32.0)]
-    assert split_long(merge_short(spans, 1.0), 16.0) == [(0.0, 3.0), (3.0, 16.5), (16.5, 30.0), (30.0, 32.0)]
 
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)

@@ -15,7 +15,7 @@ from index.search.request import CANDIDATES, MAX_RERANK, ClipPart, EmbeddingPart
 from index.search.search import RankedHit, search
 from index.storage.filters import parse_filter
 from tests.index.jobs.fixtures import ingest_file
-from tests.index.searches import all_pages, request_for, search_hits, search_page, text_part
+from tests.index.searches import search_hits, search_page, text_part
 from tests.media_files import solid, write_picture
 from tests.small_bundle import make_small_bundle
 from vitascope.errors import InvalidInput, NotFound, TaskMissing
@@ -53,27 +53,6 @@ def test_a_text_finds_the_matching_video(collection: Collection, small_model: Mo
     assert titles(search_hits(collection, small_model, f"a {color} thing", limit=1, rerank=3)) == [color]
 
 
-def test_without_reranking_match_and_fused_are_none(collection: Collection, small_model: Model) -> None:
-    hits = search_hits(collection, small_model, "red", limit=6)
-    assert [(hit.match, hit.fused) for hit in hits] == [(None, None)] * 6
-    similarities = [hit.similarity for hit in hits]
-    assert similarities == sorted(similarities, reverse=True)
-    assert similarities == [hit.hit.similarity for hit in hits]
-
-
-def test_reranked_hits_are_first_by_fused_score_then_the_rest_by_similarity(
-    collection: Collection, small_model: Model
-) -> None:
-    plain = search_hits(collection, small_model, "red", limit=6)
-    hits = search_hits(collection, small_model, "red", limit=6, rerank=4)
-    assert set(titles(hits[:4])) == set(titles(plain[:4]))
-    assert titles(hits[4:]) == titles(plain[4:])
-    fused = [hit.fused or 0.0 for hit in hits[:4]]
-    assert fused == sorted(fused, reverse=True)
-    assert all(0 <= hit.match <= 1 for hit in hits[:4] if hit.match is not None)
-    assert [hit.fused for hit in hits[4:]] == [None, None]
-
-
 def test_scores_are_those_of_the_model_on_stored_tokens(collection: Collection, small_model: Model) -> None:
     best = search_hits(collection, small_model, "a red thing", limit=1, rerank=1)[0]
     match = small_model.match(["a red thing"], collection.visual_tokens([best.hit.clip_id]))
@@ -82,22 +61,6 @@ def test_scores_are_those_of_the_model_on_stored_tokens(collection: Collection, 
         float(small_model.embed_text(["a red thing"])[0] @ small_model.embed_file(best.hit.video.path).vectors[0]),
         abs=1e-5,
     )
-
-
-def test_reranking_deeper_than_the_limit_changes_the_page(
-    collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain = search_hits(collection, small_model, "red", limit=6)
-    monkeypatch.setattr(small_model, "fused_score", lambda similarity, logits: 1 - (similarity + 1) / 2)
-    assert titles(search_hits(collection, small_model, "red", limit=2, rerank=6)) == titles(plain)[:3:-1]
-
-
-def test_a_filter_limits_the_results(collection: Collection, small_model: Model) -> None:
-    where = parse_filter({"dark": True})
-    assert set(titles(search_hits(collection, small_model, "white", limit=9, where=where, rerank=9))) == {
-        "dark red",
-        "black",
-    }
 
 
 def test_a_clip_deleted_during_reranking_is_excluded(
@@ -139,7 +102,7 @@ def test_reranking_needs_a_bundle_with_the_task_matching(tmp_path: Path) -> None
             search_hits(collection, model, "red", limit=5, rerank=3)
 
 
-def titles_for(collection: Collection, model: Model, *parts: str | QueryPart, **options: Any) -> list[str]:
+def titles_of(collection: Collection, model: Model, *parts: str | QueryPart, **options: Any) -> list[str]:
     return titles(search_hits(collection, model, *parts, **options))
 
 
@@ -147,25 +110,18 @@ def clip_of(collection: Collection, title: str) -> int:
     return next(collection.clips(video.id)[0].id for video in collection.videos() if video.title == title)
 
 
-def test_a_query_clip_is_in_the_results_only_on_request(collection: Collection, small_model: Model) -> None:
-    red = ClipPart(clip_of(collection, "red"))
-    assert titles_for(collection, small_model, red, limit=1) == ["dark red"]
-    assert titles_for(collection, small_model, red, limit=2, include_query_clips=True) == ["red", "dark red"]
-    assert len(titles_for(collection, small_model, red)) == len(PALETTE) - 1
-
-
 def test_a_query_can_be_the_embedding_of_a_file(collection: Collection, small_model: Model, tmp_path: Path) -> None:
     path = write_picture(tmp_path / "teal.png", solid((10, 230, 40)))
     vector = small_model.embed_file(path).vectors[0]
-    assert titles_for(collection, small_model, EmbeddingPart(vector), limit=1) == ["green"]
+    assert titles_of(collection, small_model, EmbeddingPart(vector), limit=1) == ["green"]
 
 
 def test_query_parts_are_combined_by_weight(collection: Collection, small_model: Model) -> None:
     red, blue = "a red thing", "a blue thing"
-    assert set(titles_for(collection, small_model, red, blue, limit=3)) == {"red", "dark red", "blue"}
+    assert set(titles_of(collection, small_model, red, blue, limit=3)) == {"red", "dark red", "blue"}
     heavy = ClipPart(clip_of(collection, "blue"), 10)
-    assert titles_for(collection, small_model, red, heavy, limit=1, include_query_clips=True) == ["blue"]
-    without = titles_for(collection, small_model, "red", ClipPart(clip_of(collection, "red"), -0.5))
+    assert titles_of(collection, small_model, red, heavy, limit=1, include_query_clips=True) == ["blue"]
+    without = titles_of(collection, small_model, "red", ClipPart(clip_of(collection, "red"), -0.5))
     assert "red" not in without
     plain = search_hits(collection, small_model, "red", "blue")
     scaled = search_hits(collection, small_model, *(text_part(small_model, text, 7) for text in ("red", "blue")))
@@ -184,35 +140,15 @@ def test_reranking_needs_exactly_one_text(collection: Collection, small_model: M
 
 def test_hybrid_search_finds_words_of_titles_that_similarity_misses(collection: Collection, small_model: Model) -> None:
     """The model does not know the word "dark", which is in a title."""
-    assert titles_for(collection, small_model, "dark blue", limit=1) == ["blue"]
+    assert titles_of(collection, small_model, "dark blue", limit=1) == ["blue"]
     hits = search_hits(collection, small_model, "dark blue", hybrid=True)
     assert set(titles(hits[:2])) == {"blue", "dark red"}
     ranks = {hit.hit.video.title: hit.ranks for hit in hits}
     assert ranks["white"].fulltext is None
     assert {ranks["blue"].fulltext, ranks["dark red"].fulltext} == {1, 2}
     assert ranks["blue"].similarity == 1
-    filtered = titles_for(collection, small_model, "dark blue", hybrid=True, where=parse_filter({"dark": True}))
+    filtered = titles_of(collection, small_model, "dark blue", hybrid=True, where=parse_filter({"dark": True}))
     assert set(filtered) == {"dark red", "black"}
-
-
-@pytest.mark.parametrize("hybrid", [False, True])
-def test_clips_below_the_minimum_similarity_are_excluded(
-    collection: Collection, small_model: Model, hybrid: bool
-) -> None:
-    plain = search_hits(collection, small_model, "red")
-    threshold = (plain[1].similarity + plain[2].similarity) / 2
-    hits = search_hits(collection, small_model, "red", min_similarity=threshold, hybrid=hybrid)
-    assert titles(hits) == titles(plain)[:2]
-
-
-def test_pages_of_a_reranked_search_fit_together(collection: Collection, small_model: Model) -> None:
-    whole = titles_for(collection, small_model, "red", limit=6, rerank=3)
-    pages = all_pages(collection, small_model, request_for(small_model, "red", limit=2, rerank=3))
-    hits = [result.best for page in pages for result in page.results]
-    assert titles(hits) == whole
-    assert [len(page.results) for page in pages] == [2, 2, 2]
-    assert not any(page.changed for page in pages)
-    assert [hit.fused is None for hit in hits] == [False] * 3 + [True] * 3
 
 
 def test_a_video_with_many_clips_does_not_hide_others(

@@ -8,8 +8,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -27,7 +25,7 @@ from index.storage.catalogue import CATALOGUE_NAME
 from index.transfer.backup import backup_collection, restore_collection
 from tests.index.jobs.fixtures import create_folder_job
 from tests.index.killed_processes import ROOT
-from tests.index.sample_data import WIDTH, add, allowed, new_video, numbers_in
+from tests.index.sample_data import WIDTH, add, allowed, numbers_in
 from tests.index.sample_data import manifest as numbers_manifest
 from vitascope.errors import CollectionExists, InvalidInput, StorageError, VitascopeError
 
@@ -125,39 +123,6 @@ def test_writes_after_the_start_are_not_included_and_do_not_restart_it(
     assert steps == sorted(steps)
     assert numbers_in(restore_collection(library, tmp_path / "b", "copy", allowed=allowed(library))) == list(range(40))
     assert len(numbers_in(collection)) == 39 + len(steps)
-
-
-def test_a_backup_under_a_steady_writer_has_every_acknowledged_video_completely(
-    tmp_path: Path, library: CollectionStore, collection: Collection
-) -> None:
-    acknowledged, ended = [39], threading.Event()
-
-    def write() -> None:
-        for number in range(40, 400):  # a limit, however long a backup takes
-            if ended.is_set():
-                return
-            collection.add_video(*new_video(number))
-            acknowledged[0] = number
-        ended.wait()
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
-        for copy in range(2):
-            while acknowledged[0] < 45 + 5 * copy:
-                assert writer.is_alive()
-                time.sleep(0.001)
-            before = acknowledged[0]
-            backup_collection(collection, tmp_path / "b")
-            after = acknowledged[0]
-            restored = restore_collection(library, tmp_path / "b", f"copy-{copy}", allowed=allowed(library))
-            numbers = numbers_in(restored)
-            assert numbers == list(range(len(numbers)))
-            assert before <= numbers[-1] <= after + 1
-            assert restored.catalogue.integrity_errors() == []
-    finally:
-        ended.set()
-        writer.join()
 
 
 KILLED = """
