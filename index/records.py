@@ -94,7 +94,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A clip found by a search. ``similarity``: cosine of its embedding and the query's; ``text``: spoken words."""
+    """A result of a search. ``similarity``: cosine of the clip's embedding and the query's; ``text``: spoken words."""
 
     clip_id: int
     video_id: int

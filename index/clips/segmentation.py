@@ -38,7 +38,7 @@ _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Segmentation:
-    """How videos are segmented into clips. Lengths in seconds.
+    """The rule by which videos are segmented into clips. Lengths in seconds.
 
     Rules:
         windows: of ``length``, each starting ``length - overlap`` after the one before; a last window shorter than

@@ -37,7 +37,7 @@ grows to ``MAX_K`` when these have too few videos for the page."""
 MAX_CURSOR_LENGTH = 100_000
 """Characters, for ``MAX_K`` ids and the embedding of a query file."""
 _MAX_CURSOR_BYTES = 400_000
-"""Of the JSON text inside a cursor."""
+"""The JSON text inside a cursor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ QueryPart = TextPart | ClipPart | EmbeddingPart
 
 @dataclass(frozen=True, slots=True)
 class SearchPosition:
-    """Where in a search the next page begins.
+    """The start of the next page of a search.
 
     Args:
         collection_id: of the collection that the ids belong to.

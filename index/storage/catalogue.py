@@ -178,7 +178,7 @@ class Catalogue:
             self._idle.clear()
 
     def _connect(self) -> sqlite3.Connection:
-        # mode=rw: opening never creates a file where a collection has gone.
+        # mode=rw: opening never creates a file in place of a dropped collection.
         uri = f"{self.path.absolute().as_uri()}?mode=rw"
         connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:

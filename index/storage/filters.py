@@ -36,7 +36,7 @@ OPERATORS = ("eq", "ne", "gt", "gte", "lt", "lte", "in", "prefix")
 RANGES = ("gt", "gte", "lt", "lte")
 CLIP = "clip"
 TEXT_FIELDS = ("content_sha256", "path", "title", "text")
-"""Of the fields of every video and clip; the others are numbers."""
+"""The text fields of every video and clip; the others are numbers."""
 _SQL_OPERATORS = {"eq": "=", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 # Starts and ends are rounded when they are computed: lengths compare to the microsecond.
 _SQL_COLUMNS = {"video_id": "videos.id", "length": "round(clips.end - clips.start, 6)"}

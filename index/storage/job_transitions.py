@@ -14,7 +14,7 @@ from vitascope.errors import Conflict
 from vitascope.job_states import FINAL_JOB_STATES, JobState
 
 MAX_CRASHES = 3
-"""How often the process may die at a file before the file is quarantined."""
+"""Crashes of the process at a file, after which the file is quarantined."""
 
 
 def claim(connection: sqlite3.Connection, job_id: int, owner: str, max_crashes: int = MAX_CRASHES) -> bool:

@@ -52,7 +52,7 @@ def read_job(connection: sqlite3.Connection, job_id: int) -> Job:
 
 
 def read_jobs(connection: sqlite3.Connection, limit: int, before_id: int | None, state: JobState | None) -> list[Job]:
-    """Return at most ``limit`` jobs, newest first, of one state and older than ``before_id`` if given."""
+    """Return at most ``limit`` jobs, newest first; ``state`` and ``before_id`` (only older ones) may be None."""
     rows = connection.execute(
         f"SELECT {_JOB_COLUMNS} FROM jobs WHERE (?1 IS NULL OR id < ?1) AND (?2 IS NULL OR state = ?2)"
         " ORDER BY id DESC LIMIT ?3",
@@ -64,7 +64,7 @@ def read_jobs(connection: sqlite3.Connection, limit: int, before_id: int | None,
 def read_items(
     connection: sqlite3.Connection, job_id: int, state: ItemState | None, limit: int, after_position: int
 ) -> list[JobItem]:
-    """Return at most ``limit`` files of a job in order, of one state if given, from after ``after_position``."""
+    """Return at most ``limit`` files of a job in order; only of ``state`` unless None, after ``after_position``."""
     rows = connection.execute(
         f"SELECT {ITEM_COLUMNS} FROM job_items WHERE job_id = ? AND position > ? AND (? IS NULL OR state = ?)"
         " ORDER BY position LIMIT ?",

@@ -21,11 +21,6 @@ class ReadWriteLock:
         self._is_writing = False
         self._waiting_writers = 0
 
-    @property
-    def has_waiting_writer(self) -> bool:
-        """Whether a writer waits for the lock."""
-        return self._waiting_writers > 0
-
     @contextmanager
     def shared(self) -> Iterator[None]:
         """Hold the lock as a reader."""

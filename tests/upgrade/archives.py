@@ -1,4 +1,4 @@
-"""What version 0.2.0 stored, unpacked, and the command line to open it with."""
+"""Archives of version 0.2.0, and the command line to open them."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ from vitascope.errors import StorageError
 
 NAMES = ["again", "another", "videos"]
 FILMS = 5
-"""Of `videos` and `again`: two uploads, two members of a shard, a film in a folder."""
+"""Videos of `videos` and `again`: two uploads, two members of a shard, one in a folder."""
 
 
 def test_the_fixture_is_what_0_2_0_wrote(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def stored(tmp_path: Path) -> Stored:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Stored:
-    """What `client` serves."""
+    """The archive that `client` serves."""
     return Stored(tmp_path_factory.mktemp("served"))
 
 

@@ -1,4 +1,4 @@
-"""The replica in Milvus that serves a catalogue: found, caught up, filled again if lost, replaced for another kind.
+"""Management of the replica in Milvus that serves a catalogue: catching up, recreation after loss, change of kind.
 
 What a process knows of a replica's checkpoint may be out of date, which costs time and loses nothing. One thread of one
 process at a time writes to the current replica, under a lock on a file in the collection's folder.
@@ -184,7 +184,7 @@ class ReplicaManager:
             collection_id = self._catalogue.meta["collection_id"]
             if checkpoint is not None and can_resume_from(checkpoint, connection, collection_id):
                 return ReplicaStatus(replica, checkpoint)
-        problem = "of another history" if checkpoint else "gone"
+        problem = "of another history" if checkpoint else "missing"
         _log.warning("%s: %s in Milvus is %s; another is filled", self._folder.name, replica.name, problem)
         return None
 

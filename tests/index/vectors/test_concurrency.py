@@ -31,7 +31,7 @@ def test_a_waiting_writer_goes_before_later_readers() -> None:
         writer = threading.Thread(target=write)
         writer.start()
         assert writer_started.wait(PATIENCE)
-        while not lock.has_waiting_writer:
+        while not lock._waiting_writers:
             pass
         reader = threading.Thread(target=read)
         reader.start()
