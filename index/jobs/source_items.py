@@ -32,8 +32,7 @@ from index.jobs.sources.source_types import (
 from index.jobs.sources.webdataset import list_shard
 from index.records import metadata_json
 from index.storage import job_transitions
-from index.storage.jobs import next_event_number
-from index.storage.jobs import delete_items, insert_items, is_listed
+from index.storage.jobs import delete_items, insert_items, is_listed, next_event_number
 from vitascope.errors import InvalidInput
 from vitascope.media.file import open_folder_beneath
 

@@ -30,8 +30,7 @@ from index.collection import Collection
 from index.jobs.jobs import get_job, list_items
 from index.jobs.runner import run_job
 from index.records import MAX_TEXT_LENGTH, check_text
-from tests.index.jobs.fixtures import create_folder_job
-from tests.index.jobs.fixtures import ingest_file
+from tests.index.jobs.fixtures import create_folder_job, ingest_file
 from tests.media_files import (
     moving_shot,
     solid,

@@ -20,8 +20,7 @@ from index.jobs.runner import run_job
 from index.records import Video
 from index.transfer import reembed as reembed_module
 from index.transfer.reembed import reembed
-from tests.index.jobs.fixtures import SEQUENTIAL, create_folder_job
-from tests.index.jobs.fixtures import ingest_file, ingest_upload
+from tests.index.jobs.fixtures import SEQUENTIAL, create_folder_job, ingest_file, ingest_upload
 from tests.index.searches import search_hits
 from tests.media_files import solid, write_color_video, write_picture
 from tests.small_bundle import make_small_bundle
