@@ -241,7 +241,13 @@ _LINK = "is a link or a special file; a regular file or a folder was expected"
         (lambda copy: move_and_link(copy, "collections/films/media"), _LINK),
         (lambda copy: move_and_link(copy, "collections/talks"), _LINK),
         (lambda copy: (copy / "keys.sqlite3").symlink_to("/etc/passwd"), _LINK),
-        (lambda copy: [(copy / "media/films").mkdir(parents=True), (copy / "media/films/a").symlink_to("/etc")], _LINK),
+        (
+            lambda copy: [
+                (copy / "media/films").mkdir(parents=True),
+                (copy / "media/films/a").symlink_to("/etc/passwd"),
+            ],
+            _LINK,
+        ),
     ],
     ids=["path", "schema", "linked file", "linked folder", "media", "collection", "keys", "upload of 0.2.0"],
 )
