@@ -23,6 +23,7 @@ from training.models.architectures import build, read_config
 from training.models.fusion import FusedModel
 from training.models.pretrained import starts_of
 from training.recipe import Recipe, upgrade_recipe
+from training.weight_average import AVERAGE
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 ONLY_IN_TRAINING = ("word_head.", "object_head.", "feature_head.", "mask_embedding")
@@ -140,7 +141,8 @@ def restore_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Opt
     stored = load_file(path / "optimizer.safetensors")
     for name, parameter in model.named_parameters():
         if f"{name}.step" in stored:
-            state = {moment: stored[f"{name}.{moment}"].to(parameter.device, copy=True) for moment in MOMENTS}
+            kept = [key for key in (*MOMENTS, AVERAGE) if f"{name}.{key}" in stored]
+            state = {key: stored[f"{name}.{key}"].to(parameter.device, copy=True) for key in kept}
             optimizer.state[parameter] = {"step": stored[f"{name}.step"].clone(), **state}
     return True
 
@@ -150,6 +152,6 @@ def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Te
     for name, parameter in model.named_parameters():
         state = optimizer.state.get(parameter)
         if state:
-            for key in ("step", *MOMENTS):
+            for key in ("step", *MOMENTS, *([AVERAGE] if AVERAGE in state else [])):
                 out[f"{name}.{key}"] = torch.as_tensor(state[key]).contiguous().clone()
     return out

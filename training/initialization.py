@@ -16,10 +16,13 @@ from training.from_bundle import model_of_bundle
 from training.models.architectures import ARCHITECTURES, build, read_config
 from training.models.config import FusedConfig
 from training.models.fusion import FusedModel
-from training.models.pretrained import load_pretrained, load_text, text_folder
+from training.models.pretrained import load_kept_stages, load_pretrained, load_text, text_folder
 from training.recipe import Recipe
 from vitascope.bundle.manifest import MANIFEST_NAME
 from vitascope.tokenizer import Tokenizer
+
+ADDED = ("video.pretrained.", "video.branch.")
+"""Parameters that `keep_pretrained` adds to an initial model: it begins with the same outputs."""
 
 
 def load_or_initialize(recipe: Recipe, data: Path, latest: Path, start_from: Path | None) -> Checkpoint:
@@ -149,11 +152,13 @@ def _adapt(initial: InitialModel, recipe: Recipe) -> InitialModel:
     adapted = build(config)
     weights, expected = model.state_dict(), adapted.state_dict()
     fitting = {name: w for name, w in weights.items() if name in expected and w.shape == expected[name].shape}
-    unfit = sorted(n for n in {*weights, *expected} - {*fitting} if not n.startswith(ONLY_IN_TRAINING))
+    unfit = sorted(n for n in {*weights, *expected} - {*fitting} if not n.startswith((*ONLY_IN_TRAINING, *ADDED)))
     if unfit:
         raise ValueError(
             f"model: {recipe.model} needs other weights than the initial model has: {unfit[:3]} ({len(unfit)} in all); "
             "overrides that keep all weights were expected"
         )
     adapted.load_state_dict(fitting, strict=False)
+    if not any(name.startswith(ADDED) for name in weights):
+        load_kept_stages(adapted.video)
     return initial._replace(model=adapted)

@@ -40,6 +40,11 @@ class DatasetConfig(StrictModel):
     questions_per_video: Annotated[int, Field(ge=1)] = 1
     captions_per_video: Annotated[int, Field(ge=1)] = 1
     """Positive captions per video, each with a minimally different negative caption where the corpus has them."""
+    soft_targets: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the ITC target that goes to captions by their similarity to the video's own in the text encoder."""
+    prototypes: Annotated[int, Field(ge=0)] = 0
+    """In a stage with `frozen = "visual"`: so many pictures per step are also shown to `class_names` with features
+    moved towards a random class of the classifier, so that classes without photographs are learned as well."""
     negatives: Literal["hard", "random"] = "hard"
     """How ITM draws negative captions from the batch: by similarity to the video, or uniformly (SOHO, section 3.3)."""
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.15
@@ -99,10 +104,15 @@ class Stage(StrictModel):
     """Learning rate at the last step, relative to the peak."""
     schedule_steps: int | None = None
     """Length of the schedule where the stage ends earlier; None: `steps`."""
-    frozen: Literal["none", "encoders"] = "none"
+    frozen: Literal["none", "encoders", "visual"] = "none"
     """`encoders`: train only fused layers and heads (HD-VILA, section 3.4). The encoders stay in evaluation mode:
     no dropout, and neither running statistics nor dictionary entries change. Without augmentation each video is encoded
-    once, before the first step."""
+    once, before the first step. `visual`: the same for the video encoder alone, but for what `keep_pretrained` adds to
+    it; the text layers and both projections are trained, with large batches at a small part of the cost."""
+    locked_text_layers: Annotated[int, Field(ge=0)] = 0
+    """Embeddings and so many of the first text layers are frozen."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay per step of a moving average of the trained weights, which the stage ends with; 0: no average."""
     datasets: Annotated[list[DatasetConfig], Field(min_length=1)]
 
 
@@ -180,6 +190,11 @@ def _validate_dataset(stage: Stage, dataset: DatasetConfig) -> None:
         )
     if "objects" in dataset.objectives and (dataset.min_crop < 1.0 or dataset.zoom_out > 1.0 or dataset.flip):
         raise ValueError(f"objectives: 'objects' of {dataset.corpus!r} excludes min_crop, zoom_out and flip")
+    if dataset.prototypes and (stage.frozen != "visual" or "class_names" not in dataset.objectives):
+        raise ValueError(
+            f"prototypes: {dataset.prototypes} of {dataset.corpus!r} in stage {stage.name!r}; 'class_names' and "
+            "frozen = 'visual' were expected"
+        )
     if "mvm" in dataset.objectives and stage.frozen != "none":
         raise ValueError(
             f"objectives: 'mvm' of {dataset.corpus!r} in stage {stage.name!r}, whose encoders are frozen; a stage that "

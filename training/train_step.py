@@ -21,6 +21,7 @@ from training.models.fusion import FusedModel
 from training.models.text import VisualCache
 from training.objectives import losses, masking
 from training.objectives.class_names import most_likely
+from training.objectives.class_prototypes import ClassPrototypes
 
 NAMES_PER_STEP = 96
 """Class names that one step compares videos with: those with most mass in the batch."""
@@ -39,6 +40,8 @@ class NameTargets(NamedTuple):
 
     tokens: Tokens
     teacher: Mapping[str, np.ndarray]
+    prototypes: ClassPrototypes | None = None
+    """For datasets with `prototypes`."""
 
 
 def word_masking(tokenizer_file: Path, vocabulary: int) -> WordMasking:
@@ -74,8 +77,11 @@ def compute_losses(model: FusedModel, batch: Batch, words: WordMasking, names: N
         if batch.negatives is not None:
             negatives, negative_states = model.encode_text(batch.negatives.ids, batch.negatives.mask)
         if "itc" in objectives:
-            first = text[:: batch.dataset.captions_per_video]
-            out["itc"] = losses.itc(video.for_itc, first, temperature, batch.groups, negatives)
+            soft = None
+            if batch.dataset.soft_targets:
+                mean = model.mean_text_state(states, batch.captions.mask)
+                soft = batch.dataset.soft_targets * losses.caption_similarity(mean, len(batch.groups))
+            out["itc"] = losses.itc(video.for_itc, text, temperature, batch.groups, negatives, soft)
         if "itm" in objectives and cache is not None:
             positive = (states, batch.captions.mask)
             in_batch = _in_batch_negatives(batch, video.embedding, text, positive, temperature)
@@ -94,6 +100,8 @@ def compute_losses(model: FusedModel, batch: Batch, words: WordMasking, names: N
         out["objects"] = losses.objects(logits, batch.positions, batch.classes, grid, sizes, WEIGHTS)
     if "class_names" in objectives and names is not None:
         out["class_names"] = _class_names(model, batch, video.embedding, names, temperature)
+        if batch.dataset.prototypes:
+            out["class_names"] = 0.5 * (out["class_names"] + _prototype_names(model, batch, names, temperature))
     return out
 
 
@@ -112,8 +120,9 @@ class EncodedVideo(NamedTuple):
 
 def _encode_video(model: FusedModel, batch: Batch) -> EncodedVideo:
     if batch.visual is not None:
-        embedding = model.video_embedding(batch.visual)
-        return EncodedVideo(embedding, embedding, batch.visual)
+        tokens = batch.visual["visual"] if "visual" in batch.visual else model.tokens_of_features(batch.visual)
+        embedding = model.video_embedding(tokens)
+        return EncodedVideo(embedding, embedding, tokens)
     assert batch.streams is not None
     if "mvm" in batch.dataset.objectives:
         tokens, mask_context = model.encode_for_masking(batch.streams)
@@ -209,6 +218,24 @@ def _encode_text_states(model: FusedModel, texts: Tokens, *, detach: bool) -> Te
 
 def _class_names(model: FusedModel, batch: Batch, video: Tensor, names: NameTargets, temperature: float) -> Tensor:
     teacher = torch.from_numpy(names.teacher[batch.dataset.corpus][batch.rows].astype(np.float32)).to(video.device)
+    return _compare_with_names(model, video, teacher, names, temperature)
+
+
+def _prototype_names(model: FusedModel, batch: Batch, names: NameTargets, temperature: float) -> Tensor:
+    """Compare pictures that were moved towards random classes with the class names."""
+    assert batch.visual is not None
+    assert names.prototypes is not None
+    some = {name: x[: batch.dataset.prototypes] for name, x in batch.visual.items()}
+    grid = (model.cfg.grid_height, model.cfg.grid_width)
+    some["pretrained"] = names.prototypes.move(some["pretrained"], grid)
+    teacher = names.prototypes.probabilities(some["pretrained"])
+    video = model.video_embedding(model.tokens_of_features(some))
+    return _compare_with_names(model, video, teacher, names, temperature)
+
+
+def _compare_with_names(
+    model: FusedModel, video: Tensor, teacher: Tensor, names: NameTargets, temperature: float
+) -> Tensor:
     classes, targets = most_likely(teacher, NAMES_PER_STEP)
     mask = names.tokens.mask[classes]
     longest = int(mask.sum(dim=1).max())

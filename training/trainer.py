@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed
 from accelerate import Accelerator
@@ -26,9 +27,11 @@ from training.models.batch_norm import sync_batch_norm
 from training.models.config import ConvConfig
 from training.models.fusion import FusedModel
 from training.objectives.class_names import class_names, teacher_probabilities
+from training.objectives.class_prototypes import ClassPrototypes
 from training.recipe import Recipe, Stage
 from training.train_step import NameTargets, WordMasking, compute_losses, word_masking
 from training.visual_token_cache import encode_frozen
+from training.weight_average import load_average, update_average
 from vitascope.tokenizer import Tokenizer
 
 Validate = Callable[[FusedModel, list[str], Path], dict[str, float]]
@@ -90,6 +93,8 @@ def train(
             while step < end:
                 row = run.step(inner, step)
                 step, inner = step + 1, inner + 1
+                if stage.ema and inner == stage.steps:
+                    load_average(run.optimizer)
                 if main and validate and (step % recipe.validate_every == 0 or step == recipe.total_steps):
                     row |= {f"val/{k}": v for k, v in validate(model, answers, state.tokenizer).items()}
                 log.write(json.dumps(row) + "\n")
@@ -134,7 +139,7 @@ class _StageRun:
             _check_batch_sizes(self.batches)
         self.bf16 = recipe.precision == "bf16"
         freeze(model, stage)
-        if stage.frozen == "encoders":
+        if stage.frozen != "none":
             with accelerator.main_process_first():  # the other processes read its files
                 fresh = fresh and accelerator.is_main_process
                 self.batches.visual = encode_frozen(
@@ -173,6 +178,8 @@ class _StageRun:
             _average_gradients(self.model)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.max_grad_norm)
         self.optimizer.step()
+        if self.stage.ema:
+            update_average(self.optimizer, self.stage.ema, inner)
         row: dict[str, float] = {"step": step, "rate": rate, "norm": round(float(norm), 4)}
         corpus = batch.dataset.corpus
         row |= {f"loss/{name} {corpus}": round(loss, 5) for name, loss in zip(losses, values, strict=True)}
@@ -215,17 +222,27 @@ def freeze(model: FusedModel, stage: Stage) -> None:
 
     Frozen are the encoders where the stage says so, whatever has a learning rate of 0, and always the backbone stages
     that the architecture freezes.
+
+    Raises ValueError where the stage freezes the video encoder of an architecture that has no part after it to train.
     """
     model.encoders_frozen = stage.frozen == "encoders"
+    model.visual_frozen = stage.frozen == "visual"
+    if model.visual_frozen and not model.after_features:
+        raise ValueError(
+            f"frozen: 'visual' in stage {stage.name!r} of {model.cfg.architecture}; keep_pretrained = true of hd-vila "
+            "was expected"
+        )
     model.backbones_frozen = stage.backbone_lr_mult == 0.0
     encoders = set(model.encoder_parameters()) if model.encoders_frozen else set()
     frozen = model.cfg.frozen_stages if isinstance(model.cfg, ConvConfig) else 0
-    always = {f"{backbone}stages.{i}." for backbone in model.backbones for i in range(frozen)}
+    always = {f"{backbone}stages.{i}." for backbone in model.backbones for i in range(frozen)} | {*model.never_trained}
+    if stage.locked_text_layers:
+        always |= {"text.bert.embeddings."} | {f"text.bert.encoder.layer.{i}." for i in range(stage.locked_text_layers)}
     for name, parameter in model.named_parameters():
-        frozen_by_architecture = name.startswith(tuple(always))
-        parameter.requires_grad_(
-            not frozen_by_architecture and name not in encoders and _lr_mult(model, stage, name) > 0.0
+        in_frozen_part = name.startswith(tuple(always)) or (
+            model.visual_frozen and name.startswith("video.") and not name.startswith(model.after_features)
         )
+        parameter.requires_grad_(not in_frozen_part and name not in encoders and _lr_mult(model, stage, name) > 0.0)
         parameter.grad = None  # a gradient of the previous stage would count in the gradient norm
     model.train()
 
@@ -264,7 +281,16 @@ def _name_targets(
     if not teacher:
         return None
     ids, mask = tokenizer.encode(class_names())
-    return NameTargets(Tokens(torch.from_numpy(ids), torch.from_numpy(mask)).to(device), teacher)
+    maps = [
+        cached["pretrained"][0]
+        for dataset, cached in zip(stage.datasets, batches.visual, strict=True)
+        if dataset.prototypes and cached is not None
+    ]
+    prototypes = None
+    if maps:
+        features = np.concatenate([row[None].mean(axis=1, dtype=np.float32) for values in maps for row in values])
+        prototypes = ClassPrototypes.fit(torch.from_numpy(features)).to(device)
+    return NameTargets(Tokens(torch.from_numpy(ids), torch.from_numpy(mask)).to(device), teacher, prototypes)
 
 
 def _progress(*, visible: bool) -> Progress:

@@ -125,7 +125,7 @@ def test_frozen_encoders_see_all_clips_once_or_drawn_ones_in_several_views(corpu
         plain["stages"][1]["datasets"][0] |= {"min_crop": 1.0, "jitter": 0.0} | changes
         out = tmp_path / f"{clips}-{len(changes)}"
         train(Recipe.model_validate(plain), corpus / "data", out)
-        return out / "visual" / "0-pictogram_videos-train.npy"
+        return out / "visual" / "0-pictogram_videos-train" / "visual.npy"
 
     every = np.load(kept(None))
     assert every.shape[:2] == (1, 8)

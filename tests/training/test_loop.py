@@ -127,7 +127,7 @@ def test_a_frozen_video_is_encoded_once_and_a_resumed_run_reads_the_same(
     made = Recipe.model_validate(plain)
     whole = checkpoint.load(train(made, corpus[0], tmp_path / "whole")).model
     train(made, corpus[0], tmp_path / "pieces", stop_after=made.stages[0].steps + 3)
-    kept = tmp_path / "pieces" / "visual" / "0-squares-train.npy"
+    kept = tmp_path / "pieces" / "visual" / "0-squares-train" / "visual.npy"
     written = kept.stat().st_mtime_ns
     pieces = checkpoint.load(train(made, corpus[0], tmp_path / "pieces")).model
     assert kept.stat().st_mtime_ns == written
@@ -146,7 +146,7 @@ def test_altered_pictures_may_be_encoded_a_few_times_for_a_whole_stage(
     plain = recipe(corpus[1]).model_dump()
     plain["stages"][1]["datasets"][0] |= {"num_views": 3, "jitter": 0.4}
     train(Recipe.model_validate(plain), corpus[0], tmp_path)
-    kept = np.load(tmp_path / "visual" / "0-squares-train.npy")
+    kept = np.load(tmp_path / "visual" / "0-squares-train" / "visual.npy")
     assert kept.shape[:2] == (3, 16)
     apart = np.abs(kept[0].astype(float) - kept[1].astype(float)).max()
     assert apart > 1e-3  # the views differ

@@ -41,7 +41,7 @@ def batch(model: HdVila, groups: list[int], negatives: Literal["hard", "random"]
     return Batch(
         dataset=dataset,
         streams=None,
-        visual=torch.randn(VIDEOS, 4, model.cfg.visual_width),
+        visual={"visual": torch.randn(VIDEOS, 4, model.cfg.visual_width)},
         times=None,
         groups=torch.tensor(groups),
         rows=np.arange(VIDEOS),
@@ -94,8 +94,8 @@ def test_random_negatives_come_from_every_other_video_and_hard_ones_from_the_mos
     with torch.no_grad():
         text, _ = model.encode_text(made.captions.ids, made.captions.mask)
         inverse = torch.linalg.pinv(model.video_project.weight)
-        made.visual.copy_(((text[::PAIRS].roll(-1, 0) - model.video_project.bias) @ inverse.T)[:, None])
-        similarity = model.video_embedding(made.visual) @ text[::PAIRS].T
+        made.visual["visual"].copy_(((text[::PAIRS].roll(-1, 0) - model.video_project.bias) @ inverse.T)[:, None])
+        similarity = model.video_embedding(made.visual["visual"]) @ text[::PAIRS].T
     assert similarity.argmax(dim=1).tolist() == [1, 2, 3, 0]
     monkeypatch.setattr(model, "cfg", model.cfg.model_copy(update={"temperature": 1e-3}))
     _, wrong = held_against(model, made, monkeypatch, times=10)

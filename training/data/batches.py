@@ -49,8 +49,8 @@ class Batch:
     dataset: DatasetConfig
     streams: dict[str, Tensor] | None
     """By name (B, C, F, H, W, 3) uint8 or float32, 0..255."""
-    visual: Tensor | None
-    """(B, V, W) float32 visual tokens of frozen encoders, instead of the streams."""
+    visual: dict[str, Tensor] | None
+    """Instead of the streams, what frozen encoders computed, float32: `visual`, the tokens (B, V, W), or features."""
     times: Tensor | None
     """Indices of the learned time embeddings of the frames; still images use only two of them."""
     groups: Tensor  # (B,) int64
@@ -70,8 +70,9 @@ class Batch:
         """Return the batch with all tensors on a device."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         moved: dict[str, Any] = {n: x.to(device) for n, x in values.items() if isinstance(x, Tensor | Tokens)}
-        if self.streams is not None:
-            moved["streams"] = {name: frames.to(device) for name, frames in self.streams.items()}
+        for name in ("streams", "visual"):
+            if (by_name := getattr(self, name)) is not None:
+                moved[name] = {key: x.to(device) for key, x in by_name.items()}
         return replace(self, **moved)
 
 
@@ -119,8 +120,8 @@ class Batches:
         for packed in self.packed:
             if mismatches := packed.stream_mismatches(streams):
                 raise InvalidInput(f"streams: {packed.folder}: {'; '.join(mismatches)}")
-        self.visual: list[np.ndarray | None] = [None] * len(stage.datasets)
-        """Per dataset the visual tokens (views, N, V, W) of all videos, where they are encoded once."""
+        self.visual: Sequence[Mapping[str, np.ndarray] | None] = [None] * len(stage.datasets)
+        """Per dataset what frozen encoders computed of all videos, (views, N, ...) by name, where they are cached."""
         self.order = schedule(stage, seed)
         pairs = list(zip(self.packed, stage.datasets, strict=True))
         self.clips = [_clips_per_video(packed, dataset) for packed, dataset in pairs]
@@ -142,8 +143,8 @@ class Batches:
         streams = times = visual = None
         encoded = self.visual[index]
         if encoded is not None:
-            view = rng.integers(len(encoded), size=len(rows))
-            visual = torch.from_numpy(encoded[view, rows].astype(np.float32))
+            view = rng.integers(len(next(iter(encoded.values()))), size=len(rows))
+            visual = {name: torch.from_numpy(x[view, rows].astype(np.float32)) for name, x in encoded.items()}
         else:
             clips = drawn_clips(rng, len(rows), packed.clips, self.clips[index])
             streams, times = self._streams(packed, rows, clips, dataset, rng)

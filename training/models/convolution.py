@@ -114,6 +114,14 @@ class ConvEncoder(nn.Module):
         return out
 
 
+def pretrained_stages(cfg: ConvConfig) -> nn.Sequential:
+    """Return the stages after the frozen ones, themselves frozen: what the trained stages started from."""
+    stages = backbone_stages(timm.create_model(cfg.backbone, num_classes=0))[cfg.frozen_stages :]
+    module = nn.Sequential(*stages)
+    module.requires_grad_(False)
+    return module.eval()
+
+
 def temporal_shift(maps: Tensor, frames: int, share: float) -> Tensor:
     """Take a fraction of the channels from the previous frame and as many from the next (Lin et al., "TSM", ICCV 2019).
 

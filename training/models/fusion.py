@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -45,12 +45,18 @@ class FusedModel(nn.Module, ABC):
 
     backbones: ClassVar[tuple[str, ...]]
     """Parameter prefixes of the visual backbones."""
+    never_trained: ClassVar[tuple[str, ...]] = ()
+    """Parameter prefixes of pretrained parts that no stage trains."""
+    after_features: tuple[str, ...] = ()
+    """Parameter prefixes of the video encoder that stages with `frozen = "visual"` train; empty: no such stages."""
 
     def __init__(self, cfg: FusedConfig, video: nn.Module) -> None:
         super().__init__()
         self.cfg = cfg
         self.encoders_frozen = False
         """Keep both encoders in evaluation mode (see `train`), for stages that freeze them."""
+        self.visual_frozen = False
+        """Keep the video encoder in evaluation mode but for its part after the features."""
         self.backbones_frozen = False
         """Keep the visual backbones in evaluation mode, for stages that do not train them."""
         self.video = video
@@ -99,6 +105,10 @@ class FusedModel(nn.Module, ABC):
             bert = self.text.bert
             for part in (self.video, bert.embeddings, *bert.encoder.layer[: self.text_embedding_layers]):
                 part.eval()
+        if self.visual_frozen and mode:
+            self.video.eval()
+            for prefix in self.after_features:
+                self.get_submodule(prefix.rstrip(".")).train()
         if self.backbones_frozen:
             for prefix in self.backbones:
                 self.get_submodule(prefix.rstrip(".")).eval()
@@ -126,6 +136,26 @@ class FusedModel(nn.Module, ABC):
         b, c = next(iter(streams.values())).shape[:2]
         tokens: Tensor = self.video({name: frames.flatten(0, 1) for name, frames in streams.items()}, times)
         return tokens.reshape(b, c, *tokens.shape[1:])
+
+    def visual_features(self, streams: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what the frozen part of the video encoder computes in stages with `frozen = "visual"`.
+
+        Args:
+            streams: As in `encode_video`.
+
+        Returns:
+            Means over clips by name, (B, ...), which `tokens_of_features` reads.
+        """
+        b, c = next(iter(streams.values())).shape[:2]
+        video: Any = self.video
+        features = video.features({name: frames.flatten(0, 1) for name, frames in streams.items()})
+        return {name: x.reshape(b, c, *x.shape[1:]).mean(dim=1) for name, x in features.items()}
+
+    def tokens_of_features(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Return the visual tokens (B, V, W) of the features of `visual_features`."""
+        video: Any = self.video
+        tokens: Tensor = video.merge(features)
+        return tokens
 
     def video_embedding(self, tokens: Tensor) -> Tensor:
         """Return the L2-normalised embedding (..., E) of visual tokens (..., V, W)."""

@@ -82,6 +82,16 @@ def load_cnn(video: nn.Module, backbone: str) -> None:
     for encoder in (part for part in video.modules() if isinstance(part, ConvEncoder)):
         for own, pretrained in zip(encoder.stages, stages, strict=False):  # some end at stride 16
             own.load_state_dict(pretrained.state_dict())
+    load_kept_stages(video)
+
+
+def load_kept_stages(video: nn.Module) -> None:
+    """Load the package's weights into the last CNN stages that a video encoder keeps as they are, if it has any."""
+    kept = getattr(video, "pretrained", None)
+    if kept is not None:
+        stages = backbone_stages(imagenet_classifier())
+        for own, pretrained in zip(kept, stages[len(stages) - len(kept) :], strict=True):
+            own.load_state_dict(pretrained.state_dict())
 
 
 def load_text(model: FusedModel) -> None:

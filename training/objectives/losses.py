@@ -38,28 +38,60 @@ def _similarity(video: Tensor, text_TD: Tensor, temperature: float) -> Tensor:
         return pool_clip_similarity(similarity, temperature) if video.ndim == 3 else similarity
 
 
-def itc(video: Tensor, text_BD: Tensor, temperature: float, groups: Tensor, negatives: Tensor | None = None) -> Tensor:
+def itc(
+    video: Tensor,
+    text_TD: Tensor,
+    temperature: float,
+    groups: Tensor,
+    negatives: Tensor | None = None,
+    soft: Tensor | None = None,
+) -> Tensor:
     """Compute the symmetric contrastive loss over the batch of all processes (HD-VILA, section 3.4, equations 3 to 5).
 
     Args:
         video: Embeddings of videos (B, D), or of their clips (B, C, D), whose similarities are pooled.
-        text_BD: One text embedding per video.
+        text_TD: The same number of text embeddings per video, those of a video adjacent.
         temperature: Divisor of the similarities.
         groups: (B,) int64. Samples of one group are not negatives of one another; they share the target.
         negatives: (M, D) further texts that are wrong for every video, used video to text only. Every process gives
             the same number, or None.
+        soft: (B, T) positive weights of a soft target, such as `caption_similarity`, already scaled; added to the
+            targets. In one process only.
     """
-    video, text, groups = _all_gather(video), _all_gather(text_BD), _all_gather(groups)
-    same = (groups[:, None] == groups[None, :]).float()
-    target = same / same.sum(dim=1, keepdim=True)
-    logits = _similarity(video, text, temperature) / temperature  # (B, B)
-    to_text, target_text = logits, target
+    video, text, groups = _all_gather(video), _all_gather(text_TD), _all_gather(groups)
+    same = (groups[:, None] == groups.repeat_interleave(len(text) // len(video))[None, :]).float()
+    logits = _similarity(video, text, temperature) / temperature  # (B, T)
+    to_text, target_text, target_video = logits, _distribution(same), _distribution(same.T)
+    if soft is not None:
+        share = soft.sum(dim=1).mean()  # what the caller scaled the soft target by
+        target_text = (1.0 - share) * target_text + soft
+        target_video = (1.0 - share) * target_video + share * _distribution(soft.T)
     if negatives is not None:
         negatives = _all_gather(negatives)
         to_text = torch.cat([logits, _similarity(video, negatives, temperature) / temperature], dim=1)
-        target_text = torch.cat([target, torch.zeros(len(target), len(negatives), device=target.device)], dim=1)
+        target_text = torch.cat([target_text, torch.zeros(len(video), len(negatives), device=logits.device)], dim=1)
     # cross_entropy takes class probabilities as target.
-    return 0.5 * (F.cross_entropy(to_text, target_text) + F.cross_entropy(logits.T, target))
+    return 0.5 * (F.cross_entropy(to_text, target_text) + F.cross_entropy(logits.T, target_video))
+
+
+def _distribution(weights: Tensor) -> Tensor:
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+SOFT_TEMPERATURE = 0.05
+"""Of the similarity of captions in soft targets."""
+
+
+@torch.no_grad()
+def caption_similarity(states_TD: Tensor, videos: int) -> Tensor:
+    """Return how alike the captions of one video and each caption are, as distributions (B, T) over captions.
+
+    states_TD: mean text states of T captions, the same number per video, those of a video adjacent. Experts grade how
+    well a caption fits, and so do these targets: a similar caption of another video is half right.
+    """
+    states = F.normalize(states_TD.float() - states_TD.float().mean(dim=0), dim=-1)
+    by_video = F.normalize(states.reshape(videos, -1, states.shape[1]).mean(dim=1), dim=-1)
+    return torch.softmax(by_video @ states.T / SOFT_TEMPERATURE, dim=1)
 
 
 def _all_gather(x: Tensor) -> Tensor:

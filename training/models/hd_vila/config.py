@@ -34,6 +34,9 @@ class HdVilaConfig(ConvConfig):
     centre_weight: Annotated[float, Field(ge=0, le=1)]
     """Weight of the middle frame, which has the high resolution, in the mean over frames. The published model uses the
     plain mean: 1 / (low_frames + 1)."""
+    keep_pretrained: bool = False
+    """The pretrained CNN's stages after the frozen ones also read the high-resolution frame, in a copy that is never
+    trained, so that what they know of photographs stays. The published model has none."""
 
     @model_validator(mode="after")
     def _grid_fits(self) -> HdVilaConfig:
@@ -47,6 +50,8 @@ class HdVilaConfig(ConvConfig):
                     f"high_{axis}: {high} given; low_{axis} {low} or a multiple of 32 * grid_{axis} = {32 * grid} was "
                     "expected"
                 )
+        if self.keep_pretrained and not 1 <= self.frozen_stages <= 4:
+            raise ValueError(f"frozen_stages: {self.frozen_stages} with keep_pretrained; 1 to 4 were expected")
         return self
 
     @property

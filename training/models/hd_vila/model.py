@@ -42,9 +42,12 @@ class HdVila(FusedModel):
     video: VideoEncoder
     visual_embeddings: VisualEmbeddings
     backbones = ("video.high.", "video.low.")
+    never_trained = ("video.pretrained.",)
 
     def __init__(self, cfg: HdVilaConfig) -> None:
         super().__init__(cfg, VideoEncoder(cfg))
+        if cfg.keep_pretrained:
+            self.after_features = ("video.branch.",)
 
     def make_visual_embeddings(self) -> VisualEmbeddings:
         cfg = self.cfg

@@ -7,13 +7,14 @@ V = Y * X visual tokens, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.models.attention import attend
-from training.models.convolution import STRIDE_16, STRIDE_32, ConvEncoder
+from training.models.convolution import STRIDE_16, STRIDE_32, ConvEncoder, pretrained_stages
 from training.models.hd_vila.config import HdVilaConfig
 from training.models.pixels import channels_first
 
@@ -122,6 +123,55 @@ class HybridTransformer(nn.Module):
         return x_NFYXD.reshape(n, f, y * x, d) + position[:, None] + time[:, :, None]
 
 
+def _two_layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Return a perceptron whose outputs start at zero."""
+    last = nn.Linear(hidden, outputs)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), last)
+
+
+class PretrainedBranch(nn.Module):
+    """Adds what the frozen pretrained CNN sees to the visual tokens.
+
+    Every token gets the same summary of the whole picture, which decides the embedding of the video, and its own
+    detail, which the fused layers read. Details have mean zero over the tokens and do not change the embedding.
+    """
+
+    QUERIES, VALUE_WIDTH, HIDDEN_WIDTH = 8, 320, 640
+    DROPOUT = 0.1
+    """Of the map's channels in the summary, in training."""
+
+    def __init__(self, cfg: HdVilaConfig, channels: int) -> None:
+        super().__init__()
+        width = cfg.hybrid_width
+        self.scores = nn.Linear(channels, self.QUERIES)
+        self.values = nn.Linear(channels, self.VALUE_WIDTH)
+        self.query_bias = nn.Parameter(torch.zeros(self.QUERIES, self.VALUE_WIDTH))
+        self.attended = nn.Linear(self.QUERIES * self.VALUE_WIDTH, width)
+        self.mean = _two_layers(channels, self.HIDDEN_WIDTH, width)
+        self.detail = _two_layers(channels, 2 * width, width)
+        # Starts as the identity on the tokens.
+        nn.init.zeros_(self.attended.weight)
+        nn.init.zeros_(self.attended.bias)
+
+    def forward(self, tokens_NVD: Tensor, map_NVC: Tensor) -> Tensor:
+        """Return the tokens (N, V, D) with what the map (N, V, C) of the pretrained CNN adds."""
+        detail = self.detail(map_NVC)
+        out: Tensor = tokens_NVD + self.summary(map_NVC)[:, None] + detail - detail.mean(dim=1, keepdim=True)
+        return out
+
+    def summary(self, map_NVC: Tensor) -> Tensor:
+        """Return the summary (N, D) of a map (N, V, C): its mean and what each learned query attends to."""
+        attention = self.scores(map_NVC).softmax(dim=1).transpose(1, 2)  # (N, queries, V)
+        pooled = torch.cat([map_NVC.mean(dim=1, keepdim=True), attention @ map_NVC], dim=1)
+        if self.training:
+            pooled = pooled * F.dropout(torch.ones_like(pooled[:, :1]), self.DROPOUT)
+        attended = F.gelu(self.values(pooled[:, 1:]) + self.query_bias)
+        out: Tensor = self.attended(attended.flatten(1)) + self.mean(pooled[:, 0])
+        return out
+
+
 class VideoEncoder(nn.Module):
     """Frame streams to visual tokens: the hybrid image sequence of section 3.2."""
 
@@ -135,6 +185,16 @@ class VideoEncoder(nn.Module):
         self.low_grid = nn.Conv2d(channels[STRIDE_16], cfg.hybrid_width, 1, bias=False)
         self.hybrid = HybridTransformer(cfg)
         self.combine = nn.Conv2d(2 * cfg.hybrid_width, cfg.hybrid_width, 1)
+        # The stages before these are frozen in `high`, so both share them.
+        self.pretrained = pretrained_stages(cfg) if cfg.keep_pretrained else None
+        self.branch = PretrainedBranch(cfg, channels[STRIDE_32]) if cfg.keep_pretrained else None
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the training mode of all parts but the pretrained copy, whose norms keep their statistics."""
+        super().train(mode)
+        if self.pretrained is not None:
+            self.pretrained.eval()
+        return self
 
     def forward(self, streams: Mapping[str, Tensor], times: Tensor | None = None) -> Tensor:
         """Return the visual tokens (N, V, D) of each clip: the weighted mean over frames.
@@ -143,13 +203,44 @@ class VideoEncoder(nn.Module):
             streams: `high` (N, 1, H, W, 3) and `low` (N, F - 1, H', W', 3), uint8 or float, 0..255.
             times: Indices (F,) of the time embeddings, in the order [low before, middle, low after]; default all.
         """
-        high, low = streams["high"], streams["low"]
+        return self.merge(self.features(streams, times))
+
+    def features(self, streams: Mapping[str, Tensor], times: Tensor | None = None) -> dict[str, Tensor]:
+        """Return what `merge` reads: `tokens` (N, V, D) and, with `keep_pretrained`, `pretrained` (N, V, C).
+
+        A stage that freezes the backbone computes these once. Arguments as in `forward`.
+        """
+        outputs = [STRIDE_16, STRIDE_32]
+        if self.pretrained is not None:
+            outputs.append(self.cfg.frozen_stages - 1)
+        *shared, reference, detail = self.high(channels_first(streams["high"]), outputs)
+        out = {"tokens": self._hybrid_tokens(reference, detail, streams["low"], times)}
+        if self.pretrained is not None:
+            with torch.no_grad():
+                kept = self.pretrained(shared[0])
+            grid = (streams["low"].shape[2] // 16, streams["low"].shape[3] // 16)
+            if kept.shape[2:] != grid:
+                kept = F.adaptive_avg_pool2d(kept, grid)
+            out["pretrained"] = kept.flatten(2).transpose(1, 2)
+        return out
+
+    def merge(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Return the visual tokens (N, V, D) of the features of `features`."""
+        if self.branch is None:
+            return features["tokens"]
+        merged: Tensor = self.branch(features["tokens"], features["pretrained"])
+        return merged
+
+    def _hybrid_tokens(self, reference: Tensor, detail: Tensor, low: Tensor, times: Tensor | None) -> Tensor:
+        """Return the visual tokens (N, V, D) of the hybrid image sequence.
+
+        reference, detail: maps of the high-resolution frame at strides 16 and 32. low, times: as in `forward`.
+        """
         n, neighbours = low.shape[:2]
         (low_map,) = self.low(channels_first(low), (STRIDE_16,), neighbours)
         low_map = F.gelu(self.low_grid(low_map))
         grid = low_map.shape[2:]  # the configured grid unless the streams have another size
         low_map = low_map.reshape(n, neighbours, -1, *grid)
-        reference, detail = self.high(channels_first(high), (STRIDE_16, STRIDE_32))
         detail = self.high_grid(detail)
         if detail.shape[2] < grid[0]:  # one resolution: stride 32 is coarser than the grid
             detail = F.interpolate(detail, grid, mode="nearest")

@@ -1,0 +1,162 @@
+"""Stages that freeze the video encoder: what is cached, what is trained, and the pretrained stages that are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from tests.training.small_run import MODEL, recipe, write_corpus, write_tokenizer
+from training import checkpoint
+from training.initialization import model_config
+from training.models.hd_vila import HdVila, HdVilaConfig
+from training.objectives import losses
+from training.objectives.class_prototypes import ClassPrototypes
+from training.recipe import Recipe
+from training.trainer import train
+
+KEPT = {**MODEL, "frozen_stages": 3, "keep_pretrained": True}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(data folder, tokenizer file)"""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("squares")
+    write_corpus(folder / "data", folder)
+    return folder / "data", write_tokenizer(folder / "tokenizer.json")
+
+
+def cached_recipe(tokenizer: Path, steps: int = 6, model: dict[str, Any] = KEPT, **stage: object) -> Recipe:
+    """One stage with a frozen video encoder and two views of each picture."""
+    dataset = {
+        "corpus": "squares",
+        "weight": 1.0,
+        "batch_size": 8,
+        "captions_per_video": 2,
+        "min_crop": 0.8,
+        "num_views": 2,
+        "soft_targets": 0.2,
+        "objectives": {"itc": 1.0, "itm": 1.0, "vqa": 1.0},
+    }
+    fields = {"name": "cached", "steps": steps, "learning_rate": 1e-2, "frozen": "visual", "text_lr_mult": 1.0}
+    return recipe(tokenizer, model=model, stages=[{**fields, "datasets": [dataset], **stage}])
+
+
+def changed_parameters(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name, value in before.items() if not torch.equal(value, after[name])}
+
+
+def initial_weights(made: Recipe) -> dict[str, torch.Tensor]:
+    torch.manual_seed(made.seed)
+    config = model_config(made, answers=4)
+    assert isinstance(config, HdVilaConfig)
+    return HdVila(config).state_dict()
+
+
+def test_only_what_reads_the_features_is_trained_and_an_interrupted_run_ends_alike(
+    corpus: tuple[Path, Path], tmp_path: Path
+) -> None:
+    made = cached_recipe(corpus[1], ema=0.9)
+    whole = checkpoint.load(train(made, corpus[0], tmp_path / "whole")).model.state_dict()
+    for steps in (2, None):
+        pieces = checkpoint.load(train(made, corpus[0], tmp_path / "pieces", stop_after=steps)).model.state_dict()
+    assert not changed_parameters(whole, pieces)
+    changed = changed_parameters(initial_weights(made), whole)
+    in_video = {name for name in changed if name.startswith("video.")}
+    assert in_video
+    assert all(name.startswith("video.branch.") for name in in_video)
+    assert {"video_project.weight", "text_project.weight", "match_head.weight"} <= changed
+    assert any(name.startswith("text.bert.encoder.layer.0.") for name in changed)
+
+
+def test_locked_text_layers_stay(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    made = cached_recipe(corpus[1], steps=2, locked_text_layers=1)
+    changed = changed_parameters(
+        initial_weights(made), checkpoint.load(train(made, corpus[0], tmp_path)).model.state_dict()
+    )
+    assert not [name for name in changed if name.startswith(("text.bert.embeddings.", "text.bert.encoder.layer.0."))]
+    assert "text_project.weight" in changed
+
+
+def test_a_stage_ends_with_the_average_of_its_weights(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    last = [
+        checkpoint.load(train(cached_recipe(corpus[1], ema=ema), corpus[0], tmp_path / str(ema))).model.state_dict()
+        for ema in (0.0, 0.99)
+    ]
+    start = initial_weights(cached_recipe(corpus[1]))
+    moved = [float((weights["video_project.weight"] - start["video_project.weight"]).norm()) for weights in last]
+    assert 0 < moved[1] < moved[0]
+
+
+def test_before_training_the_kept_stages_change_nothing_and_later_only_their_summary_changes_the_embedding() -> None:
+    torch.manual_seed(0)
+    config = HdVilaConfig.model_validate(model_config(recipe(Path("unused"), model=KEPT), 4).model_dump())
+    model = HdVila(config).eval()
+    streams = {s.name: torch.rand(2, 1, s.frames, s.height, s.width, 3) * 255 for s in config.streams()}
+    features = model.visual_features(streams)
+    tokens = model.tokens_of_features(features)
+    assert torch.equal(tokens, features["tokens"])
+    assert torch.allclose(model.encode_video(streams)[1], tokens, atol=1e-5)
+    assert model.video.branch is not None
+    torch.nn.init.normal_(model.video.branch.detail[2].weight)
+    detailed = model.tokens_of_features(features)
+    assert not torch.allclose(detailed, tokens, atol=1e-2)
+    assert torch.allclose(model.video_embedding(detailed), model.video_embedding(tokens), atol=1e-4)
+    torch.nn.init.normal_(model.video.branch.mean[2].weight)
+    moved = model.video_embedding(model.tokens_of_features(features))
+    assert not torch.allclose(moved, model.video_embedding(tokens), atol=1e-2)
+
+
+def test_a_model_without_kept_stages_cannot_freeze_its_video_encoder_alone(
+    corpus: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"frozen: 'visual' in stage 'cached' .* keep_pretrained"):
+        train(cached_recipe(corpus[1], model=MODEL), corpus[0], tmp_path)
+
+
+def test_kept_stages_need_frozen_ones_before_them_and_prototypes_a_stage_with_features(
+    corpus: tuple[Path, Path],
+) -> None:
+    with pytest.raises(ValidationError, match="frozen_stages: 0 with keep_pretrained"):
+        HdVilaConfig.model_validate(model_config(recipe(corpus[1]), 4).model_dump() | {"keep_pretrained": True})
+    fields = recipe(corpus[1]).model_dump()
+    fields["stages"][0]["datasets"][0]["prototypes"] = 4
+    with pytest.raises(ValidationError, match="prototypes: 4 of 'squares'"):
+        Recipe.model_validate(fields)
+
+
+def test_every_caption_of_a_video_is_a_target_and_similar_captions_of_others_are_a_part_of_it() -> None:
+    videos, texts = torch.eye(3, 4), torch.eye(3, 4).repeat_interleave(2, dim=0)
+    groups = torch.arange(3)
+    right = losses.itc(videos, texts, 0.1, groups)
+    assert right < losses.itc(videos, texts.roll(2, 0), 0.1, groups)
+    assert right.item() == pytest.approx(0.5 * np.log(2), abs=1e-3)  # a video's two captions share its target
+    similar = losses.caption_similarity(texts, 3)
+    assert similar.shape == (3, 6)
+    assert torch.allclose(similar.sum(dim=1), torch.ones(3))
+    assert torch.equal(similar.topk(2, dim=1).indices.sort(dim=1).values, torch.arange(6).reshape(3, 2))
+    assert losses.itc(videos, texts, 0.1, groups, soft=0.5 * torch.full((3, 6), 1 / 6)) > right
+
+
+def test_a_map_is_moved_until_the_classifier_sees_the_class_in_it() -> None:
+    torch.manual_seed(0)
+    features = torch.rand(200, 16) * 3
+    weight = torch.randn(5, 16)
+    relative = weight - weight.mean(dim=0)
+    directions = relative @ torch.cov(features.T)
+    directions /= (relative * directions).sum(dim=1, keepdim=True)
+    prototypes = ClassPrototypes(weight, torch.zeros(5), features.mean(dim=0), directions)
+    maps = features[:100].reshape(100, 1, 16).expand(-1, 49, -1)
+    moved = prototypes.move(maps, (7, 7))
+    assert moved.shape == maps.shape
+    assert moved.min() >= 0
+    assert moved.max() <= 6
+    before, after = (prototypes.probabilities(x) for x in (maps, moved))
+    assert torch.allclose(after.sum(dim=1), torch.ones(100), atol=1e-5)
+    assert set(after.argmax(dim=1).tolist()) == set(range(5))
+    assert len(set(before.argmax(dim=1).tolist())) <= 5
