@@ -120,20 +120,20 @@ bench-ingest: $(VENV)/.runtime ## how fast films become searchable, and what sha
 bench-index: $(VENV)/.bench ## recall, speed and size of the index kinds beside FAISS alone and usearch (SIZES="10000 100000"; all: half an hour)
 	$(BIN)/python -m benchmarks.index $(if $(SIZES),--sizes $(SIZES))
 
-bench-service: $(VENV)/.bench ## the service beside the graphs, FAISS, a plain handler, other services and decoders (ARGS="--only decode")
-	$(BIN)/python -m benchmarks.service.bench $(ARGS)
+bench-service: $(VENV)/.bench ## the service beside the graphs, FAISS, a plain handler, other services and decoders (ARGS=decode: one part)
+	$(BIN)/python -m benchmarks.service $(or $(ARGS),compare)
 
 screenshots: $(VENV)/.test ## docs/images: the pictures of the page, taken anew in Chromium from a service with $(BUNDLE)
 	OMP_NUM_THREADS=1 VITASCOPE_BUNDLE=$(BUNDLE) $(BIN)/python -m tests.service.screenshots
 
 bench-page: $(VENV)/.test ## how soon the page shows what the API answered, in Chromium (bound: 100 ms)
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.service.measure_page
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.service page
 
 bench-variants: $(VENV)/.train ## every way to compute the default bundle's graphs: size, speed, what is lost (BUDGET=recall=0.5; a quarter of an hour)
 	OMP_NUM_THREADS=1 $(BIN)/vitascope optimize $(BUNDLE) --budget $(or $(BUDGET),recall=0.5) --data $(PACKED) --out runs/$(notdir $(BUNDLE))-variant
 
 soak: $(VENV)/.runtime ## everything at once for ten minutes: memory, open files and threads must not rise (SECONDS=3600)
-	$(BIN)/python -m benchmarks.service.soak --seconds $(or $(SECONDS),600) $(ARGS)
+	$(BIN)/python -m benchmarks.service soak --seconds $(or $(SECONDS),600) $(ARGS)
 
 chaos: $(VENV)/.test ## kills, swaps, damaged files and full disks in large numbers, and what trains for minutes (`make test` has small ones)
 	OMP_NUM_THREADS=1 VITASCOPE_CHAOS=1 $(BIN)/python -m pytest -n $(WORKERS) \

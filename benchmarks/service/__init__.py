@@ -1,1 +1,1 @@
-"""How fast the service is beside what it is made of and beside others, in one run on one machine."""
+"""Benchmarks of the service, compared with its parts and with other services, in one run on one machine."""

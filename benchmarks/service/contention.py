@@ -1,7 +1,5 @@
 """Latency of interactive requests while uploads, deletes and jobs keep the service busy.
 
-    python -m benchmarks.service.contention --load uploads --load deletes
-
 A real server with a few indexed films. Every kind of interactive request is sent ``--rate`` times a second, whether or
 not earlier ones have finished, and latency counts from when a request was due. Server and load share the machine.
 """
@@ -25,9 +23,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.ingest import write_film
-from benchmarks.service.bench import sentences
-from benchmarks.service.servers import our_process
-from vitascope.cli.options import default_bundle
+from benchmarks.service.load import Checks, sentences
+from benchmarks.service.servers import service
 
 COLLECTION = "contention"
 PATH = f"/v1/collections/{COLLECTION}"
@@ -186,29 +183,10 @@ def _film(folder: Path, seconds: float) -> bytes:
     return (folder / "film.mp4").read_bytes()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def run_contention(args: argparse.Namespace, checks: Checks) -> None:
     """Print a table for each background load."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.service.contention",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--bundle", type=Path, default=default_bundle(), metavar="FOLDER")
-    parser.add_argument("--threads", type=int, default=0, help="threads of the model (0: one per core)")
-    parser.add_argument(
-        "--load", choices=LOADS, action="append", help="background load (default: all, one after the other)"
-    )
-    parser.add_argument("--rate", type=float, default=1.0, help="requests of each kind per second")
-    parser.add_argument("--seconds", type=float, default=120.0, help="maximum duration of each load")
-    args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
         films = (_film(data, FILM_SECONDS), _film(data, 8.0), _film(data, LONG_FILM_SECONDS))
-        with our_process(args.bundle, data / "data", args.threads) as (url, _):
+        with service(args.bundle, data / "data", args.threads) as (url, _):
             asyncio.run(_run(url, films, args.load or list(LOADS), args.rate, args.seconds))
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

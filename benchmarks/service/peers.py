@@ -1,11 +1,12 @@
-"""Other embedding services with the text graph of our bundle, each from an environment of its own.
+"""Comparison with a plain FastAPI handler, infinity and CLIP-as-service, all with the text graph of the bundle.
 
-infinity takes the bundle's tokenizer, too: its vectors are ours. CLIP-as-service tokenises as CLIP does: a few nodes
-before the graph make its token numbers fit, so that it does the same work for texts of the same length.
+infinity uses the bundle's tokenizer as well, so its embeddings equal ours. CLIP-as-service tokenizes as CLIP does;
+nodes before the graph map its token ids into our vocabulary, so that texts of equal length cost it the same work.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import os
@@ -18,10 +19,15 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.service.servers import START_SECONDS, free_port, running
+import uvloop
+
+from benchmarks.service.load import Checks, Outcome, closed_loop, milliseconds, open_loop, post_bytes, sentences
+from benchmarks.service.servers import START_SECONDS, free_port, plain_server, server_process, service
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.onnx_files import external_files
 
+OURS = "ours"
+PLAIN = "plain FastAPI handler"
 _MODEL = "text"
 _CLIP = "ViT-B-32::openai"
 _CLIP_LENGTH = 77
@@ -33,36 +39,45 @@ _PRIVATE = {
 }
 
 
+Body = Callable[[list[str]], bytes]
+
+
 class Peer(NamedTuple):
-    """``variable``: of the environment, naming the command, a Python in the second case. ``path`` and ``body``: how it
-    is asked about texts. ``server``: (command, bundle, threads) -> a context that runs it and has its URL.
+    """Another service.
+
+    Attributes:
+        name: Its name in the results.
+        variable: The environment variable with its command; for CLIP-as-service with its Python interpreter.
+        path: Path of its route for texts.
+        body: Returns the request body for texts.
+        server: Runs the command with a bundle and a number of threads, and yields the URL.
     """
 
     name: str
     variable: str
     path: str
-    body: Callable[[list[str]], bytes]
+    body: Body
     server: Callable[[str, Path, int], AbstractContextManager[str]]
 
 
 @contextmanager
 def infinity_server(command: str, bundle: Path, threads: int) -> Iterator[str]:
-    """The URL of infinity with its ONNX engine, ready; its vectors are ours. ``threads``: 0 for one a core."""
+    """Run infinity with its ONNX engine; yield its URL."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         write_for_infinity(bundle, Path(folder))
-        # Its folder is where it runs: it looks for the graph by a name that must be relative.
+        # It runs in its folder, since the name of the graph must be relative.
         arguments = ["v2", "--model-id", ".", "--served-model-name", _MODEL, "--engine", "optimum", "--device", "cpu"]
         arguments += ["--pooling-method", "cls", "--batch-size", "32", "--no-model-warmup", "--log-level", "warning"]
         arguments += ["--host", "127.0.0.1", "--port", str(port)]
         url = f"http://127.0.0.1:{port}"
-        with running([os.path.abspath(command), *arguments], _variables(threads), url, "/health", Path(folder)):
+        with server_process([os.path.abspath(command), *arguments], _variables(threads), url, "/health", Path(folder)):
             yield url
 
 
 @contextmanager
 def clip_server(python: str, bundle: Path, threads: int) -> Iterator[str]:
-    """The URL of CLIP-as-service with its ONNX executor, ready. ``python``: of an environment that has it."""
+    """Run CLIP-as-service with its ONNX executor in the environment of ``python``; yield its URL."""
     port = free_port()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -74,13 +89,13 @@ def clip_server(python: str, bundle: Path, threads: int) -> Iterator[str]:
         _write(folder / "flow.yml", flow)  # JSON is YAML
         command = [os.path.abspath(python), "-m", "clip_server", "flow.yml"]
         url = f"http://127.0.0.1:{port}"
-        with running(command, _variables(threads), url, "/docs", folder):
-            _await_answer(f"{url}/post", clip_body(["is the model there?"]))
+        with server_process(command, _variables(threads), url, "/docs", folder):
+            _wait_for_response(f"{url}/post", clip_body(["a dog runs"]))
             yield url
 
 
-def _await_answer(url: str, body: bytes) -> None:
-    """Return when a question is answered: the gateway is there before the model. Raises TimeoutError."""
+def _wait_for_response(url: str, body: bytes) -> None:
+    """Wait until a request is answered, as the gateway starts before the model. Raises TimeoutError."""
     end = time.monotonic() + START_SECONDS
     while True:
         try:
@@ -88,17 +103,15 @@ def _await_answer(url: str, body: bytes) -> None:
                 return
         except OSError as error:
             if time.monotonic() > end:
-                raise TimeoutError(f"{url}: no answer: {error}") from error
+                raise TimeoutError(f"{url}: no response: {error}") from error
             time.sleep(0.5)
 
 
 def infinity_body(texts: list[str]) -> bytes:
-    """What infinity is asked."""
     return json.dumps({"model": _MODEL, "input": texts}).encode()
 
 
 def clip_body(texts: list[str]) -> bytes:
-    """What CLIP-as-service is asked."""
     return json.dumps({"data": [{"text": text} for text in texts], "execEndpoint": "/"}).encode()
 
 
@@ -109,35 +122,42 @@ PEERS = (
 
 
 def write_for_infinity(bundle: Path, folder: Path) -> None:
-    """The text graph as a model of transformers whose first hidden state is our vector, and the same tokenizer.
+    """Write the text graph as a Transformers model whose first hidden state is our embedding, and the tokenizer.
 
-    Raises ImportError without the package onnx.
+    Raises:
+        ImportError: The package onnx is not installed.
     """
     onnx: Any = importlib.import_module("onnx")
     opened = Bundle.open(bundle)
     manifest, model = opened.manifest, _text_graph(onnx, opened, folder)
     floats, helper = onnx.TensorProto.FLOAT, onnx.helper
-    model.graph.initializer.append(helper.make_tensor("place_of_tokens", onnx.TensorProto.INT64, [1], [1]))
-    model.graph.node.append(helper.make_node("Unsqueeze", ["vector", "place_of_tokens"], ["last_hidden_state"]))
+    model.graph.initializer.append(helper.make_tensor("token_axis", onnx.TensorProto.INT64, [1], [1]))
+    model.graph.node.append(helper.make_node("Unsqueeze", ["vector", "token_axis"], ["last_hidden_state"]))
     del model.graph.output[:]
     shape = ["batch", 1, manifest.vector_width]
     model.graph.output.append(helper.make_tensor_value_info("last_hidden_state", floats, shape))
     onnx.save(model, folder / "model.onnx")
     assert manifest.tokenizer is not None
-    written = json.loads((opened.folder / manifest.tokenizer).read_text())
-    _write(folder / "tokenizer.json", written | {"padding": None, "truncation": None})
+    tokenizer = json.loads((opened.folder / manifest.tokenizer).read_text())
+    _write(folder / "tokenizer.json", tokenizer | {"padding": None, "truncation": None})
     length = manifest.text_length
-    tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": length, "pad_token": _pad(written)}
-    _write(folder / "tokenizer_config.json", tokenizer | {"model_input_names": ["input_ids", "attention_mask"]})
-    # What kind of model it is matters to nobody; how long a text may be does.
+    tokenizer_config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": length,
+        "pad_token": _pad(tokenizer),
+    }
+    _write(folder / "tokenizer_config.json", tokenizer_config | {"model_input_names": ["input_ids", "attention_mask"]})
+    # The model type is not used; the maximum length is.
     _write(folder / "config.json", {"model_type": "bert", "max_position_embeddings": length})
 
 
 def write_for_clip(bundle: Path, folder: Path) -> None:
-    """The text graph behind nodes that cut CLIP's 77 places to the longest text and bring its token numbers into our
-    vocabulary, and a visual graph that nobody asks.
+    """Write the text graph for CLIP-as-service, and an unused visual graph.
 
-    Raises ImportError without the package onnx.
+    Nodes before the graph truncate CLIP's 77 positions to the longest text and map its token ids into our vocabulary.
+
+    Raises:
+        ImportError: The package onnx is not installed.
     """
     onnx: Any = importlib.import_module("onnx")
     opened = Bundle.open(bundle)
@@ -146,8 +166,7 @@ def write_for_clip(bundle: Path, folder: Path) -> None:
         for index, name in enumerate(step.input):
             if name in ("input_ids", "attention_mask"):
                 step.input[index] = f"our_{name}"
-    words = opened.tokenizer().vocabulary_size
-    numbers = {"first": 0, "one": 1, "most": opened.manifest.text_length, "words": words}
+    numbers = {"first": 0, "one": 1, "max": opened.manifest.text_length, "words": opened.tokenizer().vocabulary_size}
     for name, value in numbers.items():
         model.graph.initializer.append(onnx.helper.make_tensor(f"fit_{name}", kind.INT64, [1], [value]))
     before = [
@@ -155,7 +174,7 @@ def write_for_clip(bundle: Path, folder: Path) -> None:
         node("Cast", ["attention_mask"], ["long_mask"], to=kind.INT64),
         node("ReduceSum", ["long_mask", "fit_one"], ["lengths"], keepdims=0),
         node("ReduceMax", ["lengths"], ["longest"], keepdims=1),
-        node("Min", ["longest", "fit_most"], ["cut"]),
+        node("Min", ["longest", "fit_max"], ["cut"]),
         node("Slice", ["long_ids", "fit_first", "cut", "fit_one"], ["short_ids"]),
         node("Slice", ["long_mask", "fit_first", "cut", "fit_one"], ["our_attention_mask"]),
         node("Mod", ["short_ids", "fit_words"], ["our_input_ids"]),
@@ -175,7 +194,7 @@ def write_for_clip(bundle: Path, folder: Path) -> None:
 
 
 def _text_graph(onnx: Any, bundle: Bundle, folder: Path) -> Any:
-    """The text graph, to be changed; its weights are copied to the folder."""
+    """Load the text graph without its weights, which are copied to the folder."""
     source = bundle.graph_path("text")
     assert source is not None
     for weights in external_files(source):
@@ -184,7 +203,7 @@ def _text_graph(onnx: Any, bundle: Bundle, folder: Path) -> Any:
 
 
 def _variables(threads: int) -> dict[str, str]:
-    """Of the environment. ``threads``: 0 for one a core."""
+    """Return environment variables; with 0 threads, each library uses its default."""
     return _PRIVATE | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
 
 
@@ -195,3 +214,64 @@ def _pad(tokenizer: dict[str, Any]) -> str:
 
 def _write(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value))
+
+
+def run_peers(args: argparse.Namespace, checks: Checks) -> None:
+    """Compare the maximum rate of requests with a 99th percentile of the latency within ``args.bound``."""
+    texts = sentences(1000, seed=2)
+    max_rates: dict[str, float] = {}
+    print(f"\n## One text per request, maximum rate with p99 <= {milliseconds(args.bound)} ms\n")
+    for name, path, server, body in _servers(args.bundle, args.threads):
+        with server as url:
+            requests = [post_bytes(f"{url}{path}", body([text])) for text in texts]
+            uvloop.run(closed_loop(url, requests, 8, 2.0))
+            top = uvloop.run(closed_loop(url, requests, 64, args.seconds)).rate
+
+            def is_within(rate: float, url: str = url, requests: list[bytes] = requests) -> bool:
+                outcome: Outcome = uvloop.run(open_loop(url, requests, rate, args.seconds))
+                return not outcome.failed and not outcome.refused and outcome.quantile(0.99) <= args.bound
+
+            max_rates[name] = _bisect(is_within, top * 1.2)
+            print(f"- {name}: {max_rates[name]:,.0f} requests/s (closed loop of 64: {top:,.0f})")
+    for peer in PEERS:
+        if peer.variable not in os.environ:
+            print(f"- {peer.name}: not measured; {peer.variable} does not name its command")
+    print()
+    ours = max_rates.pop(OURS)
+    for name, rate in max_rates.items():
+        ratio = ours / rate if rate else float("inf")
+        if name == PLAIN and len(max_rates) > 1:
+            print(f"      {ratio:.2f} times the {name} at equal p99")
+        else:
+            checks.check(f"{ratio:.2f} >= 1.5 times {name} at equal p99", ratio >= 1.5)
+
+
+def _servers(bundle: Path, threads: int) -> Iterator[tuple[str, str, AbstractContextManager[str], Body]]:
+    """Yield the name, path, context and request body of this service, the plain handler and available peers."""
+
+    def body(texts: list[str]) -> bytes:
+        return json.dumps({"input": texts}).encode()
+
+    yield OURS, "/v1/embeddings", _our_service(bundle, threads), body
+    yield PLAIN, "/v1/embeddings", plain_server(bundle, threads), body
+    for peer in PEERS:
+        if peer.variable in os.environ:
+            yield peer.name, peer.path, peer.server(os.environ[peer.variable], bundle, threads), peer.body
+
+
+@contextmanager
+def _our_service(bundle: Path, threads: int) -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as data, service(bundle, Path(data), threads) as (url, _):
+        yield url
+
+
+def _bisect(is_within: Callable[[float], bool], upper: float, steps: int = 6) -> float:
+    """Return the highest rate that is within bounds."""
+    low, high = 0.0, upper
+    for _ in range(steps):
+        middle = (low + high) / 2
+        if is_within(middle):
+            low = middle
+        else:
+            high = middle
+    return low

@@ -1,12 +1,17 @@
-"""Benchmark of twelve frames spread over a film: our sampler, PyAV, torchcodec, decord and OpenCV.
+"""Decoding compared with other libraries, and answers about uploaded films compared with the model alone.
 
-Each library is measured by its fastest reader on that film. Readers take turns, and all must return the same frames.
+Decoding: twelve frames spread over a film. Each library is measured by its fastest reader on that film; readers take
+turns, and all must return the same frames.
 """
 
 from __future__ import annotations
 
+import argparse
 import bisect
+import math
+import os
 import random
+import struct
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -19,9 +24,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.ingest import write_film
+from benchmarks.service.load import Checks, quantile
 from benchmarks.service.readers import SIDE, Reader, ReadFrames, other_readers, our_readers, sampling_times, small_rgb
+from benchmarks.service.servers import service
+from vitascope.answering import answer_question
+from vitascope.client import Client
 from vitascope.media.frame import Pixels
+from vitascope.model import Model
+from vitascope.sandbox.decoder import IN_PROCESS
 
+QUESTION = "what color is the square?"
+ANSWER_FILMS = {"8 s of 640x360": (8.0, 640, 360), "60 s of 1280x720": (60.0, 1280, 720)}
+"""Seconds, width and height, by description."""
+ANSWER_ROUNDS = 15
+DECODING_ROUNDS = 11
+DECODING_SECONDS = 60.0
 FRAMES = 12
 KEY_FRAME_INTERVALS = (250, 30)
 """Frames between key frames: x264's default, and a film encoded for seeking."""
@@ -46,13 +63,9 @@ class Measurement:
     difference: float = 0.0
     """Mean difference of its pixels from the reference, of 255."""
 
-    def quantile(self, fraction: float) -> float:
-        """Return a quantile of the durations, in seconds."""
-        return float(np.quantile(self.seconds, fraction))
-
     def median(self) -> float:
         """Return the median duration, in seconds."""
-        return self.quantile(0.5)
+        return quantile(self.seconds, 0.5)
 
 
 def write_films(folder: Path, seconds: float, width: int = 1280, height: int = 720) -> dict[str, Path]:
@@ -137,16 +150,16 @@ def _reference(film: Path, times: Sequence[float]) -> Reference:
     return Reference(*(np.stack([frames[i + offset] for i in indices]).astype(np.int16) for offset in offsets))
 
 
-def report_decoding(check: Callable[[str, bool], None], seconds: float = 60.0, rounds: int = 11) -> None:
-    """Print a table for each film, and check that the service's reader is no slower than the fastest library."""
-    print(f"\n## {FRAMES} frames of a {seconds:.0f} s film in 1280x720, H.264, as {SIDE}x{SIDE} pixels")
+def run_decode(args: argparse.Namespace, checks: Checks) -> None:
+    """Check that the service's reader is no slower than the fastest library."""
+    print(f"\n## {FRAMES} frames of a {DECODING_SECONDS:.0f} s film in 1280x720, H.264, as {SIDE}x{SIDE} pixels")
     with tempfile.TemporaryDirectory() as folder:
-        for name, film in write_films(Path(folder), seconds).items():
-            measurements, notes = measure(film, seconds, rounds)
+        for name, film in write_films(Path(folder), DECODING_SECONDS).items():
+            measurements, notes = measure(film, DECODING_SECONDS, DECODING_ROUNDS)
             print(f"\n{name}:\n\n| | | median ms | quartiles ms | pixels differ by |\n|---|---|---|---|---|")
             for measurement in sorted(measurements, key=Measurement.median):
                 reader = measurement.reader
-                low, median, high = (1000 * measurement.quantile(fraction) for fraction in (0.25, 0.5, 0.75))
+                low, median, high = (1000 * quantile(measurement.seconds, fraction) for fraction in (0.25, 0.5, 0.75))
                 print(
                     f"| {reader.library} | {reader.method} | {median:,.0f} | {low:,.0f} to {high:,.0f} "
                     f"| {measurement.difference:.1f} of 255 |"
@@ -155,4 +168,73 @@ def report_decoding(check: Callable[[str, bool], None], seconds: float = 60.0, r
             ours = next(m for m in measurements if m.reader.is_service)
             fastest = min((m for m in measurements if not m.reader.is_ours), key=Measurement.median)
             ratio = ours.median() / fastest.median()
-            check(f"{name}: the service takes {ratio:.2f} <= 1 times {fastest.reader.library}, the fastest", ratio <= 1)
+            library = fastest.reader.library
+            checks.check(f"{name}: the service takes {ratio:.2f} <= 1 times {library}, the fastest", ratio <= 1)
+
+
+def _make_unique(film: Path, number: int) -> None:
+    """Change the content of a film, but not its frames, so that the service has not cached it."""
+    with film.open("r+b") as file:
+        file.seek(-8, os.SEEK_END)
+        file.write(struct.pack(">Q", number))
+
+
+def measure_answers(model: Model, url: str, film: Path, seconds: float) -> tuple[list[float], list[float]]:
+    """Return the seconds of each answer by upload, and by decoding and inference alone, measured in turn.
+
+    Raises:
+        RuntimeError: The answers differ.
+    """
+    with film.open("ab") as file:
+        file.write(struct.pack(">I4sQ", 16, b"free", 0))  # a box that players ignore
+
+    def answer_alone() -> dict[str, float]:
+        sampled = IN_PROCESS.sample(film, model.streams, [(0.0, seconds)])
+        embedded = model.embed_video({name: frames[:, None] for name, frames in sampled.frames.items()})
+        answers = answer_question(model, QUESTION, embedded.visual_tokens).answers
+        return {answer.text: answer.probability for answer in answers}
+
+    with Client(url) as client:
+
+        def answer_upload() -> dict[str, float]:
+            answers = client.ask_file(film, QUESTION)["answers"]
+            return {answer["text"]: answer["probability"] for answer in answers}
+
+        alone, uploaded = answer_alone(), answer_upload()
+        if alone.keys() != uploaded.keys() or not all(
+            math.isclose(alone[text], uploaded[text], abs_tol=1e-4) for text in alone
+        ):
+            raise RuntimeError(f"the service answers {uploaded}, the model alone {alone}; equal answers were expected")
+        turns: list[tuple[Callable[[], dict[str, float]], list[float]]] = [(answer_upload, []), (answer_alone, [])]
+        rng = random.Random(0)
+        for number in range(ANSWER_ROUNDS):
+            _make_unique(film, number + 1)
+            for answer, durations in rng.sample(turns, 2):
+                started_at = time.perf_counter()
+                answer()
+                durations.append(time.perf_counter() - started_at)
+    return turns[0][1], turns[1][1]
+
+
+def run_answers(args: argparse.Namespace, checks: Checks) -> None:
+    """Check that an answer about an uploaded film takes little longer than decoding and inference alone."""
+    model = Model.open(args.bundle, threads=args.threads)
+    model.warm_up()
+    print("\n## From a film to the answer\n")
+    print("| film | decoding and inference alone, ms | uploaded, ms | |\n|---|---|---|---|")
+    ratios = {}
+    with tempfile.TemporaryDirectory() as data, service(args.bundle, Path(data), args.threads) as (url, _):
+        for number, (name, (seconds, width, height)) in enumerate(ANSWER_FILMS.items()):
+            film = Path(data) / f"answer-{number}.mp4"
+            write_film(film, seconds, number, width, height)
+            uploaded, alone = measure_answers(model, url, film, seconds)
+            ratios[name] = quantile(uploaded, 0.5) / quantile(alone, 0.5)
+            print(f"| {name} | {_quartiles(alone)} | {_quartiles(uploaded)} | {ratios[name]:.2f} times |")
+    print()
+    for name, ratio in ratios.items():
+        checks.check(f"{name}: upload to answer {ratio:.2f} <= 1.2 times decoding and inference alone", ratio <= 1.2)
+
+
+def _quartiles(seconds: list[float]) -> str:
+    low, middle, high = (1000 * quantile(seconds, fraction) for fraction in (0.25, 0.5, 0.75))
+    return f"{middle:,.1f} ({low:,.1f} to {high:,.1f})"
