@@ -1,1 +1,1 @@
-"""The demonstration: a dozen small videos, an index over them, the service and one tour (`make demo`)."""
+"""The demonstration (`make demo`): twelve small videos, a collection, the service, and a tour of requests."""

@@ -1,9 +1,8 @@
-"""`make demo`: videos, index, service, and one search, one caption score and one question over HTTP.
+"""`make demo`: index small videos, serve them, and send a search, a caption score and a question over HTTP.
 
-Everything it writes is in `.demo`. The collection's folder is named after the bundle's fingerprint, so a
-new bundle gets a collection of its own, and a second start finds everything indexed. Environment:
-VITASCOPE_BUNDLE (another model), DEMO_PORT (8000; when taken, any free one), DEMO_EXIT=1 (end after the tour;
-the default where output is no terminal).
+All files are in `.demo`. The data folder is named after the bundle's fingerprint, so each bundle has its own
+collection, and a second run indexes nothing. Environment: VITASCOPE_BUNDLE (another model), DEMO_PORT (default 8000;
+any free port if it is in use), DEMO_EXIT=1 (exit after the tour, as without a terminal).
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ HOST = "127.0.0.1"
 
 def main() -> int:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    began = time.monotonic()
+    started_at = time.monotonic()
     # SIGTERM ends the service as well.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -43,13 +42,13 @@ def main() -> int:
         videos = write_videos(HOME / "videos")
         console.print(f"[bold]videos[/bold]  {len(videos)} in {HOME / 'videos'}")
         settings = _settings(bundle, videos[0].parent)
-        indexed = _vitascope(settings, "index", str(HOME / "videos"), "--collection", DEFAULT_COLLECTION)
-        if indexed != 0:
-            return indexed
+        status = _vitascope(settings, "index", str(HOME / "videos"), "--collection", DEFAULT_COLLECTION)
+        if status != 0:
+            return status
         with _service(settings) as (server, client):
             console.print(f"[bold]service[/bold] [green]{client.url}[/green]")
             tour(client, console)
-            console.print(f"\n[dim]{time.monotonic() - began:.1f} s since the start[/dim]")
+            console.print(f"\n[dim]{time.monotonic() - started_at:.1f} s since the start[/dim]")
             if sys.stdout.isatty() and not os.environ.get("DEMO_EXIT"):
                 console.print(f"The service stays at [green]{client.url}[/green]. Ctrl-C ends it.")
                 return server.wait()
@@ -62,13 +61,13 @@ def main() -> int:
 
 
 def _settings(bundle: Bundle, videos: Path) -> dict[str, str]:
-    """The environment of the commands that the demonstration runs."""
+    """Return the environment of the commands."""
     data = HOME / f"data-{bundle.fingerprint[:12]}"
     return {
         **os.environ,
         "VITASCOPE_BUNDLE": str(bundle.folder.resolve()),
         "VITASCOPE_DATA_DIR": str(data.resolve()),
-        # The page may play what is in here.
+        # The page plays the files in this folder.
         "VITASCOPE_ALLOWED_ROOTS": json.dumps([str(videos.resolve())]),
     }
 
@@ -79,7 +78,7 @@ def _vitascope(settings: dict[str, str], *arguments: str) -> int:
 
 @contextlib.contextmanager
 def _service(settings: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], Client]]:
-    """A service in a process of its own, ready for requests, ended on leaving."""
+    """Run the service in its own process; yield it when it is ready."""
     port = _free_port(int(os.environ.get("DEMO_PORT", "8000")))
     log = HOME / "serve.log"
     command = [sys.executable, "-m", "vitascope", "serve", "--no-keys", "--host", HOST, "--port", str(port)]

@@ -1,8 +1,7 @@
 """The demonstration videos: a dozen clips of three seconds, 320x180, composed by hand.
 
-They are drawn by the generator of the training corpus, but are none of its clips: every clip there is
-sampled, every clip here is written down below. Several differ in one respect only (colour, direction,
-order), so that a search has to tell them apart.
+The generator of the training corpus draws them, but they are not part of the corpus, whose clips are sampled.
+Several differ in one respect only (colour, direction, order), so that a search has to distinguish them.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ from training.data.scenes.render import encode
 from training.data.scenes.vocabulary import GROWTH, SHRINKAGE, SIZES, TURN_SPEED
 from training.data.scenes.world import Background, Event, Thing, World
 
-# Seconds: all of the clip, its first half, its second half.
+# Seconds: the whole clip, its first half, its second half.
 WHOLE, FIRST, SECOND = (0.1, 2.9), (0.1, 1.3), (1.7, 2.9)
 HORIZONTAL, VERTICAL = 75.0, 50.0  # pixels per second
 MIDDLE = (160.0, 90.0)
-Place = tuple[float, float]
+Position = tuple[float, float]
 
 
 def moves(direction: str, distance: float, window: tuple[float, float] = WHOLE) -> Event:
-    """A steady move over ``distance`` pixels at the usual speed, in the middle of the window."""
+    """Return a steady move over ``distance`` pixels, in the middle of the window (seconds)."""
     rate = HORIZONTAL if direction in ("left", "right") else VERTICAL
     start = (window[0] + window[1] - distance / rate) / 2
     sign = 1 if direction in ("right", "down") else -1
@@ -39,14 +38,14 @@ def resizes(motion: str) -> Event:
 
 
 def thing(
-    colour: str, shape: str, at: Place, *events: Event, pattern: str = "plain", digit: int | None = None
+    colour: str, shape: str, position: Position, *events: Event, pattern: str = "plain", digit: int | None = None
 ) -> Thing:
-    """A large object with its centre ``at`` (pixels) when the clip begins."""
-    return Thing(shape, colour, "large", pattern, digit, sum(SIZES["large"]) // 2, at[0], at[1], events)
+    """Return a large object with its centre at ``position`` (pixels) when the clip begins."""
+    return Thing(shape, colour, "large", pattern, digit, sum(SIZES["large"]) // 2, position[0], position[1], events)
 
 
 def _collide(left: Thing, right: Thing) -> tuple[Thing, Thing]:
-    """Both come in from the sides, touch in the middle and go back."""
+    """Return both objects, which come in from the sides, touch in the middle and go back."""
     travel, reach = 70.0, 0.47 * left.diameter
     return (
         replace(left, x=160 - reach - travel, events=(Event("collides", 0.2, 2.8, travel, "right", None, 1),)),
@@ -85,7 +84,7 @@ def _scenes() -> dict[str, tuple[Thing, ...]]:
 
 
 def write_videos(folder: Path) -> Sequence[Path]:
-    """Write the videos that are not there yet, each named after what it shows; return all paths."""
+    """Write the videos that do not exist yet, named after their content; return all paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for number, (title, things) in enumerate(_scenes().items()):
@@ -102,6 +101,6 @@ def _world(things: tuple[Thing, ...], number: int) -> World:
     kind = ("flat", "gradient", "checker")[number % 3]
     background = Background(kind, (122, 132, 140), (136, 146, 154), 28, number)
     passing = any(event.depth == "behind" for each in things for event in each.events)
-    # From back to front: what passes behind comes first anyway.
+    # From back to front; an object that passes behind is the first already.
     order = tuple(range(len(things))) if passing else tuple(reversed(range(len(things))))
     return World("demo", things, background, order, 0, 0)

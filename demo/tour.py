@@ -1,4 +1,4 @@
-"""One search, one caption score and one question over HTTP, with the commands that ask the same."""
+"""Tour of the service: a search, a caption score and a question over HTTP, and commands to go on with."""
 
 from __future__ import annotations
 
@@ -19,11 +19,15 @@ RESULTS, RERANK = 3, 12
 
 
 def tour(client: Client, console: Console) -> None:
-    """Ask the service three things and print what it says. Raises what `Client` raises."""
+    """Send the requests and print the responses.
+
+    Raises:
+        VitascopeError: A request failed.
+    """
     videos = list(client.iter_videos(DEFAULT_COLLECTION))
     _heading(console, "search", f'"{SENTENCE}" among {len(videos)} videos')
-    found = client.search(DEFAULT_COLLECTION, SENTENCE, limit=RESULTS, rerank=RERANK)
-    print_results(found["results"], console)
+    page = client.search(DEFAULT_COLLECTION, SENTENCE, limit=RESULTS, rerank=RERANK)
+    print_results(page["results"], console)
 
     video = next(v for v in videos if v["title"] == FILE)
     _heading(console, "score", f"three captions for {FILE}.mp4")
@@ -37,8 +41,8 @@ def tour(client: Client, console: Console) -> None:
     console.print(f"  {_curl(client.url, {'text': 'a star and a circle'})}", soft_wrap=True, markup=False)
 
 
-def _heading(console: Console, what: str, asked: str) -> None:
-    console.print(f"\n[bold]{what}[/bold]  {asked}", markup=True)
+def _heading(console: Console, command: str, text: str) -> None:
+    console.print(f"\n[bold]{command}[/bold]  {text}", markup=True)
 
 
 def _curl(url: str, body: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """Delivery of webhook messages, at least once.
 
-The catalogue marks every end of a job as undelivered, in the same transaction as the end itself. The mark is removed
-after a message is queued durably, and that stays until an endpoint accepts it or ``retry_seconds`` are over. So a crash
-loses no message, though it may send one twice. Neither jobs nor requests wait for deliveries.
+The catalogue marks every end of a job as undelivered, in the transaction of the end. The mark is removed after a
+message is queued durably, and the message stays queued until its endpoint accepts it or ``retry_seconds`` have passed.
+So a crash loses no message, but may send one twice. Neither jobs nor requests wait for deliveries.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _log = logging.getLogger("vitascope.service")
 
 POLL_SECONDS = 1.0
 MAX_SENDERS = 4
-"""Endpoints that are sent to concurrently, one message each, so that a slow one delays only itself."""
+"""Endpoints served concurrently, with one message each, so that a slow endpoint delays only its own messages."""
 MAX_EVENTS = 100
-"""Ends of jobs that are read at a time."""
+"""Ends of jobs read per query."""
 BASE_DELAY = 5.0
 MAX_DELAY = 3600.0
-"""Seconds between two attempts: the delay doubles, with a jitter of up to half of it."""
+"""Seconds between two attempts; the delay doubles, with a jitter of up to half."""
 UNREADABLE_SECONDS = 60.0
-"""Until a collection that could not be read is polled again."""
+"""Seconds until a collection that could not be read is polled again."""
 GONE = 410
 MAX_FAILURES = 10
 """Failed files of a job that a message names."""
@@ -69,7 +69,7 @@ class Dispatcher:
         self._client.check(url)
 
     def start(self) -> None:
-        """Start, with what an earlier service left undelivered."""
+        """Start polling and sending, including messages that an earlier process has queued."""
         with self._changed:
             if not self._stopping:
                 self._thread.start()
@@ -104,7 +104,7 @@ class Dispatcher:
                 continue
             try:
                 self._queue_messages_of(self._library.open(name))
-            except NotFound:  # dropped meanwhile
+            except NotFound:  # dropped in the meantime
                 continue
             except VitascopeError as error:
                 self._not_before[name] = now + UNREADABLE_SECONDS
@@ -112,14 +112,16 @@ class Dispatcher:
 
     def _queue_messages_of(self, collection: Collection) -> None:
         while not self._stopping and (ends := undelivered_end_events(collection, MAX_EVENTS)):
-            endpoints = self.store.endpoints()  # read after the ends, so that those existing at an end are included
+            endpoints = (
+                self.store.endpoints()
+            )  # read after the ends, so that no endpoint that existed at an end is missing
             self.store.add([message for end in ends for message in create_messages(collection, end, endpoints)])
             mark_delivered(collection, ends)
 
     def _send_due(self) -> None:
-        """Start due deliveries, first to the endpoints that were sent to longest ago."""
+        """Start due deliveries, in the order of the endpoints' last deliveries."""
         with self._changed:
-            busy = set(self._busy)  # before reading what is due, which is stale for them
+            busy = set(self._busy)  # before reading the due deliveries, which may be outdated for these
         due = [delivery for delivery in self.store.due(time.time()) if delivery.endpoint not in busy]
         for delivery in sorted(due, key=lambda delivery: self._sent_at.get(delivery.endpoint, 0.0)):
             with self._changed:
@@ -174,7 +176,8 @@ class Dispatcher:
 def create_messages(collection: Collection, end: StateEvent, endpoints: Sequence[Endpoint]) -> list[Message]:
     """Return a message for each endpoint that receives this event type and existed at the event.
 
-    Raises StorageError.
+    Raises:
+        StorageError: The failed files of the job cannot be read.
     """
     event_type = next(each for each in EVENT_TYPES if each == f"job.{end.job.state}")
     receivers = [each for each in endpoints if event_type in each.events and each.created_at <= end.at]

@@ -21,10 +21,10 @@ FILE_NAME = "webhooks.sqlite3"
 VERSION = 1
 MAX_ENDPOINTS = 20
 PREVIOUS_SECRET_SECONDS = 24 * 3600.0
-"""After a rotation, for receivers to take up the new secret."""
+"""Time after a rotation in which the previous secret signs as well."""
 RETENTION_SECONDS = 30 * 24 * 3600.0
 MAX_FINISHED_DELIVERIES = 1000
-"""Finished deliveries that are kept per endpoint, the newest."""
+"""Newest finished deliveries stored per endpoint."""
 
 EventType = Literal["job.succeeded", "job.failed", "job.cancelled"]
 EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
@@ -85,7 +85,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message to one endpoint. Its id depends on the event and the endpoint alone, so a repetition is recognised."""
+    """A message to one endpoint. Its id depends only on event and endpoint, so that repetitions are recognised."""
 
     id: str
     endpoint: str
@@ -95,7 +95,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A message and its delivery so far. Times in Unix seconds.
+    """A message and the state of its delivery. Times in Unix seconds.
 
     Attributes:
         number: Position among all deliveries.
@@ -167,10 +167,10 @@ class WebhookStore:
             connection.execute("DELETE FROM deliveries WHERE endpoint = ?", (endpoint_id,))
 
     def rotate(self, endpoint_id: str) -> Endpoint:
-        """Replace an endpoint's secret; the previous one signs, too, for a day. Raises WebhookNotFound."""
+        """Replace an endpoint's secret; the previous one also signs for a day. Raises WebhookNotFound."""
         secret, previous_until = generate_secret(), time.time() + PREVIOUS_SECRET_SECONDS
         with self._transaction() as connection:
-            # The present secret is read in the same statement: of two concurrent rotations, both secrets sign.
+            # The current secret is read in the same statement, so that both secrets of concurrent rotations sign.
             row = connection.execute(
                 "UPDATE endpoints SET secret = ?, former_secret = secret, former_until = ? WHERE id = ?"
                 f" RETURNING {_ENDPOINT}",
@@ -181,7 +181,7 @@ class WebhookStore:
         return _to_endpoint(row)
 
     def add(self, messages: Sequence[Message]) -> None:
-        """Queue messages, except those that are queued already and those whose endpoint is gone."""
+        """Queue messages, except those that are queued already or whose endpoint was deleted."""
         now = time.time()
         with self._transaction() as connection:
             connection.executemany(
@@ -191,7 +191,7 @@ class WebhookStore:
             )
 
     def due(self, now: float) -> list[Delivery]:
-        """Return the delivery that has been due longest, for each endpoint that has one."""
+        """Return the delivery that has been due longest, for each endpoint with due deliveries."""
         with self._transaction() as connection:
             rows = connection.execute(
                 f"SELECT {_DELIVERY}, min(next_at) FROM deliveries WHERE state = 'pending' AND next_at <= ?"
