@@ -20,7 +20,7 @@ from tests.docs.pages import (
 )
 from tests.docs.reader import CURL, generate_scenes, open_terminal, publish_models, substitute_servers
 from tests.docs.terminal import PORT, Terminal, compare_output, is_free
-from tests.service.webhook_receiver import receiving
+from tests.service.webhooks import receiving
 from tests.tools import find_tool
 from tests.waiting import wait_for
 

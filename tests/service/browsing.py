@@ -1,4 +1,4 @@
-"""Browser fixtures for tests of the page; conftest.py offers them to all tests of the service."""
+"""The page in a browser, in tests: fixtures, screen reader output, toasts, and all views in turn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 
 from tests.media_files import solid, write_video
 from tests.service.running import Running, serving
-from tests.service.toast_log import record_toasts
 from tests.small_bundle import make_small_bundle
 from tests.tools import find_tool
 from tests.waiting import PATIENCE, wait_for
@@ -22,6 +21,41 @@ if TYPE_CHECKING:
 PATIENCE_MS = PATIENCE * 1000
 ADMIN = "the-admin-key-of-these-tests-0123456789abcdef"
 FILM_CLIPS = 30
+_RECORD_ANNOUNCEMENTS = """() => {
+    window.announced = [];
+    const opened = []; // open dialogs, the top one last
+    const show = HTMLDialogElement.prototype.showModal;
+    HTMLDialogElement.prototype.showModal = function () {
+        show.call(this);
+        opened.push(this);
+        this.addEventListener("close", () => opened.splice(opened.indexOf(this), 1), { once: true });
+    };
+    const REGION = "[role=status], [role=alert], [role=log], [aria-live]";
+    const isAtomic = (region) => ["status", "alert"].includes(region.role);
+    const top = () => opened.findLast((dialog) => dialog.open);
+    // Hidden regions, and those behind a dialog, are not announced.
+    const isExposed = (region) => region.checkVisibility() && (!top() || top().contains(region));
+    const record = (text) => text.trim() && announced.push(text.trim().replace(/\\s+/g, " "));
+    new MutationObserver((changes) => {
+        const changed = new Set();
+        for (const { target, addedNodes } of changes) {
+            const region = (target.closest ? target : target.parentElement)?.closest(REGION);
+            const elements = [...addedNodes].filter((node) => node.querySelectorAll);
+            const all = elements.flatMap((element) => [element, ...element.querySelectorAll("*")]);
+            if (region && isAtomic(region)) changed.add(region);
+            else if (region && isExposed(region)) addedNodes.forEach((node) => record(node.textContent));
+            else all.filter((element) => element.role === "alert").forEach((element) => changed.add(element));
+        }
+        for (const region of changed) if (isExposed(region)) record(region.textContent);
+    }).observe(document, { subtree: true, childList: true, characterData: true });
+}"""
+_RECORD_TOASTS = """() => {
+    window.toastTexts = new Set();
+    const toasts = () => document.querySelectorAll("#uploads .upload");
+    const record = () => toasts().forEach((toast) => toastTexts.add(toast.textContent));
+    new MutationObserver(record).observe(document, { subtree: true, childList: true, characterData: true });
+}"""
+TABS = ("collections", "models", "keys")
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +148,137 @@ def enter(browser: Browser, guarded: Running) -> Iterator[Callable[..., Page]]:
     yield open_page
     for context in contexts:
         context.close()
+
+
+def record_announcements(page: Page) -> None:
+    """Record all announcements from the next navigation on."""
+    page.add_init_script(f"({_RECORD_ANNOUNCEMENTS})()")
+
+
+def announcements(page: Page) -> list[str]:
+    """Return and clear the recorded announcements."""
+    return page.evaluate("announced.splice(0)")  # type: ignore[no-any-return]
+
+
+def accessibility_tree(page: Page) -> list[tuple[str, str, dict[str, object]]]:
+    """Return role, name and properties of all nodes of the accessibility tree except text."""
+    nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    exposed = [node for node in nodes if not node["ignored"] and "Text" not in node["role"]["value"]]
+    return [
+        (
+            node["role"]["value"],
+            node.get("name", {}).get("value", ""),
+            {item["name"]: item["value"].get("value") for item in node.get("properties", [])},
+        )
+        for node in exposed
+    ]
+
+
+def record_toasts(page: Page) -> None:
+    """Record toasts from the next navigation on."""
+    page.add_init_script(f"({_RECORD_TOASTS})()")
+
+
+def expect_toast(page: Page, name: str, text: str) -> None:
+    """Wait until the toast ``name`` has shown ``text``, even if it has changed or disappeared since."""
+    wait_for(lambda: any(toast.startswith(name) and text in toast for toast in page.evaluate("[...toastTexts]")))
+
+
+def views(page: Page, query: str, question: str) -> Iterator[str]:
+    """Yield the name of each view while it is shown.
+
+    ``page`` shows a collection with videos and jobs; ``query`` finds some, ``question`` is asked about the first.
+    """
+    page.locator(".card").first.wait_for()
+    page.locator("#query").fill(query)
+    page.keyboard.press("Enter")
+    page.locator(".card .scores").first.wait_for()
+    yield "page"
+
+    page.locator(".card").first.click()
+    page.locator("#captions").fill(f"{query}\na cat sleeps on a sofa")
+    page.get_by_role("button", name="Compare").click()
+    page.locator("#scores .best").wait_for()
+    page.locator("#question").fill(question)
+    page.locator("#question").press("Enter")
+    page.locator("#answers .answer").first.wait_for()
+    yield "clip"
+    page.keyboard.press("Escape")
+
+    page.get_by_role("button", name="Add videos").click()
+    page.get_by_label("Clip length").wait_for()
+    yield "adding"
+    page.keyboard.press("Escape")
+
+    page.locator("#open-jobs").click()
+    page.get_by_role("article").first.wait_for()
+    yield "jobs"
+    for tab in TABS:
+        page.locator(f"#tab-{tab}").click()
+        page.get_by_role("article").first.wait_for()
+        for folded in page.locator("#panel summary").all():
+            folded.click()
+        page.locator("#panel").evaluate("panel => panel.scrollTo(0, 0)")
+        yield tab
+        if tab == "collections":
+            page.get_by_role("button", name="Delete…").first.click()
+            yield "question"
+            page.get_by_role("button", name="Cancel").last.click()
+    page.keyboard.press("Escape")
+
+
+def exceptions(page: Page, broken: Path, empty: str) -> Iterator[str]:
+    """Yield the name of each empty, loading and error view while it is shown.
+
+    ``page`` shows results; ``broken`` is a file that is not a video, ``empty`` an empty collection. The last view is
+    the key prompt.
+    """
+    page.get_by_role("button", name="Filter", exact=True).click()
+    page.get_by_label("Field").fill("width")
+    page.get_by_label("Value").fill("1")
+    page.get_by_role("button", name="Apply").click()
+    page.get_by_role("heading", name="No results").wait_for()
+    page.locator("#files").set_input_files([broken])
+    page.locator("#uploads .failed").wait_for()
+    yield "nothing"
+
+    page.get_by_role("button", name="Add condition").click()
+    page.get_by_label("Field").last.fill("clip.start")
+    page.get_by_role("button", name="Apply").click()
+    page.get_by_text("Enter a value").wait_for()
+    page.get_by_text("What do the scores mean?").click()
+    yield "filter"
+
+    page.route("**/search", lambda route: None)
+    page.get_by_role("button", name="Clear filter").click()
+    page.locator(".ghost").first.wait_for()
+    yield "loading"
+    page.unroute_all()
+
+    page.route("**/search", lambda route: route.abort())
+    page.locator("#query").press("Enter")
+    page.get_by_role("heading", name="Something went wrong").wait_for()
+    yield "failed"
+    page.unroute_all()
+
+    page.locator("#query").fill("")
+    page.locator("#collections").select_option(empty)
+    page.get_by_role("heading", name="This collection is empty").wait_for()
+    yield "empty"
+
+    page.locator("#open-collections").click()
+    page.locator("#panel").get_by_role("button", name="New collection").click()
+    page.get_by_label("Name", exact=True).fill(empty)
+    page.get_by_text("Advanced").click()
+    page.get_by_role("button", name="Create").click()
+    page.locator("#name-error:not(:empty)").wait_for()
+    yield "name"
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+
+    page.evaluate("sessionStorage.clear()")
+    page.locator("#query").press("Enter")
+    page.get_by_label("API key", exact=True).fill("vsk_wrong")
+    page.get_by_role("button", name="Continue").click()
+    page.locator("#key-error:not(:empty)").wait_for()
+    yield "key"

@@ -11,8 +11,8 @@ import pytest
 from service.settings import Settings
 from tests.media_files import write_color_video
 from tests.ports import reserved_port
-from tests.service.blocked_jobs import held  # noqa: F401
 from tests.service.browsing import browser, enter, film, guarded, page  # noqa: F401
+from tests.service.jobs import release_jobs  # noqa: F401
 from tests.service.running import Running, serving
 from tests.service.secured import locked  # noqa: F401
 from tests.waiting import PATIENCE

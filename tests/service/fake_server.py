@@ -88,8 +88,8 @@ def _serve(connection: socket.socket, server: FakeServer, tls: ssl.SSLContext | 
             while b"\r\n\r\n" not in request and (more := stream.recv(65536)):
                 request += more
             head, _, body = request.partition(b"\r\n\r\n")
-            stated = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
-            while stated and len(body) < int(stated[1]) and (more := stream.recv(65536)):
+            length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+            while length and len(body) < int(length[1]) and (more := stream.recv(65536)):
                 body += more
             server.requests.append((head + b"\r\n\r\n" + body).decode("latin-1"))
             path = server.requests[-1].split(" ", 2)[1].partition("?")[0]
@@ -98,16 +98,16 @@ def _serve(connection: socket.socket, server: FakeServer, tls: ssl.SSLContext | 
 
 def certificate(folder: Path, name: str) -> tuple[Path, Path]:
     """Create a self-signed certificate for ``name``; return the paths of certificate and key."""
-    made, key = folder / f"{name}.pem", folder / f"{name}.key"
+    certificate_file, key = folder / f"{name}.pem", folder / f"{name}.key"
     command = [find_tool("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
     command += ["-days", "2", "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]
-    subprocess.run([*command, "-keyout", key, "-out", made], check=True, capture_output=True)
-    return made, key
+    subprocess.run([*command, "-keyout", key, "-out", certificate_file], check=True, capture_output=True)
+    return certificate_file, key
 
 
 def tls_contexts(folder: Path, name: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """Return the TLS contexts of a server called ``name`` and of a client that trusts it."""
-    made, key = certificate(folder, name)
+    certificate_file, key = certificate(folder, name)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(made, key)
-    return server, ssl.create_default_context(cafile=str(made))
+    server.load_cert_chain(certificate_file, key)
+    return server, ssl.create_default_context(cafile=str(certificate_file))

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 
 from tests.service.running import JSON
-from tests.service.uploading import held, kept, picture, sha256, upload
+from tests.service.uploading import picture, sha256, stored_hashes, stored_videos, upload
 from tests.waiting import PATIENCE, wait_for
 
 UPLOADING = 3
@@ -73,13 +73,13 @@ def unfinished(client: httpx.Client) -> list[JSON]:
 def present(client: httpx.Client, data: Path, told: Told) -> dict[str, str]:
     """Content by id of the videos that are there, after checking that they are what was told."""
     wait_for(lambda: not unfinished(client))
-    there = kept(client, "videos")
+    there = stored_videos(client, "videos")
     sure = {video: content for video, content in told.present.items() if video not in told.going}
     assert sure.items() <= there.items(), "an acknowledged upload is lost, or has other content"
     assert told.promised <= set(there.values()), "a file that a job was to go on with is lost"
     phantoms = set(there.values()) - set(told.present.values()) - told.promised - told.coming
     assert phantoms == set(), "a video that nobody uploaded, or that was deleted"
-    assert held(data / "collections" / "videos") == sorted(there.values())
+    assert stored_hashes(data / "collections" / "videos") == sorted(there.values())
     return there
 
 

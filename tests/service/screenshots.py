@@ -23,9 +23,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from demo.scenes import write_videos
 from tests.media_files import Pixels, write_color_video, write_video
-from tests.service.browsing import ADMIN
+from tests.service.browsing import ADMIN, views
 from tests.service.conftest import settings_for
-from tests.service.page_views import views
 from tests.service.running import ROOT, Running, serving
 from tests.tools import find_tool
 from tests.waiting import wait_for

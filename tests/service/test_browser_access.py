@@ -15,9 +15,16 @@ from playwright.sync_api import APIResponse, Page, Route, expect
 
 from tests.chaos import only_by_chaos
 from tests.media_files import solid, write_picture
-from tests.service.accessibility import accessibility_tree, announcements, record_announcements
-from tests.service.browsing import ADMIN, PATIENCE_MS, wait_for_events
-from tests.service.page_views import exceptions, views
+from tests.service.browsing import (
+    ADMIN,
+    PATIENCE_MS,
+    accessibility_tree,
+    announcements,
+    exceptions,
+    record_announcements,
+    views,
+    wait_for_events,
+)
 from tests.service.running import Running
 from tests.waiting import wait_for
 
@@ -54,19 +61,19 @@ def with_a_job(guarded: Running, tmp_path_factory: pytest.TempPathFactory) -> Ru
 
 def violations(page: Page, rules: dict[str, list[str]]) -> list[str]:
     """Return the violations that axe-core, already injected, finds in the current view."""
-    found = page.evaluate("rules => axe.run(rules)", rules)["violations"]
-    return [f"{each['id']}: {node['target']} {node['failureSummary']}" for each in found for node in each["nodes"]]
+    results = page.evaluate("rules => axe.run(rules)", rules)["violations"]
+    return [f"{each['id']}: {node['target']} {node['failureSummary']}" for each in results for node in each["nodes"]]
 
 
 def small_targets(page: Page) -> list[str]:
     """Return touch targets of the top view that are too small."""
     return page.evaluate(  # type: ignore[no-any-return]
-        """([targets, least]) => {
+        """([targets, minimum]) => {
             const top = [...document.querySelectorAll("dialog[open]")].pop() || document;
             return [...top.querySelectorAll(targets)]
                 .filter((each) => each.checkVisibility({ visibilityProperty: true, opacityProperty: true }))
                 .map((each) => [each, each.getBoundingClientRect()])
-                .filter(([, box]) => box.width && (box.height < least || box.width < least))
+                .filter(([, box]) => box.width && (box.height < minimum || box.width < minimum))
                 .map(([each, box]) => `${each.outerHTML.slice(0, 90)} ${box.width}x${box.height}`);
         }""",
         [TARGETS, SMALLEST_TARGET],
@@ -104,12 +111,12 @@ def test_every_view_is_accessible(with_a_job: Running, enter: Callable[..., Page
     seen, wrong = [], []
     for view in chain(views(page, "a red thing", "which colour is it"), exceptions(page, broken, "empty")):
         seen.append(view)
-        found = violations(page, RULES) + (small_targets(page) if is_phone else [])
+        problems = violations(page, RULES) + (small_targets(page) if is_phone else [])
         page.emulate_media(color_scheme="light")
-        found += violations(page, COLOURS)
+        problems += violations(page, COLOURS)
         page.emulate_media(color_scheme="dark")
-        wrong += [(view, each) for each in found]
-        if found:
+        wrong += [(view, each) for each in problems]
+        if problems:
             page.screenshot(path=tmp_path / f"{view}-{size}.png")
         assert rightmost(page) <= width, view
         wrong += [(view, name) for name in duplicate_names(page)]
@@ -198,7 +205,7 @@ def test_a_search_is_announced_once_and_a_clip_takes_and_returns_the_focus(page:
 
 
 def test_starts_ends_and_failures_are_announced_but_no_progress(
-    page: Page, collection: str, incoming: Path, files: Path, held: Callable[[], None]
+    page: Page, collection: str, incoming: Path, files: Path, release_jobs: Callable[[], None]
 ) -> None:
     (incoming / "letter.mp4").write_text("Dear reader, this is no video.")
     for name in ("red", "green"):
@@ -213,16 +220,16 @@ def test_starts_ends_and_failures_are_announced_but_no_progress(
     job = page.get_by_role("article")
     expect(job).to_contain_text("1 of 3 files")
     expect(job.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "33")
-    answers: list[tuple[Route, APIResponse]] = []
-    page.route("**/pause", lambda route: answers.append((route, route.fetch(timeout=PATIENCE_MS))))
+    responses: list[tuple[Route, APIResponse]] = []
+    page.route("**/pause", lambda route: responses.append((route, route.fetch(timeout=PATIENCE_MS))))
     job.get_by_role("button", name=re.compile("^Pause ")).click()
     expect(job).to_contain_text("pausing after the current files")
-    wait_for_events(page, lambda: answers)
-    held()
+    wait_for_events(page, lambda: responses)
+    release_jobs()
     paused = job.get_by_text("paused", exact=True)
     expect(paused).to_be_visible()
-    [(route, answer)] = answers
-    route.fulfill(response=answer)  # an outdated response that arrives late
+    [(route, response)] = responses
+    route.fulfill(response=response)  # an outdated response that arrives late
     expect(job.get_by_text("Pause", exact=True)).not_to_have_attribute("aria-disabled", "true")
     expect(paused).to_be_visible()
     job.get_by_role("button", name=re.compile("^Resume ")).click()

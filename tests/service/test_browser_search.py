@@ -1,16 +1,28 @@
-"""The page in a browser: search by image and clip, filters, pages of results, and the timeline."""
+"""The page in a browser: search, clips, links, history and API keys."""
 
 from __future__ import annotations
 
 import base64
 import re
+import shutil
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
+import service.page
+from service.page import WEB_FILES, PageFiles
 from tests.media_files import solid, write_picture
-from tests.service.browsing import FILM_CLIPS, wait_for_events
+from tests.service.browsing import (
+    FILM_CLIPS,
+    PATIENCE_MS,
+    announcements,
+    expect_toast,
+    record_announcements,
+    record_toasts,
+    wait_for_events,
+)
 from tests.service.running import Running
 from tests.waiting import wait_for
 
@@ -23,6 +35,19 @@ def expect_titles(page: Page, *titles: str) -> None:
     """Wait for results with these titles, in any order."""
     shown = page.locator("#results .title")
     wait_for(lambda: sorted(shown.all_inner_texts()) == sorted(titles))
+
+
+@pytest.fixture
+def page(page: Page) -> Page:
+    """The page, which records the positions that its video seeks, since it may have played past them."""
+    page.add_init_script("""window.seeks = [];
+        document.addEventListener("seeking", (event) => seeks.push(event.target.currentTime), true);""")
+    return page
+
+
+def expect_seek(page: Page, seconds: float) -> None:
+    """Wait until the video has been sought to a position within a second of ``seconds``."""
+    wait_for(lambda: any(seconds <= position < seconds + 1 for position in page.evaluate("seeks")))
 
 
 @pytest.fixture
@@ -146,12 +171,12 @@ def test_moments_are_on_the_timeline_and_clips_are_played_by_keys(page: Page, fi
 
     moments.click()
     expect(page.locator("#clip-facts")).to_contain_text(AT_20)
-    film_at = page.locator("#clip-screen video")
-    wait_for(lambda: 20 <= film_at.evaluate("video => video.currentTime") < 22.5)
+    video = page.locator("#clip-screen video")
+    expect_seek(page, 20)
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
     expect(page.locator("#clip-facts")).to_contain_text(AT_24)
-    wait_for(lambda: film_at.evaluate("video => video.currentTime") > 24.2)  # playing
+    wait_for(lambda: video.evaluate("video => video.currentTime") > 24.2)  # playing
     page.keyboard.press("End")
     expect(track).to_have_attribute("aria-valuetext", "clip 30 of 30, 0:58 to 1:00")
 
@@ -249,12 +274,9 @@ def test_captions_have_scores_by_word_and_questions_may_have_no_confident_answer
     red = page.locator("#scores").get_by_role("button", name=re.compile("^red: "))
     label = red.get_attribute("aria-label") or ""
     seconds = int(re.search(r"at 0:(\d\d)", label)[1])
-    video = page.locator("#clip-screen video")
-    video.evaluate(
-        "video => { video.pause(); window.seeks = []; video.onseeking = () => seeks.push(video.currentTime); }"
-    )
-    red.click()  # plays on from there
-    wait_for(lambda: any(seconds <= second < seconds + 1 for second in page.evaluate("seeks")))
+    page.evaluate("seeks.length = 0")
+    red.click()  # plays from there
+    expect_seek(page, seconds)
 
     question = page.locator("#question")
     question.fill("which colour is it")
@@ -272,3 +294,189 @@ def test_captions_have_scores_by_word_and_questions_may_have_no_confident_answer
     page.get_by_label(re.compile("Allowed answers")).fill("wombat")
     question.press("Enter")
     expect(page.locator("#answers .not-confident")).to_contain_text("None of these answers is in the model")
+
+
+def query_parameters(page: Page) -> dict[str, str]:
+    """Return the address's query parameters, read in the page because ``page.url`` is updated late."""
+    return {name: value for name, [value] in parse_qs(page.evaluate("location.search.slice(1)")).items()}
+
+
+def test_a_reload_fetches_only_the_page_itself_until_an_upgrade(
+    page: Page, collection: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = """() => performance.getEntriesByType("resource").filter(
+        (entry) => entry.name.includes("/static/") && entry.transferSize > 0).length"""
+    page.goto(f"/?collection={collection}")
+    expect(page.locator("#results")).to_contain_text("This collection is empty")
+    assert page.evaluate(fetched) > 10
+    page.reload()
+    expect(page.locator("#results")).to_contain_text("This collection is empty")
+    assert page.evaluate(fetched) == 0
+    upgraded = shutil.copytree(WEB_FILES, tmp_path / "static")
+    with (upgraded / "dom.js").open("a") as file:
+        file.write("document.title = 'upgraded';\n")
+    monkeypatch.setattr(service.page, "_page", PageFiles(upgraded))
+    page.reload()
+    expect(page).to_have_title("upgraded")
+    assert page.evaluate(fetched) > 10
+
+
+def test_the_search_and_the_open_clip_are_in_the_address_and_the_history(page: Page, film: str) -> None:
+    record_announcements(page)
+    page.goto(f"/?collection={film}&q=a+red+thing&group=event")
+    page.goto(f"/?collection={film}&q=a+blue+thing")
+    page.locator("#results .card").first.click()
+    expect(page.locator("#clip-title")).to_have_text("film")
+    assert query_parameters(page) == {"collection": film, "q": "a blue thing", "video": "1", "t": "40-42"}
+    expect(page.locator("#timeline")).to_be_visible()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#clip-facts")).to_contain_text(re.compile("0:42.+0:44"))
+    page.wait_for_url("**&t=42-44")
+
+    page.reload()
+    expect(page.locator("#clip-facts")).to_contain_text(re.compile("0:42.+0:44"))
+    expect(page.locator("#moments button")).to_have_count(1)  # of the search, which is also in the address
+    expect_seek(page, 42)
+    page.go_back()
+    expect(page.locator("#clip")).to_be_hidden()
+    assert "video" not in query_parameters(page)
+    expect(page.locator("#query")).to_have_value("a blue thing")
+    expect(page.locator("#results .card").first).to_contain_text("0:40")
+    page.go_forward()
+    expect(page.locator("#clip-facts")).to_contain_text(re.compile("0:42.+0:44"))
+
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy link").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == page.evaluate("location.href")
+    page.keyboard.press("Escape")
+    expect(page.locator("#clip")).to_be_hidden()
+    assert "video" not in query_parameters(page)
+    expect(page.locator("#results .card").first).to_be_visible()
+    page.locator("#results .card").nth(1).click()
+    expect(page.locator("#clip")).to_be_visible()
+    page.get_by_role("button", name="Close", exact=True).click()
+    page.evaluate("void setTimeout(() => history.back())")  # to the previous search: the closed clip has no entry
+    expect(page.locator("#query")).to_have_value("a red thing")
+    expect(page.locator("#clip")).to_be_hidden()
+
+    page.goto(f"/?collection={film}&video=1&t=21")  # an address typed by hand
+    expect(page.locator("#clip-facts")).to_contain_text(re.compile("0:20.+0:22"))
+    # Moves are announced, and closing the clip leaves the focus on the results.
+    track = page.get_by_role("slider", name="Clips of this video")
+    expect(track).to_have_attribute("aria-valuetext", "clip 11 of 30, 0:20 to 0:22")
+    expect(page.get_by_role("heading", name="film")).to_be_focused()
+    announcements(page)
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url("**&t=22-24")
+    track.press("ArrowRight")  # the slider announces its own value
+    page.wait_for_url("**&t=24-26")
+    assert announcements(page) == ["clip 12 of 30, 0:22 to 0:24"]
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("region", name="Clips")).to_be_focused()
+
+
+def test_a_broken_link_is_reported_and_the_page_works(page: Page, running: Running, palette: str) -> None:
+    first = running.client.get("/v1/collections").json()["collections"][0]["name"]
+    notice = page.locator("#uploads .failed")
+    page.goto("/?collection=nowhere&video=1&q=a+red+thing")
+    expect(notice).to_contain_text("Collection nowhere")
+    expect(notice).to_contain_text(f"It does not exist, or your API key has no access to it. Showing {first} instead.")
+    expect(
+        page.locator("#results").locator(".card, .note:not(.failed)").first
+    ).to_be_visible()  # other tests filled the collection
+    expect(page.locator("#clip")).to_be_hidden()
+    assert "video" not in query_parameters(page)
+
+    page.goto(f"/?collection={palette}&q=a+red+thing&video=4711")
+    expect(notice).to_contain_text("Link to video 4711")
+    expect(notice).to_contain_text("Video not found in palette. It may have been deleted.")
+    expect(page.locator("#results .card")).to_have_count(3)
+    expect(page.locator("#clip")).to_be_hidden()
+    assert "video" not in query_parameters(page)
+    page.locator("#results .card").first.click()
+    expect(page.locator("#clip-title")).to_have_text("red")
+    assert query_parameters(page)["video"] == "1"
+
+    page.route("**/videos/2", lambda route: route.abort())
+    page.goto(f"/?collection={palette}&video=2&t=never")
+    expect(notice).to_contain_text("Cannot reach the service.")
+    page.unroute_all()
+    notice.get_by_role("button", name="Try again").click()
+    expect(page.locator("#clip-title")).to_have_text("green")
+    expect(notice).to_contain_text("t: never; expected seconds below 2, such as 20 or 20-24.")
+    page.keyboard.press("Escape")
+    expect(page.locator("#clip")).to_be_hidden()
+    assert query_parameters(page) == {"collection": palette}
+
+
+def test_the_page_prompts_once_for_a_required_key_and_then_shows_everything(
+    browser: Browser, guarded: Running, files: Path
+) -> None:
+    key = guarded.client.post("/v1/keys", json={"name": "page", "scopes": ["read", "write"]}).json()["key"]
+    context = browser.new_context(base_url=str(guarded.client.base_url))
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    record_toasts(page)
+    page.goto("/?collection=palette&q=a+red+thing&video=2")
+    expect(page.locator("#key-dialog")).to_be_visible()
+    page.get_by_label("API key", exact=True).fill("vsk_wrong")
+    page.get_by_role("button", name="Continue").click()
+    expect(page.locator("#key-error")).to_contain_text("the API key is unknown")
+    page.get_by_label("API key", exact=True).fill(key)
+    page.get_by_role("button", name="Continue").click()
+    expect(page.locator("#key-dialog")).to_be_hidden()
+    expect(page.locator("#clip-title")).to_have_text("green")  # the link is opened after that
+    page.keyboard.press("Escape")
+    expect(page.locator("#results .card").first).to_contain_text("red")
+    picture = page.locator("#results img").first  # loaded by the media cookie
+    wait_for(lambda: picture.evaluate("image => image.naturalWidth") > 0)
+    page.locator("#files").set_input_files(files / "red.mp4")
+    expect_toast(page, "red.mp4", "already in the collection")
+    page.reload()  # the tab keeps the key
+    wait_for(lambda: picture.evaluate("image => image.naturalWidth") > 0)
+    expect(page.locator("#key-dialog")).to_be_hidden()
+    assert key not in page.evaluate("JSON.stringify({...localStorage}) + document.cookie + location.href")
+
+    # A late rejection of the old key does not prompt again.
+    late: list[Route] = []
+    page.route("**/v1/models", lambda route: late.append(route), times=1)
+    page.evaluate("sessionStorage.clear()")
+    page.locator("#model").click()
+    page.get_by_label("API key", exact=True).fill(key)
+    page.get_by_role("button", name="Continue").click()
+    expect(page.locator("#key-dialog")).to_be_hidden()
+    wait_for_events(page, lambda: late)
+    late[0].fulfill(status=401, json={"detail": "an API key was expected"})
+    expect(page.get_by_role("article").first).to_contain_text("small-colours")
+    expect(page.locator("#key-dialog")).to_be_hidden()
+    context.close()
+
+
+def test_tabs_with_keys_of_different_collections_show_the_media_of_each(
+    browser: Browser, guarded: Running, files: Path
+) -> None:
+    guarded.client.delete("/v1/collections/second")
+    guarded.client.post("/v1/collections", json={"name": "second"}).raise_for_status()
+    with (files / "blue.mp4").open("rb") as file:
+        guarded.client.post("/v1/collections/second/videos", files={"file": file}).raise_for_status()
+    context = browser.new_context(base_url=str(guarded.client.base_url))
+    pages: list[Page] = []
+    for name in ("palette", "second"):
+        new_key = {"name": name, "scopes": ["read"], "collections": [name]}
+        key = guarded.client.post("/v1/keys", json=new_key).json()["key"]
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        page.goto(f"/?collection={name}")
+        page.get_by_label("API key", exact=True).fill(key)
+        page.get_by_role("button", name="Continue").click()
+        expect(page.locator("#results .card").first).to_be_visible()
+        pages.append(page)
+    for page in pages:  # the first tab again, after the second one has got its cookie
+        clip = page.evaluate("document.querySelector('#results img').src.replace(/thumbnail.*/, 'media')")
+        for address in (clip, clip.replace("media", "thumbnail")):
+            assert page.evaluate("address => fetch(address).then((response) => response.status)", address) == 200
+        page.locator("#results .card").first.click()
+        video = page.locator("#clip-screen video")
+        wait_for(lambda video=video: video.evaluate("video => video.readyState") >= 1)
+    context.close()

@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from tests.service.running import Running
-from tests.service.uploading import held
+from tests.service.uploading import stored_hashes
 from vitascope.cli.completion import collection_names
 from vitascope.cli.main import build_parser, main
 from vitascope.cli.output import print_mapping
@@ -25,7 +25,7 @@ from vitascope.client import Client
 JSON = dict[str, Any]
 
 NULL_ON_ONE_SIDE = {"path", "vectors", "model_loaded", "media_url", "thumbnail_url", "job"}
-"""Fields that only a data folder or only a service knows."""
+"""Fields that only one of the backends fills."""
 DIFFERENT_VALUES = {
     *("created_at", "added_at", "started_at", "finished_at", "rate", "bytes", "next_cursor", "changed"),
     "media_not_included",  # uploads are files of the collection
@@ -157,10 +157,10 @@ def text_output(command: str, result: JSON | None) -> str:
 
 
 def compare(local: Side, remote: Side, commands: str) -> None:
-    for line, ours, theirs in zip(commands.strip().splitlines(), local.results, remote.results, strict=True):
-        assert (ours[0], theirs[0]) == (int(line[0]), int(line[0])), line
-        assert comparable(ours[1], local) == comparable(theirs[1], remote), line
-        assert plain(ours[2], local) == plain(theirs[2], remote), line
+    for line, by_local, by_remote in zip(commands.strip().splitlines(), local.results, remote.results, strict=True):
+        assert (by_local[0], by_remote[0]) == (int(line[0]), int(line[0])), line
+        assert comparable(by_local[1], local) == comparable(by_remote[1], remote), line
+        assert plain(by_local[2], local) == plain(by_remote[2], remote), line
 
 
 def comparable(value: Any, side: Side) -> Any:
@@ -223,6 +223,21 @@ def test_job_commands_have_equal_results_in_a_data_folder_and_through_a_service(
     assert "broken.mp4" in followed[2]
 
 
+def test_rejected_jobs_and_files_are_reported(
+    sides: tuple[Side, Side], running: Running, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, remote = sides
+    remote.run(["index", "/no/allowed/root", "--remote", "--collection", "NAME"], monkeypatch, capsys)
+    assert [status for status, _, _ in remote.results] == [2]
+    assert running.client.get(f"/v1/collections/{remote.placeholders['NAME']}").status_code == 404
+    (Path(remote.placeholders["FOLDER"]) / "a.mp4").write_bytes(bytes(2_100_000))
+    result = remote.run(["index", "FOLDER", "--collection", "NAME"], monkeypatch, capsys)
+    assert result is not None
+    assert (result["added"], result["failed"]) == (3, 2)
+    assert [Path(failure["file"]).name for failure in result["failures"]] == ["a.mp4", "broken.mp4"]
+    assert result["failures"][0]["reason"].startswith("a.mp4: file: more than 2000000 bytes")
+
+
 def test_interrupted_upload_continues_without_sending_a_file_twice(
     sides: tuple[Side, Side], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -252,27 +267,6 @@ def test_interrupted_upload_continues_without_sending_a_file_twice(
     assert (Path(note["file"]).name, note["note"].partition(":")[0]) == ("red.mp4", "red.srt")
 
 
-def test_rejected_job_leaves_no_empty_collection(
-    sides: tuple[Side, Side], running: Running, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _, remote = sides
-    remote.run(["index", "/no/allowed/root", "--remote", "--collection", "NAME"], monkeypatch, capsys)
-    assert [status for status, _, _ in remote.results] == [2]
-    assert running.client.get(f"/v1/collections/{remote.placeholders['NAME']}").status_code == 404
-
-
-def test_rejected_file_is_listed_and_the_others_are_uploaded(
-    sides: tuple[Side, Side], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _, remote = sides
-    (Path(remote.placeholders["FOLDER"]) / "a.mp4").write_bytes(bytes(2_100_000))
-    result = remote.run(["index", "FOLDER", "--collection", "NAME"], monkeypatch, capsys)
-    assert result is not None
-    assert (result["added"], result["failed"]) == (3, 2)
-    assert [Path(failure["file"]).name for failure in result["failures"]] == ["a.mp4", "broken.mp4"]
-    assert result["failures"][0]["reason"].startswith("a.mp4: file: more than 2000000 bytes")
-
-
 def test_deleting_a_video_deletes_its_upload(
     running: Running, colors: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -281,9 +275,9 @@ def test_deleting_a_video_deletes_its_upload(
     folder = running.settings.data_dir / "collections" / colors
     words = ["--collection", colors, "--yes"]
     assert main(["video", "delete", first["id"], *words]) == 0
-    assert held(folder) == sorted(video["content_sha256"] for video in (second, third))
+    assert stored_hashes(folder) == sorted(video["content_sha256"] for video in (second, third))
     assert main(["video", "delete", second["id"], *words, "--server", str(running.client.base_url)]) == 0
-    assert held(folder) == [third["content_sha256"]]
+    assert stored_hashes(folder) == [third["content_sha256"]]
     assert running.client.get(third["media_url"]).status_code == 200
     capsys.readouterr()
 

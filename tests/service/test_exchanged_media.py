@@ -17,8 +17,8 @@ from tests.chaos import rounds
 from tests.exchanging import exchanging
 from tests.media_files import mean_color, write_color_video
 from tests.service.conftest import COLORS, settings_for
+from tests.service.jobs import finished_job
 from tests.service.running import Running, problem_of, serving
-from tests.service.test_jobs import finished
 
 _numbers = itertools.count()
 
@@ -53,7 +53,7 @@ def shelf(library: tuple[Running, Path], tmp_path: Path, request: pytest.Fixture
     secret = write_color_video(tmp_path / "film.mp4", COLORS["blue"])
     service.client.post("/v1/collections", json={"name": name}).raise_for_status()
     answer = service.client.post(f"/v1/collections/{name}/jobs", json={"folder": str(root / name)})
-    assert finished(service.client, answer.headers["location"])["counts"]["succeeded"] == 1
+    assert finished_job(service.client, answer.headers["location"])["counts"]["succeeded"] == 1
     return Shelf(service, f"/v1/collections/{name}/videos/1", film, secret)
 
 

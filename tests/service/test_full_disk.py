@@ -18,7 +18,7 @@ from tests.chaos import rounds
 from tests.media_files import solid, write_picture
 from tests.service.conftest import settings_for
 from tests.service.running import problem_of, process
-from tests.service.uploading import held, kept, picture, sha256, upload
+from tests.service.uploading import picture, sha256, stored_hashes, stored_videos, upload
 from tests.waiting import wait_for
 
 SIZE = "10m"
@@ -121,7 +121,7 @@ def test_a_full_disk_refuses_writes_keeps_reads_and_recovers_by_itself(
             victim = min(acknowledged, key=int)
             if not refused(client.delete(f"/v1/collections/videos/videos/{victim}")):
                 del acknowledged[victim]
-            listed = kept(client, "videos")
+            listed = stored_videos(client, "videos")
             assert acknowledged.items() <= listed.items()
             content = picture(folder, next(numbers))
             by_job = upload(client, "videos", content, by_job=True)
@@ -140,13 +140,13 @@ def test_a_full_disk_refuses_writes_keeps_reads_and_recovers_by_itself(
         answer = client.post("/v1/collections/videos/jobs", json={"folder": str(indexed)})
         for begun in (by_job, answer):  # of either kind the last one, after which none is left
             wait_for(lambda begun=begun: client.get(begun.headers["location"]).json()["state"] == "succeeded")
-        listed = kept(client, "videos")
+        listed = stored_videos(client, "videos")
         of_jobs = {video: content for video, content in listed.items() if video not in acknowledged}
         assert sorted(of_jobs.values()) == sorted([sha256(file.read_bytes()) for file in indexed.iterdir()] + promised)
         assert acknowledged.items() <= listed.items()
         # Nothing is left of what was refused.
         assert list((disk.folder / "uploads").iterdir()) == []
-        assert held(disk.folder / "collections" / "videos") == sorted([*promised, *acknowledged.values()])
+        assert stored_hashes(disk.folder / "collections" / "videos") == sorted([*promised, *acknowledged.values()])
         # SQLite follows links itself, and this one leads out of here.
         with CollectionStore(Path(shutil.copytree(disk.folder / "collections", tmp_path / "copy"))) as library:
             assert library.open("videos").catalogue.integrity_errors() == []

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.service.conftest import fill, settings_for
-from tests.service.event_client import all_events
+from tests.service.jobs import all_events
 from tests.service.running import JSON, Running, problem_of, serving
 from tests.service.uploading import picture, upload
 from tests.waiting import PATIENCE, wait_for

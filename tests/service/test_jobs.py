@@ -1,123 +1,85 @@
-"""Indexing jobs over HTTP: only in allowed folders, file by file, and on again after a stop or a kill."""
+"""Jobs over HTTP: their sources, the folders that they may read, results by file, and control."""
 
 from __future__ import annotations
 
 import itertools
+import tarfile
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import fsspec
 import pytest
 
-from service.settings import Settings
+from service.settings import Settings, read_settings
 from tests.media_files import solid, write_picture
 from tests.service.conftest import settings_for
+from tests.service.jobs import finished_job, jobs_kept_queued, start_job, write_pictures
 from tests.service.running import JSON, Running, problem_of, process, serving
 from tests.waiting import PATIENCE, wait_for
+from vitascope.client import Client
+from vitascope.errors import InvalidInput
 
 MANY = 12
-SOME = 3
+EMBEDDED = 3
+"""Files that are embedded before a job is cancelled or killed."""
 
 
-def many_pictures(folder: Path) -> Path:
-    """``MANY`` small pictures, all different."""
-    folder.mkdir()
-    for number in range(MANY):
-        write_picture(folder / f"{number:03}.png", solid((number * 20, 255 - number, number), 48, 48))
-    return folder
+def items_of(running: Running, job: str, **query: object) -> list[JSON]:
+    items: list[JSON] = running.client.get(f"{job}/items", params={"limit": 10, **query}).json()["items"]
+    return items
 
 
-def finished(client: httpx.Client, address: str) -> JSON:
-    """The job once it is no longer queued or running."""
-    wait_for(lambda: client.get(address).json()["state"] not in ("queued", "running"))
-    job: JSON = client.get(address).json()
-    return job
-
-
-def test_a_folder_is_indexed_and_each_file_has_its_outcome(
-    running: Running, collection: str, incoming: Path, files: Path
-) -> None:
+def test_every_file_of_a_folder_has_its_result(running: Running, collection: str, incoming: Path, files: Path) -> None:
     for name in ("red.mp4", "blue.mp4"):
         (incoming / name).write_bytes((files / name).read_bytes())
     (incoming / "again.mp4").write_bytes((files / "red.mp4").read_bytes())
     (incoming / "broken.mp4").write_bytes(b"no video")
-    path = f"/v1/collections/{collection}/jobs"
-    asked = running.client.post(path, json={"folder": incoming.name, "metadata": {"site": "north"}})
-    assert asked.status_code == 202
-    assert asked.json()["state"] in ("queued", "running", "succeeded")
-    job = finished(running.client, asked.headers["location"])
-    assert (job["state"], job["total"], job["done"], job["error"]) == ("succeeded", 4, 4, None)
-    assert {k: v for k, v in job["counts"].items() if v} == {"succeeded": 2, "failed": 1, "skipped": 1}
-
-    items = running.client.get(f"{asked.headers['location']}/items", params={"limit": 10}).json()["items"]
-    outcome = {Path(item["path"]).name: item for item in items}
-    assert outcome["broken.mp4"]["state"] == "failed"
-    assert "broken.mp4" in outcome["broken.mp4"]["reason"]
-    # The first of two equal files in order of name is the one that counts.
-    assert (outcome["again.mp4"]["state"], outcome["red.mp4"]["state"]) == ("succeeded", "skipped")
-    assert outcome["again.mp4"]["video_id"] == outcome["red.mp4"]["video_id"]
-    failed = running.client.get(f"{asked.headers['location']}/items", params={"state": "failed"}).json()
-    assert [Path(item["path"]).name for item in failed["items"]] == ["broken.mp4"]
-
-    found = running.client.post(
-        f"/v1/collections/{collection}/search", json={"text": "a blue thing", "filter": {"site": "north"}}
-    ).json()["results"][0]
-    assert found["video"]["title"] == "blue"
-    assert running.client.get(found["media_url"]).content == (files / "blue.mp4").read_bytes()
-    # Deleting it leaves a file that is not the service's own.
-    running.client.delete(f"/v1/collections/{collection}/videos/{found['video']['id']}")
-    assert (incoming / "blue.mp4").exists()
-
-
-def test_a_folder_is_cut_by_subtitles_and_what_is_wrong_with_them_is_said(
-    running: Running, collection: str, incoming: Path, files: Path
-) -> None:
-    for name in ("red.mp4", "blue.mp4"):
-        (incoming / name).write_bytes((files / name).read_bytes())
-    (incoming / "red.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nRed.\n")
     (incoming / "blue.srt").write_text("no subtitles at all\n")
-    body = {"folder": incoming.name, "segmentation": {"rule": "subtitles", "shortest": 1, "longest": 4}}
-    asked = running.client.post(f"/v1/collections/{collection}/jobs", json=body)
-    assert finished(running.client, asked.headers["location"])["counts"]["succeeded"] == 2
-    items = running.client.get(f"{asked.headers['location']}/items", params={"state": "succeeded"}).json()["items"]
-    said = {Path(item["path"]).name: item["reason"] for item in items}
-    assert said["red.mp4"] is None
-    assert said["blue.mp4"].startswith("blue.srt:1: time: 'no subtitles at all'")
-    assert said["blue.mp4"].endswith("no subtitles; cut into windows of 8 s")
+    options = {"metadata": {"site": "north"}, "segmentation": {"rule": "subtitles"}}
+    response = running.client.post(f"/v1/collections/{collection}/jobs", json={"folder": incoming.name, **options})
+    assert response.status_code == 202
+    assert response.json()["state"] in ("queued", "running", "succeeded")
+    url = response.headers["location"]
+    job = finished_job(running.client, url)
+    assert (job["state"], job["total"], job["done"], job["error"]) == ("succeeded", 5, 5, None)
+    assert {state: n for state, n in job["counts"].items() if n} == {"succeeded": 2, "failed": 1, "skipped": 2}
+
+    items = {Path(item["path"]).name: item for item in items_of(running, url)}
+    assert items["broken.mp4"]["state"] == "failed"
+    assert "broken.mp4" in items["broken.mp4"]["reason"]
+    # Of files with equal content, the first by name is indexed.
+    assert (items["again.mp4"]["state"], items["red.mp4"]["state"]) == ("succeeded", "skipped")
+    assert items["again.mp4"]["video_id"] == items["red.mp4"]["video_id"]
+    assert items["blue.mp4"]["reason"].startswith("blue.srt:1: time: 'no subtitles at all'")
+    assert items["blue.mp4"]["reason"].endswith("no subtitles; cut into windows of 8 s")
+    assert [Path(item["path"]).name for item in items_of(running, url, state="failed")] == ["broken.mp4"]
+
+    search = {"text": "a blue thing", "filter": {"site": "north"}}
+    best = running.client.post(f"/v1/collections/{collection}/search", json=search).json()["results"][0]
+    assert best["video"]["title"] == "blue"
+    assert running.client.get(best["media_url"]).content == (files / "blue.mp4").read_bytes()
+    running.client.delete(f"/v1/collections/{collection}/videos/{best['video']['id']}")
+    assert (incoming / "blue.mp4").exists()  # it is not the service's file
 
 
-def test_jobs_and_items_are_listed_in_pages(running: Running, collection: str, incoming: Path) -> None:
-    for number in range(3):
-        write_picture(incoming / f"{number}.png", solid((number * 50, 10, 10)))
+def test_jobs_and_items_are_paginated(running: Running, collection: str, incoming: Path) -> None:
+    write_pictures(incoming, 3)
     path = f"/v1/collections/{collection}/jobs"
-    addresses = [running.client.post(path, json={"folder": incoming.name}).headers["location"] for _ in range(3)]
-    for address in addresses:
-        assert finished(running.client, address)["state"] == "succeeded"
+    urls = [start_job(running.client, collection, incoming.name) for _ in range(3)]
+    for url in urls:
+        assert finished_job(running.client, url)["state"] == "succeeded"
     first = running.client.get(path).json()
     second = running.client.get(path, params={"cursor": first["next_cursor"]}).json()
     assert [job["id"] for job in first["jobs"] + second["jobs"]] == ["3", "2", "1"]  # newest first
     assert second["next_cursor"] is None
-    page = running.client.get(f"{addresses[0]}/items").json()
-    rest = running.client.get(f"{addresses[0]}/items", params={"cursor": page["next_cursor"]}).json()
-    assert [Path(item["path"]).name for item in page["items"] + rest["items"]] == ["0.png", "1.png", "2.png"]
+    page = running.client.get(f"{urls[0]}/items").json()
+    rest = running.client.get(f"{urls[0]}/items", params={"cursor": page["next_cursor"]}).json()
+    assert [Path(item["path"]).stem for item in page["items"] + rest["items"]] == ["000", "001", "002"]
     assert rest["next_cursor"] is None
 
 
-@pytest.mark.parametrize("folder", ["/etc", "../..", "/", "incoming/../../..", "/nowhere/at/all", "a\0b", "~"])
-def test_a_folder_outside_the_allowed_ones_is_refused_whether_it_exists_or_not(
-    running: Running, collection: str, folder: str
-) -> None:
-    answer = running.client.post(f"/v1/collections/{collection}/jobs", json={"folder": folder})
-    if folder == "~":  # nothing is expanded: a folder of that name inside
-        problem_of(answer, 404, "not_found")
-    else:
-        problem_of(answer, 403, "path_forbidden")
-    assert running.client.get(f"/v1/collections/{collection}/jobs").json()["jobs"] == []
-
-
-def test_a_link_does_not_lead_out_of_the_allowed_folders(
+def test_links_do_not_lead_out_of_the_allowed_folders(
     running: Running, collection: str, incoming: Path, tmp_path: Path, files: Path
 ) -> None:
     secret = tmp_path / "secret.mp4"
@@ -126,28 +88,11 @@ def test_a_link_does_not_lead_out_of_the_allowed_folders(
     (incoming / "file.mp4").symlink_to(secret)
     (incoming / "loop").symlink_to(incoming / "loop")
     path = f"/v1/collections/{collection}/jobs"
-    for name in ("out", "loop"):
-        answer = running.client.post(path, json={"folder": f"{incoming.name}/{name}"})
-        assert answer.status_code in (403, 404), answer.text
-    answer = running.client.post(path, json={"folder": f"{incoming.name}/out"})
-    problem_of(answer, 403, "path_forbidden")
-    job = finished(running.client, running.client.post(path, json={"folder": incoming.name}).headers["location"])
+    problem_of(running.client.post(path, json={"folder": f"{incoming.name}/out"}), 403, "path_forbidden")
+    assert running.client.post(path, json={"folder": f"{incoming.name}/loop"}).status_code in (403, 404)
+    job = finished_job(running.client, start_job(running.client, collection, incoming.name))
     assert job["counts"]["succeeded"] == 0
     assert running.client.get(f"/v1/collections/{collection}").json()["videos"] == 0
-
-
-def test_a_link_put_in_the_place_of_an_indexed_file_shows_nothing(
-    running: Running, collection: str, incoming: Path, tmp_path: Path, files: Path
-) -> None:
-    (incoming / "red.mp4").write_bytes((files / "red.mp4").read_bytes())
-    answer = running.client.post(f"/v1/collections/{collection}/jobs", json={"folder": incoming.name})
-    finished(running.client, answer.headers["location"])
-    (tmp_path / "secret").write_text("secret")
-    (incoming / "red.mp4").unlink()
-    (incoming / "red.mp4").symlink_to(tmp_path / "secret")
-    for rest in ("media", "thumbnail"):
-        answer = running.client.get(f"/v1/collections/{collection}/videos/1/{rest}")
-        problem_of(answer, 403, "path_forbidden")
 
 
 @pytest.mark.parametrize("job_id", ["0", "99", "abc", "9" * 5000])
@@ -155,70 +100,178 @@ def test_an_unknown_job_is_not_found(running: Running, collection: str, job_id: 
     path = f"/v1/collections/{collection}/jobs/{job_id}"
     problem_of(running.client.get(path), 404, "job_not_found")
     problem_of(running.client.get(f"{path}/items"), 404, "job_not_found")
+    problem_of(running.client.post(f"{path}/pause"), 404, "job_not_found")
     problem_of(running.client.delete(path), 404, "job_not_found")
 
 
-def test_a_job_is_cancelled_and_what_was_added_stays(
-    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = _settings(small_bundle, tmp_path)
-    with serving(settings) as running:
+@pytest.fixture
+def many_settings(small_bundle: Path, tmp_path: Path) -> Settings:
+    """Settings of a service that may index the folder `many`, file by file."""
+    folder = write_pictures(tmp_path / "many", MANY)
+    return settings_for(small_bundle, tmp_path / "data", allowed_roots=[folder], job_concurrency=1)
+
+
+def test_a_cancelled_job_keeps_what_it_has_added(many_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(many_settings) as running:
         client = running.client
-        go_on = threading.Event()
-        _pause_after_some(running, monkeypatch, go_on.is_set)
-        address = _begin(client, settings)
-        wait_for(lambda: client.get(address).json()["done"] == SOME)
-        assert client.delete(address).json()["requested"] == "cancel"
-        go_on.set()  # the file at hand is finished, and no other is begun
-        job = finished(client, address)
+        released = threading.Event()
+        embed, calls = running.service.model.embed_video, itertools.count(1)
+
+        def block(*args: Any) -> Any:
+            if next(calls) == EMBEDDED + 1:
+                assert released.wait(PATIENCE)
+            return embed(*args)
+
+        monkeypatch.setattr(running.service.model, "embed_video", block)
+        client.post("/v1/collections", json={"name": "many"})
+        url = start_job(client, "many", many_settings.allowed_roots[0])
+        wait_for(lambda: client.get(url).json()["done"] == EMBEDDED)
+        assert client.delete(url).json()["requested"] == "cancel"
+        released.set()  # the file in progress is finished, and no further one is started
+        job = finished_job(client, url)
         assert job["state"] == "cancelled"
-        assert job["counts"]["succeeded"] == SOME + 1
-        assert job["counts"]["cancelled"] == MANY - SOME - 1
-        assert client.get("/v1/collections/many").json()["videos"] == SOME + 1
-        again = client.post("/v1/collections/many/jobs", json={"source": job["source"]}).headers["location"]
-        assert finished(client, again)["counts"]["skipped"] == SOME + 1
+        assert job["counts"]["succeeded"] == EMBEDDED + 1
+        assert job["counts"]["cancelled"] == MANY - EMBEDDED - 1
+        assert client.get("/v1/collections/many").json()["videos"] == EMBEDDED + 1
+        again = start_job(client, "many", source=job["source"])
+        assert finished_job(client, again)["counts"]["skipped"] == EMBEDDED + 1
         problem_of(client.delete(again), 409, "conflict")
 
 
-def test_a_job_survives_a_stop_and_a_kill(small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = _settings(small_bundle, tmp_path)
-    with serving(settings) as running:  # ends as by SIGTERM, in the middle of the job
-        _pause_after_some(running, monkeypatch, lambda: running.service.worker.is_stopping)
-        address = _begin(running.client, settings)
-        wait_for(lambda: running.client.get(address).json()["done"] == SOME)
-    with process(settings, "tests.service.stalling", str(SOME)) as (client, server):
-        # The file at hand was finished before the stop; now as many more, and one that is never finished.
-        wait_for(lambda: client.get(address).json()["done"] == 2 * SOME + 1)
-        assert client.get(address).json()["state"] == "running"
+def test_a_job_continues_after_a_kill(many_settings: Settings) -> None:
+    with process(many_settings, "tests.service.stalling", str(EMBEDDED)) as (client, server):
+        client.post("/v1/collections", json={"name": "many"})
+        url = start_job(client, "many", many_settings.allowed_roots[0])
+        wait_for(lambda: client.get(url).json()["done"] == EMBEDDED)
+        assert client.get(url).json()["state"] == "running"
         server.kill()
         server.wait(PATIENCE)
-    with serving(settings) as running:
-        job = finished(running.client, address)
+    with serving(many_settings) as running:
+        job = finished_job(running.client, url)
         assert (job["state"], job["done"], job["counts"]["succeeded"]) == ("succeeded", MANY, MANY)
         videos = running.client.get("/v1/collections/many/videos", params={"limit": 2 * MANY}).json()["videos"]
         assert sorted(video["title"] for video in videos) == [f"{number:03}" for number in range(MANY)]
 
 
-def _pause_after_some(running: Running, monkeypatch: pytest.MonkeyPatch, go_on: Callable[[], bool]) -> None:
-    """Let the service embed ``SOME`` files and then wait for ``go_on``, once."""
-    embed = running.service.model.embed_video
-    calls = itertools.count(1)
+def test_a_job_is_paused_resumed_and_retried(running: Running, collection: str, incoming: Path) -> None:
+    client, path = running.client, f"/v1/collections/{collection}/jobs"
+    (incoming / "late.png").write_bytes(b"not yet")
+    with jobs_kept_queued(running.service.worker):
+        url = start_job(client, collection, incoming.name)
+    assert client.post(f"{url}/pause").json()["state"] == "paused"
+    assert [job["id"] for job in client.get(path, params={"state": "paused"}).json()["jobs"]] == ["1"]
+    assert client.get(path, params={"state": "failed"}).json()["jobs"] == []
+    problem_of(client.get(path, params={"state": "tired"}), 422, "validation_failed")
+    problem_of(client.post(f"{url}/retry"), 409, "conflict")
+    assert client.post(f"{url}/resume").status_code == 200
+    assert finished_job(client, url)["counts"]["failed"] == 1
+    problem_of(client.post(f"{url}/resume"), 409, "conflict")
+    write_picture(incoming / "late.png", solid((5, 5, 5)))
+    assert client.post(f"{url}/retry").json()["counts"]["queued"] == 1
+    counts = finished_job(client, url)["counts"]
+    assert (counts["succeeded"], counts["failed"]) == (1, 0)
 
-    def pausing(*args: Any) -> Any:
-        if next(calls) == SOME + 1:
-            wait_for(go_on)
-        return embed(*args)
 
-    monkeypatch.setattr(running.service.model, "embed_video", pausing)
+def test_a_file_list_gives_titles_and_metadata_and_names_its_errors(
+    running: Running, collection: str, incoming: Path, tmp_path: Path
+) -> None:
+    write_picture(incoming / "a.png", solid((250, 10, 10)))
+    secret = write_picture(tmp_path / "secret.png", solid((1, 2, 3)))
+    (incoming / "list.csv").write_text(f"path,title,year\na.png,The red one,2020\n{secret},,\n,,\n")
+    url = start_job(running.client, collection, source={"kind": "list", "file": f"{incoming.name}/list.csv"})
+    job = finished_job(running.client, url)
+    assert (job["state"], job["counts"]["succeeded"], job["counts"]["failed"]) == ("succeeded", 1, 2)
+    assert job["source"]["file"] == str(incoming / "list.csv")
+    assert job["rate"]["items"] > 0
+    assert job["rate"]["seconds_left"] is None
+    [item] = items_of(running, url, state="succeeded")
+    assert (item["title"], item["metadata"], item["tries"], item["crashes"]) == ("The red one", {"year": 2020}, 1, 0)
+    reasons = [item["reason"] for item in items_of(running, url, state="failed")]
+    assert "line 3, column 'path'" in reasons[0]
+    assert "outside the folders" in reasons[0]
+    assert "line 4, column 'path'" in reasons[1]
+    search = {"text": "red", "filter": {"year": 2020}}
+    response = running.client.post(f"/v1/collections/{collection}/search", json=search)
+    assert response.json()["results"][0]["video"]["title"] == "The red one"
 
 
-def _settings(bundle: Path, tmp_path: Path) -> Settings:
-    many_pictures(tmp_path / "many")
-    return settings_for(bundle, tmp_path / "data", allowed_roots=[tmp_path / "many"], job_concurrency=1)
+def test_a_list_beyond_a_limit_fails_the_job_by_name(running: Running, collection: str, incoming: Path) -> None:
+    (incoming / "wide.csv").write_text("path," + ",".join(f"c{number}" for number in range(50)) + "\n")
+    source = {"kind": "list", "file": f"{incoming.name}/wide.csv"}
+    job = finished_job(running.client, start_job(running.client, collection, source=source))
+    assert job["state"] == "failed"
+    assert job["error"].endswith("wide.csv: 51 columns; at most 50 were expected (VITASCOPE_MAX_LIST_COLUMNS)")
 
 
-def _begin(client: httpx.Client, settings: Settings) -> str:
-    client.post("/v1/collections", json={"name": "many"})
-    answer = client.post("/v1/collections/many/jobs", json={"folder": str(settings.allowed_roots[0])})
-    assert answer.status_code == 202, answer.text
-    return answer.headers["location"]
+def test_a_member_of_a_shard_plays_and_is_deleted_with_its_video(
+    running: Running, collection: str, incoming: Path
+) -> None:
+    picture = write_picture(incoming / "a.png", solid((10, 250, 10)))
+    content = picture.read_bytes()
+    with tarfile.open(incoming / "shard.tar", "w") as archive:
+        archive.add(picture, "a.png")
+    source = {"kind": "shards", "shards": [f"{incoming.name}/shard.tar"]}
+    job = finished_job(running.client, start_job(running.client, collection, source=source))
+    assert job["counts"]["succeeded"] == 1
+    (incoming / "shard.tar").unlink()
+    video = f"/v1/collections/{collection}/videos/1"
+    assert running.client.get(f"{video}/media").content == content
+    opened = running.service.collection(collection)
+    copy = opened.media_path(opened.get_video(1))
+    assert copy.is_file()
+    assert running.client.delete(video).status_code == 204
+    assert not copy.exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"folder": "/etc"}, 403, "path_forbidden"),
+        ({"folder": "../.."}, 403, "path_forbidden"),
+        ({"folder": "/"}, 403, "path_forbidden"),
+        ({"folder": "incoming/../../.."}, 403, "path_forbidden"),
+        ({"folder": "/nowhere/at/all"}, 403, "path_forbidden"),  # whether it exists or not
+        ({"folder": "a\0b"}, 403, "path_forbidden"),
+        ({"folder": "~"}, 404, "not_found"),  # a relative name, not expanded
+        ({"source": {"kind": "files", "files": ["/etc/passwd"]}}, 403, "path_forbidden"),
+        ({"source": {"kind": "files", "files": ["../service.lock"]}}, 403, "path_forbidden"),
+        ({"source": {"kind": "files", "files": ["nothing.mp4"]}}, 404, "not_found"),
+        ({"source": {"kind": "list", "file": "/etc/passwd"}}, 403, "path_forbidden"),
+        ({"source": {"kind": "shards", "shards": ["/etc/passwd"]}}, 403, "path_forbidden"),
+        ({"source": {"kind": "url", "url": "file:///etc/passwd"}}, 403, "path_forbidden"),
+        ({"source": {"kind": "url", "url": "file:///etc"}}, 403, "path_forbidden"),
+        ({"source": {"kind": "url", "url": "http://169.254.169.254/latest/meta-data"}}, 403, "path_forbidden"),
+        ({"source": {"kind": "url", "url": "s3://bucket/videos/"}}, 403, "path_forbidden"),
+        ({"source": {"kind": "url", "url": "simplecache::http://127.0.0.1/"}}, 422, "invalid_input"),
+        ({"source": {"kind": "url", "url": "words"}}, 422, "invalid_input"),
+        ({"source": {"kind": "files", "files": []}}, 422, "validation_failed"),
+        ({"source": {"kind": "other"}}, 422, "validation_failed"),
+        ({}, 422, "validation_failed"),  # exactly one of source and folder
+        ({"folder": ".", "source": {"kind": "folder", "folder": "."}}, 422, "validation_failed"),
+    ],
+)
+def test_sources_that_are_forbidden_or_invalid_are_rejected(
+    running: Running, collection: str, body: JSON, status: int, code: str
+) -> None:
+    problem_of(running.client.post(f"/v1/collections/{collection}/jobs", json=body), status, code)
+    assert running.client.get(f"/v1/collections/{collection}/jobs").json()["jobs"] == []
+
+
+def test_an_allowed_url_is_fetched(small_bundle: Path, tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    content = write_picture(tmp_path / "a.png", solid((10, 10, 250))).read_bytes()
+    memory.pipe("/films/a.png", content)
+    settings = settings_for(small_bundle, tmp_path / "data", allowed_urls=["memory://films/"])
+    with serving(settings) as running, Client(str(running.client.base_url)) as client:
+        client.create_collection("remote")
+        job = client.create_job("remote", source={"kind": "url", "url": "memory://films/"})
+        assert client.wait_for_job("remote", job["id"])["counts"]["succeeded"] == 1
+        media = client.get_video("remote", "1")["media_url"]
+        memory.rm("/films", recursive=True)
+        assert running.client.get(media).content == content
+
+
+def test_urls_are_off_by_default_and_errors_in_the_setting_are_named(tmp_path: Path) -> None:
+    assert Settings(data_dir=tmp_path).access_policy().urls == ()
+    with pytest.raises(InvalidInput, match="allowed_urls"):
+        read_settings(allowed_urls=["bucket"])

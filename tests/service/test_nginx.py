@@ -24,9 +24,8 @@ from service.run import listen
 from service.server import serve_health
 from service.settings import Settings
 from tests.ports import reserved_port
-from tests.service.blocked_jobs import not_begun
 from tests.service.conftest import settings_for
-from tests.service.event_client import events, stream
+from tests.service.jobs import events, jobs_kept_queued, stream
 from tests.service.running import JSON, Running, problem_of, process, serving
 from tests.service.uploading import picture, upload
 from tests.tools import find_tool
@@ -130,7 +129,7 @@ def test_events_of_a_job_arrive_while_it_runs(proxied: Proxied, tmp_path: Path) 
     folder = proxied.running.settings.data_dir / "incoming" / "pictures"
     folder.mkdir(parents=True)
     (folder / "a.png").write_bytes(picture(tmp_path, 2))
-    with not_begun(proxied.running.service.worker) as waiting:
+    with jobs_kept_queued(proxied.running.service.worker) as waiting:
         job = proxied.client.post("/v1/collections/videos/jobs", json={"folder": "pictures"}).headers["location"]
     with stream(proxied.client, job, 0) as response:
         assert response.headers["content-type"].startswith("text/event-stream")

@@ -20,7 +20,7 @@ from tests.media_files import solid, write_picture
 from tests.service.conftest import settings_for
 from tests.service.running import process, serving
 from tests.service.stopping import FREE_FILES
-from tests.service.uploading import kept, picture, sha256, upload
+from tests.service.uploading import picture, sha256, stored_videos, upload
 from tests.waiting import PATIENCE, wait_for
 
 STOPS = rounds(1, 20)
@@ -164,4 +164,4 @@ def test_accepted_requests_get_responses_and_the_job_resumes_without_repeating_w
         counts = client.get(job).json()["counts"]
         assert (counts["succeeded"], counts["skipped"], counts["failed"]) == (MANY, 0, 0)
         assert client.get("/v1/collections/many").json()["videos"] == MANY
-        assert uploaded <= set(kept(client, "uploads").values())
+        assert uploaded <= set(stored_videos(client, "uploads").values())

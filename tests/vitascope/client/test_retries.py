@@ -1,4 +1,4 @@
-"""Retries of the clients; tests/service/test_client_retries.py uses a real service."""
+"""Retries of the clients; tests/service/test_python_client.py uses a real service."""
 
 from __future__ import annotations
 

@@ -25,32 +25,18 @@ from index.jobs.jobs import pause
 from index.storage.job_transitions import finish
 from service import events as service_events
 from service.events import Broadcaster
-from service.http.api_keys import KeyStore
 from tests.index.jobs.fixtures import create_folder_job
 from tests.media_files import solid, write_picture
-from tests.service.blocked_jobs import not_begun
 from tests.service.conftest import settings_for
-from tests.service.event_client import ReceivedEvent, all_events, events, stream
+from tests.service.jobs import ReceivedEvent, all_events, events, jobs_kept_queued, start_job, stream, write_pictures
 from tests.service.running import Running, problem_of, process, serving
 from tests.waiting import PATIENCE, wait_for
-from vitascope import AsyncClient, Client
+from vitascope import AsyncClient
 from vitascope.model import Model
 
 STREAMS = 50
-STALLED_READERS = 4
-
-
-def pictures(folder: Path, count: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(count):
-        write_picture(folder / f"{number:03}.png", solid((number * 20 % 256, 255 - number, number), 48, 48))
-
-
-def begin(client: httpx.Client, collection: str, folder: Path) -> str:
-    """Start a job and return its URL."""
-    response = client.post(f"/v1/collections/{collection}/jobs", json={"folder": folder.name})
-    assert response.status_code == 202, response.text
-    return str(response.headers["location"])
+STALLED_READERS = ("", "\r\nX-Forwarded-For: 192.0.2.7")
+"""Further headers: of a direct client, and of a client behind a trusted proxy."""
 
 
 def numbered(received: list[ReceivedEvent]) -> list[ReceivedEvent]:
@@ -66,12 +52,14 @@ def summaries(received: list[ReceivedEvent]) -> list[str]:
 
 
 def test_all_events_of_a_job_arrive_in_order(
-    running: Running, collection: str, incoming: Path, held: Callable[[], None]
+    running: Running, collection: str, incoming: Path, release_jobs: Callable[[], None]
 ) -> None:
-    pictures(incoming, 6)
+    name = "a\u2028b\u2029c\x85d.png"  # line separators of Unicode, escaped as httpx's iter_lines splits at them
+    write_picture(incoming / name, solid((3, 60, 200), 48, 48))
+    write_pictures(incoming, 5)
     (incoming / "broken.mp4").write_bytes(b"no video")
-    with not_begun(running.service.worker) as waiting:
-        job = begin(running.client, collection, incoming)
+    with jobs_kept_queued(running.service.worker) as waiting:
+        job = start_job(running.client, collection, incoming)
     with stream(running.client, job, 0) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.headers["cache-control"] == "no-store"
@@ -81,10 +69,12 @@ def test_all_events_of_a_job_arrive_in_order(
             if event.number == 1:
                 waiting[0]()  # only followed jobs compute progress
             if event.kind == "progress":
-                held()
+                release_jobs()
     assert [event.number for event in numbered(received)] == list(range(1, 12))
     assert summaries(received)[:3] == ["queued", "running", "running"]
-    assert sorted(summaries(received)[3:-1]) == [*(f"{n:03}.png succeeded" for n in range(6)), "broken.mp4 failed"]
+    assert sorted(summaries(received)[3:-1]) == sorted(
+        [f"{name} succeeded", *(f"{n:03}.png succeeded" for n in range(5)), "broken.mp4 failed"]
+    )
     assert [received[-1].kind, received[-1].data] == ["state", running.client.get(job).json()]
     items = {item["path"]: item for item in running.client.get(f"{job}/items", params={"limit": 9}).json()["items"]}
     for event in received:
@@ -97,22 +87,9 @@ def test_all_events_of_a_job_arrive_in_order(
         assert numbered(all_events(running.client, job, number)) == numbered(received)[number:]
 
 
-def test_line_separators_in_names_are_escaped(running: Running, collection: str, incoming: Path) -> None:
-    name = "a\u2028b\u2029c\x85d.png"
-    incoming.mkdir(parents=True, exist_ok=True)
-    write_picture(incoming / name, solid((3, 60, 200), 48, 48))
-    job = begin(running.client, collection, incoming)
-    # `followed` reads with httpx's iter_lines, as vitascope.client did up to 0.2.0.
-    assert [
-        Path(received.data["path"]).name for received in all_events(running.client, job, 0) if received.kind == "item"
-    ] == [name]
-    with Client(str(running.client.base_url)) as client:
-        assert client.wait_for_job(collection, job.rsplit("/", 1)[1])["state"] == "succeeded"
-
-
 def test_a_finished_job_sends_its_end_and_then_204(running: Running, collection: str, incoming: Path) -> None:
-    pictures(incoming, 1)
-    job = begin(running.client, collection, incoming)
+    write_pictures(incoming, 1)
+    job = start_job(running.client, collection, incoming)
     end = all_events(running.client, job)[-1]
     assert all_events(running.client, job) == [end]
     assert end.data == running.client.get(job).json()
@@ -122,37 +99,22 @@ def test_a_finished_job_sends_its_end_and_then_204(running: Running, collection:
     assert all_events(running.client, job, 1000) == [end]
 
 
-def test_a_reconnecting_client_misses_no_event(
-    running: Running, collection: str, incoming: Path, held: Callable[[], None]
-) -> None:
-    pictures(incoming, 4)
-    job = begin(running.client, collection, incoming)
-    with stream(running.client, job) as response:
-        first = next(events(response))
-    wait_for(lambda: running.service.broadcaster.open_streams == 0)
-    assert running.service.broadcaster.followed_jobs == 0  # and nothing is polled any longer
-    held()
-    rest = all_events(running.client, job, first.number)
-    assert [event.number for event in numbered(rest)] == list(range((first.number or 0) + 1, 9))
-    assert summaries(rest)[-1] == "succeeded"
-
-
 def test_the_async_client_can_disconnect_and_resume(
-    running: Running, collection: str, incoming: Path, held: Callable[[], None]
+    running: Running, collection: str, incoming: Path, release_jobs: Callable[[], None]
 ) -> None:
-    pictures(incoming, 2)
-    job = begin(running.client, collection, incoming).rsplit("/", 1)[1]
+    write_pictures(incoming, 2)
+    job = start_job(running.client, collection, incoming).rsplit("/", 1)[1]
 
     async def watch() -> None:
         async with AsyncClient(str(running.client.base_url)) as client:
-            async with aclosing(client.iter_job_events(collection, job, after=0)) as coming:
-                first = await anext(coming)
+            async with aclosing(client.iter_job_events(collection, job, after=0)) as received:
+                first = await anext(received)
             await asyncio.to_thread(wait_for, lambda: not running.service.broadcaster.followed_jobs)
             waiting = asyncio.create_task(client.wait_for_job(collection, job))
             await asyncio.to_thread(wait_for, lambda: running.service.broadcaster.followed_jobs)
             waiting.cancel()
             await asyncio.to_thread(wait_for, lambda: not running.service.broadcaster.followed_jobs)
-            held()
+            release_jobs()
             rest = [event async for event in client.iter_job_events(collection, job, after=int(first["id"] or 0))]
             assert rest[-1]["data"]["state"] == "succeeded"
             numbers = [int(event["id"]) for event in rest if event["id"] is not None]
@@ -165,18 +127,18 @@ def test_a_client_misses_no_event_over_a_restart(
     small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_for(small_bundle, tmp_path / "data", shutdown_timeout=0.2, job_concurrency=1)
-    pictures(settings.roots()[0] / "some", 4)
+    write_pictures(settings.roots()[0] / "some", 4)
     embed, calls, leaving = Model.embed_video, itertools.count(), threading.Event()
 
-    def slow(*given: object) -> object:
+    def slow(*args: object) -> object:
         if next(calls) == 2:
             leaving.wait(PATIENCE)  # until the service has given up on it
-        return embed(*given)  # type: ignore[arg-type]
+        return embed(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Model, "embed_video", slow)
     with serving(settings) as running:
         running.client.post("/v1/collections", json={"name": "videos"})
-        job = begin(running.client, "videos", Path("some"))
+        job = start_job(running.client, "videos", Path("some"))
         with stream(running.client, job, 0) as response:
             first = []
             for event in events(response):
@@ -193,31 +155,31 @@ def test_a_client_misses_no_event_over_a_restart(
 
 
 def test_a_paused_job_is_followed_through_its_pause(running: Running, collection: str, incoming: Path) -> None:
-    pictures(incoming, 1)
-    with not_begun(running.service.worker):
-        job = begin(running.client, collection, incoming)
+    write_pictures(incoming, 1)
+    with jobs_kept_queued(running.service.worker):
+        job = start_job(running.client, collection, incoming)
         with stream(running.client, job) as response:
-            coming = events(response)
-            assert next(coming).data["state"] == "queued"
+            received = events(response)
+            assert next(received).data["state"] == "queued"
             running.client.post(f"{job}/pause")
-            assert next(coming).data["state"] == "paused"
+            assert next(received).data["state"] == "paused"
             running.client.post(f"{job}/resume")
             running.client.delete(job)
-            assert summaries(list(coming)) == ["queued", "cancelled"]
+            assert summaries(list(received)) == ["queued", "cancelled"]
 
 
 def test_many_streams_get_the_same_events_from_one_read(
     small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_for(small_bundle, tmp_path / "data", client_streams=STREAMS)
-    pictures(settings.data_dir / "incoming" / "many", 8)
+    write_pictures(settings.data_dir / "incoming" / "many", 8)
     reads: list[int] = []
     read = index_jobs.events_after
-    monkeypatch.setattr(index_jobs, "events_after", lambda *given: reads.append(1) or read(*given))
+    monkeypatch.setattr(index_jobs, "events_after", lambda *args: reads.append(1) or read(*args))
     with serving(settings) as running, ThreadPoolExecutor(STREAMS) as threads:
         running.client.post("/v1/collections", json={"name": "videos"})
-        with not_begun(running.service.worker) as waiting:
-            job = begin(running.client, "videos", Path("many"))
+        with jobs_kept_queued(running.service.worker) as waiting:
+            job = start_job(running.client, "videos", Path("many"))
         futures = [threads.submit(read_all_events, str(running.client.base_url), job) for _ in range(STREAMS)]
         wait_for(lambda: running.service.broadcaster.open_streams == STREAMS)
         with stream(running.client, job) as response:
@@ -236,27 +198,27 @@ def read_all_events(url: str, job: str) -> list[ReceivedEvent]:
 
 
 def test_a_slow_reader_gets_all_events_from_the_catalogue(
-    running: Running, collection: str, incoming: Path, held: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    running: Running, collection: str, incoming: Path, release_jobs: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service_events, "BUFFER_BYTES", 1)
     monkeypatch.setattr(service_events, "PAGE_SIZE", 2)
-    pictures(incoming, 5)
-    job = begin(running.client, collection, incoming)
+    write_pictures(incoming, 5)
+    job = start_job(running.client, collection, incoming)
     with stream(running.client, job, 0) as response:
-        coming = events(response)
-        received = [next(coming)]
-        held()
+        stream_events = events(response)
+        received = [next(stream_events)]
+        release_jobs()
         wait_for(lambda: running.client.get(job).json()["state"] == "succeeded")
-        received += coming
+        received += stream_events
     assert [event.number for event in numbered(received)] == list(range(1, 10))
 
 
 def test_an_idle_stream_sends_heartbeats_and_ends_after_its_time(
-    running: Running, collection: str, incoming: Path, held: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    running: Running, collection: str, incoming: Path, release_jobs: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service_events, "HEARTBEAT_SECONDS", 0.05)
-    pictures(incoming, 1)
-    job = begin(running.client, collection, incoming)
+    write_pictures(incoming, 1)
+    job = start_job(running.client, collection, incoming)
     with stream(running.client, job) as response:
         beats = (line for line in response.iter_lines() if line == ":")
         assert [next(beats) for _ in range(3)] == [":"] * 3
@@ -268,15 +230,15 @@ def test_an_idle_stream_sends_heartbeats_and_ends_after_its_time(
 
 
 def test_a_stream_ends_when_the_collection_is_dropped(
-    running: Running, collection: str, incoming: Path, held: Callable[[], None]
+    running: Running, collection: str, incoming: Path, release_jobs: Callable[[], None]
 ) -> None:
-    pictures(incoming, 1)
-    job = begin(running.client, collection, incoming)
+    write_pictures(incoming, 1)
+    job = start_job(running.client, collection, incoming)
     with stream(running.client, job) as response:
-        coming = events(response)
-        next(coming)
+        received = events(response)
+        next(received)
         assert running.client.delete(f"/v1/collections/{collection}").status_code == 204
-        assert all(event.data["state"] == "running" for event in coming)
+        assert all(event.data["state"] == "running" for event in received)
     with stream(running.client, job) as response:
         problem_of(response, 404, "collection_not_found")
 
@@ -285,36 +247,22 @@ def test_unknown_jobs_and_event_ids_are_problems(running: Running, collection: s
     job = f"/v1/collections/{collection}/jobs/1"
     with stream(running.client, job) as response:
         problem_of(response, 404, "job_not_found")
-    answer = running.client.get(f"{job}/events", headers={"Last-Event-ID": "latest"})
-    problem_of(answer, 400, "bad_request")
+    response = running.client.get(f"{job}/events", headers={"Last-Event-ID": "latest"})
+    problem_of(response, 400, "bad_request")
 
 
-def test_streams_require_read_access_and_are_limited(small_bundle: Path, tmp_path: Path) -> None:
-    settings = settings_for(small_bundle, tmp_path / "data", allow_unauthenticated=False, max_streams=1)
-    pictures(settings.data_dir / "incoming" / "few", 1)
-    store = KeyStore(settings.data_dir)
-    texts = {
-        name: store.create(
-            name, [name] if name != "other" else ["read"], collections=["b"] if name == "other" else None
-        )[1]
-        for name in ("read", "write", "admin", "other")
-    }
-    store.close()
-    keys = {name: {"X-API-Key": text} for name, text in texts.items()}
-    with serving(settings) as running:
-        running.client.post("/v1/collections", json={"name": "a"}, headers=keys["admin"])
-        with not_begun(running.service.worker):
-            made = running.client.post("/v1/collections/a/jobs", json={"folder": "few"}, headers=keys["write"])
-        job = f"{made.headers['location']}/events"
-        for name, code in (("write", "scope_missing"), ("other", "collection_not_allowed")):
-            problem_of(running.client.get(job, headers=keys[name]), 403, code)
-        problem_of(running.client.get(job), 401, "key_missing")
-        with running.client.stream("GET", job, headers=keys["read"]) as response:
-            coming = events(response)  # the connection is open as long as this is not dropped
-            assert next(coming).data["state"] == "queued"
-            refused = running.client.get(job, headers=keys["read"])
-            problem_of(refused, 503, "overloaded")
-            assert refused.headers["retry-after"] == "1"
+def test_the_total_number_of_streams_is_limited(small_bundle: Path, tmp_path: Path) -> None:
+    settings = settings_for(small_bundle, tmp_path / "data", max_streams=1)
+    write_pictures(settings.data_dir / "incoming" / "few", 1)
+    with serving(settings) as running, jobs_kept_queued(running.service.worker):
+        running.client.post("/v1/collections", json={"name": "a"})
+        job = start_job(running.client, "a", "few")
+        with stream(running.client, job) as response:
+            received = events(response)  # the connection is open as long as this is referenced
+            assert next(received).data["state"] == "queued"
+            with stream(running.client, job) as rejected:
+                problem_of(rejected, 503, "overloaded")
+                assert rejected.headers["retry-after"] == "1"
         wait_for(lambda: running.service.broadcaster.open_streams == 0)
 
 
@@ -340,7 +288,7 @@ def test_a_suspended_service_cancels_no_reader_at_shutdown() -> None:
     asyncio.run(stop())
 
 
-def memory(process_id: int) -> int:
+def resident_memory(process_id: int) -> int:
     """Return the resident memory of a process in bytes."""
     match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process_id}/status").read_text())
     assert match is not None
@@ -359,16 +307,15 @@ def processor_seconds(process_id: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-@pytest.mark.parametrize("trusted_proxies", [[], ["127.0.0.1"]], ids=["direct", "behind a proxy"])
 def test_shutdown_waits_neither_for_streams_nor_for_stalled_readers(
-    small_bundle: Path, small_model: Model, tmp_path: Path, trusted_proxies: list[str]
+    small_bundle: Path, small_model: Model, tmp_path: Path
 ) -> None:
     settings = settings_for(
-        small_bundle, tmp_path / "data", shutdown_timeout=10 * PATIENCE, trusted_proxies=trusted_proxies
+        small_bundle, tmp_path / "data", shutdown_timeout=10 * PATIENCE, trusted_proxies=["127.0.0.1"]
     )
     settings.roots()[0].mkdir(parents=True)
-    with CollectionStore(settings.data_dir / "collections") as library:
-        collection = library.create("a", small_model)
+    with CollectionStore(settings.data_dir / "collections") as store:
+        collection = store.create("a", small_model)
         resting, long = (create_folder_job(collection, settings.roots()[0]).id for _ in range(2))
         pause(collection, resting)
         with collection.catalogue.write() as connection:
@@ -382,20 +329,20 @@ def test_shutdown_waits_neither_for_streams_nor_for_stalled_readers(
             finish(connection, long, "succeeded")
     with process(settings) as (client, server):
         listed = f"/v1/collections/a/jobs/{long}"
-        resident = memory(server.pid)
+        resident = resident_memory(server.pid)
         with ExitStack() as open_, stream(client, "/v1/collections/a/jobs/1") as response:
-            for _ in range(STALLED_READERS):
+            for client_headers in STALLED_READERS:
                 stalled = open_.enter_context(socket.socket())
                 stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 stalled.connect(("127.0.0.1", client.base_url.port))
-                headers = "Host: localhost\r\nLast-Event-ID: 0\r\nX-Forwarded-For: 192.0.2.7"
+                headers = f"Host: localhost\r\nLast-Event-ID: 0{client_headers}"
                 stalled.sendall(f"GET {listed}/events HTTP/1.1\r\n{headers}\r\n\r\n".encode())
-            coming = events(response)
-            assert next(coming).data["state"] == "paused"
-            wait_for(lambda: f"vitascope_event_streams {STALLED_READERS + 1}.0" in client.get("/metrics").text)
+            received = events(response)
+            assert next(received).data["state"] == "paused"
+            wait_for(lambda: f"vitascope_event_streams {len(STALLED_READERS) + 1}.0" in client.get("/metrics").text)
             while has_computed(server.pid, seconds=0.5):
                 pass  # until all buffers on the way to those readers are full
-            assert memory(server.pid) - resident < STALLED_READERS * 6 * 1024**2  # of 12 MB for each of them
+            assert resident_memory(server.pid) - resident < len(STALLED_READERS) * 6 * 1024**2  # of 12 MB each
             server.send_signal(signal.SIGTERM)
-            assert list(coming) == []
+            assert list(received) == []
             assert server.wait(PATIENCE) == 0
