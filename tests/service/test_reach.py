@@ -69,14 +69,14 @@ def test_an_allowed_origin_can_read_error_responses(small_bundle: Path, tmp_path
         small_bundle, tmp_path / "data", cors_origins=[portal], allow_unauthenticated=False, admin_key=ADMIN
     )
     with serving(settings) as running:
-        asking = {
+        preflight = {
             "origin": portal,
             "access-control-request-method": "POST",
             "access-control-request-headers": "authorization, idempotency-key",
         }
-        assert running.client.options("/v1/collections", headers=asking).status_code == 200
-        refused = running.client.get("/v1/models", headers={"origin": portal})
-        assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, portal)
+        assert running.client.options("/v1/collections", headers=preflight).status_code == 200
+        rejected = running.client.get("/v1/models", headers={"origin": portal})
+        assert (rejected.status_code, rejected.headers["access-control-allow-origin"]) == (401, portal)
 
 
 @pytest.mark.parametrize(("trusted", "client"), [([], "127.0.0.1"), (["127.0.0.1"], "192.0.2.7")])

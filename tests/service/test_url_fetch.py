@@ -50,78 +50,60 @@ ADDRESSES: dict[str, list[str]] = {
     "127.0.0.1.nip.example": ["127.0.0.1"],
     "xn--n8j6ds53lwwkrqhv28a.example": ["10.1.2.3"],
 }
+HOSTILE_TEXT = """
+# Numbers that resolvers take for addresses
+http://127.0.0.1:{p}/ http://127.1:{p}/ http://127.0.1:{p}/ http://2130706433:{p}/ http://0:{p}/
+http://0x7f000001:{p}/ http://0x7f.0.0.1:{p}/ http://0X7F.1:{p}/ http://017700000001:{p}/ http://0177.0.0.1:{p}/
+http://127.0.0.01:{p}/ http://00000127.0.0.1:{p}/ http://127.0.0.1.:{p}/ http://127.0.0.1.0x:{p}/
+http://425.510.425.510:{p}/ http://4294967297:{p}/ http://1.1.1.1.1:{p}/
+# Addresses of private networks and clouds, and unassigned ones
+http://10.0.0.1/ http://172.16.0.1/ http://192.168.0.1/ http://100.64.0.1/ http://0.0.0.0:{p}/
+http://169.254.169.254/latest/meta-data/ http://100.100.100.200/ http://168.63.129.16/ http://192.0.2.1/
+http://198.18.0.1/ http://224.0.0.1/ http://255.255.255.255/ http://192.88.99.1/
+# IPv6, and IPv4 inside of it
+http://[::1]:{p}/ http://[::]:{p}/ http://[0:0:0:0:0:0:0:1]:{p}/ http://[0:0:0:0:0:ffff:7f00:1]:{p}/
+http://[::ffff:127.0.0.1]:{p}/ http://[::127.0.0.1]:{p}/ http://[fe80:0:0:0:0:0:0:1%25lo]:{p}/
+http://[fe80:0:0:0:0:0:0:1%lo]:{p}/ http://[fd00:ec2:0:0:0:0:0:254]/ http://[64:ff9b:0:0:0:0:7f00:1]:{p}/
+http://[64:ff9b:1:0:0:0:7f00:1]:{p}/ http://[2002:7f00:1:0:0:0:0:0]:{p}/ http://[ff02:0:0:0:0:0:0:1]/
+http://[2001:0:7f00:1:0:0:80ff:fffe]:{p}/ http://[2001:db8:0:0:0:0:0:1]/ http://[fec0:0:0:0:0:0:0:1]/
+# Names that are, or lead to, this machine or network
+http://localhost:{p}/ http://LOCALHOST:{p}/ http://localhost.:{p}/ http://db.localhost:{p}/
+http://localhost.localdomain:{p}/ http://metadata.google.internal/ http://metadata/ http://db:{p}/
+http://unknown.example:{p}/
+# Other letters and dots
+http://127。0。0。1:{p}/ http://\uff11\uff12\uff17.\uff10.\uff10.\uff11:{p}/
+http://①②⑦.⓪.⓪.①:{p}/ http://ⓛocalhost:{p}/ http://bücher.example:{p}/
+# One text that two parsers read differently
+http://media.example@127.0.0.1:{p}/ http://user:secret@media.example:{p}/ http://@127.0.0.1:{p}/
+http://127.0.0.1:{p}#@media.example/ http://media.example:{p}@127.0.0.1:{p}/ http://127.0.0.1:{p}?@media.example/
+http:///127.0.0.1:{p}/ http://%31%32%37.0.0.1:{p}/ http://127.0.0.1%2f@media.example:{p}/ http://[127.0.0.1]:{p}/
+http://[v1.127.0.0.1]:{p}/ http:127.0.0.1:{p}/ http://127.0.0.1%00.media.example/
+# Schemes and ports
+HTTP://127.0.0.1:{p}/ file:///etc/passwd FILE:///etc/passwd gopher://127.0.0.1:{p}/_GET ftp://127.0.0.1/
+data:video/mp4;base64,AAAA dict://127.0.0.1:11211/ ws://127.0.0.1:{p}/ unix:///var/run/docker.sock
+http://media.example:22/ http://media.example:0/ http://media.example:65536/ http://media.example:-1/
+http://media.example:{p}{p}/ //127.0.0.1:{p}/ simplecache::http://127.0.0.1:{p}/ github://a:b@127.0.0.1/
+# Redirects, of a host that may be connected to
+http://rebind.example:{p}/again
+"""
 HOSTILE = [
-    # Numbers that resolvers take for addresses
-    *("http://127.0.0.1:{p}/", "http://127.1:{p}/", "http://127.0.1:{p}/", "http://2130706433:{p}/", "http://0:{p}/"),
-    *("http://0x7f000001:{p}/", "http://0x7f.0.0.1:{p}/", "http://0X7F.1:{p}/", "http://017700000001:{p}/"),
-    *("http://0177.0.0.1:{p}/", "http://127.0.0.01:{p}/", "http://00000127.0.0.1:{p}/", "http://127.0.0.1.:{p}/"),
-    *("http://127.0.0.1.0x:{p}/", "http://425.510.425.510:{p}/", "http://4294967297:{p}/", "http://1.1.1.1.1:{p}/"),
-    # Addresses of private networks and clouds, and unassigned ones
-    *("http://10.0.0.1/", "http://172.16.0.1/", "http://192.168.0.1/", "http://100.64.0.1/", "http://0.0.0.0:{p}/"),
-    *("http://169.254.169.254/latest/meta-data/", "http://100.100.100.200/", "http://168.63.129.16/"),
-    *("http://192.0.2.1/", "http://198.18.0.1/", "http://224.0.0.1/", "http://255.255.255.255/", "http://192.88.99.1/"),
-    # IPv6, and IPv4 inside of it
-    *("http://[::1]:{p}/", "http://[::]:{p}/", "http://[0:0:0:0:0:0:0:1]:{p}/", "http://[0:0:0:0:0:ffff:7f00:1]:{p}/"),
-    *("http://[::ffff:127.0.0.1]:{p}/", "http://[::127.0.0.1]:{p}/", "http://[fe80:0:0:0:0:0:0:1%25lo]:{p}/"),
-    *(
-        "http://[fe80:0:0:0:0:0:0:1%lo]:{p}/",
-        "http://[fd00:ec2:0:0:0:0:0:254]/",
-        "http://[64:ff9b:0:0:0:0:7f00:1]:{p}/",
-    ),
-    *("http://[64:ff9b:1:0:0:0:7f00:1]:{p}/", "http://[2002:7f00:1:0:0:0:0:0]:{p}/", "http://[ff02:0:0:0:0:0:0:1]/"),
-    *("http://[2001:0:7f00:1:0:0:80ff:fffe]:{p}/", "http://[2001:db8:0:0:0:0:0:1]/", "http://[fec0:0:0:0:0:0:0:1]/"),
-    # Names that are, or lead to, this machine or network
-    *("http://localhost:{p}/", "http://LOCALHOST:{p}/", "http://localhost.:{p}/", "http://db.localhost:{p}/"),
-    *("http://localhost.localdomain:{p}/", "http://metadata.google.internal/", "http://metadata/", "http://db:{p}/"),
-    *("http://" + name + ":{p}/" for name in ADDRESSES if name not in ("media.example", "db.localhost")),
-    "http://unknown.example:{p}/",
-    # Other letters and dots
-    *(
-        "http://127。0。0。1:{p}/",
-        "http://\uff11\uff12\uff17.\uff10.\uff10.\uff11:{p}/",
-        "http://①②⑦.⓪.⓪.①:{p}/",
-        "http://ⓛocalhost:{p}/",
-    ),
-    *("http://loc\u00adalhost:{p}/", "http://127.0.0.1\u200b:{p}/", "http://bücher.example:{p}/"),
-    # One text that two parsers read differently
-    *("http://media.example@127.0.0.1:{p}/", "http://user:secret@media.example:{p}/", "http://@127.0.0.1:{p}/"),
-    *("http://127.0.0.1:{p}\\@media.example/", "http://127.0.0.1:{p}#@media.example/", "http:\\\\127.0.0.1:{p}/"),
-    *("http://media.example:{p}@127.0.0.1:{p}/", "http://127.0.0.1:{p}?@media.example/", "http:///127.0.0.1:{p}/"),
-    *("http://%31%32%37.0.0.1:{p}/", "http://127.0.0.1%2f@media.example:{p}/", "http://127.0.0.1 :{p}/"),
-    *(
-        "http://[127.0.0.1]:{p}/",
-        "http://[v1.127.0.0.1]:{p}/",
-        "http:127.0.0.1:{p}/",
-        "http://127.0.0.1%00.media.example/",
-    ),
+    *(url for line in HOSTILE_TEXT.splitlines() if not line.startswith("#") for url in line.split()),
+    # Names that lead to this machine or network
+    *(f"http://{name}:{{p}}/" for name in ADDRESSES if name not in ("media.example", "db.localhost")),
+    # White space, control characters and backslashes
+    "http://loc\xadalhost:{p}/",
+    "http://127.0.0.1\u200b:{p}/",
+    "http://127.0.0.1:{p}\\@media.example/",
+    "http:\\\\127.0.0.1:{p}/",
+    "http://127.0.0.1 :{p}/",
     "http://media.example\t@127.0.0.1:{p}/",
-    # Headers and requests in a URL
-    *(
-        "http://media.example:{p}/\r\nHost: 127.0.0.1/",
-        "http://media.example:{p}\r\n@127.0.0.1/",
-        "http://127.0.0.1\n:{p}/",
-    ),
-    # Schemes and ports
-    *(
-        "HTTP://127.0.0.1:{p}/",
-        "file:///etc/passwd",
-        "FILE:///etc/passwd",
-        "gopher://127.0.0.1:{p}/_GET",
-        "ftp://127.0.0.1/",
-    ),
-    *("data:video/mp4;base64,AAAA", "dict://127.0.0.1:11211/", "ws://127.0.0.1:{p}/", "unix:///var/run/docker.sock"),
-    *("http://media.example:22/", "http://media.example:0/", "http://media.example:65536/", "http://media.example:-1/"),
-    *(
-        "http://media.example:{p}{p}/",
-        "//127.0.0.1:{p}/",
-        "simplecache::http://127.0.0.1:{p}/",
-        "github://a:b@127.0.0.1/",
-    ),
+    "http://media.example:{p}/\r\nHost: 127.0.0.1/",
+    "http://media.example:{p}\r\n@127.0.0.1/",
+    "http://127.0.0.1\n:{p}/",
     "http://" + "a" * 5000 + ".example/",
     "http://" + "a." * 200 + "example:{p}/",
-    # Redirects, of a host that may be connected to
-    *("http://media.example:{p}/to/" + str(number) for number in range(15)),
-    "http://rebind.example:{p}/again",
+    # Redirects from a permitted host
+    *(f"http://media.example:{{p}}/to/{number}" for number in range(15)),
 ]
 REDIRECTS = [
     "http://169.254.169.254/latest/meta-data/",
