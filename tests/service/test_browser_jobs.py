@@ -394,7 +394,7 @@ def test_a_finished_upload_and_a_finished_job_keep_the_pages_of_show_more(
 def test_panels_open_at_once_and_can_be_retried_after_an_error(page: Page, collection: str) -> None:
     pending: list[Route] = []
     page.route("**/v1/collections", lambda route: pending.append(route), times=1)
-    page.route("**/jobs?*", lambda route: route.abort(), times=1)
+    page.route("**/jobs?*", lambda route: route.abort())
     page.goto(f"/?collection={collection}")
     page.locator("#open-jobs").click()
     expect(page.locator("#panel .ghost").first).to_be_visible()
