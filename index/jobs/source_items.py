@@ -16,7 +16,6 @@ from index.jobs.records import Job
 from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy, check_url
 from index.jobs.sources.fetcher import open_file_system
 from index.jobs.sources.list_limits import DEFAULT_LIST_LIMITS, ListLimits
-from index.jobs.sources.manifest_file import list_file
 from index.jobs.sources.source_types import (
     NON_MEDIA_SUFFIXES,
     FilesSource,
@@ -29,7 +28,6 @@ from index.jobs.sources.source_types import (
     UrlSource,
     printable_path,
 )
-from index.jobs.sources.webdataset import list_shard
 from index.records import metadata_json
 from index.storage import job_transitions
 from index.storage.jobs import delete_items, insert_items, is_listed, next_event_number
@@ -87,8 +85,12 @@ def _items(
         case FilesSource():
             yield from (SourceItem(file) for file in source.files)
         case ListSource():
+            from index.jobs.sources.manifest_file import list_file
+
             yield from list_file(source, policy, limits, on_row)
         case ShardsSource():
+            from index.jobs.sources.webdataset import list_shard
+
             for shard in source.shards:
                 yield from list_shard(Path(shard), policy, limits, on_row)
         case UploadSource():

@@ -11,17 +11,20 @@ import re
 import threading
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from index.collection import Collection
 from index.jobs.sources.access_policy import AccessPolicy, is_url
-from index.jobs.sources.webdataset import ShardReader, split_member_uri
+from index.jobs.sources.source_types import split_member_uri
 from index.storage.removals import job_folder
 from vitascope.durable_files import make_folders, sync
 from vitascope.errors import InvalidInput, MediaError, MediaTooLarge, StorageError, VitascopeError
 from vitascope.extras import missing_package_message
 from vitascope.media.file import MediaFile, map_os_errors, open_inside
+
+if TYPE_CHECKING:
+    from index.jobs.sources.webdataset import ShardReader
 
 BLOCK = 1024 * 1024
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
@@ -112,6 +115,8 @@ class Fetcher:
         member = split_member_uri(uri)
         if member is not None:
             name, archive = member
+            from index.jobs.sources.webdataset import ShardReader
+
             if self._shard is None or self._shard.path != archive:
                 self.close()
                 self._shard = ShardReader(archive, self.policy)

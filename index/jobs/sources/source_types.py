@@ -146,6 +146,19 @@ def printable_path(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+def member_uri(shard: Path, member: str) -> str:
+    """Return the URI of a member, in the form of fsspec."""
+    return f"tar://{member}::{shard}"
+
+
+def split_member_uri(uri: str) -> tuple[str, Path] | None:
+    """Return (member, archive) of a member's URI; None for any other."""
+    if not uri.startswith("tar://") or "::" not in uri:
+        return None
+    member, _, shard = uri.removeprefix("tar://").rpartition("::")
+    return member, Path(shard)
+
+
 def source_dict(source: Source) -> dict[str, Any]:
     """Return a source as JSON shows it: ``kind`` and the fields of that kind, without where an upload is stored."""
     fields = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(source).items()}

@@ -15,7 +15,7 @@ from typing import IO, Any
 from index.jobs.sources.access_policy import AccessPolicy
 from index.jobs.sources.list_limits import ListLimits, ListUsage
 from index.jobs.sources.manifest_file import metadata_key
-from index.jobs.sources.source_types import NON_MEDIA_SUFFIXES, SourceItem
+from index.jobs.sources.source_types import NON_MEDIA_SUFFIXES, SourceItem, member_uri
 from index.records import MAX_TEXT_LENGTH, Scalar, check_metadata, check_text
 from vitascope.errors import InvalidInput, MediaError
 from vitascope.media.file import MediaFile
@@ -46,19 +46,6 @@ def list_shard(
         for item in _items(file, limits, on_member):
             usage.add_item(f"{shard.name}, {item.uri[:_MAX_SHOWN]}", item)
             yield item
-
-
-def member_uri(shard: Path, member: str) -> str:
-    """Return the URI of a member, in the form of fsspec."""
-    return f"tar://{member}::{shard}"
-
-
-def split_member_uri(uri: str) -> tuple[str, Path] | None:
-    """Return (member, archive) of a member's URI; None for any other."""
-    if not uri.startswith("tar://") or "::" not in uri:
-        return None
-    member, _, shard = uri.removeprefix("tar://").rpartition("::")
-    return member, Path(shard)
 
 
 class ShardReader:
