@@ -1,7 +1,7 @@
 """Watching of a folder: index complete files, report files that go, and delete their videos if requested.
 
 The folder is listed again and again, which works on network drives, too. A file is complete when it has not changed for
-some seconds. Each round of new files is a job of its own, so that nothing is lost when the process dies.
+some seconds. Each round of new files is a separate job, so that nothing is lost when the process dies.
 
 The catalogue stores for each file (`index.storage.watched_files`) the video that its content is, and its inode, size
 and times. A file whose inode, size or times differ is read again, and its content decides.

@@ -405,7 +405,7 @@ class Pipeline(Generic[Item]):
             if ingested is not None:
                 self._finish(duplicate, IngestResult(ingested.video, created=False))
             else:
-                self._to_prepare.put(duplicate)  # may succeed, or fails with an error of its own
+                self._to_prepare.put(duplicate)  # may succeed, or fails with its own error
 
 
 class LocalBackend:

@@ -19,7 +19,7 @@ StopRequest = Literal["cancel", "pause"]
 
 @dataclass(frozen=True, slots=True)
 class JobOptions:
-    """How a source is indexed.
+    """Options of a job.
 
     Attributes:
         segmentation: how videos are cut into clips.

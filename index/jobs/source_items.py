@@ -176,7 +176,7 @@ def _list_url(url: str, policy: AccessPolicy, title: str | None = None) -> Itera
         stem = str(system._strip_protocol(base)).rstrip("/")
     except OSError:
         raise
-    except Exception as error:  # each protocol has errors of its own
+    except Exception as error:  # each protocol has its own errors
         raise OSError(f"{type(error).__name__}: {error}") from error
     for name in names:
         yield _classify_url(f"{base}/{str(name).removeprefix(stem).lstrip('/')}", policy)

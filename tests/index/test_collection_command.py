@@ -6,45 +6,50 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from tests.index.milvus_server import MilvusUnderTest
+from tests.media_files import solid, write_picture
 from tests.small_bundle import make_small_bundle
 from vitascope.cli.main import main
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Use the small bundle and a temporary data folder by default."""
     monkeypatch.setenv("VITASCOPE_BUNDLE", str(make_small_bundle(tmp_path / "bundle")))
     monkeypatch.setenv("VITASCOPE_DATA_DIR", str(tmp_path / "data"))
 
 
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A red and a green picture."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name, color in (("red", (220, 10, 10)), ("green", (10, 220, 10))):
+        write_picture(folder / f"{name}.png", solid(color))
+    return folder
+
+
 def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     status = main([*arguments, "--json"])
-    said = capsys.readouterr()
-    assert status == 0, said.err
-    answer: dict[str, Any] = json.loads(said.out)
-    return answer
+    output = capsys.readouterr()
+    assert status == 0, output.err
+    result: dict[str, Any] = json.loads(output.out)
+    return result
 
 
-def found(capsys: pytest.CaptureFixture[str], collection: str) -> list[Any]:
+def red_results(capsys: pytest.CaptureFixture[str], collection: str) -> list[Any]:
     results = run_json(capsys, "search", "a red thing", "--collection", collection)["results"]
     return [(result["video"]["title"], result["fused"]) for result in results]
 
 
 def test_collection_is_backed_up_exported_restored_and_imported(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run_json(capsys, "collection", "list")["collections"] == []
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    for name, color in (("red", (220, 10, 10)), ("green", (10, 220, 10))):
-        Image.fromarray(np.full((64, 64, 3), color, np.uint8)).save(pictures / f"{name}.png")
     run_json(capsys, "index", str(pictures))
-    best = found(capsys, "videos")
+    best = red_results(capsys, "videos")
     assert best[0][0] == "red"
 
     backup, plain, whole = (str(tmp_path / name) for name in ("b", "plain", "whole"))
@@ -56,9 +61,9 @@ def test_collection_is_backed_up_exported_restored_and_imported(
     monkeypatch.setenv("VITASCOPE_ALLOWED_ROOTS", json.dumps([str(pictures)]))
     assert run_json(capsys, "collection", "import", whole, "imported")["clips"] == 2
     assert run_json(capsys, "collection", "import", plain, "without-tokens")["token_encoding"] == "int8"
-    assert found(capsys, "restored") == found(capsys, "imported") == best
+    assert red_results(capsys, "restored") == red_results(capsys, "imported") == best
     # Without tokens there is no fusion score, and the order is that of similarity.
-    assert found(capsys, "without-tokens") == [("red", None), ("green", None)]
+    assert red_results(capsys, "without-tokens") == [("red", None), ("green", None)]
 
     assert main(["collection", "drop", "videos"]) == 2
     assert "holds 2 videos, 2 clips, which would be lost; --yes was expected" in capsys.readouterr().err
@@ -69,11 +74,9 @@ def test_collection_is_backed_up_exported_restored_and_imported(
 
 
 def test_media_of_restored_collections_must_be_below_allowed_roots(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    picture = tmp_path / "pictures" / "red.png"
-    picture.parent.mkdir()
-    Image.fromarray(np.full((64, 64, 3), (220, 10, 10), np.uint8)).save(picture)
+    picture = pictures / "red.png"
     run_json(capsys, "index", str(picture))
     backup, export = str(tmp_path / "b"), str(tmp_path / "export")
     run_json(capsys, "collection", "backup", "videos", backup)
@@ -82,13 +85,13 @@ def test_media_of_restored_collections_must_be_below_allowed_roots(
     rows = (("restore", backup, f"{backup}: table videos: "), ("import", export, "videos.parquet: "))
     for action, source, row in rows:
         assert main(["collection", action, source, "again"]) == 2
-        said = capsys.readouterr().err
-        assert f"{row}row 1: path: {str(picture)!r} leads to {str(picture)!r}, outside the folders" in said
-        assert "(/videos); --root FOLDER, or VITASCOPE_ALLOWED_ROOTS, allows another" in said
+        error = capsys.readouterr().err
+        assert f"{row}row 1: path: {str(picture)!r} leads to {str(picture)!r}, outside the folders" in error
+        assert "(/videos); --root FOLDER, or VITASCOPE_ALLOWED_ROOTS, allows another" in error
     monkeypatch.setenv("VITASCOPE_ALLOWED_ROOTS", "/videos")
     assert main(["collection", "restore", backup, "again"]) == 2
     assert "VITASCOPE_ALLOWED_ROOTS: '/videos'; a JSON list of folders" in capsys.readouterr().err
-    assert [one["name"] for one in run_json(capsys, "collection", "list")["collections"]] == ["videos"]
+    assert [entry["name"] for entry in run_json(capsys, "collection", "list")["collections"]] == ["videos"]
 
 
 def test_text_output_says_what_was_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,28 +115,30 @@ def test_text_output_says_what_was_done(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_vectors_can_be_stored_in_milvus(
-    tmp_path: Path, milvus: MilvusUnderTest, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    pictures: Path,
+    milvus: MilvusUnderTest,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert run_json(capsys, "collection", "create", "named", "--vectors", milvus.url)["vectors"] == milvus.url
     monkeypatch.setenv("VITASCOPE_VECTOR_STORE", milvus.url)
-    picture = tmp_path / "red.png"
-    Image.fromarray(np.full((64, 64, 3), (220, 10, 10), np.uint8)).save(picture)
-    run_json(capsys, "index", str(picture))
-    assert found(capsys, "videos")[0][0] == "red"
+    run_json(capsys, "index", str(pictures / "red.png"))
+    assert red_results(capsys, "videos")[0][0] == "red"
     backup = str(tmp_path / "backup")
     run_json(capsys, "collection", "backup", "videos", backup)
     run_json(capsys, "collection", "restore", backup, "here", "--vectors", "faiss", "--root", str(tmp_path))
     run_json(capsys, "collection", "create", "too", "--vectors", "faiss")
-    listed = {one["name"]: one["vectors"] for one in run_json(capsys, "collection", "list")["collections"]}
+    listed = {entry["name"]: entry["vectors"] for entry in run_json(capsys, "collection", "list")["collections"]}
     assert listed == {"here": "faiss", "named": milvus.url, "too": "faiss", "videos": milvus.url}
-    assert found(capsys, "here") == found(capsys, "videos")
+    assert red_results(capsys, "here") == red_results(capsys, "videos")
     assert run_json(capsys, "collection", "drop", "named", "--yes")["left_in_milvus"] == []
     milvus.stop()
     try:
         assert main(["collection", "drop", "videos", "--yes"]) == 0
-        said = " ".join(capsys.readouterr().out.split())
-        assert "collection videos deleted" in said
-        assert f"{milvus.url} did not respond; its collection vitascope_" in said
+        output = " ".join(capsys.readouterr().out.split())
+        assert "collection videos deleted" in output
+        assert f"{milvus.url} did not respond; its collection vitascope_" in output
     finally:
         milvus.start()
 
@@ -153,28 +158,24 @@ def test_vectors_can_be_stored_in_milvus(
 )
 def test_errors_are_one_line(arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["collection", *arguments]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("vitascope: ")
-    assert problem in said
-    assert said.count("\n") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("vitascope: ")
+    assert problem in error
+    assert error.count("\n") == 1
 
 
 def test_reembed_replaces_the_embeddings(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    for name, color in (("red", (220, 10, 10)), ("green", (10, 220, 10))):
-        Image.fromarray(np.full((64, 64, 3), color, np.uint8)).save(pictures / f"{name}.png")
     run_json(capsys, "index", str(pictures))
     other = str(make_small_bundle(tmp_path / "other", seed=2))
     (pictures / "green.png").rename(tmp_path / "green.png")
     assert main(["collection", "reembed", "videos", "--bundle", other]) == 3
-    said = capsys.readouterr().out
-    assert "green.png: no such file" in said
-    assert "the collection is unchanged" in said
+    output = capsys.readouterr().out
+    assert "green.png: no such file" in output
+    assert "the collection is unchanged" in output
     (tmp_path / "green.png").rename(pictures / "green.png")
     done = run_json(capsys, "collection", "reembed", "videos", "--bundle", other)
     assert (done["switched"], done["embedded"], done["failures"]) == (True, 1, [])
     monkeypatch.setenv("VITASCOPE_BUNDLE", other)
-    assert found(capsys, "videos")[0][0] == "red"
+    assert red_results(capsys, "videos")[0][0] == "red"

@@ -19,7 +19,7 @@ from tests.media_files import solid, write_picture
 from vitascope.cli.main import main
 from vitascope.model import Model
 
-WORDS = ["jobs", "follow", "1", "--json"]
+FOLLOW = ["jobs", "follow", "1", "--json"]
 
 
 @pytest.fixture
@@ -35,11 +35,11 @@ def library(tmp_path: Path, small_bundle: Path, small_model: Model, monkeypatch:
 
 def test_follow_runs_a_queued_job(library: CollectionStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     create_job(library.open("videos"), FolderSource(str(tmp_path / "pictures")))
-    assert main(WORDS) == 0
-    done = json.loads(capsys.readouterr().out)
-    assert (done["job"]["state"], done["job"]["counts"]["succeeded"], done["failed"]) == ("succeeded", 1, 0)
-    assert main(WORDS) == 0  # it has ended: nothing to wait for
-    assert json.loads(capsys.readouterr().out) == done
+    assert main(FOLLOW) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["job"]["state"], result["job"]["counts"]["succeeded"], result["failed"]) == ("succeeded", 1, 0)
+    assert main(FOLLOW) == 0  # finished already
+    assert json.loads(capsys.readouterr().out) == result
 
 
 def test_all_failed_files_are_listed(
@@ -52,8 +52,8 @@ def test_all_failed_files_are_listed(
     indexed = json.loads(capsys.readouterr().out)
     assert main(["jobs", "show", "1", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    for told in (indexed, shown):
-        files = [failure["file"] for failure in told["failures"]]
+    for result in (indexed, shown):
+        files = [failure["file"] for failure in result["failures"]]
         assert (len(files), len(set(files)), files[-1]) == (1100, 1100, "films.csv, line 1101")
     assert main(["jobs", "show", "1"]) == 0
     assert "and 1080 more; --json lists all" in capsys.readouterr().out
@@ -65,16 +65,16 @@ def test_follow_waits_for_a_paused_job(
     collection = library.open("videos")
     job = create_job(collection, FolderSource(str(tmp_path / "pictures")))
     pause(collection, job.id)
-    looks: list[float] = []
+    intervals: list[float] = []
 
-    def look_later(seconds: float) -> None:
-        looks.append(seconds)
-        if len(looks) == 3:
+    def sleep(seconds: float) -> None:
+        intervals.append(seconds)
+        if len(intervals) == 3:
             resume(collection, job.id)
 
-    monkeypatch.setattr(local_backend, "time", SimpleNamespace(sleep=look_later))
-    assert main(WORDS) == 0
-    assert looks == [local_backend.POLL_SECONDS] * 3
+    monkeypatch.setattr(local_backend, "time", SimpleNamespace(sleep=sleep))
+    assert main(FOLLOW) == 0
+    assert intervals == [local_backend.POLL_SECONDS] * 3
     assert json.loads(capsys.readouterr().out)["job"]["state"] == "succeeded"
 
 
@@ -83,10 +83,10 @@ def test_follow_does_not_run_jobs_of_a_service(
 ) -> None:
     """Only the service knows its allowed roots."""
     create_job(library.open("videos"), FolderSource(str(tmp_path / "pictures")), JobOptions(confined=True))
-    assert main(WORDS) == 2
+    assert main(FOLLOW) == 2
     assert "job 1: belongs to a service" in capsys.readouterr().err
     assert main(["jobs", "cancel", "1"]) == 0
-    assert main(WORDS) == 2
+    assert main(FOLLOW) == 2
     assert capsys.readouterr().err.endswith(f"job 1 of {tmp_path / 'pictures'}: cancelled\n")
 
 

@@ -31,7 +31,7 @@ from vitascope.media.frame import Pixels, size_within
 _SIDE = 96
 """Longer side in pixels of the frames that are compared; averaging removes noise."""
 _TRANSIENT_SECONDS = 0.2
-"""What lasts no longer is a flash or a fault, not a shot or a fade."""
+"""Longest duration of a flash or fault, which is neither a shot nor a fade."""
 _TIME_TOLERANCE = 0.0005
 """Seconds; the starts of frames are rounded."""
 

@@ -217,7 +217,7 @@ class DecodedFrame:
 
 @dataclass(frozen=True)
 class Orientation:
-    """How to turn a decoded frame upright: transpose, then mirror."""
+    """Turns a decoded frame upright: transpose, then mirror."""
 
     transpose: bool = False
     mirror_x: bool = False

@@ -166,7 +166,7 @@ class Fetcher:
                 block = stream.read(BLOCK)
             except VitascopeError:
                 raise
-            except Exception as error:  # each protocol has errors of its own
+            except Exception as error:  # each protocol has its own errors
                 raise MediaError(f"{uri}: cannot be read: {type(error).__name__}: {error}") from error
             if not block:
                 return
@@ -200,7 +200,7 @@ def open_url(url: str) -> tuple[IO[bytes], int | None]:
     system, path = open_file_system(url)
     try:
         stream = system.open(path, "rb", block_size=BLOCK)
-    except Exception as error:  # each protocol has errors of its own
+    except Exception as error:  # each protocol has its own errors
         raise MediaError(f"{url}: cannot be opened: {type(error).__name__}: {error}") from error
     size = getattr(stream, "size", None)
     return stream, size if isinstance(size, int) else None

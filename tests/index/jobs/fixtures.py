@@ -61,7 +61,7 @@ def outcomes(collection: Collection, job_id: int) -> dict[str, tuple[str, str | 
 def abandon(collection: Collection, job: Job) -> None:
     """Claim the job for an owner whose lease has expired."""
     with collection.catalogue.write() as connection:
-        job_transitions.claim(connection, job.id, "nobody")
+        job_transitions.claim(connection, job.id, "expired owner")
         connection.execute("UPDATE jobs SET lease_until = 0 WHERE id = ?", (job.id,))
 
 

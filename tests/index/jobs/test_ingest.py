@@ -1,8 +1,9 @@
-"""Stages that add one media file to a collection."""
+"""Stages that add media files to a collection, one by one and concurrently."""
 
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import pytest
 
 from index.clips.segmentation import Segmentation
 from index.collection import Collection
-from index.jobs import ingest
+from index.jobs import ingest, pipeline
 from index.jobs.ingest import content_sha256
-from index.jobs.jobs import create_job
+from index.jobs.jobs import create_job, list_items
+from index.jobs.pipeline import ClosableQueue, PipelineConfig, StageTimer
 from index.jobs.records import JobOptions
 from index.jobs.runner import run_job
 from index.jobs.sources.source_types import FilesSource
-from tests.index.jobs.fixtures import ingest_file
+from tests.index.jobs.fixtures import create_folder_job, ingest_file, make_pictures
 from tests.index.sample_data import new_collection
 from tests.media_files import (
     solid,
@@ -39,8 +41,8 @@ from vitascope.errors import (
 )
 from vitascope.media.formats import MediaLimits
 from vitascope.model import Model
-from vitascope.sandbox.decoder import InProcessDecoder
 
+PATIENCE = 120.0
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
@@ -66,57 +68,21 @@ def test_the_stored_visual_tokens_are_those_of_the_clip(
 ) -> None:
     path = write_color_video(tmp_path / "red.mp4", RED)
     video = ingest_file(collection, small_model, path).video
-    kept = collection.visual_tokens([clip.id for clip in collection.clips(video.id)])
+    stored = collection.visual_tokens([clip.id for clip in collection.clips(video.id)])
     embedded = small_model.embed_file(path).visual_tokens
-    np.testing.assert_allclose(kept, embedded, atol=float(np.abs(embedded).max()) / 200)  # kept in eight bits
+    np.testing.assert_allclose(stored, embedded, atol=float(np.abs(embedded).max()) / 200)  # stored in eight bits
 
 
-def test_a_picture_is_one_clip_without_length(tmp_path: Path, collection: Collection, small_model: Model) -> None:
+def test_a_picture_is_one_clip_without_length_and_an_animation_is_cut_like_a_video(
+    tmp_path: Path, collection: Collection, small_model: Model
+) -> None:
     video = ingest_file(collection, small_model, write_picture(tmp_path / "p.png", solid(BLUE))).video
     assert video.duration == 0
     assert [(clip.start, clip.end) for clip in collection.clips(video.id)] == [(0.0, 0.0)]
     assert collection.search(small_model.embed_text(["blue"])[0], 1)[0].similarity > 0.9
-
-
-def test_an_animation_is_cut_like_a_video(tmp_path: Path, collection: Collection, small_model: Model) -> None:
     path = write_animation(tmp_path / "a.webp", [solid(RED), solid(GREEN)], [2000, 2000])
     video = ingest_file(collection, small_model, path, segmentation=Segmentation(length=2.0)).video
     assert [(clip.start, clip.end) for clip in collection.clips(video.id)] == [(0.0, 2.0), (2.0, 4.0)]
-
-
-def test_title_and_metadata_can_be_given(tmp_path: Path, collection: Collection, small_model: Model) -> None:
-    path = write_picture(tmp_path / "p.png", solid(BLUE))
-    video = ingest_file(collection, small_model, path, title="The sea", metadata={"year": 2020}).video
-    assert (video.title, video.metadata) == ("The sea", {"year": 2020})
-
-
-def test_the_same_content_is_not_decoded_again(
-    tmp_path: Path, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = write_color_video(tmp_path / "red.mp4", RED)
-    first = ingest_file(collection, small_model, path)
-    copy = tmp_path / "copy.mp4"
-    copy.write_bytes(path.read_bytes())
-    monkeypatch.setattr(InProcessDecoder, "probe", lambda *_: pytest.fail("the file was opened again"))
-    again = ingest_file(collection, small_model, copy)
-    assert (again.created, again.video) == (False, first.video)
-
-
-def test_clips_are_embedded_a_few_at_a_time(
-    tmp_path: Path, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sizes = []
-    embed = small_model.embed_video
-
-    def counted(streams: Any) -> object:
-        sizes.append(len(streams["high"]))
-        return embed(streams)
-
-    monkeypatch.setattr(small_model, "embed_video", counted)
-    path = write_color_video(tmp_path / "long.mp4", RED, seconds=20.0, rate=5)
-    video = ingest_file(collection, small_model, path, segmentation=Segmentation(length=1.0)).video
-    assert video.clip_count == sum(sizes) == 20
-    assert max(sizes) <= ingest.DECODE_BATCH_CLIPS
 
 
 def test_a_file_that_changes_while_it_is_read_is_not_added(
@@ -125,12 +91,12 @@ def test_a_file_that_changes_while_it_is_read_is_not_added(
     path = write_color_video(tmp_path / "red.mp4", RED)
     embed = small_model.embed_video
 
-    def and_touch(*arguments: object) -> object:
+    def embed_and_touch(*arguments: object) -> object:
         result = embed(*arguments)  # type: ignore[arg-type]
         os.utime(path, ns=(1, 1))
         return result
 
-    monkeypatch.setattr(small_model, "embed_video", and_touch)
+    monkeypatch.setattr(small_model, "embed_video", embed_and_touch)
     with pytest.raises(MediaError, match=r"red.mp4: changed while"):
         ingest_file(collection, small_model, path)
     assert collection.stats().videos == 0
@@ -194,4 +160,114 @@ def test_a_failure_half_way_adds_nothing(
     with pytest.raises(type(failure)):
         ingest_file(collection, small_model, path, segmentation=Segmentation(length=1.0))
     assert len(calls) == 2
-    assert collection.stats() == collection.stats().__class__(0, 0)
+    assert collection.stats().videos == collection.stats().clips == 0
+
+
+# Concurrent stages
+
+
+def test_the_next_file_is_decoded_while_the_model_is_at_work(
+    tmp_path: Path, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = threading.Semaphore(0)
+    decode, embed = pipeline.decode_clips, small_model.embed_video
+
+    def decode_and_count(*arguments: Any, **options: Any) -> Any:
+        frames = decode(*arguments, **options)
+        decoded.release()
+        return frames
+
+    def embed_and_count(streams: Any) -> Any:
+        for _ in range(3):  # this file's, and two more meanwhile
+            assert decoded.acquire(timeout=PATIENCE)
+        monkeypatch.undo()
+        return embed(streams)
+
+    monkeypatch.setattr(pipeline, "decode_clips", decode_and_count)
+    monkeypatch.setattr(small_model, "embed_video", embed_and_count)
+    job = create_folder_job(collection, make_pictures(tmp_path / "pictures", 6))
+    timer = StageTimer()
+    assert run_job(collection, small_model, job.id, timer=timer).counts.succeeded == 6
+    assert set(timer.seconds()) == {"prepare", "decode", "embed", "store"}
+    assert all(seconds > 0 for seconds in timer.seconds().values())
+
+
+def test_a_long_video_never_has_more_than_a_few_batches_in_memory(
+    tmp_path: Path, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = threading.Lock()
+    alive = peak = 0
+    decode, embed = pipeline.decode_clips, small_model.embed_video
+
+    def decode_and_count(*arguments: Any, **options: Any) -> Any:
+        nonlocal alive, peak
+        decoded = decode(*arguments, **options)
+        with lock:
+            alive += len(decoded.frames["high"])
+            peak = max(peak, alive)
+        return decoded
+
+    def embed_and_count(streams: Any) -> Any:
+        nonlocal alive
+        result = embed(streams)
+        with lock:
+            alive -= len(streams["high"])
+        return result
+
+    monkeypatch.setattr(pipeline, "decode_clips", decode_and_count)
+    monkeypatch.setattr(small_model, "embed_video", embed_and_count)
+    folder = tmp_path / "films"
+    folder.mkdir()
+    write_color_video(folder / "long.mp4", (255, 0, 0), seconds=64.0, rate=2)
+    job = create_folder_job(collection, folder, segmentation=Segmentation(length=1.0))
+    job = run_job(collection, small_model, job.id, config=PipelineConfig(decoders=2))
+    assert job.counts.succeeded == 1
+    assert collection.stats().clips == 64
+    assert [clip.start for clip in collection.clips(1)] == [float(second) for second in range(64)]
+    max_batches = 2 + pipeline.MAX_DECODED_BATCHES + -(-small_model.batch_size // 8)
+    assert peak <= max_batches * 8
+
+
+def test_files_in_flight_are_bounded(
+    tmp_path: Path, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = create_folder_job(collection, make_pictures(tmp_path / "pictures", 12))
+    running = []
+    store = pipeline.store_video
+
+    def store_and_count(*arguments: Any) -> Any:
+        running.append(len(list_items(collection, job.id, "running")))
+        return store(*arguments)
+
+    monkeypatch.setattr(pipeline, "store_video", store_and_count)
+    assert run_job(collection, small_model, job.id, config=PipelineConfig(in_flight=3)).counts.succeeded == 12
+    assert 1 < max(running) <= 3
+
+
+def test_a_file_that_fails_in_a_common_batch_fails_alone(
+    tmp_path: Path, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed = small_model.embed_video
+
+    def fail_on_one(streams: Any) -> Any:
+        if (streams["high"][:, 0, 0, 0, 0, 0] == 3).any():  # the picture with number 3
+            raise MediaCorrupt("damaged")
+        return embed(streams)
+
+    monkeypatch.setattr(small_model, "embed_video", fail_on_one)
+    job = create_folder_job(collection, make_pictures(tmp_path / "pictures", 8))
+    job = run_job(collection, small_model, job.id)
+    assert (job.counts.succeeded, job.counts.failed) == (7, 1)
+    assert Path(list_items(collection, job.id, "failed")[0].path).name == "003.png"
+
+
+def test_closing_a_queue_wakes_waiting_threads() -> None:
+    queue: ClosableQueue[int] = ClosableQueue(1)
+    assert queue.put(1)
+    refused: list[bool] = []
+    waiting = threading.Thread(target=lambda: refused.append(queue.put(2)))
+    waiting.start()
+    queue.close()
+    waiting.join(PATIENCE)
+    assert refused == [False]
+    assert queue.get() is None

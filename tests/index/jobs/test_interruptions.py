@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import sqlite3
@@ -15,18 +16,16 @@ from pathlib import Path
 import pytest
 
 from index.collection import Collection
-from index.jobs import lease as job_owner
+from index.jobs import lease
 from index.jobs.jobs import get_job, list_items
+from index.jobs.lease import mark_run_ended, new_owner, owner_is_gone
 from index.jobs.pipeline import PipelineConfig
 from index.jobs.records import JobItem
 from index.jobs.runner import run_job
 from index.storage import job_transitions
 from tests.chaos import rounds
 from tests.index.jobs.fixtures import SEQUENTIAL, create_folder_job, make_pictures
-from vitascope.errors import (
-    Conflict,
-    StorageError,
-)
+from vitascope.errors import Conflict, StorageError
 from vitascope.model import Model
 
 ROOT = Path(__file__).parents[3]
@@ -61,11 +60,11 @@ def test_an_interrupted_job_is_requeued(collection: Collection, pictures: Path, 
 
     with pytest.raises(KeyboardInterrupt):
         run_job(collection, small_model, job.id, on_item=interrupt)
-    left = get_job(collection, job.id)
-    assert (left.state, left.counts.running) == ("queued", 0)
-    assert left.counts.succeeded == collection.stats().videos
+    job = get_job(collection, job.id)
+    assert (job.state, job.counts.running) == ("queued", 0)
+    assert job.counts.succeeded == collection.stats().videos
     done = run_job(collection, small_model, job.id)
-    # Some files had been added when the interrupt came; they are this job's, not ones that were there before.
+    # Files that were added just before the interrupt count as added by this job, not as skipped.
     assert (done.counts.succeeded, done.counts.skipped) == (10, 0)
 
 
@@ -73,24 +72,23 @@ def test_a_job_survives_kill_9_without_loss_or_duplicate(
     tmp_path: Path, collection: Collection, small_bundle: Path, small_model: Model
 ) -> None:
     kills = rounds(2, 40)
-    most, in_work = 20, PipelineConfig().in_flight
-    count = (most + in_work + 1) * kills
+    reported = 20
+    count = (reported + PipelineConfig().in_flight + 1) * kills
     job = create_folder_job(collection, make_pictures(tmp_path / "many", count))
     command = [sys.executable, "-m", "tests.index.jobs.job_process", str(tmp_path / "library"), str(small_bundle)]
-    command += [str(job.id), "--most", str(most)]
+    command += [str(job.id), "--stop-after", str(reported)]
     acknowledged: set[str] = set()
-    moment = random.Random()
     for _ in range(kills):
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
             assert process.stdout is not None
-            lines = [process.stdout.readline() for _ in range(moment.randrange(1, most))]
+            lines = [process.stdout.readline() for _ in range(random.randrange(1, reported))]
             process.kill()
             lines += process.stdout.readlines()
         assert process.returncode == -signal.SIGKILL
         acknowledged |= {line.split()[1] for line in lines if line.endswith("\n")}
-        left = get_job(collection, job.id)
-        assert left.state == "running"
-        assert left.counts.succeeded < count
+        job = get_job(collection, job.id)
+        assert job.state == "running"
+        assert job.counts.succeeded < count
     done = run_job(collection, small_model, job.id)
     assert (done.state, done.counts.succeeded, done.counts.total) == ("succeeded", count, count)
     paths = [video.path for video in collection.videos(10_000)]
@@ -99,7 +97,7 @@ def test_a_job_survives_kill_9_without_loss_or_duplicate(
     assert collection.catalogue.integrity_errors() == []
 
 
-def test_a_job_that_another_process_runs_is_refused(collection: Collection, pictures: Path, small_model: Model) -> None:
+def test_a_job_that_another_run_owns_is_refused(collection: Collection, pictures: Path, small_model: Model) -> None:
     job = create_folder_job(collection, pictures)
     conflicts = []
 
@@ -115,18 +113,18 @@ def test_a_job_that_another_process_runs_is_refused(collection: Collection, pict
 def test_a_lease_is_renewed_while_a_file_takes_long(
     collection: Collection, pictures: Path, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_owner, "RENEW_SECONDS", 0.01)
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.01)
     job = create_folder_job(collection, pictures)
 
-    def lease() -> float:
+    def stored_lease_end() -> float:
         with collection.catalogue.read() as connection:
             row = connection.execute("SELECT lease_until FROM jobs WHERE id = ?", (job.id,)).fetchone()
             return float(row[0])
 
     def wait_for_renewal(item: JobItem, done: int, total: int) -> None:
         if done == 1:
-            before, end = lease(), time.monotonic() + PATIENCE
-            while lease() <= before:
+            before, end = stored_lease_end(), time.monotonic() + PATIENCE
+            while stored_lease_end() <= before:
                 assert time.monotonic() < end, "the lease was not renewed"
                 time.sleep(0.01)
 
@@ -137,7 +135,7 @@ def test_a_run_that_lost_its_lease_writes_nothing_more(
     collection: Collection, pictures: Path, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process was suspended for longer than its lease, and another one took over."""
-    monkeypatch.setattr(job_owner, "RENEW_SECONDS", PATIENCE)  # suspended, it does not renew its lease
+    monkeypatch.setattr(lease, "RENEW_SECONDS", PATIENCE)  # suspended, it does not renew its lease
     job = create_folder_job(collection, pictures)
 
     def lose(item: JobItem, done: int, total: int) -> None:
@@ -153,41 +151,19 @@ def test_a_run_that_lost_its_lease_writes_nothing_more(
     assert collection.stats().videos == 10
 
 
-def test_a_job_stopped_by_a_full_disk_can_be_run_again(
-    collection: Collection, pictures: Path, small_model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = create_folder_job(collection, pictures)
-    real = collection.add_if_new
-    calls = []
-
-    def full(*arguments: object) -> object:
-        calls.append(arguments)
-        if len(calls) == 4:
-            raise StorageError("database or disk is full")
-        return real(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(collection, "add_if_new", full)
-    with pytest.raises(StorageError, match="full"):
-        run_job(collection, small_model, job.id)
-    left = get_job(collection, job.id)
-    assert (left.state, left.counts.failed, left.counts.running) == ("queued", 0, 0)
-    assert 3 <= left.counts.succeeded == collection.stats().videos < 10
-    assert run_job(collection, small_model, job.id).counts.succeeded == 10
-
-
 def test_a_full_disk_does_not_count_as_a_crash_of_the_files(
     collection: Collection, pictures: Path, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even the release of the lease cannot be written; the job can be run again at once."""
     job = create_folder_job(collection, pictures)
-    real = collection.catalogue.write
+    begin = collection.catalogue.write
     is_full = False
 
     @contextmanager
     def write() -> Iterator[sqlite3.Connection]:
         if is_full:
             raise StorageError("database or disk is full")
-        with real() as connection:
+        with begin() as connection:
             yield connection
 
     def fill(*_: object) -> None:
@@ -206,3 +182,30 @@ def test_a_full_disk_does_not_count_as_a_crash_of_the_files(
     done = run_job(collection, small_model, job.id)
     assert (done.state, done.counts.succeeded, done.counts.quarantined) == ("succeeded", 10, 0)
     assert {item.crashes for item in list_items(collection, job.id)} == {0}
+
+
+def lease_end(seconds: float = 60.0) -> float:
+    return time.time() + seconds
+
+
+def test_an_owner_is_gone_once_its_lease_has_expired_or_its_run_has_ended() -> None:
+    owner, other = new_owner(), new_owner()  # two runs of one process
+    assert not owner_is_gone(owner, lease_end())
+    assert owner_is_gone(owner, lease_end(-1.0))
+    assert owner_is_gone(None, None)
+    mark_run_ended(owner)
+    assert owner_is_gone(owner, lease_end())
+    assert not owner_is_gone(other, lease_end())
+
+
+def test_an_owner_is_gone_with_its_process_but_not_on_another_machine() -> None:
+    command = [sys.executable, "-c", "from index.jobs.lease import new_owner; print(new_owner()); input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        owner = process.stdout.readline()
+        assert not owner_is_gone(owner, lease_end())
+        process.kill()
+    assert owner_is_gone(owner, lease_end())
+    fields = json.loads(new_owner())
+    assert owner_is_gone(json.dumps({**fields, "started": "1"}), lease_end())  # a later process of the same number
+    assert not owner_is_gone(json.dumps({**fields, "host": "elsewhere", "pid": 1}), lease_end())

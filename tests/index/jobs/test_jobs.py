@@ -9,8 +9,8 @@ import pytest
 
 from index.clips.segmentation import Segmentation
 from index.collection import Collection
-from index.jobs import ingest
-from index.jobs.jobs import cancel, create_job, get_job, list_items, list_jobs, pause, resume, retry
+from index.jobs import ingest, pipeline
+from index.jobs.jobs import cancel, create_job, current_job_event, get_job, list_items, list_jobs, pause, resume, retry
 from index.jobs.records import JobItem, JobOptions
 from index.jobs.runner import run_job
 from index.jobs.sources.fetcher import Fetcher
@@ -70,13 +70,17 @@ def test_files_of_one_content_are_one_video(tmp_path: Path, collection: Collecti
 
 
 def test_a_second_job_skips_known_content_and_adds_the_rest(
-    collection: Collection, pictures: Path, small_model: Model
+    collection: Collection, pictures: Path, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run_job(collection, small_model, create_folder_job(collection, pictures).id)
     (pictures / "003.png").rename(pictures / "renamed.png")
     write_picture(pictures / "new.png", solid((1, 2, 3)))
     assert run_job(collection, small_model, first.id) == first  # a finished job is not run again
+    decoded = []
+    decode = pipeline.decode_clips
+    monkeypatch.setattr(pipeline, "decode_clips", lambda *args, **kw: decoded.append(args) or decode(*args, **kw))
     second = run_job(collection, small_model, create_folder_job(collection, pictures).id)
+    assert len(decoded) == 1
     assert (second.counts.skipped, second.counts.succeeded) == (10, 1)
     assert collection.stats().videos == 11
 
@@ -179,8 +183,8 @@ def test_a_bundle_that_cannot_be_used_fails_the_job(
 def test_an_unknown_job_and_invalid_arguments_are_named(
     tmp_path: Path, collection: Collection, pictures: Path, small_model: Model
 ) -> None:
-    for operation in (get_job, list_items, cancel, pause, resume, retry):
-        for job_id in (99, 2**70):
+    for operation in (get_job, list_items, cancel, pause, resume, retry, current_job_event):
+        for job_id in (99, -1, 2**70):
             with pytest.raises(JobNotFound, match="no job"):
                 operation(collection, job_id)
     with pytest.raises(JobNotFound, match="no job"):

@@ -1,4 +1,4 @@
-"""Open files stay what they are, and opening beneath a root follows no link."""
+"""Open files keep their content, and opening beneath a root follows no link."""
 
 from __future__ import annotations
 

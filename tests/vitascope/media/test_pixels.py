@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from vitascope.errors import MediaTooLarge
 from vitascope.media.decode import probe, read_frames
 from vitascope.media.formats import MediaLimits
 from vitascope.media.frame import Frame, Pixels, pad_top_left, resize_to_fit, top_left_size, with_resampling
+from vitascope.media.sampling import StreamSpec, sample_streams
 
 RED, GREEN, BLUE, WHITE = (230, 20, 30), (20, 200, 40), (30, 40, 220), (255, 255, 255)
 
@@ -38,24 +40,25 @@ def assert_similar(pixels: Pixels, expected: Pixels, within: float = 14) -> None
     assert np.abs(np.array(corners(pixels)) - np.array(corners(expected))).max() <= within
 
 
-@pytest.mark.parametrize("rotation", [90, 180, 270])
-def test_rotated_video_is_upright(rotation: int, tmp_path: Path) -> None:
-    path = write_video(tmp_path / "turned.mp4", [quarters()] * 3, rotation=rotation)
-    upright = np.rot90(quarters(), rotation // 90)
+TURNED = {f"rotated by {angle}": ({"rotation": angle}, np.rot90(quarters(), angle // 90)) for angle in (90, 180, 270)}
+
+
+@pytest.mark.parametrize(
+    ("options", "upright"),
+    [
+        *TURNED.values(),
+        ({"mirror": True}, quarters()[:, ::-1]),
+        ({"pixel_aspect": Fraction(2)}, quarters(192, 64)),
+    ],
+    ids=[*TURNED, "mirrored", "wide pixels"],
+)
+def test_frames_of_a_video_are_upright_with_square_pixels(
+    options: dict[str, Any], upright: Pixels, tmp_path: Path
+) -> None:
+    path = write_video(tmp_path / "turned.mp4", [quarters()] * 3, **options)
     assert_similar(read_frames(path, [0.0])[0], upright)
     info = probe(path)
     assert (info.height, info.width) == upright.shape[:2]
-
-
-def test_mirrored_video_is_mirrored_back(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "mirror.mp4", [quarters()] * 3, mirror=True)
-    assert_similar(read_frames(path, [0.0])[0], quarters()[:, ::-1])
-
-
-def test_wide_pixels_make_a_wider_frame(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "wide.mp4", [quarters()] * 3, pixel_aspect=Fraction(2))
-    assert_similar(read_frames(path, [0.0])[0], quarters(192, 64))
-    assert (probe(path).width, probe(path).height) == (192, 64)
 
 
 @pytest.mark.parametrize(
@@ -70,21 +73,15 @@ def test_colours_are_preserved(size: tuple[int, int], colorspace: int, tagged: b
     assert_similar(read_frames(path, [0.0])[0], quarters(*size), within=8)
 
 
-def test_transparent_video_is_composited_on_white(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".mkv", ".png", ".webp", ".gif"])
+def test_transparent_pixels_are_composited_on_white(suffix: str, tmp_path: Path) -> None:
     rgba = np.dstack([solid(RED), np.full((64, 96), 255, np.uint8)])
     rgba[:, 48:, 3] = 0
-    path = write_video(tmp_path / "alpha.mkv", [rgba] * 2, codec="ffv1", pix_fmt="bgra")
-    frame = read_frames(path, [0.0])[0]
-    assert frame[30, 10].tolist() == list(RED)
-    assert frame[30, 80].tolist() == [255, 255, 255]
-
-
-@pytest.mark.parametrize("suffix", [".png", ".webp", ".gif"])
-def test_transparent_pictures_are_composited_on_white(suffix: str, tmp_path: Path) -> None:
-    rgba = np.dstack([solid(RED), np.full((64, 96), 255, np.uint8)])
-    rgba[:, 48:, 3] = 0
-    options = {"lossless": True} if suffix == ".webp" else {}
-    path = write_picture(tmp_path / f"alpha{suffix}", rgba, **options)
+    path = tmp_path / f"alpha{suffix}"
+    if suffix == ".mkv":
+        write_video(path, [rgba] * 2, codec="ffv1", pix_fmt="bgra")
+    else:
+        write_picture(path, rgba, **({"lossless": True} if suffix == ".webp" else {}))
     frame = read_frames(path, [0.0])[0]
     assert np.abs(frame[30, 10].astype(int) - RED).max() <= 3
     assert frame[30, 80].tolist() == [255, 255, 255]
@@ -156,12 +153,9 @@ def test_fitting_gives_the_requested_size(fit: str, size: tuple[int, int]) -> No
 
 def test_downscaling_averages(tmp_path: Path) -> None:
     """Fine stripes become grey in video and in pictures, not a random pattern."""
-    from vitascope.bundle.manifest import FrameStream
-    from vitascope.media.sampling import sample_streams
-
     stripes = np.zeros((256, 256, 3), np.uint8)
     stripes[:, ::2] = 255
-    stream = FrameStream(name="s", frames=1, height=32, width=32, placement="middle")
+    stream = StreamSpec("s", 1, 32, 32, "middle")
     video = write_video(tmp_path / "fine.mkv", [stripes] * 2, codec="ffv1", pix_fmt="bgr0", options={})
     picture = write_picture(tmp_path / "fine.png", stripes)
     for path in (video, picture):

@@ -48,12 +48,9 @@ def test_clip_times_are_inside_the_clip_ascending_and_symmetric(
         assert times[-1] < end
 
 
-def test_uniform_placement_uses_the_centres_of_equal_parts() -> None:
-    assert clip_times(LOW, 10.0, 16.0) == [10.5, 11.5, 12.5, 13.5, 14.5, 15.5]
-
-
-def test_a_single_middle_frame_is_the_exact_middle() -> None:
+def test_uniform_frames_are_centres_of_equal_parts_and_a_single_middle_frame_is_the_exact_middle() -> None:
     assert clip_times(HIGH, 10.0, 16.0) == [13.0]
+    assert clip_times(LOW, 10.0, 16.0) == [10.5, 11.5, 12.5, 13.5, 14.5, 15.5]
 
 
 @pytest.mark.parametrize("clip", [(2.0, 1.0), (-1.0, 1.0), (0.0, float("inf")), (float("nan"), 1.0)])
@@ -90,34 +87,24 @@ def test_a_span_is_sampled_without_knowing_the_duration(
     assert all(np.array_equal(sampled[name], expected[name]) for name in ("high", "low"))
 
 
-def test_a_span_after_the_end_is_rejected(tmp_path: Path) -> None:
+def test_a_span_after_the_end_and_no_clip_are_rejected(tmp_path: Path) -> None:
     path = write_counter_video(tmp_path / "counter.mp4", 50)
     with pytest.raises(InvalidInput, match="a span inside the file's 2 s was expected"):
         sample_span(path, [LOW], 2.5)
+    with pytest.raises(InvalidInput, match="clips"):
+        sample_streams(path, [LOW], [])
 
 
-def test_the_span_of_a_picture_is_empty(tmp_path: Path) -> None:
+def test_the_span_of_a_picture_is_empty_and_all_its_frames_are_equal(tmp_path: Path) -> None:
     path = write_picture(tmp_path / "still.png", counter_frame(77))
     span, sampled = sample_span(path, [LOW], 3.0, 5.0)
     assert span == (0.0, 0.0)
     assert [read_counter(frame) for frame in sampled["low"][0]] == [77] * 6
 
 
-def test_every_frame_of_a_picture_is_the_same(tmp_path: Path) -> None:
-    path = write_picture(tmp_path / "still.png", counter_frame(77))
-    sampled = sample_streams(path, [LOW], [(0.0, 0.0)])["low"]
-    assert [read_counter(frame) for frame in sampled[0]] == [77] * 6
-
-
-def test_at_least_one_clip_is_required(tmp_path: Path) -> None:
-    path = write_picture(tmp_path / "still.png", counter_frame(1))
-    with pytest.raises(InvalidInput, match="clips"):
-        sample_streams(path, [LOW], [])
-
-
-def test_a_clip_has_the_same_pixels_alone_and_among_others(tmp_path: Path) -> None:
+def test_a_clip_has_the_same_pixels_alone_and_with_others(tmp_path: Path) -> None:
     """Training samples one clip at a time, indexing many."""
     path = write_counter_video(tmp_path / "counter.mp4", 120, gop=30)
     alone = sample_streams(path, [LOW], [(2.0, 4.0)], threads=1)["low"][0]
-    among = sample_streams(path, [HIGH, LOW], [(0.0, 1.0), (2.0, 4.0), (0.5, 4.8)], threads=4)["low"][1]
-    assert np.array_equal(alone, among)
+    together = sample_streams(path, [HIGH, LOW], [(0.0, 1.0), (2.0, 4.0), (0.5, 4.8)], threads=4)["low"][1]
+    assert np.array_equal(alone, together)

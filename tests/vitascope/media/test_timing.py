@@ -125,12 +125,8 @@ def test_frames_after_the_requested_ones_are_not_decoded(tmp_path: Path) -> None
     times = [(number + 0.4) / RATE for number in numbers]
     frames = read_frames(path, times, MediaLimits(max_frames=3 * len(numbers)), threads=2)
     assert [read_counter(frame) for frame in frames] == numbers
-
-
-def test_the_number_of_decoded_frames_is_limited(tmp_path: Path) -> None:
-    path = write_counter_video(tmp_path / "long.mkv", 120, b_frames=0)
-    with pytest.raises(MediaTooLarge, match="50 frames"):
-        read_frames(path, [4.0], MediaLimits(max_frames=50))
+    with pytest.raises(MediaTooLarge, match="15 frames"):
+        read_frames(path, [1.5], MediaLimits(max_frames=15))
 
 
 @pytest.mark.parametrize("time", [float("nan"), float("inf")])
@@ -149,13 +145,8 @@ def test_frames_of_an_animation_have_their_own_durations(suffix: str, tmp_path: 
     assert info.duration == pytest.approx(1.1)
     shown = read_frames(path, [0.05, 0.1, 0.59, 0.6, 0.79, 0.8, 5.0, 0.0])
     assert [read_counter(frame) for frame in shown] == [0, 1, 1, 2, 2, 3, 3, 0]
-
-
-@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
-def test_a_frame_without_duration_lasts_a_tenth_of_a_second(suffix: str, tmp_path: Path) -> None:
-    frames = [counter_frame(number) for number in range(5)]
-    path = write_animation(tmp_path / f"zero{suffix}", frames, [0] * 5)
-    assert probe(path).duration == pytest.approx(0.5)
+    path = write_animation(tmp_path / f"zero{suffix}", frames, [0] * 4)  # a tenth of a second each
+    assert probe(path).duration == pytest.approx(0.4)
     assert read_counter(read_frames(path, [0.25])[0]) == 2
 
 

@@ -108,7 +108,7 @@ def employ(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 def content(collection: Collection) -> dict[str, Any]:
     """All that a collection holds, by path, without what depends on the order of adding."""
-    found = {}
+    videos = {}
     for video in collection.videos(10_000):
         clips = collection.clips(video.id)
         ids = [clip.id for clip in clips]
@@ -116,14 +116,14 @@ def content(collection: Collection) -> dict[str, Any]:
             rows = connection.execute(
                 "SELECT vector FROM vectors WHERE clip_id BETWEEN ? AND ? ORDER BY clip_id", (ids[0], ids[-1])
             ).fetchall()
-        found[video.path] = (
+        videos[video.path] = (
             replace(video, id=0, added_at=0.0),
             [replace(clip, id=0, video_id=0) for clip in clips],
             [collection.thumbnail(i) for i in ids],
             np.stack([np.frombuffer(row[0], "<f4") for row in rows]),
             collection.visual_tokens(ids),
         )
-    return found
+    return videos
 
 
 @pytest.fixture
@@ -161,15 +161,15 @@ def test_the_command_adds_what_the_local_job_adds(
         rule = Segmentation(length=1.0)
         job = create_folder_job(local, films, segmentation=rule, metadata={"site": "north"})
         run_job(local, small_model, job.id)
-        expected, found = content(local), content(same)
-        # Of two equal files, either may be the first one there.
-        twins = {str(films / "1.mp4"), str(films / "zz same.mp4")}
-        assert set(expected) - twins == set(found) - twins
-        assert len(expected) == len(found) == 4
-        for path in set(expected) - twins:
-            assert found[path][:3] == expected[path][:3]
-            np.testing.assert_allclose(found[path][3], expected[path][3], atol=1e-6)
-            np.testing.assert_allclose(found[path][4], expected[path][4], atol=2e-3)  # kept as float16
+        expected, videos = content(local), content(same)
+        # Either of two equal files may be added first.
+        duplicates = {str(films / "1.mp4"), str(films / "zz same.mp4")}
+        assert set(expected) - duplicates == set(videos) - duplicates
+        assert len(expected) == len(videos) == 4
+        for path in set(expected) - duplicates:
+            assert videos[path][:3] == expected[path][:3]
+            np.testing.assert_allclose(videos[path][3], expected[path][3], atol=1e-6)
+            np.testing.assert_allclose(videos[path][4], expected[path][4], atol=2e-3)  # stored as float16
         for name in ("text.mp4", "notes.txt"):
             assert outcomes(same, int(summary["job"]))[name] == outcomes(local, job.id)[name]
 
@@ -189,10 +189,9 @@ def test_a_job_whose_driver_is_killed_is_resumed_without_a_cluster(
         lines += process.stdout.readlines()
         watchdog.cancel()
     acknowledged = {line.split()[1] for line in lines if line.endswith("\n")}
-    left = get_job(collection, job.id)
-    assert left.state == "running"
+    assert get_job(collection, job.id).state == "running"
     assert 5 <= len(acknowledged) <= 10
-    done = run_job(collection, small_model, job.id)  # by whoever comes, without a cluster
+    done = run_job(collection, small_model, job.id)
     assert (done.state, done.counts.succeeded, done.counts.skipped) == ("succeeded", 20, 0)
     paths = [video.path for video in collection.videos()]
     assert len(paths) == len(set(paths)) == 20
@@ -231,7 +230,7 @@ def test_a_job_over_a_shard_is_paused_and_resumed(
 def test_a_killed_machine_and_a_file_that_kills_its_worker_affect_no_other_file(
     tmp_path: Path, cluster: Any, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last of these tests: the machine stays away until it is needed again."""
+    """Last in this module: the machine stays stopped."""
     from tests.index.integrations.ray.ray_workers import HELD, POISON, marker
 
     while len(cluster.worker_nodes) < MACHINES:
@@ -243,7 +242,7 @@ def test_a_killed_machine_and_a_file_that_kills_its_worker_affect_no_other_file(
     killed: list[str] = []
 
     def kill() -> None:
-        """Kill the machine whose worker is working on a file."""
+        """Kill the machine whose worker is decoding a file."""
         node_file = marker(folder / HELD)
         while not node_file.exists():
             time.sleep(0.05)
@@ -263,7 +262,7 @@ def test_a_killed_machine_and_a_file_that_kills_its_worker_affect_no_other_file(
     assert len(paths) == len(set(paths)) == 30
     assert collection.catalogue.integrity_errors() == []
     assert outcomes(collection, job.id)[POISON] == ("quarantined", "the process that was indexing it died 2 times")
-    # Nothing else was in work on the machine that was killed, and no other file is blamed.
+    # The killed machine was working on no other file, and no other file counts as crashed.
     again = {
         Path(i.path).name: (i.attempts, i.crashes)
         for i in list_items(collection, job.id)

@@ -34,18 +34,18 @@ def item(path: Path) -> JobItem:
     return JobItem(1, 0, str(path), "running", None, None, 1)
 
 
-def worker(model: Model, policy: AccessPolicy = UNRESTRICTED) -> Worker:
+def new_worker(model: Model, policy: AccessPolicy = UNRESTRICTED) -> Worker:
     options = JobOptions(metadata={"site": "north"})
-    made = Worker(WorkerConfig("", None, (), options, policy, DEFAULT_LIMITS, 1, "cpu"))
-    made._model = model
-    return made
+    worker = Worker(WorkerConfig("", None, (), options, policy, DEFAULT_LIMITS, 1, "cpu"))
+    worker._model = model
+    return worker
 
 
 def test_a_worker_hashes_and_embeds_a_file(tmp_path: Path, small_model: Model) -> None:
     picture = write_picture(tmp_path / "red.png", solid((255, 0, 0)))
-    made = worker(small_model)
-    assert made.hash(item(picture)) == content_sha256(picture)
-    result = made.embed()
+    worker = new_worker(small_model)
+    assert worker.hash(item(picture)) == content_sha256(picture)
+    result = worker.embed()
     assert isinstance(result, EmbeddedFile)
     assert (result.description.title, result.description.metadata) == ("red", {"site": "north"})
     np.testing.assert_allclose(result.clips[0].embedding, small_model.embed_file(picture).vectors[0], atol=1e-6)
@@ -53,7 +53,7 @@ def test_a_worker_hashes_and_embeds_a_file(tmp_path: Path, small_model: Model) -
 
 def test_a_worker_keeps_to_the_access_policy(tmp_path: Path, small_model: Model) -> None:
     picture = write_picture(tmp_path / "red.png", solid((255, 0, 0)))
-    error = worker(small_model, AccessPolicy(roots=(tmp_path / "other",))).hash(item(picture))
+    error = new_worker(small_model, AccessPolicy(roots=(tmp_path / "other",))).hash(item(picture))
     assert isinstance(error, MediaError)
     assert "outside the folders" in str(error)
 
@@ -99,9 +99,9 @@ def test_a_missing_folder_or_another_version_on_a_machine_is_named(tmp_path: Pat
 def test_cluster_capacity_and_invalid_settings() -> None:
     with pytest.raises(InvalidInput, match="actors: -1"):
         RayCluster(actors=-1)
-    one = {"CPU": 6.0, "GPU": 2.0}
-    assert [RayCluster(threads=n).capacity(one) for n in (1, 4, 7)] == [6, 1, 0]
-    assert RayCluster(device="cuda").capacity(one) == 2
+    machine = {"CPU": 6.0, "GPU": 2.0}
+    assert [RayCluster(threads=n).capacity(machine) for n in (1, 4, 7)] == [6, 1, 0]
+    assert RayCluster(device="cuda").capacity(machine) == 2
     assert RayCluster(device="cuda").capacity({"CPU": 6.0}) == 0
     with pytest.raises(InvalidInput, match="for Ray clients"), connect("ray://127.0.0.1:10001"):
         pass
