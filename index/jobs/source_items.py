@@ -34,6 +34,13 @@ from index.storage.jobs import delete_items, insert_items, is_listed, next_event
 from vitascope.errors import InvalidInput
 from vitascope.media.file import open_folder_beneath
 
+BATCH_ITEMS = 5000
+"""Items inserted in one transaction, so that a long list is not held in memory and others may write in between."""
+BATCH_BYTES = 16 * 1024**2
+"""Bytes of metadata in one transaction."""
+CHECK_SECONDS = 0.2
+"""Interval, between two rows, at which listing checks whether it is to stop."""
+
 
 def list_source(
     source: Source,
@@ -191,14 +198,6 @@ def _classify_url(url: str, policy: AccessPolicy) -> SourceItem:
         return SourceItem(url, "failed", str(error))
     problem = policy.url_error(url)
     return SourceItem(url) if problem is None else SourceItem(url, "failed", problem)
-
-
-BATCH_ITEMS = 5000
-"""Items inserted in one transaction, so that a long list is not held in memory and others may write in between."""
-BATCH_BYTES = 16 * 1024**2
-"""Bytes of metadata in one transaction."""
-CHECK_SECONDS = 0.2
-"""Interval, between two rows, at which listing checks whether it is to stop."""
 
 
 class _Stopped(Exception):

@@ -17,6 +17,8 @@ from index.records import Video
 from index.storage.watched_files import WatchedFile, count_files, existing_videos, write_watched_files
 from vitascope.errors import VideoNotFound
 
+MAX_DELETE = 0.2
+"""Default share of a folder's videos that may be deleted at once. A single video always may."""
 _MISSING_ERRORS = (FileNotFoundError, NotADirectoryError)
 
 
@@ -144,10 +146,6 @@ def _facts(path: str) -> str:
 
 def _device(folder: str | Path) -> int:
     return os.stat(folder).st_dev
-
-
-MAX_DELETE = 0.2
-"""Default share of a folder's videos that may be deleted at once. A single video always may."""
 
 
 @dataclass(frozen=True, slots=True)

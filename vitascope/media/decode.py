@@ -23,6 +23,9 @@ from vitascope.media.image import (
 from vitascope.media.video import READING_ERRORS, OpenVideo, open_video
 from vitascope.media.video_reader import every_frame, video_frames
 
+DECODING_THREADS = 2
+Times: TypeAlias = Sequence[float] | Callable[[float], Sequence[float]]
+"""Seconds, or a function that returns them for a duration."""
 Kind = Literal["video", "picture", "animation"]
 
 
@@ -100,11 +103,6 @@ def _measured_seconds(video: OpenVideo) -> float:
     except READING_ERRORS:
         pass
     return float(end)
-
-
-DECODING_THREADS = 2
-Times: TypeAlias = Sequence[float] | Callable[[float], Sequence[float]]
-"""Seconds, or a function that returns them for a duration."""
 
 
 def frames_at(

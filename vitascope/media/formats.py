@@ -10,6 +10,46 @@ from typing import BinaryIO, NamedTuple
 from vitascope.errors import MediaCorrupt, MediaError, MediaTooLarge, MediaUnsupported
 from vitascope.media.file import MediaFile, map_os_errors
 
+MAX_MISSING_FRACTION = 0.1
+"""A damaged file is rejected as truncated if it decodes to less than 1 - this fraction of its stated duration."""
+MEDIA_TYPES = {
+    "mp4": "video/mp4",
+    "m4v": "video/mp4",
+    "mov": "video/quicktime",
+    "mkv": "video/x-matroska",
+    "webm": "video/webm",
+    "avi": "video/x-msvideo",
+    "ts": "video/mp2t",
+    "m2ts": "video/mp2t",
+    "mpg": "video/mpeg",
+    "mpeg": "video/mpeg",
+    "ogv": "video/ogg",
+    "ogg": "video/ogg",
+    "flv": "video/x-flv",
+    "png": "image/png",
+    "jpg": "image/jpeg",
+    "jpeg": "image/jpeg",
+    "gif": "image/gif",
+    "webp": "image/webp",
+}
+"""By file extension. A browser executes none of them."""
+
+_HEAD_BYTES = 1024
+_MP4_ATOMS = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp"}
+_PICTURE_BRANDS = {b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1"}
+_OTHER_FORMATS = [
+    (b"PK\x03\x04", "a ZIP archive (or an office document)"),
+    (b"PK\x05\x06", "an empty ZIP archive"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"%PDF", "a PDF document"),
+    (b"ID3", "an MP3 audio file"),
+    (b"fLaC", "a FLAC audio file"),
+    (b"\x7fELF", "a program"),
+    (b"BM", "a BMP picture"),
+    (b"II*\x00", "a TIFF picture"),
+    (b"MM\x00*", "a TIFF picture"),
+]
 CONTAINERS = frozenset({"mp4", "matroska", "avi", "mpegts", "mpeg", "ogg", "flv", "png", "jpeg", "gif", "webp"})
 CODECS = frozenset(
     {
@@ -55,48 +95,6 @@ def check_seconds(name: str, seconds: float, limits: MediaLimits) -> None:
     """Raise MediaTooLarge if a duration (s) is beyond ``limits``."""
     if seconds > limits.max_seconds:
         raise MediaTooLarge(f"{name}: {seconds:.1f} seconds; at most {limits.max_seconds:g} seconds are read")
-
-
-MAX_MISSING_FRACTION = 0.1
-"""A damaged file is rejected as truncated if it decodes to less than 1 - this fraction of its stated duration."""
-MEDIA_TYPES = {
-    "mp4": "video/mp4",
-    "m4v": "video/mp4",
-    "mov": "video/quicktime",
-    "mkv": "video/x-matroska",
-    "webm": "video/webm",
-    "avi": "video/x-msvideo",
-    "ts": "video/mp2t",
-    "m2ts": "video/mp2t",
-    "mpg": "video/mpeg",
-    "mpeg": "video/mpeg",
-    "ogv": "video/ogg",
-    "ogg": "video/ogg",
-    "flv": "video/x-flv",
-    "png": "image/png",
-    "jpg": "image/jpeg",
-    "jpeg": "image/jpeg",
-    "gif": "image/gif",
-    "webp": "image/webp",
-}
-"""By file extension. A browser executes none of them."""
-
-_HEAD_BYTES = 1024
-_MP4_ATOMS = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp"}
-_PICTURE_BRANDS = {b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1"}
-_OTHER_FORMATS = [
-    (b"PK\x03\x04", "a ZIP archive (or an office document)"),
-    (b"PK\x05\x06", "an empty ZIP archive"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
-    (b"%PDF", "a PDF document"),
-    (b"ID3", "an MP3 audio file"),
-    (b"fLaC", "a FLAC audio file"),
-    (b"\x7fELF", "a program"),
-    (b"BM", "a BMP picture"),
-    (b"II*\x00", "a TIFF picture"),
-    (b"MM\x00*", "a TIFF picture"),
-]
 
 
 class FileFormat(NamedTuple):

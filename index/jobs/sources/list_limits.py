@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from index.jobs.sources.source_types import SourceItem
-from index.records import MAX_KEY_LENGTH, MAX_TEXT_LENGTH, metadata_json
+from index.records import MAX_TEXT_LENGTH, metadata_json
 from vitascope.errors import InvalidInput
 from vitascope.media.file import MediaFile
 
-MAX_ROW_CHARACTERS = 4 * 1024**2
-"""Characters of one row of CSV, TSV or JSON Lines."""
 MIN_STORED_BYTES = 16 * 1024**2
 """Bytes that a file of any size may store."""
-_MAX_REASON = 1000
 SETTINGS = {
     "rows": "VITASCOPE_MAX_LIST_ROWS",
     "columns": "VITASCOPE_MAX_LIST_COLUMNS",
@@ -85,15 +81,6 @@ def read_list_limits(environment: Mapping[str, str]) -> ListLimits:
     return ListLimits(**values)
 
 
-@dataclass(frozen=True, slots=True)
-class ListRow:
-    """A row of a file list: its ``position`` (file and line), and its values by column or the ``problem``."""
-
-    position: str
-    values: dict[str, Any] | None
-    problem: str = ""
-
-
 class ListUsage:
     """Counts the rows and bytes of one list or shard against its limits."""
 
@@ -125,34 +112,3 @@ class ListUsage:
             raise InvalidInput(
                 f"{position}: more than {maximum} bytes to read and store; at most that many were expected ({setting})"
             )
-
-
-def check_column_names(file: object, names: list[str], path_column: str, limits: ListLimits) -> None:
-    """Raise InvalidInput unless these can be the columns of a list, one of them ``path_column``."""
-    limits.check_columns(str(file), len(names))
-    if path_column not in names:
-        raise InvalidInput(
-            f"{file}: no column {path_column!r} among {', '.join(map(_shorten, names[:20])) or 'none'}; "
-            "one with the paths was expected"
-        )
-    known: set[str] = set()
-    for number, name in enumerate(names, 1):
-        if not name or name in known:
-            raise InvalidInput(
-                f"{file}: column {_shorten(name)} is empty or there twice (column {number}); different names were "
-                "expected"
-            )
-        if len(name) > MAX_KEY_LENGTH:
-            raise InvalidInput(
-                f"{file}: column {_shorten(name)}: {len(name)} characters; at most {MAX_KEY_LENGTH} were expected"
-            )
-        known.add(name)
-
-
-def failed_item(position: str, error: InvalidInput) -> SourceItem:
-    """Return the item of a row that cannot be used."""
-    return SourceItem(position, "failed", str(error)[:_MAX_REASON])
-
-
-def _shorten(name: str) -> str:
-    return repr(name if len(name) <= MAX_KEY_LENGTH else f"{name[:MAX_KEY_LENGTH]}…")

@@ -14,6 +14,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,22 +22,31 @@ import numpy as np
 import numpy.typing as npt
 
 from index.jobs.sources.access_policy import AccessPolicy, check_url, is_url
-from index.jobs.sources.list_limits import (
-    MAX_ROW_CHARACTERS,
-    ListLimits,
-    ListRow,
-    ListUsage,
-    check_column_names,
-    failed_item,
-)
+from index.jobs.sources.list_limits import ListLimits, ListUsage
 from index.jobs.sources.source_types import ListSource, SourceItem, path_of_file_url
-from index.records import RESERVED_KEYS, Scalar, check_metadata, check_scalar, check_text
+from index.records import MAX_KEY_LENGTH, RESERVED_KEYS, Scalar, check_metadata, check_scalar, check_text
 from vitascope.errors import InvalidInput, MediaError
 from vitascope.extras import missing_package_message
 from vitascope.media.file import MediaFile
 
+MAX_ROW_CHARACTERS = 4 * 1024**2
+"""Characters of one row of CSV, TSV or JSON Lines."""
+_BATCH_ROWS = 1000
+_BATCH_CELLS = 100_000
+_TEXT_BYTES = 4 * 1024**2
+"""Bytes of text decoded at a time, except for a single longer row."""
+_MAX_REASON = 1000
 RESERVED_PREFIX = "source_"
 """Prefix of a metadata key for a column whose name every video already has, such as ``duration``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListRow:
+    """A row of a file list: its ``position`` (file and line), and its values by column or the ``problem``."""
+
+    position: str
+    values: dict[str, Any] | None
+    problem: str = ""
 
 
 def list_file(
@@ -73,7 +83,7 @@ def _items(
                 raise InvalidInput(f"{row.position}{row.problem}")
             item = _to_item(source, row.position, row.values, policy, limits)
         except InvalidInput as error:
-            item = failed_item(row.position, error)
+            item = SourceItem(row.position, "failed", str(error)[:_MAX_REASON])
         usage.add_item(row.position, item)
         yield item
 
@@ -81,7 +91,7 @@ def _items(
 def _rows(file: MediaFile, source: ListSource, limits: ListLimits, usage: ListUsage) -> Iterator[ListRow]:
     suffix = file.path.suffix.lower()
     if suffix == ".parquet":
-        return read_parquet(file, source, limits, usage)
+        return _read_parquet(file, source, limits, usage)
     if suffix in (".jsonl", ".ndjson"):
         return _read_json_lines(file, limits)
     return _read_csv(file, source, "\t" if suffix == ".tsv" else ",", limits)
@@ -191,8 +201,34 @@ def _read_header(file: MediaFile, source: ListSource, reader: Iterator[list[str]
         header = [name.strip() for name in next(reader, [])]
     except csv.Error as error:
         raise InvalidInput(f"{file.path}: line 1: {error}; the names of the columns were expected") from error
-    check_column_names(file.path, header, source.path_column, limits)
+    _check_column_names(file.path, header, source.path_column, limits)
     return header
+
+
+def _check_column_names(file: object, names: list[str], path_column: str, limits: ListLimits) -> None:
+    """Raise InvalidInput unless these can be the columns of a list, one of them ``path_column``."""
+    limits.check_columns(str(file), len(names))
+    if path_column not in names:
+        raise InvalidInput(
+            f"{file}: no column {path_column!r} among {', '.join(map(_shorten, names[:20])) or 'none'}; "
+            "one with the paths was expected"
+        )
+    known: set[str] = set()
+    for number, name in enumerate(names, 1):
+        if not name or name in known:
+            raise InvalidInput(
+                f"{file}: column {_shorten(name)} is empty or there twice (column {number}); different names were "
+                "expected"
+            )
+        if len(name) > MAX_KEY_LENGTH:
+            raise InvalidInput(
+                f"{file}: column {_shorten(name)}: {len(name)} characters; at most {MAX_KEY_LENGTH} were expected"
+            )
+        known.add(name)
+
+
+def _shorten(name: str) -> str:
+    return repr(name if len(name) <= MAX_KEY_LENGTH else f"{name[:MAX_KEY_LENGTH]}…")
 
 
 def _parse_cell(cell: str, is_text: bool) -> Scalar | None:
@@ -243,14 +279,13 @@ def _row_too_long(name: str, line: int) -> InvalidInput:
     )
 
 
-_BATCH_ROWS = 1000
-_BATCH_CELLS = 100_000
-_TEXT_BYTES = 4 * 1024**2
-"""Bytes of text decoded at a time, except for a single longer row."""
+def _read_parquet(file: MediaFile, source: ListSource, limits: ListLimits, usage: ListUsage) -> Iterator[ListRow]:
+    """Yield the rows of a Parquet list in order.
 
-
-def read_parquet(file: MediaFile, source: ListSource, limits: ListLimits, usage: ListUsage) -> Iterator[ListRow]:
-    """Yield the rows in order. Raises OSError, and InvalidInput for a file that is no such list."""
+    A few bytes of Parquet may expand to gigabytes: a dictionary or run length stores a long text once for a million
+    rows. Texts therefore stay dictionary-encoded until their lengths are known, and all cells are counted before they
+    are read.
+    """
     try:
         import pyarrow
         from pyarrow import parquet
@@ -273,7 +308,7 @@ def read_parquet(file: MediaFile, source: ListSource, limits: ListLimits, usage:
 def _check_table(file: MediaFile, table: Any, source: ListSource, limits: ListLimits, usage: ListUsage) -> list[str]:
     """Return the text columns. Raises InvalidInput for a table that cannot be a list or is too large."""
     schema, metadata = table.schema_arrow, table.metadata
-    check_column_names(file.path, list(schema.names), source.path_column, limits)
+    _check_column_names(file.path, list(schema.names), source.path_column, limits)
     limits.check_rows(str(file.path), metadata.num_rows)
     for column in schema:
         if not _is_scalar(column.type):

@@ -12,34 +12,24 @@ import pytest
 
 from index.clips.segmentation import Segmentation
 from index.collection import Collection
-from index.jobs import ingest, pipeline
+from index.jobs import pipeline
 from index.jobs.ingest import content_sha256
-from index.jobs.jobs import create_job, list_items
+from index.jobs.jobs import list_items
 from index.jobs.pipeline import ClosableQueue, PipelineConfig, StageTimer
-from index.jobs.records import JobOptions
 from index.jobs.runner import run_job
-from index.jobs.sources.source_types import FilesSource
 from tests.index.jobs.fixtures import create_folder_job, ingest_file, make_pictures
-from tests.index.sample_data import new_collection
 from tests.media_files import (
     solid,
     write_animation,
-    write_audio_only,
     write_color_video,
     write_picture,
-    write_truncated,
     write_video,
 )
 from vitascope.errors import (
-    FingerprintMismatch,
-    InvalidInput,
     MediaCorrupt,
     MediaError,
-    MediaTooLarge,
-    MediaUnsupported,
     VitascopeError,
 )
-from vitascope.media.formats import MediaLimits
 from vitascope.model import Model
 
 PATIENCE = 120.0
@@ -100,42 +90,6 @@ def test_a_file_that_changes_while_it_is_read_is_not_added(
     with pytest.raises(MediaError, match=r"red.mp4: changed while"):
         ingest_file(collection, small_model, path)
     assert collection.stats().videos == 0
-
-
-def test_a_file_that_is_no_video_is_named_and_not_added(
-    tmp_path: Path, collection: Collection, small_model: Model
-) -> None:
-    whole = write_color_video(tmp_path / "whole.mp4", RED)
-    write_truncated(whole, tmp_path / "cut.mp4", 0.5)
-    (tmp_path / "empty.mp4").touch()
-    (tmp_path / "text.mp4").write_text("not a film at all\n" * 50)
-    write_audio_only(tmp_path / "sound.mp4")
-    os.mkfifo(tmp_path / "pipe.mp4")
-    for name, kind in (
-        ("cut.mp4", MediaCorrupt),
-        ("empty.mp4", MediaCorrupt),
-        ("text.mp4", MediaUnsupported),
-        ("sound.mp4", MediaUnsupported),
-        ("none.mp4", MediaError),
-        ("pipe.mp4", MediaError),
-    ):
-        with pytest.raises(kind, match=name):
-            ingest_file(collection, small_model, tmp_path / name)
-    with pytest.raises(MediaTooLarge, match=r"whole.mp4: \d+ bytes; at most 100"):
-        ingest_file(collection, small_model, whole, limits=MediaLimits(max_bytes=100))
-    assert collection.stats().videos == 0
-
-
-def test_invalid_metadata_and_another_model_are_refused_before_the_file_is_read(
-    tmp_path: Path, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = write_picture(tmp_path / "p.png", solid(BLUE))
-    monkeypatch.setattr(ingest, "content_sha256", lambda *_: pytest.fail("the file was read"))
-    source = FilesSource((str(path),))
-    with pytest.raises(InvalidInput, match="metadata: key 'path'"):
-        create_job(collection, source, JobOptions(metadata={"path": "x"}))
-    with new_collection(tmp_path / "others") as others, pytest.raises(FingerprintMismatch):
-        run_job(others, small_model, create_job(others, source).id)
 
 
 @pytest.mark.parametrize("failure", [MediaCorrupt("half way"), MemoryError()])

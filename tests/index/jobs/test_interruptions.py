@@ -51,23 +51,6 @@ def test_a_stopped_job_resumes_where_it_was(collection: Collection, pictures: Pa
     assert done_before + done_after == list(range(1, 11))
 
 
-def test_an_interrupted_job_is_requeued(collection: Collection, pictures: Path, small_model: Model) -> None:
-    job = create_folder_job(collection, pictures)
-
-    def interrupt(item: JobItem, done: int, total: int) -> None:
-        if done == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_job(collection, small_model, job.id, on_item=interrupt)
-    job = get_job(collection, job.id)
-    assert (job.state, job.counts.running) == ("queued", 0)
-    assert job.counts.succeeded == collection.stats().videos
-    done = run_job(collection, small_model, job.id)
-    # Files that were added just before the interrupt count as added by this job, not as skipped.
-    assert (done.counts.succeeded, done.counts.skipped) == (10, 0)
-
-
 def test_a_job_survives_kill_9_without_loss_or_duplicate(
     tmp_path: Path, collection: Collection, small_bundle: Path, small_model: Model
 ) -> None:

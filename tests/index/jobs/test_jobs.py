@@ -10,7 +10,7 @@ import pytest
 from index.clips.segmentation import Segmentation
 from index.collection import Collection
 from index.jobs import ingest, pipeline
-from index.jobs.jobs import cancel, create_job, current_job_event, get_job, list_items, list_jobs, pause, resume, retry
+from index.jobs.jobs import cancel, create_job, current_job_event, get_job, list_items, pause, resume, retry
 from index.jobs.records import JobItem, JobOptions
 from index.jobs.runner import run_job
 from index.jobs.sources.fetcher import Fetcher
@@ -98,24 +98,6 @@ def test_options_apply_to_the_clips_and_are_stored(tmp_path: Path, collection: C
     (video,) = collection.videos()
     assert video.metadata == {"year": 2020, "ok": True}
     assert [clip.start for clip in collection.clips(video.id)][:3] == [0.0, 0.5, 1.0]
-
-
-def test_jobs_are_listed_newest_first_and_files_in_pages(
-    collection: Collection, pictures: Path, small_model: Model
-) -> None:
-    first, second, third = (create_folder_job(collection, pictures).id for _ in range(3))
-    assert [job.id for job in list_jobs(collection)] == [third, second, first]
-    assert [job.id for job in list_jobs(collection, limit=1, before_id=third)] == [second]
-    run_job(collection, small_model, first)
-    pause(collection, second)
-    assert [job.id for job in list_jobs(collection, state="paused")] == [second]
-    assert [job.id for job in list_jobs(collection, state="succeeded")] == [first]
-    with pytest.raises(InvalidInput, match="state: 'tired'"):
-        list_jobs(collection, state="tired")  # type: ignore[arg-type]
-    page = list_items(collection, first, limit=4)
-    rest = list_items(collection, first, "succeeded", after_position=page[-1].position)
-    assert [Path(item.path).name for item in page + rest] == [f"{number:03}.png" for number in range(10)]
-    assert list_items(collection, first, "failed") == []
 
 
 def test_a_job_whose_folder_is_missing_fails_and_can_be_retried(
