@@ -38,7 +38,7 @@ sending repeating keeper corner likeness calibrated graph_contents cutting index
 index_asked channel desk shifts shipping turns dropping nearest readers_writer moments durability beside data_copies
 asking looking envelope observed courier outbound told asked
 """
-TESTS = ("tests/docs", "tests/image", "tests/gpu", "tests/vitascope")
+TESTS = ("tests/*.py", "tests/docs", "tests/gpu", "tests/image", "tests/vitascope")
 ON_DISK = {("index/transfer/foreign_rows.py", "told"), ("model_export/parity/checks.py", "beside")}
 """Names of columns and keys of stored files."""
 
@@ -54,13 +54,13 @@ def names_in(tree: ast.Module) -> Iterator[str]:
             yield node.id
 
 
-@pytest.mark.parametrize("folder", [*PACKAGES, *TESTS])
-def test_names_say_what_they_name_and_former_names_are_gone(folder: str) -> None:
-    former = VAGUE | set(FORMER.split())
+@pytest.mark.parametrize("place", [*PACKAGES, *TESTS])
+def test_names_say_what_they_name_and_former_names_are_gone(place: str) -> None:
+    former, former_modules = VAGUE | set(FORMER.split()), set(FORMER_MODULES.split())
     violations = set()
-    for path in (ROOT / folder).rglob("*.py"):
-        place = path.relative_to(ROOT).as_posix()
+    for path in ROOT.glob(place if place.endswith(".py") else f"{place}/**/*.py"):
+        file = path.relative_to(ROOT).as_posix()
         names = {name.lstrip("_") for name in names_in(ast.parse(path.read_text("utf-8")))}
-        violations |= {(place, name) for name in names & former}
-        violations |= {(place, place)} if path.stem in FORMER_MODULES.split() else set()
+        violations |= {(file, name) for name in names & former}
+        violations |= {(file, path.stem)} if path.stem in former_modules else set()
     assert sorted(violations - ON_DISK) == []

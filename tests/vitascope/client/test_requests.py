@@ -174,6 +174,7 @@ def test_iterators_follow_cursors_to_the_last_page_and_stop_at_a_repeated_one(
 
     def respond(request: httpx.Request) -> httpx.Response:
         cursors.append((json.loads(request.content or b"{}") | dict(request.url.params)).get("cursor"))
+        assert len(cursors) < 100
         number = int(cursors[-1] or 0)
         entries = [{"id": number}, {"id": number + 1}] if number < last else []
         following = None if number >= last else str(min(number, 2) + 2)
