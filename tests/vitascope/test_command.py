@@ -1,9 +1,10 @@
-"""The `vitascope` command: help, output, exit statuses, imports."""
+"""The `vitascope` command: help, output, exit statuses, imports, and completion in bash, zsh and fish."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ from PIL import Image
 
 from tests.media_files import solid, write_video
 from tests.small_bundle import make_small_bundle
+from tests.tools import find_tool
+from vitascope.cli.completion import collection_names
 from vitascope.cli.main import COMMANDS, CommandSpec, main
 
 ROOT = Path(__file__).parents[2]
@@ -294,7 +297,9 @@ def test_indexing_continues_after_an_interrupt(
     assert result["failed"] == 0
 
 
-def test_resumed_job_with_missing_files_is_counted_correctly(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_job_with_missing_files_is_counted_correctly(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def interrupt(steps: object, done: float, total: int, note: str = "") -> None:
         if done == total:
             raise KeyboardInterrupt
@@ -304,11 +309,10 @@ def test_resumed_job_with_missing_files_is_counted_correctly(pictures: Path, mon
         assert main(["index", str(pictures)]) == 130
     for name in ("red.png", "green.png"):
         (pictures / name).unlink()
-    command = [sys.executable, "-m", "vitascope", "index", str(pictures)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("3 added, 0 skipped: collection videos has 3 videos")
-    again = subprocess.run([*command, "--json"], cwd=ROOT, capture_output=True, text=True, check=True)
-    result = json.loads(again.stdout)
+    capsys.readouterr()
+    assert main(["index", str(pictures)]) == 0
+    assert capsys.readouterr().out.startswith("3 added, 0 skipped: collection videos has 3 videos")
+    result = run_json(capsys, "index", str(pictures))
     assert (result["files"], result["added"], result["skipped"]) == (1, 0, 1)
 
 
@@ -367,3 +371,73 @@ def test_collection_of_another_bundle_is_rejected(
     for arguments in (["index", str(pictures)], ["search", "a red thing"]):
         assert main([*arguments, "--bundle", str(other)]) == 2
         assert "bundle" in capsys.readouterr().err
+
+
+@pytest.fixture
+def shell_environment(tmp_path: Path) -> dict[str, str]:
+    """Environment of a shell with `vitascope`, a folder with a video, and two collections."""
+    (tmp_path / "bin").mkdir()
+    command = tmp_path / "bin" / "vitascope"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m vitascope "$@"\n')
+    command.chmod(0o755)
+    (tmp_path / "film.mp4").touch()
+    for name in ("videos", "cameras", ".new-1"):
+        (tmp_path / "data" / "collections" / name).mkdir(parents=True)
+    return {
+        "PATH": f"{command.parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(tmp_path),
+        "TERM": "dumb",
+        "PS1": "> ",
+        "VITASCOPE_DATA_DIR": "nowhere",
+    }
+
+
+LINES = {
+    "vitascope se": {"search", "serve"},
+    "vitascope collection re": {"restore", "reembed"},
+    "vitascope search 'a dog' --col": {"--collection"},
+    "vitascope search 'a dog' --group ": {"clip", "event", "video"},
+    "vitascope search 'a dog' --data data --collection ": {"videos", "cameras"},
+    "vitascope collection drop --data data v": {"videos"},
+    "vitascope index fi": {"film.mp4"},
+}
+
+
+def test_bash_completes_commands_options_choices_files_and_collections(
+    shell_environment: dict[str, str], tmp_path: Path
+) -> None:
+    script = r"""
+eval "$(vitascope completion bash)"
+function=$(complete -p vitascope | sed 's/.*-F \([^ ]*\) .*/\1/')
+while IFS= read -r COMP_LINE; do
+    COMP_POINT=${#COMP_LINE} COMP_TYPE=9
+    $function vitascope
+    (IFS=/; echo "${COMPREPLY[*]}")
+done
+"""
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script],
+        input="".join(f"{line}\n" for line in LINES),
+        cwd=tmp_path,
+        env=shell_environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    offered = [{word.strip() for word in line.split("/")} for line in done.stdout.splitlines()]
+    assert dict(zip(LINES, offered, strict=True)) == LINES
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_are_valid(shell: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["completion", shell]) == 0
+    script = tmp_path / "script"
+    script.write_text(capsys.readouterr().out)
+    assert "vitascope" in script.read_text()
+    assert subprocess.run([find_tool(shell), "-n", str(script)], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("server", ["http://127.0.0.1:1", "ftp://127.0.0.1", "nonsense"])
+def test_unreachable_service_offers_no_names(server: str) -> None:
+    assert collection_names(parsed_args=argparse.Namespace(server=server)) == {}
