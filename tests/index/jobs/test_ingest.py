@@ -15,7 +15,7 @@ from index.collection import Collection
 from index.jobs import pipeline
 from index.jobs.ingest import content_sha256
 from index.jobs.jobs import list_items
-from index.jobs.pipeline import ClosableQueue, PipelineConfig, StageTimer
+from index.jobs.pipeline import PipelineConfig, StageTimer
 from index.jobs.runner import run_job
 from tests.index.jobs.fixtures import create_folder_job, ingest_file, make_pictures
 from tests.media_files import (
@@ -213,15 +213,3 @@ def test_a_file_that_fails_in_a_common_batch_fails_alone(
     job = run_job(collection, small_model, job.id)
     assert (job.counts.succeeded, job.counts.failed) == (7, 1)
     assert Path(list_items(collection, job.id, "failed")[0].path).name == "003.png"
-
-
-def test_closing_a_queue_wakes_waiting_threads() -> None:
-    queue: ClosableQueue[int] = ClosableQueue(1)
-    assert queue.put(1)
-    refused: list[bool] = []
-    waiting = threading.Thread(target=lambda: refused.append(queue.put(2)))
-    waiting.start()
-    queue.close()
-    waiting.join(PATIENCE)
-    assert refused == [False]
-    assert queue.get() is None

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.chaos import rounds
 from tests.media_files import moving_shot, solid, write_animation, write_picture, write_video
-from vitascope.media.shots import cut_indices, fades, shot_starts
+from vitascope.media.shots import shot_starts
 
 RATE = 25
 WIDTH, HEIGHT = 128, 72
@@ -78,7 +78,6 @@ class Film:
         self.frames += [next(camera) * 0.2 + 204.0 for _ in range(frames)]
 
     def write(self, path: Path) -> Path:
-        """As H.264."""
         return write_video(path, [np.clip(frame, 0, 255).astype(np.uint8) for frame in self.frames], rate=RATE)
 
     def _note(self, kind: str, start: int) -> None:
@@ -239,23 +238,3 @@ def drawn_film(seed: int) -> Film:
             film.dissolve(first, second, (0.6, 1.0, 1.6)[n % 5 - 1])
     film.hold(cameras[-1], 1.6)
     return film
-
-
-def test_a_cut_changes_more_than_the_frames_around_it() -> None:
-    assert cut_indices([0.0, 1.0, 1.0, 1.0, 40.0, 1.0, 1.0]) == [4]
-    assert cut_indices([0.0, 30.0, 35.0, 28.0, 40.0, 33.0, 31.0]) == []
-    assert cut_indices([0.0, 0.1, 0.0, 5.0, 0.0]) == []  # too little, though much more than around it
-    assert cut_indices([0.0, 90.0]) == [1]
-    assert cut_indices([]) == cut_indices([0.0]) == []
-
-
-def test_a_fade_goes_from_a_scene_to_one_colour_and_back() -> None:
-    def boundaries(*contrasts: float, step: float = 0.04) -> list[float]:
-        return [fade.boundary for fade in fades([step * n for n in range(len(contrasts))], contrasts)]
-
-    scene, down, up = [50.0] * 20, [40.0, 30.0, 20.0, 10.0], [10.0, 20.0, 30.0, 40.0]
-    assert boundaries(*scene, *down, 0.0, 1.0, 0.0, *up, *scene) == [pytest.approx(25 * 0.04)]
-    assert boundaries(*scene, 0.0, 0.0, *scene) == []  # two black frames
-    assert boundaries(*scene, *down, 8.0, *up, *scene) == []  # never of one colour
-    assert boundaries(*[12.0] * 20, 6.0, 3.0, 0.0, 0.0, 0.0, 3.0, 6.0, *[12.0] * 20) == []  # no scene
-    assert boundaries(0.0, *up, *scene) == boundaries(*scene, *down, 0.0) == boundaries() == []

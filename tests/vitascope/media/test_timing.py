@@ -47,7 +47,7 @@ def test_the_frame_on_screen_is_returned(name: str, tmp_path: Path) -> None:
 def test_seeking_gives_the_same_frames(name: str, tmp_path: Path) -> None:
     suffix, options = FORMATS[name]
     path = write_counter_video(tmp_path / f"counter{suffix}", COUNT, **options)
-    for first in range(0, 50, 7):
+    for first in (0, 21, 42):
         numbers = [first, first + 55, first + 110]
         times = [(number + 0.4) / RATE for number in numbers]
         assert [read_counter(frame) for frame in read_frames(path, times)] == numbers
