@@ -106,6 +106,8 @@ def test_changes_after_the_snapshot_are_applied(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(SegmentedVectors, "from_catalogue", lambda *_: pytest.fail("all vectors were read"))
     with reopened(tmp_path) as collection:
         assert numbers_in(collection) == [1, 2, 3, 4, 6]
+        clips = collection.stats().clips
+        assert len(collection.search(np.ones(WIDTH), clips)) == clips  # deleted clips are not among the nearest
 
 
 def test_a_snapshot_of_another_collection_is_ignored(tmp_path: Path) -> None:
