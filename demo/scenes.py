@@ -11,8 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from training.data.scenes.render import encode
-from training.data.scenes.vocabulary import GROWTH, SHRINKAGE, SIZES, TURN_SPEED
-from training.data.scenes.world import Background, Event, Thing, World
+from training.data.scenes.world import GROWTH, SHRINKAGE, SIZES, TURN_SPEED, Background, Event, Thing, World
 
 # Seconds: the whole clip, its first half, its second half.
 WHOLE, FIRST, SECOND = (0.1, 2.9), (0.1, 1.3), (1.7, 2.9)

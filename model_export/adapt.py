@@ -25,11 +25,11 @@ from model_export.sources import Source, corpus_source, pack_clips
 from model_export.weights import Precision
 from training import checkpoint
 from training.adaptation import CORPUS, adaptation_recipe
-from training.data.own_clips import LEAST_HELD_OUT, LEAST_LEARNED, RULE, OwnClips, check_enough, own_clips
+from training.data.own_clips import MIN_HELD_OUT, MIN_TRAINING, RULE, OwnClips, check_enough, own_clips
 from training.data.packed import PACK_NAME, Packed, open_packed
 from training.data.subtitled import ORIGIN
-from training.evaluation.found import Counts, compared, found_by_sentence
 from training.evaluation.report import open_encoder
+from training.evaluation.retrieval import Counts, compare_counts, sentence_retrieval
 from training.initialization import load_initial_model
 from training.models import pretrained
 from training.models.architectures import read_config
@@ -134,11 +134,11 @@ def adapt(options: AdaptOptions, log: Log) -> dict[str, Any]:
     after = _measure_bundle(options, exported, before, held_out, log)
     return {
         "bundle": str(options.out),
-        "clips": {"train": len(training), "held_out": len(held_out), "unused": clips.untouched},
+        "clips": {"train": len(training), "held_out": len(held_out), "unused": clips.unused},
         "steps": recipe.total_steps,
         "before": before,
         "after": after,
-        "verdict": {1: "better", 0: "equal", -1: "worse"}[compared(before, after)],
+        "verdict": {1: "better", 0: "equal", -1: "worse"}[compare_counts(before, after)],
         "calibration": exported.calibration,
         "precision": exported.precision,
         "work": str(options.work),
@@ -220,8 +220,8 @@ def _pack_splits(options: AdaptOptions, clips: OwnClips, facts: InitialModelFact
     """Pack the splits train and val with the initial model's streams, unless they are packed."""
     splits = []
     for split, purpose, items, minimum in (
-        ("train", "learn from", clips.learned, LEAST_LEARNED),
-        ("val", "hold out", clips.held_out, LEAST_HELD_OUT),
+        ("train", "train on", clips.training, MIN_TRAINING),
+        ("val", "hold out", clips.held_out, MIN_HELD_OUT),
     ):
         folder = options.work / "data" / CORPUS / split
         if (folder / PACK_NAME).is_file():
@@ -244,7 +244,7 @@ def _measure(path: Path, model: Path, model_id: str, held_out: Packed, label: st
         if stored["model"] == model_id:
             return dict(stored["found"])
     log(f"measuring the {label} on {len(held_out)} held-out clips")
-    counts = found_by_sentence(open_encoder(model), held_out)
+    counts = sentence_retrieval(open_encoder(model), held_out)
     _write_json(path, {"model": model_id, "found": counts})
     return counts
 

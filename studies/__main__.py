@@ -1,4 +1,4 @@
-"""`python -m studies`: prepare, train, measure and report. The same command goes on where it was stopped."""
+"""`python -m studies`: prepare, train, measure and report. The same command continues an interrupted study."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from pathlib import Path
 
 from studies.arms import CLAIMS, SEEDS
 from studies.corpora import prepare
-from studies.queue import run_all
 from studies.report import write_report
 from studies.results import gather, measure_latency, restore
+from studies.run import run_all
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m studies", description=__doc__)
     parser.add_argument("--packed", type=Path, default=Path("data/packed"), help="folder of packed corpora")
-    parser.add_argument("--scenes", type=Path, default=Path("data/scenes"), help="what the scenes generator wrote")
+    parser.add_argument("--scenes", type=Path, default=Path("data/scenes"), help="folder of the generated scenes")
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="corpora, runs and results of the study")
     parser.add_argument("--claims", nargs="+", choices=CLAIMS, default=list(CLAIMS), metavar="CLAIM")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the compute of every arm; for a longer study")
-    parser.add_argument("--page", type=Path, default=Path("docs/study.md"), help="whose tables and plots are renewed")
-    parser.add_argument("--known", type=Path, help="study.json of an earlier study, whose runs are not done again")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor of the compute of every arm")
+    parser.add_argument("--page", type=Path, default=Path("docs/study.md"), help="page with the tables and plots")
+    parser.add_argument("--known", type=Path, help="study.json of an earlier study, whose runs are reused")
     parser.add_argument("--report-only", action="store_true", help="train nothing; report the runs that are finished")
     args = parser.parse_args()
     if args.known:

@@ -1,7 +1,7 @@
-"""What the study compares with what: every claim's arms as recipes, written once for all seeds.
+"""The arms of every claim of the study, as recipes for all seeds.
 
 All arms start from the same public parts (an ImageNet CNN, a sentence encoder) unless a claim is about that. Arms of a
-claim differ in one thing; the steps of each are those that its share of the claim's compute pays for (``compute``).
+claim differ in one thing and have equal compute, which decides their steps (`studies.compute`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     ),
     "domain": (*FILMS, "flickr8k t2v R@1", "flickr8k t2v R@10"),
 }
-"""What is measured of a claim's arms, as corpus and metric."""
+"""Metrics of a claim's arms, as corpus and metric."""
 
 Objectives = dict[str, float]
 Source = dict[str, Any]
@@ -128,7 +128,7 @@ def _mixture() -> tuple[Source, ...]:
 
 
 def _pictures(extra: Objectives | None = None) -> tuple[Source, ...]:
-    """What an image model can know. `extra`: objectives of captioned pictures besides."""
+    """Datasets of pictures. extra: Further objectives of captioned pictures."""
     extra = extra or {}
     return (
         _flickr8k(0.55, PAIRS | extra),
@@ -165,7 +165,7 @@ def _arms() -> list[Arm]:
     films = (_scenes(1.0, PAIRS),)
     spoken = (_scenes(0.7, WORDS, "scenes_spoken"), _flickr8k(0.3, WORDS))
     # Only the sentence encoder is pretrained: there is no public Swin of this size. From random weights
-    # neither learns from captions or questions alone in so few steps: what and where the objects are is told, too.
+    # in so few steps neither learns from captions or questions only, so dense object supervision is added.
     unseen: dict[str, Any] = {"init": "text", "backbone_lr_mult": 1.0, "flow": "scenes"}
     looked_at = (_scenes(1.0, {"objects": 1.0, "vqa": 1.0}) | {"questions_per_video": 2},)
     return [

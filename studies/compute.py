@@ -1,6 +1,6 @@
-"""What a training step and an embedded clip cost, in floating-point operations, and equal compute from that.
+"""The cost of a training step and of an embedded clip, in floating-point operations.
 
-Counted by PyTorch from the operations that really run (matrix products and convolutions, forward and backward).
+Counted by PyTorch from the operations that run (matrix products and convolutions, forward and backward).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from training.trainer import freeze
 from vitascope.tokenizer import Tokenizer
 
 SAMPLED = 2
-"""Batches of each source that are counted; texts differ in length."""
+"""Batches counted per dataset, since texts differ in length."""
 
 
 def step_flops(model: FusedModel, recipe: Recipe, answers: list[str], tokenizer_file: Path, data: Path) -> float:
-    """Mean floating-point operations of one step of a recipe's only stage; the model's weights stay as they are."""
+    """Return the mean floating-point operations of a step of a recipe's only stage; weights do not change."""
     (stage,) = recipe.stages
     tokenizer = Tokenizer.open(tokenizer_file, max_length=model.cfg.text_length)
     words = word_masking(tokenizer_file, model.cfg.vocabulary)
@@ -48,7 +48,7 @@ def step_flops(model: FusedModel, recipe: Recipe, answers: list[str], tokenizer_
 
 
 def clip_flops(model: FusedModel) -> float:
-    """Floating-point operations of embedding one clip."""
+    """Return the floating-point operations of embedding one clip."""
     model.eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.encode_video(_clip(model))
@@ -56,7 +56,7 @@ def clip_flops(model: FusedModel) -> float:
 
 
 def clip_latency(model: FusedModel, repeats: int = 30) -> float:
-    """Median seconds of embedding one clip, alone, in float32 on one thread. For a machine that does nothing else."""
+    """Return the median seconds of embedding one clip in float32 on one thread. For an idle machine."""
     model.eval()
     torch.set_num_threads(1)
     clip = _clip(model)

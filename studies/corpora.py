@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 from training.data.example import Example
 from training.data.packed import EXAMPLES_NAME, PACK_NAME, Packed, open_packed, write_packed
-from training.data.scene_files import ORIGIN, scenes
+from training.data.scenes.generate import ORIGIN, read_scenes
 from vitascope.bundle.bundle import file_sha256
 from vitascope.bundle.manifest import FrameStream
 
@@ -55,7 +55,7 @@ def prepare(packed: Path, source: Path, out: Path) -> None:
         for split in ("train", "test"):
             folder = out / name / "scenes" / split
             if not folder.exists():
-                items = islice(scenes(source, split), SCENES if split == "train" else TEST)
+                items = islice(read_scenes(source, split), SCENES if split == "train" else TEST)
                 write_packed(folder, streams, items, ORIGIN, workers=2)
     for corpus in STILLS:
         for split in ("train", "test"):
@@ -114,7 +114,7 @@ def _first(folder: Path, share: float) -> Packed:
 
 
 def _spoken(folder: Path) -> Packed:
-    """With what is said in each video as its only text: partial, shifted, and often about something else."""
+    """Replace captions by the transcript of each video: partial, shifted, and often off topic."""
     packed = open_packed(folder)
     rows = [row for row, example in enumerate(packed.examples) if example.transcript]
     examples = [Example(key=packed.examples[row].key, captions=(packed.examples[row].spoken,)) for row in rows]

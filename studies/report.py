@@ -40,7 +40,7 @@ MARKED = r"(<!-- table: {name} -->\n).*?(<!-- end -->)"
 
 
 def write_report(results: Results, page: Path, pictures: Path) -> None:
-    """Renew the tables of `page`, the plots in `pictures` and the numbers behind both, `study.json` beside the page.
+    """Update the tables of `page`, the plots in `pictures`, and their numbers, `study.json` in the folder of the page.
 
     Raises ValueError where the page has no place for a claim's table.
     """

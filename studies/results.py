@@ -1,4 +1,4 @@
-"""What the runs have found, gathered: one JSON that says everything, from which the page and its plots are made."""
+"""Results of all runs in one JSON, the source of the page and its plots."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def restore(known: Path, out: Path) -> int:
 
 
 def measure_latency(out: Path) -> None:
-    """Of the arms of the claim that is about it, one after the other. Kept in `latency.json`; needs an idle machine."""
+    """Measure the latency of the arms of its claim, one after the other, to `latency.json`. Needs an idle machine."""
     path = out / "latency.json"
     if path.exists():
         return

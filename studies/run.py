@@ -1,15 +1,18 @@
-"""One arm with one seed: train it on its share of compute, measure it, write what was found.
+"""Runs of the study: one arm with one seed is trained on its share of compute and measured; and a queue of all arms.
 
-A finished run is one JSON file, `result.json` in its folder; a run that was interrupted goes on from its checkpoint.
+A finished run has a `result.json` in its folder and is skipped; an interrupted one continues from its checkpoint.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
+import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +23,11 @@ from studies.arms import ARMS, METRICS, Arm, recipe
 from studies.compute import clip_flops, step_flops
 from training import checkpoint
 from training.data.packed import Packed, open_packed
-from training.evaluation.answers import exact_answers
+from training.evaluation.answers import exact_answers, object_accuracy
 from training.evaluation.captions import wrong_caption_accuracy
 from training.evaluation.encoder import TorchEncoder
-from training.evaluation.flow_report import measure_flow
-from training.evaluation.gallery import embed_gallery
-from training.evaluation.objects import objects_told
-from training.evaluation.retrieval import concept_retrieval
+from training.evaluation.flow import measure_flow
+from training.evaluation.retrieval import concept_retrieval, embed_gallery
 from training.initialization import load_or_initialize
 from training.trainer import train
 from vitascope.tokenizer import Tokenizer
@@ -35,14 +36,14 @@ RESULT = "result.json"
 
 
 def folder_of(out: Path, arm: Arm, seed: int) -> Path:
-    """Where a run keeps its log, checkpoint and result."""
+    """Return the folder of a run: log, checkpoint and result."""
     return out / "runs" / arm.key / f"seed-{seed}"
 
 
 def run(out: Path, arm: Arm, seed: int, scale: float = 1.0) -> dict[str, Any]:
-    """Train and measure; at once where it has been done. Returns the content of result.json.
+    """Train and measure an arm, unless it is finished. Returns the content of result.json.
 
-    scale: of the compute of every arm. Raises ValueError where the run was done at another one.
+    scale: Factor of the compute of every arm. Raises ValueError where the run was done at another scale.
     """
     folder = folder_of(out, arm, seed)
     if (folder / RESULT).exists():
@@ -74,12 +75,12 @@ def run(out: Path, arm: Arm, seed: int, scale: float = 1.0) -> dict[str, Any]:
         result["flow"] = measure_flow(checkpoint_folder, data, arm.flow, "test", 200)["layers"]
     _write(folder / RESULT, result)
     if not any(other.claim == arm.claim and other.follows == arm.name for other in ARMS.values()):
-        shutil.rmtree(checkpoint_folder)  # a hundred megabytes that nobody goes on from
+        shutil.rmtree(checkpoint_folder)  # a hundred megabytes that no arm continues from
     return result
 
 
 def _budget(out: Path, arm: Arm) -> float:
-    """Floating-point operations that this arm may spend: those of its reference, and of what that one went on from."""
+    """Return the floating-point operations of the reference arm, and of the arm that it continues from."""
     reference = ARMS[f"{arm.claim}/{arm.reference}"]
     spent = reference.steps * _step_flops(out, reference)
     if reference.follows and not arm.follows:
@@ -89,7 +90,7 @@ def _budget(out: Path, arm: Arm) -> float:
 
 
 def _step_flops(out: Path, arm: Arm) -> float:
-    """Cost of one step, counted once per arm and kept: it is the same for every seed."""
+    """Return the cost of one step, counted once per arm and cached, since it is equal for every seed."""
     path = out / "costs" / f"{arm.key}.json"
     if path.exists():
         return float(json.loads(path.read_text()))
@@ -103,7 +104,7 @@ def _step_flops(out: Path, arm: Arm) -> float:
 
 
 def _write(path: Path, content: object) -> None:
-    """In one piece: another process may be reading."""
+    """Write a file atomically, since other processes may read it."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     part.write_text(json.dumps(content, indent=1) + "\n")
     part.replace(path)
@@ -133,10 +134,44 @@ def _corpus(encoder: TorchEncoder, packed: Packed, kinds: Sequence[str]) -> dict
     if "right caption match" in kinds:
         metrics_by_name |= wrong_caption_accuracy(encoder, packed, videos, tokens)
     if any(kind.startswith("objects") for kind in kinds):
-        metrics_by_name |= objects_told(encoder.model, packed, tokens)
+        metrics_by_name |= object_accuracy(encoder.model, packed, tokens)
     if "exact of another video" in kinds:
-        # What the questions alone give away: asked of the next video in place of their own.
+        # The accuracy of questions alone: each is asked about the next video.
         metrics_by_name["exact of another video"] = exact_answers(encoder, packed, np.roll(tokens, 1, axis=0))["exact"]
     if "exact" in kinds:
         metrics_by_name |= exact_answers(encoder, packed, tokens)
     return metrics_by_name
+
+
+Key = tuple[str, int]
+
+
+def run_all(out: Path, claims: Sequence[str], seeds: Sequence[int], jobs: int, scale: float = 1.0) -> None:
+    """Run every arm of these claims with every seed, one seed after the other, `jobs` at a time, one thread each.
+
+    Raises RuntimeError naming the failed runs, when all that do not depend on them are done.
+    """
+    waiting = [(arm.key, seed) for seed in seeds for arm in ARMS.values() if arm.claim in claims]
+    failed: dict[Key, str] = {}
+    running: dict[Future[object], Key] = {}
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        while waiting or running:
+            for key in [key for key in waiting if _ready(out, *key)]:
+                if len(running) < jobs:
+                    waiting.remove(key)
+                    running[pool.submit(run, out, ARMS[key[0]], key[1], scale)] = key
+            if not running:
+                break  # the rest depends on a failed run
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                key = running.pop(future)
+                if (error := future.exception()) is not None:
+                    failed[key] = f"{type(error).__name__}: {error}"
+                print(f"{key[0]} seed {key[1]}: {failed.get(key, 'done')}", file=sys.stderr, flush=True)
+    if failed:
+        named = "; ".join(f"{arm} seed {seed}: {reason}" for (arm, seed), reason in failed.items())
+        raise RuntimeError(f"{len(failed)} runs failed and {len(waiting)} depend on them: {named}")
+
+
+def _ready(out: Path, key: str, seed: int) -> bool:
+    arm: Arm = ARMS[key]
+    return arm.follows is None or (folder_of(out, ARMS[f"{arm.claim}/{arm.follows}"], seed) / RESULT).exists()

@@ -38,7 +38,15 @@ sending repeating keeper corner likeness calibrated graph_contents cutting index
 index_asked channel desk shifts shipping turns dropping nearest readers_writer moments durability beside data_copies
 asking looking envelope observed courier outbound told asked
 """
-TESTS = ("tests/*.py", "tests/docs", "tests/gpu", "tests/image", "tests/vitascope")
+TESTS = (
+    "tests/*.py",
+    "tests/docs",
+    "tests/gpu",
+    "tests/image",
+    "tests/studies",
+    "tests/training",
+    "tests/vitascope",
+)
 ON_DISK = {("index/transfer/foreign_rows.py", "told"), ("model_export/parity/checks.py", "beside")}
 """Names of columns and keys of stored files."""
 

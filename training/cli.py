@@ -1,18 +1,24 @@
-"""The `train`, `finetune`, `evaluate` and `prepare` subcommands of `vitascope`."""
+"""The `train`, `finetune`, `evaluate`, `prepare` and `inspect` subcommands of `vitascope`."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.markup import escape
+
+from vitascope.cli.output import plain_table, print_mapping
 from vitascope.errors import InvalidInput
 
 RECIPES = Path(__file__).parent / "recipes"
 
 Add = Callable[[argparse.ArgumentParser], None]
 Run = Callable[[argparse.Namespace], dict[str, Any]]
+Show = Callable[[dict[str, Any], Console], None]
 
 
 def _recipe_path(name: str) -> Path:
@@ -47,8 +53,7 @@ examples:
 
 def _run_recipe(args: argparse.Namespace, start_from: Path | None) -> dict[str, Any]:
     from training.recipe import read_recipe
-    from training.trainer import train
-    from training.validation import validator
+    from training.trainer import train, validator
 
     recipe = read_recipe(_recipe_path(args.recipe))
     if args.seed is not None:
@@ -126,9 +131,66 @@ def _prepare(args: argparse.Namespace) -> dict[str, Any]:
     return dict(run(args))
 
 
-COMMANDS: dict[str, tuple[Add, Run]] = {
+def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Look inside a checkpoint."
+    parser.epilog = """\
+examples:
+  vitascope inspect flow runs/hd-vila-tiny/checkpoint --corpus flickr8k
+  vitascope inspect flow runs/soho-tiny/checkpoint --corpus scenes --residual --without-special
+  vitascope inspect dictionary runs/soho-tiny/checkpoint --corpus flickr8k --picture entries.png
+"""
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="WHAT")
+    flow = kinds.add_parser("flow", help="how much attention crosses between text and video, by layer and direction")
+    flow.add_argument("--residual", action="store_true", help="count the residual path as attention to itself (half)")
+    flow.add_argument("--without-special", action="store_true", help="leave [CLS] and [SEP] out")
+    flow.add_argument("--heads", choices=("mean", "max"), default="mean", help="how heads become one")
+    flow.add_argument("--pairs", type=int, default=200, help="pairs of video and first caption")
+    entries = kinds.add_parser("dictionary", help="the patches that each entry of SOHO's dictionary stands for")
+    entries.add_argument("--entries", type=int, default=24, help="rows: the most used entries")
+    entries.add_argument("--patches", type=int, default=12, help="patches of a row")
+    for kind in (flow, entries):
+        kind.add_argument("model", type=Path, help="checkpoint folder")
+        kind.add_argument("--data", type=Path, default=Path("data/packed"), help="folder of packed corpora")
+        kind.add_argument("--corpus", required=True, help="a packed corpus")
+        kind.add_argument("--split", default="val", choices=("train", "val", "test"))
+        kind.add_argument("--picture", type=Path, help="PNG to write (default: beside the checkpoint)")
+
+
+def _inspect(args: argparse.Namespace) -> dict[str, Any]:
+    picture = args.picture or args.model.parent / f"{args.kind}-{args.corpus}.png"
+    if args.kind == "dictionary":
+        from training.evaluation.dictionary_picture import draw_dictionary
+
+        return draw_dictionary(
+            args.model, args.data, args.corpus, picture, split=args.split, entries=args.entries, patches=args.patches
+        )
+    from training.evaluation.flow import FlowOptions, measure_flow, plot_flow
+
+    options = FlowOptions(heads=args.heads, residual=args.residual, special=not args.without_special)
+    flow = measure_flow(args.model, args.data, args.corpus, args.split, args.pairs, options)
+    plot_flow(flow["layers"], f"{flow['architecture']} on {flow['corpus']}", picture)
+    return {**flow, "options": asdict(options), "picture": str(picture)}
+
+
+def _show_inspection(result: dict[str, Any], console: Console) -> None:
+    if "layers" not in result:
+        print_mapping(result, console)
+        return
+    console.print(f"{escape(result['architecture'])} on {result['pairs']} pairs of {escape(result['corpus'])}")
+    names = list(result["layers"][0])
+    table = plain_table(">fused layer", *(">" + name.replace("_", " ") for name in names))
+    for number, layer in enumerate(result["layers"], start=1):
+        table.add_row(str(number), *(f"{layer[name]:.1%}" for name in names))
+    console.print(table)
+    if not result["visual tokens read text"]:
+        console.print("In this model visual tokens read one another only: nothing can flow from text to video.")
+    console.print(f"options {result['options']}\npicture {escape(result['picture'])}", soft_wrap=True)
+
+
+COMMANDS: dict[str, tuple[Add, Run] | tuple[Add, Run, Show]] = {
     "train": (_train_arguments, _train),
     "finetune": (_finetune_arguments, _finetune),
     "evaluate": (_evaluate_arguments, _evaluate),
     "prepare": (_prepare_arguments, _prepare),
+    "inspect": (_inspect_arguments, _inspect, _show_inspection),
 }

@@ -1,39 +1,35 @@
-"""Reductions over all training processes; each returns its input unchanged in a single process.
+"""Differentiable communication between training processes; in one process every function returns its argument.
 
-All processes must call these together: they are collective operations.
+Accelerate launches the processes and wraps the model. Its own `gather` and `reduce` have no gradient, which ITC and
+synchronized BatchNorm need, so these functions use `torch.distributed.nn`.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.distributed
+import torch.distributed.nn
+from accelerate import PartialState
 from torch import Tensor
 
 
 def world_size() -> int:
-    """Return the number of training processes; 1 without torch.distributed."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_world_size()
-    return 1
+    """Return the number of training processes."""
+    return int(PartialState().num_processes)
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
-    """Return the sum over processes, without gradient."""
+    """Return the sum over processes."""
     if world_size() == 1:
         return x
-    summed = x.detach().clone()
-    torch.distributed.all_reduce(summed)
+    summed: Tensor = torch.distributed.nn.all_reduce(x)  # type: ignore[no-untyped-call]
     return summed
 
 
-def all_reduce_mean(x: Tensor) -> Tensor:
-    """Return the mean over processes, without gradient."""
-    return x if world_size() == 1 else all_reduce_sum(x) / world_size()
-
-
-def all_true(condition: bool, device: torch.device) -> bool:
-    """Return whether the condition holds in every process."""
-    return int(all_reduce_sum(torch.tensor(int(condition), device=device))) == world_size()
+def all_gather(x: Tensor) -> Tensor:
+    """Concatenate the rows of all processes, which have equally many each."""
+    if world_size() == 1:
+        return x
+    return torch.cat(torch.distributed.nn.all_gather(x.contiguous()))  # type: ignore[no-untyped-call]
 
 
 def global_mean(loss: Tensor, elements: int) -> Tensor:

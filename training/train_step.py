@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from training.data.batches import Batch, Tokens
-from training.data.scenes.objects import WEIGHTS
+from training.data.scenes.objects import ATTRIBUTE_WEIGHTS
 from training.models.fusion import FusedModel
 from training.models.text import VisualCache
-from training.objectives import losses, masking
+from training.objectives import losses
 from training.objectives.class_names import most_likely
 from training.objectives.class_prototypes import ClassPrototypes
 
@@ -28,7 +28,7 @@ NAMES_PER_STEP = 96
 
 
 class WordMasking(NamedTuple):
-    """What masking needs to know of the tokenizer."""
+    """Tokenizer constants that masking needs."""
 
     mask_id: int
     special: Tensor
@@ -97,7 +97,7 @@ def compute_losses(model: FusedModel, batch: Batch, words: WordMasking, names: N
     if "objects" in objectives and batch.positions is not None and batch.classes is not None:
         grid, logits = model.grid_of(video.tokens.shape[1]), model.object_logits(video.tokens)
         sizes = model.cfg.object_classes
-        out["objects"] = losses.objects(logits, batch.positions, batch.classes, grid, sizes, WEIGHTS)
+        out["objects"] = losses.objects(logits, batch.positions, batch.classes, grid, sizes, ATTRIBUTE_WEIGHTS)
     if "class_names" in objectives and names is not None:
         out["class_names"] = _class_names(model, batch, video.embedding, names, temperature)
         if batch.dataset.prototypes:
@@ -111,7 +111,7 @@ class EncodedVideo(NamedTuple):
     embedding: Tensor
     """(B, E)"""
     for_itc: Tensor
-    """What ITC compares with texts: (B, E), or (B, C, E) where the similarities of clips are pooled."""
+    """Embeddings compared by ITC: (B, E), or (B, C, E) where the similarities of clips are pooled."""
     tokens: Tensor
     """(B, V, W), mean over clips."""
     mask_context: Tensor | None = None
@@ -150,10 +150,10 @@ def _in_batch_negatives(
         return None
     per_video = batch.dataset.captions_per_video
     if batch.dataset.negatives == "random":
-        videos = masking.random_negatives(batch.groups)
+        videos = losses.random_negatives(batch.groups)
     else:
         with torch.no_grad():
-            videos = masking.hard_negatives(video @ text[::per_video].T, batch.groups, temperature)
+            videos = losses.hard_negatives(video @ text[::per_video].T, batch.groups, temperature)
     captions = (videos[:, None] * per_video + torch.arange(per_video, device=videos.device)).flatten()
     return positive[0][captions], positive[1][captions]
 
@@ -184,7 +184,7 @@ def _pad(texts: TextStates, length: int) -> TextStates:
 
 
 def _mlm(model: FusedModel, batch: Batch, captions: Tokens, cache: VisualCache, words: WordMasking) -> Tensor:
-    ids, targets = masking.mask_words(
+    ids, targets = losses.mask_words(
         captions.ids,
         captions.mask,
         mask_id=words.mask_id,
@@ -193,7 +193,7 @@ def _mlm(model: FusedModel, batch: Batch, captions: Tokens, cache: VisualCache, 
         ratio=batch.dataset.mask_ratio,
     )
     states = _encode_text_states(model, Tokens(ids, captions.mask), detach=batch.dataset.detach_text)
-    masked = targets != masking.IGNORE_INDEX
+    masked = targets != losses.IGNORE_INDEX
     fused = model.fuse(states, captions.mask, cache)
     return losses.mlm(model.word_logits(fused[masked]), targets[masked])
 

@@ -1,4 +1,4 @@
-"""The training loop: a recipe in, a checkpoint out, exact resume in between.
+"""The training loop: a recipe in, a checkpoint out, exact resume in between; and validation during training.
 
 Launch one process with `vitascope train RECIPE`, several with `accelerate launch -m vitascope train RECIPE`.
 """
@@ -15,13 +15,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
 
-from training import checkpoint, curves, distributed
-from training.data.batches import RANK_SEED, Batches, Tokens
+from training import checkpoint, curves
+from training.data.batches import RANK_SEED, Batch, Batches, Tokens
+from training.data.packed import Packed, open_packed
+from training.evaluation.answers import exact_answers
+from training.evaluation.encoder import TorchEncoder
+from training.evaluation.retrieval import caption_retrieval, embed_gallery, merge_temperature
 from training.initialization import load_or_initialize
 from training.models.batch_norm import sync_batch_norm
 from training.models.config import ConvConfig
@@ -61,8 +65,10 @@ def train(
     """
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
+    # Each dataset trains some of the parameters only. Buffers are equal in all processes, see `sync_batch_norm`.
+    wrapping = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
     # The recipe sets the precision (`_StageRun.step`): that of an Accelerator is global to the Python process.
-    accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[wrapping])
     main = accelerator.is_main_process
     latest = out / "checkpoint"
     state = load_or_initialize(recipe, data, latest, start_from)
@@ -145,11 +151,12 @@ class _StageRun:
                 self.batches.visual = encode_frozen(
                     model, stage, self.batches.packed, out / "visual", fresh=fresh, seed=seed, bf16=self.bf16
                 )
-        groups = _parameter_groups(model, stage)
-        self.optimizer = torch.optim.AdamW(groups, betas=recipe.betas, weight_decay=recipe.weight_decay)
-        self.words = words
         with accelerator.main_process_first():
-            self.names = _name_targets(stage, self.batches, tokenizer, out, accelerator.device, self.bf16)
+            names = _name_targets(stage, self.batches, tokenizer, out, accelerator.device, self.bf16)
+        groups = _parameter_groups(model, stage)
+        optimizer = torch.optim.AdamW(groups, betas=recipe.betas, weight_decay=recipe.weight_decay)
+        accelerator.free_memory()  # of the previous stage, which trained other parameters
+        self.losses, self.optimizer = accelerator.prepare(_Losses(model, words, names), optimizer)
 
     def step(self, inner: int, step: int) -> dict[str, float]:
         """Take one optimization step and return its log row."""
@@ -160,13 +167,13 @@ class _StageRun:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_mult"]
         batch = self.batches(inner).to(self.accelerator.device)
-        if not distributed.all_true(batch.negatives is not None, self.accelerator.device):
+        if not self._in_all_processes(batch.negatives is not None):
             batch = replace(batch, negatives=None)  # as in one process: minimal negatives of all examples, or of none
         weights = {str(name): weight for name, weight in batch.dataset.objectives.items()}
         with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.bf16):
-            losses = compute_losses(self.model, batch, self.words, self.names)
+            losses = self.losses(batch)
             total = torch.stack([weights[name] * loss.float() for name, loss in losses.items()]).sum()
-        values = distributed.all_reduce_mean(torch.stack([x.detach().float() for x in losses.values()])).tolist()
+        values = self.accelerator.reduce(torch.stack([x.detach().float() for x in losses.values()]), "mean").tolist()
         if not all(map(math.isfinite, values)):
             raise FloatingPointError(
                 f"loss: {dict(zip(losses, values, strict=True))} at step {step} of stage {self.stage.name!r} "
@@ -174,9 +181,7 @@ class _StageRun:
             )
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(total)
-        if self.accelerator.num_processes > 1:
-            _average_gradients(self.model)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.max_grad_norm)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.max_grad_norm)
         self.optimizer.step()
         if self.stage.ema:
             update_average(self.optimizer, self.stage.ema, inner)
@@ -187,13 +192,20 @@ class _StageRun:
         row["seconds"] = round(time.perf_counter() - started_at, 3)
         return row
 
+    def _in_all_processes(self, condition: bool) -> bool:
+        held = self.accelerator.reduce(torch.tensor(int(condition), device=self.accelerator.device), "sum")
+        return bool(int(held) == self.accelerator.num_processes)
 
-def _average_gradients(model: FusedModel) -> None:
-    """Average gradients over processes, which use the same dataset at a step, so the same parameters have gradients."""
-    for parameter in model.parameters():
-        if parameter.grad is not None:
-            torch.distributed.all_reduce(parameter.grad, op=torch.distributed.ReduceOp.SUM)
-            parameter.grad /= torch.distributed.get_world_size()
+
+class _Losses(nn.Module):
+    """The losses of a step as a forward pass, which Accelerate can wrap to average gradients over processes."""
+
+    def __init__(self, model: FusedModel, words: WordMasking, names: NameTargets | None) -> None:
+        super().__init__()
+        self.model, self.words, self.names = model, words, names
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        return compute_losses(self.model, batch, self.words, self.names)
 
 
 def _check_batch_sizes(batches: Batches) -> None:
@@ -308,3 +320,34 @@ def _progress(*, visible: bool) -> Progress:
 def _status(stage: Stage, row: dict[str, float]) -> str:
     losses = [f"{key[5:]} {value:.3f}" for key, value in row.items() if key.startswith("loss/")]
     return f"{stage.name}: " + ", ".join(losses)
+
+
+LIMIT = 500
+"""Validation examples per corpus; a full evaluation uses them all."""
+
+
+def validator(recipe: Recipe, data: Path) -> Callable[[FusedModel, list[str], Path], dict[str, float]]:
+    """Return a function that evaluates a model on the recipe's validation corpora.
+
+    It takes (model, answers, tokenizer file) and returns metrics by `corpus metric`.
+    """
+    corpora = {name: _first(open_packed(data / name / "val"), LIMIT) for name in recipe.validate_on}
+
+    def measure(model: FusedModel, answers: list[str], tokenizer: Path) -> dict[str, float]:
+        encoder = TorchEncoder(model, Tokenizer.open(tokenizer, max_length=model.cfg.text_length), answers)
+        out: dict[str, float] = {}
+        for name, packed in corpora.items():
+            videos, tokens = embed_gallery(encoder, packed, merge_temperature(model.cfg))
+            if any(e.captions for e in packed.examples):
+                scores = caption_retrieval(encoder, packed, videos, captions=1)
+                out |= {f"{name} {k}": round(v, 2) for k, v in scores.items() if k in ("t2v R@1", "v2t R@1")}
+            if answers and name in recipe.answers_from:
+                exact = exact_answers(encoder, packed, tokens)
+                out |= {f"{name} {k}": round(v, 2) for k, v in exact.items() if k.startswith("exact")}
+        return out
+
+    return measure
+
+
+def _first(packed: Packed, count: int) -> Packed:
+    return replace(packed, examples=packed.examples[:count])

@@ -11,10 +11,9 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
-from training.data.batches import augment
-from training.data.clip_choice import clips_taken, drawn_clips
+from training.data.batches import augment, clip_count, sample_clips
 from training.data.packed import Packed
-from training.evaluation.embedding import streams_of
+from training.evaluation.encoder import streams_of
 from training.models.fusion import FusedModel
 from training.recipe import DatasetConfig, Stage
 
@@ -51,7 +50,7 @@ def encode_frozen(
     """
     out: list[Cached | None] = []
     for index, (dataset, corpus) in enumerate(zip(stage.datasets, packed, strict=True)):
-        clips = clips_taken(corpus, dataset.clips_per_video)
+        clips = clip_count(corpus, dataset.clips_per_video)
         views = dataset.num_views if dataset.augments or clips < corpus.clips else 1
         pools = clips > 1 and model.cfg.clip_merge == "logsumexp" and "itc" in dataset.objectives
         if pools or not views:
@@ -108,7 +107,7 @@ def _encode(
     batch_size = max(1, BATCH_SIZE // clips)
     for start in range(0, count, batch_size):
         rows = np.arange(start, min(start + batch_size, count))
-        sampled = drawn_clips(rng, len(rows), packed.clips, clips)
+        sampled = sample_clips(rng, len(rows), packed.clips, clips)
         frames = streams_of(packed, rows, model.cfg.streams(), sampled)
         tensors = {name: torch.from_numpy(x) for name, x in frames.items()}
         if stage.frozen == "visual":  # every video has a crop of its own

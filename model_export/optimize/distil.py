@@ -19,12 +19,12 @@ from model_export.optimize.replace_video import VideoExport, VideoReplacement, e
 from model_export.sources import STARTS, corpus_source, pack_clips
 from model_export.weights import Precision
 from training import checkpoint
-from training.data.films import ORIGIN, film_clips
+from training.data.own_clips import UNLABELLED_ORIGIN, unlabelled_clips
 from training.data.packed import PACK_NAME, open_packed
-from training.distillation.loop import Lessons, distil, load_student
+from training.distillation.loop import DistillData, distil, load_student
 from training.distillation.recipe import DistilRecipe
-from training.distillation.student import Begin, Space
-from training.distillation.teacher import Taught, taught
+from training.distillation.student import InitFrom, Space
+from training.distillation.teacher import TeacherOutputs, compute_teacher_outputs
 from training.from_bundle import model_of_bundle
 from training.models.hd_vila import HdVila
 from vitascope.bundle.bundle import Bundle
@@ -65,7 +65,7 @@ class DistilOptions:
     videos: Path | None = None
     clip_seconds: float = 4.0
     limit: int | None = None
-    init_from: Begin | None = None
+    init_from: InitFrom | None = None
     precision: Precision = "int8-weights"
     workers: int = 1
     max_skipped: float = 0.01
@@ -85,7 +85,7 @@ def distil_bundle(options: DistilOptions, log: Log) -> dict[str, Any]:
         raise InvalidInput(f"limit: {options.limit}; at least 1 was expected")
     teacher = Model.open(options.teacher)
     weights = _teacher_weights(options, log)
-    init_from: Begin = options.init_from or ("pretrained" if weights is None else "teacher")
+    init_from: InitFrom = options.init_from or ("pretrained" if weights is None else "teacher")
     data, corpora = _select_corpora(options, teacher, log)
     training = {name: _run_teacher(options, teacher, data, name, "train", options.limit, log) for name in corpora}
     held_out = {
@@ -94,7 +94,7 @@ def distil_bundle(options: DistilOptions, log: Log) -> dict[str, Any]:
         if (data / name / "val" / PACK_NAME).is_file()
     }
     manifest = teacher.bundle.manifest
-    lessons = Lessons(teacher.bundle.fingerprint, training, held_out, manifest.temperature)
+    lessons = DistillData(teacher.bundle.fingerprint, training, held_out, manifest.temperature)
     space = Space(manifest.vector_width, manifest.visual_tokens, manifest.visual_width)
     log(f"distilling for {options.recipe.steps} steps, initial weights: {init_from}")
     with ProgressBar(f"{options.recipe.name}: distilling") as bar:
@@ -158,7 +158,7 @@ def _pack_videos(options: DistilOptions, videos: Path, teacher: Model, log: Log)
     if (folder / "train" / PACK_NAME).is_file():
         log(f"{folder}: packed before")
         return
-    training, held_out = film_clips(videos, options.clip_seconds, lambda line: log(f"skipped: {line}"))
+    training, held_out = unlabelled_clips(videos, options.clip_seconds, lambda line: log(f"skipped: {line}"))
     if not held_out:
         log("only one video: none is held out, and nothing can be measured")
     streams = _merge_streams(teacher.streams, options.recipe.video_config().streams())
@@ -169,7 +169,7 @@ def _pack_videos(options: DistilOptions, videos: Path, teacher: Model, log: Log)
                 folder / split,
                 clips,
                 streams,
-                ORIGIN,
+                UNLABELLED_ORIGIN,
                 workers=options.workers,
                 max_skipped=options.max_skipped,
             )
@@ -182,21 +182,21 @@ def _merge_streams(teacher: Sequence[FrameStream], student: Sequence[FrameStream
 
 def _run_teacher(
     options: DistilOptions, teacher: Model, data: Path, corpus: str, split: str, limit: int | None, log: Log
-) -> Taught:
+) -> TeacherOutputs:
     packed = open_packed(data / corpus / split)
     packed = replace(packed, examples=packed.examples[:limit])
     log(f"running the teacher on {len(packed)} clips of {corpus}/{split}")
     with ProgressBar(f"teacher: {corpus}/{split}") as bar:
-        return taught(teacher, packed, options.work / "teacher" / corpus / split, bar.update)
+        return compute_teacher_outputs(teacher, packed, options.work / "teacher" / corpus / split, bar.update)
 
 
 def _export(
     options: DistilOptions,
     teacher: Bundle,
-    init_from: Begin,
+    init_from: InitFrom,
     checkpoint_folder: Path,
-    training: Mapping[str, Taught],
-    held_out: Mapping[str, Taught],
+    training: Mapping[str, TeacherOutputs],
+    held_out: Mapping[str, TeacherOutputs],
     data: Path,
     log: Log,
 ) -> VideoExport:
@@ -209,7 +209,7 @@ def _export(
     clips = {name: len(corpus) for name, corpus in training.items()}
     replacement = VideoReplacement(
         module=student,
-        streams=student.eyes.streams(),
+        streams=student.cfg.streams(),
         name=options.name,
         version=options.version,
         precision=options.precision,
@@ -219,7 +219,7 @@ def _export(
                 "recipe": recipe.model_dump(mode="json"),
                 "begin": init_from,
                 "clips": clips,
-                "eyes": student.eyes.model_dump(
+                "eyes": student.cfg.model_dump(
                     mode="json", include=set(recipe.video_encoder) | {"backbone", "frozen_stages"}
                 ),
             },

@@ -24,7 +24,7 @@ from model_export.optimize.validation_scores import (
 from model_export.parity.checks import Embedded
 from model_export.parity.variants import BundleOutputs
 from training.data.packed import PACK_NAME, open_packed
-from training.evaluation.embedding import embed_corpus, streams_of
+from training.evaluation.encoder import embed_corpus, streams_of
 from vitascope.engines.graphs import GraphRunner
 from vitascope.engines.onnx_runtime import Array, Engine, Placement
 from vitascope.errors import InvalidInput

@@ -13,7 +13,7 @@ from model_export.export import MAX_EXAMPLES
 from model_export.optimize.replace_video import VideoReplacement, export_with_video
 from model_export.weights import Precision
 from training.data.packed import PACK_NAME, open_packed
-from training.distillation.teacher import Taught, taught
+from training.distillation.teacher import TeacherOutputs, compute_teacher_outputs
 from training.from_bundle import model_of_bundle
 from training.models.hd_vila import HdVila
 from training.models.hd_vila.reduction import ReducedVideo, reduced_config
@@ -83,7 +83,9 @@ def reduce_bundle(options: ReduceOptions, log: Log) -> dict[str, Any]:
     return {"bundle": str(options.out), "variant_of": manifest.name, **changes, **exported._asdict()}
 
 
-def _encode_validation_splits(options: ReduceOptions, bundle: Bundle, folder: Path, log: Log) -> dict[str, Taught]:
+def _encode_validation_splits(
+    options: ReduceOptions, bundle: Bundle, folder: Path, log: Log
+) -> dict[str, TeacherOutputs]:
     """Encode the validation splits with the original bundle."""
     if options.data is None:
         return {}
@@ -95,5 +97,5 @@ def _encode_validation_splits(options: ReduceOptions, bundle: Bundle, folder: Pa
         packed = open_packed(options.data / name / "val")
         packed = replace(packed, examples=packed.examples[:MAX_EXAMPLES])
         log(f"encoding {len(packed)} clips of {name}/val with the original bundle")
-        outputs[name] = taught(original, packed, folder / name)
+        outputs[name] = compute_teacher_outputs(original, packed, folder / name)
     return outputs

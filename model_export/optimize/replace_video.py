@@ -51,11 +51,11 @@ from model_export.parity.checks import (
 from model_export.parity.variants import BundleOutputs, compare_outputs, comparison_section, read_report
 from model_export.sources import Source, licence_of, notice
 from model_export.weights import Precision, reduce, store
-from training.data.other_streams import sight
-from training.distillation.agreement import Agreement, compared
-from training.distillation.teacher import Taught
-from training.evaluation.embedding import embed_corpus, streams_of
-from training.evaluation.gallery import Gallery
+from training.data.other_streams import stream_adapter
+from training.distillation.losses import Agreement, compare_embeddings
+from training.distillation.teacher import TeacherOutputs
+from training.evaluation.encoder import embed_corpus, streams_of
+from training.evaluation.retrieval import Gallery
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.describe import calibration_summary
 from vitascope.bundle.manifest import FrameStream, GraphName, Manifest
@@ -106,7 +106,7 @@ class _Job:
 
     bundle: Bundle
     replacement: VideoReplacement
-    held_out: Mapping[str, Taught]
+    held_out: Mapping[str, TeacherOutputs]
     log: Log
     precision: Precision
     report: ParityReport
@@ -120,7 +120,7 @@ def export_with_video(
     replacement: VideoReplacement,
     out: Path,
     *,
-    held_out: Mapping[str, Taught] | None = None,
+    held_out: Mapping[str, TeacherOutputs] | None = None,
     log: Log = no_log,
 ) -> VideoExport:
     """Write `bundle` with another video graph to `out`.
@@ -150,7 +150,7 @@ def export_with_video(
 def _prepare(
     bundle: Bundle,
     replacement: VideoReplacement,
-    held_out: Mapping[str, Taught],
+    held_out: Mapping[str, TeacherOutputs],
     log: Log,
     precision: Precision,
     seed: int,
@@ -208,7 +208,7 @@ def _parity_cases(job: _Job) -> list[Case]:
     cases = [Case("random", random_streams(sizes, rng, b, c)) for b, c in ((1, 1), (3, 2), (2, 1))]
     for outputs in job.held_out.values():
         rows = np.arange(min(6, len(outputs)))
-        adapter = sight(outputs.packed, streams)
+        adapter = stream_adapter(outputs.packed, streams)
         cases.append(Case("real", adapter(streams_of(outputs.packed, rows, streams))))
     return cases
 
@@ -232,8 +232,8 @@ def _measure(job: _Job, runtime: Model) -> FittedCalibration:
     for corpus, outputs in job.held_out.items():
         packed = outputs.packed
         job.log(f"measuring on {len(packed)} held-out clips of {corpus}")
-        vectors, tokens = embed_corpus(runtime, packed, alter=sight(packed, runtime.streams))
-        job.measured[corpus] = {name: round(value, 4) for name, value in compared(vectors, outputs).items()}
+        vectors, tokens = embed_corpus(runtime, packed, alter=stream_adapter(packed, runtime.streams))
+        job.measured[corpus] = {name: round(value, 4) for name, value in compare_embeddings(vectors, outputs).items()}
         videos = EmbeddedVideos(Gallery(vectors), tokens)
         job.comparison.outputs.extend(_compare(original, runtime, corpus, outputs, videos))
         embedded[corpus] = Embedded(packed, vectors, tokens, None)
@@ -243,7 +243,7 @@ def _measure(job: _Job, runtime: Model) -> FittedCalibration:
 
 
 def _compare(
-    original: Model, runtime: Model, name: str, outputs: Taught, videos: EmbeddedVideos
+    original: Model, runtime: Model, name: str, outputs: TeacherOutputs, videos: EmbeddedVideos
 ) -> list[OutputComparison]:
     captions = [caption for example in outputs.packed.examples for caption in example.captions]
     corpus, texts = Corpus(name, outputs.packed, captions, outputs.of), outputs.texts if captions else None

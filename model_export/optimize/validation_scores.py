@@ -13,11 +13,10 @@ import numpy as np
 
 from training.data.example import Question, canonical_answer
 from training.data.packed import Packed
-from training.evaluation.embedding import embed_texts, match_logits
-from training.evaluation.gallery import Gallery
+from training.evaluation.encoder import embed_texts, match_logits
 from training.evaluation.metrics import pairwise_accuracy, retrieval
-from training.evaluation.retrieval import queries_of
-from training.evaluation.target import Subject
+from training.evaluation.report import EvalTarget
+from training.evaluation.retrieval import Gallery, queries_of
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 
@@ -78,7 +77,7 @@ class Corpus:
 
 def embed_videos(model: Model, corpus: Corpus) -> EmbeddedVideos:
     """Encode all videos of a corpus. Raises InvalidInput if the model's streams differ from the packed ones."""
-    subject = Subject(model, corpus.packed.folder.parent.parent, corpus.packed.folder.name)
+    subject = EvalTarget(model, corpus.packed.folder.parent.parent, corpus.packed.folder.name)
     return EmbeddedVideos(*subject.embed(corpus.packed))
 
 

@@ -29,8 +29,7 @@ from model_export.graphs import (
 from model_export.parity.variants import NEAR_TIE, row_cosines
 from model_export.weights import LARGER_PRECISIONS, Precision
 from training.data.packed import Packed
-from training.evaluation.embedding import embed_corpus, embed_texts, streams_of
-from training.evaluation.encoder import Encoder
+from training.evaluation.encoder import Encoder, embed_corpus, embed_texts, streams_of
 from training.evaluation.metrics import retrieval
 from training.models.fusion import FusedModel
 from vitascope.bundle.manifest import ANSWER_IDS, Calibration, GraphName, OmitDefaultsModel, StrictModel

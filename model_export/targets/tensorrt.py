@@ -23,7 +23,7 @@ from model_export.parity.variants import row_cosines
 from model_export.targets.tensorrt_graphs import SOURCE, to_float16, to_int8, unsupported
 from model_export.weights import store
 from training.data.packed import PACK_NAME, Packed, open_packed
-from training.evaluation.embedding import streams_of
+from training.evaluation.encoder import streams_of
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import GraphName, Manifest
 from vitascope.bundle.onnx_files import external_files

@@ -11,12 +11,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from model_export.optimize.speed import clip_call, measure_latency, text_call
-from training.data.other_streams import Sight, sight
+from training.data.other_streams import StreamAdapter, stream_adapter
 from training.data.packed import Packed
 from training.evaluation.captions import wrong_caption_accuracy
-from training.evaluation.embedding import streams_of
-from training.evaluation.gallery import embed_gallery
-from training.evaluation.retrieval import caption_retrieval
+from training.evaluation.encoder import streams_of
+from training.evaluation.retrieval import caption_retrieval, embed_gallery
 from vitascope.bundle.bundle import Bundle
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
@@ -60,7 +59,7 @@ class Point(BaseModel):
 @dataclass(frozen=True)
 class _OpenBundle:
     model: Model
-    adapter: Sight
+    adapter: StreamAdapter
 
 
 def measure(
@@ -83,7 +82,7 @@ def measure(
     """
     if not all(example.captions for example in packed.examples):
         raise InvalidInput(f"{packed.folder}: examples without captions; one of each was expected")
-    opened = {name: _OpenBundle(m, sight(packed, m.streams)) for name, m in _models(bundles, threads).items()}
+    opened = {name: _OpenBundle(m, stream_adapter(packed, m.streams)) for name, m in _models(bundles, threads).items()}
     accuracy = {name: _accuracy(bundle, packed, matching, name, log) for name, bundle in opened.items()}
     log(f"timing {len(opened)} bundles in turns, {rounds} clips and {rounds} texts each")
     clip, text = _latencies(opened, packed, rounds)
@@ -164,7 +163,7 @@ def _latencies(
     return by_clip, by_text
 
 
-def _facts(bundle: Bundle, adapter: Sight) -> dict[str, Any]:
+def _facts(bundle: Bundle, adapter: StreamAdapter) -> dict[str, Any]:
     manifest = bundle.manifest
     return {
         "version": manifest.version,

@@ -35,7 +35,7 @@ def write_report(points: Sequence[Point], settings: Mapping[str, Any], out: Path
 
 
 def update_page(points: Sequence[Point], settings: Mapping[str, Any], page: Path) -> None:
-    """Update the table of a Markdown page, and `images/frontier.svg` and `frontier.json` beside it.
+    """Update the table of a Markdown page, and `images/frontier.svg` and `frontier.json` in its folder.
 
     Raises InvalidInput if the page has no table markers.
     """

@@ -17,7 +17,7 @@ from tests.once import made_once
 from tests.training.small_run import MODEL, recipe, write_corpus, write_tokenizer
 from training import checkpoint
 from training.checkpoint import Checkpoint
-from training.data.scenes.generate import example_of
+from training.data.scenes.generate import make_example
 from training.data.scenes.render import render
 from training.models.hd_vila import HdVila, HdVilaConfig, tiny
 from vitascope.bundle.manifest import GraphName
@@ -100,7 +100,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("photographs")
     found = []
     for number in range(3):
-        world, _ = example_of(5, "val", number)
+        world, _ = make_example(5, "val", number)
         frame = next(iter(render(world)))
         found.append(folder / f"{number}.jpg")
         frame.convert("RGB").resize((333 + 40 * number, 250)).save(found[-1], quality=90)

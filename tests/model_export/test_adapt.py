@@ -26,7 +26,7 @@ from training import adaptation as recipes
 from training import checkpoint
 from training.checkpoint import Checkpoint
 from training.data.packed import open_packed
-from training.evaluation.found import found_by_sentence
+from training.evaluation.retrieval import sentence_retrieval
 from training.from_bundle import model_of_bundle
 from training.models.soho import Soho
 from training.trainer import train
@@ -114,9 +114,9 @@ def adapted(talks: Path, bundles: dict[str, Path], tmp_path_factory: pytest.Temp
 
 def test_the_bundle_finds_the_users_sentences_better_than_the_start(adapted: Adapted) -> None:
     held_out = open_packed(adapted.root / "work" / "data" / "own" / "val")
-    after = found_by_sentence(Model.open(adapted.root / "mine", threads=1), held_out)
+    after = sentence_retrieval(Model.open(adapted.root / "mine", threads=1), held_out)
     assert adapted.result["after"] == after
-    assert adapted.result["before"] == found_by_sentence(Model.open(adapted.start, threads=1), held_out)
+    assert adapted.result["before"] == sentence_retrieval(Model.open(adapted.start, threads=1), held_out)
     assert adapted.result["verdict"] == "better"
     assert after["mean rank"] < adapted.result["before"]["mean rank"]
     assert adapted.result["clips"] == {"train": 16, "held_out": 4, "unused": 0}
@@ -253,7 +253,7 @@ def test_a_worse_model_is_called_worse_and_stays(
         for first, rank in ((3.0, 1.25), (1.0, 2.5))
     ]
     measured = iter(numbers)
-    monkeypatch.setattr(adaptation, "found_by_sentence", lambda *_: next(measured))
+    monkeypatch.setattr(adaptation, "sentence_retrieval", lambda *_: next(measured))
     assert call(adapted, root) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["retrieval", "of", "4", "held-out", "captions", "before", "after"] in lines
@@ -283,7 +283,7 @@ def test_scripts_get_nothing_but_json_on_standard_output(
     [
         (["{root}/nowhere"], "no such folder"),
         (["{start}"], "no video in it"),
-        (["{talks}", "--shortest", "9"], "too few clips to learn from: 6 with 6 different sentences; at least 16"),
+        (["{talks}", "--shortest", "9"], "too few clips to train on: 6 with 6 different sentences; at least 16"),
         (["{talks}", "--out", "{talks}"], "is not a bundle; a new folder or a bundle was expected"),
         (["{talks}", "--out", "{start}"], "is the source itself"),
         (["{talks}", "--out", "{root}/My videos"], "name: 'My videos'"),

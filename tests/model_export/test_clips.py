@@ -14,9 +14,9 @@ from model_export.parity.checks import real_cases
 from tests.training.small_run import write_clips, write_tokenizer
 from training import checkpoint
 from training.data.packed import Packed, open_packed
-from training.evaluation.embedding import embed_texts
-from training.evaluation.gallery import embed_gallery
+from training.evaluation.encoder import embed_texts
 from training.evaluation.report import evaluate, open_encoder
+from training.evaluation.retrieval import embed_gallery
 from vitascope.errors import InvalidInput
 from vitascope.tokenizer import Tokenizer
 

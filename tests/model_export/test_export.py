@@ -21,8 +21,7 @@ from tests.chaos import only_by_chaos
 from tests.model_export.conftest import ANSWERS, CONFIG
 from training import checkpoint
 from training.data.packed import open_packed
-from training.evaluation.embedding import streams_of
-from training.evaluation.encoder import TorchEncoder
+from training.evaluation.encoder import TorchEncoder, streams_of
 from training.models.hd_vila import HdVila, HdVilaConfig
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import GraphName

@@ -18,8 +18,7 @@ from tests.training.test_soho import soho_recipe
 from tests.training.test_visual_parsing import parsing_recipe
 from training import checkpoint
 from training.data.packed import open_packed
-from training.evaluation.embedding import streams_of
-from training.evaluation.encoder import TorchEncoder
+from training.evaluation.encoder import TorchEncoder, streams_of
 from training.from_bundle import model_of_bundle
 from training.models import soho, visual_parsing
 from training.models.config import FusedConfig

@@ -18,7 +18,7 @@ from model_export.optimize.report import read_variant
 from model_export.optimize.speed import Effort
 from tests.small_bundle import make_small_bundle
 from training.data.packed import open_packed
-from training.evaluation.embedding import embed_corpus
+from training.evaluation.encoder import embed_corpus
 from vitascope.bundle.bundle import Bundle
 from vitascope.cli.main import main
 from vitascope.model import Model

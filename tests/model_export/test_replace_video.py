@@ -19,8 +19,8 @@ from model_export.optimize.replace_video import VideoReplacement, export_with_vi
 from model_export.parity.checks import ParityError
 from tests.small_bundle import make_small_bundle
 from training.data.packed import open_packed
-from training.distillation.teacher import Taught, taught
-from training.evaluation.embedding import embed_corpus
+from training.distillation.teacher import TeacherOutputs, compute_teacher_outputs
+from training.evaluation.encoder import embed_corpus
 from training.models.hd_vila import HdVila
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import GraphName
@@ -39,9 +39,11 @@ def graph_made_before(graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def held_out(bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path: Path) -> dict[str, Taught]:
+def held_out(bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path: Path) -> dict[str, TeacherOutputs]:
     packed = open_packed(folders[1] / "squares" / "val")
-    return {"squares": taught(Model.open(bundles["int8-weights"], threads=1), packed, tmp_path / "teacher")}
+    return {
+        "squares": compute_teacher_outputs(Model.open(bundles["int8-weights"], threads=1), packed, tmp_path / "teacher")
+    }
 
 
 def replacement(model: HdVila, **changes: Any) -> VideoReplacement:
@@ -59,7 +61,7 @@ def replacement(model: HdVila, **changes: Any) -> VideoReplacement:
 
 
 def test_all_other_graphs_are_unchanged(
-    bundles: dict[str, Path], model: HdVila, held_out: dict[str, Taught], tmp_path: Path
+    bundles: dict[str, Path], model: HdVila, held_out: dict[str, TeacherOutputs], tmp_path: Path
 ) -> None:
     """The bundle stores int8 weights; only its video graph is replaced, by one of float32."""
     before = Bundle.open(bundles["int8-weights"])
@@ -106,7 +108,7 @@ def test_all_other_graphs_are_unchanged(
 def test_enough_held_out_clips_recalibrate_probabilities(
     bundles: dict[str, Path],
     model: HdVila,
-    held_out: dict[str, Taught],
+    held_out: dict[str, TeacherOutputs],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

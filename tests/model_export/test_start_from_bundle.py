@@ -17,8 +17,7 @@ from tests.small_bundle import make_small_bundle
 from tests.training.small_run import recipe
 from training import checkpoint
 from training.data.packed import open_packed
-from training.evaluation.embedding import streams_of
-from training.evaluation.encoder import TorchEncoder
+from training.evaluation.encoder import TorchEncoder, streams_of
 from training.from_bundle import model_of_bundle
 from training.models.hd_vila import HdVila
 from training.trainer import train

@@ -28,7 +28,7 @@ from tests.service.conftest import settings_for
 from tests.service.running import ROOT, Running, serving
 from tests.tools import find_tool
 from tests.waiting import wait_for
-from training.data.scenes.vocabulary import FPS
+from training.data.scenes.world import FPS
 from vitascope.cli.options import default_bundle
 
 DESK, PHONE = {"width": 1280, "height": 820}, {"width": 390, "height": 780}

@@ -15,11 +15,9 @@ from PIL import Image
 
 from training.data.example import Example, Question
 from training.data.packed import STILL_STREAMS, VIDEO_STREAMS, Media, Origin, write_packed
-from training.data.scene_files import scenes
-from training.data.scenes.generate import example_of
+from training.data.scenes.generate import make_example, read_scenes
 from training.data.scenes.render import draw_background, draw_thing, render
-from training.data.scenes.vocabulary import COLOURS, FPS
-from training.data.scenes.world import Background, Thing
+from training.data.scenes.world import COLOURS, FPS, Background, Thing
 
 COUNT = 4
 """Examples of each corpus."""
@@ -39,7 +37,7 @@ def write_corpora(data: Path, folder: Path) -> None:
     write_packed(data / "scenes" / "train", VIDEO_STREAMS, _scenes(folder / "scenes"), ORIGIN)
     stills: dict[str, Callable[[int, Kind], Example]] = {
         "flickr8k": _photograph,
-        "daquar": _asked,
+        "daquar": _questioned_picture,
         "pictogram_stills": _pictogram,
     }
     for corpus, example in stills.items():
@@ -52,12 +50,12 @@ def _scenes(folder: Path) -> Iterator[tuple[Example, Media]]:
     (folder / "train").mkdir(parents=True)
     lines = []
     for index in range(COUNT):
-        world, record = example_of(0, "train", index)
+        world, record = make_example(0, "train", index)
         record["media"] = f"{record['key']}.webp"
         _save(folder / "train" / record["media"], list(render(world)), 1000 / FPS)
         lines.append(json.dumps(record) + "\n")
     (folder / "train" / "examples.jsonl").write_text("".join(lines))
-    return scenes(folder, "train")
+    return read_scenes(folder, "train")
 
 
 def _drawn(folder: Path, example: Callable[[int, Kind], Example], frames: int) -> Iterator[tuple[Example, Media]]:
@@ -93,7 +91,7 @@ def _photograph(i: int, kind: Kind) -> Example:
     return Example(f"photograph-{i}", captions=captions, still=True)
 
 
-def _asked(i: int, kind: Kind) -> Example:
+def _questioned_picture(i: int, kind: Kind) -> Example:
     shape, colour, pattern, ground = kind
     questions = (
         Question("what is on the wall?", (shape, ground), "object"),

@@ -38,7 +38,7 @@ SEEDS = {
 }
 """Chosen so that the ten steps learn every objective of every corpus."""
 STARTS = dict.fromkeys(("hd-vila-tiny-motion", "pictograms"), ROOT / "bundles" / "hd-vila-tiny")
-"""What a recipe goes on from, as its first lines say."""
+"""Checkpoint that a recipe continues from, as its first lines say."""
 Losses = list[dict[str, float]]
 """By step: objective and corpus -> loss."""
 
@@ -81,14 +81,14 @@ def ten_steps(name: str, data: Path, out: Path) -> Losses:
 
 def main() -> None:
     torch.set_num_threads(1)
-    found = {}
+    actual = {}
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "packed"
         write_corpora(data, Path(folder) / "media")
         for name in shipped():
-            found[name] = ten_steps(name, data, Path(folder) / name)
-            print(f"{name}: {len(found[name])} steps", file=sys.stderr)
-    KNOWN.write_text(json.dumps(found, indent=1) + "\n")
+            actual[name] = ten_steps(name, data, Path(folder) / name)
+            print(f"{name}: {len(actual[name])} steps", file=sys.stderr)
+    KNOWN.write_text(json.dumps(actual, indent=1) + "\n")
 
 
 if __name__ == "__main__":

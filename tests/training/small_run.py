@@ -43,13 +43,13 @@ IMAGE_MODEL = {
     name: MODEL[name]
     for name in ("text_width", "text_intermediate", "vocabulary", "max_positions", "text_length", "vector_width")
 } | {"image_height": 64, "image_width": 64, "fused_layers": 2, "answer_hidden": 16, "dropout": 0.0}
-"""What small models of SOHO and Visual Parsing have in common."""
+"""Configuration shared by small models of SOHO and Visual Parsing."""
 VIDEO_STREAMS = [
     FrameStream(name="high", frames=1, height=64, width=64, placement="middle"),
     FrameStream(name="low", frames=2, height=32, width=32, placement="uniform"),
 ]
 STREAMS = [stream.model_copy(update={"frames": 1}) for stream in VIDEO_STREAMS]
-"""Of images, which are packed with one frame."""
+"""Streams of images, which are packed with one frame."""
 
 
 def write_tokenizer(path: Path) -> Path:
@@ -113,8 +113,8 @@ def write_clips(
             shown = [*COLOURS][i % 4 :] + [*COLOURS][: i % 4]
             path = folder / f"{split}-{i}.mp4"
             movie(path, [COLOURS[colour] for colour in shown])
-            asked = Question("what color is it ?", (shown[0],), "colour")
-            items.append((Example(path.stem, captions=(f"a {shown[0]} square",), questions=(asked,)), path))
+            requested = Question("what color is it ?", (shown[0],), "colour")
+            items.append((Example(path.stem, captions=(f"a {shown[0]} square",), questions=(requested,)), path))
         write_packed(data / name / split, VIDEO_STREAMS, items, origin, clips=clips)
 
 

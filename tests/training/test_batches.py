@@ -1,4 +1,4 @@
-"""Batches: the same for the same step, and pictures altered as their source asks."""
+"""Batches, augmentation and the choice of clips."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import torch
 
 from tests.training.small_run import COLOURS, VIDEO_STREAMS, recipe, write_clips, write_corpus, write_tokenizer
 from training import checkpoint
-from training.data.batches import Batches, augment
+from training.data.batches import Batches, augment, clip_count, sample_clips, spread_clips
+from training.data.example import Example
+from training.data.packed import Packed
 from training.recipe import DatasetConfig
 from training.trainer import train
 from vitascope.errors import InvalidInput
@@ -162,11 +164,11 @@ def test_more_clips_than_are_packed_are_refused_but_a_picture_has_one(tmp_path: 
     write_corpus(tmp_path / "data", tmp_path)
     with pytest.raises(InvalidInput, match=r"clips: 3 of .*changing/train, where 2 of each video are packed"):
         of_clips(tmp_path / "data", tokenizer, clips_per_video=3)
-    asked = of_clips(tmp_path / "data", tokenizer, corpus="squares", clips_per_video=3, min_crop=0.7, jitter=0.2)(1)
+    requested = of_clips(tmp_path / "data", tokenizer, corpus="squares", clips_per_video=3, min_crop=0.7, jitter=0.2)(1)
     plain = of_clips(tmp_path / "data", tokenizer, corpus="squares", min_crop=0.7, jitter=0.2)(1)
-    assert asked.streams is not None
+    assert requested.streams is not None
     assert plain.streams is not None
-    assert all(torch.equal(x, plain.streams[name]) for name, x in asked.streams.items())
+    assert all(torch.equal(x, plain.streams[name]) for name, x in requested.streams.items())
 
 
 @pytest.mark.parametrize(
@@ -190,3 +192,36 @@ def test_objects_are_refused_where_the_picture_is_cut(tmp_path: Path) -> None:
     plain["stages"][0]["datasets"][0]["objectives"]["objects"] = 1.0
     with pytest.raises(ValueError, match="'objects' of 'squares' excludes min_crop"):
         recipe(tmp_path / "t.json", stages=plain["stages"])
+
+
+def packed(clips: int, *, still: bool = False) -> Packed:
+    return Packed(Path("videos/train"), (), {}, [Example("a", still=still)], {"clips": clips})
+
+
+def test_one_clip_of_each_segment_is_drawn_and_each_of_them_may_be() -> None:
+    drawn = sample_clips(np.random.default_rng(0), 400, 7, 3)
+    assert [sorted(set(column)) for column in drawn.T.tolist()] == [[0, 1], [2, 3], [4, 5, 6]]
+    np.testing.assert_array_equal(drawn, sample_clips(np.random.default_rng(0), 400, 7, 3))
+    counts = np.bincount(drawn[:, 2], minlength=7)[4:]
+    assert counts.min() > 100  # a third of 400 each
+
+
+@pytest.mark.parametrize(("stored", "taken"), [(1, 1), (4, 4), (4, 2), (4, 1)])
+def test_what_else_is_drawn_does_not_depend_on_clips(stored: int, taken: int) -> None:
+    rng = np.random.default_rng(3)
+    sample_clips(rng, 5, stored, taken)
+    assert rng.random() == np.random.default_rng(3).random()
+
+
+@pytest.mark.parametrize(
+    ("stored", "taken", "expected"),
+    [(1, 1, [0]), (4, 4, [0, 1, 2, 3]), (4, 2, [0, 2]), (5, 1, [2]), (6, 2, [1, 4]), (8, 4, [0, 2, 4, 6])],
+)
+def test_in_testing_the_middle_of_each_segment_is_taken(stored: int, taken: int, expected: list[int]) -> None:
+    assert spread_clips(stored, taken).tolist() == expected
+
+
+def test_all_are_taken_by_default_and_of_a_picture_one() -> None:
+    assert clip_count(packed(4), None) == 4
+    assert clip_count(packed(4), 2) == 2
+    assert clip_count(packed(1, still=True), 4) == 1

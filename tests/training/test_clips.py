@@ -1,9 +1,8 @@
-"""Several clips of a video, from the packed corpus over training to evaluation."""
+"""Several clips per video, from the packed corpus through training to evaluation."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ from tests.training.small_run import COLOURS, MODEL, VIDEO_STREAMS, recipe, writ
 from training import checkpoint
 from training.data.batches import Batch, Batches
 from training.data.packed import open_packed
-from training.evaluation.embedding import embed_corpus
-from training.evaluation.encoder import TorchEncoder
-from training.evaluation.gallery import Gallery, embed_gallery, joined, merge_temperature
+from training.evaluation.encoder import TorchEncoder, embed_corpus
+from training.evaluation.retrieval import Gallery, embed_gallery, join_galleries, merge_temperature
 from training.initialization import model_config
 from training.models.architectures import build
 from training.models.hd_vila import HdVila
@@ -76,47 +74,25 @@ def test_the_contrastive_loss_merges_clips_as_the_model_says(corpus: Path, merge
     assert batch.streams is not None
     assert batch.captions is not None
     with torch.no_grad():
-        found = compute_losses(model, batch, word_masking(corpus / "tokenizer.json", 40), None)
+        actual = compute_losses(model, batch, word_masking(corpus / "tokenizer.json", 40), None)
         text = model.encode_text(batch.captions.ids, batch.captions.mask)[0]
         whole, _ = model.encode_video(batch.streams)
         alone = [model.encode_video({n: x[:, i : i + 1] for n, x in batch.streams.items()})[0] for i in (0, 1)]
     video = {"mean": whole, "logsumexp": torch.stack(alone, dim=1)}
     expected = {name: losses.itc(x, text, 0.2, batch.groups).item() for name, x in video.items()}
     assert abs(expected["mean"] - expected["logsumexp"]) > 1e-4
-    assert found["itc"].item() == pytest.approx(expected[merge], abs=1e-5)
+    assert actual["itc"].item() == pytest.approx(expected[merge], abs=1e-5)
 
 
 def test_the_fused_layers_read_the_mean_of_the_clips_in_either_case(corpus: Path) -> None:
-    found = []
+    actual = []
     for merge in ("mean", "logsumexp"):
         model, held = made(merge)
         with torch.no_grad():
-            found.append(
+            actual.append(
                 compute_losses(model, batch_of(corpus, held), word_masking(corpus / "tokenizer.json", 40), None)
             )
-    assert found[0]["vqa"].item() == found[1]["vqa"].item()
-
-
-def test_of_one_clip_both_ways_of_merging_are_the_same(corpus: Path) -> None:
-    found = []
-    for merge in ("mean", "logsumexp"):
-        model, held = made(merge)
-        batch = batch_of(corpus, held)
-        assert batch.streams is not None
-        batch = replace(batch, streams={name: frames[:, :1] for name, frames in batch.streams.items()})
-        with torch.no_grad():
-            found.append(compute_losses(model, batch, word_masking(corpus / "tokenizer.json", 40), None))
-    assert found[0]["itc"].item() == found[1]["itc"].item()
-
-
-def test_an_interrupted_run_with_drawn_clips_ends_as_an_uninterrupted_one(corpus: Path, tmp_path: Path) -> None:
-    held = clip_recipe(corpus, clip_merge="logsumexp")
-    whole = train(held, corpus / "data", tmp_path / "whole")
-    train(held, corpus / "data", tmp_path / "pieces", stop_after=1)
-    train(held, corpus / "data", tmp_path / "pieces", stop_after=3)
-    pieces = train(held, corpus / "data", tmp_path / "pieces")
-    one, other = (checkpoint.load(folder).model.state_dict() for folder in (whole, pieces))
-    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    assert actual[0]["vqa"].item() == actual[1]["vqa"].item()
 
 
 def test_frozen_encoders_see_all_clips_once_or_drawn_ones_in_several_views(corpus: Path, tmp_path: Path) -> None:
@@ -152,8 +128,8 @@ def test_a_model_learns_by_the_clip_that_fits_and_is_tested_with_more_clips(
     def measured(*more: str) -> dict[str, float]:
         capsys.readouterr()  # what training said
         assert main(["evaluate", str(ended), *options, *more]) == 0
-        found: dict[str, float] = json.loads(capsys.readouterr().out)["pictogram_videos"]
-        return found
+        actual: dict[str, float] = json.loads(capsys.readouterr().out)["pictogram_videos"]
+        return actual
 
     whole, four, two = measured(), measured("--clips", "4"), measured("--clips", "2")
     assert whole == four
@@ -192,7 +168,7 @@ def test_similarities_of_a_gallery_are_those_that_training_merges() -> None:
 
 
 def test_splits_of_one_gallery_have_equally_many_clips() -> None:
-    one, two = Gallery(np.ones((2, 4), np.float32)), Gallery(np.ones((3, 2, 4), np.float32))
-    assert joined([two, two]).vectors.shape == (6, 2, 4)
+    single, two = Gallery(np.ones((2, 4), np.float32)), Gallery(np.ones((3, 2, 4), np.float32))
+    assert join_galleries([two, two]).vectors.shape == (6, 2, 4)
     with pytest.raises(InvalidInput, match=r"clips: \[1, 2\] in the splits of one gallery"):
-        joined([one, two])
+        join_galleries([single, two])

@@ -35,16 +35,16 @@ def known() -> dict[str, Losses]:
 def test_ten_steps_of_a_shipped_recipe_give_the_losses_known(name: str, drawn: Path, tmp_path: Path) -> None:
     before = torch.get_num_threads()
     try:
-        found = ten_steps(name, drawn, tmp_path)
+        actual = ten_steps(name, drawn, tmp_path)
     finally:
         torch.set_num_threads(before)
-    assert len(found) == STEPS
-    for step, (loss, expected) in enumerate(zip(found, known()[name], strict=True)):
+    assert len(actual) == STEPS
+    for step, (loss, expected) in enumerate(zip(actual, known()[name], strict=True)):
         assert loss == pytest.approx(expected, rel=TOLERANCE, abs=TOLERANCE), f"step {step}"
 
 
 @pytest.mark.parametrize("name", shipped())
 def test_the_known_losses_cover_every_objective_of_every_corpus(name: str) -> None:
-    wanted = {f"{o} {s.corpus}" for stage in shipped()[name].stages for s in stage.datasets for o in s.objectives}
-    assert {key for step in known()[name] for key in step} == wanted
+    required = {f"{o} {s.corpus}" for stage in shipped()[name].stages for s in stage.datasets for o in s.objectives}
+    assert {key for step in known()[name] for key in step} == required
     assert SEEDS.keys() == known().keys() == shipped().keys()

@@ -1,4 +1,4 @@
-"""`vitascope inspect` on checkpoints of both systems."""
+"""Inter-modality flow and the pictures of `vitascope inspect`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,94 @@ import torch
 from PIL import Image
 
 from tests.training.small_run import COLOURS, recipe, write_clips, write_corpus, write_tokenizer
+from tests.training.test_hd_vila import small_config
 from tests.training.test_soho import soho_recipe
+from training.evaluation.flow import Flow, FlowOptions, flow_by_layer, inter_modality_flow
+from training.models.hd_vila import HdVila
 from training.trainer import train
 from vitascope.cli.main import main
+
+# Two text tokens and two visual ones; the first text token is [CLS].
+ROWS = [[0.5, 0.1, 0.2, 0.2], [0.1, 0.3, 0.5, 0.1], [0.3, 0.1, 0.3, 0.3], [0.0, 0.2, 0.4, 0.4]]
+WORDS = torch.tensor([[True, True]])
+
+
+def weights(*heads: list[list[float]]) -> torch.Tensor:
+    return torch.tensor(heads)[None]
+
+
+def test_shares_of_a_known_attention() -> None:
+    actual = inter_modality_flow(weights(ROWS), WORDS)
+    # Text: 0.4 + 0.6 of 2; video: 0.4 + 0.2 of 2; both: 1.6 of 4.
+    assert actual == pytest.approx(Flow(0.5, 0.3, 0.4))
+
+
+def test_residual_halves_what_crosses() -> None:
+    assert inter_modality_flow(weights(ROWS), WORDS, FlowOptions(residual=True)) == pytest.approx(Flow(0.25, 0.15, 0.2))
+
+
+def test_special_tokens_and_padding_do_not_count() -> None:
+    actual = inter_modality_flow(weights(ROWS), torch.tensor([[False, True]]))
+    # Text: 0.6 of 0.9; video: 0.1 + 0.2 of 0.7 + 1.0; both: 0.9 of 2.6.
+    assert actual == pytest.approx(Flow(0.6 / 0.9, 0.3 / 1.7, 0.9 / 2.6))
+
+
+def test_heads_are_averaged_or_the_largest_counts() -> None:
+    within = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
+    across = [[0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0], [1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]]
+    assert inter_modality_flow(weights(within, across), WORDS).crossing == pytest.approx(0.5)
+    assert inter_modality_flow(weights(within, within), WORDS).crossing == 0.0
+    assert inter_modality_flow(weights(across, across), WORDS, FlowOptions(heads="max")).crossing == 1.0
+    half = [[0.5, 0.0, 0.5, 0.0]] * 2 + [[0.5, 0.0, 0.5, 0.0]] * 2
+    assert inter_modality_flow(
+        weights(within, half), WORDS, FlowOptions(heads="max")
+    ).text_reads_video == pytest.approx(1.0 / 3.5)
+
+
+def test_visual_tokens_that_read_one_another_only_read_no_text() -> None:
+    actual = inter_modality_flow(weights(ROWS[:2]), WORDS)
+    assert actual == pytest.approx(Flow(0.5, 0.0, 0.25))
+
+
+def test_shapes_that_do_not_fit_are_named() -> None:
+    with pytest.raises(ValueError, match=r"weights: \(1, 1, 3, 4\) for 2 text tokens"):
+        inter_modality_flow(weights(ROWS[:3]), WORDS)
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_the_weights_are_those_that_the_layers_use(reads: bool) -> None:
+    """Each layer's attention output, made again from the weights, is the one that the model's layers make."""
+    torch.manual_seed(0)
+    model = HdVila(small_config(fused_layers=1, visual_reads_text=reads)).eval()
+    ids, mask = torch.randint(1, 100, (2, 5)), torch.tensor([[1] * 5, [1, 1, 1, 0, 0]])
+    visual = torch.randn(2, 4, 32)
+    with torch.no_grad():
+        states, seen = model.text.encode(ids, mask), model.prepare_visual(visual)
+        (actual,) = model.text.fused_attention(states, mask, seen)
+        layer = model.text.bert.encoder.layer[-1]
+        both = torch.cat([states, seen.tokens], dim=1)
+        values = layer.attention.self.value(both).unflatten(2, (12, 4)).transpose(1, 2)
+        context = (actual[:, :, :5] @ values).transpose(1, 2).flatten(2)
+        attended = layer.attention.output(context, states)
+        made = layer.output(layer.intermediate(attended), attended)
+        expected = model.fuse(states, mask, seen)
+    assert actual.shape == (2, 12, 9 if reads else 5, 9)
+    assert torch.allclose(actual.sum(dim=-1), torch.ones(()), atol=1e-5)
+    assert (actual[1, :, :, 3:5] < 1e-6).all()  # padding is not read
+    assert torch.allclose(made, expected, atol=1e-5)
+
+
+def test_flow_of_each_fused_layer() -> None:
+    torch.manual_seed(0)
+    model = HdVila(small_config(fused_layers=2, visual_reads_text=True)).eval()
+    ids, mask = torch.randint(5, 100, (3, 6)), torch.ones(3, 6, dtype=torch.long)
+    ids[:, 0] = 2
+    actual = flow_by_layer(model, ids, mask, torch.randn(3, 4, 32), special=[2])
+    without = flow_by_layer(model, ids, mask, torch.randn(3, 4, 32), special=[2], options=FlowOptions(special=False))
+    assert len(actual) == len(without) == 2
+    # An untrained model attends to all alike: four of its ten tokens are visual, or four of nine.
+    assert all(flow.text_reads_video == pytest.approx(0.4, abs=0.02) for flow in actual)
+    assert all(flow.text_reads_video == pytest.approx(4 / 9, abs=0.02) for flow in without)
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +122,9 @@ def test_flow_by_layer_and_direction_as_numbers_and_as_a_picture(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*inspect(runs, "flow", "soho"), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["architecture"], found["pairs"], len(found["layers"])) == ("soho-tiny", 16, 2)
-    for layer in found["layers"]:
+    actual = json.loads(capsys.readouterr().out)
+    assert (actual["architecture"], actual["pairs"], len(actual["layers"])) == ("soho-tiny", 16, 2)
+    for layer in actual["layers"]:
         assert 0.0 < layer["text_reads_video"] < 1.0
         assert 0.0 < layer["video_reads_text"] < 1.0
     with Image.open(runs / "soho" / "flow-squares.png") as picture:
@@ -47,7 +132,7 @@ def test_flow_by_layer_and_direction_as_numbers_and_as_a_picture(
     assert main([*inspect(runs, "flow", "soho", "--without-special", "--residual", "--heads", "max"), "--json"]) == 0
     other = json.loads(capsys.readouterr().out)
     assert other["options"] == {"heads": "max", "residual": True, "special": False}
-    assert other["layers"] != found["layers"]
+    assert other["layers"] != actual["layers"]
 
 
 def test_where_visual_tokens_do_not_read_text_it_says_so(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,11 +146,11 @@ def test_where_visual_tokens_do_not_read_text_it_says_so(runs: Path, capsys: pyt
 def test_dictionary_as_a_picture_of_patches(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--entries", "3", "--patches", "4", "--picture", str(runs / "entries.png"))
     assert main([*inspect(runs, "dictionary", "soho", *options), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert 1 <= found["entries used"] <= 8
-    assert sum(entry["tokens"] for entry in found["shown"]) <= 16 * 4
+    actual = json.loads(capsys.readouterr().out)
+    assert 1 <= actual["entries used"] <= 8
+    assert sum(entry["tokens"] for entry in actual["shown"]) <= 16 * 4
     with Image.open(runs / "entries.png") as picture:
-        assert picture.size == (4 * 68, len(found["shown"]) * 68)
+        assert picture.size == (4 * 68, len(actual["shown"]) * 68)
         corner = picture.convert("RGB").getpixel((10, 10))
     assert min(sum(abs(a - b) for a, b in zip(corner, c, strict=True)) for c in COLOURS.values()) < 90  # a square's
 
@@ -77,8 +162,8 @@ def test_videos_of_several_clips_are_inspected_whole(
     options = ["--data", str(tmp_path / "data"), "--corpus", "changing", "--picture", str(tmp_path / "a.png"), "--json"]
     model = str(runs / "soho" / "checkpoint")
     assert main(["inspect", "dictionary", model, *options, "--entries", "99"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert sum(entry["tokens"] for entry in found["shown"]) == 8 * 4 * 4  # videos, clips, tokens
+    actual = json.loads(capsys.readouterr().out)
+    assert sum(entry["tokens"] for entry in actual["shown"]) == 8 * 4 * 4  # videos, clips, tokens
     assert main(["inspect", "flow", model, *options]) == 0
     assert json.loads(capsys.readouterr().out)["pairs"] == 8
 

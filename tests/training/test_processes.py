@@ -19,7 +19,7 @@ from tests.training.whole_batch import RULES, STEPS, WHOLE_BATCH, recipes, write
 from training import checkpoint, trainer
 from training.curves import read_log
 from training.data.batches import Batches
-from training.models.soho.dictionary import VisualDictionary
+from training.models.soho import VisualDictionary
 from training.objectives.losses import itc
 from vitascope.tokenizer import Tokenizer
 
@@ -31,20 +31,21 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 import torch
+from accelerate import PartialState
 from training import trainer
 from training.recipe import Recipe
 
 folder = Path(sys.argv[1])
 torch.set_num_threads(1)
 kept = {}
-average = trainer._average_gradients
-def noticing(model):
-    average(model)
-    kept["model"] = model
-trainer._average_gradients = noticing
+initialize = trainer.load_or_initialize
+def keeping(*arguments):
+    kept["state"] = initialize(*arguments)
+    return kept["state"]
+trainer.load_or_initialize = keeping
 trainer.train(Recipe.model_validate_json((folder / "recipe.json").read_text()), folder / "data", folder / "run")
 rank = torch.distributed.get_rank()
-torch.save(kept["model"].state_dict(), folder / f"weights-{rank}.pt")
+torch.save(kept["state"].model.state_dict(), folder / f"weights-{rank}.pt")
 """
 
 
@@ -54,10 +55,11 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 import torch
-from training.models.soho.dictionary import VisualDictionary
+from accelerate import PartialState
+from training.models.soho import VisualDictionary
 
 folder, rank, revive_below = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+PartialState(cpu=True)
 torch.manual_seed(0)
 made = VisualDictionary(6, 3, decay=0.5, revive_below=revive_below).train()
 torch.manual_seed(10 + rank)  # what is drawn differs by rank, what comes of it must not
@@ -90,11 +92,12 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 import torch
+from accelerate import PartialState
 from tests.training.test_processes import norms
 from training.models.batch_norm import sync_batch_norm
 
 folder, rank = Path(sys.argv[1]), int(sys.argv[2])
-torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+PartialState(cpu=True)
 made = norms()
 sync_batch_norm(made)
 x = torch.load(folder / "x.pt")[rank::2].requires_grad_()
@@ -123,10 +126,11 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 import torch
+from accelerate import PartialState
 from training.objectives.losses import itc
 
 folder, rank = Path(sys.argv[1]), int(sys.argv[2])
-torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+PartialState(cpu=True)
 video, text, groups = torch.load(folder / "vectors.pt")
 own = video[3 * rank : 3 * rank + 3].clone().requires_grad_()
 loss = itc(own, text[3 * rank : 3 * rank + 3], 0.2, groups[3 * rank : 3 * rank + 3])
@@ -260,9 +264,9 @@ def halves(tmp_path_factory: pytest.TempPathFactory, run_two: RunTwo) -> Path:
 
 @pytest.mark.parametrize("system", ["hd-vila", "soho", "visual-parsing"])
 def test_two_processes_learn_as_one_process_with_the_same_whole_batch(system: str, halves: Path) -> None:
-    one, two = (read_log(halves / run / system / "log.jsonl") for run in ("one", "two"))
-    assert len(one) == len(two) == (2 * STEPS if system == "hd-vila" else STEPS)
-    for step, (alone, together) in enumerate(zip(one, two, strict=True)):
+    one_process, two_processes = (read_log(halves / run / system / "log.jsonl") for run in ("one", "two"))
+    assert len(one_process) == len(two_processes) == (2 * STEPS if system == "hd-vila" else STEPS)
+    for step, (alone, together) in enumerate(zip(one_process, two_processes, strict=True)):
         losses = {key: value for key, value in alone.items() if key.startswith("loss/")}
         assert len(losses) >= 3
         # Sums in another order differ by rounding, which the optimiser carries on.

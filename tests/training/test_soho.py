@@ -1,4 +1,4 @@
-"""SOHO's dictionary against numbers worked out by hand, its masking, its gate and its training."""
+"""SOHO: dictionary by hand, masking, gate and training."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ import torch
 
 from tests.training.small_run import IMAGE_MODEL, image_recipe, recipe, write_corpus, write_tokenizer
 from training import checkpoint
-from training.models.soho import Soho, SohoConfig, base, tiny
-from training.models.soho.dictionary import VisualDictionary
-from training.models.soho.model import sine_positions
+from training.models.soho import Soho, SohoConfig, VisualDictionary, sine_positions, tiny
 from training.recipe import Recipe
 from training.trainer import train
 
@@ -43,11 +41,11 @@ def dictionary(entries: list[list[float]], **options: float) -> VisualDictionary
 
 
 def test_each_feature_becomes_its_nearest_entry() -> None:
-    found = dictionary([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]]).eval()(
+    actual = dictionary([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]]).eval()(
         torch.tensor([[1.0, 1.0], [9.0, 2.0], [1.0, 7.0]])
     )
-    assert found.indices.tolist() == [0, 1, 2]
-    assert found.values.tolist() == [[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]]
+    assert actual.indices.tolist() == [0, 1, 2]
+    assert actual.values.tolist() == [[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]]
 
 
 def test_autocast_does_not_change_which_entry_is_nearest() -> None:
@@ -169,13 +167,6 @@ def test_sine_positions_differ_by_row_and_column() -> None:
     assert torch.equal(places[1, 0, :8], places[1, 3, :8])  # same row
     assert len(places.flatten(0, 1).unique(dim=0)) == 12
     assert places[2, 3, 0].item() == pytest.approx(math.sin(2.0 * math.pi), abs=1e-6)  # the last row ends at 2 pi
-
-
-def test_base_is_the_published_size() -> None:
-    cfg = base()
-    assert (cfg.entries, cfg.visual_width, cfg.fused_layers, cfg.text_layers) == (2048, 768, 12, 0)
-    assert cfg.visual_tokens == 160
-    assert cfg.architecture == "soho-base"
 
 
 def test_config_refuses_a_grid_that_does_not_fit() -> None:

@@ -22,7 +22,7 @@ from tests.training.test_visual_parsing import SMALL as VISUAL_PARSING
 from training.data.example import Example, Negative, Question
 from training.data.packed import Media, Origin, write_packed
 from training.data.scenes.sampling import sample_world
-from training.objectives import masking
+from training.objectives import losses
 from training.recipe import Recipe
 
 TEXTS = {"red": "a red square", "green": "what is it ? it is a green square"}
@@ -52,7 +52,7 @@ def _items(folder: Path, split: str, count: int) -> Iterator[tuple[Example, Medi
             key=path.stem,
             captions=(TEXTS[colour],),
             questions=(Question("what color is it ?", (answer,), "colour"),),
-            # One picture has no wrong caption: no picture of its batch may then be told one, in either process.
+            # One picture has no negative caption, so its whole batch uses none, in either process.
             negatives=() if i == 5 else (Negative("a blue square", 0, 1, "colour"),),
             still=True,
             attributes={"colour": colour, "scene": asdict(sample_world(0, "train", i))},
@@ -103,12 +103,12 @@ def _mask_all(
     ids: Tensor, mask: Tensor, *, mask_id: int, vocabulary: int, special: Tensor, ratio: float
 ) -> tuple[Tensor, Tensor]:
     chosen = mask.bool() & ~torch.isin(ids, special)
-    return torch.where(chosen, mask_id, ids), torch.where(chosen, ids, masking.IGNORE_INDEX)
+    return torch.where(chosen, mask_id, ids), torch.where(chosen, ids, losses.IGNORE_INDEX)
 
 
 def _first(_high: int, size: tuple[int, ...], **_rest: object) -> Tensor:
     return torch.zeros(size, dtype=torch.int64)
 
 
-RULES = ((masking, "mask_words", _mask_all), (torch, "randint", _first))
+RULES = ((losses, "mask_words", _mask_all), (torch, "randint", _first))
 """(module, name, what takes the place of the random choice): all words are masked, and of visual tokens the first."""

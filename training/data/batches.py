@@ -1,7 +1,7 @@
 """Training batches as a pure function of recipe and step, so that a resumed run repeats them exactly.
 
-Shape letters: B videos, C clips, F frames, H W pixels, L text tokens, P captions per video, Q questions per video,
-K objects, A attributes.
+Shape letters: B videos, C clips, K clips used (or objects), F frames, H W pixels, L text tokens, P captions per video,
+Q questions per video, A attributes.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from training.data.clip_choice import clips_taken, drawn_clips
 from training.data.example import Example, Question, canonical_answer
 from training.data.packed import Packed, open_packed
 from training.data.scenes.objects import object_targets
-from training.objectives.masking import IGNORE_INDEX
+from training.objectives.losses import IGNORE_INDEX
 from training.recipe import DatasetConfig, Stage
 from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
@@ -146,7 +146,7 @@ class Batches:
             view = rng.integers(len(next(iter(encoded.values()))), size=len(rows))
             visual = {name: torch.from_numpy(x[view, rows].astype(np.float32)) for name, x in encoded.items()}
         else:
-            clips = drawn_clips(rng, len(rows), packed.clips, self.clips[index])
+            clips = sample_clips(rng, len(rows), packed.clips, self.clips[index])
             streams, times = self._streams(packed, rows, clips, dataset, rng)
         examples = [packed.examples[row] for row in rows]
         captions = negatives = questions = answers = None
@@ -202,7 +202,7 @@ def _group_ids(packed: Packed, dataset: DatasetConfig) -> np.ndarray:
 
 def _clips_per_video(packed: Packed, dataset: DatasetConfig) -> int:
     """Return the clips per video and step. Raises InvalidInput where the corpus or an objective excludes them."""
-    clips = clips_taken(packed, dataset.clips_per_video)
+    clips = clip_count(packed, dataset.clips_per_video)
     if "mvm" in dataset.objectives and clips > 1:
         raise InvalidInput(
             f"objectives: 'mvm' of {dataset.corpus!r} with {clips} clips, whose visual tokens cannot be averaged "
@@ -315,3 +315,39 @@ def _crop(frames: Tensor, keep: np.ndarray, offset: np.ndarray, scale: float, ce
         shrinks = size[0] < window.shape[2] or size[1] < window.shape[3]
         window = F.interpolate(window, size, mode="bilinear", align_corners=False, antialias=shrinks)
     return window.permute(0, 2, 3, 1).reshape(b, c, f, *size, 3)
+
+
+def clip_count(packed: Packed, requested: int | None) -> int:
+    """Return the number of clips used per video: `requested`, or all packed ones for None; pictures have one.
+
+    Raises InvalidInput where fewer are packed.
+    """
+    if requested is None or packed.is_still:
+        return packed.clips
+    if not 1 <= requested <= packed.clips:
+        raise InvalidInput(
+            f"clips: {requested} of {packed.folder}, where {packed.clips} of each video are packed; from 1 to "
+            f"{packed.clips} were expected (`vitascope prepare --clips` packs more)"
+        )
+    return requested
+
+
+def sample_clips(rng: np.random.Generator, videos: int, packed: int, count: int) -> NDArray[np.int64]:
+    """Sample clips for training, (videos, K) in time order: one of each of K equal segments of the packed clips.
+
+    `rng` does not advance, so that other random choices do not depend on the number of clips.
+    """
+    edges = _edges(packed, count)
+    if count == packed:
+        return np.broadcast_to(edges[:-1], (videos, count))
+    return rng.spawn(1)[0].integers(edges[:-1], edges[1:], size=(videos, count))
+
+
+def spread_clips(packed: int, count: int) -> NDArray[np.int64]:
+    """Return the clips for testing, (K,) in time order: the middle of each of K equal segments of the packed clips."""
+    edges = _edges(packed, count)
+    return (edges[:-1] + edges[1:] - 1) // 2
+
+
+def _edges(packed: int, count: int) -> NDArray[np.int64]:
+    return np.arange(count + 1, dtype=np.int64) * packed // count

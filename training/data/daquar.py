@@ -6,7 +6,7 @@ input, NIPS 2014. For research.
 Two layouts are read:
 - WebDataset shards: train-00000.tar, test-00000.tar with KEY.jpg and KEY.json {"questions": [..]}
 - as its authors distribute it: qa.894.raw.{train,test}.txt (a question that ends in the name of an image,
-  then a line of answers parted by commas) and image123.png or .jpg in a folder beside them.
+  then a line of answers separated by commas) and a folder with image123.png or .jpg.
 The official test split is kept. There is no official validation split: a training image is held out for
 validation when the first byte of the SHA-1 of its key is below 26 (26/256, about a tenth of the images).
 """
@@ -17,13 +17,17 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from training.data.errors import CorpusError
+from training.data.corpus import (
+    CorpusError,
+    check_split,
+    first_byte,
+    first_file,
+    media_path,
+    numbered_lines,
+    present_folders,
+)
 from training.data.example import Example, ExampleError, Question, example_of
-from training.data.hash_split import check_split
-from training.data.key_hash import first_byte
-from training.data.media_files import first_file, media_path, present_folders
 from training.data.packed import Media, Origin
-from training.data.text_file import numbered_lines
 from training.data.webdataset import read_shard, shard_paths
 
 VALIDATION_BYTES = 26
@@ -46,7 +50,7 @@ _KINDS = (
 
 
 def daquar(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
-    """Every image of a split with all its questions, in whichever layout they are. Raises CorpusError."""
+    """Yield every image of a split with all its questions, from either layout. Raises CorpusError."""
     check_split(split)
     official = "test" if split == "test" else "train"
     for example, media in _examples(folder, official):
@@ -55,12 +59,12 @@ def daquar(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
 
 
 def is_validation(key: str) -> bool:
-    """True for the images of the official training split that are held out for validation."""
+    """Return whether an image of the official training split is held out for validation."""
     return first_byte(key) < VALIDATION_BYTES
 
 
 def question_kind(question: str) -> str:
-    """count, colour, yesno, where or object: told from the wording, for reports by type only."""
+    """Return count, colour, yesno, where or object by the wording; used only for reports by type."""
     for kind, pattern in _KINDS:
         if pattern.search(question):
             return kind
@@ -95,7 +99,7 @@ def _official(folder: Path, path: Path) -> Iterator[tuple[Example, Media]]:
         answers = tuple(part for part in (_words(a) for a in answer_line.split(",")) if part)
         if not answers or _IMAGE_NAME.search(answer_line):
             raise CorpusError(
-                f"{path}:{answer_number}: answers: {answer_line[:60]!r}; those to line {number} were expected"
+                f"{path}:{answer_number}: answers: {answer_line[:60]!r}; answers to line {number} were expected"
             )
         questions_by_image.setdefault(match[1], []).append((_words(line[: match.start()]) + "?", answers))
     folders = present_folders(folder, IMAGE_FOLDERS, "pictures")
@@ -103,7 +107,7 @@ def _official(folder: Path, path: Path) -> Iterator[tuple[Example, Media]]:
         image = media_path(folders, key, IMAGE_SUFFIXES)
         if not image.is_file():
             raise CorpusError(
-                f"{path}: {key} is asked about, but {folder} has no {key}.jpg or .png in any of {IMAGE_FOLDERS}"
+                f"{path}: {key} has questions, but {folder} has no {key}.jpg or .png in any of {IMAGE_FOLDERS}"
             )
         yield _example(key, questions), image
 

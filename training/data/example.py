@@ -1,4 +1,4 @@
-"""One example: a video (or a picture, which is a video that stands still) and all that is said of it."""
+"""Examples: a video or picture with its captions, questions, negatives and transcript."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 CHOICE_ONLY = "choice_only"
-"""Attribute: the index of a caption that is there for a choice among sentences alone, and no query of retrieval."""
+"""Attribute: index of a caption that serves multiple choice only and is no query of retrieval."""
 
 
 class ExampleError(ValueError):
-    """A stored example that is not as the format states; names the field, its value and what was expected."""
+    """An invalid stored example; names the field, its value and what was expected."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question, the whole set of right answers (all of them are needed for an exact match) and its type."""
+    """A question, the set of right answers (an exact match needs all of them) and its type."""
 
     question: str
     answers: tuple[str, ...]
@@ -28,9 +28,9 @@ class Question:
 
 @dataclass(frozen=True)
 class Negative:
-    """A wrong caption made from the right one `captions[of]`.
+    """A negative caption made from the positive one `captions[of]`.
 
-    `grade`: how wrong it is, 1 being minimally wrong; `kind`: what is wrong about it.
+    `grade`: Degree of the error, 1 being minimal. `kind`: Type of the error.
     """
 
     caption: str
@@ -41,7 +41,7 @@ class Negative:
 
 @dataclass(frozen=True)
 class Utterance:
-    """What a weak transcript says between two times (s); it may be partial, shifted or off the topic."""
+    """A segment of a weak transcript, in seconds; it may be partial, shifted or off topic."""
 
     start: float
     end: float
@@ -50,7 +50,7 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Example:
-    """What is known about one video. `captions[0]` is the query it should be found by."""
+    """A video and its annotation. `captions[0]` is the query of retrieval."""
 
     key: str
     captions: tuple[str, ...] = ()
@@ -61,7 +61,7 @@ class Example:
     attributes: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """One line of JSON, keys in the order of the fields."""
+        """Return a line of JSON, keys in the order of the fields."""
         return json.dumps(asdict(self), ensure_ascii=False)
 
     @property
@@ -71,7 +71,7 @@ class Example:
 
     @classmethod
     def from_json(cls, line: str) -> Example:
-        """The example of one line that `to_json` wrote. Raises ExampleError naming the field."""
+        """Parse a line written by `to_json`. Raises ExampleError naming the field."""
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
@@ -80,7 +80,7 @@ class Example:
 
 
 def example_of(record: object) -> Example:
-    """An Example from decoded JSON. An unknown key is an error: it would get lost. Raises ExampleError."""
+    """Build an example from decoded JSON. Raises ExampleError, also for unknown keys, which would be lost."""
     if not isinstance(record, Mapping):
         raise ExampleError(f"{_short(record)}; a JSON object was expected")
     known = set(Example.__dataclass_fields__)
@@ -99,7 +99,7 @@ def example_of(record: object) -> Example:
 
 
 def required_text(record: Mapping[str, Any], name: str, where: str = "") -> str:
-    """The non-empty string at `name`. Raises ExampleError."""
+    """Return the non-empty string at `name`. Raises ExampleError."""
     value = record.get(name)
     if not isinstance(value, str) or not value.strip():
         raise ExampleError(f"{where}{name}: {_short(value)}; a non-empty string was expected")
@@ -107,7 +107,7 @@ def required_text(record: Mapping[str, Any], name: str, where: str = "") -> str:
 
 
 def text_list(record: Mapping[str, Any], name: str, where: str = "") -> tuple[str, ...]:
-    """The list of non-empty strings at `name` (absent: empty). Raises ExampleError."""
+    """Return the list of non-empty strings at `name` (absent: empty). Raises ExampleError."""
     values = _list(record, name, where)
     for i, value in enumerate(values):
         if not isinstance(value, str) or not value.strip():

@@ -1,4 +1,4 @@
-"""HD-VILA-100M: clips of web videos with what was said in them, as far as the videos are at hand.
+"""HD-VILA-100M: transcribed clips of web videos, as far as the videos are present.
 
 Xue et al.: Advancing high-resolution video-language representation with large-scale video transcriptions,
 CVPR 2022. The authors distribute metadata, not videos.
@@ -10,13 +10,12 @@ FOLDER/ (also in metafiles/, metadata/, text/)
     ID.mp4, .mkv or .webm in download_videos/, videos/ or FOLDER: whole videos; or else clips that were cut
         before, named as clip_id, in video_clips/ID/, video_clips/, clips/ID/, clips/, videos/ or FOLDER
 
-The whole video is taken where it is there and its span is cut at the very frames that it states: the authors'
-cutter copies the stream, so that a clip of theirs begins at the key frame before. One example per clip, with
-its text as caption. A clip without text teaches nothing and is left out; how many is logged as a warning.
-A clip whose video is missing is given with the path where the video belongs: packing names it under "skipped",
-and fails when too many are missing; the missing videos are logged as well.
+A whole video is preferred, and cut at exactly the stated frames: the authors' tool copies the stream, so that its clips
+begin at the key frame before. One example per clip, with its text as caption. Clips without text are left out, and
+counted in a warning. A clip whose video is missing has the path where the video would be: packing lists it under
+"skipped", and fails when too many are missing; missing videos are logged as well.
 
-The texts are held in memory: give the metadata and texts of the videos at hand, not of all 3.3 million.
+Texts are held in memory: provide the metadata and texts of the videos present, not of all 3.3 million.
 """
 
 from __future__ import annotations
@@ -25,12 +24,22 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from training.data.errors import CorpusError
+from training.data.corpus import (
+    CorpusError,
+    Record,
+    check_split,
+    media_path,
+    present_folders,
+    read_json_lines,
+    records_of,
+    split_of,
+    split_rule,
+    text_of,
+    text_or_blank,
+    unexpected,
+    warn_of,
+)
 from training.data.example import Example
-from training.data.hash_split import check_split, split_of, split_rule
-from training.data.json_file import Record, read_json_lines, records_of, text_of, text_or_blank, unexpected
-from training.data.left_out import warn_of
-from training.data.media_files import media_path, present_folders
 from training.data.packed import Media, MediaSpan, Origin
 
 ORIGIN = Origin(
@@ -46,7 +55,7 @@ _TIME = re.compile(r"(\d+):([0-5]\d):([0-5]\d(?:\.\d+)?)")
 
 
 def hdvila100m(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
-    """Every clip of a split that has text, in the order of the metadata. Raises CorpusError."""
+    """Yield every clip of a split that has text, in the order of the metadata. Raises CorpusError."""
     check_split(split)
     metadata, texts = _annotation(folder)
     without_text: list[str] = []
@@ -81,7 +90,7 @@ def hdvila100m(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
 
 
 def _annotation(folder: Path) -> tuple[list[Path], Mapping[str, str]]:
-    """The files of metadata, and {key: text} of the files of texts. What a file holds its first line tells."""
+    """Return the metadata files and {key: text} of the text files. The first line of a file decides its type."""
     metadata: list[Path] = []
     texts: dict[str, str] = {}
     paths = sorted(path for name in ANNOTATION_FOLDERS for path in (folder / name).glob("*.jsonl"))
@@ -118,7 +127,7 @@ def _key(record: Record) -> str:
 
 
 def _span(clip: Record) -> tuple[float, float]:
-    """(start, end) in seconds of the whole video."""
+    """Return (start, end) in seconds of the whole video."""
     span = clip.fields.get("span")
     times = [_seconds(time) for time in span] if isinstance(span, list) else []
     if len(times) != 2 or None in times:

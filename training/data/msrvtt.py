@@ -7,21 +7,20 @@ FOLDER/
         {"videos": [{"video_id": "video0", "split": "train" | "validate" | "test", "category": 9, ...}, ...],
          "sentences": [{"video_id": "video0", "caption": "...", "sen_id": 0}, ...]}
     TrainValVideo/, TestVideo/, videos/all/, videos/ or MSRVTT_Videos/: video0.mp4 ...
-and where they are there (also in annotation/, msrvtt_data/, MSRVTT-QA/, MSRVTT-MC/):
+and optionally (also in annotation/, msrvtt_data/, MSRVTT-QA/, MSRVTT-MC/):
     MSRVTT_JSFUSION_test.csv   key,vid_key,video_id,sentence: the 1,000 pairs that split 1k-A tests with
     MSRVTT_train.9k.csv        video_id: what split 1k-A trains with; without it, all videos but those 1,000
-    {train,val,test}_qa.json   MSRVTT-QA, see training.data.video_questions
+    {train,val,test}_qa.json   MSRVTT-QA, see training.data.msvd
     msrvtt_mc_test.jsonl or mc_test.jsonl, MSRVTT-MC: one object per line, {"clip_name": "video7010",
         "options": [5 sentences], "answer": index of the right one}; or msrvtt_mc_test.json, a list of objects
         {"video": "video7010.mp4", "caption": [5 sentences], "answer": index}. The four wrong sentences, each
         of another video, become negatives of grade 3.
 
-The videos are the clips already: "start time" and "end time" are times in the video on YouTube that the clip
-was cut from, so every file is used whole.
+Every file is used whole: "start time" and "end time" refer to the YouTube video that the clip was cut from.
 
-`msrvtt` takes split 1k-A where its lists are there, `msrvtt_official` never: questions and MSRVTT-MC belong to
-the official split, of which 1k-A trains with a part of the test videos. Either way a video has only the
-questions of the split that is asked for: no test question gets into a training split.
+`msrvtt` uses split 1k-A where its lists exist, `msrvtt_official` never: questions and MSRVTT-MC belong to the official
+split, and 1k-A trains on some of its test videos. Either way a video has only the questions of the requested split, so
+that no test question is trained on.
 """
 
 from __future__ import annotations
@@ -31,13 +30,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from training.data.csv_file import csv_rows
-from training.data.errors import CorpusError
-from training.data.example import CHOICE_ONLY, Example, Negative, Question
-from training.data.hash_split import check_split
-from training.data.json_file import (
+from training.data.corpus import (
+    CorpusError,
     Record,
+    check_split,
+    csv_rows,
+    first_file,
+    media_path,
     number_of,
+    present_folders,
     read_json_lines,
     read_object,
     read_objects,
@@ -46,9 +47,9 @@ from training.data.json_file import (
     texts_of,
     unexpected,
 )
-from training.data.media_files import first_file, media_path, present_folders
+from training.data.example import CHOICE_ONLY, Example, Negative, Question
+from training.data.msvd import questions_by_video
 from training.data.packed import Media, Origin
-from training.data.video_questions import questions_by_video
 
 _SOURCE = "MSR-VTT (Xu, Mei, Yao, Rui, CVPR 2016)"
 _LICENCE = "research; the videos belong to their authors on YouTube"
@@ -84,7 +85,7 @@ class _Video:
 
 
 def msrvtt(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
-    """Every video of a split: 1k-A where its test pairs are in the folder, else official. Raises CorpusError."""
+    """Yield every video of a split: 1k-A where its test pairs are in the folder, else official. Raises CorpusError."""
     check_split(split)
     pairs = first_file(folder, ANNOTATION_FOLDERS, (TEST_PAIRS,))
     if pairs is None:
@@ -94,7 +95,7 @@ def msrvtt(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
 
 
 def msrvtt_official(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
-    """Every video of an official split. Raises CorpusError."""
+    """Yield every video of an official split. Raises CorpusError."""
     check_split(split)
     videos = _videos(folder)
     return _examples(folder, split, {name: video for name, video in videos.items() if video.split == split}, videos)
@@ -103,7 +104,7 @@ def msrvtt_official(folder: Path, split: str) -> Iterator[tuple[Example, Media]]
 def _examples(
     folder: Path, split: str, videos: Mapping[str, _Video], known: Collection[str]
 ) -> Iterator[tuple[Example, Media]]:
-    """`known`: the names of all videos of the annotation."""
+    """Yield the examples of `videos`. known: Names of all annotated videos."""
     if not videos:
         raise CorpusError(f"{folder}: split: {split!r}: its annotation names no such video")
     folders = present_folders(folder, VIDEO_FOLDERS, "videos")
@@ -124,7 +125,7 @@ def _examples(
 
 
 def _videos(folder: Path) -> dict[str, _Video]:
-    """{video id: video} of the annotation, with its sentences in file order."""
+    """Return the annotated videos by id, with their sentences in file order."""
     whole = first_file(folder, ANNOTATION_FOLDERS, (WHOLE_ANNOTATION,))
     parts = [first_file(folder, ANNOTATION_FOLDERS, (name,)) for name in ANNOTATION_PARTS]
     paths = [whole] if whole else [path for path in parts if path]

@@ -1,34 +1,44 @@
 """MSVD, the Microsoft Research Video Description Corpus: 1,970 clips of web videos, about 40 sentences each.
 
-Chen, Dolan: Collecting highly parallel data for paraphrase evaluation, ACL 2011.
+Chen, Dolan: Collecting highly parallel data for paraphrase evaluation, ACL 2011. MSVD-QA and MSRVTT-QA: questions made
+from captions, with answers of one word. Xu et al.: Video question answering via gradually refined attention over
+appearance and motion, ACM MM 2017.
 
 FOLDER/ (all but the videos also in msvd_data/, MSVD-QA/)
-    AllVideoDescriptions.txt   KEY sentence, lines that begin with # are remarks; a KEY is VIDEO_START_END
-    or a CSV (CSV_NAMES)       VideoID,Start,End,...,Source,...,Language,Description: English alone, of Source
-                               clean or unverified; rows without a description are passed over
-    YouTubeClips/ or videos/   KEY.avi or KEY.mp4, clips already: used whole
+    AllVideoDescriptions.txt   KEY sentence; lines that begin with # are comments; a KEY is VIDEO_START_END
+    or a CSV (CSV_NAMES)       VideoID,Start,End,...,Source,...,Language,Description: only English, of Source clean or
+                               unverified; rows without a description are skipped
+    YouTubeClips/ or videos/   KEY.avi or KEY.mp4, already clips: used whole
     train_list.txt, val_list.txt, test_list.txt   KEYs, 1,200, 100 and 670
     youtube_mapping.txt        KEY vidNUMBER
-    {train,val,test}_qa.json   MSVD-QA, see training.data.video_questions; a number is that of the mapping
-Without lists the numbers of the mapping give the same split: vid1 to vid1200 train, to vid1300 validate, the
-others test.
+    {train,val,test}_qa.json   [{"id", "video_id": number in the mapping, "question", "answer", ...}, ...]
+Without lists the numbers of the mapping give the same split: vid1 to vid1200 train, to vid1300 validation, the others
+test.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from training.data.csv_file import csv_rows
-from training.data.errors import CorpusError
+from training.data.corpus import (
+    SPLITS,
+    CorpusError,
+    check_split,
+    csv_rows,
+    first_file,
+    media_path,
+    number_of,
+    numbered_lines,
+    present_folders,
+    read_objects,
+    text_of,
+    unexpected,
+)
 from training.data.example import Example, Question
-from training.data.hash_split import SPLITS, check_split
-from training.data.media_files import first_file, media_path, present_folders
 from training.data.packed import Media, Origin
-from training.data.text_file import numbered_lines
-from training.data.video_questions import questions_by_video
 
 ORIGIN = Origin(
     source="MSVD, Microsoft Research Video Description Corpus (Chen, Dolan, ACL 2011)",
@@ -48,7 +58,7 @@ _logger = logging.getLogger(__name__)
 
 
 def msvd(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
-    """Every clip of a split with its sentences and questions. Raises CorpusError naming file and line."""
+    """Yield every clip of a split with its sentences and questions. Raises CorpusError naming file and line."""
     check_split(split)
     captions = _captions(folder)
     path = first_file(folder, ANNOTATION_FOLDERS, (MAPPING,))
@@ -100,7 +110,7 @@ def _captions(folder: Path) -> dict[str, list[str]]:
 
 
 def _listed(folder: Path, split: str, mapping: Sequence[tuple[str, str, int]] | None) -> Iterator[tuple[str, str]]:
-    """(FILE:LINE, key) of every clip of a split."""
+    """Yield (FILE:LINE, key) of every clip of a split."""
     lists = {name: first_file(folder, ANNOTATION_FOLDERS, (f"{name}_list.txt",)) for name in SPLITS}
     if listing := lists[split]:
         for number, line in numbered_lines(listing):
@@ -114,7 +124,7 @@ def _listed(folder: Path, split: str, mapping: Sequence[tuple[str, str, int]] | 
 
 
 def _mapping(path: Path) -> Iterator[tuple[str, str, int]]:
-    """(FILE:LINE, key, number) of every line `KEY vidNUMBER`; each key and each number is there once."""
+    """Yield (FILE:LINE, key, number) of every line `KEY vidNUMBER`; keys and numbers are unique."""
     seen_keys: set[str] = set()
     for number, line in numbered_lines(path):
         fields = line.split()
@@ -129,4 +139,30 @@ def _mapping(path: Path) -> Iterator[tuple[str, str, int]]:
 
 def _questions(folder: Path, split: str, keys: Mapping[int, str]) -> dict[str, list[Question]]:
     path = first_file(folder, ANNOTATION_FOLDERS, (f"{split}_qa.json",))
-    return questions_by_video(path, keys.get, f"a number of {MAPPING}, which tells its video,") if path else {}
+    return questions_by_video(path, keys.get, f"a number of {MAPPING}, which names its video,") if path else {}
+
+
+KINDS = ("what", "who", "how", "when", "where")
+
+
+def questions_by_video(path: Path, videos: Callable[[int], str | None], expected: str) -> dict[str, list[Question]]:
+    """Return the questions by video, in file order. Raises CorpusError naming the entry and the field.
+
+    videos: Maps a number to the key of the video, or to None, which is an error with the text `expected`.
+    """
+    questions: dict[str, list[Question]] = {}
+    for record in read_objects(path):
+        question = text_of(record, "question", "a question")
+        answer = text_of(record, "answer", "an answer")
+        parsed = Question(question, (answer,), question_kind(question))
+        video = videos(number_of(record, "video_id"))
+        if video is None:
+            raise unexpected(record, "video_id", expected)
+        questions.setdefault(video, []).append(parsed)
+    return questions
+
+
+def question_kind(question: str) -> str:
+    """Return the type of a question, its first word, or "other"; the authors use five types."""
+    first = question.split()[0].lower()
+    return first if first in KINDS else "other"

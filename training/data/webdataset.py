@@ -1,30 +1,47 @@
-"""Tar archives, read member by member: WebDataset shards (KEY.jpg + KEY.json), packages of registries."""
+"""Tar archives and WebDataset shards: labelled pictures, and captioned pictures and videos from the web.
+
+Labelled pictures: SPLIT-00000.tar with KEY.jpg and KEY.json (`read_shard`).
+
+Captioned media, as img2dataset (`image_shards`) and video2dataset (`video_shards`) write them: 00000.tar, 00001.tar ...
+with, for every KEY, KEY.txt (the caption), KEY.json {"caption", "url", ...} and KEY.jpg (.jpeg, .png, .webp) or KEY.mp4
+(.webm, .mkv, .avi, .mov). The caption is that of KEY.txt, or of KEY.json where the former is absent or blank. Other
+members are skipped. The names contain no split, so it is decided by hash (`training.data.corpus.split_of`): of
+pictures by the key; of videos by the key of the video, so that all clips of a video are in one split. The key
+000000012_00003 is clip 3, cut from video 000000012 before it was stored.
+
+Archives are read with `tarfile`, member by member; the package `webdataset` holds skipped members in memory as well and
+names neither shard nor member in its errors.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from training.data.errors import CorpusError
+from training.data.corpus import (
+    CorpusError,
+    Record,
+    check_split,
+    object_of,
+    split_of,
+    split_rule,
+    text_or_blank,
+    warn_of,
+)
+from training.data.example import Example
+from training.data.packed import EncodedMedia, Media, Origin
 
 PICTURES = frozenset({"jpg", "jpeg", "png", "webp"})
 
 
 @dataclass(frozen=True)
-class EncodedMedia:
-    """An encoded picture or video held in memory; `name` ends in the format's extension."""
-
-    name: str
-    data: bytes
-
-
-@dataclass(frozen=True)
 class Sample:
-    """One key of a shard. `shard` and `key` name it in errors."""
+    """A key of a shard. `shard` and `key` identify it in errors."""
 
     shard: Path
     key: str
@@ -33,7 +50,7 @@ class Sample:
 
 
 def tar_members(archive: Path, accept: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
-    """(name, content) of the regular files whose name is wanted, in one pass over a plain or gzipped archive.
+    """Yield (name, content) of the regular files whose name is accepted, in one pass over a plain or gzipped archive.
 
     Raises CorpusError naming the archive when it is missing, truncated or no tar archive.
     """
@@ -50,12 +67,12 @@ def tar_members(archive: Path, accept: Callable[[str], bool]) -> Iterator[tuple[
 
 
 def shard_paths(folder: Path, split: str) -> list[Path]:
-    """The shards SPLIT-NNNNN.tar of a split in order, none when the folder holds no such shard."""
+    """Return the shards SPLIT-NNNNN.tar of a split in order."""
     return sorted(folder.glob(f"{split}-[0-9]*.tar"))
 
 
 def read_shard(shard: Path) -> Iterator[Sample]:
-    """Every key of a shard, in order. Raises CorpusError when a key lacks its picture or its JSON."""
+    """Yield every key of a shard, in order. Raises CorpusError when a key lacks its picture or its JSON."""
     for key, parts in shard_entries(shard):
         yield _sample(shard, key, parts)
 
@@ -63,9 +80,9 @@ def read_shard(shard: Path) -> Iterator[Sample]:
 def shard_entries(
     shard: Path, accept: Callable[[str, str], bool] = lambda key, extension: True
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """(key, {extension in lower case: content}) of every key of a shard, in order. Raises CorpusError.
+    """Yield (key, {extension in lower case: content}) of every key of a shard, in order. Raises CorpusError.
 
-    Members are passed over unread unless `wanted(key, extension)`, and hidden ones, which have no key, always.
+    Members are skipped unread unless `accept(key, extension)`; hidden ones, which have no key, always.
     """
     parts: dict[str, bytes] = {}
     current: str | None = None
@@ -81,7 +98,7 @@ def shard_entries(
 
 
 def _parted(name: str) -> tuple[str, str]:
-    """(key, extension in lower case): the key ends at the first dot of the file name, as WebDataset defines it."""
+    """Return (key, extension in lower case); the key ends at the first dot of the file name, as in WebDataset."""
     key, _, extension = PurePosixPath(name).name.partition(".")
     return key, extension.lower()
 
@@ -99,3 +116,93 @@ def _sample(shard: Path, key: str, parts: dict[str, bytes]) -> Sample:
     if not isinstance(record, dict):
         raise CorpusError(f"{shard}: {key}.json: {type(record).__name__}; a JSON object was expected")
     return Sample(shard, key, EncodedMedia(f"{key}.{pictures[0]}", parts[pictures[0]]), record)
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """A key with its caption; `record` is the content of KEY.json."""
+
+    key: str
+    caption: str
+    media: EncodedMedia
+    record: Record
+
+
+def captioned_entries(
+    folder: Path, split: str, extensions: Sequence[str], unit: Callable[[str], str] = str
+) -> Iterator[Captioned]:
+    """Yield every captioned key of a split, shard by shard, with the first medium among `extensions`.
+
+    unit: Maps a key to the name that decides its split. A key without a medium has an empty one, which packing lists as
+    skipped. Keys without a caption are left out with a warning. Raises CorpusError naming shard and member.
+    """
+    check_split(split)
+    extensions_read = {*extensions, "txt", "json"}
+    without_caption: list[str] = []
+    keys: set[str] = set()
+    for shard in _numbered_shards(folder):
+        for key, parts in shard_entries(
+            shard, lambda key, ext: ext in extensions_read and split_of(unit(key)) == split
+        ):
+            if key in keys:
+                raise CorpusError(f"{shard}: {key}: one that has not occurred before was expected")
+            keys.add(key)
+            record = object_of(f"{shard}: {key}.json: ", parts.get("json", b"{}"))
+            caption = _caption(shard, key, parts, record)
+            if not caption:
+                without_caption.append(key)
+                continue
+            extension = next((extension for extension in extensions if extension in parts), extensions[0])
+            yield Captioned(key, caption, EncodedMedia(f"{key}.{extension}", parts.get(extension, b"")), record)
+    warn_of(folder, split, "without a caption are left out", without_caption)
+
+
+def _numbered_shards(folder: Path) -> list[Path]:
+    shards = [path for path in folder.glob("*.tar") if path.stem.isdecimal()]
+    if not shards:
+        raise CorpusError(f"{folder}: no shard; 00000.tar, 00001.tar and so on were expected")
+    return sorted(shards, key=lambda path: int(path.stem))
+
+
+def _caption(shard: Path, key: str, parts: Mapping[str, bytes], record: Record) -> str:
+    try:
+        caption = parts.get("txt", b"").decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{shard}: {key}.txt: {error}; UTF-8 was expected") from None
+    if not caption.strip() and record.fields.get("caption"):
+        return text_or_blank(record, "caption", "a sentence")
+    return " ".join(caption.split())
+
+
+IMAGE_SHARDS_ORIGIN = Origin(
+    source="pictures with captions from the web, in shards as img2dataset writes them",
+    licence="captions: that of the list they were downloaded by; every picture belongs to its author",
+    split_rule=split_rule("the key"),
+)
+
+
+def image_shards(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
+    """Yield every captioned picture of a split, shard by shard. Raises CorpusError naming shard and member."""
+    for entry in captioned_entries(folder, split, sorted(PICTURES)):
+        yield Example(entry.key, (entry.caption,), still=True), entry.media
+
+
+VIDEO_SHARDS_ORIGIN = Origin(
+    source="videos with captions, in shards as video2dataset writes them",
+    licence="captions: that of the list they were downloaded by; every video belongs to its author",
+    split_rule=split_rule("the key, without the number of a clip"),
+)
+VIDEOS = ("mp4", "webm", "mkv", "avi", "mov")
+_CLIP_KEY = re.compile(r"(\d+)_\d+")
+
+
+def video_shards(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
+    """Yield every captioned video of a split, shard by shard. Raises CorpusError naming shard and member."""
+    for entry in captioned_entries(folder, split, VIDEOS, _video):
+        attributes = {name: entry.record.fields[name] for name in ("url", "clips") if name in entry.record.fields}
+        yield Example(entry.key, (entry.caption,), attributes=attributes), entry.media
+
+
+def _video(key: str) -> str:
+    clip = _CLIP_KEY.fullmatch(key)
+    return clip[1] if clip else key

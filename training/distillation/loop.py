@@ -22,44 +22,44 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from training import checkpoint, curves
-from training.data.clip_choice import spread_clips
-from training.data.other_streams import Sight, sight
+from training.data.batches import spread_clips
+from training.data.other_streams import StreamAdapter, stream_adapter
 from training.distillation import losses
-from training.distillation.agreement import agreement
+from training.distillation.losses import agreement
 from training.distillation.recipe import DistilRecipe, upgrade_recipe
-from training.distillation.student import Begin, Space, Student, new_student
-from training.distillation.teacher import Taught
-from training.evaluation.embedding import streams_of
+from training.distillation.student import InitFrom, Space, Student, new_student
+from training.distillation.teacher import TeacherOutputs
+from training.evaluation.encoder import streams_of
 from training.models.hd_vila import HdVila, HdVilaConfig
 from vitascope.errors import InvalidInput
 
 Progress = Callable[[int, int, str], None]
-"""(steps done, of how many, in words how it stands)."""
+"""(steps done, steps in all, losses as text)."""
 STATE = "state.json"
 
 
 @dataclass(frozen=True)
-class Lessons:
+class DistillData:
     """The teacher's outputs on the training and held-out corpora, and the temperature of its ranking."""
 
     teacher: str
-    """Its bundle's fingerprint."""
-    learned: dict[str, Taught]
-    held_out: dict[str, Taught]
+    """Fingerprint of its bundle."""
+    training: dict[str, TeacherOutputs]
+    held_out: dict[str, TeacherOutputs]
     temperature: float
 
     @property
     def identity(self) -> dict[str, Any]:
         """Return what a run must not change: the fingerprints of the teacher and of the corpora."""
-        learned = {name: [str(t.packed.info["examples_sha256"]), len(t)] for name, t in self.learned.items()}
-        return {"teacher": self.teacher, "learned": learned, "temperature": self.temperature}
+        training = {name: [str(t.packed.info["examples_sha256"]), len(t)] for name, t in self.training.items()}
+        return {"teacher": self.teacher, "learned": training, "temperature": self.temperature}
 
 
 def distil(
     recipe: DistilRecipe,
-    lessons: Lessons,
+    data: DistillData,
     space: Space,
-    begin: Begin,
+    init_from: InitFrom,
     out: Path,
     *,
     teacher: HdVila | None = None,
@@ -71,7 +71,7 @@ def distil(
     A resumed run gives exactly the weights of an uninterrupted one.
 
     Args:
-        teacher: The teacher's own model, for `begin` "teacher".
+        teacher: The teacher's own model, for `init_from` "teacher".
         stop_after: Stop with a checkpoint after this many steps of this call.
 
     Returns:
@@ -83,14 +83,14 @@ def distil(
     latest = out / "checkpoint"
     identity = {
         "recipe": recipe.model_dump(mode="json"),
-        "lessons": lessons.identity,
+        "lessons": data.identity,
         "space": vars(space),
-        "begin": begin,
+        "begin": init_from,
     }
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    student, step = _begun(recipe, space, begin, latest, teacher, identity)
+    student, step = _load_or_create(recipe, space, init_from, latest, teacher, identity)
     student.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    drawn = _Draw(recipe, lessons, student)
+    batches = _Batches(recipe, data, student)
     optimizer = torch.optim.AdamW(_groups(student, recipe), betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
     checkpoint.restore_optimizer(latest, student, optimizer)
     out.mkdir(parents=True, exist_ok=True)
@@ -99,10 +99,10 @@ def distil(
     last = min(recipe.steps, step + (stop_after or recipe.steps))
     with log_path.open("a") as log:
         while step < last:
-            row = _step(student, optimizer, recipe, lessons, drawn, step)
+            row = _step(student, optimizer, recipe, data, batches, step)
             step += 1
             if step % recipe.validate_every == 0 or step == recipe.steps:
-                for corpus, held_out in lessons.held_out.items():
+                for corpus, held_out in data.held_out.items():
                     metrics = agreement(student, held_out)
                     row |= {f"val/{corpus} {name}": round(value, 4) for name, value in metrics.items()}
             log.write(json.dumps(row) + "\n")
@@ -126,10 +126,10 @@ def load_student(folder: Path) -> Student:
     return student.eval()
 
 
-def _begun(
+def _load_or_create(
     recipe: DistilRecipe,
     space: Space,
-    begin: Begin,
+    init_from: InitFrom,
     latest: Path,
     teacher: HdVila | None,
     identity: dict[str, Any],
@@ -138,7 +138,7 @@ def _begun(
     path = checkpoint.find(latest)
     if path is None:
         torch.manual_seed(recipe.seed)
-        return new_student(recipe.video_config(), space, begin, teacher), 0
+        return new_student(recipe.video_config(), space, init_from, teacher), 0
     state = json.loads((path / STATE).read_text("utf-8"))
     state["recipe"] = upgrade_recipe(state["recipe"])
     if other := [key for key, value in identity.items() if state[key] != value]:
@@ -152,7 +152,7 @@ def _begun(
 def _save(
     latest: Path, student: Student, optimizer: torch.optim.Optimizer, identity: dict[str, Any], step: int
 ) -> None:
-    state = identity | {"step": step, "eyes": student.eyes.model_dump(mode="json")}
+    state = identity | {"step": step, "eyes": student.cfg.model_dump(mode="json")}
     with checkpoint.replaced_whole(latest) as part:
         checkpoint.save_weights(part, student, optimizer)
         (part / STATE).write_text(json.dumps(state, indent=1) + "\n", "utf-8")
@@ -172,7 +172,7 @@ def _groups(student: Student, recipe: DistilRecipe) -> list[dict[str, Any]]:
 
 
 def rate_at(step: int, recipe: DistilRecipe) -> float:
-    """Return the learning rate factor of a step: linear warm-up, then cosine decay to `final_scale`."""
+    """Return the learning rate factor of a step: linear warm-up, then cosine decay to `min_lr_ratio`."""
     warm = max(int(recipe.warmup * recipe.steps), 1)
     if step < warm:
         return (step + 1) / warm
@@ -184,17 +184,17 @@ def _step(
     student: Student,
     optimizer: torch.optim.Optimizer,
     recipe: DistilRecipe,
-    lessons: Lessons,
-    drawn: _Draw,
+    data: DistillData,
+    batches: _Batches,
     step: int,
 ) -> dict[str, float]:
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
     torch.manual_seed(recipe.seed * 1_000_003 + step)  # stochastic depth depends on the step alone
     rate = recipe.learning_rate * rate_at(step, recipe)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["scale"]
     device = next(student.parameters()).device
-    batch = drawn(step).to(device)
+    batch = batches(step).to(device)
     student.train()
     with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
         vector, tokens = student(*batch.streams)
@@ -202,7 +202,7 @@ def _step(
     if weights.cosine:
         parts["cosine"] = losses.cosine(vector, batch.vectors)
     if weights.relation:
-        parts["relation"] = losses.relation(vector, batch.vectors, batch.anchors, lessons.temperature)
+        parts["relation"] = losses.relation(vector, batch.vectors, batch.anchors, data.temperature)
     if weights.tokens and batch.tokens is not None:
         parts["tokens"] = losses.tokens(tokens, batch.tokens)
     total = torch.stack([getattr(weights, name) * loss for name, loss in parts.items()]).sum()
@@ -215,7 +215,7 @@ def _step(
     optimizer.step()
     row = {"step": step, "rate": rate, "norm": round(float(norm), 4)}
     row |= {f"loss/{name} {batch.corpus}": round(value, 5) for name, value in values.items()}
-    return row | {"seconds": round(time.perf_counter() - begun, 3)}
+    return row | {"seconds": round(time.perf_counter() - started_at, 3)}
 
 
 @dataclass(frozen=True)
@@ -239,14 +239,14 @@ class _Batch:
         )
 
 
-class _Draw:
+class _Batches:
     """Batches as a pure function of the step."""
 
-    def __init__(self, recipe: DistilRecipe, lessons: Lessons, student: Student) -> None:
+    def __init__(self, recipe: DistilRecipe, data: DistillData, student: Student) -> None:
         self.recipe, self.student = recipe, student
-        self.names, self.corpora = list(lessons.learned), list(lessons.learned.values())
-        self.sights: list[Sight] = [sight(c.packed, student.eyes.streams()) for c in self.corpora]
-        for name, corpus in lessons.learned.items():
+        self.names, self.corpora = list(data.training), list(data.training.values())
+        self.adapters: list[StreamAdapter] = [stream_adapter(c.packed, student.cfg.streams()) for c in self.corpora]
+        for name, corpus in data.training.items():
             if len(corpus) < recipe.batch_size:
                 raise InvalidInput(
                     f"batch_size: {recipe.batch_size} of {name}, which has {len(corpus)} clips; no more were expected"
@@ -256,30 +256,30 @@ class _Draw:
         self.order = rng.choice(len(sizes), size=recipe.steps, p=sizes / sizes.sum())
 
     def __call__(self, step: int) -> _Batch:
-        which = int(self.order[step])
-        corpus, rows = self.corpora[which], self._rows(which, int((self.order[:step] == which).sum()))
-        rng = np.random.default_rng([self.recipe.seed, which, step])
+        index = int(self.order[step])
+        corpus, rows = self.corpora[index], self._rows(index, int((self.order[:step] == index).sum()))
+        rng = np.random.default_rng([self.recipe.seed, index, step])
         packed = corpus.packed
         clips = spread_clips(packed.clips, packed.clips)
-        frames = self.sights[which](streams_of(packed, rows, self.student.eyes.streams(), clips))
+        frames = self.adapters[index](streams_of(packed, rows, self.student.cfg.streams(), clips))
         tokens = None if corpus.tokens is None else torch.from_numpy(corpus.tokens[rows].astype(np.float32))
         return _Batch(
-            self.names[which],
+            self.names[index],
             [torch.from_numpy(frames[name]) for name in self.student.names],
             torch.from_numpy(np.array(corpus.vectors[rows])),
             tokens,
             torch.from_numpy(self._anchors(corpus, rows, rng)),
         )
 
-    def _rows(self, which: int, earlier: int) -> np.ndarray:
+    def _rows(self, index: int, earlier: int) -> np.ndarray:
         """Return the rows of a corpus's batch: epochs of seeded permutations, cut into whole batches."""
-        count, batch = len(self.corpora[which]), self.recipe.batch_size
+        count, batch = len(self.corpora[index]), self.recipe.batch_size
         epoch, batch_index = divmod(earlier, count // batch)
-        order = np.random.default_rng([self.recipe.seed, which, 31, epoch]).permutation(count)
+        order = np.random.default_rng([self.recipe.seed, index, 31, epoch]).permutation(count)
         return np.sort(order[batch_index * batch : (batch_index + 1) * batch])
 
-    def _anchors(self, corpus: Taught, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return a caption embedding of each clip of the batch, then of other clips, as many as the recipe says.
+    def _anchors(self, corpus: TeacherOutputs, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return a caption embedding of each clip of the batch, then of other clips, as many as in the recipe.
 
         Where the corpus has no captions, the teacher's clip embeddings.
         """

@@ -1,12 +1,24 @@
-"""Distillation losses; each is 0 for a student that equals its teacher.
+"""Distillation losses, and the agreement of a student with its teacher on held-out clips.
 
-Shape letters: B clips, A anchors, E embedding dim, V visual tokens, K their width.
+Each loss is 0 for a student that equals its teacher. Shape letters: N B clips, A anchors, E embedding dim, V visual
+tokens, K their width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from training.data.batches import spread_clips
+from training.data.other_streams import stream_adapter
+from training.distillation.student import Student
+from training.distillation.teacher import TeacherOutputs
+from training.evaluation.encoder import streams_of
+from training.evaluation.metrics import retrieval
 
 
 def cosine(student_BE: Tensor, teacher_BE: Tensor) -> Tensor:
@@ -20,17 +32,17 @@ def relation(student_BE: Tensor, teacher_BE: Tensor, anchors_AE: Tensor, tempera
     Anchors are vectors of the teacher, of texts or of clips, those of the batch first. Rows: of each clip over all
     anchors. Columns: of each anchor of the batch over the clips. KL divergence of softmaxed similarities ("affinity
     mimicking" of TinyCLIP, Wu et al., ICCV 2023; contrastive relational distillation of CLIP-KD, Yang et al., CVPR
-    2024), where what a student is compared with is what serves beside it: the teacher's own vectors.
+    2024), with the teacher's own vectors as anchors, which serve beside the student.
     """
-    ours = student_BE.float() @ anchors_AE.T / temperature
-    theirs = teacher_BE @ anchors_AE.T / temperature
-    rows = _divergence(ours, theirs)
+    actual = student_BE.float() @ anchors_AE.T / temperature
+    expected = teacher_BE @ anchors_AE.T / temperature
+    rows = _divergence(actual, expected)
     own = slice(0, len(student_BE))
-    return 0.5 * (rows + _divergence(ours[:, own].T, theirs[:, own].T))
+    return 0.5 * (rows + _divergence(actual[:, own].T, expected[:, own].T))
 
 
-def _divergence(ours: Tensor, theirs: Tensor) -> Tensor:
-    log_p, log_q = F.log_softmax(theirs, dim=-1), F.log_softmax(ours, dim=-1)
+def _divergence(actual: Tensor, expected: Tensor) -> Tensor:
+    log_p, log_q = F.log_softmax(expected, dim=-1), F.log_softmax(actual, dim=-1)
     return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
 
@@ -38,3 +50,48 @@ def tokens(student_BVK: Tensor, teacher_BVK: Tensor) -> Tensor:
     """Return the fraction of variance of the teacher's visual tokens that the student's do not explain."""
     spread = (teacher_BVK - teacher_BVK.mean(dim=(0, 1))).square().mean()
     return (student_BVK.float() - teacher_BVK).square().mean() / spread.clamp_min(1e-12)
+
+
+BATCH = 32
+
+Agreement = dict[str, float]
+"""`cosine`: mean over clips. `same clip`: percent of clips whose student's vector is nearest to the teacher's vector of
+the same clip. `t2v R@1` and `teacher t2v R@1`, where there are captions: percent of first captions that find their clip
+among all of them, by either's vectors."""
+
+
+def agreement(student: Student, held_out: TeacherOutputs) -> Agreement:
+    """Return the student's agreement with its teacher on held-out clips, in float32. The student's mode is restored."""
+    return compare_embeddings(np.concatenate(list(_vectors(student, held_out))), held_out)
+
+
+def compare_embeddings(vectors_NE: np.ndarray, held_out: TeacherOutputs) -> Agreement:
+    """Return the agreement of given embeddings with the teacher."""
+    expected = np.asarray(held_out.vectors)
+    own = [np.array([i]) for i in range(len(expected))]
+    out = {
+        "cosine": float((vectors_NE * expected).sum(axis=1).mean()),
+        "same clip": retrieval(vectors_NE @ expected.T, own)["R@1"],
+    }
+    counts = np.bincount(held_out.of, minlength=len(expected))
+    if counts.all():
+        first = held_out.texts[np.concatenate([[0], np.cumsum(counts)[:-1]])]
+        out["t2v R@1"] = retrieval(first @ vectors_NE.T, own)["R@1"]
+        out["teacher t2v R@1"] = retrieval(first @ expected.T, own)["R@1"]
+    return out
+
+
+def _vectors(student: Student, held_out: TeacherOutputs) -> Iterator[np.ndarray]:
+    packed, training = held_out.packed, student.training
+    adapt = stream_adapter(packed, student.cfg.streams())
+    clips = spread_clips(packed.clips, packed.clips)
+    device = next(student.parameters()).device
+    student.eval()
+    with torch.no_grad():
+        for start in range(0, len(packed), BATCH):
+            rows = np.arange(start, min(start + BATCH, len(packed)))
+            streams = adapt(streams_of(packed, rows, student.cfg.streams(), clips))
+            inputs = [torch.from_numpy(np.ascontiguousarray(streams[name])).to(device) for name in student.names]
+            vector, _ = student(*inputs)
+            yield vector.cpu().numpy()
+    student.train(training)

@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.models.hd_vila import HdVila, HdVilaConfig
+from training.models.hd_vila.model import VideoEncoder
 from training.models.hd_vila.reduction import interpolated_embeddings
-from training.models.hd_vila.video import VideoEncoder
 from training.models.pretrained import load_cnn
 from vitascope.errors import InvalidInput
 
-Begin = Literal["teacher", "pretrained", "scratch"]
-"""Initialization of a student: the teacher's weights that fit, a public CNN, or none."""
+InitFrom = Literal["teacher", "pretrained", "scratch"]
+"""Initialization of a student: the teacher's weights of equal shape, a public CNN, or none."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,17 @@ class Space:
 class Student(nn.Module):
     """A video encoder with the outputs of the teacher's."""
 
-    def __init__(self, eyes: HdVilaConfig, space: Space) -> None:
+    def __init__(self, cfg: HdVilaConfig, space: Space) -> None:
         super().__init__()
-        self.eyes, self.space = eyes, space
-        self.names = [stream.name for stream in eyes.streams()]
-        self.video = VideoEncoder(eyes)
-        self.places = nn.Linear(eyes.visual_tokens, space.visual_tokens, bias=False)
-        self.widen = nn.Linear(eyes.hybrid_width, space.visual_width)
+        self.cfg, self.space = cfg, space
+        self.names = [stream.name for stream in cfg.streams()]
+        self.video = VideoEncoder(cfg)
+        self.places = nn.Linear(cfg.visual_tokens, space.visual_tokens, bias=False)
+        self.widen = nn.Linear(cfg.hybrid_width, space.visual_width)
         self.vector = nn.Linear(space.visual_width, space.vector_width)
         with torch.no_grad():
-            self.places.weight.copy_(first_places((eyes.grid_height, eyes.grid_width), space.visual_tokens))
-            if eyes.hybrid_width == space.visual_width:
+            self.places.weight.copy_(initial_projection((cfg.grid_height, cfg.grid_width), space.visual_tokens))
+            if cfg.hybrid_width == space.visual_width:
                 nn.init.eye_(self.widen.weight)
                 nn.init.zeros_(self.widen.bias)
 
@@ -68,19 +68,19 @@ class Student(nn.Module):
         return F.normalize(self.vector(tokens.mean(dim=1)), dim=-1), tokens
 
 
-def new_student(eyes: HdVilaConfig, space: Space, begin: Begin, teacher: HdVila | None = None) -> Student:
+def new_student(cfg: HdVilaConfig, space: Space, init_from: InitFrom, teacher: HdVila | None = None) -> Student:
     """Build a student with its initial weights.
 
-    Raises InvalidInput for `begin` "teacher" without the teacher's model.
+    Raises InvalidInput for `init_from` "teacher" without the teacher's model.
     """
-    if begin == "scratch":  # frozen stages need pretrained weights
-        eyes = eyes.model_copy(update={"frozen_stages": 0})
-    student = Student(eyes, space)
-    if begin == "pretrained":
-        load_cnn(student.video, eyes.backbone)
-    elif begin == "teacher":
+    if init_from == "scratch":  # frozen stages need pretrained weights
+        cfg = cfg.model_copy(update={"frozen_stages": 0})
+    student = Student(cfg, space)
+    if init_from == "pretrained":
+        load_cnn(student.video, cfg.backbone)
+    elif init_from == "teacher":
         if teacher is None:
-            raise InvalidInput("begin: 'teacher', whose weights are not known; 'pretrained' or 'scratch' was expected")
+            raise InvalidInput("begin: 'teacher', whose weights are unknown; 'pretrained' or 'scratch' was expected")
         _inherit(student, teacher)
     return student
 
@@ -88,15 +88,15 @@ def new_student(eyes: HdVilaConfig, space: Space, begin: Begin, teacher: HdVila 
 def _inherit(student: Student, teacher: HdVila) -> None:
     """Copy the teacher's weights of equal name and shape; position and time embeddings are interpolated."""
     known = dict(teacher.video.state_dict())
-    if student.eyes.hybrid_width == teacher.cfg.hybrid_width:
-        for name, values in interpolated_embeddings(teacher.video.hybrid, teacher.cfg, student.eyes).items():
+    if student.cfg.hybrid_width == teacher.cfg.hybrid_width:
+        for name, values in interpolated_embeddings(teacher.video.hybrid, teacher.cfg, student.cfg).items():
             known[f"hybrid.{name}"] = values
         student.vector.load_state_dict(teacher.video_project.state_dict())
     own = student.video.state_dict()
     student.video.load_state_dict(own | {n: v for n, v in known.items() if n in own and own[n].shape == v.shape})
 
 
-def first_places(grid: tuple[int, int], tokens: int) -> Tensor:
+def initial_projection(grid: tuple[int, int], tokens: int) -> Tensor:
     """Return the initial weights (tokens, rows * columns) from the student's tokens to the teacher's.
 
     Bilinear where both grids have the same aspect ratio, else uniform.

@@ -1,4 +1,4 @@
-"""The teacher's outputs on a packed corpus, computed once through its graphs and kept.
+"""The teacher's outputs on a packed corpus, computed once by its graphs and cached.
 
 WORK/teacher/<corpus>/<split>/
     vectors.npy    float32 (N, E), of every example
@@ -19,23 +19,23 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from training.data.clip_choice import spread_clips
-from training.data.other_streams import sight
+from training.data.batches import spread_clips
+from training.data.other_streams import stream_adapter
 from training.data.packed import Packed
-from training.evaluation.embedding import embed_texts, streams_of
+from training.evaluation.encoder import embed_texts, streams_of
 from vitascope.model import Model
 
 BATCH = 32
-KEPT_EVERY = 8
+SAVE_EVERY = 8
 """Batches between two writes of done.json."""
 
 _Shape = tuple[tuple[int, ...], type[np.floating[Any]]]
 Progress = Callable[[int, int], None]
-"""(examples done, of how many)."""
+"""(examples done, examples in all)."""
 
 
 @dataclass(frozen=True)
-class Taught:
+class TeacherOutputs:
     """The teacher's outputs on a corpus.
 
     `tokens` is None where none of its graphs reads them. `texts` are the embeddings of all captions, (0, E) without
@@ -57,17 +57,19 @@ def reads_tokens(teacher: Model) -> bool:
     return bool({"matching", "answering"} & set(teacher.tasks))
 
 
-def taught(teacher: Model, packed: Packed, folder: Path, progress: Progress = lambda *_: None) -> Taught:
+def compute_teacher_outputs(
+    teacher: Model, packed: Packed, folder: Path, progress: Progress = lambda *_: None
+) -> TeacherOutputs:
     """Run the teacher on the examples that are not finished yet. Raises InvalidInput where it cannot read them."""
-    adapter = sight(packed, teacher.streams)
+    adapter = stream_adapter(packed, teacher.streams)
     folder.mkdir(parents=True, exist_ok=True)
-    of_what = {
+    identity = {
         "teacher": teacher.bundle.fingerprint,
         "examples": packed.info["examples_sha256"],
         "count": len(packed),
         "frames": adapter.words(),
     }
-    done = _done(folder, of_what)
+    done = _done(folder, identity)
     manifest = teacher.bundle.manifest
     shapes: dict[str, tuple[tuple[int, ...], type[np.floating[Any]]]] = {
         "vectors": ((len(packed), manifest.vector_width), np.float32)
@@ -75,7 +77,7 @@ def taught(teacher: Model, packed: Packed, folder: Path, progress: Progress = la
     if reads_tokens(teacher):
         shapes["tokens"] = ((len(packed), manifest.visual_tokens, manifest.visual_width), np.float16)
     arrays = {
-        name: _opened(folder / f"{name}.npy", shape, kind, fresh=not done) for name, (shape, kind) in shapes.items()
+        name: _open_array(folder / f"{name}.npy", shape, kind, fresh=not done) for name, (shape, kind) in shapes.items()
     }
     clips = spread_clips(packed.clips, packed.clips)
     for number, start in enumerate(range(done, len(packed), BATCH), 1):
@@ -84,17 +86,19 @@ def taught(teacher: Model, packed: Packed, folder: Path, progress: Progress = la
         arrays["vectors"][rows] = embedded.vectors
         if "tokens" in arrays:
             arrays["tokens"][rows] = embedded.visual_tokens
-        if number % KEPT_EVERY == 0 or rows[-1] == len(packed) - 1:
+        if number % SAVE_EVERY == 0 or rows[-1] == len(packed) - 1:
             for array in arrays.values():
                 array.flush()
-            _write(folder / "done.json", of_what | {"done": int(rows[-1]) + 1})
+            _write(folder / "done.json", identity | {"done": int(rows[-1]) + 1})
         progress(int(rows[-1]) + 1, len(packed))
     texts = _texts(teacher, packed, folder / "texts.npy", fresh=done < len(packed))
     of = np.repeat(np.arange(len(packed)), [len(e.captions) for e in packed.examples])
-    return Taught(packed, arrays["vectors"], arrays.get("tokens"), texts, of)
+    return TeacherOutputs(packed, arrays["vectors"], arrays.get("tokens"), texts, of)
 
 
-def _opened(path: Path, shape: tuple[int, ...], kind: type[np.floating[Any]], *, fresh: bool) -> np.memmap[Any, Any]:
+def _open_array(
+    path: Path, shape: tuple[int, ...], kind: type[np.floating[Any]], *, fresh: bool
+) -> np.memmap[Any, Any]:
     return open_memmap(path, "w+", kind, shape) if fresh else open_memmap(path, "r+")
 
 
@@ -110,14 +114,14 @@ def _texts(teacher: Model, packed: Packed, path: Path, *, fresh: bool) -> np.nda
     return embeddings
 
 
-def _done(folder: Path, of_what: dict[str, Any]) -> int:
+def _done(folder: Path, identity: dict[str, Any]) -> int:
     """Return the number of finished examples of this teacher and corpus; 0 for others."""
     path = folder / "done.json"
     if not path.exists():
         return 0
     stored = json.loads(path.read_text("utf-8"))
     done = int(stored.pop("done"))
-    return done if stored == of_what else 0
+    return done if stored == identity else 0
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

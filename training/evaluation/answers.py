@@ -1,4 +1,7 @@
-"""Video question answering: exact match of the whole answer, by question type."""
+"""Accuracy of answers to questions, and of object attributes read from visual tokens.
+
+Shape letters: N videos, V visual tokens, W their width.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,30 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from training.data.example import Question, canonical_answer
 from training.data.packed import Packed
+from training.data.scenes.objects import ATTRIBUTES, object_targets
 from training.evaluation.encoder import Encoder
 from training.evaluation.metrics import calibration_error
+from training.models.fusion import FusedModel
+from training.objectives.losses import object_tokens
 
 
 @dataclass(frozen=True)
-class Answered:
+class AnswerResults:
     """The answers to every question of a corpus, each of length n."""
 
     questions: list[Question]
     rows: np.ndarray
-    """Which example each question is about."""
+    """Example of each question."""
     right: np.ndarray
     probability: np.ndarray
-    """Of the answer given."""
+    """Probability of the predicted answer."""
 
 
-def ask_all(encoder: Encoder, packed: Packed, tokens: np.ndarray, batch: int = 128) -> Answered:
+def answer_questions(encoder: Encoder, packed: Packed, tokens: np.ndarray, batch: int = 128) -> AnswerResults:
     """Answer all questions of a packed corpus. An answer is correct when it equals the whole set of answers."""
     questions = [(i, q) for i, e in enumerate(packed.examples) for q in e.questions]
     order = sorted(range(len(questions)), key=lambda n: len(questions[n][1].question))
@@ -38,10 +45,10 @@ def ask_all(encoder: Encoder, packed: Packed, tokens: np.ndarray, batch: int = 1
         for n, best in zip(part, answers, strict=True):
             right[n] = best[0].text == canonical_answer(questions[n][1])
             probability[n] = best[0].probability
-    return Answered([q for _, q in questions], np.array([i for i, _ in questions], dtype=int), right, probability)
+    return AnswerResults([q for _, q in questions], np.array([i for i, _ in questions], dtype=int), right, probability)
 
 
-def exact(results: Answered) -> dict[str, float]:
+def exact(results: AnswerResults) -> dict[str, float]:
     """Return exact match in percent (all questions, one-word answers, by type) and the calibration error."""
     by_kind: dict[str, list[int]] = defaultdict(list)
     single = []
@@ -61,4 +68,29 @@ def exact(results: Answered) -> dict[str, float]:
 
 def exact_answers(encoder: Encoder, packed: Packed, tokens: np.ndarray) -> dict[str, float]:
     """Return `exact` for all questions of a packed corpus."""
-    return exact(ask_all(encoder, packed, tokens))
+    return exact(answer_questions(encoder, packed, tokens))
+
+
+STILL = ("shape", "colour", "size", "pattern", "digit")
+"""Attributes that one frame shows."""
+
+
+def object_accuracy(model: FusedModel, packed: Packed, tokens_NVW: np.ndarray) -> dict[str, float]:
+    """Return the percentage of objects of packed scenes whose attribute is predicted from the token at their position.
+
+    By attribute, such as `objects (colour)`, and as `objects` the mean over those that one frame shows. Of two objects
+    in one token the first counts. Raises ValueError for a model without the head.
+    """
+    position_targets, class_targets = object_targets([example.attributes["scene"] for example in packed.examples])
+    positions, classes = torch.from_numpy(position_targets), torch.from_numpy(class_targets)
+    token, readable = object_tokens(positions, classes, model.grid_of(tokens_NVW.shape[1]))
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        logits = model.object_logits(torch.from_numpy(tokens_NVW.astype(np.float32)).to(device)).float().cpu()
+    at_object = logits.gather(1, token[..., None].expand(-1, -1, logits.shape[2]))[readable]
+    parts = torch.split(at_object[:, 1:], model.cfg.object_classes, dim=1)
+    out = {
+        f"objects ({name})": float(100 * (part.argmax(dim=1) == classes[readable][:, i]).float().mean())
+        for i, (name, part) in enumerate(zip(ATTRIBUTES, parts, strict=True))
+    }
+    return out | {"objects": float(np.mean([out[f"objects ({name})"] for name in STILL]))}

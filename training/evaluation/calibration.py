@@ -9,8 +9,7 @@ import numpy as np
 from scipy.optimize import minimize, minimize_scalar
 
 from training.data.packed import Packed
-from training.evaluation.embedding import embed_texts, match_logits
-from training.evaluation.encoder import Encoder
+from training.evaluation.encoder import Encoder, embed_texts, match_logits
 from training.evaluation.metrics import calibration_error
 from vitascope.bundle.manifest import Calibration
 from vitascope.scoring import fused_score, match_probability

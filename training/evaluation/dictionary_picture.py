@@ -14,8 +14,7 @@ from PIL import Image
 
 from training import checkpoint
 from training.data.packed import open_packed
-from training.models.soho import Soho
-from training.models.soho.dictionary import usage_of
+from training.models.soho import Soho, usage_of
 from vitascope.errors import InvalidInput
 
 BATCH = 32

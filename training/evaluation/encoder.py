@@ -1,11 +1,13 @@
-"""The model interface of evaluation, implemented by a bundle's runtime model and by a torch model.
+"""The model interface of evaluation, and embedding of packed corpora with it.
 
-Shape letters: B items, D embedding dim, V visual tokens, W their width.
+`Encoder` is implemented by a bundle's runtime model and, for torch models, by `TorchEncoder`.
+
+Shape letters: N examples, B items, C clips, F frames, H W pixels, D embedding dim, V visual tokens, W their width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from training.data.batches import clip_count, spread_clips
 from training.data.packed import Packed
 from training.models.fusion import FusedModel
 from training.models.hd_vila import HdVilaConfig
@@ -59,21 +62,21 @@ class TorchEncoder:
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         """Return L2-normalised embeddings (B, D) float32."""
-        with _quiet(self.model):
+        with _inference_mode(self.model):
             return _numpy(self.model.encode_text(*self._tokens(texts))[0])
 
     def embed_video(self, streams: Mapping[str, np.ndarray]) -> VideoEmbedding:
         """Return embeddings (B, D) and visual tokens (B, V, W) of streams (B, C, F, H, W, 3) uint8."""
         frames = {s.name: self._tensor(np.ascontiguousarray(streams[s.name])) for s in self.streams}
-        with _quiet(self.model):
+        with _inference_mode(self.model):
             vector, tokens = self.model.encode_video(frames)
         return VideoEmbedding(vectors=_numpy(vector), visual_tokens=_numpy(tokens))
 
     def match(self, texts: Sequence[str], visual_tokens: np.ndarray) -> Match:
         """Return matching logits and calibrated probabilities, both (B,)."""
-        with _quiet(self.model):
+        with _inference_mode(self.model):
             states, mask = self._states(texts)
-            logits = _numpy(self.model.match_logits(states, mask, self._seen(visual_tokens)))
+            logits = _numpy(self.model.match_logits(states, mask, self._visual_cache(visual_tokens)))
         return Match(logits=logits, probabilities=match_probability(self.calibration, logits).astype(np.float32))
 
     def fused_score(self, similarity: np.ndarray, match_logits: np.ndarray) -> np.ndarray:
@@ -82,9 +85,9 @@ class TorchEncoder:
 
     def answer(self, questions: Sequence[str], visual_tokens: np.ndarray, top: int = 5) -> list[list[Answer]]:
         """Return the `top` answers to each question, most probable first."""
-        with _quiet(self.model):
+        with _inference_mode(self.model):
             states, mask = self._states(questions)
-            logits = self.model.answer_logits(states, mask, self._seen(visual_tokens)).float()
+            logits = self.model.answer_logits(states, mask, self._visual_cache(visual_tokens)).float()
         best = (logits / self.calibration.answer_temperature).softmax(dim=-1).topk(min(top, len(self.answers)))
         return [
             [Answer(self.answers[i], float(p)) for p, i in zip(values.tolist(), indices.tolist(), strict=True)]
@@ -95,7 +98,7 @@ class TorchEncoder:
         ids, mask = self._tokens(texts)
         return self.model.text.encode(ids, mask), mask
 
-    def _seen(self, visual_tokens: np.ndarray) -> VisualCache:
+    def _visual_cache(self, visual_tokens: np.ndarray) -> VisualCache:
         return self.model.prepare_visual(self._tensor(np.asarray(visual_tokens, dtype=np.float32)))
 
     def _tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -106,7 +109,7 @@ class TorchEncoder:
         return torch.from_numpy(array).to(self.model.device)
 
 
-class _quiet:
+class _inference_mode:
     """Evaluation mode without gradients; the previous mode is restored."""
 
     def __init__(self, model: FusedModel) -> None:
@@ -161,3 +164,107 @@ def _interpolates(encoder: Encoder, packed: Packed) -> bool:
     except ValidationError:
         return False
     return not packed.stream_mismatches(other.streams())
+
+
+Alter = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+"""Changes the streams before they are embedded (ablations)."""
+
+
+def streams_of(
+    packed: Packed, rows: np.ndarray, streams: Sequence[FrameStream], clips: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Return the frame streams of some rows, (n, C, F, H, W, 3) uint8; the one frame of a still image is repeated.
+
+    clips: Packed clips to use, (C,) for all rows or (n, C); None: all of them.
+    """
+    out = {}
+    chosen = np.arange(packed.clips) if clips is None else clips
+    for stream in streams:
+        frames = packed.frames(stream.name)[rows[:, None], chosen]
+        out[stream.name] = np.repeat(frames, stream.frames, axis=2) if frames.shape[2] == 1 else frames
+    return out
+
+
+def embed_corpus(
+    encoder: Encoder,
+    packed: Packed,
+    *,
+    batch: int = 32,
+    alter: Alter | None = None,
+    clips: int | None = None,
+    per_clip: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return embeddings (N, D) float32 and visual tokens (N, V, W) float16 of every example, pooled over its clips.
+
+    Args:
+        clips: Number of packed clips to use, evenly spread; None: all.
+        per_clip: Return the embeddings of each clip, (N, C, D); tokens stay means.
+
+    Raises:
+        InvalidInput: Fewer clips are packed.
+    """
+    vectors, tokens = [], []
+    chosen = spread_clips(packed.clips, clip_count(packed, clips))
+    size = max(1, batch // len(chosen))
+    for start in range(0, len(packed.examples), size):
+        rows = np.arange(start, min(start + size, len(packed.examples)))
+        streams = streams_of(packed, rows, encoder.streams, chosen)
+        streams = alter(streams) if alter else streams
+        out = _clip_by_clip(encoder, streams) if per_clip and len(chosen) > 1 else encoder.embed_video(streams)
+        vectors.append(out.vectors)
+        tokens.append(out.visual_tokens.astype(np.float16))
+    return np.concatenate(vectors), np.concatenate(tokens)
+
+
+def _clip_by_clip(encoder: Encoder, streams: dict[str, np.ndarray]) -> VideoEmbedding:
+    """Return the embeddings (n, C, D) of single clips, which a bundle can compute, and their mean tokens."""
+    n, c = next(iter(streams.values())).shape[:2]
+    out = encoder.embed_video({name: x.reshape(n * c, 1, *x.shape[2:]) for name, x in streams.items()})
+    vectors, tokens = (x.reshape(n, c, *x.shape[1:]) for x in (out.vectors, out.visual_tokens))
+    return VideoEmbedding(vectors, tokens.mean(axis=1))
+
+
+def embed_texts(encoder: Encoder, texts: Sequence[str], batch: int = 128) -> np.ndarray:
+    """Return text embeddings (N, D) float32. Texts are batched by length to minimise padding."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    rows: list[np.ndarray] = [np.empty(0)] * len(texts)
+    for start in range(0, len(order), batch):
+        part = order[start : start + batch]
+        for i, vector in zip(part, encoder.embed_text([texts[i] for i in part]), strict=True):
+            rows[i] = vector
+    return np.stack(rows)
+
+
+def match_logits(
+    encoder: Encoder, texts: Sequence[str], tokens: np.ndarray, rows: Sequence[int], batch: int = 128
+) -> np.ndarray:
+    """Return the matching logits (n,) of texts[i] with the visual tokens of row rows[i]."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    out = np.empty(len(texts))
+    index = np.asarray(rows)
+    for start in range(0, len(order), batch):
+        part = order[start : start + batch]
+        visual = tokens[index[part]].astype(np.float32)
+        out[part] = encoder.match([texts[i] for i in part], visual).logits
+    return out
+
+
+GREY = 127
+
+
+def blank_high(streams: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Replace the high-resolution frame by grey, so that only the low-resolution neighbours remain."""
+    return streams | {"high": np.full_like(streams["high"], GREY)}
+
+
+def freeze_low(streams: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Replace every neighbour by the middle frame, averaged to low resolution, so that nothing moves."""
+    high, low = streams["high"], streams["low"]
+    b, c, f, h, w, _ = low.shape
+    factor_h, factor_w = high.shape[3] // h, high.shape[4] // w
+    blocks = high[:, :, :1].reshape(b, c, 1, h, factor_h, w, factor_w, 3).astype(np.float32)
+    middle = blocks.mean(axis=(4, 6)).round().astype(np.uint8)  # (B, C, 1, H, W, 3)
+    return streams | {"low": np.repeat(middle, f, axis=2)}
+
+
+ALTERATIONS = {"high blanked": blank_high, "low frozen": freeze_low}

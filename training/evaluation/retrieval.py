@@ -1,21 +1,87 @@
-"""Text-video retrieval over a packed corpus, in both directions."""
+"""Text-video retrieval over a packed corpus.
+
+A gallery has one embedding per video, or one per clip with pooled similarities.
+
+Shape letters: N videos, C clips, n pairs, T texts, D embedding dim, V visual tokens, W their width.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from training.data.example import CHOICE_ONLY, Example
 from training.data.packed import Packed
-from training.evaluation.embedding import embed_texts
-from training.evaluation.encoder import Encoder
-from training.evaluation.gallery import Gallery
+from training.evaluation.encoder import Alter, Encoder, embed_corpus, embed_texts
 from training.evaluation.metrics import best_ranks, rank_summary, retrieval
+from training.models.config import FusedConfig
 from training.objectives.class_names import class_names, classify
+from training.objectives.losses import pool_clip_similarity
+from vitascope.errors import InvalidInput
 
-ENTRIES = 2**27
+TEXTS = 1024
+"""Texts that are compared with all clips at once."""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Embeddings (N, D) of videos, or (N, C, D) of their clips, whose similarities are pooled by log-sum-exp."""
+
+    vectors: np.ndarray
+    temperature: float = 1.0
+    """Temperature of the pooling."""
+
+    def scores(self, texts_TD: np.ndarray) -> np.ndarray:
+        """Return the similarity (T, N) of every text with every video."""
+        if self.vectors.ndim == 2:
+            return np.asarray(texts_TD @ self.vectors.T)
+        clips = torch.from_numpy(self.vectors)
+        parts = torch.split(torch.from_numpy(texts_TD), TEXTS)
+        merged = [pool_clip_similarity(clips @ part.T, self.temperature).T for part in parts]
+        return np.asarray(torch.cat(merged).numpy())
+
+    def pairs(self, texts_nD: np.ndarray, rows: Sequence[int]) -> np.ndarray:
+        """Return the similarity (n,) of texts[i] with video rows[i]."""
+        chosen = self.vectors[rows]
+        if chosen.ndim == 2:
+            return np.asarray((texts_nD * chosen).sum(axis=1))
+        similarity = torch.from_numpy(np.einsum("nd,ncd->nc", texts_nD, chosen))
+        return np.asarray(pool_clip_similarity(similarity[..., None], self.temperature)[:, 0].numpy())
+
+
+def join_galleries(galleries: Sequence[Gallery]) -> Gallery:
+    """Concatenate galleries. Raises InvalidInput where their numbers of clips differ."""
+    if len({gallery.vectors.shape[1:] for gallery in galleries}) > 1:
+        clips = [gallery.vectors.shape[1] if gallery.vectors.ndim == 3 else 1 for gallery in galleries]
+        raise InvalidInput(f"clips: {clips} in the splits of one gallery; equally many were expected")
+    return Gallery(np.concatenate([gallery.vectors for gallery in galleries]), galleries[0].temperature)
+
+
+def merge_temperature(config: FusedConfig) -> float | None:
+    """Return the temperature of the pooling of clips; None where a model pools them into one embedding."""
+    return config.temperature if config.clip_merge == "logsumexp" else None
+
+
+def embed_gallery(
+    encoder: Encoder,
+    packed: Packed,
+    merging: float | None,
+    *,
+    clips: int | None = None,
+    alter: Alter | None = None,
+) -> tuple[Gallery, np.ndarray]:
+    """Return the gallery of a corpus and its visual tokens (N, V, W) float16, means over clips.
+
+    merging: Of `merge_temperature`. clips: Number of packed clips to use; None: all.
+    """
+    vectors, tokens = embed_corpus(encoder, packed, clips=clips, alter=alter, per_clip=merging is not None)
+    return Gallery(vectors, merging or 1.0), tokens
+
+
+MAX_SIMILARITIES = 2**27
 """Similarities that are held at once (512 MiB): a split of shards from the web may have more."""
 
 
@@ -54,7 +120,7 @@ def caption_retrieval(
 
 def _ranks(scores: Callable[[slice], np.ndarray], relevant: Sequence[np.ndarray], candidates: int) -> dict[str, float]:
     """Return the metrics of `retrieval`, computing scores for a slice of the queries at a time."""
-    size = max(1, ENTRIES // candidates)
+    size = max(1, MAX_SIMILARITIES // candidates)
     parts = [slice(start, start + size) for start in range(0, len(relevant), size)]
     ranks = [best_ranks(scores(part), relevant[part]) for part in parts]
     low, high = (np.concatenate(bounds) for bounds in zip(*ranks, strict=True))
@@ -82,3 +148,42 @@ def name_retrieval(encoder: Encoder, packed: Packed, videos: Gallery) -> dict[st
     queries = sorted(set(best))
     metrics = concept_retrieval(encoder, queries, queries, videos, best)
     return {k.replace("t2v", "name"): v for k, v in metrics.items()} | {"name queries": float(len(queries))}
+
+
+RANKS = (1, 5, 10)
+
+Counts = Mapping[str, float]
+
+
+def sentence_retrieval(encoder: Encoder, packed: Packed) -> dict[str, float]:
+    """Search for every clip by its first caption among all clips.
+
+    Clips with equal captions (ignoring case) are correct results for one another.
+
+    Returns:
+        `sentences` (number of queries), `first`, `among 5`, `among 10` (queries whose clip is ranked there; expected
+        number for ties), `median rank` and `mean rank`. Metrics that are trivial for so few clips are left out.
+    """
+    sentences = [example.captions[0] for example in packed.examples]
+    vectors, _ = embed_corpus(encoder, packed)
+    scores = embed_texts(encoder, sentences) @ vectors.T
+    same = np.array([sentence.casefold() for sentence in sentences])
+    relevant = [np.flatnonzero(same == sentence) for sentence in same]
+    percent = retrieval(scores, relevant, RANKS)
+    low, high = best_ranks(scores, relevant)
+    total = len(sentences)
+    out = {"sentences": float(total)}
+    for k in RANKS:
+        if k < total:
+            out["first" if k == 1 else f"among {k}"] = round(percent[f"R@{k}"] * total / 100.0, 2)
+    middle = (low + high) / 2
+    return out | {"median rank": float(np.median(middle)), "mean rank": round(float(middle.mean()), 2)}
+
+
+def compare_counts(before: Counts, after: Counts) -> int:
+    """Return 1 when `after` is better, -1 when it is worse, 0 when equal, by `first`, then by mean rank."""
+    for name, sign in (("first", 1), ("mean rank", -1)):
+        difference = sign * (after[name] - before[name])
+        if difference:
+            return 1 if difference > 0 else -1
+    return 0

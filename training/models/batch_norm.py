@@ -1,6 +1,6 @@
 """BatchNorm variants: frozen statistics folded into the convolution, and statistics synchronized over processes.
 
-torch's SyncBatchNorm needs a GPU and does not know timm's norms with an activation, so processes on CPUs use this one.
+torch's SyncBatchNorm needs a GPU and drops the activation of timm's norms; ours also synchronizes processes on CPUs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from types import MethodType
 from typing import Any
 
 import torch
-import torch.distributed.nn
 import torch.nn.functional as F
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.norm_act import BatchNormAct2d
@@ -115,10 +114,10 @@ def _normalise(self: Any, x: Tensor) -> Tensor:
     shape = (1, -1, *(1 for _ in axes[1:]))
     values = x.float()  # bfloat16 sums are too coarse
     elements = values.numel() // values.shape[1] * distributed.world_size()
-    mean = _summed(values.sum(dim=axes)) / elements
+    mean = distributed.all_reduce_sum(values.sum(dim=axes)) / elements
     centred = values - mean.view(shape)
-    variance = _summed(centred.pow(2).sum(dim=axes)) / elements
-    _remember(self, mean.detach(), variance.detach() * (elements / max(elements - 1, 1)))
+    variance = distributed.all_reduce_sum(centred.pow(2).sum(dim=axes)) / elements
+    _update_running_statistics(self, mean.detach(), variance.detach() * (elements / max(elements - 1, 1)))
     scale = self.weight * torch.rsqrt(variance + self.eps)
     out = (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
     # timm's norms include their activation
@@ -126,16 +125,8 @@ def _normalise(self: Any, x: Tensor) -> Tensor:
     return activated
 
 
-def _summed(x: Tensor) -> Tensor:
-    """Sum over processes, differentiably, since the loss of each depends on the batches of all."""
-    if distributed.world_size() == 1:
-        return x
-    summed: Tensor = torch.distributed.nn.all_reduce(x)  # type: ignore[no-untyped-call]
-    return summed
-
-
 @torch.no_grad()
-def _remember(norm: Any, mean: Tensor, variance: Tensor) -> None:
+def _update_running_statistics(norm: Any, mean: Tensor, variance: Tensor) -> None:
     norm.num_batches_tracked += 1
     momentum = 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
     norm.running_mean.lerp_(mean, momentum)

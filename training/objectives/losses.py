@@ -1,6 +1,9 @@
-"""Losses of all architectures. Each, averaged over processes, equals its value in one process with all samples.
+"""Losses of all architectures, and the random choices of their targets: masked words and negative captions.
 
-Shape letters: B videos, C clips, T texts, V visual tokens, K objects, A attributes, D embedding dim, n positions.
+Each loss, averaged over processes, equals its value in one process with all samples.
+
+Shape letters: B videos, C clips, T texts, V visual tokens, L text tokens, K objects, A attributes, D embedding dim,
+n positions.
 """
 
 from __future__ import annotations
@@ -9,13 +12,69 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.distributed
-import torch.distributed.nn
 import torch.nn.functional as F
 from torch import Tensor
 
 from training import distributed
-from training.objectives.masking import IGNORE_INDEX
+
+IGNORE_INDEX = -100
+
+
+def mask_words(
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    *,
+    mask_id: int,
+    vocabulary: int,
+    special: Tensor,
+    ratio: float = 0.15,
+) -> tuple[Tensor, Tensor]:
+    """Mask words as BERT does (Devlin et al., 2019, section 3.1): of those chosen, 80% [MASK], 10% random, 10% kept.
+
+    Args:
+        input_ids: (B, L) int64.
+        attention_mask: (B, L), 0 for padding.
+        special: (k,) ids that are never masked.
+        ratio: Probability that a word is chosen.
+
+    Returns:
+        The masked ids (B, L) and the targets (B, L), -100 where no word was chosen.
+    """
+    device = input_ids.device
+    eligible = attention_mask.bool() & ~torch.isin(input_ids, special.to(device))
+    chosen = eligible & (torch.rand(input_ids.shape, device=device) < ratio)
+    targets = torch.where(chosen, input_ids, torch.full_like(input_ids, IGNORE_INDEX))
+    draw = torch.rand(input_ids.shape, device=device)
+    masked = torch.where(chosen & (draw < 0.8), torch.full_like(input_ids, mask_id), input_ids)
+    random_ids = torch.randint(0, vocabulary, input_ids.shape, device=device)
+    masked = torch.where(chosen & (draw >= 0.9), random_ids, masked)
+    return masked, targets
+
+
+def hard_negatives(similarity: Tensor, groups: Tensor, temperature: float) -> Tensor:
+    """Sample one column of another group per row, with probability softmax(similarity / temperature).
+
+    Args:
+        similarity: (B, B).
+        groups: (B,) int64.
+
+    Returns:
+        Column indices (B,); a row without a column of another group gets its own index.
+    """
+    return _sample_columns(torch.softmax(similarity.float() / temperature, dim=1) + 1e-9, groups)
+
+
+def random_negatives(groups: Tensor) -> Tensor:
+    """Sample one column of another group per row, uniformly (SOHO, section 3.3). See `hard_negatives`."""
+    return _sample_columns(torch.ones(len(groups), len(groups), device=groups.device), groups)
+
+
+def _sample_columns(weights_BB: Tensor, groups: Tensor) -> Tensor:
+    allowed = groups[:, None] != groups[None, :]
+    weights = weights_BB * allowed
+    alone = ~allowed.any(dim=1)
+    weights[alone] = torch.eye(len(weights), device=weights.device)[alone]
+    return torch.multinomial(weights, 1).squeeze(1)
 
 
 def pool_clip_similarity(similarity_BCT: Tensor, temperature: float) -> Tensor:
@@ -58,7 +117,7 @@ def itc(
         soft: (B, T) positive weights of a soft target, such as `caption_similarity`, already scaled; added to the
             targets. In one process only.
     """
-    video, text, groups = _all_gather(video), _all_gather(text_TD), _all_gather(groups)
+    video, text, groups = distributed.all_gather(video), distributed.all_gather(text_TD), distributed.all_gather(groups)
     same = (groups[:, None] == groups.repeat_interleave(len(text) // len(video))[None, :]).float()
     logits = _similarity(video, text, temperature) / temperature  # (B, T)
     to_text, target_text, target_video = logits, _distribution(same), _distribution(same.T)
@@ -67,7 +126,7 @@ def itc(
         target_text = (1.0 - share) * target_text + soft
         target_video = (1.0 - share) * target_video + share * _distribution(soft.T)
     if negatives is not None:
-        negatives = _all_gather(negatives)
+        negatives = distributed.all_gather(negatives)
         to_text = torch.cat([logits, _similarity(video, negatives, temperature) / temperature], dim=1)
         target_text = torch.cat([target_text, torch.zeros(len(video), len(negatives), device=logits.device)], dim=1)
     # cross_entropy takes class probabilities as target.
@@ -92,17 +151,6 @@ def caption_similarity(states_TD: Tensor, videos: int) -> Tensor:
     states = F.normalize(states_TD.float() - states_TD.float().mean(dim=0), dim=-1)
     by_video = F.normalize(states.reshape(videos, -1, states.shape[1]).mean(dim=1), dim=-1)
     return torch.softmax(by_video @ states.T / SOFT_TEMPERATURE, dim=1)
-
-
-def _all_gather(x: Tensor) -> Tensor:
-    """Concatenate over processes, differentiably."""
-    if distributed.world_size() == 1:
-        return x
-    if x.dtype.is_floating_point:
-        return torch.cat(torch.distributed.nn.all_gather(x.contiguous()))  # type: ignore[no-untyped-call]
-    parts = [torch.empty_like(x) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(parts, x.contiguous())
-    return torch.cat(parts)
 
 
 def itm(positive: Tensor, negative: Tensor) -> Tensor:

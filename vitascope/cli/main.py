@@ -66,7 +66,7 @@ COMMANDS = {
     "distil": CommandSpec("model_export.cli.optimize", "distil a bundle into a smaller video encoder"),
     "reduce": CommandSpec("model_export.cli.optimize", "derive a cheaper variant of a bundle without training"),
     "evaluate": CommandSpec("training.cli", "evaluate a checkpoint or bundle on a test split"),
-    "inspect": CommandSpec("training.inspection", "visualise attention and the visual dictionary of a checkpoint"),
+    "inspect": CommandSpec("training.cli", "visualise attention and the visual dictionary of a checkpoint"),
     "export": CommandSpec("model_export.cli.export", "export a checkpoint as a verified bundle"),
     "triton": CommandSpec("model_export.cli.targets", "write a Triton model repository, or check a server"),
     "tensorrt": CommandSpec("model_export.cli.targets", "convert a bundle for TensorRT, build engines"),

@@ -24,7 +24,7 @@ from model_export.public.released.reference import REFERENCE_NOTE, TorchTowers
 from model_export.public.released.weights import Layout, Weights, count_layers, guess_heads, load_weights, size_of
 from model_export.public.tokenization import Padding, open_released_tokenizer
 from model_export.public.towers import TextTower
-from training.models.attention import attend
+from training.models.text import attend
 from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
 

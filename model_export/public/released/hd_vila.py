@@ -35,7 +35,7 @@ from model_export.public.released.weights import (
 from model_export.public.tokenization import open_released_tokenizer
 from training.models.fusion import text_transformer
 from training.models.hd_vila.config import HdVilaConfig, base
-from training.models.hd_vila.video import VideoEncoder
+from training.models.hd_vila.model import VideoEncoder
 from training.models.text import masked_mean
 from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput

@@ -33,9 +33,7 @@ from model_export.public.released.weights import (
 from model_export.public.tokenization import open_released_tokenizer
 from training.models.config import IMAGENET
 from training.models.fusion import text_transformer
-from training.models.soho.config import SohoConfig, base
-from training.models.soho.model import SineEmbeddings
-from training.models.soho.video import VideoEncoder
+from training.models.soho import SineEmbeddings, SohoConfig, VideoEncoder, base
 from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
 

@@ -51,7 +51,7 @@ def movie(path: Path, colors: Sequence[Color], frames_each: int = 5, *, one_key_
 
 
 def key_frames(path: Path) -> int:
-    """How many key frames a video has."""
+    """Return the number of key frames of a video."""
     with av.open(path) as container:
         return sum(packet.is_keyframe for packet in container.demux(video=0) if packet.size)
 
@@ -123,7 +123,7 @@ def pictogram_packages(folder: Path) -> dict[str, Path]:
         contents[f"emoji-datasource-{style}"] = {
             f"package/img/{style}/64/1f436.png": picture(BLUE, "PNG", (64, 64)),
             f"package/img/{style}/64/0035-fe0f-20e3.png": picture(GREEN, "PNG", (64, 64)),
-            f"package/img/{style}/sheets/64.png": b"not a picture that anybody asked for",
+            f"package/img/{style}/sheets/64.png": b"another file",
         }
     files = {package.name: package.file_name for package in pictograms.PACKAGES}
     return {name: write_tar(folder / files[name], members) for name, members in contents.items()}

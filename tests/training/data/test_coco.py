@@ -1,3 +1,5 @@
+"""Readers of COCO captions and VQA v2."""
+
 from __future__ import annotations
 
 import json
@@ -5,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from tests.training.data.corpus_files import BLUE, GREEN, picture
-from training.data.coco import ORIGIN, coco, in_test_half
-from training.data.errors import CorpusError
-from training.data.packed import STILL_STREAMS, open_packed, write_packed
+from tests.training.data.corpus_files import picture
+from training.data.coco import coco, in_test_half, vqa
+from training.data.corpus import CorpusError
+from training.data.example import Question
 
 
 def captions_file(path: Path, names: Mapping[int, str], annotations: Sequence[Any] | None = None) -> None:
@@ -60,11 +61,11 @@ def karpathy(folder: Path, *changes: Mapping[str, Any]) -> Path:
 
 @pytest.mark.parametrize("images", [".", "images"])
 def test_the_official_train_split_is_kept(tmp_path: Path, images: str) -> None:
-    found = list(coco(official(tmp_path, images), "train"))
-    assert [example.key for example, _ in found] == ["COCO_train2014_000000000009", "COCO_train2014_000000000025"]
-    assert found[0][0].captions == ("sentence 0 of 9", "sentence 1 of 9")
-    assert found[0][0].still
-    assert found[0][1] == tmp_path / images / "train2014" / "COCO_train2014_000000000009.jpg"
+    actual = list(coco(official(tmp_path, images), "train"))
+    assert [example.key for example, _ in actual] == ["COCO_train2014_000000000009", "COCO_train2014_000000000025"]
+    assert actual[0][0].captions == ("sentence 0 of 9", "sentence 1 of 9")
+    assert actual[0][0].still
+    assert actual[0][1] == tmp_path / images / "train2014" / "COCO_train2014_000000000009.jpg"
 
 
 def test_the_official_validation_split_is_halved_into_val_and_test(tmp_path: Path) -> None:
@@ -96,36 +97,11 @@ def test_the_year_whose_pictures_are_there_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_the_split_of_karpathy_is_used_where_it_is(tmp_path: Path, split: str, expected: list[tuple[str, str]]) -> None:
-    found = list(coco(karpathy(official(tmp_path)), split))
-    assert [(example.key, media) for example, media in found] == [
+    actual = list(coco(karpathy(official(tmp_path)), split))
+    assert [(example.key, media) for example, media in actual] == [
         (key, tmp_path / folder / f"{key}.jpg") for folder, key in expected
     ]
-    assert found[-1][0].captions == (f"A {'restval' if split == 'train' else split} sentence.",)
-
-
-def test_a_packed_split_names_the_image_that_is_missing(tmp_path: Path) -> None:
-    official(tmp_path)
-    pictures = tmp_path / "train2014"
-    (pictures / "COCO_train2014_000000000009.jpg").write_bytes(picture(GREEN))
-    (pictures / "COCO_train2014_000000000025.jpg").unlink()
-    items = list(coco(tmp_path, "train"))
-    with pytest.raises(CorpusError, match=r"1 of 2 media .*COCO_train2014_000000000025 .*no such file"):
-        write_packed(tmp_path / "packed" / "train", STILL_STREAMS, items, ORIGIN)
-    info = write_packed(tmp_path / "packed" / "train", STILL_STREAMS, items, ORIGIN, max_skipped=0.5)
-    assert [skipped["key"] for skipped in info["skipped"]] == ["COCO_train2014_000000000025"]
-    assert "no such file" in info["skipped"][0]["reason"]
-    packed = open_packed(tmp_path / "packed" / "train")
-    assert packed.examples == [items[0][0]]
-    np.testing.assert_allclose(packed.arrays["high"][0, 0].mean(axis=(0, 1)), GREEN, atol=6)
-    assert packed.info["licence"].startswith("annotations: CC-BY 4.0")
-
-
-def test_pictures_of_the_split_of_karpathy_are_packed(tmp_path: Path) -> None:
-    karpathy(official(tmp_path))
-    (tmp_path / "val2014" / "COCO_val2014_000000000074.jpg").write_bytes(picture(BLUE))
-    write_packed(tmp_path / "packed" / "test", STILL_STREAMS, coco(tmp_path, "test"), ORIGIN)
-    packed = open_packed(tmp_path / "packed" / "test")
-    np.testing.assert_allclose(packed.arrays["low"][0, 0].mean(axis=(0, 1)), BLUE, atol=6)
+    assert actual[-1][0].captions == (f"A {'restval' if split == 'train' else split} sentence.",)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +116,10 @@ def test_pictures_of_the_split_of_karpathy_are_packed(tmp_path: Path) -> None:
         ([{"image_id": 8, "caption": "a"}], r"annotations\[0\]\.image_id: 8; the id of one of images was expected"),
         ([], r"images\[0\]\.id: 9; the image_id of one of annotations was expected"),
         (["a"], r"annotations\[0\]: 'a'; a JSON object was expected"),
-        ([{"image_id": 9, "caption": "a \ud83d"}], r"annotations\[0\]\.caption: .*; '\\ud83d' is half a character"),
+        (
+            [{"image_id": 9, "caption": "a \ud83d"}],
+            r"annotations\[0\]\.caption: .*'\\ud83d' is an unpaired surrogate",
+        ),
     ],
 )
 def test_a_malformed_annotation_names_file_index_and_field(
@@ -209,3 +188,148 @@ def test_a_folder_that_is_not_coco_is_refused(tmp_path: Path) -> None:
         list(coco(tmp_path, "train"))
     with pytest.raises(CorpusError, match=r"split: 'restval'; one of"):
         list(coco(tmp_path, "restval"))
+
+
+ASKED = (
+    # image, question, answer, its type
+    (9, "Is this a meal?", "yes", "yes/no"),
+    (25, "How many giraffes are there?", "2", "number"),
+    (9, "What is in the box?", "broccoli", "other"),
+)
+VALIDATION_IMAGES = (42, 73, 74, 133, 136, 139, 143, 164)
+
+
+def requested(folder: Path, part: str, questions: list[tuple[int, str, str, str]]) -> None:
+    """The two files of a part as they are distributed."""
+    requested, answered = [], []
+    for number, (image, question, answer, answer_type) in enumerate(questions):
+        identifiers = {"image_id": image, "question_id": 1000 * image + number}
+        requested.append({**identifiers, "question": question})
+        people = [{"answer": answer, "answer_confidence": "yes", "answer_id": n} for n in range(1, 11)]
+        answered.append(
+            {
+                "question_type": "none of the above",
+                "multiple_choice_answer": answer,
+                "answers": people,
+                "answer_type": answer_type,
+                **identifiers,
+            }
+        )
+    files = {f"v2_OpenEnded_mscoco_{part}_questions": requested, f"v2_mscoco_{part}_annotations": answered}
+    for (name, records), field in zip(files.items(), ("questions", "annotations"), strict=True):
+        (folder / f"{name}.json").write_text(json.dumps({"info": {}, "license": {}, field: records}))
+
+
+def distributed(folder: Path, images: str = ".", annotations: str = ".") -> Path:
+    """Three questions about two images of train2014, one about each of eight of val2014."""
+    (folder / annotations).mkdir(exist_ok=True)
+    requested(folder / annotations, "train2014", list(ASKED))
+    requested(folder / annotations, "val2014", [(n, "What is it?", f"thing {n}", "other") for n in VALIDATION_IMAGES])
+    for part, numbers in (("train2014", (9, 25)), ("val2014", VALIDATION_IMAGES)):
+        (folder / images / part).mkdir(parents=True)
+        for number in numbers:
+            (folder / images / part / f"COCO_{part}_{number:012d}.jpg").write_bytes(picture())
+    return folder
+
+
+def changed(path: Path, field: str, index: int, change: Mapping[str, Any]) -> None:
+    content = json.loads(path.read_text())
+    content[field][index].update(change)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(("images", "annotations"), [(".", "."), ("images", "annotations")])
+def test_an_image_comes_with_all_its_questions(tmp_path: Path, images: str, annotations: str) -> None:
+    actual = list(vqa(distributed(tmp_path, images, annotations), "train"))
+    assert [(example.key, media) for example, media in actual] == [
+        (f"COCO_train2014_{number:012d}", tmp_path / images / "train2014" / f"COCO_train2014_{number:012d}.jpg")
+        for number in (9, 25)
+    ]
+    assert actual[0][0].questions == (
+        Question("Is this a meal?", ("yes",), "yesno"),
+        Question("What is in the box?", ("broccoli",), "other"),
+    )
+    assert actual[1][0].questions == (Question("How many giraffes are there?", ("2",), "count"),)
+    assert all(example.still for example, _ in actual)
+
+
+def test_the_official_validation_split_is_halved_like_that_of_coco(tmp_path: Path) -> None:
+    distributed(tmp_path)
+    images = [{"id": number, "file_name": f"COCO_val2014_{number:012d}.jpg"} for number in VALIDATION_IMAGES]
+    sentences = [{"image_id": number, "caption": "a thing"} for number in VALIDATION_IMAGES]
+    captions = {"images": images, "annotations": sentences}
+    (tmp_path / "captions_val2014.json").write_text(json.dumps(captions))
+    keys = {split: [example.key for example, _ in vqa(tmp_path, split)] for split in ("val", "test")}
+    # By rule, so this must not change from one version to the next.
+    assert keys["test"] == ["COCO_val2014_000000000133", "COCO_val2014_000000000164"]
+    assert len(keys["val"]) == 6
+    assert not set(keys["val"]) & set(keys["test"])
+    for split in ("val", "test"):
+        assert [example.key for example, _ in coco(tmp_path, split)] == keys[split]
+
+
+@pytest.mark.parametrize(
+    ("index", "change", "message"),
+    [
+        (2, {"multiple_choice_answer": ""}, r"annotations\[2\]\.multiple_choice_answer: ''; an answer"),
+        (
+            1,
+            {"answer_type": "count"},
+            r"annotations\[1\]\.answer_type: 'count'; one of \('yes/no', 'number', ",
+        ),
+        (1, {"image_id": None}, r"annotations\[1\]\.image_id: None; a whole number"),
+        (1, {"question_id": 9000}, r"annotations\[1\]\.question_id: 9000; one that has not occurred before"),
+    ],
+)
+def test_a_malformed_answer_names_file_index_and_field(
+    tmp_path: Path, index: int, change: dict[str, Any], message: str
+) -> None:
+    distributed(tmp_path)
+    changed(tmp_path / "v2_mscoco_train2014_annotations.json", "annotations", index, change)
+    with pytest.raises(CorpusError, match=rf"v2_mscoco_train2014_annotations\.json: {message}"):
+        list(vqa(tmp_path, "train"))
+
+
+@pytest.mark.parametrize(
+    ("index", "change", "message"),
+    [
+        (0, {"question": None}, r"questions\[0\]\.question: None; a question was expected"),
+        (1, {"question_id": True}, r"questions\[1\]\.question_id: True; a whole number"),
+        (1, {"question_id": 77}, r"questions\[1\]\.question_id: 77; .*train2014_annotations\.json answers"),
+        (2, {"question_id": 9000}, r"questions\[2\]\.question_id: 9000; a unique question_id"),
+        (1, {"image_id": 9}, r"questions\[1\]\.image_id: 9; 25, as in v2_mscoco_train2014_annotations\.json"),
+    ],
+)
+def test_a_malformed_question_names_file_index_and_field(
+    tmp_path: Path, index: int, change: dict[str, Any], message: str
+) -> None:
+    distributed(tmp_path)
+    changed(tmp_path / "v2_OpenEnded_mscoco_train2014_questions.json", "questions", index, change)
+    with pytest.raises(CorpusError, match=rf"train2014_questions\.json: {message}"):
+        list(vqa(tmp_path, "train"))
+
+
+def test_an_answer_to_no_question_is_named(tmp_path: Path) -> None:
+    distributed(tmp_path)
+    path = tmp_path / "v2_OpenEnded_mscoco_train2014_questions.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({"questions": content["questions"][:2]}))
+    with pytest.raises(
+        CorpusError,
+        match=r"annotations\.json: annotations\[2\]\.question_id: 9002; the question_id of one of questions",
+    ):
+        list(vqa(tmp_path, "train"))
+
+
+@pytest.mark.parametrize("name", ["v2_OpenEnded_mscoco_val2014_questions.json", "v2_mscoco_val2014_annotations.json"])
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    (distributed(tmp_path) / name).unlink()
+    with pytest.raises(CorpusError, match=rf"{name}: missing"):
+        list(vqa(tmp_path, "test"))
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"no folder of pictures; one of \('val2014', 'images/val2014'\)"):
+        list(vqa(tmp_path, "val"))
+    with pytest.raises(CorpusError, match=r"split: 'test-dev'; one of"):
+        list(vqa(tmp_path, "test-dev"))

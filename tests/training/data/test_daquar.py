@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.training.data.corpus_files import picture, write_shard
+from training.data.corpus import CorpusError
 from training.data.daquar import daquar, is_validation, question_kind
-from training.data.errors import CorpusError
 
 TRAIN_FILE = """\
 what is on the right side of the black telephone in the image3 ?
@@ -33,18 +33,18 @@ def official(folder: Path, questions: str = TRAIN_FILE, suffix: str = "png") -> 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_the_official_question_file_gives_one_example_per_image(tmp_path: Path, suffix: str) -> None:
-    found = list(daquar(official(tmp_path, suffix=suffix), "train"))
-    assert [example.key for example, _ in found] == ["image3", "image4"]
-    assert [media for _, media in found] == [
+    actual = list(daquar(official(tmp_path, suffix=suffix), "train"))
+    assert [example.key for example, _ in actual] == ["image3", "image4"]
+    assert [media for _, media in actual] == [
         tmp_path / "nyu_depth_images" / f"image{number}.{suffix}" for number in (3, 4)
     ]
-    assert [(q.question, q.answers) for q in found[0][0].questions] == [
+    assert [(q.question, q.answers) for q in actual[0][0].questions] == [
         ("what is on the right side of the black telephone?", ("desk",)),
         ("what is on the desk?", ("book", "scissor", "papers", "tape dispenser")),
         ("what is the largest brown objects?", ("carton",)),
     ]
-    assert [(q.question, q.answers) for q in found[1][0].questions] == [("how many doors are?", ("2",))]
-    assert all(example.still for example, _ in found)
+    assert [(q.question, q.answers) for q in actual[1][0].questions] == [("how many doors are?", ("2",))]
+    assert all(example.still for example, _ in actual)
 
 
 def test_the_official_test_split_is_kept(tmp_path: Path) -> None:
@@ -86,9 +86,9 @@ def test_the_validation_rule_does_not_change() -> None:
         ("what is it in the image3 ?\nbook\nwhat is it in the image3 ?\n", r"train\.txt:4: answers: ''"),
         (
             "what is it in the image3 ?\nwhat is it in the image4 ?\nbook\n",
-            r"train\.txt:2: answers: 'what is it in the image4 \?'; those to line 1",
+            r"train\.txt:2: answers: 'what is it in the image4 \?'; answers to line 1",
         ),
-        ("what is it in the image77 ?\nbook\n", r"image77 is asked about, but .* no image77\.jpg"),
+        ("what is it in the image77 ?\nbook\n", r"image77 has questions, but .* no image77\.jpg"),
     ],
 )
 def test_a_malformed_question_file_names_line_and_field(tmp_path: Path, questions: str, message: str) -> None:

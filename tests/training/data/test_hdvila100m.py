@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from tests.training.data.corpus_files import BLUE, GREEN, RED, key_frames, movie
-from training.data.errors import CorpusError
-from training.data.hash_split import split_of
+from training.data.corpus import CorpusError, split_of
 from training.data.hdvila100m import ORIGIN, hdvila100m
 from training.data.packed import VIDEO_STREAMS, MediaSpan, open_packed, write_packed
 
@@ -73,8 +72,8 @@ def test_all_clips_of_a_video_are_in_one_split(tmp_path: Path) -> None:
     texts = {clip: text for video in videos for clip, text in all_texts(video).items()}
     write(tmp_path, [metadata(video) for video in videos], texts)
     seen = {s: [e.attributes["video"] for e, _ in hdvila100m(tmp_path, s)] for s in ("train", "val", "test")}
-    assert sorted(video for found in seen.values() for video in found) == sorted(videos * 3)
-    assert all(found and len(set(found)) * 3 == len(found) for found in seen.values())
+    assert sorted(video for actual in seen.values() for video in actual) == sorted(videos * 3)
+    assert all(actual and len(set(actual)) * 3 == len(actual) for actual in seen.values())
 
 
 def test_clips_without_text_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -135,7 +134,7 @@ def test_malformed_metadata_names_file_line_and_field(tmp_path: Path, clip: obje
         ('{"clip_id": "a.1.mp4"}', r"text_part0\.jsonl:1: text: None; a string"),
         ('{"text": "words"}', r"text_part0\.jsonl:1: clip_id: None"),
         ("words", r"text_part0\.jsonl:1: not JSON"),
-        ('{"clip_id": "a.1.mp4", "text": "\\ud83d"}', r"text_part0\.jsonl:1: text: .* is half a character"),
+        ('{"clip_id": "a.1.mp4", "text": "\\ud83d"}', r"text_part0\.jsonl:1: text: .* is an unpaired surrogate"),
         (
             '{"clip_id": "a.1.mp4", "text": "a"}\n{"clip_id": "a.1.mp4", "text": "b"}',
             r"text_part0\.jsonl:2: clip_id: 'a\.1\.mp4'; one that has not occurred before with another text",

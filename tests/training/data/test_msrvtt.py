@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from training.data.errors import CorpusError
+from training.data.corpus import CorpusError
 from training.data.example import Negative, Question
 from training.data.msrvtt import msrvtt, msrvtt_official
 from training.evaluation.retrieval import queries_of
@@ -65,8 +65,12 @@ def add_1k_a(folder: Path, trained: tuple[str, ...] | None = ("video0", "video1"
 
 def add_questions(folder: Path) -> None:
     (folder / "MSRVTT-QA").mkdir()
-    asked = {"train": [(0, "what drives?", "car")], "val": [], "test": [(2, "who cooks?", "man"), (3, "is it?", "yes")]}
-    for split, questions in asked.items():
+    requested = {
+        "train": [(0, "what drives?", "car")],
+        "val": [],
+        "test": [(2, "who cooks?", "man"), (3, "is it?", "yes")],
+    }
+    for split, questions in requested.items():
         (folder / "MSRVTT-QA" / f"{split}_qa.json").write_text(
             json.dumps(
                 [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training.data.errors import CorpusError
+from training.data.corpus import CorpusError
 from training.data.example import Question
 from training.data.msvd import msvd
 
@@ -63,13 +63,13 @@ def test_questions_come_by_the_mapping_and_of_their_own_split_only(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_mapping(corpus(tmp_path))
-    asked = [(1200, "what swims?", "fish"), (1301, "who runs?", "man"), (1200, "how many fish?", "two")]
+    requested = [(1200, "what swims?", "fish"), (1301, "who runs?", "man"), (1200, "how many fish?", "two")]
     for split in KEYS:
         (tmp_path / f"{split}_qa.json").write_text(
             json.dumps(
                 [
                     {"answer": answer, "id": i, "question": question, "video_id": number}
-                    for i, (number, question, answer) in enumerate(asked)
+                    for i, (number, question, answer) in enumerate(requested)
                     if split != "test"
                 ]
             )
@@ -103,7 +103,7 @@ def test_a_missing_video_is_given_as_the_path_where_it_belongs(tmp_path: Path) -
         (
             "val_qa.json",
             '[{"video_id": 7, "question": "what?", "answer": "cat"}]',
-            r"val_qa\.json: \[0\]\.video_id: 7; a number of youtube_mapping\.txt, which tells its video, was expected",
+            r"val_qa\.json: \[0\]\.video_id: 7; a number of youtube_mapping\.txt, which names its video, was expected",
         ),
         (
             "val_qa.json",

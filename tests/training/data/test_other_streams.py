@@ -9,9 +9,9 @@ import pytest
 
 from tests.training.data.corpus_files import GREEN, RED, movie
 from training.data.example import Example
-from training.data.other_streams import sight
+from training.data.other_streams import stream_adapter
 from training.data.packed import VIDEO_STREAMS, Origin, Packed, open_packed, write_packed
-from training.evaluation.embedding import streams_of
+from training.evaluation.encoder import streams_of
 from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
 
@@ -30,28 +30,28 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
 
 
 def seen(packed: Packed, *streams: FrameStream) -> dict[str, np.ndarray]:
-    return sight(packed, streams)(streams_of(packed, np.array([0]), streams))
+    return stream_adapter(packed, streams)(streams_of(packed, np.array([0]), streams))
 
 
 def test_what_is_packed_is_seen_as_it_is(packed: Packed) -> None:
-    found = sight(packed, [LOW, HIGH])
-    assert found.exact
-    assert found.words() == "as packed"
+    actual = stream_adapter(packed, [LOW, HIGH])
+    assert actual.exact
+    assert actual.words() == "as packed"
     np.testing.assert_array_equal(seen(packed, LOW)["low"], packed.frames("low")[:1])
 
 
 def test_two_frames_of_six_are_the_very_ones(packed: Packed) -> None:
     two = LOW.model_copy(update={"frames": 2})
-    found = sight(packed, [two])
-    assert (found.exact, found.off) == (False, pytest.approx(0))
-    assert found.words() == "2 of the packed frames of 'low'"
+    actual = stream_adapter(packed, [two])
+    assert (actual.exact, actual.max_offset) == (False, pytest.approx(0))
+    assert actual.words() == "2 of the packed frames of 'low'"
     np.testing.assert_array_equal(seen(packed, two)["low"], packed.frames("low")[:1, :, [1, 4]])
 
 
 def test_frames_beside_their_moments_are_said_so(packed: Packed) -> None:
-    found = sight(packed, [LOW.model_copy(update={"frames": 4})])
-    assert found.off == pytest.approx(1 / 24)
-    assert found.words() == "4 of the packed frames of 'low', at most 4.2% of a clip beside their moments"
+    actual = stream_adapter(packed, [LOW.model_copy(update={"frames": 4})])
+    assert actual.max_offset == pytest.approx(1 / 24)
+    assert actual.words() == "4 of the packed frames of 'low', at most 4.2% of a clip off their times"
 
 
 def test_smaller_pictures_keep_their_colours(packed: Packed) -> None:
@@ -60,11 +60,11 @@ def test_smaller_pictures_keep_their_colours(packed: Packed) -> None:
     assert pixels.shape == (1, 1, 1, 24, 24, 3)
     assert pixels.dtype == np.uint8
     np.testing.assert_allclose(pixels.mean(axis=(0, 1, 2, 3, 4)), packed.arrays["high"].mean(axis=(0, 1, 2, 3)), atol=2)
-    assert sight(packed, [small]).words() == "'high' made 24x24"
+    assert stream_adapter(packed, [small]).words() == "'high' made 24x24"
 
 
 @pytest.mark.parametrize(
-    "wanted",
+    "expected",
     [
         HIGH.model_copy(update={"name": "frames"}),
         HIGH.model_copy(update={"height": 96}),
@@ -73,9 +73,11 @@ def test_smaller_pictures_keep_their_colours(packed: Packed) -> None:
         LOW.model_copy(update={"resample": "bicubic"}),
     ],
 )
-def test_what_cannot_be_made_of_it_is_refused(packed: Packed, wanted: FrameStream) -> None:
-    with pytest.raises(InvalidInput, match=rf"streams: .*{wanted.name}.*packed; .* cannot be made from it .*--seen-by"):
-        sight(packed, [wanted])
+def test_what_cannot_be_made_of_it_is_refused(packed: Packed, expected: FrameStream) -> None:
+    with pytest.raises(
+        InvalidInput, match=rf"streams: .*{expected.name}.*packed; .* cannot be made from it .*--seen-by"
+    ):
+        stream_adapter(packed, [expected])
 
 
 def test_a_picture_stands_for_any_number_of_frames(tmp_path: Path) -> None:
@@ -84,7 +86,7 @@ def test_a_picture_stands_for_any_number_of_frames(tmp_path: Path) -> None:
     items = [(Example("a", still=True), tmp_path / "a.mp4")]
     write_packed(tmp_path / "c" / "train", still, items, Origin("made in the test", "CC0-1.0", "all"))
     packed = open_packed(tmp_path / "c" / "train")
-    assert sight(packed, [LOW]).exact
+    assert stream_adapter(packed, [LOW]).exact
     assert seen(packed, LOW)["low"].shape == (1, 1, 6, 24, 32, 3)
 
 
@@ -95,4 +97,4 @@ def test_the_shipped_students_see_what_is_usually_packed() -> None:
     assert {"small", "smallest"} <= set(names)
     packed = Packed(Path("scenes"), VIDEO_STREAMS, {}, [], {})
     for name in names:
-        assert sight(packed, student_recipe(name).video_config().streams()).off == pytest.approx(0)
+        assert stream_adapter(packed, student_recipe(name).video_config().streams()).max_offset == pytest.approx(0)

@@ -1,4 +1,4 @@
-"""Which of one's own clips are learned from, and which are held out to measure by."""
+"""Training and held-out clips of a user's videos, with and without subtitles."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.training.data.corpus_files import BLUE, GREEN, RED, movie
 from tests.training.data.test_subtitled import write
-from training.data.errors import CorpusError
-from training.data.hash_split import split_of
-from training.data.own_clips import SENTENCE, OwnClips, choose_held_out, own_clips
+from training.data.corpus import CorpusError, split_of
+from training.data.own_clips import SENTENCE, UNLABELLED_ORIGIN, OwnClips, choose_held_out, own_clips, unlabelled_clips
+from training.data.packed import open_packed, write_packed
+from vitascope.bundle.manifest import FrameStream
 
 
 def named(split: str, count: int) -> list[str]:
@@ -34,11 +36,11 @@ def read(folder: Path) -> OwnClips:
 def test_the_splits_of_the_folder_decide_where_validation_has_enough(tmp_path: Path) -> None:
     train, val, test = named("train", 6), named("val", 1), named("test", 2)
     fill(tmp_path, train + val + test, 4)
-    found = read(tmp_path)
-    assert videos_of(found.learned) == set(train)
-    assert videos_of(found.held_out) == set(val)
-    assert found.untouched == 8
-    assert {example.attributes[SENTENCE] for example, _ in found.held_out} == {
+    actual = read(tmp_path)
+    assert videos_of(actual.training) == set(train)
+    assert videos_of(actual.held_out) == set(val)
+    assert actual.unused == 8
+    assert {example.attributes[SENTENCE] for example, _ in actual.held_out} == {
         f"{Path(val[0]).stem} says {n}" for n in range(4)
     }
 
@@ -53,18 +55,18 @@ def test_of_few_videos_test_videos_are_held_out_and_then_others() -> None:
 
 
 def test_never_more_than_half_is_held_out() -> None:
-    (val,), (one, other) = named("val", 1), named("train", 2)
-    assert val not in choose_held_out({val: 300, one: 10, other: 12})
-    assert choose_held_out({one: 300, other: 10}) == {other}
-    assert choose_held_out({one: 10, other: 300}) == {one}
+    (val,), (single, other) = named("val", 1), named("train", 2)
+    assert val not in choose_held_out({val: 300, single: 10, other: 12})
+    assert choose_held_out({single: 300, other: 10}) == {other}
+    assert choose_held_out({single: 10, other: 300}) == {single}
 
 
 def test_test_videos_are_learned_from_where_the_rest_is_too_little(tmp_path: Path) -> None:
     train, val, test = named("train", 1), named("val", 1), named("test", 2)
     fill(tmp_path, train + val + test, 8)
-    found = read(tmp_path)
-    assert videos_of(found.learned) == {*train, *test}
-    assert found.untouched == 0
+    actual = read(tmp_path)
+    assert videos_of(actual.training) == {*train, *test}
+    assert actual.unused == 0
 
 
 def test_another_cut_or_another_video_is_another_set_of_clips(tmp_path: Path) -> None:
@@ -93,7 +95,7 @@ def test_too_little_is_named_with_its_number(tmp_path: Path) -> None:
         read(tmp_path)
     fill(tmp_path, ["talk.mp4", "other.mp4"], 5)
     with pytest.raises(
-        CorpusError, match=r"too few clips to learn from: 5 with 5 different sentences; at least 16 were expected"
+        CorpusError, match=r"too few clips to train on: 5 with 5 different sentences; at least 16 were expected"
     ):
         read(tmp_path)
 
@@ -101,5 +103,53 @@ def test_too_little_is_named_with_its_number(tmp_path: Path) -> None:
 def test_clips_that_all_say_the_same_are_too_few(tmp_path: Path) -> None:
     for name in named("train", 10):
         write(tmp_path / name, *((9.0 * n, 9.0 * n + 5, "Applause" if n else "applause") for n in range(4)))
-    with pytest.raises(CorpusError, match=r"too few clips to learn from: 36 with 1 different sentences"):
+    with pytest.raises(CorpusError, match=r"too few clips to train on: 36 with 1 different sentences"):
         read(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unlabelled")
+    (folder / "old").mkdir()
+    movie(folder / "a.mp4", [RED, GREEN, BLUE, RED])  # two seconds
+    movie(folder / "old" / "b.mp4", [GREEN, GREEN])
+    (folder / "broken.mp4").write_bytes(b"no video")
+    (folder / "notes.txt").write_text("not looked at")
+    (folder / ".hidden.mp4").write_bytes(b"")
+    return folder
+
+
+def test_every_video_is_cut_into_equal_clips_and_whole_videos_are_held_out(unlabelled: Path) -> None:
+    output: list[str] = []
+    training, held_out = unlabelled_clips(unlabelled, 0.5, output.append)
+    by_video = {
+        video: [(e.attributes["start"], e.attributes["end"]) for e, _ in clips if e.attributes["video"] == video]
+        for clips in (training, held_out)
+        for video in {str(e.attributes["video"]) for e, _ in clips}
+    }
+    assert by_video == {
+        "a.mp4": [pytest.approx(span) for span in ((0, 0.5), (0.5, 1), (1, 1.5), (1.5, 2))],
+        "old/b.mp4": [pytest.approx(span) for span in ((0, 0.5), (0.5, 1))],
+    }
+    assert {str(e.attributes["video"]) for e, _ in training}.isdisjoint(e.attributes["video"] for e, _ in held_out)
+    assert held_out
+    assert len(output) == 1
+    assert output[0].startswith("broken.mp4: ")
+
+
+def test_clips_are_decoded_from_where_they_lie(unlabelled: Path, tmp_path: Path) -> None:
+    training, held_out = unlabelled_clips(unlabelled, 0.5, lambda _: None)
+    clips = [clip for clip in [*training, *held_out] if clip[0].attributes["video"] == "a.mp4"]
+    stream = FrameStream(name="high", frames=1, height=16, width=16, placement="middle")
+    write_packed(tmp_path / "unlabelled" / "train", [stream], clips, UNLABELLED_ORIGIN)
+    packed = open_packed(tmp_path / "unlabelled" / "train")
+    assert [e.key for e in packed.examples] == [f"a.mp4#{i:05}" for i in range(4)]
+    assert packed.arrays["high"].mean(axis=(1, 2, 3)).argmax(axis=1).tolist() == [0, 1, 2, 0]
+
+
+@pytest.mark.parametrize(("seconds", "message"), [(0.0, "clip-seconds: 0"), (1.0, "no readable video in it")])
+def test_a_folder_without_films_and_clips_without_length_are_refused(
+    seconds: float, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CorpusError, match=message):
+        unlabelled_clips(tmp_path, seconds, lambda _: None)

@@ -9,8 +9,7 @@ import pytest
 from tests.small_bundle import make_small_bundle
 from tests.training.data.corpus_files import GREEN, RED, movie, pictogram_packages, picture, write_shard
 from training.data import pictograms
-from training.data.errors import CorpusError
-from training.data.hash_split import split_of
+from training.data.corpus import CorpusError, split_of
 from training.data.packed import open_packed
 from training.data.prepare import CORPORA, READERS, main, prepare
 from vitascope.bundle.bundle import Bundle
@@ -143,11 +142,6 @@ def test_a_corpus_states_its_origin_and_stores_one_frame_of_a_picture(corpus: st
         list(reader.read(tmp_path, "train"))
 
 
-def test_no_two_corpora_share_a_reader_or_an_origin() -> None:
-    assert len({reader.read for reader in READERS.values()}) == len(READERS)
-    assert len({reader.origin for reader in READERS.values()}) == len(READERS)
-
-
 def test_coco_is_packed_with_its_sentences(tmp_path: Path) -> None:
     done = prepare("coco", coco_folder(tmp_path / "coco"), tmp_path / "packed", ["train"])
     assert done["coco/train"]["count"] == 2
@@ -204,8 +198,8 @@ def test_a_split_without_a_subtitled_video_is_left_out_unless_it_is_named(
     assert "error: " in capsys.readouterr().err
     (tmp_path / "packed" / "subtitled" / "val").mkdir()
     assert main(arguments) == 0
-    told = " ".join(capsys.readouterr().err.split())
-    assert "of an earlier run stays as it is" in told
+    described = " ".join(capsys.readouterr().err.split())
+    assert "of an earlier run stays as it is" in described
 
 
 def test_more_may_be_skipped_when_that_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,16 +217,16 @@ def test_more_may_be_skipped_when_that_is_asked_for(tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pictograms", "--name", "emoji"], "--name: 'emoji'; pictograms give two corpora"),
+        (["pictograms", "--name", "emoji"], "--name: 'emoji'; `pictograms` gives two corpora"),
         (["coco", "--name", "../other"], "--name: '../other'; the name of a folder in --out was expected"),
         (["coco", "--name", ""], "--name: ''; the name of a folder"),
-        (["msvd", "--shortest", "2"], "--shortest: 2 with msvd; only clips of subtitled"),
-        (["pictograms", "--longest", "9"], "--longest: 9 with pictograms; only clips of subtitled"),
+        (["msvd", "--shortest", "2"], "--shortest: 2 with msvd; only `subtitled` cuts clips"),
+        (["pictograms", "--longest", "9"], "--longest: 9 with pictograms; only `subtitled` cuts clips"),
         (["subtitled", "--shortest", "20"], "clips of 20 to 16 s"),
         (["coco", "--clips", "2"], "--clips: 2 with coco; pictures have one clip, 1 was expected"),
         (["scenes", "--clips", "0"], "--clips: 0; at least 1 was expected"),
-        (["coco", "--max-skipped", "5"], "--max-skipped: 5; a share from 0 to 1 was expected"),
-        (["coco", "--max-skipped", "nan"], "--max-skipped: nan; a share from 0 to 1 was expected"),
+        (["coco", "--max-skipped", "5"], "--max-skipped: 5; 0 to 1 was expected"),
+        (["coco", "--max-skipped", "nan"], "--max-skipped: nan; 0 to 1 was expected"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_before_anything_is_written(

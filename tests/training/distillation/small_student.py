@@ -40,5 +40,5 @@ def small_recipe(**changes: Any) -> DistilRecipe:
 
 
 def space_of(teacher: Model) -> Space:
-    stated = teacher.bundle.manifest
-    return Space(stated.vector_width, stated.visual_tokens, stated.visual_width)
+    manifest = teacher.bundle.manifest
+    return Space(manifest.vector_width, manifest.visual_tokens, manifest.visual_width)

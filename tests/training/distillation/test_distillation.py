@@ -1,4 +1,4 @@
-"""A student of a bundle: what it is told, that it learns, and that a stop changes nothing."""
+"""Distillation: teacher outputs, losses, training and exact resume."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from tests.training.small_run import write_corpus
 from training.curves import read_log
 from training.data.packed import Packed, open_packed
 from training.distillation import losses
-from training.distillation.loop import Lessons, distil, load_student
+from training.distillation.loop import DistillData, distil, load_student
 from training.distillation.recipe import student_recipe
-from training.distillation.student import Space, first_places, new_student
-from training.distillation.teacher import Taught, taught
+from training.distillation.student import Space, initial_projection, new_student
+from training.distillation.teacher import TeacherOutputs, compute_teacher_outputs
 from training.models.hd_vila import HdVila
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
@@ -34,7 +34,7 @@ class Class:
 
     teacher: Model
     packed: dict[str, Packed]
-    lessons: Lessons
+    lessons: DistillData
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +43,10 @@ def class_(small_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Clas
     (root / "pictures").mkdir()
     write_corpus(root / "data", root / "pictures", copies=4)
     packed = {split: open_packed(root / "data" / "squares" / split) for split in ("train", "val")}
-    said = {split: taught(small_model, p, root / "teacher" / split) for split, p in packed.items()}
-    lessons = Lessons(small_model.bundle.fingerprint, {"squares": said["train"]}, {"squares": said["val"]}, 0.05)
+    output = {split: compute_teacher_outputs(small_model, p, root / "teacher" / split) for split, p in packed.items()}
+    lessons = DistillData(
+        small_model.bundle.fingerprint, {"squares": output["train"]}, {"squares": output["val"]}, 0.05
+    )
     return Class(small_model, packed, lessons)
 
 
@@ -59,7 +61,7 @@ def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_teacher_is_asked_once_and_kept(class_: Class, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = class_.packed["train"]
-    first = taught(class_.teacher, packed, tmp_path)
+    first = compute_teacher_outputs(class_.teacher, packed, tmp_path)
     assert first.vectors.shape == (16, 16)
     assert first.tokens is not None
     assert first.tokens.shape == (16, 2, 16)
@@ -68,52 +70,52 @@ def test_the_teacher_is_asked_once_and_kept(class_: Class, tmp_path: Path, monke
     np.testing.assert_allclose(first.texts[3], expected, atol=1e-6)
 
     def forbidden(*_: Any) -> Any:
-        raise AssertionError("asked again")
+        raise AssertionError("the teacher ran again")
 
     monkeypatch.setattr(Model, "embed_video", forbidden)
     monkeypatch.setattr(Model, "embed_text", forbidden)
-    again = taught(class_.teacher, packed, tmp_path)
+    again = compute_teacher_outputs(class_.teacher, packed, tmp_path)
     np.testing.assert_array_equal(again.vectors, first.vectors)
     np.testing.assert_array_equal(again.texts, first.texts)
 
 
 def test_a_stop_loses_a_few_batches_only(class_: Class, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.distillation.teacher.BATCH", 2)
-    monkeypatch.setattr("training.distillation.teacher.KEPT_EVERY", 2)
-    asked: list[int] = []
+    monkeypatch.setattr("training.distillation.teacher.SAVE_EVERY", 2)
+    requested: list[int] = []
     embed = Model.embed_video
 
     def stopping(self: Model, streams: Any) -> Any:
-        if len(asked) == 5:
-            asked.append(0)
+        if len(requested) == 5:
+            requested.append(0)
             raise KeyboardInterrupt
-        asked.append(len(streams["high"]))
+        requested.append(len(streams["high"]))
         return embed(self, streams)
 
     monkeypatch.setattr(Model, "embed_video", stopping)
     with pytest.raises(KeyboardInterrupt):
-        taught(class_.teacher, class_.packed["train"], tmp_path)
-    asked[:] = [0] * 6
-    whole = taught(class_.teacher, class_.packed["train"], tmp_path)
-    assert sum(asked) == 8  # of 16 the first 8 were kept
-    np.testing.assert_allclose(whole.vectors, class_.lessons.learned["squares"].vectors, atol=1e-6)
+        compute_teacher_outputs(class_.teacher, class_.packed["train"], tmp_path)
+    requested[:] = [0] * 6
+    whole = compute_teacher_outputs(class_.teacher, class_.packed["train"], tmp_path)
+    assert sum(requested) == 8  # of 16 the first 8 were kept
+    np.testing.assert_allclose(whole.vectors, class_.lessons.training["squares"].vectors, atol=1e-6)
 
 
 def test_of_another_teacher_everything_is_asked_anew(class_: Class, tmp_path: Path) -> None:
     packed = class_.packed["val"]
-    before = np.array(taught(class_.teacher, packed, tmp_path).vectors)
+    before = np.array(compute_teacher_outputs(class_.teacher, packed, tmp_path).vectors)
     other = Model.open(make_small_bundle(tmp_path / "other", seed=5), threads=1)
-    found = taught(other, packed, tmp_path)
-    assert np.abs(found.vectors - before).max() > 0.1
-    np.testing.assert_allclose(found.vectors, taught(other, packed, tmp_path / "apart").vectors)
+    actual = compute_teacher_outputs(other, packed, tmp_path)
+    assert np.abs(actual.vectors - before).max() > 0.1
+    np.testing.assert_allclose(actual.vectors, compute_teacher_outputs(other, packed, tmp_path / "apart").vectors)
 
 
 def test_tokens_are_kept_only_where_a_graph_reads_them(class_: Class, tmp_path: Path) -> None:
     finder = Model.open(make_small_bundle(tmp_path / "finder", tasks=("retrieval",)), threads=1)
-    assert taught(finder, class_.packed["val"], tmp_path / "said").tokens is None
+    assert compute_teacher_outputs(finder, class_.packed["val"], tmp_path / "said").tokens is None
 
 
-# What a student is told
+# Losses
 
 
 def test_losses_are_nothing_for_a_student_that_gives_what_its_teacher_gives() -> None:
@@ -162,23 +164,23 @@ def test_a_student_of_its_teachers_shape_begins_as_its_teacher() -> None:
 
 def test_the_teachers_tokens_begin_where_the_students_lie() -> None:
     """A 2 x 2 grid read on a 4 x 4 one: corners stay corners; without a grid to fit, all tokens begin alike."""
-    corners = first_places((2, 2), 16)
+    corners = initial_projection((2, 2), 16)
     assert corners.sum(dim=1).tolist() == pytest.approx([1.0] * 16)
     assert [int(corners[i].argmax()) for i in (0, 3, 12, 15)] == [0, 1, 2, 3]
-    assert first_places((2, 2), 7).unique().tolist() == [0.25]
-    assert torch.equal(first_places((3, 3), 9), torch.eye(9))
+    assert initial_projection((2, 2), 7).unique().tolist() == [0.25]
+    assert torch.equal(initial_projection((3, 3), 9), torch.eye(9))
 
 
 def test_a_student_learns_what_its_teacher_says(class_: Class, tmp_path: Path, without_curves: None) -> None:
-    """Of a bundle whose weights nobody knows: the teacher's sentences find the student's clips as often as its own."""
+    """Without the teacher's weights: its sentences find the student's clips as often as its own."""
     recipe = small_recipe(steps=16, validate_every=16, checkpoint_every=16)
-    found = distil(recipe, class_.lessons, space_of(class_.teacher), "scratch", tmp_path)
+    actual = distil(recipe, class_.lessons, space_of(class_.teacher), "scratch", tmp_path)
     rows = read_log(tmp_path / "log.jsonl")
     assert rows[-1]["loss/cosine squares"] < 0.5 * rows[0]["loss/cosine squares"]
     assert rows[-1]["loss/relation squares"] < 0.05
     assert rows[-1]["loss/tokens squares"] < 0.8
     assert rows[-1]["val/squares t2v R@1"] == rows[-1]["val/squares teacher t2v R@1"]
-    assert not load_student(found).training
+    assert not load_student(actual).training
 
 
 def test_a_run_that_was_stopped_gives_the_very_weights(class_: Class, tmp_path: Path, without_curves: None) -> None:
@@ -207,14 +209,14 @@ def test_a_run_that_was_stopped_gives_the_very_weights(class_: Class, tmp_path: 
 
 
 def test_without_captions_clips_are_told_from_clips(class_: Class, tmp_path: Path, without_curves: None) -> None:
-    def silent(said: Taught) -> Taught:
-        examples = [replace(example, captions=()) for example in said.packed.examples]
-        texts, of = np.zeros((0, said.vectors.shape[1]), np.float32), np.zeros(0, np.int64)
-        return replace(said, packed=replace(said.packed, examples=examples), texts=texts, of=of)
+    def silent(output: TeacherOutputs) -> TeacherOutputs:
+        examples = [replace(example, captions=()) for example in output.packed.examples]
+        texts, of = np.zeros((0, output.vectors.shape[1]), np.float32), np.zeros(0, np.int64)
+        return replace(output, packed=replace(output.packed, examples=examples), texts=texts, of=of)
 
-    quiet = {name: silent(said) for name, said in class_.lessons.learned.items()}
-    held = {name: silent(said) for name, said in class_.lessons.held_out.items()}
-    lessons = replace(class_.lessons, learned=quiet, held_out=held)
+    quiet = {name: silent(output) for name, output in class_.lessons.training.items()}
+    held = {name: silent(output) for name, output in class_.lessons.held_out.items()}
+    lessons = replace(class_.lessons, training=quiet, held_out=held)
     distil(small_recipe(steps=2), lessons, space_of(class_.teacher), "scratch", tmp_path)
     last = read_log(tmp_path / "log.jsonl")[-1]
     assert last["loss/relation squares"] > 0

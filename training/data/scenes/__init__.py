@@ -1,5 +1,5 @@
-"""`scenes`: a synthetic corpus of moving objects with captions, wrong captions, transcripts and questions.
+"""The synthetic corpus `scenes`: moving objects with captions, negative captions, transcripts and questions.
 
-Clip ``i`` of a split depends on ``(seed, split, i)`` alone, so any part of the corpus can be made by itself.
-Its words and its drawn frames are exactly repeatable, its encoded bytes nearly (see ``render.encode``).
+Clip `i` of a split depends on `(seed, split, i)` only, so that any part of the corpus can be generated alone. Texts and
+rendered frames are exactly repeatable; encoded bytes are for one version of the encoder (`render.encode`).
 """

@@ -1,4 +1,4 @@
-"""The captions of a clip and its graded wrong captions."""
+"""Captions, graded negative captions and weak transcripts of a scene."""
 
 from __future__ import annotations
 
@@ -7,11 +7,20 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
-from training.data.scenes.description import Clause, Description, Mention, describe, holds
-from training.data.scenes.splits import is_held_out
-from training.data.scenes.vocabulary import (
+from training.data.scenes.description import (
+    Clause,
+    Description,
+    Mention,
+    describe,
+    holds,
+    noun_phrase,
+    phrase,
+    verb_phrase,
+)
+from training.data.scenes.world import (
     COLOURS,
     DIRECTIONS,
+    DURATION,
     PATTERNS,
     SHAPES,
     SIZES,
@@ -19,17 +28,17 @@ from training.data.scenes.vocabulary import (
     TURN_SENSE,
     TURNING,
     TURNS,
+    World,
+    is_held_out,
 )
-from training.data.scenes.wording import phrase
-from training.data.scenes.world import World
 
-GRADE_1, GRADE_2, GRADE_3 = 8, 2, 2  # how many wrong captions of each grade a clip has at most
+GRADE_1, GRADE_2, GRADE_3 = 8, 2, 2  # maximum number of negative captions by grade
 Change = Callable[[Random, Description], Description | None]
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A right caption with what it says and how it was worded."""
+    """A true caption with its description and the style of its wording."""
 
     text: str
     description: Description
@@ -37,14 +46,14 @@ class Caption:
 
 
 def captions_of(world: World, rng: Random) -> list[Caption]:
-    """Five different true captions. The first two say everything that tells the clip from others."""
+    """Return five different true captions. The first two contain all distinguishing facts of the clip."""
     everything = replace(describe(world), count=None)
     descriptions = [
         everything,
         everything,
         replace(_partial(everything, rng), count=len(world.things)),
         _partial(everything, rng),
-        _glimpse(everything, rng),
+        _partial_events(everything, rng),
     ]
     captions: list[Caption] = []
     for description in descriptions:
@@ -58,7 +67,7 @@ def captions_of(world: World, rng: Random) -> list[Caption]:
 
 
 def _partial(description: Description, rng: Random) -> Description:
-    """All objects and motions, each without some of size, pattern, digit and speed."""
+    """Drop some sizes, patterns, digits and speeds at random, but no object and no motion."""
     mentions = tuple(
         replace(
             m,
@@ -72,18 +81,20 @@ def _partial(description: Description, rng: Random) -> Description:
     return replace(description, mentions=mentions, clauses=clauses)
 
 
-def _glimpse(description: Description, rng: Random) -> Description:
-    """One or two events, the objects by colour and shape or one of the two, nothing of what stays still."""
+def _partial_events(description: Description, rng: Random) -> Description:
+    """Keep the events only, naming objects by colour, by shape or by both."""
     moving = tuple(c for c in description.clauses if c.motion != "stays")
     mentions = []
     for m in description.mentions:
         named = rng.choice(("both", "colour", "shape"))
         mentions.append(Mention(m.colour if named != "shape" else None, m.shape if named != "colour" else None))
-    return only_used(replace(description, mentions=tuple(mentions), clauses=moving or description.clauses, count=None))
+    return without_unused_mentions(
+        replace(description, mentions=tuple(mentions), clauses=moving or description.clauses, count=None)
+    )
 
 
-def only_used(description: Description) -> Description:
-    """The description without the mentions that no clause speaks of."""
+def without_unused_mentions(description: Description) -> Description:
+    """Return the description without mentions that no clause uses."""
     used = sorted({i for c in description.clauses for i in (c.subject, c.target) if i is not None})
     clauses = tuple(
         replace(c, subject=used.index(c.subject), target=None if c.target is None else used.index(c.target))
@@ -116,7 +127,7 @@ def _change_attribute(name: str, values: tuple[Any, ...]) -> Change:
         index = rng.choice(indices)
         mention = description.mentions[index]
         allowed = values
-        if name == "shape":  # a circle cannot be seen to rotate
+        if name == "shape":  # the rotation of a circle is invisible
             turns = [c for c in description.clauses if c.subject == index and c.motion == "rotates"]
             if turns:
                 allowed = TURN_SENSE if any(c.direction for c in turns) else TURNING
@@ -151,7 +162,7 @@ def _change_motion(rng: Random, description: Description) -> Description | None:
     if description.mentions[clause.subject].shape in TURNING:
         motions.append("rotates")
     alone = len([c for c in description.clauses if c.subject == clause.subject]) == 1
-    if alone and clause.motion not in ("appears", "disappears"):  # what appears may well be called still
+    if alone and clause.motion not in ("appears", "disappears"):  # an object that appears may be called still
         motions.append("stays")
     motion = _other(rng, tuple(motions), clause.motion)
     direction = rng.choice(DIRECTIONS) if motion == "moves" else None
@@ -173,12 +184,12 @@ def _change_order(rng: Random, description: Description) -> Description | None:
 
 
 def _swap(rng: Random, description: Description) -> Description | None:
-    """Two objects exchange what is said of one attribute, or what they do."""
+    """Swap an attribute or the actions of two objects."""
     if len(description.mentions) < 2:
         return None
     a, b = rng.sample(range(len(description.mentions)), 2)
-    name = rng.choice(("colour", "shape", "digit", "deeds"))
-    if name == "deeds":
+    name = rng.choice(("colour", "shape", "digit", "actions"))
+    if name == "actions":
         if any(c.target is not None or c.motion == "rotates" for c in description.clauses):
             return None
         turned = {a: b, b: a}
@@ -216,11 +227,11 @@ CHANGES: dict[str, Change] = {
 }
 
 
-def speaks_of_held_out(description: Description) -> bool:
-    """Whether some mention, with what it does, is of a pair held out for the test split."""
+def mentions_held_out(description: Description) -> bool:
+    """Return whether a mention with its actions has a combination held out for the test split."""
     for index, mention in enumerate(description.mentions):
-        deeds = tuple((c.motion, c.direction) for c in description.clauses if c.subject == index)
-        if is_held_out(mention.colour, mention.shape, deeds):
+        actions = tuple((c.motion, c.direction) for c in description.clauses if c.subject == index)
+        if is_held_out(mention.colour, mention.shape, actions):
             return True
     return False
 
@@ -228,14 +239,14 @@ def speaks_of_held_out(description: Description) -> bool:
 def negatives_of(
     world: World, captions: list[Caption], second: World, held_out: bool, rng: Random
 ) -> list[dict[str, Any]]:
-    """Wrong captions, each false of the world: grade 1 by one change, grade 2 by two, 3 tells of ``other``.
+    """Return negative captions: grade 1 by one change, grade 2 by two, grade 3 of the scene `second`.
 
-    ``held_out`` allows pairs of the test split in them.
+    held_out: Allow combinations held out for the test split.
     """
     negatives: list[dict[str, Any]] = []
 
     def add(caption: int, description: Description | None, style: int, grade: int, kind: str) -> bool:
-        if description is None or holds(description, world) or (speaks_of_held_out(description) and not held_out):
+        if description is None or holds(description, world) or (mentions_held_out(description) and not held_out):
             return False
         text = phrase(description, style)
         if text in [n["caption"] for n in negatives]:
@@ -259,7 +270,64 @@ def negatives_of(
             twice = CHANGES[then](rng, once)
             if twice is not None and twice != once and twice != captions[source].description:
                 add(source, twice, captions[source].style, 2, kind)
-    elsewhere = replace(describe(second), count=None)
+    other_description = replace(describe(second), count=None)
     for _ in range(GRADE_3):
-        add(rng.choice((0, 1)), elsewhere, rng.randrange(2**31), 3, "other")
+        add(rng.choice((0, 1)), other_description, rng.randrange(2**31), 3, "other")
     return negatives
+
+
+OFF_TOPIC = (
+    "don't forget to subscribe to the channel",
+    "it has been raining here all week",
+    "so yeah, thanks for joining me again",
+    "let me know in the comments what you think",
+    "my neighbor bought a new car yesterday",
+    "okay, is the microphone on",
+    "we will get back to that in a minute",
+    "I had pasta for lunch and it was great",
+    "this video is brought to you by nobody",
+    "as I said in the last episode",
+    "um, let's see, where were we",
+    "music playing",
+)
+OPENINGS = ("", "", "so ", "and now ", "look, ", "okay, ", "you can see that ", "as you see ", "um, ")
+
+
+def transcript_of(world: World, rng: Random) -> list[dict[str, Any]]:
+    """Return one to four segments {"start", "end" (seconds of the clip), "text"}, ordered by start."""
+    sentences = [_spoken_sentence(world, rng) for _ in range(rng.choice((1, 1, 2)))]
+    sentences += [(rng.uniform(0, DURATION - 0.5), text) for text in rng.sample(OFF_TOPIC, rng.choice((0, 1, 1, 2)))]
+    segments = []
+    for time, text in sentences:
+        start = min(max(0.0, time + rng.uniform(-1.0, 1.0)), DURATION - 0.5)
+        end = min(DURATION, start + rng.uniform(0.5, 2.0))
+        segments.append({"start": round(start, 2), "end": round(end, 2), "text": text})
+    return sorted(segments, key=lambda segment: float(str(segment["start"])))
+
+
+def _spoken_sentence(world: World, rng: Random) -> tuple[float, str]:
+    """Return the time (seconds) of an event and a sentence about a part of the scene."""
+    everything = describe(world)
+    clause = rng.choice(everything.clauses)
+    events = world.things[clause.subject].events
+    time = events[0].start if events else 0.5
+    style = rng.randrange(2**31)
+    mention = everything.mentions[clause.subject]
+    mention = rng.choice(
+        (
+            Mention(mention.colour, mention.shape),
+            Mention(mention.colour),
+            Mention(None, mention.shape),
+            mention,
+        )
+    )
+    opening = rng.choice(OPENINGS)
+    if rng.random() < 0.25:
+        return time, f"{opening}there is {noun_phrase(mention, style, 'name')}"
+    mentions = list(everything.mentions)
+    mentions[clause.subject] = mention
+    partial: Clause = replace(clause, speed=None)
+    description = Description(tuple(mentions), (partial,))
+    if rng.random() < 0.3 and clause.target is None:
+        return time, f"{opening}it {verb_phrase(partial, description, style, 'deed')}"
+    return time, opening + phrase(description, style).rstrip(".").lower()

@@ -1,6 +1,8 @@
-"""Making the corpus: ``python -m training.data.scenes.generate --out DIR``.
+"""Generation of the corpus, and the reader of its files: `python -m training.data.scenes.generate --out DIR`.
 
-Stopped at any time, it goes on where it was: a finished clip is a whole file under its own name.
+An interrupted run continues where it stopped: a finished clip is a complete file under its own name. A split is
+DIR/<split>/examples.jsonl and its media files. Each line is an object with "key", "media" (a file name) and the fields
+of an Example; "held_out" (true for combinations that occur in the test split only) and "scene" become attributes.
 """
 
 from __future__ import annotations
@@ -10,31 +12,30 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from training.data.scenes.captions import captions_of, negatives_of
+from training.data.corpus import CorpusError, read_json_lines
+from training.data.example import Example, ExampleError, example_of, required_text
+from training.data.packed import Media, Origin
+from training.data.scenes.captions import captions_of, negatives_of, transcript_of
 from training.data.scenes.questions import questions_of
 from training.data.scenes.render import encode
 from training.data.scenes.sampling import sample_world
-from training.data.scenes.splits import SPLITS, as_json
-from training.data.scenes.transcripts import transcript_of
-from training.data.scenes.vocabulary import DURATION, FPS, HEIGHT, WIDTH
-from training.data.scenes.world import World
+from training.data.scenes.world import DURATION, FPS, HEIGHT, SPLITS, WIDTH, World, as_json
 
 VERSION = 2
 LICENCE = "CC0-1.0"
 
 
-def example_of(seed: int, split: str, index: int) -> tuple[World, dict[str, Any]]:
-    """Clip ``index`` of ``split`` as a world and as the record of examples.jsonl.
+def make_example(seed: int, split: str, index: int) -> tuple[World, dict[str, Any]]:
+    """Return clip `index` of a split as a scene and as the record of examples.jsonl.
 
-    ``negatives[].of`` is the index of the caption that the wrong one was made from. Times are in
-    seconds, lengths in pixels.
+    `negatives[].of`: index of the caption that the negative was made from. Times are in seconds, lengths in pixels.
     """
     world = sample_world(seed, split, index)
     rng = Random(f"scenes language/{seed}/{split}/{index}")
@@ -55,24 +56,24 @@ def example_of(seed: int, split: str, index: int) -> tuple[World, dict[str, Any]
     return world, record
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write the file so that it is there whole or not at all, also when several processes write it."""
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file atomically, also when several processes write it; without fsync, since clips can be made again."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     temporary.write_bytes(content)
     temporary.replace(path)
 
 
 def make_clip(folder: Path, seed: int, split: str, index: int) -> str:
-    """Make one clip unless it is there already; its line of examples.jsonl."""
-    world, record = example_of(seed, split, index)
+    """Generate a clip unless it exists, and return its line of examples.jsonl."""
+    world, record = make_example(seed, split, index)
     media = folder / str(record["media"])
     if not media.exists():
-        write_whole(media, encode(world))
+        write_atomically(media, encode(world))
     return json.dumps(record)
 
 
 def make_split(out: Path, seed: int, split: str, count: int, workers: int) -> None:
-    """Make ``count`` clips and the examples.jsonl of a split in ``out/split``; prints how far it is."""
+    """Generate `count` clips and the examples.jsonl of a split in `out/split`, printing progress."""
     folder = out / split
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(".*.part"):
@@ -85,28 +86,28 @@ def make_split(out: Path, seed: int, split: str, count: int, workers: int) -> No
             lines.append(line)
             if len(lines) % 500 == 0 or len(lines) == count:
                 print(f"{split}: {len(lines)} of {count} clips, {time.monotonic() - start:.0f} s", flush=True)
-    write_whole(folder / "examples.jsonl", "".join(f"{line}\n" for line in lines).encode())
+    write_atomically(folder / "examples.jsonl", "".join(f"{line}\n" for line in lines).encode())
 
 
-def _settle_seed(out: Path, seed: int) -> None:
-    """Note the seed in the folder. Raises SystemExit where clips of another seed or version are there."""
+def _check_seed(out: Path, seed: int) -> None:
+    """Store the seed in the folder. Raises SystemExit where it has clips of another seed or version."""
     note = out / "seed.json"
     expected = {"seed": seed, "version": VERSION}
     if note.exists() and (stored := json.loads(note.read_text())) != expected:
-        raise SystemExit(f"{out} holds scenes of {stored}, not of {expected}; choose another folder")
+        raise SystemExit(f"{out}: has scenes of {stored}; {expected} or another folder was expected")
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(note, json.dumps(expected).encode())
+    write_atomically(note, json.dumps(expected).encode())
 
 
 def make_corpus(out: Path, counts: dict[str, int], seed: int = 0, workers: int = 1) -> None:
-    """Make all splits in ``out``, then corpus.json and split.json.
+    """Generate all splits in `out`, then corpus.json and split.json.
 
-    Raises SystemExit when the folder holds clips of another seed, and ValueError for an unknown split.
+    Raises SystemExit when the folder has clips of another seed, and ValueError for an unknown split.
     """
     if unknown := sorted(set(counts) - set(SPLITS)):
         raise ValueError(f"splits {unknown}; expected some of {list(SPLITS)}")
-    _settle_seed(out, seed)
-    write_whole(out / "split.json", json.dumps(as_json(), indent=2).encode())
+    _check_seed(out, seed)
+    write_atomically(out / "split.json", json.dumps(as_json(), indent=2).encode())
     for split, count in counts.items():
         make_split(out, seed, split, count, workers)
     corpus = {
@@ -118,15 +119,15 @@ def make_corpus(out: Path, counts: dict[str, int], seed: int = 0, workers: int =
         "generator": "training.data.scenes.generate",
         "video": {"width": WIDTH, "height": HEIGHT, "fps": FPS, "seconds": DURATION},
     }
-    write_whole(out / "corpus.json", json.dumps(corpus, indent=2).encode())
+    write_atomically(out / "corpus.json", json.dumps(corpus, indent=2).encode())
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
-        description="Make the scenes corpus: small synthetic videos and what is said of them."
+        description="Generate the scenes corpus: small synthetic videos with captions, questions and transcripts."
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the corpus, made if missing")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the corpus")
     parser.add_argument("--train", type=int, default=8000, help="clips in the train split")
     parser.add_argument("--val", type=int, default=500, help="clips in the val split")
     parser.add_argument("--test", type=int, default=1000, help="clips in the test split")
@@ -143,3 +144,30 @@ def main(arguments: Iterable[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
+
+
+ORIGIN = Origin(
+    source="training.data.scenes, the generator of this project",
+    licence="that of this project",
+    split_rule="by the generator: some combinations of color, shape and motion occur in the test split alone",
+)
+_ATTRIBUTES = ("held_out", "scene")
+
+
+def read_scenes(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
+    """Yield every generated scene of a split, in file order. Raises CorpusError naming file, line and field."""
+    path = folder / split / "examples.jsonl"
+    for record in read_json_lines(path):
+        try:
+            yield _scene(path.parent, record.fields)
+        except ExampleError as error:
+            raise CorpusError(f"{record.where}{error}") from None
+
+
+def _scene(folder: Path, record: Mapping[str, Any]) -> tuple[Example, Media]:
+    media = folder / required_text(record, "media")
+    if not media.is_file():
+        raise ExampleError(f"media: {media} is missing")
+    attributes = {name: record[name] for name in _ATTRIBUTES if name in record}
+    fields = {name: value for name, value in record.items() if name not in (*_ATTRIBUTES, "media")}
+    return example_of({**fields, "attributes": attributes}), media

@@ -1,4 +1,4 @@
-"""Drawing a world as frames and as an H.264 MP4."""
+"""Rendering of a scene to frames and to an H.264 MP4."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw
 
-from training.data.scenes.motion import frame_times, state_at
-from training.data.scenes.vocabulary import COLOURS, FPS, HEIGHT, WIDTH
-from training.data.scenes.world import Background, Thing, World
+from training.data.scenes.world import COLOURS, FPS, HEIGHT, WIDTH, Background, Thing, World, frame_times, state_at
 
 OVERSAMPLE = 3
-MARGIN = 4  # pixels of background beyond each edge, for the shaking camera
+MARGIN = 4  # pixels of background beyond each edge, for camera shake
 Point = tuple[float, float]
 
 # Five by seven, drawn 10 by 18 pixels. In a 224x224 frame each stroke is more than a pixel wide; in a 112x112 one
@@ -36,7 +34,7 @@ DIGITS = (
 
 
 def outline(shape: str) -> list[Point]:
-    """The corners of the shape with diameter 1 around (0, 0), y downwards. A ring gives its outer edge."""
+    """Return the corners of a shape with diameter 1 around (0, 0), y downwards; of a ring the outer edge."""
     if shape in ("circle", "ring"):
         return [(0.5 * math.cos(k * math.pi / 30), 0.5 * math.sin(k * math.pi / 30)) for k in range(60)]
     if shape == "square":
@@ -78,7 +76,7 @@ def outline(shape: str) -> list[Point]:
 
 
 def second_tone(colour: str) -> tuple[int, int, int]:
-    """The tone of stripes and dots: a lighter or darker shade, so that the object keeps its colour's name."""
+    """Return the colour of stripes and dots: a lighter or darker shade of the object's colour."""
     if colour in ("black", "white"):  # away from the greys of the backgrounds
         return (72, 72, 76) if colour == "black" else (190, 190, 194)
     rgb = COLOURS[colour]
@@ -93,7 +91,7 @@ def second_tone(colour: str) -> tuple[int, int, int]:
 
 
 def _pattern(thing: Thing, side: int) -> Image.Image:
-    """A square of ``side`` pixels, upright, in the object's colour and pattern."""
+    """Return a square of `side` pixels in the object's colour and pattern."""
     canvas = Image.new("RGB", (side, side), COLOURS[thing.colour])
     draw, tone = ImageDraw.Draw(canvas), second_tone(thing.colour)
     pitch = (10 if thing.size == "small" else 14) * OVERSAMPLE
@@ -110,7 +108,7 @@ def _pattern(thing: Thing, side: int) -> Image.Image:
 
 
 def _digit(thing: Thing) -> Image.Image:
-    """The digit on its plate, 14 x 22 pixels."""
+    """Return the digit on its plate, 14 x 22 pixels."""
     ink, plate = ((20, 20, 20), (255, 255, 255)) if thing.colour == "black" else ((255, 255, 255), (16, 16, 16))
     rows = DIGITS[thing.digit or 0].split()
     glyph = Image.fromarray(np.array([[int(bit) * 255 for bit in row] for row in rows], dtype=np.uint8))
@@ -121,7 +119,7 @@ def _digit(thing: Thing) -> Image.Image:
 
 
 def draw_thing(thing: Thing, scale: float = 1.0, angle: float = 0.0) -> Image.Image:
-    """The object as an RGBA picture just large enough for it, centred; ``angle`` in degrees."""
+    """Return the object as a centred RGBA picture of minimal size. angle: In degrees."""
     diameter = thing.diameter * scale
     half = math.ceil(0.6 * diameter) + 2
     side = 2 * half * OVERSAMPLE
@@ -146,13 +144,13 @@ def draw_thing(thing: Thing, scale: float = 1.0, angle: float = 0.0) -> Image.Im
         draw.ellipse(box, outline=edge, width=int(1.7 * OVERSAMPLE))
     paint.putalpha(mask)
     sprite = paint.resize((2 * half, 2 * half), Image.Resampling.BOX)
-    if thing.digit is not None:  # always upright and equally large: only then does its name stay what it is
+    if thing.digit is not None:  # upright and of fixed size, so that a 6 never looks like a 9
         sprite.paste(_digit(thing), (half - 7, half - 11))
     return sprite
 
 
 def draw_background(background: Background) -> Image.Image:
-    """The background with its margin: RGB, WIDTH + 2 MARGIN by HEIGHT + 2 MARGIN pixels."""
+    """Return the background with its margin: RGB, WIDTH + 2 MARGIN by HEIGHT + 2 MARGIN pixels."""
     height, width = HEIGHT + 2 * MARGIN, WIDTH + 2 * MARGIN
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     period = background.period
@@ -175,7 +173,7 @@ def draw_background(background: Background) -> Image.Image:
 
 
 def render(world: World) -> Iterator[Image.Image]:
-    """The frames in order, each RGB and WIDTH x HEIGHT pixels."""
+    """Yield the frames in order, each RGB and WIDTH x HEIGHT pixels."""
     background = draw_background(world.background)
     camera = Random(world.shake_seed)
     sprites: dict[tuple[int, float, float], Image.Image] = {}
@@ -202,13 +200,13 @@ def render(world: World) -> Iterator[Image.Image]:
 
 
 def encode(world: World) -> bytes:
-    """The clip as an MP4 file: H.264, yuv420p, 12 frames per second, 3 seconds. Equal worlds give equal bytes."""
+    """Return the clip as an MP4 file: H.264, yuv420p, 12 fps, 3 s. Equal worlds give equal bytes."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        # One thread: how x264 divides the work among threads would otherwise show in the bytes.
-        # No look-ahead and no macroblock trees: there x264 (core 165) reads memory that it has not written.
+        # One thread: the number of threads changes the bytes.
+        # No look-ahead, no macroblock trees: there x264 (core 165) reads uninitialized memory.
         stream.options = {
             "crf": "23",
             "preset": "veryfast",

@@ -1,14 +1,14 @@
-"""Sampling a world: which objects, what they do, and where they fit without touching."""
+"""Random sampling of scenes: objects, their events, and positions at which they do not touch."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from random import Random
 
-from training.data.scenes.motion import FADE, frame_times, state_at
-from training.data.scenes.vocabulary import (
+from training.data.scenes.world import (
     COLOURS,
     DIRECTIONS,
+    FADE,
     GROWTH,
     HEIGHT,
     HORIZONTAL_SPEED,
@@ -22,8 +22,13 @@ from training.data.scenes.vocabulary import (
     TURNING,
     VERTICAL_SPEED,
     WIDTH,
+    Background,
+    Event,
+    Thing,
+    World,
+    frame_times,
+    state_at,
 )
-from training.data.scenes.world import Background, Event, Thing, World
 
 WHOLE, FIRST, SECOND = (0.1, 2.9), (0.1, 1.3), (1.7, 2.9)  # seconds
 KINDS = {
@@ -35,8 +40,8 @@ KINDS = {
     "collision": 0.08,
     "occlusion": 0.08,
 }
-REACH = 0.57  # half the extent of the widest shape, as a part of its diameter
-BORDER = 5  # pixels kept free at the edge of the picture, more than the camera shakes
+REACH = 0.57  # half the extent of the widest shape, relative to its diameter
+BORDER = 5  # free pixels at the edge of the frame, more than the camera shake
 MUTED = (
     (122, 132, 140),
     (140, 128, 118),
@@ -50,7 +55,7 @@ Window = tuple[float, float]
 
 
 def sample_world(seed: int, split: str, index: int) -> World:
-    """The world of clip ``index`` of ``split``; the same arguments always give the same world."""
+    """Return the scene of clip `index` of a split, a function of the arguments."""
     rng = Random(f"scenes/{seed}/{split}/{index}")
     wants_held_out = split == "test" and rng.random() < 0.5
     kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
@@ -81,7 +86,7 @@ def _attempt(rng: Random, kind: str) -> World | None:
 
 
 def _attributes(rng: Random, number: int) -> list[Thing]:
-    """Objects that differ in colour or in shape, usually in both."""
+    """Sample objects that differ in colour or in shape, usually in both."""
     things: list[Thing] = []
     while len(things) < number:
         colour, shape = rng.choice(list(COLOURS)), rng.choice(SHAPES)
@@ -111,15 +116,15 @@ def _events(rng: Random, kind: str, things: list[Thing]) -> list[tuple[Event, ..
     if kind == "together":
         second = () if rng.random() < 0.25 else (_event(rng, things[1], WHOLE),)
         return [(_event(rng, things[0], WHOLE),), second]
-    movers = rng.choice(("one", "together", "ordered"))
-    if movers == "one":
+    movers = rng.choice(("single", "together", "ordered"))
+    if movers == "single":
         return [(_event(rng, things[0], WHOLE),), (), ()]
     first, second_window = (WHOLE, WHOLE) if movers == "together" else (FIRST, SECOND)
     return [(_event(rng, things[0], first),), (_event(rng, things[1], second_window),), ()]
 
 
 def _sequence(rng: Random, thing: Thing) -> tuple[Event, ...]:
-    """Two different things that one object does one after the other."""
+    """Sample two different consecutive events of one object."""
     while True:
         first, second = _event(rng, thing, FIRST), _event(rng, thing, SECOND)
         same = (first.motion, first.direction) == (second.motion, second.direction)
@@ -159,7 +164,7 @@ def _move(rng: Random, thing: Thing, window: Window) -> Event:
 
 
 def _place(rng: Random, things: list[Thing]) -> list[Thing] | None:
-    """The objects where none touches another or the edge at any frame; None when they do not fit."""
+    """Place the objects so that none touches another or the edge in any frame; None when they do not fit."""
     for _ in range(40):
         placed: list[Thing] = []
         paths: list[list[tuple[float, float, float]]] = []
@@ -186,7 +191,7 @@ def _touch(first: list[tuple[float, float, float]], second: list[tuple[float, fl
 
 
 def _collision(rng: Random, things: list[Thing]) -> list[Thing]:
-    """Two objects come from both sides, touch and go back. The first comes from either side."""
+    """Let two objects approach from both sides, touch and go back; the first comes from either side."""
     left, right = things if rng.random() < 0.5 else things[::-1]
     meeting, row = rng.randint(140, 180), rng.randint(45, 135)
     travel = rng.randint(55, 85)
@@ -201,7 +206,7 @@ def _collision(rng: Random, things: list[Thing]) -> list[Thing]:
 
 
 def _occlusion(rng: Random, things: list[Thing]) -> list[Thing]:
-    """The first object passes in front of or behind the second, which stays where it is."""
+    """Let the first object pass in front of or behind the second, which stays still."""
     mover, still = things
     row, column = rng.randint(50, 130), rng.randint(145, 175)
     sign = rng.choice((1, -1))
@@ -213,7 +218,7 @@ def _occlusion(rng: Random, things: list[Thing]) -> list[Thing]:
 
 
 def _with_digit(rng: Random, thing: Thing, things: list[Thing]) -> Thing:
-    """The object, perhaps with a digit; only where the digit can be seen in the middle of the clip."""
+    """Add a digit at random, where it is visible in the middle of the clip."""
     if thing.size != "large" or rng.random() < 0.35:
         return thing
     if any(event.motion in ("shrinks", "appears", "disappears") for event in thing.events):

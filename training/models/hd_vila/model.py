@@ -1,18 +1,261 @@
-"""The HD-VILA model: the hybrid video encoder and the split text Transformer (section 3).
+"""The HD-VILA model: convolutional encoders, hybrid Transformer and the split text Transformer (section 3).
 
-Shape letters: B videos, V visual tokens, W their width, D width of the fused layers.
+Shape letters: B videos, N videos * clips, F frames of the hybrid sequence, H W pixels, Y X grid rows and columns,
+V = Y * X visual tokens, W their width, D width of a layer.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.models.convolution import STRIDE_16, STRIDE_32, ConvEncoder, channels_first, pretrained_stages
 from training.models.fusion import FusedModel
 from training.models.hd_vila.config import HdVilaConfig
-from training.models.hd_vila.video import VideoEncoder
+from training.models.text import attend
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over the second to last axis."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the attention output for x (n, length, width). mask: (n, 1, 1, length), added to the scores."""
+        n, length, width = x.shape
+        qkv = self.qkv(x).reshape(n, length, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (n, heads, length, width / heads)
+        out = attend(q, k, v, mask)
+        projected: Tensor = self.proj(out.transpose(1, 2).reshape(n, length, width))
+        return projected
+
+
+class DropPath(nn.Module):
+    """Stochastic depth per sample (Huang et al., 2016)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = 1.0 - self.rate
+        mask = torch.rand((x.shape[0],) + (1,) * (x.ndim - 1), device=x.device) < keep
+        return x * mask / keep
+
+
+class DividedSpaceTimeBlock(nn.Module):
+    """Temporal attention, then spatial attention, then MLP; pre-norm (TimeSformer's divided attention)."""
+
+    def __init__(self, width: int, heads: int, drop_path: float, first: bool) -> None:
+        super().__init__()
+        self.temporal_norm = nn.LayerNorm(width)
+        self.temporal_attention = Attention(width, heads)
+        self.temporal_out = nn.Linear(width, width)
+        if not first:
+            # Later blocks start as purely spatial ones, which keeps early training stable.
+            nn.init.zeros_(self.temporal_out.weight)
+            nn.init.zeros_(self.temporal_out.bias)
+        self.spatial_norm = nn.LayerNorm(width)
+        self.spatial_attention = Attention(width, heads)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x_NFVD: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the block's output for x (N, F, V, D). mask: (N * F, 1, 1, V), added to spatial attention scores."""
+        n, f, v, d = x_NFVD.shape
+        by_time = x_NFVD.transpose(1, 2).reshape(n * v, f, d)
+        by_time = self.temporal_out(self.temporal_attention(self.temporal_norm(by_time)))
+        x = x_NFVD + self.drop_path(by_time.reshape(n, v, f, d).transpose(1, 2))
+        by_space = self.spatial_attention(self.spatial_norm(x).reshape(n * f, v, d), mask)
+        x = x + self.drop_path(by_space.reshape(n, f, v, d))
+        out: Tensor = x + self.drop_path(self.mlp(self.mlp_norm(x)))
+        return out
+
+
+class HybridTransformer(nn.Module):
+    """Divided space-time blocks with learned position and time embeddings, interpolated for other shapes."""
+
+    def __init__(self, cfg: HdVilaConfig) -> None:
+        super().__init__()
+        self.grid = (cfg.grid_height, cfg.grid_width)
+        self.position = nn.Parameter(torch.zeros(1, cfg.visual_tokens, cfg.hybrid_width))
+        self.time = nn.Parameter(torch.zeros(1, cfg.frames, cfg.hybrid_width))
+        nn.init.trunc_normal_(self.position, std=0.02)
+        nn.init.trunc_normal_(self.time, std=0.02)
+        depth = max(cfg.hybrid_layers - 1, 1)
+        self.blocks = nn.ModuleList(
+            DividedSpaceTimeBlock(cfg.hybrid_width, cfg.hybrid_heads, cfg.drop_path * i / depth, first=i == 0)
+            for i in range(cfg.hybrid_layers)
+        )
+        self.norm = nn.LayerNorm(cfg.hybrid_width)
+
+    def forward(self, x_NFYXD: Tensor, times: Tensor | None = None) -> Tensor:
+        """Return (N, F, V, D) for maps (N, F, Y, X, D). times: Indices (F,) of the time embedding of each frame."""
+        out = self.add_positions(x_NFYXD, times)
+        for block in self.blocks:
+            out = block(out)
+        normed: Tensor = self.norm(out)
+        return normed
+
+    def add_positions(self, x_NFYXD: Tensor, times: Tensor | None = None) -> Tensor:
+        """Add the learned position and time embeddings: (N, F, Y, X, D) -> (N, F, V, D)."""
+        n, f, y, x, d = x_NFYXD.shape
+        position: Tensor = self.position
+        if (y, x) != self.grid:
+            grid = position.reshape(1, *self.grid, d).permute(0, 3, 1, 2)
+            position = F.interpolate(grid, (y, x), mode="bicubic").flatten(2).transpose(1, 2)
+        time: Tensor = self.time
+        if times is not None:
+            time = time[:, times]
+        elif f != time.shape[1]:
+            time = F.interpolate(time.transpose(1, 2), f, mode="linear").transpose(1, 2)
+        return x_NFYXD.reshape(n, f, y * x, d) + position[:, None] + time[:, :, None]
+
+
+def _two_layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Return a perceptron whose outputs start at zero."""
+    last = nn.Linear(hidden, outputs)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), last)
+
+
+class PretrainedBranch(nn.Module):
+    """Adds what the frozen pretrained CNN sees to the visual tokens.
+
+    Every token gets the same summary of the whole picture, which decides the embedding of the video, and its own
+    detail, which the fused layers read. Details have mean zero over the tokens and do not change the embedding.
+    """
+
+    QUERIES, VALUE_WIDTH, HIDDEN_WIDTH = 8, 320, 640
+    DROPOUT = 0.1
+    """Of the map's channels in the summary, in training."""
+
+    def __init__(self, cfg: HdVilaConfig, channels: int) -> None:
+        super().__init__()
+        width = cfg.hybrid_width
+        self.scores = nn.Linear(channels, self.QUERIES)
+        self.values = nn.Linear(channels, self.VALUE_WIDTH)
+        self.query_bias = nn.Parameter(torch.zeros(self.QUERIES, self.VALUE_WIDTH))
+        self.attended = nn.Linear(self.QUERIES * self.VALUE_WIDTH, width)
+        self.mean = _two_layers(channels, self.HIDDEN_WIDTH, width)
+        self.detail = _two_layers(channels, 2 * width, width)
+        # Starts as the identity on the tokens.
+        nn.init.zeros_(self.attended.weight)
+        nn.init.zeros_(self.attended.bias)
+
+    def forward(self, tokens_NVD: Tensor, map_NVC: Tensor) -> Tensor:
+        """Return the tokens (N, V, D) with what the map (N, V, C) of the pretrained CNN adds."""
+        detail = self.detail(map_NVC)
+        out: Tensor = tokens_NVD + self.summary(map_NVC)[:, None] + detail - detail.mean(dim=1, keepdim=True)
+        return out
+
+    def summary(self, map_NVC: Tensor) -> Tensor:
+        """Return the summary (N, D) of a map (N, V, C): its mean and what each learned query attends to."""
+        attention = self.scores(map_NVC).softmax(dim=1).transpose(1, 2)  # (N, queries, V)
+        pooled = torch.cat([map_NVC.mean(dim=1, keepdim=True), attention @ map_NVC], dim=1)
+        if self.training:
+            pooled = pooled * F.dropout(torch.ones_like(pooled[:, :1]), self.DROPOUT)
+        attended = F.gelu(self.values(pooled[:, 1:]) + self.query_bias)
+        out: Tensor = self.attended(attended.flatten(1)) + self.mean(pooled[:, 0])
+        return out
+
+
+class VideoEncoder(nn.Module):
+    """Frame streams to visual tokens: the hybrid image sequence of section 3.2."""
+
+    def __init__(self, cfg: HdVilaConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.high = ConvEncoder(cfg, stages=STRIDE_32 + 1)
+        self.low = ConvEncoder(cfg, stages=STRIDE_16 + 1, shift=cfg.temporal_shift)
+        channels = self.high.channels()
+        self.high_grid = nn.Conv2d(channels[STRIDE_32], cfg.hybrid_width, 1, bias=False)
+        self.low_grid = nn.Conv2d(channels[STRIDE_16], cfg.hybrid_width, 1, bias=False)
+        self.hybrid = HybridTransformer(cfg)
+        self.combine = nn.Conv2d(2 * cfg.hybrid_width, cfg.hybrid_width, 1)
+        # The stages before these are frozen in `high`, so both share them.
+        self.pretrained = pretrained_stages(cfg) if cfg.keep_pretrained else None
+        self.branch = PretrainedBranch(cfg, channels[STRIDE_32]) if cfg.keep_pretrained else None
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the training mode of all parts but the pretrained copy, whose norms keep their statistics."""
+        super().train(mode)
+        if self.pretrained is not None:
+            self.pretrained.eval()
+        return self
+
+    def forward(self, streams: Mapping[str, Tensor], times: Tensor | None = None) -> Tensor:
+        """Return the visual tokens (N, V, D) of each clip: the weighted mean over frames.
+
+        Args:
+            streams: `high` (N, 1, H, W, 3) and `low` (N, F - 1, H', W', 3), uint8 or float, 0..255.
+            times: Indices (F,) of the time embeddings, in the order [low before, middle, low after]; default all.
+        """
+        return self.merge(self.features(streams, times))
+
+    def features(self, streams: Mapping[str, Tensor], times: Tensor | None = None) -> dict[str, Tensor]:
+        """Return what `merge` reads: `tokens` (N, V, D) and, with `keep_pretrained`, `pretrained` (N, V, C).
+
+        A stage that freezes the backbone computes these once. Arguments as in `forward`.
+        """
+        outputs = [STRIDE_16, STRIDE_32]
+        if self.pretrained is not None:
+            outputs.append(self.cfg.frozen_stages - 1)
+        *shared, reference, detail = self.high(channels_first(streams["high"]), outputs)
+        out = {"tokens": self._hybrid_tokens(reference, detail, streams["low"], times)}
+        if self.pretrained is not None:
+            with torch.no_grad():
+                kept = self.pretrained(shared[0])
+            grid = (streams["low"].shape[2] // 16, streams["low"].shape[3] // 16)
+            if kept.shape[2:] != grid:
+                kept = F.adaptive_avg_pool2d(kept, grid)
+            out["pretrained"] = kept.flatten(2).transpose(1, 2)
+        return out
+
+    def merge(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Return the visual tokens (N, V, D) of the features of `features`."""
+        if self.branch is None:
+            return features["tokens"]
+        merged: Tensor = self.branch(features["tokens"], features["pretrained"])
+        return merged
+
+    def _hybrid_tokens(self, reference: Tensor, detail: Tensor, low: Tensor, times: Tensor | None) -> Tensor:
+        """Return the visual tokens (N, V, D) of the hybrid image sequence.
+
+        reference, detail: maps of the high-resolution frame at strides 16 and 32. low, times: as in `forward`.
+        """
+        n, neighbours = low.shape[:2]
+        (low_map,) = self.low(channels_first(low), (STRIDE_16,), neighbours)
+        low_map = F.gelu(self.low_grid(low_map))
+        grid = low_map.shape[2:]  # the configured grid unless the streams have another size
+        low_map = low_map.reshape(n, neighbours, -1, *grid)
+        detail = self.high_grid(detail)
+        if detail.shape[2] < grid[0]:  # one resolution: stride 32 is coarser than the grid
+            detail = F.interpolate(detail, grid, mode="nearest")
+        elif detail.shape[2:] != grid:
+            detail = F.max_pool2d(detail, (detail.shape[2] // grid[0], detail.shape[3] // grid[1]))
+        detail = F.gelu(detail)  # (N, D, Y, X)
+        reference = F.gelu(self.low_grid(F.interpolate(reference, grid, mode="nearest")))
+        middle = neighbours // 2
+        sequence = torch.cat([low_map[:, :middle], reference[:, None], low_map[:, middle:]], dim=1)
+        out_NFVD = self.hybrid(sequence.permute(0, 1, 3, 4, 2), times)
+        centre = out_NFVD[:, middle].transpose(1, 2).reshape(n, -1, *grid)
+        centre = F.gelu(self.combine(torch.cat([centre, detail], dim=1))).flatten(2).transpose(1, 2)  # (N, V, D)
+        others = torch.cat([out_NFVD[:, :middle], out_NFVD[:, middle + 1 :]], dim=1).mean(dim=1)
+        weight = self.cfg.centre_weight
+        return weight * centre + (1.0 - weight) * others
 
 
 class VisualEmbeddings(nn.Module):

@@ -1,0 +1,344 @@
+"""Training runs: learning, resuming, freezing, initialization and recipes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training import test_hd_vila, test_soho, test_visual_parsing
+from tests.training.small_run import MODEL, recipe, write_corpus, write_tokenizer
+from training import checkpoint
+from training.adaptation import adaptation_recipe, chosen_steps
+from training.data.packed import open_packed
+from training.evaluation.answers import exact_answers
+from training.evaluation.encoder import TorchEncoder, embed_corpus
+from training.initialization import load_or_initialize
+from training.models import hd_vila, soho, visual_parsing
+from training.models.config import FusedConfig
+from training.models.fusion import FusedModel
+from training.models.hd_vila import HdVila
+from training.models.soho import Soho
+from training.models.visual_parsing import VisualParsing
+from training.recipe import Recipe
+from training.trainer import schedule_factor, train, validator
+from vitascope.errors import InvalidInput
+from vitascope.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(data folder, tokenizer file)"""
+    folder = tmp_path_factory.mktemp("squares")
+    write_corpus(folder / "data", folder)
+    return folder / "data", write_tokenizer(folder / "tokenizer.json")
+
+
+@pytest.fixture(scope="module")
+def trained(corpus: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return train(recipe(corpus[1]), corpus[0], tmp_path_factory.mktemp("whole"))
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(
+    corpus: tuple[Path, Path], trained: Path, tmp_path: Path
+) -> None:
+    made = recipe(corpus[1])
+    # 5 is in the middle of stage 1, 12 in the middle of stage 2; both lie between two periodic checkpoints.
+    for steps in (5, 7, None):
+        ended = train(made, corpus[0], tmp_path, stop_after=steps)
+    whole, pieces = checkpoint.load(trained), checkpoint.load(ended)
+    assert pieces.step == whole.step == made.total_steps
+    for (name, a), b in zip(whole.model.state_dict().items(), pieces.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    logs = [[json.loads(line) for line in (f.parent / "log.jsonl").open()] for f in (trained, ended)]
+    for row in [row for log in logs for row in log]:
+        row.pop("seconds")
+    assert logs[0] == logs[1]
+
+
+def test_it_learns_what_color_it_is(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    ended = checkpoint.load(train(recipe(corpus[1], steps=60), corpus[0], tmp_path))
+    packed = open_packed(corpus[0] / "squares" / "val")
+    encoder = TorchEncoder(ended.model, Tokenizer.open(ended.tokenizer, max_length=16), ended.answers)
+    _, tokens = embed_corpus(encoder, packed)
+    assert exact_answers(encoder, packed, tokens)["exact"] > 60.0  # chance is 25
+
+
+def test_answers_of_examples_that_no_stage_uses_are_not_in_the_vocabulary(
+    corpus: tuple[Path, Path], tmp_path: Path
+) -> None:
+    plain = recipe(corpus[1], steps=1).model_dump()
+    for stage in plain["stages"]:
+        stage["datasets"][0] |= {"limit": 2, "batch_size": 2}
+    limited = checkpoint.load(train(Recipe.model_validate(plain), corpus[0], tmp_path))
+    assert limited.answers == ["green", "red"]  # the first two of red, green, blue, yellow
+
+
+def test_the_fusion_stage_leaves_both_encoders_as_they_were(
+    corpus: tuple[Path, Path], trained: Path, tmp_path: Path
+) -> None:
+    made = recipe(corpus[1])
+    before = checkpoint.load(train(made, corpus[0], tmp_path, stop_after=made.stages[0].steps)).model
+    after = checkpoint.load(trained).model
+    frozen = set(before.encoder_parameters())
+    old, new = dict(before.named_parameters()), dict(after.named_parameters())
+    assert all(torch.equal(old[name], new[name]) for name in frozen)
+    assert any(not torch.equal(old[name], new[name]) for name in set(old) - frozen)
+
+
+def test_text_layers_at_no_learning_rate_stand_still_and_fused_layers_learn(
+    corpus: tuple[Path, Path], tmp_path: Path
+) -> None:
+    plain = recipe(corpus[1], steps=2).model_dump()
+    plain["stages"] = [stage | {"frozen": "none", "text_lr_mult": 0.0} for stage in plain["stages"]]
+    made = Recipe.model_validate(plain)
+    before = load_or_initialize(made, corpus[0], tmp_path / "none" / "checkpoint", None).model
+    after = checkpoint.load(train(made, corpus[0], tmp_path / "run")).model.state_dict()
+    moved = {name for name, p in before.named_parameters() if not torch.equal(p, after[name])}
+    text = {name for name, _ in before.named_parameters() if name.startswith("text.")}
+    assert {name.split(".")[4] for name in moved & text} == {"1"}  # layer 0 is of the text, layer 1 is fused
+    assert {"text_project.weight", "video_project.weight"} <= moved
+
+
+def test_a_run_may_start_with_public_text_and_random_eyes(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    plain = recipe(corpus[1]).model_dump() | {"tokenizer": None, "model": {"dropout": 0.0}}
+    models = {
+        start: load_or_initialize(Recipe.model_validate(plain | {"init": start}), corpus[0], tmp_path / start, None)
+        for start in ("pretrained", "text", "scratch")
+    }
+    weights = {start: held.model.state_dict() for start, held in models.items()}
+    for name, same in (
+        ("text.bert.embeddings.word_embeddings.weight", ("pretrained", "text")),
+        ("video.high.stages.0.0.weight", ("text", "scratch")),  # random, from the one seed
+    ):
+        assert torch.equal(*(weights[start][name] for start in same))
+    assert not torch.equal(*(weights[s]["video.high.stages.0.0.weight"] for s in ("pretrained", "text")))
+    assert not torch.equal(*(weights[s]["text.bert.embeddings.word_embeddings.weight"] for s in ("text", "scratch")))
+    assert {start: held.sources for start, held in models.items()} == {
+        "pretrained": ("squares", "EfficientNet-Lite0", "all-MiniLM-L6-v2"),
+        "text": ("squares", "all-MiniLM-L6-v2"),
+        "scratch": ("squares",),
+    }
+
+
+def test_a_frozen_video_is_encoded_once_and_a_resumed_run_reads_the_same(
+    corpus: tuple[Path, Path], tmp_path: Path
+) -> None:
+    plain = recipe(corpus[1]).model_dump()
+    for stage in plain["stages"][1:]:
+        stage["datasets"][0] |= {"min_crop": 1.0, "jitter": 0.0}
+    made = Recipe.model_validate(plain)
+    whole = checkpoint.load(train(made, corpus[0], tmp_path / "whole")).model
+    train(made, corpus[0], tmp_path / "pieces", stop_after=made.stages[0].steps + 3)
+    kept = tmp_path / "pieces" / "visual" / "0-squares-train" / "visual.npy"
+    written = kept.stat().st_mtime_ns
+    pieces = checkpoint.load(train(made, corpus[0], tmp_path / "pieces")).model
+    assert kept.stat().st_mtime_ns == written
+    for (name, a), b in zip(whole.state_dict().items(), pieces.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    packed = open_packed(corpus[0] / "squares" / "train")
+    high, low = (torch.from_numpy(np.array(packed.arrays[n]))[:, None] for n in ("high", "low"))
+    with torch.no_grad():
+        expected = whole.eval().encode_video({"high": high, "low": low.expand(-1, -1, 2, -1, -1, -1)})[1]
+    assert torch.allclose(torch.from_numpy(np.load(kept)[0]).float(), expected, atol=0.05)  # bfloat16 and float16
+
+
+def test_a_backbone_at_no_learning_rate_keeps_its_weights_and_statistics(
+    corpus: tuple[Path, Path], tmp_path: Path
+) -> None:
+    plain = recipe(corpus[1], steps=2).model_dump()
+    plain["model"] |= {"frozen_norm": False}
+    plain["stages"] = [plain["stages"][0] | {"backbone_lr_mult": 0.0}]
+    made = Recipe.model_validate(plain)
+    before = load_or_initialize(made, corpus[0], tmp_path / "none" / "checkpoint", None).model.state_dict()
+    after = checkpoint.load(train(made, corpus[0], tmp_path / "run")).model.state_dict()
+    backbone = [name for name in before if name.startswith(("video.high.", "video.low."))]
+    assert any(name.endswith("running_mean") for name in backbone)
+    assert all(torch.equal(before[name], after[name]) for name in backbone)
+    assert not torch.equal(before["video_project.weight"], after["video_project.weight"])
+
+
+def test_a_corpus_packed_for_another_frame_size_is_refused(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    sizes = {
+        "high_height": 128,
+        "high_width": 128,
+        "low_height": 64,
+        "low_width": 64,
+        "grid_height": 4,
+        "grid_width": 4,
+    }
+    made = recipe(corpus[1], model=MODEL | sizes)
+    with pytest.raises(InvalidInput, match=r"high: 1 frame of 64x64 pixels .* packed, 1 frame of 128x128 .* expected"):
+        train(made, corpus[0], tmp_path)
+
+
+def test_a_run_does_not_continue_on_a_corpus_that_was_packed_again(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_corpus(data, tmp_path)
+    train(recipe(corpus[1]), data, tmp_path / "run", stop_after=2)
+    write_corpus(data, tmp_path, copies=5)
+    with pytest.raises(ValueError, match=r"squares/train was packed again after this run began \(step 2\)"):
+        train(recipe(corpus[1]), data, tmp_path / "run")
+
+
+def test_a_run_folder_of_another_recipe_is_refused(corpus: tuple[Path, Path], trained: Path) -> None:
+    with pytest.raises(ValueError, match="another recipe"):
+        train(recipe(corpus[1], seed=5), corpus[0], trained.parent)
+
+
+def test_curves_are_drawn(trained: Path) -> None:
+    assert (trained.parent / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_warmup_and_decay() -> None:
+    stage = recipe(Path("t.json"), steps=100).stages[0]
+    assert schedule_factor(0, stage) == pytest.approx(0.1)
+    assert schedule_factor(9, stage) == pytest.approx(1.0)
+    assert schedule_factor(99, stage) < 0.05
+
+
+def test_a_stage_that_ends_before_its_plan_decays_as_planned() -> None:
+    short = recipe(Path("t.json"), steps=40).stages[0].model_copy(update={"schedule_steps": 100})
+    long = recipe(Path("t.json"), steps=100).stages[0]
+    assert [schedule_factor(i, short) for i in range(40)] == [schedule_factor(i, long) for i in range(40)]
+
+
+def test_answers_asked_but_not_in_the_vocabulary_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"answers_from: lacks \['squares'\]"):
+        recipe(Path("t.json"), answers_from=[])
+
+
+def test_shipped_recipes_are_valid() -> None:
+    from training.cli import RECIPES
+    from training.recipe import read_recipe
+
+    actual = [read_recipe(path) for path in RECIPES.glob("*.toml")]
+    assert all(isinstance(r, Recipe) and r.total_steps > 0 for r in actual)
+    assert "hd-vila-tiny" in {r.name for r in actual}
+
+
+LIVELY = {"dropout": 0.5, "attention_dropout": 0.5}
+Make = Callable[[], tuple[FusedModel, dict[str, torch.Tensor]]]
+
+
+def small_hd_vila() -> tuple[FusedModel, dict[str, torch.Tensor]]:
+    made = HdVila(test_hd_vila.small_config(drop_path=0.5, frozen_stages=0, frozen_norm=False, **LIVELY))
+    return made, test_hd_vila.frames(3, 1)
+
+
+def small_soho() -> tuple[FusedModel, dict[str, torch.Tensor]]:
+    return Soho(test_soho.small_config(frozen_norm=False, **LIVELY)), test_soho.frames(3)
+
+
+def small_visual_parsing() -> tuple[FusedModel, dict[str, torch.Tensor]]:
+    return VisualParsing(test_visual_parsing.small_config(drop_path=0.5, **LIVELY)), test_visual_parsing.frames(3)
+
+
+def encoded(model: FusedModel, streams: dict[str, torch.Tensor], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Visual tokens and text states, whatever chance has to do with them."""
+    torch.manual_seed(seed)
+    ids = torch.arange(5, 15).reshape(2, 5)
+    with torch.no_grad():
+        return model.encode_video(streams)[1], model.text.encode(ids, torch.ones_like(ids))
+
+
+@pytest.mark.parametrize("make", [small_hd_vila, small_soho, small_visual_parsing])
+def test_encoders_that_stand_still_do_so_in_training_and_after_an_evaluation(make: Make, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model, streams = make()
+    model.train()
+    lively = [encoded(model, streams, seed) for seed in (1, 2)]
+    assert all((a - b).abs().max() > 1e-3 for a, b in zip(*lively, strict=True))
+
+    model.encoders_frozen = True
+    model.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    still = encoded(model, streams, 1)
+    tokenizer = Tokenizer.open(write_tokenizer(tmp_path / "tokenizer.json"), max_length=16)
+    TorchEncoder(model, tokenizer, []).embed_text(["a red square"])
+    again = encoded(model, streams, 2)
+    assert all(torch.equal(a, b) for a, b in zip(still, again, strict=True))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    # What still learns keeps its dropout; in a single-stream model all text layers belong to the text encoder.
+    assert model.text.bert.encoder.layer[-1].training != model.cfg.vector_from_fused
+    assert model.visual_embeddings.training
+
+    model.encoders_frozen = False
+    model.train()
+    lively = [encoded(model, streams, seed) for seed in (1, 2)]
+    assert all((a - b).abs().max() > 1e-3 for a, b in zip(*lively, strict=True))
+
+
+def test_a_frozen_stage_that_encodes_anew_moves_no_dictionary_and_no_statistics(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    write_corpus(tmp_path / "data", tmp_path)
+    plain = test_soho.soho_recipe(write_tokenizer(tmp_path / "tokenizer.json")).model_dump()
+    (first,) = plain["stages"]
+    first["steps"] = 3
+    source = first["datasets"][0] | {"jitter": 0.2, "objectives": {"itm": 1.0, "mlm": 0.5, "vqa": 1.0}}
+    plain["stages"] = [first, first | {"name": "frozen", "frozen": "encoders", "steps": 5, "datasets": [source]}]
+    made = Recipe.model_validate(plain | {"validate_every": 2, "validate_on": ["squares"]})
+    data, validate = tmp_path / "data", validator(made, tmp_path / "data")
+
+    before = checkpoint.load(train(made, data, tmp_path / "pieces", validate=validate, stop_after=3)).model
+    for steps in (2, None):
+        pieces = checkpoint.load(train(made, data, tmp_path / "pieces", validate=validate, stop_after=steps)).model
+    whole = checkpoint.load(train(made, data, tmp_path / "whole", validate=validate)).model
+    still = set(before.encoder_parameters()) | {name for name, _ in before.named_buffers()}
+    assert {"video.dictionary.entries", "video.gate.1.running_mean", "video.neck.1.running_var"} <= still
+    old, new, resumed = before.state_dict(), whole.state_dict(), pieces.state_dict()
+    assert all(torch.equal(old[name], new[name]) for name in still & set(old))
+    assert any(not torch.equal(old[name], new[name]) for name in set(old) - still)
+    assert all(torch.equal(new[name], resumed[name]) for name in new)
+
+    logs = [[json.loads(line) for line in (tmp_path / run / "log.jsonl").open()] for run in ("whole", "pieces")]
+    for row in [row for log in logs for row in log]:
+        row.pop("seconds")
+    assert logs[0] == logs[1]
+    assert [row["step"] for row in logs[0] if any(name.startswith("val/") for name in row)] == [1, 3, 5, 7]
+    assert [row["step"] for row in logs[0] if "perplexity" in row] == [0, 1, 2]  # of a dictionary that moves
+
+
+def test_a_frozen_stage_of_a_single_stream_model_keeps_its_text_embeddings(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    write_corpus(tmp_path / "data", tmp_path)
+    tokenizer_file = write_tokenizer(tmp_path / "tokenizer.json")
+    plain = test_soho.soho_recipe(tokenizer_file).model_dump()
+    (first,) = plain["stages"]
+    source = first["datasets"][0] | {"objectives": {"itm": 1.0, "mlm": 0.5, "vqa": 1.0}}
+    frozen = first | {"name": "frozen", "frozen": "encoders", "steps": 3, "datasets": [source]}
+    made = Recipe.model_validate(plain | {"stages": [first | {"steps": 2}, frozen]})
+    tokenizer = Tokenizer.open(tokenizer_file, max_length=16)
+    embeddings = []
+    for steps in (2, None):
+        trained = checkpoint.load(train(made, tmp_path / "data", tmp_path / "run", stop_after=steps)).model
+        embeddings.append(TorchEncoder(trained, tokenizer, []).embed_text(["a red square", "a blue square"]))
+    assert np.array_equal(*embeddings)
+
+
+@pytest.mark.parametrize(
+    ("clips", "steps"),
+    [(16, 60), (192, 60), (358, 111), (1000, 312), (6400, 2000), (1_000_000, 2000)],
+)
+def test_steps_follow_the_number_of_clips(clips: int, steps: int) -> None:
+    assert chosen_steps(clips) == steps
+
+
+@pytest.mark.parametrize(
+    ("cfg", "masks_visual"),
+    [(hd_vila.tiny(0), False), (soho.tiny(3), True), (visual_parsing.tiny(3), True)],
+    ids=lambda x: getattr(x, "system", None),
+)
+def test_each_system_learns_by_its_own_objectives(cfg: FusedConfig, masks_visual: bool) -> None:
+    made = adaptation_recipe(cfg, 20, steps=7, seed=3)
+    assert (made.architecture, made.size, made.seed, made.total_steps) == (cfg.system, "tiny", 3, 7)
+    (source,) = made.stages[0].datasets
+    assert (source.corpus, source.batch_size) == ("own", 20)
+    objectives = {"itc", "itm", "mlm"} | ({"mvm"} if masks_visual else set())
+    assert set(source.objectives) == objectives
