@@ -2,8 +2,8 @@
 
     python -m tests.service.screenshots [FOLDER]
 
-Runs a service with the default bundle and the demo videos, and opens the views of ``page_views`` in Chromium. PNG files
-with 256 colors are written to FOLDER, by default docs/images.
+Runs a service with the default bundle and the demo videos, and opens the views of ``browsing.views`` in Chromium. PNG
+files with 256 colors are written to FOLDER, by default docs/images.
 """
 
 from __future__ import annotations
