@@ -24,12 +24,12 @@ Workplace ThisProcess decodes_here note_parts heed_cancelling rest_all untold_en
 job_now note_outcome note_item_crash note_abandoned put_aside Ingested OpenedFile open_unless_known FileState
 has_ended owner_decoded Reach EVERYWHERE refuses_path refuses_url held_file let_go sweep_held kept_path guess_source
 Desk fruitless LevelVectors note_written LiveIndex exact_costs_less building_alone OutOfReach ReadersWriter CopyKeeper
-Proposing turn_among_processes may_be_found by_similarity with_words MOST_TIES judge_pairs Judged JUDGED_CLIPS
-write_place read_place mixed_vector insert_whole delete_whole hits_of reaches_back vector_blocks terms_of
-written_beside copy_data DataCopy Reembedded look_at_upload SeenClip load_what_exports_need begin_to_stop
-LEAVING_SHARE Envelope Observed share_done take_up_the_queue TurnedAway note_use Courier Feeds Told Door
-why_not_allowed set_aside give_back OPEN_FAULTS is_fault put_together fuse_alone encoders_stand_still share_statistics
-Wiring
+Proposing turn_among_processes may_be_found with_words MOST_TIES judge_pairs Judged JUDGED_CLIPS write_place
+read_place mixed_vector insert_whole delete_whole hits_of reaches_back vector_blocks terms_of written_beside copy_data
+DataCopy Reembedded look_at_upload SeenClip load_what_exports_need begin_to_stop LEAVING_SHARE Envelope Observed
+share_done take_up_the_queue TurnedAway note_use Courier Feeds Told Door why_not_allowed set_aside give_back
+OPEN_FAULTS is_fault put_together fuse_alone encoders_stand_still share_statistics Wiring Sight Lessons Taught Asked
+Answered judge lend
 """
 """Earlier names of functions, classes and constants."""
 FORMER_MODULES = """
