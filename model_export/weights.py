@@ -10,7 +10,8 @@ Reduced precision is weight-only; all arithmetic stays float32:
   4,096 values and those that are no weights (norms, biases, positions) stay float32. Embedding tables with at least
   4,096 rows (a vocabulary) become int8. Weights of MatMul, Gemm and Conv become int8 where `INT8_RULES` allows it,
   else float16. The rules require enough values per output channel, so that rounding errors average out, and a small
-  rounding error. They are stricter for convolutions, which follow one another without normalization.
+  rounding error. They are stricter for convolutions, which follow one another without normalization. Where one scale
+  per output channel rounds too much, each group of 32 values of a channel has its own.
 * `float16-weights`: the same tensors, all float16.
 
 A Cast (and Mul) rebuilds a reduced weight. ONNX Runtime folds them into a float32 constant when the session loads, so
@@ -48,6 +49,8 @@ WEIGHTS_NAME = "weights.bin"
 MIN_VALUES = 4096
 """Smaller tensors stay float32."""
 VOCABULARY_ROWS = 4096
+GROUP = 32
+"""Values of an output channel that share a scale, where one scale per channel rounds too much."""
 
 
 class Int8Rule(NamedTuple):
@@ -119,7 +122,7 @@ def reduce(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
         if usage.operator == "Gather":
             tables[tensor.name] = stored
         else:
-            rebuilt += stored.rebuild(tensor.name, stored.values, stored.scale)
+            rebuilt += stored.rebuild(tensor.name, stored.values, stored.scale, stored.shape)
     nodes = rebuilt + [new for node in graph.node for new in _gather_then_rebuild(node, tables)]
     replace_initializers(graph, initializers)
     replace_nodes(graph, nodes)
@@ -133,6 +136,22 @@ def quantize(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
     scale = np.abs(values).max(axis=others, keepdims=True) / 127.0
     scale = np.where(scale == 0.0, 1.0, scale).astype(np.float32)
     return np.clip(np.rint(values / scale), -127, 127).astype(np.int8), scale
+
+
+def quantize_groups(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Quantize with a scale per output channel (`axis`) and group of `GROUP` inputs.
+
+    Returns values and scale with the input axis split in two (groups, values of a group), so that their product has the
+    shape of `values` after a reshape. None where the inputs cannot be divided into groups.
+    """
+    inputs = 1 - axis
+    if values.ndim < 2 or values.shape[inputs] % GROUP:
+        return None
+    shape = (*values.shape[:inputs], values.shape[inputs] // GROUP, GROUP, *values.shape[inputs + 1 :])
+    grouped = values.reshape(shape)
+    scale = np.abs(grouped).max(axis=inputs + 1, keepdims=True) / 127.0
+    scale = np.where(scale == 0.0, 1.0, scale).astype(np.float32)
+    return np.clip(np.rint(grouped / scale), -127, 127).astype(np.int8), scale
 
 
 def _usage(graph: onnx.GraphProto, tensor: TensorProto) -> Usage | None:
@@ -174,24 +193,37 @@ class _ReducedWeight:
     tensors: list[TensorProto]
     values: str
     scale: str | None
+    shape: str | None = None
+    """Of the weight, where the values are stored in groups."""
 
-    def rebuild(self, output: str, values: str, scale: str | None) -> list[NodeProto]:
+    def rebuild(self, output: str, values: str, scale: str | None, shape: str | None = None) -> list[NodeProto]:
         """Return nodes that compute the float32 tensor `output` from the stored values (and their scale)."""
         cast = output if scale is None else f"{output}__cast"
         nodes = [helper.make_node("Cast", [values], [cast], f"{output}__Cast", to=TensorProto.FLOAT)]
         if scale is not None:
-            nodes.append(helper.make_node("Mul", [cast, scale], [output], f"{output}__Mul"))
+            scaled = output if shape is None else f"{output}__groups"
+            nodes.append(helper.make_node("Mul", [cast, scale], [scaled], f"{output}__Mul"))
+            if shape is not None:
+                nodes.append(helper.make_node("Reshape", [scaled, shape], [output], f"{output}__Reshape"))
         return nodes
 
 
 def _reduce_weight(tensor: TensorProto, usage: Usage, precision: Precision) -> _ReducedWeight:
     values = numpy_helper.to_array(tensor)
     if precision == "int8-weights":
+        names = (f"{tensor.name}__int8", f"{tensor.name}__scale")
         small, scale = quantize(values, usage.axis)
         if _int8_allowed(values, small * scale, usage):
-            names = (f"{tensor.name}__int8", f"{tensor.name}__scale")
             parts = zip((small, scale), names, strict=True)
             return _ReducedWeight([numpy_helper.from_array(a, n) for a, n in parts], *names)
+        if usage.operator != "Gather" and (groups := quantize_groups(values, usage.axis)) is not None:
+            small, scale = groups
+            if _error(values, (small * scale).reshape(values.shape)) <= INT8_RULES[usage.operator].max_error:
+                named = (*names, f"{tensor.name}__shape")
+                arrays = (small, scale, np.array(values.shape, dtype=np.int64))
+                return _ReducedWeight(
+                    [numpy_helper.from_array(a, n) for a, n in zip(arrays, named, strict=True)], *named
+                )
     if np.abs(values).max() > np.finfo(np.float16).max:
         raise OverflowError(f"{tensor.name}: largest value {np.abs(values).max():g}; float16 ends at 65504")
     name = f"{tensor.name}__float16"
@@ -200,8 +232,13 @@ def _reduce_weight(tensor: TensorProto, usage: Usage, precision: Precision) -> _
 
 def _int8_allowed(values: np.ndarray, rebuilt: np.ndarray, usage: Usage) -> bool:
     rule = INT8_RULES[usage.operator]
-    error = np.sqrt(np.square(rebuilt - values).mean() / max(float(np.square(values).mean()), 1e-30))
-    return values.size // values.shape[usage.axis] >= rule.min_values and bool(error <= rule.max_error)
+    enough = values.size // values.shape[usage.axis] >= rule.min_values
+    return enough and _error(values, rebuilt) <= rule.max_error
+
+
+def _error(values: np.ndarray, rebuilt: np.ndarray) -> float:
+    """Return the RMS of the rounding error, relative to the RMS of the weight."""
+    return float(np.sqrt(np.square(rebuilt - values).mean() / max(float(np.square(values).mean()), 1e-30)))
 
 
 def _gather_then_rebuild(node: NodeProto, tables: Mapping[str, _ReducedWeight]) -> list[NodeProto]:

@@ -114,6 +114,8 @@ def _float_values(graph: GraphProto) -> dict[str, np.ndarray]:
         if name.endswith("__int8"):
             name = name.removesuffix("__int8")
             out[name] = value.astype(np.float32) * stored[f"{name}__scale"]
+            if (shape := stored.get(f"{name}__shape")) is not None:
+                out[name] = out[name].reshape(shape)
         elif value.dtype in (np.float16, np.float32):
             out[name.removesuffix("__float16")] = value.astype(np.float32)
     return out
