@@ -43,6 +43,7 @@ TESTS = (
     "tests/docs",
     "tests/gpu",
     "tests/image",
+    "tests/index",
     "tests/studies",
     "tests/training",
     "tests/vitascope",
