@@ -156,7 +156,7 @@ mlserver-check: $(VENV)/.test $(VENV)-mlserver/.made ## the same on MLServer wit
 
 gpu-check: ## on a machine with an NVIDIA GPU: are CUDA, TensorRT and FAISS right there, and how fast (docs/gpu.md; ARGS=…)
 	@$(MAKE) --no-print-directory VENV=.venv-gpu .venv-gpu/.gpu
-	.venv-gpu/bin/python -m pytest -m gpu tests/gpu tests/model_export/test_on_gpu.py
+	.venv-gpu/bin/python -m pytest -m gpu tests/gpu tests/model_export/test_export.py
 	.venv-gpu/bin/python -m benchmarks.gpu $(ARGS)
 
 golden: $(VENV)/.test ## write tests/training/golden_losses.json anew, where a change of training's numbers is meant

@@ -112,9 +112,9 @@ def export_checkpoint(
     """Export the checkpoint folder `model` as a bundle at `out`; returns `out`.
 
     Args:
-        name: of the bundle; default: the folder name of `out`. data: folder of packed corpora. Validation splits of
-        the checkpoint's corpora are used for parity on real inputs,
-            for Recall@1 and for calibration.
+        name: of the bundle; default: the folder name of `out`.
+        data: folder of packed corpora. Validation splits of the checkpoint's corpora are used for parity on real
+            inputs, for Recall@1 and for calibration.
         metrics: JSON of `vitascope evaluate --out`.
         licence: default: derived from the terms of the training data.
         seed: of the random parity inputs; default: random.

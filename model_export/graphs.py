@@ -68,48 +68,40 @@ class ManifestSizes:
         return self.manifest.streams if self.frame_streams is None else self.frame_streams
 
 
-class TextGraph(nn.Module):
-    """input_ids, attention_mask (B, L) int64 -> vector (B, D), L2-normalized."""
+class _ModelGraph(nn.Module):
+    """Base of the graphs of a model."""
 
     def __init__(self, model: FusedModel) -> None:
         super().__init__()
         self.model = model
+
+
+class TextGraph(_ModelGraph):
+    """input_ids, attention_mask (B, L) int64 -> vector (B, D), L2-normalized."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         vector, _ = self.model.encode_text(input_ids, attention_mask)
         return vector
 
 
-class VideoGraph(nn.Module):
+class VideoGraph(_ModelGraph):
     """Streams in the model's order, (B, C, F, H, W, 3) uint8 -> vector (B, D), L2-normalized, and visual_tokens (B,
     V, K)."""
-
-    def __init__(self, model: FusedModel) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, *streams: Tensor) -> tuple[Tensor, Tensor]:
         return self.model.encode_video(dict(zip((s.name for s in self.model.cfg.streams()), streams, strict=True)))
 
 
-class MatchGraph(nn.Module):
+class MatchGraph(_ModelGraph):
     """input_ids, attention_mask (B, L), visual_tokens (B, V, K) -> match_logit (B,)."""
-
-    def __init__(self, model: FusedModel) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, visual_tokens: Tensor) -> Tensor:
         states = self.model.text.encode(input_ids, attention_mask)
         return self.model.match_logits(states, attention_mask, self.model.prepare_visual(visual_tokens))
 
 
-class AnswerGraph(nn.Module):
+class AnswerGraph(_ModelGraph):
     """input_ids, attention_mask (B, L), visual_tokens (B, V, K) -> answer_logits (B, N)."""
-
-    def __init__(self, model: FusedModel) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, visual_tokens: Tensor) -> Tensor:
         states = self.model.text.encode(input_ids, attention_mask)

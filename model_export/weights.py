@@ -6,12 +6,11 @@ external data: location, offset, length), where equal tensors share one copy.
 Reduced precision is weight-only; all arithmetic stays float32:
 
 * `int8-weights`: symmetric int8 with one float32 scale per output channel (embeddings: per row). Tensors with fewer
-  than
-  4,096 values and those that are no weights (norms, biases, positions) stay float32. Embedding tables with at least
-  4,096 rows (a vocabulary) become int8. Weights of MatMul, Gemm and Conv become int8 where `INT8_RULES` allows it,
-  else float16. The rules require enough values per output channel, so that rounding errors average out, and a small
-  rounding error. They are stricter for convolutions, which follow one another without normalization. Where one scale
-  per output channel rounds too much, each group of 32 values of a channel has its own.
+  than 4,096 values and those that are no weights (norms, biases, positions) stay float32. Embedding tables with at
+  least 4,096 rows (a vocabulary) become int8. Weights of MatMul, Gemm and Conv become int8 where `INT8_RULES` allows
+  it, else float16. The rules require enough values per output channel, so that rounding errors average out, and a
+  small rounding error. They are stricter for convolutions, which follow one another without normalization. Where one
+  scale per output channel rounds too much, each group of 32 values of a channel has its own.
 * `float16-weights`: the same tensors, all float16.
 
 A Cast (and Mul) rebuilds a reduced weight. ONNX Runtime folds them into a float32 constant when the session loads, so

@@ -1,7 +1,8 @@
 """Checkpoints in safetensors and JSON, replaced atomically, so that a killed process leaves a usable one.
 
 A checkpoint folder holds `model.safetensors`, `optimizer.safetensors`, `config.json` (architecture), `recipe.json`,
-`answers.json`, `tokenizer.json` and `state.json` (next step, lineage, fingerprints of the corpora).
+`answers.json`, `tokenizer.json` and `state.json` (next step, lineage, fingerprints of the corpora). A compact one
+has no optimizer state, weights in float16, and in `starts.json` the packages of the weights that it leaves out.
 """
 
 from __future__ import annotations
@@ -22,10 +23,14 @@ from torch import Tensor, nn
 from training.models.architectures import build, read_config
 from training.models.fusion import FusedModel
 from training.models.pretrained import starts_of
+from training.public_starts import STORED_STARTS, restore_starts, split_starts
 from training.recipe import Recipe, upgrade_recipe
 from training.weight_average import AVERAGE
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+STARTS_NAME = "starts.json"
+MIN_FLOAT16_VALUES = 4096
+"""Smaller tensors of a compact checkpoint stay float32."""
 ONLY_IN_TRAINING = ("word_head.", "object_head.", "feature_head.", "mask_embedding")
 """Prefixes of parameters that no exported graph contains; loaded from a bundle, they are initialized again."""
 
@@ -64,15 +69,44 @@ def save(folder: Path, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer 
     """Write a checkpoint; an existing one at `folder` is replaced only when the new one is complete on disk."""
     with replaced_whole(folder) as part:
         save_weights(part, checkpoint.model, optimizer)
-        (part / "config.json").write_text(checkpoint.model.cfg.model_dump_json(indent=1))
-        (part / "recipe.json").write_text(checkpoint.recipe.model_dump_json(indent=1))
-        (part / "answers.json").write_text(json.dumps(checkpoint.answers, ensure_ascii=False, indent=0))
-        (part / "state.json").write_text(
-            json.dumps(
-                {"step": checkpoint.step, "lineage": checkpoint.lineage, "fingerprints": dict(checkpoint.fingerprints)}
-            )
+        _write_description(part, checkpoint)
+
+
+def save_compact(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint to start other trainings from; an existing one at `folder` is replaced as by `save`.
+
+    It has no optimizer state. Tensors that equal those of a pretrained start are left out and restored from the
+    installed package by `load`; others with at least `MIN_FLOAT16_VALUES` values are float16.
+
+    Raises OverflowError for values that float16 cannot represent.
+    """
+    weights, starts = split_starts(checkpoint.model, checkpoint.sources)
+    with replaced_whole(folder) as part:
+        save_file({name: _to_float16(name, tensor) for name, tensor in weights.items()}, part / "model.safetensors")
+        (part / STARTS_NAME).write_bytes(STORED_STARTS.dump_json(starts, indent=1))
+        _write_description(part, checkpoint)
+
+
+def _to_float16(name: str, tensor: Tensor) -> Tensor:
+    if tensor.dtype != torch.float32 or tensor.numel() < MIN_FLOAT16_VALUES:
+        return tensor.contiguous()
+    half = tensor.half()
+    if not half.isfinite().all():
+        raise OverflowError(f"{name}: largest value {float(tensor.abs().max()):g}; float16 ends at 65504")
+    return half.contiguous()
+
+
+def _write_description(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write everything but the weights."""
+    (folder / "config.json").write_text(checkpoint.model.cfg.model_dump_json(indent=1))
+    (folder / "recipe.json").write_text(checkpoint.recipe.model_dump_json(indent=1))
+    (folder / "answers.json").write_text(json.dumps(checkpoint.answers, ensure_ascii=False, indent=0))
+    (folder / "state.json").write_text(
+        json.dumps(
+            {"step": checkpoint.step, "lineage": checkpoint.lineage, "fingerprints": dict(checkpoint.fingerprints)}
         )
-        shutil.copyfile(checkpoint.tokenizer, part / "tokenizer.json")
+    )
+    shutil.copyfile(checkpoint.tokenizer, folder / "tokenizer.json")
 
 
 def save_weights(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
@@ -115,12 +149,21 @@ def steps_done(folder: Path) -> int:
 
 
 def load(folder: Path) -> Checkpoint:
-    """Load a checkpoint. Raises FileNotFoundError naming the folder, or RuntimeError with the keys that differ."""
+    """Load a checkpoint.
+
+    Raises:
+        FileNotFoundError: There is none at `folder`.
+        RuntimeError: The keys of its weights differ from the model's.
+        InvalidInput: A compact checkpoint leaves out weights that the installed package does not have.
+    """
     path = find(folder)
     if path is None:
         raise FileNotFoundError(f"checkpoint: nothing at {folder}; a folder with state.json was expected")
     model = build(read_config(json.loads((path / "config.json").read_text())))
-    model.load_state_dict(load_file(path / "model.safetensors"), strict=True)
+    weights = load_file(path / "model.safetensors")
+    if (path / STARTS_NAME).exists():
+        weights = restore_starts(model.cfg, weights, path / STARTS_NAME)
+    model.load_state_dict(weights, strict=True)
     state = json.loads((path / "state.json").read_text())
     return Checkpoint(
         model=model,

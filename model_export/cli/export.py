@@ -83,6 +83,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of packed corpora; their validation splits are used for checks and calibration",
     )
     add("--metrics", type=Path, metavar="FILE", help="JSON of `vitascope evaluate --out`, for the model card")
+    add(
+        "--compact-checkpoint",
+        type=Path,
+        metavar="FOLDER",
+        help="also write the checkpoint in float16, without weights that equal a public package's, to train from",
+    )
     add("--licence", help="terms of use (default: from the training data's terms, or from the model's README.md)")
     add(
         "--answers",
@@ -111,8 +117,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         with cleanup_on_sigterm():
             return _export_optimized(args, is_bundle)
     if is_bundle:
-        if args.metrics is None or args.out not in (None, args.model):
-            raise InvalidInput(f"{args.model} is a bundle: --metrics was expected, and no other --out")
+        if args.metrics is None or args.out not in (None, args.model) or args.compact_checkpoint is not None:
+            raise InvalidInput(
+                f"{args.model} is a bundle: --metrics was expected, and neither another --out nor --compact-checkpoint"
+            )
         bundle = Bundle.open(update_metrics(args.model, args.metrics))
     else:
         _require_out(args)
@@ -159,10 +167,9 @@ def _require_out(args: argparse.Namespace) -> None:
 def _export(args: argparse.Namespace, out: Path) -> Path:
     """Export a public model or a checkpoint to `out`."""
     from model_export.export import export_checkpoint
-    from model_export.public.answers import read_answers
     from model_export.public.export import export_public
-    from model_export.public.families import is_public
-    from model_export.public.folder import find_model
+    from model_export.public.families import find_model, is_public, read_answers
+    from training import checkpoint
     from vitascope.errors import InvalidInput
 
     options: dict[str, Any] = {
@@ -174,8 +181,10 @@ def _export(args: argparse.Namespace, out: Path) -> Path:
     }
     source = find_model(args.model, allow_pickle=args.allow_pickle)
     if source is not None and is_public(source.folder):
-        if (args.data is not None and args.budget is None) or args.metrics is not None:
-            raise InvalidInput(f"{args.model} is a public model; neither --data nor --metrics was expected")
+        if (args.data is not None and args.budget is None) or args.metrics or args.compact_checkpoint:
+            raise InvalidInput(
+                f"{args.model} is a public model; none of --data, --metrics and --compact-checkpoint was expected"
+            )
         return export_public(
             source,
             out,
@@ -187,14 +196,22 @@ def _export(args: argparse.Namespace, out: Path) -> Path:
         )
     if args.frames is not None or args.allow_pickle or args.answers is not None:
         raise InvalidInput(f"{args.model} is not a public model; --frames, --answers and --allow-pickle are for those")
-    return export_checkpoint(
-        args.model if source is None else source.folder,
+    compact = args.compact_checkpoint
+    if compact is not None and compact.exists() and not (compact / checkpoint.STARTS_NAME).is_file():
+        raise InvalidInput(f"compact-checkpoint: {compact} exists and is not one; a new folder was expected")
+    folder = args.model if source is None else source.folder
+    bundle = export_checkpoint(
+        folder,
         out,
         precision=args.precision or "int8-weights",
         data=args.data,
         metrics=args.metrics,
         **options,
     )
+    if compact is not None:
+        log_progress(f"writing {compact}")
+        checkpoint.save_compact(compact, checkpoint.load(folder))
+    return bundle
 
 
 COMMANDS: Commands = {"export": (add_arguments, run, show)}

@@ -1,9 +1,8 @@
-"""Static int8 quantization of graphs, with calibration ranges from real inputs.
+"""Graphs in fewer bits: static int8 quantization with calibration ranges from real inputs, sensitivity, and float16.
 
 * Convolutions use ONNX's QDQ form (DequantizeLinear, operator, QuantizeLinear); sums and data movement between them
-  stay
-  in 8 bits. Activations are uint8 with one range per tensor, weights int8 with one scale per output channel, biases
-  int32.
+  stay in 8 bits. Activations are uint8 with one range per tensor, weights int8 with one scale per output channel,
+  biases int32.
 * Matrix products become `com.microsoft.MatMulIntegerToFloat`. Activation channels of a Transformer differ in magnitude,
   so each is divided by a factor that its row of the matrix is multiplied by (SmoothQuant, Xiao et al., 2023).
 
@@ -14,15 +13,19 @@ Shape letters: K reduced channels, N output channels.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import tempfile
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from model_export.onnx_graph import CONTRIB_DOMAIN, GraphIndex, copy_model, remove_unused, replace_nodes
+from model_export.onnx_graph import CONTRIB_DOMAIN, GraphIndex, copy_model, remove_unused, replace_nodes, sort_nodes
 from model_export.weights import quantize as quantize_weight
+from vitascope.engines.onnx_runtime import Array, Device, OnnxRuntimeEngine
 
 Range = tuple[np.ndarray, np.ndarray]
 """Smallest and largest value: of a tensor, () each, or of each channel of its last axis, (K,) each."""
@@ -34,8 +37,100 @@ DATA_MOVEMENT = ("Concat", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueez
 SMOOTHING = 0.8
 """SmoothQuant's alpha: the share of the activations' magnitude that moves into the weights. The default bundle's text
 graph has cosines of 0.9962 at 0.5, 0.9995 at 0.8 and 0.9993 at 1."""
+THREADS = 1
+"""Threads per run, as in the service: one request, one core."""
 MAX_BIAS = 2.0**30
 """In quantization steps. A channel of small weights gets a larger scale if its bias would overflow int32."""
+
+
+@dataclass(frozen=True)
+class QuantizableGraph:
+    """A float32 graph with the names of the nodes that int8 is available for, and its calibration ranges."""
+
+    model: onnx.ModelProto
+    nodes: Sequence[str]
+    ranges: Ranges
+
+    def to_int8(self, nodes: Sequence[str]) -> onnx.ModelProto:
+        """Return a copy in which these nodes compute in int8."""
+        return quantize_nodes(self.model, nodes, self.ranges)
+
+
+def prepare_for_int8(model: onnx.ModelProto, inputs: Iterable[Mapping[str, Array]]) -> QuantizableGraph:
+    """Find the nodes that int8 is available for and measure calibration ranges on `inputs`."""
+    nodes = [*convolutions(model), *matrix_products(model)]
+    return QuantizableGraph(model, nodes, calibration_ranges(model, range_tensors(model), inputs) if nodes else {})
+
+
+def calibration_ranges(
+    model: onnx.ModelProto, tensors: Mapping[str, bool], inputs: Iterable[Mapping[str, Array]]
+) -> dict[str, Range]:
+    """Return the smallest and largest value of each tensor over all inputs.
+
+    Args:
+        tensors: {name: whether the range is per channel, that is along the last axis}.
+    """
+    model = copy_model(model)
+    visible = {value.name for value in (*model.graph.output, *model.graph.input)}
+    added = [name for name in tensors if name not in visible]
+    model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in added)
+    engine = open_engine(model)
+    ranges: dict[str, Range] = {}
+    for batch in inputs:
+        values = {**batch, **engine.run(batch)}
+        for name, is_per_channel in tensors.items():
+            axes = tuple(range(values[name].ndim - 1)) if is_per_channel else None
+            low, high = values[name].min(axis=axes), values[name].max(axis=axes)
+            known_low, known_high = ranges.get(name, (low, high))
+            ranges[name] = np.minimum(known_low, low), np.maximum(known_high, high)
+    return ranges
+
+
+def sensitivity(graph: QuantizableGraph, inputs: Mapping[str, Array]) -> dict[str, float]:
+    """Return the relative squared error of the first output when each node alone computes in int8, worst first."""
+    output = graph.model.graph.output[0].name
+    expected = open_engine(graph.model).run(inputs)[output].astype(np.float64)
+    energy = max(float(np.square(expected).sum()), 1e-30)
+
+    def error(node: str) -> float:
+        actual = open_engine(graph.to_int8([node])).run(inputs)[output]
+        return float(np.square(actual - expected).sum()) / energy
+
+    return dict(sorted(((node, error(node)) for node in graph.nodes), key=lambda row: -row[1]))
+
+
+def int8_node_sets(graph: QuantizableGraph, inputs: Mapping[str, Array]) -> Iterator[list[str]]:
+    """Yield ever smaller sets of int8 nodes: without the most sensitive 1, 2, 4, 8 and so on; never empty.
+
+    Args:
+        inputs: sample on which sensitivity is measured.
+    """
+    nodes = list(sensitivity(graph, inputs))
+    excluded = 1
+    while excluded < len(nodes):
+        yield nodes[excluded:]
+        excluded *= 2
+
+
+def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy that computes in float16; inputs and outputs keep their types."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16  # the import changes sys.path
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about small weights that become 0
+        half: onnx.ModelProto = convert_float_to_float16(
+            copy_model(model), keep_io_types=True, disable_shape_infer=True
+        )
+    sort_nodes(half.graph)
+    return half
+
+
+def open_engine(model: onnx.ModelProto, device: Device = "cpu") -> OnnxRuntimeEngine:
+    """Open an in-memory graph on one thread. Raises as `OnnxRuntimeEngine`."""
+    with tempfile.TemporaryDirectory(prefix="candidate-") as folder:
+        path = Path(folder) / f"{model.graph.name or 'graph'}.onnx"
+        path.write_bytes(model.SerializeToString())
+        return OnnxRuntimeEngine(path, THREADS, device)
 
 
 def convolutions(model: onnx.ModelProto) -> list[str]:

@@ -1,8 +1,8 @@
 """Search for the fastest variant of a bundle within an accuracy budget.
 
-Every graph has several candidates (see `candidates`). Each candidate is timed on this machine and evaluated on
-validation splits; of each graph the fastest is selected such that together they stay within the budget. The reported
-numbers are measured again on the bundle as written.
+Every graph has several candidates: as stored, fused, and fused in float16 or int8. Each is timed on this machine and
+evaluated on validation splits; of each graph the fastest is selected such that together they stay within the budget.
+The reported numbers are measured again on the bundle as written.
 """
 
 from __future__ import annotations
@@ -29,11 +29,9 @@ from model_export.assemble import (
 from model_export.calibrate import calibration_record, recalibrate
 from model_export.card import model_card
 from model_export.onnx_graph import fold_constants
-from model_export.optimize.candidates import (
-    FLOAT16,
-    FUSED,
-    INT8,
-    STORED,
+from model_export.optimize.evaluation_cache import EvalCache, Texts, Videos, open_corpora
+from model_export.optimize.fusion import fuse
+from model_export.optimize.quantize import (
     THREADS,
     QuantizableGraph,
     int8_node_sets,
@@ -41,8 +39,6 @@ from model_export.optimize.candidates import (
     prepare_for_int8,
     to_float16,
 )
-from model_export.optimize.evaluation_cache import EvalCache, Texts, Videos, open_corpora
-from model_export.optimize.fusion import fuse
 from model_export.optimize.report import SOURCE_KEY, VARIANT_KEY, CandidateResult, Variant, variant_section
 from model_export.optimize.speed import (
     QUICK,
@@ -66,6 +62,8 @@ from vitascope.engines.onnx_runtime import Device, Engine, OnnxRuntimeEngine
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 
+STORED, FUSED, INT8, FLOAT16 = "as stored", "fused", "int8", "float16"
+"""Kinds of candidates."""
 GRAPH_SPECIFIC_KEYS = ("measured", "clip_ms", "calibration")
 """Keys of a manifest's `extra` that describe the replaced graphs."""
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from model_export.graphs import ANSWER_AXES, GraphSpec, video_spec
-from model_export.public.folder import load_model
+from model_export.public.clip import POOLING_NOTE, pool_frames
 from model_export.public.model import FUSED_AXES, TEXT_AXES, PublicModel, TransformersReference
 from model_export.public.preprocessing import (
     PixelNormalization,
@@ -32,7 +32,7 @@ from model_export.public.preprocessing import (
     stream_of,
 )
 from model_export.public.tokenization import max_text_length, open_tokenizer
-from model_export.public.towers import POOLING_NOTE, pool_frames
+from model_export.public.weights import load_model
 from vitascope.errors import InvalidInput
 
 MATCH_FRAME_NOTE = "Matching uses the middle frame of the {frames}; the clip's embedding uses all of them."

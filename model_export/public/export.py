@@ -36,8 +36,7 @@ from model_export.parity.checks import (
     random_cases,
     tolerances_for,
 )
-from model_export.public.families import open_public
-from model_export.public.folder import NO_LICENCE, ModelSource, read_licence
+from model_export.public.families import ModelSource, open_public, read_licence
 from model_export.public.library_parity import LIBRARY, check_library_parity
 from model_export.public.model import PublicModel
 from model_export.weights import Precision, store
@@ -47,6 +46,7 @@ from vitascope.model import Model
 
 DEFAULT_FRAMES = 8
 MAX_FRAMES = 256
+NO_LICENCE = "Not stated by the model's folder; its authors' terms apply"
 
 
 @dataclass(frozen=True)

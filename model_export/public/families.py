@@ -1,24 +1,29 @@
-"""Detection of a public model's family, and its loader."""
+"""Find a public model, detect its family and load it."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from model_export.assemble import read_json_object
-from model_export.public import open_clip
-from model_export.public.answers import check_answers
+from model_export.assemble import read_json, read_json_object
 from model_export.public.blip import load_blip
-from model_export.public.folder import CONFIG_NAME
-from model_export.public.model import PublicModel
+from model_export.public.clip import OPEN_CLIP_CONFIG, load_clip, load_open_clip, load_siglip
+from model_export.public.model import PublicModel, ReferenceModel
 from model_export.public.released.clip_vip import load_clip_vip
 from model_export.public.released.hd_vila import load_hd_vila
 from model_export.public.released.soho import load_soho
-from model_export.public.released.weights import Weights, read_weight_names, read_weights, weight_files
-from model_export.public.towers import load_clip, load_siglip
 from model_export.public.vilt import load_vilt
+from model_export.public.weights import (
+    PICKLE_PATTERNS,
+    Weights,
+    first_line,
+    read_weight_names,
+    read_weights,
+    weight_files,
+)
 from model_export.public.xclip import load_xclip
 from training import checkpoint
 from vitascope.errors import InvalidInput
@@ -39,11 +44,66 @@ RELEASED: dict[str, tuple[str, Callable[[Path, Weights], PublicModel]]] = {
 """Name and loader of released checkpoints, by a prefix of weight names that only this architecture has."""
 _RELEASED_PICKLES = (".pt", ".pth")
 """Suffixes of pickles that transformers does not read."""
+_CONFIG_NAME = "config.json"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_DOWNLOADED = ["*.json", "*.txt", "*.model", "*.safetensors", "README.md"]
+_ANSWER_LIST = "a JSON list of strings, none of them blank, was expected"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model's folder with its name and, if it was downloaded, its revision."""
+
+    folder: Path
+    name: str
+    revision: str | None = None
+
+
+def find_model(source: Path, *, allow_pickle: bool) -> ModelSource | None:
+    """Return a local folder, or download the model of this name from the Hugging Face Hub; None if it is neither.
+
+    Raises InvalidInput if the download fails.
+    """
+    name = source.as_posix()
+    if source.is_dir():
+        return ModelSource(source, source.resolve().name)
+    if not _HUB_NAME.fullmatch(name):
+        return None
+    from huggingface_hub import snapshot_download
+
+    try:
+        patterns = _DOWNLOADED + (list(PICKLE_PATTERNS) if allow_pickle else [])
+        folder = Path(snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # of the hub, its client or the network
+        raise InvalidInput(
+            f"model: {name!r} is not a local folder, and could not be downloaded from the Hugging Face Hub: "
+            f"{first_line(error)}. Without a network, give the folder that contains the model"
+        ) from error
+    return ModelSource(folder, name, revision=folder.name)
+
+
+def read_licence(folder: Path) -> str | None:
+    """Return `license` of the README.md's front matter; None if it is not stated."""
+    try:
+        text = (folder / "README.md").read_text("utf-8", "replace")
+    except OSError:
+        return None
+    front_matter = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
+    licence = re.search(r"^license:\s*([\w.+-]+)\s*$", front_matter[1], re.MULTILINE) if front_matter else None
+    return licence[1] if licence else None
+
+
+def read_answers(path: Path) -> list[str]:
+    """Read the default answers of a model that scores any answer. Raises InvalidInput."""
+    answers = read_json("answers", path, _ANSWER_LIST)
+    if not (isinstance(answers, list) and answers and all(isinstance(a, str) and a.strip() for a in answers)):
+        raise InvalidInput(f"answers: {path}: {_ANSWER_LIST}")
+    return answers
 
 
 def is_public(folder: Path) -> bool:
     """Whether the folder looks like that of a public model."""
-    if (folder / open_clip.CONFIG_NAME).is_file() or "model_type" in _read_config(folder):
+    if (folder / OPEN_CLIP_CONFIG).is_file() or "model_type" in _read_config(folder):
         return True
     return bool(weight_files(folder)) and checkpoint.find(folder) is None
 
@@ -62,19 +122,19 @@ def open_public(folder: Path, frames: int, *, allow_pickle: bool, answers: Seque
         return model
     if model.answer_length is None:
         raise InvalidInput(f"answers: {len(answers)}; none were expected, as {folder} does not score other answers")
-    check_answers(answers, model.reference, model.answer_length)
+    _check_answers(answers, model.reference, model.answer_length)
     return replace(model, answers=list(answers))
 
 
 def _load(folder: Path, frames: int, *, allow_pickle: bool) -> PublicModel:
     config = _read_config(folder)
-    model_type, is_open_clip = config.get("model_type"), (folder / open_clip.CONFIG_NAME).is_file()
+    model_type, is_open_clip = config.get("model_type"), (folder / OPEN_CLIP_CONFIG).is_file()
     has_config = is_open_clip or model_type is not None
     released = open_released(folder, allow_pickle=allow_pickle, has_config=has_config)
     if released is not None:
         return released
     if model_type is None and is_open_clip:
-        return open_clip.load_open_clip(folder, frames, allow_pickle=allow_pickle)
+        return load_open_clip(folder, frames, allow_pickle=allow_pickle)
     if model_type not in FAMILIES:
         raise InvalidInput(f"model: {folder}: model_type {model_type!r}; one of {', '.join(FAMILIES)} was expected")
     return FAMILIES[model_type](folder, config, frames, allow_pickle=allow_pickle)
@@ -124,5 +184,17 @@ def _released_loader(weight_names: Iterable[str]) -> Callable[[Path, Weights], P
 
 def _read_config(folder: Path) -> dict[str, Any]:
     """Return the configuration of transformers; empty if there is none."""
-    path = folder / CONFIG_NAME
+    path = folder / _CONFIG_NAME
     return read_json_object("model", path) if path.is_file() else {}
+
+
+def _check_answers(answers: Sequence[str], reference: ReferenceModel, max_tokens: int) -> None:
+    """Raise InvalidInput for a duplicate answer, and for one of more than `max_tokens`."""
+    seen = set[str]()
+    for answer in answers:
+        if answer in seen:
+            raise InvalidInput(f"answers: {answer!r} occurs twice; unique answers were expected")
+        seen.add(answer)
+        tokens = len(reference.token_ids(answer))
+        if tokens > max_tokens:
+            raise InvalidInput(f"answers: {answer[:40]!r} is {tokens} tokens long; at most {max_tokens} were expected")

@@ -19,7 +19,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from model_export.graphs import GraphSpec, video_spec
-from model_export.public.folder import load_model
 from model_export.public.model import FUSED_AXES, PublicModel, TransformersReference
 from model_export.public.preprocessing import (
     PixelNormalization,
@@ -29,6 +28,7 @@ from model_export.public.preprocessing import (
     select_clip_frames,
 )
 from model_export.public.tokenization import max_text_length, open_tokenizer
+from model_export.public.weights import load_model
 from vitascope.errors import InvalidInput
 
 FRAMES_NOTE = (

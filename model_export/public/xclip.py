@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from model_export.graphs import GraphSpec, video_spec
-from model_export.public.folder import load_model
-from model_export.public.model import FUSED_AXES, TEXT_AXES, PublicModel, TransformersReference
+from model_export.public.clip import TextTower, TowersReference
+from model_export.public.model import FUSED_AXES, TEXT_AXES, PublicModel
 from model_export.public.preprocessing import PixelNormalization, normalization_of, open_processor, stream_of
 from model_export.public.tokenization import Padding, max_text_length, open_tokenizer
-from model_export.public.towers import TextTower
+from model_export.public.weights import load_model
 from vitascope.bundle.manifest import Calibration
 
 PROMPT_NOTE = (
@@ -72,24 +72,14 @@ class AdaptedTextMatch(nn.Module):
 
 
 @dataclass(frozen=True)
-class XClipReference(TransformersReference):
+class XClipReference(TowersReference):
     """X-CLIP in transformers; an image is a video of equal frames."""
 
     frames: int
 
-    def text_embeddings(self, texts: Sequence[str]) -> np.ndarray:
-        with torch.no_grad():
-            return np.asarray(normalize(self.model.get_text_features(**self._encode(texts)).pooler_output, dim=-1))
-
-    def image_embeddings(self, images: Sequence[Image.Image]) -> np.ndarray:
-        with torch.no_grad():
-            features = self.model.get_video_features(pixel_values=self._pixels(images)).pooler_output
-        return np.asarray(normalize(features, dim=-1))
-
-    def logits(self, texts: Sequence[str], images: Sequence[Image.Image]) -> np.ndarray:
-        with torch.no_grad():
-            output = self.model(**self._encode(texts), pixel_values=self._pixels(images))
-        return np.asarray(output.logits_per_video.T)
+    def _features(self, pixels: Tensor) -> Tensor:
+        features: Tensor = self.model.get_video_features(pixel_values=pixels).pooler_output
+        return features
 
     def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
         videos = [[np.array(image)] * self.frames for image in images]
@@ -115,7 +105,7 @@ def load_xclip(folder: Path, config: dict[str, Any], frames: int, *, allow_pickl
             GraphSpec("text", TextTower(model, padding), TEXT_AXES, ("vector",)),
             GraphSpec("match", AdaptedTextMatch(model, padding, scale), FUSED_AXES, ("match_logit",)),
         ],
-        reference=XClipReference(model, tokenizer.library, processor, text_length, vision.num_frames),
+        reference=XClipReference(model, tokenizer.library, processor, text_length, False, vision.num_frames),
         frame_streams=[stream],
         vocabulary=text.vocab_size,
         text_length=text_length,

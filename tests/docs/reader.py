@@ -181,22 +181,21 @@ def publish_models(checkout: Path, home: Path) -> None:
     """Write small models with random weights in place of public ones, to the cache of the hub and the checkout."""
     import torch
 
-    from tests.model_export.public_models import make_clip, make_siglip
-    from tests.model_export.question_models import make_blip_answers, make_vilt_answers
-    from tests.model_export.released_models import clip_vip, clip_words
+    from tests.model_export import public_models
+    from tests.model_export.released_models import clip_vip
 
     hub = {
-        "openai/clip-vit-base-patch32": make_clip,
-        "Salesforce/blip-vqa-base": make_blip_answers,
-        "dandelin/vilt-b32-finetuned-vqa": make_vilt_answers,
+        "openai/clip-vit-base-patch32": public_models.make_clip,
+        "Salesforce/blip-vqa-base": public_models.make_blip_answers,
+        "dandelin/vilt-b32-finetuned-vqa": public_models.make_vilt_answers,
     }
     for name, make in hub.items():
         cached = home / ".cache" / "huggingface" / "hub" / f"models--{name.replace('/', '--')}"
         (cached / "refs").mkdir(parents=True)
         (cached / "refs" / "main").write_text(REVISION)
         make(cached / "snapshots" / REVISION)
-    make_siglip(checkout / "models" / "siglip-base-patch16-224")
+    public_models.make_siglip(checkout / "models" / "siglip-base-patch16-224")
     torch.save(clip_vip(), checkout / "pretrain_clipvip_base_32.pt")
     words = checkout / "clip-vit-base-patch32"
     words.mkdir()
-    clip_words().backend_tokenizer.model.save(str(words))
+    public_models.clip_tokenizer().backend_tokenizer.model.save(str(words))

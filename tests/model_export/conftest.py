@@ -11,6 +11,7 @@ import torch
 
 from model_export import export
 from model_export.graphs import export_graphs, graph_specs
+from model_export.weights import Precision
 from tests.chaos import is_chaos
 from tests.media_files import moving_shot, write_picture, write_video
 from tests.once import made_once
@@ -23,7 +24,8 @@ from training.models.hd_vila import HdVila, HdVilaConfig, tiny
 from vitascope.bundle.manifest import GraphName
 
 collect_ignore = [] if is_chaos() else ["test_adapt.py", "test_distil.py"]
-"""They train and export for minutes: `make chaos` runs them, and whoever changes what they test."""
+"""Run by `make chaos` only, because they train and export for minutes."""
+Graphs = dict[GraphName, onnx.ModelProto]
 
 ANSWERS = ["red", "green", "blue", "yellow", "yes", "no"]
 CONFIG = HdVilaConfig.model_validate(
@@ -43,7 +45,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         write_corpus(root / "data", root / "pictures", copies=2)
         torch.manual_seed(0)
         model = HdVila(CONFIG)
-        # Untrained norms are all ones and zeros; move them, so that a forgotten one is noticed.
+        # Untrained norms are ones and zeros; other values make each of them have an effect.
         with torch.no_grad():
             for values in model.parameters():
                 if values.ndim <= 1:
@@ -62,7 +64,7 @@ def model(folders: tuple[Path, Path]) -> HdVila:
 
 
 @pytest.fixture(scope="session")
-def graphs(model: HdVila, tmp_path_factory: pytest.TempPathFactory) -> dict[GraphName, onnx.ModelProto]:
+def graphs(model: HdVila, tmp_path_factory: pytest.TempPathFactory) -> Graphs:
     def make(root: Path) -> None:
         for name, graph in export_graphs(model).items():
             onnx.save(graph, root / f"{name}.onnx")
@@ -72,17 +74,15 @@ def graphs(model: HdVila, tmp_path_factory: pytest.TempPathFactory) -> dict[Grap
 
 
 @pytest.fixture
-def exported_before(graphs: dict[GraphName, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exports take the graphs that were made already: the exporter itself takes seconds."""
+def cached_graphs(graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make exports use `graphs`, because exporting takes seconds per graph."""
     monkeypatch.setattr(export, "export_graphs", lambda _: graphs)
 
 
 @pytest.fixture(scope="session")
-def bundles(
-    folders: tuple[Path, Path], graphs: dict[GraphName, onnx.ModelProto], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:
+def bundles(folders: tuple[Path, Path], graphs: Graphs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One bundle per precision; read-only."""
-    precisions = ("float32", "float16-weights", "int8-weights")
+    precisions: tuple[Precision, ...] = ("float32", "int8-weights")
 
     def make(root: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
@@ -98,17 +98,16 @@ def bundles(
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Rendered scenes and a tall panorama, as JPEG and PNG of several shapes."""
     folder = tmp_path_factory.mktemp("photographs")
-    found = []
-    for number in range(3):
-        world, _ = make_example(5, "val", number)
+    paths = []
+    for index in range(3):
+        world, _ = make_example(5, "val", index)
         frame = next(iter(render(world)))
-        found.append(folder / f"{number}.jpg")
-        frame.convert("RGB").resize((333 + 40 * number, 250)).save(found[-1], quality=90)
-    found.append(write_picture(folder / "tall.png", np.concatenate(moving_shot(9, 5))))
-    return found
+        paths.append(folder / f"{index}.jpg")
+        frame.convert("RGB").resize((333 + 40 * index, 250)).save(paths[-1], quality=90)
+    return [*paths, write_picture(folder / "tall.png", np.concatenate(moving_shot(9, 5)))]
 
 
 @pytest.fixture(scope="session")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("film") / "film.mp4"
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("video") / "two shots.mp4"
     return write_video(path, [frame for seed in (1, 2) for frame in moving_shot(seed, 40)])

@@ -1,6 +1,6 @@
-"""The small public models as a user of their own libraries runs them, written against the libraries' documented calls.
+"""Outputs of the small public models by the documented calls of their own libraries.
 
-Shape letters: T texts, P clips, D vector width.
+Shape letters: T texts, P clips, N answers, D embedding dim.
 """
 
 from __future__ import annotations
@@ -17,41 +17,43 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
-from tests.model_export.public_models import SIDE, OpenClip
+from tests.model_export.public_models import ANSWERS, SIDE, OpenClip
 
 Clips = Sequence[Sequence[Image.Image]]
+"""Frames by clip."""
 
 
-class Given(NamedTuple):
-    """texts (T, D) and clips (P, D), of length 1; logits (T, P) by which the library ranks pairs."""
+class LibraryOutputs(NamedTuple):
+    """texts (T, D) and clips (P, D), L2-normalized; logits (T, P) by which the library ranks pairs."""
 
     texts: np.ndarray
     clips: np.ndarray
     logits: np.ndarray
 
 
-def library_gives(family: str, source: Path, texts: Sequence[str], clips: Clips) -> Given:
-    """What the library gives for texts and for clips of as many frames as the bundle looks at."""
+def library_embeddings(family: str, source: Path, texts: Sequence[str], clips: Clips) -> LibraryOutputs:
+    """Run a model of `EMBEDDING_MODELS`; every clip has as many frames as the bundle's."""
     with torch.no_grad():
         run = {"xclip": _xclip, "blip": _blip, "open_clip": _open_clip}.get(family, _towers)
-        said, seen, logits = run(source, list(texts), clips)
-    return Given(normalize(said, dim=-1).numpy(), normalize(seen, dim=-1).numpy(), logits.numpy())
+        by_text, by_clip, logits = run(source, list(texts), clips)
+    return LibraryOutputs(normalize(by_text, dim=-1).numpy(), normalize(by_clip, dim=-1).numpy(), logits.numpy())
 
 
 def _towers(source: Path, texts: list[str], clips: Clips) -> tuple[Tensor, Tensor, Tensor]:
     from transformers import AutoModel, AutoProcessor
 
     model, processor = AutoModel.from_pretrained(source).eval(), AutoProcessor.from_pretrained(source)
-    fixed = model.config.model_type == "siglip"
-    encoded = processor(text=texts, return_tensors="pt", padding="max_length" if fixed else True, truncation=True)
-    said = normalize(model.get_text_features(**encoded).pooler_output, dim=-1)
+    is_siglip = model.config.model_type == "siglip"
+    padding = "max_length" if is_siglip else True
+    encoded = processor(text=texts, return_tensors="pt", padding=padding, truncation=True)
+    by_text = normalize(model.get_text_features(**encoded).pooler_output, dim=-1)
     rows = []
     for frames in clips:
         pixels = processor(images=list(frames), return_tensors="pt")["pixel_values"]
         rows.append(normalize(model.get_image_features(pixel_values=pixels).pooler_output, dim=-1).mean(dim=0))
-    seen = normalize(torch.stack(rows), dim=-1)
-    bias = model.logit_bias if fixed else 0.0
-    return said, seen, model.logit_scale.exp() * said @ seen.T + bias
+    by_clip = normalize(torch.stack(rows), dim=-1)
+    bias = model.logit_bias if is_siglip else 0.0
+    return by_text, by_clip, model.logit_scale.exp() * by_text @ by_clip.T + bias
 
 
 def _xclip(source: Path, texts: list[str], clips: Clips) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,9 +62,9 @@ def _xclip(source: Path, texts: list[str], clips: Clips) -> tuple[Tensor, Tensor
     model, processor = XCLIPModel.from_pretrained(source).eval(), XCLIPProcessor.from_pretrained(source)
     encoded = processor.tokenizer(texts, return_tensors="pt", padding=True, truncation=True)
     pixels = torch.cat([processor.image_processor(list(f), return_tensors="pt")["pixel_values"] for f in clips])
-    said = model.get_text_features(**encoded).pooler_output
-    seen = model.get_video_features(pixel_values=pixels).pooler_output
-    return said, seen, model(**encoded, pixel_values=pixels).logits_per_text
+    by_text = model.get_text_features(**encoded).pooler_output
+    by_clip = model.get_video_features(pixel_values=pixels).pooler_output
+    return by_text, by_clip, model(**encoded, pixel_values=pixels).logits_per_text
 
 
 def _blip(source: Path, texts: list[str], clips: Clips) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,16 +74,16 @@ def _blip(source: Path, texts: list[str], clips: Clips) -> tuple[Tensor, Tensor,
     processor = AutoProcessor.from_pretrained(source)
     encoded = processor(text=texts, return_tensors="pt", padding=True, truncation=True)
     encoded = {name: encoded[name] for name in ("input_ids", "attention_mask")}
-    said = normalize(model.text_proj(model.text_encoder(**encoded).last_hidden_state[:, 0]), dim=-1)
-    seen, logits = [], []
+    by_text = normalize(model.text_proj(model.text_encoder(**encoded).last_hidden_state[:, 0]), dim=-1)
+    by_clip, logits = [], []
     for frames in clips:
         pixels = processor(images=list(frames), return_tensors="pt")["pixel_values"]
         states = model.vision_model(pixel_values=pixels).last_hidden_state
-        seen.append(normalize(model.vision_proj(states[:, 0]), dim=-1).mean(dim=0))
+        by_clip.append(normalize(model.vision_proj(states[:, 0]), dim=-1).mean(dim=0))
         middle = pixels[len(frames) // 2].expand(len(texts), -1, -1, -1)
-        matched = model(**encoded, pixel_values=middle, use_itm_head=True).itm_score.softmax(dim=-1)[:, 1]
-        logits.append(torch.logit(matched))
-    return said, torch.stack(seen), torch.stack(logits, dim=1)
+        match = model(**encoded, pixel_values=middle, use_itm_head=True).itm_score.softmax(dim=-1)[:, 1]
+        logits.append(torch.logit(match))
+    return by_text, torch.stack(by_clip), torch.stack(logits, dim=1)
 
 
 def _open_clip(source: Path, texts: list[str], clips: Clips) -> tuple[Tensor, Tensor, Tensor]:
@@ -91,9 +93,65 @@ def _open_clip(source: Path, texts: list[str], clips: Clips) -> tuple[Tensor, Te
     model = OpenClip(len(tokenizer)).eval()
     model.load_state_dict(load_file(source / "open_clip_model.safetensors"))
     ids = tokenizer(texts, return_tensors="pt", padding="max_length", truncation=True)["input_ids"]
-    said = normalize(model.encode_text(ids), dim=-1)
+    by_text = normalize(model.encode_text(ids), dim=-1)
     size = Resize(SIDE, InterpolationMode.BICUBIC), CenterCrop(SIDE)
-    prepared = Compose([*size, ToTensor(), Normalize((0.48, 0.45, 0.4), (0.26, 0.27, 0.28))])
-    rows = [normalize(model.visual(torch.stack([prepared(f) for f in frames])), dim=-1).mean(dim=0) for frames in clips]
-    seen = normalize(torch.stack(rows), dim=-1)
-    return said, seen, model.logit_scale.exp() * said @ seen.T
+    prepare = Compose([*size, ToTensor(), Normalize((0.48, 0.45, 0.4), (0.26, 0.27, 0.28))])
+    rows = [normalize(model.visual(torch.stack([prepare(f) for f in frames])), dim=-1).mean(dim=0) for frames in clips]
+    by_clip = normalize(torch.stack(rows), dim=-1)
+    return by_text, by_clip, model.logit_scale.exp() * by_text @ by_clip.T
+
+
+def library_logits(family: str, source: Path, texts: Sequence[str], clips: Clips) -> np.ndarray:
+    """Run a model of `PAIR_MODELS`: logits (T, P, N), N 1 for matching.
+
+    The library reads single images; frames of a clip are combined as the bundle's notes state.
+    """
+    with torch.no_grad():
+        if family == "blip_answers":
+            return _blip_answers(source, texts, clips)
+        return _vilt(family, source, list(texts), clips)
+
+
+def _vilt(family: str, source: Path, texts: list[str], clips: Clips) -> np.ndarray:
+    """Run all frames in one batch, in which the smaller ones are padded."""
+    from transformers import ViltForImageAndTextRetrieval, ViltForQuestionAnswering, ViltProcessor
+
+    model_class: Any = ViltForImageAndTextRetrieval if family == "vilt_match" else ViltForQuestionAnswering
+    model, processor = model_class.from_pretrained(source).eval(), ViltProcessor.from_pretrained(source)
+    frames = [frame for clip in clips for frame in clip]
+    pixels = processor.image_processor(frames, return_tensors="pt")
+    assert not pixels["pixel_mask"].all()
+    rows = []
+    for text in texts:
+        encoded = processor.tokenizer([text] * len(frames), return_tensors="pt", padding=True, truncation=True)
+        logits = model(**encoded, **pixels).logits
+        rows.append(logits.reshape(len(clips), len(clips[0]), -1).mean(dim=1))
+    return torch.stack(rows).numpy()
+
+
+def _blip_answers(source: Path, questions: Sequence[str], clips: Clips) -> np.ndarray:
+    from transformers import AutoProcessor, BlipForQuestionAnswering
+
+    model = BlipForQuestionAnswering.from_pretrained(source).eval()
+    processor: Any = AutoProcessor.from_pretrained(source)
+    logits = np.empty((len(questions), len(clips), len(ANSWERS)), np.float32)
+    for column, frames in enumerate(clips):
+        pixels = processor(images=list(frames), return_tensors="pt")["pixel_values"]
+        for row, question in enumerate(questions):
+            ids = processor(text=question, return_tensors="pt", truncation=True)["input_ids"]
+            for index, answer in enumerate(ANSWERS):
+                labels = processor(text=answer, return_tensors="pt")["input_ids"]
+                labels[:, 0] = model.decoder_start_token_id
+                loss = _answer_loss(model, ids, pixels, labels)
+                logits[row, column, index] = -float(loss) * (labels.shape[1] - 1)
+    return logits
+
+
+def _answer_loss(model: Any, ids: Tensor, pixels: Tensor, labels: Tensor) -> Tensor:
+    if all(torch.equal(frame, pixels[0]) for frame in pixels):
+        image_loss: Tensor = model(input_ids=ids, pixel_values=pixels[:1], labels=labels).loss
+        return image_loss
+    patches = model.vision_model(pixel_values=pixels).last_hidden_state.flatten(0, 1)[None]
+    question = model.text_encoder(input_ids=ids, encoder_hidden_states=patches).last_hidden_state
+    loss: Tensor = model.text_decoder(input_ids=labels, encoder_hidden_states=question, labels=labels).loss
+    return loss

@@ -1,5 +1,4 @@
-"""Small randomly initialized models of public families, saved as their own libraries save them, with a tokenizer
-trained on the spot and the family's real processor."""
+"""Small randomly initialized models of public families, saved as their own libraries save them."""
 
 from __future__ import annotations
 
@@ -17,74 +16,49 @@ from torch import nn
 from model_export.public.library_parity import TEXTS
 
 SIDE = 32
-VOCABULARY = 420
-ONE_LAYER = {"num_hidden_layers": 1}
-"""Of the two families that every run of the tests turns into ONNX, which takes its time for each."""
+"""Of an image, in pixels."""
+VILT_SIDE, VILT_PATCH = 24, 4
+ANSWERS = ["red", "green", "two circles and a square", "yes", "no 🎉"]
+CORPUS = [*TEXTS[:6], "a red square moves left", "two green circles and a blue triangle", "what colour is it?"] * 4
 
 
-def corpus() -> list[str]:
-    """Enough for a few merges of letters that the tests write."""
-    return [*TEXTS[:6], "a red square moves left", "two green circles and a blue triangle", "what colour is it?"] * 4
-
-
-def shaken(build: Callable[[], nn.Module], seed: int = 0) -> Any:
-    """Random weights whose norms and biases are moved off one and zero, so that a forgotten one is noticed."""
-    torch.manual_seed(seed)
+def perturbed(build: Callable[[], nn.Module]) -> Any:
+    """Return a model with random weights whose norms and biases are not one and zero, so that each has an effect."""
+    torch.manual_seed(0)
     model = build()
     with torch.no_grad():
         for name, values in model.named_parameters():
-            if "logit" in name:
-                continue
-            values.add_(0.08 * torch.randn_like(values))
+            if "logit" not in name:
+                values.add_(0.08 * torch.randn_like(values))
     return model.eval()
 
 
-def clip_tokenizer(bos: str = "<|startoftext|>", eos: str = "<|endoftext|>") -> Any:
-    """Byte-level BPE of CLIP's kind: lower case, `</w>` at the ends of words, both special tokens last."""
+def clip_tokenizer() -> Any:
+    """CLIP's tokenizer of bytes, with a few merges."""
     from transformers import CLIPTokenizer
 
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - 2 + 40,
-        special_tokens=[],
-        end_of_word_suffix="</w>",
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    small = CLIPTokenizer()._tokenizer
-    raw = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    raw.normalizer, raw.pre_tokenizer = small.normalizer, small.pre_tokenizer
-    raw.train_from_iterator(corpus(), trainer)
-    learnt = json.loads(raw.to_str())["model"]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    pieces = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]
-    merges = []
-    for left, right in (tuple(m) for m in learnt["merges"]):
-        if len(pieces) >= VOCABULARY + 200:
-            break
-        if left in pieces and right in pieces and left + right not in pieces:
-            pieces.append(left + right)
-            merges.append((left, right))
-    vocabulary = {piece: number for number, piece in enumerate([*pieces, bos, eos])}
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("r", "e"), ("re", "d</w>"), ("r", "e</w>"), ("s", "q"), ("sq", "u"), ("squ", "a"), ("squa", "re</w>")]
+    pieces = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(merge) for merge in merges)]
+    vocabulary = {piece: index for index, piece in enumerate([*pieces, "<|startoftext|>", "<|endoftext|>"])}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
 
 
-def make_clip(folder: Path) -> Path:
-    """A CLIP folder as `save_pretrained` writes it."""
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+def bert_tokenizer(length: int = 512) -> Any:
+    """BERT's tokenizer of letters with a few words, which truncates at `length` tokens."""
+    from transformers import BertTokenizer
 
-    tokenizer = clip_tokenizer()
-    config = CLIPConfig(
-        text_config=clip_text(tokenizer) | ONE_LAYER,
-        vision_config=clip_vision() | ONE_LAYER,
-        projection_dim=24,
-        logit_scale_init_value=3.1,
-    )
-    shaken(lambda: CLIPModel(config)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
-    return folder
+    letters = [chr(code) for code in range(33, 127)]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    vocabulary = {piece: index for index, piece in enumerate([*pieces, "red", "square"])}
+    return BertTokenizer(vocab=vocabulary, model_max_length=length)
 
 
-def clip_text(tokenizer: Any) -> dict[str, Any]:
+ONE_LAYER = {"num_hidden_layers": 1}
+"""Of models that every run of the tests exports, which takes time for each layer."""
+
+
+def text_config(tokenizer: Any) -> dict[str, Any]:
     return {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,
@@ -98,21 +72,39 @@ def clip_text(tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def clip_vision() -> dict[str, Any]:
-    return {
-        "hidden_size": 40,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "image_size": SIDE,
-        "patch_size": 8,
-    }
+VISION_CONFIG = {
+    "hidden_size": 40,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": SIDE,
+    "patch_size": 8,
+}
+SQUARE = {"height": SIDE, "width": SIDE}
+
+
+def save_all(folder: Path, *parts: Any) -> Path:
+    for part in parts:
+        part.save_pretrained(folder)
+    return folder
+
+
+def make_clip(folder: Path) -> Path:
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    tokenizer = clip_tokenizer()
+    config = CLIPConfig(
+        text_config=text_config(tokenizer),
+        vision_config=VISION_CONFIG,
+        projection_dim=24,
+        logit_scale_init_value=3.1,
+    )
+    processor = CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size=SQUARE)
+    return save_all(folder, perturbed(lambda: CLIPModel(config)), tokenizer, processor)
 
 
 def make_siglip(folder: Path) -> Path:
-    """A SigLIP folder with a tokenizer of SentencePiece's kind: unigrams, `▁` before words, lower case, no marks."""
-    from transformers import PreTrainedTokenizerFast
-
+    """SigLIP with a tokenizer like SentencePiece's: unigrams, `▁` before words, lower case, no punctuation."""
     raw = Tokenizer(models.Unigram())
     raw.normalizer = normalizers.Sequence(
         [
@@ -124,32 +116,50 @@ def make_siglip(folder: Path) -> Path:
     )
     raw.pre_tokenizer = pre_tokenizers.Metaspace()
     special = ["<pad>", "</s>", "<unk>"]
-    raw.train_from_iterator(
-        corpus(), trainers.UnigramTrainer(vocab_size=160, special_tokens=special, unk_token="<unk>")
-    )
-    raw.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    # As the published folders state it: no mask, 64 tokens, padded by the end of the text.
+    raw.train_from_iterator(CORPUS, trainers.UnigramTrainer(vocab_size=160, special_tokens=special, unk_token="<unk>"))
+    return save_siglip(folder, raw, end="</s>", pad="</s>", resample=3)
+
+
+def make_siglip2(folder: Path) -> Path:
+    """SigLIP 2 of one resolution: a byte-level fallback BPE that keeps punctuation, padded with token 0."""
+    raw = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+    raw.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(" ", "▁")])
+    raw.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    raw.train_from_iterator(CORPUS[:3], trainers.BpeTrainer(vocab_size=400, special_tokens=special))
+    return save_siglip(folder, raw, end="<eos>", pad="<pad>", resample=2)
+
+
+def save_siglip(folder: Path, raw: Tokenizer, *, end: str, pad: str, resample: int) -> Path:
+    from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipImageProcessor, SiglipModel
+
+    raw.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, 1)])
+    # As in the published folders: no mask, 64 tokens.
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw,
-        eos_token="</s>",
-        pad_token="</s>",
+        eos_token=end,
+        pad_token=pad,
         unk_token="<unk>",
         model_max_length=64,
         model_input_names=["input_ids"],
     )
-    save_siglip(folder, tokenizer)
-    return folder
+    text = text_config(tokenizer) | {"max_position_embeddings": 64, "projection_size": 40, "bos_token_id": None}
+    model = perturbed(lambda: SiglipModel(SiglipConfig(text_config=text, vision_config=VISION_CONFIG)))
+    with torch.no_grad():
+        model.logit_scale.fill_(2.9)
+        model.logit_bias.fill_(-9.5)
+    return save_all(folder, model, tokenizer, SiglipImageProcessor(size=SQUARE, resample=resample))
 
 
-def write_pieces(folder: Path) -> None:
-    """The pieces of a SigLIP folder's tokenizer.json as the SentencePiece model that its authors published."""
+def replace_by_sentencepiece(folder: Path) -> None:
+    """Replace a SigLIP folder's tokenizer.json by the SentencePiece model with the same pieces."""
     from transformers.convert_slow_tokenizer import import_protobuf
 
-    stated = json.loads((folder / "tokenizer.json").read_text())["model"]
+    unigram = json.loads((folder / "tokenizer.json").read_text())["model"]
     model = import_protobuf().ModelProto()
     model.trainer_spec.model_type = 1
-    model.trainer_spec.unk_id = stated["unk_id"]
-    for piece, score in stated["vocab"]:
+    model.trainer_spec.unk_id = unigram["unk_id"]
+    for piece, score in unigram["vocab"]:
         model.pieces.add(piece=piece, score=score)
     (folder / "spiece.model").write_bytes(model.SerializeToString())
     (folder / "tokenizer.json").unlink()
@@ -157,106 +167,33 @@ def write_pieces(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"tokenizer_class": "SiglipTokenizer"}))
 
 
-def make_siglip2(folder: Path) -> Path:
-    """SigLIP 2 of one resolution: the same model with a byte-level fallback BPE that keeps marks, and 0 for padding."""
-    from transformers import PreTrainedTokenizerFast
-
-    raw = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
-    raw.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(" ", "▁")])
-    raw.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
-    special = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{number:02X}>" for number in range(256))]
-    raw.train_from_iterator(corpus()[:3], trainers.BpeTrainer(vocab_size=400, special_tokens=special))
-    raw.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        eos_token="<eos>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        model_max_length=64,
-        model_input_names=["input_ids"],
-    )
-    save_siglip(folder, tokenizer, resample=2)
-    return folder
-
-
-def save_siglip(folder: Path, tokenizer: Any, resample: int = 3) -> None:
-    from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel
-
-    text = clip_text(tokenizer) | {"max_position_embeddings": 64, "projection_size": 40, "bos_token_id": None}
-    config = SiglipConfig(text_config=text, vision_config=clip_vision())
-    model = shaken(lambda: SiglipModel(config))
-    with torch.no_grad():
-        model.logit_scale.fill_(2.9)
-        model.logit_bias.fill_(-9.5)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    SiglipImageProcessor(size={"height": SIDE, "width": SIDE}, resample=resample).save_pretrained(folder)
-
-
 def make_xclip(folder: Path) -> Path:
-    """An X-CLIP folder: three frames that exchange messages, and a generator of prompts."""
+    """X-CLIP with three frames that exchange messages, and a generator of prompts."""
     from transformers import VideoMAEImageProcessor, XCLIPConfig, XCLIPModel
 
     tokenizer = clip_tokenizer()
-    vision = clip_vision() | {"num_frames": 3, "mit_hidden_size": 24, "mit_intermediate_size": 48}
-    vision |= {"mit_num_attention_heads": 4, "drop_path_rate": 0.0}
+    vision = VISION_CONFIG | {"num_frames": 3, "mit_hidden_size": 24, "mit_intermediate_size": 48}
     config = XCLIPConfig(
-        text_config=clip_text(tokenizer),
-        vision_config=vision,
+        text_config=text_config(tokenizer),
+        vision_config=vision | {"mit_num_attention_heads": 4, "drop_path_rate": 0.0},
         projection_dim=24,
         prompt_num_attention_heads=4,
         prompt_layers=1,
         logit_scale_init_value=3.0,
     )
-    shaken(lambda: XCLIPModel(config)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    size = {"shortest_edge": SIDE}, {"height": SIDE, "width": SIDE}
-    VideoMAEImageProcessor(size=size[0], crop_size=size[1]).save_pretrained(folder)
-    return folder
-
-
-def word_pieces(length: int) -> Any:
-    """A tokenizer of BERT's kind, which cuts at ``length`` tokens."""
-    from transformers import BertTokenizer
-
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    raw = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    raw.normalizer, raw.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    raw.train_from_iterator(corpus(), trainers.WordPieceTrainer(vocab_size=260, special_tokens=special))
-    return BertTokenizer(vocab=raw.get_vocab(), model_max_length=length)
-
-
-def blip_config(tokenizer: Any, vision_width: int = 40) -> Any:
-    from transformers import BlipConfig
-
-    text = clip_text(tokenizer) | {"max_position_embeddings": 64, "encoder_hidden_size": vision_width}
-    text |= {"bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3, "hidden_act": "gelu"}
-    vision = clip_vision() | {"hidden_size": vision_width}
-    return BlipConfig(text_config=text | ONE_LAYER, vision_config=vision | ONE_LAYER, image_text_hidden_size=24)
-
-
-def make_blip(folder: Path) -> Path:
-    """A BLIP folder for retrieval and matching, with a WordPiece tokenizer."""
-    from transformers import BlipForImageTextRetrieval, BlipImageProcessor
-
-    tokenizer = word_pieces(60)
-    config = blip_config(tokenizer)
-    shaken(lambda: BlipForImageTextRetrieval(config)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    BlipImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
-    return folder
+    processor = VideoMAEImageProcessor(size={"shortest_edge": SIDE}, crop_size=SQUARE)
+    return save_all(folder, perturbed(lambda: XCLIPModel(config)), tokenizer, processor)
 
 
 class OpenClip(nn.Module):
-    """open_clip's CLIP as its file of weights implies it: both towers of residual attention blocks, output of the
-    first token or of the end of the text, two projections."""
+    """open_clip's CLIP, as its weight names imply it."""
 
     def __init__(self, vocabulary: int) -> None:
         super().__init__()
-        self.visual = OpenVisual()
+        self.visual = OpenClipVisual()
         self.token_embedding = nn.Embedding(vocabulary, 32)
         self.positional_embedding = nn.Parameter(0.1 * torch.randn(77, 32))
-        self.transformer = OpenBlocks(32, 4)
+        self.transformer = OpenClipBlocks(32, 4)
         self.ln_final = nn.LayerNorm(32)
         self.text_projection = nn.Parameter(0.2 * torch.randn(32, 24))
         self.logit_scale = nn.Parameter(torch.tensor(3.2))
@@ -269,14 +206,14 @@ class OpenClip(nn.Module):
         return states[torch.arange(len(ids)), ids.argmax(dim=1)] @ self.text_projection
 
 
-class OpenVisual(nn.Module):
+class OpenClipVisual(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.class_embedding = nn.Parameter(torch.randn(64))
         self.conv1 = nn.Conv2d(3, 64, 8, 8, bias=False)
         self.positional_embedding = nn.Parameter(0.1 * torch.randn((SIDE // 8) ** 2 + 1, 64))
         self.ln_pre, self.ln_post = nn.LayerNorm(64), nn.LayerNorm(64)
-        self.transformer = OpenBlocks(64, 2)
+        self.transformer = OpenClipBlocks(64, 2)
         self.proj = nn.Parameter(0.2 * torch.randn(64, 24))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -286,10 +223,10 @@ class OpenVisual(nn.Module):
         return self.ln_post(self.transformer(states, None)[:, 0]) @ self.proj
 
 
-class OpenBlocks(nn.Module):
+class OpenClipBlocks(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.resblocks = nn.ModuleList(OpenBlock(width, heads) for _ in range(2))
+        self.resblocks = nn.ModuleList(OpenClipBlock(width, heads) for _ in range(2))
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         for block in self.resblocks:
@@ -297,7 +234,7 @@ class OpenBlocks(nn.Module):
         return states
 
 
-class OpenBlock(nn.Module):
+class OpenClipBlock(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
@@ -306,26 +243,83 @@ class OpenBlock(nn.Module):
         self.mlp = nn.Sequential(OrderedDict(steps))
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        seen = self.ln_1(states)
-        states = states + self.attn(seen, seen, seen, need_weights=False, attn_mask=mask)[0]
+        normed = self.ln_1(states)
+        states = states + self.attn(normed, normed, normed, need_weights=False, attn_mask=mask)[0]
         return states + self.mlp(self.ln_2(states))
 
 
 def make_open_clip(folder: Path) -> Path:
-    """A folder of open_clip: its own configuration and weights, and a tokenizer of transformers."""
+    """open_clip's configuration and weights, with a tokenizer of transformers."""
     tokenizer = clip_tokenizer()
-    folder.mkdir(parents=True)
-    save_file(shaken(lambda: OpenClip(len(tokenizer))).state_dict(), folder / "open_clip_model.safetensors")
-    tokenizer.save_pretrained(folder)
+    save_all(folder, tokenizer)
+    save_file(perturbed(lambda: OpenClip(len(tokenizer))).state_dict(), folder / "open_clip_model.safetensors")
     text = {"context_length": 77, "vocab_size": len(tokenizer), "width": 32, "heads": 4, "layers": 2}
     vision = {"image_size": SIDE, "layers": 2, "width": 64, "patch_size": 8, "head_width": 32}
-    pictures = {"mean": [0.48, 0.45, 0.4], "std": [0.26, 0.27, 0.28], "interpolation": "bicubic"}
-    stated = {"model_cfg": {"embed_dim": 24, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": pictures}
-    (folder / "open_clip_config.json").write_text(json.dumps(stated))
+    preprocessing = {"mean": [0.48, 0.45, 0.4], "std": [0.26, 0.27, 0.28], "interpolation": "bicubic"}
+    model = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": text}
+    config = {"model_cfg": model, "preprocess_cfg": preprocessing}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
     return folder
 
 
-MAKERS: dict[str, Callable[[Path], Path]] = {
+def make_blip(folder: Path) -> Path:
+    """BLIP for retrieval and matching."""
+    return _make_blip(folder, "BlipForImageTextRetrieval", vision_width=40)
+
+
+def make_blip_answers(folder: Path) -> Path:
+    """BLIP for question answering."""
+    return _make_blip(folder, "BlipForQuestionAnswering", vision_width=32)
+
+
+def _make_blip(folder: Path, model_class: str, vision_width: int) -> Path:
+    import transformers
+
+    tokenizer = bert_tokenizer(60)
+    text = text_config(tokenizer) | {"max_position_embeddings": 64, "encoder_hidden_size": vision_width}
+    text |= {"bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3, "hidden_act": "gelu"}
+    vision = VISION_CONFIG | {"hidden_size": vision_width}
+    config = transformers.BlipConfig(
+        text_config=text | ONE_LAYER, vision_config=vision | ONE_LAYER, image_text_hidden_size=24
+    )
+    model = perturbed(lambda: getattr(transformers, model_class)(config))
+    return save_all(folder, model, tokenizer, transformers.BlipImageProcessor(size=SQUARE))
+
+
+def make_vilt_match(folder: Path) -> Path:
+    """ViLT for retrieval."""
+    return _make_vilt(folder, "ViltForImageAndTextRetrieval")
+
+
+def make_vilt_answers(folder: Path) -> Path:
+    """ViLT for question answering."""
+    return _make_vilt(folder, "ViltForQuestionAnswering")
+
+
+def _make_vilt(folder: Path, model_class: str) -> Path:
+    import transformers
+
+    tokenizer = bert_tokenizer(40)
+    config = transformers.ViltConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        intermediate_size=48,
+        image_size=VILT_SIDE,
+        patch_size=VILT_PATCH,
+        max_position_embeddings=40,
+        id2label=dict(enumerate(ANSWERS)),
+        label2id={answer: index for index, answer in enumerate(ANSWERS)},
+    )
+    model = perturbed(lambda: getattr(transformers, model_class)(config))
+    with torch.no_grad():
+        model.vilt.embeddings.position_embeddings.mul_(6)  # so that interpolated positions have an effect
+    processor = transformers.ViltImageProcessor(size={"shortest_edge": VILT_SIDE}, size_divisor=VILT_PATCH)
+    return save_all(folder, model, tokenizer, processor)
+
+
+EMBEDDING_MODELS: dict[str, Callable[[Path], Path]] = {
     "clip": make_clip,
     "siglip": make_siglip,
     "siglip2": make_siglip2,
@@ -333,3 +327,10 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "open_clip": make_open_clip,
     "blip": make_blip,
 }
+"""Models with embeddings of texts and images."""
+PAIR_MODELS: dict[str, Callable[[Path], Path]] = {
+    "vilt_match": make_vilt_match,
+    "vilt_answers": make_vilt_answers,
+    "blip_answers": make_blip_answers,
+}
+"""Models that read a text together with an image, and have no embeddings."""

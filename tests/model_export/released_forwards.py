@@ -1,5 +1,5 @@
-"""What CLIP-ViP, HD-VILA and SOHO compute, written from their papers and published programs straight on the names of
-their files: no module of this project takes part.
+"""Forward passes of CLIP-ViP, HD-VILA and SOHO after their papers and published programs, on the weights of their
+files, without modules of this project.
 
 Shape letters: N samples, F frames, H W pixels, Y X grid, V visual tokens, L tokens, D width.
 """
@@ -20,31 +20,31 @@ OPENAI = (torch.tensor([0.48145466, 0.4578275, 0.40821073]), torch.tensor([0.268
 
 
 def clip_vip_video(w: Weights, frames: Tensor) -> Tensor:
-    """uint8 (N, F, H, W, 3) -> (N, D) of length 1. One softmax over everything, with what must not be read masked."""
+    """uint8 (N, F, H, W, 3) -> (N, D) of length 1. One softmax over all tokens, with a mask."""
     at = "clipmodel.vision_model"
     pixels = ((frames.float() / 255 - OPENAI[0]) / OPENAI[1]).permute(0, 1, 4, 2, 3)
     samples, count = pixels.shape[:2]
-    kernel, place = w[f"{at}.embeddings.patch_embedding.weight"], w[f"{at}.embeddings.position_embedding.weight"]
+    kernel, positions = (w[f"{at}.embeddings.{name}.weight"] for name in ("patch_embedding", "position_embedding"))
     time = w[f"{at}.embeddings.temporal_embedding"][0]
     rows = []
     for sample in range(samples):
         first = [w[f"{at}.embeddings.class_embedding"][None], w[f"{at}.embeddings.added_cls"]]
-        row = [torch.cat(first) + place[0]]
+        row = [torch.cat(first) + positions[0]]
         for number in range(count):
             patches = F.conv2d(pixels[sample, number : number + 1], kernel, stride=kernel.shape[-1])[0]
-            row.append(patches.flatten(1).T + place[1:] + time[number])
+            row.append(patches.flatten(1).T + positions[1:] + time[number])
         rows.append(torch.cat(row))
     x = torch.stack(rows)
-    proxies, patches_each = 1 + len(w[f"{at}.embeddings.added_cls"]), len(place) - 1
+    proxies, patches_each = 1 + len(w[f"{at}.embeddings.added_cls"]), len(positions) - 1
     frame_of = torch.tensor([-1] * proxies + [n for n in range(count) for _ in range(patches_each)])
-    readable = (frame_of[:, None] == -1) | (frame_of[None, :] == -1) | (frame_of[:, None] == frame_of[None, :])
-    x = _clip_layers(w, at, _norm(w, f"{at}.pre_layrnorm", x, 1e-5), readable)
+    visible = (frame_of[:, None] == -1) | (frame_of[None, :] == -1) | (frame_of[:, None] == frame_of[None, :])
+    x = _clip_layers(w, at, _norm(w, f"{at}.pre_layrnorm", x, 1e-5), visible)
     pooled = _norm(w, f"{at}.post_layernorm", x[:, 0], 1e-5)
     return F.normalize(_linear(w, "clipmodel.visual_projection", pooled), dim=-1)
 
 
 def clip_vip_text(w: Weights, ids: Tensor) -> Tensor:
-    """(N, L), padded as the authors pad -> (N, D) of length 1: the state of the first of the largest numbers."""
+    """(N, L), padded as by the authors -> (N, D) of length 1: the state at the largest id."""
     at, length = "clipmodel.text_model", ids.shape[1]
     x = w[f"{at}.embeddings.token_embedding.weight"][ids] + w[f"{at}.embeddings.position_embedding.weight"][:length]
     x = _clip_layers(w, at, x, torch.ones(length, length).tril().bool())
@@ -54,19 +54,19 @@ def clip_vip_text(w: Weights, ids: Tensor) -> Tensor:
 
 
 def hd_vila_maps(w: Weights, high: Tensor, low: Tensor) -> Tensor:
-    """uint8 high (N, 1, H, W, 3) and low (N, F - 1, H', W', 3), already cut -> the middle frame's map (N, D, Y, X)."""
-    normalized = [((one.float() - IMAGENET[0]) / IMAGENET[1]).permute(0, 1, 4, 2, 3) for one in (high, low)]
+    """uint8 high (N, 1, H, W, 3) and low (N, F - 1, H', W', 3), cropped -> the middle frame's map (N, D, Y, X)."""
+    normalized = [((frames.float() - IMAGENET[0]) / IMAGENET[1]).permute(0, 1, 4, 2, 3) for frames in (high, low)]
     samples, neighbours = low.shape[:2]
     fine = _resnet(w, "cnn", normalized[0].flatten(0, 1))
     detail = F.gelu(F.max_pool2d(F.conv2d(fine[3], w["grid_encoder.0.weight"]), 2))
     coarse = F.interpolate(fine[2], scale_factor=1 / 4, recompute_scale_factor=False)
     middle = F.gelu(F.conv2d(coarse, w["grid_encoder_low.0.weight"]))
-    beside = _resnet(w, "cnn_low", normalized[1].flatten(0, 1))[2]
-    beside = F.gelu(F.conv2d(beside, w["grid_encoder_low.0.weight"])).unflatten(0, (samples, neighbours))
+    around = _resnet(w, "cnn_low", normalized[1].flatten(0, 1))[2]
+    around = F.gelu(F.conv2d(around, w["grid_encoder_low.0.weight"])).unflatten(0, (samples, neighbours))
     half = (neighbours + 1) // 2
-    frames = torch.cat([beside[:, :half], middle[:, None], beside[:, half:]], dim=1)
-    seen = _timesformer(w, frames)[:, half]
-    return F.gelu(F.conv2d(torch.cat([detail, seen], dim=1), w["grid_encoder_combine.0.weight"]))
+    frames = torch.cat([around[:, :half], middle[:, None], around[:, half:]], dim=1)
+    encoded = _timesformer(w, frames)[:, half]
+    return F.gelu(F.conv2d(torch.cat([detail, encoded], dim=1), w["grid_encoder_combine.0.weight"]))
 
 
 def hd_vila_video(w: Weights, maps: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def hd_vila_video(w: Weights, maps: Tensor) -> Tensor:
 
 
 def hd_vila_text(w: Weights, ids: Tensor, mask: Tensor, layers: int) -> Tensor:
-    """(N, L) -> (N, D) of length 1, of the first ``layers`` layers."""
+    """(N, L) -> (N, D) of length 1, after the first ``layers`` layers."""
     x = hd_vila_words(w, ids, mask, layers)
     mean = (x * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
     pooled = torch.tanh(_linear(w, "transformer.bert.pooler1.dense", mean))
@@ -94,35 +94,35 @@ def hd_vila_answers(w: Weights, ids: Tensor, mask: Tensor, maps: Tensor, split: 
     grid = grid + w[f"{at}.col_position_embeddings.weight"][:columns]
     tokens = _norm(w, f"{at}.LayerNorm", grid.flatten(1, 2) + w[f"{at}.token_type_embeddings.weight"][0], 1e-12)
     x = torch.cat([hd_vila_words(w, ids, mask, split), tokens], dim=1)
-    whole = torch.cat([mask, torch.ones(tokens.shape[:2], dtype=mask.dtype)], dim=1)
-    x = _bert_layers(w, "transformer.bert", x, whole, range(split, layers))
+    joint_mask = torch.cat([mask, torch.ones(tokens.shape[:2], dtype=mask.dtype)], dim=1)
+    x = _bert_layers(w, "transformer.bert", x, joint_mask, range(split, layers))
     pooled = torch.tanh(_linear(w, "transformer.bert.pooler2.dense", x[:, 0]))
     return _linear(w, "transformer.classifier.2", F.relu(_linear(w, "transformer.classifier.0", pooled)))
 
 
-def soho_tokens(w: Weights, picture: Tensor) -> Tensor:
-    """uint8 (N, H, W, 3) -> visual tokens (N, V, D) before their places, normalized first and filled up then."""
-    pixels = ((picture.float() - IMAGENET[0]) / IMAGENET[1]).permute(0, 3, 1, 2)
-    below, beside = (-side % 32 for side in picture.shape[1:3])
-    maps = F.max_pool2d(_resnet(w, "backbone", F.pad(pixels, (0, beside, 0, below)))[3], 2, stride=2)
-    seen = _batch_norm(w, "neck.conv.bn", F.conv2d(maps, w["neck.conv.conv.weight"]))
+def soho_tokens(w: Weights, image: Tensor) -> Tensor:
+    """uint8 (N, H, W, 3) -> visual tokens (N, V, D) without positions. Images are normalized, then padded."""
+    pixels = ((image.float() - IMAGENET[0]) / IMAGENET[1]).permute(0, 3, 1, 2)
+    bottom, right = (-side % 32 for side in image.shape[1:3])
+    maps = F.max_pool2d(_resnet(w, "backbone", F.pad(pixels, (0, right, 0, bottom)))[3], 2, stride=2)
+    features = _batch_norm(w, "neck.conv.bn", F.conv2d(maps, w["neck.conv.conv.weight"]))
     if "neck.vq.embed" not in w:
-        return seen.flatten(2).transpose(1, 2)
-    flat = seen.permute(0, 2, 3, 1).flatten(0, 2)
+        return features.flatten(2).transpose(1, 2)
+    flat = features.permute(0, 2, 3, 1).flatten(0, 2)
     nearest = torch.cdist(flat, w["neck.vq.embed"]).argmin(dim=1)
     entries = _linear(w, "neck.pos_line", w["neck.vq.embed"][nearest])
-    entries = entries.reshape(len(seen), *seen.shape[2:], -1).permute(0, 3, 1, 2)
-    both = F.conv2d(torch.cat([entries, seen], dim=1), w["neck.gate_fc.conv.weight"])
+    entries = entries.reshape(len(features), *features.shape[2:], -1).permute(0, 3, 1, 2)
+    both = F.conv2d(torch.cat([entries, features], dim=1), w["neck.gate_fc.conv.weight"])
     shares = _batch_norm(w, "neck.gate_fc.bn", both).softmax(dim=1)
-    return (entries * shares[:, :1] + seen * shares[:, 1:]).flatten(2).transpose(1, 2)
+    return (entries * shares[:, :1] + features * shares[:, 1:]).flatten(2).transpose(1, 2)
 
 
 def soho_first(w: Weights, ids: Tensor, mask: Tensor, tokens: Tensor, grid: tuple[int, int], layers: int) -> Tensor:
     """(N, L) and visual tokens (N, V, D) -> the first state (N, D)."""
-    placed = _norm(w, "neck.ln", tokens + _sine_places(*grid, tokens.shape[2]), 1e-5)
-    x = torch.cat([_bert_words(w, "language.bert", ids), placed], dim=1)
-    whole = torch.cat([mask, torch.ones(tokens.shape[:2], dtype=mask.dtype)], dim=1)
-    return _bert_layers(w, "language.bert", x, whole, range(layers))[:, 0]
+    positioned = _norm(w, "neck.ln", tokens + _sine_positions(*grid, tokens.shape[2]), 1e-5)
+    x = torch.cat([_bert_words(w, "language.bert", ids), positioned], dim=1)
+    joint_mask = torch.cat([mask, torch.ones(tokens.shape[:2], dtype=mask.dtype)], dim=1)
+    return _bert_layers(w, "language.bert", x, joint_mask, range(layers))[:, 0]
 
 
 def soho_match(w: Weights, first: Tensor) -> Tensor:
@@ -134,20 +134,20 @@ def soho_answers(w: Weights, first: Tensor) -> Tensor:
     return _linear(w, "head.vqa.3", F.relu(_linear(w, "head.vqa.0", first)))
 
 
-def _sine_places(rows: int, columns: int, width: int) -> Tensor:
+def _sine_positions(rows: int, columns: int, width: int) -> Tensor:
     half = width // 2
-    places = torch.zeros(rows, columns, width)
+    positions = torch.zeros(rows, columns, width)
     for row in range(rows):
         for column in range(columns):
             for part, angle in ((0, (row + 1) / rows), (half, (column + 1) / columns)):
                 for number in range(half):
                     value = angle * 2 * math.pi / 10_000 ** (2 * (number // 2) / half)
-                    places[row, column, part + number] = math.cos(value) if number % 2 else math.sin(value)
-    return places.flatten(0, 1)
+                    positions[row, column, part + number] = math.cos(value) if number % 2 else math.sin(value)
+    return positions.flatten(0, 1)
 
 
 def _timesformer(w: Weights, frames: Tensor) -> Tensor:
-    """(N, F, D, Y, X) -> the same. It ends without a norm."""
+    """(N, F, D, Y, X) -> (N, F, D, Y, X). It ends without a norm."""
     samples, count, width, rows, columns = frames.shape
     x = frames.flatten(3).permute(0, 3, 1, 2)  # (N, V, F, D)
     x = x + w["timesformer.pos_embed"][0][:, None] + w["timesformer.time_embed"][0]
@@ -168,24 +168,24 @@ def _joint_attention(w: Weights, at: str, x: Tensor) -> Tensor:
     return _linear(w, f"{at}.proj", _attention(queries, keys, values, None))
 
 
-def _attention(queries: Tensor, keys: Tensor, values: Tensor, readable: Tensor | None) -> Tensor:
-    """(N, L, D) each, head by head; ``readable``: bool, (L, L) or (N, L, L)."""
+def _attention(queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None) -> Tensor:
+    """(N, L, D) each, head by head; ``visible``: bool, (L, L) or (N, L, L)."""
     out = []
     for head in range(queries.shape[-1] // HEAD):
         part = slice(head * HEAD, (head + 1) * HEAD)
         scores = queries[..., part] @ keys[..., part].transpose(-1, -2) / math.sqrt(HEAD)
-        if readable is not None:
-            scores = scores.masked_fill(~readable, float("-inf"))
+        if visible is not None:
+            scores = scores.masked_fill(~visible, float("-inf"))
         out.append(scores.softmax(dim=-1) @ values[..., part])
     return torch.cat(out, dim=-1)
 
 
-def _clip_layers(w: Weights, prefix: str, x: Tensor, readable: Tensor) -> Tensor:
+def _clip_layers(w: Weights, prefix: str, x: Tensor, visible: Tensor) -> Tensor:
     layers = sorted({name.split(".")[4] for name in w if name.startswith(f"{prefix}.encoder.layers.")})
     for at in (f"{prefix}.encoder.layers.{number}" for number in layers):
-        seen = _norm(w, f"{at}.layer_norm1", x, 1e-5)
-        parts = [_linear(w, f"{at}.self_attn.{part}_proj", seen) for part in "qkv"]
-        x = x + _linear(w, f"{at}.self_attn.out_proj", _attention(*parts, readable))
+        normed = _norm(w, f"{at}.layer_norm1", x, 1e-5)
+        parts = [_linear(w, f"{at}.self_attn.{part}_proj", normed) for part in "qkv"]
+        x = x + _linear(w, f"{at}.self_attn.out_proj", _attention(*parts, visible))
         inner = _linear(w, f"{at}.mlp.fc1", _norm(w, f"{at}.layer_norm2", x, 1e-5))
         x = x + _linear(w, f"{at}.mlp.fc2", inner * torch.sigmoid(1.702 * inner))
     return x
@@ -198,11 +198,11 @@ def _bert_words(w: Weights, prefix: str, ids: Tensor) -> Tensor:
 
 
 def _bert_layers(w: Weights, prefix: str, x: Tensor, mask: Tensor, layers: range) -> Tensor:
-    readable = mask[:, None].bool().expand(-1, mask.shape[1], -1)
+    visible = mask[:, None].bool().expand(-1, mask.shape[1], -1)
     for at in (f"{prefix}.encoder.layer.{number}" for number in layers):
         parts = [_linear(w, f"{at}.attention.self.{part}", x) for part in ("query", "key", "value")]
-        read = _linear(w, f"{at}.attention.output.dense", _attention(*parts, readable))
-        x = _norm(w, f"{at}.attention.output.LayerNorm", x + read, 1e-12)
+        attended = _linear(w, f"{at}.attention.output.dense", _attention(*parts, visible))
+        x = _norm(w, f"{at}.attention.output.LayerNorm", x + attended, 1e-12)
         inner = _linear(w, f"{at}.output.dense", F.gelu(_linear(w, f"{at}.intermediate.dense", x)))
         x = _norm(w, f"{at}.output.LayerNorm", x + inner, 1e-12)
     return x

@@ -1,7 +1,7 @@
-"""Small random files of weights in the names that the authors of CLIP-ViP, HD-VILA and SOHO use, and the tokenizers
-that stand beside them.
+"""Small random files of weights with the names and shapes of those that the authors of CLIP-ViP, HD-VILA and SOHO
+released, and their tokenizers.
 
-Only names and shapes are of theirs. Letters: D width.
+Letters: D width.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tests.model_export.public_models import bert_tokenizer, clip_tokenizer
+
 GRID = (2, 3)
 """Rows and columns of the small HD-VILA."""
-PICTURE = (120, 180)
-"""Height and width that the small SOHO looks at."""
+IMAGE_SIZE = (120, 180)
+"""Height and width of the small SOHO's images."""
 WIDTH = 128
 """Two heads."""
 ANSWERS = ["red", "green", "blue", "two", "yes"]
@@ -27,14 +29,14 @@ _RESNET18 = (64, 128, 256, 512)
 
 
 @dataclass
-class Drawn:
-    """Weights under way; every draw is of one generator."""
+class RandomWeights:
+    """Random weights, all from one generator."""
 
     weights: dict[str, Tensor] = field(default_factory=dict)
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
 
-    def values(self, name: str, *shape: int, scale: float = 0.3, about: float = 0.0) -> None:
-        self.weights[name] = about + scale * torch.randn(shape, generator=self.generator)
+    def values(self, name: str, *shape: int, scale: float = 0.3, mean: float = 0.0) -> None:
+        self.weights[name] = mean + scale * torch.randn(shape, generator=self.generator)
 
     def linear(self, name: str, out: int, into: int, *, bias: bool = True) -> None:
         self.values(f"{name}.weight", out, into, scale=into**-0.5)
@@ -42,7 +44,7 @@ class Drawn:
             self.values(f"{name}.bias", out)
 
     def norm(self, name: str, width: int) -> None:
-        self.values(f"{name}.weight", width, about=1.0)
+        self.values(f"{name}.weight", width, mean=1.0)
         self.values(f"{name}.bias", width)
 
     def batch_norm(self, name: str, width: int) -> None:
@@ -55,10 +57,10 @@ class Drawn:
         self.values(f"{name}.weight", out, into, side, side, scale=(into * side * side) ** -0.5)
 
     def resnet18(self, prefix: str, seed: int) -> None:
-        """Of this seed everywhere: most of the numbers, and drawn once."""
-        self.weights |= {f"{prefix}.{name}": one for name, one in _resnet18(seed).items()}
+        """Add a ResNet-18, made once per seed."""
+        self.weights |= {f"{prefix}.{name}": values for name, values in _resnet18(seed).items()}
 
-    def whole_resnet18(self, prefix: str) -> None:
+    def add_resnet18(self, prefix: str) -> None:
         self.convolution(f"{prefix}.conv1", 64, 3, 7)
         self.batch_norm(f"{prefix}.bn1", 64)
         into = 64
@@ -92,33 +94,14 @@ class Drawn:
 
 @cache
 def _resnet18(seed: int) -> dict[str, Tensor]:
-    d = Drawn(generator=torch.Generator().manual_seed(seed))
-    d.whole_resnet18("at")
-    return {name.removeprefix("at."): one for name, one in d.weights.items()}
-
-
-def clip_words() -> Any:
-    """CLIP's tokenizer of bytes, with one merge."""
-    from tokenizers import pre_tokenizers
-    from transformers import CLIPTokenizer
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    pieces = [*letters, *(f"{one}</w>" for one in letters), "re", "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={one: n for n, one in enumerate(pieces)}, merges=[("r", "e")], model_max_length=77)
-
-
-def bert_words() -> Any:
-    """BERT's tokenizer of letters, with a few words."""
-    from transformers import BertTokenizer
-
-    letters = [chr(code) for code in range(33, 127)]
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{one}" for one in letters), "red", "square"]
-    return BertTokenizer(vocab={one: n for n, one in enumerate(pieces)}, model_max_length=512)
+    d = RandomWeights(generator=torch.Generator().manual_seed(seed))
+    d.add_resnet18("at")
+    return {name.removeprefix("at."): values for name, values in d.weights.items()}
 
 
 def clip_vip() -> dict[str, Tensor]:
     """Four frames of 16 patches, three proxies; positions are stored among the weights, as older libraries did."""
-    d, at = Drawn(), "clipmodel.vision_model"
+    d, at = RandomWeights(), "clipmodel.vision_model"
     d.values(f"{at}.embeddings.class_embedding", WIDTH)
     d.values(f"{at}.embeddings.added_cls", 3, WIDTH)
     d.values(f"{at}.embeddings.temporal_embedding", 1, 4, WIDTH)
@@ -129,7 +112,7 @@ def clip_vip() -> dict[str, Tensor]:
     d.norm(f"{at}.post_layernorm", WIDTH)
     _clip_layers(d, at, 2, WIDTH)
     at, text = "clipmodel.text_model", 64
-    d.values(f"{at}.embeddings.token_embedding.weight", len(clip_words()), text, scale=1.0)
+    d.values(f"{at}.embeddings.token_embedding.weight", len(clip_tokenizer()), text, scale=1.0)
     d.values(f"{at}.embeddings.position_embedding.weight", 77, text)
     d.norm(f"{at}.final_layer_norm", text)
     _clip_layers(d, at, 1, text)
@@ -139,7 +122,7 @@ def clip_vip() -> dict[str, Tensor]:
     return d.weights
 
 
-def _clip_layers(d: Drawn, prefix: str, layers: int, width: int) -> None:
+def _clip_layers(d: RandomWeights, prefix: str, layers: int, width: int) -> None:
     for number in range(layers):
         at = f"{prefix}.encoder.layers.{number}"
         for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
@@ -151,7 +134,7 @@ def _clip_layers(d: Drawn, prefix: str, layers: int, width: int) -> None:
 
 
 def hd_vila() -> dict[str, Tensor]:
-    """Of stage 2: five frames, and two text layers of which the second also reads the video."""
+    """Pre-trained in stage 2: five frames, and two text layers of which the second also reads the video."""
     d = _hd_vila()
     for number in (1, 2):
         d.linear(f"transformer.bert.pooler{number}.dense", WIDTH, WIDTH)
@@ -174,8 +157,8 @@ def hd_vila_answers() -> dict[str, Tensor]:
     return d.weights
 
 
-def _hd_vila() -> Drawn:
-    d = Drawn()
+def _hd_vila() -> RandomWeights:
+    d = RandomWeights()
     d.resnet18("cnn", 1)
     d.resnet18("cnn_low", 2)
     d.convolution("grid_encoder.0", WIDTH, 512, 1)
@@ -194,11 +177,11 @@ def _hd_vila() -> Drawn:
         d.linear(f"{at}.temporal_fc", WIDTH, WIDTH)
         d.linear(f"{at}.mlp.fc1", 4 * WIDTH, WIDTH)
         d.linear(f"{at}.mlp.fc2", WIDTH, 4 * WIDTH)
-    d.bert("transformer.bert", len(bert_words()), 2)
+    d.bert("transformer.bert", len(bert_tokenizer()), 2)
     return d
 
 
-def _visual_embeddings(d: Drawn) -> None:
+def _visual_embeddings(d: RandomWeights) -> None:
     at = "transformer.bert.visual_embeddings"
     d.values(f"{at}.position_embeddings.weight", 120, WIDTH)
     d.values(f"{at}.row_position_embeddings.weight", 9, WIDTH)
@@ -231,30 +214,30 @@ def soho_answers() -> dict[str, Tensor]:
     return d.weights
 
 
-def _soho() -> Drawn:
-    d = Drawn()
+def _soho() -> RandomWeights:
+    d = RandomWeights()
     d.resnet18("backbone", 1)
     d.convolution("neck.conv.conv", WIDTH, 512, 1)
     d.batch_norm("neck.conv.bn", WIDTH)
     d.norm("neck.ln", WIDTH)
-    d.bert("language.bert", len(bert_words()), 2)
+    d.bert("language.bert", len(bert_tokenizer()), 2)
     return d
 
 
-MADE: dict[str, tuple[Callable[[], dict[str, Tensor]], Callable[[], Any]]] = {
-    "clip-vip": (clip_vip, clip_words),
-    "hd-vila": (hd_vila, bert_words),
-    "hd-vila-answers": (hd_vila_answers, bert_words),
-    "soho": (soho, bert_words),
-    "soho-answers": (soho_answers, bert_words),
+RELEASED: dict[str, tuple[Callable[[], dict[str, Tensor]], Callable[[], Any]]] = {
+    "clip-vip": (clip_vip, clip_tokenizer),
+    "hd-vila": (hd_vila, bert_tokenizer),
+    "hd-vila-answers": (hd_vila_answers, bert_tokenizer),
+    "soho": (soho, bert_tokenizer),
+    "soho-answers": (soho_answers, bert_tokenizer),
 }
-"""By name: weights, and the tokenizer beside them."""
+"""Weights and tokenizer by name."""
 
 
-def write_folder(name: str, folder: Path, weights: dict[str, Tensor] | None = None) -> Path:
-    """A folder as a person lays it out who has converted the file to safetensors."""
-    made, words = MADE[name]
+def write_folder(name: str, folder: Path) -> Path:
+    """Write the weights as safetensors and the tokenizer."""
+    make, tokenizer = RELEASED[name]
     folder.mkdir(parents=True)
-    save_file({key: one.contiguous() for key, one in (weights or made()).items()}, folder / "weights.safetensors")
-    words().save_pretrained(folder)
+    save_file({key: values.contiguous() for key, values in make().items()}, folder / "weights.safetensors")
+    tokenizer().save_pretrained(folder)
     return folder

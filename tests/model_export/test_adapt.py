@@ -1,4 +1,4 @@
-"""`vitascope adapt` from a folder of real videos with subtitles to a bundle that the runtime opens."""
+"""`vitascope adapt`: from a folder of videos with subtitles to a bundle."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
 
@@ -19,7 +18,7 @@ from model_export import export
 from model_export.graphs import export_graphs
 from model_export.parity.checks import ParityError
 from tests.media_files import solid, write_video
-from tests.model_export.conftest import ANSWERS
+from tests.model_export.conftest import ANSWERS, Graphs
 from tests.training.small_run import COLOURS
 from tests.training.test_soho import small_config, soho_recipe
 from training import adaptation as recipes
@@ -31,17 +30,15 @@ from training.from_bundle import model_of_bundle
 from training.models.soho import Soho
 from training.trainer import train
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import GraphName
 from vitascope.cli.main import main
 from vitascope.model import Model
 
-SAYINGS = ["a {}", "a {} square", "is it a {} square ?", "what {} is it ?", "it is {}"]
-"""Of each video: no two clips say the same."""
-Graphs = dict[GraphName, onnx.ModelProto]
+CAPTIONS = ["a {}", "a {} square", "is it a {} square ?", "what {} is it ?", "it is {}"]
+"""By video: no two clips have the same caption."""
 
 
 def write_talk(path: Path, shade: int) -> None:
-    """Twenty seconds at two frames a second: five of each colour, darker from video to video, each with its cue."""
+    """Write 20 s at 2 frames per second with subtitles: 5 s of each colour, darker with `shade`."""
     path.parent.mkdir(parents=True)
     frames, cues = [], []
     for number, (name, colour) in enumerate(COLOURS.items()):
@@ -49,7 +46,7 @@ def write_talk(path: Path, shade: int) -> None:
         frames += [solid((r, g, b))] * 10
         start = 5 * number
         times = f"00:00:{start:02},000 --> 00:00:{start + 4:02},500"
-        cues.append(f"{number + 1}\n{times}\n{SAYINGS[shade].format(name)}\n")
+        cues.append(f"{number + 1}\n{times}\n{CAPTIONS[shade].format(name)}\n")
     write_video(path, frames, rate=2)
     path.with_suffix(".srt").write_text("\n".join(cues))
 
@@ -57,7 +54,7 @@ def write_talk(path: Path, shade: int) -> None:
 @pytest.fixture(scope="module")
 def talks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("talks")
-    for shade in range(len(SAYINGS)):
+    for shade in range(len(CAPTIONS)):
         write_talk(folder / f"week {shade}" / "talk.mp4", shade)
     return folder
 
@@ -69,7 +66,7 @@ def adapt_options(folder: Path, start: Path, root: Path, **changes: Any) -> adap
 
 @dataclass(frozen=True)
 class Adapted:
-    """One adaptation that was interrupted and went on: its folders, what it said each time, and what it came to."""
+    """An adaptation that was interrupted and resumed: its folders, messages of both runs, and the result."""
 
     talks: Path
     start: Path
@@ -79,8 +76,8 @@ class Adapted:
     result: dict[str, Any]
     graphs: Graphs
 
-    def copied(self, root: Path) -> Path:
-        """The same work and bundle in another place, to be spoilt; returns `root`."""
+    def copy_to(self, root: Path) -> Path:
+        """Copy work and bundle; returns `root`."""
         shutil.copytree(self.root, root, dirs_exist_ok=True)
         return root
 
@@ -91,25 +88,25 @@ def adapted(talks: Path, bundles: dict[str, Path], tmp_path_factory: pytest.Temp
     torch.set_num_threads(1)
     first: list[str] = []
     second: list[str] = []
-    made: Graphs = {}
+    graphs: Graphs = {}
 
-    def interrupted(*args: Any, **options: Any) -> Path:
+    def interrupt(*args: Any, **options: Any) -> Path:
         train(*args, **options, stop_after=25)
         raise KeyboardInterrupt
 
-    def remembered(model: Any) -> Graphs:
-        made.update(export_graphs(model))
-        return made
+    def record(model: Any) -> Graphs:
+        graphs.update(export_graphs(model))
+        return graphs
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipes, "LEARNING_RATE", 3e-3)  # an untrained model learns nothing at a careful rate
-        patch.setattr(export, "export_graphs", remembered)
+        patch.setattr(export, "export_graphs", record)
         with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(adaptation, "train", interrupted)
+            inner.setattr(adaptation, "train", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 adaptation.adapt(adapt_options(talks, bundles["float32"], root), first.append)
         result = adaptation.adapt(adapt_options(talks, bundles["float32"], root), second.append)
-        yield Adapted(talks, bundles["float32"], root, first, second, result, made)
+        yield Adapted(talks, bundles["float32"], root, first, second, result, graphs)
 
 
 def test_the_bundle_finds_the_users_sentences_better_than_the_start(adapted: Adapted) -> None:
@@ -122,7 +119,7 @@ def test_the_bundle_finds_the_users_sentences_better_than_the_start(adapted: Ada
     assert adapted.result["clips"] == {"train": 16, "held_out": 4, "unused": 0}
 
 
-def test_it_goes_on_where_it_was_interrupted(adapted: Adapted) -> None:
+def test_an_interrupted_adaptation_resumes(adapted: Adapted) -> None:
     assert "training: 40 steps" in adapted.first
     assert "train: 16 clips, packed before" in adapted.second
     assert "training: resuming at step 25 of 40 steps" in adapted.second
@@ -131,24 +128,17 @@ def test_it_goes_on_where_it_was_interrupted(adapted: Adapted) -> None:
     assert [row["step"] for row in rows] == list(range(40))
 
 
-def as_written(path: Path) -> tuple[int, ...]:
-    """All that a write changes of a file, to the nanosecond; reading it changes when it was read, and none of these."""
-    found = path.stat()
-    facts = (found.st_mode, found.st_ino, found.st_dev, found.st_nlink, found.st_uid, found.st_gid, found.st_size)
-    return *facts, found.st_mtime_ns, found.st_ctime_ns
+def test_a_repeated_adaptation_changes_nothing(adapted: Adapted, tmp_path: Path) -> None:
+    root, messages = adapted.copy_to(tmp_path), list[str]()
+    before = (root / "mine" / "manifest.json").stat()
+    result = adaptation.adapt(adapt_options(adapted.talks, adapted.start, root), messages.append)
+    assert {"training: finished before, 40 steps", f"{root / 'mine'}: exported before"} < set(messages)
+    after = (root / "mine" / "manifest.json").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert result == adapted.result | {"bundle": str(root / "mine"), "work": str(root / "work")}
 
 
-def test_done_once_more_it_does_nothing_again(adapted: Adapted, tmp_path: Path) -> None:
-    root, said = adapted.copied(tmp_path), []  # type: ignore[var-annotated]
-    written = as_written(root / "mine" / "manifest.json")
-    again = adaptation.adapt(adapt_options(adapted.talks, adapted.start, root), said.append)
-    assert {"training: finished before, 40 steps", f"{root / 'mine'}: exported before"} < set(said)
-    assert as_written(root / "mine" / "manifest.json") == written
-    moved = {"bundle": str(root / "mine"), "work": str(root / "work")}
-    assert again == adapted.result | moved
-
-
-def test_the_start_still_answers(adapted: Adapted) -> None:
+def test_the_adapted_model_still_answers(adapted: Adapted) -> None:
     runtime = Model.open(adapted.root / "mine", threads=1)
     assert runtime.bundle.answers == ANSWERS
     before = model_of_bundle(adapted.start).model.state_dict()
@@ -163,11 +153,11 @@ def test_the_start_still_answers(adapted: Adapted) -> None:
     assert best.text in ANSWERS
 
 
-def test_the_bundle_names_the_videos_as_data_and_nothing_of_this_machine(adapted: Adapted) -> None:
+def test_the_bundle_names_the_videos_as_data_without_local_paths(adapted: Adapted) -> None:
     bundle = adapted.root / "mine"
     manifest = Bundle.open(bundle).manifest
     assert "own: that of the videos and their subtitles" in manifest.training_data
-    assert "squares: CC0-1.0" in manifest.training_data  # the start's, which no folder here tells of
+    assert "squares: CC0-1.0" in manifest.training_data  # stated by the initial model only
     assert "own" in manifest.licence
     for name in ("manifest.json", "MODEL_CARD.md", "NOTICE.md", "parity.json"):
         text = (bundle / name).read_text()
@@ -180,10 +170,10 @@ def test_the_bundle_names_the_videos_as_data_and_nothing_of_this_machine(adapted
     assert manifest.metrics["own (held-out clips) t2v R@1"] == first
 
 
-def test_of_few_held_out_clips_the_calibration_is_that_of_the_start(adapted: Adapted) -> None:
-    kept = Bundle.open(adapted.root / "mine").manifest.calibration
-    assert kept == Bundle.open(adapted.start).manifest.calibration
-    assert kept.match_scale != 1.0
+def test_few_held_out_clips_keep_the_calibration_of_the_initial_model(adapted: Adapted) -> None:
+    calibration = Bundle.open(adapted.root / "mine").manifest.calibration
+    assert calibration == Bundle.open(adapted.start).manifest.calibration
+    assert calibration.match_scale != 1.0
     assert (
         "the initial model's: 4 held-out clips are too few to fit it, 50 were expected" in adapted.result["calibration"]
     )
@@ -191,11 +181,11 @@ def test_of_few_held_out_clips_the_calibration_is_that_of_the_start(adapted: Ada
     assert "calibration of match and fused probabilities is that of the initial model" in card
 
 
-def test_of_enough_held_out_clips_it_is_fitted(
+def test_enough_held_out_clips_fit_the_calibration(
     adapted: Adapted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = adapted.copied(tmp_path)
-    shutil.rmtree(root / "mine")  # so that it is exported again
+    root = adapted.copy_to(tmp_path)
+    shutil.rmtree(root / "mine")
     monkeypatch.setattr(adaptation, "MIN_CAPTIONED", 4)
     monkeypatch.setattr(export, "export_graphs", lambda _: adapted.graphs)
     result = adaptation.adapt(adapt_options(adapted.talks, adapted.start, root), lambda _: None)
@@ -206,29 +196,29 @@ def test_of_enough_held_out_clips_it_is_fitted(
     assert "Expected calibration error of match" in (root / "mine" / "MODEL_CARD.md").read_text()
 
 
-def test_weights_are_stored_larger_where_smaller_ones_would_find_other_clips(
+def test_precision_is_raised_if_smaller_weights_change_recall(
     adapted: Adapted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root, said = adapted.copied(tmp_path), []  # type: ignore[var-annotated]
+    root, messages = adapted.copy_to(tmp_path), list[str]()
     shutil.rmtree(root / "mine")
     state = json.loads((root / "work" / "adapt.json").read_text())
     state["facts"]["precision"] = "int8-weights"
     (root / "work" / "adapt.json").write_text(json.dumps(state))
-    written = export.export_checkpoint
+    export_checkpoint = export.export_checkpoint
 
     def strict(*args: Any, precision: str, **options: Any) -> Path:
         if precision == "int8-weights":
             raise ParityError("own: t2v R@1 at int8-weights is 25.00 with the bundle and 50.00 with torch")
-        return written(*args, precision=precision, **options)  # type: ignore[arg-type]
+        return export_checkpoint(*args, precision=precision, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(adaptation, "export_checkpoint", strict)
     monkeypatch.setattr(export, "export_graphs", lambda _: adapted.graphs)
-    result = adaptation.adapt(adapt_options(adapted.talks, adapted.start, root), said.append)
+    result = adaptation.adapt(adapt_options(adapted.talks, adapted.start, root), messages.append)
     assert result["precision"] == Bundle.open(root / "mine").manifest.precision == "float16-weights"
-    assert any(line.startswith("int8-weights fails the parity check") and "own: t2v R@1" in line for line in said)
+    assert any(line.startswith("int8-weights fails the parity check") and "own: t2v R@1" in line for line in messages)
 
 
-# As a person or a script calls it.
+# The command.
 
 
 def call(adapted: Adapted, root: Path, *more: str) -> int:
@@ -242,44 +232,44 @@ def call(adapted: Adapted, root: Path, *more: str) -> int:
     )
 
 
-def test_a_worse_model_is_called_worse_and_stays(
+def test_a_worse_model_is_reported_and_written(
     adapted: Adapted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = adapted.copied(tmp_path)
+    root = adapted.copy_to(tmp_path)
     for name in ("before.json", "after.json"):
         (root / "work" / name).unlink()
-    numbers = [
+    counts = [
         {"sentences": 4.0, "first": first, "median rank": rank, "mean rank": rank}
         for first, rank in ((3.0, 1.25), (1.0, 2.5))
     ]
-    measured = iter(numbers)
+    measured = iter(counts)
     monkeypatch.setattr(adaptation, "sentence_retrieval", lambda *_: next(measured))
     assert call(adapted, root) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["retrieval", "of", "4", "held-out", "captions", "before", "after"] in lines
     assert ["first", "3", "1"] in lines
     assert ["mean", "rank", "1.25", "2.5"] in lines
-    (said,) = [" ".join(line) for line in lines if line[0] == "WORSE:"]
-    assert "3 captions found their clip first before, 1 after" in said
-    assert "The bundle was written anyway" in said
+    (verdict,) = [" ".join(line) for line in lines if line[0] == "WORSE:"]
+    assert "3 captions found their clip first before, 1 after" in verdict
+    assert "The bundle was written anyway" in verdict
     assert Bundle.open(root / "mine").manifest.name == "mine"
     assert call(adapted, root, "--json") == 0
     printed = json.loads(capsys.readouterr().out)
-    assert [printed["before"], printed["after"], printed["verdict"]] == [*numbers, "worse"]
+    assert [printed["before"], printed["after"], printed["verdict"]] == [*counts, "worse"]
 
 
-def test_scripts_get_nothing_but_json_on_standard_output(
+def test_standard_output_is_json_only(
     adapted: Adapted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = adapted.copied(tmp_path)
-    shutil.rmtree(root / "work")  # packs, measures and trains again
-    monkeypatch.setattr(adaptation, "export_checkpoint", lambda *_, **__: None)  # its bundle is there
+    root = adapted.copy_to(tmp_path)
+    shutil.rmtree(root / "work")
+    monkeypatch.setattr(adaptation, "export_checkpoint", lambda *_, **__: None)  # the bundle exists
     assert call(adapted, root, "--json", "--steps", "1") == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 1
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["{root}/nowhere"], "no such folder"),
         (["{start}"], "no video in it"),
@@ -294,21 +284,21 @@ def test_scripts_get_nothing_but_json_on_standard_output(
         (["{talks}", "--work", "{work}", "--seed", "1"], "belongs to an adaptation with different --steps, --seed"),
     ],
 )
-def test_mistakes_are_named_before_anything_is_done(
-    arguments: list[str], said: str, adapted: Adapted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_mistakes_are_reported_and_nothing_is_written(
+    arguments: list[str], message: str, adapted: Adapted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     places = {"root": tmp_path, "talks": adapted.talks, "start": adapted.start, "work": adapted.root / "work"}
     defaults = {"--start-from": "{start}", "--out": "{root}/mine", "--work": "{root}/work"}
     options = [part for option in defaults.items() if option[0] not in arguments for part in option]
     assert main(["adapt", *(part.format(**places) for part in [*arguments, *options])]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-# Other systems.
+# Other architectures.
 
 
-def test_a_bundle_that_cannot_come_back_asks_for_its_checkpoint(
+def test_a_bundle_that_cannot_be_restored_asks_for_its_checkpoint(
     adapted: Adapted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start = tmp_path / "soho"
@@ -321,7 +311,7 @@ def test_a_bundle_that_cannot_come_back_asks_for_its_checkpoint(
     assert "holds a model of soho; its checkpoint was expected" in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_soho_learns_its_masked_visual_tokens_too(
+def test_a_soho_checkpoint_is_trained_with_masked_visual_tokens(
     adapted: Adapted, folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = folders[0] / "tokenizer.json"
@@ -331,11 +321,11 @@ def test_a_checkpoint_of_soho_learns_its_masked_visual_tokens_too(
     )
     options = adapt_options(adapted.talks, start, tmp_path, steps=2, data=folders[1])
 
-    def no_further(*_: Any, **options: Any) -> Path:
+    def stop(*_: Any, **options: Any) -> Path:
         assert options["initial"].calibration is None
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(adaptation, "export_checkpoint", no_further)
+    monkeypatch.setattr(adaptation, "export_checkpoint", stop)
     with pytest.raises(KeyboardInterrupt):
         adaptation.adapt(options, lambda _: None)
     rows = [json.loads(line) for line in (tmp_path / "work" / "run" / "log.jsonl").open()]
@@ -343,7 +333,7 @@ def test_a_checkpoint_of_soho_learns_its_masked_visual_tokens_too(
     assert all("loss/mvm own" in row and "loss/mlm own" in row for row in rows)
 
 
-def test_a_checkpoint_whose_data_nobody_knows_is_refused_before_it_is_trained(
+def test_a_checkpoint_with_unknown_terms_is_rejected_before_training(
     adapted: Adapted, folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(adapted, tmp_path, "--start-from", str(folders[0]), "--data", str(tmp_path)) == 2

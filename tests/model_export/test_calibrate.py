@@ -20,25 +20,28 @@ ANSWERS = ["red", "green", "blue", "yellow"]
 
 
 class Overconfident:
-    """Says of each pair what is true, three times as surely as it should, with an offset and many mistakes."""
+    """Match logits three times too large, with an offset and many errors; counts right pairs."""
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
+        self.pairs: list[tuple[str, int]] = []
+        """(text, row) of all matched pairs."""
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         numbers = np.array([int(text.split()[1]) for text in texts])
         return np.stack([np.cos(numbers), np.sin(numbers)], axis=1).astype(np.float32)
 
     def embed_video(self, streams: object) -> VideoEmbedding:
-        raise AssertionError("the corpus is embedded already")
+        raise AssertionError("the corpus is embedded")
 
     def match(self, texts: Sequence[str], visual_tokens: np.ndarray) -> Match:
+        self.pairs += zip(texts, visual_tokens[:, 0, 0].astype(int).tolist(), strict=True)
         same = np.array([int(t.split()[1]) for t in texts]) == visual_tokens[:, 0, 0]
         logits = 3.0 * (self.rng.normal(size=len(texts)) + np.where(same, 1.0, -1.0)) + 4.0
         return Match(logits.astype(np.float32), logits.astype(np.float32))
 
     def fused_score(self, similarity: np.ndarray, match_logits: np.ndarray) -> np.ndarray:
-        raise AssertionError("nothing is ranked here")
+        raise AssertionError("nothing is ranked")
 
     def answer(self, questions: Sequence[str], visual_tokens: np.ndarray, top: int = 5) -> list[list[Answer]]:
         raise AssertionError("answers are calibrated from logits")
@@ -56,11 +59,11 @@ def _embedded(count: int = 300) -> Embedded:
 
 
 def _answer_logits(questions: Sequence[str], tokens: np.ndarray) -> np.ndarray:
-    """Right in about half of the cases, and always sure."""
+    """Right in about half of the cases, with high logits."""
     rng = np.random.default_rng(len(questions))
     truth = tokens[:, 0, 0].astype(int) % 4
-    said = np.where(rng.random(len(truth)) < 0.5, truth, rng.integers(0, 4, len(truth)))
-    return 12.0 * np.eye(4)[said] + rng.normal(size=(len(truth), 4))
+    predicted = np.where(rng.random(len(truth)) < 0.5, truth, rng.integers(0, 4, len(truth)))
+    return 12.0 * np.eye(4)[predicted] + rng.normal(size=(len(truth), 4))
 
 
 def test_match_probabilities_are_better_calibrated_on_other_pairs() -> None:
@@ -73,44 +76,32 @@ def test_match_probabilities_are_better_calibrated_on_other_pairs() -> None:
     assert after < 0.25 * before
 
 
-def test_answers_that_are_too_sure_are_toned_down() -> None:
-    found = calibrate(Overconfident(0), {"made-up": _embedded()}, ANSWERS, _answer_logits)
-    assert found.calibration.answer_temperature > 3.0
-    assert found.facts["answer error before"] > 0.3
-    assert found.facts["answer error after"] < 0.1
-    assert found.facts["answer questions"] == 300
+def test_overconfident_answers_get_a_higher_temperature() -> None:
+    fitted = calibrate(Overconfident(0), {"made-up": _embedded()}, ANSWERS, _answer_logits)
+    assert fitted.calibration.answer_temperature > 3.0
+    assert fitted.facts["answer error before"] > 0.3
+    assert fitted.facts["answer error after"] < 0.1
+    assert fitted.facts["answer questions"] == 300
 
 
-def test_a_caption_that_two_examples_share_is_wrong_for_neither() -> None:
+def test_a_shared_caption_is_a_negative_of_neither_example() -> None:
     corpus = _embedded(40)
-    # Two drawings of each of twenty things, under one caption.
+    # Twenty captions of two examples each.
     shared = [Example(key=e.key, captions=(f"item {i // 2}",)) for i, e in enumerate(corpus.packed.examples)]
     packed = Packed(corpus.packed.folder, (), corpus.packed.arrays, shared, corpus.packed.info)
-    listener = Listening()
-    pairs = validation_pairs(listener, packed, corpus.vectors, corpus.tokens)
-    right = sum(text == shared[row].captions[0] for text, row in listener.heard)
-    assert (right, len(listener.heard)) == (40, 120)
+    encoder = Overconfident(0)
+    pairs = validation_pairs(encoder, packed, corpus.vectors, corpus.tokens)
+    right = sum(text == shared[row].captions[0] for text, row in encoder.pairs)
+    assert (right, len(encoder.pairs)) == (40, 120)
     assert pairs.label.sum() == 40
 
 
-class Listening(Overconfident):
-    """Notes which text was matched with which row."""
-
-    def __init__(self) -> None:
-        super().__init__(0)
-        self.heard: list[tuple[str, int]] = []
-
-    def match(self, texts: Sequence[str], visual_tokens: np.ndarray) -> Match:
-        self.heard += zip(texts, visual_tokens[:, 0, 0].astype(int).tolist(), strict=True)
-        return super().match(texts, visual_tokens)
-
-
 def test_without_captions_and_questions_nothing_is_changed() -> None:
-    bare = _embedded(3)
-    examples = [Example(key=e.key) for e in bare.packed.examples]
-    packed = Packed(bare.packed.folder, (), bare.packed.arrays, examples, bare.packed.info)
+    corpus = _embedded(3)
+    examples = [Example(key=e.key) for e in corpus.packed.examples]
+    packed = Packed(corpus.packed.folder, (), corpus.packed.arrays, examples, corpus.packed.info)
     fitted = calibrate(
-        Overconfident(0), {"bare": Embedded(packed, bare.vectors, bare.tokens, None)}, ANSWERS, _answer_logits
+        Overconfident(0), {"bare": Embedded(packed, corpus.vectors, corpus.tokens, None)}, ANSWERS, _answer_logits
     )
     assert fitted.calibration == Calibration()
     assert fitted.facts == {}

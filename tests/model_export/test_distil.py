@@ -1,4 +1,4 @@
-"""Teacher bundle in, student bundle out, and variants with less to compute; by the commands, exporter and all."""
+"""`vitascope distil` and `vitascope reduce`: a student, and variants that compute less."""
 
 from __future__ import annotations
 
@@ -30,24 +30,22 @@ TOML = "\n".join(
 )
 
 
-def write_films(folder: Path) -> Path:
-    """Two films, each of one colour after another, a second each."""
+def write_videos(folder: Path) -> Path:
+    """Write four videos of all colours, one second each."""
     folder.mkdir()
     names = list(COLOURS)
     for i in range(4):
-        turned = [COLOURS[name] for name in names[i:] + names[:i]]
-        movie(folder / f"{i}.mp4", turned, frames_each=10)
+        colours = [COLOURS[name] for name in names[i:] + names[:i]]
+        movie(folder / f"{i}.mp4", colours, frames_each=10)
     return folder
 
 
-def test_a_student_of_unlabelled_films_goes_on_where_it_was_stopped(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Through the real decoder, with a teacher that is no more than graphs."""
+def test_distillation_on_unlabelled_videos_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The teacher is a bundle whose weights cannot be restored."""
     teacher = make_small_bundle(tmp_path / "teacher")
-    films = write_films(tmp_path / "films")
+    videos = write_videos(tmp_path / "films")
     (tmp_path / "mine.toml").write_text(TOML)
-    command = ["distil", str(teacher), "--videos", str(films), "--clip-seconds", "0.5", "--init-from", "scratch"]
+    command = ["distil", str(teacher), "--videos", str(videos), "--clip-seconds", "0.5", "--init-from", "scratch"]
     command += ["--student", str(tmp_path / "mine.toml"), "--out", str(tmp_path / "student"), "--json"]
     command += ["--work", str(tmp_path / "work")]
     assert main([*command, "--max-skipped", "nan"]) == 2
@@ -73,12 +71,12 @@ def test_a_student_of_unlabelled_films_goes_on_where_it_was_stopped(
     held_out = open_packed(tmp_path / "work" / "data" / "films" / "val")
     assert all(not example.captions for example in held_out.examples)
     movie(tmp_path / "red.mp4", [COLOURS["red"]])
-    found = model.embed_file(tmp_path / "red.mp4")
-    assert int((model.embed_text(texts) @ found.vectors[0]).argmax()) == 0
+    video = model.embed_file(tmp_path / "red.mp4")
+    assert int((model.embed_text(texts) @ video.vectors[0]).argmax()) == 0
     assert "a folder of videos" in (tmp_path / "student" / "NOTICE.md").read_text()
 
 
-def test_a_student_begins_with_its_teachers_weights_where_they_are_known(
+def test_a_student_starts_from_its_teachers_weights_if_they_can_be_restored(
     bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     messages: list[str] = []
@@ -92,7 +90,7 @@ def test_a_student_begins_with_its_teachers_weights_where_they_are_known(
     )
     result = distil_bundle(options, messages.append)
     assert result["init_from"] == "teacher"
-    assert result["measured"]["squares"]["cosine"] > 0.99  # it has all that its teacher has
+    assert result["measured"]["squares"]["cosine"] > 0.99  # all weights are the teacher's
     assert any("initial weights: teacher" in line for line in messages)
     manifest = Bundle.open(tmp_path / "student").manifest
     assert manifest.training_data == Bundle.open(bundles["float32"]).manifest.training_data
@@ -100,7 +98,7 @@ def test_a_student_begins_with_its_teachers_weights_where_they_are_known(
 
 
 @pytest.mark.parametrize("options", [["--tokens", "3"], ["--size", "32"], ["--frames", "2", "--tokens", "2"]])
-def test_a_variant_with_less_to_compute_is_measured_beside_its_bundle(
+def test_a_reduced_variant_is_compared_with_its_bundle(
     options: list[str],
     bundles: dict[str, Path],
     folders: tuple[Path, Path],
@@ -124,7 +122,7 @@ def test_a_variant_with_less_to_compute_is_measured_beside_its_bundle(
     assert video.visual_tokens.shape == (2, original.manifest.visual_tokens, original.manifest.visual_width)
 
 
-def test_a_distillation_that_was_killed_keeps_what_the_teacher_said(
+def test_an_interrupted_distillation_keeps_the_teachers_outputs(
     bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = DistilOptions(
@@ -137,12 +135,12 @@ def test_a_distillation_that_was_killed_keeps_what_the_teacher_said(
         init_from="scratch",
     )
 
-    def killed(*args: Any, **options: Any) -> Path:
+    def interrupt(*args: Any, **options: Any) -> Path:
         distil(*args, **options | {"stop_after": 2})
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(distillation, "distil", killed)
+        patch.setattr(distillation, "distil", interrupt)
         with pytest.raises(KeyboardInterrupt):
             distil_bundle(options, lambda _: None)
     state = json.loads((tmp_path / "work" / "teacher" / "squares" / "train" / "done.json").read_text())

@@ -1,10 +1,10 @@
-"""A public model becomes a bundle that gives what the model gives in its own library: vectors, order, logits."""
+"""A public model becomes a bundle that gives what the model gives in its own library: embeddings, logits, order."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ from safetensors.torch import load_file, save_file
 
 from model_export.public import export as public_export
 from model_export.public import library_parity
+from model_export.public.blip import MAX_SCORED_ANSWERS, NOT_SCORED
 from model_export.public.export import export_public
-from model_export.public.families import open_public
-from model_export.public.folder import ModelSource
+from model_export.public.families import ModelSource, open_public, read_answers
+from model_export.public.model import PublicModel
 from model_export.public.tokenization import open_tokenizer
-from tests.chaos import is_chaos
-from tests.model_export.public_libraries import Given, library_gives
-from tests.model_export.public_models import MAKERS, make_clip, make_siglip, write_pieces
+from tests.chaos import is_chaos, only_by_chaos
+from tests.model_export.public_libraries import LibraryOutputs, library_embeddings, library_logits
+from tests.model_export.public_models import ANSWERS, EMBEDDING_MODELS, PAIR_MODELS, replace_by_sentencepiece
 from tests.once import made_once
 from tests.service.conftest import settings_for
 from tests.service.running import serving
@@ -32,11 +33,15 @@ from vitascope.bundle.manifest import FrameStream
 from vitascope.cli.main import main
 from vitascope.errors import InvalidInput
 from vitascope.media.decode import read_frames
+from vitascope.media.frame import top_left_size
 from vitascope.media.sampling import clip_times, sample_streams
 from vitascope.model import Model
 from vitascope.scoring import fused_score
 from vitascope.tokenizer import Tokenizer
 
+FRAMES = 4
+SPANS = ((0.4, 3.0), (1.2, 1.7))
+"""Clips of the video, in seconds."""
 TEXTS = [
     "a red square moves left",
     "Two GREEN circles, and a blue triangle!",
@@ -44,34 +49,55 @@ TEXTS = [
     "🎉 a party 🐕‍🦺 with   a dog 👩‍👩‍👧",
     "many " * 1000,
 ]
-
-
-@dataclass(frozen=True)
-class Exported:
-    source: Path
-    bundle: Path
-    said: list[str]
+Sources = Callable[[str], Path]
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
-    """A family's small model and its bundle, made once for all test workers."""
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
+    """The folder of a family's small model; read-only."""
 
-    def export(family: str) -> Exported:
+    def make(family: str) -> Path:
+        maker = (EMBEDDING_MODELS | PAIR_MODELS)[family]
+        return made_once(tmp_path_factory, f"source-{family}", lambda folder: maker(folder / "model")) / "model"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bundle_of(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Sources:
+    """The bundle of a family's small model, with the exporter's messages in log.json beside it."""
+
+    def export(family: str) -> Path:
         def make(folder: Path) -> None:
-            said = list[str]()
-            source = MAKERS[family](folder / "source")
-            export_public(ModelSource(source, "them/small"), folder / "bundle", seed=1, frames=4, log=said.append)
-            (folder / "said.json").write_text(json.dumps(said))
+            messages: list[str] = []
+            answers = ANSWERS if family == "blip_answers" else None
+            source = ModelSource(sources(family), "authors/small")
+            export_public(source, folder / "bundle", seed=1, frames=FRAMES, answers=answers, log=messages.append)
+            (folder / "log.json").write_text(json.dumps(messages))
 
-        folder = made_once(tmp_path_factory, f"public-{family}", make)
-        return Exported(folder / "source", folder / "bundle", json.loads((folder / "said.json").read_text()))
+        return made_once(tmp_path_factory, f"public-{family}", make) / "bundle"
 
     return export
 
 
-def opened(paths: list[Path]) -> list[Image.Image]:
-    return [Image.open(path).convert("RGB") for path in paths]
+def frames_of_clips(streams: Sequence[FrameStream], photographs: list[Path], video: Path) -> list[list[Image.Image]]:
+    """The frames of each photograph and of two clips of the video, at the bundle's times and in full size."""
+    stream = streams[0]
+    stills = [[Image.open(path).convert("RGB")] * stream.frames for path in photographs]
+    return stills + [[Image.fromarray(f) for f in read_frames(video, clip_times(stream, *span))] for span in SPANS]
+
+
+def sampled_inputs(model: PublicModel, photographs: list[Path], video: Path) -> list[torch.Tensor]:
+    """The video graph's inputs by the runtime's decoder, one row per clip of `frames_of_clips`."""
+    clips = [(path, (0.0, 0.0)) for path in photographs] + [(video, span) for span in SPANS]
+    sampled = [sample_streams(path, model.streams(), [span]) for path, span in clips]
+    return [torch.from_numpy(np.stack([clip[stream.name] for clip in sampled])) for stream in model.streams()]
+
+
+def encode(model: PublicModel, texts: list[str]) -> list[torch.Tensor]:
+    """Ids and mask by the runtime's tokenizer."""
+    tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(model.tokenizer_json), model.text_length)
+    return [torch.from_numpy(array) for array in tokenizer.encode(texts)]
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -79,119 +105,162 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return result
 
 
-SPANS = ((0.4, 3.0), (1.2, 1.7))
-
-
-def looked_at(streams: Sequence[FrameStream], photographs: list[Path], film: Path) -> list[list[Image.Image]]:
-    """The frames of each photograph and of two clips of the film, whole, as the bundle looks at them."""
-    (stream,) = streams
-    stills = [[picture] * stream.frames for picture in opened(photographs)]
-    moving = [[Image.fromarray(frame) for frame in read_frames(film, clip_times(stream, *span))] for span in SPANS]
-    return [*stills, *moving]
-
-
-def assert_given(given: Given, texts: np.ndarray, clips: np.ndarray, logits: np.ndarray) -> None:
-    """Cosines of at least 0.99999 and the same first hit, both ways."""
-    assert cosines(texts, given.texts).min() >= 0.99999
-    assert cosines(clips, given.clips).min() >= 0.99999
-    np.testing.assert_allclose(logits, given.logits, rtol=0.02, atol=0.05)
+def assert_equal_outputs(expected: LibraryOutputs, texts: np.ndarray, clips: np.ndarray, logits: np.ndarray) -> None:
+    """Cosines of at least 0.99999 and the same best result, both ways."""
+    assert cosines(texts, expected.texts).min() >= 0.99999
+    assert cosines(clips, expected.clips).min() >= 0.99999
+    np.testing.assert_allclose(logits, expected.logits, rtol=0.02, atol=0.05)
     for axis in (0, 1):
-        best, selected = given.logits.max(axis=axis), logits.argmax(axis=axis)
-        reached = np.take_along_axis(given.logits, np.expand_dims(selected, axis), axis).squeeze(axis)
-        np.testing.assert_allclose(reached, best, atol=1e-3)  # the same, or one that the library puts beside it
+        best, selected = expected.logits.max(axis=axis), logits.argmax(axis=axis)
+        score = np.take_along_axis(expected.logits, np.expand_dims(selected, axis), axis).squeeze(axis)
+        np.testing.assert_allclose(score, best, atol=1e-3)  # the same, or a near tie
 
 
-@pytest.mark.parametrize("family", MAKERS)
-def test_modules_equal_the_library(family: str, photographs: list[Path], film: Path, tmp_path: Path) -> None:
-    """What is exported, run by torch on what the runtime's own tokenizer and decoder make of texts and files."""
-    source = MAKERS[family](tmp_path / family)
-    model = open_public(source, 4, allow_pickle=False)
+def assert_equal_logits(actual: np.ndarray, expected: np.ndarray) -> None:
+    """Logits (T, P, N): cosines of at least 0.99999, and the same best answer, or best text and clip."""
+    last = expected.shape[2] if expected.shape[2] > 1 else expected.shape[1]
+    assert cosines(actual.reshape(-1, last), expected.reshape(-1, last)).min() >= 0.99999
+    spread = expected.std(axis=(0, 1) if expected.shape[2] == 1 else 2).max()
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=0.05 * spread)
+    for axis in (2,) if expected.shape[2] > 1 else (0, 1):
+        score = np.take_along_axis(expected, np.expand_dims(actual.argmax(axis=axis), axis), axis).squeeze(axis)
+        np.testing.assert_allclose(score, expected.max(axis=axis), atol=0.02 * spread)
+
+
+@pytest.mark.parametrize("family", EMBEDDING_MODELS)
+def test_modules_embed_like_the_library(family: str, sources: Sources, photographs: list[Path], video: Path) -> None:
+    """The exported modules in torch, on inputs of the runtime's tokenizer and decoder."""
+    model = open_public(sources(family), FRAMES, allow_pickle=False)
     modules = {spec.name: spec.module for spec in model.specs}
-    sampled = [sample_streams(path, model.streams(), [(0.0, 0.0)])["frames"] for path in photographs]
-    sampled += [sample_streams(film, model.streams(), [span])["frames"] for span in SPANS]
-    tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(model.tokenizer_json), model.text_length)
-    ids, mask = (torch.from_numpy(array) for array in tokenizer.encode(TEXTS))
+    ids, mask = encode(model, TEXTS)
     with torch.no_grad():
-        clips, tokens = modules["video"](torch.from_numpy(np.stack(sampled)))
+        clips, tokens = modules["video"](*sampled_inputs(model, photographs, video))
         texts = modules["text"](ids, mask)
         logits = texts @ clips.T / model.temperature + model.logit_bias
         if "match" in modules:
-            columns = [modules["match"](ids, mask, one.expand(len(TEXTS), -1, -1)) for one in tokens]
+            columns = [modules["match"](ids, mask, token.expand(len(TEXTS), -1, -1)) for token in tokens]
             logits = torch.stack(columns, dim=1)
-    given = library_gives(family, source, TEXTS, looked_at(model.streams(), photographs, film))
-    assert_given(given, texts.numpy(), clips.numpy(), logits.numpy())
+    frames = frames_of_clips(model.streams(), photographs, video)
+    expected = library_embeddings(family, sources(family), TEXTS, frames)
+    assert_equal_outputs(expected, texts.numpy(), clips.numpy(), logits.numpy())
 
 
-@pytest.mark.parametrize("family", ["clip", "blip", *(sorted(set(MAKERS) - {"clip", "blip"}) if is_chaos() else [])])
-def test_the_bundle_equals_the_library(
-    family: str, exported: Callable[[str], Exported], photographs: list[Path], film: Path
+@pytest.mark.parametrize("family", PAIR_MODELS)
+def test_modules_score_like_the_library(family: str, sources: Sources, photographs: list[Path], video: Path) -> None:
+    model = open_public(sources(family), FRAMES, allow_pickle=False)
+    modules = {spec.name: spec.module for spec in model.specs}
+    inputs, texts = sampled_inputs(model, photographs, video), TEXTS[2:]
+    answers = [array.expand(len(texts), -1, -1) for array in encode(model, ANSWERS)] if family == "blip_answers" else []
+    with torch.no_grad():
+        tokens = modules["video"](*inputs)
+        head = modules["match" if family == "vilt_match" else "answer"]
+        logits = [head(*encode(model, texts), token.expand(len(texts), -1, -1), *answers) for token in tokens]
+        of_two_clips = modules["video"](*[torch.cat([array, array], dim=1) for array in inputs])
+    assert tuple(tokens.shape[1:]) == (model.visual_tokens, model.visual_width)
+    assert of_two_clips.shape == tokens.shape
+    frames = frames_of_clips(model.streams(), photographs, video)
+    actual = torch.stack(logits, dim=1).reshape(len(texts), len(frames), -1).numpy()
+    assert_equal_logits(actual, library_logits(family, sources(family), texts, frames))
+
+
+@pytest.mark.parametrize("family", ["blip", *(sorted(set(EMBEDDING_MODELS) - {"blip"}) if is_chaos() else [])])
+def test_the_bundle_embeds_like_the_library(
+    family: str, bundle_of: Sources, sources: Sources, photographs: list[Path], video: Path
 ) -> None:
-    one = exported(family)
-    runtime = Model.open(one.bundle, threads=1)
-    seen = [runtime.embed_file(path) for path in photographs] + [runtime.embed_file(film, [span]) for span in SPANS]
-    texts, clips = runtime.embed_text(TEXTS), np.concatenate([each.vectors for each in seen])
-    stated = runtime.bundle.manifest
-    logits = texts @ clips.T / stated.temperature + stated.logit_bias
+    runtime = Model.open(bundle_of(family), threads=1)
+    videos = [runtime.embed_file(path) for path in photographs] + [runtime.embed_file(video, [span]) for span in SPANS]
+    texts, clips = runtime.embed_text(TEXTS), np.concatenate([embedded.vectors for embedded in videos])
+    manifest = runtime.bundle.manifest
+    logits = texts @ clips.T / manifest.temperature + manifest.logit_bias
     if "matching" in runtime.tasks:
-        judged = [runtime.match(TEXTS, np.repeat(each.visual_tokens, len(TEXTS), 0)).logits for each in seen]
-        logits = np.stack(judged, axis=1)
-    given = library_gives(family, one.source, TEXTS, looked_at(runtime.streams, photographs, film))
-    assert_given(given, texts, clips, logits)
+        columns = [runtime.match(TEXTS, np.repeat(embedded.visual_tokens, len(TEXTS), 0)).logits for embedded in videos]
+        logits = np.stack(columns, axis=1)
+    expected = library_embeddings(family, sources(family), TEXTS, frames_of_clips(runtime.streams, photographs, video))
+    assert_equal_outputs(expected, texts, clips, logits)
 
 
-def test_notes_are_printed_and_stored(exported: Callable[[str], Exported]) -> None:
-    one = exported("clip")
-    assert any("mean of the embeddings of 4 frames" in line for line in one.said)
-    manifest = Model.open(one.bundle).bundle.manifest
-    stated = manifest.extra["public_model"]
-    assert stated["source"] == "them/small"
-    assert "mean of the embeddings of 4 frames" in stated["chosen"][0]
-    assert stated["chosen"][0] in (one.bundle / manifest.model_card).read_text()
+def test_guessed_settings_are_printed_and_on_the_card(bundle_of: Sources) -> None:
+    bundle = bundle_of("blip")
+    manifest = Model.open(bundle).bundle.manifest
+    public_model = manifest.extra["public_model"]
+    assert public_model["source"] == "authors/small"
+    assert "mean of the embeddings of 4 frames" in public_model["chosen"][0]
+    assert public_model["chosen"][0] in (bundle / manifest.model_card).read_text()
+    assert f"note: {public_model['chosen'][0]}" in json.loads((bundle.parent / "log.json").read_text())
 
 
-@pytest.mark.parametrize("family", ["clip", "blip"])
-def test_a_served_collection_is_searched_as_by_the_library(
-    family: str, exported: Callable[[str], Exported], photographs: list[Path], film: Path, tmp_path: Path
+def test_a_served_collection_is_searched_and_reranked_as_by_the_library(
+    bundle_of: Sources, sources: Sources, photographs: list[Path], video: Path, tmp_path: Path
 ) -> None:
-    """Uploaded, searched for and, by the fusion model, reranked: in the order of the original's own scores."""
-    one = exported(family)
-    rerank = 10 if family == "blip" else 0
-    with serving(settings_for(one.bundle, tmp_path / "data")) as service:
+    bundle = bundle_of("blip")
+    with serving(settings_for(bundle, tmp_path / "data")) as service:
         client = service.client
         assert client.post("/v1/collections", json={"name": "mine"}).status_code == 201
-        for path in [*photographs, film]:
-            answer = client.post("/v1/collections/mine/videos", files={"file": (path.name, path.read_bytes())})
-            assert answer.status_code == 201, answer.text
-        asked = {"text": TEXTS[0], "limit": 50, "rerank": rerank}
-        found = client.post("/v1/collections/mine/search", json=asked).json()["results"]
-    streams = Model.open(one.bundle).streams
-    given = library_gives(family, one.source, TEXTS[:1], looked_at(streams, photographs, film)[: len(photographs)])
+        for path in [*photographs, video]:
+            response = client.post("/v1/collections/mine/videos", files={"file": (path.name, path.read_bytes())})
+            assert response.status_code == 201, response.text
+        request = {"text": TEXTS[0], "limit": 50, "rerank": 10}
+        hits = client.post("/v1/collections/mine/search", json=request).json()["results"]
+    frames = frames_of_clips(Model.open(bundle).streams, photographs, video)[: len(photographs)]
+    expected = library_embeddings("blip", sources("blip"), TEXTS[:1], frames)
     titles = [path.stem for path in photographs]
-    cosine = dict(zip(titles, (given.clips @ given.texts[0]).tolist(), strict=True))
-    assert {hit["video"]["title"] for hit in found} == {*titles, "film"}
-    hits = {hit["video"]["title"]: hit for hit in found if hit["video"]["title"] != "film"}
-    for title in titles:
-        assert hits[title]["similarity"] == pytest.approx(cosine[title], abs=1e-3)
-    scores = dict(zip(titles, given.logits[0].tolist(), strict=True)) if rerank else cosine
-    assert list(hits) == sorted(titles, key=lambda title: -scores[title])
-    if rerank:
-        for title in titles:
-            assert hits[title]["match"] == pytest.approx(1 / (1 + np.exp(-scores[title])), abs=5e-3)
+    assert {hit["video"]["title"] for hit in hits} == {*titles, "two shots"}
+    by_title = {hit["video"]["title"]: hit for hit in hits if hit["video"]["title"] != "two shots"}
+    logits = dict(zip(titles, expected.logits[0].tolist(), strict=True))
+    assert list(by_title) == sorted(titles, key=lambda title: -logits[title])
+    for title, cosine in zip(titles, expected.clips @ expected.texts[0], strict=True):
+        assert by_title[title]["similarity"] == pytest.approx(float(cosine), abs=1e-3)
+        assert by_title[title]["match"] == pytest.approx(1 / (1 + np.exp(-logits[title])), abs=5e-3)
 
 
-def test_the_command_exports_a_folder(
-    exported: Callable[[str], Exported],
+@only_by_chaos
+@pytest.mark.parametrize("family", PAIR_MODELS)
+def test_a_bundle_without_embeddings_scores_and_serves_like_the_library(
+    family: str, bundle_of: Sources, sources: Sources, photographs: list[Path], video: Path, tmp_path: Path
+) -> None:
+    runtime = Model.open(bundle_of(family), threads=1)
+    files = [(path, None) for path in photographs] + [(video, [span]) for span in SPANS]
+    videos = [runtime.embed_file(path, spans) for path, spans in files]
+    assert videos[0].vectors.shape == (1, 0)
+    expected = library_logits(family, sources(family), TEXTS, frames_of_clips(runtime.streams, photographs, video))
+    rows = [np.repeat(embedded.visual_tokens, len(TEXTS), 0) for embedded in videos]
+    if family == "vilt_match":
+        actual = np.stack([runtime.match(TEXTS, tokens).logits for tokens in rows], axis=1)[..., None]
+    else:
+        answers = ANSWERS if family == "blip_answers" else None
+        actual = np.stack([runtime.answer_logits(TEXTS, tokens, answers) for tokens in rows], axis=1)
+    assert_equal_logits(actual, expected)
+    with serving(settings_for(bundle_of(family), tmp_path / "data")) as service:
+        client = service.client
+        rejection = client.post("/v1/collections", json={"name": "mine"})
+        assert (rejection.status_code, rejection.json()["code"]) == (409, "task_missing")
+        upload = {"file": (photographs[0].name, photographs[0].read_bytes())}
+        if family == "vilt_match":
+            scores = client.post("/v1/caption-scores", files=upload, data={"captions": TEXTS[:4]}).json()["scores"]
+            probabilities = 1 / (1 + np.exp(-expected[:4, 0, 0]))
+            assert [score["match"] for score in scores] == pytest.approx(probabilities.tolist(), abs=5e-3)
+            assert {score["similarity"] for score in scores} == {None}
+        else:
+            response = client.post("/v1/answers", files=upload, data={"question": TEXTS[0], "top": "5"}).json()
+            softmax = np.exp(expected[0, 0]) / np.exp(expected[0, 0]).sum()
+            assert {answer["text"]: answer["probability"] for answer in response["answers"]} == pytest.approx(
+                dict(zip(ANSWERS, softmax.tolist(), strict=True)), abs=5e-3
+            )
+
+
+def test_the_command_exports_a_folder_with_its_licence(
+    bundle_of: Sources,
+    sources: Sources,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    source = exported("clip").source
-    before = Model.open(exported("clip").bundle).bundle
+    before = Model.open(bundle_of("blip")).bundle
+    source = shutil.copytree(sources("blip"), tmp_path / "source")
     (source / "README.md").write_text("---\nlicense: mit\n---\n# A model\n")
-    # The exporter itself takes seconds.
+    # Exporting takes seconds.
     monkeypatch.setattr(public_export, "export_graph", lambda spec, _: onnx.load(before.graph_path(spec.name)))
-    arguments = ["export", str(source), "--out", str(tmp_path / "mine"), "--frames", "4", "--json"]
-    assert main(arguments) == 0
+    assert main(["export", str(source), "--out", str(tmp_path / "mine"), "--frames", str(FRAMES), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     bundle = Model.open(tmp_path / "mine").bundle
     assert bundle.manifest.licence == "mit"
@@ -199,9 +268,8 @@ def test_the_command_exports_a_folder(
     assert printed["fingerprint"] == bundle.fingerprint == before.fingerprint
 
 
-def test_siglip_has_its_bias_and_fixed_length(tmp_path: Path) -> None:
-    """Its probability of a pair is what the manifest's numbers make of a similarity; padding changes no vector."""
-    model = open_public(make_siglip(tmp_path / "siglip"), 4, allow_pickle=False)
+def test_siglip_probabilities_include_its_bias(sources: Sources) -> None:
+    model = open_public(sources("siglip"), FRAMES, allow_pickle=False)
     assert (model.text_length, model.logit_bias) == (64, pytest.approx(-9.5))
     assert model.temperature == pytest.approx(np.exp(-2.9))
     similarity = np.array([0.4, 0.9])
@@ -209,92 +277,163 @@ def test_siglip_has_its_bias_and_fixed_length(tmp_path: Path) -> None:
     np.testing.assert_allclose(fused_score(model.calibration, similarity, np.zeros(2)), expected, atol=1e-6)
     (stream,) = model.streams()
     assert (stream.fit, stream.resample, stream.shortest_edge) == ("stretch", "bicubic", None)
-    (text,) = [spec.module for spec in model.specs if spec.name == "text"]
-    ids, mask = torch.tensor([[9, 8, 7, 1]]), torch.ones(1, 4, dtype=torch.int64)
-    wider = torch.cat([ids, torch.full((1, 9), 5)], dim=1), torch.cat([mask, torch.zeros(1, 9).long()], dim=1)
-    with torch.no_grad():
-        np.testing.assert_allclose(text(ids, mask), text(*wider), atol=1e-6)
 
 
-def test_siglip_pieces_become_its_tokenizer(tmp_path: Path) -> None:
-    """A folder that has only the SentencePiece model gives the numbers of the same pieces in tokenizer.json."""
-    folder = make_siglip(tmp_path / "siglip")
+def test_a_sentencepiece_model_gives_the_ids_of_tokenizer_json(sources: Sources, tmp_path: Path) -> None:
+    folder = shutil.copytree(sources("siglip"), tmp_path / "siglip")
     expected = open_tokenizer(folder).library
-    write_pieces(folder)
-    tokens = open_tokenizer(folder)
-    runtime = Tokenizer(tokenizers.Tokenizer.from_str(tokens.json), 64)
+    replace_by_sentencepiece(folder)
+    runtime = Tokenizer(tokenizers.Tokenizer.from_str(open_tokenizer(folder).json), 64)
     for text in [*TEXTS, *library_parity.TEXTS, "tabs\tand, marks!?", "under_score"]:
         ids, _ = runtime.encode([text])
         assert ids[0].tolist() == expected(text, truncation=True, max_length=64)["input_ids"], text
 
 
-def changed(source: Path, folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> Path:
-    """A copy of a model's folder with other weights."""
-    folder.mkdir()
-    for path in source.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    weights = load_file(folder / "model.safetensors")
-    change(weights)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
+def test_vilt_images_are_resized_as_by_its_processor() -> None:
+    from transformers import ViltImageProcessor
+
+    processor = ViltImageProcessor()
+    for size in ((640, 480), (480, 640), (384, 384), (100, 90), (1333, 800), (800, 1334), (401, 97), (30, 300)):
+        expected = processor(Image.new("RGB", size), return_tensors="pt")["pixel_values"].shape[2:]
+        assert top_left_size(*size, 384, 639, 32)[::-1] == tuple(expected), size
+
+
+@torch.no_grad()
+def test_blip_scores_only_the_likeliest_of_many_answers_and_ignores_padding(sources: Sources) -> None:
+    model = open_public(sources("blip_answers"), 1, allow_pickle=False)
+    (module,) = [spec.module for spec in model.specs if spec.name == "answer"]
+    random = torch.Generator().manual_seed(3)
+    tokens = torch.randn(1, model.visual_tokens, model.visual_width, generator=random)
+    answers = torch.randint(5, model.vocabulary, (1, 400, 4), generator=random)
+    ids, mask = encode(model, ["what colour is it?"])
+
+    def score(selected: torch.Tensor, padding: int = 0) -> torch.Tensor:
+        padded = torch.cat([ids, torch.full((1, padding), 7)], 1), torch.cat([mask, torch.zeros(1, padding).long()], 1)
+        scores: torch.Tensor = module(*padded, tokens, selected, torch.ones_like(selected))[0]
+        return scores
+
+    scores = score(answers)
+    is_scored = scores > NOT_SCORED
+    assert is_scored.sum() == MAX_SCORED_ANSWERS
+    of_parts = torch.cat([score(part) for part in answers.split(100, dim=1)])
+    torch.testing.assert_close(scores[is_scored], of_parts[is_scored])
+    by_first_token = torch.cat([score(part[:, :, :2]) for part in answers.split(100, dim=1)])
+    assert by_first_token[is_scored].min() >= by_first_token[~is_scored].max() - 1e-5
+    torch.testing.assert_close(score(answers[:, :20], padding=9), score(answers[:, :20]), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda w: w.pop("text_projection.weight"), r"1 missing: text_projection\.weight"),
         (lambda w: w.update(surplus=torch.zeros(2)), "1 unexpected: surplus"),
         (lambda w: w.update({"text_projection.weight": torch.zeros(3, 3)}), "1 of another shape: text_projection"),
     ],
+    ids=["missing", "unexpected", "shape"],
 )
 def test_mismatched_weights_are_listed(
-    change: Callable[[dict[str, torch.Tensor]], None], said: str, exported: Callable[[str], Exported], tmp_path: Path
+    change: Callable[[dict[str, torch.Tensor]], None], message: str, sources: Sources, tmp_path: Path
 ) -> None:
-    folder = changed(exported("clip").source, tmp_path / "changed", change)
-    with pytest.raises(InvalidInput, match=said):
-        open_public(folder, 4, allow_pickle=False)
+    folder = shutil.copytree(sources("clip"), tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InvalidInput, match=message):
+        open_public(folder, FRAMES, allow_pickle=False)
 
 
-def test_pickles_need_an_option(tmp_path: Path) -> None:
-    folder = make_clip(tmp_path / "clip")
+def test_pickles_need_an_option_and_run_no_code(sources: Sources, tmp_path: Path) -> None:
+    folder, trace = shutil.copytree(sources("clip"), tmp_path / "clip"), tmp_path / "trace"
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     with pytest.raises(InvalidInput, match=r"pytorch_model\.bin, which are pickles.*--allow-pickle"):
-        open_public(folder, 4, allow_pickle=False)
-    assert open_public(folder, 4, allow_pickle=True).text_length == 77
-
-
-def test_code_in_a_pickle_never_runs(tmp_path: Path) -> None:
-    folder, trace = make_clip(tmp_path / "clip"), tmp_path / "ran"
+        open_public(folder, FRAMES, allow_pickle=False)
+    assert open_public(folder, FRAMES, allow_pickle=True).text_length == 77
 
     class Code:
         def __reduce__(self) -> tuple[Any, ...]:
             return Path.touch, (trace,)
 
     torch.save({"logit_scale": Code()}, folder / "pytorch_model.bin")
-    (folder / "model.safetensors").unlink()
     with pytest.raises(InvalidInput, match="its weights cannot be read"):
-        open_public(folder, 4, allow_pickle=True)
+        open_public(folder, FRAMES, allow_pickle=True)
     assert not trace.exists()
 
 
+CONFIG, PROCESSOR, OPEN_CLIP = "config.json", "preprocessor_config.json", "open_clip_config.json"
+
+
 @pytest.mark.parametrize(
-    ("file", "stated", "said"),
+    ("family", "file", "changes", "message"),
     [
-        ("config.json", {"model_type": "llama"}, "model_type 'llama'; one of clip"),
-        ("preprocessor_config.json", {"do_resize": False}, "does not resize"),
-        ("preprocessor_config.json", {"resample": 0}, "resamples by"),
-        ("preprocessor_config.json", {"crop_size": {"height": 24, "width": 24}}, r"outputs 24x24 pixels; 32x32"),
-        ("preprocessor_config.json", {"do_center_crop": False}, "shortest_edge with a crop"),
+        ("clip", CONFIG, {"model_type": "llama"}, "model_type 'llama'; one of clip"),
+        ("clip", PROCESSOR, {"do_resize": False}, "does not resize"),
+        ("clip", PROCESSOR, {"resample": 0}, "resamples by"),
+        ("clip", PROCESSOR, {"crop_size": {"height": 24, "width": 24}}, r"outputs 24x24 pixels; 32x32"),
+        ("clip", PROCESSOR, {"do_center_crop": False}, "shortest_edge with a crop"),
+        ("siglip", CONFIG, {"model_type": "siglip2"}, "model_type 'siglip2'; one of clip, siglip"),
+        ("blip", CONFIG, {"architectures": ["BlipModel"]}, "BlipForQuestionAnswering.*expected"),
+        ("open_clip", OPEN_CLIP, {"model_cfg": {"custom_text": True}}, "custom_text true; a plain CLIP"),
+        (
+            "open_clip",
+            OPEN_CLIP,
+            {"model_cfg": {"vision_cfg": {"timm_model_name": "vit"}}},
+            r"vision_cfg\.timm_model_name; a plain CLIP",
+        ),
+        ("open_clip", OPEN_CLIP, {"preprocess_cfg": {"resize_mode": "longest"}}, "shortest or squash"),
+        (
+            "vilt_match",
+            CONFIG,
+            {"architectures": ["ViltForMaskedLM"]},
+            r"ViltForQuestionAnswering.\] was expected",
+        ),
+        ("vilt_match", CONFIG, {"max_image_length": 20}, "max_image_length 20.*at least 54 was expected"),
+        ("vilt_match", PROCESSOR, {"size_divisor": 8}, "size_divisor 8; 4 was expected"),
     ],
 )
 def test_unsupported_settings_are_rejected(
-    file: str, stated: dict[str, Any], said: str, exported: Callable[[str], Exported], tmp_path: Path
+    family: str, file: str, changes: dict[str, Any], message: str, sources: Sources, tmp_path: Path
 ) -> None:
-    folder = changed(exported("clip").source, tmp_path / "changed", lambda _: None)
-    (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | stated))
-    with pytest.raises(InvalidInput, match=said):
-        open_public(folder, 4, allow_pickle=False)
+    folder = shutil.copytree(sources(family), tmp_path / family)
+    settings = json.loads((folder / file).read_text())
+    for key, value in changes.items():
+        settings[key] = settings[key] | value if isinstance(value, dict) and key in settings else value
+    (folder / file).write_text(json.dumps(settings))
+    with pytest.raises(InvalidInput, match=message):
+        open_public(folder, FRAMES, allow_pickle=False)
+
+
+@pytest.mark.parametrize(
+    ("family", "answers", "message"),
+    [
+        ("blip_answers", ["red", "blue", "red"], "'red' occurs twice"),
+        ("blip_answers", ["red", "so " * 20], "tokens long; at most 16 were expected"),
+        ("vilt_match", ["red"], "does not score other answers"),
+    ],
+)
+def test_invalid_answers_are_rejected(family: str, answers: list[str], message: str, sources: Sources) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        open_public(sources(family), FRAMES, allow_pickle=False, answers=answers)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read"),
+        ('["red"', "is not JSON"),
+        ('{"red": 1}', "a JSON list of strings"),
+        ('["red", " "]', "none of them blank"),
+        ("[]", "a JSON list of strings"),
+    ],
+)
+def test_a_file_of_answers_is_a_list_of_strings(content: str | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "answers.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InvalidInput, match=message):
+        read_answers(path)
+    path.write_text(json.dumps(ANSWERS))
+    assert read_answers(path) == ANSWERS
 
 
 def test_a_failed_download_is_reported(
@@ -305,38 +444,6 @@ def test_a_failed_download_is_reported(
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
     assert main(["export", "openai/no-such-model", "--out", str(tmp_path / "out")]) == 2
-    said = capsys.readouterr().err
-    assert "'openai/no-such-model' is not a local folder" in said
-    assert "no route to the hub. Without a network, give the folder" in said
-
-
-@pytest.mark.parametrize(
-    ("family", "file", "stated", "said"),
-    [
-        ("open_clip", "open_clip_config.json", {"model_cfg": {"custom_text": True}}, "custom_text true; a plain CLIP"),
-        (
-            "open_clip",
-            "open_clip_config.json",
-            {"model_cfg": {"vision_cfg": {"timm_model_name": "vit"}}},
-            r"vision_cfg\.timm_model_name; a plain CLIP",
-        ),
-        ("open_clip", "open_clip_config.json", {"preprocess_cfg": {"resize_mode": "longest"}}, "shortest or squash"),
-        (
-            "blip",
-            "config.json",
-            {"architectures": ["BlipModel"]},
-            "BlipForQuestionAnswering.*expected",
-        ),
-        ("siglip", "config.json", {"model_type": "siglip2"}, "model_type 'siglip2'; one of clip, siglip"),
-    ],
-)
-def test_other_models_of_a_family_are_refused(
-    family: str, file: str, stated: dict[str, Any], said: str, tmp_path: Path
-) -> None:
-    folder = MAKERS[family](tmp_path / family)
-    found = json.loads((folder / file).read_text())
-    for key, value in stated.items():
-        found[key] = found[key] | value if isinstance(value, dict) else value
-    (folder / file).write_text(json.dumps(found))
-    with pytest.raises(InvalidInput, match=said):
-        open_public(folder, 4, allow_pickle=False)
+    error = capsys.readouterr().err
+    assert "'openai/no-such-model' is not a local folder" in error
+    assert "no route to the hub. Without a network, give the folder" in error

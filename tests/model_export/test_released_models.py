@@ -1,5 +1,4 @@
-"""Files of weights as the authors of CLIP-ViP, HD-VILA and SOHO released them: read strictly, wired as published,
-with every guess said."""
+"""Weights that the authors of CLIP-ViP, HD-VILA and SOHO released: read strictly, run as published, guesses noted."""
 
 from __future__ import annotations
 
@@ -19,19 +18,18 @@ from torch.nn.functional import normalize
 
 from model_export.graphs import random_streams
 from model_export.public import families
-from model_export.public.answers import read_vocabulary
 from model_export.public.export import export_public
-from model_export.public.families import is_public, open_public
-from model_export.public.folder import ModelSource
+from model_export.public.families import ModelSource, is_public, open_public
 from model_export.public.model import PublicModel
 from model_export.public.released.clip_vip import load_clip_vip
 from model_export.public.released.hd_vila import load_hd_vila
 from model_export.public.released.soho import load_soho
-from model_export.public.released.weights import read_weights
+from model_export.public.weights import read_vocabulary, read_weights
 from tests.chaos import only_by_chaos
 from tests.media_files import moving_shot, write_video
 from tests.model_export import released_forwards as published
-from tests.model_export.released_models import ANSWERS, GRID, MADE, PICTURE, bert_words, write_folder
+from tests.model_export.public_models import bert_tokenizer
+from tests.model_export.released_models import ANSWERS, GRID, IMAGE_SIZE, RELEASED, write_folder
 from tests.service.conftest import settings_for
 from tests.service.running import serving
 from vitascope.cli.main import main
@@ -44,25 +42,25 @@ LOADERS: dict[str, Callable[[Path, Any], PublicModel]] = {
     "clip-vip": load_clip_vip,
     "hd-vila": lambda folder, weights: load_hd_vila(folder, weights, GRID),
     "hd-vila-answers": lambda folder, weights: load_hd_vila(folder, weights, GRID),
-    "soho": lambda folder, weights: load_soho(folder, weights, PICTURE),
-    "soho-answers": lambda folder, weights: load_soho(folder, weights, PICTURE),
+    "soho": lambda folder, weights: load_soho(folder, weights, IMAGE_SIZE),
+    "soho-answers": lambda folder, weights: load_soho(folder, weights, IMAGE_SIZE),
 }
 
 
 @cache
-def drawn(name: str) -> dict[str, Tensor]:
-    """Not to be changed: copy it."""
-    return MADE[name][0]()
+def weights_of(name: str) -> dict[str, Tensor]:
+    """The weights of a model; read-only."""
+    return RELEASED[name][0]()
 
 
 @pytest.fixture(scope="module")
-def words(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A folder with the tokenizer and the answers of a system, and no weights; read-only."""
+def tokenizers_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A folder with the tokenizer and the answers of a model, without weights; read-only."""
 
     @cache
     def folder(name: str) -> Path:
         path = tmp_path_factory.mktemp(name)
-        MADE[name][1]().save_pretrained(path)
+        RELEASED[name][1]().save_pretrained(path)
         (path / "answers.json").write_text(json.dumps(ANSWERS))
         return path
 
@@ -70,9 +68,8 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="module")
-def loaded(words: Callable[[str], Path]) -> Callable[[str], PublicModel]:
-    """The small model of a system, opened once."""
-    return cache(lambda name: LOADERS[name](words(name), drawn(name)))
+def loaded(tokenizers_of: Callable[[str], Path]) -> Callable[[str], PublicModel]:
+    return cache(lambda name: LOADERS[name](tokenizers_of(name), weights_of(name)))
 
 
 def encoded(model: PublicModel) -> tuple[Tensor, Tensor]:
@@ -86,38 +83,38 @@ def modules(model: PublicModel) -> dict[str, torch.nn.Module]:
 
 
 def clips(model: PublicModel, batch: int, count: int) -> dict[str, Tensor]:
-    drawn_streams = random_streams(model, np.random.default_rng(5), batch, count)
-    return {name: torch.from_numpy(array) for name, array in drawn_streams.items()}
+    streams = random_streams(model, np.random.default_rng(5), batch, count)
+    return {name: torch.from_numpy(array) for name, array in streams.items()}
 
 
-def cut(frames: Tensor) -> Tensor:
-    """(..., H, W, 3) -> its middle, eight ninths of each side."""
+def center_crop(frames: Tensor) -> Tensor:
+    """(..., H, W, 3) -> the center, eight ninths of each side."""
     height, width = frames.shape[-3:-1]
     top, left = int(height * (1 - 8 / 9) / 2 + 0.5), int(width * (1 - 8 / 9) / 2 + 0.5)
     return frames[..., top : height - top, left : width - left, :]
 
 
-def assert_alike(found: Tensor, expected: Tensor) -> None:
-    cosines = torch.cosine_similarity(found.double(), expected.double(), dim=-1)
+def assert_alike(actual: Tensor, expected: Tensor) -> None:
+    cosines = torch.cosine_similarity(actual.double(), expected.double(), dim=-1)
     assert cosines.min() >= 0.99999
-    assert expected.std(dim=0).max() > 1e-3, "samples that are all alike prove nothing"
+    assert expected.std(dim=0).max() > 1e-3, "the samples are alike"
 
 
 @torch.no_grad()
 def test_clip_vip_equals_the_publication(loaded: Callable[[str], PublicModel]) -> None:
-    w, model = drawn("clip-vip"), loaded("clip-vip")
+    w, model = weights_of("clip-vip"), loaded("clip-vip")
     (stream,) = model.streams()
     assert (stream.frames, stream.width, stream.height, stream.fit) == (4, 32, 32, "stretch")
     assert (model.tasks, model.text_length, model.temperature) == (["retrieval"], 77, pytest.approx(np.exp(-4.2)))
     frames = clips(model, 3, 2)["frames"]
-    one, _ = modules(model)["video"](frames[:, :1])
-    each = published.clip_vip_video(w, frames.flatten(0, 1)).unflatten(0, (3, 2))
-    assert_alike(one, each[:, 0])
+    of_first_clip, _ = modules(model)["video"](frames[:, :1])
+    by_clip = published.clip_vip_video(w, frames.flatten(0, 1)).unflatten(0, (3, 2))
+    assert_alike(of_first_clip, by_clip[:, 0])
     both, token = modules(model)["video"](frames)
-    assert_alike(both, normalize(each.mean(dim=1), dim=-1))
+    assert_alike(both, normalize(by_clip.mean(dim=1), dim=-1))
     assert torch.equal(token[:, 0], both)
     ids, mask = encoded(model)
-    end = len(MADE["clip-vip"][1]()) - 1
+    end = len(RELEASED["clip-vip"][1]()) - 1
     padded = torch.full((len(ids), 77), end)
     padded[:, : ids.shape[1]] = torch.where(mask > 0, ids, end)
     assert_alike(modules(model)["text"](ids, mask), published.clip_vip_text(w, padded))
@@ -125,38 +122,38 @@ def test_clip_vip_equals_the_publication(loaded: Callable[[str], PublicModel]) -
 
 @torch.no_grad()
 def test_clip_vip_depends_on_the_order_of_frames(loaded: Callable[[str], PublicModel]) -> None:
-    """Proxies and times are read: each of them changes the vector, and so does the order of the frames."""
+    """So do proxies and temporal embeddings."""
     model = loaded("clip-vip")
     frames = clips(model, 2, 1)["frames"]
     tower: Any = modules(model)["video"]
     before = tower(frames)[0]
     assert torch.cosine_similarity(before, tower(frames.flip(2))[0]).max() < 0.9999
     for part in (tower.model.added_cls, tower.model.temporal_embedding):
-        kept = part.clone()
+        values = part.clone()
         part.zero_()
         assert torch.cosine_similarity(before, tower(frames)[0]).max() < 0.9999
-        part.copy_(kept)
+        part.copy_(values)
 
 
 @torch.no_grad()
 def test_hd_vila_equals_the_publication(loaded: Callable[[str], PublicModel]) -> None:
-    w, model, answering = drawn("hd-vila"), loaded("hd-vila"), loaded("hd-vila-answers")
+    w, model, answering = weights_of("hd-vila"), loaded("hd-vila"), loaded("hd-vila-answers")
     assert (model.tasks, model.text_length, model.visual_tokens) == (["retrieval"], 50, 1)
     sizes = [(s.name, s.frames, s.height, s.width, s.placement) for s in model.streams()]
     assert sizes == [("high", 1, 144, 216, "middle"), ("low", 4, 36, 54, "uniform")]
     streams = clips(model, 2, 1)
-    each = published.hd_vila_maps(w, *(cut(streams[name][:, 0]) for name in ("high", "low")))
+    maps = published.hd_vila_maps(w, *(center_crop(streams[name][:, 0]) for name in ("high", "low")))
     vectors, _ = modules(model)["video"](*streams.values())
-    assert_alike(vectors, published.hd_vila_video(w, each))
-    merged, _ = modules(model)["video"](*(one.transpose(0, 1) for one in streams.values()))
-    assert torch.cosine_similarity(merged, published.hd_vila_video(w, each.mean(dim=0, keepdim=True))) >= 0.99999
+    assert_alike(vectors, published.hd_vila_video(w, maps))
+    merged, _ = modules(model)["video"](*(array.transpose(0, 1) for array in streams.values()))
+    assert torch.cosine_similarity(merged, published.hd_vila_video(w, maps.mean(dim=0, keepdim=True))) >= 0.99999
     ids, mask = encoded(model)
     assert_alike(modules(model)["text"](ids, mask), published.hd_vila_text(w, ids, mask, 1))
 
-    w = drawn("hd-vila-answers")
+    w = weights_of("hd-vila-answers")
     assert (answering.tasks, answering.answers, answering.text_length) == (["answering"], ANSWERS, 100)
     _, tokens = modules(answering)["video"](*streams.values())
-    maps = published.hd_vila_maps(w, *(cut(streams[name][:, 0]) for name in ("high", "low")))
+    maps = published.hd_vila_maps(w, *(center_crop(streams[name][:, 0]) for name in ("high", "low")))
     assert_alike(tokens.flatten(1), maps.flatten(2).transpose(1, 2).flatten(1))
     ids, mask = (array[::2] for array in encoded(answering))
     expected = published.hd_vila_answers(w, ids, mask, maps, 1, 2)
@@ -166,9 +163,9 @@ def test_hd_vila_equals_the_publication(loaded: Callable[[str], PublicModel]) ->
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["soho", "soho-answers"])
 def test_soho_equals_the_publication(name: str, loaded: Callable[[str], PublicModel]) -> None:
-    w, model = drawn(name), loaded(name)
+    w, model = weights_of(name), loaded(name)
     (stream,) = model.streams()
-    assert (stream.frames, stream.height, stream.width, stream.placement) == (1, *PICTURE, "middle")
+    assert (stream.frames, stream.height, stream.width, stream.placement) == (1, *IMAGE_SIZE, "middle")
     assert (model.tasks, model.visual_tokens, model.text_length) == (
         ["matching"] if name == "soho" else ["answering"],
         6,
@@ -189,7 +186,7 @@ def test_soho_equals_the_publication(name: str, loaded: Callable[[str], PublicMo
 
 
 @pytest.mark.parametrize(
-    ("name", "gone", "changed", "said"),
+    ("name", "removed", "changes", "message"),
     [
         (
             "clip-vip",
@@ -241,17 +238,16 @@ def test_soho_equals_the_publication(name: str, loaded: Callable[[str], PublicMo
     ],
 )
 def test_mismatched_tensors_are_listed_by_the_files_names(
-    name: str, gone: str, changed: dict[str, Tensor], said: str, words: Callable[[str], Path]
+    name: str, removed: str, changes: dict[str, Tensor], message: str, tokenizers_of: Callable[[str], Path]
 ) -> None:
-    weights = {key: one for key, one in (drawn(name) | changed).items() if key != gone}
-    assert len(weights) == len(drawn(name) | changed) - 1
-    with pytest.raises(InvalidInput, match=said):
-        LOADERS[name](words(name), weights)
+    weights = weights_of(name) | changes
+    del weights[removed]
+    with pytest.raises(InvalidInput, match=message):
+        LOADERS[name](tokenizers_of(name), weights)
 
 
 def test_every_guess_is_noted(loaded: Callable[[str], PublicModel]) -> None:
-    """What the weights do not tell is in the notes, which the output, the card and the manifest repeat."""
-    said = {name: " ".join(loaded(name).notes) for name in MADE}
+    notes = {name: " ".join(loaded(name).notes) for name in RELEASED}
     for name, guesses in {
         "clip-vip": ["image tower has 2 heads of 64", "text tower has 1 heads", "quick GELU", "77 tokens", "4 frames"],
         "hd-vila": ["2 rows and 3 columns", "`bert_mean`", "0.05", "54x36", "timesformer.norm", "2 heads of 64"],
@@ -260,16 +256,17 @@ def test_every_guess_is_noted(loaded: Callable[[str], PublicModel]) -> None:
         "soho-answers": ["no visual dictionary", "separate sigmoids"],
     }.items():
         for guess in guesses:
-            assert guess in said[name], f"{name}: {guess}"
-        assert "not with the authors' program" in said[name]
+            assert guess in notes[name], f"{name}: {guess}"
+        assert "not with the authors' program" in notes[name]
 
 
 def test_a_pickle_is_unwrapped_only_with_an_option(tmp_path: Path) -> None:
-    """As training programs leave them: beside other things, under the names of several devices, in half precision."""
+    """A training checkpoint: with other entries, under the names of data parallelism, in half precision."""
     folder = tmp_path / "clip-vip"
-    MADE["clip-vip"][1]().save_pretrained(folder)
+    RELEASED["clip-vip"][1]().save_pretrained(folder)
     inner = {
-        f"module.{name}": one.half() if one.is_floating_point() else one for name, one in drawn("clip-vip").items()
+        f"module.{name}": values.half() if values.is_floating_point() else values
+        for name, values in weights_of("clip-vip").items()
     }
     torch.save({"meta": {"epoch": 3}, "state_dict": inner}, folder / "epoch_3.pth")
     assert is_public(folder)
@@ -278,34 +275,21 @@ def test_a_pickle_is_unwrapped_only_with_an_option(tmp_path: Path) -> None:
     model = open_public(folder, 8, allow_pickle=True)
     assert (model.architecture, model.temperature) == ("clip-vip", pytest.approx(np.exp(-4.2), rel=1e-2))
     assert next(modules(model)["video"].parameters()).dtype == torch.float32
-    # CLIP's own configuration, which lies where its tokenizer is found, does not hide whose weights these are.
+    # CLIP's own configuration, which often comes with its tokenizer, does not hide the architecture.
     (folder / "config.json").write_text(json.dumps({"model_type": "clip"}))
     assert open_public(folder, 8, allow_pickle=True).architecture == "clip-vip"
 
 
-def test_code_in_a_released_pickle_never_runs(tmp_path: Path) -> None:
-    trace = tmp_path / "ran"
-
-    class Code:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return Path.touch, (trace,)
-
-    torch.save({"clipmodel.logit_scale": Code()}, tmp_path / "weights.pt")
-    with pytest.raises(InvalidInput, match="its weights cannot be read"):
-        open_public(tmp_path, 8, allow_pickle=True)
-    assert not trace.exists()
-
-
 @pytest.mark.parametrize(
-    ("held", "said"),
+    ("content", "message"),
     [
         ([torch.zeros(2)], "holds a list; tensors by name were expected"),
         ({"step": 3, "clipmodel.logit_scale": torch.zeros(2)}, "holds 2 entries, step not tensors"),
     ],
 )
-def test_files_without_tensors_are_rejected(held: Any, said: str, tmp_path: Path) -> None:
-    torch.save(held, tmp_path / "weights.pt")
-    with pytest.raises(InvalidInput, match=said):
+def test_files_without_tensors_are_rejected(content: Any, message: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "weights.pt")
+    with pytest.raises(InvalidInput, match=message):
         read_weights(tmp_path, allow_pickle=True)
 
 
@@ -318,20 +302,20 @@ def test_unknown_architectures_are_rejected(tmp_path: Path) -> None:
         open_public(tmp_path, 8, allow_pickle=False)
 
 
-def test_a_missing_tokenizer_is_reported(tmp_path: Path, words: Callable[[str], Path]) -> None:
+def test_a_missing_tokenizer_is_reported(tmp_path: Path, tokenizers_of: Callable[[str], Path]) -> None:
     (tmp_path / "bare").mkdir()
     with pytest.raises(InvalidInput, match=r"vocab\.json and merges\.txt missing.*openai/clip-vit-base-patch32"):
-        load_clip_vip(tmp_path / "bare", drawn("clip-vip"))
+        load_clip_vip(tmp_path / "bare", weights_of("clip-vip"))
     with pytest.raises(InvalidInput, match=r"vocab\.txt missing; tokenizer\.json, or vocab\.txt, of bert-base-uncased"):
-        load_soho(tmp_path / "bare", drawn("soho"), PICTURE)
+        load_soho(tmp_path / "bare", weights_of("soho"), IMAGE_SIZE)
     name = "language.bert.embeddings.word_embeddings.weight"
-    smaller = drawn("soho") | {name: drawn("soho")[name][:50]}
-    with pytest.raises(InvalidInput, match=f"has {len(bert_words())} tokens; at most 50 were expected"):
-        load_soho(words("soho"), smaller, PICTURE)
+    smaller = weights_of("soho") | {name: weights_of("soho")[name][:50]}
+    with pytest.raises(InvalidInput, match=f"has {len(bert_tokenizer())} tokens; at most 50 were expected"):
+        load_soho(tokenizers_of("soho"), smaller, IMAGE_SIZE)
 
 
 @pytest.mark.parametrize(
-    ("held", "said"),
+    ("content", "message"),
     [
         (None, r"has no answers\.json; .*classify into 5 answers without naming them"),
         (ANSWERS[:3], "has 3 answers; 5 were expected"),
@@ -340,10 +324,10 @@ def test_a_missing_tokenizer_is_reported(tmp_path: Path, words: Callable[[str], 
         ("red", "each index from 0 once"),
     ],
 )
-def test_answers_json_names_the_classifier_outputs(held: Any, said: str, tmp_path: Path) -> None:
-    if held is not None:
-        (tmp_path / "answers.json").write_text(json.dumps(held))
-    with pytest.raises(InvalidInput, match=said):
+def test_answers_json_names_the_classifier_outputs(content: Any, message: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "answers.json").write_text(json.dumps(content))
+    with pytest.raises(InvalidInput, match=message):
         read_vocabulary(tmp_path, len(ANSWERS))
     (tmp_path / "answers.json").write_text(json.dumps({answer: n for n, answer in reversed([*enumerate(ANSWERS)])}))
     assert read_vocabulary(tmp_path, len(ANSWERS)) == ANSWERS
@@ -360,40 +344,38 @@ def test_the_command_lists_missing_tensors(tmp_path: Path, capsys: pytest.Captur
 
 
 @only_by_chaos
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("name", RELEASED)
 def test_a_released_checkpoint_is_exported_and_served(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The whole way from the file to a service that answers with it."""
     monkeypatch.setattr(
         families, "open_released", lambda folder, **_: LOADERS[name](folder, read_weights(folder, allow_pickle=False))
     )
     folder = write_folder(name, tmp_path / "source")
     (folder / "answers.json").write_text(json.dumps(ANSWERS))
-    said: list[str] = []
-    export_public(ModelSource(folder, "them/released"), tmp_path / "bundle", seed=1, log=said.append)
+    messages: list[str] = []
+    export_public(ModelSource(folder, "authors/released"), tmp_path / "bundle", seed=1, log=messages.append)
     runtime = Model.open(tmp_path / "bundle")
     notes = runtime.bundle.manifest.extra["public_model"]["chosen"]
-    assert [f"note: {note}" for note in notes] == [line for line in said if line.startswith("note: ")]
-    film = write_video(tmp_path / "film.mp4", moving_shot(1, 40))
+    assert [f"note: {note}" for note in notes] == [line for line in messages if line.startswith("note: ")]
+    video = write_video(tmp_path / "video.mp4", moving_shot(1, 40))
     with serving(settings_for(tmp_path / "bundle", tmp_path / "data")) as service:
         client = service.client
         assert client.post("/v1/collections", json={"name": "mine"}).status_code == 201
-        answer = client.post("/v1/collections/mine/videos", files={"file": ("film.mp4", film.read_bytes())})
-        assert answer.status_code == 201, answer.text
-        about = {"collection": "mine", "video_id": answer.json()["id"]}
-        found = client.post("/v1/collections/mine/search", json={"text": TEXTS[0]})
+        response = client.post("/v1/collections/mine/videos", files={"file": (video.name, video.read_bytes())})
+        assert response.status_code == 201, response.text
+        clip = {"collection": "mine", "video_id": response.json()["id"]}
+        response = client.post("/v1/collections/mine/search", json={"text": TEXTS[0]})
         if "retrieval" in runtime.tasks:
-            assert found.json()["results"][0]["video"]["title"] == "film"
+            assert response.json()["results"][0]["video"]["title"] == "video"
         else:
-            assert found.json()["code"] == "task_missing"
+            assert response.json()["code"] == "task_missing"
+        tokens = runtime.embed_file(video).visual_tokens
         if "matching" in runtime.tasks:
-            scored = client.post("/v1/caption-scores", json={"captions": TEXTS[:2], **about}).json()["scores"]
-            assert [one["similarity"] for one in scored] == [None, None]
-            tokens = runtime.embed_file(film).visual_tokens
+            scores = client.post("/v1/caption-scores", json={"captions": TEXTS[:2], **clip}).json()["scores"]
+            assert [score["similarity"] for score in scores] == [None, None]
             expected = runtime.match(TEXTS[:2], np.repeat(tokens, 2, axis=0)).probabilities
-            assert [one["match"] for one in scored] == pytest.approx(expected.tolist(), abs=5e-3)
+            assert [score["match"] for score in scores] == pytest.approx(expected.tolist(), abs=5e-3)
         if "answering" in runtime.tasks:
-            told = client.post("/v1/answers", json={"question": "what colour?", **about}).json()
-            best = runtime.answer(["what colour?"], runtime.embed_file(film).visual_tokens)[0][0]
-            assert told["answers"][0]["text"] == best.text
+            answers = client.post("/v1/answers", json={"question": "what colour?", **clip}).json()["answers"]
+            assert answers[0]["text"] == runtime.answer(["what colour?"], tokens)[0][0].text

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,24 +16,20 @@ from model_export.graphs import VideoGraph
 from model_export.optimize import replace_video
 from model_export.optimize.replace_video import VideoReplacement, export_with_video
 from model_export.parity.checks import ParityError
+from tests.model_export.conftest import Graphs
 from tests.small_bundle import make_small_bundle
 from training.data.packed import open_packed
 from training.distillation.teacher import TeacherOutputs, compute_teacher_outputs
 from training.evaluation.encoder import embed_corpus
 from training.models.hd_vila import HdVila
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import GraphName
-from vitascope.bundle.parity_report import SourceBundle
 from vitascope.cli.main import main
-from vitascope.errors import InvalidInput
 from vitascope.model import Model
-
-Graphs = dict[GraphName, onnx.ModelProto]
 
 
 @pytest.fixture(autouse=True)
-def graph_made_before(graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The exporter takes seconds: every module here is the fixture's video encoder, exported already."""
+def cached_video_graph(graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every module here is the fixture's video encoder, because exporting takes seconds."""
     monkeypatch.setattr(replace_video, "export_graph", lambda *_: graphs["video"])
 
 
@@ -67,10 +62,10 @@ def test_all_other_graphs_are_unchanged(
     before = Bundle.open(bundles["int8-weights"])
     measured, precision, clip_ms = export_with_video(before, replacement(model), tmp_path / "other", held_out=held_out)
     after = Model.open(tmp_path / "other", threads=1)
-    stated = after.bundle.manifest
+    manifest = after.bundle.manifest
     assert precision == "float32"
-    assert stated.precision == "video float32, others int8-weights"
-    assert (stated.name, stated.version, stated.tasks) == ("other", "2.0.0", before.manifest.tasks)
+    assert manifest.precision == "video float32, others int8-weights"
+    assert (manifest.name, manifest.version, manifest.tasks) == ("other", "2.0.0", before.manifest.tasks)
     assert after.bundle.fingerprint != before.fingerprint
     original = Model(before, threads=1)
     texts = ["a red square", "is it blue ?"]
@@ -83,22 +78,22 @@ def test_all_other_graphs_are_unchanged(
     assert measured["squares"]["cosine"] == pytest.approx(
         float((vectors * held_out["squares"].vectors).sum(axis=1).mean()), abs=1e-3
     )
-    assert stated.extra["measured"] == measured
+    assert manifest.extra["measured"] == measured
     assert set(clip_ms) == {"before", "after"}
     assert all(milliseconds > 0 for milliseconds in clip_ms.values())
-    assert stated.extra["variant_of"] == {"name": "small"}
-    assert stated.calibration.match_scale == before.manifest.calibration.match_scale  # of few clips nothing is fitted
-    card = (tmp_path / "other" / stated.model_card).read_text()
+    assert manifest.extra["variant_of"] == {"name": "small"}
+    assert manifest.calibration.match_scale == before.manifest.calibration.match_scale  # too few clips to fit it
+    card = (tmp_path / "other" / manifest.model_card).read_text()
     assert "Made in the test." in card
     assert "| squares | cosine |" in card
     report = json.loads((tmp_path / "other" / "parity.json").read_text())
-    beside = {(one["graph"], one["output"]): one for one in report["beside"]["outputs"]}
-    assert beside["video", "vector"]["cosine"] == pytest.approx(measured["squares"]["cosine"], abs=1e-4)
-    assert beside["text", "vector"]["max_difference"] == 0
-    assert set(beside) >= {("video", "visual_tokens"), ("match", "match_logit"), ("answer", "answer_logits")}
-    assert report["beside"]["of"]["fingerprint"] == before.fingerprint
+    compared = {(o["graph"], o["output"]): o for o in report["beside"]["outputs"]}
+    assert compared["video", "vector"]["cosine"] == pytest.approx(measured["squares"]["cosine"], abs=1e-4)
+    assert compared["text", "vector"]["max_difference"] == 0
+    assert set(compared) >= {("video", "visual_tokens"), ("match", "match_logit"), ("answer", "answer_logits")}
+    assert report["beside"]["of"] == {"name": "int8-weights", "version": "1.0.0", "fingerprint": before.fingerprint}
     assert set(report["beside"]["unchanged"]) == set(before.manifest.graphs) - {"video"}
-    assert stated.extra["calibration"]["kept_of"]["name"] == before.manifest.name
+    assert manifest.extra["calibration"]["kept_of"]["name"] == before.manifest.name
     assert "Probabilities (match and fused) use the calibration of int8-weights 1.0.0" in card
     assert {(o["output"], o["inputs"]) for o in report["outputs"]} == {
         (output, inputs) for output in ("vector", "visual_tokens") for inputs in ("random", "real")
@@ -140,24 +135,11 @@ def test_a_graph_with_other_outputs_is_not_written(bundles: dict[str, Path], mod
     assert any(line.startswith("float16-weights fails the parity check") for line in messages)
 
 
-def test_the_source_bundle_cannot_be_the_output(bundles: dict[str, Path], model: HdVila) -> None:
-    with pytest.raises(InvalidInput, match="is the source itself"):
-        export_with_video(Bundle.open(bundles["float32"]), replacement(model), bundles["float32"])
-
-
-def test_the_source_is_identified_by_name_version_and_fingerprint(bundles: dict[str, Path]) -> None:
-    bundle = Bundle.open(bundles["float32"])
-    assert SourceBundle.from_bundle(bundle).model_dump() == {
-        "name": "float32",
-        "version": "1.0.0",
-        "fingerprint": bundle.fingerprint,
-    }
-
-
 @pytest.mark.parametrize(
     ("command", "message"),
     [
         ("reduce {small} --frames 2 --out {out}", "no provenance with config and sources"),
+        ("reduce {bundle} --frames 2 --out {bundle}", "is the source itself"),
         ("reduce {bundle} --out {out}", "frames, size, tokens: none given"),
         ("reduce {bundle} --frames 9 --out {out}", "frames: 9; 2 to 2 were expected"),
         ("reduce {bundle} --tokens 2 --out {out} --data {data} --corpus none", r"corpus: ['none'] with a split 'val'"),

@@ -1,4 +1,4 @@
-"""A bundle as the start of training: the model comes back as it was, learns on, and keeps its licence."""
+"""Training from a bundle: its model is restored, trained further, and keeps the terms of its data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from training import checkpoint
 from training.data.packed import open_packed
 from training.evaluation.encoder import TorchEncoder, streams_of
 from training.from_bundle import model_of_bundle
-from training.models.hd_vila import HdVila
 from training.trainer import train
 from vitascope.bundle.bundle import Bundle
 from vitascope.errors import InvalidInput
@@ -37,7 +36,7 @@ def with_config(bundle: Path, folder: Path, **changes: object) -> Path:
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8-weights"])
-def test_the_model_gives_the_bundles_answers(
+def test_the_restored_model_equals_the_bundle(
     bundles: dict[str, Path], folders: tuple[Path, Path], precision: str
 ) -> None:
     runtime = Model.open(bundles[precision], threads=1)
@@ -54,22 +53,16 @@ def test_the_model_gives_the_bundles_answers(
     np.testing.assert_allclose(
         rebuilt.match(captions, tokens).logits, runtime.match(captions, tokens).logits, atol=1e-3
     )
-    asked = ["what color is it ?"] * 4
-    for mine, yours in zip(rebuilt.answer(asked, tokens), runtime.answer(asked, tokens), strict=True):
-        assert [a.text for a in mine] == [a.text for a in yours]
+    questions = ["what color is it ?"] * 4
+    for ours_, theirs_ in zip(rebuilt.answer(questions, tokens), runtime.answer(questions, tokens), strict=True):
+        assert [a.text for a in ours_] == [a.text for a in theirs_]
     assert start.answers == ANSWERS
     assert start.lineage == ("squares",)
 
 
-def test_float32_weights_come_back_as_they_were(bundles: dict[str, Path], model: HdVila) -> None:
-    rebuilt = model_of_bundle(bundles["float32"]).model.state_dict()
-    for name in ("match_head.weight", "text.bert.encoder.layer.1.output.dense.weight", "video.hybrid.time"):
-        assert torch.equal(rebuilt[name], model.state_dict()[name]), name
-
-
 def test_training_goes_on_from_a_bundle(bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path: Path) -> None:
-    made = recipe(folders[0] / "tokenizer.json", steps=1, model={})
-    ended = checkpoint.load(train(made, folders[1], tmp_path, start_from=bundles["float32"]))
+    changed = recipe(folders[0] / "tokenizer.json", steps=1, model={})
+    ended = checkpoint.load(train(changed, folders[1], tmp_path, start_from=bundles["float32"]))
     start = model_of_bundle(bundles["float32"])
     assert ended.step == 2
     assert ended.answers == start.answers
@@ -84,8 +77,8 @@ def test_a_recipe_may_change_what_needs_no_other_weights(
     bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     tokenizer, start = folders[0] / "tokenizer.json", bundles["float32"]
-    made = recipe(tokenizer, steps=1, model={"drop_path": 0.2})
-    ended = checkpoint.load(train(made, folders[1], tmp_path / "drop", start_from=start, stop_after=1))
+    changed = recipe(tokenizer, steps=1, model={"drop_path": 0.2})
+    ended = checkpoint.load(train(changed, folders[1], tmp_path / "drop", start_from=start, stop_after=1))
     assert ended.model.cfg == CONFIG.model_copy(update={"drop_path": 0.2})
     merging = recipe(tokenizer, steps=1, model={"clip_merge": "logsumexp"})
     ended = checkpoint.load(train(merging, folders[1], tmp_path / "merge", start_from=start, stop_after=1))
@@ -95,8 +88,8 @@ def test_a_recipe_may_change_what_needs_no_other_weights(
         train(deeper, folders[1], tmp_path / "deep", start_from=start)
 
 
-@pytest.mark.usefixtures("exported_before")
-def test_terms_of_what_came_before_stay(folders: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cached_graphs")
+def test_terms_of_earlier_training_data_are_kept(folders: tuple[Path, Path], tmp_path: Path) -> None:
     shutil.copytree(folders[0], tmp_path / "checkpoint")
     state = tmp_path / "checkpoint" / "state.json"
     lineage = ["flickr8k", "EfficientNet-Lite0"]
@@ -111,42 +104,37 @@ def test_terms_of_what_came_before_stay(folders: tuple[Path, Path], tmp_path: Pa
     assert model_of_bundle(bundle.folder).lineage == ("flickr8k", "squares", "EfficientNet-Lite0")
 
 
-def test_a_bundle_that_was_not_exported_here_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="no provenance with config and sources"):
-        model_of_bundle(make_small_bundle(tmp_path / "bundle"))
-
-
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
+        ({}, "no provenance with config and sources"),
         ({"public_model": {"source": "them/released"}}, r"is a public model \(.*vitascope distil"),
         ({"variant_of": {"name": "big", "version": "2"}}, r"was made of big 2 \(variant of\)"),
         ({"distilled_from": {"name": "big", "version": "2"}}, r"was made of big 2 \(distilled from\)"),
     ],
 )
-def test_a_bundle_whose_graphs_are_of_another_program_is_refused(
+def test_a_bundle_with_graphs_of_another_program_is_refused(
     extra: dict[str, object], message: str, tmp_path: Path
 ) -> None:
     folder = make_small_bundle(tmp_path / "bundle")
-    stated = json.loads((folder / "manifest.json").read_text())
-    write_manifest(folder, {**stated, "extra": extra})
+    manifest = json.loads((folder / "manifest.json").read_text())
+    write_manifest(folder, {**manifest, "extra": extra})
     with pytest.raises(InvalidInput, match=message):
         model_of_bundle(folder)
 
 
-def test_a_model_that_gives_other_outputs_is_refused(bundles: dict[str, Path], tmp_path: Path) -> None:
-    folder = with_config(bundles["float32"], tmp_path / "bundle", centre_weight=0.9)
-    with pytest.raises(InvalidInput, match=r"vector of a video of the model rebuilt .* differs by"):
-        model_of_bundle(folder)
-
-
-def test_norms_that_still_learn_cannot_come_back(bundles: dict[str, Path], tmp_path: Path) -> None:
-    folder = with_config(bundles["float32"], tmp_path / "bundle", frozen_norm=False)
-    with pytest.raises(InvalidInput, match="frozen_norm is false"):
-        model_of_bundle(folder)
-
-
-def test_graphs_that_lack_a_weight_are_refused_by_its_name(bundles: dict[str, Path], tmp_path: Path) -> None:
-    folder = with_config(bundles["float32"], tmp_path / "bundle", hybrid_layers=2)
-    with pytest.raises(InvalidInput, match=r"no weights found for \['video\.hybrid\.blocks\.1\."):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"centre_weight": 0.9}, r"vector of a video of the model rebuilt .* differs by"),
+        ({"frozen_norm": False}, "frozen_norm is false"),
+        ({"hybrid_layers": 2}, r"no weights found for \['video\.hybrid\.blocks\.1\."),
+    ],
+    ids=["outputs differ", "trained norms", "weight missing"],
+)
+def test_a_config_that_does_not_fit_the_graphs_is_refused(
+    changes: dict[str, object], message: str, bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = with_config(bundles["float32"], tmp_path / "bundle", **changes)
+    with pytest.raises(InvalidInput, match=message):
         model_of_bundle(folder)

@@ -17,9 +17,9 @@ from tests.small_bundle import TEXT_LENGTH, make_small_bundle, write_manifest
 from vitascope.bundle.bundle import Bundle
 from vitascope.cli.main import main
 from vitascope.engines.onnx_runtime import OnnxRuntimeEngine
-from vitascope.errors import BundleUnsupported, InvalidInput
+from vitascope.errors import BundleUnsupported
 
-# What is used of Triton's model_config.proto; `make triton-check` parses with all of it. A * is a repeated field.
+# The used part of Triton's model_config.proto; `make triton-check` parses with all of it. * marks a repeated field.
 ENUMS = {
     "DataType": ["TYPE_INVALID", "TYPE_BOOL", "TYPE_UINT8", "TYPE_INT64", "TYPE_FP16", "TYPE_FP32"],
     "Kind": ["KIND_AUTO", "KIND_GPU", "KIND_CPU", "KIND_MODEL"],
@@ -93,26 +93,26 @@ def test_config_has_the_fields_that_triton_requires(small_bundle: Path, tmp_path
         assert config.dynamic_batching.max_queue_delay_microseconds == 0
         assert [(group.count, group.kind) for group in config.instance_group] == [(2, 1)]
         assert not config.response_cache.enable
-        parameters = {one.key: one.value.string_value for one in config.parameters}
+        parameters = {p.key: p.value.string_value for p in config.parameters}
         assert parameters == {"vitascope_fingerprint": bundle.fingerprint, "share_session_between_instances": "true"}
         assert [sample.batch_size for sample in config.model_warmup] == [1, 8]
     video, match = configs["video"], configs["match"]
-    assert {one.name: (one.data_type, list(one.dims)) for one in video.input} == {
+    assert {array.name: (array.data_type, list(array.dims)) for array in video.input} == {
         "high": (2, [-1, 1, 64, 64, 3]),
         "low": (2, [-1, 6, 32, 32, 3]),
     }
-    assert {one.name: (one.data_type, list(one.dims)) for one in video.output} == {
+    assert {array.name: (array.data_type, list(array.dims)) for array in video.output} == {
         "vector": (5, [16]),
         "visual_tokens": (5, [2, 16]),
     }
-    assert [list(one.dims) for one in match.input] == [[-1], [-1], [2, 16]]
+    assert [list(array.dims) for array in match.input] == [[-1], [-1], [2, 16]]
     (logit,) = match.output
     assert (list(logit.dims), logit.HasField("reshape"), list(logit.reshape.shape)) == ([1], True, [])
 
 
 @pytest.mark.parametrize("free_form_answers", [False, True])
 def test_warm_up_inputs_fit_the_graphs(free_form_answers: bool, small_bundle: Path, tmp_path: Path) -> None:
-    """Triton refuses a model whose warming fails. A mask of ones comes from a file."""
+    """Triton rejects a model whose warm-up fails. A mask of ones comes from a file."""
     bundle = small_bundle
     if free_form_answers:
         bundle = make_small_bundle(tmp_path / "bundle", tasks=["answering"], free_form_answers=True)
@@ -122,13 +122,13 @@ def test_warm_up_inputs_fit_the_graphs(free_form_answers: bool, small_bundle: Pa
         folder = folder_of(tmp_path / "models", graph)
         for sample in config.model_warmup:
             inputs = {}
-            for one in sample.inputs:
-                row = np.zeros(one.value.dims, numpy_types[one.value.data_type])
-                if one.value.input_data_file:
-                    raw = (folder / "warmup" / one.value.input_data_file).read_bytes()
+            for entry in sample.inputs:
+                row = np.zeros(entry.value.dims, numpy_types[entry.value.data_type])
+                if entry.value.input_data_file:
+                    raw = (folder / "warmup" / entry.value.input_data_file).read_bytes()
                     row = np.frombuffer(raw, row.dtype).reshape(row.shape)
                     assert row.tolist() == [1] * TEXT_LENGTH
-                inputs[one.key] = np.stack([row] * sample.batch_size)
+                inputs[entry.key] = np.stack([row] * sample.batch_size)
             outputs = OnnxRuntimeEngine(folder / "1" / "model.onnx", threads=1).run(inputs)
             for output in config.output:
                 assert outputs[output.name].shape[0] == sample.batch_size
@@ -138,7 +138,7 @@ def test_warm_up_inputs_fit_the_graphs(free_form_answers: bool, small_bundle: Pa
 def test_files_are_linked_or_copied_with_correct_checksums(copy: bool, tmp_path: Path) -> None:
     bundle = Bundle.open(make_small_bundle(tmp_path / "bundle", external_data=True))
     written = write_repository(bundle, tmp_path / "models", TritonOptions(), copy=copy)
-    assert [one.linked for one in written] == [not copy] * 4
+    assert [model.linked for model in written] == [not copy] * 4
     for graph in ("text", "video"):  # these share their weights
         folder = folder_of(tmp_path / "models", graph)
         assert {path.name for path in (folder / "1").iterdir()} == {"model.onnx", "weights.bin"}
@@ -180,23 +180,21 @@ def test_unservable_graphs_are_rejected(tmp_path: Path) -> None:
     assert not [path for path in tmp_path.rglob("config.pbtxt") if "-text" in str(path)]
 
 
-def test_the_command_lists_the_models(small_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_lists_the_models_and_rejects_invalid_options(
+    small_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "models"
     assert main(["triton", str(small_bundle), "--out", str(out), "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert {one["name"] for one in said["models"]} == {folder.name for folder in out.iterdir()}
+    printed = json.loads(capsys.readouterr().out)
+    assert {model["name"] for model in printed["models"]} == {folder.name for folder in out.iterdir()}
     assert main(["triton", str(small_bundle), "--out", str(out)]) == 0
     assert "written to" in capsys.readouterr().out
-    for asked, wrong in (
+    for options, message in (
         (["--out", str(small_bundle / "text.onnx")], "out: "),
         ([], "out: missing"),
         (["--out", str(out), "--max-batch", "0"], "max_batch: 0"),
+        (["--out", str(out), "--instances", "0"], "instances: 0; at least 1"),
         (["--check", "onnxruntime"], "engine: 'onnxruntime' is not a server"),
     ):
-        assert main(["triton", str(small_bundle), *asked]) == 2
-        assert wrong in capsys.readouterr().err
-
-
-def test_invalid_options_are_rejected() -> None:
-    with pytest.raises(InvalidInput, match="instances: 0; at least 1"):
-        TritonOptions(instances=0)
+        assert main(["triton", str(small_bundle), *options]) == 2
+        assert message in capsys.readouterr().err

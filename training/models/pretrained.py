@@ -40,10 +40,15 @@ def text_folder() -> Path:
     return _package_folder(TEXT_PACKAGE) / "model"
 
 
+def cnn_file() -> Path:
+    """Return the file of weights of EfficientNet-Lite0."""
+    (path,) = (_package_folder(CNN_PACKAGE) / "models").glob("*.pth")
+    return path
+
+
 def imagenet_classifier() -> nn.Module:
     """Return EfficientNet-Lite0 with its 1,000-way classifier (timm module, eval mode); pixels as (x - 127) / 128."""
-    (path,) = (_package_folder(CNN_PACKAGE) / "models").glob("*.pth")
-    stored: dict[str, Tensor] = torch.load(path, weights_only=True)
+    stored: dict[str, Tensor] = torch.load(cnn_file(), weights_only=True)
     model = timm.create_model(CNN, pretrained=False)
     target = model.state_dict()
     # The package has other layer names in the same order; equal shapes confirm the pairing.

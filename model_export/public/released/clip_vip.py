@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from model_export.graphs import GraphSpec, video_spec
-from model_export.public.model import TEXT_AXES, PublicModel
+from model_export.public.clip import TextTower
+from model_export.public.model import REFERENCE_NOTE, TEXT_AXES, PublicModel, TorchTowers
 from model_export.public.preprocessing import STREAM_NAME, PixelNormalization
-from model_export.public.released.reference import REFERENCE_NOTE, TorchTowers
-from model_export.public.released.weights import Layout, Weights, count_layers, guess_heads, load_weights, size_of
 from model_export.public.tokenization import Padding, open_released_tokenizer
-from model_export.public.towers import TextTower
+from model_export.public.weights import Layout, Weights, count_layers, guess_heads, load_weights, size_of
 from training.models.text import attend
 from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput

@@ -16,21 +16,27 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from model_export.graphs import GraphSpec, video_spec
-from model_export.public.answers import read_vocabulary
-from model_export.public.model import FUSED_AXES, PublicModel
+from model_export.public.model import (
+    FUSED_AXES,
+    REFERENCE_NOTE,
+    FusedHead,
+    PublicModel,
+    TorchAnswers,
+    TorchMatch,
+)
 from model_export.public.preprocessing import STREAM_NAME
-from model_export.public.released.reference import REFERENCE_NOTE, FusedHead, TorchAnswers, TorchMatch
-from model_export.public.released.weights import (
+from model_export.public.tokenization import open_released_tokenizer
+from model_export.public.weights import (
     Layout,
     Weights,
     count_layers,
     detect_resnet,
     guess_heads,
     load_weights,
+    read_vocabulary,
     resnet_rules,
     size_of,
 )
-from model_export.public.tokenization import open_released_tokenizer
 from training.models.config import IMAGENET
 from training.models.fusion import text_transformer
 from training.models.soho import SineEmbeddings, SohoConfig, VideoEncoder, base

@@ -1,32 +1,36 @@
-"""Weights of a released checkpoint: read safely, mapped to the names of our modules, and sizes inferred from shapes.
+"""Weights of public models: read safely, checked strictly, and mapped to the names of our modules.
 
 Letters: D width.
 """
 
 from __future__ import annotations
 
+import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from model_export.public.folder import PICKLE_PATTERNS, check_keys, has_pickled_weights
+from model_export.assemble import ANSWERS_NAME, read_json
 from vitascope.errors import InvalidInput
 
 Weights = Mapping[str, Tensor]
 """Tensors by their names in the file."""
 
+PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth")
 HEAD_WIDTH = 64
 """Width of an attention head in CLIP's ViT-B and ViT-L and in BERT; shapes do not determine it."""
 HEADS_NOTE = "The {part} has {heads} heads of {width}: a guess; all published configurations have that."
 LAYER_INDEX = "{n}"
 """Placeholder in rules for the index of a layer or block, which is equal on both sides."""
+_MAX_LISTED = 12
+"""Keys listed in an error."""
 _STATE_DICT_KEYS = ("state_dict", "model_state_dict")
 """Keys of the weights in training checkpoints."""
 _PARALLEL_PREFIX = "module."
@@ -34,7 +38,8 @@ _PARALLEL_PREFIX = "module."
 _BATCH_COUNTER = ".num_batches_tracked"
 """Suffix of unused batch norm counters."""
 _POSITION_IDS = "position_ids"
-"""Suffix of constant buffers."""
+"""Suffix of constant buffers that older versions of transformers stored among the weights."""
+_VOCABULARY = "a JSON list in the order of the classifier, or an object {answer: index}, was expected"
 _RESNETS: dict[tuple[int, ...], dict[bool, str]] = {
     (2, 2, 2, 2): {False: "resnet18"},
     (3, 4, 6, 3): {False: "resnet34", True: "resnet50"},
@@ -42,6 +47,61 @@ _RESNETS: dict[tuple[int, ...], dict[bool, str]] = {
     (3, 8, 36, 3): {True: "resnet152"},
 }
 """By blocks of the four stages, and whether a block has three convolutions."""
+
+
+def load_model(model_class: Any, folder: Path, *, allow_pickle: bool) -> Any:
+    """Load a transformers model in evaluation mode and float32.
+
+    Raises InvalidInput for missing, unexpected or mismatched weights, and for pickles unless `allow_pickle` is set.
+    Pickles are read by torch's restricted reader, which runs no code.
+    """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    is_pickle = has_pickled_weights(folder, allow_pickle=allow_pickle)
+    try:
+        model, report = model_class.from_pretrained(
+            folder,
+            output_loading_info=True,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            use_safetensors=not is_pickle,
+            weights_only=True,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+        raise _read_error(folder, error) from error
+    mismatched = {key if isinstance(key, str) else str(key[0]) for key in report["mismatched_keys"]}
+    check_keys(folder, set(report["missing_keys"]) - mismatched, report["unexpected_keys"], mismatched)
+    return model.eval()
+
+
+def has_pickled_weights(folder: Path, *, allow_pickle: bool) -> bool:
+    """Return whether the weights are pickled. Raises InvalidInput if that is not allowed, or if there are none."""
+    if list(folder.glob("*.safetensors")):
+        return False
+    pickles = sorted(path.name for pattern in PICKLE_PATTERNS for path in folder.glob(pattern))
+    if not pickles:
+        raise InvalidInput(f"model: {folder} has no weights; *.safetensors was expected")
+    if not allow_pickle:
+        raise InvalidInput(
+            f"model: {folder} has its weights as {', '.join(pickles)}, which are pickles; *.safetensors was expected, "
+            "or --allow-pickle if you trust their source"
+        )
+    return True
+
+
+def check_keys(where: Path, missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[str] = ()) -> None:
+    """Raise InvalidInput listing missing, unexpected and mismatched weights; position ids are ignored."""
+    parts = []
+    for problem, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", mismatched)):
+        relevant = sorted(key for key in keys if not key.endswith(_POSITION_IDS))
+        if relevant:
+            more = f" and {len(relevant) - _MAX_LISTED} more" if len(relevant) > _MAX_LISTED else ""
+            parts.append(f"{len(relevant)} {problem}: {', '.join(relevant[:_MAX_LISTED])}{more}")
+    if parts:
+        raise InvalidInput(f"model: {where}: weights do not fit the configuration: {'; '.join(parts)}")
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -84,9 +144,8 @@ def read_weights(folder: Path, *, allow_pickle: bool) -> dict[str, Tensor]:
     return {str(name).removeprefix(_PARALLEL_PREFIX): values for name, values in content.items()}
 
 
-def _read_error(file: Path, error: Exception) -> InvalidInput:
-    first = str(error).partition("\n")[0]
-    return InvalidInput(f"model: {file}: its weights cannot be read: {first}")
+def _read_error(path: Path, error: Exception) -> InvalidInput:
+    return InvalidInput(f"model: {path}: its weights cannot be read: {first_line(error)}")
 
 
 def _describe(content: Any) -> str:
@@ -215,3 +274,37 @@ def resnet_rules(own_prefix: str, file_prefix: str) -> list[tuple[str, str]]:
         (f"{own_prefix}.stages.3.0", f"{file_prefix}.layer3"),
         (f"{own_prefix}.stages.4.0", f"{file_prefix}.layer4"),
     ]
+
+
+def read_vocabulary(folder: Path, count: int) -> list[str]:
+    """Read the `count` answers of a released classifier, in the order of its outputs, from the folder's answers.json.
+
+    Raises InvalidInput if the file is missing or does not name each output once.
+    """
+    path = folder / ANSWERS_NAME
+    if not path.is_file():
+        raise InvalidInput(
+            f"model: {folder} has no {ANSWERS_NAME}; {_VOCABULARY} beside the weights, which classify into {count} "
+            "answers without naming them"
+        )
+    content = read_json("model", path, _VOCABULARY)
+    answers = _order_by_index(content) if isinstance(content, Mapping) else content
+    if not isinstance(answers, list) or not all(isinstance(answer, str) and answer for answer in answers):
+        raise InvalidInput(f"model: {path}: {_VOCABULARY}, each index from 0 once")
+    if len(answers) != count:
+        raise InvalidInput(f"model: {path} has {len(answers)} answers; {count} were expected, as the classifier has")
+    return answers
+
+
+def _order_by_index(indices: Mapping[str, Any]) -> list[str] | None:
+    """Return the answers by index; None if an index is missing or repeated."""
+    if not all(type(index) is int for index in indices.values()):
+        return None
+    if sorted(indices.values()) != list(range(len(indices))):
+        return None
+    return sorted(indices, key=lambda answer: int(indices[answer]))
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message."""
+    return str(error).strip().partition("\n")[0]
