@@ -12,13 +12,12 @@ from starlette.middleware.cors import CORSMiddleware
 from service import page
 from service.app_state import AppState
 from service.http.idempotency import HEADER, REPLAYED
-from service.http.middleware import AccessLogMiddleware, AuthMiddleware, CommonMiddleware
+from service.http.middleware import AccessLogMiddleware, AuthMiddleware, CommonMiddleware, LoadSheddingMiddleware
 from service.http.openapi import openapi_of
 from service.http.parsing import PREFER, PREFERENCE_APPLIED
 from service.http.problems import add_exception_handlers
 from service.inference.request_context import TIMEOUT_HEADER
 from service.lifespan import open_service, run_service
-from service.load_shedding import LoadSheddingMiddleware
 from service.routes import ROUTES
 from service.settings import Settings
 from vitascope.version import installed_version

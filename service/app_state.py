@@ -16,19 +16,17 @@ from index.collection_store import NAME_PATTERN, CollectionStore
 from index.records import Video
 from service.errors import NotReady
 from service.events import Broadcaster
+from service.files import MediaStore
 from service.http.auth import Authenticator
 from service.http.idempotency import Idempotency
-from service.http.limits import ConcurrencyLimiter, RateLimiter
+from service.http.limits import ConcurrencyLimiter, Pool, QueueLimiter, RateLimiter
 from service.http.parsing import parse_id
 from service.http_client.client import SafeClient
-from service.inference.embedding_caches import Caches
+from service.inference.cache import Caches
 from service.inference.registry import ModelRegistry
 from service.inference.scheduler import Scheduler
-from service.load_shedding import QueueLimiter
-from service.media_store import MediaStore
 from service.observability import Observer
 from service.operations import Operations
-from service.pools import Pool
 from service.settings import Settings
 from service.webhooks.dispatcher import Dispatcher
 from service.worker import JobWorker
@@ -40,7 +38,7 @@ MAX_HEARTBEAT_AGE = 60.0
 """Seconds without a heartbeat of the event loop after which the service is not alive."""
 HEARTBEAT_SECONDS = 1.0
 MIN_SHUTDOWN_FRACTION = 0.2
-"""Of ``shutdown_timeout``: left for a job to store its state, however long requests in flight took."""
+"""Fraction of ``shutdown_timeout`` that is left for a job to store its state, however long requests took."""
 
 
 @dataclass

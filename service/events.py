@@ -24,7 +24,7 @@ from index.jobs.records import Event, Job, StateEvent
 from service.connections import ABORT
 from service.errors import Overloaded, TooManyAtOnce
 from service.http.auth import Caller
-from service.pools import Pool
+from service.http.limits import Pool
 from service.serializers import serialize_item, serialize_job
 from vitascope.errors import NotFound, VitascopeError
 from vitascope.job_states import FINAL_JOB_STATES

@@ -5,29 +5,24 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, suppress
 from functools import partial
 
 from index.collection_store import CollectionStore
 from service.app_state import AppState
 from service.events import Broadcaster
+from service.files import MediaStore
 from service.http.api_keys import KeyStore
 from service.http.auth import Authenticator
 from service.http.idempotency import Idempotency, IdempotencyStore
-from service.http.limits import ConcurrencyLimiter, RateLimiter
+from service.http.limits import ConcurrencyLimiter, Pool, QueueLimiter, RateLimiter
 from service.http_client.client import SafeClient
-from service.inference.batching import BatchLimits
-from service.inference.embedding_caches import open_caches
-from service.inference.loaded_model import GraphRouter
-from service.inference.model_entry import initial_entries, read_state
+from service.inference.cache import open_caches
+from service.inference.models import GraphRouter, initial_entries, read_state
 from service.inference.registry import ModelRegistry
-from service.inference.scheduler import Scheduler
-from service.load_shedding import QueueLimiter
-from service.media_store import MediaStore
-from service.metrics import Metrics
-from service.observability import Observer, create_tracer
+from service.inference.scheduler import BatchLimits, Scheduler
+from service.observability import Metrics, Observer, create_tracer
 from service.operations import Operations, preload_pyarrow, run_operation
-from service.pools import Pool
 from service.settings import Settings
 from service.webhooks.dispatcher import Dispatcher
 from service.webhooks.store import WebhookStore
@@ -61,49 +56,18 @@ def open_service(
     preload_pyarrow()
     observer = Observer(Metrics(), create_tracer(settings))
     with ExitStack() as stack:
-        media = MediaStore(settings.data_dir.absolute())
-        stack.callback(media.close)
-        keys = KeyStore(settings.data_dir, settings.admin_digest())
-        stack.callback(keys.close)
-        idempotency = Idempotency(IdempotencyStore(settings.data_dir, settings.max_idempotency_keys))
-        stack.callback(idempotency.store.close)
-        library = CollectionStore(settings.data_dir / "collections", vectors=settings.vector_store, holds_lock=True)
-        stack.callback(library.close)
-        for name in library.names():
-            with suppress(VitascopeError):  # reported where the collection is used
-                library.open(name)  # also removes what a killed service could not
-        webhooks = None
-        if settings.webhooks == "on":
-            webhook_store = WebhookStore(settings.data_dir)
-            stack.callback(webhook_store.close)
-            webhook_client = webhook_client or SafeClient(settings.webhook_policy())
-            webhooks = Dispatcher(webhook_store, library, webhook_client, settings.webhook_retry_seconds)
+        media = stack.enter_context(closing(MediaStore(settings.data_dir.absolute())))
+        keys = stack.enter_context(closing(KeyStore(settings.data_dir, settings.admin_digest())))
+        responses = stack.enter_context(closing(IdempotencyStore(settings.data_dir, settings.max_idempotency_keys)))
+        library = stack.enter_context(closing(_open_collections(settings)))
+        webhooks = _open_webhooks(settings, library, webhook_client, stack) if settings.webhooks == "on" else None
         router = GraphRouter()
-        scheduler = Scheduler(
-            router.run,
-            observer,
-            BatchLimits(settings.max_batch_size, settings.max_batch_tokens),
-            workers=settings.inference_workers or 1,  # the registry adds as many as suit a model once it is loaded
-            max_queue=settings.max_queue,
-            max_queue_bytes=settings.max_queue_bytes,
-        )
-        stack.callback(scheduler.close)
-        decoding = DecodingPool(
-            settings.decode_process_count(),
-            memory_bytes=settings.decode_memory_bytes,
-            seconds=settings.decode_timeout,
-            observer=observer.metrics,
-        )
-        stack.callback(decoding.close)
+        scheduler = stack.enter_context(closing(_create_scheduler(settings, router, observer)))
+        decoding = stack.enter_context(closing(_create_decoding_pool(settings, observer)))
         caches = open_caches(settings, observer.metrics)
         models = ModelRegistry(entries, state, router, scheduler, decoding, caches, settings)
         url_client = (url_client or SafeClient(settings.url_policy())) if settings.url_fetch == "on" else None
         worker = JobWorker(library, models, settings, None if url_client is None else url_client.fetch)
-        operations = Operations(
-            (settings.operations_dir or settings.data_dir / "operations").absolute(),
-            settings.max_operations,
-            partial(run_operation, library, models, worker, settings),
-        )
         service = AppState(
             settings=settings,
             models=models,
@@ -116,12 +80,12 @@ def open_service(
                 settings.max_requests, settings.max_requests_bytes, settings.max_writes, settings.max_body_bytes
             ),
             rate_limiter=RateLimiter(),
-            idempotency=idempotency,
+            idempotency=Idempotency(responses),
             library=library,
             media=media,
             worker=worker,
             url_client=url_client,
-            operations=operations,
+            operations=_open_operations(settings, library, models, worker),
             broadcaster=Broadcaster(library.open, settings.max_streams, settings.client_streams),
             webhooks=webhooks,
             queue_limiter=QueueLimiter(max(MIN_ACCEPTED, 2 * settings.decode_process_count()), settings.queue_timeout),
@@ -134,6 +98,50 @@ def open_service(
         )
     _bind_gauges(service)
     return service
+
+
+def _open_collections(settings: Settings) -> CollectionStore:
+    """Open all collections, which also completes their interrupted changes."""
+    library = CollectionStore(settings.data_dir / "collections", vectors=settings.vector_store, holds_lock=True)
+    for name in library.names():
+        with suppress(VitascopeError):  # reported where the collection is used
+            library.open(name)
+    return library
+
+
+def _open_webhooks(
+    settings: Settings, library: CollectionStore, client: SafeClient | None, stack: ExitStack
+) -> Dispatcher:
+    store = stack.enter_context(closing(WebhookStore(settings.data_dir)))
+    client = client or SafeClient(settings.webhook_policy())
+    return Dispatcher(store, library, client, settings.webhook_retry_seconds)
+
+
+def _create_scheduler(settings: Settings, router: GraphRouter, observer: Observer) -> Scheduler:
+    return Scheduler(
+        router.run,
+        observer,
+        BatchLimits(settings.max_batch_size, settings.max_batch_tokens),
+        workers=settings.inference_workers or 1,  # the registry adds as many as suit a model once it is loaded
+        max_queue=settings.max_queue,
+        max_queue_bytes=settings.max_queue_bytes,
+    )
+
+
+def _create_decoding_pool(settings: Settings, observer: Observer) -> DecodingPool:
+    return DecodingPool(
+        settings.decode_process_count(),
+        memory_bytes=settings.decode_memory_bytes,
+        seconds=settings.decode_timeout,
+        observer=observer.metrics,
+    )
+
+
+def _open_operations(
+    settings: Settings, library: CollectionStore, models: ModelRegistry, worker: JobWorker
+) -> Operations:
+    folder = (settings.operations_dir or settings.data_dir / "operations").absolute()
+    return Operations(folder, settings.max_operations, partial(run_operation, library, models, worker, settings))
 
 
 @asynccontextmanager

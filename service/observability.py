@@ -1,24 +1,189 @@
-"""Logs, traces and metrics of the work of a service."""
+"""Metrics, traces and logs. docs/metrics.md is generated from ``METRICS``."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from time import perf_counter
+from typing import Literal, NamedTuple
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Tracer
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pythonjsonlogger.json import JsonFormatter
 
-from service.inference.call import Call
-from service.inference.loaded_model import split_call_name
-from service.metrics import Metrics
+from service.inference.models import split_call_name
+from service.inference.scheduler import Call
 from service.settings import Settings
 from vitascope.errors import InvalidInput
 from vitascope.extras import missing_package_message
+
+SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+ROWS_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+
+
+class MetricSpec(NamedTuple):
+    """Name, type, description and labels of a metric. Labels have few values: routes are templates."""
+
+    name: str
+    type: Literal["counter", "gauge", "histogram"]
+    description: str
+    labels: tuple[str, ...] = ()
+
+
+METRICS = (
+    MetricSpec(
+        "vitascope_requests",
+        "counter",
+        "Requests; status 499: the client disconnected before the response",
+        ("method", "route", "status"),
+    ),
+    MetricSpec("vitascope_request_seconds", "histogram", "Time from request to response", ("route",)),
+    MetricSpec("vitascope_requests_in_flight", "gauge", "Requests in progress"),
+    MetricSpec(
+        "vitascope_stage_seconds",
+        "histogram",
+        "Time of a stage of a request: decode, embed, search, rerank",
+        ("stage",),
+    ),
+    MetricSpec("vitascope_body_bytes_in_flight", "gauge", "Bytes of request bodies in progress"),
+    MetricSpec("vitascope_event_streams", "gauge", "Open event streams"),
+    MetricSpec("vitascope_webhooks_pending", "gauge", "Webhook messages that are not yet delivered"),
+    MetricSpec("vitascope_models_failed", "gauge", "Models that failed to load"),
+    MetricSpec("vitascope_calls_waiting", "gauge", "Queued calls of model graphs"),
+    MetricSpec(
+        "vitascope_queue_wait_seconds",
+        "histogram",
+        "Time of a graph call in the queue; kind: interactive, bulk",
+        ("model", "graph", "kind"),
+    ),
+    MetricSpec("vitascope_batch_rows", "histogram", "Texts or clips of a graph run", ("model", "graph")),
+    MetricSpec("vitascope_inference_seconds", "histogram", "Time of a graph run", ("model", "graph")),
+    MetricSpec(
+        "vitascope_calls_dropped",
+        "counter",
+        "Graph calls that were dropped before the model: refused, expired, abandoned",
+        ("model", "graph", "reason"),
+    ),
+    MetricSpec("vitascope_calls_failed", "counter", "Graph calls that failed", ("model", "graph")),
+    MetricSpec("vitascope_inference_restarts", "gauge", "Restarts of inference threads that had died"),
+    MetricSpec("vitascope_decoding_processes", "gauge", "Running decoding processes"),
+    MetricSpec("vitascope_decoding_waiting", "gauge", "Tasks that wait for a decoding process"),
+    MetricSpec(
+        "vitascope_decoding_wait_seconds", "histogram", "Time of a decoding task in the queue", ("operation", "kind")
+    ),
+    MetricSpec("vitascope_decoding_seconds", "histogram", "Time of a decoding task", ("operation",)),
+    MetricSpec(
+        "vitascope_decoding_processes_lost",
+        "counter",
+        "Ended decoding processes: crashed, killed, timeout, cancelled, malformed, start",
+        ("reason",),
+    ),
+    MetricSpec(
+        "vitascope_cache_lookups",
+        "counter",
+        "Lookups in a cache (texts, clips): hit, miss, or shared with a concurrent request",
+        ("cache", "result"),
+    ),
+    MetricSpec("vitascope_cache_evictions", "counter", "Entries removed from a full cache", ("cache",)),
+    MetricSpec("vitascope_cache_bytes", "gauge", "Bytes in a cache", ("cache",)),
+    MetricSpec("vitascope_cache_entries", "gauge", "Entries in a cache", ("cache",)),
+)
+
+
+class Metrics:
+    """The metrics of one service, with a registry of its own; observer of the decoding pool and of the caches."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._counters: dict[str, Counter] = {}
+        self._gauges: dict[str, Gauge] = {}
+        self._histograms: dict[str, Histogram] = {}
+        for spec in METRICS:
+            match spec.type:
+                case "counter":
+                    self._counters[spec.name] = Counter(
+                        spec.name, spec.description, spec.labels, registry=self.registry
+                    )
+                case "gauge":
+                    self._gauges[spec.name] = Gauge(spec.name, spec.description, spec.labels, registry=self.registry)
+                case "histogram":
+                    buckets = ROWS_BUCKETS if spec.name.endswith("_rows") else SECONDS_BUCKETS
+                    self._histograms[spec.name] = Histogram(
+                        spec.name, spec.description, spec.labels, buckets=buckets, registry=self.registry
+                    )
+
+    def bind_gauge(self, name: str, read: Callable[[], float]) -> None:
+        """Read a gauge's value from a function at every scrape."""
+        self._gauges[name].set_function(read)
+
+    def bind_cache(self, cache: str, read_bytes: Callable[[], float], read_entries: Callable[[], float]) -> None:
+        """Read the size of a cache from functions at every scrape."""
+        self._gauges["vitascope_cache_bytes"].labels(cache).set_function(read_bytes)
+        self._gauges["vitascope_cache_entries"].labels(cache).set_function(read_entries)
+
+    def to_text(self) -> bytes:
+        """Return all metrics in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure the time of the context as a stage of a request."""
+        started_at = perf_counter()
+        try:
+            yield
+        finally:
+            self._observe("vitascope_stage_seconds", perf_counter() - started_at, name)
+
+    @contextmanager
+    def request_in_flight(self) -> Iterator[None]:
+        """Count a request in progress for the duration of the context."""
+        with self._gauges["vitascope_requests_in_flight"].track_inprogress():
+            yield
+
+    def record_request(self, method: str, route: str, status: int, seconds: float) -> None:
+        self._count("vitascope_requests", method, route, str(status))
+        self._observe("vitascope_request_seconds", seconds, route)
+
+    def record_batch(self, model: str, graph: str, rows: int, seconds: float) -> None:
+        self._observe("vitascope_batch_rows", rows, model, graph)
+        self._observe("vitascope_inference_seconds", seconds, model, graph)
+
+    def record_wait(self, model: str, graph: str, bulk: bool, seconds: float) -> None:
+        self._observe("vitascope_queue_wait_seconds", seconds, model, graph, "bulk" if bulk else "interactive")
+
+    def record_dropped(self, model: str, graph: str, reason: str) -> None:
+        self._count("vitascope_calls_dropped", model, graph, reason)
+
+    def record_failed(self, model: str, graph: str) -> None:
+        self._count("vitascope_calls_failed", model, graph)
+
+    def task_finished(self, operation: str, bulk: bool, wait_seconds: float, run_seconds: float) -> None:
+        kind = "bulk" if bulk else "interactive"
+        self._observe("vitascope_decoding_wait_seconds", wait_seconds, operation, kind)
+        self._observe("vitascope_decoding_seconds", run_seconds, operation)
+
+    def worker_lost(self, reason: str) -> None:
+        self._count("vitascope_decoding_processes_lost", reason)
+
+    def looked_up(self, cache: str, *, hits: int, shared: int, misses: int) -> None:
+        for result, count in (("hit", hits), ("shared", shared), ("miss", misses)):
+            if count:
+                self._count("vitascope_cache_lookups", cache, result, amount=count)
+
+    def evicted(self, cache: str, count: int) -> None:
+        self._count("vitascope_cache_evictions", cache, amount=count)
+
+    def _count(self, name: str, *labels: str, amount: int = 1) -> None:
+        self._counters[name].labels(*labels).inc(amount)
+
+    def _observe(self, name: str, value: float, *labels: str) -> None:
+        self._histograms[name].labels(*labels).observe(value)
+
 
 TRACER_NAME = "vitascope.service"
 

@@ -26,9 +26,9 @@ from index.transfer.backup import backup_collection
 from index.transfer.media import owned_media
 from index.transfer.reembed import reembed
 from service.http.problems import is_server_error
-from service.inference.call import CallContext
-from service.inference.loaded_model import LoadedModel
+from service.inference.models import LoadedModel
 from service.inference.registry import ModelRegistry
+from service.inference.scheduler import CallContext
 from service.settings import Settings
 from service.worker import JobWorker
 from vitascope.durable_files import atomic_path, make_folders

@@ -15,7 +15,7 @@ from index.search.search import RankedHit, SearchResult
 from service.schemas import jobs as job_schemas
 from service.schemas import library as schemas
 from service.schemas import search as search_schemas
-from service.schemas.sources import JobSource
+from service.schemas.jobs import JobSource
 from vitascope.media.formats import media_type
 
 _SOURCE: TypeAdapter[JobSource] = TypeAdapter(JobSource)

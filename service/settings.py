@@ -249,7 +249,7 @@ class _MediaSettings(_Section):
     max_list_bytes: Count = 256 * MIB
     """Bytes that a file list or shard stores in the catalogue."""
     max_list_expansion: Count = 100
-    """The same in multiples of the file's size, above 16 MiB."""
+    """Bytes that it stores, in multiples of its own size; not applied below 16 MiB."""
 
 
 class _ConcurrencySettings(_Section):

@@ -21,8 +21,8 @@ from index.jobs.runner import run_job
 from index.jobs.sources.fetcher import UrlFetcher
 from index.jobs.sources.source_types import UploadSource
 from service.errors import NotReady
-from service.inference.call import CallContext
 from service.inference.registry import ModelRegistry
+from service.inference.scheduler import CallContext
 from service.settings import Settings
 from vitascope.errors import Conflict, FingerprintMismatch, NotFound, StorageError, VitascopeError
 from vitascope.job_states import JobState
@@ -36,7 +36,7 @@ FAULT_SECONDS = 30.0
 """Until a job that met a fault (disk full, engine failed) is tried again."""
 PAGE_SIZE = 1000
 FINISHING_FRACTION = 0.75
-"""Of the time for stopping: for files in progress. The rest is for storing the state of the jobs."""
+"""Fraction of the time for stopping that files in progress have. The rest is for storing the state of the jobs."""
 
 Key = tuple[str, int]
 """(collection, job id)"""

@@ -31,7 +31,7 @@ _NO_KEY = Key("", b"", "", frozenset(SCOPES))
 
 @dataclass(frozen=True)
 class Permission:
-    """What a route requires of the caller's key.
+    """Requirements of a route on the caller's key.
 
     Attributes:
         scope: The scope; None for public routes.

@@ -1,4 +1,4 @@
-"""Limits on concurrent requests, on requests per client, and on the time in which a body arrives.
+"""Limits on concurrent requests, queued requests, threads, requests per client, and the time in which a body arrives.
 
 A client is an API key, or an address where the service requires none. Responses carry the headers of
 draft-ietf-httpapi-ratelimit-headers-10.
@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import ParamSpec, TypeVar
 
+import anyio
+import anyio.to_thread
 from fastapi import HTTPException
 from starlette.types import Message, Receive
 
@@ -23,7 +26,6 @@ from service.errors import Overloaded, TooManyAtOnce, TooManyRequests
 BURST_SECONDS = 10.0
 """A token bucket holds as many requests as are refilled in this time."""
 MAX_CLIENTS = 10_000
-
 Headers = dict[str, str]
 
 
@@ -104,19 +106,17 @@ class _Client:
     concurrent: int = 0
 
     def refill(self, limit: ClientLimit, now: float) -> None:
-        # Another thread may have read the clock a moment earlier; that must not remove tokens.
-        self.tokens = min(limit.burst, self.tokens + max(0.0, now - self.refilled_at) * limit.rate)
-        self.refilled_at = max(now, self.refilled_at)
+        self.tokens = min(limit.burst, self.tokens + (now - self.refilled_at) * limit.rate)
+        self.refilled_at = now
 
 
 class RateLimiter:
-    """Limits each client's request rate (token bucket) and concurrency. Thread-safe."""
+    """Limits each client's request rate (token bucket) and concurrency. For use on the event loop."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, max_clients: int = MAX_CLIENTS) -> None:
         self._clock = clock
         self._max_clients = max_clients
         self._clients: OrderedDict[str, _Client] = OrderedDict()
-        self._lock = threading.Lock()
 
     @contextmanager
     def enter(self, client: str, limit: ClientLimit) -> Iterator[Headers]:
@@ -124,13 +124,11 @@ class RateLimiter:
 
         Raises TooManyAtOnce and TooManyRequests, which carry such headers; a rejected request takes no token.
         """
-        with self._lock:
-            headers = self._take(client, limit)
+        headers = self._take(client, limit)
         try:
             yield headers
         finally:
-            with self._lock:
-                self._clients[client].concurrent -= 1
+            self._clients[client].concurrent -= 1
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -215,3 +213,132 @@ class BodyTimeout:
         self._budget = min(self._seconds, self._budget - (time.monotonic() - started_at) + refilled)
         self._is_complete = message["type"] != "http.request" or not message.get("more_body", False)
         return message
+
+
+MIN_WINDOW = 0.25
+"""Seconds over which finished requests are counted at least."""
+INITIAL_RATE = 50.0
+"""Finished requests per second, until they are counted."""
+AVERAGING_SECONDS = 1.0
+"""Time constant of the moving average of the rate."""
+QUEUE_FULL = "more requests are in progress than the service can answer in time; retry in a moment"
+
+
+class QueueLimiter:
+    """Rejects requests that would be queued for longer than a limit. For use on the event loop; nothing here waits.
+
+    The expected wait is the number of requests in progress beyond ``concurrency``, divided by the rate at which
+    requests finish. The rate is measured while at least ``concurrency`` are in progress: with fewer, it only says how
+    many were sent.
+    """
+
+    def __init__(self, concurrency: int, max_wait: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Set the limits.
+
+        Args:
+            concurrency: Requests that are always accepted.
+            max_wait: Seconds that a further request may be expected to wait.
+            clock: Function that returns the time in seconds.
+        """
+        self._concurrency = concurrency
+        self._max_wait = max_wait
+        self._clock = clock
+        self._rate = INITIAL_RATE
+        self._window_start = 0.0
+        self._finished = 0
+        """Since ``_window_start``."""
+        self._last_finished_at = 0.0
+        """Or when counting began."""
+        self.requests = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one more request would wait for too long."""
+        queued = self.requests + 1 - self._concurrency
+        if queued <= 0:
+            return False
+        return max(queued / self._rate, self._clock() - self._last_finished_at) > self._max_wait
+
+    def check(self) -> None:
+        """Raise Overloaded if one more request would wait for too long."""
+        if self.is_full:
+            raise Overloaded(QUEUE_FULL)
+
+    @contextmanager
+    def enter(self) -> Iterator[None]:
+        """Count a request for the duration of the context. Raises Overloaded."""
+        self.check()
+        self.requests += 1
+        if self.requests == self._concurrency:
+            self._start_window()
+        try:
+            yield
+        finally:
+            if self.requests >= self._concurrency:
+                self._count_finished()
+            self.requests -= 1
+
+    def _start_window(self) -> None:
+        now = self._clock()
+        if now - self._last_finished_at > MIN_WINDOW:  # otherwise a request has replaced another
+            self._window_start, self._finished, self._last_finished_at = now, 0, now
+
+    def _count_finished(self) -> None:
+        now = self._last_finished_at = self._clock()
+        self._finished += 1
+        seconds = now - self._window_start
+        if seconds < MIN_WINDOW:
+            return
+        weight = -math.expm1(-seconds / AVERAGING_SECONDS)
+        self._rate += weight * (self._finished / seconds - self._rate)
+        self._window_start, self._finished = now, 0
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_UNLIMITED = anyio.CapacityLimiter(math.inf)
+"""The limit of threads is checked before a function is submitted."""
+
+
+class Pool:
+    """At most ``size`` threads, and ``queue`` callers that wait for one; the event loop never waits."""
+
+    def __init__(self, name: str, size: int, queue: int) -> None:
+        self.name = name
+        self._threads = anyio.CapacityLimiter(size)
+        self._max_active = size + queue
+        self._active = 0
+
+    @property
+    def active(self) -> int:
+        """Callers that run or wait."""
+        return self._active
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``function`` in a thread. Raises Overloaded, and what it raises."""
+        with self.slot():
+            return await self.run_in_slot(partial(function, *args, **kwargs))
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """Count as an active caller in the block. Raises Overloaded at once if there are too many."""
+        if self._active >= self._max_active:
+            raise Overloaded(f"{self._active} requests are in progress; try again in a moment")
+        self._active += 1
+        try:
+            yield
+        finally:
+            self._active -= 1
+
+    async def run_in_slot(self, function: Callable[[], T], timeout: float = math.inf) -> T:
+        """Run ``function`` in a thread, for a caller that holds a slot.
+
+        Raises TimeoutError if no thread becomes free within ``timeout`` seconds; ``function`` itself may take longer.
+        """
+        caller = object()
+        with anyio.fail_after(timeout):
+            await self._threads.acquire_on_behalf_of(caller)
+        try:
+            return await anyio.to_thread.run_sync(function, limiter=_UNLIMITED)
+        finally:
+            self._threads.release_on_behalf_of(caller)

@@ -15,8 +15,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from service.app_state import AppState
 from service.errors import BadRequest, ContentTypeUnsupported, PayloadTooLarge
+from service.http.limits import Pool
 from service.http.parsing import invalid, json_bytes, parse_body, parse_json, parsing
-from service.pools import Pool
 from service.settings import Settings
 from vitascope.errors import StorageError
 

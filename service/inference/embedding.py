@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from index.records import Video
 from index.storage.removals import is_owned
 from service.app_state import AppState
-from service.file_access import open_stored, rename_errors
+from service.files import open_stored, rename_errors
 from service.http.multipart import Upload
-from service.inference.embedding_caches import CachedClip, CachedText, ClipKey, TextKey, split_rows, stack, text_keys
-from service.inference.loaded_model import LoadedModel
+from service.inference.cache import CachedClip, CachedText, ClipKey, TextKey, split_rows, stack, text_keys
+from service.inference.models import LoadedModel
 from service.inference.request_context import RequestContext
 from service.schemas import library as schemas
 from service.serializers import serialize_video
@@ -69,28 +69,24 @@ class EmbeddedClip:
         return None if self.video is None else serialize_video(self.collection, self.video)
 
 
-def embed_stored(
-    service: AppState, context: RequestContext, model: Model, name: str, video_id: str, clip: ClipRange
-) -> EmbeddedClip:
+def embed_stored(context: RequestContext, model: Model, name: str, video_id: str, clip: ClipRange) -> EmbeddedClip:
     """Embed a clip of a stored video.
 
     Raises VideoNotFound, as ``open_stored``, media errors, InvalidInput, DeadlineExceeded and RequestAbandoned.
     """
-    video = service.video(name, video_id)
-    with open_stored(service.collection(name), video, service.settings.roots()) as file:
-        clips = _embed(service, context, model, file, _content_key(video, file), clip, video.duration)
+    video = context.service.video(name, video_id)
+    with open_stored(context.service.collection(name), video, context.service.settings.roots()) as file:
+        clips = _embed(context, model, file, _content_key(video, file), clip, video.duration)
     return _to_embedded_clip(clips, name, video)
 
 
-def embed_upload(
-    service: AppState, context: RequestContext, model: Model, upload: Upload, clip: ClipRange
-) -> EmbeddedClip:
+def embed_upload(context: RequestContext, model: Model, upload: Upload, clip: ClipRange) -> EmbeddedClip:
     """Embed a clip of a file that is not stored.
 
     Raises media errors, InvalidInput, DeadlineExceeded and RequestAbandoned.
     """
     with rename_errors(upload.path, upload.name):
-        return _to_embedded_clip(_embed(service, context, model, upload.path, upload.sha256, clip, None), "", None)
+        return _to_embedded_clip(_embed(context, model, upload.path, upload.sha256, clip, None), "", None)
 
 
 def _to_embedded_clip(clips: Sequence[CachedClip], collection: str, video: Video | None) -> EmbeddedClip:
@@ -102,7 +98,6 @@ def _to_embedded_clip(clips: Sequence[CachedClip], collection: str, video: Video
 
 
 def _embed(
-    service: AppState,
     context: RequestContext,
     model: Model,
     file: MediaSource,
@@ -118,9 +113,9 @@ def _embed(
     keys = [key, key._replace(frames=clip.frames)] if clip.frames else [key]
 
     def create(missing: Sequence[ClipKey]) -> Iterator[tuple[ClipKey, CachedClip]]:
-        with service.observer.stage("decode"):
+        with context.service.observer.stage("decode"):
             counts = [key.frames for key in missing]
-            span, times, frames = _decode(service, model, file, clip, duration, counts)
+            span, times, frames = _decode(context, model, file, clip, duration, counts)
         embedded = model.embed_video({name: pixels[:, None] for name, pixels in frames.items()})
         first = 0
         for key, frame_seconds in zip(missing, times, strict=True):
@@ -129,12 +124,12 @@ def _embed(
             tokens = None if key.frames else _readonly_copy(embedded.visual_tokens[rows])
             yield key, CachedClip(*span, _readonly_copy(embedded.vectors[rows]), tokens, frame_seconds)
 
-    clips = service.caches.clips.get_or_create(keys, create, context.call_context)
+    clips = context.service.caches.clips.get_or_create(keys, create, context.call_context)
     return [clips[key] for key in keys]
 
 
 def _decode(
-    service: AppState,
+    context: RequestContext,
     model: Model,
     file: MediaSource,
     clip: ClipRange,
@@ -142,7 +137,7 @@ def _decode(
     counts: Sequence[int],
 ) -> tuple[Span, list[list[float]], Mapping[str, NDArray[np.uint8]]]:
     """Return (span, times in s, pixels by stream). A count of 0 is the clip as a whole, else so many of its frames."""
-    limits = service.settings.media_limits()
+    limits = context.service.settings.media_limits()
     if duration is None and list(counts) == [0]:
         span, pixels = model.decoder.sample_span(file, model.streams, clip.start, clip.end, limits)
         return span, [[]], pixels
@@ -172,21 +167,19 @@ def _content_key(video: Video, file: MediaFile) -> str:
     return f"{video.content_sha256} {' '.join(map(str, identity))}"
 
 
-async def embed_texts(
-    service: AppState, context: RequestContext, loaded: LoadedModel, texts: Sequence[str]
-) -> tuple[Floats, int]:
+async def embed_texts(context: RequestContext, loaded: LoadedModel, texts: Sequence[str]) -> tuple[Floats, int]:
     """Return embeddings (N, D) float32, and the number of tokens; cached texts cost no run.
 
     Unlike ``embedding_caches.embed_texts``, no thread waits for the model. Raises as ``RequestContext.submit``.
     """
-    cache = service.caches.texts
+    cache = context.service.caches.texts
     keys = text_keys(loaded.model, texts)
     values: dict[TextKey, CachedText] = {}
     async with context.deadline():
         while missing := [key for key in dict.fromkeys(keys) if key not in values]:
             with cache.claim(missing) as claim:
                 values |= claim.cached
-                async for key, value in _run_texts(service, context, loaded, claim.missing):
+                async for key, value in _run_texts(context, loaded, claim.missing):
                     values[key] = value
                     cache.put(claim, key, value)
             for key, future in claim.shared.items():
@@ -196,18 +189,18 @@ async def embed_texts(
 
 
 async def _run_texts(
-    service: AppState, context: RequestContext, loaded: LoadedModel, keys: Sequence[TextKey]
+    context: RequestContext, loaded: LoadedModel, keys: Sequence[TextKey]
 ) -> AsyncIterator[tuple[TextKey, CachedText]]:
     """Yield the embeddings of texts as the text graph computes them."""
     if not keys:
         return
     texts = [key.text for key in keys]
-    with service.observer.stage("preprocess"):
+    with context.service.observer.stage("preprocess"):
         if sum(map(len, texts)) <= FEW_CHARACTERS:
             batches = loaded.model.text_batches(texts, CALL_TEXTS)
         else:
             # Not in the inference pool: all its threads may be waiting for these very texts.
-            batches = await service.io_pool.run(loaded.model.text_batches, texts, CALL_TEXTS)
+            batches = await context.service.io_pool.run(loaded.model.text_batches, texts, CALL_TEXTS)
     remaining = iter(batches)
     in_flight = deque(
         (batch, context.submit(loaded, "text", batch.inputs)) for batch in islice(remaining, MAX_IN_FLIGHT)

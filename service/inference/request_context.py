@@ -18,8 +18,8 @@ from index.collection import Collection
 from index.vectors.interface import FAISS
 from service.app_state import AppState
 from service.errors import BadRequest, DeadlineExceeded
-from service.inference.call import CallContext, Outputs
-from service.inference.loaded_model import LoadedModel
+from service.inference.models import LoadedModel
+from service.inference.scheduler import CallContext, Outputs
 from vitascope.engines.onnx_runtime import Array
 from vitascope.model import Model
 from vitascope.sandbox.decoder import Decoder

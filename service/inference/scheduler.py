@@ -1,28 +1,186 @@
-"""Scheduler of graph runs: worker threads that take batches from a queue of calls."""
+"""Scheduling of graph runs: calls, their selection and merging into batches, and the workers that run them."""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from service.errors import Overloaded
-from service.inference.batching import BatchLimits, merge, select_batch, split
-from service.inference.call import Call, CallContext, Inputs, Outputs
+import numpy as np
+from opentelemetry.context import Context
+
+from service.errors import DeadlineExceeded, Overloaded, RequestAbandoned
+from vitascope.bundle.manifest import ANSWER_IDS
+from vitascope.engines.onnx_runtime import Array
 from vitascope.errors import EngineError, EngineUnavailable
 
+Inputs = Mapping[str, Array]
+Outputs = dict[str, Array]
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class CallContext:
+    """Priority and cancellation of the calls of one request or job.
+
+    Attributes:
+        bulk: Calls of uploads and jobs, which interactive calls precede.
+        deadline: Seconds of ``time.monotonic`` after which no result is needed; None: no deadline.
+        cancelled: Set when no result is needed any more.
+        trace: OpenTelemetry context of the spans of the calls.
+    """
+
+    bulk: bool = False
+    deadline: float | None = None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    trace: Context | None = None
+
+    def cancellation_error(self, now: float) -> DeadlineExceeded | RequestAbandoned | None:
+        """Return the error that cancels the calls, or None. ``now``: ``time.monotonic``."""
+        if self.cancelled.is_set():
+            return RequestAbandoned("the client disconnected")
+        if self.deadline is not None and now >= self.deadline:
+            return DeadlineExceeded("deadline: it passed before the model was free; send a smaller request, or retry")
+        return None
+
+
+@dataclass(eq=False)
+class Call:
+    """A run of a graph on the rows of one caller.
+
+    Attributes:
+        inputs: Arrays by name, all with the same first axis, the rows.
+        future: Receives the outputs of these rows.
+        length: Text tokens of a row, padding included; 1 for a graph without text.
+        is_batchable: Whether the rows may share a run with those of other calls; candidate answers fill a run.
+    """
+
+    graph: str
+    inputs: Inputs
+    context: CallContext
+    future: Future[Outputs] = field(default_factory=Future)
+    arrived: float = field(default_factory=time.monotonic)
+    number: int = field(default_factory=lambda: next(_numbers))
+
+    def __post_init__(self) -> None:
+        self.rows = len(next(iter(self.inputs.values())))
+        ids = self.inputs.get("input_ids")
+        self.length = 1 if ids is None else ids.shape[1]
+        self.is_batchable = ANSWER_IDS not in self.inputs
+        self.bytes = sum(array.nbytes for array in self.inputs.values())
+
+    def finish(self, result: Outputs | BaseException) -> None:
+        """Set the result or error of the future, unless it was cancelled."""
+        if not self.future.set_running_or_notify_cancel():
+            return
+        if isinstance(result, BaseException):
+            self.future.set_exception(result)
+        else:
+            self.future.set_result(result)
+
+
+RUN_TOKENS = 16
+"""Fixed cost of a run in tokens: a graph reads all its weights for one row as for many. Measured with the text graph of
+the default bundle on a CPU; it only decides which calls are batched.
+"""
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """How large one run of a graph may be. A single call that is larger runs alone.
+
+    Attributes:
+        rows: Texts or clips.
+        tokens: Text tokens with padding: rows times the longest.
+        bulk_wait: Seconds without a bulk run after which a bulk call precedes interactive ones.
+    """
+
+    rows: int = 32
+    tokens: int = 4096
+    bulk_wait: float = 2.0
+
+
+def select_batch(
+    queue: Sequence[Call], limits: BatchLimits, now: float, idle_workers: int = 1, *, bulk_ended: float = -math.inf
+) -> list[Call]:
+    """Select the calls to run next, at least one.
+
+    The oldest interactive call is first. A bulk call is first if there is no interactive one, or if it has waited
+    ``bulk_wait`` seconds and the last bulk run ended as long ago: an interactive call waits for at most one of them.
+    Interactive calls of the same graph join an interactive one, those of the most similar length first, as long as that
+    lowers the cost of a token: padding is computed, too, and a run of its own costs ``RUN_TOKENS``. Bulk calls run
+    alone, so that each ends soon.
+
+    Args:
+        queue: Waiting calls in order of arrival, not empty.
+        idle_workers: Workers to leave a share of the rows to.
+        bulk_ended: When the last bulk run ended, as ``now``.
+    """
+    bulk = next((call for call in queue if call.context.bulk), None)
+    interactive = next((call for call in queue if not call.context.bulk), None)
+    is_overdue = bulk is not None and now - max(bulk.arrived, bulk_ended) >= limits.bulk_wait
+    first = bulk if interactive is None or is_overdue else interactive
+    assert first is not None
+    if first.context.bulk or not first.is_batchable:
+        return [first]
+    others = [call for call in queue if call.graph == first.graph and not call.context.bulk and call is not first]
+    others.sort(key=lambda call: (abs(call.length - first.length), call.number))
+    share = -(-(first.rows + sum(call.rows for call in others)) // idle_workers)
+    max_rows = min(limits.rows, share)
+    batch, rows, length, tokens = [first], first.rows, first.length, first.rows * first.length
+    for call in others:
+        new_rows, new_length = rows + call.rows, max(length, call.length)
+        if new_rows > max_rows or new_rows * new_length > limits.tokens:
+            continue
+        new_tokens = tokens + call.rows * call.length  # without padding
+        if new_tokens * (RUN_TOKENS + rows * length) > tokens * (RUN_TOKENS + new_rows * new_length):
+            batch.append(call)
+            rows, length, tokens = new_rows, new_length, new_tokens
+    return batch
+
+
+def merge(calls: Sequence[Call]) -> dict[str, Array]:
+    """Return the inputs of all calls as those of one run: rows concatenated, texts padded to the longest."""
+    if len(calls) == 1:
+        return dict(calls[0].inputs)
+    length = max(call.length for call in calls)
+    return {name: _concatenate([call.inputs[name] for call in calls], length) for name in calls[0].inputs}
+
+
+def split(calls: Sequence[Call], outputs: Outputs) -> list[Outputs]:
+    """Return the outputs of each call out of those of a merged run."""
+    ends = np.cumsum([call.rows for call in calls]).tolist()
+    # Copies: a view would keep the whole batch in memory for as long as its smallest part lives.
+    return [
+        {name: array[end - call.rows : end].copy() for name, array in outputs.items()}
+        for call, end in zip(calls, ends, strict=True)
+    ]
+
+
+def _concatenate(arrays: Sequence[Array], length: int) -> Array:
+    """Concatenate rows; tokens (B, L) are padded to ``length`` with 0, which the mask excludes."""
+    if arrays[0].ndim != 2 or all(array.shape[1] == length for array in arrays):
+        return np.concatenate(arrays)
+    rows = np.zeros((sum(len(array) for array in arrays), length), arrays[0].dtype)
+    first = 0
+    for array in arrays:
+        rows[first : first + len(array), : array.shape[1]] = array
+        first += len(array)
+    return rows
+
+
 _log = logging.getLogger("vitascope.service")
-
 NICENESS = 3
-"""Of the workers, so that the threads that read requests and write responses run first."""
-
+"""Niceness of the workers, so that the threads that read requests and write responses run first."""
 Run = Callable[[str, Inputs], Outputs]
 """Runs a graph on rows; raises EngineError."""
 

@@ -7,10 +7,8 @@ from service.routes import (
     jobs,
     keys,
     media,
-    metrics,
     models,
     operations,
-    rerank,
     scores_answers,
     search,
     videos,
@@ -21,8 +19,8 @@ from service.routes import (
 ROUTES = [
     route
     for module in (
-        *(embeddings, search, rerank, scores_answers, videos, media),
-        *(collections, jobs, operations, models, health, metrics, keys, webhooks),
+        *(embeddings, search, scores_answers, videos, media),
+        *(collections, jobs, operations, models, health, keys, webhooks),
     )
     for route in module.router.routes
 ]

@@ -22,7 +22,7 @@ from service.http.multipart import Upload, parse_fields, read_form
 from service.http.openapi import errors, form_body
 from service.http.parsing import StrictRoute, check_max, is_json_or_form, parse_body
 from service.inference.embedding import ClipRange, check_text, embed_texts, embed_upload
-from service.inference.loaded_model import LoadedModel
+from service.inference.models import LoadedModel
 from service.inference.request_context import RequestContext, request_context
 from service.schemas.embeddings import (
     EmbeddingForm,
@@ -61,14 +61,14 @@ async def embed(request: Request, service: ReadyAppStateDep) -> Response:
         loaded = _resolve_model(service, body)
         _check_inputs(service, body)
         async with request_context(request, service) as context:
-            embeddings, tokens = await _embed_inputs(service, context, loaded, body.input)
+            embeddings, tokens = await _embed_inputs(context, loaded, body.input)
         return await _respond(service, loaded, embeddings, tokens, body)
     async with read_form(request, service) as form:
         fields = parse_fields(EmbeddingForm, form)
         loaded = _resolve_model(service, fields)
         async with request_context(request, service) as context:
             clip_range = ClipRange(fields.start, fields.end)
-            clip = await context.run(embed_upload, service, context, context.model(loaded), form.upload, clip_range)
+            clip = await context.run(embed_upload, context, context.model(loaded), form.upload, clip_range)
     return await _respond(service, loaded, clip.embedding.vectors, 0, fields)
 
 
@@ -98,7 +98,7 @@ def _check_inputs(service: AppState, body: EmbeddingRequest) -> None:
 
 
 async def _embed_inputs(
-    service: AppState, context: RequestContext, loaded: LoadedModel, inputs: Sequence[str | TextInput | MediaInput]
+    context: RequestContext, loaded: LoadedModel, inputs: Sequence[str | TextInput | MediaInput]
 ) -> tuple[Floats, int]:
     """Return the embeddings (N, D), and the number of text tokens. Raises media errors and as ``RequestContext``."""
     texts = {index: _text(item) for index, item in enumerate(inputs) if not isinstance(item, MediaInput)}
@@ -106,16 +106,16 @@ async def _embed_inputs(
     embeddings = np.empty((len(inputs), loaded.bundle.manifest.vector_width), np.float32)
     tokens = 0
     if texts:
-        embeddings[list(texts)], tokens = await embed_texts(service, context, loaded, list(texts.values()))
+        embeddings[list(texts)], tokens = await embed_texts(context, loaded, list(texts.values()))
     for index, item in media.items():
         model, name = context.model(loaded), f"input[{index}]"
-        embeddings[index] = await context.run(_embed_media, service, context, model, name, item)
+        embeddings[index] = await context.run(_embed_media, context, model, name, item)
     return embeddings, tokens
 
 
-def _embed_media(service: AppState, context: RequestContext, model: Model, name: str, item: MediaInput) -> Floats:
-    with _decoded_file(service, name, item.data) as upload:
-        clip = embed_upload(service, context, model, upload, ClipRange(item.start, item.end))
+def _embed_media(context: RequestContext, model: Model, name: str, item: MediaInput) -> Floats:
+    with _decoded_file(context.service, name, item.data) as upload:
+        clip = embed_upload(context, model, upload, ClipRange(item.start, item.end))
     embedding: Floats = clip.embedding.vectors[0]
     return embedding
 

@@ -19,14 +19,13 @@ from index.pagination import paginate
 from service.app_state import AppState, AppStateDep, ReadyAppStateDep
 from service.errors import BadRequest, PathForbidden
 from service.events import EventStream
-from service.file_access import allowed_file, allowed_folder
+from service.files import allowed_file, allowed_folder
 from service.http.auth import requires
 from service.http.idempotency import accepts_idempotency_key
 from service.http.openapi import errors, successes
 from service.http.parsing import StrictRoute, page_limit, parse_cursor, parse_id
-from service.schemas import sources as schemas
-from service.schemas.jobs import Job, JobItems, Jobs, NewJob
-from service.schemas.segmentation import parse_segmentation
+from service.schemas import jobs as schemas
+from service.schemas.jobs import Job, JobItems, Jobs, NewJob, parse_segmentation
 from service.serializers import serialize_item, serialize_job
 from vitascope.job_states import FINAL_JOB_STATES, ItemState, JobState
 
@@ -122,7 +121,7 @@ async def follow_job(
         str | None, Header(max_length=20, description="`id` of the last event received; 0: from the first")
     ] = None,
 ) -> Response:
-    """What happens to a job, as server-sent events, until it is finished.
+    """Follow a job by server-sent events until it is finished.
 
     `state`: the job, after its `state` or `requested` changed, or its source was listed. `item`: a file that was added,
     failed, skipped or quarantined. `progress`: the job, at most once a second. Without `Last-Event-ID`, the stream

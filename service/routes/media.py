@@ -14,7 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 from index.records import Video
 from service.app_state import AppState, AppStateDep
 from service.errors import BadRequest, RangeNotSatisfiable
-from service.file_access import open_stored
+from service.files import open_stored
 from service.http.auth import requires
 from service.http.openapi import errors, successes
 from service.http.parsing import StrictRoute

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 
 from service.app_state import AppState, AppStateDep
-from service.file_access import BUNDLE_ROOTS, allowed_folder
+from service.files import BUNDLE_ROOTS, allowed_folder
 from service.http.auth import requires
 from service.http.openapi import errors, successes
 from service.http.parsing import StrictRoute
-from service.inference.model_entry import ModelEntry
+from service.inference.models import ModelEntry
 from service.schemas.models import GraphEngine, ModelInfo, Models, NewModel
 from vitascope.bundle.bundle import Bundle
 from vitascope.errors import CollectionNotFound, Conflict, StorageError

@@ -23,7 +23,7 @@ from service.inference.embedding import (
     embed_upload,
 )
 from service.inference.request_context import RequestContext, request_context
-from service.schemas.tasks import (
+from service.schemas.scores_answers import (
     Answer,
     AnswerFields,
     AnswerForm,
@@ -124,14 +124,14 @@ async def _parse(
         yield (
             body,
             lambda context, model: embed_stored(
-                service, context, model, stored.collection, stored.video_id, _clip_range(stored)
+                context, model, stored.collection, stored.video_id, _clip_range(stored)
             ),
         )
         return
     async with read_form(request, service) as form:
         fields = parse_fields(form_schema, form, lists=("captions", "references", "candidates"))
         check(fields)
-        yield fields, lambda context, model: embed_upload(service, context, model, form.upload, _clip_range(fields))
+        yield fields, lambda context, model: embed_upload(context, model, form.upload, _clip_range(fields))
 
 
 def _clip_range(fields: TimeRange) -> ClipRange:

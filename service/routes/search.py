@@ -1,4 +1,4 @@
-"""Search of a collection: by texts, clips and files, as JSON, or as a form with a picture or video."""
+"""Search of a collection by texts, clips and files, and reranking of texts, clips and videos."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from fastapi import APIRouter, Request, Response
 
 from index.collection import Collection
-from index.records import Float32
+from index.records import Clip, Float32
 from index.search.request import (
     ClipPart,
     EmbeddingPart,
@@ -21,22 +21,24 @@ from index.search.request import (
     encode_cursor,
     request_hash,
 )
+from index.search.rerank import ScoredClip, can_rerank, score_best_clips
 from index.search.search import search as search_collection
 from index.storage.filters import parse_filter
 from service.app_state import AppState, ReadyAppStateDep
 from service.errors import BadRequest
-from service.http.auth import requires
+from service.http.auth import caller_key, requires
 from service.http.multipart import Upload, parse_fields, read_form
 from service.http.openapi import errors, form_body
 from service.http.parsing import StrictRoute, check_max, invalid, is_json_or_form, parse_body, parse_id
-from service.inference.embedding import ClipRange, check_text, embed_texts, embed_upload
-from service.inference.loaded_model import LoadedModel
+from service.inference.embedding import ClipRange, check_text, check_texts, embed_texts, embed_upload
+from service.inference.models import LoadedModel
 from service.inference.request_context import RequestContext, request_context
 from service.schemas import search as schemas
+from service.schemas.search import DocumentRef, RerankedClip, RerankRequest, RerankResponse, RerankResult
 from service.serializers import serialize_result
-from vitascope.errors import InvalidInput
+from vitascope.errors import FingerprintMismatch, InvalidInput, TaskMissing
 
-router = APIRouter(prefix="/v1/collections/{name}", tags=["search"], route_class=StrictRoute)
+router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
 BodyParts = Sequence[schemas.TextQuery | schemas.ClipQuery | schemas.FileQuery]
 
@@ -58,7 +60,8 @@ class ParsedSearch:
 
 
 @router.post(
-    "/search",
+    "/collections/{name}/search",
+    tags=["search"],
     summary="Search",
     response_model=schemas.SearchResponse,
     responses=errors(400, 404, 409, 413, 415, 422, 503, 507),
@@ -76,13 +79,13 @@ async def search(name: str, request: Request, service: ReadyAppStateDep) -> Resp
     if is_json_or_form(request, "a search", "a search with a file"):
         parsed = _parse_search(service, parse_body(schemas.SearchRequest, await request.json()))
         async with request_context(request, service) as context:
-            return _json(await _run_search(service, context, name, parsed, None))
+            return await _run_search(service, context, name, parsed, None)
     # Checked before the file is received.
     await service.io_pool.run(service.collection, name, for_model=True)
     async with read_form(request, service) as form:
         parsed = _parse_search(service, parse_fields(schemas.SearchForm, form, as_json=("query", "filter")))
         async with request_context(request, service) as context:
-            return _json(await _run_search(service, context, name, parsed, form.upload))
+            return await _run_search(service, context, name, parsed, form.upload)
 
 
 def _parse_search(service: AppState, body: schemas.SearchRequest | schemas.SearchForm) -> ParsedSearch:
@@ -113,8 +116,8 @@ def _parse_search(service: AppState, body: schemas.SearchRequest | schemas.Searc
 
 async def _run_search(
     service: AppState, context: RequestContext, collection_name: str, parsed: ParsedSearch, upload: Upload | None
-) -> bytes:
-    """Search with the model of the collection and return a ``SearchResponse`` as JSON.
+) -> Response:
+    """Search with the model of the collection and return a ``SearchResponse``.
 
     Raises as ``search_collection``, ``ModelRegistry.for_collection`` and ``RequestContext``, media errors and
     RequestValidationError.
@@ -130,24 +133,24 @@ async def _run_search(
         loaded = service.models.for_collection(collection)
         if parsed.file is not None and upload is not None:
             clip_range = ClipRange(parsed.file.start, parsed.file.end)
-            clip = await context.run(embed_upload, service, context, context.model(loaded), upload, clip_range)
+            clip = await context.run(embed_upload, context, context.model(loaded), upload, clip_range)
             file_embedding = clip.embedding.vectors[0]
-        parts = await _embed_parts(service, context, loaded, parsed.parts, file_embedding)
+        parts = await _embed_parts(context, loaded, parsed.parts, file_embedding)
         search_page = partial(_search_page, service, context, collection_name, loaded, parsed, parts, file_embedding)
         # Reranking waits for the model, which needs more threads than what computes.
         run = context.run(search_page) if parsed.options.rerank else context.search(collection, search_page)
         collection, page = await run
-    return page
+    return Response(page, media_type="application/json")  # not serialized again by the framework
 
 
 async def _embed_parts(
-    service: AppState, context: RequestContext, loaded: LoadedModel, parts: BodyParts, file_embedding: Float32 | None
+    context: RequestContext, loaded: LoadedModel, parts: BodyParts, file_embedding: Float32 | None
 ) -> list[QueryPart]:
     texts = [part.value for part in parts if isinstance(part, schemas.TextQuery)]
     embeddings = {}
     if texts:
-        with service.observer.stage("embed"):
-            rows, _ = await embed_texts(service, context, loaded, texts)
+        with context.service.observer.stage("embed"):
+            rows, _ = await embed_texts(context, loaded, texts)
         embeddings = dict(zip(texts, rows, strict=True))
     embedded: list[QueryPart] = []
     for part in parts:
@@ -204,5 +207,83 @@ def _search_page(
     return collection, response.model_dump_json(by_alias=True).encode()
 
 
-def _json(body: bytes) -> Response:
-    return Response(body, media_type="application/json")  # not serialized again by the framework
+@router.post("/rerank", tags=["rerank"], summary="Rerank", responses=errors(404, 409, 422, 503, 507))
+@requires("read")
+async def rerank_documents(request: Request, service: ReadyAppStateDep, body: RerankRequest) -> RerankResponse:
+    """Rank stored clips and videos by how well a text describes them, or texts by how well they describe one clip.
+
+    The fusion model scores each pair; `relevance_score` is `fused`. Of a video it scores the five clips most similar to
+    the text, and the best one counts. Nothing is decoded: the stored visual tokens are scored.
+    """
+    caller_key(request).require_collection(body.collection)
+    _check_rerank(service, body)
+    async with request_context(request, service) as context:
+        name, results = await context.run(_rerank, service, context, body)
+    return RerankResponse(id=request.state.request_id, model=name, results=results)
+
+
+def _check_rerank(service: AppState, body: RerankRequest) -> None:
+    """Check a request before anything is read. Raises ModelNotFound, InvalidInput and TextError."""
+    check_max("documents", len(body.documents), service.settings.max_rerank)
+    if isinstance(body.query, str):
+        check_text(service, "query", body.query)
+    check_texts(service, "documents", [document for document in body.documents if isinstance(document, str)])
+    if body.model is not None:
+        service.models.get(body.model)
+
+
+def _rerank(service: AppState, context: RequestContext, body: RerankRequest) -> tuple[str, list[RerankResult]]:
+    """Return the model's name and the results, best first, without documents that were deleted meanwhile.
+
+    Raises CollectionNotFound, VideoNotFound, NotFound, FingerprintMismatch (also if the request names another model
+    than the collection's), NotReady, TaskMissing, EngineError, StorageError.
+    """
+    collection, model = context.collection(body.collection)
+    entry = service.models.entry(collection.fingerprint)
+    if body.model is not None and not entry.matches(body.model):
+        raise FingerprintMismatch(
+            f"model: {body.model[:80]!r}; {entry.label} was expected, which fills collection {collection.name}"
+        )
+    if not can_rerank(model):
+        raise TaskMissing(f"{collection.bundle_name}: the bundle has no task 'matching'")
+    with service.observer.stage("rerank"):
+        pairs = _rerank_pairs(collection, body)
+        texts = list(dict.fromkeys(text for text, _ in pairs))
+        embeddings = dict(zip(texts, model.embed_text(texts), strict=True))
+        scored_clips = score_best_clips(collection, model, pairs, embeddings)
+    ranked = [(index, scored) for index, scored in enumerate(scored_clips) if scored is not None]
+    ranked.sort(key=lambda pair: (pair[1].scores is None, -_fused(pair[1]), -pair[1].similarity, pair[0]))
+    results = [_to_rerank_result(body, index, scored) for index, scored in ranked[: body.top_n]]
+    return model.bundle.manifest.name, results
+
+
+def _rerank_pairs(collection: Collection, body: RerankRequest) -> list[tuple[str, Sequence[Clip]]]:
+    if isinstance(body.query, str):
+        text = body.query
+        parts = [document for document in body.documents if isinstance(document, DocumentRef)]
+        return [(text, clips) for clips in _clips_of(collection, parts)]
+    clips = _clips_of(collection, [body.query])[0]
+    return [(document, clips) for document in body.documents if isinstance(document, str)]
+
+
+def _clips_of(collection: Collection, parts: Sequence[DocumentRef]) -> list[Sequence[Clip]]:
+    ids = [parse_id(part.clip_id) for part in parts if part.clip_id is not None]
+    clips = iter(collection.clips_by_id(ids))
+    return [[next(clips)] if part.video_id is None else collection.clips(parse_id(part.video_id)) for part in parts]
+
+
+def _to_rerank_result(body: RerankRequest, index: int, scored: ScoredClip) -> RerankResult:
+    clip = scored.clip
+    return RerankResult(
+        index=index,
+        relevance_score=_fused(scored),
+        similarity=scored.similarity,
+        match=None if scored.scores is None else scored.scores.match,
+        fused=None if scored.scores is None else scored.scores.fused,
+        clip=RerankedClip(clip_id=str(clip.id), video_id=str(clip.video_id), start=clip.start, end=clip.end),
+        document=body.documents[index] if body.return_documents else None,
+    )
+
+
+def _fused(scored: ScoredClip) -> float:
+    return 0.0 if scored.scores is None else scored.scores.fused

@@ -1,1 +1,1 @@
-"""What goes over the wire: JSON in and out, with examples."""
+"""Schemas of requests and responses, with examples."""

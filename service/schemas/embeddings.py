@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from service.schemas.base import FINGERPRINT, Int, ModelName, Request, Response, Seconds, example
-from service.schemas.tasks import TimeRange
+from service.schemas.scores_answers import TimeRange
 
 DATA = (
     "data:image/png;base64,"

@@ -1,4 +1,4 @@
-"""Indexing jobs."""
+"""Indexing jobs: their sources, segmentation, states and files. Times are Unix seconds, unless stated."""
 
 from __future__ import annotations
 
@@ -6,11 +6,153 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from index.clips import segmentation
 from service.schemas.base import Id, Metadata, Request, Response, example
-from service.schemas.segmentation import SUBTITLES, Segmentation
-from service.schemas.sources import FOLDER, JobSource, Source
 from vitascope.job_states import ItemState, JobState
 
+MIN_STEP = 0.5
+"""Seconds from one clip to the next."""
+WINDOWS: dict[str, Any] = {"rule": "windows", "length": 8.0, "overlap": 2.0}
+SHOTS: dict[str, Any] = {"rule": "shots", "shortest": 1.0, "longest": 16.0}
+SUBTITLES: dict[str, Any] = {"rule": "subtitles", "shortest": 4.0, "longest": 16.0, "language": "en"}
+Shortest = Annotated[float | None, Field(ge=0, allow_inf_nan=False)]
+Longest = Annotated[float, Field(ge=2 * MIN_STEP, allow_inf_nan=False, description="seconds; longer ones are split")]
+Language = Annotated[
+    str | None,
+    Field(
+        max_length=35,
+        json_schema_extra={"pattern": f"^({segmentation.LANGUAGE.pattern})$"},
+        description="of the subtitles; null: those without a language, else the first",
+    ),
+]
+
+
+class WindowSegmentation(Request):
+    """Windows of one length."""
+
+    model_config = example(**WINDOWS)
+
+    rule: Literal["windows"]
+    length: Annotated[float, Field(ge=MIN_STEP, allow_inf_nan=False, description="seconds")] = 8.0
+    overlap: Annotated[float, Field(ge=0, allow_inf_nan=False, description="seconds that neighbours overlap")] = 0.0
+    shortest: Annotated[
+        Shortest,
+        Field(description="seconds; a shorter last window is merged with the previous one; null: half of length"),
+    ] = None
+    language: Language = None
+
+    @model_validator(mode="after")
+    def _advances(self) -> Self:
+        if self.length - self.overlap < MIN_STEP:
+            raise ValueError(f"overlap: {self.overlap:g}; at least {MIN_STEP:g} s less than length was expected")
+        return self
+
+
+class ShotSegmentation(Request):
+    """One clip per shot, which ends with a cut, a fade or a dissolve."""
+
+    model_config = example(**SHOTS)
+
+    rule: Literal["shots"]
+    shortest: Annotated[Shortest, Field(description="seconds; shorter shots are merged; null: 1")] = None
+    longest: Longest = 16.0
+    language: Language = None
+
+
+class SubtitleSegmentation(Request):
+    """Sentences of the subtitles; pauses, and videos without subtitles, become windows."""
+
+    model_config = example(**SUBTITLES)
+
+    rule: Literal["subtitles"]
+    shortest: Annotated[Shortest, Field(description="seconds; shorter sentences are merged; null: 4")] = None
+    longest: Longest = 16.0
+    length: Annotated[float, Field(ge=MIN_STEP, allow_inf_nan=False, description="seconds of a window")] = 8.0
+    language: Language = None
+
+
+Segmentation = Annotated[
+    WindowSegmentation | ShotSegmentation | SubtitleSegmentation,
+    Field(discriminator="rule", description="segmentation of videos into clips; null: windows of 8 seconds"),
+]
+
+
+def parse_segmentation(fields: Segmentation | None) -> segmentation.Segmentation:
+    """Return the segmentation of a request. Raises InvalidInput for contradictory numbers."""
+    return segmentation.Segmentation() if fields is None else segmentation.Segmentation(**fields.model_dump())
+
+
+Path = Annotated[str, Field(min_length=1, max_length=4096)]
+Url = Annotated[str, Field(min_length=1, max_length=4096, description="https://… or below an allowed URL")]
+Column = Annotated[str, Field(min_length=1, max_length=128)]
+FOLDER = {"kind": "folder", "folder": "/videos/holidays", "recursive": True}
+
+
+class FolderSource(Request):
+    """All files of a folder."""
+
+    model_config = example(**FOLDER)
+
+    kind: Literal["folder"]
+    folder: Annotated[Path, Field(description="in an allowed root; relative: below incoming/")]
+    recursive: Annotated[bool, Field(description="including subfolders")] = True
+
+
+class FilesSource(Request):
+    """A list of files."""
+
+    model_config = example(kind="files", files=["/videos/holidays/beach.mp4"])
+
+    kind: Literal["files"]
+    files: Annotated[list[Path], Field(min_length=1, max_length=10_000, description="in an allowed root")]
+
+
+class ListSource(Request):
+    """A CSV, TSV, JSON Lines or Parquet file with a row for each video; further columns become metadata."""
+
+    model_config = example(kind="list", file="/videos/films.csv", path_column="path", title_column="title")
+
+    kind: Literal["list"]
+    file: Annotated[Path, Field(description="in an allowed root, like the paths in it")]
+    path_column: Annotated[Column, Field(description="paths, relative ones below the list's folder, or URLs")] = "path"
+    title_column: Annotated[Column, Field(description="titles, if there are any")] = "title"
+
+
+class ShardsSource(Request):
+    """WebDataset shards: tar archives of media files with JSON and text files."""
+
+    model_config = example(kind="shards", shards=["/videos/shard-000000.tar"])
+
+    kind: Literal["shards"]
+    shards: Annotated[list[Path], Field(min_length=1, max_length=10_000, description="in an allowed root")]
+
+
+class UrlSource(Request):
+    """A file, all files below a folder, or those that match a pattern with `*`, by an fsspec URL below an allowed one;
+    or, where the service fetches such, one file at any public host.
+    """
+
+    model_config = example(kind="url", url="s3://bucket/videos/")
+
+    kind: Literal["url"]
+    url: Url
+    title: Annotated[str | None, Field(max_length=500, description="of a single file")] = None
+
+
+class UploadSource(Response):
+    """An uploaded file. Only in responses: uploads create such jobs."""
+
+    model_config = example(kind="upload", file="beach.mp4", title="beach")
+
+    kind: Literal["upload"]
+    file: Annotated[str, Field(description="its name at the client")]
+    title: str
+
+
+Source = Annotated[FolderSource | FilesSource | ListSource | ShardsSource | UrlSource, Field(discriminator="kind")]
+JobSource = Annotated[
+    FolderSource | FilesSource | ListSource | ShardsSource | UrlSource | UploadSource, Field(discriminator="kind")
+]
 COUNTS: dict[str, int] = {
     "queued": 40,
     "running": 1,

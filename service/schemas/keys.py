@@ -78,7 +78,7 @@ class Keys(Response):
 
 
 class KeyPermissions(Response):
-    """What the caller's key permits."""
+    """Permissions of the caller's key."""
 
     model_config = example(
         keys_required=True,

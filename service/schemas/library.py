@@ -8,8 +8,7 @@ from pydantic import Field
 
 from index.collection_store import NAME_PATTERN
 from service.schemas.base import FINGERPRINT, Id, Metadata, ModelName, Request, Response, example
-from service.schemas.segmentation import SHOTS, Segmentation
-from service.schemas.sources import Url
+from service.schemas.jobs import SHOTS, Segmentation, Url
 
 IndexKind = Annotated[
     Literal["auto", "flat", "hnsw", "ivfpq"],

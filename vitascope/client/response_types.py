@@ -433,7 +433,7 @@ class KeyInfo(TypedDict):
 
 
 class KeyPermissions(TypedDict):
-    """What the caller's key permits."""
+    """Permissions of the caller's key."""
 
     collections: list[str] | None
     """null: all"""
