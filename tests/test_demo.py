@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from demo.scenes import write_videos
-from tests.ports import reserved_port
+from tests.sockets import reserved_port
 from tests.waiting import wait_for
 from vitascope.bundle.bundle import Bundle
 from vitascope.media.decode import probe

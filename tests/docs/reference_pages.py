@@ -13,7 +13,7 @@ from unittest import mock
 from annotated_types import Ge, Gt, Le
 from pydantic.fields import FieldInfo
 
-from service.metrics import METRICS, MetricSpec
+from service.observability import METRICS, MetricSpec
 from service.settings import Settings
 from tests.docs.pages import ROOT
 from vitascope.cli.main import COMMANDS, build_parser
@@ -50,7 +50,7 @@ OTHER_VARIABLES = (
 """Variables that are no settings of the service, or must not appear in its settings."""
 
 METRICS_HEAD = f"""\
-<!-- Generated from service/metrics.py by `{UPDATE}`. -->
+<!-- Generated from service/observability.py by `{UPDATE}`. -->
 
 # Metrics
 

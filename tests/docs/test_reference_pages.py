@@ -14,7 +14,7 @@ import pytest
 
 from service.http_client.client import SafeClient
 from service.http_client.url_policy import UrlPolicy
-from service.metrics import METRICS
+from service.observability import METRICS
 from service.settings import RENAMED, Settings
 from tests.docs import api_page
 from tests.docs.api_page import EXAMPLES, IDS, SERVER, VERSION, curls, example_of, operations

@@ -18,7 +18,7 @@ import pytest
 
 from index.integrations.milvus import index as milvus_index
 from index.integrations.milvus import server as milvus_client
-from tests.ports import reserved_port
+from tests.sockets import reserved_port
 from tests.tools import find_tool
 
 EXTERNAL_URL = os.environ.get("MILVUS")

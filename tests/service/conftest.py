@@ -1,4 +1,4 @@
-"""One service for most tests, and real files to put into it."""
+"""Services that tests share, and videos to upload."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import pytest
 
 from service.settings import Settings
 from tests.media_files import write_color_video
-from tests.ports import reserved_port
 from tests.service.browsing import browser, enter, film, guarded, page  # noqa: F401
 from tests.service.jobs import release_jobs  # noqa: F401
-from tests.service.running import Running, serving
-from tests.service.secured import locked  # noqa: F401
+from tests.service.running import ADMIN, Running, serving
+from tests.sockets import reserved_port
 from tests.waiting import PATIENCE
 
 COLORS = {"red": (220, 10, 10), "green": (10, 200, 10), "blue": (10, 10, 220)}
@@ -30,12 +29,17 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def settings_for(bundle: Path, data: Path, **given: object) -> Settings:
-    given.setdefault("allow_unauthenticated", True)
-    given.setdefault("decode_processes", 1)  # each takes a moment to start
-    given.setdefault("shutdown_delay", 0.0)
-    given.setdefault("queue_timeout", PATIENCE)
-    return Settings(bundle=bundle, data_dir=data, threads=1, device="cpu", port=0, **given)  # type: ignore[arg-type]
+DEFAULTS: dict[str, object] = {
+    "allow_unauthenticated": True,
+    "decode_processes": 1,  # each takes a moment to start
+    "shutdown_delay": 0.0,
+    "queue_timeout": PATIENCE,
+}
+
+
+def settings_for(bundle: Path, data: Path, **options: object) -> Settings:
+    options = DEFAULTS | options
+    return Settings(bundle=bundle, data_dir=data, threads=1, device="cpu", port=0, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")
@@ -55,9 +59,23 @@ def running(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield service
 
 
+@pytest.fixture(scope="session")
+def locked(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files: Path) -> Iterator[Running]:
+    """A service that requires keys, with the collections `palette` and `other`; its client has the admin key."""
+    settings = settings_for(
+        small_bundle, tmp_path_factory.mktemp("locked"), allow_unauthenticated=False, admin_key=ADMIN
+    )
+    with serving(settings) as running:
+        running.client.headers["authorization"] = f"Bearer {ADMIN}"
+        for name in ("palette", "other"):
+            assert running.client.post("/v1/collections", json={"name": name}).status_code == 201
+        fill(running, "palette", files)
+        yield running
+
+
 @pytest.fixture
 def collection(running: Running) -> str:
-    """An empty collection of the test's own."""
+    """Name of a new, empty collection."""
     name = f"test-{next(_numbers)}"
     assert running.client.post("/v1/collections", json={"name": name}).status_code == 201
     return name
@@ -65,14 +83,14 @@ def collection(running: Running) -> str:
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """A port where nobody listens until the test lets somebody."""
+    """A port that is free until the test listens on it."""
     with reserved_port() as reserved:
         yield reserved
 
 
 @pytest.fixture
 def incoming(running: Running, request: pytest.FixtureRequest) -> Path:
-    """A folder of the test's own, also where it is tried again, in the one that jobs may always name."""
+    """A new folder in `incoming`, which jobs may index."""
     folder: Path = running.settings.data_dir / "incoming" / f"{request.node.name}-{next(_numbers)}"
     folder.mkdir()
     return folder
@@ -80,14 +98,14 @@ def incoming(running: Running, request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture
 def colors(running: Running, collection: str, files: Path) -> str:
-    """A collection with a red, a green and a blue video, whose metadata tells the color and a number."""
+    """A collection with a red, a green and a blue video, with their color and a number as metadata."""
     fill(running, collection, files)
     return collection
 
 
 @pytest.fixture(scope="session")
 def palette(running: Running, files: Path) -> str:
-    """The same for tests that change nothing in it."""
+    """Such a collection for tests that do not change it."""
     assert running.client.post("/v1/collections", json={"name": "palette"}).status_code == 201
     fill(running, "palette", files)
     return "palette"
@@ -96,9 +114,9 @@ def palette(running: Running, files: Path) -> str:
 def fill(running: Running, collection: str, files: Path) -> None:
     for number, name in enumerate(COLORS):
         with (files / f"{name}.mp4").open("rb") as file:
-            answer = running.client.post(
+            response = running.client.post(
                 f"/v1/collections/{collection}/videos",
                 files={"file": (f"{name}.mp4", file)},
                 data={"metadata": f'{{"color": "{name}", "number": {number}}}'},
             )
-        assert answer.status_code == 201, answer.text
+        assert response.status_code == 201, response.text

@@ -1,4 +1,4 @@
-"""A service whose connections, or whose waits for bodies, time out when a test advances the clock."""
+"""Clocks that tests advance: a function, and those of a service's connections and request bodies."""
 
 from __future__ import annotations
 
@@ -18,6 +18,16 @@ from service.connections import ConnectionLimits, LimitedProtocol, limit_connect
 from service.settings import Settings
 from tests.service.running import Running, serving
 from tests.waiting import PATIENCE, wait_for
+
+
+@dataclass
+class Clock:
+    """A function that returns the time in seconds."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 @dataclass(eq=False)

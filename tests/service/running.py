@@ -1,10 +1,12 @@
-"""A real server on 127.0.0.1, in a thread of the test process or in a process of its own."""
+"""Real servers on 127.0.0.1, in a thread of the test process or in a process of their own."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -27,11 +29,13 @@ from tests.waiting import PATIENCE, wait_for
 
 ROOT = Path(__file__).parents[2]
 JSON = dict[str, Any]
+ADMIN = "the-admin-key-of-these-tests-0123456789abcdef"
+_TLS = ssl.create_default_context()  # loading it takes longer than a request
 
 
 @dataclass
 class Running:
-    """A service that answers, and what is behind it."""
+    """A running service, and a client of it."""
 
     client: httpx.Client
     service: AppState
@@ -46,8 +50,11 @@ def serving(
     url_client: SafeClient | None = None,
     webhook_client: SafeClient | None = None,
 ) -> Iterator[Running]:
-    """A service in a thread, on any free port; stopped, as by SIGTERM, at the end. ``url_client``,
-    ``webhook_client``: as for ``open_service``.
+    """A service in a thread, on any free port; stopped, as by SIGTERM, at the end.
+
+    Args:
+        ready: Whether to wait until it is ready.
+        url_client, webhook_client: As for ``open_service``.
     """
     service = open_service(settings, url_client=url_client, webhook_client=webhook_client)
     server = Server(create_app(settings, service), service, settings)
@@ -70,14 +77,14 @@ def serving(
 def process(
     settings: Settings, *module: str, within: Sequence[str] = ()
 ) -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
-    """``python -m service`` in a process of its own, ready; killed at the end if it is still there."""
+    """``python -m service`` in a process of its own, once it is ready; killed at the end if it still runs."""
     server = start(settings, *module, within=within)
     try:
         assert server.stderr is not None
-        address = next(found[0] for line in server.stderr if (found := re.search(r"http://\S+", line)))
+        url = next(match[0] for line in server.stderr if (match := re.search(r"http://\S+", line)))
         drain = threading.Thread(target=server.stderr.read, daemon=True)  # a full pipe would stop it
         drain.start()
-        with httpx.Client(base_url=address, timeout=PATIENCE) as client:
+        with httpx.Client(base_url=url, timeout=PATIENCE) as client:
             wait_for(lambda: client.get("/readyz").status_code == 200)
             yield client, server
     finally:
@@ -87,9 +94,10 @@ def process(
 
 
 def start(settings: Settings, *module: str, within: Sequence[str] = ()) -> subprocess.Popen[str]:
-    """``python -m service``, or another module with its arguments, with these settings as environment.
+    """Start ``python -m service``, or another module with its arguments, with these settings as environment.
 
-    ``within``: a command that takes this one as its last arguments and becomes it.
+    Args:
+        within: A command that runs its last arguments as a command.
     """
     environment = os.environ | environment_of(settings)
     command = [*within, sys.executable, "-m", *(module or ["service"])]
@@ -97,17 +105,16 @@ def start(settings: Settings, *module: str, within: Sequence[str] = ()) -> subpr
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
-    """The variables that say what was given of these settings."""
-    given = settings.model_dump(mode="json", exclude_unset=True)
-    return {f"VITASCOPE_{name.upper()}": _written(value) for name, value in given.items()}
-
-
-def _written(value: object) -> str:
-    return str(value) if not isinstance(value, list) else str(value).replace("'", '"')
+    """Return the environment variables of the settings that are not defaults."""
+    values = settings.model_dump(mode="json", exclude_unset=True)
+    return {
+        f"VITASCOPE_{name.upper()}": json.dumps(value) if isinstance(value, list) else str(value)
+        for name, value in values.items()
+    }
 
 
 def problem_of(response: httpx.Response, status: int, code: str) -> JSON:
-    """The problem document of an error answer, after checking its form."""
+    """Return the problem document of a response, after checking its form."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     problem: JSON = response.json()
@@ -119,3 +126,27 @@ def problem_of(response: httpx.Response, status: int, code: str) -> JSON:
     assert problem["instance"] == httpx.URL(str(response.request.url)).path
     assert problem["request_id"] == response.headers["x-request-id"]
     return problem
+
+
+def make_key(running: Running, *scopes: str, **options: object) -> str:
+    """Create a key and return its text."""
+    response = running.client.post("/v1/keys", json={"name": "a test", "scopes": scopes, **options})
+    assert response.status_code == 201, response.text
+    text: str = response.json()["key"]
+    return text
+
+
+def secret_of(key: str) -> str:
+    """Return the secret part of a key, which may contain underscores."""
+    return key.split("_", 2)[2]
+
+
+def send(
+    running: Running, method: str, path: str, key: str | None, *, idempotency_key: str = "", **request: Any
+) -> httpx.Response:
+    """Send a request with an API key, or without one."""
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    if idempotency_key:
+        headers["Idempotency-Key"] = idempotency_key
+    url = f"{running.client.base_url}{path}"
+    return httpx.request(method, url, headers=headers, timeout=PATIENCE, verify=_TLS, **request)

@@ -1,4 +1,4 @@
-"""Embeddings for OpenAI's own client, and what goes beyond its interface: pictures, videos, files."""
+"""Embeddings for OpenAI's client, and of pictures, videos and files."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ import numpy as np
 import openai
 import pytest
 
-from tests.service.conftest import settings_for
-from tests.service.running import JSON, Running, problem_of, serving
-from tests.small_bundle import make_small_bundle
+from tests.service.running import JSON, Running, problem_of
 from tests.waiting import PATIENCE, wait_for
 from vitascope.model import Model
 
@@ -31,28 +29,24 @@ def data_url(path: Path, kind: str = "video/mp4") -> str:
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def embedded(running: Running, **body: object) -> JSON:
-    answer = running.client.post("/v1/embeddings", json=body)
-    assert answer.status_code == 200, answer.text
-    made: JSON = answer.json()
-    return made
+def embed(running: Running, **body: object) -> JSON:
+    response = running.client.post("/v1/embeddings", json=body)
+    assert response.status_code == 200, response.text
+    body: JSON = response.json()
+    return body
 
 
 def test_openais_client_gets_embeddings(client: openai.OpenAI, small_model: Model) -> None:
     texts = ["a red thing", "a blue ball and a green square", "cat"]
     expected = small_model.embed_text(texts)
-    # Its client asks for base64 unless told otherwise.
-    found = client.embeddings.create(model="small-colours", input=texts)
-    assert found.object == "list"
-    assert found.model == "small-colours"
-    assert [one.index for one in found.data] == [0, 1, 2]
-    assert np.abs(np.array([one.embedding for one in found.data]) - expected).max() < 1e-6
-    as_numbers = client.embeddings.create(model="small-colours", input=texts, encoding_format="float")
-    assert np.abs(np.array([one.embedding for one in as_numbers.data]) - expected).max() < 1e-6
-    one = client.embeddings.create(model="small-colours", input=texts[0], dimensions=16, user="me")
-    assert np.abs(np.array(one.data[0].embedding) - expected[0]).max() < 1e-6
-    # [CLS], three words, [SEP]
-    assert (one.usage.prompt_tokens, one.usage.total_tokens) == (5, 5)
+    for encoding in ({}, {"encoding_format": "float"}):  # the client's default is base64
+        response = client.embeddings.create(model="small-colours", input=texts, **encoding)  # type: ignore[arg-type]
+        assert (response.object, response.model) == ("list", "small-colours")
+        assert [item.index for item in response.data] == [0, 1, 2]
+        assert np.abs(np.array([item.embedding for item in response.data]) - expected).max() < 1e-6
+    single = client.embeddings.create(model="small-colours", input=texts[0], dimensions=16, user="me")
+    assert np.abs(np.array(single.data[0].embedding) - expected[0]).max() < 1e-6
+    assert (single.usage.prompt_tokens, single.usage.total_tokens) == (5, 5)  # [CLS], three words, [SEP]
 
 
 def test_openais_client_gets_errors(client: openai.OpenAI) -> None:
@@ -66,30 +60,23 @@ def test_openais_client_gets_errors(client: openai.OpenAI) -> None:
 
 def test_openais_client_can_send_videos_and_pictures(client: openai.OpenAI, files: Path) -> None:
     inputs = ["a red thing", {"type": "video", "data": data_url(files / "red.mp4")}, {"type": "text", "text": "blue"}]
-    found = client.embeddings.create(model="small-colours", input=inputs)  # type: ignore[arg-type]
-    text, video, other = (np.array(one.embedding) for one in found.data)
+    response = client.embeddings.create(model="small-colours", input=inputs)  # type: ignore[arg-type]
+    text, video, other = (np.array(item.embedding) for item in response.data)
     assert text @ video > 0.9
     assert other @ video < 0.3
 
 
-def test_numbers_and_base64_are_equal(running: Running) -> None:
-    numbers = embedded(running, input=["a red thing"])["data"][0]["embedding"]
-    packed = embedded(running, input=["a red thing"], encoding_format="base64")["data"][0]["embedding"]
-    assert np.frombuffer(base64.b64decode(packed), "<f4").tolist() == np.array(numbers, np.float32).tolist()
-    assert np.linalg.norm(numbers) == pytest.approx(1, abs=1e-5)
-
-
 def test_embeddings_are_in_the_order_of_the_inputs(running: Running, small_model: Model) -> None:
     texts = [" ".join(["a", "red", "big", "ball", "moves", "left"][: 1 + number * 7 % 6]) for number in range(300)]
-    found = embedded(running, input=texts)
-    assert [one["index"] for one in found["data"]] == list(range(300))
-    vectors = np.array([one["embedding"] for one in found["data"]])
+    response = embed(running, input=texts)
+    assert [item["index"] for item in response["data"]] == list(range(300))
+    vectors = np.array([item["embedding"] for item in response["data"]])
     assert np.abs(vectors - small_model.embed_text(texts)).max() < 1e-6
 
 
 def test_a_span_of_a_video_is_embedded_alone(running: Running, files: Path) -> None:
     whole, part = (
-        embedded(running, input=[{"type": "video", "data": data_url(files / "red.mp4"), **span}])["data"][0]
+        embed(running, input=[{"type": "video", "data": data_url(files / "red.mp4"), **span}])["data"][0]
         for span in ({}, {"start": 0.5, "end": 1})
     )
     assert np.array(whole["embedding"]) @ np.array(part["embedding"]) > 0.9
@@ -100,7 +87,7 @@ def test_a_span_of_a_video_is_embedded_alone(running: Running, files: Path) -> N
 def test_an_uploaded_file_is_embedded_and_not_stored(running: Running, files: Path) -> None:
     red = (files / "red.mp4").read_bytes()
     as_file = running.client.post("/v1/embeddings", files={"file": ("r.mp4", red)}, data={"model": "small-colours"})
-    as_data = embedded(running, input=[{"type": "video", "data": data_url(files / "red.mp4")}])
+    as_data = embed(running, input=[{"type": "video", "data": data_url(files / "red.mp4")}])
     assert as_file.json() == as_data
     assert as_data["usage"] == {"prompt_tokens": 0, "total_tokens": 0}
     assert list(running.service.media.uploads.iterdir()) == []
@@ -134,61 +121,48 @@ def test_invalid_inputs_are_rejected(running: Running, body: JSON, status: int, 
     assert list(running.service.media.uploads.iterdir()) == []
 
 
-def test_concurrent_requests_share_batches(running: Running) -> None:
-    """Held up by one slow run, requests of one text each go through the model together."""
-    began, go = threading.Event(), threading.Event()
-    engine = running.service.model._graphs.engine("text")  # type: ignore[attr-defined]
-    run, seen = engine.run, []
-
-    def slow(inputs: JSON) -> JSON:
-        seen.append(len(inputs["input_ids"]))
-        began.set()
-        assert go.wait(PATIENCE)
-        answer: JSON = run(inputs)
-        return answer
-
-    engine.run = slow
-    try:
-        with ThreadPoolExecutor(9) as pool:
-            first = pool.submit(embedded, running, input="a red thing that nobody has asked for yet")
-            assert began.wait(PATIENCE)
-            # Of one length: who joins whom among others depends on who came first.
-            rest = [pool.submit(embedded, running, input=f"a new ball {n}") for n in range(8)]
-            wait_for(lambda: running.service.scheduler.queue_length() == 8)
-            go.set()
-            assert all(future.result()["data"] for future in (first, *rest))
-    finally:
-        go.set()
-        engine.run = run
-    assert seen == [1, 8]
-
-
-def test_a_deadline_ends_the_wait(running: Running) -> None:
-    go, seen = threading.Event(), list[int]()
+@pytest.fixture
+def blocked_text_graph(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[list[int], threading.Event]]:
+    """Block the text graph until the event is set; yields the rows of each run, and the event."""
+    rows, go = list[int](), threading.Event()
     engine = running.service.model._graphs.engine("text")  # type: ignore[attr-defined]
     run = engine.run
 
-    def stuck(inputs: JSON) -> JSON:
-        seen.append(len(inputs["input_ids"]))
+    def run_later(inputs: JSON) -> object:
+        rows.append(len(inputs["input_ids"]))
         assert go.wait(PATIENCE)
-        answer: JSON = run(inputs)
-        return answer
+        return run(inputs)
 
-    engine.run = stuck
-    late_texts = [f"a late {number}" for number in range(200)]
-    try:
-        late = running.client.post("/v1/embeddings", json={"input": late_texts}, headers={"X-Request-Timeout": "0.2"})
-        problem_of(late, 504, "deadline_exceeded")
-    finally:
+    monkeypatch.setattr(engine, "run", run_later)
+    yield rows, go
+    go.set()
+
+
+def test_concurrent_requests_share_batches(
+    running: Running, blocked_text_graph: tuple[list[int], threading.Event]
+) -> None:
+    rows, go = blocked_text_graph
+    with ThreadPoolExecutor(9) as pool:
+        first = pool.submit(embed, running, input="a red thing that is not cached yet")
+        wait_for(lambda: rows)
+        # Texts of one length: which others are batched depends on the order of their arrival.
+        others = [pool.submit(embed, running, input=f"a new ball {n}") for n in range(8)]
+        wait_for(lambda: running.service.scheduler.queue_length() == 8)
         go.set()
-        engine.run = run
-    assert embedded(running, input="a")["data"]
-    assert sum(seen) <= 32  # what was in the model; the rest never reached it
+        assert all(future.result()["data"] for future in (first, *others))
+    assert rows == [1, 8]
 
 
-def test_a_bundle_without_text_embeddings_is_rejected(tmp_path: Path) -> None:
-    with serving(settings_for(make_small_bundle(tmp_path / "b", tasks=["matching"]), tmp_path / "data")) as running:
-        problem_of(running.client.post("/v1/embeddings", json={"input": "a"}), 409, "task_missing")
+def test_a_deadline_ends_the_wait(running: Running, blocked_text_graph: tuple[list[int], threading.Event]) -> None:
+    rows, go = blocked_text_graph
+    body = {"input": [f"a late {number}" for number in range(200)]}
+    response = running.client.post("/v1/embeddings", json=body, headers={"X-Request-Timeout": "0.2"})
+    problem_of(response, 504, "deadline_exceeded")
+    go.set()
+    assert embed(running, input="a")["data"]
+    assert sum(rows) <= 33  # one batch, and the last text; the others never reached the model
 
 
 def test_json_has_no_more_digits_than_needed(running: Running) -> None:

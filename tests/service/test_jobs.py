@@ -139,7 +139,7 @@ def test_a_cancelled_job_keeps_what_it_has_added(many_settings: Settings, monkey
 
 
 def test_a_job_continues_after_a_kill(many_settings: Settings) -> None:
-    with process(many_settings, "tests.service.stalling", str(EMBEDDED)) as (client, server):
+    with process(many_settings, "tests.service.altered_service", "stalling", str(EMBEDDED)) as (client, server):
         client.post("/v1/collections", json={"name": "many"})
         url = start_job(client, "many", many_settings.allowed_roots[0])
         wait_for(lambda: client.get(url).json()["done"] == EMBEDDED)

@@ -1,47 +1,36 @@
-"""Limits of concurrent requests, of clients, and of bodies that contradict their headers."""
+"""Limits: requests per client, concurrent requests, queued requests, and bodies that contradict their headers."""
 
 from __future__ import annotations
 
 import asyncio
 import gzip
+import itertools
 import json
 import re
 import socket
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from http.client import HTTPResponse
 from pathlib import Path
-from statistics import median
+from typing import Any
 
 import httpx
 import pytest
 
-from service.app_state import AppState
 from service.errors import Overloaded, TooManyAtOnce, TooManyRequests
 from service.http import middleware
-from service.http.limits import BURST_SECONDS, BodyTimeout, ClientLimit, ConcurrencyLimiter, RateLimiter
-from service.inference.loaded_model import LoadedModel
-from service.inference.request_context import RequestContext
+from service.http.limits import BURST_SECONDS, BodyTimeout, ClientLimit, ConcurrencyLimiter, QueueLimiter, RateLimiter
 from service.routes import search as search_route
-from tests.chaos import is_chaos
 from tests.service.conftest import fill, settings_for
-from tests.service.running import Running, problem_of, serving
+from tests.service.manual_clock import Clock
+from tests.service.raw_http import connect, exchange, get_request, post_request, read_response
+from tests.service.running import ADMIN, Running, make_key, problem_of, serving
 from tests.waiting import PATIENCE, wait_for
 
-ADMIN = "the-admin-key-of-these-tests-0123456789abcdef"
 MAX_REQUESTS = 6
-
-
-class Clock:
-    """A clock that is set by the test."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def accepted(limiter: RateLimiter, client: str, limit: ClientLimit, tries: int) -> int:
@@ -60,71 +49,10 @@ def test_a_token_bucket_allows_a_burst_and_then_its_rate() -> None:
     clock = Clock()
     limiter, limit = RateLimiter(clock), ClientLimit(rate=2, concurrency=5)
     assert accepted(limiter, "a", limit, 100) == 2 * BURST_SECONDS
-    clock.now += 0.4
-    assert accepted(limiter, "a", limit, 100) == 0
-    clock.now += 0.2  # rejected requests take no tokens
-    assert accepted(limiter, "a", limit, 100) == 1
-    clock.now += 3
-    assert accepted(limiter, "a", limit, 100) == 6
+    for seconds, expected in ((0.4, 0), (0.2, 1), (3, 6), (1e6, 20)):  # rejected requests take no tokens
+        clock.now += seconds
+        assert accepted(limiter, "a", limit, 100) == expected
     assert accepted(limiter, "b", limit, 100) == 20
-    clock.now += 1e6
-    assert accepted(limiter, "a", limit, 100) == 20
-
-
-def test_rate_limit_headers_state_remaining_requests_and_retry_time() -> None:
-    clock = Clock()
-    limiter, limit = RateLimiter(clock), ClientLimit(rate=0.5, concurrency=5)
-    with limiter.enter("a", limit) as headers:
-        assert headers == {"RateLimit-Policy": '"requests";q=5;w=10', "RateLimit": '"requests";r=4;t=2'}
-    accepted(limiter, "a", limit, 100)
-    with pytest.raises(TooManyRequests) as refused, limiter.enter("a", limit):
-        pass
-    assert refused.value.headers["Retry-After"] == "2"
-    assert refused.value.headers["RateLimit"] == '"requests";r=0;t=10'
-    clock.now += 2  # as stated by Retry-After
-    assert accepted(limiter, "a", limit, 1) == 1
-
-
-def test_token_buckets_are_exact_with_concurrent_threads() -> None:
-    clock = Clock()
-    limiter, limit = RateLimiter(clock), ClientLimit(rate=50, concurrency=1000)
-    start = threading.Barrier(8)
-
-    def take(_: int) -> int:
-        start.wait()
-        return accepted(limiter, "a", limit, 200)
-
-    for moved, expected in ((0.0, 500), (1.0, 50), (100.0, 500)):
-        clock.now += moved
-        with ThreadPoolExecutor(8) as threads:
-            assert sum(threads.map(take, range(8))) == expected
-
-
-def test_client_concurrency_is_exact_with_concurrent_threads() -> None:
-    limiter, limit = RateLimiter(), ClientLimit(rate=0, concurrency=3)
-    present, most, lock = 0, 0, threading.Lock()
-
-    def enter_and_leave(_: int) -> None:
-        nonlocal present, most
-        for _ in range(300):
-            try:
-                with limiter.enter("a", limit):
-                    with lock:
-                        present += 1
-                        most = max(most, present)
-                    with lock:
-                        present -= 1
-            except TooManyAtOnce:
-                pass
-
-    with ThreadPoolExecutor(8) as threads:
-        list(threads.map(enter_and_leave, range(8)))
-    assert most <= 3
-    with ExitStack() as stack:  # nothing leaked
-        for _ in range(3):
-            stack.enter_context(limiter.enter("a", limit))
-        with pytest.raises(TooManyAtOnce):
-            stack.enter_context(limiter.enter("a", limit))
 
 
 def test_idle_clients_are_evicted_at_the_limit() -> None:
@@ -139,55 +67,41 @@ def test_idle_clients_are_evicted_at_the_limit() -> None:
 
 def test_body_bytes_are_limited_and_a_single_body_always_fits() -> None:
     limiter = ConcurrencyLimiter(10, 100, max_writes=8, max_small_body=5)
-    with limiter.enter(70), limiter.enter(30), limiter.enter(0):
-        with pytest.raises(Overloaded), limiter.enter(1):
-            pass
-        assert (limiter.requests, limiter.bytes) == (3, 100)
-    with limiter.enter(1000):
-        pass
-    assert (limiter.requests, limiter.bytes) == (0, 0)
-
-
-def test_reserved_bytes_count_until_the_request_ends() -> None:
-    limiter = ConcurrencyLimiter(10, 100, max_writes=8, max_small_body=5)
-    with limiter.enter(10) as reserve:
-        reserve(1000)  # alone
-        with pytest.raises(Overloaded), limiter.enter(1):
-            pass
-    with limiter.enter(40), limiter.enter(10) as reserve:
-        reserve(50)
+    with limiter.enter(70), limiter.enter(10) as reserve:
+        reserve(20)
         with pytest.raises(Overloaded):
             reserve(1)
-        assert limiter.bytes == 100
+        with pytest.raises(Overloaded), limiter.enter(1):
+            pass
+        with limiter.enter(0):
+            assert (limiter.requests, limiter.bytes) == (3, 100)
+    with limiter.enter(1000) as reserve:
+        reserve(1000)
     assert (limiter.requests, limiter.bytes) == (0, 0)
 
 
-def test_write_requests_leave_capacity_for_other_requests() -> None:
-    limiter = ConcurrencyLimiter(10, 100, max_writes=3, max_small_body=5)
-    with limiter.enter(0, writes=True), limiter.enter(0, writes=True):
-        with limiter.enter(60, writes=True):
-            with pytest.raises(Overloaded, match="3 write requests"), limiter.enter(0, writes=True):
-                pass
-            with ExitStack() as others:
-                for _ in range(7):
-                    others.enter_context(limiter.enter(5))
-                with pytest.raises(Overloaded, match="10 requests are in progress"), limiter.enter(0):
-                    pass
-        with (
-            limiter.enter(60),
-            pytest.raises(Overloaded, match="bodies of 60 bytes"),
-            limiter.enter(6, writes=True),
-        ):
+@pytest.mark.parametrize(("max_requests", "max_writes", "writes"), [(10, 3, 3), (4, 100, 3)])
+def test_write_requests_leave_capacity_for_other_requests(max_requests: int, max_writes: int, writes: int) -> None:
+    limiter = ConcurrencyLimiter(max_requests, 100, max_writes=max_writes, max_small_body=5)
+    with ExitStack() as stack:
+        stack.enter_context(limiter.enter(60, writes=True))
+        for _ in range(writes - 1):
+            stack.enter_context(limiter.enter(0, writes=True))
+        with pytest.raises(Overloaded, match=f"{writes} write requests"), limiter.enter(0, writes=True):
+            pass
+        for _ in range(max_requests - writes):
+            stack.enter_context(limiter.enter(5))
+        with pytest.raises(Overloaded, match=f"{max_requests} requests are in progress"), limiter.enter(0):
             pass
     assert (limiter.requests, limiter.writes, limiter.bytes) == (0, 0, 0)
 
 
-def test_write_requests_never_use_all_capacity() -> None:
-    limiter = ConcurrencyLimiter(4, 100, max_writes=100, max_small_body=5)
-    with limiter.enter(0, writes=True), limiter.enter(0, writes=True), limiter.enter(0, writes=True):
-        with pytest.raises(Overloaded), limiter.enter(0, writes=True):
+def test_write_requests_leave_bytes_for_the_bodies_of_other_requests() -> None:
+    limiter = ConcurrencyLimiter(10, 100, max_writes=3, max_small_body=5)
+    with limiter.enter(60):
+        with pytest.raises(Overloaded, match="bodies of 60 bytes"), limiter.enter(6, writes=True):
             pass
-        with limiter.enter(5):
+        with limiter.enter(40):
             pass
 
 
@@ -212,141 +126,77 @@ def tight(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files: P
         yield running
 
 
-@contextmanager
-def stalled(running: Running, monkeypatch: pytest.MonkeyPatch, count: int) -> Iterator[list[httpx.Response]]:
-    """Run ``count`` searches that wait until the end of the context; yields their responses."""
-    leave, entered = threading.Event(), list[int]()
-    embed = search_route.embed_texts
-
-    async def slow(service: AppState, turn: RequestContext, loaded: LoadedModel, texts: Sequence[str]) -> object:
-        entered.append(len(texts))
-        await asyncio.to_thread(leave.wait)
-        return await embed(service, turn, loaded, texts)
-
-    answers: list[httpx.Response] = []
-    with monkeypatch.context() as patch, ThreadPoolExecutor(count) as threads:
-        patch.setattr(search_route, "embed_texts", slow)
-        for _ in range(count):
-            threads.submit(lambda: answers.append(search(running)))
-        try:
-            wait_for(lambda: entered and running.service.concurrency.requests == count)
-            yield answers
-        finally:
-            leave.set()
-
-
 def search(running: Running, key: str = ADMIN) -> httpx.Response:
     path = f"{running.client.base_url}/v1/collections/palette/search"
     headers = {"authorization": f"Bearer {key}"}
-    return httpx.post(path, json={"text": "a red thing"}, headers=headers, timeout=60)
+    return httpx.post(path, json={"text": "a red thing"}, headers=headers, timeout=PATIENCE)
 
 
-def test_overload_is_rejected_at_once_and_health_checks_answer(tight: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    address = tight.client.base_url
-    headers = {"authorization": f"Bearer {ADMIN}"}
-    upload = {"file": ("a.mp4", b"a" * 1_000_000)}
-    refused: list[tuple[float, httpx.Response]] = []
-    live: list[float] = []
-
-    def send_request(number: int) -> None:
-        with httpx.Client(base_url=address, headers=headers, timeout=60) as client:
-            client.get("/livez")  # the connection is there: what is timed is the refusal
-            began = time.perf_counter()
-            if number % 2:
-                answer = client.post("/v1/collections/palette/search", json={"text": "a red thing"})
-            else:
-                answer = client.post("/v1/collections/palette/videos", files=upload)
-            refused.append((time.perf_counter() - began, answer))
-
-    def watch(_: int) -> None:
-        with httpx.Client(base_url=address, timeout=60) as client:
-            client.get("/livez")
-            for _ in range(40):
-                began = time.perf_counter()
-                assert client.get("/livez").status_code == 200
-                live.append(time.perf_counter() - began)
-                time.sleep(0.005)
-
-    with stalled(tight, monkeypatch, MAX_REQUESTS) as admitted:
-        with ThreadPoolExecutor(5) as threads:
-            watching = threads.submit(watch, 0)
-            list(threads.map(send_request, range(MAX_REQUESTS * 10)))
-            watching.result()
-        assert tight.client.get("/readyz").status_code == 200
-        assert not list(tight.service.media.uploads.iterdir())  # not a byte of a body was taken in
-        assert not admitted
-    assert [answer.status_code for answer in admitted] == [200] * MAX_REQUESTS
-    for _, answer in refused:
-        problem_of(answer, 503, "overloaded")
-        assert int(answer.headers["retry-after"]) >= 1
-    if is_chaos():  # medians, since these clients and the service limit an interpreter
-        assert median(took for took, _ in refused) < 0.05
-        assert median(live) < 0.1
-    assert search(tight).status_code == 200
-    wait_for(lambda: tight.service.concurrency.requests == 0)
+UPLOADS = "/v1/collections/palette/videos"
+FORM = "Content-Type: multipart/form-data; boundary=x"
+AS_ADMIN = f"Authorization: Bearer {ADMIN}"
 
 
 def test_bodies_above_the_total_limit_are_rejected_by_their_header(tight: Running) -> None:
-    """The second upload is rejected by its header, without waiting for its body."""
-    host, port = tight.client.base_url.host, tight.client.base_url.port
-    assert port is not None
-    head = (
-        f"POST /v1/collections/palette/videos HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {ADMIN}\r\n"
-        "Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 2000000\r\n\r\n"
-    ).encode()
-    with socket.create_connection((host, port)) as first, socket.create_connection((host, port)) as second:
-        first.sendall(head)
+    """The second upload is rejected without waiting for its body; otherwise the response would be 408."""
+    upload = post_request(UPLOADS, b"", AS_ADMIN, FORM, length=2_000_000)
+    with closing(connect(tight.client, upload)), closing(connect(tight.client)) as second:
         wait_for(lambda: tight.service.concurrency.bytes == 2_000_000)
-        second.sendall(head)
-        second.settimeout(PATIENCE)
-        assert second.recv(4096).startswith(b"HTTP/1.1 503 ")  # 408, had its body been waited for
+        second.sendall(upload)
+        assert second.recv(4096).startswith(b"HTTP/1.1 503 ")
         assert tight.client.get("/v1/models").status_code == 200
+        assert not list(tight.service.media.uploads.iterdir())
     wait_for(lambda: tight.service.concurrency.bytes == 0)
 
 
 def test_a_rejected_request_does_not_count_while_its_body_arrives(tight: Running) -> None:
-    made = tight.client.post("/v1/keys", json={"name": "once", "scopes": ["write"], "rate": 0.01}).json()
-    head = (
-        "POST /v1/collections/palette/videos HTTP/1.1\r\nHost: localhost\r\n"
-        f"X-API-Key: {made['key']}\r\nContent-Type: text/plain\r\nContent-Length: 50000\r\n\r\n"
-    ).encode()
-    host, port = tight.client.base_url.host, tight.client.base_url.port
-    assert port is not None
-    with socket.create_connection((host, port)) as first, socket.create_connection((host, port)) as second:
-        first.sendall(head + b"x" * 50_000)
+    key = make_key(tight, "write", rate=0.01)
+    upload = post_request(UPLOADS, b"", f"X-API-Key: {key}", "Content-Type: text/plain", length=50_000)
+    with closing(connect(tight.client, upload + b"x" * 50_000)) as first, closing(connect(tight.client)) as second:
         assert first.recv(4096).startswith(b"HTTP/1.1 415 ")
         wait_for(lambda: tight.service.concurrency.requests == 0)
-        second.sendall(head + b"x" * 100)
+        second.sendall(upload + b"x" * 100)
         assert second.recv(4096).startswith(b"HTTP/1.1 429 ")
         assert (tight.service.concurrency.requests, tight.service.concurrency.bytes) == (0, 0)
 
 
 def test_a_key_is_limited_in_concurrent_requests(tight: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = tight.client.post("/v1/keys", json={"name": "greedy", "scopes": ["read"], "concurrency": 2}).json()
-    with ThreadPoolExecutor(2) as threads, stalled(tight, monkeypatch, 2):
-        # Two requests of the admin and two of this key are in progress; its third exceeds the key's limit.
-        waiting = [threads.submit(search, tight, made["key"]) for _ in range(2)]
-        wait_for(lambda: tight.service.concurrency.requests == 4)
-        answer = search(tight, made["key"])
-        problem_of(answer, 429, "too_many_at_once")
-        assert answer.headers["retry-after"] == "1"
-        assert answer.headers["ratelimit-policy"] == '"concurrency";q=2;qu="concurrent-requests"'
-        assert tight.client.get("/v1/models").status_code == 200
-        assert not any(each.done() for each in waiting)
-    assert [each.result().status_code for each in waiting] == [200, 200]
+    key, release = make_key(tight, "read", concurrency=2), threading.Event()
+    embed = search_route.embed_texts
+
+    async def embed_later(*args: Any) -> object:
+        await asyncio.to_thread(release.wait)
+        return await embed(*args)
+
+    with monkeypatch.context() as patch, ThreadPoolExecutor(3) as threads:
+        patch.setattr(search_route, "embed_texts", embed_later)
+        try:
+            searches = [threads.submit(search, tight, each) for each in (key, key, ADMIN)]
+            wait_for(lambda: tight.service.concurrency.requests == 3)
+            response = search(tight, key)
+            problem_of(response, 429, "too_many_at_once")
+            assert response.headers["retry-after"] == "1"
+            assert response.headers["ratelimit-policy"] == '"concurrency";q=2;qu="concurrent-requests"'
+            assert tight.client.get("/v1/models").status_code == 200
+            assert not any(future.done() for future in searches)
+        finally:
+            release.set()
+        assert [future.result().status_code for future in searches] == [200] * 3
 
 
 def test_a_key_is_limited_in_its_request_rate(tight: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tight.service.rate_limiter, "_clock", Clock())
-    made = tight.client.post("/v1/keys", json={"name": "often", "scopes": ["read"], "rate": 0.5}).json()
-    headers = {"authorization": f"Bearer {made['key']}"}
-    answers = [httpx.get(f"{tight.client.base_url}/v1/models", headers=headers) for _ in range(8)]
-    assert [answer.status_code for answer in answers] == [200] * 5 + [429] * 3
-    assert answers[0].headers["ratelimit-policy"] == '"requests";q=5;w=10'
-    left = [re.fullmatch(r'"requests";r=(\d+);t=(\d+)', answer.headers["ratelimit"]) for answer in answers]
-    assert [int(match[1]) for match in left if match] == [4, 3, 2, 1, 0, 0, 0, 0]
-    problem_of(answers[-1], 429, "rate_limited")
-    assert 1 <= int(answers[-1].headers["retry-after"]) <= 2
+    clock = Clock()
+    monkeypatch.setattr(tight.service.rate_limiter, "_clock", clock)
+    headers = {"authorization": f"Bearer {make_key(tight, 'read', rate=0.5)}"}
+    responses = [httpx.get(f"{tight.client.base_url}/v1/models", headers=headers) for _ in range(8)]
+    assert [response.status_code for response in responses] == [200] * 5 + [429] * 3
+    assert responses[0].headers["ratelimit-policy"] == '"requests";q=5;w=10'
+    assert responses[0].headers["ratelimit"] == '"requests";r=4;t=2'
+    assert responses[-1].headers["ratelimit"] == '"requests";r=0;t=10'
+    problem_of(responses[-1], 429, "rate_limited")
+    assert responses[-1].headers["retry-after"] == "2"
+    clock.now += 2
+    assert httpx.get(f"{tight.client.base_url}/v1/models", headers=headers).status_code == 200
     assert "ratelimit" not in tight.client.get("/v1/models").headers
 
 
@@ -370,47 +220,24 @@ def test_a_compressed_body_is_rejected(tight: Running, encoding: str) -> None:
     assert answer.headers["accept-encoding"] == "identity"
 
 
-def exchange(running: Running, *sent: bytes, wait: float = PATIENCE, close: bool = False) -> bytes:
-    """Send bytes and return everything that is received until the connection closes."""
-    port = running.client.base_url.port
-    assert port is not None
-    with socket.create_connection((running.client.base_url.host, port), timeout=wait) as connection:
-        for part in sent:
-            connection.sendall(part)
-        if close:
-            connection.shutdown(socket.SHUT_WR)
-        received = b""
-        while chunk := connection.recv(65536):
-            received += chunk
-        return received
-
-
-def post(body: bytes, *headers: str) -> bytes:
-    lines = [
-        "POST /v1/collections HTTP/1.1",
-        "Host: localhost",
-        f"Authorization: Bearer {ADMIN}",
-        "Content-Type: application/json",
-        *headers,
-    ]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+def create(name: str, *headers: str, length: int | None = None) -> bytes:
+    return post_request("/v1/collections", json.dumps({"name": name}).encode(), *headers, length=length)
 
 
 def test_a_body_shorter_than_content_length_times_out(tight: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(middleware, "BodyTimeout", lambda receive, seconds, rate: BodyTimeout(receive, 0.1, rate))
-    body = b'{"name": "shorter"}'
-    answer = exchange(tight, post(body, "Content-Length: 500"))
-    assert answer.startswith(b"HTTP/1.1 408 "), answer
-    assert b'"code":"request_timeout"' in answer
-    exchange(tight, post(body, "Content-Length: 500"), close=True)
+    received = exchange(tight.client, create("shorter", AS_ADMIN, length=500))
+    assert received.startswith(b"HTTP/1.1 408 "), received
+    assert b'"code":"request_timeout"' in received
+    exchange(tight.client, create("shorter", AS_ADMIN, length=500), close=True)
     assert tight.client.get("/v1/collections/shorter").status_code == 404
     wait_for(lambda: tight.service.concurrency.requests == 0)
 
 
 def test_a_body_longer_than_content_length_is_not_a_second_request(tight: Running) -> None:
-    smuggled = post(b'{"name": "smuggled"}', "Content-Length: 20", "Connection: close")
-    answer = exchange(tight, post(b'{"name": "longer"}' + b"x" * 7, "Content-Length: 18") + smuggled)
-    assert re.search(rb"HTTP/1.1 40[05] ", answer), answer
+    smuggled = create("smuggled", AS_ADMIN, "Connection: close")
+    received = exchange(tight.client, create("longer", AS_ADMIN) + b"x" * 7 + smuggled)
+    assert re.search(rb"HTTP/1.1 40[05] ", received), received
     assert tight.client.get("/v1/collections/smuggled").status_code == 404
 
 
@@ -425,6 +252,154 @@ def test_a_body_longer_than_content_length_is_not_a_second_request(tight: Runnin
     ],
 )
 def test_contradictory_length_headers_are_rejected(tight: Running, headers: list[str]) -> None:
-    answer = exchange(tight, post(b'{"name": "confused"}', *headers, "Connection: close"))
-    assert re.match(rb"HTTP/1.1 (400|501) ", answer), answer
+    received = exchange(tight.client, create("confused", AS_ADMIN, *headers, "Connection: close", length=-1))
+    assert re.match(rb"HTTP/1.1 (400|501) ", received), received
     assert tight.client.get("/v1/collections/confused").status_code == 404
+
+
+FEW_REQUESTS = 2
+
+
+class Load:
+    """Requests that finish in the order of their arrival, ``rate`` per second."""
+
+    def __init__(self, limiter: QueueLimiter, clock: Clock) -> None:
+        self._limiter = limiter
+        self._clock = clock
+        self.in_progress: deque[tuple[float, ExitStack]] = deque()
+
+    def send(self) -> bool:
+        """Send a request; return whether it is accepted."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._limiter.enter())
+            except Overloaded:
+                return False
+            self.in_progress.append((self._clock.now, stack.pop_all()))
+        return True
+
+    def finish(self) -> float:
+        """Finish the oldest request; return how many seconds it took."""
+        sent_at, stack = self.in_progress.popleft()
+        stack.close()
+        return self._clock.now - sent_at
+
+    def run(self, seconds: float, arrivals: int, rate: float) -> list[float]:
+        """Return how long each finished request took, while ``arrivals`` are sent before each."""
+        latencies = []
+        for _ in range(round(seconds * rate)):
+            for _ in range(arrivals):
+                self.send()
+            self._clock.now += 1 / rate
+            latencies.append(self.finish())
+        return latencies
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def load(clock: Clock) -> Load:
+    return Load(QueueLimiter(concurrency=4, max_wait=2.0, clock=clock), clock)
+
+
+@pytest.mark.parametrize("rate", [0.5, 4, 100])
+def test_under_overload_latency_is_bounded_and_the_service_never_idle(load: Load, rate: float) -> None:
+    load.run(120.0, arrivals=20, rate=rate)
+    latencies = load.run(30.0, arrivals=20, rate=rate)
+    assert max(latencies) <= 2.0 + 6 / rate
+    assert min(latencies) >= 1.0  # a next request is always queued
+
+
+def test_the_limit_follows_a_rate_that_changes(load: Load) -> None:
+    load.run(10.0, arrivals=3, rate=100)
+    load.run(60.0, arrivals=3, rate=5)  # reranking after plain searches, of which two hundred are queued
+    assert max(load.run(10.0, arrivals=3, rate=5)) <= 2.0 + 8 / 5
+    load.run(10.0, arrivals=3, rate=100)
+    latencies = load.run(10.0, arrivals=3, rate=100)
+    assert 1.0 <= min(latencies) <= max(latencies) <= 2.1
+
+
+def test_as_many_requests_as_run_concurrently_are_accepted_however_slow_they_are(load: Load, clock: Clock) -> None:
+    load.run(10.0, arrivals=3, rate=0.2)
+    while load.in_progress:
+        clock.now += 5.0
+        load.finish()
+    assert [load.send() for _ in range(4)] == [True] * 4
+    clock.now += 3600.0
+    load.finish()
+    assert load.send()
+
+
+def test_a_burst_after_idle_hours_is_accepted(load: Load, clock: Clock) -> None:
+    load.run(10.0, arrivals=3, rate=50)
+    while load.in_progress:
+        clock.now += 0.02
+        load.finish()
+    clock.now += 3600.0
+    assert list(itertools.takewhile(bool, (load.send() for _ in range(1000)))) == [True] * 104
+
+
+def test_nothing_is_accepted_while_nothing_finishes(load: Load, clock: Clock) -> None:
+    assert all(load.send() for _ in range(50))  # the rate is not known yet
+    clock.now += 2.5
+    assert not load.send()
+
+
+@contextmanager
+def full(running: Running) -> Iterator[None]:
+    """Hold the greatest number of requests in progress; they finish at the end of the context."""
+    connections = [connect(running.client, create(f"held{n}")[:-1]) for n in range(FEW_REQUESTS)]
+    wait_for(lambda: running.service.concurrency.requests == FEW_REQUESTS)
+    yield
+    for connection in connections:
+        assert send(connection, b"}")[0].status == 201
+        connection.close()
+    wait_for(lambda: not running.service.concurrency.requests)
+
+
+def send(connection: socket.socket, request: bytes) -> tuple[HTTPResponse, Any]:
+    """Return the response and its JSON, on a connection that stays open."""
+    connection.sendall(request)
+    response, body = read_response(connection)
+    return response, json.loads(body)
+
+
+def test_a_full_service_rejects_requests_on_connections_that_stay_open(small_bundle: Path, tmp_path: Path) -> None:
+    settings = settings_for(small_bundle, tmp_path / "data", max_requests=FEW_REQUESTS, header_timeout=PATIENCE)
+    with serving(settings) as running:
+        with closing(connect(running.client)) as connection:
+            with full(running):
+                for headers in ([], ["Connection: keep-alive"], ["X-Request-ID: id-1"]):
+                    response, problem = send(connection, create("rejected", *headers))
+                    assert (response.status, problem["code"], problem["status"]) == (503, "overloaded", 503)
+                    assert problem["instance"] == "/v1/collections"
+                    assert response.headers["x-request-id"] == problem["request_id"]
+                    assert response.headers["retry-after"] == "1"
+                    assert response.headers["content-type"] == "application/problem+json"
+                    assert response.headers["x-content-type-options"] == "nosniff"
+                assert problem["request_id"] == "id-1"
+                assert send(connection, get_request("/livez"))[0].status == 200
+            assert send(connection, create("after"))[0].status == 201
+        names = {collection["name"] for collection in running.client.get("/v1/collections").json()["collections"]}
+        assert names == {"held0", "held1", "after"}
+        count = 'vitascope_requests_total{method="POST",route="none",status="503"} 3.0'
+        assert count in running.client.get("/metrics").text
+
+
+def test_only_interactive_requests_are_rejected_if_the_queue_is_full(
+    running: Running, collection: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invalid = json.dumps({"name": "not a field"}).encode()
+    with closing(connect(running.client)) as connection:
+        assert send(connection, post_request("/v1/embeddings", invalid))[0].status == 422
+        monkeypatch.setattr(QueueLimiter, "is_full", True)
+        for headers in ([], ["X-Request-ID: id-1"], ["Origin: http://localhost"]):
+            response, problem = send(connection, post_request("/v1/embeddings", invalid, *headers))
+            assert (response.status, problem["code"], problem["instance"]) == (503, "overloaded", "/v1/embeddings")
+            assert response.headers["retry-after"] == "1"
+        assert send(connection, get_request("/livez"))[0].status == 200
+        monkeypatch.setattr(QueueLimiter, "is_full", False)
+        assert send(connection, post_request("/v1/embeddings", invalid))[0].status == 422

@@ -7,13 +7,11 @@ import logging
 import re
 import socket
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from http.client import HTTPResponse
 from pathlib import Path
 
 import httpx
@@ -23,11 +21,12 @@ from benchmarks.service.servers import nginx
 from service.run import listen
 from service.server import serve_health
 from service.settings import Settings
-from tests.ports import reserved_port
 from tests.service.conftest import settings_for
 from tests.service.jobs import events, jobs_kept_queued, stream
-from tests.service.running import JSON, Running, problem_of, process, serving
+from tests.service.raw_http import connect, exchange, get_request, post_request, read_response, read_to_end, trickling
+from tests.service.running import Running, problem_of, process, serving
 from tests.service.uploading import picture, upload
+from tests.sockets import reserved_port
 from tests.tools import find_tool
 from tests.waiting import PATIENCE, wait_for
 
@@ -41,19 +40,10 @@ SLOW_SECONDS = 1
 
 @dataclass
 class Proxied:
-    """A service and the nginx in front of it."""
+    """A service, and a client of the nginx in front of it."""
 
     running: Running
     client: httpx.Client
-
-    @property
-    def address(self) -> tuple[str, int]:
-        return self.client.base_url.host, self.client.base_url.port or 80
-
-    def connect(self, data: bytes = b"") -> socket.socket:
-        connection = socket.create_connection(self.address, PATIENCE)
-        connection.sendall(data)
-        return connection
 
 
 @pytest.fixture(scope="module")
@@ -82,23 +72,6 @@ def proxied(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield Proxied(running, client)
 
 
-def response_status(connection: socket.socket) -> int:
-    with closing(HTTPResponse(connection)) as response:
-        response.begin()
-        response.read()
-    return response.status
-
-
-def read_to_end(connection: socket.socket) -> bytes:
-    received = b""
-    try:
-        while chunk := connection.recv(65536):
-            received += chunk
-    except ConnectionResetError:
-        pass
-    return received
-
-
 def test_an_upload_is_searched_and_played_in_ranges(proxied: Proxied, tmp_path: Path) -> None:
     content = picture(tmp_path, 1)
     video = upload(proxied.client, "videos", content)
@@ -113,14 +86,10 @@ def test_an_upload_is_searched_and_played_in_ranges(proxied: Proxied, tmp_path: 
 def test_an_upload_is_streamed_and_the_service_limits_its_size(proxied: Proxied) -> None:
     content = b"x" * (MAX_UPLOAD_BYTES - 1)
     problem_of(upload(proxied.client, "videos", content), 415, "media_unsupported")
-    too_large = upload(proxied.client, "videos", b"x" * 2 * MAX_UPLOAD_BYTES)
-    problem_of(too_large, 413, "payload_too_large")
+    problem_of(upload(proxied.client, "videos", b"x" * 2 * MAX_UPLOAD_BYTES), 413, "payload_too_large")
     problem_of(proxied.client.post("/v1/embeddings", json={"input": "x" * 2_000_000}), 413, "payload_too_large")
-    head = (
-        "POST /v1/collections/videos/videos HTTP/1.1\r\nHost: localhost\r\n"
-        "Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 1000\r\n\r\n--x"
-    )
-    with closing(proxied.connect(head.encode())):
+    form = "Content-Type: multipart/form-data; boundary=x"
+    with closing(connect(proxied.client, post_request("/v1/collections/videos/videos", b"--x", form, length=1000))):
         wait_for(lambda: proxied.running.service.concurrency.requests == 1)
     wait_for(lambda: proxied.running.service.concurrency.requests == 0)
 
@@ -139,79 +108,44 @@ def test_events_of_a_job_arrive_while_it_runs(proxied: Proxied, tmp_path: Path) 
         assert [event.data["state"] for event in received if event.kind == "state"][-1] == "succeeded"
 
 
-@contextmanager
-def slow_clients(proxied: Proxied, data: bytes) -> Iterator[list[socket.socket]]:
-    """Connections that sent ``data`` and from then on send one byte now and then."""
-    stopped = threading.Event()
-    with ExitStack() as stack:
-        connections = [stack.enter_context(closing(proxied.connect(data))) for _ in range(SLOW_CLIENTS)]
-
-        def trickle() -> None:
-            remaining = list(connections)
-            while not stopped.wait(0.1):
-                for connection in list(remaining):
-                    try:
-                        connection.send(b"x")
-                    except OSError:
-                        remaining.remove(connection)
-
-        thread = threading.Thread(target=trickle)
-        thread.start()
-        try:
-            yield connections
-        finally:
-            stopped.set()
-            thread.join(PATIENCE)
-
-
 def test_headers_that_trickle_are_cut_off_before_the_service_sees_them(proxied: Proxied) -> None:
-    with slow_clients(proxied, b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX-Slow: ") as connections:
+    header = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
+    with trickling(proxied.client, header, SLOW_CLIENTS) as connections:
         assert proxied.client.get("/v1/models").status_code == 200
         for connection in connections:
             assert not read_to_end(connection).startswith(b"HTTP/1.1 2")
 
 
-def test_bodies_that_trickle_hold_neither_the_service_nor_a_place_of_a_search(proxied: Proxied) -> None:
-    head = b"POST /v1/collections/videos/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000\r\n\r\n"
-    with slow_clients(proxied, head):
+def test_bodies_that_trickle_occupy_neither_the_service_nor_a_connection_to_it(proxied: Proxied) -> None:
+    slow = post_request("/v1/collections/videos/search", b"", length=10_000)
+    with trickling(proxied.client, slow, SLOW_CLIENTS):
         for _ in range(5):
-            answer = proxied.client.post("/v1/collections/videos/search", json={"text": "a red thing"})
-            assert answer.status_code == 200
+            response = proxied.client.post("/v1/collections/videos/search", json={"text": "a red thing"})
+            assert response.status_code == 200
             assert proxied.running.service.concurrency.requests == 0
-    with closing(proxied.connect(head + b"x")) as connection:
-        assert read_to_end(connection) == b""
+    assert exchange(proxied.client, slow + b"x") == b""
 
 
-def test_more_searches_than_the_service_takes_are_refused_at_once(
-    proxied: Proxied, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_searches_beyond_the_limit_are_rejected_at_once(proxied: Proxied, monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
     engine = proxied.running.service.model._graphs.engine("text")  # type: ignore[attr-defined]
     run = engine.run
-
-    def run_later(inputs: JSON) -> object:
-        assert release.wait(PATIENCE)
-        return run(inputs)
-
-    monkeypatch.setattr(engine, "run", run_later)
+    monkeypatch.setattr(engine, "run", lambda inputs: release.wait(PATIENCE) and run(inputs))
     path, client = "/v1/collections/videos/search", proxied.client
     with ThreadPoolExecutor(MAX_INTERACTIVE) as threads:
-        admitted = [
-            threads.submit(client.post, path, json={"text": f"thing {number}"}) for number in range(MAX_INTERACTIVE)
-        ]
+        admitted = [threads.submit(client.post, path, json={"text": f"thing {n}"}) for n in range(MAX_INTERACTIVE)]
         try:
             wait_for(lambda: proxied.running.service.concurrency.requests == MAX_INTERACTIVE)
-            started = time.monotonic()
-            burst = [client.post(path, json={"text": "refused"}) for _ in range(50)]
-            assert time.monotonic() - started < PATIENCE / 2
-            for answer in burst:
-                problem_of(answer, 503, "overloaded")
-                assert answer.headers["retry-after"] == "1"
+            for _ in range(50):
+                response = client.post(path, json={"text": "rejected"})
+                problem_of(response, 503, "overloaded")
+                assert response.headers["retry-after"] == "1"
             assert client.get("/v1/collections").status_code == 200
             assert client.get("/livez").json() == {"status": "ok"}
+            assert not any(future.done() for future in admitted)
         finally:
             release.set()
-        assert [each.result().status_code for each in admitted] == [200] * MAX_INTERACTIVE
+        assert [future.result().status_code for future in admitted] == [200] * MAX_INTERACTIVE
     assert client.post(path, json={"text": "admitted again"}).status_code == 200
 
 
@@ -230,27 +164,20 @@ def test_the_service_logs_the_address_of_the_client_and_not_one_that_it_claims(
     ("request_bytes", "status", "code"),
     [
         (b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n", 400, "bad_request"),
-        (
-            b"POST /v1/rerank HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
-            400,
-            "bad_request",
-        ),
-        (b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", 431, "headers_too_large"),
-        (b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414, "uri_too_long"),
-        (
-            b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000000\r\n\r\n",
-            413,
-            "payload_too_large",
-        ),
-        (b'GET /metrics?"} HTTP/1.1\r\nHost: localhost\r\n\r\n', 404, "route_not_found"),
+        (post_request("/v1/rerank", b"", "Transfer-Encoding: chunked", length=5), 400, "bad_request"),
+        (get_request("/v1/models", "X: " + "x" * 70_000), 431, "headers_too_large"),
+        (get_request("/" + "x" * 70_000), 414, "uri_too_long"),
+        (post_request("/v1/embeddings", b"", length=10_000_000), 413, "payload_too_large"),
+        (get_request('/metrics?"}'), 404, "route_not_found"),
     ],
+    ids=["two hosts", "two lengths", "headers", "path", "body", "metrics"],
 )
-def test_what_the_proxy_refuses_is_a_problem_document(
+def test_requests_that_the_proxy_rejects_get_a_problem_document(
     proxied: Proxied, request_bytes: bytes, status: int, code: str
 ) -> None:
-    with closing(proxied.connect(request_bytes)) as connection, closing(HTTPResponse(connection)) as response:
-        response.begin()
-        problem = json.loads(response.read())
+    with closing(connect(proxied.client, request_bytes)) as connection:
+        response, body = read_response(connection)
+    problem = json.loads(body)
     assert (response.status, problem["status"], problem["code"]) == (status, status, code)
     assert response.headers["content-type"] == "application/problem+json"
     assert problem["type"] == f"urn:vitascope:problem:{code}"
@@ -258,35 +185,30 @@ def test_what_the_proxy_refuses_is_a_problem_document(
     assert set(problem) == {"type", "title", "status", "detail", "message", "code", "instance", "request_id"}
 
 
-def test_headers_that_are_for_one_connection_are_not_forwarded() -> None:
+def test_headers_of_one_connection_are_not_forwarded() -> None:
     find_tool("nginx")
+    hop_by_hop = {"Connection": "keep-alive, upgrade", "Upgrade": "h2c", "TE": "trailers", "Proxy-Connection": "close"}
     with upstream() as (port, requests), nginx(port, port) as url, httpx.Client(base_url=url) as client:
-        sent = {
-            "Connection": "keep-alive, upgrade",
-            "Upgrade": "h2c",
-            "TE": "trailers",
-            "Proxy-Connection": "keep-alive",
-        }
-        client.get("/v1/models", headers={**sent, "X-Request-ID": "mine", "X-Forwarded-Proto": "gopher"})
+        client.get("/v1/models", headers={**hop_by_hop, "X-Request-ID": "id-1", "X-Forwarded-Proto": "gopher"})
     received = {line.partition(":")[0].lower(): line.partition(": ")[2] for line in requests[-1].split("\r\n")[1:]}
     assert not received.keys() & {"connection", "upgrade", "te", "proxy-connection", "keep-alive"}
-    assert (received["x-request-id"], received["x-forwarded-proto"]) == ("mine", "http")
+    assert (received["x-request-id"], received["x-forwarded-proto"]) == ("id-1", "http")
 
 
 def test_a_client_learns_whether_a_request_reached_the_service() -> None:
     """503 with Retry-After where nothing listens; 502 where the connection broke after the request was sent."""
     find_tool("nginx")
     with upstream(breaks_off=True) as (port, requests), nginx(port, port) as url, httpx.Client(base_url=url) as client:
-        answer = client.post("/v1/collections", json={"name": "videos"})
-        problem_of(answer, 502, "bad_gateway")
-        assert "retry-after" not in answer.headers
+        response = client.post("/v1/collections", json={"name": "videos"})
+        problem_of(response, 502, "bad_gateway")
+        assert "retry-after" not in response.headers
         assert len([each for each in requests if each.startswith("POST")]) == 1
         requests.clear()
         requests.append("closed")
         wait_for(lambda: client.post("/v1/collections", json={"name": "videos"}).status_code == 503)
-        answer = client.post("/v1/collections", json={"name": "videos"})
-        problem_of(answer, 503, "overloaded")
-        assert answer.headers["retry-after"] == "1"
+        response = client.post("/v1/collections", json={"name": "videos"})
+        problem_of(response, 503, "overloaded")
+        assert response.headers["retry-after"] == "1"
 
 
 def test_a_restart_of_the_service_breaks_no_request(small_bundle: Path, tmp_path: Path) -> None:
@@ -304,10 +226,9 @@ def test_a_restart_of_the_service_breaks_no_request(small_bundle: Path, tmp_path
         settings = settings.model_copy(update={"port": port})
         with process(settings) as (client, server):
             url = stack.enter_context(nginx(port, health_port))
-            clients = [threading.Thread(target=send_requests, args=(url,)) for _ in range(4)]
+            threads = stack.enter_context(ThreadPoolExecutor(4))
             stack.callback(stopped.set)
-            for each in clients:
-                each.start()
+            clients = [threads.submit(send_requests, url) for _ in range(4)]
             wait_for(lambda: statuses[200] > 20)
             client.close()
             server.terminate()
@@ -317,16 +238,16 @@ def test_a_restart_of_the_service_breaks_no_request(small_bundle: Path, tmp_path
             succeeded = statuses[200]
             wait_for(lambda: statuses[200] > succeeded + 20)
             stopped.set()
-            for each in clients:
-                each.join(PATIENCE)
+            for future in clients:
+                future.result()
     assert set(statuses) == {200, 503}
 
 
 @contextmanager
 def upstream(*, breaks_off: bool = False) -> Iterator[tuple[int, list[str]]]:
-    """Port of a server that answers 200, and the heads of its requests.
+    """Port of a server that answers 200, and the heads of the requests that it received.
 
-    With ``breaks_off`` it closes the connection of a POST without an answer, and stops listening once the list of
+    With ``breaks_off`` it closes the connection of a POST without a response, and stops listening once the list of
     requests says "closed".
     """
     requests: list[str] = []

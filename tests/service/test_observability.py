@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import logging
 import re
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -32,59 +33,44 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def scrape(client: httpx.Client) -> Samples:
-    answer = client.get("/metrics")
-    assert answer.status_code == 200
-    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    response = client.get("/metrics")
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(answer.text)
+        for family in text_string_to_metric_families(response.text)
         for sample in family.samples
     }
 
 
 def value(samples: Samples, name: str, **labels: str) -> float:
     """Return the sum over all other labels."""
-    return sum(one for (known, stated), one in samples.items() if known == name and labels.items() <= stated)
+    return sum(
+        number for (metric, all_labels), number in samples.items() if metric == name and labels.items() <= all_labels
+    )
 
 
 def test_a_search_is_counted_in_every_stage(running: Running, palette: str) -> None:
-    def look() -> dict[str, float]:
-        samples = scrape(running.client)
-        return {
-            "requests": value(samples, "vitascope_requests_total", method="POST", route=SEARCH, status="200"),
-            "seconds": value(samples, "vitascope_request_seconds_count", route=SEARCH),
-            "text": value(samples, "vitascope_inference_seconds_count", graph="text"),
-            "rows": value(samples, "vitascope_batch_rows_sum", graph="match"),
-            "waits": value(samples, "vitascope_queue_wait_seconds_count", graph="text", kind="interactive"),
-            "embed": value(samples, "vitascope_stage_seconds_count", stage="embed"),
-            "search": value(samples, "vitascope_stage_seconds_count", stage="search"),
-            "rerank": value(samples, "vitascope_stage_seconds_count", stage="rerank"),
-        }
-
-    before = look()
-    for rerank in (0, 3):
-        answer = running.client.post(
-            f"/v1/collections/{palette}/search", json={"text": f"counted {rerank}", "rerank": rerank}
-        )
-        assert answer.status_code == 200
-    after = look()
-    assert {name: after[name] - before[name] for name in after} == {
-        "requests": 2,
-        "seconds": 2,
-        "text": 2,
-        "rows": 3,
-        "waits": 2,
-        "embed": 2,
-        "search": 2,
-        "rerank": 1,
+    counters: dict[str, tuple[str, dict[str, str], int]] = {
+        "requests": ("vitascope_requests_total", {"method": "POST", "route": SEARCH, "status": "200"}, 2),
+        "seconds": ("vitascope_request_seconds_count", {"route": SEARCH}, 2),
+        "text": ("vitascope_inference_seconds_count", {"graph": "text"}, 2),
+        "rows": ("vitascope_batch_rows_sum", {"graph": "match"}, 3),
+        "waits": ("vitascope_queue_wait_seconds_count", {"graph": "text", "kind": "interactive"}, 2),
+        "embed": ("vitascope_stage_seconds_count", {"stage": "embed"}, 2),
+        "search": ("vitascope_stage_seconds_count", {"stage": "search"}, 2),
+        "rerank": ("vitascope_stage_seconds_count", {"stage": "rerank"}, 1),
     }
-
-
-def test_calls_of_indexing_jobs_are_counted_as_bulk(running: Running, collection: str, files: Path) -> None:
-    name, labels = "vitascope_queue_wait_seconds_count", {"graph": "video", "kind": "bulk"}
-    before = value(scrape(running.client), name, **labels)
-    fill(running, collection, files)
-    assert value(scrape(running.client), name, **labels) >= before + 3
+    before = scrape(running.client)
+    for rerank in (0, 3):
+        body = {"text": f"counted {rerank}", "rerank": rerank}
+        assert running.client.post(f"/v1/collections/{palette}/search", json=body).status_code == 200
+    after = scrape(running.client)
+    changes = {
+        name: value(after, metric, **labels) - value(before, metric, **labels)
+        for name, (metric, labels, _) in counters.items()
+    }
+    assert changes == {name: expected for name, (_, _, expected) in counters.items()}
 
 
 def test_unknown_paths_create_no_metrics(running: Running) -> None:
@@ -98,9 +84,9 @@ def test_unknown_paths_create_no_metrics(running: Running) -> None:
 def test_the_dashboard_and_alerts_use_existing_metrics(running: Running, palette: str) -> None:
     running.client.post(f"/v1/collections/{palette}/search", json={"text": "red"})
     families = {name for name, _ in scrape(running.client)} | {"up"}
-    # Made at the first drop or failure; the library names them in the scrape from the start.
-    stated = set(re.findall(r"# TYPE (\w+)", running.client.get("/metrics").text))
-    known = families | {f"{name}_total" for name in stated} | stated
+    # Counters of drops and failures have samples only after the first, but are declared.
+    declared = set(re.findall(r"# TYPE (\w+)", running.client.get("/metrics").text))
+    metrics = families | {f"{name}_total" for name in declared} | declared
     panels = json.loads((OBSERVABILITY / "grafana/dashboards/vitascope.json").read_text())["panels"]
     rules = yaml.safe_load((OBSERVABILITY / "alerts.yml").read_text())["groups"][0]["rules"]
     expressions = [target["expr"] for panel in panels for target in panel["targets"]] + [rule["expr"] for rule in rules]
@@ -108,7 +94,7 @@ def test_the_dashboard_and_alerts_use_existing_metrics(running: Running, palette
     for expression in expressions:
         names = re.findall(r"\b(vitascope_\w+|up)\b", re.sub(r'"[^"]*"', "", expression))
         assert names, expression
-        assert set(names) <= known, expression
+        assert set(names) <= metrics, expression
 
 
 @contextmanager
@@ -120,27 +106,19 @@ def collector() -> Iterator[tuple[str, list[Any]]]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             if self.headers.get("content-encoding") == "gzip":
-                import gzip
-
                 body = gzip.decompress(body)
-            sent = ExportTraceServiceRequest.FromString(body)
+            export = ExportTraceServiceRequest.FromString(body)
             assert self.path == "/v1/traces"
-            spans.extend(s for r in sent.resource_spans for scope in r.scope_spans for s in scope.spans)
+            spans.extend(s for r in export.resource_spans for scope in r.scope_spans for s in scope.spans)
             self.send_response(200)
             self.end_headers()
 
-        def log_message(self, *args: object) -> None:
-            """No log."""
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", spans
-    finally:
-        server.shutdown()
-        thread.join(PATIENCE)
-        server.server_close()
+    with HTTPServer(("127.0.0.1", 0), Handler) as server, ThreadPoolExecutor(1) as thread:
+        thread.submit(server.serve_forever)
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", spans
+        finally:
+            server.shutdown()
 
 
 def test_a_trace_has_a_span_per_stage(
@@ -153,12 +131,12 @@ def test_a_trace_has_a_span_per_stage(
         with serving(settings) as running:
             running.client.post("/v1/collections", json={"name": "traced"})
             fill(running, "traced", files)
-            answer = running.client.post(
+            response = running.client.post(
                 "/v1/collections/traced/search",
                 json={"text": "a secret wish", "rerank": 2},
-                headers={"traceparent": f"00-{trace}-{parent}-01", "x-request-id": "mine"},
+                headers={"traceparent": f"00-{trace}-{parent}-01", "x-request-id": "id-1"},
             )
-            assert answer.status_code == 200
+            assert response.status_code == 200
 
             def spans_of_trace() -> dict[str, Any]:
                 return {span.name: span for span in list(spans) if span.trace_id.hex() == trace}
@@ -167,9 +145,9 @@ def test_a_trace_has_a_span_per_stage(
         spans_by_name = spans_of_trace()
     server = spans_by_name[f"POST {SEARCH}"]
     assert server.parent_span_id.hex() == parent
-    facts = {one.key: one.value.string_value or one.value.int_value for one in server.attributes}
-    assert facts["request_id"] == "mine"
-    assert facts["http.response.status_code"] == 200
+    attributes = {sample.key: sample.value.string_value or sample.value.int_value for sample in server.attributes}
+    assert attributes["request_id"] == "id-1"
+    assert attributes["http.response.status_code"] == 200
     inner = {"embed", "search", "rerank", "queue text", "inference text", "queue match", "inference match"}
     assert inner <= set(spans_by_name)
     for name in inner:
@@ -196,14 +174,14 @@ def test_requests_are_logged_by_route_and_id_without_content(
     try:
         with caplog.at_level(logging.INFO, "vitascope"):
             running.client.post(
-                f"/v1/collections/{palette}/search", json={"text": "my secret wish"}, headers={"x-request-id": "one"}
+                f"/v1/collections/{palette}/search", json={"text": "my secret wish"}, headers={"x-request-id": "id-2"}
             )
             running.client.get("/livez")
     finally:
         logger.removeHandler(handler)
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     requests = [line for line in lines if line["logger"] == "vitascope.requests"]
-    (line,) = [line for line in requests if line["request_id"] == "one"]
+    (line,) = [line for line in requests if line["request_id"] == "id-2"]
     assert (line["route"], line["method"], line["status"]) == (SEARCH, "POST", 200)
     assert "/livez" not in {line["route"] for line in requests}
     assert line["level"] == "INFO"

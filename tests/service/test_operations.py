@@ -1,4 +1,4 @@
-"""Backups, exports and embedding again over HTTP: in the background, fetched, bounded, and begun again after a kill."""
+"""Backups, exports and re-embedding over HTTP: in the background, downloaded, limited, and restarted after a kill."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import pytest
 
 from index.collection_store import CollectionStore
 from index.transfer.backup import restore_collection
-from index.transfer.parquet import import_collection
+from index.transfer.parquet_import import import_collection
 from service import operations
 from service.operations import MAX_ATTEMPTS, Operations
 from tests.index.jobs.fixtures import create_folder_job
-from tests.index.sample_data import allowed
-from tests.service.conftest import settings_for
+from tests.index.numbered import allowed
+from tests.service.conftest import COLORS, settings_for
 from tests.service.running import JSON, Running, problem_of, serving
 from tests.service.test_search import fill
 from tests.small_bundle import make_small_bundle
@@ -28,21 +28,21 @@ from vitascope.client import Client
 from vitascope.errors import Conflict, InvalidInput, StorageError
 
 
-def begin(client: httpx.Client, kind: str, collection: str, **options: bool) -> str:
-    """The address of a new operation."""
-    answer = client.post("/v1/operations", json={"kind": kind, "collection": collection, **options})
-    assert answer.status_code == 202, answer.text
-    assert answer.json()["state"] in ("queued", "running", "succeeded")
-    return answer.headers["location"]
+def start_operation(client: httpx.Client, kind: str, collection: str, **options: bool) -> str:
+    """Start an operation and return its URL."""
+    response = client.post("/v1/operations", json={"kind": kind, "collection": collection, **options})
+    assert response.status_code == 202, response.text
+    assert response.json()["state"] in ("queued", "running", "succeeded")
+    return response.headers["location"]
 
 
-def ended(client: httpx.Client, address: str) -> JSON:
-    wait_for(lambda: client.get(address).json()["state"] in ("succeeded", "failed"))
-    operation: JSON = client.get(address).json()
+def wait_until_finished(client: httpx.Client, url: str) -> JSON:
+    wait_for(lambda: client.get(url).json()["state"] in ("succeeded", "failed"))
+    operation: JSON = client.get(url).json()
     return operation
 
 
-def fetched(client: httpx.Client, operation: JSON, folder: Path) -> list[Path]:
+def download(client: httpx.Client, operation: JSON, folder: Path) -> list[Path]:
     folder.mkdir()
     for file in operation["files"]:
         content = client.get(file["url"]).content
@@ -51,11 +51,15 @@ def fetched(client: httpx.Client, operation: JSON, folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def test_a_backup_is_created_downloaded_in_ranges_and_restored(running: Running, colors: str, tmp_path: Path) -> None:
-    address = begin(running.client, "backup", colors)
-    operation = ended(running.client, address)
+def test_a_backup_is_created_downloaded_in_ranges_and_restored(
+    running: Running, colors: str, files: Path, tmp_path: Path
+) -> None:
+    url = start_operation(running.client, "backup", colors)
+    operation = wait_until_finished(running.client, url)
     assert (operation["state"], operation["error"], operation["progress"]) == ("succeeded", None, 1.0)
-    [file] = fetched(running.client, operation, tmp_path / "fetched")
+    size = sum((files / f"{name}.mp4").stat().st_size for name in COLORS)
+    assert operation["media_not_included"] == {"files": 3, "bytes": size}
+    [file] = download(running.client, operation, tmp_path / "fetched")
     assert file.name == f"{colors}.sqlite3"
     url = operation["files"][0]["url"]
     part = running.client.get(url, headers={"range": "bytes=16-99"})
@@ -67,69 +71,61 @@ def test_a_backup_is_created_downloaded_in_ranges_and_restored(running: Running,
         assert sorted(video.title for video in restored.videos()) == ["blue", "green", "red"]
     problem_of(running.client.get(url, headers={"range": "bytes=999999999-"}), 416, "range_not_satisfiable")
 
-    assert running.client.delete(address).status_code == 204
-    problem_of(running.client.get(address), 404, "not_found")
+    assert running.client.delete(url).status_code == 204
+    problem_of(running.client.get(url), 404, "not_found")
     problem_of(running.client.get(url), 404, "not_found")
     assert not list((running.settings.data_dir / "operations").glob(f"{operation['id']}*"))
 
 
 def test_an_export_is_two_consistent_parquet_files(running: Running, colors: str, tmp_path: Path) -> None:
-    address = begin(running.client, "export", colors, tokens=True)
-    operation = ended(running.client, address)
+    url = start_operation(running.client, "export", colors, tokens=True)
+    operation = wait_until_finished(running.client, url)
     assert operation["options"] == {"tokens": True, "thumbnails": False}
     folder = tmp_path / "fetched"
-    assert [file.name for file in fetched(running.client, operation, folder)] == ["clips.parquet", "videos.parquet"]
+    assert [file.name for file in download(running.client, operation, folder)] == ["clips.parquet", "videos.parquet"]
     assert "thumbnail" not in pq.read_schema(folder / "clips.parquet").names
     with CollectionStore(tmp_path / "elsewhere") as library:
         manifest = running.service.model.bundle.manifest
         imported = import_collection(library, folder, "again", manifest, allowed=allowed(library))
         assert sorted(video.title for video in imported.videos()) == ["blue", "green", "red"]
-    running.client.delete(address)
+    running.client.delete(url)
 
 
 def test_other_requests_are_answered_during_an_operation(
     running: Running, colors: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One operation at a time; searches and other requests go on beside it; the next waits for its turn."""
-    entered, leave = held(monkeypatch)
-    addresses = [begin(running.client, "backup", colors) for _ in range(2)]
+    """One operation runs at a time, and the next is queued."""
+    entered, leave = block_backups(monkeypatch)
+    urls = [start_operation(running.client, "backup", colors) for _ in range(2)]
     assert entered.wait(PATIENCE)
-    states = [running.client.get(address).json()["state"] for address in addresses]
+    states = [running.client.get(url).json()["state"] for url in urls]
     assert states == ["running", "queued"]
-    assert running.client.get(addresses[0]).json()["progress"] < 1
+    assert running.client.get(urls[0]).json()["progress"] < 1
     assert running.client.post(f"/v1/collections/{colors}/search", json={"text": "red"}).status_code == 200
     listed = running.client.get("/v1/operations").json()["operations"]
-    assert [f"/v1/operations/{one['id']}" for one in listed[:2]] == addresses[::-1]
+    assert [f"/v1/operations/{operation['id']}" for operation in listed[:2]] == urls[::-1]
     leave.set()
-    for address in addresses:
-        assert ended(running.client, address)["state"] == "succeeded"
-        running.client.delete(address)
+    for url in urls:
+        assert wait_until_finished(running.client, url)["state"] == "succeeded"
+        running.client.delete(url)
 
 
 def test_deleting_a_running_operation_stops_it(running: Running, colors: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    entered, leave = held(monkeypatch)
-    doomed, next_one = (begin(running.client, "backup", colors) for _ in range(2))
+    entered, leave = block_backups(monkeypatch)
+    deleted, following = (start_operation(running.client, "backup", colors) for _ in range(2))
     assert entered.wait(PATIENCE)
-    assert running.client.delete(doomed).status_code == 204
+    assert running.client.delete(deleted).status_code == 204
     leave.set()
-    assert ended(running.client, next_one)["state"] == "succeeded"
-    problem_of(running.client.get(doomed), 404, "not_found")
+    assert wait_until_finished(running.client, following)["state"] == "succeeded"
+    problem_of(running.client.get(deleted), 404, "not_found")
     names = {path.name for path in (running.settings.data_dir / "operations").iterdir()}
-    kept = next_one.rsplit("/", 1)[1]
+    kept = following.rsplit("/", 1)[1]
     assert names == {kept, f"{kept}.json"}
-    running.client.delete(next_one)
+    running.client.delete(following)
 
 
-@pytest.mark.parametrize("kind", ["backup", "export"])
-def test_an_operation_reports_media_that_is_not_included(running: Running, colors: str, files: Path, kind: str) -> None:
-    address = begin(running.client, kind, colors)
-    size = sum((files / f"{name}.mp4").stat().st_size for name in ("red", "green", "blue"))
-    assert ended(running.client, address)["media_not_included"] == {"files": 3, "bytes": size}
-    running.client.delete(address)
-
-
-def held(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
-    """The first step of every backup sets the first event and waits for the second."""
+def block_backups(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Have the first step of every backup set the first event and wait for the second."""
     entered, leave = threading.Event(), threading.Event()
     backup_collection = operations.backup_collection
 
@@ -152,18 +148,12 @@ def test_a_failed_operation_has_the_reason_unless_it_is_internal(
         raise StorageError("/secret/place: no space left on device")
 
     monkeypatch.setattr(operations, "backup_collection", full)
-    address = begin(running.client, "backup", colors)
-    operation = ended(running.client, address)
+    url = start_operation(running.client, "backup", colors)
+    operation = wait_until_finished(running.client, url)
     assert (operation["state"], operation["files"]) == ("failed", [])
     assert "secret" not in json.dumps(operation)
     assert "/secret/place" in caplog.text
-    running.client.delete(address)
-
-
-def test_a_collection_of_the_model_in_use_is_not_embedded_again(running: Running, colors: str) -> None:
-    answer = running.client.post("/v1/operations", json={"kind": "reembed", "collection": colors})
-    assert "it was embedded by model small-colours" in problem_of(answer, 409, "conflict")["detail"]
-    assert running.client.get("/v1/operations").json() == {"operations": []}
+    running.client.delete(url)
 
 
 @pytest.mark.parametrize(
@@ -185,8 +175,8 @@ def test_an_export_without_pyarrow_is_rejected_at_once(
     running: Running, colors: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(operations, "find_spec", lambda name: None)
-    answer = running.client.post("/v1/operations", json={"kind": "export", "collection": colors})
-    assert "needs the package 'pyarrow'" in problem_of(answer, 409, "conflict")["detail"]
+    response = running.client.post("/v1/operations", json={"kind": "export", "collection": colors})
+    assert "needs the package 'pyarrow'" in problem_of(response, 409, "conflict")["detail"]
 
 
 def test_an_operation_beyond_the_limit_is_rejected(small_bundle: Path, tmp_path: Path) -> None:
@@ -195,13 +185,13 @@ def test_an_operation_beyond_the_limit_is_rejected(small_bundle: Path, tmp_path:
     )
     with serving(settings) as running:
         running.client.post("/v1/collections", json={"name": "a"})
-        addresses = [begin(running.client, "backup", "a") for _ in range(2)]
-        answer = running.client.post("/v1/operations", json={"kind": "backup", "collection": "a"})
-        assert "VITASCOPE_MAX_OPERATIONS" in problem_of(answer, 409, "conflict")["detail"]
-        assert all(ended(running.client, address)["state"] == "succeeded" for address in addresses)
+        urls = [start_operation(running.client, "backup", "a") for _ in range(2)]
+        response = running.client.post("/v1/operations", json={"kind": "backup", "collection": "a"})
+        assert "VITASCOPE_MAX_OPERATIONS" in problem_of(response, 409, "conflict")["detail"]
+        assert all(wait_until_finished(running.client, url)["state"] == "succeeded" for url in urls)
         assert len(list((tmp_path / "elsewhere" / "backups").glob("*/a.sqlite3"))) == 2
-        running.client.delete(addresses[0])
-        begin(running.client, "backup", "a")
+        running.client.delete(urls[0])
+        start_operation(running.client, "backup", "a")
 
 
 def test_an_operation_interrupted_by_a_stop_runs_again(
@@ -211,78 +201,77 @@ def test_an_operation_interrupted_by_a_stop_runs_again(
     with monkeypatch.context() as patch, serving(settings) as first:
         first.client.post("/v1/collections", json={"name": "a"})
         fill(first, "a", 5)
-        done = begin(first.client, "export", "a")
-        assert ended(first.client, done)["state"] == "succeeded"
-        entered, leave = held(patch)
-        addresses = [begin(first.client, "backup", "a") for _ in range(2)]
+        done = start_operation(first.client, "export", "a")
+        assert wait_until_finished(first.client, done)["state"] == "succeeded"
+        entered, leave = block_backups(patch)
+        urls = [start_operation(first.client, "backup", "a") for _ in range(2)]
         assert entered.wait(PATIENCE)
         request_shutdown = first.service.operations.request_shutdown
         patch.setattr(first.service.operations, "request_shutdown", lambda: (request_shutdown(), leave.set()))
     with serving(settings) as second:
-        for address in addresses:
-            operation = ended(second.client, address)
+        for url in urls:
+            operation = wait_until_finished(second.client, url)
             assert operation["state"] == "succeeded"
             assert second.client.get(operation["files"][0]["url"]).content.startswith(b"SQLite format 3\0")
-        assert len(ended(second.client, done)["files"]) == 2  # what was finished stays
+        assert len(wait_until_finished(second.client, done)["files"]) == 2  # finished operations stay
 
 
 def test_an_operation_interrupted_by_a_kill_runs_again(tmp_path: Path) -> None:
-    """A kill is played by a thread that never comes back."""
-    gate = threading.Event()
+    """A kill is simulated by a thread that never returns."""
+    released = threading.Event()
 
     def half(operation: object, folder: Path, on_step: object) -> None:
         (folder / "half").write_text("half")
-        gate.wait(PATIENCE)
+        released.wait(PATIENCE)
 
     def whole(operation: object, folder: Path, on_step: object) -> None:
         (folder / "whole").write_text("whole")
 
     first = Operations(tmp_path, 5, half)
-    made = first.create("backup", "a", {})
+    created = first.create("backup", "a", {})
     first.start()
-    wait_for((tmp_path / made.id / "half").exists)
+    wait_for((tmp_path / created.id / "half").exists)
     second = Operations(tmp_path, 5, whole)
-    assert second.files(second.get(made.id)) == []
+    assert second.files(second.get(created.id)) == []
     second.start()
-    wait_for(lambda: second.get(made.id).state == "succeeded")
-    assert [file.name for file, _ in second.files(second.get(made.id))] == ["whole"]
+    wait_for(lambda: second.get(created.id).state == "succeeded")
+    assert [file.name for file, _ in second.files(second.get(created.id))] == ["whole"]
     third = Operations(tmp_path, 5, whole)
-    assert third.get(made.id) == second.get(made.id)
-    # Killed in the middle of a deletion: the record goes first.
-    (tmp_path / f"{made.id}.json").unlink()
-    (tmp_path / "mine").mkdir()
+    assert third.get(created.id) == second.get(created.id)
+    # Killed during a deletion, which removes the file first.
+    (tmp_path / f"{created.id}.json").unlink()
+    (tmp_path / "other").mkdir()
     assert Operations(tmp_path, 5, whole).all() == []
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
-    gate.set()
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+    released.set()
 
 
 def test_an_operation_that_kills_the_service_repeatedly_fails(tmp_path: Path) -> None:
-    """Death is played by a thread that never comes back, and its record by what it left on disk."""
-    gate = threading.Event()
-    begun: list[object] = []
+    """A kill is simulated by a thread that never returns, and by the file on disk."""
+    released, runs = threading.Event(), list[object]()
 
-    def never(*args: object) -> None:
-        begun.append(args)
-        gate.wait(PATIENCE)
+    def never_return(*args: object) -> None:
+        runs.append(args)
+        released.wait(PATIENCE)
 
-    made = Operations(tmp_path, 5, never).create("backup", "a", {})
-    for tries in range(MAX_ATTEMPTS):
-        life = Operations(tmp_path, 5, never)
-        assert life.get(made.id).tries == tries
-        life.start()
-        wait_for(lambda tries=tries: len(begun) == tries + 1)
-    last = Operations(tmp_path, 5, never)
+    created = Operations(tmp_path, 5, never_return).create("backup", "a", {})
+    for attempt in range(MAX_ATTEMPTS):
+        service = Operations(tmp_path, 5, never_return)
+        assert service.get(created.id).tries == attempt
+        service.start()
+        wait_for(lambda attempt=attempt: len(runs) == attempt + 1)
+    last = Operations(tmp_path, 5, never_return)
     last.start()
-    wait_for(lambda: last.get(made.id).state == "failed")
-    assert f"died {MAX_ATTEMPTS} times" in str(last.get(made.id).error)
-    gate.set()
+    wait_for(lambda: last.get(created.id).state == "failed")
+    assert f"died {MAX_ATTEMPTS} times" in str(last.get(created.id).error)
+    released.set()
 
 
 def test_a_damaged_operation_file_does_not_stop_the_service(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / f"{'a' * 16}.json").write_text("{half a rec")
     (tmp_path / ("a" * 16)).mkdir()
     assert Operations(tmp_path, 5, lambda *_: None).all() == []
-    assert (tmp_path / ("a" * 16)).is_dir()  # what may be somebody's only backup is not removed
+    assert (tmp_path / ("a" * 16)).is_dir()  # it may be the only backup
     assert "cannot be parsed as an operation" in caplog.text
 
 
@@ -299,17 +288,17 @@ def test_a_collection_of_another_model_can_be_embedded_again(small_bundle: Path,
         problem_of(client.post("/v1/collections/old/search", json={"text": "red"}), 409, "fingerprint_mismatch")
         kept = next((tmp_path / "data" / "collections" / "old" / "media").iterdir())
         kept.rename(tmp_path / kept.name)
-        failed = ended(client, begin(client, "reembed", "old"))
+        failed = wait_until_finished(client, start_operation(client, "reembed", "old"))
         assert failed["state"] == "failed"
         assert failed["error"].startswith("1 videos cannot be embedded again")
         (tmp_path / kept.name).rename(kept)
         (tmp_path / "data" / "incoming" / "green.mp4").write_bytes((files / "green.mp4").read_bytes())
         waiting = create_folder_job(second.service.library.open("old"), tmp_path / "data" / "incoming")
-        address = begin(client, "reembed", "old")
-        assert ended(client, address)["state"] == "succeeded"
-        found = client.get("/v1/collections/old").json()
-        assert found["model_loaded"] is True
-        job = f"/v1/collections/old/jobs/{waiting.id}"  # it came along, and can be run now
+        url = start_operation(client, "reembed", "old")
+        assert wait_until_finished(client, url)["state"] == "succeeded"
+        collection = client.get("/v1/collections/old").json()
+        assert collection["model_loaded"] is True
+        job = f"/v1/collections/old/jobs/{waiting.id}"  # it was kept, and can run now
         wait_for(lambda: client.get(job).json()["state"] == "succeeded")
         best = client.post("/v1/collections/old/search", json={"text": "a red thing", "limit": 1}).json()["results"][0]
         assert best["video"]["title"] == "red"
@@ -317,22 +306,22 @@ def test_a_collection_of_another_model_can_be_embedded_again(small_bundle: Path,
         assert after["videos"][:2] == before["videos"]
         assert [video["title"] for video in after["videos"][2:]] == ["green"]
         assert [each["name"] for each in client.get("/v1/collections").json()["collections"]] == ["old"]
-    # Killed after the switch, before that was written down.
-    record = tmp_path / "data" / "operations" / f"{address.rpartition('/')[2]}.json"
+    # Killed after the replacement, before that was stored.
+    record = tmp_path / "data" / "operations" / f"{url.rpartition('/')[2]}.json"
     record.write_text(record.read_text().replace('"succeeded"', '"running"'))
     with serving(settings_for(small_bundle, tmp_path / "data")) as third:
-        assert third.client.get(address).json()["error"] is None
-        assert ended(third.client, address)["state"] == "succeeded"
+        assert third.client.get(url).json()["error"] is None
+        assert wait_until_finished(third.client, url)["state"] == "succeeded"
 
 
 def test_the_client_downloads_the_files_and_deletes_the_operation(
     running: Running, colors: str, tmp_path: Path
 ) -> None:
     with Client(str(running.client.base_url)) as client:
-        seen: list[float] = []
-        client.backup(colors, tmp_path / "b", interval=0.01, on_change=lambda one: seen.append(one["progress"]))
-        assert seen[-1] == 1.0
-        client.backup(colors, tmp_path / "b")  # over the earlier one
+        progress: list[float] = []
+        client.backup(colors, tmp_path / "b", interval=0.01, on_change=lambda each: progress.append(each["progress"]))
+        assert progress[-1] == 1.0
+        client.backup(colors, tmp_path / "b")  # overwrites the earlier one
         client.export(colors, tmp_path / "parquet", tokens=True, thumbnails=True)
         assert client.list_operations() == {"operations": []}
         with pytest.raises(InvalidInput, match=r"folder: .* cannot be created"):

@@ -12,8 +12,7 @@ from service.http.api_keys import digest
 from service.run import serve
 from service.settings import read_settings
 from tests.service.conftest import settings_for
-from tests.service.running import process, serving
-from tests.service.secured import ADMIN
+from tests.service.running import ADMIN, process, serving
 from tests.waiting import PATIENCE, wait_for
 from vitascope.errors import InvalidInput
 

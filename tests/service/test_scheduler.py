@@ -14,9 +14,7 @@ import numpy as np
 import pytest
 
 from service.errors import DeadlineExceeded, Overloaded, RequestAbandoned
-from service.inference.batching import BatchLimits, merge, select_batch, split
-from service.inference.call import Call, CallContext
-from service.inference.scheduler import Scheduler
+from service.inference.scheduler import BatchLimits, Call, CallContext, Scheduler, merge, select_batch, split
 from tests.waiting import PATIENCE, wait_for
 from vitascope.errors import EngineError, EngineUnavailable
 
@@ -52,7 +50,7 @@ class Engine:
     """Sums the tokens of each row; can be blocked, fails for POISON, and kills its thread for POISON + 1."""
 
     def __init__(self) -> None:
-        self.seen: list[np.ndarray] = []
+        self.inputs_seen: list[np.ndarray] = []
         self.graphs: list[str] = []
         self.free = threading.Event()
         self.free.set()
@@ -66,7 +64,7 @@ class Engine:
             raise SystemExit("the engine takes the thread with it")
         if (ids == POISON).any():
             raise EngineError(f"{graph}: poisoned")
-        self.seen.append(ids)
+        self.inputs_seen.append(ids)
         self.graphs.append(graph)
         return {"vector": (ids * inputs["attention_mask"]).sum(axis=1, keepdims=True).astype(np.float32)}
 
@@ -105,24 +103,12 @@ def test_waiting_calls_are_batched_and_each_gets_its_own_rows(
     scheduler: Scheduler, engine: Engine, observer: RecordingObserver
 ) -> None:
     occupy(scheduler, engine)
-    futures = [scheduler.submit("text", texts(3, value=n), CallContext()) for n in (2, 3, 4)]
-    engine.free.set()
-    assert [future.result(PATIENCE)["vector"].tolist() for future in futures] == [[[6]], [[9]], [[12]]]
-    assert observer.batches == [("text", 1, 1), ("text", 3, 3)]
-
-
-def test_a_single_call_runs_at_once(scheduler: Scheduler) -> None:
-    assert scheduler.submit("text", texts(2, value=3), CallContext()).result(PATIENCE)["vector"].tolist() == [[6]]
-
-
-def test_rows_of_different_lengths_are_padded_and_masked(scheduler: Scheduler, engine: Engine) -> None:
-    occupy(scheduler, engine)
     short = scheduler.submit("text", texts(2, value=5), CallContext())
     long = scheduler.submit("text", texts(4, 3, value=7), CallContext())
     engine.free.set()
-    assert short.result(PATIENCE)["vector"].tolist() == [[10]]
+    assert short.result(PATIENCE)["vector"].tolist() == [[10]]  # padding does not count
     assert long.result(PATIENCE)["vector"].tolist() == [[28], [21]]
-    assert engine.seen[-1].shape == (3, 4)
+    assert observer.batches == [("text", 1, 1), ("text", 2, 3)]
 
 
 def test_interactive_calls_precede_bulk_calls(scheduler: Scheduler, engine: Engine) -> None:
@@ -135,57 +121,56 @@ def test_interactive_calls_precede_bulk_calls(scheduler: Scheduler, engine: Engi
     assert engine.graphs == ["text", "text", "video", "video"]
 
 
-def test_bulk_calls_are_not_starved() -> None:
-    old = Call("video", texts(1), CallContext(bulk=True), arrived=0.0)
-    fresh = Call("text", texts(1), CallContext(), arrived=9.0)
-    assert select_batch([old, fresh], BatchLimits(bulk_wait=2.0), now=1.0) == [fresh]
-    assert select_batch([old, fresh], BatchLimits(bulk_wait=2.0), now=2.0) == [old]
+BULK, INTERACTIVE = CallContext(bulk=True), CallContext()
 
 
-def test_an_interactive_call_waits_for_at_most_one_overdue_bulk_call() -> None:
-    bulk = [Call("video", texts(1), CallContext(bulk=True), arrived=0.0) for _ in range(20)]
-    fresh = Call("text", texts(1), CallContext(), arrived=9.0)
+def test_an_overdue_bulk_call_precedes_at_most_one_interactive_call() -> None:
+    bulk = [Call("video", texts(1), BULK, arrived=0.0) for _ in range(20)]
+    fresh = Call("text", texts(1), INTERACTIVE, arrived=9.0)
     limits = BatchLimits(bulk_wait=2.0)
-    assert select_batch([*bulk, fresh], limits, now=10.0, bulk_ended=9.5) == [fresh]
-    assert select_batch([*bulk, fresh], limits, now=11.5, bulk_ended=9.5) == [bulk[0]]
+    for now, bulk_ended, expected in (
+        (1.0, -math.inf, fresh),
+        (2.0, -math.inf, bulk[0]),  # otherwise it would starve
+        (10.0, 9.5, fresh),
+        (11.5, 9.5, bulk[0]),
+    ):
+        assert select_batch([*bulk, fresh], limits, now=now, bulk_ended=bulk_ended) == [expected]
 
 
-def test_bulk_calls_do_not_join_interactive_batches() -> None:
-    calls = [Call("video", texts(1), CallContext(bulk=bulk)) for bulk in (True, False, True, False)]
-    assert select_batch(calls, BatchLimits(), now=0.0) == [calls[1], calls[3]]
+CANDIDATES = {name: np.ones((1, 3, 4), np.int64) for name in ("answer_ids", "answer_mask")}
+
+
+@pytest.mark.parametrize(
+    ("calls", "batch"),
+    [
+        pytest.param([("video", 1, BULK), ("video", 1, INTERACTIVE)] * 2, [1, 3], id="no bulk calls"),
+        pytest.param(
+            [("text", 2, INTERACTIVE), ("match", 2, INTERACTIVE), ("text", 2, INTERACTIVE)], [0, 2], id="graph"
+        ),
+        pytest.param([("answer", 2, INTERACTIVE)] * 3, [0], id="candidate answers alone"),
+        pytest.param([("text", length, INTERACTIVE) for length in (8, 9, 60, 7)], [0, 1, 3], id="much padding"),
+        # Two runs would cost more than twelve tokens of padding.
+        pytest.param([("text", length, INTERACTIVE) for length in (8, 20)], [0, 1], id="little padding"),
+    ],
+)
+def test_interactive_calls_of_one_graph_and_similar_length_are_batched(
+    calls: list[tuple[str, int, CallContext]], batch: list[int]
+) -> None:
+    queue = [
+        Call(graph, texts(length) | (CANDIDATES if graph == "answer" else {}), context)
+        for graph, length, context in calls
+    ]
+    selected = select_batch(queue, BatchLimits(), now=0.0)
+    assert sorted(queue.index(call) for call in selected) == batch
 
 
 def test_calls_of_similar_length_join_first_within_the_limits() -> None:
     calls = [Call("text", texts(length), CallContext()) for length in (4, 32, 5, 3, 30)]
-    batch = select_batch(calls, BatchLimits(rows=3, tokens=1000), now=0.0)
-    assert [call.length for call in batch] == [4, 5, 3]
-    batch = select_batch(calls, BatchLimits(rows=10, tokens=40), now=0.0)
-    assert [call.length for call in batch] == [4, 5, 3]  # 32 would make 3 rows of 32 and more
+    for limits in (BatchLimits(rows=3, tokens=1000), BatchLimits(rows=10, tokens=40)):
+        assert [call.length for call in select_batch(calls, limits, now=0.0)] == [4, 5, 3]
     assert select_batch(calls[1:], BatchLimits(rows=1, tokens=1), now=0.0) == [calls[1]]  # larger than the limit: alone
-
-
-def test_a_call_that_needs_much_padding_runs_alone() -> None:
-    calls = [Call("text", texts(length), CallContext()) for length in (8, 9, 60, 7)]
-    assert [call.length for call in select_batch(calls, BatchLimits(), now=0.0)] == [8, 9, 7]
-    few = [Call("text", texts(length), CallContext()) for length in (8, 20)]
-    assert select_batch(few, BatchLimits(), now=0.0) == few  # two runs would cost more than twelve tokens of padding
-
-
-def test_idle_workers_get_a_share_of_the_rows() -> None:
     calls = [Call("text", texts(5), CallContext()) for _ in range(7)]
-    assert select_batch(calls, BatchLimits(), now=0.0, idle_workers=2) == calls[:4]
-    assert select_batch(calls[:1], BatchLimits(), now=0.0, idle_workers=2) == calls[:1]
-
-
-def test_only_calls_of_one_graph_are_batched() -> None:
-    calls = [Call(graph, texts(2), CallContext()) for graph in ("text", "match", "text")]
-    assert select_batch(calls, BatchLimits(), now=0.0) == [calls[0], calls[2]]
-
-
-def test_a_call_with_candidate_answers_runs_alone() -> None:
-    given = np.ones((1, 3, 4), np.int64)
-    calls = [Call("answer", {**texts(2), "answer_ids": given, "answer_mask": given}, CallContext()) for _ in range(3)]
-    assert select_batch(calls, BatchLimits(), now=0.0) == calls[:1]
+    assert select_batch(calls, BatchLimits(), now=0.0, idle_workers=2) == calls[:4]  # the other worker gets the rest
 
 
 def test_merge_and_split_are_inverse() -> None:
@@ -244,18 +229,18 @@ def test_cancelled_calls_never_run(scheduler: Scheduler, engine: Engine, observe
     occupy(scheduler, engine)
     late = scheduler.submit("text", texts(1, value=41), CallContext(deadline=time.monotonic()))
     context = CallContext()
-    gone = scheduler.submit("text", texts(1, value=42), context)
-    back = scheduler.submit("text", texts(1, value=43), CallContext())
+    abandoned = scheduler.submit("text", texts(1, value=42), context)
+    withdrawn = scheduler.submit("text", texts(1, value=43), CallContext())
     kept = scheduler.submit("text", texts(1, value=44), CallContext())
     context.cancelled.set()
-    assert back.cancel()
+    assert withdrawn.cancel()
     engine.free.set()
     with pytest.raises(DeadlineExceeded):
         late.result(PATIENCE)
     with pytest.raises(RequestAbandoned):
-        gone.result(PATIENCE)
+        abandoned.result(PATIENCE)
     assert kept.result(PATIENCE)["vector"].tolist() == [[44]]
-    assert {int(ids.max()) for ids in engine.seen} == {1, 44}
+    assert {int(ids.max()) for ids in engine.inputs_seen} == {1, 44}
     assert sorted(observer.drops) == ["abandoned", "abandoned", "deadline_exceeded"]
 
 
@@ -263,31 +248,17 @@ def test_calls_beyond_the_queue_limit_are_rejected_at_once(
     scheduler: Scheduler, engine: Engine, observer: RecordingObserver
 ) -> None:
     occupy(scheduler, engine)
-    futures = [scheduler.submit("text", texts(1), CallContext()) for _ in range(6)]
+    context = CallContext()
+    with pytest.raises(Overloaded):
+        scheduler.submit("text", texts(1000), CallContext())  # too many bytes
+    futures = [scheduler.submit("text", texts(1), each) for each in (context, *(CallContext() for _ in range(5)))]
     with pytest.raises(Overloaded, match="6 requests wait"):
         scheduler.submit("text", texts(1), CallContext())
-    bulk = scheduler.submit("text", texts(1), CallContext(bulk=True))  # bulk calls are not limited
-    engine.free.set()
-    assert all(future.result(PATIENCE) for future in [*futures, bulk])
-    assert observer.drops == ["refused"]
-
-
-def test_a_request_with_waiting_calls_may_add_more(scheduler: Scheduler, engine: Engine) -> None:
-    occupy(scheduler, engine)
-    context = CallContext()
-    futures = [scheduler.submit("text", texts(1), each) for each in (context, *(CallContext() for _ in range(5)))]
-    futures += [scheduler.submit("text", texts(1), context) for _ in range(3)]
-    with pytest.raises(Overloaded):
-        scheduler.submit("text", texts(1), CallContext())
+    futures += [scheduler.submit("text", texts(1), context) for _ in range(3)]  # a request with waiting calls
+    futures.append(scheduler.submit("text", texts(1), CallContext(bulk=True)))
     engine.free.set()
     assert all(future.result(PATIENCE) for future in futures)
-
-
-def test_calls_beyond_the_limit_in_bytes_are_rejected(scheduler: Scheduler, engine: Engine) -> None:
-    occupy(scheduler, engine)
-    with pytest.raises(Overloaded):
-        scheduler.submit("text", texts(1000), CallContext())
-    engine.free.set()
+    assert observer.drops == ["refused", "refused"]
 
 
 def test_a_dying_worker_fails_its_batch_and_is_replaced(scheduler: Scheduler, engine: Engine) -> None:
@@ -329,27 +300,14 @@ class BlockingEngine:
             self.changed.notify_all()
 
 
-def test_workers_can_be_added(observer: RecordingObserver) -> None:
-    """A service knows the devices of its graphs only after a model is loaded."""
+@pytest.mark.parametrize("is_added", [False, True], ids=["from the start", "after a model is loaded"])
+def test_the_first_of_several_workers_runs_no_bulk_calls(observer: RecordingObserver, is_added: bool) -> None:
     blocking = BlockingEngine()
-    scheduler = Scheduler(blocking, observer)
-    scheduler.add_workers(2)
-    scheduler.add_workers(1)  # the number never decreases
+    scheduler = Scheduler(blocking, observer, workers=1 if is_added else 2)
+    if is_added:
+        scheduler.add_workers(2)
+        scheduler.add_workers(1)  # the number never decreases
     assert scheduler.workers == 2
-    bulk = [scheduler.submit("video", texts(1), CallContext(bulk=True)) for _ in range(2)]
-    assert blocking.holds("video")
-    search = scheduler.submit("text", texts(1), CallContext())
-    assert blocking.holds("text", "video")
-    blocking.release()
-    assert all(future.result(PATIENCE) for future in [*bulk, search])
-    scheduler.close()
-    scheduler.add_workers(3)  # a model that is ready as the service stops
-    assert not scheduler.is_alive
-
-
-def test_the_first_of_several_workers_runs_no_bulk_calls(observer: RecordingObserver) -> None:
-    blocking = BlockingEngine()
-    scheduler = Scheduler(blocking, observer, workers=2)
     bulk = [scheduler.submit("video", texts(1), CallContext(bulk=True)) for _ in range(3)]
     assert blocking.holds("video")
     search = scheduler.submit("text", texts(1), CallContext())
@@ -357,6 +315,7 @@ def test_the_first_of_several_workers_runs_no_bulk_calls(observer: RecordingObse
     blocking.release()
     assert all(future.result(PATIENCE) for future in [*bulk, search])
     scheduler.close()
+    scheduler.add_workers(3)  # by a model that is ready during the shutdown
     assert not scheduler.is_alive
 
 

@@ -1,26 +1,34 @@
-"""Start and stop: what prevents a start, and what is cleaned up first."""
+"""Start: what prevents it, what is cleaned up first, and the reports of health."""
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import socket
 import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
+from service import app_state
 from service.command import COMMANDS
 from service.errors import Busy
 from service.lifespan import open_service
-from service.run import main, serve
+from service.run import listen, main, serve
+from service.server import serve_health
 from service.settings import Settings, read_settings
 from tests.service.conftest import settings_for
-from tests.service.running import Running, environment_of, problem_of, serving
+from tests.service.running import Running, environment_of, problem_of, process, serving
+from tests.sockets import reserved_port
 from tests.waiting import PATIENCE, wait_for
 from vitascope.errors import EngineError, InvalidInput, StorageError
 
 
-def test_a_bundle_with_a_flipped_byte_is_refused_by_name_and_nothing_is_touched(
+def test_a_damaged_bundle_prevents_the_start_and_nothing_is_written(
     small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = Path(shutil.copytree(small_bundle, tmp_path / "bundle"))
@@ -30,15 +38,15 @@ def test_a_bundle_with_a_flipped_byte_is_refused_by_name_and_nothing_is_touched(
     for name, value in environment_of(settings_for(bundle, tmp_path / "data")).items():
         monkeypatch.setenv(name, value)
     assert main() == 2
-    said = capsys.readouterr().err
-    assert said.startswith("vitascope: cannot serve: bundle_corrupt: video.onnx")
-    assert said.count("\n") == 1, said
+    message = capsys.readouterr().err
+    assert message.startswith("vitascope: cannot serve: bundle_corrupt: video.onnx")
+    assert message.count("\n") == 1, message
     assert not (tmp_path / "data").exists()
 
 
 def test_a_port_in_use_is_named(small_bundle: Path, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
         settings = settings_for(small_bundle, tmp_path / "data").model_copy(update={"port": port})
         with pytest.raises(InvalidInput, match=str(port)):
             serve(settings)
@@ -56,71 +64,63 @@ def test_an_unusable_data_folder_is_named(small_bundle: Path, tmp_path: Path) ->
         open_service(settings_for(small_bundle, tmp_path / "data"))
 
 
-def test_settings_come_from_the_environment_and_invalid_ones_are_named(
-    monkeypatch: pytest.MonkeyPatch,
+def test_settings_come_from_the_environment_and_arguments_override_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("VITASCOPE_MAX_CAPTIONS", "7")
-    monkeypatch.setenv("VITASCOPE_ALLOWED_ROOTS", '["/videos", "/more"]')
-    settings = read_settings(port=9000)
-    assert (settings.max_captions, settings.port) == (7, 9000)
-    assert settings.allowed_roots == [Path("/videos"), Path("/more")]
-    monkeypatch.setenv("VITASCOPE_MAX_CAPTIONS", "-1")
-    with pytest.raises(InvalidInput, match=r"max_captions: '-1'"):
-        read_settings()
-    monkeypatch.delenv("VITASCOPE_MAX_CAPTIONS")
-    monkeypatch.setenv("VITASCOPE_VECTOR_STORE", "http://root:secret@milvus:19530")
-    with pytest.raises(InvalidInput, match="VITASCOPE_MILVUS_TOKEN") as raised:
-        read_settings()
-    assert "secret" not in str(raised.value)
-    monkeypatch.setenv("VITASCOPE_VECTOR_STORE", "http://milvus:19530")
-    assert read_settings().vector_store == "http://milvus:19530"
-
-
-def test_a_renamed_setting_is_reported_with_its_successor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VITASCOPE_VECTORS", "http://milvus:19530")
-    with pytest.raises(InvalidInput, match=r"VITASCOPE_VECTORS: .* VITASCOPE_VECTOR_STORE"):
-        read_settings()
-
-
-def test_arguments_override_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import argparse
-
     served: list[Settings] = []
     monkeypatch.setattr("service.run.serve", served.append)
-    monkeypatch.setenv("VITASCOPE_PORT", "1234")
-    monkeypatch.setenv("VITASCOPE_HOST", "::1")
-    monkeypatch.setenv("VITASCOPE_ALLOWED_ROOTS", '["/videos"]')
+    for name, value in (("PORT", "1234"), ("HOST", "::1"), ("MAX_CAPTIONS", "7"), ("ALLOWED_ROOTS", '["/a", "/b"]')):
+        monkeypatch.setenv(f"VITASCOPE_{name}", value)
     add_arguments, run, *_ = COMMANDS["serve"]
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     run(parser.parse_args(["--port", "4321", "--data", str(tmp_path)]))
-    assert (served[0].port, served[0].host, served[0].data_dir) == (4321, "::1", tmp_path)
-    assert served[0].allowed_roots == [Path("/videos")]
     run(parser.parse_args(["--root", "/films", "--root", "/more"]))
-    assert served[1].allowed_roots == [Path("/films"), Path("/more")]
+    settings, with_roots = served
+    assert (settings.port, settings.host, settings.data_dir) == (4321, "::1", tmp_path)
+    assert (settings.max_captions, settings.allowed_roots) == (7, [Path("/a"), Path("/b")])
+    assert with_roots.allowed_roots == [Path("/films"), Path("/more")]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("MAX_CAPTIONS", "-1", r"max_captions: '-1'"),
+        ("VECTOR_STORE", "http://root:secret@milvus:19530", "VITASCOPE_MILVUS_TOKEN"),
+        ("VECTORS", "http://milvus:19530", r"VITASCOPE_VECTORS: .* VITASCOPE_VECTOR_STORE"),  # the name in version 0.2
+        ("REQUIRE_SIGNATURE", "true", "require_signature is set and trusted_keys is empty"),
+        ("TRUSTED_KEYS", '["/keys"]', "trusted_keys is set and require_signature is not"),
+    ],
+)
+def test_an_invalid_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str) -> None:
+    monkeypatch.setenv(f"VITASCOPE_{name}", value)
+    with pytest.raises(InvalidInput, match=message) as raised:
+        read_settings()
+    assert "secret" not in str(raised.value)
 
 
 def test_the_service_is_not_ready_until_the_model_is_loaded(
     small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    warm = threading.Event()
-    monkeypatch.setattr("vitascope.model.Model.warm_up", lambda self: warm.wait(PATIENCE))
+    release = threading.Event()
+    monkeypatch.setattr("vitascope.model.Model.warm_up", lambda self: release.wait(PATIENCE))
     with serving(settings_for(small_bundle, tmp_path / "data"), ready=False) as running:
+        client = running.client
         try:
-            assert running.client.get("/livez").status_code == 200
-            answer = running.client.get("/readyz")
-            problem_of(answer, 503, "not_ready")
-            assert answer.headers["retry-after"] == "1"
-            running.client.post("/v1/collections", json={"name": "early"})
-            answer = running.client.post("/v1/collections/early/search", json={"text": "a"})
-            problem_of(answer, 503, "not_ready")
+            assert client.get("/livez").json() == {"status": "ok"}
+            response = client.get("/readyz")
+            problem_of(response, 503, "not_ready")
+            assert response.headers["retry-after"] == "1"
+            client.post("/v1/collections", json={"name": "early"})
+            problem_of(client.post("/v1/collections/early/search", json={"text": "a"}), 503, "not_ready")
         finally:
-            warm.set()
-        wait_for(lambda: running.client.get("/readyz").status_code == 200)
+            release.set()
+        wait_for(lambda: client.get("/readyz").status_code == 200)
+        assert client.get("/readyz").json() == {"status": "ok", "failed_models": 0}
 
 
 def test_a_model_that_fails_to_load_is_never_ready(
-    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(self: object) -> None:
         raise EngineError("no such device in /opt/secret")
@@ -128,9 +128,10 @@ def test_a_model_that_fails_to_load_is_never_ready(
     monkeypatch.setattr("vitascope.model.Model.warm_up", fail)
     with serving(settings_for(small_bundle, tmp_path / "data"), ready=False) as running:
         wait_for(lambda: running.service.models.failed_count())
-        detail = problem_of(running.client.get("/readyz"), 503, "not_ready")["detail"]
-        assert "engine_error" in detail
-        assert "secret" not in detail
+        response = running.client.get("/readyz")
+        assert "engine_error" in problem_of(response, 503, "not_ready")["detail"]
+        assert "secret" not in response.text + running.client.get("/v1/models").text
+        assert "/opt/secret" in caplog.text
         assert running.client.get("/livez").status_code == 200
 
 
@@ -141,7 +142,7 @@ def test_partial_uploads_are_removed_at_startup_and_unknown_files_kept(small_bun
     part = settings.data_dir / "uploads" / "part"
     part.write_bytes(b"half an upload")
     unknown = settings.data_dir / "collections" / "videos" / "media" / f"{'0' * 64}.mp4"
-    unknown.write_bytes(b"nothing in the catalogue says that this may go")
+    unknown.write_bytes(b"not in the catalogue")
     with serving(settings):
         assert [path.exists() for path in (part, unknown)] == [False, True]
 
@@ -164,3 +165,67 @@ def test_a_damaged_collection_does_not_affect_the_others(small_bundle: Path, tmp
         assert str(tmp_path) not in answer.text
         search = running.client.post("/v1/collections/sound/search", json={"text": "a red thing"})
         assert search.json()["results"]
+
+
+@pytest.fixture
+def health(running: Running) -> Iterator[httpx.Client]:
+    """A client of the health port."""
+    with (
+        listen("127.0.0.1", 0) as listener,
+        serve_health(running.service, listener),
+        httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=PATIENCE) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def blocked_loop(running: Running) -> Iterator[Callable[[], None]]:
+    """Block the event loop of the service during the context, or until the yielded function is called."""
+    released, blocked = threading.Event(), threading.Event()
+
+    def block() -> None:
+        blocked.set()
+        assert released.wait(PATIENCE)
+
+    search = f"{running.client.base_url}/v1/collections/none/search"
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as threads:
+        patch.setattr(running.service.queue_limiter, "check", block)
+        threads.submit(httpx.post, search, json={"text": "a thing"}, timeout=PATIENCE)
+        try:
+            assert blocked.wait(PATIENCE)
+            yield released.set
+        finally:
+            released.set()
+
+
+def test_the_health_port_responds_while_the_loop_is_blocked_and_reports_it_in_the_end(
+    running: Running, health: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with blocked_loop(running):
+        assert health.get("/livez").json() == {"status": "ok"}
+        assert health.get("/readyz").status_code == 200
+        with pytest.raises(httpx.ReadTimeout):
+            running.client.get("/livez", timeout=0.5)
+        monkeypatch.setattr(app_state, "MAX_HEARTBEAT_AGE", 0.01)
+        wait_for(lambda: health.get("/livez").status_code == 503)
+        assert health.get("/livez").json()["code"] == "not_ready"
+    monkeypatch.undo()
+    wait_for(lambda: health.get("/livez").status_code == 200)
+    assert running.client.get("/livez").status_code == 200
+
+
+def test_the_health_port_has_no_other_routes(health: httpx.Client) -> None:
+    for path in ("/", "/v1/models", "/v1/collections", "/metrics", "/openapi.json", "/static/app.js"):
+        assert health.get(path).status_code == 404
+    assert health.post("/livez").status_code == 405
+
+
+def test_a_setting_adds_the_health_port(small_bundle: Path, tmp_path: Path) -> None:
+    with reserved_port() as port:
+        settings = settings_for(small_bundle, tmp_path / "data", health_port=port, shutdown_delay=PATIENCE)
+        with process(settings) as (client, server), httpx.Client(base_url=f"http://127.0.0.1:{port}") as health:
+            for path in ("/livez", "/readyz"):
+                assert health.get(path).json() == client.get(path).json()
+            server.terminate()
+            wait_for(lambda: health.get("/readyz").status_code == 503)
+            assert health.get("/livez").status_code == 200

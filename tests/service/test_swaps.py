@@ -1,4 +1,4 @@
-"""Indexes are replaced under load: no request fails, and every answer is of exactly one state of the collection."""
+"""Indexes are replaced under load: no request fails, and every response is of exactly one state of the collection."""
 
 from __future__ import annotations
 
@@ -27,30 +27,29 @@ from vitascope.model import Model
 
 SWAPS = rounds(30, 500)
 PER_SECOND = 50
-ASKING = 4
-"""Threads that send requests."""
+CLIENTS = 4
 WINDOW = 20
-"""Videos that are there at once: number N comes, number N - WINDOW goes."""
+"""Videos of the collection: number N is added, number N - WINDOW deleted."""
 TEXT = "a red thing"
 
 
 @dataclass
 class History:
-    """The states of the collection, each the titles of its videos in the order of a search, and which are possible.
+    """States of the collection: titles of its videos in the order of a search.
 
-    A state is written down before the write that makes it, and acknowledged after it.
+    A state is recorded before its write, and acknowledged after it.
     """
 
     states: list[list[str]] = field(default_factory=lambda: [[]])
     acknowledged: int = 0
 
-    def matches(self, answer: list[str], first: int) -> int:
-        """How many states from number ``first`` on have this answer."""
-        return sum(state == answer for state in self.states[first:])
+    def matches(self, titles: list[str], first: int) -> int:
+        """Return the number of states from ``first`` on with these titles."""
+        return sum(state == titles for state in self.states[first:])
 
 
 class Writer:
-    """Lets videos come and go, beside the service, in the collection that it searches."""
+    """Adds and deletes videos of the collection that the service searches, in another process than it."""
 
     def __init__(self, collection: Collection, model: Model) -> None:
         self.history = History()
@@ -61,7 +60,7 @@ class Writer:
         self._ids: list[int] = []
 
     def step(self) -> None:
-        """One video comes, and one goes once there are ``WINDOW``."""
+        """Add a video, and delete the oldest if there are more than ``WINDOW``."""
         number = len(self._similarity)
         random = np.random.default_rng(number)
         vector = random.standard_normal(len(self._query)).astype(np.float32) + self._query
@@ -70,15 +69,15 @@ class Writer:
         self._similarity[title] = float(vector @ self._query)
         video = NewVideo(content(number), f"/videos/{number}.mp4", title, 1.0, 320, 180, {})
         clips = [NewClip(0.0, 1.0, vector, np.zeros(self._shape, np.float16))]
-        with self._becoming([*self.history.states[-1], title]):
+        with self._changing_to([*self.history.states[-1], title]):
             self._ids.append(self._collection.add_video(video, clips).id)
         if len(self._ids) > WINDOW:
-            gone = f"number {number - WINDOW}"
-            with self._becoming([one for one in self.history.states[-1] if one != gone]):
+            deleted = f"number {number - WINDOW}"
+            with self._changing_to([each for each in self.history.states[-1] if each != deleted]):
                 self._collection.delete_video(self._ids.pop(0))
 
     @contextmanager
-    def _becoming(self, titles: list[str]) -> Iterator[None]:
+    def _changing_to(self, titles: list[str]) -> Iterator[None]:
         self.history.states.append(sorted(titles, key=self._similarity.__getitem__, reverse=True))
         yield
         self.history.acknowledged = len(self.history.states) - 1
@@ -86,45 +85,45 @@ class Writer:
 
 @dataclass
 class Load:
-    """Searches at ``PER_SECOND``, answered or not by then, and what is wrong with the answers."""
+    """Searches at ``PER_SECOND``, and errors in the responses."""
 
     client: httpx.Client
     history: History
-    answered: int = 0
-    wrong: list[str] = field(default_factory=list)
+    responses: int = 0
+    errors: list[str] = field(default_factory=list)
     _ended: bool = False
 
     def run(self) -> float:
-        """Until ``end``; how many were answered per second."""
+        """Search until ``end``; return the responses per second."""
         began = time.monotonic()
         numbers = itertools.count()
-        threads = [threading.Thread(target=self._ask, args=(began, numbers)) for _ in range(ASKING)]
+        threads = [threading.Thread(target=self._search, args=(began, numbers)) for _ in range(CLIENTS)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        return self.answered / (time.monotonic() - began)
+        return self.responses / (time.monotonic() - began)
 
     def end(self) -> None:
         self._ended = True
 
-    def _ask(self, began: float, numbers: Iterator[int]) -> None:
+    def _search(self, began: float, numbers: Iterator[int]) -> None:
         while not self._ended:
             time.sleep(max(0.0, began + next(numbers) / PER_SECOND - time.monotonic()))
             first = self.history.acknowledged
-            answer = self.client.post("/v1/collections/videos/search", json={"text": TEXT, "limit": 100, "rerank": 0})
-            self.answered += 1
-            if answer.status_code != 200:
-                self.wrong.append(answer.text)
+            response = self.client.post("/v1/collections/videos/search", json={"text": TEXT, "limit": 100, "rerank": 0})
+            self.responses += 1
+            if response.status_code != 200:
+                self.errors.append(response.text)
                 continue
-            titles = [result["video"]["title"] for result in answer.json()["results"]]
+            titles = [result["video"]["title"] for result in response.json()["results"]]
             if (count := self.history.matches(titles, first)) != 1:
-                self.wrong.append(f"{count} states from {first} to {len(self.history.states) - 1} have {titles}")
+                self.errors.append(f"{count} states from {first} to {len(self.history.states) - 1} have {titles}")
 
 
 @pytest.fixture
 def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Indexes are renewed however small they are; the service of this test has the same sizes."""
+    """Rebuild indexes however small they are, as the service does."""
     use_kinds_when_small(monkeypatch)
     monkeypatch.setattr(faiss_index, "MIN_CLIPS", faiss_kinds.MIN_CLIPS)
     monkeypatch.setattr(faiss_index, "MIN_CHANGED", 1)
@@ -138,7 +137,7 @@ def test_every_answer_is_of_one_state_while_indexes_are_swapped(
     swaps = tmp_path / "swaps"
     swaps.touch()
     settings = settings_for(small_bundle, tmp_path / "data")
-    with process(settings, "tests.service.swapping", str(swaps)) as (client, _):
+    with process(settings, "tests.service.altered_service", "swapping", str(swaps)) as (client, _):
         assert client.post("/v1/collections", json={"name": "videos"}).status_code == 201
         with CollectionStore(tmp_path / "data" / "collections") as library:
             collection = library.open("videos")
@@ -148,22 +147,22 @@ def test_every_answer_is_of_one_state_while_indexes_are_swapped(
             loading = threading.Thread(target=lambda: rates.append(load.run()))
             loading.start()
             try:
-                wait_for(lambda: load.answered)  # from the first index on it swaps
+                wait_for(lambda: load.responses)  # loads the first index
                 for kind in itertools.cycle((FLAT, HNSW)):
-                    before, answered = swaps.stat().st_size, load.answered
+                    before, responses = swaps.stat().st_size, load.responses
                     if before >= SWAPS:
                         break
                     for _ in range(3):
                         writer.step()
                     collection.set_index_kind(kind)
                     collection.wait_for_index()
-                    wait_for(lambda swapped=before: load.wrong or swaps.stat().st_size > swapped)
-                    wait_for(lambda earlier=answered: load.answered > earlier)
-                    assert load.wrong == []
+                    wait_for(lambda swapped=before: load.errors or swaps.stat().st_size > swapped)
+                    wait_for(lambda earlier=responses: load.responses > earlier)
+                    assert load.errors == []
             finally:
                 load.end()
                 loading.join()
-    assert load.wrong == []
+    assert load.errors == []
     if is_chaos():
-        assert load.answered > SWAPS
+        assert load.responses > SWAPS
         assert rates[0] >= 0.9 * PER_SECOND

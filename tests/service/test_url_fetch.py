@@ -19,11 +19,11 @@ from service.http_client.client import SafeClient
 from service.http_client.url_policy import Address, block_reason
 from service.settings import read_settings
 from tests.chaos import rounds
-from tests.connections import connections, places
 from tests.service.conftest import settings_for
 from tests.service.fake_server import FakeServer, dripping, fake_server, page, redirect
 from tests.service.jobs import finished_job
 from tests.service.running import JSON, Running, problem_of, serving
+from tests.sockets import connected_addresses, record_connections
 from tests.waiting import PATIENCE, wait_for
 from vitascope.errors import InvalidInput
 
@@ -307,7 +307,7 @@ def test_no_hostile_url_connects_to_a_private_address(fetching: Fetching, films:
     urls = [url.replace("{p}", str(port)) for url in HOSTILE]
     fetching.internal.requests.clear()
     jobs = []
-    with connections() as seen:
+    with record_connections() as seen:
         for url in urls:
             response = client.post(f"/v1/collections/{films}/videos", json={"url": url})
             assert response.status_code in (202, 403, 422), (url, response.text)
@@ -321,7 +321,7 @@ def test_no_hostile_url_connects_to_a_private_address(fetching: Fetching, films:
     assert counts["failed"] == counts["total"] >= len(urls)
     # Names and redirects were followed up to the limits.
     assert {"/to/0", "/to/14", "/again"} <= {request.split(" ")[1] for request in fetching.media.requests}
-    assert places(seen) - {service} == {(str(PUBLIC), port)}
+    assert connected_addresses(seen) - {service} == {(str(PUBLIC), port)}
     assert fetching.internal.requests == []
 
 
@@ -340,7 +340,7 @@ def test_no_mutated_hostile_url_connects_to_a_private_address(fetching: Fetching
     policy = fetching.running.settings.url_policy()
     client, fetched = SafeClient(policy, resolve=resolve, address_filter=allow_test_server), 0
     fetching.internal.requests.clear()
-    with connections() as seen:
+    with record_connections() as seen:
         for _ in range(rounds(2_000, 500_000)):
             url = rng.choice(HOSTILE).replace("{p}", str(fetching.media.port))[:200]
             for _ in range(rng.randint(1, 3)):
@@ -350,7 +350,7 @@ def test_no_mutated_hostile_url_connects_to_a_private_address(fetching: Fetching
                 client.fetch(url, io.BytesIO())
                 fetched += 1
         service = (fetching.running.client.base_url.host, fetching.running.client.base_url.port)
-    assert {host for host, _ in places(seen) - {service}} == {str(PUBLIC)}
+    assert {host for host, _ in connected_addresses(seen) - {service}} == {str(PUBLIC)}
     assert all(address.is_global for address in public_addresses)
     assert fetching.internal.requests == []
     assert fetched == 0  # the paths of the fake servers are not in the corpus

@@ -13,7 +13,7 @@ import pytest
 import torch
 from timm.layers.norm_act import BatchNormAct2d
 
-from tests.ports import reserved_port
+from tests.sockets import reserved_port
 from tests.training.small_run import STREAMS, recipe, write_corpus, write_tokenizer
 from tests.training.whole_batch import RULES, STEPS, WHOLE_BATCH, recipes, write_halves
 from training import checkpoint, trainer

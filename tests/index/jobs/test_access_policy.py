@@ -34,10 +34,9 @@ from index.records import Video
 from index.transfer.backup import backup_collection, restore_collection
 from index.transfer.media import AllowedPaths
 from tests.chaos import rounds
-from tests.connections import connections
-from tests.descriptors import open_below
-from tests.exchanging import exchanging
+from tests.file_system import exchanging, open_below
 from tests.media_files import mean_color, solid, write_color_video, write_picture
+from tests.sockets import record_connections
 from vitascope.errors import Conflict, InvalidInput
 from vitascope.model import Model
 
@@ -104,7 +103,7 @@ def test_public_urls_are_fetched_only_with_a_url_fetcher(
 
     policy = AccessPolicy((films,), (), public_urls=True)
     job = create_job(collection, UrlSource("https://media.example/a.png", "A"), JobOptions(confined=True), policy)
-    with connections() as seen:
+    with record_connections() as seen:
         off = run_job(collection, small_model, job.id, policy=AccessPolicy((films,), ()), url_fetcher=fetch)
     assert (off.state, requested_urls, seen) == ("failed", [], [])
     assert "VITASCOPE_URL_FETCH=on" in (off.error or "")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.ports import reserved_port
+from tests.sockets import reserved_port
 from vitascope import errors
 from vitascope.client import Client
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import rounds
-from tests.descriptors import open_below
-from tests.exchanging import exchanging
+from tests.file_system import exchanging, open_below
 from tests.media_files import solid, write_animation, write_counter_video, write_picture, write_truncated
 from tests.waiting import PATIENCE
 from vitascope.errors import MediaError

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.descriptors import open_below
+from tests.file_system import open_below
 from tests.media_files import solid, write_counter_video, write_video
 from tests.vitascope.sandbox.conftest import HOOKED_WORKER, any_file
 from tests.vitascope.sandbox.hooked_worker import hook

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from model_export.targets.triton import TritonOptions, write_repository
-from tests.ports import reserved_port
 from tests.small_bundle import make_small_bundle
+from tests.sockets import reserved_port
 from tests.vitascope.integrations.kserve.conftest import MAX_BATCH
 from tests.vitascope.integrations.kserve.protocol_server import Answer, ProtocolServer, serving
 from tests.vitascope.test_model import colour_streams

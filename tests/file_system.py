@@ -1,6 +1,6 @@
-"""Exchange two paths as fast as possible, for tests of races between checking and opening a path.
+"""Open files of a process, and paths that are exchanged during a test.
 
-``python -m tests.exchanging FIRST SECOND`` does so until SIGTERM, and leaves each path in its place.
+``python -m tests.file_system FIRST SECOND`` exchanges two paths until SIGTERM, and leaves each in its place.
 """
 
 from __future__ import annotations
@@ -11,8 +11,20 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+
+def open_below(folder: Path, pid: int | str = "self") -> list[str]:
+    """Return the paths of a process's open files in ``folder``, once for each descriptor."""
+    paths = []
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):  # closed meanwhile
+            path = os.readlink(f"/proc/{pid}/fd/{number}")
+            if path.startswith(str(folder)):
+                paths.append(path)
+    return paths
+
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _ROOT = Path(__file__).parents[1]
@@ -22,7 +34,7 @@ _ROOT = Path(__file__).parents[1]
 def exchanging(first: Path, second: Path) -> Iterator[None]:
     """Exchange two files, folders or links repeatedly during the block."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.exchanging", str(first), str(second)], cwd=_ROOT, stdout=subprocess.PIPE
+        [sys.executable, "-m", "tests.file_system", str(first), str(second)], cwd=_ROOT, stdout=subprocess.PIPE
     )
     assert process.stdout is not None
     try:

@@ -1,14 +1,16 @@
-"""SIGTERM under load: accepted requests get their responses, no connection breaks, and jobs go on later."""
+"""SIGTERM: accepted requests get their responses, no connection breaks, and jobs continue at the next start."""
 
 from __future__ import annotations
 
 import itertools
 import signal
 import subprocess
-import threading
 import time
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -17,9 +19,9 @@ from index.collection_store import CollectionStore
 from index.jobs.jobs import list_jobs
 from tests.chaos import is_chaos, rounds
 from tests.media_files import solid, write_picture
+from tests.service.altered_service import FREE_FILES
 from tests.service.conftest import settings_for
-from tests.service.running import process, serving
-from tests.service.stopping import FREE_FILES
+from tests.service.running import process, serving, start
 from tests.service.uploading import picture, sha256, stored_videos, upload
 from tests.waiting import PATIENCE, wait_for
 
@@ -44,46 +46,39 @@ class Observations:
     not_ready: list[float] = field(default_factory=list)
     """Times of 503 from `/readyz`."""
 
-
-def post_until_refused(address: str, path: str, body: dict[str, object], observed: Observations) -> None:
-    with httpx.Client(base_url=address, timeout=PATIENCE) as client:
+    def repeat_until_refused(self, send: Callable[[], httpx.Response]) -> None:
+        """Send requests until no connection can be opened."""
         while True:
             try:
-                observed.statuses[client.post(path, json=body).status_code] += 1
+                response = send()
             except httpx.ConnectError:
                 return
             except httpx.TransportError as error:
-                observed.broken.append(f"{path}: {error!r}")
+                self.broken.append(f"{send.__name__}: {error!r}")
+                continue
+            if response.request.url.path != "/readyz":
+                self.statuses[response.status_code] += 1
+            elif response.status_code == 503:
+                self.not_ready.append(time.monotonic())
+
+
+def post_until_refused(address: str, path: str, body: dict[str, object], observed: Observations) -> None:
+    with httpx.Client(base_url=address, timeout=PATIENCE) as client:
+        observed.repeat_until_refused(lambda: client.post(path, json=body))
 
 
 def upload_until_refused(address: str, folder: Path, numbers: itertools.count[int], observed: Observations) -> None:
     folder.mkdir()
     with httpx.Client(base_url=address, timeout=PATIENCE) as client:
-        while True:
+
+        def send() -> httpx.Response:
             content = picture(folder, next(numbers))
-            try:
-                response = upload(client, "uploads", content)
-            except httpx.ConnectError:
-                return
-            except httpx.TransportError as error:
-                observed.broken.append(f"upload: {error!r}")
-                continue
-            observed.statuses[response.status_code] += 1
+            response = upload(client, "uploads", content)
             if response.status_code == 201:
                 observed.uploaded.add(sha256(content))
+            return response
 
-
-def poll_until_refused(address: str, observed: Observations) -> None:
-    while True:
-        try:
-            response = httpx.get(f"{address}/readyz", timeout=PATIENCE)
-        except httpx.ConnectError:
-            return
-        except httpx.TransportError as error:
-            observed.broken.append(f"/readyz: {error!r}")
-            continue
-        if response.status_code == 503:
-            observed.not_ready.append(time.monotonic())
+        observed.repeat_until_refused(send)
 
 
 def stop_under_load(
@@ -93,29 +88,20 @@ def stop_under_load(
     observed = Observations()
     search = ("/v1/collections/many/search", {"text": "a red thing"})
     embed = ("/v1/embeddings", {"input": ["a red thing", "a green ball"]})
-    loads = [
-        *(
-            threading.Thread(target=post_until_refused, args=(address, *request, observed))
-            for request in [search, embed] * 2
-        ),
-        *(
-            threading.Thread(target=upload_until_refused, args=(address, folder / str(number), numbers, observed))
-            for number in range(2)
-        ),
-        threading.Thread(target=poll_until_refused, args=(address, observed)),
-    ]
-    for load in loads:
-        load.start()
-    wait_for(lambda: observed.statuses[200] > 20 and observed.statuses[201] > 1)
-    stopped_at = time.monotonic()
-    server.send_signal(signal.SIGTERM)
-    wait_for(lambda: observed.not_ready)
-    (folder / READINESS_CHECKED).touch()
-    assert server.wait(PATIENCE) == 0
-    seconds = time.monotonic() - stopped_at
-    for load in loads:
-        load.join(PATIENCE)
-        assert not load.is_alive()
+    with ThreadPoolExecutor(7) as threads:
+        loads = [threads.submit(post_until_refused, address, *request, observed) for request in [search, embed] * 2]
+        loads += [threads.submit(upload_until_refused, address, folder / str(n), numbers, observed) for n in range(2)]
+        poll = partial(httpx.get, f"{address}/readyz", timeout=PATIENCE)
+        loads.append(threads.submit(observed.repeat_until_refused, lambda: poll()))
+        wait_for(lambda: observed.statuses[200] > 20 and observed.statuses[201] > 1)
+        stopped_at = time.monotonic()
+        server.send_signal(signal.SIGTERM)
+        wait_for(lambda: observed.not_ready)
+        (folder / READINESS_CHECKED).touch()
+        assert server.wait(PATIENCE) == 0
+        seconds = time.monotonic() - stopped_at
+        for load in loads:
+            load.result(PATIENCE)
     assert observed.broken == []
     assert set(observed.statuses) == {200, 201}, observed.statuses
     if is_chaos():
@@ -148,7 +134,10 @@ def test_accepted_requests_get_responses_and_the_job_resumes_without_repeating_w
     for stop in range(STOPS):
         folder = tmp_path / str(stop)
         folder.mkdir()
-        with process(settings, "tests.service.stopping", str(folder / READINESS_CHECKED)) as (client, server):
+        with process(settings, "tests.service.altered_service", "stopping", str(folder / READINESS_CHECKED)) as (
+            client,
+            server,
+        ):
             if stop == 0:
                 job = start_job(client, films)
             client.close()  # the service would wait for its connection
@@ -165,3 +154,13 @@ def test_accepted_requests_get_responses_and_the_job_resumes_without_repeating_w
         assert (counts["succeeded"], counts["skipped"], counts["failed"]) == (MANY, 0, 0)
         assert client.get("/v1/collections/many").json()["videos"] == MANY
         assert uploaded <= set(stored_videos(client, "uploads").values())
+
+
+def test_a_signal_just_before_the_server_runs_is_not_lost(small_bundle: Path, tmp_path: Path) -> None:
+    settings = settings_for(small_bundle, tmp_path / "data")
+    with start(settings, "tests.service.altered_service", "terminated") as server:
+        try:
+            _, log = server.communicate(timeout=PATIENCE)
+        finally:
+            server.kill()
+    assert server.returncode == 0, log
