@@ -1,4 +1,4 @@
-"""Something between a client and a service that loses connections, as networks and proxies do."""
+"""A TCP proxy that loses connections."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 
 
 class Forwarder:
-    """Passes bytes on to a port of this machine, both ways."""
+    """Forwards connections to a local port."""
 
     def __init__(self, to: int) -> None:
         self._to = to
@@ -18,7 +18,7 @@ class Forwarder:
         self.port: int = self._listener.getsockname()[1]
         """Refuses connections until ``listen``."""
         self.answers_to_lose = 0
-        """So many answers will be cut off before their first byte."""
+        """Number of next responses that are cut off before their first byte."""
         self._clients: list[socket.socket] = []
         self._open: list[socket.socket] = [self._listener]
 
@@ -27,7 +27,7 @@ class Forwarder:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        """End the connections of clients; the service does not notice."""
+        """Close the connections of clients, but not those to the service."""
         clients, self._clients = self._clients, []
         for client in clients:
             _end(client)
@@ -58,7 +58,7 @@ class Forwarder:
                 if self.answers_to_lose:
                     self.answers_to_lose -= 1
                     _end(client)
-                    while server.recv(65536):  # the rest of it, however late that comes, is no other answer
+                    while server.recv(65536):  # the rest of the response
                         pass
                     return
                 with suppress(OSError):

@@ -61,19 +61,19 @@ def test_a_backup_is_created_downloaded_in_ranges_and_restored(
     assert operation["media_not_included"] == {"files": 3, "bytes": size}
     [file] = download(running.client, operation, tmp_path / "fetched")
     assert file.name == f"{colors}.sqlite3"
-    url = operation["files"][0]["url"]
-    part = running.client.get(url, headers={"range": "bytes=16-99"})
+    file_url = operation["files"][0]["url"]
+    part = running.client.get(file_url, headers={"range": "bytes=16-99"})
     assert (part.status_code, part.content) == (206, file.read_bytes()[16:100])
-    assert running.client.head(url).headers["content-length"] == str(file.stat().st_size)
+    assert running.client.head(file_url).headers["content-length"] == str(file.stat().st_size)
     assert f'filename="{colors}.sqlite3"' in part.headers["content-disposition"]
     with CollectionStore(tmp_path / "elsewhere") as library:
         restored = restore_collection(library, file, "again", allowed=allowed(library))
         assert sorted(video.title for video in restored.videos()) == ["blue", "green", "red"]
-    problem_of(running.client.get(url, headers={"range": "bytes=999999999-"}), 416, "range_not_satisfiable")
+    problem_of(running.client.get(file_url, headers={"range": "bytes=999999999-"}), 416, "range_not_satisfiable")
 
     assert running.client.delete(url).status_code == 204
     problem_of(running.client.get(url), 404, "not_found")
-    problem_of(running.client.get(url), 404, "not_found")
+    problem_of(running.client.get(file_url), 404, "not_found")
     assert not list((running.settings.data_dir / "operations").glob(f"{operation['id']}*"))
 
 
