@@ -1,6 +1,6 @@
-"""Routes of the web page and its files, which are read once and compressed if the browser accepts it.
+"""Routes outside the API: the web page, the OpenAPI document and metrics.
 
-The page refers to its files as ``/static/<version>/``, where the version is a hash of all files; modules import each
+The files of the page are read once, and compressed if the browser accepts it. The page refers to them as ``/static/<version>/``, where the version is a hash of all files; modules import each
 other by relative addresses and so stay in one version. Browsers cache these files permanently and revalidate only the
 page.
 """
@@ -18,6 +18,7 @@ from fastapi import APIRouter, HTTPException, Request
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 
+from service.app_state import AppStateDep
 from service.http.auth import requires
 
 WEB_FILES = Path(__file__).parent / "web"
@@ -94,6 +95,13 @@ async def get_file(request: Request, name: str, version: str = "") -> Response:
 async def get_openapi_document(request: Request) -> Response:
     """Return the OpenAPI document."""
     return JSONResponse(request.app.openapi())
+
+
+@router.get("/metrics")
+@requires("admin", all_collections=True, public_if="public_metrics")
+async def metrics(service: AppStateDep) -> Response:
+    """Return all metrics in Prometheus's text format."""
+    return Response(service.observer.metrics.to_text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _accepts_gzip(headers: Headers) -> bool:

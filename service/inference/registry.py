@@ -8,7 +8,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -28,7 +27,7 @@ from service.inference.models import (
     with_context,
     write_state,
 )
-from service.inference.scheduler import CallContext, Inputs, Outputs, Scheduler
+from service.inference.scheduler import CallContext, Scheduler
 from service.settings import Settings
 from vitascope.engines.onnx_runtime import Placement
 from vitascope.errors import Conflict, EngineUnavailable, FingerprintMismatch, StorageError, VitascopeError
@@ -152,10 +151,6 @@ class ModelRegistry:
     def with_context(self, loaded: LoadedModel, context: CallContext) -> Model:
         """Return a model for one request or job: its graphs are calls in the scheduler."""
         return with_context(loaded, self._scheduler, self._decoding, context, self._caches.texts)
-
-    def submit(self, loaded: LoadedModel, graph: str, inputs: Inputs, context: CallContext) -> Future[Outputs]:
-        """Queue a run of a graph, as ``Scheduler.submit``."""
-        return self._scheduler.submit(loaded.call_name(graph), inputs, context)
 
     # Changes
 

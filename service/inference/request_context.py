@@ -98,7 +98,8 @@ class RequestContext:
 
         Raises Overloaded; the future raises EngineError, DeadlineExceeded and RequestAbandoned.
         """
-        return asyncio.wrap_future(self.service.models.submit(loaded, graph, inputs, self.call_context))
+        call_name = loaded.call_name(graph)
+        return asyncio.wrap_future(self.service.scheduler.submit(call_name, inputs, self.call_context))
 
     @asynccontextmanager
     async def deadline(self) -> AsyncIterator[None]:

@@ -1,8 +1,8 @@
-"""Liveness, readiness and metrics."""
+"""Liveness and readiness, also served on the health port."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter
 
 from service.app_state import AppStateDep
 from service.http.auth import requires
@@ -35,10 +35,3 @@ async def readyz(service: AppStateDep) -> Readiness:
     await service.check_engine()
     service.check_decoding()
     return Readiness(status="ok", failed_models=service.models.failed_count())
-
-
-@router.get("/metrics", include_in_schema=False)
-@requires("admin", all_collections=True, public_if="public_metrics")
-async def metrics(service: AppStateDep) -> Response:
-    """Return all metrics in Prometheus's text format."""
-    return Response(service.observer.metrics.to_text(), media_type="text/plain; version=0.0.4; charset=utf-8")
