@@ -1,8 +1,8 @@
 """Routes outside the API: the web page, the OpenAPI document and metrics.
 
-The files of the page are read once, and compressed if the browser accepts it. The page refers to them as ``/static/<version>/``, where the version is a hash of all files; modules import each
-other by relative addresses and so stay in one version. Browsers cache these files permanently and revalidate only the
-page.
+The files of the page are read once, and compressed if the browser accepts it. The page refers to them as
+``/static/<version>/``, where the version is a hash of all files; modules import each other by relative addresses and so
+stay in one version. Browsers cache these files permanently and revalidate only the page.
 """
 
 from __future__ import annotations

@@ -14,11 +14,11 @@ import pytest
 
 from index.collection_store import CollectionStore
 from index.transfer.backup import restore_collection
-from index.transfer.parquet_import import import_collection
+from index.transfer.parquet import import_collection
 from service import operations
 from service.operations import MAX_ATTEMPTS, Operations
 from tests.index.jobs.fixtures import create_folder_job
-from tests.index.numbered import allowed
+from tests.index.sample_data import allowed
 from tests.service.conftest import COLORS, settings_for
 from tests.service.running import JSON, Running, problem_of, serving
 from tests.service.test_search import fill
