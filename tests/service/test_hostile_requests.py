@@ -359,8 +359,8 @@ def test_after_a_request_nothing_of_its_body_is_reachable(running: Running, pale
             request_of(f"{PALETTE}/search", 200, text="red", filter={"not": {"a": PAYLOAD[:900]}}),
         ):
             assert post(running, path, content_type, body)[0] == status, (path, body[:100])
-        repeatable = post_request("/v1/collections", json.dumps({"name": "a", "x": PAYLOAD}).encode(), KEY_HEADER)
-        with closing(connect(running.client, repeatable)) as connection:
+        idempotent = post_request("/v1/collections", json.dumps({"name": "a", "x": PAYLOAD}).encode(), KEY_HEADER)
+        with closing(connect(running.client, idempotent)) as connection:
             assert read_response(connection)[0].status == 422
 
     with without_collector():
