@@ -44,6 +44,7 @@ TESTS = (
     "tests/gpu",
     "tests/image",
     "tests/index",
+    "tests/service",
     "tests/studies",
     "tests/training",
     "tests/vitascope",
