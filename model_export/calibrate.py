@@ -23,6 +23,9 @@ MIN_CAPTIONED = 50
 """Captioned examples from which a variant's match and fused probabilities are fitted. There are three parameters; ten
 to twenty positive pairs per parameter are the usual minimum against overfitting."""
 
+MIN_WORDS = 5
+"""Words of a caption that is taken as a query about what another corpus does not show."""
+
 AnswerLogits = Callable[[Sequence[str], np.ndarray], np.ndarray]
 """(questions (n), visual tokens (n, V, K)) -> (n, answers)."""
 
@@ -48,10 +51,12 @@ def calibrate(
     *,
     previous: Calibration | None = None,
     min_captioned: int = 2,
+    absent: Mapping[str, Sequence[str]] | None = None,
 ) -> FittedCalibration:
     """Fit match, fused and answer probabilities.
 
     Args:
+        absent: by corpus, queries about what it does not show; default: long captions of the other corpora.
         previous: calibration to keep where no corpus has data (None: the defaults).
         min_captioned: corpora with fewer captioned examples are not used for match and fused probabilities.
     """
@@ -62,7 +67,12 @@ def calibrate(
     captioned = {n: e for n, e in corpora.items() if len(e.packed.examples) >= min_captioned and _has_negatives(e)}
     if not captioned:
         return by_answers
-    pairs = [calibration.validation_pairs(encoder, e.packed, e.vectors, e.tokens) for e in captioned.values()]
+    pairs = [
+        calibration.validation_pairs(
+            encoder, e.packed, e.vectors, e.tokens, absent=(absent or {}).get(n) or _captions_elsewhere(n, captioned)
+        )
+        for n, e in captioned.items()
+    ]
     fitted = calibration.fit(pairs, by_answers.calibration.answer_temperature)
     facts = {"match pairs": float(sum(len(p.label) for p in pairs))}
     for label, candidate in (("before", Calibration()), ("kept", previous), ("after", fitted)):
@@ -93,6 +103,12 @@ def calibration_record(fitted: FittedCalibration, source: SourceBundle, tasks: S
         **({"fitted_on": [f"{name}/val" for name in fitted.corpora]} if fitted.corpora else {}),
         **({"kept": kept, "kept_of": source.model_dump()} if kept else {}),
     }
+
+
+def _captions_elsewhere(name: str, corpora: Mapping[str, Embedded]) -> list[str]:
+    """Return the sentences about other corpora; shorter captions may well be true of this one."""
+    captions = [e.captions[0] for other, c in corpora.items() if other != name for e in c.packed.examples]
+    return [caption for caption in captions if len(caption.split()) >= MIN_WORDS]
 
 
 def _has_negatives(embedded: Embedded) -> bool:

@@ -57,6 +57,7 @@ from training.checkpoint import Checkpoint
 from training.data.packed import PACK_NAME, Packed, open_packed
 from training.evaluation.encoder import TorchEncoder
 from training.models import pretrained
+from training.objectives.class_names import absent_class_names
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import Calibration, GraphName, Manifest, Task
 from vitascope.errors import InvalidInput
@@ -263,6 +264,8 @@ class _Export:
         if not embedded:
             return FittedCalibration(initial.calibration or Calibration())
         self.job.log("calibrating on validation splits")
+        stages = self.job.checkpoint.recipe.stages
+        of_photographs = {d.corpus for stage in stages for d in stage.datasets if "class_names" in d.objectives}
         return calibrate(
             runtime,
             embedded,
@@ -270,6 +273,11 @@ class _Export:
             runtime.answer_logits if "answering" in runtime.tasks else None,
             previous=initial.calibration,
             min_captioned=initial.min_captioned,
+            absent={
+                n: absent_class_names(e.packed)
+                for n, e in embedded.items()
+                if n in of_photographs and has_captions(e.packed)
+            },
         )
 
     def _manifest_fields(self, fitted: FittedCalibration, metrics: Mapping[str, float]) -> dict[str, Any]:

@@ -84,16 +84,26 @@ def test_overconfident_answers_get_a_higher_temperature() -> None:
     assert fitted.facts["answer questions"] == 300
 
 
-def test_a_shared_caption_is_a_negative_of_neither_example() -> None:
+def test_pairs_are_the_hits_of_searches_and_a_shared_caption_is_right_for_both_examples() -> None:
     corpus = _embedded(40)
     # Twenty captions of two examples each.
     shared = [Example(key=e.key, captions=(f"item {i // 2}",)) for i, e in enumerate(corpus.packed.examples)]
     packed = Packed(corpus.packed.folder, (), corpus.packed.arrays, shared, corpus.packed.info)
     encoder = Overconfident(0)
-    pairs = validation_pairs(encoder, packed, corpus.vectors, corpus.tokens)
-    right = sum(text == shared[row].captions[0] for text, row in encoder.pairs)
-    assert (right, len(encoder.pairs)) == (40, 120)
-    assert pairs.label.sum() == 40
+    pairs = validation_pairs(encoder, packed, corpus.vectors[np.arange(40) // 2], corpus.tokens)
+    assert pairs.label.tolist() == [float(text == shared[row].captions[0]) for text, row in encoder.pairs]
+    assert pairs.label.sum() == 80  # both examples for each of 40 queries
+    assert pairs.similarity[pairs.label == 1].min() >= pairs.similarity[pairs.label == 0].max()
+
+
+def test_queries_about_absent_things_are_wrong_for_their_best_hits() -> None:
+    corpus = _embedded(70)
+    encoder = Overconfident(0)
+    absent = [f"item {i}" for i in range(1000, 1100)]
+    pairs = validation_pairs(encoder, corpus.packed, corpus.vectors, corpus.tokens, absent=absent)
+    about_absent = np.array([text in absent for text, _ in encoder.pairs])
+    assert about_absent.mean() == 0.3
+    assert not pairs.label[about_absent].any()
 
 
 def test_without_captions_and_questions_nothing_is_changed() -> None:

@@ -24,30 +24,47 @@ class Pairs:
     label: np.ndarray
 
 
-def validation_pairs(
-    encoder: Encoder, packed: Packed, vectors: np.ndarray, tokens: np.ndarray, *, seed: int = 0
-) -> Pairs:
-    """Return one positive pair per example, one with a random negative caption, one with a hard negative.
+QUERIES, HITS = 240, 6
+"""Queries per corpus, and how many of the most similar videos of each are pairs."""
+ABSENT_SHARE = 0.3
+"""Share of the queries that no video of the corpus answers, where such queries are given."""
 
-    Hard: a minimal negative where the corpus has one, else the most similar of ten captions of other examples.
+
+def validation_pairs(
+    encoder: Encoder,
+    packed: Packed,
+    vectors: np.ndarray,
+    tokens: np.ndarray,
+    *,
+    absent: Sequence[str] = (),
+    seed: int = 0,
+) -> Pairs:
+    """Return pairs as a search shows them: queries with the videos most similar to each.
+
+    A pair is right where the query is a caption of the video. Where the corpus has minimal negatives, each query's own
+    video is also paired with one.
+
+    Args:
+        vectors, tokens: Embeddings (N, D) and visual tokens (N, V, W) of the corpus.
+        absent: Queries about what no video of the corpus shows.
+
     Raises ValueError when all captions are equal.
     """
     rng = np.random.default_rng(seed)
     own = [e.captions[0] for e in packed.examples]
-    text = embed_texts(encoder, own)
-    scores = vectors @ text.T
-    rows, texts, labels = [], [], []
-    captions = np.array(own)
     if len(set(own)) < 2:
         raise ValueError(f"captions: all {len(own)} are {own[:1]}; at least two different ones were expected")
-    for i, example in enumerate(packed.examples):
-        foreign = np.flatnonzero(captions != own[i])  # two pictures of one thing may share a caption
-        others = rng.choice(foreign, size=min(10, len(foreign)), replace=False)
-        minimal = [x.caption for x in example.negatives if x.grade == 1]
-        hard = minimal[int(rng.integers(len(minimal)))] if minimal else own[others[np.argmax(scores[i, others])]]
-        rows += [i, i, i]
-        texts += [own[i], own[others[0]], hard]
-        labels += [1.0, 0.0, 0.0]
+    chosen = rng.permutation(len(own))[:QUERIES]
+    count = min(len(absent), round(len(chosen) * ABSENT_SHARE / (1.0 - ABSENT_SHARE)))
+    queries = [own[i] for i in chosen] + [absent[i] for i in rng.permutation(len(absent))[:count]]
+    hits = np.argsort(-(embed_texts(encoder, queries) @ vectors.T), axis=1, kind="stable")[:, :HITS]
+    rows = [int(row) for best in hits for row in best]
+    texts = [query for query, best in zip(queries, hits, strict=True) for _ in best]
+    for i in chosen:
+        if minimal := [x.caption for x in packed.examples[i].negatives if x.grade == 1]:
+            rows.append(int(i))
+            texts.append(minimal[int(rng.integers(len(minimal)))])
+    labels = [float(text in packed.examples[row].captions) for text, row in zip(texts, rows, strict=True)]
     similarity = (embed_texts(encoder, texts) * vectors[rows]).sum(axis=1)
     return Pairs(similarity, match_logits(encoder, texts, tokens, rows), np.array(labels))
 

@@ -18,6 +18,9 @@ from training import distributed
 from training.data.packed import Packed
 from training.models.pretrained import imagenet_classifier
 
+ABSENT_BELOW = 0.02
+"""A class is absent where its probability is below this in every frame."""
+
 
 def class_names() -> list[str]:
     """Return one short sentence per class, with the first synonym of its name."""
@@ -68,3 +71,9 @@ def most_likely(teacher_BN: Tensor, count: int) -> tuple[Tensor, Tensor]:
     classes = distributed.all_reduce_sum(teacher_BN.sum(dim=0)).topk(count).indices
     targets = teacher_BN[:, classes] + 1e-6
     return classes, targets / targets.sum(dim=1, keepdim=True)
+
+
+def absent_class_names(packed: Packed) -> list[str]:
+    """Return the sentences of `class_names` about things that the classifier sees in no frame of a corpus."""
+    likeliest = classify(packed).max(axis=0)
+    return [name for name, probability in zip(class_names(), likeliest, strict=True) if probability < ABSENT_BELOW]
