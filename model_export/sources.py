@@ -58,6 +58,13 @@ CORPORA = {
             research_only=True,
         ),
         Source(
+            name="stamps",
+            what="photographs and drawings of single things with their names",
+            origin="Debian tuxpaint-stamps-default (Tux Paint)",
+            terms="GPL-2; parts in the public domain",
+            research_only=False,
+        ),
+        Source(
             name="daquar",
             what="photographs of rooms with questions and answers by people",
             origin="DAQUAR (Malinowski and Fritz, NIPS 2014) on NYU Depth v2 (Silberman et al., ECCV 2012)",

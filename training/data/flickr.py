@@ -27,6 +27,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.data.caption_questions import caption_questions
 from training.data.coco import split_images
 from training.data.corpus import CorpusError, check_split, first_file, numbered_lines, present_folders
 from training.data.example import Example, ExampleError, text_list
@@ -74,11 +75,15 @@ def flickr8k(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
                     raise CorpusError(f"{shard}: {sample.key}.json: {error}") from None
                 if not captions:
                     raise CorpusError(f"{shard}: {sample.key}.json: captions: none; sentences were expected")
-                yield Example(sample.key, captions, still=True), sample.media
+                yield _example(sample.key, captions), sample.media
     elif (folder / FLICKR8K_TOKEN_FILE).is_file():
         yield from _official(folder, split)
     else:
         raise CorpusError(f"{folder}: neither {split}-*.tar nor {FLICKR8K_TOKEN_FILE}; one of these was expected")
+
+
+def _example(key: str, captions: tuple[str, ...]) -> Example:
+    return Example(key, captions, questions=caption_questions(key, captions), still=True)
 
 
 def expert_judgements(folder: Path) -> list[Judgement]:
@@ -101,7 +106,7 @@ def _official(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
         path = images / line.strip()
         if not path.is_file():
             raise CorpusError(f"{listing}:{number}: image {path} is missing")
-        yield Example(key, captions[key], still=True), path
+        yield _example(key, captions[key]), path
 
 
 def _judgements_tsv(path: Path) -> list[Judgement]:
@@ -170,7 +175,7 @@ def flickr30k(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
         key = image_key(image.name)
         if sentences is not None and key not in captions:
             raise CorpusError(f"{image.where}.filename: {image.name!r} has no sentence in {sentences.name}")
-        yield Example(key, captions.get(key, image.captions), still=True), pictures / image.name
+        yield _example(key, captions.get(key, image.captions)), pictures / image.name
 
 
 def _captions(path: Path) -> dict[str, str]:

@@ -27,6 +27,7 @@ from training.data import (
     msrvtt,
     msvd,
     pictograms,
+    stamps,
     subtitled,
     webdataset,
 )
@@ -63,6 +64,7 @@ READERS: Mapping[str, Reader] = {
     "hdvila100m": Reader(hdvila100m.hdvila100m, hdvila100m.ORIGIN, VIDEO_STREAMS),
     "video_shards": Reader(webdataset.video_shards, webdataset.VIDEO_SHARDS_ORIGIN, VIDEO_STREAMS),
     "subtitled": Reader(subtitled.subtitled, subtitled.ORIGIN, VIDEO_STREAMS),
+    "stamps": Reader(stamps.stamps, stamps.ORIGIN, STILL_STREAMS),
 }
 PICTOGRAMS = "pictograms"
 CORPORA = (*READERS, PICTOGRAMS)
@@ -85,6 +87,7 @@ shards of media from the web:
 made or fetched by commands of this project:
   scenes           what python -m training.data.scenes.generate wrote
   pictograms       npm packages, fetched into --source; gives pictogram_stills and pictogram_videos
+  stamps           /usr/share/tuxpaint/stamps of Debian's tuxpaint-stamps-default
 
 examples:
   vitascope prepare subtitled --source ~/Talks --name talks --out data/packed

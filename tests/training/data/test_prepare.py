@@ -17,9 +17,9 @@ from vitascope.cli.main import main as vitascope
 
 CORPUS_NAMES = (
     *("flickr8k", "daquar", "scenes", "coco", "flickr30k", "vqa", "image_shards", "msrvtt", "msrvtt_official"),
-    *("msvd", "hdvila100m", "video_shards", "subtitled", "pictograms"),
+    *("msvd", "hdvila100m", "video_shards", "subtitled", "pictograms", "stamps"),
 )
-PICTURES = ("flickr8k", "daquar", "coco", "flickr30k", "vqa", "image_shards")
+PICTURES = ("flickr8k", "daquar", "coco", "flickr30k", "vqa", "image_shards", "stamps")
 
 
 def flickr8k_shards(folder: Path) -> Path:

@@ -1,0 +1,84 @@
+"""Questions from captions, and Tux Paint's stamps: what is asked about natural pictures, and what is left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from training.data.caption_questions import caption_questions
+from training.data.corpus import CorpusError, split_of
+from training.data.stamps import stamps, thing_of
+
+DOGS = (
+    "Two dogs run on the beach .",
+    "two brown dogs playing in the sand",
+    "A dog in a red hat chases another dog",
+    "dogs playing near the water",
+    "Two dogs are playing .",
+)
+
+
+def answers(captions: tuple[str, ...], key: str = "a") -> dict[str, str]:
+    questions = caption_questions(key, captions)
+    assert len({q.question for q in questions}) == len(questions)
+    return {q.question: q.answers[0] for q in questions}
+
+
+def test_captions_answer_what_is_there_how_many_what_they_do_and_of_which_colour() -> None:
+    found = answers(DOGS)
+    assert found["what animal is it?"] == "dog"
+    assert found["is there a dog?"] == "yes"
+    assert found["how many dogs are there?"] == "2"
+    assert found["what color is the hat?"] == found["what colour is the hat?"] == "red"
+    assert found["what is the dog doing?"] == "playing"
+
+
+@pytest.mark.parametrize(
+    ("captions", "question"),
+    [
+        (("a kid on a swing", "the child swings"), "is there a boy?"),
+        (("people at the beach", "a day at the beach"), "is there water?"),
+        (("a man in a red hat", "a man with a blue hat"), "what color is the hat?"),
+        (("a dog and a cat", "a cat beside a dog"), "what animal is it?"),
+        (("a dog runs", "an animal runs"), "is there a dog?"),
+    ],
+    ids=["implied person", "implied water", "two colours", "two animals", "named once"],
+)
+def test_nothing_is_asked_that_captions_leave_open(captions: tuple[str, ...], question: str) -> None:
+    assert question not in {q for key in "abcdefgh" for q in answers(captions, key)}
+
+
+def test_absent_things_are_chosen_by_the_key_and_answered_no() -> None:
+    absent = [{q for q, a in answers(DOGS, key).items() if a == "no"} for key in ("a", "a", "b")]
+    assert absent[0] == absent[1] != absent[2]
+    assert all(len(questions) == 5 for questions in absent)
+
+
+def write_stamp(folder: Path, name: str, text: str) -> None:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGBA", (8, 8), (200, 90, 30, 0)).save(path.with_suffix(".png"))
+    path.with_suffix(".txt").write_text(text, "utf-8")
+
+
+def test_stamps_are_named_by_their_first_line_and_symbols_are_left_out(tmp_path: Path) -> None:
+    write_stamp(tmp_path, "animals/birds/heron", "A heron.\nde.utf8=Ein Reiher.\n")
+    write_stamp(tmp_path, "food/lettuce", "A head of red lettuce.\n")
+    write_stamp(tmp_path, "symbols/alphabets/a", "A letter.\n")
+    Image.new("RGBA", (8, 8)).save(tmp_path / "unnamed.png")
+    by_split = {split: [example for example, _ in stamps(tmp_path, split)] for split in ("train", "val", "test")}
+    found = {example.captions[0]: (split, example) for split, all_of in by_split.items() for example in all_of}
+    assert set(found) == {"A heron", "A head of red lettuce"}
+    assert all(split == split_of(name) for name, (split, _) in found.items())
+    heron, lettuce = (found[name][1] for name in ("A heron", "A head of red lettuce"))
+    assert heron.key == "animals/birds/heron"
+    assert {q.question: q.answers for q in heron.questions}["what animal is it?"] == ("heron",)
+    assert {q.answers for q in lettuce.questions} == {("lettuce",)}
+    assert thing_of("A box for trash, that can be recycled") == "trash"
+
+
+def test_a_folder_without_named_stamps_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="tuxpaint-stamps-default"):
+        list(stamps(tmp_path, "train"))
