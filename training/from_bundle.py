@@ -141,9 +141,9 @@ def _folded_places(constants: Sequence[np.ndarray], model: HdVila) -> dict[str, 
         value = constant.squeeze()
         if value.shape == (cfg.frames, cfg.hybrid_width):
             weights_by_name["video.hybrid.time"] = value[None]
-        if value.shape == (cfg.visual_tokens, cfg.hybrid_width):
+        if value.shape == (cfg.grid_tokens, cfg.hybrid_width):
             weights_by_name["video.hybrid.position"] = value[None]
-        if value.size == cfg.visual_tokens * cfg.text_width and value.shape[-1] == cfg.text_width:
+        if value.size == cfg.grid_tokens * cfg.text_width and value.shape[-1] == cfg.text_width:
             value = value.reshape(cfg.grid_height, cfg.grid_width, cfg.text_width)  # row + column: any split serves
             column = value.mean(axis=0, keepdims=True)
             weights_by_name["visual_embeddings.column"] = column

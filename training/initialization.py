@@ -47,7 +47,12 @@ def load_or_initialize(recipe: Recipe, data: Path, latest: Path, start_from: Pat
         return replace(stored, recipe=recipe, fingerprints={**_fingerprints(recipe, data), **stored.fingerprints})
     latest.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    initial = _initialize(recipe, data) if start_from is None else _adapt(load_initial_model(start_from), recipe)
+    if start_from is None:
+        initial = _initialize(recipe, data)
+    else:
+        initial = _adapt(load_initial_model(start_from), recipe)
+        if recipe.extend_answers:
+            initial = _extend_answers(initial, _vocabulary(recipe, data))
     return Checkpoint(
         initial.model, initial.answers, recipe, initial.tokenizer, 0, initial.lineage, _fingerprints(recipe, data)
     )
@@ -91,13 +96,17 @@ def load_initial_model(folder: Path) -> InitialModel:
 
 
 def _initialize(recipe: Recipe, data: Path) -> InitialModel:
-    answers = build_vocabulary(e for corpus in recipe.answers_from for e in _training_examples(recipe, corpus, data))
+    answers = _vocabulary(recipe, data)
     model = build(model_config(recipe, len(answers)))
     tokenizer = Path(recipe.tokenizer) if recipe.tokenizer else text_folder() / "tokenizer.json"
     if recipe.init != "scratch":
         load_text(model) if recipe.init == "text" else load_pretrained(model)
         _initialize_answer_head(model, answers, tokenizer)
     return InitialModel(model, answers, tokenizer)
+
+
+def _vocabulary(recipe: Recipe, data: Path) -> list[str]:
+    return build_vocabulary(e for corpus in recipe.answers_from for e in _training_examples(recipe, corpus, data))
 
 
 def _training_examples(recipe: Recipe, corpus: str, data: Path) -> list[Example]:
@@ -162,3 +171,26 @@ def _adapt(initial: InitialModel, recipe: Recipe) -> InitialModel:
     if not any(name.startswith(ADDED) for name in weights):
         load_kept_stages(adapted.video)
     return initial._replace(model=adapted)
+
+
+@torch.no_grad()
+def _extend_answers(initial: InitialModel, answers: list[str]) -> InitialModel:
+    """Add answers to the vocabulary of an initial model; no question has a new answer before training."""
+    old = initial.model.answer_head
+    known = set(initial.answers)
+    new = [answer for answer in answers if answer not in known]
+    if old is None or not new:
+        return initial
+    count = len(initial.answers)
+    extended = build(read_config(initial.model.cfg.model_dump() | {"answers": count + len(new)}))
+    weights = initial.model.state_dict()
+    last = f"answer_head.{len(old) - 1}"
+    weight, bias = weights.pop(f"{last}.weight"), weights.pop(f"{last}.bias")
+    extended.load_state_dict(weights, strict=False)
+    assert extended.answer_head is not None
+    output = extended.answer_head[-1]
+    assert isinstance(output, torch.nn.Linear)
+    output.weight.zero_()
+    output.bias.fill_(float(bias.min()))
+    output.weight[:count], output.bias[:count] = weight, bias
+    return initial._replace(model=extended, answers=[*initial.answers, *new])

@@ -21,6 +21,10 @@ UNFUSED: frozenset[Objective] = frozenset({"itc", "class_names", "objects"})
 """Objectives that need no fused layer."""
 
 
+CACHED_FEATURES = ("visual", "embeddings")
+"""Values of a stage's `frozen` with which the features of the video encoder are cached."""
+
+
 class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -104,11 +108,12 @@ class Stage(StrictModel):
     """Learning rate at the last step, relative to the peak."""
     schedule_steps: int | None = None
     """Length of the schedule where the stage ends earlier; None: `steps`."""
-    frozen: Literal["none", "encoders", "visual"] = "none"
+    frozen: Literal["none", "encoders", "visual", "embeddings"] = "none"
     """`encoders`: train only fused layers and heads (HD-VILA, section 3.4). The encoders stay in evaluation mode:
     no dropout, and neither running statistics nor dictionary entries change. Without augmentation each video is encoded
     once, before the first step. `visual`: the same for the video encoder alone, but for what `keep_pretrained` adds to
-    it; the text layers and both projections are trained, with large batches at a small part of the cost."""
+    it; the text layers and both projections are trained, with large batches at a small part of the cost. `embeddings`:
+    on the same features, fused layers, heads and the details that the fused layers read; no embedding changes."""
     locked_text_layers: Annotated[int, Field(ge=0)] = 0
     """Embeddings and so many of the first text layers are frozen."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -143,6 +148,8 @@ class Recipe(StrictModel):
     """Corpora whose validation split is measured."""
     answers_from: list[str] = []
     """Corpora whose training answers make the answer vocabulary."""
+    extend_answers: bool = False
+    """When fine-tuning, add the answers of `answers_from` that the initial model lacks to its vocabulary."""
     model: dict[str, float | int | bool | str | list[int]] = {}
     """Overrides of the architecture's configuration by field name; when fine-tuning, of the initial model's."""
     stages: Annotated[list[Stage], Field(min_length=1)]

@@ -32,7 +32,7 @@ from training.models.config import ConvConfig
 from training.models.fusion import FusedModel
 from training.objectives.class_names import class_names, teacher_probabilities
 from training.objectives.class_prototypes import ClassPrototypes
-from training.recipe import Recipe, Stage
+from training.recipe import CACHED_FEATURES, Recipe, Stage
 from training.train_step import NameTargets, WordMasking, compute_losses, word_masking
 from training.visual_token_cache import encode_frozen
 from training.weight_average import load_average, update_average
@@ -237,15 +237,17 @@ def freeze(model: FusedModel, stage: Stage) -> None:
 
     Raises ValueError where the stage freezes the video encoder of an architecture that has no part after it to train.
     """
-    model.encoders_frozen = stage.frozen == "encoders"
-    model.visual_frozen = stage.frozen == "visual"
+    model.encoders_frozen = stage.frozen in ("encoders", "embeddings")
+    model.visual_frozen = stage.frozen in CACHED_FEATURES
     if model.visual_frozen and not model.after_features:
         raise ValueError(
-            f"frozen: 'visual' in stage {stage.name!r} of {model.cfg.architecture}; keep_pretrained = true of hd-vila "
-            "was expected"
+            f"frozen: {stage.frozen!r} in stage {stage.name!r} of {model.cfg.architecture}; hd-vila with "
+            "keep_pretrained = true was expected"
         )
     model.backbones_frozen = stage.backbone_lr_mult == 0.0
     encoders = set(model.encoder_parameters()) if model.encoders_frozen else set()
+    if stage.frozen == "embeddings":
+        encoders = {name for name in encoders if not name.startswith(model.details)}
     frozen = model.cfg.frozen_stages if isinstance(model.cfg, ConvConfig) else 0
     always = {f"{backbone}stages.{i}." for backbone in model.backbones for i in range(frozen)} | {*model.never_trained}
     if stage.locked_text_layers:

@@ -15,7 +15,7 @@ from training.data.batches import augment, clip_count, sample_clips
 from training.data.packed import Packed
 from training.evaluation.encoder import streams_of
 from training.models.fusion import FusedModel
-from training.recipe import DatasetConfig, Stage
+from training.recipe import CACHED_FEATURES, DatasetConfig, Stage
 
 BATCH_SIZE = 32
 COMPLETE = "complete"
@@ -45,7 +45,7 @@ def encode_frozen(
 
     Returns:
         Per dataset float16 arrays (views, N, ...), memory-mapped: `visual`, the visual tokens, or with
-        `frozen = "visual"` the features that the rest of the video encoder reads. None where videos are to be encoded
+        `CACHED_FEATURES` the features that the rest of the video encoder reads. None where videos are to be encoded
         at every step: with augmentation or clip sampling and `num_views` 0, or where ITC pools the embeddings of clips.
     """
     out: list[Cached | None] = []
@@ -110,14 +110,14 @@ def _encode(
         sampled = sample_clips(rng, len(rows), packed.clips, clips)
         frames = streams_of(packed, rows, model.cfg.streams(), sampled)
         tensors = {name: torch.from_numpy(x) for name, x in frames.items()}
-        if stage.frozen == "visual":  # every video has a crop of its own
+        if stage.frozen in CACHED_FEATURES:  # every video has a crop of its own
             single = [augment({n: x[i : i + 1] for n, x in tensors.items()}, dataset, rng) for i in range(len(rows))]
             tensors = {name: torch.cat([video[name] for video in single]) for name in tensors}
         else:
             tensors = augment(tensors, dataset, rng)
         streams = {name: x.to(device) for name, x in tensors.items()}
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            if stage.frozen == "visual":
+            if stage.frozen in CACHED_FEATURES:
                 yield rows, model.visual_features(streams)
             else:
                 yield rows, {"visual": model.encode_video(streams)[1]}

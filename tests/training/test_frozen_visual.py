@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from pydantic import ValidationError
 
 from tests.training.small_run import MODEL, recipe, write_corpus, write_tokenizer
 from training import checkpoint
-from training.initialization import model_config
+from training.initialization import load_or_initialize, model_config
+from training.models.architectures import build
+from training.models.fusion import FusedModel
 from training.models.hd_vila import HdVila, HdVilaConfig
 from training.objectives import losses
 from training.objectives.class_prototypes import ClassPrototypes
@@ -74,6 +77,20 @@ def test_only_what_reads_the_features_is_trained_and_an_interrupted_run_ends_ali
     assert any(name.startswith("text.bert.encoder.layer.0.") for name in changed)
 
 
+def test_a_stage_with_frozen_embeddings_trains_details_and_fused_layers_alone(
+    corpus: tuple[Path, Path], tmp_path: Path
+) -> None:
+    made = cached_recipe(corpus[1], frozen="embeddings")
+    changed = changed_parameters(
+        initial_weights(made), checkpoint.load(train(made, corpus[0], tmp_path)).model.state_dict()
+    )
+    assert {name for name in changed if name.startswith("video.")} == {
+        f"video.branch.detail.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")
+    }
+    assert not [name for name in changed if name.startswith(("text_p", "video_project", "text.bert.encoder.layer.0."))]
+    assert {"match_head.weight", "visual_embeddings.project.weight"} <= changed
+
+
 def test_locked_text_layers_stay(corpus: tuple[Path, Path], tmp_path: Path) -> None:
     made = cached_recipe(corpus[1], steps=2, locked_text_layers=1)
     changed = changed_parameters(
@@ -100,7 +117,8 @@ def test_before_training_the_kept_stages_change_nothing_and_later_only_their_sum
     streams = {s.name: torch.rand(2, 1, s.frames, s.height, s.width, 3) * 255 for s in config.streams()}
     features = model.visual_features(streams)
     tokens = model.tokens_of_features(features)
-    assert torch.equal(tokens, features["tokens"])
+    assert torch.equal(tokens[:, :-1], features["tokens"])
+    assert tokens.shape[1] == config.visual_tokens
     assert torch.allclose(model.encode_video(streams)[1], tokens, atol=1e-5)
     assert model.video.branch is not None
     torch.nn.init.normal_(model.video.branch.detail[2].weight)
@@ -160,3 +178,38 @@ def test_a_map_is_moved_until_the_classifier_sees_the_class_in_it() -> None:
     assert torch.allclose(after.sum(dim=1), torch.ones(100), atol=1e-5)
     assert set(after.argmax(dim=1).tolist()) == set(range(5))
     assert len(set(before.argmax(dim=1).tolist())) <= 5
+
+
+def test_fine_tuning_adds_kept_stages_and_answers_and_begins_with_the_same_outputs(
+    corpus: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.initialization.load_kept_stages", lambda video: None)  # no package has this backbone
+    plain = {**MODEL, "frozen_stages": 3}
+    first = checkpoint.load(train(recipe(corpus[1], steps=1, model=plain), corpus[0], tmp_path / "first"))
+    shorter = replace(first, answers=first.answers[:2], model=with_answers(first.model, 2))
+    checkpoint.save(tmp_path / "shorter", shorter)
+    made = cached_recipe(corpus[1]).model_copy(update={"extend_answers": True})
+    adapted = load_or_initialize(made, corpus[0], tmp_path / "new" / "checkpoint", tmp_path / "shorter")
+    assert adapted.answers[:2] == shorter.answers
+    assert sorted(adapted.answers) == sorted(first.answers)
+    streams = {s.name: torch.rand(2, 1, s.frames, s.height, s.width, 3) * 255 for s in first.model.cfg.streams()}
+    ids = torch.tensor([[2, 7, 8, 3]]).expand(2, -1)
+    with torch.no_grad():
+        outputs = []
+        for model in (shorter.model.eval(), adapted.model.eval()):
+            vector, tokens = model.encode_video(streams)
+            states = model.text.encode(ids, torch.ones_like(ids))
+            logits = model.answer_logits(states, torch.ones_like(ids), model.prepare_visual(tokens))
+            outputs.append((vector, tokens[:, : model.cfg.grid_tokens], logits[:, :2]))
+    for before, after in zip(*outputs, strict=True):
+        assert torch.allclose(before, after, atol=1e-5)
+
+
+def with_answers(model: FusedModel, count: int) -> FusedModel:
+    """Return a copy of a model that knows only the first answers."""
+    smaller = build(model.cfg.model_copy(update={"answers": count}))
+    weights = model.state_dict()
+    smaller.load_state_dict(
+        {name: x[:count] if name.startswith("answer_head.3.") else x for name, x in weights.items()}
+    )
+    return smaller

@@ -67,8 +67,14 @@ class FusedConfig(BaseModel):
         return self
 
     @property
-    def visual_tokens(self) -> int:
+    def grid_tokens(self) -> int:
+        """Number of visual tokens with a place in the grid."""
         return self.grid_height * self.grid_width
+
+    @property
+    def visual_tokens(self) -> int:
+        """Number of visual tokens of a clip; those of the grid come first."""
+        return self.grid_tokens
 
     @property
     @abstractmethod

@@ -49,6 +49,8 @@ class FusedModel(nn.Module, ABC):
     """Parameter prefixes of pretrained parts that no stage trains."""
     after_features: tuple[str, ...] = ()
     """Parameter prefixes of the video encoder that stages with `frozen = "visual"` train; empty: no such stages."""
+    details: tuple[str, ...] = ()
+    """Those of `after_features` that no embedding depends on."""
 
     def __init__(self, cfg: FusedConfig, video: nn.Module) -> None:
         super().__init__()

@@ -63,6 +63,11 @@ class HdVilaConfig(ConvConfig):
     def visual_width(self) -> int:
         return self.hybrid_width
 
+    @property
+    def visual_tokens(self) -> int:
+        """With `keep_pretrained`, one more than the grid has: the summary of the pretrained CNN's map."""
+        return self.grid_tokens + int(self.keep_pretrained)
+
     def streams(self) -> list[FrameStream]:
         high = FrameStream(name="high", frames=1, height=self.high_height, width=self.high_width, placement="middle")
         low = FrameStream(

@@ -89,7 +89,7 @@ class HybridTransformer(nn.Module):
     def __init__(self, cfg: HdVilaConfig) -> None:
         super().__init__()
         self.grid = (cfg.grid_height, cfg.grid_width)
-        self.position = nn.Parameter(torch.zeros(1, cfg.visual_tokens, cfg.hybrid_width))
+        self.position = nn.Parameter(torch.zeros(1, cfg.grid_tokens, cfg.hybrid_width))
         self.time = nn.Parameter(torch.zeros(1, cfg.frames, cfg.hybrid_width))
         nn.init.trunc_normal_(self.position, std=0.02)
         nn.init.trunc_normal_(self.time, std=0.02)
@@ -134,8 +134,9 @@ def _two_layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 class PretrainedBranch(nn.Module):
     """Adds what the frozen pretrained CNN sees to the visual tokens.
 
-    Every token gets the same summary of the whole picture, which decides the embedding of the video, and its own
-    detail, which the fused layers read. Details have mean zero over the tokens and do not change the embedding.
+    A summary of the whole picture becomes one more token. It decides the embedding, which is a projection of the mean of
+    all tokens, and the fused layers do not read it. Details are added to the tokens of the grid, with mean zero, so that
+    they do not change the embedding.
     """
 
     QUERIES, VALUE_WIDTH, HIDDEN_WIDTH = 8, 320, 640
@@ -151,15 +152,19 @@ class PretrainedBranch(nn.Module):
         self.attended = nn.Linear(self.QUERIES * self.VALUE_WIDTH, width)
         self.mean = _two_layers(channels, self.HIDDEN_WIDTH, width)
         self.detail = _two_layers(channels, 2 * width, width)
-        # Starts as the identity on the tokens.
+        # The mean of the tokens and those of the grid start unchanged.
         nn.init.zeros_(self.attended.weight)
         nn.init.zeros_(self.attended.bias)
 
     def forward(self, tokens_NVD: Tensor, map_NVC: Tensor) -> Tensor:
-        """Return the tokens (N, V, D) with what the map (N, V, C) of the pretrained CNN adds."""
+        """Return tokens (N, V + 1, D) of those of the grid (N, V, D) and the map (N, V, C) of the pretrained CNN.
+
+        The mean of the result is the mean of the grid's tokens plus the summary.
+        """
         detail = self.detail(map_NVC)
-        out: Tensor = tokens_NVD + self.summary(map_NVC)[:, None] + detail - detail.mean(dim=1, keepdim=True)
-        return out
+        mean, count = tokens_NVD.mean(dim=1, keepdim=True), tokens_NVD.shape[1] + 1
+        summary = mean + count * self.summary(map_NVC)[:, None]
+        return torch.cat([tokens_NVD + detail - detail.mean(dim=1, keepdim=True), summary], dim=1)
 
     def summary(self, map_NVC: Tensor) -> Tensor:
         """Return the summary (N, D) of a map (N, V, C): its mean and what each learned query attends to."""
@@ -259,7 +264,10 @@ class VideoEncoder(nn.Module):
 
 
 class VisualEmbeddings(nn.Module):
-    """Embedding of visual tokens for the fused layers: projection, row, column and type embeddings, LayerNorm."""
+    """Embedding of the visual tokens of the grid for the fused layers.
+
+    Projection, row, column and type embeddings, LayerNorm.
+    """
 
     def __init__(self, *, visual_width: int, width: int, rows: int, columns: int, dropout: float) -> None:
         super().__init__()
@@ -274,7 +282,8 @@ class VisualEmbeddings(nn.Module):
 
     def forward(self, visual_BVW: Tensor) -> Tensor:
         position = (self.row + self.column).flatten(0, 1)  # (V, D)
-        out: Tensor = self.dropout(self.norm(self.project(visual_BVW) + position + self.kind))
+        in_grid = visual_BVW[:, : position.shape[0]]
+        out: Tensor = self.dropout(self.norm(self.project(in_grid) + position + self.kind))
         return out
 
 
@@ -290,7 +299,7 @@ class HdVila(FusedModel):
     def __init__(self, cfg: HdVilaConfig) -> None:
         super().__init__(cfg, VideoEncoder(cfg))
         if cfg.keep_pretrained:
-            self.after_features = ("video.branch.",)
+            self.after_features, self.details = ("video.branch.",), ("video.branch.detail.",)
 
     def make_visual_embeddings(self) -> VisualEmbeddings:
         cfg = self.cfg

@@ -12,6 +12,7 @@ D width of the hybrid Transformer.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -181,7 +182,7 @@ class ReducedVideo(nn.Module):
         self.video.hybrid.grid = self.grid
         if tokens is not None:
             try:
-                check_kept(tokens, cfg.visual_tokens)
+                check_kept(tokens, cfg.grid_tokens)
             except ValueError as error:
                 raise InvalidInput(str(error)) from error
             self.video.hybrid = MergedHybrid(self.video.hybrid, tokens)  # type: ignore[assignment]
@@ -193,6 +194,12 @@ class ReducedVideo(nn.Module):
         tokens = self.video({name: frames.flatten(0, 1) for name, frames in by_name.items()})
         tokens = tokens.reshape(b, c, *tokens.shape[1:]).mean(dim=1)
         if self.grid != self.old_grid:
-            grid = tokens.transpose(1, 2).reshape(b, -1, *self.grid)
-            tokens = F.interpolate(grid, self.old_grid, mode="bilinear").flatten(2).transpose(1, 2)
+            count, old_count = math.prod(self.grid), math.prod(self.old_grid)
+            grid, rest = tokens[:, :count], tokens[:, count:]
+            if rest.shape[1]:  # the summary is scaled by the number of tokens that the mean is over
+                mean = grid.mean(dim=1, keepdim=True)
+                rest = mean + (rest - mean) * ((old_count + 1) / (count + 1))
+            grid = grid.transpose(1, 2).reshape(b, -1, *self.grid)
+            grid = F.interpolate(grid, self.old_grid, mode="bilinear").flatten(2).transpose(1, 2)
+            tokens = torch.cat([grid, rest], dim=1)
         return F.normalize(self.project(tokens.mean(dim=1)), dim=-1), tokens
