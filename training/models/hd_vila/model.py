@@ -134,9 +134,9 @@ def _two_layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 class PretrainedBranch(nn.Module):
     """Adds what the frozen pretrained CNN sees to the visual tokens.
 
-    A summary of the whole picture becomes one more token. It decides the embedding, which is a projection of the mean of
-    all tokens, and the fused layers do not read it. Details are added to the tokens of the grid, with mean zero, so that
-    they do not change the embedding.
+    A summary of the whole picture becomes one more token. It decides the embedding, which is a projection of the mean
+    of all tokens, and the fused layers do not read it. Details are added to the tokens of the grid, with mean zero, so
+    that they do not change the embedding.
     """
 
     QUERIES, VALUE_WIDTH, HIDDEN_WIDTH = 8, 320, 640
