@@ -33,7 +33,7 @@ from training.evaluation.metrics import (
 from training.evaluation.metrics import (
     retrieval as retrieval_metrics,
 )
-from training.evaluation.report import EvalTarget, measure_corpus
+from training.evaluation.report import PROTOCOLS, EvalTarget, measure_corpus
 from training.evaluation.retrieval import Gallery, compare_counts, name_retrieval, sentence_retrieval
 from training.models.fusion import FusedModel
 from training.objectives.class_names import class_names, classify
@@ -322,6 +322,28 @@ def test_all_captions_search_among_all_videos_and_videos_with_captions_among_the
     # Of the first video a is the best of all three, of the second c: both are first.
     assert (actual["v2t R@1"], actual["v2t MnR"]) == (100, 1)
     assert not any(name.startswith(("right caption", "choice", "exact", "questions")) for name in actual)
+
+
+def test_categories_and_their_photographs_find_one_another_by_name(tmp_path: Path) -> None:
+    pack(tmp_path / "imagenet200" / "test", [Example("0", ("a",)), Example("1", ("a",)), Example("2", ("b",))])
+    encoder = FakeEncoder({"a": (0.9, 0.5, 0), "b": (0.1, 0.8, 0.7)})
+    actual = PROTOCOLS["imagenet200"](EvalTarget(encoder, tmp_path, "test"))  # type: ignore[arg-type]
+    # The name a finds both of its photographs first, b finds its own second. The second photograph is nearer to b.
+    expected = {"precision@1": 50, "mAP": 75, "name top-1": pytest.approx(200 / 3), "name top-5": 100}
+    assert actual == expected
+
+
+def test_reordered_hits_are_counted_beside_those_of_similarity(tmp_path: Path) -> None:
+    pack(tmp_path / "own" / "test", THREE)
+    encoder = FakeEncoder(VECTORS)
+    target = EvalTarget(encoder, tmp_path, "test")  # type: ignore[arg-type]
+    packed = target.packed("own")
+    actual = retrieval.reranked_retrieval(target.encoder, packed, *target.embed(packed), candidates=2)
+    # By similarity a finds its video first and c second; the matching head puts the less similar of two hits first.
+    assert (actual["similarity R@1 (top 2)"], actual["match R@1 (top 2)"]) == (50, 50)
+    assert (actual["similarity R@5 (top 2)"], actual["match R@5 (top 2)"]) == (100, 100)
+    few = retrieval.reranked_retrieval(target.encoder, packed, *target.embed(packed), queries=1, candidates=2)
+    assert (few["similarity R@1 (top 2)"], few["match R@1 (top 2)"]) == (100, 0)
 
 
 def test_a_sentence_that_is_there_for_a_choice_alone_is_not_searched_with(tmp_path: Path) -> None:

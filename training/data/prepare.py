@@ -64,6 +64,7 @@ READERS: Mapping[str, Reader] = {
     "hdvila100m": Reader(hdvila100m.hdvila100m, hdvila100m.ORIGIN, VIDEO_STREAMS),
     "video_shards": Reader(webdataset.video_shards, webdataset.VIDEO_SHARDS_ORIGIN, VIDEO_STREAMS),
     "subtitled": Reader(subtitled.subtitled, subtitled.ORIGIN, VIDEO_STREAMS),
+    "imagenet200": Reader(webdataset.named_photographs, webdataset.NAMED_PHOTOGRAPHS_ORIGIN, STILL_STREAMS),
     "stamps": Reader(stamps.stamps, stamps.ORIGIN, STILL_STREAMS),
 }
 PICTOGRAMS = "pictograms"
@@ -79,6 +80,7 @@ public corpora, as their authors distribute them (layouts: docs/data.md):
   hdvila100m                 metadata and texts, and those videos that you have
   coco, flickr8k, flickr30k  photographs with sentences
   vqa, daquar                photographs with questions
+  imagenet200                shards test-00000.tar ... of photographs with the names of their categories, for testing
 
 shards of media from the web:
   image_shards     00000.tar ... of img2dataset

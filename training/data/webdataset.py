@@ -25,6 +25,7 @@ from typing import Any
 
 from training.data.corpus import (
     CorpusError,
+    EmptySplit,
     Record,
     check_split,
     object_of,
@@ -172,6 +173,29 @@ def _caption(shard: Path, key: str, parts: Mapping[str, bytes], record: Record) 
     if not caption.strip() and record.fields.get("caption"):
         return text_or_blank(record, "caption", "a sentence")
     return " ".join(caption.split())
+
+
+NAMED_PHOTOGRAPHS_ORIGIN = Origin(
+    source="ImageNet categories (Deng et al., CVPR 2009), some photographs of each",
+    licence="ImageNet's own terms: non-commercial research and education",
+    split_rule="by the names of the shards",
+)
+
+
+def named_photographs(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
+    """Yield the photographs of SPLIT-00000.tar ..., KEY.jpg with KEY.json {"name": ..., "wnid": ...}.
+
+    The name is the caption. Raises CorpusError, and EmptySplit for a split without shards.
+    """
+    shards = shard_paths(folder, split)
+    if not shards:
+        raise EmptySplit(f"{folder}: no {split}-*.tar")
+    for shard in shards:
+        for sample in read_shard(shard):
+            name = sample.record.get("name")
+            if not isinstance(name, str) or not name:
+                raise CorpusError(f"{shard}: {sample.key}.json: name: {name!r}; the name of the category was expected")
+            yield Example(sample.key, (name,), still=True, attributes={"wnid": sample.record.get("wnid")}), sample.media
 
 
 IMAGE_SHARDS_ORIGIN = Origin(

@@ -34,6 +34,13 @@ def retrieval(scores: np.ndarray, relevant: Sequence[np.ndarray], at: Sequence[i
     return rank_summary(*best_ranks(scores, relevant), at)
 
 
+def mean_average_precision(scores: np.ndarray, relevant: np.ndarray) -> float:
+    """Return mAP in percent. scores, relevant: (Q, N); each query has a relevant item. Ties keep the order of items."""
+    ranked = np.take_along_axis(relevant, np.argsort(-scores, axis=1, kind="stable"), axis=1)
+    precision = np.cumsum(ranked, axis=1) / np.arange(1, ranked.shape[1] + 1)
+    return float(100.0 * ((precision * ranked).sum(axis=1) / ranked.sum(axis=1)).mean())
+
+
 def rank_summary(low: np.ndarray, high: np.ndarray, at: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
     """Return the metrics of `retrieval` from the ranks of `best_ranks`."""
     out = {}

@@ -33,8 +33,10 @@ from training.evaluation.retrieval import (
     embed_gallery,
     join_galleries,
     merge_temperature,
+    name_metrics,
     name_retrieval,
     queries_of,
+    reranked_retrieval,
 )
 from vitascope.bundle.manifest import MANIFEST_NAME
 from vitascope.errors import InvalidInput
@@ -123,7 +125,12 @@ def _flickr8k(target: EvalTarget) -> Numbers:
     if target.judgements is not None and target.split == "test":
         judgements = expert_judgements(target.judgements)
         out |= expert_agreement(target.encoder, packed, videos, tokens, judgements)
-    return out
+    return out | reranked_retrieval(target.encoder, packed, videos, tokens)
+
+
+def _imagenet200(target: EvalTarget) -> Numbers:
+    packed = target.packed("imagenet200")
+    return name_metrics(target.encoder, packed, target.embed(packed)[0])
 
 
 def _daquar(target: EvalTarget) -> Numbers:
@@ -138,6 +145,7 @@ def _scenes(target: EvalTarget) -> Numbers:
     videos, tokens = target.embed(packed)
     out = target.clip_metrics(packed) | caption_retrieval(encoder, packed, videos, captions=1)
     out |= wrong_caption_accuracy(encoder, packed, videos, tokens)
+    out |= reranked_retrieval(encoder, packed, videos, tokens)
     if target.answers:
         results = answer_questions(encoder, packed, tokens)
         out |= exact(results)
@@ -179,6 +187,7 @@ def _pictogram_stills(target: EvalTarget) -> Numbers:
     labels = [e.captions[0] for e in packed.examples]
     queries = sorted(set(labels))
     out = concept_retrieval(target.encoder, queries, queries, videos, labels)
+    out |= reranked_retrieval(target.encoder, packed, videos, tokens)
     return out | target.answer_metrics(packed, tokens)
 
 
@@ -188,6 +197,7 @@ PROTOCOLS: dict[str, Callable[[EvalTarget], Numbers]] = {
     "pictogram_stills": _pictogram_stills,
     "flickr8k": _flickr8k,
     "daquar": _daquar,
+    "imagenet200": _imagenet200,
 }
 
 

@@ -15,8 +15,8 @@ import torch
 
 from training.data.example import CHOICE_ONLY, Example
 from training.data.packed import Packed
-from training.evaluation.encoder import Alter, Encoder, embed_corpus, embed_texts
-from training.evaluation.metrics import best_ranks, rank_summary, retrieval
+from training.evaluation.encoder import Alter, Encoder, embed_corpus, embed_texts, match_logits
+from training.evaluation.metrics import best_ranks, mean_average_precision, rank_summary, retrieval
 from training.models.config import FusedConfig
 from training.objectives.class_names import class_names, classify
 from training.objectives.losses import pool_clip_similarity
@@ -135,6 +135,47 @@ def concept_retrieval(
     gallery = np.array(groups)
     metrics = retrieval(scores, [np.flatnonzero(gallery == g) for g in query_groups])
     return {f"t2v {k}": v for k, v in metrics.items()}
+
+
+def name_metrics(encoder: Encoder, packed: Packed, videos: Gallery) -> dict[str, float]:
+    """Return how well categories and their names find one another; the first caption is the name of the category.
+
+    `precision@1` and `mAP` of a bare name searching all videos, `name top-1` and `top-5` of a video among all names.
+    """
+    labels = np.array([e.captions[0] for e in packed.examples])
+    names = sorted(set(labels))
+    scores = videos.scores(embed_texts(encoder, names))
+    relevant = labels[None, :] == np.array(names)[:, None]
+    first = retrieval(scores, [np.flatnonzero(row) for row in relevant], at=(1,))["R@1"]
+    precision = mean_average_precision(scores, relevant)
+    top = retrieval(scores.T, [np.flatnonzero(column) for column in relevant.T], at=(1, 5))
+    return {"precision@1": first, "mAP": precision, "name top-1": top["R@1"], "name top-5": top["R@5"]}
+
+
+def reranked_retrieval(
+    encoder: Encoder, packed: Packed, videos: Gallery, tokens: np.ndarray, *, queries: int = 200, candidates: int = 20
+) -> dict[str, float]:
+    """Return R@1, R@5 and R@10 of first captions by similarity, and of the best hits reordered by match and fused.
+
+    Args:
+        queries: Largest number of captions, evenly spread over the examples.
+        candidates: Number of hits that are reordered.
+    """
+    captions = [e.captions[0] for e in packed.examples if e.captions]
+    chosen = list(dict.fromkeys(captions[:: max(1, len(captions) // queries)]))[:queries]
+    similarity = videos.scores(embed_texts(encoder, chosen))
+    hits = np.argsort(-similarity, axis=1, kind="stable")[:, :candidates]
+    texts = [text for text, row in zip(chosen, hits, strict=True) for _ in row]
+    logits = match_logits(encoder, texts, tokens, hits.ravel().tolist()).reshape(hits.shape)
+    ordered = {"similarity": -np.arange(hits.shape[1])[None].repeat(len(hits), axis=0).astype(float), "match": logits}
+    ordered["fused"] = encoder.fused_score(np.take_along_axis(similarity, hits, axis=1), logits)
+    right = [text in packed.examples[row].captions for text, row in zip(texts, hits.ravel().tolist(), strict=True)]
+    right_hits = np.array(right).reshape(hits.shape)
+    out: dict[str, float] = {}
+    for name, scores in ordered.items():
+        ranked = np.take_along_axis(right_hits, np.argsort(-scores, axis=1, kind="stable"), axis=1)
+        out |= {f"{name} R@{k} (top {candidates})": float(100.0 * ranked[:, :k].any(axis=1).mean()) for k in (1, 5, 10)}
+    return out
 
 
 def name_retrieval(encoder: Encoder, packed: Packed, videos: Gallery) -> dict[str, float]:

@@ -17,9 +17,9 @@ from vitascope.cli.main import main as vitascope
 
 CORPUS_NAMES = (
     *("flickr8k", "daquar", "scenes", "coco", "flickr30k", "vqa", "image_shards", "msrvtt", "msrvtt_official"),
-    *("msvd", "hdvila100m", "video_shards", "subtitled", "pictograms", "stamps"),
+    *("msvd", "hdvila100m", "video_shards", "subtitled", "pictograms", "stamps", "imagenet200"),
 )
-PICTURES = ("flickr8k", "daquar", "coco", "flickr30k", "vqa", "image_shards", "stamps")
+PICTURES = ("flickr8k", "daquar", "coco", "flickr30k", "vqa", "image_shards", "stamps", "imagenet200")
 
 
 def flickr8k_shards(folder: Path) -> Path:
