@@ -123,7 +123,8 @@ class LimitedProtocol(Protocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if not self.cycle.response_complete:
-            return  # the next request, which was pipelined, has begun
+            self._on_request()  # the next one, which was pipelined
+            return
         if self._write_timer is None:
             self._start_write_timer()
         if not self.transport.is_closing():

@@ -310,6 +310,7 @@ def test_an_exiting_server_keeps_a_connection_until_a_response_announces_its_end
             service.clock.advance(2 * EVICTABLE_SECONDS)
             assert len(response.read()) == 64 * MIB
             assert not response.will_close
+        wait_for(lambda: service.protocol_of(connection).cycle.response_complete)
         for client, rest in ((connection, short), (slow, short[20:])):
             client.sendall(rest)
             assert read_to_end(client).startswith(b"HTTP/1.1 200 ")
