@@ -27,12 +27,12 @@ def answers(captions: tuple[str, ...], key: str = "a") -> dict[str, str]:
 
 
 def test_captions_answer_what_is_there_how_many_what_they_do_and_of_which_colour() -> None:
-    found = answers(DOGS)
-    assert found["what animal is it?"] == "dog"
-    assert found["is there a dog?"] == "yes"
-    assert found["how many dogs are there?"] == "2"
-    assert found["what color is the hat?"] == found["what colour is the hat?"] == "red"
-    assert found["what is the dog doing?"] == "playing"
+    by_question = answers(DOGS)
+    assert by_question["what animal is it?"] == "dog"
+    assert by_question["is there a dog?"] == "yes"
+    assert by_question["how many dogs are there?"] == "2"
+    assert by_question["what color is the hat?"] == by_question["what colour is the hat?"] == "red"
+    assert by_question["what is the dog doing?"] == "playing"
 
 
 @pytest.mark.parametrize(
@@ -69,10 +69,10 @@ def test_stamps_are_named_by_their_first_line_and_symbols_are_left_out(tmp_path:
     write_stamp(tmp_path, "symbols/alphabets/a", "A letter.\n")
     Image.new("RGBA", (8, 8)).save(tmp_path / "unnamed.png")
     by_split = {split: [example for example, _ in stamps(tmp_path, split)] for split in ("train", "val", "test")}
-    found = {example.captions[0]: (split, example) for split, all_of in by_split.items() for example in all_of}
-    assert set(found) == {"A heron", "A head of red lettuce"}
-    assert all(split == split_of(name) for name, (split, _) in found.items())
-    heron, lettuce = (found[name][1] for name in ("A heron", "A head of red lettuce"))
+    by_caption = {example.captions[0]: (split, example) for split, all_of in by_split.items() for example in all_of}
+    assert set(by_caption) == {"A heron", "A head of red lettuce"}
+    assert all(split == split_of(name) for name, (split, _) in by_caption.items())
+    heron, lettuce = (by_caption[name][1] for name in ("A heron", "A head of red lettuce"))
     assert heron.key == "animals/birds/heron"
     assert {q.question: q.answers for q in heron.questions}["what animal is it?"] == ("heron",)
     assert {q.answers for q in lettuce.questions} == {("lettuce",)}
