@@ -95,7 +95,7 @@ def private_bytes() -> int:
 
 
 def measured_load(load: Callable[[], Any]) -> tuple[Any, int]:
-    """What ``load`` gives and the private memory that it took."""
+    """Return the result of ``load`` and the private memory that it took."""
     gc.collect()
     # What earlier work has freed is given back first: it would be used again without being counted.
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -125,7 +125,7 @@ def our_engine(kind: str, vectors: Float32, path: Path) -> tuple[Engine, Segment
 
 
 def plain_engine(kind: str, path: Path, built: float) -> Engine:
-    """The same index in memory, searched by FAISS alone."""
+    """Search an equal index in memory with FAISS alone."""
     index, memory = measured_load(lambda: faiss.read_index(str(path)))
     parameters = None
     if kind == HNSW:

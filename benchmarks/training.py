@@ -1,4 +1,4 @@
-"""What training costs, as Markdown tables: `python -m benchmarks.training recipes` or `base`.
+"""Cost of training, as Markdown tables: `python -m benchmarks.training recipes` or `base`.
 
 `recipes`: steps per second and peak memory of every stage of the shipped recipes, on packed corpora. `base`: parameters
 and peak memory of the published sizes, one forward and one backward pass on one sample of random pixels.
@@ -21,7 +21,7 @@ from training.recipe import Recipe, read_recipe
 
 ARCHITECTURES = ("hd-vila", "soho", "visual-parsing")
 EXAMPLES = 256
-"""Of each corpus, the first so many are used: a frozen stage encodes all that it uses before its first step."""
+"""Examples used of each corpus, from its start: a frozen stage encodes all that it uses before its first step."""
 
 
 def shortened(recipe: Recipe, stage: int, steps: int) -> Recipe:

@@ -73,7 +73,7 @@ class InitialModel:
     """Facts about the model that a checkpoint's training started from."""
 
     sources: Sequence[Source] = ()
-    """What it was trained on."""
+    """Training corpora."""
     calibration: Calibration | None = None
     """Kept where validation data is missing."""
     min_captioned: int = 2

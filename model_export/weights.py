@@ -193,7 +193,7 @@ class _ReducedWeight:
     values: str
     scale: str | None
     shape: str | None = None
-    """Of the weight, where the values are stored in groups."""
+    """Shape of the weight, where the values are stored in groups."""
 
     def rebuild(self, output: str, values: str, scale: str | None, shape: str | None = None) -> list[NodeProto]:
         """Return nodes that compute the float32 tensor `output` from the stored values (and their scale)."""

@@ -26,7 +26,7 @@ class PublicStart(StrictModel):
     package: str
     version: str
     sha256: str
-    """Of the package's file of weights."""
+    """SHA-256 of the package's file of weights."""
     tensors: list[str]
     """Names in the model of the tensors that the checkpoint leaves out."""
 

@@ -129,7 +129,7 @@ class Recipe(StrictModel):
     size: Literal["tiny", "base"]
     seed: int = 0
     init: Literal["pretrained", "text", "scratch"] = "pretrained"
-    """Which weights are pretrained at the first step: text layers and CNNs, text layers only, or none."""
+    """Weights that are pretrained at the first step: text layers and CNNs, text layers only, or none."""
     tokenizer: str | None = None
     """Path of a BERT-like `tokenizer.json`; None: that of the pretrained text encoder."""
     weight_decay: float = 0.01
@@ -138,8 +138,8 @@ class Recipe(StrictModel):
     threads: int = 0
     """CPU threads; 0: torch's default."""
     precision: Literal["bf16", "float32"] = "bf16"
-    """Of matrix products in a step; `float32` is slower and gives nearly the same numbers on every CPU. Weights and
-    optimizer moments are float32 in either."""
+    """Precision of matrix products in a step; `float32` is slower and gives nearly the same numbers on every CPU.
+    Weights and optimizer moments are float32 in either."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 500
     """Steps between checkpoints."""
     validate_every: Annotated[int, Field(ge=1)] = 1000

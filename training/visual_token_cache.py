@@ -1,4 +1,4 @@
-"""What frozen visual encoders compute, cached once per stage instead of at every step."""
+"""Cache of the outputs of frozen visual encoders, computed once per stage instead of at every step."""
 
 from __future__ import annotations
 

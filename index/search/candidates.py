@@ -46,7 +46,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class CandidateFilter:
-    """Which clips may become candidates.
+    """Conditions that candidates must meet.
 
     Args:
         allowed: True at the ids of allowed clips; None allows all.

@@ -56,7 +56,7 @@ class Tolerance(StrictModel):
     """Allowed differences at one precision."""
 
     max_difference: float | None
-    """Of any value; None: not limited, the cosine decides."""
+    """Limit for any value; None: not limited, the cosine decides."""
     cosine: float
     """Minimum cosine of a sample's output with torch's."""
     recall: float
@@ -106,9 +106,9 @@ class ParityReport(OmitDefaultsModel):
 
     model: str
     precision: str
-    """As stated in the manifest."""
+    """Precision in the manifest, e.g. "int8"."""
     seed: int | None
-    """Of the random inputs; None without any."""
+    """For random inputs; None without any."""
     versions: dict[str, str]
     tolerances: dict[str, Tolerance]
     outputs: list[OutputCheck]

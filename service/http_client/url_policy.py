@@ -1,4 +1,4 @@
-"""Which URLs and addresses may be requested."""
+"""Policy for URLs and addresses of outgoing requests."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ _ISATAP = (0x0000_5EFE, 0x0200_5EFE)
 
 @dataclass(frozen=True, slots=True)
 class UrlPolicy:
-    """Which URLs may be requested, and how much a request may take. Sizes in bytes, timeouts in seconds.
+    """Limits of outgoing requests: allowed URLs, sizes in bytes, timeouts in seconds.
 
     Attributes:
         schemes: Allowed schemes.

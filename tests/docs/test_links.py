@@ -138,7 +138,7 @@ def test_links_of_the_pages_outside_of_docs_lead_somewhere() -> None:
 
 
 def anchors(page: str) -> set[str]:
-    """What headings of ``page`` are linked by."""
+    """Return the anchors of the headings of ``page``."""
     titles = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
     return {re.sub(r"[^\w\s-]", "", title.lower()).strip().replace(" ", "-") for title in titles}
 

@@ -139,7 +139,7 @@ PIP_VARIABLES = ("PIP_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_", "
 """Prefixes of variables, in either case, that configure access to the package index."""
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 ADDRESS = "10.77.0.1"
-"""Of a container in its own network."""
+"""Address of a container in its own network."""
 OUTER_TOOLS = ("debootstrap", "unshare", "nsenter", "chroot", "mount", "setpriv", "ip")
 
 
@@ -282,7 +282,7 @@ class Mounts:
     written: dict[str, Path] = field(default_factory=dict)
     read: dict[str, Path] = field(default_factory=dict)
     memory: dict[str, str] = field(default_factory=dict)
-    """Of tmpfs: options, such as ``size=1g,mode=1777``."""
+    """Options of tmpfs, such as ``size=1g,mode=1777``."""
     shared_memory: str = "64m"
 
 

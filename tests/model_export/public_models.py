@@ -16,7 +16,7 @@ from torch import nn
 from model_export.public.library_parity import TEXTS
 
 SIDE = 32
-"""Of an image, in pixels."""
+"""Side of an image in pixels."""
 VILT_SIDE, VILT_PATCH = 24, 4
 ANSWERS = ["red", "green", "two circles and a square", "yes", "no 🎉"]
 CORPUS = [*TEXTS[:6], "a red square moves left", "two green circles and a blue triangle", "what colour is it?"] * 4

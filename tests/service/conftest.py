@@ -105,7 +105,7 @@ def colors(running: Running, collection: str, files: Path) -> str:
 
 @pytest.fixture(scope="session")
 def palette(running: Running, files: Path) -> str:
-    """Such a collection for tests that do not change it."""
+    """A collection like ``colors``, for tests that do not change it."""
     assert running.client.post("/v1/collections", json={"name": "palette"}).status_code == 201
     fill(running, "palette", files)
     return "palette"

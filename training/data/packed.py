@@ -47,7 +47,7 @@ VIDEO_STREAMS = (
     FrameStream(name="low", frames=6, height=112, width=112, placement="uniform"),
 )
 STILL_STREAMS = tuple(stream.model_copy(update={"frames": 1}) for stream in VIDEO_STREAMS)
-"""Of a picture one frame is stored, which stands for all frames of a stream."""
+"""A picture is stored as one frame, which stands for all frames of a stream."""
 
 
 @dataclass(frozen=True)

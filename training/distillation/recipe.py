@@ -55,7 +55,7 @@ class DistilRecipe(BaseModel):
     weight_decay: float = 0.01
     max_grad_norm: float = 5.0
     precision: Literal["bf16", "float32"] = "bf16"
-    """Of matrix products in a step; weights and optimizer moments are float32 in either."""
+    """Precision of matrix products in a step; weights and optimizer moments are float32 in either."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 100
     validate_every: Annotated[int, Field(ge=1)] = 200
 

@@ -53,7 +53,7 @@ class FusedConfig(BaseModel):
     """Classes of each attribute that the `objects` objective predicts of a visual token; empty: no such head."""
     dropout: float = 0.1
     attention_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Of attention weights in the text Transformer."""
+    """Dropout of attention weights in the text Transformer."""
     vector_from_fused: bool = False
     """A single-stream model, without a text encoder: text embeddings come from all layers, run on text only."""
     visual_reads_text: bool = True

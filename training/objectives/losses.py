@@ -138,7 +138,7 @@ def _distribution(weights: Tensor) -> Tensor:
 
 
 SOFT_TEMPERATURE = 0.05
-"""Of the similarity of captions in soft targets."""
+"""Temperature of the similarity of captions in soft targets."""
 
 
 @torch.no_grad()

@@ -181,8 +181,8 @@ class Manifest(OmitDefaultsModel):
     text_length: Annotated[int, Field(ge=2, le=4096, description="tokens, special ones included")]
     temperature: Annotated[float, Field(gt=0, description="divisor of cosines in training")]
     logit_bias: float = 0.0
-    """Of models trained with a sigmoid loss (SigLIP): sigmoid(similarity / temperature + logit_bias) is the probability
-    that a pair matches."""
+    """For models trained with a sigmoid loss (SigLIP): sigmoid(similarity / temperature + logit_bias) is the
+    probability that a pair matches."""
     tokenizer: RelativePath = "tokenizer.json"
     answers: RelativePath | None = None
     """Answer vocabulary: a JSON list of strings in the order of the answer logits."""

@@ -120,7 +120,7 @@ class ParityReport(BaseModel):
     outputs: list[Output] = []
     recall: list[Recall] = []
     variant: VariantComparison | None = Field(None, alias="beside")
-    """Of variants."""
+    """For variants."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ T = TypeVar("T")
 IDEMPOTENCY_KEY = "Idempotency-Key"
 
 RetryPolicy = Literal["always", "if_refused", "never"]
-"""Which failures of a request may be retried. always: the request is idempotent. if_refused: only if the response says
+"""Failures of a request that may be retried. always: the request is idempotent. if_refused: only if the response says
 that it was not executed. never: only if it was not sent, or was rate limited.
 """
 

@@ -46,7 +46,7 @@ class VitascopeRetriever(BaseRetriever):
     """Also match words in titles and subtitles."""
     min_similarity: float | None = Field(default=None, ge=-1, le=1)
     group: Literal["clip", "event", "video"] = "clip"
-    """What a document is: a clip, an event (adjoining clips) or a video, with the data of its best clip."""
+    """Unit of a document: a clip, an event (adjoining clips) or a video, with the data of its best clip."""
 
     # One client per call: chains call from several threads and event loops.
 

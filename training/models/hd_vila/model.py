@@ -141,7 +141,7 @@ class PretrainedBranch(nn.Module):
 
     QUERIES, VALUE_WIDTH, HIDDEN_WIDTH = 8, 320, 640
     DROPOUT = 0.1
-    """Of the map's channels in the summary, in training."""
+    """Dropout of the map's channels in the summary, in training."""
 
     def __init__(self, cfg: HdVilaConfig, channels: int) -> None:
         super().__init__()

@@ -21,12 +21,12 @@ from vitascope.integrations.kserve.server import InferenceServer, parse_spec
 FINGERPRINT = "vitascope_fingerprint"
 """Parameter of a model's configuration with the fingerprint of its bundle."""
 MAX_REQUEST_BYTES = 32 * 2**20
-"""Of tensors in one request: half of Triton's default limit."""
+"""Bytes of tensors in one request: half of Triton's default limit."""
 _JSON_BYTES_PER_BYTE = 4
 """Maximum JSON size of one byte of a frame."""
 
 MIN_COSINE = 0.999
-"""Of each row of an output, as for weights of reduced precision at export."""
+"""Lowest cosine of each row of an output, as for weights of reduced precision at export."""
 MAX_LOGIT_ERROR = 0.05
 """Absolute error of an output of one number per row; relative where its magnitude is above 1."""
 _TEXTS = ("a red ball and a brown dog: which color has the small square that moves left on the water?", "two")

@@ -24,7 +24,7 @@ _log = logging.getLogger("vitascope.tensorrt")
 
 _MAGIC = b"vitascope plan 1\n"
 Key = Mapping[str, Any]
-"""What a plan was built from and for; JSON values."""
+"""Source and target of a plan, as JSON values."""
 
 
 def engine_cache() -> Path:

@@ -15,7 +15,7 @@ from tests.waiting import PATIENCE
 from vitascope.bundle.bundle import Bundle
 
 MAX_BATCH = 4
-"""Of models with Triton's dialect: less than the tests send at once."""
+"""Batch limit of models with Triton's dialect: less than the tests send at once."""
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def test_the_fingerprint_may_be_the_version_of_the_model(server: ProtocolServer,
 def test_without_a_fingerprint_outputs_are_compared(
     graph: str, server: ProtocolServer, small_bundle: Path, tmp_path: Path
 ) -> None:
-    """The same names, inputs and outputs, other weights."""
+    """Equal names, inputs and outputs, and other weights."""
     for served in server.models.values():
         served.fingerprint = None
     Model.open(small_bundle, engine=server.url).warm_up()

@@ -177,7 +177,7 @@ class TensorRT:
     cannot: set[str] = field(default_factory=set)
     """"build", "context" or "run": gives None or False, as when memory is short."""
     stamp_of_build: str = ""
-    """What a plan must say besides version and card for this machine to take it."""
+    """Requirements on a plan besides version and card, for this machine to accept it."""
 
     @property
     def module(self) -> Any:
