@@ -175,7 +175,7 @@ def _adapt(initial: InitialModel, recipe: Recipe) -> InitialModel:
 
 @torch.no_grad()
 def _extend_answers(initial: InitialModel, answers: list[str]) -> InitialModel:
-    """Add answers to the vocabulary of an initial model; no question has a new answer before training."""
+    """Add answers to the vocabulary of an initial model."""
     old = initial.model.answer_head
     known = set(initial.answers)
     new = [answer for answer in answers if answer not in known]
@@ -190,7 +190,8 @@ def _extend_answers(initial: InitialModel, answers: list[str]) -> InitialModel:
     assert extended.answer_head is not None
     output = extended.answer_head[-1]
     assert isinstance(output, torch.nn.Linear)
-    output.weight.zero_()
-    output.bias.fill_(float(bias.min()))
+    # A new answer is as unlikely as the others are on average.
+    output.weight.copy_(weight.mean(dim=0).expand_as(output.weight))
+    output.bias.fill_(float(bias.mean()))
     output.weight[:count], output.bias[:count] = weight, bias
     return initial._replace(model=extended, answers=[*initial.answers, *new])
