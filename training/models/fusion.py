@@ -161,7 +161,11 @@ class FusedModel(nn.Module, ABC):
 
     def video_embedding(self, tokens: Tensor) -> Tensor:
         """Return the L2-normalised embedding (..., E) of visual tokens (..., V, W)."""
-        return F.normalize(self.video_project(tokens.mean(dim=-2)), dim=-1)
+        return F.normalize(self.video_project(self.pool_tokens(tokens)), dim=-1)
+
+    def pool_tokens(self, tokens: Tensor) -> Tensor:
+        """Return what represents all visual tokens (..., V, W) in the embedding, (..., W)."""
+        return tokens.mean(dim=-2)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return the L2-normalised embedding (B, E) and the text states (B, L, D) of ids and mask (B, L)."""

@@ -134,9 +134,9 @@ def _two_layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 class PretrainedBranch(nn.Module):
     """Adds what the frozen pretrained CNN sees to the visual tokens.
 
-    A summary of the whole picture becomes one more token. It decides the embedding, which is a projection of the mean
-    of all tokens, and the fused layers do not read it. Details are added to the tokens of the grid, with mean zero, so
-    that they do not change the embedding.
+    A summary of the whole picture becomes one more token, which is added to the mean of the others in the embedding and
+    not read by the fused layers. Details are added to the tokens of the grid, with mean zero, so that they do not
+    change the embedding.
     """
 
     QUERIES, VALUE_WIDTH, HIDDEN_WIDTH = 8, 320, 640
@@ -152,19 +152,15 @@ class PretrainedBranch(nn.Module):
         self.attended = nn.Linear(self.QUERIES * self.VALUE_WIDTH, width)
         self.mean = _two_layers(channels, self.HIDDEN_WIDTH, width)
         self.detail = _two_layers(channels, 2 * width, width)
-        # The mean of the tokens and those of the grid start unchanged.
+        # The tokens of the grid and the embedding start unchanged.
         nn.init.zeros_(self.attended.weight)
         nn.init.zeros_(self.attended.bias)
 
     def forward(self, tokens_NVD: Tensor, map_NVC: Tensor) -> Tensor:
-        """Return tokens (N, V + 1, D) of those of the grid (N, V, D) and the map (N, V, C) of the pretrained CNN.
-
-        The mean of the result is the mean of the grid's tokens plus the summary.
-        """
+        """Return tokens (N, V + 1, D) of those of the grid (N, V, D) and the map (N, V, C) of the pretrained CNN."""
         detail = self.detail(map_NVC)
-        mean, count = tokens_NVD.mean(dim=1, keepdim=True), tokens_NVD.shape[1] + 1
-        summary = mean + count * self.summary(map_NVC)[:, None]
-        return torch.cat([tokens_NVD + detail - detail.mean(dim=1, keepdim=True), summary], dim=1)
+        in_grid = tokens_NVD + detail - detail.mean(dim=1, keepdim=True)
+        return torch.cat([in_grid, self.summary(map_NVC)[:, None]], dim=1)
 
     def summary(self, map_NVC: Tensor) -> Tensor:
         """Return the summary (N, D) of a map (N, V, C): its mean and what each learned query attends to."""
@@ -263,6 +259,11 @@ class VideoEncoder(nn.Module):
         return weight * centre + (1.0 - weight) * others
 
 
+def pool_tokens(tokens: Tensor, in_grid: int) -> Tensor:
+    """Return the mean of the first `in_grid` tokens of (..., V, D) plus the sum of the others, (..., D)."""
+    return tokens[..., :in_grid, :].mean(dim=-2) + tokens[..., in_grid:, :].sum(dim=-2)
+
+
 class VisualEmbeddings(nn.Module):
     """Embedding of the visual tokens of the grid for the fused layers.
 
@@ -300,6 +301,10 @@ class HdVila(FusedModel):
         super().__init__(cfg, VideoEncoder(cfg))
         if cfg.keep_pretrained:
             self.after_features, self.details = ("video.branch.",), ("video.branch.detail.",)
+
+    def pool_tokens(self, tokens: Tensor) -> Tensor:
+        """Return the mean of the grid's tokens, plus the summary of the kept stages where there is one."""
+        return pool_tokens(tokens, self.cfg.grid_tokens)
 
     def make_visual_embeddings(self) -> VisualEmbeddings:
         cfg = self.cfg

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from training.models.hd_vila.config import HdVilaConfig
-from training.models.hd_vila.model import HdVila, HybridTransformer, VideoEncoder
+from training.models.hd_vila.model import HdVila, HybridTransformer, VideoEncoder, pool_tokens
 from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
 from vitascope.media.sampling import clip_times
@@ -194,12 +194,9 @@ class ReducedVideo(nn.Module):
         tokens = self.video({name: frames.flatten(0, 1) for name, frames in by_name.items()})
         tokens = tokens.reshape(b, c, *tokens.shape[1:]).mean(dim=1)
         if self.grid != self.old_grid:
-            count, old_count = math.prod(self.grid), math.prod(self.old_grid)
+            count = math.prod(self.grid)
             grid, rest = tokens[:, :count], tokens[:, count:]
-            if rest.shape[1]:  # the summary is scaled by the number of tokens that the mean is over
-                mean = grid.mean(dim=1, keepdim=True)
-                rest = mean + (rest - mean) * ((old_count + 1) / (count + 1))
             grid = grid.transpose(1, 2).reshape(b, -1, *self.grid)
             grid = F.interpolate(grid, self.old_grid, mode="bilinear").flatten(2).transpose(1, 2)
             tokens = torch.cat([grid, rest], dim=1)
-        return F.normalize(self.project(tokens.mean(dim=1)), dim=-1), tokens
+        return F.normalize(self.project(pool_tokens(tokens, math.prod(self.old_grid))), dim=-1), tokens
