@@ -302,7 +302,7 @@ def _name_targets(
     ]
     prototypes = None
     if maps:
-        features = np.concatenate([row[None].mean(axis=1, dtype=np.float32) for values in maps for row in values])
+        features = np.stack([row.mean(axis=0, dtype=np.float32) for values in maps for row in values])
         prototypes = ClassPrototypes.fit(torch.from_numpy(features)).to(device)
     return NameTargets(Tokens(torch.from_numpy(ids), torch.from_numpy(mask)).to(device), teacher, prototypes)
 

@@ -8,7 +8,6 @@ that nothing is removed. The data folder may have been moved, copied or restored
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from index.storage.removals import MEDIA, UNFINISHED
+from vitascope.bundle.bundle import file_sha256
 from vitascope.durable_files import link_or_copy, make_folders, sync
 from vitascope.errors import StorageError
 
@@ -153,9 +153,8 @@ def is_regular_file(path: Path) -> bool:
 def has_content(path: Path, content_sha256: str) -> bool:
     """Return whether the file can be read and has this SHA-256 (hex)."""
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
+        digest = file_sha256(path)
     except OSError as error:
         _log.warning("%s: cannot be read: %s", path, error)
         return False
-    return digest.hexdigest() == content_sha256
+    return digest == content_sha256

