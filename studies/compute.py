@@ -38,7 +38,7 @@ def step_flops(model: FusedModel, recipe: Recipe, answers: list[str], tokenizer_
         for step in range(SAMPLED):
             with FlopCounterMode(display=False) as counter:
                 with torch.autocast("cpu", torch.bfloat16):
-                    losses = compute_losses(model, batches(step), words, None)
+                    losses = compute_losses(model, batches[step], words, None)
                 weighted = [weight * losses[name] for name, weight in source.objectives.items() if name in losses]
                 torch.stack(weighted).sum().backward()  # type: ignore[no-untyped-call]
             mean += float(share) * counter.get_total_flops() / SAMPLED

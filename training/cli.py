@@ -49,6 +49,9 @@ examples:
     parser.add_argument("--out", type=Path, help="run folder (default: runs/RECIPE)")
     parser.add_argument("--seed", type=int, help="override the recipe's seed")
     parser.add_argument("--stop-after", type=int, metavar="STEPS", help="stop with a checkpoint after this many steps")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes that read batches ahead (default: 4 with a GPU, else none)"
+    )
 
 
 def _run_recipe(args: argparse.Namespace, start_from: Path | None) -> dict[str, Any]:
@@ -66,6 +69,7 @@ def _run_recipe(args: argparse.Namespace, start_from: Path | None) -> dict[str, 
         start_from=start_from,
         validate=validator(recipe, args.data) if recipe.validate_on else None,
         stop_after=args.stop_after,
+        workers=args.workers,
     )
     return {"checkpoint": str(path), "log": str(out / "log.jsonl"), "curves": str(out / "curves.png")}
 

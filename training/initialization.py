@@ -19,6 +19,7 @@ from training.models.fusion import FusedModel
 from training.models.pretrained import load_kept_stages, load_pretrained, load_text, text_folder
 from training.recipe import Recipe
 from vitascope.bundle.manifest import MANIFEST_NAME
+from vitascope.errors import InvalidInput
 from vitascope.tokenizer import Tokenizer
 
 ADDED = ("video.pretrained.", "video.branch.")
@@ -34,15 +35,15 @@ def load_or_initialize(recipe: Recipe, data: Path, latest: Path, start_from: Pat
         start_from: A checkpoint or bundle whose weights a new run begins with; None: as the recipe's `init` says.
 
     Raises:
-        ValueError: `latest` belongs to another recipe or to corpora that were packed again, or the weights of
-            `start_from` do not fit the recipe.
-        InvalidInput: The bundle `start_from` cannot be trained on.
+        InvalidInput: `latest` belongs to another recipe or to other corpora, or the bundle `start_from` cannot be
+            trained on.
+        ValueError: The weights of `start_from` do not fit the recipe.
         FileNotFoundError: There is neither a bundle nor a checkpoint at `start_from`.
     """
     if checkpoint.find(latest):
         stored = checkpoint.load(latest)
         if not _continues(stored.recipe, recipe, stored.step):
-            raise ValueError(f"out: {latest.parent} holds a run of another recipe; an empty folder was expected")
+            raise InvalidInput(f"out: {latest.parent} holds a run of another recipe; an empty folder was expected")
         _check_corpora(stored, data)
         return replace(stored, recipe=recipe, fingerprints={**_fingerprints(recipe, data), **stored.fingerprints})
     latest.parent.mkdir(parents=True, exist_ok=True)
@@ -75,12 +76,13 @@ def _fingerprints(recipe: Recipe, data: Path) -> dict[str, str]:
 
 
 def _check_corpora(stored: Checkpoint, data: Path) -> None:
-    """Raise ValueError when a packed split is not the one that the run began with."""
-    for split, fingerprint in stored.fingerprints.items():
-        if (data / split).is_dir() and fingerprint_of(data / split) != fingerprint:
-            raise ValueError(
-                f"data: {data / split} was packed again after this run began (step {stored.step}); the corpus that the "
-                "run began with, or a new run folder, was expected"
+    """Raise InvalidInput when a packed split is not the one that the run began with."""
+    for split, expected in stored.fingerprints.items():
+        if (data / split).is_dir() and (actual := fingerprint_of(data / split)) != expected:
+            raise InvalidInput(
+                f"data: {data / split} has fingerprint {actual[:12]}, but this run, now at step {stored.step}, began "
+                f"with {expected[:12]}; the same corpus was expected, or a new run folder (`--out`), to which "
+                "`vitascope finetune --start-from` takes the weights"
             )
 
 

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from training import checkpoint, curves
-from training.data.batches import RANK_SEED, Batch, Batches, Tokens
+from training.data.batches import RANK_SEED, Batch, Batches, Tokens, load_batches
 from training.data.packed import Packed, open_packed
 from training.evaluation.answers import exact_answers
 from training.evaluation.encoder import TorchEncoder
@@ -36,10 +36,13 @@ from training.recipe import CACHED_FEATURES, Recipe, Stage
 from training.train_step import NameTargets, WordMasking, compute_losses, word_masking
 from training.visual_token_cache import encode_frozen
 from training.weight_average import load_average, update_average
+from vitascope.errors import InvalidInput
 from vitascope.tokenizer import Tokenizer
 
 Validate = Callable[[FusedModel, list[str], Path], dict[str, float]]
 """(model, answers, tokenizer file) -> metrics for the log."""
+GPU_WORKERS = 4
+"""Processes that read batches ahead of a GPU by default; on a CPU they would take time from the steps."""
 
 
 def train(
@@ -50,6 +53,7 @@ def train(
     start_from: Path | None = None,
     validate: Validate | None = None,
     stop_after: int | None = None,
+    workers: int | None = None,
 ) -> Path:
     """Run a recipe to its end, continuing from the checkpoint in `out` if there is one.
 
@@ -59,16 +63,25 @@ def train(
         start_from: Checkpoint or bundle whose weights a new run begins with (fine-tuning).
         validate: Called every `recipe.validate_every` steps; its metrics go to the log.
         stop_after: Stop with a checkpoint after this many steps of this call; the next call continues exactly there.
+        workers: Processes that read batches ahead; 0: batches are read between the steps; None: `GPU_WORKERS` with a
+            GPU, else 0. The batches are the same with any number.
 
     Returns:
         The checkpoint folder.
+
+    Raises:
+        InvalidInput: `out` holds a run of another recipe or of other corpora, or `workers` is negative.
     """
+    if workers is not None and workers < 0:
+        raise InvalidInput(f"workers: {workers}; 0 or more was expected")
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     # Each dataset trains some of the parameters only. Buffers are equal in all processes, see `sync_batch_norm`.
     wrapping = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
     # The recipe sets the precision (`_StageRun.step`): that of an Accelerator is global to the Python process.
     accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[wrapping])
+    if workers is None:
+        workers = GPU_WORKERS if accelerator.device.type == "cuda" else 0
     main = accelerator.is_main_process
     latest = out / "checkpoint"
     state = load_or_initialize(recipe, data, latest, start_from)
@@ -96,8 +109,8 @@ def train(
             )
             if inner:
                 checkpoint.restore_optimizer(latest, model, run.optimizer)
-            while step < end:
-                row = run.step(inner, step)
+            for batch, data_wait in run.load(range(inner, inner + end - step), workers):
+                row = run.step(batch, inner, step, data_wait)
                 step, inner = step + 1, inner + 1
                 if stage.ema and inner == stage.steps:
                     load_average(run.optimizer)
@@ -158,7 +171,15 @@ class _StageRun:
         accelerator.free_memory()  # of the previous stage, which trained other parameters
         self.losses, self.optimizer = accelerator.prepare(_Losses(model, words, names), optimizer)
 
-    def step(self, inner: int, step: int) -> dict[str, float]:
+    def load(self, steps: range, workers: int) -> Iterator[tuple[Batch, float]]:
+        """Yield the batch of each step of the stage, on the device, and the seconds that were waited for it."""
+        batches = iter(load_batches(self.batches, steps, workers))
+        for _ in steps:
+            started_at = time.perf_counter()
+            batch = next(batches).to(self.accelerator.device)
+            yield batch, time.perf_counter() - started_at
+
+    def step(self, batch: Batch, inner: int, step: int, data_wait: float) -> dict[str, float]:
         """Take one optimization step and return its log row."""
         started_at = time.perf_counter()
         # Dropout, masking and stochastic depth depend on the step alone, so that a resumed run repeats them.
@@ -166,7 +187,6 @@ class _StageRun:
         rate = self.stage.learning_rate * schedule_factor(inner, self.stage)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_mult"]
-        batch = self.batches(inner).to(self.accelerator.device)
         if not self._in_all_processes(batch.negatives is not None):
             batch = replace(batch, negatives=None)  # as in one process: minimal negatives of all examples, or of none
         weights = {str(name): weight for name, weight in batch.dataset.objectives.items()}
@@ -189,7 +209,8 @@ class _StageRun:
         corpus = batch.dataset.corpus
         row |= {f"loss/{name} {corpus}": round(loss, 5) for name, loss in zip(losses, values, strict=True)}
         row |= {name: round(value, 3) for name, value in self.model.step_metrics().items()}
-        row["seconds"] = round(time.perf_counter() - started_at, 3)
+        row["seconds"] = round(data_wait + time.perf_counter() - started_at, 3)
+        row["data_wait"] = round(data_wait, 3)
         return row
 
     def _in_all_processes(self, condition: bool) -> bool:

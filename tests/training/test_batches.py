@@ -47,7 +47,7 @@ def test_a_batch_is_a_function_of_its_step(tmp_path: Path) -> None:
         return Batches(stage, tmp_path / "data", Tokenizer.open(tokenizer, max_length=16), ["red"], 7, VIDEO_STREAMS)
 
     once, again = made(), made()
-    first, same, next_one = (batch.streams["high"] for batch in (once(5), again(5), once(6)) if batch.streams)
+    first, same, next_one = (batch.streams["high"] for batch in (once[5], again[5], once[6]) if batch.streams)
     assert torch.equal(first, same)  # without the steps before
     assert not torch.equal(first, next_one)
 
@@ -113,7 +113,7 @@ def test_each_right_caption_comes_with_a_wrong_one(tmp_path: Path) -> None:
     plain = recipe(tokenizer).model_dump()
     plain["stages"][0]["datasets"][0] |= {"captions_per_video": 3, "batch_size": 6, "objectives": {"itm": 1.0}}
     stage = recipe(tokenizer, stages=plain["stages"]).stages[0]
-    made = Batches(stage, tmp_path / "data", Tokenizer.open(tokenizer, max_length=16), [], 7, VIDEO_STREAMS)(0)
+    made = Batches(stage, tmp_path / "data", Tokenizer.open(tokenizer, max_length=16), [], 7, VIDEO_STREAMS)[0]
     assert made.captions is not None
     assert made.negatives is not None
     assert made.captions.ids.shape == made.negatives.ids.shape == (18, 5)  # [CLS] a colour square [SEP]
@@ -135,7 +135,7 @@ def test_so_many_clips_are_drawn_as_a_source_asks_in_the_order_of_time(tmp_path:
     two, every = of_clips(tmp_path / "data", tokenizer, clips_per_video=2), of_clips(tmp_path / "data", tokenizer)
     drawn = set()
     for step in range(8):
-        few, whole = two(step), every(step)
+        few, whole = two[step], every[step]
         assert few.streams is not None
         assert whole.streams is not None
         assert few.streams["high"].shape == (4, 2, 1, 64, 64, 3)
@@ -153,9 +153,9 @@ def test_so_many_clips_are_drawn_as_a_source_asks_in_the_order_of_time(tmp_path:
                 frames.float().mean(dim=(2, 3, 4)), few.streams["high"].float().mean(dim=(2, 3, 4)), atol=8
             ), name
     assert drawn == {(0, 2), (0, 3), (1, 2), (1, 3)}
-    again = of_clips(tmp_path / "data", tokenizer, clips_per_video=2)(5).streams
+    again = of_clips(tmp_path / "data", tokenizer, clips_per_video=2)[5].streams
     assert again is not None
-    assert torch.equal(again["low"], two(5).streams["low"])  # type: ignore[index]
+    assert torch.equal(again["low"], two[5].streams["low"])  # type: ignore[index]
 
 
 def test_more_clips_than_are_packed_are_refused_but_a_picture_has_one(tmp_path: Path) -> None:
@@ -164,8 +164,8 @@ def test_more_clips_than_are_packed_are_refused_but_a_picture_has_one(tmp_path: 
     write_corpus(tmp_path / "data", tmp_path)
     with pytest.raises(InvalidInput, match=r"clips: 3 of .*changing/train, where 2 of each video are packed"):
         of_clips(tmp_path / "data", tokenizer, clips_per_video=3)
-    requested = of_clips(tmp_path / "data", tokenizer, corpus="squares", clips_per_video=3, min_crop=0.7, jitter=0.2)(1)
-    plain = of_clips(tmp_path / "data", tokenizer, corpus="squares", min_crop=0.7, jitter=0.2)(1)
+    requested = of_clips(tmp_path / "data", tokenizer, corpus="squares", clips_per_video=3, min_crop=0.7, jitter=0.2)[1]
+    plain = of_clips(tmp_path / "data", tokenizer, corpus="squares", min_crop=0.7, jitter=0.2)[1]
     assert requested.streams is not None
     assert plain.streams is not None
     assert all(torch.equal(x, plain.streams[name]) for name, x in requested.streams.items())

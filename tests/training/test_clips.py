@@ -64,7 +64,7 @@ def made(merge: str) -> tuple[HdVila, Recipe]:
 
 def batch_of(corpus: Path, held: Recipe) -> Batch:
     tokenizer = Tokenizer.open(corpus / "tokenizer.json", max_length=16)
-    return Batches(held.stages[0], corpus / "data", tokenizer, [*COLOURS], 7, VIDEO_STREAMS)(0)
+    return Batches(held.stages[0], corpus / "data", tokenizer, [*COLOURS], 7, VIDEO_STREAMS)[0]
 
 
 @pytest.mark.parametrize("merge", ["mean", "logsumexp"])

@@ -197,7 +197,7 @@ def test_processes_share_an_epoch_out_among_themselves(corpus: Path) -> None:
 
     def rows(rank: int, world: int, step: int) -> list[int]:
         batches = Batches(stage, corpus / "data", tokenizer, ["red"], 7, STREAMS, rank=rank, world=world)
-        return list(batches(step).rows)
+        return list(batches[step].rows)
 
     together = rows(0, 2, 0) + rows(1, 2, 0)
     assert sorted(together) == list(range(16))  # 16 pictures, two processes of 8

@@ -44,20 +44,20 @@ def trained(corpus: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory)
     return train(recipe(corpus[1]), corpus[0], tmp_path_factory.mktemp("whole"))
 
 
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(
+def test_an_interrupted_run_ends_as_an_uninterrupted_one_whatever_the_number_of_workers(
     corpus: tuple[Path, Path], trained: Path, tmp_path: Path
 ) -> None:
     made = recipe(corpus[1])
     # 5 is in the middle of stage 1, 12 in the middle of stage 2; both lie between two periodic checkpoints.
-    for steps in (5, 7, None):
-        ended = train(made, corpus[0], tmp_path, stop_after=steps)
+    for steps, workers in ((5, 0), (7, 2), (None, 1)):
+        ended = train(made, corpus[0], tmp_path, stop_after=steps, workers=workers)
     whole, pieces = checkpoint.load(trained), checkpoint.load(ended)
     assert pieces.step == whole.step == made.total_steps
     for (name, a), b in zip(whole.model.state_dict().items(), pieces.model.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     logs = [[json.loads(line) for line in (f.parent / "log.jsonl").open()] for f in (trained, ended)]
     for row in [row for log in logs for row in log]:
-        row.pop("seconds")
+        del row["seconds"], row["data_wait"]
     assert logs[0] == logs[1]
 
 
@@ -182,13 +182,23 @@ def test_a_run_does_not_continue_on_a_corpus_that_was_packed_again(corpus: tuple
     write_corpus(data, tmp_path)
     train(recipe(corpus[1]), data, tmp_path / "run", stop_after=2)
     write_corpus(data, tmp_path, copies=5)
-    with pytest.raises(ValueError, match=r"squares/train was packed again after this run began \(step 2\)"):
+    with pytest.raises(InvalidInput, match=r"squares/train has fingerprint .* now at step 2, began with"):
         train(recipe(corpus[1]), data, tmp_path / "run")
 
 
 def test_a_run_folder_of_another_recipe_is_refused(corpus: tuple[Path, Path], trained: Path) -> None:
-    with pytest.raises(ValueError, match="another recipe"):
+    with pytest.raises(InvalidInput, match="another recipe"):
         train(recipe(corpus[1], seed=5), corpus[0], trained.parent)
+
+
+def test_the_log_has_the_time_of_a_step_and_its_wait_for_data(trained: Path) -> None:
+    rows = [json.loads(line) for line in (trained.parent / "log.jsonl").open()]
+    assert all(0.0 <= row["data_wait"] <= row["seconds"] for row in rows)
+
+
+def test_a_negative_number_of_workers_is_refused(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="workers: -1; 0 or more was expected"):
+        train(recipe(corpus[1]), corpus[0], tmp_path, workers=-1)
 
 
 def test_curves_are_drawn(trained: Path) -> None:
@@ -299,7 +309,7 @@ def test_a_frozen_stage_that_encodes_anew_moves_no_dictionary_and_no_statistics(
 
     logs = [[json.loads(line) for line in (tmp_path / run / "log.jsonl").open()] for run in ("whole", "pieces")]
     for row in [row for log in logs for row in log]:
-        row.pop("seconds")
+        del row["seconds"], row["data_wait"]
     assert logs[0] == logs[1]
     assert [row["step"] for row in logs[0] if any(name.startswith("val/") for name in row)] == [1, 3, 5, 7]
     assert [row["step"] for row in logs[0] if "perplexity" in row] == [0, 1, 2]  # of a dictionary that moves

@@ -6,6 +6,7 @@ Q questions per video, A attributes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from training.data.example import Example, Question, canonical_answer
 from training.data.packed import Packed, open_packed
@@ -134,7 +136,7 @@ class Batches:
         ]
         self.usable = [_usable_rows(packed, dataset) for packed, dataset in pairs]
 
-    def __call__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> Batch:
         """Return the batch of a step (0-based, inside the stage)."""
         index = int(self.order[step])
         dataset, packed = self.stage.datasets[index], self.packed[index]
@@ -191,6 +193,25 @@ class Batches:
     def _tokens(self, texts: list[str]) -> Tokens:
         ids, mask = self.tokenizer.encode(texts)
         return Tokens(torch.from_numpy(ids), torch.from_numpy(mask))
+
+
+def load_batches(batches: Batches, steps: range, workers: int) -> DataLoader[Batch]:
+    """Return an iterable over the batches of some steps, in order.
+
+    workers: Processes that each read two batches ahead; 0: batches are read when they are asked for.
+    """
+    if workers:
+        # A forked process cannot use the threads of the tokenizer.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    return DataLoader(
+        batches,  # type: ignore[arg-type]
+        batch_size=None,
+        sampler=steps,
+        num_workers=workers,
+        # Forked, since a memory-mapped corpus would be copied to a new process.
+        multiprocessing_context="fork" if workers else None,
+        generator=torch.Generator(),  # the default one is the step's
+    )
 
 
 def _group_ids(packed: Packed, dataset: DatasetConfig) -> np.ndarray:
