@@ -47,7 +47,7 @@ WORKERS ?= 3
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
 
-demo: $(VENV)/.runtime ## demonstration videos, index, service on 127.0.0.1 and one tour; Ctrl-C ends it (DEMO_EXIT=1: ends by itself)
+demo: $(VENV)/.runtime ## natural videos (fetched once; DEMO_OFFLINE=1: not) and drawn ones, index, service on 127.0.0.1, a tour; Ctrl-C ends it
 	@$(BIN)/python -m demo
 
 test: lint types imports unit ## lint, types, imports and all tests

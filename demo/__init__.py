@@ -1,1 +1,1 @@
-"""The demonstration (`make demo`): twelve small videos, a collection, the service, and a tour of requests."""
+"""The demonstration (`make demo`): natural and drawn videos, a collection, the service, and a tour of requests."""

