@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.training.small_run import IMAGE_MODEL, image_recipe, recipe, write_corpus, write_tokenizer
 from training import checkpoint
-from training.models.soho import Soho, SohoConfig, VisualDictionary, sine_positions, tiny
+from training.models.soho import Soho, SohoConfig, VisualDictionary, base, sine_positions, tiny
 from training.recipe import Recipe
 from training.trainer import train
 
@@ -32,7 +33,7 @@ def frames(batch: int, clips: int = 1) -> dict[str, torch.Tensor]:
     return {"high": torch.randint(0, 256, (batch, clips, 1, 64, 64, 3), dtype=torch.uint8)}
 
 
-def dictionary(entries: list[list[float]], **options: float) -> VisualDictionary:
+def dictionary(entries: list[list[float]], **options: Any) -> VisualDictionary:
     made = VisualDictionary(len(entries), len(entries[0]), decay=options.pop("decay", 0.5), **options)
     made.entries.copy_(torch.tensor(entries))
     made.sums.copy_(made.entries)
@@ -67,6 +68,49 @@ def test_entries_follow_the_running_mean_of_their_features() -> None:
     total, smoothing = 2.5, 1e-5
     sizes = [(size + smoothing) / (total + 2 * smoothing) * total for size in (1.5, 1.0)]
     assert made.entries.flatten().tolist() == pytest.approx([1.5 / sizes[0], 11.0 / sizes[1]], rel=1e-6)
+
+
+def test_values_are_those_of_the_entries_before_or_after_the_update() -> None:
+    features = torch.tensor([[1.0], [2.0], [12.0]])
+    before = dictionary([[0.0], [10.0]]).train()(features)
+    assert before.values.flatten().tolist() == [0.0, 0.0, 10.0]
+    made = dictionary([[0.0], [10.0]], update_first=True).train()
+    after = made(features)
+    assert after.indices.tolist() == before.indices.tolist() == [0, 0, 1]  # assigned before the update in either order
+    assert torch.allclose(after.values, made.entries[after.indices])
+    assert after.values.flatten().tolist() == pytest.approx([1.0, 1.0, 11.0], abs=1e-3)
+
+
+def test_a_picture_is_masked_with_the_stated_probability() -> None:
+    torch.manual_seed(0)
+    model = Soho(small_config(mvm_probability=0.3)).eval()
+    batch, counts = 8, []
+
+    def mask_all(tokens: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        counts.append(len(tokens))
+        return tokens, torch.ones_like(indices, dtype=torch.bool)
+
+    model.mask_visual = mask_all  # type: ignore[method-assign]
+    tokens, indices = torch.randn(batch, 4, 48), torch.randint(0, 8, (batch, 4))
+    states, mask = torch.randn(batch, 5, 48), torch.ones(batch, 5, dtype=torch.int64)
+    with torch.no_grad():
+        losses = [float(model.masked_visual_loss(tokens, indices, states, mask)) for _ in range(200)]
+    assert sum(counts) / (200 * batch) == pytest.approx(0.3, abs=0.04)
+    assert losses.count(0.0) == 200 - len(counts) > 0  # batches without a masked picture
+    assert all(math.isfinite(loss) for loss in losses)
+
+
+def test_a_step_without_a_masked_picture_can_be_trained() -> None:
+    model = Soho(small_config(mvm_probability=1e-9))
+    ids = torch.randint(1, 40, (3, 9))
+    tokens, indices = model.encode_for_masking(frames(3))
+    loss = model.masked_visual_loss(tokens, indices, model.text.encode(ids, torch.ones_like(ids)), torch.ones_like(ids))
+    loss.backward()
+    assert loss.item() == 0.0
+
+
+def test_base_has_the_published_order_and_gate_and_tiny_its_own() -> None:
+    assert [(cfg.update_first, cfg.mvm_probability) for cfg in (base(), tiny())] == [(True, 0.015), (False, 1.0)]
 
 
 def test_entries_stand_still_outside_training() -> None:

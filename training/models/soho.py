@@ -39,11 +39,16 @@ class SohoConfig(ConvConfig):
     """Number of entries of the visual dictionary. 0: no dictionary; visual tokens are the features of the neck."""
     decay: Annotated[float, Field(ge=0, lt=1)]
     """Decay of the dictionary's exponential moving averages."""
+    update_first: bool = False
+    """In a training step, quantise with the entries after the step's update, as in the published model. False: with
+    those before it. Features are assigned to the entries before it in either case."""
     revive_below: Annotated[float, Field(ge=0)]
     """Entries whose running count falls below this are reset to a feature of the batch, against codebook collapse.
     0: never, as in the published model."""
     entry_temperature: Annotated[float, Field(gt=0)]
     """Temperature of the cosines in masked visual modelling; 1 in the published model."""
+    mvm_probability: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Probability, per picture and step, that masked visual modelling masks it; 0.015 in the released configuration."""
 
     @model_validator(mode="after")
     def _grid_fits(self) -> SohoConfig:
@@ -82,8 +87,10 @@ def base(answers: int = 0) -> SohoConfig:
         grid_width=16,
         entries=2048,
         decay=0.4,
+        update_first=True,
         revive_below=0.0,
         entry_temperature=1.0,
+        mvm_probability=0.015,
         answer_hidden=3072,
         answers=answers,
         **BERT_BASE,
@@ -132,9 +139,11 @@ class VisualDictionary(nn.Module):
     sizes: Tensor
     sums: Tensor
 
-    def __init__(self, entries: int, width: int, decay: float, revive_below: float = 0.0) -> None:
+    def __init__(
+        self, entries: int, width: int, decay: float, revive_below: float = 0.0, update_first: bool = False
+    ) -> None:
         super().__init__()
-        self.decay, self.revive_below = decay, revive_below
+        self.decay, self.revive_below, self.update_first = decay, revive_below, update_first
         self.register_buffer("entries", torch.randn(entries, width))
         self.register_buffer("sizes", torch.zeros(entries))
         self.register_buffer("sums", self.entries.clone())
@@ -142,13 +151,17 @@ class VisualDictionary(nn.Module):
         """(K,) number of features by entry in the last training step, over all processes."""
 
     def forward(self, features_ND: Tensor) -> Quantised:
-        """Replace features (N, D) of any float dtype by their nearest entries (squared distance)."""
+        """Replace features (N, D) of any float dtype by their nearest entries (squared distance).
+
+        In training mode the entries are updated before or after they are read (`update_first`).
+        """
         features = features_ND.float()
         indices = self.nearest(features)
-        # The published order: values are those before the step's update.
         values = F.embedding(indices, self.entries)
         if self.training:
             self._update(features.detach(), indices)
+            if self.update_first:
+                values = F.embedding(indices, self.entries)
         return Quantised((values - features).detach() + features, indices)
 
     def nearest(self, features_ND: Tensor) -> Tensor:
@@ -214,7 +227,9 @@ class VideoEncoder(nn.Module):
         )
         self.has_dictionary = cfg.entries > 0
         if self.has_dictionary:
-            self.dictionary = VisualDictionary(cfg.entries, cfg.visual_width, cfg.decay, cfg.revive_below)
+            self.dictionary = VisualDictionary(
+                cfg.entries, cfg.visual_width, cfg.decay, cfg.revive_below, cfg.update_first
+            )
             self.entry = nn.Linear(cfg.visual_width, cfg.visual_width)
             self.gate = nn.Sequential(nn.Linear(2 * cfg.visual_width, 2, bias=False), nn.BatchNorm1d(2))
 
@@ -324,7 +339,15 @@ class Soho(FusedModel):
         return F.normalize(states.float(), dim=-1) @ entries.T / self.cfg.entry_temperature
 
     def masked_visual_loss(self, tokens: Tensor, parts: Tensor, text_BLD: Tensor, attention_mask: Tensor) -> Tensor:
-        """Compute MVM: the cross-entropy over dictionary entries at masked tokens, with unmasked text (section 3.3)."""
+        """Compute MVM: the cross-entropy over dictionary entries at masked tokens, with unmasked text (section 3.3).
+
+        A picture is masked with `mvm_probability`; where none is, the loss is 0.
+        """
+        if self.cfg.mvm_probability < 1.0:
+            chosen = torch.rand(len(tokens), device=tokens.device) < self.cfg.mvm_probability
+            if not bool(chosen.any()):
+                return distributed.global_mean(0.0 * tokens.float().sum(), 0)
+            tokens, parts, text_BLD, attention_mask = (x[chosen] for x in (tokens, parts, text_BLD, attention_mask))
         hidden, masked = self.mask_visual(tokens, parts)
         fused = self.text.fuse_visual(text_BLD, attention_mask, self.prepare_visual(hidden))
         loss = F.cross_entropy(self.entry_logits(fused[masked]), parts[masked])
