@@ -89,6 +89,29 @@ STARTS = (
         terms="Apache-2.0",
         research_only=False,
     ),
+    *(
+        Source(
+            name=name,
+            what="the visual backbone",
+            origin=f"timm {weights}, or a file that the recipe names (backbone_weights)",
+            terms=f"{licence}; ImageNet's own terms: non-commercial research and education",
+            research_only=True,
+        )
+        for (name, weights), licence in (
+            *((published, "BSD-3-Clause (torchvision)") for published in pretrained.BACKBONES.values()),
+            (pretrained.SWIN, "MIT (Microsoft)"),
+        )
+    ),
+    *(
+        Source(
+            name=name,
+            what="text layers, fused layers, word embeddings and the tokenizer",
+            origin=f"Hugging Face {weights}, or a folder that the recipe names (text_weights)",
+            terms="Apache-2.0 (Google)",
+            research_only=False,
+        )
+        for name, weights in pretrained.BERTS.values()
+    ),
 )
 
 

@@ -61,8 +61,9 @@ class Checkpoint:
     @property
     def sources(self) -> tuple[str, ...]:
         """Names of all corpora and pretrained models that the weights come from, without duplicates."""
-        starts = () if self.lineage else starts_of(self.model.cfg, self.recipe.init)
-        return tuple(dict.fromkeys([*self.lineage, *self.recipe.corpora, *starts]))
+        recipe = self.recipe
+        starts = () if self.lineage else starts_of(self.model.cfg, recipe.init, recipe.backbone_weights)
+        return tuple(dict.fromkeys([*self.lineage, *recipe.corpora, *starts]))
 
 
 def save(folder: Path, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer | None = None) -> None:

@@ -14,9 +14,9 @@ from training.data.packed import fingerprint_of, open_packed
 from training.data.scenes.objects import ATTRIBUTES
 from training.from_bundle import model_of_bundle
 from training.models.architectures import ARCHITECTURES, build, read_config
-from training.models.config import FusedConfig
+from training.models.config import ConvConfig, FusedConfig
 from training.models.fusion import FusedModel
-from training.models.pretrained import load_kept_stages, load_pretrained, load_text, text_folder
+from training.models.pretrained import load_kept_stages, load_pretrained, load_text, text_folder, tokenizer_file
 from training.recipe import Recipe
 from vitascope.bundle.manifest import MANIFEST_NAME
 from vitascope.errors import InvalidInput
@@ -100,9 +100,15 @@ def load_initial_model(folder: Path) -> InitialModel:
 def _initialize(recipe: Recipe, data: Path) -> InitialModel:
     answers = _vocabulary(recipe, data)
     model = build(model_config(recipe, len(answers)))
-    tokenizer = Path(recipe.tokenizer) if recipe.tokenizer else text_folder() / "tokenizer.json"
+    backbone, text = (Path(path) if path else None for path in (recipe.backbone_weights, recipe.text_weights))
+    if recipe.tokenizer:
+        tokenizer = Path(recipe.tokenizer)
+    elif recipe.init == "scratch":
+        tokenizer = text_folder() / "tokenizer.json"
+    else:
+        tokenizer = tokenizer_file(model.cfg, text)
     if recipe.init != "scratch":
-        load_text(model) if recipe.init == "text" else load_pretrained(model)
+        load_text(model, text) if recipe.init == "text" else load_pretrained(model, backbone, text)
         _initialize_answer_head(model, answers, tokenizer)
     return InitialModel(model, answers, tokenizer)
 
@@ -170,8 +176,8 @@ def _adapt(initial: InitialModel, recipe: Recipe) -> InitialModel:
             "overrides that keep all weights were expected"
         )
     adapted.load_state_dict(fitting, strict=False)
-    if not any(name.startswith(ADDED) for name in weights):
-        load_kept_stages(adapted.video)
+    if isinstance(config, ConvConfig) and not any(name.startswith(ADDED) for name in weights):
+        load_kept_stages(adapted.video, config.backbone)
     return initial._replace(model=adapted)
 
 

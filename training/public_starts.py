@@ -50,7 +50,7 @@ PACKAGES = {
     CNN_PACKAGE: Package(cnn_file, _load_cnn),
     TEXT_PACKAGE: Package(lambda: text_folder() / "model.safetensors", load_text),
 }
-SOURCES = dict(zip(STARTS, (CNN_PACKAGE, TEXT_PACKAGE), strict=True))
+SOURCES = {STARTS[0]: CNN_PACKAGE, STARTS[1]: TEXT_PACKAGE}
 """Package by the name of the start in `Checkpoint.sources`."""
 
 
@@ -61,7 +61,7 @@ def split_starts(model: FusedModel, sources: Collection[str]) -> tuple[dict[str,
         sources: names of the pretrained models that the weights come from; others are ignored.
     """
     weights, starts = dict(model.state_dict()), []
-    for package in (SOURCES[name] for name in STARTS if name in sources):
+    for package in (package for name, package in SOURCES.items() if name in sources):
         public = _public_weights(package, model.cfg)
         equal = [name for name, values in public.items() if name in weights and torch.equal(values, weights[name])]
         if equal:

@@ -129,7 +129,14 @@ class Recipe(StrictModel):
     size: Literal["tiny", "base"]
     seed: int = 0
     init: Literal["pretrained", "text", "scratch"] = "pretrained"
-    """Weights that are pretrained at the first step: text layers and CNNs, text layers only, or none."""
+    """Weights that are pretrained at the first step: text layers and visual backbones, text layers only, or none."""
+    backbone_weights: str | None = None
+    """File of weights of a ResNet-50, ResNet-101 or Swin, or a folder with one, in the format of timm or of the
+    authors. None: those of the installed package in `tiny` (a Swin begins at random), and in `base` the published ones
+    from the cache of huggingface_hub or from its network."""
+    text_weights: str | None = None
+    """Folder of a BERT in the format of transformers. None: MiniLM-L6 of the installed package in `tiny`, and in `base`
+    the published BERT, as for `backbone_weights`."""
     tokenizer: str | None = None
     """Path of a BERT-like `tokenizer.json`; None: that of the pretrained text encoder."""
     weight_decay: float = 0.01
@@ -153,6 +160,15 @@ class Recipe(StrictModel):
     model: dict[str, float | int | bool | str | list[int]] = {}
     """Overrides of the architecture's configuration by field name; when fine-tuning, of the initial model's."""
     stages: Annotated[list[Stage], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _validate_weights(self) -> Recipe:
+        for key, used_by in (("backbone_weights", ("pretrained",)), ("text_weights", ("pretrained", "text"))):
+            if getattr(self, key) is not None and self.init not in used_by:
+                raise ValueError(
+                    f"{key}: {getattr(self, key)!r} with init = {self.init!r}; init = 'pretrained' was expected"
+                )
+        return self
 
     @model_validator(mode="after")
     def _validate_datasets(self) -> Recipe:

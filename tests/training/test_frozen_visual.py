@@ -183,7 +183,7 @@ def test_a_map_is_moved_until_the_classifier_sees_the_class_in_it() -> None:
 def test_fine_tuning_adds_kept_stages_and_answers_and_begins_with_the_same_outputs(
     corpus: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.initialization.load_kept_stages", lambda video: None)  # no package has this backbone
+    monkeypatch.setattr("training.initialization.load_kept_stages", lambda *_: None)  # no package has this backbone
     plain = {**MODEL, "frozen_stages": 3}
     first = checkpoint.load(train(recipe(corpus[1], steps=1, model=plain), corpus[0], tmp_path / "first"))
     shorter = replace(first, answers=first.answers[:2], model=with_answers(first.model, 2))
