@@ -1,4 +1,4 @@
-"""Calibration of match, fused and answer probabilities on validation splits, through the bundle's own graphs."""
+"""Calibration of probabilities and choice of reranking on validation splits, through the bundle's own graphs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,23 @@ from training.data.example import canonical_answer
 from training.evaluation import calibration
 from training.evaluation.encoder import Encoder
 from training.evaluation.metrics import calibration_error
-from vitascope.bundle.manifest import Calibration
+from training.evaluation.retrieval import Gallery, NearestVideos, nearest_videos
+from vitascope.bundle.manifest import Calibration, Reranking, RerankingRecall
 from vitascope.bundle.parity_report import SourceBundle
 from vitascope.model import Model
+from vitascope.scoring import fused_score
 
 MAX_QUESTIONS = 1000
 """Per corpus, spread evenly over its examples."""
 MIN_CAPTIONED = 50
 """Captioned examples from which a variant's match and fused probabilities are fitted. There are three parameters; ten
 to twenty positive pairs per parameter are the usual minimum against overfitting."""
-
+RERANK_COUNTS = (10, 20, 50)
+"""Numbers of reranked results that are measured."""
+RERANK_QUERIES = 500
+"""Per corpus, spread evenly over its examples."""
+MIN_RERANK_QUERIES = 50
+"""In smaller corpora nothing about reranking is measured."""
 MIN_WORDS = 5
 """Words of a caption that is taken as a query about what another corpus does not show."""
 
@@ -32,15 +39,16 @@ AnswerLogits = Callable[[Sequence[str], np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class FittedCalibration:
-    """A calibration, its errors on the data it was fitted to, and the corpora used.
+    """A calibration, its errors on the data it was fitted to, the corpora used, and the choice of reranking.
 
     `facts` has expected calibration errors (fractions): "before" of plain sigmoids and softmax, "kept" of the previous
-    calibration, "after" of this one.
+    calibration, "after" of this one. `reranking` is None where it was not measured.
     """
 
     calibration: Calibration = field(default_factory=Calibration)
     facts: dict[str, float] = field(default_factory=dict)
     corpora: Sequence[str] = ()
+    reranking: Reranking | None = None
 
 
 def calibrate(
@@ -53,7 +61,7 @@ def calibrate(
     min_captioned: int = 2,
     absent: Mapping[str, Sequence[str]] | None = None,
 ) -> FittedCalibration:
-    """Fit match, fused and answer probabilities.
+    """Fit match, fused and answer probabilities, and measure whether ordering by the fused score helps searches.
 
     Args:
         absent: by corpus, queries about what it does not show; default: long captions of the other corpora.
@@ -73,13 +81,51 @@ def calibrate(
         )
         for n, e in captioned.items()
     ]
-    fitted = calibration.fit(pairs, by_answers.calibration.answer_temperature)
+    nearest = {
+        n: nearest_videos(
+            encoder, e.packed, Gallery(e.vectors), e.tokens, queries=RERANK_QUERIES, count=max(RERANK_COUNTS)
+        )
+        for n, e in captioned.items()
+    }
+    fitted = calibration.fit(pairs, list(nearest.values()), by_answers.calibration.answer_temperature)
     facts = {"match pairs": float(sum(len(p.label) for p in pairs))}
     for label, candidate in (("before", Calibration()), ("kept", previous), ("after", fitted)):
         if candidate is not None:
             facts[f"match error {label}"] = calibration.match_calibration_error(pairs, candidate)
             facts[f"fused error {label}"] = calibration.fused_calibration_error(pairs, candidate)
-    return FittedCalibration(fitted, by_answers.facts | facts, list(dict.fromkeys([*captioned, *by_answers.corpora])))
+    names = list(dict.fromkeys([*captioned, *by_answers.corpora]))
+    return FittedCalibration(fitted, by_answers.facts | facts, names, choose_reranking(nearest, fitted))
+
+
+def choose_reranking(nearest: Mapping[str, NearestVideos], fitted: Calibration) -> Reranking | None:
+    """Choose the number of results to rerank from validation searches by corpus.
+
+    The number with the largest mean gain in R@1, R@5 and R@10 over ordering by similarity is chosen among those with
+    which no corpus loses in any of the three: 0 if there is none. Returns None without a corpus of enough queries.
+    """
+    recall = {
+        name: {
+            count: found.recall(fused_score(fitted, found.similarity, found.logits), count)
+            for count in (0, *RERANK_COUNTS)
+        }
+        for name, found in nearest.items()
+        if len(found.logits) >= MIN_RERANK_QUERIES
+    }
+    if not recall:
+        return None
+    gains = {
+        count: np.array([np.subtract(by_count[count], by_count[0]) for by_count in recall.values()])
+        for count in (0, *RERANK_COUNTS)
+    }
+    harmless = [count for count, gain in gains.items() if (gain >= 0).all()]
+    measured = {
+        f"{name}/val": RerankingRecall(
+            queries=len(nearest[name].logits),
+            recall={count: (round(r1, 2), round(r5, 2), round(r10, 2)) for count, (r1, r5, r10) in by_count.items()},
+        )
+        for name, by_count in recall.items()
+    }
+    return Reranking(candidates=max(harmless, key=lambda count: float(gains[count].mean())), measured=measured)
 
 
 def recalibrate(variant: Model, corpora: Mapping[str, Embedded], previous: Calibration) -> FittedCalibration:

@@ -14,7 +14,7 @@ from model_export.parity.variants import comparison_section
 from model_export.sources import Source
 from training import adaptation
 from training.models.architectures import read_config
-from vitascope.bundle.describe import calibration_summary
+from vitascope.bundle.describe import calibration_summary, reranking_summary
 from vitascope.bundle.manifest import Manifest, StrictModel
 from vitascope.errors import InvalidInput
 
@@ -244,7 +244,7 @@ def _metrics(f: CardFacts) -> list[str]:
 def _fidelity(f: CardFacts) -> list[str]:
     report, errors = f.report, f.provenance.calibration
     if report.beside is not None:
-        return comparison_section(report.beside, calibration_summary(f.manifest))
+        return comparison_section(report.beside, [*calibration_summary(f.manifest), reranking_summary(f.manifest)])
     lines = [
         "## Fidelity and calibration",
         "",
@@ -274,7 +274,7 @@ def _fidelity(f: CardFacts) -> list[str]:
             "",
             "Probabilities are not calibrated: no or too little validation data was available at export.",
         ]
-    return lines
+    return [*lines, "", f"{reranking_summary(f.manifest)}."]
 
 
 def _reproduction(f: CardFacts) -> list[str]:

@@ -312,6 +312,7 @@ class _Export:
             "model_card": CARD_NAME,
             "parity_report": PARITY_NAME,
             "calibration": fitted.calibration,
+            "reranking": fitted.reranking,
             "precision": self.precision,
             "training_data": [f"{s.name}: {s.terms}" for s in job.sources if s not in STARTS],
             "metrics": dict(metrics),

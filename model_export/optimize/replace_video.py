@@ -57,7 +57,7 @@ from training.distillation.teacher import TeacherOutputs
 from training.evaluation.encoder import embed_corpus, streams_of
 from training.evaluation.retrieval import Gallery
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.describe import calibration_summary
+from vitascope.bundle.describe import calibration_summary, reranking_summary
 from vitascope.bundle.manifest import FrameStream, GraphName, Manifest
 from vitascope.bundle.parity_report import OutputComparison, SourceBundle, VariantComparison
 from vitascope.model import Model
@@ -280,6 +280,7 @@ def _manifest_fields(job: _Job, files: Mapping[GraphName, str], fitted: FittedCa
         "model_card": CARD_NAME,
         "parity_report": PARITY_NAME,
         "calibration": fitted.calibration,
+        "reranking": fitted.reranking,
         "precision": precision if same_precision else f"video {precision}, others {manifest.precision}",
         "training_data": [*manifest.training_data, *(f"{s.name}: {s.terms}" for s in replacement.sources)],
         "metrics": {},
@@ -333,7 +334,7 @@ def _card(job: _Job, manifest: Manifest) -> str:
         f"One clip takes {job.clip_ms['after']:.1f} ms, with that bundle {job.clip_ms['before']:.1f} ms: medians, one",
         "clip at a time on one thread of the exporting machine, without decoding.",
         "",
-        *comparison_section(job.comparison, calibration_summary(manifest)),
+        *comparison_section(job.comparison, [*calibration_summary(manifest), reranking_summary(manifest)]),
         "",
         "The video graph was compared with the torch module that it was exported from (parity.json):",
         "",

@@ -55,7 +55,7 @@ from model_export.parity.checks import FLOAT32, ParityError, ParityReport, compa
 from model_export.parity.variants import compare_outputs, comparison_section, read_report
 from model_export.weights import Precision, bytes_by_type, reduce, store
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.describe import calibration_summary
+from vitascope.bundle.describe import calibration_summary, reranking_summary
 from vitascope.bundle.manifest import GraphName, Manifest
 from vitascope.bundle.parity_report import SourceBundle, VariantComparison
 from vitascope.engines.onnx_runtime import Device, Engine, OnnxRuntimeEngine
@@ -301,7 +301,7 @@ def _write_variant(search: _Search, selected: Mapping[GraphName, _Candidate], fo
         ways=[_result(c, selected) for candidates in search.candidates.values() for c in candidates],
         shares={key: (round(original.scores[key], 4), round(score, 4)) for key, score in written.scores.items()},
     )
-    fields["calibration"] = fitted.calibration
+    fields["calibration"], fields["reranking"] = fitted.calibration, fitted.reranking
     fields["extra"] = {key: value for key, value in source.extra.items() if key not in GRAPH_SPECIFIC_KEYS} | {
         SOURCE_KEY: origin.model_dump(),
         VARIANT_KEY: variant.model_dump(mode="json"),
@@ -348,7 +348,7 @@ def _card(
         "",
         *variant_section(variant),
         "",
-        *comparison_section(comparison, calibration_summary(draft)),
+        *comparison_section(comparison, [*calibration_summary(draft), reranking_summary(draft)]),
         "",
         f"## The card of {variant.name}",
         "",

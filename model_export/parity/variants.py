@@ -149,11 +149,11 @@ def _max_difference(old: np.ndarray, new: np.ndarray) -> float:
     return float(np.abs(old.astype(np.float32) - new.astype(np.float32)).max())
 
 
-def comparison_section(comparison: VariantComparison, calibration: Sequence[str]) -> list[str]:
+def comparison_section(comparison: VariantComparison, scores: Sequence[str]) -> list[str]:
     """Return the model card's section on fidelity, as Markdown lines.
 
     Args:
-        calibration: sentences on the calibration of the variant's probabilities.
+        scores: sentences on the variant's probabilities and reranking.
     """
     lines = [
         "## Fidelity and calibration",
@@ -175,7 +175,7 @@ def comparison_section(comparison: VariantComparison, calibration: Sequence[str]
         lines += ["Nothing was measured: no validation clips were available."]
     if comparison.unchanged:
         lines += ["", f"Graphs taken from that bundle unchanged: {', '.join(comparison.unchanged)}."]
-    return [*lines, "", *(f"{sentence}." for sentence in calibration)]
+    return [*lines, "", *(f"{sentence}." for sentence in scores)]
 
 
 def _table_row(check: OutputComparison) -> list[str]:

@@ -7,14 +7,17 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+import pytest
 
-from model_export.calibrate import calibrate
+from model_export.calibrate import calibrate, choose_reranking
 from model_export.parity.checks import Embedded
 from training.data.example import Example, Question
 from training.data.packed import Packed
-from training.evaluation.calibration import match_calibration_error, validation_pairs
+from training.evaluation.calibration import fit, match_calibration_error, validation_pairs
+from training.evaluation.retrieval import NearestVideos
 from vitascope.bundle.manifest import Calibration
 from vitascope.model import Answer, Match, VideoEmbedding
+from vitascope.scoring import fused_score
 
 ANSWERS = ["red", "green", "blue", "yellow"]
 
@@ -104,6 +107,61 @@ def test_queries_about_absent_things_are_wrong_for_their_best_hits() -> None:
     about_absent = np.array([text in absent for text, _ in encoder.pairs])
     assert about_absent.mean() == 0.3
     assert not pairs.label[about_absent].any()
+
+
+BY_MATCH = Calibration(fused_similarity=0.0, fused_match=1.0)
+
+
+def searches(moves: Sequence[tuple[int, int]], queries: int = 60) -> NearestVideos:
+    """Return searches whose relevant video is at the first rank of a move by similarity, at the second by match."""
+    similarity = np.tile(np.linspace(1.0, 0.0, 60), (queries, 1))
+    logits, is_relevant = similarity.copy(), np.zeros(similarity.shape, bool)
+    for query in range(queries):
+        before, after = moves[query % len(moves)]
+        is_relevant[query, before] = True
+        logits[query, before] = similarity[query, after] + (0.001 if after <= before else -0.001)
+    return NearestVideos(similarity, logits, is_relevant)
+
+
+@pytest.mark.parametrize(
+    ("corpora", "candidates"),
+    [
+        ({"a": searches([(8, 0), (30, 0)])}, 50),
+        ({"a": searches([(8, 0), (30, 0)]), "b": searches([(0, 3)])}, 0),
+        ({"a": searches([(8, 0), (30, 0)]), "b": searches([(0, 0), (9, 20)])}, 10),
+        ({"a": searches([(8, 0)])}, 10),
+        ({"a": searches([(0, 3)])}, 0),
+        ({"a": searches([(3, 3)])}, 0),
+        ({"a": searches([(8, 0)]), "few": searches([(0, 3)], queries=10)}, 10),
+    ],
+    ids=["most gain", "one corpus loses", "one loses with many", "equal gain", "all lose", "no gain", "few queries"],
+)
+def test_as_many_results_are_reranked_as_gain_most_without_a_loss_on_any_corpus(
+    corpora: dict[str, NearestVideos], candidates: int
+) -> None:
+    chosen = choose_reranking(corpora, BY_MATCH)
+    assert chosen is not None
+    assert chosen.candidates == candidates
+    assert set(chosen.measured) == {f"{name}/val" for name in corpora if name != "few"}
+    assert chosen.measured["a/val"].queries == 60
+    assert set(chosen.measured["a/val"].recall) == {0, 10, 20, 50}
+
+
+def test_too_few_queries_say_nothing_about_reranking() -> None:
+    assert choose_reranking({"few": searches([(8, 0)], queries=10)}, BY_MATCH) is None
+    assert calibrate(Overconfident(0), {"few": _embedded(40)}, ANSWERS, None).reranking is None
+
+
+def test_the_order_of_results_never_goes_against_similarity_or_match() -> None:
+    corpus = _embedded()
+    pairs = [validation_pairs(Overconfident(0), corpus.packed, corpus.vectors, corpus.tokens)]
+    misleading = searches([(0, 40), (1, 50), (3, 59)])
+    fitted = fit(pairs, [misleading])
+    assert fitted.fused_match == 0
+    scores = fused_score(fitted, misleading.similarity, misleading.logits)
+    assert misleading.recall(scores, 50) == misleading.recall()
+    reversed_similarity = NearestVideos(-misleading.similarity, misleading.similarity, misleading.is_relevant)
+    assert fit(pairs, [reversed_similarity]).fused_similarity == 0
 
 
 def test_without_captions_and_questions_nothing_is_changed() -> None:

@@ -11,6 +11,7 @@ from scipy.optimize import minimize, minimize_scalar
 from training.data.packed import Packed
 from training.evaluation.encoder import Encoder, embed_texts, match_logits
 from training.evaluation.metrics import calibration_error
+from training.evaluation.retrieval import NearestVideos
 from vitascope.bundle.manifest import Calibration
 from vitascope.scoring import fused_score, match_probability
 
@@ -28,6 +29,10 @@ QUERIES, HITS = 240, 6
 """Queries per corpus, and how many of the most similar videos of each are pairs."""
 ABSENT_SHARE = 0.3
 """Share of the queries that no video of the corpus answers, where such queries are given."""
+PENALTY = 1e-4
+"""Weight of the squared coefficients in every fit."""
+MIN_SLOPE = 1e-3
+"""A higher score never means a lower probability, so that probabilities order results as scores do."""
 
 
 def validation_pairs(
@@ -69,25 +74,62 @@ def validation_pairs(
     return Pairs(similarity, match_logits(encoder, texts, tokens, rows), np.array(labels))
 
 
-def fit(pairs: Sequence[Pairs], answer_temperature: float = 1.0) -> Calibration:
-    """Fit logistic regressions of the label on the matching logit, and on similarity and matching logit.
+def fit(pairs: Sequence[Pairs], nearest: Sequence[NearestVideos], answer_temperature: float = 1.0) -> Calibration:
+    """Fit logistic regressions of the label on the matching logit, and on the combined score that orders results.
 
-    Corpora have equal weights whatever their number of pairs.
+    Corpora have equal weights whatever their number of pairs and queries.
+
+    Args:
+        pairs: Validation pairs of each corpus.
+        nearest: Validation searches of each corpus, to which the weights of the combined score are fitted.
     """
     similarity = np.concatenate([p.similarity for p in pairs])
     logits = np.concatenate([p.logits for p in pairs])
     label = np.concatenate([p.label for p in pairs])
     weight = np.concatenate([np.full(len(p.label), 1.0 / len(p.label)) for p in pairs])
     match = _logistic(np.stack([logits], axis=1), label, weight)
-    fused = _logistic(np.stack([similarity, logits], axis=1), label, weight)
+    order = _order_weights(nearest)
+    slope, bias = _logistic(np.stack([similarity, logits], axis=1) @ order[:, None], label, weight)
     return Calibration(
         match_scale=match[0],
         match_bias=match[1],
-        fused_similarity=fused[0],
-        fused_match=fused[1],
-        fused_bias=fused[2],
+        fused_similarity=slope * order[0],
+        fused_match=slope * order[1],
+        fused_bias=bias,
         answer_temperature=answer_temperature,
     )
+
+
+def _order_weights(nearest: Sequence[NearestVideos]) -> np.ndarray:
+    """Return the weights (2,), none negative, of similarity and matching logit that rank relevant videos first.
+
+    They maximise the likelihood of the relevant videos among those of each query (conditional logit), which unlike
+    that of pairs does not depend on how scores of different queries compare.
+    """
+    features = [np.stack([n.similarity, n.logits], axis=2) for n in nearest]  # (T, K, 2)
+    features = [x - x.mean(axis=1, keepdims=True) for x in features]
+    scale = np.sqrt(np.mean([(x**2).mean(axis=(0, 1)) for x in features], axis=0)) + 1e-9
+    lists = []
+    for x, n in zip(features, nearest, strict=True):
+        answered = n.is_relevant.any(axis=1)
+        if answered.any():
+            lists.append((x[answered] / scale, n.is_relevant[answered]))
+
+    def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
+        total, gradient = PENALTY * (w @ w), 2 * PENALTY * w
+        for x, is_relevant in lists:
+            z = x @ w
+            z = np.exp(z - z.max(axis=1, keepdims=True))
+            among_all = z / z.sum(axis=1, keepdims=True)
+            right = z * is_relevant
+            total -= np.log(right.sum(axis=1) / z.sum(axis=1)).mean() / len(lists)
+            among_right = right / right.sum(axis=1, keepdims=True)
+            gradient = gradient + np.einsum("tk,tkf->f", among_all - among_right, x) / (len(x) * len(lists))
+        return float(total), gradient
+
+    optimum = minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=[(0, None)] * 2).x
+    weights: np.ndarray = (optimum if lists and optimum.any() else np.array([1.0, 0.0])) / scale
+    return weights
 
 
 def match_calibration_error(pairs: Sequence[Pairs], calibration: Calibration) -> float:
@@ -118,7 +160,7 @@ def answer_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
 
 
 def _logistic(features: np.ndarray, label: np.ndarray, weight: np.ndarray) -> list[float]:
-    """Return coefficients and intercept, in this order."""
+    """Return coefficients, at least ``MIN_SLOPE`` of the features scaled to 1, and intercept, in this order."""
     x = np.column_stack([features, np.ones(len(features))])
     scale = np.abs(x).max(axis=0)
     x = x / scale
@@ -128,11 +170,11 @@ def _logistic(features: np.ndarray, label: np.ndarray, weight: np.ndarray) -> li
         z = x @ w
         error = np.logaddexp(0.0, z) - label * z
         slope = 1.0 / (1.0 + np.exp(-z)) - label
-        penalty = 1e-4
         return (
-            float((weight * error).sum() / total + penalty * (w @ w)),
-            x.T @ (weight * slope) / total + 2 * penalty * w,
+            float((weight * error).sum() / total + PENALTY * (w @ w)),
+            x.T @ (weight * slope) / total + 2 * PENALTY * w,
         )
 
-    optimum = minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B")
+    bounds = [*[(MIN_SLOPE, None)] * features.shape[1], (None, None)]
+    optimum = minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B", bounds=bounds)
     return [float(v) for v in optimum.x / scale]

@@ -24,6 +24,8 @@ from vitascope.errors import InvalidInput
 
 TEXTS = 1024
 """Texts that are compared with all clips at once."""
+RANKS = (1, 5, 10)
+"""K of R@K."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,44 @@ def name_metrics(encoder: Encoder, packed: Packed, videos: Gallery) -> dict[str,
     return {"precision@1": first, "mAP": precision, "name top-1": top["R@1"], "name top-5": top["R@5"]}
 
 
+@dataclass(frozen=True)
+class NearestVideos:
+    """The videos most similar to each query, best first: similarity, matching logit and relevance, each (T, K)."""
+
+    similarity: np.ndarray
+    logits: np.ndarray
+    is_relevant: np.ndarray
+
+    def recall(self, scores: np.ndarray | None = None, candidates: int = 0) -> list[float]:
+        """Return R@1, R@5 and R@10 in percent where scores (T, K) order the first `candidates` videos."""
+        ranked = self.is_relevant
+        if scores is not None and candidates:
+            order = np.argsort(-scores[:, :candidates], axis=1, kind="stable")
+            ranked = np.concatenate([np.take_along_axis(ranked, order, axis=1), ranked[:, candidates:]], axis=1)
+        return [float(100.0 * ranked[:, :k].any(axis=1).mean()) for k in RANKS]
+
+
+def nearest_videos(
+    encoder: Encoder, packed: Packed, videos: Gallery, tokens: np.ndarray, *, queries: int, count: int
+) -> NearestVideos:
+    """Return the `count` videos most similar to each of at most `queries` first captions, spread over the examples.
+
+    Every video with the caption is relevant.
+    """
+    captions = [e.captions[0] for e in packed.examples if e.captions]
+    chosen = list(dict.fromkeys(captions[:: max(1, len(captions) // queries)]))[:queries]
+    similarity = videos.scores(embed_texts(encoder, chosen))
+    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
+    texts, rows = [text for text in chosen for _ in range(nearest.shape[1])], nearest.ravel().tolist()
+    logits = match_logits(encoder, texts, tokens, rows)
+    is_relevant = np.array([text in packed.examples[row].captions for text, row in zip(texts, rows, strict=True)])
+    return NearestVideos(
+        np.take_along_axis(similarity, nearest, axis=1),
+        logits.reshape(nearest.shape),
+        is_relevant.reshape(nearest.shape),
+    )
+
+
 def reranked_retrieval(
     encoder: Encoder, packed: Packed, videos: Gallery, tokens: np.ndarray, *, queries: int = 200, candidates: int = 20
 ) -> dict[str, float]:
@@ -161,21 +201,17 @@ def reranked_retrieval(
         queries: Largest number of captions, evenly spread over the examples.
         candidates: Number of hits that are reordered.
     """
-    captions = [e.captions[0] for e in packed.examples if e.captions]
-    chosen = list(dict.fromkeys(captions[:: max(1, len(captions) // queries)]))[:queries]
-    similarity = videos.scores(embed_texts(encoder, chosen))
-    hits = np.argsort(-similarity, axis=1, kind="stable")[:, :candidates]
-    texts = [text for text, row in zip(chosen, hits, strict=True) for _ in row]
-    logits = match_logits(encoder, texts, tokens, hits.ravel().tolist()).reshape(hits.shape)
-    ordered = {"similarity": -np.arange(hits.shape[1])[None].repeat(len(hits), axis=0).astype(float), "match": logits}
-    ordered["fused"] = encoder.fused_score(np.take_along_axis(similarity, hits, axis=1), logits)
-    right = [text in packed.examples[row].captions for text, row in zip(texts, hits.ravel().tolist(), strict=True)]
-    right_hits = np.array(right).reshape(hits.shape)
-    out: dict[str, float] = {}
-    for name, scores in ordered.items():
-        ranked = np.take_along_axis(right_hits, np.argsort(-scores, axis=1, kind="stable"), axis=1)
-        out |= {f"{name} R@{k} (top {candidates})": float(100.0 * ranked[:, :k].any(axis=1).mean()) for k in (1, 5, 10)}
-    return out
+    nearest = nearest_videos(encoder, packed, videos, tokens, queries=queries, count=candidates)
+    orders = {
+        "similarity": None,
+        "match": nearest.logits,
+        "fused": encoder.fused_score(nearest.similarity, nearest.logits),
+    }
+    return {
+        f"{name} R@{k} (top {candidates})": value
+        for name, scores in orders.items()
+        for k, value in zip(RANKS, nearest.recall(scores, candidates), strict=True)
+    }
 
 
 def name_retrieval(encoder: Encoder, packed: Packed, videos: Gallery) -> dict[str, float]:
@@ -190,8 +226,6 @@ def name_retrieval(encoder: Encoder, packed: Packed, videos: Gallery) -> dict[st
     metrics = concept_retrieval(encoder, queries, queries, videos, best)
     return {k.replace("t2v", "name"): v for k, v in metrics.items()} | {"name queries": float(len(queries))}
 
-
-RANKS = (1, 5, 10)
 
 Counts = Mapping[str, float]
 

@@ -161,10 +161,32 @@ class Calibration(StrictModel):
     """Divisor of answer logits before the softmax."""
 
 
+MAX_RERANK = 1000
+"""Largest number of search results that can be reranked."""
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+class RerankingRecall(StrictModel):
+    """Recall of searches for videos of a validation split by their captions."""
+
+    queries: Annotated[int, Field(ge=1)]
+    recall: dict[Annotated[int, Field(ge=0, le=MAX_RERANK)], tuple[Percent, Percent, Percent]]
+    """R@1, R@5 and R@10 by number of reranked results; 0: by similarity alone."""
+
+
+class Reranking(StrictModel):
+    """Number of search results that are reranked unless a request sets it, and the measurements it is chosen by."""
+
+    candidates: Annotated[int, Field(ge=0, le=MAX_RERANK)]
+    """0: reranking was not found to help."""
+    measured: dict[str, RerankingRecall] = {}
+    """By validation split."""
+
+
 class Manifest(OmitDefaultsModel):
     """`manifest.json`. Paths are relative to the bundle's folder, with forward slashes."""
 
-    _omit_if_default: ClassVar[tuple[str, ...]] = ("logit_bias", "answer_length")
+    _omit_if_default: ClassVar[tuple[str, ...]] = ("logit_bias", "answer_length", "reranking")
 
     schema_version: Literal[1] = 1
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -192,6 +214,8 @@ class Manifest(OmitDefaultsModel):
     model_card: RelativePath = "MODEL_CARD.md"
     parity_report: RelativePath = "parity.json"
     calibration: Calibration = Calibration()
+    reranking: Reranking | None = None
+    """Null: not measured; searches do not rerank by default."""
     precision: str = "float32"
     training_data: list[str] = []
     metrics: dict[str, float] = {}
@@ -223,6 +247,11 @@ class Manifest(OmitDefaultsModel):
             raise ValueError("answers: null; the task 'answering' needs an answer vocabulary")
         if "retrieval" in self.tasks and not self.vector_width:
             raise ValueError("vector_width: 0; the task 'retrieval' needs vectors")
+        if self.default_rerank and not {"retrieval", "matching"} <= set(self.tasks):
+            raise ValueError(
+                f"reranking.candidates: {self.default_rerank}; 0 was expected, as tasks {self.tasks} do not have both "
+                "'retrieval' and 'matching'"
+            )
         named = [*self.graphs.values(), self.tokenizer, self.model_card, self.parity_report]
         named += [self.answers] if self.answers else []
         unlisted = sorted(set(named) - set(self.files))
@@ -234,6 +263,11 @@ class Manifest(OmitDefaultsModel):
         if not all(math.isfinite(n) for n in [*numbers, self.logit_bias]):
             raise ValueError("calibration, metrics, temperature, logit_bias: a number is not finite")
         return self
+
+    @property
+    def default_rerank(self) -> int:
+        """Number of results that a search by a text reranks unless the request sets it."""
+        return 0 if self.reranking is None else self.reranking.candidates
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of what determines an embedding: graphs, weights, tokenizer, streams, text length.

@@ -199,6 +199,7 @@ def _facts(info: dict[str, Any]) -> list[tuple[str, str]]:
         ("size", f"{decimal(info['bytes'])} in {len(info['files'])} files"),
         ("fidelity", "\n".join([*map(_format_fidelity, info["fidelity"] or []), *info["variant"]]) or "unknown"),
         ("calibration", "\n".join(info["calibration_summary"]) or "unknown"),
+        ("reranking", info["reranking_summary"]),
         ("training data", "\n".join(info["training_data"]) or "unknown"),
         ("metrics", metrics or "unknown"),
         ("licence", info["licence"]),
