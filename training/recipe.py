@@ -39,6 +39,10 @@ class DatasetConfig(StrictModel):
     """Sampling weight: the fraction of the stage's steps that use this corpus, relative to the others."""
     batch_size: Annotated[int, Field(ge=2)]
     """Videos per step and process."""
+    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
+    """Videos, and their captions, that are encoded at a time. ITC and the other objectives are over the whole batch as
+    without it, but memory is needed for the activations of so many videos only, and time for encoding them twice
+    (gradient cache). Not with BatchNorm that learns its statistics. None: all at once."""
     objectives: dict[Objective, float]
     """Loss weight by objective."""
     questions_per_video: Annotated[int, Field(ge=1)] = 1
@@ -217,6 +221,11 @@ def _validate_dataset(stage: Stage, dataset: DatasetConfig) -> None:
         raise ValueError(
             f"prototypes: {dataset.prototypes} of {dataset.corpus!r} in stage {stage.name!r}; 'class_names' and "
             "frozen = 'visual' were expected"
+        )
+    if "mvm" in dataset.objectives and dataset.micro_batch_size:
+        raise ValueError(
+            f"micro_batch_size: {dataset.micro_batch_size} of {dataset.corpus!r} with 'mvm', which masks the visual "
+            "tokens of the whole batch; no micro_batch_size was expected"
         )
     if "mvm" in dataset.objectives and stage.frozen != "none":
         raise ValueError(

@@ -6,7 +6,7 @@ W visual width, D text width, E embedding dim.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ import numpy as np
 import tokenizers
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from training.data.batches import Batch, Tokens
 from training.data.scenes.objects import ATTRIBUTE_WEIGHTS
@@ -22,6 +23,7 @@ from training.models.text import VisualCache
 from training.objectives import losses
 from training.objectives.class_names import most_likely
 from training.objectives.class_prototypes import ClassPrototypes
+from training.recipe import DatasetConfig
 
 NAMES_PER_STEP = 96
 """Class names that one step compares videos with: those with most mass in the batch."""
@@ -72,10 +74,10 @@ def compute_losses(model: FusedModel, batch: Batch, words: WordMasking, names: N
     out: dict[str, Tensor] = {}
     cache = model.prepare_visual(video.tokens) if {"itm", "mlm", "vqa"} & set(objectives) else None
     if batch.captions is not None and {"itc", "itm"} & set(objectives):
-        text, states = model.encode_text(batch.captions.ids, batch.captions.mask)
+        text, states = _encode_text(model, batch.captions, batch.dataset)
         negatives = None
         if batch.negatives is not None:
-            negatives, negative_states = model.encode_text(batch.negatives.ids, batch.negatives.mask)
+            negatives, negative_states = _encode_text(model, batch.negatives, batch.dataset)
         if "itc" in objectives:
             soft = None
             if batch.dataset.soft_targets:
@@ -119,8 +121,12 @@ class EncodedVideo(NamedTuple):
 
 
 def _encode_video(model: FusedModel, batch: Batch) -> EncodedVideo:
+    rows = batch.dataset.micro_batch_size
     if batch.visual is not None:
-        tokens = batch.visual["visual"] if "visual" in batch.visual else model.tokens_of_features(batch.visual)
+        if "visual" in batch.visual:
+            tokens = batch.visual["visual"]
+        else:
+            (tokens,) = _in_micro_batches(lambda features: (model.tokens_of_features(features),), rows, batch.visual)
         embedding = model.video_embedding(tokens)
         return EncodedVideo(embedding, embedding, tokens)
     assert batch.streams is not None
@@ -128,11 +134,38 @@ def _encode_video(model: FusedModel, batch: Batch) -> EncodedVideo:
         tokens, mask_context = model.encode_for_masking(batch.streams)
         embedding = model.video_embedding(tokens)
         return EncodedVideo(embedding, embedding, tokens, mask_context)
-    by_clip = model.clip_tokens(batch.streams, batch.times)
+    (by_clip,) = _in_micro_batches(lambda streams: (model.clip_tokens(streams, batch.times),), rows, batch.streams)
     tokens = by_clip.mean(dim=1)
     embedding = model.video_embedding(tokens)
     pooled = model.cfg.clip_merge == "logsumexp" and by_clip.shape[1] > 1
     return EncodedVideo(embedding, model.video_embedding(by_clip) if pooled else embedding, tokens)
+
+
+def _encode_text(model: FusedModel, texts: Tokens, dataset: DatasetConfig) -> tuple[Tensor, Tensor]:
+    """Return the embeddings (B * P, E) and states (B * P, L, D) of the captions of a batch."""
+    rows = dataset.micro_batch_size and dataset.micro_batch_size * dataset.captions_per_video
+    inputs = {"ids": texts.ids, "mask": texts.mask}
+    embedding, states = _in_micro_batches(lambda part: model.encode_text(part["ids"], part["mask"]), rows, inputs)
+    return embedding, states
+
+
+def _in_micro_batches(
+    encode: Callable[[Mapping[str, Tensor]], tuple[Tensor, ...]], rows: int | None, inputs: Mapping[str, Tensor]
+) -> tuple[Tensor, ...]:
+    """Encode inputs (n, ...) in micro-batches of so many rows; None: all at once.
+
+    This is the gradient cache of Gao et al. (2021): only outputs are kept, for a loss over all rows; its backward pass
+    computes the activations of one micro-batch at a time again, with the random numbers of the first time.
+    """
+    count = len(next(iter(inputs.values())))
+    if rows is None or rows >= count:
+        return encode(inputs)
+    # As a positional argument, in which `checkpoint` looks for the device whose random state it saves.
+    parts = [
+        checkpoint(encode, {name: x[start : start + rows] for name, x in inputs.items()}, use_reentrant=False)
+        for start in range(0, count, rows)
+    ]
+    return tuple(torch.cat(outputs) for outputs in zip(*parts, strict=True))
 
 
 TextStates = tuple[Tensor, Tensor]

@@ -158,6 +158,7 @@ class _StageRun:
             _check_batch_sizes(self.batches)
         self.bf16 = recipe.precision == "bf16"
         freeze(model, stage)
+        _check_micro_batches(model, stage)
         if stage.frozen != "none":
             with accelerator.main_process_first():  # the other processes read its files
                 fresh = fresh and accelerator.is_main_process
@@ -238,6 +239,17 @@ def _check_batch_sizes(batches: Batches) -> None:
                 f"{dataset.corpus}/{dataset.split} has {len(usable)} usable examples; at least "
                 f"{dataset.batch_size * batches.world} were expected"
             )
+
+
+def _check_micro_batches(model: FusedModel, stage: Stage) -> None:
+    """Raise InvalidInput where BatchNorm would take the statistics of a micro-batch for those of the batch."""
+    sizes = [dataset.micro_batch_size for dataset in stage.datasets if dataset.micro_batch_size]
+    norms = [n for n, m in model.named_modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) and m.training]
+    if sizes and norms:
+        raise InvalidInput(
+            f"micro_batch_size: {sizes[0]} in stage {stage.name!r}, where the BatchNorm {norms[0]} learns its "
+            "statistics; a model without such a norm, or no micro_batch_size, was expected"
+        )
 
 
 def schedule_factor(inner: int, stage: Stage) -> float:
