@@ -10,12 +10,13 @@ import torch
 from training import checkpoint
 from training.checkpoint import ONLY_IN_TRAINING, Checkpoint, InitialModel
 from training.data.example import Example, build_vocabulary
-from training.data.packed import fingerprint_of, open_packed
+from training.data.packed import fingerprint_of, open_packed, stride_of
 from training.data.scenes.objects import ATTRIBUTES
 from training.from_bundle import model_of_bundle
 from training.models.architectures import ARCHITECTURES, build, read_config
 from training.models.config import ConvConfig, FusedConfig
 from training.models.fusion import FusedModel
+from training.models.hd_vila import HdVilaConfig
 from training.models.pretrained import load_kept_stages, load_pretrained, load_text, text_folder, tokenizer_file
 from training.recipe import Recipe
 from vitascope.bundle.manifest import MANIFEST_NAME
@@ -54,6 +55,7 @@ def load_or_initialize(recipe: Recipe, data: Path, latest: Path, start_from: Pat
         initial = _adapt(load_initial_model(start_from), recipe)
         if recipe.extend_answers:
             initial = _extend_answers(initial, _vocabulary(recipe, data))
+    _check_strides(recipe, initial.model.cfg, data)
     return Checkpoint(
         initial.model, initial.answers, recipe, initial.tokenizer, 0, initial.lineage, _fingerprints(recipe, data)
     )
@@ -71,8 +73,27 @@ def _continues(stored: Recipe, recipe: Recipe, step: int) -> bool:
 
 def _fingerprints(recipe: Recipe, data: Path) -> dict[str, str]:
     """Return the fingerprint of every packed split of the recipe, by `corpus/split`."""
+    return {split: fingerprint_of(data / split) for split in _splits(recipe, data)}
+
+
+def _splits(recipe: Recipe, data: Path) -> list[str]:
+    """Return the packed splits of the recipe that exist, as `corpus/split`."""
     splits = {f"{dataset.corpus}/{dataset.split}" for stage in recipe.stages for dataset in stage.datasets}
-    return {split: fingerprint_of(data / split) for split in sorted(splits) if (data / split).is_dir()}
+    return [split for split in sorted(splits) if (data / split).is_dir()]
+
+
+def _check_strides(recipe: Recipe, cfg: FusedConfig, data: Path) -> None:
+    """Raise InvalidInput when a corpus of videos is packed with another stride than the model's."""
+    if not isinstance(cfg, HdVilaConfig):
+        return
+    for split in _splits(recipe, data):
+        packed = stride_of(data / split)
+        if packed is not None and packed != cfg.frame_stride:
+            raise InvalidInput(
+                f"frame_stride: {cfg.frame_stride:g} s in the model's config, but {data / split} is packed with "
+                f"{packed:g} s; `vitascope prepare --recipe` packs with the stride of a recipe, and model = "
+                f"{{ frame_stride = {packed:g} }} takes the corpus as it is"
+            )
 
 
 def _check_corpora(stored: Checkpoint, data: Path) -> None:

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from tests.training.data.corpus_files import movie
 from training.data.example import Example, Negative, Question
 from training.data.packed import Media, Origin, write_packed
+from training.data.strided_frames import Stride
 from training.recipe import Recipe
 from vitascope.bundle.manifest import FrameStream
 
@@ -99,7 +100,13 @@ def _items(folder: Path, split: str, copies: int, seed: int) -> Iterator[tuple[E
 
 
 def write_clips(
-    data: Path, folder: Path, clips: int, splits: tuple[str, ...] = ("train",), videos: int = 8, name: str = "changing"
+    data: Path,
+    folder: Path,
+    clips: int,
+    splits: tuple[str, ...] = ("train",),
+    videos: int = 8,
+    name: str = "changing",
+    stride: Stride | None = None,
 ) -> None:
     """Videos that show the colours one after another, each beginning with another, as the corpus `name`.
 
@@ -115,7 +122,7 @@ def write_clips(
             movie(path, [COLOURS[colour] for colour in shown])
             requested = Question("what color is it ?", (shown[0],), "colour")
             items.append((Example(path.stem, captions=(f"a {shown[0]} square",), questions=(requested,)), path))
-        write_packed(data / name / split, VIDEO_STREAMS, items, origin, clips=clips)
+        write_packed(data / name / split, VIDEO_STREAMS, items, origin, clips=clips, stride=stride)
 
 
 def recipe(tokenizer: Path, *, steps: int = 8, **changes: object) -> Recipe:

@@ -69,6 +69,13 @@ def test_both_streams_are_cut_alike() -> None:
     assert ink(cut["low"]) == pytest.approx(ink(cut["high"]), abs=0.03)
 
 
+@pytest.mark.parametrize(("ratio", "low", "high"), [(0.66, 48, 192), (0.9, 64, 256), (0.5, 32, 128)])
+def test_streams_of_a_quarter_of_the_side_keep_one_grid(ratio: float, low: int, high: int) -> None:
+    streams = {"high": dot(256), "low": dot(64)}
+    cut = augment(streams, dataset(resolution_ratio=ratio), np.random.default_rng(0))
+    assert {name: x.shape[3:5] for name, x in cut.items()} == {"high": (high, high), "low": (low, low)}
+
+
 def test_tinting_changes_colours_and_leaves_greys() -> None:
     frames = torch.zeros((4, 1, 1, 2, 2, 3), dtype=torch.uint8)
     frames[..., 0, :, :] = 120

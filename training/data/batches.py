@@ -281,8 +281,8 @@ def _sample_questions(questions: tuple[Question, ...], count: int, rng: np.rando
     return [questions[order[i % len(order)]] for i in range(count)]
 
 
-CELL_PIXELS = {"high": 32, "low": 16}
-"""Smallest number of pixels per side, by stream, that one cell of the visual grid covers."""
+LOW_CELL_PIXELS, HIGH_CELL_PIXELS = 16, 32
+"""Smallest number of pixels per side of one cell of the visual grid."""
 
 
 def augment(streams: Mapping[str, Tensor], dataset: DatasetConfig, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -298,7 +298,8 @@ def augment(streams: Mapping[str, Tensor], dataset: DatasetConfig, rng: np.rando
     if dataset.min_crop < 1.0 or dataset.resolution_ratio < 1.0 or dataset.zoom_out > 1.0:
         keep = rng.uniform(dataset.min_crop, dataset.zoom_out, size=2)
         offset = rng.uniform(np.minimum(1.0 - keep, 0.0), np.maximum(1.0 - keep, 0.0))
-        out = {name: _crop(x, keep, offset, dataset.resolution_ratio, CELL_PIXELS[name]) for name, x in out.items()}
+        cells = _cell_pixels(out)
+        out = {name: _crop(x, keep, offset, dataset.resolution_ratio, cells[name]) for name, x in out.items()}
     b = len(next(iter(out.values())))
     if dataset.flip:
         mirrored = torch.from_numpy(rng.random(b) < 0.5)
@@ -315,6 +316,14 @@ def augment(streams: Mapping[str, Tensor], dataset: DatasetConfig, rng: np.rando
         shift = torch.from_numpy(rng.uniform(-64 * dataset.jitter, 64 * dataset.jitter, shape).astype(np.float32))
         out = {name: (x.float() * gain + shift).clamp_(0, 255) for name, x in out.items()}
     return out
+
+
+def _cell_pixels(streams: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return the pixels per side of one cell of the visual grid by stream, so that all keep the same grid."""
+    if "low" not in streams:
+        return {"high": HIGH_CELL_PIXELS}
+    ratio = streams["high"].shape[3] // streams["low"].shape[3]
+    return {"low": LOW_CELL_PIXELS, "high": max(LOW_CELL_PIXELS * ratio, HIGH_CELL_PIXELS)}
 
 
 def _crop(frames: Tensor, keep: np.ndarray, offset: np.ndarray, scale: float, cell: int) -> Tensor:

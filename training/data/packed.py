@@ -3,7 +3,8 @@
 OUT/<corpus>/<split>/
     <stream>.npy     uint8 (N, F, H, W, 3), RGB, one array per frame stream; (N, C, F, H, W, 3) of several clips each
     examples.jsonl   N lines, in the order of the arrays
-    pack.json        streams, clips, source, licence, split rule, count, what was skipped, SHA-256 of examples.jsonl
+    pack.json        streams, clips, stride, source, licence, split rule, count, what was skipped, SHA-256 of
+                     examples.jsonl
 
 Decoding is done once, by the decoder and sampler that serving uses: training and serving see the same pixels.
 Shape letters: N examples, C clips, F frames, H height, W width (pixels).
@@ -17,7 +18,7 @@ import os
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -32,6 +33,7 @@ from numpy.typing import NDArray
 
 from training.data.corpus import CorpusError
 from training.data.example import Example, ExampleError
+from training.data.strided_frames import Stride, sample_strided
 from vitascope.bundle.bundle import file_sha256
 from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import MediaError
@@ -70,6 +72,8 @@ class EncodedMedia:
 Frames = dict[str, NDArray[np.uint8]]
 Media = Path | MediaSpan | EncodedMedia
 """A whole file, a part of one, or an encoded file in memory."""
+Read = Callable[[Media, str], Frames | str]
+"""(media, key of the example) -> its frames, or the reason why there are none."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,11 @@ class Packed:
     def clips(self) -> int:
         """Number of clips stored per video; 1 in corpora packed by early versions."""
         return int(self.info.get("clips", 1))
+
+    @property
+    def stride(self) -> float:
+        """Seconds between the frames around a centre; 0: frames are spread evenly over the clip."""
+        return float(self.info.get("stride", 0.0))
 
     @property
     def is_still(self) -> bool:
@@ -145,6 +154,12 @@ def fingerprint_of(folder: Path) -> str:
     return hashlib.sha256((folder / PACK_NAME).read_bytes()).hexdigest()
 
 
+def stride_of(folder: Path) -> float | None:
+    """Return `Packed.stride` of a split; None for pictures. Raises CorpusError when it is not packed."""
+    info = _read_info(folder)
+    return None if all(stream["frames"] == 1 for stream in info["streams"]) else float(info.get("stride", 0.0))
+
+
 def open_packed(folder: Path) -> Packed:
     """Open a split. Raises CorpusError when a file is missing or does not agree with pack.json."""
     info = _read_info(folder)
@@ -173,12 +188,14 @@ def write_packed(
     origin: Origin,
     *,
     clips: int = 1,
+    stride: Stride | None = None,
     workers: int = 1,
     max_skipped: float = 0.01,
 ) -> dict[str, Any]:
     """Decode every item and write the split. The folder appears, or is replaced, only when all is written.
 
     clips: Number of equal consecutive parts that each file, or part of one, is cut into and sampled from.
+    stride: Sample neighbours at a stride around a centre; None: frames are spread evenly over the clip.
     Media that cannot be decoded are left out and listed, with the reason, under "skipped". Items keep their order,
     whatever the number of worker processes. Returns the content of pack.json.
     Raises CorpusError when a key repeats, no item is left or more than the share `max_skipped` was left out.
@@ -186,7 +203,8 @@ def write_packed(
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        count, skipped = _write_items(unfinished, streams, items, clips, workers)
+        read = partial(_frames_or_reason, streams=tuple(streams), clips=clips, stride=stride)
+        count, skipped = _write_items(unfinished, streams, items, read, clips, workers)
         _check_skipped(folder, count, skipped, max_skipped)
         info = {
             "format": FORMAT,
@@ -195,6 +213,7 @@ def write_packed(
             **asdict(origin),
             "streams": [stream.model_dump() for stream in streams],
             "clips": clips,
+            **({"stride": stride.seconds, "random_centres": stride.random_centres} if stride else {}),
             "count": count,
             "skipped": skipped,
             "examples_sha256": file_sha256(unfinished / EXAMPLES_NAME),
@@ -208,10 +227,13 @@ def write_packed(
     return info
 
 
-def read_media(media: Media, streams: Sequence[FrameStream], clips: int = 1) -> Frames:
+def read_media(
+    media: Media, streams: Sequence[FrameStream], clips: int = 1, stride: Stride | None = None, key: str = ""
+) -> Frames:
     """Return the frames of a file, or of a part of it, {stream name: uint8 (C, F, H, W, 3)}. Raises MediaError.
 
     clips: C, the number of equal consecutive parts, each sampled as a clip.
+    stride, key: As in `sample_strided`; None: frames are spread evenly over the clip.
     A part that ends after the file does is cut there; one that begins after it is a MediaError.
     """
     if isinstance(media, EncodedMedia):
@@ -219,12 +241,15 @@ def read_media(media: Media, streams: Sequence[FrameStream], clips: int = 1) -> 
         with tempfile.TemporaryDirectory(prefix="packing-") as folder:
             path = Path(folder) / Path(media.name).name[-60:]  # file names are limited, keys of shards are not
             path.write_bytes(media.data)
-            return read_media(path, streams, clips)
+            return read_media(path, streams, clips, stride, key)
     path, start, end = (media.path, media.start, media.end) if isinstance(media, MediaSpan) else (media, 0.0, None)
     duration = probe(path).duration
     if start > 0.0 and start >= duration:
         raise MediaError(f"{path}: start: {start:g} s; less than its {duration:g} s was expected")
-    edges = np.linspace(start, duration if end is None else min(end, duration), clips + 1).tolist()
+    end = duration if end is None else min(end, duration)
+    if stride is not None:
+        return sample_strided(path, streams, (start, end), clips, stride, key)
+    edges = np.linspace(start, end, clips + 1).tolist()
     return sample_streams(path, streams, list(pairwise(edges)))
 
 
@@ -238,6 +263,7 @@ def _write_items(
     folder: Path,
     streams: Sequence[FrameStream],
     items: Iterable[tuple[Example, Media]],
+    read: Read,
     clips: int,
     workers: int,
 ) -> tuple[int, list[dict[str, str]]]:
@@ -249,7 +275,7 @@ def _write_items(
         arrays = {
             name: files.enter_context(GrowingArray(folder / f"{name}.npy", shape)) for name, shape in shapes.items()
         }
-        for example, frames in _decoded(items, streams, clips, workers):
+        for example, frames in _decoded(items, read, workers):
             if example.key in keys:
                 raise CorpusError(f"key: {example.key!r} occurs twice; the keys of a split must be unique")
             if isinstance(frames, str):
@@ -274,19 +300,18 @@ def _line(example: Example) -> str:
 
 
 def _decoded(
-    items: Iterable[tuple[Example, Media]], streams: Sequence[FrameStream], clips: int, workers: int
+    items: Iterable[tuple[Example, Media]], read: Read, workers: int
 ) -> Iterator[tuple[Example, Frames | str]]:
     """Yield each example, in order, with its frames or with the reason why there are none."""
-    task = partial(_frames_or_reason, streams=tuple(streams), clips=clips)
     if workers <= 1:
         for example, media in items:
-            yield example, task(media)
+            yield example, read(media, example.key)
         return
     # A window of waiting results keeps memory bounded however long the corpus is.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         waiting: deque[tuple[Example, Future[Frames | str]]] = deque()
         for example, media in items:
-            waiting.append((example, pool.submit(task, media)))
+            waiting.append((example, pool.submit(read, media, example.key)))
             if len(waiting) >= 8 * workers:
                 done, future = waiting.popleft()
                 yield done, future.result()
@@ -294,9 +319,11 @@ def _decoded(
             yield done, future.result()
 
 
-def _frames_or_reason(media: Media, streams: tuple[FrameStream, ...], clips: int) -> Frames | str:
+def _frames_or_reason(
+    media: Media, key: str, streams: tuple[FrameStream, ...], clips: int, stride: Stride | None
+) -> Frames | str:
     try:
-        return read_media(media, streams, clips)
+        return read_media(media, streams, clips, stride, key)
     except MediaError as error:
         return f"{error.code}: {error}"
 

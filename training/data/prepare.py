@@ -35,6 +35,7 @@ from training.data.corpus import SPLITS, CorpusError, EmptySplit
 from training.data.example import Example
 from training.data.packed import STILL_STREAMS, VIDEO_STREAMS, Media, Origin, write_packed
 from training.data.scenes import generate
+from training.data.strided_frames import Stride
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import FrameStream
 
@@ -97,6 +98,7 @@ examples:
   vitascope prepare msrvtt --source /data/msrvtt --max-skipped 0.1 --workers 4
   vitascope prepare msrvtt --source /data/msrvtt --clips 4 --out data/clips
   vitascope prepare scenes --source data/scenes --seen-by bundles/clip --name scenes-clip
+  vitascope prepare hdvila100m --source /data/hdvila --recipe my-base.toml --clips 8
   vitascope prepare coco --source /data/coco --splits val test
 
 A file that cannot be decoded is skipped and listed, with the reason, in pack.json. A split is written only when
@@ -148,7 +150,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         action="append",
         metavar="BUNDLE",
-        help="pack the frame streams of this bundle instead of HD-VILA's; repeatable",
+        help="pack the frame streams of this bundle instead of HD-VILA tiny's; repeatable",
+    )
+    add(
+        "--recipe",
+        type=Path,
+        metavar="FILE",
+        help="pack the frame streams of this recipe's model, with its frame stride, instead of HD-VILA tiny's",
     )
     for option, effect, default in (
         ("--shortest", "cues are merged until a clip lasts this long", subtitled.SHORTEST),
@@ -172,6 +180,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         shortest=options.shortest,
         longest=options.longest,
         seen_by=options.seen_by or (),
+        recipe=options.recipe,
     )
 
 
@@ -188,6 +197,7 @@ def prepare(
     shortest: float | None = None,
     longest: float | None = None,
     seen_by: Sequence[Path] = (),
+    recipe: Path | None = None,
 ) -> dict[str, Any]:
     """Pack the splits of one corpus, showing progress on stderr.
 
@@ -196,7 +206,9 @@ def prepare(
         name: Folder in `out`; by default `corpus`.
         clips: Per video; pictures have one.
         shortest, longest: Seconds of the clips of `subtitled`.
-        seen_by: Bundles whose frame streams are packed instead of HD-VILA's.
+        seen_by: Bundles whose frame streams are packed instead of HD-VILA tiny's.
+        recipe: Recipe whose model's frame streams are packed instead. Where the model has a frame stride, centres are
+            drawn at random in the training split and lie in the middle of their parts in the others.
 
     Returns:
         {"name/split": {"count", "skipped": [{"key", "reason"}], "seconds"}}.
@@ -212,7 +224,9 @@ def prepare(
     done: dict[str, Any] = {}
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     readers = _readers(corpus, source, name, shortest, longest)
-    model_streams = _seen_streams(seen_by)
+    if recipe and seen_by:
+        raise CorpusError(f"--recipe: {recipe} with --seen-by; one of both was expected")
+    model_streams, stride = _recipe_streams(recipe) if recipe else (_seen_streams(seen_by), 0.0)
     if clips > 1 and all(_is_still(reader) for _, reader in readers):
         raise CorpusError(f"--clips: {clips} with {corpus}; pictures have one clip, 1 was expected")
     with Progress(*columns, console=console) as progress:
@@ -227,6 +241,7 @@ def prepare(
                     items,
                     reader.origin,
                     clips=1 if _is_still(reader) else clips,
+                    stride=None if _is_still(reader) or not stride else Stride(stride, split == "train"),
                     workers=workers,
                     max_skipped=max_skipped,
                 )
@@ -267,6 +282,18 @@ def _seen_streams(bundles: Sequence[Path]) -> list[FrameStream]:
                     "one stream of a name, pack it twice (--name)"
                 )
     return list(streams_by_name.values())
+
+
+def _recipe_streams(path: Path) -> tuple[list[FrameStream], float]:
+    """Return the streams of a recipe's model and the seconds between its neighbouring frames, 0 for none."""
+    from training.initialization import model_config  # loads torch
+    from training.recipe import read_recipe
+
+    try:
+        config = model_config(read_recipe(path), answers=0)
+    except (OSError, ValueError) as error:
+        raise CorpusError(f"--recipe: {path}: {error}") from error
+    return config.streams(), getattr(config, "frame_stride", 0.0)
 
 
 def _streams(reader: Reader, model_streams: Sequence[FrameStream]) -> Sequence[FrameStream]:

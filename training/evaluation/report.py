@@ -286,6 +286,8 @@ def _select_protocols(
         clip_count(packed, target.clips)
         if unlike := "; ".join(packed.stream_mismatches(target.encoder.streams)):
             log(f"{name}: measured at other frames than the model is made for: {unlike}")
+        if packed.stride:
+            log(f"{name}: packed at a stride of {packed.stride:g} s; a service spreads frames evenly over the clip")
         known = PROTOCOLS.get(name)
         chosen[name] = partial(known, target) if known else partial(measure_corpus, target, packed)
     if not chosen:

@@ -24,6 +24,9 @@ class HdVilaConfig(ConvConfig):
     low_width: int
     low_frames: Annotated[int, Field(ge=2)]
     """Number of low-resolution neighbours of the high-resolution frame."""
+    frame_stride: Annotated[float, Field(ge=0)] = 0.0
+    """Seconds between neighbours in training, around a random centre; published: 12 frames, at 25 frames per second
+    0.48. 0: frames are spread evenly over the clip, as bundles always do."""
     temporal_shift: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Fraction of channels that the trained blocks of the low-resolution encoder take from the previous frame, and as
     many from the next. The published model has no temporal shift; only an EfficientNet supports it."""
@@ -93,6 +96,7 @@ def base(answers: int = 0) -> HdVilaConfig:
         low_height=160,
         low_width=256,
         low_frames=6,
+        frame_stride=12 / 25,
         grid_height=10,
         grid_width=16,
         hybrid_width=1024,
