@@ -297,6 +297,14 @@ def test_training_mode_keeps_frozen_statistics() -> None:
     assert all(torch.equal(before[n], b) for n, b in model.video.named_buffers())
 
 
+def test_frozen_stages_keep_their_statistics_where_the_others_learn_theirs() -> None:
+    model = HdVila(small_config(backbone="test_resnet", frozen_stages=2, frozen_norm=False)).train()
+    before = {n: b.clone() for n, b in model.video.high.named_buffers() if "running" in n}
+    model.encode_video(frames(2, 1))
+    changed = {n for n, b in model.video.high.named_buffers() if n in before and not torch.equal(before[n], b)}
+    assert changed == {n for n in before if not n.startswith(("stages.0.", "stages.1."))}
+
+
 def test_config_refuses_a_grid_that_does_not_fit() -> None:
     with pytest.raises(ValueError, match=r"grid_height: 3 given.*32 / 16 = 2 was expected"):
         small_config(grid_height=3)

@@ -97,7 +97,7 @@ class ConvConfig(FusedConfig):
     backbone: str
     """Name in timm; a ResNet or EfficientNet."""
     frozen_stages: Annotated[int, Field(ge=0, le=5)]
-    """Number of leading backbone stages that are always frozen."""
+    """Number of leading backbone stages that are always frozen, with the statistics of their BatchNorm."""
     frozen_norm: bool
     """Keep the backbone's BatchNorm at its pretrained statistics; needed for small batches."""
 

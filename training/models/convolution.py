@@ -83,9 +83,10 @@ class ConvEncoder(nn.Module):
             fold_frozen_norms(self.stages)
 
     def train(self, mode: bool = True) -> ConvEncoder:
+        """Set the training mode; frozen stages, or with `frozen_norm` all, keep their BatchNorm statistics."""
         super().train(mode)
-        if self.frozen_norm:
-            for module in self.modules():
+        for stage in self.stages if self.frozen_norm else self.stages[: self.frozen_stages]:
+            for module in stage.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
         return self
