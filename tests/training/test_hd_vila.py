@@ -199,6 +199,17 @@ def test_other_frame_counts_and_sizes_run_by_interpolation(small: HdVila, count:
     assert (vector - changed).abs().max() > 1e-5  # the last frame is seen
 
 
+def test_low_frames_of_a_quarter_of_the_side_have_the_grid_of_the_high_one() -> None:
+    torch.manual_seed(0)
+    model = HdVila(small_config(high_height=128, high_width=128, backbone="test_resnet", frozen_stages=0)).eval()
+    streams = {"high": torch.randint(0, 256, (1, 1, 1, 128, 128, 3), dtype=torch.uint8), "low": frames(1, 1)["low"]}
+    with torch.no_grad():
+        vector, tokens = model.encode_video(streams)
+        changed, _ = model.encode_video(streams | {"high": 255 - streams["high"]})
+    assert tokens.shape == (1, 4, 32)
+    assert (vector - changed).abs().max() > 1e-4
+
+
 def bare_hybrid() -> HybridTransformer:
     """Positions and times alone, of a grid of 2 by 2 and 5 frames, which start as zeros."""
     hybrid = HybridTransformer(small_config(hybrid_layers=0))
