@@ -21,8 +21,8 @@ from vitascope.media.formats import media_type
 _SOURCE: TypeAdapter[JobSource] = TypeAdapter(JobSource)
 
 
-def serialize_collection(collection: Collection, model_loaded: bool) -> schemas.Collection:
-    """Serialize a collection; Raises StorageError."""
+def serialize_collection(collection: Collection, model_loaded: bool, default_rerank: int) -> schemas.Collection:
+    """Serialize a collection. Raises StorageError."""
     stats, index = collection.stats(), collection.index_state()
     return schemas.Collection(
         name=collection.name,
@@ -31,6 +31,7 @@ def serialize_collection(collection: Collection, model_loaded: bool) -> schemas.
         bundle=collection.bundle_name,
         fingerprint=collection.fingerprint,
         model_loaded=model_loaded,
+        default_rerank=default_rerank,
         created_at=collection.created_at,
         token_encoding=collection.token_encoding,
         index_kind=index.requested,

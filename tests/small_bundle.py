@@ -58,12 +58,14 @@ def make_small_bundle(
     version: str = "1",
     answers: Sequence[str] | None = ANSWERS,
     free_form_answers: bool = False,
+    default_rerank: int | None = None,
 ) -> Path:
     """Write the bundle into ``folder``, created if missing, and return the folder.
 
     ``seed`` and ``width`` (D and K, at least 8) change the embeddings and so the fingerprint. With ``external_data``
     the video and text graphs share a ``weights.bin``. With ``free_form_answers`` the answer graph scores candidates by
     the colours that they name. Without the task "retrieval" and with ``free_form_answers`` there are no embeddings.
+    ``default_rerank``: the number of reranked results that the manifest states; None: it states none.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "weights.bin").unlink(missing_ok=True)
@@ -87,6 +89,8 @@ def make_small_bundle(
     if free_form_answers:
         manifest["answer_length"] = ANSWER_LENGTH
         manifest["vector_width"] = width if "retrieval" in tasks else 0
+    if default_rerank is not None:
+        manifest["reranking"] = {"candidates": default_rerank}
     write_manifest(folder, manifest)
     return folder
 

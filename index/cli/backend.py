@@ -71,9 +71,6 @@ class Backend(Protocol):
 
     def delete_video(self, collection: str, video_id: str, /) -> None: ...
 
-    def list_model_tasks(self, collection: str) -> Sequence[str]:
-        """Return the tasks of the model that searches a collection; none if it is not loaded."""
-
     def search_collection(
         self,
         collection: str,
@@ -83,7 +80,7 @@ class Backend(Protocol):
         limit: int,
         cursor: str | None,
         where: JSON | None,
-        rerank: int,
+        rerank: int | None,
         hybrid: bool,
         min_similarity: float | None,
         group: Group,

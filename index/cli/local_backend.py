@@ -248,10 +248,6 @@ class LocalBackend:
     def delete_video(self, collection: str, video_id: str) -> None:
         self.open_collection(collection).delete_video(int(video_id))
 
-    def list_model_tasks(self, collection: str) -> Sequence[str]:
-        self.open_collection(collection)
-        return self.model.bundle.manifest.tasks
-
     def search_collection(
         self,
         collection: str,
@@ -261,13 +257,14 @@ class LocalBackend:
         limit: int,
         cursor: str | None,
         where: JSON | None,
-        rerank: int,
+        rerank: int | None,
         hybrid: bool,
         min_similarity: float | None,
         group: GroupBy,
         candidates: int | None,
     ) -> JSON:
         from index.search.request import SearchCursor, SearchRequest, decode_cursor, encode_cursor, request_hash
+        from index.search.rerank import default_rerank
         from index.search.search import search
 
         parsed = None if where is None else parse_filter(where)
@@ -283,9 +280,12 @@ class LocalBackend:
         position = None if cursor is None else decode_cursor(cursor, hash_of_request).position
         opened = self.open_collection(collection)
         opened.require_fingerprint(self.model.bundle.fingerprint)
+        parts = list(self._query_parts(query, files))
+        if rerank is None:
+            rerank = default_rerank(self.model.bundle.manifest, parts, hybrid=hybrid)
         request = SearchRequest(
             fingerprint=self.model.bundle.fingerprint,
-            parts=list(self._query_parts(query, files)),
+            parts=parts,
             limit=limit,
             after=position,
             where=parsed,

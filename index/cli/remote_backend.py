@@ -34,11 +34,6 @@ class RemoteBackend(Client):
         # Without skip_missing, a video that cannot be embedded fails the whole operation.
         return {"switched": True, "embedded": None, "failures": []}
 
-    def list_model_tasks(self, collection: str) -> Sequence[str]:
-        fingerprint = self.get_collection(collection)["fingerprint"]
-        tasks = (model["tasks"] for model in self.list_models()["models"] if model["fingerprint"] == fingerprint)
-        return next(tasks, [])
-
     def search_collection(
         self,
         collection: str,
@@ -48,7 +43,7 @@ class RemoteBackend(Client):
         limit: int,
         cursor: str | None,
         where: JSON | None,
-        rerank: int,
+        rerank: int | None,
         hybrid: bool,
         min_similarity: float | None,
         group: Group,

@@ -14,14 +14,13 @@ from vitascope.cli.options import add_bundle, add_collection, add_data, add_engi
 from vitascope.cli.output import print_results
 from vitascope.errors import InvalidInput
 
-RERANK = 20
-
 EPILOG = """\
-Clips are ranked by similarity, the cosine of the embeddings of query and clip. The best ones are
-then reranked with the fusion model and ordered by fused score; --rerank sets how many, 0 disables
-it. A query can combine a text with images or videos (--like) and clips of the collection
-(--like-clip). Queries without a text are not reranked. --hybrid also matches words in titles and
-subtitles.
+Clips are ranked by similarity, the cosine of the embeddings of query and clip. With --rerank N the
+best N are then scored by the fusion model and ordered by fused score. By default N is the number
+that the bundle states (vitascope bundle inspect): how many helped on its validation data, often 0.
+A query can combine a text with images or videos (--like) and clips of the collection (--like-clip).
+Queries without a text cannot be reranked. --hybrid also matches words in titles and subtitles;
+such searches are reranked only with --rerank.
 
 examples:
   vitascope search "a red square moves left"
@@ -51,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rerank",
         type=int,
         metavar="N",
-        help=f"number of clips to rerank (default: {RERANK} if there is a text and the bundle supports matching)",
+        help="number of clips to rerank; 0 disables it (default: the number that the bundle states)",
     )
     add("--hybrid", action="store_true", help="also match words in titles and subtitles")
     add("--filter", metavar="JSON", help="filter on metadata and fields of videos and clips")
@@ -70,10 +69,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     query, where = _parse_query(args), parse_filter_option(args.filter)
     with open_backend(args) as backend:
-        rerank = args.rerank
-        if rerank is None:
-            has_text = args.text is not None and query[0]["weight"] > 0
-            rerank = RERANK if has_text and "matching" in backend.list_model_tasks(args.collection) else 0
         page = backend.search_collection(
             args.collection,
             query,
@@ -81,7 +76,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             limit=args.limit,
             cursor=args.cursor,
             where=where,
-            rerank=rerank,
+            rerank=args.rerank,
             hybrid=args.hybrid,
             min_similarity=args.min_similarity,
             group=args.group,

@@ -1,6 +1,6 @@
 """Records of a data folder as the JSON of the HTTP API.
 
-Fields that only a service knows are null: ``model_loaded`` and URLs.
+Fields that only a service knows are null: ``model_loaded``, ``default_rerank`` and URLs.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ def collection_view(collection: Collection) -> JSON:
         "bundle": collection.bundle_name,
         "fingerprint": collection.fingerprint,
         "model_loaded": None,
+        "default_rerank": None,
         "created_at": collection.created_at,
         "token_encoding": collection.token_encoding,
         "index_kind": index.requested,

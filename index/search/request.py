@@ -26,10 +26,10 @@ from index.collection import MAX_K
 from index.records import Float32, check_embedding
 from index.storage.filters import Filter
 from index.storage.queries import load_embeddings
+from vitascope.bundle.manifest import MAX_RERANK
 from vitascope.errors import InvalidInput, NotFound
 
 MAX_WEIGHT = 1000.0
-MAX_RERANK = 1000
 GroupBy = Literal["clip", "event", "video"]
 CANDIDATES: dict[GroupBy, int] = {"event": 100, "video": 1000}
 """Default number of best clips that are grouped. Among too many, every video would be a single event; for videos it
@@ -122,7 +122,12 @@ class SearchRequest:
     @property
     def texts(self) -> list[str]:
         """The texts of positive weight, for full-text search and reranking."""
-        return [part.text for part in self.parts if isinstance(part, TextPart) and part.weight > 0]
+        return positive_texts(self.parts)
+
+
+def positive_texts(parts: Sequence[QueryPart]) -> list[str]:
+    """Return the texts of positive weight."""
+    return [part.text for part in parts if isinstance(part, TextPart) and part.weight > 0]
 
 
 def check_request(request: SearchRequest) -> None:

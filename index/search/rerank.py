@@ -14,7 +14,9 @@ import numpy as np
 from index.collection import Collection
 from index.records import Clip, Float32
 from index.search.candidates import Candidate
+from index.search.request import QueryPart, positive_texts
 from index.storage.queries import load_embeddings
+from vitascope.bundle.manifest import Manifest
 from vitascope.model import Model
 
 RERANK_BATCH_SIZE = 32
@@ -42,6 +44,15 @@ class ScoredClip:
 def can_rerank(model: Model) -> bool:
     """Return whether the model's bundle has the task "matching"."""
     return "matching" in model.bundle.manifest.tasks
+
+
+def default_rerank(manifest: Manifest, parts: Sequence[QueryPart], *, hybrid: bool) -> int:
+    """Return the number of clips that a search reranks unless its request sets it.
+
+    The number of the bundle applies to queries with exactly one text. It was measured on the order by similarity: with
+    ``hybrid`` it is 0, since the fusion model does not know which clips matched words.
+    """
+    return manifest.default_rerank if len(positive_texts(parts)) == 1 and not hybrid else 0
 
 
 def rerank(

@@ -140,6 +140,11 @@ class ModelRegistry:
         """Whether a model is ready or loading."""
         return any(entry.fingerprint == fingerprint and entry.loaded is not None for entry in self._entries)
 
+    def default_rerank(self, fingerprint: str) -> int:
+        """Return the number of clips that a search by a text reranks by default; 0 if no bundle states it."""
+        bundles = (entry.bundle for entry in self._entries if entry.fingerprint == fingerprint)
+        return next((bundle.manifest.default_rerank for bundle in bundles if bundle is not None), 0)
+
     def is_loading(self, reference: str | None) -> bool:
         """Whether ``get`` raises NotReady only until a model is loaded. Raises ModelNotFound."""
         return self._find(reference, ("ready",)).state == "loading"

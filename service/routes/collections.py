@@ -77,7 +77,8 @@ def _list(service: AppState, key: Key) -> Collections:
 
 
 def _serialize(service: AppState, collection: index.collection.Collection) -> Collection:
-    return serialize_collection(collection, service.models.is_available(collection.fingerprint))
+    default_rerank = min(service.models.default_rerank(collection.fingerprint), service.settings.max_rerank)
+    return serialize_collection(collection, service.models.is_available(collection.fingerprint), default_rerank)
 
 
 def _create(service: AppState, body: NewCollection) -> Collection:

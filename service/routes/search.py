@@ -21,7 +21,7 @@ from index.search.request import (
     encode_cursor,
     request_hash,
 )
-from index.search.rerank import ScoredClip, can_rerank, score_best_clips
+from index.search.rerank import ScoredClip, can_rerank, default_rerank, score_best_clips
 from index.search.search import search as search_collection
 from index.storage.filters import parse_filter
 from service.app_state import AppState, ReadyAppStateDep
@@ -72,9 +72,9 @@ async def search(name: str, request: Request, service: ReadyAppStateDep) -> Resp
     """The clips most similar to a text, a picture, a video, a stored clip or a mix of these, each with the second at
     which it starts; or the events or videos that they belong to.
 
-    `hybrid` also matches the words of the text. `rerank` scores that many of the best clips with the fusion model:
-    slower, better. Pages neither repeat nor miss results while the collection changes: `changed` says whether it has,
-    and 409 `cursor_expired` that it was replaced.
+    `hybrid` also matches the words of the text. `rerank` scores that many of the best clips with the fusion model,
+    which is slower; by default as many as the bundle of the collection's model states. Pages neither repeat nor miss
+    results while the collection changes: `changed` says whether it has, and 409 `cursor_expired` that it was replaced.
     """
     if is_json_or_form(request, "a search", "a search with a file"):
         parsed = _parse_search(service, parse_body(schemas.SearchRequest, await request.json()))
@@ -93,7 +93,8 @@ def _parse_search(service: AppState, body: schemas.SearchRequest | schemas.Searc
     settings = service.settings
     check_max("limit", body.limit, settings.max_results)
     check_max("clips", body.clips, settings.max_results)
-    check_max("rerank", body.rerank, settings.max_rerank)
+    if body.rerank is not None:
+        check_max("rerank", body.rerank, settings.max_rerank)
     if body.candidates is not None:
         check_max("candidates", body.candidates, settings.max_candidates)
     parts: BodyParts = body.query or []
@@ -136,9 +137,15 @@ async def _run_search(
             clip = await context.run(embed_upload, context, context.model(loaded), upload, clip_range)
             file_embedding = clip.embedding.vectors[0]
         parts = await _embed_parts(context, loaded, parsed.parts, file_embedding)
-        search_page = partial(_search_page, service, context, collection_name, loaded, parsed, parts, file_embedding)
+        rerank = parsed.options.rerank
+        if rerank is None:
+            stated = default_rerank(loaded.bundle.manifest, parts, hybrid=parsed.options.hybrid)
+            rerank = min(stated, service.settings.max_rerank)
+        search_page = partial(
+            _search_page, service, context, collection_name, loaded, parsed, parts, file_embedding, rerank
+        )
         # Reranking waits for the model, which needs more threads than what computes.
-        run = context.run(search_page) if parsed.options.rerank else context.search(collection, search_page)
+        run = context.run(search_page) if rerank else context.search(collection, search_page)
         collection, page = await run
     return Response(page, media_type="application/json")  # not serialized again by the framework
 
@@ -171,6 +178,7 @@ def _search_page(
     parsed: ParsedSearch,
     parts: Sequence[QueryPart],
     file_embedding: Float32 | None,
+    rerank: int,
 ) -> tuple[Collection, bytes | None]:
     """Return the collection and the page as JSON; None if the embeddings are not of the collection's model."""
     collection = service.collection(collection_name)
@@ -185,7 +193,7 @@ def _search_page(
             limit=options.limit,
             after=None if parsed.cursor is None else parsed.cursor.position,
             where=None if options.filter is None else parse_filter(options.filter),
-            rerank=options.rerank,
+            rerank=rerank,
             hybrid=options.hybrid,
             group=options.group,
             candidates=options.candidates,
@@ -193,7 +201,7 @@ def _search_page(
             min_similarity=options.min_similarity,
             include_query_clips=options.include_query_clips,
         ),
-        context.model(loaded) if options.rerank else None,
+        context.model(loaded) if rerank else None,
         service.observer.stage,
     )
     position = page.next_position

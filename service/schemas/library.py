@@ -27,6 +27,7 @@ COLLECTION: dict[str, Any] = {
     "bundle": "hd-vila-tiny 1.0.0",
     "fingerprint": FINGERPRINT,
     "model_loaded": True,
+    "default_rerank": 0,
     "created_at": 1764000000.0,
     "token_encoding": "int8",
     "index_kind": "auto",
@@ -107,6 +108,9 @@ class Collection(Response):
     bundle: Annotated[str, Field(description="name and version of its model")]
     fingerprint: Annotated[str, Field(description="of that model")]
     model_loaded: Annotated[bool, Field(description="false: it cannot be searched or added to until the model is")]
+    default_rerank: Annotated[
+        int, Field(description="number of clips that a search by a text reranks unless it sets `rerank`; of the model")
+    ]
     created_at: Annotated[float, Field(description="Unix seconds")]
     token_encoding: TokenEncoding
     index_kind: Annotated[str, Field(description="requested: auto, flat, hnsw or ivfpq")]

@@ -37,6 +37,7 @@ MODEL: dict[str, Any] = {
     "streams": [STREAM],
     "vector_width": 256,
     "text_length": 64,
+    "default_rerank": 0,
     "answers": 1200,
     "precision": "float32",
     "licence": "Apache-2.0",
@@ -114,6 +115,10 @@ class ModelInfo(Response):
     streams: list[FrameStream]
     vector_width: int | None
     text_length: Annotated[int | None, Field(description="tokens; longer texts are truncated")]
+    default_rerank: Annotated[
+        int | None,
+        Field(description="number of clips that a search by a text reranks by default, as the bundle states"),
+    ]
     answers: Annotated[int | None, Field(description="size of the answer vocabulary")]
     precision: str | None
     licence: str | None

@@ -76,13 +76,14 @@ class SearchOptions(Request):
         ),
     ] = None
     rerank: Annotated[
-        Int,
+        Int | None,
         Field(
             ge=0,
             description="number of the best clips to score with the fusion model and to rank by fused; the query must "
-            "have one text of positive weight",
+            "have one text of positive weight. null: `default_rerank` of the collection for such a query, 0 for others "
+            "and with `hybrid`",
         ),
-    ] = 0
+    ] = None
     hybrid: Annotated[
         bool,
         Field(

@@ -37,6 +37,7 @@ function modelCard(model, isAdmin, reload) {
       Tasks: model.tasks.join(", "),
       Inputs: model.streams.map((s) => `${s.frames} ${s.frames > 1 ? "frames" : "frame"} of ${s.width}×${s.height}`).join(" and "),
       Devices: devices(model.engines),
+      Reranking: model.default_rerank === null ? null : model.default_rerank ? `top ${model.default_rerank} by default` : "off by default",
       Precision: model.precision,
       "Training data": model.training_data.join(", "),
       Licence: model.licence,

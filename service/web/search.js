@@ -8,7 +8,7 @@ import { $, el } from "./dom.js";
 import { addKnownFields, readRows, showFilterError } from "./filter_form.js";
 import { formatCount } from "./format.js";
 import { hideLoading, resultCard, setSummary, showCards, showError, showLoading, showMessage, videoCard } from "./results.js";
-import { loadSimilarClip, PAGE_SIZE, readSearch, runSearch, saveToAddress, showChips } from "./search_state.js";
+import { loadSimilarClip, PAGE_SIZE, readSearch, runSearch, saveToAddress, setReranking, showChips, showReranking } from "./search_state.js";
 import { setSimilarClip } from "./similar_query.js";
 
 const NOUNS = { clip: ["clip"], event: ["moment"], video: ["video"] };
@@ -26,6 +26,7 @@ function startRequest() {
 export function showResults(count = 1) {
   minCount = count;
   showChips(search);
+  showReranking();
   if (!currentName()) {
     showMessage("No collections", "Create a collection, then add videos or images to it.",
       el("button", { type: "button", className: "strong", textContent: "New collection", onclick: openNewCollection }));
@@ -108,8 +109,8 @@ async function showHits(criteria, { more = false, count = 1 }) {
       changed ? "the collection has changed; search again to see new videos" : ""].filter(Boolean).join("; "));
   } catch (error) {
     if (error.code === "task_missing" && $("rerank").checked) {
-      $("rerank").checked = false;
       $("rerank").disabled = true;
+      setReranking(null);
       return search();
     }
     handleError(error, showResults);
@@ -186,8 +187,17 @@ export function prepareSearch() {
   $("query").addEventListener("search", () => {
     if (!$("query").value) search(); // the clear button of the field
   });
-  $("rerank").onchange = $("hybrid").onchange = $("group").onchange = () => {
+  const repeat = () => {
     if (readSearch().hasQuery) search();
   };
+  $("rerank").onchange = () => {
+    setReranking($("rerank").checked);
+    repeat();
+  };
+  $("hybrid").onchange = () => {
+    showReranking();
+    repeat();
+  };
+  $("group").onchange = repeat;
   $("more").onclick = showMore;
 }

@@ -1,15 +1,30 @@
 // The search form as a request and as an address.
 
 import { call, collectionPath } from "./api.js";
-import { currentName } from "./collections.js";
+import { currentCollection, currentName } from "./collections.js";
 import { $ } from "./dom.js";
 import { currentFilter, filterChips, setFilter, showFilterError } from "./filter_form.js";
 import { recordSearch, searchQuery } from "./history.js";
 import { clearSimilar, setSimilarClip, setSimilarClipId, similarChip, similarQuery } from "./similar_query.js";
 
-const RERANK = 20;
+const RERANK = 20; // results, if the model states no number
 export const PAGE_SIZE = 24;
 let savedQuery = ""; // the search in the address
+let reranks = null; // chosen by the user; null: as the model states
+
+export function setReranking(choice) {
+  reranks = choice;
+  showReranking();
+}
+
+// The option as it is for the current collection and query; words are matched without reranking by default.
+export function showReranking() {
+  $("rerank-count").textContent = rerankCount();
+  const byDefault = Boolean(currentCollection()?.default_rerank) && !$("hybrid").checked;
+  $("rerank").checked = !$("rerank").disabled && (reranks ?? byDefault);
+}
+
+const rerankCount = () => currentCollection()?.default_rerank || RERANK;
 
 // {text, like, filter, rerank, hybrid, group}; ``hasQuery`` if there is a text or example.
 export function readSearch() {
@@ -19,7 +34,7 @@ export function readSearch() {
     like: similarQuery(),
     hasQuery: Boolean(text || similarQuery()),
     filter: currentFilter(),
-    rerank: text && $("rerank").checked ? RERANK : 0, // the fusion model needs text
+    rerank: text && $("rerank").checked ? rerankCount() : 0, // the fusion model needs text
     hybrid: Boolean(text) && $("hybrid").checked,
     group: $("group").value,
   };
@@ -59,7 +74,7 @@ export function saveToAddress() {
   if (filter) query.set("filter", JSON.stringify(filter));
   if (group !== "clip") query.set("group", group);
   if ($("hybrid").checked) query.set("hybrid", "1");
-  if (!$("rerank").checked && !$("rerank").disabled) query.set("rerank", "0");
+  if (reranks !== null && !$("rerank").disabled) query.set("rerank", reranks ? "1" : "0");
   savedQuery = query.size ? `?${query}` : "";
   recordSearch(savedQuery);
 }
@@ -75,7 +90,7 @@ export function loadFromAddress() {
   $("group").value = query.get("group") || "clip";
   if ($("group").selectedIndex < 0) $("group").value = "clip";
   $("hybrid").checked = query.get("hybrid") === "1";
-  $("rerank").checked = query.get("rerank") !== "0" && !$("rerank").disabled;
+  setReranking(query.has("rerank") ? query.get("rerank") !== "0" : null);
   if (query.get("like")) setSimilarClipId(query.get("like"));
   else clearSimilar();
   setFilter(null);

@@ -54,11 +54,11 @@ def test_search_by_file_clip_and_text(indexed: Path, capsys: pytest.CaptureFixtu
     by_file = search(capsys, "--like", leaf)
     assert titles(by_file)[0] == "green"
     assert [result["fused"] for result in by_file["results"]] == [None] * 4
-    red = search(capsys, "a red thing")["results"][0]
+    red = search(capsys, "a red thing", "--rerank", "3")["results"][0]
     assert red["fused"] is not None
     assert titles(search(capsys, "--like-clip", red["clip_id"]))[0] == "wine"
     assert set(titles(search(capsys, "red", "--min-similarity", "0.5"))) == {"red", "wine"}
-    assert titles(search(capsys, "a blue thing", "--like", leaf, "--weights", "3,1", "--rerank", "0"))[0] == "blue"
+    assert titles(search(capsys, "a blue thing", "--like", leaf, "--weights", "3,1"))[0] == "blue"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_negative_numbers_are_accepted_as_values(
 
 def test_hybrid_search_matches_titles(capsys: pytest.CaptureFixture[str]) -> None:
     """The small bundle does not know "wine", the title does."""
-    result = search(capsys, "wine and blue", "--hybrid", "--rerank", "0")
+    result = search(capsys, "wine and blue", "--hybrid")
     assert set(titles(result)[:2]) == {"wine", "blue"}
     assert sorted(r["ranks"]["fulltext"] for r in result["results"][:2]) == [1, 2]
 
@@ -124,7 +124,7 @@ def test_errors_name_the_argument(arguments: list[str], message: str, capsys: py
 
 def test_text_output_shows_the_number_of_clips_per_video(capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    assert main(["search", "red", "--group", "video", "--limit", "1"]) == 0
+    assert main(["search", "red", "--group", "video", "--limit", "1", "--rerank", "3"]) == 0
     heading, best = capsys.readouterr().out.splitlines()
     assert heading.split() == ["fused", "match", "similarity", "clip", "clips", "video"]
     assert best.rstrip().endswith("red.png")

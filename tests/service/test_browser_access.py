@@ -167,7 +167,7 @@ def expect_announcements(page: Page, *patterns: str) -> None:
 
 def test_a_search_is_announced_once_and_a_clip_takes_and_returns_the_focus(page: Page, palette: str) -> None:
     record_announcements(page)
-    page.goto(f"/?collection={palette}")
+    page.goto(f"/?collection={palette}&rerank=1")
     expect_announcements(page, r"3 videos, 3 clips\. Describe a moment to search\.")
     page.locator("#query").fill("a red thing")
     page.keyboard.press("Enter")

@@ -23,7 +23,9 @@ from tests.service.browsing import (
     record_toasts,
     wait_for_events,
 )
-from tests.service.running import Running
+from tests.service.conftest import fill, settings_for
+from tests.service.running import Running, serving
+from tests.small_bundle import make_small_bundle
 from tests.waiting import wait_for
 
 RED = (220, 10, 10)
@@ -71,15 +73,40 @@ def test_search_by_image_alone_and_with_text(page: Page, palette: str, red_pictu
 
     page.locator("#query").fill("a blue thing")
     page.locator("#query").press("Enter")
+    expect(chip).to_be_visible()
+    expect(page.locator("#summary")).to_contain_text("3 clips in")
+    wait_for(lambda: {titles.nth(0).inner_text(), titles.nth(1).inner_text()} == {"blue", "red"})  # similar to both
+    expect(page.locator("#results .card").first).to_contain_text("not reranked")
+    page.get_by_label("Rerank top 20").check()
     expect(page.locator("#results .card").first).to_contain_text("Match")
     expect(titles).to_have_text(["blue", "red", "green"])  # reranked by the text
-    page.get_by_label("Rerank top").uncheck()
-    expect(page.locator("#results .card").first).to_contain_text("not reranked")
-    assert {titles.nth(0).inner_text(), titles.nth(1).inner_text()} == {"blue", "red"}  # equally similar to both
 
     page.get_by_role("button", name="Remove similar to red.png").press("Enter")
     expect(page.locator("#chips li")).to_have_count(0)
     expect(titles.first).to_have_text("blue")
+
+
+def test_the_best_results_are_reranked_by_default_as_the_bundle_states(
+    browser: Browser, tmp_path: Path, files: Path
+) -> None:
+    bundle = make_small_bundle(tmp_path / "bundle", default_rerank=2)
+    with serving(settings_for(bundle, tmp_path / "data")) as running:
+        running.client.post("/v1/collections", json={"name": "videos"}).raise_for_status()
+        fill(running, "videos", files)
+        page = browser.new_page(base_url=str(running.client.base_url))
+        page.set_default_timeout(PATIENCE_MS)
+        page.goto("/?q=a+red+thing")
+        cards, reranks = page.locator("#results .card"), page.get_by_label("Rerank top 2", exact=True)
+        expect(cards.nth(1)).to_contain_text("Match")
+        expect(cards.nth(2)).to_contain_text("not reranked")
+        expect(reranks).to_be_checked()
+        page.get_by_label("Include titles and speech").check()
+        expect(reranks).not_to_be_checked()
+        expect(cards.first).to_contain_text("not reranked")
+        reranks.check()
+        expect(cards.first).to_contain_text("Match")
+        assert parse_qs(page.url.partition("?")[2])["rerank"] == ["1"]
+        page.close()
 
 
 def test_a_dropped_or_pasted_file_is_added_or_searched_with_by_keyboard(
@@ -161,7 +188,7 @@ def test_results_are_filtered_and_errors_are_shown_at_their_row(page: Page, pale
 
 
 def test_moments_are_on_the_timeline_and_clips_are_played_by_keys(page: Page, film: str) -> None:
-    page.goto(f"/?collection={film}&q=a+red+thing")
+    page.goto(f"/?collection={film}&q=a+red+thing&rerank=1")
     page.locator("#results .card").first.press("Enter")
     moments = page.locator("#moments button")
     expect(moments).to_have_count(1)  # two adjacent clips

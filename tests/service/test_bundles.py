@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from tests.vitascope.integrations.kserve.protocol_server import serving as graph
 from tests.waiting import wait_for
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.signing import SecretKey, add_signature, generate_key, read_secret_key, sign, write_key
+from vitascope.cli.main import main
+from vitascope.client import Client
 from vitascope.errors import BundleCorrupt, BundleUntrusted
 
 
@@ -124,6 +127,39 @@ def query_model(running: Running, files: Path) -> list[JSON]:
     upload = {"file": ("blue.mp4", (files / "blue.mp4").read_bytes())}
     assert running.client.post("/v1/collections/videos/videos", files=upload).status_code == 200
     return [results, response.json()]
+
+
+def test_searches_rerank_as_many_clips_as_the_bundle_states_by_default(
+    tmp_path: Path, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_small_bundle(tmp_path / "bundle", default_rerank=2)
+    with serving(settings_for(bundle, tmp_path / "data")) as running:
+        made = running.client.post("/v1/collections", json={"name": "videos"}).json()
+        assert made["default_rerank"] == running.client.get("/v1/models").json()["models"][0]["default_rerank"] == 2
+        fill(running, "videos", files)
+
+        def count_reranked(**body: object) -> int:
+            response = running.client.post("/v1/collections/videos/search", json=body)
+            assert response.status_code == 200, response.text
+            return sum(result["match"] is not None for result in response.json()["results"])
+
+        assert count_reranked(text="a red thing") == 2
+        assert [count_reranked(text="a red thing", rerank=count) for count in (0, 1, 3)] == [0, 1, 3]
+        assert count_reranked(text="a red thing", hybrid=True) == 0
+        assert count_reranked(query=[{"kind": "clip", "value": "1"}]) == 0
+        url = str(running.client.base_url)
+        with Client(url) as client:
+            assert [r["match"] is None for r in client.search("videos", "a red thing")["results"]] == [
+                False,
+                False,
+                True,
+            ]
+        assert main(["search", "a red thing", "--server", url, "--json"]) == 0
+        by_service = json.loads(capsys.readouterr().out)["results"]
+    assert main(["search", "a red thing", "--data", str(tmp_path / "data"), "--bundle", str(bundle), "--json"]) == 0
+    by_command = json.loads(capsys.readouterr().out)["results"]
+    for results in (by_service, by_command):
+        assert [result["match"] is None for result in results] == [False, False, True]
 
 
 def test_a_service_continues_with_the_bundle_that_it_opened(tmp_path: Path, files: Path) -> None:

@@ -243,14 +243,14 @@ def test_indexed_images_are_found_and_known_ones_skipped(pictures: Path, capsys:
         "skipped": 0,
         "failed": 0,
     }
-    best = run_json(capsys, "search", "a green thing", "--limit", "1")["results"]
+    best = run_json(capsys, "search", "a green thing", "--limit", "1", "--rerank", "3")["results"]
     assert [result["video"]["title"] for result in best] == ["green"]
     assert best[0]["video"]["path"] == str(pictures / "green.png")
     assert best[0]["fused"] is not None
-    plain = run_json(capsys, "search", "a blue thing", "--rerank", "0")["results"]
+    plain = run_json(capsys, "search", "a blue thing")["results"]
     assert plain[0]["video"]["title"] == "blue"
     assert [result["fused"] for result in plain] == [None, None, None]
-    assert main(["search", "a red thing", "--limit", "1"]) == 0
+    assert main(["search", "a red thing", "--limit", "1", "--rerank", "3"]) == 0
     heading, row = capsys.readouterr().out.splitlines()
     assert heading.split() == ["fused", "match", "similarity", "clip", "video"]
     assert row.rstrip().endswith("red.png")

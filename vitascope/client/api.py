@@ -37,7 +37,7 @@ class SearchOptions(TypedDict, total=False):
     query: Sequence[Mapping[str, Any]] | None
     limit: int
     where: Mapping[str, Any] | None
-    rerank: int
+    rerank: int | None
     hybrid: bool | None
     min_similarity: float | None
     group: Group | None

@@ -129,6 +129,8 @@ class Collection(TypedDict):
     clips: int
     created_at: float
     """Unix seconds"""
+    default_rerank: int
+    """number of clips that a search by a text reranks unless it sets `rerank`; of the model"""
     fingerprint: str
     """of that model"""
     index: IndexState
@@ -480,6 +482,8 @@ class ModelInfo(TypedDict):
     architecture: str | None
     default: bool
     """whether requests without a model use it"""
+    default_rerank: int | None
+    """number of clips that a search by a text reranks by default, as the bundle states"""
     engines: dict[str, GraphEngine]
     """by graph; empty until ready"""
     error: str | None

@@ -40,8 +40,8 @@ class VitascopeRetriever(BaseRetriever):
     limit: int = Field(default=10, ge=1)
     where: dict[str, Any] | None = None
     """Filter on metadata, videos and clips."""
-    rerank: int = Field(default=0, ge=0)
-    """Number of best clips to rerank; needs a model with the task matching."""
+    rerank: int | None = Field(default=None, ge=0)
+    """Number of best clips to rerank. None: as many as the model's bundle states."""
     hybrid: bool = False
     """Also match words in titles and subtitles."""
     min_similarity: float | None = Field(default=None, ge=-1, le=1)

@@ -11,13 +11,14 @@ import pytest
 
 from index.collection import Collection, NewClip, NewVideo
 from index.collection_store import CollectionStore
-from index.search.request import CANDIDATES, MAX_RERANK, ClipPart, EmbeddingPart, QueryPart, SearchRequest, TextPart
+from index.search.request import CANDIDATES, ClipPart, EmbeddingPart, QueryPart, SearchRequest, TextPart
 from index.search.search import RankedHit, search
 from index.storage.filters import parse_filter
 from tests.index.jobs.fixtures import ingest_file
 from tests.index.searches import search_hits, search_page, text_part
 from tests.media_files import solid, write_picture
 from tests.small_bundle import make_small_bundle
+from vitascope.bundle.manifest import MAX_RERANK
 from vitascope.errors import InvalidInput, NotFound, TaskMissing
 from vitascope.model import Model
 

@@ -260,7 +260,7 @@ def test_default_values_of_later_fields_are_neither_written_nor_fingerprinted(fo
     before = manifest_of(folder)
     bundle = Bundle.open(folder)
     written = json.loads(bundle.manifest.model_dump_json())
-    assert "logit_bias" not in written
+    assert not {"logit_bias", "reranking"} & set(written)
     assert all(set(s) == {"name", "frames", "height", "width", "placement", "fit"} for s in written["streams"])
     old_keys = {key: before[key] for key in ("graphs", "text_length")}
     prose = {"MODEL_CARD.md", "parity.json"}
@@ -276,6 +276,9 @@ def test_default_values_of_later_fields_are_neither_written_nor_fingerprinted(fo
     assert public.fingerprint != bundle.fingerprint
     assert json.loads(public.manifest.model_dump_json())["streams"][0]["resample"] == "bicubic"
     assert public.manifest.logit_bias == -10.0
+    write_manifest(folder, {**before, "reranking": {"candidates": 20}})
+    assert Bundle.open(folder).manifest.default_rerank == 20
+    assert Bundle.open(folder).fingerprint == bundle.fingerprint, "collections stay usable"
 
 
 CORNER = {"fit": "corner", "shortest_edge": 48, "longest_edge": 79, "multiple": 8, "height": 72, "width": 72}

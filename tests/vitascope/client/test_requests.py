@@ -44,7 +44,7 @@ QUESTION = {"question": "what is it?", "top": 5, "abstain_below": 0.5, "candidat
             "/v1/operations",
             {"kind": "export", "collection": "b", "tokens": True},
         ),
-        ("search", ["a", "a dog"], {}, "POST", f"{COLLECTIONS}/a/search", {"text": "a dog", "limit": 10, "rerank": 0}),
+        ("search", ["a", "a dog"], {}, "POST", f"{COLLECTIONS}/a/search", {"text": "a dog", "limit": 10}),
         (
             "search",
             ["a/b", "a dog"],
@@ -135,7 +135,6 @@ def test_search_by_file_uploads_the_file_for_the_first_page_only(film: Path, cal
     assert json.loads(bodies[1]) == {
         "query": [{"kind": "text", "value": "snow"}, {"kind": "file"}],
         "limit": 10,
-        "rerank": 0,
         "filter": {"year": 2024},
         "cursor": "c1",
     }

@@ -24,7 +24,7 @@ class Search(BaseClient):
         file: str | Path | None = None,
         limit: int = 10,
         where: Mapping[str, Any] | None = None,
-        rerank: int = 0,
+        rerank: int | None = None,
         hybrid: bool | None = None,
         min_similarity: float | None = None,
         group: Group | None = None,
@@ -43,7 +43,8 @@ class Search(BaseClient):
             file: image or video to search by; it is not stored.
             limit: results per page.
             where: filter on metadata, fields of videos and, below ``clip``, fields of the clip.
-            rerank: number of best clips to rerank with the fusion model; they are ordered by fused score.
+            rerank: number of best clips to rerank with the fusion model; they are ordered by fused score. None: as many
+                as the model's bundle states.
             hybrid: also match words in titles and subtitles.
             min_similarity: exclude clips of lower similarity, -1 to 1.
             group: what a result is: ``clip``, ``event`` (adjoining clips) or ``video``.
@@ -55,6 +56,7 @@ class Search(BaseClient):
         """
         options = drop_none(
             filter=where,
+            rerank=rerank,
             hybrid=hybrid,
             min_similarity=min_similarity,
             group=group,
@@ -63,7 +65,7 @@ class Search(BaseClient):
             include_query_clips=include_query_clips,
             cursor=cursor,
         )
-        body = {**drop_none(text=text, query=query), "limit": limit, "rerank": rerank, **options}
+        body = {**drop_none(text=text, query=query), "limit": limit, **options}
         path = api_path("collections", collection, "search")
         if file is None:
             return self._call(response_types.SearchResponse, "POST", path, json=body, is_read_only=True)
