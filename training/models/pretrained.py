@@ -49,7 +49,7 @@ BACKBONES = {
     "resnet50": PublishedModel("ResNet-50", "resnet50.tv_in1k"),
     "resnet101": PublishedModel("ResNet-101", "resnet101.tv_in1k"),
 }
-"""By backbone of the configuration; torchvision's weights of 2016, those of the papers' time."""
+"""By backbone of the configuration; torchvision's first weights, those of the papers' time."""
 SWIN = PublishedModel("Swin", "swin_base_patch4_window12_384.ms_in22k")
 SWIN_SIZE = (4, 128, [2, 2, 18, 2], 12)
 """Patch, width, depths and window of `SWIN`."""
