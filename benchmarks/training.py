@@ -1,7 +1,8 @@
-"""Cost of training, as Markdown tables: `python -m benchmarks.training recipes` or `base`.
+"""Cost of training, as Markdown tables: `python -m benchmarks.training recipes`, `base` or `loading`.
 
 `recipes`: steps per second and peak memory of every stage of the shipped recipes, on packed corpora. `base`: parameters
 and peak memory of the published sizes, one forward and one backward pass on one sample of random pixels.
+`loading`: size of packed splits, and how fast batches are read from them.
 Everything is measured in a process of its own.
 """
 
@@ -12,6 +13,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,45 @@ def base_table(systems: Sequence[str]) -> str:
         millions, weights = measured["parameters"] / 1e6, measured["parameters"] * 4 / 2**20
         lines.append(f"| {system} | {measured['sample']} | {millions:.1f} | {weights:.0f} | {measured['peak']:.0f} |")
     return "\n".join(lines)
+
+
+def loading_table(splits: Sequence[Path], steps: int, workers: Sequence[int]) -> str:
+    """A table with one row per packed split: bytes of a clip, and clips per second in batches of 32 with captions."""
+    lines = [
+        "| split | bytes per clip | " + " | ".join(f"clips per second, {n} workers" for n in workers) + " |",
+        "|---|---|" + "---|" * len(workers),
+    ]
+    for split in splits:
+        measured = [_in_own_process("load", str(split), str(n), "--steps", str(steps)) for n in workers]
+        rates = " | ".join(f"{part['clips_per_second']:.0f}" for part in measured)
+        lines.append(f"| {split} | {measured[0]['bytes_per_clip']:.0f} | {rates} |")
+    return "\n".join(lines)
+
+
+def measure_loading(split: Path, workers: int, steps: int) -> dict[str, Any]:
+    """Bytes of a clip on disk, and clips per second over some batches, after one pass that fills the page cache."""
+    from training.data.batches import Batches, load_batches
+    from training.data.packed import open_packed
+    from training.models.pretrained import text_folder
+    from training.recipe import DatasetConfig, Stage
+    from vitascope.tokenizer import Tokenizer
+
+    packed = open_packed(split)
+    size = min(32, len(packed))
+    dataset = DatasetConfig(
+        corpus=split.parent.name, split=split.name, weight=1.0, batch_size=size, objectives={"itc": 1.0}
+    )
+    stage = Stage(name="loading", steps=steps, learning_rate=1.0, datasets=[dataset])
+    tokenizer = Tokenizer.open(text_folder() / "tokenizer.json", max_length=64)
+    batches = Batches(stage, split.parent.parent, tokenizer, [], 0, packed.streams)
+    for path in split.iterdir():
+        path.read_bytes()
+    started_at = time.perf_counter()
+    clips = sum(size * packed.clips for _ in load_batches(batches, range(steps), workers))
+    return {
+        "bytes_per_clip": sum(path.stat().st_size for path in split.iterdir()) / len(packed) / packed.clips,
+        "clips_per_second": clips / (time.perf_counter() - started_at),
+    }
 
 
 def measure_stage(name: str, stage: int, data: Path, steps: int, warm_up: int) -> dict[str, Any]:
@@ -141,6 +182,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     stage.add_argument("name")
     stage.add_argument("index", type=int)
     _steps(stage)
+    loading = kinds.add_parser("loading", help="size of packed splits, and clips per second in batches")
+    loading.add_argument("splits", nargs="+", type=Path, metavar="SPLIT", help="folder of a packed split")
+    loading.add_argument("--workers", nargs="+", type=int, default=[0, 1, 2])
+    load = kinds.add_parser("load", help="what `loading` runs for each split and number of workers; prints JSON")
+    load.add_argument("split", type=Path)
+    load.add_argument("workers", type=int)
+    for parser_of_kind in (loading, load):
+        parser_of_kind.add_argument("--steps", type=int, default=30, help="batches that are read")
     kinds.add_parser("sample", help="what `base` runs for each system; prints JSON").add_argument("system")
     chosen = parser.parse_args(arguments)
     if chosen.kind == "recipes":
@@ -152,6 +201,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(base_table(chosen.systems or ARCHITECTURES))
     elif chosen.kind == "stage":
         print(json.dumps(measure_stage(chosen.name, chosen.index, chosen.data, chosen.steps, chosen.warm_up)))
+    elif chosen.kind == "loading":
+        print(loading_table(chosen.splits, chosen.steps, chosen.workers))
+    elif chosen.kind == "load":
+        print(json.dumps(measure_loading(chosen.split, chosen.workers, chosen.steps)))
     else:
         print(json.dumps(measure_sample(chosen.system)))
 

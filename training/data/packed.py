@@ -1,10 +1,11 @@
-"""A packed corpus: the decoded frames of one split as memory-mapped arrays, and one line of JSON per example.
+"""A packed corpus: the frames of one split, as memory-mapped arrays or JPEG, and one line of JSON per example.
 
 OUT/<corpus>/<split>/
-    <stream>.npy     uint8 (N, F, H, W, 3), RGB, one array per frame stream; (N, C, F, H, W, 3) of several clips each
+    <stream>.npy     uint8 (N, F, H, W, 3), RGB, one array per frame stream; (N, C, F, H, W, 3) of several clips each;
+                     or the same frames in shards, see training.data.shards
     examples.jsonl   N lines, in the order of the arrays
-    pack.json        streams, clips, stride, source, licence, split rule, count, what was skipped, SHA-256 of
-                     examples.jsonl
+    pack.json        streams, clips, stride, source, licence, split rule, count, what was skipped, SHA-256 of the
+                     other files
 
 Decoding is done once, by the decoder and sampler that serving uses: training and serving see the same pixels.
 Shape letters: N examples, C clips, F frames, H height, W width (pixels).
@@ -31,8 +32,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from training.data.arrays import ArrayWriter, open_arrays
 from training.data.corpus import CorpusError
 from training.data.example import Example, ExampleError
+from training.data.shards import ShardedFrames, ShardWriter, open_shards
 from training.data.strided_frames import Stride, sample_strided
 from vitascope.bundle.bundle import file_sha256
 from vitascope.bundle.manifest import FrameStream
@@ -87,11 +90,12 @@ class Origin:
 
 @dataclass(frozen=True)
 class Packed:
-    """An open packed split. `arrays[stream.name]`: uint8 as on disk, memory-mapped and read-only; see `frames`."""
+    """An open packed split. `arrays[stream.name]`: frames as on disk, read-only; see `frames`."""
 
     folder: Path
     streams: tuple[FrameStream, ...]
-    arrays: Mapping[str, NDArray[np.uint8]]
+    arrays: Mapping[str, Any]
+    """By stream a memory-mapped array, or `ShardedFrames`."""
     examples: list[Example]
     info: Mapping[str, Any]
 
@@ -135,10 +139,10 @@ class Packed:
             packed = packed.model_copy(update={"frames": expected.frames, "placement": expected.placement})
         return packed == expected
 
-    def frames(self, stream: str) -> NDArray[np.uint8]:
-        """Return all frames of a stream, (N, C, F, H, W, 3), memory-mapped: index before computing."""
-        array = self.arrays[stream]
-        return array[:, None] if self.clips == 1 else array
+    def frames(self, stream: str) -> NDArray[np.uint8] | ShardedFrames:
+        """Return all frames of a stream, (N, C, F, H, W, 3) uint8, on disk: index before computing."""
+        array: NDArray[np.uint8] | ShardedFrames = self.arrays[stream]
+        return array[:, None] if self.clips == 1 and isinstance(array, np.ndarray) else array
 
 
 def _describe(stream: FrameStream | None) -> str:
@@ -165,17 +169,7 @@ def open_packed(folder: Path) -> Packed:
     info = _read_info(folder)
     examples = _read_examples(folder, str(info["examples_sha256"]))
     streams = tuple(FrameStream.model_validate(s) for s in info["streams"])
-    arrays: dict[str, NDArray[np.uint8]] = {}
-    for stream in streams:
-        path = folder / f"{stream.name}.npy"
-        try:
-            array = np.load(path, mmap_mode="r")
-        except (OSError, ValueError) as error:
-            raise CorpusError(f"{path}: {error}; pack the corpus again") from error
-        expected = (info["count"], *_row_shape(stream, info.get("clips", 1)))
-        if array.shape != expected or array.dtype != np.uint8:
-            raise CorpusError(f"{path}: {array.dtype} {array.shape}; uint8 {expected} was expected")
-        arrays[stream.name] = array
+    arrays = open_shards(folder, info["shards"], streams) if info.get("shards") else open_arrays(folder, info, streams)
     if len(examples) != info["count"]:
         raise CorpusError(f"{folder / EXAMPLES_NAME}: {len(examples)} lines; {info['count']} were expected")
     return Packed(folder, streams, arrays, examples, info)
@@ -191,11 +185,13 @@ def write_packed(
     stride: Stride | None = None,
     workers: int = 1,
     max_skipped: float = 0.01,
+    shards: bool = False,
 ) -> dict[str, Any]:
     """Decode every item and write the split. The folder appears, or is replaced, only when all is written.
 
     clips: Number of equal consecutive parts that each file, or part of one, is cut into and sampled from.
     stride: Sample neighbours at a stride around a centre; None: frames are spread evenly over the clip.
+    shards: Write JPEG in shards instead of arrays.
     Media that cannot be decoded are left out and listed, with the reason, under "skipped". Items keep their order,
     whatever the number of worker processes. Returns the content of pack.json.
     Raises CorpusError when a key repeats, no item is left or more than the share `max_skipped` was left out.
@@ -204,7 +200,8 @@ def write_packed(
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         read = partial(_frames_or_reason, streams=tuple(streams), clips=clips, stride=stride)
-        count, skipped = _write_items(unfinished, streams, items, read, clips, workers)
+        writer = ShardWriter(unfinished, streams) if shards else ArrayWriter(unfinished, streams, clips)
+        count, skipped = _write_items(unfinished, writer, items, read, workers)
         _check_skipped(folder, count, skipped, max_skipped)
         info = {
             "format": FORMAT,
@@ -217,7 +214,11 @@ def write_packed(
             "count": count,
             "skipped": skipped,
             "examples_sha256": file_sha256(unfinished / EXAMPLES_NAME),
-            "frames_sha256": {stream.name: file_sha256(unfinished / f"{stream.name}.npy") for stream in streams},
+            **(
+                {"shards": {path.name: file_sha256(path) for path in sorted(unfinished.glob("frames*"))}}
+                if shards
+                else {"frames_sha256": {s.name: file_sha256(unfinished / f"{s.name}.npy") for s in streams}}
+            ),
         }
         (unfinished / PACK_NAME).write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n", "utf-8")
         _replace(folder, unfinished)
@@ -253,37 +254,27 @@ def read_media(
     return sample_streams(path, streams, list(pairwise(edges)))
 
 
-def _row_shape(stream: FrameStream, clips: int) -> tuple[int, ...]:
-    """Return the shape of an example on disk. A single clip has no axis, as in corpora packed by early versions."""
-    shape = (stream.frames, stream.height, stream.width, 3)
-    return shape if clips == 1 else (clips, *shape)
-
-
 def _write_items(
     folder: Path,
-    streams: Sequence[FrameStream],
+    writer: ArrayWriter | ShardWriter,
     items: Iterable[tuple[Example, Media]],
     read: Read,
-    clips: int,
     workers: int,
 ) -> tuple[int, list[dict[str, str]]]:
-    shapes = {s.name: _row_shape(s, clips) for s in streams}
     skipped: list[dict[str, str]] = []
     keys: set[str] = set()
     with ExitStack() as files:
         lines = files.enter_context(open(folder / EXAMPLES_NAME, "w", encoding="utf-8"))
-        arrays = {
-            name: files.enter_context(GrowingArray(folder / f"{name}.npy", shape)) for name, shape in shapes.items()
-        }
+        files.enter_context(writer)
         for example, frames in _decoded(items, read, workers):
             if example.key in keys:
                 raise CorpusError(f"key: {example.key!r} occurs twice; the keys of a split must be unique")
             if isinstance(frames, str):
                 skipped.append({"key": example.key, "reason": frames})
             else:
-                for name, array in arrays.items():
-                    array.append(frames[name].reshape(shapes[name]))
-                lines.write(_line(example))
+                line = _line(example)
+                writer.append(frames, line)
+                lines.write(line)
             keys.add(example.key)
     return len(keys) - len(skipped), skipped
 
@@ -383,43 +374,3 @@ def _read_examples(folder: Path, expected_sha256: str) -> list[Example]:
             except ExampleError as error:
                 raise CorpusError(f"{path}:{number}: {error}") from None
     return examples
-
-
-class GrowingArray:
-    """A .npy file of uint8 rows of one shape, appended one by one; valid once closed."""
-
-    def __init__(self, path: Path, row_shape: tuple[int, ...]) -> None:
-        self._row_shape = row_shape
-        self._count = 0
-        self._file = open(path, "wb")  # noqa: SIM115  (closed by close())
-        self._write_header()
-        self._start = self._file.tell()
-
-    def append(self, row: NDArray[np.uint8]) -> None:
-        """Append a row. Raises ValueError for another shape or dtype."""
-        if row.shape != self._row_shape or row.dtype != np.uint8:
-            raise ValueError(f"row: {row.dtype} {row.shape}; uint8 {self._row_shape} was expected")
-        self._file.write(np.ascontiguousarray(row).data)
-        self._count += 1
-
-    def __enter__(self) -> GrowingArray:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._file.close()
-
-    def close(self) -> None:
-        """Write the number of rows to the header, which completes the file."""
-        self._file.seek(0)
-        self._write_header()
-        # NumPy pads the header so that the first axis can grow in place; a longer one would overwrite rows.
-        if self._file.tell() != self._start:
-            raise RuntimeError(f"{self._file.name}: the header grew over the first row")
-        self._file.close()
-
-    def _write_header(self) -> None:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (self._count, *self._row_shape)}
-        np.lib.format.write_array_header_1_0(self._file, header)

@@ -97,6 +97,7 @@ examples:
   vitascope prepare subtitled --source ~/Lessons --name lessons --shortest 2 --longest 8
   vitascope prepare msrvtt --source /data/msrvtt --max-skipped 0.1 --workers 4
   vitascope prepare msrvtt --source /data/msrvtt --clips 4 --out data/clips
+  vitascope prepare video_shards --source /data/shards --workers 8 --shards
   vitascope prepare scenes --source data/scenes --seen-by bundles/clip --name scenes-clip
   vitascope prepare hdvila100m --source /data/hdvila --recipe my-base.toml --clips 8
   vitascope prepare coco --source /data/coco --splits val test
@@ -145,6 +146,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="C",
         help="clips per video: equal consecutive parts, sampled separately (default: 1)",
     )
+    add("--shards", action="store_true", help="write frames as JPEG in tar shards, about a tenth of the size")
     add(
         "--seen-by",
         type=Path,
@@ -181,6 +183,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         longest=options.longest,
         seen_by=options.seen_by or (),
         recipe=options.recipe,
+        shards=options.shards,
     )
 
 
@@ -198,6 +201,7 @@ def prepare(
     longest: float | None = None,
     seen_by: Sequence[Path] = (),
     recipe: Path | None = None,
+    shards: bool = False,
 ) -> dict[str, Any]:
     """Pack the splits of one corpus, showing progress on stderr.
 
@@ -209,6 +213,7 @@ def prepare(
         seen_by: Bundles whose frame streams are packed instead of HD-VILA tiny's.
         recipe: Recipe whose model's frame streams are packed instead. Where the model has a frame stride, centres are
             drawn at random in the training split and lie in the middle of their parts in the others.
+        shards: Write frames as JPEG in tar shards instead of arrays.
 
     Returns:
         {"name/split": {"count", "skipped": [{"key", "reason"}], "seconds"}}.
@@ -244,6 +249,7 @@ def prepare(
                     stride=None if _is_still(reader) or not stride else Stride(stride, split == "train"),
                     workers=workers,
                     max_skipped=max_skipped,
+                    shards=shards,
                 )
             except EmptySplit as error:
                 if splits:

@@ -1,0 +1,146 @@
+"""Frames of a packed corpus as JPEG in tar shards (WebDataset), about a tenth of the size of arrays.
+
+<split>/
+    frames-00000.tar ...   of each clip KEY.<stream>.jpg, the frames below one another, and KEY.json, the example
+    frames.npy             int64 (N, C, S, 3): shard, first byte and number of bytes of each JPEG
+
+KEY is the row in `examples.jsonl`, and with several clips also the clip: 000000012_00003. `frames.npy` makes any row
+readable in one read, so that batches are those of raw frames, in the same order; other readers of WebDataset take the
+shards in order and need no index.
+
+Shape letters: N examples, C clips, S streams, F frames, H height, W width (pixels).
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from training.data.corpus import CorpusError
+from vitascope.bundle.manifest import FrameStream
+
+INDEX_NAME = "frames.npy"
+SHARD_BYTES = 2**28
+"""Size from which a shard is complete."""
+QUALITY = 90
+"""Of JPEG."""
+
+
+class ShardWriter:
+    """Writes the shards of a split, and their index once closed."""
+
+    def __init__(self, folder: Path, streams: Sequence[FrameStream]) -> None:
+        self.folder, self.streams = folder, streams
+        self._tar: tarfile.TarFile | None = None
+        self._shards = 0
+        self._index: list[list[list[tuple[int, int, int]]]] = []
+
+    def append(self, frames: Mapping[str, NDArray[np.uint8]], example: str) -> None:
+        """Append an example.
+
+        Args:
+            frames: By stream (C, F, H, W, 3).
+            example: Its JSON.
+        """
+        row, clips = len(self._index), len(next(iter(frames.values())))
+        tar = self._shard()
+        places = []
+        for clip in range(clips):
+            key = f"{row:09d}" if clips == 1 else f"{row:09d}_{clip:05d}"
+            places.append([self._add(tar, f"{key}.{s.name}.jpg", _encode(frames[s.name][clip])) for s in self.streams])
+            self._add(tar, f"{key}.json", example.encode())
+        self._index.append(places)
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._tar is not None:
+            self._tar.close()
+        if kind is None:
+            np.save(self.folder / INDEX_NAME, np.array(self._index, dtype=np.int64))
+
+    def _shard(self) -> tarfile.TarFile:
+        """Return the shard to write to; an example is never divided."""
+        if self._tar is None or self._tar.offset >= SHARD_BYTES:
+            if self._tar is not None:
+                self._tar.close()
+            path = self.folder / f"frames-{self._shards:05d}.tar"
+            self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115  (closed by __exit__)
+            self._shards += 1
+        return self._tar
+
+    def _add(self, tar: tarfile.TarFile, name: str, data: bytes) -> tuple[int, int, int]:
+        member = tarfile.TarInfo(name)
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+        first = tar.offset - tarfile.BLOCKSIZE * -(-len(data) // tarfile.BLOCKSIZE)
+        return self._shards - 1, first, len(data)
+
+
+def _encode(frames: NDArray[np.uint8]) -> bytes:
+    """Return frames (F, H, W, 3) below one another as JPEG."""
+    out = io.BytesIO()
+    # Chroma is subsampled along rows only: along columns it would mix colours of neighbouring frames at their edges.
+    Image.fromarray(frames.reshape(-1, *frames.shape[2:])).save(out, "JPEG", quality=QUALITY, subsampling="4:2:2")
+    return out.getvalue()
+
+
+@dataclass(frozen=True)
+class ShardedFrames:
+    """The frames of a stream in shards, read and decoded when they are indexed, like an array (N, C, F, H, W, 3)."""
+
+    shards: Sequence[Path]
+    index: NDArray[np.int64]
+    """(N, C, 3) as in `frames.npy`."""
+    stream: FrameStream
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.index.shape[:2], self.stream.frames, self.stream.height, self.stream.width, 3)
+
+    def __getitem__(self, key: Any) -> NDArray[np.uint8]:
+        """Return the frames of an index of rows, or of a tuple of rows, clips and further axes, as NumPy does."""
+        axes = key if isinstance(key, tuple) else (key,)
+        places = self.index[axes[:2]]
+        shape = places.shape[:-1]
+        frames = [self._decode(*place) for place in places.reshape(-1, 3).tolist()]
+        decoded = np.array(frames, dtype=np.uint8).reshape(*shape, *self.shape[2:])
+        return decoded[(*[slice(None)] * len(shape), *axes[2:])]
+
+    def _decode(self, shard: int, first: int, size: int) -> NDArray[np.uint8]:
+        path = self.shards[shard]
+        try:
+            with path.open("rb") as file:  # no open file is shared by loader workers
+                file.seek(first)
+                frames = np.asarray(Image.open(io.BytesIO(file.read(size))))
+            return frames.reshape(self.shape[2:])
+        except (OSError, ValueError) as error:
+            raise CorpusError(f"{path}: byte {first}: {error}; pack the corpus again") from error
+
+
+def open_shards(folder: Path, names: Sequence[str], streams: Sequence[FrameStream]) -> dict[str, ShardedFrames]:
+    """Open the shards of a split, by stream. Raises CorpusError where the index or a shard is missing or too short."""
+    path = folder / INDEX_NAME
+    try:
+        index = np.load(path, mmap_mode="r")
+        shards = [folder / name for name in names if name != INDEX_NAME]
+        for number, shard in enumerate(shards):
+            of_shard = index[index[..., 0] == number]
+            expected = int(of_shard[:, 1:].sum(axis=1).max())
+            if shard.stat().st_size < expected:
+                raise CorpusError(f"{shard}: {shard.stat().st_size} bytes; at least {expected} were expected")
+    except (OSError, ValueError) as error:
+        raise CorpusError(f"{path}: {error}; pack the corpus again") from error
+    return {s.name: ShardedFrames(shards, index[:, :, i], s) for i, s in enumerate(streams)}
