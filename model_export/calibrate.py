@@ -26,7 +26,7 @@ MIN_CAPTIONED = 50
 to twenty positive pairs per parameter are the usual minimum against overfitting."""
 RERANK_COUNTS = (10, 20, 50)
 """Numbers of reranked results that are measured."""
-RERANK_QUERIES = 500
+RERANK_QUERIES = 200
 """Per corpus, spread evenly over its examples."""
 MIN_RERANK_QUERIES = 50
 """In smaller corpora nothing about reranking is measured."""
