@@ -19,6 +19,8 @@ Parsing, MFR); vqa: answers from the vocabulary; class_names: a classifier's sof
 visual tokens by the objects of generated scenes."""
 UNFUSED: frozenset[Objective] = frozenset({"itc", "class_names", "objects"})
 """Objectives that need no fused layer."""
+WITHOUT_TOKENS: frozenset[Objective] = frozenset({"itc", "class_names"})
+"""Objectives that read the embedding of a video alone."""
 
 
 CACHED_FEATURES = ("visual", "embeddings")
@@ -84,6 +86,11 @@ class DatasetConfig(StrictModel):
     """An attribute (or `key`): examples with equal values are not negatives of one another."""
 
     @property
+    def needs_tokens(self) -> bool:
+        """Whether an objective reads visual tokens."""
+        return not set(self.objectives) <= WITHOUT_TOKENS
+
+    @property
     def augments(self) -> bool:
         """Whether two batches may show the same video differently."""
         geometry = self.min_crop < 1.0 or self.zoom_out > 1.0 or self.resolution_ratio < 1.0 or self.flip
@@ -116,8 +123,9 @@ class Stage(StrictModel):
     """`encoders`: train only fused layers and heads (HD-VILA, section 3.4). The encoders stay in evaluation mode:
     no dropout, and neither running statistics nor dictionary entries change. Without augmentation each video is encoded
     once, before the first step. `visual`: the same for the video encoder alone, but for what `keep_pretrained` adds to
-    it; the text layers and both projections are trained, with large batches at a small part of the cost. `embeddings`:
-    on the same features, fused layers, heads and the details that the fused layers read; no embedding changes."""
+    it. Both projections and the text layers are trained by ITC and `class_names` on the means of the features, with
+    large batches at a small part of the cost; with `text_lr_mult = 0` each text is encoded once as well. `embeddings`:
+    on all features, fused layers, heads and the details that the fused layers read; no embedding changes."""
     locked_text_layers: Annotated[int, Field(ge=0)] = 0
     """Embeddings and so many of the first text layers are frozen."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -221,6 +229,11 @@ def _validate_dataset(stage: Stage, dataset: DatasetConfig) -> None:
         raise ValueError(
             f"prototypes: {dataset.prototypes} of {dataset.corpus!r} in stage {stage.name!r}; 'class_names' and "
             "frozen = 'visual' were expected"
+        )
+    if stage.frozen == "visual" and dataset.needs_tokens:
+        raise ValueError(
+            f"objectives: {sorted(dataset.objectives)} of {dataset.corpus!r} in stage {stage.name!r} with frozen = "
+            "'visual'; some of 'itc' and 'class_names' were expected"
         )
     if "mvm" in dataset.objectives and dataset.micro_batch_size:
         raise ValueError(

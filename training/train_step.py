@@ -7,6 +7,7 @@ W visual width, D text width, E embedding dim.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,8 @@ from training.objectives.class_prototypes import ClassPrototypes
 from training.recipe import DatasetConfig
 
 NAMES_PER_STEP = 96
-"""Class names that one step compares videos with: those with most mass in the batch."""
+"""Class names that one step compares videos with: those with most mass in the batch. Cached features: all."""
+TEXTS_PER_PASS = 256
 
 
 class WordMasking(NamedTuple):
@@ -38,12 +40,15 @@ class WordMasking(NamedTuple):
 
 
 class NameTargets(NamedTuple):
-    """The class names as tokens, and the classifier's probabilities (N, 1000) by corpus."""
+    """The texts about classes as tokens, and the classifier's probabilities (N, 1000) by corpus."""
 
     tokens: Tokens
+    """The texts of `class_texts`, those about a class adjacent."""
+    first: Tensor
+    """(1001,) Index of the first text about each class, and the number of texts."""
     teacher: Mapping[str, np.ndarray]
     prototypes: ClassPrototypes | None = None
-    """For datasets with `prototypes`."""
+    """For stages with `frozen = "visual"`, which need no `teacher`."""
 
 
 def word_masking(tokenizer_file: Path, vocabulary: int) -> WordMasking:
@@ -56,7 +61,40 @@ def word_masking(tokenizer_file: Path, vocabulary: int) -> WordMasking:
     return WordMasking(mask_id=special[-1], special=torch.tensor(special), vocabulary=vocabulary)
 
 
-def compute_losses(model: FusedModel, batch: Batch, words: WordMasking, names: NameTargets | None) -> dict[str, Tensor]:
+class MeanTextStates:
+    """Mean text states by token ids, for stages that train no text layer: every text is encoded once."""
+
+    def __init__(self, model: FusedModel) -> None:
+        self._model = model
+        self._stored: dict[bytes, Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(self, tokens: Tokens) -> Tensor:
+        """Return the mean states (B, D) of texts."""
+        ids, lengths = tokens.ids.cpu().numpy(), tokens.mask.sum(dim=1).tolist()
+        keys = [row[:length].tobytes() for row, length in zip(ids, lengths, strict=True)]
+        missing = {key: row for row, key in enumerate(keys) if key not in self._stored}
+        rows = sorted(missing.values(), key=lambda row: lengths[row])
+        for start in range(0, len(rows), TEXTS_PER_PASS):
+            some = torch.tensor(rows[start : start + TEXTS_PER_PASS], device=tokens.ids.device)
+            longest = int(lengths[rows[start : start + TEXTS_PER_PASS][-1]])
+            means = mean_text_state(self._model, Tokens(tokens.ids[some, :longest], tokens.mask[some, :longest]))
+            self._stored.update(zip((keys[row] for row in some.tolist()), means.float(), strict=True))
+        return torch.stack([self._stored[key] for key in keys])
+
+
+def mean_text_state(model: FusedModel, tokens: Tokens) -> Tensor:
+    """Return the mean states (B, D) of texts."""
+    return model.mean_text_state(model.text.encode(tokens.ids, tokens.mask), tokens.mask)
+
+
+def compute_losses(
+    model: FusedModel,
+    batch: Batch,
+    words: WordMasking,
+    names: NameTargets | None,
+    text_states: MeanTextStates | None = None,
+) -> dict[str, Tensor]:
     """Compute the unweighted loss of each objective of the batch's dataset.
 
     Args:
@@ -64,10 +102,14 @@ def compute_losses(model: FusedModel, batch: Batch, words: WordMasking, names: N
         batch: On the model's device.
         words: For MLM.
         names: For the objective `class_names`; None where no dataset has it.
+        text_states: Of stages with `frozen = "visual"` that train no text layer.
 
     Returns:
         Scalars in float32 by objective.
     """
+    if batch.visual is not None and "tokens" in batch.visual and not batch.dataset.needs_tokens:
+        # Means of features; `visual` would be tokens.
+        return _embedding_losses(model, batch, names, text_states or partial(mean_text_state, model))
     objectives = batch.dataset.objectives
     temperature = model.cfg.temperature
     video = _encode_video(model, batch)
@@ -102,9 +144,45 @@ def compute_losses(model: FusedModel, batch: Batch, words: WordMasking, names: N
         out["objects"] = losses.objects(logits, batch.positions, batch.classes, grid, sizes, ATTRIBUTE_WEIGHTS)
     if "class_names" in objectives and names is not None:
         out["class_names"] = _class_names(model, batch, video.embedding, names, temperature)
-        if batch.dataset.prototypes:
-            out["class_names"] = 0.5 * (out["class_names"] + _prototype_names(model, batch, names, temperature))
     return out
+
+
+def _embedding_losses(
+    model: FusedModel, batch: Batch, names: NameTargets | None, text_states: Callable[[Tokens], Tensor]
+) -> dict[str, Tensor]:
+    """Compute the losses of a batch that holds the means of features over positions."""
+    assert batch.visual is not None
+    temperature = model.cfg.temperature
+    video = model.embedding_of_means(batch.visual)
+    out: dict[str, Tensor] = {}
+    if "itc" in batch.dataset.objectives and batch.captions is not None:
+        states = text_states(batch.captions)
+        negatives = None if batch.negatives is None else model.embedding_of_text_mean(text_states(batch.negatives))
+        soft = None
+        if batch.dataset.soft_targets:
+            soft = batch.dataset.soft_targets * losses.caption_similarity(states.detach(), len(batch.groups))
+        text = model.embedding_of_text_mean(states)
+        out["itc"] = losses.itc(video, text, temperature, batch.groups, negatives, soft)
+    if "class_names" in batch.dataset.objectives and names is not None and names.prototypes is not None:
+        texts = names.tokens.take(_one_text_per_class(names.first))
+        embedded = model.embedding_of_text_mean(text_states(texts))
+        teacher = names.prototypes.probabilities(batch.visual["pretrained"])
+        loss = losses.class_names(video, embedded, teacher, temperature)
+        if batch.dataset.prototypes:
+            some = {name: x[: batch.dataset.prototypes] for name, x in batch.visual.items()}
+            some["pretrained"] = names.prototypes.move(some["pretrained"])
+            teacher = names.prototypes.probabilities(some["pretrained"])
+            moved = losses.class_names(model.embedding_of_means(some), embedded, teacher, temperature)
+            loss = 0.5 * (loss + moved)
+        out["class_names"] = loss
+    return out
+
+
+def _one_text_per_class(first: Tensor) -> Tensor:
+    """Return the index (1000,) of a random text about each class; the first one half of the time."""
+    counts = first.diff()
+    drawn = (torch.rand(len(counts), device=first.device) * counts).long()
+    return first[:-1] + drawn * torch.randint(2, (len(counts),), device=first.device)
 
 
 class EncodedVideo(NamedTuple):
@@ -250,27 +328,12 @@ def _encode_text_states(model: FusedModel, texts: Tokens, *, detach: bool) -> Te
 
 
 def _class_names(model: FusedModel, batch: Batch, video: Tensor, names: NameTargets, temperature: float) -> Tensor:
-    teacher = torch.from_numpy(names.teacher[batch.dataset.corpus][batch.rows].astype(np.float32)).to(video.device)
-    return _compare_with_names(model, video, teacher, names, temperature)
-
-
-def _prototype_names(model: FusedModel, batch: Batch, names: NameTargets, temperature: float) -> Tensor:
-    """Compare pictures that were moved towards random classes with the class names."""
-    assert batch.visual is not None
-    assert names.prototypes is not None
-    some = {name: x[: batch.dataset.prototypes] for name, x in batch.visual.items()}
-    grid = (model.cfg.grid_height, model.cfg.grid_width)
-    some["pretrained"] = names.prototypes.move(some["pretrained"], grid)
-    teacher = names.prototypes.probabilities(some["pretrained"])
-    video = model.video_embedding(model.tokens_of_features(some))
-    return _compare_with_names(model, video, teacher, names, temperature)
-
-
-def _compare_with_names(
-    model: FusedModel, video: Tensor, teacher: Tensor, names: NameTargets, temperature: float
-) -> Tensor:
-    classes, targets = most_likely(teacher, NAMES_PER_STEP)
-    mask = names.tokens.mask[classes]
-    longest = int(mask.sum(dim=1).max())
-    embedded, _ = model.encode_text(names.tokens.ids[classes, :longest], mask[:, :longest])
+    classes, targets = most_likely(_teacher(batch, names).to(video.device), NAMES_PER_STEP)
+    texts = names.tokens.take(names.first[classes])
+    embedded, _ = model.encode_text(texts.ids, texts.mask)
     return losses.class_names(video, embedded, targets, temperature)
+
+
+def _teacher(batch: Batch, names: NameTargets) -> Tensor:
+    """Return the classifier's probabilities (B, 1000) of a batch."""
+    return torch.from_numpy(names.teacher[batch.dataset.corpus][batch.rows].astype(np.float32))

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +31,10 @@ from training.initialization import load_or_initialize
 from training.models.batch_norm import sync_batch_norm
 from training.models.config import ConvConfig
 from training.models.fusion import FusedModel
-from training.objectives.class_names import class_names, teacher_probabilities
+from training.objectives.class_names import class_texts, teacher_probabilities
 from training.objectives.class_prototypes import ClassPrototypes
 from training.recipe import CACHED_FEATURES, Recipe, Stage
-from training.train_step import NameTargets, WordMasking, compute_losses, word_masking
+from training.train_step import MeanTextStates, NameTargets, WordMasking, compute_losses, word_masking
 from training.visual_token_cache import encode_frozen
 from training.weight_average import load_average, update_average
 from vitascope.errors import InvalidInput
@@ -163,14 +164,22 @@ class _StageRun:
             with accelerator.main_process_first():  # the other processes read its files
                 fresh = fresh and accelerator.is_main_process
                 self.batches.visual = encode_frozen(
-                    model, stage, self.batches.packed, out / "visual", fresh=fresh, seed=seed, bf16=self.bf16
+                    model,
+                    stage,
+                    self.batches.packed,
+                    out / "visual",
+                    fresh=fresh,
+                    seed=recipe.seed if stage.frozen in CACHED_FEATURES else seed,
+                    bf16=self.bf16,
                 )
         with accelerator.main_process_first():
             names = _name_targets(stage, self.batches, tokenizer, out, accelerator.device, self.bf16)
         groups = _parameter_groups(model, stage)
         optimizer = torch.optim.AdamW(groups, betas=recipe.betas, weight_decay=recipe.weight_decay)
         accelerator.free_memory()  # of the previous stage, which trained other parameters
-        self.losses, self.optimizer = accelerator.prepare(_Losses(model, words, names), optimizer)
+        self.losses, self.optimizer = accelerator.prepare(
+            _Losses(model, words, names, MeanTextStates(model) if model.text_frozen else None), optimizer
+        )
 
     def load(self, steps: range, workers: int) -> Iterator[tuple[Batch, float]]:
         """Yield the batch of each step of the stage, on the device, and the seconds that were waited for it."""
@@ -222,12 +231,14 @@ class _StageRun:
 class _Losses(nn.Module):
     """The losses of a step as a forward pass, which Accelerate can wrap to average gradients over processes."""
 
-    def __init__(self, model: FusedModel, words: WordMasking, names: NameTargets | None) -> None:
+    def __init__(
+        self, model: FusedModel, words: WordMasking, names: NameTargets | None, text_states: MeanTextStates | None
+    ) -> None:
         super().__init__()
-        self.model, self.words, self.names = model, words, names
+        self.model, self.words, self.names, self.text_states = model, words, names, text_states
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return compute_losses(self.model, batch, self.words, self.names)
+        return compute_losses(self.model, batch, self.words, self.names, self.text_states)
 
 
 def _check_batch_sizes(batches: Batches) -> None:
@@ -272,6 +283,7 @@ def freeze(model: FusedModel, stage: Stage) -> None:
     """
     model.encoders_frozen = stage.frozen in ("encoders", "embeddings")
     model.visual_frozen = stage.frozen in CACHED_FEATURES
+    model.text_frozen = stage.frozen == "visual" and stage.text_lr_mult == 0.0
     if model.visual_frozen and not model.after_features:
         raise ValueError(
             f"frozen: {stage.frozen!r} in stage {stage.name!r} of {model.cfg.architecture}; hd-vila with "
@@ -320,24 +332,22 @@ def _parameter_groups(model: FusedModel, stage: Stage) -> list[dict[str, object]
 def _name_targets(
     stage: Stage, batches: Batches, tokenizer: Tokenizer, out: Path, device: torch.device, bf16: bool
 ) -> NameTargets | None:
-    teacher = {
-        dataset.corpus: teacher_probabilities(packed, out / "teacher", bf16=bf16)
-        for dataset, packed in zip(stage.datasets, batches.packed, strict=True)
-        if "class_names" in dataset.objectives
-    }
-    if not teacher:
+    named = [i for i, dataset in enumerate(stage.datasets) if "class_names" in dataset.objectives]
+    if not named:
         return None
-    ids, mask = tokenizer.encode(class_names())
-    maps = [
-        cached["pretrained"][0]
-        for dataset, cached in zip(stage.datasets, batches.visual, strict=True)
-        if dataset.prototypes and cached is not None
-    ]
+    teacher: dict[str, np.ndarray] = {}
     prototypes = None
-    if maps:
-        features = np.stack([row.mean(axis=0, dtype=np.float32) for values in maps for row in values])
-        prototypes = ClassPrototypes.fit(torch.from_numpy(features)).to(device)
-    return NameTargets(Tokens(torch.from_numpy(ids), torch.from_numpy(mask)).to(device), teacher, prototypes)
+    if stage.frozen == "visual":
+        means = [batches.visual[i] for i in named]
+        first_views = [cached["pretrained"][0].astype(np.float32) for cached in means if cached is not None]
+        prototypes = ClassPrototypes.fit(torch.from_numpy(np.concatenate(first_views))).to(device)
+    else:
+        for i in named:
+            teacher[stage.datasets[i].corpus] = teacher_probabilities(batches.packed[i], out / "teacher", bf16=bf16)
+    texts = class_texts()
+    ids, mask = tokenizer.encode([text for about_class in texts for text in about_class])
+    first = torch.tensor([0, *accumulate(map(len, texts))], device=device)
+    return NameTargets(Tokens(torch.from_numpy(ids), torch.from_numpy(mask)).to(device), first, teacher, prototypes)
 
 
 def _progress(*, visible: bool) -> Progress:

@@ -43,6 +43,12 @@ class Tokens:
     def to(self, device: torch.device) -> Tokens:
         return Tokens(self.ids.to(device), self.mask.to(device))
 
+    def take(self, rows: Tensor) -> Tokens:
+        """Return some of the texts, without the padding that none of them needs."""
+        mask = self.mask[rows]
+        longest = int(mask.sum(dim=1).max())
+        return Tokens(self.ids[rows, :longest], mask[:, :longest])
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -52,7 +58,8 @@ class Batch:
     streams: dict[str, Tensor] | None
     """By name (B, C, F, H, W, 3) uint8 or float32, 0..255."""
     visual: dict[str, Tensor] | None
-    """Instead of the streams, what frozen encoders computed, float32: `visual`, the tokens (B, V, W), or features."""
+    """Instead of the streams, what frozen encoders computed, float32: `visual`, the tokens (B, V, W), or features, or
+    for objectives that read no token the means of the features over positions."""
     times: Tensor | None
     """Indices of the learned time embeddings of the frames; still images use only two of them."""
     groups: Tensor  # (B,) int64

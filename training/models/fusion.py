@@ -59,6 +59,8 @@ class FusedModel(nn.Module, ABC):
         """Keep both encoders in evaluation mode (see `train`), for stages that freeze them."""
         self.visual_frozen = False
         """Keep the video encoder in evaluation mode but for its part after the features."""
+        self.text_frozen = False
+        """Keep the text layers in evaluation mode, for stages that do not train them."""
         self.backbones_frozen = False
         """Keep the visual backbones in evaluation mode, for stages that do not train them."""
         self.video = video
@@ -107,6 +109,8 @@ class FusedModel(nn.Module, ABC):
             bert = self.text.bert
             for part in (self.video, bert.embeddings, *bert.encoder.layer[: self.text_embedding_layers]):
                 part.eval()
+        if self.text_frozen:
+            self.text.eval()
         if self.visual_frozen and mode:
             self.video.eval()
             for prefix in self.after_features:
@@ -140,13 +144,13 @@ class FusedModel(nn.Module, ABC):
         return tokens.reshape(b, c, *tokens.shape[1:])
 
     def visual_features(self, streams: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return what the frozen part of the video encoder computes in stages with `frozen = "visual"`.
+        """Return what the part of the video encoder that `frozen = "visual"` freezes computes.
 
         Args:
             streams: As in `encode_video`.
 
         Returns:
-            Means over clips by name, (B, ...), which `tokens_of_features` reads.
+            Means over clips by name, (B, V, ...), which `tokens_of_features` reads.
         """
         b, c = next(iter(streams.values())).shape[:2]
         video: Any = self.video
@@ -158,6 +162,10 @@ class FusedModel(nn.Module, ABC):
         video: Any = self.video
         tokens: Tensor = video.merge(features)
         return tokens
+
+    def embedding_of_means(self, means: Mapping[str, Tensor]) -> Tensor:
+        """Return the L2-normalised embedding (B, E) of the means (B, ...) over positions of `visual_features`."""
+        raise NotImplementedError(f"{self.cfg.architecture}: no part of the video encoder after its features")
 
     def video_embedding(self, tokens: Tensor) -> Tensor:
         """Return the L2-normalised embedding (..., E) of visual tokens (..., V, W)."""
@@ -174,8 +182,11 @@ class FusedModel(nn.Module, ABC):
 
     def text_embedding(self, states_BLD: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the L2-normalised embedding (B, E) of text states (B, L, D) and their mask (B, L)."""
-        pooled = torch.tanh(self.text_pool(self.mean_text_state(states_BLD, attention_mask)))
-        return F.normalize(self.text_project(pooled), dim=-1)
+        return self.embedding_of_text_mean(self.mean_text_state(states_BLD, attention_mask))
+
+    def embedding_of_text_mean(self, mean_BD: Tensor) -> Tensor:
+        """Return the L2-normalised embedding (B, E) of mean text states (B, D)."""
+        return F.normalize(self.text_project(torch.tanh(self.text_pool(mean_BD))), dim=-1)
 
     def mean_text_state(self, states_BLD: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the mean state (B, D) of texts without video; in a single-stream model, after the fused layers."""

@@ -18,14 +18,27 @@ from training import distributed
 from training.data.packed import Packed
 from training.models.pretrained import imagenet_classifier
 
+MAX_SYNONYMS = 3
+"""Names of a class in `class_texts`."""
 ABSENT_BELOW = 0.02
 """A class is absent where its probability is below this in every frame."""
 
 
 def class_names() -> list[str]:
     """Return one short sentence per class, with the first synonym of its name."""
+    return [texts[0] for texts in class_texts()]
+
+
+def class_texts() -> list[list[str]]:
+    """Return texts about each class: sentences with its names, the names alone, and its definition in WordNet."""
     info: Any = ImageNetInfo()  # the package has no type information
-    return [f"a photo of a {info.index_to_description(i).split(',')[0]}" for i in range(info.num_classes())]
+    out = []
+    for index in range(info.num_classes()):
+        names, definition = info.index_to_description(index, detailed=True).split(": ", 1)
+        synonyms = [name.strip() for name in names.split(",")][:MAX_SYNONYMS]
+        sentences = [f"a photo of a {name}" for name in synonyms]
+        out.append([*sentences, *synonyms, f"a {synonyms[0]}", f"{synonyms[0]}, {definition}", definition])
+    return out
 
 
 def teacher_probabilities(packed: Packed, cache: Path, *, bf16: bool = True) -> np.ndarray:

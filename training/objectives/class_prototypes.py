@@ -1,14 +1,15 @@
-"""Pictures of every class of the pretrained classifier without photographs: real feature maps moved towards a class.
+"""Pictures of every class of the pretrained classifier without photographs: real features moved towards a class.
 
 A corpus shows few of the 1,000 classes. The classifier's weights tell how the mean feature of a class differs from the
-mean of all (for classes with equal covariance, the covariance times the weight row), so a photograph's map can be moved
-until the classifier sees any class in it. Its probabilities of the moved map are the soft label.
+mean of all (for classes with equal covariance, the covariance times the weight row), so a photograph's features can be
+moved until the classifier sees any class in them. Its probabilities of the moved features are the soft label.
 
-Shape letters: B pictures, V positions of the map, C channels, K classes.
+Shape letters: B pictures, C channels, K classes.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple, Self
 
 import torch
@@ -48,30 +49,18 @@ class ClassPrototypes(NamedTuple):
         """Return the prototypes on a device."""
         return ClassPrototypes(*(value.to(device) for value in self))
 
-    def probabilities(self, map_BVC: Tensor) -> Tensor:
-        """Return the classifier's probabilities (B, K) of maps."""
-        return torch.softmax(map_BVC.mean(dim=1) @ self.weight.T + self.bias, dim=-1)
+    def probabilities(self, features_BC: Tensor) -> Tensor:
+        """Return the classifier's probabilities (B, K) of mean features."""
+        return torch.softmax(features_BC @ self.weight.T + self.bias, dim=-1)
 
-    def move(self, map_BVC: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Return maps (B, V, C) that are moved towards a random class each, in a random rectangle of the grid."""
-        count = len(map_BVC)
-        faded = self.mean + torch.rand(count, 1, 1) * (map_BVC - self.mean)
-        classes = torch.randint(len(self.weight), (count,))
-        logits = faded.mean(dim=1) @ self.weight.T + self.bias
+    def move(self, features_BC: Tensor) -> Tensor:
+        """Return features (B, C) that are moved towards a random class each, by a random margin over the others."""
+        count = len(features_BC)
+        random = partial(torch.rand, count, device=features_BC.device)
+        faded = self.mean + random()[:, None] * (features_BC - self.mean)
+        classes = torch.randint(len(self.weight), (count,), device=features_BC.device)
+        logits = faded @ self.weight.T + self.bias
         own = logits.gather(1, classes[:, None])[:, 0]
         others = logits.scatter(1, classes[:, None], -torch.inf).amax(dim=1)
-        missing = (others - own + torch.rand(count) * MAX_MARGIN).clamp_min(0.0)
-        where = random_rectangles(count, grid) * (0.25 + 1.5 * torch.rand(count, grid[0] * grid[1]))
-        steps = where * (missing / where.mean(dim=1))[:, None]
-        return (faded + steps[:, :, None] * self.directions[classes][:, None]).clamp(0.0, MAX_FEATURE)
-
-
-def random_rectangles(count: int, grid: tuple[int, int]) -> Tensor:
-    """Return masks (count, V) of random rectangles with sides of at least three eighths of the grid's."""
-    inside = []
-    for side in grid:
-        length = torch.randint(max(1, side * 3 // 8), side + 1, (count, 1))
-        start = (torch.rand(count, 1) * (side - length + 1)).long()
-        position = torch.arange(side)
-        inside.append((position >= start) & (position < start + length))
-    return (inside[0][:, :, None] & inside[1][:, None, :]).flatten(1).float()
+        missing = (others - own + random() * MAX_MARGIN).clamp_min(0.0)
+        return (faded + missing[:, None] * self.directions[classes]).clamp(0.0, MAX_FEATURE)

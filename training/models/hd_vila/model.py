@@ -139,37 +139,30 @@ class PretrainedBranch(nn.Module):
     change the embedding.
     """
 
-    QUERIES, VALUE_WIDTH, HIDDEN_WIDTH = 8, 320, 640
+    HIDDEN_WIDTH = 640
     DROPOUT = 0.1
     """Dropout of the map's channels in the summary, in training."""
 
     def __init__(self, cfg: HdVilaConfig, channels: int) -> None:
         super().__init__()
         width = cfg.hybrid_width
-        self.scores = nn.Linear(channels, self.QUERIES)
-        self.values = nn.Linear(channels, self.VALUE_WIDTH)
-        self.query_bias = nn.Parameter(torch.zeros(self.QUERIES, self.VALUE_WIDTH))
-        self.attended = nn.Linear(self.QUERIES * self.VALUE_WIDTH, width)
-        self.mean = _two_layers(channels, self.HIDDEN_WIDTH, width)
+        self.linear = nn.Linear(channels, width)
+        self.nonlinear = _two_layers(channels, self.HIDDEN_WIDTH, width)
         self.detail = _two_layers(channels, 2 * width, width)
         # The tokens of the grid and the embedding start unchanged.
-        nn.init.zeros_(self.attended.weight)
-        nn.init.zeros_(self.attended.bias)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
 
     def forward(self, tokens_NVD: Tensor, map_NVC: Tensor) -> Tensor:
         """Return tokens (N, V + 1, D) of those of the grid (N, V, D) and the map (N, V, C) of the pretrained CNN."""
         detail = self.detail(map_NVC)
         in_grid = tokens_NVD + detail - detail.mean(dim=1, keepdim=True)
-        return torch.cat([in_grid, self.summary(map_NVC)[:, None]], dim=1)
+        return torch.cat([in_grid, self.summary(map_NVC.mean(dim=1))[:, None]], dim=1)
 
-    def summary(self, map_NVC: Tensor) -> Tensor:
-        """Return the summary (N, D) of a map (N, V, C): its mean and what each learned query attends to."""
-        attention = self.scores(map_NVC).softmax(dim=1).transpose(1, 2)  # (N, queries, V)
-        pooled = torch.cat([map_NVC.mean(dim=1, keepdim=True), attention @ map_NVC], dim=1)
-        if self.training:
-            pooled = pooled * F.dropout(torch.ones_like(pooled[:, :1]), self.DROPOUT)
-        attended = F.gelu(self.values(pooled[:, 1:]) + self.query_bias)
-        out: Tensor = self.attended(attended.flatten(1)) + self.mean(pooled[:, 0])
+    def summary(self, mean_NC: Tensor) -> Tensor:
+        """Return the summary (N, D) of the means (N, C) of maps."""
+        mean_NC = F.dropout(mean_NC, self.DROPOUT, self.training)
+        out: Tensor = self.linear(mean_NC) + self.nonlinear(mean_NC)
         return out
 
 
@@ -305,6 +298,13 @@ class HdVila(FusedModel):
     def pool_tokens(self, tokens: Tensor) -> Tensor:
         """Return the mean of the grid's tokens, plus the summary of the kept stages where there is one."""
         return pool_tokens(tokens, self.cfg.grid_tokens)
+
+    def embedding_of_means(self, means: Mapping[str, Tensor]) -> Tensor:
+        """Return the L2-normalised embedding (B, E) of the means (B, ...) over positions of `visual_features`."""
+        pooled = means["tokens"]
+        if self.video.branch is not None:
+            pooled = pooled + self.video.branch.summary(means["pretrained"])
+        return F.normalize(self.video_project(pooled), dim=-1)
 
     def make_visual_embeddings(self) -> VisualEmbeddings:
         cfg = self.cfg
