@@ -20,7 +20,7 @@ from training.evaluation.encoder import streams_of
 from training.models.fusion import FusedModel
 from training.recipe import CACHED_FEATURES, DatasetConfig, Stage
 
-BATCH_SIZE = 32
+BATCH_SIZE = 8
 COMPLETE = "complete"
 """Name of the file that marks a complete cache of a dataset."""
 
