@@ -34,7 +34,14 @@ from training.models.fusion import FusedModel
 from training.objectives.class_names import class_texts, teacher_probabilities
 from training.objectives.class_prototypes import ClassPrototypes
 from training.recipe import CACHED_FEATURES, Recipe, Stage
-from training.train_step import MeanTextStates, NameTargets, WordMasking, compute_losses, word_masking
+from training.train_step import (
+    MeanTextStates,
+    NameTargets,
+    WordMasking,
+    compute_losses,
+    mean_text_state,
+    word_masking,
+)
 from training.visual_token_cache import encode_frozen
 from training.weight_average import load_average, update_average
 from vitascope.errors import InvalidInput
@@ -160,6 +167,7 @@ class _StageRun:
         self.bf16 = recipe.precision == "bf16"
         freeze(model, stage)
         _check_micro_batches(model, stage)
+        begins = fresh
         if stage.frozen != "none":
             with accelerator.main_process_first():  # the other processes read its files
                 fresh = fresh and accelerator.is_main_process
@@ -174,6 +182,8 @@ class _StageRun:
                 )
         with accelerator.main_process_first():
             names = _name_targets(stage, self.batches, tokenizer, out, accelerator.device, self.bf16)
+        if stage.align_class_names and begins:
+            _align_class_names(model, names, self.batches)
         groups = _parameter_groups(model, stage)
         optimizer = torch.optim.AdamW(groups, betas=recipe.betas, weight_decay=recipe.weight_decay)
         accelerator.free_memory()  # of the previous stage, which trained other parameters
@@ -327,6 +337,19 @@ def _parameter_groups(model: FusedModel, stage: Stage) -> list[dict[str, object]
         group: dict[str, object] = {"params": parameters, "lr_mult": mult, "lr": 0.0}
         groups.append(group if decays else group | {"weight_decay": 0.0})
     return groups
+
+
+def _align_class_names(model: FusedModel, names: NameTargets | None, batches: Batches) -> None:
+    tokens = [cached["tokens"][0] for cached in batches.visual if cached is not None and "tokens" in cached]
+    if names is None or not tokens:
+        raise ValueError(
+            f"align_class_names: true in stage {batches.stage.name!r}; frozen = 'visual' and 'class_names' among the "
+            "objectives were expected"
+        )
+    first = mean_text_state(model, names.tokens.take(names.first[:-1]))
+    model.align_class_names(
+        model.embedding_of_text_mean(first), torch.from_numpy(tokens[0].astype(np.float32)).to(model.device)
+    )
 
 
 def _name_targets(

@@ -152,6 +152,21 @@ def test_before_training_the_kept_stages_change_nothing_and_later_only_their_sum
     assert torch.allclose(model.embedding_of_means(means), moved, atol=1e-4)
 
 
+def test_kept_classes_are_found_by_their_names_before_training() -> None:
+    torch.manual_seed(0)
+    config = HdVilaConfig.model_validate(model_config(recipe(Path("unused"), model=KEPT), 4).model_dump())
+    model = HdVila(config).eval()
+    assert model.video.branch is not None
+    classifier = model.video.branch.classifier
+    torch.nn.init.normal_(classifier.weight)
+    names = torch.nn.functional.normalize(torch.randn(1000, config.vector_width), dim=-1)
+    tokens = torch.randn(50, config.hybrid_width) * 0.01
+    model.align_class_names(names, tokens)
+    features = torch.rand(50, classifier.in_features)
+    found = (model.embedding_of_means({"tokens": tokens, "pretrained": features}) @ names.T).argmax(dim=1)
+    assert (found == classifier(features).argmax(dim=1)).float().mean() > 0.9
+
+
 def test_a_model_without_kept_stages_cannot_freeze_its_video_encoder_alone(
     corpus: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -251,6 +251,10 @@ class FusedModel(nn.Module, ABC):
         """
         raise ValueError(f"objectives: 'mvm' for {self.cfg.architecture}, which masks no visual tokens")
 
+    def align_class_names(self, names_KE: Tensor, tokens_ND: Tensor) -> None:
+        """Initialize what the classes of a kept classifier add to embeddings (stage option `align_class_names`)."""
+        raise ValueError(f"align_class_names: {self.cfg.architecture} keeps no classifier")
+
     def align_visual_embeddings(self) -> None:
         """Initialize the projection of visual tokens from the retrieval projections (stage option `align_visual`).
 

@@ -160,12 +160,19 @@ def load_cnn(video: nn.Module, backbone: str, weights: Path | None = None) -> No
 
 
 def load_kept_stages(video: nn.Module, backbone: str, weights: Path | None = None) -> None:
-    """Load pretrained weights into the last CNN stages that a video encoder keeps as they are, if it has any."""
+    """Load pretrained weights into the last CNN stages and the classifier that a video encoder keeps, if it has any."""
     kept = getattr(video, "pretrained", None)
     if kept is not None:
         stages = _pretrained_stages(backbone, weights)
         for own, pretrained in zip(kept, stages[len(stages) - len(kept) :], strict=True):
             own.load_state_dict(pretrained.state_dict())
+        if backbone != CNN:
+            raise ValueError(
+                f"backbone: {backbone!r} with keep_pretrained, which keeps a classifier; {CNN} was expected"
+            )
+        video.get_submodule("branch.classifier").load_state_dict(
+            imagenet_classifier().get_submodule("classifier").state_dict()
+        )
 
 
 def _pretrained_stages(backbone: str, weights: Path | None) -> list[nn.Sequential]:

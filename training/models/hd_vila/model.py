@@ -139,19 +139,21 @@ class PretrainedBranch(nn.Module):
     change the embedding.
     """
 
-    HIDDEN_WIDTH = 640
+    HIDDEN_WIDTH, CLASSES = 640, 1000
     DROPOUT = 0.1
     """Dropout of the map's channels in the summary, in training."""
 
     def __init__(self, cfg: HdVilaConfig, channels: int) -> None:
         super().__init__()
         width = cfg.hybrid_width
+        self.classifier = nn.Linear(channels, self.CLASSES).requires_grad_(False)
+        self.classes = nn.Linear(self.CLASSES, width, bias=False)
         self.linear = nn.Linear(channels, width)
         self.nonlinear = _two_layers(channels, self.HIDDEN_WIDTH, width)
         self.detail = _two_layers(channels, 2 * width, width)
         # The tokens of the grid and the embedding start unchanged.
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
+        for parameter in (self.classes.weight, self.linear.weight, self.linear.bias):
+            nn.init.zeros_(parameter)
 
     def forward(self, tokens_NVD: Tensor, map_NVC: Tensor) -> Tensor:
         """Return tokens (N, V + 1, D) of those of the grid (N, V, D) and the map (N, V, C) of the pretrained CNN."""
@@ -160,9 +162,14 @@ class PretrainedBranch(nn.Module):
         return torch.cat([in_grid, self.summary(map_NVC.mean(dim=1))[:, None]], dim=1)
 
     def summary(self, mean_NC: Tensor) -> Tensor:
-        """Return the summary (N, D) of the means (N, C) of maps."""
+        """Return the summary (N, D) of the means (N, C) of maps.
+
+        One part is a mean over the classes of the pretrained classifier, weighted by its probabilities (Norouzi et al.,
+        "Zero-shot learning by convex combination of semantic embeddings", ICLR 2014).
+        """
+        probabilities = torch.softmax(self.classifier(mean_NC), dim=-1)
         mean_NC = F.dropout(mean_NC, self.DROPOUT, self.training)
-        out: Tensor = self.linear(mean_NC) + self.nonlinear(mean_NC)
+        out: Tensor = self.classes(probabilities) + self.linear(mean_NC) + self.nonlinear(mean_NC)
         return out
 
 
@@ -288,7 +295,7 @@ class HdVila(FusedModel):
     video: VideoEncoder
     visual_embeddings: VisualEmbeddings
     backbones = ("video.high.", "video.low.")
-    never_trained = ("video.pretrained.",)
+    never_trained = ("video.pretrained.", "video.branch.classifier.")
 
     def __init__(self, cfg: HdVilaConfig) -> None:
         super().__init__(cfg, VideoEncoder(cfg))
@@ -305,6 +312,21 @@ class HdVila(FusedModel):
         if self.video.branch is not None:
             pooled = pooled + self.video.branch.summary(means["pretrained"])
         return F.normalize(self.video_project(pooled), dim=-1)
+
+    @torch.no_grad()
+    def align_class_names(self, names_KE: Tensor, tokens_ND: Tensor) -> None:
+        """Initialize what each class of the kept classifier adds to the embedding: the direction of its name.
+
+        Args:
+            names_KE: Embeddings of the names.
+            tokens_ND: Mean visual tokens of some videos, whose projections decide the length of what is added.
+        """
+        if self.video.branch is None:
+            raise ValueError("align_class_names: no classifier is kept; keep_pretrained = true was expected")
+        weight = self.video_project.weight
+        length = (tokens_ND @ weight.T).norm(dim=-1).mean()
+        directions = F.normalize(names_KE - names_KE.mean(dim=0), dim=-1)
+        self.video.branch.classes.weight.copy_(torch.linalg.pinv(weight) @ (length * directions).T)
 
     def make_visual_embeddings(self) -> VisualEmbeddings:
         cfg = self.cfg
