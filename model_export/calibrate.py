@@ -105,11 +105,11 @@ def choose_reranking(nearest: Mapping[str, NearestVideos], fitted: Calibration) 
     """
     recall = {
         name: {
-            count: found.recall(fused_score(fitted, found.similarity, found.logits), count)
+            count: pairs.recall(fused_score(fitted, pairs.similarity, pairs.logits), count)
             for count in (0, *RERANK_COUNTS)
         }
-        for name, found in nearest.items()
-        if len(found.logits) >= MIN_RERANK_QUERIES
+        for name, pairs in nearest.items()
+        if len(pairs.logits) >= MIN_RERANK_QUERIES
     }
     if not recall:
         return None

@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,7 @@ def encode_frozen(
         and `num_views` 0, or where ITC pools the embeddings of clips.
     """
     out: list[Cached | None] = []
+    encoder = lru_cache(partial(_encoder, model, stage, bf16=bf16))
     features = stage.frozen in CACHED_FEATURES
     weights = _hash_of_weights(model) if features else ""
     for index, (dataset, corpus) in enumerate(zip(stage.datasets, packed, strict=True)):
@@ -76,7 +78,7 @@ def encode_frozen(
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
             seeds = [[seed, view] if features else [seed, index, view] for view in range(views)]
-            _write(model, stage, corpus, dataset, clips, part, seeds, bf16)
+            _write(encoder(clips), model, stage, corpus, dataset, clips, part, seeds, bf16)
             (part / COMPLETE).touch()
         cached: Cached = {path.stem: np.load(path, mmap_mode="r") for path in sorted(part.glob("*.npy"))}
         out.append(cached if dataset.needs_tokens or not features else _means(cached))
@@ -107,6 +109,7 @@ def _means(cached: Cached) -> Cached:
 
 
 def _write(
+    encode: Encode,
     model: FusedModel,
     stage: Stage,
     packed: Packed,
@@ -119,7 +122,6 @@ def _write(
     """Write one array per output of the frozen encoder, (views, N, ...), with one view per seed."""
     count = len(packed.examples[: dataset.limit])
     arrays: dict[str, np.ndarray] = {}
-    encode = _encoder(model, stage, clips, bf16)
     for view, seed in enumerate(seeds):
         for rows, encoded in _encode(encode, model, stage, packed, dataset, clips, count, seed, bf16):
             for name, values in encoded.items():
