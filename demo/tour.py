@@ -13,7 +13,7 @@ from vitascope.cli.options import DEFAULT_COLLECTION
 from vitascope.cli.output import print_results
 from vitascope.client import Client
 
-RESULTS, RERANK = 3, 12
+RESULTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def tour(client: Client, console: Console) -> None:
     for stop in stops:
         for text in stop.searches:
             _heading(console, "search", f'"{text}" among {len(videos)} videos')
-            page = client.search(DEFAULT_COLLECTION, text, limit=RESULTS, rerank=RERANK)
+            page = client.search(DEFAULT_COLLECTION, text, limit=RESULTS)
             print_results(page["results"], console)
 
         video = videos[stop.title]
