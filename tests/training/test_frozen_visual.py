@@ -158,10 +158,11 @@ def test_kept_classes_are_found_by_their_names_before_training() -> None:
     model = HdVila(config).eval()
     assert model.video.branch is not None
     classifier = model.video.branch.classifier
-    torch.nn.init.normal_(classifier.weight)
+    torch.nn.init.normal_(classifier.weight, std=20.0)
+    torch.nn.init.zeros_(model.video_project.bias)
     names = torch.nn.functional.normalize(torch.randn(1000, config.vector_width), dim=-1)
-    tokens = torch.randn(50, config.hybrid_width) * 0.01
-    model.align_class_names(names, tokens)
+    model.align_class_names(names, torch.randn(50, config.hybrid_width))
+    tokens = torch.zeros(50, config.hybrid_width)
     features = torch.rand(50, classifier.in_features)
     found = (model.embedding_of_means({"tokens": tokens, "pretrained": features}) @ names.T).argmax(dim=1)
     assert (found == classifier(features).argmax(dim=1)).float().mean() > 0.9
