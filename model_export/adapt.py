@@ -286,10 +286,9 @@ def _export(options: AdaptOptions, state: _State, trained: Path, held_out: int, 
 
 def _describe_calibration(facts: InitialModelFacts, held_out: int, bundle: Bundle) -> str:
     """Return where the bundle's calibration comes from."""
-    pairs = bundle.manifest.extra["provenance"]["calibration"].get("match pairs")
-    if pairs is not None:
+    if "match pairs" in bundle.manifest.extra["provenance"]["calibration"]:
         suffix = "; answers keep the initial model's" if bundle.answers and facts.calibration else ""
-        return f"fitted on {pairs / 3:g} held-out clips{suffix}"  # one positive and two negative pairs per clip
+        return f"fitted on {held_out} held-out clips{suffix}"
     reason = f"{held_out} held-out clips are too few to fit it, {MIN_CAPTIONED} were expected"
     return f"the initial model's: {reason}" if facts.calibration else f"none: {reason}, and a checkpoint has none"
 
