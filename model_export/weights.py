@@ -62,8 +62,9 @@ class Int8Rule(NamedTuple):
 
 
 INT8_RULES = {
-    # EfficientNet-Lite0: with all weights in int8 embeddings lose 1e-3 of cosine, with this rule 2e-5.
-    "Conv": Int8Rule(min_values=256, max_error=0.0075),
+    # EfficientNet-Lite0: with all weights in int8 embeddings lose 1e-3 of cosine, with a limit of 0.0075 2e-5. The kept
+    # stages need a lower one, as the probabilities of their classifier amplify rounding errors.
+    "Conv": Int8Rule(min_values=256, max_error=0.006),
     # MiniLM: the second layers of the feed-forward blocks have outliers (errors of 1.1% to 2.1%) and cost more than all
     # others together, which stay below 0.9%. Match logits range over 30 units and need a slightly lower limit.
     "MatMul": Int8Rule(min_values=64, max_error=0.008),

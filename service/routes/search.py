@@ -139,8 +139,8 @@ async def _run_search(
         parts = await _embed_parts(context, loaded, parsed.parts, file_embedding)
         rerank = parsed.options.rerank
         if rerank is None:
-            stated = default_rerank(loaded.bundle.manifest, parts, hybrid=parsed.options.hybrid)
-            rerank = min(stated, service.settings.max_rerank)
+            default = default_rerank(loaded.bundle.manifest, parts, hybrid=parsed.options.hybrid)
+            rerank = min(default, service.settings.max_rerank)
         search_page = partial(
             _search_page, service, context, collection_name, loaded, parsed, parts, file_embedding, rerank
         )

@@ -24,7 +24,7 @@ from vitascope.client import Client
 
 JSON = dict[str, Any]
 
-NULL_ON_ONE_SIDE = {"path", "vectors", "model_loaded", "media_url", "thumbnail_url", "job"}
+NULL_ON_ONE_SIDE = {"path", "vectors", "model_loaded", "default_rerank", "media_url", "thumbnail_url", "job"}
 """Fields that only one of the backends fills."""
 DIFFERENT_VALUES = {
     *("created_at", "added_at", "started_at", "finished_at", "rate", "bytes", "next_cursor", "changed"),

@@ -164,8 +164,8 @@ def test_kept_classes_are_found_by_their_names_before_training() -> None:
     model.align_class_names(names, torch.randn(50, config.hybrid_width))
     tokens = torch.zeros(50, config.hybrid_width)
     features = torch.rand(50, classifier.in_features)
-    found = (model.embedding_of_means({"tokens": tokens, "pretrained": features}) @ names.T).argmax(dim=1)
-    assert (found == classifier(features).argmax(dim=1)).float().mean() > 0.9
+    best = (model.embedding_of_means({"tokens": tokens, "pretrained": features}) @ names.T).argmax(dim=1)
+    assert (best == classifier(features).argmax(dim=1)).float().mean() > 0.9
 
 
 def test_a_model_without_kept_stages_cannot_freeze_its_video_encoder_alone(
