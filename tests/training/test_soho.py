@@ -81,7 +81,7 @@ def test_values_are_those_of_the_entries_before_or_after_the_update() -> None:
     assert after.values.flatten().tolist() == pytest.approx([1.0, 1.0, 11.0], abs=1e-3)
 
 
-def test_a_picture_is_masked_with_the_stated_probability() -> None:
+def test_a_picture_is_masked_with_the_configured_probability() -> None:
     torch.manual_seed(0)
     model = Soho(small_config(mvm_probability=0.3)).eval()
     batch, counts = 8, []

