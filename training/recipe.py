@@ -113,8 +113,9 @@ class Stage(StrictModel):
     align_visual: bool = False
     """Before the first step, initialize the projection of visual tokens from the two retrieval projections, so that
     visual tokens enter the fused layers as the words they resemble."""
-    align_class_names: bool = False
-    """Before the first step, let each class of the kept classifier add the direction of its name to the embedding."""
+    align_class_names: Annotated[float, Field(ge=0)] = 0.0
+    """Before the first step, let each class of the kept classifier add the direction of its name to the embedding, with
+    this length relative to the projection of the visual tokens. 0: not."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Fraction of the schedule."""
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.02

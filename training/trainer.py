@@ -340,15 +340,18 @@ def _parameter_groups(model: FusedModel, stage: Stage) -> list[dict[str, object]
 
 
 def _align_class_names(model: FusedModel, names: NameTargets | None, batches: Batches) -> None:
+    stage = batches.stage
     tokens = [cached["tokens"][0] for cached in batches.visual if cached is not None and "tokens" in cached]
     if names is None or not tokens:
         raise ValueError(
-            f"align_class_names: true in stage {batches.stage.name!r}; frozen = 'visual' and 'class_names' among the "
-            "objectives were expected"
+            f"align_class_names: {stage.align_class_names:g} in stage {stage.name!r}; frozen = 'visual' and "
+            "'class_names' among the objectives were expected"
         )
     first = mean_text_state(model, names.tokens.take(names.first[:-1]))
     model.align_class_names(
-        model.embedding_of_text_mean(first), torch.from_numpy(tokens[0].astype(np.float32)).to(model.device)
+        model.embedding_of_text_mean(first),
+        torch.from_numpy(tokens[0].astype(np.float32)).to(model.device),
+        stage.align_class_names,
     )
 
 

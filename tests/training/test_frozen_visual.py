@@ -161,7 +161,7 @@ def test_kept_classes_are_found_by_their_names_before_training() -> None:
     torch.nn.init.normal_(classifier.weight, std=20.0)
     torch.nn.init.zeros_(model.video_project.bias)
     names = torch.nn.functional.normalize(torch.randn(1000, config.vector_width), dim=-1)
-    model.align_class_names(names, torch.randn(50, config.hybrid_width))
+    model.align_class_names(names, torch.randn(50, config.hybrid_width), 1.0)
     tokens = torch.zeros(50, config.hybrid_width)
     features = torch.rand(50, classifier.in_features)
     best = (model.embedding_of_means({"tokens": tokens, "pretrained": features}) @ names.T).argmax(dim=1)

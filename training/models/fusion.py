@@ -251,7 +251,7 @@ class FusedModel(nn.Module, ABC):
         """
         raise ValueError(f"objectives: 'mvm' for {self.cfg.architecture}, which masks no visual tokens")
 
-    def align_class_names(self, names_KE: Tensor, tokens_ND: Tensor) -> None:
+    def align_class_names(self, names_KE: Tensor, tokens_ND: Tensor, length: float) -> None:
         """Initialize what the classes of a kept classifier add to embeddings (stage option `align_class_names`)."""
         raise ValueError(f"align_class_names: {self.cfg.architecture} keeps no classifier")
 

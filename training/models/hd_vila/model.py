@@ -314,17 +314,18 @@ class HdVila(FusedModel):
         return F.normalize(self.video_project(pooled), dim=-1)
 
     @torch.no_grad()
-    def align_class_names(self, names_KE: Tensor, tokens_ND: Tensor) -> None:
+    def align_class_names(self, names_KE: Tensor, tokens_ND: Tensor, length: float) -> None:
         """Initialize what each class of the kept classifier adds to the embedding: the direction of its name.
 
         Args:
             names_KE: Embeddings of the names.
-            tokens_ND: Mean visual tokens of some videos, whose projections decide the length of what is added.
+            tokens_ND: Mean visual tokens of some videos.
+            length: Length of what a class of probability 1 adds, relative to the mean projection of the tokens.
         """
         if self.video.branch is None:
             raise ValueError("align_class_names: no classifier is kept; keep_pretrained = true was expected")
         weight = self.video_project.weight
-        length = (tokens_ND @ weight.T).norm(dim=-1).mean()
+        length = length * float((tokens_ND @ weight.T).norm(dim=-1).mean())
         directions = F.normalize(names_KE - names_KE.mean(dim=0), dim=-1)
         self.video.branch.classes.weight.copy_(torch.linalg.pinv(weight) @ (length * directions).T)
 
