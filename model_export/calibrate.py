@@ -93,6 +93,8 @@ def calibrate(
         if candidate is not None:
             facts[f"match error {label}"] = calibration.match_calibration_error(pairs, candidate)
             facts[f"fused error {label}"] = calibration.fused_calibration_error(pairs, candidate)
+            if (error := calibration.similarity_calibration_error(pairs, candidate)) is not None:
+                facts[f"similarity error {label}"] = error
     names = list(dict.fromkeys([*captioned, *by_answers.corpora]))
     return FittedCalibration(fitted, by_answers.facts | facts, names, choose_reranking(nearest, fitted))
 

@@ -41,6 +41,16 @@ def match_probability(calibration: Calibration, match_logits: Scores) -> _Float6
     return _sigmoid(calibration.match_scale * np.asarray(match_logits, np.float64) + calibration.match_bias)
 
 
+def similarity_probability(calibration: Calibration, similarity: Scores) -> _Float64 | None:
+    """Return the calibrated probabilities (B,) that results fit their query, from cosines (B,).
+
+    None where the bundle has no calibration of similarity.
+    """
+    if calibration.similarity_scale is None or calibration.similarity_bias is None:
+        return None
+    return _sigmoid(calibration.similarity_scale * np.asarray(similarity, np.float64) + calibration.similarity_bias)
+
+
 def fused_score(calibration: Calibration, similarity: Scores, match_logits: Scores) -> _Float64:
     """Return the scores (B,) from 0 to 1 that reranked results are ordered by, from cosines and match logits (B,)."""
     return _sigmoid(

@@ -13,7 +13,12 @@ from model_export.calibrate import calibrate, choose_reranking
 from model_export.parity.checks import Embedded
 from training.data.example import Example, Question
 from training.data.packed import Packed
-from training.evaluation.calibration import fit, match_calibration_error, validation_pairs
+from training.evaluation.calibration import (
+    fit,
+    match_calibration_error,
+    similarity_calibration_error,
+    validation_pairs,
+)
 from training.evaluation.retrieval import NearestVideos
 from vitascope.bundle.manifest import Calibration
 from vitascope.model import Answer, Match, VideoEmbedding
@@ -77,6 +82,9 @@ def test_match_probabilities_are_better_calibrated_on_other_pairs() -> None:
     after = match_calibration_error(fresh, fitted)
     assert before > 0.2
     assert after < 0.25 * before
+    by_similarity = similarity_calibration_error(fresh, fitted)
+    assert by_similarity is not None
+    assert by_similarity < 0.1
 
 
 def test_overconfident_answers_get_a_higher_temperature() -> None:

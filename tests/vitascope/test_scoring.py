@@ -24,6 +24,7 @@ from vitascope.scoring import (
     match_probability,
     ref_clip_score,
     score_captions,
+    similarity_probability,
     word_weights,
 )
 
@@ -39,6 +40,9 @@ def test_calibrated_probabilities_follow_the_formulas_without_overflow() -> None
     assert match_probability(calibration, np.array([0.5, -1e6, 1e6])).tolist() == pytest.approx([0.5, 0.0, 1.0])
     # 4 * 0.5 + 0.5 * 0 - 1 = 1
     assert fused_score(calibration, np.array([0.5]), np.array([0.0])).tolist() == pytest.approx([1 / (1 + np.exp(-1))])
+    assert similarity_probability(calibration, np.array([0.5])) is None
+    calibration = Calibration(similarity_scale=8.0, similarity_bias=-4.0)
+    assert similarity_probability(calibration, np.array([0.5, 1.0])) == pytest.approx([0.5, 1 / (1 + np.exp(-4))])
 
 
 def test_ref_clip_score_is_the_harmonic_mean_with_the_best_reference() -> None:

@@ -13,7 +13,7 @@ from training.evaluation.encoder import Encoder, embed_texts, match_logits
 from training.evaluation.metrics import calibration_error
 from training.evaluation.retrieval import NearestVideos
 from vitascope.bundle.manifest import Calibration
-from vitascope.scoring import fused_score, match_probability
+from vitascope.scoring import fused_score, match_probability, similarity_probability
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def validation_pairs(
 
 
 def fit(pairs: Sequence[Pairs], nearest: Sequence[NearestVideos], answer_temperature: float = 1.0) -> Calibration:
-    """Fit logistic regressions of the label on the matching logit, and on the combined score that orders results.
+    """Fit logistic regressions of the label on matching logits, on similarity, and on the score that orders results.
 
     Corpora have equal weights whatever their number of pairs and queries.
 
@@ -87,7 +87,8 @@ def fit(pairs: Sequence[Pairs], nearest: Sequence[NearestVideos], answer_tempera
     logits = np.concatenate([p.logits for p in pairs])
     label = np.concatenate([p.label for p in pairs])
     weight = np.concatenate([np.full(len(p.label), 1.0 / len(p.label)) for p in pairs])
-    match = _logistic(np.stack([logits], axis=1), label, weight)
+    match = _logistic(logits[:, None], label, weight)
+    alone = _logistic(similarity[:, None], label, weight)
     order = _order_weights(nearest)
     slope, bias = _logistic(np.stack([similarity, logits], axis=1) @ order[:, None], label, weight)
     return Calibration(
@@ -97,6 +98,8 @@ def fit(pairs: Sequence[Pairs], nearest: Sequence[NearestVideos], answer_tempera
         fused_match=slope * order[1],
         fused_bias=bias,
         answer_temperature=answer_temperature,
+        similarity_scale=alone[0],
+        similarity_bias=alone[1],
     )
 
 
@@ -145,6 +148,13 @@ def fused_calibration_error(pairs: Sequence[Pairs], calibration: Calibration) ->
     logits = np.concatenate([p.logits for p in pairs])
     label = np.concatenate([p.label for p in pairs])
     return calibration_error(fused_score(calibration, similarity, logits), label)
+
+
+def similarity_calibration_error(pairs: Sequence[Pairs], calibration: Calibration) -> float | None:
+    """Return the expected calibration error of similarity's probability on pairs, as a fraction; None if not fitted."""
+    probability = similarity_probability(calibration, np.concatenate([p.similarity for p in pairs]))
+    label = np.concatenate([p.label for p in pairs])
+    return None if probability is None else calibration_error(probability, label)
 
 
 def answer_temperature(logits: np.ndarray, targets: np.ndarray) -> float:

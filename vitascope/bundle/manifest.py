@@ -11,7 +11,7 @@ import json
 import math
 import unicodedata
 from pathlib import PurePosixPath
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import (
     BaseModel,
@@ -150,6 +150,7 @@ class Calibration(StrictModel):
 
     match = sigmoid(match_scale * match_logit + match_bias)
     fused = sigmoid(fused_similarity * similarity + fused_match * match_logit + fused_bias)
+    relevance of a result that was not reranked = sigmoid(similarity_scale * similarity + similarity_bias)
     """
 
     match_scale: float = 1.0
@@ -159,6 +160,15 @@ class Calibration(StrictModel):
     fused_bias: float = 0.0
     answer_temperature: Annotated[float, Field(gt=0)] = 1.0
     """Divisor of answer logits before the softmax."""
+    similarity_scale: float | None = None
+    """None, as is `similarity_bias`: not fitted; then results that were not reranked have no relevance."""
+    similarity_bias: float | None = None
+
+    @model_validator(mode="after")
+    def _has_both_or_none(self) -> Self:
+        if (self.similarity_scale is None) != (self.similarity_bias is None):
+            raise ValueError("similarity_scale, similarity_bias: both or neither were expected")
+        return self
 
 
 MAX_RERANK = 1000
@@ -259,7 +269,7 @@ class Manifest(OmitDefaultsModel):
             raise ValueError(f"files: {unlisted} used but not listed with a SHA-256")
         if len({s.name for s in self.streams}) != len(self.streams):
             raise ValueError(f"streams: names {[s.name for s in self.streams]} repeat; unique names were expected")
-        numbers = [*self.calibration.model_dump().values(), *self.metrics.values(), self.temperature]
+        numbers = [*self.calibration.model_dump(exclude_none=True).values(), *self.metrics.values(), self.temperature]
         if not all(math.isfinite(n) for n in [*numbers, self.logit_bias]):
             raise ValueError("calibration, metrics, temperature, logit_bias: a number is not finite")
         return self
