@@ -23,7 +23,7 @@ import av
 import numpy as np
 from rich.console import Console
 
-from index.clips.segmentation import Segmentation
+from index.clips.rules import Segmentation
 from index.collection_store import CollectionStore
 from index.jobs.ingest import ClipSpec, DecodedClips, PreparedFile, decode_clips, embed_clips, hash_file, prepare_file
 from index.jobs.jobs import create_job

@@ -10,8 +10,9 @@ import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +25,11 @@ from vitascope.errors import InvalidInput
 from vitascope.input_validation import Streams, batch_size_of_streams, check_texts, check_visual_tokens
 from vitascope.integrations.kserve import ONNXRUNTIME, served_name, server_url
 from vitascope.media.formats import DEFAULT_LIMITS, MediaLimits
-from vitascope.sandbox.decoder import IN_PROCESS, Decoder
 from vitascope.scoring import answer_probabilities, fused_score, match_probability
 from vitascope.tokenizer import MAX_CHARACTERS, TextBatch, length_sorted_batches
+
+if TYPE_CHECKING:
+    from vitascope.sandbox.decoder import Decoder
 
 Floats = NDArray[np.float32]
 TextEmbedder = Callable[["Model", Sequence[str]], Floats]
@@ -97,8 +100,6 @@ class Model:
             raise InvalidInput(f"batch_size: {batch_size}; at least 1 was expected")
         self.bundle = bundle
         self.batch_size = batch_size
-        self.decoder: Decoder = IN_PROCESS
-        """Decoder of media files."""
         self._text_embedder: TextEmbedder | None = None
         self._server = None
         if (url := server_url(engine)) is not None:
@@ -139,9 +140,17 @@ class Model:
         other = copy.copy(self)
         other._graphs = self._graphs if wrap_runner is None else wrap_runner(self._graphs)
         other.batch_size = batch_size or self.batch_size
-        other.decoder = decoder or self.decoder
+        if decoder is not None:
+            other.decoder = decoder
         other._text_embedder = text_embedder or self._text_embedder
         return other
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """Decoder of media files."""
+        from vitascope.sandbox.decoder import IN_PROCESS  # imports PyAV and Pillow, which texts do not need
+
+        return IN_PROCESS
 
     @property
     def tasks(self) -> Sequence[Task]:

@@ -226,7 +226,7 @@ def _parse_pair(text: str) -> tuple[str, Scalar]:
 
 def parse_segmentation(args: argparse.Namespace) -> dict[str, Any]:
     """Return the segmentation as JSON. Raises InvalidInput for values that contradict each other."""
-    from index.clips.segmentation import Segmentation
+    from index.clips.rules import Segmentation
 
     segmentation = Segmentation(
         length=args.clip_length,

@@ -409,7 +409,7 @@ def _is_runnable(collection: Collection, job: Job) -> bool:
 
 def job_options(metadata: Mapping[str, Any], segmentation: JSON) -> JobOptions:
     """Return the options of a job for its arguments as JSON."""
-    from index.clips.segmentation import Segmentation
+    from index.clips.rules import Segmentation
 
     return JobOptions(Segmentation(**segmentation), metadata)
 

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from index.clips.segmentation import Segmentation, Segments, segment_file
+from index.clips.rules import Segmentation
+from index.clips.segmentation import Segments, segment_file
 from index.collection import Collection
 from index.jobs.records import JobItem, JobOptions
 from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy

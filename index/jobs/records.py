@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from index.clips.segmentation import Segmentation
+from index.clips.rules import Segmentation
 from index.jobs.sources.source_types import Source
 from index.records import Scalar
 from vitascope.job_states import ItemState, JobState

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, replace
 from typing import Any
 
-from index.clips.segmentation import Segmentation
+from index.clips.rules import Segmentation
 from index.jobs.records import Event, ItemEvent, Job, JobCounts, JobItem, JobOptions, JobRate, StateEvent
 from index.jobs.sources.source_types import Source, read_source, source_json
 from index.storage.queries import corruption_as_storage_error

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from index.clips import segmentation
+from index.clips import rules
 from service.schemas.base import Id, Metadata, Request, Response, example
 from vitascope.job_states import ItemState, JobState
 
@@ -21,7 +21,7 @@ Language = Annotated[
     str | None,
     Field(
         max_length=35,
-        json_schema_extra={"pattern": f"^({segmentation.LANGUAGE.pattern})$"},
+        json_schema_extra={"pattern": f"^({rules.LANGUAGE.pattern})$"},
         description="of the subtitles; null: those without a language, else the first",
     ),
 ]
@@ -77,9 +77,9 @@ Segmentation = Annotated[
 ]
 
 
-def parse_segmentation(fields: Segmentation | None) -> segmentation.Segmentation:
+def parse_segmentation(fields: Segmentation | None) -> rules.Segmentation:
     """Return the segmentation of a request. Raises InvalidInput for contradictory numbers."""
-    return segmentation.Segmentation() if fields is None else segmentation.Segmentation(**fields.model_dump())
+    return rules.Segmentation() if fields is None else rules.Segmentation(**fields.model_dump())
 
 
 Path = Annotated[str, Field(min_length=1, max_length=4096)]

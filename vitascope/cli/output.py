@@ -11,7 +11,6 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 MAX_TRANSCRIPT_CHARS = 60
@@ -64,6 +63,9 @@ class ProgressBar:
     """Progress bar on standard error; invisible without a terminal, or when quiet."""
 
     def __init__(self, description: str, *, quiet: bool = False) -> None:
+        # Most commands show no progress.
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

@@ -15,11 +15,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
+from index.clips.rules import Rule, Segmentation
 from index.clips.segmentation import (
     MAX_CLIPS,
     MAX_OVERLAPPING_CUES,
-    Rule,
-    Segmentation,
     segment_file,
     sentence_spans,
     text_per_span,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from index.clips.segmentation import Segmentation
+from index.clips.rules import Segmentation
 from index.collection import Collection
 from index.jobs import pipeline, runner
 from index.jobs.ingest import IngestResult, embed_file, hash_file, prepare_file, store_video

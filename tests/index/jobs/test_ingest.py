@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index.clips.segmentation import Segmentation
+from index.clips.rules import Segmentation
 from index.collection import Collection
 from index.jobs import pipeline
 from index.jobs.ingest import content_sha256

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from index.clips.segmentation import Segmentation
+from index.clips.rules import Segmentation
 from index.collection import Collection
 from index.jobs import ingest, pipeline
 from index.jobs.jobs import cancel, create_job, current_job_event, get_job, list_items, pause, resume, retry

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index.clips.segmentation import Segmentation
+from index.clips.rules import Segmentation
 from index.collection import Collection, NewClip
 from index.collection_store import CollectionStore
 from index.jobs.jobs import list_items, list_jobs

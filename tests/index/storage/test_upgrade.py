@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from index.clips.segmentation import Segmentation
+from index.clips.rules import Segmentation
 from index.collection_store import CollectionStore
 from index.jobs.jobs import cancel, get_job, list_items, retry
 from index.jobs.records import JobOptions

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from index.clips.segmentation import Segmentation
+from index.clips.rules import Segmentation
 from index.collection_store import CollectionStore
 from index.jobs.jobs import create_job, get_job, list_items, list_jobs
 from index.jobs.records import JobOptions

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index.clips.segmentation import Segmentation
+from index.clips.rules import Segmentation
 from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.integrations.ray.executor import LOOPBACK_ONLY, connect
