@@ -33,13 +33,13 @@ from index.records import (
 )
 from index.storage import queries
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue
+from index.storage.facets import Facets, read_facets
 from index.storage.filters import Filter
 from index.storage.removals import is_owned
 from index.vectors.faiss_kinds import INDEX_KIND_KEY, check_index_kind, read_requested_kind
 from index.vectors.interface import backend_of, index_kinds_of, open_vector_index
 from vitascope.errors import (
     CollectionNotFound,
-    FilterError,
     FingerprintMismatch,
     InvalidInput,
     NotFound,
@@ -133,6 +133,11 @@ class Collection:
             with suppress(FileNotFoundError):  # an index that is being replaced
                 total += entry.stat().st_size if entry.is_file() else 0
         return total
+
+    def facets(self) -> Facets:
+        """Return folders, days, durations and metadata of the videos, with the number of videos of each."""
+        with self.catalogue.read() as connection:
+            return read_facets(connection)
 
     def index_state(self) -> IndexState:
         """Return the requested kind of index, the kind that serves, and how many clips changed since it was built.
@@ -230,17 +235,12 @@ class Collection:
     # Reading
 
     def videos(self, limit: int = 100, after_id: int | None = None, where: Filter | None = None) -> list[Video]:
-        """Return at most ``limit`` videos that pass the filter, by id, after ``after_id``.
+        """Return at most ``limit`` videos that pass the filter, by id, after ``after_id``. Raises InvalidInput.
 
-        Raises InvalidInput, and FilterError for a filter that names a clip's field.
+        If the filter names fields of clips, a video passes with at least one of its clips.
         """
         if not 1 <= limit <= MAX_PAGE:
             raise InvalidInput(f"limit: {limit}; 1 to {MAX_PAGE} was expected")
-        if where is not None and where.clip_field is not None:
-            raise FilterError(
-                f"filter: {where.clip_field}; videos are listed by their own fields and metadata, only a search takes "
-                "fields of clips"
-            )
         with self.catalogue.read() as connection:
             return queries.list_videos(connection, limit, _to_int64(after_id or 0), where)
 

@@ -12,6 +12,7 @@ from index.jobs.records import Job, JobItem
 from index.jobs.sources.source_types import source_dict
 from index.records import Clip, Video
 from index.search.search import RankedHit, SearchResult
+from index.storage.facets import Facets
 from service.schemas import jobs as job_schemas
 from service.schemas import library as schemas
 from service.schemas import search as search_schemas
@@ -38,6 +39,11 @@ def serialize_collection(collection: Collection, model_loaded: bool, default_rer
         index=schemas.IndexState(serving=index.serving, changed=index.changed),
         bytes=collection.size(),
     )
+
+
+def serialize_facets(facets: Facets) -> schemas.Facets:
+    """Serialize the facets of a collection."""
+    return schemas.Facets.model_validate(asdict(facets))
 
 
 def serialize_video(collection: str, video: Video) -> schemas.Video:

@@ -4,6 +4,7 @@
     {"year": {"gte": 2020, "lt": 2024}}    range; several fields or operators together mean "and"
     {"color": {"in": ["red", "blue"]}}     one of a set
     {"title": {"prefix": "beach"}}
+    {"title": {"contains": "beach"}}       ignoring the case of ASCII letters
     {"color": {"ne": "red"}}
     {"added_at": {"gte": "2026-03-31"}}    a day or a time, ISO 8601, instead of Unix seconds
     {"clip": {"start": {"gte": 60}}}       the clip itself: start, end, length (seconds), text
@@ -12,7 +13,7 @@
 Fields are the keys of a video's metadata and ``records.VIDEO_FIELDS``; inside ``clip`` they are
 ``records.CLIP_FIELDS``, and all conditions in one ``clip`` apply to the same clip. Values keep their type: "1", 1 and
 true are three different values, 1 and 1.0 are one. A video without the field matches no condition on it except ``ne``,
-the exact opposite of equality. Texts compare by Unicode code point.
+the exact opposite of equality. Texts otherwise compare by Unicode code point.
 
 Clip fields are inside ``clip`` because stored metadata may use any name, including ``start`` and ``clip``: a filter on
 metadata must not change its meaning.
@@ -32,8 +33,9 @@ MAX_DEPTH = 16
 MAX_CONDITIONS = 256
 MAX_SET = 1000
 MAX_VALUES = 10_000  # in all sets together; SQLite takes 32,766 parameters
-OPERATORS = ("eq", "ne", "gt", "gte", "lt", "lte", "in", "prefix")
+OPERATORS = ("eq", "ne", "gt", "gte", "lt", "lte", "in", "prefix", "contains")
 RANGES = ("gt", "gte", "lt", "lte")
+SUBSTRINGS = ("prefix", "contains")
 CLIP = "clip"
 TEXT_FIELDS = ("content_sha256", "path", "title", "text")
 """The text fields of every video and clip; the others are numbers."""
@@ -170,7 +172,7 @@ def _parse_condition(field: str, operator: object, operand: object, of_clip: boo
         values = tuple(_parse_scalar(label, item) for item in operand)
     else:
         values = (_parse_scalar(label, operand),)
-    if operator == "prefix" and not isinstance(values[0], str):
+    if operator in SUBSTRINGS and not isinstance(values[0], str):
         raise FilterError(f"{label}: {_shorten(operand)}; a string was expected")
     if operator in RANGES and isinstance(values[0], bool):
         raise FilterError(f"{label}: {_shorten(operand)}; a number or a string was expected")
@@ -199,8 +201,8 @@ def _resolve_dates(condition: Condition) -> Node:
     if not isinstance(value, str):
         return condition
     label = f"{field}.{operator}"
-    if operator == "prefix":
-        raise FilterError(f"{label}: {_shorten(value)}; a point in time has no beginning: gte and lt were expected")
+    if operator in SUBSTRINGS:
+        raise FilterError(f"{label}: {_shorten(value)}; a point in time is not text: gte and lt were expected")
     first, end = _time_range(label, value)
     if first == end:
         return Condition(field, operator, first)
@@ -304,6 +306,8 @@ def _comparison_sql(column: str, operator: str, values: list[Scalar]) -> tuple[s
         return f"{column} IN ({', '.join('?' * len(values))})", values
     if operator == "prefix":
         return f"substr({column}, 1, ?) = ?", [len(str(values[0])), values[0]]
+    if operator == "contains":
+        return f"instr(lower({column}), lower(?)) > 0", [values[0]]
     return f"{column} {_SQL_OPERATORS[operator]} ?", [values[0]]
 
 

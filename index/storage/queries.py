@@ -77,8 +77,14 @@ def find_video(connection: sqlite3.Connection, key: int | str) -> Video | None:
 
 
 def list_videos(connection: sqlite3.Connection, limit: int, after_id: int, where: Filter | None) -> list[Video]:
-    """Return at most ``limit`` videos that pass the filter, by id, after ``after_id``."""
+    """Return at most ``limit`` videos that pass the filter, by id, after ``after_id``.
+
+    If the filter names fields of clips, a video passes with at least one of its clips.
+    """
     clause, parameters = filter_sql(where)
+    if where is not None and where.clip_field is not None:
+        of_video = "clips.id >= first_clip AND clips.id < first_clip + clip_count"
+        clause = f"EXISTS (SELECT 1 FROM clips WHERE {of_video} AND ({clause}))"
     query = f"SELECT {VIDEO_COLUMNS} FROM videos WHERE id > ? AND ({clause}) ORDER BY id LIMIT ?"
     return [read_video(row) for row in connection.execute(query, (after_id, *parameters, limit))]
 

@@ -13,8 +13,8 @@ from service.http.auth import CallerKey, requires
 from service.http.idempotency import accepts_idempotency_key
 from service.http.openapi import errors
 from service.http.parsing import StrictRoute
-from service.schemas.library import Collection, CollectionChanges, Collections, NewCollection
-from service.serializers import serialize_collection
+from service.schemas.library import Collection, CollectionChanges, Collections, Facets, NewCollection
+from service.serializers import serialize_collection, serialize_facets
 from vitascope.errors import CollectionNotFound, StorageError
 
 _log = logging.getLogger("vitascope.service")
@@ -47,6 +47,13 @@ async def create_collection(
 async def get_collection(name: str, service: AppStateDep) -> Collection:
     """A collection with its size, model and index."""
     return await service.io_pool.run(lambda: _serialize(service, service.collection(name)))
+
+
+@router.get("/{name}/facets", summary="Get facets", responses=errors(404, 507))
+@requires("read")
+async def get_facets(name: str, service: AppStateDep) -> Facets:
+    """Folders, dates, durations and metadata that the videos can be filtered by, with the number of videos of each."""
+    return await service.io_pool.run(lambda: serialize_facets(service.collection(name).facets()))
 
 
 @router.patch("/{name}", summary="Change a collection", responses=errors(404, 422, 507))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -60,6 +61,15 @@ SPAN: dict[str, Any] = {
     "text": "look at him run",
     "media_url": "/v1/collections/holidays/videos/3/media#t=8,17.4",
     "thumbnail_url": "/v1/collections/holidays/videos/3/thumbnail?t=12.7",
+}
+
+
+FACETS: dict[str, Any] = {
+    "folders": [{"value": "/videos/2024/", "videos": 9}],
+    "added": [{"start": "2026-03-31", "end": "2026-04-01", "videos": 12}],
+    "durations": [{"min": 0, "max": 0, "videos": 1}, {"min": 0, "max": 60, "videos": 11}],
+    "speech": 4,
+    "metadata": [{"field": "camera", "videos": 12, "values": [{"value": "north", "videos": 7}]}],
 }
 
 
@@ -125,6 +135,57 @@ class Collections(Response):
 
     collections: list[Collection]
     unreadable: Annotated[list[str], Field(description="damaged collections; see the log of the service")]
+
+
+class FacetValue(Response):
+    """A value and the number of videos that have it."""
+
+    model_config = example(**FACETS["folders"][0])
+
+    value: str | bool | int | float
+    videos: int
+
+
+class DateRange(Response):
+    """A day, or a month if there are many days."""
+
+    model_config = example(**FACETS["added"][0])
+
+    start: Annotated[dt.date, Field(description="first day, in UTC")]
+    end: Annotated[dt.date, Field(description="day after the last")]
+    videos: int
+
+
+class DurationRange(Response):
+    """Durations in seconds; 0 to 0: pictures, which no other range counts."""
+
+    model_config = example(**FACETS["durations"][1])
+
+    min: int
+    max: Annotated[int | None, Field(description="exclusive; null: none")]
+    videos: int
+
+
+class MetadataFacet(Response):
+    """A metadata field and its most frequent values."""
+
+    model_config = example(**FACETS["metadata"][0])
+
+    field: str
+    videos: Annotated[int, Field(description="number of videos that have it")]
+    values: list[FacetValue]
+
+
+class Facets(Response):
+    """What the videos of a collection can be filtered by, with numbers of videos."""
+
+    model_config = example(**FACETS)
+
+    folders: Annotated[list[FacetValue], Field(description="of indexed files, ending in a slash; not of uploads")]
+    added: Annotated[list[DateRange], Field(description="when videos were added, latest first")]
+    durations: list[DurationRange]
+    speech: Annotated[int, Field(description="videos with spoken words")]
+    metadata: Annotated[list[MetadataFacet], Field(description="the most frequent fields first")]
 
 
 class Video(Response):

@@ -72,6 +72,7 @@ EXAMPLES = {
         after="holidays()",
     ),
     "GET /v1/collections/{name}": Example('client.get_collection("holidays")'),
+    "GET /v1/collections/{name}/facets": Example('client.get_facets("holidays")'),
     "PATCH /v1/collections/{name}": Example('client.update_collection("holidays", index_kind="hnsw")'),
     "DELETE /v1/collections/{name}": Example('client.delete_collection("old")', before=OLD, name="old"),
     "GET /v1/collections/{name}/videos": Example(

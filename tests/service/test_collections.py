@@ -22,6 +22,7 @@ from tests.service.running import Running, problem_of, serving
 from tests.service.test_search import fill
 from tests.small_bundle import make_small_bundle
 from tests.waiting import PATIENCE, wait_for
+from vitascope.client import Client
 from vitascope.visual_token_codec import TokenEncoding
 
 
@@ -307,3 +308,16 @@ def during(blocked: BlockedCall, act: Callable[[], None], request: Callable[[], 
         finally:
             blocked.released.set()
         return response.result()
+
+
+def test_facets_are_filters_with_numbers_of_videos(running: Running, colors: str) -> None:
+    facets = running.client.get(f"/v1/collections/{colors}/facets").json()
+    assert [(facet["field"], facet["videos"]) for facet in facets["metadata"]] == [("color", 3), ("number", 3)]
+    [added], [duration] = facets["added"], facets["durations"]
+    day = {"added_at": {"gte": added["start"], "lt": added["end"]}}
+    length = {"duration": {"gt": duration["min"], "lt": duration["max"]}}
+    with Client(str(running.client.base_url)) as client:
+        assert facets == client.get_facets(colors)
+        matching = list(client.iter_videos(colors, where={**day, **length}))
+    assert len(matching) == added["videos"] == duration["videos"] == 3
+    assert (facets["folders"], facets["speech"]) == ([], 0)

@@ -186,6 +186,16 @@ class CreatedWebhook(TypedDict):
     url: str
 
 
+class DateRange(TypedDict):
+    """A day, or a month if there are many days."""
+
+    end: str
+    """day after the last"""
+    start: str
+    """first day, in UTC"""
+    videos: int
+
+
 class Deliveries(TypedDict):
     """A page of deliveries, newest first."""
 
@@ -217,6 +227,15 @@ class DocumentRef(TypedDict):
 
     clip_id: NotRequired[str | None]
     video_id: NotRequired[str | None]
+
+
+class DurationRange(TypedDict):
+    """Durations in seconds; 0 to 0: pictures, which no other range counts."""
+
+    max: int | None
+    """exclusive; null: none"""
+    min: int
+    videos: int
 
 
 class EmScore(TypedDict):
@@ -255,6 +274,27 @@ class Embeddings(TypedDict):
     """name of the model"""
     object: Literal["list"]
     usage: Usage
+
+
+class FacetValue(TypedDict):
+    """A value and the number of videos that have it."""
+
+    value: str | bool | int | float
+    videos: int
+
+
+class Facets(TypedDict):
+    """What the videos of a collection can be filtered by, with numbers of videos."""
+
+    added: list[DateRange]
+    """when videos were added, latest first"""
+    durations: list[DurationRange]
+    folders: list[FacetValue]
+    """of indexed files, ending in a slash; not of uploads"""
+    metadata: list[MetadataFacet]
+    """the most frequent fields first"""
+    speech: int
+    """videos with spoken words"""
 
 
 class FilesSource(TypedDict):
@@ -472,6 +512,15 @@ class MediaNotIncluded(TypedDict):
 
     bytes: int
     files: int
+
+
+class MetadataFacet(TypedDict):
+    """A metadata field and its most frequent values."""
+
+    field: str
+    values: list[FacetValue]
+    videos: int
+    """number of videos that have it"""
 
 
 class ModelInfo(TypedDict):

@@ -52,6 +52,8 @@ def by_hand(condition: Callable[[dict[str, Any]], bool]) -> list[int]:
         ({"color": {"in": []}}, lambda m: False),
         ({"color": {"ne": "red"}}, lambda m: m["color"] != "red"),
         ({"color": {"prefix": "gr"}}, lambda m: m["color"] == "green"),
+        ({"color": {"contains": "RE"}}, lambda m: m["color"] in ("red", "green")),
+        ({"title": {"contains": "%"}}, lambda m: False),
         ({"color": {"gte": "green", "lte": "green"}}, lambda m: m["color"] == "green"),
         ({"not": {"color": "red"}}, lambda m: m["color"] != "red"),
         ({"or": [{"color": "red"}, {"number": {"lt": 3}}]}, lambda m: m["color"] == "red" or m["number"] < 3),
@@ -140,6 +142,7 @@ def test_quotes_in_a_value_are_not_sql(tmp_path: Path) -> None:
         ({"color": {"in": "red"}}, "color.in: 'red'; a list"),
         ({"color": {"in": [["red"]]}}, r"color.in: \['red'\]; a string"),
         ({"color": {"prefix": 3}}, "color.prefix: 3; a string"),
+        ({"color": {"contains": 3}}, "color.contains: 3; a string"),
         ({"even": {"gt": True}}, "even.gt: True; a number or a string"),
         ({"number": {"gte": float("nan")}}, "number.gte: nan; a string, a finite number"),
         ({"number": 2**64}, "number.eq: 18446744073709551616; .* 64 bits"),
@@ -152,7 +155,7 @@ def test_quotes_in_a_value_are_not_sql(tmp_path: Path) -> None:
         ({"color": "\ud800"}, "color.eq: .* surrogate"),
         ({"added_at": "yesterday"}, r"added_at.eq: 'yesterday'; Unix seconds, a day \(2026-03-31\) or a time"),
         ({"added_at": {"gte": "2026-02-30"}}, "added_at.gte: '2026-02-30'; Unix seconds"),
-        ({"added_at": {"prefix": "2026"}}, "added_at.prefix: '2026'; a point in time has no beginning"),
+        ({"added_at": {"prefix": "2026"}}, "added_at.prefix: '2026'; a point in time is not text"),
         ({"added_at": {"in": ["2026-03-31"]}}, "added_at.in: '2026-03-31' is a whole day"),
         ({"clip": {"start": "1:05"}}, r"clip.start.eq: '1:05'; a number of seconds"),
         ({"clip": {"end": {"in": [1, True]}}}, r"clip.end.in: True; a number of seconds"),
@@ -306,8 +309,14 @@ def test_a_search_returns_only_clips_that_pass(clips: tuple[Collection, list[Row
     assert expected
 
 
-def test_videos_cannot_be_listed_by_clip_fields(clips: tuple[Collection, list[Row]]) -> None:
-    collection, _ = clips
-    for filter_json in ({"clip": {"start": 0}}, {"or": [{"color": "red"}, {"not": {"clip": {"text": ""}}}]}):
-        with pytest.raises(FilterError, match=r"clip\.(start|text); videos are listed by their own fields"):
-            collection.videos(where=parse_filter(filter_json))
+def test_videos_with_a_clip_that_passes_are_listed(clips: tuple[Collection, list[Row]]) -> None:
+    collection, rows = clips
+    late_speech = {"clip": {"start": {"gte": 8}, "text": {"ne": ""}}}
+    red_or_good = {"or": [{"color": "red"}, {"clip": {"text": {"contains": "GOOD"}}}]}
+    for filter_json, passes in (
+        (late_speech, lambda r: float(r.fields["start"]) >= 8 and r.fields["text"]),
+        (red_or_good, lambda r: r.video["color"] == "red" or "good" in r.fields["text"]),
+    ):
+        expected = {row.video["start"] for row in rows if passes(row)}
+        listed = collection.videos(1000, where=parse_filter(filter_json))
+        assert [video.metadata["start"] for video in listed] == sorted(expected)

@@ -35,6 +35,13 @@ class Collections(BaseClient):
         """Return a collection. Raises `CollectionNotFound`."""
         return await self._call(response_types.Collection, "GET", api_path("collections", name))
 
+    async def get_facets(self, name: str) -> response_types.Facets:
+        """Return folders, dates, durations and metadata of a collection's videos, with the number of videos of each.
+
+        Raises `CollectionNotFound`.
+        """
+        return await self._call(response_types.Facets, "GET", api_path("collections", name, "facets"))
+
     async def create_collection(
         self,
         name: str,

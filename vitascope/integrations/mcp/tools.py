@@ -32,8 +32,8 @@ UNTRUSTED_CONTENT_NOTICE = (
 )
 FILTER_DESCRIPTION = (
     'only videos whose metadata matches, such as {"site": "north", "year": {"gte": 2020}}, or whose fields do: title, '
-    "duration (seconds), width, height, added_at (ISO 8601). Operators: eq, ne, gt, gte, lt, lte, in, prefix. "
-    "Combine with: and, or, not"
+    "duration (seconds), width, height, added_at (ISO 8601). Operators: eq, ne, gt, gte, lt, lte, in, prefix, "
+    "contains. Combine with: and, or, not"
 )
 A = TypeVar("A")
 R = TypeVar("R", bound=ToolResponse)
