@@ -70,9 +70,11 @@ class WatchTotals:
     """Totals of a watched folder.
 
     Attributes:
+        duplicates: skipped files whose content the collection has.
         notes: files that were added with a note, at most ``MAX_NOTES``.
         gone: videos whose file was deleted or replaced.
         removed: videos that were deleted for that.
+        remaining: videos that are in the collection although their file is gone or replaced.
         held: videos that stay now although their file is lost.
         held_reason: why, where there are too many.
         unavailable: folders and files that cannot be read now, with the reason.
@@ -80,10 +82,12 @@ class WatchTotals:
 
     added: int = 0
     skipped: int = 0
+    duplicates: int = 0
     failures: list[JobItem] = field(default_factory=list)
     notes: list[JobItem] = field(default_factory=list)
     gone: int = 0
     removed: int = 0
+    remaining: int = 0
     held: int = 0
     held_reason: str | None = None
     unavailable: dict[str, str] = field(default_factory=dict)
@@ -98,11 +102,13 @@ class WatchTotals:
             "files": self.added + self.skipped + len(self.failures),
             "added": self.added,
             "skipped": self.skipped,
+            "duplicates": self.duplicates,
             "failed": len(self.failures),
             "failures": [{"file": item.path, "reason": item.reason} for item in self.failures],
             "notes": [{"file": item.path, "note": item.reason} for item in self.notes],
             "gone": self.gone,
             "removed": self.removed,
+            "remaining": self.remaining,
             "held_videos": self.held,
             "held_reason": self.held_reason,
             "unavailable": [{"path": path, "reason": reason} for path, reason in self.unavailable.items()],
@@ -120,7 +126,7 @@ def watch_folder(collection: Collection, model: Model, options: WatchOptions, on
             watcher.poll(monotonic())
             sleep(options.interval)
     except KeyboardInterrupt:
-        return watcher.totals
+        return watcher.final_totals()
 
 
 @dataclass(slots=True)
@@ -163,6 +169,11 @@ class FolderWatcher:
         self._lost = LostVideos(collection, options.source, options.quiet_seconds, options.max_delete)
         self._is_loaded = False
         self.totals = WatchTotals()
+
+    def final_totals(self) -> WatchTotals:
+        """Return the totals, with the videos that remain without their file."""
+        self.totals.remaining = self._lost.count()
+        return self.totals
 
     def finish_interrupted(self) -> None:
         """Finish the jobs of interrupted rounds."""
@@ -207,7 +218,7 @@ class FolderWatcher:
         """Return the folder now; None while it is unavailable: an unmounted drive must not count as deleted files."""
         try:
             snapshot = scan_folder(self._folder, self._options.source.recursive)
-            reason = None if snapshot.files or not self._expected else "all its files are gone at once"
+            reason = None if snapshot.files or not self._expected else "all its files are gone at once; its videos stay"
         except OSError as error:
             snapshot, reason = None, error.strerror or str(error)
         if reason is None:
@@ -330,14 +341,16 @@ class FolderWatcher:
         self._store(files)
 
     def _on_lost(self, lost: LostVideo) -> None:
-        """Report a lost file, and schedule the deletion of its video if requested."""
-        event = {"event": lost.event, "path": lost.video.path, "video": str(lost.video.id)}
+        """Report a lost file and what happens to its video."""
         if lost.is_on_other_drive:
-            event["reason"] = "by a file on another file system"
+            reason = "by a file on another file system; the former video stays"
+        elif self._options.delete:
+            reason = f"the video is deleted in {self._options.quiet_seconds:g} s unless the file is back"
+        else:
+            reason = "the video stays in the collection; --watch-delete deletes it"
         self.totals.gone += 1
-        self._on_event(event)
-        if self._options.delete:
-            self._lost.add(lost)
+        self._lost.add(lost)
+        self._on_event({"event": lost.event, "path": lost.video.path, "video": str(lost.video.id), "reason": reason})
 
     def _delete_lost(self, snapshot: FolderSnapshot, now: float) -> None:
         """Delete the videos whose file is lost, or report why they stay."""
@@ -391,6 +404,7 @@ class FolderWatcher:
                 self.totals.notes.append(item)
         elif item.state == "skipped":
             self.totals.skipped += 1
+            self.totals.duplicates += item.video_id is not None
         else:
             self.totals.failures.append(item)
         self._on_event(event)

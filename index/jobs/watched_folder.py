@@ -168,7 +168,7 @@ class LostVideo:
 
 
 class LostVideos:
-    """Videos whose file is lost. They are deleted after some time, unless there are too many.
+    """Videos whose file is lost. Where that is requested, they are deleted after some time, unless there are too many.
 
     Attributes:
         held: ids of the videos that stay although their file is lost.
@@ -192,6 +192,11 @@ class LostVideos:
 
     def __iter__(self) -> Iterator[LostVideo]:
         return iter(tuple(self._pending.values()))
+
+    def count(self) -> int:
+        """Return how many of these videos are still in the collection."""
+        self._discard_deleted()
+        return len(self._pending)
 
     def add(self, lost: LostVideo) -> None:
         self._pending.setdefault(lost.video.id, lost)

@@ -225,7 +225,23 @@ def test_without_deletion_nothing_is_held(watched: Watched, folder: Path) -> Non
     part = film_folder(folder / "b", 2, 20)
     totals = watched(nothing, nothing, lambda: shutil.rmtree(part), nothing)
     assert watched.events[4:] == [("gone", "20.png"), ("gone", "21.png")]
-    assert (totals.gone, totals.held) == (2, 0)
+    assert watched.reasons[4:] == ["the video stays in the collection; --watch-delete deletes it"] * 2
+    assert (totals.gone, totals.remaining, totals.held) == (2, 2, 0)
+
+
+def test_a_file_that_comes_back_no_longer_counts_as_gone(watched: Watched, folder: Path, tmp_path: Path) -> None:
+    picture(folder / "10.png", 10)
+    picture(folder / "11.png", 11)
+    away = tmp_path / "away.png"
+    totals = watched(
+        nothing,
+        nothing,
+        lambda: (folder / "10.png").rename(away),
+        nothing,
+        lambda: away.rename(folder / "10.png"),
+    )
+    assert ("back", "10.png") in watched.events
+    assert (totals.gone, totals.remaining) == (1, 0)
 
 
 def test_a_renamed_subfolder_keeps_all_its_videos(watched: Watched, folder: Path) -> None:
@@ -491,6 +507,22 @@ def test_ctrl_c_ends_the_command_in_order(tmp_path: Path, folder: Path, small_bu
         rest, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, errors) == (0, "")
     assert '"added": 1' in rest
+
+
+def test_the_command_tells_what_remains_of_deleted_files(tmp_path: Path, folder: Path, small_bundle: Path) -> None:
+    picture(folder / "10.png", 10)
+    picture(folder / "11.png", 11)
+    with command(folder, tmp_path / "data", small_bundle) as process:
+        assert process.stdout is not None
+        for _ in range(2):
+            assert process.stdout.readline().startswith("added  ")
+        (folder / "10.png").unlink()
+        line = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=PATIENCE)
+    assert line == f"gone  {folder / '10.png'}: the video stays in the collection; --watch-delete deletes it\n"
+    assert "1 files gone or replaced: 0 videos deleted, 1 still in the collection (--watch-delete deletes them)" in rest
+    assert (process.returncode, errors) == (0, "")
 
 
 def test_the_command_reports_held_videos(tmp_path: Path, folder: Path, small_bundle: Path) -> None:
