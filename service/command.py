@@ -18,6 +18,7 @@ Requests need an API key; `vitascope keys create` creates one.
 
 examples:
   vitascope serve
+  vitascope serve --no-keys
   vitascope serve --no-keys --root ~/Videos
   vitascope serve --port 9000 --data ~/vitascope-data
   VITASCOPE_MAX_UPLOAD_BYTES=1073741824 vitascope serve --root /mnt/videos --root /mnt/cameras
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FOLDER",
         help="folder whose files may be indexed and played, besides `incoming` in the data folder; may be repeated "
-        "(VITASCOPE_ALLOWED_ROOTS)",
+        "(VITASCOPE_ALLOWED_ROOTS; default: none, and all folders with --no-keys)",
     )
     add("--no-keys", action="store_true", help="accept requests without API keys; only on a loopback address")
     add("--threads", type=int, metavar="N", help="threads of the model (default: one per core)")

@@ -8,9 +8,10 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from index.collection import Collection
-from index.jobs.sources.access_policy import is_inside
+from index.jobs.sources.access_policy import expand_home, is_inside
 from index.legacy_media import LOCK_NAME
 from index.records import Video
 from service.errors import Busy, MediaMissing, PathForbidden
@@ -67,13 +68,21 @@ class MediaStore:
         return self.uploads / uuid.uuid4().hex
 
 
-JOB_ROOTS = "the folders that jobs may name", "VITASCOPE_ALLOWED_ROOTS"
-BUNDLE_ROOTS = "the folders that models may be added from", "VITASCOPE_BUNDLES_ROOT"
-"""Description of roots, and the setting that adds to them."""
+class RootsDescription(NamedTuple):
+    """Words about roots for errors: what the folders are, and how to add others."""
+
+    folders: str
+    remedy: str
 
 
-def allowed_folder(folder: str, roots: Sequence[Path], description: tuple[str, str] = JOB_ROOTS) -> Path:
-    """Return the real path of a folder that lies in one of ``roots``; a relative path is below the first.
+JOB_ROOTS = RootsDescription("the folders that jobs may name", "VITASCOPE_ALLOWED_ROOTS adds others")
+BUNDLE_ROOTS = RootsDescription("the folders that models may be added from", "VITASCOPE_BUNDLES_ROOT adds others")
+
+
+def allowed_folder(folder: str, roots: Sequence[Path], description: RootsDescription = JOB_ROOTS) -> Path:
+    """Return the real path of a folder that lies in one of ``roots``.
+
+    A relative path is below the first root; ``~`` is the home folder of the service's user.
 
     Raises:
         PathForbidden: It is outside, also by symbolic links, whether it exists or not.
@@ -85,21 +94,19 @@ def allowed_folder(folder: str, roots: Sequence[Path], description: tuple[str, s
     return real
 
 
-def allowed_file(field: str, file: str, roots: Sequence[Path]) -> Path:
+def allowed_file(field: str, file: str, roots: Sequence[Path], description: RootsDescription = JOB_ROOTS) -> Path:
     """Return the real path of a file, as ``allowed_folder``. ``field``: of the request, for errors."""
-    real = _allowed(field, file, roots, JOB_ROOTS)
+    real = _allowed(field, file, roots, description)
     if not os.path.isfile(real):
         raise NotFound(f"{field}: {file!r} does not exist or is no file")
     return real
 
 
-def _allowed(field: str, path: str, roots: Sequence[Path], description: tuple[str, str]) -> Path:
-    folders, setting = description
-    forbidden = PathForbidden(
-        f"{field}: {path!r} is outside {folders}: {', '.join(map(str, roots))} ({setting} adds others)"
-    )
+def _allowed(field: str, path: str, roots: Sequence[Path], description: RootsDescription) -> Path:
+    allowed = ", ".join(map(str, roots))
+    forbidden = PathForbidden(f"{field}: {path!r} is outside {description.folders}: {allowed} ({description.remedy})")
     try:
-        real = (roots[0].resolve() / path).resolve()
+        real = (roots[0].resolve() / expand_home(path)).resolve()
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL
         raise forbidden from error
     if not is_inside(real, roots):
@@ -122,8 +129,7 @@ def open_stored(collection: Collection, video: Video, roots: Sequence[Path]) -> 
     except PathOutsideRoot as error:
         if is_owned:
             raise PathForbidden(f"{file} leads out of the collection's media folder") from error
-        folders, setting = JOB_ROOTS
-        raise PathForbidden(f"{file} lies outside {folders} ({setting} adds others)") from error
+        raise PathForbidden(f"{file} lies outside {JOB_ROOTS.folders} ({JOB_ROOTS.remedy})") from error
     except (FileNotFoundError, NotADirectoryError, ValueError, MediaError) as error:
         raise MediaMissing(f"{file} is gone") from error
     except OSError as error:

@@ -144,6 +144,7 @@ def serialize_job(job: Job) -> job_schemas.Job:
         done=counts.done,
         progress=job.progress,
         counts=job_schemas.JobCounts(**asdict(counts)),
+        duplicates=job.duplicates,
         rate=None if job.rate is None else job_schemas.JobRate(**asdict(job.rate)),
         created_at=job.created_at,
         started_at=job.started_at,

@@ -6,6 +6,7 @@ docs/settings.md is generated from these classes: docstrings of classes are sect
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -14,7 +15,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from index.jobs.pipeline import PipelineConfig
-from index.jobs.sources.access_policy import AccessPolicy, check_url
+from index.jobs.sources.access_policy import AccessPolicy, check_url, expand_home
 from index.jobs.sources.list_limits import ListLimits
 from index.records import MAX_TEXT_LENGTH
 from index.vectors.interface import check_backend
@@ -145,7 +146,9 @@ class _AccessSettings(_Section):
     cors_origins: list[str] = []
     """Other web origins whose pages may use the service, such as `https://portal.example`."""
     allowed_roots: list[Path] = []
-    """Folders whose files jobs may index and the service may play, besides `incoming` in the data folder."""
+    """Folders whose files jobs may index and the service may play, besides `incoming` in the data folder. None, and
+    `allow_unauthenticated`: all folders that the service can read.
+    """
     allowed_urls: list[str] = []
     """URL prefixes that jobs may fetch from without further checks, such as `s3://bucket/videos/`."""
 
@@ -384,6 +387,11 @@ class Settings(
             raise ValueError("trusted_keys is set and require_signature is not; require_signature was expected")
         return self
 
+    @field_validator("allowed_roots")
+    @classmethod
+    def _expand_home(cls, roots: list[Path]) -> list[Path]:
+        return [Path(expand_home(str(root))) for root in roots]
+
     @field_validator("allowed_urls")
     @classmethod
     def _check_urls(cls, urls: list[str]) -> list[str]:
@@ -463,7 +471,19 @@ class Settings(
 
     def roots(self) -> list[Path]:
         """Return the folders that jobs may index; relative paths are below the first."""
-        return [self.data_dir / "incoming", *self.allowed_roots]
+        is_unrestricted = self.allow_unauthenticated and not self.allowed_roots
+        return [self.data_dir / "incoming", *([Path("/")] if is_unrestricted else self.allowed_roots)]
+
+    def serve_command(self, root: Path) -> str:
+        """Return the command that serves as these settings do, and allows the folder ``root``, too."""
+        defaults = Settings.model_fields
+        words = ["vitascope", "serve", *(["--no-keys"] if self.allow_unauthenticated else [])]
+        for option, name in (("--host", "host"), ("--port", "port"), ("--data", "data_dir"), ("--bundle", "bundle")):
+            if (value := getattr(self, name)) != defaults[name].get_default(call_default_factory=True):
+                words += [option, str(value)]
+        for folder in (*self.allowed_roots, root):
+            words += ["--root", str(folder)]
+        return shlex.join(words)
 
     def bundle_folders(self) -> list[Path]:
         """Return the folders that bundles may be added from; relative paths are below the first."""

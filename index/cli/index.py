@@ -44,7 +44,8 @@ shards (.tar); a URL of a file or folder that fsspec can read; or single files.
 
 Files are identified by content: files that the collection has are skipped, whatever their names, so
 the command can be repeated. After an interruption it continues where it stopped. Files that cannot
-be indexed are listed with the reason, and the exit status is then 3.
+be indexed are listed with the reason, and the exit status is then 3; it is 2 where SOURCE has no
+videos or pictures.
 
 With --watch, replaced files are indexed again, also those replaced while the command did not run.
 --watch-delete removes no video whose folder or drive is missing, and none while more than
@@ -178,9 +179,10 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
 
 def parse_local_source(args: argparse.Namespace) -> Source:
     """Return the source on this machine, with absolute paths. Raises InvalidInput."""
+    from index.jobs.sources.access_policy import expand_home
     from index.jobs.sources.source_types import ListSource, check_source, parse_source
 
-    source = parse_source(args.source, recursive=not args.flat)
+    source = parse_source([expand_home(name) for name in args.source], recursive=not args.flat)
     if isinstance(source, ListSource):
         source = replace(source, path_column=args.path_column, title_column=args.title_column)
     return check_source(source)
@@ -290,8 +292,13 @@ def _index_by_job(backend: Backend, args: argparse.Namespace, source: JSON) -> d
         job = require_success(backend.run_job(args.collection, job["id"], bar.update))
     added = sum(each["counts"]["succeeded"] for each in [*resumed, job])
     # The new job skips what the resumed ones have added.
-    skipped = job["counts"]["skipped"] - _count_added_before(backend, args.collection, job, resumed)
+    added_before = _count_added_before(backend, args.collection, job, resumed)
+    skipped, duplicates = job["counts"]["skipped"] - added_before, job["duplicates"] - added_before
     failed = job["counts"]["failed"] + job["counts"]["quarantined"]
+    if not added + duplicates + failed:
+        if is_new:
+            backend.delete_collection(args.collection)
+        raise no_media_error(args.source[0], skipped)
     collection = backend.get_collection(args.collection)
     return {
         "source": job["source"],
@@ -300,6 +307,7 @@ def _index_by_job(backend: Backend, args: argparse.Namespace, source: JSON) -> d
         "files": added + skipped + failed,
         "added": added,
         "skipped": skipped,
+        "duplicates": duplicates,
         "failed": failed,
         "failures": list_failures(backend, args.collection, job["id"]),
         "notes": [note for each in [*resumed, job] for note in list_notes(backend, args.collection, each["id"])],
@@ -319,6 +327,12 @@ def ensure_collection(backend: Backend, args: argparse.Namespace) -> bool:
             return False
         return True
     return False
+
+
+def no_media_error(name: str, ignored: int) -> InvalidInput:
+    """Return the error for a source without videos and pictures, with ``ignored`` other files."""
+    content = f"only files that are not media ({ignored})" if ignored else "no files"
+    return InvalidInput(f"source: {name!r} has {content}; videos or pictures were expected")
 
 
 def _count_added_before(backend: Backend, collection: str, job: JSON, resumed: list[JSON]) -> int:
@@ -380,7 +394,7 @@ def _watch(backend: LocalBackend, args: argparse.Namespace, source: FolderSource
 def show(result: dict[str, Any], console: Console) -> None:
     failed = f", [red]{result['failed']} failed[/red]" if result["failed"] else ""
     console.print(
-        f"{result['added']} added, {result['skipped']} skipped{failed}: collection "
+        f"{result['added']} added, {result['skipped']} skipped{_format_skipped(result)}{failed}: collection "
         f"[bold]{escape(result['collection'])}[/bold] has {result['videos']} videos, {result['clips']} clips"
     )
     if "gone" in result:
@@ -389,10 +403,20 @@ def show(result: dict[str, Any], console: Console) -> None:
     print_files(console, [(note["file"], note["note"]) for note in result["notes"]], "note")
 
 
+def _format_skipped(result: dict[str, Any]) -> str:
+    duplicates, others = result["duplicates"], result["skipped"] - result["duplicates"]
+    parts = [f"{duplicates} already indexed"] * bool(duplicates) + [f"{others} not media"] * bool(others)
+    return f" ({', '.join(parts)})" if parts else ""
+
+
 def _show_removed_files(result: dict[str, Any], console: Console) -> None:
     """Print what happened to the videos of files that disappeared from a watched folder."""
     if result["gone"]:
-        console.print(f"{result['gone']} files removed, {result['removed']} of their videos deleted")
+        hint = " (--watch-delete deletes them)" if result["remaining"] and not result["held_videos"] else ""
+        console.print(
+            f"{result['gone']} files gone or replaced: {result['removed']} videos deleted, "
+            f"{result['remaining']} still in the collection{hint}"
+        )
     if result["held_videos"]:
         reason = f": {escape(result['held_reason'])}" if result["held_reason"] else ""
         console.print(f"[red]{result['held_videos']} not deleted[/red]{reason}")

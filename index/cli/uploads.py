@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from index.cli.index import ensure_collection, parse_local_source, parse_metadata, parse_segmentation
+from index.cli.index import ensure_collection, no_media_error, parse_local_source, parse_metadata, parse_segmentation
 from index.cli.remote_backend import RemoteBackend
 from vitascope.cli.output import ProgressBar
 from vitascope.client import Client, ServiceError
@@ -33,12 +33,14 @@ def upload_source(server: str, args: argparse.Namespace) -> dict[str, Any]:
     source = parse_local_source(args)
     if isinstance(source, ShardsSource):
         raise InvalidInput(f"source: {args.source[0]!r}: shards cannot be uploaded; --remote or --local was expected")
-    added = 0
+    items = list(_list_items(source))
+    if all(item.state == "skipped" for item in items):
+        raise no_media_error(args.source[0], len(items))
+    added = duplicates = 0
     failures: list[dict[str, Any]] = []
     notes: list[dict[str, str]] = []
     with RemoteBackend(server, timeout=TIMEOUT) as client:
         ensure_collection(client, args)
-        items = list(_list_items(source))
         with ProgressBar("uploading", quiet=args.json) as bar:
             for done, item in enumerate(items):
                 report = partial(_report_upload, bar, done, len(items), Path(item.uri).name)
@@ -52,7 +54,9 @@ def upload_source(server: str, args: argparse.Namespace) -> dict[str, Any]:
                     except (MediaError, InvalidInput) as error:
                         failures.append({"file": item.uri, "reason": str(error)})
                         continue
-                    if file_notes is not None:
+                    if file_notes is None:
+                        duplicates += 1
+                    else:
                         added += 1
                         notes += [{"file": item.uri, "note": "; ".join(file_notes)}] if file_notes else []
         collection = client.get_collection(args.collection)
@@ -63,6 +67,7 @@ def upload_source(server: str, args: argparse.Namespace) -> dict[str, Any]:
         "files": len(items),
         "added": added,
         "skipped": len(items) - added - len(failures),
+        "duplicates": duplicates,
         "failed": len(failures),
         "failures": failures,
         "notes": notes[:MAX_NOTES],

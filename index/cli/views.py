@@ -90,6 +90,7 @@ def job_view(job: Job) -> JSON:
         "done": job.counts.done,
         "progress": job.progress,
         "counts": asdict(job.counts),
+        "duplicates": job.duplicates,
         "rate": None if job.rate is None else asdict(job.rate),
         "created_at": job.created_at,
         "started_at": job.started_at,

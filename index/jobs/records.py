@@ -81,6 +81,7 @@ class Job:
         requested: what the job does after the files in progress.
         progress: share that is done, 0 to 1, with parts of long files; 0 before the source is listed.
         rate: None before the first file, or part of a long one, is done.
+        duplicates: skipped files whose content the collection has.
     """
 
     id: int
@@ -95,6 +96,7 @@ class Job:
     counts: JobCounts
     progress: float
     rate: JobRate | None
+    duplicates: int
 
 
 @dataclass(frozen=True, slots=True)

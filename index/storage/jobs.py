@@ -29,7 +29,7 @@ ITEM_COLUMNS = (
 )
 MAX_STATE_EVENTS = 1000
 """State events kept of one job, the newest: a job that fails and restarts for weeks must not fill the disk."""
-_CHANGING = ("state", "error", "requested", "started_at", "finished_at", "progress")
+_CHANGING = ("state", "error", "requested", "started_at", "finished_at", "progress", "duplicates")
 _UNDELIVERED = "state IN ('succeeded', 'failed', 'cancelled') AND NOT told"  # the condition of a partial index
 
 
@@ -133,7 +133,7 @@ def _to_job(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Job:
     job_id, source, options, state, error, requested, created_at, started_at, finished_at, run_start, run_end = row
     groups = connection.execute(
         "SELECT state, count(*), count(iif(ended_at >= ?1, 1, NULL)), total(iif(ended_at >= ?1, seconds, 0)),"
-        " total(iif(state = 'running', share, 0))"
+        " total(iif(state = 'running', share, 0)), count(iif(state = 'skipped', video_id, NULL))"
         " FROM job_items WHERE job_id = ?2 GROUP BY state",
         (run_start, job_id),
     ).fetchall()
@@ -159,6 +159,7 @@ def _to_job(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Job:
             None if run_start is None else (run_end or time.time()) - run_start,
             counts.queued + counts.running - in_progress if state == "running" else None,
         ),
+        duplicates=sum(group[5] for group in groups),
     )
 
 
@@ -248,7 +249,9 @@ def _to_state_events(connection: sqlite3.Connection, rows: list[tuple[Any, ...]]
         with corruption_as_storage_error(f"job {job_id}, event {number}"):
             state = json.loads(text)
             counts = JobCounts(**state["counts"])
-            state.setdefault("progress", counts.done / counts.total if counts.total else 0.0)  # an earlier version's
+            # Earlier versions stored neither.
+            state.setdefault("progress", counts.done / counts.total if counts.total else 0.0)
+            state.setdefault("duplicates", 0)
             changed = {name: state[name] for name in _CHANGING}
             rate = None if state["rate"] is None else JobRate(**state["rate"])
             job = replace(jobs[job_id], **changed, counts=counts, rate=rate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -14,12 +15,12 @@ from index.jobs.jobs import current_job_event
 from index.jobs.records import Job as IndexJob
 from index.jobs.records import JobOptions
 from index.jobs.sources import source_types as sources
-from index.jobs.sources.access_policy import check_url, is_inside
+from index.jobs.sources.access_policy import check_url, expand_home, is_inside
 from index.pagination import paginate
 from service.app_state import AppState, AppStateDep, ReadyAppStateDep
 from service.errors import BadRequest, PathForbidden
 from service.events import EventStream
-from service.files import allowed_file, allowed_folder
+from service.files import JOB_ROOTS, RootsDescription, allowed_file, allowed_folder
 from service.http.auth import requires
 from service.http.idempotency import accepts_idempotency_key
 from service.http.openapi import errors, successes
@@ -27,6 +28,7 @@ from service.http.parsing import StrictRoute, page_limit, parse_cursor, parse_id
 from service.schemas import jobs as schemas
 from service.schemas.jobs import Job, JobItems, Jobs, NewJob, parse_segmentation
 from service.serializers import serialize_item, serialize_job
+from service.settings import Settings
 from vitascope.job_states import FINAL_JOB_STATES, ItemState, JobState
 
 router = APIRouter(prefix="/v1/collections/{name}/jobs", tags=["jobs"], route_class=StrictRoute)
@@ -208,17 +210,22 @@ def _event_number(header: str | None) -> int | None:
 
 def _resolve_source(source: schemas.Source, service: AppState) -> sources.Source:
     """Return the source with real paths. Raises PathForbidden, UrlRefused, NotFound and InvalidInput."""
-    roots, policy = service.settings.roots(), service.settings.access_policy()
+    settings = service.settings
+    roots, policy = settings.roots(), settings.access_policy()
+
+    def resolve_file(field: str, file: str) -> str:
+        return str(allowed_file(field, file, roots, _job_roots(settings, str(Path(file).parent))))
+
     match source:
         case schemas.FolderSource():
-            return sources.FolderSource(str(allowed_folder(source.folder, roots)), source.recursive)
+            folder = allowed_folder(source.folder, roots, _job_roots(settings, source.folder))
+            return sources.FolderSource(str(folder), source.recursive)
         case schemas.FilesSource():
-            return sources.FilesSource(tuple(str(allowed_file("files", file, roots)) for file in source.files))
+            return sources.FilesSource(tuple(resolve_file("files", file) for file in source.files))
         case schemas.ListSource():
-            file = str(allowed_file("file", source.file, roots))
-            return sources.ListSource(file, source.path_column, source.title_column)
+            return sources.ListSource(resolve_file("file", source.file), source.path_column, source.title_column)
         case schemas.ShardsSource():
-            return sources.ShardsSource(tuple(str(allowed_file("shards", shard, roots)) for shard in source.shards))
+            return sources.ShardsSource(tuple(resolve_file("shards", shard) for shard in source.shards))
         case schemas.UrlSource():
             check_url("url", source.url)
             if (local := sources.path_of_file_url(source.url)) is not None:
@@ -230,6 +237,13 @@ def _resolve_source(source: schemas.Source, service: AppState) -> sources.Source
             if service.url_client is not None and policy.is_public_url(source.url):
                 service.url_client.check(source.url)
             return sources.UrlSource(source.url, source.title)
+
+
+def _job_roots(settings: Settings, folder: str) -> RootsDescription:
+    """Describe the folders that jobs may name, with the command that adds ``folder``."""
+    if not os.path.isabs(expanded := expand_home(folder)):
+        return JOB_ROOTS
+    return JOB_ROOTS._replace(remedy=f"restart with `{settings.serve_command(Path(expanded))}` to allow it")
 
 
 def _requeue(service: AppState, name: str, job_id: int, change: Callable[[Collection, int], IndexJob]) -> Job:

@@ -174,6 +174,7 @@ JOB: dict[str, Any] = {
     "done": 59,
     "progress": 0.594,
     "counts": COUNTS,
+    "duplicates": 0,
     "rate": RATE,
     "created_at": 1764000000.0,
     "started_at": 1764000001.0,
@@ -258,6 +259,9 @@ class Job(Response):
     done: Annotated[int, Field(description="finished files")]
     progress: Annotated[float, Field(ge=0, le=1, description="fraction done, with fractions of long files")]
     counts: JobCounts
+    duplicates: Annotated[
+        int, Field(description="skipped files whose content the collection has; the other skipped ones are not media")
+    ]
     rate: Annotated[JobRate | None, Field(description="null before the first progress")]
     created_at: Annotated[float, Field(description="Unix seconds")]
     started_at: Annotated[float | None, Field(description="Unix seconds")]

@@ -38,7 +38,8 @@ DEFAULTS: dict[str, object] = {
 
 
 def settings_for(bundle: Path, data: Path, **options: object) -> Settings:
-    options = DEFAULTS | options
+    # Without any root, and without keys, a service reads all folders.
+    options = DEFAULTS | {"allowed_roots": [data / "allowed"]} | options
     return Settings(bundle=bundle, data_dir=data, threads=1, device="cpu", port=0, **options)  # type: ignore[arg-type]
 
 

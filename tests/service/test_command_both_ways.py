@@ -262,7 +262,7 @@ def test_interrupted_upload_continues_without_sending_a_file_twice(
     assert [status for status, _, _ in remote.results] == [130, 0]
     assert result is not None
     assert (result["files"], result["added"], result["skipped"], result["videos"]) == (5, 2, 3, 3)
-    assert remote.results[1][2].startswith("2 added, 3 skipped: collection ")
+    assert remote.results[1][2].startswith("2 added, 3 skipped (1 already indexed, 2 not media): collection ")
     [note] = result["notes"]
     assert (Path(note["file"]).name, note["note"].partition(":")[0]) == ("red.mp4", "red.srt")
 

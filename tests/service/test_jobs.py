@@ -44,6 +44,7 @@ def test_every_file_of_a_folder_has_its_result(running: Running, collection: str
     job = finished_job(running.client, url)
     assert (job["state"], job["total"], job["done"], job["error"]) == ("succeeded", 5, 5, None)
     assert {state: n for state, n in job["counts"].items() if n} == {"succeeded": 2, "failed": 1, "skipped": 2}
+    assert job["duplicates"] == 1
 
     items = {Path(item["path"]).name: item for item in items_of(running, url)}
     assert items["broken.mp4"]["state"] == "failed"
@@ -232,7 +233,8 @@ def test_a_member_of_a_shard_plays_and_is_deleted_with_its_video(
         ({"folder": "incoming/../../.."}, 403, "path_forbidden"),
         ({"folder": "/nowhere/at/all"}, 403, "path_forbidden"),  # whether it exists or not
         ({"folder": "a\0b"}, 403, "path_forbidden"),
-        ({"folder": "~"}, 404, "not_found"),  # a relative name, not expanded
+        ({"folder": "~"}, 403, "path_forbidden"),
+        ({"folder": "~root"}, 404, "not_found"),  # a relative name, not expanded
         ({"source": {"kind": "files", "files": ["/etc/passwd"]}}, 403, "path_forbidden"),
         ({"source": {"kind": "files", "files": ["../service.lock"]}}, 403, "path_forbidden"),
         ({"source": {"kind": "files", "files": ["nothing.mp4"]}}, 404, "not_found"),
@@ -255,6 +257,36 @@ def test_sources_that_are_forbidden_or_invalid_are_rejected(
 ) -> None:
     problem_of(running.client.post(f"/v1/collections/{collection}/jobs", json=body), status, code)
     assert running.client.get(f"/v1/collections/{collection}/jobs").json()["jobs"] == []
+
+
+def test_a_rejected_folder_is_answered_with_the_command_that_allows_it(
+    running: Running, collection: str, small_bundle: Path
+) -> None:
+    settings = running.service.settings
+    options = (
+        f"--no-keys --port 0 --data {settings.data_dir} --bundle {small_bundle} --root {settings.allowed_roots[0]}"
+    )
+    path = f"/v1/collections/{collection}/jobs"
+    bodies = {
+        "'/my videos'": {"folder": "/my videos"},
+        "/films": {"source": {"kind": "files", "files": ["/films/a.mp4"]}},
+    }
+    for root, body in bodies.items():
+        detail = problem_of(running.client.post(path, json=body), 403, "path_forbidden")["detail"]
+        assert f"restart with `vitascope serve {options} --root {root}` to allow it" in detail
+
+
+def test_a_service_without_keys_and_roots_indexes_and_plays_all_folders(
+    small_bundle: Path, tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(files.parent))
+    with serving(settings_for(small_bundle, tmp_path / "data", allowed_roots=[])) as service:
+        service.client.post("/v1/collections", json={"name": "all"}).raise_for_status()
+        job = finished_job(service.client, start_job(service.client, "all", f"~/{files.name}"))
+        assert job["counts"]["succeeded"] == 3
+        assert service.client.get("/v1/collections/all/videos/1/media").content == (files / "blue.mp4").read_bytes()
+    with_keys = settings_for(small_bundle, tmp_path / "data", allowed_roots=[], allow_unauthenticated=False)
+    assert with_keys.roots() == [tmp_path / "data" / "incoming"]
 
 
 def test_an_allowed_url_is_fetched(small_bundle: Path, tmp_path: Path) -> None:

@@ -254,8 +254,24 @@ def test_indexed_images_are_found_and_known_ones_skipped(pictures: Path, capsys:
     heading, row = capsys.readouterr().out.splitlines()
     assert heading.split() == ["fused", "match", "similarity", "clip", "video"]
     assert row.rstrip().endswith("red.png")
+    (pictures / "notes.txt").write_text("words")
+    assert run_json(capsys, "index", str(pictures))["duplicates"] == 3
     assert main(["index", str(pictures)]) == 0
-    assert "0 added, 3 skipped: collection videos has 3 videos, 3 clips" in capsys.readouterr().out
+    summary = "0 added, 4 skipped (3 already indexed, 1 not media): collection videos has 3 videos, 3 clips"
+    assert summary in capsys.readouterr().out
+
+
+def test_a_folder_without_media_is_an_error_and_leaves_no_collection(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    assert main(["index", str(folder)]) == 2
+    assert f"source: {str(folder)!r} has no files; videos or pictures were expected" in capsys.readouterr().err
+    (folder / "notes.txt").write_text("words")
+    assert main(["index", str(folder)]) == 2
+    assert "has only files that are not media (1); videos or pictures were expected" in capsys.readouterr().err
+    assert not (tmp_path / "data" / "collections" / "videos").exists()
 
 
 def test_failed_files_are_listed_and_exit_status_is_3(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:

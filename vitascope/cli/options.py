@@ -41,7 +41,7 @@ def default_roots() -> list[Path]:
         roots = None
     if not isinstance(roots, list) or not all(isinstance(root, str) and root for root in roots):
         raise InvalidInput(f'VITASCOPE_ALLOWED_ROOTS: {text!r}; a JSON list of folders, as ["/videos"], was expected')
-    return [Path(root) for root in roots]
+    return [Path(root).expanduser() for root in roots]
 
 
 def collections_folder(data: Path) -> Path:

@@ -377,6 +377,8 @@ class Job(TypedDict):
     """Unix seconds"""
     done: int
     """finished files"""
+    duplicates: int
+    """skipped files whose content the collection has; the other skipped ones are not media"""
     error: str | None
     """why the job itself failed, or was paused by the service"""
     finished_at: float | None

@@ -84,7 +84,7 @@ class AccessPolicy:
 
     def _outside_roots(self, path: Path) -> str:
         roots = ", ".join(map(str, self.roots or ()))
-        return f"{str(path)!r} is outside the folders that jobs may name: {roots}"
+        return f"{str(path)!r} is outside the folders that jobs may name: {roots} (VITASCOPE_ALLOWED_ROOTS adds others)"
 
 
 UNRESTRICTED = AccessPolicy()
@@ -120,6 +120,11 @@ def check_url(name: str, url: str) -> str:
     if any(part in (".", "..") for part in re.split(r"[/\\]", unquote(unquote(parts.path)))):
         raise InvalidInput(f"{name}: {url!r} has '.' or '..' in its path; a plain path was expected")
     return url
+
+
+def expand_home(path: str) -> str:
+    """Return a path with ``~`` at its beginning replaced by the home folder of this process's user."""
+    return os.path.expanduser(path) if path == "~" or path.startswith("~/") else path
 
 
 def is_inside(path: Path, roots: Sequence[Path]) -> bool:
