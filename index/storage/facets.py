@@ -97,10 +97,10 @@ def _read_dates(connection: sqlite3.Connection) -> list[DateRange]:
 
 
 def _read_durations(connection: sqlite3.Connection) -> list[DurationRange]:
-    ranges = [(0, 0), *zip(DURATION_BOUNDS, (*DURATION_BOUNDS[1:], None), strict=True)]
+    ranges: list[tuple[int, int | None]] = [(0, 0), *zip(DURATION_BOUNDS, (*DURATION_BOUNDS[1:], None), strict=True)]
     place = " + ".join(f"(duration >= {bound})" for bound in DURATION_BOUNDS[1:])
     query = f"SELECT iif(duration = 0, 0, 1 + {place}) AS place, count(*) FROM videos GROUP BY place ORDER BY place"
-    return [DurationRange(*ranges[place], videos) for place, videos in connection.execute(query)]
+    return [DurationRange(ranges[place][0], ranges[place][1], videos) for place, videos in connection.execute(query)]
 
 
 def _read_fields(connection: sqlite3.Connection) -> list[MetadataFacet]:
@@ -112,7 +112,7 @@ def _read_fields(connection: sqlite3.Connection) -> list[MetadataFacet]:
         (MAX_VALUES,),
     )
     facets = []
-    for (field, total), values in groupby(rows, lambda row: (row[0], row[4])):
-        values = [FacetValue(bool(value) if kind == "bool" else value, videos) for _, kind, value, videos, _ in values]
+    for (field, total), group in groupby(rows, lambda row: (row[0], row[4])):
+        values = [FacetValue(bool(value) if kind == "bool" else value, videos) for _, kind, value, videos, _ in group]
         facets.append(MetadataFacet(field, total, values))
     return sorted(facets, key=lambda facet: (-facet.videos, facet.field))[:MAX_FIELDS]
