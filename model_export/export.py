@@ -50,7 +50,7 @@ from model_export.parity.checks import (
     real_cases,
     tolerances_for,
 )
-from model_export.sources import STARTS, Source, corpus_source, licence_of, notice
+from model_export.sources import STARTS, Source, corpus_source, languages_of, licence_of, notice
 from model_export.weights import Precision, store
 from training import checkpoint
 from training.checkpoint import Checkpoint
@@ -313,6 +313,7 @@ class _Export:
             "parity_report": PARITY_NAME,
             "calibration": fitted.calibration,
             "reranking": fitted.reranking,
+            "languages": languages_of(job.sources),
             "precision": self.precision,
             "training_data": [f"{s.name}: {s.terms}" for s in job.sources if s not in STARTS],
             "metrics": dict(metrics),

@@ -162,6 +162,12 @@ def licence_of(sources: Sequence[Source]) -> str:
     return f"Research and education only, by the terms of {', '.join(restricted)} (NOTICE.md). The code is Apache-2.0."
 
 
+def languages_of(sources: Sequence[Source]) -> list[str] | None:
+    """Return the languages that a model trained on these sources knows; None with a corpus that is not known here."""
+    known = {*CORPORA, *(start.name for start in STARTS)}
+    return ["en"] if all(source.name in known for source in sources) else None
+
+
 def notice(sources: Sequence[Source]) -> str:
     """Return NOTICE.md: the works that the weights derive from and their terms. Part of the fingerprint, so unnamed."""
     lines = [

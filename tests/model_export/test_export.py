@@ -20,6 +20,7 @@ from model_export.export import export_checkpoint, update_metrics
 from model_export.graphs import GraphSpec, export_graph, graph_specs, random_streams
 from model_export.parity import checks
 from model_export.parity.checks import ParityError, ParityReport, random_cases, real_cases, run_torch
+from model_export.sources import CORPORA, STARTS, languages_of
 from tests.chaos import only_by_chaos
 from tests.model_export.conftest import ANSWERS, CONFIG, Graphs
 from tests.training import test_soho, test_visual_parsing
@@ -235,11 +236,16 @@ def test_manifest_card_and_notices_state_origin_and_terms(bundles: dict[str, Pat
     assert "NOTICE.md" in bundle.manifest.files
     assert bundle.answers == ANSWERS
     assert bundle.manifest.training_data == ["squares: CC0-1.0"]
+    assert bundle.manifest.languages is None, "the captions of an unknown corpus may be of any language"
     for text in ("## Out of scope", "made in the test", "CC0-1.0", "Nothing was measured", "vitascope train"):
         assert text in card
     assert "made in the test" in notice
     assert "CC0-1.0" in notice
     assert 0 < bundle.manifest.calibration.answer_temperature != 1.0
+
+
+def test_a_model_of_known_corpora_states_that_it_knows_english() -> None:
+    assert languages_of([CORPORA["scenes"], CORPORA["flickr8k"], *STARTS[:2]]) == ["en"]
 
 
 def test_metrics_change_card_and_manifest_only(bundles: dict[str, Path], tmp_path: Path) -> None:

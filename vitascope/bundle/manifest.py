@@ -196,7 +196,7 @@ class Reranking(StrictModel):
 class Manifest(OmitDefaultsModel):
     """`manifest.json`. Paths are relative to the bundle's folder, with forward slashes."""
 
-    _omit_if_default: ClassVar[tuple[str, ...]] = ("logit_bias", "answer_length", "reranking")
+    _omit_if_default: ClassVar[tuple[str, ...]] = ("logit_bias", "answer_length", "reranking", "languages")
 
     schema_version: Literal[1] = 1
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -226,6 +226,8 @@ class Manifest(OmitDefaultsModel):
     calibration: Calibration = Calibration()
     reranking: Reranking | None = None
     """Null: not measured; searches do not rerank by default."""
+    languages: list[Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]] | None = None
+    """Languages of texts that the model knows, as ISO 639 codes. Null: not stated; queries are not checked."""
     precision: str = "float32"
     training_data: list[str] = []
     metrics: dict[str, float] = {}

@@ -192,6 +192,7 @@ def _facts(info: dict[str, Any]) -> list[tuple[str, str]]:
         ("tasks", ", ".join(info["tasks"])),
         ("frame streams", streams),
         ("embedding dim", str(info["vector_width"] or "none: no embeddings")),
+        ("languages", ", ".join(info.get("languages") or ["not stated"])),
         ("text length", f"{info['text_length']} tokens, vocabulary of {info['vocabulary']:,}"),
         ("answers", f"{info['answer_count']}{', or free-form candidates' if info.get('answer_length') else ''}"),
         ("precision", info["precision"]),
