@@ -209,6 +209,8 @@ class Collection:
             width=video.width,
             height=video.height,
             metadata=video.metadata,
+            source_uri=video.source_uri,
+            source_values=video.source_values,
         )
         rows = [self._clip_row(clip) for clip in clips]
         deleted = 0
@@ -257,6 +259,10 @@ class Collection:
     def owns(self, video: Video) -> bool:
         """Return whether the collection owns the video's file; an external file is read in place and never removed."""
         return is_owned(video.path)
+
+    def location(self, video: Video) -> str | None:
+        """Return the absolute path of a file that is read in place, the URL or archive member of a copy, else None."""
+        return video.source_uri if self.owns(video) else video.path
 
     def media_path(self, video: Video) -> Path:
         """Return the path of the video's file. Raises StorageError for a path that is neither absolute nor owned."""

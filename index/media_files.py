@@ -34,6 +34,19 @@ from vitascope.media.file import MediaFile, PathOutsideRoot, open_folder_beneath
 
 _log = logging.getLogger(__name__)
 
+MISSING_ERRORS = (FileNotFoundError, NotADirectoryError)
+
+
+def is_missing(file: str | Path) -> bool:
+    """Return whether a file certainly does not exist; an error of the disk or the network proves nothing."""
+    try:
+        os.stat(file)
+    except MISSING_ERRORS:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
+
 
 class MediaFiles:
     """The media files of a collection. Safe to use from many threads and processes."""
@@ -61,6 +74,10 @@ class MediaFiles:
         raise StorageError(
             f"{self._catalogue.path}: path {path!r}; an absolute one, or one below {MEDIA}/, was expected"
         )
+
+    def is_missing(self, path: str) -> bool:
+        """Return whether the file of a path in the catalogue certainly does not exist."""
+        return is_missing(self.file(path))
 
     def open(self, path: str, roots: Sequence[Path] | None = None) -> MediaFile:
         """Open the file of a path in the catalogue.

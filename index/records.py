@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +32,23 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
+class SourceValues:
+    """What a video's source last stated of fields that were edited since; None for a field that was not edited.
+
+    ``text_sha256``: of the text of all clips (`text_hash`).
+    """
+
+    title: str | None = None
+    metadata: Mapping[str, Scalar] | None = None
+    text_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class NewVideo:
-    """A video to be added. ``duration``: seconds, 0 for an image; ``width``, ``height``: pixels."""
+    """A video to be added. ``duration``: seconds, 0 for an image; ``width``, ``height``: pixels.
+
+    ``source_uri``: the URL or archive member that a file of the collection was copied from.
+    """
 
     content_sha256: str
     path: str
@@ -42,6 +57,8 @@ class NewVideo:
     width: int
     height: int
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
+    source_uri: str | None = None
+    source_values: SourceValues = SourceValues()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +96,8 @@ class Video:
     metadata: dict[str, Scalar]
     added_at: float
     clip_count: int
+    source_uri: str | None = None
+    source_values: SourceValues = SourceValues()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +195,8 @@ def check_video(video: NewVideo) -> NewVideo:
     if not isinstance(video.content_sha256, str) or not _SHA256.fullmatch(video.content_sha256):
         raise InvalidInput(f"content_sha256: {video.content_sha256!r}; 64 lower-case hex digits were expected")
     check_text("path", video.path)
+    if video.source_uri is not None:
+        check_text("source_uri", video.source_uri)
     check_text("title", video.title)
     if not math.isfinite(video.duration) or video.duration < 0:
         raise InvalidInput(f"duration: {video.duration!r}; finite seconds, not negative, were expected")
@@ -240,6 +261,28 @@ def value_kind(value: Scalar) -> str:
     if isinstance(value, bool):
         return "bool"
     return "text" if isinstance(value, str) else "number"
+
+
+def source_values_json(values: SourceValues) -> str | None:
+    """Return the stored form of source values; None for a video that was not edited."""
+    return None if values == SourceValues() else json.dumps(asdict(values), ensure_ascii=False, sort_keys=True)
+
+
+def parse_source_values(text: str | None) -> SourceValues:
+    """Return source values from their stored form. Raises InvalidInput."""
+    if text is None:
+        return SourceValues()
+    try:
+        values = SourceValues(**json.loads(text))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidInput(f"source_values: {error}; title, metadata and text_sha256 were expected") from error
+    if values.title is not None:
+        check_text("source_values: title", values.title)
+    if values.metadata is not None:
+        check_metadata(values.metadata)
+    if values.text_sha256 is not None:
+        check_text("source_values: text_sha256", values.text_sha256)
+    return values
 
 
 def metadata_json(metadata: Mapping[str, Scalar]) -> str:

@@ -46,8 +46,8 @@ def serialize_facets(facets: Facets) -> schemas.Facets:
     return schemas.Facets.model_validate(asdict(facets))
 
 
-def serialize_video(collection: str, video: Video) -> schemas.Video:
-    """Serialize a video of the collection with this name."""
+def serialize_video(collection: Collection, video: Video) -> schemas.Video:
+    """Serialize a video of the collection."""
     return schemas.Video(
         id=str(video.id),
         title=video.title,
@@ -59,12 +59,14 @@ def serialize_video(collection: str, video: Video) -> schemas.Video:
         metadata=video.metadata,
         clips=video.clip_count,
         added_at=video.added_at,
-        media_url=media_url(collection, video),
-        thumbnail_url=thumbnail_url(collection, video, 0.0, video.duration),
+        path=collection.location(video),
+        missing=collection.media.is_missing(video.path),
+        media_url=media_url(collection.name, video),
+        thumbnail_url=thumbnail_url(collection.name, video, 0.0, video.duration),
     )
 
 
-def serialize_video_with_clips(collection: str, video: Video, clips: list[Clip]) -> schemas.VideoWithClips:
+def serialize_video_with_clips(collection: Collection, video: Video, clips: list[Clip]) -> schemas.VideoWithClips:
     """Serialize a video and its clips."""
     spans = [
         schemas.ClipSpan(
@@ -72,26 +74,26 @@ def serialize_video_with_clips(collection: str, video: Video, clips: list[Clip])
             start=clip.start,
             end=clip.end,
             text=clip.text,
-            media_url=media_url(collection, video, clip.start, clip.end),
-            thumbnail_url=thumbnail_url(collection, video, clip.start, clip.end),
+            media_url=media_url(collection.name, video, clip.start, clip.end),
+            thumbnail_url=thumbnail_url(collection.name, video, clip.start, clip.end),
         )
         for clip in clips
     ]
     return schemas.VideoWithClips(**dict(serialize_video(collection, video)), spans=spans)
 
 
-def serialize_result(collection: str, result: SearchResult) -> search_schemas.SearchResult:
+def serialize_result(collection: Collection, result: SearchResult) -> search_schemas.SearchResult:
     """Serialize a search result: a clip, an event or a video."""
     video = result.best.hit.video
     is_clip = not result.clips
-    clips = [serialize_clip(collection, clip) for clip in result.clips]
+    clips = [serialize_clip(collection.name, clip) for clip in result.clips]
     whole = {
         "start": result.start,
         "end": result.end,
-        "media_url": media_url(collection, video, result.start, result.end),
+        "media_url": media_url(collection.name, video, result.start, result.end),
     }
     return search_schemas.SearchResult(
-        **{**dict(serialize_clip(collection, result.best)), **whole},
+        **{**dict(serialize_clip(collection.name, result.best)), **whole},
         video=serialize_video(collection, video),
         clips=None if is_clip else clips,
         clip_count=None if is_clip else result.clip_count,

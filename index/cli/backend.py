@@ -23,6 +23,8 @@ JSON = Mapping[str, Any]
 OnProgress = Callable[[float, int, str], None]
 """Called with the steps done, their total, and a note on the current one."""
 
+VIDEO_DEFAULTS: JSON = {"path": None, "missing": False}
+"""Fields of videos that older services do not return."""
 MAX_LIMIT = 9_999
 PAGE_SIZE = 100
 """Records per request of a list; the limit of a service is usually higher."""
@@ -32,7 +34,7 @@ class Backend(Protocol):
     """Collections in a data folder (`LocalBackend`) or of a service (`RemoteBackend`).
 
     Methods that `vitascope.client.Client` has are described there. They return JSON as the HTTP API does; a data folder
-    adds ``path`` to videos and ``vectors`` to collections. Progress is reported by the others, which may take long.
+    adds ``vectors`` to collections. Progress is reported by the others, which may take long.
     """
 
     def list_collections(self) -> JSON: ...

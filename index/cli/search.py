@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from index.cli.backend import open_backend, parse_filter_option, parse_id
+from index.cli.backend import VIDEO_DEFAULTS, open_backend, parse_filter_option, parse_id
 from vitascope.cli.completion import no_completion
 from vitascope.cli.options import add_bundle, add_collection, add_data, add_engine, add_server
 from vitascope.cli.output import print_results
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             group=args.group,
             candidates=args.candidates,
         )
-    results = [{**result, "video": {"path": None, **result["video"]}} for result in page["results"]]
+    results = [{**result, "video": {**VIDEO_DEFAULTS, **result["video"]}} for result in page["results"]]
     return {**page, "text": args.text, "results": results}
 
 

@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from index.cli.backend import (
     JSON,
+    VIDEO_DEFAULTS,
     Backend,
     collect_pages,
     open_backend,
@@ -19,7 +20,7 @@ from index.cli.backend import (
     require_confirmation,
 )
 from vitascope.cli.options import add_collection, add_data, add_server
-from vitascope.cli.output import format_span, format_time, plain_table
+from vitascope.cli.output import format_path, format_span, format_time, plain_table
 
 EPILOG = """\
 Videos and images have the ids that `list` shows. Deleting a video keeps its file, unless the
@@ -74,15 +75,15 @@ def _list(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
         return backend.list_videos(args.collection, limit=limit, cursor=cursor, where=where)
 
     page = collect_pages(get_page, "videos", args.limit, args.cursor)
-    return {**page, "videos": [{"path": None, **video} for video in page["videos"]]}
+    return {**page, "videos": [{**VIDEO_DEFAULTS, **video} for video in page["videos"]]}
 
 
 def _show(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
-    return {"video": {"path": None, **backend.get_video(args.collection, args.id)}}
+    return {"video": {**VIDEO_DEFAULTS, **backend.get_video(args.collection, args.id)}}
 
 
 def _delete(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
-    video = {"path": None, **backend.get_video(args.collection, args.id)}
+    video = {**VIDEO_DEFAULTS, **backend.get_video(args.collection, args.id)}
     del video["spans"]
     require_confirmation(args, f"video {video['id']} ({video['title']}) has {video['clips']} clips")
     backend.delete_video(args.collection, args.id)
@@ -99,7 +100,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     if not videos:
         console.print("No videos")
         return
-    table = plain_table(">id", "title", ">duration", ">clips", "size", "added", "metadata")
+    table = plain_table(">id", "title", ">duration", ">clips", "size", "added", "metadata", "file")
     for video in videos:
         table.add_row(
             video["id"],
@@ -109,6 +110,7 @@ def show(result: dict[str, Any], console: Console) -> None:
             f"{video['width']}x{video['height']}",
             time.strftime("%Y-%m-%d %H:%M", time.localtime(video["added_at"])),
             escape(", ".join(f"{key}={value}" for key, value in video["metadata"].items())),
+            escape(format_path(video)),
         )
     console.print(table)
     if result["action"] == "show":

@@ -41,7 +41,7 @@ def collection_view(collection: Collection) -> JSON:
 
 
 def video_view(collection: Collection, video: Video) -> JSON:
-    """Return a video without its clips, with the ``path`` of its file."""
+    """Return a video without its clips."""
     return {
         "id": str(video.id),
         "title": video.title,
@@ -53,8 +53,9 @@ def video_view(collection: Collection, video: Video) -> JSON:
         "metadata": dict(video.metadata),
         "clips": video.clip_count,
         "added_at": video.added_at,
+        "path": collection.location(video),
+        "missing": collection.media.is_missing(video.path),
         **_NO_URLS,
-        "path": str(collection.media_path(video)) if collection.owns(video) else video.path,
     }
 
 

@@ -28,10 +28,10 @@ from index.jobs.watched_folder import (
     FolderSnapshot,
     LostVideo,
     LostVideos,
-    is_missing,
     nearest_folder,
     scan_folder,
 )
+from index.media_files import is_missing
 from index.records import Video
 from index.storage.watched_files import WatchedFile, read_watched_files, video_paths, videos_at, write_watched_files
 from vitascope.errors import Conflict, InvalidInput

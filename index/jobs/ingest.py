@@ -68,6 +68,7 @@ class FileDescription:
     segments: Segments
     title: str
     metadata: dict[str, Scalar]
+    source_uri: str | None = None
 
     @property
     def duration(self) -> float:
@@ -123,12 +124,14 @@ def prepare_file(
     limits: MediaLimits,
     decoder: Decoder = IN_PROCESS,
     policy: AccessPolicy | None = UNRESTRICTED,
+    source_uri: str | None = None,
 ) -> PreparedFile:
     """Probe and segment a file, which is closed on an error.
 
     Args:
         title: by default the file's name without its suffix.
         policy: which subtitle files beside the file may be read; None: they are not looked for.
+        source_uri: URL or archive member that the file is a copy of.
 
     Raises:
         InvalidInput and media errors.
@@ -147,6 +150,7 @@ def prepare_file(
             segments,
             media.path.stem if title is None else title,
             checked_metadata,
+            source_uri,
         )
         close_on_error.pop_all()
         return PreparedFile(media, hashed.stat, description)
@@ -167,6 +171,7 @@ def prepare_item(
         limits=limits,
         decoder=decoder,
         policy=fetcher.policy if fetcher.is_external(item.path) else None,
+        source_uri=fetcher.source_uri(item.path),
     )
 
 
@@ -233,6 +238,7 @@ def store_video(collection: Collection, description: FileDescription, clips: lis
         width=description.info.width,
         height=description.info.height,
         metadata=description.metadata,
+        source_uri=description.source_uri,
     )
     return IngestResult(*collection.add_if_new(video, clips), description.segments.notes)
 

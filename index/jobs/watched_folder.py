@@ -13,13 +13,13 @@ from typing import Literal
 from index.collection import Collection
 from index.jobs.source_items import list_folder
 from index.jobs.sources.source_types import FolderSource
+from index.media_files import MISSING_ERRORS, is_missing
 from index.records import Video
 from index.storage.watched_files import WatchedFile, count_files, existing_videos, write_watched_files
 from vitascope.errors import VideoNotFound
 
 MAX_DELETE = 0.2
 """Default share of a folder's videos that may be deleted at once. A single video always may."""
-_MISSING_ERRORS = (FileNotFoundError, NotADirectoryError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +59,11 @@ def scan_folder(folder: Path, recursive: bool) -> FolderSnapshot:
                 if parent not in devices:
                     devices[parent] = _device(parent)
                 snapshot.files[item.uri] = FileStatus(_facts(item.uri), devices[parent])
-            except _MISSING_ERRORS:
+            except MISSING_ERRORS:
                 continue  # deleted since it was listed
             except OSError as error:
                 snapshot.unreadable[item.uri] = error.strerror or str(error)
     return snapshot
-
-
-def is_missing(path: str) -> bool:
-    """Whether a file certainly does not exist; an error of the disk or the network proves nothing."""
-    try:
-        os.stat(path)
-    except _MISSING_ERRORS:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def nearest_folder(path: Path, folder: Path) -> tuple[Path, int]:
@@ -82,7 +71,7 @@ def nearest_folder(path: Path, folder: Path) -> tuple[Path, int]:
     while True:
         try:
             return path, _device(path)
-        except _MISSING_ERRORS:
+        except MISSING_ERRORS:
             if path == folder:
                 raise
             path = path.parent

@@ -19,13 +19,29 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from index.records import Clip, Float32, Hit, NewVideo, Scalar, Stats, Video, check_metadata, metadata_json, value_kind
+from index.records import (
+    Clip,
+    Float32,
+    Hit,
+    NewVideo,
+    Scalar,
+    Stats,
+    Video,
+    check_metadata,
+    metadata_json,
+    parse_source_values,
+    source_values_json,
+    value_kind,
+)
 from index.storage.filters import Filter, filter_sql
 from index.storage.fulltext import delete_words, insert_words
 from index.storage.removals import is_owned, list_removal
 from vitascope.errors import InvalidInput, StorageError
 
-VIDEO_COLUMNS = "id, content_sha256, path, title, duration, width, height, metadata, added_at, clip_count"
+VIDEO_COLUMNS = (
+    "id, content_sha256, path, title, duration, width, height, metadata, added_at, clip_count, source_uri,"
+    " source_values"
+)
 _CLIP_COLUMNS = "id, video_id, start, end, text"
 _BATCH_SIZE = 4096  # embeddings
 
@@ -63,10 +79,12 @@ def corruption_as_storage_error(record: str) -> Iterator[None]:
 
 def read_video(row: tuple[Any, ...]) -> Video:
     """Return the record of a row of ``VIDEO_COLUMNS``. Raises StorageError."""
-    video_id, content, path, title, duration, width, height, metadata, added_at, clip_count = row
+    video_id, content, path, title, duration, width, height, metadata, added_at, clip_count, source_uri, source = row
     with corruption_as_storage_error(f"video {video_id}"):
         values = json.loads(metadata)
-    return Video(video_id, content, path, title, duration, width, height, values, added_at, clip_count)
+        source_values = parse_source_values(source)
+    size = duration, width, height
+    return Video(video_id, content, path, title, *size, values, added_at, clip_count, source_uri, source_values)
 
 
 def find_video(connection: sqlite3.Connection, key: int | str) -> Video | None:
@@ -122,11 +140,13 @@ def insert_video(
     metadata = check_metadata(video.metadata)
     row = connection.execute(
         "INSERT INTO videos (id, content_sha256, path, title, duration, width, height, metadata, added_at,"
-        " first_clip, clip_count) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+        " first_clip, clip_count, source_uri, source_values) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        " RETURNING id",
         (
             *(video_id, video.content_sha256, video.path, video.title),
             *(float(video.duration), video.width, video.height, metadata_json(metadata)),
             *(time.time() if added_at is None else added_at, first_clip, len(clips)),
+            *(video.source_uri, source_values_json(video.source_values)),
         ),
     ).fetchone()
     new_id = int(row[0])

@@ -29,7 +29,9 @@ CREATE TABLE videos (
     metadata       TEXT    NOT NULL,
     added_at       REAL    NOT NULL,
     first_clip     INTEGER NOT NULL,
-    clip_count     INTEGER NOT NULL
+    clip_count     INTEGER NOT NULL,
+    source_uri     TEXT, -- URL or archive member that an owned file was copied from
+    source_values  TEXT -- values from the source that edits have replaced: records.SourceValues, as JSON
 );
 CREATE INDEX videos_by_path ON videos (path);
 
@@ -81,10 +83,10 @@ CREATE VIRTUAL TABLE words USING fts5(
 );
 
 -- Change log that derived indexes follow. The stamp tells apart two histories with the same numbers, such as those of
--- a catalogue and its restored backup.
+-- a catalogue and its restored backup. An edit changes no embeddings: its clip_count is 0.
 CREATE TABLE changes (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,
-    kind       TEXT    NOT NULL CHECK (kind IN ('add', 'delete')),
+    kind       TEXT    NOT NULL CHECK (kind IN ('add', 'delete', 'edit')),
     first_clip INTEGER NOT NULL,
     clip_count INTEGER NOT NULL,
     stamp      INTEGER NOT NULL DEFAULT (random())
@@ -115,7 +117,8 @@ CREATE TABLE job_items (
     title    TEXT,
     metadata TEXT,
     state    TEXT    NOT NULL
-             CHECK (state IN ('queued', 'running', 'succeeded', 'failed', 'skipped', 'cancelled', 'quarantined')),
+             CHECK (state IN ('queued', 'running', 'succeeded', 'refreshed', 'failed', 'skipped', 'cancelled',
+                              'quarantined')),
     reason   TEXT,
     video_id INTEGER,
     decided  INTEGER NOT NULL DEFAULT 0, -- final outcome of the listing, never retried
@@ -356,12 +359,64 @@ CREATE TABLE watched_files (
 ) WITHOUT ROWID;
 CREATE INDEX watched_files_by_video ON watched_files (video_id);
 """,
+    # Copies are media/job-N/POSITION.SUFFIX (index/jobs/sources/fetcher.py), by absolute paths before version 8.
+    """
+ALTER TABLE videos ADD COLUMN source_uri TEXT;
+ALTER TABLE videos ADD COLUMN source_values TEXT;
+UPDATE videos SET source_uri = (
+    SELECT job_items.path FROM job_items
+    WHERE job_id = CAST(substr(videos.path, instr('/' || videos.path, '/media/job-') + 10) AS INTEGER)
+    AND video_id = videos.id AND job_items.path LIKE '%://%'
+) WHERE instr('/' || path, '/media/job-');
+CREATE TABLE new_changes (
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind       TEXT    NOT NULL CHECK (kind IN ('add', 'delete', 'edit')),
+    first_clip INTEGER NOT NULL,
+    clip_count INTEGER NOT NULL,
+    stamp      INTEGER NOT NULL DEFAULT (random())
+);
+INSERT INTO new_changes SELECT * FROM changes;
+DROP TABLE changes;
+ALTER TABLE new_changes RENAME TO changes;
+CREATE TABLE new_job_items (
+    job_id   INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    path     TEXT    NOT NULL, -- or URI
+    title    TEXT,
+    metadata TEXT,
+    state    TEXT    NOT NULL
+             CHECK (state IN ('queued', 'running', 'succeeded', 'refreshed', 'failed', 'skipped', 'cancelled',
+                              'quarantined')),
+    reason   TEXT,
+    video_id INTEGER,
+    decided  INTEGER NOT NULL DEFAULT 0, -- final outcome of the listing, never retried
+    tries    INTEGER NOT NULL DEFAULT 0, -- attempts
+    crashes  INTEGER NOT NULL DEFAULT 0, -- attempts in which the process died
+    seconds  REAL, -- duration of the video
+    ended_at REAL,
+    event    INTEGER, -- number of the event of its outcome
+    share    REAL, -- progress within a long file, 0 to 1
+    PRIMARY KEY (job_id, position),
+    UNIQUE (job_id, path)
+) WITHOUT ROWID;
+INSERT INTO new_job_items (job_id, position, path, title, metadata, state, reason, video_id, decided, tries, crashes,
+                           seconds, ended_at, event, share)
+    SELECT job_id, position, path, title, metadata, state, reason, video_id, decided, tries, crashes,
+           seconds, ended_at, event, share
+    FROM job_items;
+DROP TABLE job_items;
+ALTER TABLE new_job_items RENAME TO job_items;
+CREATE INDEX job_items_by_state ON job_items (job_id, state, position);
+CREATE INDEX job_items_by_event ON job_items (job_id, event) WHERE event IS NOT NULL;
+""",
 )
 """Scripts from version 1 + n to version 2 + n. Their SQL function ``spaced`` is ``normalize_for_index``."""
 
 SCHEMA_VERSION = 1 + len(UPGRADES)
 RELATIVE_PATHS = 8
 """The first version in which paths of owned files are relative."""
+SOURCE_COLUMNS = 10
+"""The first version whose videos have ``source_uri`` and ``source_values``."""
 
 
 def create_tables(connection: sqlite3.Connection, version: int) -> None:

@@ -20,6 +20,7 @@ from index.records import check_metadata, check_text
 from index.storage.catalogue import Catalogue
 from index.storage.foreign_catalogue import MAX_CELL, ForeignCatalogue
 from index.storage.jobs import options_json
+from index.storage.schema import SOURCE_COLUMNS
 from index.storage.transfer import insert_rows
 from index.transfer.media import AllowedPaths
 from index.transfer.new_catalogue import MAX_ID, CheckedVideo, ClipFormat, ForeignRow, check_clip_row, check_video_row
@@ -56,6 +57,8 @@ class _VideoRecord(_Record):
     added_at: float
     first_clip: Id
     clip_count: Id
+    source_uri: str | None = None
+    source_values: str | None = None
 
 
 class _ClipRecord(_Record):
@@ -171,7 +174,10 @@ def read_sequences(foreign: ForeignCatalogue) -> dict[str, int]:
 def read_videos(foreign: ForeignCatalogue, clip_format: ClipFormat, allowed: AllowedPaths) -> Iterator[CheckedVideo]:
     """Yield every video with its clips, checked, by id. Raises InvalidInput naming table, row and column."""
     table, clip_count = f"{foreign.file}: table videos", 0
-    for values in foreign.rows("videos", _VideoRecord.model_fields, order="id"):
+    columns = list(_VideoRecord.model_fields)
+    if foreign.version < SOURCE_COLUMNS:
+        columns = columns[: columns.index("source_uri")]
+    for values in foreign.rows("videos", columns, order="id"):
         video = _check_types(_VideoRecord, table, values[0], values)
         row = ForeignRow(table, video.id, video.model_dump())
         clips = [check_clip_row(clip, clip_format) for clip in _read_clips(foreign, row, clip_format.vector_width)]
@@ -217,12 +223,12 @@ def _read_clips(foreign: ForeignCatalogue, video: ForeignRow, width: int) -> Ite
 
 
 def _check_types(record: type[AnyRecord], table: str, number: object, values: tuple[Any, ...]) -> AnyRecord:
-    """Return the record of a row, whose values are in the order of its fields.
+    """Return the record of a row, whose values are in the order of its fields; those at the end may be missing.
 
     Raises InvalidInput naming row and column.
     """
     try:
-        return record.model_validate(dict(zip(record.model_fields, values, strict=True)))
+        return record.model_validate(dict(zip(record.model_fields, values, strict=False)))
     except ValidationError as error:
         raise InvalidInput(f"{table}: row {number}: {_first_problem(error)}") from error
 

@@ -21,6 +21,7 @@ from index.records import (
     check_text,
     check_thumbnail,
     check_video,
+    parse_source_values,
 )
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue, create_catalogue
 from index.storage.queries import ClipRow, insert_video
@@ -132,7 +133,13 @@ def check_video_row(row: ForeignRow, allowed: AllowedPaths) -> NewVideo:
         raise row.error(f"added_at: {values['added_at']}; Unix seconds were expected")
     fields = ("content_sha256", "path", "title", "duration", "width", "height")
     try:
-        video = check_video(NewVideo(**{name: values[name] for name in fields}, metadata=metadata))
+        video = NewVideo(
+            **{name: values[name] for name in fields},
+            metadata=metadata,
+            source_uri=values.get("source_uri"),
+            source_values=parse_source_values(values.get("source_values")),
+        )
+        check_video(video)
         return replace(video, path=allowed.check("path", video.path, video.content_sha256))
     except InvalidInput as error:
         raise row.error(error) from error

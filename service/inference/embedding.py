@@ -52,21 +52,17 @@ class EmbeddedClip:
     """An embedded clip of a stored video, or of an upload (``video`` None).
 
     Attributes:
+        video: As a schema.
         start, end: Seconds.
         embedding: Of one row.
         frames: If they were requested.
     """
 
-    collection: str
-    video: Video | None
+    video: schemas.Video | None
     start: float
     end: float
     embedding: VideoEmbedding
     frames: FrameEmbeddings | None = None
-
-    def serialized_video(self) -> schemas.Video | None:
-        """Return the stored video as a schema."""
-        return None if self.video is None else serialize_video(self.collection, self.video)
 
 
 def embed_stored(context: RequestContext, model: Model, name: str, video_id: str, clip: ClipRange) -> EmbeddedClip:
@@ -74,10 +70,10 @@ def embed_stored(context: RequestContext, model: Model, name: str, video_id: str
 
     Raises VideoNotFound, as ``open_stored``, media errors, InvalidInput, DeadlineExceeded and RequestAbandoned.
     """
-    video = context.service.video(name, video_id)
-    with open_stored(context.service.collection(name), video, context.service.settings.roots()) as file:
+    video, collection = context.service.video(name, video_id), context.service.collection(name)
+    with open_stored(collection, video, context.service.settings.roots()) as file:
         clips = _embed(context, model, file, _content_key(video, file), clip, video.duration)
-    return _to_embedded_clip(clips, name, video)
+    return _to_embedded_clip(clips, serialize_video(collection, video))
 
 
 def embed_upload(context: RequestContext, model: Model, upload: Upload, clip: ClipRange) -> EmbeddedClip:
@@ -86,15 +82,15 @@ def embed_upload(context: RequestContext, model: Model, upload: Upload, clip: Cl
     Raises media errors, InvalidInput, DeadlineExceeded and RequestAbandoned.
     """
     with rename_errors(upload.path, upload.name):
-        return _to_embedded_clip(_embed(context, model, upload.path, upload.sha256, clip, None), "", None)
+        return _to_embedded_clip(_embed(context, model, upload.path, upload.sha256, clip, None), None)
 
 
-def _to_embedded_clip(clips: Sequence[CachedClip], collection: str, video: Video | None) -> EmbeddedClip:
+def _to_embedded_clip(clips: Sequence[CachedClip], video: schemas.Video | None) -> EmbeddedClip:
     clip, *frames = clips
     assert clip.visual_tokens is not None
     embedding = VideoEmbedding(clip.embeddings, clip.visual_tokens)
     embedded_frames = FrameEmbeddings(frames[0].times, frames[0].embeddings) if frames else None
-    return EmbeddedClip(collection, video, clip.start, clip.end, embedding, embedded_frames)
+    return EmbeddedClip(video, clip.start, clip.end, embedding, embedded_frames)
 
 
 def _embed(

@@ -143,7 +143,7 @@ def _score(service: AppState, model: Model, clip: EmbeddedClip, fields: ScoreFie
     with service.observer.stage("score"):
         scores = scoring.score_captions(model, clip.embedding, fields.captions, fields.references, clip.frames)
     serialized = [_serialize_scores(each) for each in scores]
-    return ScoreResponse(video=clip.serialized_video(), start=clip.start, end=clip.end, scores=serialized)
+    return ScoreResponse(video=clip.video, start=clip.start, end=clip.end, scores=serialized)
 
 
 def _serialize_scores(scores: scoring.CaptionScores) -> CaptionScore:
@@ -168,7 +168,7 @@ def _answer(service: AppState, model: Model, clip: EmbeddedClip, fields: AnswerF
         )
     return AnswerResponse(
         question=fields.question,
-        video=clip.serialized_video(),
+        video=clip.video,
         start=clip.start,
         end=clip.end,
         answer=result.answer,

@@ -208,7 +208,7 @@ def _search_page(
     cursor = None if position is None else SearchCursor(parsed.request_hash, position, file_embedding)
     response = schemas.SearchResponse(
         text=parsed.text,
-        results=[serialize_result(collection_name, result) for result in page.results],
+        results=[serialize_result(collection, result) for result in page.results],
         next_cursor=None if cursor is None else encode_cursor(cursor),
         changed=page.changed,
     )

@@ -100,7 +100,7 @@ async def add_video(
         return JSONResponse(serialize_job(added).model_dump(mode="json"), 202, headers)
     response.status_code = 201 if added.created else 200
     response.headers["Location"] = f"/v1/collections/{name}/videos/{added.video.id}"
-    return AddedVideo(**dict(serialize_video(name, added.video)), notes=list(added.notes))
+    return await service.io_pool.run(_serialize_added, service, name, added)
 
 
 @router.get("", summary="List videos", responses=errors(400, 404, 422, 507))
@@ -184,9 +184,15 @@ async def _add_at_url(service: AppState, name: str, video: VideoAtUrl) -> Respon
     return JSONResponse(job.model_dump(mode="json"), 202, {"Location": address})
 
 
+def _serialize_added(service: AppState, name: str, added: IngestResult) -> AddedVideo:
+    video = serialize_video(service.collection(name), added.video)
+    return AddedVideo(**dict(video), notes=list(added.notes))
+
+
 def _page(service: AppState, name: str, limit: int, after: int | None, where: Filter | None) -> Videos:
-    page, more = paginate(service.collection(name).videos(limit + 1, after, where), limit, lambda video: video.id)
-    return Videos(videos=[serialize_video(name, video) for video in page], next_cursor=more)
+    collection = service.collection(name)
+    page, more = paginate(collection.videos(limit + 1, after, where), limit, lambda video: video.id)
+    return Videos(videos=[serialize_video(collection, video) for video in page], next_cursor=more)
 
 
 def _query_filter(text: str | None, settings: Settings) -> Filter | None:
@@ -199,8 +205,8 @@ def _query_filter(text: str | None, settings: Settings) -> Filter | None:
 
 
 def _with_clips(service: AppState, name: str, video_id: str) -> VideoWithClips:
-    video = service.video(name, video_id)
-    return serialize_video_with_clips(name, video, service.collection(name).clips(video.id))
+    video, collection = service.video(name, video_id), service.collection(name)
+    return serialize_video_with_clips(collection, video, collection.clips(video.id))
 
 
 def _delete(service: AppState, name: str, video_id: str) -> None:

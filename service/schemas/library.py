@@ -46,6 +46,8 @@ VIDEO: dict[str, Any] = {
     "metadata": {"camera": "north", "year": 2024},
     "clips": 3,
     "added_at": 1764000000.0,
+    "path": "/videos/2024/beach.mp4",
+    "missing": False,
     "media_url": "/v1/collections/holidays/videos/3/media",
     "thumbnail_url": "/v1/collections/holidays/videos/3/thumbnail?t=8.7",
 }
@@ -203,6 +205,14 @@ class Video(Response):
     metadata: Metadata
     clips: Annotated[int, Field(description="number of clips")]
     added_at: Annotated[float, Field(description="Unix seconds")]
+    path: Annotated[
+        str | None,
+        Field(
+            description="absolute path of the file on the machine that indexed it; the URL, or tar://MEMBER::ARCHIVE, "
+            "where the file was copied from there; null for an upload"
+        ),
+    ]
+    missing: Annotated[bool, Field(description="the file is gone: moved, deleted, or on a drive that is not mounted")]
     media_url: str
     thumbnail_url: Annotated[str, Field(description="JPEG; `t`: seconds")]
 

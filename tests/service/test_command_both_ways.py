@@ -178,7 +178,8 @@ def comparable(value: Any, side: Side) -> Any:
 
 
 def plain(text: str, side: Side) -> list[list[str]]:
-    """Return the words of all lines, sorted, without ids. Local results show paths, remote ones titles."""
+    """Return the words of all lines, sorted, without ids. Uploads have no path: their results show titles."""
+    text = re.sub(r"(?<=site=north) +\S+/(red|green|blue)\.mp4", "", text)
     text = re.sub(r"\S*/(red|green|blue)\.mp4", r"\1", text.replace(side.placeholders["OUT"], "OUT"))
     text = re.sub(r"(?m)^ *\d+ +(?=[a-z]+ +\d:)|(?<=video )\d+ |(?<=\d:\d\d-\d:\d\d) +\d+", "", text)
     text = re.sub(r"(?m)^\d+ media files of the collection .*\n", "", text)

@@ -59,6 +59,10 @@ def test_every_file_of_a_folder_has_its_result(running: Running, collection: str
     search = {"text": "a blue thing", "filter": {"site": "north"}}
     best = running.client.post(f"/v1/collections/{collection}/search", json=search).json()["results"][0]
     assert best["video"]["title"] == "blue"
+    assert (best["video"]["path"], best["video"]["missing"]) == (str(incoming / "blue.mp4"), False)
+    (incoming / "blue.mp4").rename(incoming / "away.mp4")
+    assert running.client.get(f"/v1/collections/{collection}/videos/{best['video']['id']}").json()["missing"]
+    (incoming / "away.mp4").rename(incoming / "blue.mp4")
     assert running.client.get(best["media_url"]).content == (files / "blue.mp4").read_bytes()
     running.client.delete(f"/v1/collections/{collection}/videos/{best['video']['id']}")
     assert (incoming / "blue.mp4").exists()  # it is not the service's file
@@ -216,6 +220,7 @@ def test_a_member_of_a_shard_plays_and_is_deleted_with_its_video(
     assert job["counts"]["succeeded"] == 1
     (incoming / "shard.tar").unlink()
     video = f"/v1/collections/{collection}/videos/1"
+    assert running.client.get(video).json()["path"] == f"tar://a.png::{incoming / 'shard.tar'}"
     assert running.client.get(f"{video}/media").content == content
     opened = running.service.collection(collection)
     copy = opened.media_path(opened.get_video(1))

@@ -117,8 +117,14 @@ def print_results(results: Sequence[Mapping[str, Any]], console: Console) -> Non
         span = format_span(result["start"], result["end"])
         count = [str(result["clip_count"])] * grouped
         text = [escape(_shorten(result["text"]))] * has_text
+        video = format_path(result["video"]) or result["video"]["title"]
         table.add_row(
-            *scores, format_score(result["similarity"]), span, *count, escape(_path_or_title(result["video"])), *text
+            *scores,
+            format_score(result["similarity"]),
+            span,
+            *count,
+            escape(video),
+            *text,
         )
     console.print(table)
 
@@ -132,9 +138,13 @@ def format_score(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _path_or_title(video: dict[str, Any]) -> str:
-    """Return the path of a local file, else the title."""
-    path = video.get("path")
+def format_path(video: Mapping[str, Any]) -> str:
+    """Return the path of a video, relative to the working folder if it is in there; empty for an upload."""
+    path = video["path"]
     if path is None:
-        return str(video["title"])
-    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else str(path)
+        return "(missing)" if video["missing"] else ""
+    if video["missing"]:
+        return f"{path} (missing)"
+    # A path of a service's machine may exist on this one, too, and then leads to the same name.
+    is_here = Path(path).is_relative_to(Path.cwd()) and os.path.exists(path)
+    return os.path.relpath(path) if is_here else str(path)

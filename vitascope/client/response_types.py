@@ -24,8 +24,13 @@ class AddedVideo(TypedDict):
     media_type: str
     media_url: str
     metadata: dict[str, str | bool | int | float]
+    missing: bool
+    """the file is gone: moved, deleted, or on a drive that is not mounted"""
     notes: list[str]
     """notes on how it was segmented"""
+    path: str | None
+    """absolute path of the file on the machine that indexed it; the URL, or tar://MEMBER::ARCHIVE, where the file
+    was copied from there; null for an upload"""
     thumbnail_url: str
     """JPEG; `t`: seconds"""
     title: str
@@ -770,6 +775,11 @@ class Video(TypedDict):
     media_type: str
     media_url: str
     metadata: dict[str, str | bool | int | float]
+    missing: bool
+    """the file is gone: moved, deleted, or on a drive that is not mounted"""
+    path: str | None
+    """absolute path of the file on the machine that indexed it; the URL, or tar://MEMBER::ARCHIVE, where the file
+    was copied from there; null for an upload"""
     thumbnail_url: str
     """JPEG; `t`: seconds"""
     title: str
@@ -793,6 +803,11 @@ class VideoWithClips(TypedDict):
     media_type: str
     media_url: str
     metadata: dict[str, str | bool | int | float]
+    missing: bool
+    """the file is gone: moved, deleted, or on a drive that is not mounted"""
+    path: str | None
+    """absolute path of the file on the machine that indexed it; the URL, or tar://MEMBER::ARCHIVE, where the file
+    was copied from there; null for an upload"""
     spans: list[ClipSpan]
     thumbnail_url: str
     """JPEG; `t`: seconds"""

@@ -91,6 +91,10 @@ class Fetcher:
         """Whether an item's file is read in place, and not copied."""
         return self._upload is None and split_member_uri(uri) is None and not is_url(uri)
 
+    def source_uri(self, uri: str) -> str | None:
+        """Return the URL or archive member that an item's file is copied from; None for any other file."""
+        return None if self._upload is not None or self.is_external(uri) else uri
+
     def local_path(self, uri: str, position: int) -> Path:
         """Return the path of the item's file or of its copy, whether or not it exists yet."""
         if self._upload is not None:

@@ -16,7 +16,7 @@ from index.jobs.sources.source_types import FolderSource
 from index.storage import catalogue as catalogue_module
 from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.fulltext import query_terms, search_fulltext
-from index.storage.schema import SCHEMA_VERSION, UPGRADES
+from index.storage.schema import SCHEMA_VERSION, SOURCE_COLUMNS, UPGRADES, create_tables, upgrade_tables
 from tests.index.jobs.fixtures import create_folder_job
 from tests.index.sample_data import (
     add,
@@ -147,3 +147,24 @@ def test_an_upgrade_indexes_existing_text_for_full_text_search(tmp_path: Path) -
         assert [clip_id for clip_id, _ in search_fulltext(connection, query_terms(["小狗"]), 9, lambda _: True)] == [2]
         titled = search_fulltext(connection, query_terms(["video"]), 9, lambda _: True)
         assert {clip_id for clip_id, _ in titled} == {1, 2, 3}
+
+
+@pytest.mark.parametrize("folder", ["media", "/data/collections/videos/media"])
+def test_an_upgrade_finds_the_urls_of_copies(folder: str) -> None:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        create_tables(connection, SOURCE_COLUMNS - 1)
+        connection.execute("INSERT INTO jobs (id, source, options, state, created_at) VALUES (12, '', '', 'queued', 1)")
+        for video, (path, uri) in enumerate(
+            [(f"{folder}/job-12/00000003.mp4", "https://media.example/a.mp4"), ("/media/job-12/b.mp4", "/x.mp4")], 1
+        ):
+            connection.execute(
+                "INSERT INTO videos VALUES (?, ?, ?, 'a', 1, 1, 1, '{}', 1, ?, 1)", (video, str(video), path, video)
+            )
+            connection.execute(
+                "INSERT INTO job_items (job_id, position, path, state, video_id) VALUES (12, ?, ?, 'succeeded', ?)",
+                (video + 2, uri, video),
+            )
+        upgrade_tables(connection, SOURCE_COLUMNS - 1)
+        urls = connection.execute("SELECT source_uri FROM videos ORDER BY id").fetchall()
+        assert urls == [("https://media.example/a.mp4",), (None,)]
+        assert connection.execute("SELECT count(*) FROM job_items").fetchone() == (2,)
