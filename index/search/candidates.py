@@ -5,7 +5,9 @@ Shape letter: D embedding dim.
 
 from __future__ import annotations
 
+import math
 import sqlite3
+from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,8 +25,10 @@ MAX_TIED = 20_000
 """Clips of one similarity, such as those of a still image, among which ties are resolved."""
 RRF_K = 60
 """Constant of reciprocal rank fusion, from Cormack, Clarke and Buettcher (SIGIR 2009)."""
-MAX_EVENT_GAP = 0.001
-"""Seconds between two clips of one event; starts and ends are rounded when they are computed."""
+MAX_ROUNDING = 0.001
+"""Seconds between clips that touch; starts and ends are rounded when they are computed."""
+MAX_COSINE_ERROR = 1e-5
+"""Difference of cosines of equal embeddings, which an index and numpy may compute differently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,24 +157,55 @@ def group_by_video(candidates: Sequence[Candidate], spans: Mapping[int, ClipSpan
     return [Group(members) for members in groups.values()]
 
 
-def group_by_event(candidates: Sequence[Candidate], spans: Mapping[int, ClipSpan]) -> list[Group]:
-    """Return one group per unbroken stretch of a video, in the order of their best clips.
+def event_thresholds(
+    candidates: Sequence[Candidate], spans: Mapping[int, ClipSpan], sample: Float32, query: Float32
+) -> dict[int, float]:
+    """Return by video id the similarity that clips of an event reach.
 
-    Two clips belong together when their spans touch or overlap, or other candidates fill the gap between them.
+    It is that of the video's best clip less one standard deviation of the query's similarities over the collection.
+
+    Args:
+        candidates: of all pages.
+        spans: by clip id.
+        sample: embeddings (N, D) of clips of the collection.
+        query: embedding (D,).
     """
-    event_of: dict[int, int] = {}
-    events: list[tuple[float, float]] = []  # start and end
-    video, end = 0, 0.0
-    clips = [(candidate.clip_id, spans[candidate.clip_id]) for candidate in candidates]
-    for clip_id, span in sorted(clips, key=lambda pair: (pair[1].video_id, pair[1].start, pair[1].end)):
-        if events and span.video_id == video and span.start <= end + MAX_EVENT_GAP:
-            end = max(end, span.end)
-            events[-1] = (events[-1][0], end)
-        else:
-            video, end = span.video_id, span.end
-            events.append((span.start, span.end))
-        event_of[clip_id] = len(events) - 1
-    groups: dict[int, list[Candidate]] = {}
+    spread = float(np.std(sample @ query)) + MAX_COSINE_ERROR if len(sample) else 0.0
+    thresholds: dict[int, float] = {}
     for candidate in candidates:
-        groups.setdefault(event_of[candidate.clip_id], []).append(candidate)
-    return [Group(members, *events[event]) for event, members in groups.items()]
+        video_id = spans[candidate.clip_id].video_id
+        thresholds[video_id] = max(thresholds.get(video_id, -math.inf), candidate.similarity - spread)
+    return thresholds
+
+
+def group_by_event(
+    candidates: Sequence[Candidate], spans: Mapping[int, ClipSpan], thresholds: Mapping[int, float]
+) -> list[Group]:
+    """Return one group per event, and one for each clip outside of events, in the order of their best clips.
+
+    An event is a stretch of a video whose clips reach the video's threshold. Gaps and less similar clips that last no
+    longer than the clip before do not end it; the clips in it belong to it.
+
+    Args:
+        candidates: best first.
+        spans: by clip id.
+        thresholds: by video id, see ``event_thresholds``.
+    """
+    clips = [(candidate, spans[candidate.clip_id]) for candidate in candidates]
+    events: list[ClipSpan] = []
+    reach = 0.0
+    for span in sorted(span for candidate, span in clips if candidate.similarity >= thresholds[span.video_id]):
+        video_id, start, end = span
+        if events and events[-1].video_id == video_id and start <= reach + MAX_ROUNDING:
+            events[-1] = events[-1]._replace(end=max(events[-1].end, end))
+            reach = max(reach, 2 * end - start)
+        else:
+            events.append(span)
+            reach = 2 * end - start
+    groups: dict[ClipSpan, list[Candidate]] = {}
+    for candidate, span in clips:
+        position = bisect_right(events, (span.video_id, span.start + MAX_ROUNDING, math.inf)) - 1
+        event = events[position] if position >= 0 else span
+        is_inside = event.video_id == span.video_id and span.end <= event.end + MAX_ROUNDING
+        groups.setdefault(event if is_inside else span, []).append(candidate)
+    return [Group(members, event.start, event.end) for event, members in groups.items()]

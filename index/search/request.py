@@ -31,9 +31,9 @@ from vitascope.errors import InvalidInput, NotFound
 
 MAX_WEIGHT = 1000.0
 GroupBy = Literal["clip", "event", "video"]
-CANDIDATES: dict[GroupBy, int] = {"event": 100, "video": 1000}
-"""Default number of best clips that are grouped. Among too many, every video would be a single event; for videos it
-grows to ``MAX_K`` when these have too few videos for the page."""
+CANDIDATES: dict[GroupBy, int] = {"event": 1000, "video": 1000}
+"""Default number of best clips that are grouped; for videos it grows to ``MAX_K`` when these have too few for the
+page."""
 MAX_CURSOR_LENGTH = 100_000
 """Characters, for ``MAX_K`` ids and the embedding of a query file."""
 _MAX_CURSOR_BYTES = 400_000
@@ -99,7 +99,7 @@ class SearchRequest:
         where: a filter on videos and clips.
         rerank: number of best clips that are rescored with the fusion model and ranked first.
         hybrid: combine similarity with full-text search for the texts of positive weight.
-        group: what a result is: a clip, an event (clips of a video that touch or overlap), or a video.
+        group: what a result is: a clip, an event (a stretch of a video, see ``group_by_event``) or a video.
         candidates: number of best clips that events or videos are made of; None: ``CANDIDATES``.
         clips_per_result: at most so many clips are listed with an event or a video.
         min_similarity: exclude clips of a lower similarity, -1 to 1.

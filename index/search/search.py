@@ -16,6 +16,7 @@ from index.search.candidates import (
     CandidateFilter,
     Group,
     Ranks,
+    event_thresholds,
     group_by_event,
     group_by_video,
     hybrid_candidates,
@@ -39,11 +40,15 @@ from index.storage.queries import (
     load_hits,
     load_spans,
     newest_clip,
+    sample_embeddings,
 )
 from index.vectors.interface import VectorSnapshot
 from vitascope.errors import CursorExpired, TaskMissing
 from vitascope.model import Model
 from vitascope.tracing import StageContext, no_op_stage
+
+SAMPLE_SIZE = 100
+"""Clips of a collection that tell how much a query's similarities vary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +178,14 @@ class _Ranking:
     Args:
         candidates: best first.
         spans: by clip id; empty where results are clips.
+        thresholds: by video id, where results are events, see ``event_thresholds``.
         result_ids: by clip id, the id for ``SearchPosition.shown``.
         rerank_count: so many of the first candidates are to be reranked.
     """
 
     candidates: Sequence[Candidate]
     spans: Mapping[int, ClipSpan]
+    thresholds: Mapping[int, float]
     result_ids: Mapping[int, int]
     rerank_count: int
 
@@ -211,7 +218,12 @@ def _rank(
         is_full = len({result_ids[candidate.clip_id] for candidate in unseen}) > request.limit
         if is_full or not can_go_deeper or (is_video and len(candidates) < depth):
             seen_count = sum(result_ids[clip_id] in position.shown for clip_id in clip_ids[: request.rerank])
-            return _Ranking(unseen, spans, result_ids, min(request.rerank, len(candidates)) - seen_count)
+            rerank_count = min(request.rerank, len(candidates)) - seen_count
+            thresholds = {}
+            if request.group == "event":
+                sample = sample_embeddings(connection, len(embedding), position.newest_clip, SAMPLE_SIZE)
+                thresholds = event_thresholds(candidates, spans, sample, embedding)
+            return _Ranking(unseen, spans, thresholds, result_ids, rerank_count)
         depth, can_go_deeper = MAX_K, False
 
 
@@ -224,9 +236,10 @@ def _build_page(
 ) -> SearchPage:
     if request.group == "clip":
         groups = [Group([candidate]) for candidate in ranking.candidates]
+    elif request.group == "event":
+        groups = group_by_event(ranking.candidates, ranking.spans, ranking.thresholds)
     else:
-        group_clips = group_by_video if request.group == "video" else group_by_event
-        groups = group_clips(ranking.candidates, ranking.spans)
+        groups = group_by_video(ranking.candidates, ranking.spans)
     page = groups[: request.limit]
     listed = [candidate for group in page for candidate in group.members[: request.clips_per_result]]
     hits = load_hits(connection, [(candidate.clip_id, candidate.similarity) for candidate in listed])

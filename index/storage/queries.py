@@ -310,6 +310,16 @@ def load_embeddings(connection: sqlite3.Connection, clip_ids: Iterable[int], dim
     return {clip_id: np.frombuffer(blob, "<f4", dim) for clip_id, blob in rows}
 
 
+def sample_embeddings(connection: sqlite3.Connection, dim: int, newest_clip: int, count: int) -> Float32:
+    """Return at most ``count`` embeddings (N, D) of clips spread evenly over the ids up to ``newest_clip``."""
+    ids = sorted({1 + newest_clip * index // count for index in range(count)})
+    query = (
+        "SELECT clip_id, vector FROM vectors WHERE clip_id IN "
+        "(SELECT (SELECT min(clip_id) FROM vectors WHERE clip_id >= value) FROM json_each(?))"
+    )
+    return _to_arrays(connection.execute(query, (json.dumps(ids),)).fetchall(), dim)[1]
+
+
 def _to_arrays(rows: list[tuple[int, bytes]], dim: int) -> tuple[npt.NDArray[np.int64], Float32]:
     blob = b"".join(row[1] for row in rows)
     if len(blob) != len(rows) * dim * 4:

@@ -101,8 +101,8 @@ class SearchOptions(Request):
     group: Annotated[
         Literal["clip", "event", "video"],
         Field(
-            description="a result. event: adjacent or overlapping clips of a video, from the first start to the last "
-            "end; video: all clips of a video"
+            description="a result. event: a stretch of a video whose clips are about as similar as its best one; "
+            "video: all clips of a video"
         ),
     ] = "clip"
     clips: Annotated[Int, Field(ge=1, description="event, video: number of its clips to list")] = 5
@@ -110,8 +110,8 @@ class SearchOptions(Request):
         Int | None,
         Field(
             ge=1,
-            description="event, video: number of the best clips to group; default: "
-            f"{CANDIDATES['event']} for events, {CANDIDATES['video']} for videos, and more if these give too few",
+            description=f"event, video: number of the best clips to group; default: {CANDIDATES['event']}, and more "
+            "where these give too few videos",
         ),
     ] = None
     include_query_clips: Annotated[bool, Field(description="include clips of the query in the results")] = False

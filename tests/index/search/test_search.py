@@ -172,6 +172,23 @@ def test_a_video_with_many_clips_does_not_hide_others(
         assert (event.start, event.end, event.clip_count, len(event.clips)) == (0.0, 400.0, 50, 3)
 
 
+def test_an_event_has_the_clips_of_a_film_that_fit(tmp_path: Path, small_model: Model) -> None:
+    with CollectionStore(tmp_path) as library:
+        collection = library.create("videos", small_model)
+        red, blue = small_model.embed_text(["red", "blue"])
+        tokens = np.zeros((2, 16), np.float16)
+        for title, is_red in (("film", (20, 21, 23, 24, 40)), ("other", (3, 4))):
+            shades = [0.9 * red + 0.1 * blue if clip in is_red else 0.1 * red + 0.9 * blue for clip in range(60)]
+            clips = [NewClip(8.0 * clip, 8.0 * clip + 8, shade, tokens) for clip, shade in enumerate(shades)]
+            collection.add_video(NewVideo(title.encode().hex().zfill(64), "/v.mp4", title, 480.0, 8, 8), clips)
+        page = search_page(collection, small_model, "red", group="event", limit=200)
+        found = [(result.best.hit.video.title, result.start, result.end, result.clip_count) for result in page.results]
+        # A weak clip between fitting ones belongs to their event.
+        assert found[:3] == [("film", 160.0, 200.0, 5), ("film", 320.0, 328.0, 1), ("other", 24.0, 40.0, 2)]
+        assert {count for *_, count in found[3:]} == {1}
+        assert len(found) == 3 + 120 - 8
+
+
 def red(weight: float = 1.0) -> TextPart:
     return TextPart("red", np.ones(DIM, np.float32), weight)
 
