@@ -27,7 +27,7 @@ examples:
   vitascope search "two people at a table" --collection cameras --limit 3
   vitascope search "a dog" --filter '{"site": "north", "year": {"gte": 2020}}' --json
   vitascope search "how the engine is taken apart" --hybrid --group video
-  vitascope search --like beach.jpg --group event --min-similarity 0.6
+  vitascope search --like beach.jpg --group clip --min-similarity 0.6
   vitascope search "in the snow" --like dog.mp4 --like-clip 41 --weights 1,0.5,-0.2
   vitascope search "a dog" --server http://127.0.0.1:8000
 """
@@ -58,8 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--group",
         choices=("clip", "event", "video"),
-        default="clip",
-        help="what a result is: a clip, an event (adjoining clips) or a video (default: %(default)s)",
+        default="event",
+        help="what a result is: a clip, an event (adjoining clips that fit) or a video (default: %(default)s)",
     )
     add("--candidates", type=int, metavar="N", help="number of best clips that events and videos are made of")
     for add_shared in (add_collection, add_data, add_bundle, add_engine, add_server):

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from tests.media_files import solid, write_picture
 from tests.small_bundle import make_small_bundle
 from vitascope.cli.main import main
+from vitascope.cli.output import print_results
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +124,21 @@ def test_errors_name_the_argument(arguments: list[str], message: str, capsys: py
     assert message in output.err
 
 
-def test_text_output_shows_the_number_of_clips_per_video(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_output_shows_how_many_clips_a_result_has_where_that_is_more_than_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     capsys.readouterr()
-    assert main(["search", "red", "--group", "video", "--limit", "1", "--rerank", "3"]) == 0
+    command = ["search", "red", "--group", "video", "--limit", "1", "--rerank", "3"]
+    assert main(command) == 0
     heading, best = capsys.readouterr().out.splitlines()
-    assert heading.split() == ["fused", "match", "similarity", "clip", "clips", "video"]
+    assert heading.split() == ["fused", "match", "similarity", "clip", "video"]
     assert best.rstrip().endswith("red.png")
+    [result] = search(capsys, *command[1:])["results"]
+    print_results([{**result, "clip_count": 3}], Console(width=200))
+    heading, _ = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["fused", "match", "similarity", "clip", "clips", "video"]
+
+
+def test_results_are_events_by_default(capsys: pytest.CaptureFixture[str]) -> None:
+    assert search(capsys, "red")["results"][0]["clip_count"] == 1
+    assert search(capsys, "red", "--group", "clip")["results"][0]["clip_count"] is None

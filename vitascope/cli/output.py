@@ -108,7 +108,7 @@ def print_results(results: Sequence[Mapping[str, Any]], console: Console) -> Non
         console.print("No results")
         return
     reranked = any(result["fused"] is not None for result in results)
-    grouped = any(result["clip_count"] for result in results)
+    grouped = any((result["clip_count"] or 1) > 1 for result in results)
     has_text = any(result["text"] for result in results)
     names = [">fused", ">match"] if reranked else []
     table = plain_table(*names, ">similarity", ">clip", *[">clips"] * grouped, "video", *["text"] * has_text)
