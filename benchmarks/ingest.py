@@ -34,7 +34,7 @@ from index.jobs.sources.source_types import FolderSource
 from vitascope.cli.options import default_bundle
 from vitascope.cli.output import plain_table
 from vitascope.errors import InvalidInput
-from vitascope.media.formats import DEFAULT_LIMITS
+from vitascope.media.limits import DEFAULT_LIMITS
 from vitascope.model import Model
 
 TARGET = 0.85

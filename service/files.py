@@ -28,10 +28,15 @@ EXTENSION_OF = {
     "mpeg": "mpg",
     "ogg": "ogv",
     "flv": "flv",
+    "mxf": "mxf",
+    "asf": "wmv",
+    "dv": "dv",
     "png": "png",
     "jpeg": "jpg",
     "gif": "gif",
     "webp": "webp",
+    "avif": "avif",
+    "heif": "heic",
 }
 """File extension by container format."""
 

@@ -25,7 +25,7 @@ from vitascope.bundle.signing import PublicKey, read_public_keys
 from vitascope.cli.options import default_bundle, default_data
 from vitascope.errors import InvalidInput
 from vitascope.integrations.kserve import server_url
-from vitascope.media.formats import MediaLimits
+from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.network import is_loopback
 
 Count = Annotated[int, Field(ge=1)]
@@ -237,11 +237,13 @@ class _RequestSettings(_Section):
 class _MediaSettings(_Section):
     """Limits of media files and file lists"""
 
-    max_pixels: Count = 4096 * 2304
+    max_video_bytes: Count = DEFAULT_LIMITS.max_bytes
+    """Bytes of a media file. Uploaded and fetched files are also limited by `max_upload_bytes`."""
+    max_pixels: Count = DEFAULT_LIMITS.max_pixels
     """Pixels of a frame."""
-    max_video_seconds: Seconds = 4 * 3600.0
+    max_video_seconds: Seconds = DEFAULT_LIMITS.max_seconds
     """Duration of a video in seconds."""
-    max_video_frames: Count = 1_000_000
+    max_video_frames: Count = DEFAULT_LIMITS.max_frames
     """Frames of a video."""
     max_list_rows: Count = 1_000_000
     """Rows of a file list, or items of a shard."""
@@ -434,7 +436,10 @@ class Settings(
     def media_limits(self) -> MediaLimits:
         """Return the limits of a media file; that of uploads in bytes is separate."""
         return MediaLimits(
-            max_pixels=self.max_pixels, max_seconds=self.max_video_seconds, max_frames=self.max_video_frames
+            max_bytes=self.max_video_bytes,
+            max_pixels=self.max_pixels,
+            max_seconds=self.max_video_seconds,
+            max_frames=self.max_video_frames,
         )
 
     def list_limits(self) -> ListLimits:

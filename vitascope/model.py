@@ -24,7 +24,7 @@ from vitascope.engines.onnx_runtime import Array, Device, Placement
 from vitascope.errors import InvalidInput
 from vitascope.input_validation import Streams, batch_size_of_streams, check_texts, check_visual_tokens
 from vitascope.integrations.kserve import ONNXRUNTIME, served_name, server_url
-from vitascope.media.formats import DEFAULT_LIMITS, MediaLimits
+from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.scoring import answer_probabilities, fused_score, match_probability
 from vitascope.tokenizer import MAX_CHARACTERS, TextBatch, length_sorted_batches
 

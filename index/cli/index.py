@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -372,6 +373,7 @@ def _check_ray(args: argparse.Namespace) -> None:
 def _watch(backend: LocalBackend, args: argparse.Namespace, source: FolderSource) -> dict[str, Any]:
     from index.cli.local_backend import job_options
     from index.jobs.folder_watcher import WatchOptions, watch_folder
+    from vitascope.media.limits import read_media_limits
 
     console = Console(highlight=False)
 
@@ -387,7 +389,15 @@ def _watch(backend: LocalBackend, args: argparse.Namespace, source: FolderSource
     collection = backend.open_collection(args.collection)
     collection.require_fingerprint(model.bundle.fingerprint)
     options = job_options(parse_metadata(args), parse_segmentation(args))
-    watch = WatchOptions(source, options, args.interval, args.settle, args.watch_delete, args.max_delete)
+    watch = WatchOptions(
+        source,
+        options,
+        args.interval,
+        args.settle,
+        args.watch_delete,
+        args.max_delete,
+        read_media_limits(os.environ),
+    )
     return watch_folder(collection, model, watch, print_event).summary(collection, source)
 
 

@@ -219,8 +219,10 @@ class LocalBackend:
 
     def reembed_collection(self, name: str, on_progress: OnProgress, *, model: str | None, skip_missing: bool) -> JSON:
         from index.transfer.reembed import reembed
+        from vitascope.media.limits import read_media_limits
 
-        result = reembed(self.store(), name, self.model, skip_missing=skip_missing, on_video=on_progress)
+        limits = read_media_limits(os.environ)
+        result = reembed(self.store(), name, self.model, limits=limits, skip_missing=skip_missing, on_video=on_progress)
         failures = [{"file": failed.video.path, "reason": failed.reason} for failed in result.failed]
         return {"switched": result.replaced, "embedded": result.embedded, "failures": failures}
 
@@ -305,13 +307,16 @@ class LocalBackend:
 
     def _query_parts(self, query: Sequence[JSON], files: Sequence[Path]) -> Iterator[Any]:
         from index.search.request import ClipPart, EmbeddingPart, TextPart
+        from vitascope.media.limits import read_media_limits
 
+        limits = read_media_limits(os.environ)
         remaining_files = iter(files)
         for part in query:
             if part["kind"] == "text":
                 yield TextPart(part["value"], self.model.embed_text([part["value"]])[0], part["weight"])
             elif part["kind"] == "file":
-                yield EmbeddingPart(self.model.embed_file(next(remaining_files)).vectors[0], part["weight"])
+                embedded = self.model.embed_file(next(remaining_files), limits=limits)
+                yield EmbeddingPart(embedded.vectors[0], part["weight"])
             else:
                 yield ClipPart(int(part["value"]), part["weight"])
 
@@ -362,12 +367,14 @@ class LocalBackend:
         from index.jobs.runner import run_job
         from index.jobs.sources.fetcher import file_name
         from index.jobs.sources.list_limits import read_list_limits
+        from vitascope.media.limits import read_media_limits
 
         def on_item(item: JobItem, done: int, total: int) -> None:
             on_progress(done, total, file_name(item.path))
 
         opened = self.open_collection(collection)
         options: dict[str, Any] = {"on_item": on_item, "list_limits": read_list_limits(os.environ)}
+        options["limits"] = read_media_limits(os.environ)
         if self._cluster is None:
             options["on_progress"] = _without_note(on_progress)
         else:

@@ -100,11 +100,12 @@ def _upload(client: Client, collection: str, item: SourceItem, options: dict[str
     from index.clips.subtitles import sidecar_names
     from index.jobs.ingest import content_sha256
     from index.jobs.sources.access_policy import is_url
+    from vitascope.media.limits import read_media_limits
 
     if is_url(item.uri):
         raise InvalidInput("URLs are not uploaded; --remote lets the service download them")
     path = Path(item.uri)
-    digest = content_sha256(path)
+    digest = content_sha256(path, read_media_limits(os.environ))
     if client.list_videos(collection, limit=1, where={"content_sha256": digest})["videos"]:
         return None
     try:

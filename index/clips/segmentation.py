@@ -17,7 +17,7 @@ from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy
 from index.records import MAX_TEXT_LENGTH
 from vitascope.errors import InvalidInput
 from vitascope.media.file import MediaSource
-from vitascope.media.formats import DEFAULT_LIMITS, MediaLimits
+from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.sampling import Span
 from vitascope.media.subtitles import MAX_CUE_GAP, Cue
 from vitascope.sandbox.decoder import IN_PROCESS, Decoder

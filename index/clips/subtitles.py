@@ -14,7 +14,7 @@ from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy
 from index.jobs.sources.source_types import printable_path
 from vitascope.errors import MediaError, SubtitlesCorrupt
 from vitascope.media.file import MediaFile, MediaSource, PathOutsideRoot, open_beneath, open_source
-from vitascope.media.formats import DEFAULT_LIMITS, MediaLimits
+from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.subtitles import SUFFIXES, Cue, read_subtitles
 from vitascope.sandbox.decoder import IN_PROCESS, Decoder
 

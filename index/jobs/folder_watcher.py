@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from index.collection import Collection
 from index.jobs.jobs import MAX_PAGE, create_job, list_items, list_jobs
-from index.jobs.records import MAX_NOTES, JobItem, JobOptions
+from index.jobs.records import MAX_NOTES, Job, JobItem, JobOptions
 from index.jobs.runner import run_job
 from index.jobs.sources.source_types import MAX_NAMED, FilesSource, FolderSource, source_dict
 from index.jobs.watched_folder import (
@@ -35,6 +35,7 @@ from index.media_files import is_missing
 from index.records import Video
 from index.storage.watched_files import WatchedFile, read_watched_files, video_paths, videos_at, write_watched_files
 from vitascope.errors import Conflict, InvalidInput
+from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.model import Model
 
 EventCallback = Callable[[dict[str, Any]], None]
@@ -55,6 +56,7 @@ class WatchOptions:
         quiet_seconds: for how long a file must be unchanged, or lost.
         delete: whether videos whose file is gone or replaced are deleted from the collection.
         max_delete: share of the folder's videos that may be deleted at once, 0 to 1.
+        limits: on media files.
     """
 
     source: FolderSource
@@ -63,6 +65,7 @@ class WatchOptions:
     quiet_seconds: float = 5.0
     delete: bool = False
     max_delete: float = MAX_DELETE
+    limits: MediaLimits = DEFAULT_LIMITS
 
 
 @dataclass
@@ -183,7 +186,7 @@ class FolderWatcher:
                 Path(file).is_relative_to(self._folder) for file in job.source.files
             )
             if is_round and job.options == self._options.options:
-                run_job(self._collection, self._model, job.id, on_item=self._on_item)
+                self._run(job.id)
 
     def poll(self, now: float) -> None:
         """Scan the folder once, at ``now`` of a clock in seconds, and act on the changes."""
@@ -307,7 +310,7 @@ class FolderWatcher:
             job = create_job(self._collection, FilesSource(existing), self._options.options)
         except InvalidInput:
             return  # gone since the scan
-        job = run_job(self._collection, self._model, job.id, on_item=self._on_item)
+        job = self._run(job.id)
         if job.state == "failed":
             raise Conflict(f"job {job.id}: {job.error}")
         contents = {}
@@ -317,6 +320,9 @@ class FolderWatcher:
             if item.video_id is not None:
                 contents[item.path] = item.video_id
         self._record_contents(contents, earlier)
+
+    def _run(self, job_id: int) -> Job:
+        return run_job(self._collection, self._model, job_id, on_item=self._on_item, limits=self._options.limits)
 
     def _record_contents(self, contents: dict[str, int], earlier: dict[str, list[Video]]) -> None:
         """Record the videos that files are, and handle the videos that they replace."""

@@ -20,10 +20,10 @@ from index.jobs.records import JobItem, JobOptions
 from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy
 from index.jobs.sources.fetcher import Fetcher, file_name
 from index.records import NewClip, NewVideo, Scalar, Video, check_metadata, check_text
-from vitascope.errors import MediaError, MediaTooLarge
+from vitascope.errors import MediaError
 from vitascope.media.decode import DECODING_THREADS, MediaInfo
 from vitascope.media.file import MediaFile, MediaSource, map_os_errors, open_source
-from vitascope.media.formats import DEFAULT_LIMITS, MediaLimits
+from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.model import Model
 from vitascope.sandbox.decoder import IN_PROCESS, Decoder
 
@@ -246,9 +246,7 @@ def store_video(collection: Collection, description: FileDescription, clips: lis
 def content_sha256(source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> str:
     """Return the SHA-256 (hex) of a regular file's bytes. Raises MediaError and MediaTooLarge."""
     with open_source(source) as file, map_os_errors(file.path):
-        size = file.status().st_size
-        if size > limits.max_bytes:
-            raise MediaTooLarge(f"{file.name}: {size} bytes; at most {limits.max_bytes} bytes are read")
+        limits.check_bytes(file.name, file.status().st_size)
         return hashlib.file_digest(file.reader(), "sha256").hexdigest()
 
 

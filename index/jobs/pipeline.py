@@ -36,7 +36,7 @@ from index.jobs.sources.access_policy import AccessPolicy
 from index.jobs.sources.fetcher import Fetcher
 from index.records import NewClip
 from vitascope.errors import InvalidInput
-from vitascope.media.formats import MediaLimits
+from vitascope.media.limits import MediaLimits
 from vitascope.model import Model
 
 MAX_DECODED_BATCHES = 4

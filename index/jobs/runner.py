@@ -42,7 +42,7 @@ from vitascope.errors import (
     VitascopeError,
 )
 from vitascope.job_states import FINAL_JOB_STATES
-from vitascope.media.formats import DEFAULT_LIMITS, MediaLimits
+from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.model import Model
 
 _log = logging.getLogger(__name__)

@@ -32,7 +32,7 @@ from vitascope.errors import (
     VideoNotFound,
 )
 from vitascope.media.file import map_os_errors
-from vitascope.media.formats import DEFAULT_LIMITS, MediaLimits
+from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.model import Model
 
 PAGE = 500

@@ -233,7 +233,7 @@ class _FormReader:
             self._size += size
             if self._size > (limit := self._settings.max_upload_bytes):
                 raise PayloadTooLarge(
-                    f"file: more than {limit} bytes (max_upload_bytes); at most that many were expected"
+                    f"file: more than {limit} bytes; at most that many were expected (VITASCOPE_MAX_UPLOAD_BYTES)"
                 )
             self.pending += data[start:end]
             return

@@ -13,6 +13,7 @@ import pytest
 
 from service.settings import Settings, read_settings
 from tests.media_files import solid, write_picture
+from tests.media_formats import PICTURES, VIDEOS, write_format
 from tests.service.conftest import settings_for
 from tests.service.jobs import finished_job, jobs_kept_queued, start_job, write_pictures
 from tests.service.running import JSON, Running, problem_of, process, serving
@@ -262,6 +263,15 @@ def test_sources_that_are_forbidden_or_invalid_are_rejected(
 ) -> None:
     problem_of(running.client.post(f"/v1/collections/{collection}/jobs", json=body), status, code)
     assert running.client.get(f"/v1/collections/{collection}/jobs").json()["jobs"] == []
+
+
+def test_files_of_every_format_are_indexed(running: Running, collection: str, incoming: Path) -> None:
+    for name in (*VIDEOS, *PICTURES):
+        write_format(incoming / name)
+    url = start_job(running.client, collection, incoming.name)
+    job = finished_job(running.client, url)
+    assert items_of(running, url, state="failed") == []
+    assert job["counts"]["succeeded"] == len(VIDEOS) + len(PICTURES)
 
 
 def test_a_rejected_folder_is_answered_with_the_command_that_allows_it(

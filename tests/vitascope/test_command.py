@@ -261,6 +261,16 @@ def test_indexed_images_are_found_and_known_ones_skipped(pictures: Path, capsys:
     assert summary in capsys.readouterr().out
 
 
+def test_a_limit_that_a_setting_raises_is_named(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VITASCOPE_MAX_PIXELS", "100")
+    result = run_json(capsys, "index", str(pictures), status=3)
+    assert result["failures"][0]["reason"].endswith("at most 100 pixels are read (VITASCOPE_MAX_PIXELS)")
+    assert main(["score", str(pictures / "red.png"), "a red thing"]) == 2
+    assert "VITASCOPE_MAX_PIXELS" in capsys.readouterr().err
+
+
 def test_a_folder_without_media_is_an_error_and_leaves_no_collection(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

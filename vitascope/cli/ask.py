@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +70,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     from vitascope.answering import answer_question
     from vitascope.media.decode import probe
+    from vitascope.media.limits import read_media_limits
     from vitascope.model import Model
 
     model = Model.open(args.bundle, threads=args.threads, device=args.device, engine=args.engine)
-    end = probe(args.file).duration
+    limits = read_media_limits(os.environ)
+    end = probe(args.file, limits).duration
     result = answer_question(
         model,
         args.question,
-        model.embed_file(args.file, [(0.0, end)]).visual_tokens,
+        model.embed_file(args.file, [(0.0, end)], limits).visual_tokens,
         top=args.top,
         candidates=args.candidate,
         abstain_below=args.abstain_below,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +73,17 @@ def _score_locally(args: argparse.Namespace) -> dict[str, Any]:
     from dataclasses import asdict
 
     from vitascope.media.decode import probe
+    from vitascope.media.limits import read_media_limits
     from vitascope.model import Model
     from vitascope.scoring import FrameEmbeddings, frame_times, score_captions
 
     if args.frames < 0:
         raise InvalidInput(f"--frames: {args.frames}; 0 or more was expected")
     model = Model.open(args.bundle, threads=args.threads, device=args.device, engine=args.engine)
-    end = probe(args.file).duration
+    limits = read_media_limits(os.environ)
+    end = probe(args.file, limits).duration
     times = frame_times(0.0, end, args.frames) if args.frames else []
-    embeddings = model.embed_file(args.file, [(0.0, end), *((time, time) for time in times)])
+    embeddings = model.embed_file(args.file, [(0.0, end), *((time, time) for time in times)], limits)
     frames = FrameEmbeddings(times, embeddings.vectors[1:]) if times else None
     scores = score_captions(model, embeddings, args.captions, args.reference, frames)
     span = {"file": str(args.file), "video": None, "start": 0.0, "end": end}  # as in the response of a service

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 from vitascope.errors import InvalidInput, MediaCorrupt
 from vitascope.media.file import MediaFile, MediaSource, open_source
-from vitascope.media.formats import DEFAULT_LIMITS, FileFormat, MediaLimits, check_seconds, sniff
+from vitascope.media.formats import FileFormat, sniff
 from vitascope.media.frame import Frame, Pixels
 from vitascope.media.image import (
     display_duration,
@@ -20,6 +20,7 @@ from vitascope.media.image import (
     picture_frames,
     upright_size,
 )
+from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.video import READING_ERRORS, OpenVideo, open_video
 from vitascope.media.video_reader import every_frame, video_frames
 
@@ -35,7 +36,7 @@ class MediaInfo:
 
     kind: Kind
     container: str
-    """One of ``formats.CONTAINERS``."""
+    """One of ``limits.CONTAINERS``."""
     codec: str
     width: int
     height: int
@@ -61,7 +62,7 @@ def _probe_video(file: MediaFile, file_format: FileFormat, limits: MediaLimits) 
         if frame is None:
             raise MediaCorrupt(f"{file.name}: not a single frame can be decoded")
         duration = video.stated_duration or _measured_seconds(video)
-        check_seconds(file.name, duration, limits)
+        limits.check_seconds(file.name, duration)
         return MediaInfo(
             kind="video",
             container=file_format.container,
@@ -75,8 +76,8 @@ def _probe_video(file: MediaFile, file_format: FileFormat, limits: MediaLimits) 
 
 
 def _probe_picture(file: MediaFile, file_format: FileFormat, limits: MediaLimits) -> MediaInfo:
-    durations = frame_durations(file, file_format.container, limits.max_frames)
-    check_seconds(file.name, sum(durations), limits)
+    durations = frame_durations(file, file_format.container, limits)
+    limits.check_seconds(file.name, sum(durations))
     with open_picture(file, file_format.container, limits) as image:
         width, height = upright_size(image)
     is_animated = len(durations) > 1
@@ -143,8 +144,8 @@ def frames_at(
 def _picture_frames_at(
     file: MediaFile, container: str, times: Times, limits: MediaLimits
 ) -> Iterator[tuple[list[int], Frame]]:
-    durations = frame_durations(file, container, limits.max_frames)
-    check_seconds(file.name, sum(durations), limits)
+    durations = frame_durations(file, container, limits)
+    limits.check_seconds(file.name, sum(durations))
     if callable(times):
         times = _clamp_times(times(display_duration(durations)), limits)
     yield from picture_frames(file, container, durations, times, limits)
@@ -154,7 +155,7 @@ def _video_frames_at(
     file: MediaFile, file_format: FileFormat, times: Times, limits: MediaLimits, threads: int
 ) -> Iterator[tuple[list[int], Frame]]:
     with open_video(file, file_format, limits, threads) as video:
-        check_seconds(file.name, video.stated_duration or 0.0, limits)
+        limits.check_seconds(file.name, video.stated_duration or 0.0)
         if callable(times):
             # A file without a stated duration must be read to its end, so opening it again hardly matters.
             duration = round(video.stated_duration, 6) if video.stated_duration else probe(file, limits).duration
@@ -180,14 +181,14 @@ def all_frames(
     with open_source(source) as file:
         file_format = sniff(file, limits)
         if file_format.demuxer is None:
-            durations = frame_durations(file, file_format.container, limits.max_frames)
-            check_seconds(file.name, sum(durations), limits)
+            durations = frame_durations(file, file_format.container, limits)
+            limits.check_seconds(file.name, sum(durations))
             starts = frame_starts(durations)
             for positions, frame in picture_frames(file, file_format.container, durations, starts, limits):
                 yield starts[positions[0]], frame
             return
         with open_video(file, file_format, limits, threads) as video:
-            check_seconds(file.name, video.stated_duration or 0.0, limits)
+            limits.check_seconds(file.name, video.stated_duration or 0.0)
             yield from every_frame(video, limits)
 
 

@@ -1,42 +1,48 @@
-"""Containers and codecs of media files: limits, recognition by first bytes, detection of truncation, media types."""
+"""Containers and codecs of media files: recognition by first bytes, detection of truncation, media types."""
 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from vitascope.errors import MediaCorrupt, MediaError, MediaTooLarge, MediaUnsupported
+from vitascope.errors import MediaCorrupt, MediaUnsupported
 from vitascope.media.file import MediaFile, map_os_errors
+from vitascope.media.limits import MediaLimits
 
 MAX_MISSING_FRACTION = 0.1
 """A damaged file is rejected as truncated if it decodes to less than 1 - this fraction of its stated duration."""
 MEDIA_TYPES = {
-    "mp4": "video/mp4",
-    "m4v": "video/mp4",
-    "mov": "video/quicktime",
+    **dict.fromkeys(("mp4", "m4v"), "video/mp4"),
+    **dict.fromkeys(("mov", "qt"), "video/quicktime"),
+    **dict.fromkeys(("3gp", "3g2"), "video/3gpp"),
     "mkv": "video/x-matroska",
     "webm": "video/webm",
-    "avi": "video/x-msvideo",
-    "ts": "video/mp2t",
-    "m2ts": "video/mp2t",
-    "mpg": "video/mpeg",
-    "mpeg": "video/mpeg",
-    "ogv": "video/ogg",
-    "ogg": "video/ogg",
+    **dict.fromkeys(("avi", "divx"), "video/x-msvideo"),
+    **dict.fromkeys(("ts", "mts", "m2t", "m2ts"), "video/mp2t"),
+    **dict.fromkeys(("mpg", "mpeg", "vob", "mod"), "video/mpeg"),
+    **dict.fromkeys(("ogv", "ogg"), "video/ogg"),
     "flv": "video/x-flv",
+    "mxf": "application/mxf",
+    "wmv": "video/x-ms-wmv",
+    "asf": "video/x-ms-asf",
+    **dict.fromkeys(("dv", "dif"), "video/x-dv"),
     "png": "image/png",
-    "jpg": "image/jpeg",
-    "jpeg": "image/jpeg",
+    **dict.fromkeys(("jpg", "jpeg"), "image/jpeg"),
     "gif": "image/gif",
     "webp": "image/webp",
+    "avif": "image/avif",
+    "heic": "image/heic",
+    "heif": "image/heif",
 }
 """By file extension. A browser executes none of them."""
 
 _HEAD_BYTES = 1024
 _MP4_ATOMS = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp"}
-_PICTURE_BRANDS = {b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1"}
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_MXF_KEY = bytes.fromhex("060e2b34020501010d0102010102")
+"""Key of the partition that opens an MXF file."""
+_ASF_GUID = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _OTHER_FORMATS = [
     (b"PK\x03\x04", "a ZIP archive (or an office document)"),
     (b"PK\x05\x06", "an empty ZIP archive"),
@@ -50,55 +56,10 @@ _OTHER_FORMATS = [
     (b"II*\x00", "a TIFF picture"),
     (b"MM\x00*", "a TIFF picture"),
 ]
-CONTAINERS = frozenset({"mp4", "matroska", "avi", "mpegts", "mpeg", "ogg", "flv", "png", "jpeg", "gif", "webp"})
-CODECS = frozenset(
-    {
-        *("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg1video", "mpeg2video", "h263", "flv1", "theora"),
-        *("mjpeg", "msmpeg4v2", "msmpeg4v3", "wmv1", "wmv2", "prores", "dnxhd", "ffv1", "huffyuv", "ffvhuff"),
-        *("rawvideo", "qtrle", "png", "dvvideo", "vp6f", "flashsv"),
-    }
-)
-
-
-@dataclass(frozen=True, slots=True)
-class MediaLimits:
-    """Limits on one media file. Beyond them, reading raises MediaTooLarge, or MediaError below ``min_side``."""
-
-    max_bytes: int = 4 * 1024**3
-    """Size of the file in bytes."""
-    max_pixels: int = 4096 * 2304
-    """Width times height of one frame; checked on the header, before pixels are allocated."""
-    max_seconds: float = 4 * 3600.0
-    """Duration in seconds."""
-    max_frames: int = 1_000_000
-    """Frames in the file, as far as the header states them, and frames decoded in one call."""
-    min_side: int = 8
-    """Pixels; the shorter side must have at least as many."""
-    containers: frozenset[str] = CONTAINERS
-    """Containers to read, a subset of ``CONTAINERS``."""
-    codecs: frozenset[str] = CODECS
-    """Video codecs to decode, by FFmpeg's names."""
-
-
-DEFAULT_LIMITS = MediaLimits()
-
-
-def check_pixels(name: str, width: int, height: int, limits: MediaLimits) -> None:
-    """Raise MediaTooLarge or MediaError unless the size of a frame (pixels) is within ``limits``."""
-    if width * height > limits.max_pixels:
-        raise MediaTooLarge(f"{name}: {width}x{height} pixels; at most {limits.max_pixels} pixels are decoded")
-    if min(width, height) < limits.min_side:
-        raise MediaError(f"{name}: {width}x{height} pixels; at least {limits.min_side} each way were expected")
-
-
-def check_seconds(name: str, seconds: float, limits: MediaLimits) -> None:
-    """Raise MediaTooLarge if a duration (s) is beyond ``limits``."""
-    if seconds > limits.max_seconds:
-        raise MediaTooLarge(f"{name}: {seconds:.1f} seconds; at most {limits.max_seconds:g} seconds are read")
 
 
 class FileFormat(NamedTuple):
-    """A container (a name in ``CONTAINERS``) and FFmpeg's demuxer for it, None for pictures."""
+    """A container (a name in ``limits.CONTAINERS``) and FFmpeg's demuxer for it, None for pictures."""
 
     container: str
     demuxer: str | None
@@ -118,8 +79,7 @@ def sniff(file: MediaFile, limits: MediaLimits) -> FileFormat:
         head = file.reader().read(_HEAD_BYTES)
     if not head:
         raise MediaCorrupt(f"{file.name}: the file is empty (0 bytes); video or a picture was expected")
-    if size > limits.max_bytes:
-        raise MediaTooLarge(f"{file.name}: {size} bytes; at most {limits.max_bytes} bytes are read")
+    limits.check_bytes(file.name, size)
     file_format = _match(head)
     if file_format is None or file_format.container not in limits.containers:
         content = file_format.container if file_format else _describe(head)
@@ -139,8 +99,22 @@ def _match(head: bytes) -> FileFormat | None:
     if head[:4] == b"RIFF":
         return {b"WEBP": FileFormat("webp", None), b"AVI ": FileFormat("avi", "avi")}.get(head[8:12])
     if head[4:8] in _MP4_ATOMS:
-        return None if head[8:12] in _PICTURE_BRANDS and head[4:8] == b"ftyp" else FileFormat("mp4", "mp4")
+        return _match_mp4(head)
+    if head.startswith(_ASF_GUID):
+        return FileFormat("asf", "asf")
+    if head.startswith(_MXF_KEY):
+        return FileFormat("mxf", "mxf")
     return _match_streaming(head)
+
+
+def _match_mp4(head: bytes) -> FileFormat | None:
+    """Tell AVIF and HEIF pictures, and animations, from films by the brands that they state."""
+    brands = {head[8:12], *(head[first : first + 4] for first in range(16, int.from_bytes(head[:4]), 4))}
+    if head[4:8] != b"ftyp" or head[8:12] not in _HEIF_BRANDS | {b"avif", b"avis"}:
+        return FileFormat("mp4", "mp4")
+    if head[8:12] == b"avis":
+        return FileFormat("avif", "mp4")
+    return FileFormat("avif", None) if b"avif" in brands else FileFormat("heif", None)
 
 
 def _match_streaming(head: bytes) -> FileFormat | None:
@@ -152,6 +126,8 @@ def _match_streaming(head: bytes) -> FileFormat | None:
         return FileFormat("flv", "flv")
     if head.startswith(b"\x00\x00\x01\xba"):
         return FileFormat("mpeg", "mpeg")
+    if head.startswith((b"\x1f\x07\x00\x3f", b"\x1f\x07\x00\xbf")):  # NTSC, PAL
+        return FileFormat("dv", "dv")
     for packet, offset in ((188, 0), (192, 4)):  # plain and with time codes (.m2ts)
         sync_bytes = head[offset : 3 * packet + offset : packet]
         if len(sync_bytes) >= 2 and set(sync_bytes) == {0x47}:
@@ -165,8 +141,6 @@ def _describe(head: bytes) -> str:
             return name
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
         return "a WAV audio file"
-    if head[4:8] == b"ftyp":
-        return f"an ISO media picture of brand {head[8:12].decode('latin-1').strip()!r}"
     if head[0] == 0xFF and len(head) > 1 and head[1] & 0xE0 == 0xE0:
         return "an MPEG audio file"
     printable = sum(byte in b"\t\n\r" or byte >= 0x20 for byte in head)
@@ -178,9 +152,10 @@ def _describe(head: bytes) -> str:
 def missing_bytes(file: MediaFile, container: str) -> int:
     """Return how many bytes the outermost structure of ``file`` states beyond its end; 0 for a complete file.
 
-    Only mp4, matroska, avi and webp state a size; others give 0.
+    Only mp4, avif, heif, matroska, avi and webp state a size; others give 0.
     """
-    readers = {"mp4": _mp4_end, "matroska": _matroska_end, "avi": _riff_end, "webp": _riff_end}
+    readers = {"matroska": _matroska_end, "avi": _riff_end, "webp": _riff_end}
+    readers |= dict.fromkeys(("mp4", "avif", "heif"), _mp4_end)
     if container not in readers:
         return 0
     size = file.status().st_size

@@ -8,15 +8,18 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from vitascope.errors import MediaCorrupt, MediaTooLarge, VitascopeError
+from vitascope.errors import MediaCorrupt, MediaTooLarge, MediaUnsupported, VitascopeError
+from vitascope.extras import missing_package_message
 from vitascope.media.file import MediaFile
-from vitascope.media.formats import MAX_MISSING_FRACTION, MediaLimits, check_pixels, missing_bytes
+from vitascope.media.formats import MAX_MISSING_FRACTION, missing_bytes
 from vitascope.media.frame import Frame, Pixels
+from vitascope.media.limits import MediaLimits
 
 _EXIF_ORIENTATION = 0x0112
 _TIME_TOLERANCE = 1e-6
@@ -49,22 +52,35 @@ class PictureFrame:
         return np.array(self.image.resize((width, height), Image.Resampling.BOX), np.uint8)
 
 
+@cache
+def has_heif() -> bool:
+    """Register the decoder of HEIC pictures with Pillow; return whether its package is installed."""
+    try:
+        from pi_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
+
+
 @contextmanager
 def open_picture(file: MediaFile, container: str, limits: MediaLimits) -> Iterator[Image.Image]:
     """Read the header of a picture, only as ``container``, without decoding pixels.
 
     Raises MediaTooLarge and MediaError for sizes outside ``limits``; any error in the block becomes MediaCorrupt.
     """
+    if container == "heif" and not has_heif():
+        raise MediaUnsupported(f"{file.name}: {missing_package_message('pi_heif', 'a HEIC picture')}")
     try:
         with Image.open(file.reader(), formats=[container.upper()]) as image:
-            check_pixels(file.name, *image.size, limits)
+            limits.check_pixels(file.name, *image.size)
             yield image
     except VitascopeError:
         raise
     except MemoryError as error:
         raise MediaTooLarge(f"{file.name}: decoding it needs more memory than there is") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise MediaTooLarge(f"{file.name}: {error}; at most {limits.max_pixels} pixels") from error
+        raise limits.pixels_error(file.name, str(error)) from error
     except UnidentifiedImageError as error:
         raise MediaCorrupt(f"{file.name}: starts like a {container} but has no readable header") from error
     except Exception as error:  # Pillow raises nearly anything for damaged files
@@ -87,7 +103,7 @@ def picture_frames(
 
     Args:
         file: File to decode.
-        container: png, gif, webp or jpeg.
+        container: png, gif, webp, jpeg, avif or heif.
         durations: ``frame_durations`` of the file.
         times: Times in seconds.
         limits: Limits on the file.
@@ -133,7 +149,7 @@ def _decode_frame(image: Image.Image, index: int, file: MediaFile, limits: Media
     index += int(getattr(image, "default_image", False))
     if index:
         image.seek(index)
-        check_pixels(file.name, *image.size, limits)  # a GIF may grow
+        limits.check_pixels(file.name, *image.size)  # a GIF may grow
     return PictureFrame(_flatten(image))
 
 
@@ -164,24 +180,23 @@ def _flatten(image: Image.Image) -> Image.Image:
     return upright.convert("RGB", dither=Image.Dither.NONE) if upright.mode != "RGB" else upright.copy()
 
 
-def frame_durations(file: MediaFile, container: str, max_frames: int) -> list[float]:
+def frame_durations(file: MediaFile, container: str, limits: MediaLimits) -> list[float]:
     """Return the duration (s) of each frame in display order; an empty list for a still picture.
 
     Raises:
-        MediaTooLarge: There are more than ``max_frames``.
+        MediaTooLarge: There are more than ``limits`` allow.
         MediaCorrupt: The file ends before its first frame, or before 90% of the frames that a PNG states.
     """
     readers = {"png": _png_durations, "gif": _gif_durations, "webp": _webp_durations}
     if container not in readers:
         return []
     try:
-        durations = readers[container](file.reader(), max_frames + 1)
+        durations = readers[container](file.reader(), limits.max_frames + 1)
     except (struct.error, IndexError) as error:
         raise MediaCorrupt(f"{file.name}: the {container} is truncated before its first frame") from error
     except ValueError as error:
         raise MediaCorrupt(f"{file.name}: the {container} is truncated: it has {error}") from error
-    if len(durations) > max_frames:
-        raise MediaTooLarge(f"{file.name}: more than {max_frames} frames; at most {max_frames} are read")
+    limits.check_frames(file.name, len(durations))
     return [seconds if seconds > 0 else _DEFAULT_FRAME_SECONDS for seconds in durations]
 
 

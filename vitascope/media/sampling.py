@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from vitascope.errors import InvalidInput
 from vitascope.media.decode import DECODING_THREADS, frames_at
 from vitascope.media.file import MediaSource
-from vitascope.media.formats import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.frame import Frame, Pixels, pad_top_left, resize_to_fit, with_resampling
+from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 
 if TYPE_CHECKING:
     from vitascope.bundle.manifest import FrameStream

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from vitascope.media.decode import DECODING_THREADS, all_frames
 from vitascope.media.file import MediaSource
-from vitascope.media.formats import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.frame import Pixels, size_within
+from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 
 _SIDE = 96
 """Longer side in pixels of the frames that are compared; averaging removes noise."""

@@ -19,7 +19,8 @@ from av.stream import Discard, Disposition
 
 from vitascope.errors import MediaError, SubtitlesCorrupt
 from vitascope.media.file import MediaSource, map_os_errors, open_source
-from vitascope.media.formats import DEFAULT_LIMITS, MediaLimits, sniff
+from vitascope.media.formats import sniff
+from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.video import READING_ERRORS, OpenVideo, open_video
 
 if TYPE_CHECKING:

@@ -14,17 +14,18 @@ import numpy as np
 from av.stream import Disposition
 from av.video.reformatter import Colorspace, Interpolation
 
-from vitascope.errors import MediaCorrupt, MediaTooLarge, MediaUnsupported
+from vitascope.errors import MediaCorrupt, MediaUnsupported
 from vitascope.media.file import MediaFile
-from vitascope.media.formats import FileFormat, MediaLimits, check_pixels, missing_bytes
+from vitascope.media.formats import FileFormat, missing_bytes
 from vitascope.media.frame import Pixels, composite_on_white
+from vitascope.media.limits import MediaLimits
 
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-_DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv"
+_DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,mxf,asf,dv"
 _AV_TIME_BASE = 1_000_000
 _BUFFER_BYTES = 128 * 1024
 """Bytes per read: enough that there are fewer reads than packets, which makes the cost of Python negligible."""
@@ -103,6 +104,8 @@ def _main_stream(
         raise MediaCorrupt(f"{file.name}: a {file_format.container} header without any stream")
     if not streams:
         raise MediaUnsupported(f"{file.name}: no video stream; a file with a video stream was expected")
+    if file_format.container == "avif":  # the animation; the other stream is a still picture of it
+        streams = [max(streams, key=lambda stream: stream.frames)]
     stream = next((s for s in streams if s.disposition & Disposition.default), streams[0])
     if getattr(stream, "codec_context", None) is None:
         raise MediaUnsupported(f"{file.name}: the video codec is unknown")
@@ -118,9 +121,8 @@ def _check_size(file: MediaFile, stream: VideoStream, limits: MediaLimits) -> No
     width, height = stream.codec_context.width, stream.codec_context.height
     if width <= 0 or height <= 0:
         raise MediaCorrupt(f"{file.name}: the header states {width}x{height} pixels; a size was expected")
-    check_pixels(file.name, width, height, limits)
-    if stream.frames > limits.max_frames:
-        raise MediaTooLarge(f"{file.name}: {stream.frames} frames; at most {limits.max_frames} are read")
+    limits.check_pixels(file.name, width, height)
+    limits.check_frames(file.name, stream.frames)
 
 
 def _open_video(file: MediaFile, file_format: FileFormat, container: InputContainer, stream: VideoStream) -> OpenVideo:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import av.error
 
 from vitascope.errors import MediaCorrupt, MediaTooLarge
-from vitascope.media.formats import MAX_MISSING_FRACTION, MediaLimits, check_pixels, missing_bytes
+from vitascope.media.formats import MAX_MISSING_FRACTION, missing_bytes
 from vitascope.media.frame import Frame
+from vitascope.media.limits import MediaLimits
 from vitascope.media.video import READING_ERRORS, DecodedFrame, OpenVideo, OrientationCache
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def every_frame(video: OpenVideo, limits: MediaLimits) -> Iterator[tuple[float, 
 def _decoded_frame(
     video: OpenVideo, frame: VideoFrame, orientations: OrientationCache, limits: MediaLimits
 ) -> DecodedFrame:
-    check_pixels(video.file.name, frame.width, frame.height, limits)  # the size may change within a stream
+    limits.check_pixels(video.file.name, frame.width, frame.height)  # the size may change within a stream
     return DecodedFrame(video.file.name, frame, orientations.of(frame), video.pixel_aspect)
 
 
@@ -204,7 +205,7 @@ class FrameIterator:
         """Set the timestamp of a decoded frame; False if it is incomplete."""
         self.frames_left -= 1
         if self.frames_left < 0:
-            raise MediaTooLarge(f"{self.video.file.name}: more than {self.limits.max_frames} frames had to be decoded")
+            self.limits.check_frames(self.video.file.name, self.limits.max_frames + 1)
         frame.pts = self._ascending_timestamp(frame.pts, frame.dts)
         if not self.from_start and self.first_key is not None and frame.pts < self.first_key:
             return False  # it refers to frames before the seek

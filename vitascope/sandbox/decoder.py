@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from vitascope.media.decode import DECODING_THREADS, MediaInfo
 from vitascope.media.file import MediaSource, open_source
-from vitascope.media.formats import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.frame import THUMBNAIL_SIDE
+from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.sampling import FrameStreamLike, Span, StreamSpec
 from vitascope.media.subtitles import Cue, SubtitleStreamInfo
 from vitascope.sandbox.operations import (

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from vitascope.media.decode import DECODING_THREADS, Kind, MediaInfo, frames_at, probe
 from vitascope.media.file import MediaFile
-from vitascope.media.formats import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.frame import THUMBNAIL_SIDE, Frame, thumbnail_jpeg
+from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.sampling import Span, StreamSpec, sample_span, sample_streams
 from vitascope.media.shots import shot_starts
 from vitascope.media.subtitles import MAX_CUES, Cue, SubtitleStreamInfo, stream_cues, subtitle_streams

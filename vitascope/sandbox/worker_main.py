@@ -51,10 +51,12 @@ def main() -> None:
 def _load_decoders() -> None:
     """Import everything that decodes, before memory is limited. Raises what keeps the decoders from working."""
     import av
-    from PIL import GifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401
+    from PIL import AvifImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401
 
     import vitascope.sandbox.operations  # noqa: F401
+    from vitascope.media.image import has_heif
 
+    has_heif()
     av.CodecContext.create("h264", "r")
 
 

@@ -22,7 +22,7 @@ from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import MANIFEST_NAME
 from vitascope.engines.onnx_runtime import Device
 from vitascope.errors import BundleCorrupt, ClusterError
-from vitascope.media.formats import MediaLimits
+from vitascope.media.limits import MediaLimits
 from vitascope.model import Model
 from vitascope.version import installed_version
 

@@ -22,6 +22,7 @@ from vitascope.durable_files import make_folders, sync
 from vitascope.errors import InvalidInput, MediaError, MediaTooLarge, StorageError, VitascopeError
 from vitascope.extras import missing_package_message
 from vitascope.media.file import MediaFile, map_os_errors, open_inside
+from vitascope.media.limits import SETTINGS
 
 if TYPE_CHECKING:
     from index.jobs.sources.webdataset import ShardReader
@@ -180,7 +181,7 @@ class Fetcher:
             file.write(block)
 
     def _too_large(self, uri: str, size: str) -> MediaTooLarge:
-        return MediaTooLarge(f"{uri}: {size} bytes; at most {self._max_bytes} bytes are read")
+        return MediaTooLarge(f"{uri}: {size} bytes; at most {self._max_bytes} bytes are read ({SETTINGS['max_bytes']})")
 
 
 def media_folder(collection: Collection, job_id: int) -> Path:

@@ -27,7 +27,7 @@ from index.jobs.sources.source_types import FolderSource, ShardsSource
 from index.records import Scalar, Video
 from index.storage import job_transitions
 from tests.media_files import solid, write_picture
-from vitascope.media.formats import DEFAULT_LIMITS, MediaLimits
+from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.model import Model
 
 SEQUENTIAL = PipelineConfig(in_flight=1, decoders=1)

@@ -33,7 +33,7 @@ from index.jobs.sources.source_types import (
 )
 from tests.index.jobs.fixtures import write_shard
 from vitascope.errors import InvalidInput
-from vitascope.media.formats import MediaLimits
+from vitascope.media.limits import MediaLimits
 from vitascope.model import Model
 
 

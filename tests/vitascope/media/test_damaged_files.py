@@ -24,9 +24,10 @@ from tests.media_files import (
     write_video,
     write_without_frames,
 )
+from tests.media_formats import write_format
 from vitascope.errors import MediaCorrupt, MediaError, MediaTooLarge, MediaUnsupported
 from vitascope.media.decode import probe, read_frames
-from vitascope.media.formats import MediaLimits
+from vitascope.media.limits import MediaLimits
 
 
 def _bytes(path: Path, data: bytes) -> Path:
@@ -45,7 +46,7 @@ def _short_header(path: Path) -> Path:
 
 
 def _too_many_pixels(path: Path) -> Path:
-    return write_video(path, [solid((9, 9, 9), 4096, 2320)], options={"preset": "ultrafast"})
+    return write_video(path, [solid((9, 9, 9), 8192, 6160)], codec="mjpeg", pix_fmt="yuvj420p")
 
 
 PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n"
@@ -66,9 +67,9 @@ BAD: dict[str, Case] = {
     "noise.webm": (lambda p: _bytes(p, random.Random(0).randbytes(4000)), MediaUnsupported, "no known kind"),
     "dot.png": (lambda p: write_picture(p, solid((1, 2, 3), 1, 1)), MediaError, "1x1 pixels; at least 8"),
     "strip.png": (lambda p: write_picture(p, solid((1, 2, 3), 400, 2)), MediaError, "at least 8"),
-    "large.mp4": (_too_many_pixels, MediaTooLarge, "4096x2320 pixels; at most 9437184"),
-    "bomb.png": (lambda p: write_png_header(p, 14000, 14000), MediaTooLarge, "at most 9437184 pixels"),
-    "large.png": (lambda p: write_png_header(p, 5000, 5000), MediaTooLarge, "5000x5000"),
+    "large.mp4": (_too_many_pixels, MediaTooLarge, "8192x6160 pixels; at most 50331648"),
+    "bomb.png": (lambda p: write_png_header(p, 14000, 14000), MediaTooLarge, "at most 50331648 pixels"),
+    "large.png": (lambda p: write_png_header(p, 8000, 8000), MediaTooLarge, "8000x8000"),
     "hollow.png": (lambda p: write_png_header(p, 64, 64), MediaCorrupt, "cannot be decoded"),
     "absent.mp4": (lambda p: p, MediaError, "no such file"),
 }
@@ -162,9 +163,9 @@ def test_truncated_animations(suffix: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("limits", "reason"),
     [
-        (MediaLimits(max_bytes=100), "at most 100 bytes"),
-        (MediaLimits(max_seconds=1.5), "at most 1.5 seconds"),
-        (MediaLimits(max_frames=10), "at most 10 are read"),
+        (MediaLimits(max_bytes=100), r"at most 100 bytes are read \(VITASCOPE_MAX_VIDEO_BYTES\)"),
+        (MediaLimits(max_seconds=1.5), r"at most 1.5 seconds are read \(VITASCOPE_MAX_VIDEO_SECONDS\)"),
+        (MediaLimits(max_frames=10), r"at most 10 frames are read \(VITASCOPE_MAX_VIDEO_FRAMES\)"),
         (MediaLimits(max_pixels=5000), "160x64 pixels; at most 5000"),
     ],
 )
@@ -195,6 +196,7 @@ def test_mutated_files_raise_media_errors_or_decode(tmp_path: Path) -> None:
         write_counter_video(tmp_path / "v.ts", 40, gop=10),
         *(write_animation(tmp_path / f"a{suffix}", frames, [50] * 12) for suffix in (".gif", ".webp", ".png")),
         write_picture(tmp_path / "p.jpg", frames[5]),
+        *(write_format(tmp_path / name) for name in ("a.mxf", "a.wmv", "a.avif", "animated.avif", "a.heic")),
     ]
     errors = 0
     for seed in range(90):

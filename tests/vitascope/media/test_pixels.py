@@ -13,8 +13,8 @@ from PIL import Image
 from tests.media_files import counter_frame, solid, write_animation, write_picture, write_video
 from vitascope.errors import MediaTooLarge
 from vitascope.media.decode import probe, read_frames
-from vitascope.media.formats import MediaLimits
 from vitascope.media.frame import Frame, Pixels, pad_top_left, resize_to_fit, top_left_size, with_resampling
+from vitascope.media.limits import MediaLimits
 from vitascope.media.sampling import StreamSpec, sample_streams
 
 RED, GREEN, BLUE, WHITE = (230, 20, 30), (20, 200, 40), (30, 40, 220), (255, 255, 255)

@@ -11,7 +11,7 @@ import pytest
 from tests.media_files import counter_frame, read_counter, write_animation, write_counter_video
 from vitascope.errors import InvalidInput, MediaTooLarge
 from vitascope.media.decode import frames_at, probe, read_frames
-from vitascope.media.formats import MediaLimits
+from vitascope.media.limits import MediaLimits
 
 COUNT, RATE = 200, 25
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {

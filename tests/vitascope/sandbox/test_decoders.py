@@ -23,7 +23,7 @@ from tests.media_files import (
     write_without_frames,
 )
 from vitascope.errors import InvalidInput, MediaError
-from vitascope.media.formats import MediaLimits
+from vitascope.media.limits import MediaLimits
 from vitascope.media.sampling import StreamSpec
 from vitascope.model import Model
 from vitascope.sandbox.decoder import IN_PROCESS

@@ -27,7 +27,7 @@ from tests.vitascope.sandbox.hooked_worker import hook
 from tests.waiting import PATIENCE, wait_for
 from vitascope.errors import DecodingUnavailable, MediaCorrupt, MediaTooLarge, MediaUnsupported
 from vitascope.media.file import MediaFile
-from vitascope.media.formats import DEFAULT_LIMITS
+from vitascope.media.limits import DEFAULT_LIMITS
 from vitascope.media.sampling import StreamSpec
 from vitascope.sandbox import pool as pool_module
 from vitascope.sandbox import supervisor

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vitascope.media.decode import MediaInfo
-from vitascope.media.formats import MediaLimits
+from vitascope.media.limits import MediaLimits
 from vitascope.media.sampling import StreamSpec
 from vitascope.sandbox.operations import (
     OPERATIONS,

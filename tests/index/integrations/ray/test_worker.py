@@ -26,7 +26,7 @@ from index.jobs.sources.source_types import FilesSource, FolderSource, ListSourc
 from tests.media_files import solid, write_picture
 from vitascope.bundle.manifest import MANIFEST_NAME
 from vitascope.errors import BundleCorrupt, ClusterError, InvalidInput, MediaError
-from vitascope.media.formats import DEFAULT_LIMITS
+from vitascope.media.limits import DEFAULT_LIMITS
 from vitascope.model import Model
 
 
