@@ -108,6 +108,7 @@ def serialize_clip(collection: str, ranked: RankedHit) -> search_schemas.ClipHit
         start=hit.start,
         end=hit.end,
         text=hit.text,
+        relevance=ranked.relevance,
         similarity=ranked.similarity,
         match=ranked.match,
         fused=ranked.fused,

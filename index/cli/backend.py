@@ -85,6 +85,7 @@ class Backend(Protocol):
         rerank: int | None,
         hybrid: bool,
         min_similarity: float | None,
+        min_relevance: float | None,
         group: Group,
         candidates: int | None,
     ) -> JSON:

@@ -262,6 +262,7 @@ class LocalBackend:
         rerank: int | None,
         hybrid: bool,
         min_similarity: float | None,
+        min_relevance: float | None,
         group: GroupBy,
         candidates: int | None,
     ) -> JSON:
@@ -274,6 +275,7 @@ class LocalBackend:
             "rerank": rerank,
             "hybrid": hybrid,
             "min_similarity": min_similarity,
+            "min_relevance": min_relevance,
             "group": group,
             "candidates": candidates,
         }
@@ -294,8 +296,10 @@ class LocalBackend:
             rerank=rerank,
             hybrid=hybrid,
             min_similarity=min_similarity,
+            min_relevance=min_relevance,
             group=group,
             candidates=candidates,
+            calibration=self.model.bundle.manifest.calibration,
         )
         page = search(opened, request, self.model)
         following = page.next_position
@@ -303,6 +307,7 @@ class LocalBackend:
             "results": [result_view(opened, result) for result in page.results],
             "next_cursor": None if following is None else encode_cursor(SearchCursor(hash_of_request, following)),
             "changed": page.changed,
+            "warnings": [asdict(warning) for warning in page.warnings],
         }
 
     def _query_parts(self, query: Sequence[JSON], files: Sequence[Path]) -> Iterator[Any]:

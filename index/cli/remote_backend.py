@@ -46,6 +46,7 @@ class RemoteBackend(Client):
         rerank: int | None,
         hybrid: bool,
         min_similarity: float | None,
+        min_relevance: float | None,
         group: Group,
         candidates: int | None,
     ) -> JSON:
@@ -61,6 +62,7 @@ class RemoteBackend(Client):
             rerank=rerank,
             hybrid=hybrid,
             min_similarity=min_similarity,
+            min_relevance=min_relevance,
             group=group,
             candidates=candidates,
         )

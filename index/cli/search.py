@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from index.cli.backend import VIDEO_DEFAULTS, open_backend, parse_filter_option, parse_id
 from vitascope.cli.completion import no_completion
@@ -18,6 +19,8 @@ EPILOG = """\
 Clips are ranked by similarity, the cosine of the embeddings of query and clip. With --rerank N the
 best N are then scored by the fusion model and ordered by fused score. By default N is the number
 that the bundle states (vitascope bundle inspect): how many helped on its validation data, often 0.
+Relevance is the probability that a clip fits the text, from the fused score or the similarity. A
+line above the results says so if no clip reaches 0.5.
 A query can combine a text with images or videos (--like) and clips of the collection (--like-clip).
 Queries without a text cannot be reranked. --hybrid also matches words in titles and subtitles;
 such searches are reranked only with --rerank.
@@ -55,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--hybrid", action="store_true", help="also match words in titles and subtitles")
     add("--filter", metavar="JSON", help="filter on metadata and fields of videos and clips")
     add("--min-similarity", type=float, metavar="S", help="exclude clips of lower similarity, -1 to 1")
+    add("--min-relevance", type=float, metavar="P", help="exclude clips of lower relevance, 0 to 1")
     add(
         "--group",
         choices=("clip", "event", "video"),
@@ -79,6 +83,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             rerank=args.rerank,
             hybrid=args.hybrid,
             min_similarity=args.min_similarity,
+            min_relevance=args.min_relevance,
             group=args.group,
             candidates=args.candidates,
         )
@@ -110,6 +115,8 @@ def _parse_query(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def show(result: dict[str, Any], console: Console) -> None:
+    for warning in result.get("warnings", []):  # services of version 0.3 send none
+        console.print(escape(warning["detail"]))
     print_results(result["results"], console)
     if result["changed"]:
         console.print("The collection has changed since the previous page; a new search includes added videos")

@@ -106,6 +106,7 @@ def _hit_view(ranked: RankedHit) -> JSON:
         "start": hit.start,
         "end": hit.end,
         "text": hit.text,
+        "relevance": ranked.relevance,
         "similarity": ranked.similarity,
         "match": ranked.match,
         "fused": ranked.fused,

@@ -26,7 +26,7 @@ from index.collection import MAX_K
 from index.records import Float32, check_embedding
 from index.storage.filters import Filter
 from index.storage.queries import load_embeddings
-from vitascope.bundle.manifest import MAX_RERANK
+from vitascope.bundle.manifest import MAX_RERANK, Calibration
 from vitascope.errors import InvalidInput, NotFound
 
 MAX_WEIGHT = 1000.0
@@ -103,7 +103,9 @@ class SearchRequest:
         candidates: number of best clips that events or videos are made of; None: ``CANDIDATES``.
         clips_per_result: at most so many clips are listed with an event or a video.
         min_similarity: exclude clips of a lower similarity, -1 to 1.
+        min_relevance: exclude clips of a lower or unknown relevance, 0 to 1.
         include_query_clips: include the clips of ``ClipPart`` in the results.
+        calibration: of the bundle that made the embeddings; gives the probability that a clip of some similarity fits.
     """
 
     fingerprint: str
@@ -117,12 +119,19 @@ class SearchRequest:
     candidates: int | None = None
     clips_per_result: int = 5
     min_similarity: float | None = None
+    min_relevance: float | None = None
     include_query_clips: bool = False
+    calibration: Calibration | None = None
 
     @property
     def texts(self) -> list[str]:
         """The texts of positive weight, for full-text search and reranking."""
         return positive_texts(self.parts)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the query is a single text."""
+        return len(self.parts) == 1 and len(self.texts) == 1
 
 
 def positive_texts(parts: Sequence[QueryPart]) -> list[str]:
@@ -154,6 +163,8 @@ def check_request(request: SearchRequest) -> None:
         raise InvalidInput(f"candidates: {request.candidates}; null was expected, as group is clip")
     if request.min_similarity is not None and not -1 <= request.min_similarity <= 1:
         raise InvalidInput(f"min_similarity: {request.min_similarity!r}; a number from -1 to 1 was expected")
+    if request.min_relevance is not None:
+        _check_min_relevance(request, request.min_relevance)
     texts = len(request.texts)
     if request.hybrid and not texts:
         raise InvalidInput("hybrid: true; false was expected, as the query has no text of positive weight")
@@ -162,6 +173,20 @@ def check_request(request: SearchRequest) -> None:
             f"rerank: {request.rerank}; 0 was expected, as the query has {texts or 'no'} texts of positive weight"
             " and the fusion model scores one"
         )
+
+
+def _check_min_relevance(request: SearchRequest, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise InvalidInput(f"min_relevance: {value!r}; a number from 0 to 1 was expected")
+    if request.rerank:
+        return
+    if not request.is_text:
+        reason = "only a text and reranked clips have a relevance"
+    elif request.calibration is None or request.calibration.similarity_scale is None:
+        reason = "the bundle has no calibration of similarity"
+    else:
+        return
+    raise InvalidInput(f"min_relevance: {value!r}; null was expected, as {reason}")
 
 
 def query_embedding(connection: sqlite3.Connection, parts: Sequence[QueryPart], dim: int) -> Float32:

@@ -22,6 +22,7 @@ from index.search.candidates import (
     hybrid_candidates,
     vector_candidates,
 )
+from index.search.relevance import SearchWarning, clip_relevance, lowest_similarity, no_good_match
 from index.search.request import (
     CANDIDATES,
     ClipPart,
@@ -55,11 +56,13 @@ SAMPLE_SIZE = 100
 class RankedHit:
     """A clip of a result with its scores and ranks.
 
-    ``similarity``: cosine of the embeddings. ``match``: calibrated probability by the fusion model. ``fused``: ranking
-    score of reranked hits, 0 to 1. The last two are None for a hit that was not reranked.
+    ``relevance``: probability that it fits the query; None: unknown. ``similarity``: cosine of the embeddings.
+    ``match``: calibrated probability by the fusion model. ``fused``: ranking score of reranked hits, 0 to 1. The last
+    two are None for a hit that was not reranked.
     """
 
     hit: Hit
+    relevance: float | None
     similarity: float
     match: float | None
     fused: float | None
@@ -90,12 +93,13 @@ class SearchPage:
     """A page of results.
 
     ``next_position``: where the next page begins, None on the last page. ``changed``: whether the collection has
-    changed since the page before.
+    changed since the page before. ``warnings``: on the first page.
     """
 
     results: list[SearchResult]
     next_position: SearchPosition | None
     changed: bool
+    warnings: list[SearchWarning]
 
 
 def search(
@@ -168,7 +172,7 @@ def _candidate_filter(
         allowed = np.ones(end, bool) if allowed is None else allowed[:end]
     query_clips = frozenset(part.clip_id for part in request.parts if isinstance(part, ClipPart))
     excluded_ids = frozenset() if request.include_query_clips else query_clips
-    return CandidateFilter(allowed, excluded_ids, -2.0 if request.min_similarity is None else request.min_similarity)
+    return CandidateFilter(allowed, excluded_ids, lowest_similarity(request))
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,10 +207,11 @@ def _rank(
     depth = request.candidates or CANDIDATES.get(request.group, 0)
     can_go_deeper = request.group == "video" and request.candidates is None
     if request.group == "clip":
-        # One more than the page shows tells whether there is a next page.
-        depth = min(MAX_K, max(len(position.shown) + request.limit + 1, request.rerank))
+        # One more than the page shows tells whether there is a next page. Reranked clips may be excluded.
+        dropped = 0 if request.min_relevance is None else request.rerank
+        depth = min(MAX_K, max(len(position.shown) + request.limit + 1 + dropped, request.rerank))
         # An approximate index misses some clips near the end of its search, which here is the end of all results.
-        can_go_deeper = request.min_similarity is not None and not vectors.is_exact
+        can_go_deeper = clip_filter.min_similarity >= -1 and not vectors.is_exact
     while True:
         similar = vector_candidates(vectors, embedding, max(depth, FUSION_DEPTH) if terms else depth, clip_filter)
         candidates = hybrid_candidates(connection, similar, embedding, terms, clip_filter, depth) if terms else similar
@@ -234,12 +239,14 @@ def _build_page(
     scores: Mapping[int, PairScores],
     position: SearchPosition,
 ) -> SearchPage:
+    relevance = clip_relevance(request, ranking.candidates, scores)
+    candidates = [c for c in ranking.candidates if _reaches(relevance[c.clip_id], request.min_relevance)]
     if request.group == "clip":
-        groups = [Group([candidate]) for candidate in ranking.candidates]
+        groups = [Group([candidate]) for candidate in candidates]
     elif request.group == "event":
-        groups = group_by_event(ranking.candidates, ranking.spans, ranking.thresholds)
+        groups = group_by_event(candidates, ranking.spans, ranking.thresholds)
     else:
-        groups = group_by_video(ranking.candidates, ranking.spans)
+        groups = group_by_video(candidates, ranking.spans)
     page = groups[: request.limit]
     listed = [candidate for group in page for candidate in group.members[: request.clips_per_result]]
     hits = load_hits(connection, [(candidate.clip_id, candidate.similarity) for candidate in listed])
@@ -251,7 +258,8 @@ def _build_page(
             if candidate.clip_id in hit_of:
                 match, fused = scores.get(candidate.clip_id, (None, None))
                 hit = hit_of[candidate.clip_id]
-                clips.append(RankedHit(hit, candidate.similarity, match, fused, candidate.ranks))
+                clip_id, similarity = candidate.clip_id, candidate.similarity
+                clips.append(RankedHit(hit, relevance[clip_id], similarity, match, fused, candidate.ranks))
         if clips:
             best = clips[0].hit
             start = best.start if group.start is None else group.start
@@ -261,4 +269,9 @@ def _build_page(
     shown = position.shown | {ranking.result_ids[candidate.clip_id] for group in page for candidate in group.members}
     is_last = len(groups) <= request.limit or len(shown) >= MAX_K
     changed = request.after is not None and request.after.change != position.change
-    return SearchPage(results, None if is_last else replace(position, shown=shown), changed)
+    warnings = no_good_match([result.best.relevance for result in results]) if request.after is None else []
+    return SearchPage(results, None if is_last else replace(position, shown=shown), changed, warnings)
+
+
+def _reaches(relevance: float | None, minimum: float | None) -> bool:
+    return minimum is None or (relevance is not None and relevance >= minimum)

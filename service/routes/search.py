@@ -199,7 +199,9 @@ def _search_page(
             candidates=options.candidates,
             clips_per_result=options.clips,
             min_similarity=options.min_similarity,
+            min_relevance=options.min_relevance,
             include_query_clips=options.include_query_clips,
+            calibration=loaded.bundle.manifest.calibration,
         ),
         context.model(loaded) if rerank else None,
         service.observer.stage,
@@ -211,6 +213,7 @@ def _search_page(
         results=[serialize_result(collection, result) for result in page.results],
         next_cursor=None if cursor is None else encode_cursor(cursor),
         changed=page.changed,
+        warnings=[schemas.SearchWarning(code=warning.code, detail=warning.detail) for warning in page.warnings],
     )
     return collection, response.model_dump_json(by_alias=True).encode()
 

@@ -1,7 +1,8 @@
 """Search and rerank requests and results.
 
-Three separate scores. similarity: cosine of the embeddings of query and clip, -1 to 1. match: calibrated probability of
-the fusion model, 0 to 1. fused: both combined, 0 to 1, which reranked results are ranked by.
+similarity: cosine of the embeddings of query and clip, -1 to 1. match: calibrated probability of the fusion model, 0 to
+1. fused: both combined, 0 to 1, which reranked results are ranked by. relevance: fused, or for clips that were not
+reranked the calibrated similarity.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from index.search.relevance import GOOD_MATCH
 from index.search.request import CANDIDATES, MAX_CURSOR_LENGTH, MAX_WEIGHT
 from service.schemas.base import Id, Int, Probability, Request, Response, Seconds, example
 from service.schemas.library import VIDEO, Video
@@ -17,6 +19,7 @@ from service.schemas.library import VIDEO, Video
 SIMILARITY = "cosine of the embeddings of query and clip, -1 to 1"
 MATCH = "calibrated probability, by the fusion model, that the text describes the clip"
 FUSED = "similarity and match combined, 0 to 1"
+RELEVANCE = "probability that the clip fits the query: fused if it was reranked, else the calibrated similarity"
 Similarity = Annotated[float, Field(ge=-1, le=1, description=SIMILARITY)]
 Weight = Annotated[
     float,
@@ -98,6 +101,9 @@ class SearchOptions(Request):
         ),
     ] = None
     min_similarity: Annotated[float | None, Field(ge=-1, le=1, description="exclude less similar clips")] = None
+    min_relevance: Annotated[
+        Probability | None, Field(description="exclude clips of a lower relevance, and those that have none")
+    ] = None
     group: Annotated[
         Literal["clip", "event", "video"],
         Field(
@@ -167,12 +173,17 @@ CLIP: dict[str, Any] = {
     "start": 8.0,
     "end": 16.0,
     "text": "look at him run",
+    "relevance": 0.9,
     "similarity": 0.41,
     "match": 0.93,
     "fused": 0.9,
     "ranks": RANKS,
     "media_url": "/v1/collections/holidays/videos/3/media#t=8,16",
     "thumbnail_url": "/v1/collections/holidays/videos/3/thumbnail?t=12",
+}
+WARNING: dict[str, Any] = {
+    "code": "no_good_match",
+    "detail": "No result is likely to fit: the best has a relevance of 0.21; a good match has at least 0.50",
 }
 RESULT: dict[str, Any] = {**CLIP, "video": VIDEO, "clips": None, "clip_count": None}
 
@@ -195,6 +206,13 @@ class ClipHit(Response):
     start: Annotated[float, Field(description="seconds")]
     end: Annotated[float, Field(description="seconds")]
     text: Annotated[str, Field(description="what is said in it; empty where nothing is known")]
+    relevance: Annotated[
+        Probability | None,
+        Field(
+            description=f"{RELEVANCE}; null if it was not reranked and the bundle has no calibration of similarity or "
+            "the query is not a single text"
+        ),
+    ]
     similarity: Similarity
     match: Annotated[Probability | None, Field(description=f"{MATCH}; null where it was not reranked")]
     fused: Annotated[Probability | None, Field(description=f"{FUSED}; null where it was not reranked")]
@@ -215,10 +233,27 @@ class SearchResult(ClipHit):
     clip_count: Annotated[int | None, Field(description="number of its clips; null for a clip")]
 
 
+class SearchWarning(Response):
+    """A reason not to trust the results of a search."""
+
+    model_config = example(**WARNING)
+
+    code: Annotated[
+        Literal["no_good_match", "language"],
+        Field(
+            description=f"no_good_match: no result has a relevance of at least {GOOD_MATCH}; language: the model does "
+            "not know the language of the query"
+        ),
+    ]
+    detail: Annotated[str, Field(description="a sentence")]
+
+
 class SearchResponse(Response):
     """A page of results, best first: reranked ones by fused score, then the others."""
 
-    model_config = example(text="a dog runs on the beach", results=[RESULT], next_cursor=None, changed=False)
+    model_config = example(
+        text="a dog runs on the beach", results=[RESULT], next_cursor=None, changed=False, warnings=[]
+    )
 
     text: Annotated[str | None, Field(description="of the request; null for a query of parts")]
     results: list[SearchResult]
@@ -230,6 +265,7 @@ class SearchResponse(Response):
             "new ones appear in a new search"
         ),
     ]
+    warnings: Annotated[list[SearchWarning], Field(description="on the first page")]
 
 
 class DocumentRef(Request):

@@ -131,12 +131,12 @@ def test_text_output_shows_how_many_clips_a_result_has_where_that_is_more_than_o
     command = ["search", "red", "--group", "video", "--limit", "1", "--rerank", "3"]
     assert main(command) == 0
     heading, best = capsys.readouterr().out.splitlines()
-    assert heading.split() == ["fused", "match", "similarity", "clip", "video"]
+    assert heading.split() == ["relevance", "match", "similarity", "clip", "video"]
     assert best.rstrip().endswith("red.png")
     [result] = search(capsys, *command[1:])["results"]
     print_results([{**result, "clip_count": 3}], Console(width=200))
     heading, _ = capsys.readouterr().out.splitlines()
-    assert heading.split() == ["fused", "match", "similarity", "clip", "clips", "video"]
+    assert heading.split() == ["relevance", "match", "similarity", "clip", "clips", "video"]
 
 
 def test_results_are_events_by_default(capsys: pytest.CaptureFixture[str]) -> None:

@@ -202,7 +202,7 @@ def test_search_videos_is_paginated(assistant: Assistant, films: str) -> None:
     assert httpx.get(best["media_url"], timeout=PATIENCE).status_code == 200
     assert len(page["results"]) == 2
     assert text.startswith(
-        f'1. video {best["video_id"]} "{ASIAN}" 0:00-0:02 (0 to 2 s) clip {best["clip_id"]}: fused 0.9'
+        f'1. video {best["video_id"]} "{ASIAN}" 0:00-0:02 (0 to 2 s) clip {best["clip_id"]}: relevance 0.9'
     )
     assert f"cursor={page['next_cursor']}" in text
     again, _ = assistant.call("search_videos", **search, cursor=page["next_cursor"])

@@ -52,6 +52,7 @@ def test_reranked_clips_come_first_by_fused_score_and_others_have_none(running: 
     assert results[0]["match"] > 0.9
     assert results[0]["fused"] > results[1]["fused"]
     assert (results[2]["match"], results[2]["fused"]) == (None, None)
+    assert [result["relevance"] for result in results[:2]] == [result["fused"] for result in results[:2]]
 
 
 def fill(running: Running, name: str, count: int, *, first: int = 0, speech: str = "") -> None:

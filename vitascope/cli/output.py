@@ -107,25 +107,18 @@ def print_results(results: Sequence[Mapping[str, Any]], console: Console) -> Non
     if not results:
         console.print("No results")
         return
-    reranked = any(result["fused"] is not None for result in results)
+    score_names = [n for n in ("relevance", "match") if any(result.get(n) is not None for result in results)]
     grouped = any((result["clip_count"] or 1) > 1 for result in results)
     has_text = any(result["text"] for result in results)
-    names = [">fused", ">match"] if reranked else []
-    table = plain_table(*names, ">similarity", ">clip", *[">clips"] * grouped, "video", *["text"] * has_text)
+    scores = [f">{name}" for name in (*score_names, "similarity")]
+    table = plain_table(*scores, ">clip", *[">clips"] * grouped, "video", *["text"] * has_text)
     for result in results:
-        scores = [format_score(result[name]) for name in ("fused", "match") if reranked]
+        scores = [format_score(result.get(name)) for name in (*score_names, "similarity")]
         span = format_span(result["start"], result["end"])
         count = [str(result["clip_count"])] * grouped
         text = [escape(_shorten(result["text"]))] * has_text
         video = format_path(result["video"]) or result["video"]["title"]
-        table.add_row(
-            *scores,
-            format_score(result["similarity"]),
-            span,
-            *count,
-            escape(video),
-            *text,
-        )
+        table.add_row(*scores, span, *count, escape(video), *text)
     console.print(table)
 
 

@@ -40,6 +40,7 @@ class SearchOptions(TypedDict, total=False):
     rerank: int | None
     hybrid: bool | None
     min_similarity: float | None
+    min_relevance: float | None
     group: Group | None
     clips: int | None
     candidates: int | None

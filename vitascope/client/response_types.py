@@ -101,6 +101,9 @@ class ClipHit(TypedDict):
     media_url: str
     """plays the clip: the file with #t=start,end"""
     ranks: Ranks
+    relevance: float | None
+    """probability that the clip fits the query: fused if it was reranked, else the calibrated similarity; null if
+    it was not reranked and the bundle has no calibration of similarity or the query is not a single text"""
     similarity: float
     """cosine of the embeddings of query and clip, -1 to 1"""
     start: float
@@ -693,6 +696,8 @@ class SearchResponse(TypedDict):
     results: list[SearchResult]
     text: str | None
     """of the request; null for a query of parts"""
+    warnings: list[SearchWarning]
+    """on the first page"""
 
 
 class SearchResult(TypedDict):
@@ -714,6 +719,9 @@ class SearchResult(TypedDict):
     media_url: str
     """plays the clip: the file with #t=start,end"""
     ranks: Ranks
+    relevance: float | None
+    """probability that the clip fits the query: fused if it was reranked, else the calibrated similarity; null if
+    it was not reranked and the bundle has no calibration of similarity or the query is not a single text"""
     similarity: float
     """cosine of the embeddings of query and clip, -1 to 1"""
     start: float
@@ -722,6 +730,16 @@ class SearchResult(TypedDict):
     """what is said in it; empty where nothing is known"""
     thumbnail_url: str
     video: Video
+
+
+class SearchWarning(TypedDict):
+    """A reason not to trust the results of a search."""
+
+    code: Literal["no_good_match", "language"]
+    """no_good_match: no result has a relevance of at least 0.5; language: the model does not know the language of
+    the query"""
+    detail: str
+    """a sentence"""
 
 
 class ShardsSource(TypedDict):

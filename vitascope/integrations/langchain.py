@@ -26,8 +26,8 @@ class VitascopeRetriever(BaseRetriever):
     """Retrieve the clips of a collection that match a sentence, best first, one document per clip.
 
     ``page_content`` is the title of the video and, on the following lines, the words spoken in the clip. ``metadata``:
-    collection, video_id, clip_id, title, start and end (s), similarity, match and fused (None without reranking),
-    absolute media_url and thumbnail_url, and video (its metadata).
+    collection, video_id, clip_id, title, start and end (s), relevance (None if unknown), similarity, match and
+    fused (None without reranking), absolute media_url and thumbnail_url, and video (its metadata).
 
     Raises the errors of `vitascope.client.Client`.
     """
@@ -81,6 +81,7 @@ class VitascopeRetriever(BaseRetriever):
                 "clip_id": result["clip_id"],
                 "start": result["start"],
                 "end": result["end"],
+                "relevance": result["relevance"],
                 "similarity": result["similarity"],
                 "match": result["match"],
                 "fused": result["fused"],

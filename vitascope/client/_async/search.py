@@ -26,6 +26,7 @@ class Search(BaseClient):
         rerank: int | None = None,
         hybrid: bool | None = None,
         min_similarity: float | None = None,
+        min_relevance: float | None = None,
         group: Group | None = None,
         clips: int | None = None,
         candidates: int | None = None,
@@ -46,6 +47,7 @@ class Search(BaseClient):
                 as the model's bundle states.
             hybrid: also match words in titles and subtitles.
             min_similarity: exclude clips of lower similarity, -1 to 1.
+            min_relevance: exclude clips of lower relevance, 0 to 1.
             group: what a result is: ``clip``, ``event`` (adjoining clips) or ``video``.
             clips: maximum number of clips listed per event or video.
             candidates: number of best clips that events and videos are made of.
@@ -58,6 +60,7 @@ class Search(BaseClient):
             rerank=rerank,
             hybrid=hybrid,
             min_similarity=min_similarity,
+            min_relevance=min_relevance,
             group=group,
             clips=clips,
             candidates=candidates,

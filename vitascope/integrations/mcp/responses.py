@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, AliasPath, BaseModel, Field, ValidationInfo
@@ -81,11 +82,13 @@ class _Scores(BaseModel):
     fused: Fused
 
     def scores_text(self) -> str:
-        scores = {"fused": self.fused, "match": self.match, "similarity": self.similarity}
-        return ", ".join(f"{name} {format_score(value)}" for name, value in scores.items() if value is not None)
+        return _scores_text({"fused": self.fused, "match": self.match, "similarity": self.similarity})
 
 
 class SearchHit(_Scores):
+    relevance: Annotated[
+        RoundedScore | None, Field(description="probability that the clip fits the query, 0 to 1; null: unknown")
+    ]
     video_id: Annotated[str, Field(validation_alias=AliasPath("video", "id"))]
     title: Annotated[str, Field(validation_alias=AliasPath("video", "title"))]
     start: Seconds
@@ -99,16 +102,24 @@ class SearchHit(_Scores):
     def line(self) -> str:
         span = _format_span(self.start, self.end)
         position = f"video {self.video_id} {_quote(self.title)} {span} clip {self.clip_id}"
-        return f"{position}: {self.scores_text()}{_speech(self.text)}"
+        scores = {"relevance": self.relevance, "match": self.match, "similarity": self.similarity}
+        return f"{position}: {_scores_text(scores)}{_speech(self.text)}"
+
+
+class SearchWarning(BaseModel):
+    code: Annotated[str, Field(description="no_good_match, or language: one that the model does not know")]
+    detail: str
 
 
 class SearchResponse(ToolResponse):
     results: Annotated[list[SearchHit], Field(description="best first")]
     next_cursor: NextCursor
     changed: Annotated[bool, Field(description="the collection has changed since the previous page")]
+    warnings: Annotated[list[SearchWarning], Field(description="reasons not to trust the results")] = []
 
     def to_text(self) -> str:
-        lines = [f"{rank}. {hit.line()}" for rank, hit in enumerate(self.results, start=1)]
+        lines = [f"Warning: {warning.detail}" for warning in self.warnings]
+        lines += [f"{rank}. {hit.line()}" for rank, hit in enumerate(self.results, start=1)]
         return "\n".join([*lines, *_cursor_line(self.next_cursor)]) or "No results."
 
 
@@ -213,6 +224,10 @@ class FrameImage(ToolResponse):
 def _format_span(start: float, end: float) -> str:
     """Format a span for people, and in the seconds that tools accept."""
     return f"{format_span(start, end)} ({start:g} to {end:g} s)" if end > start else "(image)"
+
+
+def _scores_text(scores: Mapping[str, float | None]) -> str:
+    return ", ".join(f"{name} {format_score(value)}" for name, value in scores.items() if value is not None)
 
 
 def _speech(text: str) -> str:

@@ -127,6 +127,9 @@ class SearchVideosArguments(_SearchArguments):
         ),
     ] = None
     hybrid: Annotated[bool, Field(description="also match words in titles and subtitles")] = False
+    min_relevance: Annotated[
+        float | None, Field(ge=0, le=1, description="exclude clips of lower relevance; the default shows weak ones")
+    ] = None
 
 
 class FindSimilarArguments(_SearchArguments):
@@ -187,10 +190,10 @@ async def list_collections(client: AsyncClient, arguments: NoArguments) -> Colle
 @tool("Search videos")
 async def search_videos(client: AsyncClient, arguments: SearchVideosArguments) -> SearchResponse:
     """Finds moments in the videos of a collection by what is visible, best first, each with its video and its span in
-    seconds. A search always returns the nearest clips, even if nothing fits: judge by similarity and, of reranked
-    clips, by match (0 to 1), and look at a moment with show_moment.
+    seconds. A search always returns the nearest clips, even if nothing fits: judge by relevance (0 to 1) and warnings,
+    and look at a moment with show_moment.
     """
-    options = {**arguments.options(), "hybrid": arguments.hybrid}
+    options = {**arguments.options(), "hybrid": arguments.hybrid, "min_relevance": arguments.min_relevance}
     page = await client.search(arguments.collection, arguments.text, rerank=arguments.rerank, **options)
     return _parse(client, SearchResponse, page)
 
