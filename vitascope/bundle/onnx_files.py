@@ -20,6 +20,8 @@ from vitascope.errors import BundleCorrupt
 
 _MAX_DEPTH = 64
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_LOCATION = b"location"
+"""Key of the entry of a tensor that names the file with its values."""
 _Buffer = mmap.mmap | bytes
 
 # Message -> field number -> nested message, for the fields that lead to tensors.
@@ -148,6 +150,8 @@ def _locations(data: _Buffer, start: int, end: int, message: str, depth: int) ->
         kind = nested.get(item.number)
         if kind is None or item.wire_type != _BYTES:
             continue
+        if kind == "Node" and data.find(_LOCATION, item.start, item.end) < 0:
+            continue  # most nodes, which are most of the fields of a graph
         if kind != "Entry":
             yield from _locations(data, item.start, item.end, kind, depth + 1)
         elif (location := _location(data, item)) is not None:
@@ -157,7 +161,7 @@ def _locations(data: _Buffer, start: int, end: int, message: str, depth: int) ->
 def _location(data: _Buffer, entry: _Field) -> str | None:
     items = _fields(data, entry.start, entry.end)
     pair = {item.number: _text(data, item) for item in items if item.wire_type == _BYTES}
-    return pair.get(2, "") if pair.get(1) == "location" else None
+    return pair.get(2, "") if pair.get(1) == _LOCATION.decode() else None
 
 
 class _GraphReader:
@@ -303,6 +307,8 @@ def _text(data: _Buffer, item: _Field) -> str:
 
 def _varint(data: _Buffer, offset: int) -> tuple[int, int]:
     """Return the number at ``offset`` and the offset after it."""
+    if (byte := data[offset]) < 0x80:  # most numbers
+        return byte, offset + 1
     value = 0
     for shift in range(0, 70, 7):
         byte = data[offset]
