@@ -78,6 +78,7 @@ class Model:
         device: Device = "auto",
         *,
         engine: str = ONNXRUNTIME,
+        optimize: bool = True,
         batch_size: int = 32,
         max_characters: int = MAX_CHARACTERS,
     ) -> None:
@@ -89,6 +90,7 @@ class Model:
             device: "auto", "cpu", "cuda" or "tensorrt", as for ``OnnxRuntimeEngine``.
             engine: ``onnxruntime``, or the URL of an inference server with the graphs (``kserve:http://triton:8000``),
                 which ignores ``threads`` and ``device``.
+            optimize: Optimize graphs as they load, as for ``OnnxRuntimeEngine``; False is faster for a single search.
             batch_size: Maximum rows of a run; larger batches are split.
             max_characters: Longest text accepted.
 
@@ -106,12 +108,18 @@ class Model:
             from vitascope.integrations.kserve.server import InferenceServer  # imports an HTTP client
 
             self._server = InferenceServer(url)
-        self._graphs: GraphRunner = Graphs(bundle, threads, device, self._server)
+        self._graphs: GraphRunner = Graphs(bundle, threads, device, self._server, optimize=optimize)
         self._tokenizer = bundle.tokenizer(max_characters)
 
     @classmethod
     def open(
-        cls, path: str | os.PathLike[str], threads: int = 0, device: Device = "auto", engine: str = ONNXRUNTIME
+        cls,
+        path: str | os.PathLike[str],
+        threads: int = 0,
+        device: Device = "auto",
+        engine: str = ONNXRUNTIME,
+        *,
+        optimize: bool = True,
     ) -> Model:
         """Open the bundle in a folder; arguments as in the constructor. Does not connect to a server.
 
@@ -119,7 +127,7 @@ class Model:
             BundleError: As ``Bundle.open``.
             InvalidInput: As the constructor.
         """
-        return cls(Bundle.open(path), threads, device, engine=engine)
+        return cls(Bundle.open(path), threads, device, engine=engine, optimize=optimize)
 
     def with_overrides(
         self,

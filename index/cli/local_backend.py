@@ -44,7 +44,7 @@ class LocalBackend:
 
     Args:
         data: the data folder.
-        bundle, threads, device, engine: arguments of ``Model.open``.
+        bundle, threads, device, engine, optimize: arguments of ``Model.open``.
         vectors: where vectors of new collections are stored; by default VITASCOPE_VECTOR_STORE.
         roots: folders that may contain the media files of restored or imported collections.
     """
@@ -57,6 +57,7 @@ class LocalBackend:
         threads: int = 0,
         device: Device = "auto",
         engine: str = "onnxruntime",
+        optimize: bool = True,
         vectors: str | None = None,
         roots: Sequence[Path] | None = None,
     ) -> None:
@@ -67,6 +68,7 @@ class LocalBackend:
         self._threads = threads
         self._device = device
         self._engine = engine
+        self._optimize = optimize
         self._store: CollectionStore | None = None
         self._cluster: RayCluster | None = None
         self._stack = ExitStack()
@@ -74,7 +76,7 @@ class LocalBackend:
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> Self:
         """Create a backend from the options of `vitascope.cli.options`."""
-        names = ("bundle", "threads", "device", "engine", "vectors", "roots")
+        names = ("bundle", "threads", "device", "engine", "optimize", "vectors", "roots")
         return cls(args.data, **{name: getattr(args, name) for name in names if hasattr(args, name)})
 
     def __enter__(self) -> Self:
@@ -92,7 +94,9 @@ class LocalBackend:
 
         assert self._bundle is not None
         device = self._device if self._cluster is None else "cpu"
-        return Model.open(self._bundle, threads=self._threads, device=device, engine=self._engine)
+        return Model.open(
+            self._bundle, threads=self._threads, device=device, engine=self._engine, optimize=self._optimize
+        )
 
     def store(self, *, create: bool = False) -> CollectionStore:
         """Return the collections of the data folder. Raises CollectionNotFound if there are none and not ``create``."""

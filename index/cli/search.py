@@ -68,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--candidates", type=int, metavar="N", help="number of best clips that events and videos are made of")
     for add_shared in (add_collection, add_data, add_bundle, add_engine, add_server):
         add_shared(parser)
+    parser.set_defaults(optimize=False)  # loading graphs takes most of the time of a single search
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -90,6 +90,22 @@ print_imported({heavy})
     assert done.stdout.splitlines() == ["[]", "[]"]
 
 
+def test_a_search_by_text_imports_only_what_it_needs(pictures: Path) -> None:
+    """Imports take most of the time of a search from a shell."""
+    assert main(["index", str(pictures)]) == 0
+    learning = ["torch", "transformers", "onnx", "training", "model_export"]
+    serving = ["service", "fastapi", "starlette", "uvicorn", "httpx", "prometheus_client", "opentelemetry"]
+    unused = [*learning, *serving, "av", "PIL", "pyarrow", "pymilvus", "ray", "cryptography", "rich.progress"]
+    code = f"""
+import sys, vitascope.cli.main as c
+assert c.main(["search", "a red square", "--limit", "1"]) == 0
+print([name for name in {unused} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "red.png" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 # Mistakes and defects
 
 
@@ -160,14 +176,14 @@ def test_interrupt_exits_with_status_130(monkeypatch: pytest.MonkeyPatch, capsys
 def test_result_without_show_is_printed_as_table_and_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    register_fake(monkeypatch, lambda args: {"checkpoint": "runs/a[1]", "steps": 7, "losses": [1.5]})
+    register_fake(monkeypatch, lambda args: {"checkpoint": "runs/a[1]:dog:", "steps": 7, "losses": [1.5]})
     assert main(["fake"]) == 0
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
-        ["checkpoint", "runs/a[1]"],
+        ["checkpoint", "runs/a[1]:dog:"],
         ["steps", "7"],
         ["losses", "[1.5]"],
     ]
-    assert run_json(capsys, "fake") == {"checkpoint": "runs/a[1]", "steps": 7, "losses": [1.5]}
+    assert run_json(capsys, "fake") == {"checkpoint": "runs/a[1]:dog:", "steps": 7, "losses": [1.5]}
 
 
 # Scores, answers, bundles

@@ -151,10 +151,11 @@ def test_unreadable_files_and_empty_lists_of_clips_are_rejected(small_model: Mod
         small_model.embed_file(path, [])
 
 
-def test_results_do_not_depend_on_the_batch_size(small_bundle: Path) -> None:
+@pytest.mark.parametrize("optimize", [True, False])
+def test_results_depend_neither_on_the_batch_size_nor_on_optimization(small_bundle: Path, optimize: bool) -> None:
     bundle = Bundle.open(small_bundle)
     large = Model(bundle, threads=1, device="cpu", batch_size=64)
-    small = Model(bundle, threads=1, device="cpu", batch_size=3)
+    small = Model(bundle, threads=1, device="cpu", batch_size=3, optimize=optimize)
     streams = colour_streams(*NAMES)
     texts = [f"{'a small ' * (number % 3)}{name} ball" for number, name in enumerate(NAMES)]
     videos = small.embed_video(streams)

@@ -134,8 +134,9 @@ def _run(arguments: list[str]) -> int:
     if args.json:
         print_json(result)
     else:
-        # Without a terminal rich assumes 80 columns and would break long paths.
-        (show or print_mapping)(result, Console(highlight=False, width=None if sys.stdout.isatty() else 240))
+        # Without a terminal rich assumes 80 columns and would break long paths. Names may contain `:dog:`.
+        width = None if sys.stdout.isatty() else 240
+        (show or print_mapping)(result, Console(highlight=False, emoji=False, width=width))
     sys.stdout.flush()
     if result.get("verified") is False:
         return EXIT_VERIFY_FAILED

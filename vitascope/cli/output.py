@@ -71,7 +71,7 @@ class ProgressBar:
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=Console(stderr=True),
             disable=quiet or not sys.stderr.isatty(),
             transient=True,
@@ -87,7 +87,7 @@ class ProgressBar:
 
     def update(self, done: float, total: int, note: str = "") -> None:
         """Show ``done`` of ``total`` steps; ``note`` describes the current one."""
-        self._bar.update(self._task, completed=done, total=total, note=escape(note[-40:]))
+        self._bar.update(self._task, completed=done, total=total, note=note[-40:])
 
 
 def print_files(console: Console, rows: list[tuple[str, str]], column: str) -> None:

@@ -45,7 +45,15 @@ class GraphRunner(Protocol):
 class Graphs:
     """Engines by graph name; thread-safe."""
 
-    def __init__(self, bundle: Bundle, threads: int, device: Device, server: InferenceServer | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        threads: int,
+        device: Device,
+        server: InferenceServer | None = None,
+        *,
+        optimize: bool = True,
+    ) -> None:
         """Create without loading a graph.
 
         Args:
@@ -53,11 +61,13 @@ class Graphs:
             threads: Threads within an operator; 0: one per core.
             device: Device of engines in this process.
             server: Inference server that runs the graphs instead.
+            optimize: Whether engines of this process optimize their graphs; see ``OnnxRuntimeEngine``.
         """
         self.bundle = bundle
         self.threads = threads
         self.device: Device = device
         self.server = server
+        self.optimize = optimize
         self._engines: dict[str, Engine] = {}
         self._loading = threading.Lock()
 
@@ -127,7 +137,7 @@ class Graphs:
             from vitascope.integrations.kserve.engine import open_at_server
 
             return open_at_server(self.server, self.bundle, graph, (inputs, outputs))
-        engine = open_engine(self.bundle, graph, path, self.threads, self.device)
+        engine = open_engine(self.bundle, graph, path, self.threads, self.device, optimize=self.optimize)
         if set(engine.inputs) != set(inputs):
             raise BundleCorrupt(f"{path.name}: inputs {sorted(engine.inputs)}; {sorted(inputs)} were expected")
         if missing := sorted(set(outputs) - set(engine.outputs)):
@@ -140,7 +150,9 @@ class Graphs:
         return engine
 
 
-def open_engine(bundle: Bundle, graph: str, path: Path, threads: int, device: Device) -> Engine:
+def open_engine(
+    bundle: Bundle, graph: str, path: Path, threads: int, device: Device, *, optimize: bool = True
+) -> Engine:
     """Load a graph on a device of this process.
 
     "tensorrt" prefers TensorRT itself and falls back to ONNX Runtime's TensorRT provider, which ``placement`` explains.
@@ -151,13 +163,14 @@ def open_engine(bundle: Bundle, graph: str, path: Path, threads: int, device: De
         path: Its ONNX file.
         threads: Threads within an operator; 0: one per core.
         device: Device to use.
+        optimize: As for ``OnnxRuntimeEngine``; TensorRT always does.
 
     Raises:
         EngineError: The device cannot be used.
         BundleCorrupt: The graph is not valid.
     """
     if device != "tensorrt":
-        return OnnxRuntimeEngine(path, threads, device)
+        return OnnxRuntimeEngine(path, threads, device, optimize=optimize)
     from vitascope.integrations.tensorrt.engine import TensorRTEngine
     from vitascope.integrations.tensorrt.profiles import provider_options
 

@@ -64,6 +64,7 @@ class OnnxRuntimeEngine:
         threads: int = 0,
         device: Device = "auto",
         *,
+        optimize: bool = True,
         tensorrt_options: Mapping[str, str] | None = None,
     ) -> None:
         """Load a graph.
@@ -72,6 +73,7 @@ class OnnxRuntimeEngine:
             path: ONNX file.
             threads: Threads within an operator; 0: one per core.
             device: "auto" prefers CUDA and falls back to the CPU, which ``placement`` explains; others are required.
+            optimize: Rewrite the graph for fast runs. On the CPU that takes as long as about ten runs on a text.
             tensorrt_options: Options of ONNX Runtime's TensorRT provider.
 
         Raises:
@@ -86,6 +88,8 @@ class OnnxRuntimeEngine:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        if not optimize:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         # Spinning threads take cores from decoding and from other requests.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Weights stay out of the shared arena, which would keep them after the model is unloaded.
