@@ -1,22 +1,21 @@
 // Entry point: connects the modules and loads the page.
 
 import { prepareAddDialog } from "./add_dialog.js";
-import { openedVideoId, prepareClipDialog } from "./clip_dialog.js";
 import { currentName, currentNameOnceLoaded, loadCollections, prepareCollections } from "./collections.js";
 import { $ } from "./dom.js";
 import { prepareDropTarget } from "./drop_target.js";
-import { clearKnownFields, prepareFilter } from "./filter_form.js";
+import { clearFacets, prepareFacets } from "./facets.js";
+import { prepareFilter } from "./filter_form.js";
 import { onNavigate, openedVideo, recordClosed } from "./history.js";
 import { followJobs, prepareJobs } from "./jobs.js";
 import { moveFocus, showError, showLoading } from "./results.js";
-import { findSimilar, loadFilterFields, onVideosAdded, prepareSearch, refresh, reload, search, showResults } from "./search.js";
+import { onVideosAdded, prepareSearch, reload, search, showResults } from "./search.js";
 import { isOtherSearch, loadFromAddress, saveToAddress, showChips } from "./search_state.js";
-import { lazyPanel, openPanelFromAddress, preparePanels, showDefaultModel } from "./side_panel.js";
+import { lazyPanel, openPanelFromAddress, preparePanels, showModel } from "./side_panel.js";
 import { clearSimilar, prepareSimilar, similarQuery } from "./similar_query.js";
 import { createToast } from "./toasts.js";
 
 prepareAddDialog(currentNameOnceLoaded, onVideosAdded);
-prepareClipDialog(refresh, findSimilar);
 prepareCollections(showCollection, () => {
   $("sheet").close();
   clearCollectionState();
@@ -25,7 +24,8 @@ prepareCollections(showCollection, () => {
   return showResults();
 });
 prepareDropTarget(search, onVideosAdded);
-prepareFilter(loadFilterFields, search);
+prepareFacets(search);
+prepareFilter(search);
 prepareSimilar(() => showChips(search), search);
 prepareSearch();
 prepareJobs(onVideosAdded);
@@ -45,13 +45,14 @@ preparePanels({
 function showCollection() {
   clearCollectionState();
   saveToAddress();
+  showModel();
   followJobs();
   return reload();
 }
 
 // Clips and metadata fields belong to one collection.
 function clearCollectionState() {
-  clearKnownFields();
+  clearFacets();
   if (similarQuery()?.clip) clearSimilar();
 }
 
@@ -72,8 +73,8 @@ async function start() {
   const requestedName = loadFromAddress();
   showLoading();
   try {
-    await loadCollections(requestedName);
-    showDefaultModel().catch(() => {});
+    await loadCollections(requestedName || undefined);
+    showModel();
     followJobs();
     saveToAddress();
     if (requestedName && requestedName !== currentName()) {
@@ -83,6 +84,7 @@ async function start() {
     openFromAddress();
     openPanelFromAddress();
     await showResults();
+    import("./clip_dialog.js").catch(() => {}); // ahead of the first click
   } catch (error) {
     showError(error, start);
   }
@@ -92,7 +94,7 @@ async function start() {
 async function openFromAddress() {
   const link = openedVideo();
   if (!link) $("clip").close();
-  else if (link.video !== openedVideoId()) await import("./deep_link.js").then(({ openLink }) => openLink(link)).catch((error) => createToast("Link").fail(error.message));
+  else await import("./deep_link.js").then(({ openLink }) => openLink(link)).catch((error) => createToast("Link").fail(error.message));
 }
 
 onNavigate(() => {

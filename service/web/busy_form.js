@@ -28,6 +28,7 @@ export function busyForm(form, container) {
       }
       if (pending !== controller) return;
       container.replaceChildren(...output.shown);
+      container.scrollIntoView({ block: "nearest" });
       announce(output.message);
       finish();
     },

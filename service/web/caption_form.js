@@ -2,7 +2,7 @@
 
 import { call } from "./api.js";
 import { busyForm } from "./busy_form.js";
-import { $, describeScores, el, formatCosine, formatTime, scoreBars, spokenNumbers } from "./dom.js";
+import { $, describeFit, el, fitBar, formatCosine, formatTime, scoreParts, spokenNumbers } from "./dom.js";
 
 const WORD_FRAMES = 8; // frames per word score
 const lines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
@@ -23,7 +23,7 @@ export function prepareCaptionForm(getSpan, seek) {
       const [best] = order;
       return {
         shown: order.map((score, rank) => scoreCard(score, rank === 0 && order.length > 1, strongest, seek)),
-        message: `${order.length > 1 ? "Best match: " : ""}${best.caption}. ${describeMatch(best)} ${describeScores(best)}`,
+        message: `${order.length > 1 ? "Best match: " : ""}${best.caption}. ${describeMatch(best)} ${describeFit(best)}`,
       };
     });
   };
@@ -40,14 +40,14 @@ function scoreCard(score, isBest, strongest, seek) {
   return el("article", { className: isBest ? "score-card best" : "score-card" },
     el("h4", { textContent: score.caption }),
     el("p", { className: "match-text" }, isBest ? el("b", { textContent: "Best match. " }) : null, describeMatch(score)),
-    scoreBars(score), wordScores(wordsOf(score), strongest, seek), otherScores(score));
+    fitBar(score), wordScores(wordsOf(score), strongest, seek), otherScores(score));
 }
 
 function describeMatch({ match, similarity }) {
   if (match === null) return similarity === null ? "" : "This model ranks captions, but gives no match probability.";
-  const bounds = [[0.95, "Almost certainly describes the clip."], [0.7, "Probably describes the clip."],
+  const bounds = [[0.95, "Very likely describes the clip."], [0.7, "Probably describes the clip."],
     [0.3, "May describe the clip."], [0.05, "Probably does not describe the clip."]];
-  return (bounds.find(([threshold]) => match >= threshold) || [0, "Almost certainly does not describe the clip."])[1];
+  return (bounds.find(([threshold]) => match >= threshold) || [0, "Very unlikely to describe the clip."])[1];
 }
 
 // Words tinted by the similarity of their best frame; a click seeks to that frame.
@@ -71,8 +71,9 @@ function otherScores(score) {
   const values = [
     ["CLIPScore", score.clipscore], ["RefCLIPScore", score.refclipscore], ["Similarity to nearest reference", score.reference_similarity],
     ["EMScore", em.score], ["EMScore precision", em.precision], ["EMScore recall", em.recall],
-  ].filter(([, value]) => typeof value === "number");
+  ].filter(([, value]) => typeof value === "number").map(([name, value]) => [name, value.toFixed(3)]);
+  values.unshift(...scoreParts(score).filter(([name]) => name !== "Fit"));
   if (!values.length) return null;
   return el("details", { className: "other-scores" }, el("summary", { textContent: "Other scores" }),
-    el("dl", {}, ...values.flatMap(([name, value]) => [el("dt", { textContent: name }), el("dd", { textContent: value.toFixed(3) })])));
+    el("dl", {}, ...values.flatMap(([name, value]) => [el("dt", { textContent: name }), el("dd", { textContent: value })])));
 }

@@ -1,15 +1,16 @@
 // The clip dialog: player, timeline, captions and questions.
 
-import { call, collectionPath } from "./api.js";
+import { call, collectionPath, request } from "./api.js";
 import { prepareCaptionForm } from "./caption_form.js";
 import { createPlayer } from "./clip_player.js";
 import { currentName } from "./collections.js";
 import { confirmAction } from "./confirm.js";
-import { $, el, formatSpan } from "./dom.js";
+import { $, el, formatSpan, scoreParts } from "./dom.js";
 import { recordClosed, recordOpened } from "./history.js";
 import { prepareQuestionForm } from "./question_form.js";
+import { findSimilar, refresh } from "./search.js";
 import { readSearch, runSearch } from "./search_state.js";
-import { clipAtPlayhead, handleKey, hideTimeline, prepareTimeline, selectAt, setPlayhead, showMoments, showTimeline } from "./timeline.js";
+import { clipAtPlayhead, handleKey, hideTimeline, prepareTimeline, scoresOf, selectAt, setPlayhead, showMoments, showTimeline } from "./timeline.js";
 import { announce } from "./toasts.js";
 
 const SETTLE_DELAY = 300; // milliseconds; key repeats update neither address nor announcement
@@ -27,12 +28,24 @@ export function openClip(clip) {
   recordOpened(clip);
   if (!$("clip").open) $("clip").showModal();
   $("clip-title").focus(); // arrow keys move through the video from here
-  player = createPlayer($("clip-screen"), clip, setPlayhead);
+  player = createPlayer($("clip-screen"), clip, setPlayhead, () => explainFailure(clip.video));
   fillTimeline(clip, pending.signal);
 }
 
+// Why a video cannot be played: the service's reason, or the format.
+async function explainFailure({ media_url: url, missing }) {
+  if (missing) return "The file is missing; these are stored frames.";
+  try {
+    const response = await request("GET", url, { headers: { Range: "bytes=0-0" } });
+    await response.body.cancel();
+    return "Your browser cannot play this format; these are frames of the clip.";
+  } catch (error) {
+    return error.message;
+  }
+}
+
 // Close the dialog, as the close button does.
-export function closeClip() {
+function closeClip() {
   recordClosed();
   $("clip").close();
 }
@@ -58,10 +71,33 @@ function showDetails(clip) {
   $("clip-facts").textContent = [formatSpan(clip.start, clip.end), `${video.width}×${video.height}`, ...metadata].join(" · ");
   $("clip-text").textContent = clip.text || "";
   $("clip-text").hidden = !clip.text;
+  showPath(video);
+  showScores(clip.ranks ? clip : scoresOf(clip.clip_id));
   $("clip-like").hidden = !clip.clip_id;
   $("clip-link").textContent = "Copy link";
   $("clip-part").hidden = clip.end - clip.start >= video.duration - 0.01; // the clip is the whole video
   $("clip-part").querySelector("[value=clip]").checked = true;
+}
+
+function showPath({ path, missing }) {
+  $("clip-path").hidden = !path;
+  $("clip-path-text").textContent = path || "";
+  $("clip-path-copy").textContent = "Copy path";
+  $("clip-missing").hidden = !missing;
+}
+
+function showScores(scores) {
+  const parts = scores ? scoreParts(scores) : [];
+  $("clip-scores").hidden = !parts.length;
+  $("clip-scores-list").replaceChildren(...parts.flatMap(([name, value, explanation]) =>
+    [el("dt", { textContent: name }), el("dd", { textContent: value }), el("dd", { className: "facts", textContent: explanation })]));
+}
+
+// Copy text, and say so on the button.
+async function copyFrom(button, text) {
+  const isCopied = await navigator.clipboard.writeText(text).then(() => true, () => false);
+  button.textContent = isCopied ? "Copied" : "Copying was blocked";
+  announce(button.textContent);
 }
 
 // Timeline
@@ -100,36 +136,32 @@ function selectedSpan() {
   return { collection: currentName(), video_id: current.video.id, ...(asWhole ? {} : { start: current.start, end: current.end }) };
 }
 
-// ``onDeleted()`` is called when the video was deleted, ``findSimilar(clip)`` by "Find similar".
-export function prepareClipDialog(onDeleted, findSimilar) {
-  prepareTimeline();
-  $("clip-link").hidden = !navigator.clipboard; // browsers offer it for https and localhost only
-  $("clip-link").onclick = async () => {
-    recordOpened(current);
-    const isCopied = await navigator.clipboard.writeText(location.href).then(() => true, () => false);
-    $("clip-link").textContent = isCopied ? "Copied" : "Copying was blocked";
-    announce($("clip-link").textContent);
-  };
-  $("clip-like").onclick = () => {
-    const clip = current.clip_id ? current : { ...clipAtPlayhead(), video: current.video };
-    recordOpened(current);
-    $("clip").close();
-    findSimilar({ ...clip, clip_id: clip.clip_id || clip.id }); // Back returns to this clip
-    recordClosed(); // if the search is the same
-  };
-  $("clip-delete").onclick = async () => {
-    const { video } = current;
-    const confirmed = await confirmAction({ title: `Delete ${video.title}?`, text: `The video and its clips will be removed from ${currentName()}.`, action: "Delete", isDangerous: true });
-    if (!confirmed) return;
-    try {
-      await call("DELETE", collectionPath(currentName(), "videos", video.id));
-      closeClip();
-      await onDeleted();
-    } catch (error) {
-      $("scores").replaceChildren(el("p", { className: "error", role: "alert", textContent: error.message }));
-    }
-  };
-}
+prepareTimeline();
+$("clip-link").hidden = $("clip-path-copy").hidden = !navigator.clipboard; // browsers offer it for https and localhost only
+$("clip-link").onclick = () => {
+  recordOpened(current);
+  copyFrom($("clip-link"), location.href);
+};
+$("clip-path-copy").onclick = () => copyFrom($("clip-path-copy"), current.video.path);
+$("clip-like").onclick = () => {
+  const clip = current.clip_id ? current : { ...clipAtPlayhead(), video: current.video };
+  recordOpened(current);
+  $("clip").close();
+  findSimilar({ ...clip, clip_id: clip.clip_id || clip.id }); // Back returns to this clip
+  recordClosed(); // if the search is the same
+};
+$("clip-delete").onclick = async () => {
+  const { video } = current;
+  const confirmed = await confirmAction({ title: `Delete ${video.title}?`, text: `The video and its clips will be removed from ${currentName()}.`, action: "Delete", isDangerous: true });
+  if (!confirmed) return;
+  try {
+    await call("DELETE", collectionPath(currentName(), "videos", video.id));
+    closeClip();
+    await refresh();
+  } catch (error) {
+    $("scores").replaceChildren(el("p", { className: "error", role: "alert", textContent: error.message }));
+  }
+};
 
 const clearForms = (() => {
   const clear = [prepareCaptionForm(selectedSpan, (seconds) => player.seek(seconds)), prepareQuestionForm(selectedSpan)];

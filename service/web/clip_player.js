@@ -4,9 +4,9 @@ import { el, isImage, playFrames } from "./dom.js";
 
 const NEAR_END = 0.05; // seconds
 
-// ``onTime(seconds)`` reports the position. ``show(clip)`` plays another clip of the video, ``seek(seconds)`` moves to any position,
+// ``onTime(seconds)`` reports the position, ``explainFailure()`` resolves to the reason if the video cannot be played. ``show(clip)`` plays another clip of the video, ``seek(seconds)`` moves to any position,
 // ``stop()`` ends playback.
-export function createPlayer(screen, firstClip, onTime) {
+export function createPlayer(screen, firstClip, onTime, explainFailure) {
   let clip = firstClip;
   let stopFrames = () => {};
   if (isImage(clip)) {
@@ -23,9 +23,11 @@ export function createPlayer(screen, firstClip, onTime) {
     stopFrames = playFrames(image, clip, 8);
     onTime(clip.start);
   };
-  video.onerror = () => {
-    screen.replaceChildren(image, el("p", { className: "strip", textContent: "Your browser cannot play this format; these are frames of the clip." }));
+  video.onerror = async () => {
+    const reason = el("p", { className: "strip", role: "status" });
+    screen.replaceChildren(image, reason);
     showFrames();
+    reason.textContent = await explainFailure();
   };
   // The viewer may leave the clip; only reaching its end restarts it.
   let wasInside = true;

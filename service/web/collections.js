@@ -4,6 +4,7 @@ import { call } from "./api.js";
 import { $, el } from "./dom.js";
 import { hasScope } from "./permissions.js";
 
+const LAST_USED = "vitascope.collection";
 let collections = [];
 let unreadable = [];
 let selectedName = null;
@@ -20,16 +21,35 @@ export const allCollections = () => ({ collections: collections, unreadable });
 // Resolves to the current name once collections are loaded.
 export const currentNameOnceLoaded = async () => (await loaded, selectedName);
 
-export async function loadCollections(preferred = selectedName) {
+// ``preferred``: by default the current collection, or the last one used in this browser.
+export async function loadCollections(preferred = selectedName || lastUsed()) {
   ({ collections: collections, unreadable } = await call("GET", "/v1/collections"));
   const names = collections.map((collection) => collection.name);
   selectedName = names.includes(preferred) ? preferred : names[0] || null;
   $("collections").replaceChildren(...collections.map((collection) =>
     el("option", { value: collection.name, textContent: `${collection.name} (${collection.videos})` })));
   $("collections").value = selectedName || "";
+  rememberSelected();
   $("collections").disabled = !names.length;
   $("upload").disabled = !names.length;
   resolveLoaded();
+}
+
+// Storage may be blocked.
+function lastUsed() {
+  try {
+    return localStorage.getItem(LAST_USED);
+  } catch {
+    return null;
+  }
+}
+
+function rememberSelected() {
+  try {
+    if (selectedName) localStorage.setItem(LAST_USED, selectedName);
+  } catch {
+    // The first collection is shown next time.
+  }
 }
 
 export async function openNewCollection() {
@@ -52,6 +72,7 @@ export async function openNewCollection() {
 export function prepareCollections(onSelect, onCreated) {
   $("collections").onchange = () => {
     selectedName = $("collections").value;
+    rememberSelected();
     onSelect();
   };
   $("new-collection").onclick = openNewCollection;

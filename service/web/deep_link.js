@@ -1,7 +1,7 @@
 // Opens the video, or span of a video, that the address names.
 
 import { call, collectionPath } from "./api.js";
-import { openClip } from "./clip_dialog.js";
+import { openClip, openedVideoId } from "./clip_dialog.js";
 import { currentName } from "./collections.js";
 import { thumbnailAt } from "./dom.js";
 import { openedVideo, recordClosed } from "./history.js";
@@ -10,6 +10,7 @@ import { createToast, toastButton } from "./toasts.js";
 const TOLERANCE = 0.002; // seconds; the address has milliseconds
 
 export async function openLink(link) {
+  if (link.video === openedVideoId()) return;
   const collection = currentName();
   const name = `Link to video ${link.video}`;
   let video;

@@ -32,43 +32,41 @@ export const formatPercent = (value) => (value > 0.995 ? ">99%" : value < 0.005 
 
 export const formatCosine = (value) => value.toFixed(2).replace("-", "−");
 
-const SCORES = {
-  fused: ["Fused", (v) => v.toFixed(2), "similarity and match combined, 0 to 1"],
-  match: ["Match", formatPercent, "probability that text and clip match"],
-  similarity: ["Similarity", formatCosine, "cosine similarity of the embeddings, −1 to 1"],
-};
-
-function bar(kind, label, ratio, valueText, title) {
+function bar(kind, label, ratio, valueText, title = "") {
   const fill = el("i");
   fill.style.setProperty("--share", Math.max(0, Math.min(1, ratio)));
   return el("span", { className: `score ${kind}`, title },
     el("span", { textContent: label }), el("span", { className: "meter" }, fill), el("b", { textContent: valueText }));
 }
 
-const availableScores = (scores) => Object.entries(SCORES).filter(([kind]) => isNumber(scores[kind]));
-
-// Bars of the available scores. Without reranking there is one, and a note that says so.
-export function scoreBars(scores) {
-  const bars = availableScores(scores).map(([kind, [label, format, tooltip]]) => bar(kind, label, scores[kind], format(scores[kind]), `${label}: ${tooltip}`));
-  return el("span", { className: "scores" }, ...bars,
-    isNumber(scores.match) ? null : el("span", { className: "meta", textContent: "not reranked" }));
+// The one score of a result: its probability to fit the query; the similarity where the model gives no probability.
+export function fitOf({ relevance, fused, match, similarity }) {
+  const probability = relevance ?? fused ?? match ?? null;
+  return probability === null
+    ? { isProbability: false, value: similarity, text: `similarity ${formatCosine(similarity)}` }
+    : { isProbability: true, value: probability, text: `fit ${formatPercent(probability)}` };
 }
 
-// The score that results are ranked by, as text: "fused 0.81".
-export function rankingScore(scores) {
-  const kind = isNumber(scores.fused) ? "fused" : isNumber(scores.similarity) ? "similarity" : "match";
-  const [label, format] = SCORES[kind];
-  return { kind, value: scores[kind], text: `${label.toLowerCase()} ${format(scores[kind])}` };
+// A bar of the score; without a percentage where it is no probability.
+export function fitBar(scores) {
+  const { isProbability, value } = fitOf(scores);
+  return bar("fit", "Fit", value, isProbability ? formatPercent(value) : "",
+    isProbability ? "Estimated probability that the clip fits" : "Similarity of the clip; this model estimates no probability");
 }
+
+// The parts of the score, [name, value, explanation] each.
+export const scoreParts = ({ relevance, similarity, match, fused, ranks }) => [
+  ["Fit", relevance ?? fused, formatPercent, "estimated probability that the clip fits the query"],
+  ["Similarity", similarity, formatCosine, "cosine of the embeddings of query and clip, −1 to 1"],
+  ["Match", match, formatPercent, "estimate of the fusion model, which looks at query and clip together"],
+  ["Fused", fused, (value) => value.toFixed(2), "similarity and match combined"],
+  ["Words", ranks?.fulltext, (value) => `no. ${value}`, "rank by words in title, path and speech"],
+].filter(([, value]) => isNumber(value)).map(([name, value, format, explanation]) => [name, format(value), explanation]);
 
 // Numbers as screen readers should speak them.
 export const spokenNumbers = (text) => text.replace(">", "over ").replace("<", "under ").replaceAll("−", "minus ");
 
-// "fused 0.81, match over 99%, similarity minus 0.02"
-export function describeScores(scores) {
-  const words = availableScores(scores).map(([kind, [label, format]]) => `${label.toLowerCase()} ${format(scores[kind])}`);
-  return spokenNumbers([...words, ...(isNumber(scores.match) ? [] : ["not reranked"])].join(", "));
-}
+export const describeFit = (scores) => spokenNumbers(fitOf(scores).text);
 
 export const answerBar = (answer) => bar("answer", answer.text, answer.probability, formatPercent(answer.probability), "probability");
 

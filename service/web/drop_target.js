@@ -1,9 +1,9 @@
 // Dropped and pasted files: search with one, or add one or several.
 
 import { addFiles } from "./add_dialog.js";
-import { closeClip } from "./clip_dialog.js";
 import { currentName } from "./collections.js";
 import { $ } from "./dom.js";
+import { recordClosed } from "./history.js";
 import { setSimilarFile, smallPreview } from "./similar_query.js";
 
 const hasFiles = (transfer) => transfer && [...transfer.types].includes("Files");
@@ -43,7 +43,8 @@ export function prepareDropTarget(search, onAdded) {
   });
   $("drop-search").onclick = () => {
     $("drop-dialog").close();
-    closeClip();
+    recordClosed();
+    $("clip").close();
     setSimilarFile(file);
     $("query").focus();
     search();

@@ -3,25 +3,32 @@
 import { $, el } from "./dom.js";
 
 const COMPARISONS = {
-  eq: ["is", "is"], ne: ["is not", "is not"], gte: ["is at least", "≥"], gt: ["is more than", ">"], lte: ["is at most", "≤"],
-  lt: ["is less than", "<"], in: ["is one of", "is one of"], prefix: ["starts with", "starts with"],
+  eq: ["is", "is"], ne: ["is not", "is not"], contains: ["contains", "contains"], prefix: ["starts with", "starts with"],
+  gte: ["is at least", "≥"], gt: ["is more than", ">"], lte: ["is at most", "≤"], lt: ["is less than", "<"], in: ["is one of", "is one of"],
 };
-// Built-in fields and their types.
-const FIELD_TYPES = {
+const DATE_LABELS = { eq: "is on", gte: "is on or after", gt: "is after", lte: "is on or before", lt: "is before" };
+const ORDER = ["eq", "ne", "gte", "gt", "lte", "lt", "in"];
+const COMPARISONS_OF = {
+  text: ["eq", "ne", "contains", "prefix", "in", "gte", "lte"], number: ORDER, seconds: ORDER, date: Object.keys(DATE_LABELS), boolean: ["eq", "ne"],
+  any: Object.keys(COMPARISONS),
+};
+const EXPECTED = {
+  number: "Enter a number.", seconds: "Enter seconds, or minutes and seconds such as 1:30.", date: "Enter a date such as 2026-03-31.",
+  boolean: "Enter true or false.",
+};
+const FIELD_TYPES = { // built-in fields
   title: "text", duration: "seconds", added_at: "date", width: "number", height: "number", video_id: "number", path: "text",
   content_sha256: "text", "clip.start": "seconds", "clip.end": "seconds", "clip.length": "seconds", "clip.text": "text",
 };
 const FIELD_HINTS = {
-  title: "title of the video", duration: "duration of the video, s or m:ss", added_at: "a date such as 2026-03-31", width: "pixels",
-  height: "pixels", "clip.start": "start of the clip, s or m:ss", "clip.end": "end of the clip, s or m:ss",
-  "clip.length": "duration of the clip, s", "clip.text": "text of the clip",
+  title: "title of the video", path: "folder and file name", duration: "duration of the video, s or m:ss", added_at: "date when it was added",
+  width: "pixels", height: "pixels", "clip.text": "words spoken in the clip", "clip.start": "start of the clip, s or m:ss",
+  "clip.end": "end of the clip, s or m:ss", "clip.length": "duration of the clip, s",
 };
-const MAX_VALUES = 50;
 
-const knownFields = new Map(); // metadata field -> its values
+let knownFields = new Map(); // metadata field -> its most frequent values
 let conditions = []; // {field, comparison, value}: the applied conditions
 let otherNodes = []; // nodes of a linked filter that rows cannot express
-let loadMoreFields = () => {};
 
 // Filter
 
@@ -30,7 +37,7 @@ export function currentFilter() {
   return all.length > 1 ? { and: all } : all[0] || null;
 }
 
-// Apply the rows. Returns false, with the field marked, if a row is invalid.
+// Apply the rows; those without field or value are left out. Returns false, with the field marked, if a value is invalid.
 export function readRows() {
   clearMarks();
   const parsed = [];
@@ -38,12 +45,26 @@ export function readRows() {
     const field = row.field.value.trim();
     const text = row.value.value.trim();
     if (!field && !text) continue;
-    if (!field) return markInvalid(row, row.field, "Enter a field.");
-    if (!text) return markInvalid(row, row.value, 'Enter a value; use "" for empty text.');
-    parsed.push({ field, comparison: row.comparison.value, value: parseValue(field, row.comparison.value, text) });
+    if (!field || !text) {
+      row.error.textContent = field ? 'Not applied: enter a value; "" is empty text.' : "Not applied: enter a field.";
+      continue;
+    }
+    const value = parseValue(field, row.comparison.value, text);
+    if ([].concat(value).includes(undefined)) return markInvalid(row, row.value, EXPECTED[typeOf(field)]);
+    parsed.push({ field, comparison: row.comparison.value, value });
   }
   conditions = parsed;
   return true;
+}
+
+export const currentConditions = () => conditions;
+
+export const isSameCondition = (one, other) =>
+  one.field === other.field && one.comparison === other.comparison && String(one.value) === String(other.value);
+
+export function replaceConditions(removed, added) {
+  conditions = [...conditions.filter((condition) => !removed.some((other) => isSameCondition(condition, other))), ...added];
+  showRows();
 }
 
 export function setFilter(json) {
@@ -53,7 +74,8 @@ export function setFilter(json) {
   showRows();
 }
 
-export function filterChips(onChange) {
+// Chips of the conditions for which ``isShown(condition)`` is true.
+export function filterChips(onChange, isShown) {
   const chip = (text, remove) => el("li", { className: "query-chip" }, el("span", { textContent: text, title: text }),
     el("button", { type: "button", textContent: "×", "aria-label": `Remove filter ${text}`, onclick: () => {
       remove();
@@ -61,7 +83,7 @@ export function filterChips(onChange) {
       onChange();
     } }));
   return [
-    ...conditions.map((condition) => chip(`${condition.field} ${COMPARISONS[condition.comparison][1]} ${[].concat(condition.value).join(", ")}`,
+    ...conditions.filter(isShown).map((condition) => chip(`${condition.field} ${COMPARISONS[condition.comparison][1]} ${[].concat(condition.value).join(", ")}`,
       () => (conditions = conditions.filter((candidate) => candidate !== condition)))),
     ...otherNodes.map((condition) => chip(JSON.stringify(condition), () => (otherNodes = otherNodes.filter((candidate) => candidate !== condition)))),
   ];
@@ -81,25 +103,26 @@ export function showFilterError(message) {
 
 // Suggestions
 
-export function addKnownFields(videos) {
-  for (const { metadata } of videos) {
-    for (const [field, value] of Object.entries(metadata)) {
-      if (!knownFields.has(field)) knownFields.set(field, new Set());
-      if (knownFields.get(field).size < MAX_VALUES) knownFields.get(field).add(value);
-    }
-  }
+// ``fields``: metadata fields with their most frequent values, as facets.
+export function setKnownFields(fields) {
+  knownFields = new Map(fields.map(({ field, values }) => [field, values.map(({ value }) => value)]));
+  suggestFields();
 }
 
-export const clearKnownFields = () => knownFields.clear();
+function typeOf(field) {
+  if (field in FIELD_TYPES) return FIELD_TYPES[field];
+  const types = new Set((knownFields.get(field) || []).map((value) => typeof value));
+  return types.size === 1 ? { string: "text" }[[...types][0]] || [...types][0] : "any";
+}
 
 function suggestFields() {
-  const metadata = [...knownFields.keys()].sort().map((field) => el("option", { value: field, label: `${field} (metadata)` }));
+  const metadata = [...knownFields.keys()].map((field) => el("option", { value: field, label: `${field} (metadata)` }));
   const builtIn = Object.entries(FIELD_HINTS).map(([field, meaning]) => el("option", { value: field, label: `${field}: ${meaning}` }));
   $("filter-fields").replaceChildren(...metadata, ...builtIn);
 }
 
 function suggestValues(row) {
-  const values = [...(knownFields.get(row.field.value.trim()) || [])];
+  const values = knownFields.get(row.field.value.trim()) || [];
   $("filter-values").replaceChildren(...values.map((value) => el("option", { value: formatValue(row.field.value.trim(), value) })));
   row.value.placeholder = FIELD_HINTS[row.field.value.trim()] || (values.length ? `such as ${values[0]}` : "value");
 }
@@ -112,15 +135,15 @@ const rows = () => [...$("filter-rows").children].map((box) => rowByElement.get(
 function addRow({ field = "", comparison = "eq", value } = {}) {
   const row = {
     field: el("input", { value: field, autocomplete: "off", spellcheck: false, placeholder: "field", "aria-label": "Field" }),
-    comparison: el("select", { "aria-label": "Comparison" },
-      ...Object.entries(COMPARISONS).map(([name, [label]]) => el("option", { value: name, textContent: label }))),
+    comparison: el("select", { "aria-label": "Comparison" }),
     value: el("input", { autocomplete: "off", spellcheck: false, placeholder: "value", "aria-label": "Value" }),
     error: el("p", { className: "error", role: "alert" }),
   };
   row.field.setAttribute("list", "filter-fields");
   row.value.setAttribute("list", "filter-values");
-  row.comparison.value = comparison;
   if (value !== undefined) row.value.value = Array.isArray(value) ? value.map((condition) => formatValue(field, condition, ",")).join(", ") : formatValue(field, value);
+  showType(row, comparison);
+  row.field.oninput = () => showType(row, row.comparison.value);
   row.value.onfocus = () => suggestValues(row);
   row.box = el("div", { className: "condition" }, row.field, row.comparison, row.value,
     el("button", { type: "button", className: "quiet", textContent: "×", "aria-label": "Remove this condition", onclick: () => {
@@ -131,6 +154,17 @@ function addRow({ field = "", comparison = "eq", value } = {}) {
   rowByElement.set(row.box, row);
   $("filter-rows").append(row.box);
   return row;
+}
+
+// Offer the comparisons of the field's type, and a date picker for days.
+function showType(row, comparison) {
+  const type = typeOf(row.field.value.trim());
+  const names = COMPARISONS_OF[type];
+  row.comparison.replaceChildren(...(names.includes(comparison) || !row.value.value ? names : [...names, comparison])
+    .map((name) => el("option", { value: name, textContent: (type === "date" && DATE_LABELS[name]) || COMPARISONS[name][0] })));
+  row.comparison.value = comparison;
+  if (row.comparison.selectedIndex < 0) row.comparison.selectedIndex = 0;
+  row.value.type = type === "date" && /^(\d{4}-\d\d-\d\d)?$/.test(row.value.value) ? "date" : "text";
 }
 
 function showRows() {
@@ -161,17 +195,12 @@ function setOpen(isOpen) {
   $("filter-open").setAttribute("aria-expanded", String(isOpen));
 }
 
-// ``fetchFields()`` is called when the form opens, to load fields of more videos.
-export function prepareFilter(fetchFields, search) {
-  loadMoreFields = fetchFields;
+export function prepareFilter(search) {
   showRows();
-  $("filter-open").onclick = async () => {
+  suggestFields();
+  $("filter-open").onclick = () => {
     setOpen($("filter").hidden);
-    if ($("filter").hidden) return;
-    rows()[0].field.focus();
-    suggestFields();
-    await loadMoreFields();
-    suggestFields();
+    if (!$("filter").hidden) rows()[0].field.focus();
   };
   $("filter-add").onclick = () => addRow().field.focus();
   $("filter-clear").onclick = () => {
@@ -187,18 +216,20 @@ function parseValue(field, comparison, text) {
   return (text.match(/"[^"]*"|[^,]+/g) || []).map((condition) => condition.trim()).filter(Boolean).map((condition) => parseScalar(field, condition));
 }
 
-// Values keep their type: that of a known field, otherwise by their form.
+// Values keep their type: that of the field, otherwise by their form. Undefined if the field's type does not allow it.
 function parseScalar(field, text) {
-  if (/^".*"$/.test(text)) return text.slice(1, -1);
-  const values = knownFields.get(field);
-  const type = FIELD_TYPES[field] || (values && [...values].every((value) => typeof value === "string") ? "text" : "any");
+  const type = typeOf(field);
+  const isQuoted = /^".*"$/.test(text);
+  if (isQuoted && (type === "text" || !(field in FIELD_TYPES))) return text.slice(1, -1);
   if (type === "text") return text;
+  if (type === "date" && /^\d{4}-\d\d-\d\d/.test(text)) return text;
+  if ((type === "any" || type === "boolean") && (text === "true" || text === "false")) return text === "true";
   const parts = text.split(":");
   if (type === "seconds" && parts.length > 1 && parts.every((part) => /^\d+(\.\d+)?$/.test(part))) {
     return parts.reduce((total, part) => total * 60 + Number(part), 0);
   }
-  if (type === "any" && (text === "true" || text === "false")) return text === "true";
-  return Number.isFinite(Number(text)) ? Number(text) : text;
+  if (type !== "boolean" && text !== "" && Number.isFinite(Number(text))) return Number(text);
+  return type === "any" ? text : undefined;
 }
 
 // The inverse of ``parseScalar``. ``separator`` is quoted.

@@ -6,7 +6,7 @@ import { checkbox, el, field, labelButton } from "./dom.js";
 import { joinFacts } from "./format.js";
 import { sleep } from "./operations.js";
 import { hasScope } from "./permissions.js";
-import { actionButton, chip, renderInto, showDefaultModel } from "./side_panel.js";
+import { actionButton, chip, renderInto, showModel } from "./side_panel.js";
 
 export function showModelsPanel(panel) {
   let isClosed = false;
@@ -14,7 +14,7 @@ export function showModelsPanel(panel) {
   const load = async () => {
     const [{ models }, isAdmin] = await Promise.all([call("GET", "/v1/models"), hasScope("admin")]);
     if (models.some((model) => model.state === "loading")) sleep().then(reload);
-    showDefaultModel().catch(() => {});
+    showModel();
     return [
       el("p", { className: "facts", textContent: `Each collection is searched with the model that indexed it. ${isAdmin ? "" : "Adding and removing models requires the admin scope."}` }),
       el("div", { className: "items" }, ...models.map((model) => modelCard(model, isAdmin, reload))),

@@ -1,6 +1,6 @@
 // The results area: a summary line, and cards or a message.
 
-import { $, describeScores, el, formatSpan, formatTime, preview, scoreBars } from "./dom.js";
+import { $, describeFit, el, fitBar, formatSpan, formatTime, preview } from "./dom.js";
 import { announce } from "./toasts.js";
 
 let lastMessage = ""; // not announced again if it is shown again
@@ -9,7 +9,12 @@ export function setSummary(text, isError = false) {
   if (text) lastMessage = "";
   $("summary").textContent = text;
   $("summary").classList.toggle("error", isError);
+  showWarnings([]);
 }
+
+// Show warnings about a search above its results.
+export const showWarnings = (warnings) =>
+  $("warnings").replaceChildren(...(warnings || []).map(({ code, detail }) => el("p", { className: `warning ${code}`, textContent: detail })));
 
 // Show a message in place of the cards.
 export function showMessage(title, text, ...actions) {
@@ -70,11 +75,14 @@ export function videoCard(video, onOpen) {
 // The card of a search result. ``rank`` starts at 1.
 export function resultCard(clip, rank, onOpen, onFindSimilar) {
   const time = formatSpan(clip.start, clip.end);
-  const details = [clip.text.slice(0, 120), clip.clip_count > 1 ? `best of ${clip.clip_count} clips` : "",
-    clip.ranks.fulltext ? `full-text rank ${clip.ranks.fulltext}` : ""].filter(Boolean).join(" · ");
-  const label = [`${rank}. ${clip.video.title}`, formatSpan(clip.start, clip.end, "to"), describeScores(clip), details].filter(Boolean).join(", ");
+  const conditions = (clip.conditions || []).map(({ text, met }) => ({ text: `${met ? "✓" : "✗"} ${text}`, spoken: `${text}: ${met ? "met" : "not met"}`, met }));
+  const details = [clip.text.slice(0, 120), clip.clip_count > 1 ? `best of ${clip.clip_count} clips` : ""].filter(Boolean).join(" · ");
+  const label = [`${rank}. ${clip.video.title}`, formatSpan(clip.start, clip.end, "to"), describeFit(clip), ...conditions.map(({ spoken }) => spoken),
+    shortPath(clip.video), clip.video.missing ? "file missing" : "", details].filter(Boolean).join(", ");
   const cell = resultTile(clip, onOpen, { rank, time: time, label },
-    details ? el("span", { className: "meta", textContent: details, title: clip.text }) : null, scoreBars(clip));
+    details ? el("span", { className: "meta", textContent: details, title: clip.text }) : null,
+    conditions.length ? el("span", { className: "met-conditions" }, ...conditions.map(({ text, met }) => el("span", { className: met ? "met" : "unmet", textContent: text }))) : null,
+    fitBar(clip));
   const button = el("button", { type: "button", className: "like-this", textContent: "Find similar", "aria-label": `Find similar: ${rank}. ${clip.video.title}`, onclick: () => onFindSimilar(clip) });
   cell.append(button);
   return cell;
@@ -84,12 +92,18 @@ function resultTile(clip, onOpen, { rank, time, label }, ...details) {
   const media = preview(clip);
   if (rank) media.screen.append(el("span", { className: "rank", textContent: rank }));
   media.screen.append(el("span", { className: "time", textContent: time }));
+  const path = shortPath(clip.video);
+  const place = path || clip.video.missing ? el("span", { className: "meta place", title: clip.video.path || "" },
+    clip.video.missing ? el("b", { textContent: path ? "File missing: " : "File missing" }) : null, path) : null;
   const title = el("span", { className: "title", textContent: clip.video.title, title: clip.video.title });
   return el("div", { className: "cell" }, el("button", {
     type: "button", className: "card", "aria-label": label,
     onclick: () => onOpen(clip), onpointerenter: media.play, onpointerleave: media.stop, onfocus: media.play, onblur: media.stop,
-  }, media.screen, el("span", { className: "text" }, title, ...details.filter(Boolean))));
+  }, media.screen, el("span", { className: "text" }, title, place, ...details)));
 }
+
+// Folder and name of the file, which tell apart videos of one title; empty for uploads.
+const shortPath = ({ path }) => (path ? path.split("/").slice(-2).join("/") : "");
 
 function describeVideo(video) {
   const facts = Object.entries(video.metadata).slice(0, 3).map(([key, value]) => `${key}: ${value}`);

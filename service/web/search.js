@@ -2,16 +2,18 @@
 
 import { openAddDialog } from "./add_dialog.js";
 import { call, collectionPath } from "./api.js";
-import { openClip } from "./clip_dialog.js";
 import { currentCollection, currentName, loadCollections, openNewCollection } from "./collections.js";
+import { prepareConditions } from "./conditions.js";
 import { $, el } from "./dom.js";
-import { addKnownFields, readRows, showFilterError } from "./filter_form.js";
+import { showFacets } from "./facets.js";
+import { readRows, showFilterError } from "./filter_form.js";
 import { formatCount } from "./format.js";
-import { hideLoading, resultCard, setSummary, showCards, showError, showLoading, showMessage, videoCard } from "./results.js";
-import { loadSimilarClip, PAGE_SIZE, readSearch, runSearch, saveToAddress, setReranking, showChips, showReranking } from "./search_state.js";
+import { hideLoading, resultCard, setSummary, showCards, showError, showLoading, showMessage, showWarnings, videoCard } from "./results.js";
+import { loadSimilarClip, PAGE_SIZE, readSearch, runSearch, saveToAddress, setReranking, showChips, showMinRelevance, showReranking } from "./search_state.js";
 import { setSimilarClip } from "./similar_query.js";
+import { createToast } from "./toasts.js";
 
-const NOUNS = { clip: ["clip"], event: ["moment"], video: ["video"] };
+const NOUNS = { clip: "clip", event: "moment", video: "video" };
 let page = { next: null, shown: 0 };
 let minCount = 1; // results to show after a refresh, so that it keeps the pages of "Show more"
 let pending = null;
@@ -21,6 +23,8 @@ function startRequest() {
   pending = new AbortController();
   return pending.signal;
 }
+
+const openClip = (clip) => import("./clip_dialog.js").then((dialog) => dialog.openClip(clip), (error) => createToast(clip.video.title).fail(error.message));
 
 // Show results from the first page on, at least ``count`` of them if there are as many.
 export function showResults(count = 1) {
@@ -69,7 +73,6 @@ async function listVideos({ filter }, { more = false, count = 1 }) {
       const response = await call("GET", `${collectionPath(currentName(), "videos")}?${query}`, undefined, signal);
       return { items: response.videos, next: response.next_cursor };
     }, more ? page.next : null, count);
-    addKnownFields(videos);
     if (videos.length) showCards(videos.map((video) => videoCard(video, openClip)), more);
     else if (filter) showMessage("No videos match the filter", "Change or clear the filter to see more.");
     else showMessage("This collection is empty", "Drop videos or images anywhere on this page, or choose files.",
@@ -79,7 +82,8 @@ async function listVideos({ filter }, { more = false, count = 1 }) {
     if (!collection.model_loaded) offerReembedding();
     else if (!page.shown) return;
     else if (filter) setSummary(`${formatCount(page.shown, "video")}${next ? " and more match" : page.shown === 1 ? " matches" : " match"} the filter.`);
-    else setSummary(`${formatCount(collection.videos, "video")}, ${formatCount(collection.clips, "clip")}. Describe a moment to search.`);
+    else setSummary(`${formatCount(collection.videos, "video")}, ${formatCount(collection.clips, "clip")}. Describe what you are looking for.`);
+    showFilters();
   } catch (error) {
     handleError(error, showResults);
   } finally {
@@ -96,17 +100,18 @@ async function showHits(criteria, { more = false, count = 1 }) {
   const startedAt = performance.now();
   loadSimilarClip().then(() => showChips(search)).catch(() => {}); // the search itself reports the error
   try {
-    const { items: results, next, changed } = await fetchPages(async (cursor) => {
+    const { items: results, next, changed, warnings } = await fetchPages(async (cursor) => {
       const response = await runSearch(criteria, { cursor, signal });
-      return { items: response.results, next: response.next_cursor, changed: response.changed };
+      return { items: response.results, next: response.next_cursor, changed: response.changed, warnings: response.warnings };
     }, more ? page.next : null, count);
     const milliseconds = Math.round(performance.now() - startedAt);
-    addKnownFields(results.map((result) => result.video));
     showCards(results.map((clip, index) => resultCard(clip, (more ? page.shown : 0) + index + 1, openClip, findSimilar)), more);
     setPage(next, results.length, more);
-    if (!page.shown) showMessage("No results", criteria.filter ? "No clips match the filter." : "This collection has no clips yet.");
-    else setSummary([`${formatCount(page.shown, ...NOUNS[criteria.group])} in ${milliseconds} ms, best first`,
-      changed ? "the collection has changed; search again to see new videos" : ""].filter(Boolean).join("; "));
+    if (!page.shown) showMessage("No results", describeNoResults(criteria));
+    else setSummary([describeCount(criteria, milliseconds), changed ? "the collection has changed; search again to see new videos" : ""].filter(Boolean).join("; "));
+    showWarnings(warnings);
+    if (page.shown) $("min-relevance").disabled = results.every(({ relevance }) => relevance === null); // the model states no probability
+    showFilters();
   } catch (error) {
     if (error.code === "task_missing" && $("rerank").checked) {
       $("rerank").disabled = true;
@@ -118,6 +123,22 @@ async function showHits(criteria, { more = false, count = 1 }) {
     if (!signal.aborted) hideLoading();
   }
 }
+
+// "Best 24 of 85 clips"; the total is known only if neither filter nor minimum leaves any out.
+function describeCount({ filter, group, minRelevance }, milliseconds) {
+  const total = { clip: currentCollection().clips, video: currentCollection().videos }[group];
+  const count = formatCount(page.shown, NOUNS[group]);
+  if (!page.next) return `${count} in ${milliseconds} ms, best first`;
+  return `Best ${filter || minRelevance || !total ? count : `${page.shown.toLocaleString("en")} of ${formatCount(total, NOUNS[group])}`} in ${milliseconds} ms`;
+}
+
+function describeNoResults({ filter, minRelevance }) {
+  if (minRelevance) return `No clip fits with at least ${Math.round(minRelevance * 100)}%. Lower the minimum under “Options” to see the nearest.`;
+  return filter ? "No clips match the filter." : "This collection has no clips yet.";
+}
+
+// After the results, which must not wait for the facets; they show conditions in place of chips.
+const showFilters = () => showFacets().then(() => showChips(search));
 
 function setPage(next, count, more) {
   page = { next, shown: (more ? page.shown : 0) + count };
@@ -172,13 +193,6 @@ export async function onVideosAdded(collection) {
   if (collection === currentName()) await showResults(minCount);
 }
 
-// Load some videos, so that the filter can suggest their fields.
-export async function loadFilterFields() {
-  if (!currentName()) return;
-  const { videos } = await call("GET", `${collectionPath(currentName(), "videos")}?limit=${PAGE_SIZE}`).catch(() => ({ videos: [] }));
-  addKnownFields(videos);
-}
-
 export function prepareSearch() {
   $("search").onsubmit = (event) => {
     event.preventDefault();
@@ -199,5 +213,12 @@ export function prepareSearch() {
     repeat();
   };
   $("group").onchange = repeat;
+  $("min-relevance").oninput = showMinRelevance;
+  $("min-relevance").onchange = repeat;
+  $("options-open").onclick = () => {
+    $("search-options").hidden = !$("search-options").hidden;
+    $("options-open").setAttribute("aria-expanded", String(!$("search-options").hidden));
+  };
+  prepareConditions(search);
   $("more").onclick = showMore;
 }

@@ -2,7 +2,9 @@
 
 import { call, collectionPath } from "./api.js";
 import { currentCollection, currentName } from "./collections.js";
+import { readConditions, setConditions } from "./conditions.js";
 import { $ } from "./dom.js";
+import { isShownAsFacet } from "./facets.js";
 import { currentFilter, filterChips, setFilter, showFilterError } from "./filter_form.js";
 import { recordSearch, searchQuery } from "./history.js";
 import { clearSimilar, setSimilarClip, setSimilarClipId, similarChip, similarQuery } from "./similar_query.js";
@@ -24,33 +26,41 @@ export function showReranking() {
   $("rerank").checked = !$("rerank").disabled && (reranks ?? byDefault);
 }
 
+export function showMinRelevance() {
+  const percent = Number($("min-relevance").value);
+  $("min-relevance-value").textContent = percent ? `${percent}%` : "none";
+}
+
 const rerankCount = () => currentCollection()?.default_rerank || RERANK;
 
-// {text, like, filter, rerank, hybrid, group}; ``hasQuery`` if there is a text or example.
+// {text, conditions, like, filter, rerank, hybrid, group, minRelevance}; ``hasQuery`` if there is a text or example.
 export function readSearch() {
   const text = $("query").value.trim();
+  const conditions = text ? readConditions() : [];
   return {
     text,
+    conditions,
     like: similarQuery(),
     hasQuery: Boolean(text || similarQuery()),
     filter: currentFilter(),
-    rerank: text && $("rerank").checked ? rerankCount() : 0, // the fusion model needs text
+    rerank: text && $("rerank").checked && !conditions.some(({ weight }) => weight > 0) ? rerankCount() : 0, // the fusion model takes one text
     hybrid: Boolean(text) && $("hybrid").checked,
     group: $("group").value,
+    minRelevance: Number($("min-relevance").value) / 100 || null,
   };
 }
 
 // Return a page of results; the first one without ``cursor``.
-export function runSearch({ text, like, filter, rerank, hybrid, group }, { cursor, signal } = {}) {
-  const options = { limit: PAGE_SIZE, rerank, hybrid, group, ...(filter ? { filter } : {}), ...(cursor ? { cursor } : {}) };
-  const textParts = text ? [{ kind: "text", value: text }] : [];
+export function runSearch({ text, conditions, like, filter, rerank, hybrid, group, minRelevance }, { cursor, signal } = {}) {
+  const options = { limit: PAGE_SIZE, rerank, hybrid, group, ...(minRelevance ? { min_relevance: minRelevance } : {}), ...(filter ? { filter } : {}), ...(cursor ? { cursor } : {}) };
+  const textParts = text ? [{ kind: "text", value: text }, ...conditions.map((part) => ({ kind: "text", value: part.text, weight: part.weight }))] : [];
   const path = collectionPath(currentName(), "search");
-  if (!like) return call("POST", path, { text, ...options }, signal);
+  if (!like) return call("POST", path, { ...(conditions.length ? { query: textParts } : { text }), ...options }, signal);
   if (like.clip) return call("POST", path, { query: [...textParts, { kind: "clip", value: like.clip }], ...options }, signal);
   if (cursor) return call("POST", path, { query: [...textParts, { kind: "file" }], ...options }, signal);
   const form = new FormData();
   form.append("file", like.file);
-  if (text) form.append("text", text);
+  if (text) form.append("query", JSON.stringify([...textParts, { kind: "file" }]));
   for (const [name, value] of Object.entries(options)) form.append(name, name === "filter" ? JSON.stringify(value) : value);
   return call("POST", path, form, signal);
 }
@@ -59,21 +69,23 @@ export function showChips(search) {
   const chips = [similarChip(() => {
     clearSimilar();
     search();
-  }), ...filterChips(search)].filter(Boolean);
+  }), ...filterChips(search, (condition) => !isShownAsFacet(condition))].filter(Boolean);
   $("chips").replaceChildren(...chips);
   $("chips").hidden = !chips.length;
 }
 
 // Files cannot be in an address.
 export function saveToAddress() {
-  const { text, like, filter, group } = readSearch();
+  const { text, conditions, like, filter, group, minRelevance } = readSearch();
   const query = new URLSearchParams();
   if (currentName()) query.set("collection", currentName());
   if (text) query.set("q", text);
+  for (const part of conditions) query.append(part.weight > 0 ? "and" : "not", part.text);
   if (like && like.clip) query.set("like", like.clip);
   if (filter) query.set("filter", JSON.stringify(filter));
   if (group !== "clip") query.set("group", group);
-  if ($("hybrid").checked) query.set("hybrid", "1");
+  if ($("hybrid").checked !== $("hybrid").defaultChecked) query.set("hybrid", Number($("hybrid").checked));
+  if (minRelevance) query.set("fit", minRelevance * 100);
   if (reranks !== null && !$("rerank").disabled) query.set("rerank", reranks ? "1" : "0");
   savedQuery = query.size ? `?${query}` : "";
   recordSearch(savedQuery);
@@ -89,7 +101,10 @@ export function loadFromAddress() {
   $("query").value = query.get("q") || "";
   $("group").value = query.get("group") || "clip";
   if ($("group").selectedIndex < 0) $("group").value = "clip";
-  $("hybrid").checked = query.get("hybrid") === "1";
+  setConditions(query.getAll("and"), query.getAll("not"));
+  $("hybrid").checked = query.has("hybrid") ? query.get("hybrid") !== "0" : $("hybrid").defaultChecked;
+  $("min-relevance").value = query.get("fit") || 0;
+  showMinRelevance();
   setReranking(query.has("rerank") ? query.get("rerank") !== "0" : null);
   if (query.get("like")) setSimilarClipId(query.get("like"));
   else clearSimilar();

@@ -1,6 +1,7 @@
 // The side panel with the tabs Jobs, Collections, Models and Keys.
 
 import { call } from "./api.js";
+import { currentCollection } from "./collections.js";
 import { $, el } from "./dom.js";
 
 const NAMES = ["jobs", "collections", "models", "keys"];
@@ -31,12 +32,15 @@ export function preparePanels(panelsByName) {
   addEventListener("hashchange", openPanelFromAddress);
 }
 
-// Show the name of the default model in the header.
-export async function showDefaultModel() {
-  const model = (await call("GET", "/v1/models")).models[0];
+// Show the model of the current collection, or the default one, in the header, and its licence in the footer.
+export async function showModel() {
+  const { models } = await call("GET", "/v1/models").catch(() => ({ models: [] })); // searches report the error
+  const model = models.find(({ fingerprint }) => fingerprint === currentCollection()?.fingerprint) || models[0];
+  if (!model) return;
   $("model").textContent = model.state === "failed" ? "Model: failed" : `Model: ${model.name}`;
   $("model").classList.toggle("danger", model.state === "failed");
   $("model").hidden = false;
+  $("licence").textContent = model.licence ? `Model ${model.name} ${model.version}, licence: ${model.licence}` : "";
 }
 
 // ``#jobs`` in the address opens the Jobs tab, and so on.

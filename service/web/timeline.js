@@ -1,6 +1,6 @@
 // The timeline of a video: its clips on a canvas, and the moments that match the search.
 
-import { $, describeScores, el, formatSpan, rankingScore } from "./dom.js";
+import { $, describeFit, el, fitOf, formatSpan } from "./dom.js";
 
 const MAX_MOMENTS = 6; // listed moments
 const PAGE_STEP = 10; // clips per PageUp and PageDown
@@ -55,14 +55,17 @@ export function showMoments(results, text) {
   redraw();
 }
 
-// Merge adjacent clips into moments with their best score; drop reranked clips with less than half of the top score.
+// The scores of a clip; undefined if it is not among the moments.
+export const scoresOf = (clipId) => moments.get(clipId);
+
+// Merge adjacent clips into moments with their best score; drop clips with less than half of the top probability.
 function mergeMoments(results) {
   if (!results.length) return [];
-  const { kind, value } = rankingScore(results[0]);
-  const isMoment = (score) => score.kind === kind && (kind !== "fused" || score.value >= value / 2);
+  const top = fitOf(results[0]);
+  const isMoment = (score) => score.isProbability === top.isProbability && (!top.isProbability || score.value >= top.value / 2);
   const runs = [];
-  for (const clip of results.filter((item) => isMoment(rankingScore(item))).sort((a, b) => a.start - b.start)) {
-    const score = rankingScore(clip);
+  for (const clip of results.filter((item) => isMoment(fitOf(item))).sort((a, b) => a.start - b.start)) {
+    const score = fitOf(clip);
     const last = runs.at(-1);
     if (!last || clip.start > last.end + 0.001) runs.push({ first: clip, end: clip.end, score });
     else {
@@ -106,7 +109,7 @@ function describeClip(index, to, score) {
   return [`clip ${index + 1} of ${clips.length}`, formatSpan(clip.start, clip.end, to), results ? score(results) : "", clip.text.slice(0, 100)].filter(Boolean).join(", ");
 }
 
-const spokenClip = (index) => describeClip(index, "to", describeScores);
+const spokenClip = (index) => describeClip(index, "to", describeFit);
 
 function updateSlider() {
   const index = Math.max(0, selected);
@@ -181,14 +184,14 @@ function paintClips(context, width, height, baseColor, momentColor) {
   }
 }
 
-// How strongly each moment is drawn, 0 to 1: fused scores as they are, similarities scaled from the lowest to the highest.
+// How strongly each moment is drawn, 0 to 1: probabilities as they are, similarities scaled from the lowest to the highest.
 function momentStrengths() {
-  const scores = [...moments].map(([id, results]) => [id, rankingScore(results)]);
-  const cosines = scores.filter(([, { kind }]) => kind === "similarity").map(([, { value }]) => value);
+  const scores = [...moments].map(([id, results]) => [id, fitOf(results)]);
+  const cosines = scores.filter(([, { isProbability }]) => !isProbability).map(([, { value }]) => value);
   const [min, max] = [Math.min(...cosines), Math.max(...cosines)];
-  const hasFused = cosines.length < scores.length;
-  return new Map(scores.map(([id, { kind, value }]) =>
-    [id, kind === "similarity" ? (hasFused || max <= min ? 0.2 : 0.2 + (0.8 * (value - min)) / (max - min)) : value]));
+  const hasProbability = cosines.length < scores.length;
+  return new Map(scores.map(([id, { isProbability, value }]) =>
+    [id, !isProbability ? (hasProbability || max <= min ? 0.2 : 0.2 + (0.8 * (value - min)) / (max - min)) : value]));
 }
 
 // Preview of the clip below the pointer
@@ -205,7 +208,7 @@ function previewClip(index) {
     const clip = clips[index];
     if (!clip) return;
     $("peek-image").src = clip.thumbnail_url;
-    $("peek-text").textContent = describeClip(index, "–", (results) => rankingScore(results).text);
+    $("peek-text").textContent = describeClip(index, "–", (results) => fitOf(results).text);
     const middle = ((clip.start + clip.end) / 2 / duration) * 100;
     $("peek").style.setProperty("--at", `${Math.max(0, Math.min(100, middle))}%`);
     $("peek").hidden = false;

@@ -192,7 +192,7 @@ def views(page: Page, query: str, question: str) -> Iterator[str]:
     page.locator(".card").first.wait_for()
     page.locator("#query").fill(query)
     page.keyboard.press("Enter")
-    page.locator(".card .scores").first.wait_for()
+    page.locator(".card .score").first.wait_for()
     yield "page"
 
     page.locator(".card").first.click()
@@ -245,9 +245,11 @@ def exceptions(page: Page, broken: Path, empty: str) -> Iterator[str]:
     page.get_by_role("button", name="Add condition").click()
     page.get_by_label("Field").last.fill("clip.start")
     page.get_by_role("button", name="Apply").click()
-    page.get_by_text("Enter a value").wait_for()
-    page.get_by_text("What do the scores mean?").click()
+    page.get_by_text("Not applied: enter a value").wait_for()
+    page.get_by_role("button", name="Options").click()
+    page.get_by_role("button", name="But not…").click()
     yield "filter"
+    page.get_by_role("button", name="Remove the condition").click()
 
     page.route("**/search", lambda route: None)
     page.get_by_role("button", name="Clear filter").click()

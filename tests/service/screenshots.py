@@ -122,7 +122,7 @@ def _capture(
             live = _start_job(running, COLLECTION, sources["driveway"])
             _slow_down(running)
             page.reload()
-            page.locator(".card .scores").first.wait_for()
+            page.locator(".card .score").first.wait_for()
             page.get_by_text("files/s").last.wait_for()
         if view + variant in SCREENSHOTS:
             page.mouse.move(0, 0)
