@@ -143,7 +143,7 @@ function addRow({ field = "", comparison = "eq", value } = {}) {
   row.value.setAttribute("list", "filter-values");
   if (value !== undefined) row.value.value = Array.isArray(value) ? value.map((condition) => formatValue(field, condition, ",")).join(", ") : formatValue(field, value);
   showType(row, comparison);
-  row.field.oninput = () => showType(row, row.comparison.value);
+  row.field.oninput = () => showType(row);
   row.value.onfocus = () => suggestValues(row);
   row.box = el("div", { className: "condition" }, row.field, row.comparison, row.value,
     el("button", { type: "button", className: "quiet", textContent: "×", "aria-label": "Remove this condition", onclick: () => {
@@ -156,13 +156,14 @@ function addRow({ field = "", comparison = "eq", value } = {}) {
   return row;
 }
 
-// Offer the comparisons of the field's type, and a date picker for days.
-function showType(row, comparison) {
+// Offer the comparisons of the field's type, with ``applied`` in any case, and a date picker for days.
+function showType(row, applied = null) {
   const type = typeOf(row.field.value.trim());
   const names = COMPARISONS_OF[type];
-  row.comparison.replaceChildren(...(names.includes(comparison) || !row.value.value ? names : [...names, comparison])
+  const chosen = applied || row.comparison.value;
+  row.comparison.replaceChildren(...(names.includes(chosen) || !applied ? names : [...names, applied])
     .map((name) => el("option", { value: name, textContent: (type === "date" && DATE_LABELS[name]) || COMPARISONS[name][0] })));
-  row.comparison.value = comparison;
+  row.comparison.value = chosen;
   if (row.comparison.selectedIndex < 0) row.comparison.selectedIndex = 0;
   row.value.type = type === "date" && /^(\d{4}-\d\d-\d\d)?$/.test(row.value.value) ? "date" : "text";
 }

@@ -83,7 +83,7 @@ export function saveToAddress() {
   for (const part of conditions) query.append(part.weight > 0 ? "and" : "not", part.text);
   if (like && like.clip) query.set("like", like.clip);
   if (filter) query.set("filter", JSON.stringify(filter));
-  if (group !== "clip") query.set("group", group);
+  if ($("group").selectedIndex) query.set("group", group);
   if ($("hybrid").checked !== $("hybrid").defaultChecked) query.set("hybrid", Number($("hybrid").checked));
   if (minRelevance) query.set("fit", minRelevance * 100);
   if (reranks !== null && !$("rerank").disabled) query.set("rerank", reranks ? "1" : "0");
@@ -99,8 +99,8 @@ export function loadFromAddress() {
   savedQuery = searchQuery();
   const query = new URLSearchParams(location.search);
   $("query").value = query.get("q") || "";
-  $("group").value = query.get("group") || "clip";
-  if ($("group").selectedIndex < 0) $("group").value = "clip";
+  $("group").value = query.get("group");
+  if ($("group").selectedIndex < 0) $("group").selectedIndex = 0;
   setConditions(query.getAll("and"), query.getAll("not"));
   $("hybrid").checked = query.has("hybrid") ? query.get("hybrid") !== "0" : $("hybrid").defaultChecked;
   $("min-relevance").value = query.get("fit") || 0;

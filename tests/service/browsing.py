@@ -268,7 +268,8 @@ def exceptions(page: Page, broken: Path, empty: str) -> Iterator[str]:
     page.get_by_role("heading", name="This collection is empty").wait_for()
     yield "empty"
 
-    page.locator("#open-collections").click()
+    page.locator("#open-jobs").click()
+    page.locator("#tab-collections").click()
     page.locator("#panel").get_by_role("button", name="New collection").click()
     page.get_by_label("Name", exact=True).fill(empty)
     page.get_by_text("Advanced").click()

@@ -36,11 +36,11 @@ TARGETS = "button, select, summary, input:not([type=checkbox], [type=radio], [ty
 SEARCHING = "Searching\N{HORIZONTAL ELLIPSIS}"
 LOADING = "Loading\N{HORIZONTAL ELLIPSIS}"
 RESULTS = r"""
-- status: /3 clips in \d+ ms, best first/
+- status: /3 moments in \d+ ms, best first/
 - region "Clips":
   - button /^1\. red, 0:00 to 0:02, fit (over 99|9\d)%$/
   - 'button "Find similar: 1. red"'
-  - button /^2\. (green|blue), 0:00 to 0:02, similarity (minus )?0\.\d\d$/
+  - button /^2\. (green|blue), 0:00 to 0:02, fit (under 1|\d)%$/
 """
 
 
@@ -171,7 +171,7 @@ def test_a_search_is_announced_once_and_a_clip_takes_and_returns_the_focus(page:
     expect_announcements(page, r"3 videos, 3 clips\. Describe what you are looking for\.")
     page.locator("#query").fill("a red thing")
     page.keyboard.press("Enter")
-    expect_announcements(page, SEARCHING, r"3 clips in \d+ ms, best first")
+    expect_announcements(page, SEARCHING, r"3 moments in \d+ ms, best first")
     expect(page.locator("#query")).to_be_focused()
     expect(page.get_by_role("main")).to_match_aria_snapshot(RESULTS)
 

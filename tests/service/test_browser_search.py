@@ -73,7 +73,7 @@ def test_search_by_image_alone_and_with_text(page: Page, palette: str, red_pictu
     page.locator("#query").fill("a blue thing")
     page.locator("#query").press("Enter")
     expect(chip).to_be_visible()
-    expect(page.locator("#summary")).to_contain_text("3 clips in")
+    expect(page.locator("#summary")).to_contain_text("3 moments in")
     wait_for(lambda: {titles.nth(0).inner_text(), titles.nth(1).inner_text()} == {"blue", "red"})  # similar to both
     page.get_by_role("button", name="Options").click()
     page.get_by_label("Rerank top 20").check()
@@ -204,7 +204,7 @@ def test_results_are_filtered_and_errors_are_shown_at_their_row(page: Page, pale
 
 
 def test_moments_are_on_the_timeline_and_clips_are_played_by_keys(page: Page, film: str) -> None:
-    page.goto(f"/?collection={film}&q=a+red+thing&rerank=1")
+    page.goto(f"/?collection={film}&q=a+red+thing&rerank=1&group=clip")
     page.locator("#results .card").first.press("Enter")
     moments = page.locator("#moments button")
     expect(moments).to_have_count(1)  # two adjacent clips
@@ -266,7 +266,7 @@ def test_moments_are_on_the_timeline_and_clips_are_played_by_keys(page: Page, fi
 def test_cards_are_shown_at_once_before_their_thumbnails_and_more_by_page(page: Page, film: str) -> None:
     waiting: list[Route] = []
     page.route("**/thumbnail?*", lambda route: waiting.append(route))
-    page.goto(f"/?collection={film}")
+    page.goto(f"/?collection={film}&group=clip")
     expect(page.locator("#results .card")).to_have_count(1)
     page.evaluate("""() => {
         window.counts = [];
@@ -346,6 +346,95 @@ def test_captions_have_scores_by_word_and_questions_may_have_no_confident_answer
     expect(page.locator("#answers .not-confident")).to_have_text("The model knows none of these answers: “wombat”.")
 
 
+def test_a_query_may_have_further_sentences(page: Page, palette: str) -> None:
+    page.goto(f"/?collection={palette}&q=a+red+thing")
+    titles = page.locator("#results .title")
+    expect(titles.first).to_have_text("red")
+    page.get_by_role("button", name="And…").click()
+    page.keyboard.type("a blue thing")
+    page.keyboard.press("Enter")
+    wait_for(lambda: {titles.nth(0).inner_text(), titles.nth(1).inner_text()} == {"blue", "red"})
+    page.get_by_role("button", name="But not…").click()
+    page.keyboard.type("a red thing")
+    page.keyboard.press("Enter")
+    expect(titles.first).to_have_text("blue")
+    assert query_parameters(page) == {
+        "collection": palette,
+        "q": "a red thing",
+        "and": "a blue thing",
+        "not": "a red thing",
+    }
+    page.reload()
+    expect(titles.first).to_have_text("blue")
+    expect(page.get_by_label("Further condition").first).to_have_value("a blue thing")
+    page.get_by_role("button", name="Remove the condition").last.click()
+    expect(page.get_by_label("Further condition")).to_have_count(1)
+    wait_for(lambda: {titles.nth(0).inner_text(), titles.nth(1).inner_text()} == {"blue", "red"})
+
+
+def test_a_result_shows_its_fit_and_place_and_warnings_are_above_it(page: Page, palette: str) -> None:
+    def respond(route: Route) -> None:
+        response = route.fetch()
+        body = response.json()
+        for number, (result, relevance) in enumerate(zip(body["results"], (0.72, 0.3, 0.001), strict=True), 1):
+            result["relevance"] = relevance
+            result["video"] |= {"title": "0001", "path": f"/videos/CAM{number}/0001.mp4", "missing": number == 2}
+        warning = "No result fits well. These are the nearest."
+        route.fulfill(response=response, json={**body, "warnings": [{"code": "no_good_match", "detail": warning}]})
+
+    page.route("**/search", respond)
+    page.goto(f"/?collection={palette}&q=a+submarine&rerank=0")
+    expect(page.locator("#warnings")).to_have_text("No result fits well. These are the nearest.")
+    cards = page.locator("#results .card")
+    expect(cards.nth(0)).to_have_accessible_name("1. 0001, 0:00 to 0:02, fit 72%, CAM1/0001.mp4")
+    expect(cards.nth(1)).to_have_accessible_name("2. 0001, 0:00 to 0:02, fit 30%, CAM2/0001.mp4, file missing")
+    expect(cards.nth(1)).to_contain_text("File missing: CAM2/0001.mp4")
+    expect(cards.nth(2)).to_contain_text(re.compile("Fit *<1%"))
+    assert page.locator("#results .score").count() == 3  # one each
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    cards.nth(1).click()
+    expect(page.locator("#clip-missing")).to_be_visible()
+    page.get_by_role("button", name="Copy path").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == "/videos/CAM2/0001.mp4"
+    page.get_by_text("Scores", exact=True).click()
+    expect(page.locator("#clip-scores-list")).to_contain_text(re.compile("Fit *30%.*Similarity"))
+    page.keyboard.press("Escape")
+
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.post_data or ""))
+    page.get_by_role("button", name="Options").click()
+    page.get_by_label("Minimum fit").fill("55")
+    wait_for_events(page, lambda: any('"min_relevance":0.55' in body for body in requests))
+    assert query_parameters(page)["fit"] == "55"
+
+
+def test_the_collection_used_last_is_shown_and_a_phone_shows_results_on_its_first_screen(
+    browser: Browser, running: Running, film: str
+) -> None:
+    size = {"width": 360, "height": 720}
+    context = browser.new_context(base_url=str(running.client.base_url), viewport=size, has_touch=True, is_mobile=True)  # type: ignore[arg-type]
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    page.goto(f"/?collection={film}")
+    expect(page.locator("#collections")).to_have_value(film)
+    page.goto("/")
+    expect(page.locator("#collections")).to_have_value(film)
+    page.goto("/?q=a+red+thing")
+    page.locator("#results .card .score").first.wait_for()
+    facets = page.get_by_label("Folder", exact=True).or_(page.get_by_role("button", name="Filter", exact=True))
+    expect(facets.first).to_be_visible()
+    box = page.locator("#results .card").first.bounding_box()
+    assert box is not None
+    assert box["y"] < size["height"] / 2
+    expect(page.locator("footer")).to_contain_text(re.compile("^Model small-colours .*, licence: ."))
+    page.locator("#results .card").first.click()
+    page.locator("#question").fill("which colour is it")
+    page.locator("#question").press("Enter")
+    expect(page.locator("#answers .answer").first).to_be_in_viewport()
+    context.close()
+
+
 def query_parameters(page: Page) -> dict[str, str]:
     """Return the address's query parameters, read in the page because ``page.url`` is updated late."""
     return {name: value for name, [value] in parse_qs(page.evaluate("location.search.slice(1)")).items()}
@@ -373,7 +462,7 @@ def test_a_reload_fetches_only_the_page_itself_until_an_upgrade(
 
 def test_the_search_and_the_open_clip_are_in_the_address_and_the_history(page: Page, film: str) -> None:
     record_announcements(page)
-    page.goto(f"/?collection={film}&q=a+red+thing&group=event")
+    page.goto(f"/?collection={film}&q=a+red+thing&group=clip")
     page.goto(f"/?collection={film}&q=a+blue+thing")
     page.locator("#results .card").first.click()
     expect(page.locator("#clip-title")).to_have_text("film")
