@@ -85,7 +85,7 @@ export function saveToAddress() {
   if (filter) query.set("filter", JSON.stringify(filter));
   if ($("group").selectedIndex) query.set("group", group);
   if ($("hybrid").checked !== $("hybrid").defaultChecked) query.set("hybrid", Number($("hybrid").checked));
-  if (minRelevance) query.set("fit", minRelevance * 100);
+  if (minRelevance) query.set("fit", $("min-relevance").value);
   if (reranks !== null && !$("rerank").disabled) query.set("rerank", reranks ? "1" : "0");
   savedQuery = query.size ? `?${query}` : "";
   recordSearch(savedQuery);
