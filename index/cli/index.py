@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from index.records import Scalar
 
 SEGMENTATION_FIELDS = {
+    "auto": ("length", "overlap", "shortest", "longest", "language"),
     "windows": ("length", "overlap", "shortest", "language"),
     "shots": ("shortest", "longest", "language"),
     "subtitles": ("shortest", "longest", "length", "language"),
@@ -105,8 +106,9 @@ def _add_segmentation(parser: argparse.ArgumentParser) -> None:
     add(
         "--segment",
         choices=tuple(SEGMENTATION_FIELDS),
-        default="windows",
-        help="windows of equal length, shots, or sentences of the subtitles (default: windows)",
+        default="auto",
+        help="windows of equal length, shots, sentences of the subtitles, or auto: shots for edited videos, windows "
+        "for others (default: auto)",
     )
     add(
         "--clip-length",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from vitascope.errors import InvalidInput
 
-Rule = Literal["windows", "shots", "subtitles"]
-RULES: tuple[Rule, ...] = ("windows", "shots", "subtitles")
+Rule = Literal["auto", "windows", "shots", "subtitles"]
+RULES: tuple[Rule, ...] = ("auto", "windows", "shots", "subtitles")
 DEFAULT_SHORTEST = {"shots": 1.0, "subtitles": 4.0}
 """Seconds, by rule."""
 LANGUAGE = re.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{1,8})*")
@@ -21,6 +21,7 @@ class Segmentation:
     """The rule by which videos are segmented into clips. Lengths in seconds.
 
     Rules:
+        auto: shots for edited videos, windows for others and for videos of one window.
         windows: of ``length``, each starting ``length - overlap`` after the one before; a last window shorter than
             ``shortest`` (half of ``length`` when None) is merged into the one before.
         shots: one clip per shot; shots shorter than ``shortest`` (1 when None) are merged, and those longer than
@@ -48,7 +49,9 @@ class Segmentation:
             raise InvalidInput(f"overlap: {self.overlap}; 0 <= overlap < length ({self.length}) was expected")
         if not (math.isfinite(self.longest) and self.longest > 0):
             raise InvalidInput(f"longest: {self.longest}; seconds above 0 were expected")
-        if self.rule == "windows":
+        if self.rule == "auto":
+            _ = self.with_rule("windows"), self.with_rule("shots")
+        elif self.rule == "windows":
             if self.shortest is not None and not 0 <= self.shortest <= self.length:
                 raise InvalidInput(f"shortest: {self.shortest}; 0 <= shortest <= length was expected")
         elif not 0 <= self.min_length <= self.longest / 2:  # so that halves of a too long clip are long enough
@@ -58,9 +61,13 @@ class Segmentation:
         if self.language is not None and not LANGUAGE.fullmatch(self.language):
             raise InvalidInput(f"language: {self.language!r}; a code such as en or pt-BR was expected")
 
+    def with_rule(self, rule: Rule) -> Segmentation:
+        """Return the same lengths with another rule. Raises InvalidInput if they contradict it."""
+        return replace(self, rule=rule)
+
     @property
     def min_length(self) -> float:
-        """``shortest``, or the rule's default."""
+        """``shortest``, or the default of the rule, which is not ``auto``."""
         if self.shortest is not None:
             return self.shortest
         return self.length / 2 if self.rule == "windows" else min(DEFAULT_SHORTEST[self.rule], self.longest / 2)

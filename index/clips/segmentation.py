@@ -15,7 +15,7 @@ from index.clips.rules import Segmentation
 from index.clips.subtitles import find_subtitles
 from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy
 from index.records import MAX_TEXT_LENGTH
-from vitascope.errors import InvalidInput
+from vitascope.errors import InvalidInput, MediaError
 from vitascope.media.file import MediaSource
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.sampling import Span
@@ -68,9 +68,11 @@ def segment_file(
         return Segments([(0.0, 0.0)], [""])
     subtitles = find_subtitles(file, duration, segmentation.language, limits, decoder, policy)
     notes = subtitles.notes
-    if segmentation.rule == "shots":
-        spans = spans_between(decoder.shot_starts(file, duration, limits), duration)
-        spans = split_long(merge_short(spans, segmentation.min_length), segmentation.longest)
+    if segmentation.rule == "auto":
+        spans, choice = _shots_or_windows(file, duration, segmentation, limits, decoder)
+        notes += choice
+    elif segmentation.rule == "shots":
+        spans = shot_spans(decoder.shot_starts(file, duration, limits), duration, segmentation)
     elif segmentation.rule == "subtitles" and subtitles.cues:
         spans = sentence_spans(subtitles.cues, duration, segmentation)
     else:
@@ -79,6 +81,27 @@ def segment_file(
         spans = window_spans(duration, segmentation.length, segmentation.overlap, shortest)
         notes += () if is_requested else (f"no subtitles; cut into windows of {segmentation.length:g} s",)
     return Segments(spans, text_per_span(subtitles.cues, spans), notes)
+
+
+def _shots_or_windows(
+    file: MediaSource, duration: float, segmentation: Segmentation, limits: MediaLimits, decoder: Decoder
+) -> tuple[list[Span], tuple[str, ...]]:
+    """Return the shots of an edited video and a note that says so, else windows."""
+    windows = window_spans(duration, segmentation.length, segmentation.overlap, segmentation.shortest)
+    if len(windows) == 1:
+        return windows, ()
+    try:
+        starts = decoder.shot_starts(file, duration, limits, only_if_edited=True)
+    except MediaError as error:
+        return windows, (f"cut into windows of {segmentation.length:g} s, as its shots cannot be found: {error}",)
+    if len(starts) == 1:
+        return windows, ()
+    return shot_spans(starts, duration, segmentation.with_rule("shots")), (f"edited; cut into its {len(starts)} shots",)
+
+
+def shot_spans(starts: Sequence[float], duration: float, segmentation: Segmentation) -> list[Span]:
+    """Return spans of shots with these starts, short ones merged and long ones split."""
+    return split_long(merge_short(spans_between(starts, duration), segmentation.min_length), segmentation.longest)
 
 
 def window_spans(

@@ -12,6 +12,7 @@ from vitascope.job_states import ItemState, JobState
 
 MIN_STEP = 0.5
 """Seconds from one clip to the next."""
+AUTO: dict[str, Any] = {"rule": "auto", "length": 8.0, "longest": 16.0}
 WINDOWS: dict[str, Any] = {"rule": "windows", "length": 8.0, "overlap": 2.0}
 SHOTS: dict[str, Any] = {"rule": "shots", "shortest": 1.0, "longest": 16.0}
 SUBTITLES: dict[str, Any] = {"rule": "subtitles", "shortest": 4.0, "longest": 16.0, "language": "en"}
@@ -27,12 +28,8 @@ Language = Annotated[
 ]
 
 
-class WindowSegmentation(Request):
-    """Windows of one length."""
-
-    model_config = example(**WINDOWS)
-
-    rule: Literal["windows"]
+class _Windows(Request):
+    rule: Literal["auto", "windows"]
     length: Annotated[float, Field(ge=MIN_STEP, allow_inf_nan=False, description="seconds")] = 8.0
     overlap: Annotated[float, Field(ge=0, allow_inf_nan=False, description="seconds that neighbours overlap")] = 0.0
     shortest: Annotated[
@@ -46,6 +43,24 @@ class WindowSegmentation(Request):
         if self.length - self.overlap < MIN_STEP:
             raise ValueError(f"overlap: {self.overlap:g}; at least {MIN_STEP:g} s less than length was expected")
         return self
+
+
+class AutoSegmentation(_Windows):
+    """Shots for edited videos, with a cut at least every 30 s on average, which get a note; windows for others."""
+
+    model_config = example(**AUTO)
+
+    rule: Literal["auto"]
+    shortest: Annotated[Shortest, Field(description="seconds; null: 1 for shots, half of length for windows")] = None
+    longest: Longest = 16.0
+
+
+class WindowSegmentation(_Windows):
+    """Windows of one length."""
+
+    model_config = example(**WINDOWS)
+
+    rule: Literal["windows"]
 
 
 class ShotSegmentation(Request):
@@ -72,14 +87,14 @@ class SubtitleSegmentation(Request):
 
 
 Segmentation = Annotated[
-    WindowSegmentation | ShotSegmentation | SubtitleSegmentation,
-    Field(discriminator="rule", description="segmentation of videos into clips; null: windows of 8 seconds"),
+    AutoSegmentation | WindowSegmentation | ShotSegmentation | SubtitleSegmentation,
+    Field(discriminator="rule", description="segmentation of videos into clips; null: auto"),
 ]
 
 
 def parse_segmentation(fields: Segmentation | None) -> rules.Segmentation:
     """Return the segmentation of a request. Raises InvalidInput for contradictory numbers."""
-    return rules.Segmentation() if fields is None else rules.Segmentation(**fields.model_dump())
+    return rules.Segmentation(rule="auto") if fields is None else rules.Segmentation(**fields.model_dump())
 
 
 Path = Annotated[str, Field(min_length=1, max_length=4096)]

@@ -17,6 +17,7 @@ from PIL import Image
 
 from service.http.parsing import async_wait_seconds
 from tests.media_files import (
+    moving_shot,
     solid,
     write_animation,
     write_counter_video,
@@ -308,6 +309,18 @@ def test_notes_of_an_upload_describe_its_subtitles(running: Running, collection:
     data = write_video(tmp_path / "b.mp4", [solid((10, 10, 220))] * 20, rate=10).read_bytes()
     video = upload(running, collection, data, "b.mp4", segmentation='{"rule": "subtitles"}').json()
     assert video["notes"] == ["no subtitles; cut into windows of 8 s"]
+
+
+def test_an_edited_film_is_cut_into_shots_unless_its_segmentation_is_given(
+    running: Running, collection: str, tmp_path: Path
+) -> None:
+    frames = [frame for seed, count in enumerate((30, 60, 40)) for frame in moving_shot(seed, count)]
+    data = write_video(tmp_path / "film.mp4", frames, rate=10).read_bytes()
+    video = upload(running, collection, data, "film.mp4").json()
+    assert (video["clips"], video["notes"]) == (3, ["edited; cut into its 3 shots"])
+    assert running.client.delete(f"/v1/collections/{collection}/videos/{video['id']}").status_code == 204
+    video = upload(running, collection, data, "film.mp4", segmentation='{"rule": "windows"}').json()
+    assert (video["clips"], video["notes"]) == (2, [])
 
 
 def test_media_supports_range_requests(running: Running, palette: str, files: Path) -> None:

@@ -172,11 +172,18 @@ def _clamp_times(times: Sequence[float], limits: MediaLimits) -> list[float]:
 
 
 def all_frames(
-    source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS, *, threads: int = DECODING_THREADS
+    source: MediaSource,
+    limits: MediaLimits = DEFAULT_LIMITS,
+    *,
+    threads: int = DECODING_THREADS,
+    key_frame_interval: float | None = None,
 ) -> Iterator[tuple[float, Frame]]:
     """Decode every frame once, in display order, with its start in seconds; a picture has one.
 
     Damaged frames of a video are omitted. Other errors as ``frames_at``.
+
+    Args:
+        key_frame_interval: decode only the key frames of a video that are at least so many seconds apart.
     """
     with open_source(source) as file:
         file_format = sniff(file, limits)
@@ -189,7 +196,7 @@ def all_frames(
             return
         with open_video(file, file_format, limits, threads) as video:
             limits.check_seconds(file.name, video.stated_duration or 0.0)
-            yield from every_frame(video, limits)
+            yield from every_frame(video, limits, key_frame_interval)
 
 
 def read_frames(

@@ -35,6 +35,12 @@ _TRANSIENT_SECONDS = 0.2
 _TIME_TOLERANCE = 0.0005
 """Seconds; the starts of frames are rounded."""
 
+# Edited videos
+_MAX_MEAN_SHOT = 30.0
+"""Seconds; a video whose shots last longer on average is not edited."""
+_KEY_FRAME_INTERVAL = 4.0
+"""Seconds between the key frames that are compared before every frame is decoded."""
+
 # Hard cuts. Changes are from 0 to 255.
 _ADAPTIVE_RATIO = 3.0
 """A cut changes the frame at least this many times as much as the frames around it change."""
@@ -83,12 +89,22 @@ class Transition(NamedTuple):
 
 
 def shot_starts(
-    source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS, *, threads: int = DECODING_THREADS
+    source: MediaSource,
+    limits: MediaLimits = DEFAULT_LIMITS,
+    *,
+    threads: int = DECODING_THREADS,
+    only_if_edited: bool = False,
 ) -> list[float]:
     """Return the times (s) at which the shots of a file begin, ascending from 0, decoding every frame once.
 
     A fade or dissolve is one boundary, halfway. Raises media errors as ``all_frames``.
+
+    Args:
+        only_if_edited: return [0.0] for a video whose shots last longer than ``_MAX_MEAN_SHOT`` on average. Where its
+            key frames show that already, no other frame is decoded.
     """
+    if only_if_edited and not _may_be_edited(source, limits, threads):
+        return [0.0]
     seconds = array("d")
     changes = array("d")
     transient: set[int] = set()
@@ -114,7 +130,22 @@ def shot_starts(
         for transition in gradual.transitions()
         if not any(transition.start < cut <= transition.end for cut in cuts)
     ]
-    return [0.0, *sorted(cuts + boundaries)]
+    starts = [0.0, *sorted(cuts + boundaries)]
+    is_edited = bool(seconds) and seconds[-1] <= _MAX_MEAN_SHOT * len(starts)
+    return starts if is_edited or not only_if_edited else [0.0]
+
+
+def _may_be_edited(source: MediaSource, limits: MediaLimits, threads: int) -> bool:
+    """Return whether key frames are few, or show other scenes at least half as often as those of an edited video."""
+    count = changes = 0
+    second, before = 0.0, None
+    for second, frame in all_frames(source, limits, threads=threads, key_frame_interval=_KEY_FRAME_INTERVAL):
+        after = _frame_features(second, frame.thumbnail_rgb(*size_within(frame, _SIDE))).normalized
+        if before is not None:
+            changes += before.shape != after.shape or float(before @ after) < _SAME_SCENE_CORRELATION
+        before = after
+        count += 1
+    return count < 2 or (changes > 0 and second <= 2 * _MAX_MEAN_SHOT * (changes + 1))
 
 
 def transient_changes(changes: Sequence[float], recent: Sequence[Floats]) -> set[int]:

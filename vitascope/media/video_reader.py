@@ -80,12 +80,17 @@ def video_frames(video: OpenVideo, times: Sequence[float], limits: MediaLimits) 
             yield group, _decoded_frame(video, current, orientations, limits)
 
 
-def every_frame(video: OpenVideo, limits: MediaLimits) -> Iterator[tuple[float, DecodedFrame]]:
+def every_frame(
+    video: OpenVideo, limits: MediaLimits, key_frame_interval: float | None = None
+) -> Iterator[tuple[float, DecodedFrame]]:
     """Decode every frame once, in display order, with its start in seconds from the origin.
 
-    Damaged frames are omitted. Raises MediaTooLarge beyond ``limits``.
+    With ``key_frame_interval``, decode only key frames that are at least so many seconds apart. Damaged frames are
+    omitted. Raises MediaTooLarge beyond ``limits``.
     """
     frames = FrameIterator(video, None, limits, from_start=True, frames_left=limits.max_frames)
+    if key_frame_interval is not None:
+        frames.key_frame_interval = round(key_frame_interval / video.time_base)
     orientations = OrientationCache()
     with closing(frames):
         for frame in frames:
@@ -131,6 +136,8 @@ class FrameIterator:
         """Target after which no frame is needed of this iterator; None while unknown."""
         self.stopped_at: int | None = None
         """After stopping at ``stop_at``: the timestamp of the frame on screen then."""
+        self.key_frame_interval: int | None = None
+        """Least distance of key frames, which alone are decoded; None: every frame is."""
         step = 1 / ((video.stream.average_rate or 25) * video.time_base)
         self.nominal_frame_step = max(1, round(step))
         self._is_avi = video.file_format.container == "avi"
@@ -175,10 +182,18 @@ class FrameIterator:
         yield from self._decode(None, ahead)
 
     def _packets(self) -> Iterator[Packet[VideoStream]]:
+        next_key_frame: int | None = None
         try:
             for packet in self.video.container.demux(self.video.stream):
-                if packet.size:  # the last one is empty and means: flush
-                    yield packet
+                if not packet.size:  # the last one, which means: flush
+                    continue
+                if self.key_frame_interval is not None:
+                    timestamp = packet.pts if packet.dts is None else packet.dts
+                    is_due = next_key_frame is None or timestamp is None or timestamp >= next_key_frame
+                    if not (packet.is_keyframe and is_due):
+                        continue
+                    next_key_frame = (timestamp or 0) + self.key_frame_interval
+                yield packet
         except READING_ERRORS as error:
             self.damaged += 1
             logger.info("%s: reading ends early: %s", self.video.file.name, error)

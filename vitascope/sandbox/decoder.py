@@ -78,9 +78,16 @@ class Decoder(ABC):
         """Return the frame on screen at ``time`` (s) as a JPEG whose longer side has at most ``side`` pixels."""
         return self.run(Thumbnail(float(time), side, limits=limits), source)
 
-    def shot_starts(self, source: MediaSource, duration: float, limits: MediaLimits = DEFAULT_LIMITS) -> list[float]:
-        """Return the times (s) at which the shots of a file of ``duration`` s begin."""
-        return self.run(ShotStarts(duration, limits=limits), source)
+    def shot_starts(
+        self,
+        source: MediaSource,
+        duration: float,
+        limits: MediaLimits = DEFAULT_LIMITS,
+        *,
+        only_if_edited: bool = False,
+    ) -> list[float]:
+        """Return the times (s) at which the shots of a file of ``duration`` s begin, as ``shots.shot_starts``."""
+        return self.run(ShotStarts(duration, only_if_edited, limits=limits), source)
 
     def subtitle_streams(self, source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> list[SubtitleStreamInfo]:
         """List the text subtitle streams of a container."""

@@ -251,6 +251,7 @@ class ShotStarts(Request[list[float]]):
     max_header_bytes: ClassVar[int] = _LARGE_HEADER
 
     duration: float
+    only_if_edited: bool = False
     threads: int = field(default=DECODING_THREADS, kw_only=True)
 
     @property
@@ -258,7 +259,7 @@ class ShotStarts(Request[list[float]]):
         return self.duration
 
     def run(self, file: MediaFile) -> list[float]:
-        return shot_starts(file, self.limits, threads=self.threads)
+        return shot_starts(file, self.limits, threads=self.threads, only_if_edited=self.only_if_edited)
 
     def encode_result(self, result: list[float]) -> Response:
         return result, []

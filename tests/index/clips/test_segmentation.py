@@ -38,9 +38,10 @@ from tests.media_files import (
     write_subtitled_video,
     write_video,
 )
-from vitascope.errors import InvalidInput
+from vitascope.errors import InvalidInput, MediaCorrupt
 from vitascope.media.subtitles import Cue
 from vitascope.model import Model
+from vitascope.sandbox.decoder import InProcessDecoder
 
 RULE = Segmentation(rule="subtitles", shortest=4.0, longest=16.0, length=8.0)
 
@@ -91,7 +92,9 @@ def test_every_moment_is_in_a_clip_and_every_clip_has_a_length(
         ({"overlap": 8.0}, "overlap: 8.0"),
         ({"overlap": -1.0}, "overlap: -1.0"),
         ({"shortest": 9.0}, "shortest: 9.0"),
-        ({"rule": "scenes"}, "rule: 'scenes'; one of windows, shots, subtitles"),
+        ({"rule": "scenes"}, "rule: 'scenes'; one of auto, windows, shots, subtitles"),
+        ({"rule": "auto", "shortest": 8.5, "longest": 20.0}, "shortest: 8.5; 0 <= shortest <= length"),
+        ({"rule": "auto", "shortest": 8.0, "longest": 12.0}, r"shortest: 8.0; 0 <= shortest <= half of longest"),
         ({"rule": "shots", "longest": 0.0}, "longest: 0.0"),
         ({"rule": "shots", "shortest": 9.0}, r"shortest: 9.0; 0 <= shortest <= half of longest \(16.0\)"),
         ({"language": "English!"}, "language: 'English!'; a code such as en"),
@@ -241,6 +244,43 @@ def test_shots_are_merged_and_split(tmp_path: Path) -> None:
     assert [time for span in spans for time in span] == pytest.approx([0, 2, 2, 4, 4, 6], abs=0.1)
 
 
+def test_auto_cuts_edited_videos_into_shots_and_says_so_and_others_into_windows(
+    tmp_path: Path, collection: Collection, small_model: Model
+) -> None:
+    rule = Segmentation(rule="auto", length=4.0)
+    edited = [frame for seed, count in enumerate((30, 55, 70)) for frame in moving_shot(seed, count)]
+    camera = moving_shot(4, 155, speed=1)
+    added = {
+        name: ingest_file(
+            collection, small_model, write_video(tmp_path / f"{name}.mp4", frames, rate=10), segmentation=rule
+        )
+        for name, frames in (("edited", edited), ("camera", camera), ("short", edited[:50]))
+    }
+    spans = {
+        name: [time for clip in collection.clips(one.video.id) for time in (clip.start, clip.end)]
+        for name, one in added.items()
+    }
+    assert spans["edited"] == pytest.approx([0, 3, 3, 8.5, 8.5, 15.5], abs=0.1)
+    assert spans["camera"] == pytest.approx([0, 4, 4, 8, 8, 12, 12, 15.5])
+    assert spans["short"] == pytest.approx([0, 5])
+    assert {name: one.notes for name, one in added.items()} == {
+        "edited": ("edited; cut into its 3 shots",),
+        "camera": (),
+        "short": (),
+    }
+
+
+def test_auto_uses_windows_where_shots_cannot_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MediaCorrupt("a.mp4: too slow")
+
+    monkeypatch.setattr(InProcessDecoder, "shot_starts", fail)
+    path = write_video(tmp_path / "a.mp4", moving_shot(1, 40), rate=10)
+    segments = segment_file(path, 4.0, Segmentation(rule="auto", length=2.0))
+    assert segments.spans == [(0.0, 2.0), (2.0, 4.0)]
+    assert segments.notes == ("cut into windows of 2 s, as its shots cannot be found: a.mp4: too slow",)
+
+
 def test_sentences_become_clips(tmp_path: Path, collection: Collection, small_model: Model) -> None:
     cues = [(0.0, 1.5, "A red thing comes."), (2.1, 3.9, "Now it is green.")]
     frames = [solid(color) for color in (RED, GREEN, BLUE) for _ in range(20)]
@@ -262,7 +302,7 @@ def test_without_subtitles_windows_are_used_and_a_note_says_so(
     assert [(clip.start, clip.end) for clip in collection.clips(added.video.id)] == [(0.0, 3.0), (3.0, 6.0)]
 
 
-@pytest.mark.parametrize("rule", ["windows", "subtitles", "shots"])
+@pytest.mark.parametrize("rule", ["auto", "windows", "subtitles", "shots"])
 def test_broken_subtitles_are_reported_and_the_video_is_indexed(
     tmp_path: Path, collection: Collection, small_model: Model, rule: Rule
 ) -> None:

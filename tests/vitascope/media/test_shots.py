@@ -15,6 +15,7 @@ from PIL import Image
 
 from tests.chaos import rounds
 from tests.media_files import moving_shot, solid, write_animation, write_picture, write_video
+from vitascope.media import shots
 from vitascope.media.shots import shot_starts
 
 RATE = 25
@@ -106,6 +107,43 @@ def test_cuts_begin_shots(tmp_path: Path, name: str, options: dict[str, object])
     frames = [*moving_shot(1, 37), *moving_shot(2, 61), *moving_shot(3, 30)]
     path = write_video(tmp_path / name, frames, rate=RATE, **options)  # type: ignore[arg-type]
     assert shot_starts(path) == pytest.approx([0.0, 37 / RATE, 98 / RATE], abs=1 / RATE)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "is_edited"),
+    [
+        ([40, 30, 50], True),
+        ([15], False),
+        ([150], False),
+        ([500], False),
+        ([200, 200], False),  # a cut in 80 s
+        ([100, 15, 100, 20, 100], True),
+    ],
+)
+@pytest.mark.parametrize("gop", [12, 250])
+def test_shots_of_edited_videos_only(tmp_path: Path, lengths: list[int], is_edited: bool, gop: int) -> None:
+    frames = [frame for seed, count in enumerate(lengths) for frame in moving_shot(seed, count, speed=1)]
+    path = write_video(tmp_path / "a.mp4", frames, rate=5, gop=gop)
+    assert shot_starts(path, only_if_edited=True) == (shot_starts(path) if is_edited else [0.0])
+    assert len(shot_starts(path)) == len(lengths)
+
+
+def test_of_a_camera_that_stands_still_only_key_frames_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = 0
+    features = shots._frame_features
+
+    def count(second: float, pixels: NDArray[np.uint8]) -> object:
+        nonlocal decoded
+        decoded += 1
+        return features(second, pixels)
+
+    monkeypatch.setattr(shots, "_frame_features", count)
+    still = moving_shot(1, 1)[0]
+    path = write_video(tmp_path / "a.mp4", [still] * 200, rate=5, gop=10)
+    assert shot_starts(path, only_if_edited=True) == [0.0]
+    assert decoded == 10  # one in 4 s
 
 
 def test_shot_starts_are_times_also_at_a_variable_frame_rate(tmp_path: Path) -> None:
