@@ -55,6 +55,9 @@ class DatasetConfig(StrictModel):
     prototypes: Annotated[int, Field(ge=0)] = 0
     """In a stage with `frozen = "visual"`: so many pictures per step are also shown to `class_names` with features
     moved towards a random class of the classifier, so that classes without photographs are learned as well."""
+    token_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """In a stage with `frozen = "visual"`: share of the videos whose mean visual token is replaced by the batch's mean,
+    so that the part added by `keep_pretrained` learns to tell them apart alone."""
     negatives: Literal["hard", "random"] = "hard"
     """How ITM draws negative captions from the batch: by similarity to the video, or uniformly (SOHO, section 3.3)."""
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.15
@@ -110,6 +113,8 @@ class Stage(StrictModel):
     """Learning rate of the text layers and embeddings, relative. 0: frozen, which saves their backward pass."""
     fused_lr_mult: float = 0.5
     """Learning rate of the fused layers, relative."""
+    projection_lr_mult: float = 1.0
+    """Learning rate of the projections of texts and videos to embeddings, relative."""
     align_visual: bool = False
     """Before the first step, initialize the projection of visual tokens from the two retrieval projections, so that
     visual tokens enter the fused layers as the words they resemble."""

@@ -153,7 +153,7 @@ def _embedding_losses(
     """Compute the losses of a batch that holds the means of features over positions."""
     assert batch.visual is not None
     temperature = model.cfg.temperature
-    video = model.embedding_of_means(batch.visual)
+    video = model.embedding_of_means(_drop_tokens(batch.visual, batch.dataset.token_dropout))
     out: dict[str, Tensor] = {}
     if "itc" in batch.dataset.objectives and batch.captions is not None:
         states = text_states(batch.captions)
@@ -171,11 +171,19 @@ def _embedding_losses(
         if batch.dataset.prototypes:
             some = {name: x[: batch.dataset.prototypes] for name, x in batch.visual.items()}
             some["pretrained"] = names.prototypes.move(some["pretrained"])
+            some = _drop_tokens(some, 1.0)  # they show the picture before it was moved
             teacher = names.prototypes.probabilities(some["pretrained"])
             moved = losses.class_names(model.embedding_of_means(some), embedded, teacher, temperature)
             loss = 0.5 * (loss + moved)
         out["class_names"] = loss
     return out
+
+
+def _drop_tokens(means: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Replace the mean visual tokens (B, D) of a random share of the videos by the mean of the batch."""
+    tokens = means["tokens"]
+    dropped = torch.rand(len(tokens), 1, device=tokens.device) < share
+    return {**means, "tokens": torch.where(dropped, tokens.mean(dim=0), tokens)}
 
 
 def _one_text_per_class(first: Tensor) -> Tensor:

@@ -323,6 +323,7 @@ def _lr_mult(model: FusedModel, stage: Stage, parameter: str) -> float:
         **dict.fromkeys(model.backbones, stage.backbone_lr_mult),
         **{f"text.bert.encoder.layer.{i}.": stage.fused_lr_mult for i in fused},
         "text.": stage.text_lr_mult,
+        **dict.fromkeys(("text_pool.", "text_project.", "video_project."), stage.projection_lr_mult),
     }
     return next((mult for prefix, mult in by_prefix.items() if parameter.startswith(prefix)), 1.0)
 

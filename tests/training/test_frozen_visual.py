@@ -46,6 +46,7 @@ def cached_recipe(
         "min_crop": 0.8,
         "num_views": 2,
         "soft_targets": 0.2,
+        "token_dropout": 0.3 if frozen == "visual" else 0.0,
         "objectives": {"itc": 1.0} if frozen == "visual" else {"itm": 1.0, "vqa": 1.0},
     }
     fields = {"name": "cached", "steps": steps, "learning_rate": 1e-2, "frozen": frozen, "text_lr_mult": 1.0}
@@ -118,6 +119,15 @@ def test_locked_text_layers_stay(corpus: tuple[Path, Path], tmp_path: Path) -> N
     )
     assert not [name for name in changed if name.startswith(("text.bert.embeddings.", "text.bert.encoder.layer.0."))]
     assert "text_project.weight" in changed
+
+
+def test_projections_stay_at_a_learning_rate_of_zero(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    made = cached_recipe(corpus[1], steps=2, projection_lr_mult=0.0)
+    changed = changed_parameters(
+        initial_weights(made), checkpoint.load(train(made, corpus[0], tmp_path)).model.state_dict()
+    )
+    assert changed
+    assert not [name for name in changed if name.startswith(("text_p", "video_project"))]
 
 
 def test_a_stage_ends_with_the_average_of_its_weights(corpus: tuple[Path, Path], tmp_path: Path) -> None:
