@@ -121,6 +121,8 @@ class Stage(StrictModel):
     align_class_names: Annotated[float, Field(ge=0)] = 0.0
     """Before the first step, let each class of the kept classifier add the direction of its name to the embedding, with
     this length relative to the projection of the visual tokens. 0: not."""
+    scale_class_names: Annotated[float, Field(gt=0)] = 1.0
+    """Before the first step, multiply what each class of the kept classifier adds to the embedding."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Fraction of the schedule."""
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.02

@@ -184,6 +184,8 @@ class _StageRun:
             names = _name_targets(stage, self.batches, tokenizer, out, accelerator.device, self.bf16)
         if stage.align_class_names and begins:
             _align_class_names(model, names, self.batches)
+        if stage.scale_class_names != 1.0 and begins:
+            model.scale_class_names(stage.scale_class_names)
         groups = _parameter_groups(model, stage)
         optimizer = torch.optim.AdamW(groups, betas=recipe.betas, weight_decay=recipe.weight_decay)
         accelerator.free_memory()  # of the previous stage, which trained other parameters

@@ -83,7 +83,7 @@ def test_only_what_reads_the_features_is_trained_and_an_interrupted_run_ends_ali
 def test_a_stage_with_frozen_embeddings_trains_details_and_fused_layers_alone(
     corpus: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    made = cached_recipe(corpus[1], frozen="embeddings")
+    made = cached_recipe(corpus[1], frozen="embeddings", scale_class_names=2.0)
     changed = changed_parameters(
         initial_weights(made), checkpoint.load(train(made, corpus[0], tmp_path)).model.state_dict()
     )

@@ -255,6 +255,10 @@ class FusedModel(nn.Module, ABC):
         """Initialize what the classes of a kept classifier add to embeddings (stage option `align_class_names`)."""
         raise ValueError(f"align_class_names: {self.cfg.architecture} keeps no classifier")
 
+    def scale_class_names(self, factor: float) -> None:
+        """Multiply what the classes of a kept classifier add to embeddings (stage option `scale_class_names`)."""
+        raise ValueError(f"scale_class_names: {self.cfg.architecture} keeps no classifier")
+
     def align_visual_embeddings(self) -> None:
         """Initialize the projection of visual tokens from the retrieval projections (stage option `align_visual`).
 

@@ -329,6 +329,16 @@ class HdVila(FusedModel):
         directions = F.normalize(names_KE - names_KE.mean(dim=0), dim=-1)
         self.video.branch.classes.weight.copy_(torch.linalg.pinv(weight) @ (length * directions).T)
 
+    @torch.no_grad()
+    def scale_class_names(self, factor: float) -> None:
+        """Multiply what each class of the kept classifier adds to the embedding.
+
+        Raises ValueError where no classifier is kept.
+        """
+        if self.video.branch is None:
+            raise ValueError("scale_class_names: no classifier is kept; keep_pretrained = true was expected")
+        self.video.branch.classes.weight.mul_(factor)
+
     def make_visual_embeddings(self) -> VisualEmbeddings:
         cfg = self.cfg
         return VisualEmbeddings(
