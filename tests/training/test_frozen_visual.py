@@ -176,6 +176,13 @@ def test_kept_classes_are_found_by_their_names_before_training() -> None:
     features = torch.rand(50, classifier.in_features)
     best = (model.embedding_of_means({"tokens": tokens, "pretrained": features}) @ names.T).argmax(dim=1)
     assert (best == classifier(features).argmax(dim=1)).float().mean() > 0.9
+    tokens = 10 * torch.randn(50, config.hybrid_width)
+    similarity = []
+    for _ in range(2):
+        embeddings = model.embedding_of_means({"tokens": tokens, "pretrained": features})
+        similarity.append((embeddings * names[classifier(features).argmax(dim=1)]).sum(dim=1).mean())
+        model.scale_class_names(4.0)
+    assert similarity[1] > similarity[0]
 
 
 def test_a_model_without_kept_stages_cannot_freeze_its_video_encoder_alone(
