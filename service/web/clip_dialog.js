@@ -150,6 +150,19 @@ $("clip-like").onclick = () => {
   findSimilar({ ...clip, clip_id: clip.clip_id || clip.id }); // Back returns to this clip
   recordClosed(); // if the search is the same
 };
+$("clip-edit").onclick = async () => {
+  const { video } = current;
+  try {
+    const { editVideo } = await import("./edit_video.js");
+    const changed = await editVideo(currentName(), video);
+    if (!changed) return;
+    if (openedVideoId() === video.id) showDetails({ ...current, video: { ...video, ...changed } });
+    announce([`${changed.title}: saved`, ...changed.notes].join("; "));
+    await refresh();
+  } catch (error) {
+    showFailure(error);
+  }
+};
 $("clip-delete").onclick = async () => {
   const { video } = current;
   const confirmed = await confirmAction({ title: `Delete ${video.title}?`, text: `The video and its clips will be removed from ${currentName()}.`, action: "Delete", isDangerous: true });
@@ -159,9 +172,11 @@ $("clip-delete").onclick = async () => {
     closeClip();
     await refresh();
   } catch (error) {
-    $("scores").replaceChildren(el("p", { className: "error", role: "alert", textContent: error.message }));
+    showFailure(error);
   }
 };
+
+const showFailure = (error) => $("scores").replaceChildren(el("p", { className: "error", role: "alert", textContent: error.message }));
 
 const clearForms = (() => {
   const clear = [prepareCaptionForm(selectedSpan, (seconds) => player.seek(seconds)), prepareQuestionForm(selectedSpan)];

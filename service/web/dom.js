@@ -41,7 +41,7 @@ function bar(kind, label, ratio, valueText, title = "") {
 
 // The one score of a result: its probability to fit the query; the similarity where the model gives no probability.
 export function fitOf({ relevance, fused, match, similarity }) {
-  const probability = relevance ?? fused ?? match ?? null;
+  const probability = relevance ?? fused ?? match ?? null; // caption scores have no relevance
   return probability === null
     ? { isProbability: false, value: similarity, text: `similarity ${formatCosine(similarity)}` }
     : { isProbability: true, value: probability, text: `fit ${formatPercent(probability)}` };

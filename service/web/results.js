@@ -9,17 +9,18 @@ export function setSummary(text, isError = false) {
   if (text) lastMessage = "";
   $("summary").textContent = text;
   $("summary").classList.toggle("error", isError);
-  showWarnings([]);
 }
 
 // Show warnings about a search above its results.
 export const showWarnings = (warnings) =>
-  $("warnings").replaceChildren(...(warnings || []).map(({ code, detail }) => el("p", { className: `warning ${code}`, textContent: detail })));
+  $("warnings").replaceChildren(...warnings.map(({ code, detail }) =>
+    el("p", { className: "warning", textContent: code === "no_good_match" ? "No good match. These are the nearest results." : `${detail}.`.replace("..", ".") })));
 
 // Show a message in place of the cards.
 export function showMessage(title, text, ...actions) {
   const element = el("div", { className: "note" }, el("h2", { textContent: title }), el("p", { textContent: text }), ...actions);
   keepFocus(() => $("results").replaceChildren(element));
+  showWarnings([]);
   setSummary("");
   if (lastMessage !== text) announce(`${title}. ${text}`);
   lastMessage = text;
@@ -48,6 +49,7 @@ function keepFocus(change) {
 // Old results stay, dimmed, until new ones arrive, so that fast responses do not flicker.
 export function showLoading() {
   $("more").hidden = true;
+  showWarnings([]);
   $("results").setAttribute("aria-busy", "true");
   if ($("results").querySelector(".card")) return;
   $("results").replaceChildren(...Array.from({ length: 8 }, () => el("div", { className: "ghost" })));

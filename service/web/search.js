@@ -109,7 +109,7 @@ async function showHits(criteria, { more = false, count = 1 }) {
     setPage(next, results.length, more);
     if (!page.shown) showMessage("No results", describeNoResults(criteria));
     else setSummary([describeCount(criteria, milliseconds), changed ? "the collection has changed; search again to see new videos" : ""].filter(Boolean).join("; "));
-    showWarnings(warnings);
+    if (!more) showWarnings(warnings);
     if (page.shown) $("min-relevance").disabled = results.every(({ relevance }) => relevance === null); // the model states no probability
     showFilters();
   } catch (error) {

@@ -382,13 +382,17 @@ def test_a_result_shows_its_fit_and_place_and_warnings_are_above_it(page: Page, 
         for number, (result, relevance) in enumerate(zip(body["results"], (0.72, 0.3, 0.001), strict=True), 1):
             result["relevance"] = relevance
             result["video"] |= {"title": "0001", "path": f"/videos/CAM{number}/0001.mp4", "missing": number == 2}
-        warning = "No result fits well. These are the nearest."
-        route.fulfill(response=response, json={**body, "warnings": [{"code": "no_good_match", "detail": warning}]})
+        warnings = [
+            {"code": code, "detail": "The model does not know the language"} for code in ("no_good_match", "language")
+        ]
+        route.fulfill(response=response, json={**body, "warnings": warnings})
 
     minima: list[str] = []
     page.route("**/search", respond)
     page.goto(f"/?collection={palette}&q=a+red+thing&rerank=0")
-    expect(page.locator("#warnings")).to_have_text("No result fits well. These are the nearest.")
+    expect(page.locator("#warnings p")).to_have_text(
+        ["No good match. These are the nearest results.", "The model does not know the language."]
+    )
     cards = page.locator("#results .card")
     expect(cards.nth(0)).to_have_accessible_name("1. 0001, 0:00 to 0:02, fit 72%, CAM1/0001.mp4")
     expect(cards.nth(1)).to_have_accessible_name("2. 0001, 0:00 to 0:02, fit 30%, CAM2/0001.mp4, file missing")
