@@ -118,6 +118,10 @@ async function showHits(criteria, { more = false, count = 1 }) {
       setReranking(null);
       return search();
     }
+    if (criteria.minRelevance && error.message.startsWith("min_relevance:")) { // the model estimates no probability for this query
+      $("min-relevance").disabled = true;
+      return showResults();
+    }
     handleError(error, showResults);
   } finally {
     if (!signal.aborted) hideLoading();
@@ -133,7 +137,7 @@ function describeCount({ filter, group, minRelevance }, milliseconds) {
 }
 
 function describeNoResults({ filter, minRelevance }) {
-  if (minRelevance) return `No clip fits with at least ${Math.round(minRelevance * 100)}%. Lower the minimum under “Options” to see the nearest.`;
+  if (minRelevance) return `No result fits with at least ${Math.round(minRelevance * 100)}%. Lower the minimum under “Options” to see the nearest.`;
   return filter ? "No clips match the filter." : "This collection has no clips yet.";
 }
 

@@ -46,7 +46,7 @@ export function readSearch() {
     rerank: text && $("rerank").checked && !conditions.some(({ weight }) => weight > 0) ? rerankCount() : 0, // the fusion model takes one text
     hybrid: Boolean(text) && $("hybrid").checked,
     group: $("group").value,
-    minRelevance: Number($("min-relevance").value) / 100 || null,
+    minRelevance: $("min-relevance").disabled ? null : Number($("min-relevance").value) / 100 || null,
   };
 }
 
