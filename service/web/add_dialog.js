@@ -6,7 +6,7 @@ import { trackJob } from "./job_store.js";
 import { hasScope } from "./permissions.js";
 import { announce } from "./toasts.js";
 
-const DEFAULT_SHORTEST = { windows: "half the clip length", shots: "1", subtitles: "4" };
+const DEFAULT_SHORTEST = { auto: "automatic", windows: "half the clip length", shots: "1", subtitles: "4" };
 const ruleFields = (selectedRule) => [...$("add").querySelectorAll(`[data-rules~=${selectedRule}] input`)];
 const selectedRule = () => $("add").querySelector("[name=rule]:checked").value;
 
@@ -23,7 +23,7 @@ function showRule() {
 
 function validate() {
   const stride = Number($("length").value) - Number($("overlap").value);
-  const isInvalid = selectedRule() === "windows" && stride < Number($("length").min);
+  const isInvalid = ["auto", "windows"].includes(selectedRule()) && stride < Number($("length").min);
   $("overlap").setCustomValidity(isInvalid ? `The overlap must be at least ${$("length").min} s shorter than the clip length.` : "");
 }
 
