@@ -423,7 +423,7 @@ def test_videos_are_segmented_by_the_form_and_their_subtitles_are_shown(
     expect(page.get_by_role("radio", name="Automatic")).to_be_focused()
     expect(page.get_by_label("Clip length")).to_have_value("8")
     page.keyboard.press("ArrowDown")
-    expect(page.get_by_role("radio", name="Fixed length")).to_be_focused()
+    expect(page.get_by_role("radio", name=re.compile("^Fixed length"))).to_be_focused()
     page.keyboard.press("ArrowDown")
     expect(page.get_by_label("Clip length")).to_be_hidden()
     page.keyboard.press("ArrowDown")
