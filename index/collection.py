@@ -6,8 +6,9 @@ Shape letters: N clips, V visual tokens, W their width, D embedding dim.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -22,6 +23,7 @@ from index.records import (
     IndexState,
     NewClip,
     NewVideo,
+    Scalar,
     Stats,
     Video,
     check_embedding,
@@ -31,7 +33,7 @@ from index.records import (
     check_tokens,
     check_video,
 )
-from index.storage import queries
+from index.storage import edits, queries
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue
 from index.storage.facets import Facets, read_facets
 from index.storage.filters import Filter
@@ -224,6 +226,52 @@ class Collection:
         self.vector_index.on_write(deleted + len(clips))
         if replaced is not None:
             self.media.remove_listed(replaced.path)
+
+    def edit_video(
+        self,
+        video_id: int,
+        *,
+        title: str | None = None,
+        metadata: Mapping[str, Scalar | None] | None = None,
+        texts: Sequence[str] | None = None,
+    ) -> tuple[Video, tuple[str, ...]]:
+        """Change a video, durably; return it and the names of what changed.
+
+        Args:
+            title: None: it stays.
+            metadata: merged into that of the video; None deletes a key.
+            texts: the words spoken in each clip, in order; None: they stay.
+
+        Raises:
+            VideoNotFound, and InvalidInput that names the field.
+        """
+        if title is not None:
+            check_text("title", title)
+        for text in texts or ():
+            check_text("text", text)
+        with self.catalogue.write() as connection:
+            video = self._require_video(connection, video_id)
+            changes = edits.edit_video(connection, video, title, metadata or {}, texts)
+            return self._require_video(connection, video_id), changes
+
+    def refresh_video(self, video: Video, statement: edits.SourceStatement) -> tuple[Video, tuple[str, ...]]:
+        """Store what is new in the statement of a video's source; return the video and the names of what changed.
+
+        ``video``: as it was read; if another process has moved it since, its path stays. Raises VideoNotFound, and
+        InvalidInput that names the field.
+        """
+        check_text("title", statement.title or "")
+        for text in statement.texts:
+            check_text("text", text)
+        with self.catalogue.write() as connection:
+            current = self._require_video(connection, video.id)
+            if current.path != video.path:
+                statement = replace(statement, path=None)
+            changes = edits.refresh_video(connection, current, statement)
+            refreshed = self._require_video(connection, video.id)
+        if "path" in changes and self.owns(video):
+            self.media.remove_listed(video.path)
+        return refreshed, changes
 
     def delete_video(self, video_id: int) -> None:
         """Delete a video with all its clips, durably, and its file if the collection owns it. Raises VideoNotFound."""

@@ -35,7 +35,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 class SourceValues:
     """What a video's source last stated of fields that were edited since; None for a field that was not edited.
 
-    ``text_sha256``: of the text of all clips (`text_hash`).
+    ``text_sha256``: of the text of all clips.
     """
 
     title: str | None = None

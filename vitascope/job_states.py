@@ -3,7 +3,7 @@
 from typing import Literal, get_args
 
 JobState = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
-ItemState = Literal["queued", "running", "succeeded", "failed", "skipped", "cancelled", "quarantined"]
+ItemState = Literal["queued", "running", "succeeded", "refreshed", "failed", "skipped", "cancelled", "quarantined"]
 
 JOB_STATES: tuple[JobState, ...] = get_args(JobState)
 ITEM_STATES: tuple[ItemState, ...] = get_args(ItemState)

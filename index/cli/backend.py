@@ -71,6 +71,18 @@ class Backend(Protocol):
 
     def get_video(self, collection: str, video_id: str, /) -> JSON: ...
 
+    def update_video(
+        self,
+        collection: str,
+        video_id: str,
+        /,
+        *,
+        title: str | None,
+        metadata: Mapping[str, Any] | None,
+        subtitles: str | None,
+        from_source: bool = False,
+    ) -> JSON: ...
+
     def delete_video(self, collection: str, video_id: str, /) -> None: ...
 
     def search_collection(
@@ -162,10 +174,11 @@ def list_failures(backend: Backend, collection: str, job_id: str) -> list[dict[s
 
 
 def list_notes(backend: Backend, collection: str, job_id: str) -> list[dict[str, Any]]:
-    """Return the notes on files that a job added, at most ``MAX_NOTES``."""
+    """Return the notes on files that a job added, and what it refreshed, at most ``MAX_NOTES``."""
     from index.jobs.records import MAX_NOTES
 
-    items = backend.iter_job_items(collection, job_id, state="succeeded")
+    states: tuple[ItemState, ...] = ("succeeded", "refreshed")
+    items = (item for state in states for item in backend.iter_job_items(collection, job_id, state=state))
     notes = ({"file": item["path"], "note": item["reason"]} for item in items if item["reason"])
     return list(islice(notes, MAX_NOTES))
 

@@ -44,8 +44,9 @@ EPILOG = """\
 SOURCE is a folder; a file list (.csv, .tsv, .jsonl, .parquet) with a column of paths; WebDataset
 shards (.tar); a URL of a file or folder that fsspec can read; or single files.
 
-Files are identified by content: files that the collection has are skipped, whatever their names, so
-the command can be repeated. After an interruption it continues where it stopped. Files that cannot
+Files are identified by content, so the command can be repeated: nothing is embedded twice. A file
+that the collection has is refreshed if its title, --metadata or subtitles are new, or if it was
+moved; another copy of it is skipped. After an interruption the command continues where it stopped. Files that cannot
 be indexed are listed with the reason, and the exit status is then 3; it is 2 where SOURCE has no
 videos or pictures.
 
@@ -53,9 +54,9 @@ With --watch, replaced files are indexed again, also those replaced while the co
 --watch-delete removes no video whose folder or drive is missing, and none while more than
 --max-delete of the videos have lost their files.
 
-With --server, files are uploaded one after the other; content that the service has is not sent.
-Subtitle files beside a video are not uploaded; embedded subtitles are. The service itself reads
-URLs, shards, and with --remote other sources, below its allowed roots.
+With --server, files are uploaded one after the other, with the subtitle files beside them; content
+that the service has is not sent again. The service itself reads URLs, shards, and with --remote
+other sources, below its allowed roots.
 
 examples:
   vitascope index ~/Videos
@@ -87,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="metadata of every added video, for filters; may be repeated. Numbers, true and false are parsed",
+        help="metadata of every video, for filters; may be repeated. Numbers, true and false are parsed",
     )
     add(
         "--remote",
@@ -212,13 +213,14 @@ def parse_remote_source(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def parse_metadata(args: argparse.Namespace) -> dict[str, Scalar]:
-    """Return the metadata of every added video. Raises InvalidInput."""
+    """Return the metadata of every video. Raises InvalidInput."""
     from index.records import check_metadata
 
-    return check_metadata(dict(_parse_pair(text) for text in args.metadata))
+    return check_metadata(dict(parse_pair(text) for text in args.metadata))
 
 
-def _parse_pair(text: str) -> tuple[str, Scalar]:
+def parse_pair(text: str) -> tuple[str, Scalar]:
+    """Return the key and value of ``KEY=VALUE``. Raises InvalidInput."""
     key, separator, value = text.partition("=")
     if not (key and separator):
         raise InvalidInput(f"metadata: {text!r}; KEY=VALUE was expected")
@@ -293,12 +295,14 @@ def _index_by_job(backend: Backend, args: argparse.Namespace, source: JSON) -> d
                 backend.delete_collection(args.collection)
             raise
         job = require_success(backend.run_job(args.collection, job["id"], bar.update))
-    added = sum(each["counts"]["succeeded"] for each in [*resumed, job])
+    added, refreshed = (
+        sum(each["counts"].get(state, 0) for each in [*resumed, job]) for state in ("succeeded", "refreshed")
+    )
     # The new job skips what the resumed ones have added.
     added_before = _count_added_before(backend, args.collection, job, resumed)
     skipped, duplicates = job["counts"]["skipped"] - added_before, job["duplicates"] - added_before
     failed = job["counts"]["failed"] + job["counts"]["quarantined"]
-    if not added + duplicates + failed:
+    if not added + refreshed + duplicates + failed:
         if is_new:
             backend.delete_collection(args.collection)
         raise no_media_error(args.source[0], skipped)
@@ -307,8 +311,9 @@ def _index_by_job(backend: Backend, args: argparse.Namespace, source: JSON) -> d
         "source": job["source"],
         "job": job["id"],
         "resumed": [each["id"] for each in resumed],
-        "files": added + skipped + failed,
+        "files": added + refreshed + skipped + failed,
         "added": added,
+        "refreshed": refreshed,
         "skipped": skipped,
         "duplicates": duplicates,
         "failed": failed,
@@ -405,8 +410,9 @@ def _watch(backend: LocalBackend, args: argparse.Namespace, source: FolderSource
 
 def show(result: dict[str, Any], console: Console) -> None:
     failed = f", [red]{result['failed']} failed[/red]" if result["failed"] else ""
+    refreshed = f", {result['refreshed']} refreshed" if result["refreshed"] else ""
     console.print(
-        f"{result['added']} added, {result['skipped']} skipped{_format_skipped(result)}{failed}: collection "
+        f"{result['added']} added{refreshed}, {result['skipped']} skipped{_format_skipped(result)}{failed}: collection "
         f"[bold]{escape(result['collection'])}[/bold] has {result['videos']} videos, {result['clips']} clips"
     )
     if "gone" in result:

@@ -251,6 +251,23 @@ class LocalBackend:
         video = opened.get_video(int(video_id))
         return {**video_view(opened, video), "spans": [clip_view(clip) for clip in opened.clips(video.id)]}
 
+    def update_video(
+        self,
+        collection: str,
+        video_id: str,
+        *,
+        title: str | None,
+        metadata: Mapping[str, Any] | None,
+        subtitles: str | None,
+        from_source: bool = False,
+    ) -> JSON:
+        from index.edits import edit_video
+
+        opened = self.open_collection(collection)
+        values: dict[str, Any] = {"title": title, "metadata": metadata, "subtitles": subtitles}
+        edited = edit_video(opened, int(video_id), **values, from_source=from_source)
+        return {**video_view(opened, edited.video), "changes": list(edited.changes), "notes": list(edited.notes)}
+
     def delete_video(self, collection: str, video_id: str) -> None:
         self.open_collection(collection).delete_video(int(video_id))
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from index.cli.index import ensure_collection, no_media_error, parse_local_source, parse_metadata, parse_segmentation
 from index.cli.remote_backend import RemoteBackend
@@ -36,7 +38,8 @@ def upload_source(server: str, args: argparse.Namespace) -> dict[str, Any]:
     items = list(_list_items(source))
     if all(item.state == "skipped" for item in items):
         raise no_media_error(args.source[0], len(items))
-    added = duplicates = 0
+    uploader = _Uploader(args.collection, metadata, segmentation)
+    counts: Counter[str] = Counter()
     failures: list[dict[str, Any]] = []
     notes: list[dict[str, str]] = []
     with RemoteBackend(server, timeout=TIMEOUT) as client:
@@ -48,26 +51,23 @@ def upload_source(server: str, args: argparse.Namespace) -> dict[str, Any]:
                 if item.state == "failed":
                     failures.append({"file": item.uri, "reason": item.reason})
                 elif item.state == "queued":
-                    fields = {"metadata": {**metadata, **item.metadata}, "segmentation": segmentation}
                     try:
-                        file_notes = _upload(client, args.collection, item, {**fields, "progress": report})
+                        outcome, file_notes = uploader.upload(client, item, report)
                     except (MediaError, InvalidInput) as error:
                         failures.append({"file": item.uri, "reason": str(error)})
                         continue
-                    if file_notes is None:
-                        duplicates += 1
-                    else:
-                        added += 1
-                        notes += [{"file": item.uri, "note": "; ".join(file_notes)}] if file_notes else []
+                    counts[outcome] += 1
+                    notes += [{"file": item.uri, "note": "; ".join(file_notes)}] if file_notes else []
         collection = client.get_collection(args.collection)
     return {
         "source": source_dict(source),
         "job": None,
         "resumed": [],
         "files": len(items),
-        "added": added,
-        "skipped": len(items) - added - len(failures),
-        "duplicates": duplicates,
+        "added": counts["added"],
+        "refreshed": counts["refreshed"],
+        "skipped": len(items) - counts["added"] - counts["refreshed"] - len(failures),
+        "duplicates": counts["duplicate"],
         "failed": len(failures),
         "failures": failures,
         "notes": notes[:MAX_NOTES],
@@ -92,27 +92,76 @@ def _report_upload(bar: ProgressBar, done: int, total: int, name: str, sent: int
     bar.update(done, total, f"{name} {sent / max(size, 1):.0%}")
 
 
-def _upload(client: Client, collection: str, item: SourceItem, options: dict[str, Any]) -> list[str] | None:
-    """Upload a file and return the notes on it; None if the collection has its content.
+@dataclass
+class _Uploader:
+    """Uploads files to a collection, or refreshes the videos of their content."""
 
-    Raises MediaError and InvalidInput for problems of this file, and other errors of the client.
-    """
-    from index.clips.subtitles import sidecar_names
-    from index.jobs.ingest import content_sha256
-    from index.jobs.sources.access_policy import is_url
-    from vitascope.media.limits import read_media_limits
+    collection: str
+    metadata: Mapping[str, Any]
+    segmentation: Mapping[str, Any]
+    digests: set[str] = field(default_factory=set)
+    """Of the files so far: only the first one of a content states the title, metadata and subtitles."""
 
-    if is_url(item.uri):
-        raise InvalidInput("URLs are not uploaded; --remote lets the service download them")
-    path = Path(item.uri)
-    digest = content_sha256(path, read_media_limits(os.environ))
-    if client.list_videos(collection, limit=1, where={"content_sha256": digest})["videos"]:
-        return None
-    try:
-        video = client.add_video(collection, path, title=item.title, **options)
-    except ServiceError as error:
-        if error.status not in PER_FILE_STATUSES:
-            raise
-        raise MediaError(f"{path.name}: {error}") from error
-    sidecars = [f"{name}: not uploaded; a service reads embedded subtitles only" for name in sidecar_names(path)]
-    return [*video["notes"], *sidecars]
+    def upload(
+        self, client: Client, item: SourceItem, report: Callable[[int, int], None]
+    ) -> tuple[Literal["added", "refreshed", "duplicate"], Sequence[str]]:
+        """Upload a file unless the collection has its content; return what was done, and notes.
+
+        Raises MediaError and InvalidInput for problems of this file, and other errors of the client.
+        """
+        from index.jobs.ingest import content_sha256
+        from index.jobs.sources.access_policy import is_url
+        from vitascope.media.limits import read_media_limits
+
+        if is_url(item.uri):
+            raise InvalidInput("URLs are not uploaded; --remote lets the service download them")
+        path, metadata = Path(item.uri), {**self.metadata, **item.metadata}
+        digest = content_sha256(path, read_media_limits(os.environ))
+        known = client.list_videos(self.collection, limit=1, where={"content_sha256": digest})["videos"]
+        is_first = digest not in self.digests
+        self.digests.add(digest)
+        if known:
+            if not is_first or known[0].get("path", "") is not None:  # not an upload, or unknown to an older service
+                return "duplicate", ()
+            changes, notes = self._refresh(client, known[0]["id"], path, item.title, metadata)
+            return ("refreshed", [f"refreshed: {', '.join(changes)}", *notes]) if changes else ("duplicate", ())
+        try:
+            video = client.add_video(
+                self.collection,
+                path,
+                title=item.title,
+                metadata=metadata,
+                segmentation=self.segmentation,
+                progress=report,
+            )
+        except ServiceError as error:
+            if error.status not in PER_FILE_STATUSES:
+                raise
+            raise MediaError(f"{path.name}: {error}") from error
+        _, notes = self._refresh(client, video["id"], path, None, {})
+        return "added", [*video["notes"], *notes]
+
+    def _refresh(
+        self, client: Client, video_id: str, file: Path, title: str | None, metadata: Mapping[str, Any]
+    ) -> tuple[Sequence[str], Sequence[str]]:
+        """Send what a file states, with the subtitles beside it; return what changed, and notes on the subtitles."""
+        from index.clips.subtitles import preferred_sidecar
+        from vitascope.media.subtitles import read_text
+
+        subtitles, sidecar, notes = None, None, []
+        try:
+            sidecar = preferred_sidecar(file, self.segmentation["language"])
+            if sidecar is not None:
+                subtitles = read_text(sidecar)[0]
+        except (OSError, MediaError) as error:
+            notes.append(f"subtitles beside {file.name} cannot be read: {error}")
+        if title is None and not metadata and subtitles is None:
+            return (), notes
+        try:
+            video = client.update_video(
+                self.collection, video_id, title=title, metadata=metadata, subtitles=subtitles, from_source=True
+            )
+        except (MediaError, InvalidInput) as error:
+            name = "subtitles" if sidecar is None else sidecar.name
+            return (), [*notes, str(error).replace("subtitles", name, 1)]
+        return video["changes"], [*notes, *video["notes"]]

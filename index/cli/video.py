@@ -1,9 +1,10 @@
-"""`vitascope video`: list, show and delete videos of a collection."""
+"""`vitascope video`: list, show, edit and delete videos of a collection."""
 
 from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,17 +20,24 @@ from index.cli.backend import (
     parse_id,
     require_confirmation,
 )
+from index.cli.index import parse_pair
 from vitascope.cli.options import add_collection, add_data, add_server
 from vitascope.cli.output import format_path, format_span, format_time, plain_table
+from vitascope.errors import InvalidInput
 
 EPILOG = """\
-Videos and images have the ids that `list` shows. Deleting a video keeps its file, unless the
+Videos and images have the ids that `list` shows. What `edit` changes stays when the file is indexed
+again, until its source states something new. The words of --subtitles replace those of all clips;
+clips keep their start and end. A file that was moved is found again by `vitascope index FOLDER`.
+Deleting a video keeps its file, unless the
 collection owns the file, as it does for uploads.
 
 examples:
   vitascope video list
   vitascope video list --collection cameras --filter '{"site": "north", "added_at": {"gte": "2026-03-31"}}'
   vitascope video show 12
+  vitascope video edit 12 --title "At the beach" --metadata year=2024 --unset site
+  vitascope video edit 12 --subtitles beach.srt
   vitascope video delete 12 --yes
   vitascope video list --server http://127.0.0.1:8000 --json | jq -r '.videos[].title'
 """
@@ -49,13 +57,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show_action = actions.add_parser(
         "show", help="show a video and its clips", description="Show a video and its clips."
     )
+    edit_action = actions.add_parser(
+        "edit",
+        help="change title, metadata and subtitles of a video",
+        description="Change the title, metadata and subtitles of a video.",
+    )
+    option = edit_action.add_argument
+    option("--title", metavar="TITLE", help="new title")
+    option("--metadata", action="append", default=[], metavar="KEY=VALUE", help="metadata to set; may be repeated")
+    option("--unset", action="append", default=[], metavar="KEY", help="metadata to delete; may be repeated")
+    subtitles = edit_action.add_mutually_exclusive_group()
+    subtitles.add_argument("--subtitles", type=Path, metavar="FILE", help=".srt or .vtt file with the spoken words")
+    subtitles.add_argument("--no-subtitles", action="store_true", help="delete the words of all clips")
     delete_action = actions.add_parser(
         "delete", help="delete a video", description="Delete a video from its collection."
     )
     delete_action.add_argument("--yes", action="store_true", help="confirm the deletion")
-    for action in (show_action, delete_action):
+    for action in (show_action, edit_action, delete_action):
         action.add_argument("id", metavar="ID", help="id of the video")
-    for action in (list_action, show_action, delete_action):
+    for action in (list_action, show_action, edit_action, delete_action):
         for add in (add_collection, add_data, add_server):
             add(action)
 
@@ -63,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.action != "list":
         parse_id("id", args.id)
-    actions = {"list": _list, "show": _show, "delete": _delete}
+    actions = {"list": _list, "show": _show, "edit": _edit, "delete": _delete}
     with open_backend(args) as backend:
         return {"action": args.action, "collection": args.collection, **actions[args.action](backend, args)}
 
@@ -82,6 +102,26 @@ def _show(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
     return {"video": {**VIDEO_DEFAULTS, **backend.get_video(args.collection, args.id)}}
 
 
+def _edit(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
+    metadata: dict[str, Any] = dict(parse_pair(text) for text in args.metadata)
+    metadata.update(dict.fromkeys(args.unset))
+    subtitles = "" if args.no_subtitles else None if args.subtitles is None else _read_text(args.subtitles)
+    if args.title is None and not metadata and subtitles is None:
+        raise InvalidInput("edit: nothing to change; --title, --metadata, --unset or --subtitles was expected")
+    return {
+        "video": backend.update_video(
+            args.collection, args.id, title=args.title, metadata=metadata or None, subtitles=subtitles
+        )
+    }
+
+
+def _read_text(file: Path) -> str:
+    """Return the text of a subtitle file, in any encoding that indexing reads. Raises SubtitlesCorrupt."""
+    from vitascope.media.subtitles import read_text
+
+    return read_text(file)[0]
+
+
 def _delete(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
     video = {**VIDEO_DEFAULTS, **backend.get_video(args.collection, args.id)}
     del video["spans"]
@@ -92,6 +132,10 @@ def _delete(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
 
 def show(result: dict[str, Any], console: Console) -> None:
     """Print a table of videos; for a single one also its clips."""
+    if result["action"] == "edit":
+        console.print(f"changed: {', '.join(result['video']['changes']) or 'nothing'}")
+        for note in result["video"]["notes"]:
+            console.print(escape(note))
     if result["action"] == "delete":
         video = result["video"]
         console.print(f"video {video['id']} ({escape(video['title'])}) deleted: {video['clips']} clips")
@@ -119,7 +163,7 @@ def show(result: dict[str, Any], console: Console) -> None:
         for clip in result["video"]["spans"]:
             clips.add_row(format_span(clip["start"], clip["end"]), clip["id"], escape(clip["text"]))
         console.print(clips)
-    elif result["next_cursor"] is not None:
+    elif result.get("next_cursor") is not None:
         console.print(f"Next page: --cursor {result['next_cursor']}")
 
 

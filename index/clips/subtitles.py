@@ -144,6 +144,13 @@ def sidecar_names(file: Path, folder: int | None = None) -> list[str]:
     return [name for name in sorted(names) if name.startswith(f"{file.stem}.") and _name_tags(file, name) is not None]
 
 
+def preferred_sidecar(file: Path, language: str | None) -> Path | None:
+    """Return the subtitle file beside a video that `find_subtitles` tries first; None without one. Raises OSError."""
+    with ExitStack() as folder:
+        sources = list(_sidecar_sources(file, UNRESTRICTED, folder, []))
+    return next((file.with_name(source.name) for source in _by_preference(sources, language)), None)
+
+
 def _name_tags(file: Path, name: str) -> list[str] | None:
     """Return what stands between the stem of ``file`` and the suffix of a subtitle file; None for other files."""
     path = file.with_name(name)

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, NamedTuple
@@ -33,15 +35,22 @@ from index.jobs.watched_folder import (
 )
 from index.media_files import is_missing
 from index.records import Video
+from index.storage.edits import SourceStatement
 from index.storage.watched_files import WatchedFile, read_watched_files, video_paths, videos_at, write_watched_files
-from vitascope.errors import Conflict, InvalidInput
+from vitascope.errors import Conflict, InvalidInput, VideoNotFound
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.model import Model
 
 EventCallback = Callable[[dict[str, Any]], None]
 """Receives events: ``event``, ``path``, and where they apply ``video`` (its id) and ``reason``."""
 
-_ITEM_EVENTS = {"succeeded": "added", "skipped": "skipped", "failed": "failed", "quarantined": "failed"}
+_ITEM_EVENTS = {
+    "succeeded": "added",
+    "refreshed": "refreshed",
+    "skipped": "skipped",
+    "failed": "failed",
+    "quarantined": "failed",
+}
 _OTHER_DRIVE = "its file system is not mounted, or another one is mounted there"
 
 
@@ -73,6 +82,7 @@ class WatchTotals:
     """Totals of a watched folder.
 
     Attributes:
+        refreshed: files whose video has another path, title, metadata or subtitles than before.
         duplicates: skipped files whose content the collection has.
         notes: files that were added with a note, at most ``MAX_NOTES``.
         gone: videos whose file was deleted or replaced.
@@ -84,6 +94,7 @@ class WatchTotals:
     """
 
     added: int = 0
+    refreshed: int = 0
     skipped: int = 0
     duplicates: int = 0
     failures: list[JobItem] = field(default_factory=list)
@@ -102,8 +113,9 @@ class WatchTotals:
             "source": source_dict(source),
             "job": None,
             "resumed": [],
-            "files": self.added + self.skipped + len(self.failures),
+            "files": self.added + self.refreshed + self.skipped + len(self.failures),
             "added": self.added,
+            "refreshed": self.refreshed,
             "skipped": self.skipped,
             "duplicates": self.duplicates,
             "failed": len(self.failures),
@@ -210,12 +222,17 @@ class FolderWatcher:
             self._delete_lost(snapshot, now)
 
     def _load_known(self) -> None:
-        """Read the rows of the folder's files."""
+        """Read the rows of the folder's files, and refresh the metadata of files that are not read again."""
         source = self._options.source
         with self._collection.catalogue.read() as connection:
             self._known = read_watched_files(connection, source.folder, source.recursive)
             self._expected = {*self._known, *video_paths(connection, source.folder, source.recursive)}
         self._contents = {path: file.video_id for path, file in self._known.items()}
+        metadata = self._options.options.metadata
+        for video in chain.from_iterable(self._videos_at(list(self._known) if metadata else []).values()):
+            with suppress(VideoNotFound):
+                if self._collection.refresh_video(video, SourceStatement(metadata=metadata))[1]:
+                    self._on_refreshed(video.path, video, "refreshed: metadata")
 
     def _scan(self) -> FolderSnapshot | None:
         """Return the folder now; None while it is unavailable: an unmounted drive must not count as deleted files."""
@@ -251,7 +268,7 @@ class FolderWatcher:
         self._expected |= snapshot.files.keys() & self._known.keys()
         for lost in self._lost:
             if lost.event == "gone" and lost.video.path in snapshot.files:
-                self._lost.discard(lost.video.id, lost.video.path)
+                self._lost.discard(lost.video.id)
                 self._on_event({"event": "back", "path": lost.video.path, "video": str(lost.video.id)})
 
     def _on_missing(self, snapshot: FolderSnapshot, now: float) -> None:
@@ -276,7 +293,8 @@ class FolderWatcher:
             self._expected.discard(path)
             self._contents.pop(path, None)
             for video in videos:
-                self._on_lost(LostVideo(video, "gone", now))
+                if not self._relink(video):
+                    self._on_lost(LostVideo(video, "gone", now))
 
     def _folder_state(self, path: str, snapshot: FolderSnapshot) -> _FolderState:
         folder = Path(path)
@@ -302,7 +320,6 @@ class FolderWatcher:
 
     def _index(self, paths: list[str]) -> None:
         """Index complete files. A file that goes or changes meanwhile is handled by the next scan."""
-        earlier = self._videos_at(paths)
         existing = tuple(path for path in paths if Path(path).is_file())
         if not existing:
             return
@@ -319,25 +336,26 @@ class FolderWatcher:
             self._seen[item.path].is_done = True
             if item.video_id is not None:
                 contents[item.path] = item.video_id
-        self._record_contents(contents, earlier)
+        self._record_contents(contents)
 
     def _run(self, job_id: int) -> Job:
         return run_job(self._collection, self._model, job_id, on_item=self._on_item, limits=self._options.limits)
 
-    def _record_contents(self, contents: dict[str, int], earlier: dict[str, list[Video]]) -> None:
+    def _record_contents(self, contents: dict[str, int]) -> None:
         """Record the videos that files are, and handle the videos that they replace."""
         self._contents.update(contents)
         self._expected |= contents.keys()
         for path, video_id in contents.items():
             if (known := self._known.get(path)) and known.video_id == video_id:
                 self._drives.recognise(self._seen[path].status.device, known.drive)
-        files = []
+        current, files = self._videos_at(list(contents)), []
         for path, video_id in contents.items():
             seen = self._seen[path]
             facts, device = seen.status.facts, seen.status.device
             file = WatchedFile(path, video_id, facts, self._drives.label(device), str(device))
-            self._lost.discard(video_id, path)
-            replaced = [video for video in earlier[path] if video.id != video_id]
+            if any(video.id == video_id for video in current[path]):
+                self._lost.discard(video_id)
+            replaced = [video for video in current[path] if video.id != video_id and not self._relink(video)]
             known = self._known.get(path)
             is_on_other_drive = known is not None and known.drive != file.drive
             for video in replaced:
@@ -345,6 +363,24 @@ class FolderWatcher:
             if not (replaced and self._options.delete):
                 files.append(file)
         self._store(files)
+        for lost in self._lost:
+            if self._relink(lost.video):
+                self._lost.discard(lost.video.id)
+
+    def _relink(self, video: Video) -> bool:
+        """Let a video that has lost its file play from another one of the same content; return whether there is one."""
+        paths = (path for path, video_id in self._contents.items() if video_id == video.id and path in self._seen)
+        path = next(paths, None)
+        if path is None:
+            return False
+        with suppress(VideoNotFound):
+            self._collection.refresh_video(video, SourceStatement(path=path))
+            self._on_refreshed(path, video, f"moved from {video.path}")
+        return True
+
+    def _on_refreshed(self, path: str, video: Video, reason: str) -> None:
+        self.totals.refreshed += 1
+        self._on_event({"event": "refreshed", "path": path, "video": str(video.id), "reason": reason})
 
     def _on_lost(self, lost: LostVideo) -> None:
         """Report a lost file and what happens to its video."""
@@ -360,9 +396,8 @@ class FolderWatcher:
 
     def _delete_lost(self, snapshot: FolderSnapshot, now: float) -> None:
         """Delete the videos whose file is lost, or report why they stay."""
-        held, lost_ids = self._lost.held, {lost.video.id for lost in self._lost}
-        duplicated = {video for path, video in self._contents.items() if video in lost_ids and path in snapshot.files}
-        due = self._lost.due(now, self._known, duplicated)
+        held = self._lost.held
+        due = self._lost.due(now, self._known)
         self.totals.held, self.totals.held_reason = len(self._lost.held), self._lost.reason
         if self._lost.reason is not None and self._lost.held != held:
             self._on_event({"event": "held", "path": str(self._folder), "reason": self._lost.reason})
@@ -408,6 +443,8 @@ class FolderWatcher:
             self.totals.added += 1
             if item.reason is not None and len(self.totals.notes) < MAX_NOTES:
                 self.totals.notes.append(item)
+        elif item.state == "refreshed":
+            self.totals.refreshed += 1
         elif item.state == "skipped":
             self.totals.skipped += 1
             self.totals.duplicates += item.video_id is not None

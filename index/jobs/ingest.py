@@ -51,11 +51,18 @@ class DecodedClips(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class IngestResult:
-    """The video of a file, whether it was added now, and notes on its segmentation (unreadable subtitles, for one)."""
+    """The video of a file.
+
+    Attributes:
+        created: whether it was added now.
+        notes: on its segmentation (unreadable subtitles, for one).
+        changes: of a video that existed: what was refreshed now, in words.
+    """
 
     video: Video
     created: bool
     notes: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -32,10 +32,11 @@ from index.jobs.ingest import (
     store_video,
 )
 from index.jobs.records import Job, JobItem
+from index.jobs.refresh import refresh_known
 from index.jobs.sources.access_policy import AccessPolicy
 from index.jobs.sources.fetcher import Fetcher
 from index.records import NewClip
-from vitascope.errors import InvalidInput
+from vitascope.errors import InvalidInput, VideoNotFound
 from vitascope.media.limits import MediaLimits
 from vitascope.model import Model
 
@@ -425,7 +426,7 @@ class LocalBackend:
 
 
 def prepare_unless_known(context: RunContext, item: JobItem) -> PreparedFile | IngestResult:
-    """Fetch, hash, probe and segment an item's file, unless the collection has a video of this content.
+    """Fetch, hash, probe and segment an item's file, or refresh the video that the collection has of this content.
 
     Raises InvalidInput, media errors, StorageError, FetchInterrupted.
     """
@@ -434,6 +435,7 @@ def prepare_unless_known(context: RunContext, item: JobItem) -> PreparedFile | I
         close_if_known.enter_context(hashed.media)
         known = context.collection.find_by_hash(hashed.content_sha256)
         if known is not None:
-            return IngestResult(known, created=False)
+            with suppress(VideoNotFound):  # deleted meanwhile
+                return refresh_known(context, item, hashed.media, known)
         close_if_known.pop_all()
     return prepare_item(hashed, item, context.job.options, context.fetcher, context.limits, context.model.decoder)

@@ -39,6 +39,7 @@ class JobCounts:
     queued: int = 0
     running: int = 0
     succeeded: int = 0
+    refreshed: int = 0
     failed: int = 0
     skipped: int = 0
     cancelled: int = 0
@@ -52,7 +53,7 @@ class JobCounts:
     @property
     def done(self) -> int:
         """Items in a final state."""
-        return self.succeeded + self.failed + self.skipped + self.cancelled + self.quarantined
+        return self.succeeded + self.refreshed + self.failed + self.skipped + self.cancelled + self.quarantined
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class JobItem:
 
     Attributes:
         path: a path or URI.
-        reason: why the file failed, was skipped or quarantined, or a note on one that was added.
+        reason: why the file failed, was skipped or quarantined, what was refreshed, or a note on one that was added.
         attempts: how often it was started.
         is_final: whether listing the source decided its state, so that there is nothing to retry.
         crashes: how often the process died while working on it.

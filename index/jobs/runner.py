@@ -343,19 +343,23 @@ class _Run:
 
 
 def item_outcome(result: ItemResult[JobItem], job: Job, fetcher: Fetcher, collection: Collection) -> JobItem:
-    """Return the item as succeeded, skipped or failed, with the reason."""
+    """Return the item as succeeded, refreshed, skipped or failed, with the reason."""
     item = result.item
     local_path = fetcher.local_path(item.path, item.position)
     if result.ingested is not None:
         video = result.ingested.video
+        notes = [note.replace(local_path.name, file_name(item.path)) for note in result.ingested.notes]
         # Killed between adding the video and recording that: this job added it, in an earlier attempt.
         is_same = video.path == collection.media.path_of(local_path)
         was_added_before = item.attempts > 1 and is_same and video.added_at >= job.created_at
         if result.ingested.created or was_added_before:
-            notes = "; ".join(result.ingested.notes).replace(local_path.name, file_name(item.path))
-            reason = sanitize_reason(notes) or None
+            reason = sanitize_reason("; ".join(notes)) or None
             return replace(item, state="succeeded", reason=reason, video_id=video.id, seconds=video.duration)
-        reason = f"the collection has this content already: video {video.id}, {video.path}"
+        if result.ingested.changes:
+            reason = sanitize_reason("; ".join([*result.ingested.changes, *notes]))
+            return replace(item, state="refreshed", reason=reason, video_id=video.id)
+        duplicate = f"the collection has this content already: video {video.id}, {video.path}"
+        reason = sanitize_reason("; ".join([duplicate, *notes]))
         return replace(item, state="skipped", reason=reason, video_id=video.id)
     if isinstance(result.error, VitascopeError):
         reason = str(result.error).replace(local_path.name, file_name(item.path))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,7 @@ from index.media_files import MISSING_ERRORS, is_missing
 from index.records import Video
 from index.storage.watched_files import WatchedFile, count_files, existing_videos, write_watched_files
 from vitascope.errors import VideoNotFound
+from vitascope.media.subtitles import SUFFIXES
 
 MAX_DELETE = 0.2
 """Default share of a folder's videos that may be deleted at once. A single video always may."""
@@ -24,7 +26,7 @@ MAX_DELETE = 0.2
 
 @dataclass(frozen=True, slots=True)
 class FileStatus:
-    """``facts``: inode, size and times of a file, as text. ``device``: number of the file system of its folder."""
+    """``facts``: inode, size and times of a file, and of subtitle files beside it. ``device``: of its folder."""
 
     facts: str
     device: int
@@ -49,8 +51,14 @@ def scan_folder(folder: Path, recursive: bool) -> FolderSnapshot:
     """List a folder. Raises OSError where it cannot be listed."""
     snapshot = FolderSnapshot({}, {}, _device(folder))
     devices = {str(folder): snapshot.device}
+    subtitles: dict[str, str] = {}  # facts, by every path without suffix that they may belong to
     for item in list_folder(folder, recursive):
-        if item.state == "failed":
+        if item.uri.lower().endswith(SUFFIXES):
+            with suppress(OSError):
+                stem, facts = Path(item.uri).with_suffix(""), _facts(item.uri)
+                for owner in {stem, stem.with_suffix(""), stem.with_suffix("").with_suffix("")}:
+                    subtitles[str(owner)] = f"{subtitles.get(str(owner), '')} {facts}"
+        elif item.state == "failed":
             if os.path.lexists(item.uri):  # not deleted since it was listed
                 snapshot.unreadable[item.uri] = item.reason or "cannot be read"
         elif item.state == "queued":
@@ -63,6 +71,9 @@ def scan_folder(folder: Path, recursive: bool) -> FolderSnapshot:
                 continue  # deleted since it was listed
             except OSError as error:
                 snapshot.unreadable[item.uri] = error.strerror or str(error)
+    for path, status in snapshot.files.items():
+        beside = subtitles.get(os.path.splitext(path)[0], "")
+        snapshot.files[path] = replace(status, facts=status.facts + beside)
     return snapshot
 
 
@@ -190,32 +201,26 @@ class LostVideos:
     def add(self, lost: LostVideo) -> None:
         self._pending.setdefault(lost.video.id, lost)
 
-    def discard(self, video_id: int, path: str) -> None:
-        """Remove a video whose file, at ``path``, exists again."""
-        lost = self._pending.get(video_id)
-        if lost is not None and lost.video.path == path:
-            del self._pending[video_id]
+    def discard(self, video_id: int) -> None:
+        """Remove a video whose file exists again."""
+        self._pending.pop(video_id, None)
 
-    def due(self, now: float, known: dict[str, WatchedFile], duplicated: Set[int]) -> list[LostVideo]:
+    def due(self, now: float, known: dict[str, WatchedFile]) -> list[LostVideo]:
         """Return the videos to be deleted now, by ``delete``.
 
         Args:
             now: seconds of the caller's clock.
             known: the watched files by path. A file whose video is held is updated there, and in the catalogue.
-            duplicated: ids of videos whose content another file in the folder has. They may always be deleted: that
-                file takes the place of the lost one.
         """
         self._discard_deleted()
         candidates = [lost for lost in self if not lost.is_on_other_drive]
-        unique = [lost for lost in candidates if lost.video.id not in duplicated]
         due = [lost for lost in candidates if now - lost.since >= self._quiet_seconds]
-        is_time = any(now - lost.since >= self._quiet_seconds for lost in unique)
-        self.reason = self._excess_reason(unique, known) if is_time else None
+        self.reason = self._excess_reason(candidates, known) if due else None
         if self.reason is not None:
-            self._record_held(unique, known)
-            due = [lost for lost in due if lost.video.id in duplicated]
-        held = {lost.video.id for lost in unique} if self.reason is not None else set()
-        self.held = frozenset(held | {lost.video.id for lost in self if lost.is_on_other_drive})
+            self._record_held(candidates, known)
+            self.held = frozenset(lost.video.id for lost in self)
+            return []
+        self.held = frozenset(lost.video.id for lost in self if lost.is_on_other_drive)
         return due
 
     def delete(self, lost: LostVideo) -> bool:

@@ -1,7 +1,7 @@
 """Videos, clips, embeddings, the table meta and the change log of a catalogue, in an open transaction.
 
-Every video that is added or deleted is a numbered change with a random stamp. Derived indexes follow the log, and the
-stamp tells apart two histories with the same numbers, such as those of a catalogue and its restored backup.
+Every video that is added, edited or deleted is a numbered change with a random stamp. Derived indexes follow the log,
+and the stamp tells apart two histories with the same numbers, such as those of a catalogue and its restored backup.
 
 Shape letters: N clips, D embedding dim.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -150,10 +150,7 @@ def insert_video(
         ),
     ).fetchone()
     new_id = int(row[0])
-    connection.executemany(
-        "INSERT INTO video_metadata VALUES (?, ?, ?, ?)",
-        [(new_id, key, value_kind(value), value) for key, value in metadata.items()],
-    )
+    insert_metadata(connection, new_id, metadata)
     ids = range(first_clip, first_clip + len(clips))
     connection.executemany(
         "INSERT INTO clips (id, video_id, start, end, text) VALUES (?, ?, ?, ?, ?)",
@@ -169,6 +166,14 @@ def insert_video(
     insert_words(connection, video.title, [(clip_id, clip.text) for clip_id, clip in zip(ids, clips, strict=True)])
     log_change(connection, "add", first_clip, len(clips))
     return new_id
+
+
+def insert_metadata(connection: sqlite3.Connection, video_id: int, metadata: Mapping[str, Scalar]) -> None:
+    """Insert the metadata of a video for filters."""
+    connection.executemany(
+        "INSERT INTO video_metadata VALUES (?, ?, ?, ?)",
+        [(video_id, key, value_kind(value), value) for key, value in metadata.items()],
+    )
 
 
 def delete_video(connection: sqlite3.Connection, video_id: int) -> int | None:
@@ -350,7 +355,7 @@ def write_meta(connection: sqlite3.Connection, key: str, value: str | None) -> N
 
 
 def log_change(connection: sqlite3.Connection, kind: str, first_clip: int, clip_count: int) -> None:
-    """Append a change (``kind``: add or delete) of the clips of one video to the log."""
+    """Append a change of one video to the log; ``kind``: add or delete of its clips, or edit of none."""
     connection.execute(
         "INSERT INTO changes (kind, first_clip, clip_count) VALUES (?, ?, ?)", (kind, first_clip, clip_count)
     )

@@ -1,4 +1,4 @@
-"""Videos of a collection: upload, list, get, delete. An upload is a job, which its request runs."""
+"""Videos of a collection: upload, list, get, edit, delete. An upload is a job, which its request runs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.responses import JSONResponse
 
 from index.collection import Collection
+from index.edits import edit_video
 from index.jobs.ingest import IngestResult, embed_file, store_video
 from index.jobs.jobs import create_upload_job
 from index.jobs.pipeline import ItemResult, RunContext, prepare_unless_known
@@ -41,13 +42,22 @@ from service.http.parsing import (
     page_limit,
     parse_body,
     parse_cursor,
+    parse_id,
     parse_json,
 )
 from service.inference.request_context import RequestContext, request_context
 from service.inference.scheduler import CallContext
 from service.routes.jobs import job_url, start_job
 from service.schemas.jobs import Job, NewJob, UrlSource, parse_segmentation
-from service.schemas.library import AddedVideo, UploadFields, VideoAtUrl, Videos, VideoWithClips
+from service.schemas.library import (
+    AddedVideo,
+    UpdatedVideo,
+    UploadFields,
+    VideoAtUrl,
+    VideoChanges,
+    Videos,
+    VideoWithClips,
+)
 from service.serializers import serialize_job, serialize_video, serialize_video_with_clips
 from service.settings import Settings
 from vitascope.errors import Conflict, FilterError
@@ -126,6 +136,17 @@ async def list_videos(
 async def get_video(name: str, video_id: str, service: AppStateDep) -> VideoWithClips:
     """A video and its clips."""
     return await service.io_pool.run(_with_clips, service, name, video_id)
+
+
+@router.patch("/{video_id}", summary="Edit a video", responses=errors(404, 413, 422, 507))
+@requires("write")
+async def update_video(name: str, video_id: str, service: AppStateDep, body: VideoChanges) -> UpdatedVideo:
+    """Change the title, metadata and subtitles of a video. Searches find the change once this answers.
+
+    Clips keep their start, end and embedding. The change stays when the file is indexed again, until its source states
+    something new.
+    """
+    return await service.write_pool.run(_update, service, name, video_id, body)
 
 
 @router.delete("/{video_id}", status_code=204, summary="Delete a video", responses=errors(404, 507))
@@ -207,6 +228,20 @@ def _query_filter(text: str | None, settings: Settings) -> Filter | None:
 def _with_clips(service: AppState, name: str, video_id: str) -> VideoWithClips:
     video, collection = service.video(name, video_id), service.collection(name)
     return serialize_video_with_clips(collection, video, collection.clips(video.id))
+
+
+def _update(service: AppState, name: str, video_id: str, body: VideoChanges) -> UpdatedVideo:
+    collection = service.collection(name)
+    edited = edit_video(
+        collection,
+        parse_id(video_id),
+        title=body.title,
+        metadata=body.metadata,
+        subtitles=body.subtitles_text,
+        from_source=body.from_source,
+    )
+    video = serialize_video(collection, edited.video)
+    return UpdatedVideo(**dict(video), changes=list(edited.changes), notes=list(edited.notes))
 
 
 def _delete(service: AppState, name: str, video_id: str) -> None:

@@ -172,6 +172,7 @@ COUNTS: dict[str, int] = {
     "queued": 40,
     "running": 1,
     "succeeded": 57,
+    "refreshed": 0,
     "failed": 2,
     "skipped": 0,
     "cancelled": 0,
@@ -238,6 +239,7 @@ class JobCounts(Response):
     queued: int
     running: int
     succeeded: int
+    refreshed: Annotated[int, Field(description="already indexed; their title, metadata, subtitles or path changed")]
     failed: int
     skipped: int
     cancelled: int
@@ -299,7 +301,10 @@ class JobItem(Response):
 
     path: Annotated[str, Field(description="or URL, or tar://MEMBER::ARCHIVE")]
     state: ItemState
-    reason: Annotated[str | None, Field(description="why it failed, was skipped or quarantined; notes on an added one")]
+    reason: Annotated[
+        str | None,
+        Field(description="why it failed, was skipped or quarantined; what was refreshed; notes on an added one"),
+    ]
     video_id: Annotated[Id | None, Field(description="of the added or existing video")]
     title: Annotated[str | None, Field(description="from the source")]
     metadata: Annotated[Metadata, Field(description="from the source")]

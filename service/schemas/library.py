@@ -225,6 +225,48 @@ class AddedVideo(Video):
     notes: Annotated[list[str], Field(description="notes on how it was segmented")]
 
 
+class VideoChanges(Request):
+    """Changes to a video; a field that is not given stays."""
+
+    model_config = example(title="At the beach", metadata={"year": 2025, "camera": None})
+
+    title: Annotated[str, Field(max_length=500)] | None = None
+    metadata: Annotated[
+        dict[str, str | bool | int | float | None],
+        Field(description="merged into that of the video; null deletes a key"),
+    ] = Field(default_factory=dict)
+    subtitles: Annotated[
+        str | None,
+        Field(description="text of an SRT or WebVTT file, which replaces the words of all clips; null: no words"),
+    ] = None
+
+    from_source: Annotated[
+        bool,
+        Field(
+            description="the file, or what describes it, states these values: they replace what was edited only if it "
+            "states something else than before"
+        ),
+    ] = False
+
+    @property
+    def subtitles_text(self) -> str | None:
+        """The subtitles, empty where they are to be deleted; None if they stay."""
+        return (self.subtitles or "") if "subtitles" in self.model_fields_set else None
+
+
+class UpdatedVideo(Video):
+    """A video after changes."""
+
+    model_config = example(
+        **VIDEO,
+        changes=["subtitles"],
+        notes=["2 of 41 cues begin after the end of the video (17.40 s) and are left out"],
+    )
+
+    changes: Annotated[list[str], Field(description="what changed: title, metadata, subtitles")]
+    notes: Annotated[list[str], Field(description="notes on its subtitles")]
+
+
 class ClipSpan(Response):
     """A span of a video, the unit that is indexed."""
 

@@ -67,6 +67,12 @@ COMMANDS = """
 0 video show VIDEO --collection NAME
 2 video show 999 --collection NAME
 2 video show first --collection NAME
+0 video edit VIDEO --collection NAME --title other --metadata year=2024 --unset site --subtitles FOLDER/blue.srt
+0 video edit VIDEO --collection NAME --title blue
+2 video edit VIDEO --collection NAME
+3 index FOLDER --collection NAME --metadata site=north
+3 index FOLDER --collection NAME --metadata site=south
+0 video list --collection NAME --filter {"site":"south"}
 2 video delete VIDEO --collection NAME
 0 video delete VIDEO --collection NAME --yes
 2 video show VIDEO --collection NAME
@@ -78,6 +84,8 @@ COMMANDS = """
 0 collection list
 """
 TEXTS = {"RED": "a red thing", "BLUE": "a blue thing", "QUESTION": "what color is it?"}
+STATED = ("--metadata site=north", "--metadata site=south")
+"""Metadata that the videos have, though one was edited, and new one."""
 JOB_COMMANDS = """
 0 jobs list --collection NAME --state succeeded
 0 jobs list --collection NAME --state failed
@@ -133,6 +141,7 @@ def sides(
     for file in files.iterdir():
         shutil.copy(file, incoming)
     (incoming / "broken.mp4").write_bytes(b"\0\0\0\x18ftypisom")
+    (incoming / "blue.srt").write_text("1\n00:00:00,000 --> 00:00:00,900\nfar out at sea\n")
     (incoming / "list.csv").write_text("file,name\nred.mp4,The red one\nnothing.mp4,\n")
     placeholders = {"NAME": f"both-{len(request.node.name)}-{next(ATTEMPTS)}", "FOLDER": str(incoming)}
     (tmp_path / "local").mkdir()
@@ -179,7 +188,8 @@ def comparable(value: Any, side: Side) -> Any:
 
 def plain(text: str, side: Side) -> list[list[str]]:
     """Return the words of all lines, sorted, without ids. Uploads have no path: their results show titles."""
-    text = re.sub(r"(?<=site=north) +\S+/(red|green|blue)\.mp4", "", text)
+    text = text.replace("The red one", "red")
+    text = re.sub(r"(site=north|site=south|year=2024) +\S+/(?:red|green|blue)\.mp4", r"\1", text)
     text = re.sub(r"\S*/(red|green|blue)\.mp4", r"\1", text.replace(side.placeholders["OUT"], "OUT"))
     text = re.sub(r"(?m)^ *\d+ +(?=[a-z]+ +\d:)|(?<=video )\d+ |(?<=\d:\d\d-\d:\d\d) +\d+", "", text)
     text = re.sub(r"(?m)^\d+ media files of the collection .*\n", "", text)
@@ -204,7 +214,12 @@ def test_commands_have_equal_results_in_a_data_folder_and_through_a_service(
         assert indexed is not None
         assert again is not None
         assert (indexed["added"], indexed["failed"], indexed["clips"]) == (3, 1, 6)
-        assert (again["added"], again["skipped"], again["failed"]) == (0, 4, 1)
+        assert (again["added"], again["skipped"], again["failed"]) == (0, 5, 1)
+        results = {line: result for line, (_, result, _) in zip(COMMANDS.splitlines()[1:], side.results, strict=True)}
+        stated_before, stated_now = (results[f"3 index FOLDER --collection NAME {metadata}"] for metadata in STATED)
+        assert stated_before is not None
+        assert stated_now is not None
+        assert (stated_before["refreshed"], stated_now["refreshed"]) == (0, 3)
 
 
 def test_job_commands_have_equal_results_in_a_data_folder_and_through_a_service(
@@ -262,10 +277,14 @@ def test_interrupted_upload_continues_without_sending_a_file_twice(
     assert sent == ["blue.mp4", "interrupted", "green.mp4", "red.mp4"]
     assert [status for status, _, _ in remote.results] == [130, 0]
     assert result is not None
-    assert (result["files"], result["added"], result["skipped"], result["videos"]) == (5, 2, 3, 3)
-    assert remote.results[1][2].startswith("2 added, 3 skipped (1 already indexed, 2 not media): collection ")
-    [note] = result["notes"]
-    assert (Path(note["file"]).name, note["note"].partition(":")[0]) == ("red.mp4", "red.srt")
+    assert (result["files"], result["added"], result["skipped"], result["videos"]) == (6, 2, 4, 3)
+    assert remote.results[1][2].startswith("2 added, 4 skipped (1 already indexed, 3 not media): collection ")
+    assert result["notes"] == []
+    shown = remote.run(["video", "list", "--collection", "NAME", "--filter", '{"title": "red"}'], monkeypatch, capsys)
+    assert shown is not None
+    shown = remote.run(["video", "show", shown["videos"][0]["id"], "--collection", "NAME"], monkeypatch, capsys)
+    assert shown is not None
+    assert [clip["text"] for clip in shown["video"]["spans"]] == ["red"]  # of red.srt
 
 
 def test_deleting_a_video_deletes_its_upload(

@@ -415,6 +415,8 @@ class JobCounts(TypedDict):
     quarantined: int
     """the process died repeatedly while it indexed them"""
     queued: int
+    refreshed: int
+    """already indexed; their title, metadata, subtitles or path changed"""
     running: int
     skipped: int
     succeeded: int
@@ -430,8 +432,8 @@ class JobItem(TypedDict):
     path: str
     """or URL, or tar://MEMBER::ARCHIVE"""
     reason: str | None
-    """why it failed, was skipped or quarantined; notes on an added one"""
-    state: Literal["queued", "running", "succeeded", "failed", "skipped", "cancelled", "quarantined"]
+    """why it failed, was skipped or quarantined; what was refreshed; notes on an added one"""
+    state: Literal["queued", "running", "succeeded", "refreshed", "failed", "skipped", "cancelled", "quarantined"]
     title: str | None
     """from the source"""
     tries: int
@@ -748,6 +750,38 @@ class ShardsSource(TypedDict):
     kind: Literal["shards"]
     shards: list[str]
     """in an allowed root"""
+
+
+class UpdatedVideo(TypedDict):
+    """A video after changes."""
+
+    added_at: float
+    """Unix seconds"""
+    changes: list[str]
+    """what changed: title, metadata, subtitles"""
+    clips: int
+    """number of clips"""
+    content_sha256: str
+    duration: float
+    """seconds; 0 for a picture"""
+    height: int
+    """pixels"""
+    id: str
+    media_type: str
+    media_url: str
+    metadata: dict[str, str | bool | int | float]
+    missing: bool
+    """the file is gone: moved, deleted, or on a drive that is not mounted"""
+    notes: list[str]
+    """notes on its subtitles"""
+    path: str | None
+    """absolute path of the file on the machine that indexed it; the URL, or tar://MEMBER::ARCHIVE, where the file
+    was copied from there; null for an upload"""
+    thumbnail_url: str
+    """JPEG; `t`: seconds"""
+    title: str
+    width: int
+    """pixels"""
 
 
 class UploadSource(TypedDict):

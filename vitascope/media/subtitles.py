@@ -94,9 +94,20 @@ def parse_subtitles(text: str, name: str, *, vtt: bool) -> list[Cue]:
 def read_subtitles(source: MediaSource) -> tuple[list[Cue], str]:
     """Read the cues of an .srt or .vtt file, and the encoding that was detected.
 
+    Raises SubtitlesCorrupt with the name of the file and the invalid line.
+    """
+    with open_source(source) as file:
+        text, encoding = read_text(file)
+        name, suffix = file.path.name, file.path.suffix.lower()
+    return parse_subtitles(text, name, vtt=suffix == ".vtt"), encoding
+
+
+def read_text(source: MediaSource) -> tuple[str, str]:
+    """Read a subtitle file, and the encoding that was detected.
+
     The encoding is UTF-8, UTF-16 with a byte-order mark or recognised by its NUL bytes, or else Windows-1252.
 
-    Raises SubtitlesCorrupt with the name of the file and the invalid line.
+    Raises SubtitlesCorrupt with the name of the file.
     """
     try:
         with open_source(source) as file, map_os_errors(file.path):
@@ -105,8 +116,7 @@ def read_subtitles(source: MediaSource) -> tuple[list[Cue], str]:
         raise SubtitlesCorrupt(str(error)) from error
     if len(data) > MAX_BYTES:
         raise SubtitlesCorrupt(f"{path.name}: larger than {MAX_BYTES} bytes; subtitles were expected")
-    text, encoding = _decode(path.name, data)
-    return parse_subtitles(text, path.name, vtt=path.suffix.lower() == ".vtt"), encoding
+    return _decode(path.name, data)
 
 
 def plain_text(line: str) -> str:

@@ -21,7 +21,9 @@ from index.integrations.ray.worker import EmbeddedFile, Worker, WorkerConfig, bu
 from index.jobs.ingest import IngestResult, content_sha256, store_video
 from index.jobs.pipeline import ClosableQueue, ItemResult, PipelineConfig, RunContext, WorkerDied
 from index.jobs.records import JobItem
+from index.jobs.refresh import refresh_known
 from index.jobs.sources.source_types import FilesSource, FolderSource, ShardsSource, Source
+from index.records import Video
 from vitascope.engines.onnx_runtime import Device
 from vitascope.errors import (
     BundleError,
@@ -31,6 +33,7 @@ from vitascope.errors import (
     MediaError,
     StorageError,
     TaskMissing,
+    VideoNotFound,
 )
 from vitascope.version import installed_version
 
@@ -300,13 +303,27 @@ class RayExecutor:
                 self._calls[call.actor.embed.remote()] = replace(call, method="embed")
                 return
             call.actor.release.remote()
-            self._finish(call.item, IngestResult(known, created=False))
+            self._refresh(call.item, known)
         elif isinstance(result, Exception):
             self._finish(call.item, error=result)
         else:
             self._to_store.put((call.item, result))
         self._deaths = 0
         self._idle.append(call.actor)
+
+    def _refresh(self, item: JobItem, known: Video) -> None:
+        """Refresh the video of an item that is read in place; a copy states nothing new."""
+        ingested = IngestResult(known, created=False)
+        try:
+            if self._context.fetcher.is_external(item.path):
+                with self._context.fetcher.fetch(item.path, item.position) as media:
+                    ingested = refresh_known(self._context, item, media, known)
+        except (MediaError, VideoNotFound):
+            pass  # not readable here, or deleted meanwhile
+        except Exception as error:
+            self._finish(item, error=error)
+            return
+        self._finish(item, ingested)
 
     def _handle_death(self, call: _Call, error: Exception) -> None:
         """Requeue the item of an actor that died, or report it as crashed if the actor was working on it."""

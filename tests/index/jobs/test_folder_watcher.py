@@ -247,13 +247,16 @@ def test_a_file_that_comes_back_no_longer_counts_as_gone(watched: Watched, folde
 def test_a_renamed_subfolder_keeps_all_its_videos(watched: Watched, folder: Path) -> None:
     film_folder(folder / "a", 2, 10)
     part = film_folder(folder / "b", 2, 20)
+    watched(nothing, nothing)
+    ids = {Path(video.path).name: video.id for video in watched.collection.videos()}
     totals = watched(nothing, nothing, lambda: part.rename(folder / "c"), nothing, nothing, delete=True)
     assert "held" not in dict(watched.events)
+    assert {Path(video.path).name: video.id for video in watched.collection.videos()} == ids  # not embedded again
     assert sorted(video.path for video in watched.collection.videos()) == [
         *(str(folder / "a" / f"{shade}.png") for shade in (10, 11)),
         *(str(folder / "c" / f"{shade}.png") for shade in (20, 21)),
     ]
-    assert (totals.removed, totals.held) == (2, 0)
+    assert (totals.refreshed, totals.added, totals.removed, totals.held, totals.remaining) == (2, 0, 0, 0, 0)
 
 
 def test_files_that_swap_names_keep_their_videos(watched: Watched, folder: Path) -> None:

@@ -128,6 +128,33 @@ class Videos(Jobs):
         path = api_path("collections", collection, "videos", video_id)
         return self._call(response_types.VideoWithClips, "GET", path)
 
+    def update_video(
+        self,
+        collection: str,
+        video_id: str,
+        *,
+        title: str | None = None,
+        metadata: Mapping[str, str | float | bool | None] | None = None,
+        subtitles: str | None = None,
+        from_source: bool = False,
+    ) -> response_types.UpdatedVideo:
+        """Change a video; what is None stays.
+
+        Args:
+            collection: its name.
+            video_id: of the video.
+            title: a new one.
+            metadata: merged into that of the video; None deletes a key.
+            subtitles: text of an SRT or WebVTT file, which replaces the words of all clips; an empty one deletes them.
+            from_source: the video's source states these values: they replace edits only if it states something new.
+        Raises:
+            VideoNotFound, InvalidInput, SubtitlesCorrupt.
+        """
+        fields = drop_none(title=title, metadata=None if metadata is None else dict(metadata), subtitles=subtitles)
+        body = {**fields, "from_source": from_source}
+        path = api_path("collections", collection, "videos", video_id)
+        return self._call(response_types.UpdatedVideo, "PATCH", path, json=body)
+
     def delete_video(self, collection: str, video_id: str) -> None:
         """Delete a video, and its file if the collection owns it."""
         self._send_no_content("DELETE", api_path("collections", collection, "videos", video_id))

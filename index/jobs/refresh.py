@@ -1,0 +1,82 @@
+"""Refresh of a video whose file is indexed again: its path, title, metadata and subtitles, without embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from index.clips.segmentation import text_per_span
+from index.clips.subtitles import find_subtitles
+from index.jobs.ingest import IngestResult
+from index.jobs.records import JobItem
+from index.jobs.sources.fetcher import file_name
+from index.jobs.sources.source_types import UploadSource
+from index.records import Video
+from index.storage.edits import SourceStatement
+from vitascope.media.file import MediaFile
+
+if TYPE_CHECKING:
+    from index.jobs.pipeline import RunContext
+
+
+def refresh_known(context: RunContext, item: JobItem, media: MediaFile, video: Video) -> IngestResult:
+    """Refresh the video of an item whose content the collection has.
+
+    Only an item that is the video's source states its title, metadata and subtitles; any other file of the same content
+    is a duplicate, unless the file of the video is missing: then this one takes its place.
+
+    Args:
+        context: of the job.
+        item: of the job.
+        media: its open file.
+        video: with the same content.
+
+    Raises:
+        InvalidInput, StorageError, VideoNotFound.
+    """
+    collection, options = context.collection, context.job.options
+    path, source_uri = collection.media.path_of(media.path), context.fetcher.source_uri(item.path)
+    is_moved = path != video.path and collection.media.is_missing(video.path)
+    if not (is_moved or path == video.path or (source_uri is not None and source_uri == video.source_uri)):
+        return IngestResult(video, created=False)
+    notes: tuple[str, ...] = ()
+    if isinstance(context.job.source, UploadSource):
+        statement = SourceStatement(path=path if is_moved else None)
+    else:
+        texts, notes = _read_texts(context, item, media, video)
+        statement = SourceStatement(
+            title=item.title or _title_of_file(item, video),
+            metadata={**options.metadata, **item.metadata},
+            texts=texts,
+            path=path if is_moved else None,
+            source_uri=source_uri,
+        )
+    refreshed, changes = collection.refresh_video(video, statement)
+    return IngestResult(refreshed, created=False, notes=notes, changes=_describe(changes, collection.location(video)))
+
+
+def _read_texts(
+    context: RunContext, item: JobItem, media: MediaFile, video: Video
+) -> tuple[Sequence[str], tuple[str, ...]]:
+    """Return the spoken words of each clip, and notes on the subtitles."""
+    if not video.duration:
+        return (), ()
+    language, fetcher = context.job.options.segmentation.language, context.fetcher
+    policy = fetcher.policy if fetcher.is_external(item.path) else None
+    subtitles = find_subtitles(media, video.duration, language, context.limits, context.model.decoder, policy)
+    spans = [(clip.start, clip.end) for clip in context.collection.clips(video.id)]
+    return text_per_span(subtitles.cues, spans), subtitles.notes
+
+
+def _title_of_file(item: JobItem, video: Video) -> str | None:
+    """Return the title that the name of a file gives; None if the title of the video is not that of its former name."""
+    former, present = (PurePosixPath(file_name(name)).stem for name in (video.source_uri or video.path, item.path))
+    return present if video.title == former else None
+
+
+def _describe(changes: Sequence[str], former: str | None) -> tuple[str, ...]:
+    """Return changes in words; ``former``: where the file of the video was."""
+    fields = [name for name in changes if name != "path"]
+    moved = "its file was missing" if former is None else f"moved from {former}"
+    return (*[moved] * ("path" in changes), *[f"refreshed: {', '.join(fields)}"] * bool(fields))

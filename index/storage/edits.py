@@ -1,0 +1,139 @@
+"""Edits of stored videos, and refreshes from their sources; each function works in a write transaction.
+
+A refresh stores what the source states now and did not state when it was last read, so an edit stays until its source
+changes. What the source last stated is ``videos.source_values`` for edited fields, and what is stored for all others.
+What the source does not state any more stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from index.records import Scalar, Video, check_metadata, metadata_json, source_values_json, value_kind
+from index.storage.fulltext import delete_words, insert_words
+from index.storage.queries import insert_metadata, load_clips_of_video, log_change
+from index.storage.removals import is_owned, list_removal
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatement:
+    """What the source of a video states.
+
+    Attributes:
+        title: None: nothing.
+        metadata: by key.
+        texts: spoken words of each clip; without any words: nothing.
+        path: of the file in the catalogue, if it was moved there.
+        source_uri: with ``path``, the URL or archive member that the file is a copy of.
+    """
+
+    title: str | None = None
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+    texts: Sequence[str] = ()
+    path: str | None = None
+    source_uri: str | None = None
+
+
+def edit_video(
+    connection: sqlite3.Connection,
+    video: Video,
+    title: str | None,
+    metadata: Mapping[str, Scalar | None],
+    texts: Sequence[str] | None,
+) -> tuple[str, ...]:
+    """Change the title, metadata (None deletes a key) and text of the clips of a video; a title or texts of None stay.
+
+    Returns the names of what changed, as `refresh_video`. Raises InvalidInput for metadata that cannot be stored.
+    """
+    source = video.source_values
+    edited = video
+    if title is not None:
+        stated_title = video.title if source.title is None else source.title
+        source = replace(source, title=None if title == stated_title else stated_title)
+        edited = replace(edited, title=title)
+    if metadata:
+        stated = video.metadata if source.metadata is None else source.metadata
+        merged = {key: value for key, value in {**video.metadata, **metadata}.items() if value is not None}
+        edited = replace(edited, metadata=check_metadata(merged))
+        source = replace(source, metadata=None if metadata_json(merged) == metadata_json(stated) else stated)
+    if texts is not None:
+        stored_texts = _load_texts(connection, video.id)
+        stated_hash = source.text_sha256 or _hash_texts(stored_texts)
+        source = replace(source, text_sha256=None if _hash_texts(texts) == stated_hash else stated_hash)
+        texts = None if list(texts) == stored_texts else texts
+    return _write_changes(connection, video, replace(edited, source_values=source), texts)
+
+
+def refresh_video(connection: sqlite3.Connection, video: Video, statement: SourceStatement) -> tuple[str, ...]:
+    """Store what is new in the statement of the source; return the names of what changed.
+
+    The names are title, metadata, subtitles and path. Raises InvalidInput for metadata that cannot be stored.
+    """
+    source, refreshed = video.source_values, video
+    stated_title = video.title if source.title is None else source.title
+    if statement.title not in (None, stated_title):
+        refreshed, source = replace(refreshed, title=statement.title), replace(source, title=None)
+    stated = video.metadata if source.metadata is None else source.metadata
+    news = {key: value for key, value in statement.metadata.items() if not _has_value(stated, key, value)}
+    metadata, stated = check_metadata({**video.metadata, **news}), {**stated, **news}
+    source = replace(source, metadata=None if metadata_json(metadata) == metadata_json(stated) else stated)
+    refreshed = replace(refreshed, metadata=metadata)
+    texts = None
+    if any(statement.texts):
+        stored_texts = _load_texts(connection, video.id)
+        if _hash_texts(statement.texts) != (source.text_sha256 or _hash_texts(stored_texts)):
+            texts = statement.texts if list(statement.texts) != stored_texts else None
+            source = replace(source, text_sha256=None)
+    if statement.path is not None:
+        refreshed = replace(refreshed, path=statement.path, source_uri=statement.source_uri)
+    return _write_changes(connection, video, replace(refreshed, source_values=source), texts)
+
+
+def _write_changes(
+    connection: sqlite3.Connection, before: Video, after: Video, texts: Sequence[str] | None
+) -> tuple[str, ...]:
+    """Store a changed video, and the text of its clips unless None; return the names of what changed."""
+    is_changed = {
+        "title": after.title != before.title,
+        "metadata": metadata_json(after.metadata) != metadata_json(before.metadata),
+        "subtitles": texts is not None,
+        "path": after.path != before.path,
+    }
+    changes = tuple(name for name, differs in is_changed.items() if differs)
+    if not changes and after.source_values == before.source_values:
+        return ()
+    source_values = source_values_json(after.source_values)
+    connection.execute(
+        "UPDATE videos SET title = ?, metadata = ?, path = ?, source_uri = ?, source_values = ? WHERE id = ?",
+        (after.title, metadata_json(after.metadata), after.path, after.source_uri, source_values, after.id),
+    )
+    if is_changed["metadata"]:
+        connection.execute("DELETE FROM video_metadata WHERE video_id = ?", (after.id,))
+        insert_metadata(connection, after.id, after.metadata)
+    clips = load_clips_of_video(connection, after.id)
+    if texts is not None:
+        clips = [replace(clip, text=text) for clip, text in zip(clips, texts, strict=True)]
+        connection.executemany("UPDATE clips SET text = ? WHERE id = ?", [(clip.text, clip.id) for clip in clips])
+    delete_words(connection, clips[0].id, len(clips))
+    insert_words(connection, after.title, [(clip.id, clip.text) for clip in clips])
+    if is_changed["path"] and is_owned(before.path):
+        list_removal(connection, before.path)
+    log_change(connection, "edit", clips[0].id, 0)
+    return changes
+
+
+def _has_value(metadata: Mapping[str, Scalar], key: str, value: Scalar) -> bool:
+    """Whether metadata has this value, of this kind: true is not 1."""
+    return key in metadata and (value_kind(metadata[key]), metadata[key]) == (value_kind(value), value)
+
+
+def _load_texts(connection: sqlite3.Connection, video_id: int) -> list[str]:
+    return [clip.text for clip in load_clips_of_video(connection, video_id)]
+
+
+def _hash_texts(texts: Sequence[str]) -> str:
+    """Return the SHA-256 of the text of all clips; no text has a NUL."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
