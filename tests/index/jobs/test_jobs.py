@@ -81,7 +81,7 @@ def test_a_second_job_skips_known_content_and_adds_the_rest(
     monkeypatch.setattr(pipeline, "decode_clips", lambda *args, **kw: decoded.append(args) or decode(*args, **kw))
     second = run_job(collection, small_model, create_folder_job(collection, pictures).id)
     assert len(decoded) == 1
-    assert (second.counts.skipped, second.counts.succeeded) == (10, 1)
+    assert (second.counts.skipped, second.counts.refreshed, second.counts.succeeded) == (9, 1, 1)
     assert collection.stats().videos == 11
 
 
