@@ -307,7 +307,7 @@ class LocalBackend:
         opened.require_fingerprint(self.model.bundle.fingerprint)
         parts = list(self._query_parts(query, files))
         if rerank is None:
-            rerank = default_rerank(self.model.bundle.manifest, parts, hybrid=hybrid)
+            rerank = default_rerank(self.model.bundle.manifest, parts)
         request = SearchRequest(
             fingerprint=self.model.bundle.fingerprint,
             parts=parts,

@@ -22,14 +22,14 @@ that the bundle states (vitascope bundle inspect): how many helped on its valida
 Relevance is the probability that a clip fits the text, from the fused score or the similarity. A
 line above the results says so if no clip reaches 0.5.
 A query can combine a text with images or videos (--like) and clips of the collection (--like-clip).
-Queries without a text cannot be reranked. --hybrid also matches words in titles and subtitles;
-such searches are reranked only with --rerank.
+Queries without a text cannot be reranked. The words of a text are also matched in subtitles,
+titles and paths: clips that contain rare words of it come first. --no-hybrid ignores words.
 
 examples:
   vitascope search "a red square moves left"
   vitascope search "two people at a table" --collection cameras --limit 3
   vitascope search "a dog" --filter '{"site": "north", "year": {"gte": 2020}}' --json
-  vitascope search "how the engine is taken apart" --hybrid --group video
+  vitascope search "how the engine is taken apart" --group video
   vitascope search --like beach.jpg --group clip --min-similarity 0.6
   vitascope search "in the snow" --like dog.mp4 --like-clip 41 --weights 1,0.5,-0.2
   vitascope search "a dog" --server http://127.0.0.1:8000
@@ -55,7 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of clips to rerank; 0 disables it (default: the number that the bundle states)",
     )
-    add("--hybrid", action="store_true", help="also match words in titles and subtitles")
+    add(
+        "--hybrid",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also match words in subtitles, titles and paths (default: yes)",
+    )
     add("--filter", metavar="JSON", help="filter on metadata and fields of videos and clips")
     add("--min-similarity", type=float, metavar="S", help="exclude clips of lower similarity, -1 to 1")
     add("--min-relevance", type=float, metavar="P", help="exclude clips of lower relevance, 0 to 1")

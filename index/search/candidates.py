@@ -1,4 +1,4 @@
-"""Candidates of a search: clips ranked by similarity or by similarity and full text, and grouped into results.
+"""Candidates of a search: clips ranked by similarity, or by similarity and words, and grouped into results.
 
 Shape letter: D embedding dim.
 """
@@ -10,21 +10,30 @@ import sqlite3
 from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
 from index.records import Float32
-from index.storage.fulltext import search_fulltext
-from index.storage.queries import ClipSpan, load_embeddings
+from index.storage.fulltext import WordQuery, WordScore, match_words
+from index.storage.queries import ClipSpan, load_clip_ids, load_embeddings
 from index.vectors.interface import VectorSnapshot
+from vitascope.bundle.manifest import Calibration
+from vitascope.scoring import similarity_probability
 
-FUSION_DEPTH = 1000
-"""Length of the similarity and the full-text ranking that are fused."""
+MAX_SPOKEN = 1000
+"""Best clips by the words of their speech that are ranked by words."""
+MAX_NAMED, MAX_NAMED_CLIPS = 100, 20_000
+"""Best videos by the words of their names that are ranked by words, and their clips in all."""
+CLIPS_PER_NAME = 3
+"""Clips of each of them, those most similar to the query."""
+MODEL_TRUST = 0.6
+"""Weight of a probability by the model, which is also sure of texts with words that it does not know."""
+RANK_DEPTH = 1000
+"""Clips that match words get a rank by similarity up to this one."""
 MAX_TIED = 20_000
 """Clips of one similarity, such as those of a still image, among which ties are resolved."""
-RRF_K = 60
-"""Constant of reciprocal rank fusion, from Cormack, Clarke and Buettcher (SIGIR 2009)."""
 MAX_ROUNDING = 0.001
 """Seconds between clips that touch; starts and ends are rounded when they are computed."""
 MAX_COSINE_ERROR = 1e-5
@@ -41,11 +50,29 @@ class Ranks:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A clip that may become a result. ``similarity``: cosine of its embedding and the query's."""
+    """A clip that may become a result.
+
+    Args:
+        clip_id: of the clip.
+        similarity: cosine of its embedding and the query's.
+        ranks: by similarity and by words.
+        words: score of the query's words in its speech and the name of its video, 0 to 1.
+    """
 
     clip_id: int
     similarity: float
     ranks: Ranks
+    words: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class WordMatch:
+    """A clip that contains words of the query; ``similarity``: cosine. See ``index.storage.fulltext.WordScore``."""
+
+    clip_id: int
+    similarity: float
+    score: float
+    has_phrase: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,51 +129,77 @@ def vector_candidates(
     ]
 
 
-def hybrid_candidates(
-    connection: sqlite3.Connection,
-    similar: list[Candidate],
-    query: Float32,
-    terms: Sequence[str],
-    clip_filter: CandidateFilter,
-    depth: int,
-) -> list[Candidate]:
-    """Fuse the first ``FUSION_DEPTH`` of ``similar`` with as many full-text matches, by reciprocal rank fusion.
+def word_matches(
+    connection: sqlite3.Connection, words: WordQuery, query: Float32, clip_filter: CandidateFilter
+) -> list[WordMatch]:
+    """Return the clips whose speech, or the name of whose video, contains words of a query, best first.
 
-    The rest of ``similar`` follows in its order; at most ``depth`` candidates in all. Ties: by similarity, then by id.
-
-    Args:
-        similar: candidates by similarity to ``query`` (D,).
-        terms: search terms, see ``query_terms``.
+    Of the clips of a video whose name matches, those that match by their speech are returned and the ``CLIPS_PER_NAME``
+    most similar to ``query`` (D,). Ties: first clips with the whole phrase, then by similarity, then by id.
     """
-    by_id = {candidate.clip_id: candidate for candidate in similar[:FUSION_DEPTH]}
-    cosines = {candidate.clip_id: candidate.similarity for candidate in similar}
-    matches = search_fulltext(connection, terms, FUSION_DEPTH, clip_filter.accepts)
-    missing = load_embeddings(connection, [clip_id for clip_id, _ in matches if clip_id not in cosines], len(query))
-    if missing:
-        computed = np.clip(np.stack(list(missing.values())) @ query, -1, 1)
-        cosines |= zip(missing, computed.tolist(), strict=True)
-    similar_enough = [pair for pair in matches if cosines[pair[0]] >= clip_filter.min_similarity]
-    by_score = sorted(similar_enough, key=lambda pair: (-pair[1], -cosines[pair[0]], pair[0]))
-    fulltext_ranks = {clip_id: rank for rank, (clip_id, _) in enumerate(by_score, 1)}
-    scores = {clip_id: rrf_score(rank) for rank, clip_id in enumerate(by_id, 1)}
-    for clip_id, rank in fulltext_ranks.items():
-        scores[clip_id] = scores.get(clip_id, 0.0) + rrf_score(rank)
-    fused = sorted(scores, key=lambda clip_id: (-scores[clip_id], -cosines[clip_id], clip_id))[:depth]
-    first = [
-        Candidate(
-            clip_id,
-            cosines[clip_id],
-            Ranks(by_id[clip_id].ranks.similarity if clip_id in by_id else None, fulltext_ranks.get(clip_id)),
-        )
-        for clip_id in fused
+    matches = match_words(connection, words)
+    accepted = {clip_id: score for clip_id, score in matches.clips.items() if clip_filter.accepts(clip_id)}
+    scores = dict(_best(accepted, MAX_SPOKEN))
+    clips_of = load_clip_ids(connection, dict(_best(matches.names, MAX_NAMED)), MAX_NAMED_CLIPS)
+    named = {video_id: [i for i in clip_ids if clip_filter.accepts(i)] for video_id, clip_ids in clips_of.items()}
+    stored = load_embeddings(connection, {*scores, *chain.from_iterable(named.values())}, len(query))
+    if not stored:
+        return []
+    # Not a matrix product, in which equal rows may have products that differ in the last bit.
+    cosines = np.clip((np.stack(list(stored.values())) * query).sum(axis=1), -1, 1)
+    similarity = dict(zip(stored, cosines.tolist(), strict=True))
+    for video_id, clip_ids in named.items():
+        present = sorted((i for i in clip_ids if i in similarity), key=lambda i: (-similarity[i], i))
+        for clip_id in present[:CLIPS_PER_NAME]:
+            scores.setdefault(clip_id, matches.names[video_id])
+    found = [WordMatch(i, similarity[i], *score) for i, score in scores.items() if i in similarity]
+    return sorted(
+        (match for match in found if match.similarity >= clip_filter.min_similarity),
+        key=lambda match: (-match.score, not match.has_phrase, -match.similarity, match.clip_id),
+    )
+
+
+def _best(scores: Mapping[int, WordScore], count: int) -> list[tuple[int, WordScore]]:
+    return sorted(scores.items(), key=lambda pair: (-pair[1].score, not pair[1].has_phrase, pair[0]))[:count]
+
+
+def hybrid_candidates(
+    similar: Sequence[Candidate], matches: Sequence[WordMatch], calibration: Calibration | None, depth: int
+) -> list[Candidate]:
+    """Rank candidates by similarity together with clips that match words, by ``combined_score``; at most ``depth``.
+
+    Ties: first clips with the whole phrase, then by similarity, then by id.
+    """
+    ranks = {candidate.clip_id: candidate.ranks.similarity for candidate in similar[:RANK_DEPTH]}
+    matched = [
+        Candidate(match.clip_id, match.similarity, Ranks(ranks.get(match.clip_id), rank), match.score)
+        for rank, match in enumerate(matches, 1)
     ]
-    rest = [candidate for candidate in similar[FUSION_DEPTH:] if candidate.clip_id not in fulltext_ranks]
-    return [*first, *rest][:depth]
+    matched_ids = {match.clip_id for match in matches}
+    candidates = [*matched, *(candidate for candidate in similar if candidate.clip_id not in matched_ids)]
+    relevance = _relevance(calibration, [candidate.similarity for candidate in candidates])
+    phrases = {match.clip_id for match in matches if match.has_phrase}
+    keys = {
+        candidate.clip_id: (
+            *(-combined_score(candidate.words, probability), candidate.clip_id not in phrases),
+            *(-candidate.similarity, candidate.clip_id),
+        )
+        for candidate, probability in zip(candidates, relevance, strict=True)
+    }
+    return sorted(candidates, key=lambda candidate: keys[candidate.clip_id])[:depth]
 
 
-def rrf_score(rank: int) -> float:
-    """Return 1 / (``RRF_K`` + rank), a clip's score in one ranking (from 1); the fused score is the sum."""
-    return 1 / (RRF_K + rank)
+def _relevance(calibration: Calibration | None, similarities: Sequence[float]) -> list[float]:
+    """Return the probabilities that clips fit their query; a linear scale where the bundle has no calibration."""
+    cosines = np.array(similarities, np.float64)
+    probabilities = None if calibration is None else similarity_probability(calibration, cosines)
+    relevance: list[float] = ((1 + cosines) / 2 if probabilities is None else probabilities).tolist()
+    return relevance
+
+
+def combined_score(words: float, relevance: float) -> float:
+    """Combine a word score and a probability by the model, 0 to 1 each, as independent evidence that a clip fits."""
+    return words + (1 - words) * MODEL_TRUST * relevance
 
 
 def group_by_video(candidates: Sequence[Candidate], spans: Mapping[int, ClipSpan]) -> list[Group]:

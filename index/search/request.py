@@ -98,7 +98,7 @@ class SearchRequest:
         after: where the page begins; None for the first page.
         where: a filter on videos and clips.
         rerank: number of best clips that are rescored with the fusion model and ranked first.
-        hybrid: combine similarity with full-text search for the texts of positive weight.
+        hybrid: also match the words of the texts of positive weight in speech, titles and paths.
         group: what a result is: a clip, an event (a stretch of a video, see ``group_by_event``) or a video.
         candidates: number of best clips that events or videos are made of; None: ``CANDIDATES``.
         clips_per_result: at most so many clips are listed with an event or a video.
@@ -114,7 +114,7 @@ class SearchRequest:
     after: SearchPosition | None = None
     where: Filter | None = None
     rerank: int = 0
-    hybrid: bool = False
+    hybrid: bool = True
     group: GroupBy = "clip"
     candidates: int | None = None
     clips_per_result: int = 5
@@ -166,8 +166,6 @@ def check_request(request: SearchRequest) -> None:
     if request.min_relevance is not None:
         _check_min_relevance(request, request.min_relevance)
     texts = len(request.texts)
-    if request.hybrid and not texts:
-        raise InvalidInput("hybrid: true; false was expected, as the query has no text of positive weight")
     if request.rerank and texts != 1:
         raise InvalidInput(
             f"rerank: {request.rerank}; 0 was expected, as the query has {texts or 'no'} texts of positive weight"

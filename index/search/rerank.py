@@ -13,7 +13,7 @@ import numpy as np
 
 from index.collection import Collection
 from index.records import Clip, Float32
-from index.search.candidates import Candidate
+from index.search.candidates import Candidate, combined_score
 from index.search.request import QueryPart, positive_texts
 from index.storage.queries import load_embeddings
 from vitascope.bundle.manifest import Manifest
@@ -46,21 +46,17 @@ def can_rerank(model: Model) -> bool:
     return "matching" in model.bundle.manifest.tasks
 
 
-def default_rerank(manifest: Manifest, parts: Sequence[QueryPart], *, hybrid: bool) -> int:
-    """Return the number of clips that a search reranks unless its request sets it.
-
-    The number of the bundle applies to queries with exactly one text. It was measured on the order by similarity: with
-    ``hybrid`` it is 0, since the fusion model does not know which clips matched words.
-    """
-    return manifest.default_rerank if len(positive_texts(parts)) == 1 and not hybrid else 0
+def default_rerank(manifest: Manifest, parts: Sequence[QueryPart]) -> int:
+    """Return the number of clips that a search reranks unless its request sets it: 0 unless it has exactly one text."""
+    return manifest.default_rerank if len(positive_texts(parts)) == 1 else 0
 
 
 def rerank(
     collection: Collection, model: Model, text: str, candidates: Sequence[Candidate], count: int
 ) -> tuple[list[Candidate], dict[int, PairScores]]:
-    """Order the first ``count`` candidates by fused score; ties keep their order.
+    """Order the first ``count`` candidates by fused score and word score; ties keep their order.
 
-    Clips stored without visual tokens follow the scored ones; clips deleted meanwhile are dropped.
+    Clips stored without visual tokens are ordered by their words alone; clips deleted meanwhile are dropped.
 
     Returns:
         All candidates in their new order, and the scores by clip id.
@@ -69,16 +65,20 @@ def rerank(
         StorageError, and as ``Model.match``.
     """
     scores: dict[int, PairScores] = {}
-    unscored: list[Candidate] = []
+    unscored: set[int] = set()
     for first in range(0, min(count, len(candidates)), RERANK_BATCH_SIZE):
         batch = candidates[first : min(first + RERANK_BATCH_SIZE, count)]
         tokens = collection.stored_tokens(candidate.clip_id for candidate in batch)
         pairs = [(text, candidate.clip_id, candidate.similarity) for candidate in batch]
         scores |= {clip_id: score for (_, clip_id, _), score in _score_pairs(model, pairs, tokens)}
-        unscored += [c for c in batch if c.clip_id in tokens and tokens[c.clip_id] is None]
-    scored = [candidate for candidate in candidates[:count] if candidate.clip_id in scores]
-    scored.sort(key=lambda candidate: -scores[candidate.clip_id].fused)
-    return [*scored, *unscored, *candidates[count:]], scores
+        unscored |= {clip_id for clip_id, array in tokens.items() if array is None}
+
+    def order(candidate: Candidate) -> tuple[float, bool]:
+        score = scores.get(candidate.clip_id)
+        return -combined_score(candidate.words, 0.0 if score is None else score.fused), score is None
+
+    present = [c for c in candidates[:count] if c.clip_id in scores or c.clip_id in unscored]
+    return [*sorted(present, key=order), *candidates[count:]], scores
 
 
 def score_best_clips(

@@ -1,4 +1,4 @@
-"""Search: clips ranked by similarity and full text, reranked by the fusion model, grouped and paginated."""
+"""Search: clips ranked by similarity and words, reranked by the fusion model, grouped and paginated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from index.collection import MAX_K, Collection
 from index.records import Float32, Hit
 from index.search.candidates import (
-    FUSION_DEPTH,
+    RANK_DEPTH,
     Candidate,
     CandidateFilter,
     Group,
@@ -21,6 +21,7 @@ from index.search.candidates import (
     group_by_video,
     hybrid_candidates,
     vector_candidates,
+    word_matches,
 )
 from index.search.relevance import SearchWarning, clip_relevance, lowest_similarity, no_good_match
 from index.search.request import (
@@ -32,7 +33,7 @@ from index.search.request import (
     query_embedding,
 )
 from index.search.rerank import PairScores, can_rerank, rerank
-from index.storage.fulltext import query_terms
+from index.storage.fulltext import parse_words
 from index.storage.queries import (
     ClipSpan,
     allowed_clips,
@@ -110,9 +111,9 @@ def search(
 ) -> SearchPage:
     """Search a collection with embeddings.
 
-    Clips are ranked by similarity, or with ``hybrid`` by reciprocal rank fusion with full-text search. The first
-    ``rerank`` clips are ordered by fused score. A page has the best results that the pages before have not shown, among
-    the clips that existed at the first page and still do.
+    Clips are ranked by similarity, and with ``hybrid`` also by the words of the query. The first ``rerank`` clips are
+    ordered again, with the fused score in place of similarity. A page has the best results that the pages before have
+    not shown, among the clips that existed at the first page and still do.
 
     Args:
         collection: to search.
@@ -203,7 +204,8 @@ def _rank(
     position: SearchPosition,
 ) -> _Ranking:
     """Rank as many clips as the page needs, and ``MAX_K`` if a page that would be the last can be filled by more."""
-    terms = query_terms(request.texts) if request.hybrid else []
+    texts = request.texts if request.hybrid else []
+    matches = word_matches(connection, parse_words(texts), embedding, clip_filter) if texts else []
     depth = request.candidates or CANDIDATES.get(request.group, 0)
     can_go_deeper = request.group == "video" and request.candidates is None
     if request.group == "clip":
@@ -213,8 +215,8 @@ def _rank(
         # An approximate index misses some clips near the end of its search, which here is the end of all results.
         can_go_deeper = clip_filter.min_similarity >= -1 and not vectors.is_exact
     while True:
-        similar = vector_candidates(vectors, embedding, max(depth, FUSION_DEPTH) if terms else depth, clip_filter)
-        candidates = hybrid_candidates(connection, similar, embedding, terms, clip_filter, depth) if terms else similar
+        similar = vector_candidates(vectors, embedding, max(depth, RANK_DEPTH) if matches else depth, clip_filter)
+        candidates = hybrid_candidates(similar, matches, request.calibration, depth) if matches else similar
         clip_ids = [candidate.clip_id for candidate in candidates]
         spans = {} if request.group == "clip" else load_spans(connection, clip_ids)
         is_video = request.group == "video"

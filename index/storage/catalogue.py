@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from index.storage.fulltext import normalize_for_index
+from index.storage.fulltext import index_names, normalize_for_index
 from index.storage.legacy_paths import adopt_media_files
-from index.storage.schema import APPLICATION_ID, RELATIVE_PATHS, SCHEMA_VERSION, TABLES, UPGRADES, execute_script
+from index.storage.schema import APPLICATION_ID, NAMES, RELATIVE_PATHS, SCHEMA_VERSION, TABLES, UPGRADES, execute_script
 from vitascope.errors import CollectionNotFound, StorageError, VitascopeError
 
 CATALOGUE_NAME = "catalogue.sqlite3"
@@ -256,6 +256,10 @@ def _upgrade(connection: sqlite3.Connection, folder: Path) -> None:
             execute_script(connection, script)
         if version < RELATIVE_PATHS:
             adopt_media_files(connection, folder)
+        if version < NAMES:
+            index_names(
+                connection, connection.execute("SELECT id, title, coalesce(source_uri, path) FROM videos").fetchall()
+            )
         connection.execute(f"PRAGMA user_version = {max(version, SCHEMA_VERSION)}")
         connection.execute("COMMIT")
     except BaseException:

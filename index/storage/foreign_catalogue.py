@@ -1,7 +1,8 @@
 """Untrusted catalogue files, such as backups.
 
 The file is opened read-only with SQLite's defensive settings, and nothing is read from it before its schema has been
-compared, token for token, with that of its catalogue version. Its full-text index is never opened: it is derived data.
+compared, token for token, with that of its catalogue version. Its full-text indexes are never opened: they are derived
+data.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ _PRAGMAS = (
     "mmap_size = 0",
     "ignore_check_constraints = ON",  # so that integrity_check computes no expression; rows are checked when read
 )
-_FULL_TEXT = "words"
-_SHADOWS = tuple(f"{_FULL_TEXT}_{part}" for part in ("config", "content", "data", "docsize", "idx"))
-"""Tables of the full-text index. Their definitions depend on SQLite's version, and nothing is read from them."""
+_FULL_TEXT = ("words", "names")
+_SHADOWS = tuple(f"{name}_{part}" for name in _FULL_TEXT for part in ("config", "content", "data", "docsize", "idx"))
+"""Tables of the full-text indexes. Their definitions depend on SQLite's version, and nothing is read from them."""
 _TOKEN = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\w+|\s+|.", re.DOTALL)
 
 Schema = dict[tuple[str, str], tuple[str, list[str]]]
@@ -201,7 +202,7 @@ def _first_difference(actual: list[str], expected: list[str]) -> str:
 def _check_structure(connection: sqlite3.Connection, file: Path, version: int) -> None:
     """Have SQLite verify the pages of every table that is read, with its indexes and references."""
     for kind, name in _known_schema(version):
-        if kind != "table" or name in (_FULL_TEXT, *_SHADOWS):
+        if kind != "table" or name in (*_FULL_TEXT, *_SHADOWS):
             continue
         try:
             checked = connection.execute(f"PRAGMA integrity_check({name})").fetchmany(3)

@@ -1,9 +1,9 @@
-"""Full-text index of titles and spoken words, by SQLite's FTS5 with BM25.
+"""Full-text indexes of spoken words, titles and paths, by SQLite's FTS5, and word scores of a query.
 
 FTS5 splits words at spaces. Chinese, Japanese and Korean are written without spaces, or with endings on every word:
 their characters are indexed one by one and searched in pairs, so that any two adjacent characters match. (FTS5's
 trigrams match nothing shorter than three characters, as most Chinese words are.) English words are stemmed (Porter);
-case and diacritics are ignored.
+case and diacritics are ignored. Titles and paths are also split at changes of case and between letters and digits.
 """
 
 from __future__ import annotations
@@ -11,20 +11,36 @@ from __future__ import annotations
 import re
 import sqlite3
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
+from typing import NamedTuple
 
-MAX_TERMS = 64
-"""Terms of one query that are searched for, the first ones; text models read about as many."""
+import numpy as np
+import numpy.typing as npt
+
+from index.storage.removals import is_owned
+
+MAX_TERMS = 62
+"""Terms of one query that are searched for, the first ones; each is a bit of an SQLite integer."""
+RARE_CLIPS, RARE_VIDEOS = 20, 5
+"""A word is rare if at most so many clips contain it, or the names of at most so many videos; in small collections, if
+at most a fifth do."""
+MIN_RARITY = 0.25
+"""Words below this rarity are ignored: they say little and are in many clips."""
 
 _UNSPACED = re.compile(
     r"[\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff]+"
 )
 _APOSTROPHE = re.compile(r"(?<=\w)['\u2019](?=\w)")
+_WORD_BOUNDARY = re.compile(
+    "(?<=[a-z\u00df-\u00ff])(?=[A-Z\u00c0-\u00de])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[^\\W\\d_])(?=\\d)|(?<=\\d)(?=[^\\W\\d_])"
+)
 _STOP_WORDS_TEXT = (
-    "a an and are as at be been but by do does for from had has have he her him his i in into is it its me my no not "
-    "of on or our she so that the their them there these they this those to was we were what when where which while "
-    "who will with you your"
+    "a about an and are as at be been but by do does for from had has have he her him his i in into is it its me my no "
+    "not of on or our she so that the their them there these they this those to was we were what when where which "
+    "while who will with you your"
 )
 _STOP_WORDS = frozenset(_STOP_WORDS_TEXT.split())
 
@@ -40,75 +56,144 @@ class _Letters(dict[int, str]):
 _letters = _Letters()
 
 
+@dataclass(frozen=True, slots=True)
+class WordQuery:
+    """Distinct terms of a query, without stop words unless there is nothing else.
+
+    ``phrase``: all its words in order, in their indexed form; empty for a single word and for several texts.
+    """
+
+    terms: Sequence[str]
+    phrase: str
+
+
+class WordScore(NamedTuple):
+    """How far the words of a query are in a clip or in the name of a video, 0 to 1, and whether the phrase is."""
+
+    score: float
+    has_phrase: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WordMatches:
+    """Word scores by clip id, of a clip's speech together with its video's name, and by video id, of names alone."""
+
+    clips: dict[int, WordScore]
+    names: dict[int, WordScore]
+
+
 def normalize_for_index(text: str) -> str:
     """Return the indexed form of a text: words, and characters of scripts without spaces, separated by spaces."""
     return " ".join(_UNSPACED.sub(lambda run: f" {' '.join(run.group())} ", _normalize(text)).split())
 
 
-def query_terms(texts: Iterable[str]) -> list[str]:
-    """Return the distinct terms of texts, without stop words unless there is nothing else."""
-    terms = [term for text in texts for term in _split_terms(text)]
-    significant = [term for term in terms if term.lower() not in _STOP_WORDS] or terms
-    return list(dict.fromkeys(significant))[:MAX_TERMS]
+def parse_words(texts: Sequence[str]) -> WordQuery:
+    """Return the words of the texts of a query."""
+    terms = [term.lower() for text in texts for term in _split_terms(text)]
+    significant = [term for term in terms if term not in _STOP_WORDS] or terms
+    phrase = normalize_for_index(texts[0]) if len(texts) == 1 else ""
+    return WordQuery(list(dict.fromkeys(significant))[:MAX_TERMS], phrase if " " in phrase else "")
 
 
-def insert_words(connection: sqlite3.Connection, title: str, clips: Sequence[tuple[int, str]]) -> None:
-    """Index the clips (id, spoken words) of a video with this title."""
-    normalized_title = normalize_for_index(title)
-    connection.executemany(
-        "INSERT INTO words (rowid, title, text) VALUES (?, ?, ?)",
-        [(clip_id, normalized_title, normalize_for_index(text)) for clip_id, text in clips],
-    )
+# Indexing
+
+
+def insert_words(connection: sqlite3.Connection, clips: Iterable[tuple[int, str]]) -> None:
+    """Index the spoken words of new clips (id, text)."""
+    rows = [(clip_id, normalize_for_index(text)) for clip_id, text in clips if text]
+    connection.executemany("INSERT INTO words (rowid, text) VALUES (?, ?)", rows)
 
 
 def delete_words(connection: sqlite3.Connection, first_clip: int, clip_count: int) -> None:
-    """Remove ``clip_count`` clips from ``first_clip`` on from the index."""
+    """Remove the spoken words of ``clip_count`` clips from ``first_clip`` on."""
     connection.execute("DELETE FROM words WHERE rowid >= ? AND rowid < ?", (first_clip, first_clip + clip_count))
 
 
-def search_fulltext(
-    connection: sqlite3.Connection, terms: Sequence[str], limit: int, accepts: Callable[[int], bool]
-) -> list[tuple[int, float]]:
-    """Return the at most ``limit`` best (clip id, BM25 score) that match any of ``terms``, best first, ties by id.
+def index_names(connection: sqlite3.Connection, videos: Iterable[tuple[int, str, str]]) -> None:
+    """Index videos (id, title, path) by their names, in place of earlier ones; paths in a collection name nothing."""
+    rows = [
+        (video_id, _index_name(title), "" if is_owned(path) else _index_name(path)) for video_id, title, path in videos
+    ]
+    connection.executemany("INSERT OR REPLACE INTO names (rowid, title, path) VALUES (?, ?, ?)", rows)
 
-    Terms in more than half of the clips are ignored if a rarer one matches.
 
-    Args:
-        connection: in a transaction.
-        terms: as ``query_terms`` returns them; at least one.
-        limit: maximum number of clips.
-        accepts: whether a clip id may be returned.
+def delete_name(connection: sqlite3.Connection, video_id: int) -> None:
+    """Remove the name of a video."""
+    connection.execute("DELETE FROM names WHERE rowid = ?", (video_id,))
+
+
+# Search
+
+
+def match_words(connection: sqlite3.Connection, query: WordQuery) -> WordMatches:
+    """Return the word scores of all clips and videos that contain words of a query.
+
+    A score is the rarity of the rarest word that matches, times the square root of the share of the query that matches,
+    in which words weigh by rarity; at least the rarity of the phrase where that matches.
     """
-    rows = connection.execute(
-        "SELECT rowid, -bm25(words) AS score FROM words WHERE words MATCH ? ORDER BY score DESC, rowid",
-        (_match_expression(_drop_common(connection, terms)),),
+    expressions = [f'"{words}"' for words in [*query.terms, query.phrase] if words]  # FTS5 parses no syntax in quotes
+    videos, clips = connection.execute("SELECT count(*), coalesce(sum(clip_count), 0) FROM videos").fetchone()
+    speech_counts, name_counts = (_count(connection, table, expressions) for table in ("words", "names"))
+    speech, names = _rarities(speech_counts, clips, RARE_CLIPS), _rarities(name_counts, videos, RARE_VIDEOS)
+    spoken = _select(connection, "words", expressions, speech, "JOIN clips USING (id) GROUP BY id", "id, video_id")
+    named = {row[0]: row[1] for row in _select(connection, "names", expressions, names, "GROUP BY id", "id")}
+    weights = np.where(speech_counts + name_counts == 0, 1.0, np.maximum(speech, names))[: len(query.terms)]
+    bits = np.arange(len(expressions))
+
+    @cache
+    def score(speech_bits: int, name_bits: int) -> WordScore:
+        rarity = np.maximum(speech * (speech_bits >> bits & 1), names * (name_bits >> bits & 1))
+        terms, phrase = rarity[: len(weights)], float(rarity[len(weights) :].sum())
+        share = weights[terms > 0].sum() / (weights.sum() or 1.0)
+        return WordScore(max(float(terms.max() * np.sqrt(share)), phrase), phrase > 0)
+
+    return WordMatches(
+        {clip_id: score(found, named.get(video_id, 0)) for clip_id, video_id, found in spoken},
+        {video_id: score(0, found) for video_id, found in named.items()},
     )
-    matches: list[tuple[int, float]] = []
-    for clip_id, score in rows:
-        if len(matches) == limit:
-            break
-        if accepts(clip_id):
-            matches.append((int(clip_id), float(score)))
-    return matches
 
 
-def _drop_common(connection: sqlite3.Connection, terms: Sequence[str]) -> Sequence[str]:
-    # BM25 gives common terms next to nothing, but their clips would fill the list. Counting costs a twentieth of
-    # scoring.
-    total = connection.execute("SELECT coalesce(sum(clip_count), 0) FROM videos").fetchone()[0]
-    query = "SELECT count(*) FROM words WHERE words MATCH ?"
-    counts = {term: connection.execute(query, (_match_expression([term]),)).fetchone()[0] for term in terms}
-    return [term for term in terms if 0 < counts[term] <= total / 2] or terms
+def _count(connection: sqlite3.Connection, table: str, expressions: Sequence[str]) -> npt.NDArray[np.int64]:
+    query = f"SELECT count(*) FROM {table} WHERE {table} MATCH ?"
+    return np.array([connection.execute(query, (expression,)).fetchone()[0] for expression in expressions], np.int64)
 
 
-def _match_expression(terms: Sequence[str]) -> str:
-    """Return the FTS5 expression for any of the terms, quoted so that FTS5 never parses what users write."""
-    return " OR ".join(f'"{term}"' for term in terms)
+def _rarities(counts: npt.NDArray[np.int64], total: int, rare: int) -> npt.NDArray[np.float64]:
+    """Return rarities, 1 up to ``rare`` of ``total`` rows and then falling like BM25's inverse document frequency."""
+
+    def idf(count: npt.NDArray[np.int64] | int) -> npt.NDArray[np.float64]:
+        return np.log1p((np.maximum(total - count, 0) + 0.5) / (np.asarray(count) + 0.5))
+
+    rarities = np.minimum(1.0, idf(counts) / idf(max(1, min(rare, total // 5))))
+    return np.where((counts > 0) & (rarities >= MIN_RARITY), rarities, 0.0)
+
+
+def _select(
+    connection: sqlite3.Connection,
+    table: str,
+    expressions: Sequence[str],
+    rarities: npt.NDArray[np.float64],
+    suffix: str,
+    columns: str,
+) -> list[tuple[int, ...]]:
+    """Return columns of the rows that match, and the sum of the bits of the expressions that do and are not ignored."""
+    used = [(1 << index, expressions[index]) for index in np.flatnonzero(rarities).tolist()]
+    if not used:
+        return []
+    parts = " UNION ALL ".join([f"SELECT rowid, ? FROM {table} WHERE {table} MATCH ?"] * len(used))
+    query = f"WITH matches (id, bit) AS ({parts}) SELECT {columns}, sum(bit) FROM matches {suffix}"
+    return connection.execute(query, [value for pair in used for value in pair]).fetchall()
 
 
 def _normalize(text: str) -> str:
     """Return composed characters in their usual width, with a space for anything but letters, marks and digits."""
     return _APOSTROPHE.sub("", unicodedata.normalize("NFKC", text)).translate(_letters)
+
+
+def _index_name(name: str) -> str:
+    """Return the indexed form of a name, and then of the name split where case changes and at digits, if it can be."""
+    parts = _WORD_BOUNDARY.sub(" ", name)
+    return normalize_for_index(name if parts == name else f"{name} {parts}")
 
 
 def _split_terms(text: str) -> list[str]:

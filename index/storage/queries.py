@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +35,7 @@ from index.records import (
     value_kind,
 )
 from index.storage.filters import Filter, filter_sql
-from index.storage.fulltext import delete_words, insert_words
+from index.storage.fulltext import delete_name, delete_words, index_names, insert_words
 from index.storage.removals import is_owned, list_removal
 from vitascope.errors import InvalidInput, StorageError
 
@@ -163,7 +164,8 @@ def insert_video(
     ):
         rows = [(clip_id, blob) for clip_id, blob in zip(ids, blobs, strict=True) if blob is not None]
         connection.executemany(f"INSERT INTO {table} VALUES (?, ?)", rows)
-    insert_words(connection, video.title, [(clip_id, clip.text) for clip_id, clip in zip(ids, clips, strict=True)])
+    insert_words(connection, [(clip_id, clip.text) for clip_id, clip in zip(ids, clips, strict=True)])
+    index_names(connection, [(new_id, video.title, video.source_uri or video.path)])
     log_change(connection, "add", first_clip, len(clips))
     return new_id
 
@@ -187,6 +189,7 @@ def delete_video(connection: sqlite3.Connection, video_id: int) -> int | None:
         return None
     first_clip, clip_count, path = row
     delete_words(connection, first_clip, clip_count)
+    delete_name(connection, video_id)
     log_change(connection, "delete", first_clip, clip_count)
     if is_owned(path):
         list_removal(connection, path)
@@ -252,6 +255,15 @@ def load_token_blobs(connection: sqlite3.Connection, clip_ids: Iterable[int]) ->
     """Return encoded visual tokens by clip id: None for a clip without any, no entry for one that does not exist."""
     query = "SELECT id, tokens FROM clips LEFT JOIN tokens ON clip_id = id WHERE id IN"
     return dict(_select_by_id(connection, query, clip_ids))
+
+
+def load_clip_ids(connection: sqlite3.Connection, video_ids: Iterable[int], limit: int) -> dict[int, range]:
+    """Return the ids of the clips of videos by video id, for the first videos that have at most ``limit`` together."""
+    ids = list(video_ids)
+    rows = _select_by_id(connection, "SELECT id, first_clip, clip_count FROM videos WHERE id IN", ids)
+    spans = {video_id: range(first, first + count) for video_id, first, count in rows}
+    totals = accumulate(len(spans[video_id]) for video_id in ids)
+    return {video_id: spans[video_id] for video_id, total in zip(ids, totals, strict=True) if total <= limit}
 
 
 def allowed_clips(connection: sqlite3.Connection, where: Filter) -> npt.NDArray[np.bool_]:

@@ -77,9 +77,12 @@ CREATE TABLE thumbnails (
     jpeg    BLOB NOT NULL
 );
 
--- Full-text index of clips (rowid: clip id), normalised by index/storage/fulltext.py.
+-- Full-text indexes of clips (rowid: clip id) and videos (rowid: video id), normalised by index/storage/fulltext.py.
 CREATE VIRTUAL TABLE words USING fts5(
-    title, text, tokenize = "porter unicode61 remove_diacritics 2 categories 'L* M* N* Co'"
+    text, tokenize = "porter unicode61 remove_diacritics 2 categories 'L* M* N* Co'"
+);
+CREATE VIRTUAL TABLE names USING fts5(
+    title, path, tokenize = "porter unicode61 remove_diacritics 2 categories 'L* M* N* Co'"
 );
 
 -- Change log that derived indexes follow. The stamp tells apart two histories with the same numbers, such as those of
@@ -409,6 +412,17 @@ ALTER TABLE new_job_items RENAME TO job_items;
 CREATE INDEX job_items_by_state ON job_items (job_id, state, position);
 CREATE INDEX job_items_by_event ON job_items (job_id, event) WHERE event IS NOT NULL;
 """,
+    # And names are indexed, by the paths that the catalogue has after the upgrade.
+    """
+DROP TABLE words;
+CREATE VIRTUAL TABLE words USING fts5(
+    text, tokenize = "porter unicode61 remove_diacritics 2 categories 'L* M* N* Co'"
+);
+CREATE VIRTUAL TABLE names USING fts5(
+    title, path, tokenize = "porter unicode61 remove_diacritics 2 categories 'L* M* N* Co'"
+);
+INSERT INTO words (rowid, text) SELECT id, spaced(text) FROM clips WHERE text <> '';
+""",
 )
 """Scripts from version 1 + n to version 2 + n. Their SQL function ``spaced`` is ``normalize_for_index``."""
 
@@ -417,6 +431,8 @@ RELATIVE_PATHS = 8
 """The first version in which paths of owned files are relative."""
 SOURCE_COLUMNS = 10
 """The first version whose videos have ``source_uri`` and ``source_values``."""
+NAMES = 11
+"""The first version that indexes the names of videos."""
 
 
 def create_tables(connection: sqlite3.Connection, version: int) -> None:

@@ -72,9 +72,10 @@ async def search(name: str, request: Request, service: ReadyAppStateDep) -> Resp
     """The clips most similar to a text, a picture, a video, a stored clip or a mix of these, each with the second at
     which it starts; or the events or videos that they belong to.
 
-    `hybrid` also matches the words of the text. `rerank` scores that many of the best clips with the fusion model,
-    which is slower; by default as many as the bundle of the collection's model states. Pages neither repeat nor miss
-    results while the collection changes: `changed` says whether it has, and 409 `cursor_expired` that it was replaced.
+    The words of the text are also matched in speech, titles and paths, unless `hybrid` is false. `rerank` scores that
+    many of the best clips with the fusion model, which is slower; by default as many as the bundle of the collection's
+    model states. Pages neither repeat nor miss results while the collection changes: `changed` says whether it has, and
+    409 `cursor_expired` that it was replaced.
     """
     if is_json_or_form(request, "a search", "a search with a file"):
         parsed = _parse_search(service, parse_body(schemas.SearchRequest, await request.json()))
@@ -139,7 +140,7 @@ async def _run_search(
         parts = await _embed_parts(context, loaded, parsed.parts, file_embedding)
         rerank = parsed.options.rerank
         if rerank is None:
-            default = default_rerank(loaded.bundle.manifest, parts, hybrid=parsed.options.hybrid)
+            default = default_rerank(loaded.bundle.manifest, parts)
             rerank = min(default, service.settings.max_rerank)
         search_page = partial(
             _search_page, service, context, collection_name, loaded, parsed, parts, file_embedding, rerank

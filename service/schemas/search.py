@@ -83,16 +83,16 @@ class SearchOptions(Request):
         Field(
             ge=0,
             description="number of the best clips to score with the fusion model and to rank by fused; the query must "
-            "have one text of positive weight. null: `default_rerank` of the collection for such a query, 0 for others "
-            "and with `hybrid`",
+            "have one text of positive weight. null: `default_rerank` of the collection for such a query, 0 for others",
         ),
     ] = None
     hybrid: Annotated[
         bool,
         Field(
-            description="combine similarity with the words of the query in titles and speech, by reciprocal rank fusion"
+            description="also match the words of the query in speech, titles and paths; clips that contain rare words "
+            "of it come first"
         ),
-    ] = False
+    ] = True
     filter: Annotated[
         dict[str, Any] | None,
         Field(
@@ -194,7 +194,7 @@ class Ranks(Response):
     model_config = example(**RANKS)
 
     similarity: Annotated[int | None, Field(description="by similarity; null: not among those candidates")]
-    fulltext: Annotated[int | None, Field(description="by full text; null: not among those candidates")]
+    fulltext: Annotated[int | None, Field(description="by words; null: none matches")]
 
 
 class ClipHit(Response):

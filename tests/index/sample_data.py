@@ -114,11 +114,9 @@ def add(collection: Collection, *numbers: int) -> list[int]:
 def numbers_in(collection: Collection) -> list[int]:
     """The numbers of the videos in the collection; each is checked to be complete, in the catalogue and in searches."""
     with collection.catalogue.read() as connection:
-        clip_ids = connection.execute("SELECT id FROM clips ORDER BY id").fetchall()
-        assert (
-            connection.execute("SELECT rowid FROM words WHERE words MATCH 'video' ORDER BY rowid").fetchall()
-            == clip_ids
-        )
+        video_ids = connection.execute("SELECT id FROM videos ORDER BY id").fetchall()
+        named = connection.execute("SELECT rowid FROM names WHERE names MATCH 'title: video' ORDER BY rowid")
+        assert named.fetchall() == video_ids
     numbers = []
     for video in collection.videos(10_000):
         number = int(video.title.split()[1])

@@ -87,7 +87,7 @@ def test_negative_numbers_are_accepted_as_values(
 
 def test_hybrid_search_matches_titles(capsys: pytest.CaptureFixture[str]) -> None:
     """The small bundle does not know "wine", the title does."""
-    result = search(capsys, "wine and blue", "--hybrid")
+    result = search(capsys, "wine and blue")
     assert set(titles(result)[:2]) == {"wine", "blue"}
     assert sorted(r["ranks"]["fulltext"] for r in result["results"][:2]) == [1, 2]
 
@@ -112,7 +112,6 @@ def test_search_is_paginated_by_cursor(capsys: pytest.CaptureFixture[str]) -> No
         (["--like-clip", "first"], "like-clip: 'first'"),
         (["--like-clip", "999"], "clip 999"),
         (["--like-clip", "1", "--rerank", "5"], "rerank: 5"),
-        (["--like-clip", "1", "--hybrid"], "hybrid"),
         (["a dog", "--min-similarity", "7"], "min_similarity: 7"),
         (["--like", "a.png", "--like", "b.png", "--server", "http://127.0.0.1:1"], "like: 2 files"),
     ],

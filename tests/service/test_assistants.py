@@ -210,7 +210,7 @@ def test_search_videos_is_paginated(assistant: Assistant, films: str) -> None:
 
 
 def test_hybrid_search_matches_spoken_words(assistant: Assistant, films: str) -> None:
-    search = {"collection": films, "text": "train station", "hybrid": True, "rerank": 0, "limit": 1}
+    search = {"collection": films, "text": "train station", "limit": 1}
     page, text = assistant.call("search_videos", **search)
     assert page["results"][0]["text"] == SPOKEN
     assert page["results"][0]["match"] is None

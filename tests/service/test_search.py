@@ -106,10 +106,10 @@ def test_the_next_page_of_a_search_with_a_file_needs_no_file(running: Running, p
 def test_hybrid_search_includes_words_of_title_and_speech(running: Running, collection: str) -> None:
     fill(running, collection, 3)
     fill(running, collection, 1, first=3, speech="Die Brücke am Fluß")
-    plain = search(running, collection, text="a blue bruecke brucke", limit=12)
+    plain = search(running, collection, text="a blue brucke", limit=12, hybrid=False)
     assert all(result["ranks"]["fulltext"] is None for result in plain["results"])
     assert [result["ranks"]["similarity"] for result in plain["results"]] == list(range(1, 13))
-    results = search(running, collection, text="a blue brucke", limit=12, hybrid=True)
+    results = search(running, collection, text="a blue brucke", limit=12)
     spoken = [result for result in results["results"] if result["ranks"]["fulltext"]]
     assert {result["video"]["title"] for result in spoken} == {"video 3"}
     assert sorted(result["text"] for result in spoken) == [f"Die Brücke am Fluß {n}" for n in range(3)]
@@ -126,7 +126,7 @@ def test_clips_are_filtered_by_their_time_and_speech(running: Running, collectio
 
     assert results({"clip": {"start": {"gte": 8}}}) == [(f"video {n}", 8.0) for n in range(3)]
     assert results({"clip": {"text": {"prefix": "good"}, "end": {"lte": 8}}}) == [("video 2", 0.0), ("video 2", 4.0)]
-    assert results({"title": "video 1", "clip": {"start": 4}}, hybrid=True) == [("video 1", 4.0)]
+    assert results({"title": "video 1", "clip": {"start": 4}}) == [("video 1", 4.0)]
     assert results({"added_at": {"gte": "2021-01-01"}, "clip": {"start": 0}}, group="video") == [
         (f"video {n}", 0.0) for n in range(3)
     ]
@@ -177,7 +177,7 @@ def test_results_are_grouped_by_event_and_video(running: Running, collection: st
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"hybrid": True}, {"rerank": 5}, {"group": "video"}, {"group": "event", "candidates": 15}]
+    "options", [{}, {"hybrid": False}, {"rerank": 5}, {"group": "video"}, {"group": "event", "candidates": 15}]
 )
 def test_pages_fit_together(running: Running, collection: str, options: dict[str, Any]) -> None:
     fill(running, collection, 7)
@@ -245,7 +245,6 @@ def test_a_cursor_belongs_to_its_search(running: Running, palette: str) -> None:
         ({"query": [{"kind": "clip", "value": "999"}]}, 404, "not_found", "query.0: clip 999"),
         ({"query": [{"kind": "clip", "value": "x"}]}, 404, "not_found", "query.0"),
         ({"query": [{"kind": "clip", "value": "1"}], "rerank": 3}, 422, "invalid_input", "rerank: 3"),
-        ({"query": [{"kind": "clip", "value": "1"}], "hybrid": True}, 422, "invalid_input", "hybrid"),
         ({"query": [{"kind": "text", "value": "a"}] * 17}, 422, "invalid_input", "query: 17; at most 16"),
         ({"text": " \n\t"}, 422, "invalid_text", "text"),
         ({"text": "a" * 100_000}, 422, "invalid_text", "100000"),

@@ -148,7 +148,7 @@ def test_uploads_play_and_have_thumbnails(client: httpx.Client) -> None:
 
 
 def test_subtitles_are_found_by_their_words(client: httpx.Client) -> None:
-    body = {"text": "sky", "hybrid": True, "limit": 1, "rerank": 0}
+    body = {"text": "sky", "limit": 1}
     (hit,) = client.post("/v1/collections/films/search", json=body).raise_for_status().json()["results"]
     assert hit["text"] == "and so is the sky"
 

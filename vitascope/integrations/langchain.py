@@ -42,8 +42,8 @@ class VitascopeRetriever(BaseRetriever):
     """Filter on metadata, videos and clips."""
     rerank: int | None = Field(default=None, ge=0)
     """Number of best clips to rerank. None: as many as the model's bundle states."""
-    hybrid: bool = False
-    """Also match words in titles and subtitles."""
+    hybrid: bool = True
+    """Also match words in subtitles, titles and paths."""
     min_similarity: float | None = Field(default=None, ge=-1, le=1)
     group: Literal["clip", "event", "video"] = "clip"
     """Unit of a document: a clip, an event (adjoining clips) or a video, with the data of its best clip."""

@@ -20,6 +20,7 @@ from index.search import search as search_module
 from index.search.request import ClipPart, EmbeddingPart, QueryPart, SearchRequest, TextPart
 from index.search.search import search
 from index.storage.filters import parse_filter
+from index.storage.fulltext import WordScore
 from tests.chaos import rounds
 from tests.index.sample_data import TOKENS, WIDTH, content, new_collection
 from tests.index.searches import MODEL, all_pages, request_for, text_part
@@ -30,7 +31,7 @@ FILTERS: list[tuple[Any, Any]] = [
     (None, lambda row: True),
     ({"color": "red"}, lambda row: row.metadata["color"] == "red"),
     ({"not": {"number": {"lt": 30}}}, lambda row: row.metadata["number"] >= 30),
-    ({"clip": {"start": {"gte": 8}, "text": {"ne": ""}}}, lambda row: row.start >= 8 and row.is_spoken),
+    ({"clip": {"start": {"gte": 8}, "text": {"ne": ""}}}, lambda row: row.start >= 8 and bool(row.spoken)),
     ({"or": [{"number": {"lt": 10}}, {"clip": {"end": 8}}]}, lambda row: row.metadata["number"] < 10 or row.end == 8),
     ({"color": "violet"}, lambda row: False),
 ]
@@ -46,8 +47,8 @@ class Row:
     end: float
     vector: np.ndarray
     tokens: np.ndarray
-    words: list[str]
-    is_spoken: bool
+    title: list[str]
+    spoken: list[str]
     metadata: dict[str, Scalar]
 
 
@@ -83,42 +84,63 @@ def filled(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Iterator[t
                 collection.delete_video(video.id)
                 continue
             for i, clip in enumerate(collection.clips(video.id)):
-                words = tokens_in(f"{title} {spoken[i]}")
+                words = tokens_in(title), tokens_in(spoken[i])
                 unit = vectors[i] / np.linalg.norm(vectors[i].astype(np.float64))
                 kept = collection.visual_tokens([clip.id])[0]  # rounded as they are stored
-                rows.append(Row(clip.id, video.id, clip.start, clip.end, unit, kept, words, bool(spoken[i]), metadata))
+                rows.append(Row(clip.id, video.id, clip.start, clip.end, unit, kept, *words, metadata))
         assert len(rows) > 250
         yield collection, rows
     CollectionStore(root).drop("videos")
 
 
-def bm25(rows: list[Row], terms: list[list[str]]) -> dict[int, float]:
-    """Robertson's formula with k1 = 1.2 and b = 0.75; a term is one word or two that follow each other."""
+def word_scores(rows: list[Row], texts: list[str]) -> tuple[dict[int, WordScore], dict[int, WordScore]]:
+    """Word scores by clip id and by video id. A term is one word or two that follow each other."""
+    words = [word for text in texts for word in text.split()]
+    terms = [[word] for word in words if word not in CHINESE]
+    terms += [list(pair) for word in words if word in CHINESE for pair in itertools.pairwise(word)]
+    terms = [term for n, term in enumerate(terms) if term not in terms[:n]]
+    phrase = tokens_in(texts[0]) if len(texts) == 1 else []
+    if len(phrase) > 1:
+        terms.append(phrase)
+    titles = {row.video: row.title for row in rows}
 
-    def times(row: Row, term: list[str]) -> int:
-        return sum(row.words[i : i + len(term)] == term for i in range(len(row.words)))
+    def rarities(texts: list[list[str]], rare: int) -> list[float | None]:
+        def idf(count: int) -> float:
+            return math.log(1 + (len(texts) - count + 0.5) / (count + 0.5))
 
-    mean = sum(len(row.words) for row in rows) / len(rows)
-    having = [sum(times(row, term) > 0 for row in rows) for term in terms]
-    if any(0 < count <= len(rows) / 2 for count in having):
-        terms = [term for term, count in zip(terms, having, strict=True) if 0 < count <= len(rows) / 2]
-        having = [count for count in having if 0 < count <= len(rows) / 2]
-    scores: dict[int, float] = {}
-    for row in rows:
-        counts = [times(row, term) for term in terms]
-        if any(counts):
-            scores[row.id] = sum(
-                math.log((len(rows) - n + 0.5) / (n + 0.5))
-                * (f * 2.2 / (f + 1.2 * (0.25 + 0.75 * len(row.words) / mean)))
-                for n, f in zip(having, counts, strict=True)
-            )
-    return scores
+        counts = [sum(has(text, term) for text in texts) for term in terms]
+        found = [min(1.0, idf(n) / idf(min(rare, len(texts) // 5))) if n else None for n in counts]
+        return [0.0 if rarity is not None and rarity < 0.25 else rarity for rarity in found]
+
+    def has(text: list[str], term: list[str]) -> bool:
+        return any(text[i : i + len(term)] == term for i in range(len(text)))
+
+    spoken, named = rarities([row.spoken for row in rows], 20), rarities(list(titles.values()), 5)
+
+    def score(speech: list[str], title: list[str]) -> WordScore | None:
+        total = matched = rarest = full = 0.0
+        for term, by_speech, by_title in zip(terms, spoken, named, strict=True):
+            weight = 1.0 if by_speech is None and by_title is None else max(by_speech or 0.0, by_title or 0.0)
+            rarity = max(has(speech, term) * (by_speech or 0.0), has(title, term) * (by_title or 0.0))
+            if term is phrase:
+                full = rarity
+                continue
+            total += weight
+            matched += weight * (rarity > 0)
+            rarest = max(rarest, rarity)
+        if not matched:
+            return None
+        return WordScore(max(rarest * math.sqrt(matched / total), full), full > 0)
+
+    clips = {row.id: score(row.spoken, row.title) for row in rows if score(row.spoken, [])}
+    names = {video: score([], title) for video, title in titles.items()}
+    return {i: s for i, s in clips.items() if s}, {video: s for video, s in names.items() if s}
 
 
 def brute_order(
     rows: list[Row], request: SearchRequest, condition: Any
-) -> list[tuple[int, float, tuple[int | None, int | None]]]:
-    """(clip id, cosine, ranks in the two rankings) of all clips, in order, before reranking."""
+) -> list[tuple[int, float, tuple[int | None, int | None], float]]:
+    """(clip id, cosine, ranks in the two rankings, word score) of all clips, in order, before reranking."""
     query = _query({row.id: row for row in rows}, request)
     out = {part.clip_id for part in request.parts if isinstance(part, ClipPart)}
     possible = [row for row in rows if condition(row) and (request.include_query_clips or row.id not in out)]
@@ -128,18 +150,26 @@ def brute_order(
     similar = sorted((i for i in cosine if cosine[i] >= threshold), key=lambda i: (-cosine[i], i))
     by_similarity = {i: n for n, i in enumerate(similar, 1)}
     if not request.hybrid:
-        return [(i, cosine[i], (by_similarity[i], None)) for i in similar]
+        return [(i, cosine[i], (by_similarity[i], None), 0.0) for i in similar]
     texts = [part.text for part in request.parts if isinstance(part, TextPart) and part.weight > 0]
-    pieces = [[w[j : j + 2] for j in range(len(w) - 1)] if w in CHINESE else [w] for t in texts for w in t.split()]
-    terms = [list(piece) if piece[0] > "z" else [piece] for piece in itertools.chain(*pieces)]
-    terms = [term for n, term in enumerate(terms) if term not in terms[:n]]
-    bm = bm25(rows, terms)
-    listed = sorted((i for i in similar if i in bm), key=lambda i: (-bm[i], -cosine[i], i))[:1000]
+    spoken, named = word_scores(rows, texts)
+    scores = {row.id: spoken[row.id] for row in possible if row.id in spoken}
+    for video, score in named.items():
+        clips = sorted((row.id for row in possible if row.video == video), key=lambda i: (-cosine[i], i))
+        for clip in clips[:3]:
+            scores.setdefault(clip, score)
+    none = WordScore(0.0, False)
+    listed = sorted(
+        (i for i in similar if i in scores), key=lambda i: (-scores[i].score, not scores[i].has_phrase, -cosine[i], i)
+    )
     words = {i: n for n, i in enumerate(listed, 1)}
-    score = {i: 1 / (60 + by_similarity[i]) + (1 / (60 + words[i]) if i in words else 0) for i in similar}
+
+    def order(i: int) -> tuple[float, bool, float, int]:
+        score = scores.get(i, none)
+        return -(score.score + (1 - score.score) * 0.6 * (1 + cosine[i]) / 2), not score.has_phrase, -cosine[i], i
+
     return [
-        (i, cosine[i], (by_similarity[i], words.get(i)))
-        for i in sorted(similar, key=lambda i: (-score[i], -cosine[i], i))
+        (i, cosine[i], (by_similarity[i], words.get(i)), scores.get(i, none).score) for i in sorted(similar, key=order)
     ]
 
 
@@ -161,12 +191,12 @@ def brute_force(rows: list[Row], request: SearchRequest, condition: Any) -> list
     if request.rerank:
         text = next(part.text for part in request.parts if isinstance(part, TextPart) and part.weight > 0)
         head = order[: request.rerank]
-        match = MODEL.match([text] * len(head), [by_id[i].tokens.astype(np.float32) for i, _, _ in head])
-        scores = MODEL.fused_score(np.array([cosine for _, cosine, _ in head]), match.logits)
+        match = MODEL.match([text] * len(head), [by_id[i].tokens.astype(np.float32) for i, *_ in head])
+        scores = MODEL.fused_score(np.array([cosine for _, cosine, *_ in head]), match.logits)
         fused = {candidate[0]: float(score) for candidate, score in zip(head, scores, strict=True)}
-        order = sorted(head, key=lambda candidate: -fused[candidate[0]]) + order[request.rerank :]
-    ids = [i for i, _, _ in order]
-    known = {i: (cosine, places) for i, cosine, places in order}
+        order = sorted(head, key=lambda c: -(c[3] + (1 - c[3]) * 0.6 * fused[c[0]])) + order[request.rerank :]
+    ids = [i for i, *_ in order]
+    known = {i: (cosine, places) for i, cosine, places, _ in order}
     clusters = [[i] for i in ids]
     if request.group == "event":
         spread = np.std([row.vector @ _query(by_id, request) for row in rows]) + 1e-5
@@ -284,23 +314,23 @@ def test_every_page_equals_brute_force(
     assert min(seen.values()) > 30, seen
 
 
-def test_beyond_the_fused_rankings_results_continue_by_similarity(
+def test_pages_fit_together_beyond_the_ranks_by_similarity(
     filled: tuple[Collection, list[Row]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rankings of 30 instead of 1000: the rest follows, without duplicates, on all pages."""
+    """Ranks up to 30 instead of 1000: all clips follow, without duplicates, on all pages."""
     collection, rows = filled
-    monkeypatch.setattr("index.search.candidates.FUSION_DEPTH", 30)
-    monkeypatch.setattr(search_module, "FUSION_DEPTH", 30)
+    monkeypatch.setattr("index.search.candidates.RANK_DEPTH", 30)
+    monkeypatch.setattr(search_module, "RANK_DEPTH", 30)
     request = request_for(MODEL, "piano snow", limit=25, hybrid=True)
     pages = [result.best.hit.clip_id for page in all_pages(collection, MODEL, request) for result in page.results]
     at_once = search(collection, replace(request, limit=1000)).results
     assert pages == [result.best.hit.clip_id for result in at_once]
     assert sorted(pages) == sorted(row.id for row in rows)
     similar = [r.best.hit.clip_id for r in search(collection, replace(request, limit=1000, hybrid=False)).results]
-    head = set(similar[:30]) | {r.best.hit.clip_id for r in at_once if r.best.ranks.fulltext}
-    assert 30 < len(head) <= 60
-    assert set(pages[: len(head)]) == head
-    assert pages[len(head) :] == [clip for clip in similar if clip not in head]
-    for result in at_once[: len(head)]:
+    matched = {r.best.hit.clip_id for r in at_once if r.best.ranks.fulltext}
+    assert 30 < len(matched) < len(rows)
+    assert [clip for clip in pages if clip not in matched] == [clip for clip in similar if clip not in matched]
+    for result in at_once:
         rank = similar.index(result.best.hit.clip_id) + 1
-        assert result.best.ranks.similarity == (rank if rank <= 30 else None)
+        is_ranked = rank <= 30 or result.best.hit.clip_id not in matched
+        assert result.best.ranks.similarity == (rank if is_ranked else None)

@@ -84,11 +84,11 @@ def test_clips_without_tokens_follow_the_reranked_ones(tmp_path: Path, small_mod
         collection = library.create("videos", small_model)
         for name, color in PALETTE.items():
             ingest_file(collection, small_model, write_picture(tmp_path / f"{name}.png", solid(color)))
-        plain = search_hits(collection, small_model, "red", limit=6)
+        plain = search_hits(collection, small_model, "red", limit=6, hybrid=False)
         bare = {plain[0].hit.clip_id, plain[2].hit.clip_id}
         with collection.catalogue.write() as connection:
             connection.executemany("DELETE FROM tokens WHERE clip_id = ?", [(clip_id,) for clip_id in bare])
-        hits = search_hits(collection, small_model, "red", limit=6, rerank=4)
+        hits = search_hits(collection, small_model, "red", limit=6, rerank=4, hybrid=False)
     assert [hit.match is None for hit in hits] == [False, False, True, True, True, True]
     assert titles(hits[2:]) == [titles(plain)[i] for i in (0, 2, 4, 5)]
 
@@ -141,14 +141,14 @@ def test_reranking_needs_exactly_one_text(collection: Collection, small_model: M
 
 def test_hybrid_search_finds_words_of_titles_that_similarity_misses(collection: Collection, small_model: Model) -> None:
     """The model does not know the word "dark", which is in a title."""
-    assert titles_of(collection, small_model, "dark blue", limit=1) == ["blue"]
-    hits = search_hits(collection, small_model, "dark blue", hybrid=True)
+    assert titles_of(collection, small_model, "dark blue", limit=1, hybrid=False) == ["blue"]
+    hits = search_hits(collection, small_model, "dark blue")
     assert set(titles(hits[:2])) == {"blue", "dark red"}
     ranks = {hit.hit.video.title: hit.ranks for hit in hits}
     assert ranks["white"].fulltext is None
     assert {ranks["blue"].fulltext, ranks["dark red"].fulltext} == {1, 2}
     assert ranks["blue"].similarity == 1
-    filtered = titles_of(collection, small_model, "dark blue", hybrid=True, where=parse_filter({"dark": True}))
+    filtered = titles_of(collection, small_model, "dark blue", where=parse_filter({"dark": True}))
     assert set(filtered) == {"dark red", "black"}
 
 
@@ -202,7 +202,6 @@ def red(weight: float = 1.0) -> TextPart:
         ({"parts": [red(1), red(-1)]}, "query: its parts cancel each other out"),
         ({"parts": [EmbeddingPart(np.ones(3, np.float32))]}, r"embedding: shape \(3,\)"),
         ({"parts": [EmbeddingPart(np.full(DIM, np.nan, np.float32))]}, "embedding: its length is nan"),
-        ({"parts": [ClipPart(1)], "hybrid": True}, "hybrid: true; false was expected"),
         ({"parts": [red(-1)], "rerank": 1}, "rerank: 1; 0 was expected"),
         ({"rerank": -1}, "rerank: -1"),
         ({"rerank": MAX_RERANK + 1}, f"rerank: {MAX_RERANK + 1}"),

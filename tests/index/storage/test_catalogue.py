@@ -21,7 +21,7 @@ from index.collection_store import CollectionStore
 from index.jobs.jobs import list_items, list_jobs
 from index.storage import catalogue as catalogue_module
 from index.storage.catalogue import CATALOGUE_NAME
-from index.storage.fulltext import search_fulltext
+from index.storage.fulltext import match_words, parse_words
 from index.storage.schema import SCHEMA_VERSION
 from tests.chaos import rounds
 from tests.index.jobs.fixtures import create_folder_job
@@ -251,7 +251,7 @@ def read_everything(root: Path) -> None:
         collection.find_by_hash(content(2))
         collection.search(np.ones(WIDTH), 100)
         with collection.catalogue.read() as connection:
-            search_fulltext(connection, ["video", "spoken"], 100, lambda _: True)
+            match_words(connection, parse_words(["video spoken"]))
         for job in list_jobs(collection):
             list_items(collection, job.id)
         collection.index_state()

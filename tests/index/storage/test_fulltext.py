@@ -1,4 +1,4 @@
-"""Full-text search of titles and spoken words, in several scripts."""
+"""Full-text search of spoken words, titles and paths, in several scripts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from index.collection import Collection, NewClip, NewVideo
-from index.storage.fulltext import MAX_TERMS, query_terms, search_fulltext
+from index.storage.fulltext import MAX_TERMS, WordMatches, index_names, match_words, parse_words
 from tests.index.sample_data import WIDTH, content, new_collection, tokens_of
 from vitascope.errors import InvalidInput
 
@@ -27,18 +27,27 @@ SPOKEN = {
 }
 
 
-def add(collection: Collection, number: int, title: str, *texts: str) -> list[int]:
+def add(collection: Collection, number: int, title: str, *texts: str, path: str = "/v.mp4") -> list[int]:
     """Add a video with this title and a clip for each text; return the ids of the clips."""
     clips = [NewClip(4.0 * n, 4.0 * n + 4, np.ones(WIDTH), tokens_of(0)[0], text) for n, text in enumerate(texts)]
-    video = collection.add_video(NewVideo(content(number), "/v.mp4", title, 99.0, 32, 18), clips)
+    video = collection.add_video(NewVideo(content(number), path, title, 99.0, 32, 18), clips)
     return [clip.id for clip in collection.clips(video.id)]
 
 
-def matches_of(collection: Collection, *texts: str, limit: int = 100) -> list[int]:
+def search(collection: Collection, *texts: str) -> WordMatches:
     with collection.catalogue.read() as connection:
-        terms = query_terms(texts)
-        matches = search_fulltext(connection, terms, limit, lambda clip_id: True) if terms else []
-        return [clip_id for clip_id, _ in matches]
+        return match_words(connection, parse_words(texts))
+
+
+def matches_of(collection: Collection, *texts: str) -> list[int]:
+    """The clips whose speech matches, best first."""
+    clips = search(collection, *texts).clips
+    return sorted(clips, key=lambda clip_id: (-clips[clip_id].score, not clips[clip_id].has_phrase, clip_id))
+
+
+def titles_of(collection: Collection, *texts: str) -> set[str]:
+    """The titles of videos whose names match."""
+    return {collection.get_video(video_id).title for video_id in search(collection, *texts).names}
 
 
 @pytest.fixture(scope="module")
@@ -92,30 +101,98 @@ def test_query_syntax_in_a_text_is_searched_literally(spoken: tuple[Collection, 
 
 def test_a_long_text_is_searched_by_its_first_words(spoken: tuple[Collection, dict[int, str]]) -> None:
     many = [f"w{n}" for n in range(5000)]
-    assert len(query_terms([" ".join(many)])) == MAX_TERMS
+    assert len(parse_words([" ".join(many)]).terms) == MAX_TERMS
     collection, name_of = spoken
     assert [name_of[clip] for clip in matches_of(collection, " ".join(["noir", *many]))] == ["decomposed"]
 
 
 def test_stop_words_count_only_on_their_own() -> None:
-    assert query_terms(["The dog is on the beach"]) == ["dog", "beach"]
-    assert query_terms(["The Who"]) == ["The", "Who"]
-    assert query_terms(["to be", "or not to be"]) == ["to", "be", "or", "not"]
+    assert parse_words(["The dog is on the beach"]).terms == ["dog", "beach"]
+    assert parse_words(["The Who"]).terms == ["the", "who"]
+    assert parse_words(["to be", "or not to be"]).terms == ["to", "be", "or", "not"]
 
 
-def test_a_common_word_is_ignored_beside_a_rarer_one(tmp_path: Path) -> None:
+def test_rare_words_score_higher_than_common_ones(tmp_path: Path) -> None:
     with new_collection(tmp_path) as collection:
-        clips = add(collection, 1, "match", *["goal"], *["midfield"] * 5)
-        assert matches_of(collection, "match goal") == [clips[0]]
-        assert set(matches_of(collection, "match zebra")) == set(clips)
+        clips = add(collection, 1, "match", *["a goal"] * 2, "the ball and a whistle", *["the ball"] * 50, *[""] * 50)
+        scores = search(collection, "the ball").clips
+        assert len(scores) == 51
+        assert 0.2 < scores[clips[3]].score < 0.5
+        assert [search(collection, word).clips[clips[2]].score for word in ("whistle", "a whistle")] == [1.0, 1.0]
+        assert matches_of(collection, "ball whistle")[0] == clips[2]
+        assert matches_of(collection, "ball goal")[:2] == clips[:2]
 
 
-def test_words_of_the_title_match_every_clip(tmp_path: Path) -> None:
+def test_words_of_nearly_all_clips_are_ignored(tmp_path: Path) -> None:
+    with new_collection(tmp_path) as collection:
+        clips = add(collection, 1, "match", *["a goal in this match"], *["a match"] * 20)
+        assert matches_of(collection, "match") == []
+        assert search(collection, "match goal").clips == {clips[0]: (1.0, False)}
+
+
+def test_a_score_grows_with_the_share_of_the_query_and_is_full_for_all_of_it(tmp_path: Path) -> None:
+    with new_collection(tmp_path) as collection:
+        ids = add(collection, 1, "talk", "a kayak", "snow on a kayak", "a kayak on snow", *[""] * 20)
+        scores = search(collection, "a kayak on snow").clips
+        assert scores[ids[0]].score == pytest.approx(0.5**0.5)
+        assert scores[ids[1]] == (1.0, False)
+        assert scores[ids[2]] == (1.0, True)
+        absent = search(collection, "a kayak on snow by moonlight").clips
+        assert absent[ids[2]].score == pytest.approx((2 / 3) ** 0.5)
+
+
+def test_a_phrase_of_common_words_is_rare(tmp_path: Path) -> None:
+    with new_collection(tmp_path) as collection:
+        ids = add(collection, 1, "play", "or not to be", "to be or not to be", *["to be", "not or"] * 20, *[""] * 50)
+        assert search(collection, "to be or not to be").clips[ids[1]] == (1.0, True)
+        assert matches_of(collection, "to be or not to be")[0] == ids[1]
+
+
+def test_names_are_titles_folders_and_files_split_into_words(tmp_path: Path) -> None:
+    with new_collection(tmp_path) as collection:
+        for number, path in enumerate(
+            [
+                "/mnt/Sports/arm_wrestling.mp4",
+                "/mnt/CAM2/0001.mp4",
+                "/mnt/holiday2019/BeachDay.mov",
+                "media/0aWedding7.mp4",
+                "/mnt/日本/海滩.mkv",
+                *(f"/mnt/other/{n}.mp4" for n in range(100, 120)),
+            ]
+        ):
+            add(collection, number, Path(path).stem, "", path=path)
+        add(collection, 99, "Opening of the iPhone shop", "", path="media/1.mp4")
+        assert titles_of(collection, "arm wrestling") == {"arm_wrestling"}
+        assert titles_of(collection, "arm_wrestling.mp4") == {"arm_wrestling"}
+        assert titles_of(collection, "sport") == {"arm_wrestling"}
+        assert titles_of(collection, "CAM2/0001") == titles_of(collection, "cam 2") == {"0001"}
+        for text in ("beach day", "BeachDay", "holiday", "2019", "mov"):
+            assert titles_of(collection, text) == {"BeachDay"}
+        assert titles_of(collection, "日本") == titles_of(collection, "海滩") == {"海滩"}
+        assert titles_of(collection, "iphone") == {"Opening of the iPhone shop"}
+        assert titles_of(collection, "media") == set(), "the folder of uploads"
+        assert titles_of(collection, "mnt") == set(), "of nearly all files"
+
+
+def test_a_clip_matches_by_its_speech_and_its_name_together(tmp_path: Path) -> None:
     with new_collection(tmp_path) as collection:
         first = add(collection, 1, "Beach day", "a kayak", "nothing")
-        add(collection, 2, "Office", "a kayak", "a desk", "a chair", "a lamp")
-        assert set(matches_of(collection, "beach")) == set(first)
+        for number in range(2, 9):
+            add(collection, number, "Office", *(["a kayak"] if number == 2 else ["a desk"] * 9))
+        matches = search(collection, "kayak at the beach")
+        assert matches.clips[first[0]].score == 1.0
+        assert list(matches.names) == [1]
         assert matches_of(collection, "kayak at the beach")[0] == first[0]
+
+
+def test_names_can_be_changed(tmp_path: Path) -> None:
+    with new_collection(tmp_path) as collection:
+        add(collection, 1, "first", "")
+        add(collection, 2, "second", "")
+        with collection.catalogue.write() as connection:
+            index_names(connection, [(1, "renamed", "/moved.mp4")])
+        assert (titles_of(collection, "renamed"), titles_of(collection, "moved")) == ({"first"}, {"first"})
+        assert titles_of(collection, "first") == set()
 
 
 def test_the_fulltext_index_follows_adds_and_deletes(tmp_path: Path) -> None:
@@ -123,9 +200,10 @@ def test_the_fulltext_index_follows_adds_and_deletes(tmp_path: Path) -> None:
         gone = add(collection, 1, "first", "a kayak", "a paddle")
         kept = add(collection, 2, "second", "a kayak")
         assert matches_of(collection, "kayak") == [gone[0], kept[0]]
+        assert titles_of(collection, "first") == {"first"}
         with pytest.raises(InvalidInput, match="text: 10001"):
             add(collection, 3, "third", "a kayak", "x" * 10_001)
         collection.delete_video(1)
         assert matches_of(collection, "kayak") == kept
-        assert matches_of(collection, "paddle first") == []
+        assert search(collection, "paddle first") == WordMatches({}, {})
         assert collection.catalogue.integrity_errors() == []

@@ -15,7 +15,7 @@ from index.jobs.records import JobOptions
 from index.jobs.sources.source_types import FolderSource
 from index.storage import catalogue as catalogue_module
 from index.storage.catalogue import CATALOGUE_NAME
-from index.storage.fulltext import query_terms, search_fulltext
+from index.storage.fulltext import match_words, parse_words
 from index.storage.schema import SCHEMA_VERSION, SOURCE_COLUMNS, UPGRADES, create_tables, upgrade_tables
 from tests.index.jobs.fixtures import create_folder_job
 from tests.index.sample_data import (
@@ -144,9 +144,9 @@ def test_an_upgrade_indexes_existing_text_for_full_text_search(tmp_path: Path) -
         connection.execute(f"PRAGMA user_version = {1 + before}")
         connection.commit()
     with CollectionStore(tmp_path).open("videos") as collection, collection.catalogue.read() as connection:
-        assert [clip_id for clip_id, _ in search_fulltext(connection, query_terms(["小狗"]), 9, lambda _: True)] == [2]
-        titled = search_fulltext(connection, query_terms(["video"]), 9, lambda _: True)
-        assert {clip_id for clip_id, _ in titled} == {1, 2, 3}
+        assert set(match_words(connection, parse_words(["小狗"])).clips) == {2}
+        for name in ("video", "videos", "2.mp4"):  # of the title, a folder and the file
+            assert set(match_words(connection, parse_words([name])).names) == {1}
 
 
 @pytest.mark.parametrize("folder", ["media", "/data/collections/videos/media"])

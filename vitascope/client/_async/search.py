@@ -45,7 +45,7 @@ class Search(BaseClient):
             where: filter on metadata, fields of videos and, below ``clip``, fields of the clip.
             rerank: number of best clips to rerank with the fusion model; they are ordered by fused score. None: as many
                 as the model's bundle states.
-            hybrid: also match words in titles and subtitles.
+            hybrid: also match words in subtitles, titles and paths. None: yes.
             min_similarity: exclude clips of lower similarity, -1 to 1.
             min_relevance: exclude clips of lower relevance, 0 to 1.
             group: what a result is: ``clip``, ``event`` (adjoining clips) or ``video``.

@@ -126,7 +126,7 @@ class SearchVideosArguments(_SearchArguments):
             description="number of best clips to rerank with a slower model; null: as many as help; 0: none",
         ),
     ] = None
-    hybrid: Annotated[bool, Field(description="also match words in titles and subtitles")] = False
+    hybrid: Annotated[bool, Field(description="also match words in subtitles, titles and paths")] = True
     min_relevance: Annotated[
         float | None, Field(ge=0, le=1, description="exclude clips of lower relevance; the default shows weak ones")
     ] = None
