@@ -257,9 +257,8 @@ def _upgrade(connection: sqlite3.Connection, folder: Path) -> None:
         if version < RELATIVE_PATHS:
             adopt_media_files(connection, folder)
         if version < NAMES:
-            index_names(
-                connection, connection.execute("SELECT id, title, coalesce(source_uri, path) FROM videos").fetchall()
-            )
+            names = "SELECT id, title, coalesce(source_uri, path) FROM videos"
+            index_names(connection, connection.execute(names).fetchall())
         connection.execute(f"PRAGMA user_version = {max(version, SCHEMA_VERSION)}")
         connection.execute("COMMIT")
     except BaseException:

@@ -110,7 +110,12 @@ def delete_words(connection: sqlite3.Connection, first_clip: int, clip_count: in
 
 
 def index_names(connection: sqlite3.Connection, videos: Iterable[tuple[int, str, str]]) -> None:
-    """Index videos (id, title, path) by their names, in place of earlier ones; paths in a collection name nothing."""
+    """Index the names of videos, in place of earlier ones.
+
+    Args:
+        connection: in a write transaction.
+        videos: id, title, and path or URL; the path of an owned file is left out.
+    """
     rows = [
         (video_id, _index_name(title), "" if is_owned(path) else _index_name(path)) for video_id, title, path in videos
     ]

@@ -623,7 +623,7 @@ class Ranks(TypedDict):
     """Ranks from 1."""
 
     fulltext: int | None
-    """by full text; null: not among those candidates"""
+    """by words; null: none matches"""
     similarity: int | None
     """by similarity; null: not among those candidates"""
 
