@@ -130,12 +130,13 @@ def vector_candidates(
 
 
 def word_matches(
-    connection: sqlite3.Connection, words: WordQuery, query: Float32, clip_filter: CandidateFilter
+    connection: sqlite3.Connection, words: WordQuery, weight: float, query: Float32, clip_filter: CandidateFilter
 ) -> list[WordMatch]:
     """Return the clips whose speech, or the name of whose video, contains words of a query, best first.
 
     Of the clips of a video whose name matches, those that match by their speech are returned and the ``CLIPS_PER_NAME``
-    most similar to ``query`` (D,). Ties: first clips with the whole phrase, then by similarity, then by id.
+    most similar to ``query`` (D,). Ties: first clips with the whole phrase, then by similarity, then by id. Scores are
+    multiplied by ``weight``.
     """
     matches = match_words(connection, words)
     accepted = {clip_id: score for clip_id, score in matches.clips.items() if clip_filter.accepts(clip_id)}
@@ -152,7 +153,11 @@ def word_matches(
         present = sorted((i for i in clip_ids if i in similarity), key=lambda i: (-similarity[i], i))
         for clip_id in present[:CLIPS_PER_NAME]:
             scores.setdefault(clip_id, matches.names[video_id])
-    found = [WordMatch(i, similarity[i], *score) for i, score in scores.items() if i in similarity]
+    found = [
+        WordMatch(clip_id, similarity[clip_id], weight * score, has_phrase)
+        for clip_id, (score, has_phrase) in scores.items()
+        if clip_id in similarity
+    ]
     return sorted(
         (match for match in found if match.similarity >= clip_filter.min_similarity),
         key=lambda match: (-match.score, not match.has_phrase, -match.similarity, match.clip_id),

@@ -133,6 +133,12 @@ class SearchRequest:
         """Whether the query is a single text."""
         return len(self.parts) == 1 and len(self.texts) == 1
 
+    @property
+    def text_weight(self) -> float:
+        """The weight of ``texts`` as a share of all positive weights."""
+        weights = [(isinstance(part, TextPart), part.weight) for part in self.parts if part.weight > 0]
+        return sum(weight for is_text, weight in weights if is_text) / (sum(weight for _, weight in weights) or 1.0)
+
 
 def positive_texts(parts: Sequence[QueryPart]) -> list[str]:
     """Return the texts of positive weight."""

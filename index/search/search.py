@@ -205,7 +205,7 @@ def _rank(
 ) -> _Ranking:
     """Rank as many clips as the page needs, and ``MAX_K`` if a page that would be the last can be filled by more."""
     texts = request.texts if request.hybrid else []
-    matches = word_matches(connection, parse_words(texts), embedding, clip_filter) if texts else []
+    matches = word_matches(connection, parse_words(texts), request.text_weight, embedding, clip_filter) if texts else []
     depth = request.candidates or CANDIDATES.get(request.group, 0)
     can_go_deeper = request.group == "video" and request.candidates is None
     if request.group == "clip":

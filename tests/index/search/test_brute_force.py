@@ -158,6 +158,9 @@ def brute_order(
         clips = sorted((row.id for row in possible if row.video == video), key=lambda i: (-cosine[i], i))
         for clip in clips[:3]:
             scores.setdefault(clip, score)
+    positive = [part for part in request.parts if part.weight > 0]
+    share = sum(part.weight for part in positive if isinstance(part, TextPart)) / sum(part.weight for part in positive)
+    scores = {i: WordScore(share * score.score, score.has_phrase) for i, score in scores.items()}
     none = WordScore(0.0, False)
     listed = sorted(
         (i for i in similar if i in scores), key=lambda i: (-scores[i].score, not scores[i].has_phrase, -cosine[i], i)
