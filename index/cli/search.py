@@ -19,8 +19,8 @@ EPILOG = """\
 Clips are ranked by similarity, the cosine of the embeddings of query and clip. With --rerank N the
 best N are then scored by the fusion model and ordered by fused score. By default N is the number
 that the bundle states (vitascope bundle inspect): how many helped on its validation data, often 0.
-Relevance is the probability that a clip fits the text, from the fused score or the similarity. A
-line above the results says so if no clip reaches 0.5.
+Relevance is the probability that a clip fits the text, from the fused score or the similarity, or
+from words that match. A line above the results says so if no clip reaches 0.5.
 A query can combine a text with images or videos (--like) and clips of the collection (--like-clip).
 Queries without a text cannot be reranked. The words of a text are also matched in subtitles,
 titles and paths: clips that contain rare words of it come first. --no-hybrid ignores words.

@@ -17,6 +17,8 @@ from vitascope.scoring import similarity_probability
 _ROUNDING = 1e-6
 GOOD_MATCH = 0.5
 """Relevance from which a result counts as a good match: it is more likely to fit than not."""
+MOST_WORDS = 0.8
+"""Word score of a clip that contains most of the words of a query, such as two rare ones of three."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,9 @@ def clip_relevance(
 ) -> dict[int, float | None]:
     """Return by clip id the probability that a clip fits the query.
 
-    It is the fused score of a reranked clip, else the calibrated similarity. None: the clip was not reranked, and the
-    bundle has no calibration of similarity or the query is not a single text.
+    It is the fused score of a reranked clip, else the calibrated similarity, and at least the word score of a clip that
+    contains most of the query's words. None: the clip was not reranked, and the bundle has no calibration of similarity
+    or the query is not a single text.
     """
     relevance: dict[int, float | None] = dict.fromkeys((candidate.clip_id for candidate in candidates), None)
     if request.is_text and request.calibration is not None:
@@ -41,7 +44,12 @@ def clip_relevance(
         probabilities = similarity_probability(request.calibration, similarities)
         if probabilities is not None:
             relevance |= zip(relevance, probabilities.tolist(), strict=True)
-    return relevance | {clip_id: score.fused for clip_id, score in scores.items()}
+    relevance |= {clip_id: score.fused for clip_id, score in scores.items()}
+    for candidate in candidates:
+        known = relevance[candidate.clip_id]
+        if known is not None and candidate.words >= MOST_WORDS:
+            relevance[candidate.clip_id] = max(known, candidate.words)
+    return relevance
 
 
 def lowest_similarity(request: SearchRequest) -> float:

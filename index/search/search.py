@@ -16,6 +16,7 @@ from index.search.candidates import (
     CandidateFilter,
     Group,
     Ranks,
+    WordMatch,
     event_thresholds,
     group_by_event,
     group_by_video,
@@ -204,19 +205,20 @@ def _rank(
     position: SearchPosition,
 ) -> _Ranking:
     """Rank as many clips as the page needs, and ``MAX_K`` if a page that would be the last can be filled by more."""
-    texts = request.texts if request.hybrid else []
-    matches = word_matches(connection, parse_words(texts), request.text_weight, embedding, clip_filter) if texts else []
+    matches = _word_matches(connection, embedding, request, clip_filter)
     depth = request.candidates or CANDIDATES.get(request.group, 0)
     can_go_deeper = request.group == "video" and request.candidates is None
     if request.group == "clip":
-        # One more than the page shows tells whether there is a next page. Reranked clips may be excluded.
-        dropped = 0 if request.min_relevance is None else request.rerank
+        # One more than the page shows tells whether there is a next page. Clips that are reranked or match words may be
+        # excluded.
+        dropped = 0 if request.min_relevance is None else request.rerank + len(matches)
         depth = min(MAX_K, max(len(position.shown) + request.limit + 1 + dropped, request.rerank))
         # An approximate index misses some clips near the end of its search, which here is the end of all results.
         can_go_deeper = clip_filter.min_similarity >= -1 and not vectors.is_exact
+    calibration = request.calibration if request.is_text else None
     while True:
         similar = vector_candidates(vectors, embedding, max(depth, RANK_DEPTH) if matches else depth, clip_filter)
-        candidates = hybrid_candidates(similar, matches, request.calibration, depth) if matches else similar
+        candidates = hybrid_candidates(similar, matches, calibration, depth) if matches else similar
         clip_ids = [candidate.clip_id for candidate in candidates]
         spans = {} if request.group == "clip" else load_spans(connection, clip_ids)
         is_video = request.group == "video"
@@ -232,6 +234,17 @@ def _rank(
                 thresholds = event_thresholds(candidates, spans, sample, embedding)
             return _Ranking(unseen, spans, thresholds, result_ids, rerank_count)
         depth, can_go_deeper = MAX_K, False
+
+
+def _word_matches(
+    connection: sqlite3.Connection, embedding: Float32, request: SearchRequest, clip_filter: CandidateFilter
+) -> list[WordMatch]:
+    if not request.hybrid or not request.texts:
+        return []
+    # A clip may be relevant by its words, whatever its similarity.
+    lowest = -2.0 if request.min_similarity is None else request.min_similarity
+    words, clip_filter = parse_words(request.texts), replace(clip_filter, min_similarity=lowest)
+    return word_matches(connection, words, request.text_weight, embedding, clip_filter)
 
 
 def _build_page(

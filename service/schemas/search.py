@@ -19,7 +19,10 @@ from service.schemas.library import VIDEO, Video
 SIMILARITY = "cosine of the embeddings of query and clip, -1 to 1"
 MATCH = "calibrated probability, by the fusion model, that the text describes the clip"
 FUSED = "similarity and match combined, 0 to 1"
-RELEVANCE = "probability that the clip fits the query: fused if it was reranked, else the calibrated similarity"
+RELEVANCE = (
+    "probability that the clip fits the query: fused if it was reranked, else the calibrated similarity; at least the "
+    "word score of a clip that contains most words of the query"
+)
 Similarity = Annotated[float, Field(ge=-1, le=1, description=SIMILARITY)]
 Weight = Annotated[
     float,

@@ -102,8 +102,9 @@ class ClipHit(TypedDict):
     """plays the clip: the file with #t=start,end"""
     ranks: Ranks
     relevance: float | None
-    """probability that the clip fits the query: fused if it was reranked, else the calibrated similarity; null if
-    it was not reranked and the bundle has no calibration of similarity or the query is not a single text"""
+    """probability that the clip fits the query: fused if it was reranked, else the calibrated similarity; at least
+    the word score of a clip that contains most words of the query; null if it was not reranked and the bundle has
+    no calibration of similarity or the query is not a single text"""
     similarity: float
     """cosine of the embeddings of query and clip, -1 to 1"""
     start: float
@@ -722,8 +723,9 @@ class SearchResult(TypedDict):
     """plays the clip: the file with #t=start,end"""
     ranks: Ranks
     relevance: float | None
-    """probability that the clip fits the query: fused if it was reranked, else the calibrated similarity; null if
-    it was not reranked and the bundle has no calibration of similarity or the query is not a single text"""
+    """probability that the clip fits the query: fused if it was reranked, else the calibrated similarity; at least
+    the word score of a clip that contains most words of the query; null if it was not reranked and the bundle has
+    no calibration of similarity or the query is not a single text"""
     similarity: float
     """cosine of the embeddings of query and clip, -1 to 1"""
     start: float

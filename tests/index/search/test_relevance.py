@@ -33,7 +33,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory, small_model: Model) -> 
 
 
 def test_relevance_is_the_calibrated_similarity(collection: Collection, small_model: Model) -> None:
-    for hit in search_hits(collection, small_model, "a red thing", calibration=CALIBRATION):
+    for hit in search_hits(collection, small_model, "a red thing", calibration=CALIBRATION, hybrid=False):
         assert hit.relevance == pytest.approx(1 / (1 + np.exp(5 - 10 * hit.similarity)))
 
 
@@ -47,6 +47,20 @@ def test_without_calibration_relevance_is_unknown_and_there_is_no_warning(
 ) -> None:
     page = search_page(collection, small_model, "a yellow thing")
     assert ({result.best.relevance for result in page.results}, page.warnings) == ({None}, [])
+
+
+def test_a_clip_that_contains_the_words_is_relevant_whatever_it_shows(
+    collection: Collection, small_model: Model
+) -> None:
+    """The name of the green picture has the word; by similarity alone nothing is relevant."""
+    calibration = Calibration(similarity_scale=1.0, similarity_bias=-20.0)
+    page = search_page(collection, small_model, "green", calibration=calibration)
+    assert [result.best.relevance for result in page.results] == pytest.approx([1.0, 0.0, 0.0], abs=1e-6)
+    assert page.warnings == []
+    some = search_hits(collection, small_model, "green", calibration=calibration, min_relevance=0.9)
+    assert [hit.hit.video.title for hit in some] == ["green"]
+    page = search_page(collection, small_model, "a green submarine under ice", calibration=calibration)
+    assert [warning.code for warning in page.warnings] == ["no_good_match"]
 
 
 def test_relevance_of_a_query_with_a_clip_is_unknown(collection: Collection, small_model: Model) -> None:
