@@ -27,6 +27,7 @@ from service.inference.registry import ModelRegistry
 from service.inference.scheduler import Scheduler
 from service.observability import Observer
 from service.operations import Operations
+from service.previews import PreviewCache
 from service.settings import Settings
 from service.webhooks.dispatcher import Dispatcher
 from service.worker import JobWorker
@@ -58,6 +59,7 @@ class AppState:
     idempotency: Idempotency
     library: CollectionStore
     media: MediaStore
+    previews: PreviewCache
     worker: JobWorker
     url_client: SafeClient | None
     """Fetches public URLs; None where the setting ``url_fetch`` is off."""

@@ -23,6 +23,7 @@ from service.inference.registry import ModelRegistry
 from service.inference.scheduler import BatchLimits, Scheduler
 from service.observability import Metrics, Observer, create_tracer
 from service.operations import Operations, preload_pyarrow, run_operation
+from service.previews import PreviewCache
 from service.settings import Settings
 from service.webhooks.dispatcher import Dispatcher
 from service.webhooks.store import WebhookStore
@@ -83,6 +84,7 @@ def open_service(
             idempotency=Idempotency(responses),
             library=library,
             media=media,
+            previews=PreviewCache(settings.data_dir.absolute() / "previews", settings.preview_cache_bytes),
             worker=worker,
             url_client=url_client,
             operations=_open_operations(settings, library, models, worker),

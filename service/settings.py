@@ -230,6 +230,10 @@ class _RequestSettings(_Section):
     """Entries on a page of a list."""
     thumbnail_size: Annotated[int, Field(ge=16, le=2048)] = 320
     """Pixels of the longer side of a thumbnail."""
+    preview_size: Annotated[int, Field(ge=64, le=1920)] = 640
+    """Pixels of the longer side of a preview."""
+    max_preview_seconds: Annotated[float, Field(gt=0, le=600)] = 120.0
+    """Seconds of a preview."""
     request_timeout: Seconds = 120.0
     """Seconds after which a request is answered 504; `X-Request-Timeout` asks for fewer."""
 
@@ -334,6 +338,8 @@ class _InferenceSettings(_Section):
     """Bytes of cached text embeddings. 0: no cache."""
     clip_cache_bytes: CountOrZero = 64 * MIB
     """Bytes of cached clip embeddings and visual tokens. 0: no cache."""
+    preview_cache_bytes: CountOrZero = 1024 * MIB
+    """Bytes of previews that are kept on disk until the service ends. 0: none."""
     decode_processes: Annotated[int, Field(ge=0, le=256)] = 0
     """Processes that decode media files; the first one is reserved for interactive requests. 0: one per core and one
     more.

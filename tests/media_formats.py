@@ -77,7 +77,8 @@ def _write_animated_avif(path: Path) -> Path:
 
 def _write_heic(path: Path) -> Path:
     """Write a HEIC picture: one HEVC frame, as x265 encodes it, in the boxes of ISO/IEC 23008-12."""
-    film = write_video(path.with_suffix(".mp4"), [counter_frame(STILL)], codec="libx265").read_bytes()
+    options = {"x265-params": "log-level=none:keyint=1:info=0:pools=none:frame-threads=1"}
+    film = write_video(path.with_suffix(".mp4"), [counter_frame(STILL)], codec="libx265", options=options).read_bytes()
     start = film.index(b"hvcC") - 4
     hvcc = film[start : start + int.from_bytes(film[start : start + 4])]
     start = film.index(b"mdat") + 4

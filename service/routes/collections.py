@@ -105,3 +105,4 @@ def _change(service: AppState, name: str, changes: CollectionChanges) -> Collect
 def _drop(service: AppState, name: str) -> None:
     service.collection(name)
     service.library.drop(name)
+    service.previews.remove("")  # some may show its videos

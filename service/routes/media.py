@@ -1,7 +1,8 @@
-"""Media of stored videos: files, by ranges, and thumbnails."""
+"""Media of stored videos: files, by ranges, thumbnails and previews."""
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from typing import Annotated
@@ -24,6 +25,7 @@ from service.schemas.base import Seconds
 from vitascope.media.file import MediaFile
 from vitascope.media.formats import media_type
 from vitascope.media.frame import THUMBNAIL_SIDE
+from vitascope.media.preview import MEDIA_TYPE as PREVIEW_TYPE
 from vitascope.sandbox.decoder import Decoder
 
 router = APIRouter(prefix="/v1/collections/{name}/videos/{video_id}", tags=["videos"], route_class=StrictRoute)
@@ -116,8 +118,66 @@ async def get_thumbnail(
         picture = await service.io_pool.run(_stored_thumbnail, service, name, video, t)
         if picture is None:
             async with request_context(request, service) as context:
-                picture = await context.run(_thumbnail, service, context.decoder, file, t)
+                picture = await context.run(
+                    _thumbnail, service, context.decoder, file, t, service.settings.thumbnail_size
+                )
     return Response(picture, headers=headers, media_type="image/jpeg")
+
+
+@router.get(
+    "/preview",
+    summary="Get a preview",
+    response_class=Response,
+    responses=successes(
+        _200={"content": {"video/mp4": {}, "image/jpeg": {}}, "description": "The preview."},
+        _206={"content": {"video/mp4": {}}, "description": "A part of the preview."},
+    )
+    | errors(400, 403, 404, 413, 415, 416, 422, 503, 507),
+)
+@requires("read", media_cookie=True)
+async def get_preview(
+    name: str,
+    video_id: str,
+    request: Request,
+    service: AppStateDep,
+    start: Annotated[Seconds, Query()] = 0.0,
+    end: Annotated[Seconds | None, Query()] = None,
+) -> Response:
+    """A span of the video as MP4 (H.264, AAC) in low resolution, for clients that cannot play the file itself.
+
+    Time 0 of the preview is `start`. It ends at `end`, at the end of the video, or after two minutes
+    (`VITASCOPE_MAX_PREVIEW_SECONDS`). It is encoded at the first request, which takes a while, and kept for further
+    ones. Of a picture it is a JPEG.
+    """
+    video, file = await service.io_pool.run(_open, service, name, video_id)
+    headers = {"Cache-Control": CACHE_CONTROL, "Content-Security-Policy": SANDBOX, "Content-Disposition": "inline"}
+    side = service.settings.preview_size
+    with file:
+        if not video.duration:
+            async with request_context(request, service) as context:
+                picture = await context.run(_thumbnail, service, context.decoder, file, 0.0, side)
+            return Response(picture, headers=headers, media_type="image/jpeg")
+        span_end = min(video.duration, start + service.settings.max_preview_seconds, math.inf if end is None else end)
+        key = f"{video.content_sha256}-{start:.3f}-{span_end:.3f}-{side}.mp4"
+        preview = await service.io_pool.run(service.previews.open, key)
+        if preview is not None:
+            return MediaResponse(preview, headers, PREVIEW_TYPE)
+        async with (
+            request_context(request, service, bulk=True) as context,
+            context.deadline(),
+            service.previews.encoding,
+        ):
+            preview = await context.read(service.previews.open, key)  # another request may have been first
+            if preview is None:
+                preview = await context.run(_encode_preview, service, context.decoder, file, start, span_end, key)
+            return MediaResponse(preview, headers, PREVIEW_TYPE)
+
+
+def _encode_preview(
+    service: AppState, decoder: Decoder, file: MediaFile, start: float, end: float, key: str
+) -> MediaFile:
+    content = decoder.preview(file, start, end, service.settings.preview_size, service.settings.media_limits())
+    return service.previews.add(key, content)
 
 
 def _open(service: AppState, name: str, video_id: str) -> tuple[Video, MediaFile]:
@@ -132,5 +192,5 @@ def _stored_thumbnail(service: AppState, name: str, video: Video, time: float) -
     return service.collection(name).thumbnail_at(video.id, time)
 
 
-def _thumbnail(service: AppState, decoder: Decoder, file: MediaFile, time: float) -> bytes:
-    return decoder.thumbnail(file, time, service.settings.thumbnail_size, service.settings.media_limits())
+def _thumbnail(service: AppState, decoder: Decoder, file: MediaFile, time: float, side: int) -> bytes:
+    return decoder.thumbnail(file, time, side, service.settings.media_limits())

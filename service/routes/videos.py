@@ -247,6 +247,7 @@ def _update(service: AppState, name: str, video_id: str, body: VideoChanges) -> 
 def _delete(service: AppState, name: str, video_id: str) -> None:
     video = service.video(name, video_id)
     service.collection(name).delete_video(video.id)
+    service.previews.remove(video.content_sha256)
 
 
 class UploadBackend:

@@ -16,6 +16,7 @@ from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.sampling import FrameStreamLike, Span, StreamSpec
 from vitascope.media.subtitles import Cue, SubtitleStreamInfo
 from vitascope.sandbox.operations import (
+    Preview,
     Probe,
     Request,
     Sample,
@@ -77,6 +78,12 @@ class Decoder(ABC):
     ) -> bytes:
         """Return the frame on screen at ``time`` (s) as a JPEG whose longer side has at most ``side`` pixels."""
         return self.run(Thumbnail(float(time), side, limits=limits), source)
+
+    def preview(
+        self, source: MediaSource, start: float, end: float, side: int, limits: MediaLimits = DEFAULT_LIMITS
+    ) -> bytes:
+        """Return a span (s) as MP4, as ``encode_preview``. Also raises InvalidInput."""
+        return self.run(Preview(float(start), float(end), side, limits=limits), source)
 
     def shot_starts(
         self,

@@ -19,6 +19,7 @@ from vitascope.media.decode import DECODING_THREADS, Kind, MediaInfo, frames_at,
 from vitascope.media.file import MediaFile
 from vitascope.media.frame import THUMBNAIL_SIDE, Frame, thumbnail_jpeg
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
+from vitascope.media.preview import MAX_BYTES_PER_SECOND, encode_preview
 from vitascope.media.sampling import Span, StreamSpec, sample_span, sample_streams
 from vitascope.media.shots import shot_starts
 from vitascope.media.subtitles import MAX_CUES, Cue, SubtitleStreamInfo, stream_cues, subtitle_streams
@@ -244,6 +245,38 @@ class Thumbnail(Request[bytes]):
 
 
 @dataclass(frozen=True)
+class Preview(Request[bytes]):
+    """Encode a span (s) as MP4 whose pictures have at most ``side`` pixels."""
+
+    operation: ClassVar[str] = "preview"
+
+    start: float
+    end: float
+    side: int
+    threads: int = field(default=DECODING_THREADS, kw_only=True)
+
+    @property
+    def media_seconds(self) -> float:
+        return max(0.0, self.end - self.start)
+
+    @property
+    def blob_sizes(self) -> Sequence[tuple[int, int]]:
+        return [(8, 64 * 1024 + math.ceil(self.media_seconds * MAX_BYTES_PER_SECOND))]
+
+    def run(self, file: MediaFile) -> bytes:
+        return encode_preview(file, self.start, self.end, self.side, self.limits)
+
+    def encode_result(self, result: bytes) -> Response:
+        return None, [result]
+
+    def decode_result(self, value: Any, blobs: Sequence[Bytes]) -> bytes:
+        data = blobs[0].tobytes()
+        if data[4:8] != b"ftyp":
+            raise ProtocolError("preview: an MP4 was expected")
+        return data
+
+
+@dataclass(frozen=True)
 class ShotStarts(Request[list[float]]):
     """Detect the shots of a file; ``duration`` (s) sets the time limit."""
 
@@ -318,7 +351,7 @@ class StreamCues(Request[list[Cue]]):
 
 OPERATIONS: dict[str, type[Request[Any]]] = {
     request.operation: request
-    for request in (Probe, Sample, SampleSpan, Thumbnail, ShotStarts, SubtitleStreams, StreamCues)
+    for request in (Probe, Sample, SampleSpan, Thumbnail, Preview, ShotStarts, SubtitleStreams, StreamCues)
 }
 
 

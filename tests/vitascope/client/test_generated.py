@@ -143,6 +143,7 @@ WITHOUT_METHOD = {
     "POST /v1/media-cookie",  # for pages
     "GET /v1/collections/{name}/jobs/{job_id}/events",  # iter_job_events
     "GET /v1/collections/{name}/videos/{video_id}/media",  # download_video
+    "GET /v1/collections/{name}/videos/{video_id}/preview",  # for pages
     "GET /v1/collections/{name}/videos/{video_id}/thumbnail",  # get_thumbnail
     "GET /v1/operations/{operation_id}/files/{name}",  # backup, export
 }

@@ -22,6 +22,7 @@ from tests.media_files import (
     write_video,
     write_without_frames,
 )
+from tests.media_formats import write_format
 from vitascope.errors import InvalidInput, MediaError
 from vitascope.media.limits import MediaLimits
 from vitascope.media.sampling import StreamSpec
@@ -89,6 +90,16 @@ def test_every_operation_gives_the_same(pooled: PooledDecoder, film: Path) -> No
     assert pooled.thumbnail(film, 0.3, 64) == IN_PROCESS.thumbnail(film, 0.3, 64)
     assert pooled.shot_starts(film, info.duration) == IN_PROCESS.shot_starts(film, info.duration)
     assert pooled.subtitle_streams(film) == IN_PROCESS.subtitle_streams(film) == []
+
+
+def test_previews_and_pictures_of_phones_are_made_in_a_worker(pooled: PooledDecoder, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.ts", [counter_frame(number) for number in range(50)], sound_seconds=2.0)
+    (tmp_path / "preview.mp4").write_bytes(pooled.preview(video, 0.5, 1.5, 320))
+    info = pooled.probe(tmp_path / "preview.mp4")
+    assert (info.codec, info.has_audio, info.duration) == ("h264", True, pytest.approx(1.0, abs=0.05))
+    for name in ("a.avif", "a.heic"):
+        assert pooled.probe(write_format(tmp_path / name)).kind == "picture"
+        assert pooled.thumbnail(tmp_path / name, 0.0).startswith(b"\xff\xd8")
 
 
 def test_embedded_subtitles_are_the_same(pooled: PooledDecoder, tmp_path: Path) -> None:

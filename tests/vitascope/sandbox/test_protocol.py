@@ -13,6 +13,7 @@ from vitascope.media.limits import MediaLimits
 from vitascope.media.sampling import StreamSpec
 from vitascope.sandbox.operations import (
     OPERATIONS,
+    Preview,
     Probe,
     Request,
     Sample,
@@ -34,6 +35,7 @@ REQUESTS: list[Request[Any]] = [
     Sample((STREAM,), ((0.0, 1.0),), True, threads=1),
     SampleSpan((STREAM,), 1.0, None),
     Thumbnail(1.5, 64),
+    Preview(0.5, 1.5, 320),
     ShotStarts(10.0),
     SubtitleStreams(),
     StreamCues(2),
@@ -98,9 +100,11 @@ def test_values_of_wrong_type_or_range_are_rejected(index: int) -> None:
         request.decode_result(value, [])
 
 
-def test_a_thumbnail_must_be_a_jpeg() -> None:
+def test_a_thumbnail_must_be_a_jpeg_and_a_preview_an_mp4() -> None:
     with pytest.raises(ProtocolError, match="JPEG"):
         Thumbnail(0.0, 64).decode_result(None, [np.frombuffer(b"<svg onload=x()/>", np.uint8)])
+    with pytest.raises(ProtocolError, match="MP4"):
+        Preview(0.0, 1.0, 64).decode_result(None, [np.frombuffer(b"<svg onload=x()/>", np.uint8)])
 
 
 def test_valid_values_are_accepted() -> None:

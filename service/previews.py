@@ -1,0 +1,74 @@
+"""Cache of previews on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+from vitascope.durable_files import make_folders
+from vitascope.errors import MediaError, StorageError
+from vitascope.media.file import MediaFile
+
+
+class PreviewCache:
+    """Files in a folder of their own, at most ``max_bytes``. The least recently used are removed, and all at a start.
+
+    A removed file stays readable for those who have it open.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        """Empty the folder, which is created if missing. Raises StorageError."""
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._sizes: OrderedDict[str, int] = OrderedDict()
+        """Bytes by name, the least recently used first."""
+        self._lock = threading.Lock()
+        self.encoding = asyncio.Lock()
+        """Held while a preview is encoded, which takes a decoding process for long: one at a time."""
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+            make_folders(folder)
+        except OSError as error:
+            raise StorageError(f"{folder}: cannot be used for previews: {error}") from error
+
+    def open(self, name: str) -> MediaFile | None:
+        """Open a file; None if it is not there."""
+        with self._lock:
+            if name not in self._sizes:
+                return None
+            try:
+                file = MediaFile.open(self._folder / name)
+            except MediaError:
+                del self._sizes[name]
+                return None
+            self._sizes.move_to_end(name)
+            return file
+
+    def add(self, name: str, content: bytes) -> MediaFile:
+        """Store a file and return it open. Raises StorageError."""
+        path = self._folder / name
+        try:
+            path.with_suffix(".part").write_bytes(content)
+            os.replace(path.with_suffix(".part"), path)
+            file = MediaFile.open(path)
+        except (OSError, MediaError) as error:
+            raise StorageError(f"preview: cannot be stored: {error}") from error
+        with self._lock:
+            self._sizes[name] = len(content)
+            while sum(self._sizes.values()) > self._max_bytes:
+                self._remove(next(iter(self._sizes)))
+        return file
+
+    def remove(self, prefix: str) -> None:
+        """Remove all files whose names begin with ``prefix``."""
+        with self._lock:
+            for name in [name for name in self._sizes if name.startswith(prefix)]:
+                self._remove(name)
+
+    def _remove(self, name: str) -> None:
+        del self._sizes[name]
+        (self._folder / name).unlink(missing_ok=True)
