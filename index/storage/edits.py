@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from index.records import Scalar, Video, check_metadata, metadata_json, source_values_json, value_kind
-from index.storage.fulltext import delete_words, insert_words
+from index.storage.fulltext import delete_words, index_names, insert_words
 from index.storage.queries import insert_metadata, load_clips_of_video, log_change
 from index.storage.removals import is_owned, list_removal
 
@@ -113,15 +113,16 @@ def _write_changes(
     if is_changed["metadata"]:
         connection.execute("DELETE FROM video_metadata WHERE video_id = ?", (after.id,))
         insert_metadata(connection, after.id, after.metadata)
-    clips = load_clips_of_video(connection, after.id)
+    index_names(connection, [(after.id, after.title, after.source_uri or after.path)])
+    clip_ids = [clip.id for clip in load_clips_of_video(connection, after.id)]
     if texts is not None:
-        clips = [replace(clip, text=text) for clip, text in zip(clips, texts, strict=True)]
-        connection.executemany("UPDATE clips SET text = ? WHERE id = ?", [(clip.text, clip.id) for clip in clips])
-    delete_words(connection, clips[0].id, len(clips))
-    insert_words(connection, after.title, [(clip.id, clip.text) for clip in clips])
+        rows = list(zip(clip_ids, texts, strict=True))
+        connection.executemany("UPDATE clips SET text = ?2 WHERE id = ?1", rows)
+        delete_words(connection, clip_ids[0], len(clip_ids))
+        insert_words(connection, rows)
     if is_changed["path"] and is_owned(before.path):
         list_removal(connection, before.path)
-    log_change(connection, "edit", clips[0].id, 0)
+    log_change(connection, "edit", clip_ids[0], 0)
     return changes
 
 
