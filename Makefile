@@ -6,7 +6,7 @@
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint types imports unit format env train-env compose-check image image-gpu image-distributed \
 	image-check docker-check clean data bundle results study distil frontier measure-training bench-ingest bench-index bench-service \
-	bench-page screenshots bench-variants soak chaos milvus-check \
+	bench-command bench-page screenshots bench-variants soak chaos milvus-check \
 	kserve-check triton-check mlserver-check gpu-check golden release docs docs-check reference
 
 VENV ?= .venv
@@ -129,6 +129,9 @@ bench-service: $(VENV)/.bench ## the service beside the graphs, FAISS, a plain h
 
 screenshots: $(VENV)/.test ## docs/images: the pictures of the page, taken anew in Chromium from a service with $(BUNDLE)
 	OMP_NUM_THREADS=1 VITASCOPE_BUNDLE=$(BUNDLE) $(BIN)/python -m tests.service.screenshots
+
+bench-command: $(VENV)/.runtime ## how soon `vitascope search` shows a result, from process start (bound: 1 s)
+	$(BIN)/python -m benchmarks.service command $(ARGS)
 
 bench-page: $(VENV)/.test ## how soon the page shows what the API answered, in Chromium (bound: 100 ms)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.service page

@@ -17,6 +17,7 @@ COMPARED = ("embedding", "search", "peers", "answers", "decode")
 MODULES = {
     "embedding": "comparison",
     "search": "comparison",
+    "command": "comparison",
     "peers": "peers",
     "answers": "media",
     "decode": "media",
@@ -71,6 +72,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     soak = add("soak", "memory, open files and threads under every kind of load at once", 600)
     soak.add_argument("--pause", type=float, default=0.05, metavar="S", help="pause between two rounds of a user")
+
+    command = add("command", "`vitascope search` from process start to the first result (bound: 1 s)")
+    command.add_argument("--clips", type=int, default=1000, help="clips in the collection (default: %(default)s)")
+    command.add_argument("--starts", type=int, default=10, metavar="NUMBER", help="of each kind (default: %(default)s)")
 
     page = add("page", "time until the page shows the results of a search, in Chromium (bound: 100 ms)")
     page.add_argument("--searches", type=int, default=20, metavar="NUMBER")
