@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from index.records import Scalar, Video, check_metadata, metadata_json, source_values_json, value_kind
 from index.storage.fulltext import delete_words, index_names, insert_words
-from index.storage.queries import insert_metadata, load_clips_of_video, log_change
+from index.storage.queries import find_video, insert_metadata, load_clips_of_video, log_change, log_covers
 from index.storage.removals import is_owned, list_removal
 
 
@@ -90,6 +90,26 @@ def refresh_video(connection: sqlite3.Connection, video: Video, statement: Sourc
     if statement.path is not None:
         refreshed = replace(refreshed, path=statement.path, source_uri=statement.source_uri)
     return _write_changes(connection, video, replace(refreshed, source_values=source), texts)
+
+
+def copy_edits(source: sqlite3.Connection, target: sqlite3.Connection, since: int | None) -> None:
+    """Repeat the edits of a catalogue in its copy, whose videos and clips have the same ids.
+
+    ``since``: number of the change after which the copy began; None, if it is not known: all videos are compared.
+    """
+    if since is None or not log_covers(source, since):
+        rows = source.execute("SELECT id FROM videos").fetchall()
+    else:
+        edited = "SELECT first_clip FROM changes WHERE kind = 'edit' AND id > ?"
+        rows = source.execute(f"SELECT id FROM videos WHERE first_clip IN ({edited})", (since,)).fetchall()
+    for (video_id,) in rows:
+        video, copy = find_video(source, video_id), find_video(target, video_id)
+        if video is None or copy is None:
+            continue
+        names = ("title", "metadata", "path", "source_uri", "source_values")
+        texts = _load_texts(source, video_id)
+        values = {name: getattr(video, name) for name in names}
+        _write_changes(target, copy, replace(copy, **values), None if texts == _load_texts(target, video_id) else texts)
 
 
 def _write_changes(

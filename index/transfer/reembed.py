@@ -21,6 +21,8 @@ from index.collection_store import CollectionStore
 from index.jobs.ingest import FileDescription, IngestResult, PreparedFile, check_unchanged, hash_file
 from index.jobs.pipeline import Pipeline, PipelineConfig, StageTimer
 from index.records import NewClip, Video
+from index.storage.edits import copy_edits
+from index.storage.queries import last_change, read_meta, write_meta
 from index.storage.transfer import copy_jobs, video_ids
 from vitascope.durable_files import link_or_copy, make_folders, sync
 from vitascope.errors import (
@@ -38,6 +40,8 @@ from vitascope.model import Model
 PAGE = 500
 """Videos of the old collection that are read at a time."""
 _POLL_SECONDS = 1.0
+_BEGAN_AT = "reembed_began_at"
+"""Key of the new collection's table meta: the last change of the old one when this was created."""
 
 OnVideo = Callable[[int, int, str], None]
 """Called with the number of embedded videos, the number of all, and the title of the last."""
@@ -114,13 +118,18 @@ def reembed(
 def _open_target(library: CollectionStore, old: Collection, name: str, model: Model) -> Collection:
     """Create the new collection, or open the one that an earlier call began."""
     try:
-        return library.create(
+        with old.catalogue.read() as connection:
+            began_at, _ = last_change(connection)
+        new = library.create(
             name,
             model,
             token_encoding=old.token_encoding,
             index_kind=old.index_state().requested,
             vectors=old.vector_backend,
         )
+        with new.catalogue.write() as connection:
+            write_meta(connection, _BEGAN_AT, str(began_at))
+        return new
     except CollectionExists:
         new = library.open(name)
     if new.fingerprint != model.bundle.fingerprint:
@@ -226,6 +235,8 @@ def _replace(library: CollectionStore, old: Collection, new: Collection, skipped
             new.delete_video(video_id)
         with new.catalogue.write() as new_connection:
             copy_jobs(connection, new_connection)  # again after a failed attempt: jobs may have gone on since
+            began_at = read_meta(new_connection, _BEGAN_AT)
+            copy_edits(connection, new_connection, None if began_at is None else int(began_at))
         _link_files(old.media.folder, new.media.folder)
         return True
 

@@ -12,12 +12,14 @@ import pytest
 
 from index.collection import Collection
 from index.collection_store import CollectionStore
+from index.edits import edit_video
 from index.jobs import pipeline
 from index.jobs.ingest import PreparedFile
 from index.jobs.jobs import get_job, list_items
 from index.jobs.pipeline import PipelineConfig
 from index.jobs.runner import run_job
 from index.records import Video
+from index.storage.filters import parse_filter
 from index.transfer import reembed as reembed_module
 from index.transfer.reembed import reembed
 from tests.index.jobs.fixtures import SEQUENTIAL, create_folder_job, ingest_file, ingest_upload
@@ -102,6 +104,30 @@ def test_both_collections_are_searched_until_the_replacement_and_later_writes_ar
     assert sorted({*titles} - {"green"}) == ["blue", "red"]
     assert sorted(video.title for video in library.open("videos").videos()) == ["blue", "red"]
     assert best(library, new_model, "blue") == "blue"
+
+
+@pytest.mark.parametrize("is_start_known", [True, False])
+def test_edits_during_it_are_kept(
+    library: CollectionStore, models: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch, is_start_known: bool
+) -> None:
+    old = library.open("videos")
+    if not is_start_known:  # as if it was begun by an earlier version
+        monkeypatch.setattr(reembed_module, "_BEGAN_AT", "another key")
+        monkeypatch.setattr(reembed_module, "read_meta", lambda *_: None)
+    srt = "1\n00:00:09,000 --> 00:00:10,000\nedited words\n"
+
+    [red] = old.videos(where=parse_filter({"title": "red"}))
+
+    def edit(done: int, total: int, title: str) -> None:
+        edit_video(old, red.id, title=f"edited after {done}", metadata={"year": None}, subtitles=srt)
+
+    assert reembed(library, "videos", models[1], config=SEQUENTIAL, on_video=edit).replaced
+    collection = library.open("videos")
+    video = collection.get_video(red.id)
+    assert (video.title, video.metadata) == ("edited after 2", {})
+    assert (video.source_values.title, video.source_values.metadata) == ("red", {"year": 2024})
+    assert [clip.text for clip in collection.clips(red.id)] == ["", "edited words"]
+    assert collection.catalogue.integrity_errors() == []
 
 
 def test_a_file_that_is_gone_or_changed_keeps_the_old_collection(
