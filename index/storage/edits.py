@@ -133,7 +133,8 @@ def _write_changes(
     if is_changed["metadata"]:
         connection.execute("DELETE FROM video_metadata WHERE video_id = ?", (after.id,))
         insert_metadata(connection, after.id, after.metadata)
-    index_names(connection, [(after.id, after.title, after.source_uri or after.path)])
+    if is_changed["title"] or is_changed["path"]:
+        index_names(connection, [(after.id, after.title, after.source_uri or after.path)])
     clip_ids = [clip.id for clip in load_clips_of_video(connection, after.id)]
     if texts is not None:
         rows = list(zip(clip_ids, texts, strict=True))
