@@ -49,7 +49,7 @@ class Search(BaseClient):
             hybrid: also match words in subtitles, titles and paths. None: yes.
             min_similarity: exclude clips of lower similarity, -1 to 1.
             min_relevance: exclude clips of lower relevance, 0 to 1.
-            group: what a result is: ``clip``, ``event`` (adjoining clips) or ``video``.
+            group: what a result is: ``clip``, ``event`` (adjoining clips that fit) or ``video``.
             clips: maximum number of clips listed per event or video.
             candidates: number of best clips that events and videos are made of.
             include_query_clips: include the clips that ``query`` names.

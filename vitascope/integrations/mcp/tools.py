@@ -105,7 +105,7 @@ class _SearchArguments(ToolArguments):
     ] = None
     group: Annotated[
         Literal["clip", "event", "video"],
-        Field(description="what a result is: a clip, an event (adjoining clips as one span) or a whole video"),
+        Field(description="what a result is: a clip, an event (adjoining clips that fit) or a whole video"),
     ] = "clip"
     min_similarity: Annotated[float | None, Field(ge=-1, le=1, description="exclude clips of lower similarity")] = None
     cursor: Cursor = None
