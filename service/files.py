@@ -136,7 +136,8 @@ def open_stored(collection: Collection, video: Video, roots: Sequence[Path]) -> 
             raise PathForbidden(f"{file} leads out of the collection's media folder") from error
         raise PathForbidden(f"{file} lies outside {JOB_ROOTS.folders} ({JOB_ROOTS.remedy})") from error
     except (FileNotFoundError, NotADirectoryError, ValueError, MediaError) as error:
-        raise MediaMissing(f"{file} is gone") from error
+        hint = "upload it again" if is_owned else "if it was moved, index the folder where it is now"
+        raise MediaMissing(f"{file} is gone; {hint}") from error
     except OSError as error:
         raise StorageError(f"{file} cannot be read: {error.strerror or error}") from error
 

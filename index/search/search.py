@@ -143,12 +143,14 @@ def search(
         ranking = _rank(connection, vectors, embedding, request, clip_filter, position)
         if model is None or not ranking.rerank_count:
             return _build_page(connection, request, ranking, {}, position)
+        hits = load_hits(connection, [(candidate.clip_id, candidate.similarity) for candidate in ranking.candidates])
     with stage("rerank"):
         text, count = request.texts[0], ranking.rerank_count
         candidates, scores = rerank(collection, model, text, ranking.candidates, count)
-    # A new transaction, to leave out videos that were deleted while the model ran.
+    # A new transaction, to leave out videos that were deleted while the model ran. Those that were edited are shown as
+    # they were when they matched.
     with collection.catalogue.read() as connection:
-        return _build_page(connection, request, replace(ranking, candidates=candidates), scores, position)
+        return _build_page(connection, request, replace(ranking, candidates=candidates), scores, position, hits)
 
 
 def _start_position(
@@ -253,6 +255,7 @@ def _build_page(
     ranking: _Ranking,
     scores: Mapping[int, PairScores],
     position: SearchPosition,
+    earlier_hits: Sequence[Hit] = (),
 ) -> SearchPage:
     relevance = clip_relevance(request, ranking.candidates, scores)
     candidates = [c for c in ranking.candidates if _reaches(relevance[c.clip_id], request.min_relevance)]
@@ -266,6 +269,7 @@ def _build_page(
     listed = [candidate for group in page for candidate in group.members[: request.clips_per_result]]
     hits = load_hits(connection, [(candidate.clip_id, candidate.similarity) for candidate in listed])
     hit_of = {hit.clip_id: hit for hit in hits}
+    hit_of |= {hit.clip_id: hit for hit in earlier_hits if hit.clip_id in hit_of}
     results = []
     for group in page:
         clips = []

@@ -79,6 +79,25 @@ def test_a_clip_deleted_during_reranking_is_excluded(
     assert "green" not in titles(hits)
 
 
+def test_a_clip_edited_during_reranking_is_shown_as_it_matched(
+    collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = collection.stored_tokens
+    [green] = collection.videos(where=parse_filter({"name": "green"}))
+
+    def edit(clip_ids: list[int]) -> object:
+        collection.edit_video(green.id, title="edited", metadata={"name": "other"})
+        return stored(clip_ids)
+
+    monkeypatch.setattr(collection, "stored_tokens", edit)
+    where = parse_filter({"name": "green"})
+    try:
+        [hit] = search_hits(collection, small_model, "green", limit=1, rerank=1, where=where)
+    finally:
+        collection.edit_video(green.id, title="green", metadata={"name": "green"})
+    assert (hit.hit.video.title, hit.hit.video.metadata["name"]) == ("green", "green")
+
+
 def test_clips_without_tokens_follow_the_reranked_ones(tmp_path: Path, small_model: Model) -> None:
     with CollectionStore(tmp_path / "library") as library:
         collection = library.create("videos", small_model)

@@ -76,6 +76,17 @@ def test_a_restored_collection_equals_the_original(
     assert copy.catalogue.meta["collection_id"] != collection.catalogue.meta["collection_id"]
 
 
+def test_edits_are_restored_with_what_they_replaced(
+    tmp_path: Path, library: CollectionStore, collection: Collection
+) -> None:
+    collection.edit_video(1, title="edited", metadata={"color": None}, texts=["one word"])
+    backup_collection(collection, tmp_path / "b")
+    copy = restore_collection(library, tmp_path / "b", "copy", allowed=allowed(library))
+    assert copy.get_video(1) == collection.get_video(1)
+    assert copy.get_video(1).source_values.title == "video 0"
+    assert copy.clips(1) == collection.clips(1)
+
+
 def test_jobs_of_a_restored_collection_are_paused(
     tmp_path: Path, library: CollectionStore, collection: Collection
 ) -> None:
