@@ -257,13 +257,13 @@ def test_auto_cuts_edited_videos_into_shots_and_says_so_and_others_into_windows(
         for name, frames in (("edited", edited), ("camera", camera), ("short", edited[:50]))
     }
     spans = {
-        name: [time for clip in collection.clips(one.video.id) for time in (clip.start, clip.end)]
-        for name, one in added.items()
+        name: [time for clip in collection.clips(added_file.video.id) for time in (clip.start, clip.end)]
+        for name, added_file in added.items()
     }
     assert spans["edited"] == pytest.approx([0, 3, 3, 8.5, 8.5, 15.5], abs=0.1)
     assert spans["camera"] == pytest.approx([0, 4, 4, 8, 8, 12, 12, 15.5])
     assert spans["short"] == pytest.approx([0, 5])
-    assert {name: one.notes for name, one in added.items()} == {
+    assert {name: added_file.notes for name, added_file in added.items()} == {
         "edited": ("edited; cut into its 3 shots",),
         "camera": (),
         "short": (),

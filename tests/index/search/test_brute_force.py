@@ -109,8 +109,8 @@ def word_scores(rows: list[Row], texts: list[str]) -> tuple[dict[int, WordScore]
             return math.log(1 + (len(texts) - count + 0.5) / (count + 0.5))
 
         counts = [sum(has(text, term) for text in texts) for term in terms]
-        found = [min(1.0, idf(n) / idf(min(rare, len(texts) // 5))) if n else None for n in counts]
-        return [0.0 if rarity is not None and rarity < 0.25 else rarity for rarity in found]
+        shares = [min(1.0, idf(n) / idf(min(rare, len(texts) // 5))) if n else None for n in counts]
+        return [0.0 if rarity is not None and rarity < 0.25 else rarity for rarity in shares]
 
     def has(text: list[str], term: list[str]) -> bool:
         return any(text[i : i + len(term)] == term for i in range(len(text)))

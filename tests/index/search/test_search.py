@@ -201,11 +201,11 @@ def test_an_event_has_the_clips_of_a_film_that_fit(tmp_path: Path, small_model: 
             clips = [NewClip(8.0 * clip, 8.0 * clip + 8, shade, tokens) for clip, shade in enumerate(shades)]
             collection.add_video(NewVideo(title.encode().hex().zfill(64), "/v.mp4", title, 480.0, 8, 8), clips)
         page = search_page(collection, small_model, "red", group="event", limit=200)
-        found = [(result.best.hit.video.title, result.start, result.end, result.clip_count) for result in page.results]
+        events = [(result.best.hit.video.title, result.start, result.end, result.clip_count) for result in page.results]
         # A weak clip between fitting ones belongs to their event.
-        assert found[:3] == [("film", 160.0, 200.0, 5), ("film", 320.0, 328.0, 1), ("other", 24.0, 40.0, 2)]
-        assert {count for *_, count in found[3:]} == {1}
-        assert len(found) == 3 + 120 - 8
+        assert events[:3] == [("film", 160.0, 200.0, 5), ("film", 320.0, 328.0, 1), ("other", 24.0, 40.0, 2)]
+        assert {count for *_, count in events[3:]} == {1}
+        assert len(events) == 3 + 120 - 8
 
 
 def red(weight: float = 1.0) -> TextPart:
