@@ -268,7 +268,7 @@ def test_indexed_images_are_found_and_known_ones_skipped(pictures: Path, capsys:
     assert [result["fused"] for result in plain] == [None, None, None]
     assert main(["search", "a red thing", "--limit", "1", "--rerank", "3"]) == 0
     heading, row = capsys.readouterr().out.splitlines()
-    assert heading.split() == ["fused", "match", "similarity", "clip", "video"]
+    assert heading.split() == ["relevance", "match", "similarity", "clip", "video"]
     assert row.rstrip().endswith("red.png")
     (pictures / "notes.txt").write_text("words")
     assert run_json(capsys, "index", str(pictures))["duplicates"] == 3
