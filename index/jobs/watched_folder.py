@@ -72,8 +72,8 @@ def scan_folder(folder: Path, recursive: bool) -> FolderSnapshot:
             except OSError as error:
                 snapshot.unreadable[item.uri] = error.strerror or str(error)
     for path, status in snapshot.files.items():
-        beside = subtitles.get(os.path.splitext(path)[0], "")
-        snapshot.files[path] = replace(status, facts=status.facts + beside)
+        subtitle_facts = subtitles.get(os.path.splitext(path)[0], "")
+        snapshot.files[path] = replace(status, facts=status.facts + subtitle_facts)
     return snapshot
 
 

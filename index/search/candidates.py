@@ -153,13 +153,13 @@ def word_matches(
         present = sorted((i for i in clip_ids if i in similarity), key=lambda i: (-similarity[i], i))
         for clip_id in present[:CLIPS_PER_NAME]:
             scores.setdefault(clip_id, matches.names[video_id])
-    found = [
+    word_matches = [
         WordMatch(clip_id, similarity[clip_id], weight * score, has_phrase)
         for clip_id, (score, has_phrase) in scores.items()
         if clip_id in similarity
     ]
     return sorted(
-        (match for match in found if match.similarity >= clip_filter.min_similarity),
+        (match for match in word_matches if match.similarity >= clip_filter.min_similarity),
         key=lambda match: (-match.score, not match.has_phrase, -match.similarity, match.clip_id),
     )
 

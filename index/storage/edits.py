@@ -55,10 +55,10 @@ def edit_video(
         source = replace(source, title=None if title == stated_title else stated_title)
         edited = replace(edited, title=title)
     if metadata:
-        stated = video.metadata if source.metadata is None else source.metadata
+        original = video.metadata if source.metadata is None else source.metadata
         merged = {key: value for key, value in {**video.metadata, **metadata}.items() if value is not None}
         edited = replace(edited, metadata=check_metadata(merged))
-        source = replace(source, metadata=None if metadata_json(merged) == metadata_json(stated) else stated)
+        source = replace(source, metadata=None if metadata_json(merged) == metadata_json(original) else original)
     if texts is not None:
         stored_texts = _load_texts(connection, video.id)
         stated_hash = source.text_sha256 or _hash_texts(stored_texts)
@@ -76,10 +76,10 @@ def refresh_video(connection: sqlite3.Connection, video: Video, statement: Sourc
     stated_title = video.title if source.title is None else source.title
     if statement.title not in (None, stated_title):
         refreshed, source = replace(refreshed, title=statement.title), replace(source, title=None)
-    stated = video.metadata if source.metadata is None else source.metadata
-    news = {key: value for key, value in statement.metadata.items() if not _has_value(stated, key, value)}
-    metadata, stated = check_metadata({**video.metadata, **news}), {**stated, **news}
-    source = replace(source, metadata=None if metadata_json(metadata) == metadata_json(stated) else stated)
+    original = video.metadata if source.metadata is None else source.metadata
+    news = {key: value for key, value in statement.metadata.items() if not _has_value(original, key, value)}
+    metadata, original = check_metadata({**video.metadata, **news}), {**original, **news}
+    source = replace(source, metadata=None if metadata_json(metadata) == metadata_json(original) else original)
     refreshed = replace(refreshed, metadata=metadata)
     texts = None
     if any(statement.texts):

@@ -153,8 +153,8 @@ def match_words(connection: sqlite3.Connection, query: WordQuery) -> WordMatches
         return WordScore(max(float(terms.max() * np.sqrt(share)), phrase), phrase > 0)
 
     return WordMatches(
-        {clip_id: score(found, named.get(video_id, 0)) for clip_id, video_id, found in spoken},
-        {video_id: score(0, found) for video_id, found in named.items()},
+        {clip_id: score(term_bits, named.get(video_id, 0)) for clip_id, video_id, term_bits in spoken},
+        {video_id: score(0, term_bits) for video_id, term_bits in named.items()},
     )
 
 

@@ -40,8 +40,8 @@ def test_an_edit_is_found_by_searches_and_filters(running: Running, collection: 
 
 def test_values_of_the_source_do_not_replace_edits(running: Running, video: str) -> None:
     running.client.patch(video, json={"metadata": {"year": 2025}})
-    stated = {"metadata": {"year": 2024, "shelf": "south"}, "from_source": True}
-    edited = running.client.patch(video, json=stated).json()
+    statement = {"metadata": {"year": 2024, "shelf": "south"}, "from_source": True}
+    edited = running.client.patch(video, json=statement).json()
     assert (edited["metadata"], edited["changes"]) == ({"site": "north", "year": 2025, "shelf": "south"}, ["metadata"])
     newer = {"metadata": {"year": 2026}, "from_source": True}
     assert running.client.patch(video, json=newer).json()["metadata"]["year"] == 2026
