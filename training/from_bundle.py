@@ -162,6 +162,11 @@ def _complete(weights: Weights, model: HdVila) -> None:
                 and (twin := name.replace(prefix, twin_prefix)) in weights
             ):
                 weights[name] = weights[twin]
+    # Two biases that are added to one another are trained alike, and equal tensors are stored once.
+    alike = "video.branch.linear.bias", "video.branch.nonlinear.2.bias"
+    for name, twin in (alike, alike[::-1]):
+        if name in model.state_dict() and name not in weights and twin in weights:
+            weights[name] = weights[twin]
     for norm, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d):  # scale 1 and mean 0: the convolution has them already
             weights[f"{norm}.weight"] = torch.ones_like(module.weight)
