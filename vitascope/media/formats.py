@@ -109,12 +109,14 @@ def _match(head: bytes) -> FileFormat | None:
 
 def _match_mp4(head: bytes) -> FileFormat | None:
     """Tell AVIF and HEIF pictures, and animations, from films by the brands that they state."""
-    brands = {head[8:12], *(head[first : first + 4] for first in range(16, int.from_bytes(head[:4]), 4))}
-    if head[4:8] != b"ftyp" or head[8:12] not in _HEIF_BRANDS | {b"avif", b"avis"}:
+    major = head[8:12]
+    if head[4:8] != b"ftyp" or major not in _HEIF_BRANDS | {b"avif", b"avis"}:
         return FileFormat("mp4", "mp4")
-    if head[8:12] == b"avis":
+    if major == b"avis":
         return FileFormat("avif", "mp4")
-    return FileFormat("avif", None) if b"avif" in brands else FileFormat("heif", None)
+    end = min(int.from_bytes(head[:4]), len(head))
+    compatible = {head[first : first + 4] for first in range(16, end, 4)}
+    return FileFormat("avif", None) if b"avif" in {major, *compatible} else FileFormat("heif", None)
 
 
 def _match_streaming(head: bytes) -> FileFormat | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.media_files import read_counter
 from tests.media_formats import ANIMATION_COUNT, COUNT, STILL, VIDEOS, write_format
-from vitascope.errors import InvalidInput, MediaUnsupported
+from vitascope.errors import InvalidInput, MediaError, MediaUnsupported
 from vitascope.media import image
 from vitascope.media.decode import probe, read_frames
 from vitascope.media.formats import media_type
@@ -46,6 +47,15 @@ def test_an_animated_avif_is_decoded_at_exact_times(tmp_path: Path) -> None:
     assert (info.kind, info.container, info.frame_count) == ("video", "avif", ANIMATION_COUNT)
     assert info.duration == pytest.approx(ANIMATION_COUNT / 10, abs=0.01)
     assert [read_counter(frame) for frame in read_frames(path, [0.05, 0.75])] == [0, 7]
+
+
+def test_an_absurd_size_of_the_first_box_costs_nothing(tmp_path: Path) -> None:
+    path = write_format(tmp_path / "a.avif")
+    path.write_bytes(b"\xff\xff\xff\xff" + path.read_bytes()[4:])
+    began = time.process_time()
+    with pytest.raises(MediaError):
+        probe(path)
+    assert time.process_time() - began < 5
 
 
 def test_a_heic_picture_without_its_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
