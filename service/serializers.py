@@ -109,6 +109,7 @@ def serialize_clip(collection: str, ranked: RankedHit) -> search_schemas.ClipHit
         end=hit.end,
         text=hit.text,
         relevance=ranked.relevance,
+        conditions=[search_schemas.Condition(**asdict(c)) for c in ranked.conditions or ()] or None,
         similarity=ranked.similarity,
         match=ranked.match,
         fused=ranked.fused,

@@ -15,13 +15,18 @@ from vitascope.cli.options import add_bundle, add_collection, add_data, add_engi
 from vitascope.cli.output import print_results
 from vitascope.errors import InvalidInput
 
+NOT_WEIGHT = -0.5
+"""Weight of the texts of ``--not``: of those tried, it ranked drawn scenes and photographs best."""
+
 EPILOG = """\
 Clips are ranked by similarity, the cosine of the embeddings of query and clip. With --rerank N the
 best N are then scored by the fusion model and ordered by fused score. By default N is the number
 that the bundle states (vitascope bundle inspect): how many helped on its validation data, often 0.
 Relevance is the probability that a clip fits the text, from the fused score or the similarity, or
 from words that match. A line above the results says so if no clip reaches 0.5.
-A query can combine a text with images or videos (--like) and clips of the collection (--like-clip).
+With --and and --not a query has several conditions: clips that fit all rank above those that fit
+one strongly, and each result shows which it meets. A query can also combine a text with images or
+videos (--like) and clips of the collection (--like-clip).
 Queries without a text cannot be reranked. The words of a text are also matched in subtitles,
 titles and paths: clips that contain rare words of it come first. --no-hybrid ignores words.
 
@@ -30,6 +35,7 @@ examples:
   vitascope search "two people at a table" --collection cameras --limit 3
   vitascope search "a dog" --filter '{"site": "north", "year": {"gte": 2020}}' --json
   vitascope search "how the engine is taken apart" --group video
+  vitascope search "a horse" --and "an astronaut" --not "a city"
   vitascope search --like beach.jpg --group clip --min-similarity 0.6
   vitascope search "in the snow" --like dog.mp4 --like-clip 41 --weights 1,0.5,-0.2
   vitascope search "a dog" --server http://127.0.0.1:8000
@@ -40,12 +46,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     add = parser.add_argument
     no_completion(add("text", nargs="?", metavar="TEXT", help="description of what to find, in quotes"))
+    for option, name, help_text in (
+        ("--and", "also", "clips must also fit this"),
+        ("--not", "but_not", "but not this"),
+    ):
+        no_completion(add(option, dest=name, action="append", default=[], metavar="TEXT", help=help_text))
     add("--like", action="append", default=[], type=Path, metavar="FILE", help="find clips similar to a file")
     add("--like-clip", action="append", default=[], metavar="ID", help="find clips similar to a clip of the collection")
     add(
         "--weights",
         metavar="W,W,…",
-        help="weights of text, files and clips, in this order (default: 1 each)",
+        help="weights of texts, files and clips, in this order, without --not (default: 1 each)",
     )
     add("--limit", type=int, default=10, metavar="N", help="maximum number of results (default: %(default)s)")
     add("--cursor", metavar="CURSOR", help="next_cursor of the previous page of the same search")
@@ -98,8 +109,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _parse_query(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the parts of the query as the HTTP API has them: text, files, clips."""
-    parts: list[dict[str, Any]] = [] if args.text is None else [{"kind": "text", "value": args.text}]
+    """Return the parts of the query as the HTTP API has them: texts, files, clips, excluded texts."""
+    texts = [text for text in (args.text, *args.also) if text is not None]
+    parts: list[dict[str, Any]] = [{"kind": "text", "value": text} for text in texts]
     parts += [{"kind": "file"} for _ in args.like]
     for clip_id in args.like_clip:
         parse_id("like-clip", clip_id)
@@ -117,7 +129,8 @@ def _parse_query(args: argparse.Namespace) -> list[dict[str, Any]]:
         raise InvalidInput(
             f"weights: {args.weights!r} has {len(weights)}; {len(parts)} were expected, one per part of the query"
         )
-    return [{**part, "weight": weight} for part, weight in zip(parts, weights, strict=True)]
+    excluded = [{"kind": "text", "value": text, "weight": NOT_WEIGHT} for text in args.but_not]
+    return [{**part, "weight": weight} for part, weight in zip(parts, weights, strict=True)] + excluded
 
 
 def show(result: dict[str, Any], console: Console) -> None:

@@ -107,6 +107,7 @@ def _hit_view(ranked: RankedHit) -> JSON:
         "end": hit.end,
         "text": hit.text,
         "relevance": ranked.relevance,
+        "conditions": [asdict(condition) for condition in ranked.conditions or ()] or None,
         "similarity": ranked.similarity,
         "match": ranked.match,
         "fused": ranked.fused,

@@ -57,12 +57,14 @@ class Candidate:
         similarity: cosine of its embedding and the query's.
         ranks: by similarity and by words.
         words: score of the query's words in its speech and the name of its video, 0 to 1.
+        fit: probability that it fits all texts of a query with several; None: similarity ranks.
     """
 
     clip_id: int
     similarity: float
     ranks: Ranks
     words: float = 0.0
+    fit: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +178,14 @@ def hybrid_candidates(
     Ties: first clips with the whole phrase, then by similarity, then by id.
     """
     ranks = {candidate.clip_id: candidate.ranks.similarity for candidate in similar[:RANK_DEPTH]}
+    fits = {candidate.clip_id: candidate.fit for candidate in similar}
     matched = [
-        Candidate(match.clip_id, match.similarity, Ranks(ranks.get(match.clip_id), rank), match.score)
-        for rank, match in enumerate(matches, 1)
+        Candidate(m.clip_id, m.similarity, Ranks(ranks.get(m.clip_id), rank), m.score, fits.get(m.clip_id))
+        for rank, m in enumerate(matches, 1)
     ]
     matched_ids = {match.clip_id for match in matches}
     candidates = [*matched, *(candidate for candidate in similar if candidate.clip_id not in matched_ids)]
-    relevance = _relevance(calibration, [candidate.similarity for candidate in candidates])
+    relevance = _relevance(calibration, candidates)
     phrases = {match.clip_id for match in matches if match.has_phrase}
     keys = {
         candidate.clip_id: (
@@ -194,12 +197,12 @@ def hybrid_candidates(
     return sorted(candidates, key=lambda candidate: keys[candidate.clip_id])[:depth]
 
 
-def _relevance(calibration: Calibration | None, similarities: Sequence[float]) -> list[float]:
+def _relevance(calibration: Calibration | None, candidates: Sequence[Candidate]) -> list[float]:
     """Return the probabilities that clips fit their query; a linear scale where the bundle has no calibration."""
-    cosines = np.array(similarities, np.float64)
+    cosines = np.array([candidate.similarity for candidate in candidates])
     probabilities = None if calibration is None else similarity_probability(calibration, cosines)
-    relevance: list[float] = ((1 + cosines) / 2 if probabilities is None else probabilities).tolist()
-    return relevance
+    relevance = ((1 + cosines) / 2 if probabilities is None else probabilities).tolist()
+    return [r if c.fit is None else c.fit for c, r in zip(candidates, relevance, strict=True)]
 
 
 def combined_score(words: float, relevance: float) -> float:

@@ -1,17 +1,25 @@
-"""Relevance: the probability that a clip fits a query."""
+"""Relevance: the probability that a clip fits a query, and the conditions of a query that it meets.
+
+Shape letters: C clips, T texts, D embedding dim.
+"""
 
 from __future__ import annotations
 
 import math
+import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from index.search.candidates import Candidate
-from index.search.request import SearchRequest
+from index.records import Float32
+from index.search.candidates import RANK_DEPTH, Candidate, CandidateFilter, Ranks, vector_candidates
+from index.search.request import SearchRequest, TextPart
 from index.search.rerank import PairScores
+from index.storage.queries import load_embeddings
+from index.vectors.interface import VectorSnapshot
 from vitascope.scoring import similarity_probability
 
 _ROUNDING = 1e-6
@@ -29,27 +37,77 @@ class SearchWarning:
     detail: str
 
 
-def clip_relevance(
-    request: SearchRequest, candidates: Sequence[Candidate], scores: Mapping[int, PairScores]
-) -> dict[int, float | None]:
-    """Return by clip id the probability that a clip fits the query.
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A text of a query with several.
 
-    It is the fused score of a reranked clip, else the calibrated similarity, and at least the word score of a clip that
-    contains most of the query's words. None: the clip was not reranked, and the bundle has no calibration of similarity
-    or the query is not a single text.
+    ``relevance``: probability that the clip fits the text. ``met``: whether it is at least ``GOOD_MATCH``, for a text
+    of negative weight whether it is lower.
     """
-    relevance: dict[int, float | None] = dict.fromkeys((candidate.clip_id for candidate in candidates), None)
-    if request.is_text and request.calibration is not None:
-        similarities = np.array([candidate.similarity for candidate in candidates])
-        probabilities = similarity_probability(request.calibration, similarities)
-        if probabilities is not None:
-            relevance |= zip(relevance, probabilities.tolist(), strict=True)
-    relevance |= {clip_id: score.fused for clip_id, score in scores.items()}
+
+    text: str
+    weight: float
+    relevance: float
+    met: bool
+
+
+class Relevance(NamedTuple):
+    """The probability that a clip fits a query, None if unknown; and its conditions, None for queries without any."""
+
+    value: float | None
+    conditions: tuple[Condition, ...] | None
+
+    def reaches(self, minimum: float) -> bool:
+        return self.value is not None and self.value >= minimum
+
+
+def clip_relevance(
+    connection: sqlite3.Connection,
+    request: SearchRequest,
+    candidates: Sequence[Candidate],
+    scores: Mapping[int, PairScores],
+) -> dict[int, Relevance]:
+    """Return the relevance of clips by id.
+
+    For a single text it is the fused score of a reranked clip, else the calibrated similarity. For several it is that
+    of the condition which the clip is least likely to meet. A clip that contains most of the query's words has at least
+    its word score. Relevance is unknown for a clip that was not reranked, if the bundle has no calibration of
+    similarity or the query has clips or files.
+    """
+    probabilities = _text_probabilities(connection, request, candidates)
+    relevance = {}
     for candidate in candidates:
-        known = relevance[candidate.clip_id]
-        if known is not None and candidate.words >= MOST_WORDS:
-            relevance[candidate.clip_id] = max(known, candidate.words)
+        fused = scores[candidate.clip_id].fused if candidate.clip_id in scores else None
+        row = probabilities.get(candidate.clip_id, [])
+        conditions = []
+        for part, probability in zip(request.conditions, row, strict=False):
+            fit = probability if fused is None or part.weight < 0 else fused
+            conditions.append(Condition(part.text, part.weight, fit, (fit >= GOOD_MATCH) == (part.weight > 0)))
+        value = fused
+        if conditions and request.has_texts_only:
+            value = min(c.relevance if c.weight > 0 else 1 - c.relevance for c in conditions)
+        elif request.is_text and fused is None and row:
+            value = row[0]
+        if value is not None and candidate.words >= MOST_WORDS:
+            value = max(value, candidate.words)
+        relevance[candidate.clip_id] = Relevance(value, tuple(conditions) or None)
     return relevance
+
+
+def _text_probabilities(
+    connection: sqlite3.Connection, request: SearchRequest, candidates: Sequence[Candidate]
+) -> dict[int, list[float]]:
+    """Return by clip id the probabilities (T) that it fits each text; empty if they are unknown."""
+    if request.calibration is None or not (request.is_text or request.conditions):
+        return {}
+    if request.is_text:
+        cosines = {candidate.clip_id: [candidate.similarity] for candidate in candidates}
+    else:
+        texts = np.stack([part.embedding for part in request.conditions])
+        stored = load_embeddings(connection, [candidate.clip_id for candidate in candidates], texts.shape[1])
+        cosines = {clip_id: (texts @ embedding).tolist() for clip_id, embedding in stored.items()}
+    probabilities = similarity_probability(request.calibration, np.array(list(cosines.values())))
+    return {} if probabilities is None else dict(zip(cosines, probabilities.tolist(), strict=True))
 
 
 def lowest_similarity(request: SearchRequest) -> float:
@@ -79,3 +137,66 @@ def no_good_match(relevance: Sequence[float | None]) -> list[SearchWarning]:
             f"{GOOD_MATCH:.2f}",
         )
     ]
+
+
+# Queries with several texts
+
+
+def has_several_conditions(request: SearchRequest) -> bool:
+    """Return whether ``condition_candidates`` ranks: several texts of positive weight, a calibration, and no others."""
+    calibrated = request.calibration is not None and request.calibration.similarity_scale is not None
+    return calibrated and request.has_texts_only and len(request.texts) > 1
+
+
+def condition_candidates(
+    connection: sqlite3.Connection,
+    vectors: VectorSnapshot,
+    request: SearchRequest,
+    query: Float32,
+    depth: int,
+    clip_filter: CandidateFilter,
+    clip_ids: Sequence[int],
+) -> list[Candidate]:
+    """Return clips with the probability that they fit all texts of positive weight, best first, ties by id.
+
+    It is the product of the probabilities that they fit each text, with weights as exponents relative to the largest.
+    Texts of negative weight are subtracted from each text. In a sum of embeddings, a clip that fits one text strongly
+    would rank above one that fits all.
+
+    Args:
+        query: sum of the embeddings (D,), for the similarity of the candidates.
+        depth: number of clips, if there are so many, that are complete and in order.
+        clip_ids: clips to include, even if they are not near any text.
+    """
+    texts, exponents = _contrasted_texts(request.conditions)
+    nearest = replace(clip_filter, min_similarity=-2.0)
+    pool = set(clip_ids)
+    for text in texts:
+        pool |= {c.clip_id for c in vector_candidates(vectors, text, max(depth, RANK_DEPTH), nearest)}
+    stored = load_embeddings(connection, sorted(pool), len(query))
+    if not stored or request.calibration is None:
+        return []
+    ids, embeddings = np.array(list(stored)), np.stack(list(stored.values()))
+    # Not matrix products, in which equal rows may have products that differ in the last bit.
+    cosines = np.stack([(embeddings * text).sum(axis=1) for text in texts], axis=1)
+    probabilities = similarity_probability(request.calibration, cosines)
+    assert probabilities is not None
+    fits = np.prod(probabilities**exponents, axis=1)
+    similarities = np.clip((embeddings * query).sum(axis=1), -1, 1)
+    order = [index for index in np.lexsort((ids, -fits)) if similarities[index] >= clip_filter.min_similarity]
+    return [
+        Candidate(int(ids[index]), float(similarities[index]), Ranks(rank, None), fit=float(fits[index]))
+        for rank, index in enumerate(order, 1)
+    ]
+
+
+def _contrasted_texts(parts: Sequence[TextPart]) -> tuple[list[Float32], npt.NDArray[np.float64]]:
+    """Return the texts of positive weight less those of negative weight, (D,) each, and their relative weights (T,)."""
+    positive = [part for part in parts if part.weight > 0]
+    weights = np.array([part.weight for part in positive])
+    negative = sum(part.weight / weights.max() * part.embedding for part in parts if part.weight < 0)
+    texts = [part.embedding + negative for part in positive]
+    norms = [max(float(np.linalg.norm(text)), _ROUNDING) for text in texts]
+    return [
+        np.asarray(text / norm, np.float32) for text, norm in zip(texts, norms, strict=True)
+    ], weights / weights.max()

@@ -93,7 +93,8 @@ class SearchRequest:
     Args:
         fingerprint: of the bundle that made the embeddings; a search refuses those of another than the collection's.
         parts: the query embedding is the normalised, weighted sum of their normalised embeddings. A negative weight
-            leads away from its part.
+            leads away from its part. Several texts of positive weight are compared one by one, see
+            ``condition_candidates``.
         limit: results per page.
         after: where the page begins; None for the first page.
         where: a filter on videos and clips.
@@ -138,6 +139,17 @@ class SearchRequest:
         """The weight of ``texts`` as a share of all positive weights."""
         weights = [(isinstance(part, TextPart), part.weight) for part in self.parts if part.weight > 0]
         return sum(weight for is_text, weight in weights if is_text) / (sum(weight for _, weight in weights) or 1.0)
+
+    @property
+    def conditions(self) -> list[TextPart]:
+        """The texts of a query with several: results should fit those of positive weight, and not the others."""
+        parts = [part for part in self.parts if isinstance(part, TextPart)]
+        return parts if len(parts) > 1 else []
+
+    @property
+    def has_texts_only(self) -> bool:
+        """Whether the query has neither clips nor files."""
+        return self.is_text or len(self.conditions) == len(self.parts)
 
 
 def positive_texts(parts: Sequence[QueryPart]) -> list[str]:
@@ -184,8 +196,8 @@ def _check_min_relevance(request: SearchRequest, value: float) -> None:
         raise InvalidInput(f"min_relevance: {value!r}; a number from 0 to 1 was expected")
     if request.rerank:
         return
-    if not request.is_text:
-        reason = "only a text and reranked clips have a relevance"
+    if not request.has_texts_only:
+        reason = "results of a query with clips or files have no relevance"
     elif request.calibration is None or request.calibration.similarity_scale is None:
         reason = "the bundle has no calibration of similarity"
     else:

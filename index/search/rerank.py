@@ -14,7 +14,7 @@ import numpy as np
 from index.collection import Collection
 from index.records import Clip, Float32
 from index.search.candidates import Candidate, combined_score
-from index.search.request import QueryPart, positive_texts
+from index.search.request import QueryPart, TextPart
 from index.storage.queries import load_embeddings
 from vitascope.bundle.manifest import Manifest
 from vitascope.model import Model
@@ -47,8 +47,12 @@ def can_rerank(model: Model) -> bool:
 
 
 def default_rerank(manifest: Manifest, parts: Sequence[QueryPart]) -> int:
-    """Return the number of clips that a search reranks unless its request sets it: 0 unless it has exactly one text."""
-    return manifest.default_rerank if len(positive_texts(parts)) == 1 else 0
+    """Return the number of clips that a search reranks unless its request sets it: 0 unless it has exactly one text.
+
+    The fusion model does not lead away from texts of negative weight.
+    """
+    weights = [part.weight for part in parts if isinstance(part, TextPart)]
+    return manifest.default_rerank if len(weights) == 1 and weights[0] > 0 else 0
 
 
 def rerank(

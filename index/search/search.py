@@ -24,7 +24,15 @@ from index.search.candidates import (
     vector_candidates,
     word_matches,
 )
-from index.search.relevance import SearchWarning, clip_relevance, lowest_similarity, no_good_match
+from index.search.relevance import (
+    Condition,
+    SearchWarning,
+    clip_relevance,
+    condition_candidates,
+    has_several_conditions,
+    lowest_similarity,
+    no_good_match,
+)
 from index.search.request import (
     CANDIDATES,
     ClipPart,
@@ -60,11 +68,13 @@ class RankedHit:
 
     ``relevance``: probability that it fits the query; None: unknown. ``similarity``: cosine of the embeddings.
     ``match``: calibrated probability by the fusion model. ``fused``: ranking score of reranked hits, 0 to 1. The last
-    two are None for a hit that was not reranked.
+    two are None for a hit that was not reranked. ``conditions``: None for a query with fewer than two texts, or with a
+    bundle that has no calibration of similarity.
     """
 
     hit: Hit
     relevance: float | None
+    conditions: tuple[Condition, ...] | None
     similarity: float
     match: float | None
     fused: float | None
@@ -112,9 +122,10 @@ def search(
 ) -> SearchPage:
     """Search a collection with embeddings.
 
-    Clips are ranked by similarity, and with ``hybrid`` also by the words of the query. The first ``rerank`` clips are
-    ordered again, with the fused score in place of similarity. A page has the best results that the pages before have
-    not shown, among the clips that existed at the first page and still do.
+    Clips are ranked by similarity, with several texts of positive weight by how likely they fit all, and with
+    ``hybrid`` also by the words of the query. The first ``rerank`` clips are ordered again, with the fused score in
+    place of similarity. A page has the best results that the pages before have not shown, among the clips that existed
+    at the first page and still do.
 
     Args:
         collection: to search.
@@ -214,13 +225,20 @@ def _rank(
         # One more than the page shows tells whether there is a next page. Clips that are reranked or match words may be
         # excluded.
         dropped = 0 if request.min_relevance is None else request.rerank + len(matches)
+        if request.min_relevance is not None and not request.is_text:
+            dropped = RANK_DEPTH
         depth = min(MAX_K, max(len(position.shown) + request.limit + 1 + dropped, request.rerank))
         # An approximate index misses some clips near the end of its search, which here is the end of all results.
         can_go_deeper = clip_filter.min_similarity >= -1 and not vectors.is_exact
     calibration = request.calibration if request.is_text else None
     while True:
-        similar = vector_candidates(vectors, embedding, max(depth, RANK_DEPTH) if matches else depth, clip_filter)
-        candidates = hybrid_candidates(similar, matches, calibration, depth) if matches else similar
+        similar_depth = max(depth, RANK_DEPTH) if matches else depth
+        if has_several_conditions(request):
+            ids = [match.clip_id for match in matches]
+            similar = condition_candidates(connection, vectors, request, embedding, similar_depth, clip_filter, ids)
+        else:
+            similar = vector_candidates(vectors, embedding, similar_depth, clip_filter)
+        candidates = hybrid_candidates(similar, matches, calibration, depth) if matches else similar[:depth]
         clip_ids = [candidate.clip_id for candidate in candidates]
         spans = {} if request.group == "clip" else load_spans(connection, clip_ids)
         is_video = request.group == "video"
@@ -257,8 +275,10 @@ def _build_page(
     position: SearchPosition,
     earlier_hits: Sequence[Hit] = (),
 ) -> SearchPage:
-    relevance = clip_relevance(request, ranking.candidates, scores)
-    candidates = [c for c in ranking.candidates if _reaches(relevance[c.clip_id], request.min_relevance)]
+    candidates = ranking.candidates
+    if request.min_relevance is not None:
+        relevance = clip_relevance(connection, request, candidates, scores)
+        candidates = [c for c in candidates if relevance[c.clip_id].reaches(request.min_relevance)]
     if request.group == "clip":
         groups = [Group([candidate]) for candidate in candidates]
     elif request.group == "event":
@@ -267,6 +287,7 @@ def _build_page(
         groups = group_by_video(candidates, ranking.spans)
     page = groups[: request.limit]
     listed = [candidate for group in page for candidate in group.members[: request.clips_per_result]]
+    relevance = clip_relevance(connection, request, listed, scores)
     hits = load_hits(connection, [(candidate.clip_id, candidate.similarity) for candidate in listed])
     hit_of = {hit.clip_id: hit for hit in hits}
     hit_of |= {hit.clip_id: hit for hit in earlier_hits if hit.clip_id in hit_of}
@@ -277,8 +298,9 @@ def _build_page(
             if candidate.clip_id in hit_of:
                 match, fused = scores.get(candidate.clip_id, (None, None))
                 hit = hit_of[candidate.clip_id]
-                clip_id, similarity = candidate.clip_id, candidate.similarity
-                clips.append(RankedHit(hit, relevance[clip_id], similarity, match, fused, candidate.ranks))
+                value, conditions = relevance[candidate.clip_id]
+                similarity, ranks = candidate.similarity, candidate.ranks
+                clips.append(RankedHit(hit, value, conditions, similarity, match, fused, ranks))
         if clips:
             best = clips[0].hit
             start = best.start if group.start is None else group.start
@@ -290,7 +312,3 @@ def _build_page(
     changed = request.after is not None and request.after.change != position.change
     warnings = no_good_match([result.best.relevance for result in results]) if request.after is None else []
     return SearchPage(results, None if is_last else replace(position, shown=shown), changed, warnings)
-
-
-def _reaches(relevance: float | None, minimum: float | None) -> bool:
-    return minimum is None or (relevance is not None and relevance >= minimum)

@@ -30,7 +30,7 @@ Weight = Annotated[
         ge=-MAX_WEIGHT,
         le=MAX_WEIGHT,
         allow_inf_nan=False,
-        description="relative weight of this part; negative: away from it; 0 is rejected",
+        description='relative weight of this part; negative: away from it, -0.5 as "but not"; 0 is rejected',
     ),
 ]
 
@@ -137,7 +137,8 @@ class SearchRequest(SearchOptions):
         Field(
             min_length=1,
             fail_fast=True,
-            description="parts whose embeddings, each of length 1, are added by their weights",
+            description="parts whose embeddings, each of length 1, are added by their weights. Of texts alone, results "
+            "are ranked by how likely they fit every one of positive weight",
         ),
     ] = None
 
@@ -177,6 +178,7 @@ CLIP: dict[str, Any] = {
     "end": 16.0,
     "text": "look at him run",
     "relevance": 0.9,
+    "conditions": None,
     "similarity": 0.41,
     "match": 0.93,
     "fused": 0.9,
@@ -184,6 +186,7 @@ CLIP: dict[str, Any] = {
     "media_url": "/v1/collections/holidays/videos/3/media#t=8,16",
     "thumbnail_url": "/v1/collections/holidays/videos/3/thumbnail?t=12",
 }
+CONDITION: dict[str, Any] = {"text": "a dog", "weight": 1.0, "relevance": 0.9, "met": True}
 WARNING: dict[str, Any] = {
     "code": "no_good_match",
     "detail": "No result is likely to fit: the best has a relevance of 0.21; a good match has at least 0.50",
@@ -200,6 +203,20 @@ class Ranks(Response):
     fulltext: Annotated[int | None, Field(description="by words; null: none matches")]
 
 
+class Condition(Response):
+    """A text of the query, and how likely the clip fits it."""
+
+    model_config = example(**CONDITION)
+
+    text: str
+    weight: float
+    relevance: Annotated[Probability, Field(description="probability that the clip fits the text")]
+    met: Annotated[
+        bool,
+        Field(description=f"whether it is at least {GOOD_MATCH}; for a text of negative weight, whether it is lower"),
+    ]
+
+
 class ClipHit(Response):
     """A clip of a result, with its scores and ranks."""
 
@@ -212,8 +229,16 @@ class ClipHit(Response):
     relevance: Annotated[
         Probability | None,
         Field(
-            description=f"{RELEVANCE}; null if it was not reranked and the bundle has no calibration of similarity or "
-            "the query is not a single text"
+            description=f"{RELEVANCE}; with several texts, that of the condition which it is least likely to meet; "
+            "null if it was not reranked and the bundle has no calibration of similarity, or the query has clips or "
+            "files"
+        ),
+    ]
+    conditions: Annotated[
+        list[Condition] | None,
+        Field(
+            description="the texts of the query; null where it has fewer than two, or the bundle has no calibration of "
+            "similarity"
         ),
     ]
     similarity: Similarity

@@ -109,17 +109,26 @@ def print_results(results: Sequence[Mapping[str, Any]], console: Console) -> Non
         return
     score_names = [n for n in ("relevance", "match") if any(result.get(n) is not None for result in results)]
     grouped = any((result["clip_count"] or 1) > 1 for result in results)
+    has_conditions = any(result.get("conditions") for result in results)
     has_text = any(result["text"] for result in results)
     scores = [f">{name}" for name in (*score_names, "similarity")]
-    table = plain_table(*scores, ">clip", *[">clips"] * grouped, "video", *["text"] * has_text)
+    table = plain_table(
+        *scores, ">clip", *[">clips"] * grouped, "video", *["meets"] * has_conditions, *["text"] * has_text
+    )
     for result in results:
         scores = [format_score(result.get(name)) for name in (*score_names, "similarity")]
         span = format_span(result["start"], result["end"])
         count = [str(result["clip_count"])] * grouped
         text = [escape(_shorten(result["text"]))] * has_text
         video = format_path(result["video"]) or result["video"]["title"]
-        table.add_row(*scores, span, *count, escape(video), *text)
+        met = [escape(_format_met(result["conditions"] or []))] * has_conditions
+        table.add_row(*scores, span, *count, escape(video), *met, *text)
     console.print(table)
+
+
+def _format_met(conditions: Sequence[Mapping[str, Any]]) -> str:
+    met = [f"{'not ' if c['weight'] < 0 else ''}{c['text']}" for c in conditions if c["met"]]
+    return ", ".join(met) or "-"
 
 
 def _shorten(text: str) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
 from index.collection import Collection
 from index.collection_store import CollectionStore
-from index.search.request import ClipPart
+from index.records import NewClip, NewVideo
+from index.search.request import ClipPart, QueryPart
+from index.search.search import RankedHit
 from tests.index.jobs.fixtures import ingest_file
-from tests.index.searches import search_hits, search_page
+from tests.index.searches import search_hits, search_page, text_part
 from tests.media_files import solid, write_picture
 from vitascope.bundle.manifest import Calibration
 from vitascope.errors import InvalidInput
@@ -94,7 +97,64 @@ def test_clips_of_lower_relevance_are_left_out(
 def test_min_relevance_needs_a_query_whose_relevance_is_known(collection: Collection, small_model: Model) -> None:
     with pytest.raises(InvalidInput, match=r"min_relevance: 0\.5; null was expected, as the bundle has no calibration"):
         search_page(collection, small_model, "red", min_relevance=0.5)
-    with pytest.raises(InvalidInput, match=r"min_relevance: .* only a text and reranked clips have a relevance"):
+    with pytest.raises(InvalidInput, match=r"min_relevance: .* clips or files have no relevance"):
         search_page(collection, small_model, ClipPart(1), min_relevance=0.5, calibration=CALIBRATION)
     with pytest.raises(InvalidInput, match=r"min_relevance: 2; a number from 0 to 1"):
         search_page(collection, small_model, "red", min_relevance=2, calibration=CALIBRATION)
+
+
+MIXES = {"even": (0.55, 0.55, 0.0), "strong": (0.98, 0.15, 0.0), "other": (0.7, 0.0, 0.7)}
+"""Similarities of clips to red, green and blue."""
+
+
+@pytest.fixture(scope="module")
+def mixes(tmp_path_factory: pytest.TempPathFactory, small_model: Model) -> Iterator[Collection]:
+    with CollectionStore(tmp_path_factory.mktemp("mixes")) as library:
+        collection = library.create("videos", small_model)
+        colours = np.linalg.qr(small_model.embed_text(["red", "green", "blue", "black"]).T)[0].T
+        colours *= np.sign((colours * small_model.embed_text(["red", "green", "blue", "black"])).sum(axis=1))[:, None]
+        for title, mix in MIXES.items():
+            rest = np.sqrt(max(0.0, 1 - np.square(mix).sum()))
+            clip = NewClip(0.0, 2.0, np.asarray([*mix, rest] @ colours, np.float32), np.zeros((2, 16), np.float16))
+            collection.add_video(NewVideo(title.encode().hex().zfill(64), "/v.mp4", title, 2.0, 8, 8), [clip])
+        yield collection
+
+
+def ranked(collection: Collection, model: Model, *parts: str | QueryPart, **options: Any) -> dict[str, RankedHit]:
+    hits = search_hits(collection, model, *parts, calibration=CALIBRATION, **options)
+    return {hit.hit.video.title: hit for hit in hits}
+
+
+def test_a_clip_that_meets_all_conditions_ranks_above_one_that_meets_one_strongly(
+    mixes: Collection, small_model: Model
+) -> None:
+    assert next(iter(ranked(mixes, small_model, "red"))) == "strong"
+    assert next(iter(ranked(mixes, small_model, "red", "green"))) == "even"
+    first = ranked(mixes, small_model, "red", "green", limit=1)
+    assert list(first) == ["even"], "the order does not depend on the page"
+
+
+def test_results_tell_which_conditions_they_meet(mixes: Collection, small_model: Model) -> None:
+    parts = ["red", "green", text_part(small_model, "blue", -0.5)]
+    hits = ranked(mixes, small_model, *parts)
+    met = {title: [condition.met for condition in hit.conditions or ()] for title, hit in hits.items()}
+    assert met["strong"] == [True, False, True]
+    assert met["other"] == [True, False, False]
+    for hit in hits.values():
+        red, green, blue = hit.conditions or ()
+        assert (red.text, green.text, blue.text, blue.weight) == ("red", "green", "blue", -0.5)
+        assert hit.relevance == min(red.relevance, green.relevance, 1 - blue.relevance)
+    least = min(hit.relevance or 0 for hit in hits.values())
+    assert len(ranked(mixes, small_model, *parts, min_relevance=least + 1e-6)) == len(hits) - 1
+
+
+def test_an_excluded_text_leads_away(mixes: Collection, small_model: Model) -> None:
+    assert list(ranked(mixes, small_model, "red"))[1] == "other"
+    assert list(ranked(mixes, small_model, "red", text_part(small_model, "blue", -0.5)))[-1] == "other"
+
+
+def test_a_single_text_and_a_bundle_without_calibration_have_no_conditions(
+    mixes: Collection, small_model: Model
+) -> None:
+    assert {hit.conditions for hit in ranked(mixes, small_model, "red").values()} == {None}
+    assert {hit.conditions for hit in search_hits(mixes, small_model, "red", "green")} == {None}
