@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from tests.media_files import solid, write_picture
-from tests.small_bundle import make_small_bundle
+from tests.small_bundle import make_small_bundle, write_manifest
 from vitascope.cli.main import main
 from vitascope.cli.output import print_results
 
@@ -141,3 +142,32 @@ def test_text_output_shows_how_many_clips_a_result_has_where_that_is_more_than_o
 def test_results_are_events_by_default(capsys: pytest.CaptureFixture[str]) -> None:
     assert search(capsys, "red")["results"][0]["clip_count"] == 1
     assert search(capsys, "red", "--group", "clip")["results"][0]["clip_count"] is None
+
+
+@pytest.fixture
+def calibrated(indexed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same model with a calibration of similarity: 0.5 at a similarity of 0.5."""
+    folder = shutil.copytree(indexed / "bundle", tmp_path / "bundle")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["calibration"] |= {"similarity_scale": 10.0, "similarity_bias": -5.0}
+    write_manifest(folder, manifest)
+    monkeypatch.setenv("VITASCOPE_BUNDLE", str(folder))
+
+
+@pytest.mark.usefixtures("calibrated")
+def test_a_search_that_nothing_fits_says_so_above_the_results(capsys: pytest.CaptureFixture[str]) -> None:
+    (warning,) = search(capsys, "a cyan thing")["warnings"]
+    assert warning["code"] == "no_good_match"
+    assert main(["search", "a cyan thing"]) == 0
+    assert capsys.readouterr().out.startswith("No result is likely to fit")
+    assert search(capsys, "a cyan thing", "--min-relevance", "0.5")["results"] == []
+    assert search(capsys, "red", "--no-hybrid")["warnings"] == []
+
+
+@pytest.mark.usefixtures("calibrated")
+def test_several_conditions_are_met_one_by_one(capsys: pytest.CaptureFixture[str]) -> None:
+    best = search(capsys, "a red thing", "--and", "red", "--not", "blue")["results"][0]
+    conditions = [(condition["text"], condition["weight"], condition["met"]) for condition in best["conditions"]]
+    assert conditions == [("a red thing", 1.0, True), ("red", 1.0, True), ("blue", -0.5, True)]
+    assert main(["search", "a red thing", "--and", "red", "--not", "blue", "--limit", "1"]) == 0
+    assert "a red thing, red, not blue" in " ".join(capsys.readouterr().out.split())

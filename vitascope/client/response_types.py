@@ -91,6 +91,8 @@ class ClipHit(TypedDict):
     """A clip of a result, with its scores and ranks."""
 
     clip_id: str
+    conditions: list[Condition] | None
+    """the texts of the query; null where it has fewer than two, or the bundle has no calibration of similarity"""
     end: float
     """seconds"""
     fused: float | None
@@ -103,8 +105,9 @@ class ClipHit(TypedDict):
     ranks: Ranks
     relevance: float | None
     """probability that the clip fits the query: fused if it was reranked, else the calibrated similarity; at least
-    the word score of a clip that contains most words of the query; null if it was not reranked and the bundle has
-    no calibration of similarity or the query is not a single text"""
+    the word score of a clip that contains most words of the query; with several texts, that of the condition which
+    it is least likely to meet; null if it was not reranked and the bundle has no calibration of similarity, or the
+    query has clips or files"""
     similarity: float
     """cosine of the embeddings of query and clip, -1 to 1"""
     start: float
@@ -159,6 +162,17 @@ class Collections(TypedDict):
     collections: list[Collection]
     unreadable: list[str]
     """damaged collections; see the log of the service"""
+
+
+class Condition(TypedDict):
+    """A text of the query, and how likely the clip fits it."""
+
+    met: bool
+    """whether it is at least 0.5; for a text of negative weight, whether it is lower"""
+    relevance: float
+    """probability that the clip fits the text"""
+    text: str
+    weight: float
 
 
 class CreatedKey(TypedDict):
@@ -712,6 +726,8 @@ class SearchResult(TypedDict):
     clip_id: str
     clips: list[ClipHit] | None
     """its clips, best first; null for a clip"""
+    conditions: list[Condition] | None
+    """the texts of the query; null where it has fewer than two, or the bundle has no calibration of similarity"""
     end: float
     """seconds"""
     fused: float | None
@@ -724,8 +740,9 @@ class SearchResult(TypedDict):
     ranks: Ranks
     relevance: float | None
     """probability that the clip fits the query: fused if it was reranked, else the calibrated similarity; at least
-    the word score of a clip that contains most words of the query; null if it was not reranked and the bundle has
-    no calibration of similarity or the query is not a single text"""
+    the word score of a clip that contains most words of the query; with several texts, that of the condition which
+    it is least likely to meet; null if it was not reranked and the bundle has no calibration of similarity, or the
+    query has clips or files"""
     similarity: float
     """cosine of the embeddings of query and clip, -1 to 1"""
     start: float
