@@ -82,6 +82,9 @@ EXAMPLES = {
         'client.add_video("holidays", "clip.mp4", metadata={"camera": "north", "year": 2024})'
     ),
     "GET /v1/collections/{name}/videos/{video_id}": Example('client.get_video("holidays", "3")'),
+    "PATCH /v1/collections/{name}/videos/{video_id}": Example(
+        'client.update_video("holidays", "3", title="At the beach", metadata={"year": 2025, "camera": None})'
+    ),
     "DELETE /v1/collections/{name}/videos/{video_id}": Example(
         'client.delete_video("holidays", "3")', after="holidays()"
     ),

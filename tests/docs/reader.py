@@ -67,6 +67,7 @@ def prepare(folder: Path) -> None:
     random = np.random.default_rng(0)
     for name in ("beach.jpg", "dog.jpg", "photo.jpg", "room.jpg"):
         write_picture(checkout / name, random.integers(0, 256, (90, 160, 3), np.uint8))
+    (checkout / "beach.srt").write_text(SUBTITLES)
     (checkout / "captions.txt").write_text("a red square moves left\na star rotates\n")
     (folder / "videos" / "films.csv").write_text("file,title,year\na.mp4,The first,2024\nb.mp4,,2023\n")
     with tarfile.open(folder / "videos" / "shard-000000.tar", "w") as shard:
