@@ -321,6 +321,7 @@ class LocalBackend:
             group=group,
             candidates=candidates,
             calibration=self.model.bundle.manifest.calibration,
+            languages=self.model.bundle.manifest.languages,
         )
         page = search(opened, request, self.model)
         following = page.next_position

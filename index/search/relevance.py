@@ -20,6 +20,7 @@ from index.search.request import SearchRequest, TextPart
 from index.search.rerank import PairScores
 from index.storage.queries import load_embeddings
 from index.vectors.interface import VectorSnapshot
+from vitascope.language import unknown_language
 from vitascope.scoring import similarity_probability
 
 _ROUNDING = 1e-6
@@ -125,8 +126,14 @@ def lowest_similarity(request: SearchRequest) -> float:
     return max(bounds)
 
 
-def no_good_match(relevance: Sequence[float | None]) -> list[SearchWarning]:
-    """Return a warning if all of the first results have a known relevance and none is a good match."""
+def search_warnings(request: SearchRequest, relevance: Sequence[float | None]) -> list[SearchWarning]:
+    """Return the warnings of a page whose results have these values of relevance; none after the first page."""
+    if request.after is not None:
+        return []
+    return [*_language_warning(request), *_no_good_match(relevance)]
+
+
+def _no_good_match(relevance: Sequence[float | None]) -> list[SearchWarning]:
     known = [value for value in relevance if value is not None]
     if not known or len(known) < len(relevance) or max(known) >= GOOD_MATCH:
         return []
@@ -137,6 +144,18 @@ def no_good_match(relevance: Sequence[float | None]) -> list[SearchWarning]:
             f"{GOOD_MATCH:.2f}",
         )
     ]
+
+
+def _language_warning(request: SearchRequest) -> list[SearchWarning]:
+    if request.languages is None:
+        return []
+    texts = [part.text for part in request.parts if isinstance(part, TextPart)]
+    language = next(filter(None, (unknown_language(text, request.languages) for text in texts)), None)
+    if language is None:
+        return []
+    known = ", ".join(request.languages)
+    detail = f"The query seems to be in a language ({language}) that the model does not know; it knows {known}"
+    return [SearchWarning("language", detail)]
 
 
 # Queries with several texts

@@ -107,6 +107,7 @@ class SearchRequest:
         min_relevance: exclude clips of a lower or unknown relevance, 0 to 1.
         include_query_clips: include the clips of ``ClipPart`` in the results.
         calibration: of the bundle that made the embeddings; gives the probability that a clip of some similarity fits.
+        languages: that its model knows, as ISO 639 codes; None: not stated.
     """
 
     fingerprint: str
@@ -123,6 +124,7 @@ class SearchRequest:
     min_relevance: float | None = None
     include_query_clips: bool = False
     calibration: Calibration | None = None
+    languages: Sequence[str] | None = None
 
     @property
     def texts(self) -> list[str]:

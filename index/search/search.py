@@ -31,7 +31,7 @@ from index.search.relevance import (
     condition_candidates,
     has_several_conditions,
     lowest_similarity,
-    no_good_match,
+    search_warnings,
 )
 from index.search.request import (
     CANDIDATES,
@@ -310,5 +310,5 @@ def _build_page(
     shown = position.shown | {ranking.result_ids[candidate.clip_id] for group in page for candidate in group.members}
     is_last = len(groups) <= request.limit or len(shown) >= MAX_K
     changed = request.after is not None and request.after.change != position.change
-    warnings = no_good_match([result.best.relevance for result in results]) if request.after is None else []
+    warnings = search_warnings(request, [result.best.relevance for result in results])
     return SearchPage(results, None if is_last else replace(position, shown=shown), changed, warnings)

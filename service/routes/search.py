@@ -203,6 +203,7 @@ def _search_page(
             min_relevance=options.min_relevance,
             include_query_clips=options.include_query_clips,
             calibration=loaded.bundle.manifest.calibration,
+            languages=loaded.bundle.manifest.languages,
         ),
         context.model(loaded) if rerank else None,
         service.observer.stage,

@@ -158,3 +158,14 @@ def test_a_single_text_and_a_bundle_without_calibration_have_no_conditions(
 ) -> None:
     assert {hit.conditions for hit in ranked(mixes, small_model, "red").values()} == {None}
     assert {hit.conditions for hit in search_hits(mixes, small_model, "red", "green")} == {None}
+
+
+def test_a_query_in_a_language_that_the_model_does_not_know_has_a_warning(
+    collection: Collection, small_model: Model
+) -> None:
+    german = "ein Hund rennt am Strand"
+    (warning,) = search_page(collection, small_model, german, languages=["en"]).warnings
+    assert warning.code == "language"
+    assert "(de)" in warning.detail
+    assert search_page(collection, small_model, "a dog runs on the beach", languages=["en"]).warnings == []
+    assert search_page(collection, small_model, german).warnings == [], "the bundle does not state its languages"
