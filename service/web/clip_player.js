@@ -1,46 +1,77 @@
-// The player: a video, or still frames of it, played clip by clip.
+// The player: a video played clip by clip; a preview by the service if the browser cannot play the file; otherwise still frames.
 
 import { el, isImage, playFrames } from "./dom.js";
 
 const NEAR_END = 0.05; // seconds
 
-// ``onTime(seconds)`` reports the position, ``explainFailure()`` resolves to the reason if the video cannot be played. ``show(clip)`` plays another clip of the video, ``seek(seconds)`` moves to any position,
-// ``stop()`` ends playback.
+const previewUrl = ({ media_url: url }, span = "") => url.replace(/\/media(#.*)?$/, `/preview${span}`);
+
+// ``onTime(seconds)`` reports the position in the file, ``explainFailure()`` resolves to the reason if it cannot be played.
+// ``show(clip)`` plays another clip of the video, ``seek(seconds)`` moves to any position, ``stop()`` ends playback.
 export function createPlayer(screen, firstClip, onTime, explainFailure) {
   let clip = firstClip;
   let stopFrames = () => {};
+  const image = el("img", { alt: clip.video.title });
   if (isImage(clip)) {
-    screen.replaceChildren(el("img", { src: clip.media_url.split("#")[0], alt: clip.video.title }));
+    image.src = clip.media_url.split("#")[0];
+    image.onerror = () => {
+      image.onerror = null;
+      image.src = previewUrl(clip);
+    };
+    screen.replaceChildren(image);
     return { show() {}, seek() {}, stop: () => screen.replaceChildren() };
   }
   // Without an end: at the end of a media fragment browsers pause, even after the viewer has moved past it.
   const source = `${clip.media_url.split("#")[0]}#t=${clip.start}`;
   const video = el("video", { src: source, controls: true, muted: true, autoplay: true, playsInline: true, poster: clip.thumbnail_url, "aria-label": clip.video.title });
-  const image = el("img", { alt: clip.video.title });
-  const showFrames = () => {
+  const reason = el("p", { className: "strip", role: "status" });
+  let preview = null; // {start, end} of the file that the video is a preview of
+  let hasFailed = false;
+  const offset = () => (preview ? preview.start : 0); // seconds of the file at the start of what plays
+  const showFrames = (text) => {
+    screen.replaceChildren(image, reason);
+    if (reason.textContent !== text) reason.textContent = text;
     stopFrames();
     image.src = clip.thumbnail_url;
     stopFrames = playFrames(image, clip, 8);
     onTime(clip.start);
   };
+  const showPreview = (start, end) => {
+    preview = { start, end };
+    showFrames("Preparing a preview…");
+    video.src = previewUrl(clip, `?start=${start}&end=${end}`);
+    video.play().catch(() => {});
+  };
+  video.onloadeddata = () => {
+    if (video.isConnected) return;
+    stopFrames();
+    screen.replaceChildren(video);
+  };
   video.onerror = async () => {
-    const reason = el("p", { className: "strip", role: "status" });
-    screen.replaceChildren(image, reason);
-    showFrames();
+    if (!preview && !clip.video.missing) return showPreview(clip.start, clip.end);
+    hasFailed = true;
+    showFrames("");
     reason.textContent = await explainFailure();
   };
   // The viewer may leave the clip; only reaching its end restarts it.
   let wasInside = true;
   video.addEventListener("timeupdate", () => {
-    const isInside = video.currentTime < clip.end - NEAR_END;
+    const isInside = offset() + video.currentTime < clip.end - NEAR_END;
     if (wasInside && !isInside && !video.seeking && clip.end > clip.start) seek(clip.start);
     wasInside = isInside;
-    onTime(video.currentTime);
+    onTime(offset() + video.currentTime);
   });
+  video.addEventListener("ended", () => preview && seek(clip.start));
   screen.replaceChildren(video);
 
+  // Outside of the preview another one is needed: of the clip, or of what follows the position.
   function seek(seconds) {
-    video.currentTime = seconds;
+    if (preview && !(preview.start <= seconds && seconds < preview.end)) {
+      const isInside = clip.start <= seconds && seconds < clip.end;
+      showPreview(isInside ? clip.start : seconds, isInside ? clip.end : Math.min(seconds + 10, clip.video.duration));
+      return;
+    }
+    video.currentTime = seconds - offset();
     video.play().catch(() => {}); // autoplay is blocked: the poster stays
   }
 
@@ -48,17 +79,15 @@ export function createPlayer(screen, firstClip, onTime, explainFailure) {
     show(nextClip) {
       clip = nextClip;
       wasInside = true;
-      if (video.isConnected) seek(clip.start);
-      else showFrames();
+      if (hasFailed) showFrames(reason.textContent);
+      else seek(clip.start);
     },
     seek(seconds) {
       wasInside = seconds < clip.end - NEAR_END;
-      if (video.isConnected) seek(seconds);
-      else {
-        stopFrames();
-        image.src = clip.thumbnail_url.replace(/t=[^&]*$/, `t=${seconds.toFixed(2)}`);
-        onTime(seconds);
-      }
+      if (!hasFailed) return seek(seconds);
+      stopFrames();
+      image.src = clip.thumbnail_url.replace(/t=[^&]*$/, `t=${seconds.toFixed(2)}`);
+      onTime(seconds);
     },
     stop() {
       stopFrames();

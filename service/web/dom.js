@@ -115,8 +115,8 @@ export const INDEX_KINDS = [
 export function preview(clip) {
   const image = el("img", { src: clip.thumbnail_url, alt: "", loading: "lazy", decoding: "async" });
   const screen = el("span", { className: "screen" }, image);
-  image.onerror = () => image.remove();
   let stop = null;
+  image.onerror = () => (image.src.endsWith(clip.thumbnail_url) ? image.remove() : (image.src = clip.thumbnail_url)); // browsers do not show all pictures
   return {
     screen,
     play() {

@@ -36,8 +36,8 @@ export function progressText({ job, lost }) {
   );
 }
 
-export const outcomeText = ({ succeeded, skipped, failed, quarantined, cancelled }, separator) => [
-  [succeeded, "added"], [skipped, "skipped"], [failed, "failed"], [quarantined, "quarantined"], [cancelled, "cancelled"],
+export const outcomeText = ({ counts: { succeeded, refreshed, skipped, failed, quarantined, cancelled }, duplicates }, separator) => [
+  [succeeded, "added"], [refreshed, "refreshed"], [duplicates, "already indexed"], [skipped - duplicates, "not media"], [failed, "failed"], [quarantined, "quarantined"], [cancelled, "cancelled"],
 ].filter(([number]) => number).map(([number, label]) => `${number.toLocaleString("en")} ${label}`).join(separator);
 
 // Toasts
@@ -73,10 +73,10 @@ async function finish(entry, toast) {
   const { job } = entry;
   const failed = job.counts.failed + job.counts.quarantined;
   if (job.error) return toast.fail(job.error);
-  if (!failed) return toast.finish(`${job.state}: ${outcomeText(job.counts, ", ") || "nothing to add"}`);
+  if (!failed) return toast.finish(`${job.state}: ${outcomeText(job, ", ") || "no videos or pictures found"}`);
   if (entry.failures.size < Math.min(failed, MAX_REASONS)) await loadFailures(entry).catch(() => {}); // the count is right without
   const reasons = [...entry.failures.values()].slice(0, MAX_REASONS).map((item) => item.reason);
-  toast.fail([outcomeText(job.counts, ", "), ...reasons].join("; "), details(entry));
+  toast.fail([outcomeText(job, ", "), ...reasons].join("; "), details(entry));
 }
 
 export function prepareJobs(onAdded) {

@@ -62,7 +62,7 @@ function jobCard(entry, mayChange) {
     meterFill.style.setProperty("--share", isFinished(entry) && job.state === "succeeded" ? 1 : job.progress);
     meter.setAttribute("aria-valuenow", Math.round(100 * job.progress));
     meter.hidden = isFinished(entry);
-    statusText.textContent = joinFacts(progressText(entry), outcomeText(job.counts, ", "), job.finished_at
+    statusText.textContent = joinFacts(progressText(entry), outcomeText(job, ", "), job.finished_at
       ? `${formatAge(job.finished_at)}, took ${formatDuration(job.finished_at - (job.started_at || job.created_at))}` : `started ${formatAge(job.created_at)}`);
     statusText.classList.toggle("error", Boolean(lost));
     error.textContent = job.error || "";

@@ -212,10 +212,7 @@ export function prepareSearch() {
     setReranking($("rerank").checked);
     repeat();
   };
-  $("hybrid").onchange = () => {
-    showReranking();
-    repeat();
-  };
+  $("hybrid").onchange = repeat;
   $("group").onchange = repeat;
   $("min-relevance").oninput = showMinRelevance;
   $("min-relevance").onchange = repeat;

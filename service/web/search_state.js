@@ -19,11 +19,10 @@ export function setReranking(choice) {
   showReranking();
 }
 
-// The option as it is for the current collection and query; words are matched without reranking by default.
+// The option as it is for the current collection.
 export function showReranking() {
   $("rerank-count").textContent = rerankCount();
-  const byDefault = Boolean(currentCollection()?.default_rerank) && !$("hybrid").checked;
-  $("rerank").checked = !$("rerank").disabled && (reranks ?? byDefault);
+  $("rerank").checked = !$("rerank").disabled && (reranks ?? Boolean(currentCollection()?.default_rerank));
 }
 
 export function showMinRelevance() {

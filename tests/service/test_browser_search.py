@@ -99,12 +99,15 @@ def test_the_best_results_are_reranked_by_default_as_the_bundle_states(
         expect(cards.nth(1)).to_contain_text(re.compile(r"Fit.+%"))
         expect(cards.nth(2)).not_to_contain_text("%")  # a similarity is no probability
         expect(reranks).to_be_checked()
-        page.get_by_label("Include titles and speech").check()
-        expect(reranks).not_to_be_checked()
+        reranks.uncheck()
         expect(cards.first).not_to_contain_text("%")
-        reranks.check()
-        expect(cards.first).to_contain_text("%")
-        assert parse_qs(page.url.partition("?")[2])["rerank"] == ["1"]
+        page.get_by_label("Match words").uncheck()
+        wait_for(
+            lambda: (
+                parse_qs(page.url.partition("?")[2])
+                == {"collection": ["videos"], "q": ["a red thing"], "rerank": ["0"], "hybrid": ["0"]}
+            )
+        )
         page.close()
 
 
@@ -416,6 +419,39 @@ def test_a_result_shows_its_fit_and_place_and_warnings_are_above_it(page: Page, 
     assert '"min_relevance":0.55' in minima[0]
     expect(page.locator("#results")).to_contain_text("No result fits with at least 55%.")
     assert query_parameters(page)["fit"] == "55"
+
+
+def test_a_file_that_the_browser_cannot_play_is_played_as_a_preview(page: Page, film: str) -> None:
+    page.route("**/media", lambda route: route.fulfill(content_type="video/mp4", body=b"no video"))
+    page.goto(f"/?collection={film}&q=a+red+thing&group=clip")
+    page.locator("#results .card").first.click()
+    video = page.locator("#clip-screen video")
+    wait_for(lambda: video.count() and video.evaluate("video => video.readyState") >= 2)
+    assert re.search(r"/preview\?start=2[02]&end=2[24]$", video.get_attribute("src") or "")
+    page.keyboard.press("End")  # another clip, another preview
+    wait_for(lambda: video.count() and "start=58&end=60" in (video.get_attribute("src") or ""))
+
+    page.route("**/preview?*", lambda route: route.fulfill(status=504, json={"detail": "too slow"}))
+    page.keyboard.press("Home")
+    expect(page.locator("#clip-screen")).to_contain_text("Your browser cannot play this format")
+    wait_for(lambda: page.locator("#clip-screen img").evaluate("image => image.naturalWidth") > 0)
+
+
+def test_a_video_is_edited(page: Page, running: Running, colors: str) -> None:
+    page.goto(f"/?collection={colors}")
+    page.locator("#results .card").first.click()
+    page.get_by_role("button", name="Edit…").click()
+    page.get_by_label("Title").fill("Crimson")
+    metadata = page.get_by_label("Metadata")
+    expect(metadata).to_have_value("color: red\nnumber: 0")
+    metadata.fill('color: dark red\nnumber: "7"\nnight: true')
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator("#clip-title")).to_have_text("Crimson")
+    expect(page.locator("#clip-facts")).to_contain_text("color: dark red")
+    video = running.client.get(f"/v1/collections/{colors}/videos/1").json()
+    assert video["metadata"] == {"color": "dark red", "number": "7", "night": True}
+    page.keyboard.press("Escape")
+    expect_titles(page, "Crimson", "blue", "green")
 
 
 def test_the_collection_used_last_is_shown_and_a_phone_shows_results_on_its_first_screen(
