@@ -64,7 +64,7 @@ def test_search_by_image_alone_and_with_text(page: Page, palette: str, red_pictu
         button.press("Enter")
     chosen.value.set_files(red_picture)
     titles = page.locator("#results .title")
-    expect(page.locator("#summary")).to_contain_text("3 clips")
+    expect(page.locator("#summary")).to_contain_text("3 moments")
     expect(titles.first).to_have_text("red")
     chip = page.locator("#chips li")
     expect(chip).to_contain_text("Similar to red.png")
