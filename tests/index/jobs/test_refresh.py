@@ -17,7 +17,7 @@ from index.jobs.runner import run_job
 from index.jobs.sources.source_types import ListSource
 from index.records import Scalar
 from index.storage.filters import parse_filter
-from tests.index.jobs.fixtures import create_folder_job, outcomes
+from tests.index.jobs.fixtures import create_folder_job, ingest_upload, outcomes
 from tests.index.jobs.watched import Watched, nothing
 from tests.media_files import solid, write_color_video, write_picture
 from vitascope.model import Model
@@ -137,6 +137,19 @@ def test_a_moved_file_is_found_again(index: Indexer, games: Path, tmp_path: Path
     assert outcomes(index.collection, job.id)["final.mp4"] == ("refreshed", moved)
     [video] = index.collection.videos()
     assert (video.path, video.title) == (str(away / "final.mp4"), "final")
+
+
+def test_a_missing_upload_plays_from_a_file_that_is_indexed(
+    collection: Collection, small_model: Model, games: Path, tmp_path: Path
+) -> None:
+    shutil.copy(games / "game.mp4", tmp_path / "upload.mp4")
+    upload = ingest_upload(collection, small_model, tmp_path / "upload.mp4", title="My upload")
+    assert collection.location(upload) is None
+    collection.media_path(upload).unlink()
+    run_job(collection, small_model, create_folder_job(collection, games).id)
+    [video] = collection.videos()
+    assert (video.id, video.title, video.path) == (upload.id, "My upload", str(games / "game.mp4"))
+    assert collection.location(video) == video.path
 
 
 def test_another_copy_of_a_file_is_a_duplicate(index: Indexer, games: Path, tmp_path: Path) -> None:

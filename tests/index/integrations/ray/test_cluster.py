@@ -172,6 +172,11 @@ def test_the_command_adds_what_the_local_job_adds(
             np.testing.assert_allclose(videos[path][4], expected[path][4], atol=2e-3)  # stored as float16
         for name in ("text.mp4", "notes.txt"):
             assert outcomes(same, int(summary["job"]))[name] == outcomes(local, job.id)[name]
+    (films / "2.srt").write_text("1\n00:00:00,500 --> 00:00:01,500\nIt is blue\n", "utf-8")
+    assert main([*arguments, "--ray", cluster.address, "--ray-actors", "1"]) == EXIT_PARTIAL
+    again = json.loads(capsys.readouterr().out)
+    assert (again["added"], again["refreshed"], again["skipped"], again["failed"]) == (0, 1, 7, 1)
+    assert again["notes"] == [{"file": str(films / "2.mp4"), "note": "refreshed: subtitles"}]
 
 
 def test_a_job_whose_driver_is_killed_is_resumed_without_a_cluster(
