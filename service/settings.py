@@ -524,6 +524,11 @@ class Settings(
                 raise InvalidInput(f"admin_key_file: {str(self.admin_key_file)!r}: {error}") from error
         return None if self.admin_key is None else bytes.fromhex(self.admin_key)
 
+    @staticmethod
+    def body_limit_setting(content_type: str) -> str:
+        """Return the environment variable that sets the largest size of a request body."""
+        return f"VITASCOPE_MAX_{'UPLOAD' if content_type.startswith('multipart/') else 'BODY'}_BYTES"
+
     def body_limit(self, content_type: str) -> int:
         """Return the largest size of a request body in bytes."""
         is_form = content_type.startswith("multipart/")

@@ -82,14 +82,16 @@ class CommonMiddleware:
             return
         headers = Headers(scope=scope)
         scope.setdefault("state", {})["request_id"] = _request_id(headers)
-        exchange = _Exchange(scope, receive, send, self.settings.body_limit(headers.get("content-type", "")))
+        content_type = headers.get("content-type", "")
+        limit, setting = self.settings.body_limit(content_type), self.settings.body_limit_setting(content_type)
+        exchange = _Exchange(scope, receive, send, limit, setting)
         try:
             with parsing("Host"):
                 self._check_host(headers)
             with parsing("Origin"):
                 self._check_origin(scope, headers)
             with parsing("Content-Length"):
-                _check_length(headers, exchange.limit)
+                _check_length(headers, limit, setting)
             await self.app(scope, exchange.receive, exchange.send)
         except VitascopeError as error:
             await domain_problem(scope, error)(scope, exchange.receive, exchange.send)
@@ -129,9 +131,11 @@ class CommonMiddleware:
 class _Exchange:
     """A request and its response: limits the body, adds headers."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, limit: int, setting: str) -> None:
+        """``limit``: bytes of the body; ``setting``: what sets it."""
         self.scope = scope
-        self.limit = limit
+        self._limit = limit
+        self._setting = setting
         self.has_started = False
         self._is_timed_out = False
         self._receive = receive
@@ -144,9 +148,10 @@ class _Exchange:
         if message["type"] == "http.request":
             self._is_complete = not message.get("more_body", False)
             self._received += len(message.get("body", b""))
-            if self._received > self.limit:
+            if self._received > self._limit:
                 # FastAPI passes only this exception on while it reads a body.
-                raise HTTPException(413, f"body: more than {self.limit} bytes; at most that many were expected")
+                expected = f"at most that many were expected ({self._setting})"
+                raise HTTPException(413, f"body: more than {self._limit} bytes; {expected}")
         return message
 
     async def send(self, message: Message) -> None:
@@ -176,10 +181,10 @@ class _Exchange:
                     return
 
 
-def _check_length(headers: Headers, limit: int) -> None:
+def _check_length(headers: Headers, limit: int, setting: str) -> None:
     length = headers.get("content-length", "0")
     if length.isdecimal() and int(length) > limit:
-        raise PayloadTooLarge(f"Content-Length: {length}; at most {limit} bytes were expected")
+        raise PayloadTooLarge(f"Content-Length: {length}; at most {limit} bytes were expected ({setting})")
 
 
 def _request_id(headers: Headers) -> str:

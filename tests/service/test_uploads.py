@@ -220,7 +220,9 @@ def test_a_second_file_or_a_repeated_field_is_rejected(running: Running, collect
 def test_a_large_upload_is_rejected_by_its_header_and_while_it_is_received(running: Running, collection: str) -> None:
     limit = running.settings.max_upload_bytes
     by_header = upload(running, collection, b"\0" * (limit + 2_000_000), "large.mp4")
-    assert "Content-Length" in problem_of(by_header, 413, "payload_too_large")["detail"]
+    detail = problem_of(by_header, 413, "payload_too_large")["detail"]
+    assert detail.startswith("Content-Length: ")
+    assert detail.endswith("bytes were expected (VITASCOPE_MAX_UPLOAD_BYTES)")
     # Under the limit of the whole form, over that of the file.
     streamed = upload(running, collection, b"\0" * (limit + 1), "large.mp4")
     assert problem_of(streamed, 413, "payload_too_large")["detail"].startswith("file: more than 2000000 bytes")
