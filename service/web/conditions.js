@@ -3,7 +3,7 @@
 import { $, el, select } from "./dom.js";
 
 const AND = "1";
-const NOT = "-1"; // weight of the text
+const NOT = "-0.5"; // weights of the text
 let onChange = () => {};
 
 const rows = () => [...$("conditions").children].map((row) => [row.querySelector("select"), row.querySelector("input")]);

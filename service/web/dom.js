@@ -55,8 +55,9 @@ export function fitBar(scores) {
 }
 
 // The parts of the score, [name, value, explanation] each.
-export const scoreParts = ({ relevance, similarity, match, fused, ranks }) => [
+export const scoreParts = ({ relevance, conditions, similarity, match, fused, ranks }) => [
   ["Fit", relevance ?? fused, formatPercent, "estimated probability that the clip fits the query"],
+  ...(conditions || []).map(({ text, relevance: fit, weight }) => [weight < 0 ? `not “${text}”` : `“${text}”`, fit, formatPercent, "fit of this sentence"]),
   ["Similarity", similarity, formatCosine, "cosine of the embeddings of query and clip, −1 to 1"],
   ["Match", match, formatPercent, "estimate of the fusion model, which looks at query and clip together"],
   ["Fused", fused, (value) => value.toFixed(2), "similarity and match combined"],

@@ -77,7 +77,10 @@ export function videoCard(video, onOpen) {
 // The card of a search result. ``rank`` starts at 1.
 export function resultCard(clip, rank, onOpen, onFindSimilar) {
   const time = formatSpan(clip.start, clip.end);
-  const conditions = (clip.conditions || []).map(({ text, met }) => ({ text: `${met ? "✓" : "✗"} ${text}`, spoken: `${text}: ${met ? "met" : "not met"}`, met }));
+  const conditions = (clip.conditions || []).map(({ text, weight, met }) => {
+    const name = weight < 0 ? `not ${text}` : text;
+    return { text: `${met ? "✓" : "✗"} ${name}`, spoken: `${name}: ${met ? "met" : "not met"}`, met };
+  });
   const details = [clip.text.slice(0, 120), clip.clip_count > 1 ? `best of ${clip.clip_count} clips` : ""].filter(Boolean).join(" · ");
   const label = [`${rank}. ${clip.video.title}`, formatSpan(clip.start, clip.end, "to"), describeFit(clip), ...conditions.map(({ spoken }) => spoken),
     shortPath(clip.video), clip.video.missing ? "file missing" : "", details].filter(Boolean).join(", ");

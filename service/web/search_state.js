@@ -42,7 +42,7 @@ export function readSearch() {
     like: similarQuery(),
     hasQuery: Boolean(text || similarQuery()),
     filter: currentFilter(),
-    rerank: text && $("rerank").checked && !conditions.some(({ weight }) => weight > 0) ? rerankCount() : 0, // the fusion model takes one text
+    rerank: text && $("rerank").checked && !conditions.length ? rerankCount() : 0, // the fusion model takes one text
     hybrid: Boolean(text) && $("hybrid").checked,
     group: $("group").value,
     minRelevance: $("min-relevance").disabled ? null : Number($("min-relevance").value) / 100 || null,

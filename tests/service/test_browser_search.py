@@ -385,6 +385,7 @@ def test_a_result_shows_its_fit_and_place_and_warnings_are_above_it(page: Page, 
             body = {"results": [], "next_cursor": None, "changed": False}
         for number, (result, relevance) in enumerate(zip(body["results"], (0.72, 0.3, 0.001), strict=False), 1):
             result["relevance"] = relevance
+            result["conditions"] = [{"text": "a dog", "weight": -0.5, "relevance": 0.28, "met": number == 1}]
             result["video"] |= {"title": "0001", "path": f"/videos/CAM{number}/0001.mp4", "missing": number == 2}
         warnings = [
             {"code": code, "detail": "The model does not know the language"} for code in ("no_good_match", "language")
@@ -398,8 +399,10 @@ def test_a_result_shows_its_fit_and_place_and_warnings_are_above_it(page: Page, 
         ["No good match. These are the nearest results.", "The model does not know the language."]
     )
     cards = page.locator("#results .card")
-    expect(cards.nth(0)).to_have_accessible_name("1. 0001, 0:00 to 0:02, fit 72%, CAM1/0001.mp4")
-    expect(cards.nth(1)).to_have_accessible_name("2. 0001, 0:00 to 0:02, fit 30%, CAM2/0001.mp4, file missing")
+    expect(cards.nth(0)).to_have_accessible_name("1. 0001, 0:00 to 0:02, fit 72%, not a dog: met, CAM1/0001.mp4")
+    expect(cards.nth(1)).to_have_accessible_name(
+        "2. 0001, 0:00 to 0:02, fit 30%, not a dog: not met, CAM2/0001.mp4, file missing"
+    )
     expect(cards.nth(1)).to_contain_text("File missing: CAM2/0001.mp4")
     expect(cards.nth(2)).to_contain_text(re.compile("Fit *<1%"))
     assert page.locator("#results .score").count() == 3  # one each
@@ -410,7 +413,7 @@ def test_a_result_shows_its_fit_and_place_and_warnings_are_above_it(page: Page, 
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
     assert page.evaluate("navigator.clipboard.readText()") == "/videos/CAM2/0001.mp4"
     page.get_by_text("Scores", exact=True).click()
-    expect(page.locator("#clip-scores-list")).to_contain_text(re.compile("Fit *30%.*Similarity"))
+    expect(page.locator("#clip-scores-list")).to_contain_text(re.compile("Fit *30%.*not “a dog” *28%.*Similarity"))
     page.keyboard.press("Escape")
 
     page.get_by_role("button", name="Options").click()
