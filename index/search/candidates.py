@@ -19,8 +19,6 @@ from index.records import Float32
 from index.storage.fulltext import WordQuery, WordScore, match_words
 from index.storage.queries import ClipSpan, load_clip_ids, load_embeddings
 from index.vectors.interface import VectorSnapshot
-from vitascope.bundle.manifest import Calibration
-from vitascope.scoring import similarity_probability
 
 MAX_SPOKEN = 1000
 """Best clips by the words of their speech that are ranked by words."""
@@ -28,8 +26,8 @@ MAX_NAMED, MAX_NAMED_CLIPS = 100, 20_000
 """Best videos by the words of their names that are ranked by words, and their clips in all."""
 CLIPS_PER_NAME = 3
 """Clips of each of them, those most similar to the query."""
-MODEL_TRUST = 0.6
-"""Weight of a probability by the model, which is also sure of texts with words that it does not know."""
+MODEL_WEIGHT = 0.6
+"""Weight of a score of the model, which is also sure of texts with words that it does not know."""
 RANK_DEPTH = 1000
 """Clips that match words get a rank by similarity up to this one."""
 MAX_TIED = 20_000
@@ -170,9 +168,7 @@ def _best(scores: Mapping[int, WordScore], count: int) -> list[tuple[int, WordSc
     return sorted(scores.items(), key=lambda pair: (-pair[1].score, not pair[1].has_phrase, pair[0]))[:count]
 
 
-def hybrid_candidates(
-    similar: Sequence[Candidate], matches: Sequence[WordMatch], calibration: Calibration | None, depth: int
-) -> list[Candidate]:
+def hybrid_candidates(similar: Sequence[Candidate], matches: Sequence[WordMatch], depth: int) -> list[Candidate]:
     """Rank candidates by similarity together with clips that match words, by ``combined_score``; at most ``depth``.
 
     Ties: first clips with the whole phrase, then by similarity, then by id.
@@ -184,30 +180,20 @@ def hybrid_candidates(
         for rank, m in enumerate(matches, 1)
     ]
     matched_ids = {match.clip_id for match in matches}
-    candidates = [*matched, *(candidate for candidate in similar if candidate.clip_id not in matched_ids)]
-    relevance = _relevance(calibration, candidates)
     phrases = {match.clip_id for match in matches if match.has_phrase}
-    keys = {
-        candidate.clip_id: (
-            *(-combined_score(candidate.words, probability), candidate.clip_id not in phrases),
-            *(-candidate.similarity, candidate.clip_id),
-        )
-        for candidate, probability in zip(candidates, relevance, strict=True)
-    }
-    return sorted(candidates, key=lambda candidate: keys[candidate.clip_id])[:depth]
 
+    def order(candidate: Candidate) -> tuple[float, bool, float, int]:
+        fit = (1 + candidate.similarity) / 2 if candidate.fit is None else candidate.fit
+        score = combined_score(candidate.words, fit)
+        return -score, candidate.clip_id not in phrases, -candidate.similarity, candidate.clip_id
 
-def _relevance(calibration: Calibration | None, candidates: Sequence[Candidate]) -> list[float]:
-    """Return the probabilities that clips fit their query; a linear scale where the bundle has no calibration."""
-    cosines = np.array([candidate.similarity for candidate in candidates])
-    probabilities = None if calibration is None else similarity_probability(calibration, cosines)
-    relevance = ((1 + cosines) / 2 if probabilities is None else probabilities).tolist()
-    return [r if c.fit is None else c.fit for c, r in zip(candidates, relevance, strict=True)]
+    others = [candidate for candidate in similar if candidate.clip_id not in matched_ids]
+    return sorted([*matched, *others], key=order)[:depth]
 
 
 def combined_score(words: float, relevance: float) -> float:
-    """Combine a word score and a probability by the model, 0 to 1 each, as independent evidence that a clip fits."""
-    return words + (1 - words) * MODEL_TRUST * relevance
+    """Combine a word score and a score of the model, 0 to 1 each, as independent evidence that a clip fits."""
+    return words + (1 - words) * MODEL_WEIGHT * relevance
 
 
 def group_by_video(candidates: Sequence[Candidate], spans: Mapping[int, ClipSpan]) -> list[Group]:

@@ -21,6 +21,8 @@ from vitascope.model import Model
 
 RERANK_BATCH_SIZE = 32
 """Pairs whose visual tokens are held in memory together."""
+FIXED_WORDS = 0.2
+"""Reranking does not move clips from this word score on, such as those with a rare word of a query of two."""
 RERANK_CLIPS_PER_VIDEO = 5
 """The fusion model scores so many clips of a video, those most similar to the text."""
 
@@ -60,7 +62,8 @@ def rerank(
 ) -> tuple[list[Candidate], dict[int, PairScores]]:
     """Order the first ``count`` candidates by fused score and word score; ties keep their order.
 
-    Clips stored without visual tokens are ordered by their words alone; clips deleted meanwhile are dropped.
+    Clips with a word score of at least ``FIXED_WORDS`` keep their places. Clips stored without visual tokens are
+    ordered by their words alone; clips deleted meanwhile are dropped.
 
     Returns:
         All candidates in their new order, and the scores by clip id.
@@ -82,7 +85,9 @@ def rerank(
         return -combined_score(candidate.words, 0.0 if score is None else score.fused), score is None
 
     present = [c for c in candidates[:count] if c.clip_id in scores or c.clip_id in unscored]
-    return [*sorted(present, key=order), *candidates[count:]], scores
+    movable = iter(sorted((c for c in present if c.words < FIXED_WORDS), key=order))
+    reranked = [next(movable) if c.words < FIXED_WORDS else c for c in present]
+    return [*reranked, *candidates[count:]], scores
 
 
 def score_best_clips(

@@ -230,7 +230,6 @@ def _rank(
         depth = min(MAX_K, max(len(position.shown) + request.limit + 1 + dropped, request.rerank))
         # An approximate index misses some clips near the end of its search, which here is the end of all results.
         can_go_deeper = clip_filter.min_similarity >= -1 and not vectors.is_exact
-    calibration = request.calibration if request.is_text else None
     while True:
         similar_depth = max(depth, RANK_DEPTH) if matches else depth
         if has_several_conditions(request):
@@ -238,7 +237,7 @@ def _rank(
             similar = condition_candidates(connection, vectors, request, embedding, similar_depth, clip_filter, ids)
         else:
             similar = vector_candidates(vectors, embedding, similar_depth, clip_filter)
-        candidates = hybrid_candidates(similar, matches, calibration, depth) if matches else similar[:depth]
+        candidates = hybrid_candidates(similar, matches, depth) if matches else similar[:depth]
         clip_ids = [candidate.clip_id for candidate in candidates]
         spans = {} if request.group == "clip" else load_spans(connection, clip_ids)
         is_video = request.group == "video"

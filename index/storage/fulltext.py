@@ -133,8 +133,8 @@ def delete_name(connection: sqlite3.Connection, video_id: int) -> None:
 def match_words(connection: sqlite3.Connection, query: WordQuery) -> WordMatches:
     """Return the word scores of all clips and videos that contain words of a query.
 
-    A score is the rarity of the rarest word that matches, times the square root of the share of the query that matches,
-    in which words weigh by rarity; at least the rarity of the phrase where that matches.
+    A score is the rarity of the rarest word that matches, times the square of the share of the query that matches, in
+    which words weigh by rarity; at least the rarity of the phrase where that matches.
     """
     expressions = [f'"{words}"' for words in [*query.terms, query.phrase] if words]  # FTS5 parses no syntax in quotes
     videos, clips = connection.execute("SELECT count(*), coalesce(sum(clip_count), 0) FROM videos").fetchone()
@@ -150,7 +150,7 @@ def match_words(connection: sqlite3.Connection, query: WordQuery) -> WordMatches
         rarity = np.maximum(speech * (speech_bits >> bits & 1), names * (name_bits >> bits & 1))
         terms, phrase = rarity[: len(weights)], float(rarity[len(weights) :].sum())
         share = weights[terms > 0].sum() / (weights.sum() or 1.0)
-        return WordScore(max(float(terms.max() * np.sqrt(share)), phrase), phrase > 0)
+        return WordScore(max(float(terms.max() * share**2), phrase), phrase > 0)
 
     return WordMatches(
         {clip_id: score(term_bits, named.get(video_id, 0)) for clip_id, video_id, term_bits in spoken},

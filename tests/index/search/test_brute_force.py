@@ -130,7 +130,7 @@ def word_scores(rows: list[Row], texts: list[str]) -> tuple[dict[int, WordScore]
             rarest = max(rarest, rarity)
         if not matched:
             return None
-        return WordScore(max(rarest * math.sqrt(matched / total), full), full > 0)
+        return WordScore(max(rarest * (matched / total) ** 2, full), full > 0)
 
     clips = {row.id: score(row.spoken, row.title) for row in rows if score(row.spoken, [])}
     names = {video: score([], title) for video, title in titles.items()}
@@ -197,7 +197,8 @@ def brute_force(rows: list[Row], request: SearchRequest, condition: Any) -> list
         match = MODEL.match([text] * len(head), [by_id[i].tokens.astype(np.float32) for i, *_ in head])
         scores = MODEL.fused_score(np.array([cosine for _, cosine, *_ in head]), match.logits)
         fused = {candidate[0]: float(score) for candidate, score in zip(head, scores, strict=True)}
-        order = sorted(head, key=lambda c: -(c[3] + (1 - c[3]) * 0.6 * fused[c[0]])) + order[request.rerank :]
+        movable = sorted((c for c in head if c[3] < 0.2), key=lambda c: -(c[3] + (1 - c[3]) * 0.6 * fused[c[0]]))
+        order = [movable.pop(0) if c[3] < 0.2 else c for c in head] + order[request.rerank :]
     ids = [i for i, *_ in order]
     known = {i: (cosine, places) for i, cosine, places, _ in order}
     clusters = [[i] for i in ids]
