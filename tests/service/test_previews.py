@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 from tests.media_files import counter_frame, write_picture, write_video
 from tests.service.conftest import settings_for
 from tests.service.running import Running, problem_of, serving
+from tests.waiting import wait_for
 from vitascope.media.decode import probe
 from vitascope.sandbox.decoder import Decoder
 
@@ -66,6 +70,18 @@ def test_a_picture_is_a_jpeg_and_a_span_outside_the_video_is_rejected(service: R
     problem = problem_of(service.client.get(f"{URL}/1/preview?start=5"), 422, "invalid_input")
     assert "a span of the 2 seconds was expected" in problem["detail"]
     problem_of(service.client.get(f"{URL}/3/preview"), 404, "video_not_found")
+
+
+def test_a_preview_is_given_up_when_its_client_leaves(service: Running) -> None:
+    decoding, url = service.service.decoding, service.client.base_url
+    (worker,) = decoding.pids
+    os.kill(worker, signal.SIGSTOP)
+    with socket.create_connection((url.host, url.port)) as connection:
+        connection.sendall(f"GET {URL}/1/preview HTTP/1.1\r\nHost: {url.host}:{url.port}\r\n\r\n".encode())
+        wait_for(lambda: decoding.busy_pids == [worker])
+    wait_for(lambda: worker not in decoding.pids)
+    assert cached(service) == []
+    assert service.client.get(f"{URL}/1/preview").status_code == 200
 
 
 def test_previews_are_removed_with_their_video(service: Running) -> None:
