@@ -369,8 +369,8 @@ class FolderWatcher:
 
     def _relink(self, video: Video) -> bool:
         """Let a video that has lost its file play from another one of the same content; return whether there is one."""
-        paths = (path for path, video_id in self._contents.items() if video_id == video.id and path in self._seen)
-        path = next(paths, None)
+        paths = [path for path, video_id in self._contents.items() if video_id == video.id]
+        path = next((path for path in paths if path in self._seen and self._seen[path].is_done), None)
         if path is None:
             return False
         with suppress(VideoNotFound):

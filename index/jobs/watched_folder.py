@@ -224,11 +224,13 @@ class LostVideos:
         return due
 
     def delete(self, lost: LostVideo) -> bool:
-        """Delete a video from the collection; return whether that was done: its file may exist again."""
+        """Delete a video; return whether that was done: its file may be back, or found elsewhere."""
         self._pending.pop(lost.video.id)
         if lost.event == "gone" and not is_missing(lost.video.path):
             return False
         try:
+            if self._collection.get_video(lost.video.id).path != lost.video.path:
+                return False
             self._collection.delete_video(lost.video.id)
         except VideoNotFound:
             return False

@@ -11,9 +11,12 @@ from pathlib import Path, PurePath
 import pytest
 
 from index.jobs import source_items, watched_folder
+from index.jobs.runner import run_job
 from index.jobs.sources.source_types import FolderSource
+from tests.index.jobs.fixtures import create_folder_job
 from tests.index.jobs.watched import Step, Watched, command, nothing, picture
 from tests.waiting import PATIENCE
+from vitascope.model import Model
 
 SIZE = 4096
 
@@ -257,6 +260,26 @@ def test_a_renamed_subfolder_keeps_all_its_videos(watched: Watched, folder: Path
         *(str(folder / "c" / f"{shade}.png") for shade in (20, 21)),
     ]
     assert (totals.refreshed, totals.added, totals.removed, totals.held, totals.remaining) == (2, 0, 0, 0, 0)
+
+
+def test_a_file_that_another_job_finds_elsewhere_keeps_its_video(
+    watched: Watched, folder: Path, tmp_path: Path, small_model: Model
+) -> None:
+    picture(folder / "a.png", 10)
+    picture(folder / "keep.png", 20)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    def find() -> None:
+        run_job(watched.collection, small_model, create_folder_job(watched.collection, elsewhere).id)
+
+    steps = [lambda: (folder / "a.png").rename(elsewhere / "a.png"), find, nothing, nothing]
+    totals = watched(nothing, nothing, *steps, delete=True, max_delete=1)
+    assert (totals.gone, totals.removed) == (1, 0)
+    assert sorted(video.path for video in watched.collection.videos()) == [
+        str(elsewhere / "a.png"),
+        str(folder / "keep.png"),
+    ]
 
 
 def test_files_that_swap_names_keep_their_videos(watched: Watched, folder: Path) -> None:
