@@ -11,12 +11,9 @@ from rich.markup import escape
 
 from index.cli.backend import VIDEO_DEFAULTS, open_backend, parse_filter_option, parse_id
 from vitascope.cli.completion import no_completion
-from vitascope.cli.options import add_bundle, add_collection, add_data, add_engine, add_server
+from vitascope.cli.options import NOT_WEIGHT, add_bundle, add_collection, add_data, add_engine, add_server
 from vitascope.cli.output import print_results
 from vitascope.errors import InvalidInput
-
-NOT_WEIGHT = -0.5
-"""Weight of the texts of ``--not``: of those tried, it ranked drawn scenes and photographs best."""
 
 EPILOG = """\
 Clips are ranked by similarity, the cosine of the embeddings of query and clip. With --rerank N the

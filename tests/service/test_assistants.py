@@ -32,6 +32,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, ImageContent, TextContent
 from PIL import Image
 
+from service.schemas.search import RESULT
 from tests.chaos import only_by_chaos
 from tests.media_files import solid, write_subtitled_video
 from tests.service.conftest import COLORS
@@ -40,6 +41,7 @@ from tests.waiting import PATIENCE
 from vitascope.cli.main import main
 from vitascope.client import AsyncClient
 from vitascope.integrations.langchain import VitascopeRetriever
+from vitascope.integrations.mcp.responses import SearchResponse
 from vitascope.integrations.mcp.server import make_server
 
 PAGE = (ROOT / "docs" / "assistants.md").read_text("utf-8")
@@ -187,6 +189,23 @@ def test_list_collections_returns_sizes(assistant: Assistant, films: str) -> Non
     expected = {"name": films, "videos": 3, "clips": 4, "searchable": True, "model": "small-colours 1"}
     assert expected in listed["collections"]
     assert "films: 3 videos, 4 clips" in text
+
+
+def test_search_videos_takes_several_conditions(assistant: Assistant, films: str) -> None:
+    search = {"collection": films, "text": "a blue thing", "also": ["blue"], "but_not": ["red"], "limit": 1}
+    page, _ = assistant.call("search_videos", **search)
+    assert [result["title"] for result in page["results"]] == [ASIAN]
+
+
+def test_the_text_of_results_has_warnings_and_the_conditions_that_are_met() -> None:
+    conditions = [("a dog", 1.0, 0.9, True), ("snow", 1.0, 0.2, False), ("a man", -0.5, 0.1, True)]
+    names = ("text", "weight", "relevance", "met")
+    result: dict[str, Any] = {**RESULT, "conditions": [dict(zip(names, row, strict=True)) for row in conditions]}
+    warning = {"code": "no_good_match", "detail": "No result is likely to fit"}
+    page = {"results": [result], "next_cursor": None, "changed": False, "warnings": [warning]}
+    first, second = SearchResponse.model_validate(page).to_text().splitlines()
+    assert first == "Warning: No result is likely to fit"
+    assert 'meets: ["a dog", "not a man"]' in second
 
 
 def test_search_videos_is_paginated(assistant: Assistant, films: str) -> None:

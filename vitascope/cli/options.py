@@ -12,6 +12,8 @@ from vitascope.cli.completion import COLLECTIONS, complete_collections
 from vitascope.errors import InvalidInput
 
 DEFAULT_COLLECTION = "videos"
+NOT_WEIGHT = -0.5
+"""Weight of a text that results should not fit: of those tried, it ranked drawn scenes and photographs best."""
 
 
 def default_bundle() -> Path:

@@ -85,10 +85,18 @@ class _Scores(BaseModel):
         return _scores_text({"fused": self.fused, "match": self.match, "similarity": self.similarity})
 
 
+class Condition(BaseModel):
+    text: str
+    weight: Annotated[float, Field(description="negative: the clip must not fit it")]
+    relevance: Annotated[RoundedScore, Field(description="probability that the clip fits the text")]
+    met: bool
+
+
 class SearchHit(_Scores):
     relevance: Annotated[
         RoundedScore | None, Field(description="probability that the clip fits the query, 0 to 1; null: unknown")
     ]
+    conditions: Annotated[list[Condition] | None, Field(description="of a query with several texts")] = None
     video_id: Annotated[str, Field(validation_alias=AliasPath("video", "id"))]
     title: Annotated[str, Field(validation_alias=AliasPath("video", "title"))]
     start: Seconds
@@ -103,7 +111,9 @@ class SearchHit(_Scores):
         span = _format_span(self.start, self.end)
         position = f"video {self.video_id} {_quote(self.title)} {span} clip {self.clip_id}"
         scores = {"relevance": self.relevance, "match": self.match, "similarity": self.similarity}
-        return f"{position}: {_scores_text(scores)}{_speech(self.text)}"
+        met = [f"{'not ' if c.weight < 0 else ''}{c.text}" for c in self.conditions or () if c.met]
+        conditions = "" if self.conditions is None else f" meets: {_quote(met)}"
+        return f"{position}: {_scores_text(scores)}{conditions}{_speech(self.text)}"
 
 
 class SearchWarning(BaseModel):

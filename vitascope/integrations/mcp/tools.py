@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from vitascope.cli.options import NOT_WEIGHT
 from vitascope.client import AsyncClient
 from vitascope.client.api import api_path
 from vitascope.integrations.mcp.responses import (
@@ -118,6 +119,8 @@ class _SearchArguments(ToolArguments):
 
 class SearchVideosArguments(_SearchArguments):
     text: Annotated[str, Field(min_length=1, description="what to find, as a sentence: a dog runs on the beach")]
+    also: Annotated[Texts, Field(max_length=8, description="further sentences that a clip must fit as well")] = []
+    but_not: Annotated[Texts, Field(max_length=8, description="sentences that a clip must not fit")] = []
     rerank: Annotated[
         int | None,
         Field(
@@ -194,7 +197,9 @@ async def search_videos(client: AsyncClient, arguments: SearchVideosArguments) -
     and look at a moment with show_moment.
     """
     options = {**arguments.options(), "hybrid": arguments.hybrid, "min_relevance": arguments.min_relevance}
-    page = await client.search(arguments.collection, arguments.text, rerank=arguments.rerank, **options)
+    query: list[dict[str, Any]] = [{"kind": "text", "value": text} for text in (arguments.text, *arguments.also)]
+    query += [{"kind": "text", "value": text, "weight": NOT_WEIGHT} for text in arguments.but_not]
+    page = await client.search(arguments.collection, query=query, rerank=arguments.rerank, **options)
     return _parse(client, SearchResponse, page)
 
 
