@@ -34,6 +34,7 @@ DEFAULTS: dict[str, object] = {
     "decode_processes": 1,  # each takes a moment to start
     "shutdown_delay": 0.0,
     "queue_timeout": PATIENCE,
+    "max_pixels": 4096 * 2304,  # larger frames take long to write
 }
 
 

@@ -13,12 +13,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from av.stream import Discard, Disposition
 
 from vitascope.errors import MediaError, SubtitlesCorrupt
-from vitascope.media.file import MediaSource, map_os_errors, open_source
+from vitascope.media.file import MediaFile, MediaSource, map_os_errors, open_source
 from vitascope.media.formats import sniff
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.video import READING_ERRORS, OpenVideo, open_video
@@ -96,10 +97,9 @@ def read_subtitles(source: MediaSource) -> tuple[list[Cue], str]:
 
     Raises SubtitlesCorrupt with the name of the file and the invalid line.
     """
-    with open_source(source) as file:
-        text, encoding = read_text(file)
-        name, suffix = file.path.name, file.path.suffix.lower()
-    return parse_subtitles(text, name, vtt=suffix == ".vtt"), encoding
+    text, encoding = read_text(source)
+    path = source.path if isinstance(source, MediaFile) else Path(source)
+    return parse_subtitles(text, path.name, vtt=path.suffix.lower() == ".vtt"), encoding
 
 
 def read_text(source: MediaSource) -> tuple[str, str]:
