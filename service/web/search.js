@@ -110,7 +110,7 @@ async function showHits(criteria, { more = false, count = 1 }) {
     if (!page.shown) showMessage("No results", describeNoResults(criteria));
     else setSummary([describeCount(criteria, milliseconds), changed ? "the collection has changed; search again to see new videos" : ""].filter(Boolean).join("; "));
     if (!more) showWarnings(warnings);
-    if (page.shown) $("min-relevance").disabled = results.every(({ relevance }) => relevance === null); // the model states no probability
+    if (page.shown) showMinRelevance(results.some(({ relevance }) => relevance !== null));
     showFilters();
   } catch (error) {
     if (error.code === "task_missing" && $("rerank").checked) {
@@ -119,7 +119,7 @@ async function showHits(criteria, { more = false, count = 1 }) {
       return search();
     }
     if (criteria.minRelevance && error.message.startsWith("min_relevance:")) { // the model estimates no probability for this query
-      $("min-relevance").disabled = true;
+      showMinRelevance(false);
       return showResults();
     }
     handleError(error, showResults);
@@ -214,7 +214,7 @@ export function prepareSearch() {
   };
   $("hybrid").onchange = repeat;
   $("group").onchange = repeat;
-  $("min-relevance").oninput = showMinRelevance;
+  $("min-relevance").oninput = () => showMinRelevance();
   $("min-relevance").onchange = repeat;
   $("options-open").onclick = () => {
     $("search-options").hidden = !$("search-options").hidden;

@@ -25,9 +25,11 @@ export function showReranking() {
   $("rerank").checked = !$("rerank").disabled && (reranks ?? Boolean(currentCollection()?.default_rerank));
 }
 
-export function showMinRelevance() {
+// ``isAvailable``: whether the model estimates probabilities for the query.
+export function showMinRelevance(isAvailable = !$("min-relevance").disabled) {
   const percent = Number($("min-relevance").value);
-  $("min-relevance-value").textContent = percent ? `${percent}%` : "none";
+  $("min-relevance").disabled = !isAvailable;
+  $("min-relevance-value").textContent = !isAvailable ? "not available: the model estimates no fit for this search" : percent ? `${percent}%` : "none";
 }
 
 const rerankCount = () => currentCollection()?.default_rerank || RERANK;
