@@ -92,8 +92,8 @@ class SearchOptions(Request):
     hybrid: Annotated[
         bool,
         Field(
-            description="also match the words of the query in speech, titles and paths; clips that contain rare words "
-            "of it come first"
+            description="also match the words of the query in speech, titles and paths; clips that contain its rare "
+            "words come first"
         ),
     ] = True
     filter: Annotated[
