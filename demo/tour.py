@@ -28,9 +28,9 @@ class Stop:
 
 NATURAL = Stop(
     ("a fox in the snow", "someone plays the piano", "a car at night"),
-    "a fox runs through snow",
-    ("a fox runs through the snow", "a horse stands in a stable", "two people eat dinner"),
-    "what animal is it?",
+    "a horse gallops over a meadow",
+    ("a horse runs over a meadow", "a dog lies on a sofa", "two people eat dinner"),
+    "is there grass?",
 )
 DRAWN = Stop(
     ("a red square moves left",),

@@ -107,6 +107,20 @@ def test_pairs_are_the_hits_of_searches_and_a_shared_caption_is_right_for_both_e
     assert pairs.similarity[pairs.label == 1].min() >= pairs.similarity[pairs.label == 0].max()
 
 
+def test_a_sentence_that_is_as_close_as_captions_of_one_video_is_right_for_another() -> None:
+    corpus = _embedded(40)
+    # Each number has two photographs, described in words of their own.
+    ends = ("is seen by the door", "stands near a door", "is out in the snow", "was left in snow")
+    described = [
+        Example(key=e.key, captions=tuple(f"item {i // 2} {end}" for end in ends[i % 2 * 2 :][:2]))
+        for i, e in enumerate(corpus.packed.examples)
+    ]
+    packed = Packed(corpus.packed.folder, (), corpus.packed.arrays, described, corpus.packed.info)
+    pairs = validation_pairs(Overconfident(0), packed, corpus.vectors[np.arange(40) // 2], corpus.tokens)
+    assert pairs.label.sum() == 80  # both photographs for each of 40 queries
+    assert pairs.similarity[pairs.label == 1].min() >= pairs.similarity[pairs.label == 0].max()
+
+
 def test_queries_about_absent_things_are_wrong_for_their_best_hits() -> None:
     corpus = _embedded(70)
     encoder = Overconfident(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,9 @@ QUERIES, HITS = 240, 6
 """Queries per corpus, and how many of the most similar videos of each are pairs."""
 ABSENT_SHARE = 0.3
 """Share of the queries that no video of the corpus answers, where such queries are given."""
+SENTENCE_WORDS = 5
+"""Median words of captions that are sentences; shorter ones are names, which many things share."""
+ROUNDING = 1e-6
 PENALTY = 1e-4
 """Weight of the squared coefficients in every fit."""
 MIN_SLOPE = 1e-3
@@ -46,7 +50,9 @@ def validation_pairs(
 ) -> Pairs:
     """Return pairs as a search shows them: queries with the videos most similar to each.
 
-    A pair is right where the query is a caption of the video. Where the corpus has minimal negatives, each query's own
+    A pair is right where the query is a caption of the video. In a corpus of sentences without minimal negatives it is
+    also right where the query is as similar to one of the video's captions as captions of one video are to each other,
+    since one photograph's caption is often true of another. Where the corpus has minimal negatives, each query's own
     video is also paired with one.
 
     Args:
@@ -70,8 +76,30 @@ def validation_pairs(
             rows.append(int(i))
             texts.append(minimal[int(rng.integers(len(minimal)))])
     labels = [float(text in packed.examples[row].captions) for text, row in zip(texts, rows, strict=True)]
+    if _has_alternative_sentences(packed):
+        alike = _alike(encoder, packed, queries[: len(chosen)], hits[: len(chosen)])
+        labels = list(np.maximum(labels, np.concatenate([alike.ravel(), np.zeros(len(labels) - alike.size)])))
     similarity = (embed_texts(encoder, texts) * vectors[rows]).sum(axis=1)
     return Pairs(similarity, match_logits(encoder, texts, tokens, rows), np.array(labels))
+
+
+def _has_alternative_sentences(packed: Packed) -> bool:
+    """Whether videos have several captions that are sentences, and no captions that are nearly right."""
+    lengths = [len(caption.split()) for e in packed.examples for caption in e.captions]
+    several = all(len(e.captions) > 1 and not e.negatives for e in packed.examples)
+    return several and float(np.median(lengths)) >= SENTENCE_WORDS
+
+
+def _alike(encoder: Encoder, packed: Packed, queries: Sequence[str], hits: np.ndarray) -> np.ndarray:
+    """Return whether each hit (Q, K) has a caption that is as similar to its query as captions of one video are."""
+    counts = [len(e.captions) for e in packed.examples]
+    first = np.concatenate([[0], np.cumsum(counts)])
+    captions = embed_texts(encoder, [caption for e in packed.examples for caption in e.captions])
+    own = np.concatenate([captions[a + 1 : b] @ captions[a] for a, b in itertools.pairwise(first)])
+    similarity = embed_texts(encoder, queries) @ captions.T
+    best = np.maximum.reduceat(similarity, first[:-1], axis=1)  # (Q, N)
+    alike: np.ndarray = np.take_along_axis(best, hits, axis=1) >= np.median(own) - ROUNDING
+    return alike
 
 
 def fit(pairs: Sequence[Pairs], nearest: Sequence[NearestVideos], answer_temperature: float = 1.0) -> Calibration:
