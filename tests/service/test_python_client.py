@@ -75,15 +75,15 @@ def test_code_of_the_docs_page_runs(
     assert [document["index"] for document in names["order"]] == [0, 1]
     assert names["titles"] == {"beach"}
     assert printed[3].out.endswith("100%\n")
-    assert "succeeded 1\n" in printed[5].out
-    assert "broken.mp4 " in printed[5].out
-    assert "broken.mp4 failed" in printed[5].out
+    assert "succeeded 1\n" in printed[6].out
+    assert "broken.mp4 " in printed[6].out
+    assert "broken.mp4 failed" in printed[6].out
     assert (folder / "copy.mp4").read_bytes() == (folder / "beach.mp4").read_bytes()
     assert sorted(path.name for path in (folder / "holidays-parquet").iterdir()) == [
         "clips.parquet",
         "videos.parquet",
     ]
-    assert re.findall(r"^(\w.*) \[", printed[7].out, re.MULTILINE) == ["a dog runs", "snow falls", "people dance"]
+    assert re.findall(r"^(\w.*) \[", printed[8].out, re.MULTILINE) == ["a dog runs", "snow falls", "people dance"]
     assert not any(output.err for output in printed)  # no progress bars without a terminal
 
 

@@ -197,7 +197,7 @@ def test_shared_weights_count_once(folder: Path, capsys: pytest.CaptureFixture[s
     name = f"hd-vila-tiny {shipped['version']}"
     for words in (name, "int8-weights: cosine at least 0.999", f"flickr8k t2v R@1: {recall:g}", "not signed"):
         assert words in shown
-    for column in ("video.onnx", "86 Conv", "int8 "):
+    for column in ("video.onnx", "120 Conv", "int8 "):
         assert column in shown
 
 
