@@ -54,7 +54,7 @@ class MetadataFacet:
 
 @dataclass(frozen=True, slots=True)
 class Facets:
-    """What videos can be filtered by. ``speech``: number of videos with spoken words."""
+    """Values that videos can be filtered by. ``speech``: number of videos with spoken words."""
 
     folders: list[FacetValue]
     added: list[DateRange]

@@ -68,7 +68,8 @@ def validation_pairs(
     chosen = rng.permutation(len(own))[:QUERIES]
     count = min(len(absent), round(len(chosen) * ABSENT_SHARE / (1.0 - ABSENT_SHARE)))
     queries = [own[i] for i in chosen] + [absent[i] for i in rng.permutation(len(absent))[:count]]
-    hits = np.argsort(-(embed_texts(encoder, queries) @ vectors.T), axis=1, kind="stable")[:, :HITS]
+    embeddings = embed_texts(encoder, queries)
+    hits = np.argsort(-(embeddings @ vectors.T), axis=1, kind="stable")[:, :HITS]
     rows = [int(row) for best in hits for row in best]
     texts = [query for query, best in zip(queries, hits, strict=True) for _ in best]
     for i in chosen:
@@ -77,26 +78,26 @@ def validation_pairs(
             texts.append(minimal[int(rng.integers(len(minimal)))])
     labels = [float(text in packed.examples[row].captions) for text, row in zip(texts, rows, strict=True)]
     if _has_alternative_sentences(packed):
-        alike = _alike(encoder, packed, queries[: len(chosen)], hits[: len(chosen)])
+        alike = _alike(encoder, packed, embeddings[: len(chosen)], hits[: len(chosen)])
         labels = list(np.maximum(labels, np.concatenate([alike.ravel(), np.zeros(len(labels) - alike.size)])))
     similarity = (embed_texts(encoder, texts) * vectors[rows]).sum(axis=1)
     return Pairs(similarity, match_logits(encoder, texts, tokens, rows), np.array(labels))
 
 
 def _has_alternative_sentences(packed: Packed) -> bool:
-    """Whether videos have several captions that are sentences, and no captions that are nearly right."""
+    """Whether every video has several captions, mostly sentences, and no minimal negatives."""
     lengths = [len(caption.split()) for e in packed.examples for caption in e.captions]
     several = all(len(e.captions) > 1 and not e.negatives for e in packed.examples)
     return several and float(np.median(lengths)) >= SENTENCE_WORDS
 
 
-def _alike(encoder: Encoder, packed: Packed, queries: Sequence[str], hits: np.ndarray) -> np.ndarray:
-    """Return whether each hit (Q, K) has a caption that is as similar to its query as captions of one video are."""
+def _alike(encoder: Encoder, packed: Packed, queries: np.ndarray, hits: np.ndarray) -> np.ndarray:
+    """Return whether each hit (Q, K) has a caption as similar to its query (Q, D) as captions of one video are."""
     counts = [len(e.captions) for e in packed.examples]
     first = np.concatenate([[0], np.cumsum(counts)])
     captions = embed_texts(encoder, [caption for e in packed.examples for caption in e.captions])
     own = np.concatenate([captions[a + 1 : b] @ captions[a] for a, b in itertools.pairwise(first)])
-    similarity = embed_texts(encoder, queries) @ captions.T
+    similarity = queries @ captions.T
     best = np.maximum.reduceat(similarity, first[:-1], axis=1)  # (Q, N)
     alike: np.ndarray = np.take_along_axis(best, hits, axis=1) >= np.median(own) - ROUNDING
     return alike
