@@ -6,7 +6,10 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vitascope.tokenizer import Tokenizer
 
 MIN_WORDS, MIN_LETTERS = 3, 4
 """Shorter texts are not judged; the second is for scripts other than Latin, some of which do not separate words."""
@@ -19,12 +22,14 @@ another language; of 116 queries of 3 to 8 words in 18 other languages, 89 % are
 _WORD = re.compile(r"[^\W\d_]+")
 
 
-def unknown_language(text: str, known: Sequence[str]) -> str | None:
+def unknown_language(text: str, known: Sequence[str], tokenizer: Tokenizer | None = None) -> str | None:
     """Return the ISO 639 code of the language of a text that is surely in none of the known ones.
 
     Args:
         text: a query.
         known: ISO 639 codes.
+        tokenizer: of the model that knows them. An ASCII text of words that are single tokens counts as known, without
+            loading py3langid.
 
     Returns:
         None if the text is in a known language, too short or uncertain, or py3langid is not installed.
@@ -33,6 +38,8 @@ def unknown_language(text: str, known: Sequence[str]) -> str | None:
     letters = "".join(words)
     is_latin = any(unicodedata.name(letter, "").startswith("LATIN") for letter in letters)
     if len(words) < MIN_WORDS and (is_latin or len(letters) < MIN_LETTERS):
+        return None
+    if tokenizer is not None and text.isascii() and tokenizer.knows(words):
         return None
     identifier = _identifier()
     if identifier is None:

@@ -109,7 +109,7 @@ class Model:
 
             self._server = InferenceServer(url)
         self._graphs: GraphRunner = Graphs(bundle, threads, device, self._server, optimize=optimize)
-        self._tokenizer = bundle.tokenizer(max_characters)
+        self.tokenizer = bundle.tokenizer(max_characters)
 
     @classmethod
     def open(
@@ -210,7 +210,7 @@ class Model:
         Raises:
             TextError: A text is blank or too long.
         """
-        return length_sorted_batches(self._tokenizer, texts, size or self.batch_size)
+        return length_sorted_batches(self.tokenizer, texts, size or self.batch_size)
 
     def warm_up(self) -> None:
         """Load every graph and run it once, so that the first request is not slower than others.
@@ -220,7 +220,7 @@ class Model:
         manifest = self.bundle.manifest
         streams = {s.name: np.zeros((1, 1, s.frames, s.height, s.width, 3), np.uint8) for s in manifest.streams}
         tokens = np.zeros((1, manifest.visual_tokens, manifest.visual_width), np.float32)
-        ids, mask = self._tokenizer.encode(["warm"])
+        ids, mask = self.tokenizer.encode(["warm"])
         for graph in self._graphs.names:
             if graph == "video":
                 self._graphs.run(graph, streams)
@@ -440,7 +440,7 @@ class Model:
         check_texts(candidates)
         if not candidates:
             raise InvalidInput("candidates: none; at least one was expected")
-        ids, mask = self._tokenizer.encode(candidates)
+        ids, mask = self.tokenizer.encode(candidates)
         max_length = self.bundle.manifest.answer_length or 0
         lengths = mask.sum(axis=1)
         if lengths.max() > max_length:

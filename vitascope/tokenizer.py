@@ -57,6 +57,13 @@ class Tokenizer:
         """Return the id of each token, including special ones."""
         return dict(self._inner.get_vocab(with_added_tokens=True))
 
+    def knows(self, words: Sequence[str]) -> bool:
+        """Return whether each word, of ASCII letters, is a token of its own."""
+        encodings = self._inner.encode_batch(list(words), add_special_tokens=False)
+        tokens = [encoding.tokens for encoding in encodings]
+        # Tokens may have marks of the beginning or end of a word; that of unknown words contains none.
+        return all(len(ts) == 1 and word.lower() in ts[0].lower() for word, ts in zip(words, tokens, strict=True))
+
     def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Tokenize texts.
 

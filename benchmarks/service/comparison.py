@@ -35,6 +35,12 @@ K = 10
 BATCH = 32
 COMMAND_BOUND = 1.0
 """Seconds of processor time from the start of `vitascope search` to its first result."""
+COMMAND_ARGUMENTS = {
+    "a text of known words": ["a dog runs on the beach"],
+    "a text of another language": ["ein Hund rennt am Strand"],
+    "`--rerank 20`": ["a dog runs on the beach", "--rerank=20"],
+}
+"""The first has the bound. The language of texts of unknown words is detected, with the extra `language`."""
 
 
 def graph_throughput(model: Model, texts: Sequence[str], seconds: float) -> float:
@@ -176,20 +182,21 @@ def first_output(command: Sequence[str]) -> tuple[float, float]:
 
 def run_command(args: argparse.Namespace, checks: Checks) -> None:
     """Check the processor time, which equals the wall time on an idle machine: hardly anything waits or is parallel."""
-    command = [sys.executable, "-m", "vitascope", "search", "a dog runs on the beach", "--bundle", str(args.bundle)]
+    command = [sys.executable, "-m", "vitascope", "search", "--bundle", str(args.bundle)]
     with tempfile.TemporaryDirectory() as folder:
         create_collection(Path(folder), "bench", Model.open(args.bundle), args.clips, tokens=True)
         command += ["--data", folder, "--collection", "bench", "--threads", str(args.threads)]
         print(f"\n## First result of `vitascope search` in {args.clips:,} clips, medians of {args.starts} starts\n")
         print("| | processor s | wall s |\n|---|---|---|")
         medians = {}
-        for option in ("", "--rerank=20"):
-            starts = [first_output([*command, *option.split()]) for _ in range(args.starts + 1)]
+        for name, arguments in COMMAND_ARGUMENTS.items():
+            starts = [first_output([*command, *arguments]) for _ in range(args.starts + 1)]
             # The first start reads files from disk.
-            medians[option], wall = (statistics.median(times) for times in zip(*starts[1:], strict=True))
-            print(f"| {option or 'without options'} | {medians[option]:.2f} | {wall:.2f} |")
+            medians[name], wall = (statistics.median(times) for times in zip(*starts[1:], strict=True))
+            print(f"| {name} | {medians[name]:.2f} | {wall:.2f} |")
     print()
-    checks.check(f"first result after {medians['']:.2f} <= {COMMAND_BOUND} s", medians[""] <= COMMAND_BOUND)
+    median = next(iter(medians.values()))
+    checks.check(f"first result after {median:.2f} <= {COMMAND_BOUND} s", median <= COMMAND_BOUND)
 
 
 def _warm_model(args: argparse.Namespace) -> Model:

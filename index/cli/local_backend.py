@@ -322,6 +322,7 @@ class LocalBackend:
             candidates=candidates,
             calibration=self.model.bundle.manifest.calibration,
             languages=self.model.bundle.manifest.languages,
+            tokenizer=self.model.tokenizer,
         )
         page = search(opened, request, self.model)
         following = page.next_position

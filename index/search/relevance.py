@@ -150,7 +150,8 @@ def _language_warning(request: SearchRequest) -> list[SearchWarning]:
     if request.languages is None:
         return []
     texts = [part.text for part in request.parts if isinstance(part, TextPart)]
-    language = next(filter(None, (unknown_language(text, request.languages) for text in texts)), None)
+    found = (unknown_language(text, request.languages, request.tokenizer) for text in texts)
+    language = next(filter(None, found), None)
     if language is None:
         return []
     known = ", ".join(request.languages)

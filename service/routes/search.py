@@ -204,6 +204,7 @@ def _search_page(
             include_query_clips=options.include_query_clips,
             calibration=loaded.bundle.manifest.calibration,
             languages=loaded.bundle.manifest.languages,
+            tokenizer=loaded.model.tokenizer,
         ),
         context.model(loaded) if rerank else None,
         service.observer.stage,

@@ -7,7 +7,9 @@ import sys
 import pytest
 
 from vitascope import language
+from vitascope.cli.options import default_bundle
 from vitascope.language import unknown_language
+from vitascope.tokenizer import Tokenizer
 
 ENGLISH = [
     "a submarine under the ice",
@@ -36,15 +38,35 @@ OTHERS = {
 }
 
 
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    """The tokenizer of the included bundle, with an English vocabulary."""
+    return Tokenizer.open(default_bundle() / "tokenizer.json", max_length=40)
+
+
 @pytest.mark.parametrize("text", ENGLISH)
-def test_english_is_not_taken_for_another_language(text: str) -> None:
+def test_english_is_not_taken_for_another_language(text: str, tokenizer: Tokenizer) -> None:
     assert unknown_language(text, ["en"]) is None
+    assert unknown_language(text, ["en"], tokenizer) is None
 
 
 @pytest.mark.parametrize(("code", "text"), OTHERS.items())
-def test_other_languages_are_recognized(code: str, text: str) -> None:
+def test_other_languages_are_recognized(code: str, text: str, tokenizer: Tokenizer) -> None:
     assert unknown_language(text, ["en"]) == code
+    assert unknown_language(text, ["en"], tokenizer) == code
     assert unknown_language(text, ["en", code]) is None
+
+
+def test_a_text_of_words_that_the_model_knows_is_not_judged(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise AssertionError("py3langid was loaded, which takes half a second")
+
+    monkeypatch.setattr(language, "_identifier", fail)
+    assert unknown_language("A dog runs on the beach.", ["en"], tokenizer) is None
+    with pytest.raises(AssertionError):
+        unknown_language("a dog runs on the strand of Swakopmund", ["en"], tokenizer)
 
 
 @pytest.mark.parametrize("text", ["", "Hund", "ein Hund", "犬", "7 11 13", "!?", "café"])

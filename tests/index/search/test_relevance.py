@@ -164,8 +164,9 @@ def test_a_query_in_a_language_that_the_model_does_not_know_has_a_warning(
     collection: Collection, small_model: Model
 ) -> None:
     german = "ein Hund rennt am Strand"
-    (warning,) = search_page(collection, small_model, german, languages=["en"]).warnings
+    options: dict[str, Any] = {"languages": ["en"], "tokenizer": small_model.tokenizer}
+    (warning,) = search_page(collection, small_model, german, **options).warnings
     assert warning.code == "language"
     assert "(de)" in warning.detail
-    assert search_page(collection, small_model, "a dog runs on the beach", languages=["en"]).warnings == []
+    assert search_page(collection, small_model, "a dog runs on the beach", **options).warnings == []
     assert search_page(collection, small_model, german).warnings == [], "the bundle does not state its languages"
