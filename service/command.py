@@ -11,7 +11,7 @@ from vitascope.cli.options import default_bundle, default_data
 EPILOG = """\
 All other settings are environment variables; see docs/settings.md. For example:
   VITASCOPE_BUNDLES='["/models/two"]'      additional models
-  VITASCOPE_MAX_UPLOAD_BYTES=1073741824    maximum size of uploads
+  VITASCOPE_MAX_VIDEO_BYTES=17179869184    maximum size of media files
   VITASCOPE_ALLOWED_HOSTS='["search.lan"]' accepted Host headers
 
 Requests need an API key; `vitascope keys create` creates one.
@@ -21,7 +21,7 @@ examples:
   vitascope serve --no-keys
   vitascope serve --no-keys --root ~/Videos
   vitascope serve --port 9000 --data ~/vitascope-data
-  VITASCOPE_MAX_UPLOAD_BYTES=1073741824 vitascope serve --root /mnt/videos --root /mnt/cameras
+  VITASCOPE_MAX_VIDEO_BYTES=17179869184 vitascope serve --root /mnt/videos --root /mnt/cameras
 """
 
 

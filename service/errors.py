@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vitascope.errors import Conflict, NotFound, VitascopeError
+from vitascope.errors import Conflict, NotFound, StorageError, VitascopeError
 
 # Requests
 
@@ -82,6 +82,10 @@ class DeadlineExceeded(VitascopeError):
     """The request's timeout has passed. Work that had not started is not done."""
 
     code = "deadline_exceeded"
+
+
+class StorageFull(StorageError):
+    """There is no disk space for an upload, of which nothing was received."""
 
 
 class RequestAbandoned(VitascopeError):

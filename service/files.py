@@ -14,7 +14,7 @@ from index.collection import Collection
 from index.jobs.sources.access_policy import expand_home, is_inside
 from index.legacy_media import LOCK_NAME
 from index.records import Video
-from service.errors import Busy, MediaMissing, PathForbidden
+from service.errors import Busy, MediaMissing, PathForbidden, StorageFull
 from vitascope.durable_files import make_folders
 from vitascope.errors import MediaError, NotFound, StorageError
 from vitascope.file_lock import try_lock
@@ -44,9 +44,15 @@ EXTENSION_OF = {
 class MediaStore:
     """The folder ``data_dir``, which one service uses at a time."""
 
-    def __init__(self, data_dir: Path) -> None:
-        """Lock ``data_dir``, which is created if missing. Raises StorageError, and Busy if another service uses it."""
+    def __init__(self, data_dir: Path, min_free_bytes: int) -> None:
+        """Lock ``data_dir``, which is created if missing. Raises StorageError, and Busy if another service uses it.
+
+        ``min_free_bytes``: what uploads leave free on its disk.
+        """
         self.uploads = data_dir / "uploads"
+        self._min_free_bytes = min_free_bytes
+        self._reserved: dict[Path, int] = {}
+        """Bytes that each upload will have, while it is received."""
         try:
             for folder in (self.uploads, data_dir / "incoming"):
                 make_folders(folder)
@@ -71,6 +77,36 @@ class MediaStore:
     def new_upload(self) -> Path:
         """Return a path for an upload; leftover files are removed at the next start."""
         return self.uploads / uuid.uuid4().hex
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Bytes that uploads in progress have yet to write."""
+        return sum(max(0, size - _file_size(path)) for path, size in self._reserved.items())
+
+    @contextmanager
+    def reserve(self, upload: Path, size: int) -> Iterator[None]:
+        """Reserve disk space for ``size`` bytes while an upload is received. For use on the event loop.
+
+        Raises StorageFull.
+        """
+        free = max(0, shutil.disk_usage(self.uploads).free - self.reserved_bytes)
+        if size > free - self._min_free_bytes:
+            raise StorageFull(
+                f"file: {size} bytes; the disk of the service has {free} bytes free, of which uploads leave "
+                f"{self._min_free_bytes} (VITASCOPE_MIN_FREE_BYTES)"
+            )
+        self._reserved[upload] = size
+        try:
+            yield
+        finally:
+            del self._reserved[upload]
+
+
+def _file_size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # not yet created
+        return 0
 
 
 class RootsDescription(NamedTuple):

@@ -57,7 +57,7 @@ def open_service(
     preload_pyarrow()
     observer = Observer(Metrics(), create_tracer(settings))
     with ExitStack() as stack:
-        media = stack.enter_context(closing(MediaStore(settings.data_dir.absolute())))
+        media = stack.enter_context(closing(MediaStore(settings.data_dir.absolute(), settings.min_free_bytes)))
         keys = stack.enter_context(closing(KeyStore(settings.data_dir, settings.admin_digest())))
         responses = stack.enter_context(closing(IdempotencyStore(settings.data_dir, settings.max_idempotency_keys)))
         library = stack.enter_context(closing(_open_collections(settings)))

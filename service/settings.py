@@ -56,6 +56,7 @@ RENAMED = {
     "lanes": "inference_workers",
     "max_head_bytes": "max_header_bytes",
     "max_kept_answers": "max_idempotency_keys",
+    "max_upload_bytes": "max_video_bytes",
     "max_waiting": "max_queue",
     "max_waiting_bytes": "max_queue_bytes",
     "metrics_without_key": "public_metrics",
@@ -192,8 +193,6 @@ class _WebhookSettings(_Section):
 class _RequestSettings(_Section):
     """Limits of one request"""
 
-    max_upload_bytes: Count = 512 * MIB
-    """Bytes of an uploaded or fetched file."""
     max_body_bytes: Count = MIB
     """Bytes of a request body that is no form."""
     max_form_bytes: Count = MIB
@@ -242,7 +241,9 @@ class _MediaSettings(_Section):
     """Limits of media files and file lists"""
 
     max_video_bytes: Count = DEFAULT_LIMITS.max_bytes
-    """Bytes of a media file. Uploaded and fetched files are also limited by `max_upload_bytes`."""
+    """Bytes of a media file, uploaded, fetched or indexed where it is."""
+    min_free_bytes: CountOrZero = 256 * MIB
+    """Bytes that uploads leave free on the disk of the data folder; larger ones are rejected with 507."""
     max_pixels: Count = DEFAULT_LIMITS.max_pixels
     """Pixels of a frame."""
     max_video_seconds: Seconds = DEFAULT_LIMITS.max_seconds
@@ -271,7 +272,7 @@ class _ConcurrencySettings(_Section):
     max_uploads: Count = 96
     """Concurrent uploads whose client waits until they are indexed."""
     max_requests_bytes: Count = 2048 * MIB
-    """Bytes of memory of all concurrent request bodies, also once parsed."""
+    """Bytes of memory of all concurrent request bodies, also once parsed. Uploaded files go to disk as they arrive."""
     client_rate: Annotated[float, Field(ge=0)] = 0.0
     """Requests per second of one client, with bursts of ten seconds' worth; more are rejected with 429. 0: no limit."""
     client_concurrency: Count = 128
@@ -440,7 +441,7 @@ class Settings(
         return workers, self.max_uploads - workers
 
     def media_limits(self) -> MediaLimits:
-        """Return the limits of a media file; that of uploads in bytes is separate."""
+        """Return the limits of a media file."""
         return MediaLimits(
             max_bytes=self.max_video_bytes,
             max_pixels=self.max_pixels,
@@ -465,7 +466,7 @@ class Settings(
             hosts=tuple(self.url_fetch_hosts),
             blocked_networks=tuple(self.url_fetch_blocked_networks),
             max_redirects=self.url_fetch_max_redirects,
-            max_bytes=self.max_upload_bytes,
+            max_bytes=self.max_video_bytes,
             total_timeout=self.url_fetch_timeout,
         )
 
@@ -527,12 +528,12 @@ class Settings(
     @staticmethod
     def body_limit_setting(content_type: str) -> str:
         """Return the environment variable that sets the largest size of a request body."""
-        return f"VITASCOPE_MAX_{'UPLOAD' if content_type.startswith('multipart/') else 'BODY'}_BYTES"
+        return f"VITASCOPE_MAX_{'VIDEO' if content_type.startswith('multipart/') else 'BODY'}_BYTES"
 
     def body_limit(self, content_type: str) -> int:
         """Return the largest size of a request body in bytes."""
         is_form = content_type.startswith("multipart/")
-        return self.max_upload_bytes + self.max_form_bytes + FORM_OVERHEAD if is_form else self.max_body_bytes
+        return self.max_video_bytes + self.max_form_bytes + FORM_OVERHEAD if is_form else self.max_body_bytes
 
 
 def read_settings(**overrides: object) -> Settings:

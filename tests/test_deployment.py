@@ -272,7 +272,7 @@ def test_the_override_of_the_page_is_valid(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     service = json.loads(done.stdout)["services"]["service"]
     added = {name: value for name, value in service["environment"].items() if name in block}
-    assert set(added) == {"VITASCOPE_MAX_UPLOAD_BYTES", "VITASCOPE_BUNDLE"}
+    assert set(added) == {"VITASCOPE_MAX_VIDEO_BYTES", "VITASCOPE_BUNDLE"}
     assert service["environment"]["VITASCOPE_ADMIN_KEY"] == ADMIN
     assert [mount["target"] for mount in service["volumes"]] == ["/data", "/videos", "/bundles"]
 

@@ -33,6 +33,7 @@ from service.http.api_keys import Key, KeyStore
 from service.http.auth import Caller, client_address, match_route, permission_of, pop_media_cookies
 from service.http.idempotency import HEADER, is_idempotent
 from service.http.limits import QUEUE_FULL, BodyTimeout, ClientLimit
+from service.http.multipart import WRITE_BYTES
 from service.http.parsing import has_body, parsing
 from service.http.problems import CONTENT_TYPE, SECURITY_HEADERS, domain_problem, problem_body, unexpected_problem
 from service.observability import Observer
@@ -292,7 +293,7 @@ class AuthMiddleware:
                     collection = None if permission.all_collections else path_params.get("name")
                     caller = service.auth.authenticate(scope, permission, collection, cookies)
                 scope["state"]["reserve_bytes"] = in_progress.enter_context(
-                    service.concurrency.enter(self._body_size(scope), writes=permission.scope == "write")
+                    service.concurrency.enter(self._body_memory(scope), writes=permission.scope == "write")
                 )
                 if caller is not None:
                     limit = _client_limit(caller.key, service.settings)
@@ -311,13 +312,15 @@ class AuthMiddleware:
             else:
                 await self.app(scope, body.receive, send_with_headers)
 
-    def _body_size(self, scope: Scope) -> int:
-        """Return the body's size in bytes; its limit where the size is not stated."""
+    def _body_memory(self, scope: Scope) -> int:
+        """Return the bytes of memory that a body takes at most while it is received; the file of a form takes none."""
         headers = Headers(scope=scope)
-        if "transfer-encoding" in headers:
-            return self._settings.body_limit(headers.get("content-type", ""))
+        is_form = headers.get("content-type", "").startswith("multipart/")
+        limit = self._settings.max_form_bytes + WRITE_BYTES if is_form else self._settings.max_body_bytes
         length = headers.get("content-length", "0")
-        return int(length) if length.isdecimal() else 0
+        if "transfer-encoding" in headers:
+            return limit
+        return min(limit, int(length)) if length.isdecimal() else 0
 
     def _touch(self, keys: KeyStore, key: Key) -> None:
         """Update the key's ``last_used_at`` in the background, one key at a time."""

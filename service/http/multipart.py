@@ -62,11 +62,15 @@ async def read_form(request: Request, service: AppState, pool: Pool | None = Non
 
     Raises:
         ContentTypeUnsupported, BadRequest, PayloadTooLarge, RequestValidationError: The form is invalid.
+        StorageFull: There is no space for the form.
         StorageError: The file cannot be written.
     """
     target = service.media.new_upload()
+    length = request.headers.get("content-length", "")
     try:
-        yield await _receive(request, target, service.settings, pool or service.io_pool)
+        with service.media.reserve(target, int(length) if length.isdecimal() else 0):
+            form = await _receive(request, target, service.settings, pool or service.io_pool)
+        yield form
     finally:
         # Short, and necessary even while the request is being cancelled: not in a thread.
         target.unlink(missing_ok=True)
@@ -231,9 +235,9 @@ class _FormReader:
         size = end - start
         if self._field is None:
             self._size += size
-            if self._size > (limit := self._settings.max_upload_bytes):
+            if self._size > (limit := self._settings.max_video_bytes):
                 raise PayloadTooLarge(
-                    f"file: more than {limit} bytes; at most that many were expected (VITASCOPE_MAX_UPLOAD_BYTES)"
+                    f"file: more than {limit} bytes; at most that many were expected (VITASCOPE_MAX_VIDEO_BYTES)"
                 )
             self.pending += data[start:end]
             return

@@ -83,7 +83,12 @@ STATUSES: dict[type[errors.VitascopeError], int] = {
 }
 """An error without an entry takes the status of its nearest base class."""
 
-PUBLIC_ERRORS = (service_errors.NotReady, service_errors.Overloaded, service_errors.DeadlineExceeded)
+PUBLIC_ERRORS = (
+    service_errors.NotReady,
+    service_errors.Overloaded,
+    service_errors.DeadlineExceeded,
+    service_errors.StorageFull,
+)
 """Server errors whose message is sent to the client. Other messages may contain paths, and are only logged."""
 
 CODES = {

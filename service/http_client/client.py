@@ -261,7 +261,7 @@ class SafeClient:
     def _too_large(self, target: ParsedUrl, size: str) -> UrlFailed:
         return UrlFailed(
             f"{target.origin}: {size} bytes; at most {self.policy.max_bytes} bytes were expected "
-            "(VITASCOPE_MAX_UPLOAD_BYTES)",
+            "(VITASCOPE_MAX_VIDEO_BYTES)",
             is_temporary=False,
         )
 

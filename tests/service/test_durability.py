@@ -130,7 +130,7 @@ def test_a_full_disk_rejects_writes_keeps_reads_and_recovers_by_itself(
         folder.mkdir()
     for number in range(3):
         write_picture(indexed / f"{number}.png", solid((number, 100, 200), 16, 16))
-    settings = settings_for(small_bundle, data, allowed_roots=[indexed])
+    settings = settings_for(small_bundle, data, allowed_roots=[indexed], min_free_bytes=0)
     numbers, draw = itertools.count(), random.Random()
     acknowledged: dict[str, str] = {}
     queued: list[str] = []

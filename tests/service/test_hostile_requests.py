@@ -249,7 +249,7 @@ def post(running: Running, path: str, content_type: str, body: bytes, length: in
     ids=["bytes", "names", "fields", "field"],
 )
 def test_too_large_forms_are_rejected_before_their_end(running: Running, body: bytes, limit: str) -> None:
-    status, content = post(running, "/v1/caption-scores", FORM, body, running.settings.max_upload_bytes)
+    status, content = post(running, "/v1/caption-scores", FORM, body, running.settings.max_video_bytes)
     problem = json.loads(content)
     assert (status, problem["code"]) == (413, "payload_too_large")
     assert limit in problem["detail"]

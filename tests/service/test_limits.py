@@ -23,6 +23,7 @@ import pytest
 from service.errors import Overloaded, TooManyAtOnce, TooManyRequests
 from service.http import middleware
 from service.http.limits import BURST_SECONDS, BodyTimeout, ClientLimit, ConcurrencyLimiter, QueueLimiter, RateLimiter
+from service.http.multipart import WRITE_BYTES
 from service.routes import search as search_route
 from tests.service.conftest import fill, settings_for
 from tests.service.manual_clock import Clock
@@ -115,7 +116,7 @@ def tight(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files: P
         admin_key=ADMIN,
         max_requests=MAX_REQUESTS,
         max_requests_bytes=3_000_000,
-        max_upload_bytes=2_000_000,
+        max_video_bytes=10_000_000,
         max_body_bytes=100_000,
         client_concurrency=MAX_REQUESTS,
     )
@@ -138,10 +139,13 @@ AS_ADMIN = f"Authorization: Bearer {ADMIN}"
 
 
 def test_bodies_above_the_total_limit_are_rejected_by_their_header(tight: Running) -> None:
-    """The second upload is rejected without waiting for its body; otherwise the response would be 408."""
-    upload = post_request(UPLOADS, b"", AS_ADMIN, FORM, length=2_000_000)
+    """The second upload is rejected without waiting for its body; otherwise the response would be 408.
+
+    Of a form, its fields and a buffer count, since the file is written to the disk as it arrives.
+    """
+    upload = post_request(UPLOADS, b"", AS_ADMIN, FORM, length=10_000_000)
     with closing(connect(tight.client, upload)), closing(connect(tight.client)) as second:
-        wait_for(lambda: tight.service.concurrency.bytes == 2_000_000)
+        wait_for(lambda: tight.service.concurrency.bytes == tight.settings.max_form_bytes + WRITE_BYTES)
         second.sendall(upload)
         assert second.recv(4096).startswith(b"HTTP/1.1 503 ")
         assert tight.client.get("/v1/models").status_code == 200

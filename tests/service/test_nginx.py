@@ -31,7 +31,7 @@ from tests.tools import find_tool
 from tests.waiting import PATIENCE, wait_for
 
 LOGGER = "vitascope.requests"
-MAX_UPLOAD_BYTES = 6_000_000
+MAX_VIDEO_BYTES = 6_000_000
 MAX_INTERACTIVE = 2
 SLOW_CLIENTS = 100
 SLOW_SECONDS = 1
@@ -53,7 +53,7 @@ def proxied(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         small_bundle,
         tmp_path_factory.mktemp("proxied"),
         trusted_proxies=["127.0.0.1"],
-        max_upload_bytes=MAX_UPLOAD_BYTES,
+        max_video_bytes=MAX_VIDEO_BYTES,
         public_metrics=True,
     )
     replace = {
@@ -84,9 +84,9 @@ def test_an_upload_is_searched_and_played_in_ranges(proxied: Proxied, tmp_path: 
 
 
 def test_an_upload_is_streamed_and_the_service_limits_its_size(proxied: Proxied) -> None:
-    content = b"x" * (MAX_UPLOAD_BYTES - 1)
+    content = b"x" * (MAX_VIDEO_BYTES - 1)
     problem_of(upload(proxied.client, "videos", content), 415, "media_unsupported")
-    problem_of(upload(proxied.client, "videos", b"x" * 2 * MAX_UPLOAD_BYTES), 413, "payload_too_large")
+    problem_of(upload(proxied.client, "videos", b"x" * 2 * MAX_VIDEO_BYTES), 413, "payload_too_large")
     problem_of(proxied.client.post("/v1/embeddings", json={"input": "x" * 2_000_000}), 413, "payload_too_large")
     form = "Content-Type: multipart/form-data; boundary=x"
     with closing(connect(proxied.client, post_request("/v1/collections/videos/videos", b"--x", form, length=1000))):

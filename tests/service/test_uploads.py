@@ -6,9 +6,12 @@ import hashlib
 import io
 import itertools
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -27,6 +30,7 @@ from tests.media_files import (
     write_video,
 )
 from tests.service.jobs import finished_job, start_job
+from tests.service.raw_http import connect, post_request
 from tests.service.running import JSON, Running, problem_of
 from tests.waiting import PATIENCE, wait_for
 from vitascope.client import Client
@@ -218,17 +222,36 @@ def test_a_second_file_or_a_repeated_field_is_rejected(running: Running, collect
 
 
 def test_a_large_upload_is_rejected_by_its_header_and_while_it_is_received(running: Running, collection: str) -> None:
-    limit = running.settings.max_upload_bytes
+    limit = running.settings.max_video_bytes
     by_header = upload(running, collection, b"\0" * (limit + 2_000_000), "large.mp4")
     detail = problem_of(by_header, 413, "payload_too_large")["detail"]
     assert detail.startswith("Content-Length: ")
-    assert detail.endswith("bytes were expected (VITASCOPE_MAX_UPLOAD_BYTES)")
+    assert detail.endswith("bytes were expected (VITASCOPE_MAX_VIDEO_BYTES)")
     # Under the limit of the whole form, over that of the file.
     streamed = upload(running, collection, b"\0" * (limit + 1), "large.mp4")
     assert problem_of(streamed, 413, "payload_too_large")["detail"].startswith("file: more than 2000000 bytes")
     long_field = upload(running, collection, b"\0", "a.mp4", title="x" * 300_000)
     assert problem_of(long_field, 413, "payload_too_large")["detail"].startswith("title: more than")
     assert media_files(running, collection) == []
+
+
+def test_an_upload_without_space_on_the_disk_is_rejected_before_it_is_received(
+    running: Running, collection: str, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = 256 * 1024**2 + 100_000
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    response = upload(running, collection, b"\0" * 1_000_000, "large.mp4")
+    detail = problem_of(response, 507, "storage_error")["detail"]
+    assert f"the disk of the service has {free} bytes free" in detail
+    assert "(VITASCOPE_MIN_FREE_BYTES)" in detail
+    assert upload(running, collection, (files / "red.mp4").read_bytes(), "red.mp4").status_code == 201
+    # What others that are being received will take counts as well.
+    path, headers = f"/v1/collections/{collection}/videos", ("Content-Type: multipart/form-data; boundary=x",)
+    with closing(connect(running.client, post_request(path, b"", *headers, length=90_000))):
+        wait_for(lambda: running.service.media.reserved_bytes == 90_000)
+        problem_of(upload(running, collection, b"\0" * 20_000, "second.mp4"), 507, "storage_error")
+    wait_for(lambda: running.service.media.reserved_bytes == 0)
+    assert len(media_files(running, collection)) == 1
 
 
 def test_pages_of_videos_have_no_gaps_or_repetitions(running: Running, colors: str) -> None:

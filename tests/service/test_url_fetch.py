@@ -157,7 +157,7 @@ def fetching(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> It
             url_fetch_schemes=["https", "http"],
             url_fetch_ports=[443, 80, media.port],
             url_fetch_max_redirects=4,
-            max_upload_bytes=200_000,
+            max_video_bytes=200_000,
             allowed_roots=[data],
         )
         policy = replace(
