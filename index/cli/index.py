@@ -432,8 +432,8 @@ def _show_removed_files(result: dict[str, Any], console: Console) -> None:
     if result["gone"]:
         hint = " (--watch-delete deletes them)" if result["remaining"] and not result["held_videos"] else ""
         console.print(
-            f"{result['gone']} files gone or replaced: {result['removed']} videos deleted, "
-            f"{result['remaining']} still in the collection{hint}"
+            f"files gone or replaced: {result['gone']}; videos deleted: {result['removed']}, "
+            f"still in the collection: {result['remaining']}{hint}"
         )
     if result["held_videos"]:
         reason = f": {escape(result['held_reason'])}" if result["held_reason"] else ""

@@ -29,8 +29,7 @@ EPILOG = """\
 Videos and images have the ids that `list` shows. What `edit` changes stays when the file is indexed
 again, until its source states something new. The words of --subtitles replace those of all clips;
 clips keep their start and end. A file that was moved is found again by `vitascope index FOLDER`.
-Deleting a video keeps its file, unless the
-collection owns the file, as it does for uploads.
+Deleting a video keeps its file, unless the collection owns the file, as it does for uploads.
 
 examples:
   vitascope video list

@@ -14,7 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from index.records import Video
 from service.app_state import AppState, AppStateDep
-from service.errors import BadRequest, RangeNotSatisfiable
+from service.errors import BadRequest, MediaMissing, RangeNotSatisfiable
 from service.files import open_stored
 from service.http.auth import requires
 from service.http.openapi import errors, successes
@@ -108,8 +108,17 @@ async def get_media(name: str, video_id: str, service: AppStateDep) -> Response:
 async def get_thumbnail(
     name: str, video_id: str, request: Request, service: AppStateDep, t: Annotated[Seconds, Query()] = 0.0
 ) -> Response:
-    """The frame on screen at `t` seconds (the last one, beyond the end), as a small JPEG."""
-    video, file = await service.io_pool.run(_open, service, name, video_id)
+    """The frame on screen at `t` seconds (the last one, beyond the end), as a small JPEG.
+
+    Of a missing file, only the stored frames in the middle of clips are returned.
+    """
+    try:
+        video, file = await service.io_pool.run(_open, service, name, video_id)
+    except MediaMissing:
+        picture = await service.io_pool.run(lambda: _stored_thumbnail(service, name, service.video(name, video_id), t))
+        if picture is None:
+            raise
+        return Response(picture, headers={"Cache-Control": CACHE_CONTROL}, media_type="image/jpeg")
     with file:
         tag = f'"{video.content_sha256[:32]}-{t:.6g}-{service.settings.thumbnail_size}"'
         headers = {"ETag": tag, "Cache-Control": CACHE_CONTROL}

@@ -34,7 +34,7 @@ export function openClip(clip) {
 
 // Why a video cannot be played: the service's reason, or the format.
 async function explainFailure({ media_url: url, missing }) {
-  if (missing) return "The file is missing; these are stored frames.";
+  if (missing) return "The file is missing; this is a stored frame.";
   try {
     const response = await request("GET", url, { headers: { Range: "bytes=0-0" } });
     await response.body.cancel();

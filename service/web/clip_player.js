@@ -1,6 +1,6 @@
 // The player: a video played clip by clip; a preview by the service if the browser cannot play the file; otherwise still frames.
 
-import { el, isImage, playFrames } from "./dom.js";
+import { el, isImage, playFrames, thumbnailAt } from "./dom.js";
 
 const NEAR_END = 0.05; // seconds
 
@@ -33,19 +33,19 @@ export function createPlayer(screen, firstClip, onTime, explainFailure) {
     if (reason.textContent !== text) reason.textContent = text;
     stopFrames();
     image.src = clip.thumbnail_url;
-    stopFrames = playFrames(image, clip, 8);
+    if (!clip.video.missing) stopFrames = playFrames(image, clip, 8);
     onTime(clip.start);
   };
   const showPreview = (start, end) => {
     preview = { start, end };
     showFrames("Preparing a preview…");
     video.src = previewUrl(clip, `?start=${start}&end=${end}`);
-    video.play().catch(() => {});
   };
   video.onloadeddata = () => {
     if (video.isConnected) return;
     stopFrames();
     screen.replaceChildren(video);
+    video.play().catch(() => {}); // browsers pause an element that leaves the page
   };
   video.onerror = async () => {
     if (!preview && !clip.video.missing) return showPreview(clip.start, clip.end);
@@ -86,7 +86,7 @@ export function createPlayer(screen, firstClip, onTime, explainFailure) {
       wasInside = seconds < clip.end - NEAR_END;
       if (!hasFailed) return seek(seconds);
       stopFrames();
-      image.src = clip.thumbnail_url.replace(/t=[^&]*$/, `t=${seconds.toFixed(2)}`);
+      if (!clip.video.missing) image.src = thumbnailAt(clip, seconds);
       onTime(seconds);
     },
     stop() {

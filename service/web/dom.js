@@ -121,7 +121,7 @@ export function preview(clip) {
   return {
     screen,
     play() {
-      if (stop) return;
+      if (stop || clip.video.missing) return;
       if (isImage(clip)) {
         image.src = clip.media_url.split("#")[0]; // animated images play by themselves
         stop = () => (image.src = clip.thumbnail_url);

@@ -86,7 +86,8 @@ function choose(choices, chosen) {
   onChange();
 }
 
-// Folders below the one that contains all, and their parents, with labels relative to it.
+// Folders below the one that contains all, and their parents, with labels relative to it. A folder whose videos are all in one of its
+// subfolders is left out.
 function withParents(folders) {
   const counts = new Map();
   for (const { value, videos } of folders) {
@@ -98,7 +99,8 @@ function withParents(folders) {
   }
   const total = counts.get("/") || 0;
   const start = Math.max(0, ...[...counts].filter(([, videos]) => videos === total).map(([path]) => path.length)); // of the longest common path
-  return [...counts].filter(([path]) => path.length > start).sort()
+  const hasEqualSubfolder = ([path, videos]) => [...counts].some(([other, count]) => count === videos && other !== path && other.startsWith(path));
+  return [...counts].filter((folder) => folder[0].length > start && !hasEqualSubfolder(folder)).sort()
     .map(([value, videos]) => ({ value, videos, label: value.slice(start, -1) }));
 }
 

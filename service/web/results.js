@@ -81,7 +81,7 @@ export function resultCard(clip, rank, onOpen, onFindSimilar) {
     const name = weight < 0 ? `not ${text}` : text;
     return { text: `${met ? "✓" : "✗"} ${name}`, spoken: `${name}: ${met ? "met" : "not met"}`, met };
   });
-  const details = [clip.text.slice(0, 120), clip.clip_count > 1 ? `best of ${clip.clip_count} clips` : ""].filter(Boolean).join(" · ");
+  const details = [clip.text.slice(0, 120), clip.clip_count > 1 ? `best of ${clip.clip_count} clips` : "", clip.ranks?.fulltext ? "words match" : ""].filter(Boolean).join(" · ");
   const label = [`${rank}. ${clip.video.title}`, formatSpan(clip.start, clip.end, "to"), describeFit(clip), ...conditions.map(({ spoken }) => spoken),
     shortPath(clip.video), clip.video.missing ? "file missing" : "", details].filter(Boolean).join(", ");
   const cell = resultTile(clip, onOpen, { rank, time: time, label },

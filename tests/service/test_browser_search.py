@@ -399,7 +399,9 @@ def test_a_result_shows_its_fit_and_place_and_warnings_are_above_it(page: Page, 
         ["No good match. These are the nearest results.", "The model does not know the language."]
     )
     cards = page.locator("#results .card")
-    expect(cards.nth(0)).to_have_accessible_name("1. 0001, 0:00 to 0:02, fit 72%, not a dog: met, CAM1/0001.mp4")
+    expect(cards.nth(0)).to_have_accessible_name(
+        "1. 0001, 0:00 to 0:02, fit 72%, not a dog: met, CAM1/0001.mp4, words match"
+    )
     expect(cards.nth(1)).to_have_accessible_name(
         "2. 0001, 0:00 to 0:02, fit 30%, not a dog: not met, CAM2/0001.mp4, file missing"
     )
@@ -429,7 +431,7 @@ def test_a_file_that_the_browser_cannot_play_is_played_as_a_preview(page: Page, 
     page.goto(f"/?collection={film}&q=a+red+thing&group=clip")
     page.locator("#results .card").first.click()
     video = page.locator("#clip-screen video")
-    wait_for(lambda: video.count() and video.evaluate("video => video.readyState") >= 2)
+    wait_for(lambda: video.count() and video.evaluate("video => video.currentTime") > 0)
     assert re.search(r"/preview\?start=2[02]&end=2[24]$", video.get_attribute("src") or "")
     page.keyboard.press("End")  # another clip, another preview
     wait_for(lambda: video.count() and "start=58&end=60" in (video.get_attribute("src") or ""))
@@ -481,6 +483,16 @@ def test_the_collection_used_last_is_shown_and_a_phone_shows_results_on_its_firs
     page.locator("#question").press("Enter")
     expect(page.locator("#answers .answer").first).to_be_in_viewport()
     context.close()
+
+
+def test_folders_are_listed_where_they_narrow_the_search(page: Page, colors: str) -> None:
+    counts = {"/home/ann/Videos/": 2, "/home/ann/Videos/2025/": 1, "/home/ann/old/films/": 3}
+    folders = [{"value": value, "videos": videos} for value, videos in counts.items()]
+    others = {"added": [], "durations": [], "speech": 0, "metadata": []}
+    page.route("**/facets", lambda route: route.fulfill(json={"folders": folders, **others}))
+    page.goto(f"/?collection={colors}")
+    choices = page.get_by_label("Folder", exact=True).locator("option")
+    expect(choices).to_have_text(["Folder: any", "Videos (3)", "Videos/2025 (1)", "old/films (3)"])
 
 
 def query_parameters(page: Page) -> dict[str, str]:

@@ -63,6 +63,8 @@ def test_every_file_of_a_folder_has_its_result(running: Running, collection: str
     assert (best["video"]["path"], best["video"]["missing"]) == (str(incoming / "blue.mp4"), False)
     (incoming / "blue.mp4").rename(incoming / "away.mp4")
     assert running.client.get(f"/v1/collections/{collection}/videos/{best['video']['id']}").json()["missing"]
+    assert running.client.get(best["thumbnail_url"]).headers["content-type"] == "image/jpeg"  # stored
+    problem_of(running.client.get(f"{best['media_url'].split('/media')[0]}/thumbnail?t=0.1"), 404, "media_missing")
     (incoming / "away.mp4").rename(incoming / "blue.mp4")
     assert running.client.get(best["media_url"]).content == (files / "blue.mp4").read_bytes()
     running.client.delete(f"/v1/collections/{collection}/videos/{best['video']['id']}")

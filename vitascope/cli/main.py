@@ -44,7 +44,7 @@ class CommandSpec:
 COMMANDS = {
     "index": CommandSpec("index.cli.index", "index videos and images into a collection"),
     "search": CommandSpec("index.cli.search", "search a collection by text, file or clip"),
-    "video": CommandSpec("index.cli.video", "list, show or delete videos of a collection"),
+    "video": CommandSpec("index.cli.video", "list, show, edit or delete videos of a collection"),
     "jobs": CommandSpec("index.cli.jobs", "list, show, pause, resume, retry, cancel or follow indexing jobs"),
     "collection": CommandSpec(
         "index.cli.collection", "create, list, export, import, back up, restore or drop collections"

@@ -547,7 +547,7 @@ def test_the_command_tells_what_remains_of_deleted_files(tmp_path: Path, folder:
         process.send_signal(signal.SIGINT)
         rest, errors = process.communicate(timeout=PATIENCE)
     assert line == f"gone  {folder / '10.png'}: the video stays in the collection; --watch-delete deletes it\n"
-    assert "1 files gone or replaced: 0 videos deleted, 1 still in the collection (--watch-delete deletes them)" in rest
+    assert "files gone or replaced: 1; videos deleted: 0, still in the collection: 1 (--watch-delete" in rest
     assert (process.returncode, errors) == (0, "")
 
 
