@@ -27,7 +27,7 @@ _ROUNDING = 1e-6
 GOOD_MATCH = 0.5
 """Relevance from which a result counts as a good match: it is more likely to fit than not."""
 MOST_WORDS = 0.8
-"""Word score of a clip that contains most of the words of a query, such as two rare ones of three."""
+"""Word score of a clip that contains nearly all words of a query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,8 @@ def clip_relevance(
     """Return the relevance of clips by id.
 
     For a single text it is the fused score of a reranked clip, else the calibrated similarity. For several it is that
-    of the condition which the clip is least likely to meet. A clip that contains most of the query's words has at least
-    its word score. Relevance is unknown for a clip that was not reranked, if the bundle has no calibration of
+    of the condition which the clip is least likely to meet. A clip that contains nearly all of the query's words has at
+    least its word score. Relevance is unknown for a clip that was not reranked, if the bundle has no calibration of
     similarity or the query has clips or files.
     """
     probabilities = _text_probabilities(connection, request, candidates)

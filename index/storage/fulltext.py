@@ -24,10 +24,10 @@ from index.storage.removals import is_owned
 
 MAX_TERMS = 62
 """Terms of one query that are searched for, the first ones; each is a bit of an SQLite integer."""
-RARE_CLIPS, RARE_VIDEOS = 20, 5
-"""A word is rare if at most so many clips contain it, or the names of at most so many videos; in small collections, if
-at most a fifth do."""
-MIN_RARITY = 0.25
+RARE = 5
+"""A word is rare if at most so many clips contain it, or the names of so many videos; in small collections, if at most
+a fifth do."""
+MIN_RARITY = 0.2
 """Words below this rarity are ignored: they say little and are in many clips."""
 
 _UNSPACED = re.compile(
@@ -133,13 +133,14 @@ def delete_name(connection: sqlite3.Connection, video_id: int) -> None:
 def match_words(connection: sqlite3.Connection, query: WordQuery) -> WordMatches:
     """Return the word scores of all clips and videos that contain words of a query.
 
-    A score is the rarity of the rarest word that matches, times the square of the share of the query that matches, in
-    which words weigh by rarity; at least the rarity of the phrase where that matches.
+    A score is the rarity of the rarest word that matches times (m / (m + x^2))^2, where m is the sum of the rarities of
+    the words that match and x that of the others; at least the rarity of the phrase where that matches. Some words of
+    a long description are in many clips by chance, and the absence of the others outweighs them.
     """
     expressions = [f'"{words}"' for words in [*query.terms, query.phrase] if words]  # FTS5 parses no syntax in quotes
     videos, clips = connection.execute("SELECT count(*), coalesce(sum(clip_count), 0) FROM videos").fetchone()
     speech_counts, name_counts = (_count(connection, table, expressions) for table in ("words", "names"))
-    speech, names = _rarities(speech_counts, clips, RARE_CLIPS), _rarities(name_counts, videos, RARE_VIDEOS)
+    speech, names = _rarities(speech_counts, clips), _rarities(name_counts, videos)
     spoken = _select(connection, "words", expressions, speech, "JOIN clips USING (id) GROUP BY id", "id, video_id")
     named = {row[0]: row[1] for row in _select(connection, "names", expressions, names, "GROUP BY id", "id")}
     weights = np.where(speech_counts + name_counts == 0, 1.0, np.maximum(speech, names))[: len(query.terms)]
@@ -149,7 +150,8 @@ def match_words(connection: sqlite3.Connection, query: WordQuery) -> WordMatches
     def score(speech_bits: int, name_bits: int) -> WordScore:
         rarity = np.maximum(speech * (speech_bits >> bits & 1), names * (name_bits >> bits & 1))
         terms, phrase = rarity[: len(weights)], float(rarity[len(weights) :].sum())
-        share = weights[terms > 0].sum() / (weights.sum() or 1.0)
+        matched, missing = weights[terms > 0].sum(), weights[terms == 0].sum()
+        share = matched / (matched + missing**2 or 1.0)
         return WordScore(max(float(terms.max() * share**2), phrase), phrase > 0)
 
     return WordMatches(
@@ -163,13 +165,13 @@ def _count(connection: sqlite3.Connection, table: str, expressions: Sequence[str
     return np.array([connection.execute(query, (expression,)).fetchone()[0] for expression in expressions], np.int64)
 
 
-def _rarities(counts: npt.NDArray[np.int64], total: int, rare: int) -> npt.NDArray[np.float64]:
-    """Return rarities, 1 up to ``rare`` of ``total`` rows and then falling like BM25's inverse document frequency."""
+def _rarities(counts: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.float64]:
+    """Return rarities, 1 up to ``RARE`` of ``total`` rows and then falling like BM25's inverse document frequency."""
 
     def idf(count: npt.NDArray[np.int64] | int) -> npt.NDArray[np.float64]:
         return np.log1p((np.maximum(total - count, 0) + 0.5) / (np.asarray(count) + 0.5))
 
-    rarities = np.minimum(1.0, idf(counts) / idf(max(1, min(rare, total // 5))))
+    rarities = np.minimum(1.0, idf(counts) / idf(max(1, min(RARE, total // 5))))
     return np.where((counts > 0) & (rarities >= MIN_RARITY), rarities, 0.0)
 
 

@@ -104,33 +104,33 @@ def word_scores(rows: list[Row], texts: list[str]) -> tuple[dict[int, WordScore]
         terms.append(phrase)
     titles = {row.video: row.title for row in rows}
 
-    def rarities(texts: list[list[str]], rare: int) -> list[float | None]:
+    def rarities(texts: list[list[str]]) -> list[float | None]:
         def idf(count: int) -> float:
             return math.log(1 + (len(texts) - count + 0.5) / (count + 0.5))
 
         counts = [sum(has(text, term) for text in texts) for term in terms]
-        shares = [min(1.0, idf(n) / idf(min(rare, len(texts) // 5))) if n else None for n in counts]
-        return [0.0 if rarity is not None and rarity < 0.25 else rarity for rarity in shares]
+        shares = [min(1.0, idf(n) / idf(min(5, len(texts) // 5))) if n else None for n in counts]
+        return [0.0 if rarity is not None and rarity < 0.2 else rarity for rarity in shares]
 
     def has(text: list[str], term: list[str]) -> bool:
         return any(text[i : i + len(term)] == term for i in range(len(text)))
 
-    spoken, named = rarities([row.spoken for row in rows], 20), rarities(list(titles.values()), 5)
+    spoken, named = rarities([row.spoken for row in rows]), rarities(list(titles.values()))
 
     def score(speech: list[str], title: list[str]) -> WordScore | None:
-        total = matched = rarest = full = 0.0
+        matched = missing = rarest = full = 0.0
         for term, by_speech, by_title in zip(terms, spoken, named, strict=True):
             weight = 1.0 if by_speech is None and by_title is None else max(by_speech or 0.0, by_title or 0.0)
             rarity = max(has(speech, term) * (by_speech or 0.0), has(title, term) * (by_title or 0.0))
             if term is phrase:
                 full = rarity
                 continue
-            total += weight
             matched += weight * (rarity > 0)
+            missing += weight * (rarity == 0)
             rarest = max(rarest, rarity)
         if not matched:
             return None
-        return WordScore(max(rarest * (matched / total) ** 2, full), full > 0)
+        return WordScore(max(rarest * (matched / (matched + missing**2)) ** 2, full), full > 0)
 
     clips = {row.id: score(row.spoken, row.title) for row in rows if score(row.spoken, [])}
     names = {video: score([], title) for video, title in titles.items()}

@@ -130,6 +130,13 @@ def test_words_of_nearly_all_clips_are_ignored(tmp_path: Path) -> None:
         assert search(collection, "match goal").clips == {clips[0]: (1.0, False)}
 
 
+def test_half_of_a_long_query_scores_less_than_half_of_a_short_one(tmp_path: Path) -> None:
+    with new_collection(tmp_path) as collection:
+        ids = add(collection, 1, "talk", "a kayak by the blue lake", *[""] * 20)
+        half = [search(collection, text).clips[ids[0]].score for text in ("kayak snow", "kayak lake snow moon")]
+        assert half == pytest.approx([1 / 2**2, 1 / 3**2])
+
+
 def test_a_score_grows_with_the_share_of_the_query_and_is_full_for_all_of_it(tmp_path: Path) -> None:
     with new_collection(tmp_path) as collection:
         ids = add(collection, 1, "talk", "a kayak", "snow on a kayak", "a kayak on snow", *[""] * 20)
