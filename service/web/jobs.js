@@ -73,10 +73,12 @@ async function finish(entry, toast) {
   const { job } = entry;
   const failed = job.counts.failed + job.counts.quarantined;
   if (job.error) return toast.fail(job.error);
-  if (!failed) return toast.finish(`${job.state}: ${outcomeText(job, ", ") || "no videos or pictures found"}`);
+  const outcome = outcomeText(job, ", ");
+  if (!outcome && job.state === "succeeded") return toast.fail("no videos or pictures found");
+  if (!failed) return toast.finish([job.state, outcome].filter(Boolean).join(": "));
   if (entry.failures.size < Math.min(failed, MAX_REASONS)) await loadFailures(entry).catch(() => {}); // the count is right without
   const reasons = [...entry.failures.values()].slice(0, MAX_REASONS).map((item) => item.reason);
-  toast.fail([outcomeText(job, ", "), ...reasons].join("; "), details(entry));
+  toast.fail([outcome, ...reasons].join("; "), details(entry));
 }
 
 export function prepareJobs(onAdded) {

@@ -515,6 +515,11 @@ def test_a_folder_is_indexed_as_a_job_and_failed_files_are_named(
     assert job["source"]["recursive"] is True
     stored = index_jobs.get_job(running.service.library.open(collection), int(job["id"])).options.segmentation
     assert (stored.rule, stored.longest, stored.shortest) == ("shots", 12, None)
+    (incoming / "empty").mkdir()
+    page.locator("#upload").click()
+    folder.fill(f"{incoming.name}/empty")
+    folder.press("Enter")
+    expect(page.locator("#uploads .failed")).to_contain_text("no videos or pictures found")
 
 
 def test_a_collection_of_an_unloaded_model_is_reembedded_by_a_click(
