@@ -96,7 +96,8 @@ def _shots_or_windows(
         return windows, (f"cut into windows of {segmentation.length:g} s, as its shots cannot be found: {error}",)
     if len(starts) == 1:
         return windows, ()
-    return shot_spans(starts, duration, segmentation.with_rule("shots")), (f"edited; cut into its {len(starts)} shots",)
+    spans = shot_spans(starts, duration, segmentation.with_rule("shots"))
+    return spans, (f"edited; cut at its shots into {len(spans)} clips",)
 
 
 def shot_spans(starts: Sequence[float], duration: float, segmentation: Segmentation) -> list[Span]:

@@ -342,7 +342,7 @@ def test_an_edited_film_is_cut_into_shots_unless_its_segmentation_is_given(
     frames = [frame for seed, count in enumerate((30, 60, 40)) for frame in moving_shot(seed, count)]
     data = write_video(tmp_path / "film.mp4", frames, rate=10).read_bytes()
     video = upload(running, collection, data, "film.mp4").json()
-    assert (video["clips"], video["notes"]) == (3, ["edited; cut into its 3 shots"])
+    assert (video["clips"], video["notes"]) == (3, ["edited; cut at its shots into 3 clips"])
     assert running.client.delete(f"/v1/collections/{collection}/videos/{video['id']}").status_code == 204
     video = upload(running, collection, data, "film.mp4", segmentation='{"rule": "windows"}').json()
     assert (video["clips"], video["notes"]) == (2, [])

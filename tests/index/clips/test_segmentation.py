@@ -264,7 +264,7 @@ def test_auto_cuts_edited_videos_into_shots_and_says_so_and_others_into_windows(
     assert spans["camera"] == pytest.approx([0, 4, 4, 8, 8, 12, 12, 15.5])
     assert spans["short"] == pytest.approx([0, 5])
     assert {name: added_file.notes for name, added_file in added.items()} == {
-        "edited": ("edited; cut into its 3 shots",),
+        "edited": ("edited; cut at its shots into 3 clips",),
         "camera": (),
         "short": (),
     }
