@@ -27,7 +27,7 @@ MODULES = {
     "page": "page",
 }
 """Modules by part; each has a function ``run_PART(args, checks)``."""
-LOADS = ("none", "uploads", "deletes")
+LOADS = ("uploads", "deletes")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -66,8 +66,11 @@ def build_parser() -> argparse.ArgumentParser:
     overload.add_argument("--clips", type=int, default=10_000, help="clips in the collection (default: %(default)s)")
     overload.add_argument("--proxy", choices=["nginx"], help="send the load through nginx with deploy/nginx/nginx.conf")
 
-    contention = add("contention", "latency of interactive requests during uploads and deletes", 120)
+    contention = add("contention", "latency of interactive requests during uploads and deletes, and without", 120)
     contention.add_argument("--load", choices=LOADS, action="append", help="background load (default: each in turn)")
+    contention.add_argument(
+        "--uploads", type=int, default=110, metavar="NUMBER", help="films that are uploaded at once"
+    )
     contention.add_argument("--rate", type=float, default=1.0, help="requests of each kind per second")
 
     soak = add("soak", "memory, open files and threads under every kind of load at once", 600)

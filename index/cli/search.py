@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     query, where = _parse_query(args), parse_filter_option(args.filter)
+    # Read when NumPy is imported: starting threads for matrix products takes longer than one search needs them.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with open_backend(args) as backend:
         page = backend.search_collection(
             args.collection,
