@@ -293,7 +293,7 @@ class _Run:
     def stop_executor(self, executor: Executor) -> None:
         """Stop the executor at once and take its results until then."""
         self.context.fetcher.interrupt()
-        with suppress(*_FATAL_ERRORS, *_JOB_ERRORS):  # the first of them is being handled
+        with suppress(*_FATAL_ERRORS, _JobFailed):  # the first error is being handled
             self.take_results(executor.cancel())
 
     def requeue(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import pytest
 
@@ -11,6 +12,7 @@ from index.clips.rules import Segmentation
 from index.collection import Collection
 from index.jobs import ingest, pipeline
 from index.jobs.jobs import cancel, create_job, current_job_event, get_job, list_items, pause, resume, retry
+from index.jobs.pipeline import Executor, ItemResult, PipelineConfig, RunContext
 from index.jobs.records import JobItem, JobOptions
 from index.jobs.runner import run_job
 from index.jobs.sources.fetcher import Fetcher
@@ -160,6 +162,30 @@ def test_a_bundle_that_cannot_be_used_fails_the_job(
     job = run_job(collection, small_model, create_folder_job(collection, pictures).id)
     assert (job.state, job.error) == ("failed", "video.onnx: SHA-256 is not what the manifest states")
     assert job.counts.failed == 10
+
+
+def test_a_job_fails_where_an_error_of_the_bundle_concerns_several_files_at_once(
+    collection: Collection, pictures: Path, small_model: Model
+) -> None:
+    error = BundleCorrupt("video.onnx: SHA-256 is not what the manifest states")
+
+    class FailingBackend:
+        """Reports the error of one file, and those of the others when it is stopped."""
+
+        is_local = True
+
+        def executor(self, _: RunContext) -> Executor:
+            executor = create_autospec(Executor, instance=True)
+            executor.__enter__.return_value = executor
+            executor.submit.side_effect = lambda item: results.append(ItemResult(item, None, error))
+            executor.results.side_effect = lambda _: [results.pop()]
+            executor.cancel.side_effect = lambda: results
+            return executor
+
+    results: list[ItemResult[JobItem]] = []
+    job = run_job(collection, small_model, create_folder_job(collection, pictures).id, backend=FailingBackend())
+    assert len(results) == PipelineConfig().in_flight - 1
+    assert (job.state, job.error, job.counts.failed) == ("failed", str(error), 10)
 
 
 def test_an_unknown_job_and_invalid_arguments_are_named(
