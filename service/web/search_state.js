@@ -66,13 +66,25 @@ export function runSearch({ text, conditions, like, filter, rerank, hybrid, grou
   return call("POST", path, form, signal);
 }
 
+// Chips that are shown already stay, since a key may be pressed on their buttons while results arrive.
 export function showChips(search) {
+  const list = $("chips");
+  const shown = [...list.children];
+  const wasFocused = list.querySelector(":focus-visible");
   const chips = [similarChip(() => {
     clearSimilar();
     search();
-  }), ...filterChips(search, (condition) => !isShownAsFacet(condition))].filter(Boolean);
-  $("chips").replaceChildren(...chips);
-  $("chips").hidden = !chips.length;
+  }), ...filterChips(search, (condition) => !isShownAsFacet(condition))].filter(Boolean).map((chip) => {
+    const same = shown.find((other) => other.isEqualNode(chip)) || chip;
+    same.lastChild.onclick = chip.lastChild.onclick;
+    return same;
+  });
+  for (const chip of shown) if (!chips.includes(chip)) chip.remove();
+  chips.forEach((chip, index) => {
+    if (list.children[index] !== chip) list.insertBefore(chip, list.children[index] || null);
+  });
+  list.hidden = !chips.length;
+  if (wasFocused && !wasFocused.isConnected) (list.querySelector("button") || $("query")).focus();
 }
 
 // Files cannot be in an address.

@@ -3,6 +3,7 @@
 import { $, el, formatSpan } from "./dom.js";
 
 let current = null;
+let chip = null; // of the current query
 let onQueryChange = () => {};
 
 // null, {file, name} or {clip, name, thumbnail}; ``clip`` is an id.
@@ -32,9 +33,10 @@ export function prepareSimilar(onChange, search) {
 
 export function similarChip(remove) {
   if (!current) return null;
-  return el("li", { className: "query-chip" }, smallPreview(current),
+  chip ??= el("li", { className: "query-chip" }, smallPreview(current),
     el("span", { textContent: `Similar to ${current.name}`, title: current.name }),
     el("button", { type: "button", textContent: "×", "aria-label": `Remove similar to ${current.name}`, onclick: remove }));
+  return chip;
 }
 
 // A small preview of the file or clip; null if there is none.
@@ -52,5 +54,6 @@ export function smallPreview({ file, address, thumbnail }) {
 function setQuery(query) {
   if (current && current.address) URL.revokeObjectURL(current.address);
   current = query && query.file ? { ...query, address: URL.createObjectURL(query.file) } : query;
+  chip = null;
   onQueryChange();
 }

@@ -76,11 +76,20 @@ def test_search_by_image_alone_and_with_text(page: Page, palette: str, red_pictu
     expect(page.locator("#summary")).to_contain_text("3 moments in")
     wait_for(lambda: {titles.nth(0).inner_text(), titles.nth(1).inner_text()} == {"blue", "red"})  # similar to both
     page.get_by_role("button", name="Options").click()
+    requests: list[Route] = []
+    page.route("**/search", lambda route: requests.append(route), times=1)
     page.get_by_label("Rerank top 20").check()
+    wait_for_events(page, lambda: requests)
+    remove = page.get_by_role("button", name="Remove similar to red.png")
+    remove.focus()
+    requests[0].continue_()
+    expect(page.locator("#summary")).to_contain_text("3 moments in")
     expect(titles).to_have_text(["blue", "red", "green"])  # reranked by the text
 
-    page.get_by_role("button", name="Remove similar to red.png").press("Enter")
-    expect(page.locator("#chips li")).to_have_count(0)
+    expect(remove).to_be_focused()  # the results have arrived meanwhile
+    page.keyboard.press("Enter")
+    expect(chip).to_have_count(0)
+    expect(page.locator("#query")).to_be_focused()
     expect(titles.first).to_have_text("blue")
 
 
