@@ -140,6 +140,11 @@ class Stage(StrictModel):
     """Embeddings and so many of the first text layers are frozen."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay per step of a moving average of the trained weights, which the stage ends with; 0: no average."""
+    hub_references: Annotated[int, Field(ge=0)] = 0
+    """After the last step, correct embeddings for hubs by so many centroids of the captions, and of the videos, of the
+    stage's datasets (`training.models.hubness`), whose videos must be cached. 0: not."""
+    hub_corpora: list[str] = []
+    """Corpora of the stage that `hub_references` are centroids of; empty: all with captions."""
     datasets: Annotated[list[DatasetConfig], Field(min_length=1)]
 
 

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -35,6 +35,7 @@ from training.objectives.class_names import class_texts, teacher_probabilities
 from training.objectives.class_prototypes import ClassPrototypes
 from training.recipe import CACHED_FEATURES, Recipe, Stage
 from training.train_step import (
+    TEXTS_PER_PASS,
     MeanTextStates,
     NameTargets,
     WordMasking,
@@ -49,6 +50,9 @@ from vitascope.tokenizer import Tokenizer
 
 Validate = Callable[[FusedModel, list[str], Path], dict[str, float]]
 """(model, answers, tokenizer file) -> metrics for the log."""
+HUB_CAPTIONS = 2
+"""Captions per video that `hub_references` are centroids of: enough of them, in half of the time or less."""
+VIDEOS_PER_PASS = 64
 GPU_WORKERS = 4
 """Processes that read batches ahead of a GPU by default; on a CPU they would take time from the steps."""
 
@@ -122,6 +126,8 @@ def train(
                 step, inner = step + 1, inner + 1
                 if stage.ema and inner == stage.steps:
                     load_average(run.optimizer)
+                if stage.hub_references and inner == stage.steps:
+                    _correct_hubness(model, run.batches, run.seed)
                 if main and validate and (step % recipe.validate_every == 0 or step == recipe.total_steps):
                     row |= {f"val/{k}": v for k, v in validate(model, answers, state.tokenizer).items()}
                 log.write(json.dumps(row) + "\n")
@@ -356,6 +362,48 @@ def _align_class_names(model: FusedModel, names: NameTargets | None, batches: Ba
         torch.from_numpy(tokens[0].astype(np.float32)).to(model.device),
         stage.align_class_names,
     )
+
+
+@torch.no_grad()
+def _correct_hubness(model: FusedModel, batches: Batches, seed: int) -> None:
+    """Correct the model's embeddings by the captions and videos of a stage's datasets. Raises ValueError."""
+    model.remove_hubness_correction()
+    training = model.training
+    model.eval()
+    texts, videos = [], []
+    for dataset, packed, cached in zip(batches.stage.datasets, batches.packed, batches.visual, strict=True):
+        examples = packed.examples[: dataset.limit]
+        is_chosen = dataset.corpus in batches.stage.hub_corpora or not batches.stage.hub_corpora
+        if not is_chosen or not any(example.captions for example in examples):
+            continue
+        if cached is None:
+            raise ValueError(
+                f"hub_references: {batches.stage.hub_references} in stage {batches.stage.name!r}, whose videos of "
+                f"{dataset.corpus} are encoded at every step; cached videos were expected"
+            )
+        unique = {text for example in examples for text in example.captions[:HUB_CAPTIONS]}
+        captions = sorted(unique, key=lambda text: (len(text), text))  # texts of one pass need little padding
+        for start in range(0, len(captions), TEXTS_PER_PASS):
+            ids, mask = map(torch.from_numpy, batches.tokenizer.encode(captions[start : start + TEXTS_PER_PASS]))
+            texts.append(model.encode_text(ids.to(model.device), mask.to(model.device))[0])
+        for start in range(0, len(examples), VIDEOS_PER_PASS):
+            rows = slice(start, min(start + VIDEOS_PER_PASS, len(examples)))
+            first_view = {
+                name: torch.from_numpy(views[0, rows].astype(np.float32)).to(model.device)
+                for name, views in cached.items()
+            }
+            videos.append(_embedding_of_cached(first_view, model))
+    model.add_hubness_correction(torch.cat(texts), torch.cat(videos), batches.stage.hub_references, seed)
+    model.train(training)
+
+
+def _embedding_of_cached(cached: Mapping[str, Tensor], model: FusedModel) -> Tensor:
+    """Return the embeddings (B, E) of what `encode_frozen` keeps of videos."""
+    if "visual" in cached:
+        return model.video_embedding(cached["visual"])
+    if cached["tokens"].ndim == 2:  # means over positions
+        return model.embedding_of_means(cached)
+    return model.video_embedding(model.tokens_of_features(cached))
 
 
 def _name_targets(

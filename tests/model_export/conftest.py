@@ -32,7 +32,7 @@ CONFIG = HdVilaConfig.model_validate(
     tiny(answers=len(ANSWERS)).model_dump()
     | MODEL
     # A vocabulary and a width at which weights are worth storing small.
-    | {"backbone": "test_resnet", "text_width": 96, "text_intermediate": 128, "vocabulary": 16_000}
+    | {"backbone": "test_resnet", "text_width": 96, "text_intermediate": 128, "vocabulary": 16_000, "hub_references": 8}
 )
 
 
@@ -51,6 +51,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
                 if values.ndim <= 1:
                     values.add_(0.05 * torch.randn_like(values))
             model.match_head.weight.mul_(3)
+            assert model.hubness is not None
+            for values in model.hubness.buffers():
+                values.normal_()
         tokenizer = write_tokenizer(root / "tokenizer.json")
         checkpoint.save(root / "checkpoint", Checkpoint(model, ANSWERS, recipe(tokenizer), tokenizer, step=3))
 

@@ -49,6 +49,8 @@ class FusedConfig(BaseModel):
     answer_hidden: int
     answers: int = 0
     """Size of the answer vocabulary; 0: no answer head."""
+    hub_references: Annotated[int, Field(ge=0)] = 0
+    """Texts, and videos, that embeddings are corrected for hubs by (`training.models.hubness`); 0: not corrected."""
     object_classes: list[int] = []
     """Classes of each attribute that the `objects` objective predicts of a visual token; empty: no such head."""
     dropout: float = 0.1

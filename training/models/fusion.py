@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.models.config import FusedConfig
+from training.models.hubness import SIMILARITY_SCALE, HubnessCorrection
 from training.models.text import MaskedWordHead, TextTransformer, VisualCache, masked_mean, repeated
 
 ENCODER_PREFIXES = ("video.", "text.bert.embeddings.", "text_pool.", "text_project.", "video_project.")
@@ -71,6 +72,7 @@ class FusedModel(nn.Module, ABC):
         nn.init.zeros_(self.text_pool.bias)
         self.text_project = nn.Linear(cfg.text_width, cfg.vector_width)
         self.video_project = nn.Linear(cfg.visual_width, cfg.vector_width)
+        self.hubness = HubnessCorrection(cfg.vector_width, cfg.hub_references) if cfg.hub_references else None
         self.visual_embeddings = self.make_visual_embeddings()
         self.word_head = MaskedWordHead(cfg.text_width, cfg.vocabulary)
         # Presence of an object, then the classes of each attribute. Only used in training.
@@ -169,7 +171,11 @@ class FusedModel(nn.Module, ABC):
 
     def video_embedding(self, tokens: Tensor) -> Tensor:
         """Return the L2-normalised embedding (..., E) of visual tokens (..., V, W)."""
-        return F.normalize(self.video_project(self.pool_tokens(tokens)), dim=-1)
+        return self.normalize_video(self.video_project(self.pool_tokens(tokens)))
+
+    def normalize_video(self, projected: Tensor) -> Tensor:
+        """Return the L2-normalised embedding (..., E) of the projection (..., E) of a video, corrected for hubs."""
+        return F.normalize(projected, dim=-1) if self.hubness is None else self.hubness.correct_video(projected)
 
     def pool_tokens(self, tokens: Tensor) -> Tensor:
         """Return what represents all visual tokens (..., V, W) in the embedding, (..., W)."""
@@ -186,7 +192,8 @@ class FusedModel(nn.Module, ABC):
 
     def embedding_of_text_mean(self, mean_BD: Tensor) -> Tensor:
         """Return the L2-normalised embedding (B, E) of mean text states (B, D)."""
-        return F.normalize(self.text_project(torch.tanh(self.text_pool(mean_BD))), dim=-1)
+        projected = self.text_project(torch.tanh(self.text_pool(mean_BD)))
+        return F.normalize(projected, dim=-1) if self.hubness is None else self.hubness.correct_text(projected)
 
     def mean_text_state(self, states_BLD: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the mean state (B, D) of texts without video; in a single-stream model, after the fused layers."""
@@ -265,6 +272,38 @@ class FusedModel(nn.Module, ABC):
         Raises ValueError for an architecture without such a projection.
         """
         raise ValueError(f"align_visual: {self.cfg.architecture} has no projection of visual tokens to align")
+
+    def remove_hubness_correction(self) -> None:
+        """Let embeddings be the normalised projections, all coordinates of them."""
+        if self.hubness is not None:
+            self.match_scale.data.mul_(SIMILARITY_SCALE)
+            self.match_threshold.data.div_(SIMILARITY_SCALE)
+            self.hubness, self.cfg = None, self.cfg.model_copy(update={"hub_references": 0})
+
+    @torch.no_grad()
+    def add_hubness_correction(self, texts_TE: Tensor, videos_NE: Tensor, references: int, seed: int) -> None:
+        """Correct embeddings for hubs (stage option `hub_references`).
+
+        The projections are rotated, so that the directions of least variance make room for the correction.
+
+        Args:
+            texts_TE: Embeddings of texts, not corrected.
+            videos_NE: Embeddings of videos, not corrected.
+            references: Number of references of either kind.
+            seed: Of the clustering.
+
+        Raises ValueError where there are fewer texts or videos than references.
+        """
+        moments = texts_TE.T @ texts_TE / len(texts_TE) + videos_NE.T @ videos_NE / len(videos_NE)
+        rotation = torch.linalg.eigh(moments.double()).eigenvectors.flip(1).to(moments.dtype)  # most variance first
+        hubness = HubnessCorrection(self.cfg.vector_width, references).to(moments.device)
+        hubness.fit(texts_TE @ rotation, videos_NE @ rotation, seed)
+        for project in (self.text_project, self.video_project):
+            project.weight.copy_(rotation.T @ project.weight)
+            project.bias.copy_(rotation.T @ project.bias)
+        self.hubness, self.cfg = hubness, self.cfg.model_copy(update={"hub_references": references})
+        self.match_scale.div_(SIMILARITY_SCALE)
+        self.match_threshold.mul_(SIMILARITY_SCALE)
 
     def step_metrics(self) -> dict[str, float]:
         """Return values of the model's state after a step for the training log, by name."""

@@ -311,7 +311,7 @@ class HdVila(FusedModel):
         pooled = means["tokens"]
         if self.video.branch is not None:
             pooled = pooled + self.video.branch.summary(means["pretrained"])
-        return F.normalize(self.video_project(pooled), dim=-1)
+        return self.normalize_video(self.video_project(pooled))
 
     @torch.no_grad()
     def align_class_names(self, names_KE: Tensor, tokens_ND: Tensor, length: float) -> None:

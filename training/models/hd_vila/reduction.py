@@ -186,7 +186,7 @@ class ReducedVideo(nn.Module):
             except ValueError as error:
                 raise InvalidInput(str(error)) from error
             self.video.hybrid = MergedHybrid(self.video.hybrid, tokens)  # type: ignore[assignment]
-        self.project = copy.deepcopy(model.video_project)
+        self.project, self.hubness = copy.deepcopy(model.video_project), copy.deepcopy(model.hubness)
 
     def forward(self, *streams: Tensor) -> tuple[Tensor, Tensor]:
         by_name: Mapping[str, Tensor] = dict(zip(self.names, streams, strict=True))
@@ -199,4 +199,5 @@ class ReducedVideo(nn.Module):
             grid = grid.transpose(1, 2).reshape(b, -1, *self.grid)
             grid = F.interpolate(grid, self.old_grid, mode="bilinear").flatten(2).transpose(1, 2)
             tokens = torch.cat([grid, rest], dim=1)
-        return F.normalize(self.project(pool_tokens(tokens, math.prod(self.old_grid))), dim=-1), tokens
+        projected = self.project(pool_tokens(tokens, math.prod(self.old_grid)))
+        return F.normalize(projected, dim=-1) if self.hubness is None else self.hubness.correct_video(projected), tokens
