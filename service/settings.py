@@ -298,7 +298,7 @@ class _ConcurrencySettings(_Section):
     write_threads: Count = 8
     """Threads for requests that write to the catalogue or receive an upload."""
     upload_threads: Annotated[int, Field(ge=0, le=256)] = 0
-    """Uploads that are indexed concurrently. 0: one per decoding process."""
+    """Uploads that are indexed concurrently. 0: one per core but one, which is left to searches."""
 
 
 class _ConnectionSettings(_Section):
@@ -437,7 +437,7 @@ class Settings(
 
     def upload_pool_size(self) -> tuple[int, int]:
         """Return how many uploads are indexed concurrently, and how many more may be queued."""
-        workers = min(self.upload_threads or self.decode_process_count(), self.max_uploads)
+        workers = min(self.upload_threads or max(1, (os.cpu_count() or 1) - 1), self.max_uploads)
         return workers, self.max_uploads - workers
 
     def media_limits(self) -> MediaLimits:
