@@ -15,6 +15,7 @@ from model_export.weights import Precision
 from tests.chaos import is_chaos
 from tests.media_files import moving_shot, write_picture, write_video
 from tests.once import made_once
+from tests.training.conftest import skip_curves  # noqa: F401
 from tests.training.small_run import MODEL, recipe, write_corpus, write_tokenizer
 from training import checkpoint
 from training.checkpoint import Checkpoint

@@ -14,6 +14,7 @@ from tests.training import test_hd_vila, test_soho, test_visual_parsing
 from tests.training.small_run import MODEL, recipe, write_corpus, write_tokenizer
 from training import checkpoint
 from training.adaptation import adaptation_recipe, chosen_steps
+from training.curves import plot
 from training.data.packed import open_packed
 from training.evaluation.answers import exact_answers
 from training.evaluation.encoder import TorchEncoder, embed_corpus
@@ -201,8 +202,10 @@ def test_a_negative_number_of_workers_is_refused(corpus: tuple[Path, Path], tmp_
         train(recipe(corpus[1]), corpus[0], tmp_path, workers=-1)
 
 
-def test_curves_are_drawn(trained: Path) -> None:
-    assert (trained.parent / "curves.png").read_bytes().startswith(b"\x89PNG")
+def test_curves_are_drawn(trained: Path, tmp_path: Path) -> None:
+    assert (trained.parent / "curves.png").exists()
+    plot(trained.parent / "log.jsonl", tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_warmup_and_decay() -> None:

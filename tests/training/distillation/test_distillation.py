@@ -50,12 +50,6 @@ def class_(small_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Clas
     return Class(small_model, packed, lessons)
 
 
-@pytest.fixture
-def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures take longer than these few steps."""
-    monkeypatch.setattr("training.curves.plot", lambda *_: None)
-
-
 # What the teacher says
 
 
@@ -171,7 +165,7 @@ def test_the_teachers_tokens_begin_where_the_students_lie() -> None:
     assert torch.equal(initial_projection((3, 3), 9), torch.eye(9))
 
 
-def test_a_student_learns_what_its_teacher_says(class_: Class, tmp_path: Path, without_curves: None) -> None:
+def test_a_student_learns_what_its_teacher_says(class_: Class, tmp_path: Path) -> None:
     """Without the teacher's weights: its sentences find the student's clips as often as its own."""
     recipe = small_recipe(steps=16, validate_every=16, checkpoint_every=16)
     actual = distil(recipe, class_.lessons, space_of(class_.teacher), "scratch", tmp_path)
@@ -183,7 +177,7 @@ def test_a_student_learns_what_its_teacher_says(class_: Class, tmp_path: Path, w
     assert not load_student(actual).training
 
 
-def test_a_run_that_was_stopped_gives_the_very_weights(class_: Class, tmp_path: Path, without_curves: None) -> None:
+def test_a_run_that_was_stopped_gives_the_very_weights(class_: Class, tmp_path: Path) -> None:
     def go(folder: str, stop_after: int | None = None) -> Path:
         space = space_of(class_.teacher)
         return distil(small_recipe(), class_.lessons, space, "scratch", tmp_path / folder, stop_after=stop_after)
@@ -208,7 +202,7 @@ def test_a_run_that_was_stopped_gives_the_very_weights(class_: Class, tmp_path: 
             distil(recipe, lessons, space_of(class_.teacher), "scratch", tmp_path / "parts")
 
 
-def test_without_captions_clips_are_told_from_clips(class_: Class, tmp_path: Path, without_curves: None) -> None:
+def test_without_captions_clips_are_told_from_clips(class_: Class, tmp_path: Path) -> None:
     def silent(output: TeacherOutputs) -> TeacherOutputs:
         examples = [replace(example, captions=()) for example in output.packed.examples]
         texts, of = np.zeros((0, output.vectors.shape[1]), np.float32), np.zeros(0, np.int64)
