@@ -71,26 +71,26 @@ def clip_relevance(
     """Return the relevance of clips by id.
 
     For a single text it is the fused score of a reranked clip, else the calibrated similarity. For several it is that
-    of the condition which the clip is least likely to meet. A clip that contains nearly all of the query's words has at
-    least its word score. Relevance is unknown for a clip that was not reranked, if the bundle has no calibration of
-    similarity or the query has clips or files.
+    of the condition which the clip is least likely to meet. A clip that contains nearly all of the query's words meets
+    the texts with at least its word score. Relevance is unknown for a clip that was not reranked, if the bundle has no
+    calibration of similarity or the query has clips or files.
     """
     probabilities = _text_probabilities(connection, request, candidates)
     relevance = {}
     for candidate in candidates:
         fused = scores[candidate.clip_id].fused if candidate.clip_id in scores else None
         row = probabilities.get(candidate.clip_id, [])
+        words = candidate.words if candidate.words >= MOST_WORDS else 0.0
         conditions = []
         for part, probability in zip(request.conditions, row, strict=False):
             fit = probability if fused is None or part.weight < 0 else fused
+            fit = max(fit, words) if part.weight > 0 else fit
             conditions.append(Condition(part.text, part.weight, fit, (fit >= GOOD_MATCH) == (part.weight > 0)))
-        value = fused
+        value = row[0] if request.is_text and fused is None and row else fused
         if conditions and request.has_texts_only:
             value = min(c.relevance if c.weight > 0 else 1 - c.relevance for c in conditions)
-        elif request.is_text and fused is None and row:
-            value = row[0]
-        if value is not None and candidate.words >= MOST_WORDS:
-            value = max(value, candidate.words)
+        elif value is not None:
+            value = max(value, words)
         relevance[candidate.clip_id] = Relevance(value, tuple(conditions) or None)
     return relevance
 

@@ -11,6 +11,7 @@ import pytest
 from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.records import NewClip, NewVideo
+from index.search.relevance import GOOD_MATCH
 from index.search.request import ClipPart, QueryPart
 from index.search.search import RankedHit
 from tests.index.jobs.fixtures import ingest_file
@@ -146,6 +147,20 @@ def test_results_tell_which_conditions_they_meet(mixes: Collection, small_model:
         assert hit.relevance == min(red.relevance, green.relevance, 1 - blue.relevance)
     least = min(hit.relevance or 0 for hit in hits.values())
     assert len(ranked(mixes, small_model, *parts, min_relevance=least + 1e-6)) == len(hits) - 1
+
+
+def test_a_clip_that_contains_the_words_meets_the_conditions_except_those_to_avoid(
+    collection: Collection, small_model: Model
+) -> None:
+    calibration = Calibration(similarity_scale=1e-6, similarity_bias=-20.0)
+    parts = ["green", text_part(small_model, "blue", -0.5)]
+    best = search_hits(collection, small_model, *parts, calibration=calibration)[0]
+    assert [condition.met for condition in best.conditions or ()] == [True, True]
+    assert (best.relevance or 0) >= GOOD_MATCH
+    shown = Calibration(similarity_scale=1e-6, similarity_bias=20.0)
+    best = search_hits(collection, small_model, *parts, calibration=shown)[0]
+    assert [condition.met for condition in best.conditions or ()] == [True, False]
+    assert (best.relevance or 0) < GOOD_MATCH
 
 
 def test_an_excluded_text_leads_away(mixes: Collection, small_model: Model) -> None:
