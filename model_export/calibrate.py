@@ -13,7 +13,7 @@ from training.data.example import canonical_answer
 from training.evaluation import calibration
 from training.evaluation.encoder import Encoder
 from training.evaluation.metrics import calibration_error
-from training.evaluation.retrieval import Gallery, NearestVideos, nearest_videos
+from training.evaluation.retrieval import Gallery, NearestVideos, nearest_videos, spread_captions
 from vitascope.bundle.manifest import Calibration, Reranking, RerankingRecall
 from vitascope.bundle.parity_report import SourceBundle
 from vitascope.model import Model
@@ -83,7 +83,12 @@ def calibrate(
     ]
     nearest = {
         n: nearest_videos(
-            encoder, e.packed, Gallery(e.vectors), e.tokens, queries=RERANK_QUERIES, count=max(RERANK_COUNTS)
+            encoder,
+            e.packed,
+            Gallery(e.vectors),
+            e.tokens,
+            queries=spread_captions(e.packed, RERANK_QUERIES),
+            count=max(RERANK_COUNTS),
         )
         for n, e in captioned.items()
     }
@@ -91,10 +96,8 @@ def calibrate(
     facts = {"match pairs": float(sum(len(p.label) for p in pairs))}
     for label, candidate in (("before", Calibration()), ("kept", previous), ("after", fitted)):
         if candidate is not None:
-            facts[f"match error {label}"] = calibration.match_calibration_error(pairs, candidate)
-            facts[f"fused error {label}"] = calibration.fused_calibration_error(pairs, candidate)
-            if (error := calibration.similarity_calibration_error(pairs, candidate)) is not None:
-                facts[f"similarity error {label}"] = error
+            errors = calibration.calibration_errors(candidate, calibration.join_pairs(pairs))
+            facts |= {f"{name} error {label}": error for name, error in errors.items()}
     names = list(dict.fromkeys([*captioned, *by_answers.corpora]))
     return FittedCalibration(fitted, by_answers.facts | facts, names, choose_reranking(nearest, fitted))
 
@@ -160,7 +163,7 @@ def _captions_elsewhere(name: str, corpora: Mapping[str, Embedded]) -> list[str]
 
 
 def _has_negatives(embedded: Embedded) -> bool:
-    """Whether every example has a caption, and captions differ."""
+    """Return whether every example has a caption, and captions differ."""
     return has_captions(embedded.packed) and len({e.captions[0] for e in embedded.packed.examples}) > 1
 
 

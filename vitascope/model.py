@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import ANSWER_IDS, ANSWER_MASK, FrameStream, Task
+from vitascope.bundle.manifest import ANSWER_IDS, ANSWER_MASK, Calibration, FrameStream, Task
 from vitascope.engines.graphs import GraphRunner, Graphs
 from vitascope.engines.onnx_runtime import Array, Device, Placement
 from vitascope.errors import InvalidInput
@@ -171,13 +171,18 @@ class Model:
         return self.bundle.manifest.streams
 
     @property
+    def calibration(self) -> Calibration:
+        """Calibration of the bundle's probabilities."""
+        return self.bundle.manifest.calibration
+
+    @property
     def scores_free_form_answers(self) -> bool:
-        """Whether the model scores any candidate answer, and not only those of its vocabulary."""
+        """Return whether the model scores any candidate answer, and not only those of its vocabulary."""
         return self.bundle.manifest.answer_length is not None
 
     @property
     def is_remote(self) -> bool:
-        """Whether an inference server runs the graphs."""
+        """Return whether an inference server runs the graphs."""
         return self._server is not None
 
     def check_ready(self) -> None:
@@ -288,7 +293,7 @@ class Model:
         """
         self._graphs.ensure_loaded("match")
         logits = self._run_text_graph("match", texts, visual_tokens)["match_logit"]
-        return Match(logits, match_probability(self.bundle.manifest.calibration, logits).astype(np.float32))
+        return Match(logits, match_probability(self.calibration, logits).astype(np.float32))
 
     def fused_score(self, similarity: NDArray[np.floating], match_logits: NDArray[np.floating]) -> Floats:
         """Combine cosines (B,) and match logits (B,) to the scores that reranked results are ordered by.
@@ -304,7 +309,7 @@ class Model:
                 f"similarity {np.shape(similarity)} and match_logits {np.shape(match_logits)}: "
                 "equal shapes were expected"
             )
-        return fused_score(self.bundle.manifest.calibration, similarity, match_logits).astype(np.float32)
+        return fused_score(self.calibration, similarity, match_logits).astype(np.float32)
 
     def answer(
         self,
@@ -455,7 +460,7 @@ class Model:
         """Return the ``top`` most probable of N texts for each row of ``logits`` (B, N)."""
         if top < 1:
             raise InvalidInput(f"top: {top}; at least 1 was expected")
-        probabilities = answer_probabilities(self.bundle.manifest.calibration, logits)
+        probabilities = answer_probabilities(self.calibration, logits)
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
         return [
             [Answer(texts[index], float(row[index])) for index in order]

@@ -14,9 +14,8 @@ from model_export.parity.checks import Embedded
 from training.data.example import Example, Question
 from training.data.packed import Packed
 from training.evaluation.calibration import (
+    calibration_errors,
     fit,
-    match_calibration_error,
-    similarity_calibration_error,
     validation_pairs,
 )
 from training.evaluation.retrieval import NearestVideos
@@ -77,14 +76,11 @@ def _answer_logits(questions: Sequence[str], tokens: np.ndarray) -> np.ndarray:
 def test_match_probabilities_are_better_calibrated_on_other_pairs() -> None:
     corpus = _embedded()
     fitted = calibrate(Overconfident(0), {"made-up": corpus}, ANSWERS, None).calibration
-    fresh = [validation_pairs(Overconfident(1), corpus.packed, corpus.vectors, corpus.tokens, seed=1)]
-    before = match_calibration_error(fresh, Calibration())
-    after = match_calibration_error(fresh, fitted)
-    assert before > 0.2
-    assert after < 0.25 * before
-    by_similarity = similarity_calibration_error(fresh, fitted)
-    assert by_similarity is not None
-    assert by_similarity < 0.1
+    fresh = validation_pairs(Overconfident(1), corpus.packed, corpus.vectors, corpus.tokens, seed=1)
+    before, after = calibration_errors(Calibration(), fresh), calibration_errors(fitted, fresh)
+    assert before["match"] > 0.2
+    assert after["match"] < 0.25 * before["match"]
+    assert after["similarity"] < 0.1
 
 
 def test_overconfident_answers_get_a_higher_temperature() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, cast
@@ -24,6 +25,7 @@ from training.data.scenes.objects import ATTRIBUTES, object_targets
 from training.data.scenes.sampling import sample_world
 from training.evaluation import retrieval
 from training.evaluation.answers import STILL, object_accuracy
+from training.evaluation.calibration import Pairs, calibration_errors
 from training.evaluation.captions import refclipscores, still_emscores
 from training.evaluation.encoder import check_streams
 from training.evaluation.metrics import (
@@ -267,6 +269,7 @@ class FakeEncoder:
     vectors: dict[str, Sequence[float]]
     tasks: Sequence[Task] = ("retrieval", "matching", "answering")
     streams: Sequence[FrameStream] = (HIGH,)
+    calibration: Calibration = field(default_factory=Calibration)
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         return np.array([self.vectors[text] for text in texts], dtype=np.float32)
@@ -281,7 +284,7 @@ class FakeEncoder:
         return Match(logits=logits, probabilities=logits)
 
     def fused_score(self, similarity: np.ndarray, match_logits: np.ndarray) -> np.ndarray:
-        return fused_score(Calibration(), similarity, match_logits)
+        return fused_score(self.calibration, similarity, match_logits)
 
     def answer(self, questions: Sequence[str], visual_tokens: np.ndarray, top: int = 5) -> list[list[Answer]]:
         return [[Answer("red", 0.5)] for _ in questions]
@@ -326,11 +329,32 @@ def test_all_captions_search_among_all_videos_and_videos_with_captions_among_the
 
 def test_categories_and_their_photographs_find_one_another_by_name(tmp_path: Path) -> None:
     pack(tmp_path / "imagenet200" / "test", [Example("0", ("a",)), Example("1", ("a",)), Example("2", ("b",))])
-    encoder = FakeEncoder({"a": (0.9, 0.5, 0), "b": (0.1, 0.8, 0.7)})
+    vectors = defaultdict(lambda: (0, 0, 0.9), {"a": (0.9, 0.5, 0), "b": (0.1, 0.8, 0.7)})
+    encoder = FakeEncoder(vectors, calibration=Calibration(similarity_scale=100.0, similarity_bias=-70.0))
     actual = PROTOCOLS["imagenet200"](EvalTarget(encoder, tmp_path, "test"))  # type: ignore[arg-type]
     # The name a finds both of its photographs first, b finds its own second. The second photograph is nearer to b.
     expected = {"precision@1": 50, "mAP": 75, "name top-1": pytest.approx(200 / 3), "name top-5": 100}
-    assert actual == expected
+    assert {name: actual[name] for name in expected} == expected
+    # With a name that no photograph has there are nine hits: of five with a probability of 0 one is right, of three
+    # with 1 also one, and that with 0.5 is right.
+    assert actual["ECE hits"] == 9
+    assert actual["similarity ECE"] == pytest.approx((5 * 0.2 + 3 * 2 / 3 + 0.5) / 9, abs=1e-5)
+    assert {"match ECE", "fused ECE"} < actual.keys()
+
+
+def test_the_calibration_error_of_each_probability() -> None:
+    pairs = Pairs(np.full(4, np.log(3.0)), np.full(4, np.log(3.0)), np.array([1.0, 1.0, 1.0, 0.0]))
+    calibration = Calibration(
+        similarity_scale=1.0,
+        similarity_bias=0.0,
+        match_scale=2.0,
+        match_bias=0.0,
+        fused_similarity=0.0,
+        fused_match=0.0,
+    )
+    # Three of four are right; the probabilities are 3/4, 9/10 and 1/2.
+    assert calibration_errors(calibration, pairs) == pytest.approx({"similarity": 0.0, "match": 0.15, "fused": 0.25})
+    assert calibration_errors(Calibration(), pairs).keys() == {"match", "fused"}
 
 
 def test_reordered_hits_are_counted_beside_those_of_similarity(tmp_path: Path) -> None:

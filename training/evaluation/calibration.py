@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from scipy.optimize import minimize, minimize_scalar
@@ -12,14 +12,14 @@ from scipy.optimize import minimize, minimize_scalar
 from training.data.packed import Packed
 from training.evaluation.encoder import Encoder, embed_texts, match_logits
 from training.evaluation.metrics import calibration_error
-from training.evaluation.retrieval import NearestVideos
+from training.evaluation.retrieval import Gallery, NearestVideos, nearest_videos
 from vitascope.bundle.manifest import Calibration
 from vitascope.scoring import fused_score, match_probability, similarity_probability
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Validation pairs: similarity, matching logit and label, each (n,)."""
+    """Pairs of query and video: similarity, matching logit and label (1.0: right), each (n,)."""
 
     similarity: np.ndarray
     logits: np.ndarray
@@ -66,8 +66,7 @@ def validation_pairs(
     if len(set(own)) < 2:
         raise ValueError(f"captions: all {len(own)} are {own[:1]}; at least two different ones were expected")
     chosen = rng.permutation(len(own))[:QUERIES]
-    count = min(len(absent), round(len(chosen) * ABSENT_SHARE / (1.0 - ABSENT_SHARE)))
-    queries = [own[i] for i in chosen] + [absent[i] for i in rng.permutation(len(absent))[:count]]
+    queries = [own[i] for i in chosen] + choose_absent(absent, len(chosen), rng)
     embeddings = embed_texts(encoder, queries)
     hits = np.argsort(-(embeddings @ vectors.T), axis=1, kind="stable")[:, :HITS]
     rows = [int(row) for best in hits for row in best]
@@ -84,8 +83,13 @@ def validation_pairs(
     return Pairs(similarity, match_logits(encoder, texts, tokens, rows), np.array(labels))
 
 
+def choose_absent(absent: Sequence[str], answered: int, rng: np.random.Generator) -> list[str]:
+    """Choose as many queries as make up `ABSENT_SHARE` beside `answered` others, or all."""
+    return [absent[i] for i in rng.permutation(len(absent))[: round(answered * ABSENT_SHARE / (1.0 - ABSENT_SHARE))]]
+
+
 def _has_alternative_sentences(packed: Packed) -> bool:
-    """Whether every video has several captions, mostly sentences, and no minimal negatives."""
+    """Return whether every video has several captions, mostly sentences, and no minimal negatives."""
     lengths = [len(caption.split()) for e in packed.examples for caption in e.captions]
     several = all(len(e.captions) > 1 and not e.negatives for e in packed.examples)
     return several and float(np.median(lengths)) >= SENTENCE_WORDS
@@ -112,9 +116,8 @@ def fit(pairs: Sequence[Pairs], nearest: Sequence[NearestVideos], answer_tempera
         pairs: Validation pairs of each corpus.
         nearest: Validation searches of each corpus, to which the weights of the combined score are fitted.
     """
-    similarity = np.concatenate([p.similarity for p in pairs])
-    logits = np.concatenate([p.logits for p in pairs])
-    label = np.concatenate([p.label for p in pairs])
+    all_pairs = join_pairs(pairs)
+    similarity, logits, label = all_pairs.similarity, all_pairs.logits, all_pairs.label
     weight = np.concatenate([np.full(len(p.label), 1.0 / len(p.label)) for p in pairs])
     match = _logistic(logits[:, None], label, weight)
     alone = _logistic(similarity[:, None], label, weight)
@@ -164,26 +167,42 @@ def _order_weights(nearest: Sequence[NearestVideos]) -> np.ndarray:
     return weights
 
 
-def match_calibration_error(pairs: Sequence[Pairs], calibration: Calibration) -> float:
-    """Return the expected calibration error of the match probability on pairs, as a fraction."""
-    logits = np.concatenate([p.logits for p in pairs])
-    label = np.concatenate([p.label for p in pairs])
-    return calibration_error(match_probability(calibration, logits), label)
+def join_pairs(pairs: Sequence[Pairs]) -> Pairs:
+    """Concatenate pairs."""
+    return Pairs(*(np.concatenate([getattr(p, f.name) for p in pairs]) for f in fields(Pairs)))
 
 
-def fused_calibration_error(pairs: Sequence[Pairs], calibration: Calibration) -> float:
-    """Return the expected calibration error of the fused score on pairs, as a fraction."""
-    similarity = np.concatenate([p.similarity for p in pairs])
-    logits = np.concatenate([p.logits for p in pairs])
-    label = np.concatenate([p.label for p in pairs])
-    return calibration_error(fused_score(calibration, similarity, logits), label)
+def calibration_errors(calibration: Calibration, pairs: Pairs) -> dict[str, float]:
+    """Return the expected calibration error of each probability on pairs, as a fraction.
+
+    `similarity` is the relevance of a result that is not reranked; without a calibration of similarity it is missing.
+    """
+    probabilities = {
+        "similarity": similarity_probability(calibration, pairs.similarity),
+        "match": match_probability(calibration, pairs.logits),
+        "fused": fused_score(calibration, pairs.similarity, pairs.logits),
+    }
+    return {name: calibration_error(p, pairs.label) for name, p in probabilities.items() if p is not None}
 
 
-def similarity_calibration_error(pairs: Sequence[Pairs], calibration: Calibration) -> float | None:
-    """Return the expected calibration error of similarity's probability on pairs, as a fraction; None if not fitted."""
-    probability = similarity_probability(calibration, np.concatenate([p.similarity for p in pairs]))
-    label = np.concatenate([p.label for p in pairs])
-    return None if probability is None else calibration_error(probability, label)
+SEARCH_HITS = 10
+"""Videos nearest to a query whose probabilities `search_calibration` compares with what is right."""
+
+
+def search_calibration(
+    encoder: Encoder, packed: Packed, videos: Gallery, tokens: np.ndarray, absent: Sequence[str]
+) -> dict[str, float]:
+    """Return `similarity ECE`, `match ECE` and `fused ECE` (fractions) of searches by name, `ECE hits` their number.
+
+    Queries are all different first captions, and so many queries about what is not there that these are
+    `ABSENT_SHARE` of all; their hits are wrong. The `SEARCH_HITS` best hits of each query count.
+    """
+    names = sorted({e.captions[0] for e in packed.examples})
+    queries = names + choose_absent(absent, len(names), np.random.default_rng(0))
+    hits = nearest_videos(encoder, packed, videos, tokens, queries=queries, count=SEARCH_HITS)
+    pairs = Pairs(hits.similarity.ravel(), hits.logits.ravel(), hits.is_relevant.ravel().astype(float))
+    errors = calibration_errors(encoder.calibration, pairs)
+    return {f"{name} ECE": error for name, error in errors.items()} | {"ECE hits": float(len(pairs.label))}
 
 
 def answer_temperature(logits: np.ndarray, targets: np.ndarray) -> float:

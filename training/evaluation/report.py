@@ -24,6 +24,7 @@ from training.data.corpus import SPLITS
 from training.data.flickr import expert_judgements
 from training.data.packed import PACK_NAME, Packed, open_packed
 from training.evaluation.answers import answer_questions, exact, exact_answers
+from training.evaluation.calibration import search_calibration
 from training.evaluation.captions import expert_agreement, negative_caption_metrics, wrong_caption_accuracy
 from training.evaluation.encoder import ALTERATIONS, Alter, Encoder, TorchEncoder, check_streams
 from training.evaluation.retrieval import (
@@ -38,6 +39,7 @@ from training.evaluation.retrieval import (
     queries_of,
     reranked_retrieval,
 )
+from training.objectives.class_names import other_class_names
 from vitascope.bundle.manifest import MANIFEST_NAME
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
@@ -74,7 +76,7 @@ class EvalTarget:
 
     @property
     def answers(self) -> bool:
-        """Whether the model answers questions (one trained for retrieval alone does not)."""
+        """Return whether the model answers questions (one trained for retrieval alone does not)."""
         return "answering" in self.encoder.tasks
 
     def answer_metrics(self, packed: Packed, tokens: np.ndarray) -> Numbers:
@@ -130,7 +132,10 @@ def _flickr8k(target: EvalTarget) -> Numbers:
 
 def _imagenet200(target: EvalTarget) -> Numbers:
     packed = target.packed("imagenet200")
-    return name_metrics(target.encoder, packed, target.embed(packed)[0])
+    videos, tokens = target.embed(packed)
+    out = name_metrics(target.encoder, packed, videos)
+    absent = other_class_names({e.captions[0] for e in packed.examples})
+    return out | search_calibration(target.encoder, packed, videos, tokens, absent)
 
 
 def _daquar(target: EvalTarget) -> Numbers:

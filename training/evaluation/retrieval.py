@@ -171,18 +171,19 @@ class NearestVideos:
         return [float(100.0 * ranked[:, :k].any(axis=1).mean()) for k in RANKS]
 
 
-def nearest_videos(
-    encoder: Encoder, packed: Packed, videos: Gallery, tokens: np.ndarray, *, queries: int, count: int
-) -> NearestVideos:
-    """Return the `count` videos most similar to each of at most `queries` first captions, spread over the examples.
-
-    Every video with the caption is relevant.
-    """
+def spread_captions(packed: Packed, count: int) -> list[str]:
+    """Return at most `count` different first captions, spread over the examples."""
     captions = [e.captions[0] for e in packed.examples if e.captions]
-    chosen = list(dict.fromkeys(captions[:: max(1, len(captions) // queries)]))[:queries]
-    similarity = videos.scores(embed_texts(encoder, chosen))
+    return list(dict.fromkeys(captions[:: max(1, len(captions) // count)]))[:count]
+
+
+def nearest_videos(
+    encoder: Encoder, packed: Packed, videos: Gallery, tokens: np.ndarray, *, queries: Sequence[str], count: int
+) -> NearestVideos:
+    """Return the `count` videos most similar to each query. Every video with the query as a caption is relevant."""
+    similarity = videos.scores(embed_texts(encoder, queries))
     nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
-    texts, rows = [text for text in chosen for _ in range(nearest.shape[1])], nearest.ravel().tolist()
+    texts, rows = [text for text in queries for _ in range(nearest.shape[1])], nearest.ravel().tolist()
     logits = match_logits(encoder, texts, tokens, rows)
     is_relevant = np.array([text in packed.examples[row].captions for text, row in zip(texts, rows, strict=True)])
     return NearestVideos(
@@ -201,7 +202,8 @@ def reranked_retrieval(
         queries: Largest number of captions, evenly spread over the examples.
         candidates: Number of hits that are reordered.
     """
-    nearest = nearest_videos(encoder, packed, videos, tokens, queries=queries, count=candidates)
+    captions = spread_captions(packed, queries)
+    nearest = nearest_videos(encoder, packed, videos, tokens, queries=captions, count=candidates)
     orders = {
         "similarity": None,
         "match": nearest.logits,

@@ -6,6 +6,7 @@ the embedded names, which aligns text with natural images without labels.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from training.models.pretrained import imagenet_classifier
 
 MAX_SYNONYMS = 3
 """Names of a class in `class_texts`."""
+_SENTENCE = "a photo of a "
 ABSENT_BELOW = 0.02
 """A class is absent where its probability is below this in every frame."""
 
@@ -29,6 +31,13 @@ def class_names() -> list[str]:
     return [texts[0] for texts in class_texts()]
 
 
+def other_class_names(names: Collection[str]) -> list[str]:
+    """Return the names of the classes that neither contain one of `names` nor are part of one, ignoring case."""
+    known = [name.lower() for name in names]
+    others = [text.removeprefix(_SENTENCE) for text in class_names()]
+    return [other for other in others if not any(other.lower() in name or name in other.lower() for name in known)]
+
+
 def class_texts() -> list[list[str]]:
     """Return texts about each class: sentences with its names, the names alone, and its definition in WordNet."""
     info: Any = ImageNetInfo()  # the package has no type information
@@ -36,7 +45,7 @@ def class_texts() -> list[list[str]]:
     for index in range(info.num_classes()):
         names, definition = info.index_to_description(index, detailed=True).split(": ", 1)
         synonyms = [name.strip() for name in names.split(",")][:MAX_SYNONYMS]
-        sentences = [f"a photo of a {name}" for name in synonyms]
+        sentences = [f"{_SENTENCE}{name}" for name in synonyms]
         out.append([*sentences, *synonyms, f"a {synonyms[0]}", f"{synonyms[0]}, {definition}", definition])
     return out
 
