@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from index.records import Scalar, Video, check_metadata, metadata_json, source_values_json, value_kind
+from index.records import Scalar, SourceValues, Video, check_metadata, metadata_json, source_values_json, value_kind
 from index.storage.fulltext import delete_words, index_names, insert_words
 from index.storage.queries import find_video, insert_metadata, load_clips_of_video, log_change, log_covers
 from index.storage.removals import is_owned, list_removal
@@ -20,7 +20,7 @@ from index.storage.removals import is_owned, list_removal
 
 @dataclass(frozen=True, slots=True)
 class SourceStatement:
-    """What the source of a video states.
+    """Title, metadata, words and path that the source of a video states.
 
     Attributes:
         title: None: nothing.
@@ -48,23 +48,13 @@ def edit_video(
 
     Returns the names of what changed, as `refresh_video`. Raises InvalidInput for metadata that cannot be stored.
     """
-    source = video.source_values
-    edited = video
-    if title is not None:
-        stated_title = video.title if source.title is None else source.title
-        source = replace(source, title=None if title == stated_title else stated_title)
-        edited = replace(edited, title=title)
+    stored_texts = _load_texts(connection, video.id)
+    stated = _stated_values(video, stored_texts)
+    edited = video if title is None else replace(video, title=title)
     if metadata:
-        original = video.metadata if source.metadata is None else source.metadata
         merged = {key: value for key, value in {**video.metadata, **metadata}.items() if value is not None}
         edited = replace(edited, metadata=check_metadata(merged))
-        source = replace(source, metadata=None if metadata_json(merged) == metadata_json(original) else original)
-    if texts is not None:
-        stored_texts = _load_texts(connection, video.id)
-        stated_hash = source.text_sha256 or _hash_texts(stored_texts)
-        source = replace(source, text_sha256=None if _hash_texts(texts) == stated_hash else stated_hash)
-        texts = None if list(texts) == stored_texts else texts
-    return _write_changes(connection, video, replace(edited, source_values=source), texts)
+    return _store(connection, video, edited, stated, stored_texts, stored_texts if texts is None else list(texts))
 
 
 def refresh_video(connection: sqlite3.Connection, video: Video, statement: SourceStatement) -> tuple[str, ...]:
@@ -72,24 +62,20 @@ def refresh_video(connection: sqlite3.Connection, video: Video, statement: Sourc
 
     The names are title, metadata, subtitles and path. Raises InvalidInput for metadata that cannot be stored.
     """
-    source, refreshed = video.source_values, video
-    stated_title = video.title if source.title is None else source.title
-    if statement.title not in (None, stated_title):
-        refreshed, source = replace(refreshed, title=statement.title), replace(source, title=None)
-    original = video.metadata if source.metadata is None else source.metadata
+    stored_texts = texts = _load_texts(connection, video.id)
+    stated = _stated_values(video, stored_texts)
+    refreshed = video
+    if statement.title not in (None, stated.title):
+        refreshed, stated = replace(refreshed, title=statement.title), replace(stated, title=statement.title)
+    original = stated.metadata or {}
     news = {key: value for key, value in statement.metadata.items() if not _has_value(original, key, value)}
-    metadata, original = check_metadata({**video.metadata, **news}), {**original, **news}
-    source = replace(source, metadata=None if metadata_json(metadata) == metadata_json(original) else original)
-    refreshed = replace(refreshed, metadata=metadata)
-    texts = None
-    if any(statement.texts):
-        stored_texts = _load_texts(connection, video.id)
-        if _hash_texts(statement.texts) != (source.text_sha256 or _hash_texts(stored_texts)):
-            texts = statement.texts if list(statement.texts) != stored_texts else None
-            source = replace(source, text_sha256=None)
+    refreshed = replace(refreshed, metadata=check_metadata({**video.metadata, **news}))
+    stated = replace(stated, metadata={**original, **news})
+    if any(statement.texts) and _hash_texts(statement.texts) != stated.text_sha256:
+        texts, stated = list(statement.texts), replace(stated, text_sha256=_hash_texts(statement.texts))
     if statement.path is not None:
         refreshed = replace(refreshed, path=statement.path, source_uri=statement.source_uri)
-    return _write_changes(connection, video, replace(refreshed, source_values=source), texts)
+    return _store(connection, video, refreshed, stated, stored_texts, texts)
 
 
 def copy_edits(source: sqlite3.Connection, target: sqlite3.Connection, since: int | None) -> None:
@@ -110,6 +96,35 @@ def copy_edits(source: sqlite3.Connection, target: sqlite3.Connection, since: in
         texts = _load_texts(source, video_id)
         values = {name: getattr(video, name) for name in names}
         _write_changes(target, copy, replace(copy, **values), None if texts == _load_texts(target, video_id) else texts)
+
+
+def _stated_values(video: Video, stored_texts: Sequence[str]) -> SourceValues:
+    """Return what the source of a video last stated, of every field."""
+    source = video.source_values
+    return SourceValues(
+        title=video.title if source.title is None else source.title,
+        metadata=video.metadata if source.metadata is None else source.metadata,
+        text_sha256=source.text_sha256 or _hash_texts(stored_texts),
+    )
+
+
+def _store(
+    connection: sqlite3.Connection,
+    before: Video,
+    after: Video,
+    stated: SourceValues,
+    stored_texts: list[str],
+    texts: list[str],
+) -> tuple[str, ...]:
+    """Store a changed video, the text of its clips, and of the statement of its source what differs from them."""
+    is_stated = metadata_json(after.metadata) == metadata_json(stated.metadata or {})
+    source_values = SourceValues(
+        title=None if after.title == stated.title else stated.title,
+        metadata=None if is_stated else stated.metadata,
+        text_sha256=None if _hash_texts(texts) == stated.text_sha256 else stated.text_sha256,
+    )
+    after = replace(after, source_values=source_values)
+    return _write_changes(connection, before, after, None if texts == stored_texts else texts)
 
 
 def _write_changes(
@@ -148,7 +163,7 @@ def _write_changes(
 
 
 def _has_value(metadata: Mapping[str, Scalar], key: str, value: Scalar) -> bool:
-    """Whether metadata has this value, of this kind: true is not 1."""
+    """Return whether metadata has this value, of this kind: true is not 1."""
     return key in metadata and (value_kind(metadata[key]), metadata[key]) == (value_kind(value), value)
 
 
