@@ -42,8 +42,8 @@ def copy_database(
 def select_videos(connection: sqlite3.Connection) -> sqlite3.Cursor:
     """Return a cursor over all videos with the columns of ``videos.parquet``, by id."""
     return connection.execute(
-        "SELECT id, content_sha256, path, title, duration, width, height, metadata, added_at, clip_count"
-        " FROM videos ORDER BY id"
+        "SELECT id, content_sha256, path, title, duration, width, height, metadata, added_at, clip_count,"
+        " source_uri, source_values FROM videos ORDER BY id"
     )
 
 

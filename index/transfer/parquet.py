@@ -126,7 +126,8 @@ class ExportResult:
 def video_fields() -> list[Any]:
     """Return the columns of ``videos.parquet``.
 
-    Duration is in seconds, sizes in pixels, ``added_at`` in Unix seconds, ``metadata`` a JSON object.
+    Duration is in seconds, sizes in pixels, ``added_at`` in Unix seconds; ``metadata`` and ``source_values`` are JSON
+    objects, the latter as ``records.SourceValues``. Older exports have neither ``source_uri`` nor ``source_values``.
     """
     return [
         pa.field("video_id", pa.int64(), nullable=False),
@@ -139,6 +140,8 @@ def video_fields() -> list[Any]:
         pa.field("metadata", pa.string(), nullable=False),
         pa.field("added_at", pa.float64(), nullable=False),
         pa.field("clip_count", pa.int64(), nullable=False),
+        pa.field("source_uri", pa.string()),
+        pa.field("source_values", pa.string()),
     ]
 
 
@@ -349,7 +352,9 @@ def _read_header(videos: Any, clips: Any) -> ExportHeader:
         raise InvalidInput(
             f"{CLIPS_NAME}: of export {clips_header.export}; {header.export}, that of {VIDEOS_NAME}, was expected"
         )
-    _check_columns(VIDEOS_NAME, videos.schema_arrow, video_fields())
+    names = videos.schema_arrow.names
+    fields = [field for field in video_fields() if field.name in names or not field.nullable]
+    _check_columns(VIDEOS_NAME, videos.schema_arrow, fields)
     optional = {name: name in clips.schema_arrow.names for name in ("tokens", "thumbnail")}
     fields = clip_fields(header.vector_width, tokens=optional["tokens"], thumbnails=optional["thumbnail"])
     _check_columns(CLIPS_NAME, clips.schema_arrow, fields)
@@ -417,14 +422,14 @@ def _check_videos(
 def _read_rows(name: str, file: Any) -> Iterator[ForeignRow]:
     """Yield every row, with embeddings as NumPy arrays. Raises InvalidInput for nulls and for a damaged file."""
     number = 0
-    nullable = ("tokens", "thumbnail")
-    known = {field.name for field in (*video_fields(), *clip_fields(1, tokens=True, thumbnails=True))}
-    used = [column for column in file.schema_arrow.names if column in known]
+    fields = (*video_fields(), *clip_fields(1, tokens=True, thumbnails=True))
+    nullable = {field.name: field.nullable for field in fields}
+    used = [column for column in file.schema_arrow.names if column in nullable]
     try:
         for batch in file.iter_batches(batch_size=IMPORT_BATCH_ROWS, columns=used, use_threads=False):
             columns: dict[str, Any] = {}
             for column, array in zip(batch.schema.names, batch.columns, strict=True):
-                if array.null_count and column not in nullable:
+                if array.null_count and not nullable[column]:
                     missing = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
                     raise InvalidInput(f"{name}: row {number + missing + 1}: {column}: null; a value was expected")
                 columns[column] = _to_vectors(array) if column == "vector" else array.to_pylist()

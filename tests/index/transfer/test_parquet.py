@@ -16,6 +16,7 @@ import pytest
 
 from index.collection import Collection, NewClip, NewVideo
 from index.collection_store import CollectionStore
+from index.records import SourceValues
 from index.storage.filters import parse_filter
 from index.transfer import new_catalogue, parquet
 from index.transfer.parquet import export_collection, import_collection
@@ -43,13 +44,22 @@ DELETED = (4, 13)
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store whose collection has numbered videos, some deleted again, and one with text and a thumbnail."""
     root = tmp_path_factory.mktemp("template") / "library"
+    source = SourceValues("stated", {"shelf": 1}, "0" * 64)
     with CollectionStore(root) as library:
         collection = library.create("videos", manifest())
         ids = add(collection, *NUMBERS)
         for number in DELETED:
             collection.delete_video(ids[number])
         video = NewVideo(
-            "f" * 64, "/videos/ünï/“q” .mp4", "titel, ç\n", 2.5, 640, 480, {"a": 1, "b": 1.0, "c": True, "d": "1"}
+            "f" * 64,
+            "/videos/ünï/“q” .mp4",
+            "titel, ç\n",
+            2.5,
+            640,
+            480,
+            {"a": 1, "b": 1.0, "c": True, "d": "1"},
+            "https://example.org/film.mp4",
+            source,
         )
         vector = np.arange(1.0, WIDTH + 1)
         collection.add_video(
@@ -347,3 +357,10 @@ def test_unknown_columns_are_not_read(library: CollectionStore, exported: Path) 
     pq.write_table(table.append_column("unknown", pa.nulls(table.num_rows)), file)
     copy = import_collection(library, exported, "copy", manifest(), allowed=allowed(library))
     assert copy.stats() == library.open("videos").stats()
+
+
+def test_an_export_by_an_earlier_version_has_no_columns_of_the_source(library: CollectionStore, exported: Path) -> None:
+    file = exported / "videos.parquet"
+    pq.write_table(pq.read_table(file).drop_columns(["source_uri", "source_values"]), file)
+    copy = import_collection(library, exported, "copy", manifest(), allowed=allowed(library))
+    assert {(video.source_uri, video.source_values) for video in copy.videos()} == {(None, SourceValues())}
