@@ -11,7 +11,7 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
@@ -48,6 +48,31 @@ def is_missing(file: str | Path) -> bool:
     return False
 
 
+CHECK_SECONDS = 0.5
+"""Time for the check which files of a page of results are missing."""
+_checks = threading.BoundedSemaphore(64)
+"""Checks that run. One that hangs on a drive that does not answer goes on until the drive does."""
+
+
+def find_missing(files: Iterable[Path], timeout: float = CHECK_SECONDS) -> set[Path]:
+    """Return the files that certainly do not exist, as far as it is known after ``timeout`` seconds."""
+    missing: list[Path] = []
+
+    def check() -> None:
+        try:
+            for file in files:
+                if is_missing(file):
+                    missing.append(file)
+        finally:
+            _checks.release()
+
+    if _checks.acquire(blocking=False):
+        thread = threading.Thread(target=check, name="missing-files", daemon=True)
+        thread.start()
+        thread.join(timeout)
+    return set(missing)
+
+
 class MediaFiles:
     """The media files of a collection. Safe to use from many threads and processes."""
 
@@ -78,6 +103,11 @@ class MediaFiles:
     def is_missing(self, path: str) -> bool:
         """Return whether the file of a path in the catalogue certainly does not exist."""
         return is_missing(self.file(path))
+
+    def find_missing(self, paths: Iterable[str]) -> set[str]:
+        """Return those of the paths in the catalogue whose files certainly do not exist, see ``find_missing``."""
+        path_of = {self.file(path): path for path in paths}
+        return {path_of[file] for file in find_missing(path_of)}
 
     def open(self, path: str, roots: Sequence[Path] | None = None) -> MediaFile:
         """Open the file of a path in the catalogue.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from urllib.parse import quote
 
 from pydantic import TypeAdapter
@@ -46,8 +48,18 @@ def serialize_facets(facets: Facets) -> schemas.Facets:
     return schemas.Facets.model_validate(asdict(facets))
 
 
+def serialize_videos(collection: Collection, videos: Sequence[Video]) -> list[schemas.Video]:
+    """Serialize videos of the collection."""
+    missing = collection.media.find_missing(video.path for video in videos)
+    return [_serialize_video(collection, video, is_missing=video.path in missing) for video in videos]
+
+
 def serialize_video(collection: Collection, video: Video) -> schemas.Video:
     """Serialize a video of the collection."""
+    return serialize_videos(collection, [video])[0]
+
+
+def _serialize_video(collection: Collection, video: Video, *, is_missing: bool) -> schemas.Video:
     return schemas.Video(
         id=str(video.id),
         title=video.title,
@@ -60,7 +72,7 @@ def serialize_video(collection: Collection, video: Video) -> schemas.Video:
         clips=video.clip_count,
         added_at=video.added_at,
         path=collection.location(video),
-        missing=collection.media.is_missing(video.path),
+        missing=is_missing,
         media_url=media_url(collection.name, video),
         thumbnail_url=thumbnail_url(collection.name, video, 0.0, video.duration),
     )
@@ -82,8 +94,15 @@ def serialize_video_with_clips(collection: Collection, video: Video, clips: list
     return schemas.VideoWithClips(**dict(serialize_video(collection, video)), spans=spans)
 
 
-def serialize_result(collection: Collection, result: SearchResult) -> search_schemas.SearchResult:
-    """Serialize a search result: a clip, an event or a video."""
+def serialize_results(collection: Collection, results: Sequence[SearchResult]) -> Iterator[search_schemas.SearchResult]:
+    """Serialize search results: clips, events or videos."""
+    videos = serialize_videos(collection, [result.best.hit.video for result in results])
+    return map(partial(_serialize_result, collection), results, videos)
+
+
+def _serialize_result(
+    collection: Collection, result: SearchResult, serialized: schemas.Video
+) -> search_schemas.SearchResult:
     video = result.best.hit.video
     is_clip = not result.clips
     clips = [serialize_clip(collection.name, clip) for clip in result.clips]
@@ -94,7 +113,7 @@ def serialize_result(collection: Collection, result: SearchResult) -> search_sch
     }
     return search_schemas.SearchResult(
         **{**dict(serialize_clip(collection.name, result.best)), **whole},
-        video=serialize_video(collection, video),
+        video=serialized,
         clips=None if is_clip else clips,
         clip_count=None if is_clip else result.clip_count,
     )

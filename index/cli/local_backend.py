@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from index.cli.backend import JSON, OnProgress
-from index.cli.views import clip_view, collection_view, job_view, result_view, video_view
+from index.cli.views import clip_view, collection_view, job_view, result_views, video_view, video_views
 from index.collection import Collection
 from index.collection_store import TOKEN_ENCODING, CollectionStore
 from index.jobs import jobs as index_jobs
@@ -244,7 +244,7 @@ class LocalBackend:
         parsed = None if where is None else parse_filter(where)
         videos = opened.videos(limit + 1, decode_cursor(cursor), parsed)
         page, next_cursor = paginate(videos, limit, lambda video: video.id)
-        return {"videos": [video_view(opened, video) for video in page], "next_cursor": next_cursor}
+        return {"videos": video_views(opened, page), "next_cursor": next_cursor}
 
     def get_video(self, collection: str, video_id: str) -> JSON:
         opened = self.open_collection(collection)
@@ -320,14 +320,14 @@ class LocalBackend:
             min_relevance=min_relevance,
             group=group,
             candidates=candidates,
-            calibration=self.model.bundle.manifest.calibration,
+            calibration=self.model.calibration,
             languages=self.model.bundle.manifest.languages,
             tokenizer=self.model.tokenizer,
         )
         page = search(opened, request, self.model)
         following = page.next_position
         return {
-            "results": [result_view(opened, result) for result in page.results],
+            "results": result_views(opened, page.results),
             "next_cursor": None if following is None else encode_cursor(SearchCursor(hash_of_request, following)),
             "changed": page.changed,
             "warnings": [asdict(warning) for warning in page.warnings],

@@ -5,6 +5,7 @@ Fields that only a service knows are null: ``model_loaded``, ``default_rerank`` 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +41,18 @@ def collection_view(collection: Collection) -> JSON:
     }
 
 
+def video_views(collection: Collection, videos: Sequence[Video]) -> list[JSON]:
+    """Return videos without their clips."""
+    missing = collection.media.find_missing(video.path for video in videos)
+    return [_video_view(collection, video, is_missing=video.path in missing) for video in videos]
+
+
 def video_view(collection: Collection, video: Video) -> JSON:
     """Return a video without its clips."""
+    return video_views(collection, [video])[0]
+
+
+def _video_view(collection: Collection, video: Video, *, is_missing: bool) -> JSON:
     return {
         "id": str(video.id),
         "title": video.title,
@@ -54,7 +65,7 @@ def video_view(collection: Collection, video: Video) -> JSON:
         "clips": video.clip_count,
         "added_at": video.added_at,
         "path": collection.location(video),
-        "missing": collection.media.is_missing(video.path),
+        "missing": is_missing,
         **_NO_URLS,
     }
 
@@ -64,16 +75,20 @@ def clip_view(clip: Clip) -> JSON:
     return {"id": str(clip.id), "start": clip.start, "end": clip.end, "text": clip.text, **_NO_URLS}
 
 
-def result_view(collection: Collection, result: SearchResult) -> JSON:
-    """Return a search result."""
-    return {
-        **_hit_view(result.best),
-        "start": result.start,
-        "end": result.end,
-        "video": video_view(collection, result.best.hit.video),
-        "clips": [_hit_view(clip) for clip in result.clips] or None,
-        "clip_count": result.clip_count if result.clips else None,
-    }
+def result_views(collection: Collection, results: Sequence[SearchResult]) -> list[JSON]:
+    """Return search results."""
+    videos = video_views(collection, [result.best.hit.video for result in results])
+    return [
+        {
+            **_hit_view(result.best),
+            "start": result.start,
+            "end": result.end,
+            "video": video,
+            "clips": [_hit_view(clip) for clip in result.clips] or None,
+            "clip_count": result.clip_count if result.clips else None,
+        }
+        for result, video in zip(results, videos, strict=True)
+    ]
 
 
 def job_view(job: Job) -> JSON:

@@ -35,7 +35,7 @@ from service.inference.models import LoadedModel
 from service.inference.request_context import RequestContext, request_context
 from service.schemas import search as schemas
 from service.schemas.search import DocumentRef, RerankedClip, RerankRequest, RerankResponse, RerankResult
-from service.serializers import serialize_result
+from service.serializers import serialize_results
 from vitascope.errors import FingerprintMismatch, InvalidInput, TaskMissing
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute)
@@ -213,7 +213,7 @@ def _search_page(
     cursor = None if position is None else SearchCursor(parsed.request_hash, position, file_embedding)
     response = schemas.SearchResponse(
         text=parsed.text,
-        results=[serialize_result(collection, result) for result in page.results],
+        results=list(serialize_results(collection, page.results)),
         next_cursor=None if cursor is None else encode_cursor(cursor),
         changed=page.changed,
         warnings=[schemas.SearchWarning(code=warning.code, detail=warning.detail) for warning in page.warnings],

@@ -58,7 +58,7 @@ from service.schemas.library import (
     Videos,
     VideoWithClips,
 )
-from service.serializers import serialize_job, serialize_video, serialize_video_with_clips
+from service.serializers import serialize_job, serialize_video, serialize_video_with_clips, serialize_videos
 from service.settings import Settings
 from vitascope.errors import Conflict, FilterError
 from vitascope.model import Model
@@ -213,7 +213,7 @@ def _serialize_added(service: AppState, name: str, added: IngestResult) -> Added
 def _page(service: AppState, name: str, limit: int, after: int | None, where: Filter | None) -> Videos:
     collection = service.collection(name)
     page, more = paginate(collection.videos(limit + 1, after, where), limit, lambda video: video.id)
-    return Videos(videos=[serialize_video(collection, video) for video in page], next_cursor=more)
+    return Videos(videos=serialize_videos(collection, page), next_cursor=more)
 
 
 def _query_filter(text: str | None, settings: Settings) -> Filter | None:
@@ -266,7 +266,7 @@ class UploadBackend:
         self._is_interrupted = False
 
     def should_stop(self) -> bool:
-        """Whether the request has stopped waiting."""
+        """Return whether the request has stopped waiting."""
         return self._is_interrupted or self._call_context.cancellation_error(time.monotonic()) is not None
 
     def executor(self, context: RunContext) -> Self:

@@ -11,16 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from index import media_files
 from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.jobs.jobs import cancel, list_jobs
 from index.jobs.sources.source_types import UploadSource
+from index.media_files import find_missing
 from index.records import Video
 from index.storage.removals import list_removal, listed_removals
 from tests.chaos import is_chaos
 from tests.index.killed_processes import UPLOAD, add_upload, delete_first, killed_processes, queue_upload
 from tests.index.sample_data import add, add_file, content, manifest, new_collection, new_video, owned_path
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, wait_for
 from vitascope.errors import CollectionNotFound, StorageError
 
 CONTENT = b"a film"
@@ -239,3 +241,23 @@ def test_owned_files_are_removed_where_the_media_folder_is_a_link(tmp_path: Path
     set_path(linked, "media/own.mp4")
     linked.delete_video(1)
     assert not (tmp_path / "disk" / "own.mp4").exists()
+
+
+def test_a_drive_that_does_not_answer_delays_no_page_of_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drive_answers, stat = threading.Event(), media_files.is_missing
+
+    def slow_stat(file: Path) -> bool:
+        if file.parent.name == "drive":
+            drive_answers.wait(PATIENCE)
+        return stat(file)
+
+    monkeypatch.setattr(media_files, "is_missing", slow_stat)
+    monkeypatch.setattr(media_files, "_checks", threading.BoundedSemaphore(1))
+    (tmp_path / "here.mp4").touch()
+    files = [tmp_path / name for name in ("gone.mp4", "here.mp4", "drive/film.mp4")]
+    assert find_missing(files, timeout=0.2) == {files[0]}, "what is known so far"
+    assert find_missing(files, timeout=PATIENCE) == set(), "no second check beside the one that hangs"
+    drive_answers.set()
+    wait_for(lambda: find_missing(files, timeout=PATIENCE) == {files[0], files[2]})
