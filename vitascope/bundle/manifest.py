@@ -145,13 +145,15 @@ class FileEntry(StrictModel):
     bytes: Annotated[int, Field(ge=0)]
 
 
-class Calibration(StrictModel):
+class Calibration(OmitDefaultsModel):
     """Platt scaling (Platt, 1999) of raw scores, fitted on validation pairs.
 
     match = sigmoid(match_scale * match_logit + match_bias)
     fused = sigmoid(fused_similarity * similarity + fused_match * match_logit + fused_bias)
     relevance of a result that was not reranked = sigmoid(similarity_scale * similarity + similarity_bias)
     """
+
+    _omit_if_default: ClassVar[tuple[str, ...]] = ("similarity_scale", "similarity_bias")
 
     match_scale: float = 1.0
     match_bias: float = 0.0

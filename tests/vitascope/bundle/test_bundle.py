@@ -261,6 +261,7 @@ def test_default_values_of_later_fields_are_neither_written_nor_fingerprinted(fo
     bundle = Bundle.open(folder)
     written = json.loads(bundle.manifest.model_dump_json())
     assert not {"logit_bias", "reranking"} & set(written)
+    assert not {"similarity_scale", "similarity_bias"} & set(written["calibration"])
     assert all(set(s) == {"name", "frames", "height", "width", "placement", "fit"} for s in written["streams"])
     old_keys = {key: before[key] for key in ("graphs", "text_length")}
     prose = {"MODEL_CARD.md", "parity.json"}
