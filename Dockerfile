@@ -4,7 +4,8 @@
 #   docker build --build-arg EXTRA=cpu,milvus,ray --tag vitascope:distributed .
 
 FROM python:3.11-slim-bookworm AS build
-# cpu or gpu, which exclude each other in one environment, and further extras after a comma.
+# cpu or gpu, which exclude each other in one environment, and further extras after a comma. The extra language, for
+# warnings of queries in languages that the model does not know, is always included.
 ARG EXTRA=cpu
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
@@ -16,7 +17,7 @@ COPY service ./service
 COPY training ./training
 COPY model_export ./model_export
 COPY bundles/hd-vila-tiny ./bundles/hd-vila-tiny
-RUN /opt/venv/bin/pip install --constraint constraints.txt ".[${EXTRA}]" \
+RUN /opt/venv/bin/pip install --constraint constraints.txt ".[${EXTRA},language]" \
     && /opt/venv/bin/python -m compileall -q /opt/venv/lib
 
 FROM python:3.11-slim-bookworm

@@ -55,7 +55,7 @@ def third_party_imports(package: str) -> set[str]:
 
 @pytest.mark.parametrize("package", SERVING)
 def test_serving_packages_import_declared_packages(package: str) -> None:
-    """The image has `.[cpu]` only; packages of other extras are imported where they are used."""
+    """The image has `.[cpu,language]` only; packages of other extras are imported where they are used."""
     own = ("tensorrt", "heic", "parquet", "remote", "bench", "ray", "milvus", "mcp", "langchain", "language")
     optional = names([requirement for extra in own for requirement in EXTRAS[extra]])
     installed = names(PROJECT["dependencies"]) | names(EXTRAS["cpu"]) | optional
@@ -71,7 +71,9 @@ def test_training_packages_import_declared_packages(package: str) -> None:
 
 
 def test_the_serving_image_installs_no_training_package() -> None:
-    assert (names(PROJECT["dependencies"]) | names(EXTRAS["cpu"])) & names(EXTRAS["train"]) == set()
+    assert '".[${EXTRA},language]"' in (ROOT / "Dockerfile").read_text()
+    image = PROJECT["dependencies"] + EXTRAS["cpu"] + EXTRAS["language"]
+    assert names(image) & names(EXTRAS["train"]) == set()
 
 
 def test_every_declared_package_is_pinned_exactly_or_is_torch() -> None:
