@@ -110,7 +110,7 @@ def _unneeded_paths(collection: Collection) -> list[PurePosixPath]:
 
 
 def _is_known(connection: sqlite3.Connection, inside: PurePosixPath) -> bool:
-    """Whether a video or job needs the file, or it is being created or removed."""
+    """Return whether a video or job needs the file, or it is being created or removed."""
     path = f"{MEDIA}/{inside}"
     return is_needed(connection, path) or any(
         is_listed(connection, entry) for entry in (path, f"{MEDIA}/{inside.parts[0]}/")

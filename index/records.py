@@ -33,7 +33,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class SourceValues:
-    """What a video's source last stated of fields that were edited since; None for a field that was not edited.
+    """Last values, in a video's source, of fields that were edited since; None for a field that was not edited.
 
     ``text_sha256``: of the text of all clips.
     """

@@ -42,7 +42,7 @@ HEADLINE_METRICS = (
 
 
 class Provenance(StrictModel):
-    """How a bundle was trained; kept in the manifest's `extra`, from which the card can be rewritten."""
+    """Training of a bundle; kept in the manifest's `extra`, from which the card can be rewritten."""
 
     recipe: str
     seed: int

@@ -83,7 +83,7 @@ class AppState:
     resources: ExitStack
     """Closes what the fields above hold open."""
     stopping_since: float | None = None
-    """When the shutdown began, on the monotonic clock."""
+    """Time at which the shutdown began, on the monotonic clock."""
     heartbeat_at: float = field(default_factory=time.monotonic)
     """Last heartbeat of the event loop, on the monotonic clock."""
 

@@ -25,7 +25,7 @@ else:
 ABORT = "abort_connection"
 """Key in the state of every request: a function that closes its connection without sending what is buffered."""
 MAX_CONNECTIONS = 4096
-"""Where neither the settings nor the limit of open files say less. Each takes about 20 KB."""
+"""Connections, unless the settings or the limit of open files allow fewer. Each takes about 20 KB."""
 OTHER_FILES = 512
 """Open files besides connections: databases, indexes, uploads, pipes to other processes."""
 EVICTABLE_SECONDS = 1.0
@@ -207,7 +207,7 @@ class LimitedProtocol(Protocol):
         return self._header_bytes > self.limits.max_header_bytes and not self._is_receiving_body()
 
     def _is_receiving_body(self) -> bool:
-        """Whether what is received belongs to the body of a request that already got its response."""
+        """Return whether what is received belongs to the body of a request that already got its response."""
         return self.cycle is not None and self.cycle.more_body
 
     def _reject_header_size(self) -> None:

@@ -41,7 +41,7 @@ Kind = Literal["backup", "export", "reembed"]
 State = Literal["queued", "running", "succeeded", "failed"]
 MAX_ATTEMPTS = 3
 POLL_SECONDS = 0.1
-"""How often an operation checks whether its model is loaded."""
+"""Interval at which an operation checks whether its model is loaded."""
 MAX_NAMED = 5
 """Videos that an error names."""
 _UNFINISHED = ("queued", "running")

@@ -56,7 +56,7 @@ class JobWorker:
         self._settings = settings
         self._url_fetcher = url_fetcher
         self._due: dict[Queue, dict[Key, float]] = {"jobs": {}, "uploads": {}}
-        """When to run which job, on the monotonic clock."""
+        """Time of each job's next run, on the monotonic clock."""
         self._cancelled: dict[Key, Collection] = {}
         """Jobs to cancel once their catalogue can be written."""
         self._changed = threading.Condition()
@@ -68,12 +68,12 @@ class JobWorker:
 
     @property
     def is_alive(self) -> bool:
-        """Whether both threads run."""
+        """Return whether both threads run."""
         return all(thread.is_alive() for thread in self._threads)
 
     @property
     def is_stopping(self) -> bool:
-        """Whether no further file is begun."""
+        """Return whether no further file is begun."""
         return self._stopping
 
     def start(self) -> None:

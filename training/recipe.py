@@ -59,7 +59,7 @@ class DatasetConfig(StrictModel):
     """In a stage with `frozen = "visual"`: share of the videos whose mean visual token is replaced by the batch's mean,
     so that the part added by `keep_pretrained` learns to tell them apart alone."""
     negatives: Literal["hard", "random"] = "hard"
-    """How ITM draws negative captions from the batch: by similarity to the video, or uniformly (SOHO, section 3.3)."""
+    """Sampling of negative captions for ITM: by similarity to the video, or uniform (SOHO, section 3.3)."""
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """Fraction of a caption's words that MLM masks."""
     detach_text: bool = False
@@ -90,12 +90,12 @@ class DatasetConfig(StrictModel):
 
     @property
     def needs_tokens(self) -> bool:
-        """Whether an objective reads visual tokens."""
+        """Return whether an objective reads visual tokens."""
         return not set(self.objectives) <= WITHOUT_TOKENS
 
     @property
     def augments(self) -> bool:
-        """Whether two batches may show the same video differently."""
+        """Return whether two batches may show the same video differently."""
         geometry = self.min_crop < 1.0 or self.zoom_out > 1.0 or self.resolution_ratio < 1.0 or self.flip
         return geometry or self.jitter > 0.0 or self.channel_mix > 0.0
 
@@ -183,7 +183,7 @@ class Recipe(StrictModel):
     answers_from: list[str] = []
     """Corpora whose training answers make the answer vocabulary."""
     extend_answers: bool = False
-    """When fine-tuning, add the answers of `answers_from` that the initial model lacks to its vocabulary."""
+    """Add, in fine-tuning, the answers of `answers_from` that the initial model lacks to its vocabulary."""
     model: dict[str, float | int | bool | str | list[int]] = {}
     """Overrides of the architecture's configuration by field name; when fine-tuning, of the initial model's."""
     stages: Annotated[list[Stage], Field(min_length=1)]

@@ -57,7 +57,7 @@ class Trend:
 
     @property
     def is_flat(self) -> bool:
-        """Whether the rise is within the noise or below 1%."""
+        """Return whether the rise is within the noise or below 1%."""
         return self.rise <= max(self.noise, MIN_RISE * self.mean)
 
 

@@ -50,12 +50,12 @@ def mark_run_ended(owner: str) -> None:
 
 
 def run_has_ended(owner: str | None) -> bool:
-    """Whether the owner was marked by ``mark_run_ended``."""
+    """Return whether the owner was marked by ``mark_run_ended``."""
     return owner in _ended
 
 
 def owner_is_gone(owner: str | None, lease_until: float | None) -> bool:
-    """Whether a job with this owner and lease may be taken over."""
+    """Return whether a job with this owner and lease may be taken over."""
     if owner is None or lease_until is None or lease_until < time.time() or run_has_ended(owner):
         return True
     try:

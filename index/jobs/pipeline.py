@@ -371,7 +371,7 @@ class Pipeline(Generic[Item]):
                 self._finish(state, ingested)
 
     def _is_first(self, state: _ItemState[Item], prepared: PreparedFile) -> bool:
-        """Whether this is the first item of its content; any other waits for the result of that one."""
+        """Return whether this is the first item of its content; any other waits for the result of that one."""
         with self._lock:
             first = self._in_progress.setdefault(prepared.description.content_sha256, state)
             if first is not state:

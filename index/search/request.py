@@ -138,7 +138,7 @@ class SearchRequest:
 
     @property
     def is_text(self) -> bool:
-        """Whether the query is a single text."""
+        """Return whether the query is a single text."""
         return len(self.parts) == 1 and len(self.texts) == 1
 
     @property
@@ -155,7 +155,7 @@ class SearchRequest:
 
     @property
     def has_texts_only(self) -> bool:
-        """Whether the query has neither clips nor files."""
+        """Return whether the query has neither clips nor files."""
         return self.is_text or len(self.conditions) == len(self.parts)
 
 

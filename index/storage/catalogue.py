@@ -163,7 +163,7 @@ class Catalogue:
 
     @property
     def closed(self) -> bool:
-        """Whether ``close`` was called."""
+        """Return whether ``close`` was called."""
         return self._closed
 
     def close(self) -> None:

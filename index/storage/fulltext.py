@@ -68,7 +68,7 @@ class WordQuery:
 
 
 class WordScore(NamedTuple):
-    """How far the words of a query are in a clip or in the name of a video, 0 to 1, and whether the phrase is."""
+    """Word score of a clip or of the name of a video, 0 to 1, and whether the phrase of the query is in it."""
 
     score: float
     has_phrase: bool

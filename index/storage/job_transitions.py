@@ -52,7 +52,7 @@ def quarantine_reason(crashes: int) -> str:
 
 
 def is_abandoned(connection: sqlite3.Connection, job_id: int) -> bool:
-    """Whether the owner of a running job is dead or has lost its lease."""
+    """Return whether the owner of a running job is dead or has lost its lease."""
     row = connection.execute("SELECT owner, lease_until FROM jobs WHERE id = ?", (job_id,)).fetchone()
     return owner_is_gone(*row)
 

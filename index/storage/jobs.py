@@ -74,7 +74,7 @@ def read_items(
 
 
 def is_listed(connection: sqlite3.Connection, job_id: int) -> bool:
-    """Whether the items of the job's source have all been inserted."""
+    """Return whether the items of the job's source have all been inserted."""
     return bool(connection.execute("SELECT listed FROM jobs WHERE id = ?", (job_id,)).fetchone()[0])
 
 

@@ -284,7 +284,7 @@ def _link_or_copy(path: Path, target: Path, candidates: Sequence[Path]) -> bool:
 
 
 def _is_unchanged(path: Path, earlier: Path) -> bool:
-    """Whether size and time of change are equal: these files are written once, and copied with their times."""
+    """Return whether size and time of change are equal: these files are written once, and copied with their times."""
     if not earlier.is_file():
         return False
     stat, earlier_stat = path.stat(), earlier.stat()

@@ -30,7 +30,7 @@ class VectorSnapshot(Protocol):
 
     @property
     def is_exact(self) -> bool:
-        """Whether a search of any depth returns the very nearest."""
+        """Return whether a search of any depth returns the very nearest."""
 
     def search(self, queries: Float32, k: int, allowed: Mask | None = None) -> tuple[Float32, Int64]:
         """Return the K clips nearest to each query, best first, ties by id.

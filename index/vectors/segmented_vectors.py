@@ -91,7 +91,7 @@ class SegmentedVectors:
 
     @property
     def is_exact(self) -> bool:
-        """Whether a search of any depth returns the very nearest."""
+        """Return whether a search of any depth returns the very nearest."""
         return self._built is None or self._built.kind == FLAT
 
     @property

@@ -63,7 +63,7 @@ def _fuse_pixel_normalization(graph: onnx.GraphProto) -> None:
 
 
 def _is_uint8_input(graph: onnx.GraphProto, index: GraphIndex, name: str) -> bool:
-    """Whether a tensor is a uint8 graph input, possibly reshaped or transposed."""
+    """Return whether a tensor is a uint8 graph input, possibly reshaped or transposed."""
     while (node := index.producers.get(name)) is not None and node.op_type in ("Reshape", "Transpose"):
         name = node.input[0]
     return any(i.name == name and i.type.tensor_type.elem_type == onnx.TensorProto.UINT8 for i in graph.input)

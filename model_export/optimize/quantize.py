@@ -238,7 +238,7 @@ class _Quantizer:
         replace_nodes(self.graph, self.nodes)
 
     def _feeds_int8(self, node: NodeProto) -> bool:
-        """Whether an int8 convolution reads this sum, directly or after data movement."""
+        """Return whether an int8 convolution reads this sum, directly or after data movement."""
         pending, seen = [node.output[0]], set()
         while pending:
             name = pending.pop()

@@ -36,7 +36,7 @@ class CandidateResult(StrictModel):
 
 
 class Variant(StrictModel):
-    """How a bundle was optimized."""
+    """Record of the optimization of a bundle."""
 
     name: str
     """Name and version of the original bundle."""

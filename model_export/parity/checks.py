@@ -361,7 +361,7 @@ def embed(encoder: Encoder, packed: Packed) -> Embedded:
 
 
 def has_captions(packed: Packed) -> bool:
-    """Whether every example has a caption."""
+    """Return whether every example has a caption."""
     return all(example.captions for example in packed.examples)
 
 

@@ -102,7 +102,7 @@ def read_answers(path: Path) -> list[str]:
 
 
 def is_public(folder: Path) -> bool:
-    """Whether the folder looks like that of a public model."""
+    """Return whether the folder looks like that of a public model."""
     if (folder / OPEN_CLIP_CONFIG).is_file() or "model_type" in _read_config(folder):
         return True
     return bool(weight_files(folder)) and checkpoint.find(folder) is None

@@ -33,7 +33,7 @@ class _Kind(NamedTuple):
     class_name: str
     files: tuple[str, ...]
     source: str
-    """Where the authors of released checkpoints took it from."""
+    """Its source, according to the authors of released checkpoints."""
 
 
 _RELEASED_KINDS = {

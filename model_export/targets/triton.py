@@ -39,7 +39,7 @@ _LINK_ERRORS = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPN
 
 @dataclass(frozen=True)
 class TritonOptions:
-    """How Triton runs every graph of a bundle.
+    """Settings with which Triton runs every graph of a bundle.
 
     Attributes:
         max_batch: maximum batch size.

@@ -174,7 +174,7 @@ class KeyStore:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no key exists, so that every request would be rejected."""
+        """Return whether no key exists, so that every request would be rejected."""
         return self._admin is None and not self._load()
 
     def revoke(self, key_id: str) -> Key:

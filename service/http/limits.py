@@ -253,7 +253,7 @@ class QueueLimiter:
 
     @property
     def is_full(self) -> bool:
-        """Whether one more request would wait for too long."""
+        """Return whether one more request would wait for too long."""
         queued = self.requests + 1 - self._concurrency
         if queued <= 0:
             return False

@@ -403,7 +403,7 @@ def _is_rejected(scope: Scope) -> bool:
 
 
 def _is_plain(scope: Scope) -> bool:
-    """Whether the body is small, and no header changes the response."""
+    """Return whether the body is small, and no header changes the response."""
     is_small = False
     for name, value in scope["headers"]:
         if name in (b"origin", b"expect", b"x-request-id", b"content-encoding", b"transfer-encoding"):

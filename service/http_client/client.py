@@ -26,7 +26,7 @@ REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 TEMPORARY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 USER_AGENT = "vitascope"
 _POLL_SECONDS = 0.25
-"""How often a waiting request checks whether it was cancelled."""
+"""Interval at which a waiting request checks whether it was cancelled."""
 
 Resolve = Callable[[str], Sequence[Address]]
 """Returns the addresses of a name. Raises OSError if there are none."""

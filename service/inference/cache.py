@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # which imports this module
     from service.observability import Metrics
 
 POLL_SECONDS = 0.1
-"""How often a caller that waits for another one's value checks its own deadline."""
+"""Interval at which a caller that waits for another one's value checks its own deadline."""
 ENTRY_BYTES = 600
 """Memory of an entry besides its key and value: slots of tables, tuples, array headers."""
 

@@ -252,7 +252,7 @@ class ModelEntry:
         return self.shown_folder if self.name is None else f"{self.name}@{self.version}"
 
     def matches(self, reference: str) -> bool:
-        """Whether ``reference`` is the fingerprint, the name, or name@version."""
+        """Return whether ``reference`` is the fingerprint, the name, or name@version."""
         return reference in (self.fingerprint, self.name, f"{self.name}@{self.version}")
 
 

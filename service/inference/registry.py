@@ -137,7 +137,7 @@ class ModelRegistry:
         return _loaded(entry)
 
     def is_available(self, fingerprint: str) -> bool:
-        """Whether a model is ready or loading."""
+        """Return whether a model is ready or loading."""
         return any(entry.fingerprint == fingerprint and entry.loaded is not None for entry in self._entries)
 
     def default_rerank(self, fingerprint: str) -> int:
@@ -146,7 +146,7 @@ class ModelRegistry:
         return next((bundle.manifest.default_rerank for bundle in bundles if bundle is not None), 0)
 
     def is_loading(self, reference: str | None) -> bool:
-        """Whether ``get`` raises NotReady only until a model is loaded. Raises ModelNotFound."""
+        """Return whether ``get`` raises NotReady only until a model is loaded. Raises ModelNotFound."""
         return self._find(reference, ("ready",)).state == "loading"
 
     def failed_count(self) -> int:
@@ -346,7 +346,7 @@ def _log_placements(label: str, placements: Mapping[str, Placement]) -> None:
 
 
 def _replaces(opened: ModelEntry, entry: ModelEntry) -> bool:
-    """Whether both are the same model, or ``entry`` failed in the same folder."""
+    """Return whether both are the same model, or ``entry`` failed in the same folder."""
     is_same = entry.fingerprint == opened.fingerprint
     return is_same or (entry.state == "failed" and entry.folder == opened.folder)
 

@@ -96,7 +96,7 @@ the default bundle on a CPU; it only decides which calls are batched.
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """How large one run of a graph may be. A single call that is larger runs alone.
+    """Limits of one run of a graph. A single call that is larger runs alone.
 
     Attributes:
         rows: Texts or clips.
@@ -236,13 +236,13 @@ class Scheduler:
         """Workers that died and were replaced."""
         self._active = 0
         self._bulk_ended = -math.inf
-        """When the last bulk run ended."""
+        """Time at which the last bulk run ended."""
         self._threads: list[threading.Thread] = []
         self.add_workers(workers)
 
     @property
     def is_alive(self) -> bool:
-        """Whether every worker runs."""
+        """Return whether every worker runs."""
         return all(thread.is_alive() for thread in self._threads)
 
     @property

@@ -60,7 +60,7 @@ ERRORS = errors(400, 403, 404, 409, 413, 415, 422, 503, 507)
 )
 @requires("read")
 async def score_captions(request: Request, service: ReadyAppStateDep) -> ScoreResponse:
-    """How well each caption describes a clip: similarity, CLIPScore, match and fused score; with references also
+    """Score captions of a clip: similarity, CLIPScore, match and fused score; with references also
     RefCLIPScore; with frames also EMScore and its words. A score that the model cannot compute is null.
     """
 

@@ -179,7 +179,7 @@ class MetadataFacet(Response):
 
 
 class Facets(Response):
-    """What the videos of a collection can be filtered by, with numbers of videos."""
+    """Values that the videos of a collection can be filtered by, with numbers of videos."""
 
     model_config = example(**FACETS)
 
@@ -212,7 +212,13 @@ class Video(Response):
             "where the file was copied from there; null for an upload"
         ),
     ]
-    missing: Annotated[bool, Field(description="the file is gone: moved, deleted, or on a drive that is not mounted")]
+    missing: Annotated[
+        bool,
+        Field(
+            description="the file is gone: moved, deleted, or on a drive that is not mounted; false where the drive "
+            "does not answer within half a second"
+        ),
+    ]
     media_url: str
     thumbnail_url: Annotated[str, Field(description="JPEG; `t`: seconds")]
 

@@ -131,7 +131,7 @@ class EmScore(Response):
 
 
 class CaptionScore(Response):
-    """How one caption describes the clip."""
+    """Scores of a caption of the clip."""
 
     model_config = example(**SCORE)
 

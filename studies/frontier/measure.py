@@ -40,7 +40,7 @@ class Point(BaseModel):
     precision: str
     megabytes: float
     frames: str
-    """How its frames are derived from the packed ones."""
+    """Derivation of its frames from the packed ones."""
     t2v_r1: float
     t2v_r10: float
     v2t_r1: float

@@ -59,7 +59,7 @@ class Judgement:
 
     @property
     def is_own_caption(self) -> bool:
-        """Whether the caption was written for this image; the literature drops these pairs."""
+        """Return whether the caption was written for this image; the literature drops these pairs."""
         return self.caption_id.partition("#")[0] == self.image
 
 

@@ -40,7 +40,7 @@ class StreamAdapter:
 
     @property
     def exact(self) -> bool:
-        """Whether the model gets exactly the packed frames."""
+        """Return whether the model gets exactly the packed frames."""
         return not any(change.frames or change.resized for change in self.changes)
 
     @property

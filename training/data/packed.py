@@ -114,7 +114,7 @@ class Packed:
 
     @property
     def is_still(self) -> bool:
-        """Whether all examples are pictures, which always have one clip."""
+        """Return whether all examples are pictures, which always have one clip."""
         return all(example.still for example in self.examples)
 
     @property

@@ -30,7 +30,7 @@ from vitascope.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class FlowOptions:
-    """How attention is aggregated."""
+    """Aggregation of attention."""
 
     heads: Literal["mean", "max"] = "mean"
     """Aggregation of a layer's heads. Rows of a maximum sum to more than 1; shares are taken of that sum."""

@@ -43,9 +43,9 @@ class FusedConfig(BaseModel):
     vector_width: int
     temperature: float
     clip_merge: ClipMerge = "mean"
-    """How ITC and retrieval pool the clips of a video. `mean`: into one embedding. `logsumexp`: pool the similarities
-    of the clips, so that the best ones count most (HD-VILA's fine-tuning). The fused layers read the mean of the visual
-    tokens in either case."""
+    """Pooling of the clips of a video in ITC and retrieval. `mean`: into one embedding. `logsumexp`: pool the
+    similarities of the clips, so that the best ones count most (HD-VILA's fine-tuning). The fused layers read the mean
+    of the visual tokens in either case."""
     answer_hidden: int
     answers: int = 0
     """Size of the answer vocabulary; 0: no answer head."""

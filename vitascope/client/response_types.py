@@ -25,7 +25,8 @@ class AddedVideo(TypedDict):
     media_url: str
     metadata: dict[str, str | bool | int | float]
     missing: bool
-    """the file is gone: moved, deleted, or on a drive that is not mounted"""
+    """the file is gone: moved, deleted, or on a drive that is not mounted; false where the drive does not answer
+    within half a second"""
     notes: list[str]
     """notes on how it was segmented"""
     path: str | None
@@ -66,7 +67,7 @@ class AnswerResponse(TypedDict):
 
 
 class CaptionScore(TypedDict):
-    """How one caption describes the clip."""
+    """Scores of a caption of the clip."""
 
     caption: str
     clipscore: float | None
@@ -307,7 +308,7 @@ class FacetValue(TypedDict):
 
 
 class Facets(TypedDict):
-    """What the videos of a collection can be filtered by, with numbers of videos."""
+    """Values that the videos of a collection can be filtered by, with numbers of videos."""
 
     added: list[DateRange]
     """when videos were added, latest first"""
@@ -790,7 +791,8 @@ class UpdatedVideo(TypedDict):
     media_url: str
     metadata: dict[str, str | bool | int | float]
     missing: bool
-    """the file is gone: moved, deleted, or on a drive that is not mounted"""
+    """the file is gone: moved, deleted, or on a drive that is not mounted; false where the drive does not answer
+    within half a second"""
     notes: list[str]
     """notes on its subtitles"""
     path: str | None
@@ -847,7 +849,8 @@ class Video(TypedDict):
     media_url: str
     metadata: dict[str, str | bool | int | float]
     missing: bool
-    """the file is gone: moved, deleted, or on a drive that is not mounted"""
+    """the file is gone: moved, deleted, or on a drive that is not mounted; false where the drive does not answer
+    within half a second"""
     path: str | None
     """absolute path of the file on the machine that indexed it; the URL, or tar://MEMBER::ARCHIVE, where the file
     was copied from there; null for an upload"""
@@ -875,7 +878,8 @@ class VideoWithClips(TypedDict):
     media_url: str
     metadata: dict[str, str | bool | int | float]
     missing: bool
-    """the file is gone: moved, deleted, or on a drive that is not mounted"""
+    """the file is gone: moved, deleted, or on a drive that is not mounted; false where the drive does not answer
+    within half a second"""
     path: str | None
     """absolute path of the file on the machine that indexed it; the URL, or tar://MEMBER::ARCHIVE, where the file
     was copied from there; null for an upload"""

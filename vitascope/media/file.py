@@ -261,7 +261,7 @@ def _open_beneath(root: Path | int, relative: str | PurePath, flags: int) -> int
 
 @cache
 def _has_openat2() -> bool:
-    """Whether the kernel has the call and no filter refuses it."""
+    """Return whether the kernel has the call and no filter refuses it."""
     if sys.platform != "linux" or platform.machine() not in _OPENAT2_MACHINES:
         return False
     try:

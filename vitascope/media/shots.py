@@ -305,7 +305,7 @@ class _DissolveDetector:
         return [candidate.transition for candidate in candidates if self._is_prominent(candidate)]
 
     def _is_prominent(self, candidate: _Candidate) -> bool:
-        """Whether less changes in the same time before or after it, unlike in a long camera movement."""
+        """Return whether less changes in the same time before or after it, unlike in a long camera movement."""
         changes, lag, last = self._changes[candidate.lag], candidate.lag, candidate.last
         before = changes[last - lag] if last >= lag else 0.0
         after = changes[last + lag] if last + lag < len(changes) else 0.0
@@ -313,7 +313,7 @@ class _DissolveDetector:
 
 
 def _is_cross_fade(before: _FrameFeatures, between: Sequence[_FrameFeatures], after: _FrameFeatures) -> bool:
-    """Whether the three frames between are mixtures of two unrelated frames, with ever more of the later one."""
+    """Return whether the three frames between are mixtures of two unrelated frames, with ever more of the later one."""
     if min(before.contrast, after.contrast) < _FLAT_CONTRAST:
         return False
     if float(before.normalized @ after.normalized) > _SAME_SCENE_CORRELATION:

@@ -238,7 +238,7 @@ class FrameIterator:
         return 0 if self._last is None else self._last + self.nominal_frame_step
 
     def _should_stop(self, ahead: deque[Packet[VideoStream]]) -> bool:
-        """Whether everything needed for the frame at ``stop_at`` has been sent to the decoder."""
+        """Return whether everything needed for the frame at ``stop_at`` has been sent to the decoder."""
         stop_at = self.stop_at
         if stop_at is None or not ahead or not all(packet.pts is not None and packet.pts > stop_at for packet in ahead):
             return False
@@ -246,7 +246,7 @@ class FrameIterator:
         return self.stopped_at is not None
 
     def _is_never_on_screen(self, pts: int, ahead: deque[Packet[VideoStream]]) -> bool:
-        """Whether other frames are on screen at every target, so that this one need not be decoded."""
+        """Return whether other frames are on screen at every target, so that this one need not be decoded."""
         index = bisect.bisect_left(self._targets, pts)
         if index == len(self._targets):
             return True
@@ -313,7 +313,7 @@ class _SeekReader:
             self._forward(target)
 
     def _is_last_target(self, target: int) -> bool:
-        """Whether there is no further target, or the next is far and has a key frame before it."""
+        """Return whether there is no further target, or the next is far and has a key frame before it."""
         assert self.frames is not None
         index = bisect.bisect_right(self.targets, target)
         if index == len(self.targets):
@@ -364,7 +364,7 @@ class _SeekReader:
         return to_start
 
     def _is_seek_useful(self, target: int) -> bool:
-        """Whether a key frame lies between what was sent to the decoder and ``target``."""
+        """Return whether a key frame lies between what was sent to the decoder and ``target``."""
         assert self.frames is not None
         position = self.frames.last_sent
         if target <= position:
@@ -378,7 +378,7 @@ class _SeekReader:
         return not is_indexed and target - position > gap
 
     def _has_key_frame(self, after: int, until: int) -> bool:
-        """Whether the index, as far as it has been read, lists a key frame in (after, until]."""
+        """Return whether the index, as far as it has been read, lists a key frame in (after, until]."""
         index = self.video.stream.index_entries
         entry = index.search_timestamp(until, backward=True) if len(index) else -1
         return entry >= 0 and index[entry].timestamp > after

@@ -102,7 +102,7 @@ def confine(parent: int) -> list[str]:
 
 
 def _has_no_network() -> bool:
-    """Whether no address of another machine can be reached; nothing is sent."""
+    """Return whether no address of another machine can be reached; nothing is sent."""
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
             channel.connect(("192.0.2.1", 9))  # reserved for documentation

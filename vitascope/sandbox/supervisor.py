@@ -276,7 +276,7 @@ class WorkerSupervisor:
 
     @property
     def is_failed(self) -> bool:
-        """Whether there is no worker and none can be expected soon."""
+        """Return whether there is no worker and none can be expected soon."""
         with self.changed:
             return self.closed or (self._start_error is not None and not self._idle and not self._busy)
 

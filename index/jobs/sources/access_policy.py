@@ -76,7 +76,7 @@ class AccessPolicy:
         return f"{url!r} is outside the URLs that jobs may name: {allowed}{hint}"
 
     def is_public_url(self, url: str) -> bool:
-        """Whether a URL is allowed only as one of a public host, not by ``urls``."""
+        """Return whether a URL is allowed only as one of a public host, not by ``urls``."""
         return self.public_urls and _is_http(url) and not self._is_allowlisted(url)
 
     def _is_allowlisted(self, url: str) -> bool:
@@ -91,7 +91,7 @@ UNRESTRICTED = AccessPolicy()
 
 
 def is_url(text: str) -> bool:
-    """Whether a text begins like a URL."""
+    """Return whether a text begins like a URL."""
     return _URL.fullmatch(text) is not None
 
 
@@ -128,7 +128,7 @@ def expand_home(path: str) -> str:
 
 
 def is_inside(path: Path, roots: Sequence[Path]) -> bool:
-    """Whether a file or folder, links resolved, lies in one of the ``roots``."""
+    """Return whether a file or folder, links resolved, lies in one of the ``roots``."""
     try:
         real = path.resolve()
         return any(real.is_relative_to(root.resolve()) for root in roots)

@@ -89,7 +89,7 @@ class Fetcher:
             return open_inside(path, [self._folder.parent])
 
     def is_external(self, uri: str) -> bool:
-        """Whether an item's file is read in place, and not copied."""
+        """Return whether an item's file is read in place, and not copied."""
         return self._upload is None and split_member_uri(uri) is None and not is_url(uri)
 
     def source_uri(self, uri: str) -> str | None:

@@ -137,7 +137,7 @@ def new_upload_name(suffix: str) -> str:
 
 
 def is_upload_name(name: str) -> bool:
-    """Whether a name has the form of ``new_upload_name``, which cannot lead out of the media folder."""
+    """Return whether a name has the form of ``new_upload_name``, which cannot lead out of the media folder."""
     return _UPLOAD_NAME.fullmatch(name) is not None
 
 

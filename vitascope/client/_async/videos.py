@@ -14,8 +14,8 @@ from vitascope.client.api import Metadata, api_path, drop_none, idempotency_head
 from vitascope.client.progress import UploadProgress
 
 SYNC_WAIT_SECONDS = 20
-"""How long the service indexes an upload within the request. What takes longer becomes a job, which starts over: the
-value is small compared with long videos, and large enough for short ones.
+"""Seconds for which the service indexes an upload within the request. What takes longer becomes a job, which starts
+over: the value is small compared with long videos, and large enough for short ones.
 """
 
 

@@ -40,7 +40,7 @@ RUN_SECONDS = 120.0
 READY_SECONDS = 2.0
 """Timeout of a readiness request."""
 READY_CACHE_SECONDS = 1.0
-"""How long readiness is cached, so that concurrent checks cost one request."""
+"""Seconds for which readiness is cached, so that concurrent checks cost one request."""
 RETRIES = RetryConfig(max_attempts=4, max_elapsed=10.0, base_delay=0.1, max_delay=1.0)
 """Inference has no side effects, so it can be retried."""
 _UNAVAILABLE_STATUSES = (429, 502, 503, 504)
@@ -77,7 +77,7 @@ class InferenceServer:
 
     @cached_property
     def supports_binary(self) -> bool:
-        """Whether tensors can be sent and received as bytes instead of JSON."""
+        """Return whether tensors can be sent and received as bytes instead of JSON."""
         return BINARY in (self._get("").get("extensions") or ())
 
     def metadata(self, model: str) -> JSON:
