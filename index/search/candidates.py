@@ -56,6 +56,7 @@ class Candidate:
         ranks: by similarity and by words.
         words: score of the query's words in its speech and the name of its video, 0 to 1.
         fit: probability that it fits all texts of a query with several; None: similarity ranks.
+        fits: probability that it fits each text of such a query; empty without ``fit``.
     """
 
     clip_id: int
@@ -63,6 +64,7 @@ class Candidate:
     ranks: Ranks
     words: float = 0.0
     fit: float | None = None
+    fits: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +176,9 @@ def hybrid_candidates(similar: Sequence[Candidate], matches: Sequence[WordMatch]
     Ties: first clips with the whole phrase, then by similarity, then by id.
     """
     ranks = {candidate.clip_id: candidate.ranks.similarity for candidate in similar[:RANK_DEPTH]}
-    fits = {candidate.clip_id: candidate.fit for candidate in similar}
+    fits = {candidate.clip_id: (candidate.fit, candidate.fits) for candidate in similar}
     matched = [
-        Candidate(m.clip_id, m.similarity, Ranks(ranks.get(m.clip_id), rank), m.score, fits.get(m.clip_id))
+        Candidate(m.clip_id, m.similarity, Ranks(ranks.get(m.clip_id), rank), m.score, *fits.get(m.clip_id, ()))
         for rank, m in enumerate(matches, 1)
     ]
     matched_ids = {match.clip_id for match in matches}

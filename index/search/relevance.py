@@ -101,14 +101,16 @@ def _text_probabilities(
     """Return by clip id the probabilities (T) that it fits each text; empty if they are unknown."""
     if request.calibration is None or not (request.is_text or request.conditions):
         return {}
+    known = {candidate.clip_id: list(candidate.fits) for candidate in candidates if candidate.fits}
     if request.is_text:
         cosines = {candidate.clip_id: [candidate.similarity] for candidate in candidates}
     else:
         texts = np.stack([part.embedding for part in request.conditions])
-        stored = load_embeddings(connection, [candidate.clip_id for candidate in candidates], texts.shape[1])
+        unknown = [candidate.clip_id for candidate in candidates if not candidate.fits]
+        stored = load_embeddings(connection, unknown, texts.shape[1])
         cosines = {clip_id: (texts @ embedding).tolist() for clip_id, embedding in stored.items()}
     probabilities = similarity_probability(request.calibration, np.array(list(cosines.values())))
-    return {} if probabilities is None else dict(zip(cosines, probabilities.tolist(), strict=True))
+    return {} if probabilities is None else known | dict(zip(cosines, probabilities.tolist(), strict=True))
 
 
 def lowest_similarity(request: SearchRequest) -> float:
@@ -188,7 +190,7 @@ def condition_candidates(
         depth: number of clips, if there are so many, that are complete and in order.
         clip_ids: clips to include, even if they are not near any text.
     """
-    texts, exponents = _contrasted_texts(request.conditions)
+    texts, contrasts, exponents = _contrasted_texts(request.conditions)
     nearest = replace(clip_filter, min_similarity=-2.0)
     pool = set(clip_ids)
     for text in texts:
@@ -198,25 +200,38 @@ def condition_candidates(
         return []
     ids, embeddings = np.array(list(stored)), np.stack(list(stored.values()))
     # Not matrix products, in which equal rows may have products that differ in the last bit.
-    cosines = np.stack([(embeddings * text).sum(axis=1) for text in texts], axis=1)
-    probabilities = similarity_probability(request.calibration, cosines)
-    assert probabilities is not None
-    fits = np.prod(probabilities**exponents, axis=1)
+    cosines = np.stack([(embeddings * part.embedding).sum(axis=1) for part in request.conditions], axis=1)
+    fits = similarity_probability(request.calibration, cosines)
+    contrasted = similarity_probability(request.calibration, (cosines[:, None] * contrasts).sum(axis=2))
+    assert fits is not None
+    assert contrasted is not None
+    fit = np.prod(contrasted**exponents, axis=1)
     similarities = np.clip((embeddings * query).sum(axis=1), -1, 1)
-    order = [index for index in np.lexsort((ids, -fits)) if similarities[index] >= clip_filter.min_similarity]
+    order = [index for index in np.lexsort((ids, -fit)) if similarities[index] >= clip_filter.min_similarity]
     return [
-        Candidate(int(ids[index]), float(similarities[index]), Ranks(rank, None), fit=float(fits[index]))
+        Candidate(
+            int(ids[index]),
+            float(similarities[index]),
+            Ranks(rank, None),
+            fit=float(fit[index]),
+            fits=tuple(fits[index].tolist()),
+        )
         for rank, index in enumerate(order, 1)
     ]
 
 
-def _contrasted_texts(parts: Sequence[TextPart]) -> tuple[list[Float32], npt.NDArray[np.float64]]:
-    """Return the texts of positive weight less those of negative weight, (D,) each, and their relative weights (T,)."""
-    positive = [part for part in parts if part.weight > 0]
-    weights = np.array([part.weight for part in positive])
-    negative = sum(part.weight / weights.max() * part.embedding for part in parts if part.weight < 0)
-    texts = [part.embedding + negative for part in positive]
-    norms = [max(float(np.linalg.norm(text)), _ROUNDING) for text in texts]
-    return [
-        np.asarray(text / norm, np.float32) for text, norm in zip(texts, norms, strict=True)
-    ], weights / weights.max()
+def _contrasted_texts(
+    parts: Sequence[TextPart],
+) -> tuple[Float32, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Subtract the texts of negative weight from each of positive weight.
+
+    Returns:
+        The differences (P, D) of length 1, their coefficients (P, T) in the texts, and the relative weights (P,).
+    """
+    weights = np.array([part.weight for part in parts])
+    positive = np.flatnonzero(weights > 0)
+    coefficients = np.tile(np.minimum(weights, 0) / weights.max(), (len(positive), 1))
+    coefficients[np.arange(len(positive)), positive] = 1.0
+    texts = coefficients @ np.stack([part.embedding for part in parts])
+    norms = np.maximum(np.linalg.norm(texts, axis=1, keepdims=True), _ROUNDING)
+    return (texts / norms).astype(np.float32), coefficients / norms, weights[positive] / weights.max()

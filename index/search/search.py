@@ -274,7 +274,7 @@ def _build_page(
     position: SearchPosition,
     earlier_hits: Sequence[Hit] = (),
 ) -> SearchPage:
-    candidates = ranking.candidates
+    candidates, relevance = ranking.candidates, {}
     if request.min_relevance is not None:
         relevance = clip_relevance(connection, request, candidates, scores)
         candidates = [c for c in candidates if relevance[c.clip_id].reaches(request.min_relevance)]
@@ -286,7 +286,7 @@ def _build_page(
         groups = group_by_video(candidates, ranking.spans)
     page = groups[: request.limit]
     listed = [candidate for group in page for candidate in group.members[: request.clips_per_result]]
-    relevance = clip_relevance(connection, request, listed, scores)
+    relevance = relevance or clip_relevance(connection, request, listed, scores)
     hits = load_hits(connection, [(candidate.clip_id, candidate.similarity) for candidate in listed])
     hit_of = {hit.clip_id: hit for hit in hits}
     hit_of |= {hit.clip_id: hit for hit in earlier_hits if hit.clip_id in hit_of}
