@@ -74,14 +74,14 @@ export function videoCard(video, onOpen) {
     el("span", { className: "meta", textContent: describeVideo(video) }));
 }
 
-// The card of a search result. ``rank`` starts at 1.
-export function resultCard(clip, rank, onOpen, onFindSimilar) {
+// The card of a search result. ``rank`` starts at 1. A result with words of the query that is ahead of one of a higher fit says so.
+export function resultCard(clip, rank, isAheadOfBetterFit, onOpen, onFindSimilar) {
   const time = formatSpan(clip.start, clip.end);
   const conditions = (clip.conditions || []).map(({ text, weight, met }) => {
     const name = weight < 0 ? `not ${text}` : text;
     return { text: `${met ? "✓" : "✗"} ${name}`, spoken: `${name}: ${met ? "met" : "not met"}`, met };
   });
-  const details = [clip.text.slice(0, 120), clip.clip_count > 1 ? `best of ${clip.clip_count} clips` : "", clip.ranks?.fulltext ? "words match" : ""].filter(Boolean).join(" · ");
+  const details = [clip.text.slice(0, 120), clip.clip_count > 1 ? `best of ${clip.clip_count} clips` : "", isAheadOfBetterFit && clip.ranks?.fulltext ? "words match" : ""].filter(Boolean).join(" · ");
   const label = [`${rank}. ${clip.video.title}`, formatSpan(clip.start, clip.end, "to"), describeFit(clip), ...conditions.map(({ spoken }) => spoken),
     shortPath(clip.video), clip.video.missing ? "file missing" : "", details].filter(Boolean).join(", ");
   const cell = resultTile(clip, onOpen, { rank, time: time, label },

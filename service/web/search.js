@@ -105,7 +105,9 @@ async function showHits(criteria, { more = false, count = 1 }) {
       return { items: response.results, next: response.next_cursor, changed: response.changed, warnings: response.warnings };
     }, more ? page.next : null, count);
     const milliseconds = Math.round(performance.now() - startedAt);
-    showCards(results.map((clip, index) => resultCard(clip, (more ? page.shown : 0) + index + 1, openClip, findSimilar)), more);
+    const isAheadOfBetterFit = ({ relevance }, index) => results.slice(index + 1).some((other) => other.relevance > relevance);
+    showCards(results.map((clip, index) =>
+      resultCard(clip, (more ? page.shown : 0) + index + 1, isAheadOfBetterFit(clip, index), openClip, findSimilar)), more);
     setPage(next, results.length, more);
     if (!page.shown) showMessage("No results", describeNoResults(criteria));
     else setSummary([describeCount(criteria, milliseconds), changed ? "the collection has changed; search again to see new videos" : ""].filter(Boolean).join("; "));

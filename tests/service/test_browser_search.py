@@ -392,7 +392,7 @@ def test_a_result_shows_its_fit_and_place_and_warnings_are_above_it(page: Page, 
         if "min_relevance" in sent:
             minima.append(sent)
             body = {"results": [], "next_cursor": None, "changed": False}
-        for number, (result, relevance) in enumerate(zip(body["results"], (0.72, 0.3, 0.001), strict=False), 1):
+        for number, (result, relevance) in enumerate(zip(body["results"], (0.25, 0.3, 0.001), strict=False), 1):
             result["relevance"] = relevance
             result["conditions"] = [{"text": "a dog", "weight": -0.5, "relevance": 0.28, "met": number == 1}]
             result["video"] |= {"title": "0001", "path": f"/videos/CAM{number}/0001.mp4", "missing": number == 2}
@@ -409,7 +409,7 @@ def test_a_result_shows_its_fit_and_place_and_warnings_are_above_it(page: Page, 
     )
     cards = page.locator("#results .card")
     expect(cards.nth(0)).to_have_accessible_name(
-        "1. 0001, 0:00 to 0:02, fit 72%, not a dog: met, CAM1/0001.mp4, words match"
+        "1. 0001, 0:00 to 0:02, fit 25%, not a dog: met, CAM1/0001.mp4, words match"
     )
     expect(cards.nth(1)).to_have_accessible_name(
         "2. 0001, 0:00 to 0:02, fit 30%, not a dog: not met, CAM2/0001.mp4, file missing"
