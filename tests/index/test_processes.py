@@ -19,7 +19,7 @@ from tests.chaos import is_chaos, rounds
 from tests.index.killed_processes import ROOT, Processes, killed_processes
 from tests.index.sample_data import WIDTH, add, clip_total, new_collection, numbers_in
 
-KILLS = rounds(10, 200)
+KILLS = rounds(7, 200)
 READY_SECONDS = 10.0
 OTHER = """
 import sys

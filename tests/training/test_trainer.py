@@ -63,7 +63,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one_whatever_the_number_of_
 
 
 def test_it_learns_what_color_it_is(corpus: tuple[Path, Path], tmp_path: Path) -> None:
-    ended = checkpoint.load(train(recipe(corpus[1], steps=60), corpus[0], tmp_path))
+    ended = checkpoint.load(train(recipe(corpus[1], steps=25), corpus[0], tmp_path))
     packed = open_packed(corpus[0] / "squares" / "val")
     encoder = TorchEncoder(ended.model, Tokenizer.open(ended.tokenizer, max_length=16), ended.answers)
     _, tokens = embed_corpus(encoder, packed)

@@ -35,7 +35,7 @@ from tests.index.sample_data import TOKENS, WIDTH, add, content, manifest, new_v
 from tests.index.searches import MODEL, all_pages, request_for, search_page
 from vitascope.errors import CursorExpired, InvalidInput
 
-VIDEOS, EACH = 60, 30
+VIDEOS, EACH = 40, 30
 DEEP_DIM, DEEP_VIDEOS, DEEP_CLIPS = 64, 300, 100
 WORDS = ("dog", "cat", "engine", "boat", "snow", "piano")
 RED = parse_filter({"color": "red"})
@@ -119,7 +119,7 @@ def build(collection: Collection, kind: str) -> None:
 
 def request_of(name: str) -> SearchRequest:
     options = REQUESTS[name]
-    return request_for(MODEL, "snow piano", limit=7 if options.get("group") == "video" else 150, **options)
+    return request_for(MODEL, "snow piano", limit=5 if options.get("group") == "video" else 100, **options)
 
 
 def shown_on(pages: list[SearchPage], request: SearchRequest) -> list[int]:
