@@ -90,14 +90,14 @@ class Workload:
         post, text = self.client.post, self.rng.choice(self.texts)
         video = self.rng.choice(self.videos)
         starts = [round(self.rng.uniform(0.0, FILM_SECONDS - 5.0), 2) for _ in range(3)]
-        scored, asked = (
+        score_clip, answer_clip = (
             {"collection": COLLECTION, "video_id": video, "start": start, "end": start + 4.0} for start in starts[:2]
         )
         return {
             "search": lambda: post(f"{PATH}/search", json={"text": text}),
             "reranked search": lambda: post(f"{PATH}/search", json={"text": text, "rerank": 10}),
-            "caption score": lambda: post("/v1/caption-scores", json={**scored, "captions": [text]}),
-            "answer": lambda: post("/v1/answers", json={**asked, "question": "what is it?"}),
+            "caption score": lambda: post("/v1/caption-scores", json={**score_clip, "captions": [text]}),
+            "answer": lambda: post("/v1/answers", json={**answer_clip, "question": "what is it?"}),
             "thumbnail": lambda: self.client.get(f"{PATH}/videos/{video}/thumbnail", params={"t": starts[2]}),
             "text embedding": lambda: post("/v1/embeddings", json={"input": text}),
             "livez": lambda: self.client.get("/livez"),

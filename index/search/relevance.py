@@ -152,8 +152,8 @@ def _language_warning(request: SearchRequest) -> list[SearchWarning]:
     if request.languages is None:
         return []
     texts = [part.text for part in request.parts if isinstance(part, TextPart)]
-    found = (unknown_language(text, request.languages, request.tokenizer) for text in texts)
-    language = next(filter(None, found), None)
+    languages = (unknown_language(text, request.languages, request.tokenizer) for text in texts)
+    language = next(filter(None, languages), None)
     if language is None:
         return []
     known = ", ".join(request.languages)

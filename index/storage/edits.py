@@ -49,12 +49,12 @@ def edit_video(
     Returns the names of what changed, as `refresh_video`. Raises InvalidInput for metadata that cannot be stored.
     """
     stored_texts = _load_texts(connection, video.id)
-    stated = _stated_values(video, stored_texts)
+    source = _stated_values(video, stored_texts)
     edited = video if title is None else replace(video, title=title)
     if metadata:
         merged = {key: value for key, value in {**video.metadata, **metadata}.items() if value is not None}
         edited = replace(edited, metadata=check_metadata(merged))
-    return _store(connection, video, edited, stated, stored_texts, stored_texts if texts is None else list(texts))
+    return _store(connection, video, edited, source, stored_texts, stored_texts if texts is None else list(texts))
 
 
 def refresh_video(connection: sqlite3.Connection, video: Video, statement: SourceStatement) -> tuple[str, ...]:
@@ -63,19 +63,19 @@ def refresh_video(connection: sqlite3.Connection, video: Video, statement: Sourc
     The names are title, metadata, subtitles and path. Raises InvalidInput for metadata that cannot be stored.
     """
     stored_texts = texts = _load_texts(connection, video.id)
-    stated = _stated_values(video, stored_texts)
+    source = _stated_values(video, stored_texts)
     refreshed = video
-    if statement.title not in (None, stated.title):
-        refreshed, stated = replace(refreshed, title=statement.title), replace(stated, title=statement.title)
-    original = stated.metadata or {}
+    if statement.title not in (None, source.title):
+        refreshed, source = replace(refreshed, title=statement.title), replace(source, title=statement.title)
+    original = source.metadata or {}
     news = {key: value for key, value in statement.metadata.items() if not _has_value(original, key, value)}
     refreshed = replace(refreshed, metadata=check_metadata({**video.metadata, **news}))
-    stated = replace(stated, metadata={**original, **news})
-    if any(statement.texts) and _hash_texts(statement.texts) != stated.text_sha256:
-        texts, stated = list(statement.texts), replace(stated, text_sha256=_hash_texts(statement.texts))
+    source = replace(source, metadata={**original, **news})
+    if any(statement.texts) and _hash_texts(statement.texts) != source.text_sha256:
+        texts, source = list(statement.texts), replace(source, text_sha256=_hash_texts(statement.texts))
     if statement.path is not None:
         refreshed = replace(refreshed, path=statement.path, source_uri=statement.source_uri)
-    return _store(connection, video, refreshed, stated, stored_texts, texts)
+    return _store(connection, video, refreshed, source, stored_texts, texts)
 
 
 def copy_edits(source: sqlite3.Connection, target: sqlite3.Connection, since: int | None) -> None:
@@ -112,16 +112,16 @@ def _store(
     connection: sqlite3.Connection,
     before: Video,
     after: Video,
-    stated: SourceValues,
+    source: SourceValues,
     stored_texts: list[str],
     texts: list[str],
 ) -> tuple[str, ...]:
     """Store a changed video, the text of its clips, and of the statement of its source what differs from them."""
-    is_stated = metadata_json(after.metadata) == metadata_json(stated.metadata or {})
+    is_equal = metadata_json(after.metadata) == metadata_json(source.metadata or {})
     source_values = SourceValues(
-        title=None if after.title == stated.title else stated.title,
-        metadata=None if is_stated else stated.metadata,
-        text_sha256=None if _hash_texts(texts) == stated.text_sha256 else stated.text_sha256,
+        title=None if after.title == source.title else source.title,
+        metadata=None if is_equal else source.metadata,
+        text_sha256=None if _hash_texts(texts) == source.text_sha256 else source.text_sha256,
     )
     after = replace(after, source_values=source_values)
     return _write_changes(connection, before, after, None if texts == stored_texts else texts)

@@ -49,7 +49,7 @@ def running(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     settings = settings_for(
         small_bundle,
         tmp_path_factory.mktemp("data"),
-        max_video_bytes=2_000_000,
+        max_video_bytes=9_000_000,
         max_body_bytes=300_000,
         max_captions=5,
         max_text_characters=500,

@@ -229,7 +229,7 @@ def test_a_large_upload_is_rejected_by_its_header_and_while_it_is_received(runni
     assert detail.endswith("bytes were expected (VITASCOPE_MAX_VIDEO_BYTES)")
     # Under the limit of the whole form, over that of the file.
     streamed = upload(running, collection, b"\0" * (limit + 1), "large.mp4")
-    assert problem_of(streamed, 413, "payload_too_large")["detail"].startswith("file: more than 2000000 bytes")
+    assert problem_of(streamed, 413, "payload_too_large")["detail"].startswith(f"file: more than {limit} bytes")
     long_field = upload(running, collection, b"\0", "a.mp4", title="x" * 300_000)
     assert problem_of(long_field, 413, "payload_too_large")["detail"].startswith("title: more than")
     assert media_files(running, collection) == []

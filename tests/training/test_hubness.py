@@ -35,10 +35,10 @@ def test_a_video_near_to_all_texts_is_found_by_its_own_alone() -> None:
         hubness.correct_text(torch.cat([texts, pad[1:]], dim=1))
         @ hubness.correct_video(torch.cat([videos, pad], dim=1)).T
     )
-    found = [similarity.argmax(dim=1) for similarity in (texts @ videos.T, corrected)]
-    assert (found[0] == 400).sum() > 100
-    assert (found[1] == 400).sum() < 5
-    assert (found[1] == torch.arange(400)).float().mean() > 0.95
+    nearest = [similarity.argmax(dim=1) for similarity in (texts @ videos.T, corrected)]
+    assert (nearest[0] == 400).sum() > 100
+    assert (nearest[1] == 400).sum() < 5
+    assert (nearest[1] == torch.arange(400)).float().mean() > 0.95
 
 
 def test_a_correction_without_references_keeps_the_order_of_similarities() -> None:

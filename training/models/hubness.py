@@ -64,7 +64,9 @@ class HubnessCorrection(nn.Module):
         """Return unit embeddings (..., E - COORDINATES) and their nearness (..., 1) to the references of a kind."""
         unit = F.normalize(projected_NE[..., :-COORDINATES], dim=-1)
         scaled = unit @ getattr(self, f"{kind}_references") / TEMPERATURE + getattr(self, f"{kind}_offsets")
-        return unit, STRENGTH * TEMPERATURE * torch.logsumexp(scaled, dim=-1, keepdim=True)
+        # Not torch.logsumexp, which becomes an operator that TensorRT lacks.
+        largest = scaled.amax(dim=-1, keepdim=True)
+        return unit, STRENGTH * TEMPERATURE * (largest + (scaled - largest).exp().sum(dim=-1, keepdim=True).log())
 
     @torch.no_grad()
     def fit(self, texts_NE: Tensor, videos_NE: Tensor, seed: int) -> None:
