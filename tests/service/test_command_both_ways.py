@@ -246,12 +246,13 @@ def test_rejected_jobs_and_files_are_reported(
     remote.run(["index", "/no/allowed/root", "--remote", "--collection", "NAME"], monkeypatch, capsys)
     assert [status for status, _, _ in remote.results] == [2]
     assert running.client.get(f"/v1/collections/{remote.placeholders['NAME']}").status_code == 404
-    (Path(remote.placeholders["FOLDER"]) / "a.mp4").write_bytes(bytes(2_100_000))
+    (Path(remote.placeholders["FOLDER"]) / "a.mp4").write_bytes(bytes(running.settings.max_video_bytes + 1))
     result = remote.run(["index", "FOLDER", "--collection", "NAME"], monkeypatch, capsys)
     assert result is not None
     assert (result["added"], result["failed"]) == (3, 2)
     assert [Path(failure["file"]).name for failure in result["failures"]] == ["a.mp4", "broken.mp4"]
-    assert result["failures"][0]["reason"].startswith("a.mp4: file: more than 2000000 bytes")
+    limit = running.settings.max_video_bytes
+    assert result["failures"][0]["reason"].startswith(f"a.mp4: file: more than {limit} bytes")
 
 
 def test_interrupted_upload_continues_without_sending_a_file_twice(
