@@ -37,10 +37,11 @@ COMMAND_BOUND = 1.0
 """Seconds of processor time from the start of `vitascope search` to its first result."""
 COMMAND_ARGUMENTS = {
     "a text of known words": ["a dog runs on the beach"],
+    "a text with a word that the model does not know": ["a dog runs on the beach of Swakopmund"],
     "a text of another language": ["ein Hund rennt am Strand"],
     "`--rerank 20`": ["a dog runs on the beach", "--rerank=20"],
 }
-"""The first has the bound. The language of texts of unknown words is detected, with the extra `language`."""
+"""All but the last have the bound. With the extra `language`, the language of texts with unknown words is detected."""
 
 
 def graph_throughput(model: Model, texts: Sequence[str], seconds: float) -> float:
@@ -195,8 +196,8 @@ def run_command(args: argparse.Namespace, checks: Checks) -> None:
             medians[name], wall = (statistics.median(times) for times in zip(*starts[1:], strict=True))
             print(f"| {name} | {medians[name]:.2f} | {wall:.2f} |")
     print()
-    median = next(iter(medians.values()))
-    checks.check(f"first result after {median:.2f} <= {COMMAND_BOUND} s", median <= COMMAND_BOUND)
+    for name, median in list(medians.items())[:-1]:
+        checks.check(f"{name}: first result after {median:.2f} <= {COMMAND_BOUND} s", median <= COMMAND_BOUND)
 
 
 def _warm_model(args: argparse.Namespace) -> Model:

@@ -103,6 +103,9 @@ class Backend(Protocol):
     ) -> JSON:
         """Return a page of results; ``files`` are those of the parts of ``query`` with the kind ``file``."""
 
+    def language_warnings(self, query: Sequence[JSON]) -> list[JSON]:
+        """Return the warnings of a query that ``search_collection`` leaves out because they may take half a second."""
+
     def create_job(self, collection: str, /, *, source: JSON, metadata: Metadata, segmentation: JSON) -> JSON: ...
 
     def list_jobs(

@@ -321,8 +321,6 @@ class LocalBackend:
             group=group,
             candidates=candidates,
             calibration=self.model.calibration,
-            languages=self.model.bundle.manifest.languages,
-            tokenizer=self.model.tokenizer,
         )
         page = search(opened, request, self.model)
         following = page.next_position
@@ -332,6 +330,13 @@ class LocalBackend:
             "changed": page.changed,
             "warnings": [asdict(warning) for warning in page.warnings],
         }
+
+    def language_warnings(self, query: Sequence[JSON]) -> list[JSON]:
+        from index.search.relevance import language_warnings
+
+        texts = (part["value"] for part in query if part["kind"] == "text")
+        languages = self.model.bundle.manifest.languages
+        return [asdict(warning) for warning in language_warnings(texts, languages, self.model.tokenizer)]
 
     def _query_parts(self, query: Sequence[JSON], files: Sequence[Path]) -> Iterator[Any]:
         from index.search.request import ClipPart, EmbeddingPart, TextPart

@@ -67,6 +67,9 @@ class RemoteBackend(Client):
             candidates=candidates,
         )
 
+    def language_warnings(self, query: Sequence[JSON]) -> list[JSON]:
+        return []  # the service has returned them with the page
+
     def interrupted_jobs(
         self, collection: str, source: JSON, metadata: Mapping[str, object], segmentation: JSON
     ) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +107,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             candidates=args.candidates,
         )
     results = [{**result, "video": {**VIDEO_DEFAULTS, **result["video"]}} for result in page["results"]]
-    return {**page, "text": args.text, "results": results}
+    warnings = page.get("warnings", [])  # services of version 0.3 send none
+    result = {**page, "text": args.text, "results": results, "warnings": warnings}
+    judge_language = partial(backend.language_warnings, query if args.cursor is None else [])
+    if args.json:
+        return {**result, "warnings": [*judge_language(), *warnings]}
+    return {**result, "judge_language": judge_language}
 
 
 def _parse_query(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -134,11 +141,14 @@ def _parse_query(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def show(result: dict[str, Any], console: Console) -> None:
-    for warning in result.get("warnings", []):  # services of version 0.3 send none
+    for warning in result["warnings"]:
         console.print(escape(warning["detail"]))
     print_results(result["results"], console)
     if result["changed"]:
         console.print("The collection has changed since the previous page; a new search includes added videos")
+    # After the results: it may take longer than the search.
+    for warning in result["judge_language"]():
+        print(warning["detail"], file=sys.stderr)
 
 
 COMMANDS = {"search": (add_arguments, run, show)}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -22,6 +22,7 @@ from index.storage.queries import load_embeddings
 from index.vectors.interface import VectorSnapshot
 from vitascope.language import unknown_language
 from vitascope.scoring import similarity_probability
+from vitascope.tokenizer import Tokenizer
 
 _ROUNDING = 1e-6
 GOOD_MATCH = 0.5
@@ -128,14 +129,8 @@ def lowest_similarity(request: SearchRequest) -> float:
     return max(bounds)
 
 
-def search_warnings(request: SearchRequest, relevance: Sequence[float | None]) -> list[SearchWarning]:
-    """Return the warnings of a page whose results have these values of relevance; none after the first page."""
-    if request.after is not None:
-        return []
-    return [*_language_warning(request), *_no_good_match(relevance)]
-
-
-def _no_good_match(relevance: Sequence[float | None]) -> list[SearchWarning]:
+def match_warnings(relevance: Sequence[float | None]) -> list[SearchWarning]:
+    """Return a warning if none of the results with these values of relevance is a good match."""
     known = [value for value in relevance if value is not None]
     if not known or len(known) < len(relevance) or max(known) >= GOOD_MATCH:
         return []
@@ -148,16 +143,25 @@ def _no_good_match(relevance: Sequence[float | None]) -> list[SearchWarning]:
     ]
 
 
-def _language_warning(request: SearchRequest) -> list[SearchWarning]:
-    if request.languages is None:
+def language_warnings(texts: Iterable[str], known: Sequence[str] | None, tokenizer: Tokenizer) -> list[SearchWarning]:
+    """Return a warning if a text of a query is in a language that the model does not know.
+
+    The first text with a word that the tokenizer does not know takes half a second, see ``unknown_language``.
+
+    Args:
+        texts: of the query.
+        known: ISO 639 codes of the languages that the model knows; None: not stated.
+        tokenizer: of the model.
+    """
+    if known is None:
         return []
-    texts = [part.text for part in request.parts if isinstance(part, TextPart)]
-    languages = (unknown_language(text, request.languages, request.tokenizer) for text in texts)
+    languages = (unknown_language(text, known, tokenizer) for text in texts)
     language = next(filter(None, languages), None)
     if language is None:
         return []
-    known = ", ".join(request.languages)
-    detail = f"The query seems to be in a language ({language}) that the model does not know; it knows {known}"
+    detail = (
+        f"The query seems to be in a language ({language}) that the model does not know; it knows {', '.join(known)}"
+    )
     return [SearchWarning("language", detail)]
 
 

@@ -18,7 +18,7 @@ import sqlite3
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,9 +28,6 @@ from index.storage.filters import Filter
 from index.storage.queries import load_embeddings
 from vitascope.bundle.manifest import MAX_RERANK, Calibration
 from vitascope.errors import InvalidInput, NotFound
-
-if TYPE_CHECKING:
-    from vitascope.tokenizer import Tokenizer
 
 MAX_WEIGHT = 1000.0
 GroupBy = Literal["clip", "event", "video"]
@@ -110,8 +107,6 @@ class SearchRequest:
         min_relevance: exclude clips of a lower or unknown relevance, 0 to 1.
         include_query_clips: include the clips of ``ClipPart`` in the results.
         calibration: of the bundle that made the embeddings; gives the probability that a clip of some similarity fits.
-        languages: that its model knows, as ISO 639 codes; None: not stated.
-        tokenizer: of its model; spares texts of known words the detection of their language.
     """
 
     fingerprint: str
@@ -128,8 +123,6 @@ class SearchRequest:
     min_relevance: float | None = None
     include_query_clips: bool = False
     calibration: Calibration | None = None
-    languages: Sequence[str] | None = None
-    tokenizer: Tokenizer | None = None
 
     @property
     def texts(self) -> list[str]:

@@ -31,7 +31,7 @@ from index.search.relevance import (
     condition_candidates,
     has_several_conditions,
     lowest_similarity,
-    search_warnings,
+    match_warnings,
 )
 from index.search.request import (
     CANDIDATES,
@@ -105,7 +105,7 @@ class SearchPage:
     """A page of results.
 
     ``next_position``: where the next page begins, None on the last page. ``changed``: whether the collection has
-    changed since the page before. ``warnings``: on the first page.
+    changed since the page before. ``warnings``: on the first page, without those of ``language_warnings``.
     """
 
     results: list[SearchResult]
@@ -309,5 +309,5 @@ def _build_page(
     shown = position.shown | {ranking.result_ids[candidate.clip_id] for group in page for candidate in group.members}
     is_last = len(groups) <= request.limit or len(shown) >= MAX_K
     changed = request.after is not None and request.after.change != position.change
-    warnings = search_warnings(request, [result.best.relevance for result in results])
+    warnings = [] if request.after else match_warnings([result.best.relevance for result in results])
     return SearchPage(results, None if is_last else replace(position, shown=shown), changed, warnings)

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from index.collection import Collection
 from index.records import Clip, Float32
+from index.search.relevance import language_warnings
 from index.search.request import (
     ClipPart,
     EmbeddingPart,
@@ -203,12 +204,14 @@ def _search_page(
             min_relevance=options.min_relevance,
             include_query_clips=options.include_query_clips,
             calibration=loaded.bundle.manifest.calibration,
-            languages=loaded.bundle.manifest.languages,
-            tokenizer=loaded.model.tokenizer,
         ),
         context.model(loaded) if rerank else None,
         service.observer.stage,
     )
+    warnings = page.warnings
+    if parsed.cursor is None:
+        texts = [part.text for part in parts if isinstance(part, TextPart)]
+        warnings = [*language_warnings(texts, loaded.bundle.manifest.languages, loaded.model.tokenizer), *warnings]
     position = page.next_position
     cursor = None if position is None else SearchCursor(parsed.request_hash, position, file_embedding)
     response = schemas.SearchResponse(
@@ -216,7 +219,7 @@ def _search_page(
         results=list(serialize_results(collection, page.results)),
         next_cursor=None if cursor is None else encode_cursor(cursor),
         changed=page.changed,
-        warnings=[schemas.SearchWarning(code=warning.code, detail=warning.detail) for warning in page.warnings],
+        warnings=[schemas.SearchWarning(code=warning.code, detail=warning.detail) for warning in warnings],
     )
     return collection, response.model_dump_json(by_alias=True).encode()
 

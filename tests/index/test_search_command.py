@@ -146,10 +146,11 @@ def test_results_are_events_by_default(capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.fixture
 def calibrated(indexed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same model with a calibration of similarity: 0.5 at a similarity of 0.5."""
+    """The same model with a calibration of similarity, 0.5 at a similarity of 0.5, and its languages."""
     folder = shutil.copytree(indexed / "bundle", tmp_path / "bundle")
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["calibration"] |= {"similarity_scale": 10.0, "similarity_bias": -5.0}
+    manifest["languages"] = ["en"]
     write_manifest(folder, manifest)
     monkeypatch.setenv("VITASCOPE_BUNDLE", str(folder))
 
@@ -162,6 +163,24 @@ def test_a_search_that_nothing_fits_says_so_above_the_results(capsys: pytest.Cap
     assert capsys.readouterr().out.startswith("No result is likely to fit")
     assert search(capsys, "a cyan thing", "--min-relevance", "0.5")["results"] == []
     assert search(capsys, "red", "--no-hybrid")["warnings"] == []
+
+
+@pytest.mark.usefixtures("calibrated")
+def test_a_warning_of_the_language_follows_the_results_on_standard_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = []
+
+    def detect(*arguments: Any) -> str:
+        shown.append(capsys.readouterr().out)
+        return "de"
+
+    monkeypatch.setattr("index.search.relevance.unknown_language", detect)
+    assert main(["search", "red", "--limit", "1"]) == 0
+    assert "red.png" in shown[0], "results are shown before the language is judged, which may take longer"
+    detail = "The query seems to be in a language (de) that the model does not know; it knows en"
+    assert capsys.readouterr() == ("", f"{detail}\n")
+    assert {"code": "language", "detail": detail} in search(capsys, "red")["warnings"]
 
 
 @pytest.mark.usefixtures("calibrated")

@@ -11,7 +11,7 @@ import pytest
 from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.records import NewClip, NewVideo
-from index.search.relevance import GOOD_MATCH
+from index.search.relevance import GOOD_MATCH, language_warnings
 from index.search.request import ClipPart, QueryPart
 from index.search.search import RankedHit
 from tests.index.jobs.fixtures import ingest_file
@@ -176,12 +176,11 @@ def test_a_single_text_and_a_bundle_without_calibration_have_no_conditions(
 
 
 def test_a_query_in_a_language_that_the_model_does_not_know_has_a_warning(
-    collection: Collection, small_model: Model
+    small_model: Model,
 ) -> None:
-    german = "ein Hund rennt am Strand"
-    options: dict[str, Any] = {"languages": ["en"], "tokenizer": small_model.tokenizer}
-    (warning,) = search_page(collection, small_model, german, **options).warnings
+    german, tokenizer = "ein Hund rennt am Strand", small_model.tokenizer
+    (warning,) = language_warnings(["a dog", german], ["en"], tokenizer)
     assert warning.code == "language"
     assert "(de)" in warning.detail
-    assert search_page(collection, small_model, "a dog runs on the beach", **options).warnings == []
-    assert search_page(collection, small_model, german).warnings == [], "the bundle does not state its languages"
+    assert language_warnings(["a dog runs on the beach"], ["en"], tokenizer) == []
+    assert language_warnings([german], None, tokenizer) == [], "the bundle does not state its languages"
