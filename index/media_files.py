@@ -68,8 +68,12 @@ def find_missing(files: Iterable[Path], timeout: float = CHECK_SECONDS) -> set[P
 
     if _checks.acquire(blocking=False):
         thread = threading.Thread(target=check, name="missing-files", daemon=True)
-        thread.start()
-        thread.join(timeout)
+        try:
+            thread.start()
+        except RuntimeError:  # the process has too many threads
+            _checks.release()
+        else:
+            thread.join(timeout)
     return set(missing)
 
 

@@ -261,3 +261,16 @@ def test_a_drive_that_does_not_answer_delays_no_page_of_results(
     assert find_missing(files, timeout=PATIENCE) == set(), "no second check beside the one that hangs"
     drive_answers.set()
     wait_for(lambda: find_missing(files, timeout=PATIENCE) == {files[0], files[2]})
+
+
+def test_missing_files_are_reported_again_once_threads_can_start_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(media_files, "_checks", threading.BoundedSemaphore(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        assert find_missing([tmp_path / "gone.mp4"]) == set(), "nothing is known"
+    assert find_missing([tmp_path / "gone.mp4"], timeout=PATIENCE) == {tmp_path / "gone.mp4"}
