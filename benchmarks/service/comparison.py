@@ -171,13 +171,13 @@ def run_search(args: argparse.Namespace, checks: Checks) -> None:
 def first_output(command: Sequence[str]) -> tuple[float, float]:
     """Run a command; return its processor time and the wall time until it printed something, in seconds."""
     started_at = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.read(1)
         times = processor_seconds(process.pid), time.perf_counter() - started_at
-        process.communicate()
+        _, errors = process.communicate()
     if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
+        raise RuntimeError(f"{command}: {errors.decode()}")
     return times
 
 
