@@ -14,12 +14,12 @@ import pytest
 RAY_SHARED_MEMORY = 400 * 1024**2
 
 
-def find_tool(name: str) -> str:
-    """Return the path of a program; without it, skip the test by name, or fail it if CI is set."""
+def find_tool(name: str, *alternatives: str) -> str:
+    """Return the path of a program or an alternative; without any, skip the test by name, or fail it if CI is set."""
     # Also finds programs of an environment that is not activated.
     places = os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ.get("PATH", "")])
-    program = shutil.which(name, path=places)
-    return program or _absent(f"{name} is not installed")
+    programs = (shutil.which(each, path=places) for each in (name, *alternatives))
+    return next(filter(None, programs), None) or _absent(f"{name} is not installed")
 
 
 def _absent(message: str) -> NoReturn:

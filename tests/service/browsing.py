@@ -62,7 +62,7 @@ TABS = ("collections", "models", "keys")
 def browser() -> Iterator[Browser]:
     from playwright.sync_api import expect, sync_playwright  # only if a browser is used
 
-    chromium = find_tool("chromium")
+    chromium = find_tool("chromium-headless-shell", "chromium")  # the first takes half the processor time
     expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         # root cannot use Chromium's sandbox; only this repository's page is opened
