@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,23 @@ def _concept(code: str, entry: Mapping[str, Any], groups: Mapping[str, Any], nam
         subgroup=groups["subgroups"][str(entry["subgroup"])],
         names=tuple(name.replace("_", " ") for name in ([names] if isinstance(names, str) else names)),
     )
+
+
+def normal_name(name: str) -> str:
+    """Return the letters and digits of a name, in lower case and without accents, for comparison."""
+    return re.sub("[^a-z0-9]", "", unicodedata.normalize("NFKD", name).lower())
+
+
+def codes_by_name(concepts: Mapping[str, Concept]) -> dict[str, str]:
+    """Return the codes of concepts by normal name: the label, else the name of the character in Unicode."""
+    codes: dict[str, str] = {}
+    for code, concept in concepts.items():
+        codes.setdefault(normal_name(concept.label), code)
+        codes.setdefault(normal_name(concept.label.replace("flag: ", "flag for ")), code)
+    for code in concepts:
+        if "-" not in code:
+            codes.setdefault(normal_name(unicodedata.name(chr(int(code, 16)), code)), code)
+    return codes
 
 
 @dataclass(frozen=True)

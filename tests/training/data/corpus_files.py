@@ -100,6 +100,19 @@ GROUPS = {
 }
 
 
+def icon(color: str = "#dc1414") -> dict[str, Any]:
+    """An icon of Iconify's format, twice as high as wide: the middle half of its square."""
+    return {"body": f'<path fill="{color}" d="M0 0h8v16H0z"/>', "width": 8}
+
+
+def icon_set(icons: dict[str, dict[str, Any]], names_by_code: dict[str, str]) -> dict[str, bytes]:
+    """Members of a package of @iconify-json."""
+    return {
+        "package/icons.json": json.dumps({"prefix": "x", "icons": icons, "height": 16, "width": 16}).encode(),
+        "package/chars.json": json.dumps(names_by_code).encode(),
+    }
+
+
 def pictogram_packages(folder: Path) -> dict[str, Path]:
     """Packages with the layout of the real ones: {name: path}."""
     moving = {f"package/assets/{name}.webp": animation([RED, GREEN]) for name in ("1f436", "1f1f5-1f1ea", "1f550")}
@@ -125,5 +138,8 @@ def pictogram_packages(folder: Path) -> dict[str, Path]:
             f"package/img/{style}/64/0035-fe0f-20e3.png": picture(GREEN, "PNG", (64, 64)),
             f"package/img/{style}/sheets/64.png": b"another file",
         }
+    for package in pictograms.PACKAGES:
+        if package.name.startswith("@iconify-json/"):
+            contents[package.name] = icon_set({"keycap-5": icon(), "dog-face": icon()}, {})
     files = {package.name: package.file_name for package in pictograms.PACKAGES}
     return {name: write_tar(folder / files[name], members) for name, members in contents.items()}

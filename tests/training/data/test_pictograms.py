@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from tests.training.data.corpus_files import animation, concept, pictogram_packages, picture, write_tar
+from tests.training.data.corpus_files import (
+    animation,
+    concept,
+    icon,
+    icon_set,
+    pictogram_packages,
+    picture,
+    write_tar,
+)
 from training.data.corpus import CorpusError
 from training.data.example import Example
 from training.data.packed import EncodedMedia, Media
 from training.data.pictogram_concepts import (
     Concept,
     Package,
+    codes_by_name,
     fetch,
     normal_code,
     read_concepts,
@@ -320,6 +331,38 @@ def test_stills_come_from_both_vendors_and_only_from_the_small_pictures(packages
     example, media = actual["google-1f436"]
     assert example.still
     assert media.data == picture((20, 20, 220), "PNG", (64, 64))
+
+
+def test_training_alone_has_the_styles_of_the_icon_sets_after_the_others(packages: dict[str, Path]) -> None:
+    words = read_words(packages)
+    styles = {
+        split: [example.attributes["style"] for example, _ in stills(packages, words, split)]
+        for split in ("train", "val", "test")
+    }
+    assert styles["train"][:3] == ["google", "twitter", "noto"]
+    assert len(set(styles["train"])) == len(styles["train"]) == 10
+    assert (styles["val"], styles["test"]) == (["google", "twitter"], [])
+
+
+def test_icons_are_known_by_code_or_by_name(packages: dict[str, Path]) -> None:
+    """Codes of other uses of an icon are ignored; of several drawings of a concept the first is taken."""
+    by_code = {"1F436": "dog-face", "35-20e3": "5", "e1d1": "5"}
+    write_tar(packages["@iconify-json/noto"], icon_set({"keycap-5": icon("blue"), "5": icon()}, by_code))
+    write_tar(packages["@iconify-json/fxemoji"], icon_set({"keycap5": icon(), "keycap-5-1": icon("blue")}, {}))
+    actual = by_key(list(stills(packages, read_words(packages), "train")))
+    for key in ("noto-0035-20e3", "fxemoji-0035-20e3"):
+        drawn = Image.open(io.BytesIO(actual[key][1].data))
+        assert drawn.size == (256, 256)
+        assert [drawn.getpixel(xy) for xy in ((128, 128), (20, 128))] == [(220, 20, 20, 255), (0, 0, 0, 0)]
+
+
+def test_names_of_icons_are_labels_or_names_of_unicode() -> None:
+    octopus, peru = concept("octopus", "1f419"), concept("flag: Peru", "1f1f5-1f1ea")
+    bear, face = concept("bear", "1f43b"), concept("bear face", "0001")
+    codes = codes_by_name({c.code: c for c in (bear, octopus, peru)})
+    assert {codes[name] for name in ("bear", "bearface")} == {"1f43b"}
+    assert codes["flagperu"] == codes["flagforperu"] == "1f1f5-1f1ea"
+    assert codes_by_name({c.code: c for c in (bear, face)})["bearface"] == "0001"
 
 
 def test_what_is_known_of_a_pictogram_comes_with_it(packages: dict[str, Path]) -> None:
