@@ -95,7 +95,7 @@ _ICON_SETS = {
             "fxemoji",
             "1.2.2",
             "f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef",
-            "Apache-2.0 (Firefox OS Emoji, Mozilla)",
+            "Apache-2.0, artwork CC-BY-4.0 (Firefox OS Emoji, Mozilla)",
         ),
         (
             "streamline-emojis",
