@@ -203,8 +203,9 @@ release: $(VENV)/.runtime ## wheel, sdist and $(BUNDLE) in dist/, tried as `make
 	rm -rf dist
 	@$(PIP) build
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m build --outdir dist
-	tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --directory $(dir $(BUNDLE)) --create $(notdir $(BUNDLE)) \
-		| gzip --no-name > dist/$(notdir $(BUNDLE))-$(BUNDLE_VERSION).tar.gz
+	for folder in $(notdir $(BUNDLE) $(wildcard $(BUNDLE)-checkpoint)); do \
+		tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --directory $(dir $(BUNDLE)) --create $$folder \
+			| gzip --no-name > dist/$$folder-$(BUNDLE_VERSION).tar.gz; done
 	cd dist && sha256sum * > SHA256SUMS
 	@fresh=$$(mktemp --directory) && trap 'rm -rf "$$fresh"' EXIT && "$(PYTHON)" -m venv "$$fresh/env" && \
 		"$$fresh/env/bin/python" -m pip --disable-pip-version-check install --quiet --constraint constraints.txt \

@@ -43,6 +43,13 @@ def replace_bundle(out: Path) -> Iterator[Path]:
     The old bundle stays in place until then. Raises InvalidInput if `out` exists and is not a bundle.
     """
     check_replaceable(out)
+    with replace_folder(out) as folder:
+        yield folder
+
+
+@contextmanager
+def replace_folder(out: Path) -> Iterator[Path]:
+    """Yield a new folder that replaces `out` at the end; after an error it is removed."""
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import secrets
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from model_export.assemble import (
     finish,
     no_log,
     replace_bundle,
+    replace_folder,
     write_documents,
     write_draft,
     write_manifest,
@@ -53,10 +55,12 @@ from model_export.parity.checks import (
 from model_export.sources import STARTS, Source, corpus_source, languages_of, licence_of, notice
 from model_export.weights import Precision, store
 from training import checkpoint
-from training.checkpoint import Checkpoint
+from training.bundle_checkpoint import CHECKPOINT_KEY, BundleCheckpoint, checkpoint_folder, write_checkpoint
+from training.checkpoint import STARTS_NAME, Checkpoint
 from training.data.packed import PACK_NAME, Packed, open_packed
 from training.evaluation.encoder import TorchEncoder
 from training.models import pretrained
+from training.models.architectures import read_config
 from training.objectives.class_names import absent_class_names
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import Calibration, GraphName, Manifest, Task
@@ -94,6 +98,8 @@ class _Job:
     seed: int
     log: Log
     initial: InitialModel
+    kept: BundleCheckpoint | None = None
+    """The checkpoint beside the bundle."""
 
 
 def export_checkpoint(
@@ -109,6 +115,7 @@ def export_checkpoint(
     seed: int | None = None,
     log: Log = no_log,
     initial: InitialModel | None = None,
+    keep_checkpoint: bool = True,
 ) -> Path:
     """Export the checkpoint folder `model` as a bundle at `out`; returns `out`.
 
@@ -120,6 +127,7 @@ def export_checkpoint(
         licence: default: derived from the terms of the training data.
         seed: of the random parity inputs; default: random.
         initial: facts about the model that training started from.
+        keep_checkpoint: also write a compact checkpoint beside the bundle, which training continues from.
 
     Raises:
         ParityError: a graph's outputs differ from torch's.
@@ -130,11 +138,50 @@ def export_checkpoint(
     check_name(name or out.name)
     job = _prepare(model, name or out.name, version, data, licence, seed, log, initial or InitialModel())
     measured = read_metrics(metrics) if metrics else {}
-    with replace_bundle(out) as folder:
+    with replace_bundle(out) as folder, _replace_checkpoint(out) if keep_checkpoint else nullcontext() as part:
+        if part is not None:
+            log(f"writing {checkpoint_folder(out)}")
+            job = replace(job, kept=write_checkpoint(part, job.checkpoint))
         log("exporting graphs (torch to ONNX)")
         graphs = export_graphs(job.checkpoint.model)
         _Export(job, graphs, folder, precision).run(measured)
     return out
+
+
+def add_checkpoint(bundle: Path, model: Path) -> Path:
+    """Keep the checkpoint folder `model`, which a bundle was exported from, beside the bundle; returns `bundle`.
+
+    Graphs and fingerprint stay unchanged.
+
+    Raises:
+        ParityError: the outputs of the checkpoint's model differ from those of the bundle's graphs.
+        InvalidInput: the bundle was not exported from a checkpoint of this configuration, or there is none at `model`.
+    """
+    opened, loaded = Bundle.open(bundle), _load(model)
+    manifest, cfg = opened.manifest, loaded.model.cfg
+    if "provenance" not in manifest.extra:
+        raise InvalidInput(f"{bundle}: no provenance in its manifest; a bundle of `vitascope export` was expected")
+    if read_config(manifest.extra["provenance"]["config"]) != cfg or loaded.answers != opened.answers:
+        raise InvalidInput(f"checkpoint: {model} has another configuration or other answers than {bundle}")
+    with replace_bundle(bundle) as folder, _replace_checkpoint(bundle) as part:
+        kept = write_checkpoint(part, loaded)
+        specs = graph_specs(checkpoint.load(part).model.eval())
+        paths = {spec.name: bundle / manifest.graphs[spec.name] for spec in specs}
+        check_outputs(specs, paths, random_cases(specs, cfg, seed=0), "int8-weights", REDUCED)
+        copy_files(opened, manifest.files, folder)
+        extra = manifest.extra | {CHECKPOINT_KEY: kept.model_dump(mode="json")}
+        write_manifest(folder, manifest.model_dump() | {"extra": extra})
+    return bundle
+
+
+@contextmanager
+def _replace_checkpoint(bundle: Path) -> Iterator[Path]:
+    """Yield a new folder that replaces the checkpoint beside a bundle at the end; after an error it is removed."""
+    folder = checkpoint_folder(bundle)
+    if folder.exists() and not (folder / STARTS_NAME).is_file():
+        raise InvalidInput(f"out: {folder} exists and is not the checkpoint of a bundle; no such folder was expected")
+    with replace_folder(folder) as part:
+        yield part
 
 
 def update_metrics(bundle: Path, metrics: Path) -> Path:
@@ -164,10 +211,7 @@ def _prepare(
     log: Log,
     initial: InitialModel,
 ) -> _Job:
-    try:
-        loaded = checkpoint.load(model)
-    except FileNotFoundError as error:
-        raise InvalidInput(str(error)) from error
+    loaded = _load(model)
     loaded.model.eval()
     if len(loaded.answers) != loaded.model.cfg.answers:
         raise InvalidInput(
@@ -188,6 +232,13 @@ def _prepare(
         log=log,
         initial=initial,
     )
+
+
+def _load(model: Path) -> Checkpoint:
+    try:
+        return checkpoint.load(model)
+    except FileNotFoundError as error:
+        raise InvalidInput(str(error)) from error
 
 
 def _validation_splits(names: list[str], data: Path | None) -> dict[str, Packed]:
@@ -318,5 +369,6 @@ class _Export:
             "training_data": [f"{s.name}: {s.terms}" for s in job.sources if s not in STARTS],
             "metrics": dict(metrics),
             "licence": job.licence,
-            "extra": {"provenance": provenance.model_dump(mode="json")},
+            "extra": {"provenance": provenance.model_dump(mode="json")}
+            | ({} if job.kept is None else {CHECKPOINT_KEY: job.kept.model_dump(mode="json")}),
         }

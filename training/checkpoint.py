@@ -2,7 +2,7 @@
 
 A checkpoint folder holds `model.safetensors`, `optimizer.safetensors`, `config.json` (architecture), `recipe.json`,
 `answers.json`, `tokenizer.json` and `state.json` (next step, lineage, fingerprints of the corpora). A compact one
-has no optimizer state, weights in float16, and in `starts.json` the packages of the weights that it leaves out.
+has no optimizer state, weights in float16 or smaller, and in `starts.json` the packages of those that it leaves out.
 """
 
 from __future__ import annotations
@@ -23,14 +23,12 @@ from torch import Tensor, nn
 from training.models.architectures import build, read_config
 from training.models.fusion import FusedModel
 from training.models.pretrained import starts_of
-from training.public_starts import STORED_STARTS, restore_starts, split_starts
+from training.public_starts import STORED_STARTS, PublicStart, pack_weights, restore_weights
 from training.recipe import Recipe, upgrade_recipe
 from training.weight_average import AVERAGE
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 STARTS_NAME = "starts.json"
-MIN_FLOAT16_VALUES = 4096
-"""Smaller tensors of a compact checkpoint stay float32."""
 ONLY_IN_TRAINING = ("word_head.", "object_head.", "feature_head.", "mask_embedding")
 """Prefixes of parameters that no exported graph contains; loaded from a bundle, they are initialized again."""
 
@@ -73,28 +71,19 @@ def save(folder: Path, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer 
         _write_description(part, checkpoint)
 
 
-def save_compact(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint to start other trainings from; an existing one at `folder` is replaced as by `save`.
+def write_compact(folder: Path, checkpoint: Checkpoint) -> list[PublicStart]:
+    """Write a checkpoint to start other trainings from into an empty folder, and return its public starts.
 
     It has no optimizer state. Tensors that equal those of a pretrained start are left out and restored from the
-    installed package by `load`; others with at least `MIN_FLOAT16_VALUES` values are float16.
+    installed package by `load`; others are stored as `training.compact_tensors` describes.
 
     Raises OverflowError for values that float16 cannot represent.
     """
-    weights, starts = split_starts(checkpoint.model, checkpoint.sources)
-    with replaced_whole(folder) as part:
-        save_file({name: _to_float16(name, tensor) for name, tensor in weights.items()}, part / "model.safetensors")
-        (part / STARTS_NAME).write_bytes(STORED_STARTS.dump_json(starts, indent=1))
-        _write_description(part, checkpoint)
-
-
-def _to_float16(name: str, tensor: Tensor) -> Tensor:
-    if tensor.dtype != torch.float32 or tensor.numel() < MIN_FLOAT16_VALUES:
-        return tensor.contiguous()
-    half = tensor.half()
-    if not half.isfinite().all():
-        raise OverflowError(f"{name}: largest value {float(tensor.abs().max()):g}; float16 ends at 65504")
-    return half.contiguous()
+    weights, starts = pack_weights(checkpoint.model, checkpoint.sources)
+    save_file(weights, folder / "model.safetensors")
+    (folder / STARTS_NAME).write_bytes(STORED_STARTS.dump_json(starts, indent=1))
+    _write_description(folder, checkpoint)
+    return starts
 
 
 def _write_description(folder: Path, checkpoint: Checkpoint) -> None:
@@ -155,7 +144,7 @@ def load(folder: Path) -> Checkpoint:
     Raises:
         FileNotFoundError: There is none at `folder`.
         RuntimeError: The keys of its weights differ from the model's.
-        InvalidInput: A compact checkpoint leaves out weights that the installed package does not have.
+        InvalidInput: A compact checkpoint leaves out weights of a package that is not installed, or has others.
     """
     path = find(folder)
     if path is None:
@@ -163,7 +152,7 @@ def load(folder: Path) -> Checkpoint:
     model = build(read_config(json.loads((path / "config.json").read_text())))
     weights = load_file(path / "model.safetensors")
     if (path / STARTS_NAME).exists():
-        weights = restore_starts(model.cfg, weights, path / STARTS_NAME)
+        weights = restore_weights(model, weights, path / STARTS_NAME)
     model.load_state_dict(weights, strict=True)
     state = json.loads((path / "state.json").read_text())
     return Checkpoint(

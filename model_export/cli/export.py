@@ -35,8 +35,11 @@ tokenizer. In addition, the bundle's results for texts and image files are compa
 library: embeddings must have a cosine of at least 0.99999. Settings that the model does not state, such as the frames
 of a clip, are printed and kept in the manifest.
 
-If MODEL is a bundle, --metrics updates its model card and metrics only. With --budget, a checkpoint, public model or
-bundle is optimized as by `vitascope optimize`.
+What training continues from is kept in FOLDER-checkpoint beside the bundle FOLDER; the bundle runs without it.
+
+If MODEL is a bundle, --metrics updates its model card and metrics only, and --checkpoint adds the checkpoint that it
+was exported from, whose outputs must equal the bundle's. With --budget, a checkpoint, public model or bundle is
+optimized as by `vitascope optimize`.
 """
 EPILOG = """\
 precision of the stored weights (arithmetic is float32, at the same speed):
@@ -84,10 +87,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--metrics", type=Path, metavar="FILE", help="JSON of `vitascope evaluate --out`, for the model card")
     add(
-        "--compact-checkpoint",
+        "--no-checkpoint",
+        action="store_true",
+        help="do not keep the checkpoint in FOLDER-checkpoint beside the bundle, which training continues from",
+    )
+    add(
+        "--checkpoint",
         type=Path,
         metavar="FOLDER",
-        help="also write the checkpoint in float16, without weights that equal a public package's, to train from",
+        help="keep this checkpoint beside a bundle that was exported from it without one",
     )
     add("--licence", help="terms of use (default: from the training data's terms, or from the model's README.md)")
     add(
@@ -107,7 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from model_export.export import update_metrics
+    from model_export.export import add_checkpoint, update_metrics
     from vitascope.bundle.bundle import Bundle
     from vitascope.bundle.manifest import MANIFEST_NAME
     from vitascope.errors import InvalidInput
@@ -117,11 +125,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         with cleanup_on_sigterm():
             return _export_optimized(args, is_bundle)
     if is_bundle:
-        if args.metrics is None or args.out not in (None, args.model) or args.compact_checkpoint is not None:
-            raise InvalidInput(
-                f"{args.model} is a bundle: --metrics was expected, and neither another --out nor --compact-checkpoint"
-            )
-        bundle = Bundle.open(update_metrics(args.model, args.metrics))
+        if (args.metrics is None) == (args.checkpoint is None) or args.out not in (None, args.model):
+            raise InvalidInput(f"{args.model} is a bundle: --metrics or --checkpoint was expected, and no other --out")
+        with cleanup_on_sigterm():
+            if args.checkpoint is None:
+                bundle = Bundle.open(update_metrics(args.model, args.metrics))
+            else:
+                bundle = Bundle.open(add_checkpoint(args.model, args.checkpoint))
     else:
         _require_out(args)
         with cleanup_on_sigterm():
@@ -169,7 +179,6 @@ def _export(args: argparse.Namespace, out: Path) -> Path:
     from model_export.export import export_checkpoint
     from model_export.public.export import export_public
     from model_export.public.families import find_model, is_public, read_answers
-    from training import checkpoint
     from vitascope.errors import InvalidInput
 
     options: dict[str, Any] = {
@@ -181,10 +190,8 @@ def _export(args: argparse.Namespace, out: Path) -> Path:
     }
     source = find_model(args.model, allow_pickle=args.allow_pickle)
     if source is not None and is_public(source.folder):
-        if (args.data is not None and args.budget is None) or args.metrics or args.compact_checkpoint:
-            raise InvalidInput(
-                f"{args.model} is a public model; none of --data, --metrics and --compact-checkpoint was expected"
-            )
+        if (args.data is not None and args.budget is None) or args.metrics:
+            raise InvalidInput(f"{args.model} is a public model; neither --data nor --metrics was expected")
         return export_public(
             source,
             out,
@@ -194,24 +201,20 @@ def _export(args: argparse.Namespace, out: Path) -> Path:
             answers=None if args.answers is None else read_answers(args.answers),
             **options,
         )
+    if args.checkpoint is not None:
+        raise InvalidInput(f"{args.model} is not a bundle; --checkpoint is for those, and exports keep theirs")
     if args.frames is not None or args.allow_pickle or args.answers is not None:
         raise InvalidInput(f"{args.model} is not a public model; --frames, --answers and --allow-pickle are for those")
-    compact = args.compact_checkpoint
-    if compact is not None and compact.exists() and not (compact / checkpoint.STARTS_NAME).is_file():
-        raise InvalidInput(f"compact-checkpoint: {compact} exists and is not one; a new folder was expected")
     folder = args.model if source is None else source.folder
-    bundle = export_checkpoint(
+    return export_checkpoint(
         folder,
         out,
         precision=args.precision or "int8-weights",
         data=args.data,
         metrics=args.metrics,
+        keep_checkpoint=not args.no_checkpoint and args.budget is None,
         **options,
     )
-    if compact is not None:
-        log_progress(f"writing {compact}")
-        checkpoint.save_compact(compact, checkpoint.load(folder))
-    return bundle
 
 
 COMMANDS: Commands = {"export": (add_arguments, run, show)}

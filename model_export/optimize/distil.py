@@ -25,7 +25,7 @@ from training.distillation.loop import DistillData, distil, load_student
 from training.distillation.recipe import DistilRecipe
 from training.distillation.student import InitFrom, Space
 from training.distillation.teacher import TeacherOutputs, compute_teacher_outputs
-from training.from_bundle import model_of_bundle
+from training.initialization import load_initial_model
 from training.models.hd_vila import HdVila
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import FrameStream
@@ -124,17 +124,18 @@ def distil_bundle(options: DistilOptions, log: Log) -> dict[str, Any]:
 
 
 def _teacher_weights(options: DistilOptions, log: Log) -> HdVila | None:
-    """Return the teacher's torch weights; None if they are not needed or cannot be read from its graphs."""
+    """Return the teacher's torch weights; None if they are not needed or not available."""
     if options.init_from not in (None, "teacher"):
         return None
     try:
-        model = model_of_bundle(options.teacher).model
+        model = load_initial_model(options.teacher).model
+        if not isinstance(model, HdVila):
+            raise InvalidInput(f"{options.teacher}: holds a model of {model.cfg.system}; one of hd-vila was expected")
     except InvalidInput as error:
         if options.init_from == "teacher":
             raise
         log(f"the teacher's weights are not available: {error}")
         return None
-    assert isinstance(model, HdVila)
     return model
 
 

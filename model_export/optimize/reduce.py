@@ -14,7 +14,7 @@ from model_export.optimize.replace_video import VideoReplacement, export_with_vi
 from model_export.weights import Precision
 from training.data.packed import PACK_NAME, open_packed
 from training.distillation.teacher import TeacherOutputs, compute_teacher_outputs
-from training.from_bundle import model_of_bundle
+from training.initialization import load_initial_model
 from training.models.hd_vila import HdVila
 from training.models.hd_vila.reduction import ReducedVideo, reduced_config
 from vitascope.bundle.bundle import Bundle
@@ -57,8 +57,9 @@ def reduce_bundle(options: ReduceOptions, log: Log) -> dict[str, Any]:
         raise InvalidInput("frames, size, tokens: none given; at least one was expected")
     log(f"reading {options.bundle}")
     bundle = Bundle.open(options.bundle)
-    model = model_of_bundle(options.bundle).model.eval()
-    assert isinstance(model, HdVila)
+    model = load_initial_model(options.bundle).model.eval()
+    if not isinstance(model, HdVila):
+        raise InvalidInput(f"{options.bundle}: holds a model of {model.cfg.system}; one of hd-vila was expected")
     cfg = reduced_config(model.cfg, low_frames=options.frames, size=options.size)
     descriptions = {
         "frames": f"{options.frames} low-resolution frames instead of {model.cfg.low_frames}",

@@ -54,6 +54,7 @@ from model_export.optimize.validation_scores import Budget, Scores, accuracy_los
 from model_export.parity.checks import FLOAT32, ParityError, ParityReport, compare_output, library_versions
 from model_export.parity.variants import compare_outputs, comparison_section, read_report
 from model_export.weights import Precision, bytes_by_type, reduce, store
+from training.bundle_checkpoint import CHECKPOINT_KEY
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.describe import calibration_summary, reranking_summary
 from vitascope.bundle.manifest import GraphName, Manifest
@@ -64,7 +65,7 @@ from vitascope.model import Model
 
 STORED, FUSED, INT8, FLOAT16 = "as stored", "fused", "int8", "float16"
 """Kinds of candidates."""
-GRAPH_SPECIFIC_KEYS = ("measured", "clip_ms", "calibration")
+GRAPH_SPECIFIC_KEYS = ("measured", "clip_ms", "calibration", CHECKPOINT_KEY)
 """Keys of a manifest's `extra` that describe the replaced graphs."""
 
 

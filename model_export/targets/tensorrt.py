@@ -22,6 +22,7 @@ from model_export.parity.checks import ParityError, example_texts, library_versi
 from model_export.parity.variants import row_cosines
 from model_export.targets.tensorrt_graphs import SOURCE, to_float16, to_int8, unsupported
 from model_export.weights import store
+from training.bundle_checkpoint import CHECKPOINT_KEY
 from training.data.packed import PACK_NAME, Packed, open_packed
 from training.evaluation.encoder import streams_of
 from vitascope.bundle.bundle import Bundle
@@ -113,7 +114,7 @@ class _Variant:
             "checked": "outputs of each graph compared with the original's, both by ONNX Runtime on a CPU",
             "outputs": self.checks,
         }
-        extra = {key: value for key, value in manifest.extra.items() if key != "provenance"}
+        extra = {key: value for key, value in manifest.extra.items() if key not in ("provenance", CHECKPOINT_KEY)}
         fields = manifest.model_dump() | {
             "name": name,
             "graphs": files,

@@ -268,8 +268,8 @@ def test_the_command_prints_json_and_the_same_checkpoint_gives_the_same_fingerpr
 ) -> None:
     out = tmp_path / "mine"
     command = ["export", str(folders[0]), "--out", str(out), "--data", str(folders[1]), "--version", "2.0.1", "--json"]
-    assert main([*command, "--compact-checkpoint", str(tmp_path / "compact")]) == 0
-    assert checkpoint.load(tmp_path / "compact").step == 3
+    assert main(command) == 0
+    assert checkpoint.load(tmp_path / "mine-checkpoint").step == 3
     printed, bundle = json.loads(capsys.readouterr().out), Bundle.open(out)
     assert printed["fingerprint"] == bundle.fingerprint == Bundle.open(bundles["int8-weights"]).fingerprint
     assert printed["bytes"] == sum(f.stat().st_size for f in out.iterdir() if not f.name.startswith("manifest.json"))
@@ -285,8 +285,8 @@ def test_the_command_prints_json_and_the_same_checkpoint_gives_the_same_fingerpr
         ("{checkpoint} --out {data} --data {data}", "is not a bundle"),
         ("{checkpoint} --out {out}", "'squares' was trained on, but its source and terms are not known"),
         ("{checkpoint} --out {out} --data {data} --metrics {nowhere}", "cannot be read"),
-        ("{checkpoint} --out {out} --data {data} --compact-checkpoint {checkpoint}", "exists and is not one"),
-        ("{bundle}", "is a bundle: --metrics was expected"),
+        ("{checkpoint} --out {out} --data {data} --checkpoint {checkpoint}", "is not a bundle; --checkpoint"),
+        ("{bundle}", "is a bundle: --metrics or --checkpoint was expected"),
         ("{bundle} --metrics {checkpoint}/state.json", "{corpus: {metric: number}} was expected"),
     ],
 )

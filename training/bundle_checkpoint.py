@@ -1,0 +1,71 @@
+"""The checkpoint beside a bundle: what training continues from, in the folder BUNDLE-checkpoint.
+
+It is no part of the bundle, so that a server needs neither its files nor its size. The manifest's `extra` states them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from training import checkpoint
+from training.checkpoint import Checkpoint
+from training.public_starts import StartPackage
+from vitascope.bundle.bundle import Bundle, check_file, file_sha256
+from vitascope.bundle.manifest import FileEntry, StrictModel
+from vitascope.errors import BundleCorrupt, InvalidInput
+
+CHECKPOINT_KEY = "checkpoint"
+"""Key of a manifest's `extra`."""
+
+
+class BundleCheckpoint(StrictModel):
+    """`extra.checkpoint` of a manifest."""
+
+    files: dict[str, FileEntry]
+    """By name in the folder."""
+    starts: list[StartPackage]
+    """Packages that hold the weights which the checkpoint leaves out."""
+
+
+def checkpoint_folder(bundle: Path) -> Path:
+    """Return the folder of the checkpoint of a bundle folder."""
+    resolved = bundle.resolve()
+    return resolved.with_name(f"{resolved.name}-checkpoint")
+
+
+def write_checkpoint(folder: Path, stored: Checkpoint) -> BundleCheckpoint:
+    """Write a compact checkpoint into an empty folder, and return what the manifest states of it."""
+    starts = checkpoint.write_compact(folder, stored)
+    fields = set(StartPackage.model_fields)
+    return BundleCheckpoint(
+        files={p.name: FileEntry(sha256=file_sha256(p), bytes=p.stat().st_size) for p in sorted(folder.iterdir())},
+        starts=[StartPackage.model_validate(start.model_dump(include=fields)) for start in starts],
+    )
+
+
+def load_checkpoint(bundle: Bundle) -> Checkpoint | None:
+    """Load the checkpoint of a bundle; None where its manifest states none.
+
+    Raises InvalidInput where the checkpoint is missing or is not that of the manifest.
+    """
+    content: Any = bundle.manifest.extra.get(CHECKPOINT_KEY)
+    if content is None:
+        return None
+    folder = checkpoint_folder(bundle.folder)
+    try:
+        expected = BundleCheckpoint.model_validate(content)
+        if not folder.is_dir():
+            raise InvalidInput(
+                f"{bundle.folder}: training continues from its checkpoint, which is distributed apart from it; the "
+                f"folder {folder} was expected"
+            )
+        for name, entry in expected.files.items():
+            check_file(folder, name, entry)
+    except ValidationError as error:
+        raise InvalidInput(f"{bundle.folder}: extra.{CHECKPOINT_KEY} of its manifest is invalid: {error}") from error
+    except BundleCorrupt as error:
+        raise InvalidInput(f"{folder}: is not the checkpoint of {bundle.folder}: {error}") from error
+    return checkpoint.load(folder)
