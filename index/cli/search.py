@@ -28,7 +28,7 @@ With --and and --not a query has several conditions: clips that fit all rank abo
 one strongly, and each result shows which it meets. A query can also combine a text with images or
 videos (--like) and clips of the collection (--like-clip).
 Queries without a text cannot be reranked. The words of a text are also matched in subtitles,
-titles and paths: clips that contain its rare words come first. --no-hybrid ignores words.
+titles and paths: clips that contain all of them come first. --no-hybrid ignores words.
 
 examples:
   vitascope search "a red square moves left"

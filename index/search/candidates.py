@@ -16,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from index.records import Float32
-from index.storage.fulltext import WordQuery, WordScore, match_words
+from index.storage.fulltext import WordQuery, best_scores, match_words, weigh_order
 from index.storage.queries import ClipSpan, load_clip_ids, load_embeddings
 from index.vectors.interface import VectorSnapshot
+from vitascope.bundle.manifest import Calibration
+from vitascope.scoring import similarity_probability
 
 MAX_SPOKEN = 1000
 """Best clips by the words of their speech that are ranked by words."""
@@ -26,8 +28,8 @@ MAX_NAMED, MAX_NAMED_CLIPS = 100, 20_000
 """Best videos by the words of their names that are ranked by words, and their clips in all."""
 CLIPS_PER_NAME = 3
 """Clips of each of them, those most similar to the query."""
-MODEL_WEIGHT = 0.6
-"""Weight of a score of the model, which is also sure of texts with words that it does not know."""
+UNCALIBRATED_WEIGHT = 0.6
+"""Weight of (1 + similarity) / 2 beside words, where similarity has no calibration: it is high for all clips."""
 RANK_DEPTH = 1000
 """Clips that match words get a rank by similarity up to this one."""
 MAX_TIED = 20_000
@@ -142,8 +144,8 @@ def word_matches(
     """
     matches = match_words(connection, words)
     accepted = {clip_id: score for clip_id, score in matches.clips.items() if clip_filter.accepts(clip_id)}
-    scores = dict(_best(accepted, MAX_SPOKEN))
-    clips_of = load_clip_ids(connection, dict(_best(matches.names, MAX_NAMED)), MAX_NAMED_CLIPS)
+    scores = dict(best_scores(accepted, MAX_SPOKEN))
+    clips_of = load_clip_ids(connection, dict(best_scores(matches.names, MAX_NAMED)), MAX_NAMED_CLIPS)
     named = {video_id: [i for i in clip_ids if clip_filter.accepts(i)] for video_id, clip_ids in clips_of.items()}
     stored = load_embeddings(connection, {*scores, *chain.from_iterable(named.values())}, len(query))
     if not stored:
@@ -156,8 +158,8 @@ def word_matches(
         for clip_id in present[:CLIPS_PER_NAME]:
             scores.setdefault(clip_id, matches.names[video_id])
     word_matches = [
-        WordMatch(clip_id, similarity[clip_id], weight * score, has_phrase)
-        for clip_id, (score, has_phrase) in scores.items()
+        WordMatch(clip_id, similarity[clip_id], weight * word_score.score, word_score.has_phrase)
+        for clip_id, word_score in weigh_order(connection, words, scores).items()
         if clip_id in similarity
     ]
     return sorted(
@@ -166,14 +168,13 @@ def word_matches(
     )
 
 
-def _best(scores: Mapping[int, WordScore], count: int) -> list[tuple[int, WordScore]]:
-    return sorted(scores.items(), key=lambda pair: (-pair[1].score, not pair[1].has_phrase, pair[0]))[:count]
-
-
-def hybrid_candidates(similar: Sequence[Candidate], matches: Sequence[WordMatch], depth: int) -> list[Candidate]:
+def hybrid_candidates(
+    similar: Sequence[Candidate], matches: Sequence[WordMatch], depth: int, calibration: Calibration | None
+) -> list[Candidate]:
     """Rank candidates by similarity together with clips that match words, by ``combined_score``; at most ``depth``.
 
-    Ties: first clips with the whole phrase, then by similarity, then by id.
+    Ties: first clips with the whole phrase, then by similarity, then by id. ``calibration``: of the similarities; None
+    if there is none for the query.
     """
     ranks = {candidate.clip_id: candidate.ranks.similarity for candidate in similar[:RANK_DEPTH]}
     fits = {candidate.clip_id: (candidate.fit, candidate.fits) for candidate in similar}
@@ -183,19 +184,26 @@ def hybrid_candidates(similar: Sequence[Candidate], matches: Sequence[WordMatch]
     ]
     matched_ids = {match.clip_id for match in matches}
     phrases = {match.clip_id for match in matches if match.has_phrase}
+    candidates = [*matched, *(candidate for candidate in similar if candidate.clip_id not in matched_ids)]
+    relevances = _relevance(np.array([candidate.similarity for candidate in candidates]), calibration).tolist()
 
-    def order(candidate: Candidate) -> tuple[float, bool, float, int]:
-        fit = (1 + candidate.similarity) / 2 if candidate.fit is None else candidate.fit
-        score = combined_score(candidate.words, fit)
+    def order(pair: tuple[Candidate, float]) -> tuple[float, bool, float, int]:
+        candidate, relevance = pair
+        score = combined_score(candidate.words, relevance if candidate.fit is None else candidate.fit)
         return -score, candidate.clip_id not in phrases, -candidate.similarity, candidate.clip_id
 
-    others = [candidate for candidate in similar if candidate.clip_id not in matched_ids]
-    return sorted([*matched, *others], key=order)[:depth]
+    return [candidate for candidate, _ in sorted(zip(candidates, relevances, strict=True), key=order)[:depth]]
+
+
+def _relevance(similarities: npt.NDArray[np.float64], calibration: Calibration | None) -> npt.NDArray[np.float64]:
+    """Return the probabilities that clips fit, or what stands in for them without a calibration, from cosines (C,)."""
+    probabilities = None if calibration is None else similarity_probability(calibration, similarities)
+    return UNCALIBRATED_WEIGHT * (1 + similarities) / 2 if probabilities is None else probabilities
 
 
 def combined_score(words: float, relevance: float) -> float:
-    """Combine a word score and a score of the model, 0 to 1 each, as independent evidence that a clip fits."""
-    return words + (1 - words) * MODEL_WEIGHT * relevance
+    """Combine a word score and a relevance, 0 to 1 each, as independent evidence that a clip fits."""
+    return words + (1 - words) * relevance
 
 
 def group_by_video(candidates: Sequence[Candidate], spans: Mapping[int, ClipSpan]) -> list[Group]:

@@ -237,7 +237,8 @@ def _rank(
             similar = condition_candidates(connection, vectors, request, embedding, similar_depth, clip_filter, ids)
         else:
             similar = vector_candidates(vectors, embedding, similar_depth, clip_filter)
-        candidates = hybrid_candidates(similar, matches, depth) if matches else similar[:depth]
+        calibration = request.calibration if request.is_text else None
+        candidates = hybrid_candidates(similar, matches, depth, calibration) if matches else similar[:depth]
         clip_ids = [candidate.clip_id for candidate in candidates]
         spans = {} if request.group == "clip" else load_spans(connection, clip_ids)
         is_video = request.group == "video"

@@ -8,10 +8,11 @@ case and diacritics are ignored. Titles and paths are also split at changes of c
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -27,6 +28,8 @@ MAX_TERMS = 62
 RARE = 5
 """A word is rare if at most so many clips contain it, or the names of so many videos; in small collections, if at most
 a fifth do."""
+MAX_ORDERED = 100
+"""Best clips with some words of a query in which the order of these words is compared."""
 MIN_RARITY = 0.2
 """Words below this rarity are ignored: they say little and are in many clips."""
 
@@ -61,17 +64,24 @@ class WordQuery:
     """Distinct terms of a query, without stop words unless there is nothing else.
 
     ``phrase``: all its words in order, in their indexed form; empty for a single word and for several texts.
+    ``pairs``: neighbouring words in lower case, without those of two stop words.
     """
 
     terms: Sequence[str]
     phrase: str
+    pairs: frozenset[tuple[str, str]]
 
 
 class WordScore(NamedTuple):
-    """Word score of a clip or of the name of a video, 0 to 1, and whether the phrase of the query is in it."""
+    """Word score of a clip or of the name of a video, 0 to 1.
+
+    ``has_phrase``: whether the phrase of the query is in it. ``is_partial``: whether words are missing, of more than
+    two, so that their order counts, see ``weigh_order``.
+    """
 
     score: float
     has_phrase: bool
+    is_partial: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +102,8 @@ def parse_words(texts: Sequence[str]) -> WordQuery:
     terms = [term.lower() for text in texts for term in _split_terms(text)]
     significant = [term for term in terms if term not in _STOP_WORDS] or terms
     phrase = normalize_for_index(texts[0]) if len(texts) == 1 else ""
-    return WordQuery(list(dict.fromkeys(significant))[:MAX_TERMS], phrase if " " in phrase else "")
+    pairs = frozenset(pair for text in texts for pair in _pairs(normalize_for_index(text)))
+    return WordQuery(list(dict.fromkeys(significant))[:MAX_TERMS], phrase if " " in phrase else "", pairs)
 
 
 # Indexing
@@ -133,7 +144,7 @@ def delete_name(connection: sqlite3.Connection, video_id: int) -> None:
 def match_words(connection: sqlite3.Connection, query: WordQuery) -> WordMatches:
     """Return the word scores of all clips and videos that contain words of a query.
 
-    A score is the rarity of the rarest word that matches times (m / (m + x^2))^2, where m is the sum of the rarities of
+    A score is the rarity of the rarest word that matches times m / (m + x^2), where m is the sum of the rarities of
     the words that match and x that of the others; at least the rarity of the phrase where that matches. Some words of
     a long description are in many clips by chance, and the absence of the others outweighs them.
     """
@@ -144,7 +155,7 @@ def match_words(connection: sqlite3.Connection, query: WordQuery) -> WordMatches
     spoken = _select(connection, "words", expressions, speech, "JOIN clips USING (id) GROUP BY id", "id, video_id")
     named = {row[0]: row[1] for row in _select(connection, "names", expressions, names, "GROUP BY id", "id")}
     weights = np.where(speech_counts + name_counts == 0, 1.0, np.maximum(speech, names))[: len(query.terms)]
-    bits = np.arange(len(expressions))
+    has_order, bits = int(np.count_nonzero(weights)) > 2, np.arange(len(expressions))
 
     @cache
     def score(speech_bits: int, name_bits: int) -> WordScore:
@@ -152,12 +163,46 @@ def match_words(connection: sqlite3.Connection, query: WordQuery) -> WordMatches
         terms, phrase = rarity[: len(weights)], float(rarity[len(weights) :].sum())
         matched, missing = weights[terms > 0].sum(), weights[terms == 0].sum()
         share = matched / (matched + missing**2 or 1.0)
-        return WordScore(max(float(terms.max() * share**2), phrase), phrase > 0)
+        return WordScore(max(float(terms.max() * share), phrase), phrase > 0, has_order and bool(missing > 0))
 
     return WordMatches(
         {clip_id: score(term_bits, named.get(video_id, 0)) for clip_id, video_id, term_bits in spoken},
         {video_id: score(0, term_bits) for video_id, term_bits in named.items()},
     )
+
+
+def weigh_order(
+    connection: sqlite3.Connection, query: WordQuery, scores: Mapping[int, WordScore]
+) -> dict[int, WordScore]:
+    """Return word scores by clip id, the partial ones multiplied by how many words are neighbours as in the query.
+
+    The factor is (1 + n) / (1 + N), where n of the N pairs of the query are in the speech of the clip or the name of
+    its video. It tells a sentence that is remembered in part from a description that has words in common. Beyond the
+    ``MAX_ORDERED`` best clips, n is 0.
+    """
+    partial = {clip_id: score for clip_id, score in scores.items() if score.is_partial}
+    select = (
+        "SELECT id, coalesce(words.text, '') || ' / ' || coalesce(title, '') || ' / ' || coalesce(path, '') FROM clips "
+        "LEFT JOIN words ON words.rowid = id LEFT JOIN names ON names.rowid = video_id "
+        "WHERE id IN (SELECT value FROM json_each(?))"
+    )
+    texts = connection.execute(select, (json.dumps([clip_id for clip_id, _ in best_scores(partial, MAX_ORDERED)]),))
+    counts = {clip_id: len(query.pairs & _pairs(text)) for clip_id, text in texts}
+    weighed = {
+        clip_id: score._replace(score=score.score * (1 + counts.get(clip_id, 0)) / (1 + len(query.pairs)))
+        for clip_id, score in partial.items()
+    }
+    return {**scores, **weighed}
+
+
+def best_scores(scores: Mapping[int, WordScore], count: int) -> list[tuple[int, WordScore]]:
+    """Return the at most ``count`` best, ties by phrase and id."""
+    return sorted(scores.items(), key=lambda pair: (-pair[1].score, not pair[1].has_phrase, pair[0]))[:count]
+
+
+def _pairs(indexed: str) -> set[tuple[str, str]]:
+    """Return the neighbouring words of a text in its indexed form, without pairs of two stop words."""
+    return {pair for pair in pairwise(indexed.lower().split()) if not _STOP_WORDS.issuperset(pair)}
 
 
 def _count(connection: sqlite3.Connection, table: str, expressions: Sequence[str]) -> npt.NDArray[np.int64]:

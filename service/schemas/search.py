@@ -92,8 +92,8 @@ class SearchOptions(Request):
     hybrid: Annotated[
         bool,
         Field(
-            description="also match the words of the query in speech, titles and paths; clips that contain its rare "
-            "words come first"
+            description="also match the words of the query in speech, titles and paths; clips that contain all of them "
+            "come first"
         ),
     ] = True
     filter: Annotated[

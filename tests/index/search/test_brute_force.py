@@ -20,7 +20,7 @@ from index.search import search as search_module
 from index.search.request import ClipPart, EmbeddingPart, QueryPart, SearchRequest, TextPart
 from index.search.search import search
 from index.storage.filters import parse_filter
-from index.storage.fulltext import WordScore
+from index.storage.fulltext import MAX_ORDERED, WordScore
 from tests.chaos import rounds
 from tests.index.sample_data import TOKENS, WIDTH, content, new_collection
 from tests.index.searches import MODEL, all_pages, request_for, text_part
@@ -118,19 +118,21 @@ def word_scores(rows: list[Row], texts: list[str]) -> tuple[dict[int, WordScore]
     spoken, named = rarities([row.spoken for row in rows]), rarities(list(titles.values()))
 
     def score(speech: list[str], title: list[str]) -> WordScore | None:
-        matched = missing = rarest = full = 0.0
+        matched = missing = rarest = full = count = 0.0
         for term, by_speech, by_title in zip(terms, spoken, named, strict=True):
             weight = 1.0 if by_speech is None and by_title is None else max(by_speech or 0.0, by_title or 0.0)
             rarity = max(has(speech, term) * (by_speech or 0.0), has(title, term) * (by_title or 0.0))
             if term is phrase:
                 full = rarity
                 continue
+            count += weight > 0
             matched += weight * (rarity > 0)
             missing += weight * (rarity == 0)
             rarest = max(rarest, rarity)
         if not matched:
             return None
-        return WordScore(max(rarest * (matched / (matched + missing**2)) ** 2, full), full > 0)
+        is_partial = count > 2 and missing > 0
+        return WordScore(max(rarest * matched / (matched + missing**2), full), full > 0, is_partial)
 
     clips = {row.id: score(row.spoken, row.title) for row in rows if score(row.spoken, [])}
     names = {video: score([], title) for video, title in titles.items()}
@@ -158,10 +160,18 @@ def brute_order(
         clips = sorted((row.id for row in possible if row.video == video), key=lambda i: (-cosine[i], i))
         for clip in clips[:3]:
             scores.setdefault(clip, score)
+    partial = sorted((i for i in scores if scores[i].is_partial), key=lambda i: (-scores[i].score, i))
+    pairs = set().union(*(itertools.pairwise(tokens_in(text)) for text in texts))
+    for row in possible:
+        if row.id in partial:
+            present = {*itertools.pairwise(row.spoken), *itertools.pairwise(row.title)}
+            count = len(pairs & present) if row.id in partial[:MAX_ORDERED] else 0
+            score = scores[row.id]
+            scores[row.id] = score._replace(score=score.score * (1 + count) / (1 + len(pairs)))
     positive = [part for part in request.parts if part.weight > 0]
     share = sum(part.weight for part in positive if isinstance(part, TextPart)) / sum(part.weight for part in positive)
-    scores = {i: WordScore(share * score.score, score.has_phrase) for i, score in scores.items()}
-    none = WordScore(0.0, False)
+    scores = {i: score._replace(score=share * score.score) for i, score in scores.items()}
+    none = WordScore(0.0, False, False)
     listed = sorted(
         (i for i in similar if i in scores), key=lambda i: (-scores[i].score, not scores[i].has_phrase, -cosine[i], i)
     )
@@ -197,7 +207,7 @@ def brute_force(rows: list[Row], request: SearchRequest, condition: Any) -> list
         match = MODEL.match([text] * len(head), [by_id[i].tokens.astype(np.float32) for i, *_ in head])
         scores = MODEL.fused_score(np.array([cosine for _, cosine, *_ in head]), match.logits)
         fused = {candidate[0]: float(score) for candidate, score in zip(head, scores, strict=True)}
-        movable = sorted((c for c in head if c[3] < 0.2), key=lambda c: -(c[3] + (1 - c[3]) * 0.6 * fused[c[0]]))
+        movable = sorted((c for c in head if c[3] < 0.2), key=lambda c: -(c[3] + (1 - c[3]) * fused[c[0]]))
         order = [movable.pop(0) if c[3] < 0.2 else c for c in head] + order[request.rerank :]
     ids = [i for i, *_ in order]
     known = {i: (cosine, places) for i, cosine, places, _ in order}

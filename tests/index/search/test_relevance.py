@@ -11,6 +11,7 @@ import pytest
 from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.records import NewClip, NewVideo
+from index.search.candidates import Candidate, Ranks, WordMatch, hybrid_candidates
 from index.search.relevance import GOOD_MATCH, language_warnings
 from index.search.request import ClipPart, QueryPart
 from index.search.search import RankedHit
@@ -65,6 +66,13 @@ def test_a_clip_that_contains_the_words_is_relevant_whatever_it_shows(
     assert [hit.hit.video.title for hit in some] == ["green"]
     page = search_page(collection, small_model, "a green submarine under ice", calibration=calibration)
     assert [warning.code for warning in page.warnings] == ["no_good_match"]
+
+
+@pytest.mark.parametrize(("score", "first"), [(0.3, 1), (1.0, 2)])
+def test_only_a_literal_match_outranks_a_clip_that_is_clearly_visible(score: float, first: int) -> None:
+    visible = Candidate(1, 0.6, Ranks(1, None))
+    spoken = WordMatch(2, 0.0, score, has_phrase=False)
+    assert [c.clip_id for c in hybrid_candidates([visible], [spoken], 2, CALIBRATION)] == [first, 3 - first]
 
 
 def test_relevance_of_a_query_with_a_clip_is_unknown(collection: Collection, small_model: Model) -> None:

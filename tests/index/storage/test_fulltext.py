@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from index.collection import Collection, NewClip, NewVideo
-from index.storage.fulltext import MAX_TERMS, WordMatches, index_names, match_words, parse_words
+from index.storage.fulltext import MAX_TERMS, WordMatches, index_names, match_words, parse_words, weigh_order
 from tests.index.sample_data import WIDTH, content, new_collection, tokens_of
 from vitascope.errors import InvalidInput
 
@@ -35,8 +36,10 @@ def add(collection: Collection, number: int, title: str, *texts: str, path: str 
 
 
 def search(collection: Collection, *texts: str) -> WordMatches:
+    words = parse_words(texts)
     with collection.catalogue.read() as connection:
-        return match_words(connection, parse_words(texts))
+        matches = match_words(connection, words)
+        return replace(matches, clips=weigh_order(connection, words, matches.clips))
 
 
 def matches_of(collection: Collection, *texts: str) -> list[int]:
@@ -127,31 +130,39 @@ def test_words_of_nearly_all_clips_are_ignored(tmp_path: Path) -> None:
     with new_collection(tmp_path) as collection:
         clips = add(collection, 1, "match", *["a goal in this match"], *["a match"] * 20)
         assert matches_of(collection, "match") == []
-        assert search(collection, "match goal").clips == {clips[0]: (1.0, False)}
+        assert search(collection, "match goal").clips == {clips[0]: (1.0, False, False)}
 
 
 def test_half_of_a_long_query_scores_less_than_half_of_a_short_one(tmp_path: Path) -> None:
     with new_collection(tmp_path) as collection:
         ids = add(collection, 1, "talk", "a kayak by the blue lake", *[""] * 20)
         half = [search(collection, text).clips[ids[0]].score for text in ("kayak snow", "kayak lake snow moon")]
-        assert half == pytest.approx([1 / 2**2, 1 / 3**2])
+        assert half == pytest.approx([1 / 2, 2 / (2 + 2**2) / 4])
+
+
+def test_some_words_of_a_query_score_more_as_neighbours_in_its_order(tmp_path: Path) -> None:
+    with new_collection(tmp_path) as collection:
+        ids = add(collection, 1, "talk", "the blue kayak drifts", "drifts on a kayak, blue", *[""] * 20)
+        scores = search(collection, "a blue kayak drifts on the lake").clips
+        # Pairs of the query: "a blue", "blue kayak", "kayak drifts", "drifts on", "the lake".
+        assert [scores[clip_id].score for clip_id in ids[:2]] == pytest.approx([3 / 4 * 3 / 6, 3 / 4 * 2 / 6])
 
 
 def test_a_score_grows_with_the_share_of_the_query_and_is_full_for_all_of_it(tmp_path: Path) -> None:
     with new_collection(tmp_path) as collection:
         ids = add(collection, 1, "talk", "a kayak", "snow on a kayak", "a kayak on snow", *[""] * 20)
         scores = search(collection, "a kayak on snow").clips
-        assert scores[ids[0]].score == pytest.approx(0.5**2)
-        assert scores[ids[1]] == (1.0, False)
-        assert scores[ids[2]] == (1.0, True)
+        assert scores[ids[0]].score == pytest.approx(0.5)
+        assert scores[ids[1]][:2] == (1.0, False)
+        assert scores[ids[2]][:2] == (1.0, True)
         absent = search(collection, "a kayak on snow by moonlight").clips
-        assert absent[ids[2]].score == pytest.approx((2 / 3) ** 2)
+        assert absent[ids[2]].score == pytest.approx(2 / 3 * 4 / 6)
 
 
 def test_a_phrase_of_common_words_is_rare(tmp_path: Path) -> None:
     with new_collection(tmp_path) as collection:
         ids = add(collection, 1, "play", "or not to be", "to be or not to be", *["to be", "not or"] * 20, *[""] * 50)
-        assert search(collection, "to be or not to be").clips[ids[1]] == (1.0, True)
+        assert search(collection, "to be or not to be").clips[ids[1]][:2] == (1.0, True)
         assert matches_of(collection, "to be or not to be")[0] == ids[1]
 
 
