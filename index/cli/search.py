@@ -146,9 +146,9 @@ def show(result: dict[str, Any], console: Console) -> None:
     print_results(result["results"], console)
     if result["changed"]:
         console.print("The collection has changed since the previous page; a new search includes added videos")
-    # After the results: it may take longer than the search.
-    for warning in result["judge_language"]():
-        print(warning["detail"], file=sys.stderr)
+    if "judge_language" in result:  # after the results, as it may take longer than the search
+        for warning in result["judge_language"]():
+            print(warning["detail"], file=sys.stderr)
 
 
 COMMANDS = {"search": (add_arguments, run, show)}
