@@ -199,10 +199,9 @@ EVENTS: list[Callable[[DataFolder], None]] = [
 ]
 FEW_STARTS = [
     EVENTS[:1],
-    [DataFolder.link, DataFolder.share_collection],
-    [DataFolder.move, DataFolder.replace_collection],
+    [DataFolder.link, DataFolder.share_collection, DataFolder.move],
+    [DataFolder.replace_collection, DataFolder.copy, DataFolder.restore],
 ]
-FEW_STARTS += [[DataFolder.copy, DataFolder.restore]]
 """Events before each start of the service, where not all are tested."""
 
 

@@ -82,9 +82,13 @@ def upload_until_refused(address: str, folder: Path, numbers: itertools.count[in
 
 
 def stop_under_load(
-    address: str, server: subprocess.Popen[str], folder: Path, numbers: itertools.count[int]
+    address: str, health: httpx.Client, server: subprocess.Popen[str], folder: Path, numbers: itertools.count[int]
 ) -> set[str]:
-    """Stop the service under load, and check how it stops. Returns the SHA-256 of uploaded files."""
+    """Stop the service under load, and check how it stops. Returns the SHA-256 of uploaded files.
+
+    Args:
+        health: Client of the health port.
+    """
     observed = Observations()
     search = ("/v1/collections/many/search", {"text": "a red thing"})
     embed = ("/v1/embeddings", {"input": ["a red thing", "a green ball"]})
@@ -97,6 +101,7 @@ def stop_under_load(
         stopped_at = time.monotonic()
         server.send_signal(signal.SIGTERM)
         wait_for(lambda: observed.not_ready)
+        assert [health.get(path).status_code for path in ("/readyz", "/livez")] == [503, 200]
         (folder / READINESS_CHECKED).touch()
         assert server.wait(PATIENCE) == 0
         seconds = time.monotonic() - stopped_at
@@ -120,15 +125,15 @@ def start_job(client: httpx.Client, films: Path) -> str:
 
 
 def test_accepted_requests_get_responses_and_the_job_resumes_without_repeating_work(
-    small_bundle: Path, tmp_path: Path
+    small_bundle: Path, tmp_path: Path, port: int
 ) -> None:
     films = tmp_path / "many"
     films.mkdir()
     for number in range(MANY):
         write_picture(films / f"{number:03}.png", solid((number % 256, number // 256, 90), 48, 48))
-    settings = settings_for(
-        small_bundle, tmp_path / "data", allowed_roots=[films], job_concurrency=1, shutdown_delay=0.1
-    )
+    options = {"allowed_roots": [films], "job_concurrency": 1, "shutdown_delay": 0.1, "health_port": port}
+    settings = settings_for(small_bundle, tmp_path / "data", **options)
+    health = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE)
     numbers = itertools.count()
     uploaded: set[str] = set()
     for stop in range(STOPS):
@@ -140,8 +145,10 @@ def test_accepted_requests_get_responses_and_the_job_resumes_without_repeating_w
         ):
             if stop == 0:
                 job = start_job(client, films)
+            for path in ("/livez", "/readyz"):
+                assert health.get(path).json() == client.get(path).json()
             client.close()  # the service would wait for its connection
-            uploaded |= stop_under_load(str(client.base_url), server, folder, numbers)
+            uploaded |= stop_under_load(str(client.base_url), health, server, folder, numbers)
         if stop == 0:
             with CollectionStore(settings.data_dir / "collections") as library:
                 (job_left,) = list_jobs(library.open("many"), 10)
@@ -154,6 +161,7 @@ def test_accepted_requests_get_responses_and_the_job_resumes_without_repeating_w
         assert (counts["succeeded"], counts["skipped"], counts["failed"]) == (MANY, 0, 0)
         assert client.get("/v1/collections/many").json()["videos"] == MANY
         assert uploaded <= set(stored_videos(client, "uploads").values())
+    health.close()
 
 
 def test_a_signal_just_before_the_server_runs_is_not_lost(small_bundle: Path, tmp_path: Path) -> None:

@@ -22,8 +22,7 @@ from service.run import listen, main, serve
 from service.server import serve_health
 from service.settings import Settings, read_settings
 from tests.service.conftest import settings_for
-from tests.service.running import Running, environment_of, problem_of, process, serving
-from tests.sockets import reserved_port
+from tests.service.running import Running, environment_of, problem_of, serving
 from tests.waiting import PATIENCE, wait_for
 from vitascope.errors import EngineError, InvalidInput, StorageError
 
@@ -218,14 +217,3 @@ def test_the_health_port_has_no_other_routes(health: httpx.Client) -> None:
     for path in ("/", "/v1/models", "/v1/collections", "/metrics", "/openapi.json", "/static/app.js"):
         assert health.get(path).status_code == 404
     assert health.post("/livez").status_code == 405
-
-
-def test_a_setting_adds_the_health_port(small_bundle: Path, tmp_path: Path) -> None:
-    with reserved_port() as port:
-        settings = settings_for(small_bundle, tmp_path / "data", health_port=port, shutdown_delay=PATIENCE)
-        with process(settings) as (client, server), httpx.Client(base_url=f"http://127.0.0.1:{port}") as health:
-            for path in ("/livez", "/readyz"):
-                assert health.get(path).json() == client.get(path).json()
-            server.terminate()
-            wait_for(lambda: health.get("/readyz").status_code == 503)
-            assert health.get("/livez").status_code == 200
