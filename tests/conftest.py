@@ -7,6 +7,8 @@ import os
 import random
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +28,28 @@ settings.load_profile("vitascope")
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Iterator[None]:
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
     """Exclude imported modules and collected tests from garbage collections, which they make slow."""
     gc.disable()
     try:
+        if not session.config.option.file_or_dir:
+            _import_a_share_first(session)
         return (yield)
     finally:
         gc.freeze()
         gc.enable()
+
+
+def _import_a_share_first(session: pytest.Session) -> None:
+    """Begin each worker's imports at another test, so that workers do not all compile the same modules."""
+    worker = getattr(session.config, "workerinput", None)
+    if worker is None:
+        return
+    tests = sorted(Path(__file__).parent.rglob("test_*.py"))
+    number, count = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
+    for test in tests[number * len(tests) // count : (number + 1) * len(tests) // count]:
+        with suppress(Exception):  # reported by the collection
+            import_module(".".join(test.relative_to(session.config.rootpath).with_suffix("").parts))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
