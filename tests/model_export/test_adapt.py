@@ -26,7 +26,7 @@ from training import checkpoint
 from training.checkpoint import Checkpoint
 from training.data.packed import open_packed
 from training.evaluation.retrieval import sentence_retrieval
-from training.from_bundle import model_of_bundle
+from training.initialization import load_initial_model
 from training.models.soho import Soho
 from training.trainer import train
 from vitascope.bundle.bundle import Bundle
@@ -141,7 +141,7 @@ def test_a_repeated_adaptation_changes_nothing(adapted: Adapted, tmp_path: Path)
 def test_the_adapted_model_still_answers(adapted: Adapted) -> None:
     runtime = Model.open(adapted.root / "mine", threads=1)
     assert runtime.bundle.answers == ANSWERS
-    before = model_of_bundle(adapted.start).model.state_dict()
+    before = load_initial_model(adapted.start).model.state_dict()
     after = checkpoint.load(adapted.root / "work" / "run" / "checkpoint").model.state_dict()
     heads = [name for name in before if name.startswith("answer_head.")]
     assert len(heads) == 4
@@ -305,6 +305,7 @@ def test_a_bundle_that_cannot_be_restored_asks_for_its_checkpoint(
     shutil.copytree(adapted.start, start)
     manifest = json.loads((start / "manifest.json").read_text())
     manifest["extra"]["provenance"]["config"] = small_config().model_dump(mode="json")
+    del manifest["extra"]["checkpoint"]
     (start / "manifest.json").write_text(json.dumps(manifest))
     (start / "manifest.json.sha256").unlink()
     assert call(adapted, tmp_path, "--start-from", str(start)) == 2
