@@ -12,7 +12,7 @@ import json
 import re
 import sqlite3
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -102,8 +102,8 @@ def parse_words(texts: Sequence[str]) -> WordQuery:
     terms = [term.lower() for text in texts for term in _split_terms(text)]
     significant = [term for term in terms if term not in _STOP_WORDS] or terms
     phrase = normalize_for_index(texts[0]) if len(texts) == 1 else ""
-    pairs = frozenset(pair for text in texts for pair in _pairs(normalize_for_index(text)))
-    return WordQuery(list(dict.fromkeys(significant))[:MAX_TERMS], phrase if " " in phrase else "", pairs)
+    pairs = {pair for text in texts for pair in _pairs(normalize_for_index(text)) if not _STOP_WORDS.issuperset(pair)}
+    return WordQuery(list(dict.fromkeys(significant))[:MAX_TERMS], phrase if " " in phrase else "", frozenset(pairs))
 
 
 # Indexing
@@ -187,7 +187,7 @@ def weigh_order(
         "WHERE id IN (SELECT value FROM json_each(?))"
     )
     texts = connection.execute(select, (json.dumps([clip_id for clip_id, _ in best_scores(partial, MAX_ORDERED)]),))
-    counts = {clip_id: len(query.pairs & _pairs(text)) for clip_id, text in texts}
+    counts = {clip_id: len(query.pairs.intersection(_pairs(text))) for clip_id, text in texts}
     weighed = {
         clip_id: score._replace(score=score.score * (1 + counts.get(clip_id, 0)) / (1 + len(query.pairs)))
         for clip_id, score in partial.items()
@@ -200,9 +200,9 @@ def best_scores(scores: Mapping[int, WordScore], count: int) -> list[tuple[int, 
     return sorted(scores.items(), key=lambda pair: (-pair[1].score, not pair[1].has_phrase, pair[0]))[:count]
 
 
-def _pairs(indexed: str) -> set[tuple[str, str]]:
-    """Return the neighbouring words of a text in its indexed form, without pairs of two stop words."""
-    return {pair for pair in pairwise(indexed.lower().split()) if not _STOP_WORDS.issuperset(pair)}
+def _pairs(indexed: str) -> Iterator[tuple[str, str]]:
+    """Return the neighbouring words of a text in its indexed form."""
+    return pairwise(indexed.lower().split())
 
 
 def _count(connection: sqlite3.Connection, table: str, expressions: Sequence[str]) -> npt.NDArray[np.int64]:
