@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import multiprocessing
 import os
 import re
+import runpy
 import signal
 import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,35 +76,85 @@ def serving(
     assert not thread.is_alive()
 
 
+class ForkedProcess:
+    """A process like ``subprocess.Popen``, forked from one that has imported the service, which takes seconds."""
+
+    def __init__(self, module: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        self._process = _FORKS.Process(target=_run_module, args=(module, environment, log), daemon=True)
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def send_signal(self, number: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float) -> int:
+        self._process.join(timeout)
+        status = self.poll()
+        assert status is not None, "timeout"
+        return status
+
+
+def _run_module(module: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+    """Do what ``python -m`` does."""
+    os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), 2)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv[1:] = module[1:]
+    runpy.run_module(module[0], run_name="__main__", alter_sys=True)
+
+
+Process = ForkedProcess | subprocess.Popen[bytes]
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["tests.service.altered_service", "tests.service.webhooks"])
+_logs = itertools.count()
+
+
 @contextmanager
 def process(
-    settings: Settings, *module: str, within: Sequence[str] = ()
-) -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
+    settings: Settings, *module: str, within: Sequence[str] | None = None
+) -> Iterator[tuple[httpx.Client, Process]]:
     """``python -m service`` in a process of its own, once it is ready; killed at the end if it still runs."""
-    server = start(settings, *module, within=within)
+    server, log = start(settings, *module, within=within)
     try:
-        assert server.stderr is not None
-        url = next(match[0] for line in server.stderr if (match := re.search(r"http://\S+", line)))
-        drain = threading.Thread(target=server.stderr.read, daemon=True)  # a full pipe would stop it
-        drain.start()
-        with httpx.Client(base_url=url, timeout=PATIENCE) as client:
+        wait_for(lambda: re.search(r"http://.*\n", log.read_text()) or server.poll() is not None)
+        url = re.search(r"http://\S+", log.read_text())
+        assert url, log.read_text()
+        with httpx.Client(base_url=url[0], timeout=PATIENCE) as client:
             wait_for(lambda: client.get("/readyz").status_code == 200)
             yield client, server
     finally:
-        if server.poll() is None:
-            server.send_signal(signal.SIGKILL)
+        server.kill()
         server.wait(PATIENCE)
 
 
-def start(settings: Settings, *module: str, within: Sequence[str] = ()) -> subprocess.Popen[str]:
+def start(settings: Settings, *module: str, within: Sequence[str] | None = None) -> tuple[Process, Path]:
     """Start ``python -m service``, or another module with its arguments, with these settings as environment.
 
     Args:
-        within: A command that runs its last arguments as a command.
+        within: A command that runs its last arguments as a command, or nothing. If None, the process is forked.
+
+    Returns:
+        The process, and the file that it writes its errors to.
     """
     environment = os.environ | environment_of(settings)
+    log = settings.data_dir.parent / f"{settings.data_dir.name}-{next(_logs)}.log"
+    log.touch()
+    if within is None:
+        return ForkedProcess(module or ["service"], environment, log), log
     command = [*within, sys.executable, "-m", *(module or ["service"])]
-    return subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    with log.open("ab") as errors:
+        return subprocess.Popen(command, env=environment, cwd=ROOT, stderr=errors), log
 
 
 def environment_of(settings: Settings) -> dict[str, str]:

@@ -54,7 +54,7 @@ def test_the_admin_key_works_and_sigterm_ends_the_process_cleanly(
 ) -> None:
     settings = settings_for(small_bundle, tmp_path / "data", allow_unauthenticated=False)
     monkeypatch.setenv("VITASCOPE_ADMIN_KEY", ADMIN)
-    with process(settings) as (client, server):
+    with process(settings, within=[]) as (client, server):
         assert client.get("/v1/models").status_code == 401
         assert client.get("/v1/models", headers={"x-api-key": ADMIN}).status_code == 200
         server.send_signal(signal.SIGTERM)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import signal
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from tests.chaos import is_chaos, rounds
 from tests.media_files import solid, write_picture
 from tests.service.altered_service import FREE_FILES
 from tests.service.conftest import settings_for
-from tests.service.running import process, serving, start
+from tests.service.running import Process, process, serving, start
 from tests.service.uploading import picture, sha256, stored_videos, upload
 from tests.waiting import PATIENCE, wait_for
 
@@ -82,7 +81,7 @@ def upload_until_refused(address: str, folder: Path, numbers: itertools.count[in
 
 
 def stop_under_load(
-    address: str, health: httpx.Client, server: subprocess.Popen[str], folder: Path, numbers: itertools.count[int]
+    address: str, health: httpx.Client, server: Process, folder: Path, numbers: itertools.count[int]
 ) -> set[str]:
     """Stop the service under load, and check how it stops. Returns the SHA-256 of uploaded files.
 
@@ -166,9 +165,8 @@ def test_accepted_requests_get_responses_and_the_job_resumes_without_repeating_w
 
 def test_a_signal_just_before_the_server_runs_is_not_lost(small_bundle: Path, tmp_path: Path) -> None:
     settings = settings_for(small_bundle, tmp_path / "data")
-    with start(settings, "tests.service.altered_service", "terminated") as server:
-        try:
-            _, log = server.communicate(timeout=PATIENCE)
-        finally:
-            server.kill()
-    assert server.returncode == 0, log
+    server, log = start(settings, "tests.service.altered_service", "terminated")
+    try:
+        assert server.wait(PATIENCE) == 0, log.read_text()
+    finally:
+        server.kill()
