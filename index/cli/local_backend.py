@@ -113,7 +113,7 @@ class LocalBackend:
         store = self.store()
         names = store.names()
         if name not in names:
-            existing = f"there are {', '.join(names)}" if names else "there is none"
+            existing = f"the collections are {', '.join(names)}" if names else "there are no collections"
             raise CollectionNotFound(f"collection: {name!r} is not in {self.data}; {existing}. {MISSING_HINT}")
         return store.open(name)
 

@@ -118,6 +118,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def _parse_query(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return the parts of the query as the HTTP API has them: texts, files, clips, excluded texts."""
     texts = [text for text in (args.text, *args.also) if text is not None]
+    if not all(text.strip() for text in (*texts, *args.but_not)):
+        raise InvalidInput("query: a text is empty; words were expected")
     parts: list[dict[str, Any]] = [{"kind": "text", "value": text} for text in texts]
     parts += [{"kind": "file"} for _ in args.like]
     for clip_id in args.like_clip:

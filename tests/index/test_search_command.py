@@ -107,6 +107,8 @@ def test_search_is_paginated_by_cursor(capsys: pytest.CaptureFixture[str]) -> No
     ("arguments", "message"),
     [
         ([], "query: it is empty"),
+        (["a dog", "--not", " "], "query: a text is empty"),
+        (["a dog", "--collection", "films"], "the collections are videos"),
         (["a dog", "--weights", "1,2"], "has 2; 1 were expected"),
         (["a dog", "--weights", "much"], "weights: 'much'"),
         (["--like", "no-such-file.png"], "no-such-file.png"),
