@@ -189,8 +189,8 @@ def weigh_order(
     texts = connection.execute(select, (json.dumps([clip_id for clip_id, _ in best_scores(partial, MAX_ORDERED)]),))
     counts = {clip_id: len(query.pairs.intersection(_pairs(text))) for clip_id, text in texts}
     weighed = {
-        clip_id: score._replace(score=score.score * (1 + counts.get(clip_id, 0)) / (1 + len(query.pairs)))
-        for clip_id, score in partial.items()
+        clip_id: WordScore(score * (1 + counts.get(clip_id, 0)) / (1 + len(query.pairs)), has_phrase, True)
+        for clip_id, (score, has_phrase, _) in partial.items()
     }
     return {**scores, **weighed}
 
