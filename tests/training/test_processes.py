@@ -25,30 +25,6 @@ from vitascope.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
 RunTwo = Callable[..., None]
-PROGRAM = """
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
-import torch
-from accelerate import PartialState
-from training import trainer
-from training.recipe import Recipe
-
-folder = Path(sys.argv[1])
-torch.set_num_threads(1)
-kept = {}
-initialize = trainer.load_or_initialize
-def keeping(*arguments):
-    kept["state"] = initialize(*arguments)
-    return kept["state"]
-trainer.load_or_initialize = keeping
-trainer.train(Recipe.model_validate_json((folder / "recipe.json").read_text()), folder / "data", folder / "run")
-rank = torch.distributed.get_rank()
-torch.save(kept["state"].model.state_dict(), folder / f"weights-{rank}.pt")
-"""
-
-
 DICTIONARY = """
 import sys
 import threading
@@ -70,20 +46,26 @@ torch.distributed.destroy_process_group()
 """
 
 HALVES = """
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+import torch
 from tests.training.whole_batch import RULES
 from training import trainer
 from training.recipe import Recipe
 
 for target, name, rule in RULES:
     setattr(target, name, rule)
+states = []
+initialize = trainer.load_or_initialize
+trainer.load_or_initialize = lambda *arguments: states.append(initialize(*arguments)) or states[-1]
 folder = Path(sys.argv[1])
 for path in sorted(folder.glob("halves-*.json")):
     recipe = Recipe.model_validate_json(path.read_text())
     trainer.train(recipe, folder / "data", folder / "two" / recipe.name)
+    torch.save(states[-1].model.state_dict(), folder / f"{recipe.name}-{os.environ['RANK']}.pt")
 """
 
 NORMS = """
@@ -140,11 +122,13 @@ torch.distributed.destroy_process_group()
 """
 
 
+SYSTEMS = ["hd-vila", "soho", "visual-parsing"]
+
+
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     write_corpus(tmp_path / "data", tmp_path)
-    made = recipe(write_tokenizer(tmp_path / "tokenizer.json"), steps=3)
-    (tmp_path / "recipe.json").write_text(made.model_dump_json())
+    write_tokenizer(tmp_path / "tokenizer.json")
     return tmp_path
 
 
@@ -179,16 +163,6 @@ def run_two() -> Iterator[RunTwo]:
 
         yield run
         starter.stdin.close()
-
-
-def test_two_processes_train_one_model(corpus: Path, run_two: RunTwo) -> None:
-    run_two(PROGRAM, corpus)
-    first, second = (torch.load(corpus / f"weights-{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    held = checkpoint.load(corpus / "run" / "checkpoint")
-    assert held.step == 6
-    assert all(torch.equal(first[name], value) for name, value in held.model.state_dict().items())
-    assert [row["step"] for row in read_log(corpus / "run" / "log.jsonl")] == list(range(6))
 
 
 def test_processes_share_an_epoch_out_among_themselves(corpus: Path) -> None:
@@ -262,7 +236,7 @@ def halves(tmp_path_factory: pytest.TempPathFactory, run_two: RunTwo) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("system", ["hd-vila", "soho", "visual-parsing"])
+@pytest.mark.parametrize("system", SYSTEMS)
 def test_two_processes_learn_as_one_process_with_the_same_whole_batch(system: str, halves: Path) -> None:
     one_process, two_processes = (read_log(halves / run / system / "log.jsonl") for run in ("one", "two"))
     assert len(one_process) == len(two_processes) == (2 * STEPS if system == "hd-vila" else STEPS)
@@ -273,6 +247,14 @@ def test_two_processes_learn_as_one_process_with_the_same_whole_batch(system: st
         tolerance = 2e-5 if step == 0 else 1e-3
         assert {key: together[key] for key in losses} == pytest.approx(losses, rel=tolerance, abs=tolerance), step
         assert together["norm"] == pytest.approx(alone["norm"], rel=1e-3 if step == 0 else 2e-2), step
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_two_processes_train_one_model(system: str, halves: Path) -> None:
+    first, second = (torch.load(halves / f"{system}-{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    saved = checkpoint.load(halves / "two" / system / "checkpoint").model.state_dict()
+    assert all(torch.equal(first[name], value) for name, value in saved.items())
 
 
 def test_norms_take_the_statistics_of_all_processes(tmp_path: Path, run_two: RunTwo) -> None:
