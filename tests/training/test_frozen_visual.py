@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from tests.training.small_run import MODEL, recipe, write_corpus, write_tokenizer
-from training import checkpoint, train_step
+from tests.training.small_run import MODEL, VIDEO_STREAMS, recipe, write_corpus, write_tokenizer
+from training import checkpoint, train_step, visual_token_cache
 from training.initialization import load_or_initialize, model_config
 from training.models.architectures import build
 from training.models.fusion import FusedModel
@@ -99,6 +100,10 @@ def test_frozen_text_layers_are_read_once_and_train_as_if_they_were_read_at_ever
     corpus: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = cached_recipe(corpus[1], text_lr_mult=0.0).model_copy(update={"precision": "float32"})
+    torch_encoder = visual_token_cache._TorchEncoder  # exporting the encoder takes many seconds
+    monkeypatch.setattr(
+        visual_token_cache, "_encoder", lambda model, stage, clips, bf16: torch_encoder(model, stage, bf16)
+    )
     encoded = []
     mean_text_state = train_step.mean_text_state
     monkeypatch.setattr(
@@ -112,6 +117,31 @@ def test_frozen_text_layers_are_read_once_and_train_as_if_they_were_read_at_ever
     shutil.copytree(tmp_path / "cached" / "visual", tmp_path / "again" / "visual")  # encoding takes seconds
     read_again = checkpoint.load(train(made, corpus[0], tmp_path / "again")).model.state_dict()
     assert all(torch.allclose(cached[name], read_again[name], atol=1e-4) for name in cached)
+
+
+class SmallEncoder(torch.nn.Module):
+    """A model with two features of two streams."""
+
+    cfg = SimpleNamespace(streams=lambda: VIDEO_STREAMS)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = torch.nn.Linear(3, 4)
+
+    def visual_features(self, streams: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        tokens = self.project(streams["low"] / 255.0).mean(dim=(2, 3, 4))
+        return {"tokens": tokens, "pretrained": streams["high"].mean(dim=(2, 3, 4))}
+
+
+def test_features_that_onnx_runtime_computes_in_float32_are_those_of_torch() -> None:
+    torch.manual_seed(0)
+    model = SmallEncoder()
+    encode = visual_token_cache._OnnxEncoder(model, clips=1)
+    for count in (1, 3):
+        streams = {s.name: torch.rand(count, 1, s.frames, s.height, s.width, 3) * 255 for s in VIDEO_STREAMS}
+        actual, expected = encode(streams), model.visual_features(streams)
+        assert actual.keys() == expected.keys()
+        assert all(torch.allclose(actual[name], expected[name], rtol=1e-4, atol=1e-4) for name in expected)
 
 
 def test_locked_text_layers_stay(corpus: tuple[Path, Path], tmp_path: Path) -> None:
