@@ -37,10 +37,13 @@ CORPORA = {
         ),
         Source(
             name="pictogram_stills",
-            what="emoji pictures of two vendors with their English labels and tags",
-            origin="npm emoji-datasource-google (Noto Emoji, Google), emoji-datasource-twitter (Twemoji, "
-            "Twitter, Inc and other contributors), emojibase-data (labels and tags)",
-            terms="packages: MIT; artwork: Noto Emoji Apache-2.0, Twemoji CC-BY 4.0; emojibase-data: MIT",
+            what="emoji pictures in ten styles with their English labels and tags",
+            origin="npm emoji-datasource-google and @iconify-json/noto, -v1 (Noto Emoji, Google), "
+            "emoji-datasource-twitter and @iconify-json/twemoji (Twemoji, Twitter, Inc and other contributors), "
+            "@iconify-json/emojione, -v1 (Emoji One; EmojiTwo), openmoji (OpenMoji, HfG Schwäbisch Gmünd), fxemoji "
+            "(Firefox OS Emoji, Mozilla), streamline-emojis (Streamline), emojibase-data (labels and tags)",
+            terms="artwork: Noto Emoji Apache-2.0; Twemoji, Emoji One 2 and EmojiTwo, Firefox OS Emoji, Streamline "
+            "CC-BY 4.0; Emoji One 1, OpenMoji CC-BY-SA 4.0; emojibase-data: MIT",
             research_only=False,
         ),
         Source(

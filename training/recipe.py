@@ -13,13 +13,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Objective = Literal["itc", "itm", "mlm", "mvm", "vqa", "class_names", "objects"]
-"""itc: contrastive; itm: matching; mlm: masked words; mvm: masked visual tokens (SOHO) or their features (Visual
-Parsing, MFR); vqa: answers from the vocabulary; class_names: a classifier's soft labels; objects: dense supervision of
-visual tokens by the objects of generated scenes."""
-UNFUSED: frozenset[Objective] = frozenset({"itc", "class_names", "objects"})
+Objective = Literal["itc", "correlation", "itm", "mlm", "mvm", "vqa", "class_names", "objects"]
+"""itc: contrastive; correlation: of similarities with those of captions; itm: matching; mlm: masked words; mvm: masked
+visual tokens (SOHO) or their features (Visual Parsing, MFR); vqa: answers from the vocabulary; class_names: a
+classifier's soft labels; objects: dense supervision of visual tokens by the objects of generated scenes."""
+UNFUSED: frozenset[Objective] = frozenset({"itc", "correlation", "class_names", "objects"})
 """Objectives that need no fused layer."""
-WITHOUT_TOKENS: frozenset[Objective] = frozenset({"itc", "class_names"})
+WITHOUT_TOKENS: frozenset[Objective] = frozenset({"itc", "correlation", "class_names"})
 """Objectives that read the embedding of a video alone."""
 
 

@@ -115,7 +115,7 @@ def compute_losses(
     video = _encode_video(model, batch)
     out: dict[str, Tensor] = {}
     cache = model.prepare_visual(video.tokens) if {"itm", "mlm", "vqa"} & set(objectives) else None
-    if batch.captions is not None and {"itc", "itm"} & set(objectives):
+    if batch.captions is not None and {"itc", "correlation", "itm"} & set(objectives):
         text, states = _encode_text(model, batch.captions, batch.dataset)
         negatives = None
         if batch.negatives is not None:
@@ -126,6 +126,9 @@ def compute_losses(
                 mean = model.mean_text_state(states, batch.captions.mask)
                 soft = batch.dataset.soft_targets * losses.caption_similarity(mean, len(batch.groups))
             out["itc"] = losses.itc(video.for_itc, text, temperature, batch.groups, negatives, soft)
+        if "correlation" in objectives:
+            mean = model.mean_text_state(states, batch.captions.mask)
+            out["correlation"] = losses.correlation(video.embedding, text, mean)
         if "itm" in objectives and cache is not None:
             positive = (states, batch.captions.mask)
             in_batch = _in_batch_negatives(batch, video.embedding, text, positive, temperature)
@@ -155,15 +158,19 @@ def _embedding_losses(
     temperature = model.cfg.temperature
     video = model.embedding_of_means(_drop_tokens(batch.visual, batch.dataset.token_dropout))
     out: dict[str, Tensor] = {}
-    if "itc" in batch.dataset.objectives and batch.captions is not None:
+    objectives = batch.dataset.objectives
+    if batch.captions is not None and {"itc", "correlation"} & set(objectives):
         states = text_states(batch.captions)
-        negatives = None if batch.negatives is None else model.embedding_of_text_mean(text_states(batch.negatives))
-        soft = None
-        if batch.dataset.soft_targets:
-            soft = batch.dataset.soft_targets * losses.caption_similarity(states.detach(), len(batch.groups))
         text = model.embedding_of_text_mean(states)
-        out["itc"] = losses.itc(video, text, temperature, batch.groups, negatives, soft)
-    if "class_names" in batch.dataset.objectives and names is not None and names.prototypes is not None:
+        if "itc" in objectives:
+            negatives = None if batch.negatives is None else model.embedding_of_text_mean(text_states(batch.negatives))
+            soft = None
+            if batch.dataset.soft_targets:
+                soft = batch.dataset.soft_targets * losses.caption_similarity(states.detach(), len(batch.groups))
+            out["itc"] = losses.itc(video, text, temperature, batch.groups, negatives, soft)
+        if "correlation" in objectives:
+            out["correlation"] = losses.correlation(video, text, states)
+    if "class_names" in objectives and names is not None and names.prototypes is not None:
         texts = names.tokens.take(_one_text_per_class(names.first))
         embedded = model.embedding_of_text_mean(text_states(texts))
         teacher = names.prototypes.probabilities(batch.visual["pretrained"])

@@ -49,7 +49,7 @@ def cached_recipe(
         "num_views": 2,
         "soft_targets": 0.2,
         "token_dropout": 0.3 if frozen == "visual" else 0.0,
-        "objectives": {"itc": 1.0} if frozen == "visual" else {"itm": 1.0, "vqa": 1.0},
+        "objectives": {"itc": 1.0, "correlation": 1.0} if frozen == "visual" else {"itm": 1.0, "vqa": 1.0},
     }
     fields = {"name": "cached", "steps": steps, "learning_rate": 1e-2, "frozen": frozen, "text_lr_mult": 1.0}
     return recipe(tokenizer, model=model, stages=[{**fields, "datasets": [dataset], **stage}])

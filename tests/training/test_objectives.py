@@ -319,3 +319,14 @@ def test_where_all_videos_are_of_one_group_nothing_is_wrong(model: HdVila) -> No
     assert (
         compute_losses(model, replace(made, negatives=wrong), WORDS, None)["itm"].item() > 0.0
     )  # minimally wrong ones are
+
+
+def test_correlation_puts_all_pairs_on_the_scale_of_caption_similarity() -> None:
+    states = torch.randn(12, 16, generator=torch.Generator().manual_seed(0))  # two captions each of six videos
+    centred = torch.nn.functional.normalize(states - states.mean(dim=0), dim=-1)
+    video = torch.nn.functional.normalize(centred.reshape(6, 2, 16).mean(dim=1), dim=-1)
+    assert losses.correlation(video, centred, states).item() == pytest.approx(0.0, abs=1e-6)
+    assert losses.correlation(-video, centred, states).item() == pytest.approx(2.0, abs=1e-6)
+    # Each video is nearest to its own captions, but its similarities are on a scale of their own.
+    widened = torch.cat([video, torch.arange(6.0)[:, None]], dim=1), torch.cat([centred, torch.ones(12, 1)], dim=1)
+    assert losses.correlation(*widened, states).item() > 0.2

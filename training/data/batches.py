@@ -28,7 +28,7 @@ from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
 from vitascope.tokenizer import Tokenizer
 
-NEED_CAPTIONS = {"itc", "itm", "mlm", "mvm"}
+NEED_CAPTIONS = {"itc", "correlation", "itm", "mlm", "mvm"}
 RANK_SEED = 100_003
 """Added to a seed per rank, so that processes augment their videos independently."""
 

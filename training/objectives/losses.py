@@ -148,9 +148,32 @@ def caption_similarity(states_TD: Tensor, videos: int) -> Tensor:
     states_TD: mean text states of T captions, the same number per video, those of a video adjacent. Experts grade how
     well a caption fits, and so do these targets: a similar caption of another video is half right.
     """
+    return torch.softmax(_caption_cosines(states_TD, videos) / SOFT_TEMPERATURE, dim=1)
+
+
+def _caption_cosines(states_TD: Tensor, videos: int) -> Tensor:
+    """Return the cosines (B, T) of the mean caption of each video with all captions; their common mean is removed."""
     states = F.normalize(states_TD.float() - states_TD.float().mean(dim=0), dim=-1)
     by_video = F.normalize(states.reshape(videos, -1, states.shape[1]).mean(dim=1), dim=-1)
-    return torch.softmax(by_video @ states.T / SOFT_TEMPERATURE, dim=1)
+    return by_video @ states.T
+
+
+def correlation(video_BD: Tensor, text_TD: Tensor, states_TD: Tensor) -> Tensor:
+    """Compute 1 minus the correlation of similarities with those of captions, over all pairs of all processes.
+
+    ITC orders the captions of one video, and the videos of one caption. This loss puts all pairs on one scale, as
+    people do who grade how well captions fit. Pearson's correlation leaves offset and scale of that to ITC.
+
+    Args:
+        video_BD: Embeddings of videos.
+        text_TD: The same number of text embeddings per video, those of a video adjacent.
+        states_TD: Mean text states of the same texts; see `caption_similarity`.
+    """
+    video, text = distributed.all_gather(video_BD), distributed.all_gather(text_TD)
+    with torch.no_grad():
+        target = _caption_cosines(distributed.all_gather(states_TD), len(video)).flatten()
+    similarity = _similarity(video, text, 1.0).flatten()
+    return 1.0 - F.cosine_similarity(similarity - similarity.mean(), target - target.mean(), dim=0)
 
 
 def itm(positive: Tensor, negative: Tensor) -> Tensor:
