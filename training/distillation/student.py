@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from training.models.hd_vila import HdVila, HdVilaConfig
 from training.models.hd_vila.model import VideoEncoder
 from training.models.hd_vila.reduction import interpolated_embeddings
+from training.models.hubness import HubnessCorrection
 from training.models.pretrained import load_cnn
 from vitascope.errors import InvalidInput
 
@@ -46,6 +47,7 @@ class Student(nn.Module):
         self.places = nn.Linear(cfg.visual_tokens, space.visual_tokens, bias=False)
         self.widen = nn.Linear(cfg.hybrid_width, space.visual_width)
         self.vector = nn.Linear(space.visual_width, space.vector_width)
+        self.hubness = HubnessCorrection(space.vector_width, cfg.hub_references) if cfg.hub_references else None
         with torch.no_grad():
             self.places.weight.copy_(initial_projection((cfg.grid_height, cfg.grid_width), space.visual_tokens))
             if cfg.hybrid_width == space.visual_width:
@@ -65,7 +67,9 @@ class Student(nn.Module):
         own = self.video({name: x.flatten(0, 1) for name, x in zip(self.names, streams, strict=True)})
         own = own.reshape(b, c, *own.shape[1:]).mean(dim=1)  # (B, S, width)
         tokens = self.widen(self.places(own.transpose(1, 2)).transpose(1, 2))
-        return F.normalize(self.vector(tokens.mean(dim=1)), dim=-1), tokens
+        projected = self.vector(tokens.mean(dim=1))
+        embedding = F.normalize(projected, dim=-1) if self.hubness is None else self.hubness.correct_video(projected)
+        return embedding, tokens
 
 
 def new_student(cfg: HdVilaConfig, space: Space, init_from: InitFrom, teacher: HdVila | None = None) -> Student:
@@ -75,6 +79,8 @@ def new_student(cfg: HdVilaConfig, space: Space, init_from: InitFrom, teacher: H
     """
     if init_from == "scratch":  # frozen stages need pretrained weights
         cfg = cfg.model_copy(update={"frozen_stages": 0})
+    if init_from == "teacher" and teacher is not None:
+        cfg = cfg.model_copy(update={"hub_references": teacher.cfg.hub_references})
     student = Student(cfg, space)
     if init_from == "pretrained":
         load_cnn(student.video, cfg.backbone)
@@ -92,6 +98,8 @@ def _inherit(student: Student, teacher: HdVila) -> None:
         for name, values in interpolated_embeddings(teacher.video.hybrid, teacher.cfg, student.cfg).items():
             known[f"hybrid.{name}"] = values
         student.vector.load_state_dict(teacher.video_project.state_dict())
+    if student.hubness is not None and teacher.hubness is not None:
+        student.hubness.load_state_dict(teacher.hubness.state_dict())
     own = student.video.state_dict()
     student.video.load_state_dict(own | {n: v for n, v in known.items() if n in own and own[n].shape == v.shape})
 
