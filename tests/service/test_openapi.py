@@ -87,8 +87,9 @@ DELETIONS = {
     "DELETE /v1/webhooks/{webhook_id}",
 }
 """Operations that would delete what others need; they get generated names only."""
+_stored = json.loads(SNAPSHOT.read_text("utf-8"))  # creating the document takes long
 schema = schemathesis.openapi.from_dict(
-    create_app(Settings()).openapi(),
+    _stored | {"info": _stored["info"] | {"version": "0"}},
     config=SchemathesisConfig.from_dict(
         {
             "seed": 1,
