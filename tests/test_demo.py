@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -55,18 +56,20 @@ def demo(folder: Path, bundle: Path, stdout: int = subprocess.PIPE) -> Iterator[
 @pytest.fixture(scope="module")
 def drawn_alone(tmp_path_factory: pytest.TempPathFactory, small_bundle: Path) -> tuple[Path, str]:
     """Return the folder and the output of a run in a terminal, without network, which SIGTERM ended."""
-    folder, lines = tmp_path_factory.mktemp("demo"), [""]
+    folder, out = tmp_path_factory.mktemp("demo"), ""
     master, slave = os.openpty()
     with demo(folder, small_bundle, stdout=slave) as first, open(master, encoding="utf-8") as terminal:
         os.close(slave)
+        watchdog = threading.Timer(PATIENCE, first.kill)
+        watchdog.start()
         with suppress(OSError):  # the demonstration has ended
-            while "Ctrl-C ends it" not in lines[-1]:
-                lines.append(terminal.readline())
+            while "Ctrl-C ends it" not in out and (line := terminal.readline()):
+                out += line
+        watchdog.cancel()
         first.send_signal(signal.SIGTERM)
         status = first.wait(PATIENCE)
-    out = "".join(lines)
     assert status == 0, out
-    assert "Ctrl-C ends it" in lines[-1], out
+    assert "Ctrl-C ends it" in out
     log = folder / ".demo" / "serve.log"
     wait_for(lambda: "Finished server process" in log.read_text())  # it may end last
     return folder, out
