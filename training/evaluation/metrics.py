@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import kendalltau
 
 
 def best_ranks(scores: np.ndarray, relevant: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -53,6 +52,8 @@ def rank_summary(low: np.ndarray, high: np.ndarray, at: Sequence[int] = (1, 5, 1
 
 def tau_c(scores: Sequence[float], judgements: Sequence[float]) -> float:
     """Return Kendall's tau-c times 100, as reported for Flickr8k-Expert."""
+    from scipy.stats import kendalltau  # a second to import
+
     return float(100.0 * kendalltau(scores, judgements, variant="c").statistic)
 
 

@@ -232,6 +232,7 @@ def test_a_job_over_a_shard_is_paused_and_resumed(
         assert collection.media_path(video).read_bytes() == (folder / video.title).with_suffix(".png").read_bytes()
 
 
+@only_by_chaos
 def test_a_killed_machine_and_a_file_that_kills_its_worker_affect_no_other_file(
     tmp_path: Path, cluster: Any, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
