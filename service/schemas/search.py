@@ -189,7 +189,7 @@ CLIP: dict[str, Any] = {
 CONDITION: dict[str, Any] = {"text": "a dog", "weight": 1.0, "relevance": 0.9, "met": True}
 WARNING: dict[str, Any] = {
     "code": "no_good_match",
-    "detail": "No result is likely to fit: the best has a relevance of 0.21; a good match has at least 0.50",
+    "detail": "No result is likely to fit: the best has a relevance of 0.21; a good match has at least 0.25",
 }
 RESULT: dict[str, Any] = {**CLIP, "video": VIDEO, "clips": None, "clip_count": None}
 

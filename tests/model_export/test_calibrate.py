@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -11,13 +12,9 @@ import pytest
 
 from model_export.calibrate import calibrate, choose_reranking
 from model_export.parity.checks import Embedded
-from training.data.example import Example, Question
+from training.data.example import Example, Negative, Question
 from training.data.packed import Packed
-from training.evaluation.calibration import (
-    calibration_errors,
-    fit,
-    validation_pairs,
-)
+from training.evaluation.calibration import calibration_errors, fit, validation_pairs
 from training.evaluation.retrieval import NearestVideos
 from vitascope.bundle.manifest import Calibration
 from vitascope.model import Answer, Match, VideoEmbedding
@@ -125,6 +122,17 @@ def test_queries_about_absent_things_are_wrong_for_their_best_hits() -> None:
     about_absent = np.array([text in absent for text, _ in encoder.pairs])
     assert about_absent.mean() == 0.3
     assert not pairs.label[about_absent].any()
+
+
+def test_minimal_negatives_do_not_lower_the_relevance_of_results() -> None:
+    corpus = _embedded(40)
+    with_negatives = [replace(e, negatives=(Negative(f"{e.captions[0]} not", of=0, grade=1, kind="number"),)) for e in corpus.packed.examples]
+    packed = replace(corpus.packed, examples=with_negatives)
+    pairs = [validation_pairs(Overconfident(0), p, corpus.vectors, corpus.tokens) for p in (corpus.packed, packed)]
+    assert pairs[1].is_hit.sum() == len(pairs[0].label) == len(pairs[1].label) - 40
+    without, beside = (fit([p], [searches([(8, 0)])]) for p in pairs)
+    assert beside.similarity_scale == pytest.approx(without.similarity_scale, rel=1e-3)
+    assert beside.similarity_bias == pytest.approx(without.similarity_bias, rel=1e-3)
 
 
 BY_MATCH = Calibration(fused_similarity=0.0, fused_match=1.0)

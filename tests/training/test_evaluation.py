@@ -343,7 +343,8 @@ def test_categories_and_their_photographs_find_one_another_by_name(tmp_path: Pat
 
 
 def test_the_calibration_error_of_each_probability() -> None:
-    pairs = Pairs(np.full(4, np.log(3.0)), np.full(4, np.log(3.0)), np.array([1.0, 1.0, 1.0, 0.0]))
+    log_odds, is_hit = np.full(5, np.log(3.0)), np.array([True, True, True, True, False])
+    pairs = Pairs(log_odds, log_odds, np.array([1.0, 1.0, 1.0, 0.0, 0.0]), is_hit)
     calibration = Calibration(
         similarity_scale=1.0,
         similarity_bias=0.0,
@@ -352,8 +353,8 @@ def test_the_calibration_error_of_each_probability() -> None:
         fused_similarity=0.0,
         fused_match=0.0,
     )
-    # Three of four are right; the probabilities are 3/4, 9/10 and 1/2.
-    assert calibration_errors(calibration, pairs) == pytest.approx({"similarity": 0.0, "match": 0.15, "fused": 0.25})
+    # Three of four hits are right, and three of all five; the probabilities are 3/4, 9/10 and 1/2.
+    assert calibration_errors(calibration, pairs) == pytest.approx({"similarity": 0.0, "match": 0.3, "fused": 0.1})
     assert calibration_errors(Calibration(), pairs).keys() == {"match", "fused"}
 
 

@@ -24,6 +24,8 @@ class Pairs:
     similarity: np.ndarray
     logits: np.ndarray
     label: np.ndarray
+    is_hit: np.ndarray
+    """(n,) bool: the video is among the most similar ones of all; else the query was made for it."""
 
 
 QUERIES, HITS = 240, 6
@@ -71,6 +73,7 @@ def validation_pairs(
     hits = np.argsort(-(embeddings @ vectors.T), axis=1, kind="stable")[:, :HITS]
     rows = [int(row) for best in hits for row in best]
     texts = [query for query, best in zip(queries, hits, strict=True) for _ in best]
+    hit_count = len(rows)
     for i in chosen:
         if minimal := [x.caption for x in packed.examples[i].negatives if x.grade == 1]:
             rows.append(int(i))
@@ -80,7 +83,8 @@ def validation_pairs(
         alike = _alike(encoder, packed, embeddings[: len(chosen)], hits[: len(chosen)])
         labels = list(np.maximum(labels, np.concatenate([alike.ravel(), np.zeros(len(labels) - alike.size)])))
     similarity = (embed_texts(encoder, texts) * vectors[rows]).sum(axis=1)
-    return Pairs(similarity, match_logits(encoder, texts, tokens, rows), np.array(labels))
+    logits = match_logits(encoder, texts, tokens, rows)
+    return Pairs(similarity, logits, np.array(labels), np.arange(len(rows)) < hit_count)
 
 
 def choose_absent(absent: Sequence[str], answered: int, rng: np.random.Generator) -> list[str]:
@@ -110,7 +114,8 @@ def _alike(encoder: Encoder, packed: Packed, queries: np.ndarray, hits: np.ndarr
 def fit(pairs: Sequence[Pairs], nearest: Sequence[NearestVideos], answer_temperature: float = 1.0) -> Calibration:
     """Fit logistic regressions of the label on matching logits, on similarity, and on the score that orders results.
 
-    Corpora have equal weights whatever their number of pairs and queries.
+    That on similarity is fitted to the hits of searches alone: minimal negatives are as similar as right captions,
+    which says nothing of results. Corpora have equal weights whatever their number of pairs and queries.
 
     Args:
         pairs: Validation pairs of each corpus.
@@ -120,7 +125,8 @@ def fit(pairs: Sequence[Pairs], nearest: Sequence[NearestVideos], answer_tempera
     similarity, logits, label = all_pairs.similarity, all_pairs.logits, all_pairs.label
     weight = np.concatenate([np.full(len(p.label), 1.0 / len(p.label)) for p in pairs])
     match = _logistic(logits[:, None], label, weight)
-    alone = _logistic(similarity[:, None], label, weight)
+    hit = all_pairs.is_hit
+    alone = _logistic(similarity[hit, None], label[hit], weight[hit])
     order = _order_weights(nearest)
     slope, bias = _logistic(np.stack([similarity, logits], axis=1) @ order[:, None], label, weight)
     return Calibration(
@@ -175,14 +181,16 @@ def join_pairs(pairs: Sequence[Pairs]) -> Pairs:
 def calibration_errors(calibration: Calibration, pairs: Pairs) -> dict[str, float]:
     """Return the expected calibration error of each probability on pairs, as a fraction.
 
-    `similarity` is the relevance of a result that is not reranked; without a calibration of similarity it is missing.
+    `similarity` is the relevance of a hit that is not reranked; without a calibration of similarity it is missing.
     """
+    hit = pairs.is_hit
     probabilities = {
-        "similarity": similarity_probability(calibration, pairs.similarity),
+        "similarity": similarity_probability(calibration, pairs.similarity[hit]),
         "match": match_probability(calibration, pairs.logits),
         "fused": fused_score(calibration, pairs.similarity, pairs.logits),
     }
-    return {name: calibration_error(p, pairs.label) for name, p in probabilities.items() if p is not None}
+    labels = {name: pairs.label[hit] if name == "similarity" else pairs.label for name in probabilities}
+    return {name: calibration_error(p, labels[name]) for name, p in probabilities.items() if p is not None}
 
 
 SEARCH_HITS = 10
@@ -200,7 +208,8 @@ def search_calibration(
     names = sorted({e.captions[0] for e in packed.examples})
     queries = names + choose_absent(absent, len(names), np.random.default_rng(0))
     hits = nearest_videos(encoder, packed, videos, tokens, queries=queries, count=SEARCH_HITS)
-    pairs = Pairs(hits.similarity.ravel(), hits.logits.ravel(), hits.is_relevant.ravel().astype(float))
+    is_relevant = hits.is_relevant.ravel()
+    pairs = Pairs(hits.similarity.ravel(), hits.logits.ravel(), is_relevant.astype(float), np.ones_like(is_relevant))
     errors = calibration_errors(encoder.calibration, pairs)
     return {f"{name} ECE": error for name, error in errors.items()} | {"ECE hits": float(len(pairs.label))}
 

@@ -169,7 +169,7 @@ class Condition(TypedDict):
     """A text of the query, and how likely the clip fits it."""
 
     met: bool
-    """whether it is at least 0.5; for a text of negative weight, whether it is lower"""
+    """whether it is at least 0.25; for a text of negative weight, whether it is lower"""
     relevance: float
     """probability that the clip fits the text"""
     text: str
@@ -758,7 +758,7 @@ class SearchWarning(TypedDict):
     """A reason not to trust the results of a search."""
 
     code: Literal["no_good_match", "language"]
-    """no_good_match: no result has a relevance of at least 0.5; language: the model does not know the language of
+    """no_good_match: no result has a relevance of at least 0.25; language: the model does not know the language of
     the query"""
     detail: str
     """a sentence"""
