@@ -26,8 +26,8 @@ from vitascope.tokenizer import Tokenizer
 
 _ROUNDING = 1e-6
 GOOD_MATCH = 0.25
-"""Relevance from which a result counts as a good match. It tells best where search finds nothing: on validation searches
-73% of right first results reach it, and 16% of wrong ones; 41% and 2% reach 0.5."""
+"""Relevance from which a result counts as a good match. It tells best whether the first result is right: on validation
+searches 73% of those that are right reach it, and 16% of those that are wrong; 41% and 2% reach 0.5."""
 MOST_WORDS = 0.8
 """Word score of a clip that contains nearly all words of a query."""
 

@@ -126,8 +126,11 @@ def test_queries_about_absent_things_are_wrong_for_their_best_hits() -> None:
 
 def test_minimal_negatives_do_not_lower_the_relevance_of_results() -> None:
     corpus = _embedded(40)
-    with_negatives = [replace(e, negatives=(Negative(f"{e.captions[0]} not", of=0, grade=1, kind="number"),)) for e in corpus.packed.examples]
-    packed = replace(corpus.packed, examples=with_negatives)
+    examples = [
+        replace(e, negatives=(Negative(f"{e.captions[0]} not", of=0, grade=1, kind="number"),))
+        for e in corpus.packed.examples
+    ]
+    packed = replace(corpus.packed, examples=examples)
     pairs = [validation_pairs(Overconfident(0), p, corpus.vectors, corpus.tokens) for p in (corpus.packed, packed)]
     assert pairs[1].is_hit.sum() == len(pairs[0].label) == len(pairs[1].label) - 40
     without, beside = (fit([p], [searches([(8, 0)])]) for p in pairs)
