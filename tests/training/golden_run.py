@@ -1,5 +1,7 @@
 """Ten steps of every shipped recipe on drawn corpora, and the losses that they are known to have.
 
+All begin with the pretrained encoders, also the recipes that a real run continues from a checkpoint with.
+
 `python -m tests.training.golden_run` writes `golden_losses.json` anew; do so where a change of numbers is meant.
 """
 
@@ -20,7 +22,6 @@ from training.curves import read_log
 from training.recipe import CACHED_FEATURES, Recipe, read_recipe
 from training.trainer import train
 
-ROOT = Path(__file__).parents[2]
 KNOWN = Path(__file__).parent / "golden_losses.json"
 STEPS = 10
 BATCH, QUESTIONS = 3, 2
@@ -37,8 +38,6 @@ SEEDS = {
     "visual-parsing-tiny": 0,
 }
 """Chosen so that the ten steps learn every objective of every corpus."""
-STARTS = dict.fromkeys(("hd-vila-tiny-motion", "pictograms"), ROOT / "bundles" / "hd-vila-tiny")
-"""Checkpoint that a recipe continues from, as its first lines say."""
 Losses = list[dict[str, float]]
 """By step: objective and corpus -> loss."""
 
@@ -82,7 +81,7 @@ def ten_steps(name: str, data: Path, out: Path) -> Losses:
     # Checkpoints of real size after each stage, and a picture, are not what this is about.
     unneeded = mock.patch.object(checkpoint, "save"), mock.patch.object(curves, "plot")
     with unneeded[0], unneeded[1], mock.patch.object(train_step, "NAMES_PER_STEP", NAMES):
-        train(recipe, data, out, start_from=STARTS.get(name))
+        train(recipe, data, out)
     rows = read_log(out / "log.jsonl")
     return [{key[5:]: value for key, value in row.items() if key.startswith("loss/")} for row in rows]
 
