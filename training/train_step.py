@@ -117,17 +117,16 @@ def compute_losses(
     cache = model.prepare_visual(video.tokens) if {"itm", "mlm", "vqa"} & set(objectives) else None
     if batch.captions is not None and {"itc", "correlation", "itm"} & set(objectives):
         text, states = _encode_text(model, batch.captions, batch.dataset)
+        mean = model.mean_text_state(states, batch.captions.mask)
         negatives = None
         if batch.negatives is not None:
             negatives, negative_states = _encode_text(model, batch.negatives, batch.dataset)
         if "itc" in objectives:
             soft = None
             if batch.dataset.soft_targets:
-                mean = model.mean_text_state(states, batch.captions.mask)
                 soft = batch.dataset.soft_targets * losses.caption_similarity(mean, len(batch.groups))
             out["itc"] = losses.itc(video.for_itc, text, temperature, batch.groups, negatives, soft)
         if "correlation" in objectives:
-            mean = model.mean_text_state(states, batch.captions.mask)
             out["correlation"] = losses.correlation(video.embedding, text, mean)
         if "itm" in objectives and cache is not None:
             positive = (states, batch.captions.mask)
