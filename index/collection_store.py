@@ -288,9 +288,10 @@ def initial_metadata(
     manifest: Manifest, token_encoding: TokenEncoding, vectors: str, index_kind: str = AUTO
 ) -> dict[str, str]:
     """Return the table meta of a new collection; see ``CollectionStore.create``. Raises InvalidInput, TaskMissing."""
-    if not manifest.vector_width:
+    if not manifest.vector_width or "video" not in manifest.graphs:
         raise TaskMissing(
-            f"{manifest.name}: it has no vectors, so it fills no collection; its tasks are {', '.join(manifest.tasks)}"
+            f"{manifest.name}: it has no embeddings of videos, so it fills no collection; its tasks are "
+            f"{', '.join(manifest.tasks)}"
         )
     backend = check_backend(vectors)
     return {

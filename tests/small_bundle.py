@@ -2,14 +2,15 @@
 
 A video is its mean colour, softly assigned to eight named colours; a text is the colours that it names. "a red thing"
 is nearest to a red video, the match logit is high if text and video agree, "which colour is it" is answered from the
-visual tokens, and "is it red" with yes or no.
+visual tokens, and "is it red" with yes or no. With the task "audio_retrieval", each colour is also a tone (``TONES``).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ STREAMS: list[dict[str, Any]] = [
     {"name": "high", "frames": 1, "height": 64, "width": 64, "placement": "middle"},
     {"name": "low", "frames": 6, "height": 32, "width": 32, "placement": "uniform"},
 ]
+AUDIO: dict[str, Any] = {"sample_rate": 8000, "seconds": 0.5, "fill": "silence", "tokens": 2}
+TONES = {colour: 250 * (number + 1) for number, colour in enumerate(COLOURS)}
+"""Hz."""
 TEXT_LENGTH, ANSWER_LENGTH = 16, 6
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 _WORDS = [
@@ -59,18 +63,22 @@ def make_small_bundle(
     answers: Sequence[str] | None = ANSWERS,
     free_form_answers: bool = False,
     default_rerank: int | None = None,
+    audio: dict[str, Any] = AUDIO,
 ) -> Path:
     """Write the bundle into ``folder``, created if missing, and return the folder.
 
     ``seed`` and ``width`` (D and K, at least 8) change the embeddings and so the fingerprint. With ``external_data``
     the video and text graphs share a ``weights.bin``. With ``free_form_answers`` the answer graph scores candidates by
     the colours that they name. Without the task "retrieval" and with ``free_form_answers`` there are no embeddings.
-    ``default_rerank``: the number of reranked results that the manifest states; None: it states none.
+    ``default_rerank``: the number of reranked results that the manifest states; None: it states none. ``audio``: the
+    audio stream of bundles with the task "audio_retrieval", without ``width``; with that task alone there is no video.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "weights.bin").unlink(missing_ok=True)
     weights = _weights(seed, width)
+    makers: dict[str, Callable[[dict[str, Array]], onnx.ModelProto]]
     makers = {"text": _text_graph, "video": _video_graph, "match": _match_graph, "answer": _answer_graph}
+    makers["audio"] = partial(_audio_graph, audio)
     if free_form_answers:
         makers["answer"] = _free_form_answer_graph
     graphs = sorted({graph for task in tasks for graph in GRAPHS_OF_TASK[task]})
@@ -89,6 +97,8 @@ def make_small_bundle(
     if free_form_answers:
         manifest["answer_length"] = ANSWER_LENGTH
         manifest["vector_width"] = width if "retrieval" in tasks else 0
+    if "audio" in graphs:
+        manifest["audio"] = {**audio, "width": width if audio["tokens"] else 0}
     if default_rerank is not None:
         manifest["reranking"] = {"candidates": default_rerank}
     write_manifest(folder, manifest)
@@ -112,11 +122,11 @@ def _manifest(graphs: Sequence[str], width: int, tasks: Sequence[str]) -> dict[s
         "version": "1",
         "architecture": "mean-colour",
         "tasks": list(tasks),
-        "streams": STREAMS,
+        "streams": STREAMS if "video" in graphs else [],
         "graphs": {graph: f"{graph}.onnx" for graph in graphs},
         "vector_width": width,
-        "visual_tokens": len(STREAMS),
-        "visual_width": width,
+        "visual_tokens": len(STREAMS) if "video" in graphs else 0,
+        "visual_width": width if "video" in graphs else 0,
         "text_length": TEXT_LENGTH,
         "temperature": 0.05,
         "answers": None,
@@ -199,6 +209,45 @@ def _video_graph(weights: dict[str, Array]) -> onnx.ModelProto:
         "directions": weights["directions"],
     }
     return _model("video", nodes, inputs, outputs, {k: np.asarray(v) for k, v in constants.items()})
+
+
+def _audio_graph(stream: dict[str, Any], weights: dict[str, Array]) -> onnx.ModelProto:
+    """Each half of a window is softly assigned to the tones by its energy at their frequencies."""
+    node = helper.make_node
+    width, samples = weights["directions"].shape[1], round(stream["sample_rate"] * stream["seconds"])
+    times = np.arange(samples // 2) / stream["sample_rate"]
+    phases = 2 * np.pi * times[:, None] * np.array(list(TONES.values()))
+    nodes = [
+        node("Reshape", ["samples", "halves"], ["rows"]),  # (B, 2, S / 2)
+        node("MatMul", ["rows", "cosines"], ["real"]),
+        node("MatMul", ["rows", "sines"], ["imaginary"]),
+        node("Mul", ["real", "real"], ["real_squared"]),
+        node("Mul", ["imaginary", "imaginary"], ["imaginary_squared"]),
+        node("Add", ["real_squared", "imaginary_squared"], ["energy"]),  # (B, 2, K)
+        node("ReduceSum", ["energy", "axis2"], ["total"], keepdims=1),
+        node("Cast", ["lengths"], ["lengths_float"], to=TensorProto.FLOAT),
+        node("Reshape", ["lengths_float", "column"], ["silence"]),  # silence of any length is no tone
+        node("Add", ["total", "silence"], ["positive"]),
+        node("Div", ["energy", "positive"], ["share"]),
+        node("Mul", ["share", "sharpness"], ["near"]),
+        node("Softmax", ["near"], ["colours"], axis=2),
+        node("MatMul", ["colours", "directions"], ["audio_tokens"]),
+        node("ReduceMean", ["audio_tokens"], ["pooled"], axes=[1], keepdims=0),
+        node("LpNormalization", ["pooled"], ["vector"], axis=1, p=2),
+    ]
+    inputs = [_value("samples", TensorProto.FLOAT, ["B", samples]), _value("lengths", TensorProto.INT64, ["B"])]
+    outputs = [_value("vector", TensorProto.FLOAT, ["B", width])]
+    outputs += [_value("audio_tokens", TensorProto.FLOAT, ["B", 2, width])] if stream["tokens"] else []
+    constants = {
+        "halves": np.array([0, 2, samples // 2]),
+        "column": np.array([-1, 1, 1]),
+        "axis2": np.array([2]),
+        "cosines": np.cos(phases).astype(np.float32),
+        "sines": np.sin(phases).astype(np.float32),
+        "sharpness": np.array(8, np.float32),
+        "directions": weights["directions"],
+    }
+    return _model("audio", nodes, inputs, outputs, constants)
 
 
 def _masked_sum(table: str, result: str) -> list[Any]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import ANSWER_IDS, ANSWER_MASK, Calibration, FrameStream, Task
+from vitascope.bundle.manifest import ANSWER_IDS, ANSWER_MASK, LENGTHS, SAMPLES, Calibration, FrameStream, Task
 from vitascope.engines.graphs import GraphRunner, Graphs
 from vitascope.engines.onnx_runtime import Array, Device, Placement
 from vitascope.errors import InvalidInput
@@ -229,6 +229,11 @@ class Model:
         for graph in self._graphs.names:
             if graph == "video":
                 self._graphs.run(graph, streams)
+                continue
+            if graph == "audio":
+                assert manifest.audio is not None
+                silence = np.zeros((1, manifest.audio.samples), np.float32)
+                self._graphs.run(graph, {SAMPLES: silence, LENGTHS: np.array([manifest.audio.samples])})
                 continue
             inputs: dict[str, Array] = {"input_ids": ids, "attention_mask": mask}
             if graph != "text":

@@ -152,8 +152,7 @@ def merge(calls: Sequence[Call]) -> dict[str, Array]:
     """Return the inputs of all calls as those of one run: rows concatenated, texts padded to the longest."""
     if len(calls) == 1:
         return dict(calls[0].inputs)
-    length = max(call.length for call in calls)
-    return {name: _concatenate([call.inputs[name] for call in calls], length) for name in calls[0].inputs}
+    return {name: _concatenate([call.inputs[name] for call in calls]) for name in calls[0].inputs}
 
 
 def split(calls: Sequence[Call], outputs: Outputs) -> list[Outputs]:
@@ -166,10 +165,11 @@ def split(calls: Sequence[Call], outputs: Outputs) -> list[Outputs]:
     ]
 
 
-def _concatenate(arrays: Sequence[Array], length: int) -> Array:
-    """Concatenate rows; tokens (B, L) are padded to ``length`` with 0, which the mask excludes."""
-    if arrays[0].ndim != 2 or all(array.shape[1] == length for array in arrays):
+def _concatenate(arrays: Sequence[Array]) -> Array:
+    """Concatenate rows; tokens (B, L) of several lengths are padded with 0, which the mask excludes."""
+    if len({array.shape[1:] for array in arrays}) == 1:
         return np.concatenate(arrays)
+    length = max(array.shape[1] for array in arrays)
     rows = np.zeros((sum(len(array) for array in arrays), length), arrays[0].dtype)
     first = 0
     for array in arrays:

@@ -191,6 +191,14 @@ def test_merge_and_split_are_inverse() -> None:
         assert not part["attention_mask"][:, call.length :].any()
 
 
+def test_windows_of_sound_are_merged_whole() -> None:
+    sounds = [np.full((rows, 5), rows, np.float32) for rows in (1, 2)]
+    calls = [Call("audio", {"samples": s, "lengths": np.full(len(s), 5)}, CallContext()) for s in sounds]
+    merged = merge(calls)
+    assert np.array_equal(merged["samples"], np.concatenate(sounds))
+    assert merged["lengths"].tolist() == [5, 5, 5]
+
+
 def test_only_the_call_at_fault_fails(scheduler: Scheduler, engine: Engine, observer: RecordingObserver) -> None:
     occupy(scheduler, engine)
     futures = [scheduler.submit("text", texts(1, value=v), CallContext()) for v in (1, 2, POISON, 4, 5)]

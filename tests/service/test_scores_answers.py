@@ -179,7 +179,7 @@ def test_a_bundle_without_embeddings_answers_and_has_no_collections(tmp_path: Pa
         missing = client.post("/v1/answers", files=red, data={"question": "what is it?"})
         assert "no answer vocabulary" in problem_of(missing, 422, "invalid_input")["detail"]
         created = client.post("/v1/collections", json={"name": "videos"})
-        assert "it has no vectors" in problem_of(created, 409, "task_missing")["detail"]
+        assert "it has no embeddings of videos" in problem_of(created, 409, "task_missing")["detail"]
         (model,) = client.get("/v1/models").json()["models"]
         assert (model["tasks"], model["vector_width"], model["answers"]) == (["answering"], 0, 0)
 

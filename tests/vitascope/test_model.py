@@ -232,8 +232,13 @@ def test_missing_tasks_are_reported(tmp_path: Path) -> None:
     with pytest.raises(TaskMissing, match="'answer'"):
         model.answer(["red"], tokens)
     only_matching = Model.open(make_small_bundle(tmp_path / "m", tasks=["matching"]), threads=1)
-    with pytest.raises(TaskMissing, match="no graph 'text', so no retrieval"):
+    with pytest.raises(TaskMissing, match="no graph 'text', so no retrieval or audio_retrieval"):
         only_matching.embed_text(["red"])
+    only_sound = Model.open(make_small_bundle(tmp_path / "s", tasks=["audio_retrieval"]), threads=1)
+    only_sound.warm_up()
+    assert only_sound.embed_text(["red"]).shape == (1, 16)
+    with pytest.raises(TaskMissing, match="no graph 'video', so no retrieval or matching or answering"):
+        only_sound.embed_video(colour_streams("red"))
 
 
 def test_a_model_is_thread_safe(small_bundle: Path) -> None:

@@ -100,7 +100,7 @@ class Bundle:
         return answers
 
     def graph_path(self, graph: str) -> Path | None:
-        """Return the ONNX file of "text", "video", "match" or "answer"; None if the bundle has no such graph."""
+        """Return the ONNX file of a graph such as "text"; None if the bundle has no such graph."""
         name = next((path for key, path in self.manifest.graphs.items() if key == graph), None)
         return None if name is None else self.folder / name
 

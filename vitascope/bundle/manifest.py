@@ -1,7 +1,7 @@
 """The manifest of a bundle: streams, graphs, files with their SHA-256, calibration.
 
-Shape letters: B videos, C clips, F frames, H height, W width (pixels), V visual tokens, K their width, L text tokens,
-D embedding dim, N answers, M tokens of an answer.
+Shape letters: B videos, texts or windows of sound, C clips, F frames, H height, W width (pixels), V visual tokens, K
+their width, S samples, T audio tokens, A their width, L text tokens, D embedding dim, N answers, M tokens of an answer.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ CHECKSUM_NAME = "manifest.json.sha256"
 SIGNATURE_NAME = "manifest.json.sig"
 """Present in signed bundles only."""
 
-Task = Literal["retrieval", "matching", "answering"]
-GraphName = Literal["text", "video", "match", "answer"]
+Task = Literal["retrieval", "audio_retrieval", "matching", "answering"]
+GraphName = Literal["text", "video", "audio", "match", "answer"]
 GRAPHS_OF_TASK: dict[str, tuple[str, ...]] = {
     "retrieval": ("text", "video"),
+    "audio_retrieval": ("text", "audio"),
     "matching": ("video", "match"),
     "answering": ("video", "answer"),
 }
@@ -138,6 +139,33 @@ class FrameStream(OmitDefaultsModel):
         return self
 
 
+class AudioStream(StrictModel):
+    """The input of the audio graph: windows of mono sound (B, S) float32 from -1 to 1, and their lengths (B,) int64."""
+
+    name: Literal["audio"] = "audio"
+    sample_rate: Annotated[int, Field(ge=8000, le=192_000, description="Hz")]
+    seconds: Annotated[float, Field(gt=0, le=120, description="length of a window")]
+    fill: Literal["silence", "repeat"] = "silence"
+    """Content of a window after a shorter sound. silence: zeros; repeat: whole repetitions of it, then zeros."""
+    tokens: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Audio tokens of a window. 0: the graph has the embedding as its only output."""
+    width: Annotated[int, Field(ge=0)] = 0
+    """Values of a token."""
+
+    @model_validator(mode="after")
+    def _validate_sizes(self) -> Self:
+        if (self.tokens > 0) != (self.width > 0):
+            raise ValueError(f"tokens, width: {self.tokens} and {self.width}; both or neither were expected to be 0")
+        if not self.samples:
+            raise ValueError(f"seconds: {self.seconds:g}, less than one sample; at least one was expected")
+        return self
+
+    @property
+    def samples(self) -> int:
+        """Samples of a window."""
+        return round(self.sample_rate * self.seconds)
+
+
 class FileEntry(StrictModel):
     """Size and SHA-256 of one file of the bundle."""
 
@@ -198,20 +226,23 @@ class Reranking(StrictModel):
 class Manifest(OmitDefaultsModel):
     """`manifest.json`. Paths are relative to the bundle's folder, with forward slashes."""
 
-    _omit_if_default: ClassVar[tuple[str, ...]] = ("logit_bias", "answer_length", "reranking", "languages")
+    _omit_if_default: ClassVar[tuple[str, ...]] = ("audio", "logit_bias", "answer_length", "reranking", "languages")
 
     schema_version: Literal[1] = 1
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
     version: str
     architecture: str
     tasks: Annotated[list[Task], Field(min_length=1)]
-    streams: Annotated[list[FrameStream], Field(min_length=1)]
+    streams: list[FrameStream]
+    """Inputs of the `video` graph; empty without one, as are `visual_tokens` and `visual_width` 0."""
+    audio: AudioStream | None = None
+    """Input of the `audio` graph; null without one."""
     graphs: dict[GraphName, RelativePath]
     files: dict[RelativePath, FileEntry]
     vector_width: Annotated[int, Field(ge=0)]
     """Embedding dim. 0: the model has no embeddings, only visual tokens; it cannot fill a collection."""
-    visual_tokens: Annotated[int, Field(ge=1)]
-    visual_width: Annotated[int, Field(ge=1)]
+    visual_tokens: Annotated[int, Field(ge=0)]
+    visual_width: Annotated[int, Field(ge=0)]
     text_length: Annotated[int, Field(ge=2, le=4096, description="tokens, special ones included")]
     temperature: Annotated[float, Field(gt=0, description="divisor of cosines in training")]
     logit_bias: float = 0.0
@@ -259,8 +290,8 @@ class Manifest(OmitDefaultsModel):
             raise ValueError(f"graphs: {missing} missing; tasks {self.tasks} need {sorted(needed)}")
         if "answering" in self.tasks and self.answers is None and self.answer_length is None:
             raise ValueError("answers: null; the task 'answering' needs an answer vocabulary")
-        if "retrieval" in self.tasks and not self.vector_width:
-            raise ValueError("vector_width: 0; the task 'retrieval' needs vectors")
+        if not self.vector_width and (task := next((t for t in self.tasks if t.endswith("retrieval")), None)):
+            raise ValueError(f"vector_width: 0; the task {task!r} needs vectors")
         if self.default_rerank and not {"retrieval", "matching"} <= set(self.tasks):
             raise ValueError(
                 f"reranking.candidates: {self.default_rerank}; 0 was expected, as tasks {self.tasks} do not have both "
@@ -278,13 +309,33 @@ class Manifest(OmitDefaultsModel):
             raise ValueError("calibration, metrics, temperature, logit_bias: a number is not finite")
         return self
 
+    @model_validator(mode="after")
+    def _validate_inputs(self) -> Manifest:
+        sizes = (len(self.streams), self.visual_tokens, self.visual_width)
+        if {size > 0 for size in sizes} != {"video" in self.graphs}:
+            expected = (
+                "sizes above 0 were expected, of" if "video" in self.graphs else "0 was expected of each, without"
+            )
+            raise ValueError(
+                f"streams, visual_tokens, visual_width: {len(self.streams)} streams, {self.visual_tokens} and "
+                f"{self.visual_width}; {expected} a graph 'video'"
+            )
+        if (self.audio is None) == ("audio" in self.graphs):
+            raise ValueError(
+                f"audio: {'null with' if self.audio is None else 'a stream without'} a graph 'audio'; both or neither "
+                "were expected"
+            )
+        if self.audio is not None and not self.vector_width:
+            raise ValueError("vector_width: 0; the graph 'audio' needs vectors")
+        return self
+
     @property
     def default_rerank(self) -> int:
         """Number of results that a search by a text reranks unless the request sets it."""
         return 0 if self.reranking is None else self.reranking.candidates
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of what determines an embedding: graphs, weights, tokenizer, streams, text length.
+        """Return the SHA-256 of what determines an embedding: graphs, weights, tokenizer, streams, sound, text length.
 
         Bundles with equal fingerprints may fill the same collection. The parity report, the model card and other `.md`
         files are excluded.
@@ -293,12 +344,14 @@ class Manifest(OmitDefaultsModel):
             64 hexadecimal digits.
         """
         prose = {self.model_card, self.parity_report} | {name for name in self.files if name.endswith(".md")}
-        parts = {
+        parts: dict[str, Any] = {
             "files": {n: f.sha256 for n, f in sorted(self.files.items()) if n not in prose},
             "graphs": dict(sorted(self.graphs.items())),
             "streams": [s.model_dump() for s in self.streams],
             "text_length": self.text_length,
         }
+        if self.audio is not None:
+            parts["audio"] = self.audio.model_dump()
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -318,6 +371,8 @@ class ArraySpec(NamedTuple):
 ArraySpecs = dict[str, ArraySpec]
 ANSWER_IDS, ANSWER_MASK = "answer_ids", "answer_mask"
 """Inputs of an answer graph with free-form candidates: token ids and attention mask, each (B, N, M) int64."""
+SAMPLES, LENGTHS = "samples", "lengths"
+"""Inputs of an audio graph: windows of sound (B, S) float32, and the samples of each before its fill (B,) int64."""
 
 
 def graph_spec(manifest: Manifest, graph: str, answers: int | None) -> tuple[ArraySpecs, ArraySpecs]:
@@ -325,7 +380,7 @@ def graph_spec(manifest: Manifest, graph: str, answers: int | None) -> tuple[Arr
 
     Args:
         manifest: Manifest of the bundle.
-        graph: "text", "video", "match" or "answer".
+        graph: "text", "video", "audio", "match" or "answer". The manifest must have an audio stream for "audio".
         answers: Number of answers N; None: dynamic.
 
     Returns:
@@ -340,6 +395,12 @@ def graph_spec(manifest: Manifest, graph: str, answers: int | None) -> tuple[Arr
         streams = {s.name: ArraySpec("uint8", (None, None, s.frames, s.height, s.width, 3)) for s in manifest.streams}
         embeddings = {"vector": embedding} if manifest.vector_width else {}
         return streams, {**embeddings, "visual_tokens": tokens}
+    if graph == "audio":
+        audio = manifest.audio
+        assert audio is not None
+        windows = {SAMPLES: ArraySpec("float32", (None, audio.samples)), LENGTHS: ArraySpec("int64", (None,))}
+        audio_tokens = {"audio_tokens": ArraySpec("float32", (None, audio.tokens, audio.width))} if audio.tokens else {}
+        return windows, {"vector": embedding, **audio_tokens}
     if graph == "match":
         return {**text, "visual_tokens": tokens}, {"match_logit": ArraySpec("float32", (None,))}
     candidates = {name: ArraySpec("int64", (None, None, None)) for name in (ANSWER_IDS, ANSWER_MASK)}

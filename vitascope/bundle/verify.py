@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vitascope.bundle.bundle import Bundle, check_external, check_file, manifest_bytes, parse_manifest
-from vitascope.bundle.manifest import CHECKSUM_NAME, MANIFEST_NAME, SIGNATURE_NAME, Manifest
+from vitascope.bundle.manifest import CHECKSUM_NAME, LENGTHS, MANIFEST_NAME, SAMPLES, SIGNATURE_NAME, Manifest
 from vitascope.bundle.onnx_files import Tensor, read_graph
 from vitascope.bundle.parity_report import ParityReport, bound_violations, describe_variant, read_report
 from vitascope.bundle.signing import PublicKey, read_signatures, require_trusted
@@ -240,7 +240,7 @@ def _random_inputs(
     """Return random inputs of a graph by name, for B ``rows``, C ``clips`` and L ``length``.
 
     Streams are (B, C, F, H, W, 3) uint8; token ids (B, L) int64, with the largest of the vocabulary; masks (B, L) int64
-    with rows of several lengths; visual tokens (B, V, K) float32.
+    with rows of several lengths; visual tokens (B, V, K) float32; windows of sound (B, S) float32, full and short.
     """
     vocabulary = bundle.tokenizer().vocabulary_size
     inputs: dict[str, Array] = {}
@@ -248,6 +248,12 @@ def _random_inputs(
         sizes = spec.shape[1:]
         if spec.dtype == "uint8":
             inputs[name] = _random_images(rng, (rows, *(size or clips for size in sizes)))
+        elif name == SAMPLES:
+            inputs[name] = rng.uniform(-1, 1, (rows, *(size or 1 for size in sizes))).astype(spec.dtype)
+        elif name == LENGTHS:
+            length_of_window = inputs[SAMPLES].shape[1]
+            inputs[name] = np.linspace(length_of_window, length_of_window // 2 + 1, rows).astype(np.int64)
+            inputs[SAMPLES] *= np.arange(length_of_window) < inputs[name][:, None]
         elif spec.dtype == "int64":
             shape = (rows, length) if len(sizes) == 1 else (rows, *(size or _CANDIDATES for size in sizes))
             inputs[name] = _mask(shape) if name.endswith("mask") else _random_ids(rng, shape, vocabulary)

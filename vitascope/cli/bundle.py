@@ -183,6 +183,7 @@ def _facts(info: dict[str, Any]) -> list[tuple[str, str]]:
         f"{s['name']}: {s['frames']} frames of {s['width']}x{s['height']}, {s['placement']}, {s['fit']}"
         for s in info["streams"]
     )
+    audio = _format_audio(info["audio"]) if info.get("audio") else "none: no sound"
     metrics = "\n".join(f"{name}: {value:g}" for name, value in info["metrics"].items())
     signatures = ", ".join(f"{key} (not checked)" for key in info["signed_by"])
     return [
@@ -190,7 +191,8 @@ def _facts(info: dict[str, Any]) -> list[tuple[str, str]]:
         ("folder", info["bundle"]),
         ("architecture", info["architecture"]),
         ("tasks", ", ".join(info["tasks"])),
-        ("frame streams", streams),
+        ("frame streams", streams or "none: no video"),
+        ("audio stream", audio),
         ("embedding dim", str(info["vector_width"] or "none: no embeddings")),
         ("languages", ", ".join(info.get("languages") or ["not stated"])),
         ("text length", f"{info['text_length']} tokens, vocabulary of {info['vocabulary']:,}"),
@@ -207,6 +209,11 @@ def _facts(info: dict[str, Any]) -> list[tuple[str, str]]:
         ("signed by", signatures or "not signed"),
         ("fingerprint", info["fingerprint"]),
     ]
+
+
+def _format_audio(stream: dict[str, Any]) -> str:
+    tokens = f", {stream['tokens']} tokens of {stream['width']} values" if stream["tokens"] else ""
+    return f"windows of {stream['seconds']:g} s at {stream['sample_rate']:,} Hz, filled with {stream['fill']}{tokens}"
 
 
 def _format_fidelity(fidelity: dict[str, Any]) -> str:

@@ -14,9 +14,9 @@ import onnx
 import pytest
 
 from tests.chaos import rounds
-from tests.small_bundle import make_small_bundle, write_manifest
+from tests.small_bundle import AUDIO, make_small_bundle, write_manifest
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import checksum_of
+from vitascope.bundle.manifest import Manifest, checksum_of
 from vitascope.bundle.onnx_files import external_files
 from vitascope.errors import BundleCorrupt, BundleNotFound, BundleUnsupported
 
@@ -256,11 +256,60 @@ def test_the_fingerprint_covers_what_determines_embeddings(tmp_path: Path) -> No
     assert fingerprint("length", text_length=12) != first
 
 
+def test_manifests_of_earlier_versions_keep_their_fingerprint() -> None:
+    names = ("MODEL_CARD.md", "parity.json", "text.onnx", "tokenizer.json", "video.onnx")
+    manifest = {
+        **{"schema_version": 1, "name": "old", "version": "1", "architecture": "clip", "tasks": ["retrieval"]},
+        "streams": [{"name": "frames", "frames": 8, "height": 224, "width": 224, "placement": "uniform"}],
+        "graphs": {"text": "text.onnx", "video": "video.onnx"},
+        "files": {name: {"sha256": f"{number:064x}", "bytes": number} for number, name in enumerate(names)},
+        **{"vector_width": 512, "visual_tokens": 8, "visual_width": 512, "text_length": 77, "temperature": 0.01},
+        "licence": "MIT",
+    }
+    fingerprint = "8e63e4bab8eefaed2416d1963451461a0d3e126f07a85cd7f4b680876ec0d278"  # of version 0.2.1
+    assert Manifest.model_validate(manifest).fingerprint() == fingerprint
+
+
+def test_a_bundle_may_have_sound_with_video_or_alone(tmp_path: Path) -> None:
+    tasks = ("retrieval", "audio_retrieval")
+    both = Bundle.open(make_small_bundle(tmp_path / "both", tasks=tasks))
+    assert both.manifest.audio is not None
+    assert (both.manifest.audio.samples, both.manifest.audio.tokens, both.manifest.audio.width) == (4000, 2, 16)
+    repeated = Bundle.open(make_small_bundle(tmp_path / "fill", tasks=tasks, audio={**AUDIO, "fill": "repeat"}))
+    assert repeated.fingerprint != both.fingerprint
+    sound = Bundle.open(make_small_bundle(tmp_path / "sound", tasks=["audio_retrieval"], audio={**AUDIO, "tokens": 0}))
+    assert json.loads(sound.manifest.model_dump_json())["audio"] == {**AUDIO, "name": "audio", "tokens": 0, "width": 0}
+    assert list(sound.graph_spec("audio")[1]) == ["vector"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"audio": None}, "audio: null with a graph 'audio'"),
+        ({"graphs": {"text": "text.onnx"}, "tasks": ["audio_retrieval"]}, r"graphs: \['audio'\] missing"),
+        ({"streams": [], "visual_tokens": 0}, "0 streams, 0 and 16; sizes above 0 were expected"),
+        (
+            {"graphs": {"text": "text.onnx", "audio": "audio.onnx"}, "tasks": ["audio_retrieval"]},
+            "2 streams, 2 and 16; 0",
+        ),
+        ({"vector_width": 0, "tasks": ["audio_retrieval"]}, "the task 'audio_retrieval' needs vectors"),
+        ({"audio": {**AUDIO, "width": 0}}, "tokens, width: 2 and 0; both or neither"),
+        ({"audio": {**AUDIO, "width": 16, "seconds": 1e-5}}, "less than one sample"),
+        ({"audio": {**AUDIO, "width": 16, "sample_rate": 100}}, "audio.sample_rate: Input should be greater than"),
+    ],
+)
+def test_streams_and_graphs_must_agree(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    folder = make_small_bundle(tmp_path, tasks=("retrieval", "audio_retrieval"))
+    write_manifest(folder, {**manifest_of(folder), **changes})
+    with pytest.raises(BundleCorrupt, match=message):
+        Bundle.open(folder)
+
+
 def test_default_values_of_later_fields_are_neither_written_nor_fingerprinted(folder: Path) -> None:
     before = manifest_of(folder)
     bundle = Bundle.open(folder)
     written = json.loads(bundle.manifest.model_dump_json())
-    assert not {"logit_bias", "reranking"} & set(written)
+    assert not {"audio", "logit_bias", "reranking"} & set(written)
     assert not {"similarity_scale", "similarity_bias"} & set(written["calibration"])
     assert all(set(s) == {"name", "frames", "height", "width", "placement", "fit"} for s in written["streams"])
     old_keys = {key: before[key] for key in ("graphs", "text_length")}

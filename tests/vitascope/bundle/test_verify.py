@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from tests.small_bundle import make_small_bundle
 from tests.vitascope.bundle.bundles import (
     DEFAULT,
     Model,
@@ -38,6 +39,17 @@ def test_an_intact_bundle_is_verified(folder: Path, capsys: pytest.CaptureFixtur
         "file": "parity.json",
         "note": "has no comparison of answer, match, text, video with the trained model",
     }
+
+
+def test_a_bundle_of_sound_is_verified_and_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_small_bundle(tmp_path, tasks=["audio_retrieval"])
+    result = run_bundle(capsys, "verify", folder)
+    assert (result["verified"], result["graphs"], result["passed"]["run"]) == (True, ["audio", "text"], 2)
+    shown = rendered(run_bundle(capsys, "inspect", folder))
+    assert "windows of 0.5 s at 8,000 Hz, filled with silence, 2 tokens of 16 values" in shown
+    change_graph(folder, "audio", double)
+    [violation] = run_bundle(capsys, "verify", folder, status=1)["problems"]
+    assert "audio: an embedding has norm 2; 1 was expected" in violation["problem"]
 
 
 def test_all_problems_are_reported_and_damaged_graphs_do_not_run(
