@@ -1,9 +1,14 @@
-"""Frames of a packed corpus as memory-mapped arrays, <stream>.npy: uint8 (N, F, H, W, 3), or (N, C, F, H, W, 3)."""
+"""Frames and sound of a packed corpus as memory-mapped arrays.
+
+<stream>.npy: uint8 (N, F, H, W, 3), or (N, C, F, H, W, 3). audio.npy: int16 (T,), the sounds of all examples one after
+another; audio_index.npy: int64 (N, 2), the first sample and the number of samples of each, 0 for no sound.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +35,42 @@ def open_arrays(folder: Path, info: Mapping[str, Any], streams: Sequence[FrameSt
     return arrays
 
 
+AUDIO_NAME, AUDIO_INDEX_NAME = "audio.npy", "audio_index.npy"
+
+
+@dataclass(frozen=True)
+class AudioArray:
+    """The sounds of a split; `audio[row]` is int16 (n,), empty for no sound."""
+
+    samples: NDArray[np.int16]
+    index: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, row: int) -> NDArray[np.int16]:
+        first, count = self.index[row]
+        return self.samples[first : first + count]
+
+
+def open_audio(folder: Path, count: int) -> AudioArray:
+    """Open the sounds of a split of `count` examples. Raises CorpusError where the files do not fit one another."""
+    path = folder / AUDIO_NAME
+    try:
+        index = np.load(folder / AUDIO_INDEX_NAME)
+        # NumPy cannot map an empty array.
+        samples = np.load(path, mmap_mode="r" if index[:, 1].any() else None)
+    except (OSError, ValueError, IndexError) as error:
+        raise CorpusError(f"{path}: {error}; pack the corpus again") from error
+    expected = int(index.sum(axis=1).max(initial=0))
+    if len(index) != count or samples.dtype != np.int16 or samples.ndim != 1 or len(samples) < expected:
+        raise CorpusError(
+            f"{path}: {samples.dtype} {samples.shape} for {len(index)} examples; at least {expected} samples (int16) "
+            f"for {count} examples were expected"
+        )
+    return AudioArray(samples, index)
+
+
 def _row_shape(stream: FrameStream, clips: int) -> tuple[int, ...]:
     """Return the shape of an example on disk. A single clip has no axis, as in corpora packed by early versions."""
     shape = (stream.frames, stream.height, stream.width, 3)
@@ -39,42 +80,54 @@ def _row_shape(stream: FrameStream, clips: int) -> tuple[int, ...]:
 class ArrayWriter:
     """Writes the arrays of a split, complete once closed."""
 
-    def __init__(self, folder: Path, streams: Sequence[FrameStream], clips: int) -> None:
+    def __init__(self, folder: Path, streams: Sequence[FrameStream], clips: int, audio: bool) -> None:
+        self._folder = folder
         self._shapes = {stream.name: _row_shape(stream, clips) for stream in streams}
         self._files = ExitStack()
         self._arrays = {
             name: self._files.enter_context(GrowingArray(folder / f"{name}.npy", shape))
             for name, shape in self._shapes.items()
         }
+        self._audio = self._files.enter_context(GrowingArray(folder / AUDIO_NAME, (), np.int16)) if audio else None
+        self._audio_index: list[tuple[int, int]] = []
 
-    def append(self, frames: Mapping[str, NDArray[np.uint8]], _example: str) -> None:
-        """Append the frames (C, F, H, W, 3) of an example."""
+    def append(self, frames: Mapping[str, NDArray[np.uint8]], audio: NDArray[np.int16] | None, _example: str) -> None:
+        """Append the frames (C, F, H, W, 3) and the sound (n,) of an example."""
         for name, array in self._arrays.items():
-            array.append(frames[name].reshape(self._shapes[name]))
+            array.extend(frames[name].reshape(1, *self._shapes[name]))
+        if self._audio is not None:
+            samples = np.empty(0, np.int16) if audio is None else audio
+            self._audio_index.append((len(self._audio), len(samples)))
+            self._audio.extend(samples)
 
     def __enter__(self) -> ArrayWriter:
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self._files.__exit__(*error)
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        self._files.__exit__(kind, *error)
+        if kind is None and self._audio is not None:
+            np.save(self._folder / AUDIO_INDEX_NAME, np.array(self._audio_index, np.int64).reshape(-1, 2))
 
 
 class GrowingArray:
-    """A .npy file of uint8 rows of one shape, appended one by one; valid once closed."""
+    """A .npy file of rows of one shape, appended to; valid once closed."""
 
-    def __init__(self, path: Path, row_shape: tuple[int, ...]) -> None:
-        self._row_shape = row_shape
+    def __init__(self, path: Path, row_shape: tuple[int, ...], dtype: type[np.generic] = np.uint8) -> None:
+        self._row_shape, self._dtype = row_shape, np.dtype(dtype)
         self._count = 0
         self._file = open(path, "wb")  # noqa: SIM115  (closed by close())
         self._write_header()
         self._start = self._file.tell()
 
-    def append(self, row: NDArray[np.uint8]) -> None:
-        """Append a row. Raises ValueError for another shape or dtype."""
-        if row.shape != self._row_shape or row.dtype != np.uint8:
-            raise ValueError(f"row: {row.dtype} {row.shape}; uint8 {self._row_shape} was expected")
-        self._file.write(np.ascontiguousarray(row).data)
-        self._count += 1
+    def __len__(self) -> int:
+        return self._count
+
+    def extend(self, rows: NDArray[Any]) -> None:
+        """Append rows. Raises ValueError for another shape or dtype."""
+        if rows.shape[1:] != self._row_shape or rows.dtype != self._dtype:
+            raise ValueError(f"rows: {rows.dtype} {rows.shape[1:]}; {self._dtype} {self._row_shape} was expected")
+        self._file.write(np.ascontiguousarray(rows).data)
+        self._count += len(rows)
 
     def __enter__(self) -> GrowingArray:
         return self
@@ -95,5 +148,5 @@ class GrowingArray:
         self._file.close()
 
     def _write_header(self) -> None:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (self._count, *self._row_shape)}
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._count, *self._row_shape)}
         np.lib.format.write_array_header_1_0(self._file, header)

@@ -1,7 +1,7 @@
 """Training batches as a pure function of recipe and step, so that a resumed run repeats them exactly.
 
 Shape letters: B videos, C clips, K clips used (or objects), F frames, H W pixels, L text tokens, P captions per video,
-Q questions per video, A attributes.
+Q questions per video, A attributes, N samples of sound.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from training.data.audio import FULL_SCALE, SAMPLE_RATE
 from training.data.example import Example, Question, canonical_answer
 from training.data.packed import Packed, open_packed
 from training.data.scenes.objects import object_targets
@@ -51,12 +52,27 @@ class Tokens:
 
 
 @dataclass(frozen=True)
+class Audio:
+    """Sounds of some examples at 16 kHz, each from the beginning of its row."""
+
+    samples: Tensor
+    """(B, N) float32, -1..1; 0 after the end of a sound."""
+    lengths: Tensor
+    """(B,) int64: samples of each row that are sound."""
+    present: Tensor
+    """(B,) bool: which examples have sound."""
+
+    def to(self, device: torch.device) -> Audio:
+        return Audio(self.samples.to(device), self.lengths.to(device), self.present.to(device))
+
+
+@dataclass(frozen=True)
 class Batch:
     """The input of one step."""
 
     dataset: DatasetConfig
     streams: dict[str, Tensor] | None
-    """By name (B, C, F, H, W, 3) uint8 or float32, 0..255."""
+    """By name (B, C, F, H, W, 3) uint8 or float32, 0..255; None for a corpus of sound alone."""
     visual: dict[str, Tensor] | None
     """Instead of the streams, what frozen encoders computed, float32: `visual`, the tokens (B, V, W), or features, or
     for objectives that read no token the means of the features over positions."""
@@ -74,11 +90,13 @@ class Batch:
     """(B, K, 2) float32: x and y of the objects, as fractions of width and height."""
     classes: Tensor | None = None
     """(B, K, A) int64: classes of the objects' attributes, -100 where there is no object."""
+    audio: Audio | None = None
+    """None where the corpus has no sound, or none is read."""
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with all tensors on a device."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {n: x.to(device) for n, x in values.items() if isinstance(x, Tensor | Tokens)}
+        moved: dict[str, Any] = {n: x.to(device) for n, x in values.items() if isinstance(x, Tensor | Tokens | Audio)}
         for name in ("streams", "visual"):
             if (by_name := getattr(self, name)) is not None:
                 moved[name] = {key: x.to(device) for key, x in by_name.items()}
@@ -108,6 +126,7 @@ class Batches:
         *,
         rank: int = 0,
         world: int = 1,
+        audio_seconds: float | None = None,
     ) -> None:
         """Open the packed corpora of a stage.
 
@@ -115,6 +134,7 @@ class Batches:
             data: Folder of packed corpora.
             vocabulary: Answers.
             streams: Frame streams of the model.
+            audio_seconds: Length of the model's window of sound; None: sounds are not read.
 
         Raises:
             InvalidInput: A corpus is packed with other streams than the model takes, or with more clips than an
@@ -123,11 +143,13 @@ class Batches:
         """
         self.stage, self.seed, self.streams = stage, seed, streams
         self.rank, self.world = rank, world
+        self.audio_seconds = audio_seconds
         self.tokenizer = tokenizer
         self.answer_ids = {answer: i for i, answer in enumerate(vocabulary)}
         self.packed = [open_packed(data / dataset.corpus / dataset.split) for dataset in stage.datasets]
         for packed in self.packed:
-            if mismatches := packed.stream_mismatches(streams):
+            has_frames = bool(packed.streams) or packed.audio is None or audio_seconds is None
+            if has_frames and (mismatches := packed.stream_mismatches(streams)):
                 raise InvalidInput(f"streams: {packed.folder}: {'; '.join(mismatches)}")
         self.visual: Sequence[Mapping[str, np.ndarray] | None] = [None] * len(stage.datasets)
         """Per dataset what frozen encoders computed of all videos, (views, N, ...) by name, where they are cached."""
@@ -154,7 +176,7 @@ class Batches:
         if encoded is not None:
             view = rng.integers(len(next(iter(encoded.values()))), size=len(rows))
             visual = {name: torch.from_numpy(x[view, rows].astype(np.float32)) for name, x in encoded.items()}
-        else:
+        elif packed.streams:
             clips = sample_clips(rng, len(rows), packed.clips, self.clips[index])
             streams, times = self._streams(packed, rows, clips, dataset, rng)
         examples = [packed.examples[row] for row in rows]
@@ -172,8 +194,23 @@ class Batches:
         positions = classes = None
         if (targets := self.objects[index]) is not None:
             positions, classes = (torch.from_numpy(target[rows]) for target in targets)
+        audio = None
+        if packed.audio is not None and self.audio_seconds is not None:
+            audio = read_audio(packed, rows, self.audio_seconds, rng.spawn(1)[0])
         return Batch(
-            dataset, streams, visual, times, groups, rows, captions, negatives, questions, answers, positions, classes
+            dataset,
+            streams,
+            visual,
+            times,
+            groups,
+            rows,
+            captions,
+            negatives,
+            questions,
+            answers,
+            positions,
+            classes,
+            audio,
         )
 
     def _streams(
@@ -200,6 +237,26 @@ class Batches:
     def _tokens(self, texts: list[str]) -> Tokens:
         ids, mask = self.tokenizer.encode(texts)
         return Tokens(torch.from_numpy(ids), torch.from_numpy(mask))
+
+
+def read_audio(
+    packed: Packed, rows: NDArray[np.int64], seconds: float, rng: np.random.Generator | None = None
+) -> Audio:
+    """Return the sounds of some rows of a corpus with sound, in a window of `seconds`.
+
+    Of a longer sound a part is returned: a random one, or the middle without `rng`.
+    """
+    assert packed.audio is not None
+    samples = np.zeros((len(rows), round(seconds * SAMPLE_RATE)), np.float32)
+    lengths = np.zeros(len(rows), np.int64)
+    for i, row in enumerate(rows):
+        sound = packed.audio[int(row)]
+        surplus = max(len(sound) - samples.shape[1], 0)
+        first = surplus // 2 if rng is None else int(rng.integers(surplus + 1))
+        part = sound[first : first + samples.shape[1]]
+        lengths[i] = len(part)
+        samples[i, : len(part)] = part / np.float32(FULL_SCALE)
+    return Audio(torch.from_numpy(samples), torch.from_numpy(lengths), torch.from_numpy(lengths > 0))
 
 
 def load_batches(batches: Batches, steps: range, workers: int) -> DataLoader[Batch]:

@@ -7,10 +7,14 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 CHOICE_ONLY = "choice_only"
 """Attribute: index of a caption that serves multiple choice only and is no query of retrieval."""
+
+
+Needs = Literal["sight", "sound", "both"]
+"""What must be perceived to judge a text: the picture, the sound, or both."""
 
 
 class ExampleError(ValueError):
@@ -24,6 +28,8 @@ class Question:
     question: str
     answers: tuple[str, ...]
     kind: str
+    needs: Needs | None = None
+    """None: not stated."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +65,18 @@ class Example:
     transcript: tuple[Utterance, ...] = ()
     still: bool = False
     attributes: dict[str, Any] = field(default_factory=dict)
+    caption_needs: tuple[Needs, ...] = ()
+    """What each caption needs; empty: not stated."""
 
     def to_json(self) -> str:
-        """Return a line of JSON, keys in the order of the fields."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        """Return a line of JSON, keys in the order of the fields; unstated needs are left out."""
+        record = asdict(self)
+        if not self.caption_needs:
+            del record["caption_needs"]
+        for question in record["questions"]:
+            if question["needs"] is None:
+                del question["needs"]
+        return json.dumps(record, ensure_ascii=False)
 
     @property
     def spoken(self) -> str:
@@ -87,14 +101,21 @@ def example_of(record: object) -> Example:
     if unknown := sorted(set(record) - known):
         raise ExampleError(f"unknown fields {unknown}; expected some of {sorted(known)}")
     key = required_text(record, "key")
+    captions = text_list(record, "captions")
+    caption_needs = tuple(_needs(n, f"caption_needs[{i}]") for i, n in enumerate(_list(record, "caption_needs")))
+    if len(caption_needs) not in (0, len(captions)):
+        raise ExampleError(
+            f"caption_needs: {len(caption_needs)}; one for each of the {len(captions)} captions was expected"
+        )
     return Example(
         key=key,
-        captions=text_list(record, "captions"),
+        captions=captions,
         questions=tuple(_question(q, f"questions[{i}]") for i, q in enumerate(_list(record, "questions"))),
         negatives=tuple(_negative(n, f"negatives[{i}]") for i, n in enumerate(_list(record, "negatives"))),
         transcript=tuple(_utterance(u, f"transcript[{i}]") for i, u in enumerate(_list(record, "transcript"))),
         still=_typed(record, "still", bool, False),
         attributes=dict(_typed(record, "attributes", Mapping, {})),
+        caption_needs=caption_needs,
     )
 
 
@@ -120,7 +141,14 @@ def _question(record: object, where: str) -> Question:
     answers = text_list(fields, "answers", f"{where}.")
     if not answers:
         raise ExampleError(f"{where}.answers: empty; at least one answer was expected")
-    return Question(required_text(fields, "question", f"{where}."), answers, str(fields.get("kind", "")))
+    needs = _needs(fields["needs"], f"{where}.needs") if "needs" in fields else None
+    return Question(required_text(fields, "question", f"{where}."), answers, str(fields.get("kind", "")), needs)
+
+
+def _needs(value: object, where: str) -> Needs:
+    if value not in get_args(Needs):
+        raise ExampleError(f"{where}: {_short(value)}; one of {get_args(Needs)} was expected")
+    return cast(Needs, value)
 
 
 def _negative(record: object, where: str) -> Negative:

@@ -1,10 +1,11 @@
-"""A packed corpus: the frames of one split, as memory-mapped arrays or JPEG, and one line of JSON per example.
+"""A packed corpus: frames and sound of one split, in arrays or encoded, and one line of JSON per example.
 
 OUT/<corpus>/<split>/
     <stream>.npy     uint8 (N, F, H, W, 3), RGB, one array per frame stream; (N, C, F, H, W, 3) of several clips each;
                      or the same frames in shards, see training.data.shards
+    audio.npy        int16, the sounds of a corpus that has them, see training.data.arrays
     examples.jsonl   N lines, in the order of the arrays
-    pack.json        streams, clips, stride, source, licence, split rule, count, what was skipped, SHA-256 of the
+    pack.json        streams, clips, stride, audio, source, licence, split rule, count, what was skipped, SHA-256 of the
                      other files
 
 Decoding is done once, by the decoder and sampler that serving uses: training and serving see the same pixels.
@@ -32,10 +33,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.arrays import ArrayWriter, open_arrays
+from training.data.arrays import AUDIO_INDEX_NAME, AUDIO_NAME, ArrayWriter, AudioArray, open_arrays, open_audio
+from training.data.audio import SAMPLE_RATE, Samples, read_samples
 from training.data.corpus import CorpusError
 from training.data.example import Example, ExampleError
-from training.data.shards import ShardedFrames, ShardWriter, open_shards
+from training.data.shards import ShardedAudio, ShardedFrames, ShardWriter, open_shards
 from training.data.strided_frames import Stride, sample_strided
 from vitascope.bundle.bundle import file_sha256
 from vitascope.bundle.manifest import FrameStream
@@ -75,8 +77,10 @@ class EncodedMedia:
 Frames = dict[str, NDArray[np.uint8]]
 Media = Path | MediaSpan | EncodedMedia
 """A whole file, a part of one, or an encoded file in memory."""
-Read = Callable[[Media, str], Frames | str]
-"""(media, key of the example) -> its frames, or the reason why there are none."""
+Contents = tuple[Frames, Samples | None]
+"""The frames by stream, and the sound, of a file."""
+Read = Callable[[Media, str], Contents | str]
+"""(media, key of the example) -> its contents, or the reason why they cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,8 @@ class Packed:
     """By stream a memory-mapped array, or `ShardedFrames`."""
     examples: list[Example]
     info: Mapping[str, Any]
+    audio: AudioArray | ShardedAudio | None = None
+    """By row int16 (n,) at 16 kHz, empty for an example without sound; None: the corpus has none."""
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -169,10 +175,16 @@ def open_packed(folder: Path) -> Packed:
     info = _read_info(folder)
     examples = _read_examples(folder, str(info["examples_sha256"]))
     streams = tuple(FrameStream.model_validate(s) for s in info["streams"])
-    arrays = open_shards(folder, info["shards"], streams) if info.get("shards") else open_arrays(folder, info, streams)
+    arrays: Mapping[str, Any]
+    audio: AudioArray | ShardedAudio | None = None
+    if info.get("shards"):
+        arrays, audio = open_shards(folder, info["shards"], streams, "audio" in info)
+    else:
+        arrays = open_arrays(folder, info, streams)
+        audio = open_audio(folder, info["count"]) if "audio" in info else None
     if len(examples) != info["count"]:
         raise CorpusError(f"{folder / EXAMPLES_NAME}: {len(examples)} lines; {info['count']} were expected")
-    return Packed(folder, streams, arrays, examples, info)
+    return Packed(folder, streams, arrays, examples, info, audio)
 
 
 def write_packed(
@@ -186,12 +198,15 @@ def write_packed(
     workers: int = 1,
     max_skipped: float = 0.01,
     shards: bool = False,
+    audio: bool = False,
 ) -> dict[str, Any]:
     """Decode every item and write the split. The folder appears, or is replaced, only when all is written.
 
+    streams: None of them for files of sound alone.
     clips: Number of equal consecutive parts that each file, or part of one, is cut into and sampled from.
     stride: Sample neighbours at a stride around a centre; None: frames are spread evenly over the clip.
     shards: Write JPEG in shards instead of arrays.
+    audio: Store the sound as well: the middle 10 seconds of each file, or part of one.
     Media that cannot be decoded are left out and listed, with the reason, under "skipped". Items keep their order,
     whatever the number of worker processes. Returns the content of pack.json.
     Raises CorpusError when a key repeats, no item is left or more than the share `max_skipped` was left out.
@@ -199,8 +214,8 @@ def write_packed(
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        read = partial(_frames_or_reason, streams=tuple(streams), clips=clips, stride=stride)
-        writer = ShardWriter(unfinished, streams) if shards else ArrayWriter(unfinished, streams, clips)
+        read = partial(_contents_or_reason, streams=tuple(streams), clips=clips, stride=stride, audio=audio)
+        writer = (ShardWriter if shards else ArrayWriter)(unfinished, streams, clips, audio)
         count, skipped = _write_items(unfinished, writer, items, read, workers)
         _check_skipped(folder, count, skipped, max_skipped)
         info = {
@@ -219,6 +234,7 @@ def write_packed(
                 if shards
                 else {"frames_sha256": {s.name: file_sha256(unfinished / f"{s.name}.npy") for s in streams}}
             ),
+            **({"audio": _audio_info(unfinished, shards)} if audio else {}),
         }
         (unfinished / PACK_NAME).write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n", "utf-8")
         _replace(folder, unfinished)
@@ -228,30 +244,50 @@ def write_packed(
     return info
 
 
+def _audio_info(folder: Path, shards: bool) -> dict[str, Any]:
+    info: dict[str, Any] = {"sample_rate": SAMPLE_RATE}
+    if not shards:
+        info["sha256"] = {name: file_sha256(folder / name) for name in (AUDIO_NAME, AUDIO_INDEX_NAME)}
+    return info
+
+
 def read_media(
-    media: Media, streams: Sequence[FrameStream], clips: int = 1, stride: Stride | None = None, key: str = ""
-) -> Frames:
-    """Return the frames of a file, or of a part of it, {stream name: uint8 (C, F, H, W, 3)}. Raises MediaError.
+    media: Media,
+    streams: Sequence[FrameStream],
+    clips: int = 1,
+    stride: Stride | None = None,
+    key: str = "",
+    audio: bool = False,
+) -> Contents:
+    """Return the frames of a file, or of a part of it, {stream name: uint8 (C, F, H, W, 3)}, and its sound.
 
     clips: C, the number of equal consecutive parts, each sampled as a clip.
     stride, key: As in `sample_strided`; None: frames are spread evenly over the clip.
-    A part that ends after the file does is cut there; one that begins after it is a MediaError.
+    audio: Read the sound; without streams one is expected. A file without an audio track, or a silent one, has none.
+    A part that ends after the file does is cut there; one that begins after it is a MediaError, as is any damage.
     """
     if isinstance(media, EncodedMedia):
         # The decoder reads files, with the limits of serving.
         with tempfile.TemporaryDirectory(prefix="packing-") as folder:
             path = Path(folder) / Path(media.name).name[-60:]  # file names are limited, keys of shards are not
             path.write_bytes(media.data)
-            return read_media(path, streams, clips, stride, key)
+            return read_media(path, streams, clips, stride, key, audio)
     path, start, end = (media.path, media.start, media.end) if isinstance(media, MediaSpan) else (media, 0.0, None)
+    if not streams:
+        samples = read_samples(path, start, end)
+        if samples is None:
+            raise MediaError(f"{path.name}: no sound; an audio track that is not silent was expected")
+        return {}, samples
     duration = probe(path).duration
     if start > 0.0 and start >= duration:
         raise MediaError(f"{path}: start: {start:g} s; less than its {duration:g} s was expected")
     end = duration if end is None else min(end, duration)
     if stride is not None:
-        return sample_strided(path, streams, (start, end), clips, stride, key)
-    edges = np.linspace(start, end, clips + 1).tolist()
-    return sample_streams(path, streams, list(pairwise(edges)))
+        frames = sample_strided(path, streams, (start, end), clips, stride, key)
+    else:
+        edges = np.linspace(start, end, clips + 1).tolist()
+        frames = sample_streams(path, streams, list(pairwise(edges)))
+    return frames, read_samples(path, start, end) if audio and duration else None
 
 
 def _write_items(
@@ -266,14 +302,14 @@ def _write_items(
     with ExitStack() as files:
         lines = files.enter_context(open(folder / EXAMPLES_NAME, "w", encoding="utf-8"))
         files.enter_context(writer)
-        for example, frames in _decoded(items, read, workers):
+        for example, contents in _decoded(items, read, workers):
             if example.key in keys:
                 raise CorpusError(f"key: {example.key!r} occurs twice; the keys of a split must be unique")
-            if isinstance(frames, str):
-                skipped.append({"key": example.key, "reason": frames})
+            if isinstance(contents, str):
+                skipped.append({"key": example.key, "reason": contents})
             else:
                 line = _line(example)
-                writer.append(frames, line)
+                writer.append(*contents, line)
                 lines.write(line)
             keys.add(example.key)
     return len(keys) - len(skipped), skipped
@@ -292,15 +328,15 @@ def _line(example: Example) -> str:
 
 def _decoded(
     items: Iterable[tuple[Example, Media]], read: Read, workers: int
-) -> Iterator[tuple[Example, Frames | str]]:
-    """Yield each example, in order, with its frames or with the reason why there are none."""
+) -> Iterator[tuple[Example, Contents | str]]:
+    """Yield each example, in order, with its contents or with the reason why they cannot be used."""
     if workers <= 1:
         for example, media in items:
             yield example, read(media, example.key)
         return
     # A window of waiting results keeps memory bounded however long the corpus is.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting: deque[tuple[Example, Future[Frames | str]]] = deque()
+        waiting: deque[tuple[Example, Future[Contents | str]]] = deque()
         for example, media in items:
             waiting.append((example, pool.submit(read, media, example.key)))
             if len(waiting) >= 8 * workers:
@@ -310,11 +346,11 @@ def _decoded(
             yield done, future.result()
 
 
-def _frames_or_reason(
-    media: Media, key: str, streams: tuple[FrameStream, ...], clips: int, stride: Stride | None
-) -> Frames | str:
+def _contents_or_reason(
+    media: Media, key: str, streams: tuple[FrameStream, ...], clips: int, stride: Stride | None, audio: bool
+) -> Contents | str:
     try:
-        return read_media(media, streams, clips, stride, key)
+        return read_media(media, streams, clips, stride, key, audio)
     except MediaError as error:
         return f"{error.code}: {error}"
 

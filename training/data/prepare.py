@@ -44,11 +44,15 @@ Items = Iterable[tuple[Example, Media]]
 
 @dataclass(frozen=True)
 class Reader:
-    """A reader of a corpus: `read(source, split)` yields its items, of which `streams` are stored."""
+    """A reader of a corpus: `read(source, split)` yields its items, of which `streams` are stored.
+
+    `audio`: Their sound is always stored; of a corpus of sound alone `streams` is empty.
+    """
 
     read: Callable[[Path, str], Items]
     origin: Origin
     streams: Sequence[FrameStream]
+    audio: bool = False
 
 
 READERS: Mapping[str, Reader] = {
@@ -147,6 +151,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="clips per video: equal consecutive parts, sampled separately (default: 1)",
     )
     add("--shards", action="store_true", help="write frames as JPEG in tar shards, about a tenth of the size")
+    add("--audio", action="store_true", help="pack the sound of videos as well, at most 10 s of each")
     add(
         "--seen-by",
         type=Path,
@@ -184,6 +189,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         seen_by=options.seen_by or (),
         recipe=options.recipe,
         shards=options.shards,
+        audio=options.audio,
     )
 
 
@@ -202,6 +208,7 @@ def prepare(
     seen_by: Sequence[Path] = (),
     recipe: Path | None = None,
     shards: bool = False,
+    audio: bool = False,
 ) -> dict[str, Any]:
     """Pack the splits of one corpus, showing progress on stderr.
 
@@ -214,6 +221,7 @@ def prepare(
         recipe: Recipe whose model's frame streams are packed instead. Where the model has a frame stride, centres are
             drawn at random in the training split and lie in the middle of their parts in the others.
         shards: Write frames as JPEG in tar shards instead of arrays.
+        audio: Pack the sound of videos as well; that of a corpus about sound is always packed.
 
     Returns:
         {"name/split": {"count", "skipped": [{"key", "reason"}], "seconds"}}.
@@ -233,7 +241,7 @@ def prepare(
         raise CorpusError(f"--recipe: {recipe} with --seen-by; one of both was expected")
     model_streams, stride = _recipe_streams(recipe) if recipe else (_seen_streams(seen_by), 0.0)
     if clips > 1 and all(_is_still(reader) for _, reader in readers):
-        raise CorpusError(f"--clips: {clips} with {corpus}; pictures have one clip, 1 was expected")
+        raise CorpusError(f"--clips: {clips} with {corpus}; pictures and sounds have one clip, 1 was expected")
     with Progress(*columns, console=console) as progress:
         for label, split, reader in ((f"{n}/{s}", s, reader) for n, reader in readers for s in splits or SPLITS):
             started = time.monotonic()
@@ -250,6 +258,7 @@ def prepare(
                     workers=workers,
                     max_skipped=max_skipped,
                     shards=shards,
+                    audio=audio or reader.audio,
                 )
             except EmptySplit as error:
                 if splits:
@@ -303,7 +312,9 @@ def _recipe_streams(path: Path) -> tuple[list[FrameStream], float]:
 
 
 def _streams(reader: Reader, model_streams: Sequence[FrameStream]) -> Sequence[FrameStream]:
-    """Return the streams to pack; one frame per stream for pictures."""
+    """Return the streams to pack; one frame per stream for pictures, none for sounds."""
+    if not reader.streams:
+        return ()
     frames = {"frames": 1} if _is_still(reader) else {}
     return [stream.model_copy(update=frames) for stream in model_streams] or reader.streams
 

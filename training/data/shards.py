@@ -1,8 +1,10 @@
-"""Frames of a packed corpus as JPEG in tar shards (WebDataset), about a tenth of the size of arrays.
+"""Frames and sound of a packed corpus as JPEG and FLAC in tar shards (WebDataset), about a tenth of the size of arrays.
 
 <split>/
-    frames-00000.tar ...   of each clip KEY.<stream>.jpg, the frames below one another, and KEY.json, the example
-    frames.npy             int64 (N, C, S, 3): shard, first byte and number of bytes of each JPEG
+    frames-00000.tar ...   of each clip KEY.<stream>.jpg, the frames below one another, and KEY.json, the example;
+                           with the first clip KEY.flac, where the example has sound
+    frames.npy             int64 (N, C, S, 3): shard, first byte and number of bytes of each JPEG;
+                           in a corpus with sound (N, C, S + 1, 3), the last those of the FLAC, or zeros
 
 KEY is the row in `examples.jsonl`, and with several clips also the clip: 000000012_00003. `frames.npy` makes any row
 readable in one read, so that batches are those of raw frames, in the same order; other readers of WebDataset take the
@@ -24,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from training.data.audio import Samples, decode_flac, encode_flac
 from training.data.corpus import CorpusError
 from vitascope.bundle.manifest import FrameStream
 
@@ -37,25 +40,29 @@ JPEG_QUALITY = 90
 class ShardWriter:
     """Writes the shards of a split, and their index once closed."""
 
-    def __init__(self, folder: Path, streams: Sequence[FrameStream]) -> None:
-        self.folder, self.streams = folder, streams
+    def __init__(self, folder: Path, streams: Sequence[FrameStream], clips: int, audio: bool) -> None:
+        self.folder, self.streams, self.clips, self.audio = folder, streams, clips, audio
         self._tar: tarfile.TarFile | None = None
         self._shards = 0
         self._index: list[list[list[tuple[int, int, int]]]] = []
 
-    def append(self, frames: Mapping[str, NDArray[np.uint8]], example: str) -> None:
+    def append(self, frames: Mapping[str, NDArray[np.uint8]], audio: Samples | None, example: str) -> None:
         """Append an example.
 
         Args:
             frames: By stream (C, F, H, W, 3).
+            audio: Its sound (n,).
             example: Its JSON.
         """
-        row, clips = len(self._index), len(next(iter(frames.values())))
+        row = len(self._index)
         tar = self._shard()
         places = []
-        for clip in range(clips):
-            key = f"{row:09d}" if clips == 1 else f"{row:09d}_{clip:05d}"
+        for clip in range(self.clips):
+            key = f"{row:09d}" if self.clips == 1 else f"{row:09d}_{clip:05d}"
             places.append([self._add(tar, f"{key}.{s.name}.jpg", _encode(frames[s.name][clip])) for s in self.streams])
+            if self.audio:
+                sound = None if clip else audio
+                places[-1].append((0, 0, 0) if sound is None else self._add(tar, f"{key}.flac", encode_flac(sound)))
             self._add(tar, f"{key}.json", example.encode())
         self._index.append(places)
 
@@ -122,25 +129,57 @@ class ShardedFrames:
     def _decode(self, shard: int, first: int, size: int) -> NDArray[np.uint8]:
         path = self.shards[shard]
         try:
-            with path.open("rb") as file:  # no open file is shared by loader workers
-                file.seek(first)
-                frames = np.asarray(Image.open(io.BytesIO(file.read(size))))
+            frames = np.asarray(Image.open(io.BytesIO(_read(path, first, size))))
             return frames.reshape(self.shape[2:])
         except (OSError, ValueError) as error:
             raise CorpusError(f"{path}: byte {first}: {error}; pack the corpus again") from error
 
 
-def open_shards(folder: Path, names: Sequence[str], streams: Sequence[FrameStream]) -> dict[str, ShardedFrames]:
-    """Open the shards of a split, by stream. Raises CorpusError where the index or a shard is missing or too short."""
+@dataclass(frozen=True)
+class ShardedAudio:
+    """The sounds of a split in shards; `audio[row]` is int16 (n,), empty for no sound."""
+
+    shards: Sequence[Path]
+    index: NDArray[np.int64]
+    """(N, 3) as in `frames.npy`."""
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, row: int) -> Samples:
+        shard, first, size = self.index[row].tolist()
+        if not size:
+            return np.empty(0, np.int16)
+        path = self.shards[shard]
+        try:
+            return decode_flac(_read(path, first, size))
+        except (OSError, ValueError) as error:
+            raise CorpusError(f"{path}: byte {first}: {error}; pack the corpus again") from error
+
+
+def _read(path: Path, first: int, size: int) -> bytes:
+    with path.open("rb") as file:  # no open file is shared by loader workers
+        file.seek(first)
+        return file.read(size)
+
+
+def open_shards(
+    folder: Path, names: Sequence[str], streams: Sequence[FrameStream], audio: bool
+) -> tuple[dict[str, ShardedFrames], ShardedAudio | None]:
+    """Open the shards of a split: frames by stream, and the sounds of a corpus with `audio`.
+
+    Raises CorpusError where the index or a shard is missing or too short.
+    """
     path = folder / INDEX_NAME
     try:
         index = np.load(path, mmap_mode="r")
         shards = [folder / name for name in names if name != INDEX_NAME]
         for number, shard in enumerate(shards):
             of_shard = index[index[..., 0] == number]
-            expected = int(of_shard[:, 1:].sum(axis=1).max())
+            expected = int(of_shard[:, 1:].sum(axis=1).max(initial=0))
             if shard.stat().st_size < expected:
                 raise CorpusError(f"{shard}: {shard.stat().st_size} bytes; at least {expected} were expected")
     except (OSError, ValueError) as error:
         raise CorpusError(f"{path}: {error}; pack the corpus again") from error
-    return {s.name: ShardedFrames(shards, index[:, :, i], s) for i, s in enumerate(streams)}
+    frames = {s.name: ShardedFrames(shards, index[:, :, i], s) for i, s in enumerate(streams)}
+    return frames, ShardedAudio(shards, index[:, 0, len(streams)]) if audio else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import wave
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -143,3 +144,19 @@ def pictogram_packages(folder: Path) -> dict[str, Path]:
             contents[package.name] = icon_set({"keycap-5": icon(), "dog-face": icon()}, {})
     files = {package.name: package.file_name for package in pictograms.PACKAGES}
     return {name: write_tar(folder / files[name], members) for name, members in contents.items()}
+
+
+def tone(hertz: float = 440.0, seconds: float = 0.5, rate: int = 16_000) -> np.ndarray:
+    """A sine wave, int16 (n,)."""
+    return (8000 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.int16)
+
+
+def wav(samples: np.ndarray, rate: int = 16_000) -> bytes:
+    """A mono WAV file of int16 samples (n,)."""
+    content = io.BytesIO()
+    with wave.open(content, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(samples.tobytes())
+    return content.getvalue()
