@@ -54,6 +54,8 @@ __all__ = ["Clip", "Collection", "Hit", "NewClip", "NewVideo", "Stats", "Video"]
 
 MAX_K = 10_000
 MAX_PAGE = 10_000
+MODEL_DIM_KEY = "model_vector_width"
+"""Key of the table meta for the bundle's embedding dim, in collections of truncated embeddings."""
 
 
 class Collection:
@@ -74,6 +76,7 @@ class Collection:
             self.fingerprint = meta["fingerprint"]
             self.bundle_name = meta["bundle"]
             self.embed_dim = int(meta["vector_width"])
+            self._model_dim = int(meta.get(MODEL_DIM_KEY, self.embed_dim))
             self.tokens_shape = (int(meta["visual_tokens"]), int(meta["visual_width"]))
             self.token_encoding = check_encoding(meta.get("token_encoding", "float16"))
             self.created_at = float(meta["created_at"])
@@ -118,6 +121,19 @@ class Collection:
                 f"fingerprint {self.fingerprint[:12]}; "
                 f"the bundle in use has {fingerprint[:12]}. Use that bundle, or index into a new collection"
             )
+
+    @property
+    def is_truncated(self) -> bool:
+        """Return whether embeddings have fewer dimensions than those of the bundle."""
+        return self.embed_dim < self._model_dim
+
+    def truncate(self, embedding: npt.ArrayLike) -> Float32:
+        """Return an embedding of the bundle with the dimensions of the collection, (D,) float32 of length 1.
+
+        Raises InvalidInput for an embedding of another dim than the bundle's or not finite.
+        """
+        checked = check_embedding(embedding, self._model_dim)
+        return check_embedding(checked[: self.embed_dim], self.embed_dim) if self.is_truncated else checked
 
     def stats(self) -> Stats:
         """Return the number of videos and clips."""
@@ -362,11 +378,11 @@ class Collection:
         """Return the at most ``k`` clips most similar to ``embedding`` (D,) that pass the filter, best first.
 
         All hits are of one state of the collection, with every write acknowledged before the call.
-        Raises InvalidInput for k outside 1 to ``MAX_K`` and for an embedding of another dim or not finite.
+        Raises InvalidInput for k outside 1 to ``MAX_K``, and as ``truncate`` for the embedding.
         """
         if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_K:
             raise InvalidInput(f"k: {k!r}; a whole number from 1 to {MAX_K} was expected")
-        query = check_embedding(embedding, self.embed_dim)
+        query = self.truncate(embedding)
         with self.vector_index.snapshot() as (connection, vectors):
             allowed = None if where is None else queries.allowed_clips(connection, where)
             cosines, ids = vectors.search(query[None, :], k, allowed)
@@ -376,7 +392,7 @@ class Collection:
     def _clip_row(self, clip: NewClip) -> queries.ClipRow:
         return queries.ClipRow(
             span=check_span(clip.start, clip.end),
-            vector=check_embedding(clip.embedding, self.embed_dim).astype("<f4").tobytes(),
+            vector=self.truncate(clip.embedding).astype("<f4").tobytes(),
             tokens=encode_tokens(check_tokens(clip.visual_tokens, self.tokens_shape), self.token_encoding),
             text=check_text("text", clip.text),
             thumbnail=check_thumbnail(clip.thumbnail),

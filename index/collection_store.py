@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from index.collection import Collection
+from index.collection import MODEL_DIM_KEY, Collection
 from index.legacy_media import upgrade_media
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue, create_catalogue
 from index.storage.removals import MEDIA
@@ -103,6 +103,7 @@ class CollectionStore:
         token_encoding: TokenEncoding = TOKEN_ENCODING,
         index_kind: str = AUTO,
         vectors: str | None = None,
+        dimensions: int | None = None,
     ) -> Collection:
         """Create an empty collection for embeddings of a bundle.
 
@@ -112,6 +113,7 @@ class CollectionStore:
             token_encoding: of stored visual tokens.
             index_kind: requested kind of index (docs/nearest.md).
             vectors: vector backend; that of the store by default.
+            dimensions: of the embeddings, which are truncated and normalized; by default all that the bundle's have.
 
         Raises:
             InvalidInput, CollectionExists.
@@ -119,7 +121,8 @@ class CollectionStore:
             StorageError: also if Milvus does not respond.
         """
         manifest = source if isinstance(source, Manifest) else source.bundle.manifest
-        meta = initial_metadata(manifest, token_encoding, self.vectors if vectors is None else vectors, index_kind)
+        vectors = self.vectors if vectors is None else vectors
+        meta = initial_metadata(manifest, token_encoding, vectors, index_kind, dimensions)
         if backend_of(meta) != FAISS:
             from index.integrations.milvus.server import check_reachable
 
@@ -285,7 +288,11 @@ class CollectionStore:
 
 
 def initial_metadata(
-    manifest: Manifest, token_encoding: TokenEncoding, vectors: str, index_kind: str = AUTO
+    manifest: Manifest,
+    token_encoding: TokenEncoding,
+    vectors: str,
+    index_kind: str = AUTO,
+    dimensions: int | None = None,
 ) -> dict[str, str]:
     """Return the table meta of a new collection; see ``CollectionStore.create``. Raises InvalidInput, TaskMissing."""
     if not manifest.vector_width or "video" not in manifest.graphs:
@@ -294,11 +301,13 @@ def initial_metadata(
             f"{', '.join(manifest.tasks)}"
         )
     backend = check_backend(vectors)
+    dimensions = manifest.check_dimensions(dimensions)
     return {
+        **({} if dimensions == manifest.vector_width else {MODEL_DIM_KEY: str(manifest.vector_width)}),
         BACKEND_KEY: backend,
         "fingerprint": manifest.fingerprint(),
         "bundle": f"{manifest.name} {manifest.version}",
-        "vector_width": str(manifest.vector_width),
+        "vector_width": str(dimensions),
         "visual_tokens": str(manifest.visual_tokens),
         "visual_width": str(manifest.visual_width),
         "token_encoding": token_encoding,

@@ -37,6 +37,7 @@ def serialize_collection(collection: Collection, model_loaded: bool, default_rer
         default_rerank=default_rerank,
         created_at=collection.created_at,
         token_encoding=collection.token_encoding,
+        dimensions=collection.embed_dim,
         index_kind=index.requested,
         index=schemas.IndexState(serving=index.serving, changed=index.changed),
         bytes=collection.size(),

@@ -41,6 +41,7 @@ AUDIO: dict[str, Any] = {"sample_rate": 8000, "seconds": 0.5, "fill": "silence",
 TONES = {colour: 250 * (number + 1) for number, colour in enumerate(COLOURS)}
 """Hz."""
 TEXT_LENGTH, ANSWER_LENGTH = 16, 6
+SMALL_WIDTH = 12
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 _WORDS = [
     *("a", "an", "the", "thing", "ball", "square", "circle", "video", "of", "on", "in", "is", "it", "moves"),
@@ -70,6 +71,7 @@ def make_small_bundle(
     ``seed`` and ``width`` (D and K, at least 8) change the embeddings and so the fingerprint. With ``external_data``
     the video and text graphs share a ``weights.bin``. With ``free_form_answers`` the answer graph scores candidates by
     the colours that they name. Without the task "retrieval" and with ``free_form_answers`` there are no embeddings.
+    Embeddings may be truncated to ``SMALL_WIDTH`` dimensions.
     ``default_rerank``: the number of reranked results that the manifest states; None: it states none. ``audio``: the
     audio stream of bundles with the task "audio_retrieval", without ``width``; with that task alone there is no video.
     """
@@ -97,6 +99,7 @@ def make_small_bundle(
     if free_form_answers:
         manifest["answer_length"] = ANSWER_LENGTH
         manifest["vector_width"] = width if "retrieval" in tasks else 0
+        manifest["matryoshka_dimensions"] = []
     if "audio" in graphs:
         manifest["audio"] = {**audio, "width": width if audio["tokens"] else 0}
     if default_rerank is not None:
@@ -125,6 +128,7 @@ def _manifest(graphs: Sequence[str], width: int, tasks: Sequence[str]) -> dict[s
         "streams": STREAMS if "video" in graphs else [],
         "graphs": {graph: f"{graph}.onnx" for graph in graphs},
         "vector_width": width,
+        "matryoshka_dimensions": [SMALL_WIDTH] if width > SMALL_WIDTH else [],
         "visual_tokens": len(STREAMS) if "video" in graphs else 0,
         "visual_width": width if "video" in graphs else 0,
         "text_length": TEXT_LENGTH,

@@ -18,7 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import ANSWER_IDS, ANSWER_MASK, LENGTHS, SAMPLES, Calibration, FrameStream, Task
+from vitascope.bundle.manifest import (
+    ANSWER_IDS,
+    ANSWER_MASK,
+    LENGTHS,
+    SAMPLES,
+    Calibration,
+    FrameStream,
+    InputType,
+    Task,
+)
 from vitascope.engines.graphs import GraphRunner, Graphs
 from vitascope.engines.onnx_runtime import Array, Device, Placement
 from vitascope.errors import InvalidInput
@@ -33,7 +42,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 TextEmbedder = Callable[["Model", Sequence[str]], Floats]
-"""Returns embeddings (B, D) of texts, such as a cache in front of the model's text graph."""
+"""Returns embeddings (B, D) of texts with their prompts, such as a cache in front of the model's text graph."""
 
 _CLIPS_PER_BATCH = 64
 """Clips of a file whose frames are in memory at the same time."""
@@ -242,8 +251,25 @@ class Model:
                 inputs |= {ANSWER_IDS: ids[None], ANSWER_MASK: mask[None]}
             self._graphs.run(graph, inputs)
 
-    def embed_text(self, texts: Sequence[str]) -> Floats:
-        """Embed texts. Texts longer than the bundle's text length (tokens) are truncated.
+    def add_prompt(self, texts: Sequence[str], input_type: InputType = "query") -> list[str]:
+        """Return texts with the prompt that the model expects before texts of this type.
+
+        Raises:
+            TextError: A text is blank or has too many characters.
+        """
+        check_texts(texts)
+        prompts = self.bundle.manifest.prompts
+        prompt = prompts.query if input_type == "query" else prompts.document
+        if prompt:
+            self.tokenizer.check(texts)  # a prompt is not blank
+        return [prompt + text for text in texts] if prompt else list(texts)
+
+    def embed_text(self, texts: Sequence[str], input_type: InputType = "query") -> Floats:
+        """Embed texts. With their prompt, texts longer than the bundle's text length (tokens) are truncated.
+
+        Args:
+            texts: Texts.
+            input_type: Purpose of the texts, which chooses the prompt if the model expects one.
 
         Returns:
             (B, D) float32, normalized.
@@ -254,7 +280,7 @@ class Model:
             EngineError: The run failed.
         """
         self._graphs.ensure_loaded("text")
-        check_texts(texts)
+        texts = self.add_prompt(texts, input_type)
         if self._text_embedder is not None:
             return self._text_embedder(self, texts)
         return self._run_text_graph("text", texts, None)["vector"]

@@ -36,6 +36,15 @@ _FUNCTION_WORDS_TEXT = (
 _FUNCTION_WORDS = frozenset(_FUNCTION_WORDS_TEXT.split())
 
 
+def truncate(embeddings: NDArray[np.float32], dimensions: int) -> NDArray[np.float32]:
+    """Return the first ``dimensions`` of embeddings (B, D), normalized again if any was cut."""
+    if embeddings.shape[1] == dimensions:
+        return embeddings
+    cut = embeddings[:, :dimensions].astype(np.float64)
+    normalized: NDArray[np.float64] = cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-12)
+    return normalized.astype(np.float32)
+
+
 def match_probability(calibration: Calibration, match_logits: Scores) -> _Float64:
     """Return the calibrated probabilities (B,) that text and video match, from match logits (B,)."""
     return _sigmoid(calibration.match_scale * np.asarray(match_logits, np.float64) + calibration.match_bias)

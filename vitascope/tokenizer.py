@@ -73,8 +73,7 @@ class Tokenizer:
         Raises:
             TextError: A text is blank, too long or not valid Unicode.
         """
-        for index, text in enumerate(texts):
-            self._check(index, text)
+        self.check(texts)
         encodings = self._inner.encode_batch_fast(list(texts), add_special_tokens=True)  # fast: without offsets
         length = max((len(encoding.ids) for encoding in encodings), default=0)
         ids = np.full((len(encodings), length), self._pad_id, np.int64)
@@ -83,6 +82,11 @@ class Tokenizer:
             ids[row, : len(encoding.ids)] = encoding.ids
             mask[row, : len(encoding.ids)] = 1
         return ids, mask
+
+    def check(self, texts: Sequence[str]) -> None:
+        """Raise TextError for the first text that is blank, too long or not valid Unicode."""
+        for index, text in enumerate(texts):
+            self._check(index, text)
 
     def _check(self, index: int, text: str) -> None:
         if not isinstance(text, str):

@@ -48,6 +48,7 @@ class Backend(Protocol):
         *,
         index_kind: IndexKind | None = None,
         token_encoding: TokenEncoding | None = None,
+        dimensions: int | None = None,
         model: str | None = None,
     ) -> JSON: ...
 

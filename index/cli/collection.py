@@ -72,6 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     create = add_action("create", "create an empty collection", new)
     create.add_argument("--token-encoding", metavar="NAME", help="int8 (default) or float16; see docs/collections.md")
     create.add_argument("--index-kind", metavar="NAME", help="auto (default), flat, hnsw or ivfpq; see docs/nearest.md")
+    create.add_argument(
+        "--dimensions",
+        type=int,
+        metavar="N",
+        help="truncate embeddings to N dimensions, if the bundle allows it; see docs/collections.md",
+    )
     _add_vectors(create, vectors)
     add_bundle(create)
     add_model(create)
@@ -136,7 +142,11 @@ def _show(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
 
 def _create(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
     collection = backend.create_collection(
-        args.name, index_kind=args.index_kind, token_encoding=args.token_encoding, model=args.model
+        args.name,
+        index_kind=args.index_kind,
+        token_encoding=args.token_encoding,
+        dimensions=args.dimensions,
+        model=args.model,
     )
     return {"vectors": None, **collection}
 
@@ -208,7 +218,8 @@ def show(result: dict[str, Any], console: Console) -> None:
     serving = result.get("index", {}).get("serving")
     console.print(
         {
-            "create": f"collection {name} created, token encoding {result.get('token_encoding')}",
+            "create": f"collection {name} created: {result.get('dimensions')} dimensions, "
+            f"token encoding {result.get('token_encoding')}",
             "set": f"collection {name}: index kind {result.get('index_kind')}, {serving} in use",
             "export": f"collection {name} exported to {path}: {contents}, {size}",
             "import": f"collection {name} imported from {path}: {contents}",

@@ -155,6 +155,7 @@ class LocalBackend:
         *,
         index_kind: str | None = None,
         token_encoding: str | None = None,
+        dimensions: int | None = None,
         model: str | None = None,
     ) -> JSON:
         from index.vectors.faiss_kinds import AUTO, check_index_kind
@@ -165,7 +166,9 @@ class LocalBackend:
         encoding = TOKEN_ENCODING if token_encoding is None else check_encoding(token_encoding)
         kind = AUTO if index_kind is None else check_index_kind(index_kind)
         manifest = Bundle.open(self._bundle).manifest
-        collection = self.store(create=True).create(name, manifest, token_encoding=encoding, index_kind=kind)
+        collection = self.store(create=True).create(
+            name, manifest, token_encoding=encoding, index_kind=kind, dimensions=dimensions
+        )
         return collection_view(collection)
 
     def update_collection(self, name: str, *, index_kind: str) -> JSON:

@@ -34,6 +34,7 @@ def collection_view(collection: Collection) -> JSON:
         "default_rerank": None,
         "created_at": collection.created_at,
         "token_encoding": collection.token_encoding,
+        "dimensions": collection.embed_dim,
         "index_kind": index.requested,
         "index": {"serving": index.serving, "changed": index.changed},
         "bytes": collection.size(),

@@ -103,7 +103,7 @@ def score_best_clips(
 
     Args:
         pairs: texts and the clips of each.
-        embeddings: by text, (D,).
+        embeddings: by text, of the collection's bundle.
 
     Returns:
         A clip per pair; None where all its clips were deleted meanwhile.
@@ -114,7 +114,8 @@ def score_best_clips(
     with collection.catalogue.read() as connection:
         ids = sorted({clip.id for _, clips in pairs for clip in clips})
         stored = load_embeddings(connection, ids, collection.embed_dim)
-    nearest = [_most_similar(embeddings[text], clips, stored) for text, clips in pairs]
+    truncated = {text: collection.truncate(embedding) for text, embedding in embeddings.items()}
+    nearest = [_most_similar(truncated[text], clips, stored) for text, clips in pairs]
     texts = [text for text, _ in pairs]
     flat = [(text, clip, cosine) for text, near in zip(texts, nearest, strict=True) for clip, cosine in near]
     scored: list[ScoredClip] = []

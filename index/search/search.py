@@ -36,6 +36,7 @@ from index.search.relevance import (
 from index.search.request import (
     CANDIDATES,
     ClipPart,
+    QueryPart,
     SearchPosition,
     SearchRequest,
     check_request,
@@ -147,6 +148,7 @@ def search(
         raise TaskMissing(
             f"rerank: {request.rerank}; 0 was expected, as bundle {collection.bundle_name} has no task 'matching'"
         )
+    request = replace(request, parts=[_truncate(collection, part) for part in request.parts])
     with stage("search"), collection.vector_index.snapshot() as (connection, vectors):
         position = _start_position(collection, connection, request.after)
         embedding = query_embedding(connection, request.parts, collection.embed_dim)
@@ -162,6 +164,13 @@ def search(
     # they were when they matched.
     with collection.catalogue.read() as connection:
         return _build_page(connection, request, replace(ranking, candidates=candidates), scores, position, hits)
+
+
+def _truncate(collection: Collection, part: QueryPart) -> QueryPart:
+    """Return a part with the dimensions of the collection."""
+    if isinstance(part, ClipPart):
+        return part
+    return replace(part, embedding=collection.truncate(part.embedding))
 
 
 def _start_position(

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from index.collection import MODEL_DIM_KEY
 from index.jobs.records import JobCounts, JobOptions, JobRate, StopRequest
 from index.jobs.sources.source_types import SOURCE_TYPES, Source, UploadSource, is_upload_name, source_json
 from index.records import check_metadata, check_text
@@ -141,7 +142,9 @@ def read_meta(foreign: ForeignCatalogue) -> dict[str, str]:
     try:
         for key in ("fingerprint", "bundle", "vector_width", "visual_tokens", "visual_width", "created_at"):
             meta[key] = stored[key]
-        for key in ("vector_width", "visual_tokens", "visual_width"):
+        if MODEL_DIM_KEY in stored:
+            meta[MODEL_DIM_KEY] = stored[MODEL_DIM_KEY]
+        for key in {"vector_width", "visual_tokens", "visual_width", MODEL_DIM_KEY} & set(meta):
             if not 0 <= int(meta[key]) < 2**24:
                 raise ValueError(f"{key}: {meta[key]}; a number of values was expected")
         if not np.isfinite(float(meta["created_at"])):

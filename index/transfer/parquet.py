@@ -323,7 +323,7 @@ def import_collection(
                 "Use that bundle"
             )
         _check_shapes(header, manifest)
-        meta = initial_metadata(manifest, header.token_encoding, library.vectors)
+        meta = initial_metadata(manifest, header.token_encoding, library.vectors, dimensions=header.vector_width)
         with library.create_folder(name) as new_folder, new_catalogue(new_folder, meta) as catalogue:
             rows = _read_rows(VIDEOS_NAME, videos), _read_rows(CLIPS_NAME, clips)
             # An export by version 0.2.0 is not marked as such.
@@ -362,7 +362,11 @@ def _read_header(videos: Any, clips: Any) -> ExportHeader:
 
 
 def _check_shapes(header: ExportHeader, manifest: Manifest) -> None:
-    for name in ("vector_width", "visual_tokens", "visual_width"):
+    try:
+        manifest.check_dimensions(header.vector_width)
+    except InvalidInput as error:
+        raise InvalidInput(f"{VIDEOS_NAME}: vitascope.vector_width: {error}") from error
+    for name in ("visual_tokens", "visual_width"):
         if getattr(header, name) != getattr(manifest, name):
             raise InvalidInput(
                 f"{VIDEOS_NAME}: vitascope.{name}: {getattr(header, name)}; the bundle has {getattr(manifest, name)}"

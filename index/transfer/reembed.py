@@ -82,6 +82,8 @@ def reembed(
 ) -> ReembedResult:
     """Embed all videos of collection ``name`` with ``model`` and replace the collection by the result.
 
+    Truncated embeddings keep their dimensions if those of ``model`` can have them; otherwise they are not truncated.
+
     Args:
         skip_missing: leave out videos whose file is gone, has changed or cannot be read. Otherwise the old collection
             keeps its name while there are such videos.
@@ -120,12 +122,14 @@ def _open_target(library: CollectionStore, old: Collection, name: str, model: Mo
     try:
         with old.catalogue.read() as connection:
             began_at, _ = last_change(connection)
+        keeps_dimensions = old.embed_dim in model.bundle.manifest.matryoshka_dimensions and old.is_truncated
         new = library.create(
             name,
             model,
             token_encoding=old.token_encoding,
             index_kind=old.index_state().requested,
             vectors=old.vector_backend,
+            dimensions=old.embed_dim if keeps_dimensions else None,
         )
         with new.catalogue.write() as connection:
             write_meta(connection, _BEGAN_AT, str(began_at))

@@ -217,7 +217,7 @@ def _wait(future: Future[V | None], context: CallContext) -> V | None:
 
 
 class TextKey(NamedTuple):
-    """A text, unchanged, for the bundle of this fingerprint."""
+    """A text with its prompt for the bundle of this fingerprint."""
 
     fingerprint: str
     text: str

@@ -24,6 +24,7 @@ from service.inference.models import LoadedModel
 from service.inference.request_context import RequestContext
 from service.schemas import library as schemas
 from service.serializers import serialize_video
+from vitascope.bundle.manifest import InputType
 from vitascope.errors import TextError
 from vitascope.media.file import MediaFile, MediaSource
 from vitascope.media.sampling import Span, resolve_span
@@ -163,13 +164,15 @@ def _content_key(video: Video, file: MediaFile) -> str:
     return f"{video.content_sha256} {' '.join(map(str, identity))}"
 
 
-async def embed_texts(context: RequestContext, loaded: LoadedModel, texts: Sequence[str]) -> tuple[Floats, int]:
+async def embed_texts(
+    context: RequestContext, loaded: LoadedModel, texts: Sequence[str], input_type: InputType = "query"
+) -> tuple[Floats, int]:
     """Return embeddings (N, D) float32, and the number of tokens; cached texts cost no run.
 
     Unlike ``embedding_caches.embed_texts``, no thread waits for the model. Raises as ``RequestContext.submit``.
     """
     cache = context.service.caches.texts
-    keys = text_keys(loaded.model, texts)
+    keys = text_keys(loaded.model, loaded.model.add_prompt(texts, input_type))
     values: dict[TextKey, CachedText] = {}
     async with context.deadline():
         while missing := [key for key in dict.fromkeys(keys) if key not in values]:

@@ -91,7 +91,11 @@ def _serialize(service: AppState, collection: index.collection.Collection) -> Co
 def _create(service: AppState, body: NewCollection) -> Collection:
     model = service.models.get_open(body.model)
     collection = service.library.create(
-        body.name, model.bundle.manifest, token_encoding=body.token_encoding, index_kind=body.index_kind
+        body.name,
+        model.bundle.manifest,
+        token_encoding=body.token_encoding,
+        index_kind=body.index_kind,
+        dimensions=body.dimensions,
     )
     return _serialize(service, collection)
 

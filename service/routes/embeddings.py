@@ -32,8 +32,10 @@ from service.schemas.embeddings import (
     MediaInput,
     TextInput,
 )
+from vitascope.bundle.manifest import InputType
 from vitascope.errors import InvalidInput, StorageError, TaskMissing
 from vitascope.model import Floats, Model
+from vitascope.scoring import truncate
 
 router = APIRouter(prefix="/v1", tags=["embeddings"], route_class=StrictRoute)
 
@@ -61,7 +63,7 @@ async def embed(request: Request, service: ReadyAppStateDep) -> Response:
         loaded = _resolve_model(service, body)
         _check_inputs(service, body)
         async with request_context(request, service) as context:
-            embeddings, tokens = await _embed_inputs(context, loaded, body.input)
+            embeddings, tokens = await _embed_inputs(context, loaded, body.input, body.input_type)
         return await _respond(service, loaded, embeddings, tokens, body)
     async with read_form(request, service) as form:
         fields = parse_fields(EmbeddingForm, form)
@@ -75,17 +77,14 @@ async def embed(request: Request, service: ReadyAppStateDep) -> Response:
 def _resolve_model(service: AppState, options: EmbeddingOptions) -> LoadedModel:
     """Return the model of a request.
 
-    Raises ModelNotFound, NotReady, TaskMissing for a model without text embeddings, and InvalidInput for another number
-    of dimensions than its own.
+    Raises ModelNotFound, NotReady, TaskMissing for a model without text embeddings, and InvalidInput for a number of
+    dimensions that its embeddings cannot have.
     """
     loaded = service.models.get(options.model)
     manifest = loaded.bundle.manifest
     if "retrieval" not in manifest.tasks:
         raise TaskMissing(f"{manifest.name}: it cannot embed; its tasks are {', '.join(manifest.tasks)}")
-    if options.dimensions not in (None, manifest.vector_width):
-        raise InvalidInput(
-            f"dimensions: {options.dimensions}; {manifest.vector_width} was expected, as of all of {manifest.name}"
-        )
+    manifest.check_dimensions(options.dimensions)
     return loaded
 
 
@@ -98,7 +97,10 @@ def _check_inputs(service: AppState, body: EmbeddingRequest) -> None:
 
 
 async def _embed_inputs(
-    context: RequestContext, loaded: LoadedModel, inputs: Sequence[str | TextInput | MediaInput]
+    context: RequestContext,
+    loaded: LoadedModel,
+    inputs: Sequence[str | TextInput | MediaInput],
+    input_type: InputType,
 ) -> tuple[Floats, int]:
     """Return the embeddings (N, D), and the number of text tokens. Raises media errors and as ``RequestContext``."""
     texts = {index: _text(item) for index, item in enumerate(inputs) if not isinstance(item, MediaInput)}
@@ -106,7 +108,7 @@ async def _embed_inputs(
     embeddings = np.empty((len(inputs), loaded.bundle.manifest.vector_width), np.float32)
     tokens = 0
     if texts:
-        embeddings[list(texts)], tokens = await embed_texts(context, loaded, list(texts.values()))
+        embeddings[list(texts)], tokens = await embed_texts(context, loaded, list(texts.values()), input_type)
     for index, item in media.items():
         model, name = context.model(loaded), f"input[{index}]"
         embeddings[index] = await context.run(_embed_media, context, model, name, item)
@@ -149,6 +151,7 @@ def _text(item: str | TextInput | MediaInput) -> str:
 async def _respond(
     service: AppState, loaded: LoadedModel, embeddings: Floats, tokens: int, options: EmbeddingOptions
 ) -> Response:
+    embeddings = truncate(embeddings, loaded.bundle.manifest.check_dimensions(options.dimensions))
     arguments = (embeddings, tokens, loaded, options.encoding_format)
     if len(embeddings) <= FEW_EMBEDDINGS:
         body = _encode_response(*arguments)

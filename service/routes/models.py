@@ -139,10 +139,16 @@ def _serialize_engines(entry: ModelEntry) -> dict[str, GraphEngine]:
 
 
 def _manifest_fields(bundle: Bundle | None) -> dict[str, Any]:
-    lists: dict[str, Any] = {"tasks": [], "streams": [], "training_data": [], "metrics": {}}
+    lists: dict[str, Any] = {
+        "tasks": [],
+        "streams": [],
+        "matryoshka_dimensions": [],
+        "training_data": [],
+        "metrics": {},
+    }
     if bundle is None:
         return dict.fromkeys(("answers", "default_rerank", "signed_by", *MANIFEST_FIELDS)) | lists
     fields = bundle.manifest.model_dump(include={*MANIFEST_FIELDS, *lists})
     signed_by = None if bundle.signature is None else bundle.signature.key_id_hex
     own = {"answers": len(bundle.answers), "default_rerank": bundle.manifest.default_rerank, "signed_by": signed_by}
-    return {**fields, **own}
+    return {**lists, **fields, **own}

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from service.schemas.base import FINGERPRINT, Int, ModelName, Request, Response, Seconds, example
 from service.schemas.scores_answers import TimeRange
+from vitascope.bundle.manifest import InputType
 
 DATA = (
     "data:image/png;base64,"
@@ -68,7 +69,10 @@ class EmbeddingOptions(Request):
     encoding_format: Annotated[
         Literal["float", "base64"], Field(description="base64: of little-endian 32-bit floats")
     ] = "float"
-    dimensions: Annotated[Int | None, Field(ge=1, description="must be the embedding dimension of the model")] = None
+    dimensions: Annotated[
+        Int | None,
+        Field(ge=1, description="of each embedding: all that the model has (default), or its `matryoshka_dimensions`"),
+    ] = None
     user: Annotated[str | None, Field(description="accepted for compatibility, and ignored")] = None
 
 
@@ -87,6 +91,13 @@ class EmbeddingRequest(EmbeddingOptions):
         BeforeValidator(_listed, json_schema_input_type=str | list[Input]),
         Field(min_length=1, description="one text, or a list of texts, pictures and videos"),
     ]
+    input_type: Annotated[
+        InputType,
+        Field(
+            description="chooses the prompt that precedes each text, for models that expect one: that of a query or "
+            "of a document to be searched for"
+        ),
+    ] = "query"
 
 
 class EmbeddingForm(EmbeddingOptions, TimeRange):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from index.collection_store import NAME_PATTERN
-from service.schemas.base import FINGERPRINT, Id, Metadata, ModelName, Request, Response, example
+from service.schemas.base import FINGERPRINT, Id, Int, Metadata, ModelName, Request, Response, example
 from service.schemas.jobs import SHOTS, Segmentation, Url
 
 IndexKind = Annotated[
@@ -31,6 +31,7 @@ COLLECTION: dict[str, Any] = {
     "default_rerank": 0,
     "created_at": 1764000000.0,
     "token_encoding": "int8",
+    "dimensions": 256,
     "index_kind": "auto",
     "index": INDEX,
     "bytes": 1_572_864,
@@ -89,6 +90,10 @@ class NewCollection(Request):
     ]
     index_kind: IndexKind = "auto"
     token_encoding: TokenEncoding = "int8"
+    dimensions: Annotated[
+        Int | None,
+        Field(ge=1, description="of its embeddings: all that the model has (default), or its `matryoshka_dimensions`"),
+    ] = None
     model: ModelName = None
 
 
@@ -125,6 +130,7 @@ class Collection(Response):
     ]
     created_at: Annotated[float, Field(description="Unix seconds")]
     token_encoding: TokenEncoding
+    dimensions: Annotated[int, Field(description="of its embeddings")]
     index_kind: Annotated[str, Field(description="requested: auto, flat, hnsw or ivfpq")]
     index: IndexState
     bytes: Annotated[int, Field(description="on disk, without media files")]

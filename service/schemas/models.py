@@ -36,6 +36,7 @@ MODEL: dict[str, Any] = {
     "tasks": ["retrieval", "matching", "answering"],
     "streams": [STREAM],
     "vector_width": 256,
+    "matryoshka_dimensions": [],
     "text_length": 64,
     "default_rerank": 0,
     "answers": 1200,
@@ -114,6 +115,7 @@ class ModelInfo(Response):
     tasks: list[str]
     streams: list[FrameStream]
     vector_width: int | None
+    matryoshka_dimensions: Annotated[list[int], Field(description="smaller dimensions that embeddings can have")]
     text_length: Annotated[int | None, Field(description="tokens; longer texts are truncated")]
     default_rerank: Annotated[
         int | None,

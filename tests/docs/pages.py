@@ -43,6 +43,7 @@ SKIP_REASONS = {
     "programs": "needs programs that are not installed",
     "machines": "needs several machines, or a whole cluster",
     "corpora": "needs public corpora",
+    "models": "needs the weights of a public model",
     "hours": "trains or measures for longer than ten minutes, or needs the result of such a command",
 }
 """Reasons why a block never runs. ``find_errors`` parses it instead."""

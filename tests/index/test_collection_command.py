@@ -97,8 +97,8 @@ def test_media_of_restored_collections_must_be_below_allowed_roots(
 def test_text_output_says_what_was_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["collection", "list"]) == 0
     assert capsys.readouterr().out == "No collections\n"
-    assert main(["collection", "create", "small", "--token-encoding", "float16"]) == 0
-    assert "collection small created, token encoding float16" in capsys.readouterr().out
+    assert main(["collection", "create", "small", "--token-encoding", "float16", "--dimensions", "12"]) == 0
+    assert "collection small created: 12 dimensions, token encoding float16" in capsys.readouterr().out
     assert main(["collection", "backup", "small", str(tmp_path / "b")]) == 0
     assert f"collection small backed up to {tmp_path / 'b'}: " in capsys.readouterr().out
     assert main(["collection", "set", "small", "--index-kind", "hnsw"]) == 0

@@ -32,7 +32,7 @@ def test_a_collection_is_created_once_at_the_location_of_the_response(running: R
     body = running.client.get(created.headers["location"]).json()
     assert body == created.json()
     assert (body["name"], body["videos"], body["clips"], body["model_loaded"]) == ("made", 0, 0, True)
-    assert (body["index_kind"], body["token_encoding"]) == ("auto", "int8")
+    assert (body["index_kind"], body["token_encoding"], body["dimensions"]) == ("auto", "int8", 16)
     assert body["fingerprint"] == running.client.get("/v1/models").json()["models"][0]["fingerprint"]
     assert "made" in [each["name"] for each in running.client.get("/v1/collections").json()["collections"]]
     problem = problem_of(running.client.post("/v1/collections", json={"name": "made"}), 409, "collection_exists")

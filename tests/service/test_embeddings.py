@@ -15,6 +15,7 @@ import pytest
 
 from tests.service.running import JSON, Running, problem_of
 from tests.waiting import PATIENCE, wait_for
+from vitascope.bundle.manifest import Prompts
 from vitascope.model import Model
 
 
@@ -52,7 +53,7 @@ def test_openais_client_gets_embeddings(client: openai.OpenAI, small_model: Mode
 def test_openais_client_gets_errors(client: openai.OpenAI) -> None:
     with pytest.raises(openai.UnprocessableEntityError, match="token ids; texts were expected"):
         client.embeddings.create(model="small-colours", input=[[1, 2, 3]])
-    with pytest.raises(openai.UnprocessableEntityError, match="dimensions: 8; 16 was expected"):
+    with pytest.raises(openai.UnprocessableEntityError, match="dimensions: 8; 16 or 12 was expected"):
         client.embeddings.create(model="small-colours", input="a", dimensions=8)
     with pytest.raises(openai.NotFoundError, match="'text-embedding-3-small'; one of small-colours@1, or"):
         client.embeddings.create(model="text-embedding-3-small", input="a")
@@ -64,6 +65,33 @@ def test_openais_client_can_send_videos_and_pictures(client: openai.OpenAI, file
     text, video, other = (np.array(item.embedding) for item in response.data)
     assert text @ video > 0.9
     assert other @ video < 0.3
+
+
+def test_embeddings_are_truncated_and_normalized(running: Running, client: openai.OpenAI, files: Path) -> None:
+    items = ["a red thing", {"type": "video", "data": data_url(files / "red.mp4")}]
+    whole, cut = (
+        np.array([item["embedding"] for item in embed(running, input=items, dimensions=dimensions)["data"]])
+        for dimensions in (16, 12)
+    )
+    np.testing.assert_allclose(cut, whole[:, :12] / np.linalg.norm(whole[:, :12], axis=1, keepdims=True), atol=1e-6)
+    response = client.embeddings.create(model="small-colours", input=["a red thing"], dimensions=12)
+    np.testing.assert_allclose(response.data[0].embedding, cut[0], atol=1e-6)
+    with (files / "red.mp4").open("rb") as file:
+        form = running.client.post("/v1/embeddings", files={"file": file}, data={"dimensions": "12"}).json()
+    np.testing.assert_allclose(form["data"][0]["embedding"], cut[1], atol=1e-6)
+
+
+def test_the_prompt_of_a_text_depends_on_the_input_type(
+    running: Running, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = running.service.models.get(None).bundle.manifest
+    monkeypatch.setitem(manifest.__dict__, "prompts", Prompts(query="which ", document="a video of "))
+    texts = ["green", "green and red"]
+    for input_type, prompt in (("query", "which "), ("document", "a video of "), (None, "which ")):
+        options = {} if input_type is None else {"input_type": input_type}
+        vectors = [item["embedding"] for item in embed(running, input=texts, **options)["data"]]
+        expected = small_model.embed_text([prompt + text for text in texts])
+        np.testing.assert_allclose(vectors, expected, atol=1e-6)
 
 
 def test_embeddings_are_in_the_order_of_the_inputs(running: Running, small_model: Model) -> None:
@@ -105,7 +133,7 @@ def test_an_uploaded_file_is_embedded_and_not_stored(running: Running, files: Pa
         ({"input": "a", "encoding_format": "int8"}, 422, "validation_failed", "encoding_format"),
         ({"input": "a", "dimensions": True}, 422, "validation_failed", "dimensions"),
         ({"input": "a", "size": 3}, 422, "validation_failed", "size"),
-        ({"input": "a", "dimensions": 17}, 422, "invalid_input", "16 was expected"),
+        ({"input": "a", "dimensions": 17}, 422, "invalid_input", "16 or 12 was expected"),
         ({"input": "a", "model": "other"}, 404, "model_not_found", "small-colours"),
         ({"input": ["a", " "]}, 422, "invalid_text", "input[1]"),
         ({"input": ["a" * 501]}, 422, "invalid_text", "input[0]"),

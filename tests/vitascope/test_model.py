@@ -15,10 +15,12 @@ from onnx import numpy_helper
 
 from tests.media_files import solid, write_color_video, write_picture, write_video
 from tests.small_bundle import COLOURS, STREAMS, make_small_bundle, write_manifest
+from tests.vitascope.bundle.bundles import rewrite_manifest
 from vitascope.bundle.bundle import Bundle
 from vitascope.errors import BundleCorrupt, EngineError, InvalidInput, MediaError, TaskMissing, TextError
 from vitascope.input_validation import Streams
 from vitascope.model import Model
+from vitascope.tokenizer import MAX_CHARACTERS
 
 NAMES = list(COLOURS)
 
@@ -44,6 +46,21 @@ def test_texts_are_nearest_to_the_videos_they_describe(small_model: Model) -> No
     assert np.linalg.norm(texts, axis=1) == pytest.approx(1, abs=1e-4)
     assert videos.visual_tokens.shape == (len(NAMES), 2, 16)
     assert (texts @ videos.vectors.T).argmax(axis=1).tolist() == list(range(len(NAMES)))
+
+
+def test_texts_get_the_prompt_of_their_type(small_model: Model, tmp_path: Path) -> None:
+    folder = make_small_bundle(tmp_path / "prompts")
+    rewrite_manifest(folder, prompts={"query": "the ", "document": "a video of "})
+    model = Model.open(folder, threads=1)
+    np.testing.assert_allclose(model.embed_text(["red"]), small_model.embed_text(["the red"]), atol=1e-6)
+    np.testing.assert_allclose(
+        model.embed_text(["red"], "document"), small_model.embed_text(["a video of red"]), atol=1e-6
+    )
+    tokens = small_model.embed_video(colour_streams("red")).visual_tokens
+    np.testing.assert_array_equal(model.match(["red"], tokens).logits, small_model.match(["red"], tokens).logits)
+    for text in ("  ", "red" * MAX_CHARACTERS):
+        with pytest.raises(TextError, match=r"texts\[0\]"):
+            model.embed_text([text])
 
 
 def test_batches_by_length_keep_the_order_and_need_little_padding(small_model: Model) -> None:

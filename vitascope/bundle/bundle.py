@@ -112,11 +112,13 @@ class Bundle:
         """Return a new tokenizer that truncates to the manifest's text length.
 
         Args:
-            max_characters: Longest text accepted.
+            max_characters: Longest text accepted, without a prompt.
 
         Raises:
             BundleCorrupt: The tokenizer file cannot be read.
         """
+        prompts = self.manifest.prompts
+        max_characters += max(len(prompts.query), len(prompts.document))
         return Tokenizer.open(self.folder / self.manifest.tokenizer, self.manifest.text_length, max_characters)
 
 

@@ -23,6 +23,8 @@ from pydantic import (
     model_validator,
 )
 
+from vitascope.errors import InvalidInput
+
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 CHECKSUM_NAME = "manifest.json.sha256"
@@ -32,6 +34,8 @@ SIGNATURE_NAME = "manifest.json.sig"
 
 Task = Literal["retrieval", "audio_retrieval", "matching", "answering"]
 GraphName = Literal["text", "video", "audio", "match", "answer"]
+InputType = Literal["query", "document"]
+"""Purpose of a text: a search for documents, or a document to be searched for."""
 GRAPHS_OF_TASK: dict[str, tuple[str, ...]] = {
     "retrieval": ("text", "video"),
     "audio_retrieval": ("text", "audio"),
@@ -42,6 +46,7 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
 Resample = Literal["decoder", "bicubic", "bilinear", "lanczos"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 RelativePath = Annotated[str, Field(min_length=1, max_length=255)]
+Prompt = Annotated[str, Field(max_length=1000)]
 
 
 def checksum_of(manifest: bytes) -> str:
@@ -68,7 +73,8 @@ class OmitDefaultsModel(StrictModel):
     def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = handler(self)
         fields = type(self).model_fields
-        return {k: v for k, v in values.items() if k not in self._omit_if_default or v != fields[k].default}
+        omitted = {k for k in self._omit_if_default if getattr(self, k) == fields[k].default}
+        return {k: v for k, v in values.items() if k not in omitted}
 
 
 class FrameStream(OmitDefaultsModel):
@@ -223,10 +229,25 @@ class Reranking(StrictModel):
     """By validation split."""
 
 
+class Prompts(StrictModel):
+    """Texts that the model expects before others, by input type."""
+
+    query: Prompt = ""
+    document: Prompt = ""
+
+
 class Manifest(OmitDefaultsModel):
     """`manifest.json`. Paths are relative to the bundle's folder, with forward slashes."""
 
-    _omit_if_default: ClassVar[tuple[str, ...]] = ("audio", "logit_bias", "answer_length", "reranking", "languages")
+    _omit_if_default: ClassVar[tuple[str, ...]] = (
+        "audio",
+        "matryoshka_dimensions",
+        "logit_bias",
+        "prompts",
+        "answer_length",
+        "reranking",
+        "languages",
+    )
 
     schema_version: Literal[1] = 1
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -241,6 +262,9 @@ class Manifest(OmitDefaultsModel):
     files: dict[RelativePath, FileEntry]
     vector_width: Annotated[int, Field(ge=0)]
     """Embedding dim. 0: the model has no embeddings, only visual tokens; it cannot fill a collection."""
+    matryoshka_dimensions: list[Annotated[int, Field(ge=1)]] = []
+    """Numbers of first dimensions, below `vector_width` and descending, that are embeddings of their own once they are
+    normalized again (Matryoshka representation learning, Kusupati et al., 2022)."""
     visual_tokens: Annotated[int, Field(ge=0)]
     visual_width: Annotated[int, Field(ge=0)]
     text_length: Annotated[int, Field(ge=2, le=4096, description="tokens, special ones included")]
@@ -249,6 +273,8 @@ class Manifest(OmitDefaultsModel):
     """For models trained with a sigmoid loss (SigLIP): sigmoid(similarity / temperature + logit_bias) is the
     probability that a pair matches."""
     tokenizer: RelativePath = "tokenizer.json"
+    prompts: Prompts = Prompts()
+    """Precede texts that are embedded; the runtime adds them. They count towards `text_length`."""
     answers: RelativePath | None = None
     """Answer vocabulary: a JSON list of strings in the order of the answer logits."""
     answer_length: Annotated[int | None, Field(ge=3, le=256, description="tokens, special ones included")] = None
@@ -292,6 +318,11 @@ class Manifest(OmitDefaultsModel):
             raise ValueError("answers: null; the task 'answering' needs an answer vocabulary")
         if not self.vector_width and (task := next((t for t in self.tasks if t.endswith("retrieval")), None)):
             raise ValueError(f"vector_width: 0; the task {task!r} needs vectors")
+        if self.allowed_dimensions != sorted(set(self.allowed_dimensions), reverse=True):
+            raise ValueError(
+                f"matryoshka_dimensions: {self.matryoshka_dimensions}; numbers below {self.vector_width} in descending "
+                "order were expected"
+            )
         if self.default_rerank and not {"retrieval", "matching"} <= set(self.tasks):
             raise ValueError(
                 f"reranking.candidates: {self.default_rerank}; 0 was expected, as tasks {self.tasks} do not have both "
@@ -334,8 +365,23 @@ class Manifest(OmitDefaultsModel):
         """Number of results that a search by a text reranks unless the request sets it."""
         return 0 if self.reranking is None else self.reranking.candidates
 
+    @property
+    def allowed_dimensions(self) -> list[int]:
+        """Dimensions that embeddings can have, largest first."""
+        return [self.vector_width, *self.matryoshka_dimensions]
+
+    def check_dimensions(self, dimensions: int | None) -> int:
+        """Return the number of dimensions of embeddings; None: all. Raises InvalidInput if the model has no such."""
+        if dimensions is None:
+            return self.vector_width
+        if dimensions not in self.allowed_dimensions:
+            *others, last = map(str, self.allowed_dimensions)
+            allowed = f"{', '.join(others)} or {last}" if others else last
+            raise InvalidInput(f"dimensions: {dimensions}; {allowed} was expected, as embeddings of {self.name} have")
+        return dimensions
+
     def fingerprint(self) -> str:
-        """Return the SHA-256 of what determines an embedding: graphs, weights, tokenizer, streams, sound, text length.
+        """Return the SHA-256 of what determines an embedding: files, graphs, streams, text length and prompts.
 
         Bundles with equal fingerprints may fill the same collection. The parity report, the model card and other `.md`
         files are excluded.
@@ -349,6 +395,7 @@ class Manifest(OmitDefaultsModel):
             "graphs": dict(sorted(self.graphs.items())),
             "streams": [s.model_dump() for s in self.streams],
             "text_length": self.text_length,
+            **({} if self.prompts == Prompts() else {"prompts": self.prompts.model_dump()}),
         }
         if self.audio is not None:
             parts["audio"] = self.audio.model_dump()

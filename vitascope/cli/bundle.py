@@ -193,7 +193,8 @@ def _facts(info: dict[str, Any]) -> list[tuple[str, str]]:
         ("tasks", ", ".join(info["tasks"])),
         ("frame streams", streams or "none: no video"),
         ("audio stream", audio),
-        ("embedding dim", str(info["vector_width"] or "none: no embeddings")),
+        ("embedding dim", _format_dimensions(info)),
+        ("prompts", "\n".join(f"{kind}: {prompt!r}" for kind, prompt in info.get("prompts", {}).items()) or "none"),
         ("languages", ", ".join(info.get("languages") or ["not stated"])),
         ("text length", f"{info['text_length']} tokens, vocabulary of {info['vocabulary']:,}"),
         ("answers", f"{info['answer_count']}{', or free-form candidates' if info.get('answer_length') else ''}"),
@@ -214,6 +215,12 @@ def _facts(info: dict[str, Any]) -> list[tuple[str, str]]:
 def _format_audio(stream: dict[str, Any]) -> str:
     tokens = f", {stream['tokens']} tokens of {stream['width']} values" if stream["tokens"] else ""
     return f"windows of {stream['seconds']:g} s at {stream['sample_rate']:,} Hz, filled with {stream['fill']}{tokens}"
+
+
+def _format_dimensions(info: dict[str, Any]) -> str:
+    if not info["vector_width"]:
+        return "none: no embeddings"
+    return " or ".join(map(str, [info["vector_width"], *info.get("matryoshka_dimensions", ())]))
 
 
 def _format_fidelity(fidelity: dict[str, Any]) -> str:

@@ -144,6 +144,8 @@ class Collection(TypedDict):
     """Unix seconds"""
     default_rerank: int
     """number of clips that a search by a text reranks unless it sets `rerank`; of the model"""
+    dimensions: int
+    """of its embeddings"""
     fingerprint: str
     """of that model"""
     index: IndexState
@@ -570,6 +572,8 @@ class ModelInfo(TypedDict):
     folder: str
     """it was loaded from"""
     licence: str | None
+    matryoshka_dimensions: list[int]
+    """smaller dimensions that embeddings can have"""
     metrics: dict[str, float]
     model_card: str | None
     """Markdown"""

@@ -25,7 +25,7 @@ from index.transfer.reembed import reembed
 from tests.index.jobs.fixtures import SEQUENTIAL, create_folder_job, ingest_file, ingest_upload
 from tests.index.searches import search_hits
 from tests.media_files import solid, write_color_video, write_picture
-from tests.small_bundle import make_small_bundle
+from tests.small_bundle import SMALL_WIDTH, make_small_bundle
 from vitascope.errors import CollectionNotFound, EngineError, FingerprintMismatch, InvalidInput
 from vitascope.model import Model
 
@@ -81,6 +81,18 @@ def test_ids_and_texts_stay_and_the_new_bundle_searches(library: CollectionStore
     earlier = get_job(collection, 1)
     assert (earlier.state, earlier.counts.succeeded) == ("succeeded", 2)
     assert len(list_items(collection, 1)) == 3
+
+
+def test_truncated_embeddings_keep_their_dimensions(
+    library: CollectionStore, models: tuple[Model, Model], tmp_path: Path
+) -> None:
+    small = library.create("small", models[0], dimensions=SMALL_WIDTH)
+    for color, values in COLORS.items():
+        ingest_file(small, models[0], write_picture(tmp_path / f"{color}.png", solid(values)))
+    assert best(library, models[0], "green", "small") == "green"
+    assert reembed(library, "small", models[1]).replaced
+    assert library.open("small").embed_dim == SMALL_WIDTH
+    assert [best(library, models[1], color, "small") for color in COLORS] == list(COLORS)
 
 
 def test_both_collections_are_searched_until_the_replacement_and_later_writes_are_included(

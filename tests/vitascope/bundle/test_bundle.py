@@ -237,7 +237,8 @@ def test_an_answer_vocabulary_that_is_not_a_list_of_strings_is_rejected(text: st
 
 def test_the_fingerprint_covers_what_determines_embeddings(tmp_path: Path) -> None:
     def fingerprint(name: str, card: str = "", notice: str = "", **options: Any) -> str:
-        manifest = {"metrics": options.pop("metrics", {}), "text_length": options.pop("text_length", 16)}
+        keys = {"metrics", "text_length", "prompts", "matryoshka_dimensions"} & set(options)
+        manifest = {key: options.pop(key) for key in keys}
         folder = make_small_bundle(tmp_path / name, **options)
         if card:
             (folder / "MODEL_CARD.md").write_text(card)
@@ -254,6 +255,9 @@ def test_the_fingerprint_covers_what_determines_embeddings(tmp_path: Path) -> No
     assert fingerprint("weights", seed=1) != first
     assert fingerprint("outside", external_data=True) != fingerprint("both", seed=1, external_data=True)
     assert fingerprint("length", text_length=12) != first
+    assert fingerprint("dimensions", matryoshka_dimensions=[12, 8]) == first
+    assert fingerprint("prompts", prompts={"query": "query: "}) != first
+    assert fingerprint("no-prompts", prompts={}) == first
 
 
 def test_manifests_of_earlier_versions_keep_their_fingerprint() -> None:
@@ -309,7 +313,7 @@ def test_default_values_of_later_fields_are_neither_written_nor_fingerprinted(fo
     before = manifest_of(folder)
     bundle = Bundle.open(folder)
     written = json.loads(bundle.manifest.model_dump_json())
-    assert not {"audio", "logit_bias", "reranking"} & set(written)
+    assert not {"audio", "logit_bias", "reranking", "prompts"} & set(written)
     assert not {"similarity_scale", "similarity_bias"} & set(written["calibration"])
     assert all(set(s) == {"name", "frames", "height", "width", "placement", "fit"} for s in written["streams"])
     old_keys = {key: before[key] for key in ("graphs", "text_length")}
@@ -359,7 +363,12 @@ def test_the_size_of_a_corner_stream_follows_its_edges(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"vector_width": 0}, "the task 'retrieval' needs vectors"), ({"answers": None}, "needs an answer vocabulary")],
+    [
+        ({"vector_width": 0}, "the task 'retrieval' needs vectors"),
+        ({"answers": None}, "needs an answer vocabulary"),
+        ({"matryoshka_dimensions": [8, 12]}, "numbers below 16 in descending order were expected"),
+        ({"matryoshka_dimensions": [16]}, "numbers below 16"),
+    ],
 )
 def test_tasks_require_embeddings_and_answers(changes: dict[str, Any], message: str, folder: Path) -> None:
     write_manifest(folder, {**manifest_of(folder), **changes})

@@ -30,10 +30,10 @@ QUESTION = {"question": "what is it?", "top": 5, "abstain_below": 0.5, "candidat
         (
             "create_collection",
             ["b"],
-            {"index_kind": "hnsw", "token_encoding": "float16"},
+            {"index_kind": "hnsw", "token_encoding": "float16", "dimensions": 128},
             "POST",
             COLLECTIONS,
-            {"name": "b", "index_kind": "hnsw", "token_encoding": "float16"},
+            {"name": "b", "index_kind": "hnsw", "token_encoding": "float16", "dimensions": 128},
         ),
         ("update_collection", ["b"], {"index_kind": "auto"}, "PATCH", f"{COLLECTIONS}/b", {"index_kind": "auto"}),
         (

@@ -48,6 +48,7 @@ class Collections(BaseClient):
         *,
         index_kind: IndexKind | None = None,
         token_encoding: TokenEncoding | None = None,
+        dimensions: int | None = None,
         model: str | None = None,
         idempotency_key: str | None = None,
     ) -> response_types.Collection:
@@ -57,13 +58,14 @@ class Collections(BaseClient):
             name: of the collection.
             index_kind: kind of the vector index; by default chosen by size.
             token_encoding: how visual tokens are stored.
+            dimensions: of the embeddings, among those that the model allows; by default all.
             model: name, name@version or fingerprint; by default the service's default model.
             idempotency_key: by default a random one. A call repeated with the same key within 24 hours is not executed
                 again; it returns the first result.
         Raises:
             CollectionExists: if there is a collection of this name.
         """
-        options = drop_none(index_kind=index_kind, token_encoding=token_encoding, model=model)
+        options = drop_none(index_kind=index_kind, token_encoding=token_encoding, dimensions=dimensions, model=model)
         return await self._call(
             response_types.Collection,
             "POST",

@@ -9,7 +9,7 @@ from typing import Any
 
 from vitascope.client import response_types
 from vitascope.client._sync.transport import BaseClient
-from vitascope.client.api import JSON, api_path, drop_none
+from vitascope.client.api import JSON, InputType, api_path, drop_none
 from vitascope.client.progress import UploadProgress
 
 
@@ -112,20 +112,40 @@ class Inference(BaseClient):
         path = api_path("answers")
         return self._upload(response_types.AnswerResponse, path, file, fields, is_read_only=True, progress=progress)
 
-    def embed_texts(self, texts: Sequence[str], *, model: str | None = None) -> response_types.Embeddings:
+    def embed_texts(
+        self,
+        texts: Sequence[str],
+        *,
+        model: str | None = None,
+        input_type: InputType | None = None,
+        dimensions: int | None = None,
+    ) -> response_types.Embeddings:
         """Return embeddings in OpenAI's format: ``data[i]["embedding"]`` belongs to ``texts[i]`` and has length 1.
 
         Embeddings of models with another ``fingerprint`` cannot be compared.
+
+        Args:
+            texts: to embed.
+            model: name, name@version or fingerprint; by default the service's default model.
+            input_type: ``query`` (default) or ``document``; chooses the prompt of models that expect one.
+            dimensions: of the embeddings, among those that the model allows; by default all.
         """
-        body = {"input": list(texts), **drop_none(model=model)}
+        options = drop_none(model=model, input_type=input_type, dimensions=dimensions)
+        body = {"input": list(texts), **options}
         path = api_path("embeddings")
         return self._call(response_types.Embeddings, "POST", path, json=body, is_read_only=True)
 
     def embed_file(
-        self, file: str | Path, *, model: str | None = None, progress: UploadProgress = False
+        self,
+        file: str | Path,
+        *,
+        model: str | None = None,
+        dimensions: int | None = None,
+        progress: UploadProgress = False,
     ) -> response_types.Embeddings:
-        """Return the embedding of an image or video, which is not stored; format as for `embed_texts`."""
-        path, fields = api_path("embeddings"), drop_none(model=model)
+        """Return the embedding of an image or video, which is not stored; otherwise as `embed_texts`."""
+        path = api_path("embeddings")
+        fields = drop_none(model=model, dimensions=None if dimensions is None else str(dimensions))
         return self._upload(response_types.Embeddings, path, file, fields, is_read_only=True, progress=progress)
 
     def rerank(
