@@ -15,12 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.training.data.corpus_files import tone, wav
 from tests.training.small_run import STREAMS, recipe, write_clips, write_corpus, write_tokenizer
 from tests.vitascope.test_model import colour_streams
 from training import checkpoint
 from training.data.corpus import CorpusError
 from training.data.example import CHOICE_ONLY, Example, Negative, Question
-from training.data.packed import Media, Origin, Packed, open_packed, write_packed
+from training.data.packed import EncodedMedia, Media, Origin, Packed, open_packed, write_packed
 from training.data.scenes.objects import ATTRIBUTES, object_targets
 from training.data.scenes.sampling import sample_world
 from training.evaluation import retrieval
@@ -453,6 +454,8 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_clips(root / "data", root, 4, ("val",), name="talks")
     pack(root / "data" / "wordless" / "val", [Example("0"), Example("1")], STREAMS)
     pack(root / "data" / "questions" / "val", [Example("0", questions=(Question("is it ?", ("red",), ""),))], STREAMS)
+    sounds = [(Example("0", ("a tone",)), EncodedMedia("0.wav", wav(tone())))]
+    write_packed(root / "data" / "sounds" / "val", (), sounds, Origin("a test", "none needed", "all"), audio=True)
     train(recipe(write_tokenizer(root / "tokenizer.json"), steps=1), root / "data", root / "run")
     return root
 
@@ -472,7 +475,8 @@ def test_all_that_is_packed_is_measured_and_what_is_left_out_is_said(
     status, actual, output = evaluate(corpora, capsys)
     assert (status, list(actual)) == (0, ["questions", "squares", "talks"])
     assert [line for line in output.splitlines() if line] == [
-        f"wordless: left out: neither captions nor questions in {corpora / 'data' / 'wordless' / 'val'}"
+        f"sounds: left out: sounds without frames in {corpora / 'data' / 'sounds' / 'val'}",
+        f"wordless: left out: neither captions nor questions in {corpora / 'data' / 'wordless' / 'val'}",
     ]
     squares, talks = actual["squares"], actual["talks"]
     assert (squares["videos"], squares["captions"], squares["questions"]) == (16, 16, 16)
@@ -493,7 +497,7 @@ def test_clips_of_any_corpus_can_be_chosen(corpora: Path, capsys: pytest.Capture
     ("options", "message"),
     [
         (["--corpus", "msvd"], "corpus: 'msvd': no split 'val' in"),
-        (["--corpus", "msvd"], "of ['questions', 'squares', 'talks', 'wordless'] there is one"),
+        (["--corpus", "msvd"], "of ['questions', 'sounds', 'squares', 'talks', 'wordless'] there is one"),
         (["--corpus", "squares", "--split", "test"], "no corpus in"),
         (["--corpus", "wordless"], "corpus: 'wordless': neither captions nor questions"),
     ],

@@ -148,8 +148,8 @@ class Batches:
         self.answer_ids = {answer: i for i, answer in enumerate(vocabulary)}
         self.packed = [open_packed(data / dataset.corpus / dataset.split) for dataset in stage.datasets]
         for packed in self.packed:
-            has_frames = bool(packed.streams) or packed.audio is None or audio_seconds is None
-            if has_frames and (mismatches := packed.stream_mismatches(streams)):
+            readable = packed.sound_alone and audio_seconds is not None
+            if not readable and (mismatches := packed.stream_mismatches(streams)):
                 raise InvalidInput(f"streams: {packed.folder}: {'; '.join(mismatches)}")
         self.visual: Sequence[Mapping[str, np.ndarray] | None] = [None] * len(stage.datasets)
         """Per dataset what frozen encoders computed of all videos, (views, N, ...) by name, where they are cached."""

@@ -124,6 +124,11 @@ class Packed:
         return all(example.still for example in self.examples)
 
     @property
+    def sound_alone(self) -> bool:
+        """Return whether the corpus has sounds and no frames."""
+        return self.audio is not None and not self.streams
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of `pack.json`, which names the streams and the hashes of examples and frames (hexadecimal)."""
         return fingerprint_of(self.folder)

@@ -27,6 +27,7 @@ from training.data import (
     msrvtt,
     msvd,
     pictograms,
+    recordings,
     stamps,
     subtitled,
     webdataset,
@@ -71,6 +72,8 @@ READERS: Mapping[str, Reader] = {
     "subtitled": Reader(subtitled.subtitled, subtitled.ORIGIN, VIDEO_STREAMS),
     "imagenet200": Reader(webdataset.named_photographs, webdataset.NAMED_PHOTOGRAPHS_ORIGIN, STILL_STREAMS),
     "stamps": Reader(stamps.stamps, stamps.ORIGIN, STILL_STREAMS),
+    "esc10": Reader(recordings.esc10, recordings.ESC10_ORIGIN, (), audio=True),
+    "fsdd": Reader(recordings.fsdd, recordings.FSDD_ORIGIN, (), audio=True),
 }
 PICTOGRAMS = "pictograms"
 CORPORA = (*READERS, PICTOGRAMS)
@@ -85,6 +88,7 @@ public corpora, as their authors distribute them (layouts: docs/data.md):
   hdvila100m                 metadata and texts, and those videos that you have
   coco, flickr8k, flickr30k  photographs with sentences
   vqa, daquar                photographs with questions
+  esc10, fsdd                recordings of sounds and of spoken digits
   imagenet200                shards test-00000.tar ... of photographs with the names of their categories, for testing
 
 shards of media from the web:

@@ -62,7 +62,8 @@ class EvalTarget:
     def packed(self, corpus: str, split: str | None = None) -> Packed:
         """Open a packed corpus. Raises InvalidInput where the model cannot take its frames."""
         packed = open_packed(self.data / corpus / (split or self.split))
-        check_streams(self.encoder, packed)
+        if not packed.sound_alone:
+            check_streams(self.encoder, packed)
         return packed
 
     def embed(self, packed: Packed, alter: Alter | None = None) -> tuple[Gallery, np.ndarray]:
@@ -97,6 +98,8 @@ def _merging(encoder: Encoder) -> float | None:
 
 def unmeasurable_reason(target: EvalTarget, packed: Packed) -> str | None:
     """Return why a corpus has nothing to measure, or None."""
+    if packed.sound_alone:
+        return f"sounds without frames in {packed.folder}"
     if any(e.captions for e in packed.examples):
         return None
     if not any(e.questions for e in packed.examples):
