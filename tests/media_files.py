@@ -218,6 +218,69 @@ def write_audio_only(path: Path, seconds: float = 1.0) -> Path:
     return path
 
 
+def click_train(rate: int, seconds: float, times: Sequence[float]) -> NDArray[np.float32]:
+    """Return (samples,) at ``rate`` (Hz) with pulses of 2 ms whose peaks are at ``times`` (s)."""
+    clock = np.arange(round(rate * seconds)) / rate
+    pulses = [np.exp(-0.5 * ((clock - time) / 0.0004) ** 2) for time in times]
+    return (0.8 * np.sum(pulses, axis=0)).astype(np.float32)
+
+
+def click_times(samples: NDArray[np.float32], rate: int) -> list[float]:
+    """Return the times (s) of the pulses of a click train, interpolated between samples."""
+    peaks = [
+        index
+        for index in range(1, len(samples) - 1)
+        if samples[index] > 0.3 and samples[index - 1] < samples[index] >= samples[index + 1]
+    ]
+    times = []
+    for peak in peaks:
+        window = np.maximum(samples[peak - 1 : peak + 2], 1e-6)
+        left, middle, right = np.log(window)  # of a Gaussian, a parabola
+        times.append((peak + 0.5 * (left - right) / (left - 2 * middle + right)) / rate)
+    return times
+
+
+_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
+
+
+def write_audio(
+    path: Path,
+    channels: NDArray[np.float32],
+    rate: int,
+    codec: str,
+    *,
+    with_video: bool = False,
+    gap: tuple[float, float] = (0.0, 0.0),
+    options: dict[str, str] | None = None,
+) -> Path:
+    """Write sound (C, samples) in the container of the suffix, with grey pictures if ``with_video``.
+
+    ``gap``: (start, length) in s of a gap in the timestamps.
+    """
+    layout, clock = _LAYOUTS[len(channels)], Fraction(1, rate)
+    with av.open(str(path), "w", options=options or {}) as container:
+        video: Any = container.add_stream("libx264", rate=25, options=_X264) if with_video else None
+        sound: Any = container.add_stream(codec, rate=rate, layout=layout)
+        if with_video:
+            video.width, video.height, video.pix_fmt = 96, 64, "yuv420p"
+        pictures = 0
+        for first in range(0, channels.shape[1], 1024):
+            while with_video and pictures <= 25 * first / rate:
+                picture: Any = av.VideoFrame.from_ndarray(solid((99, 99, 99)), "rgb24")
+                picture.pts = pictures
+                container.mux(video.encode(picture))
+                pictures += 1
+            part = np.ascontiguousarray(channels[:, first : first + 1024])
+            frame = av.AudioFrame.from_ndarray(part, format="fltp", layout=layout)
+            shift = round(gap[1] * rate) if first >= gap[0] * rate else 0
+            frame.sample_rate, frame.pts, frame.time_base = rate, first + shift, clock
+            container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+        if with_video:
+            container.mux(video.encode())
+    return path
+
+
 def write_without_frames(path: Path) -> Path:
     """Write a container with a video stream without frames."""
     with av.open(str(path), "w") as container:

@@ -34,6 +34,15 @@ MEDIA_TYPES = {
     "avif": "image/avif",
     "heic": "image/heic",
     "heif": "image/heif",
+    **dict.fromkeys(("m4a", "m4b"), "audio/mp4"),
+    **dict.fromkeys(("oga", "opus"), "audio/ogg"),
+    "mka": "audio/x-matroska",
+    **dict.fromkeys(("wav", "wave"), "audio/wav"),
+    **dict.fromkeys(("mp3", "mp2"), "audio/mpeg"),
+    "flac": "audio/flac",
+    "aac": "audio/aac",
+    **dict.fromkeys(("aif", "aiff", "aifc"), "audio/aiff"),
+    "wma": "audio/x-ms-wma",
 }
 """By file extension. A browser executes none of them."""
 
@@ -49,8 +58,6 @@ _OTHER_FORMATS = [
     (b"\x1f\x8b", "a gzip archive"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
     (b"%PDF", "a PDF document"),
-    (b"ID3", "an MP3 audio file"),
-    (b"fLaC", "a FLAC audio file"),
     (b"\x7fELF", "a program"),
     (b"BM", "a BMP picture"),
     (b"II*\x00", "a TIFF picture"),
@@ -76,7 +83,11 @@ def sniff(file: MediaFile, limits: MediaLimits) -> FileFormat:
     """
     with map_os_errors(file.path):
         size = file.status().st_size
-        head = file.reader().read(_HEAD_BYTES)
+        reader = file.reader()
+        head = reader.read(_HEAD_BYTES)
+        if (tag_bytes := _id3_bytes(head)) is not None:
+            reader.seek(tag_bytes)
+            head = reader.read(_HEAD_BYTES).lstrip(b"\0") or head
     if not head:
         raise MediaCorrupt(f"{file.name}: the file is empty (0 bytes); video or a picture was expected")
     limits.check_bytes(file.name, size)
@@ -96,15 +107,16 @@ def _match(head: bytes) -> FileFormat | None:
         return FileFormat("jpeg", None)
     if head.startswith((b"GIF87a", b"GIF89a")):
         return FileFormat("gif", None)
-    if head[:4] == b"RIFF":
-        return {b"WEBP": FileFormat("webp", None), b"AVI ": FileFormat("avi", "avi")}.get(head[8:12])
+    if head[:4] in (b"RIFF", b"RF64", b"BW64"):
+        riff = {b"WEBP": FileFormat("webp", None), b"AVI ": FileFormat("avi", "avi"), b"WAVE": FileFormat("wav", "wav")}
+        return riff.get(head[8:12])
     if head[4:8] in _MP4_ATOMS:
         return _match_mp4(head)
     if head.startswith(_ASF_GUID):
         return FileFormat("asf", "asf")
     if head.startswith(_MXF_KEY):
         return FileFormat("mxf", "mxf")
-    return _match_streaming(head)
+    return _match_streaming(head) or _match_sound(head)
 
 
 def _match_mp4(head: bytes) -> FileFormat | None:
@@ -137,14 +149,31 @@ def _match_streaming(head: bytes) -> FileFormat | None:
     return None
 
 
+def _match_sound(head: bytes) -> FileFormat | None:
+    if head.startswith(b"fLaC"):
+        return FileFormat("flac", "flac")
+    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+        return FileFormat("aiff", "aiff")
+    if len(head) > 2 and head[0] == 0xFF:
+        if head[1] & 0xF6 == 0xF0:
+            return FileFormat("aac", "aac")
+        # Layers II and III; FF FE, which would be layer I, begins UTF-16.
+        if head[1] & 0xE6 in (0xE2, 0xE4) and head[2] < 0xF0 and head[2] & 0x0C != 0x0C:
+            return FileFormat("mp3", "mp3")
+    return FileFormat("mp3", "mp3") if head.startswith(b"ID3") else None
+
+
+def _id3_bytes(head: bytes) -> int | None:
+    """Return the size of an ID3 tag at the beginning; None without one."""
+    if not head.startswith(b"ID3") or len(head) < 10 or max(head[6:10]) > 127:
+        return None
+    return 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])
+
+
 def _describe(head: bytes) -> str:
     for magic, name in _OTHER_FORMATS:
         if head.startswith(magic):
             return name
-    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
-        return "a WAV audio file"
-    if head[0] == 0xFF and len(head) > 1 and head[1] & 0xE0 == 0xE0:
-        return "an MPEG audio file"
     printable = sum(byte in b"\t\n\r" or byte >= 0x20 for byte in head)
     if b"\x00" not in head and printable >= 0.97 * len(head):
         return "text"
@@ -154,9 +183,9 @@ def _describe(head: bytes) -> str:
 def missing_bytes(file: MediaFile, container: str) -> int:
     """Return how many bytes the outermost structure of ``file`` states beyond its end; 0 for a complete file.
 
-    Only mp4, avif, heif, matroska, avi and webp state a size; others give 0.
+    Only mp4, avif, heif, matroska, avi, webp and wav state a size; others give 0.
     """
-    readers = {"matroska": _matroska_end, "avi": _riff_end, "webp": _riff_end}
+    readers = {"matroska": _matroska_end, **dict.fromkeys(("avi", "webp", "wav"), _riff_end)}
     readers |= dict.fromkeys(("mp4", "avif", "heif"), _mp4_end)
     if container not in readers:
         return 0

@@ -12,6 +12,7 @@ CONTAINERS = frozenset(
     {
         *("mp4", "matroska", "avi", "mpegts", "mpeg", "ogg", "flv", "mxf", "asf", "dv"),
         *("png", "jpeg", "gif", "webp", "avif", "heif"),
+        *("wav", "mp3", "flac", "aac", "aiff"),
     }
 )
 CODECS = frozenset(
@@ -22,6 +23,15 @@ CODECS = frozenset(
         *("svq1", "svq3", "cinepak"),
     }
 )
+AUDIO_CODECS = frozenset(
+    {
+        *("aac", "aac_latm", "mp3", "mp2", "mp1", "ac3", "eac3", "opus", "vorbis", "flac", "alac", "amrnb", "amrwb"),
+        *("wmav1", "wmav2", "wmapro", "dca", "speex", "nellymoser", "pcm_alaw", "pcm_mulaw", "pcm_bluray", "pcm_dvd"),
+        *("pcm_u8", "pcm_s8", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_s32le", "pcm_s32be"),
+        *("pcm_f32le", "pcm_f32be", "pcm_f64le", "pcm_f64be", "adpcm_ima_wav", "adpcm_ima_qt", "adpcm_ms"),
+    }
+)
+"""Audio codecs to decode, by FFmpeg's names."""
 SETTINGS = {
     "max_bytes": "VITASCOPE_MAX_VIDEO_BYTES",
     "max_pixels": "VITASCOPE_MAX_PIXELS",

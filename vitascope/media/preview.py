@@ -17,7 +17,7 @@ from vitascope.media.decode import DECODING_THREADS, frames_at, probe
 from vitascope.media.file import MediaFile
 from vitascope.media.formats import sniff
 from vitascope.media.frame import Frame, size_within
-from vitascope.media.limits import MediaLimits
+from vitascope.media.limits import AUDIO_CODECS, MediaLimits
 from vitascope.media.video import READING_ERRORS, OpenVideo, open_video
 
 if TYPE_CHECKING:
@@ -28,13 +28,6 @@ if TYPE_CHECKING:
 MEDIA_TYPE = "video/mp4"
 MAX_BYTES_PER_SECOND = 500_000
 """Upper bound of the size of a preview; the encoder is limited to about half of it."""
-AUDIO_CODECS = frozenset(
-    {
-        *("aac", "mp3", "mp2", "ac3", "eac3", "opus", "vorbis", "flac", "alac", "wmav1", "wmav2", "wmapro"),
-        *("pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_s32le", "pcm_f32le", "pcm_u8", "pcm_bluray"),
-        *("pcm_alaw", "pcm_mulaw", "adpcm_ima_wav", "adpcm_ms", "amrnb", "dca", "speex", "nellymoser"),
-    }
-)
 _FRAME_RATE = 25
 _SAMPLE_RATE = 44_100
 _AUDIO_FRAME = 1024

@@ -1,4 +1,4 @@
-"""Video files: opening a container with PyAV, within limits, and converting decoded frames to upright RGB."""
+"""Opening containers and videos with PyAV, within limits, and converting decoded frames to upright RGB."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-_DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,mxf,asf,dv"
+_DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,mxf,asf,dv,wav,mp3,flac,aac,aiff"
 _AV_TIME_BASE = 1_000_000
 _BUFFER_BYTES = 128 * 1024
 """Bytes per read: enough that there are fewer reads than packets, which makes the cost of Python negligible."""
@@ -55,13 +55,10 @@ class OpenVideo:
 
 
 @contextmanager
-def open_video(file: MediaFile, file_format: FileFormat, limits: MediaLimits, threads: int) -> Iterator[OpenVideo]:
+def open_container(file: MediaFile, file_format: FileFormat) -> Iterator[InputContainer]:
     """Open a container as ``file_format``, without access to any other file.
 
-    Raises:
-        MediaCorrupt: The container cannot be parsed.
-        MediaUnsupported: It has no video stream of an allowed codec.
-        MediaTooLarge, MediaError: The size of its frames is outside ``limits``.
+    Raises MediaCorrupt if it cannot be parsed, and for errors of PyAV in the block.
     """
     options = {"protocol_whitelist": "none", "format_whitelist": _DEMUXERS, "fflags": "+genpts"}
     try:
@@ -78,26 +75,45 @@ def open_video(file: MediaFile, file_format: FileFormat, limits: MediaLimits, th
         cause = f"it is truncated by {missing} bytes" if missing else _describe_error(error)
         raise MediaCorrupt(f"{file.name}: starts like {file_format.container} but cannot be opened: {cause}") from error
     with container:
+        try:
+            yield container
+        except (*READING_ERRORS, ArithmeticError) as error:
+            # Absurd numbers in a damaged header cause many errors, and late.
+            raise MediaCorrupt(f"{file.name}: cannot be read: {_describe_error(error)}") from error
+
+
+@contextmanager
+def open_video(file: MediaFile, file_format: FileFormat, limits: MediaLimits, threads: int) -> Iterator[OpenVideo]:
+    """Open a container and its main video stream.
+
+    Raises:
+        MediaCorrupt: The container cannot be parsed.
+        MediaUnsupported: It has no video stream of an allowed codec.
+        MediaTooLarge, MediaError: The size of its frames is outside ``limits``.
+    """
+    with open_container(file, file_format) as container:
         stream = _main_stream(file, file_format, container, limits)
         _check_size(file, stream, limits)
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = threads
         # The header may be wrong: the decoder itself rejects larger frames before it allocates them.
         stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
-        try:
-            yield _open_video(file, file_format, container, stream)
-        except (*READING_ERRORS, ArithmeticError) as error:
-            # Absurd numbers in a damaged header cause many errors, and late.
-            raise MediaCorrupt(f"{file.name}: cannot be read: {_describe_error(error)}") from error
+        yield _open_video(file, file_format, container, stream)
+
+
+def video_streams(container: InputContainer) -> list[VideoStream]:
+    """Return the video streams that are no cover art, the default ones first."""
+    cover_art = Disposition.attached_pic | Disposition.timed_thumbnails
+    streams = [s for s in container.streams.video if not s.disposition & cover_art]
+    return sorted(streams, key=lambda stream: not stream.disposition & Disposition.default)
 
 
 def _main_stream(
     file: MediaFile, file_format: FileFormat, container: InputContainer, limits: MediaLimits
 ) -> VideoStream:
-    cover_art = Disposition.attached_pic | Disposition.timed_thumbnails
-    streams = [s for s in container.streams.video if not s.disposition & cover_art]
+    streams = video_streams(container)
     if not streams and container.streams.audio:
-        raise MediaUnsupported(f"{file.name}: audio only; a file with a video stream was expected")
+        raise MediaUnsupported(f"{file.name}: audio only, without a picture; a file with a video stream was expected")
     if not streams and (missing := missing_bytes(file, file_format.container)):
         raise MediaCorrupt(f"{file.name}: truncated by {missing} bytes, before any video stream")
     if not streams and not len(container.streams):
@@ -106,7 +122,7 @@ def _main_stream(
         raise MediaUnsupported(f"{file.name}: no video stream; a file with a video stream was expected")
     if file_format.container == "avif":  # the animation; the other stream is a still picture of it
         streams = [max(streams, key=lambda stream: stream.frames)]
-    stream = next((s for s in streams if s.disposition & Disposition.default), streams[0])
+    stream = streams[0]
     if getattr(stream, "codec_context", None) is None:
         raise MediaUnsupported(f"{file.name}: the video codec is unknown")
     codec = stream.codec_context.codec.canonical_name
@@ -129,8 +145,7 @@ def _open_video(file: MediaFile, file_format: FileFormat, container: InputContai
     time_base = stream.time_base or Fraction(1, _AV_TIME_BASE)
     start = (stream.start_time or 0) * time_base
     container_start = Fraction(container.start_time or 0, _AV_TIME_BASE)
-    # Audio may begin first; players count from there. The container's clock is rounded to microseconds.
-    origin = container_start if container_start < start - Fraction(1, 1000) else start
+    origin = origin_of(container, stream)
     duration = None
     if stream.duration:
         duration = float(start + stream.duration * time_base - origin)
@@ -146,6 +161,14 @@ def _open_video(file: MediaFile, file_format: FileFormat, container: InputContai
     if not Fraction(1, 4) <= aspect <= 4:
         aspect = Fraction(1)
     return OpenVideo(file, file_format, container, stream, time_base, aspect, origin, duration)
+
+
+def origin_of(container: InputContainer, stream: VideoStream) -> Fraction:
+    """Return time 0 of a file with pictures, in seconds on the clock of its streams."""
+    start = (stream.start_time or 0) * (stream.time_base or Fraction(1, _AV_TIME_BASE))
+    container_start = Fraction(container.start_time or 0, _AV_TIME_BASE)
+    # Audio may begin first; players count from there. The container's clock is rounded to microseconds.
+    return container_start if container_start < start - Fraction(1, 1000) else start
 
 
 def _tagged_seconds(text: str | None) -> float | None:

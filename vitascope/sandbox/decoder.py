@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from vitascope.media.audio import Samples
 from vitascope.media.decode import DECODING_THREADS, MediaInfo
 from vitascope.media.file import MediaSource, open_source
 from vitascope.media.frame import THUMBNAIL_SIDE
@@ -18,6 +19,7 @@ from vitascope.media.subtitles import Cue, SubtitleStreamInfo
 from vitascope.sandbox.operations import (
     Preview,
     Probe,
+    ReadAudio,
     Request,
     Sample,
     SampledClips,
@@ -72,6 +74,12 @@ class Decoder(ABC):
     ) -> tuple[Span, dict[str, NDArray[np.uint8]]]:
         """Sample one clip of a file of unknown duration, as ``sampling.sample_span``. Also raises InvalidInput."""
         return self.run(SampleSpan(_specs(streams), start, end, limits=limits, threads=threads), source)
+
+    def read_audio(
+        self, source: MediaSource, start: float, end: float, sample_rate: int, limits: MediaLimits = DEFAULT_LIMITS
+    ) -> Samples | None:
+        """Return the sound of a span (s) as mono samples, as ``audio.read_audio``. Also raises InvalidInput."""
+        return self.run(ReadAudio(float(start), float(end), sample_rate, limits=limits), source)
 
     def thumbnail(
         self, source: MediaSource, time: float, side: int = THUMBNAIL_SIDE, limits: MediaLimits = DEFAULT_LIMITS

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from vitascope.media.audio import MAX_SAMPLES, Samples, read_audio
 from vitascope.media.decode import DECODING_THREADS, Kind, MediaInfo, frames_at, probe
 from vitascope.media.file import MediaFile
 from vitascope.media.frame import THUMBNAIL_SIDE, Frame, thumbnail_jpeg
@@ -221,6 +222,40 @@ class SampleSpan(Request[tuple[Span, dict[str, Bytes]]]):
 
 
 @dataclass(frozen=True)
+class ReadAudio(Request[Samples | None]):
+    """Decode the sound of a span (s) at ``sample_rate`` (Hz)."""
+
+    operation: ClassVar[str] = "read_audio"
+
+    start: float
+    end: float
+    sample_rate: int
+
+    @property
+    def media_seconds(self) -> float:
+        return max(0.0, min(self.end, self.limits.max_seconds) - self.start)
+
+    @property
+    def blob_sizes(self) -> Sequence[tuple[int, int]]:
+        samples = math.ceil(self.media_seconds * self.sample_rate) + 1  # both ends are rounded
+        return [(0, 4 * min(samples, MAX_SAMPLES))]
+
+    def run(self, file: MediaFile) -> Samples | None:
+        return read_audio(file, self.start, self.end, self.sample_rate, self.limits)
+
+    def encode_result(self, result: Samples | None) -> Response:
+        return None, [b"" if result is None else result.data]
+
+    def decode_result(self, value: Any, blobs: Sequence[Bytes]) -> Samples | None:
+        if blobs[0].size % 4:
+            raise ProtocolError("samples: whole float32 numbers were expected")
+        samples = blobs[0].view(np.float32)
+        if not (np.abs(samples) <= 1).all():  # also of NaN
+            raise ProtocolError("samples: numbers from -1 to 1 were expected")
+        return samples if samples.size else None
+
+
+@dataclass(frozen=True)
 class Thumbnail(Request[bytes]):
     """Encode the frame on screen at ``time`` (s) as a JPEG of at most ``side`` pixels."""
 
@@ -351,7 +386,7 @@ class StreamCues(Request[list[Cue]]):
 
 OPERATIONS: dict[str, type[Request[Any]]] = {
     request.operation: request
-    for request in (Probe, Sample, SampleSpan, Thumbnail, Preview, ShotStarts, SubtitleStreams, StreamCues)
+    for request in (Probe, Sample, SampleSpan, ReadAudio, Thumbnail, Preview, ShotStarts, SubtitleStreams, StreamCues)
 }
 
 

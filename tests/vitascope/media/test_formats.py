@@ -29,7 +29,8 @@ def test_a_video_of_each_container_is_decoded_at_exact_times(tmp_path: Path, nam
 
 
 def test_every_container_is_tested() -> None:
-    assert {video.container for video in VIDEOS.values()} | {"png", "jpeg", "gif", "webp", "avif", "heif"} == CONTAINERS
+    pictures, sounds = {"png", "jpeg", "gif", "webp", "avif", "heif"}, {"wav", "mp3", "flac", "aac", "aiff"}
+    assert {video.container for video in VIDEOS.values()} | pictures | sounds == CONTAINERS  # sounds: test_audio.py
 
 
 @pytest.mark.parametrize(("name", "container"), [("a.avif", "avif"), ("a.heic", "heif")])

@@ -11,9 +11,11 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.media_files import (
+    click_train,
     counter_frame,
     solid,
     write_animation,
+    write_audio,
     write_counter_video,
     write_picture,
     write_png_header,
@@ -100,6 +102,18 @@ def test_previews_and_pictures_of_phones_are_made_in_a_worker(pooled: PooledDeco
     for name in ("a.avif", "a.heic"):
         assert pooled.probe(write_format(tmp_path / name)).kind == "picture"
         assert pooled.thumbnail(tmp_path / name, 0.0).startswith(b"\xff\xd8")
+
+
+def test_sound_is_the_same(pooled: PooledDecoder, tmp_path: Path) -> None:
+    clicks = click_train(48_000, 3, [0.5, 1.5, 2.5])[None]
+    path = write_audio(tmp_path / "a.mkv", clicks, 48_000, "libopus", with_video=True)
+    expected = IN_PROCESS.read_audio(path, 1.25, 9.0, 16_000)
+    sound = pooled.read_audio(path, 1.25, 9.0, 16_000)
+    assert sound is not None
+    np.testing.assert_array_equal(sound, expected)
+    assert pooled.read_audio(path, 3.5, 9.0, 16_000) is None
+    with pytest.raises(InvalidInput, match="start, end: 2, 2; 0 <= start < end was expected"):
+        pooled.read_audio(path, 2.0, 2.0, 16_000)
 
 
 def test_embedded_subtitles_are_the_same(pooled: PooledDecoder, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from vitascope.sandbox.operations import (
     OPERATIONS,
     Preview,
     Probe,
+    ReadAudio,
     Request,
     Sample,
     SampleSpan,
@@ -34,6 +35,7 @@ REQUESTS: list[Request[Any]] = [
     Probe(limits=MediaLimits(max_seconds=5.0, codecs=frozenset({"vp9"}))),
     Sample((STREAM,), ((0.0, 1.0),), True, threads=1),
     SampleSpan((STREAM,), 1.0, None),
+    ReadAudio(1.0, 2.5, 16000),
     Thumbnail(1.5, 64),
     Preview(0.5, 1.5, 320),
     ShotStarts(10.0),
@@ -105,6 +107,23 @@ def test_a_thumbnail_must_be_a_jpeg_and_a_preview_an_mp4() -> None:
         Thumbnail(0.0, 64).decode_result(None, [np.frombuffer(b"<svg onload=x()/>", np.uint8)])
     with pytest.raises(ProtocolError, match="MP4"):
         Preview(0.0, 1.0, 64).decode_result(None, [np.frombuffer(b"<svg onload=x()/>", np.uint8)])
+
+
+def test_samples_must_be_numbers_from_minus_1_to_1() -> None:
+    request = ReadAudio(1.0, 2.0, 8000)
+    assert request.blob_sizes == [(0, 4 * 8001)]
+    samples = np.array([-1, 0.5, 1], np.float32)
+    decoded = request.decode_result(None, [samples.view(np.uint8)])
+    assert decoded is not None
+    assert decoded.tolist() == samples.tolist()
+    assert request.decode_result(None, [np.zeros(0, np.uint8)]) is None
+    for invalid in (
+        np.array([0, np.nan], np.float32).view(np.uint8),
+        np.float32([1.5]).view(np.uint8),
+        samples.view(np.uint8)[1:],
+    ):
+        with pytest.raises(ProtocolError, match="samples"):
+            request.decode_result(None, [invalid])
 
 
 def test_valid_values_are_accepted() -> None:

@@ -1,0 +1,359 @@
+"""Sound of media files: mono samples of a span, placed by their timestamps.
+
+Time 0 of a file is that of its pictures, or without any the first sound that can be decoded.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
+
+import av
+import numpy as np
+from av.stream import Discard, Disposition
+from numpy.typing import NDArray
+
+from vitascope.errors import InvalidInput, MediaCorrupt, MediaUnsupported
+from vitascope.media.file import MediaFile, MediaSource, open_source
+from vitascope.media.formats import FileFormat, sniff
+from vitascope.media.limits import AUDIO_CODECS, DEFAULT_LIMITS, MediaLimits
+from vitascope.media.video import READING_ERRORS, open_container, origin_of, video_streams
+
+if TYPE_CHECKING:
+    from av.audio.frame import AudioFrame
+    from av.audio.stream import AudioStream
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+logger = logging.getLogger(__name__)
+
+Samples = NDArray[np.float32]
+"""Mono (N,), -1 to 1."""
+MAX_SAMPLES = 2**26
+"""Samples of one read: 70 minutes at 16 kHz."""
+MAX_RATE = 768_000
+"""Hz, of a file."""
+_MIN_RATE = 1000
+_UNTIMED = ("aac", "mp3", "wav", "aiff")
+"""Containers without timestamps: their sound has no gaps."""
+_SILENCE = 2.0**-16
+"""Peak below which sound is digital silence: half a step of 16 bits."""
+_PREROLL = 1.0
+"""Seconds decoded before a span: a decoder's first sound after a seek is wrong."""
+_MARGIN = 0.05
+"""Seconds resampled before and after a span, longer than the resampler's filter."""
+_MAX_DRIFT = Fraction(1, 100)
+"""Seconds by which timestamps may differ from the count of samples before the sound is moved."""
+_MAX_OVERLAP = Fraction(1)
+"""Seconds by which timestamps may go back, so that sound is dropped; beyond, they began anew and are shifted."""
+
+
+@dataclass(frozen=True, slots=True)
+class AudioInfo:
+    """Description of the main audio stream of a file, as the header states it."""
+
+    codec: str
+    """FFmpeg's name; "unknown" if FFmpeg does not know it."""
+    sample_rate: int
+    """Hz; 0 if the header does not state it, as for ``channels``."""
+    channels: int
+    seconds: float | None
+    """None if the header does not state it."""
+
+
+class _Block(NamedTuple):
+    """Consecutive mono samples."""
+
+    position: int
+    """Of the first sample."""
+    samples: Samples
+    rate: int
+
+
+@dataclass(frozen=True)
+class OpenAudio:
+    """An open container and its main audio stream."""
+
+    file: MediaFile
+    container: InputContainer
+    stream: AudioStream
+    time_base: Fraction
+    origin: Fraction | None
+    """Seconds on the stream's clock at time 0 of the file; None: where the sound begins."""
+    seek_stream: AudioStream | VideoStream
+    """The stream whose index seeks use."""
+    is_timed: bool
+    """Whether timestamps are of the file, and not FFmpeg's count of samples."""
+
+
+def read_audio(
+    source: MediaSource, start: float, end: float, sample_rate: int, limits: MediaLimits = DEFAULT_LIMITS
+) -> Samples | None:
+    """Decode the sound of a span: the mean of all channels, resampled.
+
+    Sample i is at ``start + i / sample_rate`` seconds. Gaps are silent, samples that are no numbers are 0, and what
+    cannot be decoded is a gap.
+
+    Args:
+        source: File to decode.
+        start: Seconds.
+        end: Seconds. The result ends with the sound if that is earlier.
+        sample_rate: Hz.
+        limits: Limits on the file.
+
+    Returns:
+        (N,) float32 from -1 to 1. None for digital silence, and for a file or span without sound, such as a picture.
+
+    Raises:
+        InvalidInput: The span is empty or has more than ``MAX_SAMPLES``.
+        MediaUnsupported, MediaCorrupt, MediaTooLarge, MediaError: The file cannot be decoded.
+    """
+    if not 0 <= start < end:
+        raise InvalidInput(f"start, end: {start:g}, {end:g}; 0 <= start < end was expected")
+    first, last = round(start * sample_rate), round(min(end, limits.max_seconds) * sample_rate)
+    if last - first > MAX_SAMPLES:
+        raise InvalidInput(
+            f"start, end: {start:g}, {end:g}: {last - first} samples at {sample_rate} Hz; at most {MAX_SAMPLES} were "
+            "expected"
+        )
+    with open_source(source) as file:
+        file_format = sniff(file, limits)
+        if file_format.demuxer is None:
+            return None
+        for preroll in (_PREROLL, math.inf):
+            parts, is_complete = _read_parts(file, file_format, start - preroll, first, last, sample_rate, limits)
+            if is_complete:
+                break
+    stop = max((index + len(samples) for index, samples in parts), default=first)
+    result = np.zeros(max(0, min(stop, last) - first), np.float32)
+    for index, samples in parts:
+        offset = max(0, first - index)
+        target = result[index + offset - first :]
+        target[: len(samples) - offset] = samples[offset : offset + len(target)]
+    np.clip(result, -1, 1, out=result)
+    return result if np.abs(result).max(initial=0) >= _SILENCE else None
+
+
+def _read_parts(
+    file: MediaFile, file_format: FileFormat, begin: float, first: int, last: int, sample_rate: int, limits: MediaLimits
+) -> tuple[list[tuple[int, Samples]], bool]:
+    """Decode from about ``begin`` (s) and resample.
+
+    Returns:
+        (position, samples) of each part that overlaps ``first`` to ``last``; and whether sound before them was read, so
+        that nothing is missing.
+    """
+    low, high = first / sample_rate - _MARGIN, last / sample_rate + _MARGIN
+    parts: list[tuple[int, Samples]] = []
+    with open_audio(file, file_format, limits) as audio:
+        if audio is None:
+            return parts, True
+        blocks = _blocks(audio, begin)
+        is_complete = begin <= 0
+        run: _ResampledRun | None = None
+        for block in blocks:
+            position, rate = block.position, block.rate
+            is_complete |= position <= low * rate
+            if position > high * rate:
+                break
+            if position + len(block.samples) < low * rate:
+                continue
+            if run is None or (run.rate, run.end) != (rate, position):
+                parts += run.flush() if run is not None else []
+                run = _ResampledRun(position, rate, sample_rate)
+            parts += run.feed(block.samples)
+        parts += run.flush() if run is not None else []
+    return [(index, samples) for index, samples in parts if index < last and index + len(samples) > first], is_complete
+
+
+class _ResampledRun:
+    """Resampler of consecutive samples, whose positions do not depend on where it begins."""
+
+    def __init__(self, position: int, rate: int, sample_rate: int) -> None:
+        self.rate = rate
+        self.end = position
+        """Position after the last sample that was fed."""
+        step = rate // math.gcd(rate, sample_rate)
+        lead = position % step  # silence from the last position that is a sample of both rates
+        self._ratio = Fraction(sample_rate, rate)
+        self._index = int((position - lead) * self._ratio)
+        self._lead = lead
+        self._resampler = None if rate == sample_rate else av.AudioResampler("fltp", "mono", sample_rate)
+
+    def feed(self, samples: Samples) -> list[tuple[int, Samples]]:
+        """Resample further samples."""
+        self.end += len(samples)
+        if self._resampler is None:
+            return self._placed(samples)
+        padded = np.concatenate([np.zeros(self._lead, np.float32), samples]) if self._lead else samples
+        self._lead = 0
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(padded[None]), format="fltp", layout="mono")
+        frame.sample_rate = self.rate
+        return [part for output in self._resampler.resample(frame) for part in self._placed(output.to_ndarray()[0])]
+
+    def flush(self) -> list[tuple[int, Samples]]:
+        """Return the rest."""
+        outputs = [] if self._resampler is None else self._resampler.resample(None)
+        left = round(self.end * self._ratio) - self._index
+        rest = np.concatenate([output.to_ndarray()[0] for output in outputs]) if outputs else np.zeros(0, np.float32)
+        return self._placed(rest[: max(0, left)])
+
+    def _placed(self, samples: Samples) -> list[tuple[int, Samples]]:
+        index = self._index
+        self._index += len(samples)
+        return [(index, samples)] if len(samples) else []
+
+
+@contextmanager
+def open_audio(file: MediaFile, file_format: FileFormat, limits: MediaLimits) -> Iterator[OpenAudio | None]:
+    """Open a container and its main audio stream; None without one, and without a readable one beside pictures.
+
+    Raises:
+        MediaCorrupt: The container cannot be parsed.
+        MediaUnsupported: Its only stream has a codec or sample rate that is not allowed.
+        MediaTooLarge: It is longer than ``limits`` allow.
+    """
+    with open_container(file, file_format) as container:
+        stream, videos = main_audio_stream(container), video_streams(container)
+        if stream is None:
+            yield None
+            return
+        info = describe_audio(stream)
+        if info.codec not in AUDIO_CODECS:
+            if not videos:
+                raise MediaUnsupported(
+                    f"{file.name}: the audio codec is {info.codec!r}; expected one of {', '.join(sorted(AUDIO_CODECS))}"
+                )
+            logger.info("%s: its sound cannot be decoded: the codec is %s", file.name, info.codec)
+            yield None
+            return
+        limits.check_seconds(file.name, info.seconds or 0.0)
+        for other in container.streams:
+            if other is not stream:
+                other.discard = Discard.all
+        origin = origin_of(container, videos[0]) if videos else None
+        # Matroska's index lists pictures alone.
+        seek_stream = videos[0] if videos and file_format.container == "matroska" else stream
+        is_timed = file_format.container not in _UNTIMED
+        yield OpenAudio(file, container, stream, stream.time_base or Fraction(1), origin, seek_stream, is_timed)
+
+
+def main_audio_stream(container: InputContainer) -> AudioStream | None:
+    """Return the default audio stream, or the first; None without any."""
+    streams = container.streams.audio
+    return next((s for s in streams if s.disposition & Disposition.default), streams[0] if streams else None)
+
+
+def describe_audio(stream: AudioStream) -> AudioInfo:
+    """Describe a stream by its header."""
+    context = getattr(stream, "codec_context", None)  # None for an unknown codec
+    seconds = None if not stream.duration or not stream.time_base else float(stream.duration * stream.time_base)
+    if context is None:
+        return AudioInfo("unknown", 0, 0, seconds)
+    return AudioInfo(context.codec.canonical_name, context.sample_rate or 0, context.channels, seconds)
+
+
+def _blocks(audio: OpenAudio, begin: float) -> Iterator[_Block]:
+    """Decode from about ``begin`` (s), or from the beginning where the file cannot be sought.
+
+    Raises MediaCorrupt if packets were read and none of them can be decoded.
+    """
+    time_base, origin, grid = audio.time_base, audio.origin, None
+    if begin > 0:
+        head = list(islice(_frames(audio), 3))
+        if origin is None and head:
+            origin = (head[0].pts or 0) * time_base
+        grid = _frame_grid(head, time_base, origin or Fraction(0))
+        _seek(audio, Fraction(begin) + (origin or 0))
+    expected: Fraction | None = None
+    shift = Fraction(0)
+    for frame in _frames(audio):
+        if not _MIN_RATE <= (rate := frame.sample_rate) <= MAX_RATE:
+            raise MediaUnsupported(f"{audio.file.name}: {rate} Hz; {_MIN_RATE} to {MAX_RATE} Hz were expected")
+        samples = _mono(frame)
+        timestamp = None if frame.pts is None else frame.pts * time_base
+        if origin is None:
+            origin = timestamp or Fraction(0)
+        if expected is None:
+            time = Fraction(0) if timestamp is None else timestamp - origin
+            expected = time = time if grid is None else _snap(time, *grid, time_base)
+        else:
+            time = expected if timestamp is None or not audio.is_timed else timestamp - origin + shift
+            if time < expected - _MAX_OVERLAP:
+                shift += expected - time
+                time = expected
+            elif abs(time - expected) <= _MAX_DRIFT:
+                time = expected
+        position = round(time * rate)
+        overlap = max(0, round(expected * rate) - position)
+        expected = max(expected, time + Fraction(len(samples), rate))
+        if overlap < len(samples):
+            yield _Block(position + overlap, samples[overlap:], rate)
+
+
+def _seek(audio: OpenAudio, time: Fraction) -> None:
+    """Seek to a time on the stream's clock, if the file supports it."""
+    offset = int(time / (audio.seek_stream.time_base or Fraction(1)))
+    try:
+        audio.container.seek(offset, stream=audio.seek_stream)
+    except READING_ERRORS as error:
+        logger.debug("%s: seeking failed: %s", audio.file.name, error)
+
+
+def _frame_grid(head: Sequence[AudioFrame], time_base: Fraction, origin: Fraction) -> tuple[Fraction, Fraction] | None:
+    """Return a time (s) at which a frame begins, and the length of frames; None if they differ or the clock is exact.
+
+    Containers such as Matroska round timestamps to milliseconds, but their frames follow each other without gaps.
+
+    Args:
+        head: The first frames, of which the first may have been shortened.
+    """
+    if len(head) < 3 or time_base * head[0].sample_rate <= 1 or head[1].samples != head[2].samples:
+        return None
+    rate, start = head[0].sample_rate, (head[0].pts or 0) * time_base - origin
+    start = Fraction(0) if abs(start) <= time_base else start
+    return start + Fraction(head[0].samples, rate), Fraction(head[1].samples, rate)
+
+
+def _snap(time: Fraction, begin: Fraction, step: Fraction, tolerance: Fraction) -> Fraction:
+    """Return the nearest time at which a frame begins, if it is within the clock's rounding."""
+    nearest = begin + round((time - begin) / step) * step
+    return nearest if abs(nearest - time) <= tolerance else time
+
+
+def _frames(audio: OpenAudio) -> Iterator[AudioFrame]:
+    """Decode from the container's position. Raises MediaCorrupt if nothing can be decoded."""
+    damaged, decoded = 0, 0
+    try:
+        for packet in audio.container.demux(audio.stream):
+            try:
+                frames = packet.decode()
+            except READING_ERRORS as error:
+                damaged += 1
+                logger.debug("%s: skipped a damaged packet: %s", audio.file.name, error)
+                continue
+            decoded += len(frames)
+            yield from frames
+    except READING_ERRORS as error:
+        damaged += 1
+        logger.info("%s: reading sound ends early: %s", audio.file.name, error)
+    if damaged and not decoded:
+        raise MediaCorrupt(f"{audio.file.name}: no sound can be decoded")
+
+
+def _mono(frame: AudioFrame) -> Samples:
+    """Return the mean of a frame's channels as float32 from -1 to 1."""
+    values = frame.to_ndarray()
+    if not frame.format.is_planar:
+        values = values.reshape(-1, frame.layout.nb_channels).T
+    if values.dtype.kind == "f":
+        values = np.clip(np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0), -1, 1)
+    zero, full = {"u": (128.0, 128.0), "i": (0.0, 2.0 ** (8 * values.itemsize - 1)), "f": (0.0, 1.0)}[values.dtype.kind]
+    mean: Samples = ((values.mean(axis=0, dtype=np.float64) - zero) / full).astype(np.float32)
+    return mean
