@@ -16,17 +16,24 @@ from training.data.scenes.objects import ATTRIBUTES
 from training.from_bundle import model_of_bundle
 from training.models.architectures import ARCHITECTURES, build, read_config
 from training.models.config import ConvConfig, FusedConfig
-from training.models.fusion import FusedModel
+from training.models.fusion import AUDIO_PREFIXES, FusedModel
 from training.models.hd_vila import HdVilaConfig
-from training.models.pretrained import load_kept_stages, load_pretrained, load_text, text_folder, tokenizer_file
+from training.models.pretrained import (
+    load_audio,
+    load_kept_stages,
+    load_pretrained,
+    load_text,
+    text_folder,
+    tokenizer_file,
+)
 from training.recipe import Recipe
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import MANIFEST_NAME
 from vitascope.errors import InvalidInput
 from vitascope.tokenizer import Tokenizer
 
-ADDED = ("video.pretrained.", "video.branch.")
-"""Parameters that `keep_pretrained` adds to an initial model: it begins with the same outputs."""
+KEPT = ("video.pretrained.", "video.branch.")
+"""Parameters that `keep_pretrained` adds to an initial model: it begins with the same outputs, as one with `audio`."""
 
 
 def load_or_initialize(recipe: Recipe, data: Path, latest: Path, start_from: Path | None) -> Checkpoint:
@@ -196,15 +203,19 @@ def _adapt(initial: InitialModel, recipe: Recipe) -> InitialModel:
     adapted = build(config)
     weights, expected = model.state_dict(), adapted.state_dict()
     fitting = {name: w for name, w in weights.items() if name in expected and w.shape == expected[name].shape}
-    unfit = sorted(n for n in {*weights, *expected} - {*fitting} if not n.startswith((*ONLY_IN_TRAINING, *ADDED)))
+    unfit = sorted(
+        n for n in {*weights, *expected} - {*fitting} if not n.startswith((*ONLY_IN_TRAINING, *KEPT, *AUDIO_PREFIXES))
+    )
     if unfit:
         raise ValueError(
             f"model: {recipe.model} needs other weights than the initial model has: {unfit[:3]} ({len(unfit)} in all); "
             "overrides that keep all weights were expected"
         )
     adapted.load_state_dict(fitting, strict=False)
-    if isinstance(config, ConvConfig) and not any(name.startswith(ADDED) for name in weights):
+    if isinstance(config, ConvConfig) and not any(name.startswith(KEPT) for name in weights):
         load_kept_stages(adapted.video, config.backbone)
+    if model.audio is None and recipe.init == "pretrained":
+        load_audio(adapted)
     return initial._replace(model=adapted)
 
 

@@ -13,11 +13,27 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Objective = Literal["itc", "correlation", "itm", "mlm", "mvm", "vqa", "class_names", "objects"]
+Objective = Literal[
+    "itc",
+    "correlation",
+    "itm",
+    "mlm",
+    "mvm",
+    "vqa",
+    "class_names",
+    "objects",
+    "text_audio",
+    "video_audio",
+    "text_video_audio",
+]
 """itc: contrastive; correlation: of similarities with those of captions; itm: matching; mlm: masked words; mvm: masked
 visual tokens (SOHO) or their features (Visual Parsing, MFR); vqa: answers from the vocabulary; class_names: a
-classifier's soft labels; objects: dense supervision of visual tokens by the objects of generated scenes."""
-UNFUSED: frozenset[Objective] = frozenset({"itc", "correlation", "class_names", "objects"})
+classifier's soft labels; objects: dense supervision of visual tokens by the objects of generated scenes; text_audio,
+video_audio, text_video_audio: contrastive, of sounds with texts, of sounds with videos, and of texts with the sum of
+the embeddings of sound and video, each among the examples that have what it compares."""
+AUDIO_OBJECTIVES: frozenset[Objective] = frozenset({"text_audio", "video_audio", "text_video_audio"})
+"""Objectives that read embeddings of sound."""
+UNFUSED: frozenset[Objective] = AUDIO_OBJECTIVES.union({"itc", "correlation", "class_names", "objects"})
 """Objectives that need no fused layer."""
 WITHOUT_TOKENS: frozenset[Objective] = frozenset({"itc", "correlation", "class_names"})
 """Objectives that read the embedding of a video alone."""
@@ -79,6 +95,12 @@ class DatasetConfig(StrictModel):
     """Largest relative change of brightness and contrast."""
     channel_mix: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Largest fraction by which colour channels are mixed at random; grey stays grey."""
+    gain: Annotated[float, Field(ge=0, le=60)] = 0.0
+    """Largest random gain of a sound, in dB, up or down. Not for corpora whose texts say loud or quiet."""
+    min_sound: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Smallest part of a sound that is kept, relative to its length. Not for corpora whose texts count sounds."""
+    spec_mask: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest fraction of a sound's mel bins, and of its time, that is masked at random (SpecAugment)."""
     num_views: Annotated[int, Field(ge=0)] = 0
     """In a stage with frozen encoders: how many augmented views of each video are encoded once, before the first step.
     0: encode anew at every step. Without augmentation and clip sampling, one view is always enough."""
@@ -87,6 +109,11 @@ class DatasetConfig(StrictModel):
     captions: Literal["any", "first"] = "any"
     group_by: str | None = None
     """An attribute (or `key`): examples with equal values are not negatives of one another."""
+
+    @property
+    def needs_video(self) -> bool:
+        """Return whether an objective reads pictures or videos."""
+        return set(self.objectives) != {"text_audio"}
 
     @property
     def needs_tokens(self) -> bool:
@@ -129,13 +156,14 @@ class Stage(StrictModel):
     """Learning rate at the last step, relative to the peak."""
     schedule_steps: int | None = None
     """Length of the schedule where the stage ends earlier; None: `steps`."""
-    frozen: Literal["none", "encoders", "visual", "embeddings"] = "none"
+    frozen: Literal["none", "encoders", "visual", "embeddings", "all_but_audio"] = "none"
     """`encoders`: train only fused layers and heads (HD-VILA, section 3.4). The encoders stay in evaluation mode:
     no dropout, and neither running statistics nor dictionary entries change. Without augmentation each video is encoded
     once, before the first step. `visual`: the same for the video encoder alone, but for what `keep_pretrained` adds to
     it. Both projections and the text layers are trained by ITC and `class_names` on the means of the features, with
     large batches at a small part of the cost; with `text_lr_mult = 0` each text is encoded once as well. `embeddings`:
-    on all features, fused layers, heads and the details that the fused layers read; no embedding changes."""
+    on all features, fused layers, heads and the details that the fused layers read; no embedding changes.
+    `all_but_audio`: train the audio encoder alone, towards the embeddings of texts and videos that the model has."""
     locked_text_layers: Annotated[int, Field(ge=0)] = 0
     """Embeddings and so many of the first text layers are frozen."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -184,8 +212,9 @@ class Recipe(StrictModel):
     """Corpora whose training answers make the answer vocabulary."""
     extend_answers: bool = False
     """Add, in fine-tuning, the answers of `answers_from` that the initial model lacks to its vocabulary."""
-    model: dict[str, float | int | bool | str | list[int]] = {}
-    """Overrides of the architecture's configuration by field name; when fine-tuning, of the initial model's."""
+    model: dict[str, float | int | bool | str | list[int] | dict[str, float | int | str]] = {}
+    """Overrides of the architecture's configuration by field name; when fine-tuning, of the initial model's.
+    `audio = "tiny"` gives a model an audio encoder."""
     stages: Annotated[list[Stage], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -249,6 +278,11 @@ def _validate_dataset(stage: Stage, dataset: DatasetConfig) -> None:
         raise ValueError(
             f"objectives: {sorted(dataset.objectives)} of {dataset.corpus!r} in stage {stage.name!r} with frozen = "
             "'visual'; some of 'itc' and 'class_names' were expected"
+        )
+    if stage.frozen == "all_but_audio" and not set(dataset.objectives) <= AUDIO_OBJECTIVES:
+        raise ValueError(
+            f"objectives: {sorted(dataset.objectives)} of {dataset.corpus!r} in stage {stage.name!r} with frozen = "
+            f"'all_but_audio'; some of {sorted(AUDIO_OBJECTIVES)} were expected"
         )
     if "mvm" in dataset.objectives and dataset.micro_batch_size:
         raise ValueError(

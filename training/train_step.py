@@ -1,7 +1,7 @@
 """The losses of one training step: a batch in, one loss per objective out.
 
-Shape letters: B videos, C clips, V visual tokens, L text tokens, P captions per video, Q questions per video,
-W visual width, D text width, E embedding dim.
+Shape letters: B videos, C clips, V visual tokens, A audio tokens, L text tokens, P captions per video, Q questions per
+video, W width of visual or audio tokens, D text width, E embedding dim.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from training.models.text import VisualCache
 from training.objectives import losses
 from training.objectives.class_names import most_likely
 from training.objectives.class_prototypes import ClassPrototypes
-from training.recipe import DatasetConfig
+from training.recipe import AUDIO_OBJECTIVES, DatasetConfig
 
 NAMES_PER_STEP = 96
 """Class names that one step compares videos with: those with most mass in the batch. Cached features: all."""
@@ -102,7 +102,7 @@ def compute_losses(
         batch: On the model's device.
         words: For MLM.
         names: For the objective `class_names`; None where no dataset has it.
-        text_states: Of stages with `frozen = "visual"` that train no text layer.
+        text_states: Of stages that encode every text once.
 
     Returns:
         Scalars in float32 by objective.
@@ -112,9 +112,13 @@ def compute_losses(
         return _embedding_losses(model, batch, names, text_states or partial(mean_text_state, model))
     objectives = batch.dataset.objectives
     temperature = model.cfg.temperature
-    video = _encode_video(model, batch)
+    video, audio = _encode_video(model, batch), _encode_audio(model, batch)
     out: dict[str, Tensor] = {}
-    cache = model.prepare_visual(video.tokens) if {"itm", "mlm", "vqa"} & set(objectives) else None
+    if AUDIO_OBJECTIVES & set(objectives) and audio is not None:
+        out |= _audio_losses(model, batch, video, audio, text_states or partial(mean_text_state, model))
+    cache = None
+    if {"itm", "mlm", "vqa"} & set(objectives):
+        cache = model.prepare_visual(video.tokens, None if audio is None else audio.tokens)
     if batch.captions is not None and {"itc", "correlation", "itm"} & set(objectives):
         text, states = _encode_text(model, batch.captions, batch.dataset)
         mean = model.mean_text_state(states, batch.captions.mask)
@@ -130,7 +134,7 @@ def compute_losses(
             out["correlation"] = losses.correlation(video.embedding, text, mean)
         if "itm" in objectives and cache is not None:
             positive = (states, batch.captions.mask)
-            in_batch = _in_batch_negatives(batch, video.embedding, text, positive, temperature)
+            in_batch = _in_batch_negatives(batch, _joint_embedding(video, audio), text, positive, temperature)
             minimal = None if batch.negatives is None else (negative_states, batch.negatives.mask)
             out["itm"] = _itm(model, cache, positive, in_batch, minimal, batch.dataset.captions_per_video)
     if "mlm" in objectives and batch.captions is not None and cache is not None:
@@ -210,10 +214,79 @@ class EncodedVideo(NamedTuple):
     """(B, V, W), mean over clips."""
     mask_context: Tensor | None = None
     """For MVM: what decides which tokens are masked together."""
+    exists: bool = True
+    """False: the corpus has no pictures, and all values are 0."""
+
+
+class EncodedAudio(NamedTuple):
+    """The sounds of a batch."""
+
+    embedding: Tensor
+    """(B, E)"""
+    tokens: Tensor
+    """(B, A, W), 0 where there is no sound."""
+    present: Tensor
+    """(B,) bool: which videos have sound."""
+
+
+def _encode_audio(model: FusedModel, batch: Batch) -> EncodedAudio | None:
+    if batch.audio is None or model.audio is None:
+        return None
+    samples = batch.audio.samples
+    step = model.audio.cfg.token_frames * model.audio.cfg.hop
+    longest = -(-int(batch.audio.lengths.max()) // step) * step  # of encoders that read any length
+    if model.audio.cfg.encoder == "cnn" and 0 < longest < samples.shape[1]:
+        samples = samples[:, :longest]
+    embedding, tokens = model.encode_audio(samples, batch.audio.lengths, batch.dataset.spec_mask)
+    return EncodedAudio(embedding, tokens, batch.audio.present)
+
+
+def _joint_embedding(video: EncodedVideo, audio: EncodedAudio | None) -> Tensor:
+    """Return the normalised sum (B, E) of the embeddings that each video has."""
+    if audio is None:
+        return video.embedding
+    joint = video.embedding + audio.embedding * audio.present[:, None]
+    return torch.nn.functional.normalize(joint, dim=-1)
+
+
+def _audio_losses(
+    model: FusedModel,
+    batch: Batch,
+    video: EncodedVideo,
+    audio: EncodedAudio,
+    text_states: Callable[[Tokens], Tensor],
+) -> dict[str, Tensor]:
+    """Compute the contrastive losses of sounds, each over the examples that have what it compares."""
+    objectives, temperature = batch.dataset.objectives, model.cfg.temperature
+    heard = torch.where(audio.present, batch.groups, losses.MISSING)
+    both = heard if video.exists else torch.full_like(heard, losses.MISSING)
+    out: dict[str, Tensor] = {}
+    if "video_audio" in objectives:
+        out["video_audio"] = losses.paired_itc(video.embedding, audio.embedding, temperature, both, both)
+    if batch.captions is None or batch.audible is None:
+        return out
+    text = model.embedding_of_text_mean(text_states(batch.captions))
+    groups = batch.groups.repeat_interleave(batch.dataset.captions_per_video)
+    audible = batch.audible
+    if batch.negatives is not None and batch.audible_negatives is not None:
+        text = torch.cat([text, model.embedding_of_text_mean(text_states(batch.negatives))])
+        groups = torch.cat([groups, torch.full_like(groups, losses.OTHER)])
+        audible = torch.cat([audible, batch.audible_negatives])
+    if "text_audio" in objectives:
+        of_sound = torch.where(audible, groups, losses.MISSING)
+        out["text_audio"] = losses.paired_itc(audio.embedding, text, temperature, heard, of_sound)
+    if "text_video_audio" in objectives:
+        joint = _joint_embedding(video, audio)
+        out["text_video_audio"] = losses.paired_itc(joint, text, temperature, both, groups)
+    return out
 
 
 def _encode_video(model: FusedModel, batch: Batch) -> EncodedVideo:
     rows = batch.dataset.micro_batch_size
+    if batch.visual is None and batch.streams is None:
+        embedding = torch.zeros(len(batch.groups), model.cfg.vector_width, device=model.device)
+        tokens = torch.zeros(len(batch.groups), model.cfg.visual_tokens, model.cfg.visual_width, device=model.device)
+        return EncodedVideo(embedding, embedding, tokens, exists=False)
     if batch.visual is not None:
         if "visual" in batch.visual:
             tokens = batch.visual["visual"]

@@ -30,7 +30,7 @@ from training.evaluation.retrieval import caption_retrieval, embed_gallery, merg
 from training.initialization import load_or_initialize
 from training.models.batch_norm import sync_batch_norm
 from training.models.config import ConvConfig
-from training.models.fusion import FusedModel
+from training.models.fusion import AUDIO_BACKBONE, AUDIO_PREFIX, FusedModel
 from training.objectives.class_names import class_texts, teacher_probabilities
 from training.objectives.class_prototypes import ClassPrototypes
 from training.recipe import CACHED_FEATURES, Recipe, Stage
@@ -167,7 +167,17 @@ class _StageRun:
         rank, world = accelerator.process_index, accelerator.num_processes
         self.seed = seed + RANK_SEED * rank
         self.model = model
-        self.batches = Batches(stage, data, tokenizer, answers, seed, model.cfg.streams(), rank=rank, world=world)
+        self.batches = Batches(
+            stage,
+            data,
+            tokenizer,
+            answers,
+            seed,
+            model.cfg.streams(),
+            rank=rank,
+            world=world,
+            audio_seconds=None if model.cfg.audio is None else model.cfg.audio.seconds,
+        )
         if world > 1:
             _check_batch_sizes(self.batches)
         self.bf16 = recipe.precision == "bf16"
@@ -301,7 +311,8 @@ def freeze(model: FusedModel, stage: Stage) -> None:
     """
     model.encoders_frozen = stage.frozen in ("encoders", "embeddings")
     model.visual_frozen = stage.frozen in CACHED_FEATURES
-    model.text_frozen = stage.frozen == "visual" and stage.text_lr_mult == 0.0
+    model.all_but_audio_frozen = stage.frozen == "all_but_audio"
+    model.text_frozen = model.all_but_audio_frozen or (stage.frozen == "visual" and stage.text_lr_mult == 0.0)
     if model.visual_frozen and not model.after_features:
         raise ValueError(
             f"frozen: {stage.frozen!r} in stage {stage.name!r} of {model.cfg.architecture}; hd-vila with "
@@ -319,6 +330,7 @@ def freeze(model: FusedModel, stage: Stage) -> None:
         in_frozen_part = name.startswith(tuple(always)) or (
             model.visual_frozen and name.startswith("video.") and not name.startswith(model.after_features)
         )
+        in_frozen_part |= model.all_but_audio_frozen and not name.startswith(AUDIO_PREFIX)
         parameter.requires_grad_(not in_frozen_part and name not in encoders and _lr_mult(model, stage, name) > 0.0)
         parameter.grad = None  # a gradient of the previous stage would count in the gradient norm
     model.train()
@@ -328,7 +340,7 @@ def _lr_mult(model: FusedModel, stage: Stage, parameter: str) -> float:
     """Return the learning rate of a parameter, relative to the stage's."""
     fused = range(model.cfg.text_layers, model.cfg.text_layers + model.cfg.fused_layers)
     by_prefix = {
-        **dict.fromkeys(model.backbones, stage.backbone_lr_mult),
+        **dict.fromkeys((*model.backbones, AUDIO_BACKBONE), stage.backbone_lr_mult),
         **{f"text.bert.encoder.layer.{i}.": stage.fused_lr_mult for i in fused},
         "text.": stage.text_lr_mult,
         **dict.fromkeys(("text_pool.", "text_project.", "video_project."), stage.projection_lr_mult),

@@ -20,16 +20,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from training.data.audio import FULL_SCALE, SAMPLE_RATE
-from training.data.example import Example, Question, canonical_answer
+from training.data.example import Example, Negative, Question, canonical_answer
 from training.data.packed import Packed, open_packed
 from training.data.scenes.objects import object_targets
 from training.objectives.losses import IGNORE_INDEX
-from training.recipe import DatasetConfig, Stage
+from training.recipe import AUDIO_OBJECTIVES, DatasetConfig, Stage
 from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
 from vitascope.tokenizer import Tokenizer
 
-NEED_CAPTIONS = {"itc", "correlation", "itm", "mlm", "mvm"}
+NEED_CAPTIONS = {"itc", "correlation", "itm", "mlm", "mvm", "text_audio", "text_video_audio"}
 RANK_SEED = 100_003
 """Added to a seed per rank, so that processes augment their videos independently."""
 
@@ -92,6 +92,10 @@ class Batch:
     """(B, K, A) int64: classes of the objects' attributes, -100 where there is no object."""
     audio: Audio | None = None
     """None where the corpus has no sound, or none is read."""
+    audible: Tensor | None = None
+    """(B * P,) bool: captions that sound alone decides, or of which nothing is known about that."""
+    audible_negatives: Tensor | None = None
+    """(B * P,) bool: the same of the negatives."""
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with all tensors on a device."""
@@ -147,7 +151,8 @@ class Batches:
         self.tokenizer = tokenizer
         self.answer_ids = {answer: i for i, answer in enumerate(vocabulary)}
         self.packed = [open_packed(data / dataset.corpus / dataset.split) for dataset in stage.datasets]
-        for packed in self.packed:
+        for packed, dataset in zip(self.packed, stage.datasets, strict=True):
+            _check_audio(packed, dataset, has_encoder=audio_seconds is not None)
             readable = packed.sound_alone and audio_seconds is not None
             if not readable and (mismatches := packed.stream_mismatches(streams)):
                 raise InvalidInput(f"streams: {packed.folder}: {'; '.join(mismatches)}")
@@ -176,16 +181,19 @@ class Batches:
         if encoded is not None:
             view = rng.integers(len(next(iter(encoded.values()))), size=len(rows))
             visual = {name: torch.from_numpy(x[view, rows].astype(np.float32)) for name, x in encoded.items()}
-        elif packed.streams:
+        elif packed.streams and dataset.needs_video:
             clips = sample_clips(rng, len(rows), packed.clips, self.clips[index])
             streams, times = self._streams(packed, rows, clips, dataset, rng)
         examples = [packed.examples[row] for row in rows]
-        captions = negatives = questions = answers = None
+        captions = negatives = questions = answers = audible = audible_negatives = None
         if NEED_CAPTIONS & set(dataset.objectives):
-            pairs = [pair for e in examples for pair in _sample_captions(e, dataset, rng)]
-            captions = self._tokens([caption for caption, _ in pairs])
+            pairs = [(e, *pair) for e in examples for pair in _sample_captions(e, dataset, rng)]
+            captions = self._tokens([e.captions[i] for e, i, _ in pairs])
+            audible = torch.tensor([_is_audible(e, i) for e, i, _ in pairs])
             if all(e.negatives for e in examples):
-                negatives = self._tokens([str(negative) for _, negative in pairs])
+                chosen = [(e, negative) for e, _, negative in pairs if negative is not None]
+                negatives = self._tokens([negative.caption for _, negative in chosen])
+                audible_negatives = torch.tensor([_is_audible(e, negative.of) for e, negative in chosen])
         if "vqa" in dataset.objectives:
             sampled = [q for e in examples for q in _sample_questions(e.questions, dataset.questions_per_video, rng)]
             questions = self._tokens([q.question for q in sampled])
@@ -196,7 +204,8 @@ class Batches:
             positions, classes = (torch.from_numpy(target[rows]) for target in targets)
         audio = None
         if packed.audio is not None and self.audio_seconds is not None:
-            audio = read_audio(packed, rows, self.audio_seconds, rng.spawn(1)[0])
+            sound_rng = rng.spawn(1)[0]
+            audio = augment_audio(read_audio(packed, rows, self.audio_seconds, sound_rng), dataset, sound_rng)
         return Batch(
             dataset,
             streams,
@@ -211,6 +220,8 @@ class Batches:
             positions,
             classes,
             audio,
+            audible,
+            audible_negatives,
         )
 
     def _streams(
@@ -259,6 +270,21 @@ def read_audio(
     return Audio(torch.from_numpy(samples), torch.from_numpy(lengths), torch.from_numpy(lengths > 0))
 
 
+def augment_audio(audio: Audio, dataset: DatasetConfig, rng: np.random.Generator) -> Audio:
+    """Change the gain of each sound, and keep a random part of it, as the dataset's options say."""
+    samples, lengths = audio.samples, audio.lengths.numpy()
+    if dataset.min_sound < 1.0:
+        kept = np.ceil(lengths * rng.uniform(dataset.min_sound, 1.0, len(lengths))).astype(np.int64)
+        starts = rng.integers(lengths - kept + 1)
+        parts = zip(samples, starts, kept, strict=True)
+        samples = torch.stack([F.pad(x[start : start + n], (0, len(x) - n)) for x, start, n in parts])
+        lengths = kept
+    if dataset.gain:
+        decibels = rng.uniform(-dataset.gain, dataset.gain, (len(samples), 1)).astype(np.float32)
+        samples = (samples * torch.from_numpy(10.0 ** (decibels / 20.0))).clamp(-1.0, 1.0)
+    return replace(audio, samples=samples, lengths=torch.from_numpy(lengths))
+
+
 def load_batches(batches: Batches, steps: range, workers: int) -> DataLoader[Batch]:
     """Return an iterable over the batches of some steps, in order.
 
@@ -283,6 +309,18 @@ def _group_ids(packed: Packed, dataset: DatasetConfig) -> np.ndarray:
         return np.arange(len(packed.examples))
     values = [e.key if dataset.group_by == "key" else str(e.attributes[dataset.group_by]) for e in packed.examples]
     return np.unique(values, return_inverse=True)[1].astype(np.int64)
+
+
+def _check_audio(packed: Packed, dataset: DatasetConfig, *, has_encoder: bool) -> None:
+    """Raise InvalidInput where objectives read sounds that the corpus lacks, or that the model cannot encode."""
+    objectives = sorted(AUDIO_OBJECTIVES & set(dataset.objectives))
+    if objectives and not has_encoder:
+        raise InvalidInput(
+            f"objectives: {objectives} of {dataset.corpus!r} for a model without sound; model = {{ audio = 'tiny' }} "
+            "was expected in the recipe"
+        )
+    if objectives and packed.audio is None:
+        raise InvalidInput(f"objectives: {objectives} of {packed.folder}, which is packed without sound")
 
 
 def _clips_per_video(packed: Packed, dataset: DatasetConfig) -> int:
@@ -322,21 +360,25 @@ RANDOM_CAPTION = 0.3
 
 def _sample_captions(
     example: Example, dataset: DatasetConfig, rng: np.random.Generator
-) -> list[tuple[str, str | None]]:
-    """Sample positive captions, each with a minimal negative, repeating only where the video has fewer."""
-    captions = example.captions[: 1 if dataset.captions == "first" else None]
+) -> list[tuple[int, Negative | None]]:
+    """Sample indices of captions, each with a minimal negative, repeating only where the video has fewer."""
+    count = 1 if dataset.captions == "first" else len(example.captions)
     minimal = [n for n in example.negatives if n.grade == 1] or list(example.negatives)
-    order, negative_order = rng.permutation(len(captions)), rng.permutation(len(minimal))
-    sampled: list[tuple[str, str | None]] = []
+    order, negative_order = rng.permutation(count), rng.permutation(len(minimal))
+    sampled: list[tuple[int, Negative | None]] = []
     for i in range(dataset.captions_per_video):
-        positive, negative = captions[order[i % len(order)]], None
+        positive, negative = int(order[i % len(order)]), None
         if minimal:
-            candidate = minimal[negative_order[i % len(negative_order)]]
-            negative = candidate.caption
-            if candidate.of < len(captions) and rng.random() >= RANDOM_CAPTION:
-                positive = captions[candidate.of]
+            negative = minimal[negative_order[i % len(negative_order)]]
+            if negative.of < count and rng.random() >= RANDOM_CAPTION:
+                positive = negative.of
         sampled.append((positive, negative))
     return sampled
+
+
+def _is_audible(example: Example, caption: int) -> bool:
+    """Return whether sound alone decides a caption, or nothing is known about that."""
+    return not example.caption_needs or example.caption_needs[caption] == "sound"
 
 
 def _sample_questions(questions: tuple[Question, ...], count: int, rng: np.random.Generator) -> list[Question]:

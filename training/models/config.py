@@ -5,17 +5,79 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from vitascope.bundle.manifest import FrameStream
+from vitascope.bundle.manifest import AudioStream, FrameStream, OmitDefaultsModel, StrictModel
 
 ClipMerge = Literal["mean", "logsumexp"]
+HOP_SECONDS = 0.01
+"""Time between frames of log-mel features."""
+STACKED = 2
+"""Adjacent frames that are one column of the picture that an audio CNN reads."""
+AST_PATCH, AST_STRIDE = 16, 10
+"""Frames of a patch of the Audio Spectrogram Transformer, and from one patch to the next."""
 
 
-class FusedConfig(BaseModel):
+class AudioConfig(StrictModel):
+    """Configuration of the audio encoder."""
+
+    encoder: Literal["cnn", "ast"] = "cnn"
+    """cnn: `backbone` on a picture of the features; ast: the Audio Spectrogram Transformer (Gong et al., 2021)."""
+    backbone: str = "tf_efficientnet_lite0"
+    """Name in timm of the CNN; a ResNet or EfficientNet."""
+    sample_rate: Literal[16_000] = 16_000
+    """In Hz; that of packed corpora."""
+    seconds: Annotated[float, Field(gt=0, le=60)] = 10.0
+    """Length of a window; longer sounds are cut into several."""
+    mel_bins: Annotated[int, Field(ge=16)] = 64
+    frequencies: Annotated[int, Field(ge=64)] = 200
+    """Length of half of the Fourier transform, which begins at frequency 0 and ends at half of the sample rate."""
+    width: int = 256
+    """Width of the audio tokens; that of all layers for `ast`."""
+    heads: int = 4
+    layers: Annotated[int, Field(ge=0)] = 2
+    """Transformer layers over the audio tokens: after the CNN, or those of `ast`."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    @property
+    def samples(self) -> int:
+        """Number of samples of a window."""
+        return round(self.sample_rate * self.seconds)
+
+    @property
+    def hop(self) -> int:
+        """Number of samples between frames of features."""
+        return round(self.sample_rate * HOP_SECONDS)
+
+    @property
+    def tokens(self) -> int:
+        """Number of audio tokens of a window."""
+        frames = -(-self.samples // self.hop)
+        if self.encoder == "ast":
+            return (frames - AST_PATCH) // AST_STRIDE + 1
+        return -(-frames // self.token_frames)
+
+    @property
+    def token_frames(self) -> int:
+        """Number of frames of features from the beginning of one audio token to that of the next."""
+        return AST_STRIDE if self.encoder == "ast" else STACKED * 16
+
+    def stream(self) -> AudioStream:
+        """Return the input stream of the audio graph, as in the manifest of a bundle."""
+        return AudioStream(sample_rate=self.sample_rate, seconds=self.seconds, tokens=self.tokens, width=self.width)
+
+
+AUDIO_SIZES = {
+    "tiny": AudioConfig(),
+    "base": AudioConfig(encoder="ast", seconds=10.24, mel_bins=128, frequencies=512, width=768, heads=12, layers=12),
+}
+"""By name: EfficientNet-Lite0 and two Transformer layers (5.7 million parameters); the published size of AST."""
+
+
+class FusedConfig(OmitDefaultsModel):
     """Configuration of everything behind the video encoder. Stored as `config.json` in checkpoints."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    _omit_if_default: ClassVar[tuple[str, ...]] = ("audio",)
     masks_visual: ClassVar[bool] = False
     """Whether the architecture has masked visual modelling."""
 
@@ -51,7 +113,7 @@ class FusedConfig(BaseModel):
     """Size of the answer vocabulary; 0: no answer head."""
     hub_references: Annotated[int, Field(ge=0)] = 0
     """Texts, and videos, that embeddings are corrected for hubs by (`training.models.hubness`); 0: not corrected."""
-    object_classes: list[int] = []
+    object_classes: list[int] = Field(default_factory=list)
     """Classes of each attribute that the `objects` objective predicts of a visual token; empty: no such head."""
     dropout: float = 0.1
     attention_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -61,6 +123,18 @@ class FusedConfig(BaseModel):
     visual_reads_text: bool = True
     """In the fused layers. True: the published joint self-attention. False: visual tokens attend to one another only
     and are computed once for many texts about a video."""
+    audio: Annotated[AudioConfig | None, Field(repr=False)] = None
+    """Encoder of sound, or the name of a size of `AUDIO_SIZES`; None: the model has no sound. Not in `repr`, by which
+    cached visual features are known."""
+
+    @field_validator("audio", mode="before")
+    @classmethod
+    def _audio_of_size(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if value not in AUDIO_SIZES:
+            raise ValueError(f"{value!r}; one of {sorted(AUDIO_SIZES)}, or a table, was expected")
+        return AUDIO_SIZES[value]
 
     @model_validator(mode="after")
     def _masked_visual_tokens_read_text(self) -> Self:

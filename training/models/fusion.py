@@ -1,10 +1,11 @@
 """The base of all architectures: a split text Transformer behind a video encoder, and heads on the fused states.
 
 An architecture (`hd_vila`, `soho`, `visual_parsing`) supplies the video encoder and the embedding of its visual tokens
-in the fused layers. Retrieval embeddings and the heads for matching, masked words and answers are shared.
+in the fused layers. Retrieval embeddings, the heads for matching, masked words and answers, and the audio encoder of
+models that have sound are shared.
 
-Shape letters: B samples, C clips, F frames, H W pixels, V visual tokens, L text tokens, D width of the fused layers,
-W width of the visual tokens, E embedding dim.
+Shape letters: B samples, C clips, F frames, H W pixels, V visual tokens, N samples of sound, A audio tokens, L text
+tokens, D width of the fused layers, W width of the visual or audio tokens, E embedding dim.
 """
 
 from __future__ import annotations
@@ -17,12 +18,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.models.audio import AudioEmbeddings, AudioEncoder
 from training.models.config import FusedConfig
 from training.models.hubness import SIMILARITY_SCALE, HubnessCorrection
-from training.models.text import MaskedWordHead, TextTransformer, VisualCache, masked_mean, repeated
+from training.models.text import (
+    MaskedWordHead,
+    TextTransformer,
+    VisualCache,
+    masked_mean,
+    repeated,
+    tokens_present,
+)
 
-ENCODER_PREFIXES = ("video.", "text.bert.embeddings.", "text_pool.", "text_project.", "video_project.")
-"""Parameter prefixes of both encoders and their projections, besides the text layers."""
+AUDIO_PREFIX, AUDIO_BACKBONE = "audio.", "audio.encoder.stages."
+"""Parameter prefixes of the audio encoder with its projection, and of its CNN."""
+ENCODER_PREFIXES = ("video.", "text.bert.embeddings.", "text_pool.", "text_project.", "video_project.", AUDIO_PREFIX)
+"""Parameter prefixes of the encoders and their projections, besides the text layers."""
+AUDIO_PREFIXES = (AUDIO_PREFIX, "audio_embeddings.", "match_audio_")
+"""Parameter prefixes of all that sound adds to a model, which without sound computes the same as before."""
 
 
 def text_transformer(cfg: FusedConfig) -> TextTransformer:
@@ -60,6 +73,8 @@ class FusedModel(nn.Module, ABC):
         """Keep both encoders in evaluation mode (see `train`), for stages that freeze them."""
         self.visual_frozen = False
         """Keep the video encoder in evaluation mode but for its part after the features."""
+        self.all_but_audio_frozen = False
+        """Keep all parts but the audio encoder in evaluation mode."""
         self.text_frozen = False
         """Keep the text layers in evaluation mode, for stages that do not train them."""
         self.backbones_frozen = False
@@ -94,6 +109,12 @@ class FusedModel(nn.Module, ABC):
             if cfg.answers
             else None
         )
+        # After all other parts, whose random weights are those of the model without sound.
+        self.audio = AudioEncoder(cfg.audio, cfg.vector_width) if cfg.audio else None
+        self.audio_embeddings = AudioEmbeddings(cfg.audio, cfg.text_width, cfg.dropout) if cfg.audio else None
+        if cfg.audio:
+            self.match_audio_scale = nn.Parameter(torch.tensor(0.0))
+            self.match_audio_threshold = nn.Parameter(torch.tensor(0.5))
 
     @property
     def device(self) -> torch.device:
@@ -107,9 +128,13 @@ class FusedModel(nn.Module, ABC):
         of SOHO's dictionary change.
         """
         super().train(mode)
+        if self.all_but_audio_frozen and self.audio is not None:
+            super().train(False)
+            self.audio.train(mode)
         if self.encoders_frozen:
             bert = self.text.bert
-            for part in (self.video, bert.embeddings, *bert.encoder.layer[: self.text_embedding_layers]):
+            audio = () if self.audio is None else (self.audio,)
+            for part in (self.video, bert.embeddings, *bert.encoder.layer[: self.text_embedding_layers], *audio):
                 part.eval()
         if self.text_frozen:
             self.text.eval()
@@ -174,12 +199,36 @@ class FusedModel(nn.Module, ABC):
         return self.normalize_video(self.video_project(self.pool_tokens(tokens)))
 
     def normalize_video(self, projected: Tensor) -> Tensor:
-        """Return the L2-normalised embedding (..., E) of the projection (..., E) of a video, corrected for hubs."""
+        """Return the L2-normalised embedding (..., E) of the projection (..., E) of a video or sound, corrected for
+        hubs."""
         return F.normalize(projected, dim=-1) if self.hubness is None else self.hubness.correct_video(projected)
 
     def pool_tokens(self, tokens: Tensor) -> Tensor:
         """Return what represents all visual tokens (..., V, W) in the embedding, (..., W)."""
         return tokens.mean(dim=-2)
+
+    def encode_audio(self, samples_BN: Tensor, lengths_B: Tensor, masked: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Encode sounds.
+
+        Args:
+            samples_BN: From -1 to 1, at the configured sample rate, at most one window.
+            lengths_B: int64, the number of samples that are sound.
+            masked: Largest fraction of mel bins, and of frames, that are masked at random.
+
+        Returns:
+            The L2-normalised embedding (B, E) and the audio tokens (B, A, W), 0 where there is no sound.
+
+        Raises ValueError for a model without sound.
+        """
+        if self.audio is None:
+            raise ValueError("audio: none in this model's config; an audio encoder was expected")
+        tokens = self.audio(samples_BN, lengths_B, masked)
+        return self.audio_embedding(tokens), tokens
+
+    def audio_embedding(self, audio_BAW: Tensor) -> Tensor:
+        """Return the L2-normalised embedding (B, E) of audio tokens (B, A, W); meaningless where all are 0."""
+        assert self.audio is not None
+        return self.normalize_video(self.audio.pool(audio_BAW))
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return the L2-normalised embedding (B, E) and the text states (B, L, D) of ids and mask (B, L)."""
@@ -201,9 +250,17 @@ class FusedModel(nn.Module, ABC):
             states_BLD = self.text.fuse_text_only(states_BLD, attention_mask)
         return masked_mean(states_BLD, attention_mask)
 
-    def prepare_visual(self, visual_PVW: Tensor) -> VisualCache:
-        """Embed the visual tokens (P, V, W) of P videos for the heads below, once for many texts."""
-        return self.text.prepare_visual(visual_PVW, self.visual_embeddings(visual_PVW))
+    def prepare_visual(self, visual_PVW: Tensor, audio_PAW: Tensor | None = None) -> VisualCache:
+        """Embed the tokens of P videos for the heads below, once for many texts.
+
+        Args:
+            visual_PVW: Visual tokens; with audio tokens, 0 for sounds without a picture.
+            audio_PAW: Audio tokens, 0 where there is no sound; None: the videos have none.
+        """
+        cache = self.text.prepare_visual(visual_PVW, self.visual_embeddings(visual_PVW))
+        if audio_PAW is None or self.audio_embeddings is None:
+            return cache
+        return self.text.add_audio(cache, audio_PAW, self.audio_embeddings(audio_PAW))
 
     def fuse(self, text_BLD: Tensor, attention_mask: Tensor, cache: VisualCache) -> Tensor:
         """Return the fused states (B, L, D) of B = n * P texts, the n texts about a video adjacent."""
@@ -216,9 +273,16 @@ class FusedModel(nn.Module, ABC):
         on [CLS] alone stays far below similarity. HD-VILA does not use its matching head.
         """
         first = self.text.fuse(text_BLD, attention_mask, cache, first_only=True)[:, 0]
-        video = repeated(self.video_embedding(cache.visual), text_BLD.shape[0])
-        similarity = (self.text_embedding(text_BLD, attention_mask) * video).sum(dim=-1)
+        texts = text_BLD.shape[0]
+        video = repeated(self.video_embedding(cache.visual), texts)
+        text = self.text_embedding(text_BLD, attention_mask)
+        similarity = (text * video).sum(dim=-1)
         above = self.match_scale * (similarity - self.match_threshold) / self.cfg.temperature
+        if cache.audio is not None:
+            similarity = (text * repeated(self.audio_embedding(cache.audio), texts)).sum(dim=-1)
+            audio_above = self.match_audio_scale * (similarity - self.match_audio_threshold) / self.cfg.temperature
+            sees, hears = (repeated(tokens_present(x).amax(dim=1), texts) for x in (cache.visual, cache.audio))
+            above = above * sees + audio_above * hears
         logits: Tensor = self.match_head(first).squeeze(-1) + above
         return logits
 
@@ -298,7 +362,7 @@ class FusedModel(nn.Module, ABC):
         rotation = torch.linalg.eigh(moments.double()).eigenvectors.flip(1).to(moments.dtype)  # most variance first
         hubness = HubnessCorrection(self.cfg.vector_width, references).to(moments.device)
         hubness.fit(texts_TE @ rotation, videos_NE @ rotation, seed)
-        for project in (self.text_project, self.video_project):
+        for project in (self.text_project, self.video_project, *([] if self.audio is None else [self.audio.project])):
             project.weight.copy_(rotation.T @ project.weight)
             project.bias.copy_(rotation.T @ project.bias)
         self.hubness, self.cfg = hubness, self.cfg.model_copy(update={"hub_references": references})
@@ -320,6 +384,6 @@ class FusedModel(nn.Module, ABC):
         return self.cfg.text_layers + (self.cfg.fused_layers if self.cfg.vector_from_fused else 0)
 
     def encoder_parameters(self) -> list[str]:
-        """Names of all parameters that video and text embeddings are computed with (HD-VILA, section 3.4, stage 1)."""
+        """Names of all parameters that embeddings are computed with (HD-VILA, section 3.4, stage 1)."""
         layers = tuple(f"text.bert.encoder.layer.{i}." for i in range(self.text_embedding_layers))
         return [name for name, _ in self.named_parameters() if name.startswith(ENCODER_PREFIXES + layers)]

@@ -119,6 +119,7 @@ def load_pretrained(model: FusedModel, backbone_weights: Path | None = None, tex
         load_cnn(model.video, cfg.backbone, backbone_weights)
     elif _begins_with_swin(cfg, backbone_weights):
         load_swin(model.video.get_submodule("swin"), backbone_weights)
+    load_audio(model)
     load_text(model, text_weights)
 
 
@@ -128,12 +129,13 @@ def starts_of(cfg: FusedConfig, init: str, backbone_weights: object = None) -> t
         return ()
     bert = BERTS.get(_bert_size(cfg))
     text = (bert.start if bert else STARTS[1],)
-    if init == "pretrained" and isinstance(cfg, ConvConfig):
-        published = BACKBONES.get(cfg.backbone)
-        return (published.start if published else STARTS[0], *text)
-    if init == "pretrained" and _begins_with_swin(cfg, backbone_weights):
-        return (SWIN.start, *text)
-    return text
+    if init != "pretrained":
+        return text
+    cnns = [cfg.backbone] if isinstance(cfg, ConvConfig) else []
+    cnns += [cfg.audio.backbone] if cfg.audio is not None and cfg.audio.encoder == "cnn" else []
+    visual = [BACKBONES[name].start if name in BACKBONES else STARTS[0] for name in cnns]
+    swin = [SWIN.start] if _begins_with_swin(cfg, backbone_weights) else []
+    return tuple(dict.fromkeys([*visual, *swin, *text]))
 
 
 def _bert_size(cfg: FusedConfig) -> tuple[int, int]:
@@ -157,6 +159,19 @@ def load_cnn(video: nn.Module, backbone: str, weights: Path | None = None) -> No
         for own, pretrained in zip(encoder.stages, stages, strict=False):  # some end at stride 16
             own.load_state_dict(pretrained.state_dict())
     load_kept_stages(video, backbone, weights)
+
+
+def load_audio(model: FusedModel) -> None:
+    """Load pretrained weights into the CNN of a model's audio encoder, if it has one.
+
+    The Audio Spectrogram Transformer begins at random.
+    """
+    cfg = model.cfg.audio
+    if model.audio is None or cfg is None or cfg.encoder != "cnn":
+        return
+    stages = model.audio.encoder.get_submodule("stages").children()
+    for own, pretrained in zip(stages, _pretrained_stages(cfg.backbone, None), strict=True):
+        own.load_state_dict(pretrained.state_dict())
 
 
 def load_kept_stages(video: nn.Module, backbone: str, weights: Path | None = None) -> None:

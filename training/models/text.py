@@ -1,7 +1,9 @@
 """The split text Transformer of all architectures: text layers first, fused layers after; and its attention.
 
-HD-VILA splits BERT-large in the middle (section 3.3). Shape letters: B texts, H heads, L text tokens, V visual tokens,
-D width of the Transformer, W width of the visual tokens; in attention R query positions and T key positions.
+HD-VILA splits BERT-large in the middle (section 3.3). Audio tokens stand beside the visual ones.
+
+Shape letters: B texts, P videos, H heads, L text tokens, V visual tokens, A audio tokens, D width of the Transformer, W
+width of the visual or audio tokens; in attention R query positions and T key positions.
 """
 
 from __future__ import annotations
@@ -42,9 +44,13 @@ class VisualCache:
     visual: Tensor
     """(P, V, W) visual tokens."""
     tokens: Tensor
-    """(P, V, D) the tokens embedded for the fused layers."""
+    """(P, V + A, D) the visual and audio tokens embedded for the fused layers."""
     layers: tuple[tuple[Tensor, Tensor], ...] = ()
-    """Keys and values (P, heads, V, D / heads) of each layer, where they do not depend on the text."""
+    """Keys and values (P, heads, V + A, D / heads) of each layer, where they do not depend on the text."""
+    audio: Tensor | None = None
+    """(P, A, W) audio tokens; None: only what is seen counts."""
+    present: Tensor | None = None
+    """(P, V + A) int64, 0 for tokens of a missing modality and after the end of a sound; None: all exist."""
 
 
 class TextTransformer(nn.Module):
@@ -104,6 +110,23 @@ class TextTransformer(nn.Module):
                 hidden = _read(layer, hidden, *layers[-1])
         return VisualCache(visual_PVW, tokens_PVD, tuple(layers))
 
+    def add_audio(self, cache: VisualCache, audio_PAW: Tensor, tokens_PAD: Tensor) -> VisualCache:
+        """Return a cache that also has audio tokens (P, A, W) and their embeddings (P, A, D).
+
+        Where visual tokens do not read the text, audio tokens read these and one another, and no visual token changes.
+        """
+        sees = tokens_present(cache.visual).amax(dim=1, keepdim=True).expand(-1, cache.tokens.shape[1])
+        present = torch.cat([sees, tokens_present(audio_PAW)], dim=1)
+        hidden, mask = tokens_PAD, additive_mask(present, tokens_PAD.dtype)
+        layers: list[tuple[Tensor, Tensor]] = []
+        for layer, visual in zip(self._fused_layers, cache.layers, strict=False):
+            keys, values = zip(visual, _keys_values(layer, hidden), strict=True)
+            layers.append((torch.cat(keys, dim=2), torch.cat(values, dim=2)))
+            if len(layers) < len(self._fused_layers):
+                hidden = _read(layer, hidden, *layers[-1], mask)
+        tokens = torch.cat([cache.tokens, tokens_PAD], dim=1)
+        return VisualCache(cache.visual, tokens, tuple(layers), audio_PAW, present)
+
     def fuse(self, text_BLD: Tensor, attention_mask: Tensor, cache: VisualCache, *, first_only: bool = False) -> Tensor:
         """Return the fused states (B, L, D) of B = n * P texts, the n texts about a video adjacent.
 
@@ -116,7 +139,9 @@ class TextTransformer(nn.Module):
         """Return the fused states (B, V, D) of the visual tokens. Raises ValueError where they do not read the text."""
         if cache.layers:
             raise ValueError("visual_reads_text: false in this model's config; true was expected to fuse visual tokens")
-        return self._fused(text_BLD, attention_mask, cache)[:, text_BLD.shape[1] :]
+        length = text_BLD.shape[1]
+        visual = cache.tokens.shape[1] - (0 if cache.audio is None else cache.audio.shape[1])
+        return self._fused(text_BLD, attention_mask, cache)[:, length : length + visual]
 
     def fuse_text_only(self, text_BLD: Tensor, attention_mask: Tensor) -> Tensor:
         """Return text states (B, L, D) after the fused layers, without video."""
@@ -146,6 +171,8 @@ class TextTransformer(nn.Module):
         """Run the fused layers. Visual states follow the text states where they read the text. weights: Appended to."""
         texts = text_BLD.shape[0]
         visible = torch.ones((texts, cache.tokens.shape[1]), dtype=attention_mask.dtype, device=attention_mask.device)
+        if cache.present is not None:
+            visible = repeated(cache.present, texts)
         mask = additive_mask(torch.cat([attention_mask, visible], dim=1), text_BLD.dtype)
         hidden = text_BLD
         if not cache.layers:
@@ -215,6 +242,11 @@ def masked_mean(states_BLD: Tensor, attention_mask: Tensor) -> Tensor:
     """Return the mean (B, D) of states (B, L, D) over the tokens that are not padding, by mask (B, L)."""
     weights = attention_mask[:, :, None].to(states_BLD.dtype)
     return (states_BLD * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1.0)
+
+
+def tokens_present(tokens_PVW: Tensor) -> Tensor:
+    """Return which visual or audio tokens (P, V) exist, int64: those that are not 0 throughout."""
+    return (tokens_PVW.abs().amax(dim=-1) > 0).long()
 
 
 class MaskedWordHead(nn.Module):

@@ -18,6 +18,8 @@ from torch import Tensor
 from training import distributed
 
 IGNORE_INDEX = -100
+MISSING, OTHER = -1, -2
+"""Groups of `paired_itc` beside those of examples."""
 
 
 def mask_words(
@@ -131,6 +133,38 @@ def itc(
         target_text = torch.cat([target_text, torch.zeros(len(video), len(negatives), device=logits.device)], dim=1)
     # cross_entropy takes class probabilities as target.
     return 0.5 * (F.cross_entropy(to_text, target_text) + F.cross_entropy(logits.T, target_video))
+
+
+def paired_itc(
+    first_ND: Tensor, second_MD: Tensor, temperature: float, first_groups: Tensor, second_groups: Tensor
+) -> Tensor:
+    """Compute the symmetric contrastive loss of two kinds of embeddings, some of which may be missing.
+
+    Args:
+        first_ND, second_MD: Embeddings of each kind, from all processes together.
+        temperature: Divisor of the similarities.
+        first_groups: (N,) int64. Embeddings of one group belong together; MISSING: there is no such embedding, OTHER:
+            it is a negative of all.
+        second_groups: (M,) int64, in the same way.
+
+    Returns:
+        The mean of both directions, each over the embeddings that have a partner; 0 where none has.
+    """
+    first, second = distributed.all_gather(first_ND), distributed.all_gather(second_MD)
+    rows, columns = distributed.all_gather(first_groups), distributed.all_gather(second_groups)
+    logits = _similarity(first, second, temperature) / temperature
+    same = (rows[:, None] == columns[None, :]) & (rows >= 0)[:, None]
+    return 0.5 * (
+        _cross_entropy_of_existing(logits, same, columns) + _cross_entropy_of_existing(logits.T, same.T, rows)
+    )
+
+
+def _cross_entropy_of_existing(logits: Tensor, same: Tensor, columns: Tensor) -> Tensor:
+    has_partner = same.any(dim=1)
+    if not bool(has_partner.any()):
+        return logits.sum() * 0.0
+    existing = logits.masked_fill(columns == MISSING, -1e4)
+    return F.cross_entropy(existing[has_partner], _distribution(same[has_partner].float()))
 
 
 def _distribution(weights: Tensor) -> Tensor:

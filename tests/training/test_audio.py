@@ -1,0 +1,255 @@
+"""The audio encoder, sound in the fused layers, and training with sound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from transformers.audio_utils import mel_filter_bank, spectrogram
+
+from tests.training.data.corpus_files import tone, wav
+from tests.training.small_run import recipe, write_corpus, write_tokenizer
+from tests.training.test_hd_vila import small_config
+from training import checkpoint
+from training.data.batches import Audio, augment_audio
+from training.data.example import Example
+from training.data.packed import EncodedMedia, Origin, write_packed
+from training.models.architectures import build, read_config
+from training.models.audio import FEATURE_MEAN, FEATURE_SCALE, MIN_POWER, AudioEncoder, LogMel
+from training.models.config import AUDIO_SIZES
+from training.models.fusion import AUDIO_PREFIXES, FusedModel
+from training.objectives import losses
+from training.recipe import DatasetConfig, Recipe, Stage
+from training.trainer import train
+from vitascope.errors import InvalidInput
+
+RATE = 16_000
+SMALL_AUDIO = {"backbone": "test_resnet", "seconds": 1.6, "width": 16, "heads": 2, "layers": 1, "dropout": 0.0}
+LENGTHS = torch.tensor([25_600, 9_000, 0])
+
+
+def sounds() -> torch.Tensor:
+    torch.manual_seed(3)
+    samples = 0.1 * torch.randn(3, 25_600)
+    return samples * (torch.arange(25_600) < LENGTHS[:, None])
+
+
+def small_model(**changes: Any) -> FusedModel:
+    torch.manual_seed(0)
+    return build(small_config(**{"audio": SMALL_AUDIO, "dropout": 0.0} | changes)).eval()
+
+
+@pytest.fixture(scope="module")
+def small() -> FusedModel:
+    model = small_model()
+    torch.nn.init.constant_(model.match_audio_scale, 0.3)
+    torch.nn.init.normal_(model.match_head.weight)
+    return model
+
+
+def test_features_are_the_log_mel_spectrogram() -> None:
+    samples = sounds()[:1]
+    window = np.cos(np.pi * (np.arange(400) - 199.5) / 400) ** 2
+    filters = mel_filter_bank(201, 64, 0.0, 8000.0, RATE, mel_scale="slaney")
+    power = spectrogram(
+        np.pad(samples[0].numpy(), 120), window / window.sum(), 400, 160, center=False, power=2.0, mel_filters=filters
+    )
+    expected = (np.log(np.maximum(power.T, MIN_POWER)) - FEATURE_MEAN) * FEATURE_SCALE
+    with torch.autocast("cpu", torch.bfloat16):  # features need the precision of float32 in any stage
+        features = LogMel(AUDIO_SIZES["tiny"])(samples)
+    assert features.shape == (1, 160, 64)
+    assert np.allclose(features[0], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", ["tiny", "base"])
+def test_sizes_have_the_tokens_that_their_streams_state(size: str) -> None:
+    cfg = AUDIO_SIZES[size]
+    layers = cfg.model_copy(update={"layers": 1})  # of base, which is slow
+    torch.manual_seed(0)
+    encoder = AudioEncoder(layers, 24).eval()
+    with torch.no_grad():
+        tokens = encoder(0.1 * torch.randn(1, cfg.samples), torch.tensor([cfg.samples // 2]))
+    stream = cfg.stream()
+    assert (stream.samples, stream.fill) == (cfg.samples, "silence")
+    assert tokens.shape == (1, stream.tokens, stream.width)
+    heard = tokens[0].abs().sum(dim=-1) > 0
+    assert heard.sum() == pytest.approx(stream.tokens / 2, abs=2)
+    assert heard[: int(heard.sum())].all()
+
+
+def test_the_small_encoder_has_at_most_six_million_parameters() -> None:
+    encoder = AudioEncoder(AUDIO_SIZES["tiny"], 256)
+    assert sum(p.numel() for p in encoder.parameters()) < 6e6
+
+
+def test_tokens_and_embeddings_do_not_depend_on_what_else_is_in_the_batch(small: FusedModel) -> None:
+    with torch.no_grad():
+        embeddings, tokens = small.encode_audio(sounds(), LENGTHS)
+        alone, _ = small.encode_audio(sounds()[1:2], LENGTHS[1:2])
+    assert torch.allclose(embeddings[1], alone[0], atol=1e-5)
+    assert torch.allclose(embeddings.norm(dim=-1), torch.ones(3), atol=1e-5)
+    assert tokens.shape == (3, 5, 16)
+    assert (tokens.abs().sum(dim=-1) > 0).tolist() == [[True] * 5, [True, True, False, False, False], [False] * 5]
+
+
+def test_masks_hide_a_part_of_the_features_in_training_alone(small: FusedModel) -> None:
+    with torch.no_grad():
+        plain, _ = small.encode_audio(sounds(), LENGTHS)
+        masked, _ = small.encode_audio(sounds(), LENGTHS, masked=0.5)
+        again, _ = small.encode_audio(sounds(), LENGTHS)
+    assert torch.equal(plain, again)
+    assert not torch.allclose(plain[0], masked[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("visual_reads_text", [False, True])
+def test_a_clip_without_sound_is_fused_as_by_a_model_without_sound(visual_reads_text: bool) -> None:
+    plain = small_model(audio=None, visual_reads_text=visual_reads_text)
+    hearing = small_model(visual_reads_text=visual_reads_text)
+    before, after = plain.state_dict(), hearing.state_dict()
+    assert all(name.startswith(AUDIO_PREFIXES) == (name not in before) for name in after)
+    assert all(torch.equal(weight, after[name]) for name, weight in before.items())
+    torch.nn.init.normal_(hearing.match_head.weight)
+    plain.match_head.load_state_dict(hearing.match_head.state_dict())
+    ids = torch.randint(1, 100, (6, 9), generator=torch.Generator().manual_seed(1))
+    mask, visual = torch.ones_like(ids), torch.randn(3, 4, 32)
+    with torch.no_grad():
+        _, tokens = hearing.encode_audio(sounds(), LENGTHS)
+        states = plain.text.encode(ids, mask)
+        expected = plain.match_logits(states, mask, plain.prepare_visual(visual)).unflatten(0, (3, 2))
+        without = hearing.match_logits(states, mask, hearing.prepare_visual(visual)).unflatten(0, (3, 2))
+        actual = hearing.match_logits(states, mask, hearing.prepare_visual(visual, tokens)).unflatten(0, (3, 2))
+        answers = hearing.answer_logits(states, mask, hearing.prepare_visual(visual, tokens))
+    assert torch.equal(expected, without)
+    assert torch.allclose(expected[2], actual[2], atol=1e-5)  # the third clip is silent
+    assert (expected[:2] - actual[:2]).abs().min() > 1e-4
+    assert answers.shape == (6, 7)
+
+
+def test_tokens_after_the_end_of_a_sound_and_missing_pictures_are_not_read(small: FusedModel) -> None:
+    ids = torch.randint(1, 100, (3, 9))
+    mask, nothing = torch.ones_like(ids), torch.zeros(3, 4, 32)
+    with torch.no_grad():
+        _, tokens = small.encode_audio(sounds(), LENGTHS)
+        states = small.text.encode(ids, mask)
+        logits = small.match_logits(states, mask, small.prepare_visual(nothing, tokens))
+        shorter = small.match_logits(states[1:2], mask[1:2], small.prepare_visual(nothing[1:2], tokens[1:2, :2]))
+        fused = small.text.fuse(states, mask, small.prepare_visual(nothing, tokens))
+    assert torch.allclose(logits[1], shorter[0], atol=1e-5)
+    assert torch.allclose(fused[2], small.text.fuse_text_only(states, mask)[2], atol=1e-5)  # neither picture nor sound
+
+
+def test_a_configuration_without_sound_is_stored_as_before() -> None:
+    silent = small_config()
+    assert "audio" not in silent.model_dump_json()
+    hearing = read_config(silent.model_dump() | {"audio": "tiny"})
+    assert hearing.audio == AUDIO_SIZES["tiny"]
+    assert read_config(hearing.model_dump()) == hearing
+    assert repr(hearing) == repr(silent)  # cached features of pictures are known by it
+    with pytest.raises(ValidationError, match="'huge'; one of"):
+        small_config(audio="huge")
+
+
+def test_pairs_contrast_as_videos_and_texts_do_where_nothing_is_missing() -> None:
+    torch.manual_seed(0)
+    sound, text = (torch.nn.functional.normalize(torch.randn(n, 8), dim=-1) for n in (4, 8))
+    groups = torch.tensor([0, 1, 2, 2])
+    expected = losses.itc(sound, text, 0.1, groups)
+    assert torch.allclose(losses.paired_itc(sound, text, 0.1, groups, groups.repeat_interleave(2)), expected)
+
+
+def test_missing_embeddings_count_for_nothing_and_others_as_negatives() -> None:
+    torch.manual_seed(0)
+    sound, text = (torch.nn.functional.normalize(torch.randn(4, 8), dim=-1) for _ in range(2))
+    groups, some = torch.arange(4), torch.tensor([0, 1, losses.MISSING, 3])
+    kept = [0, 1, 3]
+    expected = losses.paired_itc(sound[kept], text[kept], 0.1, groups[:3], groups[:3])
+    assert torch.allclose(losses.paired_itc(sound, text, 0.1, some, some), expected)
+    with_negative = losses.paired_itc(sound, text, 0.1, some, torch.tensor([0, 1, losses.OTHER, 3]))
+    assert with_negative > expected
+    assert losses.paired_itc(sound, text, 0.1, some, torch.full((4,), losses.MISSING)) == 0.0
+
+
+def test_sounds_are_cut_and_made_louder_or_quieter_at_random() -> None:
+    dataset = DatasetConfig(corpus="a", weight=1, batch_size=2, objectives={}, gain=6.0, min_sound=0.5)
+    samples = torch.full((2, 1000), 0.25)
+    samples[1, 400:] = 0.0
+    audio = Audio(samples, torch.tensor([1000, 400]), torch.tensor([True, True]))
+    changed = augment_audio(audio, dataset, np.random.default_rng(0))
+    assert all(0.5 <= share < 1.0 for share in (changed.lengths / audio.lengths).tolist())
+    for row, length in zip(changed.samples, changed.lengths, strict=True):
+        assert (row[length:] == 0).all()
+        assert (row[:length] == row[0]).all()
+        assert 0.125 <= row[0] <= 0.5
+
+
+NAMES = {"red": 300.0, "green": 700.0, "blue": 1500.0, "yellow": 3000.0}
+"""Hz of the tone that each name is given."""
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Tones with the names of colours, and the silent pictures of `squares`."""
+    folder = tmp_path_factory.mktemp("tones")
+    write_corpus(folder / "data", folder)
+    items = [
+        (
+            Example(f"{name} {i}", (f"a {name} square",), attributes={"colour": name}, caption_needs=("sound",)),
+            EncodedMedia("a.wav", wav(tone(hertz, 0.5 + 0.1 * i))),
+        )
+        for name, hertz in NAMES.items()
+        for i in range(2)
+    ]
+    write_packed(folder / "data" / "tones" / "train", (), items, Origin("a test", "none", "all"), audio=True)
+    return folder / "data", write_tokenizer(folder / "tokenizer.json")
+
+
+def sound_recipe(tokenizer: Path, steps: int = 2, **changes: Any) -> Recipe:
+    sounds = {"corpus": "tones", "weight": 1.0, "batch_size": 8, "group_by": "colour", "gain": 3.0, "spec_mask": 0.1}
+    stage = {"steps": steps, "learning_rate": 3e-3, "backbone_lr_mult": 1.0}
+    objectives = {"text_audio": 1.0, "video_audio": 1.0}
+    pictures = {"corpus": "squares", "weight": 1.0, "batch_size": 8, "objectives": {"itm": 1.0}}
+    fused = [pictures, sounds | {"objectives": {"itm": 1.0}}]
+    stages = [
+        {"name": "sound", "frozen": "all_but_audio", "datasets": [sounds | {"objectives": objectives}], **stage},
+        {"name": "fusion", "frozen": "encoders", "datasets": fused, **stage},
+    ]
+    plain = recipe(tokenizer)
+    return recipe(tokenizer, model=plain.model | {"audio": SMALL_AUDIO}, stages=stages).model_copy(update=changes)
+
+
+def test_sound_is_learned_beside_what_a_model_knows_and_an_interrupted_run_ends_alike(
+    corpora: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data, tokenizer = corpora
+    silent = recipe(tokenizer, steps=1)
+    start = train(silent.model_copy(update={"stages": silent.stages[:1]}), data, tmp_path / "silent")
+    made = sound_recipe(tokenizer)
+    whole = checkpoint.load(train(made, data, tmp_path / "whole", start_from=start)).model.state_dict()
+    train(made, data, tmp_path / "parts", start_from=start, stop_after=1)
+    first = checkpoint.load(train(made, data, tmp_path / "parts", stop_after=1)).model.state_dict()
+    before = checkpoint.load(start).model.state_dict()
+    assert all(torch.equal(weight, first[name]) for name, weight in before.items())
+    resumed = checkpoint.load(train(made, data, tmp_path / "parts")).model.state_dict()
+    assert all(torch.equal(weight, resumed[name]) for name, weight in whole.items())
+    changed = {name for name, weight in first.items() if not torch.equal(weight, whole[name])}
+    assert {"audio_embeddings.kind", "match_audio_scale"} <= changed
+    assert not any(name.startswith(("audio.", "video.", "text_project.")) for name in changed)
+
+
+def test_objectives_of_sound_need_an_encoder_and_a_corpus_with_sound(
+    corpora: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data, tokenizer = corpora
+    with pytest.raises(InvalidInput, match="for a model without sound"):
+        train(sound_recipe(tokenizer, model=recipe(tokenizer).model), data, tmp_path / "deaf")
+    stage = sound_recipe(tokenizer).stages[0].model_dump()
+    (dataset,) = stage.pop("datasets")
+    of_pictures = stage | {"datasets": [dataset | {"corpus": "squares", "objectives": {"text_audio": 1.0}}]}
+    with pytest.raises(InvalidInput, match="packed without sound"):
+        train(sound_recipe(tokenizer, stages=[Stage.model_validate(of_pictures)]), data, tmp_path / "silent corpus")
+    with pytest.raises(ValidationError, match="'all_but_audio'; some of"):
+        recipe(tokenizer, stages=[stage | {"datasets": [dataset | {"objectives": {"itc": 1.0}}]}])
