@@ -148,6 +148,7 @@ def prepare_file(
         close_on_error.enter_context(media)
         checked_metadata = check_metadata(metadata or {})
         info = decoder.probe(media, limits)
+        info.require_pictures(media.name)
         duration = 0.0 if info.kind == "picture" else info.duration
         segments = segment_file(media, duration, segmentation, limits, decoder, policy)
         description = FileDescription(

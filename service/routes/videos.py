@@ -342,6 +342,7 @@ def add_upload(
             return IngestResult(known, created=False)
         # Before the job is created, so that a file that is no video is always rejected.
         info = context.collection(name)[1].decoder.probe(upload.path, service.settings.media_limits())
+        info.require_pictures(upload.path.name)
         extension = EXTENSION_OF[info.container]
         job = create_upload_job(collection, upload.path, extension, name=upload.name, title=title, options=options)
     if wait_seconds == 0:

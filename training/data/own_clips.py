@@ -160,7 +160,9 @@ def unlabelled_clips(folder: Path, seconds: float, left_out: Callable[[str], Non
         if hidden or path.suffix.lower() not in VIDEO_SUFFIXES or not path.is_file():
             continue
         try:
-            duration = probe(path).duration
+            info = probe(path)
+            info.require_pictures(path.name)
+            duration = info.duration
         except MediaError as error:
             left_out(f"{name}: {error}")
             continue

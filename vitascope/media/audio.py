@@ -23,7 +23,14 @@ from vitascope.errors import InvalidInput, MediaCorrupt, MediaUnsupported
 from vitascope.media.file import MediaFile, MediaSource, open_source
 from vitascope.media.formats import FileFormat, sniff
 from vitascope.media.limits import AUDIO_CODECS, DEFAULT_LIMITS, MediaLimits
-from vitascope.media.video import READING_ERRORS, open_container, origin_of, video_streams
+from vitascope.media.video import (
+    READING_ERRORS,
+    measured_seconds,
+    open_container,
+    origin_of,
+    tagged_seconds,
+    video_streams,
+)
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
@@ -42,10 +49,14 @@ MAX_RATE = 768_000
 _MIN_RATE = 1000
 _UNTIMED = ("aac", "mp3", "wav", "aiff")
 """Containers without timestamps: their sound has no gaps."""
+_ESTIMATED = ("aac", "mp3")
+"""Containers whose duration FFmpeg may estimate by the bit rate."""
 _SILENCE = 2.0**-16
 """Peak below which sound is digital silence: half a step of 16 bits."""
 _PREROLL = 1.0
 """Seconds decoded before a span: a decoder's first sound after a seek is wrong."""
+_NEAR = 2.0
+"""Seconds between clips that are decoded in one go."""
 _MARGIN = 0.05
 """Seconds resampled before and after a span, longer than the resampler's filter."""
 _MAX_DRIFT = Fraction(1, 100)
@@ -95,49 +106,94 @@ class OpenAudio:
 def read_audio(
     source: MediaSource, start: float, end: float, sample_rate: int, limits: MediaLimits = DEFAULT_LIMITS
 ) -> Samples | None:
-    """Decode the sound of a span: the mean of all channels, resampled.
+    """Decode the sound from ``start`` to ``end`` (s), as ``read_clips``."""
+    [sound] = read_clips(source, [(start, end)], sample_rate, limits)
+    return sound
 
-    Sample i is at ``start + i / sample_rate`` seconds. Gaps are silent, samples that are no numbers are 0, and what
-    cannot be decoded is a gap.
+
+def read_clips(
+    source: MediaSource, clips: Sequence[tuple[float, float]], sample_rate: int, limits: MediaLimits = DEFAULT_LIMITS
+) -> list[Samples | None]:
+    """Decode the sound of clips: the mean of all channels, resampled. Neighbouring clips are decoded at once.
+
+    Sample i of a clip is at ``start + i / sample_rate`` seconds. Gaps are silent, samples that are no numbers are 0,
+    and what cannot be decoded is a gap.
 
     Args:
         source: File to decode.
-        start: Seconds.
-        end: Seconds. The result ends with the sound if that is earlier.
+        clips: (start, end) in seconds. The sound of a clip ends with that of the file if that is earlier.
         sample_rate: Hz.
         limits: Limits on the file.
 
     Returns:
-        (N,) float32 from -1 to 1. None for digital silence, and for a file or span without sound, such as a picture.
+        (N,) float32 from -1 to 1 of each clip. None for digital silence, and for a file or clip without sound, such as
+        a picture.
 
     Raises:
-        InvalidInput: The span is empty or has more than ``MAX_SAMPLES``.
+        InvalidInput: A clip is empty or has more than ``MAX_SAMPLES``.
         MediaUnsupported, MediaCorrupt, MediaTooLarge, MediaError: The file cannot be decoded.
     """
+    bounds = [_bounds(start, end, sample_rate, limits) for start, end in clips]
+    sounds: list[Samples | None] = [None] * len(clips)
+    with open_source(source) as file:
+        file_format = sniff(file, limits)
+        if file_format.demuxer is None:
+            return sounds
+        for group in _neighbours(bounds, sample_rate):
+            begin, stop = bounds[group[0]][0], max(bounds[clip][1] for clip in group)
+            sound = _read_span(file, file_format, begin, stop, sample_rate, limits)
+            for clip in group:
+                first, last = bounds[clip]
+                part = sound[first - begin : last - begin]
+                if np.abs(part).max(initial=0) >= _SILENCE:
+                    sounds[clip] = part.copy() if len(group) > 1 else part
+    return sounds
+
+
+def _bounds(start: float, end: float, sample_rate: int, limits: MediaLimits) -> tuple[int, int]:
+    """Return the positions of a clip's first sample and after its last."""
     if not 0 <= start < end:
         raise InvalidInput(f"start, end: {start:g}, {end:g}; 0 <= start < end was expected")
-    first, last = round(start * sample_rate), round(min(end, limits.max_seconds) * sample_rate)
+    first, last = (round(min(time, limits.max_seconds) * sample_rate) for time in (start, end))
     if last - first > MAX_SAMPLES:
         raise InvalidInput(
             f"start, end: {start:g}, {end:g}: {last - first} samples at {sample_rate} Hz; at most {MAX_SAMPLES} were "
             "expected"
         )
-    with open_source(source) as file:
-        file_format = sniff(file, limits)
-        if file_format.demuxer is None:
-            return None
-        for preroll in (_PREROLL, math.inf):
-            parts, is_complete = _read_parts(file, file_format, start - preroll, first, last, sample_rate, limits)
-            if is_complete:
-                break
+    return first, last
+
+
+def _neighbours(bounds: Sequence[tuple[int, int]], sample_rate: int) -> list[list[int]]:
+    """Group clips, by their bounds, that are so near to each other that seeking would not pay."""
+    groups: list[list[int]] = []
+    begin = stop = 0
+    for clip in sorted(range(len(bounds)), key=bounds.__getitem__):
+        first, last = bounds[clip]
+        if groups and first - stop <= _NEAR * sample_rate and max(stop, last) - begin <= MAX_SAMPLES:
+            groups[-1].append(clip)
+            stop = max(stop, last)
+        else:
+            groups.append([clip])
+            begin, stop = first, last
+    return groups
+
+
+def _read_span(
+    file: MediaFile, file_format: FileFormat, first: int, last: int, sample_rate: int, limits: MediaLimits
+) -> Samples:
+    """Return the samples from ``first`` to ``last``, or to the end of the sound."""
+    for preroll in (_PREROLL, math.inf):
+        begin = first / sample_rate - preroll
+        parts, is_complete = _read_parts(file, file_format, begin, first, last, sample_rate, limits)
+        if is_complete:
+            break
     stop = max((index + len(samples) for index, samples in parts), default=first)
     result = np.zeros(max(0, min(stop, last) - first), np.float32)
     for index, samples in parts:
         offset = max(0, first - index)
         target = result[index + offset - first :]
         target[: len(samples) - offset] = samples[offset : offset + len(target)]
-    np.clip(result, -1, 1, out=result)
-    return result if np.abs(result).max(initial=0) >= _SILENCE else None
+    return np.clip(result, -1, 1, out=result)
 
 
 def _read_parts(
@@ -244,6 +300,26 @@ def open_audio(file: MediaFile, file_format: FileFormat, limits: MediaLimits) ->
         yield OpenAudio(file, container, stream, stream.time_base or Fraction(1), origin, seek_stream, is_timed)
 
 
+def probe_audio(file: MediaFile, file_format: FileFormat, limits: MediaLimits) -> tuple[AudioInfo, float]:
+    """Describe the sound of a file without pictures, and return its duration in seconds.
+
+    Raises:
+        MediaUnsupported, MediaCorrupt, MediaTooLarge: It cannot be decoded.
+    """
+    with open_audio(file, file_format, limits) as audio:
+        frame = None if audio is None else next(_frames(audio), None)
+        if audio is None or frame is None:
+            raise MediaCorrupt(f"{file.name}: no sound can be decoded")
+        info = describe_audio(audio.stream)
+        duration = info.seconds
+        if duration is None or file_format.container in _ESTIMATED:
+            duration = measured_seconds(
+                audio.container, audio.stream, audio.time_base, (frame.pts or 0) * audio.time_base
+            )
+        limits.check_seconds(file.name, duration)
+        return AudioInfo(info.codec, frame.sample_rate, frame.layout.nb_channels, duration), duration
+
+
 def main_audio_stream(container: InputContainer) -> AudioStream | None:
     """Return the default audio stream, or the first; None without any."""
     streams = container.streams.audio
@@ -253,7 +329,9 @@ def main_audio_stream(container: InputContainer) -> AudioStream | None:
 def describe_audio(stream: AudioStream) -> AudioInfo:
     """Describe a stream by its header."""
     context = getattr(stream, "codec_context", None)  # None for an unknown codec
-    seconds = None if not stream.duration or not stream.time_base else float(stream.duration * stream.time_base)
+    seconds = tagged_seconds(stream.metadata.get("DURATION"))
+    if stream.duration and stream.time_base:
+        seconds = float(stream.duration * stream.time_base)
     if context is None:
         return AudioInfo("unknown", 0, 0, seconds)
     return AudioInfo(context.codec.canonical_name, context.sample_rate or 0, context.channels, seconds)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Literal, TypeAlias
 
-from vitascope.errors import InvalidInput, MediaCorrupt
+from vitascope.errors import InvalidInput, MediaCorrupt, MediaUnsupported
+from vitascope.media.audio import AudioInfo, describe_audio, main_audio_stream, probe_audio
 from vitascope.media.file import MediaFile, MediaSource, open_source
 from vitascope.media.formats import FileFormat, sniff
 from vitascope.media.frame import Frame, Pixels
@@ -21,30 +21,37 @@ from vitascope.media.image import (
     upright_size,
 )
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
-from vitascope.media.video import READING_ERRORS, OpenVideo, open_video
+from vitascope.media.video import AUDIO_ONLY, NoPictures, measured_seconds, open_video
 from vitascope.media.video_reader import every_frame, video_frames
 
 DECODING_THREADS = 2
 Times: TypeAlias = Sequence[float] | Callable[[float], Sequence[float]]
 """Seconds, or a function that returns them for a duration."""
-Kind = Literal["video", "picture", "animation"]
+Kind = Literal["video", "picture", "animation", "audio"]
 
 
 @dataclass(frozen=True, slots=True)
 class MediaInfo:
-    """Description of a file. Sizes are displayed pixels: upright, with square pixels."""
+    """Description of a file. Sizes are displayed pixels, upright and square; 0 for "audio", which has no pictures."""
 
     kind: Kind
     container: str
     """One of ``limits.CONTAINERS``."""
     codec: str
+    """Of the pictures; for "audio", of the sound."""
     width: int
     height: int
     duration: float
     """Seconds; 0.0 for a picture."""
     frame_count: int | None
     """None if the container does not state it."""
-    has_audio: bool
+    audio: AudioInfo | None
+    """The main audio stream, whether or not it can be decoded; None without one."""
+
+    def require_pictures(self, name: str) -> None:
+        """Raise MediaUnsupported, with the file's ``name``, for a file with sound alone."""
+        if self.kind == "audio":
+            raise MediaUnsupported(f"{name}: {AUDIO_ONLY}")
 
 
 def probe(source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInfo:
@@ -53,7 +60,20 @@ def probe(source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInf
         file_format = sniff(file, limits)
         if file_format.demuxer is None:
             return _probe_picture(file, file_format, limits)
-        return _probe_video(file, file_format, limits)
+        try:
+            return _probe_video(file, file_format, limits)
+        except NoPictures:
+            audio, duration = probe_audio(file, file_format, limits)
+        return MediaInfo(
+            kind="audio",
+            container=file_format.container,
+            codec=audio.codec,
+            width=0,
+            height=0,
+            duration=round(duration, 6),
+            frame_count=None,
+            audio=audio,
+        )
 
 
 def _probe_video(file: MediaFile, file_format: FileFormat, limits: MediaLimits) -> MediaInfo:
@@ -61,8 +81,11 @@ def _probe_video(file: MediaFile, file_format: FileFormat, limits: MediaLimits) 
         frame = next((frame for _, frame in video_frames(video, [0.0], limits)), None)
         if frame is None:
             raise MediaCorrupt(f"{file.name}: not a single frame can be decoded")
-        duration = video.stated_duration or _measured_seconds(video)
+        duration = video.stated_duration or measured_seconds(
+            video.container, video.stream, video.time_base, video.origin
+        )
         limits.check_seconds(file.name, duration)
+        sound = main_audio_stream(video.container)
         return MediaInfo(
             kind="video",
             container=file_format.container,
@@ -71,7 +94,7 @@ def _probe_video(file: MediaFile, file_format: FileFormat, limits: MediaLimits) 
             height=frame.height,
             duration=round(duration, 6),
             frame_count=video.stream.frames or None,
-            has_audio=bool(video.container.streams.audio),
+            audio=None if sound is None else describe_audio(sound),
         )
 
 
@@ -89,21 +112,8 @@ def _probe_picture(file: MediaFile, file_format: FileFormat, limits: MediaLimits
         height=height,
         duration=display_duration(durations),
         frame_count=len(durations) if is_animated else 1,
-        has_audio=False,
+        audio=None,
     )
-
-
-def _measured_seconds(video: OpenVideo) -> float:
-    """Measure the duration of a file that does not state it, by reading all packets without decoding them."""
-    end = Fraction(0)
-    try:
-        for packet in video.container.demux(video.stream):
-            if packet.pts is not None:
-                packet_end = (packet.pts + (packet.duration or 0)) * video.time_base - video.origin
-                end = max(end, packet_end)
-    except READING_ERRORS:
-        pass
-    return float(end)
 
 
 def frames_at(

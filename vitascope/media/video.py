@@ -21,6 +21,7 @@ from vitascope.media.frame import Pixels, composite_on_white
 from vitascope.media.limits import MediaLimits
 
 if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
     from av.container import InputContainer
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
@@ -33,8 +34,13 @@ READING_ERRORS = (av.error.FFmpegError, ValueError, LookupError, OSError)
 """Errors of PyAV on damaged files. LookupError: a stream that the header did not state. OSError: the disk fails."""
 _SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
 _AVERAGING = Interpolation.AREA
+AUDIO_ONLY = "audio only, without pictures; a file with a video stream was expected"
 _UNTAGGED = 2
 """AVCOL_SPC_UNSPECIFIED"""
+
+
+class NoPictures(MediaUnsupported):
+    """A file with sound alone."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ def _main_stream(
 ) -> VideoStream:
     streams = video_streams(container)
     if not streams and container.streams.audio:
-        raise MediaUnsupported(f"{file.name}: audio only, without a picture; a file with a video stream was expected")
+        raise NoPictures(f"{file.name}: {AUDIO_ONLY}")
     if not streams and (missing := missing_bytes(file, file_format.container)):
         raise MediaCorrupt(f"{file.name}: truncated by {missing} bytes, before any video stream")
     if not streams and not len(container.streams):
@@ -153,7 +159,7 @@ def _open_video(file: MediaFile, file_format: FileFormat, container: InputContai
         seconds = float(container_start + Fraction(container.duration, _AV_TIME_BASE) - origin)
         if file_format.container == "matroska":
             seconds -= float(container_start)  # it states the end of the last frame, from 0
-        tagged = _tagged_seconds(stream.metadata.get("DURATION"))
+        tagged = tagged_seconds(stream.metadata.get("DURATION"))
         duration = seconds if tagged is None else min(seconds, tagged - float(origin))
     if duration is not None and duration <= 0:
         duration = None
@@ -161,6 +167,20 @@ def _open_video(file: MediaFile, file_format: FileFormat, container: InputContai
     if not Fraction(1, 4) <= aspect <= 4:
         aspect = Fraction(1)
     return OpenVideo(file, file_format, container, stream, time_base, aspect, origin, duration)
+
+
+def measured_seconds(
+    container: InputContainer, stream: AudioStream | VideoStream, time_base: Fraction, origin: Fraction
+) -> float:
+    """Measure the duration of a file that does not state it, by reading all packets without decoding them."""
+    end = Fraction(0)
+    try:
+        for packet in container.demux(stream):
+            if packet.pts is not None:
+                end = max(end, (packet.pts + (packet.duration or 0)) * time_base - origin)
+    except READING_ERRORS:
+        pass
+    return float(end)
 
 
 def origin_of(container: InputContainer, stream: VideoStream) -> Fraction:
@@ -171,7 +191,7 @@ def origin_of(container: InputContainer, stream: VideoStream) -> Fraction:
     return container_start if container_start < start - Fraction(1, 1000) else start
 
 
-def _tagged_seconds(text: str | None) -> float | None:
+def tagged_seconds(text: str | None) -> float | None:
     """Parse the duration of a Matroska track, HH:MM:SS.fraction."""
     try:
         hours, minutes, seconds = (text or "").split(":")

@@ -19,7 +19,7 @@ from vitascope.media.subtitles import Cue, SubtitleStreamInfo
 from vitascope.sandbox.operations import (
     Preview,
     Probe,
-    ReadAudio,
+    ReadClips,
     Request,
     Sample,
     SampledClips,
@@ -79,7 +79,15 @@ class Decoder(ABC):
         self, source: MediaSource, start: float, end: float, sample_rate: int, limits: MediaLimits = DEFAULT_LIMITS
     ) -> Samples | None:
         """Return the sound of a span (s) as mono samples, as ``audio.read_audio``. Also raises InvalidInput."""
-        return self.run(ReadAudio(float(start), float(end), sample_rate, limits=limits), source)
+        [sound] = self.read_clips(source, [(start, end)], sample_rate, limits)
+        return sound
+
+    def read_clips(
+        self, source: MediaSource, clips: Sequence[Span], sample_rate: int, limits: MediaLimits = DEFAULT_LIMITS
+    ) -> list[Samples | None]:
+        """Return the sound of clips (start, end in s), as ``audio.read_clips``. Also raises InvalidInput."""
+        spans = tuple((float(start), float(end)) for start, end in clips)
+        return self.run(ReadClips(spans, sample_rate, limits=limits), source)
 
     def thumbnail(
         self, source: MediaSource, time: float, side: int = THUMBNAIL_SIDE, limits: MediaLimits = DEFAULT_LIMITS

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from vitascope.media.audio import MAX_SAMPLES, Samples, read_audio
+from vitascope.media.audio import MAX_SAMPLES, AudioInfo, Samples, read_clips
 from vitascope.media.decode import DECODING_THREADS, Kind, MediaInfo, frames_at, probe
 from vitascope.media.file import MediaFile
 from vitascope.media.frame import THUMBNAIL_SIDE, Frame, thumbnail_jpeg
@@ -32,11 +32,12 @@ Bytes = NDArray[np.uint8]
 Response = tuple[Any, list[Buffer]]
 """The JSON value and the blobs of a response."""
 
-_KINDS = ("video", "picture", "animation")
+_KINDS = ("video", "picture", "animation", "audio")
 _SMALL_HEADER = 64 * 1024
 _LARGE_HEADER = 64 * 1024**2
 """Bytes of a header that lists shots or subtitles."""
 _MAX_SIDE = 1_000_000
+_MAX_CHANNELS = 1024
 _MAX_NAME = 200
 _MAX_CUE_LENGTH = 100_000
 """Characters."""
@@ -112,9 +113,10 @@ class Probe(Request[MediaInfo]):
         return list(astuple(result)), []
 
     def decode_result(self, value: Any, blobs: Sequence[Bytes]) -> MediaInfo:
-        kind, container, codec, width, height, duration, frame_count, has_audio = _row(value, 8)
+        kind, container, codec, width, height, duration, frame_count, audio = _row(value, 8)
         if kind not in _KINDS:
-            raise ProtocolError("kind: one of video, picture, animation was expected")
+            raise ProtocolError("kind: one of video, picture, animation, audio was expected")
+        min_side = 0 if kind == "audio" else 1
         container = _text(container, _MAX_NAME)
         if container not in self.limits.containers:
             raise ProtocolError("container: an allowed container was expected")
@@ -122,11 +124,11 @@ class Probe(Request[MediaInfo]):
             kind=cast(Kind, kind),
             container=container,
             codec=_text(codec, _MAX_NAME),
-            width=_integer(width, 1, _MAX_SIDE),
-            height=_integer(height, 1, _MAX_SIDE),
+            width=_integer(width, min_side, _MAX_SIDE),
+            height=_integer(height, min_side, _MAX_SIDE),
             duration=_number(duration, self.limits.max_seconds),
             frame_count=None if frame_count is None else _integer(frame_count, 0, 2**63),
-            has_audio=_boolean(has_audio),
+            audio=None if audio is None else _audio_info(*_row(audio, 4)),
         )
 
 
@@ -222,37 +224,35 @@ class SampleSpan(Request[tuple[Span, dict[str, Bytes]]]):
 
 
 @dataclass(frozen=True)
-class ReadAudio(Request[Samples | None]):
-    """Decode the sound of a span (s) at ``sample_rate`` (Hz)."""
+class ReadClips(Request[list[Samples | None]]):
+    """Decode the sound of clips (start, end in s) at ``sample_rate`` (Hz)."""
 
-    operation: ClassVar[str] = "read_audio"
+    operation: ClassVar[str] = "read_clips"
 
-    start: float
-    end: float
+    clips: tuple[Span, ...]
     sample_rate: int
 
     @property
     def media_seconds(self) -> float:
-        return max(0.0, min(self.end, self.limits.max_seconds) - self.start)
+        return sum(self._seconds)
 
     @property
     def blob_sizes(self) -> Sequence[tuple[int, int]]:
-        samples = math.ceil(self.media_seconds * self.sample_rate) + 1  # both ends are rounded
-        return [(0, 4 * min(samples, MAX_SAMPLES))]
+        counts = [math.ceil(seconds * self.sample_rate) + 1 for seconds in self._seconds]  # both ends are rounded
+        return [(0, 4 * min(count, MAX_SAMPLES)) for count in counts]
 
-    def run(self, file: MediaFile) -> Samples | None:
-        return read_audio(file, self.start, self.end, self.sample_rate, self.limits)
+    @property
+    def _seconds(self) -> list[float]:
+        return [max(0.0, min(end, self.limits.max_seconds) - start) for start, end in self.clips]
 
-    def encode_result(self, result: Samples | None) -> Response:
-        return None, [b"" if result is None else result.data]
+    def run(self, file: MediaFile) -> list[Samples | None]:
+        return read_clips(file, self.clips, self.sample_rate, self.limits)
 
-    def decode_result(self, value: Any, blobs: Sequence[Bytes]) -> Samples | None:
-        if blobs[0].size % 4:
-            raise ProtocolError("samples: whole float32 numbers were expected")
-        samples = blobs[0].view(np.float32)
-        if not (np.abs(samples) <= 1).all():  # also of NaN
-            raise ProtocolError("samples: numbers from -1 to 1 were expected")
-        return samples if samples.size else None
+    def encode_result(self, result: list[Samples | None]) -> Response:
+        return None, [b"" if samples is None else samples.data for samples in result]
+
+    def decode_result(self, value: Any, blobs: Sequence[Bytes]) -> list[Samples | None]:
+        return [_samples(blob) if blob.size else None for blob in blobs]
 
 
 @dataclass(frozen=True)
@@ -386,7 +386,7 @@ class StreamCues(Request[list[Cue]]):
 
 OPERATIONS: dict[str, type[Request[Any]]] = {
     request.operation: request
-    for request in (Probe, Sample, SampleSpan, ReadAudio, Thumbnail, Preview, ShotStarts, SubtitleStreams, StreamCues)
+    for request in (Probe, Sample, SampleSpan, ReadClips, Thumbnail, Preview, ShotStarts, SubtitleStreams, StreamCues)
 }
 
 
@@ -413,6 +413,24 @@ def _jpeg(blob: Bytes) -> bytes:
     if not (data.startswith(b"\xff\xd8") and data.endswith(b"\xff\xd9")):
         raise ProtocolError("thumbnail: a JPEG was expected")
     return data
+
+
+def _audio_info(codec: Any, sample_rate: Any, channels: Any, seconds: Any) -> AudioInfo:
+    return AudioInfo(
+        _text(codec, _MAX_NAME),
+        _integer(sample_rate, 0, 2**31),
+        _integer(channels, 0, _MAX_CHANNELS),
+        None if seconds is None else _number(seconds, math.inf),
+    )
+
+
+def _samples(blob: Bytes) -> Samples:
+    if blob.size % 4:
+        raise ProtocolError("samples: whole float32 numbers were expected")
+    samples = blob.view(np.float32)
+    if not (np.abs(samples) <= 1).all():  # also for NaN
+        raise ProtocolError("samples: numbers from -1 to 1 were expected")
+    return samples
 
 
 def _items(value: Any, max_count: int) -> list[Any]:

@@ -20,7 +20,8 @@ from tests.media_files import (
     write_truncated,
 )
 from vitascope.errors import InvalidInput, MediaCorrupt, MediaError, MediaTooLarge, MediaUnsupported
-from vitascope.media.audio import read_audio
+from vitascope.media.audio import read_audio, read_clips
+from vitascope.media.decode import probe, read_frames
 from vitascope.media.file import MediaFile
 from vitascope.media.formats import sniff
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
@@ -52,10 +53,17 @@ def write_clicks(path: Path, codec: str, rate: int, channels: int, *, with_video
 
 
 @pytest.mark.parametrize(("name", "codec", "rate", "channels"), FILES, ids=[file[0] for file in FILES])
-def test_clicks_are_at_their_times_to_the_sample(
+def test_sound_is_described_and_clicks_are_at_their_times_to_the_sample(
     name: str, codec: str, rate: int, channels: int, tmp_path: Path
 ) -> None:
     path = write_clicks(tmp_path / name, codec, rate, channels, with_video=name.startswith("video"))
+    info = probe(path)
+    assert info.audio is not None
+    assert info.audio.codec == {"libmp3lame": "mp3", "libopus": "opus"}.get(codec, codec)
+    assert (info.audio.sample_rate, info.audio.channels) == (48_000 if codec == "libopus" else rate, channels)
+    assert info.audio.seconds == pytest.approx(SECONDS, abs=0.1)
+    assert info.duration == pytest.approx(SECONDS, abs=0.1)
+    assert (info.kind == "video") == name.startswith("video") == (info.width > 0)
     whole = read_audio(path, 0, 60, RATE)
     assert whole is not None
     assert len(whole) == pytest.approx(SECONDS * RATE, abs=0.1 * RATE)  # encoders fill the last frame
@@ -68,6 +76,29 @@ def test_clicks_are_at_their_times_to_the_sample(
         assert len(part) == min(round(end * RATE), len(whole)) - first
         expected = [time - first / RATE for time in TIMES if start + 0.01 < time < end - 0.01]
         assert click_times(part, RATE) == pytest.approx(expected, abs=tolerance)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mka", "a.aac"])
+def test_a_file_with_sound_alone_says_that_it_has_no_pictures(name: str, tmp_path: Path) -> None:
+    path = write_audio_only(tmp_path / name, 2.0)
+    info = probe(path)
+    assert (info.kind, info.codec, info.width, info.height) == ("audio", "aac", 0, 0)
+    assert info.duration == pytest.approx(2.0, abs=0.15)
+    for operation in (lambda: read_frames(path, [0.0]), lambda: info.require_pictures(path.name)):
+        with pytest.raises(MediaUnsupported, match=f"{name}: audio only, without pictures; a file with a video"):
+            operation()
+
+
+def test_neighbouring_and_distant_clips_are_those_of_single_reads(tmp_path: Path) -> None:
+    path = write_clicks(tmp_path / "a.wav", "pcm_s16le", 44_100, 1)
+    clips = [(3.3, 9.0), (0.0, 0.5), (0.5, 1.0), (0.25, 0.75), (8.0, 9.0)]
+    *sounds, nothing = read_clips(path, clips, RATE)
+    assert nothing is None
+    for (start, end), sound in zip(clips, sounds, strict=False):
+        single = read_audio(path, start, end, RATE)
+        assert sound is not None
+        assert single is not None
+        np.testing.assert_allclose(sound, single, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.mp3", "libmp3lame"), ("a.aac", "aac"), ("a.flac", "flac")])

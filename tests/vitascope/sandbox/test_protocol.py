@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vitascope.media.audio import AudioInfo
 from vitascope.media.decode import MediaInfo
 from vitascope.media.limits import MediaLimits
 from vitascope.media.sampling import StreamSpec
@@ -15,7 +16,7 @@ from vitascope.sandbox.operations import (
     OPERATIONS,
     Preview,
     Probe,
-    ReadAudio,
+    ReadClips,
     Request,
     Sample,
     SampleSpan,
@@ -29,13 +30,13 @@ from vitascope.sandbox.protocol import ProtocolError, receive_header, send
 
 STREAM = StreamSpec("one", 2, 8, 8, "middle")
 SPAN = SampleSpan((), 1.0, 2.5)
-INFO = ["video", "mp4", "h264", 64, 48, 1.5, None, False]
+INFO = ["video", "mp4", "h264", 64, 48, 1.5, None, ["aac", 44100, 2, 1.5]]
 
 REQUESTS: list[Request[Any]] = [
     Probe(limits=MediaLimits(max_seconds=5.0, codecs=frozenset({"vp9"}))),
     Sample((STREAM,), ((0.0, 1.0),), True, threads=1),
     SampleSpan((STREAM,), 1.0, None),
-    ReadAudio(1.0, 2.5, 16000),
+    ReadClips(((1.0, 2.5),), 16000),
     Thumbnail(1.5, 64),
     Preview(0.5, 1.5, 320),
     ShotStarts(10.0),
@@ -55,11 +56,15 @@ INVALID: list[tuple[Request[Any], Any]] = [
     (Probe(), [*INFO[:3], 0, *INFO[4:]]),
     (Probe(), [*INFO[:3], True, *INFO[4:]]),
     (Probe(), [*INFO[:4], 10**12, *INFO[5:]]),
-    (Probe(), [*INFO[:5], float("nan"), None, False]),
-    (Probe(), [*INFO[:5], float("inf"), None, False]),
-    (Probe(), [*INFO[:5], -1.0, None, False]),
-    (Probe(), [*INFO[:5], 1.5, -1, False]),
-    (Probe(), [*INFO[:7], "no"]),
+    (Probe(), [*INFO[:5], float("nan"), None, None]),
+    (Probe(), [*INFO[:5], float("inf"), None, None]),
+    (Probe(), [*INFO[:5], -1.0, None, None]),
+    (Probe(), [*INFO[:5], 1.5, -1, None]),
+    (Probe(), [*INFO[:7], False]),
+    (Probe(), [*INFO[:7], ["aac", 44100, 2]]),
+    (Probe(), [*INFO[:7], ["aac", -1, 2, 1.5]]),
+    (Probe(), [*INFO[:7], ["aac", 44100, 2.5, 1.5]]),
+    (Probe(), [*INFO[:7], ["aac", 44100, 2, float("nan")]]),
     (ShotStarts(10.0), []),
     (ShotStarts(10.0), [0.5]),
     (ShotStarts(10.0), [0.0, 2.0, 1.0]),
@@ -110,13 +115,12 @@ def test_a_thumbnail_must_be_a_jpeg_and_a_preview_an_mp4() -> None:
 
 
 def test_samples_must_be_numbers_from_minus_1_to_1() -> None:
-    request = ReadAudio(1.0, 2.0, 8000)
-    assert request.blob_sizes == [(0, 4 * 8001)]
+    request = ReadClips(((1.0, 2.0), (3.0, 3.5)), 8000)
+    assert request.blob_sizes == [(0, 4 * 8001), (0, 4 * 4001)]
     samples = np.array([-1, 0.5, 1], np.float32)
-    decoded = request.decode_result(None, [samples.view(np.uint8)])
+    decoded, nothing = request.decode_result(None, [samples.view(np.uint8), np.zeros(0, np.uint8)])
     assert decoded is not None
-    assert decoded.tolist() == samples.tolist()
-    assert request.decode_result(None, [np.zeros(0, np.uint8)]) is None
+    assert (decoded.tolist(), nothing) == (samples.tolist(), None)
     for invalid in (
         np.array([0, np.nan], np.float32).view(np.uint8),
         np.float32([1.5]).view(np.uint8),
@@ -128,7 +132,10 @@ def test_samples_must_be_numbers_from_minus_1_to_1() -> None:
 
 def test_valid_values_are_accepted() -> None:
     assert SPAN.decode_result([1.0, 2.0], []) == ((1.0, 2.0), {})
-    assert Probe().decode_result(INFO, []) == MediaInfo("video", "mp4", "h264", 64, 48, 1.5, None, False)
+    audio = AudioInfo("aac", 44100, 2, 1.5)
+    assert Probe().decode_result(INFO, []) == MediaInfo("video", "mp4", "h264", 64, 48, 1.5, None, audio)
+    sound = ["audio", "mp4", "aac", 0, 0, 1.5, None, ["aac", 44100, 2, None]]
+    assert Probe().decode_result(sound, []).kind == "audio"
 
 
 @pytest.mark.parametrize(
