@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -151,7 +152,8 @@ def random_streams(cfg: Sizes, rng: np.random.Generator, batch: int, clips: int)
     streams = {}
     for s in cfg.streams():
         if s.shows == "cover":
-            streams[s.name] = _random_mask(s, rng, (batch, clips, s.frames))
+            random_cover = _random_tile_cover if s.fit == "tiles" else _random_mask
+            streams[s.name] = random_cover(s, rng, (batch, clips, s.frames))
             continue
         coarse = rng.integers(0, 256, (batch, clips, s.frames, 4, 4, 3))
         image = coarse.repeat(-(-s.height // 4), axis=3).repeat(-(-s.width // 4), axis=4)
@@ -169,6 +171,17 @@ def _random_mask(stream: FrameStream, rng: np.random.Generator, frames: tuple[in
     positions = np.arange(side)
     inside = (positions < rows[..., None])[..., None] & (positions < columns[..., None])[..., None, :]
     return np.repeat(np.where(inside, 255, 0).astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def _random_tile_cover(stream: FrameStream, rng: np.random.Generator, frames: tuple[int, ...]) -> np.ndarray:
+    """Covers of frames of random shapes in tiles."""
+    size = stream.height * stream.width
+    columns = rng.integers(1, math.isqrt(size) + 1, (*frames, 1))
+    rows = rng.integers(1, size // columns + 1)
+    tiles = np.arange(size)
+    values = np.where(tiles % columns == columns - 1, 255, 128) * (tiles < rows * columns)
+    pixels = values.astype(np.uint8).reshape(*frames, stream.height, stream.width, 1)
+    return np.repeat(pixels, 3, axis=-1)
 
 
 def random_tokens(cfg: Sizes, rng: np.random.Generator, batch: int, length: int) -> Arrays:

@@ -172,6 +172,8 @@ def _manifest_fields(job: _Job, model: PublicModel, precision: Precision) -> dic
         "streams": model.streams(),
         "graphs": {spec.name: f"{spec.name}.onnx" for spec in model.specs},
         "vector_width": model.vector_width,
+        "matryoshka_dimensions": model.matryoshka_dimensions,
+        "prompts": model.prompts,
         "visual_tokens": model.visual_tokens,
         "visual_width": model.visual_width,
         "text_length": model.text_length,

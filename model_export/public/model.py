@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from model_export.graphs import GraphSpec
 from training.models.text import TextTransformer
-from vitascope.bundle.manifest import Calibration, FrameStream, Task
+from vitascope.bundle.manifest import Calibration, FrameStream, Prompts, Task
 from vitascope.media.frame import resize_to_fit
 from vitascope.media.image import PictureFrame
 
@@ -205,6 +205,8 @@ class PublicModel:
     visual_width: int
     temperature: float
     tokenizer_json: str
+    matryoshka_dimensions: list[int] = field(default_factory=list)
+    prompts: Prompts = field(default_factory=Prompts)
     logit_bias: float = 0.0
     calibration: Calibration = field(default_factory=Calibration)
     answers: list[str] = field(default_factory=list)

@@ -5,6 +5,7 @@ Shape letters: N images, B videos, C clips, F frames, H height, W width.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -130,6 +131,34 @@ def padded_streams(processor: Any, folder: Path, patch: int, frames: int) -> tup
     images = _make_stream(where, name=STREAM_NAME, height=edge * patch, width=edge * patch, **fields)
     mask = _make_stream(where, name=MASK_NAME, height=edge, width=edge, shows="cover", **fields)
     return [images, mask], shortest // patch * edge
+
+
+def tile_streams(
+    processor: Any, folder: Path, vision: Any, name: str, frames: int, placement: Literal["middle", "uniform"]
+) -> list[FrameStream]:
+    """Return the stream with the preprocessing of one of Gemma's processors, and its cover. Raises InvalidInput."""
+    where = f"model: {folder}: its {type(processor).__name__}"
+    _check_resize(processor, where)
+    sizes = processor.patch_size, processor.pooling_kernel_size
+    if sizes != (vision.patch_size, vision.pooling_kernel_size):
+        raise InvalidInput(
+            f"{where} has patch_size and pooling_kernel_size {sizes}; "
+            f"{(vision.patch_size, vision.pooling_kernel_size)} was expected, as the model's configuration states"
+        )
+    side, count = sizes[0] * sizes[1], int(processor.max_soft_tokens)
+    rows = max(divisor for divisor in range(1, math.isqrt(count) + 1) if count % divisor == 0)
+    columns = count // rows
+    fields: dict[str, Any] = {
+        "frames": frames,
+        "placement": placement,
+        "fit": "tiles",
+        "resample": _RESAMPLE[int(processor.resample)],
+        "multiple": side,
+    }
+    return [
+        _make_stream(where, name=name, height=rows * side, width=columns * side, **fields),
+        _make_stream(where, name=f"{name}_cover", height=rows, width=columns, shows="cover", **fields),
+    ]
 
 
 def _make_stream(where: str, **fields: Any) -> FrameStream:

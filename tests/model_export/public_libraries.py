@@ -5,6 +5,7 @@ Shape letters: T texts, P clips, N answers, D embedding dim.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +35,8 @@ class LibraryOutputs(NamedTuple):
 def library_embeddings(family: str, source: Path, texts: Sequence[str], clips: Clips) -> LibraryOutputs:
     """Run a model of `EMBEDDING_MODELS`; every clip has as many frames as the bundle's."""
     with torch.no_grad():
-        run = {"xclip": _xclip, "blip": _blip, "open_clip": _open_clip}.get(family, _towers)
+        own = {"xclip": _xclip, "blip": _blip, "open_clip": _open_clip, "embedding_gemma2": _embedding_gemma2}
+        run = own.get(family, _towers)
         by_text, by_clip, logits = run(source, list(texts), clips)
     return LibraryOutputs(normalize(by_text, dim=-1).numpy(), normalize(by_clip, dim=-1).numpy(), logits.numpy())
 
@@ -99,6 +101,31 @@ def _open_clip(source: Path, texts: list[str], clips: Clips) -> tuple[Tensor, Te
     rows = [normalize(model.visual(torch.stack([prepare(f) for f in frames])), dim=-1).mean(dim=0) for frames in clips]
     by_clip = normalize(torch.stack(rows), dim=-1)
     return by_text, by_clip, model.logit_scale.exp() * by_text @ by_clip.T
+
+
+def _embedding_gemma2(source: Path, texts: list[str], clips: Clips) -> tuple[Tensor, Tensor, Tensor]:
+    """Read clips of equal frames as images."""
+    from transformers import AutoProcessor, EmbeddingGemma2Model
+
+    model, processor = EmbeddingGemma2Model.from_pretrained(source).eval(), AutoProcessor.from_pretrained(source)
+
+    def embed(**inputs: Any) -> Tensor:
+        prepared = processor(**inputs, return_tensors="pt")
+        states, mask = model(**prepared).last_hidden_state, prepared["attention_mask"][..., None]
+        return normalize((states * mask).sum(dim=1) / mask.sum(dim=1), dim=-1)
+
+    prompts = json.loads((source / "config_sentence_transformers.json").read_text())["prompts"]
+    queries = [prompts["query"] + text for text in texts]
+    by_text = embed(text=queries, padding=True, truncation=True)
+    rows = []
+    for frames in clips:
+        if all(frame == frames[0] for frame in frames):
+            rows.append(embed(images=[[frames[0]]]))
+        else:
+            video = [np.stack([np.asarray(frame) for frame in frames])]
+            rows.append(embed(videos=video, do_sample_frames=False))
+    by_clip = torch.cat(rows)
+    return by_text, by_clip, by_text @ by_clip.T
 
 
 def library_logits(family: str, source: Path, texts: Sequence[str], clips: Clips) -> np.ndarray:

@@ -319,6 +319,59 @@ def _make_vilt(folder: Path, model_class: str) -> Path:
     return save_all(folder, model, tokenizer, processor)
 
 
+def make_embedding_gemma2(folder: Path) -> Path:
+    """EmbeddingGemma 2 with two layers of text, windows of 40 tokens, and tiles of 8 pixels."""
+    import transformers as library
+
+    raw = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+    raw.normalizer = normalizers.Replace(" ", "▁")
+    media = {f"{name}_token": f"<|{name}|>" for name in ("image", "audio", "boi", "eoi", "boa", "eoa")}
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", *media.values(), "<|video|>"]
+    bytes_of = [f"<0x{byte:02X}>" for byte in range(256)]
+    raw.train_from_iterator(CORPUS[:3], trainers.BpeTrainer(vocab_size=420, special_tokens=[*special, *bytes_of]))
+    ids = {token: raw.token_to_id(token) for token in special}
+    ends = [(token, ids[token]) for token in ("<bos>", "<eos>")]
+    raw.post_processor = processors.TemplateProcessing(single="<bos> $A <eos>", special_tokens=ends)
+    tokenizer = library.PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        **{f"{name}_token": f"<{name}>" for name in ("pad", "eos", "bos", "unk")},
+        extra_special_tokens=media,
+        model_max_length=200,
+    )
+    text = {
+        **{"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2},
+        **{"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "global_head_dim": 16},
+        **{"hidden_size_per_layer_input": 8, "embedding_dim": 24, "sliding_window": 40, "sliding_window_pattern": 2},
+    }
+    vision = {
+        **{"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4},
+        **{"num_key_value_heads": 4, "head_dim": 8, "pooling_kernel_size": 2, "patch_size": 4, "standardize": True},
+    }
+    config = library.EmbeddingGemma2Config(
+        text_config=text,
+        vision_config=vision | {"position_embedding_size": 600},
+        image_token_id=ids["<|image|>"],
+        video_token_id=ids["<|video|>"],
+        audio_token_id=ids["<|audio|>"],
+        matryoshka_dimensions=[16, 8],
+    )
+    model = perturbed(lambda: library.EmbeddingGemma2Model(config))
+    with torch.no_grad():
+        model.vision_tower.std_bias.normal_()
+        model.vision_tower.std_scale.uniform_(0.5, 1.5)
+    sizes = {"patch_size": 4, "pooling_kernel_size": 2}
+    processor = library.EmbeddingGemma2Processor(
+        feature_extractor=library.Gemma4AudioFeatureExtractor(),
+        image_processor=library.Gemma4ImageProcessor(**sizes),
+        tokenizer=tokenizer,
+        video_processor=library.EmbeddingGemma2VideoProcessor(**sizes),
+    )
+    prompts = {"query": "task: search | query: ", "document": "text: "}
+    save_all(folder, model, processor)
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}))
+    return folder
+
+
 EMBEDDING_MODELS: dict[str, Callable[[Path], Path]] = {
     "clip": make_clip,
     "siglip": make_siglip,
@@ -326,6 +379,7 @@ EMBEDDING_MODELS: dict[str, Callable[[Path], Path]] = {
     "xclip": make_xclip,
     "open_clip": make_open_clip,
     "blip": make_blip,
+    "embedding_gemma2": make_embedding_gemma2,
 }
 """Models with embeddings of texts and images."""
 PAIR_MODELS: dict[str, Callable[[Path], Path]] = {

@@ -29,11 +29,11 @@ from tests.model_export.public_models import ANSWERS, EMBEDDING_MODELS, PAIR_MOD
 from tests.once import made_once
 from tests.service.conftest import settings_for
 from tests.service.running import serving
-from vitascope.bundle.manifest import FrameStream
+from vitascope.bundle.manifest import FrameStream, Prompts
 from vitascope.cli.main import main
 from vitascope.errors import InvalidInput
 from vitascope.media.decode import read_frames
-from vitascope.media.frame import top_left_size
+from vitascope.media.frame import tile_grid, top_left_size
 from vitascope.media.sampling import clip_times, sample_streams
 from vitascope.model import Model
 from vitascope.scoring import fused_score
@@ -132,7 +132,7 @@ def test_modules_embed_like_the_library(family: str, sources: Sources, photograp
     """The exported modules in torch, on inputs of the runtime's tokenizer and decoder."""
     model = open_public(sources(family), FRAMES, allow_pickle=False)
     modules = {spec.name: spec.module for spec in model.specs}
-    ids, mask = encode(model, TEXTS)
+    ids, mask = encode(model, [model.prompts.query + text for text in TEXTS])
     with torch.no_grad():
         clips, tokens = modules["video"](*sampled_inputs(model, photographs, video))
         texts = modules["text"](ids, mask)
@@ -298,6 +298,21 @@ def test_vilt_images_are_resized_as_by_its_processor() -> None:
         assert top_left_size(*size, 384, 639, 32)[::-1] == tuple(expected), size
 
 
+def test_gemma_images_are_divided_into_tiles_as_by_its_processor() -> None:
+    from transformers.models.gemma4.image_processing_gemma4 import get_aspect_ratio_preserving_size
+
+    for size in ((640, 480), (1080, 1920), (48, 48), (401, 97), (30, 3000), (7000, 20), (1, 5000)):
+        for tiles in (70, 280):
+            height, width = get_aspect_ratio_preserving_size(size[1], size[0], 16, tiles * 9, 3)
+            assert tile_grid(*size, tiles, 48) == (width // 48, height // 48), size
+
+
+def test_prompts_and_dimensions_are_those_of_the_model(sources: Sources) -> None:
+    model = open_public(sources("embedding_gemma2"), FRAMES, allow_pickle=False)
+    assert model.prompts == Prompts(query="task: search | query: ", document="text: ")
+    assert model.matryoshka_dimensions == [16, 8]
+
+
 @torch.no_grad()
 def test_blip_scores_only_the_likeliest_of_many_answers_and_ignores_padding(sources: Sources) -> None:
     model = open_public(sources("blip_answers"), 1, allow_pickle=False)
@@ -361,6 +376,7 @@ def test_pickles_need_an_option_and_run_no_code(sources: Sources, tmp_path: Path
 
 
 CONFIG, PROCESSOR, OPEN_CLIP = "config.json", "preprocessor_config.json", "open_clip_config.json"
+OMNI = "processor_config.json"
 
 
 @pytest.mark.parametrize(
@@ -389,6 +405,8 @@ CONFIG, PROCESSOR, OPEN_CLIP = "config.json", "preprocessor_config.json", "open_
         ),
         ("vilt_match", CONFIG, {"max_image_length": 20}, "max_image_length 20.*at least 54 was expected"),
         ("vilt_match", PROCESSOR, {"size_divisor": 8}, "size_divisor 8; 4 was expected"),
+        ("embedding_gemma2", OMNI, {"image_processor": {"patch_size": 8}}, r"\(8, 2\); \(4, 2\) was expected"),
+        ("embedding_gemma2", OMNI, {"video_processor": {"add_timestamps": True}}, "add_timestamps true"),
     ],
 )
 def test_unsupported_settings_are_rejected(

@@ -91,13 +91,15 @@ class FrameStream(OmitDefaultsModel):
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     frames: Annotated[int, Field(ge=1, le=256)]
-    height: Annotated[int, Field(ge=8, le=4096, description="pixels")]
-    width: Annotated[int, Field(ge=8, le=4096, description="pixels")]
+    height: Annotated[int, Field(ge=1, le=4096, description="pixels")]
+    width: Annotated[int, Field(ge=1, le=4096, description="pixels")]
     placement: Literal["middle", "uniform"]
     """Temporal sampling. middle: around the middle of the clip; uniform: the centres of `frames` equal parts of it."""
-    fit: Literal["stretch", "crop", "pad", "corner"] = "stretch"
+    fit: Literal["stretch", "crop", "pad", "corner", "tiles"] = "stretch"
     """stretch: ignore the aspect ratio; crop: scale to cover, then centre crop; pad: scale to fit, with black borders;
-    corner: scale to `shortest_edge`, `longest_edge` and `multiple`, placed top left, with black padding."""
+    corner: scale to `shortest_edge`, `longest_edge` and `multiple`, placed top left, with black padding; tiles: scale
+    to the largest frame of whole tiles, whose sides are `multiple`, with about its aspect ratio and at most as many
+    tiles as `height` and `width` have, which its tiles fill in reading order, with black padding."""
     resample: Resample = "decoder"
     """decoder: bicubic, in the video decoder (fastest). Others: Pillow's filter of that name on the full frame, which
     antialiases as the image processors of public models do."""
@@ -108,10 +110,20 @@ class FrameStream(OmitDefaultsModel):
     longest_edge: Annotated[int | None, Field(ge=8, le=4096, description="pixels")] = None
     """With corner: maximum length of the longer edge; larger frames are scaled down."""
     multiple: Annotated[int, Field(ge=1, le=256, description="pixels")] = 1
-    """With corner: both edges are rounded down to a multiple of this."""
+    """With corner: both edges are rounded down to a multiple of this. With tiles: side of a tile."""
     shows: Literal["picture", "cover"] = "picture"
-    """picture: the frame's pixels. cover, with corner: a mask, white where the frame is, with one pixel per
-    `multiple`."""
+    """picture: the frame's pixels. cover, with one pixel per `multiple`: with corner, white where the frame is; with
+    tiles, white for the last tile of each row of the frame, grey for its others, black for padding."""
+
+    @model_validator(mode="after")
+    def _validate_tiles(self) -> FrameStream:
+        side = 1 if self.shows == "cover" else 8 if self.fit != "tiles" else self.multiple
+        if min(self.height, self.width) < side or (self.fit == "tiles" and (self.height % side or self.width % side)):
+            raise ValueError(
+                f"size: {self.width}x{self.height} pixels with fit {self.fit!r}; at least {side} each was expected, "
+                "with tiles in multiples of it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _validate_crop(self) -> FrameStream:
@@ -127,7 +139,7 @@ class FrameStream(OmitDefaultsModel):
     @model_validator(mode="after")
     def _validate_top_left_padding(self) -> FrameStream:
         if self.fit != "corner":
-            if (self.longest_edge, self.multiple, self.shows) != (None, 1, "picture"):
+            if self.longest_edge is not None or (self.fit != "tiles" and (self.multiple, self.shows) != (1, "picture")):
                 raise ValueError(f"fit: {self.fit!r} with longest_edge, multiple or shows; fit 'corner' was expected")
             return self
         if self.shortest_edge is None or self.longest_edge is None or self.shortest_edge > self.longest_edge:

@@ -16,7 +16,7 @@ Pixels = NDArray[np.uint8]
 THUMBNAIL_SIDE = 320
 """Default length of the longer side of a thumbnail, in pixels."""
 _THUMBNAIL_QUALITY = 80
-_WHITE = 255
+_WHITE, _GREY = 255, 128
 
 
 class Frame(Protocol):
@@ -149,6 +149,53 @@ def top_left_size(width: int, height: int, shortest_edge: int, longest_edge: int
         scale = longest_edge / longer
         new_width, new_height = new_width * scale, new_height * scale
     return _round_to_multiple(new_width, multiple), _round_to_multiple(new_height, multiple)
+
+
+def arrange_tiles(frame: Frame, width: int, height: int, side: int, shows: str) -> Pixels:
+    """Fill a canvas with the tiles of a frame in reading order, and the rest with black, or return its cover.
+
+    Args:
+        frame: Frame to resize.
+        width: Width of the canvas in pixels.
+        height: Height of the canvas in pixels.
+        side: Side of a tile in pixels.
+        shows: As in ``manifest.FrameStream``; a cover has one pixel per tile.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    is_cover = shows == "cover"
+    count = height * width if is_cover else (height // side) * (width // side)
+    columns, rows = tile_grid(frame.width, frame.height, count, side)
+    tiles: Pixels = np.zeros((count, *((1, 1) if is_cover else (side, side)), 3), np.uint8)
+    if is_cover:
+        tiles[: rows * columns] = _GREY
+        tiles[columns - 1 : rows * columns : columns] = _WHITE
+    else:
+        pixels = frame.rgb(columns * side, rows * side)
+        split = pixels.reshape(rows, side, columns, side, 3).swapaxes(1, 2)
+        tiles[: rows * columns] = split.reshape(-1, side, side, 3)
+    across, edge = (width, 1) if is_cover else (width // side, side)
+    arranged: Pixels = tiles.reshape(-1, across, edge, edge, 3).swapaxes(1, 2).reshape(height, width, 3)
+    return arranged
+
+
+def tile_grid(width: int, height: int, count: int, side: int) -> tuple[int, int]:
+    """Return the (columns, rows) of at most ``count`` tiles for a frame, with the arithmetic of Gemma's processors.
+
+    Args:
+        width: Width of the frame in pixels.
+        height: Height of the frame in pixels.
+        count: Largest number of tiles.
+        side: Side of a tile in pixels.
+    """
+    scale = math.sqrt(count * side**2 / (width * height))
+    columns, rows = math.floor(scale * width / side), math.floor(scale * height / side)
+    if not rows:
+        return min(width // height, count), 1
+    if not columns:
+        return 1, min(height // width, count)
+    return columns, rows
 
 
 def _round_to_multiple(edge: float, multiple: int) -> int:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vitascope.errors import InvalidInput
 from vitascope.media.decode import DECODING_THREADS, frames_at
 from vitascope.media.file import MediaSource
-from vitascope.media.frame import Frame, Pixels, pad_top_left, resize_to_fit, with_resampling
+from vitascope.media.frame import Frame, Pixels, arrange_tiles, pad_top_left, resize_to_fit, with_resampling
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 
 if TYPE_CHECKING:
@@ -187,6 +187,9 @@ def _resize(frame: Frame, stream: FrameStreamLike) -> Pixels:
         assert longest is not None
         frame = with_resampling(frame, stream.resample)
         return pad_top_left(frame, stream.width, shortest, longest, stream.multiple, stream.shows)
+    if stream.fit == "tiles":
+        frame = with_resampling(frame, stream.resample)
+        return arrange_tiles(frame, stream.width, stream.height, stream.multiple, stream.shows)
     return resize_to_fit(
         frame, stream.width, stream.height, stream.fit, stream.resample, stream.shortest_edge, stream.margin
     )

@@ -350,6 +350,10 @@ def test_the_size_of_a_corner_stream_follows_its_edges(folder: Path) -> None:
         (CORNER | {"longest_edge": 40}, "shortest_edge: 48 and longest_edge: 40"),
         (CORNER | {"shortest_edge": None}, "both were expected"),
         (CORNER | {"fit": "pad", "shortest_edge": None}, "fit 'corner' was expected"),
+        ({"fit": "tiles", "multiple": 16}, None),
+        ({"fit": "tiles", "multiple": 16, "shows": "cover", "height": 4, "width": 5}, None),
+        ({"fit": "tiles", "multiple": 24}, "64x64 pixels with fit 'tiles'; at least 24 each was expected"),
+        ({"height": 4}, "at least 8 each"),
     ):
         write_manifest(folder, {**before, "streams": [first | changes, *others]})
         if message is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.media_files import counter_frame, read_counter, write_counter_video, write_picture
 from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
+from vitascope.media.frame import tile_grid
 from vitascope.media.sampling import clip_times, sample_span, sample_streams
 
 Placement = Literal["middle", "uniform"]
@@ -51,6 +52,21 @@ def test_clip_times_are_inside_the_clip_ascending_and_symmetric(
 def test_uniform_frames_are_centres_of_equal_parts_and_a_single_middle_frame_is_the_exact_middle() -> None:
     assert clip_times(HIGH, 10.0, 16.0) == [13.0]
     assert clip_times(LOW, 10.0, 16.0) == [10.5, 11.5, 12.5, 13.5, 14.5, 15.5]
+
+
+def test_tiles_of_a_frame_are_in_reading_order(tmp_path: Path) -> None:
+    colours = np.arange(2 * 4, dtype=np.uint8).reshape(2, 4)[..., None].repeat(3, 2) * 20 + 20
+    path = write_picture(tmp_path / "grid.png", colours.repeat(8, 0).repeat(8, 1))
+    fields: dict[str, Any] = {"frames": 1, "placement": "middle", "fit": "tiles", "resample": "bicubic", "multiple": 8}
+    tiles = FrameStream(name="tiles", height=24, width=32, **fields)
+    cover = FrameStream(name="cover", height=3, width=4, shows="cover", **fields)
+    sampled = sample_streams(path, [tiles, cover], [(0.0, 0.0)])
+    assert tile_grid(32, 16, 12, 8) == (4, 2)
+    frame = sampled["tiles"][0, 0, ..., 0]
+    np.testing.assert_array_equal(frame[4::8, 4::8], [[20, 40, 60, 80], [100, 120, 140, 160], [0, 0, 0, 0]])
+    np.testing.assert_array_equal(
+        sampled["cover"][0, 0, ..., 0], [[128, 128, 128, 255], [128, 128, 128, 255], [0, 0, 0, 0]]
+    )
 
 
 @pytest.mark.parametrize("clip", [(2.0, 1.0), (-1.0, 1.0), (0.0, float("inf")), (float("nan"), 1.0)])

@@ -39,6 +39,7 @@ STREAMS = [
     StreamSpec("sharp", 2, 16, 24, "uniform", "crop", "bicubic", 28, "even"),
     StreamSpec("corner", 2, 36, 36, "uniform", "corner", "bicubic", 24, "down", 39, 4),
     StreamSpec("cover", 2, 9, 9, "uniform", "corner", "bicubic", 24, "down", 39, 4, "cover"),
+    StreamSpec("tiles", 2, 24, 40, "uniform", "tiles", "bicubic", multiple=8),
 ]
 COUNTERS = [counter_frame(number) for number in range(50)]
 UNEVEN = [number * 0.04 if number % 3 else number * 0.04 + 0.013 for number in range(50)]
