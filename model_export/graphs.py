@@ -20,6 +20,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from model_export.simplify import simplify
 from training.models.fusion import FusedModel
 from vitascope.bundle.manifest import ANSWER_IDS, ANSWER_MASK, FrameStream, GraphName, Manifest
 
@@ -204,7 +205,7 @@ def random_answers(cfg: Sizes, rng: np.random.Generator, batch: int, answers: in
 
 
 def export_graph(spec: GraphSpec, cfg: Sizes) -> onnx.ModelProto:
-    """Export one graph in float32 with its weights inside. Puts the module into evaluation mode."""
+    """Export one graph in float32 with its weights inside, simplified. Puts the module into evaluation mode."""
     example = _example_inputs(spec, cfg)
     names = {name for axes in spec.axes.values() for name in axes.values()}
     tokens = {"min": 2, "max": cfg.text_length}
@@ -215,7 +216,7 @@ def export_graph(spec: GraphSpec, cfg: Sizes) -> onnx.ModelProto:
         shapes = (shapes,)  # *streams is one argument
     with torch.no_grad(), _silenced():
         program = torch.onnx.export(
-            spec.module.eval().float(),
+            simplify(spec.module.eval().float()),
             example,
             dynamo=True,
             opset_version=OPSET,

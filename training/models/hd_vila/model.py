@@ -120,7 +120,7 @@ class HybridTransformer(nn.Module):
             time = time[:, times]
         elif f != time.shape[1]:
             time = F.interpolate(time.transpose(1, 2), f, mode="linear").transpose(1, 2)
-        return x_NFYXD.reshape(n, f, y * x, d) + position[:, None] + time[:, :, None]
+        return x_NFYXD.reshape(n, f, y * x, d) + (position[:, None] + time[:, :, None])
 
 
 def _two_layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -254,9 +254,10 @@ class VideoEncoder(nn.Module):
         out_NFVD = self.hybrid(sequence.permute(0, 1, 3, 4, 2), times)
         centre = out_NFVD[:, middle].transpose(1, 2).reshape(n, -1, *grid)
         centre = F.gelu(self.combine(torch.cat([centre, detail], dim=1))).flatten(2).transpose(1, 2)  # (N, V, D)
-        others = torch.cat([out_NFVD[:, :middle], out_NFVD[:, middle + 1 :]], dim=1).mean(dim=1)
+        others = (out_NFVD.sum(dim=1) - out_NFVD[:, middle]) / neighbours
         weight = self.cfg.centre_weight
-        return weight * centre + (1.0 - weight) * others
+        tokens: Tensor = weight * centre + (1.0 - weight) * others
+        return tokens
 
 
 def pool_tokens(tokens: Tensor, in_grid: int) -> Tensor:
