@@ -6,6 +6,7 @@ Shape letters: N videos * clips, F frames, V visual tokens, D width of the hybri
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import TypeVar
 
 import torch
@@ -21,65 +22,60 @@ M = TypeVar("M", bound=nn.Module)
 def simplify(module: M) -> M:
     """Return a copy of a module with its HD-VILA video encoders rewritten; the module itself where it has none.
 
-    The copy is for inference alone. Its outputs differ by rounding.
+    The copy is for inference alone. Its outputs differ by rounding. `training.from_bundle` reads the names of its
+    parameters.
     """
     if not any(isinstance(part, VideoEncoder) for part in module.modules()):
         return module
     module = copy.deepcopy(module).eval()
     for video in module.modules():
         if isinstance(video, VideoEncoder):
-            for encoder in (video.high, video.low):
-                _fold_deviation(encoder)
-            _simplify_shift(video.low, video.cfg.low_frames)
+            if video.low.shift:
+                video.low = _ShiftedEncoder(video.low, video.cfg.low_frames)  # type: ignore[assignment]
             for part in video.hybrid.modules():
                 if isinstance(part, HybridTransformer):
                     part.blocks = nn.ModuleList(_Block(block) for block in part.blocks)  # type: ignore[arg-type]
     return module
 
 
-class _Centre(nn.Module):
-    """Subtract the mean of pixels."""
+class _ShiftedEncoder(nn.Module):
+    """A convolutional encoder whose temporal shift works on the layout of ONNX's maps, for a fixed number of frames.
 
-    mean: Tensor
-
-    def __init__(self, mean: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean, persistent=False)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return pixels - self.mean
-
-
-def _fold_deviation(encoder: ConvEncoder) -> None:
-    """Divide by the standard deviation of pixels in the first convolution.
-
-    The mean cannot move there: the convolution's padding is 0 after normalisation.
+    Shortcuts take the maps before the shift, instead of adding after a block what the shift has moved.
     """
-    first = next(part for part in encoder.stages.modules() if isinstance(part, nn.Conv2d))
-    first.weight = nn.Parameter(first.weight.detach() / encoder.normalise.std)
-    encoder.normalise = _Centre(encoder.normalise.mean)  # type: ignore[assignment]
-
-
-class _ShiftedBlock(nn.Module):
-    """A block of an EfficientNet behind a temporal shift of channels, which its shortcut bypasses."""
 
     earlier: Tensor
     later: Tensor
 
-    def __init__(self, block: nn.Module, frames: int, share: float) -> None:
+    def __init__(self, encoder: ConvEncoder, frames: int) -> None:
         super().__init__()
-        self.block, self.frames, self.share = block, frames, share
-        self.has_skip = bool(getattr(block, "has_skip", False))
-        if self.has_skip:
-            block.has_skip = False  # type: ignore[assignment]
+        self.normalise, self.stages = encoder.normalise, encoder.stages
+        self.frames, self.share, self.frozen_stages = frames, encoder.shift, encoder.frozen_stages
+        self.blocks: list[list[tuple[nn.Module, bool]]] = [
+            [(block, bool(getattr(block, "has_skip", False))) for block in blocks_of(stage)] for stage in self.stages
+        ]
+        """Blocks of each stage, and whether they have a shortcut."""
+        for block, has_skip in (pair for blocks in self.blocks[encoder.frozen_stages :] for pair in blocks):
+            if has_skip:
+                block.has_skip = False  # type: ignore[assignment]
         positions = torch.arange(frames)
         self.register_buffer("earlier", (positions - 1).clamp(min=0), persistent=False)
         self.register_buffer("later", (positions + 1).clamp(max=frames - 1), persistent=False)
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """Return the block's output for maps (N * F, C, H, W)."""
-        out: Tensor = self.block(self._shift(maps))
-        return out + maps if self.has_skip else out
+    def forward(self, pixels: Tensor, outputs: Iterable[int], frames: int) -> list[Tensor]:
+        """Return the feature maps of the stages in `outputs`. Arguments as of `ConvEncoder`."""
+        x = self.normalise(pixels)
+        maps = []
+        for index, stage in enumerate(self.stages):
+            if index < self.frozen_stages:
+                x = stage(x)
+            else:
+                for block, has_skip in self.blocks[index]:
+                    out = block(self._shift(x))
+                    x = out + x if has_skip else out
+            if index in outputs:
+                maps.append(x)
+        return maps
 
     def _shift(self, maps: Tensor) -> Tensor:
         channels = maps.shape[1]
@@ -90,16 +86,6 @@ class _ShiftedBlock(nn.Module):
         before, after, rest = torch.split(by_time, [moved, moved, channels - 2 * moved], dim=2)
         parts = [before.index_select(1, self.earlier), after.index_select(1, self.later), rest]
         return torch.cat(parts, dim=2).flatten(0, 1)
-
-
-def _simplify_shift(encoder: ConvEncoder, frames: int) -> None:
-    """Shift channels of maps in the layout in which ONNX has them, without a sum that undoes it for the shortcut."""
-    if not encoder.shift or frames == 1:
-        return
-    for index in range(encoder.frozen_stages, len(encoder.stages)):
-        blocks = blocks_of(encoder.stages[index])
-        encoder.stages[index] = nn.Sequential(*(_ShiftedBlock(block, frames, encoder.shift) for block in blocks))
-    encoder.shift = 0.0
 
 
 class _Attention(nn.Module):
@@ -121,14 +107,14 @@ class _Attention(nn.Module):
             last, last_bias = (x.detach().double() for x in (then.weight, then.bias))
             weight, bias = last @ weight, last @ bias + last_bias
         self.query, self.key, self.value = _linear(query, query_bias), _linear(key), _linear(value)
-        self.out = _linear(weight, bias)
+        self.proj = _linear(weight, bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the output for x (n, length, width). mask: (n, 1, 1, length), added to the scores."""
         query, key, value = (
             part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.query, self.key, self.value)
         )
-        out: Tensor = self.out(F.scaled_dot_product_attention(query, key, value, mask).transpose(1, 2).flatten(2))
+        out: Tensor = self.proj(F.scaled_dot_product_attention(query, key, value, mask).transpose(1, 2).flatten(2))
         return out
 
 
@@ -146,15 +132,15 @@ class _Block(nn.Module):
     def __init__(self, block: DividedSpaceTimeBlock) -> None:
         super().__init__()
         self.temporal_norm, self.spatial_norm, self.mlp_norm = block.temporal_norm, block.spatial_norm, block.mlp_norm
-        self.temporal = _Attention(block.temporal_attention, block.temporal_out)
-        self.spatial = _Attention(block.spatial_attention)
+        self.temporal_attention = _Attention(block.temporal_attention, block.temporal_out)
+        self.spatial_attention = _Attention(block.spatial_attention)
         self.mlp = block.mlp
 
     def forward(self, x_NFVD: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the block's output for x (N, F, V, D). mask: (N * F, 1, 1, V), added to spatial attention scores."""
         n, f, v, d = x_NFVD.shape
-        by_time = self.temporal(self.temporal_norm(x_NFVD).transpose(1, 2).flatten(0, 1))
+        by_time = self.temporal_attention(self.temporal_norm(x_NFVD).transpose(1, 2).flatten(0, 1))
         x = x_NFVD + by_time.reshape(n, v, f, d).transpose(1, 2)
-        x = x + self.spatial(self.spatial_norm(x).flatten(0, 1), mask).reshape(n, f, v, d)
+        x = x + self.spatial_attention(self.spatial_norm(x).flatten(0, 1), mask).reshape(n, f, v, d)
         out: Tensor = x + self.mlp(self.mlp_norm(x))
         return out

@@ -1,7 +1,7 @@
 """Initialization from a bundle: the weights of its graphs, loaded into the model they were exported from.
 
-The exporter folds norms into convolutions, transposes linear layers and stores equal tensors once; here each is undone
-by rule, and the result is checked against the bundle's outputs.
+The exporter folds norms into convolutions, joins linear layers, transposes them and stores equal tensors once; here
+each is undone by rule, and the result is checked against the bundle's outputs.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ def _weights(graph: GraphProto, model: HdVila) -> Weights:
         name = bias.removeprefix("model.").removesuffix("bias") + "weight"
         if weight in values and shapes.get(name) == values[weight].T.shape:
             weights_by_name[name] = values[weight].T
+    weights_by_name |= _attentions(graph, values)
     for convolution, norm in normalised_convolutions(model):  # the exporter folds the norm into the convolution
         if (shift := own.get(f"{convolution}.weight_bias")) is not None:
             weights_by_name[f"{norm}.bias"] = shift
@@ -133,6 +134,23 @@ def _linear_layers(graph: GraphProto) -> list[tuple[str, str]]:
     return pairs
 
 
+def _attentions(graph: GraphProto, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the joint weights and biases of attentions whose queries, keys and values are separate products.
+
+    Only queries have a bias (`model_export.simplify`), the two other products follow it.
+    """
+    weights_by_name = {}
+    for weight, bias in _linear_layers(graph):
+        if not bias.endswith("_attention.query.bias"):
+            continue
+        (source,) = {node.input[0] for node in graph.node if node.op_type == "MatMul" and node.input[1] == weight}
+        parts = [values[n.input[1]].T for n in graph.node if n.op_type == "MatMul" and n.input[0] == source]
+        name = bias.removeprefix("model.").replace(".query.bias", ".qkv")
+        weights_by_name[f"{name}.weight"] = np.concatenate(parts)
+        weights_by_name[f"{name}.bias"] = np.pad(values[bias], (0, 2 * len(values[bias])))
+    return weights_by_name
+
+
 def _folded_places(constants: Sequence[np.ndarray], model: HdVila) -> dict[str, np.ndarray]:
     """Return the time and position embeddings, which the exporter reshapes or adds to one another."""
     cfg = model.cfg
@@ -143,6 +161,10 @@ def _folded_places(constants: Sequence[np.ndarray], model: HdVila) -> dict[str, 
             weights_by_name["video.hybrid.time"] = value[None]
         if value.shape == (cfg.grid_tokens, cfg.hybrid_width):
             weights_by_name["video.hybrid.position"] = value[None]
+        if value.shape == (cfg.frames, cfg.grid_tokens, cfg.hybrid_width):  # time + position: any split serves
+            position = value.mean(axis=0, keepdims=True)
+            weights_by_name["video.hybrid.position"] = position
+            weights_by_name["video.hybrid.time"] = (value - position).mean(axis=1)[None]
         if value.size == cfg.grid_tokens * cfg.text_width and value.shape[-1] == cfg.text_width:
             value = value.reshape(cfg.grid_height, cfg.grid_width, cfg.text_width)  # row + column: any split serves
             column = value.mean(axis=0, keepdims=True)
@@ -162,6 +184,9 @@ def _complete(weights: Weights, model: HdVila) -> None:
                 and (twin := name.replace(prefix, twin_prefix)) in weights
             ):
                 weights[name] = weights[twin]
+    for name, value in model.state_dict().items():
+        if name not in weights and ".temporal_out." in name:  # part of the layer before it
+            weights[name] = torch.eye(len(value)) if value.ndim == 2 else torch.zeros_like(value)
     # Two biases that are added to one another are trained alike, and equal tensors are stored once.
     alike = "video.branch.linear.bias", "video.branch.nonlinear.2.bias"
     for name, twin in (alike, alike[::-1]):

@@ -42,21 +42,16 @@ def fuse(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _fuse_pixel_normalization(graph: onnx.GraphProto) -> None:
-    """(float(pixel) - mean) / deviation -> DequantizeLinear(pixel), if all channels share one integer mean.
-
-    Without the division, which our own exporter folds into the first convolution, the scale is 1.
-    """
+    """(float(pixel) - mean) / deviation -> DequantizeLinear(pixel), if all channels share one integer mean."""
     index = GraphIndex(graph)
     nodes = []
     for node in graph.node:
-        divided = index.producer(node.input[0], "Sub") if node.op_type == "Div" else None
-        centered = node if node.op_type == "Sub" and index.only_consumer(node.output[0], "Div") is None else divided
+        centered = index.producer(node.input[0], "Sub") if node.op_type == "Div" else None
         cast = None if centered is None else index.producer(centered.input[0], "Cast")
         if centered is None or cast is None or not _is_uint8_input(graph, index, cast.input[0]):
             nodes.append(node)
             continue
-        mean = _single_value(index.constant(centered.input[1]))
-        deviation = 1.0 if divided is None else _single_value(index.constant(node.input[1]))
+        mean, deviation = (_single_value(index.constant(n.input[1])) for n in (centered, node))
         if mean is None or deviation is None or mean != np.uint8(mean):
             nodes.append(node)
             continue

@@ -16,7 +16,7 @@ from training.models.hd_vila.reduction import ReducedVideo
 @pytest.fixture(scope="module")
 def model() -> HdVila:
     torch.manual_seed(0)
-    model = HdVila(small_config(temporal_shift=0.125, frozen_stages=3, keep_pretrained=True, image_std=(50, 60, 70)))
+    model = HdVila(small_config(temporal_shift=0.125, frozen_stages=3, keep_pretrained=True))
     with torch.no_grad():
         for values in model.video.parameters():
             if values.ndim <= 1 or not values.any():
