@@ -60,6 +60,7 @@ READERS: Mapping[str, Reader] = {
     "flickr8k": Reader(flickr.flickr8k, flickr.FLICKR8K_ORIGIN, STILL_STREAMS),
     "daquar": Reader(daquar.daquar, daquar.ORIGIN, STILL_STREAMS),
     "scenes": Reader(generate.read_scenes, generate.ORIGIN, VIDEO_STREAMS),
+    "sound_scenes": Reader(generate.read_scenes, generate.ORIGIN, VIDEO_STREAMS, audio=True),
     "coco": Reader(coco.coco, coco.COCO_ORIGIN, STILL_STREAMS),
     "flickr30k": Reader(flickr.flickr30k, flickr.FLICKR30K_ORIGIN, STILL_STREAMS),
     "vqa": Reader(coco.vqa, coco.VQA_ORIGIN, STILL_STREAMS),
@@ -97,6 +98,7 @@ shards of media from the web:
 
 made or fetched by commands of this project:
   scenes           what python -m training.data.scenes.generate wrote
+  sound_scenes     the same with sound: python -m training.data.scenes.generate --sound
   pictograms       npm packages, fetched into --source; gives pictogram_stills and pictogram_videos
   stamps           /usr/share/tuxpaint/stamps of Debian's tuxpaint-stamps-default
 

@@ -18,7 +18,7 @@ from vitascope.cli.main import main as vitascope
 CORPUS_NAMES = (
     *("flickr8k", "daquar", "scenes", "coco", "flickr30k", "vqa", "image_shards", "msrvtt", "msrvtt_official"),
     *("msvd", "hdvila100m", "video_shards", "subtitled", "pictograms", "stamps", "imagenet200"),
-    *("esc10", "fsdd"),
+    *("esc10", "fsdd", "sound_scenes"),
 )
 PICTURES = ("flickr8k", "daquar", "coco", "flickr30k", "vqa", "image_shards", "stamps", "imagenet200")
 SOUNDS = ("esc10", "fsdd")

@@ -2,7 +2,8 @@
 
 An interrupted run continues where it stopped: a finished clip is a complete file under its own name. A split is
 DIR/<split>/examples.jsonl and its media files. Each line is an object with "key", "media" (a file name) and the fields
-of an Example; "held_out" (true for combinations that occur in the test split only) and "scene" become attributes.
+of an Example; "held_out" (true for combinations that occur in the test split only), "scene" and "sound" become
+attributes. With --sound the same scenes have soundtracks, and texts about them: the corpus `sound_scenes`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from training.data.scenes.captions import captions_of, negatives_of, transcript_
 from training.data.scenes.questions import questions_of
 from training.data.scenes.render import encode
 from training.data.scenes.sampling import sample_world
+from training.data.scenes.sound_language import texts_of
+from training.data.scenes.sounds import Soundtrack, sample_soundtrack
+from training.data.scenes.synthesis import synthesize
 from training.data.scenes.world import DURATION, FPS, HEIGHT, SPLITS, WIDTH, World, as_json
 
 VERSION = 2
@@ -56,6 +60,18 @@ def make_example(seed: int, split: str, index: int) -> tuple[World, dict[str, An
     return world, record
 
 
+def make_sound_example(seed: int, split: str, index: int) -> tuple[World, Soundtrack, dict[str, Any]]:
+    """Return clip `index` of a split with a soundtrack, and its record; the picture is that of `make_example`.
+
+    Texts are about sight, sound or both. There is no transcript, as nothing is spoken.
+    """
+    world, record = make_example(seed, split, index)
+    rng = Random(f"sound scenes/{seed}/{split}/{index}")
+    soundtrack = sample_soundtrack(world, rng)
+    texts = texts_of(world, soundtrack, record, split == "test", rng)
+    return world, soundtrack, record | texts | {"transcript": [], "sound": asdict(soundtrack)}
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file atomically, also when several processes write it; without fsync, since clips can be made again."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -63,16 +79,20 @@ def write_atomically(path: Path, content: bytes) -> None:
     temporary.replace(path)
 
 
-def make_clip(folder: Path, seed: int, split: str, index: int) -> str:
+def make_clip(folder: Path, seed: int, split: str, sound: bool, index: int) -> str:
     """Generate a clip unless it exists, and return its line of examples.jsonl."""
-    world, record = make_example(seed, split, index)
+    soundtrack = None
+    if sound:
+        world, soundtrack, record = make_sound_example(seed, split, index)
+    else:
+        world, record = make_example(seed, split, index)
     media = folder / str(record["media"])
     if not media.exists():
-        write_atomically(media, encode(world))
+        write_atomically(media, encode(world, synthesize(soundtrack) if soundtrack else None))
     return json.dumps(record)
 
 
-def make_split(out: Path, seed: int, split: str, count: int, workers: int) -> None:
+def make_split(out: Path, seed: int, split: str, count: int, workers: int, sound: bool = False) -> None:
     """Generate `count` clips and the examples.jsonl of a split in `out/split`, printing progress."""
     folder = out / split
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +100,7 @@ def make_split(out: Path, seed: int, split: str, count: int, workers: int) -> No
         leftover.unlink()
     start = time.monotonic()
     lines = []
-    make = partial(make_clip, folder, seed, split)
+    make = partial(make_clip, folder, seed, split, sound)
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for line in pool.imap(make, range(count), chunksize=16):
             lines.append(line)
@@ -89,29 +109,29 @@ def make_split(out: Path, seed: int, split: str, count: int, workers: int) -> No
     write_atomically(folder / "examples.jsonl", "".join(f"{line}\n" for line in lines).encode())
 
 
-def _check_seed(out: Path, seed: int) -> None:
-    """Store the seed in the folder. Raises SystemExit where it has clips of another seed or version."""
+def _check_seed(out: Path, seed: int, sound: bool) -> None:
+    """Store the seed in the folder. Raises SystemExit where it has other clips, such as of another seed or version."""
     note = out / "seed.json"
-    expected = {"seed": seed, "version": VERSION}
+    expected = {"seed": seed, "version": VERSION} | ({"sound": True} if sound else {})
     if note.exists() and (stored := json.loads(note.read_text())) != expected:
         raise SystemExit(f"{out}: has scenes of {stored}; {expected} or another folder was expected")
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(note, json.dumps(expected).encode())
 
 
-def make_corpus(out: Path, counts: dict[str, int], seed: int = 0, workers: int = 1) -> None:
+def make_corpus(out: Path, counts: dict[str, int], seed: int = 0, workers: int = 1, sound: bool = False) -> None:
     """Generate all splits in `out`, then corpus.json and split.json.
 
     Raises SystemExit when the folder has clips of another seed, and ValueError for an unknown split.
     """
     if unknown := sorted(set(counts) - set(SPLITS)):
         raise ValueError(f"splits {unknown}; expected some of {list(SPLITS)}")
-    _check_seed(out, seed)
+    _check_seed(out, seed, sound)
     write_atomically(out / "split.json", json.dumps(as_json(), indent=2).encode())
     for split, count in counts.items():
-        make_split(out, seed, split, count, workers)
+        make_split(out, seed, split, count, workers, sound)
     corpus = {
-        "name": "scenes",
+        "name": "sound_scenes" if sound else "scenes",
         "version": VERSION,
         "seed": seed,
         "counts": counts,
@@ -133,12 +153,14 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--test", type=int, default=1000, help="clips in the test split")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives another corpus")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw and encode")
+    parser.add_argument("--sound", action="store_true", help="give the scenes soundtracks: the corpus sound_scenes")
     chosen = parser.parse_args(None if arguments is None else list(arguments))
     make_corpus(
         chosen.out,
         {"train": chosen.train, "val": chosen.val, "test": chosen.test},
         chosen.seed,
         chosen.workers,
+        chosen.sound,
     )
 
 
@@ -151,7 +173,7 @@ ORIGIN = Origin(
     licence="that of this project",
     split_rule="by the generator: some combinations of color, shape and motion occur in the test split alone",
 )
-_ATTRIBUTES = ("held_out", "scene")
+_ATTRIBUTES = ("held_out", "scene", "sound")
 
 
 def read_scenes(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:

@@ -11,10 +11,12 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw
 
+from training.data.audio import SAMPLE_RATE, Samples
 from training.data.scenes.world import COLOURS, FPS, HEIGHT, WIDTH, Background, Thing, World, frame_times, state_at
 
 OVERSAMPLE = 3
 MARGIN = 4  # pixels of background beyond each edge, for camera shake
+AUDIO_BITS = 48_000  # per second
 Point = tuple[float, float]
 
 # Five by seven, drawn 10 by 18 pixels. In a 224x224 frame each stroke is more than a pixel wide; in a 112x112 one
@@ -199,8 +201,11 @@ def render(world: World) -> Iterator[Image.Image]:
         yield frame.crop((dx, dy, dx + WIDTH, dy + HEIGHT))
 
 
-def encode(world: World) -> bytes:
-    """Return the clip as an MP4 file: H.264, yuv420p, 12 fps, 3 s. Equal worlds give equal bytes."""
+def encode(world: World, sound: Samples | None = None) -> bytes:
+    """Return the clip as an MP4 file: H.264, yuv420p, 12 fps, 3 s. Equal worlds give equal bytes.
+
+    sound: A track of AAC, mono at 16 kHz; None: the file has none.
+    """
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS)
@@ -213,7 +218,15 @@ def encode(world: World) -> bytes:
             "threads": "1",
             "x264-params": "rc-lookahead=0:mbtree=0",
         }
+        track = None
+        if sound is not None:
+            track = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono", bit_rate=AUDIO_BITS)
         for picture in render(world):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")))
         container.mux(stream.encode())
+        if track is not None and sound is not None:
+            frame = av.AudioFrame.from_ndarray(sound[None], format="s16", layout="mono")
+            frame.sample_rate, frame.pts = SAMPLE_RATE, 0  # without a time the encoder's delay is not known to players
+            container.mux(track.encode(frame))
+            container.mux(track.encode())
     return buffer.getvalue()
