@@ -9,7 +9,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from vitascope.errors import MediaCorrupt
+from vitascope.media.audio import read_audio
 
 SAMPLE_RATE = 16_000  # Hz
 MAX_SECONDS = 10.0
@@ -18,31 +18,20 @@ FULL_SCALE = 2**15
 Samples = NDArray[np.int16]
 
 
-def read_samples(path: Path, start: float = 0.0, end: float | None = None) -> Samples | None:
-    """Return the sound of a file between two times (s), (n,); None where it has no audio track or is silent.
+def read_samples(path: Path, start: float, end: float) -> Samples | None:
+    """Return the sound of a file between two times (s), (n,), by the decoder of serving; None where nothing is heard.
 
-    Of a longer span the middle 10 seconds are returned. Raises MediaCorrupt.
+    Of a longer span the middle 10 seconds are returned. Raises MediaError.
     """
-    try:
-        with av.open(path) as container:
-            if not container.streams.audio:
-                return None
-            resampler = av.AudioResampler("s16", "mono", SAMPLE_RATE)
-            frames = [r for frame in container.decode(audio=0) for r in resampler.resample(frame)]
-            frames += resampler.resample(None)
-    except (av.error.FFmpegError, ValueError) as error:
-        raise MediaCorrupt(f"{path.name}: {error}; a readable audio track was expected") from error
-    samples = np.concatenate([frame.to_ndarray()[0] for frame in frames] or [np.empty(0, np.int16)])
-    first, last = round(start * SAMPLE_RATE), len(samples) if end is None else round(end * SAMPLE_RATE)
-    samples = middle(samples[first:last], MAX_SECONDS)
-    return samples if samples.any() else None
-
-
-def middle(samples: Samples, seconds: float) -> Samples:
-    """Return at most so many seconds from the middle of a sound."""
-    count = round(seconds * SAMPLE_RATE)
-    first = max(len(samples) - count, 0) // 2
-    return samples[first : first + count]
+    if end - start > MAX_SECONDS:
+        start = (start + end - MAX_SECONDS) / 2
+        end = start + MAX_SECONDS
+    samples = read_audio(path, start, end, SAMPLE_RATE) if end > start else None
+    return (
+        None
+        if samples is None
+        else np.clip(np.rint(samples * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+    )
 
 
 def encode_flac(samples: Samples) -> bytes:

@@ -278,21 +278,21 @@ def read_media(
             path.write_bytes(media.data)
             return read_media(path, streams, clips, stride, key, audio)
     path, start, end = (media.path, media.start, media.end) if isinstance(media, MediaSpan) else (media, 0.0, None)
-    if not streams:
-        samples = read_samples(path, start, end)
-        if samples is None:
-            raise MediaError(f"{path.name}: no sound; an audio track that is not silent was expected")
-        return {}, samples
     duration = probe(path).duration
     if start > 0.0 and start >= duration:
         raise MediaError(f"{path}: start: {start:g} s; less than its {duration:g} s was expected")
     end = duration if end is None else min(end, duration)
+    samples = read_samples(path, start, end) if audio else None
+    if not streams:
+        if samples is None:
+            raise MediaError(f"{path.name}: no sound; an audio track that is not silent was expected")
+        return {}, samples
     if stride is not None:
         frames = sample_strided(path, streams, (start, end), clips, stride, key)
     else:
         edges = np.linspace(start, end, clips + 1).tolist()
         frames = sample_streams(path, streams, list(pairwise(edges)))
-    return frames, read_samples(path, start, end) if audio and duration else None
+    return frames, samples
 
 
 def _write_items(
