@@ -247,7 +247,7 @@ def test_the_default_bundle_is_intact_small_and_documented() -> None:
 
 
 def test_the_default_bundle_finds_the_demonstration_videos(model: Model, videos: list[Path]) -> None:
-    embeddings = np.concatenate([model.embed_file(path).vectors for path in videos])
+    embeddings = np.concatenate([model.embed_video_file(path).vectors for path in videos])
     queries = model.embed_text([f"a {path.stem.replace('-', ' ')}" for path in videos])
     first = (queries @ embeddings.T).argmax(axis=1)
     assert (first == np.arange(len(videos))).sum() >= len(videos) // 2  # chance is 1 of 12

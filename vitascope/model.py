@@ -1,14 +1,15 @@
-"""A loaded bundle: embed texts and videos, match pairs, answer questions.
+"""A loaded bundle: embed texts, videos and sounds, match pairs, answer questions.
 
-Shape letters: B videos, texts or pairs, C clips, F frames, H height, W width (pixels), V visual tokens, K their width,
-L text tokens, D embedding dim, N answers, M tokens of an answer.
+Shape letters: B videos, texts, sounds or pairs, C clips, F frames, H height, W width (pixels), V visual tokens, K their
+width, T audio tokens, A their width, L text tokens, D embedding dim, N answers, M tokens of an answer.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +18,14 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from vitascope.audio_windows import Samples, batched_inputs, check_sounds, cut_windows, read_sounds
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import (
     ANSWER_IDS,
     ANSWER_MASK,
     LENGTHS,
     SAMPLES,
+    AudioStream,
     Calibration,
     FrameStream,
     InputType,
@@ -30,7 +33,7 @@ from vitascope.bundle.manifest import (
 )
 from vitascope.engines.graphs import GraphRunner, Graphs
 from vitascope.engines.onnx_runtime import Array, Device, Placement
-from vitascope.errors import InvalidInput
+from vitascope.errors import InvalidInput, MediaError
 from vitascope.input_validation import Streams, batch_size_of_streams, check_texts, check_visual_tokens
 from vitascope.integrations.kserve import ONNXRUNTIME, served_name, server_url
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
@@ -45,7 +48,8 @@ TextEmbedder = Callable[["Model", Sequence[str]], Floats]
 """Returns embeddings (B, D) of texts with their prompts, such as a cache in front of the model's text graph."""
 
 _CLIPS_PER_BATCH = 64
-"""Clips of a file whose frames are in memory at the same time."""
+"""Clips of a file whose frames, or windows of its sound, are in memory at the same time."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,34 @@ class VideoEmbedding:
 
     vectors: Floats
     visual_tokens: Floats
+
+
+@dataclass(frozen=True)
+class AudioEmbedding:
+    """Embeddings of sounds.
+
+    Attributes:
+        vectors: (B, D) float32, normalized.
+        tokens: (B, T, A) float32; None if the bundle has no audio tokens.
+    """
+
+    vectors: Floats
+    tokens: Floats | None
+
+
+@dataclass(frozen=True)
+class FileEmbedding:
+    """Embeddings of the clips of a file.
+
+    Attributes:
+        video: One row per clip; None if the file has no pictures, or the bundle no video graph.
+        audio: One row per clip with sound; None if no clip has any, or the bundle no audio graph.
+        clips_with_sound: Positions of the clips with sound, ascending int64.
+    """
+
+    video: VideoEmbedding | None
+    audio: AudioEmbedding | None
+    clips_with_sound: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -240,9 +272,8 @@ class Model:
                 self._graphs.run(graph, streams)
                 continue
             if graph == "audio":
-                assert manifest.audio is not None
-                silence = np.zeros((1, manifest.audio.samples), np.float32)
-                self._graphs.run(graph, {SAMPLES: silence, LENGTHS: np.array([manifest.audio.samples])})
+                size = self._audio_stream.samples
+                self._graphs.run(graph, {SAMPLES: np.zeros((1, size), np.float32), LENGTHS: np.array([size])})
                 continue
             inputs: dict[str, Array] = {"input_ids": ids, "attention_mask": mask}
             if graph != "text":
@@ -308,6 +339,22 @@ class Model:
             if manifest.vector_width:
                 vectors[rows] = results["vector"]
         return VideoEmbedding(vectors, tokens)
+
+    def embed_audio(self, sounds: Sequence[Samples]) -> AudioEmbedding:
+        """Embed B sounds. Of one that is longer than a window, the mean of equal windows without silent ones.
+
+        Args:
+            sounds: Mono samples (N,) from -1 to 1 at the sample rate of the bundle's audio stream, of any N each, as
+                ``read_audio`` returns them.
+
+        Raises:
+            InvalidInput: A sound has another shape or dtype, values out of range, or is silent.
+            TaskMissing: The bundle has no audio graph.
+            EngineError: The run failed.
+        """
+        self._graphs.ensure_loaded("audio")
+        check_sounds(sounds)
+        return self._embed_sounds(enumerate(sounds), len(sounds))[0]
 
     def match(self, texts: Sequence[str], visual_tokens: NDArray[np.floating]) -> Match:
         """Match B pairs of ``texts[i]`` and ``visual_tokens[i]``.
@@ -426,8 +473,48 @@ class Model:
         path: str | os.PathLike[str],
         clips: Sequence[tuple[float, float]] | None = None,
         limits: MediaLimits = DEFAULT_LIMITS,
+    ) -> FileEmbedding:
+        """Embed the pictures and the sound of clips of a media file, as far as the file and the bundle have them.
+
+        Sound that cannot be decoded is left out of a file with pictures.
+
+        Args:
+            path: Video, image or sound file.
+            clips: (start, end) of each clip in s; the whole file by default.
+            limits: Limits of the decoder.
+
+        Raises:
+            MediaError: The file cannot be decoded.
+            InvalidInput: A clip is outside the file.
+            TaskMissing: The bundle has no graph for anything that the file has.
+            EngineError: A run failed.
+        """
+        file = Path(path)
+        info = self.decoder.probe(file, limits)
+        spans = [(0.0, info.duration)] if clips is None else list(clips)
+        graphs = self.bundle.manifest.graphs
+        audio, clips_with_sound = None, np.zeros(0, np.int64)
+        if info.kind == "audio" or (info.audio is not None and ("audio" in graphs or "video" not in graphs)):
+            self._graphs.ensure_loaded("audio")
+            try:
+                audio, clips_with_sound = self._embed_sounds(
+                    read_sounds(self.decoder, file, spans, self._audio_stream, limits), len(spans)
+                )
+            except MediaError as error:
+                if info.kind == "audio" or "video" not in graphs:
+                    raise
+                _log.warning("the sound is left out: %s", error)
+        has_video = info.kind != "audio" and ("video" in graphs or info.audio is None)
+        video = self.embed_video_file(file, spans, limits) if has_video else None
+        return FileEmbedding(video, audio if len(clips_with_sound) else None, clips_with_sound)
+
+    def embed_video_file(
+        self,
+        path: str | os.PathLike[str],
+        clips: Sequence[tuple[float, float]] | None = None,
+        limits: MediaLimits = DEFAULT_LIMITS,
     ) -> VideoEmbedding:
-        """Embed clips of a media file.
+        """Embed the pictures of clips of a media file.
 
         Args:
             path: Video or image file.
@@ -438,7 +525,7 @@ class Model:
             One row per clip.
 
         Raises:
-            MediaError: The file cannot be decoded.
+            MediaError: The file cannot be decoded, or has no pictures.
             InvalidInput: A clip is outside the file.
             TaskMissing: The bundle has no video graph.
             EngineError: The run failed.
@@ -456,6 +543,35 @@ class Model:
             np.concatenate([part.vectors for part in parts]),
             np.concatenate([part.visual_tokens for part in parts]),
         )
+
+    @property
+    def _audio_stream(self) -> AudioStream:
+        stream = self.bundle.manifest.audio
+        assert stream is not None
+        return stream
+
+    def _embed_sounds(
+        self, sounds: Iterable[tuple[int, Samples]], count: int
+    ) -> tuple[AudioEmbedding, NDArray[np.int64]]:
+        """Embed ``count`` sounds, whose samples come with the position of the sound, in one or more parts.
+
+        Returns:
+            The embeddings of sounds that are not silent, and their positions.
+        """
+        stream, shapes = self._audio_stream, self._graphs.output_shapes("audio")
+        sums = {name: np.zeros((count, *shape)) for name, shape in shapes.items()}
+        windows = np.zeros(count, np.int64)
+        for positions, inputs in batched_inputs(cut_windows(stream, sounds), self.batch_size):
+            for name, array in self._graphs.run("audio", inputs).items():
+                np.add.at(sums[name], positions, array)
+            np.add.at(windows, positions, 1)
+        rows = np.flatnonzero(windows)
+        norms = np.linalg.norm(sums["vector"][rows], axis=1, keepdims=True)
+        vectors = (sums["vector"][rows] / np.maximum(norms, 1e-12)).astype(np.float32)
+        tokens = None
+        if stream.tokens:
+            tokens = (sums["audio_tokens"][rows] / windows[rows, None, None]).astype(np.float32)
+        return AudioEmbedding(vectors, tokens), rows
 
     def _run_text_graph(
         self, graph: str, texts: Sequence[str], visual_tokens: NDArray[np.floating] | None

@@ -351,7 +351,7 @@ class LocalBackend:
             if part["kind"] == "text":
                 yield TextPart(part["value"], self.model.embed_text([part["value"]])[0], part["weight"])
             elif part["kind"] == "file":
-                embedded = self.model.embed_file(next(remaining_files), limits=limits)
+                embedded = self.model.embed_video_file(next(remaining_files), limits=limits)
                 yield EmbeddingPart(embedded.vectors[0], part["weight"])
             else:
                 yield ClipPart(int(part["value"]), part["weight"])

@@ -122,7 +122,7 @@ def _embed_as_file(runtime: Model, image: Image.Image) -> VideoEmbedding:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "image.png"
         image.save(path)
-        return runtime.embed_file(path)
+        return runtime.embed_video_file(path)
 
 
 def _check_best(actual: np.ndarray, expected: np.ndarray, tolerance: Tolerance) -> None:

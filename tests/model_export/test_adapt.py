@@ -148,7 +148,7 @@ def test_the_adapted_model_still_answers(adapted: Adapted) -> None:
     for name in heads:
         assert torch.equal(before[name], after[name]), name
     assert not torch.equal(before["match_head.weight"], after["match_head.weight"])
-    video = runtime.embed_file(adapted.talks / "week 0" / "talk.mp4")
+    video = runtime.embed_video_file(adapted.talks / "week 0" / "talk.mp4")
     ((best, *_),) = runtime.answer(["what color is it ?"], video.visual_tokens)
     assert best.text in ANSWERS
 

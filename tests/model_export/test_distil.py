@@ -71,7 +71,7 @@ def test_distillation_on_unlabelled_videos_resumes(tmp_path: Path, capsys: pytes
     held_out = open_packed(tmp_path / "work" / "data" / "films" / "val")
     assert all(not example.captions for example in held_out.examples)
     movie(tmp_path / "red.mp4", [COLOURS["red"]])
-    video = model.embed_file(tmp_path / "red.mp4")
+    video = model.embed_video_file(tmp_path / "red.mp4")
     assert int((model.embed_text(texts) @ video.vectors[0]).argmax()) == 0
     assert "a folder of videos" in (tmp_path / "student" / "NOTICE.md").read_text()
 

@@ -168,7 +168,9 @@ def test_the_bundle_embeds_like_the_library(
     family: str, bundle_of: Sources, sources: Sources, photographs: list[Path], video: Path
 ) -> None:
     runtime = Model.open(bundle_of(family), threads=1)
-    videos = [runtime.embed_file(path) for path in photographs] + [runtime.embed_file(video, [span]) for span in SPANS]
+    videos = [runtime.embed_video_file(path) for path in photographs] + [
+        runtime.embed_video_file(video, [span]) for span in SPANS
+    ]
     texts, clips = runtime.embed_text(TEXTS), np.concatenate([embedded.vectors for embedded in videos])
     manifest = runtime.bundle.manifest
     logits = texts @ clips.T / manifest.temperature + manifest.logit_bias
@@ -220,7 +222,7 @@ def test_a_bundle_without_embeddings_scores_and_serves_like_the_library(
 ) -> None:
     runtime = Model.open(bundle_of(family), threads=1)
     files = [(path, None) for path in photographs] + [(video, [span]) for span in SPANS]
-    videos = [runtime.embed_file(path, spans) for path, spans in files]
+    videos = [runtime.embed_video_file(path, spans) for path, spans in files]
     assert videos[0].vectors.shape == (1, 0)
     expected = library_logits(family, sources(family), TEXTS, frames_of_clips(runtime.streams, photographs, video))
     rows = [np.repeat(embedded.visual_tokens, len(TEXTS), 0) for embedded in videos]

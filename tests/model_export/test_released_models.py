@@ -370,7 +370,7 @@ def test_a_released_checkpoint_is_exported_and_served(
             assert response.json()["results"][0]["video"]["title"] == "video"
         else:
             assert response.json()["code"] == "task_missing"
-        tokens = runtime.embed_file(video).visual_tokens
+        tokens = runtime.embed_video_file(video).visual_tokens
         if "matching" in runtime.tasks:
             scores = client.post("/v1/caption-scores", json={"captions": TEXTS[:2], **clip}).json()["scores"]
             assert [score["similarity"] for score in scores] == [None, None]

@@ -53,7 +53,7 @@ def test_a_bundle_answers_as_before(stored: Path, recorded: JSON) -> None:
     model = Model.open(stored / "bundles" / "exported", threads=1, device="cpu")
     expected, texts = recorded["bundle"], recorded["texts"]
     np.testing.assert_allclose(model.embed_text(texts), expected["text_embeddings"], atol=TOLERANCE)
-    video = model.embed_file(stored / "picture.png")
+    video = model.embed_video_file(stored / "picture.png")
     np.testing.assert_allclose(video.vectors[0], expected["video_embedding"], atol=TOLERANCE)
     tokens = video.visual_tokens.repeat(len(texts), axis=0)
     match = model.match(texts, tokens)

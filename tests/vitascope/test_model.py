@@ -138,23 +138,23 @@ def test_fused_scores_are_between_0_and_1(small_model: Model) -> None:
 def test_embed_file_returns_a_row_per_clip(small_model: Model, tmp_path: Path) -> None:
     frames = [solid((255, 0, 0))] * 20 + [solid((0, 0, 255))] * 20
     path = write_video(tmp_path / "two.mp4", frames, rate=10)
-    embedding = small_model.embed_file(path, [(0.0, 2.0), (2.0, 4.0)])
+    embedding = small_model.embed_video_file(path, [(0.0, 2.0), (2.0, 4.0)])
     texts = small_model.embed_text(["red", "blue"])
     assert (embedding.vectors @ texts.T).argmax(axis=1).tolist() == [0, 1]
-    assert small_model.embed_file(path).vectors.shape == (1, 16)
+    assert small_model.embed_video_file(path).vectors.shape == (1, 16)
 
 
 def test_many_clips_are_embedded_in_batches(small_model: Model, tmp_path: Path) -> None:
     path = write_color_video(tmp_path / "long.mp4", (0, 255, 0), 10.0)
     clips = [(0.1 * number, 0.1 * number + 0.1) for number in range(99)]
-    vectors = small_model.embed_file(path, clips).vectors
+    vectors = small_model.embed_video_file(path, clips).vectors
     assert vectors.shape == (99, 16)
     assert np.abs(vectors @ vectors[0] - 1).max() < 1e-4
 
 
 def test_an_image_is_embedded_as_a_still_video(small_model: Model, tmp_path: Path) -> None:
-    picture = small_model.embed_file(write_picture(tmp_path / "p.png", solid((255, 255, 0))))
-    video = small_model.embed_file(write_color_video(tmp_path / "v.mp4", (255, 255, 0)))
+    picture = small_model.embed_video_file(write_picture(tmp_path / "p.png", solid((255, 255, 0))))
+    video = small_model.embed_video_file(write_color_video(tmp_path / "v.mp4", (255, 255, 0)))
     assert picture.vectors.shape == (1, 16)
     assert (picture.vectors @ video.vectors.T).item() > 0.99
 
@@ -162,10 +162,10 @@ def test_an_image_is_embedded_as_a_still_video(small_model: Model, tmp_path: Pat
 def test_unreadable_files_and_empty_lists_of_clips_are_rejected(small_model: Model, tmp_path: Path) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"text")
     with pytest.raises(MediaError, match=r"bad\.mp4"):
-        small_model.embed_file(tmp_path / "bad.mp4")
+        small_model.embed_video_file(tmp_path / "bad.mp4")
     path = write_picture(tmp_path / "p.png", solid((255, 255, 0)))
     with pytest.raises(InvalidInput, match="clips: none"):
-        small_model.embed_file(path, [])
+        small_model.embed_video_file(path, [])
 
 
 @pytest.mark.parametrize("optimize", [True, False])

@@ -102,7 +102,7 @@ def red_then_blue(small_model: Model, tmp_path_factory: pytest.TempPathFactory) 
     path = tmp_path_factory.mktemp("clip") / "two.webp"
     write_animation(path, [solid((220, 10, 10)), solid((10, 10, 220))], [4000, 4000])
     times = frame_times(0.0, 8.0, 4)
-    embeddings = small_model.embed_file(path, [(0.0, 8.0), *((time, time) for time in times)])
+    embeddings = small_model.embed_video_file(path, [(0.0, 8.0), *((time, time) for time in times)])
     return VideoEmbedding(embeddings.vectors[:1], embeddings.visual_tokens[:1]), FrameEmbeddings(
         times, embeddings.vectors[1:]
     )

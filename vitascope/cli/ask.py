@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     result = answer_question(
         model,
         args.question,
-        model.embed_file(args.file, [(0.0, end)], limits).visual_tokens,
+        model.embed_video_file(args.file, [(0.0, end)], limits).visual_tokens,
         top=args.top,
         candidates=args.candidate,
         abstain_below=args.abstain_below,

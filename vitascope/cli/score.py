@@ -83,7 +83,7 @@ def _score_locally(args: argparse.Namespace) -> dict[str, Any]:
     limits = read_media_limits(os.environ)
     end = probe(args.file, limits).duration
     times = frame_times(0.0, end, args.frames) if args.frames else []
-    embeddings = model.embed_file(args.file, [(0.0, end), *((time, time) for time in times)], limits)
+    embeddings = model.embed_video_file(args.file, [(0.0, end), *((time, time) for time in times)], limits)
     frames = FrameEmbeddings(times, embeddings.vectors[1:]) if times else None
     scores = score_captions(model, embeddings, args.captions, args.reference, frames)
     span = {"file": str(args.file), "video": None, "start": 0.0, "end": end}  # as in the response of a service

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from vitascope.errors import InvalidInput, MediaCorrupt, MediaUnsupported
 from vitascope.media.file import MediaFile, MediaSource, open_source
 from vitascope.media.formats import FileFormat, sniff
-from vitascope.media.limits import AUDIO_CODECS, DEFAULT_LIMITS, MediaLimits
+from vitascope.media.limits import AUDIO_CODECS, DEFAULT_LIMITS, SILENCE, MediaLimits
 from vitascope.media.video import (
     READING_ERRORS,
     measured_seconds,
@@ -51,8 +51,6 @@ _UNTIMED = ("aac", "mp3", "wav", "aiff")
 """Containers without timestamps: their sound has no gaps."""
 _ESTIMATED = ("aac", "mp3")
 """Containers whose duration FFmpeg may estimate by the bit rate."""
-_SILENCE = 2.0**-16
-"""Peak below which sound is digital silence: half a step of 16 bits."""
 _PREROLL = 1.0
 """Seconds decoded before a span: a decoder's first sound after a seek is wrong."""
 _NEAR = 2.0
@@ -145,7 +143,7 @@ def read_clips(
             for clip in group:
                 first, last = bounds[clip]
                 part = sound[first - begin : last - begin]
-                if np.abs(part).max(initial=0) >= _SILENCE:
+                if np.abs(part).max(initial=0) >= SILENCE:
                     sounds[clip] = part.copy() if len(group) > 1 else part
     return sounds
 

@@ -32,6 +32,8 @@ AUDIO_CODECS = frozenset(
     }
 )
 """Audio codecs to decode, by FFmpeg's names."""
+SILENCE = 2.0**-16
+"""Peak below which sound is digital silence: half a step of 16 bits."""
 SETTINGS = {
     "max_bytes": "VITASCOPE_MAX_VIDEO_BYTES",
     "max_pixels": "VITASCOPE_MAX_PIXELS",

@@ -59,7 +59,7 @@ def test_the_stored_visual_tokens_are_those_of_the_clip(
     path = write_color_video(tmp_path / "red.mp4", RED)
     video = ingest_file(collection, small_model, path).video
     stored = collection.visual_tokens([clip.id for clip in collection.clips(video.id)])
-    embedded = small_model.embed_file(path).visual_tokens
+    embedded = small_model.embed_video_file(path).visual_tokens
     np.testing.assert_allclose(stored, embedded, atol=float(np.abs(embedded).max()) / 200)  # stored in eight bits
 
 

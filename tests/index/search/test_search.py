@@ -59,7 +59,9 @@ def test_scores_are_those_of_the_model_on_stored_tokens(collection: Collection, 
     match = small_model.match(["a red thing"], collection.visual_tokens([best.hit.clip_id]))
     assert best.match == pytest.approx(float(match.probabilities[0]), abs=1e-6)
     assert best.similarity == pytest.approx(
-        float(small_model.embed_text(["a red thing"])[0] @ small_model.embed_file(best.hit.video.path).vectors[0]),
+        float(
+            small_model.embed_text(["a red thing"])[0] @ small_model.embed_video_file(best.hit.video.path).vectors[0]
+        ),
         abs=1e-5,
     )
 
@@ -132,7 +134,7 @@ def clip_of(collection: Collection, title: str) -> int:
 
 def test_a_query_can_be_the_embedding_of_a_file(collection: Collection, small_model: Model, tmp_path: Path) -> None:
     path = write_picture(tmp_path / "teal.png", solid((10, 230, 40)))
-    vector = small_model.embed_file(path).vectors[0]
+    vector = small_model.embed_video_file(path).vectors[0]
     assert titles_of(collection, small_model, EmbeddingPart(vector), limit=1) == ["green"]
 
 

@@ -48,7 +48,7 @@ def test_a_worker_hashes_and_embeds_a_file(tmp_path: Path, small_model: Model) -
     result = worker.embed()
     assert isinstance(result, EmbeddedFile)
     assert (result.description.title, result.description.metadata) == ("red", {"site": "north"})
-    np.testing.assert_allclose(result.clips[0].embedding, small_model.embed_file(picture).vectors[0], atol=1e-6)
+    np.testing.assert_allclose(result.clips[0].embedding, small_model.embed_video_file(picture).vectors[0], atol=1e-6)
 
 
 def test_a_worker_keeps_to_the_access_policy(tmp_path: Path, small_model: Model) -> None:
