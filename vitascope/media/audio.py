@@ -57,8 +57,9 @@ _NEAR = 2.0
 """Seconds between clips that are decoded in one go."""
 _MARGIN = 0.05
 """Seconds resampled before and after a span, longer than the resampler's filter."""
-_MAX_DRIFT = Fraction(1, 100)
-"""Seconds by which timestamps may differ from the count of samples before the sound is moved."""
+_MAX_DRIFT = Fraction(1, 40)
+"""Seconds by which timestamps may differ from the count of samples before the sound is moved. FFmpeg's of Vorbis are up
+to 448 samples off where blocks change their size."""
 _MAX_OVERLAP = Fraction(1)
 """Seconds by which timestamps may go back, so that sound is dropped; beyond, they began anew and are shifted."""
 
