@@ -209,11 +209,10 @@ def model_config(
 
 def _tensor(name: str, spec: ArraySpec) -> dict[str, Any]:
     """Without the batch axis, which Triton adds."""
-    return {
-        "name": name,
-        "data_type": _Enumerator(_DATA_TYPES[spec.dtype]),
-        "dims": [-1 if size is None else size for size in spec.shape[1:]],
-    }
+    data_type, dims = _Enumerator(_DATA_TYPES[spec.dtype]), [-1 if size is None else size for size in spec.shape[1:]]
+    # Triton does not support tensors with a batch axis only.
+    reshape: dict[str, Any] = {} if dims else {"reshape": {"shape": []}}
+    return {"name": name, "data_type": data_type, "dims": dims or [1], **reshape}
 
 
 def _output(model: str, name: str, spec: ArraySpec) -> dict[str, Any]:
@@ -221,9 +220,7 @@ def _output(model: str, name: str, spec: ArraySpec) -> dict[str, Any]:
         raise BundleUnsupported(
             f"{model}: output {name!r} has the shape {spec.shape}; a free batch axis was expected, as Triton requires"
         )
-    tensor = _tensor(name, spec)
-    # Triton does not support outputs with a batch axis only.
-    return tensor if tensor["dims"] else tensor | {"dims": [1], "reshape": {"shape": []}}
+    return _tensor(name, spec)
 
 
 def _warm_up_input(name: str, spec: ArraySpec, text_length: int) -> dict[str, Any]:
@@ -232,7 +229,7 @@ def _warm_up_input(name: str, spec: ArraySpec, text_length: int) -> dict[str, An
         free_size = WARM_UP_ANSWERS
     else:
         free_size = text_length if name in ("input_ids", "attention_mask") else 1
-    dims = [free_size if size is None else size for size in spec.shape[1:]]
+    dims = [free_size if size is None else size for size in spec.shape[1:]] or [1]
     content = {"input_data_file": ONES_NAME} if name == "attention_mask" else {"zero_data": True}
     return {"data_type": _Enumerator(_DATA_TYPES[spec.dtype]), "dims": dims, **content}
 

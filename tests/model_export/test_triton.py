@@ -110,12 +110,14 @@ def test_config_has_the_fields_that_triton_requires(small_bundle: Path, tmp_path
     assert (list(logit.dims), logit.HasField("reshape"), list(logit.reshape.shape)) == ([1], True, [])
 
 
-@pytest.mark.parametrize("free_form_answers", [False, True])
-def test_warm_up_inputs_fit_the_graphs(free_form_answers: bool, small_bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["default", "free-form answers", "sound"])
+def test_warm_up_inputs_fit_the_graphs(kind: str, small_bundle: Path, tmp_path: Path) -> None:
     """Triton rejects a model whose warm-up fails. A mask of ones comes from a file."""
     bundle = small_bundle
-    if free_form_answers:
+    if kind == "free-form answers":
         bundle = make_small_bundle(tmp_path / "bundle", tasks=["answering"], free_form_answers=True)
+    if kind == "sound":
+        bundle = make_small_bundle(tmp_path / "bundle", tasks=["audio_retrieval"])
     write_repository(Bundle.open(bundle), tmp_path / "models", TritonOptions(max_batch=2))
     numpy_types = {2: np.uint8, 3: np.int64, 5: np.float32}
     for graph, config in read(tmp_path / "models").items():
@@ -129,6 +131,10 @@ def test_warm_up_inputs_fit_the_graphs(free_form_answers: bool, small_bundle: Pa
                     row = np.frombuffer(raw, row.dtype).reshape(row.shape)
                     assert row.tolist() == [1] * TEXT_LENGTH
                 inputs[entry.key] = np.stack([row] * sample.batch_size)
+            for tensor in config.input:
+                if tensor.HasField("reshape"):  # to the batch axis only
+                    assert (list(tensor.dims), list(tensor.reshape.shape)) == ([1], [])
+                    inputs[tensor.name] = inputs[tensor.name][:, 0]
             outputs = OnnxRuntimeEngine(folder / "1" / "model.onnx", threads=1).run(inputs)
             for output in config.output:
                 assert outputs[output.name].shape[0] == sample.batch_size

@@ -6,13 +6,13 @@ F frames, H height, W width, V visual tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import ANSWER_IDS, ANSWER_MASK, ArraySpec
+from vitascope.bundle.manifest import ANSWER_IDS, ANSWER_MASK, LENGTHS, SAMPLES, ArraySpec
 from vitascope.engines.onnx_runtime import Array, Engine, OnnxRuntimeEngine, Placement
 from vitascope.errors import EngineError, EngineUnavailable, InvalidInput, TaskMissing
 from vitascope.integrations.kserve import served_name, server_url
@@ -41,18 +41,21 @@ class KServeEngine:
         model: str,
         specs: tuple[Mapping[str, ArraySpec], Mapping[str, ArraySpec]],
         max_batch: int = 0,
+        columns: Collection[str] = (),
     ) -> None:
         """Create an engine.
 
         Args:
             specs: inputs and outputs, from the manifest.
             max_batch: maximum batch size of the server; 0: unlimited.
+            columns: inputs (B,) that the server takes as (B, 1).
         """
         self.server = server
         self.model = model
         self.inputs, self.outputs = specs
         self.placement = Placement(f"kserve {server.url}", "remote")
         self._max_batch = max_batch
+        self._columns = columns
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return all outputs by name, splitting large batches. Raises EngineError and EngineUnavailable."""
@@ -65,11 +68,12 @@ class KServeEngine:
         return parts[0] if len(parts) == 1 else {n: np.concatenate([part[n] for part in parts]) for n in self.outputs}
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        results = self.server.infer(self.model, inputs, list(self.outputs))
+        shaped = {name: array[:, None] if name in self._columns else array for name, array in inputs.items()}
+        results = self.server.infer(self.model, shaped, list(self.outputs))
         return {name: self._squeeze_scalar(name, array) for name, array in results.items()}
 
     def _squeeze_scalar(self, name: str, array: Array) -> Array:
-        """Return (B, 1) as (B,): Triton has no outputs with a batch axis only."""
+        """Return (B, 1) as (B,): Triton has no tensors with a batch axis only."""
         return array.reshape(-1) if len(self.outputs[name].shape) == 1 and array.shape[1:] == (1,) else array
 
     def _batch_size(self, rows: int, size: int) -> int:
@@ -105,10 +109,11 @@ def open_at_server(
     except EngineError as error:
         # It may appear later: servers can respond before they have loaded their models.
         raise EngineUnavailable(f"{error}; `vitascope triton` writes it for Triton") from error
-    _check_specs(label, "inputs", metadata, specs[0])
+    inputs = _check_specs(label, "inputs", metadata, specs[0])
     _check_specs(label, "outputs", metadata, specs[1])
     config = server.config(model)
-    engine = KServeEngine(server, model, specs, _positive_int(config.get("max_batch_size")))
+    columns = [name for name, spec in specs[0].items() if len(inputs[name].shape) > len(spec.shape)]
+    engine = KServeEngine(server, model, specs, _positive_int(config.get("max_batch_size")), columns)
     fingerprints = _fingerprints(config, metadata)
     if not fingerprints:
         try:
@@ -127,8 +132,13 @@ def open_at_server(
     return engine
 
 
-def _check_specs(label: str, kind: str, metadata: Mapping[str, Any], expected: Mapping[str, ArraySpec]) -> None:
-    """Inputs must equal the manifest's; further outputs are allowed. A free size at the server fits any size."""
+def _check_specs(
+    label: str, kind: str, metadata: Mapping[str, Any], expected: Mapping[str, ArraySpec]
+) -> dict[str, ArraySpec]:
+    """Return the server's inputs or outputs.
+
+    Inputs must equal the manifest's; further outputs are allowed. A free size at the server fits any size.
+    """
     try:
         actual = {str(tensor["name"]): parse_spec(tensor) for tensor in metadata.get(kind) or ()}
     except (KeyError, TypeError, ValueError) as error:
@@ -136,13 +146,14 @@ def _check_specs(label: str, kind: str, metadata: Mapping[str, Any], expected: M
     if set(expected) - set(actual) or (kind == "inputs" and len(actual) > len(expected)):
         raise EngineError(f"{label}: {kind} {sorted(actual)}; {sorted(expected)} were expected")
     for name, spec in expected.items():
-        if not _fits(actual[name], spec, is_output=kind == "outputs"):
+        if not _fits(actual[name], spec):
             raise EngineError(f"{label}: {kind[:-1]} {name!r} is {actual[name]}; {spec} was expected from the manifest")
+    return actual
 
 
-def _fits(actual: ArraySpec, expected: ArraySpec, *, is_output: bool) -> bool:
+def _fits(actual: ArraySpec, expected: ArraySpec) -> bool:
     shape = actual.shape
-    if is_output and len(expected.shape) == 1 and shape[1:] == (1,):
+    if len(expected.shape) == 1 and shape[1:] == (1,):
         shape = shape[:1]
     sizes = zip(shape, expected.shape, strict=False)
     # A size that is free in the manifest must be free at the server: batches vary.
@@ -216,8 +227,14 @@ def compare_outputs(bundle: Bundle, graph: str, engine: Engine) -> list[OutputDi
 
 
 def fixed_inputs(bundle: Bundle, graph: str) -> dict[str, Array]:
-    """Return two fixed rows of inputs: texts, and noise for frames and visual tokens."""
+    """Return two fixed rows of inputs: texts, and noise for frames, visual tokens and sound."""
     manifest, rng = bundle.manifest, np.random.default_rng(0)
+    if graph == "audio" and manifest.audio is not None:
+        size = manifest.audio.samples
+        return {
+            SAMPLES: rng.uniform(-1, 1, (2, size)).astype(np.float32),
+            LENGTHS: np.array([size, size], np.int64),
+        }
     if graph == "video":
         shapes = {s.name: (2, 1, s.frames, s.height, s.width, 3) for s in manifest.streams}
         return {name: rng.integers(0, 256, shape, np.uint8) for name, shape in shapes.items()}

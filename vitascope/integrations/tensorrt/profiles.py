@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vitascope.bundle.manifest import Manifest
+from vitascope.bundle.manifest import LENGTHS, SAMPLES, Manifest
 from vitascope.integrations.tensorrt.plan_cache import engine_cache
 
 Shape = tuple[int, ...]
@@ -55,6 +55,12 @@ def profiles_of(manifest: Manifest, graph: str) -> list[Profile]:
             _video(manifest, single, single, single),
             _video(manifest, single, (MAX_BATCH // 2, 1), (MAX_BATCH, 1)),
             _video(manifest, single, (1, MAX_CLIPS // 2), (MAX_MULTI_CLIP_BATCH, MAX_CLIPS)),
+        ]
+    if graph == "audio" and manifest.audio is not None:
+        size = manifest.audio.samples
+        return [
+            {SAMPLES: Range((1, size), (batch, size), (most, size)), LENGTHS: Range((1,), (batch,), (most,))}
+            for batch, most in ((1, 1), (MAX_BATCH // 2, MAX_BATCH))
         ]
     length = min(TYPICAL_LENGTH, manifest.text_length)
     return [

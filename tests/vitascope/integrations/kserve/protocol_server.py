@@ -111,6 +111,9 @@ class ProtocolServer(ThreadingHTTPServer):
                 array = np.frombuffer(body[offset : offset + size], dtype)
                 offset += size
             inputs[tensor["name"]] = array.reshape(tensor["shape"])
+        for argument in model.session.get_inputs():
+            if len(argument.shape) == 1:  # as it states it: with a second axis
+                inputs[argument.name] = inputs[argument.name][:, 0]
         rows = len(next(iter(inputs.values())))
         self.rows.append(rows)
         if model.max_batch and rows > model.max_batch and not self.plain:

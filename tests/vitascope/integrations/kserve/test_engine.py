@@ -102,6 +102,20 @@ def test_inputs_and_outputs_must_be_those_of_the_manifest(server: ProtocolServer
         model.run_graph("match", {})
 
 
+@pytest.mark.parametrize("plain", [False, True])
+def test_sound_is_embedded_at_a_server(plain: bool, tmp_path: Path) -> None:
+    bundle = Bundle.open(make_small_bundle(tmp_path / "sound", tasks=["audio_retrieval"]))
+    write_repository(bundle, tmp_path / "models", TritonOptions(max_batch=2))
+    sounds = [np.sin(np.arange(3000, dtype=np.float32) * step) for step in (0.2, 0.4, 0.8)]
+    with serving(tmp_path / "models", plain=plain) as server:
+        remote = Model.open(bundle.folder, engine=f"kserve:{server.url}")
+        remote.warm_up()
+        np.testing.assert_allclose(
+            remote.embed_audio(sounds).vectors, Model(bundle, threads=1).embed_audio(sounds).vectors, atol=1e-5
+        )
+        assert {difference.output for difference in check_server(bundle, server.url)} == {"vector", "audio_tokens"}
+
+
 def test_a_missing_model_names_the_command_that_exports_it(server: ProtocolServer, model: Model) -> None:
     name = named(server, "text")
     del server.models[name]

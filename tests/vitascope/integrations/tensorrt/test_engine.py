@@ -426,3 +426,9 @@ def test_texts_of_every_length_fit(graph: str, manifest: Manifest) -> None:
     for profile in profiles:
         for name, shapes in profile.items():
             assert all(low <= best <= high for low, best, high in zip(*shapes, strict=True)), name
+
+
+def test_windows_of_sound_fit(tmp_path: Path) -> None:
+    profiles = profiles_of(Bundle.open(make_small_bundle(tmp_path, tasks=["audio_retrieval"])).manifest, "audio")
+    for rows, profile in ((1, 0), (2, 1), (MAX_BATCH, 1), (MAX_BATCH + 1, None)):
+        assert profile_for(profiles, {"samples": (rows, 4000), "lengths": (rows,)}) == profile

@@ -17,6 +17,7 @@ class TritonPythonModel:
         path = os.path.join(args["model_repository"], args["model_version"], "model.onnx")
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.inputs = [tensor["name"] for tensor in config["input"]]
+        self.ranks = {argument.name: len(argument.shape) for argument in self.session.get_inputs()}
         self.outputs = [tensor["name"] for tensor in config["output"]]
 
     def execute(self, requests: list) -> list:
@@ -24,6 +25,10 @@ class TritonPythonModel:
         parts = {
             name: [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for request in requests]
             for name in self.inputs
+        }
+        parts = {  # the Python backend leaves out a reshape to the batch axis only
+            name: [array.reshape(-1) for array in arrays] if self.ranks[name] == 1 else arrays
+            for name, arrays in parts.items()
         }
         ends = np.cumsum([len(part) for part in parts[self.inputs[0]]])[:-1]
         try:
