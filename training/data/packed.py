@@ -74,9 +74,17 @@ class EncodedMedia:
     data: bytes
 
 
+@dataclass(frozen=True)
+class PictureWithSound:
+    """A picture, and a file with its sound."""
+
+    picture: Path
+    sound: Path
+
+
 Frames = dict[str, NDArray[np.uint8]]
-Media = Path | MediaSpan | EncodedMedia
-"""A whole file, a part of one, or an encoded file in memory."""
+Media = Path | MediaSpan | EncodedMedia | PictureWithSound
+"""A whole file, a part of one, an encoded file in memory, or two files."""
 Contents = tuple[Frames, Samples | None]
 """The frames by stream, and the sound, of a file."""
 Read = Callable[[Media, str], Contents | str]
@@ -277,6 +285,9 @@ def read_media(
             path = Path(folder) / Path(media.name).name[-60:]  # file names are limited, keys of shards are not
             path.write_bytes(media.data)
             return read_media(path, streams, clips, stride, key, audio)
+    if isinstance(media, PictureWithSound):
+        frames, _ = read_media(media.picture, streams, clips, stride, key)
+        return frames, read_media(media.sound, (), audio=True)[1] if audio else None
     path, start, end = (media.path, media.start, media.end) if isinstance(media, MediaSpan) else (media, 0.0, None)
     duration = probe(path).duration
     if start > 0.0 and start >= duration:

@@ -73,6 +73,7 @@ READERS: Mapping[str, Reader] = {
     "subtitled": Reader(subtitled.subtitled, subtitled.ORIGIN, VIDEO_STREAMS),
     "imagenet200": Reader(webdataset.named_photographs, webdataset.NAMED_PHOTOGRAPHS_ORIGIN, STILL_STREAMS),
     "stamps": Reader(stamps.stamps, stamps.ORIGIN, STILL_STREAMS),
+    "stamp_sounds": Reader(stamps.stamp_sounds, stamps.SOUNDS_ORIGIN, STILL_STREAMS, audio=True),
     "esc10": Reader(recordings.esc10, recordings.ESC10_ORIGIN, (), audio=True),
     "fsdd": Reader(recordings.fsdd, recordings.FSDD_ORIGIN, (), audio=True),
 }
@@ -101,6 +102,7 @@ made or fetched by commands of this project:
   sound_scenes     the same with sound: python -m training.data.scenes.generate --sound
   pictograms       npm packages, fetched into --source; gives pictogram_stills and pictogram_videos
   stamps           /usr/share/tuxpaint/stamps of Debian's tuxpaint-stamps-default
+  stamp_sounds     those of them that have a sound, with it
 
 examples:
   vitascope prepare subtitled --source ~/Talks --name talks --out data/packed

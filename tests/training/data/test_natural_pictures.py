@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from tests.training.data.corpus_files import tone, wav
 from training.data.caption_questions import caption_questions
 from training.data.corpus import CorpusError, split_of
-from training.data.stamps import stamps, thing_of
+from training.data.packed import STILL_STREAMS, open_packed, write_packed
+from training.data.stamps import SOUNDS_ORIGIN, stamp_sounds, stamps, thing_of
 
 DOGS = (
     "Two dogs run on the beach .",
@@ -77,6 +80,27 @@ def test_stamps_are_named_by_their_first_line_and_symbols_are_left_out(tmp_path:
     assert {q.question: q.answers for q in heron.questions}["what animal is it?"] == ("heron",)
     assert {q.answers for q in lettuce.questions} == {("lettuce",)}
     assert thing_of("A box for trash, that can be recycled") == "trash"
+
+
+def test_stamps_with_a_sound_are_packed_with_it_and_a_quarter_of_the_names_is_held_out(tmp_path: Path) -> None:
+    names = [f"A bird of kind {number}" for number in range(60)]
+    for number, name in enumerate(names):
+        write_stamp(tmp_path, f"animals/{number}", f"{name}.\n")
+        (tmp_path / "animals" / f"{number}.wav").write_bytes(wav(tone(300 + 10 * number, 0.05)))
+    write_stamp(tmp_path, "food/lettuce", "A head of red lettuce.\n")
+    (tmp_path / "food" / "lettuce_desc.ogg").write_bytes(wav(tone()))
+    by_split = {split: list(stamp_sounds(tmp_path, split)) for split in ("train", "val", "test")}
+    assert sorted(example.captions[0] for items in by_split.values() for example, _ in items) == sorted(names)
+    assert 8 <= len(by_split["test"]) <= 22
+    write_packed(tmp_path / "out", STILL_STREAMS, by_split["val"], SOUNDS_ORIGIN, audio=True)
+    packed = open_packed(tmp_path / "out")
+    assert packed.audio is not None
+    assert packed.frames("low").shape[1:] == (1, 1, 112, 112, 3)
+    for row, example in enumerate(packed.examples):
+        number = int(example.key.removeprefix("animals/"))
+        np.testing.assert_array_equal(packed.audio[row], tone(300 + 10 * number, 0.05))
+        assert example.captions == (names[number], f"the sound of a bird of kind {number}")
+        assert example.caption_needs == ("sight", "sound")
 
 
 def test_a_folder_without_named_stamps_is_an_error(tmp_path: Path) -> None:
