@@ -194,6 +194,8 @@ def test_questions_about_both_are_answered_by_picture_and_soundtrack() -> None:
         "does the ring appear with a sound?": "yes",
         "is the beep heard before or after the blue ring appears?": "before",
         "is the beep heard while the red square moves?": "yes",
+        "how many beeps are heard while the red square moves?": "3",
+        "how many beeps are heard while the ring appears?": "0",
         "is the pop heard while the square moves?": "no",
         "which shape acts while the beep is heard?": "square",
     }

@@ -49,6 +49,8 @@ NEGATIVES = 4
 """Maximum number of negatives that are wrong about sound, and of those that are wrong about sight and sound."""
 PER_NEED = {"sight": 4, "sound": 5, "both": 3}
 """Maximum number of questions by what they need."""
+YES_KEPT = 0.25
+"""Share of the sounds during an event that are asked for, which are more frequent than those before or after one."""
 _SAME_MOMENT = 0.1  # seconds
 
 UNITS: dict[str, tuple[tuple[str, str], ...]] = {
@@ -442,10 +444,13 @@ def joint_questions(world: World, soundtrack: Soundtrack, rng: Random) -> Questi
             link = relation(sound, event)
             if link in ("before", "after"):
                 questions.append((f"is the {sound.voice} heard before or after {seen}?", link, "order"))
-            if link:
-                questions.append(
-                    (f"is the {sound.voice} heard while {seen}?", "yes" if link == "during" else "no", "order")
-                )
+            during = link == "during"
+            if link and (not during or rng.random() < YES_KEPT):
+                questions.append((f"is the {sound.voice} heard while {seen}?", "yes" if during else "no", "order"))
+            if link and sound.voice in INSTRUMENTS:
+                plural = UNITS[sound.voice][0][1]
+                count = str(sound.count) if during else "0"
+                questions.append((f"how many {plural} are heard while {seen}?", count, "notes"))
     for sound in soundtrack.sounds:
         acting = [t for t, e in pairs if relation(sound, e) == "during"]
         unclear = [t for t, e in pairs if relation(sound, e) is None]
