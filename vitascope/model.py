@@ -495,11 +495,8 @@ class Model:
         graphs = self.bundle.manifest.graphs
         audio, clips_with_sound = None, np.zeros(0, np.int64)
         if info.kind == "audio" or (info.audio is not None and ("audio" in graphs or "video" not in graphs)):
-            self._graphs.ensure_loaded("audio")
             try:
-                audio, clips_with_sound = self._embed_sounds(
-                    read_sounds(self.decoder, file, spans, self._audio_stream, limits), len(spans)
-                )
+                audio, clips_with_sound = self.embed_audio_file(file, spans, limits)
             except MediaError as error:
                 if info.kind == "audio" or "video" not in graphs:
                     raise
@@ -507,6 +504,34 @@ class Model:
         has_video = info.kind != "audio" and ("video" in graphs or info.audio is None)
         video = self.embed_video_file(file, spans, limits) if has_video else None
         return FileEmbedding(video, audio if len(clips_with_sound) else None, clips_with_sound)
+
+    def embed_audio_file(
+        self,
+        path: str | os.PathLike[str],
+        clips: Sequence[tuple[float, float]] | None = None,
+        limits: MediaLimits = DEFAULT_LIMITS,
+    ) -> tuple[AudioEmbedding, NDArray[np.int64]]:
+        """Embed the sound of clips of a media file.
+
+        Args:
+            path: Sound or video file.
+            clips: (start, end) of each clip in s; the whole file by default.
+            limits: Limits of the decoder.
+
+        Returns:
+            One row per clip that is not silent; and the positions of these clips, ascending.
+
+        Raises:
+            MediaError: The file cannot be decoded.
+            InvalidInput: A clip ends before its start.
+            TaskMissing: The bundle has no audio graph.
+            EngineError: The run failed.
+        """
+        self._graphs.ensure_loaded("audio")
+        file = Path(path)
+        spans = [(0.0, self.decoder.probe(file, limits).duration)] if clips is None else list(clips)
+        sounds = read_sounds(self.decoder, file, spans, self._audio_stream, limits)
+        return self._embed_sounds(sounds, len(spans))
 
     def embed_video_file(
         self,

@@ -25,7 +25,7 @@ from service.inference.request_context import RequestContext
 from service.schemas import library as schemas
 from service.serializers import serialize_video
 from vitascope.bundle.manifest import InputType
-from vitascope.errors import TextError
+from vitascope.errors import InvalidInput, TextError
 from vitascope.media.file import MediaFile, MediaSource
 from vitascope.media.sampling import Span, resolve_span
 from vitascope.model import Floats, Model, VideoEmbedding
@@ -84,6 +84,20 @@ def embed_upload(context: RequestContext, model: Model, upload: Upload, clip: Cl
     """
     with rename_errors(upload.path, upload.name):
         return _to_embedded_clip(_embed(context, model, upload.path, upload.sha256, clip, None), None)
+
+
+def embed_sound(context: RequestContext, model: Model, upload: Upload, clip: ClipRange) -> Floats:
+    """Return the embedding (1, D) of the sound of a clip of a file that is not stored.
+
+    Raises TaskMissing, media errors, InvalidInput (also for silence), DeadlineExceeded and RequestAbandoned.
+    """
+    limits = context.service.settings.media_limits()
+    with rename_errors(upload.path, upload.name):
+        span = resolve_span(model.decoder.probe(upload.path, limits).duration, clip.start, clip.end)
+        embedding, _ = model.embed_audio_file(upload.path, [span], limits)
+    if not len(embedding.vectors):
+        raise InvalidInput(f"{upload.name}: no sound from {span[0]:g} to {span[1]:g} s; sound was expected")
+    return embedding.vectors
 
 
 def _to_embedded_clip(clips: Sequence[CachedClip], video: schemas.Video | None) -> EmbeddedClip:

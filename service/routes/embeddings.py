@@ -21,7 +21,7 @@ from service.http.auth import requires
 from service.http.multipart import Upload, parse_fields, read_form
 from service.http.openapi import errors, form_body
 from service.http.parsing import StrictRoute, check_max, is_json_or_form, parse_body
-from service.inference.embedding import ClipRange, check_text, embed_texts, embed_upload
+from service.inference.embedding import ClipRange, check_text, embed_sound, embed_texts, embed_upload
 from service.inference.models import LoadedModel
 from service.inference.request_context import RequestContext, request_context
 from service.schemas.embeddings import (
@@ -30,6 +30,7 @@ from service.schemas.embeddings import (
     EmbeddingRequest,
     Embeddings,
     MediaInput,
+    MediaType,
     TextInput,
 )
 from vitascope.bundle.manifest import InputType
@@ -46,17 +47,17 @@ _DATA_URL = re.compile(r"data:[^,;]*(?:;[^,;]*)*;base64,", re.IGNORECASE)
 
 @router.post(
     "/embeddings",
-    summary="Embed texts, pictures and videos",
+    summary="Embed texts, pictures, videos and sounds",
     response_model=Embeddings,
     responses=errors(400, 404, 409, 413, 415, 422, 503, 507),
     openapi_extra=form_body(EmbeddingForm, also_json=EmbeddingRequest),
 )
 @requires("read")
 async def embed(request: Request, service: ReadyAppStateDep) -> Response:
-    """Embeddings of length 1 of texts, pictures and videos, all in one space: their inner product is `similarity`.
+    """Embeddings of length 1 of texts, pictures, videos and sounds in one space: their inner product is `similarity`.
 
-    Requests and responses have the format of OpenAI, so its clients work. Inputs may also be pictures and videos, as
-    data URLs in JSON or as the file of a form. Token ids are rejected.
+    Requests and responses have the format of OpenAI, so its clients work. Inputs may also be pictures, videos and, if
+    the model has sound, sounds: as data URLs in JSON or as the file of a form. Token ids are rejected.
     """
     if is_json_or_form(request, "texts, or files as data URLs", "a file"):
         body = parse_body(EmbeddingRequest, await request.json())
@@ -70,8 +71,10 @@ async def embed(request: Request, service: ReadyAppStateDep) -> Response:
         loaded = _resolve_model(service, fields)
         async with request_context(request, service) as context:
             clip_range = ClipRange(fields.start, fields.end)
-            clip = await context.run(embed_upload, context, context.model(loaded), form.upload, clip_range)
-    return await _respond(service, loaded, clip.embedding.vectors, 0, fields)
+            embeddings = await context.run(
+                _embed_file, context, context.model(loaded), form.upload, fields.type, clip_range
+            )
+    return await _respond(service, loaded, embeddings, 0, fields)
 
 
 def _resolve_model(service: AppState, options: EmbeddingOptions) -> LoadedModel:
@@ -82,7 +85,7 @@ def _resolve_model(service: AppState, options: EmbeddingOptions) -> LoadedModel:
     """
     loaded = service.models.get(options.model)
     manifest = loaded.bundle.manifest
-    if "retrieval" not in manifest.tasks:
+    if not {"retrieval", "audio_retrieval"} & set(manifest.tasks):
         raise TaskMissing(f"{manifest.name}: it cannot embed; its tasks are {', '.join(manifest.tasks)}")
     manifest.check_dimensions(options.dimensions)
     return loaded
@@ -117,9 +120,17 @@ async def _embed_inputs(
 
 def _embed_media(context: RequestContext, model: Model, name: str, item: MediaInput) -> Floats:
     with _decoded_file(context.service, name, item.data) as upload:
-        clip = embed_upload(context, model, upload, ClipRange(item.start, item.end))
-    embedding: Floats = clip.embedding.vectors[0]
+        embedding: Floats = _embed_file(context, model, upload, item.type, ClipRange(item.start, item.end))[0]
     return embedding
+
+
+def _embed_file(
+    context: RequestContext, model: Model, upload: Upload, media_type: MediaType, clip: ClipRange
+) -> Floats:
+    """Return the embedding (1, D) of the pictures or the sound of a file."""
+    if media_type == "audio":
+        return embed_sound(context, model, upload, clip)
+    return embed_upload(context, model, upload, clip).embedding.vectors
 
 
 @contextmanager

@@ -148,7 +148,7 @@ def _manifest_fields(bundle: Bundle | None) -> dict[str, Any]:
     }
     if bundle is None:
         return dict.fromkeys(("answers", "default_rerank", "signed_by", *MANIFEST_FIELDS)) | lists
-    fields = bundle.manifest.model_dump(include={*MANIFEST_FIELDS, *lists})
+    fields = bundle.manifest.model_dump(include={"audio", *MANIFEST_FIELDS, *lists})
     signed_by = None if bundle.signature is None else bundle.signature.key_id_hex
     own = {"answers": len(bundle.answers), "default_rerank": bundle.manifest.default_rerank, "signed_by": signed_by}
     return {**lists, **fields, **own}

@@ -1,8 +1,8 @@
-"""Embeddings in OpenAI's shape. Beyond it: pictures and videos as inputs, and a form for a file."""
+"""Embeddings in OpenAI's shape. Beyond it: pictures, videos and sounds as inputs, and a form for a file."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
@@ -25,12 +25,18 @@ class TextInput(Request):
     text: str
 
 
+MediaType = Literal["image", "video", "audio"]
+
+
 class MediaInput(Request):
-    """A picture or video as a base64 data URL; its content decides its type. Other URLs are not fetched."""
+    """A picture, video or sound as a base64 data URL. Other URLs are not fetched.
+
+    Of "image" and "video", the content decides; "audio" is the sound of a file, also of a video.
+    """
 
     model_config = example(type="image", data=DATA, start=0.0)
 
-    type: Literal["image", "video"]
+    type: MediaType
     data: Annotated[str, Field(description="data:…;base64,…")]
     start: Annotated[Seconds | None, Field(description="seconds; default: 0")] = None
     end: Annotated[Seconds | None, Field(description="seconds; default: the end of the video")] = None
@@ -40,7 +46,8 @@ def _kind(value: object) -> str | None:
     if isinstance(value, str):
         return "string"
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return {"text": "text", "image": "media", "video": "media"}.get(kind) if isinstance(kind, str) else None
+    kinds = {"text": "text", **dict.fromkeys(get_args(MediaType), "media")}
+    return kinds.get(kind) if isinstance(kind, str) else None
 
 
 def _listed(value: object) -> object:
@@ -56,8 +63,8 @@ Input = Annotated[
     Discriminator(
         _kind,
         custom_error_type="input",
-        custom_error_message='a string, {"type": "text", "text": …}, or {"type": "image" or "video", "data": …} '
-        "was expected",
+        custom_error_message='a string, {"type": "text", "text": …}, or {"type": "image" (or "video", "audio"), '
+        '"data": …} was expected',
     ),
 ]
 
@@ -89,7 +96,7 @@ class EmbeddingRequest(EmbeddingOptions):
         list[Input],
         Field(fail_fast=True),
         BeforeValidator(_listed, json_schema_input_type=str | list[Input]),
-        Field(min_length=1, description="one text, or a list of texts, pictures and videos"),
+        Field(min_length=1, description="one text, or a list of texts, pictures, videos and sounds"),
     ]
     input_type: Annotated[
         InputType,
@@ -101,9 +108,13 @@ class EmbeddingRequest(EmbeddingOptions):
 
 
 class EmbeddingForm(EmbeddingOptions, TimeRange):
-    """A picture or video as a file: one embedding."""
+    """A picture, video or sound as a file: one embedding."""
 
     model_config = example(model="hd-vila-tiny", encoding_format="float")
+
+    type: Annotated[
+        MediaType, Field(description="audio: the sound of the file, also of a video; otherwise its pictures")
+    ] = "video"
 
 
 EMBEDDING: dict[str, Any] = {"object": "embedding", "index": 0, "embedding": [0.031, -0.117, 0.052]}
@@ -121,7 +132,7 @@ class Embedding(Response):
 
 
 class Usage(Response):
-    """Text tokens, special ones included; pictures and videos have none."""
+    """Text tokens, special ones included; pictures, videos and sounds have none."""
 
     model_config = example(**USAGE)
 

@@ -22,6 +22,14 @@ STREAM: dict[str, Any] = {
     "shows": "picture",
     "margin": "down",
 }
+AUDIO_STREAM: dict[str, Any] = {
+    "name": "audio",
+    "sample_rate": 16000,
+    "seconds": 10.0,
+    "fill": "silence",
+    "tokens": 62,
+    "width": 192,
+}
 GRAPH_ENGINE: dict[str, Any] = {"engine": "onnxruntime 1.32.0", "device": "cpu", "gpu_name": None, "fallback": None}
 MODEL: dict[str, Any] = {
     "name": "hd-vila-tiny",
@@ -35,6 +43,7 @@ MODEL: dict[str, Any] = {
     "architecture": "hd-vila",
     "tasks": ["retrieval", "matching", "answering"],
     "streams": [STREAM],
+    "audio": AUDIO_STREAM,
     "vector_width": 256,
     "matryoshka_dimensions": [],
     "text_length": 64,
@@ -66,6 +75,19 @@ class FrameStream(Response):
     longest_edge: Annotated[int | None, Field(description="pixels, in a corner")] = None
     multiple: Annotated[int, Field(description="pixels that edges in a corner are whole multiples of")] = 1
     shows: Annotated[str, Field(description="picture, or its cover: white where it lies")] = "picture"
+
+
+class AudioStream(Response):
+    """The windows of sound that the model takes."""
+
+    model_config = example(**AUDIO_STREAM)
+
+    name: str
+    sample_rate: Annotated[int, Field(description="Hz")]
+    seconds: Annotated[float, Field(description="of a window; a longer sound is the mean of several")]
+    fill: Annotated[str, Field(description="content of a window after a shorter sound: silence, or repeat")]
+    tokens: Annotated[int, Field(description="audio tokens of a window")]
+    width: Annotated[int, Field(description="numbers of an audio token")]
 
 
 class GraphEngine(Response):
@@ -114,6 +136,7 @@ class ModelInfo(Response):
     architecture: str | None
     tasks: list[str]
     streams: list[FrameStream]
+    audio: Annotated[AudioStream | None, Field(description="null without sound")] = None
     vector_width: int | None
     matryoshka_dimensions: Annotated[list[int], Field(description="smaller dimensions that embeddings can have")]
     text_length: Annotated[int | None, Field(description="tokens; longer texts are truncated")]

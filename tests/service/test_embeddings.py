@@ -129,7 +129,7 @@ def test_an_uploaded_file_is_embedded_and_not_stored(running: Running, files: Pa
         ({"input": [1, 2]}, 422, "validation_failed", "token ids"),
         ({"input": ["a", ["b"]]}, 422, "validation_failed", "token ids"),
         ({"input": ["a", None]}, 422, "validation_failed", "input.1"),
-        ({"input": [{"type": "audio", "data": ""}]}, 422, "validation_failed", "a string"),
+        ({"input": [{"type": "film", "data": ""}]}, 422, "validation_failed", "a string"),
         ({"input": "a", "encoding_format": "int8"}, 422, "validation_failed", "encoding_format"),
         ({"input": "a", "dimensions": True}, 422, "validation_failed", "dimensions"),
         ({"input": "a", "size": 3}, 422, "validation_failed", "size"),

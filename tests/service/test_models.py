@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import itertools
 import json
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import numpy as np
 import onnxruntime
 import pytest
 
@@ -21,9 +23,10 @@ from service.inference.models import MAX_CPU_WORKERS, REMOTE_WORKERS, default_wo
 from service.inference.registry import trim_heap
 from service.lifespan import open_service
 from tests.chaos import rounds
+from tests.media_files import write_audio, write_color_video
 from tests.service.conftest import fill, settings_for
 from tests.service.running import JSON, ROOT, Running, problem_of, serving
-from tests.small_bundle import make_small_bundle, write_manifest
+from tests.small_bundle import TONES, make_small_bundle, write_manifest
 from tests.waiting import PATIENCE, wait_for
 from vitascope.bundle.bundle import Bundle
 from vitascope.cli.main import main
@@ -109,6 +112,31 @@ def test_a_damaged_bundle_is_rejected_and_others_are_unaffected(several: Running
     assert list_models(client) == before
     assert not record.exists()
     assert embed(client)["data"]
+
+
+def test_a_model_with_sound_embeds_sounds(several: Running, root: Path, tmp_path: Path) -> None:
+    client = several.client
+    make_small_bundle(root / "sound", tasks=["audio_retrieval"])
+    fingerprint = add_model(client, "sound")
+    model = client.get(f"/v1/models/{fingerprint}").json()
+    assert (model["streams"], model["audio"]["sample_rate"]) == ([], 8000)
+    assert client.get("/v1/models").json()["models"][0]["audio"] is None
+    tone = np.sin(2 * np.pi * TONES["blue"] * np.arange(8000) / 8000).astype(np.float32)
+    path = write_audio(tmp_path / "film.mkv", tone[None], 8000, "flac", with_video=True)
+    data = f"data:video/x-matroska;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    inputs = ["a blue thing", "a red thing", {"type": "audio", "data": data, "end": 0.7}]
+    blue, red, sound = (np.array(item["embedding"]) for item in embed(client, input=inputs, model=fingerprint)["data"])
+    assert blue @ sound > 0.9 > 0.3 > red @ sound
+    upload, form = {"file": ("film.mkv", path.read_bytes())}, {"type": "audio", "end": "0.7", "model": fingerprint}
+    assert client.post("/v1/embeddings", files=upload, data=form).json()["data"][0]["embedding"] == sound.tolist()
+    pictures = client.post("/v1/embeddings", files=upload, data={"model": fingerprint})
+    assert "no graph 'video'" in problem_of(pictures, 409, "task_missing")["detail"]
+    without = client.post("/v1/embeddings", files=upload, data={"type": "audio"})
+    assert "no graph 'audio', so no audio_retrieval" in problem_of(without, 409, "task_missing")["detail"]
+    mute = {"file": ("mute.mp4", write_color_video(tmp_path / "mute.mp4", (9, 9, 9)).read_bytes())}
+    silent = client.post("/v1/embeddings", files=mute, data=form)
+    assert "mute.mp4: no sound from 0 to 0.7 s" in problem_of(silent, 422, "invalid_input")["detail"]
+    assert client.delete(f"/v1/models/{fingerprint}").status_code == 204
 
 
 def test_an_invalid_graph_is_reported_and_can_be_replaced(several: Running, root: Path) -> None:

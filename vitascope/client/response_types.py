@@ -66,6 +66,22 @@ class AnswerResponse(TypedDict):
     """null for an uploaded file"""
 
 
+class AudioStream(TypedDict):
+    """The windows of sound that the model takes."""
+
+    fill: str
+    """content of a window after a shorter sound: silence, or repeat"""
+    name: str
+    sample_rate: int
+    """Hz"""
+    seconds: float
+    """of a window; a longer sound is the mean of several"""
+    tokens: int
+    """audio tokens of a window"""
+    width: int
+    """numbers of an audio token"""
+
+
 class CaptionScore(TypedDict):
     """Scores of a caption of the clip."""
 
@@ -559,6 +575,8 @@ class ModelInfo(TypedDict):
     answers: int | None
     """size of the answer vocabulary"""
     architecture: str | None
+    audio: NotRequired[AudioStream | None]
+    """null without sound"""
     default: bool
     """whether requests without a model use it"""
     default_rerank: int | None
@@ -830,7 +848,7 @@ class UrlSource(TypedDict):
 
 
 class Usage(TypedDict):
-    """Text tokens, special ones included; pictures and videos have none."""
+    """Text tokens, special ones included; pictures, videos and sounds have none."""
 
     prompt_tokens: int
     total_tokens: int

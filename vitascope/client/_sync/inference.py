@@ -141,11 +141,16 @@ class Inference(BaseClient):
         *,
         model: str | None = None,
         dimensions: int | None = None,
+        sound: bool = False,
         progress: UploadProgress = False,
     ) -> response_types.Embeddings:
-        """Return the embedding of an image or video, which is not stored; otherwise as `embed_texts`."""
+        """Return the embedding of an image or video, or its sound, which is not stored; otherwise as `embed_texts`."""
         path = api_path("embeddings")
-        fields = drop_none(model=model, dimensions=None if dimensions is None else str(dimensions))
+        fields = drop_none(
+            model=model,
+            dimensions=None if dimensions is None else str(dimensions),
+            type="audio" if sound else None,
+        )
         return self._upload(response_types.Embeddings, path, file, fields, is_read_only=True, progress=progress)
 
     def rerank(
