@@ -21,16 +21,15 @@ from training.data.scenes.description import Clause, Description, Mention
 from training.data.scenes.generate import main, make_example, make_sound_example
 from training.data.scenes.render import encode
 from training.data.scenes.sampling import sample_world
-from training.data.scenes.sound_language import (
+from training.data.scenes.sound_captions import (
     Joint,
     is_true,
     joint_captions,
-    joint_questions,
     sound_caption,
     sound_captions,
     sound_phrase,
-    sound_questions,
 )
+from training.data.scenes.sound_questions import joint_questions, sound_questions
 from training.data.scenes.sounds import (
     EFFECTS,
     INSTRUMENTS,

@@ -27,7 +27,8 @@ from training.data.scenes.captions import captions_of, negatives_of, transcript_
 from training.data.scenes.questions import questions_of
 from training.data.scenes.render import encode
 from training.data.scenes.sampling import sample_world
-from training.data.scenes.sound_language import texts_of
+from training.data.scenes.sound_captions import texts_of
+from training.data.scenes.sound_questions import questions_of as sound_questions_of
 from training.data.scenes.sounds import Soundtrack, sample_soundtrack
 from training.data.scenes.synthesis import synthesize
 from training.data.scenes.world import DURATION, FPS, HEIGHT, SPLITS, WIDTH, World, as_json
@@ -69,7 +70,9 @@ def make_sound_example(seed: int, split: str, index: int) -> tuple[World, Soundt
     rng = Random(f"sound scenes/{seed}/{split}/{index}")
     soundtrack = sample_soundtrack(world, rng)
     texts = texts_of(world, soundtrack, record, split == "test", rng)
-    return world, soundtrack, record | texts | {"transcript": [], "sound": asdict(soundtrack)}
+    questions = sound_questions_of(world, soundtrack, record["questions"], rng)
+    record |= texts | {"transcript": [], "questions": questions, "sound": asdict(soundtrack)}
+    return world, soundtrack, record
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -179,6 +179,11 @@ def relation(sound: Sound, event: Event) -> str | None:
     return None
 
 
+def is_at_once(sound: Sound, event: Event) -> bool:
+    """Return whether a sound begins at the moment of an event."""
+    return abs(sound.start - moment(event)) < GAP
+
+
 def is_silent_at(time: float, soundtrack: Soundtrack) -> bool:
     """Return whether no sound is heard around a time (s)."""
     return all(s.end + GAP < time - _MARGIN or time + _MARGIN < s.start for s in soundtrack.sounds)

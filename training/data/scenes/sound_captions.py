@@ -1,4 +1,4 @@
-"""Captions, negative captions and questions about scenes with sound; each states whether it needs sight, sound or both.
+"""Captions and negative captions of scenes with sound; each states whether it needs sight, sound or both.
 
 Words are chosen by slot and style as in `description`, so that a caption and its negatives differ only in content.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -23,7 +22,6 @@ from training.data.scenes.description import (
     verb_phrase,
 )
 from training.data.scenes.description import matches as names_thing
-from training.data.scenes.questions import unique_name
 from training.data.scenes.sounds import (
     CONTOURS,
     EFFECTS,
@@ -32,12 +30,12 @@ from training.data.scenes.sounds import (
     LEVELS,
     MAX_COUNT,
     SUSTAINED,
-    VOICES,
     Claim,
     Sound,
     Soundtrack,
     claim_of,
     hears,
+    is_at_once,
     is_silent_at,
     matches,
     moment,
@@ -47,11 +45,8 @@ from training.data.scenes.world import Event, Thing, World
 
 NEGATIVES = 4
 """Maximum number of negatives that are wrong about sound, and of those that are wrong about sight and sound."""
-PER_NEED = {"sight": 4, "sound": 5, "both": 3}
-"""Maximum number of questions by what they need."""
-YES_KEPT = 0.25
-"""Share of the sounds during an event that are asked for, which are more frequent than those before or after one."""
-_SAME_MOMENT = 0.1  # seconds
+LIMITS = (NEGATIVES, NEGATIVES // 2)
+"""Of the first and of the second caption that needs sound, and likewise both."""
 
 UNITS: dict[str, tuple[tuple[str, str], ...]] = {
     "bell": (("bell note", "bell notes"), ("chime of a bell", "chimes of a bell")),
@@ -179,7 +174,7 @@ def is_true(joint: Joint, world: World, soundtrack: Soundtrack) -> bool:
 
 
 def _linked(link: str, sound: Sound, event: Event) -> bool:
-    return abs(sound.start - moment(event)) < _SAME_MOMENT if link == "with" else relation(sound, event) == link
+    return is_at_once(sound, event) if link == "with" else relation(sound, event) == link
 
 
 def _events_of(seen: Description, world: World) -> Iterator[Event]:
@@ -239,7 +234,7 @@ def _brief_joint(world: World, soundtrack: Soundtrack, rng: Random) -> Joint:
     for i, thing in enumerate(world.things):
         for event in thing.events:
             seen = _described(world, i, event, rng, ("both", "colour", "shape"))
-            at_once = [s for s in soundtrack.sounds if abs(s.start - moment(event)) < _SAME_MOMENT and s.cause]
+            at_once = [s for s in soundtrack.sounds if is_at_once(s, event) and s.cause]
             if at_once:
                 options.append(Joint(seen, Claim(at_once[0].voice), "with"))
             elif event.motion in EFFECTS and is_silent_at(moment(event), soundtrack):
@@ -371,149 +366,26 @@ def _changed_joint(joint: Joint, kind: str, rng: Random) -> Joint | None:
     return replace(joint, seen=replace(seen, relation=None))
 
 
-Questions = list[tuple[str, str, str]]
-"""(question, answer, kind)"""
-
-
-def sound_questions(soundtrack: Soundtrack, rng: Random) -> Questions:
-    """Return questions about what is heard."""
-    sounds = soundtrack.sounds
-    any_sound = rng.choice(("is any sound heard?", "can anything be heard?"))
-    questions: Questions = (
-        [(any_sound, "yes" if sounds else "no", "yesno")] if not sounds or rng.random() < 0.06 else []
-    )
-    questions.append(
-        (
-            rng.choice(("how many different sounds are heard?", "how many kinds of sound are there?")),
-            str(len(sounds)),
-            "count",
-        )
-    )
-    voice = rng.choice([s.voice for s in sounds]) if sounds and rng.random() < 0.5 else _other(rng, VOICES, None)
-    questions.append((f"is {_a(voice)} heard?", "yes" if voice in [s.voice for s in sounds] else "no", "yesno"))
-    for sound in sounds:
-        name, plural = f"the {sound.voice}", UNITS[sound.voice][0][1]
-        if sound.voice in EFFECTS.values():
-            continue
-        forms = ("how many {} are heard?", "how many {} can you hear?", "how many {} are there?")
-        questions.append((rng.choice(forms).format(plural), str(sound.count), "notes"))
-        if sound.voice in SUSTAINED or (sound.count > 1 and sound.voice != "drum"):
-            way = {"rising": "rises", "falling": "falls", None: "stays"}[sound.contour]
-            questions.append((f"does the pitch of {name} rise, fall or stay the same?", way, "contour"))
-    for sound in sounds:
-        if sound.level:
-            questions.append((f"is the {sound.voice} loud or quiet?", sound.level, "level"))
-        if sound.height:
-            questions.append((f"is the {sound.voice} high or low?", sound.height, "height"))
-    instruments = [s.voice for s in sounds if s.voice in INSTRUMENTS]
-    if len(instruments) == 1:
-        questions.append(
-            (rng.choice(("which instrument is heard?", "what instrument is playing?")), instruments[0], "voice")
-        )
-    if len(sounds) > 1:
-        questions.append(("which sound comes first?", sounds[0].voice, "voice"))
-        questions.append(
-            (rng.choice(("which sound comes last?", "what is heard at the end?")), sounds[-1].voice, "voice")
-        )
-        before, after = rng.choice(list(pairwise(sounds)))
-        questions.append((f"what is heard after the {before.voice}?", after.voice, "voice"))
-    return questions
-
-
-def _a(voice: str) -> str:
-    return f"{'an' if voice[0] in 'aeio' else 'a'} {voice}"
-
-
-def joint_questions(world: World, soundtrack: Soundtrack, rng: Random) -> Questions:
-    """Return questions whose answers need sight and sound."""
-    questions: Questions = []
-    pairs = [(t, e) for t in world.things for e in t.events]
-    for thing, event in pairs:
-        name = unique_name(world, thing, rng)
-        if name is None or len(thing.events) > 1:
-            continue
-        verb = event.motion.removesuffix("s")
-        seen = f"{name} {event.motion}" if event.motion not in ("collides", "passes") else f"{name} moves"
-        if event.motion in EFFECTS and event.target is None:
-            at_once = [s for s in soundtrack.sounds if abs(s.start - moment(event)) < _SAME_MOMENT]
-            if at_once or is_silent_at(moment(event), soundtrack):
-                answer = at_once[0].voice if at_once else "nothing"
-                questions.append((f"what is heard when {seen}?", answer, "effect"))
-                questions.append((f"does {name} {verb} with a sound?", "yes" if at_once else "no", "effect"))
-        for sound in soundtrack.sounds:
-            link = relation(sound, event)
-            if link in ("before", "after"):
-                questions.append((f"is the {sound.voice} heard before or after {seen}?", link, "order"))
-            during = link == "during"
-            if link and (not during or rng.random() < YES_KEPT):
-                questions.append((f"is the {sound.voice} heard while {seen}?", "yes" if during else "no", "order"))
-            if link and sound.voice in INSTRUMENTS:
-                plural = UNITS[sound.voice][0][1]
-                count = str(sound.count) if during else "0"
-                questions.append((f"how many {plural} are heard while {seen}?", count, "notes"))
-    for sound in soundtrack.sounds:
-        acting = [t for t, e in pairs if relation(sound, e) == "during"]
-        unclear = [t for t, e in pairs if relation(sound, e) is None]
-        if len(acting) == 1 and not unclear and len(world.things) > 1:
-            verb = rng.choice(("while", "when"))
-            questions.append((f"which shape acts {verb} the {sound.voice} is heard?", acting[0].shape, "order"))
-            questions.append((f"what color acts {verb} the {sound.voice} is heard?", acting[0].colour, "order"))
-    if world.kind == "collision":
-        touching = moment(world.things[0].events[0])
-        at_once = [s for s in soundtrack.sounds if abs(s.start - touching) < _SAME_MOMENT]
-        if at_once or is_silent_at(touching, soundtrack):
-            answer = at_once[0].voice if at_once else "nothing"
-            questions.append(
-                (
-                    rng.choice(("what is heard when they collide?", "what sound does the collision make?")),
-                    answer,
-                    "effect",
-                )
-            )
-    return questions
-
-
-def questions_of(
-    world: World, soundtrack: Soundtrack, sight: Sequence[dict[str, Any]], rng: Random
-) -> list[dict[str, Any]]:
-    """Return questions {"question", "answers", "kind", "needs"}; `sight`: those about the picture alone."""
-    chosen = [question | {"needs": "sight"} for question in sight[: PER_NEED["sight"]]]
-    pools = {"sound": sound_questions(soundtrack, rng), "both": joint_questions(world, soundtrack, rng)}
-    for needs, pool in pools.items():
-        rng.shuffle(pool)
-        kinds: list[str] = []
-        for question, answer, kind in pool:
-            if len(kinds) < PER_NEED[needs] and kinds.count(kind) < 2:
-                kinds.append(kind)
-                chosen.append({"question": question, "answers": [answer], "kind": kind, "needs": needs})
-    return chosen
-
-
 def texts_of(
     world: World, soundtrack: Soundtrack, record: dict[str, Any], held_out: bool, rng: Random
 ) -> dict[str, Any]:
-    """Return captions, negatives and questions of a scene with sound; `record`: those about its picture alone.
+    """Return captions, their needs and negatives of a scene with sound; `record`: those about its picture alone.
 
     The first caption needs sight, the second sound and the third both; a silent scene has captions of sight alone.
     """
-    captions, negatives = list(record["captions"]), list(record["negatives"])
-    questions = questions_of(world, soundtrack, record["questions"], rng)
+    seen = list(record["captions"])
     if not soundtrack.sounds:
-        needs = ["sight"] * len(captions)
-        return {"captions": captions, "caption_needs": needs, "negatives": negatives, "questions": questions}
+        return {"captions": seen, "caption_needs": ["sight"] * len(seen), "negatives": record["negatives"]}
     heard, both = sound_captions(soundtrack, rng), joint_captions(world, soundtrack, rng)
     places = {0: 0, 1: 3, 2: 4}  # of the captions about sight, from which negatives are made
-    kept = [n | {"of": places[n["of"]]} for n in negatives]
-    kept = [n for n in kept if n["grade"] == 1][:NEGATIVES] + [n for n in kept if n["grade"] > 1]
-    for of, (claims, style, _) in zip((1, 5), heard, strict=True):
-        kept += sound_negatives(soundtrack, claims, style, of, rng)[: NEGATIVES // (1 if of == 1 else 2)]
-    for of, (joint, style, _) in zip((2, 6), both, strict=True):
-        kept += joint_negatives(world, soundtrack, joint, style, of, held_out, rng)[
-            : NEGATIVES // (1 if of == 2 else 2)
-        ]
+    of_sight = [negative | {"of": places[negative["of"]]} for negative in record["negatives"]]
+    negatives = [n for n in of_sight if n["grade"] == 1][:NEGATIVES] + [n for n in of_sight if n["grade"] > 1]
+    for of, limit, (claims, style, _) in zip((1, 5), LIMITS, heard, strict=True):
+        negatives += sound_negatives(soundtrack, claims, style, of, rng)[:limit]
+    for of, limit, (joint, style, _) in zip((2, 6), LIMITS, both, strict=True):
+        negatives += joint_negatives(world, soundtrack, joint, style, of, held_out, rng)[:limit]
     return {
-        "captions": [captions[0], heard[0][2], both[0][2], captions[1], captions[2], heard[1][2], both[1][2]],
+        "captions": [seen[0], heard[0][2], both[0][2], seen[1], seen[2], heard[1][2], both[1][2]],
         "caption_needs": ["sight", "sound", "both", "sight", "sight", "sound", "both"],
-        "negatives": kept,
-        "questions": questions,
+        "negatives": negatives,
     }
