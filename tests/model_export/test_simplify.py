@@ -10,7 +10,7 @@ from model_export.graphs import VideoGraph
 from model_export.simplify import simplify
 from tests.training.test_hd_vila import frames, small_config
 from training.models.hd_vila import HdVila
-from training.models.hd_vila.reduction import ReducedVideo
+from training.models.hd_vila.reduction import ReducedVideo, reduced_config
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +24,10 @@ def model() -> HdVila:
     return model.eval()
 
 
-def outputs(graph: nn.Module) -> tuple[Tensor, Tensor]:
+def outputs(graph: nn.Module, low_frames: int = 4) -> tuple[Tensor, Tensor]:
     streams = frames(2, 2)
     with torch.no_grad():
-        vector, tokens = graph(streams["high"], streams["low"])
+        vector, tokens = graph(streams["high"], streams["low"][:, :, :low_frames])
     return vector, tokens
 
 
@@ -38,6 +38,11 @@ def test_simplified_encoder_has_equal_outputs(model: HdVila, tokens: int | None)
     torch.testing.assert_close(outputs(simplified), outputs(graph), atol=2e-5, rtol=1e-4)
     count = sum(p.numel() for p in graph.parameters())
     assert sum(p.numel() for p in simplified.parameters()) < count, "layers are joined"
+
+
+def test_simplified_encoder_of_fewer_frames_has_equal_outputs(model: HdVila) -> None:
+    graph = ReducedVideo(model, reduced_config(model.cfg, low_frames=3)).eval()
+    torch.testing.assert_close(outputs(simplify(graph), 3), outputs(graph, 3), atol=2e-5, rtol=1e-4)
 
 
 def test_model_itself_is_unchanged(model: HdVila) -> None:

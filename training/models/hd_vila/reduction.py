@@ -177,6 +177,7 @@ class ReducedVideo(nn.Module):
         self.names = [stream.name for stream in cfg.streams()]
         self.old_grid, self.grid = ((c.grid_height, c.grid_width) for c in (old, cfg))
         self.video: VideoEncoder = copy.deepcopy(model.video)
+        self.video.cfg = cfg
         for name, values in interpolated_embeddings(self.video.hybrid, old, cfg).items():
             setattr(self.video.hybrid, name, nn.Parameter(values))
         self.video.hybrid.grid = self.grid
