@@ -22,18 +22,20 @@ Objective = Literal[
     "vqa",
     "class_names",
     "objects",
+    "cnn_features",
     "text_audio",
     "video_audio",
     "text_video_audio",
 ]
 """itc: contrastive; correlation: of similarities with those of captions; itm: matching; mlm: masked words; mvm: masked
 visual tokens (SOHO) or their features (Visual Parsing, MFR); vqa: answers from the vocabulary; class_names: a
-classifier's soft labels; objects: dense supervision of visual tokens by the objects of generated scenes; text_audio,
-video_audio, text_video_audio: contrastive, of sounds with texts, of sounds with videos, and of texts with the sum of
-the embeddings of sound and video, each among the examples that have what it compares."""
+classifier's soft labels; objects: dense supervision of visual tokens by the objects of generated scenes; cnn_features:
+prediction of the maps of a pretrained CNN by each level of a Swin (Visual Parsing); text_audio, video_audio,
+text_video_audio: contrastive, of sounds with texts, of sounds with videos, and of texts with the sum of the embeddings
+of sound and video, each among the examples that have what it compares."""
 AUDIO_OBJECTIVES: frozenset[Objective] = frozenset({"text_audio", "video_audio", "text_video_audio"})
 """Objectives that read embeddings of sound."""
-UNFUSED: frozenset[Objective] = AUDIO_OBJECTIVES.union({"itc", "correlation", "class_names", "objects"})
+UNFUSED: frozenset[Objective] = AUDIO_OBJECTIVES.union({"itc", "correlation", "class_names", "objects", "cnn_features"})
 """Objectives that need no fused layer."""
 WITHOUT_TOKENS: frozenset[Objective] = frozenset({"itc", "correlation", "class_names"})
 """Objectives that read the embedding of a video alone."""
@@ -160,10 +162,12 @@ class Stage(StrictModel):
     """`encoders`: train only fused layers and heads (HD-VILA, section 3.4). The encoders stay in evaluation mode:
     no dropout, and neither running statistics nor dictionary entries change. Without augmentation each video is encoded
     once, before the first step. `visual`: the same for the video encoder alone, but for what `keep_pretrained` adds to
-    it. Both projections and the text layers are trained by ITC and `class_names` on the means of the features, with
-    large batches at a small part of the cost; with `text_lr_mult = 0` each text is encoded once as well. `embeddings`:
-    on all features, fused layers, heads and the details that the fused layers read; no embedding changes.
-    `all_but_audio`: train the audio encoder alone, towards the embeddings of texts and videos that the model has."""
+    it (HD-VILA), or for neck and dictionary (SOHO). Both projections and the text layers are trained by ITC and
+    `class_names` on the features, or on their means, with large batches at a small part of the cost; with
+    `text_lr_mult = 0`, and `fused_lr_mult = 0` in a single-stream model, each text is encoded once as well.
+    `embeddings`: on all features, fused layers, heads and the details that the fused layers read; no embedding
+    changes. `all_but_audio`: train the audio encoder alone, towards the embeddings of texts and videos that the model
+    has."""
     locked_text_layers: Annotated[int, Field(ge=0)] = 0
     """Embeddings and so many of the first text layers are frozen."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -231,6 +235,10 @@ class Recipe(StrictModel):
         for stage in self.stages:
             for dataset in stage.datasets:
                 _validate_dataset(stage, dataset)
+                if "cnn_features" in dataset.objectives and self.architecture != "visual-parsing":
+                    raise ValueError(f"objectives: 'cnn_features' for {self.architecture}; visual-parsing was expected")
+                if (dataset.token_dropout or dataset.prototypes) and self.architecture != "hd-vila":
+                    raise ValueError(f"token_dropout, prototypes: for {self.architecture}; hd-vila was expected")
         return self
 
     @model_validator(mode="after")
@@ -284,16 +292,19 @@ def _validate_dataset(stage: Stage, dataset: DatasetConfig) -> None:
             f"objectives: {sorted(dataset.objectives)} of {dataset.corpus!r} in stage {stage.name!r} with frozen = "
             f"'all_but_audio'; some of {sorted(AUDIO_OBJECTIVES)} were expected"
         )
-    if "mvm" in dataset.objectives and dataset.micro_batch_size:
-        raise ValueError(
-            f"micro_batch_size: {dataset.micro_batch_size} of {dataset.corpus!r} with 'mvm', which masks the visual "
-            "tokens of the whole batch; no micro_batch_size was expected"
-        )
-    if "mvm" in dataset.objectives and stage.frozen != "none":
-        raise ValueError(
-            f"objectives: 'mvm' of {dataset.corpus!r} in stage {stage.name!r}, whose encoders are frozen; a stage that "
-            "encodes pictures was expected"
-        )
+    for objective in sorted({"mvm", "cnn_features"} & set(dataset.objectives)):
+        if dataset.micro_batch_size:
+            raise ValueError(
+                f"micro_batch_size: {dataset.micro_batch_size} of {dataset.corpus!r} with {objective!r}, which reads "
+                "the whole batch; no micro_batch_size was expected"
+            )
+        if stage.frozen != "none":
+            raise ValueError(
+                f"objectives: {objective!r} of {dataset.corpus!r} in stage {stage.name!r}, whose encoders are frozen; "
+                "a stage that encodes pictures was expected"
+            )
+    if {"mvm", "cnn_features"} <= set(dataset.objectives):
+        raise ValueError(f"objectives: 'mvm' and 'cnn_features' of {dataset.corpus!r}; one of them was expected")
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -6,7 +6,7 @@ video, W width of visual or audio tokens, D text width, E embedding dim.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from training.data.batches import Batch, Tokens
 from training.data.scenes.objects import ATTRIBUTE_WEIGHTS
 from training.models.fusion import FusedModel
+from training.models.pretrained import PretrainedMaps
 from training.models.text import VisualCache
 from training.objectives import losses
 from training.objectives.class_names import most_likely
@@ -48,7 +49,7 @@ class NameTargets(NamedTuple):
     """(1001,) Index of the first text about each class, and the number of texts."""
     teacher: Mapping[str, np.ndarray]
     prototypes: ClassPrototypes | None = None
-    """For stages with `frozen = "visual"`, which need no `teacher`."""
+    """For stages that cache features of the classifier's own CNN, which need no `teacher`."""
 
 
 def word_masking(tokenizer_file: Path, vocabulary: int) -> WordMasking:
@@ -94,6 +95,7 @@ def compute_losses(
     words: WordMasking,
     names: NameTargets | None,
     text_states: MeanTextStates | None = None,
+    maps: PretrainedMaps | None = None,
 ) -> dict[str, Tensor]:
     """Compute the unweighted loss of each objective of the batch's dataset.
 
@@ -103,12 +105,13 @@ def compute_losses(
         words: For MLM.
         names: For the objective `class_names`; None where no dataset has it.
         text_states: Of stages that encode every text once.
+        maps: For the objective `cnn_features`.
 
     Returns:
         Scalars in float32 by objective.
     """
-    if batch.visual is not None and "tokens" in batch.visual and not batch.dataset.needs_tokens:
-        # Means of features; `visual` would be tokens.
+    if batch.visual is not None and "visual" not in batch.visual and not batch.dataset.needs_tokens:
+        # Features, or their means; `visual` would be tokens.
         return _embedding_losses(model, batch, names, text_states or partial(mean_text_state, model))
     objectives = batch.dataset.objectives
     temperature = model.cfg.temperature
@@ -150,16 +153,18 @@ def compute_losses(
         out["objects"] = losses.objects(logits, batch.positions, batch.classes, grid, sizes, ATTRIBUTE_WEIGHTS)
     if "class_names" in objectives and names is not None:
         out["class_names"] = _class_names(model, batch, video.embedding, names, temperature)
+    if "cnn_features" in objectives and batch.streams is not None and maps is not None:
+        out["cnn_features"] = losses.map_regression(video.predicted_maps, maps(batch.streams))
     return out
 
 
 def _embedding_losses(
     model: FusedModel, batch: Batch, names: NameTargets | None, text_states: Callable[[Tokens], Tensor]
 ) -> dict[str, Tensor]:
-    """Compute the losses of a batch that holds the means of features over positions."""
+    """Compute the losses of a batch that holds features, or their means over positions."""
     assert batch.visual is not None
     temperature = model.cfg.temperature
-    video = model.embedding_of_means(_drop_tokens(batch.visual, batch.dataset.token_dropout))
+    video = model.embedding_of_features(_drop_tokens(batch.visual, batch.dataset.token_dropout))
     out: dict[str, Tensor] = {}
     objectives = batch.dataset.objectives
     if batch.captions is not None and {"itc", "correlation"} & set(objectives):
@@ -173,17 +178,17 @@ def _embedding_losses(
             out["itc"] = losses.itc(video, text, temperature, batch.groups, negatives, soft)
         if "correlation" in objectives:
             out["correlation"] = losses.correlation(video, text, states)
-    if "class_names" in objectives and names is not None and names.prototypes is not None:
+    if "class_names" in objectives and names is not None:
         texts = names.tokens.take(_one_text_per_class(names.first))
         embedded = model.embedding_of_text_mean(text_states(texts))
-        teacher = names.prototypes.probabilities(batch.visual["pretrained"])
+        teacher = _teacher(batch, names).to(video.device)
         loss = losses.class_names(video, embedded, teacher, temperature)
-        if batch.dataset.prototypes:
+        if batch.dataset.prototypes and names.prototypes is not None:
             some = {name: x[: batch.dataset.prototypes] for name, x in batch.visual.items()}
             some["pretrained"] = names.prototypes.move(some["pretrained"])
             some = _drop_tokens(some, 1.0)  # they show the picture before it was moved
             teacher = names.prototypes.probabilities(some["pretrained"])
-            moved = losses.class_names(model.embedding_of_means(some), embedded, teacher, temperature)
+            moved = losses.class_names(model.embedding_of_features(some), embedded, teacher, temperature)
             loss = 0.5 * (loss + moved)
         out["class_names"] = loss
     return out
@@ -191,6 +196,8 @@ def _embedding_losses(
 
 def _drop_tokens(means: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
     """Replace the mean visual tokens (B, D) of a random share of the videos by the mean of the batch."""
+    if not share:
+        return dict(means)
     tokens = means["tokens"]
     dropped = torch.rand(len(tokens), 1, device=tokens.device) < share
     return {**means, "tokens": torch.where(dropped, tokens.mean(dim=0), tokens)}
@@ -216,6 +223,8 @@ class EncodedVideo(NamedTuple):
     """For MVM: what decides which tokens are masked together."""
     exists: bool = True
     """False: the corpus has no pictures, and all values are 0."""
+    predicted_maps: Sequence[Tensor] = ()
+    """For `cnn_features`."""
 
 
 class EncodedAudio(NamedTuple):
@@ -299,6 +308,10 @@ def _encode_video(model: FusedModel, batch: Batch) -> EncodedVideo:
         tokens, mask_context = model.encode_for_masking(batch.streams)
         embedding = model.video_embedding(tokens)
         return EncodedVideo(embedding, embedding, tokens, mask_context)
+    if "cnn_features" in batch.dataset.objectives:
+        tokens, predicted = model.predict_maps(batch.streams)
+        embedding = model.video_embedding(tokens)
+        return EncodedVideo(embedding, embedding, tokens, predicted_maps=predicted)
     (by_clip,) = _in_micro_batches(lambda streams: (model.clip_tokens(streams, batch.times),), rows, batch.streams)
     tokens = by_clip.mean(dim=1)
     embedding = model.video_embedding(tokens)
@@ -423,4 +436,6 @@ def _class_names(model: FusedModel, batch: Batch, video: Tensor, names: NameTarg
 
 def _teacher(batch: Batch, names: NameTargets) -> Tensor:
     """Return the classifier's probabilities (B, 1000) of a batch."""
+    if names.prototypes is not None and batch.visual is not None:
+        return names.prototypes.probabilities(batch.visual["pretrained"])
     return torch.from_numpy(names.teacher[batch.dataset.corpus][batch.rows].astype(np.float32))

@@ -31,6 +31,8 @@ from training.initialization import load_or_initialize
 from training.models.batch_norm import sync_batch_norm
 from training.models.config import ConvConfig
 from training.models.fusion import AUDIO_BACKBONE, AUDIO_PREFIX, FusedModel
+from training.models.pretrained import PretrainedMaps
+from training.models.visual_parsing import VisualParsingConfig
 from training.objectives.class_names import class_texts, teacher_probabilities
 from training.objectives.class_prototypes import ClassPrototypes
 from training.recipe import CACHED_FEATURES, Recipe, Stage
@@ -205,9 +207,9 @@ class _StageRun:
         groups = _parameter_groups(model, stage)
         optimizer = torch.optim.AdamW(groups, betas=recipe.betas, weight_decay=recipe.weight_decay)
         accelerator.free_memory()  # of the previous stage, which trained other parameters
-        self.losses, self.optimizer = accelerator.prepare(
-            _Losses(model, words, names, MeanTextStates(model) if model.text_frozen else None), optimizer
-        )
+        text_states = MeanTextStates(model) if model.text_frozen else None
+        losses = _Losses(model, words, names, text_states, _pretrained_maps(model, stage))
+        self.losses, self.optimizer = accelerator.prepare(losses, optimizer)
 
     def load(self, steps: range, workers: int) -> Iterator[tuple[Batch, float]]:
         """Yield the batch of each step of the stage, on the device, and the seconds that were waited for it."""
@@ -260,13 +262,18 @@ class _Losses(nn.Module):
     """The losses of a step as a forward pass, which Accelerate can wrap to average gradients over processes."""
 
     def __init__(
-        self, model: FusedModel, words: WordMasking, names: NameTargets | None, text_states: MeanTextStates | None
+        self,
+        model: FusedModel,
+        words: WordMasking,
+        names: NameTargets | None,
+        text_states: MeanTextStates | None,
+        maps: PretrainedMaps | None,
     ) -> None:
         super().__init__()
-        self.model, self.words, self.names, self.text_states = model, words, names, text_states
+        self.model, self.words, self.names, self.text_states, self.maps = model, words, names, text_states, maps
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return compute_losses(self.model, batch, self.words, self.names, self.text_states)
+        return compute_losses(self.model, batch, self.words, self.names, self.text_states, self.maps)
 
 
 def _check_batch_sizes(batches: Batches) -> None:
@@ -306,18 +313,12 @@ def freeze(model: FusedModel, stage: Stage) -> None:
 
     Frozen are the encoders where the stage says so, whatever has a learning rate of 0, and always the backbone stages
     that the architecture freezes.
-
-    Raises ValueError where the stage freezes the video encoder of an architecture that has no part after it to train.
     """
     model.encoders_frozen = stage.frozen in ("encoders", "embeddings")
     model.visual_frozen = stage.frozen in CACHED_FEATURES
     model.all_but_audio_frozen = stage.frozen == "all_but_audio"
-    model.text_frozen = model.all_but_audio_frozen or (stage.frozen == "visual" and stage.text_lr_mult == 0.0)
-    if model.visual_frozen and not model.after_features:
-        raise ValueError(
-            f"frozen: {stage.frozen!r} in stage {stage.name!r} of {model.cfg.architecture}; hd-vila with "
-            "keep_pretrained = true was expected"
-        )
+    text_lr_mults = (stage.text_lr_mult, stage.fused_lr_mult) if model.cfg.vector_from_fused else (stage.text_lr_mult,)
+    model.text_frozen = model.all_but_audio_frozen or (stage.frozen == "visual" and not any(text_lr_mults))
     model.backbones_frozen = stage.backbone_lr_mult == 0.0
     encoders = set(model.encoder_parameters()) if model.encoders_frozen else set()
     if stage.frozen == "embeddings":
@@ -413,9 +414,16 @@ def _embedding_of_cached(cached: Mapping[str, Tensor], model: FusedModel) -> Ten
     """Return the embeddings (B, E) of what `encode_frozen` keeps of videos."""
     if "visual" in cached:
         return model.video_embedding(cached["visual"])
-    if cached["tokens"].ndim == 2:  # means over positions
-        return model.embedding_of_means(cached)
+    if next(iter(cached.values())).ndim == 2:  # means over positions
+        return model.embedding_of_features(cached)
     return model.video_embedding(model.tokens_of_features(cached))
+
+
+def _pretrained_maps(model: FusedModel, stage: Stage) -> PretrainedMaps | None:
+    if not any("cnn_features" in dataset.objectives for dataset in stage.datasets):
+        return None
+    assert isinstance(model.cfg, VisualParsingConfig)
+    return PretrainedMaps(model.cfg.cnn_stages, model.device)
 
 
 def _name_targets(
@@ -426,11 +434,13 @@ def _name_targets(
         return None
     teacher: dict[str, np.ndarray] = {}
     prototypes = None
-    if stage.frozen == "visual":
-        means = [batches.visual[i] for i in named]
-        first_views = [cached["pretrained"][0].astype(np.float32) for cached in means if cached is not None]
+    cached = [views for views in (batches.visual[i] for i in named) if views is not None and "pretrained" in views]
+    if stage.frozen == "visual" and cached:
+        first_views = [views["pretrained"][0].astype(np.float32) for views in cached]
         prototypes = ClassPrototypes.fit(torch.from_numpy(np.concatenate(first_views))).to(device)
     else:
+        if any(stage.datasets[i].prototypes for i in named):
+            raise ValueError(f"prototypes: in stage {stage.name!r} of a model without keep_pretrained; 0 was expected")
         for i in named:
             teacher[stage.datasets[i].corpus] = teacher_probabilities(batches.packed[i], out / "teacher", bf16=bf16)
     texts = class_texts()

@@ -55,9 +55,10 @@ def encode_frozen(
 
     Returns:
         Per dataset float16 arrays (views, N, ...), memory-mapped: `visual`, the visual tokens, or with
-        `CACHED_FEATURES` the features that the rest of the video encoder reads, or their means over positions where no
-        objective reads tokens. None where videos are to be encoded at every step: with augmentation or clip sampling
-        and `num_views` 0, or where ITC pools the embeddings of clips; and where no picture is read.
+        `CACHED_FEATURES` the features that the rest of the video encoder reads, or their means over positions where
+        neither objectives nor embeddings need more. None where videos are to be encoded at every step: with
+        augmentation or clip sampling and `num_views` 0, or where ITC pools the embeddings of clips; and where no
+        picture is read.
     """
     out: list[Cached | None] = []
     encoder = lru_cache(partial(_encoder, model, stage, bf16=bf16))
@@ -83,7 +84,7 @@ def encode_frozen(
             _write(encoder(clips), model, stage, corpus, dataset, clips, part, seeds)
             (part / COMPLETE).touch()
         cached: Cached = {path.stem: np.load(path, mmap_mode="r") for path in sorted(part.glob("*.npy"))}
-        out.append(cached if dataset.needs_tokens or not features else _means(cached))
+        out.append(_means(cached) if features and model.embeds_means and not dataset.needs_tokens else cached)
     return out
 
 

@@ -35,7 +35,7 @@ SEEDS = {
     "hd-vila-tiny-motion": 339,
     "pictograms": 0,
     "soho-tiny": 3,
-    "visual-parsing-tiny": 0,
+    "visual-parsing-tiny": 36,
 }
 """Chosen so that the ten steps learn every objective of every corpus."""
 Losses = list[dict[str, float]]
@@ -43,15 +43,14 @@ Losses = list[dict[str, float]]
 
 
 def shipped() -> dict[str, Recipe]:
-    """Recipes of the package by file name, without those of cached features (`test_frozen_visual`).
+    """Recipes of the package by file name, without stages of cached features (`test_frozen_visual`).
 
     Batches of hundreds of cached pictures do not fit into ten short steps.
     """
     recipes = {path.stem: read_recipe(path) for path in sorted(RECIPES.glob("*.toml"))}
+    stages = {name: [s for s in recipe.stages if s.frozen not in CACHED_FEATURES] for name, recipe in recipes.items()}
     return {
-        name: recipe
-        for name, recipe in recipes.items()
-        if not any(stage.frozen in CACHED_FEATURES for stage in recipe.stages)
+        name: recipe.model_copy(update={"stages": stages[name]}) for name, recipe in recipes.items() if stages[name]
     }
 
 

@@ -13,12 +13,14 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from tests.training import test_soho, test_visual_parsing
 from tests.training.small_run import MODEL, VIDEO_STREAMS, recipe, write_corpus, write_tokenizer
 from training import checkpoint, train_step, visual_token_cache
 from training.initialization import load_or_initialize, model_config
 from training.models.architectures import build
 from training.models.fusion import FusedModel
 from training.models.hd_vila import HdVila, HdVilaConfig
+from training.models.soho import Soho
 from training.objectives import losses
 from training.objectives.class_prototypes import ClassPrototypes
 from training.recipe import Recipe
@@ -37,7 +39,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def cached_recipe(
-    tokenizer: Path, steps: int = 6, model: dict[str, Any] = KEPT, frozen: str = "visual", **stage: object
+    tokenizer: Path,
+    steps: int = 6,
+    model: dict[str, Any] = KEPT,
+    frozen: str = "visual",
+    architecture: str = "hd-vila",
+    **stage: object,
 ) -> Recipe:
     """One stage with a frozen video encoder and two views of each picture."""
     dataset = {
@@ -48,11 +55,12 @@ def cached_recipe(
         "min_crop": 0.8,
         "num_views": 2,
         "soft_targets": 0.2,
-        "token_dropout": 0.3 if frozen == "visual" else 0.0,
+        "token_dropout": 0.3 if frozen == "visual" and architecture == "hd-vila" else 0.0,
         "objectives": {"itc": 1.0, "correlation": 1.0} if frozen == "visual" else {"itm": 1.0, "vqa": 1.0},
     }
     fields = {"name": "cached", "steps": steps, "learning_rate": 1e-2, "frozen": frozen, "text_lr_mult": 1.0}
-    return recipe(tokenizer, model=model, stages=[{**fields, "datasets": [dataset], **stage}])
+    stages = [{**fields, "datasets": [dataset], **stage}]
+    return recipe(tokenizer, architecture=architecture, model=model, stages=stages)
 
 
 def changed_parameters(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
@@ -61,23 +69,27 @@ def changed_parameters(before: dict[str, torch.Tensor], after: dict[str, torch.T
 
 def initial_weights(made: Recipe) -> dict[str, torch.Tensor]:
     torch.manual_seed(made.seed)
-    config = model_config(made, answers=4)
-    assert isinstance(config, HdVilaConfig)
-    return HdVila(config).state_dict()
+    return build(model_config(made, answers=4)).state_dict()
 
 
+@pytest.mark.parametrize(
+    ("architecture", "model", "trained"),
+    [
+        ("hd-vila", KEPT, {"branch"}),
+        ("soho", test_soho.SMALL, {"neck", "dictionary", "entry", "gate"}),
+        ("visual-parsing", test_visual_parsing.SMALL, set()),
+    ],
+)
 def test_only_what_reads_the_features_is_trained_and_an_interrupted_run_ends_alike(
-    corpus: tuple[Path, Path], tmp_path: Path
+    architecture: str, model: dict[str, Any], trained: set[str], corpus: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    made = cached_recipe(corpus[1], ema=0.9)
+    made = cached_recipe(corpus[1], architecture=architecture, model=model, ema=0.9)
     whole = checkpoint.load(train(made, corpus[0], tmp_path / "whole")).model.state_dict()
     for steps in (2, None):
         pieces = checkpoint.load(train(made, corpus[0], tmp_path / "pieces", stop_after=steps)).model.state_dict()
     assert not changed_parameters(whole, pieces)
     changed = changed_parameters(initial_weights(made), whole)
-    in_video = {name for name in changed if name.startswith("video.")}
-    assert in_video
-    assert all(name.startswith("video.branch.") for name in in_video)
+    assert {name.split(".")[1] for name in changed if name.startswith("video.")} == trained
     assert {"video_project.weight", "text_project.weight"} <= changed
     assert any(name.startswith("text.bert.encoder.layer.0.") for name in changed)
 
@@ -191,7 +203,16 @@ def test_before_training_the_kept_stages_change_nothing_and_later_only_their_sum
     moved = model.video_embedding(model.tokens_of_features(features))
     assert not torch.allclose(moved, model.video_embedding(tokens), atol=1e-2)
     means = {name: x.mean(dim=1) for name, x in features.items()}
-    assert torch.allclose(model.embedding_of_means(means), moved, atol=1e-4)
+    assert torch.allclose(model.embedding_of_features(means), moved, atol=1e-4)
+
+
+def test_soho_embeds_the_map_of_its_cnn_as_it_embeds_the_picture() -> None:
+    torch.manual_seed(0)
+    model = Soho(test_soho.small_config()).eval()
+    streams = test_soho.frames(3)
+    with torch.no_grad():
+        embedded = model.embedding_of_features(model.visual_features(streams))
+        assert torch.allclose(embedded, model.encode_video(streams)[0], atol=1e-6)
 
 
 def test_kept_classes_are_found_by_their_names_before_training() -> None:
@@ -206,22 +227,15 @@ def test_kept_classes_are_found_by_their_names_before_training() -> None:
     model.align_class_names(names, torch.randn(50, config.hybrid_width), 1.0)
     tokens = torch.zeros(50, config.hybrid_width)
     features = torch.rand(50, classifier.in_features)
-    best = (model.embedding_of_means({"tokens": tokens, "pretrained": features}) @ names.T).argmax(dim=1)
+    best = (model.embedding_of_features({"tokens": tokens, "pretrained": features}) @ names.T).argmax(dim=1)
     assert (best == classifier(features).argmax(dim=1)).float().mean() > 0.9
     tokens = 10 * torch.randn(50, config.hybrid_width)
     similarity = []
     for _ in range(2):
-        embeddings = model.embedding_of_means({"tokens": tokens, "pretrained": features})
+        embeddings = model.embedding_of_features({"tokens": tokens, "pretrained": features})
         similarity.append((embeddings * names[classifier(features).argmax(dim=1)]).sum(dim=1).mean())
         model.scale_class_names(4.0)
     assert similarity[1] > similarity[0]
-
-
-def test_a_model_without_kept_stages_cannot_freeze_its_video_encoder_alone(
-    corpus: tuple[Path, Path], tmp_path: Path
-) -> None:
-    with pytest.raises(ValueError, match=r"frozen: 'visual' in stage 'cached' .* keep_pretrained"):
-        train(cached_recipe(corpus[1], model=MODEL), corpus[0], tmp_path)
 
 
 def test_kept_stages_need_frozen_ones_before_them_and_prototypes_a_stage_with_features(

@@ -251,7 +251,7 @@ def test_without_entries_visual_tokens_are_the_features_of_the_neck() -> None:
     model = Soho(small_config(entries=0)).eval()
     streams = frames(2)
     with torch.no_grad():
-        features = model.video.features(streams["high"].flatten(0, 1))
+        features = model.video.reduce(model.visual_features(streams))
         assert torch.equal(model.encode_video(streams)[1], features)
     assert not [name for name in model.state_dict() if "dictionary" in name or "gate" in name]
     assert model.step_metrics() == {}

@@ -67,7 +67,7 @@ def _assign(model: Soho, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     indices, distances = [], []
     for start in range(0, len(frames), BATCH):
         pixels = torch.from_numpy(np.array(frames[start : start + BATCH]))[:, None]
-        features = model.video.features(pixels)  # (n, V, D)
+        features = model.video.reduce(model.video.features({"high": pixels}))  # (n, V, D)
         quantised = model.video.dictionary(features.flatten(0, 1))
         gap = (features.flatten(0, 1) - model.video.dictionary.entries[quantised.indices]).pow(2).sum(dim=-1)
         indices.append(quantised.indices.reshape(features.shape[:2]).numpy())

@@ -222,3 +222,5 @@ LITE0: dict[str, Any] = {
     "frozen_norm": True,
 }
 """The pretrained EfficientNet-Lite0 as the backbone of every convolutional `tiny`."""
+LITE0_CHANNELS = (16, 24, 40, 112, 1280)
+"""Channels of its stages, of strides 2 to 32."""

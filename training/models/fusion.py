@@ -62,7 +62,9 @@ class FusedModel(nn.Module, ABC):
     never_trained: ClassVar[tuple[str, ...]] = ()
     """Parameter prefixes of pretrained parts that no stage trains."""
     after_features: tuple[str, ...] = ()
-    """Parameter prefixes of the video encoder that stages with `frozen = "visual"` train; empty: no such stages."""
+    """Parameter prefixes of the video encoder that stages with `frozen = "visual"` train."""
+    embeds_means: ClassVar[bool] = True
+    """Whether an embedding depends on no more of the features of a video than their means over positions."""
     details: tuple[str, ...] = ()
     """Those of `after_features` that no embedding depends on."""
 
@@ -190,9 +192,11 @@ class FusedModel(nn.Module, ABC):
         tokens: Tensor = video.merge(features)
         return tokens
 
-    def embedding_of_means(self, means: Mapping[str, Tensor]) -> Tensor:
-        """Return the L2-normalised embedding (B, E) of the means (B, ...) over positions of `visual_features`."""
-        raise NotImplementedError(f"{self.cfg.architecture}: no part of the video encoder after its features")
+    def embedding_of_features(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Return the L2-normalised embedding (B, E) of features, or with `embeds_means` of their means (B, ...)."""
+        if self.embeds_means:
+            return self.normalize_video(self.video_project(features["tokens"]))
+        return self.video_embedding(self.tokens_of_features(features))
 
     def video_embedding(self, tokens: Tensor) -> Tensor:
         """Return the L2-normalised embedding (..., E) of visual tokens (..., V, W)."""
@@ -321,6 +325,10 @@ class FusedModel(nn.Module, ABC):
         tokens, parts: of `encode_for_masking`. Raises ValueError for an architecture without masked visual modelling.
         """
         raise ValueError(f"objectives: 'mvm' for {self.cfg.architecture}, which masks no visual tokens")
+
+    def predict_maps(self, streams: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Return the visual tokens (B, V, W), and predictions (N, Y, X, C) of the maps of `PretrainedMaps`."""
+        raise NotImplementedError(f"{self.cfg.architecture}: its backbone is a CNN")
 
     def align_class_names(self, names_KE: Tensor, tokens_ND: Tensor, length: float) -> None:
         """Initialize what the classes of a kept classifier add to embeddings (stage option `align_class_names`)."""

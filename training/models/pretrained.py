@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from transformers import BertModel
 from transformers.utils.hub import cached_file
 
+from training.models import soho
 from training.models.config import ConvConfig, FusedConfig
-from training.models.convolution import ConvEncoder, backbone_stages
+from training.models.convolution import ConvEncoder, backbone_stages, channels_first
 from training.models.fusion import FusedModel
 from training.models.visual_parsing import VisualParsingConfig
 from vitascope.errors import InvalidInput
@@ -98,6 +99,23 @@ def imagenet_classifier() -> nn.Module:
     model.load_state_dict(renamed)
     model.eval()
     return model
+
+
+class PretrainedMaps:
+    """The frozen EfficientNet-Lite0 as a teacher: its maps of frames, for the objective `cnn_features`."""
+
+    def __init__(self, stages: Sequence[int], device: torch.device) -> None:
+        """stages: Indices of the stages whose maps are returned."""
+        self.stages = stages
+        encoder = ConvEncoder(soho.tiny().model_copy(update={"frozen_stages": 5}), max(stages) + 1)
+        load_cnn(encoder, CNN)
+        self.encoder = encoder.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @torch.no_grad()
+    def __call__(self, streams: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return maps (N, Y, X, channels) of the stream `high` (B, C, 1, H, W, 3), pixels 0..255; N = B * C."""
+        maps = self.encoder(channels_first(streams["high"].flatten(0, 1)), self.stages)
+        return [values.permute(0, 2, 3, 1) for values in maps]
 
 
 def load_pretrained(model: FusedModel, backbone_weights: Path | None = None, text_weights: Path | None = None) -> None:

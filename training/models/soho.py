@@ -235,16 +235,24 @@ class VideoEncoder(nn.Module):
 
     def forward(self, streams: Mapping[str, Tensor], times: Tensor | None = None) -> Tensor:
         """Return the visual tokens (N, V, D) of streams: `high` (N, 1, H, W, 3), pixels 0..255. times: Not used."""
-        features = self.features(streams["high"])
-        return self.tokens(features)[0] if self.has_dictionary else features
+        return self.merge(self.features(streams))
 
-    def features(self, high: Tensor) -> Tensor:
-        """Return the features (N, V, D) before the dictionary of pixels (N, 1, H, W, 3), 0..255."""
-        (maps,) = self.cnn(channels_first(high), (STRIDE_32,))
+    def features(self, streams: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the map (N, V, C) of the CNN, which the neck reads. streams: As in `forward`."""
+        (maps,) = self.cnn(channels_first(streams["high"]), (STRIDE_32,))
         if self.neck_stride > 1:
             maps = F.max_pool2d(maps, self.neck_stride)
-        features: Tensor = self.neck(maps).flatten(2).transpose(1, 2)
-        return features
+        return {"map": maps.flatten(2).transpose(1, 2)}
+
+    def merge(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Return the visual tokens (N, V, D) of the features of `features`."""
+        reduced = self.reduce(features)
+        return self.tokens(reduced)[0] if self.has_dictionary else reduced
+
+    def reduce(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Return what the neck makes of the map of the CNN, (N, V, D), before the dictionary."""
+        reduced: Tensor = self.neck(features["map"].transpose(1, 2)[..., None])
+        return reduced.flatten(2).transpose(1, 2)
 
     def tokens(self, features_NVD: Tensor) -> tuple[Tensor, Tensor]:
         """Return the visual tokens (N, V, D) of features, and the dictionary index (N, V) of each."""
@@ -308,9 +316,12 @@ class Soho(FusedModel):
     video: VideoEncoder
     visual_embeddings: SineEmbeddings
     backbones = ("video.cnn.",)
+    embeds_means = False
 
     def __init__(self, cfg: SohoConfig) -> None:
         super().__init__(cfg, VideoEncoder(cfg))
+        parts = ("neck", "dictionary", "entry", "gate") if self.video.has_dictionary else ("neck",)
+        self.after_features = tuple(f"video.{part}." for part in parts)
         self.mask_embedding = nn.Parameter(torch.randn(cfg.visual_width) * 0.02)
 
     def make_visual_embeddings(self) -> SineEmbeddings:
@@ -321,7 +332,7 @@ class Soho(FusedModel):
         """Return the visual tokens (B, V, D) and the indices (B, V) of their dictionary entries."""
         if not self.video.has_dictionary:
             raise ValueError("entries: 0 in this model's config; 'mvm' predicts them, some were expected")
-        return self.video.tokens(self.video.features(streams["high"].flatten(0, 1)))
+        return self.video.tokens(self.video.reduce(self.video.features({"high": streams["high"].flatten(0, 1)})))
 
     def mask_visual(self, tokens_BVD: Tensor, indices_BV: Tensor) -> tuple[Tensor, Tensor]:
         """Mask all tokens of one random dictionary index per video (section 3.3).

@@ -10,7 +10,7 @@ tokens, L text tokens, C width of the visual tokens, D width of the text stream.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
-from training.models.config import BERT_BASE, IMAGENET, MINILM_STREAM, FusedConfig, middle_frame
+from training.models.config import BERT_BASE, IMAGENET, LITE0_CHANNELS, MINILM_STREAM, FusedConfig, middle_frame
 from training.models.convolution import Normalise, channels_first
 from training.models.fusion import FusedModel
 from training.models.text import attention_weights
@@ -45,6 +45,8 @@ class VisualParsingConfig(FusedConfig):
     drop_path: Annotated[float, Field(ge=0, lt=1)]
     masked_with: Annotated[int, Field(ge=0)]
     """Number of tokens masked together with a sampled one: those it attends to most (K; not published)."""
+    predicts_cnn: bool = False
+    """Whether there are layers for the objective `cnn_features`, from each level to the map of a CNN of its stride."""
 
     @model_validator(mode="after")
     def _grid_fits(self) -> VisualParsingConfig:
@@ -61,8 +63,16 @@ class VisualParsingConfig(FusedConfig):
 
     @property
     def visual_width(self) -> int:
-        width: int = self.swin_width * 2 ** (len(self.swin_depths) - 1)
-        return width
+        return self.level_widths[-1]
+
+    @property
+    def level_widths(self) -> list[int]:
+        return [self.swin_width * 2**level for level in range(len(self.swin_depths))]
+
+    @property
+    def cnn_stages(self) -> list[int]:
+        """Indices of the stages of a CNN that have the strides of the levels."""
+        return [self.patch.bit_length() - 2 + level for level in range(len(self.swin_depths))]
 
     def streams(self) -> list[FrameStream]:
         return middle_frame(self.image_height, self.image_width)
@@ -91,17 +101,17 @@ def base(answers: int = 0) -> VisualParsingConfig:
 
 
 def tiny(answers: int = 0) -> VisualParsingConfig:
-    """Return the small configuration: a small Swin from scratch, MiniLM-L6 as the six layers of the stream."""
+    """Return the small configuration: a small Swin, MiniLM-L6 as the six layers of the stream."""
     return VisualParsingConfig(
         size="tiny",
         image_mean=(127.0, 127.0, 127.0),
         image_std=(128.0, 128.0, 128.0),
         image_height=224,
         image_width=224,
-        patch=4,
-        swin_width=48,
-        swin_depths=[2, 2, 2, 2],
-        swin_heads=[2, 4, 8, 16],
+        patch=8,
+        swin_width=96,
+        swin_depths=[2, 2, 2],
+        swin_heads=[4, 8, 16],
         window=7,
         drop_path=0.0,
         masked_with=8,
@@ -110,6 +120,36 @@ def tiny(answers: int = 0) -> VisualParsingConfig:
         answers=answers,
         **MINILM_STREAM,
     )
+
+
+def frequency_filters(count: int, patch: int) -> Tensor:
+    """Return at most `count` filters (n, 3, patch, patch) for patches, of the lowest frequencies first.
+
+    Cosine transforms of brightness and of two differences of colours, amplified as the amplitudes in photographs fall
+    with frequency. Random filters see little more than the mean colour of a patch, and learn the rest slowly.
+    """
+    steps = torch.arange(patch, dtype=torch.float32)
+    cosines = F.normalize(torch.cos(torch.pi / patch * (steps + 0.5) * steps[:, None]), dim=1)  # (frequency, pixel)
+    channels = F.normalize(torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-0.5, 1.0, -0.5]]), dim=1)
+    frequency = (steps[:, None].square() + steps.square()).sqrt().clamp_min(0.5)
+    amplification = frequency * torch.tensor([0.25, 0.75, 0.75])[:, None, None]  # (3, patch, patch)
+    filters = torch.einsum("kuv,kc,uy,vx->kuvcyx", amplification, channels, cosines, cosines).flatten(0, 2)
+    order = (frequency * torch.tensor([1.0, 2.0, 2.0])[:, None, None]).flatten().argsort(stable=True)
+    return filters[order[:count]]
+
+
+class Parsed(NamedTuple):
+    """The output of a Swin Transformer."""
+
+    levels: list[Tensor]
+    """(N, Y, X, C) of each level, the last one normalised."""
+    before: Tensor
+    """(N, Y, X, C) Input of the last block."""
+
+    @property
+    def tokens(self) -> Tensor:
+        """Visual tokens (N, V, C)."""
+        return self.levels[-1].flatten(1, 2)
 
 
 class VideoEncoder(nn.Module):
@@ -127,22 +167,35 @@ class VideoEncoder(nn.Module):
             window_size=cfg.window,
             drop_path_rate=cfg.drop_path,
         )
+        filters = frequency_filters(cfg.swin_width, cfg.patch)
+        projection: Any = self.swin.patch_embed.proj
+        with torch.no_grad():
+            projection.weight[: len(filters)] = filters
         self.normalise = Normalise(cfg)
 
     def forward(self, streams: Mapping[str, Tensor], times: Tensor | None = None) -> Tensor:
         """Return the visual tokens (N, V, C) of streams: `high` (N, 1, H, W, 3), pixels 0..255. times: Not used."""
-        return self.parse(streams["high"])[0]
+        return self.parse(streams["high"]).tokens
 
-    def parse(self, high: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the visual tokens (N, V, C) of pixels (N, 1, H, W, 3) and the last block's input (N, Y, X, C)."""
+    def features(self, streams: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the visual tokens; nothing of the encoder comes after them. streams: As in `forward`."""
+        return {"tokens": self(streams)}
+
+    def merge(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Return the visual tokens (N, V, C) of the features of `features`."""
+        return features["tokens"]
+
+    def parse(self, high: Tensor) -> Parsed:
+        """Return the levels of pixels (N, 1, H, W, 3)."""
         swin: Any = self.swin
         x = swin.patch_embed(self.normalise(channels_first(high)))
-        x = swin.layers[:-1](x)
+        levels = []
+        for layer in swin.layers[:-1]:
+            x = layer(x)
+            levels.append(x)
         last = swin.layers[-1]
-        x = last.downsample(x)
-        before = last.blocks[:-1](x)
-        tokens: Tensor = swin.norm(last.blocks[-1](before)).flatten(1, 2)
-        return tokens, before
+        before = last.blocks[:-1](last.downsample(x))
+        return Parsed([*levels, swin.norm(last.blocks[-1](before))], before)
 
     def attention(self, before_NYXC: Tensor) -> Tensor:
         """Return the attention (N, V, V) of the last block, mean over heads; rows sum to 1."""
@@ -169,6 +222,13 @@ class VisualParsing(FusedModel):
         super().__init__(cfg, VideoEncoder(cfg))
         self.mask_embedding = nn.Parameter(torch.randn(cfg.visual_width) * 0.02)
         self.feature_head = nn.Linear(cfg.text_width, cfg.visual_width)
+        if cfg.predicts_cnn:
+            self.cnn_heads = nn.ModuleList(
+                nn.Linear(width, LITE0_CHANNELS[stage])
+                for width, stage in zip(cfg.level_widths, cfg.cnn_stages, strict=True)
+            )
+            for parameter in self.cnn_heads.parameters():  # random predictions would have to be forgotten first
+                nn.init.zeros_(parameter)
 
     def make_visual_embeddings(self) -> nn.Module:
         """Build projection and LayerNorm, without positions, which Swin already encodes."""
@@ -179,9 +239,17 @@ class VisualParsing(FusedModel):
 
     def encode_for_masking(self, streams: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the visual tokens (B, V, C) and their attention in Swin's last block, (B, V, V)."""
-        tokens, before = self.video.parse(streams["high"].flatten(0, 1))
+        parsed = self.video.parse(streams["high"].flatten(0, 1))
         with torch.no_grad():
-            return tokens, self.video.attention(before)
+            return parsed.tokens, self.video.attention(parsed.before)
+
+    def predict_maps(self, streams: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Return the visual tokens (B, V, C), and what a layer after each level predicts of the map of its stride."""
+        high = streams["high"]
+        parsed = self.video.parse(high.flatten(0, 1))
+        predicted = [head(level) for head, level in zip(self.cnn_heads, parsed.levels, strict=True)]
+        tokens = parsed.tokens.reshape(*high.shape[:2], -1, self.cfg.visual_width)
+        return tokens.mean(dim=1), predicted
 
     def mask_visual(self, tokens_BVC: Tensor, attention_BVV: Tensor) -> tuple[Tensor, Tensor]:
         """Mask a random token and those it attends to most (section 3.2).

@@ -307,11 +307,11 @@ class HdVila(FusedModel):
         """Return the mean of the grid's tokens, plus the summary of the kept stages where there is one."""
         return pool_tokens(tokens, self.cfg.grid_tokens)
 
-    def embedding_of_means(self, means: Mapping[str, Tensor]) -> Tensor:
+    def embedding_of_features(self, features: Mapping[str, Tensor]) -> Tensor:
         """Return the L2-normalised embedding (B, E) of the means (B, ...) over positions of `visual_features`."""
-        pooled = means["tokens"]
+        pooled = features["tokens"]
         if self.video.branch is not None:
-            pooled = pooled + self.video.branch.summary(means["pretrained"])
+            pooled = pooled + self.video.branch.summary(features["pretrained"])
         return self.normalize_video(self.video_project(pooled))
 
     @torch.no_grad()
