@@ -128,7 +128,7 @@ def test_frozen_text_layers_are_read_once_and_train_as_if_they_were_read_at_ever
     monkeypatch.setattr("training.trainer.MeanTextStates", lambda _: None)
     shutil.copytree(tmp_path / "cached" / "visual", tmp_path / "again" / "visual")  # encoding takes seconds
     read_again = checkpoint.load(train(made, corpus[0], tmp_path / "again")).model.state_dict()
-    assert all(torch.allclose(cached[name], read_again[name], atol=1e-4) for name in cached)
+    assert all(torch.allclose(cached[name], read_again[name], atol=5e-4) for name in cached)
 
 
 class SmallEncoder(torch.nn.Module):
