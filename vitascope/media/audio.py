@@ -55,6 +55,8 @@ _PREROLL = 1.0
 """Seconds decoded before a span: a decoder's first sound after a seek is wrong."""
 _NEAR = 2.0
 """Seconds between clips that are decoded in one go."""
+_BLOCK_SECONDS = 0.5
+"""Seconds of sound that are converted together."""
 _MARGIN = 0.05
 """Seconds resampled before and after a span, longer than the resampler's filter."""
 _MAX_DRIFT = Fraction(1, 40)
@@ -348,30 +350,64 @@ def _blocks(audio: OpenAudio, begin: float) -> Iterator[_Block]:
             origin = (head[0].pts or 0) * time_base
         grid = _frame_grid(head, time_base, origin or Fraction(0))
         _seek(audio, Fraction(begin) + (origin or 0))
-    expected: Fraction | None = None
+    frames: list[AudioFrame] = []  # consecutive ones of one rate and layout, which are converted together
+    count = 0  # of their samples
+    start = floor = Fraction(0)  # time of the first of them; time up to which sound was returned
+    zero, tick = 0.0, float(time_base)  # expected timestamp of the first of them, and unit of timestamps, in seconds
     shift = Fraction(0)
     for frame in _frames(audio):
-        if not _MIN_RATE <= (rate := frame.sample_rate) <= MAX_RATE:
-            raise MediaUnsupported(f"{audio.file.name}: {rate} Hz; {_MIN_RATE} to {MAX_RATE} Hz were expected")
-        samples = _mono(frame)
-        timestamp = None if frame.pts is None else frame.pts * time_base
-        if origin is None:
-            origin = timestamp or Fraction(0)
-        if expected is None:
-            time = Fraction(0) if timestamp is None else timestamp - origin
-            expected = time = time if grid is None else _snap(time, *grid, time_base)
+        if not _MIN_RATE <= frame.sample_rate <= MAX_RATE:
+            raise MediaUnsupported(
+                f"{audio.file.name}: {frame.sample_rate} Hz; {_MIN_RATE} to {MAX_RATE} Hz were expected"
+            )
+        if not frames:
+            timestamp = (frame.pts or 0) * time_base
+            origin = timestamp if origin is None else origin
+            start = floor = timestamp - origin if grid is None else _snap(timestamp - origin, *grid, time_base)
+            zero = float(start + origin)
         else:
-            time = expected if timestamp is None or not audio.is_timed else timestamp - origin + shift
-            if time < expected - _MAX_OVERLAP:
-                shift += expected - time
-                time = expected
-            elif abs(time - expected) <= _MAX_DRIFT:
-                time = expected
-        position = round(time * rate)
-        overlap = max(0, round(expected * rate) - position)
-        expected = max(expected, time + Fraction(len(samples), rate))
-        if overlap < len(samples):
-            yield _Block(position + overlap, samples[overlap:], rate)
+            # In floats, since exact fractions would take longer than decoding.
+            is_timed = audio.is_timed and frame.pts is not None
+            drift = (frame.pts or 0) * tick - zero - count / frames[0].sample_rate if is_timed else 0.0
+            has_moved = abs(drift) > _MAX_DRIFT
+            if has_moved or count >= _BLOCK_SECONDS * frame.sample_rate or not _are_alike(frames[0], frame):
+                if (block := _block(frames, start, floor)) is not None:
+                    yield block
+                start += Fraction(count, frames[0].sample_rate)
+                frames, count, floor = [], 0, max(floor, start)
+                if has_moved and origin is not None:
+                    time = (frame.pts or 0) * time_base - origin + shift
+                    if time < floor - _MAX_OVERLAP:
+                        shift += start - time
+                    else:
+                        start = time
+                zero = float(start - shift + (origin or 0))
+        frames.append(frame)
+        count += frame.samples
+    if frames and (block := _block(frames, start, floor)) is not None:
+        yield block
+
+
+def _are_alike(frame: AudioFrame, other: AudioFrame) -> bool:
+    """Return whether frames can be converted together."""
+    return (frame.sample_rate, frame.format.name, frame.layout.name) == (
+        other.sample_rate,
+        other.format.name,
+        other.layout.name,
+    )
+
+
+def _block(frames: Sequence[AudioFrame], start: Fraction, floor: Fraction) -> _Block | None:
+    """Return the samples of frames from ``start`` (s) without those before ``floor``; None if nothing is left."""
+    rate, samples = frames[0].sample_rate, _mono(frames)
+    position = _position(start, rate)
+    overlap = max(0, _position(floor, rate) - position)
+    return _Block(position + overlap, samples[overlap:], rate) if overlap < len(samples) else None
+
+
+def _position(time: Fraction, rate: int) -> int:
+    """Return the nearest position to a time; positions of times that differ by whole samples do, too."""
+    return math.floor(time * rate + Fraction(1, 2))
 
 
 def _seek(audio: OpenAudio, time: Fraction) -> None:
@@ -424,11 +460,11 @@ def _frames(audio: OpenAudio) -> Iterator[AudioFrame]:
         raise MediaCorrupt(f"{audio.file.name}: no sound can be decoded")
 
 
-def _mono(frame: AudioFrame) -> Samples:
-    """Return the mean of a frame's channels as float32 from -1 to 1."""
-    values = frame.to_ndarray()
-    if not frame.format.is_planar:
-        values = values.reshape(-1, frame.layout.nb_channels).T
+def _mono(frames: Sequence[AudioFrame]) -> Samples:
+    """Return the mean of the channels of frames as float32 from -1 to 1."""
+    values = np.concatenate([frame.to_ndarray() for frame in frames], axis=1)
+    if not frames[0].format.is_planar:
+        values = values.reshape(-1, frames[0].layout.nb_channels).T
     if values.dtype.kind == "f":
         values = np.clip(np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0), -1, 1)
     zero, full = {"u": (128.0, 128.0), "i": (0.0, 2.0 ** (8 * values.itemsize - 1)), "f": (0.0, 1.0)}[values.dtype.kind]
