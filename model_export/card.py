@@ -140,6 +140,7 @@ def _overview(f: CardFacts) -> list[str]:
     rows = [
         ["tasks", ", ".join(m.tasks)],
         ["frames of a clip", describe_streams(m)],
+        *([["sound of a clip", f"{m.audio.sample_rate} Hz, windows of {m.audio.seconds:g} s"]] if m.audio else []),
         ["embedding", f"{m.vector_width} dimensions, length 1"],
         ["visual tokens", f"{m.visual_tokens} of {m.visual_width} dimensions"],
         ["text", f"at most {m.text_length} tokens, English"],

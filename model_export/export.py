@@ -265,7 +265,9 @@ class _Export:
         by_torch = TorchEncoder(model, job.tokenizer, answers)
         if job.corpora:
             job.log("embedding validation splits with torch")
-        self.expected = {name: embed(by_torch, packed) for name, packed in job.corpora.items() if has_captions(packed)}
+        self.corpora = {name: packed for name, packed in job.corpora.items() if not packed.sound_alone}
+        """Validation splits with pictures or videos."""
+        self.expected = {name: embed(by_torch, packed) for name, packed in self.corpora.items() if has_captions(packed)}
         self.report = ParityReport(
             model=job.name,
             precision=precision,
@@ -299,7 +301,7 @@ class _Export:
         write_draft(folder, fields, loaded.tokenizer.read_bytes(), loaded.answers, notices)
         runtime = Model.open(folder, device="cpu")
         recall, embedded = list(self.report.recall), {}
-        for name, packed in self.job.corpora.items():
+        for name, packed in self.corpora.items():
             expected = self.expected.get(name)
             if expected is None and precision != self.precision:
                 continue  # without captions only used for calibration, which needs the final precision
@@ -334,7 +336,9 @@ class _Export:
     def _manifest_fields(self, fitted: FittedCalibration, metrics: Mapping[str, float]) -> dict[str, Any]:
         job, loaded = self.job, self.job.checkpoint
         cfg, recipe = loaded.model.cfg, loaded.recipe
-        tasks: list[Task] = ["retrieval", "matching", *(["answering"] if cfg.answers else [])]  # type: ignore[list-item]
+        tasks: list[Task] = ["retrieval"]
+        tasks += ["audio_retrieval"] if cfg.audio else []
+        tasks += ["matching", "answering"] if cfg.answers else ["matching"]
         provenance = Provenance(
             recipe=recipe.name,
             seed=recipe.seed,
@@ -352,6 +356,7 @@ class _Export:
             "architecture": cfg.architecture,
             "tasks": tasks,
             "streams": cfg.streams(),
+            "audio": cfg.audio_stream(),
             "graphs": {graph: f"{graph}.onnx" for graph in self.graphs},
             "vector_width": cfg.vector_width,
             "visual_tokens": cfg.visual_tokens,

@@ -1,7 +1,7 @@
-"""Export of a bundle's four graphs: small wrappers around the training model with named inputs and outputs.
+"""Export of a bundle's graphs: small wrappers around the training model with named inputs and outputs.
 
-Shape letters: B videos or texts, C clips, F frames, H height, W width, L text tokens, V visual tokens, K their width,
-D embedding dim, N answers, M answer tokens.
+Shape letters: B videos, sounds or texts, C clips, F frames, H height, W width, S samples, T audio tokens, A their
+width, L text tokens, V visual tokens, K their width, D embedding dim, N answers, M answer tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +22,17 @@ from torch import Tensor, nn
 
 from model_export.simplify import simplify
 from training.models.fusion import FusedModel
-from vitascope.bundle.manifest import ANSWER_IDS, ANSWER_MASK, FrameStream, GraphName, Manifest
+from vitascope.bundle.manifest import (
+    ANSWER_IDS,
+    ANSWER_MASK,
+    AUDIO_TOKENS,
+    LENGTHS,
+    SAMPLES,
+    AudioStream,
+    FrameStream,
+    GraphName,
+    Manifest,
+)
 
 OPSET = 20
 """The first opset with Gelu; ONNX Runtime and TensorRT support it."""
@@ -44,6 +54,7 @@ class Sizes(Protocol):
     @property
     def visual_width(self) -> int: ...
     def streams(self) -> list[FrameStream]: ...
+    def audio_stream(self) -> AudioStream | None: ...
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,9 @@ class ManifestSizes:
 
     def streams(self) -> list[FrameStream]:
         return self.manifest.streams if self.frame_streams is None else self.frame_streams
+
+    def audio_stream(self) -> AudioStream | None:
+        return self.manifest.audio
 
 
 class _ModelGraph(nn.Module):
@@ -94,20 +108,37 @@ class VideoGraph(_ModelGraph):
         return self.model.encode_video(dict(zip((s.name for s in self.model.cfg.streams()), streams, strict=True)))
 
 
-class MatchGraph(_ModelGraph):
-    """input_ids, attention_mask (B, L), visual_tokens (B, V, K) -> match_logit (B,)."""
+class AudioGraph(_ModelGraph):
+    """samples (B, S), lengths (B,) int64 -> vector (B, D), L2-normalized, and audio_tokens (B, T, A)."""
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, visual_tokens: Tensor) -> Tensor:
+    def forward(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model.encode_audio(samples, lengths)
+
+
+class MatchGraph(_ModelGraph):
+    """input_ids, attention_mask (B, L), visual_tokens (B, V, K) -> match_logit (B,).
+
+    A model with sound also takes audio_tokens (B, T, A).
+    """
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, visual_tokens: Tensor, audio_tokens: Tensor | None = None
+    ) -> Tensor:
         states = self.model.text.encode(input_ids, attention_mask)
-        return self.model.match_logits(states, attention_mask, self.model.prepare_visual(visual_tokens))
+        return self.model.match_logits(states, attention_mask, self.model.prepare_visual(visual_tokens, audio_tokens))
 
 
 class AnswerGraph(_ModelGraph):
-    """input_ids, attention_mask (B, L), visual_tokens (B, V, K) -> answer_logits (B, N)."""
+    """input_ids, attention_mask (B, L), visual_tokens (B, V, K) -> answer_logits (B, N).
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, visual_tokens: Tensor) -> Tensor:
+    A model with sound also takes audio_tokens (B, T, A).
+    """
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, visual_tokens: Tensor, audio_tokens: Tensor | None = None
+    ) -> Tensor:
         states = self.model.text.encode(input_ids, attention_mask)
-        return self.model.answer_logits(states, attention_mask, self.model.prepare_visual(visual_tokens))
+        return self.model.answer_logits(states, attention_mask, self.model.prepare_visual(visual_tokens, audio_tokens))
 
 
 @dataclass(frozen=True)
@@ -132,14 +163,18 @@ def video_spec(
 
 
 def graph_specs(model: FusedModel) -> list[GraphSpec]:
-    """Return the specs of a model's graphs: four, or three without an answer head."""
+    """Return the specs of a model's graphs: video, text and match; audio and answer of models that have them."""
     text = {"input_ids": {0: "batch", 1: "length"}, "attention_mask": {0: "batch", 1: "length"}}
     fused = text | {"visual_tokens": {0: "batch"}}
     specs = [
         video_spec(VideoGraph(model), model.cfg.streams()),
         GraphSpec("text", TextGraph(model), text, ("vector",)),
-        GraphSpec("match", MatchGraph(model), fused, ("match_logit",)),
     ]
+    if model.audio is not None:
+        sounds = {SAMPLES: {0: "batch"}, LENGTHS: {0: "batch"}}
+        specs.append(GraphSpec("audio", AudioGraph(model), sounds, ("vector", AUDIO_TOKENS)))
+        fused |= {AUDIO_TOKENS: {0: "batch"}}
+    specs.append(GraphSpec("match", MatchGraph(model), fused, ("match_logit",)))
     if model.cfg.answers:
         specs.append(GraphSpec("answer", AnswerGraph(model), fused, ("answer_logits",)))
     return specs
@@ -183,6 +218,21 @@ def _random_tile_cover(stream: FrameStream, rng: np.random.Generator, frames: tu
     values = np.where(tiles % columns == columns - 1, 255, 128) * (tiles < rows * columns)
     pixels = values.astype(np.uint8).reshape(*frames, stream.height, stream.width, 1)
     return np.repeat(pixels, 3, axis=-1)
+
+
+def random_sounds(stream: AudioStream, rng: np.random.Generator, batch: int) -> Arrays:
+    """Return random samples (B, S) float32 and lengths (B,) int64: tones in noise, the first of full length.
+
+    Tones of several levels, since noise alone sounds alike everywhere. After its length a row is silent.
+    """
+    lengths = rng.integers(stream.samples // 20, stream.samples + 1, batch)
+    lengths[0] = stream.samples
+    seconds = np.arange(stream.samples) / stream.sample_rate
+    hertz, level = rng.uniform(100, stream.sample_rate / 4, (batch, 3, 1)), 10 ** rng.uniform(-3, -0.5, (batch, 3, 1))
+    samples = (level * np.sin(2 * np.pi * hertz * seconds)).sum(axis=1)
+    samples += 10 ** rng.uniform(-4, -1, (batch, 1)) * rng.standard_normal(samples.shape)
+    samples[np.arange(stream.samples) >= lengths[:, None]] = 0.0
+    return {SAMPLES: samples.clip(-1.0, 1.0).astype(np.float32), LENGTHS: lengths}
 
 
 def random_tokens(cfg: Sizes, rng: np.random.Generator, batch: int, length: int) -> Arrays:
@@ -238,11 +288,17 @@ def export_graphs(model: FusedModel) -> dict[GraphName, onnx.ModelProto]:
 def _example_inputs(spec: GraphSpec, cfg: Sizes) -> tuple[Tensor, ...]:
     # No size is 1: torch.export specializes on it.
     rng = np.random.default_rng(0)
+    stream = cfg.audio_stream()
     if spec.name == "video":
         arrays = random_streams(cfg, rng, 2, 2)
+    elif spec.name == "audio":
+        assert stream is not None
+        arrays = random_sounds(stream, rng, 2)
     else:
         arrays = random_tokens(cfg, rng, 3, min(7, cfg.text_length))
         arrays["visual_tokens"] = rng.normal(size=(3, cfg.visual_tokens, cfg.visual_width)).astype(np.float32)
+        if stream is not None:
+            arrays[AUDIO_TOKENS] = rng.normal(size=(3, stream.tokens, stream.width)).astype(np.float32)
         if ANSWER_IDS in spec.inputs:
             arrays |= random_answers(cfg, rng, 3, 5, 4)
     return tuple(torch.from_numpy(arrays[name]) for name in spec.inputs)

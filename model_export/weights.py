@@ -6,7 +6,8 @@ external data: location, offset, length), where equal tensors share one copy.
 Reduced precision is weight-only; all arithmetic stays float32:
 
 * `int8-weights`: symmetric int8 with one float32 scale per output channel (embeddings: per row). Tensors with fewer
-  than 4,096 values and those that are no weights (norms, biases, positions) stay float32. Embedding tables with at
+  than 4,096 values and those that are no weights (norms, biases, positions, the transform of sound into features) stay
+  float32. Embedding tables with at
   least 4,096 rows (a vocabulary) become int8. Weights of MatMul, Gemm and Conv become int8 where `INT8_RULES` allows
   it, else float16. The rules require enough values per output channel, so that rounding errors average out, and a
   small rounding error. They are stricter for convolutions, which follow one another without normalization. Where one
@@ -44,6 +45,8 @@ LARGER_PRECISIONS: Mapping[Precision, Sequence[Precision]] = {
 }
 """Each precision and the larger ones, in the order in which an export falls back to them."""
 
+FEATURES = ".log_mel."
+"""Part of the names of constants that turn sound into features, whose range of 80 dB needs float32."""
 WEIGHTS_NAME = "weights.bin"
 MIN_VALUES = 4096
 """Smaller tensors stay float32."""
@@ -156,7 +159,7 @@ def quantize_groups(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarr
 
 def _usage(graph: onnx.GraphProto, tensor: TensorProto) -> Usage | None:
     """Return the usage of an initializer; None if it stays float32."""
-    if tensor.data_type != TensorProto.FLOAT or math.prod(tensor.dims) < MIN_VALUES:
+    if tensor.data_type != TensorProto.FLOAT or math.prod(tensor.dims) < MIN_VALUES or FEATURES in tensor.name:
         return None
     uses = {
         _usage_by_node(graph, node, position, tensor)

@@ -55,6 +55,8 @@ def model_of_bundle(folder: Path) -> InitialModel:
         raise InvalidInput(
             f"{folder}: holds a model of {config.system}; its checkpoint was expected, or one of hd-vila"
         )
+    if config.audio is not None:
+        raise InvalidInput(f"{folder}: holds a model with sound; its checkpoint was expected")
     if not config.frozen_norm:
         raise InvalidInput(f"{folder}: frozen_norm is false in its config; the statistics of norms are not in a bundle")
     model = HdVila(config)

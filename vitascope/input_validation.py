@@ -1,6 +1,7 @@
 """Checks of a model's inputs against the manifest.
 
-Shape letters: B videos or texts, C clips, F frames, H height, W width (pixels), V visual tokens, K their width.
+Shape letters: B videos or texts, C clips, F frames, H height, W width (pixels), V visual tokens, K their width,
+T audio tokens, A their width.
 """
 
 from __future__ import annotations
@@ -33,6 +34,23 @@ def check_visual_tokens(manifest: Manifest, count: int, tokens: NDArray[np.float
     if not isinstance(tokens, np.ndarray) or tokens.dtype.kind != "f" or tokens.shape != expected:
         raise InvalidInput(f"visual_tokens: {_describe(tokens)}; floats of shape {expected} expected")
     return tokens.astype(np.float32, copy=False)  # without a copy: broadcast tokens of one clip stay small
+
+
+def check_audio_tokens(manifest: Manifest, count: int, tokens: NDArray[np.floating] | None) -> NDArray[np.float32]:
+    """Return audio tokens (B, T, A) of ``count`` clips as float32, 0 where there are none.
+
+    Raises:
+        InvalidInput: Another shape, or not floats; or the match and answer graphs take none.
+    """
+    audio = manifest.audio
+    if audio is None or not audio.fused:
+        raise InvalidInput(f"audio_tokens: {manifest.name} matches and answers by pictures alone; null was expected")
+    expected = (count, audio.tokens, audio.width)
+    if tokens is None:
+        return np.zeros(expected, np.float32)
+    if not isinstance(tokens, np.ndarray) or tokens.dtype.kind != "f" or tokens.shape != expected:
+        raise InvalidInput(f"audio_tokens: {_describe(tokens)}; floats of shape {expected} expected")
+    return tokens.astype(np.float32, copy=False)
 
 
 def batch_size_of_streams(specs: Sequence[FrameStream], streams: Streams) -> int:

@@ -23,6 +23,7 @@ from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import (
     ANSWER_IDS,
     ANSWER_MASK,
+    AUDIO_TOKENS,
     LENGTHS,
     SAMPLES,
     AudioStream,
@@ -34,7 +35,13 @@ from vitascope.bundle.manifest import (
 from vitascope.engines.graphs import GraphRunner, Graphs
 from vitascope.engines.onnx_runtime import Array, Device, Placement
 from vitascope.errors import InvalidInput, MediaError
-from vitascope.input_validation import Streams, batch_size_of_streams, check_texts, check_visual_tokens
+from vitascope.input_validation import (
+    Streams,
+    batch_size_of_streams,
+    check_audio_tokens,
+    check_texts,
+    check_visual_tokens,
+)
 from vitascope.integrations.kserve import ONNXRUNTIME, served_name, server_url
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.scoring import answer_probabilities, fused_score, match_probability
@@ -265,7 +272,7 @@ class Model:
         """
         manifest = self.bundle.manifest
         streams = {s.name: np.zeros((1, 1, s.frames, s.height, s.width, 3), np.uint8) for s in manifest.streams}
-        tokens = np.zeros((1, manifest.visual_tokens, manifest.visual_width), np.float32)
+        tokens = self._fused_tokens(1, np.zeros((1, manifest.visual_tokens, manifest.visual_width), np.float32), None)
         ids, mask = self.tokenizer.encode(["warm"])
         for graph in self._graphs.names:
             if graph == "video":
@@ -277,7 +284,7 @@ class Model:
                 continue
             inputs: dict[str, Array] = {"input_ids": ids, "attention_mask": mask}
             if graph != "text":
-                inputs["visual_tokens"] = tokens
+                inputs |= tokens
             if graph == "answer" and self.scores_free_form_answers:
                 inputs |= {ANSWER_IDS: ids[None], ANSWER_MASK: mask[None]}
             self._graphs.run(graph, inputs)
@@ -356,21 +363,34 @@ class Model:
         check_sounds(sounds)
         return self._embed_sounds(enumerate(sounds), len(sounds))[0]
 
-    def match(self, texts: Sequence[str], visual_tokens: NDArray[np.floating]) -> Match:
+    @property
+    def fuses_audio(self) -> bool:
+        """Return whether matching and answers can use sound."""
+        audio = self.bundle.manifest.audio
+        return audio is not None and audio.fused
+
+    def match(
+        self,
+        texts: Sequence[str],
+        visual_tokens: NDArray[np.floating],
+        audio_tokens: NDArray[np.floating] | None = None,
+    ) -> Match:
         """Match B pairs of ``texts[i]`` and ``visual_tokens[i]``.
 
         Args:
             texts: B texts.
-            visual_tokens: (B, V, K) of any float dtype.
+            visual_tokens: (B, V, K) of any float dtype; 0 for clips without a picture, if the model ``fuses_audio``.
+            audio_tokens: (B, T, A) of any float dtype, if the model ``fuses_audio``; 0 for clips without sound. None:
+                no clip has sound.
 
         Raises:
             TextError: A text is blank or too long.
-            InvalidInput: ``visual_tokens`` has another shape or dtype.
+            InvalidInput: Tokens have another shape or dtype, or the model does not take those of sound.
             TaskMissing: The bundle has no match graph.
             EngineError: The run failed.
         """
         self._graphs.ensure_loaded("match")
-        logits = self._run_text_graph("match", texts, visual_tokens)["match_logit"]
+        logits = self._run_text_graph("match", texts, visual_tokens, audio_tokens)["match_logit"]
         return Match(logits, match_probability(self.calibration, logits).astype(np.float32))
 
     def fused_score(self, similarity: NDArray[np.floating], match_logits: NDArray[np.floating]) -> Floats:
@@ -395,6 +415,7 @@ class Model:
         visual_tokens: NDArray[np.floating],
         top: int = 5,
         candidate_ids: Sequence[int] | None = None,
+        audio_tokens: NDArray[np.floating] | None = None,
     ) -> list[list[Answer]]:
         """Answer ``questions[i]`` about ``visual_tokens[i]`` from the answer vocabulary.
 
@@ -403,6 +424,7 @@ class Model:
             visual_tokens: (B, V, K) of any float dtype.
             top: Maximum answers per question.
             candidate_ids: Indices into ``bundle.answers`` to choose from; probabilities are among these. None: all.
+            audio_tokens: As in ``match``.
 
         Returns:
             Up to ``top`` answers per question, most probable first.
@@ -424,20 +446,27 @@ class Model:
             )
         texts = [vocabulary[entry] for entry in entries]
         if self.scores_free_form_answers:
-            return self.answer_from_candidates(questions, visual_tokens, texts, top)
-        return self._top_k(self.answer_logits(questions, visual_tokens)[:, entries], texts, top)
+            return self.answer_from_candidates(questions, visual_tokens, texts, top, audio_tokens)
+        logits = self.answer_logits(questions, visual_tokens, audio_tokens=audio_tokens)
+        return self._top_k(logits[:, entries], texts, top)
 
     def answer_from_candidates(
-        self, questions: Sequence[str], visual_tokens: NDArray[np.floating], candidates: Sequence[str], top: int = 5
+        self,
+        questions: Sequence[str],
+        visual_tokens: NDArray[np.floating],
+        candidates: Sequence[str],
+        top: int = 5,
+        audio_tokens: NDArray[np.floating] | None = None,
     ) -> list[list[Answer]]:
         """Answer from free-form candidates, where the model ``scores_free_form_answers``; otherwise as ``answer``."""
-        return self._top_k(self.answer_logits(questions, visual_tokens, candidates), candidates, top)
+        return self._top_k(self.answer_logits(questions, visual_tokens, candidates, audio_tokens), candidates, top)
 
     def answer_logits(
         self,
         questions: Sequence[str],
         visual_tokens: NDArray[np.floating],
         candidates: Sequence[str] | None = None,
+        audio_tokens: NDArray[np.floating] | None = None,
     ) -> Floats:
         """Score answers to ``questions[i]`` about ``visual_tokens[i]``.
 
@@ -445,6 +474,7 @@ class Model:
             questions: B questions.
             visual_tokens: (B, V, K) of any float dtype.
             candidates: Free-form answers, where the model ``scores_free_form_answers``; ignored otherwise.
+            audio_tokens: As in ``match``.
 
         Returns:
             (B, N) float32: a logit per entry of the vocabulary; or the log-likelihood of each candidate, very low for
@@ -452,19 +482,20 @@ class Model:
 
         Raises:
             TextError: A text is blank or too long.
-            InvalidInput: ``visual_tokens`` has another shape or dtype, or a candidate has too many tokens.
+            InvalidInput: Tokens have another shape or dtype, the model does not take those of sound, or a candidate
+                has too many tokens.
             TaskMissing: The bundle has no answer graph.
             EngineError: The run failed.
         """
         self._graphs.ensure_loaded("answer")
         if not self.scores_free_form_answers:
-            return self._run_text_graph("answer", questions, visual_tokens)["answer_logits"]
+            return self._run_text_graph("answer", questions, visual_tokens, audio_tokens)["answer_logits"]
         check_texts(questions)
-        tokens = check_visual_tokens(self.bundle.manifest, len(questions), visual_tokens)
+        tokens = self._fused_tokens(len(questions), visual_tokens, audio_tokens)
         candidate_inputs = self._encode_candidates(candidates or ())
         logits = np.empty((len(questions), candidate_inputs[ANSWER_IDS].shape[1]), np.float32)
         for batch in self.text_batches(questions, 1):  # the candidates of one question fill a run
-            inputs = {**batch.inputs, "visual_tokens": tokens[batch.rows], **candidate_inputs}
+            inputs = {**batch.inputs, **_rows(tokens, batch.rows), **candidate_inputs}
             logits[batch.rows] = self._graphs.run("answer", inputs)["answer_logits"]
         return logits
 
@@ -598,17 +629,30 @@ class Model:
             tokens = (sums["audio_tokens"][rows] / windows[rows, None, None]).astype(np.float32)
         return AudioEmbedding(vectors, tokens), rows
 
-    def _run_text_graph(
-        self, graph: str, texts: Sequence[str], visual_tokens: NDArray[np.floating] | None
+    def _fused_tokens(
+        self, count: int, visual_tokens: NDArray[np.floating], audio_tokens: NDArray[np.floating] | None
     ) -> dict[str, Floats]:
-        """Run a graph in batches on texts, with the visual tokens of one video per text if it takes them."""
+        """Return the tokens of ``count`` clips, by the names of the inputs of the match and answer graphs."""
+        manifest = self.bundle.manifest
+        tokens = {"visual_tokens": check_visual_tokens(manifest, count, visual_tokens)}
+        if self.fuses_audio or audio_tokens is not None:
+            tokens[AUDIO_TOKENS] = check_audio_tokens(manifest, count, audio_tokens)
+        return tokens
+
+    def _run_text_graph(
+        self,
+        graph: str,
+        texts: Sequence[str],
+        visual_tokens: NDArray[np.floating] | None,
+        audio_tokens: NDArray[np.floating] | None = None,
+    ) -> dict[str, Floats]:
+        """Run a graph in batches on texts, with the tokens of one clip per text if it takes them."""
         check_texts(texts)
-        tokens = None if visual_tokens is None else check_visual_tokens(self.bundle.manifest, len(texts), visual_tokens)
+        tokens = {} if visual_tokens is None else self._fused_tokens(len(texts), visual_tokens, audio_tokens)
         shapes = self._graphs.output_shapes(graph)
         results = {name: np.empty((len(texts), *shape), np.float32) for name, shape in shapes.items()}
         for batch in self.text_batches(texts):
-            inputs = batch.inputs if tokens is None else {**batch.inputs, "visual_tokens": tokens[batch.rows]}
-            for name, array in self._graphs.run(graph, inputs).items():
+            for name, array in self._graphs.run(graph, {**batch.inputs, **_rows(tokens, batch.rows)}).items():
                 results[name][batch.rows] = array
         return results
 
@@ -641,3 +685,8 @@ class Model:
 
     def _batches(self, count: int) -> list[slice]:
         return [slice(first, first + self.batch_size) for first in range(0, count, self.batch_size)]
+
+
+def _rows(arrays: Mapping[str, Floats], rows: NDArray[np.int64]) -> dict[str, Array]:
+    """Return some rows of arrays, by name."""
+    return {name: array[rows] for name, array in arrays.items()}

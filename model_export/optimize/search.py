@@ -19,6 +19,7 @@ import onnx
 from model_export.assemble import (
     Log,
     check_target,
+    check_without_sound,
     copy_files,
     finish,
     no_log,
@@ -111,6 +112,7 @@ def optimize(
     """
     check_target(source, out, name or out.name)
     bundle = Bundle.open(source)
+    check_without_sound(bundle)
     if SOURCE_KEY in bundle.manifest.extra:
         raise InvalidInput(f"{source}: is a variant itself; the bundle it was made from was expected")
     if "retrieval" not in bundle.manifest.tasks:

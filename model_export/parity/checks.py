@@ -23,16 +23,28 @@ from model_export.graphs import (
     Sizes,
     graph_specs,
     random_answers,
+    random_sounds,
     random_streams,
     random_tokens,
 )
 from model_export.parity.variants import NEAR_TIE, row_cosines
 from model_export.weights import LARGER_PRECISIONS, Precision
+from training.data.batches import read_audio
 from training.data.packed import Packed
 from training.evaluation.encoder import Encoder, embed_corpus, embed_texts, streams_of
 from training.evaluation.metrics import retrieval
 from training.models.fusion import FusedModel
-from vitascope.bundle.manifest import ANSWER_IDS, Calibration, GraphName, OmitDefaultsModel, StrictModel
+from vitascope.bundle.manifest import (
+    ANSWER_IDS,
+    AUDIO_TOKENS,
+    LENGTHS,
+    SAMPLES,
+    AudioStream,
+    Calibration,
+    GraphName,
+    OmitDefaultsModel,
+    StrictModel,
+)
 from vitascope.bundle.parity_report import VariantComparison
 from vitascope.engines.onnx_runtime import OnnxRuntimeEngine
 from vitascope.errors import VitascopeError
@@ -161,7 +173,9 @@ def random_cases(specs: Sequence[GraphSpec], cfg: Sizes, seed: int) -> dict[str,
     lengths = ((1, 2), (3, cfg.text_length), (2, max(2, cfg.text_length // 2)), (1, cfg.text_length - 1))
     texts = [random_tokens(cfg, rng, batch, length) for batch, length in lengths]
     visual = _visual_tokens(specs, random_streams(cfg, rng, 3, 1))
-    cases = _by_graph("random", videos, texts, visual)
+    stream = cfg.audio_stream()
+    sounds = [] if stream is None else [random_sounds(stream, rng, batch) for batch in (1, 3, 2)]
+    cases = _by_graph("random", videos, texts, visual, sounds, _audio_tokens(specs, stream, sounds))
     if any(ANSWER_IDS in spec.inputs for spec in specs):
         cases["answer"] = [
             _with_answers(case, cfg, rng, *size) for case, size in zip(cases["answer"], _ANSWER_SIZES, strict=True)
@@ -177,22 +191,29 @@ def _with_answers(case: Case, cfg: Sizes, rng: np.random.Generator, answers: int
 def real_cases(
     model: FusedModel, tokenizer: Tokenizer, corpora: Iterable[Packed], count: int = 6
 ) -> dict[str, list[Case]]:
-    """Return inputs from the first examples of each corpus: frames (also as two clips each), captions, questions."""
-    specs = graph_specs(model)
-    videos, texts, visual = [], [], []
+    """Return inputs from the first examples of each corpus: frames (also as two clips each), sounds and texts."""
+    specs, cfg = graph_specs(model), model.cfg
+    videos, texts, visual, sounds = [], [], [], []
     for packed in corpora:
         rows = np.arange(min(count, len(packed.examples)))
-        streams = streams_of(packed, rows, model.cfg.streams())
-        videos.append(streams)
-        if len(rows) >= 2 and packed.clips == 1:
-            videos.append({name: _two_clips(array) for name, array in streams.items()})
+        if packed.audio is not None and cfg.audio is not None:
+            audio = read_audio(packed, rows, cfg.audio.seconds)
+            sounds.append({SAMPLES: audio.samples.numpy(), LENGTHS: audio.lengths.numpy()})
         captions = [text for row in rows for text in example_texts(packed, int(row))][:count]
         if captions:
             ids, mask = tokenizer.encode(captions)
             texts.append({"input_ids": ids, "attention_mask": mask})
+        if packed.sound_alone:
+            visual.append(np.zeros((len(captions), cfg.visual_tokens, cfg.visual_width), np.float32))
+            continue
+        streams = streams_of(packed, rows, cfg.streams())
+        videos.append(streams)
+        if len(rows) >= 2 and packed.clips == 1:
+            videos.append({name: _two_clips(array) for name, array in streams.items()})
+        if captions:
             visual.append(_visual_tokens(specs, streams))
     tokens = np.concatenate(visual) if visual else np.zeros((0, 0, 0), np.float32)
-    return _by_graph("real", videos, texts, tokens)
+    return _by_graph("real", videos, texts, tokens, sounds, _audio_tokens(specs, cfg.audio_stream(), sounds))
 
 
 def example_texts(packed: Packed, row: int) -> list[str]:
@@ -315,18 +336,41 @@ def _min_cosine(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) ->
 
 
 def _by_graph(
-    kind: InputKind, videos: Sequence[Arrays], texts: Sequence[Arrays], visual: np.ndarray
+    kind: InputKind,
+    videos: Sequence[Arrays],
+    texts: Sequence[Arrays],
+    visual: np.ndarray,
+    sounds: Sequence[Arrays],
+    audio: np.ndarray | None,
 ) -> dict[str, list[Case]]:
+    """Return the cases of each graph. visual, audio: Tokens (n, V, K) and (n, T, A) that texts are fused with in turn;
+    audio: None for a model without sound."""
     fused = []
     for text in texts:
-        rows = np.arange(len(text["input_ids"])) % max(len(visual), 1)
-        fused.append(Case(kind, text | {"visual_tokens": visual[rows]}))
+        rows = np.arange(len(text["input_ids"]))
+        inputs = text | {"visual_tokens": visual[rows % max(len(visual), 1)]}
+        if audio is not None:
+            inputs[AUDIO_TOKENS] = audio[rows % max(len(audio), 1)]
+        fused.append(Case(kind, inputs))
     return {
         "video": [Case(kind, streams) for streams in videos],
+        "audio": [Case(kind, sound) for sound in sounds],
         "text": [Case(kind, text) for text in texts],
         "match": fused,
         "answer": fused,
     }
+
+
+def _audio_tokens(
+    specs: Sequence[GraphSpec], stream: AudioStream | None, sounds: Sequence[Arrays]
+) -> np.ndarray | None:
+    """Return the audio tokens (n, T, A) of sounds, the second of a clip without sound; None where none are fused."""
+    if stream is None or not stream.fused:
+        return None
+    (audio,) = [spec for spec in specs if spec.name == "audio"]
+    silent = np.zeros((1, stream.tokens, stream.width), np.float32)
+    tokens = np.concatenate([silent[:0], *(run_torch(audio, sound)[AUDIO_TOKENS] for sound in sounds)])
+    return np.concatenate([tokens[:1], silent, tokens[1:]])
 
 
 def _visual_tokens(specs: Sequence[GraphSpec], streams: Arrays) -> np.ndarray:

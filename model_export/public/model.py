@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from model_export.graphs import GraphSpec
 from training.models.text import TextTransformer
-from vitascope.bundle.manifest import Calibration, FrameStream, Prompts, Task
+from vitascope.bundle.manifest import AudioStream, Calibration, FrameStream, Prompts, Task
 from vitascope.media.frame import resize_to_fit
 from vitascope.media.image import PictureFrame
 
@@ -221,3 +221,6 @@ class PublicModel:
 
     def streams(self) -> list[FrameStream]:
         return self.frame_streams
+
+    def audio_stream(self) -> AudioStream | None:
+        return None

@@ -15,7 +15,17 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from model_export.assemble import CARD_NAME, PARITY_NAME, Log, check_target, copy_files, finish, no_log, replace_bundle
+from model_export.assemble import (
+    CARD_NAME,
+    PARITY_NAME,
+    Log,
+    check_target,
+    check_without_sound,
+    copy_files,
+    finish,
+    no_log,
+    replace_bundle,
+)
 from model_export.graphs import Arrays, ManifestSizes, random_streams, random_tokens
 from model_export.onnx_graph import copy_model
 from model_export.parity.checks import ParityError, example_texts, library_versions, probability_difference
@@ -70,6 +80,7 @@ def make_variant(
     After an error nothing is written.
     """
     bundle = Bundle.open(source)
+    check_without_sound(bundle)
     name = name or f"{bundle.manifest.name}-{types}"
     check_target(source, out, name)
     corpora = [open_packed(pack.parent) for pack in sorted(data.glob(f"*/val/{PACK_NAME}"))] if data else []

@@ -64,7 +64,9 @@ class AudioConfig(StrictModel):
 
     def stream(self) -> AudioStream:
         """Return the input stream of the audio graph, as in the manifest of a bundle."""
-        return AudioStream(sample_rate=self.sample_rate, seconds=self.seconds, tokens=self.tokens, width=self.width)
+        return AudioStream(
+            sample_rate=self.sample_rate, seconds=self.seconds, tokens=self.tokens, width=self.width, fused=True
+        )
 
 
 AUDIO_SIZES = {
@@ -165,6 +167,10 @@ class FusedConfig(OmitDefaultsModel):
     @abstractmethod
     def streams(self) -> list[FrameStream]:
         """Return the input streams of the visual graph, as in the manifest of a bundle."""
+
+    def audio_stream(self) -> AudioStream | None:
+        """Return the input stream of the audio graph, as in a manifest; None for a model without sound."""
+        return None if self.audio is None else self.audio.stream()
 
 
 class ConvConfig(FusedConfig):

@@ -157,8 +157,10 @@ class FrameStream(OmitDefaultsModel):
         return self
 
 
-class AudioStream(StrictModel):
+class AudioStream(OmitDefaultsModel):
     """The input of the audio graph: windows of mono sound (B, S) float32 from -1 to 1, and their lengths (B,) int64."""
+
+    _omit_if_default: ClassVar[tuple[str, ...]] = ("fused",)
 
     name: Literal["audio"] = "audio"
     sample_rate: Annotated[int, Field(ge=8000, le=192_000, description="Hz")]
@@ -169,11 +171,16 @@ class AudioStream(StrictModel):
     """Audio tokens of a window. 0: the graph has the embedding as its only output."""
     width: Annotated[int, Field(ge=0)] = 0
     """Values of a token."""
+    fused: bool = False
+    """The graphs `match` and `answer` take `audio_tokens` (B, T, A) beside the visual tokens; either is 0 where a clip
+    has no sound, or no picture."""
 
     @model_validator(mode="after")
     def _validate_sizes(self) -> Self:
         if (self.tokens > 0) != (self.width > 0):
             raise ValueError(f"tokens, width: {self.tokens} and {self.width}; both or neither were expected to be 0")
+        if self.fused and not self.tokens:
+            raise ValueError("fused: true without tokens; some were expected")
         if not self.samples:
             raise ValueError(f"seconds: {self.seconds:g}, less than one sample; at least one was expected")
         return self
@@ -432,6 +439,8 @@ ANSWER_IDS, ANSWER_MASK = "answer_ids", "answer_mask"
 """Inputs of an answer graph with free-form candidates: token ids and attention mask, each (B, N, M) int64."""
 SAMPLES, LENGTHS = "samples", "lengths"
 """Inputs of an audio graph: windows of sound (B, S) float32, and the samples of each before its fill (B,) int64."""
+AUDIO_TOKENS = "audio_tokens"
+"""Output of an audio graph, and input of the match and answer graphs that read it, (B, T, A) float32."""
 
 
 def graph_spec(manifest: Manifest, graph: str, answers: int | None) -> tuple[ArraySpecs, ArraySpecs]:
@@ -445,8 +454,11 @@ def graph_spec(manifest: Manifest, graph: str, answers: int | None) -> tuple[Arr
     Returns:
         (inputs, outputs), each by name.
     """
+    audio = manifest.audio
     text = {name: ArraySpec("int64", (None, None)) for name in ("input_ids", "attention_mask")}
     tokens = ArraySpec("float32", (None, manifest.visual_tokens, manifest.visual_width))
+    audio_tokens = {AUDIO_TOKENS: ArraySpec("float32", (None, audio.tokens, audio.width))} if audio else {}
+    fused = {**text, "visual_tokens": tokens, **(audio_tokens if audio and audio.fused else {})}
     embedding = ArraySpec("float32", (None, manifest.vector_width))
     if graph == "text":
         return text, {"vector": embedding}
@@ -455,13 +467,11 @@ def graph_spec(manifest: Manifest, graph: str, answers: int | None) -> tuple[Arr
         embeddings = {"vector": embedding} if manifest.vector_width else {}
         return streams, {**embeddings, "visual_tokens": tokens}
     if graph == "audio":
-        audio = manifest.audio
         assert audio is not None
         windows = {SAMPLES: ArraySpec("float32", (None, audio.samples)), LENGTHS: ArraySpec("int64", (None,))}
-        audio_tokens = {"audio_tokens": ArraySpec("float32", (None, audio.tokens, audio.width))} if audio.tokens else {}
-        return windows, {"vector": embedding, **audio_tokens}
+        return windows, {"vector": embedding, **(audio_tokens if audio.tokens else {})}
     if graph == "match":
-        return {**text, "visual_tokens": tokens}, {"match_logit": ArraySpec("float32", (None,))}
+        return fused, {"match_logit": ArraySpec("float32", (None,))}
     candidates = {name: ArraySpec("int64", (None, None, None)) for name in (ANSWER_IDS, ANSWER_MASK)}
-    inputs = {**text, "visual_tokens": tokens, **(candidates if manifest.answer_length else {})}
+    inputs = {**fused, **(candidates if manifest.answer_length else {})}
     return inputs, {"answer_logits": ArraySpec("float32", (None, answers))}

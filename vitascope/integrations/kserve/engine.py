@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import ANSWER_IDS, ANSWER_MASK, LENGTHS, SAMPLES, ArraySpec
+from vitascope.bundle.manifest import ANSWER_IDS, ANSWER_MASK, AUDIO_TOKENS, LENGTHS, SAMPLES, ArraySpec
 from vitascope.engines.onnx_runtime import Array, Engine, OnnxRuntimeEngine, Placement
 from vitascope.errors import EngineError, EngineUnavailable, InvalidInput, TaskMissing
 from vitascope.integrations.kserve import served_name, server_url
@@ -227,10 +227,11 @@ def compare_outputs(bundle: Bundle, graph: str, engine: Engine) -> list[OutputDi
 
 
 def fixed_inputs(bundle: Bundle, graph: str) -> dict[str, Array]:
-    """Return two fixed rows of inputs: texts, and noise for frames, visual tokens and sound."""
+    """Return two fixed rows of inputs: texts, and noise for frames, sound and tokens."""
     manifest, rng = bundle.manifest, np.random.default_rng(0)
-    if graph == "audio" and manifest.audio is not None:
-        size = manifest.audio.samples
+    audio = manifest.audio
+    if graph == "audio" and audio is not None:
+        size = audio.samples
         return {
             SAMPLES: rng.uniform(-1, 1, (2, size)).astype(np.float32),
             LENGTHS: np.array([size, size], np.int64),
@@ -242,6 +243,8 @@ def fixed_inputs(bundle: Bundle, graph: str) -> dict[str, Array]:
     inputs: dict[str, Array] = {"input_ids": ids, "attention_mask": mask}
     if graph != "text":
         inputs["visual_tokens"] = rng.standard_normal((2, manifest.visual_tokens, manifest.visual_width), np.float32)
+        if audio is not None and audio.fused:
+            inputs[AUDIO_TOKENS] = rng.standard_normal((2, audio.tokens, audio.width), np.float32)
     if graph == "answer" and manifest.answer_length:
         inputs |= {ANSWER_IDS: np.stack([ids, ids]), ANSWER_MASK: np.stack([mask, mask])}
     return inputs

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vitascope.bundle.manifest import LENGTHS, SAMPLES, Manifest
+from vitascope.bundle.manifest import AUDIO_TOKENS, LENGTHS, SAMPLES, Manifest
 from vitascope.integrations.tensorrt.plan_cache import engine_cache
 
 Shape = tuple[int, ...]
@@ -91,6 +91,9 @@ def _texts(manifest: Manifest, graph: str, batch: int, max_batch: int, length: i
     if graph != "text":
         tail = (manifest.visual_tokens, manifest.visual_width)
         profile["visual_tokens"] = Range(*((rows, *tail) for rows in (1, batch, max_batch)))
+        if manifest.audio is not None and manifest.audio.fused:
+            tail = (manifest.audio.tokens, manifest.audio.width)
+            profile[AUDIO_TOKENS] = Range(*((rows, *tail) for rows in (1, batch, max_batch)))
     return profile
 
 

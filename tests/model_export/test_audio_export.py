@@ -1,0 +1,106 @@
+"""Export of a model with sound: the graph `audio`, and a match graph that reads audio tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from model_export.export import export_checkpoint
+from model_export.targets.tensorrt import make_variant
+from tests.once import made_once
+from tests.training.data.corpus_files import tone, wav
+from tests.training.small_run import MODEL, recipe, write_tokenizer
+from tests.training.test_audio import SMALL_AUDIO
+from training import checkpoint
+from training.checkpoint import Checkpoint
+from training.data.example import Example
+from training.data.packed import EncodedMedia, Origin, write_packed
+from training.from_bundle import model_of_bundle
+from training.models.hd_vila import HdVila, HdVilaConfig, tiny
+from training.recipe import Recipe
+from vitascope.errors import InvalidInput
+from vitascope.model import Model
+
+TEXTS = ["a red square", "a blue square"]
+
+
+def made_recipe(tokenizer: Path) -> Recipe:
+    dataset = {"corpus": "tones", "weight": 1.0, "batch_size": 2, "objectives": {"text_audio": 1.0}}
+    stage = {"name": "sound", "steps": 1, "learning_rate": 1e-3, "datasets": [dataset]}
+    return recipe(tokenizer, stages=[stage], answers_from=[])
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(checkpoint, bundle) of a small untrained model with sound, checked on two real sounds."""
+
+    def make(root: Path) -> None:
+        torch.manual_seed(0)
+        model = HdVila(HdVilaConfig.model_validate(tiny().model_dump() | MODEL | {"audio": SMALL_AUDIO}))
+        torch.nn.init.constant_(model.match_audio_scale, 0.3)
+        torch.nn.init.normal_(model.match_head.weight, std=0.1)
+        items = [
+            (Example(f"{hertz}", (text,), caption_needs=("sound",)), EncodedMedia("a.wav", wav(tone(hertz))))
+            for text, hertz in zip(TEXTS, (300.0, 2000.0), strict=True)
+        ]
+        write_packed(root / "data" / "tones" / "val", (), items, Origin("a test", "CC0-1.0", "all"), audio=True)
+        tokenizer = write_tokenizer(root / "tokenizer.json")
+        checkpoint.save(root / "checkpoint", Checkpoint(model, [], made_recipe(tokenizer), tokenizer, step=1))
+        export_checkpoint(root / "checkpoint", root / "bundle", data=root / "data", seed=0, keep_checkpoint=False)
+
+    root = made_once(tmp_path_factory, "exported-with-sound", make)
+    return root / "checkpoint", root / "bundle"
+
+
+def test_the_manifest_lists_the_audio_stream_and_the_report_compares_its_graph(exported: tuple[Path, Path]) -> None:
+    manifest = Model.open(exported[1]).bundle.manifest
+    assert manifest.tasks == ["retrieval", "audio_retrieval", "matching"]
+    assert manifest.audio is not None
+    assert (manifest.audio.samples, manifest.audio.tokens, manifest.audio.fused) == (25_600, 5, True)
+    report = (exported[1] / manifest.parity_report).read_text()
+    for inputs in ("random", "real"):
+        assert f'"graph": "audio",\n   "output": "audio_tokens",\n   "inputs": "{inputs}"' in report
+
+
+def test_sound_is_encoded_and_matched_as_by_torch(exported: tuple[Path, Path]) -> None:
+    torch_model, model = checkpoint.load(exported[0]).model.eval(), Model.open(exported[1])
+    samples, lengths = np.zeros((2, 25_600), np.float32), np.array([8000, 0])
+    samples[0, :8000] = tone(700.0) / 2**15
+    outputs = model.run_graph("audio", {"samples": samples, "lengths": lengths})
+    visual = np.random.default_rng(0).normal(size=(2, 4, 32)).astype(np.float32)
+    with torch.no_grad():
+        vector, tokens = torch_model.encode_audio(torch.from_numpy(samples), torch.from_numpy(lengths))
+        ids, mask = map(torch.from_numpy, model.tokenizer.encode(TEXTS))
+        cache = torch_model.prepare_visual(torch.from_numpy(visual), tokens)
+        logits = torch_model.match_logits(torch_model.text.encode(ids, mask), mask, cache)
+    assert (outputs["vector"][0] * vector[0].numpy()).sum() == pytest.approx(1.0, abs=1e-3)
+    assert np.allclose(outputs["audio_tokens"], tokens, atol=0.05)
+    assert not outputs["audio_tokens"][1].any()
+    heard = model.match(TEXTS, visual, outputs["audio_tokens"]).logits
+    silent = model.match(TEXTS, visual).logits
+    assert np.allclose(heard, logits, atol=0.05)
+    assert silent[1] == pytest.approx(heard[1], abs=1e-4)  # the second clip has no sound
+    assert abs(silent[0] - heard[0]) > 1e-3
+    with pytest.raises(InvalidInput, match="audio_tokens"):
+        model.match(TEXTS, visual, outputs["audio_tokens"][:1])
+
+
+def test_features_stay_in_float32(exported: tuple[Path, Path]) -> None:
+    graph = onnx.load(exported[1] / "audio.onnx", load_external_data=False).graph
+    types = {t.name.split(".log_mel.")[1]: t.data_type for t in graph.initializer if ".log_mel." in t.name}
+    assert types == dict.fromkeys(("cosine", "sine", "mel"), onnx.TensorProto.FLOAT)
+    assert not any(node.op_type in ("DFT", "STFT", "MelWeightMatrix") for node in graph.node)
+
+
+def test_training_continues_from_the_checkpoint_of_a_bundle_with_sound(exported: tuple[Path, Path]) -> None:
+    with pytest.raises(InvalidInput, match="its checkpoint was expected"):
+        model_of_bundle(exported[1])
+
+
+def test_no_variants_are_made_of_a_bundle_with_sound(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="has sound"):
+        make_variant(exported[1], tmp_path / "variant", "float16")
