@@ -16,8 +16,11 @@ from tests.training.small_run import recipe, write_corpus, write_tokenizer
 from tests.training.test_hd_vila import small_config
 from training import checkpoint
 from training.data.batches import Audio, augment_audio
-from training.data.example import Example
-from training.data.packed import EncodedMedia, Origin, write_packed
+from training.data.example import Example, Needs, Negative, Question
+from training.data.packed import EncodedMedia, Origin, Packed, write_packed
+from training.evaluation.encoder import TorchEncoder, embed_texts
+from training.evaluation.report import evaluate
+from training.evaluation.sound import EmbeddedSounds, scene_metrics
 from training.models.architectures import build, read_config
 from training.models.audio import FEATURE_MEAN, FEATURE_SCALE, MIN_POWER, AudioEncoder, LogMel
 from training.models.config import AUDIO_SIZES
@@ -26,6 +29,7 @@ from training.objectives import losses
 from training.recipe import DatasetConfig, Recipe, Stage
 from training.trainer import train
 from vitascope.errors import InvalidInput
+from vitascope.tokenizer import Tokenizer
 
 RATE = 16_000
 SMALL_AUDIO = {"backbone": "test_resnet", "seconds": 1.6, "width": 16, "heads": 2, "layers": 1, "dropout": 0.0}
@@ -186,6 +190,7 @@ def test_sounds_are_cut_and_made_louder_or_quieter_at_random() -> None:
         assert 0.125 <= row[0] <= 0.5
 
 
+NEEDS: tuple[Needs, ...] = ("sight", "sound", "both")
 NAMES = {"red": 300.0, "green": 700.0, "blue": 1500.0, "yellow": 3000.0}
 """Hz of the tone that each name is given."""
 
@@ -238,6 +243,33 @@ def test_sound_is_learned_beside_what_a_model_knows_and_an_interrupted_run_ends_
     changed = {name for name, weight in first.items() if not torch.equal(weight, whole[name])}
     assert {"audio_embeddings.kind", "match_audio_scale"} <= changed
     assert not any(name.startswith(("audio.", "video.", "text_project.")) for name in changed)
+    measured = evaluate(tmp_path / "parts" / "checkpoint", data, "train", ["tones"])["tones"]
+    assert measured["sounds"] == 8
+    assert 0.0 <= measured["t2v R@1"] <= 100.0
+    with pytest.raises(InvalidInput, match="the model has no sound"):
+        evaluate(start, data, "train", ["tones"])
+
+
+def test_clips_are_searched_by_what_is_seen_heard_or_both(tmp_path: Path) -> None:
+    model = small_model()
+    tokenizer = Tokenizer.open(write_tokenizer(tmp_path / "tokenizer.json"), max_length=16)
+    encoder = TorchEncoder(model, tokenizer, [f"answer {i}" for i in range(7)])
+    captions = ("a red square", "a blue square", "is it a red square ?")
+    questions = (Question("what color is it ?", ("answer 0",), "sound", "sound"),)
+    examples = [
+        Example(f"{i}", captions, questions, (Negative("a green square", 1, 1, "sound"),), caption_needs=NEEDS)
+        for i in range(3)
+    ]
+    packed = Packed(tmp_path, (), {}, examples, {})
+    texts = embed_texts(encoder, [captions[0], captions[1]])
+    # The pictures are those of the first caption, and the sound is that of the second, of the first two clips.
+    videos, heard = np.stack([texts[0], texts[0], -texts[0]]), np.stack([texts[1], texts[1], 0 * texts[1]])
+    tokens = model.encode_audio(sounds(), LENGTHS)[1].detach().numpy()
+    measured = scene_metrics(encoder, packed, videos, np.ones((3, 4, 32), np.float16), EmbeddedSounds(heard, tokens))
+    assert measured["t2v R@1 (sight)"] == measured["t2v R@1 (sound) [sight blanked]"] == 100.0
+    for key in ("exact (sound)", "exact (sound) [sound blanked]", "exact (sound) [sight blanked]"):
+        assert 0.0 <= measured[key] <= 100.0
+    assert "right caption match (sound)" in measured
 
 
 def test_objectives_of_sound_need_an_encoder_and_a_corpus_with_sound(

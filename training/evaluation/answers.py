@@ -32,16 +32,23 @@ class AnswerResults:
     """Probability of the predicted answer."""
 
 
-def answer_questions(encoder: Encoder, packed: Packed, tokens: np.ndarray, batch: int = 128) -> AnswerResults:
-    """Answer all questions of a packed corpus. An answer is correct when it equals the whole set of answers."""
+def answer_questions(
+    encoder: Encoder, packed: Packed, tokens: np.ndarray, batch: int = 128, audio: np.ndarray | None = None
+) -> AnswerResults:
+    """Answer all questions of a packed corpus. An answer is correct when it equals the whole set of answers.
+
+    tokens, audio: Visual tokens (N, V, W), and audio tokens (N, T, A) where sound counts.
+    """
     questions = [(i, q) for i, e in enumerate(packed.examples) for q in e.questions]
     order = sorted(range(len(questions)), key=lambda n: len(questions[n][1].question))
     right = np.zeros(len(questions), dtype=bool)
     probability = np.zeros(len(questions))
     for start in range(0, len(order), batch):
         part = order[start : start + batch]
-        visual = tokens[[questions[n][0] for n in part]].astype(np.float32)
-        answers = encoder.answer([questions[n][1].question for n in part], visual, top=1)
+        rows, texts = [questions[n][0] for n in part], [questions[n][1].question for n in part]
+        visual = tokens[rows].astype(np.float32)
+        heard = {} if audio is None else {"audio_tokens": audio[rows].astype(np.float32)}
+        answers = encoder.answer(texts, visual, top=1, **heard)
         for n, best in zip(part, answers, strict=True):
             right[n] = best[0].text == canonical_answer(questions[n][1])
             probability[n] = best[0].probability
@@ -66,9 +73,11 @@ def exact(results: AnswerResults) -> dict[str, float]:
     return out | {"questions": float(len(right)), "ECE": calibration_error(results.probability, right)}
 
 
-def exact_answers(encoder: Encoder, packed: Packed, tokens: np.ndarray) -> dict[str, float]:
-    """Return `exact` for all questions of a packed corpus."""
-    return exact(answer_questions(encoder, packed, tokens))
+def exact_answers(
+    encoder: Encoder, packed: Packed, tokens: np.ndarray, audio: np.ndarray | None = None
+) -> dict[str, float]:
+    """Return `exact` for all questions of a packed corpus. Arguments as in `answer_questions`."""
+    return exact(answer_questions(encoder, packed, tokens, audio=audio))
 
 
 STILL = ("shape", "colour", "size", "pattern", "digit")

@@ -21,11 +21,16 @@ MAX_WORDS = 64
 
 
 def scores_of(
-    encoder: Encoder, texts: Sequence[str], videos: Gallery, tokens: np.ndarray, rows: Sequence[int]
+    encoder: Encoder,
+    texts: Sequence[str],
+    videos: Gallery,
+    tokens: np.ndarray,
+    rows: Sequence[int],
+    audio: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Return `similarity`, `match` (logits) and `fused`, each (n,), of texts[i] with video rows[i]."""
     similarity = videos.pairs(embed_texts(encoder, texts), rows)
-    logits = match_logits(encoder, texts, tokens, rows)
+    logits = match_logits(encoder, texts, tokens, rows, audio=audio)
     return {"similarity": similarity, "match": logits, "fused": encoder.fused_score(similarity, logits)}
 
 
@@ -115,7 +120,9 @@ def wrong_caption_accuracy(encoder: Encoder, packed: Packed, videos: Gallery, to
     return out
 
 
-def negative_caption_metrics(encoder: Encoder, packed: Packed, videos: Gallery, tokens: np.ndarray) -> dict[str, float]:
+def negative_caption_metrics(
+    encoder: Encoder, packed: Packed, videos: Gallery, tokens: np.ndarray, audio: np.ndarray | None = None
+) -> dict[str, float]:
     """Percent, by each score (similarity, match, fused); ties count as chance.
 
     `right caption SCORE`: pairs with a minimally wrong caption (grade 1), also by what is wrong;
@@ -138,7 +145,7 @@ def negative_caption_metrics(encoder: Encoder, packed: Packed, videos: Gallery, 
             if len(wrong) > 1:
                 choices[1 + len(wrong)].append(range(start, len(texts)))
     out = {f"choices of {size}": float(len(sets)) for size, sets in sorted(choices.items())}
-    for name, values in scores_of(encoder, texts, videos, tokens, rows).items():
+    for name, values in scores_of(encoder, texts, videos, tokens, rows, audio).items():
         for subset, places in sorted(pairs.items()):
             right_values, wrong_values = values[np.array(places)].T
             out[f"right caption {name}{subset}"] = pairwise_accuracy(right_values, wrong_values)

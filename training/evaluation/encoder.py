@@ -20,7 +20,7 @@ from training.data.packed import Packed
 from training.models.fusion import FusedModel
 from training.models.hd_vila import HdVilaConfig
 from training.models.text import VisualCache
-from vitascope.bundle.manifest import Calibration, FrameStream, Task
+from vitascope.bundle.manifest import AUDIO_TOKENS, LENGTHS, SAMPLES, Calibration, FrameStream, Task
 from vitascope.errors import InvalidInput
 from vitascope.model import Answer, Match, VideoEmbedding
 from vitascope.scoring import fused_score, match_probability
@@ -38,9 +38,18 @@ class Encoder(Protocol):
     def calibration(self) -> Calibration: ...
     def embed_text(self, texts: Sequence[str]) -> np.ndarray: ...
     def embed_video(self, streams: Mapping[str, np.ndarray]) -> VideoEmbedding: ...
-    def match(self, texts: Sequence[str], visual_tokens: np.ndarray) -> Match: ...
+    def match(
+        self, texts: Sequence[str], visual_tokens: np.ndarray, audio_tokens: np.ndarray | None = None
+    ) -> Match: ...
     def fused_score(self, similarity: np.ndarray, match_logits: np.ndarray) -> np.ndarray: ...
-    def answer(self, questions: Sequence[str], visual_tokens: np.ndarray, top: int = 5) -> list[list[Answer]]: ...
+    def answer(
+        self,
+        questions: Sequence[str],
+        visual_tokens: np.ndarray,
+        top: int = 5,
+        *,
+        audio_tokens: np.ndarray | None = None,
+    ) -> list[list[Answer]]: ...
 
 
 class TorchEncoder:
@@ -74,22 +83,36 @@ class TorchEncoder:
             vector, tokens = self.model.encode_video(frames)
         return VideoEmbedding(vectors=_numpy(vector), visual_tokens=_numpy(tokens))
 
-    def match(self, texts: Sequence[str], visual_tokens: np.ndarray) -> Match:
+    def embed_windows(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the outputs of the graph `audio` of windows of sound, by the names of its inputs."""
+        with _inference_mode(self.model):
+            vector, tokens = self.model.encode_audio(self._tensor(inputs[SAMPLES]), self._tensor(inputs[LENGTHS]))
+        return {"vector": _numpy(vector), AUDIO_TOKENS: _numpy(tokens)}
+
+    def match(self, texts: Sequence[str], visual_tokens: np.ndarray, audio_tokens: np.ndarray | None = None) -> Match:
         """Return matching logits and calibrated probabilities, both (B,)."""
         with _inference_mode(self.model):
             states, mask = self._states(texts)
-            logits = _numpy(self.model.match_logits(states, mask, self._visual_cache(visual_tokens)))
+            logits = _numpy(self.model.match_logits(states, mask, self._visual_cache(visual_tokens, audio_tokens)))
         return Match(logits=logits, probabilities=match_probability(self.calibration, logits).astype(np.float32))
 
     def fused_score(self, similarity: np.ndarray, match_logits: np.ndarray) -> np.ndarray:
         """Return the fused score (B,), 0..1."""
         return fused_score(self.calibration, similarity, match_logits)
 
-    def answer(self, questions: Sequence[str], visual_tokens: np.ndarray, top: int = 5) -> list[list[Answer]]:
+    def answer(
+        self,
+        questions: Sequence[str],
+        visual_tokens: np.ndarray,
+        top: int = 5,
+        *,
+        audio_tokens: np.ndarray | None = None,
+    ) -> list[list[Answer]]:
         """Return the `top` answers to each question, most probable first."""
         with _inference_mode(self.model):
             states, mask = self._states(questions)
-            logits = self.model.answer_logits(states, mask, self._visual_cache(visual_tokens)).float()
+            cache = self._visual_cache(visual_tokens, audio_tokens)
+            logits = self.model.answer_logits(states, mask, cache).float()
         best = (logits / self.calibration.answer_temperature).softmax(dim=-1).topk(min(top, len(self.answers)))
         return [
             [Answer(self.answers[i], float(p)) for p, i in zip(values.tolist(), indices.tolist(), strict=True)]
@@ -100,8 +123,9 @@ class TorchEncoder:
         ids, mask = self._tokens(texts)
         return self.model.text.encode(ids, mask), mask
 
-    def _visual_cache(self, visual_tokens: np.ndarray) -> VisualCache:
-        return self.model.prepare_visual(self._tensor(np.asarray(visual_tokens, dtype=np.float32)))
+    def _visual_cache(self, visual_tokens: np.ndarray, audio_tokens: np.ndarray | None) -> VisualCache:
+        audio = None if audio_tokens is None else self._tensor(np.asarray(audio_tokens, dtype=np.float32))
+        return self.model.prepare_visual(self._tensor(np.asarray(visual_tokens, dtype=np.float32)), audio)
 
     def _tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         ids, mask = self.tokenizer.encode(list(texts))
@@ -238,16 +262,22 @@ def embed_texts(encoder: Encoder, texts: Sequence[str], batch: int = 128) -> np.
 
 
 def match_logits(
-    encoder: Encoder, texts: Sequence[str], tokens: np.ndarray, rows: Sequence[int], batch: int = 128
+    encoder: Encoder,
+    texts: Sequence[str],
+    tokens: np.ndarray,
+    rows: Sequence[int],
+    batch: int = 128,
+    audio: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the matching logits (n,) of texts[i] with the visual tokens of row rows[i]."""
+    """Return the matching logits (n,) of texts[i] with the visual tokens, and audio tokens, of row rows[i]."""
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     out = np.empty(len(texts))
     index = np.asarray(rows)
     for start in range(0, len(order), batch):
         part = order[start : start + batch]
         visual = tokens[index[part]].astype(np.float32)
-        out[part] = encoder.match([texts[i] for i in part], visual).logits
+        heard = () if audio is None else (audio[index[part]].astype(np.float32),)
+        out[part] = encoder.match([texts[i] for i in part], visual, *heard).logits
     return out
 
 

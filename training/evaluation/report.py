@@ -39,6 +39,8 @@ from training.evaluation.retrieval import (
     queries_of,
     reranked_retrieval,
 )
+from training.evaluation.sound import answer_metrics as answer_by_sound
+from training.evaluation.sound import audio_stream, embed_sounds, scene_metrics
 from training.objectives.class_names import other_class_names
 from vitascope.bundle.manifest import MANIFEST_NAME
 from vitascope.errors import InvalidInput
@@ -98,8 +100,8 @@ def _merging(encoder: Encoder) -> float | None:
 
 def unmeasurable_reason(target: EvalTarget, packed: Packed) -> str | None:
     """Return why a corpus has nothing to measure, or None."""
-    if packed.sound_alone:
-        return f"sounds without frames in {packed.folder}"
+    if packed.sound_alone and audio_stream(target.encoder) is None:
+        return f"sounds without frames in {packed.folder}, and the model has no sound"
     if any(e.captions for e in packed.examples):
         return None
     if not any(e.questions for e in packed.examples):
@@ -109,6 +111,8 @@ def unmeasurable_reason(target: EvalTarget, packed: Packed) -> str | None:
 
 def measure_corpus(target: EvalTarget, packed: Packed) -> Numbers:
     """Return all metrics of a corpus for which `unmeasurable_reason` is None."""
+    if packed.sound_alone:
+        return _sounds(target, packed)
     videos, tokens = target.embed(packed)
     out: Numbers = {"videos": float(len(packed))} | target.clip_metrics(packed)
     captions = sum(len(queries_of(e)) for e in packed.examples)
@@ -169,6 +173,29 @@ def _scenes(target: EvalTarget) -> Numbers:
     return out
 
 
+def _sounds(target: EvalTarget, packed: Packed) -> Numbers:
+    sounds = embed_sounds(target.encoder, packed)
+    out: Numbers = {"sounds": float(len(packed))}
+    if any(e.captions for e in packed.examples):
+        out |= caption_retrieval(target.encoder, packed, Gallery(sounds.vectors))
+    return out | answer_by_sound(target.encoder, packed, None, sounds)
+
+
+def _recordings(target: EvalTarget, corpus: str) -> Numbers:
+    packed = target.packed(corpus)
+    sounds = embed_sounds(target.encoder, packed)
+    out = {"sounds": float(len(packed))} | name_metrics(target.encoder, packed, Gallery(sounds.vectors))
+    return out | answer_by_sound(target.encoder, packed, None, sounds)
+
+
+def _sound_scenes(target: EvalTarget) -> Numbers:
+    packed = target.packed("sound_scenes")
+    if audio_stream(target.encoder) is None:
+        return measure_corpus(target, packed)
+    videos, tokens = target.embed(packed)
+    return scene_metrics(target.encoder, packed, videos.vectors, tokens, embed_sounds(target.encoder, packed))
+
+
 def _pictogram_videos(target: EvalTarget) -> Numbers:
     """Labels are the queries; the gallery has every animation without skin tone, of all splits."""
     splits = {split: target.packed("pictogram_videos", split) for split in ("train", "val", "test")}
@@ -206,6 +233,9 @@ PROTOCOLS: dict[str, Callable[[EvalTarget], Numbers]] = {
     "flickr8k": _flickr8k,
     "daquar": _daquar,
     "imagenet200": _imagenet200,
+    "sound_scenes": _sound_scenes,
+    "esc10": partial(_recordings, corpus="esc10"),
+    "fsdd": partial(_recordings, corpus="fsdd"),
 }
 
 
@@ -286,13 +316,14 @@ def _select_protocols(
     chosen: dict[str, Callable[[], Numbers]] = {}
     for name in names_requested:
         packed = target.packed(name)
-        if name not in PROTOCOLS and (reason := unmeasurable_reason(target, packed)):
+        if (name not in PROTOCOLS or packed.sound_alone) and (reason := unmeasurable_reason(target, packed)):
             if named:
                 raise InvalidInput(f"corpus: {name!r}: {reason}; something to measure was expected")
             log(f"{name}: left out: {reason}")
             continue
         clip_count(packed, target.clips)
-        if unlike := "; ".join(packed.stream_mismatches(target.encoder.streams)):
+        unlike = "; ".join(packed.stream_mismatches(target.encoder.streams))
+        if unlike and not packed.sound_alone:
             log(f"{name}: measured at other frames than the model is made for: {unlike}")
         if packed.stride:
             log(f"{name}: packed at a stride of {packed.stride:g} s; a service spreads frames evenly over the clip")
