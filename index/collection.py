@@ -1,4 +1,4 @@
-"""Collections: videos and clips with their embeddings and visual tokens, all of one bundle.
+"""Collections: videos and clips with their embeddings, by signal, and visual tokens, all of one bundle.
 
 Shape letters: N clips, V visual tokens, W their width, D embedding dim.
 """
@@ -6,8 +6,8 @@ Shape letters: N clips, V visual tokens, W their width, D embedding dim.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,7 @@ from index.records import (
     NewClip,
     NewVideo,
     Scalar,
+    Signal,
     Stats,
     Video,
     check_embedding,
@@ -39,7 +40,16 @@ from index.storage.facets import Facets, read_facets
 from index.storage.filters import Filter
 from index.storage.removals import is_owned
 from index.vectors.faiss_kinds import INDEX_KIND_KEY, check_index_kind, read_requested_kind
-from index.vectors.interface import backend_of, index_kinds_of, open_vector_index
+from index.vectors.interface import (
+    FAISS,
+    NO_AUDIO_IN_MILVUS,
+    VectorIndex,
+    VectorSnapshot,
+    backend_of,
+    index_kinds_of,
+    open_vector_index,
+    parse_signals,
+)
 from vitascope.errors import (
     CollectionNotFound,
     FingerprintMismatch,
@@ -54,6 +64,7 @@ __all__ = ["Clip", "Collection", "Hit", "NewClip", "NewVideo", "Stats", "Video"]
 
 MAX_K = 10_000
 MAX_PAGE = 10_000
+SNAPSHOT_ATTEMPTS = 3
 MODEL_DIM_KEY = "model_vector_width"
 """Key of the table meta for the bundle's embedding dim, in collections of truncated embeddings."""
 
@@ -81,10 +92,13 @@ class Collection:
             self.token_encoding = check_encoding(meta.get("token_encoding", "float16"))
             self.created_at = float(meta["created_at"])
             self.vector_backend = backend_of(meta)
+            self.signals = parse_signals(meta)
         except (KeyError, ValueError, InvalidInput) as error:
             self.catalogue.close()
             raise StorageError(f"{self.catalogue.path}: table meta: {error}") from error
-        self.vector_index = open_vector_index(self.catalogue, folder, self.embed_dim)
+        self.vector_indexes: Mapping[Signal, VectorIndex] = {
+            signal: open_vector_index(self.catalogue, folder, self.embed_dim, signal) for signal in self.signals
+        }
         self.media.remove_listed()  # what a killed process has not removed
 
     def __enter__(self) -> Collection:
@@ -94,10 +108,11 @@ class Collection:
         self.close()
 
     def close(self) -> None:
-        """Write a snapshot of the vector index if it is due, and close the files; does nothing if already closed."""
+        """Write snapshots of the vector indexes that are due, and close the files; does nothing if already closed."""
         try:
             if not self.catalogue.closed:
-                self.vector_index.close()
+                for vector_index in self.vector_indexes.values():
+                    vector_index.close()
         finally:
             self.catalogue.close()
 
@@ -112,6 +127,39 @@ class Collection:
             return False
         except StorageError:
             return True  # the next use reports the fault
+
+    @property
+    def vector_index(self) -> VectorIndex:
+        """The vector index of the visual signal."""
+        return self.vector_indexes["visual"]
+
+    def require_signals(self, signals: Iterable[str]) -> None:
+        """Raise InvalidInput unless the collection has all these signals."""
+        for signal in signals:
+            if signal not in self.signals:
+                reason = f"bundle {self.bundle_name} embeds no sound"
+                if self.vector_backend != FAISS:
+                    reason = NO_AUDIO_IN_MILVUS
+                expected = ", ".join(self.signals)
+                raise InvalidInput(f"signals: {signal!r}; {expected} was expected in {self.name}, as {reason}")
+
+    @contextmanager
+    def snapshots(
+        self, signals: Sequence[Signal]
+    ) -> Iterator[tuple[sqlite3.Connection, Mapping[Signal, VectorSnapshot]]]:
+        """Open a read transaction and the vectors of these signals, all of one state of the collection.
+
+        If other writers change it again and again meanwhile, later signals may be of a later state than the
+        transaction. Raises InvalidInput as ``require_signals``, CollectionNotFound and StorageError.
+        """
+        self.require_signals(signals)
+        for attempts_left in reversed(range(SNAPSHOT_ATTEMPTS)):
+            with ExitStack() as stack:
+                opened = [stack.enter_context(self.vector_indexes[signal].snapshot()) for signal in signals]
+                connections = [connection for connection, _ in opened]
+                if not attempts_left or len({queries.last_change(connection) for connection in connections}) == 1:
+                    yield connections[0], dict(zip(signals, (vectors for _, vectors in opened), strict=True))
+                    return
 
     def require_fingerprint(self, fingerprint: str) -> None:
         """Raise FingerprintMismatch unless the collection is filled by the bundle of this fingerprint."""
@@ -158,7 +206,7 @@ class Collection:
             return read_facets(connection)
 
     def index_state(self) -> IndexState:
-        """Return the requested kind of index, the kind that serves, and how many clips changed since it was built.
+        """Return the requested kind of index, the visual index's kind, and how many clips changed since it was built.
 
         Loads no index: before the first search it returns what that search will load.
         """
@@ -174,11 +222,13 @@ class Collection:
         check_index_kind(kind, index_kinds_of(self.vector_backend))
         with self.catalogue.write() as connection:
             queries.write_meta(connection, INDEX_KIND_KEY, kind)
-        self.vector_index.request_rebuild()
+        for vector_index in self.vector_indexes.values():
+            vector_index.request_rebuild()
 
     def wait_for_index(self) -> None:
         """Wait until this process builds or loads no index in the background."""
-        self.vector_index.wait_for_rebuild()
+        for vector_index in self.vector_indexes.values():
+            vector_index.wait_for_rebuild()
 
     # Writing
 
@@ -197,14 +247,14 @@ class Collection:
         check_video(video)
         if not clips:
             raise InvalidInput(f"clips: none for {video.path!r}; at least one was expected")
-        rows = [self._clip_row(clip) for clip in clips]
+        rows = [self._clip_row(clip, has_pictures=video.width > 0) for clip in clips]
         with self.catalogue.write() as connection:
             existing = queries.find_video(connection, video.content_sha256)
             if existing is not None:
                 return existing, False
             video_id = queries.insert_video(connection, video, queries.newest_clip(connection) + 1, rows)
             added = self._require_video(connection, video_id)
-        self.vector_index.on_write(len(clips))
+        self._on_write(len(clips))
         return added, True
 
     def add_with_ids(self, video: Video, clips: Sequence[NewClip], first_clip: int, file: Path | None = None) -> None:
@@ -230,7 +280,7 @@ class Collection:
             source_uri=video.source_uri,
             source_values=video.source_values,
         )
-        rows = [self._clip_row(clip) for clip in clips]
+        rows = [self._clip_row(clip, has_pictures=video.width > 0) for clip in clips]
         deleted = 0
         with self.catalogue.write() if file is None else self.media.writing(video.path) as connection:
             if file is not None:
@@ -239,7 +289,7 @@ class Collection:
             if replaced is not None:
                 deleted = queries.delete_video(connection, replaced.id) or 0
             queries.insert_video(connection, new_video, first_clip, rows, video_id=video.id, added_at=video.added_at)
-        self.vector_index.on_write(deleted + len(clips))
+        self._on_write(deleted + len(clips))
         if replaced is not None:
             self.media.remove_listed(replaced.path)
 
@@ -294,7 +344,7 @@ class Collection:
         with self.catalogue.write() as connection:
             video = self._require_video(connection, video_id)
             deleted = queries.delete_video(connection, video_id) or 0
-        self.vector_index.on_write(deleted)
+        self._on_write(deleted)
         if self.owns(video):
             self.media.remove_listed(video.path)
 
@@ -374,29 +424,49 @@ class Collection:
             blobs = queries.load_token_blobs(connection, [_to_int64(clip_id) for clip_id in clip_ids])
         return {clip_id: None if blob is None else self._decode(clip_id, blob) for clip_id, blob in blobs.items()}
 
-    def search(self, embedding: npt.ArrayLike, k: int, where: Filter | None = None) -> list[Hit]:
+    def search(
+        self, embedding: npt.ArrayLike, k: int, where: Filter | None = None, signal: Signal = "visual"
+    ) -> list[Hit]:
         """Return the at most ``k`` clips most similar to ``embedding`` (D,) that pass the filter, best first.
 
-        All hits are of one state of the collection, with every write acknowledged before the call.
-        Raises InvalidInput for k outside 1 to ``MAX_K``, and as ``truncate`` for the embedding.
+        ``signal``: compare with the embeddings of the clips' pictures or sound; clips without are left out. All hits
+        are of one state of the collection, with every write acknowledged before the call.
+
+        Raises InvalidInput for k outside 1 to ``MAX_K``, a signal that the collection lacks, and as ``truncate`` for
+        the embedding.
         """
         if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_K:
             raise InvalidInput(f"k: {k!r}; a whole number from 1 to {MAX_K} was expected")
         query = self.truncate(embedding)
-        with self.vector_index.snapshot() as (connection, vectors):
+        with self.snapshots([signal]) as (connection, vectors):
             allowed = None if where is None else queries.allowed_clips(connection, where)
-            cosines, ids = vectors.search(query[None, :], k, allowed)
+            cosines, ids = vectors[signal].search(query[None, :], k, allowed)
             similarities = np.clip(cosines[0], -1, 1).tolist()  # rounding can exceed 1 in the seventh digit
             return queries.load_hits(connection, list(zip(ids[0].tolist(), similarities, strict=True)))
 
-    def _clip_row(self, clip: NewClip) -> queries.ClipRow:
+    def _on_write(self, clips: int) -> None:
+        for vector_index in self.vector_indexes.values():
+            vector_index.on_write(clips)
+
+    def _clip_row(self, clip: NewClip, *, has_pictures: bool) -> queries.ClipRow:
+        if clip.audio_embedding is not None:
+            self.require_signals(["audio"])
+        for name, value in (("embedding", clip.embedding), ("visual_tokens", clip.visual_tokens)):
+            if (value is not None) != has_pictures:
+                actual = None if has_pictures else "an array"
+                raise InvalidInput(f"{name}: {actual}; one was expected of a video with pictures, and of no other")
+        tokens = None if clip.visual_tokens is None else check_tokens(clip.visual_tokens, self.tokens_shape)
         return queries.ClipRow(
             span=check_span(clip.start, clip.end),
-            vector=self.truncate(clip.embedding).astype("<f4").tobytes(),
-            tokens=encode_tokens(check_tokens(clip.visual_tokens, self.tokens_shape), self.token_encoding),
+            vector=self._embedding_blob(clip.embedding),
+            tokens=None if tokens is None else encode_tokens(tokens, self.token_encoding),
             text=check_text("text", clip.text),
             thumbnail=check_thumbnail(clip.thumbnail),
+            audio_vector=self._embedding_blob(clip.audio_embedding),
         )
+
+    def _embedding_blob(self, embedding: npt.ArrayLike | None) -> bytes | None:
+        return None if embedding is None else self.truncate(embedding).astype("<f4").tobytes()
 
     def _decode(self, clip_id: int, blob: bytes) -> Float32:
         try:

@@ -20,7 +20,7 @@ from index.legacy_media import upgrade_media
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue, create_catalogue
 from index.storage.removals import MEDIA
 from index.vectors.faiss_kinds import AUTO, INDEX_KIND_KEY, check_index_kind
-from index.vectors.interface import BACKEND_KEY, FAISS, backend_of, check_backend, index_kinds_of
+from index.vectors.interface import BACKEND_KEY, FAISS, SIGNALS_KEY, backend_of, check_backend, index_kinds_of
 from vitascope.bundle.manifest import Manifest
 from vitascope.durable_files import make_folders, sync
 from vitascope.errors import (
@@ -302,7 +302,9 @@ def initial_metadata(
         )
     backend = check_backend(vectors)
     dimensions = manifest.check_dimensions(dimensions)
+    has_audio = "audio" in manifest.graphs and backend == FAISS
     return {
+        **({SIGNALS_KEY: "visual,audio"} if has_audio else {}),
         **({} if dimensions == manifest.vector_width else {MODEL_DIM_KEY: str(manifest.vector_width)}),
         BACKEND_KEY: backend,
         "fingerprint": manifest.fingerprint(),

@@ -10,12 +10,16 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from vitascope.errors import InvalidInput
 
+Signal = Literal["visual", "audio"]
+"""What an embedding is of: the pictures of a clip, or its sound."""
+SIGNALS: tuple[Signal, ...] = ("visual", "audio")
 Scalar = str | float | int | bool
 Float32 = npt.NDArray[np.float32]
 
@@ -45,7 +49,7 @@ class SourceValues:
 
 @dataclass(frozen=True, slots=True)
 class NewVideo:
-    """A video to be added. ``duration``: seconds, 0 for an image; ``width``, ``height``: pixels.
+    """A video to be added. ``duration``: seconds, 0 for an image; ``width``, ``height``: pixels, 0 for a sound file.
 
     ``source_uri``: the URL or archive member that a file of the collection was copied from.
     """
@@ -68,23 +72,25 @@ class NewClip:
     Args:
         start: seconds.
         end: seconds; 0 for the only clip of an image.
-        embedding: (D,), of any length above 0.
-        visual_tokens: (V, W), finite as float16.
+        embedding: of its pictures, (D,), of any length above 0; None for a clip without pictures.
+        visual_tokens: (V, W), finite as float16; None for a clip without pictures.
         text: spoken words.
         thumbnail: a JPEG image.
+        audio_embedding: of its sound, (D,), of any length above 0; None for a clip without sound or with silence.
     """
 
     start: float
     end: float
-    embedding: npt.NDArray[np.floating]
-    visual_tokens: npt.NDArray[np.floating]
+    embedding: npt.NDArray[np.floating] | None
+    visual_tokens: npt.NDArray[np.floating] | None
     text: str = ""
     thumbnail: bytes | None = None
+    audio_embedding: npt.NDArray[np.floating] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """A video of a collection. ``duration``: seconds; sizes: pixels; ``added_at``: Unix seconds."""
+    """A video of a collection. ``duration``: seconds; sizes: pixels, 0 of a sound file; ``added_at``: Unix seconds."""
 
     id: int
     content_sha256: str
@@ -200,8 +206,11 @@ def check_video(video: NewVideo) -> NewVideo:
     check_text("title", video.title)
     if not math.isfinite(video.duration) or video.duration < 0:
         raise InvalidInput(f"duration: {video.duration!r}; finite seconds, not negative, were expected")
-    if video.width < 1 or video.height < 1:
-        raise InvalidInput(f"width, height: {video.width}x{video.height}; at least one pixel each was expected")
+    is_sound = video.width == video.height == 0
+    if not is_sound and (video.width < 1 or video.height < 1):
+        raise InvalidInput(
+            f"width, height: {video.width}x{video.height}; at least one pixel each was expected, or 0x0 of sound"
+        )
     check_metadata(video.metadata)
     return video
 

@@ -37,6 +37,11 @@ EXTENSION_OF = {
     "webp": "webp",
     "avif": "avif",
     "heif": "heic",
+    "wav": "wav",
+    "mp3": "mp3",
+    "flac": "flac",
+    "aac": "aac",
+    "aiff": "aiff",
 }
 """File extension by container format."""
 

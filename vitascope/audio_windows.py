@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ from vitascope.errors import InvalidInput
 from vitascope.media.limits import SILENCE, MediaLimits
 
 if TYPE_CHECKING:
+    from vitascope.media.file import MediaSource
     from vitascope.sandbox.decoder import Decoder
 
 Samples = NDArray[np.float32]
@@ -72,7 +72,7 @@ def batched_inputs(windows: Iterator[Window], size: int) -> Iterator[tuple[list[
 
 
 def read_sounds(
-    decoder: Decoder, file: Path, clips: Sequence[tuple[float, float]], stream: AudioStream, limits: MediaLimits
+    decoder: Decoder, file: MediaSource, clips: Sequence[tuple[float, float]], stream: AudioStream, limits: MediaLimits
 ) -> Iterator[tuple[int, Samples]]:
     """Yield the sound of clips (start, end in s) of a file with their positions, where they are not silent.
 
@@ -96,7 +96,11 @@ def read_sounds(
 
 
 def _read_batch(
-    decoder: Decoder, file: Path, parts: Sequence[tuple[int, float, float]], stream: AudioStream, limits: MediaLimits
+    decoder: Decoder,
+    file: MediaSource,
+    parts: Sequence[tuple[int, float, float]],
+    stream: AudioStream,
+    limits: MediaLimits,
 ) -> Iterator[tuple[int, Samples]]:
     sounds = decoder.read_clips(file, [(start, end) for _, start, end in parts], stream.sample_rate, limits)
     return ((clip, sound) for (clip, _, _), sound in zip(parts, sounds, strict=True) if sound is not None)

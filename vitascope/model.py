@@ -48,6 +48,7 @@ from vitascope.scoring import answer_probabilities, fused_score, match_probabili
 from vitascope.tokenizer import MAX_CHARACTERS, TextBatch, length_sorted_batches
 
 if TYPE_CHECKING:
+    from vitascope.media.file import MediaSource
     from vitascope.sandbox.decoder import Decoder
 
 Floats = NDArray[np.float32]
@@ -538,14 +539,14 @@ class Model:
 
     def embed_audio_file(
         self,
-        path: str | os.PathLike[str],
+        file: MediaSource,
         clips: Sequence[tuple[float, float]] | None = None,
         limits: MediaLimits = DEFAULT_LIMITS,
     ) -> tuple[AudioEmbedding, NDArray[np.int64]]:
         """Embed the sound of clips of a media file.
 
         Args:
-            path: Sound or video file.
+            file: Sound or video file, by path or open.
             clips: (start, end) of each clip in s; the whole file by default.
             limits: Limits of the decoder.
 
@@ -559,7 +560,6 @@ class Model:
             EngineError: The run failed.
         """
         self._graphs.ensure_loaded("audio")
-        file = Path(path)
         spans = [(0.0, self.decoder.probe(file, limits).duration)] if clips is None else list(clips)
         sounds = read_sounds(self.decoder, file, spans, self._audio_stream, limits)
         return self._embed_sounds(sounds, len(spans))

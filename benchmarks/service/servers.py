@@ -229,6 +229,7 @@ def _add_video(collection: Collection, number: int, embeddings: Float32, tokens:
             tokens=encoded,
             text="",
             thumbnail=None,
+            audio_vector=None,
         )
         for clip, embedding in enumerate(embeddings)
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,13 +20,15 @@ from index.collection import Collection
 from index.jobs.records import JobItem, JobOptions
 from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy
 from index.jobs.sources.fetcher import Fetcher, file_name
-from index.records import NewClip, NewVideo, Scalar, Video, check_metadata, check_text
+from index.records import Float32, NewClip, NewVideo, Scalar, Signal, Video, check_metadata, check_text
 from vitascope.errors import MediaError
 from vitascope.media.decode import DECODING_THREADS, MediaInfo
 from vitascope.media.file import MediaFile, MediaSource, map_os_errors, open_source
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.model import Model
 from vitascope.sandbox.decoder import IN_PROCESS, Decoder
+
+_log = logging.getLogger(__name__)
 
 DECODE_BATCH_CLIPS = 8
 """Clips whose frames are in memory together; more cost memory and bring no speed on a CPU."""
@@ -43,10 +46,14 @@ class ClipSpec(NamedTuple):
 
 
 class DecodedClips(NamedTuple):
-    """Frames of C clips by stream, each (C, 1, F, H, W, 3) uint8, and a JPEG thumbnail of each clip."""
+    """Frames of C clips by stream, each (C, 1, F, H, W, 3) uint8; and by clip, a JPEG thumbnail and its sound.
+
+    ``frames`` is empty without pictures. ``audio_embeddings``: (D,) each; None for a clip without sound.
+    """
 
     frames: Mapping[str, NDArray[np.uint8]]
     thumbnails: list[bytes | None]
+    audio_embeddings: list[Float32 | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +83,8 @@ class FileDescription:
     title: str
     metadata: dict[str, Scalar]
     source_uri: str | None = None
+    signals: tuple[Signal, ...] = ("visual",)
+    """That are embedded."""
 
     @property
     def duration(self) -> float:
@@ -107,6 +116,17 @@ class PreparedFile:
     description: FileDescription
 
 
+def embedded_signals(info: MediaInfo, name: str, collection_signals: Sequence[Signal]) -> tuple[Signal, ...]:
+    """Return those of a collection's signals that a file may have.
+
+    Raises MediaUnsupported, with the file's ``name``, for a file with sound alone in a collection without sound.
+    """
+    if "audio" not in collection_signals:
+        info.require_pictures(name)
+    has_signal = {"visual": info.kind != "audio", "audio": info.audio is not None}
+    return tuple(signal for signal in collection_signals if has_signal[signal])
+
+
 def hash_file(source: MediaSource, limits: MediaLimits) -> HashedFile:
     """Open and hash a file. An open ``source`` is taken over, and closed on an error.
 
@@ -132,6 +152,7 @@ def prepare_file(
     decoder: Decoder = IN_PROCESS,
     policy: AccessPolicy | None = UNRESTRICTED,
     source_uri: str | None = None,
+    signals: Sequence[Signal] = ("visual",),
 ) -> PreparedFile:
     """Probe and segment a file, which is closed on an error.
 
@@ -139,6 +160,7 @@ def prepare_file(
         title: by default the file's name without its suffix.
         policy: which subtitle files beside the file may be read; None: they are not looked for.
         source_uri: URL or archive member that the file is a copy of.
+        signals: of the collection.
 
     Raises:
         InvalidInput and media errors.
@@ -148,8 +170,10 @@ def prepare_file(
         close_on_error.enter_context(media)
         checked_metadata = check_metadata(metadata or {})
         info = decoder.probe(media, limits)
-        info.require_pictures(media.name)
+        own_signals = embedded_signals(info, media.name, signals)
         duration = 0.0 if info.kind == "picture" else info.duration
+        if "visual" not in own_signals and segmentation.rule in ("auto", "shots"):
+            segmentation = segmentation.with_rule("windows")  # sound has no shots
         segments = segment_file(media, duration, segmentation, limits, decoder, policy)
         description = FileDescription(
             media.path,
@@ -159,15 +183,24 @@ def prepare_file(
             media.path.stem if title is None else title,
             checked_metadata,
             source_uri,
+            own_signals,
         )
         close_on_error.pop_all()
         return PreparedFile(media, hashed.stat, description)
 
 
 def prepare_item(
-    hashed: HashedFile, item: JobItem, options: JobOptions, fetcher: Fetcher, limits: MediaLimits, decoder: Decoder
+    hashed: HashedFile,
+    item: JobItem,
+    options: JobOptions,
+    fetcher: Fetcher,
+    limits: MediaLimits,
+    decoder: Decoder,
+    signals: Sequence[Signal],
 ) -> PreparedFile:
-    """Probe and segment an item's file. Subtitle files are looked for only beside files that are read in place.
+    """Probe and segment an item's file, for a collection with these signals.
+
+    Subtitle files are looked for only beside files that are read in place.
 
     Raises InvalidInput and media errors.
     """
@@ -180,6 +213,7 @@ def prepare_item(
         decoder=decoder,
         policy=fetcher.policy if fetcher.is_external(item.path) else None,
         source_uri=fetcher.source_uri(item.path),
+        signals=signals,
     )
 
 
@@ -191,19 +225,44 @@ def decode_clips(
     *,
     threads: int = DECODING_THREADS,
 ) -> DecodedClips:
-    """Decode the frames and thumbnails of C clips. Raises media errors."""
+    """Decode the frames and thumbnails of C clips, and decode and embed their sound, part by part.
+
+    Sound that cannot be decoded is left out of a file with pictures.
+
+    Raises media errors, TaskMissing, BundleError, EngineError.
+    """
+    signals = prepared.description.signals
     spans = [(clip.start, clip.end) for clip in clips]
-    sampled = model.decoder.sample(prepared.media, model.streams, spans, limits, threads=threads, thumbnails=True)
-    return DecodedClips({name: array[:, None] for name, array in sampled.frames.items()}, sampled.thumbnails)
+    frames: dict[str, NDArray[np.uint8]] = {}
+    thumbnails: list[bytes | None] = [None] * len(clips)
+    audio_embeddings: list[Float32 | None] = [None] * len(clips)
+    if "visual" in signals:
+        sampled = model.decoder.sample(prepared.media, model.streams, spans, limits, threads=threads, thumbnails=True)
+        frames, thumbnails = {name: array[:, None] for name, array in sampled.frames.items()}, sampled.thumbnails
+    if "audio" in signals:
+        try:
+            sound, positions = model.embed_audio_file(prepared.media, spans, limits)
+        except MediaError as error:
+            if "visual" not in signals:
+                raise
+            _log.warning("%s: its sound is left out: %s", prepared.media.name, error)
+        else:
+            for position, vector in zip(positions.tolist(), sound.vectors, strict=True):
+                audio_embeddings[position] = vector
+    return DecodedClips(frames, thumbnails, audio_embeddings)
 
 
 def embed_clips(model: Model, clips: Sequence[ClipSpec], decoded: DecodedClips) -> list[NewClip]:
     """Return the clips with embeddings and visual tokens. Raises TaskMissing, BundleError, EngineError."""
-    embedded = model.embed_video(decoded.frames)
-    tokens = embedded.visual_tokens.astype("float16")
+    vectors: Sequence[Float32 | None] = [None] * len(clips)
+    tokens: Sequence[NDArray[np.float16] | None] = [None] * len(clips)
+    if decoded.frames:
+        embedded = model.embed_video(decoded.frames)
+        vectors, tokens = list(embedded.vectors), list(embedded.visual_tokens.astype("float16"))
+    rows = zip(clips, vectors, tokens, decoded.thumbnails, decoded.audio_embeddings, strict=True)
     return [
-        NewClip(clip.start, clip.end, embedded.vectors[i], tokens[i], clip.text, decoded.thumbnails[i])
-        for i, clip in enumerate(clips)
+        NewClip(clip.start, clip.end, vector, visual_tokens, clip.text, thumbnail, audio_embedding)
+        for clip, vector, visual_tokens, thumbnail, audio_embedding in rows
     ]
 
 
@@ -236,8 +295,10 @@ def check_unchanged(prepared: PreparedFile) -> None:
 def store_video(collection: Collection, description: FileDescription, clips: list[NewClip]) -> IngestResult:
     """Add a video with its clips, durable and searchable, unless its content is indexed already.
 
-    Raises InvalidInput, StorageError, CollectionNotFound.
+    Raises InvalidInput, StorageError, CollectionNotFound, and MediaError for a sound file that is silent throughout.
     """
+    if "visual" not in description.signals and all(clip.audio_embedding is None for clip in clips):
+        raise MediaError(f"{description.path.name}: silent from start to end; sound was expected")
     video = NewVideo(
         content_sha256=description.content_sha256,
         path=collection.media.path_of(description.path),

@@ -344,11 +344,14 @@ class Pipeline(Generic[Item]):
         """Embed batches of several files in one run of the model; return False if that fails."""
         specs = [clip for batch, _ in ready for clip in batch.clips]
         thumbnails = [jpeg for _, decoded in ready for jpeg in decoded.thumbnails]
+        audio_embeddings = [vector for _, decoded in ready for vector in decoded.audio_embeddings]
+        if not all(decoded.frames for _, decoded in ready):  # of sound files, whose embeddings are there already
+            return False
         try:
             with self._timer.measure("embed"):
                 streams = ready[0][1].frames
                 frames = {name: np.concatenate([decoded.frames[name] for _, decoded in ready]) for name in streams}
-                clips = embed_clips(self._model, specs, DecodedClips(frames, thumbnails))
+                clips = embed_clips(self._model, specs, DecodedClips(frames, thumbnails, audio_embeddings))
         except Exception:
             return False
         for batch, _ in ready:
@@ -438,4 +441,5 @@ def prepare_unless_known(context: RunContext, item: JobItem) -> PreparedFile | I
             with suppress(VideoNotFound):  # deleted meanwhile
                 return refresh_known(context, item, hashed.media, known)
         close_if_known.pop_all()
-    return prepare_item(hashed, item, context.job.options, context.fetcher, context.limits, context.model.decoder)
+    decoder, signals = context.model.decoder, context.collection.signals
+    return prepare_item(hashed, item, context.job.options, context.fetcher, context.limits, decoder, signals)

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from index.storage.catalogue import FAULTS
-from index.storage.schema import APPLICATION_ID, SCHEMA_VERSION, create_tables, upgrade_tables
+from index.storage.schema import APPLICATION_ID, AUDIO_VECTORS, SCHEMA_VERSION, create_tables, upgrade_tables
 from index.storage.transfer import JOB_TABLES, count_clips, insert_rows
 from vitascope.errors import InvalidInput, StorageError
 
@@ -67,12 +67,18 @@ class ForeignCatalogue:
         return self.connection.execute(f"SELECT {', '.join(columns)} FROM {table}{suffix}")
 
     def clip_rows(self, first: int, count: int) -> sqlite3.Cursor:
-        """Return a cursor over clips with their blobs: id, video_id, start, end, text, vector, tokens, thumbnail."""
+        """Return a cursor over clips with their blobs.
+
+        The columns are id, video_id, start, end, text, vector, tokens, thumbnail and audio_vector.
+        """
         text, jpeg, join = "text", "jpeg", "LEFT JOIN thumbnails ON thumbnails.clip_id = id"
         if self.version == 1:
             text, jpeg, join = "''", "NULL", ""
+        audio = "NULL"
+        if self.version >= AUDIO_VECTORS:
+            audio, join = "audio_vectors.vector", f"{join} LEFT JOIN audio_vectors ON audio_vectors.clip_id = id"
         return self.connection.execute(
-            f"SELECT id, video_id, start, end, {text}, vector, tokens, {jpeg} FROM clips"
+            f"SELECT id, video_id, start, end, {text}, vectors.vector, tokens, {jpeg}, {audio} FROM clips"
             " LEFT JOIN vectors ON vectors.clip_id = id LEFT JOIN tokens ON tokens.clip_id = id"
             f" {join} WHERE id >= ? AND id < ? ORDER BY id",
             (first, first + count),

@@ -26,6 +26,7 @@ from index.records import (
     Hit,
     NewVideo,
     Scalar,
+    Signal,
     Stats,
     Video,
     check_metadata,
@@ -45,6 +46,7 @@ VIDEO_COLUMNS = (
 )
 _CLIP_COLUMNS = "id, video_id, start, end, text"
 _BATCH_SIZE = 4096  # embeddings
+_EMBEDDING_TABLES: Mapping[Signal, str] = {"visual": "vectors", "audio": "audio_vectors"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +55,10 @@ class ClipRow:
 
     span: tuple[float, float]
     text: str
-    vector: bytes
+    vector: bytes | None
     tokens: bytes | None
     thumbnail: bytes | None
+    audio_vector: bytes | None
 
 
 class ClipSpan(NamedTuple):
@@ -161,6 +164,7 @@ def insert_video(
         ("vectors", [clip.vector for clip in clips]),
         ("tokens", [clip.tokens for clip in clips]),
         ("thumbnails", [clip.thumbnail for clip in clips]),
+        ("audio_vectors", [clip.audio_vector for clip in clips]),
     ):
         rows = [(clip_id, blob) for clip_id, blob in zip(ids, blobs, strict=True) if blob is not None]
         connection.executemany(f"INSERT INTO {table} VALUES (?, ?)", rows)
@@ -298,13 +302,13 @@ def _allowed_by_clip(connection: sqlite3.Connection, clause: str, parameters: li
 
 
 def iter_embeddings(
-    connection: sqlite3.Connection, dim: int, first_clip: int = 0
+    connection: sqlite3.Connection, dim: int, first_clip: int = 0, signal: Signal = "visual"
 ) -> Iterator[tuple[npt.NDArray[np.int64], Float32]]:
     """Yield (clip ids (N,), embeddings (N, D)) of every clip from ``first_clip`` on, by id, some thousands at a time.
 
     Raises StorageError for an embedding of another dim.
     """
-    query = "SELECT clip_id, vector FROM vectors WHERE clip_id >= ? ORDER BY clip_id"
+    query = f"SELECT clip_id, vector FROM {_EMBEDDING_TABLES[signal]} WHERE clip_id >= ? ORDER BY clip_id"
     cursor = connection.execute(query, (first_clip,))
     while rows := cursor.fetchmany(_BATCH_SIZE):
         yield _to_arrays(rows, dim)
@@ -321,18 +325,24 @@ def load_embeddings_after(
     return _to_arrays(connection.execute(query, (clip_id, limit)).fetchall(), dim)
 
 
-def load_embeddings(connection: sqlite3.Connection, clip_ids: Iterable[int], dim: int) -> dict[int, Float32]:
-    """Return embeddings (D,) by clip id, without clips that do not exist."""
-    rows = _select_by_id(connection, "SELECT clip_id, vector FROM vectors WHERE clip_id IN", clip_ids)
+def load_embeddings(
+    connection: sqlite3.Connection, clip_ids: Iterable[int], dim: int, signal: Signal = "visual"
+) -> dict[int, Float32]:
+    """Return embeddings (D,) by clip id, without clips that do not exist or lack the signal."""
+    query = f"SELECT clip_id, vector FROM {_EMBEDDING_TABLES[signal]} WHERE clip_id IN"
+    rows = _select_by_id(connection, query, clip_ids)
     return {clip_id: np.frombuffer(blob, "<f4", dim) for clip_id, blob in rows}
 
 
-def sample_embeddings(connection: sqlite3.Connection, dim: int, newest_clip: int, count: int) -> Float32:
+def sample_embeddings(
+    connection: sqlite3.Connection, dim: int, newest_clip: int, count: int, signal: Signal = "visual"
+) -> Float32:
     """Return at most ``count`` embeddings (N, D) of clips spread evenly over the ids up to ``newest_clip``."""
     ids = sorted({1 + newest_clip * index // count for index in range(count)})
+    table = _EMBEDDING_TABLES[signal]
     query = (
-        "SELECT clip_id, vector FROM vectors WHERE clip_id IN "
-        "(SELECT (SELECT min(clip_id) FROM vectors WHERE clip_id >= value) FROM json_each(?))"
+        f"SELECT clip_id, vector FROM {table} WHERE clip_id IN "
+        f"(SELECT (SELECT min(clip_id) FROM {table} WHERE clip_id >= value) FROM json_each(?))"
     )
     return _to_arrays(connection.execute(query, (json.dumps(ids),)).fetchall(), dim)[1]
 
@@ -340,7 +350,7 @@ def sample_embeddings(connection: sqlite3.Connection, dim: int, newest_clip: int
 def _to_arrays(rows: list[tuple[int, bytes]], dim: int) -> tuple[npt.NDArray[np.int64], Float32]:
     blob = b"".join(row[1] for row in rows)
     if len(blob) != len(rows) * dim * 4:
-        raise StorageError(f"table vectors: from clip {rows[0][0]} on, not all are {dim} float32 numbers")
+        raise StorageError(f"embeddings: from clip {rows[0][0]} on, not all are {dim} float32 numbers")
     return np.array([row[0] for row in rows], dtype=np.int64), np.frombuffer(blob, "<f4").reshape(len(rows), dim)
 
 
@@ -412,6 +422,14 @@ def deleted_since(connection: sqlite3.Connection, change: int) -> list[int]:
     """Return the ids of the clips deleted after ``change``."""
     rows = connection.execute("SELECT first_clip, clip_count FROM changes WHERE id > ? AND kind = 'delete'", (change,))
     return [clip_id for first, count in rows for clip_id in range(first, first + count)]
+
+
+def count_embeddings(connection: sqlite3.Connection, signal: Signal) -> int:
+    """Return the number of clips with an embedding of the signal."""
+    query = "SELECT coalesce(sum(clip_count), 0) FROM videos WHERE width > 0"  # clips of pictures have one each
+    if signal == "audio":
+        query = "SELECT count(*) FROM audio_vectors"
+    return int(connection.execute(query).fetchone()[0])
 
 
 def count_clips(connection: sqlite3.Connection, at_change: int | None = None) -> int:

@@ -71,6 +71,14 @@ CREATE TABLE tokens (
     tokens  BLOB NOT NULL
 );
 
+-- Embeddings of the clips' sound, in the form of vectors. A clip without sound has none; one of a sound file has no
+-- other. The index counts them without reading blobs.
+CREATE TABLE audio_vectors (
+    clip_id INTEGER PRIMARY KEY REFERENCES clips (id) ON DELETE CASCADE,
+    vector  BLOB NOT NULL
+);
+CREATE INDEX audio_vectors_by_clip ON audio_vectors (clip_id);
+
 -- JPEG thumbnails of clips; a clip may have none.
 CREATE TABLE thumbnails (
     clip_id INTEGER PRIMARY KEY REFERENCES clips (id) ON DELETE CASCADE,
@@ -423,6 +431,13 @@ CREATE VIRTUAL TABLE names USING fts5(
 );
 INSERT INTO words (rowid, text) SELECT id, spaced(text) FROM clips WHERE text <> '';
 """,
+    """
+CREATE TABLE audio_vectors (
+    clip_id INTEGER PRIMARY KEY REFERENCES clips (id) ON DELETE CASCADE,
+    vector  BLOB NOT NULL
+);
+CREATE INDEX audio_vectors_by_clip ON audio_vectors (clip_id);
+""",
 )
 """Scripts from version 1 + n to version 2 + n. Their SQL function ``spaced`` is ``normalize_for_index``."""
 
@@ -433,6 +448,8 @@ SOURCE_COLUMNS = 10
 """The first version whose videos have ``source_uri`` and ``source_values``."""
 NAMES = 11
 """The first version that indexes the names of videos."""
+AUDIO_VECTORS = 12
+"""The first version with embeddings of sound."""
 
 
 def create_tables(connection: sqlite3.Connection, version: int) -> None:

@@ -47,14 +47,15 @@ def select_videos(connection: sqlite3.Connection) -> sqlite3.Cursor:
     )
 
 
-def select_clips(connection: sqlite3.Connection, *, tokens: bool, thumbnails: bool) -> sqlite3.Cursor:
+def select_clips(connection: sqlite3.Connection, *, audio: bool, tokens: bool, thumbnails: bool) -> sqlite3.Cursor:
     """Return a cursor over all clips with the columns of ``clips.parquet``, by id."""
-    optional = [("tokens", "tokens")] * tokens + [("thumbnails", "jpeg")] * thumbnails
+    optional = [("audio_vectors", "vector")] * audio + [("tokens", "tokens")] * tokens
+    optional += [("thumbnails", "jpeg")] * thumbnails
     columns = "".join(f", {table}.{column}" for table, column in optional)
     joins = " ".join(f"LEFT JOIN {table} ON {table}.clip_id = clips.id" for table, _ in optional)
     return connection.execute(
-        f"SELECT clips.id, video_id, start, end, text, vector{columns} FROM clips"
-        f" JOIN vectors ON vectors.clip_id = clips.id {joins} ORDER BY clips.id"
+        f"SELECT clips.id, video_id, start, end, text, vectors.vector{columns} FROM clips"
+        f" LEFT JOIN vectors ON vectors.clip_id = clips.id {joins} ORDER BY clips.id"
     )
 
 

@@ -23,7 +23,7 @@ from index.transfer import ProgressCallback
 from index.transfer.foreign_rows import clip_format, copy_jobs, read_meta, read_sequences, read_videos
 from index.transfer.media import AllowedPaths, link_media
 from index.transfer.new_catalogue import new_catalogue, touch_folder, write_videos
-from index.vectors.interface import BACKEND_KEY, FAISS, check_backend
+from index.vectors.interface import BACKEND_KEY, FAISS, check_backend, parse_signals
 from vitascope.durable_files import atomic_path
 from vitascope.errors import InvalidInput, StorageError
 
@@ -87,6 +87,7 @@ def restore_collection(
         meta = read_meta(foreign)
         if backend is not None:
             meta[BACKEND_KEY] = backend
+            parse_signals(meta)
         elif not trust_backend and meta[BACKEND_KEY] not in (FAISS, library.vectors):
             raise InvalidInput(
                 f"{file}: table meta: vectors: {meta[BACKEND_KEY]!r} is where the collection was searched; "

@@ -26,7 +26,7 @@ from index.storage.transfer import insert_rows
 from index.transfer.media import AllowedPaths
 from index.transfer.new_catalogue import MAX_ID, CheckedVideo, ClipFormat, ForeignRow, check_clip_row, check_video_row
 from index.vectors.faiss_kinds import AUTO, INDEX_KIND_KEY, check_index_kind
-from index.vectors.interface import BACKEND_KEY, backend_of, check_backend, index_kinds_of
+from index.vectors.interface import BACKEND_KEY, SIGNALS_KEY, backend_of, check_backend, index_kinds_of, parse_signals
 from vitascope.errors import InvalidInput
 from vitascope.job_states import ItemState, JobState
 from vitascope.visual_token_codec import check_encoding
@@ -68,9 +68,10 @@ class _ClipRecord(_Record):
     start: float
     end: float
     text: str
-    vector: bytes
+    vector: bytes | None
     tokens: bytes | None
     thumbnail: bytes | None
+    audio_vector: bytes | None
 
 
 class _JobRecord(_Record):
@@ -142,8 +143,9 @@ def read_meta(foreign: ForeignCatalogue) -> dict[str, str]:
     try:
         for key in ("fingerprint", "bundle", "vector_width", "visual_tokens", "visual_width", "created_at"):
             meta[key] = stored[key]
-        if MODEL_DIM_KEY in stored:
-            meta[MODEL_DIM_KEY] = stored[MODEL_DIM_KEY]
+        for key in (MODEL_DIM_KEY, SIGNALS_KEY):
+            if key in stored:
+                meta[key] = stored[key]
         for key in {"vector_width", "visual_tokens", "visual_width", MODEL_DIM_KEY} & set(meta):
             if not 0 <= int(meta[key]) < 2**24:
                 raise ValueError(f"{key}: {meta[key]}; a number of values was expected")
@@ -154,7 +156,8 @@ def read_meta(foreign: ForeignCatalogue) -> dict[str, str]:
         meta[INDEX_KIND_KEY] = check_index_kind(stored.get(INDEX_KIND_KEY, AUTO), index_kinds_of(meta[BACKEND_KEY]))
         if not all(isinstance(value, str) for value in meta.values()):
             raise ValueError("a value is no text")
-    except (KeyError, TypeError, ValueError, InvalidInput) as error:
+        parse_signals(meta)
+    except (KeyError, TypeError, ValueError, AttributeError, InvalidInput) as error:
         raise InvalidInput(f"{table}: {error}") from error
     return meta
 
@@ -162,7 +165,7 @@ def read_meta(foreign: ForeignCatalogue) -> dict[str, str]:
 def clip_format(meta: Mapping[str, str]) -> ClipFormat:
     """Return the format of the blobs of a catalogue with this table meta."""
     shape = int(meta["visual_tokens"]), int(meta["visual_width"])
-    return ClipFormat(int(meta["vector_width"]), shape, check_encoding(meta["token_encoding"]))
+    return ClipFormat(int(meta["vector_width"]), shape, check_encoding(meta["token_encoding"]), parse_signals(meta))
 
 
 def read_sequences(foreign: ForeignCatalogue) -> dict[str, int]:
@@ -183,7 +186,8 @@ def read_videos(foreign: ForeignCatalogue, clip_format: ClipFormat, allowed: All
     for values in foreign.rows("videos", columns, order="id"):
         video = _check_types(_VideoRecord, table, values[0], values)
         row = ForeignRow(table, video.id, video.model_dump())
-        clips = [check_clip_row(clip, clip_format) for clip in _read_clips(foreign, row, clip_format.vector_width)]
+        rows = _read_clips(foreign, row, clip_format.vector_width)
+        clips = [check_clip_row(clip, clip_format, has_pictures=video.width > 0) for clip in rows]
         clip_count += len(clips)
         yield CheckedVideo(row, video.id, video.added_at, check_video_row(row, allowed), video.first_clip, clips)
     if (total := foreign.count_clips()) != clip_count:
@@ -217,9 +221,12 @@ def _read_clips(foreign: ForeignCatalogue, video: ForeignRow, width: int) -> Ite
         clip = _check_types(_ClipRecord, table, values[0], values)
         if (clip.id, clip.video_id) != (expected_id, video.number):
             break
-        if len(clip.vector) != 4 * width:
-            raise InvalidInput(f"{table}: row {clip.id}: vector: {len(clip.vector)} bytes; {4 * width} were expected")
-        yield ForeignRow(table, clip.id, {**clip.model_dump(), "vector": np.frombuffer(clip.vector, "<f4")})
+        vectors = {}
+        for name, blob in (("vector", clip.vector), ("audio_vector", clip.audio_vector)):
+            if blob is not None and len(blob) != 4 * width:
+                raise InvalidInput(f"{table}: row {clip.id}: {name}: {len(blob)} bytes; {4 * width} were expected")
+            vectors[name] = None if blob is None else np.frombuffer(blob, "<f4")
+        yield ForeignRow(table, clip.id, {**clip.model_dump(), **vectors})
         expected_id += 1
     if expected_id != first + count:
         raise video.error(f"first_clip, clip_count: {first}, {count}; clips of these ids, all its own, were expected")

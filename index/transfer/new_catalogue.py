@@ -15,6 +15,7 @@ import numpy as np
 
 from index.records import (
     NewVideo,
+    Signal,
     check_embedding,
     check_metadata,
     check_span,
@@ -53,11 +54,15 @@ class ForeignRow:
 
 @dataclass(frozen=True, slots=True)
 class ClipFormat:
-    """Format of a collection's blobs: embeddings of ``vector_width``, visual tokens of ``tokens_shape`` (V, W)."""
+    """Format of a collection's blobs.
+
+    Embeddings of ``vector_width``, of its ``signals``, and visual tokens of ``tokens_shape`` (V, W).
+    """
 
     vector_width: int
     tokens_shape: tuple[int, int]
     token_encoding: TokenEncoding
+    signals: tuple[Signal, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,22 +150,31 @@ def check_video_row(row: ForeignRow, allowed: AllowedPaths) -> NewVideo:
         raise row.error(error) from error
 
 
-def check_clip_row(row: ForeignRow, clip_format: ClipFormat) -> ClipRow:
-    """Return the clip of a row with the columns of ``clips.parquet``; ``vector`` is an array (D,).
+def check_clip_row(row: ForeignRow, clip_format: ClipFormat, *, has_pictures: bool) -> ClipRow:
+    """Return the clip of a row with the columns of ``clips.parquet``; ``vector`` and ``audio_vector`` are arrays (D,).
 
     Raises InvalidInput naming row and column.
     """
     values = row.values
     tokens = values.get("tokens")
     try:
+        vectors = [_normalized_bytes(values.get(name), clip_format.vector_width) for name in ("vector", "audio_vector")]
+        if (vectors[0] is not None) != has_pictures:
+            actual = None if has_pictures else "an embedding"
+            raise InvalidInput(f"vector: {actual}; one was expected of a video with pictures, and of no other")
+        if vectors[1] is not None and "audio" not in clip_format.signals:
+            raise InvalidInput("audio_vector: null was expected, as the collection has no audio signal")
+        if tokens is not None and not has_pictures:
+            raise InvalidInput("tokens: null was expected, as the video has no pictures")
         if tokens is not None:
             check_stored(tokens, clip_format.token_encoding, clip_format.tokens_shape)
         return ClipRow(
             span=check_span(values["start"], values["end"]),
             text=check_text("text", values["text"]),
-            vector=_normalized_bytes(values["vector"], clip_format.vector_width),
+            vector=vectors[0],
             tokens=tokens,
             thumbnail=check_thumbnail(values.get("thumbnail")),
+            audio_vector=vectors[1],
         )
     except InvalidInput as error:
         raise row.error(error) from error
@@ -189,7 +203,8 @@ def _batches(videos: Iterator[CheckedVideo]) -> Iterator[list[CheckedVideo]]:
     for video in videos:
         batch.append(video)
         clips += len(video.clips)
-        size += sum(len(blob or b"") for clip in video.clips for blob in (clip.vector, clip.tokens, clip.thumbnail))
+        for clip in video.clips:
+            size += sum(len(blob or b"") for blob in (clip.vector, clip.tokens, clip.thumbnail, clip.audio_vector))
         if clips >= BATCH_CLIPS or size >= BATCH_BYTES:
             yield batch
             batch, clips, size = [], 0, 0
@@ -197,8 +212,10 @@ def _batches(videos: Iterator[CheckedVideo]) -> Iterator[list[CheckedVideo]]:
         yield batch
 
 
-def _normalized_bytes(vector: Any, width: int) -> bytes:
+def _normalized_bytes(vector: Any, width: int) -> bytes | None:
     """Return the bytes of an embedding (D,); one of length 1 stays the same to the last bit."""
+    if vector is None:
+        return None
     length = float(np.linalg.norm(vector.astype(np.float64)))
     is_normalized = vector.shape == (width,) and abs(length - 1) < _UNIT_TOLERANCE
     return bytes((vector if is_normalized else check_embedding(vector, width, "vector")).astype("<f4").tobytes())

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from index.collection import Collection
 from index.collection_store import CollectionStore, initial_metadata
+from index.records import Signal
 from index.storage.queries import ClipRow
 from index.storage.transfer import count_clips, select_clips, select_videos
 from index.transfer import ProgressCallback
@@ -37,12 +38,15 @@ from index.transfer.new_catalogue import (
     new_catalogue,
     write_videos,
 )
+from index.vectors.interface import parse_signals
 from vitascope.bundle.manifest import Manifest
 from vitascope.durable_files import atomic_path
 from vitascope.errors import FingerprintMismatch, InvalidInput, StorageError
 from vitascope.visual_token_codec import TokenEncoding, check_encoding
 
 VIDEOS_NAME, CLIPS_NAME = "videos.parquet", "clips.parquet"
+VECTORS = ("vector", "audio_vector")
+"""Columns of embeddings."""
 FORMAT = "1"
 _PREFIX = "vitascope."
 ROW_GROUP_BYTES = 32 * 1024 * 1024
@@ -114,6 +118,14 @@ class ExportHeader:
         return cls(**values)
 
 
+class ClipColumns(NamedTuple):
+    """The optional columns of ``clips.parquet`` that a file has."""
+
+    audio: bool
+    tokens: bool
+    thumbnails: bool
+
+
 @dataclass(frozen=True, slots=True)
 class ExportResult:
     """Number of videos and clips written, and the size of the files."""
@@ -145,20 +157,24 @@ def video_fields() -> list[Any]:
     ]
 
 
-def clip_fields(width: int, *, tokens: bool, thumbnails: bool) -> list[Any]:
+def clip_fields(width: int, *, audio: bool, tokens: bool, thumbnails: bool) -> list[Any]:
     """Return the columns of ``clips.parquet``.
 
-    The span is in seconds, ``vector`` float32 (D,) of length 1; optional are ``tokens`` (encoded) and ``thumbnail``
-    (JPEG), which are null for a clip without.
+    The span is in seconds, ``vector`` float32 (D,) of length 1; optional are ``audio_vector`` (of the sound, in the
+    same form), ``tokens`` (encoded) and ``thumbnail`` (JPEG), which are null for a clip without. With ``audio``
+    ``vector`` is null for a clip without pictures.
     """
+    embedding = pa.list_(pa.field("element", pa.float32(), nullable=False), width)
     fields = [
         pa.field("clip_id", pa.int64(), nullable=False),
         pa.field("video_id", pa.int64(), nullable=False),
         pa.field("start", pa.float64(), nullable=False),
         pa.field("end", pa.float64(), nullable=False),
         pa.field("text", pa.string(), nullable=False),
-        pa.field("vector", pa.list_(pa.field("element", pa.float32(), nullable=False), width), nullable=False),
+        pa.field("vector", embedding, nullable=audio),
     ]
+    if audio:
+        fields.append(pa.field("audio_vector", embedding))
     if tokens:
         fields.append(pa.field("tokens", pa.binary()))
     if thumbnails:
@@ -196,7 +212,8 @@ def export_collection(
             temp_path.mkdir()
             with collection.catalogue.read() as connection:
                 videos = _write_videos(connection, temp_path / VIDEOS_NAME, header)
-                clips = _write_clips(connection, temp_path / CLIPS_NAME, header, tokens, thumbnails, on_progress)
+                options = ClipColumns("audio" in collection.signals, tokens, thumbnails)
+                clips = _write_clips(connection, temp_path / CLIPS_NAME, header, options, on_progress)
             size = sum(entry.stat().st_size for entry in temp_path.iterdir())
     except (OSError, pa.ArrowException) as error:
         raise StorageError(f"{folder}: collection {collection.name} was not exported: {error}") from error
@@ -232,28 +249,23 @@ def _write_clips(
     connection: sqlite3.Connection,
     path: Path,
     header: ExportHeader,
-    tokens: bool,
-    thumbnails: bool,
+    columns: ClipColumns,
     on_progress: ProgressCallback | None,
 ) -> int:
-    schema = pa.schema(
-        clip_fields(header.vector_width, tokens=tokens, thumbnails=thumbnails), metadata=header.to_metadata()
-    )
+    schema = pa.schema(clip_fields(header.vector_width, **columns._asdict()), metadata=header.to_metadata())
     total = count_clips(connection)
     count = 0
     # No dictionaries of embeddings and encoded tokens, which hardly repeat.
     with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=["text"]) as writer:
         width = header.vector_width
         for group in _row_groups(
-            select_clips(connection, tokens=tokens, thumbnails=thumbnails),
+            select_clips(connection, **columns._asdict()),
             lambda rows: _clip_batch(rows, schema, width),
         ):
             writer.write_table(group)
             count += len(group)
             if on_progress is not None:
                 on_progress(count, total)
-    if count != total:
-        raise StorageError(f"{total - count} of {total} clips have no vector; the catalogue is damaged")
     return count
 
 
@@ -265,13 +277,14 @@ def _video_batch(rows: Sequence[tuple[Any, ...]], schema: Any) -> Any:
 def _clip_batch(rows: Sequence[tuple[Any, ...]], schema: Any, width: int) -> Any:
     columns = []
     for column, field in zip(zip(*rows, strict=True), schema, strict=True):
-        if field.name != "vector":
+        if field.name not in VECTORS:
             columns.append(pa.array(column, field.type))
             continue
-        if any(len(blob) != 4 * width for blob in column):
+        if any((blob is None and not field.nullable) or len(blob or b"") not in (0, 4 * width) for blob in column):
             raise StorageError(f"a vector is not {width} float32 numbers; the catalogue is damaged")
-        numbers = pa.array(np.frombuffer(b"".join(column), "<f4"))
-        columns.append(pa.FixedSizeListArray.from_arrays(numbers, type=field.type))
+        numbers = pa.array(np.frombuffer(b"".join(blob or bytes(4 * width) for blob in column), "<f4"))
+        mask = pa.array([blob is None for blob in column]) if field.nullable else None
+        columns.append(pa.FixedSizeListArray.from_arrays(numbers, type=field.type, mask=mask))
     return pa.record_batch(columns, schema=schema)
 
 
@@ -327,7 +340,8 @@ def import_collection(
         with library.create_folder(name) as new_folder, new_catalogue(new_folder, meta) as catalogue:
             rows = _read_rows(VIDEOS_NAME, videos), _read_rows(CLIPS_NAME, clips)
             # An export by version 0.2.0 is not marked as such.
-            checked = _check_videos(*rows, header, allowed.for_collection(new_folder, is_legacy=True))
+            paths = allowed.for_collection(new_folder, is_legacy=True)
+            checked = _check_videos(*rows, header, parse_signals(meta), paths)
             write_videos(catalogue, new_folder, checked, clips.metadata.num_rows, on_progress)
             link_media(library, new_folder, catalogue)
     return library.open(name)
@@ -355,9 +369,8 @@ def _read_header(videos: Any, clips: Any) -> ExportHeader:
     names = videos.schema_arrow.names
     fields = [field for field in video_fields() if field.name in names or not field.nullable]
     _check_columns(VIDEOS_NAME, videos.schema_arrow, fields)
-    optional = {name: name in clips.schema_arrow.names for name in ("tokens", "thumbnail")}
-    fields = clip_fields(header.vector_width, tokens=optional["tokens"], thumbnails=optional["thumbnail"])
-    _check_columns(CLIPS_NAME, clips.schema_arrow, fields)
+    columns = ClipColumns(*(name in clips.schema_arrow.names for name in ("audio_vector", "tokens", "thumbnail")))
+    _check_columns(CLIPS_NAME, clips.schema_arrow, clip_fields(header.vector_width, **columns._asdict()))
     return header
 
 
@@ -387,16 +400,21 @@ def _check_columns(file: str, schema: Any, fields: list[Any]) -> None:
 
 
 def _check_videos(
-    videos: Iterator[ForeignRow], clips: Iterator[ForeignRow], header: ExportHeader, allowed: AllowedPaths
+    videos: Iterator[ForeignRow],
+    clips: Iterator[ForeignRow],
+    header: ExportHeader,
+    signals: tuple[Signal, ...],
+    allowed: AllowedPaths,
 ) -> Iterator[CheckedVideo]:
     """Yield each video with its clips, checked. Both files must be in the order of ids, a video's clips in a row."""
-    clip_format = ClipFormat(header.vector_width, header.tokens_shape, header.token_encoding)
+    clip_format = ClipFormat(header.vector_width, header.tokens_shape, header.token_encoding, signals)
     last_video = last_clip = 0
     for row in videos:
         video_id, count = row.values["video_id"], row.values["clip_count"]
         if not last_video < video_id < MAX_ID:
             raise row.error(f"video_id: {video_id}; more than {last_video}, that of the row before, was expected")
         video = check_video_row(row, allowed)
+        has_pictures = video.width > 0
         if count < 1:
             raise row.error(f"clip_count: {count}; at least 1 was expected")
         clip_rows: list[ClipRow] = []
@@ -415,7 +433,7 @@ def _check_videos(
             if not last_clip < clip_id < MAX_ID or clip_id != first + number:
                 expected = f"more than {last_clip}" if number == 0 else str(first + number)
                 raise clip.error(f"clip_id: {clip_id}; {expected} was expected")
-            clip_rows.append(check_clip_row(clip, clip_format))
+            clip_rows.append(check_clip_row(clip, clip_format, has_pictures=has_pictures))
             last_clip = clip_id
         last_video = video_id
         yield CheckedVideo(row, video_id, row.values["added_at"], video, first, clip_rows)
@@ -426,7 +444,8 @@ def _check_videos(
 def _read_rows(name: str, file: Any) -> Iterator[ForeignRow]:
     """Yield every row, with embeddings as NumPy arrays. Raises InvalidInput for nulls and for a damaged file."""
     number = 0
-    fields = (*video_fields(), *clip_fields(1, tokens=True, thumbnails=True))
+    has_audio = "audio_vector" in file.schema_arrow.names
+    fields = (*video_fields(), *clip_fields(1, audio=has_audio, tokens=True, thumbnails=True))
     nullable = {field.name: field.nullable for field in fields}
     used = [column for column in file.schema_arrow.names if column in nullable]
     try:
@@ -436,7 +455,7 @@ def _read_rows(name: str, file: Any) -> Iterator[ForeignRow]:
                 if array.null_count and not nullable[column]:
                     missing = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
                     raise InvalidInput(f"{name}: row {number + missing + 1}: {column}: null; a value was expected")
-                columns[column] = _to_vectors(array) if column == "vector" else array.to_pylist()
+                columns[column] = _to_vectors(array) if column in VECTORS else array.to_pylist()
             for values in zip(*columns.values(), strict=True):
                 number += 1
                 yield ForeignRow(name, number, dict(zip(columns, values, strict=True)))
@@ -445,5 +464,12 @@ def _read_rows(name: str, file: Any) -> Iterator[ForeignRow]:
 
 
 def _to_vectors(array: Any) -> Any:
-    """Return embeddings (rows, D) float32; nulls within one become NaN, which is refused later."""
-    return array.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(array), -1)
+    """Return an embedding (D,) float32 or None for each row; nulls within one become NaN, which is refused later."""
+    present = array.is_valid().to_numpy(zero_copy_only=False)
+    rows = iter(
+        array.flatten()
+        .to_numpy(zero_copy_only=False)
+        .astype(np.float32)
+        .reshape(int(present.sum()), array.type.list_size)
+    )
+    return [next(rows) if is_present else None for is_present in present]

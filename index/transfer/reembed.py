@@ -18,7 +18,14 @@ from pathlib import Path
 from index.clips.segmentation import Segments
 from index.collection import Collection
 from index.collection_store import CollectionStore
-from index.jobs.ingest import FileDescription, IngestResult, PreparedFile, check_unchanged, hash_file
+from index.jobs.ingest import (
+    FileDescription,
+    IngestResult,
+    PreparedFile,
+    check_unchanged,
+    embedded_signals,
+    hash_file,
+)
 from index.jobs.pipeline import Pipeline, PipelineConfig, StageTimer
 from index.records import NewClip, Video
 from index.storage.edits import copy_edits
@@ -201,11 +208,14 @@ class _Reembedding:
             if hashed.content_sha256 != video.content_sha256:
                 raise MediaError(f"{media.name}: has other content than when it was indexed; the same was expected")
             info, clips = self.model.decoder.probe(media, self.limits), self.old.clips(video.id)
+            signals = embedded_signals(info, media.name, self.new.signals)
         except BaseException:
             media.close()
             raise
         segments = Segments([(clip.start, clip.end) for clip in clips], [clip.text for clip in clips])
-        description = FileDescription(media.path, video.content_sha256, info, segments, video.title, video.metadata)
+        description = FileDescription(
+            media.path, video.content_sha256, info, segments, video.title, video.metadata, signals=signals
+        )
         return PreparedFile(media, hashed.stat, description)
 
     def _store(self, video: Video, prepared: PreparedFile, clips: list[NewClip]) -> IngestResult:

@@ -21,13 +21,14 @@ from pathlib import Path
 
 import faiss
 
+from index.records import Signal
 from index.storage.catalogue import Catalogue
-from index.storage.queries import changed_since, count_clips, last_change, truncate_change_log
+from index.storage.queries import changed_since, count_embeddings, last_change, truncate_change_log
 from index.vectors.concurrency import BackgroundTask, IsCancelled, ReadWriteLock
 from index.vectors.faiss_kinds import FLAT, HNSW, MIN_CLIPS, BuildCancelled, kind_to_build, read_requested_kind
 from index.vectors.segmented_vectors import ChangeLogTruncated, SegmentedVectors
 from index.vectors.snapshot import (
-    SNAPSHOT_NAME,
+    SNAPSHOT_NAMES,
     SnapshotDamaged,
     SnapshotHeader,
     build_snapshot,
@@ -48,12 +49,13 @@ RETRY_SECONDS = 10.0  # after a background run, in which searches do not trigger
 
 
 class FaissIndex:
-    """Vectors of one catalogue, loaded at the first use; thread-safe."""
+    """Vectors of one signal of a catalogue, loaded at the first use; thread-safe."""
 
-    def __init__(self, catalogue: Catalogue, folder: Path, dim: int) -> None:
-        """``folder``: of the collection. ``dim``: of its embeddings."""
+    def __init__(self, catalogue: Catalogue, folder: Path, dim: int, signal: Signal = "visual") -> None:
+        """``folder``: of the collection. ``dim``: of its embeddings. ``signal``: of the embeddings that it has."""
         self._catalogue = catalogue
-        self._path = folder / SNAPSHOT_NAME
+        self._signal = signal
+        self._path = folder / SNAPSHOT_NAMES[signal]
         self._dim = dim
         self._lock = ReadWriteLock()
         self._current: SegmentedVectors | None = None
@@ -86,7 +88,7 @@ class FaissIndex:
             return current.kind, current.changed + changed_since(connection, current.change[0])
         header = self._read_header()
         if header is None:
-            return FLAT, count_clips(connection)
+            return FLAT, count_embeddings(connection, self._signal)
         return header.kind, changed_since(connection, header.change)
 
     def on_write(self, clips: int) -> None:
@@ -120,7 +122,7 @@ class FaissIndex:
             return current
         current = self._apply_changes(connection) or self._load_snapshot(connection)
         if current is None:
-            self._current = current = SegmentedVectors.from_catalogue(connection, self._dim)
+            self._current = current = SegmentedVectors.from_catalogue(connection, self._dim, self._signal)
         if time.monotonic() >= self._not_before:
             self._trigger_if_due(connection, current)
         return current
@@ -129,7 +131,9 @@ class FaissIndex:
         """Open the snapshot, at the first use or where another process has built a later one."""
         try:
             collection_id = self._catalogue.meta["collection_id"]
-            self._current = SegmentedVectors.from_snapshot(self._path, connection, collection_id, self._dim)
+            self._current = SegmentedVectors.from_snapshot(
+                self._path, connection, collection_id, self._dim, self._signal
+            )
         except SnapshotDamaged as error:
             _log.warning("%s: %s; rebuilding from the catalogue", self._path, error)
             self._snapshot_invalid = True
@@ -174,7 +178,7 @@ class FaissIndex:
         self._not_before = time.monotonic() + RETRY_SECONDS
 
     def _build(self, kind: str, is_cancelled: IsCancelled) -> None:
-        header = build_snapshot(self._catalogue, self._path, self._dim, kind, is_cancelled)
+        header = build_snapshot(self._catalogue, self._path, self._dim, kind, is_cancelled, self._signal)
         self._snapshot_invalid = False
         with self._catalogue.write() as connection:
             truncate_change_log(connection, header.change - CHANGES_KEPT)
@@ -190,7 +194,7 @@ class FaissIndex:
             return
         with self._catalogue.read() as connection:
             collection_id = self._catalogue.meta["collection_id"]
-            fresh = SegmentedVectors.from_snapshot(self._path, connection, collection_id, self._dim)
+            fresh = SegmentedVectors.from_snapshot(self._path, connection, collection_id, self._dim, self._signal)
             if fresh is None:
                 return
             fresh.apply_changes(connection)
@@ -220,7 +224,7 @@ class FaissIndex:
 
     def _plan(self, connection: sqlite3.Connection, header: SnapshotHeader | None) -> tuple[int, int, str]:
         """Return the number of clips, of those changed since the snapshot, and the kind to build."""
-        clips = count_clips(connection)
+        clips = count_embeddings(connection, self._signal)
         changed = clips if header is None else changed_since(connection, header.change)
         return clips, changed, kind_to_build(read_requested_kind(connection), clips, header.kind if header else None)
 

@@ -14,14 +14,18 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from index.records import SIGNALS, Signal
 from index.storage.catalogue import Catalogue
 from index.vectors.faiss_kinds import AUTO, FLAT, HNSW, INDEX_KINDS, Float32, Int64, Mask
 from vitascope.errors import InvalidInput
 
 FAISS = "faiss"
+SIGNALS_KEY = "signals"
+"""In a catalogue's table meta, separated by commas; a catalogue without it has the visual signal alone."""
 BACKEND_KEY = "vectors"
 """In a catalogue's table meta; a catalogue without it uses FAISS."""
 MILVUS_LITE_SUFFIX = ".db"
+NO_AUDIO_IN_MILVUS = "collections whose vectors are in Milvus have no audio signal"
 _SCHEMES = ("http", "https", "tcp")
 
 
@@ -73,13 +77,16 @@ class VectorIndex(Protocol):
         """Stop work in the background. Raises nothing."""
 
 
-def open_vector_index(catalogue: Catalogue, folder: Path, dim: int) -> VectorIndex:
-    """Return the index of the collection in ``folder``, of embeddings (dim,). Nothing is read or connected yet."""
+def open_vector_index(catalogue: Catalogue, folder: Path, dim: int, signal: Signal = "visual") -> VectorIndex:
+    """Return the index of a signal of the collection in ``folder``, of embeddings (dim,).
+
+    Nothing is read or connected yet. With the Milvus backend there is only the visual signal.
+    """
     backend = backend_of(catalogue.meta)
     if backend == FAISS:
         from index.vectors.faiss_index import FaissIndex
 
-        return FaissIndex(catalogue, folder, dim)
+        return FaissIndex(catalogue, folder, dim, signal)
     from index.integrations.milvus.index import MilvusIndex
 
     return MilvusIndex(catalogue, folder, dim, backend)
@@ -116,6 +123,20 @@ def check_backend(value: object) -> str:
 def backend_of(meta: Mapping[str, str]) -> str:
     """Return the backend of a catalogue with this table meta."""
     return meta.get(BACKEND_KEY, FAISS)
+
+
+def parse_signals(meta: Mapping[str, str]) -> tuple[Signal, ...]:
+    """Return the signals of a catalogue with this table meta.
+
+    Raises InvalidInput for unknown ones, and for others than the visual signal with the Milvus backend.
+    """
+    names = meta.get(SIGNALS_KEY, "visual").split(",")
+    signals = tuple(signal for signal in SIGNALS if signal in names)
+    if len(signals) != len(names) or "visual" not in signals:
+        raise InvalidInput(f"signals: {meta[SIGNALS_KEY]!r}; visual, or visual,audio was expected")
+    if signals != ("visual",) and backend_of(meta) != FAISS:
+        raise InvalidInput(f"vectors: {backend_of(meta)!r}; {FAISS} was expected, as {NO_AUDIO_IN_MILVUS}")
+    return signals
 
 
 def index_kinds_of(backend: str) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from index.records import Signal
 from index.storage.queries import change_stamp, changes_since, iter_embeddings, last_change, log_covers
 from index.vectors import gpu
 from index.vectors.faiss_kinds import (
@@ -47,10 +48,16 @@ class SegmentedVectors:
     """
 
     def __init__(
-        self, dim: int, built: Index = None, ids: Int64 | None = None, header: SnapshotHeader | None = None
+        self,
+        dim: int,
+        built: Index = None,
+        ids: Int64 | None = None,
+        header: SnapshotHeader | None = None,
+        signal: Signal = "visual",
     ) -> None:
-        """``built``: an index of vectors (N, dim) with their ascending ``ids`` (N,); None for none."""
+        """``built``: an index of vectors (N, dim) of the signal with their ascending ``ids`` (N,); None for none."""
         self.dim = dim
+        self._signal = signal
         self.header = header
         self.change = (0, 0) if header is None else (header.change, header.stamp)
         no_ids = np.empty(0, np.int64)
@@ -58,31 +65,31 @@ class SegmentedVectors:
         self._recent = _Segment(build(FLAT, dim, [], lambda: False), no_ids)
 
     @classmethod
-    def from_catalogue(cls, connection: sqlite3.Connection, dim: int) -> SegmentedVectors:
-        """Read all vectors of the catalogue; they are searched exactly. Raises StorageError."""
-        vectors = cls(dim)
-        for ids, block in iter_embeddings(connection, dim):
+    def from_catalogue(cls, connection: sqlite3.Connection, dim: int, signal: Signal = "visual") -> SegmentedVectors:
+        """Read all vectors of a signal in the catalogue; they are searched exactly. Raises StorageError."""
+        vectors = cls(dim, signal=signal)
+        for ids, block in iter_embeddings(connection, dim, signal=signal):
             vectors.add(ids, block)
         vectors.change = last_change(connection)
         return vectors
 
     @classmethod
     def from_snapshot(
-        cls, path: Path, connection: sqlite3.Connection, collection_id: str, dim: int
+        cls, path: Path, connection: sqlite3.Connection, collection_id: str, dim: int, signal: Signal = "visual"
     ) -> SegmentedVectors | None:
         """Open the snapshot at ``path``; None without a file.
 
-        Raises SnapshotDamaged if it is invalid or belongs to another collection or history.
+        Raises SnapshotDamaged if it is invalid or belongs to another collection, history or signal.
         """
         snapshot = read_snapshot(path)
         if snapshot is None:
             return None
         index, ids, header = snapshot
-        if (header.collection_id, header.width) != (collection_id, dim) or (
+        if (header.collection_id, header.width, header.signal) != (collection_id, dim, signal) or (
             change_stamp(connection, header.change) != header.stamp
         ):
             raise SnapshotDamaged(f"{path.name}: of another state of the catalogue")
-        return cls(dim, index, ids, header)
+        return cls(dim, index, ids, header, signal)
 
     @property
     def kind(self) -> str:
@@ -136,7 +143,7 @@ class SegmentedVectors:
         self.remove([(first, count) for _, _, kind, first, count in changes if kind == "delete"])
         if added:
             # Ids only grow, so that everything added since is at or after the first of them.
-            for ids, vectors in iter_embeddings(connection, self.dim, min(added)):
+            for ids, vectors in iter_embeddings(connection, self.dim, min(added), self._signal):
                 self.add(ids, vectors)
         self.change = last_change(connection)
 

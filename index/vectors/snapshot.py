@@ -19,7 +19,7 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from typing import Any, BinaryIO
 import faiss
 import numpy as np
 
+from index.records import Signal
 from index.storage.catalogue import Catalogue
 from index.storage.queries import iter_embeddings, last_change
 from index.vectors.concurrency import IsCancelled
@@ -35,7 +36,7 @@ from index.vectors.faiss_kinds import BuildCancelled, Float32, Index, Int64, bui
 from vitascope.durable_files import atomic_path
 from vitascope.file_lock import file_lock
 
-SNAPSHOT_NAME = "vectors.faiss"
+SNAPSHOT_NAMES: Mapping[Signal, str] = {"visual": "vectors.faiss", "audio": "audio.faiss"}
 MAGIC = b"VTSNAP02"
 _TAIL = 8 + 32 + len(MAGIC)
 _MAX_HEADER = 4096
@@ -46,7 +47,7 @@ _faiss: Any = faiss  # the package's type hints lack its Python layer
 
 @dataclass(frozen=True, slots=True)
 class SnapshotHeader:
-    """The catalogue, its last change (number and stamp) that the index contains, embedding dim, clips, kind."""
+    """The catalogue, its last change (number and stamp) that the index contains, embedding dim, clips, kind, signal."""
 
     collection_id: str
     change: int
@@ -54,6 +55,7 @@ class SnapshotHeader:
     width: int
     clips: int
     kind: str
+    signal: Signal = "visual"
 
 
 class SnapshotDamaged(Exception):
@@ -128,8 +130,10 @@ def exclusive_build_lock(path: Path, is_cancelled: Callable[[], bool]) -> Abstra
     return file_lock(path.with_name(f".{path.name}.lock"), is_cancelled, poll_seconds=_POLL_SECONDS)
 
 
-def build_snapshot(catalogue: Catalogue, path: Path, dim: int, kind: str, is_cancelled: IsCancelled) -> SnapshotHeader:
-    """Build an index of all vectors in the catalogue and replace the snapshot at ``path`` by it.
+def build_snapshot(
+    catalogue: Catalogue, path: Path, dim: int, kind: str, is_cancelled: IsCancelled, signal: Signal = "visual"
+) -> SnapshotHeader:
+    """Build an index of all vectors of a signal in the catalogue and replace the snapshot at ``path`` by it.
 
     The vectors are read in one transaction that ends before the build begins, so that neither writers nor SQLite's
     write-ahead log wait for it. Killed or failed at any point, a build leaves the old snapshot and at most a temporary
@@ -143,14 +147,14 @@ def build_snapshot(catalogue: Catalogue, path: Path, dim: int, kind: str, is_can
     all_ids: list[Int64] = [np.empty(0, np.int64)]
     with catalogue.read() as connection:
         change, stamp = last_change(connection)
-        for ids, vectors in iter_embeddings(connection, dim):
+        for ids, vectors in iter_embeddings(connection, dim, signal=signal):
             if is_cancelled():
                 raise BuildCancelled
             all_ids.append(ids)
             blocks.append(vectors)
     index = build(kind, dim, _drain(blocks), is_cancelled)
     ids = np.concatenate(all_ids)
-    header = SnapshotHeader(catalogue.meta["collection_id"], change, stamp, dim, len(ids), kind)
+    header = SnapshotHeader(catalogue.meta["collection_id"], change, stamp, dim, len(ids), kind, signal)
     write_snapshot(path, index, ids, header)
     _remove_leftovers(path)
     return header

@@ -81,8 +81,8 @@ class MediaResponse(FileRangeResponse):
     summary="Get the media file",
     response_class=Response,
     responses=successes(
-        _200={"content": {"video/*": {}, "image/*": {}}, "description": "The file."},
-        _206={"content": {"video/*": {}, "image/*": {}}, "description": "A part of the file."},
+        _200={"content": {"video/*": {}, "image/*": {}, "audio/*": {}}, "description": "The file."},
+        _206={"content": {"video/*": {}, "image/*": {}, "audio/*": {}}, "description": "A part of the file."},
     )
     | errors(400, 403, 404, 416, 507),
 )

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 
 from index.collection import Collection
 from index.edits import edit_video
-from index.jobs.ingest import IngestResult, embed_file, store_video
+from index.jobs.ingest import IngestResult, embed_file, embedded_signals, store_video
 from index.jobs.jobs import create_upload_job
 from index.jobs.pipeline import ItemResult, RunContext, prepare_unless_known
 from index.jobs.records import Job as IndexJob
@@ -342,7 +342,7 @@ def add_upload(
             return IngestResult(known, created=False)
         # Before the job is created, so that a file that is no video is always rejected.
         info = context.collection(name)[1].decoder.probe(upload.path, service.settings.media_limits())
-        info.require_pictures(upload.path.name)
+        embedded_signals(info, upload.path.name, collection.signals)
         extension = EXTENSION_OF[info.container]
         job = create_upload_job(collection, upload.path, extension, name=upload.name, title=title, options=options)
     if wait_seconds == 0:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from index.vectors.snapshot import SNAPSHOT_NAME
+from index.vectors.snapshot import SNAPSHOT_NAMES
 from model_export.targets.triton import TritonOptions, write_repository
 from service.lifespan import open_service
 from service.settings import Settings
@@ -176,7 +176,7 @@ def test_a_service_continues_with_the_bundle_that_it_opened(tmp_path: Path, file
             for _ in range(20):
                 damaged[draw.randrange(len(damaged))] ^= 1 << draw.randrange(8)
             (bundle / name).write_bytes(damaged)
-        snapshot = tmp_path / "data" / "collections" / "videos" / SNAPSHOT_NAME
+        snapshot = tmp_path / "data" / "collections" / "videos" / SNAPSHOT_NAMES["visual"]
         (tmp_path / "noise").write_bytes(draw.randbytes(5000))
         shutil.move(tmp_path / "noise", snapshot)
         assert query_model(running, files) == before

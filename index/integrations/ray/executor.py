@@ -260,6 +260,7 @@ class RayExecutor:
             limits=context.limits,
             threads=self._cluster.threads,
             device=self._cluster.device,
+            signals=context.collection.signals,
         )
 
     def _start_actor(self, config: WorkerConfig) -> None:

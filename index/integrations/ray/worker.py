@@ -17,7 +17,7 @@ from index.jobs.ingest import FileDescription, HashedFile, embed_file, hash_file
 from index.jobs.records import JobItem, JobOptions
 from index.jobs.sources.access_policy import AccessPolicy
 from index.jobs.sources.fetcher import Fetcher
-from index.records import NewClip
+from index.records import NewClip, Signal
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import MANIFEST_NAME
 from vitascope.engines.onnx_runtime import Device
@@ -40,6 +40,7 @@ class WorkerConfig:
         limits: on media files.
         threads: of the model and the decoder.
         device: of the model.
+        signals: of the collection.
     """
 
     version: str
@@ -50,6 +51,7 @@ class WorkerConfig:
     limits: MediaLimits
     threads: int
     device: Device
+    signals: tuple[Signal, ...]
 
 
 class EmbeddedFile(NamedTuple):
@@ -109,7 +111,13 @@ class Worker:
         with self._open_file.pop_all():
             try:
                 prepared = prepare_item(
-                    self._hashed, self._item, config.options, self._fetcher, config.limits, self._model.decoder
+                    self._hashed,
+                    self._item,
+                    config.options,
+                    self._fetcher,
+                    config.limits,
+                    self._model.decoder,
+                    config.signals,
                 )
                 clips = embed_file(self._model, prepared, config.limits, threads=config.threads)
                 return EmbeddedFile(prepared.description, clips)
@@ -126,7 +134,7 @@ def bundle_files(bundle: Bundle) -> dict[str, bytes]:
 
 
 def load_model(files: Mapping[str, bytes], threads: int, device: Device) -> Model:
-    """Return a model that embeds video, of bundle files that are verified again and not kept.
+    """Return a model that embeds videos and their sound, of bundle files that are verified again and not kept.
 
     Raises BundleError, TaskMissing, EngineError.
     """
@@ -136,8 +144,10 @@ def load_model(files: Mapping[str, bytes], threads: int, device: Device) -> Mode
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         model = Model.open(folder, threads, device)
-        # The graph is loaded when it first runs; from then on the folder is not needed.
+        # A graph is loaded when it first runs; from then on the folder is not needed.
         model.embed_video({s.name: np.zeros((1, 1, s.frames, s.height, s.width, 3), np.uint8) for s in model.streams})
+        if (audio := model.bundle.manifest.audio) is not None:
+            model.embed_audio([np.ones(audio.samples, np.float32)])
     return model
 
 

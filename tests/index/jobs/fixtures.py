@@ -83,7 +83,13 @@ def ingest_file(
         return IngestResult(known, created=False)
     rule = segmentation or Segmentation()
     prepared = prepare_file(
-        hashed, title=title, metadata=metadata, segmentation=rule, limits=limits, decoder=model.decoder
+        hashed,
+        title=title,
+        metadata=metadata,
+        segmentation=rule,
+        limits=limits,
+        decoder=model.decoder,
+        signals=collection.signals,
     )
     return store_video(collection, prepared.description, embed_file(model, prepared, limits))
 

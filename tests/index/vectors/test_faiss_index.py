@@ -22,7 +22,7 @@ from index.collection_store import CollectionStore
 from index.storage.filters import parse_filter
 from index.vectors import faiss_index, faiss_kinds, snapshot
 from index.vectors.faiss_kinds import FLAT, HNSW, IVFPQ
-from index.vectors.snapshot import SNAPSHOT_NAME, read_header
+from index.vectors.snapshot import SNAPSHOT_NAMES, read_header
 from tests.chaos import rounds
 from tests.index.killed_processes import ROOT
 from tests.index.sample_data import (
@@ -55,7 +55,7 @@ def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def header_of(root: Path) -> Any:
-    return read_header(root / "videos" / SNAPSHOT_NAME)
+    return read_header(root / "videos" / SNAPSHOT_NAMES["visual"])
 
 
 class Gate:
@@ -236,7 +236,7 @@ def test_without_a_snapshot_search_is_exact_until_the_index_is_built(
     grown: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]
 ) -> None:
     grown.close()
-    damage(tmp_path / "videos" / SNAPSHOT_NAME)
+    damage(tmp_path / "videos" / SNAPSHOT_NAMES["visual"])
     gate = Gate(monkeypatch)
     with CollectionStore(tmp_path) as library:
         collection = library.open("videos")
@@ -255,7 +255,7 @@ def test_processes_share_one_mapped_file_and_load_the_builds_of_others(grown: Co
         other = elsewhere.open("videos")
         assert numbers_in(other) == list(range(60))
         maps = Path("/proc/self/maps").read_text().splitlines()
-        file = str(tmp_path / "videos" / SNAPSHOT_NAME)
+        file = str(tmp_path / "videos" / SNAPSHOT_NAMES["visual"])
         assert sum(line.endswith(file) for line in maps) == 2  # not copied: the pages are shared
         add(grown, *range(60, 90))
         grown.search(np.ones(WIDTH), 1)
@@ -284,7 +284,8 @@ def test_a_kind_requested_by_another_process_is_loaded_without_a_change(grown: C
 
 def test_one_process_builds_and_the_others_wait(grown: Collection, tmp_path: Path) -> None:
     before = header_of(tmp_path)
-    with open(tmp_path / "videos" / f".{SNAPSHOT_NAME}.lock", "ab") as others:
+    lock = f".{SNAPSHOT_NAMES['visual']}.lock"
+    with open(tmp_path / "videos" / lock, "ab") as others:
         fcntl.flock(others, fcntl.LOCK_EX)
         add(grown, *range(60, 100))
         assert numbers_in(grown) == list(range(100))

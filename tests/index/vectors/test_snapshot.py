@@ -19,7 +19,7 @@ from index.vectors import faiss_index
 from index.vectors.faiss_kinds import Index, build
 from index.vectors.segmented_vectors import SegmentedVectors
 from index.vectors.snapshot import (
-    SNAPSHOT_NAME,
+    SNAPSHOT_NAMES,
     SnapshotDamaged,
     SnapshotHeader,
     build_snapshot,
@@ -97,12 +97,12 @@ def test_reopening_reads_the_snapshot_and_not_the_vectors(tmp_path: Path, monkey
 
 def test_changes_after_the_snapshot_are_applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = closed_collection(tmp_path, *range(5))
-    shutil.copy(folder / SNAPSHOT_NAME, tmp_path / "old")
+    shutil.copy(folder / SNAPSHOT_NAMES["visual"], tmp_path / "old")
     with reopened(tmp_path) as collection:
         add(collection, 5, 6)
         collection.delete_video(1)
         collection.delete_video(6)
-    os.replace(tmp_path / "old", folder / SNAPSHOT_NAME)
+    os.replace(tmp_path / "old", folder / SNAPSHOT_NAMES["visual"])
     monkeypatch.setattr(SegmentedVectors, "from_catalogue", lambda *_: pytest.fail("all vectors were read"))
     with reopened(tmp_path) as collection:
         assert numbers_in(collection) == [1, 2, 3, 4, 6]
@@ -113,7 +113,7 @@ def test_changes_after_the_snapshot_are_applied(tmp_path: Path, monkeypatch: pyt
 def test_a_snapshot_of_another_collection_is_ignored(tmp_path: Path) -> None:
     others = closed_collection(tmp_path / "others", *range(10, 15))
     folder = closed_collection(tmp_path, *range(5))
-    shutil.copy(others / SNAPSHOT_NAME, folder / SNAPSHOT_NAME)
+    shutil.copy(others / SNAPSHOT_NAMES["visual"], folder / SNAPSHOT_NAMES["visual"])
     with reopened(tmp_path) as collection:
         assert numbers_in(collection) == [0, 1, 2, 3, 4]
 
@@ -124,22 +124,22 @@ def test_a_snapshot_later_than_a_restored_catalogue_is_ignored(tmp_path: Path) -
     with reopened(tmp_path) as collection:
         add(collection, 2, 3)
     os.replace(tmp_path / "backup", folder / CATALOGUE_NAME)
-    later = (folder / SNAPSHOT_NAME).read_bytes()
+    later = (folder / SNAPSHOT_NAMES["visual"]).read_bytes()
     with reopened(tmp_path) as collection:  # the same numbers of changes and clips, another history
         add(collection, 12, 15)
-    (folder / SNAPSHOT_NAME).write_bytes(later)
+    (folder / SNAPSHOT_NAMES["visual"]).write_bytes(later)
     with reopened(tmp_path) as collection:
         assert numbers_in(collection) == [0, 1, 12, 15]
 
 
 def test_a_truncated_change_log_causes_a_rebuild(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = closed_collection(tmp_path, 0, 1)
-    old = (folder / SNAPSHOT_NAME).read_bytes()
+    old = (folder / SNAPSHOT_NAMES["visual"]).read_bytes()
     monkeypatch.setattr(faiss_index, "CHANGES_KEPT", 0)
     with reopened(tmp_path) as collection:
         add(collection, *range(2, 8))
         collection.delete_video(1)
-    (folder / SNAPSHOT_NAME).write_bytes(old)
+    (folder / SNAPSHOT_NAMES["visual"]).write_bytes(old)
     with reopened(tmp_path) as collection:
         assert numbers_in(collection) == [1, 2, 3, 4, 5, 6, 7]
 
@@ -176,7 +176,7 @@ def test_a_damaged_snapshot_is_not_parsed_and_the_old_index_serves(
     monkeypatch.setattr(faiss, "read_index", counted)
     draw = random.Random(1)
     query = np.ones(WIDTH)
-    path = closed_collection(tmp_path, *range(20)) / SNAPSHOT_NAME
+    path = closed_collection(tmp_path, *range(20)) / SNAPSHOT_NAMES["visual"]
     with reopened(tmp_path) as collection:
         collection.search(query, 1)
         assert len(parsed) == 1

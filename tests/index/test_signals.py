@@ -1,0 +1,197 @@
+"""Embeddings by signal: sound beside pictures, and files with sound alone, in all that a collection does with them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from index.collection import Collection, NewClip, NewVideo
+from index.collection_store import CollectionStore
+from index.jobs.jobs import list_items
+from index.jobs.runner import run_job
+from index.storage.catalogue import CATALOGUE_NAME
+from index.transfer.backup import backup_collection, restore_collection
+from index.transfer.media import AllowedPaths
+from index.transfer.parquet import export_collection, import_collection
+from index.transfer.reembed import reembed
+from index.vectors.interface import BACKEND_KEY
+from index.vectors.snapshot import SNAPSHOT_NAMES
+from tests.index.jobs.fixtures import create_folder_job, ingest_file
+from tests.media_files import write_audio, write_color_video
+from tests.small_bundle import TONES, make_small_bundle
+from vitascope.errors import InvalidInput, MediaError, MediaUnsupported
+from vitascope.model import Model
+
+RATE = 8000
+WITH_SOUND = ("retrieval", "audio_retrieval", "matching")
+
+
+def tone(colour: str, seconds: float = 2.0) -> np.ndarray:
+    return (0.5 * np.sin(2 * np.pi * TONES[colour] * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Model]:
+    """Two bundles with sound."""
+    root = tmp_path_factory.mktemp("bundles")
+    return tuple(Model.open(make_small_bundle(root / str(seed), seed=seed, tasks=WITH_SOUND)) for seed in (1, 2))  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A red tone without pictures, a blue tone with grey pictures, a silent green video, silence, broken sound."""
+    folder = tmp_path_factory.mktemp("sounds")
+    silence = np.zeros(8 * RATE, np.float32)
+    write_audio(folder / "red.wav", np.concatenate([tone("red", 8.0), silence])[None], RATE, "pcm_s16le")
+    write_audio(folder / "blue.mkv", tone("blue")[None], RATE, "pcm_s16le", with_video=True)
+    write_color_video(folder / "green.mp4", (0, 255, 0))
+    write_audio(folder / "silence.wav", silence[None], RATE, "pcm_s16le")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory, sounds: Path, models: tuple[Model, Model]) -> Path:
+    root = tmp_path_factory.mktemp("template") / "collections"
+    with CollectionStore(root) as library:
+        collection = library.create("videos", models[0])
+        job = create_folder_job(collection, sounds)
+        run_job(collection, models[0], job.id)
+        reasons = {Path(item.path).name: (item.state, item.reason) for item in list_items(collection, job.id)}
+    assert {name: state for name, (state, _) in reasons.items()} == {
+        "blue.mkv": "succeeded",
+        "green.mp4": "succeeded",
+        "red.wav": "succeeded",
+        "silence.wav": "failed",
+    }
+    assert "silent from start to end" in str(reasons["silence.wav"])
+    return root
+
+
+@pytest.fixture
+def library(tmp_path: Path, template: Path) -> Iterator[CollectionStore]:
+    copy = tmp_path / "data" / "collections"
+    copy.mkdir(parents=True)
+    for path in sorted(template.rglob("*")):
+        target = copy / path.relative_to(template)
+        target.mkdir() if path.is_dir() else target.write_bytes(path.read_bytes())
+    with CollectionStore(copy) as opened:
+        yield opened
+
+
+def titles(collection: Collection, model: Model, colour: str, signal: str) -> list[str]:
+    """The titles of the hits of a signal, best first."""
+    [text] = model.embed_text([f"a {colour} thing"])
+    return [hit.video.title for hit in collection.search(text, 10, signal=signal)]  # type: ignore[arg-type]
+
+
+def check(collection: Collection, model: Model) -> None:
+    """Check the signals of the collection of the template."""
+    assert collection.signals == ("visual", "audio")
+    assert [titles(collection, model, colour, "audio") for colour in ("red", "blue")] == [
+        ["red", "blue"],
+        ["blue", "red"],
+    ]
+    assert titles(collection, model, "green", "visual") == ["green", "blue"]
+    red = next(video for video in collection.videos() if video.title == "red")
+    assert (red.width, red.height, red.duration, red.clip_count) == (0, 0, 16.0, 2)
+    assert collection.thumbnail(collection.clips(red.id)[0].id) is None
+    assert collection.catalogue.integrity_errors() == []
+
+
+def test_sound_is_indexed_beside_pictures_and_alone(library: CollectionStore, models: tuple[Model, Model]) -> None:
+    check(library.open("videos"), models[0])
+
+
+def test_a_deleted_video_leaves_no_sound(library: CollectionStore, models: tuple[Model, Model]) -> None:
+    collection = library.open("videos")
+    assert titles(collection, models[0], "blue", "audio")[0] == "blue"  # is in memory
+    collection.delete_video(next(video.id for video in collection.videos() if video.title == "blue"))
+    assert titles(collection, models[0], "blue", "audio") == ["red"]
+    with collection.catalogue.read() as connection:
+        assert connection.execute("SELECT count(*) FROM audio_vectors").fetchone() == (1,)
+
+
+def test_indexes_are_built_again_if_they_are_missing_damaged_or_exchanged(
+    library: CollectionStore, models: tuple[Model, Model]
+) -> None:
+    library.open("videos").close()
+    visual, audio = (library.root / "videos" / SNAPSHOT_NAMES[signal] for signal in ("visual", "audio"))
+    audio.unlink()
+    check(library.open("videos"), models[0])
+    library.open("videos").close()
+    visual_bytes, audio_bytes = visual.read_bytes(), audio.read_bytes()
+    visual.write_bytes(audio_bytes)
+    audio.write_bytes(visual_bytes)
+    check(library.open("videos"), models[0])
+    library.open("videos").close()
+    audio.write_bytes(b"damaged")
+    check(library.open("videos"), models[0])
+
+
+def test_backup_restore_export_and_import_keep_both_signals(
+    tmp_path: Path, library: CollectionStore, models: tuple[Model, Model], sounds: Path
+) -> None:
+    collection, allowed = library.open("videos"), AllowedPaths([sounds], tmp_path / "data")
+    backup_collection(collection, tmp_path / "backup")
+    check(restore_collection(library, tmp_path / "backup", "restored", allowed=allowed), models[0])
+    export_collection(collection, tmp_path / "export", tokens=True, thumbnails=True)
+    manifest = models[0].bundle.manifest
+    check(import_collection(library, tmp_path / "export", "imported", manifest, allowed=allowed), models[0])
+    with pytest.raises(InvalidInput, match=r"vectors: .* have no audio signal"):
+        restore_collection(library, tmp_path / "backup", "other", allowed=allowed, vectors="http://milvus:19530")
+
+
+def test_reembedding_embeds_sound_too(library: CollectionStore, models: tuple[Model, Model]) -> None:
+    assert reembed(library, "videos", models[1]).replaced
+    check(library.open("videos"), models[1])
+
+
+def test_without_sound_in_the_bundle_a_sound_file_is_refused(
+    library: CollectionStore, small_model: Model, sounds: Path
+) -> None:
+    collection = library.create("pictures", small_model)
+    with pytest.raises(MediaUnsupported, match="audio only"):
+        ingest_file(collection, small_model, sounds / "red.wav")
+    ingest_file(collection, small_model, sounds / "blue.mkv")
+    assert collection.signals == ("visual",)
+    with pytest.raises(InvalidInput, match=r"signals: 'audio'; visual was expected in pictures, as bundle .* no sound"):
+        titles(collection, small_model, "blue", "audio")
+
+
+def test_a_collection_in_milvus_has_no_audio_signal(
+    library: CollectionStore, models: tuple[Model, Model], tmp_path: Path
+) -> None:
+    library.create("videos-2", models[0]).close()
+    with closing(sqlite3.connect(library.root / "videos-2" / CATALOGUE_NAME)) as connection, connection:
+        connection.execute("UPDATE meta SET value = 'http://milvus:19530' WHERE key = ?", (BACKEND_KEY,))
+        connection.execute("DELETE FROM meta WHERE key = 'signals'")
+    with pytest.raises(InvalidInput, match="as collections whose vectors are in Milvus have no audio signal"):
+        library.open("videos-2").require_signals(["audio"])
+
+
+def test_only_clips_of_pictures_have_a_visual_embedding(library: CollectionStore) -> None:
+    collection = library.open("videos")
+    vector, tokens = np.ones(16), np.zeros(collection.tokens_shape)
+    for width, clip in ((0, NewClip(0, 1, vector, tokens)), (64, NewClip(0, 1, None, None, audio_embedding=vector))):
+        with pytest.raises(InvalidInput, match=r"embedding: .* was expected of a video with pictures"):
+            collection.add_video(NewVideo("a" * 64, "/a.mp4", "a", 1.0, width, width), [clip])
+
+
+def test_sound_that_cannot_be_decoded_is_left_out_of_a_file_with_pictures(
+    library: CollectionStore, models: tuple[Model, Model], sounds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = library.create("broken", models[0])
+
+    def fail(*_: object) -> None:
+        raise MediaError("sound: damaged")
+
+    monkeypatch.setattr(models[0], "embed_audio_file", fail)
+    with pytest.raises(MediaError, match="damaged"):
+        ingest_file(collection, models[0], sounds / "red.wav")
+    ingest_file(collection, models[0], sounds / "blue.mkv")
+    assert (collection.stats().videos, titles(collection, models[0], "blue", "audio")) == (1, [])
