@@ -475,7 +475,7 @@ def test_all_that_is_packed_is_measured_and_what_is_left_out_is_said(
     status, actual, output = evaluate(corpora, capsys)
     assert (status, list(actual)) == (0, ["questions", "squares", "talks"])
     assert [line for line in output.splitlines() if line] == [
-        f"sounds: left out: sounds without frames in {corpora / 'data' / 'sounds' / 'val'}",
+        f"sounds: left out: sounds without frames in {corpora / 'data' / 'sounds' / 'val'}, and the model has no sound",
         f"wordless: left out: neither captions nor questions in {corpora / 'data' / 'wordless' / 'val'}",
     ]
     squares, talks = actual["squares"], actual["talks"]
