@@ -15,7 +15,7 @@ from model_export.sources import Source
 from training import adaptation
 from training.models.architectures import read_config
 from vitascope.bundle.describe import calibration_summary, reranking_summary
-from vitascope.bundle.manifest import Manifest, StrictModel
+from vitascope.bundle.manifest import AudioStream, Manifest, StrictModel
 from vitascope.errors import InvalidInput
 
 Metrics = Mapping[str, Mapping[str, float]]
@@ -100,6 +100,11 @@ def describe_streams(manifest: Manifest) -> str:
     return "; ".join(f"{s.name}: {s.frames} of {s.width}x{s.height} pixels, {s.placement}" for s in manifest.streams)
 
 
+def describe_audio(stream: AudioStream) -> str:
+    """Return the audio stream in one line."""
+    return f"{stream.sample_rate} Hz, windows of {stream.seconds:g} s"
+
+
 def describe_size(manifest: Manifest) -> str:
     """Return the size of a bundle and the precision of its weights."""
     size = sum(entry.bytes for entry in manifest.files.values()) / 1e6
@@ -140,7 +145,7 @@ def _overview(f: CardFacts) -> list[str]:
     rows = [
         ["tasks", ", ".join(m.tasks)],
         ["frames of a clip", describe_streams(m)],
-        *([["sound of a clip", f"{m.audio.sample_rate} Hz, windows of {m.audio.seconds:g} s"]] if m.audio else []),
+        *([["sound of a clip", describe_audio(m.audio)]] if m.audio else []),
         ["embedding", f"{m.vector_width} dimensions, length 1"],
         ["visual tokens", f"{m.visual_tokens} of {m.visual_width} dimensions"],
         ["text", f"at most {m.text_length} tokens, English"],

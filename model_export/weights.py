@@ -45,7 +45,7 @@ LARGER_PRECISIONS: Mapping[Precision, Sequence[Precision]] = {
 }
 """Each precision and the larger ones, in the order in which an export falls back to them."""
 
-FEATURES = ".log_mel."
+FEATURES = "log_mel."
 """Part of the names of constants that turn sound into features, whose range of 80 dB needs float32."""
 WEIGHTS_NAME = "weights.bin"
 MIN_VALUES = 4096

@@ -374,8 +374,10 @@ def _audio_tokens(
 
 
 def _visual_tokens(specs: Sequence[GraphSpec], streams: Arrays) -> np.ndarray:
-    (video,) = [spec for spec in specs if spec.name == "video"]
-    return run_torch(video, streams)["visual_tokens"]
+    for spec in specs:
+        if spec.name == "video":
+            return run_torch(spec, streams)["visual_tokens"]
+    return np.zeros((1, 0, 0), np.float32)
 
 
 def _two_clips(array: np.ndarray) -> np.ndarray:

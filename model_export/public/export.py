@@ -24,7 +24,7 @@ from model_export.assemble import (
     replace_bundle,
     write_draft,
 )
-from model_export.card import describe_size, describe_streams, parity_table
+from model_export.card import describe_audio, describe_size, describe_streams, parity_table
 from model_export.graphs import export_graph
 from model_export.parity.checks import (
     FLOAT32,
@@ -171,6 +171,7 @@ def _manifest_fields(job: _Job, model: PublicModel, precision: Precision) -> dic
         "tasks": model.tasks,
         "streams": model.streams(),
         "graphs": {spec.name: f"{spec.name}.onnx" for spec in model.specs},
+        "audio": model.audio_stream(),
         "vector_width": model.vector_width,
         "matryoshka_dimensions": model.matryoshka_dimensions,
         "prompts": model.prompts,
@@ -203,7 +204,8 @@ def _manifest_fields(job: _Job, model: PublicModel, precision: Precision) -> dic
 def _card(manifest: Manifest, report: ParityReport, source: str, notes: Sequence[str]) -> str:
     rows = [
         ["tasks", ", ".join(manifest.tasks)],
-        ["frames of a clip", describe_streams(manifest)],
+        ["frames of a clip", describe_streams(manifest) or "none"],
+        *([["sound of a clip", describe_audio(manifest.audio)]] if manifest.audio else []),
         ["embedding", f"{manifest.vector_width} dimensions, length 1" if manifest.vector_width else "none"],
         ["text", f"at most {manifest.text_length} tokens"],
         ["temperature", f"{manifest.temperature:g}, bias {manifest.logit_bias:g}"],
@@ -225,7 +227,8 @@ def _card(manifest: Manifest, report: ParityReport, source: str, notes: Sequence
         "## Fidelity",
         "",
         "Each graph was compared with the torch model (parity.json) on random inputs, and the bundle's results for",
-        "texts and image files with those of the model's own library, tokenizer and processor where it has them.",
+        "texts, image files and sounds with those of the model's own library, tokenizer and processor where it has",
+        "them.",
         "",
         *parity_table(report.outputs),
     ]

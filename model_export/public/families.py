@@ -10,6 +10,7 @@ from typing import Any
 
 from model_export.assemble import read_json, read_json_object
 from model_export.public.blip import load_blip
+from model_export.public.clap import load_clap
 from model_export.public.clip import OPEN_CLIP_CONFIG, load_clip, load_open_clip, load_siglip
 from model_export.public.embedding_gemma2 import load_embedding_gemma2
 from model_export.public.model import PublicModel, ReferenceModel
@@ -35,6 +36,7 @@ FAMILIES: dict[str, Callable[..., PublicModel]] = {
     "xclip": load_xclip,
     "blip": load_blip,
     "vilt": load_vilt,
+    "clap": load_clap,
     "embedding_gemma2": load_embedding_gemma2,
 }
 """Loaders (folder, config, frames, allow_pickle=) by `model_type` of transformers' configuration."""

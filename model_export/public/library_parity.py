@@ -1,8 +1,8 @@
-"""Parity of a bundle with the public model in its own library, for fixed texts and image files.
+"""Parity of a bundle with the public model in its own library, for fixed texts, image files and sounds.
 
 Tokenizer, decoding, resizing, normalization, padding and graphs all take part.
 
-Shape letters: T texts, I images, D embedding dim.
+Shape letters: T texts, I images, N samples, D embedding dim.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from PIL import Image, ImageDraw
 
 from model_export.parity.checks import OutputCheck, ParityError, Tolerance, compare_output
 from model_export.parity.variants import NEAR_TIE
-from model_export.public.model import AnswerScorer, Embedder, PairScorer, ReferenceModel
+from model_export.public.model import AnswerScorer, Embedder, PairScorer, ReferenceModel, SoundEmbedder
 from model_export.weights import Precision
+from vitascope.bundle.manifest import AudioStream
 from vitascope.model import Model, VideoEmbedding
 
 LIBRARY = Tolerance(max_difference=None, cosine=0.99999, recall=0.0)
@@ -37,6 +38,8 @@ ANSWERS = ("yes", "no", "two red cars", "一只猫 🎉")
 """Candidates for models that score any answer."""
 IMAGE_SIZES = ((320, 240), (180, 320), (224, 224), (401, 97), (640, 361))
 """(width, height): landscape, portrait, square, very wide, odd."""
+SOUND_SHARES = (1.0, 0.5, 0.33, 0.14, 0.03)
+"""Lengths of sounds as shares of a window."""
 
 
 def check_library_parity(
@@ -54,12 +57,15 @@ def check_library_parity(
     """
     images = draw_images() if images is None else list(images)
     _check_token_ids(runtime, reference, texts)
-    embedded = [_embed_as_file(runtime, image) for image in images]
+    embedded = [_embed_as_file(runtime, image) for image in images] if runtime.streams else []
     rows = [np.repeat(image.visual_tokens, len(texts), 0) for image in embedded]
     checks: list[OutputCheck] = []
     if "retrieval" in runtime.tasks:
         assert isinstance(reference, Embedder)
         checks += _check_embeddings(runtime, reference, precision, tolerance, texts, images, embedded)
+    if "audio_retrieval" in runtime.tasks:
+        assert isinstance(reference, SoundEmbedder)
+        checks += _check_sounds(runtime, reference, precision, tolerance, texts)
     if "matching" in runtime.tasks:
         assert isinstance(reference, PairScorer)
         actual = np.stack([runtime.match(texts, tokens).logits for tokens in rows], 1)
@@ -81,6 +87,34 @@ def check_library_parity(
 def draw_images() -> list[Image.Image]:
     """Return one drawn scene per size: a gradient, shapes with hard edges, fine stripes and grain."""
     return [_draw_scene(seed, *size) for seed, size in enumerate(IMAGE_SIZES)]
+
+
+def make_sounds(stream: AudioStream) -> list[np.ndarray]:
+    """Return sounds (N,) float32 of several lengths up to a window: fading tones in noise of several levels."""
+    random = np.random.default_rng(0)
+    sounds = []
+    for share in SOUND_SHARES:
+        time = np.arange(max(1600, round(stream.samples * share))) / stream.sample_rate
+        tones = [
+            random.uniform(0.05, 0.3) * np.sin(2 * np.pi * hertz * time) * np.exp(-time * random.uniform(0, 5))
+            for hertz in random.uniform(100, stream.sample_rate / 4, 3)
+        ]
+        noise = 10 ** random.uniform(-4, -1) * random.standard_normal(len(time))
+        sounds.append(np.clip(np.sum(tones, axis=0) + noise, -1, 1).astype(np.float32))
+    return sounds
+
+
+def _check_sounds(
+    runtime: Model, reference: SoundEmbedder, precision: Precision, tolerance: Tolerance, texts: Sequence[str]
+) -> list[OutputCheck]:
+    assert runtime.bundle.manifest.audio is not None
+    sounds = make_sounds(runtime.bundle.manifest.audio)
+    expected, actual = reference.sound_embeddings(sounds), runtime.embed_audio(sounds).vectors
+    checks = [_compare("audio", "vector", expected, actual, precision, tolerance)]
+    if "retrieval" not in runtime.tasks:
+        expected, actual = reference.text_embeddings(texts), runtime.embed_text(texts)
+        checks.append(_compare("text", "vector", expected, actual, precision, tolerance))
+    return checks
 
 
 def _check_embeddings(

@@ -1,7 +1,7 @@
 """Common form of a public model for the exporter, and reference implementations that its bundle must agree with.
 
-Shape letters: B texts, T texts, I images, F frames, H height, W width, L tokens, V visual tokens, K their width, D
-width of the Transformer or embedding dim, N outputs of the head or answers.
+Shape letters: B texts, T texts, I images, F frames, H height, W width, L tokens, S sounds, V visual tokens, K
+their width, D width of the Transformer or embedding dim, N samples, outputs of the head or answers.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from model_export.graphs import GraphSpec
 from training.models.text import TextTransformer
-from vitascope.bundle.manifest import AudioStream, Calibration, FrameStream, Prompts, Task
+from vitascope.bundle.manifest import LENGTHS, SAMPLES, AudioStream, Calibration, FrameStream, Prompts, Task
 from vitascope.media.frame import resize_to_fit
 from vitascope.media.image import PictureFrame
 
 TEXT_AXES = {name: {0: "batch", 1: "length"} for name in ("input_ids", "attention_mask")}
 FUSED_AXES = TEXT_AXES | {"visual_tokens": {0: "batch"}}
+SOUND_AXES = {name: {0: "batch"} for name in (SAMPLES, LENGTHS)}
 REFERENCE_NOTE = (
     "The bundle was compared with the weights in torch modules built after the publication, not with the authors' "
     "program."
@@ -53,6 +54,17 @@ class Embedder(PairScorer, Protocol):
 
     def image_embeddings(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Return (I, D) float32, L2-normalized; a video model gets each image as a still clip."""
+
+
+@runtime_checkable
+class SoundEmbedder(ReferenceModel, Protocol):
+    """A model with embeddings of texts and sounds."""
+
+    def text_embeddings(self, texts: Sequence[str]) -> np.ndarray:
+        """Return (T, D) float32, L2-normalized."""
+
+    def sound_embeddings(self, sounds: Sequence[np.ndarray]) -> np.ndarray:
+        """Return (S, D) float32, L2-normalized, of samples (N,) that are no longer than a window."""
 
 
 @runtime_checkable
@@ -205,6 +217,7 @@ class PublicModel:
     visual_width: int
     temperature: float
     tokenizer_json: str
+    audio: AudioStream | None = None
     matryoshka_dimensions: list[int] = field(default_factory=list)
     prompts: Prompts = field(default_factory=Prompts)
     logit_bias: float = 0.0
@@ -223,4 +236,4 @@ class PublicModel:
         return self.frame_streams
 
     def audio_stream(self) -> AudioStream | None:
-        return None
+        return self.audio

@@ -1,6 +1,6 @@
-"""Image preprocessing of public models: a processor's settings as frame streams and pixel normalization.
+"""Preprocessing of public models: a processor's settings as frame streams, pixel normalization and spectra of sound.
 
-Shape letters: N images, B videos, C clips, F frames, H height, W width.
+Shape letters: N images or samples, B videos or sounds, C clips, F frames, H height, W width.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
@@ -46,6 +47,28 @@ class PixelNormalization(nn.Module):
         return normalized
 
 
+class PowerSpectrum(nn.Module):
+    """samples (B, N) -> power of each frequency (B, F, frequencies), of windows that begin every `hop` samples.
+
+    Convolutions take the place of Fourier transforms, which some engines lack.
+    """
+
+    basis: Tensor
+
+    def __init__(self, window: np.ndarray, fft_length: int, hop: int) -> None:
+        super().__init__()
+        self.hop = hop
+        self.frequencies = fft_length // 2 + 1
+        phases = 2 * np.pi * np.outer(np.arange(self.frequencies), np.arange(len(window))) / fft_length
+        basis = np.concatenate([window * np.cos(phases), window * np.sin(phases)])[:, None]
+        self.register_buffer("basis", torch.from_numpy(basis.astype(np.float32)), persistent=False)
+
+    def forward(self, samples: Tensor) -> Tensor:
+        parts = nn.functional.conv1d(samples[:, None], self.basis, stride=self.hop)
+        power: Tensor = parts[:, : self.frequencies] ** 2 + parts[:, self.frequencies :] ** 2
+        return power.transpose(1, 2)
+
+
 def select_clip_frames(stream: Tensor) -> Tensor:
     """(B, C, F, H, W, 3) -> (B, F, H, W, 3): as many frames as one clip has, evenly spaced over all clips."""
     clips, frames = stream.shape[1], stream.shape[2]
@@ -61,6 +84,17 @@ def open_processor(folder: Path) -> Any:
         return processor_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # various libraries raise various errors
         raise InvalidInput(f"model: {folder}: its image processor cannot be opened: {error}") from error
+
+
+def open_feature_extractor(folder: Path) -> Any:
+    """Open the folder's audio feature extractor with transformers. Raises InvalidInput."""
+    from transformers import AutoFeatureExtractor
+
+    try:
+        extractor_class: Any = AutoFeatureExtractor
+        return extractor_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # various libraries raise various errors
+        raise InvalidInput(f"model: {folder}: its feature extractor cannot be opened: {error}") from error
 
 
 def normalization_of(processor: Any) -> PixelNormalization:

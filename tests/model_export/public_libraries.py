@@ -6,7 +6,7 @@ Shape letters: T texts, P clips, N answers, D embedding dim.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,8 +103,22 @@ def _open_clip(source: Path, texts: list[str], clips: Clips) -> tuple[Tensor, Te
     return by_text, by_clip, model.logit_scale.exp() * by_text @ by_clip.T
 
 
-def _embedding_gemma2(source: Path, texts: list[str], clips: Clips) -> tuple[Tensor, Tensor, Tensor]:
-    """Read clips of equal frames as images."""
+def library_sounds(source: Path, texts: Sequence[str], sounds: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Run CLAP: normalized embeddings of texts and of sounds that are no longer than a window."""
+    from transformers import AutoFeatureExtractor, AutoTokenizer, ClapModel
+
+    model, tokenizer = ClapModel.from_pretrained(source).eval(), AutoTokenizer.from_pretrained(source)
+    extractor = AutoFeatureExtractor.from_pretrained(source)
+    encoded = tokenizer(list(texts), return_tensors="pt", padding=True, truncation=True)
+    features = extractor(list(sounds), sampling_rate=extractor.sampling_rate, return_tensors="pt")["input_features"]
+    with torch.no_grad():
+        of_sounds = model.get_audio_features(features.float(), is_longer=torch.zeros(len(sounds), 1, dtype=torch.bool))
+        of_texts = model.get_text_features(encoded["input_ids"], encoded["attention_mask"])
+    return of_texts.pooler_output.numpy(), of_sounds.pooler_output.numpy()
+
+
+def _open_gemma(source: Path) -> tuple[Callable[..., Tensor], str]:
+    """Return a function that embeds what its processor accepts, and the prompt of queries."""
     from transformers import AutoProcessor, EmbeddingGemma2Model
 
     model, processor = EmbeddingGemma2Model.from_pretrained(source).eval(), AutoProcessor.from_pretrained(source)
@@ -114,9 +128,13 @@ def _embedding_gemma2(source: Path, texts: list[str], clips: Clips) -> tuple[Ten
         states, mask = model(**prepared).last_hidden_state, prepared["attention_mask"][..., None]
         return normalize((states * mask).sum(dim=1) / mask.sum(dim=1), dim=-1)
 
-    prompts = json.loads((source / "config_sentence_transformers.json").read_text())["prompts"]
-    queries = [prompts["query"] + text for text in texts]
-    by_text = embed(text=queries, padding=True, truncation=True)
+    return embed, json.loads((source / "config_sentence_transformers.json").read_text())["prompts"]["query"]
+
+
+def _embedding_gemma2(source: Path, texts: list[str], clips: Clips) -> tuple[Tensor, Tensor, Tensor]:
+    """Read clips of equal frames as images."""
+    embed, prompt = _open_gemma(source)
+    by_text = embed(text=[prompt + text for text in texts], padding=True, truncation=True)
     rows = []
     for frames in clips:
         if all(frame == frames[0] for frame in frames):

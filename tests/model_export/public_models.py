@@ -372,6 +372,29 @@ def make_embedding_gemma2(folder: Path) -> Path:
     return folder
 
 
+def make_clap(folder: Path) -> Path:
+    """CLAP with the fusion of long sounds, for windows of 2 s at 16 kHz."""
+    import transformers as library
+
+    tokenizer = bert_tokenizer(40)
+    text = text_config(tokenizer) | ONE_LAYER | {"max_position_embeddings": 48}
+    audio = {
+        **{"num_mel_bins": 16, "spec_size": 64, "window_size": 4, "patch_embeds_hidden_size": 16, "hidden_size": 32},
+        **{"depths": [1, 2], "num_attention_heads": [2, 4], "num_hidden_layers": 2},
+        **{"enable_fusion": True, "fusion_type": "aff_2d"},
+    }
+    config = library.ClapConfig(text_config=text, audio_config=audio, projection_dim=24)
+    model = perturbed(lambda: library.ClapModel(config))
+    with torch.no_grad():
+        norm = model.audio_model.audio_encoder.batch_norm
+        norm.running_mean.fill_(-40.0)
+        norm.running_var.fill_(400.0)
+    extractor = library.ClapFeatureExtractor(
+        feature_size=16, sampling_rate=16_000, hop_length=160, max_length_s=2, fft_window_size=512, frequency_max=7000
+    )
+    return save_all(folder, model, tokenizer, extractor)
+
+
 EMBEDDING_MODELS: dict[str, Callable[[Path], Path]] = {
     "clip": make_clip,
     "siglip": make_siglip,
@@ -382,6 +405,8 @@ EMBEDDING_MODELS: dict[str, Callable[[Path], Path]] = {
     "embedding_gemma2": make_embedding_gemma2,
 }
 """Models with embeddings of texts and images."""
+SOUND_MODELS: dict[str, Callable[[Path], Path]] = {"clap": make_clap}
+"""Models with embeddings of texts and sounds."""
 PAIR_MODELS: dict[str, Callable[[Path], Path]] = {
     "vilt_match": make_vilt_match,
     "vilt_answers": make_vilt_answers,

@@ -24,12 +24,19 @@ from model_export.public.families import ModelSource, open_public, read_answers
 from model_export.public.model import PublicModel
 from model_export.public.tokenization import open_tokenizer
 from tests.chaos import is_chaos, only_by_chaos
-from tests.model_export.public_libraries import LibraryOutputs, library_embeddings, library_logits
-from tests.model_export.public_models import ANSWERS, EMBEDDING_MODELS, PAIR_MODELS, replace_by_sentencepiece
+from tests.model_export.public_libraries import LibraryOutputs, library_embeddings, library_logits, library_sounds
+from tests.model_export.public_models import (
+    ANSWERS,
+    EMBEDDING_MODELS,
+    PAIR_MODELS,
+    SOUND_MODELS,
+    replace_by_sentencepiece,
+)
 from tests.once import made_once
 from tests.service.conftest import settings_for
 from tests.service.running import serving
-from vitascope.bundle.manifest import FrameStream, Prompts
+from vitascope.audio_windows import batched_inputs, cut_windows
+from vitascope.bundle.manifest import LENGTHS, SAMPLES, FrameStream, Prompts
 from vitascope.cli.main import main
 from vitascope.errors import InvalidInput
 from vitascope.media.decode import read_frames
@@ -57,7 +64,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     """The folder of a family's small model; read-only."""
 
     def make(family: str) -> Path:
-        maker = (EMBEDDING_MODELS | PAIR_MODELS)[family]
+        maker = (EMBEDDING_MODELS | SOUND_MODELS | PAIR_MODELS)[family]
         return made_once(tmp_path_factory, f"source-{family}", lambda folder: maker(folder / "model")) / "model"
 
     return make
@@ -143,6 +150,23 @@ def test_modules_embed_like_the_library(family: str, sources: Sources, photograp
     frames = frames_of_clips(model.streams(), photographs, video)
     expected = library_embeddings(family, sources(family), TEXTS, frames)
     assert_equal_outputs(expected, texts.numpy(), clips.numpy(), logits.numpy())
+
+
+@pytest.mark.parametrize("family", SOUND_MODELS)
+def test_modules_embed_sounds_like_the_library(family: str, sources: Sources) -> None:
+    """The exported modules in torch, on windows and token ids of the runtime."""
+    model = open_public(sources(family), FRAMES, allow_pickle=False)
+    modules = {spec.name: spec.module for spec in model.specs}
+    assert model.audio is not None
+    sounds = library_parity.make_sounds(model.audio)
+    (inputs,) = [arrays for _, arrays in batched_inputs(cut_windows(model.audio, enumerate(sounds)), len(sounds))]
+    with torch.no_grad():
+        actual = modules["audio"](*(torch.from_numpy(inputs[name]) for name in (SAMPLES, LENGTHS)))
+        texts = modules["text"](*encode(model, [model.prompts.query + text for text in TEXTS]))
+    by_text, by_sound = library_sounds(sources(family), TEXTS, sounds)
+    assert cosines(actual.numpy(), by_sound).min() >= 0.99999
+    assert cosines(texts.numpy(), by_text).min() >= 0.99999
+    assert (by_sound @ by_sound.T).min() < 0.999
 
 
 @pytest.mark.parametrize("family", PAIR_MODELS)
