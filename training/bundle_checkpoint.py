@@ -46,14 +46,14 @@ def write_checkpoint(folder: Path, stored: Checkpoint) -> BundleCheckpoint:
     )
 
 
-def load_checkpoint(bundle: Bundle) -> Checkpoint | None:
-    """Load the checkpoint of a bundle; None where its manifest states none.
+def load_checkpoint(bundle: Bundle) -> Checkpoint:
+    """Load the checkpoint of a bundle.
 
-    Raises InvalidInput where the checkpoint is missing or is not that of the manifest.
+    Raises InvalidInput where the bundle has none, or it is missing or is not that of the manifest.
     """
     content: Any = bundle.manifest.extra.get(CHECKPOINT_KEY)
     if content is None:
-        return None
+        raise _no_checkpoint(bundle)
     folder = checkpoint_folder(bundle.folder)
     try:
         expected = BundleCheckpoint.model_validate(content)
@@ -69,3 +69,24 @@ def load_checkpoint(bundle: Bundle) -> Checkpoint | None:
     except BundleCorrupt as error:
         raise InvalidInput(f"{folder}: is not the checkpoint of {bundle.folder}: {error}") from error
     return checkpoint.load(folder)
+
+
+def _no_checkpoint(bundle: Bundle) -> InvalidInput:
+    """Return the error for a bundle that was exported without a checkpoint, or from something else."""
+    folder, extra = bundle.folder, bundle.manifest.extra
+    if "public_model" in extra:
+        return InvalidInput(
+            f"{folder}: is a public model ({bundle.manifest.architecture}), whose graphs are its authors' program and "
+            "not a model of this one; a checkpoint, or the bundle of one, was expected. `vitascope distil` teaches a "
+            "student by it"
+        )
+    for key in ("variant_of", "distilled_from"):
+        if isinstance(origin := extra.get(key), dict):
+            return InvalidInput(
+                f"{folder}: was made of {origin.get('name')} {origin.get('version')} ({key.replace('_', ' ')}), and "
+                "has graphs of another kind; a checkpoint, or the bundle of one, was expected"
+            )
+    return InvalidInput(
+        f"{folder}: has no checkpoint, from which training continues; the one that it was exported from was expected: "
+        f"`vitascope export {folder} --checkpoint CHECKPOINT` adds it"
+    )

@@ -30,7 +30,7 @@ from training.weight_average import AVERAGE
 MOMENTS = ("exp_avg", "exp_avg_sq")
 STARTS_NAME = "starts.json"
 ONLY_IN_TRAINING = ("word_head.", "object_head.", "feature_head.", "cnn_heads.", "mask_embedding")
-"""Prefixes of parameters that no exported graph contains; loaded from a bundle, they are initialized again."""
+"""Prefixes of parameters that no exported graph contains; a recipe may add or drop them."""
 
 
 class InitialModel(NamedTuple):

@@ -13,7 +13,6 @@ from training.checkpoint import ONLY_IN_TRAINING, Checkpoint, InitialModel
 from training.data.example import Example, build_vocabulary
 from training.data.packed import fingerprint_of, open_packed, stride_of
 from training.data.scenes.objects import ATTRIBUTES
-from training.from_bundle import model_of_bundle
 from training.models.architectures import ARCHITECTURES, build, read_config
 from training.models.config import ConvConfig, FusedConfig
 from training.models.fusion import AUDIO_PREFIXES, FusedModel
@@ -117,17 +116,12 @@ def _check_corpora(stored: Checkpoint, data: Path) -> None:
 
 
 def load_initial_model(folder: Path) -> InitialModel:
-    """Load the model of a bundle, from the checkpoint beside it where there is one, or of another run's checkpoint.
+    """Load the model of a bundle, from the checkpoint beside it, or of another run's checkpoint.
 
     Raises InvalidInput for a bundle that cannot be trained on, and FileNotFoundError where there is neither.
     """
-    if (folder / MANIFEST_NAME).exists():
-        of_bundle = load_checkpoint(Bundle.open(folder))
-        if of_bundle is None:
-            return model_of_bundle(folder)
-        stored = of_bundle
-    else:
-        stored = checkpoint.load(folder)
+    is_bundle = (folder / MANIFEST_NAME).exists()
+    stored = load_checkpoint(Bundle.open(folder)) if is_bundle else checkpoint.load(folder)
     return InitialModel(stored.model, stored.answers, stored.tokenizer, stored.sources)
 
 

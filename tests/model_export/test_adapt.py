@@ -298,20 +298,6 @@ def test_mistakes_are_reported_and_nothing_is_written(
 # Other architectures.
 
 
-def test_a_bundle_that_cannot_be_restored_asks_for_its_checkpoint(
-    adapted: Adapted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    start = tmp_path / "soho"
-    shutil.copytree(adapted.start, start)
-    manifest = json.loads((start / "manifest.json").read_text())
-    manifest["extra"]["provenance"]["config"] = small_config().model_dump(mode="json")
-    del manifest["extra"]["checkpoint"]
-    (start / "manifest.json").write_text(json.dumps(manifest))
-    (start / "manifest.json.sha256").unlink()
-    assert call(adapted, tmp_path, "--start-from", str(start)) == 2
-    assert "holds a model of soho; its checkpoint was expected" in capsys.readouterr().err
-
-
 def test_a_soho_checkpoint_is_trained_with_masked_visual_tokens(
     adapted: Adapted, folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

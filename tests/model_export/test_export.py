@@ -31,7 +31,6 @@ from training.data.packed import Packed, open_packed
 from training.evaluation.encoder import TorchEncoder, embed_texts, streams_of
 from training.evaluation.report import evaluate, open_encoder
 from training.evaluation.retrieval import embed_gallery
-from training.from_bundle import model_of_bundle
 from training.models import soho, visual_parsing
 from training.models.config import FusedConfig
 from training.models.fusion import FusedModel
@@ -130,8 +129,6 @@ def test_checkpoints_of_other_architectures_are_exported(architecture: str, tmp_
     card = (bundle / manifest.model_card).read_text()
     assert description in card
     assert "it sees one frame of a clip" in card
-    with pytest.raises(InvalidInput, match=rf"holds a model of {architecture}; its checkpoint was expected"):
-        model_of_bundle(bundle)
 
 
 @pytest.mark.parametrize(

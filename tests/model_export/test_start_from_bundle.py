@@ -1,4 +1,4 @@
-"""Training from a bundle: its model is restored, trained further, and keeps the terms of its data."""
+"""Training from a bundle: it goes on from its checkpoint, and keeps the terms of its data."""
 
 from __future__ import annotations
 
@@ -6,64 +6,25 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from model_export.assemble import write_manifest
 from model_export.export import export_checkpoint
-from tests.model_export.conftest import ANSWERS, CONFIG
+from tests.model_export.conftest import CONFIG
 from tests.small_bundle import make_small_bundle
 from tests.training.small_run import recipe
 from training import checkpoint
-from training.data.packed import open_packed
-from training.evaluation.encoder import TorchEncoder, streams_of
-from training.from_bundle import model_of_bundle
+from training.initialization import load_initial_model
 from training.trainer import train
 from vitascope.bundle.bundle import Bundle
 from vitascope.errors import InvalidInput
-from vitascope.model import Model
-
-
-def with_config(bundle: Path, folder: Path, **changes: object) -> Path:
-    """A copy of the bundle whose manifest states another architecture."""
-    shutil.copytree(bundle, folder)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["extra"]["provenance"]["config"] |= changes
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    (folder / "manifest.json.sha256").unlink()
-    return folder
-
-
-@pytest.mark.parametrize("precision", ["float32", "int8-weights"])
-def test_the_restored_model_equals_the_bundle(
-    bundles: dict[str, Path], folders: tuple[Path, Path], precision: str
-) -> None:
-    runtime = Model.open(bundles[precision], threads=1)
-    start = model_of_bundle(bundles[precision])
-    rebuilt = TorchEncoder(start.model, runtime.bundle.tokenizer(), start.answers, runtime.bundle.manifest.calibration)
-    packed = open_packed(folders[1] / "squares" / "val")
-    streams = streams_of(packed, np.arange(4), CONFIG.streams())
-    captions = [example.captions[0] for example in packed.examples[:4]]
-    ours, theirs = rebuilt.embed_video(streams), runtime.embed_video(streams)
-    np.testing.assert_allclose(ours.vectors, theirs.vectors, atol=1e-4)
-    np.testing.assert_allclose(ours.visual_tokens, theirs.visual_tokens, atol=1e-3)
-    np.testing.assert_allclose(rebuilt.embed_text(captions), runtime.embed_text(captions), atol=1e-4)
-    tokens = theirs.visual_tokens
-    np.testing.assert_allclose(
-        rebuilt.match(captions, tokens).logits, runtime.match(captions, tokens).logits, atol=1e-3
-    )
-    questions = ["what color is it ?"] * 4
-    for ours_, theirs_ in zip(rebuilt.answer(questions, tokens), runtime.answer(questions, tokens), strict=True):
-        assert [a.text for a in ours_] == [a.text for a in theirs_]
-    assert start.answers == ANSWERS
-    assert start.lineage == ("squares",)
 
 
 def test_training_goes_on_from_a_bundle(bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path: Path) -> None:
     changed = recipe(folders[0] / "tokenizer.json", steps=1, model={})
     ended = checkpoint.load(train(changed, folders[1], tmp_path, start_from=bundles["float32"]))
-    start = model_of_bundle(bundles["float32"])
+    start = load_initial_model(bundles["float32"])
     assert ended.step == 2
     assert ended.answers == start.answers
     assert ended.lineage == ("squares",)
@@ -101,40 +62,21 @@ def test_terms_of_earlier_training_data_are_kept(folders: tuple[Path, Path], tmp
         assert f"## {name}" in notice
     assert "all-MiniLM" not in notice
     assert "start: a model trained before" in (bundle.folder / "MODEL_CARD.md").read_text()
-    assert model_of_bundle(bundle.folder).lineage == ("flickr8k", "squares", "EfficientNet-Lite0")
+    assert load_initial_model(bundle.folder).lineage == ("flickr8k", "EfficientNet-Lite0", "squares")
 
 
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ({}, "no provenance with config and sources"),
+        ({}, "has no checkpoint, from which training continues"),
         ({"public_model": {"source": "them/released"}}, r"is a public model \(.*vitascope distil"),
         ({"variant_of": {"name": "big", "version": "2"}}, r"was made of big 2 \(variant of\)"),
         ({"distilled_from": {"name": "big", "version": "2"}}, r"was made of big 2 \(distilled from\)"),
     ],
 )
-def test_a_bundle_with_graphs_of_another_program_is_refused(
-    extra: dict[str, object], message: str, tmp_path: Path
-) -> None:
+def test_a_bundle_without_a_checkpoint_is_refused(extra: dict[str, object], message: str, tmp_path: Path) -> None:
     folder = make_small_bundle(tmp_path / "bundle")
     manifest = json.loads((folder / "manifest.json").read_text())
     write_manifest(folder, {**manifest, "extra": extra})
     with pytest.raises(InvalidInput, match=message):
-        model_of_bundle(folder)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"centre_weight": 0.9}, r"vector of a video of the model rebuilt .* differs by"),
-        ({"frozen_norm": False}, "frozen_norm is false"),
-        ({"hybrid_layers": 2}, r"no weights found for \['video\.hybrid\.blocks\.1\."),
-    ],
-    ids=["outputs differ", "trained norms", "weight missing"],
-)
-def test_a_config_that_does_not_fit_the_graphs_is_refused(
-    changes: dict[str, object], message: str, bundles: dict[str, Path], tmp_path: Path
-) -> None:
-    folder = with_config(bundles["float32"], tmp_path / "bundle", **changes)
-    with pytest.raises(InvalidInput, match=message):
-        model_of_bundle(folder)
+        load_initial_model(folder)

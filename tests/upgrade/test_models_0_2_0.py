@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from tests.upgrade.archives import JSON, unpack, vitascope
 from training.data.packed import open_packed
 from training.initialization import load_initial_model
+from vitascope.errors import InvalidInput
 from vitascope.model import Model
 
 TOLERANCE = 1e-4
@@ -67,8 +68,9 @@ def test_a_checkpoint_computes_what_it_did(stored: Path, recorded: JSON, system:
     check_forward(stored, stored / "runs" / system / "checkpoint", recorded["forward"][system], recorded["texts"])
 
 
-def test_training_can_begin_with_a_bundle(stored: Path, recorded: JSON) -> None:
-    check_forward(stored, stored / "bundles" / "exported", recorded["finished"], recorded["texts"])
+def test_training_needs_the_checkpoint_of_a_bundle(stored: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"has no checkpoint.*vitascope export .* --checkpoint CHECKPOINT"):
+        load_initial_model(stored / "bundles" / "exported")
 
 
 def check_forward(stored: Path, folder: Path, expected: JSON, texts: list[str]) -> None:
