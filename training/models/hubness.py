@@ -26,7 +26,7 @@ OFFSET = 0.5
 SIMILARITY_SCALE = 1.0 / (1.0 + OFFSET**2)
 """Similarity of corrected embeddings, relative to that before: both have the squared length 1 + OFFSET^2."""
 TEMPERATURE = 0.1
-STRENGTH = 0.8
+STRENGTH = 0.6
 """Share of the nearness to references that is subtracted; chosen on validation splits, as TEMPERATURE was."""
 _ITERATIONS = 15
 
