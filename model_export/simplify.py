@@ -22,8 +22,7 @@ M = TypeVar("M", bound=nn.Module)
 def simplify(module: M) -> M:
     """Return a copy of a module with its HD-VILA video encoders rewritten; the module itself where it has none.
 
-    The copy is for inference alone. Its outputs differ by rounding. `training.from_bundle` reads the names of its
-    parameters.
+    The copy is for inference alone. Its outputs differ by rounding.
     """
     if not any(isinstance(part, VideoEncoder) for part in module.modules()):
         return module
