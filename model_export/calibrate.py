@@ -30,6 +30,8 @@ RERANK_QUERIES = 200
 """Per corpus, spread evenly over its examples."""
 MIN_RERANK_QUERIES = 50
 """In smaller corpora nothing about reranking is measured."""
+MIN_RERANK_GAIN = 0.5
+"""Points of mean recall. Less is the noise of a few hundred searches, and each reranked result takes time."""
 MIN_WORDS = 5
 """Words of a caption that is taken as a query about what another corpus does not show."""
 
@@ -106,7 +108,8 @@ def choose_reranking(nearest: Mapping[str, NearestVideos], fitted: Calibration) 
     """Choose the number of results to rerank from validation searches by corpus.
 
     The number with the largest mean gain in R@1, R@5 and R@10 over ordering by similarity is chosen among those with
-    which no corpus loses in any of the three: 0 if there is none. Returns None without a corpus of enough queries.
+    which no corpus loses in any of the three: 0 if there is none, or the gain is less than `MIN_RERANK_GAIN`. Returns
+    None without a corpus of enough queries.
     """
     recall = {
         name: {
@@ -122,7 +125,7 @@ def choose_reranking(nearest: Mapping[str, NearestVideos], fitted: Calibration) 
         count: np.array([np.subtract(by_count[count], by_count[0]) for by_count in recall.values()])
         for count in (0, *RERANK_COUNTS)
     }
-    harmless = [count for count, gain in gains.items() if (gain >= 0).all()]
+    useful = [count for count, gain in gains.items() if (gain >= 0).all() and gain.mean() >= MIN_RERANK_GAIN]
     measured = {
         f"{name}/val": RerankingRecall(
             queries=len(nearest[name].logits),
@@ -130,7 +133,8 @@ def choose_reranking(nearest: Mapping[str, NearestVideos], fitted: Calibration) 
         )
         for name, by_count in recall.items()
     }
-    return Reranking(candidates=max(harmless, key=lambda count: float(gains[count].mean())), measured=measured)
+    best = max(useful, key=lambda count: float(gains[count].mean()), default=0)
+    return Reranking(candidates=best, measured=measured)
 
 
 def recalibrate(variant: Model, corpora: Mapping[str, Embedded], previous: Calibration) -> FittedCalibration:
