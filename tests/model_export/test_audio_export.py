@@ -19,7 +19,6 @@ from training import checkpoint
 from training.checkpoint import Checkpoint
 from training.data.example import Example
 from training.data.packed import EncodedMedia, Origin, write_packed
-from training.from_bundle import model_of_bundle
 from training.models.hd_vila import HdVila, HdVilaConfig, tiny
 from training.recipe import Recipe
 from vitascope.errors import InvalidInput
@@ -94,11 +93,6 @@ def test_features_stay_in_float32(exported: tuple[Path, Path]) -> None:
     types = {t.name.split(".log_mel.")[1]: t.data_type for t in graph.initializer if ".log_mel." in t.name}
     assert types == dict.fromkeys(("cosine", "sine", "mel"), onnx.TensorProto.FLOAT)
     assert not any(node.op_type in ("DFT", "STFT", "MelWeightMatrix") for node in graph.node)
-
-
-def test_training_continues_from_the_checkpoint_of_a_bundle_with_sound(exported: tuple[Path, Path]) -> None:
-    with pytest.raises(InvalidInput, match="its checkpoint was expected"):
-        model_of_bundle(exported[1])
 
 
 def test_no_variants_are_made_of_a_bundle_with_sound(exported: tuple[Path, Path], tmp_path: Path) -> None:
