@@ -138,7 +138,7 @@ def test_a_graph_with_other_outputs_is_not_written(bundles: dict[str, Path], mod
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("reduce {small} --frames 2 --out {out}", "no provenance with config and sources"),
+        ("reduce {small} --frames 2 --out {out}", "has no checkpoint, from which"),
         ("reduce {bundle} --frames 2 --out {bundle}", "is the source itself"),
         ("reduce {bundle} --out {out}", "frames, size, tokens: none given"),
         ("reduce {bundle} --frames 9 --out {out}", "frames: 9; 2 to 2 were expected"),
@@ -148,7 +148,7 @@ def test_a_graph_with_other_outputs_is_not_written(bundles: dict[str, Path], mod
         ("distil {small} --out {out} --data {data} --videos {data}", "data, videos: exactly one was expected"),
         ("distil {small} --out {out} --data {out}", "no corpus in"),
         ("distil {small} --out {out} --data {data} --corpus none", "corpus: ['none'] have no split 'train'"),
-        ("distil {small} --out {out} --data {data} --init-from teacher", "no provenance with config and sources"),
+        ("distil {small} --out {out} --data {data} --init-from teacher", "has no checkpoint, from which"),
         ("distil {small} --out {out} --videos {out}", "no such folder"),
         ("distil {small} --out {out} --data {data} --steps 0", "steps: 0; at least 1 was expected"),
         ("distil {small} --out {out} --data {data} --limit 0", "limit: 0; at least 1 was expected"),

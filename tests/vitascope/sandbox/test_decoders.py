@@ -188,5 +188,7 @@ def test_a_model_computes_the_same_embeddings_with_it(
 ) -> None:
     film = write_counter_video(tmp_path / "film.mp4", 50)
     pooled_model = small_model.with_overrides(decoder=pooled)
-    np.testing.assert_array_equal(pooled_model.embed_video_file(film).vectors, small_model.embed_file(film).vectors)
+    np.testing.assert_array_equal(
+        pooled_model.embed_video_file(film).vectors, small_model.embed_video_file(film).vectors
+    )
     assert small_model.decoder is IN_PROCESS

@@ -36,7 +36,7 @@ def item(path: Path) -> JobItem:
 
 def new_worker(model: Model, policy: AccessPolicy = UNRESTRICTED) -> Worker:
     options = JobOptions(metadata={"site": "north"})
-    worker = Worker(WorkerConfig("", None, (), options, policy, DEFAULT_LIMITS, 1, "cpu"))
+    worker = Worker(WorkerConfig("", None, (), options, policy, DEFAULT_LIMITS, 1, "cpu", ("visual",)))
     worker._model = model
     return worker
 
