@@ -45,7 +45,7 @@ from vitascope.bundle.manifest import (
     OmitDefaultsModel,
     StrictModel,
 )
-from vitascope.bundle.parity_report import VariantComparison
+from vitascope.bundle.parity_report import VariantComparison, recall_limit
 from vitascope.engines.onnx_runtime import OnnxRuntimeEngine
 from vitascope.errors import VitascopeError
 from vitascope.scoring import match_probability
@@ -445,8 +445,7 @@ def check_recall(
 
 def _require_equal_recall(check: RecallCheck, tolerance: Tolerance) -> None:
     delta = abs(check.torch - check.runtime)
-    # A single query of a small corpus may be more than the tolerance.
-    limit = max(tolerance.recall, 100.0 / check.queries) if tolerance.recall else 0.0
+    limit = recall_limit(tolerance.recall, check.queries)
     equal = delta <= limit + 1e-6 if limit else check.disagreeing == 0
     if not equal:
         raise ParityError(

@@ -225,6 +225,18 @@ def _source_report(variant: VariantComparison) -> ParityReport | None:
         return None
 
 
+def recall_limit(bound: float, queries: int) -> float:
+    """Return how many points Recall@1 may differ; 0: no query may disagree.
+
+    A single query of a small corpus may be more than the bound.
+
+    Args:
+        bound: Points, of the report's tolerances.
+        queries: Number of queries; 0: not stated.
+    """
+    return max(bound, 100.0 / queries) if bound and queries else bound
+
+
 def bound_violations(report: ParityReport) -> Iterator[str]:
     """Yield one sentence per number beyond its bound; NaN violates every bound.
 
@@ -238,8 +250,7 @@ def bound_violations(report: ParityReport) -> Iterator[str]:
         limit = report.tolerances.get(recall.precision, Bounds()).recall
         if limit is None:
             continue
-        if limit and recall.queries > 0:  # a single query of a small corpus may be more
-            limit = max(limit, 100.0 / recall.queries)
+        limit = recall_limit(limit, recall.queries)
         if not (recall.disagreeing == 0 if limit == 0 else abs(recall.torch - recall.runtime) <= limit + 1e-6):
             yield (
                 f"{recall.corpus} {recall.direction} at {recall.precision}: Recall@1 {recall.runtime:g} of the graphs "
