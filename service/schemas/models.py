@@ -29,6 +29,7 @@ AUDIO_STREAM: dict[str, Any] = {
     "fill": "silence",
     "tokens": 62,
     "width": 192,
+    "fused": False,
 }
 GRAPH_ENGINE: dict[str, Any] = {"engine": "onnxruntime 1.32.0", "device": "cpu", "gpu_name": None, "fallback": None}
 MODEL: dict[str, Any] = {
@@ -88,6 +89,7 @@ class AudioStream(Response):
     fill: Annotated[str, Field(description="content of a window after a shorter sound: silence, or repeat")]
     tokens: Annotated[int, Field(description="audio tokens of a window")]
     width: Annotated[int, Field(description="numbers of an audio token")]
+    fused: Annotated[bool, Field(description="whether matching and answers take audio tokens")] = False
 
 
 class GraphEngine(Response):

@@ -22,12 +22,14 @@ import pytest
 from service.inference.models import MAX_CPU_WORKERS, REMOTE_WORKERS, default_workers
 from service.inference.registry import trim_heap
 from service.lifespan import open_service
+from service.schemas.models import AudioStream
 from tests.chaos import rounds
 from tests.media_files import write_audio, write_color_video
 from tests.service.conftest import fill, settings_for
 from tests.service.running import JSON, ROOT, Running, problem_of, serving
 from tests.small_bundle import TONES, make_small_bundle, write_manifest
 from tests.waiting import PATIENCE, wait_for
+from vitascope.bundle import manifest
 from vitascope.bundle.bundle import Bundle
 from vitascope.cli.main import main
 from vitascope.engines import gpu
@@ -137,6 +139,11 @@ def test_a_model_with_sound_embeds_sounds(several: Running, root: Path, tmp_path
     silent = client.post("/v1/embeddings", files=mute, data=form)
     assert "mute.mp4: no sound from 0 to 0.7 s" in problem_of(silent, 422, "invalid_input")["detail"]
     assert client.delete(f"/v1/models/{fingerprint}").status_code == 204
+
+
+def test_a_model_that_matches_by_sound_is_described() -> None:
+    stream = manifest.AudioStream(sample_rate=16_000, seconds=10.0, tokens=32, width=192, fused=True)
+    assert AudioStream.model_validate(stream.model_dump()).fused
 
 
 def test_an_invalid_graph_is_reported_and_can_be_replaced(several: Running, root: Path) -> None:

@@ -71,6 +71,8 @@ class AudioStream(TypedDict):
 
     fill: str
     """content of a window after a shorter sound: silence, or repeat"""
+    fused: NotRequired[bool]
+    """whether matching and answers take audio tokens"""
     name: str
     sample_rate: int
     """Hz"""
