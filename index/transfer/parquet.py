@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from index.collection import Collection
 from index.collection_store import CollectionStore, initial_metadata
 from index.records import Signal
-from index.storage.queries import ClipRow
+from index.storage.queries import ClipRow, count_embeddings
 from index.storage.transfer import count_clips, select_clips, select_videos
 from index.transfer import ProgressCallback
 from index.transfer.media import AllowedPaths, link_media
@@ -253,7 +253,7 @@ def _write_clips(
     on_progress: ProgressCallback | None,
 ) -> int:
     schema = pa.schema(clip_fields(header.vector_width, **columns._asdict()), metadata=header.to_metadata())
-    total = count_clips(connection)
+    total, missing = count_clips(connection), count_embeddings(connection, "visual")
     count = 0
     # No dictionaries of embeddings and encoded tokens, which hardly repeat.
     with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=["text"]) as writer:
@@ -264,8 +264,11 @@ def _write_clips(
         ):
             writer.write_table(group)
             count += len(group)
+            missing -= len(group) - group.column("vector").null_count
             if on_progress is not None:
                 on_progress(count, total)
+    if missing:
+        raise StorageError(f"{missing} of {total} clips have no vector; the catalogue is damaged")
     return count
 
 
@@ -280,9 +283,10 @@ def _clip_batch(rows: Sequence[tuple[Any, ...]], schema: Any, width: int) -> Any
         if field.name not in VECTORS:
             columns.append(pa.array(column, field.type))
             continue
-        if any((blob is None and not field.nullable) or len(blob or b"") not in (0, 4 * width) for blob in column):
+        blobs = [bytes(4 * width) if blob is None and field.nullable else blob for blob in column]
+        if any(blob is None or len(blob) != 4 * width for blob in blobs):
             raise StorageError(f"a vector is not {width} float32 numbers; the catalogue is damaged")
-        numbers = pa.array(np.frombuffer(b"".join(blob or bytes(4 * width) for blob in column), "<f4"))
+        numbers = pa.array(np.frombuffer(b"".join(blobs), "<f4"))
         mask = pa.array([blob is None for blob in column]) if field.nullable else None
         columns.append(pa.FixedSizeListArray.from_arrays(numbers, type=field.type, mask=mask))
     return pa.record_batch(columns, schema=schema)

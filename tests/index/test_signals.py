@@ -24,7 +24,7 @@ from index.vectors.snapshot import SNAPSHOT_NAMES
 from tests.index.jobs.fixtures import create_folder_job, ingest_file
 from tests.media_files import write_audio, write_color_video
 from tests.small_bundle import TONES, make_small_bundle
-from vitascope.errors import InvalidInput, MediaError, MediaUnsupported
+from vitascope.errors import InvalidInput, MediaError, MediaUnsupported, StorageError
 from vitascope.model import Model
 
 RATE = 8000
@@ -131,6 +131,24 @@ def test_indexes_are_built_again_if_they_are_missing_damaged_or_exchanged(
     library.open("videos").close()
     audio.write_bytes(b"damaged")
     check(library.open("videos"), models[0])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("DELETE FROM vectors WHERE clip_id = (SELECT min(clip_id) FROM vectors)", "1 of .* clips have no vector"),
+        ("UPDATE vectors SET vector = x''", "a vector is not .* float32 numbers"),
+    ],
+)
+def test_missing_embeddings_of_pictures_are_not_exported_as_those_of_sound_files(
+    damage: str, message: str, tmp_path: Path, library: CollectionStore
+) -> None:
+    collection = library.open("videos")
+    with collection.catalogue.write() as connection:
+        connection.execute(damage)
+    with pytest.raises(StorageError, match=message):
+        export_collection(collection, tmp_path / "export", tokens=False, thumbnails=False)
+    assert not (tmp_path / "export").exists()
 
 
 def test_backup_restore_export_and_import_keep_both_signals(
