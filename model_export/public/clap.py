@@ -22,7 +22,7 @@ from transformers.audio_utils import window_function
 
 from model_export.graphs import GraphSpec
 from model_export.public.model import SOUND_AXES, TEXT_AXES, PublicModel, TransformersReference
-from model_export.public.preprocessing import PowerSpectrum, open_feature_extractor
+from model_export.public.preprocessing import PowerSpectrum, open_processor
 from model_export.public.tokenization import Padding, max_text_length, open_tokenizer
 from model_export.public.weights import load_model
 from vitascope.bundle.manifest import AudioStream, Calibration
@@ -105,7 +105,7 @@ def load_clap(folder: Path, config: dict[str, Any], frames: int, *, allow_pickle
     from transformers import ClapModel
 
     model = load_model(ClapModel, folder, allow_pickle=allow_pickle)
-    extractor, tokenizer = open_feature_extractor(folder), open_tokenizer(folder)
+    extractor, tokenizer = open_processor(folder, "feature extractor"), open_tokenizer(folder)
     if extractor.padding not in _FILLS:
         raise InvalidInput(
             f"model: {folder}: its feature extractor has padding {extractor.padding!r}; {' or '.join(_FILLS)} was "

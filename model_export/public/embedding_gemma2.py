@@ -22,7 +22,7 @@ from torch.nn.functional import normalize
 from model_export.assemble import read_json_object
 from model_export.graphs import GraphSpec, video_spec
 from model_export.public.model import TEXT_AXES, PublicModel, TransformersReference
-from model_export.public.preprocessing import PixelNormalization, normalization_of, tile_streams
+from model_export.public.preprocessing import PixelNormalization, normalization_of, open_processor, tile_streams
 from model_export.public.tokenization import max_text_length, open_tokenizer
 from model_export.public.weights import load_model
 from vitascope.bundle.manifest import FrameStream, Prompts
@@ -246,13 +246,7 @@ def load_embedding_gemma2(folder: Path, config: dict[str, Any], frames: int, *, 
 
 
 def _open_processor(folder: Path) -> Any:
-    from transformers import AutoProcessor
-
-    processor_class: Any = AutoProcessor
-    try:
-        processor = processor_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # various libraries raise various errors
-        raise InvalidInput(f"model: {folder}: its processor cannot be opened: {error}") from error
+    processor = open_processor(folder, "processor")
     if processor.video_processor.add_timestamps:
         raise InvalidInput(f"model: {folder}: add_timestamps true; videos without timestamps were expected")
     return processor

@@ -24,6 +24,14 @@ _RESAMPLE: dict[int, Resample] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """By Pillow's numbers."""
 
 
+_PROCESSORS = {
+    "image processor": "AutoImageProcessor",
+    "feature extractor": "AutoFeatureExtractor",
+    "processor": "AutoProcessor",
+}
+"""Classes of transformers: for pictures, for sounds, and for several kinds of inputs."""
+
+
 class PixelNormalization(nn.Module):
     """uint8 (N, H, W, 3) -> float32 (N, 3, H, W), rescaled and normalized as by the processor."""
 
@@ -75,26 +83,22 @@ def select_clip_frames(stream: Tensor) -> Tensor:
     return stream.flatten(1, 2).index_select(1, torch.arange(frames) * clips + clips // 2)
 
 
-def open_processor(folder: Path) -> Any:
-    """Open the folder's image processor with transformers. Raises InvalidInput."""
-    from transformers import AutoImageProcessor
+def open_processor(folder: Path, kind: str = "image processor") -> Any:
+    """Open what the model's library prepares its inputs with, by transformers.
+
+    Args:
+        folder: Folder of the model.
+        kind: A key of `_PROCESSORS`.
+
+    Raises InvalidInput.
+    """
+    import transformers
 
     try:
-        processor_class: Any = AutoImageProcessor
+        processor_class: Any = getattr(transformers, _PROCESSORS[kind])
         return processor_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # various libraries raise various errors
-        raise InvalidInput(f"model: {folder}: its image processor cannot be opened: {error}") from error
-
-
-def open_feature_extractor(folder: Path) -> Any:
-    """Open the folder's audio feature extractor with transformers. Raises InvalidInput."""
-    from transformers import AutoFeatureExtractor
-
-    try:
-        extractor_class: Any = AutoFeatureExtractor
-        return extractor_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # various libraries raise various errors
-        raise InvalidInput(f"model: {folder}: its feature extractor cannot be opened: {error}") from error
+        raise InvalidInput(f"model: {folder}: its {kind} cannot be opened: {error}") from error
 
 
 def normalization_of(processor: Any) -> PixelNormalization:

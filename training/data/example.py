@@ -66,7 +66,7 @@ class Example:
     still: bool = False
     attributes: dict[str, Any] = field(default_factory=dict)
     caption_needs: tuple[Needs, ...] = ()
-    """What each caption needs; empty: not stated."""
+    """By caption, what must be perceived to judge it; empty if the corpus does not state it."""
 
     def to_json(self) -> str:
         """Return a line of JSON, keys in the order of the fields; unstated needs are left out."""

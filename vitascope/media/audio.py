@@ -83,7 +83,7 @@ class _Block(NamedTuple):
     """Consecutive mono samples."""
 
     position: int
-    """Of the first sample."""
+    """Number of samples of this rate before the first one, from time 0 of the file."""
     samples: Samples
     rate: int
 
@@ -101,7 +101,7 @@ class OpenAudio:
     seek_stream: AudioStream | VideoStream
     """The stream whose index seeks use."""
     is_timed: bool
-    """Whether timestamps are of the file, and not FFmpeg's count of samples."""
+    """Whether the container stores timestamps; otherwise FFmpeg counts samples."""
 
 
 def read_audio(

@@ -38,7 +38,7 @@ class MediaInfo:
     container: str
     """One of ``limits.CONTAINERS``."""
     codec: str
-    """Of the pictures; for "audio", of the sound."""
+    """FFmpeg's name of the codec of the pictures, or of the sound for the kind "audio"."""
     width: int
     height: int
     duration: float
