@@ -1,0 +1,49 @@
+"""Records of text on screen, and the interface of the engines that read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from vitascope.media.frame import Pixels
+
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom as shares of the width and height of the frame, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextLine:
+    """A line of text in one frame."""
+
+    text: str
+    box: Box
+    confidence: float
+    """0 to 1."""
+    script: str | None = None
+    """Script of most letters by its ISO 15924 code, such as "Latn", "Hani" or "Hira"; None without letters."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextSpan:
+    """A line of text and the time that it is on screen."""
+
+    text: str
+    start: float
+    """Seconds."""
+    end: float
+    """Seconds; the line is not on screen any more."""
+    box: Box
+    """Where the line was read best."""
+    confidence: float
+    """The highest of the readings, 0 to 1."""
+
+
+class TextReader(Protocol):
+    """An engine that reads the text of a frame; not thread-safe."""
+
+    @property
+    def name(self) -> str:
+        """Engine and models, such as "rapidocr/PP-OCRv6"; changes when the models do."""
+
+    def read(self, frame: Pixels) -> list[TextLine]:
+        """Return the lines of a frame (H, W, 3) uint8 RGB, from top to bottom. Raises EngineError."""
