@@ -1,0 +1,1 @@
+"""Speech recognition: what is said in the sound of media files, with times."""
