@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
 
@@ -25,6 +25,12 @@ from vitascope.media.sampling import Span, StreamSpec, sample_span, sample_strea
 from vitascope.media.shots import shot_starts
 from vitascope.media.subtitles import MAX_CUES, Cue, SubtitleStreamInfo, stream_cues, subtitle_streams
 from vitascope.sandbox.protocol import Buffer, Header, ProtocolError
+from vitascope.sandbox.response_values import check_boolean as _boolean
+from vitascope.sandbox.response_values import check_integer as _integer
+from vitascope.sandbox.response_values import check_items as _items
+from vitascope.sandbox.response_values import check_number as _number
+from vitascope.sandbox.response_values import check_row as _row
+from vitascope.sandbox.response_values import check_text as _text
 
 T = TypeVar("T")
 Bytes = NDArray[np.uint8]
@@ -33,8 +39,10 @@ Response = tuple[Any, list[Buffer]]
 """The JSON value and the blobs of a response."""
 
 _KINDS = ("video", "picture", "animation", "audio")
+_SECONDS_PER_MEDIA_SECOND = 2.0
+"""Time limit per second of video to decode: large videos on slow machines."""
 _SMALL_HEADER = 64 * 1024
-_LARGE_HEADER = 64 * 1024**2
+LARGE_HEADER = 64 * 1024**2
 """Bytes of a header that lists shots or subtitles."""
 _MAX_SIDE = 1_000_000
 _MAX_CHANNELS = 1024
@@ -53,6 +61,9 @@ class Request(ABC, Generic[T]):
     """
 
     operation: ClassVar[str]
+    actor: ClassVar[str] = "decoder"
+    activity: ClassVar[str] = "decoding"
+    """What runs the operation, and what that does with a file, in error messages."""
     max_header_bytes: ClassVar[int] = _SMALL_HEADER
     """Largest header of a response."""
 
@@ -64,6 +75,11 @@ class Request(ABC, Generic[T]):
     def media_seconds(self) -> float:
         """Upper bound of the seconds of video to decode, for the time limit."""
         return 0.0
+
+    @property
+    def extra_seconds(self) -> float:
+        """Seconds that the operation may take beyond those of the shortest task."""
+        return _SECONDS_PER_MEDIA_SECOND * self.media_seconds
 
     @property
     def blob_sizes(self) -> Sequence[tuple[int, int]]:
@@ -87,8 +103,8 @@ class Request(ABC, Generic[T]):
         return {"operation": self.operation, "arguments": vars(self)}
 
 
-def parse_request(header: Header) -> Request[Any]:
-    """Return the request of a header made by ``Request.to_header``."""
+def parse_request(header: Header, operations: Mapping[str, type[Request[Any]]] | None = None) -> Request[Any]:
+    """Return the request of a header made by ``Request.to_header``; ``operations``: None: ``OPERATIONS``."""
     arguments = dict(header["arguments"])
     limits = arguments["limits"]
     sets = {name: frozenset(limits[name]) for name in ("containers", "codecs")}
@@ -97,7 +113,7 @@ def parse_request(header: Header) -> Request[Any]:
         arguments["streams"] = tuple(StreamSpec(**stream) for stream in arguments["streams"])
     if "clips" in arguments:
         arguments["clips"] = tuple((start, end) for start, end in arguments["clips"])
-    return OPERATIONS[header["operation"]](**arguments)
+    return (OPERATIONS if operations is None else operations)[header["operation"]](**arguments)
 
 
 @dataclass(frozen=True)
@@ -316,7 +332,7 @@ class ShotStarts(Request[list[float]]):
     """Detect the shots of a file; ``duration`` (s) sets the time limit."""
 
     operation: ClassVar[str] = "shot_starts"
-    max_header_bytes: ClassVar[int] = _LARGE_HEADER
+    max_header_bytes: ClassVar[int] = LARGE_HEADER
 
     duration: float
     only_if_edited: bool = False
@@ -345,7 +361,7 @@ class SubtitleStreams(Request[list[SubtitleStreamInfo]]):
     """List the text subtitle streams of a file."""
 
     operation: ClassVar[str] = "subtitle_streams"
-    max_header_bytes: ClassVar[int] = _LARGE_HEADER
+    max_header_bytes: ClassVar[int] = LARGE_HEADER
 
     def run(self, file: MediaFile) -> list[SubtitleStreamInfo]:
         return subtitle_streams(file, self.limits)
@@ -366,7 +382,7 @@ class StreamCues(Request[list[Cue]]):
     """Read the cues of the subtitle stream at ``index``."""
 
     operation: ClassVar[str] = "stream_cues"
-    max_header_bytes: ClassVar[int] = _LARGE_HEADER
+    max_header_bytes: ClassVar[int] = LARGE_HEADER
 
     index: int
 
@@ -431,39 +447,3 @@ def _samples(blob: Bytes) -> Samples:
     if not (np.abs(samples) <= 1).all():  # also for NaN
         raise ProtocolError("samples: numbers from -1 to 1 were expected")
     return samples
-
-
-def _items(value: Any, max_count: int) -> list[Any]:
-    if not isinstance(value, list) or len(value) > max_count:
-        raise ProtocolError(f"a list of at most {max_count} was expected")
-    return value
-
-
-def _row(value: Any, count: int) -> list[Any]:
-    if not isinstance(value, list) or len(value) != count:
-        raise ProtocolError(f"a list of {count} was expected")
-    return value
-
-
-def _boolean(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ProtocolError("a boolean was expected")
-    return value
-
-
-def _integer(value: Any, minimum: int, maximum: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
-        raise ProtocolError(f"an integer from {minimum} to {maximum} was expected")
-    return value
-
-
-def _number(value: Any, maximum: float) -> float:
-    if not isinstance(value, float) or not math.isfinite(value) or not 0 <= value <= maximum:
-        raise ProtocolError(f"a number from 0 to {maximum} was expected")
-    return value
-
-
-def _text(value: Any, max_length: int) -> str:
-    if not isinstance(value, str) or len(value) > max_length:
-        raise ProtocolError(f"text of at most {max_length} characters was expected")
-    return value

@@ -15,7 +15,7 @@ from vitascope.errors import MediaCorrupt, MediaTooLarge, VitascopeError
 from vitascope.media.file import MediaFile, MediaSource, open_source
 from vitascope.sandbox.decoder import Decoder
 from vitascope.sandbox.operations import Request
-from vitascope.sandbox.protocol import ProtocolError
+from vitascope.sandbox.protocol import Header, ProtocolError
 from vitascope.sandbox.supervisor import (
     POLL_SECONDS,
     START_TIMEOUT,
@@ -36,8 +36,6 @@ CANCEL_GRACE_SECONDS = 0.3
 """Time for a cancelled task to finish before its worker is killed: about the cost of a new worker."""
 _MAX_ATTEMPTS = 3
 """Attempts for a file whose worker is killed from outside, which is hardly the fault of the file."""
-_SECONDS_PER_MEDIA_SECOND = 2.0
-"""Additional time limit per second of video: large videos on slow machines."""
 
 
 class TaskContext(Protocol):
@@ -111,6 +109,7 @@ class DecodingPool:
         seconds: float = 60.0,
         observer: MetricsObserver | None = None,
         module: str = WORKER_MODULE,
+        setup: Header | None = None,
     ) -> None:
         """Create the pool without starting workers.
 
@@ -120,6 +119,8 @@ class DecodingPool:
             seconds: Time limit of a task, extended for long stretches of video.
             observer: Receives metrics.
             module: Module that a worker runs.
+            setup: Further arguments for the module. ``process`` names its kind in error messages, ``niceness`` replaces
+                the usual one, and ``start_timeout`` the usual seconds until a worker is ready.
         """
         self.size = size
         self.seconds = seconds
@@ -127,7 +128,7 @@ class DecodingPool:
         self._queue: list[_Ticket] = []
         self._last_bulk_end = -math.inf
         self._supervisor = WorkerSupervisor(
-            size, memory_bytes, module, on_idle=self._grant_next, on_lost=self._observer.worker_lost
+            size, memory_bytes, module, on_idle=self._grant_next, on_lost=self._observer.worker_lost, setup=setup
         )
         self._lock = self._supervisor.changed
 
@@ -175,8 +176,24 @@ class DecodingPool:
             self._queue.clear()
         self._supervisor.join()
 
-    def run(self, request: Request[T], file: MediaFile, context: TaskContext) -> T:
-        """Run an operation on a file in a worker.
+    @property
+    def loaded(self) -> Header:
+        """What a worker has reported to have loaded; empty before one was ready."""
+        return self._supervisor.loaded
+
+    @property
+    def start_error(self) -> str | None:
+        """Why no worker could be started."""
+        return self._supervisor.start_error
+
+    def run(
+        self,
+        request: Request[T],
+        file: MediaFile,
+        context: TaskContext,
+        on_progress: Callable[[float], None] = lambda share: None,
+    ) -> T:
+        """Run an operation on a file in a worker; ``on_progress`` receives the share that is done, where it is known.
 
         Raises:
             VitascopeError: The error of the operation; MediaCorrupt or MediaTooLarge for a file that crashes its worker
@@ -188,24 +205,33 @@ class DecodingPool:
             worker = self._acquire(context)
             started_at = time.monotonic()
             try:
-                return self._run_once(worker, request, file, context)
+                return self._run_once(worker, request, file, context, on_progress)
             except WorkerExited as exit:
                 if exit.code != -signal.SIGKILL:
                     cause = _exit_description(exit.code)
-                    raise MediaCorrupt(f"{file.name}: the decoder crashed on it ({cause})") from None
+                    raise MediaCorrupt(f"{file.name}: the {request.actor} crashed on it ({cause})") from None
             finally:
                 ended_at = time.monotonic()
                 self._observer.task_finished(
                     request.operation, context.bulk, started_at - queued_at, ended_at - started_at
                 )
-        raise MediaTooLarge(f"{file.name}: its decoder was killed {_MAX_ATTEMPTS} times, probably for lack of memory")
+        raise MediaTooLarge(
+            f"{file.name}: its {request.actor} was killed {_MAX_ATTEMPTS} times, probably for lack of memory"
+        )
 
-    def _run_once(self, worker: WorkerProcess, request: Request[T], file: MediaFile, context: TaskContext) -> T:
+    def _run_once(
+        self,
+        worker: WorkerProcess,
+        request: Request[T],
+        file: MediaFile,
+        context: TaskContext,
+        on_progress: Callable[[float], None],
+    ) -> T:
         seconds = time_limit(request, self.seconds)
-        check = _deadline_check(file.name, seconds, context)
+        check = _deadline_check(f"{file.name}: {request.activity} it", seconds, context)
         lost: str | None = "cancelled"
         try:
-            result = worker.run(request, file, seconds * request.threads + 1.0, check)
+            result = worker.run(request, file, seconds * request.threads + 1.0, check, on_progress)
             lost = None
             return result
         except VitascopeError:
@@ -221,14 +247,16 @@ class DecodingPool:
         except ProtocolError as error:
             lost = "malformed"
             _log.error("%s: invalid response of a decoding process: %s", file.name, error)
-            raise MediaCorrupt(f"{file.name}: the decoder gave an invalid response") from None
+            raise MediaCorrupt(f"{file.name}: the {request.actor} gave an invalid response") from None
         except WorkerExited as exit:
             lost = "killed" if exit.code == -signal.SIGKILL else "crashed"
             if self._supervisor.closed:
                 raise self._supervisor.unavailable() from None
             _log.warning("%s: the decoding process ended: %s", file.name, _exit_description(exit.code))
             if exit.code == -signal.SIGXCPU:
-                raise MediaTooLarge(f"{file.name}: decoding it takes more processor time than is allowed") from None
+                raise MediaTooLarge(
+                    f"{file.name}: {request.activity} it takes more processor time than is allowed"
+                ) from None
             raise
         finally:
             if context.bulk:
@@ -302,10 +330,10 @@ class PooledDecoder(Decoder):
 
 def time_limit(request: Request[Any], base_seconds: float) -> float:
     """Seconds that a task may run, given the limit of the shortest task."""
-    return base_seconds + _SECONDS_PER_MEDIA_SECOND * request.media_seconds
+    return base_seconds + request.extra_seconds
 
 
-def _deadline_check(name: str, seconds: float, context: TaskContext) -> Callable[[], None]:
+def _deadline_check(task: str, seconds: float, context: TaskContext) -> Callable[[], None]:
     """A check that raises _TaskAborted after ``seconds``, or ``CANCEL_GRACE_SECONDS`` after the cancellation."""
     deadline = time.monotonic() + seconds
     cancelled_at: float | None = None
@@ -314,7 +342,7 @@ def _deadline_check(name: str, seconds: float, context: TaskContext) -> Callable
         nonlocal cancelled_at
         now = time.monotonic()
         if now >= deadline:
-            raise _TaskAborted(MediaTooLarge(f"{name}: decoding it timed out after {seconds:.0f} seconds"), "timeout")
+            raise _TaskAborted(MediaTooLarge(f"{task} timed out after {seconds:.0f} seconds"), "timeout")
         if (error := context.cancellation_error(now)) is not None:
             cancelled_at = now if cancelled_at is None else cancelled_at
             if now >= cancelled_at + CANCEL_GRACE_SECONDS:

@@ -17,6 +17,7 @@ import numpy as np
 
 from vitascope.errors import (
     DecodingUnavailable,
+    EngineError,
     InvalidInput,
     MediaCorrupt,
     MediaError,
@@ -57,7 +58,15 @@ _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPD
 """Variables to pass on; all others, such as keys and addresses of the service, are withheld."""
 _ERRORS: dict[str, type[VitascopeError]] = {
     error.code: error
-    for error in (MediaError, MediaUnsupported, MediaCorrupt, MediaTooLarge, SubtitlesCorrupt, InvalidInput)
+    for error in (
+        MediaError,
+        MediaUnsupported,
+        MediaCorrupt,
+        MediaTooLarge,
+        SubtitlesCorrupt,
+        InvalidInput,
+        EngineError,
+    )
 }
 assert OUT_OF_MEMORY in _ERRORS
 
@@ -78,16 +87,23 @@ class WorkerError(Exception):
         self.traceback = traceback
 
 
+class StartRefused(Exception):
+    """A worker cannot load what it needs, for the reason in the message; another one could not, either."""
+
+
 class WorkerProcess:
     """A started worker; call ``wait_until_ready`` before the first request."""
 
-    def __init__(self, memory_bytes: int, module: str = WORKER_MODULE, *, niceness: int = 0) -> None:
+    def __init__(
+        self, memory_bytes: int, module: str = WORKER_MODULE, *, niceness: int = 0, setup: Header | None = None
+    ) -> None:
         """Start the process, which ends with the calling thread.
 
         Args:
             memory_bytes: Address space it may take beyond what it has before the first file.
             module: Module to run.
             niceness: Added to that of the service.
+            setup: Further arguments for the module, as JSON.
 
         Raises:
             OSError: The process cannot be started.
@@ -102,9 +118,12 @@ class WorkerProcess:
                 env=_environment(),
                 start_new_session=True,  # Ctrl-C must reach only the service, which ends its workers itself
             )
-        self._setup: Header = {"parent": os.getpid(), "memory_bytes": memory_bytes, "niceness": niceness}
+        limits = {"parent": os.getpid(), "memory_bytes": memory_bytes, "niceness": niceness}
+        self._setup: Header = {**limits, **(setup or {})}
         self.measures: list[str] = []
         """Confinement measures in effect, in words."""
+        self.loaded: Header = {}
+        """What the module reports to have loaded."""
         self.completed_tasks = 0
 
     @property
@@ -116,19 +135,29 @@ class WorkerProcess:
         return self._popen.poll() is not None
 
     def wait_until_ready(self, poll: Callable[[], None]) -> None:
-        """Wait for the handshake. Raises WorkerExited, ProtocolError and what ``poll`` raises."""
+        """Wait for the handshake. Raises StartRefused, WorkerExited, ProtocolError and what ``poll`` raises."""
         try:
             self._send(self._setup)
             header = receive_header(self._channel, _MAX_HANDSHAKE_BYTES, poll)
         except (EOFError, OSError):
             raise WorkerExited(self._exit_code()) from None
-        measures = header.get("measures")
+        if "error" in header:
+            raise StartRefused(str(_parse_error(header)))
+        measures, loaded = header.get("measures"), header.get("loaded")
         if not isinstance(measures, list) or not all(isinstance(measure, str) for measure in measures):
             raise ProtocolError(f"handshake: {str(header)[:200]}; a list of measures was expected")
         self.measures = measures
+        self.loaded = loaded if isinstance(loaded, dict) else {}
 
-    def run(self, request: Request[T], file: MediaFile, cpu_seconds: float, poll: Callable[[], None]) -> T:
-        """Run an operation on a file.
+    def run(
+        self,
+        request: Request[T],
+        file: MediaFile,
+        cpu_seconds: float,
+        poll: Callable[[], None],
+        on_progress: Callable[[float], None],
+    ) -> T:
+        """Run an operation on a file. ``on_progress`` receives the share that is done, 0 to 1, where that is reported.
 
         Raises:
             VitascopeError: A media error or InvalidInput of the operation.
@@ -139,6 +168,9 @@ class WorkerProcess:
         try:
             self._send(header, file)
             response = receive_header(self._channel, request.max_header_bytes, poll)
+            while "progress" in response:
+                on_progress(_share(response["progress"]))
+                response = receive_header(self._channel, request.max_header_bytes, poll)
             sizes = response["blobs"]
             if "error" in response:
                 if sizes:
@@ -179,6 +211,12 @@ class WorkerProcess:
             return self._popen.wait(_EXIT_TIMEOUT)
         except subprocess.TimeoutExpired:
             return None
+
+
+def _share(value: Any) -> float:
+    if not isinstance(value, float) or not 0 <= value <= 1:
+        raise ProtocolError("progress: a number from 0 to 1 was expected")
+    return value
 
 
 def _check_sizes(sizes: list[Any], request: Request[Any]) -> None:
@@ -227,6 +265,7 @@ class WorkerSupervisor:
         *,
         on_idle: Callable[[], None],
         on_lost: Callable[[str], None],
+        setup: Header | None = None,
     ) -> None:
         """Create the supervisor without starting workers.
 
@@ -236,6 +275,7 @@ class WorkerSupervisor:
             module: Module that a worker runs.
             on_idle: Called with the lock held when a worker becomes idle.
             on_lost: Called with the reason when a worker is lost: killed, start, or that of ``release``.
+            setup: Further arguments for the module.
         """
         self.changed = threading.Condition()
         """Reentrant lock of the supervisor and of the caller's queue, notified on every change."""
@@ -243,6 +283,9 @@ class WorkerSupervisor:
         self._size = size
         self._memory_bytes = memory_bytes
         self._module = module
+        self._setup = setup or {}
+        self.loaded: Header = {}
+        """What the last worker that was started reports to have loaded."""
         self._on_idle = on_idle
         self._on_lost = on_lost
         self._starts = 0
@@ -251,7 +294,8 @@ class WorkerSupervisor:
         self._reserved: WorkerProcess | None = None
         """The worker that never takes bulk tasks, in a pool of several."""
         self._exiting: list[WorkerProcess] = []
-        self._start_error: str | None = None
+        self.start_error: str | None = None
+        """Why no worker could be started; None once one was."""
         # Workers end with the thread that starts them, so it lives as long as the pool.
         self._thread = threading.Thread(target=self._supervise, name="decoding-supervisor", daemon=True)
 
@@ -278,13 +322,14 @@ class WorkerSupervisor:
     def is_failed(self) -> bool:
         """Return whether there is no worker and none can be expected soon."""
         with self.changed:
-            return self.closed or (self._start_error is not None and not self._idle and not self._busy)
+            return self.closed or (self.start_error is not None and not self._idle and not self._busy)
 
     def unavailable(self) -> DecodingUnavailable:
         """The error for a task that gets no worker."""
         if self.closed:
             return DecodingUnavailable("the service is stopping; no more files are decoded")
-        return DecodingUnavailable(f"no decoding process could be started: {self._start_error or 'timed out'}")
+        process = self._setup.get("process", "decoding")
+        return DecodingUnavailable(f"no {process} process could be started: {self.start_error or 'timed out'}")
 
     def wait_until_ready(self, timeout: float = START_TIMEOUT) -> None:
         """Wait for the first worker. Raises DecodingUnavailable after ``timeout`` s, or if none can be started."""
@@ -342,6 +387,8 @@ class WorkerSupervisor:
             try:
                 self._start_workers(deficit)
                 failures = 0
+            except StartRefused as error:
+                self._fail(str(error))
             except Exception as error:  # retry whatever the cause
                 failures += 1
                 self._back_off(error, failures)
@@ -384,21 +431,22 @@ class WorkerSupervisor:
             for _ in range(count):
                 is_reserved = self._size > 1 and self._reserved is None
                 niceness = BULK_NICENESS if self._size > 1 and not is_reserved else 0
-                starting.append(WorkerProcess(self._memory_bytes, self._module, niceness=niceness))
+                starting.append(WorkerProcess(self._memory_bytes, self._module, niceness=niceness, setup=self._setup))
                 if is_reserved:
                     self._reserved = starting[-1]
-            deadline = time.monotonic() + START_TIMEOUT
+            timeout = self._setup.get("start_timeout", START_TIMEOUT)
+            deadline = time.monotonic() + timeout
             while starting:
-                starting[0].wait_until_ready(lambda: self._check_start(deadline))
+                starting[0].wait_until_ready(lambda: self._check_start(deadline, timeout))
                 self._on_worker_started(starting.pop(0))
         finally:
             with self.changed:
                 for worker in starting:
                     self._retire(worker)
 
-    def _check_start(self, deadline: float) -> None:
+    def _check_start(self, deadline: float, timeout: float) -> None:
         if self.closed or time.monotonic() >= deadline:
-            raise _StartTimeout(f"not ready in {START_TIMEOUT:.0f} s")
+            raise _StartTimeout(f"not ready in {timeout:.0f} s")
 
     def _on_worker_started(self, worker: WorkerProcess) -> None:
         with self.changed:
@@ -407,10 +455,19 @@ class WorkerSupervisor:
                 if NO_NETWORK not in worker.measures:
                     _log.warning("decoding processes can reach the network: neither seccomp nor namespaces available")
             self._starts += 1
-            self._start_error = None
+            self.loaded = worker.loaded
+            self.start_error = None
             self._idle.append(worker)
             self._on_idle()
             self.changed.notify_all()
+
+    def _fail(self, reason: str) -> None:
+        """Start no further worker until the pool is closed."""
+        with self.changed:
+            _log.error("a %s process cannot work: %s", self._setup.get("process", "decoding"), reason)
+            self.start_error = reason
+            self.changed.notify_all()
+            self.changed.wait_for(lambda: self.closed)
 
     def _back_off(self, error: Exception, failures: int) -> None:
         delay = min(_START_BACKOFF[0] * 2.0 ** (failures - 1), _START_BACKOFF[1])
@@ -418,7 +475,7 @@ class WorkerSupervisor:
             if self.closed:
                 return
             _log.error("a decoding process could not be started; next attempt in %.1f s: %r", delay, error)
-            self._start_error = str(error) or type(error).__name__
+            self.start_error = str(error) or type(error).__name__
             self.changed.notify_all()
             self.changed.wait_for(lambda: self.closed, delay)
         self._on_lost("start")

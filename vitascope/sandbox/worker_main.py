@@ -1,5 +1,7 @@
 """``python -m vitascope.sandbox.worker_main``: a confined process that decodes one file at a time.
 
+``serve`` is the loop of every confined process; ``vitascope.sandbox.recognition_main`` is another one.
+
 Standard input is the socket for requests and responses. The process confines itself before it loads any decoder, and
 opens no media file: the descriptor of each file accompanies the request.
 """
@@ -10,7 +12,9 @@ import gc
 import os
 import socket
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from vitascope.errors import VitascopeError
 from vitascope.media.file import MediaFile
@@ -23,17 +27,38 @@ OUT_OF_MEMORY = "media_too_large"
 _MAX_MESSAGE = 2000
 
 
+Execute = Callable[[Header, MediaFile, Callable[[float], None]], tuple[Any, list[Buffer]]]
+"""Runs the request of a header on a file, reporting the share that is done, 0 to 1; returns the value and blobs of the
+response.
+"""
+
+
 def main() -> None:
-    """Serve requests until the other end closes the socket."""
+    """Decode files until the other end closes the socket."""
+    serve(_load_decoders, _execute)
+
+
+def serve(load: Callable[[Header], Header], execute: Execute) -> None:
+    """Confine this process and serve requests until the other end closes the socket.
+
+    Args:
+        load: Loads, confined, what requests need, before memory is limited. Receives the setup of the process; returns
+            what it has loaded. A VitascopeError is reported to the other end, which then starts no further process.
+        execute: Runs a request.
+    """
     channel = socket.socket(fileno=os.dup(0))
     null = os.open(os.devnull, os.O_RDWR)
     setup, _ = receive_request(channel)
     os.nice(setup["niceness"])
     measures = confine(setup["parent"])
-    _load_decoders()
+    try:
+        loaded = load(setup)
+    except VitascopeError as error:
+        send(channel, {"error": error.code, "message": str(error)[:_MAX_MESSAGE]})
+        return
     gc.freeze()  # exclude start-up objects from later collections
     measures += limit_resources(setup["memory_bytes"])
-    send(channel, {"measures": measures})
+    send(channel, {"measures": measures, "loaded": loaded})
     for standard_stream in (0, 1, 2):  # a compromised worker must not write to the service's log
         os.dup2(null, standard_stream)
     while True:
@@ -42,14 +67,14 @@ def main() -> None:
         except EOFError:
             return
         limit_cpu_seconds(request["cpu_seconds"])
-        header, blobs = _respond(request, descriptor)
+        header, blobs = _respond(execute, request, descriptor, lambda share: send(channel, {"progress": share}))
         send(channel, header, blobs)
         del blobs
         gc.collect()  # PyAV keeps some frames in reference cycles; free their memory for the next file
 
 
-def _load_decoders() -> None:
-    """Import everything that decodes, before memory is limited. Raises what keeps the decoders from working."""
+def load_decoders() -> None:
+    """Import everything that decodes. Raises what keeps the decoders from working."""
     import av
     from PIL import AvifImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401
 
@@ -60,16 +85,27 @@ def _load_decoders() -> None:
     av.CodecContext.create("h264", "r")
 
 
-def _respond(header: Header, descriptor: int | None) -> tuple[Header, list[Buffer]]:
+def _load_decoders(setup: Header) -> Header:
+    load_decoders()
+    return {}
+
+
+def _execute(header: Header, file: MediaFile, on_progress: Callable[[float], None]) -> tuple[Any, list[Buffer]]:
     from vitascope.sandbox.operations import parse_request
 
+    request = parse_request(header)
+    return request.encode_result(request.run(file))
+
+
+def _respond(
+    execute: Execute, header: Header, descriptor: int | None, on_progress: Callable[[float], None]
+) -> tuple[Header, list[Buffer]]:
     name = header["file_name"]
     try:
         if descriptor is None:
             raise ProtocolError("a file was expected with the request")
         with MediaFile(descriptor, Path(name)) as file:
-            request = parse_request(header)
-            value, blobs = request.encode_result(request.run(file))
+            value, blobs = execute(header, file, on_progress)
         return {"value": value}, blobs
     except VitascopeError as error:
         return {"error": error.code, "message": str(error)[:_MAX_MESSAGE]}, []
