@@ -16,6 +16,7 @@ _PACKAGES_BY_EXTRA = {
     "tensorrt": "tensorrt cuda",
     "mcp": "mcp mcp_types",
     "langchain": "langchain_core",
+    "speech": "sherpa_onnx pocketsphinx",
 }
 EXTRA_BY_PACKAGE = {package: extra for extra, names in _PACKAGES_BY_EXTRA.items() for package in names.split()}
 """The extra of `pyproject.toml` by import name."""

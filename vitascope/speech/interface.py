@@ -6,19 +6,28 @@ Shape letter: T samples.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
+from vitascope.errors import InvalidInput, MediaUnsupported
+from vitascope.extras import missing_package_message
 from vitascope.media.audio import Samples
-from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
+from vitascope.media.file import MediaFile, MediaSource, open_source
+from vitascope.media.limits import AUDIO_CODECS, DEFAULT_LIMITS, MediaLimits
+from vitascope.sandbox.decoder import IN_PROCESS, Decoder
+from vitascope.speech.splitting import SAMPLE_RATE, quietest
 
 if TYPE_CHECKING:
     from vitascope.engines.onnx_runtime import Device
-    from vitascope.media.file import MediaSource
-    from vitascope.sandbox.decoder import Decoder
 
-SAMPLE_RATE = 16_000
-"""Hz, of the samples that a recogniser takes."""
+POCKETSPHINX = "pocketsphinx"
+_READ_SECONDS = 300.0
+"""Seconds of sound that are in memory. Each read opens and seeks the file again."""
+_BLOCK_SECONDS = 60.0
+"""Seconds that a recogniser receives at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,13 @@ class SpeechSegment:
     """0 to 1; None if the model has none."""
     words: tuple[SpokenWord, ...] = ()
     """Empty if the model has no times of words."""
+
+    def shifted(self, seconds: float) -> SpeechSegment:
+        """Return the segment that begins ``seconds`` later."""
+        words = tuple(
+            SpokenWord(word.text, round(word.start + seconds, 3), round(word.end + seconds, 3)) for word in self.words
+        )
+        return replace(self, start=round(self.start + seconds, 3), end=round(self.end + seconds, 3), words=words)
 
 
 class SpeechRecognizer(Protocol):
@@ -80,7 +96,18 @@ def open_recognizer(model: str, *, threads: int = 0, device: Device = "auto") ->
         InvalidInput: There is no such folder, it has no model of a known kind, or the engine is not installed.
         EngineError: The model cannot be loaded.
     """
-    raise NotImplementedError
+    try:
+        if model == POCKETSPHINX:
+            from vitascope.speech.pocketsphinx_recognizer import PocketSphinxRecognizer
+
+            return PocketSphinxRecognizer()
+        from vitascope.speech.sherpa_onnx_recognizer import SherpaOnnxRecognizer
+
+        return SherpaOnnxRecognizer(Path(model), threads, device)
+    except ModuleNotFoundError as error:
+        if error.name not in ("pocketsphinx", "sherpa_onnx"):
+            raise
+        raise InvalidInput(missing_package_message(error.name, f"the speech model {model!r}")) from None
 
 
 def transcribe_file(
@@ -112,5 +139,44 @@ def transcribe_file(
         MediaCorrupt, MediaTooLarge, MediaError: It cannot be decoded.
         InvalidInput, EngineError: As ``SpeechRecognizer.transcribe``.
     """
-    raise NotImplementedError
-    yield
+    decoder = decoder or IN_PROCESS
+    with open_source(media) as file:
+        info = decoder.probe(file, limits)
+        if info.audio is None:
+            raise MediaUnsupported(f"{file.name}: no audio track; a file with sound was expected")
+        if info.audio.codec not in AUDIO_CODECS:
+            codecs = ", ".join(sorted(AUDIO_CODECS))
+            raise MediaUnsupported(f"{file.name}: the audio codec is {info.audio.codec!r}; expected one of {codecs}")
+        duration = max(info.duration, info.audio.seconds or 0.0)
+        stop = duration if end is None else min(end, duration)
+        for offset, samples in _blocks(decoder, file, start, stop, limits):
+            for segment in recognizer.transcribe(samples, language):
+                yield segment.shifted(offset)
+
+
+def _blocks(
+    decoder: Decoder, file: MediaFile, start: float, stop: float, limits: MediaLimits
+) -> Iterator[tuple[float, Samples]]:
+    """Yield the sound that is not silent, in blocks of at most ``_BLOCK_SECONDS`` that are cut where it is quiet.
+
+    Yields:
+        The second at which each block begins, and its samples (T,).
+    """
+    size = round(_BLOCK_SECONDS * SAMPLE_RATE)
+    rest, rest_start = np.zeros(0, np.float32), start
+    while start < stop:
+        last = min(start + _READ_SECONDS, stop)
+        sound = decoder.read_audio(file, start, last, SAMPLE_RATE, limits)
+        if sound is not None:
+            rest = np.concatenate([rest, sound])
+        while len(rest) > size:
+            cut = quietest(rest[:size], size * 3 // 4)
+            yield rest_start, rest[:cut]
+            rest, rest_start = rest[cut:], rest_start + cut / SAMPLE_RATE
+        if sound is None or start + (len(sound) + 1) / SAMPLE_RATE < last:  # silence, or the end of the sound
+            if len(rest):
+                yield rest_start, rest
+            rest, rest_start = rest[:0], last
+        start = last
+    if len(rest):
+        yield rest_start, rest

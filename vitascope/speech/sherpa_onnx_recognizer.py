@@ -1,0 +1,173 @@
+"""Recogniser that runs Whisper, Moonshine, Parakeet, SenseVoice and Zipformer models with sherpa-onnx."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sherpa_onnx
+
+from vitascope.errors import EngineError, InvalidInput
+from vitascope.media.audio import Samples
+from vitascope.speech.interface import SpeechSegment, SpokenWord
+from vitascope.speech.model_folder import ModelFolder, find_model
+from vitascope.speech.splitting import MAX_SECONDS, SAMPLE_RATE, divide
+from vitascope.speech.voice_activity import silero_spans, webrtc_spans
+
+if TYPE_CHECKING:
+    from vitascope.engines.onnx_runtime import Device
+
+_CONSTRUCTORS = {
+    "whisper": "from_whisper",
+    "moonshine": "from_moonshine",
+    "moonshine_v2": "from_moonshine_v2",
+    "transducer": "from_transducer",
+    "nemo_transducer": "from_transducer",
+    "nemo_ctc": "from_nemo_ctc",
+    "zipformer_ctc": "from_zipformer_ctc",
+    "sense_voice": "from_sense_voice",
+}
+_CUDA_PROVIDER = "libonnxruntime_providers_cuda.so"
+_WORD_STARTS = (" ", "\u2581")
+"""First characters of a token that begins a word."""
+_LAST_WORD_SECONDS = 0.3
+"""Assumed of a word whose end the model does not tell."""
+
+
+class SherpaOnnxRecognizer:
+    """``SpeechRecognizer`` that decodes one call at a time, since the language is a setting of the loaded model."""
+
+    def __init__(self, folder: Path, threads: int = 0, device: Device = "auto") -> None:
+        """Load the model in a folder; arguments and errors as ``open_recognizer``."""
+        provider = _provider(device)
+        self.model = find_model(folder, prefer_small=provider == "cpu")
+        self.name = f"sherpa-onnx/{folder.resolve().name}"
+        self._lock = threading.Lock()
+        self._language = ""
+        options: dict[str, Any] = {"num_threads": threads or os.cpu_count() or 1, "provider": provider}
+        options |= _options_of(self.model)
+        construct = getattr(sherpa_onnx.OfflineRecognizer, _CONSTRUCTORS[self.model.kind])
+        try:
+            self._recognizer = construct(
+                **{name: str(path) for name, path in self.model.files.items()},
+                **options,
+            )
+        except (RuntimeError, ValueError) as error:
+            raise EngineError(f"speech model: {str(folder)!r}: it cannot be loaded: {error}") from error
+
+    def transcribe(self, samples: Samples, language: str | None = None) -> list[SpeechSegment]:
+        """Recognise what is said, as ``SpeechRecognizer.transcribe``."""
+        known = self.model.languages
+        if language is not None and known and language not in known:
+            raise InvalidInput(f"language: {language!r}; one of {', '.join(known)} was expected: {self.name}")
+        detector = self.model.voice_detector
+        spans = webrtc_spans(samples) if detector is None else silero_spans(samples, detector, MAX_SECONDS)
+        with self._lock:
+            self._set_language(language or "")
+            return [
+                segment.shifted(first / SAMPLE_RATE)
+                for first, last in divide(samples, spans)
+                for segment in self._decode(samples[first:last], language)
+            ]
+
+    def _set_language(self, language: str) -> None:
+        if language == self._language or not self.model.languages:
+            return
+        config = self._recognizer.config
+        getattr(config.model_config, self.model.kind).language = language
+        self._recognizer.recognizer.set_config(config)
+        self._language = language
+
+    def _decode(self, samples: Samples, language: str | None) -> Iterator[SpeechSegment]:
+        stream = self._recognizer.create_stream()
+        stream.accept_waveform(SAMPLE_RATE, samples)
+        try:
+            self._recognizer.decode_stream(stream)
+        except RuntimeError as error:
+            raise EngineError(f"{self.name}: {error}") from error
+        yield from segments_of(stream.result, len(samples) / SAMPLE_RATE, language)
+
+
+def segments_of(result: Any, seconds: float, language: str | None) -> Iterator[SpeechSegment]:
+    """Yield the segments of a result of sherpa-onnx for a span of ``seconds``; ``language``: if it was given."""
+    text = result.text.strip()
+    if not text:
+        return
+    language = result.lang.strip("<|>") or language
+    confidence = _confidence(result.ys_log_probs)
+    words = _words(result, seconds)
+    times = list(zip(result.segment_texts, result.segment_timestamps, result.segment_durations, strict=False))
+    if not times:
+        yield SpeechSegment(0.0, seconds, text, language, confidence, words)
+        return
+    for index, (part, start, duration) in enumerate(times):
+        end = min(start + duration, seconds) if duration > 0 else seconds
+        is_last = index == len(times) - 1
+        inside = tuple(word for word in words if start <= word.start and (word.start < end or is_last))
+        if part.strip() and start < seconds:
+            yield SpeechSegment(start, max(start, end), part.strip(), language, confidence, inside)
+
+
+def _words(result: Any, seconds: float) -> tuple[SpokenWord, ...]:
+    """Join tokens to words; empty if the model tells no times of tokens. Each ideograph is a word."""
+    tokens, starts, durations = result.tokens, result.timestamps, result.durations
+    if not tokens or len(starts) != len(tokens):
+        return ()
+    ends = [
+        start + durations[index]
+        if len(durations) == len(tokens)
+        else starts[index + 1]
+        if index + 1 < len(starts)
+        else start + _LAST_WORD_SECONDS
+        for index, start in enumerate(starts)
+    ]
+    words: list[SpokenWord] = []
+    for token, start, end in zip(tokens, starts, ends, strict=True):
+        text = token.replace(_WORD_STARTS[1], " ").strip()
+        end = min(max(start, end), seconds)
+        if words and not token.startswith(_WORD_STARTS) and not _is_ideograph(text):
+            words[-1] = SpokenWord(words[-1].text + text, words[-1].start, max(end, words[-1].end))
+        elif text:
+            words.append(SpokenWord(text, min(start, seconds), end))
+    return tuple(words)
+
+
+def _is_ideograph(text: str) -> bool:
+    return bool(text) and "\u2e80" <= text[0] <= "\u9fff"
+
+
+def _confidence(log_probabilities: list[float]) -> float | None:
+    """Return the geometric mean of the tokens' probabilities; None if the model has none."""
+    if not log_probabilities:
+        return None
+    return min(1.0, math.exp(sum(log_probabilities) / len(log_probabilities)))
+
+
+def _provider(device: Device) -> str:
+    """Return the provider for a device. Raises EngineError for a GPU that this build of sherpa-onnx cannot use."""
+    if device == "cpu":
+        return "cpu"
+    library = Path(sherpa_onnx.__file__).parent / "lib" / _CUDA_PROVIDER
+    if library.is_file():
+        return "cuda"
+    if device == "auto":
+        return "cpu"
+    raise EngineError(f"device: {device!r}; 'cpu' was expected: the installed build of sherpa-onnx has no CUDA")
+
+
+def _options_of(model: ModelFolder) -> dict[str, Any]:
+    if model.kind == "whisper":
+        return {
+            "language": "",
+            "enable_segment_timestamps": True,
+            "enable_token_timestamps": "n_alignment_heads" in model.metadata,
+        }
+    if model.kind == "sense_voice":
+        return {"use_itn": True}
+    if model.kind == "nemo_transducer":
+        return {"model_type": "nemo_transducer"}
+    return {}
