@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +15,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
+from index.clip_rows import clip_row, decode_clip_tokens
 from index.media_files import MediaFiles
 from index.records import (
     Clip,
@@ -28,16 +29,12 @@ from index.records import (
     Stats,
     Video,
     check_embedding,
-    check_span,
-    check_text,
-    check_thumbnail,
-    check_tokens,
     check_video,
 )
 from index.storage import edits, queries
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue
 from index.storage.facets import Facets, read_facets
-from index.storage.filters import Filter
+from index.storage.filters import Filter, allowed_clips
 from index.storage.removals import is_owned
 from index.vectors.faiss_kinds import INDEX_KIND_KEY, check_index_kind, read_requested_kind
 from index.vectors.interface import (
@@ -50,15 +47,16 @@ from index.vectors.interface import (
     open_vector_index,
     parse_signals,
 )
+from index.video_text import VideoText, check_speech, check_video_text
 from vitascope.errors import (
-    CollectionNotFound,
     FingerprintMismatch,
     InvalidInput,
     NotFound,
     StorageError,
     VideoNotFound,
 )
-from vitascope.visual_token_codec import check_encoding, decode_tokens, encode_tokens
+from vitascope.speech.interface import SpeechSegment
+from vitascope.visual_token_codec import check_encoding
 
 __all__ = ["Clip", "Collection", "Hit", "NewClip", "NewVideo", "Stats", "Video"]
 
@@ -190,15 +188,7 @@ class Collection:
 
     def size(self) -> int:
         """Return the bytes on disk of the catalogue and what is derived from it. Raises CollectionNotFound."""
-        total = 0
-        try:
-            entries = list(self.folder.iterdir())
-        except FileNotFoundError as error:
-            raise CollectionNotFound(f"collection {self.name}: there is no collection of this name") from error
-        for entry in entries:
-            with suppress(FileNotFoundError):  # an index that is being replaced
-                total += entry.stat().st_size if entry.is_file() else 0
-        return total
+        return self.catalogue.folder_size()
 
     def facets(self) -> Facets:
         """Return folders, days, durations and metadata of the videos, with the number of videos of each."""
@@ -239,25 +229,35 @@ class Collection:
         """
         return self.add_if_new(video, clips)[0]
 
-    def add_if_new(self, video: NewVideo, clips: Sequence[NewClip]) -> tuple[Video, bool]:
+    def add_if_new(
+        self, video: NewVideo, clips: Sequence[NewClip], text: VideoText | None = None
+    ) -> tuple[Video, bool]:
         """Add a video with its clips unless one of the same content exists; also return whether it was added.
 
-        Raises InvalidInput that names the field.
+        ``text``: what the words of the clips are from. Raises InvalidInput that names the field.
         """
         check_video(video)
+        text = check_video_text(text or VideoText())
         if not clips:
             raise InvalidInput(f"clips: none for {video.path!r}; at least one was expected")
-        rows = [self._clip_row(clip, has_pictures=video.width > 0) for clip in clips]
+        rows = [clip_row(self, clip, has_pictures=video.width > 0) for clip in clips]
         with self.catalogue.write() as connection:
             existing = queries.find_video(connection, video.content_sha256)
             if existing is not None:
                 return existing, False
-            video_id = queries.insert_video(connection, video, queries.newest_clip(connection) + 1, rows)
-            added = self._require_video(connection, video_id)
+            video_id = queries.insert_video(connection, video, queries.newest_clip(connection) + 1, rows, text=text)
+            added = self.require_video(connection, video_id)
         self._on_write(len(clips))
         return added, True
 
-    def add_with_ids(self, video: Video, clips: Sequence[NewClip], first_clip: int, file: Path | None = None) -> None:
+    def add_with_ids(
+        self,
+        video: Video,
+        clips: Sequence[NewClip],
+        first_clip: int,
+        file: Path | None = None,
+        text: VideoText | None = None,
+    ) -> None:
         """Add a video of another collection under its ids, in place of one of the same content.
 
         Args:
@@ -265,22 +265,12 @@ class Collection:
             clips: of consecutive ids.
             first_clip: id of the first clip.
             file: of a video whose collection owns it; it is linked into this collection.
+            text: what is said and shown in the video.
 
         Raises:
             InvalidInput, StorageError.
         """
-        new_video = NewVideo(
-            content_sha256=video.content_sha256,
-            path=video.path,
-            title=video.title,
-            duration=video.duration,
-            width=video.width,
-            height=video.height,
-            metadata=video.metadata,
-            source_uri=video.source_uri,
-            source_values=video.source_values,
-        )
-        rows = [self._clip_row(clip, has_pictures=video.width > 0) for clip in clips]
+        rows = [clip_row(self, clip, has_pictures=video.width > 0) for clip in clips]
         deleted = 0
         with self.catalogue.write() if file is None else self.media.writing(video.path) as connection:
             if file is not None:
@@ -288,7 +278,8 @@ class Collection:
             replaced = queries.find_video(connection, video.content_sha256)
             if replaced is not None:
                 deleted = queries.delete_video(connection, replaced.id) or 0
-            queries.insert_video(connection, new_video, first_clip, rows, video_id=video.id, added_at=video.added_at)
+            new, video_id, added_at = video.as_new(), video.id, video.added_at
+            queries.insert_video(connection, new, first_clip, rows, video_id=video_id, added_at=added_at, text=text)
         self._on_write(deleted + len(clips))
         if replaced is not None:
             self.media.remove_listed(replaced.path)
@@ -300,25 +291,23 @@ class Collection:
         title: str | None = None,
         metadata: Mapping[str, Scalar | None] | None = None,
         texts: Sequence[str] | None = None,
+        subtitles: Sequence[SpeechSegment] = (),
     ) -> tuple[Video, tuple[str, ...]]:
         """Change a video, durably; return it and the names of what changed.
 
         Args:
             title: None: it stays.
             metadata: merged into that of the video; None deletes a key.
-            texts: the words spoken in each clip, in order; None: they stay.
+            texts: the words of subtitles in each clip, in order; None: they stay.
+            subtitles: with ``texts``, what they are from.
 
         Raises:
             VideoNotFound, and InvalidInput that names the field.
         """
-        if title is not None:
-            check_text("title", title)
-        for text in texts or ():
-            check_text("text", text)
         with self.catalogue.write() as connection:
-            video = self._require_video(connection, video_id)
-            changes = edits.edit_video(connection, video, title, metadata or {}, texts)
-            return self._require_video(connection, video_id), changes
+            video = self.require_video(connection, video_id)
+            changes = edits.edit_video(connection, video, title, metadata or {}, texts, check_speech(subtitles))
+            return self.require_video(connection, video_id), changes
 
     def refresh_video(self, video: Video, statement: edits.SourceStatement) -> tuple[Video, tuple[str, ...]]:
         """Store what is new in the statement of a video's source; return the video and the names of what changed.
@@ -326,15 +315,12 @@ class Collection:
         ``video``: as it was read; if another process has moved it since, its path stays. Raises VideoNotFound, and
         InvalidInput that names the field.
         """
-        check_text("title", statement.title or "")
-        for text in statement.texts:
-            check_text("text", text)
         with self.catalogue.write() as connection:
-            current = self._require_video(connection, video.id)
+            current = self.require_video(connection, video.id)
             if current.path != video.path:
                 statement = replace(statement, path=None)
             changes = edits.refresh_video(connection, current, statement)
-            refreshed = self._require_video(connection, video.id)
+            refreshed = self.require_video(connection, video.id)
         if "path" in changes and self.owns(video):
             self.media.remove_listed(video.path)
         return refreshed, changes
@@ -342,7 +328,7 @@ class Collection:
     def delete_video(self, video_id: int) -> None:
         """Delete a video with all its clips, durably, and its file if the collection owns it. Raises VideoNotFound."""
         with self.catalogue.write() as connection:
-            video = self._require_video(connection, video_id)
+            video = self.require_video(connection, video_id)
             deleted = queries.delete_video(connection, video_id) or 0
         self._on_write(deleted)
         if self.owns(video):
@@ -363,7 +349,7 @@ class Collection:
     def get_video(self, video_id: int) -> Video:
         """Return the video with this id. Raises VideoNotFound."""
         with self.catalogue.read() as connection:
-            return self._require_video(connection, video_id)
+            return self.require_video(connection, video_id)
 
     def find_by_hash(self, content_sha256: str) -> Video | None:
         """Return the video whose file has this SHA-256 (hex); None without one."""
@@ -385,7 +371,7 @@ class Collection:
     def clips(self, video_id: int) -> list[Clip]:
         """Return the clips of a video in order. Raises VideoNotFound."""
         with self.catalogue.read() as connection:
-            return queries.load_clips_of_video(connection, self._require_video(connection, video_id).id)
+            return queries.load_clips_of_video(connection, self.require_video(connection, video_id).id)
 
     def clips_by_id(self, clip_ids: Sequence[int]) -> list[Clip]:
         """Return clips in the order of their ids. Raises NotFound that names the first missing one."""
@@ -412,17 +398,15 @@ class Collection:
     def visual_tokens(self, clip_ids: Sequence[int]) -> Float32:
         """Return the visual tokens of clips in their order, (N, V, W) float32. Raises NotFound that names clips."""
         by_id = self.stored_tokens(clip_ids)
-        tokens = [by_id.get(clip_id) for clip_id in clip_ids]
-        missing = [str(clip_id) for clip_id, array in zip(clip_ids, tokens, strict=True) if array is None]
-        if missing:
+        if missing := [str(clip_id) for clip_id in clip_ids if by_id.get(clip_id) is None]:
             raise NotFound(f"collection {self.name}: no visual tokens of clip {', '.join(missing[:10])}")
-        return np.array(tokens, np.float32).reshape(len(clip_ids), *self.tokens_shape)
+        return np.array([by_id[clip_id] for clip_id in clip_ids], np.float32).reshape(len(clip_ids), *self.tokens_shape)
 
     def stored_tokens(self, clip_ids: Iterable[int]) -> dict[int, Float32 | None]:
         """Return visual tokens (V, W) float32 by clip id: None for a clip without any, no entry for a missing clip."""
         with self.catalogue.read() as connection:
             blobs = queries.load_token_blobs(connection, [_to_int64(clip_id) for clip_id in clip_ids])
-        return {clip_id: None if blob is None else self._decode(clip_id, blob) for clip_id, blob in blobs.items()}
+        return {clip_id: decode_clip_tokens(self, clip_id, blob) for clip_id, blob in blobs.items()}
 
     def search(
         self, embedding: npt.ArrayLike, k: int, where: Filter | None = None, signal: Signal = "visual"
@@ -439,7 +423,7 @@ class Collection:
             raise InvalidInput(f"k: {k!r}; a whole number from 1 to {MAX_K} was expected")
         query = self.truncate(embedding)
         with self.snapshots([signal]) as (connection, vectors):
-            allowed = None if where is None else queries.allowed_clips(connection, where)
+            allowed = None if where is None else allowed_clips(connection, where)
             cosines, ids = vectors[signal].search(query[None, :], k, allowed)
             similarities = np.clip(cosines[0], -1, 1).tolist()  # rounding can exceed 1 in the seventh digit
             return queries.load_hits(connection, list(zip(ids[0].tolist(), similarities, strict=True)))
@@ -448,33 +432,8 @@ class Collection:
         for vector_index in self.vector_indexes.values():
             vector_index.on_write(clips)
 
-    def _clip_row(self, clip: NewClip, *, has_pictures: bool) -> queries.ClipRow:
-        if clip.audio_embedding is not None:
-            self.require_signals(["audio"])
-        for name, value in (("embedding", clip.embedding), ("visual_tokens", clip.visual_tokens)):
-            if (value is not None) != has_pictures:
-                actual = None if has_pictures else "an array"
-                raise InvalidInput(f"{name}: {actual}; one was expected of a video with pictures, and of no other")
-        tokens = None if clip.visual_tokens is None else check_tokens(clip.visual_tokens, self.tokens_shape)
-        return queries.ClipRow(
-            span=check_span(clip.start, clip.end),
-            vector=self._embedding_blob(clip.embedding),
-            tokens=None if tokens is None else encode_tokens(tokens, self.token_encoding),
-            text=check_text("text", clip.text),
-            thumbnail=check_thumbnail(clip.thumbnail),
-            audio_vector=self._embedding_blob(clip.audio_embedding),
-        )
-
-    def _embedding_blob(self, embedding: npt.ArrayLike | None) -> bytes | None:
-        return None if embedding is None else self.truncate(embedding).astype("<f4").tobytes()
-
-    def _decode(self, clip_id: int, blob: bytes) -> Float32:
-        try:
-            return decode_tokens(blob, self.token_encoding, self.tokens_shape)
-        except InvalidInput as error:
-            raise StorageError(f"{self.catalogue.path}: clip {clip_id}: {error}") from error
-
-    def _require_video(self, connection: sqlite3.Connection, video_id: int) -> Video:
+    def require_video(self, connection: sqlite3.Connection, video_id: int) -> Video:
+        """Return a video in an open transaction. Raises VideoNotFound."""
         video = queries.find_video(connection, _to_int64(video_id))
         if video is None:
             raise VideoNotFound(f"collection {self.name}: no video {video_id}")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from index.clips.segmentation import text_per_span
 from index.clips.subtitles import clip_cues
+from index.clips.timed_text import text_per_span
 from index.collection import Collection
 from index.records import Scalar, Video, check_metadata
 from index.storage.edits import SourceStatement
+from index.video_text import speech_segments
 from vitascope.errors import InvalidInput
-from vitascope.media.subtitles import parse_subtitles
+from vitascope.media.subtitles import Cue, parse_subtitles
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +48,23 @@ def edit_video(
         VideoNotFound, SubtitlesCorrupt, StorageError, and InvalidInput that names the field.
     """
     texts: list[str] | None = None
+    cues: list[Cue] = []
     notes: tuple[str, ...] = ()
     if subtitles is not None:
-        texts, notes = _clip_texts(collection, video_id, subtitles.removeprefix("\ufeff"))
+        texts, cues, notes = _clip_texts(collection, video_id, subtitles.removeprefix("\ufeff"))
+    segments = speech_segments(cues)
     if from_source:
-        statement = SourceStatement(title, check_metadata(metadata or {}), texts or ())
+        statement = SourceStatement(title, check_metadata(metadata or {}), texts or (), segments)
         return EditedVideo(*collection.refresh_video(collection.get_video(video_id), statement), notes)
-    return EditedVideo(*collection.edit_video(video_id, title=title, metadata=metadata, texts=texts), notes)
+    edit = collection.edit_video(video_id, title=title, metadata=metadata, texts=texts, subtitles=segments)
+    return EditedVideo(*edit, notes)
 
 
-def _clip_texts(collection: Collection, video_id: int, subtitles: str) -> tuple[list[str], tuple[str, ...]]:
-    """Return the words of each clip, which never changes its span, and notes."""
+def _clip_texts(collection: Collection, video_id: int, subtitles: str) -> tuple[list[str], list[Cue], tuple[str, ...]]:
+    """Return the words of each clip, which never changes its span, the cues that they are from, and notes."""
     video, clips = collection.get_video(video_id), collection.clips(video_id)
     if not subtitles.strip():
-        return [""] * len(clips), ()
+        return [""] * len(clips), [], ()
     if not video.duration:
         raise InvalidInput(f"subtitles: video {video_id} is a picture; a video was expected")
     cues = parse_subtitles(subtitles, "subtitles", vtt=subtitles.startswith("WEBVTT"))
@@ -69,4 +73,4 @@ def _clip_texts(collection: Collection, video_id: int, subtitles: str) -> tuple[
         raise InvalidInput(f"subtitles: none of {len(cues)} cues begins before the end ({video.duration:.2f} s)")
     late = len(cues) - len(within)
     note = f"{late} of {len(cues)} cues begin after the end of the video ({video.duration:.2f} s) and are left out"
-    return text_per_span(within, [(clip.start, clip.end) for clip in clips]), (note,) * bool(late)
+    return text_per_span(within, [(clip.start, clip.end) for clip in clips]), within, (note,) * bool(late)

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
 import numpy as np
@@ -26,7 +26,7 @@ Float32 = npt.NDArray[np.float32]
 VIDEO_FIELDS = ("video_id", "content_sha256", "path", "title", "duration", "width", "height", "added_at")
 """Fields of every video in filters; metadata may not use these names, nor those of the operators."""
 RESERVED_KEYS = frozenset({*VIDEO_FIELDS, "and", "or", "not"})
-CLIP_FIELDS = ("start", "end", "length", "text")
+CLIP_FIELDS = ("start", "end", "length", "text", "screen_text")
 """Fields of every clip in filters, inside ``clip``. Metadata may use these names, and ``clip``, too."""
 MAX_KEYS = 64
 MAX_KEY_LENGTH = 128
@@ -105,21 +105,26 @@ class Video:
     source_uri: str | None = None
     source_values: SourceValues = SourceValues()
 
+    def as_new(self) -> NewVideo:
+        """Return the video as one to be added to another collection."""
+        return NewVideo(**{field.name: getattr(self, field.name) for field in fields(NewVideo)})
+
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A span of a video, in seconds, and the words spoken in it; the only clip of an image is 0 to 0."""
+    """A span of a video, in seconds, the words spoken and the lines shown in it; the clip of an image is 0 to 0."""
 
     id: int
     video_id: int
     start: float
     end: float
     text: str = ""
+    screen_text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A result of a search. ``similarity``: cosine of the clip's embedding and the query's; ``text``: spoken words."""
+    """A clip, its video, and the cosine of its embedding and the query's (``similarity``)."""
 
     clip_id: int
     video_id: int
@@ -128,6 +133,7 @@ class Hit:
     similarity: float
     video: Video
     text: str = ""
+    screen_text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,9 @@ def serialize_collection(collection: Collection, model_loaded: bool, default_rer
 
 def serialize_facets(facets: Facets) -> schemas.Facets:
     """Serialize the facets of a collection."""
-    return schemas.Facets.model_validate(asdict(facets))
+    values = asdict(facets)
+    del values["screen_text"]
+    return schemas.Facets.model_validate(values)
 
 
 def serialize_videos(collection: Collection, videos: Sequence[Video]) -> list[schemas.Video]:

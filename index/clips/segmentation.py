@@ -13,31 +13,29 @@ from itertools import pairwise
 
 from index.clips.rules import Segmentation
 from index.clips.subtitles import find_subtitles
+from index.clips.timed_text import text_per_span
 from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy
-from index.records import MAX_TEXT_LENGTH
 from vitascope.errors import InvalidInput, MediaError
 from vitascope.media.file import MediaSource
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.sampling import Span
-from vitascope.media.subtitles import MAX_CUE_GAP, Cue
+from vitascope.media.subtitles import Cue
 from vitascope.sandbox.decoder import IN_PROCESS, Decoder
 
 MAX_CLIPS = 100_000
 SENTENCE_PAUSE = 1.0
 """Seconds without words that end a sentence, whatever its punctuation."""
-MAX_OVERLAPPING_CUES = 100
-"""Cues that continue from before a clip: more are not speech, and would slow down every clip of the video."""
 _SENTENCE_END = re.compile(r"""[.!?\u2026\u3002\uff01\uff1f]["'\u201d\u2019\u00bb)\]]*$""")
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """Spans of a file in order, the words spoken in each, and notes for the user."""
+    """Spans of a file in order, the words spoken in each, notes for the user, and the cues that the words are from."""
 
     spans: list[Span]
     texts: list[str]
     notes: tuple[str, ...] = ()
+    cues: Sequence[Cue] = ()
 
 
 def segment_file(
@@ -80,7 +78,7 @@ def segment_file(
         shortest = segmentation.shortest if is_requested else None
         spans = window_spans(duration, segmentation.length, segmentation.overlap, shortest)
         notes += () if is_requested else (f"no subtitles; cut into windows of {segmentation.length:g} s",)
-    return Segments(spans, text_per_span(subtitles.cues, spans), notes)
+    return Segments(spans, text_per_span(subtitles.cues, spans), notes, subtitles.cues)
 
 
 def _shots_or_windows(
@@ -217,36 +215,3 @@ def _sentences(cues: Sequence[Cue], duration: float, longest: float) -> list[Spa
             spans.append((cue.start, end))
         is_open = has_endings and not _SENTENCE_END.search(cue.text)
     return spans
-
-
-def text_per_span(cues: Sequence[Cue], spans: Sequence[Span]) -> list[str]:
-    """Return the words spoken in each span (ascending), at most ``MAX_TEXT_LENGTH`` characters, truncated at a word.
-
-    A cue that reaches no more than ``MAX_CUE_GAP`` s into a span does not belong to it.
-    """
-    texts = []
-    active: list[Cue] = []
-    next_cue = 0
-    for span in spans:
-        continued = [cue for cue in active if cue.start < span[0] < cue.end]
-        active = continued[:MAX_OVERLAPPING_CUES] + [cue for cue in active if cue.start >= span[0]]
-        while next_cue < len(cues) and cues[next_cue].start < span[1]:
-            active.append(cues[next_cue])
-            next_cue += 1
-        texts.append(_truncate(" ".join(cue.text for cue in active if _belongs_to(cue, span))))
-    return texts
-
-
-def _belongs_to(cue: Cue, span: Span) -> bool:
-    if cue.end <= cue.start:
-        return span[0] <= cue.start < span[1]
-    shared = min(cue.end, span[1]) - max(cue.start, span[0])
-    return shared > 0 and shared >= min(MAX_CUE_GAP, (cue.end - cue.start) / 2)
-
-
-def _truncate(text: str) -> str:
-    text = _UNPRINTABLE.sub("", text)
-    if len(text) <= MAX_TEXT_LENGTH:
-        return text
-    head, space, _ = text[: MAX_TEXT_LENGTH + 1].rpartition(" ")
-    return head.rstrip() if space else text[:MAX_TEXT_LENGTH]

@@ -21,6 +21,7 @@ from index.jobs.records import JobItem, JobOptions
 from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy
 from index.jobs.sources.fetcher import Fetcher, file_name
 from index.records import Float32, NewClip, NewVideo, Scalar, Signal, Video, check_metadata, check_text
+from index.video_text import VideoText, speech_segments
 from vitascope.errors import MediaError
 from vitascope.media.decode import DECODING_THREADS, MediaInfo
 from vitascope.media.file import MediaFile, MediaSource, map_os_errors, open_source
@@ -309,7 +310,8 @@ def store_video(collection: Collection, description: FileDescription, clips: lis
         metadata=description.metadata,
         source_uri=description.source_uri,
     )
-    return IngestResult(*collection.add_if_new(video, clips), description.segments.notes)
+    text = VideoText(subtitles=speech_segments(description.segments.cues))
+    return IngestResult(*collection.add_if_new(video, clips, text), description.segments.notes)
 
 
 def content_sha256(source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> str:

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from index.clips.segmentation import text_per_span
-from index.clips.subtitles import find_subtitles
+from index.clips.subtitles import Subtitles, find_subtitles
+from index.clips.timed_text import text_per_span
 from index.jobs.ingest import IngestResult
 from index.jobs.records import JobItem
 from index.jobs.sources.fetcher import file_name
 from index.jobs.sources.source_types import UploadSource
 from index.records import Video
 from index.storage.edits import SourceStatement
+from index.video_text import speech_segments
 from vitascope.media.file import MediaFile
 
 if TYPE_CHECKING:
@@ -44,11 +45,13 @@ def refresh_known(context: RunContext, item: JobItem, media: MediaFile, video: V
     if isinstance(context.job.source, UploadSource):
         statement = SourceStatement(path=path if is_moved else None)
     else:
-        texts, notes = _read_texts(context, item, media, video)
+        texts, subtitles = _read_texts(context, item, media, video)
+        notes = subtitles.notes
         statement = SourceStatement(
             title=item.title or _title_of_file(item, video),
             metadata={**options.metadata, **item.metadata},
             texts=texts,
+            subtitles=speech_segments(subtitles.cues),
             path=path if is_moved else None,
             source_uri=source_uri,
         )
@@ -56,17 +59,15 @@ def refresh_known(context: RunContext, item: JobItem, media: MediaFile, video: V
     return IngestResult(refreshed, created=False, notes=notes, changes=_describe(changes, collection.location(video)))
 
 
-def _read_texts(
-    context: RunContext, item: JobItem, media: MediaFile, video: Video
-) -> tuple[Sequence[str], tuple[str, ...]]:
-    """Return the spoken words of each clip, and notes on the subtitles."""
+def _read_texts(context: RunContext, item: JobItem, media: MediaFile, video: Video) -> tuple[Sequence[str], Subtitles]:
+    """Return the spoken words of each clip, and the subtitles that they are from."""
     if not video.duration:
-        return (), ()
+        return (), Subtitles([])
     language, fetcher = context.job.options.segmentation.language, context.fetcher
     policy = fetcher.policy if fetcher.is_external(item.path) else None
     subtitles = find_subtitles(media, video.duration, language, context.limits, context.model.decoder, policy)
     spans = [(clip.start, clip.end) for clip in context.collection.clips(video.id)]
-    return text_per_span(subtitles.cues, spans), subtitles.notes
+    return text_per_span(subtitles.cues, spans), subtitles
 
 
 def _title_of_file(item: JobItem, video: Video) -> str | None:

@@ -43,10 +43,10 @@ from index.search.request import (
     query_embedding,
 )
 from index.search.rerank import PairScores, can_rerank, rerank
+from index.storage.filters import allowed_clips
 from index.storage.fulltext import parse_words
 from index.storage.queries import (
     ClipSpan,
-    allowed_clips,
     has_change,
     last_change,
     load_hits,

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from index.storage.fulltext import index_names, normalize_for_index
 from index.storage.legacy_paths import adopt_media_files
-from index.storage.schema import APPLICATION_ID, NAMES, RELATIVE_PATHS, SCHEMA_VERSION, TABLES, UPGRADES, execute_script
+from index.storage.schema import APPLICATION_ID, NAMES, RELATIVE_PATHS, SCHEMA_VERSION, TABLES, execute_script
+from index.storage.schema_upgrades import UPGRADES
 from vitascope.errors import CollectionNotFound, StorageError, VitascopeError
 
 CATALOGUE_NAME = "catalogue.sqlite3"
@@ -153,6 +154,19 @@ class Catalogue:
             return os.stat(self.path).st_ino == self._inode
         except OSError:
             return False
+
+    def folder_size(self) -> int:
+        """Return the bytes of the catalogue and the files beside it. Raises CollectionNotFound."""
+        total = 0
+        try:
+            entries = list(self.path.parent.iterdir())
+        except FileNotFoundError as error:
+            name = self.path.parent.name
+            raise CollectionNotFound(f"collection {name}: there is no collection of this name") from error
+        for entry in entries:
+            with suppress(FileNotFoundError):  # an index that is being replaced
+                total += entry.stat().st_size if entry.is_file() else 0
+        return total
 
     def integrity_errors(self) -> list[str]:
         """Return the errors that SQLite's integrity check finds; empty for an intact file. Reads the whole file."""

@@ -12,10 +12,30 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from index.records import Scalar, SourceValues, Video, check_metadata, metadata_json, source_values_json, value_kind
-from index.storage.fulltext import delete_words, index_names, insert_words
+from index.records import (
+    Scalar,
+    SourceValues,
+    Video,
+    check_metadata,
+    check_text,
+    metadata_json,
+    source_values_json,
+    value_kind,
+)
+from index.storage.fulltext import index_names
 from index.storage.queries import find_video, insert_metadata, load_clips_of_video, log_change, log_covers
 from index.storage.removals import is_owned, list_removal
+from index.storage.video_text import (
+    has_subtitles,
+    load_speech,
+    load_video_text,
+    replace_video_text,
+    write_subtitles,
+)
+from vitascope.speech.interface import SpeechSegment
+
+_Subtitles = tuple[list[str], Sequence[SpeechSegment]]
+"""The words of each clip, and where they are from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +45,8 @@ class SourceStatement:
     Attributes:
         title: None: nothing.
         metadata: by key.
-        texts: spoken words of each clip; without any words: nothing.
+        texts: words of subtitles in each clip; without any words: nothing.
+        subtitles: with ``texts``, where they are from; without any they have the times of the clips.
         path: of the file in the catalogue, if it was moved there.
         source_uri: with ``path``, the URL or archive member that the file is a copy of.
     """
@@ -33,6 +54,7 @@ class SourceStatement:
     title: str | None = None
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
     texts: Sequence[str] = ()
+    subtitles: Sequence[SpeechSegment] = ()
     path: str | None = None
     source_uri: str | None = None
 
@@ -43,26 +65,33 @@ def edit_video(
     title: str | None,
     metadata: Mapping[str, Scalar | None],
     texts: Sequence[str] | None,
+    subtitles: Sequence[SpeechSegment],
 ) -> tuple[str, ...]:
-    """Change the title, metadata (None deletes a key) and text of the clips of a video; a title or texts of None stay.
+    """Change the title, metadata (None deletes a key) and subtitles of a video; a title or texts of None stay.
 
-    Returns the names of what changed, as `refresh_video`. Raises InvalidInput for metadata that cannot be stored.
+    Returns the names of what changed, as `refresh_video`. Raises InvalidInput for what cannot be stored.
     """
+    _check_texts(title, texts or ())
     stored_texts = _load_texts(connection, video.id)
     source = _stated_values(video, stored_texts)
     edited = video if title is None else replace(video, title=title)
     if metadata:
         merged = {key: value for key, value in {**video.metadata, **metadata}.items() if value is not None}
         edited = replace(edited, metadata=check_metadata(merged))
-    return _store(connection, video, edited, source, stored_texts, stored_texts if texts is None else list(texts))
+    changed = None if texts is None else (list(texts), subtitles)
+    if texts == stored_texts and tuple(subtitles) in ((), load_speech(connection, video.id, "subtitles")):
+        changed = None
+    return _store(connection, video, edited, source, stored_texts, changed)
 
 
 def refresh_video(connection: sqlite3.Connection, video: Video, statement: SourceStatement) -> tuple[str, ...]:
     """Store what is new in the statement of the source; return the names of what changed.
 
-    The names are title, metadata, subtitles and path. Raises InvalidInput for metadata that cannot be stored.
+    The names are title, metadata, subtitles and path. Raises InvalidInput for what cannot be stored.
     """
-    stored_texts = texts = _load_texts(connection, video.id)
+    _check_texts(statement.title, statement.texts)
+    stored_texts = _load_texts(connection, video.id)
+    changed = None
     source = _stated_values(video, stored_texts)
     refreshed = video
     if statement.title not in (None, source.title):
@@ -72,10 +101,12 @@ def refresh_video(connection: sqlite3.Connection, video: Video, statement: Sourc
     refreshed = replace(refreshed, metadata=check_metadata({**video.metadata, **news}))
     source = replace(source, metadata={**original, **news})
     if any(statement.texts) and _hash_texts(statement.texts) != source.text_sha256:
-        texts, source = list(statement.texts), replace(source, text_sha256=_hash_texts(statement.texts))
+        source = replace(source, text_sha256=_hash_texts(statement.texts))
+        if list(statement.texts) != stored_texts:
+            changed = list(statement.texts), statement.subtitles
     if statement.path is not None:
         refreshed = replace(refreshed, path=statement.path, source_uri=statement.source_uri)
-    return _store(connection, video, refreshed, source, stored_texts, texts)
+    return _store(connection, video, refreshed, source, stored_texts, changed)
 
 
 def copy_edits(source: sqlite3.Connection, target: sqlite3.Connection, since: int | None) -> None:
@@ -93,9 +124,18 @@ def copy_edits(source: sqlite3.Connection, target: sqlite3.Connection, since: in
         if video is None or copy is None:
             continue
         names = ("title", "metadata", "path", "source_uri", "source_values")
-        texts = _load_texts(source, video_id)
         values = {name: getattr(video, name) for name in names}
-        _write_changes(target, copy, replace(copy, **values), None if texts == _load_texts(target, video_id) else texts)
+        _write_changes(target, copy, replace(copy, **values), None)
+        text = load_video_text(source, video_id)
+        if text != load_video_text(target, video_id):
+            replace_video_text(target, video_id, text, [clip.text for clip in load_clips_of_video(source, video_id)])
+            log_edit(target, video_id)
+
+
+def log_edit(connection: sqlite3.Connection, video_id: int) -> None:
+    """Log a change of a video that changes no embeddings."""
+    clips = load_clips_of_video(connection, video_id)
+    log_change(connection, "edit", clips[0].id, 0)
 
 
 def _stated_values(video: Video, stored_texts: Sequence[str]) -> SourceValues:
@@ -114,27 +154,27 @@ def _store(
     after: Video,
     source: SourceValues,
     stored_texts: list[str],
-    texts: list[str],
+    subtitles: _Subtitles | None,
 ) -> tuple[str, ...]:
-    """Store a changed video, the text of its clips, and of the statement of its source what differs from them."""
+    """Store a changed video, its subtitles, and of the statement of its source what differs from them."""
     is_equal = metadata_json(after.metadata) == metadata_json(source.metadata or {})
+    text_sha256 = _hash_texts(stored_texts if subtitles is None else subtitles[0])
     source_values = SourceValues(
         title=None if after.title == source.title else source.title,
         metadata=None if is_equal else source.metadata,
-        text_sha256=None if _hash_texts(texts) == source.text_sha256 else source.text_sha256,
+        text_sha256=None if text_sha256 == source.text_sha256 else source.text_sha256,
     )
-    after = replace(after, source_values=source_values)
-    return _write_changes(connection, before, after, None if texts == stored_texts else texts)
+    return _write_changes(connection, before, replace(after, source_values=source_values), subtitles)
 
 
 def _write_changes(
-    connection: sqlite3.Connection, before: Video, after: Video, texts: Sequence[str] | None
+    connection: sqlite3.Connection, before: Video, after: Video, subtitles: _Subtitles | None
 ) -> tuple[str, ...]:
-    """Store a changed video, and the text of its clips unless None; return the names of what changed."""
+    """Store a changed video, and its subtitles unless None; return the names of what changed."""
     is_changed = {
         "title": after.title != before.title,
         "metadata": metadata_json(after.metadata) != metadata_json(before.metadata),
-        "subtitles": texts is not None,
+        "subtitles": subtitles is not None,
         "path": after.path != before.path,
     }
     changes = tuple(name for name, differs in is_changed.items() if differs)
@@ -150,16 +190,18 @@ def _write_changes(
         insert_metadata(connection, after.id, after.metadata)
     if is_changed["title"] or is_changed["path"]:
         index_names(connection, [(after.id, after.title, after.source_uri or after.path)])
-    clip_ids = [clip.id for clip in load_clips_of_video(connection, after.id)]
-    if texts is not None:
-        rows = list(zip(clip_ids, texts, strict=True))
-        connection.executemany("UPDATE clips SET text = ?2 WHERE id = ?1", rows)
-        delete_words(connection, clip_ids[0], len(clip_ids))
-        insert_words(connection, rows)
+    if subtitles is not None:
+        write_subtitles(connection, after.id, *subtitles)
     if is_changed["path"] and is_owned(before.path):
         list_removal(connection, before.path)
-    log_change(connection, "edit", clip_ids[0], 0)
+    log_edit(connection, after.id)
     return changes
+
+
+def _check_texts(title: str | None, texts: Sequence[str]) -> None:
+    check_text("title", title or "")
+    for text in texts:
+        check_text("text", text)
 
 
 def _has_value(metadata: Mapping[str, Scalar], key: str, value: Scalar) -> bool:
@@ -168,7 +210,9 @@ def _has_value(metadata: Mapping[str, Scalar], key: str, value: Scalar) -> bool:
 
 
 def _load_texts(connection: sqlite3.Connection, video_id: int) -> list[str]:
-    return [clip.text for clip in load_clips_of_video(connection, video_id)]
+    """Return the words of subtitles in each clip; those of a transcript are not stated by the source."""
+    clips = load_clips_of_video(connection, video_id)
+    return [clip.text for clip in clips] if has_subtitles(connection, video_id) else [""] * len(clips)
 
 
 def _hash_texts(texts: Sequence[str]) -> str:

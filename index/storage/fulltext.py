@@ -1,4 +1,4 @@
-"""Full-text indexes of spoken words, titles and paths, by SQLite's FTS5, and word scores of a query.
+"""Full-text indexes of speech, screen text, titles and paths, by SQLite's FTS5, and word scores of a query.
 
 FTS5 splits words at spaces. Chinese, Japanese and Korean are written without spaces, or with endings on every word:
 their characters are indexed one by one and searched in pairs, so that any two adjacent characters match. (FTS5's
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,10 @@ MAX_ORDERED = 100
 """Best clips with some words of a query in which the order of these words is compared."""
 MIN_RARITY = 0.2
 """Words below this rarity are ignored: they say little and are in many clips."""
+
+ClipTable = Literal["words", "screen_words"]
+"""Full-text indexes of clips: of speech, and of text on screen."""
+CLIP_TABLES: tuple[ClipTable, ...] = ("words", "screen_words")
 
 _UNSPACED = re.compile(
     r"[\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff]+"
@@ -109,15 +113,17 @@ def parse_words(texts: Sequence[str]) -> WordQuery:
 # Indexing
 
 
-def insert_words(connection: sqlite3.Connection, clips: Iterable[tuple[int, str]]) -> None:
-    """Index the spoken words of new clips (id, text)."""
+def index_clip_text(connection: sqlite3.Connection, table: ClipTable, clips: Sequence[tuple[int, str]]) -> None:
+    """Index the text of clips (id, text), in place of earlier text; ``table``: ``words`` is of speech."""
+    connection.executemany(f"DELETE FROM {table} WHERE rowid = ?", [(clip_id,) for clip_id, _ in clips])
     rows = [(clip_id, normalize_for_index(text)) for clip_id, text in clips if text]
-    connection.executemany("INSERT INTO words (rowid, text) VALUES (?, ?)", rows)
+    connection.executemany(f"INSERT INTO {table} (rowid, text) VALUES (?, ?)", rows)
 
 
-def delete_words(connection: sqlite3.Connection, first_clip: int, clip_count: int) -> None:
-    """Remove the spoken words of ``clip_count`` clips from ``first_clip`` on."""
-    connection.execute("DELETE FROM words WHERE rowid >= ? AND rowid < ?", (first_clip, first_clip + clip_count))
+def delete_clip_text(connection: sqlite3.Connection, first_clip: int, clip_count: int) -> None:
+    """Remove the text of ``clip_count`` clips from ``first_clip`` on from the indexes."""
+    for table in CLIP_TABLES:
+        connection.execute(f"DELETE FROM {table} WHERE rowid >= ? AND rowid < ?", (first_clip, first_clip + clip_count))
 
 
 def index_names(connection: sqlite3.Connection, videos: Iterable[tuple[int, str, str]]) -> None:

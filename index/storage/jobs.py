@@ -17,7 +17,7 @@ from typing import Any
 from index.clips.rules import Segmentation
 from index.jobs.records import Event, ItemEvent, Job, JobCounts, JobItem, JobOptions, JobRate, StateEvent
 from index.jobs.sources.source_types import Source, read_source, source_json
-from index.storage.queries import corruption_as_storage_error
+from index.storage.corruption import corruption_as_storage_error
 from vitascope.errors import JobNotFound
 from vitascope.job_states import ItemState, JobState
 

@@ -12,7 +12,6 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -35,16 +34,19 @@ from index.records import (
     source_values_json,
     value_kind,
 )
+from index.storage.corruption import corruption_as_storage_error
 from index.storage.filters import Filter, filter_sql
-from index.storage.fulltext import delete_name, delete_words, index_names, insert_words
+from index.storage.fulltext import delete_clip_text, delete_name, index_clip_text, index_names
 from index.storage.removals import is_owned, list_removal
-from vitascope.errors import InvalidInput, StorageError
+from index.storage.video_text import insert_video_text
+from index.video_text import VideoText
+from vitascope.errors import StorageError
 
 VIDEO_COLUMNS = (
     "id, content_sha256, path, title, duration, width, height, metadata, added_at, clip_count, source_uri,"
     " source_values"
 )
-_CLIP_COLUMNS = "id, video_id, start, end, text"
+_CLIP_COLUMNS = "id, video_id, start, end, text, screen_text"
 _BATCH_SIZE = 4096  # embeddings
 _EMBEDDING_TABLES: Mapping[Signal, str] = {"visual": "vectors", "audio": "audio_vectors"}
 
@@ -67,15 +69,6 @@ class ClipSpan(NamedTuple):
     video_id: int
     start: float
     end: float
-
-
-@contextmanager
-def corruption_as_storage_error(record: str) -> Iterator[None]:
-    """Raise StorageError that names the record if its stored form cannot be decoded inside the block."""
-    try:
-        yield
-    except (ValueError, TypeError, KeyError, AttributeError, InvalidInput) as error:
-        raise StorageError(f"{record}: damaged: {type(error).__name__}: {error}") from error
 
 
 # Videos
@@ -130,6 +123,7 @@ def insert_video(
     *,
     video_id: int | None = None,
     added_at: float | None = None,
+    text: VideoText | None = None,
 ) -> int:
     """Insert a video and its clips, log the change, and return the video's id.
 
@@ -140,6 +134,7 @@ def insert_video(
         clips: to insert.
         video_id: the next id by default.
         added_at: Unix seconds; now by default.
+        text: checked; what the text of the clips is from, see ``insert_video_text``.
     """
     metadata = check_metadata(video.metadata)
     row = connection.execute(
@@ -168,7 +163,8 @@ def insert_video(
     ):
         rows = [(clip_id, blob) for clip_id, blob in zip(ids, blobs, strict=True) if blob is not None]
         connection.executemany(f"INSERT INTO {table} VALUES (?, ?)", rows)
-    insert_words(connection, [(clip_id, clip.text) for clip_id, clip in zip(ids, clips, strict=True)])
+    index_clip_text(connection, "words", [(clip_id, clip.text) for clip_id, clip in zip(ids, clips, strict=True)])
+    insert_video_text(connection, new_id, text or VideoText())
     index_names(connection, [(new_id, video.title, video.source_uri or video.path)])
     log_change(connection, "add", first_clip, len(clips))
     return new_id
@@ -192,7 +188,7 @@ def delete_video(connection: sqlite3.Connection, video_id: int) -> int | None:
     if row is None:
         return None
     first_clip, clip_count, path = row
-    delete_words(connection, first_clip, clip_count)
+    delete_clip_text(connection, first_clip, clip_count)
     delete_name(connection, video_id)
     log_change(connection, "delete", first_clip, clip_count)
     if is_owned(path):
@@ -224,18 +220,15 @@ def load_spans(connection: sqlite3.Connection, clip_ids: Iterable[int]) -> dict[
 def load_hits(connection: sqlite3.Connection, similarities: Sequence[tuple[int, float]]) -> list[Hit]:
     """Return the hits of (clip id, cosine) pairs in their order, without clips that do not exist."""
     clip_ids = [clip_id for clip_id, _ in similarities]
-    rows = _select_by_id(connection, "SELECT id, video_id, start, end, text FROM clips WHERE id IN", clip_ids)
-    clips = {row[0]: row[1:] for row in rows}
-    rows = _select_by_id(
-        connection, f"SELECT {VIDEO_COLUMNS} FROM videos WHERE id IN", {video_id for video_id, *_ in clips.values()}
-    )
+    clips = load_clips(connection, clip_ids)
+    video_ids = {clip.video_id for clip in clips.values()}
+    rows = _select_by_id(connection, f"SELECT {VIDEO_COLUMNS} FROM videos WHERE id IN", video_ids)
     videos = {row[0]: read_video(row) for row in rows}
-    hits = []
-    for clip_id, similarity in similarities:
-        if clip_id in clips:
-            video_id, start, end, text = clips[clip_id]
-            hits.append(Hit(clip_id, video_id, start, end, similarity, videos[video_id], text))
-    return hits
+    return [
+        Hit(c.id, c.video_id, c.start, c.end, similarity, videos[c.video_id], c.text, c.screen_text)
+        for clip_id, similarity in similarities
+        if (c := clips.get(clip_id)) is not None
+    ]
 
 
 def load_thumbnail(connection: sqlite3.Connection, clip_id: int) -> tuple[bytes | None] | None:
@@ -268,34 +261,6 @@ def load_clip_ids(connection: sqlite3.Connection, video_ids: Iterable[int], limi
     spans = {video_id: range(first, first + count) for video_id, first, count in rows}
     totals = accumulate(len(spans[video_id]) for video_id in ids)
     return {video_id: spans[video_id] for video_id, total in zip(ids, totals, strict=True) if total <= limit}
-
-
-def allowed_clips(connection: sqlite3.Connection, where: Filter) -> npt.NDArray[np.bool_]:
-    """Return an array that is True at the id of every clip that passes the filter."""
-    clause, parameters = filter_sql(where)
-    if where.clip_field is not None:
-        return _allowed_by_clip(connection, clause, parameters)
-    query = f"SELECT first_clip, first_clip + clip_count FROM videos WHERE {clause}"
-    ranges = connection.execute(query, parameters).fetchall()
-    allowed = np.zeros(max((end for _, end in ranges), default=0), dtype=bool)
-    for first, end in ranges:
-        allowed[first:end] = True
-    return allowed
-
-
-def _allowed_by_clip(connection: sqlite3.Connection, clause: str, parameters: list[Scalar]) -> npt.NDArray[np.bool_]:
-    # In this order (CROSS JOIN) a video that does not pass costs none of its clips, and the clips of one that may are
-    # read in the order on disk. One text of all ids is made and read twice as fast as a row for each.
-    row = connection.execute(
-        "SELECT group_concat(clips.id), max(clips.id) FROM videos CROSS JOIN clips"
-        f" ON clips.id >= first_clip AND clips.id < first_clip + clip_count WHERE {clause}",
-        parameters,
-    ).fetchone()
-    if row[0] is None:
-        return np.zeros(0, dtype=bool)
-    allowed = np.zeros(row[1] + 1, dtype=bool)
-    allowed[np.fromstring(row[0], np.int64, sep=",")] = True
-    return allowed
 
 
 # Embeddings

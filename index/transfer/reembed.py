@@ -27,6 +27,7 @@ from index.jobs.ingest import (
     hash_file,
 )
 from index.jobs.pipeline import Pipeline, PipelineConfig, StageTimer
+from index.recognitions import load_video_text
 from index.records import NewClip, Video
 from index.storage.edits import copy_edits
 from index.storage.queries import last_change, read_meta, write_meta
@@ -230,7 +231,8 @@ class _Reembedding:
             raise error
         file = self.old.media_path(video) if self.old.owns(video) else None
         try:
-            self.new.add_with_ids(video, clips, self.old.clips(video.id)[0].id, file)
+            text = load_video_text(self.old, video.id)
+            self.new.add_with_ids(video, clips, self.old.clips(video.id)[0].id, file, text)
         except StorageError:
             self.old.get_video(video.id)  # raises VideoNotFound if it was deleted, with its file
             raise

@@ -10,9 +10,11 @@ import pytest
 from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.edits import edit_video
+from index.recognitions import load_speech, store_speech
 from index.storage.filters import parse_filter
 from tests.index.sample_data import add, new_collection, vectors_of
 from vitascope.errors import InvalidInput, SubtitlesCorrupt, VideoNotFound
+from vitascope.speech.interface import SpeechSegment, SpokenWord
 
 VTT = """WEBVTT
 
@@ -50,6 +52,7 @@ def test_title_metadata_and_words_are_replaced_together(collection: Collection, 
     assert edited.notes == ("1 of 3 cues begin after the end of the video (8.00 s) and are left out",)
     assert [clip.text for clip in collection.clips(1)] == ["zebra crossing", "look"]
     assert words_of(collection) == [(1, "zebra crossing"), (2, "look")]
+    assert load_speech(collection, 1) == [SpeechSegment(0, 3, "zebra crossing"), SpeechSegment(5, 7, "look")]
     assert [each.id for each in collection.videos(where=parse_filter({"shelf": "south"}))] == [1]
     assert collection.videos(where=parse_filter({"color": "green", "number": 1})) == []
     hit = collection.search(vectors_of(1)[0], 1)[0]
@@ -60,9 +63,15 @@ def test_title_metadata_and_words_are_replaced_together(collection: Collection, 
         assert again.catalogue.integrity_errors() == []
 
 
-def test_empty_subtitles_delete_the_words(collection: Collection) -> None:
+def test_subtitles_win_over_a_transcript_which_returns_without_them(collection: Collection) -> None:
     edit_video(collection, 1, subtitles=VTT)
+    heard = SpeechSegment(4.5, 6, "look out", "en", 0.5, (SpokenWord("look", 4.5, 5), SpokenWord("out", 5, 6)))
+    store_speech(collection, 1, [heard], model="recognizer")
+    assert [clip.text for clip in collection.clips(1)] == ["zebra crossing", "look"]
+    assert load_speech(collection, 1, "transcript") == [heard]
     edit_video(collection, 1, subtitles="")
+    assert ([clip.text for clip in collection.clips(1)], words_of(collection)) == (["", "look out"], [(2, "look out")])
+    store_speech(collection, 1, [], model="recognizer")
     assert ([clip.text for clip in collection.clips(1)], words_of(collection)) == (["", ""], [])
 
 

@@ -18,13 +18,12 @@ from PIL import Image
 from index.clips.rules import Rule, Segmentation
 from index.clips.segmentation import (
     MAX_CLIPS,
-    MAX_OVERLAPPING_CUES,
     segment_file,
     sentence_spans,
-    text_per_span,
     window_spans,
 )
 from index.clips.subtitles import clip_cues
+from index.clips.timed_text import MAX_OVERLAPPING_CUES, text_per_span
 from index.collection import Collection
 from index.jobs.jobs import get_job, list_items
 from index.jobs.runner import run_job

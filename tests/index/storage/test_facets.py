@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from index.collection import Collection, NewClip, NewVideo
+from index.recognitions import store_screen_text
 from index.records import Scalar
 from index.storage.facets import (
     MAX_DAYS,
@@ -21,6 +22,7 @@ from index.storage.facets import (
     MetadataFacet,
 )
 from tests.index.sample_data import TOKENS, WIDTH, content, new_collection
+from vitascope.screen_text.interface import TextSpan
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def set_days(collection: Collection, days: list[date]) -> None:
 
 
 def test_an_empty_collection_has_no_facets(collection: Collection) -> None:
-    assert collection.facets() == Facets([], [], [], 0, [])
+    assert collection.facets() == Facets([], [], [], 0, 0, [])
 
 
 def test_folders_days_durations_speech_and_metadata_are_counted(collection: Collection) -> None:
@@ -53,6 +55,7 @@ def test_folders_days_durations_speech_and_metadata_are_counted(collection: Coll
     add(collection, "/videos/CAM1/0001.mp4", 59.5, "good morning", camera="north", year=2024)
     add(collection, "/videos/CAM1/0002.mp4", 60, camera="north", night=True)
     add(collection, "media/upload.mp4", 7200, "good night")
+    store_screen_text(collection, 3, [TextSpan("Exit", 5, 6, (0, 0, 1, 1), 0.9)], "reader")
     set_days(collection, [date(2026, 3, 30), date(2026, 3, 31), date(2026, 3, 31), date(2026, 3, 31)])
     assert collection.facets() == Facets(
         folders=[FacetValue("/videos/CAM1/", 2), FacetValue("/videos/CAM2/", 1)],  # an upload has none
@@ -67,6 +70,7 @@ def test_folders_days_durations_speech_and_metadata_are_counted(collection: Coll
             DurationRange(3600, None, 1),
         ],
         speech=2,
+        screen_text=1,
         metadata=[
             MetadataFacet("camera", 3, [FacetValue("north", 2), FacetValue("south", 1)]),
             MetadataFacet("night", 1, [FacetValue(True, 1)]),

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from index.collection import Collection
 from index.records import NewClip, NewVideo, Scalar
-from index.storage.filters import MAX_CONDITIONS, MAX_VALUES, parse_filter
-from index.storage.queries import allowed_clips
+from index.storage.filters import MAX_CONDITIONS, MAX_VALUES, allowed_clips, parse_filter
 from tests.index.sample_data import TOKENS, WIDTH, add, content, matches, metadata_of, new_collection, new_video
 from vitascope.errors import FilterError
 

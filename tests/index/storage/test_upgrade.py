@@ -13,10 +13,12 @@ from index.collection_store import CollectionStore
 from index.jobs.jobs import cancel, get_job, list_items, retry
 from index.jobs.records import JobOptions
 from index.jobs.sources.source_types import FolderSource
+from index.recognitions import load_speech
 from index.storage import catalogue as catalogue_module
 from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.fulltext import match_words, parse_words
-from index.storage.schema import SCHEMA_VERSION, SOURCE_COLUMNS, UPGRADES, create_tables, upgrade_tables
+from index.storage.schema import SCHEMA_VERSION, SOURCE_COLUMNS, create_tables, upgrade_tables
+from index.storage.schema_upgrades import UPGRADES
 from tests.index.jobs.fixtures import create_folder_job
 from tests.index.sample_data import (
     add,
@@ -29,6 +31,7 @@ from tests.index.sample_data import (
     vectors_of,
 )
 from vitascope.errors import StorageError
+from vitascope.speech.interface import SpeechSegment
 
 JOBS_OF_VERSION_1 = """
 INSERT INTO jobs VALUES
@@ -144,6 +147,7 @@ def test_an_upgrade_indexes_existing_text_for_full_text_search(tmp_path: Path) -
         connection.execute(f"PRAGMA user_version = {1 + before}")
         connection.commit()
     with CollectionStore(tmp_path).open("videos") as collection, collection.catalogue.read() as connection:
+        assert load_speech(collection, 1) == [SpeechSegment(4, 8, "海滩上的小狗")]  # the times of the clip
         assert set(match_words(connection, parse_words(["小狗"])).clips) == {2}
         for name in ("video", "videos", "2.mp4"):  # of the title, a folder and the file
             assert set(match_words(connection, parse_words([name])).names) == {1}

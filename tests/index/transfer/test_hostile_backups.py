@@ -20,7 +20,8 @@ from index.jobs.sources.source_types import FolderSource
 from index.storage import foreign_catalogue
 from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.fulltext import normalize_for_index
-from index.storage.schema import SCHEMA_VERSION, UPGRADES
+from index.storage.schema import SCHEMA_VERSION
+from index.storage.schema_upgrades import UPGRADES
 from index.transfer.backup import backup_collection, restore_collection
 from tests.chaos import rounds
 from tests.index.sample_data import add, allowed, manifest, numbers_in

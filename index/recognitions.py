@@ -1,0 +1,118 @@
+"""What recognisers hear and read in the videos of a collection: stored, read, and what is still to be recognised.
+
+Every write is one durable transaction and an entry of the change log, which caches and cursors follow. Functions raise
+VideoNotFound for a missing video, InvalidInput that names the field, CollectionNotFound and StorageError.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from index.collection import MAX_PAGE, Collection
+from index.records import Video
+from index.storage import video_text
+from index.storage.edits import log_edit
+from index.storage.queries import find_video
+from index.video_text import (
+    RECOGNITION_KINDS,
+    Recognition,
+    RecognitionKind,
+    SpeechSource,
+    VideoText,
+    check_recognition,
+    check_screen_text,
+    check_speech,
+)
+from vitascope.errors import InvalidInput
+from vitascope.screen_text.interface import TextSpan
+from vitascope.speech.interface import SpeechSegment
+
+
+def store_speech(
+    collection: Collection,
+    video_id: int,
+    segments: Sequence[SpeechSegment],
+    source: SpeechSource = "transcript",
+    model: str | None = None,
+) -> None:
+    """Store what is said in a video, in place of what the same source said before, also in its clips.
+
+    Subtitles and transcript are kept apart; clips have the words of the subtitles where there are any. ``model``: name
+    of the recogniser that made a transcript, which is recorded as done; without segments: nothing is said.
+    """
+    checked = check_speech(segments)
+    recognition = None if model is None else check_recognition(Recognition(model, "done", None, time.time()))
+    with collection.catalogue.write() as connection:
+        collection.require_video(connection, video_id)
+        video_text.write_speech(connection, video_id, source, checked)
+        if recognition is not None:
+            video_text.write_recognition(connection, video_id, "speech", recognition)
+        log_edit(connection, video_id)
+
+
+def store_screen_text(collection: Collection, video_id: int, spans: Sequence[TextSpan], model: str) -> None:
+    """Store the text that is shown in a video, in place of earlier text, also in its clips; ``model`` has read it."""
+    checked = check_screen_text(spans)
+    recognition = check_recognition(Recognition(model, "done", None, time.time()))
+    with collection.catalogue.write() as connection:
+        collection.require_video(connection, video_id)
+        video_text.write_screen_text(connection, video_id, checked)
+        video_text.write_recognition(connection, video_id, "screen_text", recognition)
+        log_edit(connection, video_id)
+
+
+def record_recognition_failure(
+    collection: Collection, video_id: int, kind: RecognitionKind, model: str, reason: str
+) -> None:
+    """Store why a recogniser failed on a video; what is known of its text stays."""
+    recognition = check_recognition(Recognition(model, "failed", reason, time.time()))
+    with collection.catalogue.write() as connection:
+        collection.require_video(connection, video_id)
+        video_text.write_recognition(connection, video_id, check_kind(kind), recognition)
+        log_edit(connection, video_id)
+
+
+def load_speech(collection: Collection, video_id: int, source: SpeechSource | None = None) -> list[SpeechSegment]:
+    """Return what is said in a video, in order of time; None: the subtitles, or else the transcript."""
+    text = load_video_text(collection, video_id)
+    return list(text.speech if source is None else {"subtitles": text.subtitles, "transcript": text.transcript}[source])
+
+
+def load_screen_text(collection: Collection, video_id: int) -> list[TextSpan]:
+    """Return the text that is shown in a video, in order of time."""
+    return list(load_video_text(collection, video_id).screen_text)
+
+
+def load_recognitions(collection: Collection, video_id: int) -> dict[RecognitionKind, Recognition]:
+    """Return the last run of each kind of recogniser on a video."""
+    return dict(load_video_text(collection, video_id).recognitions)
+
+
+def load_video_text(collection: Collection, video_id: int) -> VideoText:
+    """Return everything that is known of the text of a video."""
+    with collection.catalogue.read() as connection:
+        collection.require_video(connection, video_id)
+        return video_text.load_video_text(connection, video_id)
+
+
+def videos_to_recognize(
+    collection: Collection, kind: RecognitionKind, model: str, limit: int = 100, after_id: int | None = None
+) -> list[Video]:
+    """Return the first ``limit`` videos, by id after ``after_id``, that a model has not recognised without failure.
+
+    Pictures have no speech, and sound files no screen text.
+    """
+    if not 1 <= limit <= MAX_PAGE:
+        raise InvalidInput(f"limit: {limit}; 1 to {MAX_PAGE} was expected")
+    with collection.catalogue.read() as connection:
+        ids = video_text.pending_videos(connection, check_kind(kind), model, limit, after_id or 0)
+        return [video for video_id in ids if (video := find_video(connection, video_id)) is not None]
+
+
+def check_kind(kind: str) -> RecognitionKind:
+    """Return a kind of recogniser. Raises InvalidInput."""
+    for known in RECOGNITION_KINDS:
+        if kind == known:
+            return known
+    raise InvalidInput(f"kind: {kind!r}; one of {', '.join(RECOGNITION_KINDS)} was expected")

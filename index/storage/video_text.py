@@ -1,0 +1,199 @@
+"""Speech, screen text and recognitions of videos, and the text of clips made of them; in an open transaction."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+
+from index.clips.timed_text import text_per_span
+from index.storage.corruption import corruption_as_storage_error
+from index.storage.fulltext import index_clip_text
+from index.video_text import Recognition, RecognitionKind, SpeechSource, VideoText
+from vitascope.screen_text.interface import TextSpan
+from vitascope.speech.interface import SpeechSegment, SpokenWord
+
+SPEECH_COLUMNS = ("start", "end", "text", "language", "confidence", "words")
+SCREEN_TEXT_COLUMNS = ("start", "end", "text", "box", "confidence")
+RECOGNITION_COLUMNS = ("kind", "model", "state", "reason", "at")
+_RowValue = str | float | None
+
+
+def load_speech(connection: sqlite3.Connection, video_id: int, source: SpeechSource) -> tuple[SpeechSegment, ...]:
+    """Return what is said in a video according to a source, in order of time."""
+    query = f"SELECT {', '.join(SPEECH_COLUMNS)} FROM speech WHERE video_id = ? AND source = ? ORDER BY start, end, id"
+    with corruption_as_storage_error(f"speech of video {video_id}"):
+        return tuple(read_segment(row) for row in connection.execute(query, (video_id, source)))
+
+
+def load_screen_text(connection: sqlite3.Connection, video_id: int) -> tuple[TextSpan, ...]:
+    """Return the text that is shown in a video, in order of time."""
+    query = f"SELECT {', '.join(SCREEN_TEXT_COLUMNS)} FROM screen_text WHERE video_id = ? ORDER BY start, id"
+    with corruption_as_storage_error(f"screen text of video {video_id}"):
+        return tuple(read_text_span(row) for row in connection.execute(query, (video_id,)))
+
+
+def load_recognitions(connection: sqlite3.Connection, video_id: int) -> dict[RecognitionKind, Recognition]:
+    """Return the recognitions of a video by kind."""
+    query = f"SELECT {', '.join(RECOGNITION_COLUMNS)} FROM recognitions WHERE video_id = ?"
+    return {kind: Recognition(*values) for kind, *values in connection.execute(query, (video_id,))}
+
+
+def load_video_text(connection: sqlite3.Connection, video_id: int) -> VideoText:
+    """Return everything that is known of the text of a video."""
+    return VideoText(
+        load_speech(connection, video_id, "subtitles"),
+        load_speech(connection, video_id, "transcript"),
+        load_screen_text(connection, video_id),
+        load_recognitions(connection, video_id),
+    )
+
+
+def read_segment(row: Sequence[_RowValue]) -> SpeechSegment:
+    """Return the segment of a row with ``SPEECH_COLUMNS``. Raises ValueError and TypeError for a damaged one."""
+    start, end, text, language, confidence, words = row
+    spoken = tuple(SpokenWord(*word) for word in json.loads(str(words))) if words else ()
+    return SpeechSegment(start, end, text, language, confidence, spoken)  # type: ignore[arg-type]
+
+
+def read_text_span(row: Sequence[_RowValue]) -> TextSpan:
+    """Return the span of a row with ``SCREEN_TEXT_COLUMNS``. Raises ValueError and TypeError for a damaged one."""
+    start, end, text, box, confidence = row
+    left, top, right, bottom = json.loads(str(box))
+    return TextSpan(text, start, end, (left, top, right, bottom), confidence)  # type: ignore[arg-type]
+
+
+def write_screen_text(connection: sqlite3.Connection, video_id: int, spans: Sequence[TextSpan]) -> None:
+    """Store the text that is shown in a video, and in its clips, in place of what was stored before."""
+    connection.execute("DELETE FROM screen_text WHERE video_id = ?", (video_id,))
+    connection.executemany(
+        f"INSERT INTO screen_text (video_id, {', '.join(SCREEN_TEXT_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?)",
+        [(video_id, s.start, s.end, s.text, json.dumps(s.box), s.confidence) for s in spans],
+    )
+    clip_ids, clip_spans = _load_clips(connection, video_id)
+    _write_clip_column(connection, "screen_text", clip_ids, text_per_span(spans, clip_spans, "\n"))
+
+
+def write_recognition(
+    connection: sqlite3.Connection, video_id: int, kind: RecognitionKind, recognition: Recognition
+) -> None:
+    """Store the last run of a recogniser on a video."""
+    connection.execute(
+        f"INSERT OR REPLACE INTO recognitions (video_id, {', '.join(RECOGNITION_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?)",
+        (video_id, kind, recognition.model, recognition.state, recognition.reason, recognition.at),
+    )
+
+
+def insert_video_text(connection: sqlite3.Connection, video_id: int, text: VideoText) -> None:
+    """Store everything that is known of the text of a new video, except for the words of its clips.
+
+    Words of clips that nothing accounts for become subtitles with the times of the clips: those of older catalogues,
+    backups and exports, which had no others.
+    """
+    subtitles = text.subtitles if text.speech else _clip_segments(connection, video_id)
+    _write_segments(connection, video_id, "subtitles", subtitles)
+    _write_segments(connection, video_id, "transcript", text.transcript)
+    if text.screen_text:
+        write_screen_text(connection, video_id, text.screen_text)
+    for kind, recognition in text.recognitions.items():
+        write_recognition(connection, video_id, kind, recognition)
+
+
+def replace_video_text(connection: sqlite3.Connection, video_id: int, text: VideoText, texts: Sequence[str]) -> None:
+    """Store everything that is known of the text of a video, and the words of its clips, in place of earlier text."""
+    for table in ("speech", "screen_text", "recognitions"):
+        connection.execute(f"DELETE FROM {table} WHERE video_id = ?", (video_id,))
+    clip_ids, _ = _load_clips(connection, video_id)
+    _write_clip_column(connection, "text", clip_ids, texts)
+    write_screen_text(connection, video_id, ())
+    insert_video_text(connection, video_id, text)
+
+
+def write_subtitles(
+    connection: sqlite3.Connection, video_id: int, texts: Sequence[str], segments: Sequence[SpeechSegment]
+) -> None:
+    """Store subtitles in place of earlier ones, and the words of the clips; without any, those of the transcript.
+
+    Args:
+        connection: in a write transaction.
+        video_id: of the video.
+        texts: words of each clip.
+        segments: what they are from; without any, the subtitles have the times of the clips.
+    """
+    clip_ids, spans = _load_clips(connection, video_id)
+    if any(texts):
+        by_clip = zip(spans, texts, strict=True)
+        segments = segments or [SpeechSegment(*span, text) for span, text in by_clip if text]
+    else:
+        segments, texts = (), text_per_span(load_speech(connection, video_id, "transcript"), spans)
+    _write_segments(connection, video_id, "subtitles", segments)
+    _write_clip_column(connection, "text", clip_ids, texts)
+
+
+def write_speech(
+    connection: sqlite3.Connection, video_id: int, source: SpeechSource, segments: Sequence[SpeechSegment]
+) -> None:
+    """Store what is said in a video in place of what the same source said before, and the words of its clips."""
+    _write_segments(connection, video_id, source, segments)
+    clip_ids, spans = _load_clips(connection, video_id)
+    spoken = load_speech(connection, video_id, "subtitles") or load_speech(connection, video_id, "transcript")
+    _write_clip_column(connection, "text", clip_ids, text_per_span(spoken, spans))
+
+
+def has_subtitles(connection: sqlite3.Connection, video_id: int) -> bool:
+    """Return whether the words of a video's clips are from subtitles."""
+    query = "SELECT 1 FROM speech WHERE video_id = ? AND source = 'subtitles' LIMIT 1"
+    return connection.execute(query, (video_id,)).fetchone() is not None
+
+
+def pending_videos(
+    connection: sqlite3.Connection, kind: RecognitionKind, model: str, limit: int, after_id: int
+) -> list[int]:
+    """Return the ids of the first ``limit`` videos after ``after_id`` that the model has not recognised.
+
+    Pictures have no speech, and sound files no screen text.
+    """
+    has_signal = {"speech": "duration > 0", "screen_text": "width > 0"}[kind]
+    rows = connection.execute(
+        f"SELECT id FROM videos WHERE id > ? AND {has_signal} AND NOT EXISTS (SELECT 1 FROM recognitions"
+        " WHERE video_id = videos.id AND kind = ? AND state = 'done' AND model = ?) ORDER BY id LIMIT ?",
+        (after_id, kind, model, limit),
+    )
+    return [row[0] for row in rows]
+
+
+def _write_segments(
+    connection: sqlite3.Connection, video_id: int, source: SpeechSource, segments: Sequence[SpeechSegment]
+) -> None:
+    """Store what is said in a video in place of what the same source said before."""
+    connection.execute("DELETE FROM speech WHERE video_id = ? AND source = ?", (video_id, source))
+    connection.executemany(
+        f"INSERT INTO speech (video_id, source, {', '.join(SPEECH_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (*(video_id, source, s.start, s.end, s.text, s.language, s.confidence), _words_json(s.words))
+            for s in segments
+        ],
+    )
+
+
+def _load_clips(connection: sqlite3.Connection, video_id: int) -> tuple[list[int], list[tuple[float, float]]]:
+    rows = connection.execute("SELECT id, start, end FROM clips WHERE video_id = ? ORDER BY id", (video_id,)).fetchall()
+    return [row[0] for row in rows], [(row[1], row[2]) for row in rows]
+
+
+def _clip_segments(connection: sqlite3.Connection, video_id: int) -> list[SpeechSegment]:
+    """Return the words of the clips of a video, with the times of the clips."""
+    query = "SELECT start, end, text FROM clips WHERE video_id = ? AND text <> '' ORDER BY id"
+    return [SpeechSegment(*row) for row in connection.execute(query, (video_id,))]
+
+
+def _write_clip_column(
+    connection: sqlite3.Connection, column: str, clip_ids: Sequence[int], texts: Sequence[str]
+) -> None:
+    rows = list(zip(clip_ids, texts, strict=True))
+    connection.executemany(f"UPDATE clips SET {column} = ?2 WHERE id = ?1", rows)
+    index_clip_text(connection, "words" if column == "text" else "screen_words", rows)
+
+
+def _words_json(words: Sequence[SpokenWord]) -> str | None:
+    return json.dumps([(w.text, w.start, w.end) for w in words], ensure_ascii=False) if words else None
