@@ -16,7 +16,7 @@ from index.legacy_media import LOCK_NAME
 from index.records import Video
 from service.errors import Busy, MediaMissing, PathForbidden, StorageFull
 from vitascope.durable_files import make_folders
-from vitascope.errors import MediaError, NotFound, StorageError
+from vitascope.errors import InvalidInput, MediaError, NotFound, StorageError
 from vitascope.file_lock import try_lock
 from vitascope.media.file import MediaFile, PathOutsideRoot
 
@@ -185,8 +185,8 @@ def open_stored(collection: Collection, video: Video, roots: Sequence[Path]) -> 
 
 @contextmanager
 def rename_errors(path: Path, name: str) -> Iterator[None]:
-    """Let media errors about ``path`` call the file ``name``, as the client does."""
+    """Let errors about the file at ``path`` call it ``name``, as the client does."""
     try:
         yield
-    except MediaError as error:
+    except (MediaError, InvalidInput) as error:
         raise type(error)(str(error).replace(str(path), name).replace(path.name, name)) from error

@@ -74,15 +74,16 @@ def make_small_bundle(
     Embeddings may be truncated to ``SMALL_WIDTH`` dimensions.
     ``default_rerank``: the number of reranked results that the manifest states; None: it states none. ``audio``: the
     audio stream of bundles with the task "audio_retrieval", without ``width``; with that task alone there is no video.
+    With ``fused``, matching and answers see the colours of pictures and sound.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "weights.bin").unlink(missing_ok=True)
     weights = _weights(seed, width)
     makers: dict[str, Callable[[dict[str, Array]], onnx.ModelProto]]
-    makers = {"text": _text_graph, "video": _video_graph, "match": _match_graph, "answer": _answer_graph}
-    makers["audio"] = partial(_audio_graph, audio)
-    if free_form_answers:
-        makers["answer"] = _free_form_answer_graph
+    fuses_audio = "audio_retrieval" in tasks and audio.get("fused", False)
+    makers = {"text": _text_graph, "video": _video_graph, "audio": partial(_audio_graph, audio)}
+    makers["match"] = partial(_match_graph, fuses_audio)
+    makers["answer"] = partial(_free_form_answer_graph if free_form_answers else _answer_graph, fuses_audio)
     graphs = sorted({graph for task in tasks for graph in GRAPHS_OF_TASK[task]})
     for graph in graphs:
         model = makers[graph](weights)
@@ -276,13 +277,14 @@ def _text_graph(weights: dict[str, Array]) -> onnx.ModelProto:
     return _model("text", nodes, _text_inputs(), outputs, constants)
 
 
-def _agreement(weights: dict[str, Array]) -> tuple[list[Any], list[Any], dict[str, Array]]:
+def _agreement(fuses_audio: bool, weights: dict[str, Array]) -> tuple[list[Any], list[Any], dict[str, Array]]:
     """Nodes that give seen (B, K), asked (B, K + 1), agree (B, 1) and mentioned (B, 1)."""
     node = helper.make_node
     width, count = weights["directions"].shape[1], len(COLOURS)
     nodes = [
         *_masked_sum("named", "asked"),
-        node("ReduceMean", ["visual_tokens"], ["pooled"], axes=[1], keepdims=0),
+        node("Concat", ["visual_tokens", *["audio_tokens"] * fuses_audio], ["tokens"], axis=1),
+        node("ReduceMean", ["tokens"], ["pooled"], axes=[1], keepdims=0),
         node("MatMul", ["pooled", "to_colours"], ["seen"]),
         node("Slice", ["asked", "zero", "count", "axis1"], ["colours"]),
         node("Mul", ["colours", "seen"], ["both"]),
@@ -290,6 +292,7 @@ def _agreement(weights: dict[str, Array]) -> tuple[list[Any], list[Any], dict[st
         node("ReduceMax", ["colours"], ["mentioned"], axes=[1], keepdims=1),
     ]
     inputs = [*_text_inputs(), _value("visual_tokens", TensorProto.FLOAT, ["B", len(STREAMS), width])]
+    inputs += [_value("audio_tokens", TensorProto.FLOAT, ["B", 2, width])] * fuses_audio
     constants = {
         "named": weights["named"],
         "to_colours": weights["directions"].T,
@@ -301,9 +304,9 @@ def _agreement(weights: dict[str, Array]) -> tuple[list[Any], list[Any], dict[st
     return nodes, inputs, constants
 
 
-def _match_graph(weights: dict[str, Array]) -> onnx.ModelProto:
+def _match_graph(fuses_audio: bool, weights: dict[str, Array]) -> onnx.ModelProto:
     node = helper.make_node
-    nodes, inputs, constants = _agreement(weights)
+    nodes, inputs, constants = _agreement(fuses_audio, weights)
     nodes += [
         node("Mul", ["agree", "twice"], ["double"]),
         node("Sub", ["double", "mentioned"], ["balance"]),
@@ -314,9 +317,9 @@ def _match_graph(weights: dict[str, Array]) -> onnx.ModelProto:
     return _model("match", nodes, inputs, [_value("match_logit", TensorProto.FLOAT, ["B"])], constants)
 
 
-def _answer_graph(weights: dict[str, Array]) -> onnx.ModelProto:
+def _answer_graph(fuses_audio: bool, weights: dict[str, Array]) -> onnx.ModelProto:
     node = helper.make_node
-    nodes, inputs, constants = _agreement(weights)
+    nodes, inputs, constants = _agreement(fuses_audio, weights)
     nodes += [
         node("Mul", ["seen", "ten"], ["colour_logits"]),
         node("Mul", ["agree", "twenty"], ["yes"]),
@@ -329,10 +332,10 @@ def _answer_graph(weights: dict[str, Array]) -> onnx.ModelProto:
     return _model("answer", nodes, inputs, outputs, constants)
 
 
-def _free_form_answer_graph(weights: dict[str, Array]) -> onnx.ModelProto:
+def _free_form_answer_graph(fuses_audio: bool, weights: dict[str, Array]) -> onnx.ModelProto:
     """Return an answer graph that scores candidates by the visible colours that they name."""
     node = helper.make_node
-    nodes, inputs, constants = _agreement(weights)
+    nodes, inputs, constants = _agreement(fuses_audio, weights)
     nodes += [
         node("Gather", ["named", "answer_ids"], ["answer_rows"], axis=0),  # (B, N, M, K + 1)
         node("Cast", ["answer_mask"], ["answer_shown"], to=TensorProto.FLOAT),

@@ -38,6 +38,7 @@ def answer_question(
     top: int = 5,
     candidates: Sequence[str] | None = None,
     abstain_below: float = 0.0,
+    audio_tokens: NDArray[np.floating] | None = None,
 ) -> AnswerResult:
     """Answer a question about a clip with calibrated probabilities.
 
@@ -50,6 +51,7 @@ def answer_question(
             all if the model scores free-form answers. None: the vocabulary.
         abstain_below: Probability from 0 to 1 below which the model abstains. It also abstains if no candidate is in
             the vocabulary.
+        audio_tokens: (1, T, A) of the clip's sound; None: it has none, or the model takes none.
 
     Raises:
         InvalidInput: An argument is out of range, or candidates repeat.
@@ -60,18 +62,18 @@ def answer_question(
     if not 0 <= abstain_below <= 1:
         raise InvalidInput(f"abstain_below: {abstain_below!r}; a probability from 0 to 1 was expected")
     if candidates is None:
-        answers = model.answer([question], visual_tokens, top)[0]
+        answers = model.answer([question], visual_tokens, top, audio_tokens=audio_tokens)[0]
         return _answer_result(answers, [], abstain_below)
     if model.scores_free_form_answers:
         _deduplicate_or_raise(candidates)
-        answers = model.answer_from_candidates([question], visual_tokens, candidates, top)[0]
+        answers = model.answer_from_candidates([question], visual_tokens, candidates, top, audio_tokens)[0]
         return _answer_result(answers, [], abstain_below)
     entries, out_of_vocabulary = known_candidates(model.bundle.answers, candidates)
     if not entries:
         model.answer([question], visual_tokens, top)  # validates the question
         return _answer_result([], out_of_vocabulary, abstain_below)
     candidate_of = {model.bundle.answers[entry]: candidate for candidate, entry in entries.items()}
-    answers = model.answer([question], visual_tokens, top, candidate_ids=list(entries.values()))[0]
+    answers = model.answer([question], visual_tokens, top, list(entries.values()), audio_tokens)[0]
     answers = [replace(answer, text=candidate_of[answer.text]) for answer in answers]
     return _answer_result(answers, out_of_vocabulary, abstain_below)
 

@@ -228,6 +228,7 @@ def score_captions(
     captions: Sequence[str],
     references: Sequence[str] = (),
     frames: FrameEmbeddings | None = None,
+    audio_tokens: NDArray[np.floating] | None = None,
 ) -> list[CaptionScores]:
     """Score captions of a clip.
 
@@ -237,6 +238,7 @@ def score_captions(
         captions: Captions to score.
         references: Correct captions of the clip, for RefCLIPScore.
         frames: Frames of the clip, for EMScore.
+        audio_tokens: (1, T, A) of the clip's sound, for ``match``; None: it has none, or the model takes none.
 
     Returns:
         One result per caption, in order.
@@ -256,8 +258,8 @@ def score_captions(
         if frames is not None:
             em_scores = _em_scores(model, similarity, captions, frames)
     if "matching" in model.tasks:
-        shape = (len(captions), *clip.visual_tokens.shape[1:])
-        match = model.match(captions, np.broadcast_to(clip.visual_tokens[:1], shape))
+        sound = None if audio_tokens is None else _repeat(audio_tokens, len(captions))
+        match = model.match(captions, _repeat(clip.visual_tokens, len(captions)), sound)
         probabilities = match.probabilities
         fused = None if similarity is None else model.fused_score(similarity, match.logits)
     return [
@@ -327,6 +329,11 @@ def caption_em_score(coarse: float, words: Sequence[str], similarities: Scores, 
 def _cosines(products: NDArray[np.float32]) -> _Float64:
     """Clip rounding errors, which carry cosines beyond 1 in the seventh digit."""
     return np.clip(products.astype(np.float64), -1.0, 1.0)
+
+
+def _repeat(tokens: NDArray[np.floating], count: int) -> NDArray[np.floating]:
+    """Return the tokens (count, ...) of as many captions of one clip, for tokens (1, ...)."""
+    return np.broadcast_to(tokens[:1], (count, *tokens.shape[1:]))
 
 
 def _value_or_none(values: NDArray[np.floating] | None, index: int) -> float | None:

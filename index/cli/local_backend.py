@@ -29,6 +29,7 @@ from vitascope.job_states import FINAL_JOB_STATES, ItemState, JobState
 
 if TYPE_CHECKING:
     from index.integrations.ray.executor import RayCluster
+    from index.records import Float32, Signal
     from index.search.request import GroupBy
     from index.transfer.media import AllowedPaths
     from vitascope.engines.onnx_runtime import Device
@@ -343,18 +344,32 @@ class LocalBackend:
 
     def _query_parts(self, query: Sequence[JSON], files: Sequence[Path]) -> Iterator[Any]:
         from index.search.request import ClipPart, EmbeddingPart, TextPart
-        from vitascope.media.limits import read_media_limits
 
-        limits = read_media_limits(os.environ)
         remaining_files = iter(files)
         for part in query:
             if part["kind"] == "text":
                 yield TextPart(part["value"], self.model.embed_text([part["value"]])[0], part["weight"])
             elif part["kind"] == "file":
-                embedded = self.model.embed_video_file(next(remaining_files), limits=limits)
-                yield EmbeddingPart(embedded.vectors[0], part["weight"])
+                embedding = self._embed_query_file(next(remaining_files), part.get("signal"))
+                yield EmbeddingPart(embedding, part["weight"])
             else:
                 yield ClipPart(int(part["value"]), part["weight"])
+
+    def _embed_query_file(self, file: Path, signal: Signal | None) -> Float32:
+        from index.search.query_file import embed_query_file, embed_sound
+        from vitascope.media.limits import read_media_limits
+
+        limits = read_media_limits(os.environ)
+
+        def embed(chosen: Signal) -> Float32:
+            if chosen == "audio":
+                rows = embed_sound(self.model, file, None, None, limits)
+            else:
+                rows = self.model.embed_video_file(file, limits=limits).vectors
+            embedding: Float32 = rows[0]
+            return embedding
+
+        return embed_query_file(self.model, file, signal, embed, limits)
 
     # Jobs
 

@@ -25,8 +25,8 @@ that the bundle states (vitascope bundle inspect): how many helped on its valida
 Relevance is the probability that a clip fits the text, from the fused score or the similarity, or
 from words that match. A line above the results says so if no clip reaches 0.5.
 With --and and --not a query has several conditions: clips that fit all rank above those that fit
-one strongly, and each result shows which it meets. A query can also combine a text with images or
-videos (--like) and clips of the collection (--like-clip).
+one strongly, and each result shows which it meets. A query can also combine a text with images,
+videos or sounds (--like) and clips of the collection (--like-clip).
 Queries without a text cannot be reranked. The words of a text are also matched in subtitles,
 titles and paths: clips that contain all of them come first. --no-hybrid ignores words.
 
@@ -37,6 +37,7 @@ examples:
   vitascope search "how the engine is taken apart" --group video
   vitascope search "a horse" --and "an astronaut" --not "a city"
   vitascope search --like beach.jpg --group clip --min-similarity 0.6
+  vitascope search --like bark.wav
   vitascope search "in the snow" --like dog.mp4 --like-clip 41 --weights 1,0.5,-0.2
   vitascope search "a dog" --server http://127.0.0.1:8000
 """
@@ -51,8 +52,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--not", "but_not", "but not this"),
     ):
         no_completion(add(option, dest=name, action="append", default=[], metavar="TEXT", help=help_text))
-    add("--like", action="append", default=[], type=Path, metavar="FILE", help="find clips similar to a file")
+    add(
+        "--like",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="find clips similar to a video, picture or sound",
+    )
     add("--like-clip", action="append", default=[], metavar="ID", help="find clips similar to a clip of the collection")
+    add(
+        "--signal",
+        choices=("visual", "audio"),
+        help="what of the files is compared, pictures or sound (default: visual; audio for files with sound alone)",
+    )
     add(
         "--weights",
         metavar="W,W,…",
@@ -121,7 +134,8 @@ def _parse_query(args: argparse.Namespace) -> list[dict[str, Any]]:
     if not all(text.strip() for text in (*texts, *args.but_not)):
         raise InvalidInput("query: a text is empty; words were expected")
     parts: list[dict[str, Any]] = [{"kind": "text", "value": text} for text in texts]
-    parts += [{"kind": "file"} for _ in args.like]
+    signal = {} if args.signal is None else {"signal": args.signal}
+    parts += [{"kind": "file", **signal} for _ in args.like]
     for clip_id in args.like_clip:
         parse_id("like-clip", clip_id)
         parts.append({"kind": "clip", "value": clip_id})

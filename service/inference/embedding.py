@@ -8,13 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
-from index.records import Video
+from index.records import Float32, Signal, Video
+from index.search.query_file import embed_query_file
+from index.search.query_file import embed_sound as embed_file_sound
 from index.storage.removals import is_owned
 from service.app_state import AppState
 from service.files import open_stored, rename_errors
@@ -25,9 +27,10 @@ from service.inference.request_context import RequestContext
 from service.schemas import library as schemas
 from service.serializers import serialize_video
 from vitascope.bundle.manifest import InputType
-from vitascope.errors import InvalidInput, TextError
+from vitascope.errors import TextError
 from vitascope.media.file import MediaFile, MediaSource
 from vitascope.media.sampling import Span, resolve_span
+from vitascope.modalities import read_audio_tokens
 from vitascope.model import Floats, Model, VideoEmbedding
 from vitascope.scoring import FrameEmbeddings, frame_times
 
@@ -41,11 +44,15 @@ FEW_CHARACTERS = 4096
 
 @dataclass(frozen=True)
 class ClipRange:
-    """A part of a file: ``start`` to ``end`` (s; None: of the file), and so many ``frames`` to embed alone, too."""
+    """A part of a file: ``start`` to ``end`` (s; None: of the file), and so many ``frames`` to embed alone, too.
+
+    ``sound``: whether its audio tokens are needed, if the model fuses sound.
+    """
 
     start: float | None = None
     end: float | None = None
     frames: int = 0
+    sound: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,7 @@ class EmbeddedClip:
         start, end: Seconds.
         embedding: Of one row.
         frames: If they were requested.
+        audio_tokens: (1, T, A); None if they were not requested, or as ``read_audio_tokens``.
     """
 
     video: schemas.Video | None
@@ -64,6 +72,7 @@ class EmbeddedClip:
     end: float
     embedding: VideoEmbedding
     frames: FrameEmbeddings | None = None
+    audio_tokens: Floats | None = None
 
 
 def embed_stored(context: RequestContext, model: Model, name: str, video_id: str, clip: ClipRange) -> EmbeddedClip:
@@ -73,8 +82,8 @@ def embed_stored(context: RequestContext, model: Model, name: str, video_id: str
     """
     video, collection = context.service.video(name, video_id), context.service.collection(name)
     with open_stored(collection, video, context.service.settings.roots()) as file:
-        clips = _embed(context, model, file, _content_key(video, file), clip, video.duration)
-    return _to_embedded_clip(clips, serialize_video(collection, video))
+        embedded = _embed(context, model, file, _content_key(video, file), clip, video.duration)
+    return replace(embedded, video=serialize_video(collection, video))
 
 
 def embed_upload(context: RequestContext, model: Model, upload: Upload, clip: ClipRange) -> EmbeddedClip:
@@ -83,7 +92,7 @@ def embed_upload(context: RequestContext, model: Model, upload: Upload, clip: Cl
     Raises media errors, InvalidInput, DeadlineExceeded and RequestAbandoned.
     """
     with rename_errors(upload.path, upload.name):
-        return _to_embedded_clip(_embed(context, model, upload.path, upload.sha256, clip, None), None)
+        return _embed(context, model, upload.path, upload.sha256, clip, None)
 
 
 def embed_sound(context: RequestContext, model: Model, upload: Upload, clip: ClipRange) -> Floats:
@@ -91,21 +100,25 @@ def embed_sound(context: RequestContext, model: Model, upload: Upload, clip: Cli
 
     Raises TaskMissing, media errors, InvalidInput (also for silence), DeadlineExceeded and RequestAbandoned.
     """
-    limits = context.service.settings.media_limits()
     with rename_errors(upload.path, upload.name):
-        span = resolve_span(model.decoder.probe(upload.path, limits).duration, clip.start, clip.end)
-        embedding, _ = model.embed_audio_file(upload.path, [span], limits)
-    if not len(embedding.vectors):
-        raise InvalidInput(f"{upload.name}: no sound from {span[0]:g} to {span[1]:g} s; sound was expected")
-    return embedding.vectors
+        return embed_file_sound(model, upload.path, clip.start, clip.end, context.service.settings.media_limits())
 
 
-def _to_embedded_clip(clips: Sequence[CachedClip], video: schemas.Video | None) -> EmbeddedClip:
-    clip, *frames = clips
-    assert clip.visual_tokens is not None
-    embedding = VideoEmbedding(clip.embeddings, clip.visual_tokens)
-    embedded_frames = FrameEmbeddings(frames[0].times, frames[0].embeddings) if frames else None
-    return EmbeddedClip(video, clip.start, clip.end, embedding, embedded_frames)
+def embed_query(
+    context: RequestContext, model: Model, upload: Upload, clip: ClipRange, signal: Signal | None
+) -> Float32:
+    """Return the embedding (D,) of a clip of a file that a search is by; arguments as in ``embed_query_file``."""
+
+    def embed(chosen: Signal) -> Float32:
+        if chosen == "audio":
+            rows = embed_sound(context, model, upload, clip)
+        else:
+            rows = embed_upload(context, model, upload, clip).embedding.vectors
+        embedding: Float32 = rows[0]
+        return embedding
+
+    with rename_errors(upload.path, upload.name):
+        return embed_query_file(model, upload.path, signal, embed, context.service.settings.media_limits())
 
 
 def _embed(
@@ -115,8 +128,9 @@ def _embed(
     content: str,
     clip: ClipRange,
     duration: float | None,
-) -> list[CachedClip]:
-    """Return the clip, and its frames if they are requested; what is not cached is decoded in one pass.
+) -> EmbeddedClip:
+    """Embed a clip, and its frames and sound if they are requested; pictures that are not cached are decoded in one
+    pass.
 
     ``duration``: seconds; None if it is not known.
     """
@@ -136,7 +150,15 @@ def _embed(
             yield key, CachedClip(*span, _readonly_copy(embedded.vectors[rows]), tokens, frame_seconds)
 
     clips = context.service.caches.clips.get_or_create(keys, create, context.call_context)
-    return [clips[key] for key in keys]
+    whole, *parts = (clips[key] for key in keys)
+    assert whole.visual_tokens is not None
+    embedding = VideoEmbedding(whole.embeddings, whole.visual_tokens)
+    frames = FrameEmbeddings(parts[0].times, parts[0].embeddings) if parts else None
+    audio_tokens = None
+    if clip.sound:
+        limits = context.service.settings.media_limits()
+        audio_tokens = read_audio_tokens(model, file, (whole.start, whole.end), limits)
+    return EmbeddedClip(None, whole.start, whole.end, embedding, frames, audio_tokens)
 
 
 def _decode(

@@ -40,6 +40,7 @@ from service.schemas.scores_answers import (
     WordEvidence,
 )
 from vitascope import answering, scoring
+from vitascope.modalities import used_modalities
 from vitascope.model import Model
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute)
@@ -135,15 +136,21 @@ async def _parse(
 
 
 def _clip_range(fields: TimeRange) -> ClipRange:
-    return ClipRange(fields.start, fields.end, fields.frames if isinstance(fields, ScoreFields) else 0)
+    return ClipRange(fields.start, fields.end, fields.frames if isinstance(fields, ScoreFields) else 0, sound=True)
 
 
 def _score(service: AppState, model: Model, clip: EmbeddedClip, fields: ScoreFields) -> ScoreResponse:
     """Raises TextError, TaskMissing and EngineError."""
     with service.observer.stage("score"):
-        scores = scoring.score_captions(model, clip.embedding, fields.captions, fields.references, clip.frames)
+        scores = scoring.score_captions(
+            model, clip.embedding, fields.captions, fields.references, clip.frames, clip.audio_tokens
+        )
+    # Embeddings and frames are of the pictures alone.
+    modalities = used_modalities(clip.audio_tokens if "matching" in model.tasks else None)
     serialized = [_serialize_scores(each) for each in scores]
-    return ScoreResponse(video=clip.video, start=clip.start, end=clip.end, scores=serialized)
+    return ScoreResponse(
+        video=clip.video, start=clip.start, end=clip.end, modalities=list(modalities), scores=serialized
+    )
 
 
 def _serialize_scores(scores: scoring.CaptionScores) -> CaptionScore:
@@ -165,12 +172,14 @@ def _answer(service: AppState, model: Model, clip: EmbeddedClip, fields: AnswerF
             top=fields.top,
             candidates=fields.candidates,
             abstain_below=fields.abstain_below,
+            audio_tokens=clip.audio_tokens,
         )
     return AnswerResponse(
         question=fields.question,
         video=clip.video,
         start=clip.start,
         end=clip.end,
+        modalities=list(used_modalities(clip.audio_tokens)),
         answer=result.answer,
         abstained=result.abstained,
         answers=[Answer(text=answer.text, probability=answer.probability) for answer in result.answers],

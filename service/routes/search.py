@@ -31,7 +31,7 @@ from service.http.auth import caller_key, requires
 from service.http.multipart import Upload, parse_fields, read_form
 from service.http.openapi import errors, form_body
 from service.http.parsing import StrictRoute, check_max, invalid, is_json_or_form, parse_body, parse_id
-from service.inference.embedding import ClipRange, check_text, check_texts, embed_texts, embed_upload
+from service.inference.embedding import ClipRange, check_text, check_texts, embed_query, embed_texts
 from service.inference.models import LoadedModel
 from service.inference.request_context import RequestContext, request_context
 from service.schemas import search as schemas
@@ -70,8 +70,8 @@ class ParsedSearch:
 )
 @requires("read")
 async def search(name: str, request: Request, service: ReadyAppStateDep) -> Response:
-    """The clips most similar to a text, a picture, a video, a stored clip or a mix of these, each with the second at
-    which it starts; or the events or videos that they belong to.
+    """The clips most similar to a text, a picture, a video, a sound, a stored clip or a mix of these, each with the
+    second at which it starts; or the events or videos that they belong to.
 
     The words of the text are also matched in speech, titles and paths, unless `hybrid` is false. `rerank` scores that
     many of the best clips with the fusion model, which is slower; by default as many as the bundle of the collection's
@@ -136,8 +136,9 @@ async def _run_search(
         loaded = service.models.for_collection(collection)
         if parsed.file is not None and upload is not None:
             clip_range = ClipRange(parsed.file.start, parsed.file.end)
-            clip = await context.run(embed_upload, context, context.model(loaded), upload, clip_range)
-            file_embedding = clip.embedding.vectors[0]
+            file_embedding = await context.run(
+                embed_query, context, context.model(loaded), upload, clip_range, parsed.file.signal
+            )
         parts = await _embed_parts(context, loaded, parsed.parts, file_embedding)
         rerank = parsed.options.rerank
         if rerank is None:

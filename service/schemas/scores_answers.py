@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from service.schemas.base import Id, Int, ModelName, Probability, Request, Response, Seconds, example
 from service.schemas.library import Video
 from service.schemas.search import FUSED, MATCH, SIMILARITY
+from vitascope.modalities import Modality
 
 CLIPSCORE = "2.5 * max(similarity, 0) (Hessel and others, 2021)"
 REFCLIPSCORE = (
@@ -97,6 +98,13 @@ SCORE: dict[str, Any] = {
     "fused": 0.9,
 }
 Cosine = Annotated[float, Field(ge=-1, le=1)]
+Modalities = Annotated[
+    list[Modality],
+    Field(
+        description="what of the clip the model has used: its pictures and, if it has sound and the model matches and "
+        "answers by sound, that; similarity and emscore are of the pictures alone"
+    ),
+]
 
 
 class WordEvidence(Response):
@@ -152,11 +160,12 @@ class CaptionScore(Response):
 class ScoreResponse(Response):
     """Scores in the order of the captions."""
 
-    model_config = example(video=None, start=0.0, end=17.4, scores=[SCORE])
+    model_config = example(video=None, start=0.0, end=17.4, modalities=["visual"], scores=[SCORE])
 
     video: Annotated[Video | None, Field(description="null for an uploaded file")]
     start: Annotated[float, Field(description="seconds")]
     end: Annotated[float, Field(description="seconds")]
+    modalities: Modalities
     scores: list[CaptionScore]
 
 
@@ -220,6 +229,7 @@ class AnswerResponse(Response):
         video=None,
         start=0.0,
         end=17.4,
+        modalities=["visual"],
         answer="dog",
         abstained=False,
         answers=[ANSWER],
@@ -230,6 +240,7 @@ class AnswerResponse(Response):
     video: Annotated[Video | None, Field(description="null for an uploaded file")]
     start: Annotated[float, Field(description="seconds")]
     end: Annotated[float, Field(description="seconds")]
+    modalities: Modalities
     answer: Annotated[str | None, Field(description="the most probable; null if the model abstained")]
     abstained: Annotated[
         bool, Field(description="whether the best is below `abstain_below`, or no candidate is in the vocabulary")

@@ -35,6 +35,9 @@ Weight = Annotated[
 ]
 
 
+EmbeddedSignal = Literal["visual", "audio"]
+
+
 class TextQuery(Request):
     """A text that describes the results."""
 
@@ -56,11 +59,18 @@ class ClipQuery(Request):
 
 
 class FileQuery(Request):
-    """The uploaded picture or video of a form that results should resemble. It is not stored."""
+    """The uploaded picture, video or sound of a form that results should resemble. It is not stored."""
 
-    model_config = example(kind="file", weight=1.0)
+    model_config = example(kind="file", signal="audio", weight=1.0)
 
     kind: Literal["file"]
+    signal: Annotated[
+        EmbeddedSignal | None,
+        Field(
+            description="what of the file is embedded: its pictures or its sound; null: the pictures, of a file with "
+            "sound alone the sound"
+        ),
+    ] = None
     start: Annotated[Seconds | None, Field(description="seconds; default: 0")] = None
     end: Annotated[Seconds | None, Field(description="seconds; default: the end of the file")] = None
     weight: Weight = 1.0

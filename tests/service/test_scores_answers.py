@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.media_files import solid, write_animation
+from tests.media_files import solid, write_animation, write_audio, write_color_video
 from tests.service.conftest import fill, settings_for
 from tests.service.running import JSON, Running, problem_of, serving
-from tests.small_bundle import make_small_bundle
+from tests.small_bundle import AUDIO, TONES, make_small_bundle
+from vitascope.cli.main import main
+from vitascope.client import Client
 
 
 def test_captions_are_scored_in_their_order(running: Running, palette: str) -> None:
@@ -317,3 +320,25 @@ def test_invalid_rerank_requests_are_rejected(
 ) -> None:
     body = {"query": "a red thing", "documents": [{"clip_id": "1"}], "collection": palette} | body
     assert word in problem_of(running.client.post("/v1/rerank", json=body), status, code)["detail"]
+
+
+def test_scores_and_answers_state_whether_they_used_sound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = make_small_bundle(
+        tmp_path / "bundle",
+        tasks=["retrieval", "audio_retrieval", "matching", "answering"],
+        audio={**AUDIO, "fused": True},
+    )
+    tone = 0.5 * np.sin(2 * np.pi * TONES["blue"] * np.arange(16_000) / 8000).astype(np.float32)
+    film = write_audio(tmp_path / "film.mkv", tone[None], 8000, "flac", with_video=True)  # grey pictures
+    mute = write_color_video(tmp_path / "mute.mp4", (128, 128, 128))
+    with serving(settings_for(bundle, tmp_path / "data")) as running, Client(str(running.client.base_url)) as client:
+        client.create_collection("films")
+        video = client.add_video("films", film)
+        stored = client.ask("which colour is it", collection="films", video_id=video["id"])
+        assert (stored["answer"], stored["modalities"]) == ("blue", ["visual", "audio"])
+        heard, unheard = (client.score_file(file, ["a blue thing"]) for file in (film, mute))
+        assert (heard["modalities"], unheard["modalities"]) == (["visual", "audio"], ["visual"])
+        assert heard["scores"][0]["match"] > unheard["scores"][0]["match"]
+    for command in (["score", str(film), "a blue thing"], ["ask", str(film), "which colour is it"]):
+        assert main([*command, "--bundle", str(bundle)]) == 0
+        assert "Used: pictures and sound" in capsys.readouterr().out

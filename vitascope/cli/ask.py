@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from vitascope.cli.completion import no_completion
 from vitascope.cli.options import add_bundle, add_engine, add_model, add_server, server_url
-from vitascope.cli.output import plain_table
+from vitascope.cli.output import USED_SOUND, plain_table
 
 EPILOG = """\
 Answers are taken from the bundle's vocabulary (`vitascope bundle inspect` shows its size), most probable first.
@@ -65,17 +65,19 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 abstain_below=args.abstain_below,
                 model=args.model,
             )
-            return {"file": str(args.file), **response}
+            return {"file": str(args.file), "modalities": ["visual"], **response}  # older services do not state them
     from dataclasses import asdict
 
     from vitascope.answering import answer_question
     from vitascope.media.decode import probe
     from vitascope.media.limits import read_media_limits
+    from vitascope.modalities import read_audio_tokens, used_modalities
     from vitascope.model import Model
 
     model = Model.open(args.bundle, threads=args.threads, device=args.device, engine=args.engine)
     limits = read_media_limits(os.environ)
     end = probe(args.file, limits).duration
+    audio_tokens = read_audio_tokens(model, args.file, (0.0, end), limits)
     result = answer_question(
         model,
         args.question,
@@ -83,12 +85,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         top=args.top,
         candidates=args.candidate,
         abstain_below=args.abstain_below,
+        audio_tokens=audio_tokens,
     )
     return {  # as in the response of a service
         "file": str(args.file),
         "video": None,
         "start": 0.0,
         "end": end,
+        "modalities": list(used_modalities(audio_tokens)),
         "question": args.question,
         "answer": result.answer,
         "abstained": result.abstained,
@@ -105,6 +109,8 @@ def show(result: dict[str, Any], console: Console) -> None:
     if result["abstained"]:
         console.print("No answer: all probabilities are below the minimum")
     console.print(table)
+    if "audio" in result["modalities"]:
+        console.print(USED_SOUND)
     if result["out_of_vocabulary"]:
         console.print(f"Not in the vocabulary: {escape(', '.join(result['out_of_vocabulary']))}")
 

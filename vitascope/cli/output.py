@@ -24,6 +24,7 @@ def print_json(result: dict[str, Any]) -> None:
 
 
 MAX_FILES = 20
+USED_SOUND = "Used: pictures and sound"
 
 
 def print_mapping(result: dict[str, Any], console: Console) -> None:

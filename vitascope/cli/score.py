@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from vitascope.cli.completion import no_completion
 from vitascope.cli.options import add_bundle, add_engine, add_model, add_server, server_url
-from vitascope.cli.output import format_score, format_time, plain_table
+from vitascope.cli.output import USED_SOUND, format_score, format_time, plain_table
 from vitascope.errors import InvalidInput
 
 EPILOG = """\
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             scored = client.score_file(
                 args.file, args.captions, references=args.reference, frames=args.frames, model=args.model
             )
-            return {"file": str(args.file), **scored}
+            return {"file": str(args.file), "modalities": ["visual"], **scored}  # older services do not state them
     return _score_locally(args)
 
 
@@ -74,6 +74,7 @@ def _score_locally(args: argparse.Namespace) -> dict[str, Any]:
 
     from vitascope.media.decode import probe
     from vitascope.media.limits import read_media_limits
+    from vitascope.modalities import read_audio_tokens, used_modalities
     from vitascope.model import Model
     from vitascope.scoring import FrameEmbeddings, frame_times, score_captions
 
@@ -85,9 +86,10 @@ def _score_locally(args: argparse.Namespace) -> dict[str, Any]:
     times = frame_times(0.0, end, args.frames) if args.frames else []
     embeddings = model.embed_video_file(args.file, [(0.0, end), *((time, time) for time in times)], limits)
     frames = FrameEmbeddings(times, embeddings.vectors[1:]) if times else None
-    scores = score_captions(model, embeddings, args.captions, args.reference, frames)
+    audio_tokens = read_audio_tokens(model, args.file, (0.0, end), limits) if "matching" in model.tasks else None
+    scores = score_captions(model, embeddings, args.captions, args.reference, frames, audio_tokens)
     span = {"file": str(args.file), "video": None, "start": 0.0, "end": end}  # as in the response of a service
-    return {**span, "scores": [asdict(score) for score in scores]}
+    return {**span, "modalities": list(used_modalities(audio_tokens)), "scores": [asdict(score) for score in scores]}
 
 
 def show(result: dict[str, Any], console: Console) -> None:
@@ -102,6 +104,8 @@ def show(result: dict[str, Any], console: Console) -> None:
             style="bold" if score is best and len(scores) > 1 else None,
         )
     console.print(table)
+    if "audio" in result["modalities"]:
+        console.print(USED_SOUND)
     if "emscore" in columns:
         console.print()
         console.print(_words_table(scores))

@@ -57,6 +57,9 @@ class AnswerResponse(TypedDict):
     answers: list[Answer]
     end: float
     """seconds"""
+    modalities: list[Literal["visual", "audio"]]
+    """what of the clip the model has used: its pictures and, if it has sound and the model matches and answers by
+    sound, that; similarity and emscore are of the pictures alone"""
     out_of_vocabulary: list[str]
     """candidates that are not in the model's vocabulary, and not scored"""
     question: str
@@ -720,6 +723,9 @@ class ScoreResponse(TypedDict):
 
     end: float
     """seconds"""
+    modalities: list[Literal["visual", "audio"]]
+    """what of the clip the model has used: its pictures and, if it has sound and the model matches and answers by
+    sound, that; similarity and emscore are of the pictures alone"""
     scores: list[CaptionScore]
     start: float
     """seconds"""

@@ -40,8 +40,9 @@ class Search(BaseClient):
             collection: its name.
             text: description of what the clips show.
             query: a weighted combination, in place of ``text``: ``{"kind": "text", "value": "a dog", "weight": 1}``,
-                ``{"kind": "clip", "value": "41"}``, ``{"kind": "file"}``.
-            file: image or video to search by; it is not stored.
+                ``{"kind": "clip", "value": "41"}``, ``{"kind": "file", "signal": "audio"}``.
+            file: image, video or sound to search by; it is not stored. Of a video, the pictures are compared unless
+                its part in ``query`` has the signal ``audio``.
             limit: results per page.
             where: filter on metadata, fields of videos and, below ``clip``, fields of the clip.
             rerank: number of best clips to rerank with the fusion model; they are ordered by fused score. None: as many

@@ -185,6 +185,7 @@ class _SpanResponse(ToolResponse):
     title: Annotated[str, Field(validation_alias=AliasPath("video", "title"))]
     start: Seconds
     end: Seconds
+    modalities: Annotated[list[str], Field(description="what the model has used: visual, or visual and audio")]
 
 
 class CaptionScore(_Scores):
