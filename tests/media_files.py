@@ -222,7 +222,8 @@ def click_train(rate: int, seconds: float, times: Sequence[float]) -> NDArray[np
     """Return (samples,) at ``rate`` (Hz) with pulses of 2 ms whose peaks are at ``times`` (s)."""
     clock = np.arange(round(rate * seconds)) / rate
     pulses = [np.exp(-0.5 * ((clock - time) / 0.0004) ** 2) for time in times]
-    return (0.8 * np.sum(pulses, axis=0)).astype(np.float32)
+    samples: NDArray[np.float32] = (0.8 * np.sum(pulses, axis=0)).astype(np.float32)
+    return samples
 
 
 def click_times(samples: NDArray[np.float32], rate: int) -> list[float]:

@@ -12,6 +12,7 @@ _PACKAGES_BY_EXTRA = {
     "remote": "fsspec",
     "milvus": "pymilvus",
     "ray": "ray",
+    "ocr": "rapidocr",
     "telemetry": "opentelemetry.sdk opentelemetry.exporter",
     "tensorrt": "tensorrt cuda",
     "mcp": "mcp mcp_types",

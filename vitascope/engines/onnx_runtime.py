@@ -95,19 +95,20 @@ class OnnxRuntimeEngine:
         # Weights stay out of the shared arena, which would keep them after the model is unloaded.
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
-        self._session, fallback = _open_session(path, options, device, dict(tensorrt_options or {}))
-        self.providers: list[str] = list(self._session.get_providers())
+        self.session, fallback = _open_session(path, options, device, dict(tensorrt_options or {}))
+        """The library's session, for libraries that take one."""
+        self.providers: list[str] = list(self.session.get_providers())
         """Execution providers in use, preferred first."""
         used_device = _DEVICE_OF[self.providers[0]]
         gpu_name = None if used_device == "cpu" else gpu.gpu_name()
         self.placement = Placement(f"onnxruntime {onnxruntime.__version__}", used_device, gpu_name, fallback)
-        self.inputs = {argument.name: _spec(argument) for argument in self._session.get_inputs()}
-        self.outputs = {argument.name: _spec(argument) for argument in self._session.get_outputs()}
+        self.inputs = {argument.name: _spec(argument) for argument in self.session.get_inputs()}
+        self.outputs = {argument.name: _spec(argument) for argument in self.session.get_outputs()}
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         names = list(self.outputs)
         try:
-            results = self._session.run(names, dict(inputs))
+            results = self.session.run(names, dict(inputs))
         except Exception as error:  # the library's errors share no base but Exception
             shapes = {name: tuple(array.shape) for name, array in inputs.items()}
             raise EngineError(f"{self.path.name}: failed on inputs of shapes {shapes}: {error}") from error

@@ -1,0 +1,122 @@
+"""Reading the text that a file shows: frames sampled where the picture changes, lines merged into spans."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from vitascope.engines.onnx_runtime import Device
+from vitascope.errors import InvalidInput
+from vitascope.media.file import MediaSource, open_source
+from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
+from vitascope.sandbox.decoder import IN_PROCESS, Decoder
+from vitascope.screen_text.interface import TextReader, TextSpan
+from vitascope.screen_text.rapid_ocr import (
+    DETECTION_SIDE,
+    MIN_CONFIDENCE,
+    RapidOcrReader,
+    folder_models,
+    wheel_models,
+)
+from vitascope.screen_text.spans import SpanTracker
+
+DEFAULT_MODEL = "rapidocr"
+DEFAULT_INTERVAL = 1.0
+"""Seconds between samples."""
+MIN_INTERVAL, MAX_INTERVAL = 0.1, 3600.0
+FRAME_SIDE = 1920
+"""Frames with a longer side (pixels) are scaled down to it before they are read."""
+MAX_SPANS = 50_000
+"""Spans of one file, after which reading stops."""
+_MAX_FRAME_BYTES = 32 * 1024**2
+"""Bytes of the frames that are decoded before they are read."""
+_SAMPLES_PER_REQUEST = 300
+"""Samples that are decoded in one go, which bounds how long a decoding process works on one request."""
+
+_logger = logging.getLogger(__name__)
+
+
+def open_text_reader(
+    model: str = DEFAULT_MODEL,
+    *,
+    threads: int = 0,
+    device: Device = "auto",
+    detection_side: int = DETECTION_SIDE,
+    min_confidence: float = MIN_CONFIDENCE,
+) -> TextReader:
+    """Load an engine that reads text. Nothing is downloaded.
+
+    Args:
+        model: "rapidocr" for the models in RapidOCR's wheel, or a folder with another PP-OCR model, as
+            ``rapid_ocr.folder_models``.
+        threads: Threads within an operator; 0: one per core.
+        device: As in ``OnnxRuntimeEngine``.
+        detection_side: As in ``RapidOcrReader``, as ``min_confidence``.
+
+    Raises:
+        InvalidInput: There is no such model, a value is out of range, or RapidOCR is not installed.
+        EngineError: The device cannot be used.
+        BundleCorrupt: A graph is not valid.
+    """
+    models = wheel_models() if model == DEFAULT_MODEL else folder_models(Path(model).expanduser())
+    return RapidOcrReader(
+        models, threads=threads, device=device, detection_side=detection_side, min_confidence=min_confidence
+    )
+
+
+def read_screen_text(
+    reader: TextReader,
+    media: MediaSource,
+    decoder: Decoder = IN_PROCESS,
+    limits: MediaLimits = DEFAULT_LIMITS,
+    *,
+    interval: float = DEFAULT_INTERVAL,
+    on_progress: Callable[[float, float], None] | None = None,
+) -> list[TextSpan]:
+    """Return the text that a file shows, by time, then from top to bottom.
+
+    A span begins at the first sample that shows a line and ends at the first that does not, or at the end of the file,
+    so that both are right to ``interval``. The spans of a still picture are from 0 to 0.
+
+    Args:
+        reader: Engine.
+        media: Video, animation or picture.
+        decoder: Decodes the file.
+        limits: Limits on the file.
+        interval: Seconds between the frames that are looked at; only those that differ visibly are read.
+        on_progress: Called with the seconds read so far and the duration before each frame; may raise to stop.
+
+    Raises:
+        InvalidInput: ``interval`` is out of range.
+        MediaUnsupported, MediaCorrupt, MediaTooLarge, MediaError: The file has no pictures or cannot be decoded.
+        EngineError: The engine failed.
+    """
+    check_interval(interval)
+    with open_source(media) as file:
+        info = decoder.probe(file, limits)
+        info.require_pictures(file.name)
+        # The frame at the end of the video is the one before it.
+        count = max(1, int(info.duration / interval) + (info.duration % interval > 0))
+        tracker = SpanTracker(interval)
+        sample, seconds_read = 0, info.duration
+        while sample < count and len(tracker) < MAX_SPANS:
+            samples = range(sample, min(count, sample + _SAMPLES_PER_REQUEST))
+            frames, sample = decoder.changed_frames(file, samples, interval, FRAME_SIDE, _MAX_FRAME_BYTES, limits)
+            for number, frame in frames:
+                if on_progress is not None:
+                    on_progress(number * interval, info.duration)
+                tracker.add_frame(number * interval, reader.read(frame))
+        if sample < count:
+            seconds_read = sample * interval
+            _logger.warning(
+                "%s: reading text stopped at %.1f of %.1f seconds: %d lines; %d are read at most",
+                *(file.name, seconds_read, info.duration, len(tracker), MAX_SPANS),
+            )
+        return tracker.finish(seconds_read)
+
+
+def check_interval(interval: float) -> None:
+    """Raise InvalidInput unless ``interval`` (s) is from ``MIN_INTERVAL`` to ``MAX_INTERVAL``."""
+    if not MIN_INTERVAL <= interval <= MAX_INTERVAL:
+        raise InvalidInput(f"interval: {interval}; {MIN_INTERVAL:g} to {MAX_INTERVAL:g} seconds were expected")
