@@ -1,4 +1,4 @@
-"""EmbeddingGemma 2 of transformers: one encoder of texts, images and videos.
+"""EmbeddingGemma 2 of transformers: one encoder of texts, images, videos and sounds.
 
 Shape letters: B videos or texts, C clips, F frames, H height, W width, L tokens, N frames or sequences, T tiles of a
 frame, P patches of a frame, K width of the encoder, D embedding dim.
@@ -21,7 +21,8 @@ from torch.nn.functional import normalize
 
 from model_export.assemble import read_json_object
 from model_export.graphs import GraphSpec, video_spec
-from model_export.public.model import TEXT_AXES, PublicModel, TransformersReference
+from model_export.public.gemma_audio import GemmaAudio, clamp_by_numbers, open_audio_stream
+from model_export.public.model import SOUND_AXES, TEXT_AXES, PublicModel, TransformersReference
 from model_export.public.preprocessing import PixelNormalization, normalization_of, open_processor, tile_streams
 from model_export.public.tokenization import max_text_length, open_tokenizer
 from model_export.public.weights import load_model
@@ -33,6 +34,10 @@ FRAMES_NOTE = (
     "takes one frame per second, at most 32. An image, and a clip whose frames are all equal, is read as an image."
 )
 DIMENSIONS_NOTE = "Matryoshka dimensions {dimensions}: those that the authors state for {width} dimensions."
+WINDOWS_NOTE = (
+    "A sound longer than {seconds:g} s is cut into equal windows, whose embeddings are averaged; the model's own "
+    "processor ends there."
+)
 TEXT_NOTE = "Texts are truncated to {length} tokens."
 _SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
 _MAX_TEXT_LENGTH = 2048
@@ -82,7 +87,8 @@ class GemmaVision(nn.Module):
 
     def __init__(self, model: Any, normalization: PixelNormalization) -> None:
         super().__init__()
-        self.tower, self.project, self.normalization = model.vision_tower, model.embed_vision, normalization
+        self.tower, self.project = clamp_by_numbers(model.vision_tower), model.embed_vision
+        self.normalization = normalization
         config = model.config.vision_config
         self.patch, self.kernel = int(config.patch_size), int(config.pooling_kernel_size)
 
@@ -177,7 +183,10 @@ class MediaTokens:
     def of(cls, tokenizer: Any, frames: int, video_token: str) -> MediaTokens:
         """Return the ids that the model's processor uses for an image, and for a video of so many frames."""
         return cls(
-            *(_literals(tokenizer, token, n) for token, n in ((tokenizer.image_token, 1), (video_token, frames)))
+            *(
+                _literals(tokenizer, (tokenizer.boi_token, token, tokenizer.eoi_token), count)
+                for token, count in ((tokenizer.image_token, 1), (video_token, frames))
+            )
         )
 
 
@@ -192,6 +201,9 @@ class GemmaReference(TransformersReference):
 
     def image_embeddings(self, images: Sequence[Image.Image]) -> np.ndarray:
         return np.concatenate([self._embed(**self.processor(images=[[i]], return_tensors="pt")) for i in images])
+
+    def sound_embeddings(self, sounds: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate([self._embed(**self.processor(audio=[s], return_tensors="pt")) for s in sounds])
 
     def logits(self, texts: Sequence[str], images: Sequence[Image.Image]) -> np.ndarray:
         logits: np.ndarray = self.text_embeddings(texts) @ self.image_embeddings(images).T
@@ -221,15 +233,24 @@ def load_embedding_gemma2(folder: Path, config: dict[str, Any], frames: int, *, 
     )
     prompts, width = _read_prompts(folder), int(model.config.text_config.embedding_dim)
     dimensions, notes = _dimensions(config, width)
+    specs = [
+        video_spec(GemmaVideo(model, encoder, vision, tokens), streams),
+        GraphSpec("text", GemmaText(model, encoder), TEXT_AXES, ("vector",)),
+    ]
+    audio = None if model.audio_tower is None else open_audio_stream(folder, processor)
+    if audio is not None:
+        library = tokenizer.library
+        around = _literals(library, (library.boa_token, library.audio_token, library.eoa_token), 1)
+        module = GemmaAudio(model, processor.feature_extractor, encoder, around)
+        specs.append(GraphSpec("audio", module, SOUND_AXES, ("vector",)))
+        notes = [WINDOWS_NOTE.format(seconds=audio.seconds), *notes]
     return PublicModel(
         architecture="embedding_gemma2",
-        tasks=["retrieval"],
-        specs=[
-            video_spec(GemmaVideo(model, encoder, vision, tokens), streams),
-            GraphSpec("text", GemmaText(model, encoder), TEXT_AXES, ("vector",)),
-        ],
+        tasks=["retrieval"] if audio is None else ["retrieval", "audio_retrieval"],
+        specs=specs,
         reference=GemmaReference(model, tokenizer.library, processor, text_length, prompts.query),
         frame_streams=streams,
+        audio=audio,
         vocabulary=model.config.text_config.vocab_size,
         text_length=text_length,
         vector_width=width,
@@ -277,10 +298,10 @@ def _dimensions(config: dict[str, Any], width: int) -> tuple[list[int], list[str
     return _PUBLISHED_DIMENSIONS, [DIMENSIONS_NOTE.format(dimensions=_PUBLISHED_DIMENSIONS, width=width)]
 
 
-def _literals(tokenizer: Any, token: str, count: int) -> list[list[int]]:
-    """Return the ids of the processor's text around `count` times `token`."""
-    ids = tokenizer(f"{tokenizer.boi_token}{token}{tokenizer.eoi_token}" * count)["input_ids"]
-    place = tokenizer.convert_tokens_to_ids(token)
+def _literals(tokenizer: Any, tokens: tuple[str, str, str], count: int) -> list[list[int]]:
+    """Return the ids of the processor's text around `count` times the second of `tokens`, each between the others."""
+    ids = tokenizer("".join(tokens) * count)["input_ids"]
+    place = tokenizer.convert_tokens_to_ids(tokens[1])
     return [list(group) for is_literal, group in groupby(ids, lambda id_: id_ != place) if is_literal]
 
 

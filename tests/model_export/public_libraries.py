@@ -103,8 +103,15 @@ def _open_clip(source: Path, texts: list[str], clips: Clips) -> tuple[Tensor, Te
     return by_text, by_clip, model.logit_scale.exp() * by_text @ by_clip.T
 
 
-def library_sounds(source: Path, texts: Sequence[str], sounds: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Run CLAP: normalized embeddings of texts and of sounds that are no longer than a window."""
+def library_sounds(
+    family: str, source: Path, texts: Sequence[str], sounds: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Run a model of `SOUND_MODELS`: normalized embeddings of texts and of sounds that are no longer than a window."""
+    if family == "embedding_gemma2":
+        embed, prompt = _open_gemma(source)
+        with torch.no_grad():
+            by_text = embed(text=[prompt + text for text in texts], padding=True, truncation=True)
+            return by_text.numpy(), torch.cat([embed(audio=[sound]) for sound in sounds]).numpy()
     from transformers import AutoFeatureExtractor, AutoTokenizer, ClapModel
 
     model, tokenizer = ClapModel.from_pretrained(source).eval(), AutoTokenizer.from_pretrained(source)

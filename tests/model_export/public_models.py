@@ -347,8 +347,13 @@ def make_embedding_gemma2(folder: Path) -> Path:
         **{"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4},
         **{"num_key_value_heads": 4, "head_dim": 8, "pooling_kernel_size": 2, "patch_size": 4, "standardize": True},
     }
+    audio = {
+        **{"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "output_proj_dims": 24},
+        **{"subsampling_conv_channels": [32, 8], "attention_context_right": 2},
+    }
     config = library.EmbeddingGemma2Config(
         text_config=text,
+        audio_config=audio,
         vision_config=vision | {"position_embedding_size": 600},
         image_token_id=ids["<|image|>"],
         video_token_id=ids["<|video|>"],
@@ -359,12 +364,16 @@ def make_embedding_gemma2(folder: Path) -> Path:
     with torch.no_grad():
         model.vision_tower.std_bias.normal_()
         model.vision_tower.std_scale.uniform_(0.5, 1.5)
+        model.audio_tower.layers[0].self_attn.q_proj.input_max.fill_(0.3)
+        model.audio_tower.layers[0].self_attn.q_proj.input_min.fill_(-0.2)
+        model.audio_tower.layers[0].feed_forward1.ffw_layer_2.output_max.fill_(0.2)
     sizes = {"patch_size": 4, "pooling_kernel_size": 2}
     processor = library.EmbeddingGemma2Processor(
-        feature_extractor=library.Gemma4AudioFeatureExtractor(),
+        feature_extractor=library.Gemma4AudioFeatureExtractor(feature_size=32),
         image_processor=library.Gemma4ImageProcessor(**sizes),
         tokenizer=tokenizer,
         video_processor=library.EmbeddingGemma2VideoProcessor(**sizes),
+        audio_seq_length=50,
     )
     prompts = {"query": "task: search | query: ", "document": "text: "}
     save_all(folder, model, processor)
@@ -405,7 +414,7 @@ EMBEDDING_MODELS: dict[str, Callable[[Path], Path]] = {
     "embedding_gemma2": make_embedding_gemma2,
 }
 """Models with embeddings of texts and images."""
-SOUND_MODELS: dict[str, Callable[[Path], Path]] = {"clap": make_clap}
+SOUND_MODELS: dict[str, Callable[[Path], Path]] = {"clap": make_clap, "embedding_gemma2": make_embedding_gemma2}
 """Models with embeddings of texts and sounds."""
 PAIR_MODELS: dict[str, Callable[[Path], Path]] = {
     "vilt_match": make_vilt_match,

@@ -163,7 +163,7 @@ def test_modules_embed_sounds_like_the_library(family: str, sources: Sources) ->
     with torch.no_grad():
         actual = modules["audio"](*(torch.from_numpy(inputs[name]) for name in (SAMPLES, LENGTHS)))
         texts = modules["text"](*encode(model, [model.prompts.query + text for text in TEXTS]))
-    by_text, by_sound = library_sounds(sources(family), TEXTS, sounds)
+    by_text, by_sound = library_sounds(family, sources(family), TEXTS, sounds)
     assert cosines(actual.numpy(), by_sound).min() >= 0.99999
     assert cosines(texts.numpy(), by_text).min() >= 0.99999
     assert (by_sound @ by_sound.T).min() < 0.999
@@ -433,6 +433,7 @@ OMNI = "processor_config.json"
         ("vilt_match", PROCESSOR, {"size_divisor": 8}, "size_divisor 8; 4 was expected"),
         ("embedding_gemma2", OMNI, {"image_processor": {"patch_size": 8}}, r"\(8, 2\); \(4, 2\) was expected"),
         ("embedding_gemma2", OMNI, {"video_processor": {"add_timestamps": True}}, "add_timestamps true"),
+        ("embedding_gemma2", OMNI, {"feature_extractor": {"dither": 0.1}}, r"dither 0\.1; 0 was expected"),
     ],
 )
 def test_unsupported_settings_are_rejected(
