@@ -40,7 +40,7 @@ _CTC_KINDS = {
 _NEMO_TRANSDUCERS = ("EncDecRNNTBPEModel", "EncDecHybridRNNTCTCBPEModel")
 _STREAMING_KEYS = ("decode_chunk_len", "cache_last_channel_dim1")
 """Metadata of graphs that hear a stream chunk by chunk."""
-_PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".nemo", ".pkl"})
+_PICKLES = frozenset({".pt", ".pth", ".ckpt", ".nemo", ".pkl"})
 _EXPECTED = "files of a Whisper, Moonshine, Parakeet, SenseVoice or Zipformer model for sherpa-onnx were expected"
 
 

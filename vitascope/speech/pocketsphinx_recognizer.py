@@ -12,6 +12,7 @@ from pocketsphinx import Decoder, Segment
 from vitascope.errors import EngineError, InvalidInput
 from vitascope.media.audio import Samples
 from vitascope.speech.interface import SpeechSegment, SpokenWord
+from vitascope.speech.phrases import join_words, split_phrases
 from vitascope.speech.splitting import SAMPLE_RATE, divide
 from vitascope.speech.voice_activity import to_int16, webrtc_spans
 
@@ -54,19 +55,20 @@ class PocketSphinxRecognizer:
             spoken = tuple(
                 SpokenWord(
                     _PRONUNCIATION.sub("", word.word),
-                    offset + word.start_frame / _FRAMES_PER_SECOND,
-                    offset + (word.end_frame + 1) / _FRAMES_PER_SECOND,
+                    round(offset + word.start_frame / _FRAMES_PER_SECOND, 3),
+                    round(offset + (word.end_frame + 1) / _FRAMES_PER_SECOND, 3),
                 )
                 for word in words
             )
-            yield SpeechSegment(
+            segment = SpeechSegment(
                 spoken[0].start,
-                min(spoken[-1].end, last / SAMPLE_RATE),
-                " ".join(word.text for word in spoken),
+                spoken[-1].end,
+                join_words(spoken),
                 LANGUAGE,
                 min(1.0, float(np.mean([word.prob for word in words]))),
                 spoken,
             )
+            yield from split_phrases(segment)
 
     def _decode(self, samples: Samples) -> list[Segment]:
         """Return the words of samples (T,), without fillers; ``prob`` is the posterior probability of each."""

@@ -15,6 +15,7 @@ from vitascope.errors import EngineError, InvalidInput
 from vitascope.media.audio import Samples
 from vitascope.speech.interface import SpeechSegment, SpokenWord
 from vitascope.speech.model_folder import ModelFolder, find_model
+from vitascope.speech.phrases import is_ideograph, split_phrases
 from vitascope.speech.splitting import MAX_SECONDS, SAMPLE_RATE, divide
 from vitascope.speech.voice_activity import silero_spans, webrtc_spans
 
@@ -34,8 +35,8 @@ _CONSTRUCTORS = {
 _CUDA_PROVIDER = "libonnxruntime_providers_cuda.so"
 _WORD_STARTS = (" ", "\u2581")
 """First characters of a token that begins a word."""
-_LAST_WORD_SECONDS = 0.3
-"""Assumed of a word whose end the model does not tell."""
+_TOKEN_SECONDS = 0.4
+"""Longest duration of a token whose end the model does not tell."""
 
 
 class SherpaOnnxRecognizer:
@@ -68,10 +69,12 @@ class SherpaOnnxRecognizer:
         spans = webrtc_spans(samples) if detector is None else silero_spans(samples, detector, MAX_SECONDS)
         with self._lock:
             self._set_language(language or "")
+            spoken = language or (known[0] if len(known) == 1 else None)
             return [
                 segment.shifted(first / SAMPLE_RATE)
                 for first, last in divide(samples, spans)
-                for segment in self._decode(samples[first:last], language)
+                for result in self._decode(samples[first:last], spoken)
+                for segment in split_phrases(result)
             ]
 
     def _set_language(self, language: str) -> None:
@@ -97,7 +100,7 @@ def segments_of(result: Any, seconds: float, language: str | None) -> Iterator[S
     text = result.text.strip()
     if not text:
         return
-    language = result.lang.strip("<|>") or language
+    language = result.lang.strip("<|> ") or language
     confidence = _confidence(result.ys_log_probs)
     words = _words(result, seconds)
     times = list(zip(result.segment_texts, result.segment_timestamps, result.segment_durations, strict=False))
@@ -117,27 +120,21 @@ def _words(result: Any, seconds: float) -> tuple[SpokenWord, ...]:
     tokens, starts, durations = result.tokens, result.timestamps, result.durations
     if not tokens or len(starts) != len(tokens):
         return ()
+    has_durations = len(durations) == len(tokens)
+    limits = [*starts[1:], seconds]
     ends = [
-        start + durations[index]
-        if len(durations) == len(tokens)
-        else starts[index + 1]
-        if index + 1 < len(starts)
-        else start + _LAST_WORD_SECONDS
+        start + durations[index] if has_durations else min(start + _TOKEN_SECONDS, limits[index])
         for index, start in enumerate(starts)
     ]
     words: list[SpokenWord] = []
     for token, start, end in zip(tokens, starts, ends, strict=True):
         text = token.replace(_WORD_STARTS[1], " ").strip()
         end = min(max(start, end), seconds)
-        if words and not token.startswith(_WORD_STARTS) and not _is_ideograph(text):
+        if words and not token.startswith(_WORD_STARTS) and not is_ideograph(text):
             words[-1] = SpokenWord(words[-1].text + text, words[-1].start, max(end, words[-1].end))
         elif text:
             words.append(SpokenWord(text, min(start, seconds), end))
     return tuple(words)
-
-
-def _is_ideograph(text: str) -> bool:
-    return bool(text) and "\u2e80" <= text[0] <= "\u9fff"
 
 
 def _confidence(log_probabilities: list[float]) -> float | None:
