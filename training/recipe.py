@@ -101,6 +101,12 @@ class DatasetConfig(StrictModel):
     """Largest random gain of a sound, in dB, up or down. Not for corpora whose texts say loud or quiet."""
     min_sound: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Smallest part of a sound that is kept, relative to its length. Not for corpora whose texts count sounds."""
+    speed: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest relative change of a sound's speed, and with it of its pitch. Not for corpora whose texts tell either."""
+    noise: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest root mean square of white noise that is added to a sound; full scale is 1."""
+    delay: Annotated[float, Field(ge=0, le=60)] = 0.0
+    """Longest silence before a sound, in seconds."""
     spec_mask: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Largest fraction of a sound's mel bins, and of its time, that is masked at random (SpecAugment)."""
     num_views: Annotated[int, Field(ge=0)] = 0

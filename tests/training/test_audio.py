@@ -190,6 +190,23 @@ def test_sounds_are_cut_and_made_louder_or_quieter_at_random() -> None:
         assert 0.125 <= row[0] <= 0.5
 
 
+def test_sounds_are_delayed_and_change_their_speed_and_noise_at_random() -> None:
+    options = {"speed": 0.2, "noise": 0.01, "delay": 0.05}
+    dataset = DatasetConfig(corpus="a", weight=1, batch_size=3, objectives={}, **options)
+    samples = torch.zeros(3, 3000)
+    samples[:2, :1000] = 0.5
+    audio = Audio(samples, torch.tensor([1000, 1000, 0]), torch.tensor([True, True, False]))
+    changed = augment_audio(audio, dataset, np.random.default_rng(0))
+    for row, length in zip(changed.samples[:2], changed.lengths[:2].tolist(), strict=True):
+        audible = torch.nonzero(row)[:, 0]
+        assert 0 < int(audible[0]) <= 800
+        assert 1000 / 1.2 <= length - int(audible[0]) <= 1000 / 0.8 + 1
+        assert 0 < float((row[audible] - 0.5).std()) < 0.02
+        assert int(audible[-1]) == length - 1
+    assert not changed.samples[2].any()
+    assert changed.lengths[2] == 0
+
+
 NEEDS: tuple[Needs, ...] = ("sight", "sound", "both")
 NAMES = {"red": 300.0, "green": 700.0, "blue": 1500.0, "yellow": 3000.0}
 """Hz of the tone that each name is given."""

@@ -271,7 +271,7 @@ def read_audio(
 
 
 def augment_audio(audio: Audio, dataset: DatasetConfig, rng: np.random.Generator) -> Audio:
-    """Change the gain of each sound, and keep a random part of it, as the dataset's options say."""
+    """Change each sound at random as the dataset's options say: part, speed, gain, noise, and silence before it."""
     samples, lengths = audio.samples, audio.lengths.numpy()
     if dataset.min_sound < 1.0:
         kept = np.ceil(lengths * rng.uniform(dataset.min_sound, 1.0, len(lengths))).astype(np.int64)
@@ -279,10 +279,36 @@ def augment_audio(audio: Audio, dataset: DatasetConfig, rng: np.random.Generator
         parts = zip(samples, starts, kept, strict=True)
         samples = torch.stack([F.pad(x[start : start + n], (0, len(x) - n)) for x, start, n in parts])
         lengths = kept
+    if dataset.speed:
+        factors = rng.uniform(1 - dataset.speed, 1 + dataset.speed, len(lengths))
+        parts = [_change_speed(x[:n], factor) for x, n, factor in zip(samples, lengths, factors, strict=True)]
+        samples, lengths = _window(parts, samples.shape[1])
     if dataset.gain:
         decibels = rng.uniform(-dataset.gain, dataset.gain, (len(samples), 1)).astype(np.float32)
         samples = (samples * torch.from_numpy(10.0 ** (decibels / 20.0))).clamp(-1.0, 1.0)
+    if dataset.noise:
+        levels = dataset.noise * 10.0 ** rng.uniform(-2.0, 0.0, (len(samples), 1)).astype(np.float32)
+        noise = torch.from_numpy(levels * rng.standard_normal(samples.shape, np.float32))
+        samples = samples + noise * (torch.arange(samples.shape[1]) < torch.from_numpy(lengths)[:, None])
+    if dataset.delay:
+        delays = rng.integers(np.where(lengths > 0, round(dataset.delay * SAMPLE_RATE), 0) + 1)
+        parts = [F.pad(x[:n], (int(delay), 0)) for x, n, delay in zip(samples, lengths, delays, strict=True)]
+        samples, lengths = _window(parts, samples.shape[1])
     return replace(audio, samples=samples, lengths=torch.from_numpy(lengths))
+
+
+def _change_speed(samples_N: Tensor, factor: float) -> Tensor:
+    if not len(samples_N):
+        return samples_N
+    size = max(round(len(samples_N) / factor), 1)
+    return F.interpolate(samples_N[None, None], size=size, mode="linear", align_corners=False)[0, 0]
+
+
+def _window(parts: Sequence[Tensor], size: int) -> tuple[Tensor, np.ndarray]:
+    """Return sounds as rows of a window (B, size), cut or padded with zeros, and their lengths (B,)."""
+    cut = [part[:size] for part in parts]
+    lengths = np.array([len(part) for part in cut], np.int64)
+    return torch.stack([F.pad(part, (0, size - len(part))) for part in cut]), lengths
 
 
 def load_batches(batches: Batches, steps: range, workers: int) -> DataLoader[Batch]:

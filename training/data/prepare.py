@@ -28,6 +28,7 @@ from training.data import (
     msvd,
     pictograms,
     recordings,
+    spoken_digits,
     stamps,
     subtitled,
     webdataset,
@@ -76,6 +77,7 @@ READERS: Mapping[str, Reader] = {
     "stamp_sounds": Reader(stamps.stamp_sounds, stamps.SOUNDS_ORIGIN, STILL_STREAMS, audio=True),
     "esc10": Reader(recordings.esc10, recordings.ESC10_ORIGIN, (), audio=True),
     "fsdd": Reader(recordings.fsdd, recordings.FSDD_ORIGIN, (), audio=True),
+    "spoken_digits": Reader(spoken_digits.spoken_digits, spoken_digits.ORIGIN, (), audio=True),
 }
 PICTOGRAMS = "pictograms"
 CORPORA = (*READERS, PICTOGRAMS)
@@ -103,6 +105,7 @@ made or fetched by commands of this project:
   pictograms       npm packages, fetched into --source; gives pictogram_stills and pictogram_videos
   stamps           /usr/share/tuxpaint/stamps of Debian's tuxpaint-stamps-default
   stamp_sounds     those of them that have a sound, with it
+  spoken_digits    digits in the voices of Debian's espeak-ng: /usr/lib/x86_64-linux-gnu/espeak-ng-data
 
 examples:
   vitascope prepare subtitled --source ~/Talks --name talks --out data/packed

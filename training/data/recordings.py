@@ -114,15 +114,20 @@ def fsdd(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
         raise EmptySplit(f"{folder}: {FSDD_ORIGIN.split_rule}")
     for key, media, digit, speaker in _digits(folder):
         if (speaker in TEST_SPEAKERS) == (split == "test"):
-            word = DIGITS[digit]
-            captions = (
-                f"the spoken digit {word}",
-                f"someone says {word}",
-                f"a voice says the number {digit}",
-                f"the word {word} is spoken",
-            )
-            questions = [(q, str(digit)) for q in ("which digit is spoken?", "what number can be heard?")]
-            yield _example(key, captions, questions, {"digit": digit, "speaker": speaker}), media
+            yield digit_example(key, digit, speaker), media
+
+
+def digit_example(key: str, digit: int, speaker: str) -> Example:
+    """Return the example of a spoken digit."""
+    word = DIGITS[digit]
+    captions = (
+        f"the spoken digit {word}",
+        f"someone says {word}",
+        f"a voice says the number {digit}",
+        f"the word {word} is spoken",
+    )
+    questions = [(q, str(digit)) for q in ("which digit is spoken?", "what number can be heard?")]
+    return _example(key, captions, questions, {"digit": digit, "speaker": speaker})
 
 
 def _digits(folder: Path) -> Iterator[tuple[str, Media, int, str]]:

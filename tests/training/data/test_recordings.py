@@ -1,4 +1,4 @@
-"""ESC-10 and FSDD: official layouts, shards, splits and malformed annotations."""
+"""ESC-10, FSDD and synthesized digits: layouts, shards, splits and malformed annotations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from training.data.corpus import CorpusError, EmptySplit
 from training.data.example import Example
 from training.data.packed import Media, open_packed
 from training.data.prepare import main
-from training.data.recordings import esc10, fsdd
+from training.data.recordings import DIGITS, esc10, fsdd
+from training.data.spoken_digits import spoken_digits
 
 COLUMNS = "filename,fold,target,category,esc10,src_file,take\n"
 ROWS = """\
@@ -151,3 +152,27 @@ def test_the_command_packs_sounds_without_frames_and_leaves_out_an_empty_split(t
     assert packed.streams == ()
     assert packed.audio is not None
     assert (packed.audio[0] == tone()).all()
+
+
+def test_every_voice_of_espeak_ng_says_every_digit_at_both_rates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "voices" / "!v").mkdir(parents=True)
+    (tmp_path / "voices" / "!v" / "anna").touch()
+    (tmp_path / "tone.wav").write_bytes(wav(tone()))
+    program = tmp_path / "bin" / "espeak-ng"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\nexec cat {tmp_path / 'tone.wav'}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    command = ["spoken_digits", "--source", str(tmp_path), "--out", str(tmp_path / "packed")]
+    assert main([*command, "--splits", "train"]) == 0
+    packed = open_packed(tmp_path / "packed" / "spoken_digits" / "train")
+    assert [e.attributes["digit"] for e in packed.examples] == [digit for digit in range(10) for _ in range(2)]
+    assert packed.examples[14].captions[1] == f"someone says {DIGITS[7]}"
+    program.unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CorpusError, match=r"Debian's package espeak-ng was expected"):
+        keys(spoken_digits, tmp_path, "train")
+    with pytest.raises(CorpusError, match=r"voices/!v"):
+        keys(spoken_digits, tmp_path / "bin", "train")
