@@ -24,6 +24,7 @@ from training.data import (
     daquar,
     flickr,
     hdvila100m,
+    instruments,
     msrvtt,
     msvd,
     pictograms,
@@ -77,6 +78,7 @@ READERS: Mapping[str, Reader] = {
     "stamp_sounds": Reader(stamps.stamp_sounds, stamps.SOUNDS_ORIGIN, STILL_STREAMS, audio=True),
     "esc10": Reader(recordings.esc10, recordings.ESC10_ORIGIN, (), audio=True),
     "fsdd": Reader(recordings.fsdd, recordings.FSDD_ORIGIN, (), audio=True),
+    "instruments": Reader(instruments.instruments, instruments.ORIGIN, (), audio=True),
     "spoken_digits": Reader(spoken_digits.spoken_digits, spoken_digits.ORIGIN, (), audio=True),
 }
 PICTOGRAMS = "pictograms"
@@ -105,6 +107,7 @@ made or fetched by commands of this project:
   pictograms       npm packages, fetched into --source; gives pictogram_stills and pictogram_videos
   stamps           /usr/share/tuxpaint/stamps of Debian's tuxpaint-stamps-default
   stamp_sounds     those of them that have a sound, with it
+  instruments      those of General MIDI, played by Debian's fluidsynth: /usr/share/sounds/sf2/TimGM6mb.sf2
   spoken_digits    digits in the voices of Debian's espeak-ng: /usr/lib/x86_64-linux-gnu/espeak-ng-data
 
 examples:

@@ -12,7 +12,8 @@ import pytest
 from tests.training.data.corpus_files import tone, wav, write_tar
 from training.data.corpus import CorpusError, EmptySplit
 from training.data.example import Example
-from training.data.packed import Media, open_packed
+from training.data.instruments import INSTRUMENTS, instruments
+from training.data.packed import EncodedMedia, Media, open_packed
 from training.data.prepare import main
 from training.data.recordings import DIGITS, esc10, fsdd
 from training.data.spoken_digits import spoken_digits
@@ -176,3 +177,26 @@ def test_every_voice_of_espeak_ng_says_every_digit_at_both_rates(
         keys(spoken_digits, tmp_path, "train")
     with pytest.raises(CorpusError, match=r"voices/!v"):
         keys(spoken_digits, tmp_path / "bin", "train")
+
+
+def test_every_instrument_of_general_midi_plays_melodies_of_its_own_in_every_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    font, program = tmp_path / "font.sf2", tmp_path / "bin" / "fluidsynth"
+    font.touch()
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\nexec cp "$9" "$7"\n')  # the melody stands for its sound
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    contents = {
+        split: {media.data for _, media in instruments(font, split) if isinstance(media, EncodedMedia)}
+        for split in ("val", "test")
+    }
+    assert len(contents["val"]) == len(INSTRUMENTS) == 128
+    assert len(contents["test"] - contents["val"]) == 256
+    example, media = next(instruments(font, "val"))
+    assert example.captions[1] == "the sound of acoustic grand piano"
+    assert isinstance(media, EncodedMedia)
+    assert media.data.startswith(b"MThd")
+    with pytest.raises(CorpusError, match=r"a sound font \(.sf2\) was expected"):
+        keys(instruments, tmp_path, "val")
