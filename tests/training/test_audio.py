@@ -191,8 +191,7 @@ def test_sounds_are_cut_and_made_louder_or_quieter_at_random() -> None:
 
 
 def test_sounds_are_delayed_and_change_their_speed_and_noise_at_random() -> None:
-    options = {"speed": 0.2, "noise": 0.01, "delay": 0.05}
-    dataset = DatasetConfig(corpus="a", weight=1, batch_size=3, objectives={}, **options)
+    dataset = DatasetConfig(corpus="a", weight=1, batch_size=3, objectives={}, speed=0.2, noise=0.01, delay=0.05)
     samples = torch.zeros(3, 3000)
     samples[:2, :1000] = 0.5
     audio = Audio(samples, torch.tensor([1000, 1000, 0]), torch.tensor([True, True, False]))

@@ -281,8 +281,8 @@ def augment_audio(audio: Audio, dataset: DatasetConfig, rng: np.random.Generator
         lengths = kept
     if dataset.speed:
         factors = rng.uniform(1 - dataset.speed, 1 + dataset.speed, len(lengths))
-        parts = [_change_speed(x[:n], factor) for x, n, factor in zip(samples, lengths, factors, strict=True)]
-        samples, lengths = _window(parts, samples.shape[1])
+        faster = [_change_speed(x[:n], factor) for x, n, factor in zip(samples, lengths, factors, strict=True)]
+        samples, lengths = _window(faster, samples.shape[1])
     if dataset.gain:
         decibels = rng.uniform(-dataset.gain, dataset.gain, (len(samples), 1)).astype(np.float32)
         samples = (samples * torch.from_numpy(10.0 ** (decibels / 20.0))).clamp(-1.0, 1.0)
@@ -292,8 +292,8 @@ def augment_audio(audio: Audio, dataset: DatasetConfig, rng: np.random.Generator
         samples = samples + noise * (torch.arange(samples.shape[1]) < torch.from_numpy(lengths)[:, None])
     if dataset.delay:
         delays = rng.integers(np.where(lengths > 0, round(dataset.delay * SAMPLE_RATE), 0) + 1)
-        parts = [F.pad(x[:n], (int(delay), 0)) for x, n, delay in zip(samples, lengths, delays, strict=True)]
-        samples, lengths = _window(parts, samples.shape[1])
+        delayed = [F.pad(x[:n], (int(delay), 0)) for x, n, delay in zip(samples, lengths, delays, strict=True)]
+        samples, lengths = _window(delayed, samples.shape[1])
     return replace(audio, samples=samples, lengths=torch.from_numpy(lengths))
 
 
