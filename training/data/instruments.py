@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from training.data.corpus import SPLITS, CorpusError, check_split
-from training.data.example import Example, Question
+from training.data.example import Example, Needs, Question
 from training.data.packed import EncodedMedia, Media, Origin
 
 ORIGIN = Origin(
@@ -25,6 +25,8 @@ ORIGIN = Origin(
 )
 MELODIES = {"train": 8, "val": 1, "test": 2}
 """Melodies of each instrument by split."""
+_NEEDS: tuple[Needs, ...] = ("sound",) * 4
+"""Of the captions of an example."""
 TICKS = 480
 """Per quarter note, which lasts half a second at the default tempo of MIDI."""
 INSTRUMENTS = tuple(
@@ -103,4 +105,4 @@ def _example(key: str, name: str, program: int) -> Example:
         Question(question, (name,), "sound", "sound") for question in ("which instrument plays?", "what can be heard?")
     )
     attributes = {"instrument": name, "program": program}
-    return Example(key, captions, questions, attributes=attributes, caption_needs=("sound",) * len(captions))
+    return Example(key, captions, questions, attributes=attributes, caption_needs=_NEEDS)
