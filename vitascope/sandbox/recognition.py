@@ -1,0 +1,273 @@
+"""Recognition of speech and screen text in confined processes: its operations, and the pools that run them.
+
+A process of these pools confines itself, loads one engine and then decodes and recognises one file at a time, so that
+neither a file nor a model reaches the network or writes a file, and a defect of an engine ends one task alone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeVar
+
+from vitascope.errors import DecodingUnavailable
+from vitascope.media.decode import probe
+from vitascope.media.file import MediaFile
+from vitascope.sandbox.operations import LARGE_HEADER, Bytes, Request, Response
+from vitascope.sandbox.pool import DecodingPool, MetricsObserver, TaskContext, UncancellableTask
+from vitascope.sandbox.response_values import check_items, check_number, check_row, check_text
+from vitascope.sandbox.supervisor import POLL_SECONDS
+from vitascope.screen_text.interface import TextReader, TextSpan
+from vitascope.speech.interface import SpeechRecognizer, SpeechSegment, SpokenWord, transcribe_file
+
+T = TypeVar("T")
+RecognitionKind = Literal["speech", "screen_text"]
+KINDS: tuple[RecognitionKind, ...] = ("speech", "screen_text")
+RecognizerState = Literal["starting", "ready", "failed"]
+OnProgress = Callable[[float], None]
+"""Receives the share that is done, 0 to 1."""
+
+MEMORY_BYTES = 4 * 1024**3
+"""Address space for the files of one process, beyond its engine."""
+TIME_FACTOR = 10.0
+"""Seconds that recognition may take for each second of a file."""
+BASE_SECONDS = 60.0
+"""Seconds that recognition may take for the shortest file."""
+START_SECONDS = 600.0
+"""Seconds in which a model must be loaded."""
+NICENESS = 10
+"""Recognition can wait: decoding and searches go first."""
+MODULE = "vitascope.sandbox.recognition_main"
+BULK = UncancellableTask(bulk=True)
+_MAX_SEGMENTS = 1_000_000
+_MAX_TEXT = 100_000
+"""Characters."""
+_MAX_NAME = 200
+
+
+@dataclass(frozen=True)
+class RecognitionTask(Request[T]):
+    """Recognition in one file of ``duration`` seconds, 0 for a picture."""
+
+    max_header_bytes: ClassVar[int] = LARGE_HEADER
+
+    duration: float
+    time_factor: float = field(default=TIME_FACTOR, kw_only=True)
+    """Seconds that each second of the file may take."""
+
+    @property
+    def extra_seconds(self) -> float:
+        return self.time_factor * self.duration
+
+    def run(self, file: MediaFile) -> T:
+        raise NotImplementedError("recognition needs an engine")
+
+    @abstractmethod
+    def recognize(self, engine: Any, file: MediaFile, on_progress: OnProgress) -> T:
+        """Run the engine in this process. Raises media errors, InvalidInput and EngineError."""
+
+
+@dataclass(frozen=True)
+class Transcribe(RecognitionTask[list[SpeechSegment]]):
+    """Recognise what is said: nothing in a file without sound.
+
+    ``language``: ISO 639-1 code; None: the model detects it, where it can.
+    """
+
+    operation: ClassVar[str] = "transcribe"
+    actor: ClassVar[str] = "speech recogniser"
+    activity: ClassVar[str] = "recognising the speech in"
+
+    language: str | None = None
+
+    def recognize(self, engine: SpeechRecognizer, file: MediaFile, on_progress: OnProgress) -> list[SpeechSegment]:
+        if probe(file, self.limits).audio is None:
+            return []
+        segments = []
+        for segment in transcribe_file(engine, file, language=self.language, limits=self.limits):
+            segments.append(segment)
+            on_progress(min(1.0, segment.end / self.duration) if self.duration else 0.0)
+        return segments
+
+    def encode_result(self, result: list[SpeechSegment]) -> Response:
+        return [
+            [
+                *(float(segment.start), float(segment.end), segment.text, segment.language),
+                None if segment.confidence is None else float(segment.confidence),
+                [[word.text, float(word.start), float(word.end)] for word in segment.words],
+            ]
+            for segment in result
+        ], []
+
+    def decode_result(self, value: Any, blobs: Sequence[Bytes]) -> list[SpeechSegment]:
+        return [_segment(*check_row(row, 6)) for row in check_items(value, _MAX_SEGMENTS)]
+
+
+@dataclass(frozen=True)
+class ReadScreenText(RecognitionTask[list[TextSpan]]):
+    """Read the text on screen, at one frame every ``interval`` seconds."""
+
+    operation: ClassVar[str] = "read_screen_text"
+    actor: ClassVar[str] = "text reader"
+    activity: ClassVar[str] = "reading the text in"
+
+    interval: float = 1.0
+
+    def recognize(self, engine: TextReader, file: MediaFile, on_progress: OnProgress) -> list[TextSpan]:
+        from vitascope.screen_text.reading import read_screen_text
+
+        def report(seconds: float, duration: float) -> None:
+            on_progress(min(1.0, seconds / duration) if duration else 0.0)
+
+        return read_screen_text(engine, file, limits=self.limits, interval=self.interval, on_progress=report)
+
+    def encode_result(self, result: list[TextSpan]) -> Response:
+        return [
+            [
+                *(span.text, float(span.start), float(span.end)),
+                *([float(edge) for edge in span.box], float(span.confidence)),
+            ]
+            for span in result
+        ], []
+
+    def decode_result(self, value: Any, blobs: Sequence[Bytes]) -> list[TextSpan]:
+        return [_text_span(*check_row(row, 5)) for row in check_items(value, _MAX_SEGMENTS)]
+
+
+OPERATIONS: dict[str, type[Request[Any]]] = {request.operation: request for request in (Transcribe, ReadScreenText)}
+
+
+def open_engine(kind: RecognitionKind, model: str, threads: int) -> SpeechRecognizer | TextReader:
+    """Load the engine of a kind in this process; ``threads``: 0: one per core. Raises InvalidInput and EngineError."""
+    if kind == "speech":
+        from vitascope.speech.interface import open_recognizer
+
+        return open_recognizer(model, threads=threads, device="cpu")
+    from vitascope.screen_text.reading import open_text_reader
+
+    return open_text_reader(model, threads=threads, device="cpu")
+
+
+class Recognizer:
+    """An engine in a confined process, which is replaced when it is killed. Safe to use from many threads."""
+
+    def __init__(
+        self,
+        kind: RecognitionKind,
+        model: str,
+        *,
+        threads: int = 0,
+        memory_bytes: int = MEMORY_BYTES,
+        time_factor: float = TIME_FACTOR,
+        observer: MetricsObserver | None = None,
+        module: str = MODULE,
+    ) -> None:
+        """Create it without starting its process.
+
+        Args:
+            kind: What it recognises.
+            model: As ``open_engine``.
+            threads: Of the engine; 0: one per core.
+            memory_bytes: Address space for the files, beyond the engine.
+            time_factor: Seconds that each second of a file may take, besides ``BASE_SECONDS``.
+            observer: Receives metrics.
+            module: Module that the process runs.
+        """
+        self.kind = kind
+        self.model = model
+        self.time_factor = time_factor
+        self._is_closed = False
+        setup = {"kind": kind, "model": model, "threads": threads, "niceness": NICENESS}
+        setup |= {"process": f"{kind.replace('_', ' ')} recognition", "start_timeout": START_SECONDS}
+        self._pool = DecodingPool(
+            1, memory_bytes=memory_bytes, seconds=BASE_SECONDS, observer=observer, module=module, setup=setup
+        )
+
+    def start(self) -> None:
+        """Start the process in the background; tasks wait for it."""
+        self._pool.start()
+
+    def close(self) -> None:
+        """Kill the process, if it was started."""
+        self._is_closed = True
+        self._pool.close()
+
+    @property
+    def state(self) -> RecognizerState:
+        """Whether the engine is loaded, or why not yet."""
+        if self._pool.loaded:
+            return "ready"
+        return "failed" if self.error is not None else "starting"
+
+    @property
+    def error(self) -> str | None:
+        """Why the engine cannot be loaded; None if it is, or is being loaded."""
+        return self._pool.start_error
+
+    @property
+    def name(self) -> str:
+        """Engine and model, once loaded; before, the model as it was requested."""
+        return str(self._pool.loaded.get("name", self.model))
+
+    def wait_until_ready(self, context: TaskContext = BULK) -> str:
+        """Wait until the engine is loaded, and return its name.
+
+        Raises DecodingUnavailable with the reason, and the cancellation error of ``context``.
+        """
+        while not self._pool.loaded:
+            if self._pool.start_error is not None or self._is_closed:
+                raise self._unavailable()
+            if (error := context.cancellation_error(time.monotonic())) is not None:
+                raise error
+            time.sleep(POLL_SECONDS)
+        return self.name
+
+    def run(
+        self,
+        request: RecognitionTask[T],
+        file: MediaFile,
+        context: TaskContext = BULK,
+        on_progress: OnProgress = lambda share: None,
+    ) -> T:
+        """Recognise in a file.
+
+        Raises:
+            VitascopeError: An error of the file or the engine; MediaCorrupt or MediaTooLarge for a file that crashes
+                the engine or takes too long; the error of ``context``.
+            DecodingUnavailable: The engine cannot be loaded, or the recogniser is closed.
+        """
+        if self._pool.start_error is not None:
+            raise self._unavailable()
+        return self._pool.run(request, file, context, on_progress)
+
+    def _unavailable(self) -> DecodingUnavailable:
+        return DecodingUnavailable(f"{self.model}: {self._pool.start_error or 'closed'}")
+
+
+def _segment(start: Any, end: Any, text: Any, language: Any, confidence: Any, words: Any) -> SpeechSegment:
+    return SpeechSegment(
+        check_number(start, math.inf),
+        check_number(end, math.inf),
+        check_text(text, _MAX_TEXT),
+        None if language is None else check_text(language, _MAX_NAME),
+        None if confidence is None else check_number(confidence, 1.0),
+        tuple(_word(*check_row(word, 3)) for word in check_items(words, _MAX_SEGMENTS)),
+    )
+
+
+def _word(text: Any, start: Any, end: Any) -> SpokenWord:
+    return SpokenWord(check_text(text, _MAX_TEXT), check_number(start, math.inf), check_number(end, math.inf))
+
+
+def _text_span(text: Any, start: Any, end: Any, box: Any, confidence: Any) -> TextSpan:
+    left, top, right, bottom = (check_number(edge, 1.0) for edge in check_row(box, 4))
+    return TextSpan(
+        check_text(text, _MAX_TEXT),
+        check_number(start, math.inf),
+        check_number(end, math.inf),
+        (left, top, right, bottom),
+        check_number(confidence, 1.0),
+    )
