@@ -34,6 +34,7 @@ from service.worker import JobWorker
 from vitascope.errors import CollectionNotFound, EngineUnavailable
 from vitascope.model import Model
 from vitascope.sandbox.pool import DecodingPool
+from vitascope.sandbox.recognizers import Recognizers
 
 MAX_HEARTBEAT_AGE = 60.0
 """Seconds without a heartbeat of the event loop after which the service is not alive."""
@@ -51,6 +52,8 @@ class AppState:
     scheduler: Scheduler
     decoding: DecodingPool
     """Processes that read media files for requests and jobs."""
+    recognizers: Recognizers
+    """Processes that recognise speech and screen text for jobs and operations."""
     observer: Observer
     caches: Caches
     auth: Authenticator
@@ -101,7 +104,7 @@ class AppState:
         self.models.request_shutdown()
 
     def close(self) -> None:
-        """End decoding processes and inference threads, and close all files."""
+        """End decoding and recognition processes and inference threads, and close all files."""
         self.resources.close()
 
     async def run_heartbeat(self) -> None:

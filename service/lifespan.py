@@ -21,8 +21,8 @@ from service.inference.cache import open_caches
 from service.inference.models import GraphRouter, initial_entries, read_state
 from service.inference.registry import ModelRegistry
 from service.inference.scheduler import BatchLimits, Scheduler
-from service.observability import Metrics, Observer, create_tracer
-from service.operations import Operations, preload_pyarrow, run_operation
+from service.observability import Metrics, Observer, RecognitionMetrics, create_tracer
+from service.operations import OperationResources, Operations, preload_pyarrow, run_operation
 from service.previews import PreviewCache
 from service.settings import Settings
 from service.webhooks.dispatcher import Dispatcher
@@ -30,6 +30,8 @@ from service.webhooks.store import WebhookStore
 from service.worker import JobWorker
 from vitascope.errors import VitascopeError
 from vitascope.sandbox.pool import DecodingPool
+from vitascope.sandbox.recognition import KINDS
+from vitascope.sandbox.recognizers import Recognizers
 
 MIN_ACCEPTED = 16
 """Interactive requests that are accepted however long the queue is, so that a few users are never rejected."""
@@ -68,12 +70,14 @@ def open_service(
         caches = open_caches(settings, observer.metrics)
         models = ModelRegistry(entries, state, router, scheduler, decoding, caches, settings)
         url_client = (url_client or SafeClient(settings.url_policy())) if settings.url_fetch == "on" else None
-        worker = JobWorker(library, models, settings, None if url_client is None else url_client.fetch)
+        recognizers = stack.enter_context(_create_recognizers(settings, observer))
+        worker = JobWorker(library, models, settings, recognizers, None if url_client is None else url_client.fetch)
         service = AppState(
             settings=settings,
             models=models,
             scheduler=scheduler,
             decoding=decoding,
+            recognizers=recognizers,
             observer=observer,
             caches=caches,
             auth=Authenticator(keys, requires_keys=not settings.allow_unauthenticated),
@@ -87,7 +91,7 @@ def open_service(
             previews=PreviewCache(settings.data_dir.absolute() / "previews", settings.preview_cache_bytes),
             worker=worker,
             url_client=url_client,
-            operations=_open_operations(settings, library, models, worker),
+            operations=_open_operations(settings, library, models, worker, recognizers),
             broadcaster=Broadcaster(library.open, settings.max_streams, settings.client_streams),
             webhooks=webhooks,
             queue_limiter=QueueLimiter(max(MIN_ACCEPTED, 2 * settings.decode_process_count()), settings.queue_timeout),
@@ -139,11 +143,27 @@ def _create_decoding_pool(settings: Settings, observer: Observer) -> DecodingPoo
     )
 
 
+def _create_recognizers(settings: Settings, observer: Observer) -> Recognizers:
+    return Recognizers(
+        settings.recognizers(),
+        is_restricted=True,
+        threads=settings.recognition_threads,
+        memory_bytes=settings.recognition_memory_bytes,
+        time_factor=settings.recognition_time_factor,
+        observe=lambda kind: RecognitionMetrics(observer.metrics, kind),
+    )
+
+
 def _open_operations(
-    settings: Settings, library: CollectionStore, models: ModelRegistry, worker: JobWorker
+    settings: Settings,
+    library: CollectionStore,
+    models: ModelRegistry,
+    worker: JobWorker,
+    recognizers: Recognizers,
 ) -> Operations:
     folder = (settings.operations_dir or settings.data_dir / "operations").absolute()
-    return Operations(folder, settings.max_operations, partial(run_operation, library, models, worker, settings))
+    resources = OperationResources(library, models, worker, recognizers, settings)
+    return Operations(folder, settings.max_operations, partial(run_operation, resources))
 
 
 @asynccontextmanager
@@ -163,6 +183,7 @@ async def run_service(service: AppState) -> AsyncIterator[None]:
 
         stack.push_async_callback(asyncio.to_thread, service.close)
         await asyncio.to_thread(service.decoding.start)
+        await asyncio.to_thread(service.recognizers.start)
         if service.webhooks is not None:
             await run(service.webhooks.start, service.webhooks.stop, OPERATION_SECONDS)
         await run(
@@ -185,6 +206,8 @@ def _bind_gauges(service: AppState) -> None:
     bind("vitascope_body_bytes_in_flight", lambda: service.concurrency.bytes)
     bind("vitascope_decoding_processes", lambda: decoding.alive)
     bind("vitascope_decoding_waiting", lambda: decoding.queue_length)
+    for kind in KINDS:
+        service.observer.metrics.bind_recognizer(kind, partial(service.recognizers.is_ready, kind))
     bind("vitascope_event_streams", lambda: service.broadcaster.open_streams)
     if service.webhooks is not None:
         bind("vitascope_webhooks_pending", service.webhooks.store.pending)

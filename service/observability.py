@@ -83,6 +83,14 @@ METRICS = (
         "Ended decoding processes: crashed, killed, timeout, cancelled, malformed, start",
         ("reason",),
     ),
+    MetricSpec("vitascope_recognizers_loaded", "gauge", "Loaded recognisers: speech, screen_text", ("kind",)),
+    MetricSpec("vitascope_recognition_seconds", "histogram", "Time of recognition in a file", ("kind",)),
+    MetricSpec(
+        "vitascope_recognition_processes_lost",
+        "counter",
+        "Ended recognition processes: crashed, killed, timeout, cancelled, malformed, start",
+        ("kind", "reason"),
+    ),
     MetricSpec(
         "vitascope_cache_lookups",
         "counter",
@@ -120,6 +128,10 @@ class Metrics:
     def bind_gauge(self, name: str, read: Callable[[], float]) -> None:
         """Read a gauge's value from a function at every scrape."""
         self._gauges[name].set_function(read)
+
+    def bind_recognizer(self, kind: str, is_loaded: Callable[[], bool]) -> None:
+        """Read whether a recogniser is loaded from a function at every scrape."""
+        self._gauges["vitascope_recognizers_loaded"].labels(kind).set_function(is_loaded)
 
     def bind_cache(self, cache: str, read_bytes: Callable[[], float], read_entries: Callable[[], float]) -> None:
         """Read the size of a cache from functions at every scrape."""
@@ -170,6 +182,12 @@ class Metrics:
     def worker_lost(self, reason: str) -> None:
         self._count("vitascope_decoding_processes_lost", reason)
 
+    def record_recognition(self, kind: str, seconds: float) -> None:
+        self._observe("vitascope_recognition_seconds", seconds, kind)
+
+    def recognition_lost(self, kind: str, reason: str) -> None:
+        self._count("vitascope_recognition_processes_lost", kind, reason)
+
     def looked_up(self, cache: str, *, hits: int, shared: int, misses: int) -> None:
         for result, count in (("hit", hits), ("shared", shared), ("miss", misses)):
             if count:
@@ -183,6 +201,20 @@ class Metrics:
 
     def _observe(self, name: str, value: float, *labels: str) -> None:
         self._histograms[name].labels(*labels).observe(value)
+
+
+class RecognitionMetrics:
+    """Observer of the recogniser of a kind."""
+
+    def __init__(self, metrics: Metrics, kind: str) -> None:
+        self._metrics = metrics
+        self._kind = kind
+
+    def task_finished(self, operation: str, bulk: bool, wait_seconds: float, run_seconds: float) -> None:
+        self._metrics.record_recognition(self._kind, run_seconds)
+
+    def worker_lost(self, reason: str) -> None:
+        self._metrics.recognition_lost(self._kind, reason)
 
 
 TRACER_NAME = "vitascope.service"

@@ -1,4 +1,4 @@
-"""Operations on whole collections: backup, export, embedding again. They run one after the other in one thread.
+"""Operations on whole collections: backup, export, embedding again, recognition. They run one by one in one thread.
 
 An operation is stored as ``ID.json``, written durably before and after it runs, and a folder ``ID`` with its files. One
 that was running when the service stopped or died runs again at the next start, at most ``MAX_ATTEMPTS`` times.
@@ -19,9 +19,12 @@ from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
+from index.collection import Collection
 from index.collection_store import CollectionStore
+from index.jobs.recognition import VideoRecognition, recognize_collection
+from index.jobs.recognition_settings import DEFAULT_INTERVAL
 from index.transfer.backup import backup_collection
 from index.transfer.media import owned_media
 from index.transfer.reembed import reembed
@@ -32,23 +35,27 @@ from service.inference.scheduler import CallContext
 from service.settings import Settings
 from service.worker import JobWorker
 from vitascope.durable_files import atomic_path, make_folders
-from vitascope.errors import Conflict, NotFound, StorageError, VitascopeError
+from vitascope.errors import Conflict, DecodingUnavailable, NotFound, StorageError, VitascopeError
 from vitascope.extras import missing_package_message
+from vitascope.sandbox.recognition import RecognitionKind
+from vitascope.sandbox.recognizers import Recognizers
 
 _log = logging.getLogger("vitascope.service")
 
-Kind = Literal["backup", "export", "reembed"]
+Kind = Literal["backup", "export", "reembed", "transcribe", "read_text"]
 State = Literal["queued", "running", "succeeded", "failed"]
 MAX_ATTEMPTS = 3
 POLL_SECONDS = 0.1
 """Interval at which an operation checks whether its model is loaded."""
 MAX_NAMED = 5
 """Videos that an error names."""
+RECOGNITIONS: Mapping[str, RecognitionKind] = {"transcribe": "speech", "read_text": "screen_text"}
+"""What operations of a kind recognise."""
 _UNFINISHED = ("queued", "running")
 _ID = re.compile(r"[0-9a-f]{16}")
 
-OnStep = Callable[[int, int], None]
-"""Receives how many steps are done, and how many there are."""
+OnStep = Callable[[float, int], None]
+"""Receives how many steps are done, parts of long ones included, and how many there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +67,13 @@ class Operation:
         tries: How often it was begun.
         model: Fingerprint of the model to embed with.
         media_not_included: ``files`` and ``bytes`` of the collection's media that a backup or export lacks.
+        videos: numbers of ``recognized`` and ``failed`` videos.
     """
 
     id: str
     kind: Kind
     collection: str
-    options: Mapping[str, bool]
+    options: Mapping[str, Any]
     created_at: float
     state: State = "queued"
     error: str | None = None
@@ -74,9 +82,17 @@ class Operation:
     finished_at: float | None = None
     model: str | None = None
     media_not_included: Mapping[str, int] | None = None
+    videos: Mapping[str, int] | None = None
 
 
-Work = Callable[[Operation, Path, OnStep], Mapping[str, int] | None]
+class Result(NamedTuple):
+    """Fields of an operation that has succeeded."""
+
+    media_not_included: Mapping[str, int] | None = None
+    videos: Mapping[str, int] | None = None
+
+
+Work = Callable[[Operation, Path, OnStep], Result | None]
 
 
 class _Interrupted(Exception):
@@ -89,8 +105,7 @@ class Operations:
     def __init__(self, folder: Path, max_operations: int, work: Work) -> None:
         """Read the operations in ``folder``, which is created if missing and which no other service may use.
 
-        ``work`` runs one, with an empty folder for its files, and returns its ``media_not_included``. Raises
-        StorageError.
+        ``work`` runs one, with an empty folder for its files. Raises StorageError.
         """
         self._folder = folder
         self._max_operations = max_operations
@@ -128,7 +143,7 @@ class Operations:
         if self._thread.is_alive():
             self._thread.join(timeout)
 
-    def create(self, kind: Kind, collection: str, options: Mapping[str, bool], model: str | None = None) -> Operation:
+    def create(self, kind: Kind, collection: str, options: Mapping[str, Any], model: str | None = None) -> Operation:
         """Return a queued operation, durably stored. Raises Conflict if there are too many, and StorageError."""
         with self._changed:
             if len(self._operations) >= self._max_operations:
@@ -215,9 +230,8 @@ class Operations:
             self._update(begun)
             shutil.rmtree(folder, ignore_errors=True)  # left by an earlier attempt
             folder.mkdir()
-            missing_media = self._work(begun, folder, lambda done, total: self._on_step(begun, done, total))
-            ended = replace(begun, state="succeeded", finished_at=time.time(), media_not_included=missing_media)
-            self._update(ended)
+            result = self._work(begun, folder, lambda done, total: self._on_step(begun, done, total))
+            self._update(replace(begun, state="succeeded", finished_at=time.time(), **(result or Result())._asdict()))
         except _Interrupted:
             with suppress(_Interrupted, StorageError):
                 self._update(operation)  # an orderly stop: this attempt does not count
@@ -230,7 +244,7 @@ class Operations:
             if current is None or current.state != "succeeded":
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _on_step(self, operation: Operation, done: int, total: int) -> None:
+    def _on_step(self, operation: Operation, done: float, total: int) -> None:
         """Note the progress; raise if the work has to stop."""
         if self._stopping or operation.id not in self._operations:
             raise _Interrupted
@@ -279,31 +293,33 @@ def preload_pyarrow() -> None:
         import_module("index.transfer.parquet")
 
 
-def run_operation(
-    library: CollectionStore,
-    models: ModelRegistry,
-    worker: JobWorker,
-    settings: Settings,
-    operation: Operation,
-    folder: Path,
-    on_step: OnStep,
-) -> dict[str, int] | None:
-    """Run an operation, with the empty ``folder`` for its files.
+@dataclass(frozen=True, slots=True)
+class OperationResources:
+    """Parts of the service that operations use."""
 
-    Returns:
-        Files and bytes of the collection's media that a backup or export lacks; else None.
+    library: CollectionStore
+    models: ModelRegistry
+    worker: JobWorker
+    recognizers: Recognizers
+    settings: Settings
+
+
+def run_operation(resources: OperationResources, operation: Operation, folder: Path, on_step: OnStep) -> Result:
+    """Run an operation, with the empty ``folder`` for its files.
 
     Raises:
         Domain errors, and what ``on_step`` raises.
     """
     name, options = operation.collection, operation.options
     if operation.kind == "reembed":
-        _reembed(library, models, worker, settings, operation, on_step)
-        return None
-    collection = library.open(name)
+        _reembed(resources, operation, on_step)
+        return Result()
+    collection = resources.library.open(name)
+    if operation.kind in RECOGNITIONS:
+        return _recognize(resources, collection, operation, on_step)
     if operation.kind == "backup":
         backup_collection(collection, folder / f"{name}.sqlite3", on_step)
-        return asdict(owned_media(collection))
+        return Result(asdict(owned_media(collection)))
     from index.transfer.parquet import export_collection  # needs pyarrow
 
     export = folder / "whole"
@@ -313,25 +329,58 @@ def run_operation(
     for file in list(export.iterdir()):
         file.rename(folder / file.name)
     export.rmdir()
-    return asdict(owned_media(collection))
+    return Result(asdict(owned_media(collection)))
 
 
-def _reembed(
-    library: CollectionStore,
-    models: ModelRegistry,
-    worker: JobWorker,
-    settings: Settings,
-    operation: Operation,
-    on_step: OnStep,
-) -> None:
-    loaded = _wait_for_model(operation, models, on_step)
-    if library.open(operation.collection).fingerprint != loaded.fingerprint:  # else killed after the replacement
+def _recognize(resources: OperationResources, collection: Collection, operation: Operation, on_step: OnStep) -> Result:
+    """Recognise the videos that are not recognised yet; those of an interrupted attempt stay recognised."""
+    context = _StepContext(on_step)
+    recognition = VideoRecognition(
+        collection,
+        resources.recognizers,
+        RECOGNITIONS[operation.kind],
+        interval=operation.options.get("interval", DEFAULT_INTERVAL),
+        includes_subtitled=operation.options.get("subtitled", False),
+        limits=resources.settings.media_limits(),
+        context=context,
+    )
+    try:
+        result = recognize_collection(recognition, context.report)
+    except DecodingUnavailable as error:  # its model cannot be loaded; the reason is for the client
+        raise Conflict(str(error)) from error
+    return Result(videos={"recognized": result.recognized, "failed": len(result.failed)})
+
+
+class _StepContext:
+    """Context of recognition that ends when the operation has to."""
+
+    bulk = True
+
+    def __init__(self, on_step: OnStep) -> None:
+        self._on_step = on_step
+        self._last: tuple[float, int] = (0.0, 0)
+
+    def report(self, done: float, total: int, title: str) -> None:
+        self._last = (done, total)
+        self._on_step(done, total)
+
+    def cancellation_error(self, now: float) -> Exception | None:
+        try:
+            self._on_step(*self._last)
+        except Exception as error:
+            return error
+        return None
+
+
+def _reembed(resources: OperationResources, operation: Operation, on_step: OnStep) -> None:
+    loaded = _wait_for_model(operation, resources.models, on_step)
+    if resources.library.open(operation.collection).fingerprint != loaded.fingerprint:  # else killed after that
         result = reembed(
-            library,
+            resources.library,
             operation.collection,
-            models.with_context(loaded, CallContext(bulk=True)),
+            resources.models.with_context(loaded, CallContext(bulk=True)),
             skip_missing=operation.options["skip_missing"],
-            limits=settings.media_limits(),
+            limits=resources.settings.media_limits(),
             on_video=lambda done, total, title: on_step(done, total),
         )
         if not result.replaced:
@@ -340,7 +389,7 @@ def _reembed(
                 f"{len(result.failed)} videos cannot be embedded again, so the collection is unchanged: restore their "
                 f"files, or repeat with skip_missing. {names}"
             )
-    worker.submit_unfinished(operation.collection, loaded.fingerprint)  # jobs that waited for this model
+    resources.worker.submit_unfinished(operation.collection, loaded.fingerprint)  # jobs that waited for this model
 
 
 def _wait_for_model(operation: Operation, models: ModelRegistry, on_step: OnStep) -> LoadedModel:

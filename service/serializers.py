@@ -10,6 +10,7 @@ from urllib.parse import quote
 from pydantic import TypeAdapter
 
 from index.collection import Collection
+from index.jobs.recognition_settings import read_recognition_settings
 from index.jobs.records import Job, JobItem
 from index.jobs.sources.source_types import source_dict
 from index.records import Clip, Video
@@ -27,6 +28,7 @@ _SOURCE: TypeAdapter[JobSource] = TypeAdapter(JobSource)
 def serialize_collection(collection: Collection, model_loaded: bool, default_rerank: int) -> schemas.Collection:
     """Serialize a collection. Raises StorageError."""
     stats, index = collection.stats(), collection.index_state()
+    recognition = read_recognition_settings(collection)
     return schemas.Collection(
         name=collection.name,
         videos=stats.videos,
@@ -40,6 +42,8 @@ def serialize_collection(collection: Collection, model_loaded: bool, default_rer
         dimensions=collection.embed_dim,
         index_kind=index.requested,
         index=schemas.IndexState(serving=index.serving, changed=index.changed),
+        transcribe=recognition.transcribe,
+        read_text=recognition.read_text,
         bytes=collection.size(),
     )
 
@@ -135,7 +139,7 @@ def serialize_clip(collection: str, ranked: RankedHit) -> search_schemas.ClipHit
         similarity=ranked.similarity,
         match=ranked.match,
         fused=ranked.fused,
-        ranks=search_schemas.Ranks(**ranked.former_ranks),
+        ranks=search_schemas.Ranks(similarity=ranked.ranks.similarity, fulltext=ranked.ranks.fulltext),
         media_url=media_url(collection, hit.video, hit.start, hit.end),
         thumbnail_url=thumbnail_url(collection, hit.video, hit.start, hit.end),
     )
@@ -171,6 +175,11 @@ def serialize_job(job: Job) -> job_schemas.Job:
         progress=job.progress,
         counts=job_schemas.JobCounts(**asdict(counts)),
         duplicates=job.duplicates,
+        transcribe=job.options.transcribe,
+        read_text=job.options.read_text,
+        recognitions={
+            kind: job_schemas.RecognitionCounts(**asdict(counts)) for kind, counts in job.recognitions.items()
+        },
         rate=None if job.rate is None else job_schemas.JobRate(**asdict(job.rate)),
         created_at=job.created_at,
         started_at=job.started_at,

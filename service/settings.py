@@ -27,6 +27,7 @@ from vitascope.errors import InvalidInput
 from vitascope.integrations.kserve import server_url
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.network import is_loopback
+from vitascope.sandbox.recognition import MEMORY_BYTES, TIME_FACTOR, RecognitionKind
 
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
@@ -357,6 +358,21 @@ class _InferenceSettings(_Section):
     """Crashes at a file before it is quarantined."""
 
 
+class _RecognitionSettings(_Section):
+    """Recognition of speech and screen text"""
+
+    speech_model: str | None = None
+    """Speech model: the folder of a model that sherpa-onnx runs, or `pocketsphinx`. Unset: no speech is recognised."""
+    text_reader: str | None = None
+    """Reader of text on screen: `rapidocr`, or the folder of a PP-OCR model. Unset: no text is read."""
+    recognition_threads: Annotated[int, Field(ge=0, le=256)] = 0
+    """Threads of each recogniser. 0: one per core."""
+    recognition_memory_bytes: Annotated[int, Field(ge=128 * MIB)] = MEMORY_BYTES
+    """Bytes of memory of the process of a recogniser, besides its model."""
+    recognition_time_factor: Annotated[float, Field(gt=0)] = TIME_FACTOR
+    """Seconds that recognition may take for each second of a file, besides the first minute."""
+
+
 class _MonitoringSettings(_Section):
     """Logs and traces"""
 
@@ -378,6 +394,7 @@ class Settings(
     _ConcurrencySettings,
     _ConnectionSettings,
     _InferenceSettings,
+    _RecognitionSettings,
     _MonitoringSettings,
 ):
     """All settings of the service. Sizes in bytes, times in seconds."""
@@ -430,6 +447,11 @@ class Settings(
         """Return the concurrency of indexing jobs."""
         decoders = {"decoders": self.job_decode_threads} if self.job_decode_threads else {}
         return PipelineConfig(in_flight=self.job_concurrency, **decoders)
+
+    def recognizers(self) -> dict[RecognitionKind, str]:
+        """Return the models of the recognisers by kind."""
+        models: dict[RecognitionKind, str | None] = {"speech": self.speech_model, "screen_text": self.text_reader}
+        return {kind: model for kind, model in models.items() if model}
 
     def decode_process_count(self) -> int:
         """Return the number of decoding processes."""

@@ -1,7 +1,8 @@
 """Threads that run indexing jobs, including those that an earlier process left unfinished.
 
-There are two queues with one thread each: jobs, and uploads that no request waits for, which never wait for a large
-folder. The job of an upload that a request waits for runs in the thread of that request.
+There are three queues with one thread each: jobs; uploads that no request waits for, which never wait for a large
+folder; and the recognition of speech and screen text in uploads, for which no other upload waits. The job of an upload
+that a request waits for runs in the thread of that request, without recognition.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Literal
 
 from index.collection import Collection
 from index.collection_store import CollectionStore
+from index.jobs.execution import ExecutionBackend, LocalBackend
 from index.jobs.jobs import cancel, list_jobs
-from index.jobs.pipeline import ExecutionBackend, LocalBackend
+from index.jobs.recognition import JobRecognition
 from index.jobs.records import Job
 from index.jobs.runner import run_job
 from index.jobs.sources.fetcher import UrlFetcher
@@ -27,6 +29,7 @@ from service.settings import Settings
 from vitascope.errors import Conflict, FingerprintMismatch, NotFound, StorageError, VitascopeError
 from vitascope.job_states import JobState
 from vitascope.model import Model
+from vitascope.sandbox.recognizers import Recognizers
 
 _log = logging.getLogger("vitascope.service")
 
@@ -40,7 +43,7 @@ FINISHING_FRACTION = 0.75
 
 Key = tuple[str, int]
 """(collection, job id)"""
-Queue = Literal["jobs", "uploads"]
+Queue = Literal["jobs", "uploads", "recognition"]
 _LOCAL_BACKEND = LocalBackend()
 
 
@@ -48,14 +51,20 @@ class JobWorker:
     """Runs submitted jobs in order. Only ids are queued; the catalogues hold the jobs."""
 
     def __init__(
-        self, library: CollectionStore, models: ModelRegistry, settings: Settings, url_fetcher: UrlFetcher | None = None
+        self,
+        library: CollectionStore,
+        models: ModelRegistry,
+        settings: Settings,
+        recognizers: Recognizers,
+        url_fetcher: UrlFetcher | None = None,
     ) -> None:
         """``url_fetcher``: fetches public URLs, where the settings allow them."""
         self._library = library
         self._models = models
         self._settings = settings
+        self._recognizers = recognizers
         self._url_fetcher = url_fetcher
-        self._due: dict[Queue, dict[Key, float]] = {"jobs": {}, "uploads": {}}
+        self._due: dict[Queue, dict[Key, float]] = {"jobs": {}, "uploads": {}, "recognition": {}}
         """Time of each job's next run, on the monotonic clock."""
         self._cancelled: dict[Key, Collection] = {}
         """Jobs to cancel once their catalogue can be written."""
@@ -68,7 +77,7 @@ class JobWorker:
 
     @property
     def is_alive(self) -> bool:
-        """Return whether both threads run."""
+        """Return whether all threads run."""
         return all(thread.is_alive() for thread in self._threads)
 
     @property
@@ -86,6 +95,10 @@ class JobWorker:
     def submit(self, collection: str, job: Job) -> None:
         """Queue a job."""
         self._put("uploads" if isinstance(job.source, UploadSource) else "jobs", (collection, job.id), 0.0)
+
+    def submit_recognition(self, collection: str, job: Job) -> None:
+        """Queue the job of an upload whose video is stored and not recognised yet."""
+        self._put("recognition", (collection, job.id), 0.0)
 
     def _put(self, queue: Queue, key: Key, delay: float) -> None:
         with self._changed:
@@ -186,7 +199,10 @@ class JobWorker:
                 job_id,
                 should_stop=lambda: self._stopping or not self._models.is_available(fingerprint),
                 should_abort=lambda: self._aborting,
+                defers_recognition=queue == "uploads",
             )
+            if queue == "uploads" and job.state == "queued":
+                self._put("recognition", (name, job_id), 0.0)
             _log.info("collection %s: job %d is %s", name, job_id, job.state)
         except (NotFound, FingerprintMismatch, NotReady) as error:  # a model that becomes ready submits its jobs
             _log.warning("collection %s: job %d cannot run now: %s", name, job_id, error)
@@ -205,6 +221,7 @@ class JobWorker:
         should_stop: Callable[[], bool],
         should_abort: Callable[[], bool] = lambda: False,
         backend: ExecutionBackend = _LOCAL_BACKEND,
+        defers_recognition: bool = False,
     ) -> Job:
         return run_job(
             collection,
@@ -219,6 +236,7 @@ class JobWorker:
             max_crashes=self._settings.max_item_crashes,
             backend=backend,
             url_fetcher=self._url_fetcher,
+            recognition=JobRecognition(self._recognizers, is_deferred=defers_recognition),
         )
 
 

@@ -50,9 +50,19 @@ class Backend(Protocol):
         token_encoding: TokenEncoding | None = None,
         dimensions: int | None = None,
         model: str | None = None,
+        transcribe: bool | str | None = None,
+        read_text: bool | float | None = None,
     ) -> JSON: ...
 
-    def update_collection(self, name: str, /, *, index_kind: IndexKind) -> JSON: ...
+    def update_collection(
+        self,
+        name: str,
+        /,
+        *,
+        index_kind: IndexKind | None = None,
+        transcribe: bool | str | None = None,
+        read_text: bool | float | None = None,
+    ) -> JSON: ...
 
     def delete_collection(self, name: str, /) -> list[str] | None:
         """Return the names of Milvus collections that could not be deleted, if any."""
@@ -67,6 +77,14 @@ class Backend(Protocol):
 
     def reembed_collection(self, name: str, on_progress: OnProgress, *, model: str | None, skip_missing: bool) -> JSON:
         """Return ``switched``, ``embedded`` and ``failures``."""
+
+    def transcribe_collection(
+        self, name: str, on_progress: OnProgress, *, model: str | None, includes_subtitled: bool
+    ) -> JSON:
+        """Return ``recognized``, ``failed`` and ``failures``."""
+
+    def read_collection_text(self, name: str, on_progress: OnProgress, *, interval: float) -> JSON:
+        """Return ``recognized``, ``failed`` and ``failures``."""
 
     def list_videos(self, collection: str, /, *, limit: int | None, cursor: str | None, where: JSON | None) -> JSON: ...
 
@@ -107,7 +125,17 @@ class Backend(Protocol):
     def language_warnings(self, query: Sequence[JSON]) -> list[JSON]:
         """Return the warnings of a query that ``search_collection`` leaves out because they may take half a second."""
 
-    def create_job(self, collection: str, /, *, source: JSON, metadata: Metadata, segmentation: JSON) -> JSON: ...
+    def create_job(
+        self,
+        collection: str,
+        /,
+        *,
+        source: JSON,
+        metadata: Metadata,
+        segmentation: JSON,
+        transcribe: bool | str | None,
+        read_text: bool | float | None,
+    ) -> JSON: ...
 
     def list_jobs(
         self, collection: str, /, *, state: JobState | None, limit: int | None, cursor: str | None
@@ -125,7 +153,15 @@ class Backend(Protocol):
 
     def cancel_job(self, collection: str, job_id: str, /) -> JSON: ...
 
-    def interrupted_jobs(self, collection: str, source: JSON, metadata: Metadata, segmentation: JSON) -> list[str]:
+    def interrupted_jobs(
+        self,
+        collection: str,
+        source: JSON,
+        metadata: Metadata,
+        segmentation: JSON,
+        transcribe: bool | str | None,
+        read_text: bool | float | None,
+    ) -> list[str]:
         """Return the ids of unfinished jobs with these arguments that only the command would continue."""
 
     def run_job(self, collection: str, job_id: str, on_progress: OnProgress) -> JSON:

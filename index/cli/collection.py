@@ -12,6 +12,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 
 from index.cli.backend import Backend, open_backend, require_confirmation
+from index.cli.recognition_options import add_recognition, parse_read_text, parse_transcribe
 from vitascope.cli.completion import complete_collections
 from vitascope.cli.options import (
     LocalOnlyAction,
@@ -43,6 +44,9 @@ examples:
   vitascope collection reembed videos --bundle bundles/better
   vitascope collection create small --token-encoding float16 --index-kind flat
   vitascope collection set videos --index-kind hnsw
+  vitascope collection set talks --transcribe --read-text=2
+  vitascope collection transcribe talks --model models/whisper-small
+  vitascope collection read-text talks
   vitascope collection backup videos videos.sqlite3 --server http://127.0.0.1:8000
   vitascope collection create large --vectors http://milvus:19530
   vitascope collection drop elsewhere --yes
@@ -78,11 +82,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="truncate embeddings to N dimensions, if the bundle allows it; see docs/collections.md",
     )
+    add_recognition(create, "default: nothing is recognised")
     _add_vectors(create, vectors)
     add_bundle(create)
     add_model(create)
-    change = add_action("set", "change the index kind of a collection", existing)
-    change.add_argument("--index-kind", required=True, metavar="NAME", help="auto, flat, hnsw or ivfpq")
+    change = add_action("set", "change the index kind of a collection, or what its jobs recognise", existing)
+    change.add_argument("--index-kind", metavar="NAME", help="auto, flat, hnsw or ivfpq")
+    add_recognition(change, "default: as before")
+    transcribe = add_action("transcribe", "recognise the speech of videos that are indexed already", existing)
+    transcribe.add_argument("--model", metavar="MODEL", help="as VITASCOPE_SPEECH_MODEL, which is the default")
+    transcribe.add_argument(
+        "--subtitled", action="store_true", help="include videos with subtitles, whose words remain those of the clips"
+    )
+    reading = add_action("read-text", "read the text on screen of videos that are indexed already", existing)
+    reading.add_argument(
+        "--interval",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="seconds between the frames that are looked at (default: %(default)g)",
+    )
     export = add_action("export", "export a collection as Parquet files", existing, ("folder", "folder to create"))
     export.add_argument("--tokens", action="store_true", help="include the visual tokens for reranking (much larger)")
     export.add_argument("--thumbnails", action="store_true", help="include the thumbnails of clips")
@@ -147,12 +166,33 @@ def _create(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
         token_encoding=args.token_encoding,
         dimensions=args.dimensions,
         model=args.model,
+        transcribe=parse_transcribe(args),
+        read_text=parse_read_text(args),
     )
     return {"vectors": None, **collection}
 
 
 def _set(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
-    return {"vectors": None, **backend.update_collection(args.name, index_kind=args.index_kind)}
+    transcribe, read_text = parse_transcribe(args), parse_read_text(args)
+    if args.index_kind is None and transcribe is None and read_text is None:
+        raise InvalidInput("set: --index-kind, --transcribe or --read-text was expected")
+    collection = backend.update_collection(
+        args.name, index_kind=args.index_kind, transcribe=transcribe, read_text=read_text
+    )
+    return {"vectors": None, **collection}
+
+
+def _transcribe(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
+    with ProgressBar("transcribing", quiet=args.json) as bar:
+        result = backend.transcribe_collection(
+            args.name, bar.update, model=args.model, includes_subtitled=args.subtitled
+        )
+    return {"name": args.name, **result}
+
+
+def _read_text(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
+    with ProgressBar("reading text", quiet=args.json) as bar:
+        return {"name": args.name, **backend.read_collection_text(args.name, bar.update, interval=args.interval)}
 
 
 def _export(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
@@ -202,6 +242,8 @@ ACTIONS: dict[str, Callable[[Backend, argparse.Namespace], dict[str, Any]]] = {
     "export": _export,
     "backup": _backup,
     "reembed": _reembed,
+    "transcribe": _transcribe,
+    "read-text": _read_text,
     "drop": _drop,
 }
 
@@ -220,7 +262,10 @@ def show(result: dict[str, Any], console: Console) -> None:
         {
             "create": f"collection {name} created: {result.get('dimensions')} dimensions, "
             f"token encoding {result.get('token_encoding')}",
-            "set": f"collection {name}: index kind {result.get('index_kind')}, {serving} in use",
+            "set": f"collection {name}: index kind {result.get('index_kind')}, {serving} in use"
+            f"{_format_recognition(result)}",
+            "transcribe": f"collection {name}: {result.get('recognized')} videos transcribed",
+            "read-text": f"collection {name}: text of {result.get('recognized')} videos read",
             "export": f"collection {name} exported to {path}: {contents}, {size}",
             "import": f"collection {name} imported from {path}: {contents}",
             "backup": f"collection {name} backed up to {path}: {size}",
@@ -231,6 +276,9 @@ def show(result: dict[str, Any], console: Console) -> None:
     )
     if result["action"] == "reembed":
         _print_failures(result, console)
+    if result["action"] in ("transcribe", "read-text") and result["failed"]:
+        console.print(f"[red]{result['failed']} videos failed[/red]; the command tries them again when it is repeated")
+        print_files(console, [(failure["file"], failure["reason"]) for failure in result["failures"]], "reason")
     if (left_out := result.get("media_not_included")) and left_out["files"]:
         console.print(
             f"[yellow]{left_out['files']} media files of the collection ({decimal(left_out['bytes'])}) are not "
@@ -250,6 +298,13 @@ def print_missing_media(missing: Sequence[dict[str, str]], console: Console) -> 
         "played or embedded again. Restore a copy made by `vitascope backup`, restore the files, or upload them again:"
     )
     print_files(console, [(video["file"], video["title"]) for video in missing], "title")
+
+
+def _format_recognition(collection: dict[str, Any]) -> str:
+    """Return what the jobs of a collection recognise; nothing if that is nothing."""
+    model, seconds = collection.get("transcribe"), collection.get("read_text")
+    speech = "" if model is None else f"; speech: {escape(model)}"
+    return speech if seconds is None else f"{speech}; screen text: every {seconds:g} s"
 
 
 def _print_failures(result: dict[str, Any], console: Console) -> None:

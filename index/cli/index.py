@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from index.cli.backend import JSON, Backend, list_failures, list_notes, open_backend, require_success
+from index.cli.recognition_options import add_recognition, parse_read_text, parse_transcribe
 from vitascope.cli.options import (
     LocalOnlyAction,
     add_bundle,
@@ -58,6 +59,9 @@ With --server, files are uploaded one after the other, with the subtitle files b
 that the service has is not sent again. The service itself reads URLs, shards, and with --remote
 other sources, below its allowed roots.
 
+Speech and screen text are recognised once a video can be searched. A video on which that fails gets
+a note; `vitascope collection transcribe` and `read-text` try it again.
+
 examples:
   vitascope index ~/Videos
   vitascope index ~/Videos --watch
@@ -66,6 +70,7 @@ examples:
   vitascope index lectures --clip-length 20 --clip-overlap 5
   vitascope index films --segment shots --clip-longest 20
   vitascope index talks --segment subtitles --subtitles en
+  vitascope index talks --transcribe=models/whisper-small --read-text
   vitascope index films.csv --path-column file --title-column name
   vitascope index shards/*.tar
   vitascope index s3://bucket/videos/
@@ -96,6 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --server: SOURCE is on the machine of the service, which indexes it in a job",
     )
     _add_segmentation(parser)
+    add_recognition(parser, "default: as the collection has it")
     _add_watching(parser)
     _add_cluster(parser)
     for add_shared in (add_collection, add_data, add_bundle, add_engine, add_server, add_model):
@@ -281,15 +287,21 @@ def _index_locally(args: argparse.Namespace) -> dict[str, Any]:
 
 def _index_by_job(backend: Backend, args: argparse.Namespace, source: JSON) -> dict[str, Any]:
     """Create a job, after finishing those that were interrupted, and wait for it. Raises Conflict if it fails."""
-    metadata, segmentation = parse_metadata(args), parse_segmentation(args)
+    options: dict[str, Any] = {
+        "source": source,
+        "metadata": parse_metadata(args),
+        "segmentation": parse_segmentation(args),
+        "transcribe": parse_transcribe(args),
+        "read_text": parse_read_text(args),
+    }
     is_new = ensure_collection(backend, args)
     with ProgressBar("indexing", quiet=args.json) as bar:
         resumed = [
             require_success(backend.run_job(args.collection, job_id, bar.update))
-            for job_id in backend.interrupted_jobs(args.collection, source, metadata, segmentation)
+            for job_id in backend.interrupted_jobs(args.collection, **options)
         ]
         try:
-            job = backend.create_job(args.collection, source=source, metadata=metadata, segmentation=segmentation)
+            job = backend.create_job(args.collection, **options)
         except VitascopeError:
             if is_new:
                 backend.delete_collection(args.collection)
@@ -373,6 +385,11 @@ def _check_ray(args: argparse.Namespace) -> None:
         raise InvalidInput("ray-actors: only valid with --ray")
     if args.ray is not None and args.watch:
         raise InvalidInput("ray: cannot be combined with --watch, which indexes on this machine")
+    if args.ray is not None and (args.transcribe is not None or args.read_text is not None):
+        raise InvalidInput(
+            "ray: cannot be combined with --transcribe and --read-text, which run on this machine; afterwards, "
+            "`vitascope collection transcribe` and `read-text` recognise what was indexed"
+        )
     if args.ray is not None and args.engine != "onnxruntime":
         raise InvalidInput(f"engine: {args.engine!r} with --ray, whose workers run graphs; onnxruntime was expected")
 
@@ -395,7 +412,9 @@ def _watch(backend: LocalBackend, args: argparse.Namespace, source: FolderSource
     ensure_collection(backend, args)
     collection = backend.open_collection(args.collection)
     collection.require_fingerprint(model.bundle.fingerprint)
-    options = job_options(parse_metadata(args), parse_segmentation(args))
+    recognition = backend.recognition.job_settings(collection, parse_transcribe(args), parse_read_text(args))
+    backend.recognition.wait_until_ready(recognition)
+    options = job_options(parse_metadata(args), parse_segmentation(args), recognition)
     watch = WatchOptions(
         source,
         options,
@@ -404,6 +423,7 @@ def _watch(backend: LocalBackend, args: argparse.Namespace, source: FolderSource
         args.watch_delete,
         args.max_delete,
         read_media_limits(os.environ),
+        backend.recognition.recognizers,
     )
     return watch_folder(collection, model, watch, print_event).summary(collection, source)
 

@@ -28,7 +28,9 @@ from vitascope.errors import CollectionNotFound, Conflict, VitascopeError
 from vitascope.job_states import FINAL_JOB_STATES, ItemState, JobState
 
 if TYPE_CHECKING:
+    from index.cli.local_recognition import LocalRecognition
     from index.integrations.ray.executor import RayCluster
+    from index.jobs.recognition_settings import RecognitionSettings
     from index.records import Float32, Signal
     from index.search.request import GroupBy
     from index.transfer.media import AllowedPaths
@@ -99,6 +101,13 @@ class LocalBackend:
             self._bundle, threads=self._threads, device=device, engine=self._engine, optimize=self._optimize
         )
 
+    @cached_property
+    def recognition(self) -> LocalRecognition:
+        """Recognition of speech and screen text, whose processes are started when they are needed."""
+        from index.cli.local_recognition import LocalRecognition
+
+        return self._stack.enter_context(LocalRecognition(self._threads))
+
     def store(self, *, create: bool = False) -> CollectionStore:
         """Return the collections of the data folder. Raises CollectionNotFound if there are none and not ``create``."""
         if self._store is None:
@@ -158,6 +167,8 @@ class LocalBackend:
         token_encoding: str | None = None,
         dimensions: int | None = None,
         model: str | None = None,
+        transcribe: bool | str | None = None,
+        read_text: bool | float | None = None,
     ) -> JSON:
         from index.vectors.faiss_kinds import AUTO, check_index_kind
         from vitascope.bundle.bundle import Bundle
@@ -170,12 +181,22 @@ class LocalBackend:
         collection = self.store(create=True).create(
             name, manifest, token_encoding=encoding, index_kind=kind, dimensions=dimensions
         )
+        self.recognition.store_settings(collection, transcribe, read_text)
         return collection_view(collection)
 
-    def update_collection(self, name: str, *, index_kind: str) -> JSON:
+    def update_collection(
+        self,
+        name: str,
+        *,
+        index_kind: str | None = None,
+        transcribe: bool | str | None = None,
+        read_text: bool | float | None = None,
+    ) -> JSON:
         collection = self.open_collection(name)
-        collection.set_index_kind(index_kind)
-        collection.wait_for_index()  # the next process would have to start an unfinished build again
+        self.recognition.store_settings(collection, transcribe, read_text)
+        if index_kind is not None:
+            collection.set_index_kind(index_kind)
+            collection.wait_for_index()  # the next process would have to start an unfinished build again
         return collection_view(collection)
 
     def delete_collection(self, name: str) -> list[str]:
@@ -233,6 +254,14 @@ class LocalBackend:
         result = reembed(self.store(), name, self.model, limits=limits, skip_missing=skip_missing, on_video=on_progress)
         failures = [{"file": failed.video.path, "reason": failed.reason} for failed in result.failed]
         return {"switched": result.replaced, "embedded": result.embedded, "failures": failures}
+
+    def transcribe_collection(
+        self, name: str, on_progress: OnProgress, *, model: str | None, includes_subtitled: bool
+    ) -> JSON:
+        return self.recognition.transcribe(self.open_collection(name), on_progress, model, includes_subtitled)
+
+    def read_collection_text(self, name: str, on_progress: OnProgress, *, interval: float) -> JSON:
+        return self.recognition.read_text(self.open_collection(name), on_progress, interval)
 
     def _with_missing_media(self, collection: Collection) -> JSON:
         from index.transfer.media import describe_missing_media
@@ -319,7 +348,7 @@ class LocalBackend:
             after=position,
             where=parsed,
             rerank=rerank,
-            signals=None if hybrid else {"visual": 1.0},
+            hybrid=hybrid,
             min_similarity=min_similarity,
             min_relevance=min_relevance,
             group=group,
@@ -373,11 +402,31 @@ class LocalBackend:
 
     # Jobs
 
-    def create_job(self, collection: str, *, source: JSON, metadata: Mapping[str, Any], segmentation: JSON) -> JSON:
+    def create_job(
+        self,
+        collection: str,
+        *,
+        source: JSON,
+        metadata: Mapping[str, Any],
+        segmentation: JSON,
+        transcribe: bool | str | None = None,
+        read_text: bool | float | None = None,
+    ) -> JSON:
+        """Create a job. Raises InvalidInput and DecodingUnavailable also if a recogniser cannot be loaded."""
         opened = self.open_collection(collection)
         opened.require_fingerprint(self.model.bundle.fingerprint)
-        options = job_options(metadata, segmentation)
+        recognition = self._job_recognition(opened, transcribe, read_text)
+        self.recognition.wait_until_ready(recognition)
+        options = job_options(metadata, segmentation, recognition)
         return job_view(index_jobs.create_job(opened, _parse_source(source), options))
+
+    def _job_recognition(
+        self, collection: Collection, transcribe: bool | str | None, read_text: bool | float | None
+    ) -> RecognitionSettings:
+        """Return what a job recognises: what its arguments say, or else the collection; nothing on a Ray cluster."""
+        if self._cluster is not None:
+            transcribe = read_text = False
+        return self.recognition.job_settings(collection, transcribe, read_text)
 
     def list_jobs(self, collection: str, *, state: JobState | None, limit: int | None, cursor: str | None) -> JSON:
         assert limit is not None
@@ -406,15 +455,23 @@ class LocalBackend:
         return job_view(index_jobs.cancel(self.open_collection(collection), int(job_id)))
 
     def interrupted_jobs(
-        self, collection: str, source: JSON, metadata: Mapping[str, Any], segmentation: JSON
+        self,
+        collection: str,
+        source: JSON,
+        metadata: Mapping[str, Any],
+        segmentation: JSON,
+        transcribe: bool | str | None,
+        read_text: bool | float | None,
     ) -> list[str]:
         opened = self.open_collection(collection)
-        options, parsed = job_options(metadata, segmentation), _parse_source(source)
+        options = job_options(metadata, segmentation, self._job_recognition(opened, transcribe, read_text))
+        parsed = _parse_source(source)
         unfinished = [*index_jobs.list_jobs(opened, state="queued"), *index_jobs.list_jobs(opened, state="running")]
         return [str(job.id) for job in unfinished if job.source == parsed and job.options == options]
 
     def run_job(self, collection: str, job_id: str, on_progress: OnProgress) -> JSON:
         """Run a job until it finishes or is paused. Raises as ``index.jobs.runner.run_job``."""
+        from index.jobs.recognition import JobRecognition
         from index.jobs.runner import run_job
         from index.jobs.sources.fetcher import file_name
         from index.jobs.sources.list_limits import read_list_limits
@@ -428,6 +485,7 @@ class LocalBackend:
         options["limits"] = read_media_limits(os.environ)
         if self._cluster is None:
             options["on_progress"] = _without_note(on_progress)
+            options["recognition"] = JobRecognition(self.recognition.recognizers)
         else:
             options |= {"config": self._cluster.config(), "backend": self._cluster}
         return job_view(run_job(opened, self.model, int(job_id), **options))
@@ -465,11 +523,11 @@ def _is_runnable(collection: Collection, job: Job) -> bool:
     return True
 
 
-def job_options(metadata: Mapping[str, Any], segmentation: JSON) -> JobOptions:
+def job_options(metadata: Mapping[str, Any], segmentation: JSON, recognition: RecognitionSettings) -> JobOptions:
     """Return the options of a job for its arguments as JSON."""
     from index.clips.rules import Segmentation
 
-    return JobOptions(Segmentation(**segmentation), metadata)
+    return JobOptions(Segmentation(**segmentation), metadata, False, *recognition)
 
 
 def _parse_source(source: JSON) -> Source:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from index.cli.backend import JSON, OnProgress
 from vitascope.client import Client
-from vitascope.client.api import Group
+from vitascope.client.api import Group, OperationKind
 from vitascope.client.response_types import Job, Operation
 from vitascope.errors import InvalidInput
 
@@ -33,6 +33,24 @@ class RemoteBackend(Client):
         self.delete_operation(operation["id"])
         # Without skip_missing, a video that cannot be embedded fails the whole operation.
         return {"switched": True, "embedded": None, "failures": []}
+
+    def transcribe_collection(
+        self, name: str, on_progress: OnProgress, *, model: str | None, includes_subtitled: bool
+    ) -> JSON:
+        options: dict[str, bool | str] = {} if model is None else {"model": model}
+        return self._recognize("transcribe", name, on_progress, subtitled=includes_subtitled, **options)
+
+    def read_collection_text(self, name: str, on_progress: OnProgress, *, interval: float) -> JSON:
+        return self._recognize("read_text", name, on_progress, interval=interval)
+
+    def _recognize(
+        self, kind: OperationKind, name: str, on_progress: OnProgress, **options: bool | str | float
+    ) -> JSON:
+        """Run an operation that recognises; the service knows the reasons of failures."""
+        operation = self.create_operation(kind, name, **options)
+        done = self.wait_for_operation(operation["id"], on_change=_report_operation(on_progress))
+        self.delete_operation(done["id"])
+        return {**(done["videos"] or {}), "failures": []}
 
     def search_collection(
         self,
@@ -71,7 +89,13 @@ class RemoteBackend(Client):
         return []  # the service has returned them with the page
 
     def interrupted_jobs(
-        self, collection: str, source: JSON, metadata: Mapping[str, object], segmentation: JSON
+        self,
+        collection: str,
+        source: JSON,
+        metadata: Mapping[str, object],
+        segmentation: JSON,
+        transcribe: bool | str | None,
+        read_text: bool | float | None,
     ) -> list[str]:
         return []  # the service continues its jobs
 

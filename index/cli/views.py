@@ -23,6 +23,8 @@ _NO_URLS: JSON = {"media_url": None, "thumbnail_url": None}
 
 def collection_view(collection: Collection) -> JSON:
     """Return a collection, with ``vectors``: where they are stored. Raises StorageError."""
+    from index.jobs.recognition_settings import read_recognition_settings
+
     stats, index = collection.stats(), collection.index_state()
     return {
         "name": collection.name,
@@ -37,6 +39,7 @@ def collection_view(collection: Collection) -> JSON:
         "dimensions": collection.embed_dim,
         "index_kind": index.requested,
         "index": {"serving": index.serving, "changed": index.changed},
+        **read_recognition_settings(collection)._asdict(),
         "bytes": collection.size(),
         "vectors": collection.vector_backend,
     }
@@ -108,6 +111,9 @@ def job_view(job: Job) -> JSON:
         "progress": job.progress,
         "counts": asdict(job.counts),
         "duplicates": job.duplicates,
+        "transcribe": job.options.transcribe,
+        "read_text": job.options.read_text,
+        "recognitions": {kind: asdict(counts) for kind, counts in job.recognitions.items()},
         "rate": None if job.rate is None else asdict(job.rate),
         "created_at": job.created_at,
         "started_at": job.started_at,
@@ -127,6 +133,6 @@ def _hit_view(ranked: RankedHit) -> JSON:
         "similarity": ranked.similarity,
         "match": ranked.match,
         "fused": ranked.fused,
-        "ranks": ranked.former_ranks,
+        "ranks": {"similarity": ranked.ranks.similarity, "fulltext": ranked.ranks.fulltext},
         **_NO_URLS,
     }

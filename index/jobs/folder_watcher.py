@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from index.collection import Collection
 from index.jobs.jobs import MAX_PAGE, create_job, list_items, list_jobs
+from index.jobs.recognition import JobRecognition
 from index.jobs.records import MAX_NOTES, Job, JobItem, JobOptions
 from index.jobs.runner import run_job
 from index.jobs.sources.source_types import MAX_NAMED, FilesSource, FolderSource, source_dict
@@ -40,6 +41,7 @@ from index.storage.watched_files import WatchedFile, read_watched_files, video_p
 from vitascope.errors import Conflict, InvalidInput, VideoNotFound
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.model import Model
+from vitascope.sandbox.recognizers import Recognizers
 
 EventCallback = Callable[[dict[str, Any]], None]
 """Receives events: ``event``, ``path``, and where they apply ``video`` (its id) and ``reason``."""
@@ -66,6 +68,7 @@ class WatchOptions:
         delete: whether videos whose file is gone or replaced are deleted from the collection.
         max_delete: share of the folder's videos that may be deleted at once, 0 to 1.
         limits: on media files.
+        recognizers: of speech and screen text.
     """
 
     source: FolderSource
@@ -75,6 +78,7 @@ class WatchOptions:
     delete: bool = False
     max_delete: float = MAX_DELETE
     limits: MediaLimits = DEFAULT_LIMITS
+    recognizers: Recognizers | None = None
 
 
 @dataclass
@@ -339,7 +343,11 @@ class FolderWatcher:
         self._record_contents(contents)
 
     def _run(self, job_id: int) -> Job:
-        return run_job(self._collection, self._model, job_id, on_item=self._on_item, limits=self._options.limits)
+        limits, recognizers = self._options.limits, self._options.recognizers
+        recognition = None if recognizers is None else JobRecognition(recognizers)
+        return run_job(
+            self._collection, self._model, job_id, on_item=self._on_item, limits=limits, recognition=recognition
+        )
 
     def _record_contents(self, contents: dict[str, int]) -> None:
         """Record the videos that files are, and handle the videos that they replace."""

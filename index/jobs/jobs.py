@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from index.collection import Collection
+from index.jobs.recognition_settings import RecognitionSettings, check_recognition_settings
 from index.jobs.records import Event, Job, JobItem, JobOptions, StateEvent
 from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy
 from index.jobs.sources.source_types import Source, UploadSource, check_source, new_upload_name
@@ -175,7 +177,8 @@ def retry(collection: Collection, job_id: int) -> Job:
 
 
 def _check_options(options: JobOptions) -> JobOptions:
-    return JobOptions(options.segmentation, check_metadata(options.metadata), options.confined)
+    check_recognition_settings(RecognitionSettings(options.transcribe, options.read_text))
+    return replace(options, metadata=check_metadata(options.metadata))
 
 
 def _check_can_continue(job: Job, expected: str) -> None:

@@ -1,8 +1,9 @@
-"""Execution backends of jobs, and the pipeline of this process: prepare, decode, embed and store files concurrently.
+"""The pipeline of this process: prepare, decode, embed, store and recognise files concurrently.
 
 Each stage has its own threads: PyAV, hashing and the graph engines release the interpreter's lock, so they run in
 parallel. Bounded queues lie between them: frames, the only large thing, exist only in the decoders, in a few waiting
-batches and at the model. A long video passes batch by batch, like many short ones.
+batches and at the model. A long video passes batch by batch, like many short ones. Speech and screen text, which take
+longest, are recognised last, in processes of their own, once the video is searchable.
 """
 
 from __future__ import annotations
@@ -12,31 +13,26 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
-from index.collection import Collection
 from index.jobs.ingest import (
     ClipSpec,
     DecodedClips,
     IngestResult,
     PreparedFile,
-    check_unchanged,
     decode_clips,
     embed_clips,
-    hash_file,
-    prepare_item,
-    store_video,
 )
-from index.jobs.records import Job, JobItem
-from index.jobs.refresh import refresh_known
-from index.jobs.sources.access_policy import AccessPolicy
-from index.jobs.sources.fetcher import Fetcher
+from index.jobs.recognition import RecognitionInterrupted
+from index.jobs.records import ItemProgress
 from index.records import NewClip
-from vitascope.errors import InvalidInput, VideoNotFound
+from vitascope.errors import InvalidInput
+from vitascope.media.file import MediaFile
 from vitascope.media.limits import MediaLimits
 from vitascope.model import Model
 
@@ -154,56 +150,6 @@ class ItemResult(Generic[Item]):
     error: BaseException | None
 
 
-@dataclass(frozen=True, slots=True)
-class RunContext:
-    """Dependencies of one run of a job."""
-
-    collection: Collection
-    model: Model
-    job: Job
-    fetcher: Fetcher
-    policy: AccessPolicy
-    limits: MediaLimits
-    config: PipelineConfig
-    timer: StageTimer
-
-
-class Executor(Protocol):
-    """Ingests files concurrently, as a context manager; used by one thread."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def submit(self, item: JobItem) -> None:
-        """Start an item without waiting; the caller limits how many are in flight."""
-
-    def results(self, timeout: float) -> list[ItemResult[JobItem]]:
-        """Return new results, whose videos are stored, waiting up to ``timeout`` seconds for the first."""
-
-    def progress(self) -> list[tuple[JobItem, float]]:
-        """Return the share that is done, 0 to 1, of items in progress, where it is known."""
-
-    def cancel(self) -> list[ItemResult[JobItem]]:
-        """Stop as soon as possible; return the results until then."""
-
-
-class ExecutionBackend(Protocol):
-    """A backend that decodes and embeds files.
-
-    ``is_local``: in this process, which a file may kill. An executor of another backend reports that by ``WorkerDied``.
-    """
-
-    @property
-    def is_local(self) -> bool: ...
-
-    def executor(self, context: RunContext) -> Executor: ...
-
-
-class WorkerDied(Exception):
-    """The worker process that was working on an item has died, perhaps because of the item."""
-
-
 @dataclass(slots=True)
 class _ItemState(Generic[Item]):
     """An item in the pipeline. Each field is written by one stage at a time."""
@@ -213,6 +159,10 @@ class _ItemState(Generic[Item]):
     clips: dict[int, list[NewClip]] = field(default_factory=dict)
     """Embedded clips by batch number."""
     batch_count: int = 0
+    ingested: IngestResult | None = None
+    """Once the video is stored."""
+    shares: dict[int, float] = field(default_factory=dict)
+    """Recognised share, 0 to 1, by number of the stages that apply."""
     is_done: bool = False
     duplicates: list[_ItemState[Item]] = field(default_factory=list)
     """Items of the same content, which get the result of this one."""
@@ -223,6 +173,21 @@ class _Batch(Generic[Item]):
     state: _ItemState[Item]
     number: int
     clips: list[ClipSpec]
+
+
+class RecognitionStage(Protocol):
+    """Recognises speech or screen text in stored videos."""
+
+    def applies(self, ingested: IngestResult) -> bool:
+        """Return whether there may be something to recognise in a video."""
+
+    def recognize(
+        self, ingested: IngestResult, media: MediaFile | None, on_progress: Callable[[float], None]
+    ) -> IngestResult:
+        """Recognise a video and return its result, with a note on a failure.
+
+        ``media``: its file, if that is open. Raises RecognitionInterrupted, StorageError and CollectionNotFound.
+        """
 
 
 class Pipeline(Generic[Item]):
@@ -236,8 +201,17 @@ class Pipeline(Generic[Item]):
         limits: MediaLimits,
         config: PipelineConfig,
         timer: StageTimer,
+        recognition: Mapping[str, RecognitionStage] | None = None,
+        interrupt: Callable[[], None] = lambda: None,
     ) -> None:
-        """Create a pipeline. ``prepare_item`` and ``store_item`` are its first and last stage."""
+        """Create a pipeline.
+
+        Args:
+            prepare_item: its first stage.
+            store_item: its last stage, but for recognition.
+            recognition: stages after that, by name, in order.
+            interrupt: makes those stages raise RecognitionInterrupted soon.
+        """
         self._model = model
         self._prepare_item = prepare_item
         self._store_item = store_item
@@ -251,9 +225,22 @@ class Pipeline(Generic[Item]):
         self._to_decode: ClosableQueue[_Batch[Item]] = ClosableQueue(config.decoders)
         self._to_embed: ClosableQueue[tuple[_Batch[Item], DecodedClips]] = ClosableQueue(MAX_DECODED_BATCHES)
         self._to_store: ClosableQueue[_ItemState[Item]] = ClosableQueue()
+        self._recognition = list((recognition or {}).values())
+        self._interrupt = interrupt
+        # No longer than the number of files in flight, so that storing never waits for recognition.
+        self._to_recognize: list[ClosableQueue[_ItemState[Item]]] = [
+            ClosableQueue(config.in_flight) for _ in self._recognition
+        ]
+        self._recognizing: dict[int, _ItemState[Item]] = {}
+        """Items whose videos are stored, by identity."""
         self._results: ClosableQueue[ItemResult[Item]] = ClosableQueue()
-        stages = [(self._prepare, "prepare", config.openers), (self._decode, "decode", config.decoders)]
-        stages += [(self._embed, "embed", 1), (self._store, "store", 1)]
+        stages: list[tuple[Callable[[], None], str, int]] = [
+            (self._prepare, "prepare", config.openers),
+            (self._decode, "decode", config.decoders),
+            (self._embed, "embed", 1),
+            (self._store, "store", 1),
+        ]
+        stages += [(partial(self._recognize, n, name), name, 1) for n, name in enumerate(recognition or {})]
         self._threads = [
             threading.Thread(target=run, name=f"job-{name}-{number}", daemon=True)
             for run, name, count in stages
@@ -277,16 +264,34 @@ class Pipeline(Generic[Item]):
         first = self._results.get(timeout)
         return [] if first is None else [first, *self._results.drain()]
 
-    def progress(self) -> list[tuple[Item, float]]:
-        """Return the embedded share, 0 to 1, of each file in progress that has more than one batch."""
+    def progress(self) -> list[ItemProgress[Item]]:
+        """Return how far each file in progress is that has more than one batch, or is recognised."""
+        stages = 1 + len(self._recognition)
         with self._lock:
-            states = self._in_progress.values()
-            return [(state.item, len(state.clips) / state.batch_count) for state in states if state.batch_count > 1]
+            embedding = [state for state in self._in_progress.values() if state.ingested is None]
+            recognizing = list(self._recognizing.values())
+        return [
+            *(
+                ItemProgress(state.item, len(state.clips) / state.batch_count / stages)
+                for state in embedding
+                if state.batch_count > 1
+            ),
+            *(
+                ItemProgress(
+                    state.item, (1 + sum(state.shares.values())) / (1 + len(state.shares)), state.ingested.video.id
+                )
+                for state in recognizing
+                if state.ingested is not None
+            ),
+        ]
 
     def cancel(self) -> list[ItemResult[Item]]:
         """Stop every stage after its current step; return the results until then."""
         for queue in (self._to_prepare, self._to_decode, self._to_embed, self._to_store):
             queue.close()
+        for stored in self._to_recognize:
+            stored.close()
+        self._interrupt()
         for thread in self._threads:
             thread.join()
         for state in self._in_progress.values():
@@ -300,7 +305,7 @@ class Pipeline(Generic[Item]):
                 with self._timer.measure("prepare"):
                     prepared = self._prepare_item(state.item)
                 if isinstance(prepared, IngestResult):
-                    self._finish(state, prepared)
+                    self._on_stored(state, prepared)
                 elif self._is_first(state, prepared):
                     batches = list(prepared.description.clip_batches())
                     state.batch_count = len(batches)
@@ -371,7 +376,45 @@ class Pipeline(Generic[Item]):
                 clips = [clip for number in range(state.batch_count) for clip in state.clips[number]]
                 with self._timer.measure("store"):
                     ingested = self._store_item(state.item, state.prepared, clips)
-                self._finish(state, ingested)
+                state.clips.clear()
+                self._on_stored(state, ingested)
+
+    def _on_stored(self, state: _ItemState[Item], ingested: IngestResult) -> None:
+        """Pass a stored video on to recognition, if there is any."""
+        numbers = [number for number, stage in enumerate(self._recognition) if stage.applies(ingested)]
+        with self._lock:
+            state.ingested, state.shares = ingested, dict.fromkeys(numbers, 0.0)
+            if numbers:
+                self._recognizing[id(state)] = state
+        self._recognize_next(state, ingested)
+
+    def _recognize_next(self, state: _ItemState[Item], ingested: IngestResult) -> None:
+        """Pass an item on to the first stage that has not recognised it, or finish it."""
+        number = next((number for number, share in state.shares.items() if share < 1), None)
+        if number is None:
+            self._finish(state, ingested)
+        else:
+            self._to_recognize[number].put(state)
+
+    def _recognize(self, number: int, name: str) -> None:
+        """Recognise stored videos by the stage of this number and name."""
+        while (state := self._to_recognize[number].get()) is not None:
+            media = None if state.prepared is None else state.prepared.media
+            assert state.ingested is not None
+            with self._capture_errors(state):
+                try:
+                    with self._timer.measure(name):
+                        state.ingested = self._recognition[number].recognize(
+                            state.ingested, media, partial(self._report_share, state, number)
+                        )
+                except RecognitionInterrupted as interrupted:
+                    raise type(interrupted)(state.ingested) from None
+                state.shares[number] = 1.0
+                self._recognize_next(state, state.ingested)
+
+    @staticmethod
+    def _report_share(state: _ItemState[Item], number: int, share: float) -> None:
+        state.shares[number] = min(share, 0.999)  # 1 once it is stored
 
     def _is_first(self, state: _ItemState[Item], prepared: PreparedFile) -> bool:
         """Return whether this is the first item of its content; any other waits for the result of that one."""
@@ -400,6 +443,7 @@ class Pipeline(Generic[Item]):
                 return
             state.is_done = True
             duplicates, state.duplicates = state.duplicates, []
+            self._recognizing.pop(id(state), None)
             if state.prepared is not None:
                 self._in_progress.pop(state.prepared.description.content_sha256, None)
                 state.prepared.media.close()
@@ -410,36 +454,3 @@ class Pipeline(Generic[Item]):
                 self._finish(duplicate, IngestResult(ingested.video, created=False))
             else:
                 self._to_prepare.put(duplicate)  # may succeed, or fails with its own error
-
-
-class LocalBackend:
-    """Decodes and embeds in threads of this process."""
-
-    is_local = True
-
-    def executor(self, context: RunContext) -> Executor:
-        def prepare(item: JobItem) -> PreparedFile | IngestResult:
-            return prepare_unless_known(context, item)
-
-        def store(item: JobItem, prepared: PreparedFile, clips: list[NewClip]) -> IngestResult:
-            check_unchanged(prepared)
-            return store_video(context.collection, prepared.description, clips)
-
-        return Pipeline(context.model, prepare, store, context.limits, context.config, context.timer)
-
-
-def prepare_unless_known(context: RunContext, item: JobItem) -> PreparedFile | IngestResult:
-    """Fetch, hash, probe and segment an item's file, or refresh the video that the collection has of this content.
-
-    Raises InvalidInput, media errors, StorageError, FetchInterrupted.
-    """
-    hashed = hash_file(context.fetcher.fetch(item.path, item.position), context.limits)
-    with ExitStack() as close_if_known:
-        close_if_known.enter_context(hashed.media)
-        known = context.collection.find_by_hash(hashed.content_sha256)
-        if known is not None:
-            with suppress(VideoNotFound):  # deleted meanwhile
-                return refresh_known(context, item, hashed.media, known)
-        close_if_known.pop_all()
-    decoder, signals = context.model.decoder, context.collection.signals
-    return prepare_item(hashed, item, context.job.options, context.fetcher, context.limits, decoder, signals)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 from index.clips.rules import Segmentation
 from index.jobs.sources.source_types import Source
 from index.records import Scalar
+from index.video_text import RecognitionKind
 from vitascope.job_states import ItemState, JobState
 
 MAX_NOTES = 1000
 """Notes of one job that a summary shows: a job may have the same note on each of a million files."""
 
+Item = TypeVar("Item")
 StopRequest = Literal["cancel", "pause"]
 
 
@@ -25,11 +27,23 @@ class JobOptions:
         segmentation: how videos are cut into clips.
         metadata: of every video of the job; metadata of a single item takes precedence.
         confined: whether the job may read only what the process that runs it allows.
+        transcribe: speech model, as in ``RecognitionSettings``; None: no speech is recognised.
+        read_text: seconds between the frames whose text is read; None: no text is read.
     """
 
     segmentation: Segmentation = field(default_factory=Segmentation)
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
     confined: bool = False
+    transcribe: str | None = None
+    read_text: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecognitionCounts:
+    """Number of a job's videos that are recognised, and of those on which recognition failed."""
+
+    done: int = 0
+    failed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +97,7 @@ class Job:
         progress: share that is done, 0 to 1, with parts of long files; 0 before the source is listed.
         rate: None before the first file, or part of a long one, is done.
         duplicates: skipped files whose content the collection has.
+        recognitions: by kind (speech, screen_text), for those that the options request.
     """
 
     id: int
@@ -98,6 +113,7 @@ class Job:
     progress: float
     rate: JobRate | None
     duplicates: int
+    recognitions: Mapping[RecognitionKind, RecognitionCounts] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +142,14 @@ class JobItem:
     crashes: int = 0
     seconds: float | None = None
     ended_at: float | None = None
+
+
+class ItemProgress(NamedTuple, Generic[Item]):
+    """The share of an item that is done, 0 to 1, and the id of its video once that is stored."""
+
+    item: Item
+    share: float
+    video_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from index.video_text import speech_segments
 from vitascope.media.file import MediaFile
 
 if TYPE_CHECKING:
-    from index.jobs.pipeline import RunContext
+    from index.jobs.execution import RunContext
 
 
 def refresh_known(context: RunContext, item: JobItem, media: MediaFile, video: Video) -> IngestResult:

@@ -10,19 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from index.collection import Collection
+from index.jobs.execution import ExecutionBackend, Executor, LocalBackend, RunContext, WorkerDied
 from index.jobs.jobs import get_job
 from index.jobs.lease import Lease, mark_run_ended, new_owner
-from index.jobs.pipeline import (
-    ExecutionBackend,
-    Executor,
-    ItemResult,
-    LocalBackend,
-    PipelineConfig,
-    RunContext,
-    StageTimer,
-    WorkerDied,
-)
-from index.jobs.records import Job, JobItem
+from index.jobs.pipeline import ItemResult, PipelineConfig, StageTimer
+from index.jobs.recognition import JobRecognition, RecognitionDeferred, RecognitionInterrupted
+from index.jobs.records import Job, JobItem, StopRequest
 from index.jobs.source_items import enqueue_items, missing_folder_error
 from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy
 from index.jobs.sources.fetcher import Fetcher, FetchInterrupted, UrlFetcher, file_name, media_folder
@@ -82,6 +75,7 @@ def run_job(
     timer: StageTimer | None = None,
     backend: ExecutionBackend | None = None,
     url_fetcher: UrlFetcher | None = None,
+    recognition: JobRecognition | None = None,
 ) -> Job:
     """Run a job to its end in this thread and return it; a finished or paused job is returned unchanged.
 
@@ -91,7 +85,7 @@ def run_job(
 
     Args:
         should_stop: polled before files are started. When true, the files in progress, at most ``config.in_flight``,
-            are finished, and the job is requeued.
+            are finished, except for recognition, which the next run continues; and the job is requeued.
         should_abort: polled all the time. When true, and on an exception, files in progress are stopped after their
             current clips, to be tried again.
         policy: what a confined job may read.
@@ -99,6 +93,7 @@ def run_job(
         timer: adds up the busy time of each stage.
         backend: where files are decoded and embedded; None: in this process.
         url_fetcher: fetches public URLs, where ``policy`` allows them.
+        recognition: recognises speech and screen text if the job's options request that. A stop request interrupts it.
 
     Raises:
         Conflict: another process runs the job or took it over, or a confined job has no ``policy``.
@@ -123,7 +118,10 @@ def run_job(
     config = config or PipelineConfig()
     if isinstance(job.source, UrlSource | ListSource):
         config = replace(config, openers=max(config.openers, REMOTE_OPENERS))
-    context = RunContext(collection, model, job, fetcher, effective_policy, limits, config, timer or StageTimer())
+    context = RunContext(
+        *(collection, model, job, fetcher, effective_policy, limits, config, timer or StageTimer()),
+        recognition=recognition or JobRecognition(),
+    )
     run = _Run(context, owner, max_crashes, backend.is_local, on_item, on_progress, should_stop, should_abort)
     try:
         with Lease(collection.catalogue, job_id, owner):
@@ -170,10 +168,16 @@ class _Run:
     recorded_progress: float = 0.0
     recorded_at: float = 0.0
     """Finished files, with parts, when progress was last recorded, and that time (monotonic)."""
+    recorded_videos: set[int] = field(default_factory=set)
+    """Videos of unfinished files that were recorded then."""
     outcomes: list[JobItem] = field(default_factory=list)
     """Finished files that are not recorded yet."""
-    crashes: list[JobItem] = field(default_factory=list)
-    """Files at which a worker process died and that are not requeued yet."""
+    interrupted: list[JobItem] = field(default_factory=list)
+    """Files that are not requeued yet: at which a worker process died, or whose recognition was interrupted."""
+    requested: StopRequest | None = None
+    """The stop request when it was last read."""
+    is_deferring: bool = False
+    """Another run is to recognise what this one has stored."""
 
     def __post_init__(self) -> None:
         self.collection, self.job = self.context.collection, self.context.job
@@ -212,9 +216,10 @@ class _Run:
         counts = get_job(self.collection, self.job.id).counts
         done = counts.done
         while True:
-            is_stopping = self.should_stop()
+            is_stopping = self.should_stop() or self.is_deferring
             outcomes = self.outcomes
             items = self.claim_items(0 if is_stopping else self.context.config.in_flight - self.in_flight)
+            self.interrupt_recognition(is_stopping)
             for outcome in outcomes:
                 done += 1
                 self.on_item(outcome, done, counts.total)
@@ -226,44 +231,51 @@ class _Run:
             while self.in_flight and not (results := executor.results(_POLL_SECONDS)):
                 if self.should_abort():
                     raise _RunAborted
-                self.check_cancelled()
+                self.check_stop_request()
                 self.record_progress(executor, done, counts.total)
             self.take_results(results)
             has_failures = any(item.state == "failed" for item in self.outcomes)
             if has_failures and (error := missing_folder_error(self.job.source)) is not None:
                 raise _JobFailed(error)
 
-    def check_cancelled(self) -> None:
-        """Interrupt fetching, which may take long, if the job is to be cancelled."""
+    def check_stop_request(self) -> None:
+        """Interrupt recognition, which may take long, if the job is to stop, and fetching if it is to be cancelled."""
         with self.collection.catalogue.read() as connection:
-            if job_transitions.check_ownership(connection, self.job.id, self.owner) == "cancel":
-                self.context.fetcher.interrupt()
+            self.requested = job_transitions.check_ownership(connection, self.job.id, self.owner)
+        if self.requested == "cancel":
+            self.context.fetcher.interrupt()
+        self.interrupt_recognition(self.should_stop())
+
+    def interrupt_recognition(self, is_stopping: bool) -> None:
+        self.context.recognition.interruption.set(is_stopping or self.requested is not None)
 
     def record_progress(self, executor: Executor, done: int, total: int) -> None:
         """Record and report progress within long files, if it is noticeable in the whole job."""
         if time.monotonic() < self.recorded_at + _PROGRESS_SECONDS:
             return
         progress = executor.progress()
-        in_progress = sum(share for _, share in progress)
+        in_progress = sum(each.share for each in progress)
+        stored = {each.video_id for each in progress if each.video_id is not None}
         now = done + in_progress
-        if not in_progress or now < self.recorded_progress + _PROGRESS_SHARE * total:
+        is_noticeable = now >= self.recorded_progress + _PROGRESS_SHARE * total
+        if not in_progress or not (is_noticeable or stored - self.recorded_videos):
             return
         with self.collection.catalogue.write() as connection:
             job_transitions.check_ownership(connection, self.job.id, self.owner)
             job_transitions.record_progress(connection, self.job.id, progress)
-        self.recorded_progress, self.recorded_at = now, time.monotonic()
+        self.recorded_progress, self.recorded_at, self.recorded_videos = now, time.monotonic(), stored
         self.on_progress(now, total)
 
     def claim_items(self, capacity: int) -> Sequence[JobItem]:
         """Record outcomes and claim up to ``capacity`` items in one transaction; none once a stop is requested."""
         with self.collection.catalogue.write() as connection:
-            requested = job_transitions.check_ownership(connection, self.job.id, self.owner)
+            self.requested = job_transitions.check_ownership(connection, self.job.id, self.owner)
             self.record_outcomes(connection)
             items: Sequence[JobItem] = []
-            if requested is None and not self.is_exclusive:
+            if self.requested is None and not self.is_exclusive:
                 max_crashed = int(not self.in_flight) if self.is_local else capacity
                 items = job_transitions.claim_items(connection, self.job.id, capacity, max_crashed=max_crashed)
-        self.outcomes, self.crashes = [], []
+        self.outcomes, self.interrupted = [], []
         self.is_exclusive = self.is_local and any(item.crashes for item in items)
         self.in_flight += len(items)
         return items
@@ -271,8 +283,8 @@ class _Run:
     def record_outcomes(self, connection: sqlite3.Connection) -> None:
         for outcome in self.outcomes:
             job_transitions.record_outcome(connection, outcome)
-        for item in self.crashes:
-            job_transitions.record_crash(connection, item)
+        for item in self.interrupted:
+            job_transitions.requeue_item(connection, item)
 
     def finish(self, is_stopping: bool) -> bool:
         """Requeue, pause, cancel or finish the job; False when there are items to go on with."""
@@ -293,6 +305,7 @@ class _Run:
     def stop_executor(self, executor: Executor) -> None:
         """Stop the executor at once and take its results until then."""
         self.context.fetcher.interrupt()
+        self.context.recognition.interruption.set(True)
         with suppress(*_FATAL_ERRORS, _JobFailed):  # the first error is being handled
             self.take_results(executor.cancel())
 
@@ -320,6 +333,8 @@ class _Run:
                 fault = fault or result.error
             elif isinstance(result.error, WorkerDied):
                 self.add_crash(result.item)
+            elif isinstance(result.error, RecognitionInterrupted):
+                self.add_interrupted(result.item, result.error)
             elif not isinstance(result.error, FetchInterrupted):
                 self.outcomes.append(item_outcome(result, self.job, self.context.fetcher, self.collection))
         self.is_exclusive = self.is_exclusive and bool(self.in_flight)
@@ -332,11 +347,21 @@ class _Run:
         if fault is not None:
             raise fault
 
+    def add_interrupted(self, item: JobItem, interrupted: RecognitionInterrupted) -> None:
+        """Requeue an item whose video is stored and not recognised; of a job to be cancelled, note that."""
+        self.is_deferring = self.is_deferring or isinstance(interrupted, RecognitionDeferred)
+        if self.requested != "cancel" or interrupted.ingested is None:
+            self.interrupted.append(item)
+            return
+        notes = (*interrupted.ingested.notes, "not all recognised: the job was cancelled")
+        result = ItemResult(item, replace(interrupted.ingested, notes=notes), None)
+        self.outcomes.append(item_outcome(result, self.job, self.context.fetcher, self.collection))
+
     def add_crash(self, item: JobItem) -> None:
         """Count a crash of a worker process against its item, which is quarantined after too many."""
         crashed = replace(item, crashes=item.crashes + 1)
         if crashed.crashes < self.max_crashes:
-            self.crashes.append(crashed)
+            self.interrupted.append(crashed)
         else:
             reason = job_transitions.quarantine_reason(crashed.crashes)
             self.outcomes.append(replace(crashed, state="quarantined", reason=reason))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from index.jobs.lease import LEASE_SECONDS, owner_decodes_locally, owner_is_gone, run_has_ended
-from index.jobs.records import JobItem, StopRequest
+from index.jobs.records import ItemProgress, JobItem, StopRequest
 from index.storage.jobs import ITEM_COLUMNS, append_state_event, next_event_number, read_job, to_item
 from index.storage.removals import list_job_files
 from vitascope.errors import Conflict
@@ -154,19 +154,20 @@ def record_outcome(connection: sqlite3.Connection, item: JobItem) -> None:
     )
 
 
-def record_crash(connection: sqlite3.Connection, item: JobItem) -> None:
-    """Requeue an item at which a worker process has died, with its number of ``crashes``."""
+def requeue_item(connection: sqlite3.Connection, item: JobItem) -> None:
+    """Requeue an item that was interrupted, or at which a worker process has died, with its number of ``crashes``."""
     connection.execute(
         "UPDATE job_items SET state = 'queued', crashes = ? WHERE job_id = ? AND position = ?",
         (item.crashes, item.job_id, item.position),
     )
 
 
-def record_progress(connection: sqlite3.Connection, job_id: int, progress: Sequence[tuple[JobItem, float]]) -> None:
-    """Store how much of each item is embedded, 0 to 1. Takes an event number, so that subscribers read the job."""
+def record_progress(connection: sqlite3.Connection, job_id: int, progress: Sequence[ItemProgress[JobItem]]) -> None:
+    """Store how much of each item is done, and its video. Takes an event number, so that subscribers read the job."""
     connection.executemany(
-        "UPDATE job_items SET share = ? WHERE job_id = ? AND position = ? AND state = 'running'",
-        [(share, job_id, item.position) for item, share in progress],
+        "UPDATE job_items SET share = ?, video_id = coalesce(?, video_id)"
+        " WHERE job_id = ? AND position = ? AND state = 'running'",
+        [(share, video_id, job_id, item.position) for item, share, video_id in progress],
     )
     next_event_number(connection, job_id)
 

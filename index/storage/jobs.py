@@ -15,9 +15,20 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from index.clips.rules import Segmentation
-from index.jobs.records import Event, ItemEvent, Job, JobCounts, JobItem, JobOptions, JobRate, StateEvent
+from index.jobs.records import (
+    Event,
+    ItemEvent,
+    Job,
+    JobCounts,
+    JobItem,
+    JobOptions,
+    JobRate,
+    RecognitionCounts,
+    StateEvent,
+)
 from index.jobs.sources.source_types import Source, read_source, source_json
 from index.storage.corruption import corruption_as_storage_error
+from index.video_text import RecognitionKind
 from vitascope.errors import JobNotFound
 from vitascope.job_states import ItemState, JobState
 
@@ -126,7 +137,13 @@ def options_json(options: JobOptions) -> str:
 
 def _to_options(text: str) -> JobOptions:
     stored: dict[str, Any] = json.loads(text)
-    return JobOptions(Segmentation(**stored["segmentation"]), stored["metadata"], stored.get("confined", False))
+    return JobOptions(
+        Segmentation(**stored["segmentation"]),
+        stored["metadata"],
+        stored.get("confined", False),
+        stored.get("transcribe"),
+        stored.get("read_text"),
+    )
 
 
 def _to_job(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Job:
@@ -160,7 +177,28 @@ def _to_job(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Job:
             counts.queued + counts.running - in_progress if state == "running" else None,
         ),
         duplicates=sum(group[5] for group in groups),
+        recognitions=_count_recognitions(connection, job_id, job_options),
     )
+
+
+def _count_recognitions(
+    connection: sqlite3.Connection, job_id: int, options: JobOptions
+) -> dict[RecognitionKind, RecognitionCounts]:
+    """Return the numbers of a job's videos that are recognised, by kind; of others than requested nothing."""
+    requested: dict[RecognitionKind, str | float | None] = {
+        "speech": options.transcribe,
+        "screen_text": options.read_text,
+    }
+    kinds = [kind for kind, option in requested.items() if option is not None]
+    if not kinds:
+        return {}
+    rows = connection.execute(
+        "SELECT kind, recognitions.state, count(DISTINCT job_items.video_id) FROM job_items"
+        " JOIN recognitions ON recognitions.video_id = job_items.video_id WHERE job_id = ? GROUP BY 1, 2",
+        (job_id,),
+    ).fetchall()
+    counts = {(kind, state): count for kind, state, count in rows}
+    return {kind: RecognitionCounts(counts.get((kind, "done"), 0), counts.get((kind, "failed"), 0)) for kind in kinds}
 
 
 def _to_rate(items: float, video_seconds: float, elapsed: float | None, items_left: float | None) -> JobRate | None:

@@ -7,6 +7,13 @@ import logging
 from fastapi import APIRouter, Response
 
 import index.collection
+from index.jobs.recognition import check_recognizers
+from index.jobs.recognition_settings import (
+    RecognitionSettings,
+    merge_settings,
+    read_recognition_settings,
+    write_recognition_settings,
+)
 from service.app_state import AppState, AppStateDep
 from service.http.api_keys import Key
 from service.http.auth import CallerKey, requires
@@ -56,10 +63,12 @@ async def get_facets(name: str, service: AppStateDep) -> Facets:
     return await service.io_pool.run(lambda: serialize_facets(service.collection(name).facets()))
 
 
-@router.patch("/{name}", summary="Change a collection", responses=errors(404, 422, 507))
+@router.patch("/{name}", summary="Change a collection", responses=errors(404, 409, 422, 507))
 @requires("admin")
 async def change_collection(name: str, body: CollectionChanges, service: AppStateDep) -> Collection:
-    """Change the kind of index. The new one is built in the background; `index` shows the one in use."""
+    """Change the kind of index, which is built in the background (`index` shows the one in use), or what later jobs
+    recognise.
+    """
     return await service.write_pool.run(_change, service, name, body)
 
 
@@ -90,6 +99,8 @@ def _serialize(service: AppState, collection: index.collection.Collection) -> Co
 
 def _create(service: AppState, body: NewCollection) -> Collection:
     model = service.models.get_open(body.model)
+    recognition = merge_settings(RecognitionSettings(), body.transcribe, body.read_text)
+    check_recognizers(recognition, service.recognizers)
     collection = service.library.create(
         body.name,
         model.bundle.manifest,
@@ -97,12 +108,18 @@ def _create(service: AppState, body: NewCollection) -> Collection:
         index_kind=body.index_kind,
         dimensions=body.dimensions,
     )
+    write_recognition_settings(collection, recognition)
     return _serialize(service, collection)
 
 
 def _change(service: AppState, name: str, changes: CollectionChanges) -> Collection:
     collection = service.collection(name)
-    collection.set_index_kind(changes.index_kind)
+    if changes.transcribe is not None or changes.read_text is not None:
+        settings = merge_settings(read_recognition_settings(collection), changes.transcribe, changes.read_text)
+        check_recognizers(settings, service.recognizers)
+        write_recognition_settings(collection, settings)
+    if changes.index_kind is not None:
+        collection.set_index_kind(changes.index_kind)
     return _serialize(service, collection)
 
 

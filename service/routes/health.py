@@ -28,10 +28,11 @@ async def livez(service: AppStateDep) -> Health:
 async def readyz(service: AppStateDep) -> Readiness:
     """200 once the default model is loaded, media files can be decoded and jobs run. 503 before that, if loading
     failed, if the server that runs the model does not answer, and during shutdown. `failed_models` counts the other
-    models that could not be loaded.
+    models that could not be loaded. Recognisers may still be loading, or have failed: searches do not need them.
     """
     service.check_not_stopping()
     service.check_ready()
     await service.check_engine()
     service.check_decoding()
-    return Readiness(status="ok", failed_models=service.models.failed_count())
+    recognizers = {recognizer.kind: recognizer.state for recognizer in service.recognizers.all()}
+    return Readiness(status="ok", failed_models=service.models.failed_count(), recognizers=recognizers)

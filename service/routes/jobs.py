@@ -12,6 +12,8 @@ from fastapi import APIRouter, Header, Query, Response
 from index.collection import Collection
 from index.jobs import jobs as index_jobs
 from index.jobs.jobs import current_job_event
+from index.jobs.recognition import check_recognizers
+from index.jobs.recognition_settings import merge_settings, read_recognition_settings
 from index.jobs.records import Job as IndexJob
 from index.jobs.records import JobOptions
 from index.jobs.sources import source_types as sources
@@ -55,7 +57,8 @@ async def create_job(name: str, body: NewJob, service: ReadyAppStateDep, respons
     """Index a folder, files, a file list or shards on the service's machine, or a URL, in the background.
 
     Jobs run one after the other and survive a restart; content that the collection has is skipped. Files stay where
-    they are; members of shards and files at URLs are copied into the collection.
+    they are; members of shards and files at URLs are copied into the collection. A video can be searched before its
+    speech and screen text are recognised.
     """
     job, response.headers["Location"] = await start_job(service, name, body)
     return job
@@ -192,7 +195,9 @@ async def retry_job(name: str, job_id: str, service: ReadyAppStateDep) -> Job:
 
 def _create(service: AppState, name: str, body: NewJob) -> IndexJob:
     collection = service.collection(name, for_model=True)
-    options = JobOptions(parse_segmentation(body.segmentation), body.metadata, confined=True)
+    recognition = merge_settings(read_recognition_settings(collection), body.transcribe, body.read_text)
+    check_recognizers(recognition, service.recognizers)
+    options = JobOptions(parse_segmentation(body.segmentation), body.metadata, True, *recognition)
     source = body.source
     if source is None:
         source = schemas.FolderSource(kind="folder", folder=body.folder or "", recursive=body.recursive)

@@ -12,7 +12,7 @@ from service.http.auth import requires
 from service.http.openapi import errors, successes
 from service.http.parsing import StrictRoute
 from service.inference.models import ModelEntry
-from service.schemas.models import GraphEngine, ModelInfo, Models, NewModel
+from service.schemas.models import GraphEngine, ModelInfo, Models, NewModel, RecognizerInfo
 from vitascope.bundle.bundle import Bundle
 from vitascope.errors import CollectionNotFound, Conflict, StorageError
 
@@ -27,8 +27,14 @@ MAX_NAMED = 5
 @router.get("", summary="List models", responses=errors())
 @requires("read")
 async def list_models(service: AppStateDep) -> Models:
-    """All models, the default first, with state, tasks, training data, metrics and licence."""
-    return Models(models=[_serialize(entry) for entry in service.models.entries()])
+    """All models, the default first, with state, tasks, training data, metrics and licence; and the recognisers of
+    speech and screen text.
+    """
+    recognizers = [
+        RecognizerInfo(kind=each.kind, name=each.name, state=each.state, error=each.error)
+        for each in service.recognizers.all()
+    ]
+    return Models(models=[_serialize(entry) for entry in service.models.entries()], recognizers=recognizers)
 
 
 @router.post(

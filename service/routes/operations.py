@@ -13,15 +13,18 @@ from service.http.auth import requires
 from service.http.idempotency import accepts_idempotency_key
 from service.http.openapi import errors, successes
 from service.http.parsing import StrictRoute
-from service.operations import Operation, check_dependencies
+from service.operations import RECOGNITIONS, Operation, check_dependencies
 from service.routes.media import FileRangeResponse
 from service.schemas import operations as schemas
 from vitascope.errors import Conflict, NotFound
+from vitascope.sandbox.recognizers import DEFAULT_MODEL
 
 router = APIRouter(prefix="/v1/operations", tags=["operations"], route_class=StrictRoute)
 
 
-@router.post("", status_code=202, summary="Back up, export or embed again", responses=errors(404, 409, 422, 503, 507))
+@router.post(
+    "", status_code=202, summary="Back up, export, embed again, recognise", responses=errors(404, 409, 422, 503, 507)
+)
 @requires("admin", all_collections=True)
 @accepts_idempotency_key
 async def create_operation(
@@ -91,6 +94,9 @@ def _create(service: AppState, body: schemas.NewOperation) -> schemas.Operation:
             raise Conflict(
                 f"collection {collection.name}: it was embedded by model {chosen.name}; another model was expected"
             )
+    elif body.kind in RECOGNITIONS:
+        named = body.model if body.kind == "transcribe" else None
+        model = service.recognizers.get(RECOGNITIONS[body.kind], named or DEFAULT_MODEL).name
     options = body.model_dump(exclude={"kind", "collection", "model"})
     return _serialize(service, service.operations.create(body.kind, body.collection, options, model))
 
@@ -109,6 +115,7 @@ def _serialize(service: AppState, operation: Operation) -> schemas.Operation:
         media_not_included=schemas.MediaNotIncluded.model_validate(missing_media)
         if missing_media is not None
         else None,
+        videos=None if operation.videos is None else schemas.RecognizedVideos(**operation.videos),
         files=[_file_serialize(operation, *file) for file in service.operations.files(operation)],
         created_at=operation.created_at,
         started_at=operation.started_at,

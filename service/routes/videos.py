@@ -15,11 +15,14 @@ from starlette.responses import JSONResponse
 
 from index.collection import Collection
 from index.edits import edit_video
+from index.jobs.execution import RunContext, prepare_unless_known
 from index.jobs.ingest import IngestResult, embed_file, embedded_signals, store_video
 from index.jobs.jobs import create_upload_job
-from index.jobs.pipeline import ItemResult, RunContext, prepare_unless_known
+from index.jobs.pipeline import ItemResult
+from index.jobs.recognition import RecognitionDeferred
+from index.jobs.recognition_settings import read_recognition_settings
+from index.jobs.records import ItemProgress, JobItem, JobOptions
 from index.jobs.records import Job as IndexJob
-from index.jobs.records import JobItem, JobOptions
 from index.jobs.sources.fetcher import FetchInterrupted
 from index.jobs.sources.source_types import UploadSource
 from index.pagination import paginate
@@ -254,6 +257,7 @@ class UploadBackend:
     """Execution backend that runs the job of an upload in the thread of its request, and keeps the result.
 
     If the deadline of the request passes first, the file is neither added nor failed, so that the job can run again.
+    Recognition is left to another run of the job.
     """
 
     is_local = True
@@ -292,9 +296,11 @@ class UploadBackend:
             return [ItemResult(item, None, FetchInterrupted(str(error)))]
         except Exception as error:
             self.error = error
+        if self.ingested is not None and self._context.recognitions():
+            return [ItemResult(item, None, RecognitionDeferred(self.ingested))]
         return [ItemResult(item, self.ingested, self.error)]
 
-    def progress(self) -> list[tuple[JobItem, float]]:
+    def progress(self) -> list[ItemProgress[JobItem]]:
         return []
 
     def cancel(self) -> list[ItemResult[JobItem]]:
@@ -336,7 +342,8 @@ def add_upload(
     limited = context if wait_seconds is None else context.within(wait_seconds)
     collection, model = limited.collection(name)
     title = Path(upload.name).stem if fields.title is None else fields.title
-    options = JobOptions(parse_segmentation(fields.segmentation), fields.metadata, confined=True)
+    recognition = read_recognition_settings(collection)
+    options = JobOptions(parse_segmentation(fields.segmentation), fields.metadata, True, *recognition)
     with rename_errors(upload.path, upload.name):
         if (known := _find_known(collection, upload)) is not None:
             return IngestResult(known, created=False)
@@ -372,6 +379,8 @@ def _run_upload(
             service.worker.cancel(collection, job.id)
             raise
         service.worker.submit(collection.name, job)  # the video is stored, and only the end of the job could not be
+    if backend.ingested is not None and state == "queued":
+        service.worker.submit_recognition(collection.name, job)
     if backend.ingested is not None or backend.error is not None:
         return _upload_result(collection, job, backend, name)
     if hand_over and state != "cancelled":

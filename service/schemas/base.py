@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -109,6 +109,10 @@ class Health(Response):
 class Readiness(Health):
     """Readiness."""
 
-    model_config = example(status="ok", failed_models=0)
+    model_config = example(status="ok", failed_models=0, recognizers={"speech": "ready"})
 
     failed_models: Annotated[int, Field(description="that could not be loaded; /v1/models says why")]
+    recognizers: Annotated[
+        dict[Literal["speech", "screen_text"], Literal["starting", "ready", "failed"]],
+        Field(description="those that the settings name; /v1/models says why one failed"),
+    ]

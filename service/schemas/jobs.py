@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from index.clips import rules
+from index.jobs.recognition_settings import MAX_INTERVAL, MIN_INTERVAL
 from service.schemas.base import Id, Metadata, Request, Response, example
 from vitascope.job_states import ItemState, JobState
 
@@ -97,6 +98,20 @@ def parse_segmentation(fields: Segmentation | None) -> rules.Segmentation:
     return rules.Segmentation(rule="auto") if fields is None else rules.Segmentation(**fields.model_dump())
 
 
+Transcribe = Annotated[
+    bool | Annotated[str, Field(min_length=1, max_length=1000)] | None,
+    Field(
+        description="recognise speech once a video is searchable: true, or the name of the service's model "
+        "(/v1/models); videos with subtitles are left out. null: as the collection has it"
+    ),
+]
+ReadText = Annotated[
+    bool | Annotated[float, Field(ge=MIN_INTERVAL, le=MAX_INTERVAL)] | None,
+    Field(
+        description="read the text on screen once a video is searchable: seconds between the frames that are looked "
+        "at; true: 1. null: as the collection has it"
+    ),
+]
 Path = Annotated[str, Field(min_length=1, max_length=4096)]
 Url = Annotated[str, Field(min_length=1, max_length=4096, description="https://… or below an allowed URL")]
 Column = Annotated[str, Field(min_length=1, max_length=128)]
@@ -191,6 +206,9 @@ JOB: dict[str, Any] = {
     "progress": 0.594,
     "counts": COUNTS,
     "duplicates": 0,
+    "transcribe": "default",
+    "read_text": None,
+    "recognitions": {"speech": {"done": 51, "failed": 1}},
     "rate": RATE,
     "created_at": 1764000000.0,
     "started_at": 1764000001.0,
@@ -223,6 +241,8 @@ class NewJob(Request):
         Metadata, Field(description="for every video of the job; metadata of an item takes precedence")
     ] = Field(default_factory=dict)
     segmentation: Segmentation | None = None
+    transcribe: Transcribe = None
+    read_text: ReadText = None
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
@@ -244,6 +264,15 @@ class JobCounts(Response):
     skipped: int
     cancelled: int
     quarantined: Annotated[int, Field(description="the process died repeatedly while it indexed them")]
+
+
+class RecognitionCounts(Response):
+    """Number of a job's videos that are recognised."""
+
+    model_config = example(done=51, failed=1)
+
+    done: int
+    failed: Annotated[int, Field(description="the reason is a note on the file; the video can be searched")]
 
 
 class JobRate(Response):
@@ -278,6 +307,15 @@ class Job(Response):
     counts: JobCounts
     duplicates: Annotated[
         int, Field(description="skipped files whose content the collection has; the other skipped ones are not media")
+    ]
+    transcribe: Annotated[
+        str | None, Field(description="speech model; `default`: that of the service; null: speech is not recognised")
+    ]
+    read_text: Annotated[
+        float | None, Field(description="seconds between the frames whose text is read; null: none is")
+    ]
+    recognitions: Annotated[
+        dict[Literal["speech", "screen_text"], RecognitionCounts], Field(description="progress of what is recognised")
     ]
     rate: Annotated[JobRate | None, Field(description="null before the first progress")]
     created_at: Annotated[float, Field(description="Unix seconds")]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from index.collection_store import NAME_PATTERN
 from service.schemas.base import FINGERPRINT, Id, Int, Metadata, ModelName, Request, Response, example
-from service.schemas.jobs import SHOTS, Segmentation, Url
+from service.schemas.jobs import SHOTS, ReadText, Segmentation, Transcribe, Url
 
 IndexKind = Annotated[
     Literal["auto", "flat", "hnsw", "ivfpq"],
@@ -34,6 +34,8 @@ COLLECTION: dict[str, Any] = {
     "dimensions": 256,
     "index_kind": "auto",
     "index": INDEX,
+    "transcribe": "default",
+    "read_text": None,
     "bytes": 1_572_864,
 }
 VIDEO: dict[str, Any] = {
@@ -95,14 +97,24 @@ class NewCollection(Request):
         Field(ge=1, description="of its embeddings: all that the model has (default), or its `matryoshka_dimensions`"),
     ] = None
     model: ModelName = None
+    transcribe: Transcribe = None
+    read_text: ReadText = None
 
 
 class CollectionChanges(Request):
-    """Changes to a collection."""
+    """Changes to a collection; what is null stays."""
 
     model_config = example(index_kind="hnsw")
 
-    index_kind: IndexKind
+    index_kind: IndexKind | None = None
+    transcribe: Transcribe = None
+    read_text: ReadText = None
+
+    @model_validator(mode="after")
+    def _has_changes(self) -> Self:
+        if self.index_kind is None and self.transcribe is None and self.read_text is None:
+            raise ValueError("index_kind, transcribe or read_text was expected")
+        return self
 
 
 class IndexState(Response):
@@ -133,6 +145,10 @@ class Collection(Response):
     dimensions: Annotated[int, Field(description="of its embeddings")]
     index_kind: Annotated[str, Field(description="requested: auto, flat, hnsw or ivfpq")]
     index: IndexState
+    transcribe: Annotated[
+        str | None, Field(description="speech model of its jobs; `default`: that of the service; null: none")
+    ]
+    read_text: Annotated[float | None, Field(description="seconds between the frames whose text jobs read; null: none")]
     bytes: Annotated[int, Field(description="on disk, without media files")]
 
 

@@ -59,6 +59,14 @@ MODEL: dict[str, Any] = {
 }
 
 
+RECOGNIZER: dict[str, Any] = {
+    "kind": "speech",
+    "name": "sherpa-onnx/whisper-small",
+    "state": "ready",
+    "error": None,
+}
+
+
 class FrameStream(Response):
     """A frame stream of the model."""
 
@@ -158,9 +166,21 @@ class ModelInfo(Response):
     model_card: Annotated[str | None, Field(description="Markdown")]
 
 
+class RecognizerInfo(Response):
+    """A recogniser of speech or screen text."""
+
+    model_config = example(**RECOGNIZER)
+
+    kind: Literal["speech", "screen_text"]
+    name: Annotated[str, Field(description="engine and model; until it is ready, the model as the settings name it")]
+    state: Literal["starting", "ready", "failed"]
+    error: Annotated[str | None, Field(description="why it failed")]
+
+
 class Models(Response):
     """All models, the default first."""
 
-    model_config = example(models=[MODEL])
+    model_config = example(models=[MODEL], recognizers=[RECOGNIZER])
 
     models: list[ModelInfo]
+    recognizers: Annotated[list[RecognizerInfo], Field(description="those that the settings name")]

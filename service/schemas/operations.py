@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from index.jobs.recognition_settings import DEFAULT_INTERVAL, MAX_INTERVAL, MIN_INTERVAL
 from service.schemas.base import Id, ModelName, Request, Response, example
 
 FILE: dict[str, Any] = {
@@ -25,6 +26,7 @@ OPERATION: dict[str, Any] = {
     "progress": 1.0,
     "files": [FILE],
     "media_not_included": MEDIA,
+    "videos": None,
     "created_at": 1764000000.0,
     "started_at": 1764000000.1,
     "finished_at": 1764000002.5,
@@ -70,7 +72,37 @@ class Reembed(Request):
     model: ModelName = None
 
 
-NewOperation = Annotated[Backup | Export | Reembed, Field(discriminator="kind")]
+class Transcribe(Request):
+    """Recognise the speech of the videos that the service's model has not recognised yet.
+
+    Each video is stored by itself; one that fails is tried again by the next operation.
+    """
+
+    model_config = example(kind="transcribe", collection="holidays")
+
+    kind: Literal["transcribe"]
+    collection: CollectionName
+    model: Annotated[
+        str | None, Field(max_length=1000, description="name of the service's speech model (/v1/models); null: any")
+    ] = None
+    subtitled: Annotated[
+        bool, Field(description="include videos with subtitles, whose words remain those of the clips")
+    ] = False
+
+
+class ReadText(Request):
+    """Read the text on screen of the videos that the service's reader has not read yet, as `transcribe`."""
+
+    model_config = example(kind="read_text", collection="holidays", interval=1.0)
+
+    kind: Literal["read_text"]
+    collection: CollectionName
+    interval: Annotated[
+        float, Field(ge=MIN_INTERVAL, le=MAX_INTERVAL, description="seconds between the frames that are looked at")
+    ] = DEFAULT_INTERVAL
+
+
+NewOperation = Annotated[Backup | Export | Reembed | Transcribe | ReadText, Field(discriminator="kind")]
 
 
 class OperationFile(Response):
@@ -92,16 +124,25 @@ class MediaNotIncluded(Response):
     bytes: int
 
 
+class RecognizedVideos(Response):
+    """Numbers of videos of an operation that recognises."""
+
+    model_config = example(recognized=34, failed=1)
+
+    recognized: int
+    failed: Annotated[int, Field(description="why is stored with each; the next operation tries them again")]
+
+
 class Operation(Response):
     """An operation on a collection."""
 
     model_config = example(**OPERATION)
 
     id: Id
-    kind: Literal["backup", "export", "reembed"]
+    kind: Literal["backup", "export", "reembed", "transcribe", "read_text"]
     collection: str
-    options: Annotated[dict[str, bool], Field(description="as requested")]
-    model: Annotated[str | None, Field(description="fingerprint of the model to embed with, only for reembed")]
+    options: Annotated[dict[str, bool | float], Field(description="as requested")]
+    model: Annotated[str | None, Field(description="fingerprint of the model to embed with, or name of the recogniser")]
     state: Literal["queued", "running", "succeeded", "failed"]
     error: Annotated[str | None, Field(description="why it failed")]
     progress: Annotated[float, Field(ge=0, le=1, description="fraction done")]
@@ -110,6 +151,7 @@ class Operation(Response):
         MediaNotIncluded | None,
         Field(description="of a backup or export that has succeeded; `vitascope backup` copies everything"),
     ]
+    videos: Annotated[RecognizedVideos | None, Field(description="of one that recognises, and has succeeded")]
     created_at: Annotated[float, Field(description="Unix seconds")]
     started_at: Annotated[float | None, Field(description="Unix seconds")]
     finished_at: Annotated[float | None, Field(description="Unix seconds")]

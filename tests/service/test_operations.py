@@ -28,7 +28,7 @@ from vitascope.client import Client
 from vitascope.errors import Conflict, InvalidInput, StorageError
 
 
-def start_operation(client: httpx.Client, kind: str, collection: str, **options: bool) -> str:
+def start_operation(client: httpx.Client, kind: str, collection: str, **options: bool | float) -> str:
     """Start an operation and return its URL."""
     response = client.post("/v1/operations", json={"kind": kind, "collection": collection, **options})
     assert response.status_code == 202, response.text

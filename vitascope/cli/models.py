@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -99,6 +99,17 @@ def _format_models(models: Mapping[str, ModelInfo]) -> str:
 
 def _name_and_version(model: Mapping[str, Any]) -> str:
     return f"{model['name']}@{model['version']}"
+
+
+def _show_recognizers(recognizers: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Print the recognisers of speech and screen text, if there are any."""
+    if not recognizers:
+        return
+    table = plain_table("recogniser", "name", "state", "")
+    for each in recognizers:
+        error = "" if each["error"] is None else f"[red]{escape(each['error'])}[/red]"
+        table.add_row(each["kind"], escape(each["name"]), each["state"], error)
+    console.print(table)
 
 
 def show(result: dict[str, Any], console: Console) -> None:

@@ -175,8 +175,12 @@ class Collection(TypedDict):
     model_loaded: bool
     """false: it cannot be searched or added to until the model is"""
     name: str
+    read_text: float | None
+    """seconds between the frames whose text jobs read; null: none"""
     token_encoding: Literal["int8", "float16"]
     """how visual tokens for reranking are stored; float16 takes twice the space"""
+    transcribe: str | None
+    """speech model of its jobs; `default`: that of the service; null: none"""
     videos: int
 
 
@@ -436,6 +440,10 @@ class Job(TypedDict):
     """fraction done, with fractions of long files"""
     rate: JobRate | None
     """null before the first progress"""
+    read_text: float | None
+    """seconds between the frames whose text is read; null: none is"""
+    recognitions: dict[str, RecognitionCounts]
+    """progress of what is recognised"""
     requested: Literal["cancel", "pause"] | None
     """takes effect after the files in progress"""
     source: FolderSource | FilesSource | ListSource | ShardsSource | UrlSource | UploadSource
@@ -444,6 +452,8 @@ class Job(TypedDict):
     state: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
     total: int
     """files; 0 until the source has been listed"""
+    transcribe: str | None
+    """speech model; `default`: that of the service; null: speech is not recognised"""
 
 
 class JobCounts(TypedDict):
@@ -618,6 +628,8 @@ class Models(TypedDict):
     """All models, the default first."""
 
     models: list[ModelInfo]
+    recognizers: list[RecognizerInfo]
+    """those that the settings name"""
 
 
 class Operation(TypedDict):
@@ -633,18 +645,20 @@ class Operation(TypedDict):
     finished_at: float | None
     """Unix seconds"""
     id: str
-    kind: Literal["backup", "export", "reembed"]
+    kind: Literal["backup", "export", "reembed", "transcribe", "read_text"]
     media_not_included: MediaNotIncluded | None
     """of a backup or export that has succeeded; `vitascope backup` copies everything"""
     model: str | None
-    """fingerprint of the model to embed with, only for reembed"""
-    options: dict[str, bool]
+    """fingerprint of the model to embed with, or name of the recogniser"""
+    options: dict[str, bool | float]
     """as requested"""
     progress: float
     """fraction done"""
     started_at: float | None
     """Unix seconds"""
     state: Literal["queued", "running", "succeeded", "failed"]
+    videos: RecognizedVideos | None
+    """of one that recognises, and has succeeded"""
 
 
 class OperationFile(TypedDict):
@@ -676,7 +690,36 @@ class Readiness(TypedDict):
 
     failed_models: int
     """that could not be loaded; /v1/models says why"""
+    recognizers: dict[str, Literal["starting", "ready", "failed"]]
+    """those that the settings name; /v1/models says why one failed"""
     status: str
+
+
+class RecognitionCounts(TypedDict):
+    """Number of a job's videos that are recognised."""
+
+    done: int
+    failed: int
+    """the reason is a note on the file; the video can be searched"""
+
+
+class RecognizedVideos(TypedDict):
+    """Numbers of videos of an operation that recognises."""
+
+    failed: int
+    """why is stored with each; the next operation tries them again"""
+    recognized: int
+
+
+class RecognizerInfo(TypedDict):
+    """A recogniser of speech or screen text."""
+
+    error: str | None
+    """why it failed"""
+    kind: Literal["speech", "screen_text"]
+    name: str
+    """engine and model; until it is ready, the model as the settings name it"""
+    state: Literal["starting", "ready", "failed"]
 
 
 class RerankResponse(TypedDict):

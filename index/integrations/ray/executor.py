@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from index.integrations.ray.worker import EmbeddedFile, Worker, WorkerConfig, bundle_files
+from index.jobs.execution import RunContext, WorkerDied
 from index.jobs.ingest import IngestResult, content_sha256, store_video
-from index.jobs.pipeline import ClosableQueue, ItemResult, PipelineConfig, RunContext, WorkerDied
-from index.jobs.records import JobItem
+from index.jobs.pipeline import ClosableQueue, ItemResult, PipelineConfig
+from index.jobs.records import ItemProgress, JobItem
 from index.jobs.refresh import refresh_known
 from index.jobs.sources.source_types import FilesSource, FolderSource, ShardsSource, Source
 from index.records import Video
@@ -200,7 +201,7 @@ class RayExecutor:
         first = self._results.get(timeout)
         return [] if first is None else [first, *self._results.drain()]
 
-    def progress(self) -> list[tuple[JobItem, float]]:
+    def progress(self) -> list[ItemProgress[JobItem]]:
         """Return an empty list: actors report only the end of a file."""
         return []
 

@@ -12,7 +12,7 @@ import pytest
 
 from index.clips.rules import Segmentation
 from index.collection import Collection
-from index.jobs import pipeline
+from index.jobs import execution, pipeline
 from index.jobs.ingest import content_sha256
 from index.jobs.jobs import list_items
 from index.jobs.pipeline import PipelineConfig, StageTimer
@@ -187,13 +187,13 @@ def test_files_in_flight_are_bounded(
 ) -> None:
     job = create_folder_job(collection, make_pictures(tmp_path / "pictures", 12))
     running = []
-    store = pipeline.store_video
+    store = execution.store_video
 
     def store_and_count(*arguments: Any) -> Any:
         running.append(len(list_items(collection, job.id, "running")))
         return store(*arguments)
 
-    monkeypatch.setattr(pipeline, "store_video", store_and_count)
+    monkeypatch.setattr(execution, "store_video", store_and_count)
     assert run_job(collection, small_model, job.id, config=PipelineConfig(in_flight=3)).counts.succeeded == 12
     assert 1 < max(running) <= 3
 

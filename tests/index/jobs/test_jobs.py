@@ -11,8 +11,9 @@ import pytest
 from index.clips.rules import Segmentation
 from index.collection import Collection
 from index.jobs import ingest, pipeline
+from index.jobs.execution import Executor, RunContext
 from index.jobs.jobs import cancel, create_job, current_job_event, get_job, list_items, pause, resume, retry
-from index.jobs.pipeline import Executor, ItemResult, PipelineConfig, RunContext
+from index.jobs.pipeline import ItemResult, PipelineConfig
 from index.jobs.records import JobItem, JobOptions
 from index.jobs.runner import run_job
 from index.jobs.sources.fetcher import Fetcher

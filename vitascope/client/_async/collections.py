@@ -50,6 +50,8 @@ class Collections(BaseClient):
         token_encoding: TokenEncoding | None = None,
         dimensions: int | None = None,
         model: str | None = None,
+        transcribe: bool | str | None = None,
+        read_text: bool | float | None = None,
         idempotency_key: str | None = None,
     ) -> response_types.Collection:
         """Create an empty collection.
@@ -60,12 +62,15 @@ class Collections(BaseClient):
             token_encoding: how visual tokens are stored.
             dimensions: of the embeddings, among those that the model allows; by default all.
             model: name, name@version or fingerprint; by default the service's default model.
+            transcribe: default of jobs: recognise speech, by the service's model (True, or its name).
+            read_text: default of jobs: read the text on screen, every so many seconds (True: 1).
             idempotency_key: by default a random one. A call repeated with the same key within 24 hours is not executed
                 again; it returns the first result.
         Raises:
             CollectionExists: if there is a collection of this name.
         """
         options = drop_none(index_kind=index_kind, token_encoding=token_encoding, dimensions=dimensions, model=model)
+        options |= drop_none(transcribe=transcribe, read_text=read_text)
         return await self._call(
             response_types.Collection,
             "POST",
@@ -74,9 +79,23 @@ class Collections(BaseClient):
             headers=idempotency_header(idempotency_key),
         )
 
-    async def update_collection(self, name: str, *, index_kind: IndexKind) -> response_types.Collection:
-        """Change the kind of index, which is built in the background; ``index`` says which one serves."""
-        body = {"index_kind": index_kind}
+    async def update_collection(
+        self,
+        name: str,
+        *,
+        index_kind: IndexKind | None = None,
+        transcribe: bool | str | None = None,
+        read_text: bool | float | None = None,
+    ) -> response_types.Collection:
+        """Change a collection; what is None stays.
+
+        Args:
+            name: of the collection.
+            index_kind: kind of index, which is built in the background; ``index`` says which one serves.
+            transcribe: default of later jobs, as for ``create_collection``; False: no speech is recognised.
+            read_text: default of later jobs, as for ``create_collection``; False: no text is read.
+        """
+        body = drop_none(index_kind=index_kind, transcribe=transcribe, read_text=read_text)
         return await self._call(response_types.Collection, "PATCH", api_path("collections", name), json=body)
 
     async def delete_collection(self, name: str) -> None:
@@ -84,14 +103,15 @@ class Collections(BaseClient):
         await self._send_no_content("DELETE", api_path("collections", name))
 
     async def create_operation(
-        self, kind: OperationKind, collection: str, **options: bool | str
+        self, kind: OperationKind, collection: str, **options: bool | str | float
     ) -> response_types.Operation:
         """Start an operation in the background.
 
         Args:
-            kind: ``backup``, ``export`` or ``reembed``.
+            kind: ``backup``, ``export``, ``reembed``, ``transcribe`` or ``read_text``.
             collection: its name.
-            options: ``tokens`` and ``thumbnails`` of ``export``; ``model`` and ``skip_missing`` of ``reembed``.
+            options: ``tokens`` and ``thumbnails`` of ``export``; ``model`` and ``skip_missing`` of ``reembed``;
+                ``model`` and ``subtitled`` of ``transcribe``; ``interval`` of ``read_text``.
         """
         body = {"kind": kind, "collection": collection, **options}
         headers = idempotency_header(None)

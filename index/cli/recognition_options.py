@@ -1,0 +1,51 @@
+"""Options of commands about the recognition of speech and screen text."""
+
+from __future__ import annotations
+
+import argparse
+
+from vitascope.errors import InvalidInput
+
+OFF = "off"
+_DEFAULT = "default"
+
+
+def add_recognition(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add --transcribe and --read-text; ``default`` says what holds without them."""
+    add = parser.add_argument_group("speech and screen text").add_argument
+    add(
+        "--transcribe",
+        nargs="?",
+        const=_DEFAULT,
+        metavar="MODEL",
+        help="recognise speech, except in videos with subtitles: pocketsphinx, or the folder of a model "
+        f"(VITASCOPE_SPEECH_MODEL); off: do not ({default})",
+    )
+    add(
+        "--read-text",
+        nargs="?",
+        const="on",
+        metavar="SECONDS",
+        help="read the text on screen, in one frame every so many seconds (default: 1); off: do not "
+        f"({default}); VITASCOPE_TEXT_READER names another reader",
+    )
+
+
+def parse_transcribe(args: argparse.Namespace) -> str | bool | None:
+    """Return the model of --transcribe, True for the configured one, False for off; None without the option."""
+    model: str | None = args.transcribe
+    return model if model is None else {_DEFAULT: True, OFF: False}.get(model, model)
+
+
+def parse_read_text(args: argparse.Namespace) -> float | bool | None:
+    """Return the seconds of --read-text, True for the default, False for off; None without it. Raises InvalidInput."""
+    if args.read_text is None:
+        return None
+    if args.read_text in ("on", OFF):
+        return bool(args.read_text == "on")
+    try:
+        return float(args.read_text)
+    except ValueError:
+        raise InvalidInput(
+            f"read-text: {args.read_text!r}; seconds or off were expected (--read-text=SECONDS after SOURCE)"
+        ) from None

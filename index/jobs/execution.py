@@ -1,0 +1,142 @@
+"""Execution of a job's items: its dependencies, the interface of execution backends, and that of this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Protocol, Self
+
+from index.collection import Collection
+from index.jobs.ingest import IngestResult, PreparedFile, check_unchanged, hash_file, prepare_item, store_video
+from index.jobs.pipeline import ItemResult, Pipeline, PipelineConfig, StageTimer
+from index.jobs.recognition import NAMES, JobRecognition, RecognitionDeferred, VideoRecognition
+from index.jobs.records import ItemProgress, Job, JobItem
+from index.jobs.refresh import refresh_known
+from index.jobs.sources.access_policy import AccessPolicy
+from index.jobs.sources.fetcher import Fetcher
+from index.records import NewClip
+from vitascope.errors import VideoNotFound
+from vitascope.media.file import MediaFile
+from vitascope.media.limits import MediaLimits
+from vitascope.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """Dependencies of one run of a job."""
+
+    collection: Collection
+    model: Model
+    job: Job
+    fetcher: Fetcher
+    policy: AccessPolicy
+    limits: MediaLimits
+    config: PipelineConfig
+    timer: StageTimer
+    recognition: JobRecognition = field(default_factory=JobRecognition)
+
+    def recognitions(self) -> list[VideoRecognition]:
+        """Return what the job recognises, in the order in which that runs."""
+        return self.recognition.stages(self.collection, self.job.options, self.limits)
+
+
+class Executor(Protocol):
+    """Ingests files concurrently, as a context manager; used by one thread."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def submit(self, item: JobItem) -> None:
+        """Start an item without waiting; the caller limits how many are in flight."""
+
+    def results(self, timeout: float) -> list[ItemResult[JobItem]]:
+        """Return new results, whose videos are stored, waiting up to ``timeout`` seconds for the first."""
+
+    def progress(self) -> list[ItemProgress[JobItem]]:
+        """Return how far items in progress are, where that is known."""
+
+    def cancel(self) -> list[ItemResult[JobItem]]:
+        """Stop as soon as possible; return the results until then."""
+
+
+class ExecutionBackend(Protocol):
+    """A backend that decodes and embeds files.
+
+    ``is_local``: in this process, which a file may kill. An executor of another backend reports that by ``WorkerDied``.
+    """
+
+    @property
+    def is_local(self) -> bool: ...
+
+    def executor(self, context: RunContext) -> Executor: ...
+
+
+class WorkerDied(Exception):
+    """The worker process that was working on an item has died, perhaps because of the item."""
+
+
+class LocalBackend:
+    """Decodes and embeds in threads of this process."""
+
+    is_local = True
+
+    def executor(self, context: RunContext) -> Executor:
+        def prepare(item: JobItem) -> PreparedFile | IngestResult:
+            return prepare_unless_known(context, item)
+
+        def store(item: JobItem, prepared: PreparedFile, clips: list[NewClip]) -> IngestResult:
+            check_unchanged(prepared)
+            return store_video(context.collection, prepared.description, clips)
+
+        return Pipeline(
+            *(context.model, prepare, store, context.limits, context.config, context.timer),
+            recognition={each.kind: _RecognitionStage(context, each) for each in context.recognitions()},
+            interrupt=partial(context.recognition.interruption.set, True),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _RecognitionStage:
+    """One recognition of a job."""
+
+    context: RunContext
+    recognition: VideoRecognition
+
+    def applies(self, ingested: IngestResult) -> bool:
+        try:
+            return self.recognition.applies(ingested.video)
+        except VideoNotFound:  # deleted meanwhile
+            return False
+
+    def recognize(
+        self, ingested: IngestResult, media: MediaFile | None, on_progress: Callable[[float], None]
+    ) -> IngestResult:
+        if self.context.recognition.is_deferred:
+            raise RecognitionDeferred
+        outcome = self.recognition.recognize(ingested.video, media, on_progress)
+        name = NAMES[self.recognition.kind]
+        if outcome.state == "failed":
+            return replace(ingested, notes=(*ingested.notes, f"no {name}: {outcome.reason}"))
+        if outcome.state == "done" and not ingested.created:
+            return replace(ingested, changes=(*ingested.changes, f"recognised: {name}"))
+        return ingested
+
+
+def prepare_unless_known(context: RunContext, item: JobItem) -> PreparedFile | IngestResult:
+    """Fetch, hash, probe and segment an item's file, or refresh the video that the collection has of this content.
+
+    Raises InvalidInput, media errors, StorageError, FetchInterrupted.
+    """
+    hashed = hash_file(context.fetcher.fetch(item.path, item.position), context.limits)
+    with ExitStack() as close_if_known:
+        close_if_known.enter_context(hashed.media)
+        known = context.collection.find_by_hash(hashed.content_sha256)
+        if known is not None:
+            with suppress(VideoNotFound):  # deleted meanwhile
+                return refresh_known(context, item, hashed.media, known)
+        close_if_known.pop_all()
+    decoder, signals = context.model.decoder, context.collection.signals
+    return prepare_item(hashed, item, context.job.options, context.fetcher, context.limits, decoder, signals)

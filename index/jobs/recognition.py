@@ -1,0 +1,250 @@
+"""Recognition of speech and screen text in the videos of a collection: a stage of jobs, and of what is indexed.
+
+The result, or why there is none, is stored with the video: a video that could not be recognised is searchable all the
+same, and is tried again by the next call. Videos with subtitles get no transcript, whose words would be less exact.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from index.collection import Collection
+from index.jobs.ingest import IngestResult, hash_file
+from index.jobs.recognition_settings import DEFAULT_INTERVAL, RecognitionSettings
+from index.recognitions import (
+    load_recognitions,
+    load_speech,
+    record_recognition_failure,
+    store_screen_text,
+    store_speech,
+    videos_to_recognize,
+)
+from index.records import Video
+from index.video_text import RecognitionKind
+from vitascope.errors import Conflict, DecodingUnavailable, EngineError, InvalidInput, MediaError, VideoNotFound
+from vitascope.media.file import MediaFile, map_os_errors
+from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
+from vitascope.sandbox.pool import TaskContext
+from vitascope.sandbox.recognition import BULK, OnProgress, ReadScreenText, Recognizer, Transcribe
+from vitascope.sandbox.recognizers import DEFAULT_MODEL, Recognizers
+
+if TYPE_CHECKING:
+    from index.jobs.records import JobOptions
+
+PAGE = 100
+"""Videos that are read at a time."""
+NAMES: dict[RecognitionKind, str] = {"speech": "speech", "screen_text": "screen text"}
+_FILE_ERRORS = (MediaError, InvalidInput, EngineError, DecodingUnavailable, Conflict)
+"""Errors that are stored as the reason why a video is not recognised."""
+
+
+class RecognitionInterrupted(Exception):
+    """Recognition was interrupted; ``ingested``: the video, which is stored and is to be recognised later."""
+
+    def __init__(self, ingested: IngestResult | None = None) -> None:
+        super().__init__("interrupted")
+        self.ingested = ingested
+
+
+class RecognitionDeferred(RecognitionInterrupted):
+    """Another run of the job is to recognise the video."""
+
+
+class Interruption:
+    """Interrupts recognition while it is set; the context of its tasks."""
+
+    bulk = True
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self, is_set: bool) -> None:
+        """Interrupt recognition, or let it go on."""
+        if is_set:
+            self._event.set()
+        else:
+            self._event.clear()
+
+    def cancellation_error(self, now: float) -> Exception | None:
+        return RecognitionInterrupted() if self._event.is_set() else None
+
+
+class Outcome(NamedTuple):
+    """What became of a video. ``skipped``: nothing was to be recognised; ``reason``: why it failed."""
+
+    state: Literal["done", "failed", "skipped"]
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VideoRecognition:
+    """Recognition of one kind in videos of a collection.
+
+    Attributes:
+        model: as ``Recognizers.get``.
+        interval: seconds between the frames whose text is read.
+        includes_subtitled: whether speech is recognised in videos with subtitles, too.
+        context: of the tasks; its error interrupts them.
+    """
+
+    collection: Collection
+    recognizers: Recognizers
+    kind: RecognitionKind
+    model: str = DEFAULT_MODEL
+    interval: float = DEFAULT_INTERVAL
+    includes_subtitled: bool = False
+    limits: MediaLimits = DEFAULT_LIMITS
+    context: TaskContext = BULK
+
+    def recognize(self, video: Video, media: MediaFile | None, on_progress: OnProgress = lambda share: None) -> Outcome:
+        """Recognise a video unless this model has done so, and store the result, or why there is none.
+
+        ``media``: its file, if that is open; otherwise it is opened, and its content is checked. Raises StorageError,
+        CollectionNotFound and the error of the context.
+        """
+        name = self.model
+        try:
+            if not self.applies(video):
+                return Outcome("skipped")
+            recognizer = self.recognizers.get(self.kind, self.model)
+            name = recognizer.model
+            name = recognizer.wait_until_ready(self.context)
+            if self._is_done(video, name):
+                return Outcome("skipped")
+            if media is not None:
+                self._recognize_file(recognizer, video, media, on_progress)
+            else:
+                with open_unchanged(self.collection, video, self.limits) as opened:
+                    self._recognize_file(recognizer, video, opened, on_progress)
+        except VideoNotFound:  # deleted meanwhile
+            return Outcome("skipped")
+        except _FILE_ERRORS as error:
+            try:
+                record_recognition_failure(self.collection, video.id, self.kind, name, str(error))
+            except VideoNotFound:
+                return Outcome("skipped")
+            return Outcome("failed", str(error))
+        return Outcome("done")
+
+    def applies(self, video: Video) -> bool:
+        """Return whether something may be recognised: no text in sound files, no speech in pictures.
+
+        Raises VideoNotFound.
+        """
+        if self.kind == "screen_text":
+            return video.width > 0
+        if video.duration == 0:
+            return False
+        return self.includes_subtitled or not load_speech(self.collection, video.id, "subtitles")
+
+    def _is_done(self, video: Video, name: str) -> bool:
+        last = load_recognitions(self.collection, video.id).get(self.kind)
+        return last is not None and (last.model, last.state) == (name, "done")
+
+    def _recognize_file(self, recognizer: Recognizer, video: Video, media: MediaFile, on_progress: OnProgress) -> None:
+        limits, time_factor = self.limits, recognizer.time_factor
+        if self.kind == "speech":
+            transcribe = Transcribe(video.duration, limits=limits, time_factor=time_factor)
+            segments = recognizer.run(transcribe, media, self.context, on_progress)
+            store_speech(self.collection, video.id, segments, model=recognizer.name)
+        else:
+            read = ReadScreenText(video.duration, self.interval, limits=limits, time_factor=time_factor)
+            spans = recognizer.run(read, media, self.context, on_progress)
+            store_screen_text(self.collection, video.id, spans, recognizer.name)
+
+
+def open_unchanged(collection: Collection, video: Video, limits: MediaLimits) -> MediaFile:
+    """Open the file of a video. Raises media errors, also if its content is another than when it was indexed."""
+    with map_os_errors(collection.media_path(video)):
+        media = collection.media.open(video.path)
+    hashed = hash_file(media, limits)
+    if hashed.content_sha256 != video.content_sha256:
+        media.close()
+        raise MediaError(f"{media.name}: has other content than when it was indexed; the same was expected")
+    return media
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecognition:
+    """What a job recognises.
+
+    ``is_deferred``: another run of the job is to do that, so that this one ends as soon as its videos are stored.
+    """
+
+    recognizers: Recognizers = field(default_factory=lambda: Recognizers({}, is_restricted=True))
+    interruption: Interruption = field(default_factory=Interruption)
+    is_deferred: bool = False
+
+    def stages(self, collection: Collection, options: JobOptions, limits: MediaLimits) -> list[VideoRecognition]:
+        """Return the recognitions that the options of a job request, in the order in which they run."""
+        settings = RecognitionSettings(options.transcribe, options.read_text)
+        return [
+            VideoRecognition(
+                collection, self.recognizers, kind, model, interval, limits=limits, context=self.interruption
+            )
+            for kind, model, interval in requested_kinds(settings)
+        ]
+
+
+def requested_kinds(settings: RecognitionSettings) -> Iterator[tuple[RecognitionKind, str, float]]:
+    """Yield the kinds, models and intervals that settings request."""
+    if settings.transcribe is not None:
+        yield "speech", settings.transcribe, DEFAULT_INTERVAL
+    if settings.read_text is not None:
+        yield "screen_text", DEFAULT_MODEL, settings.read_text
+
+
+def check_recognizers(settings: RecognitionSettings, recognizers: Recognizers) -> None:
+    """Raise Conflict or InvalidInput if something is to be recognised for which there is no recogniser here."""
+    for kind, model, _ in requested_kinds(settings):
+        recognizers.resolve(kind, model)
+
+
+class RecognitionSummary(NamedTuple):
+    """Numbers of videos that a call recognised, and those that it failed on, with reasons."""
+
+    recognized: int
+    failed: list[tuple[Video, str]]
+
+
+def recognize_collection(
+    recognition: VideoRecognition, on_video: Callable[[float, int, str], None] = lambda *_: None
+) -> RecognitionSummary:
+    """Recognise the videos of a collection that the model has not recognised yet, those it failed on included.
+
+    Each video is stored by itself, so that a call that was interrupted is continued by the next one.
+
+    Args:
+        recognition: what to recognise.
+        on_video: called with the number of finished videos, parts of long ones included, that of all, and a title.
+
+    Raises:
+        DecodingUnavailable: the model cannot be loaded.
+        Conflict, InvalidInput: none is configured, or it may not be used here.
+        CollectionNotFound, StorageError, the error of the context, and what ``on_video`` raises.
+    """
+    collection, kind = recognition.collection, recognition.kind
+    name = recognition.recognizers.get(kind, recognition.model).wait_until_ready(recognition.context)
+    total = sum(1 for _ in _pending_videos(collection, kind, name))
+    recognized, failed = 0, []
+    for done, video in enumerate(_pending_videos(collection, kind, name)):
+
+        def report(share: float, done: int = done, title: str = video.title) -> None:
+            on_video(done + share, max(total, done + 1), title)
+
+        outcome = recognition.recognize(video, None, report)
+        recognized += outcome.state == "done"
+        if outcome.reason is not None:
+            failed.append((video, outcome.reason))
+        report(1.0)
+    return RecognitionSummary(recognized, failed)
+
+
+def _pending_videos(collection: Collection, kind: RecognitionKind, model: str) -> Iterator[Video]:
+    after = 0
+    while page := videos_to_recognize(collection, kind, model, PAGE, after):
+        yield from page
+        after = page[-1].id

@@ -1,0 +1,79 @@
+"""Settings of a collection about recognition, the defaults of its jobs; stored in the table meta of the catalogue."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from index.collection import Collection
+from index.records import check_text
+from index.storage.queries import read_meta, write_meta
+from vitascope.errors import InvalidInput
+from vitascope.sandbox.recognizers import DEFAULT_MODEL
+
+DEFAULT_INTERVAL = 1.0
+MIN_INTERVAL, MAX_INTERVAL = 0.1, 3600.0
+_MAX_MODEL_LENGTH = 1000
+_TRANSCRIBE_KEY, _READ_TEXT_KEY = "transcribe", "read_text"
+
+
+class RecognitionSettings(NamedTuple):
+    """What is recognised in new videos.
+
+    Attributes:
+        transcribe: speech model, or ``DEFAULT_MODEL`` for the one that is configured where jobs run; None: no speech.
+        read_text: seconds between the frames whose text is read; None: no text.
+    """
+
+    transcribe: str | None = None
+    read_text: float | None = None
+
+
+def read_recognition_settings(collection: Collection) -> RecognitionSettings:
+    """Return the settings of a collection. Raises CollectionNotFound and StorageError."""
+    with collection.catalogue.read() as connection:
+        model, interval = read_meta(connection, _TRANSCRIBE_KEY), read_meta(connection, _READ_TEXT_KEY)
+    return RecognitionSettings(model, None if interval is None else float(interval))
+
+
+def write_recognition_settings(collection: Collection, settings: RecognitionSettings) -> None:
+    """Store the settings of a collection, durably, for jobs that are created from now on. Raises InvalidInput."""
+    checked = check_recognition_settings(settings)
+    values = {
+        _TRANSCRIBE_KEY: checked.transcribe,
+        _READ_TEXT_KEY: None if checked.read_text is None else repr(checked.read_text),
+    }
+    with collection.catalogue.write() as connection:
+        for key, value in values.items():
+            write_meta(connection, key, value)
+
+
+def merge_settings(
+    defaults: RecognitionSettings, transcribe: str | bool | None, read_text: float | bool | None
+) -> RecognitionSettings:
+    """Return settings with what a request sets.
+
+    Args:
+        defaults: where the request sets nothing.
+        transcribe: a model, True for the configured one, False for none; None: as in ``defaults``.
+        read_text: seconds, True for ``DEFAULT_INTERVAL``, False for none; None: as in ``defaults``.
+
+    Raises:
+        InvalidInput.
+    """
+    model, interval = defaults
+    if transcribe is not None:
+        model = (DEFAULT_MODEL if transcribe else None) if isinstance(transcribe, bool) else transcribe
+    if read_text is not None:
+        interval = (DEFAULT_INTERVAL if read_text else None) if isinstance(read_text, bool) else float(read_text)
+    return check_recognition_settings(RecognitionSettings(model, interval))
+
+
+def check_recognition_settings(settings: RecognitionSettings) -> RecognitionSettings:
+    """Return the settings. Raises InvalidInput that names the key."""
+    model, interval = settings
+    if model is not None and not check_text("transcribe", model, _MAX_MODEL_LENGTH).strip():
+        raise InvalidInput(f"transcribe: {model!r}; the name of a speech model was expected")
+    if interval is not None and not (math.isfinite(interval) and MIN_INTERVAL <= interval <= MAX_INTERVAL):
+        raise InvalidInput(f"read_text: {interval}; {MIN_INTERVAL:g} to {MAX_INTERVAL:g} seconds were expected")
+    return settings

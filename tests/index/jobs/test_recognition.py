@@ -1,0 +1,161 @@
+"""Speech and screen text are recognised once a video is stored; failures, stops and kills lose neither."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from index.collection import Collection
+from index.jobs.jobs import cancel, create_job, get_job, list_items, pause, resume
+from index.jobs.recognition import JobRecognition, VideoRecognition, recognize_collection
+from index.jobs.records import Job, JobOptions, RecognitionCounts
+from index.jobs.runner import run_job
+from index.jobs.sources.source_types import FolderSource
+from index.recognitions import load_recognitions, load_screen_text, load_speech
+from index.records import Video
+from tests.index.jobs.recognition_worker import MODULE, recognizers
+from tests.media_files import solid, write_color_video, write_picture
+from tests.waiting import wait_for
+from vitascope.errors import DecodingUnavailable
+from vitascope.model import Model
+from vitascope.sandbox.recognizers import Recognizers
+
+ROOT = Path(__file__).parents[3]
+RED, BLUE = (220, 10, 10), (10, 10, 220)
+
+
+@pytest.fixture
+def talks(tmp_path: Path) -> Path:
+    """A video with sound, one that has subtitles, too, and a picture."""
+    folder = tmp_path / "talks"
+    folder.mkdir()
+    write_color_video(folder / "plain.mp4", RED, 2.0, sound_seconds=2.0)
+    write_color_video(folder / "subtitled.mp4", BLUE, 2.0, sound_seconds=2.0)
+    (folder / "subtitled.srt").write_text("1\n00:00:00,000 --> 00:00:01,500\nas it is written\n")
+    write_picture(folder / "slide.png", solid(BLUE))
+    return folder
+
+
+@pytest.fixture
+def quick() -> Iterator[Recognizers]:
+    with recognizers() as opened:
+        yield opened
+
+
+def create(
+    collection: Collection, folder: Path, transcribe: str | None = "default", read_text: float | None = None
+) -> Job:
+    options = JobOptions(transcribe=transcribe, read_text=read_text)
+    return create_job(collection, FolderSource(str(folder)), options)
+
+
+def run(collection: Collection, model: Model, job: Job, used: Recognizers) -> Job:
+    return run_job(collection, model, job.id, recognition=JobRecognition(used))
+
+
+def videos(collection: Collection) -> dict[str, Video]:
+    return {video.title: video for video in collection.videos()}
+
+
+def states(collection: Collection, job: Job) -> dict[str, tuple[str, str | None]]:
+    return {Path(item.path).stem: (item.state, item.reason) for item in list_items(collection, job.id)}
+
+
+def test_a_job_recognises_what_it_stores_and_repeats_nothing(
+    collection: Collection, small_model: Model, talks: Path, quick: Recognizers
+) -> None:
+    """Videos with subtitles are not transcribed, and pictures have text on screen."""
+    done = run(collection, small_model, create(collection, talks, read_text=0.5), quick)
+    assert (done.state, done.counts.succeeded) == ("succeeded", 3)
+    assert done.recognitions == {"speech": RecognitionCounts(1, 0), "screen_text": RecognitionCounts(3, 0)}
+    plain, subtitled, slide = (videos(collection)[name] for name in ("plain", "subtitled", "slide"))
+    [segment] = load_speech(collection, plain.id)
+    assert (segment.text, segment.language, segment.words[1].text) == ("brown foxes", "en", "foxes")
+    assert [clip.text for clip in collection.clips(plain.id)] == ["brown foxes"]
+    assert [each.text for each in load_speech(collection, subtitled.id)] == ["as it is written"]
+    assert load_recognitions(collection, subtitled.id).keys() == {"screen_text"}
+    [span] = load_screen_text(collection, plain.id)
+    assert (span.text, span.start, span.end) == ("RED", 0.0, pytest.approx(2.0))
+    assert [(line.text, line.end) for line in load_screen_text(collection, slide.id)] == [("BLUE", 0.0)]
+    again = create(collection, talks, read_text=0.5)
+    run(collection, small_model, again, quick)
+    assert {state for state, _ in states(collection, again).values()} == {"skipped"}
+    subtitled_too = VideoRecognition(collection, quick, "speech", includes_subtitled=True)
+    assert recognize_collection(subtitled_too).recognized == 1
+    assert [clip.text for clip in collection.clips(subtitled.id)] == ["as it is written"]
+    assert [each.text for each in load_speech(collection, subtitled.id, "transcript")] == ["brown foxes"]
+
+
+def test_a_failure_is_stored_and_what_is_indexed_is_tried_again(
+    collection: Collection, small_model: Model, talks: Path, quick: Recognizers
+) -> None:
+    for name in ("subtitled.mp4", "subtitled.srt"):
+        (talks / name).unlink()
+    job = create(collection, talks)
+    with recognizers("crash") as crashing:
+        done = run(collection, small_model, job, crashing)
+    assert (done.state, done.counts.succeeded) == ("succeeded", 2)
+    assert done.recognitions == {"speech": RecognitionCounts(0, 1)}
+    reason = "plain.mp4: the speech recogniser crashed on it (exit status 3)"
+    assert states(collection, job) == {"plain": ("succeeded", f"no speech: {reason}"), "slide": ("succeeded", None)}
+    plain = videos(collection)["plain"]
+    recognition = load_recognitions(collection, plain.id)["speech"]
+    assert (recognition.model, recognition.state, recognition.reason) == ("fake/crash", "failed", reason)
+    with recognizers("fail") as failing:
+        result = recognize_collection(VideoRecognition(collection, failing, "speech"))
+    assert result == (0, [(plain, "fake: out of ideas")])
+    missing = "missing: model: 'missing'; a folder with a model was expected"
+    with recognizers("missing") as none, pytest.raises(DecodingUnavailable, match=missing):
+        recognize_collection(VideoRecognition(collection, none, "speech"))
+    titles: list[str] = []
+    operation = VideoRecognition(collection, quick, "speech")
+    result = recognize_collection(operation, lambda done, total, title: titles.append(title))
+    assert (result.recognized, result.failed, set(titles)) == (1, [], {"plain"})
+    assert [clip.text for clip in collection.clips(plain.id)] == ["brown foxes"]
+    assert recognize_collection(operation) == (0, [])
+
+
+def test_a_stop_request_interrupts_recognition_and_a_resumed_job_goes_on(
+    collection: Collection, small_model: Model, talks: Path, tmp_path: Path, quick: Recognizers
+) -> None:
+    slow = tmp_path / "slow"
+    slow.touch()
+    (talks / "subtitled.mp4").unlink()
+    job = create(collection, talks)
+    with recognizers(f"while:{slow}") as used, ThreadPoolExecutor(1) as thread:
+        for stop, state in ((pause, "paused"), (cancel, "cancelled")):
+            running = thread.submit(run, collection, small_model, job, used)
+            wait_for(lambda: "plain" in videos(collection) and get_job(collection, job.id).counts.running == 1)
+            assert collection.clips(videos(collection)["plain"].id)  # searchable by now
+            stop(collection, job.id)
+            stopped = running.result()
+            assert stopped.state == state
+            if state == "paused":
+                assert (stopped.counts.queued, stopped.counts.failed) == (1, 0)
+                resume(collection, job.id)
+    assert states(collection, job)["plain"] == ("succeeded", "not all recognised: the job was cancelled")
+    assert load_recognitions(collection, videos(collection)["plain"].id) == {}
+
+
+def test_a_job_that_is_killed_while_it_recognises_catches_up(
+    collection: Collection, small_bundle: Path, small_model: Model, talks: Path, tmp_path: Path, quick: Recognizers
+) -> None:
+    slow = tmp_path / "slow"
+    slow.touch()
+    job = create(collection, talks, f"while:{slow}")
+    command = [sys.executable, "-m", "tests.index.jobs.job_process", str(tmp_path / "library"), str(small_bundle)]
+    with subprocess.Popen([*command, str(job.id), "--recognition", MODULE], cwd=ROOT) as process:
+        wait_for(lambda: len(videos(collection)) == 3)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert get_job(collection, job.id).state == "running"
+    slow.unlink()
+    done = run(collection, small_model, job, quick)
+    assert (done.state, done.counts.succeeded) == ("succeeded", 3)
+    assert [clip.text for clip in collection.clips(videos(collection)["plain"].id)] == ["brown foxes"]
