@@ -29,11 +29,11 @@ Before the bundle is written, the outputs of every graph are compared with the t
 embeddings must have a cosine of at least 0.999, and Recall@1 may change by one point. If a check fails, the error names
 the output and the difference, nothing is written, and an existing bundle is unchanged.
 
-A public model is a folder of transformers (CLIP, SigLIP, X-CLIP, BLIP, ViLT, EmbeddingGemma 2, CLAP) or open_clip, the
-name of such a model on the Hugging Face Hub, which is downloaded, or a folder with a released file of CLIP-ViP, HD-VILA
-or SOHO and its tokenizer. In addition, the bundle's results for texts, image files and sounds are compared with those
-of the model's own library: embeddings must have a cosine of at least 0.99999. Settings that the model does not state,
-such as the frames of a clip, are printed and kept in the manifest.
+A public model is a folder of transformers (CLIP, SigLIP, X-CLIP, BLIP, ViLT, EmbeddingGemma 2, CLAP, PE-AV) or
+open_clip, the name of such a model on the Hugging Face Hub, which is downloaded, or a folder with a released file of
+CLIP-ViP, HD-VILA or SOHO and its tokenizer. In addition, the bundle's results for texts, image files and sounds are
+compared with those of the model's own library: embeddings must have a cosine of at least 0.99999. Settings that the
+model does not state, such as the frames of a clip, are printed and kept in the manifest.
 
 What training continues from is kept in FOLDER-checkpoint beside the bundle FOLDER; the bundle runs without it.
 

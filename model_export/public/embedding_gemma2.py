@@ -22,7 +22,14 @@ from torch.nn.functional import normalize
 from model_export.assemble import read_json_object
 from model_export.graphs import GraphSpec, video_spec
 from model_export.public.gemma_audio import GemmaAudio, clamp_by_numbers, open_audio_stream
-from model_export.public.model import SOUND_AXES, TEXT_AXES, PublicModel, TransformersReference
+from model_export.public.model import (
+    SOUND_AXES,
+    TEXT_AXES,
+    PublicModel,
+    TransformersReference,
+    additive_mask,
+    windowed_masks,
+)
 from model_export.public.preprocessing import PixelNormalization, normalization_of, open_processor, tile_streams
 from model_export.public.tokenization import max_text_length, open_tokenizer
 from model_export.public.weights import load_model
@@ -56,13 +63,7 @@ class SequenceEncoder(nn.Module):
         self.radius = int(language_model.config.sliding_window)
 
     def forward(self, states: Tensor, valid: Tensor) -> Tensor:
-        positions = valid.long().cumsum(dim=1) - 1
-        visible = valid[:, None, None, :]
-        distance = (positions[:, None, :, None] - positions[:, None, None, :]).abs()
-        masks = {
-            "full_attention": _additive(visible.expand(-1, -1, valid.shape[1], -1)),
-            "sliding_attention": _additive(visible & (distance <= self.radius)),
-        }
+        positions, masks = valid.long().cumsum(dim=1) - 1, windowed_masks(valid, self.radius)
         output = self.model(inputs_embeds=states, attention_mask=masks, position_ids=positions.clamp(min=0))
         weights = valid[:, :, None].to(states.dtype)
         mean = (output.last_hidden_state * weights).sum(dim=1) / weights.sum(dim=1)
@@ -99,7 +100,7 @@ class GemmaVision(nn.Module):
         positions = torch.where(is_padding[..., None], -1, positions)
         states = self.tower.patch_embedder(patches, positions, is_padding)
         angles = self.tower.encoder.rotary_emb(states, positions)
-        mask = _additive(~is_padding[:, None, None, :])
+        mask = additive_mask(~is_padding[:, None, None, :])
         for layer in self.tower.encoder.layers:
             states = layer(states, attention_mask=mask, position_embeddings=angles, position_ids=positions)
         width = states.shape[-1]
@@ -313,7 +314,3 @@ def _tile_positions(cover: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     rows = is_last.cumsum(dim=1) - is_last
     columns = index - rows * (is_last.argmax(dim=1, keepdim=True) + 1)
     return flat > 0, columns.clamp(min=0), rows
-
-
-def _additive(visible: Tensor) -> Tensor:
-    return torch.where(visible, 0.0, torch.finfo(torch.float32).min)

@@ -14,6 +14,7 @@ from model_export.public.clap import load_clap
 from model_export.public.clip import OPEN_CLIP_CONFIG, load_clip, load_open_clip, load_siglip
 from model_export.public.embedding_gemma2 import load_embedding_gemma2
 from model_export.public.model import PublicModel, ReferenceModel
+from model_export.public.pe_audio_video import load_pe_audio_video
 from model_export.public.released.clip_vip import load_clip_vip
 from model_export.public.released.hd_vila import load_hd_vila
 from model_export.public.released.soho import load_soho
@@ -38,6 +39,7 @@ FAMILIES: dict[str, Callable[..., PublicModel]] = {
     "vilt": load_vilt,
     "clap": load_clap,
     "embedding_gemma2": load_embedding_gemma2,
+    "pe_audio_video": load_pe_audio_video,
 }
 """Loaders (folder, config, frames, allow_pickle=) by `model_type` of transformers' configuration."""
 RELEASED: dict[str, tuple[str, Callable[[Path, Weights], PublicModel]]] = {

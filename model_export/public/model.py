@@ -175,6 +175,25 @@ class TorchAnswers(TorchHead):
         return self._pair_outputs(questions, images)
 
 
+def windowed_masks(valid: Tensor, radius: int) -> dict[str, Tensor]:
+    """Return masks (B, 1, L, L) for attention to all tokens of `valid` (B, L), and to those within `radius`.
+
+    Tokens that are left out may lie between others: distances do not count them.
+    """
+    positions = valid.long().cumsum(dim=1) - 1
+    visible = valid[:, None, None, :]
+    distance = (positions[:, None, :, None] - positions[:, None, None, :]).abs()
+    return {
+        "full_attention": additive_mask(visible.expand(-1, -1, valid.shape[1], -1)),
+        "sliding_attention": additive_mask(visible & (distance <= radius)),
+    }
+
+
+def additive_mask(visible: Tensor) -> Tensor:
+    """Return 0 where `visible`, the lowest float elsewhere."""
+    return torch.where(visible, 0.0, torch.finfo(torch.float32).min)
+
+
 def _still_streams(streams: Sequence[FrameStream], image: Image.Image) -> list[Tensor]:
     """Return streams of equal frames, uint8 (1, 1, F, H, W, 3) each."""
     tensors = []

@@ -49,8 +49,8 @@ _RESNETS: dict[tuple[int, ...], dict[bool, str]] = {
 """By blocks of the four stages, and whether a block has three convolutions."""
 
 
-def load_model(model_class: Any, folder: Path, *, allow_pickle: bool) -> Any:
-    """Load a transformers model in evaluation mode and float32.
+def load_model(model_class: Any, folder: Path, *, allow_pickle: bool, config: Any = None) -> Any:
+    """Load a transformers model in evaluation mode and float32; `config` replaces the configuration of its folder.
 
     Raises InvalidInput for missing, unexpected or mismatched weights, and for pickles unless `allow_pickle` is set.
     Pickles are read by torch's restricted reader, which runs no code.
@@ -62,6 +62,7 @@ def load_model(model_class: Any, folder: Path, *, allow_pickle: bool) -> Any:
     try:
         model, report = model_class.from_pretrained(
             folder,
+            config=config,
             output_loading_info=True,
             dtype=torch.float32,
             attn_implementation="eager",

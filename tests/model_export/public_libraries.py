@@ -36,6 +36,7 @@ def library_embeddings(family: str, source: Path, texts: Sequence[str], clips: C
     """Run a model of `EMBEDDING_MODELS`; every clip has as many frames as the bundle's."""
     with torch.no_grad():
         own = {"xclip": _xclip, "blip": _blip, "open_clip": _open_clip, "embedding_gemma2": _embedding_gemma2}
+        own["pe_audio_video"] = _pe_audio_video
         run = own.get(family, _towers)
         by_text, by_clip, logits = run(source, list(texts), clips)
     return LibraryOutputs(normalize(by_text, dim=-1).numpy(), normalize(by_clip, dim=-1).numpy(), logits.numpy())
@@ -107,6 +108,12 @@ def library_sounds(
     family: str, source: Path, texts: Sequence[str], sounds: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Run a model of `SOUND_MODELS`: normalized embeddings of texts and of sounds that are no longer than a window."""
+    if family == "pe_audio_video":
+        still = [Image.new("RGB", (SIDE, SIDE))]
+        for_video, for_audio, _, of_sounds = _run_pe(source, texts, [still], sounds)
+        by_text = torch.cat([for_video, for_audio, 0 * for_audio], dim=1)
+        by_sound = torch.cat([0 * of_sounds, of_sounds, of_sounds], dim=1)
+        return by_text.numpy(), normalize(by_sound, dim=-1).numpy()
     if family == "embedding_gemma2":
         embed, prompt = _open_gemma(source)
         with torch.no_grad():
@@ -122,6 +129,39 @@ def library_sounds(
         of_sounds = model.get_audio_features(features.float(), is_longer=torch.zeros(len(sounds), 1, dtype=torch.bool))
         of_texts = model.get_text_features(encoded["input_ids"], encoded["attention_mask"])
     return of_texts.pooler_output.numpy(), of_sounds.pooler_output.numpy()
+
+
+def _run_pe(source: Path, texts: Sequence[str], clips: Clips, sounds: Sequence[np.ndarray]) -> tuple[Tensor, ...]:
+    """Return PE-AV's embeddings of texts for videos and for sounds, of clips, and of sounds padded to 10 s.
+
+    The model takes as many of each, so that the last ones are repeated.
+    """
+    from transformers import AutoProcessor, PeAudioVideoConfig, PeAudioVideoModel
+
+    config = PeAudioVideoConfig.from_pretrained(source)
+    config.audio_video_config.video_config.vision_config.num_labels = 20
+    model: Any = PeAudioVideoModel.from_pretrained(source, config=config).eval()
+    processor: Any = AutoProcessor.from_pretrained(source)
+    size = max(len(texts), len(clips), len(sounds))
+    rows = [[*items, *[items[-1]] * (size - len(items))] for items in (texts, clips, sounds)]
+    encoded = processor.tokenizer(rows[0], return_tensors="pt", padding=True, truncation=True)
+    videos = [np.stack([np.asarray(frame) for frame in frames]) for frames in rows[1]]
+    prepared = [processor.video_processor(video, do_sample_frames=False, return_tensors="pt") for video in videos]
+    padding = {"padding": "max_length", "max_length": 480_000, "sampling_rate": 48_000}
+    inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")}
+    inputs |= processor.feature_extractor(rows[2], return_tensors="pt", **padding)
+    with torch.no_grad():
+        outputs = model(**inputs, pixel_values_videos=torch.cat([row["pixel_values_videos"] for row in prepared]))
+    embeddings = (outputs.text_video_embeds, outputs.text_audio_embeds, outputs.video_embeds, outputs.audio_embeds)
+    sizes = (len(texts), len(texts), len(clips), len(sounds))
+    return tuple(normalize(rows[:count], dim=-1) for rows, count in zip(embeddings, sizes, strict=True))
+
+
+def _pe_audio_video(source: Path, texts: list[str], clips: Clips) -> tuple[Tensor, Tensor, Tensor]:
+    for_video, for_audio, of_clips, _ = _run_pe(source, texts, clips, [np.zeros(48_000, np.float32)])
+    by_text = torch.cat([for_video, for_audio, 0 * for_audio], dim=1)
+    by_clip = torch.cat([of_clips, 0 * of_clips, of_clips], dim=1)
+    return by_text, by_clip, for_video @ of_clips.T / 2
 
 
 def _open_gemma(source: Path) -> tuple[Callable[..., Tensor], str]:

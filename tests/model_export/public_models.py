@@ -381,6 +381,37 @@ def make_embedding_gemma2(folder: Path) -> Path:
     return folder
 
 
+def make_pe_audio_video(folder: Path) -> Path:
+    """PE-AV with one layer per encoder, frames of 32 pixels and tokens of 40 ms."""
+    import transformers as library
+
+    tokenizer = bert_tokenizer(40)
+    encoder = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "head_dim": 16} | ONE_LAYER
+    sizes = {"img_size": SIDE, "patch_size": 8, "ref_feat_shape": [4, 4], "embed_dim": 64, "depth": 1, "num_heads": 2}
+    frame_encoder = {
+        "architecture": "vit_pe_core_tiny_patch16_384",
+        "model_args": sizes | {"attn_pool_num_heads": 2},
+        **{"num_labels": 20, "num_classes": 20},
+    }
+    codec = {"model_type": "dac", "encoder_hidden_size": 4, "downsampling_ratios": [2, 8, 10, 12], "codebook_dim": 16}
+    text = text_config(tokenizer) | {"local_attention": 16, "cls_token_id": 2, "sep_token_id": 3}
+    both = {
+        "audio_config": encoder | {"dac_config": codec},
+        "video_config": encoder | {"vision_config": frame_encoder},
+    }
+    config = library.PeAudioVideoConfig(
+        text_config=text | {"model_type": "modernbert"}, audio_video_config=encoder | both
+    )
+    model = perturbed(lambda: library.PeAudioVideoModel(config))
+    normalization = {"do_rescale": True, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    processor = library.PeAudioVideoProcessor(
+        feature_extractor=library.PeAudioFeatureExtractor(),
+        video_processor=library.PeVideoVideoProcessor(size=SQUARE, do_resize=True, **normalization),
+        tokenizer=tokenizer,
+    )
+    return save_all(folder, model, processor)
+
+
 def make_clap(folder: Path) -> Path:
     """CLAP with the fusion of long sounds, for windows of 2 s at 16 kHz."""
     import transformers as library
@@ -412,9 +443,14 @@ EMBEDDING_MODELS: dict[str, Callable[[Path], Path]] = {
     "open_clip": make_open_clip,
     "blip": make_blip,
     "embedding_gemma2": make_embedding_gemma2,
+    "pe_audio_video": make_pe_audio_video,
 }
 """Models with embeddings of texts and images."""
-SOUND_MODELS: dict[str, Callable[[Path], Path]] = {"clap": make_clap, "embedding_gemma2": make_embedding_gemma2}
+SOUND_MODELS: dict[str, Callable[[Path], Path]] = {
+    "clap": make_clap,
+    "embedding_gemma2": make_embedding_gemma2,
+    "pe_audio_video": make_pe_audio_video,
+}
 """Models with embeddings of texts and sounds."""
 PAIR_MODELS: dict[str, Callable[[Path], Path]] = {
     "vilt_match": make_vilt_match,
