@@ -139,7 +139,7 @@ def serialize_clip(collection: str, ranked: RankedHit) -> search_schemas.ClipHit
         similarity=ranked.similarity,
         match=ranked.match,
         fused=ranked.fused,
-        ranks=search_schemas.Ranks(similarity=ranked.ranks.similarity, fulltext=ranked.ranks.fulltext),
+        ranks=search_schemas.Ranks(**ranked.former_ranks),
         media_url=media_url(collection, hit.video, hit.start, hit.end),
         thumbnail_url=thumbnail_url(collection, hit.video, hit.start, hit.end),
     )

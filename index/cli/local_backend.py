@@ -348,7 +348,7 @@ class LocalBackend:
             after=position,
             where=parsed,
             rerank=rerank,
-            hybrid=hybrid,
+            signals=None if hybrid else {"visual": 1.0},
             min_similarity=min_similarity,
             min_relevance=min_relevance,
             group=group,

@@ -133,6 +133,6 @@ def _hit_view(ranked: RankedHit) -> JSON:
         "similarity": ranked.similarity,
         "match": ranked.match,
         "fused": ranked.fused,
-        "ranks": {"similarity": ranked.ranks.similarity, "fulltext": ranked.ranks.fulltext},
+        "ranks": ranked.former_ranks,
         **_NO_URLS,
     }

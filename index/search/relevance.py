@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from index.records import Float32
-from index.search.candidates import RANK_DEPTH, Candidate, CandidateFilter, Ranks, vector_candidates
+from index.search.candidates import RANK_DEPTH, Candidate, CandidateFilter, vector_candidates
+from index.search.fusion import Evidence, is_calibrated
 from index.search.request import SearchRequest, TextPart
 from index.search.rerank import PairScores
 from index.storage.queries import load_embeddings
@@ -69,13 +70,15 @@ def clip_relevance(
     request: SearchRequest,
     candidates: Sequence[Candidate],
     scores: Mapping[int, PairScores],
+    evidence: Evidence,
 ) -> dict[int, Relevance]:
     """Return the relevance of clips by id.
 
-    For a single text it is the fused score of a reranked clip, else the calibrated similarity. For several it is that
-    of the condition which the clip is least likely to meet. A clip that contains nearly all of the query's words meets
-    the texts with at least its word score. Relevance is unknown for a clip that was not reranked, if the bundle has no
-    calibration of similarity or the query has clips or files.
+    For a single text it is the fused score of a reranked clip, else the calibrated similarity, of pictures or sound.
+    For several it is that of the condition which the clip is least likely to meet. A clip that contains nearly all of
+    the query's words meets the texts with at least its word score. Relevance is unknown for a clip that was not
+    reranked, if the bundle has no calibration of similarity, the query has clips or files, or embeddings are not
+    searched.
     """
     probabilities = _text_probabilities(connection, request, candidates)
     relevance = {}
@@ -89,10 +92,12 @@ def clip_relevance(
             fit = max(fit, words) if part.weight > 0 else fit
             conditions.append(Condition(part.text, part.weight, fit, (fit >= GOOD_MATCH) == (part.weight > 0)))
         value = row[0] if request.is_text and fused is None and row else fused
+        if request.is_text and is_calibrated(request.calibration) and candidate.sound is not None:
+            value = max(value or 0.0, candidate.sound / evidence.weights["audio"])
         if conditions and request.has_texts_only:
             value = min(c.relevance if c.weight > 0 else 1 - c.relevance for c in conditions)
-        elif value is not None:
-            value = max(value, words)
+        elif value is not None or (words and not evidence.searches_embeddings):
+            value = max(value or 0.0, words)
         relevance[candidate.clip_id] = Relevance(value, tuple(conditions) or None)
     return relevance
 
@@ -105,18 +110,21 @@ def _text_probabilities(
         return {}
     known = {candidate.clip_id: list(candidate.fits) for candidate in candidates if candidate.fits}
     if request.is_text:
-        cosines = {candidate.clip_id: [candidate.similarity] for candidate in candidates}
+        pictured = (candidate for candidate in candidates if "visual" in candidate.cosines)
+        cosines = {candidate.clip_id: [candidate.cosines["visual"]] for candidate in pictured}
     else:
         texts = np.stack([part.embedding for part in request.conditions])
         unknown = [candidate.clip_id for candidate in candidates if not candidate.fits]
         stored = load_embeddings(connection, unknown, texts.shape[1])
         cosines = {clip_id: (texts @ embedding).tolist() for clip_id, embedding in stored.items()}
+    if not cosines:
+        return known
     probabilities = similarity_probability(request.calibration, np.array(list(cosines.values())))
     return {} if probabilities is None else known | dict(zip(cosines, probabilities.tolist(), strict=True))
 
 
 def lowest_similarity(request: SearchRequest) -> float:
-    """Return the similarity below which no clip can become a result; -2 if all can.
+    """Return the similarity of pictures below which no clip can become a result by them; -2 if all can.
 
     With reranking, the relevance of a clip may differ from that of its similarity.
     """
@@ -171,8 +179,7 @@ def language_warnings(texts: Iterable[str], known: Sequence[str] | None, tokeniz
 
 def has_several_conditions(request: SearchRequest) -> bool:
     """Return whether ``condition_candidates`` ranks: several texts of positive weight, a calibration, and no others."""
-    calibrated = request.calibration is not None and request.calibration.similarity_scale is not None
-    return calibrated and request.has_texts_only and len(request.texts) > 1
+    return is_calibrated(request.calibration) and request.has_texts_only and len(request.texts) > 1
 
 
 def condition_candidates(
@@ -217,7 +224,8 @@ def condition_candidates(
         Candidate(
             int(ids[index]),
             float(similarities[index]),
-            Ranks(rank, None),
+            {"visual": float(similarities[index])},
+            {"visual": rank},
             fit=float(fit[index]),
             fits=tuple(fits[index].tolist()),
         )

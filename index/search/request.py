@@ -23,9 +23,9 @@ from typing import Any, Literal
 import numpy as np
 
 from index.collection import MAX_K
-from index.records import Float32, check_embedding
+from index.records import SEARCH_SIGNALS, SIGNALS, Float32, SearchSignal, Signal, check_embedding
 from index.storage.filters import Filter
-from index.storage.queries import load_embeddings
+from index.storage.queries import load_embeddings, load_spans
 from vitascope.bundle.manifest import MAX_RERANK, Calibration
 from vitascope.errors import InvalidInput, NotFound
 
@@ -51,10 +51,11 @@ class TextPart:
 
 @dataclass(frozen=True, slots=True)
 class ClipPart:
-    """A clip of the collection; its stored embedding is used."""
+    """A clip of the collection; the stored embedding of its pictures or its sound is used (None: of what it has)."""
 
     clip_id: int
     weight: float = 1.0
+    signal: Signal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +100,13 @@ class SearchRequest:
         after: where the page begins; None for the first page.
         where: a filter on videos and clips.
         rerank: number of best clips that are rescored with the fusion model and ranked first.
-        hybrid: also match the words of the texts of positive weight in speech, titles and paths.
+        signals: what is searched, with weights above 0: the query embedding is compared with those of the pictures and
+            of the sound of clips, the words of the texts of positive weight with their speech, screen text and the
+            name (title and path) of their video. None: all that the collection has, with equal weights.
         group: what a result is: a clip, an event (a stretch of a video, see ``group_by_event``) or a video.
         candidates: number of best clips that events or videos are made of; None: ``CANDIDATES``.
         clips_per_result: at most so many clips are listed with an event or a video.
-        min_similarity: exclude clips of a lower similarity, -1 to 1.
+        min_similarity: exclude clips whose embeddings are all less similar, -1 to 1.
         min_relevance: exclude clips of a lower or unknown relevance, 0 to 1.
         include_query_clips: include the clips of ``ClipPart`` in the results.
         calibration: of the bundle that made the embeddings; gives the probability that a clip of some similarity fits.
@@ -115,7 +118,7 @@ class SearchRequest:
     after: SearchPosition | None = None
     where: Filter | None = None
     rerank: int = 0
-    hybrid: bool = True
+    signals: Mapping[SearchSignal, float] | None = None
     group: GroupBy = "clip"
     candidates: int | None = None
     clips_per_result: int = 5
@@ -183,11 +186,33 @@ def check_request(request: SearchRequest) -> None:
         raise InvalidInput(f"min_similarity: {request.min_similarity!r}; a number from -1 to 1 was expected")
     if request.min_relevance is not None:
         _check_min_relevance(request, request.min_relevance)
+    _check_signals(request)
     texts = len(request.texts)
     if request.rerank and texts != 1:
         raise InvalidInput(
             f"rerank: {request.rerank}; 0 was expected, as the query has {texts or 'no'} texts of positive weight"
             " and the fusion model scores one"
+        )
+
+
+def _check_signals(request: SearchRequest) -> None:
+    signals = request.signals
+    if signals is None:
+        return
+    if not signals:
+        raise InvalidInput(f"signals: {{}}; at least one of {', '.join(SEARCH_SIGNALS)} was expected")
+    for signal, weight in signals.items():
+        if signal not in SEARCH_SIGNALS:
+            raise InvalidInput(f"signals: {signal!r}; one of {', '.join(SEARCH_SIGNALS)} was expected")
+        if isinstance(weight, bool) or not math.isfinite(weight) or not 0 < weight <= MAX_WEIGHT:
+            raise InvalidInput(f"signals.{signal}: {weight!r}; a number above 0, at most {MAX_WEIGHT:g}, was expected")
+    if request.rerank and "visual" not in signals:
+        raise InvalidInput(
+            f"rerank: {request.rerank}; 0 was expected, as signals lack visual, which the fusion model compares"
+        )
+    if not request.texts and signals.keys().isdisjoint(("visual", "audio")):
+        raise InvalidInput(
+            f"signals: {', '.join(signals)}; visual or audio was expected, as the query has no text of positive weight"
         )
 
 
@@ -210,19 +235,26 @@ def query_embedding(connection: sqlite3.Connection, parts: Sequence[QueryPart], 
 
     Raises:
         NotFound: the collection has no clip of a ``ClipPart``.
-        InvalidInput: an embedding is invalid, or the parts cancel each other out.
+        InvalidInput: the clip lacks the signal, an embedding is invalid, or the parts cancel each other out.
     """
-    clip_ids = [part.clip_id for part in parts if isinstance(part, ClipPart)]
-    stored = load_embeddings(connection, clip_ids, dim) if clip_ids else {}
     total = np.zeros(dim, np.float64)
     for index, part in enumerate(parts):
-        if isinstance(part, ClipPart) and part.clip_id not in stored:
-            raise NotFound(f"query.{index}: clip {part.clip_id}; the id of a clip of the collection was expected")
-        embedding = stored[part.clip_id] if isinstance(part, ClipPart) else part.embedding
+        embedding = _stored_embedding(connection, index, part, dim) if isinstance(part, ClipPart) else part.embedding
         total += part.weight * check_embedding(embedding, dim).astype(np.float64)
     if float(np.linalg.norm(total)) < 1e-6 * max(abs(part.weight) for part in parts):
         raise InvalidInput("query: its parts cancel each other out; other weights were expected")
     return check_embedding(total, dim)
+
+
+def _stored_embedding(connection: sqlite3.Connection, index: int, part: ClipPart, dim: int) -> Float32:
+    for signal in SIGNALS if part.signal is None else (part.signal,):
+        stored = load_embeddings(connection, [part.clip_id], dim, signal)
+        if part.clip_id in stored:
+            return stored[part.clip_id]
+    if part.clip_id not in load_spans(connection, [part.clip_id]):
+        raise NotFound(f"query.{index}: clip {part.clip_id}; the id of a clip of the collection was expected")
+    content = "sound" if part.signal == "audio" else "pictures"
+    raise InvalidInput(f"query.{index}.signal: {part.signal!r}; clip {part.clip_id} has no {content}")
 
 
 # Cursors

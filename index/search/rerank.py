@@ -5,15 +5,16 @@ Shape letters: V visual tokens, W their width, D embedding dim.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from index.collection import Collection
-from index.records import Clip, Float32
-from index.search.candidates import Candidate, combined_score
+from index.records import Clip, Float32, SearchSignal
+from index.search.candidates import Candidate
+from index.search.fusion import combined_score
 from index.search.request import QueryPart, TextPart
 from index.storage.queries import load_embeddings
 from vitascope.bundle.manifest import Manifest
@@ -48,22 +49,32 @@ def can_rerank(model: Model) -> bool:
     return "matching" in model.bundle.manifest.tasks
 
 
-def default_rerank(manifest: Manifest, parts: Sequence[QueryPart]) -> int:
+def default_rerank(
+    manifest: Manifest, parts: Sequence[QueryPart], signals: Iterable[SearchSignal] | None = None
+) -> int:
     """Return the number of clips that a search reranks unless its request sets it: 0 unless it has exactly one text.
 
-    The fusion model does not lead away from texts of negative weight.
+    The fusion model compares pictures: 0 where ``signals`` lacks ``visual``. It does not lead away from texts of
+    negative weight.
     """
+    if signals is not None and "visual" not in signals:
+        return 0
     weights = [part.weight for part in parts if isinstance(part, TextPart)]
     return manifest.default_rerank if len(weights) == 1 and weights[0] > 0 else 0
 
 
 def rerank(
-    collection: Collection, model: Model, text: str, candidates: Sequence[Candidate], count: int
+    collection: Collection,
+    model: Model,
+    text: str,
+    candidates: Sequence[Candidate],
+    count: int,
+    visual_weight: float = 1.0,
 ) -> tuple[list[Candidate], dict[int, PairScores]]:
-    """Order the first ``count`` candidates by fused score and word score; ties keep their order.
+    """Order the first ``count`` candidates by fused score, word score and sound; ties keep their order.
 
     Clips with a word score of at least ``FIXED_WORDS`` keep their places. Clips stored without visual tokens are
-    ordered by their words alone; clips deleted meanwhile are dropped.
+    ordered by their words and sound alone; clips deleted meanwhile are dropped. ``visual_weight``: of the fused score.
 
     Returns:
         All candidates in their new order, and the scores by clip id.
@@ -76,13 +87,14 @@ def rerank(
     for first in range(0, min(count, len(candidates)), RERANK_BATCH_SIZE):
         batch = candidates[first : min(first + RERANK_BATCH_SIZE, count)]
         tokens = collection.stored_tokens(candidate.clip_id for candidate in batch)
-        pairs = [(text, candidate.clip_id, candidate.similarity) for candidate in batch]
+        pairs = [(text, candidate.clip_id, candidate.cosines.get("visual", 0.0)) for candidate in batch]
         scores |= {clip_id: score for (_, clip_id, _), score in _score_pairs(model, pairs, tokens)}
         unscored |= {clip_id for clip_id, array in tokens.items() if array is None}
 
     def order(candidate: Candidate) -> tuple[float, bool]:
         score = scores.get(candidate.clip_id)
-        return -combined_score(candidate.words, 0.0 if score is None else score.fused), score is None
+        seen = 0.0 if score is None else visual_weight * score.fused
+        return -combined_score(candidate.words, seen, candidate.sound or 0.0), score is None
 
     present = [c for c in candidates[:count] if c.clip_id in scores or c.clip_id in unscored]
     movable = iter(sorted((c for c in present if c.words < FIXED_WORDS), key=order))

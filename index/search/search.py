@@ -1,29 +1,27 @@
-"""Search: clips ranked by similarity and words, reranked by the fusion model, grouped and paginated."""
+"""Search: clips ranked by several signals, reranked by the fusion model, grouped and paginated."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from index.collection import MAX_K, Collection
-from index.records import Float32, Hit
+from index.records import SIGNALS, WORD_SIGNALS, Float32, Hit, SearchSignal, Signal, WordSignal
 from index.search.candidates import (
     RANK_DEPTH,
     Candidate,
     CandidateFilter,
-    Group,
-    Ranks,
     WordMatch,
-    event_thresholds,
-    group_by_event,
-    group_by_video,
-    hybrid_candidates,
+    main_signal,
     vector_candidates,
     word_matches,
 )
+from index.search.fusion import Evidence, fuse, measure_evidence
+from index.search.grouping import Group, event_thresholds, group_by_event, group_by_video
 from index.search.relevance import (
     Condition,
     SearchWarning,
@@ -43,8 +41,9 @@ from index.search.request import (
     query_embedding,
 )
 from index.search.rerank import PairScores, can_rerank, rerank
+from index.search.text_matches import TextMatch, TextMatcher
 from index.storage.filters import allowed_clips
-from index.storage.fulltext import parse_words
+from index.storage.fulltext import literal_clips, parse_words
 from index.storage.queries import (
     ClipSpan,
     has_change,
@@ -64,13 +63,26 @@ SAMPLE_SIZE = 100
 
 
 @dataclass(frozen=True, slots=True)
+class SignalScore:
+    """A clip in the ranking by one signal.
+
+    ``rank``: from 1. ``score``: cosine of the embeddings, or score of the query's words, 0 to 1. ``matches``: these
+    words, with the seconds in which they are spoken or shown.
+    """
+
+    rank: int
+    score: float
+    matches: tuple[TextMatch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RankedHit:
-    """A clip of a result with its scores and ranks.
+    """A clip of a result with its scores.
 
     ``relevance``: probability that it fits the query; None: unknown. ``similarity``: cosine of the embeddings.
     ``match``: calibrated probability by the fusion model. ``fused``: ranking score of reranked hits, 0 to 1. The last
     two are None for a hit that was not reranked. ``conditions``: None for a query with fewer than two texts, or with a
-    bundle that has no calibration of similarity.
+    bundle that has no calibration of similarity. ``signals``: those in whose rankings the clip is.
     """
 
     hit: Hit
@@ -79,7 +91,14 @@ class RankedHit:
     similarity: float
     match: float | None
     fused: float | None
-    ranks: Ranks
+    signals: Mapping[SearchSignal, SignalScore]
+
+    @property
+    def former_ranks(self) -> dict[str, int | None]:
+        """The rank by similarity, and the best one by words; None where it is not in the ranking."""
+        by_words = [score.rank for signal, score in self.signals.items() if signal in WORD_SIGNALS]
+        visual = self.signals.get("visual")
+        return {"similarity": None if visual is None else visual.rank, "fulltext": min(by_words, default=None)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +142,11 @@ def search(
 ) -> SearchPage:
     """Search a collection with embeddings.
 
-    Clips are ranked by similarity, with several texts of positive weight by how likely they fit all, and with
-    ``hybrid`` also by the words of the query. The first ``rerank`` clips are ordered again, with the fused score in
-    place of similarity. A page has the best results that the pages before have not shown, among the clips that existed
-    at the first page and still do.
+    Clips are ranked by similarity, with several texts of positive weight by how likely they fit all, and by the words
+    of the query: each of ``request.signals`` is independent evidence that a clip fits. A part of a text in double
+    quotes must be said, shown or in the name literally. The first ``rerank`` clips are ordered again, with the fused
+    score in place of similarity. A page has the best results that the pages before have not shown, among the clips that
+    existed at the first page and still do.
 
     Args:
         collection: to search.
@@ -149,21 +169,45 @@ def search(
             f"rerank: {request.rerank}; 0 was expected, as bundle {collection.bundle_name} has no task 'matching'"
         )
     request = replace(request, parts=[_truncate(collection, part) for part in request.parts])
-    with stage("search"), collection.vector_index.snapshot() as (connection, vectors):
+    weights = signal_weights(collection, request)
+    embedded: list[Signal] = [signal for signal in SIGNALS if signal in weights]
+    with stage("search"), collection.snapshots(embedded or ["visual"]) as (connection, snapshots):
         position = _start_position(collection, connection, request.after)
         embedding = query_embedding(connection, request.parts, collection.embed_dim)
-        clip_filter = _candidate_filter(connection, request, position)
-        ranking = _rank(connection, vectors, embedding, request, clip_filter, position)
+        clip_filter = _candidate_filter(connection, request, position, weights)
+        calibration = request.calibration if request.is_text else None
+        evidence = measure_evidence(connection, weights, calibration, embedding, position.newest_clip)
+        vectors = {signal: snapshots[signal] for signal in embedded}
+        ranking = _rank(connection, vectors, embedding, request, clip_filter, position, evidence)
         if model is None or not ranking.rerank_count:
             return _build_page(connection, request, ranking, {}, position)
         hits = load_hits(connection, [(candidate.clip_id, candidate.similarity) for candidate in ranking.candidates])
     with stage("rerank"):
         text, count = request.texts[0], ranking.rerank_count
-        candidates, scores = rerank(collection, model, text, ranking.candidates, count)
+        visual_weight = weights.get("visual", 0.0)
+        candidates, scores = rerank(collection, model, text, ranking.candidates, count, visual_weight)
     # A new transaction, to leave out videos that were deleted while the model ran. Those that were edited are shown as
     # they were when they matched.
     with collection.catalogue.read() as connection:
         return _build_page(connection, request, replace(ranking, candidates=candidates), scores, position, hits)
+
+
+def search_signals(collection: Collection) -> tuple[SearchSignal, ...]:
+    """Return the signals that searches of a collection can use; there may be no speech or screen text in it yet."""
+    return (*collection.signals, *WORD_SIGNALS)
+
+
+def signal_weights(collection: Collection, request: SearchRequest) -> dict[SearchSignal, float]:
+    """Return the signals that a request searches, with weights of which the largest is 1.
+
+    Raises InvalidInput for a signal that the collection lacks.
+    """
+    signals = request.signals
+    if signals is None:
+        signals = dict.fromkeys(search_signals(collection), 1.0)
+    collection.require_signals(signal for signal in signals if signal not in WORD_SIGNALS)
+    largest = max(signals.values())
+    return {signal: weight / largest for signal, weight in signals.items()}
 
 
 def _truncate(collection: Collection, part: QueryPart) -> QueryPart:
@@ -188,15 +232,24 @@ def _start_position(
 
 
 def _candidate_filter(
-    connection: sqlite3.Connection, request: SearchRequest, position: SearchPosition
+    connection: sqlite3.Connection,
+    request: SearchRequest,
+    position: SearchPosition,
+    weights: Mapping[SearchSignal, float],
 ) -> CandidateFilter:
     allowed = None if request.where is None else allowed_clips(connection, request.where)
+    signals = [signal for signal in WORD_SIGNALS if signal in weights] or WORD_SIGNALS
+    for literal in parse_words(request.texts).literals:
+        containing = literal_clips(connection, literal, signals)
+        length = len(containing) if allowed is None else min(len(containing), len(allowed))
+        allowed = containing if allowed is None else allowed[:length] & containing[:length]
     if request.after is not None and position.newest_clip < newest_clip(connection):
         end = position.newest_clip + 1
         allowed = np.ones(end, bool) if allowed is None else allowed[:end]
     query_clips = frozenset(part.clip_id for part in request.parts if isinstance(part, ClipPart))
     excluded_ids = frozenset() if request.include_query_clips else query_clips
-    return CandidateFilter(allowed, excluded_ids, lowest_similarity(request))
+    lowest = -2.0 if request.min_similarity is None else request.min_similarity
+    return CandidateFilter(allowed, excluded_ids, lowest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +262,7 @@ class _Ranking:
         thresholds: by video id, where results are events, see ``event_thresholds``.
         result_ids: by clip id, the id for ``SearchPosition.shown``.
         rerank_count: so many of the first candidates are to be reranked.
+        evidence: how the signals were compared.
     """
 
     candidates: Sequence[Candidate]
@@ -216,38 +270,36 @@ class _Ranking:
     thresholds: Mapping[int, float]
     result_ids: Mapping[int, int]
     rerank_count: int
+    evidence: Evidence
 
 
 def _rank(
     connection: sqlite3.Connection,
-    vectors: VectorSnapshot,
+    vectors: Mapping[Signal, VectorSnapshot],
     embedding: Float32,
     request: SearchRequest,
     clip_filter: CandidateFilter,
     position: SearchPosition,
+    evidence: Evidence,
 ) -> _Ranking:
     """Rank as many clips as the page needs, and ``MAX_K`` if a page that would be the last can be filled by more."""
-    matches = _word_matches(connection, embedding, request, clip_filter)
+    matches = _word_matches(connection, embedding, request, clip_filter, evidence)
     depth = request.candidates or CANDIDATES.get(request.group, 0)
     can_go_deeper = request.group == "video" and request.candidates is None
     if request.group == "clip":
         # One more than the page shows tells whether there is a next page. Clips that are reranked or match words may be
         # excluded.
         dropped = 0 if request.min_relevance is None else request.rerank + len(matches)
-        if request.min_relevance is not None and not request.is_text:
+        if request.min_relevance is not None and (not request.is_text or len(vectors) > 1):
             dropped = RANK_DEPTH
         depth = min(MAX_K, max(len(position.shown) + request.limit + 1 + dropped, request.rerank))
         # An approximate index misses some clips near the end of its search, which here is the end of all results.
-        can_go_deeper = clip_filter.min_similarity >= -1 and not vectors.is_exact
+        has_end = clip_filter.min_similarity >= -1 or lowest_similarity(request) >= -1
+        can_go_deeper = has_end and not all(snapshot.is_exact for snapshot in vectors.values())
     while True:
-        similar_depth = max(depth, RANK_DEPTH) if matches else depth
-        if has_several_conditions(request):
-            ids = [match.clip_id for match in matches]
-            similar = condition_candidates(connection, vectors, request, embedding, similar_depth, clip_filter, ids)
-        else:
-            similar = vector_candidates(vectors, embedding, similar_depth, clip_filter)
-        calibration = request.calibration if request.is_text else None
-        candidates = hybrid_candidates(similar, matches, depth, calibration) if matches else similar[:depth]
+        similar_depth = max(depth, RANK_DEPTH) if matches or len(vectors) > 1 else depth
+        rankings = _rankings(connection, vectors, embedding, request, clip_filter, similar_depth, matches)
+        candidates = fuse(connection, embedding, rankings, matches, evidence, depth)
         clip_ids = [candidate.clip_id for candidate in candidates]
         spans = {} if request.group == "clip" else load_spans(connection, clip_ids)
         is_video = request.group == "video"
@@ -259,21 +311,50 @@ def _rank(
             rerank_count = min(request.rerank, len(candidates)) - seen_count
             thresholds = {}
             if request.group == "event":
-                sample = sample_embeddings(connection, len(embedding), position.newest_clip, SAMPLE_SIZE)
+                main, newest = main_signal(evidence.weights), position.newest_clip
+                sample = sample_embeddings(connection, len(embedding), newest, SAMPLE_SIZE, main)
                 thresholds = event_thresholds(candidates, spans, sample, embedding)
-            return _Ranking(unseen, spans, thresholds, result_ids, rerank_count)
+            return _Ranking(unseen, spans, thresholds, result_ids, rerank_count, evidence)
         depth, can_go_deeper = MAX_K, False
 
 
+def _rankings(
+    connection: sqlite3.Connection,
+    vectors: Mapping[Signal, VectorSnapshot],
+    embedding: Float32,
+    request: SearchRequest,
+    clip_filter: CandidateFilter,
+    depth: int,
+    matches: Sequence[WordMatch],
+) -> dict[Signal, list[Candidate]]:
+    """Return the clips most similar to the query by each embedding signal."""
+    rankings: dict[Signal, list[Candidate]] = {}
+    if "audio" in vectors:
+        rankings["audio"] = vector_candidates(vectors["audio"], embedding, depth, clip_filter, "audio")
+    if "visual" in vectors:
+        pictures = replace(clip_filter, min_similarity=max(clip_filter.min_similarity, lowest_similarity(request)))
+        if has_several_conditions(request):
+            ids = [match.clip_id for match in matches] + [c.clip_id for c in rankings.get("audio", ())]
+            rankings["visual"] = condition_candidates(
+                connection, vectors["visual"], request, embedding, depth, pictures, ids
+            )
+        else:
+            rankings["visual"] = vector_candidates(vectors["visual"], embedding, depth, pictures)
+    return rankings
+
+
 def _word_matches(
-    connection: sqlite3.Connection, embedding: Float32, request: SearchRequest, clip_filter: CandidateFilter
+    connection: sqlite3.Connection,
+    embedding: Float32,
+    request: SearchRequest,
+    clip_filter: CandidateFilter,
+    evidence: Evidence,
 ) -> list[WordMatch]:
-    if not request.hybrid or not request.texts:
+    weights: dict[WordSignal, float] = {s: evidence.weights[s] for s in WORD_SIGNALS if s in evidence.weights}
+    if not weights or not request.texts:
         return []
-    # A clip may be relevant by its words, whatever its similarity.
-    lowest = -2.0 if request.min_similarity is None else request.min_similarity
-    words, clip_filter = parse_words(request.texts), replace(clip_filter, min_similarity=lowest)
-    return word_matches(connection, words, request.text_weight, embedding, clip_filter)
+    words, main = parse_words(request.texts), main_signal(evidence.weights)
+    return word_matches(connection, words, weights, request.text_weight, embedding, main, clip_filter)
 
 
 def _build_page(
@@ -286,7 +367,7 @@ def _build_page(
 ) -> SearchPage:
     candidates, relevance = ranking.candidates, {}
     if request.min_relevance is not None:
-        relevance = clip_relevance(connection, request, candidates, scores)
+        relevance = clip_relevance(connection, request, candidates, scores, ranking.evidence)
         candidates = [c for c in candidates if relevance[c.clip_id].reaches(request.min_relevance)]
     if request.group == "clip":
         groups = [Group([candidate]) for candidate in candidates]
@@ -296,20 +377,21 @@ def _build_page(
         groups = group_by_video(candidates, ranking.spans)
     page = groups[: request.limit]
     listed = [candidate for group in page for candidate in group.members[: request.clips_per_result]]
-    relevance = relevance or clip_relevance(connection, request, listed, scores)
+    relevance = relevance or clip_relevance(connection, request, listed, scores, ranking.evidence)
     hits = load_hits(connection, [(candidate.clip_id, candidate.similarity) for candidate in listed])
     hit_of = {hit.clip_id: hit for hit in hits}
     hit_of |= {hit.clip_id: hit for hit in earlier_hits if hit.clip_id in hit_of}
+    present = [candidate for candidate in listed if candidate.clip_id in hit_of]
+    signals = _signal_scores(connection, request, present, hit_of)
     results = []
     for group in page:
         clips = []
         for candidate in group.members[: request.clips_per_result]:
             if candidate.clip_id in hit_of:
                 match, fused = scores.get(candidate.clip_id, (None, None))
-                hit = hit_of[candidate.clip_id]
-                value, conditions = relevance[candidate.clip_id]
-                similarity, ranks = candidate.similarity, candidate.ranks
-                clips.append(RankedHit(hit, value, conditions, similarity, match, fused, ranks))
+                hit, (value, conditions) = hit_of[candidate.clip_id], relevance[candidate.clip_id]
+                own = signals[candidate.clip_id]
+                clips.append(RankedHit(hit, value, conditions, candidate.similarity, match, fused, own))
         if clips:
             best = clips[0].hit
             start = best.start if group.start is None else group.start
@@ -321,3 +403,27 @@ def _build_page(
     changed = request.after is not None and request.after.change != position.change
     warnings = [] if request.after else match_warnings([result.best.relevance for result in results])
     return SearchPage(results, None if is_last else replace(position, shown=shown), changed, warnings)
+
+
+def _signal_scores(
+    connection: sqlite3.Connection,
+    request: SearchRequest,
+    candidates: Sequence[Candidate],
+    hits: Mapping[int, Hit],
+) -> dict[int, dict[SearchSignal, SignalScore]]:
+    """Return by clip id the scores of the signals in whose rankings the clip is, and the words that match."""
+    scores: dict[int, dict[SearchSignal, SignalScore]] = {}
+    with ExitStack() as stack:
+        matcher: TextMatcher | None = None
+        for candidate in candidates:
+            own = scores.setdefault(candidate.clip_id, {})
+            for signal in SIGNALS:
+                if signal in candidate.ranks:
+                    own[signal] = SignalScore(candidate.ranks[signal], candidate.cosines[signal])
+            for word_signal in WORD_SIGNALS:
+                if word_signal in candidate.ranks:
+                    matcher = matcher or stack.enter_context(TextMatcher(parse_words(request.texts)))
+                    text_matches = matcher.matches(connection, hits[candidate.clip_id], word_signal)
+                    rank, score = candidate.ranks[word_signal], candidate.word_scores[word_signal]
+                    own[word_signal] = SignalScore(rank, score, text_matches)
+    return scores

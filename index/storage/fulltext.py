@@ -4,6 +4,9 @@ FTS5 splits words at spaces. Chinese, Japanese and Korean are written without sp
 their characters are indexed one by one and searched in pairs, so that any two adjacent characters match. (FTS5's
 trigrams match nothing shorter than three characters, as most Chinese words are.) English words are stemmed (Porter);
 case and diacritics are ignored. Titles and paths are also split at changes of case and between letters and digits.
+
+A word that ends in an asterisk matches every word that begins with it, and a part of a query in double quotes must be
+matched literally. Both are compared with the indexed text itself, as the index has stems only.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import re
 import sqlite3
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -21,8 +24,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from index.records import WORD_SIGNALS, WordSignal
 from index.storage.removals import is_owned
 
+TOKENIZER = "\"porter unicode61 remove_diacritics 2 categories 'L* M* N* Co'\""
+"""Of the full-text indexes, as in the definitions of their tables."""
 MAX_TERMS = 62
 """Terms of one query that are searched for, the first ones; each is a bit of an SQLite integer."""
 RARE = 5
@@ -37,7 +43,17 @@ ClipTable = Literal["words", "screen_words"]
 """Full-text indexes of clips: of speech, and of text on screen."""
 CLIP_TABLES: tuple[ClipTable, ...] = ("words", "screen_words")
 
-_UNSPACED = re.compile(
+_TABLES: Mapping[WordSignal, str] = {"speech": "words", "screen_text": "screen_words", "name": "names"}
+_INDEXED: Mapping[WordSignal, str] = {"speech": "text", "screen_text": "text", "name": "title || ' / ' || path"}
+"""Indexed text by signal: that of a clip, or the name of a video."""
+_PREFIX = re.compile(r"(?<!\S)(\w{2,})\*(?!\S)")
+_LITERAL = re.compile('(?<!\\w)["\u201c\u201d\u201e]([^"\u201c\u201d\u201e]+)["\u201c\u201d](?!\\w)')
+STEM_PREFIX = 3
+"""Letters of a prefix that are looked up; the stem of a word may differ from it beyond them."""
+EQUAL_WEIGHTS: Mapping[WordSignal, float] = dict.fromkeys(WORD_SIGNALS, 1.0)
+_Expression = tuple[str, str]
+"""An expression of FTS5, and a prefix that the indexed text must have besides; empty: none."""
+UNSPACED = re.compile(
     r"[\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff]+"
 )
 _APOSTROPHE = re.compile(r"(?<=\w)['\u2019](?=\w)")
@@ -65,15 +81,17 @@ _letters = _Letters()
 
 @dataclass(frozen=True, slots=True)
 class WordQuery:
-    """Distinct terms of a query, without stop words unless there is nothing else.
+    """Distinct terms of a query, without stop words unless there is nothing else; a prefix ends in an asterisk.
 
     ``phrase``: all its words in order, in their indexed form; empty for a single word and for several texts.
-    ``pairs``: neighbouring words in lower case, without those of two stop words.
+    ``pairs``: neighbouring words in lower case, without those of two stop words. ``literals``: the indexed form of the
+    parts in double quotes, without case and diacritics.
     """
 
     terms: Sequence[str]
     phrase: str
     pairs: frozenset[tuple[str, str]]
+    literals: tuple[str, ...] = ()
 
 
 class WordScore(NamedTuple):
@@ -90,24 +108,41 @@ class WordScore(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WordMatches:
-    """Word scores by clip id, of a clip's speech together with its video's name, and by video id, of names alone."""
+    """Word scores by clip id, of all signals together, and by video id, of names alone.
+
+    ``by_signal``: scores of one signal alone, by clip id, of names by video id; each in ``clips`` or ``names``.
+    """
 
     clips: dict[int, WordScore]
     names: dict[int, WordScore]
+    by_signal: Mapping[WordSignal, Mapping[int, float]] = field(default_factory=dict)
 
 
 def normalize_for_index(text: str) -> str:
     """Return the indexed form of a text: words, and characters of scripts without spaces, separated by spaces."""
-    return " ".join(_UNSPACED.sub(lambda run: f" {' '.join(run.group())} ", _normalize(text)).split())
+    return " ".join(UNSPACED.sub(lambda run: f" {' '.join(run.group())} ", _normalize(text)).split())
+
+
+def fold(indexed: str) -> str:
+    """Return a text in its indexed form without case and diacritics."""
+    decomposed = unicodedata.normalize("NFD", indexed.lower())
+    return "".join(character for character in decomposed if unicodedata.category(character) != "Mn")
 
 
 def parse_words(texts: Sequence[str]) -> WordQuery:
     """Return the words of the texts of a query."""
-    terms = [term.lower() for text in texts for term in _split_terms(text)]
-    significant = [term for term in terms if term not in _STOP_WORDS] or terms
-    phrase = normalize_for_index(texts[0]) if len(texts) == 1 else ""
+    prefixes = [fold(prefix) + "*" for text in texts for prefix in _PREFIX.findall(text)]
+    terms = [term.lower() for text in texts for term in _split_terms(_PREFIX.sub(" ", text))]
+    significant = [term for term in terms if term not in _STOP_WORDS] or ([] if prefixes else terms)
+    phrase = normalize_for_index(texts[0]) if len(texts) == 1 and not prefixes else ""
     pairs = {pair for text in texts for pair in _pairs(normalize_for_index(text)) if not _STOP_WORDS.issuperset(pair)}
-    return WordQuery(list(dict.fromkeys(significant))[:MAX_TERMS], phrase if " " in phrase else "", frozenset(pairs))
+    quoted = [fold(normalize_for_index(part)) for text in texts for part in _LITERAL.findall(text)]
+    return WordQuery(
+        list(dict.fromkeys([*prefixes, *significant]))[:MAX_TERMS],
+        phrase if " " in phrase else "",
+        frozenset(pairs),
+        tuple(dict.fromkeys(part for part in quoted if part)),
+    )
 
 
 # Indexing
@@ -147,34 +182,78 @@ def delete_name(connection: sqlite3.Connection, video_id: int) -> None:
 # Search
 
 
-def match_words(connection: sqlite3.Connection, query: WordQuery) -> WordMatches:
+def match_words(
+    connection: sqlite3.Connection, query: WordQuery, weights: Mapping[WordSignal, float] = EQUAL_WEIGHTS
+) -> WordMatches:
     """Return the word scores of all clips and videos that contain words of a query.
 
     A score is the rarity of the rarest word that matches times m / (m + x^2), where m is the sum of the rarities of
     the words that match and x that of the others; at least the rarity of the phrase where that matches. Some words of
-    a long description are in many clips by chance, and the absence of the others outweighs them.
+    a long description are in many clips by chance, and the absence of the others outweighs them. Words may match by
+    different signals, by whose weights the rarest word and the phrase are multiplied.
+
+    Args:
+        connection: in a transaction.
+        query: the words.
+        weights: by signal, 0 to 1; other signals are not searched.
     """
-    expressions = [f'"{words}"' for words in [*query.terms, query.phrase] if words]  # FTS5 parses no syntax in quotes
+    _define_functions(connection)
+    expressions = [_expression(words) for words in [*query.terms, query.phrase] if words]
     videos, clips = connection.execute("SELECT count(*), coalesce(sum(clip_count), 0) FROM videos").fetchone()
-    speech_counts, name_counts = (_count(connection, table, expressions) for table in ("words", "names"))
-    speech, names = _rarities(speech_counts, clips), _rarities(name_counts, videos)
-    spoken = _select(connection, "words", expressions, speech, "JOIN clips USING (id) GROUP BY id", "id, video_id")
-    named = {row[0]: row[1] for row in _select(connection, "names", expressions, names, "GROUP BY id", "id")}
-    weights = np.where(speech_counts + name_counts == 0, 1.0, np.maximum(speech, names))[: len(query.terms)]
-    has_order, bits = int(np.count_nonzero(weights)) > 2, np.arange(len(expressions))
+    totals = {"speech": clips, "screen_text": clips, "name": videos}
+    counts = {signal: _count(connection, signal, expressions) for signal in weights}
+    rarities = {signal: _rarities(counts[signal], totals[signal]) for signal in weights}
+    rows_of = {signal: _select(connection, signal, expressions, rarities[signal]) for signal in weights}
+    is_absent = sum(counts.values()) == 0
+    terms = np.where(is_absent, 1.0, np.max(list(rarities.values()), axis=0))[: len(query.terms)]
+    has_order, bits = int(np.count_nonzero(terms)) > 2, np.arange(len(expressions))
 
     @cache
-    def score(speech_bits: int, name_bits: int) -> WordScore:
-        rarity = np.maximum(speech * (speech_bits >> bits & 1), names * (name_bits >> bits & 1))
-        terms, phrase = rarity[: len(weights)], float(rarity[len(weights) :].sum())
-        matched, missing = weights[terms > 0].sum(), weights[terms == 0].sum()
+    def score(*term_bits: int) -> WordScore:
+        each = zip(weights.items(), term_bits, strict=True)
+        by_signal = [w * rarities[signal] * (has_bits >> bits & 1) for (signal, w), has_bits in each]
+        rarity = np.max(by_signal, axis=0)
+        matching, phrase = rarity[: len(terms)], float(rarity[len(terms) :].sum())
+        matched, missing = terms[matching > 0].sum(), terms[matching == 0].sum()
         share = matched / (matched + missing**2 or 1.0)
-        return WordScore(max(float(terms.max() * share), phrase), phrase > 0, has_order and bool(missing > 0))
+        value = max(float(matching.max(initial=0.0) * share), phrase)
+        return WordScore(value, phrase > 0, has_order and bool(missing > 0))
+
+    named = rows_of.get("name", {})
+    of_clips = [signal for signal in weights if signal != "name"]
+    ids = set().union(*(rows_of[signal] for signal in of_clips))
+    video_of = _videos_of(connection, ids) if named else {}
+
+    def bits_of(clip_id: int) -> tuple[int, ...]:
+        video_id = video_of.get(clip_id, 0)
+        return tuple(rows_of[s].get(video_id if s == "name" else clip_id, 0) for s in weights)
+
+    def alone(signal: WordSignal, term_bits: int) -> float:
+        return score(*(term_bits if other == signal else 0 for other in weights)).score / weights[signal]
 
     return WordMatches(
-        {clip_id: score(term_bits, named.get(video_id, 0)) for clip_id, video_id, term_bits in spoken},
-        {video_id: score(0, term_bits) for video_id, term_bits in named.items()},
+        {clip_id: score(*bits_of(clip_id)) for clip_id in ids},
+        {video_id: score(*(b if s == "name" else 0 for s in weights)) for video_id, b in named.items()},
+        {signal: {key: alone(signal, b) for key, b in rows.items()} for signal, rows in rows_of.items()},
     )
+
+
+def literal_clips(connection: sqlite3.Connection, literal: str, signals: Iterable[WordSignal]) -> npt.NDArray[np.bool_]:
+    """Return an array that is True at the id of every clip that has a part in quotes in one of these signals.
+
+    ``literal``: of ``WordQuery.literals``; case and diacritics are ignored.
+    """
+    _define_functions(connection)
+    ids: list[int] = []
+    for signal in signals:
+        table, text = _TABLES[signal], _INDEXED[signal]
+        matching = f"SELECT rowid FROM {table} WHERE {table} MATCH ? AND has_words({text}, ?)"
+        if signal == "name":
+            matching = f"SELECT id FROM clips WHERE video_id IN ({matching})"
+        ids += [row[0] for row in connection.execute(matching, (f'"{literal}"', literal))]
+    allowed = np.zeros(max(ids, default=-1) + 1, dtype=bool)
+    allowed[ids] = True
+    return allowed
 
 
 def weigh_order(
@@ -182,14 +261,16 @@ def weigh_order(
 ) -> dict[int, WordScore]:
     """Return word scores by clip id, the partial ones multiplied by how many words are neighbours as in the query.
 
-    The factor is (1 + n) / (1 + N), where n of the N pairs of the query are in the speech of the clip or the name of
-    its video. It tells a sentence that is remembered in part from a description that has words in common. Beyond the
-    ``MAX_ORDERED`` best clips, n is 0.
+    The factor is (1 + n) / (1 + N), where n of the N pairs of the query are in the speech or the screen text of the
+    clip or the name of its video. It tells a sentence that is remembered in part from a description that has words in
+    common. Beyond the ``MAX_ORDERED`` best clips, n is 0.
     """
     partial = {clip_id: score for clip_id, score in scores.items() if score.is_partial}
+    columns = ("words.text", "screen_words.text", "title", "path")
+    joined = " || ' / ' || ".join(f"coalesce({column}, '')" for column in columns)
     select = (
-        "SELECT id, coalesce(words.text, '') || ' / ' || coalesce(title, '') || ' / ' || coalesce(path, '') FROM clips "
-        "LEFT JOIN words ON words.rowid = id LEFT JOIN names ON names.rowid = video_id "
+        f"SELECT id, {joined} FROM clips LEFT JOIN words ON words.rowid = id "
+        "LEFT JOIN screen_words ON screen_words.rowid = id LEFT JOIN names ON names.rowid = video_id "
         "WHERE id IN (SELECT value FROM json_each(?))"
     )
     texts = connection.execute(select, (json.dumps([clip_id for clip_id, _ in best_scores(partial, MAX_ORDERED)]),))
@@ -211,9 +292,42 @@ def _pairs(indexed: str) -> Iterator[tuple[str, str]]:
     return pairwise(indexed.lower().split())
 
 
-def _count(connection: sqlite3.Connection, table: str, expressions: Sequence[str]) -> npt.NDArray[np.int64]:
-    query = f"SELECT count(*) FROM {table} WHERE {table} MATCH ?"
-    return np.array([connection.execute(query, (expression,)).fetchone()[0] for expression in expressions], np.int64)
+def _expression(words: str) -> _Expression:
+    """Return the expression of FTS5 for a term, which parses no syntax in quotes, and the prefix to compare with."""
+    if not words.endswith("*"):
+        return f'"{words}"', ""
+    prefix = words[:-1]
+    head = prefix[:STEM_PREFIX]
+    return f'"{head.rstrip("y") or head}" *', prefix  # the stem of "try" is "tri"
+
+
+def _define_functions(connection: sqlite3.Connection) -> None:
+    connection.create_function("has_prefix", 2, _has_prefix, deterministic=True)
+    connection.create_function("has_words", 2, _has_words, deterministic=True)
+
+
+def _has_prefix(indexed: str, prefix: str) -> bool:
+    return f" {prefix}" in f" {fold(indexed)}"
+
+
+def _has_words(indexed: str, words: str) -> bool:
+    return f" {words} " in f" {fold(indexed)} "
+
+
+def _matching(signal: WordSignal, prefix: str) -> str:
+    table = _TABLES[signal]
+    condition = f" AND has_prefix({_INDEXED[signal]}, ?)" if prefix else ""
+    return f"FROM {table} WHERE {table} MATCH ?{condition}"
+
+
+def _count(
+    connection: sqlite3.Connection, signal: WordSignal, expressions: Sequence[_Expression]
+) -> npt.NDArray[np.int64]:
+    counts = []
+    for expression, prefix in expressions:
+        query = f"SELECT count(*) {_matching(signal, prefix)}"
+        counts.append(connection.execute(query, (expression, prefix)[: 1 + bool(prefix)]).fetchone()[0])
+    return np.array(counts, np.int64)
 
 
 def _rarities(counts: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.float64]:
@@ -228,19 +342,26 @@ def _rarities(counts: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.float
 
 def _select(
     connection: sqlite3.Connection,
-    table: str,
-    expressions: Sequence[str],
+    signal: WordSignal,
+    expressions: Sequence[_Expression],
     rarities: npt.NDArray[np.float64],
-    suffix: str,
-    columns: str,
-) -> list[tuple[int, ...]]:
-    """Return columns of the rows that match, and the sum of the bits of the expressions that do and are not ignored."""
-    used = [(1 << index, expressions[index]) for index in np.flatnonzero(rarities).tolist()]
+) -> dict[int, int]:
+    """Return by clip id, of names by video id, the sum of the bits of the expressions that match and count."""
+    used = np.flatnonzero(rarities).tolist()
     if not used:
-        return []
-    parts = " UNION ALL ".join([f"SELECT rowid, ? FROM {table} WHERE {table} MATCH ?"] * len(used))
-    query = f"WITH matches (id, bit) AS ({parts}) SELECT {columns}, sum(bit) FROM matches {suffix}"
-    return connection.execute(query, [value for pair in used for value in pair]).fetchall()
+        return {}
+    parts = " UNION ALL ".join(f"SELECT rowid, ? {_matching(signal, expressions[index][1])}" for index in used)
+    query = f"WITH matches (id, bit) AS ({parts}) SELECT id, sum(bit) FROM matches GROUP BY id"
+    values: list[int | str] = []
+    for index in used:
+        expression, prefix = expressions[index]
+        values += [1 << index, expression, *([prefix] if prefix else [])]
+    return dict(connection.execute(query, values).fetchall())
+
+
+def _videos_of(connection: sqlite3.Connection, clip_ids: Iterable[int]) -> dict[int, int]:
+    query = "SELECT id, video_id FROM clips WHERE id IN (SELECT value FROM json_each(?))"
+    return dict(connection.execute(query, (json.dumps(list(clip_ids)),)).fetchall())
 
 
 def _normalize(text: str) -> str:
@@ -259,7 +380,7 @@ def _split_terms(text: str) -> list[str]:
     terms: list[str] = []
     for word in _normalize(text).split():
         position = 0
-        for match in _UNSPACED.finditer(word):
+        for match in UNSPACED.finditer(word):
             run = match.group()
             terms.append(word[position : match.start()])
             terms += [f"{first} {second}" for first, second in pairwise(run)] if len(run) > 1 else [run]

@@ -33,6 +33,31 @@ def load_screen_text(connection: sqlite3.Connection, video_id: int) -> tuple[Tex
         return tuple(read_text_span(row) for row in connection.execute(query, (video_id,)))
 
 
+def load_speech_between(
+    connection: sqlite3.Connection, video_id: int, start: float, end: float
+) -> tuple[SpeechSegment, ...]:
+    """Return what is said in a part of a video (s), by its subtitles, or else by its transcript."""
+    source = "subtitles" if has_subtitles(connection, video_id) else "transcript"
+    query = (
+        f"SELECT {', '.join(SPEECH_COLUMNS)} FROM speech WHERE video_id = ? AND source = ? AND start <= ? AND end >= ?"
+        " ORDER BY start, end, id"
+    )
+    with corruption_as_storage_error(f"speech of video {video_id}"):
+        return tuple(read_segment(row) for row in connection.execute(query, (video_id, source, end, start)))
+
+
+def load_screen_text_between(
+    connection: sqlite3.Connection, video_id: int, start: float, end: float
+) -> tuple[TextSpan, ...]:
+    """Return the text that is shown in a part of a video (s); all of it for a picture, 0 to 0."""
+    query = (
+        f"SELECT {', '.join(SCREEN_TEXT_COLUMNS)} FROM screen_text WHERE video_id = ? AND (start <= ? OR ? = 0)"
+        " AND end >= ? ORDER BY start, id"
+    )
+    with corruption_as_storage_error(f"screen text of video {video_id}"):
+        return tuple(read_text_span(row) for row in connection.execute(query, (video_id, end, end, start)))
+
+
 def load_recognitions(connection: sqlite3.Connection, video_id: int) -> dict[RecognitionKind, Recognition]:
     """Return the recognitions of a video by kind."""
     query = f"SELECT {', '.join(RECOGNITION_COLUMNS)} FROM recognitions WHERE video_id = ?"

@@ -197,7 +197,7 @@ def _search_page(
             after=None if parsed.cursor is None else parsed.cursor.position,
             where=None if options.filter is None else parse_filter(options.filter),
             rerank=rerank,
-            hybrid=options.hybrid,
+            signals=None if options.hybrid else {"visual": 1.0},
             group=options.group,
             candidates=options.candidates,
             clips_per_result=options.clips,

@@ -14,6 +14,8 @@ from index.collection import Collection, NewClip, NewVideo
 from index.collection_store import CollectionStore
 from index.jobs.jobs import list_items
 from index.jobs.runner import run_job
+from index.records import SearchSignal
+from index.search.request import ClipPart
 from index.storage.catalogue import CATALOGUE_NAME
 from index.transfer.backup import backup_collection, restore_collection
 from index.transfer.media import AllowedPaths
@@ -22,6 +24,7 @@ from index.transfer.reembed import reembed
 from index.vectors.interface import BACKEND_KEY
 from index.vectors.snapshot import SNAPSHOT_NAMES
 from tests.index.jobs.fixtures import create_folder_job, ingest_file
+from tests.index.searches import search_hits
 from tests.media_files import write_audio, write_color_video
 from tests.small_bundle import TONES, make_small_bundle
 from vitascope.errors import InvalidInput, MediaError, MediaUnsupported, StorageError
@@ -105,6 +108,26 @@ def check(collection: Collection, model: Model) -> None:
 
 def test_sound_is_indexed_beside_pictures_and_alone(library: CollectionStore, models: tuple[Model, Model]) -> None:
     check(library.open("videos"), models[0])
+
+
+def test_a_text_and_a_clip_are_searched_in_pictures_and_sound(
+    library: CollectionStore, models: tuple[Model, Model]
+) -> None:
+    collection = library.open("videos")
+    embedded: dict[SearchSignal, float] = {"visual": 1, "audio": 1}
+    for rerank in (0, 5):
+        best = search_hits(collection, models[0], "a blue thing", signals=embedded, rerank=rerank)[0]
+        assert (best.hit.video.title, best.signals["audio"].rank) == ("blue", 1)
+        assert best.signals["audio"].score > best.similarity == best.signals["visual"].score
+    best = search_hits(collection, models[0], "a red thing", signals={"audio": 1})[0]
+    assert (best.hit.video.title, best.similarity) == ("red", best.signals["audio"].score)
+    red, blue = (next(v.id for v in collection.videos() if v.title == title) for title in ("red", "blue"))
+    clip = collection.clips(red)[0].id
+    assert search_hits(collection, models[0], ClipPart(clip))[0].signals.keys() <= {"visual", "audio"}
+    with pytest.raises(InvalidInput, match=rf"query\.0\.signal: 'visual'; clip {clip} has no pictures"):
+        search_hits(collection, models[0], ClipPart(clip, signal="visual"))
+    heard = ClipPart(collection.clips(blue)[0].id, signal="audio")
+    assert search_hits(collection, models[0], heard, include_query_clips=True)[0].hit.video.id == blue
 
 
 def test_a_deleted_video_leaves_no_sound(library: CollectionStore, models: tuple[Model, Model]) -> None:

@@ -15,10 +15,10 @@ import pytest
 
 from index.collection import Collection
 from index.collection_store import CollectionStore
-from index.records import NewClip, NewVideo, Scalar
+from index.records import NewClip, NewVideo, Scalar, SearchSignal
 from index.search import search as search_module
 from index.search.request import ClipPart, EmbeddingPart, QueryPart, SearchRequest, TextPart
-from index.search.search import search
+from index.search.search import RankedHit, search
 from index.storage.filters import parse_filter
 from index.storage.fulltext import MAX_ORDERED, WordScore
 from tests.chaos import rounds
@@ -141,8 +141,8 @@ def word_scores(rows: list[Row], texts: list[str]) -> tuple[dict[int, WordScore]
 
 def brute_order(
     rows: list[Row], request: SearchRequest, condition: Any
-) -> list[tuple[int, float, tuple[int | None, int | None], float]]:
-    """(clip id, cosine, ranks in the two rankings, word score) of all clips, in order, before reranking."""
+) -> list[tuple[int, float, tuple[int | None, bool], float]]:
+    """(clip id, cosine, rank by similarity and whether words match, word score) of all clips, before reranking."""
     query = _query({row.id: row for row in rows}, request)
     out = {part.clip_id for part in request.parts if isinstance(part, ClipPart)}
     possible = [row for row in rows if condition(row) and (request.include_query_clips or row.id not in out)]
@@ -151,8 +151,8 @@ def brute_order(
     threshold = -2 if request.min_similarity is None else request.min_similarity
     similar = sorted((i for i in cosine if cosine[i] >= threshold), key=lambda i: (-cosine[i], i))
     by_similarity = {i: n for n, i in enumerate(similar, 1)}
-    if not request.hybrid:
-        return [(i, cosine[i], (by_similarity[i], None), 0.0) for i in similar]
+    if request.signals is not None:
+        return [(i, cosine[i], (by_similarity[i], False), 0.0) for i in similar]
     texts = [part.text for part in request.parts if isinstance(part, TextPart) and part.weight > 0]
     spoken, named = word_scores(rows, texts)
     scores = {row.id: spoken[row.id] for row in possible if row.id in spoken}
@@ -172,17 +172,13 @@ def brute_order(
     share = sum(part.weight for part in positive if isinstance(part, TextPart)) / sum(part.weight for part in positive)
     scores = {i: score._replace(score=share * score.score) for i, score in scores.items()}
     none = WordScore(0.0, False, False)
-    listed = sorted(
-        (i for i in similar if i in scores), key=lambda i: (-scores[i].score, not scores[i].has_phrase, -cosine[i], i)
-    )
-    words = {i: n for n, i in enumerate(listed, 1)}
 
     def order(i: int) -> tuple[float, bool, float, int]:
         score = scores.get(i, none)
         return -(score.score + (1 - score.score) * 0.6 * (1 + cosine[i]) / 2), not score.has_phrase, -cosine[i], i
 
     return [
-        (i, cosine[i], (by_similarity[i], words.get(i)), scores.get(i, none).score) for i in sorted(similar, key=order)
+        (i, cosine[i], (by_similarity[i], i in scores), scores.get(i, none).score) for i in sorted(similar, key=order)
     ]
 
 
@@ -266,6 +262,14 @@ def _events(rows: list[Row], cosine: dict[int, float], spread: float) -> list[li
     return [[row.id for row in event] for event in events]
 
 
+def rank_of(hit: RankedHit, signal: SearchSignal) -> int | None:
+    return hit.signals[signal].rank if signal in hit.signals else None
+
+
+def word_rank(hit: RankedHit) -> int | None:
+    return rank_of(hit, "speech") or rank_of(hit, "name")
+
+
 def draw_request(draw: random.Random, rows: list[Row]) -> tuple[SearchRequest, Any]:
     """Return a random request, and the condition of its filter."""
     parts: list[QueryPart] = []
@@ -286,7 +290,7 @@ def draw_request(draw: random.Random, rows: list[Row]) -> tuple[SearchRequest, A
         limit=draw.choice([1, 4, 10, 400]),
         where=None if condition_json is None else parse_filter(condition_json),
         rerank=draw.choice([0, 0, 7, 33]) if has_text else 0,
-        hybrid=has_text and draw.random() < 0.6,
+        signals=None if has_text and draw.random() < 0.6 else {"visual": 2.0},
         group=group,
         candidates=draw.choice([20, 60, 200]) if group != "clip" else None,
         clips_per_result=draw.choice([1, 3, 100]),
@@ -314,7 +318,7 @@ def test_every_page_equals_brute_force(
         for result, other in zip(results, expected, strict=False):
             assert result.best.hit.clip_id == other["clip"], request
             assert (result.start, result.end) == other["span"]
-            assert (result.best.ranks.similarity, result.best.ranks.fulltext) == other["ranks"]
+            assert (rank_of(result.best, "visual"), word_rank(result.best) is not None) == other["ranks"]
             assert [clip.hit.clip_id for clip in result.clips] == other["clips"]
             assert result.clip_count == other["count"]
             assert result.best.similarity == pytest.approx(other["similarity"], abs=1e-5)
@@ -322,7 +326,7 @@ def test_every_page_equals_brute_force(
             if other["fused"] is not None:
                 assert result.best.fused == pytest.approx(other["fused"], abs=1e-5)
         seen["results"] += len(results)
-        seen["words"] += sum(result.best.ranks.fulltext is not None for result in results)
+        seen["words"] += sum(word_rank(result.best) is not None for result in results)
         seen["merged"] += sum(result.clip_count > 1 for result in results)
         seen["pages"] += len(pages)
     assert min(seen.values()) > 30, seen
@@ -333,18 +337,20 @@ def test_pages_fit_together_beyond_the_ranks_by_similarity(
 ) -> None:
     """Ranks up to 30 instead of 1000: all clips follow, without duplicates, on all pages."""
     collection, rows = filled
-    monkeypatch.setattr("index.search.candidates.RANK_DEPTH", 30)
+    monkeypatch.setattr("index.search.fusion.RANK_DEPTH", 30)
     monkeypatch.setattr(search_module, "RANK_DEPTH", 30)
-    request = request_for(MODEL, "piano snow", limit=25, hybrid=True)
+    request = request_for(MODEL, "piano snow", limit=25)
     pages = [result.best.hit.clip_id for page in all_pages(collection, MODEL, request) for result in page.results]
     at_once = search(collection, replace(request, limit=1000)).results
     assert pages == [result.best.hit.clip_id for result in at_once]
     assert sorted(pages) == sorted(row.id for row in rows)
-    similar = [r.best.hit.clip_id for r in search(collection, replace(request, limit=1000, hybrid=False)).results]
-    matched = {r.best.hit.clip_id for r in at_once if r.best.ranks.fulltext}
+    similar = [
+        r.best.hit.clip_id for r in search(collection, replace(request, limit=1000, signals={"visual": 1})).results
+    ]
+    matched = {r.best.hit.clip_id for r in at_once if word_rank(r.best)}
     assert 30 < len(matched) < len(rows)
     assert [clip for clip in pages if clip not in matched] == [clip for clip in similar if clip not in matched]
     for result in at_once:
         rank = similar.index(result.best.hit.clip_id) + 1
         is_ranked = rank <= 30 or result.best.hit.clip_id not in matched
-        assert result.best.ranks.similarity == (rank if is_ranked else None)
+        assert rank_of(result.best, "visual") == (rank if is_ranked else None)

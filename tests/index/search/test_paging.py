@@ -42,10 +42,10 @@ RED = parse_filter({"color": "red"})
 REQUESTS: dict[str, dict[str, Any]] = {
     "clips": {},
     "filter": {"where": RED},
-    "words": {"hybrid": True, "rerank": 200},
+    "words": {"rerank": 200},
     "similar": {"min_similarity": 0.1},
     "events": {"group": "event", "candidates": MAX_K, "clips_per_result": EACH},
-    "all": {"where": RED, "hybrid": True, "rerank": 40, "group": "video"},
+    "all": {"where": RED, "rerank": 40, "group": "video"},
 }
 
 

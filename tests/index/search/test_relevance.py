@@ -11,7 +11,8 @@ import pytest
 from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.records import NewClip, NewVideo
-from index.search.candidates import Candidate, Ranks, WordMatch, hybrid_candidates
+from index.search.candidates import Candidate, WordMatch
+from index.search.fusion import Evidence, fuse
 from index.search.relevance import GOOD_MATCH, language_warnings
 from index.search.request import ClipPart, QueryPart
 from index.search.search import RankedHit
@@ -38,7 +39,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory, small_model: Model) -> 
 
 
 def test_relevance_is_the_calibrated_similarity(collection: Collection, small_model: Model) -> None:
-    for hit in search_hits(collection, small_model, "a red thing", calibration=CALIBRATION, hybrid=False):
+    for hit in search_hits(collection, small_model, "a red thing", calibration=CALIBRATION, signals={"visual": 1}):
         assert hit.relevance == pytest.approx(1 / (1 + np.exp(5 - 10 * hit.similarity)))
 
 
@@ -69,10 +70,14 @@ def test_a_clip_that_contains_the_words_is_relevant_whatever_it_shows(
 
 
 @pytest.mark.parametrize(("score", "first"), [(0.3, 1), (1.0, 2)])
-def test_only_a_literal_match_outranks_a_clip_that_is_clearly_visible(score: float, first: int) -> None:
-    visible = Candidate(1, 0.6, Ranks(1, None))
-    spoken = WordMatch(2, 0.0, score, has_phrase=False)
-    assert [c.clip_id for c in hybrid_candidates([visible], [spoken], 2, CALIBRATION)] == [first, 3 - first]
+def test_only_a_literal_match_outranks_a_clip_that_is_clearly_visible(
+    collection: Collection, score: float, first: int
+) -> None:
+    visible, spoken = Candidate(1, 0.6, {"visual": 0.6}, {"visual": 1}), WordMatch(9, 0.0, score, has_phrase=False)
+    evidence = Evidence({"visual": 1.0, "speech": 1.0}, CALIBRATION, {})
+    with collection.catalogue.read() as connection:
+        fused = fuse(connection, np.ones(16, np.float32), {"visual": [visible]}, [spoken], evidence, 2)
+    assert fused[0].clip_id == {1: 1, 2: 9}[first]
 
 
 def test_relevance_of_a_query_with_a_clip_is_unknown(collection: Collection, small_model: Model) -> None:
@@ -88,7 +93,9 @@ def test_a_page_without_a_good_match_has_a_warning(collection: Collection, small
     assert search_page(collection, small_model, "a red thing", calibration=CALIBRATION).warnings == []
 
 
-@pytest.mark.parametrize("options", [{"rerank": 0}, {"rerank": 2}, {"group": "video"}, {"hybrid": True}])
+@pytest.mark.parametrize(
+    "options", [{"rerank": 0}, {"rerank": 2}, {"group": "video"}, {"signals": {"visual": 1, "speech": 1}}]
+)
 def test_clips_of_lower_relevance_are_left_out(
     collection: Collection, small_model: Model, options: dict[str, object]
 ) -> None:

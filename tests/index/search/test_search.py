@@ -105,11 +105,11 @@ def test_clips_without_tokens_follow_the_reranked_ones(tmp_path: Path, small_mod
         collection = library.create("videos", small_model)
         for name, color in PALETTE.items():
             ingest_file(collection, small_model, write_picture(tmp_path / f"{name}.png", solid(color)))
-        plain = search_hits(collection, small_model, "red", limit=6, hybrid=False)
+        plain = search_hits(collection, small_model, "red", limit=6, signals={"visual": 1})
         bare = {plain[0].hit.clip_id, plain[2].hit.clip_id}
         with collection.catalogue.write() as connection:
             connection.executemany("DELETE FROM tokens WHERE clip_id = ?", [(clip_id,) for clip_id in bare])
-        hits = search_hits(collection, small_model, "red", limit=6, rerank=4, hybrid=False)
+        hits = search_hits(collection, small_model, "red", limit=6, rerank=4, signals={"visual": 1})
     assert [hit.match is None for hit in hits] == [False, False, True, True, True, True]
     assert titles(hits[2:]) == [titles(plain)[i] for i in (0, 2, 4, 5)]
 
@@ -160,15 +160,16 @@ def test_reranking_needs_exactly_one_text(collection: Collection, small_model: M
         search_page(collection, small_model, "red", "blue", rerank=5)
 
 
-def test_hybrid_search_finds_words_of_titles_that_similarity_misses(collection: Collection, small_model: Model) -> None:
+def test_a_search_finds_words_of_titles_that_similarity_misses(collection: Collection, small_model: Model) -> None:
     """The model does not know the word "dark", which is in a title."""
-    assert titles_of(collection, small_model, "dark blue", limit=1, hybrid=False) == ["blue"]
+    assert titles_of(collection, small_model, "dark blue", limit=1, signals={"visual": 1}) == ["blue"]
     hits = search_hits(collection, small_model, "dark blue")
     assert set(titles(hits[:2])) == {"blue", "dark red"}
-    ranks = {hit.hit.video.title: hit.ranks for hit in hits}
-    assert ranks["white"].fulltext is None
-    assert {ranks["blue"].fulltext, ranks["dark red"].fulltext} == {1, 2}
-    assert ranks["blue"].similarity == 1
+    signals = {hit.hit.video.title: hit.signals for hit in hits}
+    assert "name" not in signals["white"]
+    assert {signals["blue"]["name"].rank, signals["dark red"]["name"].rank} == {1, 2}
+    assert [match.text for match in signals["dark red"]["name"].matches] == ["dark"]
+    assert signals["blue"]["visual"].rank == 1
     filtered = titles_of(collection, small_model, "dark blue", where=parse_filter({"dark": True}))
     assert set(filtered) == {"dark red", "black"}
 

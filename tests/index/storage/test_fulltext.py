@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from index.collection import Collection, NewClip, NewVideo
-from index.storage.fulltext import MAX_TERMS, WordMatches, index_names, match_words, parse_words, weigh_order
+from index.storage.fulltext import (
+    MAX_TERMS,
+    WordMatches,
+    index_names,
+    literal_clips,
+    match_words,
+    parse_words,
+    weigh_order,
+)
 from tests.index.sample_data import WIDTH, content, new_collection, tokens_of
 from vitascope.errors import InvalidInput
 
@@ -203,6 +211,29 @@ def test_a_clip_matches_by_its_speech_and_its_name_together(tmp_path: Path) -> N
         assert matches_of(collection, "kayak at the beach")[0] == first[0]
 
 
+def test_a_prefix_matches_words_and_a_quote_the_words_themselves(tmp_path: Path) -> None:
+    texts = [
+        "Der Haustürschlüssel",
+        "die HÄUSER hauen",
+        "Generalization runs",
+        "two red foxes",
+        "a red fox hides",
+        "try",
+    ]
+    with new_collection(tmp_path) as collection:
+        ids = add(collection, 1, "Talk", *texts, *[""] * 30)
+        for text, numbers in (("haus*", [0, 1]), ("hauen", [1]), ("generaliza*", [2]), ("tr*", [5]), ("tri*", [])):
+            assert matches_of(collection, text) == [ids[number] for number in numbers], text
+        literals = parse_words(['show "Red FOX" and \u201etwo red\u201c, not 5" or 3"']).literals
+        assert literals == ("red fox", "two red")
+        with collection.catalogue.read() as connection:
+            named, spoken = (
+                [np.flatnonzero(literal_clips(connection, literal, [signal])).tolist() for literal in quoted]
+                for signal, quoted in (("name", ("talk", "talks")), ("speech", literals))
+            )
+        assert (named, spoken) == ([ids, []], [[ids[4]], [ids[3]]])
+
+
 def test_names_can_be_changed(tmp_path: Path) -> None:
     with new_collection(tmp_path) as collection:
         add(collection, 1, "first", "")
@@ -223,5 +254,6 @@ def test_the_fulltext_index_follows_adds_and_deletes(tmp_path: Path) -> None:
             add(collection, 3, "third", "a kayak", "x" * 10_001)
         collection.delete_video(1)
         assert matches_of(collection, "kayak") == kept
-        assert search(collection, "paddle first") == WordMatches({}, {})
+        matches = search(collection, "paddle first")
+        assert (matches.clips, matches.names) == ({}, {})
         assert collection.catalogue.integrity_errors() == []

@@ -1,0 +1,206 @@
+"""Fusion of the rankings of a search by signal: each signal is independent evidence that a clip fits.
+
+Shape letters: C clips, N sampled clips, D embedding dim.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from index.records import SIGNALS, Float32, SearchSignal, Signal
+from index.search.candidates import RANK_DEPTH, Candidate, WordMatch, main_signal, stored_cosines
+from index.storage.queries import sample_embeddings
+from vitascope.bundle.manifest import Calibration
+from vitascope.scoring import similarity_probability
+
+UNCALIBRATED_WEIGHT = 0.6
+"""Weight of (1 + similarity) / 2 beside words, where similarity has no calibration: it is high for all clips."""
+SAMPLE_SIZE = 100
+"""Clips of a collection that tell how a query's similarities vary."""
+MIN_SAMPLE = 10
+"""Fewer clips with sound do not tell it."""
+
+
+class Spread(NamedTuple):
+    """Mean and standard deviation of a query's cosines with clips of the collection."""
+
+    mean: float
+    deviation: float
+
+
+def is_calibrated(calibration: Calibration | None) -> bool:
+    """Return whether a calibration gives the probability that pictures of some similarity fit."""
+    return calibration is not None and calibration.similarity_scale is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """How similarities and words are compared.
+
+    Args:
+        weights: of the signals, 0 to 1.
+        calibration: of cosines with pictures; None if there is none for the query.
+        spreads: of the query's cosines by embedding signal; empty: not needed or not known.
+    """
+
+    weights: Mapping[SearchSignal, float]
+    calibration: Calibration | None
+    spreads: Mapping[Signal, Spread]
+
+    @property
+    def searches_embeddings(self) -> bool:
+        """Return whether embeddings are compared, and not words alone."""
+        return not self.weights.keys().isdisjoint(SIGNALS)
+
+    def combine(self, seen: float, heard: float) -> float:
+        """Combine the evidence of pictures and sound.
+
+        What stands in for a probability is high for all clips that have the signal, so the higher one counts.
+        """
+        return combined_score(seen, heard) if is_calibrated(self.calibration) else max(seen, heard)
+
+    def of_pictures(self, cosines: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return the probabilities (C,) that pictures fit, or what stands in for them without a calibration."""
+        probabilities = None if self.calibration is None else similarity_probability(self.calibration, cosines)
+        return UNCALIBRATED_WEIGHT * (1 + cosines) / 2 if probabilities is None else probabilities
+
+    def of_sound(self, cosines: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return the evidence (C,) that sound fits: that of pictures that stand out from others as much.
+
+        Cosines with sound have another mean and spread than those with pictures, and no calibration.
+        """
+        if len(self.spreads) == 2:
+            visual, audio = self.spreads["visual"], self.spreads["audio"]
+            cosines = visual.mean + (cosines - audio.mean) / audio.deviation * visual.deviation
+        return self.of_pictures(np.clip(cosines, -1, 1))
+
+
+def measure_evidence(
+    connection: sqlite3.Connection,
+    weights: Mapping[SearchSignal, float],
+    calibration: Calibration | None,
+    query: Float32,
+    newest_clip: int,
+) -> Evidence:
+    """Return how a search with these weights compares its signals; ``query``: embedding (D,)."""
+    spreads: dict[Signal, Spread] = {}
+    if "audio" in weights:
+        signals: tuple[Signal, ...] = ("visual", "audio")
+        for signal in signals:
+            sample = sample_embeddings(connection, len(query), newest_clip, SAMPLE_SIZE, signal)
+            cosines = (sample @ query).astype(np.float64)
+            if len(cosines) >= MIN_SAMPLE and float(np.std(cosines)) > 0:
+                spreads[signal] = Spread(float(np.mean(cosines)), float(np.std(cosines)))
+    return Evidence(weights, calibration, spreads)
+
+
+def combined_score(*evidence: float) -> float:
+    """Combine evidence that a clip fits, 0 to 1 each and independent of each other."""
+    combined = 0.0
+    for value in evidence:
+        combined += (1 - combined) * value
+    return combined
+
+
+def fuse(
+    connection: sqlite3.Connection,
+    query: Float32,
+    rankings: Mapping[Signal, Sequence[Candidate]],
+    matches: Sequence[WordMatch],
+    evidence: Evidence,
+    depth: int,
+) -> list[Candidate]:
+    """Rank the clips of all rankings together by ``combined_score``; return the best ``depth``.
+
+    Ties: first clips with the whole phrase, then by similarity, then by id.
+
+    Args:
+        connection: in a transaction.
+        query: embedding (D,).
+        rankings: by embedding signal that is searched.
+        matches: clips that contain words of the query.
+        evidence: how the signals are compared.
+        depth: number of candidates.
+    """
+    if not matches and len(rankings) == 1:
+        (candidates,) = rankings.values()
+        return _with_sound(candidates[:depth], evidence)
+    merged = _merge(connection, query, rankings, matches)
+    phrases = {match.clip_id for match in matches if match.has_phrase}
+    candidates = _with_sound(merged, evidence)
+    scores = _scores(candidates, evidence)
+
+    def order(index: int) -> tuple[float, bool, float, int]:
+        candidate = candidates[index]
+        return -scores[index], candidate.clip_id not in phrases, -candidate.similarity, candidate.clip_id
+
+    return [candidates[index] for index in sorted(range(len(candidates)), key=order)[:depth]]
+
+
+def _merge(
+    connection: sqlite3.Connection,
+    query: Float32,
+    rankings: Mapping[Signal, Sequence[Candidate]],
+    matches: Sequence[WordMatch],
+) -> list[Candidate]:
+    """Return one candidate for each clip of the rankings and matches, with the cosines that its rankings lack."""
+    by_signal = {signal: {c.clip_id: c for c in candidates} for signal, candidates in rankings.items()}
+    words = {match.clip_id: match for match in matches}
+    ids = list(dict.fromkeys([*words, *(clip_id for known in by_signal.values() for clip_id in known)]))
+    cosines: dict[Signal, dict[int, float]] = {}
+    for signal, known in by_signal.items():
+        cosines[signal] = {clip_id: candidate.cosines[signal] for clip_id, candidate in known.items()}
+        cosines[signal] |= stored_cosines(connection, [i for i in ids if i not in known], query, signal)
+    main = main_signal(rankings)
+    merged = []
+    for clip_id in ids:
+        own = {signal: values[clip_id] for signal, values in cosines.items() if clip_id in values}
+        ranks: dict[SearchSignal, int] = {}
+        for signal, known in by_signal.items():
+            # An approximate index ranks deep clips by what it has searched, which differs between pages.
+            if clip_id in known and (clip_id not in words or known[clip_id].ranks[signal] <= RANK_DEPTH):
+                ranks[signal] = known[clip_id].ranks[signal]
+        match = words.get(clip_id)
+        similarity = own.get(main, next(iter(own.values()), match.similarity if match else 0.0))
+        pictured = by_signal.get("visual", {}).get(clip_id)
+        merged.append(
+            Candidate(
+                clip_id,
+                similarity,
+                own,
+                ranks if match is None else {**ranks, **match.ranks},
+                words=0.0 if match is None else match.score,
+                word_scores={} if match is None else match.scores,
+                fit=None if pictured is None else pictured.fit,
+                fits=() if pictured is None else pictured.fits,
+            )
+        )
+    return merged
+
+
+def _with_sound(candidates: Sequence[Candidate], evidence: Evidence) -> list[Candidate]:
+    """Return candidates with the evidence of their sound, if that is searched."""
+    if "audio" not in evidence.weights:
+        return list(candidates)
+    cosines = np.array([candidate.cosines.get("audio", -1.0) for candidate in candidates], np.float64)
+    values = evidence.weights["audio"] * evidence.of_sound(cosines)
+    return [
+        replace(candidate, sound=value if "audio" in candidate.cosines else None)
+        for candidate, value in zip(candidates, values.tolist(), strict=True)
+    ]
+
+
+def _scores(candidates: Sequence[Candidate], evidence: Evidence) -> list[float]:
+    cosines = np.array([candidate.cosines.get("visual", -1.0) for candidate in candidates], np.float64)
+    weight = evidence.weights.get("visual", 0.0)
+    scores = []
+    for candidate, fit in zip(candidates, evidence.of_pictures(cosines).tolist(), strict=True):
+        seen = weight * (fit if candidate.fit is None else candidate.fit) if "visual" in candidate.cosines else 0.0
+        scores.append(combined_score(candidate.words, evidence.combine(seen, candidate.sound or 0.0)))
+    return scores

@@ -1,0 +1,145 @@
+"""Words of a query in the speech, the screen text and the names of results, with their times."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from index.clips.timed_text import belongs_to
+from index.records import Hit, WordSignal
+from index.storage.fulltext import TOKENIZER, UNSPACED, WordQuery, fold, normalize_for_index
+from index.storage.video_text import load_screen_text_between, load_speech_between
+from vitascope.screen_text.interface import Box
+from vitascope.speech.interface import SpeechSegment
+
+MAX_MATCHES = 20
+"""Matches of a clip by one signal, the first ones."""
+_WORD = re.compile(rf"{UNSPACED.pattern[:-1]}|(?:(?!{UNSPACED.pattern[:-1]})\S)+")
+"""A character of a script without spaces, or a word with its punctuation."""
+_EDGES = re.compile(r"^[\W_]+|[\W_]+$")
+_BEGIN, _END = "\x02", "\x03"
+
+
+@dataclass(frozen=True, slots=True)
+class TextMatch:
+    """Adjacent words of a query.
+
+    Args:
+        text: as they are spoken or written.
+        start: seconds at which they are spoken or shown; those of the piece of text, if times of words are not known,
+            and those of the clip for words of a name.
+        end: seconds.
+        box: of the line on screen: left, top, right, bottom as shares of width and height; None for other signals.
+    """
+
+    text: str
+    start: float
+    end: float
+    box: Box | None = None
+
+
+class _Word(NamedTuple):
+    """A word at a place in a text, and the seconds in which it is spoken or shown."""
+
+    text: str
+    first: int
+    last: int
+    start: float
+    end: float
+
+
+class TextMatcher:
+    """Finds the words of a query in texts as the full-text indexes do: by stem, without case and diacritics."""
+
+    def __init__(self, query: WordQuery) -> None:
+        """Prepare to find words, ``close`` afterwards."""
+        terms = [f'"{term}"' for term in query.terms if not term.endswith("*")]
+        self._expression = " OR ".join([*terms, *(f'"{literal}"' for literal in query.literals)])
+        self._prefixes = tuple(term[:-1] for term in query.terms if term.endswith("*"))
+        self._connection = sqlite3.connect(":memory:", isolation_level=None)
+        self._connection.execute(f"CREATE VIRTUAL TABLE texts USING fts5(text, tokenize = {TOKENIZER})")
+
+    def __enter__(self) -> TextMatcher:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._connection.close()
+
+    def matches(self, connection: sqlite3.Connection, hit: Hit, signal: WordSignal) -> tuple[TextMatch, ...]:
+        """Return the words of the query in a clip, or in the name of its video; ``connection``: to the catalogue."""
+        span = hit.start, hit.end
+        texts: list[tuple[list[_Word], str, Box | None]] = []
+        if signal == "name":
+            name = hit.video.title
+            texts.append((list(_words(name, *span)), name, None))
+        elif signal == "speech":
+            for segment in load_speech_between(connection, hit.video_id, *span):
+                if belongs_to(segment, span):
+                    text = " ".join(word.text for word in segment.words) or segment.text
+                    texts.append((list(_spoken_words(segment)), text, None))
+        else:
+            for line in load_screen_text_between(connection, hit.video_id, *span):
+                if belongs_to(line, span):
+                    texts.append((list(_words(line.text, line.start, line.end)), line.text, line.box))
+        all_matches = (match for words, text, box in texts for match in self._in_text(words, text, box))
+        return tuple(match for match, _ in zip(all_matches, range(MAX_MATCHES), strict=False))
+
+    def _in_text(self, words: Sequence[_Word], text: str, box: Box | None) -> Iterator[TextMatch]:
+        run: list[_Word] = []
+        for word, is_matching in zip(words, self._flags(words), strict=True):
+            if is_matching:
+                run.append(word)
+            elif run:
+                yield _match(run, text, box)
+                run = []
+        if run:
+            yield _match(run, text, box)
+
+    def _flags(self, words: Sequence[_Word]) -> list[bool]:
+        """Return for each word whether it matches."""
+        indexed = [normalize_for_index(word.text) for word in words]
+        parts = [fold(text).split() for text in indexed]
+        flags = [any(part.startswith(self._prefixes) for part in own) for own in parts]
+        if not self._expression:
+            return flags
+        self._connection.execute("DELETE FROM texts")
+        self._connection.execute("INSERT INTO texts VALUES (?)", (" ".join(filter(None, indexed)),))
+        marked = self._connection.execute(
+            "SELECT highlight(texts, 0, ?, ?) FROM texts WHERE texts MATCH ?", (_BEGIN, _END, self._expression)
+        ).fetchone()
+        if marked is None:
+            return flags
+        tokens = iter(str(marked[0]).split())
+        is_inside = False
+        for index, own in enumerate(indexed):
+            for _ in own.split():
+                token = next(tokens)
+                is_inside = is_inside or token.startswith(_BEGIN)
+                flags[index] = flags[index] or is_inside
+                is_inside = is_inside and not token.endswith(_END)
+        return flags
+
+
+def _words(text: str, start: float, end: float) -> Iterator[_Word]:
+    for match in _WORD.finditer(text):
+        yield _Word(match.group(), match.start(), match.end(), start, end)
+
+
+def _spoken_words(segment: SpeechSegment) -> Iterator[_Word]:
+    """Yield the words of a segment with their own times where these are known."""
+    if not segment.words:
+        yield from _words(segment.text, segment.start, segment.end)
+        return
+    offset = 0
+    for word in segment.words:
+        for part in _words(word.text, word.start, word.end):
+            yield part._replace(first=part.first + offset, last=part.last + offset)
+        offset += len(word.text) + 1
+
+
+def _match(run: Sequence[_Word], text: str, box: Box | None) -> TextMatch:
+    words = _EDGES.sub("", text[run[0].first : run[-1].last])
+    return TextMatch(words, run[0].start, run[-1].end, box)
