@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from index.storage.catalogue import FAULTS
 from index.storage.schema import APPLICATION_ID, AUDIO_VECTORS, SCHEMA_VERSION, create_tables, upgrade_tables
@@ -65,6 +66,14 @@ class ForeignCatalogue:
         """Return a cursor over the rows of a table."""
         suffix = "" if order is None else f" ORDER BY {order}"
         return self.connection.execute(f"SELECT {', '.join(columns)} FROM {table}{suffix}")
+
+    def rows_of_video(self, table: str, columns: Iterable[str], video_id: int, limit: int) -> list[tuple[Any, ...]]:
+        """Return the rows of a table that belong to a video. Raises ValueError for more than ``limit``."""
+        query = f"SELECT {', '.join(columns)} FROM {table} WHERE video_id = ? LIMIT ?"
+        rows = self.connection.execute(query, (video_id, limit + 1)).fetchall()
+        if len(rows) > limit:
+            raise ValueError(f"{table}: more than {limit} rows of a video")
+        return rows
 
     def clip_rows(self, first: int, count: int) -> sqlite3.Cursor:
         """Return a cursor over clips with their blobs.

@@ -25,6 +25,7 @@ from index.storage.schema import SOURCE_COLUMNS
 from index.storage.transfer import insert_rows
 from index.transfer.media import AllowedPaths
 from index.transfer.new_catalogue import MAX_ID, CheckedVideo, ClipFormat, ForeignRow, check_clip_row, check_video_row
+from index.transfer.text_columns import read_video_text
 from index.vectors.faiss_kinds import AUTO, INDEX_KIND_KEY, check_index_kind
 from index.vectors.interface import BACKEND_KEY, SIGNALS_KEY, backend_of, check_backend, index_kinds_of, parse_signals
 from vitascope.errors import InvalidInput
@@ -189,7 +190,8 @@ def read_videos(foreign: ForeignCatalogue, clip_format: ClipFormat, allowed: All
         rows = _read_clips(foreign, row, clip_format.vector_width)
         clips = [check_clip_row(clip, clip_format, has_pictures=video.width > 0) for clip in rows]
         clip_count += len(clips)
-        yield CheckedVideo(row, video.id, video.added_at, check_video_row(row, allowed), video.first_clip, clips)
+        new, text = check_video_row(row, allowed), read_video_text(foreign, row)
+        yield CheckedVideo(row, video.id, video.added_at, new, video.first_clip, clips, text)
     if (total := foreign.count_clips()) != clip_count:
         raise InvalidInput(f"{foreign.file}: table clips: {total - clip_count} rows are those of no video")
 

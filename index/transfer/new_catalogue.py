@@ -28,6 +28,7 @@ from index.storage.catalogue import CATALOGUE_NAME, Catalogue, create_catalogue
 from index.storage.queries import ClipRow, insert_video
 from index.transfer import ProgressCallback
 from index.transfer.media import AllowedPaths
+from index.video_text import VideoText
 from vitascope.durable_files import sync
 from vitascope.errors import InvalidInput, StorageError
 from vitascope.visual_token_codec import TokenEncoding, check_stored
@@ -75,6 +76,7 @@ class CheckedVideo:
     video: NewVideo
     first_clip: int
     clips: list[ClipRow]
+    text: VideoText
 
 
 @contextmanager
@@ -189,6 +191,7 @@ def _insert(connection: sqlite3.Connection, checked: CheckedVideo) -> None:
             checked.clips,
             video_id=checked.id,
             added_at=checked.added_at,
+            text=checked.text,
         )
     except sqlite3.IntegrityError as error:
         if "videos.content_sha256" in str(error):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,9 @@ from index.collection_store import CollectionStore, initial_metadata
 from index.records import Signal
 from index.storage.queries import ClipRow, count_embeddings
 from index.storage.transfer import count_clips, select_clips, select_videos
+from index.storage.video_text import load_video_text
 from index.transfer import ProgressCallback
+from index.transfer.export_header import ExportHeader
 from index.transfer.media import AllowedPaths, link_media
 from index.transfer.new_catalogue import (
     MAX_ID,
@@ -38,84 +40,20 @@ from index.transfer.new_catalogue import (
     new_catalogue,
     write_videos,
 )
+from index.transfer.text_columns import TEXT_COLUMNS, check_text_columns, text_columns
 from index.vectors.interface import parse_signals
 from vitascope.bundle.manifest import Manifest
 from vitascope.durable_files import atomic_path
 from vitascope.errors import FingerprintMismatch, InvalidInput, StorageError
-from vitascope.visual_token_codec import TokenEncoding, check_encoding
 
 VIDEOS_NAME, CLIPS_NAME = "videos.parquet", "clips.parquet"
 VECTORS = ("vector", "audio_vector")
 """Columns of embeddings."""
-FORMAT = "1"
-_PREFIX = "vitascope."
 ROW_GROUP_BYTES = 32 * 1024 * 1024
 """Approximate size of a row group; some of it is in memory several times."""
 IMPORT_BATCH_ROWS = 1024
 _FETCH_ROWS = 128
 """Rows converted to Arrow at a time, while no other thread runs."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExportHeader:
-    """The schema metadata of both files, under keys that begin with ``vitascope.``.
-
-    Attributes:
-        export: an id, the same in the two files of one export.
-        collection: name of the collection.
-        bundle: name of the bundle that computed the embeddings.
-        fingerprint: of that bundle.
-        vector_width: D.
-        visual_tokens: V, visual tokens of a clip.
-        visual_width: W, width of a visual token.
-        token_encoding: of the visual tokens.
-        exported_at: Unix seconds.
-    """
-
-    export: str
-    collection: str
-    bundle: str
-    fingerprint: str
-    vector_width: int
-    visual_tokens: int
-    visual_width: int
-    token_encoding: TokenEncoding
-    exported_at: float
-
-    @property
-    def tokens_shape(self) -> tuple[int, int]:
-        """(V, W)."""
-        return self.visual_tokens, self.visual_width
-
-    def to_metadata(self) -> dict[str, str]:
-        """Return the header as schema metadata."""
-        values = {name: str(getattr(self, name)) for name in self.__slots__}
-        return {f"{_PREFIX}{name}": value for name, value in {"format": FORMAT, **values}.items()}
-
-    @classmethod
-    def from_metadata(cls, file: str, metadata: dict[bytes, bytes] | None) -> Self:
-        """Return the header in the schema metadata of ``file``. Raises InvalidInput naming the key."""
-        pairs = (metadata or {}).items()
-        stored = {key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in pairs}
-        fields = {name: stored.get(_PREFIX + name) for name in ("format", *cls.__slots__)}
-        for name, value in fields.items():
-            if value is None:
-                raise InvalidInput(f"{file}: no {_PREFIX}{name} in its metadata; an exported collection was expected")
-        if (version := fields.pop("format")) != FORMAT:
-            raise InvalidInput(f"{file}: {_PREFIX}format: {version!r}; {FORMAT!r} was expected")
-        values: dict[str, Any] = dict(fields)
-        for name, parse in (
-            ("vector_width", int),
-            ("visual_tokens", int),
-            ("visual_width", int),
-            ("exported_at", float),
-            ("token_encoding", check_encoding),
-        ):
-            try:
-                values[name] = parse(values[name])
-            except (ValueError, InvalidInput) as error:
-                raise InvalidInput(f"{file}: {_PREFIX}{name}: {error}") from error
-        return cls(**values)
 
 
 class ClipColumns(NamedTuple):
@@ -139,7 +77,8 @@ def video_fields() -> list[Any]:
     """Return the columns of ``videos.parquet``.
 
     Duration is in seconds, sizes in pixels, ``added_at`` in Unix seconds; ``metadata`` and ``source_values`` are JSON
-    objects, the latter as ``records.SourceValues``. Older exports have neither ``source_uri`` nor ``source_values``.
+    objects, the latter as ``records.SourceValues``; ``TEXT_COLUMNS`` are JSON, of the fields of ``VideoText``. Older
+    exports lack the columns from ``source_uri`` on.
     """
     return [
         pa.field("video_id", pa.int64(), nullable=False),
@@ -154,6 +93,7 @@ def video_fields() -> list[Any]:
         pa.field("clip_count", pa.int64(), nullable=False),
         pa.field("source_uri", pa.string()),
         pa.field("source_values", pa.string()),
+        *(pa.field(name, pa.string()) for name in TEXT_COLUMNS),
     ]
 
 
@@ -239,7 +179,7 @@ def _write_videos(connection: sqlite3.Connection, path: Path, header: ExportHead
     schema = pa.schema(video_fields(), metadata=header.to_metadata())
     count = 0
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for group in _row_groups(select_videos(connection), lambda rows: _video_batch(rows, schema)):
+        for group in _row_groups(select_videos(connection), lambda rows: _video_batch(connection, rows, schema)):
             writer.write_table(group)
             count += len(group)
     return count
@@ -272,7 +212,8 @@ def _write_clips(
     return count
 
 
-def _video_batch(rows: Sequence[tuple[Any, ...]], schema: Any) -> Any:
+def _video_batch(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], schema: Any) -> Any:
+    rows = [(*row, *text_columns(load_video_text(connection, row[0]))) for row in rows]
     columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)]
     return pa.record_batch(columns, schema=schema)
 
@@ -440,7 +381,7 @@ def _check_videos(
             clip_rows.append(check_clip_row(clip, clip_format, has_pictures=has_pictures))
             last_clip = clip_id
         last_video = video_id
-        yield CheckedVideo(row, video_id, row.values["added_at"], video, first, clip_rows)
+        yield CheckedVideo(row, video_id, row.values["added_at"], video, first, clip_rows, check_text_columns(row))
     if (clip := next(clips, None)) is not None:
         raise clip.error(f"video_id: {clip.values['video_id']}; no row of {VIDEOS_NAME} is left for it")
 

@@ -19,13 +19,14 @@ from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.jobs.jobs import cancel, list_items, list_jobs, pause, resume
 from index.jobs.lease import new_owner
+from index.recognitions import load_video_text, store_screen_text, store_speech
 from index.storage import job_transitions
 from index.storage import transfer as storage
 from index.storage.catalogue import CATALOGUE_NAME
 from index.transfer.backup import backup_collection, restore_collection
 from tests.index.jobs.fixtures import create_folder_job
 from tests.index.killed_processes import ROOT
-from tests.index.sample_data import WIDTH, add, allowed, numbers_in
+from tests.index.sample_data import WIDTH, WITH_TEXT, add, allowed, numbers_in
 from tests.index.sample_data import manifest as numbers_manifest
 from vitascope.errors import CollectionExists, InvalidInput, StorageError, VitascopeError
 
@@ -80,11 +81,16 @@ def test_edits_are_restored_with_what_they_replaced(
     tmp_path: Path, library: CollectionStore, collection: Collection
 ) -> None:
     collection.edit_video(1, title="edited", metadata={"color": None}, texts=["one word"])
+    store_speech(collection, 2, WITH_TEXT.transcript, model="recognizer")
+    store_screen_text(collection, 2, WITH_TEXT.screen_text, "reader")
     backup_collection(collection, tmp_path / "b")
     copy = restore_collection(library, tmp_path / "b", "copy", allowed=allowed(library))
     assert copy.get_video(1) == collection.get_video(1)
     assert copy.get_video(1).source_values.title == "video 0"
-    assert copy.clips(1) == collection.clips(1)
+    for video_id in (1, 2):
+        assert copy.clips(video_id) == collection.clips(video_id)
+        assert load_video_text(copy, video_id) == load_video_text(collection, video_id)
+    assert load_video_text(copy, 2).transcript == WITH_TEXT.transcript
 
 
 def test_jobs_of_a_restored_collection_are_paused(

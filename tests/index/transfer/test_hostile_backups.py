@@ -168,6 +168,14 @@ ROWS = {
     "no vector": ("DELETE FROM vectors WHERE clip_id = 3", "table clips: row 3: vector: None"),
     "tokens": (put("tokens", 3, "tokens", "x'00'"), "table clips: row 3: visual tokens: 1 bytes"),
     "picture": ("INSERT INTO thumbnails VALUES (3, x'00')", "table clips: row 3: thumbnail: 1 bytes"),
+    "speech": (
+        "INSERT INTO speech (video_id, source, start, end, text) VALUES (2, 'transcript', 5, 1, 'a')",
+        r"table videos: row 2: speech\[0\]: 5\.0 to 1\.0 s",
+    ),
+    "screen text": (
+        "INSERT INTO screen_text (video_id, start, end, text, box, confidence) VALUES (2, 0, 1, 'a', '[[]]', 1)",
+        r"table videos: row 2: screen_text\.0\.box",
+    ),
     "sequence": ("UPDATE sqlite_sequence SET seq = 'x' WHERE name = 'clips'", "table sqlite_sequence: clips: 'x'"),
     "meta": ("DELETE FROM meta WHERE key = 'vector_width'", "table meta: 'vector_width'"),
     "server of vectors": (

@@ -16,12 +16,14 @@ import pytest
 
 from index.collection import Collection, NewClip, NewVideo
 from index.collection_store import CollectionStore
+from index.recognitions import load_video_text
 from index.records import SourceValues
 from index.storage.filters import parse_filter
 from index.transfer import new_catalogue, parquet
 from index.transfer.parquet import export_collection, import_collection
 from tests.index.sample_data import (
     WIDTH,
+    WITH_TEXT,
     add,
     allowed,
     clip_total,
@@ -62,12 +64,13 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
             source,
         )
         vector = np.arange(1.0, WIDTH + 1)
-        collection.add_video(
+        collection.add_if_new(
             video,
             [
                 NewClip(0, 1.25, vector, tokens_of(0)[0], "spoken words", JPEG),
                 NewClip(1.25, 2.5, -vector, tokens_of(1)[0]),
             ],
+            WITH_TEXT,
         )
     return root
 
@@ -112,7 +115,8 @@ def everything(collection: Collection) -> list[Any]:
     videos = collection.videos(1000)
     clips = [collection.clips(video.id) for video in videos]
     ids = [clip.id for own in clips for clip in own]
-    return [videos, clips, collection.visual_tokens(ids).tolist(), [collection.thumbnail(i) for i in ids]]
+    texts = [load_video_text(collection, video.id) for video in videos]
+    return [videos, clips, collection.visual_tokens(ids).tolist(), [collection.thumbnail(i) for i in ids], texts]
 
 
 def test_an_imported_collection_equals_the_original(

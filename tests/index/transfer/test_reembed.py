@@ -18,16 +18,19 @@ from index.jobs.ingest import PreparedFile
 from index.jobs.jobs import get_job, list_items
 from index.jobs.pipeline import PipelineConfig
 from index.jobs.runner import run_job
+from index.recognitions import load_screen_text, load_speech, store_screen_text
 from index.records import Video
 from index.storage.filters import parse_filter
 from index.transfer import reembed as reembed_module
 from index.transfer.reembed import reembed
 from tests.index.jobs.fixtures import SEQUENTIAL, create_folder_job, ingest_file, ingest_upload
+from tests.index.sample_data import WITH_TEXT
 from tests.index.searches import search_hits
 from tests.media_files import solid, write_color_video, write_picture
 from tests.small_bundle import SMALL_WIDTH, make_small_bundle
 from vitascope.errors import CollectionNotFound, EngineError, FingerprintMismatch, InvalidInput
 from vitascope.model import Model
+from vitascope.speech.interface import SpeechSegment
 
 COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -129,6 +132,8 @@ def test_edits_during_it_are_kept(
     srt = "1\n00:00:09,000 --> 00:00:10,000\nedited words\n"
 
     [red] = old.videos(where=parse_filter({"title": "red"}))
+    [green] = old.videos(where=parse_filter({"title": "green"}))
+    store_screen_text(old, green.id, WITH_TEXT.screen_text, "reader")
 
     def edit(done: int, total: int, title: str) -> None:
         edit_video(old, red.id, title=f"edited after {done}", metadata={"year": None}, subtitles=srt)
@@ -139,6 +144,8 @@ def test_edits_during_it_are_kept(
     assert (video.title, video.metadata) == ("edited after 2", {})
     assert (video.source_values.title, video.source_values.metadata) == ("red", {"year": 2024})
     assert [clip.text for clip in collection.clips(red.id)] == ["", "edited words"]
+    assert load_speech(collection, red.id) == [SpeechSegment(9, 10, "edited words")]
+    assert load_screen_text(collection, green.id) == list(WITH_TEXT.screen_text)
     assert collection.catalogue.integrity_errors() == []
 
 

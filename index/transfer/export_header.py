@@ -1,0 +1,74 @@
+"""The header of the Parquet files of an export, which states the collection and the bundle that they are from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from vitascope.errors import InvalidInput
+from vitascope.visual_token_codec import TokenEncoding, check_encoding
+
+FORMAT = "1"
+_PREFIX = "vitascope."
+
+
+@dataclass(frozen=True, slots=True)
+class ExportHeader:
+    """The schema metadata of both files, under keys that begin with ``vitascope.``.
+
+    Attributes:
+        export: an id, the same in the two files of one export.
+        collection: name of the collection.
+        bundle: name of the bundle that computed the embeddings.
+        fingerprint: of that bundle.
+        vector_width: D.
+        visual_tokens: V, visual tokens of a clip.
+        visual_width: W, width of a visual token.
+        token_encoding: of the visual tokens.
+        exported_at: Unix seconds.
+    """
+
+    export: str
+    collection: str
+    bundle: str
+    fingerprint: str
+    vector_width: int
+    visual_tokens: int
+    visual_width: int
+    token_encoding: TokenEncoding
+    exported_at: float
+
+    @property
+    def tokens_shape(self) -> tuple[int, int]:
+        """(V, W)."""
+        return self.visual_tokens, self.visual_width
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the header as schema metadata."""
+        values = {name: str(getattr(self, name)) for name in self.__slots__}
+        return {f"{_PREFIX}{name}": value for name, value in {"format": FORMAT, **values}.items()}
+
+    @classmethod
+    def from_metadata(cls, file: str, metadata: dict[bytes, bytes] | None) -> Self:
+        """Return the header in the schema metadata of ``file``. Raises InvalidInput naming the key."""
+        pairs = (metadata or {}).items()
+        stored = {key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in pairs}
+        fields = {name: stored.get(_PREFIX + name) for name in ("format", *cls.__slots__)}
+        for name, value in fields.items():
+            if value is None:
+                raise InvalidInput(f"{file}: no {_PREFIX}{name} in its metadata; an exported collection was expected")
+        if (version := fields.pop("format")) != FORMAT:
+            raise InvalidInput(f"{file}: {_PREFIX}format: {version!r}; {FORMAT!r} was expected")
+        values: dict[str, Any] = dict(fields)
+        for name, parse in (
+            ("vector_width", int),
+            ("visual_tokens", int),
+            ("visual_width", int),
+            ("exported_at", float),
+            ("token_encoding", check_encoding),
+        ):
+            try:
+                values[name] = parse(values[name])
+            except (ValueError, InvalidInput) as error:
+                raise InvalidInput(f"{file}: {_PREFIX}{name}: {error}") from error
+        return cls(**values)
