@@ -2,6 +2,7 @@
 #   docker build --build-arg EXTRA=cpu --tag vitascope:cpu .
 #   docker build --build-arg EXTRA=gpu --tag vitascope:gpu .     (onnxruntime-gpu and faiss-gpu; some GB of CUDA libraries)
 #   docker build --build-arg EXTRA=cpu,milvus,ray --tag vitascope:distributed .
+#   docker build --build-arg EXTRA=cpu,speech,ocr --tag vitascope:cpu .     (recognition of speech and screen text)
 
 FROM python:3.11-slim-bookworm AS build
 # cpu or gpu, which exclude each other in one environment, and further extras after a comma. The extra language, for

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sqlite3
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from index.collection import Collection
@@ -14,7 +16,8 @@ from vitascope.sandbox.recognizers import DEFAULT_MODEL
 DEFAULT_INTERVAL = 1.0
 MIN_INTERVAL, MAX_INTERVAL = 0.1, 3600.0
 _MAX_MODEL_LENGTH = 1000
-_TRANSCRIBE_KEY, _READ_TEXT_KEY = "transcribe", "read_text"
+META_KEYS = ("transcribe", "read_text")
+"""Keys of the table meta; a key of what is not recognised is missing."""
 
 
 class RecognitionSettings(NamedTuple):
@@ -32,20 +35,29 @@ class RecognitionSettings(NamedTuple):
 def read_recognition_settings(collection: Collection) -> RecognitionSettings:
     """Return the settings of a collection. Raises CollectionNotFound and StorageError."""
     with collection.catalogue.read() as connection:
-        model, interval = read_meta(connection, _TRANSCRIBE_KEY), read_meta(connection, _READ_TEXT_KEY)
-    return RecognitionSettings(model, None if interval is None else float(interval))
+        stored = {key: read_meta(connection, key) for key in META_KEYS}
+    return parse_recognition_meta({key: value for key, value in stored.items() if value is not None})
 
 
 def write_recognition_settings(collection: Collection, settings: RecognitionSettings) -> None:
     """Store the settings of a collection, durably, for jobs that are created from now on. Raises InvalidInput."""
-    checked = check_recognition_settings(settings)
-    values = {
-        _TRANSCRIBE_KEY: checked.transcribe,
-        _READ_TEXT_KEY: None if checked.read_text is None else repr(checked.read_text),
-    }
+    model, interval = check_recognition_settings(settings)
+    values = (model, None if interval is None else repr(interval))
     with collection.catalogue.write() as connection:
-        for key, value in values.items():
+        for key, value in zip(META_KEYS, values, strict=True):
             write_meta(connection, key, value)
+
+
+def parse_recognition_meta(meta: Mapping[str, str]) -> RecognitionSettings:
+    """Return the settings in a table meta. Raises InvalidInput and ValueError."""
+    model, interval = (meta.get(key) for key in META_KEYS)
+    return check_recognition_settings(RecognitionSettings(model, None if interval is None else float(interval)))
+
+
+def copy_recognition_meta(source: sqlite3.Connection, target: sqlite3.Connection) -> None:
+    """Copy the settings of one catalogue to another one."""
+    for key in META_KEYS:
+        write_meta(target, key, read_meta(source, key))
 
 
 def merge_settings(

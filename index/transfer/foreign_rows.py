@@ -15,6 +15,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from index.collection import MODEL_DIM_KEY
+from index.jobs.recognition_settings import META_KEYS as RECOGNITION_KEYS
+from index.jobs.recognition_settings import parse_recognition_meta
 from index.jobs.records import JobCounts, JobOptions, JobRate, StopRequest
 from index.jobs.sources.source_types import SOURCE_TYPES, Source, UploadSource, is_upload_name, source_json
 from index.records import check_metadata, check_text
@@ -144,7 +146,7 @@ def read_meta(foreign: ForeignCatalogue) -> dict[str, str]:
     try:
         for key in ("fingerprint", "bundle", "vector_width", "visual_tokens", "visual_width", "created_at"):
             meta[key] = stored[key]
-        for key in (MODEL_DIM_KEY, SIGNALS_KEY):
+        for key in (MODEL_DIM_KEY, SIGNALS_KEY, *RECOGNITION_KEYS):
             if key in stored:
                 meta[key] = stored[key]
         for key in {"vector_width", "visual_tokens", "visual_width", MODEL_DIM_KEY} & set(meta):
@@ -158,6 +160,7 @@ def read_meta(foreign: ForeignCatalogue) -> dict[str, str]:
         if not all(isinstance(value, str) for value in meta.values()):
             raise ValueError("a value is no text")
         parse_signals(meta)
+        parse_recognition_meta(meta)
     except (KeyError, TypeError, ValueError, AttributeError, InvalidInput) as error:
         raise InvalidInput(f"{table}: {error}") from error
     return meta

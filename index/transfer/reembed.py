@@ -27,6 +27,7 @@ from index.jobs.ingest import (
     hash_file,
 )
 from index.jobs.pipeline import Pipeline, PipelineConfig, StageTimer
+from index.jobs.recognition_settings import copy_recognition_meta
 from index.recognitions import load_video_text
 from index.records import NewClip, Video
 from index.storage.edits import copy_edits
@@ -252,6 +253,7 @@ def _replace(library: CollectionStore, old: Collection, new: Collection, skipped
         with new.catalogue.write() as new_connection:
             copy_jobs(connection, new_connection)  # again after a failed attempt: jobs may have gone on since
             began_at = read_meta(new_connection, _BEGAN_AT)
+            copy_recognition_meta(connection, new_connection)
             copy_edits(connection, new_connection, None if began_at is None else int(began_at))
         _link_files(old.media.folder, new.media.folder)
         return True

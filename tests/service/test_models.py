@@ -156,7 +156,7 @@ def test_an_invalid_graph_is_reported_and_can_be_replaced(several: Running, root
     fingerprint = add_model(client, "unfit", "failed")
     failed = client.get(f"/v1/models/{fingerprint}").json()
     assert failed["error"].startswith("bundle_corrupt: match.onnx: inputs")
-    assert client.get("/readyz").json() == {"status": "ok", "failed_models": 1}
+    assert client.get("/readyz").json() == {"status": "ok", "failed_models": 1, "recognizers": {}}
     problem_of(client.post("/v1/embeddings", json={"input": "a", "model": fingerprint}), 503, "not_ready")
     problem_of(client.post(f"/v1/models/{fingerprint}/default"), 409, "conflict")
     assert width(client) == 16
@@ -479,7 +479,7 @@ def test_a_bundle_of_several_that_is_damaged_does_not_stop_the_service(
     settings = settings_for(small_bundle, tmp_path / "data", bundles=[damaged, sound])
     with serving(settings) as running:
         wait_for(lambda: [state for _, _, state, _ in list_models(running.client)] == ["ready", "failed", "ready"])
-        assert running.client.get("/readyz").json() == {"status": "ok", "failed_models": 1}
+        assert running.client.get("/readyz").json() == {"status": "ok", "failed_models": 1, "recognizers": {}}
         body = running.client.get("/v1/models").json()["models"][1]
         assert (body["folder"], body["fingerprint"], body["tasks"]) == ("damaged", None, [])
         assert body["error"].startswith("bundle_corrupt: answers.json")

@@ -115,7 +115,7 @@ def test_the_service_is_not_ready_until_the_model_is_loaded(
         finally:
             release.set()
         wait_for(lambda: client.get("/readyz").status_code == 200)
-        assert client.get("/readyz").json() == {"status": "ok", "failed_models": 0}
+        assert client.get("/readyz").json() == {"status": "ok", "failed_models": 0, "recognizers": {}}
 
 
 def test_a_model_that_fails_to_load_is_never_ready(

@@ -134,6 +134,7 @@ def show(result: dict[str, Any], console: Console) -> None:
         engines = model.get("engines", {}).values()  # missing in older services
         for device, reason in sorted({(graph["device"], graph["fallback"]) for graph in engines if graph["fallback"]}):
             console.print(f"{escape(_name_and_version(model))} runs on {device}: {escape(reason)}", soft_wrap=True)
+    _show_recognizers(result.get("recognizers", ()), console)  # only of a list, and missing in older services
 
 
 COMMANDS = {"models": (add_arguments, run, show)}

@@ -12,17 +12,26 @@ from pathlib import Path
 import pytest
 
 from index.collection import Collection
+from index.collection_store import CollectionStore
 from index.jobs.jobs import cancel, create_job, get_job, list_items, pause, resume
 from index.jobs.recognition import JobRecognition, VideoRecognition, recognize_collection
+from index.jobs.recognition_settings import (
+    RecognitionSettings,
+    merge_settings,
+    read_recognition_settings,
+    write_recognition_settings,
+)
 from index.jobs.records import Job, JobOptions, RecognitionCounts
 from index.jobs.runner import run_job
 from index.jobs.sources.source_types import FolderSource
 from index.recognitions import load_recognitions, load_screen_text, load_speech
 from index.records import Video
+from index.transfer.backup import backup_collection, restore_collection
 from tests.index.jobs.recognition_worker import MODULE, recognizers
+from tests.index.sample_data import allowed
 from tests.media_files import solid, write_color_video, write_picture
 from tests.waiting import wait_for
-from vitascope.errors import DecodingUnavailable
+from vitascope.errors import DecodingUnavailable, InvalidInput
 from vitascope.model import Model
 from vitascope.sandbox.recognizers import Recognizers
 
@@ -159,3 +168,16 @@ def test_a_job_that_is_killed_while_it_recognises_catches_up(
     done = run(collection, small_model, job, quick)
     assert (done.state, done.counts.succeeded) == ("succeeded", 3)
     assert [clip.text for clip in collection.clips(videos(collection)["plain"].id)] == ["brown foxes"]
+
+
+def test_settings_of_a_collection_survive_a_backup(collection: Collection, tmp_path: Path) -> None:
+    settings = merge_settings(RecognitionSettings(), True, 2)
+    write_recognition_settings(collection, settings)
+    backup_collection(collection, tmp_path / "backup")
+    with CollectionStore(tmp_path / "elsewhere") as library:
+        restored = restore_collection(library, tmp_path / "backup", "again", allowed=allowed(library))
+        assert read_recognition_settings(restored) == settings == ("default", 2.0)
+    with pytest.raises(InvalidInput, match=r"read_text: 0\.01; 0\.1 to 3600 seconds"):
+        merge_settings(settings, False, 0.01)
+    write_recognition_settings(collection, merge_settings(settings, False, False))
+    assert read_recognition_settings(collection) == (None, None)

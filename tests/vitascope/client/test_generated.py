@@ -203,7 +203,6 @@ def test_every_operation_has_a_method_with_its_response_type(tmp_path: Path) -> 
     ("kind", "schema", "field"),
     [
         (api.IndexKind, "NewCollection", "index_kind"),
-        (api.IndexKind, "NewCollection", "index_kind"),
         (api.TokenEncoding, "NewCollection", "token_encoding"),
         (api.InputType, "EmbeddingRequest", "input_type"),
         (api.Group, "SearchRequest", "group"),
