@@ -24,7 +24,7 @@ WordSignal = Literal["speech", "screen_text", "name"]
 """Where the words of a query are searched: in what is said and shown in a clip, and in the title and path of its
 video."""
 WORD_SIGNALS: tuple[WordSignal, ...] = ("speech", "screen_text", "name")
-SearchSignal = Signal | WordSignal
+SearchSignal = Literal[Signal, WordSignal]
 SEARCH_SIGNALS: tuple[SearchSignal, ...] = (*SIGNALS, *WORD_SIGNALS)
 Scalar = str | float | int | bool
 Float32 = npt.NDArray[np.float32]

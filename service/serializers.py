@@ -14,7 +14,7 @@ from index.jobs.recognition_settings import read_recognition_settings
 from index.jobs.records import Job, JobItem
 from index.jobs.sources.source_types import source_dict
 from index.records import Clip, Video
-from index.search.search import RankedHit, SearchResult
+from index.search.search import RankedHit, SearchResult, search_signals
 from index.storage.facets import Facets
 from service.schemas import jobs as job_schemas
 from service.schemas import library as schemas
@@ -40,6 +40,7 @@ def serialize_collection(collection: Collection, model_loaded: bool, default_rer
         created_at=collection.created_at,
         token_encoding=collection.token_encoding,
         dimensions=collection.embed_dim,
+        signals=list(search_signals(collection)),
         index_kind=index.requested,
         index=schemas.IndexState(serving=index.serving, changed=index.changed),
         transcribe=recognition.transcribe,
@@ -50,9 +51,7 @@ def serialize_collection(collection: Collection, model_loaded: bool, default_rer
 
 def serialize_facets(facets: Facets) -> schemas.Facets:
     """Serialize the facets of a collection."""
-    values = asdict(facets)
-    del values["screen_text"]
-    return schemas.Facets.model_validate(values)
+    return schemas.Facets.model_validate(asdict(facets))
 
 
 def serialize_videos(collection: Collection, videos: Sequence[Video]) -> list[schemas.Video]:
@@ -93,6 +92,7 @@ def serialize_video_with_clips(collection: Collection, video: Video, clips: list
             start=clip.start,
             end=clip.end,
             text=clip.text,
+            screen_text=clip.screen_text,
             media_url=media_url(collection.name, video, clip.start, clip.end),
             thumbnail_url=thumbnail_url(collection.name, video, clip.start, clip.end),
         )
@@ -134,12 +134,15 @@ def serialize_clip(collection: str, ranked: RankedHit) -> search_schemas.ClipHit
         start=hit.start,
         end=hit.end,
         text=hit.text,
+        screen_text=hit.screen_text,
         relevance=ranked.relevance,
         conditions=[search_schemas.Condition(**asdict(c)) for c in ranked.conditions or ()] or None,
         similarity=ranked.similarity,
         match=ranked.match,
         fused=ranked.fused,
-        ranks=search_schemas.Ranks(**ranked.former_ranks),
+        signals={
+            signal: search_schemas.SignalScore.model_validate(asdict(score)) for signal, score in ranked.signals.items()
+        },
         media_url=media_url(collection, hit.video, hit.start, hit.end),
         thumbnail_url=thumbnail_url(collection, hit.video, hit.start, hit.end),
     )

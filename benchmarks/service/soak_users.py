@@ -139,7 +139,7 @@ def search(world: World, client: httpx.Client, rng: random.Random) -> None:
     bodies: list[JSON] = [
         {"text": text},
         {"text": text, "rerank": 10},
-        {"text": text, "hybrid": True, "group": "video"},
+        {"text": text, "signals": {"visual": 1, "name": 0.5}, "group": "video"},
         {"text": text, "group": "event", "min_similarity": 0.0},
         {"text": text, "filter": {"number": {"gte": 3}}, "limit": 3},
     ]

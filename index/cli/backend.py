@@ -15,6 +15,7 @@ from vitascope.errors import Conflict, InvalidInput
 from vitascope.job_states import FAILED_ITEM_STATES
 
 if TYPE_CHECKING:
+    from index.records import SearchSignal
     from vitascope.client.api import Group, IndexKind, Metadata, TokenEncoding
     from vitascope.job_states import ItemState, JobState
 
@@ -114,7 +115,7 @@ class Backend(Protocol):
         cursor: str | None,
         where: JSON | None,
         rerank: int | None,
-        hybrid: bool,
+        signals: Mapping[SearchSignal, float] | None,
         min_similarity: float | None,
         min_relevance: float | None,
         group: Group,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from index.cli.local_recognition import LocalRecognition
     from index.integrations.ray.executor import RayCluster
     from index.jobs.recognition_settings import RecognitionSettings
-    from index.records import Float32, Signal
+    from index.records import Float32, SearchSignal, Signal
     from index.search.request import GroupBy
     from index.transfer.media import AllowedPaths
     from vitascope.engines.onnx_runtime import Device
@@ -314,7 +314,7 @@ class LocalBackend:
         cursor: str | None,
         where: JSON | None,
         rerank: int | None,
-        hybrid: bool,
+        signals: Mapping[SearchSignal, float] | None,
         min_similarity: float | None,
         min_relevance: float | None,
         group: GroupBy,
@@ -327,7 +327,7 @@ class LocalBackend:
         parsed = None if where is None else parse_filter(where)
         options = {
             "rerank": rerank,
-            "hybrid": hybrid,
+            "signals": signals,
             "min_similarity": min_similarity,
             "min_relevance": min_relevance,
             "group": group,
@@ -340,7 +340,7 @@ class LocalBackend:
         opened.require_fingerprint(self.model.bundle.fingerprint)
         parts = list(self._query_parts(query, files))
         if rerank is None:
-            rerank = default_rerank(self.model.bundle.manifest, parts)
+            rerank = default_rerank(self.model.bundle.manifest, parts, signals)
         request = SearchRequest(
             fingerprint=self.model.bundle.fingerprint,
             parts=parts,
@@ -348,7 +348,7 @@ class LocalBackend:
             after=position,
             where=parsed,
             rerank=rerank,
-            signals=None if hybrid else {"visual": 1.0},
+            signals=signals,
             min_similarity=min_similarity,
             min_relevance=min_relevance,
             group=group,
@@ -382,7 +382,7 @@ class LocalBackend:
                 embedding = self._embed_query_file(next(remaining_files), part.get("signal"))
                 yield EmbeddingPart(embedding, part["weight"])
             else:
-                yield ClipPart(int(part["value"]), part["weight"])
+                yield ClipPart(int(part["value"]), part["weight"], part.get("signal"))
 
     def _embed_query_file(self, file: Path, signal: Signal | None) -> Float32:
         from index.search.query_file import embed_query_file, embed_sound

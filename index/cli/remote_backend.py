@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from index.cli.backend import JSON, OnProgress
 from vitascope.client import Client
 from vitascope.client.api import Group, OperationKind
 from vitascope.client.response_types import Job, Operation
 from vitascope.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from index.records import SearchSignal
 
 
 class RemoteBackend(Client):
@@ -62,7 +66,7 @@ class RemoteBackend(Client):
         cursor: str | None,
         where: JSON | None,
         rerank: int | None,
-        hybrid: bool,
+        signals: Mapping[SearchSignal, float] | None,
         min_similarity: float | None,
         min_relevance: float | None,
         group: Group,
@@ -78,7 +82,7 @@ class RemoteBackend(Client):
             cursor=cursor,
             where=where,
             rerank=rerank,
-            hybrid=hybrid,
+            signals=signals,
             min_similarity=min_similarity,
             min_relevance=min_relevance,
             group=group,

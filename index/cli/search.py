@@ -7,7 +7,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +18,9 @@ from vitascope.cli.options import NOT_WEIGHT, add_bundle, add_collection, add_da
 from vitascope.cli.output import print_results
 from vitascope.errors import InvalidInput
 
+if TYPE_CHECKING:
+    from index.records import SearchSignal
+
 EPILOG = """\
 Clips are ranked by similarity, the cosine of the embeddings of query and clip. With --rerank N the
 best N are then scored by the fusion model and ordered by fused score. By default N is the number
@@ -27,8 +30,10 @@ from words that match. A line above the results says so if no clip reaches 0.5.
 With --and and --not a query has several conditions: clips that fit all rank above those that fit
 one strongly, and each result shows which it meets. A query can also combine a text with images,
 videos or sounds (--like) and clips of the collection (--like-clip).
-Queries without a text cannot be reranked. The words of a text are also matched in subtitles,
-titles and paths: clips that contain all of them come first. --no-hybrid ignores words.
+Queries without a text cannot be reranked. The words of a text are also matched in what is said
+(speech), what is shown (screen_text), and titles and paths (name): clips that contain all of them
+come first. A part in double quotes must occur literally, and Haus* matches words that begin so.
+--signals chooses what is compared, with weights; each result says what returned it.
 
 examples:
   vitascope search "a red square moves left"
@@ -39,6 +44,8 @@ examples:
   vitascope search --like beach.jpg --group clip --min-similarity 0.6
   vitascope search --like bark.wav
   vitascope search "in the snow" --like dog.mp4 --like-clip 41 --weights 1,0.5,-0.2
+  vitascope search '"good morning" beach' --signals speech,visual=0.5
+  vitascope search --like-clip 41 --signal audio
   vitascope search "a dog" --server http://127.0.0.1:8000
 """
 
@@ -64,7 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--signal",
         choices=("visual", "audio"),
-        help="what of the files is compared, pictures or sound (default: visual; audio for files with sound alone)",
+        help="what of the files and clips is compared, pictures or sound (default: visual; audio for those with sound "
+        "alone)",
     )
     add(
         "--weights",
@@ -80,10 +88,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="number of clips to rerank; 0 disables it (default: the number that the bundle states)",
     )
     add(
-        "--hybrid",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="also match words in subtitles, titles and paths (default: yes)",
+        "--signals",
+        metavar="S,S=W,…",
+        help="what to search, with weights: visual, audio, speech, screen_text, name (default: all that the collection "
+        "has, 1 each)",
     )
     add("--filter", metavar="JSON", help="filter on metadata and fields of videos and clips")
     add("--min-similarity", type=float, metavar="S", help="exclude clips of lower similarity, -1 to 1")
@@ -101,9 +109,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    query, where = _parse_query(args), parse_filter_option(args.filter)
     # Read when NumPy is imported: starting threads for matrix products takes longer than one search needs them.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    query, where, signals = _parse_query(args), parse_filter_option(args.filter), _parse_signals(args.signals)
     with open_backend(args) as backend:
         page = backend.search_collection(
             args.collection,
@@ -113,13 +121,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             cursor=args.cursor,
             where=where,
             rerank=args.rerank,
-            hybrid=args.hybrid,
+            signals=signals,
             min_similarity=args.min_similarity,
             min_relevance=args.min_relevance,
             group=args.group,
             candidates=args.candidates,
         )
-    results = [{**result, "video": {**VIDEO_DEFAULTS, **result["video"]}} for result in page["results"]]
+    # Older services send no signals.
+    results = [{"signals": {}, **hit, "video": {**VIDEO_DEFAULTS, **hit["video"]}} for hit in page["results"]]
     warnings = page.get("warnings", [])  # services of version 0.3 send none
     result = {**page, "text": args.text, "results": results, "warnings": warnings}
     judge_language = partial(backend.language_warnings, query if args.cursor is None else [])
@@ -138,7 +147,7 @@ def _parse_query(args: argparse.Namespace) -> list[dict[str, Any]]:
     parts += [{"kind": "file", **signal} for _ in args.like]
     for clip_id in args.like_clip:
         parse_id("like-clip", clip_id)
-        parts.append({"kind": "clip", "value": clip_id})
+        parts.append({"kind": "clip", "value": clip_id, **signal})
     if not parts:
         raise InvalidInput("query: it is empty; a text, --like or --like-clip was expected")
     if args.weights is None:
@@ -154,6 +163,28 @@ def _parse_query(args: argparse.Namespace) -> list[dict[str, Any]]:
         )
     excluded = [{"kind": "text", "value": text, "weight": NOT_WEIGHT} for text in args.but_not]
     return [{**part, "weight": weight} for part, weight in zip(parts, weights, strict=True)] + excluded
+
+
+def _parse_signals(text: str | None) -> dict[SearchSignal, float] | None:
+    """Return the weights by signal, such as ``visual,speech=0.5``; None for None."""
+    if text is None:
+        return None
+    from index.records import SEARCH_SIGNALS
+
+    known: dict[str, SearchSignal] = {signal: signal for signal in SEARCH_SIGNALS}
+    signals: dict[SearchSignal, float] = {}
+    for item in text.split(","):
+        name, separator, weight = item.strip().partition("=")
+        try:
+            value = float(weight) if separator else 1.0
+        except ValueError as error:
+            raise InvalidInput(
+                f"signals: {item!r}; a signal, or one with a weight as speech=0.5, was expected"
+            ) from error
+        if name not in known or known[name] in signals:
+            raise InvalidInput(f"signals: {name!r}; different ones of {', '.join(known)} were expected")
+        signals[known[name]] = value
+    return signals
 
 
 def show(result: dict[str, Any], console: Console) -> None:

@@ -24,6 +24,7 @@ _NO_URLS: JSON = {"media_url": None, "thumbnail_url": None}
 def collection_view(collection: Collection) -> JSON:
     """Return a collection, with ``vectors``: where they are stored. Raises StorageError."""
     from index.jobs.recognition_settings import read_recognition_settings
+    from index.search.search import search_signals
 
     stats, index = collection.stats(), collection.index_state()
     return {
@@ -37,6 +38,7 @@ def collection_view(collection: Collection) -> JSON:
         "created_at": collection.created_at,
         "token_encoding": collection.token_encoding,
         "dimensions": collection.embed_dim,
+        "signals": list(search_signals(collection)),
         "index_kind": index.requested,
         "index": {"serving": index.serving, "changed": index.changed},
         **read_recognition_settings(collection)._asdict(),
@@ -76,7 +78,14 @@ def _video_view(collection: Collection, video: Video, *, is_missing: bool) -> JS
 
 def clip_view(clip: Clip) -> JSON:
     """Return a clip of a video."""
-    return {"id": str(clip.id), "start": clip.start, "end": clip.end, "text": clip.text, **_NO_URLS}
+    return {
+        "id": str(clip.id),
+        "start": clip.start,
+        "end": clip.end,
+        "text": clip.text,
+        "screen_text": clip.screen_text,
+        **_NO_URLS,
+    }
 
 
 def result_views(collection: Collection, results: Sequence[SearchResult]) -> list[JSON]:
@@ -128,11 +137,12 @@ def _hit_view(ranked: RankedHit) -> JSON:
         "start": hit.start,
         "end": hit.end,
         "text": hit.text,
+        "screen_text": hit.screen_text,
         "relevance": ranked.relevance,
         "conditions": [asdict(condition) for condition in ranked.conditions or ()] or None,
         "similarity": ranked.similarity,
         "match": ranked.match,
         "fused": ranked.fused,
-        "ranks": ranked.former_ranks,
+        "signals": {signal: asdict(score) for signal, score in ranked.signals.items()},
         **_NO_URLS,
     }

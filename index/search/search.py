@@ -93,13 +93,6 @@ class RankedHit:
     fused: float | None
     signals: Mapping[SearchSignal, SignalScore]
 
-    @property
-    def former_ranks(self) -> dict[str, int | None]:
-        """The rank by similarity, and the best one by words; None where it is not in the ranking."""
-        by_words = [score.rank for signal, score in self.signals.items() if signal in WORD_SIGNALS]
-        visual = self.signals.get("visual")
-        return {"similarity": None if visual is None else visual.rank, "fulltext": min(by_words, default=None)}
-
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:

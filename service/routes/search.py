@@ -73,10 +73,12 @@ async def search(name: str, request: Request, service: ReadyAppStateDep) -> Resp
     """The clips most similar to a text, a picture, a video, a sound, a stored clip or a mix of these, each with the
     second at which it starts; or the events or videos that they belong to.
 
-    The words of the text are also matched in speech, titles and paths, unless `hybrid` is false. `rerank` scores that
-    many of the best clips with the fusion model, which is slower; by default as many as the bundle of the collection's
-    model states. Pages neither repeat nor miss results while the collection changes: `changed` says whether it has, and
-    409 `cursor_expired` that it was replaced.
+    `signals` chooses what is compared: pictures, sound, or words in speech, on screen, in titles and paths; each result
+    states which of them returned it, and the words that match with their seconds. A part of the text in double quotes
+    must occur literally, and `Haus*` matches words that begin so. `rerank` scores that many of the best clips with the
+    fusion model, which is slower; by default as many as the bundle of the collection's model states. Pages neither
+    repeat nor miss results while the collection changes: `changed` says whether it has, and 409 `cursor_expired` that
+    it was replaced.
     """
     if is_json_or_form(request, "a search", "a search with a file"):
         parsed = _parse_search(service, parse_body(schemas.SearchRequest, await request.json()))
@@ -85,7 +87,7 @@ async def search(name: str, request: Request, service: ReadyAppStateDep) -> Resp
     # Checked before the file is received.
     await service.io_pool.run(service.collection, name, for_model=True)
     async with read_form(request, service) as form:
-        parsed = _parse_search(service, parse_fields(schemas.SearchForm, form, as_json=("query", "filter")))
+        parsed = _parse_search(service, parse_fields(schemas.SearchForm, form, as_json=("query", "filter", "signals")))
         async with request_context(request, service) as context:
             return await _run_search(service, context, name, parsed, form.upload)
 
@@ -142,7 +144,7 @@ async def _run_search(
         parts = await _embed_parts(context, loaded, parsed.parts, file_embedding)
         rerank = parsed.options.rerank
         if rerank is None:
-            default = default_rerank(loaded.bundle.manifest, parts)
+            default = default_rerank(loaded.bundle.manifest, parts, parsed.options.signals)
             rerank = min(default, service.settings.max_rerank)
         search_page = partial(
             _search_page, service, context, collection_name, loaded, parsed, parts, file_embedding, rerank
@@ -167,7 +169,7 @@ async def _embed_parts(
         if isinstance(part, schemas.TextQuery):
             embedded.append(TextPart(part.value, embeddings[part.value], part.weight))
         elif isinstance(part, schemas.ClipQuery):
-            embedded.append(ClipPart(parse_id(part.value), part.weight))
+            embedded.append(ClipPart(parse_id(part.value), part.weight, part.signal))
         elif file_embedding is not None:
             embedded.append(EmbeddingPart(file_embedding, part.weight))
     return embedded
@@ -197,7 +199,7 @@ def _search_page(
             after=None if parsed.cursor is None else parsed.cursor.position,
             where=None if options.filter is None else parse_filter(options.filter),
             rerank=rerank,
-            signals=None if options.hybrid else {"visual": 1.0},
+            signals=options.signals,
             group=options.group,
             candidates=options.candidates,
             clips_per_result=options.clips,

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from index.collection_store import NAME_PATTERN
+from index.records import SearchSignal
 from service.schemas.base import FINGERPRINT, Id, Int, Metadata, ModelName, Request, Response, example
 from service.schemas.jobs import SHOTS, ReadText, Segmentation, Transcribe, Url
 
@@ -32,6 +33,7 @@ COLLECTION: dict[str, Any] = {
     "created_at": 1764000000.0,
     "token_encoding": "int8",
     "dimensions": 256,
+    "signals": ["visual", "speech", "screen_text", "name"],
     "index_kind": "auto",
     "index": INDEX,
     "transcribe": "default",
@@ -64,6 +66,7 @@ SPAN: dict[str, Any] = {
     "start": 8.0,
     "end": 17.4,
     "text": "look at him run",
+    "screen_text": "Brighton",
     "media_url": "/v1/collections/holidays/videos/3/media#t=8,17.4",
     "thumbnail_url": "/v1/collections/holidays/videos/3/thumbnail?t=12.7",
 }
@@ -74,6 +77,7 @@ FACETS: dict[str, Any] = {
     "added": [{"start": "2026-03-31", "end": "2026-04-01", "videos": 12}],
     "durations": [{"min": 0, "max": 0, "videos": 1}, {"min": 0, "max": 60, "videos": 11}],
     "speech": 4,
+    "screen_text": 2,
     "metadata": [{"field": "camera", "videos": 12, "values": [{"value": "north", "videos": 7}]}],
 }
 
@@ -143,6 +147,13 @@ class Collection(Response):
     created_at: Annotated[float, Field(description="Unix seconds")]
     token_encoding: TokenEncoding
     dimensions: Annotated[int, Field(description="of its embeddings")]
+    signals: Annotated[
+        list[SearchSignal],
+        Field(
+            description="what it can be searched by: pictures (visual), sound (audio), words spoken (speech), words "
+            "shown (screen_text), words of titles and paths (name)"
+        ),
+    ]
     index_kind: Annotated[str, Field(description="requested: auto, flat, hnsw or ivfpq")]
     index: IndexState
     transcribe: Annotated[
@@ -209,6 +220,7 @@ class Facets(Response):
     added: Annotated[list[DateRange], Field(description="when videos were added, latest first")]
     durations: list[DurationRange]
     speech: Annotated[int, Field(description="videos with spoken words")]
+    screen_text: Annotated[int, Field(description="videos with words on screen")]
     metadata: Annotated[list[MetadataFacet], Field(description="the most frequent fields first")]
 
 
@@ -303,7 +315,8 @@ class ClipSpan(Response):
     id: Id
     start: Annotated[float, Field(description="seconds")]
     end: Annotated[float, Field(description="seconds")]
-    text: Annotated[str, Field(description="speech in it; empty if none is known")]
+    text: Annotated[str, Field(description="what is said in it; empty where nothing is known")]
+    screen_text: Annotated[str, Field(description="what is written in its pictures; empty where nothing is known")]
     media_url: str
     thumbnail_url: str
 

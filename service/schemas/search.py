@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from index.records import SearchSignal, Signal
 from index.search.relevance import GOOD_MATCH
 from index.search.request import CANDIDATES, MAX_CURSOR_LENGTH, MAX_WEIGHT
 from service.schemas.base import Id, Int, Probability, Request, Response, Seconds, example
@@ -35,7 +36,26 @@ Weight = Annotated[
 ]
 
 
-EmbeddedSignal = Literal["visual", "audio"]
+SignalWeight = Annotated[float, Field(gt=0, le=MAX_WEIGHT, allow_inf_nan=False)]
+
+
+def _weighted(value: object) -> object:
+    """Return a list of signals as an object with the weight 1 each."""
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        if len(set(value)) < len(value):
+            raise ValueError("a signal is repeated; different ones were expected")
+        value = dict.fromkeys(value, 1.0)
+    if not isinstance(value, dict) or not value:
+        raise ValueError("a list of signals, or an object with the weight of each, was expected")
+    return value
+
+
+_SignalList = Annotated[list[SearchSignal], Field(min_length=1, json_schema_extra={"uniqueItems": True})]
+_SignalWeights = Annotated[dict[SearchSignal, SignalWeight], Field(min_length=1)]
+# Weights out of range are rejected by the search, whose message has the value.
+Signals = Annotated[
+    dict[SearchSignal, float], BeforeValidator(_weighted, json_schema_input_type=_SignalList | _SignalWeights)
+]
 
 
 class TextQuery(Request):
@@ -55,6 +75,13 @@ class ClipQuery(Request):
 
     kind: Literal["clip"]
     value: Annotated[Id, Field(description="its id")]
+    signal: Annotated[
+        Signal | None,
+        Field(
+            description="which of its embeddings is compared: of its pictures or of its sound; null: of the pictures, "
+            "of a clip with sound alone of that"
+        ),
+    ] = None
     weight: Weight = 1.0
 
 
@@ -65,7 +92,7 @@ class FileQuery(Request):
 
     kind: Literal["file"]
     signal: Annotated[
-        EmbeddedSignal | None,
+        Signal | None,
         Field(
             description="what of the file is embedded: its pictures or its sound; null: the pictures, of a file with "
             "sound alone the sound"
@@ -99,13 +126,14 @@ class SearchOptions(Request):
             "have one text of positive weight. null: `default_rerank` of the collection for such a query, 0 for others",
         ),
     ] = None
-    hybrid: Annotated[
-        bool,
+    signals: Annotated[
+        Signals | None,
         Field(
-            description="also match the words of the query in speech, titles and paths; clips that contain all of them "
-            "come first"
+            description="what is searched, as a list, or with weights as an object: pictures (visual), sound (audio), "
+            "words spoken (speech), words shown (screen_text), words of titles and paths (name); null: all `signals` "
+            "of the collection, with the weight 1"
         ),
-    ] = True
+    ] = None
     filter: Annotated[
         dict[str, Any] | None,
         Field(
@@ -181,18 +209,23 @@ class SearchForm(SearchOptions):
         return self
 
 
-RANKS: dict[str, Any] = {"similarity": 3, "fulltext": 1}
+MATCH_OF_WORDS: dict[str, Any] = {"text": "run", "start": 9.2, "end": 9.6, "box": None}
+SIGNAL_SCORES: dict[str, Any] = {
+    "visual": {"rank": 3, "score": 0.41, "matches": []},
+    "speech": {"rank": 1, "score": 0.9, "matches": [MATCH_OF_WORDS]},
+}
 CLIP: dict[str, Any] = {
     "clip_id": "41",
     "start": 8.0,
     "end": 16.0,
     "text": "look at him run",
+    "screen_text": "Brighton",
     "relevance": 0.9,
     "conditions": None,
     "similarity": 0.41,
     "match": 0.93,
     "fused": 0.9,
-    "ranks": RANKS,
+    "signals": SIGNAL_SCORES,
     "media_url": "/v1/collections/holidays/videos/3/media#t=8,16",
     "thumbnail_url": "/v1/collections/holidays/videos/3/thumbnail?t=12",
 }
@@ -204,13 +237,30 @@ WARNING: dict[str, Any] = {
 RESULT: dict[str, Any] = {**CLIP, "video": VIDEO, "clips": None, "clip_count": None}
 
 
-class Ranks(Response):
-    """Ranks from 1."""
+class TextMatch(Response):
+    """Adjacent words of the query, where they are spoken or shown."""
 
-    model_config = example(**RANKS)
+    model_config = example(**MATCH_OF_WORDS)
 
-    similarity: Annotated[int | None, Field(description="by similarity; null: not among those candidates")]
-    fulltext: Annotated[int | None, Field(description="by words; null: none matches")]
+    text: str
+    start: Annotated[float, Field(description="seconds; of words of a name, the clip's")]
+    end: Annotated[float, Field(description="seconds; of words of a name, the clip's")]
+    box: Annotated[
+        list[float] | None,
+        Field(description="left, top, right and bottom of words shown, as shares of width and height; null otherwise"),
+    ]
+
+
+class SignalScore(Response):
+    """How well a clip fits the query by one signal."""
+
+    model_config = example(**SIGNAL_SCORES["speech"])
+
+    rank: Annotated[int, Field(description="by this signal, from 1")]
+    score: Annotated[
+        float, Field(ge=-1, le=1, description="visual, audio: cosine, -1 to 1; others: score of the words, 0 to 1")
+    ]
+    matches: Annotated[list[TextMatch], Field(description="words that match; empty for visual and audio")]
 
 
 class Condition(Response):
@@ -228,7 +278,7 @@ class Condition(Response):
 
 
 class ClipHit(Response):
-    """A clip of a result, with its scores and ranks."""
+    """A clip of a result, with its scores, overall and by signal."""
 
     model_config = example(**CLIP)
 
@@ -236,6 +286,7 @@ class ClipHit(Response):
     start: Annotated[float, Field(description="seconds")]
     end: Annotated[float, Field(description="seconds")]
     text: Annotated[str, Field(description="what is said in it; empty where nothing is known")]
+    screen_text: Annotated[str, Field(description="what is written in its pictures; empty where nothing is known")]
     relevance: Annotated[
         Probability | None,
         Field(
@@ -254,7 +305,7 @@ class ClipHit(Response):
     similarity: Similarity
     match: Annotated[Probability | None, Field(description=f"{MATCH}; null where it was not reranked")]
     fused: Annotated[Probability | None, Field(description=f"{FUSED}; null where it was not reranked")]
-    ranks: Ranks
+    signals: Annotated[dict[SearchSignal, SignalScore], Field(description="why it was returned: its ranks by signal")]
     media_url: Annotated[str, Field(description="plays the clip: the file with #t=start,end")]
     thumbnail_url: str
 

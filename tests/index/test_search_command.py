@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -76,21 +74,18 @@ def test_negative_numbers_are_accepted_as_values(
     indexed: Path, capsys: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
     leaf = str(indexed / "leaf.png")
-    command = [sys.executable, "-m", "vitascope", "search", "a red thing", "--like", leaf, *options, "--json"]
-    process = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
-    assert (process.returncode, process.stderr) == (0, "")
-    ranked = titles(json.loads(process.stdout))
+    ranked = titles(search(capsys, "a red thing", "--like", leaf, *options))
     assert ranked[0] == "green"
     assert ranked[-1] == "red"  # the weight of its text is negative
     assert main(["search", "a red thing", "--like", leaf, "--weights", "-0.5,x"]) == 2
     assert "weights: '-0.5,x'; numbers separated by commas were expected" in capsys.readouterr().err
 
 
-def test_hybrid_search_matches_titles(capsys: pytest.CaptureFixture[str]) -> None:
+def test_search_matches_words_of_titles(capsys: pytest.CaptureFixture[str]) -> None:
     """The small bundle does not know "wine", the title does."""
     result = search(capsys, "wine and blue")
     assert set(titles(result)[:2]) == {"wine", "blue"}
-    assert sorted(r["ranks"]["fulltext"] for r in result["results"][:2]) == [1, 2]
+    assert sorted(r["signals"]["name"]["rank"] for r in result["results"][:2]) == [1, 2]
 
 
 def test_search_is_paginated_by_cursor(capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,7 +125,7 @@ def test_text_output_shows_how_many_clips_a_result_has_where_that_is_more_than_o
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     capsys.readouterr()
-    command = ["search", "red", "--group", "video", "--limit", "1", "--rerank", "3"]
+    command = ["search", "red", "--group", "video", "--limit", "1", "--rerank", "3", "--signals", "visual"]
     assert main(command) == 0
     heading, best = capsys.readouterr().out.splitlines()
     assert heading.split() == ["relevance", "match", "similarity", "clip", "video"]
@@ -164,7 +159,7 @@ def test_a_search_that_nothing_fits_says_so_above_the_results(capsys: pytest.Cap
     assert main(["search", "a cyan thing"]) == 0
     assert capsys.readouterr().out.startswith("No result is likely to fit")
     assert search(capsys, "a cyan thing", "--min-relevance", "0.5")["results"] == []
-    assert search(capsys, "red", "--no-hybrid")["warnings"] == []
+    assert search(capsys, "red", "--signals", "visual")["warnings"] == []
 
 
 @pytest.mark.usefixtures("calibrated")

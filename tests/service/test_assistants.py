@@ -228,12 +228,17 @@ def test_search_videos_is_paginated(assistant: Assistant, films: str) -> None:
     assert len({(entry["video_id"], entry["start"]) for entry in page["results"] + again["results"]}) == 4
 
 
-def test_hybrid_search_matches_spoken_words(assistant: Assistant, films: str) -> None:
-    search = {"collection": films, "text": "train station", "limit": 1}
+def test_search_says_which_spoken_words_match(assistant: Assistant, films: str) -> None:
+    search = {"collection": films, "text": "train station", "limit": 1, "signals": ["visual", "speech"]}
     page, text = assistant.call("search_videos", **search)
-    assert page["results"][0]["text"] == SPOKEN
-    assert page["results"][0]["match"] is None
+    best = page["results"][0]
+    assert (best["text"], best["match"], best["signals"]["speech"]["rank"]) == (SPOKEN, None, 1)
+    words = [match["text"] for match in best["signals"]["speech"]["matches"]]
+    assert words == ["train", "station"]
     assert f'said: "{SPOKEN}"' in text
+    assert 'speech "train" 0:01, "station" 0:01' in text
+    error = assistant.error("search_videos", **{**search, "signals": {"audio": 1}})
+    assert "signals: 'audio'; visual was expected in films" in error
 
 
 def test_filter_may_be_a_json_string(assistant: Assistant, films: str) -> None:

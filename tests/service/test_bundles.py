@@ -145,7 +145,7 @@ def test_searches_rerank_as_many_clips_as_the_bundle_states_by_default(
 
         assert count_reranked(text="a red thing") == 2
         assert [count_reranked(text="a red thing", rerank=count) for count in (0, 1, 3)] == [0, 1, 3]
-        assert count_reranked(text="a red thing", hybrid=False) == 2
+        assert count_reranked(text="a red thing", signals=["visual"]) == 2
         assert count_reranked(query=[{"kind": "clip", "value": "1"}]) == 0
         url = str(running.client.base_url)
         with Client(url) as client:

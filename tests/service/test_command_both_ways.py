@@ -50,7 +50,7 @@ COMMANDS = """
 0 search RED --collection NAME --rerank 0 --limit 2 --group video
 0 search RED --collection NAME --rerank 0 --limit 2 --group video --cursor CURSOR
 2 search BLUE --collection NAME --cursor CURSOR
-0 search RED --collection NAME --no-hybrid --min-similarity 0.1
+0 search RED --collection NAME --signals visual,name=0.5 --min-similarity 0.1
 0 search --like FOLDER/green.mp4 --collection NAME
 0 search --like-clip CLIP --collection NAME --limit 3
 0 search RED --collection NAME --filter {"site":"south"}

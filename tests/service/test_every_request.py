@@ -70,7 +70,7 @@ def test_a_body_that_is_not_strict_json_is_a_problem(running: Running, path: str
     [
         ("search", {"text": "a", "limit": "5"}, "limit"),
         ("search", {"text": "a", "limit": True}, "limit"),
-        ("search", {"text": "a", "hybrid": 1}, "hybrid"),
+        ("search", {"text": "a", "signals": {"visual": "1"}}, "signals.visual"),
         ("search", {"query": [{"kind": "text", "value": "a", "weight": "1"}]}, "query.0.text.weight"),
         ("jobs", {"folder": "a", "segmentation": {"rule": "windows", "length": True}}, "segmentation.windows.length"),
     ],

@@ -103,14 +103,15 @@ def test_the_next_page_of_a_search_with_a_file_needs_no_file(running: Running, p
     assert "needs a form" in problem_of(response, 422, "validation_failed")["detail"]
 
 
-def test_hybrid_search_includes_words_of_title_and_speech(running: Running, collection: str) -> None:
+def test_search_includes_words_of_title_and_speech(running: Running, collection: str) -> None:
     fill(running, collection, 3)
     fill(running, collection, 1, first=3, speech="Die Brücke am Fluß")
-    plain = search(running, collection, text="a blue brucke", limit=12, hybrid=False)
-    assert all(result["ranks"]["fulltext"] is None for result in plain["results"])
-    assert [result["ranks"]["similarity"] for result in plain["results"]] == list(range(1, 13))
+    plain = search(running, collection, text="a blue brucke", limit=12, signals=["visual"])
+    assert [
+        [(signal, score["rank"]) for signal, score in result["signals"].items()] for result in plain["results"]
+    ] == [[("visual", rank)] for rank in range(1, 13)]
     results = search(running, collection, text="a blue brucke", limit=12)
-    spoken = [result for result in results["results"] if result["ranks"]["fulltext"]]
+    spoken = [result for result in results["results"] if "speech" in result["signals"]]
     assert {result["video"]["title"] for result in spoken} == {"video 3"}
     assert sorted(result["text"] for result in spoken) == [f"Die Brücke am Fluß {n}" for n in range(3)]
     assert results["results"][0]["text"] == "Die Brücke am Fluß 1"
@@ -177,7 +178,7 @@ def test_results_are_grouped_by_event_and_video(running: Running, collection: st
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"hybrid": False}, {"rerank": 5}, {"group": "video"}, {"group": "event", "candidates": 15}]
+    "options", [{}, {"signals": ["visual"]}, {"rerank": 5}, {"group": "video"}, {"group": "event", "candidates": 15}]
 )
 def test_pages_fit_together(running: Running, collection: str, options: dict[str, Any]) -> None:
     fill(running, collection, 7)
@@ -299,7 +300,7 @@ def test_the_client_searches_with_a_file_page_by_page(running: Running, palette:
         assert pages[0]["results"][0]["video"]["title"] == "red"
         assert len(pages) == 3
         page_of_one = client.search(
-            palette, file=files / "blue.mp4", limit=1, where={"number": {"gte": 1}}, hybrid=False
+            palette, file=files / "blue.mp4", limit=1, where={"number": {"gte": 1}}, signals=["visual"]
         )
         assert page_of_one["results"][0]["video"]["title"] == "blue"
 

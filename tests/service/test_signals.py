@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
+from index.recognitions import store_screen_text, store_speech
 from tests.media_files import solid, write_audio, write_color_video, write_picture
 from tests.service.conftest import COLORS, settings_for
 from tests.service.running import Running, problem_of, serving
 from tests.small_bundle import TONES, make_small_bundle
 from vitascope.cli.main import main
 from vitascope.client import Client
+from vitascope.screen_text.interface import TextSpan
+from vitascope.speech.interface import SpeechSegment, SpokenWord
 
 RATE = 8000
+SPOKEN, SHOWN, BOX = "hello fox", "Gare du Nord", (0.1, 0.2, 0.5, 0.3)
 
 
 def tone(colour: str) -> np.ndarray:
@@ -42,6 +48,11 @@ def hearing(sounds: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         client.create_collection("films")
         for file in sorted(sounds.iterdir()):
             client.add_video("films", file)
+        with running.service.library.open("films") as films:
+            of_title = {video.title: video.id for video in films.videos()}
+            words = tuple(SpokenWord(word, 0.4 + n / 2, 0.8 + n / 2) for n, word in enumerate(SPOKEN.split()))
+            store_speech(films, of_title["green"], [SpeechSegment(0.4, 1.8, SPOKEN, words=words)])
+            store_screen_text(films, of_title["blue"], [TextSpan(SHOWN, 0.5, 1.5, BOX, 0.9)], "a reader")
         yield running
 
 
@@ -96,3 +107,90 @@ def test_a_sound_is_a_query(
         == 2
     )
     assert "embeds no sound" in capsys.readouterr().err
+
+
+def search(running: Running, collection: str = "films", **body: object) -> httpx.Response:
+    return running.client.post(f"/v1/collections/{collection}/search", json=body)
+
+
+def titles(page: Mapping[str, Any]) -> list[str]:
+    return [result["video"]["title"] for result in page["results"]]
+
+
+def test_signals_are_chosen_and_weighed_and_each_result_says_which_returned_it(
+    hearing: Running, sounds: Path, tmp_path: Path
+) -> None:
+    collection = hearing.client.get("/v1/collections/films").json()
+    assert collection["signals"] == ["visual", "audio", "speech", "screen_text", "name"]
+    best = search(hearing, text="fox", signals=["speech"]).json()["results"][0]
+    assert (best["video"]["title"], best["text"], best["screen_text"]) == ("green", SPOKEN, "")
+    match = {"text": "fox", "start": 0.9, "end": 1.3, "box": None}
+    assert list(best["signals"]) == ["speech"]
+    assert (best["signals"]["speech"]["rank"], best["signals"]["speech"]["matches"]) == (1, [match])
+    shown = search(hearing, text="nord station").json()["results"][0]
+    assert (shown["video"]["title"], shown["text"], shown["screen_text"]) == ("blue", "", SHOWN)
+    match = {"text": "Nord", "start": 0.5, "end": 1.5, "box": list(BOX)}
+    assert shown["signals"]["screen_text"]["matches"] == [match]
+    assert {"visual", "audio"} <= set(shown["signals"])
+    for signal, title in (("visual", "red"), ("audio", "blue")):  # of two parts, the one that this signal has
+        page = search(hearing, text="a red and blue thing", signals={signal: 1, "name": 0.001}).json()
+        assert titles(page)[0] == title
+    [literal] = search(hearing, text='a thing "hello fox"').json()["results"]
+    assert literal["video"]["title"] == "green"
+    assert titles(search(hearing, text="Gar*", signals=["screen_text"]).json()) == ["blue"]
+    clip = [{"kind": "clip", "value": shown["clip_id"], "signal": "audio"}]
+    by_sound = search(hearing, query=clip, signals=["audio"], include_query_clips=True).json()["results"][0]
+    assert by_sound["signals"]["audio"]["score"] == pytest.approx(1, abs=1e-4)
+    red = write_audio(tmp_path / "tone.wav", tone("red")[None], RATE, "pcm_s16le")
+    form = {"text": "hello fox", "signals": '{"visual": 1, "speech": 0.5}', "limit": "3"}
+    with red.open("rb") as file:
+        mixed = hearing.client.post(
+            "/v1/collections/films/search", files={"file": ("tone.wav", file)}, data=form
+        ).json()
+    assert set(titles(mixed)[:2]) == {"red", "green"}
+
+
+@pytest.mark.parametrize(
+    ("signals", "code", "detail"),
+    [
+        (["smell"], "validation_failed", "signals.smell.[key]: Input should be 'visual', 'audio', 'speech'"),
+        (["visual", "visual"], "validation_failed", "a signal is repeated"),
+        ([], "validation_failed", "a list of signals, or an object"),
+        ({"speech": "1"}, "validation_failed", "signals.speech"),
+        ({"speech": 1001}, "invalid_input", "signals.speech: 1001.0; a number above 0, at most 1000, was expected"),
+    ],
+)
+def test_invalid_signals_are_rejected(hearing: Running, signals: object, code: str, detail: str) -> None:
+    assert detail in problem_of(search(hearing, text="a", signals=signals), 422, code)["detail"]
+
+
+def test_signals_that_a_collection_lacks_and_cursors_of_others_are_rejected(
+    hearing: Running, running: Running, palette: str
+) -> None:
+    response = search(running, palette, text="red", signals=["visual", "audio"])
+    assert "signals: 'audio'; visual was expected in palette" in problem_of(response, 422, "invalid_input")["detail"]
+    cursor = search(hearing, text="red", signals=["visual"], limit=1).json()["next_cursor"]
+    assert search(hearing, text="red", signals={"visual": 1}, limit=1, cursor=cursor).status_code == 200
+    response = search(hearing, text="red", signals=["visual", "name"], limit=1, cursor=cursor)
+    assert "cursor: of another search" in problem_of(response, 400, "bad_request")["detail"]
+
+
+def test_the_command_and_the_client_choose_signals(hearing: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    url = str(hearing.client.base_url)
+    local = ["--data", str(hearing.settings.data_dir), "--bundle", str(hearing.settings.bundle)]
+    command = ["search", "hello fox", "--collection", "films", "--signals", "visual,speech=0.5", "--limit", "1"]
+    outputs = []
+    for backend in (["--server", url], local):
+        assert main([*command, *backend]) == 0
+        outputs.append(capsys.readouterr().out)
+        assert 'speech "hello fox" 0:00' in " ".join(outputs[-1].split())
+        assert main([*command, "--json", *backend]) == 0
+        [result] = json.loads(capsys.readouterr().out)["results"]
+        [match] = result["signals"]["speech"]["matches"]
+        assert (match["text"], match["start"]) == ("hello fox", 0.4)
+        assert main(["search", "fox", "--collection", "films", "--signals", "smell", *backend]) == 2
+        assert "smell" in capsys.readouterr().err
+    with Client(url) as client:
+        pages = list(client.iter_search_pages("films", "fox", signals={"speech": 2.0, "visual": 0.1}, limit=1))
+        assert titles(pages[0]) == ["green"]
+        assert len(pages) > 1

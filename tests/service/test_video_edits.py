@@ -31,7 +31,7 @@ def test_an_edit_is_found_by_searches_and_filters(running: Running, collection: 
     edited = running.client.patch(video, json=changes).json()
     assert (edited["title"], edited["metadata"]) == ("A title", {"year": 2025})
     assert (edited["changes"], edited["notes"]) == (["title", "metadata", "subtitles"], [])
-    [result] = search(running, collection, text="quokka", hybrid=True, filter={"year": 2025})
+    [result] = search(running, collection, text="quokka", filter={"year": 2025})
     assert (result["text"], result["video"]["title"]) == ("the word quokka", "A title")
     assert search(running, collection, text="quokka", filter={"site": "north"}) == []
     assert running.client.patch(video, json={"subtitles": None}).json()["changes"] == ["subtitles"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +24,8 @@ def print_json(result: dict[str, Any]) -> None:
 
 
 MAX_FILES = 20
+MAX_MATCHES = 3
+"""Words of a result that are shown beside the signal that matches them."""
 USED_SOUND = "Used: pictures and sound"
 
 
@@ -104,18 +106,20 @@ def print_files(console: Console, rows: list[tuple[str, str]], column: str) -> N
 
 
 def print_results(results: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Print search results, best first."""
+    """Print search results, best first, with the signals that returned them where these may differ."""
     if not results:
         console.print("No results")
         return
     score_names = [n for n in ("relevance", "match") if any(result.get(n) is not None for result in results)]
     grouped = any((result["clip_count"] or 1) > 1 for result in results)
     has_conditions = any(result.get("conditions") for result in results)
+    scores_of = [result["signals"] for result in results]
+    has_words = any(score["matches"] for scores in scores_of for score in scores.values())
+    has_signals = has_words or len({signal for scores in scores_of for signal in scores}) > 1
     has_text = any(result["text"] for result in results)
+    columns = [*["meets"] * has_conditions, *["found by"] * has_signals, *["text"] * has_text]
     scores = [f">{name}" for name in (*score_names, "similarity")]
-    table = plain_table(
-        *scores, ">clip", *[">clips"] * grouped, "video", *["meets"] * has_conditions, *["text"] * has_text
-    )
+    table = plain_table(*scores, ">clip", *[">clips"] * grouped, "video", *columns)
     for result in results:
         scores = [format_score(result.get(name)) for name in (*score_names, "similarity")]
         span = format_span(result["start"], result["end"])
@@ -123,8 +127,31 @@ def print_results(results: Sequence[Mapping[str, Any]], console: Console) -> Non
         text = [escape(_shorten(result["text"]))] * has_text
         video = format_path(result["video"]) or result["video"]["title"]
         met = [escape(_format_met(result["conditions"] or []))] * has_conditions
-        table.add_row(*scores, span, *count, escape(video), *met, *text)
+        signals = [escape(format_signals(result["signals"]))] * has_signals
+        table.add_row(*scores, span, *count, escape(video), *met, *signals, *text)
     console.print(table)
+
+
+def quote(text: str) -> str:
+    """Put a text in double quotes."""
+    return f'"{text}"'
+
+
+def format_signals(signals: Mapping[str, Mapping[str, Any]], quote_text: Callable[[str], str] = quote) -> str:
+    """Format why a clip was returned: by signal, words that match and their times, or the rank.
+
+    Args:
+        signals: rank, score and matches by signal, as in search results.
+        quote_text: puts a text in quotation marks.
+    """
+    reasons = []
+    for signal, score in signals.items():
+        matches = score["matches"][:MAX_MATCHES]
+        words = [quote_text(match["text"]) for match in matches]
+        if signal != "name":
+            words = [f"{text} {format_time(match['start'])}" for text, match in zip(words, matches, strict=True)]
+        reasons.append(f"{signal} {', '.join(words) or '#' + str(score['rank'])}")
+    return "; ".join(reasons)
 
 
 def _format_met(conditions: Sequence[Mapping[str, Any]]) -> str:

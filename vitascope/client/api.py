@@ -26,6 +26,8 @@ IndexKind = Literal["auto", "flat", "hnsw", "ivfpq"]
 TokenEncoding = Literal["int8", "float16"]
 InputType = Literal["query", "document"]
 Group = Literal["clip", "event", "video"]
+Signal = Literal["visual", "audio", "speech", "screen_text", "name"]
+Signals = Sequence[Signal] | Mapping[Signal, float]
 OperationKind = Literal["backup", "export", "reembed", "transcribe", "read_text"]
 WebhookEvent = Literal["job.succeeded", "job.failed", "job.cancelled"]
 DeliveryState = Literal["pending", "delivered", "failed"]
@@ -39,7 +41,7 @@ class SearchOptions(TypedDict, total=False):
     limit: int
     where: Mapping[str, Any] | None
     rerank: int | None
-    hybrid: bool | None
+    signals: Signals | None
     min_similarity: float | None
     min_relevance: float | None
     group: Group | None

@@ -110,7 +110,7 @@ class CaptionScore(TypedDict):
 
 
 class ClipHit(TypedDict):
-    """A clip of a result, with its scores and ranks."""
+    """A clip of a result, with its scores, overall and by signal."""
 
     clip_id: str
     conditions: list[Condition] | None
@@ -124,12 +124,15 @@ class ClipHit(TypedDict):
     reranked"""
     media_url: str
     """plays the clip: the file with #t=start,end"""
-    ranks: Ranks
     relevance: float | None
     """probability that the clip fits the query: fused if it was reranked, else the calibrated similarity; at least
     the word score of a clip that contains most words of the query; with several texts, that of the condition which
     it is least likely to meet; null if it was not reranked and the bundle has no calibration of similarity, or the
     query has clips or files"""
+    screen_text: str
+    """what is written in its pictures; empty where nothing is known"""
+    signals: dict[str, SignalScore]
+    """why it was returned: its ranks by signal"""
     similarity: float
     """cosine of the embeddings of query and clip, -1 to 1"""
     start: float
@@ -146,10 +149,12 @@ class ClipSpan(TypedDict):
     """seconds"""
     id: str
     media_url: str
+    screen_text: str
+    """what is written in its pictures; empty where nothing is known"""
     start: float
     """seconds"""
     text: str
-    """speech in it; empty if none is known"""
+    """what is said in it; empty where nothing is known"""
     thumbnail_url: str
 
 
@@ -177,6 +182,9 @@ class Collection(TypedDict):
     name: str
     read_text: float | None
     """seconds between the frames whose text jobs read; null: none"""
+    signals: list[Literal["visual", "audio", "speech", "screen_text", "name"]]
+    """what it can be searched by: pictures (visual), sound (audio), words spoken (speech), words shown
+    (screen_text), words of titles and paths (name)"""
     token_encoding: Literal["int8", "float16"]
     """how visual tokens for reranking are stored; float16 takes twice the space"""
     transcribe: str | None
@@ -344,6 +352,8 @@ class Facets(TypedDict):
     """of indexed files, ending in a slash; not of uploads"""
     metadata: list[MetadataFacet]
     """the most frequent fields first"""
+    screen_text: int
+    """videos with words on screen"""
     speech: int
     """videos with spoken words"""
 
@@ -676,15 +686,6 @@ class Operations(TypedDict):
     operations: list[Operation]
 
 
-class Ranks(TypedDict):
-    """Ranks from 1."""
-
-    fulltext: int | None
-    """by words; null: none matches"""
-    similarity: int | None
-    """by similarity; null: not among those candidates"""
-
-
 class Readiness(TypedDict):
     """Readiness."""
 
@@ -811,12 +812,15 @@ class SearchResult(TypedDict):
     reranked"""
     media_url: str
     """plays the clip: the file with #t=start,end"""
-    ranks: Ranks
     relevance: float | None
     """probability that the clip fits the query: fused if it was reranked, else the calibrated similarity; at least
     the word score of a clip that contains most words of the query; with several texts, that of the condition which
     it is least likely to meet; null if it was not reranked and the bundle has no calibration of similarity, or the
     query has clips or files"""
+    screen_text: str
+    """what is written in its pictures; empty where nothing is known"""
+    signals: dict[str, SignalScore]
+    """why it was returned: its ranks by signal"""
     similarity: float
     """cosine of the embeddings of query and clip, -1 to 1"""
     start: float
@@ -843,6 +847,29 @@ class ShardsSource(TypedDict):
     kind: Literal["shards"]
     shards: list[str]
     """in an allowed root"""
+
+
+class SignalScore(TypedDict):
+    """How well a clip fits the query by one signal."""
+
+    matches: list[TextMatch]
+    """words that match; empty for visual and audio"""
+    rank: int
+    """by this signal, from 1"""
+    score: float
+    """visual, audio: cosine, -1 to 1; others: score of the words, 0 to 1"""
+
+
+class TextMatch(TypedDict):
+    """Adjacent words of the query, where they are spoken or shown."""
+
+    box: list[float] | None
+    """left, top, right and bottom of words shown, as shares of width and height; null otherwise"""
+    end: float
+    """seconds; of words of a name, the clip's"""
+    start: float
+    """seconds; of words of a name, the clip's"""
+    text: str
 
 
 class UpdatedVideo(TypedDict):

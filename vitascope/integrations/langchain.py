@@ -17,6 +17,7 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import Field, SecretStr
 
 from vitascope.client import AsyncClient, Client
+from vitascope.client.api import Signal
 from vitascope.client.response_types import SearchResponse, SearchResult
 
 __all__ = ["VitascopeRetriever"]
@@ -25,9 +26,10 @@ __all__ = ["VitascopeRetriever"]
 class VitascopeRetriever(BaseRetriever):
     """Retrieve the clips of a collection that match a sentence, best first, one document per clip.
 
-    ``page_content`` is the title of the video and, on the following lines, the words spoken in the clip. ``metadata``:
-    collection, video_id, clip_id, title, start and end (s), relevance (None if unknown), similarity, match and
-    fused (None without reranking), absolute media_url and thumbnail_url, and video (its metadata).
+    ``page_content`` is the title of the video and, on the following lines, the words spoken and those shown in the
+    clip. ``metadata``: collection, video_id, clip_id, title, start and end (s), relevance (None if unknown),
+    similarity, match and fused (None without reranking), signals (rank, score and matches by signal), absolute
+    media_url and thumbnail_url, and video (its metadata).
 
     Raises the errors of `vitascope.client.Client`.
     """
@@ -42,8 +44,8 @@ class VitascopeRetriever(BaseRetriever):
     """Filter on metadata, videos and clips."""
     rerank: int | None = Field(default=None, ge=0)
     """Number of best clips to rerank. None: as many as the model's bundle states."""
-    hybrid: bool = True
-    """Also match words in subtitles, titles and paths."""
+    signals: list[Signal] | dict[Signal, float] | None = None
+    """What to search, with weights: visual, audio, speech, screen_text, name. None: all that the collection has."""
     min_similarity: float | None = Field(default=None, ge=-1, le=1)
     group: Literal["clip", "event", "video"] = "clip"
     """Unit of a document: a clip, an event (adjoining clips) or a video, with the data of its best clip."""
@@ -64,7 +66,7 @@ class VitascopeRetriever(BaseRetriever):
         return None if self.api_key is None else self.api_key.get_secret_value()
 
     def _options(self) -> dict[str, Any]:
-        return self.model_dump(include={"limit", "where", "rerank", "hybrid", "min_similarity", "group"})
+        return self.model_dump(include={"limit", "where", "rerank", "signals", "min_similarity", "group"})
 
     def _documents(self, response: SearchResponse) -> list[Document]:
         return [self._document(result) for result in response["results"]]
@@ -73,7 +75,7 @@ class VitascopeRetriever(BaseRetriever):
         video, base = result["video"], self.url.rstrip("/")
         return Document(
             id=f"{self.collection}/{video['id']}/{result['clip_id']}",
-            page_content="\n".join(filter(None, (video["title"], result["text"]))),
+            page_content="\n".join(filter(None, (video["title"], result["text"], result["screen_text"]))),
             metadata={
                 "collection": self.collection,
                 "video_id": video["id"],
@@ -85,6 +87,7 @@ class VitascopeRetriever(BaseRetriever):
                 "similarity": result["similarity"],
                 "match": result["match"],
                 "fused": result["fused"],
+                "signals": result["signals"],
                 "media_url": base + result["media_url"],
                 "thumbnail_url": base + result["thumbnail_url"],
                 "video": video["metadata"],

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, cast
 import anyio
 
 from vitascope import errors
-from vitascope.cli.output import format_score, format_span
+from vitascope.cli.output import format_score, format_signals, format_span
 
 if TYPE_CHECKING:
     from vitascope.client import AsyncClient, Client
@@ -101,18 +101,22 @@ def _figure(result: SearchResult, thumbnail: bytes | None) -> str:
         data = base64.b64encode(thumbnail).decode("ascii")
         style = f"max-width: {THUMBNAIL_SIZE}px; max-height: {THUMBNAIL_SIZE}px"
         image = f'<img alt="{title}" src="data:image/jpeg;base64,{data}" style="{style}">'
-    lines = "<br>".join(escape(line) for line in (_span(result), *_scores(result)) if line)
+    lines = "<br>".join(escape(line) for line in (_span(result), *_scores(result), _reasons(result)) if line)
     caption = f'<figcaption style="max-width: {THUMBNAIL_SIZE}px"><b>{title}</b><br>{lines}</figcaption>'
     return f'<figure style="margin: 0; flex: none">{image}{caption}</figure>'
 
 
 def _line(result: SearchResult) -> str:
-    title = "".join(char if char.isprintable() else "�" for char in result["video"]["title"])
-    return "  ".join(field for field in (*_scores(result), _span(result), title) if field)
+    fields = (*_scores(result), _span(result), result["video"]["title"], _reasons(result))
+    return "".join(char if char.isprintable() else "�" for char in "  ".join(filter(None, fields)))
 
 
 def _span(result: SearchResult) -> str:
     return format_span(result["start"], result["end"])
+
+
+def _reasons(result: SearchResult) -> str:
+    return format_signals(result["signals"])
 
 
 def _scores(result: SearchResult) -> list[str]:

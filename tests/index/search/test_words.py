@@ -110,7 +110,7 @@ def test_words_of_file_names_and_folders_are_found_first(
 def test_words_of_many_clips_do_not_disturb_a_search_for_what_is_visible(capsys: pytest.CaptureFixture[str]) -> None:
     """Half of the clips say "red" and "blue"."""
     for text in ("a magenta thing", "this is the magenta thing", "a thing and a magenta ball"):
-        visual = search(capsys, text, "--no-hybrid", "--limit", "1")
+        visual = search(capsys, text, "--signals", "visual", "--limit", "1")
         assert [r["video"]["title"] for r in search(capsys, text, "--limit", "1")] == [
             r["video"]["title"] for r in visual
         ]

@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 from vitascope.client import response_types
 from vitascope.client._sync.transport import BaseClient
-from vitascope.client.api import Group, PageCursors, SearchOptions, api_path, drop_none, form_field
+from vitascope.client.api import Group, PageCursors, SearchOptions, Signals, api_path, drop_none, form_field
 
 
 class Search(BaseClient):
@@ -25,7 +25,7 @@ class Search(BaseClient):
         limit: int = 10,
         where: Mapping[str, Any] | None = None,
         rerank: int | None = None,
-        hybrid: bool | None = None,
+        signals: Signals | None = None,
         min_similarity: float | None = None,
         min_relevance: float | None = None,
         group: Group | None = None,
@@ -38,7 +38,8 @@ class Search(BaseClient):
 
         Args:
             collection: its name.
-            text: description of what the clips show.
+            text: description of what the clips show. A part in double quotes must occur literally, and ``Haus*``
+                matches words that begin so.
             query: a weighted combination, in place of ``text``: ``{"kind": "text", "value": "a dog", "weight": 1}``,
                 ``{"kind": "clip", "value": "41"}``, ``{"kind": "file", "signal": "audio"}``.
             file: image, video or sound to search by; it is not stored. Of a video, the pictures are compared unless
@@ -47,7 +48,8 @@ class Search(BaseClient):
             where: filter on metadata, fields of videos and, below ``clip``, fields of the clip.
             rerank: number of best clips to rerank with the fusion model; they are ordered by fused score. None: as many
                 as the model's bundle states.
-            hybrid: also match words in subtitles, titles and paths. None: yes.
+            signals: what to search, as a list, or with weights as a mapping: ``visual``, ``audio``, words in
+                ``speech``, ``screen_text`` and ``name``. None: all that the collection has.
             min_similarity: exclude clips of lower similarity, -1 to 1.
             min_relevance: exclude clips of lower relevance, 0 to 1.
             group: what a result is: ``clip``, ``event`` (adjoining clips that fit) or ``video``.
@@ -60,7 +62,7 @@ class Search(BaseClient):
         options = drop_none(
             filter=where,
             rerank=rerank,
-            hybrid=hybrid,
+            signals=signals,
             min_similarity=min_similarity,
             min_relevance=min_relevance,
             group=group,

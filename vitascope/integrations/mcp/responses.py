@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, AliasPath, BaseModel, Field, ValidationInfo
 
-from vitascope.cli.output import format_score, format_span, format_time
+from vitascope.cli.output import MAX_MATCHES, format_score, format_signals, format_span, format_time
 
 MAX_TEXT_CHARS = 500
 """Length of the speech of a clip: a search may return fifty clips with up to 10,000 characters each."""
@@ -32,7 +32,12 @@ def _absolute_url(path: str, info: ValidationInfo) -> str:
 
 RoundedScore = Annotated[float, AfterValidator(lambda value: round(value, SCORE_DECIMALS))]
 SpokenText = Annotated[
-    str, AfterValidator(_shorten), Field(description="words spoken in the clip (subtitles), shortened; may be empty")
+    str,
+    AfterValidator(_shorten),
+    Field(description="words spoken in the clip (subtitles or transcript), shortened; may be empty"),
+]
+ShownText = Annotated[
+    str, AfterValidator(_shorten), Field(description="words shown in the clip, shortened; may be empty")
 ]
 MediaUrl = Annotated[
     str, AfterValidator(_absolute_url), Field(description="URL to play it in a browser, if the service needs no key")
@@ -92,6 +97,22 @@ class Condition(BaseModel):
     met: bool
 
 
+class TextMatch(BaseModel):
+    text: str
+    start: Annotated[float, Field(description="seconds at which it is said or shown; for a name, those of the clip")]
+    end: Seconds
+
+
+class SignalScore(BaseModel):
+    rank: Annotated[int, Field(description="by this signal, from 1")]
+    score: Annotated[RoundedScore, Field(description="cosine for visual and audio, else score of the words, 0 to 1")]
+    matches: Annotated[
+        list[TextMatch],
+        AfterValidator(lambda matches: matches[:MAX_MATCHES]),
+        Field(description="first words of the query that match"),
+    ]
+
+
 class SearchHit(_Scores):
     relevance: Annotated[
         RoundedScore | None, Field(description="probability that the clip fits the query, 0 to 1; null: unknown")
@@ -103,7 +124,9 @@ class SearchHit(_Scores):
     end: Seconds
     clip_id: Annotated[str, Field(description="id of the clip; for an event or video, of its best clip")]
     clip_count: Annotated[int | None, Field(description="number of clips of an event or video")]
+    signals: Annotated[dict[str, SignalScore], Field(description="why it was returned")] = {}
     text: SpokenText
+    screen_text: ShownText = ""
     metadata: Annotated[dict[str, Any], Field(validation_alias=AliasPath("video", "metadata"))]
     media_url: MediaUrl
 
@@ -113,7 +136,9 @@ class SearchHit(_Scores):
         scores = {"relevance": self.relevance, "match": self.match, "similarity": self.similarity}
         met = [f"{'not ' if c.weight < 0 else ''}{c.text}" for c in self.conditions or () if c.met]
         conditions = "" if self.conditions is None else f" meets: {_quote(met)}"
-        return f"{position}: {_scores_text(scores)}{conditions}{_speech(self.text)}"
+        signals = {name: score.model_dump() for name, score in self.signals.items()}
+        reason = f" by {format_signals(signals, _quote)}" if signals else ""
+        return f"{position}: {_scores_text(scores)}{conditions}{reason}{_words(self.text, self.screen_text)}"
 
 
 class SearchWarning(BaseModel):
@@ -161,9 +186,10 @@ class Clip(BaseModel):
     start: Seconds
     end: Seconds
     text: SpokenText
+    screen_text: ShownText = ""
 
     def line(self) -> str:
-        return f"clip {self.clip_id} {_format_span(self.start, self.end)}{_speech(self.text)}"
+        return f"clip {self.clip_id} {_format_span(self.start, self.end)}{_words(self.text, self.screen_text)}"
 
 
 class VideoResponse(ToolResponse, VideoSummary):
@@ -241,8 +267,8 @@ def _scores_text(scores: Mapping[str, float | None]) -> str:
     return ", ".join(f"{name} {format_score(value)}" for name, value in scores.items() if value is not None)
 
 
-def _speech(text: str) -> str:
-    return f" said: {_quote(text)}" if text else ""
+def _words(spoken: str, shown: str) -> str:
+    return "".join(f" {verb}: {_quote(text)}" for verb, text in (("said", spoken), ("shown", shown)) if text)
 
 
 def _quote(content: object) -> str:
