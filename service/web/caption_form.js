@@ -3,6 +3,7 @@
 import { call } from "./api.js";
 import { busyForm } from "./busy_form.js";
 import { $, describeFit, el, fitBar, formatCosine, formatTime, scoreParts, spokenNumbers } from "./dom.js";
+import { modalitiesNote } from "./signals.js";
 
 const WORD_FRAMES = 8; // frames per word score
 const lines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
@@ -17,12 +18,12 @@ export function prepareCaptionForm(getSpan, seek) {
     if (!captions.length) return $("captions").focus();
     const references = lines($("references").value);
     form.run(async (signal) => {
-      const { scores } = await call("POST", "/v1/caption-scores", { ...getSpan(), captions, references, frames: WORD_FRAMES }, signal);
+      const { scores, modalities } = await call("POST", "/v1/caption-scores", { ...getSpan(), captions, references, frames: WORD_FRAMES }, signal);
       const order = scores.slice().sort((a, b) => orderingScore(b) - orderingScore(a));
       const strongest = Math.max(...order.flatMap((score) => wordsOf(score).map((word) => word.similarity)), 0.01);
       const [best] = order;
       return {
-        shown: order.map((score, rank) => scoreCard(score, rank === 0 && order.length > 1, strongest, seek)),
+        shown: order.map((score, rank) => scoreCard(score, rank === 0 && order.length > 1, strongest, seek)).concat(modalitiesNote(modalities)),
         message: `${order.length > 1 ? "Best match: " : ""}${best.caption}. ${describeMatch(best)} ${describeFit(best)}`,
       };
     });

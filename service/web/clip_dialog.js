@@ -5,11 +5,13 @@ import { prepareCaptionForm } from "./caption_form.js";
 import { createPlayer } from "./clip_player.js";
 import { currentName } from "./collections.js";
 import { confirmAction } from "./confirm.js";
-import { $, el, formatSpan, scoreParts } from "./dom.js";
+import { $, describeSize, el, formatSpan, isSound, scoreParts } from "./dom.js";
 import { recordClosed, recordOpened } from "./history.js";
+import { cleanText, highlight, matchedWords } from "./matches.js";
 import { prepareQuestionForm } from "./question_form.js";
 import { findSimilar, refresh } from "./search.js";
 import { readSearch, runSearch } from "./search_state.js";
+import { hasSignal, signalName, signalParts } from "./signals.js";
 import { clipAtPlayhead, handleKey, hideTimeline, prepareTimeline, scoresOf, selectAt, setPlayhead, showMoments, showTimeline } from "./timeline.js";
 import { announce } from "./toasts.js";
 
@@ -20,25 +22,28 @@ let player = null;
 let pending = null;
 let settleTimer = null;
 
-// ``clip.video`` may already have its ``spans``.
-export function openClip(clip) {
+// ``clip.video`` may already have its ``spans``. ``seconds``: where a match begins that was clicked.
+export function openClip(clip, seconds) {
   reset();
   pending = new AbortController();
   showDetails(clip);
   recordOpened(clip);
   if (!$("clip").open) $("clip").showModal();
   $("clip-title").focus(); // arrow keys move through the video from here
-  player = createPlayer($("clip-screen"), clip, setPlayhead, () => explainFailure(clip.video));
+  player = createPlayer($("clip-screen"), clip, seconds ?? clip.start, setPlayhead, () => explainFailure(clip.video));
+  if (seconds !== undefined) player.unmute();
   fillTimeline(clip, pending.signal);
 }
 
 // Why a video cannot be played: the service's reason, or the format.
-async function explainFailure({ media_url: url, missing }) {
-  if (missing) return "The file is missing; this is a stored frame.";
+async function explainFailure(video) {
+  const { media_url: url, missing } = video;
+  const frames = (text) => (isSound({ video }) ? "" : text);
+  if (missing) return `The file is missing${frames("; this is a stored frame")}.`;
   try {
     const response = await request("GET", url, { headers: { Range: "bytes=0-0" } });
     await response.body.cancel();
-    return "Your browser cannot play this format; these are frames of the clip.";
+    return `Your browser cannot play this format${frames("; these are frames of the clip")}.`;
   } catch (error) {
     return error.message;
   }
@@ -68,14 +73,14 @@ function showDetails(clip) {
   document.title = `${video.title} · Vitascope`;
   $("clip-title").textContent = video.title;
   const metadata = Object.entries(video.metadata).map(([key, value]) => `${key}: ${value}`);
-  $("clip-facts").textContent = [formatSpan(clip.start, clip.end), `${video.width}×${video.height}`, ...metadata].join(" · ");
-  $("clip-text").textContent = clip.text || "";
-  $("clip-text").hidden = !clip.text;
+  $("clip-facts").textContent = [formatSpan(clip.start, clip.end), describeSize(video), ...metadata].join(" · ");
   showPath(video);
-  showScores(clip.ranks ? clip : scoresOf(clip.clip_id));
+  showScores();
   $("clip-like").hidden = !clip.clip_id;
+  $("clip-like-sound").hidden = !clip.clip_id || !hasSignal("audio") || isSound(clip);
   $("clip-link").textContent = "Copy link";
-  $("clip-part").hidden = clip.end - clip.start >= video.duration - 0.01; // the clip is the whole video
+  $("clip-part").hidden = isSound(clip) || clip.end - clip.start >= video.duration - 0.01; // the clip is the whole video
+  $("clip").querySelector(".ask").hidden = isSound(clip); // captions and questions are about pictures
   $("clip-part").querySelector("[value=clip]").checked = true;
 }
 
@@ -86,11 +91,16 @@ function showPath({ path, missing }) {
   $("clip-missing").hidden = !missing;
 }
 
-function showScores(scores) {
-  const parts = scores ? scoreParts(scores) : [];
+// The clip's scores, and what is said and shown with the words that match.
+function showScores() {
+  const scores = current.signals ? current : scoresOf(current.clip_id);
+  const parts = scores ? [...scoreParts(scores), ...signalParts(scores)] : [];
   $("clip-scores").hidden = !parts.length;
   $("clip-scores-list").replaceChildren(...parts.flatMap(([name, value, explanation]) =>
     [el("dt", { textContent: name }), el("dd", { textContent: value }), el("dd", { className: "facts", textContent: explanation })]));
+  const texts = [["speech", current.text], ["screen_text", current.screen_text ?? scores?.screen_text]];
+  $("clip-texts").replaceChildren(...texts.filter(([, text]) => text).map(([signal, text]) => el("blockquote", {},
+    el("small", { className: "facts", textContent: signalName(signal) }), el("p", { dir: "auto" }, ...highlight(cleanText(text), matchedWords(scores || {}, signal))))));
 }
 
 // Copy text, and say so on the button.
@@ -105,7 +115,7 @@ async function copyFrom(button, text) {
 async function fillTimeline({ video, start }, signal) {
   try {
     const { spans } = video.spans ? video : await call("GET", collectionPath(currentName(), "videos", video.id), undefined, signal);
-    showTimeline(spans, video.duration, (selected, announcement) => {
+    showTimeline(spans, video, (selected, announcement, match) => {
       clearForms();
       showDetails({ ...selected, clip_id: selected.id, video });
       clearTimeout(settleTimer);
@@ -115,16 +125,22 @@ async function fillTimeline({ video, start }, signal) {
         if (announcement) announce(announcement);
       }, SETTLE_DELAY);
       player.show(current);
+      if (!match) return;
+      player.seek(match.start);
+      if (match.signal === "speech") player.unmute();
     });
     $("clip-like").hidden = !spans.length;
+    $("clip-like-sound").hidden = !spans.length || !hasSignal("audio") || isSound({ video });
     if (current.clip_id || current.start) selectAt(start);
     const search = readSearch();
-    if (spans.length < 2 || !search.hasQuery) return showMoments(null, "");
+    if (!search.hasQuery || !video.duration) return showMoments(null, "");
+    if (spans.length < 2 && current.signals) return showMoments([current], "");
     showMoments(null, "Searching for matching moments…");
     const clip = { video_id: Number(video.id) };
     const filter = search.filter ? { and: [clip, search.filter] } : clip;
     const { results } = await runSearch({ ...search, group: "clip", filter }, { signal });
-    showMoments(results, results.length ? "Best matching moments" : "No other matching moments in this video.");
+    showMoments(results, spans.length < 2 ? "" : results.length ? "Best matching moments" : "No other matching moments in this video.");
+    showScores();
   } catch (error) {
     if (error.name !== "AbortError") showMoments(null, error.message);
   }
@@ -143,13 +159,15 @@ $("clip-link").onclick = () => {
   copyFrom($("clip-link"), location.href);
 };
 $("clip-path-copy").onclick = () => copyFrom($("clip-path-copy"), current.video.path);
-$("clip-like").onclick = () => {
+function searchSimilar(signal) {
   const clip = current.clip_id ? current : { ...clipAtPlayhead(), video: current.video };
   recordOpened(current);
   $("clip").close();
-  findSimilar({ ...clip, clip_id: clip.clip_id || clip.id }); // Back returns to this clip
+  findSimilar({ ...clip, clip_id: clip.clip_id || clip.id }, signal); // Back returns to this clip
   recordClosed(); // if the search is the same
-};
+}
+$("clip-like").onclick = () => searchSimilar();
+$("clip-like-sound").onclick = () => searchSimilar("audio");
 $("clip-edit").onclick = async () => {
   const { video } = current;
   try {
@@ -190,7 +208,7 @@ $("clip").addEventListener("close", () => {
 });
 $("clip").addEventListener("cancel", (event) => event.target === $("clip") && recordClosed()); // Escape
 $("clip").addEventListener("keydown", (event) => {
-  const isInput = event.target.matches("input, textarea, select, video, summary");
+  const isInput = event.target.matches("input, textarea, select, video, audio, summary");
   if (isInput || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return;
   if (handleKey(event.key)) event.preventDefault();
 });

@@ -1,14 +1,15 @@
 // The player: a video played clip by clip; a preview by the service if the browser cannot play the file; otherwise still frames.
 
-import { el, isImage, playFrames, thumbnailAt } from "./dom.js";
+import { el, isImage, isSound, playFrames, thumbnailAt } from "./dom.js";
 
 const NEAR_END = 0.05; // seconds
 
 const previewUrl = ({ media_url: url }, span = "") => url.replace(/\/media(#.*)?$/, `/preview${span}`);
 
 // ``onTime(seconds)`` reports the position in the file, ``explainFailure()`` resolves to the reason if it cannot be played.
-// ``show(clip)`` plays another clip of the video, ``seek(seconds)`` moves to any position, ``stop()`` ends playback.
-export function createPlayer(screen, firstClip, onTime, explainFailure) {
+// ``show(clip)`` plays another clip of the video, ``seek(seconds)`` moves to any position, ``unmute()`` plays with sound, ``stop()`` ends
+// playback. It begins at ``start``.
+export function createPlayer(screen, firstClip, start, onTime, explainFailure) {
   let clip = firstClip;
   let stopFrames = () => {};
   const image = el("img", { alt: clip.video.title });
@@ -19,21 +20,23 @@ export function createPlayer(screen, firstClip, onTime, explainFailure) {
       image.src = previewUrl(clip);
     };
     screen.replaceChildren(image);
-    return { show() {}, seek() {}, stop: () => screen.replaceChildren() };
+    return { show() {}, seek() {}, unmute() {}, stop: () => screen.replaceChildren() };
   }
   // Without an end: at the end of a media fragment browsers pause, even after the viewer has moved past it.
-  const source = `${clip.media_url.split("#")[0]}#t=${clip.start}`;
-  const video = el("video", { src: source, controls: true, muted: true, autoplay: true, playsInline: true, poster: clip.thumbnail_url, "aria-label": clip.video.title });
+  const source = `${clip.media_url.split("#")[0]}#t=${start}`;
+  const hasPictures = !isSound(clip);
+  screen.classList.toggle("sound", !hasPictures);
+  const video = el(hasPictures ? "video" : "audio", { src: source, controls: true, muted: hasPictures, autoplay: true, playsInline: true, ...(hasPictures ? { poster: clip.thumbnail_url } : {}), "aria-label": clip.video.title });
   const reason = el("p", { className: "strip", role: "status" });
   let preview = null; // {start, end} of the file that the video is a preview of
   let hasFailed = false;
   const offset = () => (preview ? preview.start : 0); // seconds of the file at the start of what plays
   const showFrames = (text) => {
-    screen.replaceChildren(image, reason);
+    screen.replaceChildren(...(hasPictures ? [image] : []), reason);
     if (reason.textContent !== text) reason.textContent = text;
     stopFrames();
-    image.src = clip.thumbnail_url;
-    if (!clip.video.missing) stopFrames = playFrames(image, clip, 8);
+    if (hasPictures) image.src = clip.thumbnail_url;
+    if (hasPictures && !clip.video.missing) stopFrames = playFrames(image, clip, 8);
     onTime(clip.start);
   };
   const showPreview = (start, end) => {
@@ -48,13 +51,13 @@ export function createPlayer(screen, firstClip, onTime, explainFailure) {
     video.play().catch(() => {}); // browsers pause an element that leaves the page
   };
   video.onerror = async () => {
-    if (!preview && !clip.video.missing) return showPreview(clip.start, clip.end);
+    if (!preview && hasPictures && !clip.video.missing) return showPreview(clip.start, clip.end);
     hasFailed = true;
     showFrames("");
     reason.textContent = await explainFailure();
   };
   // The viewer may leave the clip; only reaching its end restarts it.
-  let wasInside = true;
+  let wasInside = start < clip.end - NEAR_END;
   video.addEventListener("timeupdate", () => {
     const isInside = offset() + video.currentTime < clip.end - NEAR_END;
     if (wasInside && !isInside && !video.seeking && clip.end > clip.start) seek(clip.start);
@@ -86,9 +89,10 @@ export function createPlayer(screen, firstClip, onTime, explainFailure) {
       wasInside = seconds < clip.end - NEAR_END;
       if (!hasFailed) return seek(seconds);
       stopFrames();
-      if (!clip.video.missing) image.src = thumbnailAt(clip, seconds);
+      if (hasPictures && !clip.video.missing) image.src = thumbnailAt(clip, seconds);
       onTime(seconds);
     },
+    unmute: () => (video.muted = false),
     stop() {
       stopFrames();
       video.onerror = null;

@@ -55,13 +55,12 @@ export function fitBar(scores) {
 }
 
 // The parts of the score, [name, value, explanation] each.
-export const scoreParts = ({ relevance, conditions, similarity, match, fused, ranks }) => [
+export const scoreParts = ({ relevance, conditions, similarity, match, fused }) => [
   ["Fit", relevance ?? fused, formatPercent, "estimated probability that the clip fits the query"],
   ...(conditions || []).map(({ text, relevance: fit, weight }) => [weight < 0 ? `not “${text}”` : `“${text}”`, fit, formatPercent, "fit of this sentence"]),
   ["Similarity", similarity, formatCosine, "cosine of the embeddings of query and clip, −1 to 1"],
   ["Match", match, formatPercent, "estimate of the fusion model, which looks at query and clip together"],
   ["Fused", fused, (value) => value.toFixed(2), "similarity and match combined"],
-  ["Words", ranks?.fulltext, (value) => `no. ${value}`, "rank by words in title, path and speech"],
 ].filter(([, value]) => isNumber(value)).map(([name, value, format, explanation]) => [name, format(value), explanation]);
 
 // Numbers as screen readers should speak them.
@@ -86,6 +85,11 @@ export function playFrames(image, clip, frames = 6, interval = 500) {
     image.src = clip.thumbnail_url;
   };
 }
+
+// A file without pictures.
+export const isSound = (clip) => clip.video.width === 0;
+
+export const describeSize = (video) => (isSound({ video }) ? "sound" : `${video.width}×${video.height}`);
 
 export const isImage = (clip) => clip.video.media_type.startsWith("image/");
 
@@ -114,6 +118,7 @@ export const INDEX_KINDS = [
 
 // A clip's thumbnail that plays on ``play()`` and stops on ``stop()``.
 export function preview(clip) {
+  if (isSound(clip)) return { screen: el("span", { className: "screen sound" }), play() {}, stop() {} };
   const image = el("img", { src: clip.thumbnail_url, alt: "", loading: "lazy", decoding: "async" });
   const screen = el("span", { className: "screen" }, image);
   let stop = null;

@@ -2,9 +2,9 @@
 
 import { addFiles } from "./add_dialog.js";
 import { currentName } from "./collections.js";
-import { $ } from "./dom.js";
+import { $, el } from "./dom.js";
 import { recordClosed } from "./history.js";
-import { setSimilarFile, smallPreview } from "./similar_query.js";
+import { isSoundFile, setSimilarFile, smallPreview } from "./similar_query.js";
 
 const hasFiles = (transfer) => transfer && [...transfer.types].includes("Files");
 let file = null;
@@ -17,7 +17,8 @@ function handleFiles(files, onAdded) {
   objectUrl = URL.createObjectURL(file);
   $("drop-title").textContent = file.name;
   $("drop-add").textContent = `Add to ${currentName()}`;
-  const preview = smallPreview({ file, address: objectUrl });
+  const preview = isSoundFile(file) ? el("audio", { src: objectUrl, controls: true, "aria-label": file.name }) : smallPreview({ file, address: objectUrl });
+  $("drop-picture").classList.toggle("sound", isSoundFile(file));
   $("drop-picture").replaceChildren(preview);
   $("drop-dialog").showModal();
 }

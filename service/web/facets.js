@@ -1,4 +1,4 @@
-// Facets: folders, dates, lengths, speech and metadata to choose from, with numbers of videos. A choice is one or more conditions of
+// Facets: folders, dates, lengths, speech, screen text and metadata to choose from, with numbers of videos. A choice is one or more conditions of
 // the filter.
 
 import { call, collectionPath } from "./api.js";
@@ -7,8 +7,9 @@ import { $, el } from "./dom.js";
 import { currentConditions, isSameCondition, replaceConditions, setKnownFields } from "./filter_form.js";
 
 const MAX_FIELDS = 3; // metadata fields
-let source = null; // name and size of the collection that the facets are of
+let source = null; // name and sizes of the collection that the facets are of
 let facets = []; // {element, choices: [{label, conditions}]}
+let wordCounts = {}; // signal -> number of videos with such words
 let onChange = () => {};
 
 export const prepareFacets = (search) => (onChange = search);
@@ -16,20 +17,25 @@ export const prepareFacets = (search) => (onChange = search);
 export function clearFacets() {
   source = null;
   facets = [];
+  wordCounts = {};
   setKnownFields([]);
   $("facets").replaceChildren();
 }
 
+// Whether videos of the collection have words of this signal, "speech" or "screen_text"; false until facets are loaded.
+export const hasWords = (signal) => wordCounts[signal] > 0;
+
 // Load the facets if the collection is another one or has changed, and show which are chosen.
 export async function showFacets() {
-  const { name, videos, clips } = currentCollection() || {};
-  const state = `${name} ${videos} ${clips}`;
+  const { name, videos, clips, bytes } = currentCollection() || {};
+  const state = `${name} ${videos} ${clips} ${bytes}`;
   if (name && state !== source) {
     source = state;
     try {
       const loaded = await call("GET", collectionPath(name, "facets"));
       if (state !== source || name !== currentName()) return;
       setKnownFields(loaded.metadata);
+      wordCounts = loaded;
       facets = createFacets(loaded, videos);
       $("facets").replaceChildren(...facets.map(({ element }) => element));
     } catch {
@@ -49,10 +55,10 @@ export const isShownAsFacet = (condition) => facets.some(({ choices }) =>
 
 const isChosen = ({ conditions }) => conditions.every((condition) => currentConditions().some((other) => isSameCondition(condition, other)));
 
-function createFacets({ folders, added, durations, speech, metadata }, total) {
+function createFacets({ folders, added, durations, speech, screen_text: screenText, metadata }, total) {
   const choice = (label, videos, ...conditions) => ({ label: `${label} (${videos})`, conditions });
   const condition = (field, comparison, value) => ({ field, comparison, value });
-  const speechChoice = choice("With speech", speech, condition("clip.text", "ne", ""));
+  const toggle = (label, videos, field) => (videos > 0 && videos < total ? createToggle(choice(label, videos, condition(field, "ne", ""))) : null);
   return [
     createSelect("Folder", withParents(folders).map(({ value, label, videos }) => choice(label, videos, condition("path", "prefix", value)))),
     createSelect("Added", added.map(({ start, end, videos }) =>
@@ -62,7 +68,8 @@ function createFacets({ folders, added, durations, speech, metadata }, total) {
       ...(max ? [condition("duration", "lt", max)] : [])))),
     ...metadata.filter(({ videos, values }) => values.length > 1 && values.reduce((sum, value) => sum + value.videos, 0) === videos).slice(0, MAX_FIELDS)
       .map(({ field, values }) => createSelect(field, values.map(({ value, videos }) => choice(value, videos, condition(field, "eq", value))))),
-    speech > 0 && speech < total ? createToggle(speechChoice) : null,
+    toggle("With speech", speech, "clip.text"),
+    toggle("With screen text", screenText, "clip.screen_text"),
   ].filter(Boolean);
 }
 

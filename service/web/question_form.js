@@ -3,6 +3,7 @@
 import { call } from "./api.js";
 import { busyForm } from "./busy_form.js";
 import { $, answerBar, el, formatPercent, spokenNumbers } from "./dom.js";
+import { modalitiesNote } from "./signals.js";
 
 const TOP = 5;
 const MIN_CONFIDENCE = 20; // percent
@@ -29,7 +30,7 @@ export function prepareQuestionForm(getSpan) {
   return form.clear;
 }
 
-function renderAnswers({ answers, abstained, out_of_vocabulary: outOfVocabulary }, minConfidence) {
+function renderAnswers({ answers, abstained, modalities, out_of_vocabulary: outOfVocabulary }, minConfidence) {
   const names = outOfVocabulary.map((item) => `“${item}”`).join(", ");
   if (!answers.length) {
     const message = `The model knows none of these answers: ${names}.`;
@@ -40,6 +41,7 @@ function renderAnswers({ answers, abstained, out_of_vocabulary: outOfVocabulary 
       abstained ? notConfident(answers, minConfidence) : null,
       ...answers.map(answerBar),
       outOfVocabulary.length ? el("p", { className: "facts", textContent: `The model does not know, and has not scored: ${names}.` }) : null,
+      ...modalitiesNote(modalities),
     ].filter(Boolean),
     message: [abstained ? "Not confident." : "", answers.map(({ text, probability }) => `${text} ${spokenNumbers(formatPercent(probability))}`).join(", ")].join(" ").trim(),
   };

@@ -1,6 +1,6 @@
 // The results area: a summary line, and cards or a message.
 
-import { $, describeFit, el, fitBar, formatSpan, formatTime, preview } from "./dom.js";
+import { $, describeSize, el, formatTime, preview } from "./dom.js";
 import { announce } from "./toasts.js";
 
 let lastMessage = ""; // not announced again if it is shown again
@@ -74,33 +74,15 @@ export function videoCard(video, onOpen) {
     el("span", { className: "meta", textContent: describeVideo(video) }));
 }
 
-// The card of a search result. ``rank`` starts at 1. A result with words of the query that is ahead of one of a higher fit says so.
-export function resultCard(clip, rank, isAheadOfBetterFit, onOpen, onFindSimilar) {
-  const time = formatSpan(clip.start, clip.end);
-  const conditions = (clip.conditions || []).map(({ text, weight, met }) => {
-    const name = weight < 0 ? `not ${text}` : text;
-    return { text: `${met ? "✓" : "✗"} ${name}`, spoken: `${name}: ${met ? "met" : "not met"}`, met };
-  });
-  const details = [clip.text.slice(0, 120), clip.clip_count > 1 ? `best of ${clip.clip_count} clips` : "", isAheadOfBetterFit && clip.ranks?.fulltext ? "words match" : ""].filter(Boolean).join(" · ");
-  const label = [`${rank}. ${clip.video.title}`, formatSpan(clip.start, clip.end, "to"), describeFit(clip), ...conditions.map(({ spoken }) => spoken),
-    shortPath(clip.video), clip.video.missing ? "file missing" : "", details].filter(Boolean).join(", ");
-  const cell = resultTile(clip, onOpen, { rank, time: time, label },
-    details ? el("span", { className: "meta", textContent: details, title: clip.text }) : null,
-    conditions.length ? el("span", { className: "met-conditions" }, ...conditions.map(({ text, met }) => el("span", { className: met ? "met" : "unmet", textContent: text }))) : null,
-    fitBar(clip));
-  const button = el("button", { type: "button", className: "like-this", textContent: "Find similar", "aria-label": `Find similar: ${rank}. ${clip.video.title}`, onclick: () => onFindSimilar(clip) });
-  cell.append(button);
-  return cell;
-}
-
-function resultTile(clip, onOpen, { rank, time, label }, ...details) {
+// ``details`` are nodes below the title; the title is ``titleNodes``, by default that of the video.
+export function resultTile(clip, onOpen, { rank, time, label, titleNodes = [clip.video.title] }, ...details) {
   const media = preview(clip);
   if (rank) media.screen.append(el("span", { className: "rank", textContent: rank }));
   media.screen.append(el("span", { className: "time", textContent: time }));
   const path = shortPath(clip.video);
   const place = path || clip.video.missing ? el("span", { className: "meta place", title: clip.video.path || "" },
     clip.video.missing ? el("b", { textContent: path ? "File missing: " : "File missing" }) : null, path) : null;
-  const title = el("span", { className: "title", textContent: clip.video.title, title: clip.video.title });
+  const title = el("span", { className: "title", title: clip.video.title }, ...titleNodes);
   return el("div", { className: "cell" }, el("button", {
     type: "button", className: "card", "aria-label": label,
     onclick: () => onOpen(clip), onpointerenter: media.play, onpointerleave: media.stop, onfocus: media.play, onblur: media.stop,
@@ -108,11 +90,11 @@ function resultTile(clip, onOpen, { rank, time, label }, ...details) {
 }
 
 // Folder and name of the file, which tell apart videos of one title; empty for uploads.
-const shortPath = ({ path }) => (path ? path.split("/").slice(-2).join("/") : "");
+export const shortPath = ({ path }) => (path ? path.split("/").slice(-2).join("/") : "");
 
 function describeVideo(video) {
   const facts = Object.entries(video.metadata).slice(0, 3).map(([key, value]) => `${key}: ${value}`);
-  return [`${video.width}×${video.height}`, ...facts].join(" · ");
+  return [describeSize(video), ...facts].join(" · ");
 }
 
 // Move the focus between cards by arrow keys, and up from the first row.

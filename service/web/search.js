@@ -8,8 +8,9 @@ import { $, el } from "./dom.js";
 import { showFacets } from "./facets.js";
 import { readRows, showFilterError } from "./filter_form.js";
 import { formatCount } from "./format.js";
-import { hideLoading, resultCard, setSummary, showCards, showError, showLoading, showMessage, showWarnings, videoCard } from "./results.js";
+import { hideLoading, setSummary, showCards, showError, showLoading, showMessage, showWarnings, videoCard } from "./results.js";
 import { loadSimilarClip, PAGE_SIZE, readSearch, runSearch, saveToAddress, setReranking, showChips, showMinRelevance, showReranking } from "./search_state.js";
+import { showSignals } from "./signals.js";
 import { setSimilarClip } from "./similar_query.js";
 import { createToast } from "./toasts.js";
 
@@ -24,13 +25,15 @@ function startRequest() {
   return pending.signal;
 }
 
-const openClip = (clip) => import("./clip_dialog.js").then((dialog) => dialog.openClip(clip), (error) => createToast(clip.video.title).fail(error.message));
+// ``seconds``: where it plays from, by default its start.
+const openClip = (clip, seconds) => import("./clip_dialog.js").then((dialog) => dialog.openClip(clip, seconds), (error) => createToast(clip.video.title).fail(error.message));
 
 // Show results from the first page on, at least ``count`` of them if there are as many.
 export function showResults(count = 1) {
   minCount = count;
   showChips(search);
   showReranking();
+  showSignals(repeat);
   if (!currentName()) {
     showMessage("No collections", "Create a collection, then add videos or images to it.",
       el("button", { type: "button", className: "strong", textContent: "New collection", onclick: openNewCollection }));
@@ -52,6 +55,8 @@ export function search() {
   saveToAddress();
   return showResults();
 }
+
+const repeat = () => readSearch().hasQuery && search();
 
 // Fetch pages from ``cursor`` on, until there are ``count`` items; ``fetchPage(cursor)`` resolves to { items, next, ... }.
 async function fetchPages(fetchPage, cursor, count) {
@@ -100,14 +105,12 @@ async function showHits(criteria, { more = false, count = 1 }) {
   const startedAt = performance.now();
   loadSimilarClip().then(() => showChips(search)).catch(() => {}); // the search itself reports the error
   try {
-    const { items: results, next, changed, warnings } = await fetchPages(async (cursor) => {
+    const [{ resultCard }, { items: results, next, changed, warnings }] = await Promise.all([import("./result_card.js"), fetchPages(async (cursor) => {
       const response = await runSearch(criteria, { cursor, signal });
       return { items: response.results, next: response.next_cursor, changed: response.changed, warnings: response.warnings };
-    }, more ? page.next : null, count);
+    }, more ? page.next : null, count)]);
     const milliseconds = Math.round(performance.now() - startedAt);
-    const isAheadOfBetterFit = ({ relevance }, index) => results.slice(index + 1).some((other) => other.relevance > relevance);
-    showCards(results.map((clip, index) =>
-      resultCard(clip, (more ? page.shown : 0) + index + 1, isAheadOfBetterFit(clip, index), openClip, findSimilar)), more);
+    showCards(results.map((clip, index) => resultCard(clip, (more ? page.shown : 0) + index + 1, openClip, findSimilar)), more);
     setPage(next, results.length, more);
     if (!page.shown) showMessage("No results", describeNoResults(criteria));
     else setSummary([describeCount(criteria, milliseconds), changed ? "the collection has changed; search again to see new videos" : ""].filter(Boolean).join("; "));
@@ -138,13 +141,14 @@ function describeCount({ filter, group, minRelevance }, milliseconds) {
   return `Best ${filter || minRelevance || !total ? count : `${page.shown.toLocaleString("en")} of ${formatCount(total, NOUNS[group])}`} in ${milliseconds} ms`;
 }
 
-function describeNoResults({ filter, minRelevance }) {
+function describeNoResults({ filter, minRelevance, signals }) {
+  if (signals) return "Nothing matches by these signals alone. Switch on more of them below the search box.";
   if (minRelevance) return `No result fits with at least ${Math.round(minRelevance * 100)}%. Lower the minimum under “Options” to see the nearest.`;
   return filter ? "No clips match the filter." : "This collection has no clips yet.";
 }
 
 // After the results, which must not wait for the facets; they show conditions in place of chips.
-const showFilters = () => showFacets().then(() => showChips(search));
+const showFilters = () => showFacets().then(() => (showChips(search), showSignals(repeat)));
 
 function setPage(next, count, more) {
   page = { next, shown: (more ? page.shown : 0) + count };
@@ -156,10 +160,10 @@ function handleError(error, retry) {
   if (error.code === "invalid_filter") showFilterError(error.message);
 }
 
-// Find clips similar to this one; the filter stays.
-export function findSimilar(clip) {
+// Find clips similar to this one, or to its sound with the signal "audio"; the filter stays.
+export function findSimilar(clip, signal) {
   $("query").value = "";
-  setSimilarClip(clip);
+  setSimilarClip(clip, signal);
   scrollTo({ top: 0 });
   $("query").focus({ preventScroll: true });
   search();
@@ -207,14 +211,10 @@ export function prepareSearch() {
   $("query").addEventListener("search", () => {
     if (!$("query").value) search(); // the clear button of the field
   });
-  const repeat = () => {
-    if (readSearch().hasQuery) search();
-  };
   $("rerank").onchange = () => {
     setReranking($("rerank").checked);
     repeat();
   };
-  $("hybrid").onchange = repeat;
   $("group").onchange = repeat;
   $("min-relevance").oninput = () => showMinRelevance();
   $("min-relevance").onchange = repeat;

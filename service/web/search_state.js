@@ -7,6 +7,7 @@ import { $ } from "./dom.js";
 import { isShownAsFacet } from "./facets.js";
 import { currentFilter, filterChips, setFilter, showFilterError } from "./filter_form.js";
 import { recordSearch, searchQuery } from "./history.js";
+import { chosenSignals, setSignals } from "./signals.js";
 import { clearSimilar, setSimilarClip, setSimilarClipId, similarChip, similarQuery } from "./similar_query.js";
 
 const RERANK = 20; // results, if the model states no number
@@ -34,35 +35,37 @@ export function showMinRelevance(isAvailable = !$("min-relevance").disabled) {
 
 const rerankCount = () => currentCollection()?.default_rerank || RERANK;
 
-// {text, conditions, like, filter, rerank, hybrid, group, minRelevance}; ``hasQuery`` if there is a text or example.
+// {text, conditions, like, filter, rerank, signals, group, minRelevance}; ``hasQuery`` if there is a text or example.
 export function readSearch() {
   const text = $("query").value.trim();
   const conditions = text ? readConditions() : [];
+  const signals = chosenSignals(Boolean(text));
+  const canRerank = text && !conditions.length && (!signals || signals.includes("visual")); // the fusion model compares one text with pictures
   return {
     text,
     conditions,
     like: similarQuery(),
     hasQuery: Boolean(text || similarQuery()),
     filter: currentFilter(),
-    rerank: text && $("rerank").checked && !conditions.length ? rerankCount() : 0, // the fusion model takes one text
-    hybrid: Boolean(text) && $("hybrid").checked,
+    rerank: canRerank && $("rerank").checked ? rerankCount() : 0,
+    signals,
     group: $("group").value,
     minRelevance: $("min-relevance").disabled ? null : Number($("min-relevance").value) / 100 || null,
   };
 }
 
 // Return a page of results; the first one without ``cursor``.
-export function runSearch({ text, conditions, like, filter, rerank, hybrid, group, minRelevance }, { cursor, signal } = {}) {
-  const options = { limit: PAGE_SIZE, rerank, hybrid, group, ...(minRelevance ? { min_relevance: minRelevance } : {}), ...(filter ? { filter } : {}), ...(cursor ? { cursor } : {}) };
+export function runSearch({ text, conditions, like, filter, rerank, signals, group, minRelevance }, { cursor, signal } = {}) {
+  const options = { limit: PAGE_SIZE, rerank, group, ...(signals ? { signals } : {}), ...(minRelevance ? { min_relevance: minRelevance } : {}), ...(filter ? { filter } : {}), ...(cursor ? { cursor } : {}) };
   const textParts = text ? [{ kind: "text", value: text }, ...conditions.map((part) => ({ kind: "text", value: part.text, weight: part.weight }))] : [];
   const path = collectionPath(currentName(), "search");
   if (!like) return call("POST", path, { ...(conditions.length ? { query: textParts } : { text }), ...options }, signal);
-  if (like.clip) return call("POST", path, { query: [...textParts, { kind: "clip", value: like.clip }], ...options }, signal);
+  if (like.clip) return call("POST", path, { query: [...textParts, { kind: "clip", value: like.clip, ...(like.signal ? { signal: like.signal } : {}) }], ...options }, signal);
   if (cursor) return call("POST", path, { query: [...textParts, { kind: "file" }], ...options }, signal);
   const form = new FormData();
   form.append("file", like.file);
   if (text) form.append("query", JSON.stringify([...textParts, { kind: "file" }]));
-  for (const [name, value] of Object.entries(options)) form.append(name, name === "filter" ? JSON.stringify(value) : value);
+  for (const [name, value] of Object.entries(options)) form.append(name, typeof value === "object" ? JSON.stringify(value) : value);
   return call("POST", path, form, signal);
 }
 
@@ -94,10 +97,10 @@ export function saveToAddress() {
   if (currentName()) query.set("collection", currentName());
   if (text) query.set("q", text);
   for (const part of conditions) query.append(part.weight > 0 ? "and" : "not", part.text);
-  if (like && like.clip) query.set("like", like.clip);
+  if (like && like.clip) query.set(like.signal === "audio" ? "like_sound" : "like", like.clip);
   if (filter) query.set("filter", JSON.stringify(filter));
   if ($("group").selectedIndex) query.set("group", group);
-  if ($("hybrid").checked !== $("hybrid").defaultChecked) query.set("hybrid", Number($("hybrid").checked));
+  if (chosenSignals()) query.set("signals", chosenSignals().join());
   if (minRelevance) query.set("fit", $("min-relevance").value);
   if (reranks !== null && !$("rerank").disabled) query.set("rerank", reranks ? "1" : "0");
   savedQuery = query.size ? `?${query}` : "";
@@ -115,11 +118,12 @@ export function loadFromAddress() {
   $("group").value = query.get("group");
   if ($("group").selectedIndex < 0) $("group").selectedIndex = 0;
   setConditions(query.getAll("and"), query.getAll("not"));
-  $("hybrid").checked = query.has("hybrid") ? query.get("hybrid") !== "0" : $("hybrid").defaultChecked;
+  setSignals(query.get("signals")?.split(",") || (query.get("hybrid") === "0" ? ["visual", "audio"] : null)); // links from before signals
   $("min-relevance").value = query.get("fit") || 0;
   showMinRelevance();
   setReranking(query.has("rerank") ? query.get("rerank") !== "0" : null);
-  if (query.get("like")) setSimilarClipId(query.get("like"));
+  if (query.get("like_sound")) setSimilarClipId(query.get("like_sound"), "audio");
+  else if (query.get("like")) setSimilarClipId(query.get("like"));
   else clearSimilar();
   setFilter(null);
   if (query.get("filter")) loadFilter(query.get("filter"));
@@ -139,8 +143,8 @@ function loadFilter(text) {
 // Load name and thumbnail of a clip known by its id only.
 export async function loadSimilarClip() {
   const like = similarQuery();
-  if (!like || !like.clip || like.thumbnail) return;
-  const query = [{ kind: "clip", value: like.clip }];
+  if (!like || !like.clip || like.isLoaded) return;
+  const query = [{ kind: "clip", value: like.clip, ...(like.signal ? { signal: like.signal } : {}) }];
   const { results } = await call("POST", collectionPath(currentName(), "search"), { query, limit: 1, include_query_clips: true });
-  if (results[0] && results[0].clip_id === like.clip && similarQuery() === like) setSimilarClip(results[0]);
+  if (results[0] && results[0].clip_id === like.clip && similarQuery() === like) setSimilarClip(results[0], like.signal);
 }

@@ -1,21 +1,22 @@
-// The query by example: an image or video file, or a clip of the collection.
+// The query by example: an image, video or sound file, or a clip of the collection.
 
-import { $, el, formatSpan } from "./dom.js";
+import { $, el, formatSpan, isSound } from "./dom.js";
 
 let current = null;
 let chip = null; // of the current query
 let onQueryChange = () => {};
 
-// null, {file, name} or {clip, name, thumbnail}; ``clip`` is an id.
+// null, {file, name} or {clip, signal, name, thumbnail}; ``clip`` is an id, ``signal`` "audio" for its sound.
 export const similarQuery = () => current;
 
 export const setSimilarFile = (file) => setQuery({ file, name: file.name });
 
-export const setSimilarClip = (clip) =>
-  setQuery({ clip: clip.clip_id, name: `${clip.video.title}, ${formatSpan(clip.start, clip.end)}`, thumbnail: clip.thumbnail_url });
+export const setSimilarClip = (clip, signal = isSound(clip) ? "audio" : undefined) => setQuery({
+  clip: clip.clip_id, signal, name: `${clip.video.title}, ${formatSpan(clip.start, clip.end)}`, thumbnail: isSound(clip) ? null : clip.thumbnail_url, isLoaded: true,
+});
 
 // For a clip from an address, of which only the id is known.
-export const setSimilarClipId = (id) => setQuery({ clip: id, name: `clip ${id}` });
+export const setSimilarClipId = (id, signal) => setQuery({ clip: id, signal, name: `clip ${id}` });
 
 export const clearSimilar = () => setQuery(null);
 
@@ -31,18 +32,21 @@ export function prepareSimilar(onChange, search) {
   };
 }
 
+export const isSoundFile = (file) => Boolean(file?.type.startsWith("audio/"));
+
 export function similarChip(remove) {
   if (!current) return null;
+  const relation = current.signal === "audio" ? "Sounds like" : "Similar to";
   chip ??= el("li", { className: "query-chip" }, smallPreview(current),
-    el("span", { textContent: `Similar to ${current.name}`, title: current.name }),
-    el("button", { type: "button", textContent: "×", "aria-label": `Remove similar to ${current.name}`, onclick: remove }));
+    el("span", { textContent: `${relation} ${current.name}`, title: current.name }),
+    el("button", { type: "button", textContent: "×", "aria-label": `Remove ${relation.toLowerCase()} ${current.name}`, onclick: remove }));
   return chip;
 }
 
 // A small preview of the file or clip; null if there is none.
 export function smallPreview({ file, address, thumbnail }) {
   const source = thumbnail || address;
-  if (!source) return null;
+  if (!source || isSoundFile(file)) return null;
   const isVideo = file && file.type.startsWith("video/");
   const element = isVideo
     ? el("video", { src: `${source}#t=0.5`, muted: true, playsInline: true, preload: "metadata" })

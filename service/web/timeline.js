@@ -1,25 +1,33 @@
 // The timeline of a video: its clips on a canvas, and the moments that match the search.
 
-import { $, describeFit, el, fitOf, formatSpan } from "./dom.js";
+import { $, describeFit, el, fitOf, formatSpan, formatTime, isSound, thumbnailAt } from "./dom.js";
+import { highlight, timedMatches } from "./matches.js";
+import { signalName } from "./signals.js";
 
 const MAX_MOMENTS = 6; // listed moments
+const MAX_MATCHES = 8; // listed matches of words
+const MARKER_REACH = 8; // pixels around a marker that belong to it
 const PAGE_STEP = 10; // clips per PageUp and PageDown
 const PREVIEW_DELAY = 60; // milliseconds
 
 let clips = [];
 let duration = 0;
+let hasPictures = true;
 let moments = new Map(); // clip id -> search result
+let matches = []; // of words, by time
 let selected = -1; // index of a clip
 let playhead = 0; // seconds
 let previewTimer = null;
 let onSelectClip = () => {};
 
-// ``onSelectClip(clip, announcement)`` is called when a clip is selected by pointer or keys; ``announcement`` describes it for screen
-// readers.
-export function showTimeline(spans, seconds, onPick) {
-  [clips, duration, onSelectClip] = [spans, seconds, onPick];
-  [moments, selected, playhead] = [new Map(), -1, 0];
+// ``onSelectClip(clip, announcement, match)`` is called when a clip, or a match in it, is selected by pointer or keys; ``announcement``
+// describes it for screen readers.
+export function showTimeline(spans, video, onPick) {
+  [clips, duration, hasPictures, onSelectClip] = [spans, video.duration, !isSound({ video }), onPick];
+  [moments, matches, selected, playhead] = [new Map(), [], -1, 0];
   $("moments").replaceChildren();
+  $("matches").replaceChildren();
+  $("matches-about").hidden = true;
   $("timeline").hidden = clips.length < 2;
   $("track").setAttribute("aria-valuemax", clips.length);
   updateSlider();
@@ -27,7 +35,7 @@ export function showTimeline(spans, seconds, onPick) {
 }
 
 export function hideTimeline() {
-  showTimeline([], 0, () => {});
+  showTimeline([], { duration: 0 }, () => {});
 }
 
 export const clipAtPlayhead = () => clips[clipIndexAt(playhead)];
@@ -47,12 +55,25 @@ export function selectAt(start) {
 // ``results``: search results within this video, best first; null while searching.
 export function showMoments(results, text) {
   moments = new Map((results || []).map((result) => [result.clip_id, result]));
+  matches = timedMatches(results || []);
+  $("timeline").hidden = clips.length < 2 && !matches.length;
+  $("matches-about").hidden = !matches.length;
+  $("matches").replaceChildren(...listedMatches().map((match) =>
+    el("li", {}, el("button", { type: "button", className: "moment", onclick: () => selectMatch(match) },
+      formatTime(match.start), el("bdi", {}, ...highlight(match.text, [match.text])), el("small", { textContent: signalName(match.signal) })))));
   $("moments-about").textContent = text;
-  $("moments").replaceChildren(...mergeMoments(results || []).map(({ first, end, score }) =>
+  $("moments").replaceChildren(...mergeMoments(clips.length < 2 ? [] : results || []).map(({ first, end, score }) =>
     el("li", {}, el("button", { type: "button", className: "moment", onclick: () => selectClip(clipIndexAt(first.start)) },
       formatSpan(first.start, end), el("small", { textContent: score.text })))));
   updateSlider();
   redraw();
+}
+
+// The first matches of the best results, by time.
+function listedMatches() {
+  const ranks = [...moments.keys()];
+  const best = matches.toSorted((a, b) => ranks.indexOf(a.clipId) - ranks.indexOf(b.clipId)).slice(0, MAX_MATCHES);
+  return matches.filter((match) => best.includes(match));
 }
 
 // The scores of a clip; undefined if it is not among the moments.
@@ -85,11 +106,13 @@ export function handleKey(key) {
   return true;
 }
 
-function selectClip(index) {
+const selectMatch = (match) => selectClip(Math.max(0, clips.findIndex(({ id }) => id === match.clipId)), match);
+
+function selectClip(index, match) {
   selected = index;
   updateSlider();
   draw();
-  onSelectClip(clips[index], document.activeElement === $("track") ? "" : spokenClip(index)); // the slider announces its own value
+  onSelectClip(clips[index], document.activeElement === $("track") ? "" : spokenClip(index), match); // the slider announces its own value
 }
 
 // Index of the last clip that starts at or before this second; clips may overlap.
@@ -142,7 +165,7 @@ function paintTimeline() {
   const { width, height } = canvas.getBoundingClientRect();
   if (!width || !clips.length) return;
   const scale = devicePixelRatio || 1;
-  // A canvas cannot read CSS variables, so style.css passes three colors as its properties.
+  // A canvas cannot read CSS variables, so style.css passes five colors as its properties.
   const color = (name) => getComputedStyle(canvas).getPropertyValue(name);
   if (isStale) {
     isStale = false;
@@ -163,6 +186,18 @@ function paintTimeline() {
     context.fillRect(Math.min(left, width - 3), height - 3, Math.max(3, x(clips[selected].end) - left), 3);
   }
   context.fillRect(Math.min(width - 2, x(playhead)), 0, 2, height);
+  for (const { start } of matches) paintMarker(context, x(start), height, color("background-color"), color("caret-color"));
+}
+
+// A pin that points at the second of a match.
+function paintMarker(context, x, height, outlineColor, fillColor) {
+  for (const [fill, border] of [[outlineColor, 1.5], [fillColor, 0]]) {
+    context.fillStyle = fill;
+    context.fillRect(x - 1 - border, 0, 2 + 2 * border, height);
+    context.beginPath();
+    context.arc(x, 6, 4.5 + border, 0, 2 * Math.PI);
+    context.fill();
+  }
 }
 
 function paintClips(context, width, height, baseColor, momentColor) {
@@ -196,20 +231,29 @@ function momentStrengths() {
 
 // Preview of the clip below the pointer
 
-function previewAtPointer(event) {
+// The second below the pointer, and the match whose marker is there.
+function locatePointer({ clientX }) {
   const { left, width } = $("track").getBoundingClientRect();
-  const index = clipIndexAt(((event.clientX - left) / width) * duration);
-  previewClip(index);
+  const seconds = ((clientX - left) / width) * duration;
+  const near = matches.filter(({ start }) => Math.abs(start - seconds) <= (MARKER_REACH / width) * duration);
+  return { seconds, match: near.sort((a, b) => Math.abs(a.start - seconds) - Math.abs(b.start - seconds))[0] };
 }
 
-function previewClip(index) {
+function previewAtPointer(event) {
+  const { seconds, match } = locatePointer(event);
+  previewClip(clipIndexAt(seconds), match);
+}
+
+function previewClip(index, match) {
   clearTimeout(previewTimer);
   previewTimer = setTimeout(() => {
     const clip = clips[index];
     if (!clip) return;
-    $("peek-image").src = clip.thumbnail_url;
-    $("peek-text").textContent = describeClip(index, "–", (results) => fitOf(results).text);
-    const middle = ((clip.start + clip.end) / 2 / duration) * 100;
+    const time = match ? match.start : (clip.start + clip.end) / 2;
+    $("peek-image").hidden = !hasPictures;
+    if (hasPictures) $("peek-image").src = match ? thumbnailAt(clip, time) : clip.thumbnail_url;
+    $("peek-text").textContent = match ? `${formatTime(time)} ${match.text}` : describeClip(index, "–", (results) => fitOf(results).text);
+    const middle = (time / duration) * 100;
     $("peek").style.setProperty("--at", `${Math.max(0, Math.min(100, middle))}%`);
     $("peek").hidden = false;
   }, PREVIEW_DELAY);
@@ -222,8 +266,9 @@ function hidePreview() {
 
 export function prepareTimeline() {
   $("track").onclick = (event) => {
-    const { left, width } = $("track").getBoundingClientRect();
-    if (clips.length) selectClip(clipIndexAt(((event.clientX - left) / width) * duration));
+    const { seconds, match } = locatePointer(event);
+    if (match) selectMatch(match);
+    else if (clips.length) selectClip(clipIndexAt(seconds));
   };
   $("track").onpointermove = previewAtPointer;
   $("track").onpointerleave = hidePreview;

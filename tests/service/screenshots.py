@@ -39,6 +39,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 SCREENSHOTS = {"page", "page-dark", "page-phone", "clip", "jobs", "jobs-phone", "collections-dark", "keys"}
 FILM = "a day at the square"  # all scenes as one video, for its timeline
+SPOKEN = """1
+00:00:04,000 --> 00:00:05,500
+Has anyone seen the red square?
+
+2
+00:00:22,400 --> 00:00:23,900
+There, the red one moves on, to the left.
+"""
 QUERY = "a red square moves left"
 SECONDS_PER_CLIP = 0.6  # so that a job is still running on its screenshot
 COLLECTION = "scenes"
@@ -57,7 +65,9 @@ def main(arguments: list[str]) -> int:
         with serving(data) as running, sync_playwright() as playwright:
             _fill(running, sources)
             # root cannot use Chromium's sandbox; only this repository's page is opened
-            browser = playwright.chromium.launch(executable_path=find_tool("chromium"), args=["--no-sandbox"])
+            browser = playwright.chromium.launch(
+                executable_path=find_tool("chromium-headless-shell", "chromium"), args=["--no-sandbox"]
+            )
             for variant, context in VARIANTS.items():
                 if any(name.endswith(variant) for name in SCREENSHOTS):
                     for name, picture in _capture(running, browser, sources, variant, context):
@@ -76,6 +86,7 @@ def _videos(home: Path) -> dict[str, Path]:
     films.mkdir()
     frames = [frame for file in sorted(scenes.glob("*.mp4")) for frame in _frames(file)]
     write_video(films / f"{FILM}.mp4", frames, rate=FPS)
+    (films / f"{FILM}.srt").write_text(SPOKEN)
     for name in ("shopping list.mp4", "old backup.mov"):
         (scenes / name).write_text("This is no video.")
     camera.mkdir()

@@ -38,9 +38,9 @@ LOADING = "Loading\N{HORIZONTAL ELLIPSIS}"
 RESULTS = r"""
 - status: /3 moments in \d+ ms, best first/
 - region "Clips":
-  - button /^1\. red, 0:00 to 0:02, fit (over 99|9\d)%$/
+  - button /^1\. red, 0:00 to 0:02, fit (over 99|9\d)%, found by picture, name$/
   - 'button "Find similar: 1. red"'
-  - button /^2\. (green|blue), 0:00 to 0:02, fit (under 1|\d)%$/
+  - button /^2\. (green|blue), 0:00 to 0:02, fit (under 1|\d)%, found by picture$/
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import shutil
 from pathlib import Path
@@ -110,13 +111,9 @@ def test_the_best_results_are_reranked_by_default_as_the_bundle_states(
         expect(reranks).to_be_checked()
         reranks.uncheck()
         expect(cards.first).not_to_contain_text("%")
-        page.get_by_label("Match words").uncheck()
-        wait_for(
-            lambda: (
-                parse_qs(page.url.partition("?")[2])
-                == {"collection": ["videos"], "q": ["a red thing"], "rerank": ["0"], "hybrid": ["0"]}
-            )
-        )
+        page.get_by_role("button", name="Name", exact=True).click()  # switches the words of names off
+        expected = {"collection": "videos", "q": "a red thing", "rerank": "0", "signals": "visual,speech,screen_text"}
+        wait_for(lambda: query_parameters(page) == expected)
         page.close()
 
 
@@ -396,6 +393,7 @@ def test_a_result_shows_its_fit_and_place_and_warnings_are_above_it(page: Page, 
             result["relevance"] = relevance
             result["conditions"] = [{"text": "a dog", "weight": -0.5, "relevance": 0.28, "met": number == 1}]
             result["video"] |= {"title": "0001", "path": f"/videos/CAM{number}/0001.mp4", "missing": number == 2}
+            result["signals"] = {"visual": {"rank": number, "score": 0.4, "matches": []}}
         warnings = [
             {"code": code, "detail": "The model does not know the language"} for code in ("no_good_match", "language")
         ]
@@ -409,10 +407,10 @@ def test_a_result_shows_its_fit_and_place_and_warnings_are_above_it(page: Page, 
     )
     cards = page.locator("#results .card")
     expect(cards.nth(0)).to_have_accessible_name(
-        "1. 0001, 0:00 to 0:02, fit 25%, not a dog: met, CAM1/0001.mp4, words match"
+        "1. 0001, 0:00 to 0:02, fit 25%, not a dog: met, CAM1/0001.mp4, found by picture"
     )
     expect(cards.nth(1)).to_have_accessible_name(
-        "2. 0001, 0:00 to 0:02, fit 30%, not a dog: not met, CAM2/0001.mp4, file missing"
+        "2. 0001, 0:00 to 0:02, fit 30%, not a dog: not met, CAM2/0001.mp4, file missing, found by picture"
     )
     expect(cards.nth(1)).to_contain_text("File missing: CAM2/0001.mp4")
     expect(cards.nth(2)).to_contain_text(re.compile("Fit *<1%"))
@@ -433,6 +431,65 @@ def test_a_result_shows_its_fit_and_place_and_warnings_are_above_it(page: Page, 
     assert '"min_relevance":0.55' in minima[0]
     expect(page.locator("#results")).to_contain_text("No result fits with at least 55%.")
     assert query_parameters(page)["fit"] == "55"
+
+
+def test_words_that_are_said_and_shown_are_highlighted_escaped_and_played_from_there(page: Page, palette: str) -> None:
+    """Also words of hostile files: markup, right-to-left overrides, zero-width and control characters."""
+    hostile = "\u202eThe quick \x00<img src=x> fo\u200bx\u2066 in the foxglove"
+
+    def respond(route: Route) -> None:
+        body = route.request.post_data_json
+        chosen.append(body.pop("signals", None))
+        response = route.fetch(post_data=json.dumps(body)).json()
+        for number, result in enumerate(response["results"], 1):
+            result |= {"text": hostile, "screen_text": "Fox (Vulpes) <b>"} if number == 1 else {"text": ""}
+            result["signals"] = {"visual": {"rank": 80 if number == 1 else number, "score": 0.4, "matches": []}}
+            if number == 1:
+                match = {"end": 1.9, "box": None}
+                written, spoken = match | {"text": "Fox (Vulpes)", "start": 0.4}, match | {"text": "fox", "start": 1.2}
+                result["signals"]["speech"] = {"rank": 1, "score": 0.9, "matches": [spoken]}
+                result["signals"]["screen_text"] = {"rank": 1, "score": 0.8, "matches": [written]}
+        route.fulfill(json=response)
+
+    chosen: list[list[str] | None] = []
+    page.route("**/search", respond)
+    page.route("**/facets", lambda route: route.fulfill(json=route.fetch().json() | {"speech": 1, "screen_text": 1}))
+    page.goto(f"/?collection={palette}&q=fox")
+    title = page.locator("#results .title").first.inner_text()
+    clean = "The quick <img src=x> fox in the foxglove"
+    match_button = page.get_by_role("button", name=f"Play 1. {title} from 0:01, speech: {clean}")
+    expect(match_button.locator("mark")).to_have_text("fox")
+    expect(page.locator("#results .matched").nth(1).locator("mark")).to_have_text("Fox (Vulpes)")
+    assert page.locator("#results .matched img, #results .matched b").count() == 0
+    expect(page.locator("#results .cell").first.locator(".signals")).to_have_count(0)  # its picture is not why
+    expect(page.locator("#results .cell").nth(1).locator(".signals")).to_have_text("Picture")
+
+    match_button.click()
+    expect_seek(page, 1.2)
+    assert page.locator("#clip-screen video").evaluate("video => video.muted") is False
+    expect(page.locator("#clip-texts mark")).to_have_text(["fox", "Fox (Vulpes)"])
+    matches = page.locator("#matches button")
+    expect(matches).to_have_text([re.compile("^0:00.*Screen text$"), re.compile("^0:01fox.*Speech$")])
+    page.evaluate("seeks.length = 0")
+    matches.nth(1).click()
+    expect_seek(page, 1.2)
+    page.evaluate("seeks.length = 0")
+    at_pin = 3 + page.locator("#track").evaluate("track => track.clientWidth") * 1.2 / 2
+    page.locator("#track").click(position={"x": at_pin, "y": 9})
+    expect_seek(page, 1.2)
+    page.keyboard.press("Escape")
+
+    speech = page.get_by_role("button", name="Speech", exact=True)
+    speech.press("Enter")
+    expect(speech).to_have_attribute("aria-pressed", "false")
+    wait_for_events(page, lambda: chosen[-1] == ["visual", "screen_text", "name"])
+    page.reload()
+    expect(speech).to_have_attribute("aria-pressed", "false")
+    assert query_parameters(page)["signals"] == "visual,screen_text,name"
+    for name in ("Picture", "Name", "Screen text"):  # the last one: all are on again
+        page.get_by_role("button", name=name, exact=True).click()
+    expect(speech).to_have_attribute("aria-pressed", "true")
+    page.unroute_all(behavior="wait")
 
 
 def test_a_file_that_the_browser_cannot_play_is_played_as_a_preview(page: Page, film: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from playwright.sync_api import Browser, expect
 
 from index.recognitions import store_screen_text, store_speech
 from tests.media_files import solid, write_audio, write_color_video, write_picture
+from tests.service.browsing import PATIENCE_MS
 from tests.service.conftest import COLORS, settings_for
 from tests.service.running import Running, problem_of, serving
 from tests.small_bundle import TONES, make_small_bundle
+from tests.waiting import wait_for
 from vitascope.cli.main import main
 from vitascope.client import Client
 from vitascope.screen_text.interface import TextSpan
@@ -194,3 +198,40 @@ def test_the_command_and_the_client_choose_signals(hearing: Running, capsys: pyt
         pages = list(client.iter_search_pages("films", "fox", signals={"speech": 2.0, "visual": 0.1}, limit=1))
         assert titles(pages[0]) == ["green"]
         assert len(pages) > 1
+
+
+def test_the_page_shows_and_plays_sounds_and_searches_with_them(
+    hearing: Running, browser: Browser, sounds: Path, tmp_path: Path
+) -> None:
+    red = write_audio(tmp_path / "red.wav", tone("red")[None], RATE, "pcm_s16le")
+    blue = write_audio(tmp_path / "blue.wav", tone("blue")[None], RATE, "pcm_s16le")
+    with Client(str(hearing.client.base_url)) as client:
+        client.create_collection("heard")
+        for file in (red, sounds / "blue.mkv", sounds / "green.mp4"):
+            client.add_video("heard", file)
+    page = browser.new_page(base_url=str(hearing.client.base_url))
+    page.set_default_timeout(PATIENCE_MS)
+    failed: list[str] = []
+    page.on("response", lambda response: failed.append(response.url) if response.status >= 400 else None)
+    page.goto("/?collection=heard")
+    page.locator("#results .card", has=page.locator(".sound")).click()
+    wait_for(lambda: page.locator("#clip-screen audio").evaluate("audio => audio.currentTime") > 0)
+    expect(page.locator("#clip-facts")).to_have_text(re.compile("^0:00 . 0:02 · sound"))
+    expect(page.locator("#clip .ask")).to_be_hidden()  # it has no pictures
+    page.locator("#clip-like").click()
+    expect(page.locator("#chips")).to_contain_text("Sounds like red, 0:00")
+    expect(page.locator("#results .title").first).to_have_text("blue")
+
+    page.get_by_role("button", name="Search by image, video or sound").wait_for()
+    page.locator("#like-file").set_input_files(blue)
+    expect(page.locator("#chips")).to_contain_text("Similar to blue.wav")
+    first = page.locator("#results .cell").first
+    expect(first.locator(".title")).to_have_text("blue")
+    expect(first.locator(".signals")).to_contain_text("Sound")
+    first.locator(".card").click()
+    page.get_by_role("button", name="Find similar sound").click()
+    expect(page.locator("#chips")).to_contain_text("Sounds like blue, 0:00")
+    page.reload()
+    expect(page.locator("#chips")).to_contain_text("Sounds like blue, 0:00")
+    page.close()
+    assert failed == []

@@ -1,0 +1,38 @@
+// The card of a search result: scores, and why it was returned.
+
+import { describeFit, el, fitBar, formatSpan, formatTime } from "./dom.js";
+import { cleanText, highlight, matchedTexts, matchedWords, returningSignals } from "./matches.js";
+import { resultTile, shortPath } from "./results.js";
+import { signalName } from "./signals.js";
+
+// ``rank`` starts at 1.
+export function resultCard(clip, rank, onOpen, onFindSimilar) {
+  const time = formatSpan(clip.start, clip.end);
+  const conditions = (clip.conditions || []).map(({ text, weight, met }) => {
+    const name = weight < 0 ? `not ${text}` : text;
+    return { text: `${met ? "✓" : "✗"} ${name}`, spoken: `${name}: ${met ? "met" : "not met"}`, met };
+  });
+  const matches = matchedTexts(clip);
+  const speech = matches.some(({ signal }) => signal === "speech") ? "" : cleanText(clip.text).slice(0, 120);
+  const details = [speech, clip.clip_count > 1 ? `best of ${clip.clip_count} clips` : ""].filter(Boolean).join(" · ");
+  const signals = returningSignals(clip);
+  const labels = signals.filter((signal) => !matches.some((match) => match.signal === signal)); // matches have their own
+  const label = [`${rank}. ${clip.video.title}`, formatSpan(clip.start, clip.end, "to"), describeFit(clip), ...conditions.map(({ spoken }) => spoken),
+    shortPath(clip.video), clip.video.missing ? "file missing" : "", details, signals.length ? `found by ${signals.map(signalName).join(", ").toLowerCase()}` : ""].filter(Boolean).join(", ");
+  const cell = resultTile(clip, onOpen, { rank, time, label, titleNodes: highlight(cleanText(clip.video.title), matchedWords(clip, "name")) },
+    details ? el("span", { className: "meta", textContent: details, title: clip.text }) : null,
+    conditions.length ? el("span", { className: "met-conditions" }, ...conditions.map(({ text, met }) => el("span", { className: met ? "met" : "unmet", textContent: text }))) : null,
+    fitBar(clip), labels.length ? el("span", { className: "signals" }, ...labels.map((signal) => el("span", { className: "chip", textContent: signalName(signal) }))) : null);
+  const button = el("button", { type: "button", className: "like-this", textContent: "Find similar", "aria-label": `Find similar: ${rank}. ${clip.video.title}`, onclick: () => onFindSimilar(clip) });
+  cell.append(button, ...matches.map((match) => matchButton(clip, rank, match, onOpen)));
+  return cell;
+}
+
+// What is said or shown, with the words that match; a click plays the clip from there.
+function matchButton(clip, rank, { signal, start, text, words }, onOpen) {
+  const isTimed = clip.end > clip.start;
+  const label = [isTimed ? `Play ${rank}. ${clip.video.title} from ${formatTime(start)}` : `Open ${rank}. ${clip.video.title}`, `${signalName(signal).toLowerCase()}: ${text}`].join(", ");
+  return el("button", { type: "button", className: "matched", "aria-label": label, onclick: () => onOpen(clip, isTimed ? start : undefined) },
+    isTimed ? el("span", { className: "facts", textContent: `▶ ${formatTime(start)}` }) : null, el("span", { className: "chip", textContent: signalName(signal) }),
+    el("bdi", {}, ...highlight(text, words)));
+}

@@ -1,0 +1,66 @@
+// The signals that a search compares: their names, and chips that switch them on and off.
+
+import { currentCollection } from "./collections.js";
+import { $, el } from "./dom.js";
+import { hasWords } from "./facets.js";
+
+const SIGNALS = {
+  visual: ["Picture", "What is seen"],
+  audio: ["Sound", "What is heard"],
+  speech: ["Speech", "Words that are spoken"],
+  screen_text: ["Screen text", "Words that are shown on screen"],
+  name: ["Name", "Words in titles, file and folder names"],
+};
+let switchedOff = new Set();
+
+export const signalName = (signal) => SIGNALS[signal][0];
+
+// Parts of a score, as ``scoreParts``.
+export const signalParts = ({ signals }) => Object.entries(signals || {}).map(([signal, { rank }]) => [signalName(signal), `no. ${rank}`, "rank by this signal alone"]);
+
+// What of a clip scores or answers are from, where that is not its pictures alone.
+export const modalitiesNote = (modalities) =>
+  modalities.length > 1 ? [el("p", { className: "facts", textContent: `From ${modalities.map(signalName).join(" and ").toLowerCase()}.` })] : [];
+
+export const hasSignal = (signal) => (currentCollection()?.signals || []).includes(signal);
+
+// Collections can be searched by speech and screen text before they have any; then there is no chip.
+const shownSignals = () => Object.keys(SIGNALS).filter((signal) => hasSignal(signal) && (!["speech", "screen_text"].includes(signal) || hasWords(signal)));
+
+// The signals that are switched on; null if none is off. For a query without text, those that compare words do not count.
+export function chosenSignals(isText = true) {
+  const available = Object.keys(SIGNALS).filter((signal) => hasSignal(signal) && (isText || ["visual", "audio"].includes(signal)));
+  const chosen = available.filter((signal) => !switchedOff.has(signal));
+  return chosen.length && chosen.length < available.length ? chosen : null;
+}
+
+// ``names``: those to switch on; null, or none that is known: all.
+export const setSignals = (names) => (switchedOff = new Set(names?.some((name) => name in SIGNALS) ? Object.keys(SIGNALS).filter((signal) => !names.includes(signal)) : []));
+
+// Show the chips of the current collection. ``onChange()`` is called after a click.
+export function showSignals(onChange) {
+  const shown = shownSignals();
+  const labels = shown.map(signalName).join();
+  const chips = $("signals").querySelector(".facets");
+  $("signals").hidden = shown.length < 2;
+  const kinds = ["image", "video", ...(hasSignal("audio") ? ["sound"] : [])].join(", ").replace(/, (\w+)$/, " or $1");
+  $("like").title = `Search by ${kinds}`;
+  $("like").setAttribute("aria-label", `Search by ${kinds}`);
+  if (chips.dataset.signals !== labels) {
+    chips.dataset.signals = labels;
+    chips.replaceChildren(...shown.map((signal) => el("button", {
+      type: "button", className: "toggle", textContent: signalName(signal), title: SIGNALS[signal][1], value: signal, onclick: () => {
+        toggleSignal(signal);
+        showSignals(onChange);
+        onChange();
+      },
+    })));
+  }
+  for (const chip of chips.children) chip.setAttribute("aria-pressed", String(!switchedOff.has(chip.value)));
+}
+
+// Switching off the last one switches all on, since a search needs one.
+function toggleSignal(signal) {
+  if (!switchedOff.delete(signal)) switchedOff.add(signal);
+  if (shownSignals().every((shown) => switchedOff.has(shown))) setSignals(null);
+}
