@@ -234,14 +234,16 @@ def _scene_and_color(
 
 def _smooth_noise(noise: np.random.Generator, size: tuple[int, int], cell: int) -> Floats:
     small = noise.integers(0, 256, (size[1] // cell + 2, size[0] // cell + 2, 3), dtype=np.uint8)
-    return np.asarray(Image.fromarray(small).resize(size, Image.Resampling.BICUBIC), np.float32) / 255
+    picture = np.asarray(Image.fromarray(small).resize(size, Image.Resampling.BICUBIC))
+    return (picture / 255).astype(np.float32)
 
 
 def _luminance(rgb: NDArray[np.uint8]) -> Floats:
     """Relative luminance of sRGB colours (..., 3), 0 to 1, as in the Web Content Accessibility Guidelines."""
     share = rgb.astype(np.float32) / 255
     linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-    return (linear @ np.array([0.2126, 0.7152, 0.0722])).astype(np.float32)
+    luminance: Floats = (linear @ np.array([0.2126, 0.7152, 0.0722])).astype(np.float32)
+    return luminance
 
 
 def write_talk(path: Path, seconds: int) -> None:

@@ -57,7 +57,10 @@ def third_party_imports(package: str) -> set[str]:
 @pytest.mark.parametrize("package", SERVING)
 def test_serving_packages_import_declared_packages(package: str) -> None:
     """The image has `.[cpu,language]` only; packages of other extras are imported where they are used."""
-    own = ("tensorrt", "heic", "parquet", "remote", "bench", "ray", "milvus", "mcp", "langchain", "language", "speech")
+    own = (
+        *("tensorrt", "heic", "parquet", "remote", "bench", "ray", "milvus", "mcp", "langchain", "language"),
+        *("speech", "ocr"),
+    )
     optional = names([requirement for extra in own for requirement in EXTRAS[extra]])
     installed = names(PROJECT["dependencies"]) | names(EXTRAS["cpu"]) | optional
     needed = {DISTRIBUTION_OF.get(name, name.replace("_", "-")) for name in third_party_imports(package)}

@@ -54,6 +54,7 @@ COMMANDS = {
     "score": CommandSpec("vitascope.cli.score", "score how well captions describe a file"),
     "ask": CommandSpec("vitascope.cli.ask", "answer a question about a file"),
     "transcribe": CommandSpec("vitascope.cli.transcribe", "write down what is said in a file"),
+    "read-text": CommandSpec("vitascope.cli.read_text", "read the text that a video or picture shows"),
     "serve": CommandSpec("service.command", "run the HTTP service and its web page"),
     "mcp": CommandSpec("vitascope.cli.mcp", "run a Model Context Protocol server for assistants"),
     "keys": CommandSpec("service.keys_command", "create, list or revoke API keys"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,53 +20,34 @@ _MIN_DIFFERENCE = 14
 _MIN_CHANGED_PIXELS = 3
 
 
-class ChangedFrames(NamedTuple):
-    """The frames of a run of samples that differ from the frame returned before them."""
-
-    frames: list[tuple[int, Pixels]]
-    """Number of the sample from which a frame is on screen, ascending, and the frame (H, W, 3) uint8 RGB."""
-    next_sample: int
-    """The first sample that was not compared, since the frames would take more memory than is allowed."""
-
-
 def changed_frames(
     source: MediaSource,
-    samples: range,
-    interval: float,
+    times: Sequence[float],
     side: int,
-    max_bytes: int,
     limits: MediaLimits = DEFAULT_LIMITS,
     *,
     threads: int = DECODING_THREADS,
-) -> ChangedFrames:
-    """Return the first of the frames on screen at the times of ``samples``, and each that differs visibly from it.
+) -> Iterator[tuple[float, Pixels]]:
+    """Yield the first of the frames on screen at ``times``, and each that differs visibly from the one yielded before.
 
     Args:
         source: File to decode.
-        samples: Numbers of the samples; number n is at n * ``interval``.
-        interval: Seconds.
+        times: Ascending seconds.
         side: Frames with a longer side (pixels) are scaled down to it.
-        max_bytes: Bytes of the frames, which has room for one at least.
         limits: Limits on the file.
         threads: Decoder threads, 0 for one per core.
 
+    Yields:
+        The first of ``times`` at which a frame is on screen, and the frame (H, W, 3) uint8 RGB.
+
     Raises as ``frames_at``.
     """
-    frames: list[tuple[int, Pixels]] = []
-    total = 0
     last: NDArray[np.int16] | None = None
-    times = [sample * interval for sample in samples]
     for positions, frame in frames_at(source, times, limits, threads=threads):
         thumbnail = _thumbnail(frame)
-        if last is not None and not _is_changed(last, thumbnail):
-            continue
-        pixels = frame.rgb(*size_within(frame, side))
-        total += pixels.nbytes
-        if frames and total > max_bytes:
-            return ChangedFrames(frames, samples[min(positions)])
-        frames.append((samples[min(positions)], pixels))
-        last = thumbnail
-    return ChangedFrames(frames, samples.stop)
+        if last is None or _is_changed(last, thumbnail):
+            last = thumbnail
+            yield times[min(positions)], frame.rgb(*size_within(frame, side))
 
 
 def _thumbnail(frame: Frame) -> NDArray[np.int16]:

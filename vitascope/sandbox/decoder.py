@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitascope.media.audio import Samples
-from vitascope.media.changes import ChangedFrames
 from vitascope.media.decode import DECODING_THREADS, MediaInfo
 from vitascope.media.file import MediaSource, open_source
 from vitascope.media.frame import THUMBNAIL_SIDE
@@ -20,7 +19,6 @@ from vitascope.media.subtitles import Cue, SubtitleStreamInfo
 from vitascope.sandbox.operations import (
     Preview,
     Probe,
-    ReadChangedFrames,
     ReadClips,
     Request,
     Sample,
@@ -113,19 +111,6 @@ class Decoder(ABC):
     ) -> list[float]:
         """Return the times (s) at which the shots of a file of ``duration`` s begin, as ``shots.shot_starts``."""
         return self.run(ShotStarts(duration, only_if_edited, limits=limits), source)
-
-    def changed_frames(
-        self,
-        source: MediaSource,
-        samples: range,
-        interval: float,
-        side: int,
-        max_bytes: int,
-        limits: MediaLimits = DEFAULT_LIMITS,
-    ) -> ChangedFrames:
-        """Return the frames at regular times that differ from the one before, as ``changes.changed_frames``."""
-        request = ReadChangedFrames(samples.start, len(samples), float(interval), side, max_bytes, limits=limits)
-        return self.run(request, source)
 
     def subtitle_streams(self, source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> list[SubtitleStreamInfo]:
         """List the text subtitle streams of a container."""

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitascope.media.audio import MAX_SAMPLES, AudioInfo, Samples, read_clips
-from vitascope.media.changes import ChangedFrames, changed_frames
 from vitascope.media.decode import DECODING_THREADS, Kind, MediaInfo, frames_at, probe
 from vitascope.media.file import MediaFile
 from vitascope.media.frame import THUMBNAIL_SIDE, Frame, thumbnail_jpeg
@@ -358,53 +357,6 @@ class ShotStarts(Request[list[float]]):
 
 
 @dataclass(frozen=True)
-class ReadChangedFrames(Request[ChangedFrames]):
-    """Sample the frames of ``count`` samples from number ``first`` that differ, as ``changes.changed_frames``."""
-
-    operation: ClassVar[str] = "changed_frames"
-
-    first: int
-    count: int
-    interval: float
-    side: int
-    max_bytes: int
-    threads: int = field(default=DECODING_THREADS, kw_only=True)
-
-    @property
-    def media_seconds(self) -> float:
-        return self.count * self.interval
-
-    @property
-    def blob_sizes(self) -> Sequence[tuple[int, int]]:
-        return [(0, max(self.max_bytes, 3 * self.side**2))]
-
-    def run(self, file: MediaFile) -> ChangedFrames:
-        samples = range(self.first, self.first + self.count)
-        return changed_frames(
-            file, samples, self.interval, self.side, self.max_bytes, self.limits, threads=self.threads
-        )
-
-    def encode_result(self, result: ChangedFrames) -> Response:
-        rows = [[sample, *pixels.shape[:2]] for sample, pixels in result.frames]
-        return [result.next_sample, rows], [b"".join(pixels.tobytes() for _, pixels in result.frames)]
-
-    def decode_result(self, value: Any, blobs: Sequence[Bytes]) -> ChangedFrames:
-        next_sample, rows = _row(value, 2)
-        frames, offset, minimum, end = [], 0, self.first, self.first + self.count
-        for row in _items(rows, self.count):
-            sample, height, width = _row(row, 3)
-            minimum = _integer(sample, minimum, end - 1) + 1
-            size = 3 * _integer(height, 1, self.side) * _integer(width, 1, self.side)
-            if offset + size > blobs[0].size:
-                raise ProtocolError("frames: as many bytes as their sizes state were expected")
-            frames.append((minimum - 1, blobs[0][offset : offset + size].reshape(height, width, 3)))
-            offset += size
-        if not frames:
-            raise ProtocolError("frames: at least one was expected")
-        return ChangedFrames(frames, _integer(next_sample, minimum, end))
-
-
-@dataclass(frozen=True)
 class SubtitleStreams(Request[list[SubtitleStreamInfo]]):
     """List the text subtitle streams of a file."""
 
@@ -450,10 +402,7 @@ class StreamCues(Request[list[Cue]]):
 
 OPERATIONS: dict[str, type[Request[Any]]] = {
     request.operation: request
-    for request in (
-        *(Probe, Sample, SampleSpan, ReadClips, Thumbnail, Preview, ShotStarts),
-        *(ReadChangedFrames, SubtitleStreams, StreamCues),
-    )
+    for request in (Probe, Sample, SampleSpan, ReadClips, Thumbnail, Preview, ShotStarts, SubtitleStreams, StreamCues)
 }
 
 

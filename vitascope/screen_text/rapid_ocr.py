@@ -17,7 +17,7 @@ from vitascope.media.frame import Pixels
 from vitascope.screen_text.interface import Box, TextLine
 from vitascope.screen_text.text import clean_text, script_of
 
-DETECTION_SIDE = 960
+DETECTION_SIDE = 736
 """Default length of the longer side of the picture in which lines are detected, in pixels."""
 MAX_LINES = 200
 """Lines of one frame that are recognised: those with the largest letters."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 from vitascope.engines.onnx_runtime import Device
 from vitascope.errors import InvalidInput
+from vitascope.media.changes import changed_frames
+from vitascope.media.decode import probe
 from vitascope.media.file import MediaSource, open_source
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
-from vitascope.sandbox.decoder import IN_PROCESS, Decoder
 from vitascope.screen_text.interface import TextReader, TextSpan
 from vitascope.screen_text.rapid_ocr import (
     DETECTION_SIDE,
@@ -29,10 +31,7 @@ FRAME_SIDE = 1920
 """Frames with a longer side (pixels) are scaled down to it before they are read."""
 MAX_SPANS = 50_000
 """Spans of one file, after which reading stops."""
-_MAX_FRAME_BYTES = 32 * 1024**2
-"""Bytes of the frames that are decoded before they are read."""
-_SAMPLES_PER_REQUEST = 300
-"""Samples that are decoded in one go, which bounds how long a decoding process works on one request."""
+_TIME_TOLERANCE = 1e-6
 
 _logger = logging.getLogger(__name__)
 
@@ -68,7 +67,6 @@ def open_text_reader(
 def read_screen_text(
     reader: TextReader,
     media: MediaSource,
-    decoder: Decoder = IN_PROCESS,
     limits: MediaLimits = DEFAULT_LIMITS,
     *,
     interval: float = DEFAULT_INTERVAL,
@@ -81,8 +79,7 @@ def read_screen_text(
 
     Args:
         reader: Engine.
-        media: Video, animation or picture.
-        decoder: Decodes the file.
+        media: Video, animation or picture. It is decoded in this process; ``sandbox.recognition`` confines one.
         limits: Limits on the file.
         interval: Seconds between the frames that are looked at; only those that differ visibly are read.
         on_progress: Called with the seconds read so far and the duration before each frame; may raise to stop.
@@ -94,26 +91,24 @@ def read_screen_text(
     """
     check_interval(interval)
     with open_source(media) as file:
-        info = decoder.probe(file, limits)
+        info = probe(file, limits)
         info.require_pictures(file.name)
-        # The frame at the end of the video is the one before it.
-        count = max(1, int(info.duration / interval) + (info.duration % interval > 0))
+        # The end of the video is no sample: it shows the frame before.
+        count = max(1, math.ceil(info.duration / interval - _TIME_TOLERANCE))
         tracker = SpanTracker(interval)
-        sample, seconds_read = 0, info.duration
-        while sample < count and len(tracker) < MAX_SPANS:
-            samples = range(sample, min(count, sample + _SAMPLES_PER_REQUEST))
-            frames, sample = decoder.changed_frames(file, samples, interval, FRAME_SIDE, _MAX_FRAME_BYTES, limits)
-            for number, frame in frames:
-                if on_progress is not None:
-                    on_progress(number * interval, info.duration)
-                tracker.add_frame(number * interval, reader.read(frame))
-        if sample < count:
-            seconds_read = sample * interval
-            _logger.warning(
-                "%s: reading text stopped at %.1f of %.1f seconds: %d lines; %d are read at most",
-                *(file.name, seconds_read, info.duration, len(tracker), MAX_SPANS),
-            )
-        return tracker.finish(seconds_read)
+        end = info.duration
+        for second, frame in changed_frames(file, [number * interval for number in range(count)], FRAME_SIDE, limits):
+            if len(tracker) >= MAX_SPANS:
+                end = second
+                _logger.warning(
+                    "%s: reading text stopped at %.1f of %.1f seconds: more than %d lines",
+                    *(file.name, end, info.duration, MAX_SPANS),
+                )
+                break
+            if on_progress is not None:
+                on_progress(second, info.duration)
+            tracker.add_frame(second, reader.read(frame))
+        return tracker.finish(end)
 
 
 def check_interval(interval: float) -> None:

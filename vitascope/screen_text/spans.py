@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ _MIN_DOUBT = 0.15
 _MIN_PREFIX = 3
 """Characters of a line that is being written from which a longer one continues it."""
 _TIME_TOLERANCE = 1e-6
+_NUMBER = re.compile(r"\b\d+\b")
 
 
 @dataclass
@@ -118,10 +120,9 @@ def _is_similar(span: _OpenSpan, line: TextLine) -> bool:
     doubt = max((1 - span.best.confidence) * len(span.text), (1 - line.confidence) * len(line.text))
     if doubt < _MIN_DOUBT:
         return False  # both are sure, so the text has changed
-    before, after = _comparable(span.text), _comparable(line.text)
-    digits = ["".join(c for c in text if c.isdigit()) for text in (before, after)]
-    if digits[0] != digits[1]:
+    if _NUMBER.findall(span.text) != _NUMBER.findall(line.text):
         return False  # a clock or a page number
+    before, after = _comparable(span.text), _comparable(line.text)
     return SequenceMatcher(None, before, after, autojunk=False).ratio() >= _MIN_SIMILARITY
 
 
