@@ -119,13 +119,13 @@ class WordCounts:
     """Words drawn and read; of Chinese and Japanese, ``read`` and ``correct`` count characters."""
 
     drawn: int = 0
-    found: int = 0
+    recognized: int = 0
     read: int = 0
     correct: int = 0
 
     @property
     def recall(self) -> float:
-        return self.found / max(1, self.drawn)
+        return self.recognized / max(1, self.drawn)
 
     @property
     def precision(self) -> float:
@@ -279,7 +279,7 @@ def count_words(clip: DrawnClip, spans: Sequence[TextSpan], counts: WordCounts) 
         texts = [_normal(span.text, is_spaced) for span in _overlapping(spans, line)]
         counts.drawn += len(line.words)
         for word in (_normal(word, is_spaced) for word in line.words):
-            counts.found += any(word in (text.split() if is_spaced else text) for text in texts)
+            counts.recognized += any(word in (text.split() if is_spaced else text) for text in texts)
     for span in spans:
         shown = {_normal(w, is_spaced) for line in clip.lines for w in line.words if _overlapping([span], line)}
         text = _normal(span.text, is_spaced)
