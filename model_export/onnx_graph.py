@@ -12,6 +12,8 @@ import onnx
 import onnxruntime
 from onnx import NodeProto, TensorProto, numpy_helper
 
+from vitascope.bundle.manifest import SAMPLES
+
 STANDARD_DOMAIN = ""
 CONTRIB_DOMAIN = "com.microsoft"
 """Domain of ONNX Runtime's own operators."""
@@ -71,6 +73,23 @@ def replace_initializers(graph: onnx.GraphProto, tensors: Iterable[TensorProto])
 def int_list_attribute(node: NodeProto, name: str) -> list[int]:
     """Return an attribute of type INTS; empty if the node does not have it."""
     return next((list(a.ints) for a in node.attribute if a.name == name), [])
+
+
+def log_spectrum_nodes(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of the nodes from samples of sound to the logarithm of their spectrum, that included.
+
+    Values there span 80 dB and more, which neither int8 nor float16 holds. Empty for graphs that read no sound.
+    """
+    if SAMPLES not in {value.name for value in graph.input}:
+        return set()
+    producers = {name: node for node in graph.node for name in node.output}
+    pending, names = [node for node in graph.node if node.op_type == "Log"], set[str]()
+    while pending:
+        node = pending.pop()
+        if node.name not in names:
+            names.add(node.name)
+            pending += [producers[name] for name in node.input if name in producers]
+    return names
 
 
 def name_nodes(graph: onnx.GraphProto) -> None:

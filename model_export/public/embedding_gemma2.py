@@ -28,6 +28,7 @@ from model_export.public.model import (
     PublicModel,
     TransformersReference,
     additive_mask,
+    valid_positions,
     windowed_masks,
 )
 from model_export.public.preprocessing import PixelNormalization, normalization_of, open_processor, tile_streams
@@ -63,8 +64,8 @@ class SequenceEncoder(nn.Module):
         self.radius = int(language_model.config.sliding_window)
 
     def forward(self, states: Tensor, valid: Tensor) -> Tensor:
-        positions, masks = valid.long().cumsum(dim=1) - 1, windowed_masks(valid, self.radius)
-        output = self.model(inputs_embeds=states, attention_mask=masks, position_ids=positions.clamp(min=0))
+        positions, masks = valid_positions(valid).clamp(min=0).long(), windowed_masks(valid, self.radius)
+        output = self.model(inputs_embeds=states, attention_mask=masks, position_ids=positions)
         weights = valid[:, :, None].to(states.dtype)
         mean = (output.last_hidden_state * weights).sum(dim=1) / weights.sum(dim=1)
         return normalize(mean, dim=-1)

@@ -175,12 +175,17 @@ class TorchAnswers(TorchHead):
         return self._pair_outputs(questions, images)
 
 
+def valid_positions(valid: Tensor) -> Tensor:
+    """Return the position of each token among those of `valid` (B, L) float32, for which TensorRT can sum."""
+    return valid.float().cumsum(dim=1) - 1
+
+
 def windowed_masks(valid: Tensor, radius: int) -> dict[str, Tensor]:
     """Return masks (B, 1, L, L) for attention to all tokens of `valid` (B, L), and to those within `radius`.
 
     Tokens that are left out may lie between others: distances do not count them.
     """
-    positions = valid.long().cumsum(dim=1) - 1
+    positions = valid_positions(valid)
     visible = valid[:, None, None, :]
     distance = (positions[:, None, :, None] - positions[:, None, None, :]).abs()
     return {

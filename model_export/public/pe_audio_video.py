@@ -130,12 +130,12 @@ class PeAudio(nn.Module):
 
     def forward(self, samples: Tensor, lengths: Tensor) -> Tensor:
         # The processor mirrors the end of a sound up to a whole token.
-        positions, length = torch.arange(samples.shape[1]), lengths[:, None]
-        end = (length + self.hop - 1) // self.hop * self.hop
-        source = torch.where(positions < length, positions, (2 * length - 2 - positions).clamp(min=0))
-        samples = samples.gather(1, source) * (positions < end)
+        positions, starts = torch.arange(samples.shape[1]), torch.arange(0, samples.shape[1], self.hop)
+        length, valid = lengths[:, None], starts < lengths[:, None]
+        source = torch.where(positions < length, positions, (2 * length - 2 - positions).abs())
+        mirrored = samples.gather(1, source).unflatten(1, (-1, self.hop))
+        samples = (mirrored * valid[:, :, None]).flatten(1)
         codes = self.embedder.bottleneck(self.embedder.dac_encoder(samples[:, None])).transpose(1, 2)
-        valid = (positions < end)[:, :: self.hop]
         return sound_vector(self.head(self.encoder(self.embedder.data_proj(codes), valid)))
 
 

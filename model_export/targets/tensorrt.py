@@ -20,13 +20,12 @@ from model_export.assemble import (
     PARITY_NAME,
     Log,
     check_target,
-    check_without_sound,
     copy_files,
     finish,
     no_log,
     replace_bundle,
 )
-from model_export.graphs import Arrays, ManifestSizes, random_streams, random_tokens
+from model_export.graphs import Arrays, ManifestSizes, random_sounds, random_streams, random_tokens
 from model_export.onnx_graph import copy_model
 from model_export.parity.checks import ParityError, example_texts, library_versions, probability_difference
 from model_export.parity.variants import row_cosines
@@ -35,8 +34,9 @@ from model_export.weights import store
 from training.bundle_checkpoint import CHECKPOINT_KEY
 from training.data.packed import PACK_NAME, Packed, open_packed
 from training.evaluation.encoder import streams_of
+from training.evaluation.sound import is_packed_for, packed_sounds
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import GraphName, Manifest
+from vitascope.bundle.manifest import AUDIO_TOKENS, GraphName, Manifest
 from vitascope.bundle.onnx_files import external_files
 from vitascope.bundle.parity_report import SourceBundle
 from vitascope.engines.onnx_runtime import OnnxRuntimeEngine
@@ -80,7 +80,6 @@ def make_variant(
     After an error nothing is written.
     """
     bundle = Bundle.open(source)
-    check_without_sound(bundle)
     name = name or f"{bundle.manifest.name}-{types}"
     check_target(source, out, name)
     corpora = [open_packed(pack.parent) for pack in sorted(data.glob(f"*/val/{PACK_NAME}"))] if data else []
@@ -141,6 +140,9 @@ class _Variant:
         attempts: list[Types] = ["int8", "float16"] if self.requested == "int8" else [self.requested]
         for types in attempts:
             original = self.graphs[graph]
+            if types == "int8" and not self.calibration[graph]:
+                self.log(f"{graph}: no inputs for calibration ranges in the corpora, using float16")
+                continue
             model = to_int8(original, self.calibration[graph]) if types == "int8" else to_float16(original)
             if types == "int8" and all(node.op_type != "QuantizeLinear" for node in model.graph.node):
                 self.log(f"{graph}: no operator to quantize, using float16")
@@ -185,30 +187,42 @@ class _Variant:
         videos = [random_streams(sizes, rng, batch, clips) for batch, clips in ((1, 1), (3, 1), (2, 2))]
         lengths = ((1, 2), (3, sizes.text_length), (2, max(2, sizes.text_length // 2)))
         texts = [random_tokens(sizes, rng, batch, length) for batch, length in lengths]
-        return self._by_graph(videos, texts)
+        stream = sizes.audio_stream()
+        sounds = [random_sounds(stream, rng, batch) for batch in (1, 3, 2)] if stream else []
+        return self._by_graph(videos, texts, sounds)
 
     def _real_inputs(self, corpora: Sequence[Packed], rows: Sequence[np.ndarray]) -> dict[str, list[Arrays]]:
-        """Frames, captions and questions of these rows of each corpus, by graph."""
-        tokenizer = self.bundle.tokenizer()
-        videos, texts = [], []
+        """Frames, sounds, captions and questions of these rows of each corpus, by graph."""
+        tokenizer, manifest = self.bundle.tokenizer(), self.bundle.manifest
+        videos, texts, sounds = [], [], []
         for packed, selected in zip(corpora, rows, strict=True):
             for start in range(0, len(selected), BATCH_SIZE):
                 batch = selected[start : start + BATCH_SIZE]
-                videos.append(streams_of(packed, batch, self.bundle.manifest.streams))
+                if manifest.streams and not packed.sound_alone:
+                    videos.append(streams_of(packed, batch, manifest.streams))
+                if manifest.audio and is_packed_for(packed, manifest.audio):
+                    sounds.append(packed_sounds(packed, batch, manifest.audio))
                 captions = [text for row in batch for text in example_texts(packed, int(row))]
                 if captions:
                     ids, mask = tokenizer.encode(captions)
                     texts.append({"input_ids": ids, "attention_mask": mask})
-        return self._by_graph(videos, texts)
+        return self._by_graph(videos, texts, sounds)
 
-    def _by_graph(self, videos: list[Arrays], texts: list[Arrays]) -> dict[str, list[Arrays]]:
+    def _by_graph(self, videos: list[Arrays], texts: list[Arrays], sounds: list[Arrays]) -> dict[str, list[Arrays]]:
         manifest = self.bundle.manifest
-        if "video" in self.paths and videos:
-            tokens = np.concatenate([self.engines["video"].run(streams)["visual_tokens"] for streams in videos])
-        else:
-            tokens = np.zeros((1, manifest.visual_tokens, manifest.visual_width), np.float32)
-        fused = [text | {"visual_tokens": tokens[np.arange(len(text["input_ids"])) % len(tokens)]} for text in texts]
-        return {"video": list(videos), "text": list(texts), "match": list(fused), "answer": list(fused)}
+        rows = [np.arange(len(text["input_ids"])) for text in texts]
+        tokens = self._outputs("video", "visual_tokens", videos, (manifest.visual_tokens, manifest.visual_width))
+        fused = [text | {"visual_tokens": tokens[i % len(tokens)]} for i, text in zip(rows, texts, strict=True)]
+        if manifest.audio and manifest.audio.fused:
+            heard = self._outputs("audio", AUDIO_TOKENS, sounds, (manifest.audio.tokens, manifest.audio.width))
+            fused = [text | {AUDIO_TOKENS: heard[i % len(heard)]} for i, text in zip(rows, fused, strict=True)]
+        return {"video": videos, "audio": sounds, "text": texts, "match": list(fused), "answer": list(fused)}
+
+    def _outputs(self, graph: str, output: str, inputs: list[Arrays], shape: tuple[int, int]) -> np.ndarray:
+        """Return an output (n, *shape) of a graph for all inputs; one row of zeros without any."""
+        if graph not in self.engines or not inputs:
+            return np.zeros((1, *shape), np.float32)
+        return np.concatenate([self.engines[graph].run(batch)[output] for batch in inputs])
 
     def _card(self, draft: Manifest) -> str:
         manifest = self.bundle.manifest

@@ -17,7 +17,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from model_export.graphs import Arrays
-from model_export.onnx_graph import GraphIndex, copy_model, name_nodes, sort_nodes
+from model_export.onnx_graph import GraphIndex, copy_model, log_spectrum_nodes, name_nodes, sort_nodes
 
 _FLOAT32_OPERATORS = ("LayerNormalization", "Softmax", "ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare")
 """Sums over many values, which overflow or lose small terms in float16."""
@@ -27,8 +27,8 @@ _INT8_OPERATORS = ("Conv", "MatMul", "Gemm")
 
 
 def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy that computes in float16 except norms, softmax and long sums; inputs and outputs keep their
-    types."""
+    """Return a copy that computes in float16 except norms, softmax, long sums and spectra of sound; inputs and outputs
+    keep their types."""
     from onnxruntime.transformers import float16
 
     copy = copy_model(model)
@@ -38,7 +38,7 @@ def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
         copy,
         keep_io_types=True,
         op_block_list=[*blocked, *_FLOAT32_OPERATORS],
-        node_block_list=sorted(_norm_divisions(copy.graph)),
+        node_block_list=sorted(_norm_divisions(copy.graph) | log_spectrum_nodes(copy.graph)),
     )
     sort_nodes(converted.graph)
     return converted
@@ -72,6 +72,7 @@ def to_int8(model: onnx.ModelProto, inputs: Sequence[Arrays]) -> onnx.ModelProto
                 Reader(),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=list(_INT8_OPERATORS),
+                nodes_to_exclude=sorted(log_spectrum_nodes(copy.graph)),
                 per_channel=True,
                 activation_type=QuantType.QInt8,
                 weight_type=QuantType.QInt8,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from model_export.export import export_checkpoint
+from model_export.onnx_graph import log_spectrum_nodes
 from model_export.targets.tensorrt import make_variant
 from tests.once import made_once
 from tests.training.data.corpus_files import tone, wav
@@ -95,6 +97,13 @@ def test_features_stay_in_float32(exported: tuple[Path, Path]) -> None:
     assert not any(node.op_type in ("DFT", "STFT", "MelWeightMatrix") for node in graph.node)
 
 
-def test_no_variants_are_made_of_a_bundle_with_sound(exported: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="has sound"):
-        make_variant(exported[1], tmp_path / "variant", "float16")
+def test_variants_for_tensorrt_keep_the_features_in_float32(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    data = exported[1].parent / "data"
+    types = make_variant(exported[1], tmp_path / "variant", "int8", data=data, seed=1)
+    assert types["audio"] == "int8"
+    report = json.loads((tmp_path / "variant" / "parity.json").read_text())
+    assert min(o["cosine"] for o in report["outputs"] if o["graph"] == "audio") >= 0.98
+    graph = onnx.load(tmp_path / "variant" / "audio.onnx").graph
+    operators = {node.name: node.op_type for node in graph.node}
+    assert "QuantizeLinear" in operators.values()
+    assert all(operators[name] not in ("QuantizeLinear", "Cast") for name in log_spectrum_nodes(graph))

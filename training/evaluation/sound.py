@@ -10,6 +10,7 @@ from typing import get_args
 
 import numpy as np
 
+from training.data.audio import SAMPLE_RATE
 from training.data.batches import read_audio
 from training.data.example import Needs
 from training.data.packed import Packed
@@ -41,16 +42,26 @@ def audio_stream(encoder: Encoder) -> AudioStream | None:
     return encoder.bundle.manifest.audio if isinstance(encoder, Model) else None
 
 
+def is_packed_for(packed: Packed, stream: AudioStream) -> bool:
+    """Return whether the corpus has sound, at the rate that the stream has."""
+    return packed.audio is not None and stream.sample_rate == SAMPLE_RATE
+
+
+def packed_sounds(packed: Packed, rows: np.ndarray, stream: AudioStream) -> dict[str, np.ndarray]:
+    """Return the inputs of the audio graph for some rows; of a sound longer than a window, its middle."""
+    audio = read_audio(packed, rows, stream.seconds)
+    return {SAMPLES: audio.samples.numpy(), LENGTHS: audio.lengths.numpy()}
+
+
 def embed_sounds(encoder: Encoder, packed: Packed) -> EmbeddedSounds:
     """Embed the sound of every example; of one longer than a window, its middle. The model must have sound."""
     stream = audio_stream(encoder)
     assert stream is not None
     vectors, tokens = [], []
     for start in range(0, len(packed), BATCH_SIZE):
-        audio = read_audio(packed, np.arange(start, min(start + BATCH_SIZE, len(packed))), stream.seconds)
-        inputs = {SAMPLES: audio.samples.numpy(), LENGTHS: audio.lengths.numpy()}
+        inputs = packed_sounds(packed, np.arange(start, min(start + BATCH_SIZE, len(packed))), stream)
         outputs = encoder.embed_windows(inputs) if isinstance(encoder, TorchEncoder) else _run(encoder, inputs)
-        vectors.append(outputs["vector"] * audio.present.numpy()[:, None])
+        vectors.append(outputs["vector"] * (inputs[LENGTHS] > 0)[:, None])
         tokens.append(outputs[AUDIO_TOKENS].astype(np.float16) if stream.fused else None)
     joined = [part for part in tokens if part is not None]
     return EmbeddedSounds(np.concatenate(vectors), np.concatenate(joined) if joined else None)
