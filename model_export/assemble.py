@@ -96,12 +96,6 @@ def check_target(source: Path, out: Path, name: str) -> None:
     check_replaceable(out)
 
 
-def check_without_sound(bundle: Bundle) -> None:
-    """Raise InvalidInput for a bundle with sound, of which no variants are made."""
-    if bundle.manifest.audio is not None:
-        raise InvalidInput(f"{bundle.folder}: has sound; variants are made of bundles without an audio graph only")
-
-
 def copy_files(bundle: Bundle, names: Iterable[str], folder: Path) -> None:
     """Copy files of a bundle, by their paths inside it."""
     for name in dict.fromkeys(names):

@@ -191,7 +191,7 @@ def _limits(f: CardFacts) -> list[str]:
         "",
         "- Language: English only. It knows little of words that are rare in its data.",
         f"- Time: it sees {frames} of a clip of any length; what happens in between is lost.",
-        "- It does not use sound, and reads no writing beyond single large digits.",
+        f"- It {'' if f.manifest.audio else 'does not use sound, and '}reads no writing beyond single large digits.",
         "- Domain: the data below. Other material, such as screens, maps, medical or aerial images, still gets a",
         "  score, which means little.",
         "- Its data is small and biased, such as in which people and rooms are shown and how they are described.",

@@ -20,11 +20,14 @@ from model_export.optimize.validation_scores import (
     embed_videos,
     hard_caption_pairs,
     recall_at_1,
+    sound_recall_at_1,
 )
 from model_export.parity.checks import Embedded
 from model_export.parity.variants import BundleOutputs
 from training.data.packed import PACK_NAME, open_packed
 from training.evaluation.encoder import embed_corpus, streams_of
+from training.evaluation.sound import EmbeddedSounds, embed_sounds, is_packed_for, packed_sounds
+from vitascope.bundle.manifest import AUDIO_TOKENS
 from vitascope.engines.graphs import GraphRunner
 from vitascope.engines.onnx_runtime import Array, Engine, Placement
 from vitascope.errors import InvalidInput
@@ -38,16 +41,25 @@ SAMPLE_SIZE = 8
 
 Videos = dict[str, EmbeddedVideos]
 """By corpus."""
+Sounds = dict[str, EmbeddedSounds]
+"""By corpus with sound."""
 Texts = dict[str, np.ndarray]
 """Caption embeddings (T, D) by corpus."""
 
 
 def open_corpora(model: Model, data: Path) -> list[Corpus]:
-    """Open the validation splits in `data` whose streams fit the model. Raises InvalidInput if there are none."""
-    corpora = []
+    """Open the validation splits in `data` whose streams, or sounds alone, fit the model.
+
+    Raises InvalidInput if there are none.
+    """
+    corpora, audio = [], model.bundle.manifest.audio
     for path in sorted(data.glob(f"*/val/{PACK_NAME}")):
         packed = open_packed(path.parent)
-        if not packed.stream_mismatches(model.streams):
+        if packed.sound_alone:
+            fits = audio is not None and is_packed_for(packed, audio)
+        else:
+            fits = bool(model.streams) and not packed.stream_mismatches(model.streams)
+        if fits:
             packed = replace(packed, examples=packed.examples[:MAX_EXAMPLES])
             corpora.append(Corpus.from_packed(path.parent.parent.name, packed))
     if not any(corpus.captions for corpus in corpora):
@@ -72,46 +84,60 @@ class EvalCache:
         Args:
             pairs: caption pairs by corpus for the match graph; by default those that are hard for this model.
         """
-        self.model, self.corpora = model, corpora
-        self.captioned = [corpus for corpus in corpora if corpus.captions]
+        self.model, self.corpora, self.audio = model, corpora, model.bundle.manifest.audio
+        self.seen = [corpus for corpus in corpora if not corpus.packed.sound_alone]
+        self.heard = [corpus for corpus in corpora if self.audio and is_packed_for(corpus.packed, self.audio)]
+        self.captioned = [corpus for corpus in self.seen if corpus.captions]
         self.videos = self.embed_videos({})
+        self.sounds = self.embed_sounds({})
         self.texts = self.embed_captions({})
         self.pairs = pairs or {
             c.name: hard_caption_pairs(c, self.videos[c.name], self.texts[c.name]) for c in self.captioned
         }
-        self.scores = self.recall(self.videos, self.texts) | self.caption_accuracy({}, self.videos)
-        self.scores |= self.answer_accuracy({}, self.videos)
+        self.scores = self.recall(self.videos, self.texts, self.sounds)
+        self.scores |= self.caption_accuracy({}, self.videos, self.sounds)
+        self.scores |= self.answer_accuracy({}, self.videos, self.sounds)
 
     def embed_videos(self, engines: Mapping[str, Engine]) -> Videos:
         model = with_engines(self.model, engines)
-        return {corpus.name: embed_videos(model, corpus) for corpus in self.corpora}
+        return {corpus.name: embed_videos(model, corpus) for corpus in self.seen}
+
+    def embed_sounds(self, engines: Mapping[str, Engine]) -> Sounds:
+        model = with_engines(self.model, engines)
+        return {corpus.name: embed_sounds(model, corpus.packed) for corpus in self.heard}
 
     def embed_captions(self, engines: Mapping[str, Engine]) -> Texts:
         model = with_engines(self.model, engines)
-        return {corpus.name: embed_captions(model, corpus) for corpus in self.captioned}
+        return {corpus.name: embed_captions(model, corpus) for corpus in self.corpora if corpus.captions}
 
-    def recall(self, videos: Videos, texts: Texts) -> Scores:
-        return _merge(recall_at_1(c, videos[c.name], texts[c.name]) for c in self.captioned)
+    def recall(self, videos: Videos, texts: Texts, sounds: Sounds) -> Scores:
+        by_sight = _merge(recall_at_1(c, videos[c.name], texts[c.name]) for c in self.captioned)
+        captioned = (c for c in self.heard if c.captions)
+        return by_sight | _merge(sound_recall_at_1(c, sounds[c.name], texts[c.name]) for c in captioned)
 
-    def caption_accuracy(self, engines: Mapping[str, Engine], videos: Videos) -> Scores:
+    def caption_accuracy(self, engines: Mapping[str, Engine], videos: Videos, sounds: Sounds) -> Scores:
         if "matching" not in self.model.tasks:
             return {}
         model = with_engines(self.model, engines)
-        return _merge(caption_accuracy(model, c, videos[c.name], self.pairs[c.name]) for c in self.captioned)
+        return _merge(
+            caption_accuracy(model, c, videos[c.name], self.pairs[c.name], audio_tokens(sounds, c))
+            for c in self.captioned
+        )
 
-    def answer_accuracy(self, engines: Mapping[str, Engine], videos: Videos) -> Scores:
+    def answer_accuracy(self, engines: Mapping[str, Engine], videos: Videos, sounds: Sounds) -> Scores:
         if "answering" not in self.model.tasks:
             return {}
         model = with_engines(self.model, engines)
-        return _merge(answer_accuracy(model, c, videos[c.name]) for c in self.corpora)
+        return _merge(answer_accuracy(model, c, videos[c.name], audio_tokens(sounds, c)) for c in self.seen)
 
     def outputs(self, corpus: Corpus) -> BundleOutputs:
-        return BundleOutputs(self.model, self.videos[corpus.name], self.texts.get(corpus.name))
+        name = corpus.name
+        return BundleOutputs(self.model, self.videos.get(name), self.texts.get(name), self.sounds.get(name))
 
     def embedded(self) -> dict[str, Embedded]:
-        """Return all corpora with one embedding per video, for calibration."""
+        """Return all corpora with pictures with one embedding per video, for calibration."""
         embedded = {}
-        for corpus in self.corpora:
+        for corpus in self.seen:
             vectors, tokens = self.videos[corpus.name].gallery.vectors, self.videos[corpus.name].tokens
             if vectors.ndim == 3:  # one per clip; fused scores combine the match with that of the whole video
                 vectors, _ = embed_corpus(self.model, corpus.packed)
@@ -119,28 +145,52 @@ class EvalCache:
         return embedded
 
     def calibration_inputs(self, graph: str) -> Iterator[dict[str, Array]]:
-        """Yield batches of inputs of a graph, as many from each corpus."""
-        for corpus in self.corpora:
-            count = max(1, (CALIBRATION_CLIPS if graph == "video" else CALIBRATION_TEXTS) // len(self.corpora))
+        """Yield batches of inputs of a graph, as many from each corpus; none without a corpus that it can read."""
+        corpora = self._readable_by(graph)
+        for corpus in corpora:
+            size = CALIBRATION_CLIPS if graph in ("video", "audio") else CALIBRATION_TEXTS
+            count = max(1, size // len(corpora))
             rows = np.unique(np.linspace(0, len(corpus.packed.examples) - 1, count).astype(int))
             for start in range(0, len(rows), BATCH_SIZE):
                 yield self._inputs(graph, corpus, rows[start : start + BATCH_SIZE])
 
     def sample_inputs(self, graph: str) -> dict[str, Array]:
-        """Return a few inputs of a graph, from the first corpus with captions."""
-        corpus = self.captioned[0]
+        """Return a few inputs of a graph, from the first corpus that it can read, one with captions if there is."""
+        corpora = self._readable_by(graph)
+        corpus = next((corpus for corpus in corpora if corpus.captions), corpora[0])
         rows = np.unique(np.linspace(0, len(corpus.packed.examples) - 1, SAMPLE_SIZE).astype(int))
         return self._inputs(graph, corpus, rows)
+
+    def can_measure(self, graph: str) -> bool:
+        """Return whether any corpus has inputs for a graph."""
+        return bool(self._readable_by(graph))
+
+    def _readable_by(self, graph: str) -> Sequence[Corpus]:
+        return {"text": self.corpora, "audio": self.heard}.get(graph, self.seen)
 
     def _inputs(self, graph: str, corpus: Corpus, rows: np.ndarray) -> dict[str, Array]:
         if graph == "video":
             return {**streams_of(corpus.packed, rows, self.model.streams)}
+        if graph == "audio":
+            assert self.audio is not None
+            return packed_sounds(corpus.packed, rows, self.audio)
         texts = [_first_text(corpus, int(row)) for row in rows]
         (batch,) = self.model.text_batches(texts, len(texts))
         inputs = dict(batch.inputs)
         if graph != "text":
-            inputs["visual_tokens"] = self.videos[corpus.name].tokens[rows[batch.rows]].astype(np.float32)
+            selected = rows[batch.rows]
+            inputs["visual_tokens"] = self.videos[corpus.name].tokens[selected].astype(np.float32)
+            if self.audio is not None and self.audio.fused:
+                heard = audio_tokens(self.sounds, corpus)
+                silence = np.zeros((len(rows), self.audio.tokens, self.audio.width), np.float32)
+                inputs[AUDIO_TOKENS] = silence if heard is None else heard[selected].astype(np.float32)
         return inputs
+
+
+def audio_tokens(sounds: Sounds, corpus: Corpus) -> np.ndarray | None:
+    """Return the audio tokens (N, T, A) of a corpus; None without any."""
+    embedded = sounds.get(corpus.name)
+    return None if embedded is None else embedded.tokens
 
 
 def with_engines(model: Model, engines: Mapping[str, Engine]) -> Model:

@@ -23,7 +23,15 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from model_export.onnx_graph import CONTRIB_DOMAIN, GraphIndex, copy_model, remove_unused, replace_nodes, sort_nodes
+from model_export.onnx_graph import (
+    CONTRIB_DOMAIN,
+    GraphIndex,
+    copy_model,
+    log_spectrum_nodes,
+    remove_unused,
+    replace_nodes,
+    sort_nodes,
+)
 from model_export.weights import quantize as quantize_weight
 from vitascope.engines.onnx_runtime import Array, Device, OnnxRuntimeEngine
 
@@ -58,7 +66,8 @@ class QuantizableGraph:
 
 def prepare_for_int8(model: onnx.ModelProto, inputs: Iterable[Mapping[str, Array]]) -> QuantizableGraph:
     """Find the nodes that int8 is available for and measure calibration ranges on `inputs`."""
-    nodes = [*convolutions(model), *matrix_products(model)]
+    excluded = log_spectrum_nodes(model.graph)
+    nodes = [name for name in (*convolutions(model), *matrix_products(model)) if name not in excluded]
     return QuantizableGraph(model, nodes, calibration_ranges(model, range_tensors(model), inputs) if nodes else {})
 
 
@@ -113,13 +122,17 @@ def int8_node_sets(graph: QuantizableGraph, inputs: Mapping[str, Array]) -> Iter
 
 
 def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy that computes in float16; inputs and outputs keep their types."""
+    """Return a copy that computes in float16 except spectra of sound; inputs and outputs keep their types."""
     from onnxruntime.transformers.float16 import convert_float_to_float16  # the import changes sys.path
 
+    blocked = log_spectrum_nodes(model.graph)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about small weights that become 0
         half: onnx.ModelProto = convert_float_to_float16(
-            copy_model(model), keep_io_types=True, disable_shape_infer=True
+            copy_model(model),
+            keep_io_types=True,
+            disable_shape_infer=not blocked,  # the types around blocked nodes have to be known
+            node_block_list=sorted(blocked),
         )
     sort_nodes(half.graph)
     return half

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import get_args
 
@@ -19,7 +20,6 @@ import onnx
 from model_export.assemble import (
     Log,
     check_target,
-    check_without_sound,
     copy_files,
     finish,
     no_log,
@@ -30,7 +30,7 @@ from model_export.assemble import (
 from model_export.calibrate import calibration_record, recalibrate
 from model_export.card import model_card
 from model_export.onnx_graph import fold_constants
-from model_export.optimize.evaluation_cache import EvalCache, Texts, Videos, open_corpora
+from model_export.optimize.evaluation_cache import EvalCache, Sounds, Texts, Videos, open_corpora
 from model_export.optimize.fusion import fuse
 from model_export.optimize.quantize import (
     THREADS,
@@ -64,6 +64,7 @@ from vitascope.engines.onnx_runtime import Device, Engine, OnnxRuntimeEngine
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 
+EMBEDDING_GRAPHS: Sequence[GraphName] = ("text", "video", "audio")
 STORED, FUSED, INT8, FLOAT16 = "as stored", "fused", "int8", "float16"
 """Kinds of candidates."""
 GRAPH_SPECIFIC_KEYS = ("measured", "clip_ms", "calibration", CHECKPOINT_KEY)
@@ -82,6 +83,7 @@ class _Candidate:
     speeds: list[Speed] = field(default_factory=list)
     videos: Videos | None = None
     texts: Texts | None = None
+    sounds: Sounds | None = None
     cosines: np.ndarray | None = None
     loss: float | None = None
 
@@ -112,12 +114,12 @@ def optimize(
     """
     check_target(source, out, name or out.name)
     bundle = Bundle.open(source)
-    check_without_sound(bundle)
     if SOURCE_KEY in bundle.manifest.extra:
         raise InvalidInput(f"{source}: is a variant itself; the bundle it was made from was expected")
-    if "retrieval" not in bundle.manifest.tasks:
+    if not {"retrieval", "audio_retrieval"} & set(bundle.manifest.tasks):
         raise InvalidInput(
-            f"{source}: its tasks are {', '.join(bundle.manifest.tasks)}; retrieval was expected among them"
+            f"{source}: its tasks are {', '.join(bundle.manifest.tasks)}; retrieval or audio_retrieval was expected "
+            "among them"
         )
     model = Model(bundle, THREADS, device)
     corpora = open_corpora(model, data)
@@ -134,23 +136,31 @@ class _Search:
     def __init__(self, bundle: Bundle, cache: EvalCache, budget: Budget, device: Device, log: Log) -> None:
         self.bundle, self.cache, self.budget, self.device, self.log = bundle, cache, budget, device, log
         self.candidates = {graph: self._measured_candidates(graph) for graph in bundle.manifest.graphs}
-        self._fastest: dict[tuple[_Candidate, GraphName], _Candidate | None] = {}
+        self._fastest: dict[tuple[tuple[_Candidate, ...], GraphName], _Candidate | None] = {}
 
     def select(self) -> dict[GraphName, _Candidate]:
         """Return the fastest candidates that together stay within the budget."""
-        pairs = sorted(
-            product(self._evaluated("text"), self._evaluated("video")),
-            key=lambda pair: -self.speedup(pair[0]) * self.speedup(pair[1]),
+        embedding = [graph for graph in EMBEDDING_GRAPHS if graph in self.candidates]
+        choices = sorted(
+            product(*(self._evaluated(graph) for graph in embedding)),
+            key=lambda choice: -prod(self.speedup(candidate) for candidate in choice),
         )
-        for text, video in pairs:
-            videos, texts = video.videos or self.cache.videos, text.texts or self.cache.texts
-            if not self._within_budget(self.cache.recall(videos, texts)):
+        for choice in choices:
+            encoded = self._encoded(choice)
+            if not self._within_budget(self.cache.recall(*encoded)):
                 continue
-            fusion = [self._fastest_fusion(video, graph) for graph in self.candidates if graph not in ("text", "video")]
-            selected = [text, video, *(candidate for candidate in fusion if candidate is not None)]
+            fusion = [self._fastest_fusion(choice, graph) for graph in self.candidates if graph not in embedding]
+            selected = [*choice, *(candidate for candidate in fusion if candidate is not None)]
             if len(selected) == len(self.candidates):
                 return {candidate.graph: candidate for candidate in selected}
         raise AssertionError("the stored graphs lose nothing")
+
+    def _encoded(self, choice: Sequence[_Candidate]) -> tuple[Videos, Texts, Sounds]:
+        """Return the corpora as these candidates encode them, and as stored where they do not."""
+        videos = next((c.videos for c in choice if c.videos is not None), self.cache.videos)
+        texts = next((c.texts for c in choice if c.texts is not None), self.cache.texts)
+        sounds = next((c.sounds for c in choice if c.sounds is not None), self.cache.sounds)
+        return videos, texts, sounds
 
     def speedup(self, candidate: _Candidate, stored: _Candidate | None = None) -> float:
         """Return the speedup over the stored graph."""
@@ -162,26 +172,31 @@ class _Search:
     def _evaluated(self, graph: GraphName) -> list[_Candidate]:
         return [candidate for candidate in self.candidates[graph] if candidate.loss is not None]
 
-    def _fastest_fusion(self, video: _Candidate, graph: GraphName) -> _Candidate | None:
-        """Return the fastest candidate of a match or answer graph within the budget, on `video`'s visual tokens."""
-        if (video, graph) not in self._fastest:
-            videos = video.videos or self.cache.videos
+    def _fastest_fusion(self, choice: Sequence[_Candidate], graph: GraphName) -> _Candidate | None:
+        """Return the fastest candidate of a match or answer graph within the budget, on `choice`'s tokens."""
+        key = tuple(candidate for candidate in choice if candidate.graph != "text"), graph
+        if key not in self._fastest:
+            videos, _, sounds = self._encoded(choice)
             ordered = sorted(self._evaluated(graph), key=lambda candidate: -self.speedup(candidate))
-            fitting = (c for c in ordered if self._within_budget(self._fusion_scores(c, videos)))
-            self._fastest[video, graph] = next(fitting, None)
-        return self._fastest[video, graph]
+            fitting = (c for c in ordered if self._within_budget(self._fusion_scores(c, videos, sounds)))
+            self._fastest[key] = next(fitting, None)
+        return self._fastest[key]
 
-    def _fusion_scores(self, candidate: _Candidate, videos: Videos) -> Scores:
+    def _fusion_scores(self, candidate: _Candidate, videos: Videos, sounds: Sounds) -> Scores:
         evaluate = self.cache.caption_accuracy if candidate.graph == "match" else self.cache.answer_accuracy
-        return evaluate({candidate.graph: candidate.engine}, videos)
+        return evaluate({candidate.graph: candidate.engine}, videos, sounds)
 
     def _measured_candidates(self, graph: GraphName) -> list[_Candidate]:
         """Build, time and evaluate the candidates of a graph, the stored one first."""
         path = self.bundle.graph_path(graph)
         assert path is not None
-        self.log(f"{graph}: fusing, measuring calibration ranges for int8")
         engine = OnnxRuntimeEngine(path, THREADS, self.device)
         stored = _Candidate(graph, STORED, onnx.load(path), engine, loss=0.0)
+        if not self.cache.can_measure(graph):
+            self.log(f"{graph}: stays as stored, as no validation split has inputs of it")
+            self._time([stored], THOROUGH)
+            return [stored]
+        self.log(f"{graph}: fusing, measuring calibration ranges for int8")
         fused = fuse(fold_constants(path))
         quantizable = prepare_for_int8(fused, self.cache.calibration_inputs(graph))
         candidates = [stored, self._fused(stored, fused), self._candidate(graph, FLOAT16, to_float16(fused))]
@@ -243,16 +258,19 @@ class _Search:
         engines: dict[str, Engine] = {candidate.graph: candidate.engine}
         if candidate.graph == "video":
             candidate.videos = cache.embed_videos(engines)
-            candidate.cosines = _cosines(
-                [(v.gallery.vectors, candidate.videos[n].gallery.vectors) for n, v in cache.videos.items()]
-            )
-            scores = cache.recall(candidate.videos, cache.texts)
+            pairs = [(v.gallery.vectors, candidate.videos[n].gallery.vectors) for n, v in cache.videos.items()]
         elif candidate.graph == "text":
             candidate.texts = cache.embed_captions(engines)
-            candidate.cosines = _cosines([(v, candidate.texts[n]) for n, v in cache.texts.items()])
-            scores = cache.recall(cache.videos, candidate.texts)
+            pairs = [(v, candidate.texts[n]) for n, v in cache.texts.items()]
+        elif candidate.graph == "audio":
+            candidate.sounds = cache.embed_sounds(engines)
+            heard = {n: s.vectors.any(axis=1) for n, s in cache.sounds.items()}
+            pairs = [(s.vectors[heard[n]], candidate.sounds[n].vectors[heard[n]]) for n, s in cache.sounds.items()]
+        if candidate.graph in EMBEDDING_GRAPHS:
+            candidate.cosines = _cosines(pairs)
+            scores = cache.recall(*self._encoded([candidate]))
         else:
-            scores = self._fusion_scores(candidate, cache.videos)
+            scores = self._fusion_scores(candidate, cache.videos, cache.sounds)
         candidate.loss = accuracy_loss(cache.scores, scores)
         suffix = f" with {candidate.float_nodes} nodes in float32" if candidate.float_nodes else ""
         self.log(f"{candidate.graph}: {candidate.kind}{suffix} loses {candidate.loss:.2f} points")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vitascope.bundle.manifest import Manifest, StrictModel
+from vitascope.bundle.manifest import AUDIO_TOKENS, LENGTHS, SAMPLES, Manifest, StrictModel
 from vitascope.engines.onnx_runtime import Array, Device, Engine
 from vitascope.input_validation import Streams
 from vitascope.model import Model
@@ -89,8 +89,11 @@ def _seconds_per_run(
 
 
 def timing_inputs(manifest: Manifest, graph: str, batch: int) -> dict[str, Array]:
-    """Return inputs of a graph: videos of one clip, or sentences with the visual tokens that the graph reads."""
-    rng = np.random.default_rng(0)
+    """Return inputs of a graph: videos of one clip, full windows of sound, or sentences with the tokens it reads."""
+    rng, audio = np.random.default_rng(0), manifest.audio
+    if graph == "audio" and audio is not None:
+        samples = rng.uniform(-0.5, 0.5, (batch, audio.samples)).astype(np.float32)
+        return {SAMPLES: samples, LENGTHS: np.full(batch, audio.samples)}
     if graph == "video":
         return {
             s.name: rng.integers(0, 256, (batch, 1, s.frames, s.height, s.width, 3), dtype=np.uint8)
@@ -104,6 +107,8 @@ def timing_inputs(manifest: Manifest, graph: str, batch: int) -> dict[str, Array
     if graph != "text":
         tokens = rng.normal(size=(batch, manifest.visual_tokens, manifest.visual_width))
         inputs["visual_tokens"] = tokens.astype(np.float32)
+        if audio is not None and audio.fused:
+            inputs[AUDIO_TOKENS] = rng.normal(size=(batch, audio.tokens, audio.width)).astype(np.float32)
     return inputs
 
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.data.example import Question, canonical_answer
+from training.data.example import Example, Needs, Question, canonical_answer
 from training.data.packed import Packed
 from training.evaluation.encoder import embed_texts, match_logits
 from training.evaluation.metrics import pairwise_accuracy, retrieval
 from training.evaluation.report import EvalTarget
 from training.evaluation.retrieval import Gallery, queries_of
+from training.evaluation.sound import EmbeddedSounds
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 
@@ -81,6 +82,27 @@ def embed_videos(model: Model, corpus: Corpus) -> EmbeddedVideos:
     return EmbeddedVideos(*subject.embed(corpus.packed))
 
 
+def sound_recall_at_1(corpus: Corpus, sounds: EmbeddedSounds, texts: np.ndarray) -> Scores:
+    """Return Recall@1 of captions among all sounds, and of sounds with captions among all captions.
+
+    Captions that need sight alone, and examples without sound, are left out.
+    """
+    heard = np.flatnonzero(sounds.vectors.any(axis=1))
+    column = {int(example): position for position, example in enumerate(heard)}
+    needs = [need for example in corpus.packed.examples for need in caption_needs(example)]
+    used = [text for text, owner in enumerate(corpus.owners) if needs[text] != "sight" and int(owner) in column]
+    if len(used) < 2:
+        return {}
+    owners = np.array([column[int(owner)] for owner in corpus.owners[used]])
+    similarity = texts[used] @ sounds.vectors[heard].T
+    captioned, own = np.unique(owners), [np.flatnonzero(owners == position) for position in range(len(heard))]
+    relevant = [np.array([owner]) for owner in owners]
+    return {
+        f"{corpus.name} t2a R@1": retrieval(similarity, relevant)["R@1"],
+        f"{corpus.name} a2t R@1": retrieval(similarity.T[captioned], [own[c] for c in captioned])["R@1"],
+    }
+
+
 def embed_captions(model: Model, corpus: Corpus) -> np.ndarray:
     """Return embeddings (T, D) of all captions."""
     return embed_texts(model, corpus.captions)
@@ -99,6 +121,12 @@ def recall_at_1(corpus: Corpus, videos: EmbeddedVideos, texts: np.ndarray) -> Sc
     }
 
 
+def caption_needs(example: Example) -> list[Needs | None]:
+    """Return what each of an example's queries needs; None where it is not stated."""
+    needs = dict(zip(example.captions, example.caption_needs, strict=False))
+    return [needs.get(caption) for caption in queries_of(example)]
+
+
 def hard_caption_pairs(corpus: Corpus, videos: EmbeddedVideos, texts: np.ndarray) -> CaptionPairs:
     """Return each sampled example with its caption and the most similar caption of another example."""
     similarity = videos.gallery.scores(texts)
@@ -114,19 +142,26 @@ def hard_caption_pairs(corpus: Corpus, videos: EmbeddedVideos, texts: np.ndarray
     return pairs
 
 
-def pair_logits(model: Model, videos: EmbeddedVideos, pairs: CaptionPairs) -> tuple[np.ndarray, np.ndarray]:
-    """Return match logits (pairs,) of the right captions and of the wrong ones."""
+def pair_logits(
+    model: Model, videos: EmbeddedVideos, pairs: CaptionPairs, heard: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return match logits (pairs,) of the right captions and of the wrong ones.
+
+    heard: Audio tokens (N, T, A) of the videos; None: without sound.
+    """
     rows = [example for example, _, _ in pairs] * 2
     texts = [right for _, right, _ in pairs] + [wrong for _, _, wrong in pairs]
-    logits = match_logits(model, texts, videos.tokens, rows)
+    logits = match_logits(model, texts, videos.tokens, rows, audio=heard)
     return logits[: len(pairs)], logits[len(pairs) :]
 
 
-def caption_accuracy(model: Model, corpus: Corpus, videos: EmbeddedVideos, pairs: CaptionPairs) -> Scores:
+def caption_accuracy(
+    model: Model, corpus: Corpus, videos: EmbeddedVideos, pairs: CaptionPairs, heard: np.ndarray | None = None
+) -> Scores:
     """Return how often the right caption has the higher match logit."""
     if not pairs:
         return {}
-    return {f"{corpus.name} right caption": pairwise_accuracy(*pair_logits(model, videos, pairs))}
+    return {f"{corpus.name} right caption": pairwise_accuracy(*pair_logits(model, videos, pairs, heard))}
 
 
 def sampled_questions(corpus: Corpus) -> list[tuple[int, Question]]:
@@ -135,13 +170,14 @@ def sampled_questions(corpus: Corpus) -> list[tuple[int, Question]]:
     return questions[:: max(1, len(questions) // SAMPLE_SIZE)][:SAMPLE_SIZE]
 
 
-def answer_accuracy(model: Model, corpus: Corpus, videos: EmbeddedVideos) -> Scores:
+def answer_accuracy(model: Model, corpus: Corpus, videos: EmbeddedVideos, heard: np.ndarray | None = None) -> Scores:
     """Return how often the best answer is the right one."""
     questions = sampled_questions(corpus)
     if not questions:
         return {}
-    tokens = videos.tokens[[row for row, _ in questions]].astype(np.float32)
-    best = model.answer([question.question for _, question in questions], tokens, top=1)
+    rows = [row for row, _ in questions]
+    tokens, audio = videos.tokens[rows].astype(np.float32), None if heard is None else heard[rows].astype(np.float32)
+    best = model.answer([question.question for _, question in questions], tokens, top=1, audio_tokens=audio)
     correct = [
         answer.text == canonical_answer(question) for (_, question), (answer,) in zip(questions, best, strict=True)
     ]

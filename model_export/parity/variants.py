@@ -20,8 +20,9 @@ from model_export.optimize.validation_scores import (
     pair_logits,
     sampled_questions,
 )
+from training.evaluation.sound import EmbeddedSounds
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import GraphName
+from vitascope.bundle.manifest import AUDIO_TOKENS, GraphName
 from vitascope.bundle.parity_report import OutputComparison, VariantComparison
 from vitascope.model import Model
 
@@ -41,23 +42,35 @@ def read_report(bundle: Bundle) -> Any:
 
 @dataclass(frozen=True)
 class BundleOutputs:
-    """A validation split as one bundle encodes it; `texts` (T, D) is None for a split without captions."""
+    """A validation split as one bundle encodes it.
+
+    Attributes:
+        videos: None for a split of sounds alone.
+        texts: (T, D); None for a split without captions.
+        sounds: None for a split without sound, or a model without.
+    """
 
     model: Model
-    videos: EmbeddedVideos
+    videos: EmbeddedVideos | None
     texts: np.ndarray | None
+    sounds: EmbeddedSounds | None = None
 
 
 def compare_outputs(corpus: Corpus, source: BundleOutputs, variant: BundleOutputs) -> list[OutputComparison]:
     """Compare every output that both bundles have on one validation split."""
     tasks = set(source.model.tasks)
-    comparisons = _compare_embeddings(corpus, source, variant)
-    if source.videos.tokens.size and tasks & {"matching", "answering"}:
-        comparisons.append(_compare_tokens(corpus, source.videos.tokens, variant.videos.tokens))
-    if "matching" in tasks and source.texts is not None:
-        comparisons += _compare_matches(corpus, source, variant, source.texts)
-    if "answering" in tasks:
-        comparisons += _compare_answers(corpus, source, variant)
+    comparisons: list[OutputComparison] = []
+    if source.videos is not None and variant.videos is not None:
+        comparisons += _compare_embeddings(corpus, source, variant, source.videos, variant.videos)
+        if source.videos.tokens.size and tasks & {"matching", "answering"}:
+            tokens = source.videos.tokens, variant.videos.tokens
+            comparisons.append(_compare_tokens("video", "visual_tokens", corpus, *tokens))
+        if "matching" in tasks and source.texts is not None:
+            comparisons += _compare_matches(corpus, source, variant, source.texts)
+        if "answering" in tasks:
+            comparisons += _compare_answers(corpus, source, variant)
+    if source.sounds is not None and variant.sounds is not None:
+        comparisons += _compare_sounds(corpus, source, variant, source.sounds, variant.sounds)
     return comparisons
 
 
@@ -69,15 +82,38 @@ def row_cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return cosines
 
 
-def _compare_embeddings(corpus: Corpus, source: BundleOutputs, variant: BundleOutputs) -> list[OutputComparison]:
+def _compare_embeddings(
+    corpus: Corpus, source: BundleOutputs, variant: BundleOutputs, old: EmbeddedVideos, new: EmbeddedVideos
+) -> list[OutputComparison]:
     same_caption = same_clip = None
     texts: list[OutputComparison] = []
     if source.texts is not None and variant.texts is not None:
-        old, new = (side.videos.gallery.scores(side.texts) for side in (source, variant))  # type: ignore[arg-type]
-        same_caption, same_clip = _same_nearest(old.T, new.T), _same_nearest(old, new)
+        scores = old.gallery.scores(source.texts), new.gallery.scores(variant.texts)
+        same_caption, same_clip = _same_nearest(scores[0].T, scores[1].T), _same_nearest(*scores)
         texts = [_compare_rows("text", "vector", corpus, source.texts, variant.texts, same_clip)]
-    clips = source.videos.gallery.vectors, variant.videos.gallery.vectors
+    clips = old.gallery.vectors, new.gallery.vectors
     return [_compare_rows("video", "vector", corpus, *clips, same_caption), *texts]
+
+
+def _compare_sounds(
+    corpus: Corpus, source: BundleOutputs, variant: BundleOutputs, old: EmbeddedSounds, new: EmbeddedSounds
+) -> list[OutputComparison]:
+    """Compare the sounds of a split; its texts as well if it has no pictures that they were compared with."""
+    heard = old.vectors.any(axis=1)
+    if not heard.any():
+        return []
+    vectors, same_caption = (old.vectors[heard], new.vectors[heard]), None
+    comparisons: list[OutputComparison] = []
+    if source.texts is not None and variant.texts is not None:
+        scores = source.texts @ vectors[0].T, variant.texts @ vectors[1].T
+        same_caption = _same_nearest(scores[0].T, scores[1].T)
+        if source.videos is None:
+            same_sound = _same_nearest(*scores)
+            comparisons.append(_compare_rows("text", "vector", corpus, source.texts, variant.texts, same_sound))
+    comparisons.append(_compare_rows("audio", "vector", corpus, *vectors, same_caption))
+    if old.tokens is not None and new.tokens is not None:
+        comparisons.append(_compare_tokens("audio", AUDIO_TOKENS, corpus, old.tokens[heard], new.tokens[heard]))
+    return comparisons
 
 
 def _same_nearest(old: np.ndarray, new: np.ndarray) -> float:
@@ -86,20 +122,23 @@ def _same_nearest(old: np.ndarray, new: np.ndarray) -> float:
     return float(100 * (selected >= old.max(axis=1) - NEAR_TIE).mean())
 
 
-def _compare_tokens(corpus: Corpus, old: np.ndarray, new: np.ndarray) -> OutputComparison:
+def _compare_tokens(
+    graph: GraphName, output: str, corpus: Corpus, old: np.ndarray, new: np.ndarray
+) -> OutputComparison:
     chunks = [slice(start, start + CHUNK_SIZE) for start in range(0, len(old), CHUNK_SIZE)]
     cosines = np.concatenate([row_cosines(old[chunk], new[chunk]) for chunk in chunks])
     difference = max(_max_difference(old[chunk], new[chunk]) for chunk in chunks)
-    return _comparison("video", "visual_tokens", corpus, cosines, difference, None)
+    return _comparison(graph, output, corpus, cosines, difference, None)
 
 
 def _compare_matches(
     corpus: Corpus, source: BundleOutputs, variant: BundleOutputs, texts: np.ndarray
 ) -> list[OutputComparison]:
+    assert source.videos is not None
     pairs = hard_caption_pairs(corpus, source.videos, texts)
     if not pairs:
         return []
-    old, new = (pair_logits(side.model, side.videos, pairs) for side in (source, variant))
+    old, new = (pair_logits(side.model, _videos(side), pairs, _heard(side)) for side in (source, variant))
     same = float(100 * ((old[0] > old[1]) == (new[0] > new[1])).mean())
     difference = _max_difference(np.concatenate(old), np.concatenate(new))
     return [_comparison("match", "match_logit", corpus, None, difference, same, rows=2 * len(pairs))]
@@ -110,12 +149,25 @@ def _compare_answers(corpus: Corpus, source: BundleOutputs, variant: BundleOutpu
     if not questions or not source.model.bundle.answers:
         return []
     rows, texts = [row for row, _ in questions], [question.question for _, question in questions]
-    old, new = (
-        side.model.answer_logits(texts, side.videos.tokens[rows].astype(np.float32), side.model.bundle.answers)
-        for side in (source, variant)
-    )
+
+    def logits(side: BundleOutputs) -> np.ndarray:
+        tokens, heard = _videos(side).tokens[rows].astype(np.float32), _heard(side)
+        audio = None if heard is None else heard[rows].astype(np.float32)
+        return side.model.answer_logits(texts, tokens, side.model.bundle.answers, audio)
+
+    old, new = logits(source), logits(variant)
     same = float(100 * (old.argmax(1) == new.argmax(1)).mean())
     return [_compare_rows("answer", "answer_logits", corpus, old, new, same)]
+
+
+def _videos(side: BundleOutputs) -> EmbeddedVideos:
+    assert side.videos is not None
+    return side.videos
+
+
+def _heard(side: BundleOutputs) -> np.ndarray | None:
+    """Return audio tokens (N, T, A); None without any."""
+    return None if side.sounds is None else side.sounds.tokens
 
 
 def _compare_rows(

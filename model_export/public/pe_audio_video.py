@@ -133,7 +133,7 @@ class PeAudio(nn.Module):
         positions, starts = torch.arange(samples.shape[1]), torch.arange(0, samples.shape[1], self.hop)
         length, valid = lengths[:, None], starts < lengths[:, None]
         source = torch.where(positions < length, positions, (2 * length - 2 - positions).abs())
-        mirrored = samples.gather(1, source).unflatten(1, (-1, self.hop))
+        mirrored = samples.gather(1, source).reshape(samples.shape[0], -1, self.hop)
         samples = (mirrored * valid[:, :, None]).flatten(1)
         codes = self.embedder.bottleneck(self.embedder.dac_encoder(samples[:, None])).transpose(1, 2)
         return sound_vector(self.head(self.encoder(self.embedder.data_proj(codes), valid)))

@@ -12,6 +12,11 @@ import torch
 
 from model_export.export import export_checkpoint
 from model_export.onnx_graph import log_spectrum_nodes
+from model_export.optimize import search
+from model_export.optimize.report import read_variant
+from model_export.optimize.speed import Effort
+from model_export.optimize.validation_scores import Budget
+from model_export.parity.variants import read_report
 from model_export.targets.tensorrt import make_variant
 from tests.once import made_once
 from tests.training.data.corpus_files import tone, wav
@@ -23,6 +28,7 @@ from training.data.example import Example
 from training.data.packed import EncodedMedia, Origin, write_packed
 from training.models.hd_vila import HdVila, HdVilaConfig, tiny
 from training.recipe import Recipe
+from vitascope.bundle.bundle import Bundle
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 
@@ -107,3 +113,26 @@ def test_variants_for_tensorrt_keep_the_features_in_float32(exported: tuple[Path
     operators = {node.name: node.op_type for node in graph.node}
     assert "QuantizeLinear" in operators.values()
     assert all(operators[name] not in ("QuantizeLinear", "Cast") for name in log_spectrum_nodes(graph))
+
+
+def test_an_optimized_bundle_has_its_audio_graph_in_int8(
+    exported: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Graphs that no validation split has inputs of stay as they are."""
+    faster = {"as stored": 1.0, "fused": 1.5, "float16": 0.9, "int8": 3.0}  # the time of such small graphs is noise
+    monkeypatch.setattr(search, "QUICK", Effort((2,), 1, 0.0))
+    monkeypatch.setattr(search, "THOROUGH", Effort((1,), 1, 0.0))
+    monkeypatch.setattr(search._Search, "speedup", lambda _, candidate, stored=None: faster[candidate.kind])
+    search.optimize(exported[1], tmp_path / "fast", Budget(50), exported[1].parent / "data")
+    bundle = Bundle.open(tmp_path / "fast")
+    variant = read_variant(bundle.manifest)
+    assert variant is not None
+    assert {way.graph: way.way for way in variant.ways if way.chosen} == {
+        **{"video": "as stored", "match": "as stored"},
+        **{"text": "int8", "audio": "int8"},
+    }
+    assert set(variant.shares) == {"tones t2a R@1", "tones a2t R@1"}
+    (vectors,) = [
+        o for o in read_report(bundle)["beside"]["outputs"] if (o["graph"], o["output"]) == ("audio", "vector")
+    ]
+    assert 0.999 < vectors["least_cosine"] < 1
