@@ -6,7 +6,7 @@
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint types imports unit format env train-env compose-check image image-gpu image-distributed \
 	image-check docker-check clean data bundle results study distil frontier measure-training bench-ingest bench-screen-text bench-index bench-service \
-	bench-command bench-page screenshots bench-variants soak chaos milvus-check \
+	bench-command bench-speech bench-page screenshots bench-variants soak chaos milvus-check \
 	kserve-check triton-check mlserver-check gpu-check golden release docs docs-check reference
 
 VENV ?= .venv
@@ -20,6 +20,8 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 FLICKR8K ?= data/flickr8k
 DAQUAR ?= data/daquar
 PACKED ?= data/packed
+# The Free Spoken Digit Dataset: a tar file of NAME.wav and NAME.json.
+FSDD ?= data/fsdd/all-00000.tar
 # Of Debian's package tuxpaint-stamps-default.
 STAMPS ?= /usr/share/tuxpaint/stamps
 RUN ?= runs/hd-vila-tiny
@@ -132,6 +134,9 @@ bench-service: $(VENV)/.bench ## the service beside the graphs, FAISS, a plain h
 
 screenshots: $(VENV)/.test ## docs/images: the pictures of the page, taken anew in Chromium from a service with $(BUNDLE)
 	OMP_NUM_THREADS=1 VITASCOPE_BUNDLE=$(BUNDLE) $(BIN)/python -m tests.service.screenshots
+
+bench-speech: $(VENV)/.test ## word error rate and real-time factor of speech models, on corpora that are at hand (ARGS="--model FOLDER --all")
+	$(BIN)/python -m benchmarks.speech $(if $(wildcard $(FSDD)),--digits $(FSDD)) $(ARGS)
 
 bench-command: $(VENV)/.runtime ## how soon `vitascope search` shows a result, from process start (bound: 1 s)
 	$(BIN)/python -m benchmarks.service command $(ARGS)

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.media_files import ONE_TO_FIVE, write_audio, write_color_video
-from tests.vitascope.speech_models import make_ctc_model
+from tests.vitascope.speech_models import KINDS, make_speech_model
 from vitascope.cli.main import main
 from vitascope.errors import InvalidInput, MediaCorrupt, MediaUnsupported
 from vitascope.media.subtitles import parse_subtitles
@@ -102,9 +102,9 @@ def test_pocketsphinx_writes_down_words_with_their_times() -> None:
         recognizer.transcribe(noise(1)[0], "de")
 
 
-@pytest.mark.parametrize("kind", ["zipformer_ctc", "nemo_ctc", "sense_voice"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_sherpa_onnx_runs_the_model_of_a_folder(tmp_path: Path, kind: str) -> None:
-    recognizer = open_recognizer(str(make_ctc_model(tmp_path / "model", kind)), threads=1)
+    recognizer = open_recognizer(str(make_speech_model(tmp_path / "model", kind)), threads=1)
     segments = list(transcribe_file(recognizer, ONE_TO_FIVE, language="en"))
     assert recognizer.name == "sherpa-onnx/model"
     assert segments[0].text.startswith("HELLO WORLD")
@@ -132,7 +132,7 @@ def test_models_that_cannot_be_used_are_named_with_the_reason(tmp_path: Path) ->
         with pytest.raises(InvalidInput, match=reason):
             open_recognizer(str(folder))
 
-    model = make_ctc_model(tmp_path / "model")
+    model = make_speech_model(tmp_path / "model")
     refuse(tmp_path / "absent", "no such folder; 'pocketsphinx' or a folder was expected")
     sums = model / "SHA256SUMS"
     lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in sorted(model.iterdir())]
@@ -173,15 +173,13 @@ def test_subtitles_are_read_back_as_they_were_written(vtt: bool) -> None:
 
 def test_the_command_prints_or_writes_a_transcript(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["transcribe", str(ONE_TO_FIVE), "--model"]
-    model = str(make_ctc_model(tmp_path / "model"))
+    model = str(make_speech_model(tmp_path / "model"))
     assert main([*command, model, "--format", "verbose_json"]) == 0
     transcript = json.loads(capsys.readouterr().out)
     assert transcript["model"] == "sherpa-onnx/model"
     assert transcript["duration"] == pytest.approx(2.17, abs=0.01)
     assert transcript["words"][0]["word"] == "HELLO"
     out = tmp_path / "out.srt"
-    assert (
-        main(["transcribe", str(ONE_TO_FIVE), "--model", model, "--format", "srt", "--out", str(out), "--local"]) == 0
-    )
+    assert main([*command, model, "--format", "srt", "--out", str(out)]) == 0
     assert out.read_text().startswith("1\n00:00:00,0")
     assert main([*command, str(tmp_path)]) == 2
