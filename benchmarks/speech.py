@@ -175,18 +175,18 @@ def speak_sentences(language: str, count: int, folder: Path) -> list[Utterance]:
 
 def write_mp4(path: Path, sound: bytes) -> Path:
     """Write a WAV file as AAC beside grey pictures."""
-    with av.open(io.BytesIO(sound)) as source, av.open(str(path), "w") as container:
+    with av.open(io.BytesIO(sound), "r") as source, av.open(str(path), "w") as container:
         pictures: Any = container.add_stream("libx264", rate=5)
         pictures.width, pictures.height, pictures.pix_fmt = 160, 96, "yuv420p"
         track: Any = container.add_stream("aac", rate=44_100, layout="mono")
         resampler = av.AudioResampler("fltp", "mono", 44_100)
-        seconds = 0.0
+        samples = 0
         for frame in [*source.decode(audio=0), None]:
             for part in resampler.resample(frame):
-                seconds = float((part.pts or 0) * part.time_base) + part.samples / 44_100
+                samples += part.samples
                 container.mux(track.encode(part))
         container.mux(track.encode())
-        for _ in range(int(seconds * 5) + 1):
+        for _ in range(samples * 5 // 44_100 + 1):
             container.mux(pictures.encode(av.VideoFrame.from_ndarray(np.full((96, 160, 3), 99, np.uint8), "rgb24")))
         container.mux(pictures.encode())
     return path
@@ -229,7 +229,7 @@ def normalize(text: str, language: str) -> str:
     """Return a text as Whisper's authors compare it: for English also with numbers as digits."""
     from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
 
-    normalizer = EnglishTextNormalizer({}) if language == "en" else BasicTextNormalizer()
+    normalizer: Any = EnglishTextNormalizer({}) if language == "en" else BasicTextNormalizer()  # type: ignore[no-untyped-call]
     return str(normalizer(text)).strip()
 
 

@@ -64,6 +64,7 @@ TAGS = [
     {"name": "scores", "description": "Score how well captions describe a clip."},
     {"name": "answers", "description": "Answer questions about a clip."},
     {"name": "embeddings", "description": "Embed texts, images and videos, in the format of OpenAI."},
+    {"name": "transcriptions", "description": "Write down what is said in a file, in the format of OpenAI."},
     {"name": "models", "description": "List, add and remove models."},
     {"name": "keys", "description": "Manage API keys."},
     {"name": "webhooks", "description": "Receive signed messages about ended jobs."},
@@ -131,13 +132,15 @@ def _response(code: str, meaning: str, status: int) -> dict[str, Any]:
     return {"description": meaning, "content": {CONTENT_TYPE: content}}
 
 
-def form_body(schema: type[BaseModel], also_json: type[BaseModel] | None = None) -> dict[str, Any]:
-    """Document a multipart body with a file and the fields of ``schema``, or a JSON body by ``also_json``.
+def form_body(
+    schema: type[BaseModel], also_json: type[BaseModel] | None = None, kinds: str = "video or image"
+) -> dict[str, Any]:
+    """Document a multipart body with a file of some kinds and the fields of ``schema``, or JSON by ``also_json``.
 
     Schemas with nested schemas must be in ``NESTED_BODIES``.
     """
     form = _schema_of(schema)
-    file = {"type": "string", "format": "binary", "description": "video or image, detected by its content"}
+    file = {"type": "string", "format": "binary", "description": f"{kinds}, detected by its content"}
     form["properties"] = {"file": file, **form.get("properties", {})}
     form["required"] = ["file", *form.get("required", [])]
     content: dict[str, Any] = {}

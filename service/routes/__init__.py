@@ -11,6 +11,7 @@ from service.routes import (
     operations,
     scores_answers,
     search,
+    transcriptions,
     videos,
     webhooks,
 )
@@ -20,7 +21,7 @@ ROUTES = [
     route
     for module in (
         *(embeddings, search, scores_answers, videos, media),
-        *(collections, jobs, operations, models, health, keys, webhooks),
+        *(collections, jobs, operations, models, health, keys, webhooks, transcriptions),
     )
     for route in module.router.routes
 ]

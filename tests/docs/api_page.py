@@ -135,6 +135,7 @@ EXAMPLES = {
     ),
     "POST /v1/answers": Example('client.ask("what animal is it?", collection="holidays", video_id="3", top=3)'),
     "POST /v1/embeddings": Example('client.embed_texts(["a dog runs on the beach"])'),
+    "POST /v1/transcriptions": Example('client.transcribe("talk.mp4", language="en")', file="talk.mp4"),
     "GET /v1/models": Example("client.list_models()"),
     "POST /v1/models": Example('client.add_model("hd-vila-tiny-2")'),
     "GET /v1/models/{fingerprint}": Example('client.get_model("9f0c…ab34")', before=MODEL),

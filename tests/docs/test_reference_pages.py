@@ -26,6 +26,7 @@ from tests.media_files import write_color_video
 from tests.service.running import serving
 from tests.service.test_openapi import document
 from tests.tools import find_tool
+from tests.vitascope.speech_models import make_speech_model
 from tests.waiting import wait_for
 from vitascope.client import Client
 
@@ -117,6 +118,7 @@ def api_terminal(folder: Path) -> Iterator[tuple[Terminal, dict[str, Any]]]:
     write_small_model(folder / "srv" / "models" / "hd-vila-tiny-1", 0, "hd-vila-tiny", "1")
     write_small_model(folder / "srv" / "models" / "hd-vila-tiny-2", 9, "hd-vila-tiny", "2")
     write_color_video(folder / "long.mp4", (200, 20, 20), 21.0, rate=8)
+    write_color_video(folder / "checkout" / "talk.mp4", (20, 20, 200), sound_seconds=2.0)
     with (folder / "home" / ".curlrc").open("a") as file:
         file.write(f'{CURL}header = "X-API-Key: {ADMIN}"\n')
     with ExitStack() as stack:
@@ -124,6 +126,7 @@ def api_terminal(folder: Path) -> Iterator[tuple[Terminal, dict[str, Any]]]:
         slow = silent.getsockname()[1]
         settings = Settings(
             bundle=folder / "srv" / "models" / "hd-vila-tiny-1",
+            speech_model=str(make_speech_model(folder / "speech")),
             bundles_root=folder / "srv" / "models",
             data_dir=folder / "data",
             allowed_roots=[folder / "videos"],

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from vitascope.cli.completion import no_completion
-from vitascope.cli.options import LocalOnlyAction
+from vitascope.cli.options import LocalOnlyAction, add_server, server_url
 from vitascope.cli.output import ProgressBar
 from vitascope.durable_files import atomic_path
 from vitascope.errors import InvalidInput, StorageError
@@ -22,7 +22,7 @@ FORMATS = ("text", "json", "srt", "vtt", "verbose_json")
 
 EPILOG = """\
 Models:
-  pocketsphinx   English, part of the extra `speech`; for a first try: about every second word is wrong
+  pocketsphinx   English, part of the extra `speech`; for a first try: most words are wrong
   FOLDER         a Whisper, Moonshine, Parakeet, SenseVoice or Zipformer model for sherpa-onnx; see docs/speech.md
 
 examples:
@@ -30,6 +30,7 @@ examples:
   vitascope transcribe talk.mp4 --model ~/models/sherpa-onnx-whisper-small --language de
   vitascope transcribe talk.mp4 --format srt --out talk.srt
   vitascope transcribe talk.mp4 --format verbose_json
+  vitascope transcribe talk.mp4 --server http://127.0.0.1:8000
 """
 
 
@@ -40,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--model",
             metavar="MODEL",
-            help="`pocketsphinx`, or the folder of a model (VITASCOPE_SPEECH_MODEL; default: pocketsphinx)",
+            help="`pocketsphinx`, or the folder of a model (VITASCOPE_SPEECH_MODEL; default: pocketsphinx); with "
+            "--server: the name of its recogniser (default: its recogniser)",
         )
     )
     no_completion(
@@ -70,12 +72,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="device of the model (default: %(default)s)",
     )
+    add_server(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.out is not None and args.out.is_dir():
         raise InvalidInput(f"--out: {args.out}: a folder; a file was expected")
-    transcript = _transcribe_locally(args)
+    # Without a server, --model is a local model here, which server_url() would reject.
+    server = None if args.server is None else server_url(args)
+    transcript = _transcribe_locally(args) if server is None else _transcribe_remotely(args, server)
     if args.out is not None:
         try:
             with atomic_path(args.out) as path:
@@ -83,6 +88,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         except OSError as error:
             raise StorageError(f"--out: {args.out}: {error.strerror or error}") from error
     return {"file": str(args.file), "format": args.format, "out": args.out, **transcript}
+
+
+def _transcribe_remotely(args: argparse.Namespace, server: str) -> dict[str, Any]:
+    from vitascope.client import Client
+
+    with Client(server) as client:
+        response = client.transcribe(
+            args.file, model=args.model, language=args.language, granularities=("segment", "word"), progress=True
+        )
+        return dict(response)
 
 
 def _transcribe_locally(args: argparse.Namespace) -> dict[str, Any]:

@@ -872,6 +872,55 @@ class TextMatch(TypedDict):
     text: str
 
 
+class TranscribedSegment(TypedDict):
+    """What is said in a span."""
+
+    avg_logprob: float | None
+    """logarithm of confidence"""
+    compression_ratio: float | None
+    confidence: float | None
+    """null if the model states none"""
+    end: float
+    """seconds"""
+    id: int
+    language: str | None
+    """ISO 639-1 code, if it is known"""
+    no_speech_prob: float | None
+    seek: int
+    """0, for compatibility, as the fields below"""
+    start: float
+    """seconds"""
+    temperature: float
+    text: str
+    tokens: list[int]
+
+
+class TranscribedWord(TypedDict):
+    """A word and when it is spoken."""
+
+    end: float
+    """seconds"""
+    start: float
+    """seconds"""
+    word: str
+
+
+class Transcription(TypedDict):
+    """What is said in a file: OpenAI's `verbose_json`."""
+
+    duration: float
+    """seconds"""
+    language: str | None
+    """ISO 639-1 code; null if unknown, or if there are several"""
+    model: str
+    segments: list[TranscribedSegment] | None
+    """null unless requested"""
+    task: str
+    text: str
+    words: list[TranscribedWord] | None
+    """null unless requested"""
+
+
 class UpdatedVideo(TypedDict):
     """A video after changes."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from vitascope.client import response_types
 from vitascope.client._async.transport import BaseClient
-from vitascope.client.api import JSON, InputType, api_path, drop_none
+from vitascope.client.api import JSON, Granularity, InputType, api_path, drop_none
 from vitascope.client.progress import UploadProgress
 
 
@@ -155,6 +155,31 @@ class Inference(BaseClient):
             type="audio" if sound else None,
         )
         return await self._upload(response_types.Embeddings, path, file, fields, is_read_only=True, progress=progress)
+
+    async def transcribe(
+        self,
+        file: str | Path,
+        *,
+        model: str | None = None,
+        language: str | None = None,
+        granularities: Sequence[Granularity] = ("segment",),
+        progress: UploadProgress = False,
+    ) -> response_types.Transcription:
+        """Write down what is said in a video or sound file, which is not stored.
+
+        Args:
+            file: its path.
+            model: the service's speech model, if it must be that one.
+            language: ISO 639-1 code; by default the model detects it, where it can.
+            granularities: whether to list segments, words, or both.
+            progress: shows the upload.
+        """
+        fields: JSON = {"response_format": "verbose_json", "timestamp_granularities[]": list(granularities)}
+        fields |= drop_none(model=model, language=language)
+        path = api_path("transcriptions")
+        return await self._upload(
+            response_types.Transcription, path, file, fields, is_read_only=True, progress=progress
+        )
 
     async def rerank(
         self,
