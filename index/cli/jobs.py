@@ -117,6 +117,9 @@ def show(result: dict[str, Any], console: Console) -> None:
     console.print(table)
     if result["action"] == "list" and result["next_cursor"] is not None:
         console.print(f"Next page: --cursor {result['next_cursor']}")
+    for kind, counts in jobs[0].get("recognitions", {}).items() if result["action"] == "show" else ():
+        failed = f", [red]{counts['failed']} failed[/red]" if counts["failed"] else ""
+        console.print(f"{kind.replace('_', ' ')}: {counts['done']} recognised{failed}")
     failures = [(failure["file"], failure["reason"] or "") for failure in result.get("failures", [])]
     print_files(console, failures, "reason")
 

@@ -7,6 +7,7 @@ neither a file nor a model reaches the network or writes a file, and a defect of
 from __future__ import annotations
 
 import math
+import os
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -180,7 +181,8 @@ class Recognizer:
         self.model = model
         self.time_factor = time_factor
         self._is_closed = False
-        setup = {"kind": kind, "model": model, "threads": threads, "niceness": NICENESS}
+        path = os.path.expanduser(model)  # the process knows no home folder
+        setup = {"kind": kind, "model": path, "threads": threads, "niceness": NICENESS}
         setup |= {"process": f"{kind.replace('_', ' ')} recognition", "start_timeout": START_SECONDS}
         self._pool = DecodingPool(
             1, memory_bytes=memory_bytes, seconds=BASE_SECONDS, observer=observer, module=module, setup=setup
