@@ -104,10 +104,12 @@ def refresh_video(connection: sqlite3.Connection, video: Video, statement: Sourc
         source = replace(source, text_sha256=_hash_texts(statement.texts))
         if list(statement.texts) != stored_texts:
             changed = list(statement.texts), statement.subtitles
-    elif list(statement.texts) == stored_texts and statement.subtitles:
-        # Earlier versions stored the words without the times of the cues.
-        if tuple(statement.subtitles) != load_speech(connection, video.id, "subtitles"):
-            changed = stored_texts, statement.subtitles
+    elif (
+        list(statement.texts) == stored_texts
+        and statement.subtitles
+        and tuple(statement.subtitles) != load_speech(connection, video.id, "subtitles")
+    ):  # earlier versions stored the words without the times of the cues
+        changed = stored_texts, statement.subtitles
     if statement.path is not None:
         refreshed = replace(refreshed, path=statement.path, source_uri=statement.source_uri)
     return _store(connection, video, refreshed, source, stored_texts, changed)
