@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,14 +50,19 @@ def match_probability(calibration: Calibration, match_logits: Scores) -> _Float6
     return _sigmoid(calibration.match_scale * np.asarray(match_logits, np.float64) + calibration.match_bias)
 
 
-def similarity_probability(calibration: Calibration, similarity: Scores) -> _Float64 | None:
-    """Return the calibrated probabilities (B,) that results fit their query, from cosines (B,).
+def similarity_probability(
+    calibration: Calibration, similarity: Scores, signal: Literal["visual", "audio"] = "visual"
+) -> _Float64 | None:
+    """Return the calibrated probabilities (B,) that results fit their query, from cosines (B,) with their signal.
 
-    None where the bundle has no calibration of similarity.
+    None where the bundle has no calibration of these similarities.
     """
-    if calibration.similarity_scale is None or calibration.similarity_bias is None:
+    scale, bias = calibration.similarity_scale, calibration.similarity_bias
+    if signal == "audio":
+        scale, bias = calibration.audio_similarity_scale, calibration.audio_similarity_bias
+    if scale is None or bias is None:
         return None
-    return _sigmoid(calibration.similarity_scale * np.asarray(similarity, np.float64) + calibration.similarity_bias)
+    return _sigmoid(scale * np.asarray(similarity, np.float64) + bias)
 
 
 def fused_score(calibration: Calibration, similarity: Scores, match_logits: Scores) -> _Float64:

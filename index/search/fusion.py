@@ -71,10 +71,15 @@ class Evidence:
         return UNCALIBRATED_WEIGHT * (1 + cosines) / 2 if probabilities is None else probabilities
 
     def of_sound(self, cosines: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Return the evidence (C,) that sound fits: that of pictures that stand out from others as much.
+        """Return the probabilities (C,) that sound fits.
 
-        Cosines with sound have another mean and spread than those with pictures, and no calibration.
+        Without a calibration of sound they are those of pictures that stand out from others as much, since cosines with
+        sound have another mean and spread than those with pictures.
         """
+        if self.calibration is not None:
+            probabilities = similarity_probability(self.calibration, cosines, "audio")
+            if probabilities is not None:
+                return probabilities
         if len(self.spreads) == 2:
             visual, audio = self.spreads["visual"], self.spreads["audio"]
             cosines = visual.mean + (cosines - audio.mean) / audio.deviation * visual.deviation

@@ -14,11 +14,11 @@ from model_export.calibrate import calibrate, choose_reranking
 from model_export.parity.checks import Embedded
 from training.data.example import Example, Negative, Question
 from training.data.packed import Packed
-from training.evaluation.calibration import calibration_errors, fit, validation_pairs
+from training.evaluation.calibration import calibration_errors, fit, fit_sound, sound_hits, validation_pairs
 from training.evaluation.retrieval import NearestVideos
 from vitascope.bundle.manifest import Calibration
 from vitascope.model import Answer, Match, VideoEmbedding
-from vitascope.scoring import fused_score
+from vitascope.scoring import fused_score, similarity_probability
 
 ANSWERS = ["red", "green", "blue", "yellow"]
 
@@ -136,6 +136,27 @@ def test_minimal_negatives_do_not_lower_the_relevance_of_results() -> None:
     without, beside = (fit([p], [searches([(8, 0)])]) for p in pairs)
     assert beside.similarity_scale == pytest.approx(without.similarity_scale, rel=1e-3)
     assert beside.similarity_bias == pytest.approx(without.similarity_bias, rel=1e-3)
+
+
+def test_similarities_with_sounds_are_calibrated_on_searches_some_of_them_for_what_is_only_seen() -> None:
+    corpus = _embedded(40)
+    examples = [
+        replace(e, captions=(*e.captions, f"item {1000 + i}"), caption_needs=("sound", "sight"))
+        for i, e in enumerate(corpus.packed.examples)
+    ]
+    sounds = corpus.vectors.copy()
+    sounds[30:] = 0.0
+    encoder = Overconfident(0)
+    hits = sound_hits(encoder, replace(corpus.packed, examples=examples), sounds)
+    assert hits is not None
+    assert len(hits.label) == (30 + round(30 * 0.3 / 0.7)) * 6
+    assert hits.label.sum() == 30
+    assert hits.similarity[hits.label == 1.0] == pytest.approx(1.0, abs=1e-5)
+    fitted = fit_sound(Calibration(match_scale=3.0), [hits])
+    right, wrong = similarity_probability(fitted, hits.similarity[[0, -1]], "audio")  # type: ignore[misc]
+    assert right > wrong
+    assert (fitted.match_scale, fitted.similarity_scale) == (3.0, None)
+    assert sound_hits(encoder, corpus.packed, sounds) is None
 
 
 BY_MATCH = Calibration(fused_similarity=0.0, fused_match=1.0)
