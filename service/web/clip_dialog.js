@@ -5,7 +5,7 @@ import { prepareCaptionForm } from "./caption_form.js";
 import { createPlayer } from "./clip_player.js";
 import { currentName } from "./collections.js";
 import { confirmAction } from "./confirm.js";
-import { $, describeSize, el, formatSpan, isSound, scoreParts } from "./dom.js";
+import { $, describeSize, el, formatSpan, isImage, isSound, scoreParts } from "./dom.js";
 import { recordClosed, recordOpened } from "./history.js";
 import { cleanText, highlight, matchedWords } from "./matches.js";
 import { prepareQuestionForm } from "./question_form.js";
@@ -75,9 +75,8 @@ function showDetails(clip) {
   const metadata = Object.entries(video.metadata).map(([key, value]) => `${key}: ${value}`);
   $("clip-facts").textContent = [formatSpan(clip.start, clip.end), describeSize(video), ...metadata].join(" · ");
   showPath(video);
-  showScores();
   $("clip-like").hidden = !clip.clip_id;
-  $("clip-like-sound").hidden = !clip.clip_id || !hasSignal("audio") || isSound(clip);
+  showScores();
   $("clip-link").textContent = "Copy link";
   $("clip-part").hidden = isSound(clip) || clip.end - clip.start >= video.duration - 0.01; // the clip is the whole video
   $("clip").querySelector(".ask").hidden = isSound(clip); // captions and questions are about pictures
@@ -98,6 +97,8 @@ function showScores() {
   $("clip-scores").hidden = !parts.length;
   $("clip-scores-list").replaceChildren(...parts.flatMap(([name, value, explanation]) =>
     [el("dt", { textContent: name }), el("dd", { textContent: value }), el("dd", { className: "facts", textContent: explanation })]));
+  const isSilent = scores && readSearch().comparesSound && !scores.signals.audio;
+  $("clip-like-sound").hidden = $("clip-like").hidden || !hasSignal("audio") || isSound(current) || isImage(current) || isSilent;
   const texts = [["speech", current.text], ["screen_text", current.screen_text ?? scores?.screen_text]];
   $("clip-texts").replaceChildren(...texts.filter(([, text]) => text).map(([signal, text]) => el("blockquote", {},
     el("small", { className: "facts", textContent: signalName(signal) }), el("p", { dir: "auto" }, ...highlight(cleanText(text), matchedWords(scores || {}, signal))))));
@@ -130,7 +131,7 @@ async function fillTimeline({ video, start }, signal) {
       if (match.signal === "speech") player.unmute();
     });
     $("clip-like").hidden = !spans.length;
-    $("clip-like-sound").hidden = !spans.length || !hasSignal("audio") || isSound({ video });
+    showScores();
     if (current.clip_id || current.start) selectAt(start);
     const search = readSearch();
     if (!search.hasQuery || !video.duration) return showMoments(null, "");

@@ -11,7 +11,7 @@ import { actionButton, chip, emptyState, renderInto } from "./side_panel.js";
 
 const MAX_INDEX_POLLS = 5; // polls while an index is being built
 
-const OPERATION_NAMES = { backup: "Backup", export: "Export", reembed: "Re-embedding" };
+const OPERATION_NAMES = { backup: "Backup", export: "Export", reembed: "Re-embedding", transcribe: "Transcription", read_text: "Screen text" };
 
 // ``page`` has callbacks: ``reload()`` the collections, ``choose(name)`` another one, ``added``, ``dropped``.
 export function showCollectionsPanel(panel, page) {
@@ -27,7 +27,7 @@ export function showCollectionsPanel(panel, page) {
     const { collections, unreadable } = allCollections();
     if (collections.some(isBeingBuilt)) pollsLeft -= 1;
     if (operations.some(isUnfinished) || (collections.some(isBeingBuilt) && pollsLeft > 0)) sleep().then(() => isClosed || panelState.reload());
-    const context = { permissions, isAdmin, operations, models: models.models, page, reload: panelState.reload };
+    const context = { permissions, isAdmin, operations, models: models.models, recognizers: models.recognizers, page, reload: panelState.reload };
     return [
       el("div", { className: "row" },
         el("p", { className: "facts", textContent: isAdmin ? "" : "Your API key can view collections. Creating and changing them requires the admin scope." }),
@@ -66,10 +66,11 @@ function indexText(collection) {
   return `${serving} index${kind === "auto" ? " (automatic)" : ""}${unindexed}`;
 }
 
-function changeButtons(collection, { permissions, models, page, reload }) {
+function changeButtons(collection, { permissions, models, recognizers, page, reload }) {
   const { name } = collection;
   const isUnrestricted = permissions.collections === null; // operations need a key for all collections
   const others = models.filter((model) => model.state === "ready" && model.fingerprint !== collection.fingerprint);
+  const canRecognize = (kind) => isUnrestricted && recognizers.some((recognizer) => recognizer.kind === kind && recognizer.state === "ready");
   const button = (text, operation, className) => labelButton(name, actionButton(text, `${text} ${name}`, async () => (await operation()) !== null && reload(), className));
   return [
     button("Index…", async () => {
@@ -96,6 +97,8 @@ function changeButtons(collection, { permissions, models, page, reload }) {
       if (answers) reembed(name, page.added, answers);
       return answers;
     }) : null,
+    canRecognize("speech") ? button("Transcribe", () => startOperation("transcribe", name)) : null,
+    canRecognize("screen_text") ? button("Read screen text", () => startOperation("read_text", name)) : null,
     button("Delete…", async () => {
       const answers = await confirmAction({
         title: `Delete ${name}?`, text: `${formatCount(collection.videos, "video")} and ${formatCount(collection.clips, "clip")} will be deleted permanently, including uploaded files. Files in folders on the server are kept.`,

@@ -1,7 +1,7 @@
 // The card of a search result: scores, and why it was returned.
 
 import { describeFit, el, fitBar, formatSpan, formatTime } from "./dom.js";
-import { cleanText, highlight, matchedTexts, matchedWords, returningSignals } from "./matches.js";
+import { cleanText, highlight, matchedTexts, returningSignals } from "./matches.js";
 import { resultTile, shortPath } from "./results.js";
 import { signalName } from "./signals.js";
 
@@ -19,7 +19,7 @@ export function resultCard(clip, rank, onOpen, onFindSimilar) {
   const labels = signals.filter((signal) => !matches.some((match) => match.signal === signal)); // matches have their own
   const label = [`${rank}. ${clip.video.title}`, formatSpan(clip.start, clip.end, "to"), describeFit(clip), ...conditions.map(({ spoken }) => spoken),
     shortPath(clip.video), clip.video.missing ? "file missing" : "", details, signals.length ? `found by ${signals.map(signalName).join(", ").toLowerCase()}` : ""].filter(Boolean).join(", ");
-  const cell = resultTile(clip, onOpen, { rank, time, label, titleNodes: highlight(cleanText(clip.video.title), matchedWords(clip, "name")) },
+  const cell = resultTile(clip, onOpen, { rank, time, label },
     details ? el("span", { className: "meta", textContent: details, title: clip.text }) : null,
     conditions.length ? el("span", { className: "met-conditions" }, ...conditions.map(({ text, met }) => el("span", { className: met ? "met" : "unmet", textContent: text }))) : null,
     fitBar(clip), labels.length ? el("span", { className: "signals" }, ...labels.map((signal) => el("span", { className: "chip", textContent: signalName(signal) }))) : null);

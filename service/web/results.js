@@ -74,15 +74,15 @@ export function videoCard(video, onOpen) {
     el("span", { className: "meta", textContent: describeVideo(video) }));
 }
 
-// ``details`` are nodes below the title; the title is ``titleNodes``, by default that of the video.
-export function resultTile(clip, onOpen, { rank, time, label, titleNodes = [clip.video.title] }, ...details) {
+// ``details`` are nodes below the title.
+export function resultTile(clip, onOpen, { rank, time, label }, ...details) {
   const media = preview(clip);
   if (rank) media.screen.append(el("span", { className: "rank", textContent: rank }));
   media.screen.append(el("span", { className: "time", textContent: time }));
   const path = shortPath(clip.video);
   const place = path || clip.video.missing ? el("span", { className: "meta place", title: clip.video.path || "" },
     clip.video.missing ? el("b", { textContent: path ? "File missing: " : "File missing" }) : null, path) : null;
-  const title = el("span", { className: "title", title: clip.video.title }, ...titleNodes);
+  const title = el("span", { className: "title", textContent: clip.video.title, title: clip.video.title });
   return el("div", { className: "cell" }, el("button", {
     type: "button", className: "card", "aria-label": label,
     onclick: () => onOpen(clip), onpointerenter: media.play, onpointerleave: media.stop, onfocus: media.play, onblur: media.stop,

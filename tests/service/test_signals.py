@@ -233,5 +233,10 @@ def test_the_page_shows_and_plays_sounds_and_searches_with_them(
     expect(page.locator("#chips")).to_contain_text("Sounds like blue, 0:00")
     page.reload()
     expect(page.locator("#chips")).to_contain_text("Sounds like blue, 0:00")
+    page.locator("#query").fill("a green thing")
+    page.get_by_role("button", name="Remove sounds like blue").click()
+    page.locator("#results .card", has_text="green").click()
+    expect(page.locator("#clip-scores")).to_be_visible()
+    expect(page.get_by_role("button", name="Find similar sound")).to_be_hidden()  # it has none
     page.close()
     assert failed == []
