@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
@@ -141,6 +142,10 @@ def test_models_that_cannot_be_used_are_named_with_the_reason(tmp_path: Path) ->
     sums.write_text("\n".join(lines).replace("a", "b"))
     refuse(model, r"model\.onnx: SHA-256 .* was expected, as in .*SHA256SUMS")
     sums.unlink()
+    graph = onnx.load(str(model / "model.onnx"))
+    onnx.helper.set_model_props(graph, {"model_type": "EncDecCTCModel"})
+    onnx.save(graph, str(model / "model.onnx"))
+    refuse(model, "its metadata has no 'vocab_size', which sherpa-onnx needs")
     (model / "model.onnx").write_bytes(b"not a graph")
     refuse(model, r"model\.onnx': not a graph that can be run")
     (model / "model.onnx").rename(model / "model.ckpt")

@@ -37,6 +37,14 @@ _CTC_KINDS = {
     "EncDecHybridRNNTCTCBPEModel": "nemo_ctc",
 }
 """The kind of a model of one graph by its ``model_type``."""
+_NEEDED_METADATA = {
+    "whisper": "n_mels n_text_layer n_text_ctx n_text_state n_vocab sot eot blank_id translate transcribe "
+    "is_multilingual no_timestamps no_speech sot_sequence",
+    "nemo_ctc": "vocab_size subsampling_factor",
+    "nemo_transducer": "vocab_size subsampling_factor pred_rnn_layers pred_hidden",
+    "sense_voice": "vocab_size lfr_window_size lfr_window_shift with_itn without_itn lang_auto neg_mean inv_stddev",
+}
+"""Keys without which sherpa-onnx ends the process."""
 _NEMO_TRANSDUCERS = ("EncDecRNNTBPEModel", "EncDecHybridRNNTCTCBPEModel")
 _STREAMING_KEYS = ("decode_chunk_len", "cache_last_channel_dim1")
 """Metadata of graphs that hear a stream chunk by chunk."""
@@ -91,7 +99,10 @@ def find_model(folder: Path, *, prefer_small: bool = True) -> ModelFolder:
     _verify_checksums(folder, [*files.values(), *([detector] if detector and detector.parent == folder else [])])
     first = files.get("model") or files["encoder"]
     metadata = {} if kind.startswith("moonshine") else read_metadata(first)
-    return ModelFolder(_exact_kind(kind, first, metadata), files, metadata, detector)
+    kind = _exact_kind(kind, first, metadata)
+    if missing := [key for key in _NEEDED_METADATA.get(kind, "").split() if key not in metadata]:
+        raise InvalidInput(f"speech model: {str(first)!r}: its metadata has no {missing[0]!r}, which sherpa-onnx needs")
+    return ModelFolder(kind, files, metadata, detector)
 
 
 def _match_layout(names: list[str], prefer_small: bool) -> tuple[str | None, dict[str, str]]:
