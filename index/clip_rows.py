@@ -22,6 +22,7 @@ def clip_row(collection: Collection, clip: NewClip, *, has_pictures: bool) -> Cl
     """Return the stored form of a clip, of a video with or without pictures. Raises InvalidInput naming the field."""
     if clip.audio_embedding is not None:
         collection.require_signals(["audio"])
+    has_pictures = has_pictures and "visual" in collection.signals
     for name, value in (("embedding", clip.embedding), ("visual_tokens", clip.visual_tokens)):
         if (value is not None) != has_pictures:
             actual = None if has_pictures else "an array"

@@ -128,15 +128,15 @@ class Collection:
 
     @property
     def vector_index(self) -> VectorIndex:
-        """The vector index of the visual signal."""
-        return self.vector_indexes["visual"]
+        """The vector index of the visual signal, or of the only one."""
+        return self.vector_indexes[self.signals[0]]
 
     def require_signals(self, signals: Iterable[str]) -> None:
         """Raise InvalidInput unless the collection has all these signals."""
         for signal in signals:
             if signal not in self.signals:
-                reason = f"bundle {self.bundle_name} embeds no sound"
-                if self.vector_backend != FAISS:
+                reason = f"bundle {self.bundle_name} embeds no {'sound' if signal == 'audio' else 'pictures'}"
+                if signal == "audio" and self.vector_backend != FAISS:
                     reason = NO_AUDIO_IN_MILVUS
                 expected = ", ".join(self.signals)
                 raise InvalidInput(f"signals: {signal!r}; {expected} was expected in {self.name}, as {reason}")

@@ -295,16 +295,20 @@ def initial_metadata(
     dimensions: int | None = None,
 ) -> dict[str, str]:
     """Return the table meta of a new collection; see ``CollectionStore.create``. Raises InvalidInput, TaskMissing."""
-    if not manifest.vector_width or "video" not in manifest.graphs:
+    backend = check_backend(vectors)
+    graphs = manifest.graphs if manifest.vector_width else {}
+    signals = [signal for signal, graph in (("visual", "video"), ("audio", "audio")) if graph in graphs]
+    if not signals:
         raise TaskMissing(
-            f"{manifest.name}: it has no embeddings of videos, so it fills no collection; its tasks are "
+            f"{manifest.name}: it has no embeddings of videos or sounds, so it fills no collection; its tasks are "
             f"{', '.join(manifest.tasks)}"
         )
-    backend = check_backend(vectors)
+    if backend != FAISS and signals == ["audio"]:
+        raise InvalidInput(f"vectors: {vectors!r}; {FAISS} was expected, as {manifest.name} embeds sounds alone")
+    signals = signals if backend == FAISS else ["visual"]
     dimensions = manifest.check_dimensions(dimensions)
-    has_audio = "audio" in manifest.graphs and backend == FAISS
     return {
-        **({SIGNALS_KEY: "visual,audio"} if has_audio else {}),
+        **({} if signals == ["visual"] else {SIGNALS_KEY: ",".join(signals)}),
         **({} if dimensions == manifest.vector_width else {MODEL_DIM_KEY: str(manifest.vector_width)}),
         BACKEND_KEY: backend,
         "fingerprint": manifest.fingerprint(),

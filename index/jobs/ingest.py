@@ -22,7 +22,7 @@ from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy
 from index.jobs.sources.fetcher import Fetcher, file_name
 from index.records import Float32, NewClip, NewVideo, Scalar, Signal, Video, check_metadata, check_text
 from index.video_text import VideoText, speech_segments
-from vitascope.errors import MediaError
+from vitascope.errors import MediaError, MediaUnsupported
 from vitascope.media.decode import DECODING_THREADS, MediaInfo
 from vitascope.media.file import MediaFile, MediaSource, map_os_errors, open_source
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
@@ -120,10 +120,12 @@ class PreparedFile:
 def embedded_signals(info: MediaInfo, name: str, collection_signals: Sequence[Signal]) -> tuple[Signal, ...]:
     """Return those of a collection's signals that a file may have.
 
-    Raises MediaUnsupported, with the file's ``name``, for a file with sound alone in a collection without sound.
+    Raises MediaUnsupported, with the file's ``name``, for a file that has none of them.
     """
     if "audio" not in collection_signals:
         info.require_pictures(name)
+    if "visual" not in collection_signals and info.audio is None:
+        raise MediaUnsupported(f"{name}: no sound; a file with sound was expected, as the collection has sounds alone")
     has_signal = {"visual": info.kind != "audio", "audio": info.audio is not None}
     return tuple(signal for signal in collection_signals if has_signal[signal])
 

@@ -164,7 +164,7 @@ def search(
     request = replace(request, parts=[_truncate(collection, part) for part in request.parts])
     weights = signal_weights(collection, request)
     embedded: list[Signal] = [signal for signal in SIGNALS if signal in weights]
-    with stage("search"), collection.snapshots(embedded or ["visual"]) as (connection, snapshots):
+    with stage("search"), collection.snapshots(embedded or collection.signals[:1]) as (connection, snapshots):
         position = _start_position(collection, connection, request.after)
         embedding = query_embedding(connection, request.parts, collection.embed_dim)
         clip_filter = _candidate_filter(connection, request, position, weights)

@@ -159,6 +159,7 @@ def check_clip_row(row: ForeignRow, clip_format: ClipFormat, *, has_pictures: bo
     """
     values = row.values
     tokens = values.get("tokens")
+    has_pictures = has_pictures and "visual" in clip_format.signals
     try:
         vectors = [_normalized_bytes(values.get(name), clip_format.vector_width) for name in ("vector", "audio_vector")]
         if (vectors[0] is not None) != has_pictures:

@@ -153,7 +153,8 @@ def export_collection(
             with collection.catalogue.read() as connection:
                 videos = _write_videos(connection, temp_path / VIDEOS_NAME, header)
                 options = ClipColumns("audio" in collection.signals, tokens, thumbnails)
-                clips = _write_clips(connection, temp_path / CLIPS_NAME, header, options, on_progress)
+                vectors = count_embeddings(connection, "visual") if "visual" in collection.signals else 0
+                clips = _write_clips(connection, temp_path / CLIPS_NAME, header, options, vectors, on_progress)
             size = sum(entry.stat().st_size for entry in temp_path.iterdir())
     except (OSError, pa.ArrowException) as error:
         raise StorageError(f"{folder}: collection {collection.name} was not exported: {error}") from error
@@ -190,10 +191,12 @@ def _write_clips(
     path: Path,
     header: ExportHeader,
     columns: ClipColumns,
+    vectors: int,
     on_progress: ProgressCallback | None,
 ) -> int:
+    """Write the clips, of which ``vectors`` have embeddings of pictures; return their number. Raises StorageError."""
     schema = pa.schema(clip_fields(header.vector_width, **columns._asdict()), metadata=header.to_metadata())
-    total, missing = count_clips(connection), count_embeddings(connection, "visual")
+    total, missing = count_clips(connection), vectors
     count = 0
     # No dictionaries of embeddings and encoded tokens, which hardly repeat.
     with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=["text"]) as writer:

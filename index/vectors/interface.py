@@ -132,8 +132,8 @@ def parse_signals(meta: Mapping[str, str]) -> tuple[Signal, ...]:
     """
     names = meta.get(SIGNALS_KEY, "visual").split(",")
     signals = tuple(signal for signal in SIGNALS if signal in names)
-    if len(signals) != len(names) or "visual" not in signals:
-        raise InvalidInput(f"signals: {meta[SIGNALS_KEY]!r}; visual, or visual,audio was expected")
+    if len(signals) != len(names):
+        raise InvalidInput(f"signals: {meta[SIGNALS_KEY]!r}; visual, audio, or visual,audio was expected")
     if signals != ("visual",) and backend_of(meta) != FAISS:
         raise InvalidInput(f"vectors: {backend_of(meta)!r}; {FAISS} was expected, as {NO_AUDIO_IN_MILVUS}")
     return signals

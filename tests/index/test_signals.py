@@ -246,3 +246,28 @@ def test_sound_that_cannot_be_decoded_is_left_out_of_a_file_with_pictures(
         ingest_file(collection, models[0], sounds / "red.wav")
     ingest_file(collection, models[0], sounds / "blue.mkv")
     assert (collection.stats().videos, titles(collection, models[0], "blue", "audio")) == (1, [])
+
+
+def test_a_collection_of_sounds_alone(sounds: Path, tmp_path: Path) -> None:
+    """A bundle without a video graph embeds the sound of every file, also of those with pictures."""
+    bundle = make_small_bundle(tmp_path / "bundle", tasks=["audio_retrieval"])
+    model = Model.open(bundle)
+    with CollectionStore(tmp_path / "collections") as library:
+        collection = library.create("sounds", model)
+        assert collection.signals == ("audio",)
+        job = create_folder_job(collection, sounds)
+        run_job(collection, model, job.id)
+        reasons = {Path(item.path).name: (item.state, item.reason) for item in list_items(collection, job.id)}
+        assert {name for name, (state, _) in reasons.items() if state == "succeeded"} == {"red.wav", "blue.mkv"}
+        assert "no sound; a file with sound was expected" in str(reasons["green.mp4"][1])
+        backup_collection(collection, tmp_path / "backup")
+        export_collection(collection, tmp_path / "export", tokens=True, thumbnails=True)
+        allowed = AllowedPaths([sounds], tmp_path / "data")
+        manifest = model.bundle.manifest
+        restored = restore_collection(library, tmp_path / "backup", "restored", allowed=allowed)
+        imported = import_collection(library, tmp_path / "export", "imported", manifest, allowed=allowed)
+        for each in (collection, restored, imported):
+            for colour, title in (("red", "red"), ("blue", "blue")):
+                assert search_hits(each, model, f"a {colour} thing")[0].hit.video.title == title
+        with pytest.raises(InvalidInput, match=r"'visual'; audio was expected in sounds, as bundle .* no pictures"):
+            search_hits(collection, model, "a red thing", signals={"visual": 1})

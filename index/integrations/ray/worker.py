@@ -145,7 +145,8 @@ def load_model(files: Mapping[str, bytes], threads: int, device: Device) -> Mode
             path.write_bytes(content)
         model = Model.open(folder, threads, device)
         # A graph is loaded when it first runs; from then on the folder is not needed.
-        model.embed_video({s.name: np.zeros((1, 1, s.frames, s.height, s.width, 3), np.uint8) for s in model.streams})
+        if streams := model.streams:
+            model.embed_video({s.name: np.zeros((1, 1, s.frames, s.height, s.width, 3), np.uint8) for s in streams})
         if (audio := model.bundle.manifest.audio) is not None:
             model.embed_audio([np.ones(audio.samples, np.float32)])
     return model
