@@ -60,11 +60,13 @@ def is_abandoned(connection: sqlite3.Connection, job_id: int) -> bool:
 def requeue_abandoned(connection: sqlite3.Connection, job_id: int) -> None:
     """Requeue the files that a dead owner was working on.
 
-    Its death counts as a crash of these files, unless other processes decoded them.
+    Its death counts as a crash of these files, unless other processes decoded them or their videos were stored already:
+    then they were being recognised, by other processes.
     """
     (owner,) = connection.execute("SELECT owner FROM jobs WHERE id = ?", (job_id,)).fetchone()
     connection.execute(
-        "UPDATE job_items SET state = 'queued', crashes = crashes + ? WHERE job_id = ? AND state = 'running'",
+        "UPDATE job_items SET state = 'queued', crashes = crashes + iif(video_id IS NULL, ?, 0)"
+        " WHERE job_id = ? AND state = 'running'",
         (int(owner_decodes_locally(owner) and not run_has_ended(owner)), job_id),
     )
 

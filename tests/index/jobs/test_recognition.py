@@ -160,13 +160,14 @@ def test_a_job_that_is_killed_while_it_recognises_catches_up(
     job = create(collection, talks, f"while:{slow}")
     command = [sys.executable, "-m", "tests.index.jobs.job_process", str(tmp_path / "library"), str(small_bundle)]
     with subprocess.Popen([*command, str(job.id), "--recognition", MODULE], cwd=ROOT) as process:
-        wait_for(lambda: len(videos(collection)) == 3)
+        wait_for(lambda: any(item.video_id for item in list_items(collection, job.id, "running")))
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert get_job(collection, job.id).state == "running"
     slow.unlink()
     done = run(collection, small_model, job, quick)
     assert (done.state, done.counts.succeeded) == ("succeeded", 3)
+    assert {item.crashes for item in list_items(collection, job.id) if item.path.endswith("plain.mp4")} == {0}
     assert [clip.text for clip in collection.clips(videos(collection)["plain"].id)] == ["brown foxes"]
 
 
