@@ -5,7 +5,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint types imports unit format env train-env compose-check image image-gpu image-distributed \
-	image-check docker-check clean data bundle results study distil frontier measure-training bench-ingest bench-screen-text bench-index bench-service \
+	image-check docker-check clean data bundle results study distil frontier measure-training bench-ingest bench-recognition bench-screen-text bench-index bench-service \
 	bench-command bench-speech bench-page screenshots bench-variants soak chaos milvus-check \
 	kserve-check triton-check mlserver-check gpu-check golden release docs docs-check reference
 
@@ -125,6 +125,9 @@ bench-ingest: $(VENV)/.runtime ## how fast films become searchable, and what sha
 
 bench-screen-text: $(VENV)/.test ## words of rendered clips that are read and searched, and what that costs (ARGS="--clips 300"; Debian's fonts-noto-cjk)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.screen_text $(ARGS)
+
+bench-recognition: $(VENV)/.runtime ## processor time of indexing with and without recognition (ARGS="--transcribe pocketsphinx --read-text 1")
+	$(BIN)/python -m benchmarks.recognition $(ARGS)
 
 bench-index: $(VENV)/.bench ## recall, speed and size of the index kinds beside FAISS alone and usearch (SIZES="10000 100000"; all: half an hour)
 	$(BIN)/python -m benchmarks.index $(if $(SIZES),--sizes $(SIZES))

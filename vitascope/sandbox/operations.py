@@ -25,12 +25,14 @@ from vitascope.media.sampling import Span, StreamSpec, sample_span, sample_strea
 from vitascope.media.shots import shot_starts
 from vitascope.media.subtitles import MAX_CUES, Cue, SubtitleStreamInfo, stream_cues, subtitle_streams
 from vitascope.sandbox.protocol import Buffer, Header, ProtocolError
-from vitascope.sandbox.response_values import check_boolean as _boolean
-from vitascope.sandbox.response_values import check_integer as _integer
-from vitascope.sandbox.response_values import check_items as _items
-from vitascope.sandbox.response_values import check_number as _number
-from vitascope.sandbox.response_values import check_row as _row
-from vitascope.sandbox.response_values import check_text as _text
+from vitascope.sandbox.response_values import (
+    check_boolean,
+    check_integer,
+    check_items,
+    check_number,
+    check_row,
+    check_text,
+)
 
 T = TypeVar("T")
 Bytes = NDArray[np.uint8]
@@ -129,22 +131,22 @@ class Probe(Request[MediaInfo]):
         return list(astuple(result)), []
 
     def decode_result(self, value: Any, blobs: Sequence[Bytes]) -> MediaInfo:
-        kind, container, codec, width, height, duration, frame_count, audio = _row(value, 8)
+        kind, container, codec, width, height, duration, frame_count, audio = check_row(value, 8)
         if kind not in _KINDS:
             raise ProtocolError("kind: one of video, picture, animation, audio was expected")
         min_side = 0 if kind == "audio" else 1
-        container = _text(container, _MAX_NAME)
+        container = check_text(container, _MAX_NAME)
         if container not in self.limits.containers:
             raise ProtocolError("container: an allowed container was expected")
         return MediaInfo(
             kind=cast(Kind, kind),
             container=container,
-            codec=_text(codec, _MAX_NAME),
-            width=_integer(width, min_side, _MAX_SIDE),
-            height=_integer(height, min_side, _MAX_SIDE),
-            duration=_number(duration, self.limits.max_seconds),
-            frame_count=None if frame_count is None else _integer(frame_count, 0, 2**63),
-            audio=None if audio is None else _audio_info(*_row(audio, 4)),
+            codec=check_text(codec, _MAX_NAME),
+            width=check_integer(width, min_side, _MAX_SIDE),
+            height=check_integer(height, min_side, _MAX_SIDE),
+            duration=check_number(duration, self.limits.max_seconds),
+            frame_count=None if frame_count is None else check_integer(frame_count, 0, 2**63),
+            audio=None if audio is None else _audio_info(*check_row(audio, 4)),
         )
 
 
@@ -231,7 +233,7 @@ class SampleSpan(Request[tuple[Span, dict[str, Bytes]]]):
         return list(span), [frames[stream.name].data for stream in self.streams]
 
     def decode_result(self, value: Any, blobs: Sequence[Bytes]) -> tuple[Span, dict[str, Bytes]]:
-        start, end = (_number(second, self.limits.max_seconds) for second in _row(value, 2))
+        start, end = (check_number(second, self.limits.max_seconds) for second in check_row(value, 2))
         is_still = start == end == 0
         is_requested = start == (self.start or 0.0) and start < end <= (end if self.end is None else self.end)
         if not is_still and not is_requested:
@@ -350,7 +352,7 @@ class ShotStarts(Request[list[float]]):
 
     def decode_result(self, value: Any, blobs: Sequence[Bytes]) -> list[float]:
         # Frames may go on after the end that the header of the file states.
-        starts = [_number(second, math.inf) for second in _items(value, self.limits.max_frames + 1)]
+        starts = [check_number(second, math.inf) for second in check_items(value, self.limits.max_frames + 1)]
         if not starts or starts[0] != 0 or starts != sorted(starts):
             raise ProtocolError("shots: ascending times from 0 were expected")
         return starts
@@ -370,9 +372,9 @@ class SubtitleStreams(Request[list[SubtitleStreamInfo]]):
         return [list(astuple(stream)) for stream in result], []
 
     def decode_result(self, value: Any, blobs: Sequence[Bytes]) -> list[SubtitleStreamInfo]:
-        rows = [_row(item, 3) for item in _items(value, _MAX_SUBTITLE_STREAMS)]
+        rows = [check_row(item, 3) for item in check_items(value, _MAX_SUBTITLE_STREAMS)]
         return [
-            SubtitleStreamInfo(_integer(index, 0, 2**31), _text(language, _MAX_NAME), _boolean(forced))
+            SubtitleStreamInfo(check_integer(index, 0, 2**31), check_text(language, _MAX_NAME), check_boolean(forced))
             for index, language, forced in rows
         ]
 
@@ -393,9 +395,9 @@ class StreamCues(Request[list[Cue]]):
         return [list(astuple(cue)) for cue in result], []
 
     def decode_result(self, value: Any, blobs: Sequence[Bytes]) -> list[Cue]:
-        rows = [_row(item, 3) for item in _items(value, MAX_CUES)]
+        rows = [check_row(item, 3) for item in check_items(value, MAX_CUES)]
         return [
-            Cue(_number(start, math.inf), _number(end, math.inf), _text(text, _MAX_CUE_LENGTH))
+            Cue(check_number(start, math.inf), check_number(end, math.inf), check_text(text, _MAX_CUE_LENGTH))
             for start, end, text in rows
         ]
 
@@ -433,10 +435,10 @@ def _jpeg(blob: Bytes) -> bytes:
 
 def _audio_info(codec: Any, sample_rate: Any, channels: Any, seconds: Any) -> AudioInfo:
     return AudioInfo(
-        _text(codec, _MAX_NAME),
-        _integer(sample_rate, 0, 2**31),
-        _integer(channels, 0, _MAX_CHANNELS),
-        None if seconds is None else _number(seconds, math.inf),
+        check_text(codec, _MAX_NAME),
+        check_integer(sample_rate, 0, 2**31),
+        check_integer(channels, 0, _MAX_CHANNELS),
+        None if seconds is None else check_number(seconds, math.inf),
     )
 
 
