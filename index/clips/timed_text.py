@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from index.records import MAX_TEXT_LENGTH
-from vitascope.media.sampling import Span
-from vitascope.media.subtitles import MAX_CUE_GAP
+from vitascope.media.limits import MAX_CUE_GAP
+
+if TYPE_CHECKING:
+    from vitascope.media.sampling import Span
 
 MAX_OVERLAPPING_CUES = 100
 """Pieces of text that continue from before a clip: more are not speech, and would slow down every clip of the video."""

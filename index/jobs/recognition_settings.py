@@ -11,7 +11,6 @@ from index.collection import Collection
 from index.records import check_text
 from index.storage.queries import read_meta, write_meta
 from vitascope.errors import InvalidInput
-from vitascope.sandbox.recognizers import DEFAULT_MODEL
 
 DEFAULT_INTERVAL = 1.0
 MIN_INTERVAL, MAX_INTERVAL = 0.1, 3600.0
@@ -75,6 +74,8 @@ def merge_settings(
     """
     model, interval = defaults
     if transcribe is not None:
+        from vitascope.sandbox.recognizers import DEFAULT_MODEL  # imports PyAV, which searches do not need
+
         model = (DEFAULT_MODEL if transcribe else None) if isinstance(transcribe, bool) else transcribe
     if read_text is not None:
         interval = (DEFAULT_INTERVAL if read_text else None) if isinstance(read_text, bool) else float(read_text)

@@ -266,7 +266,7 @@ def test_indexed_images_are_found_and_known_ones_skipped(pictures: Path, capsys:
     plain = run_json(capsys, "search", "a blue thing")["results"]
     assert plain[0]["video"]["title"] == "blue"
     assert [result["fused"] for result in plain] == [None, None, None]
-    assert main(["search", "a red thing", "--limit", "1", "--rerank", "3"]) == 0
+    assert main(["search", "a red thing", "--limit", "1", "--rerank", "3", "--signals", "visual"]) == 0
     heading, row = capsys.readouterr().out.splitlines()
     assert heading.split() == ["relevance", "match", "similarity", "clip", "video"]
     assert row.rstrip().endswith("red.png")

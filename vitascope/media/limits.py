@@ -32,6 +32,8 @@ AUDIO_CODECS = frozenset(
     }
 )
 """Audio codecs to decode, by FFmpeg's names."""
+MAX_CUE_GAP = 0.1
+"""Seconds between cues that follow one another without a pause."""
 SILENCE = 2.0**-16
 """Peak below which sound is digital silence: half a step of 16 bits."""
 SETTINGS = {

@@ -21,7 +21,7 @@ from av.stream import Discard, Disposition
 from vitascope.errors import MediaError, SubtitlesCorrupt
 from vitascope.media.file import MediaFile, MediaSource, map_os_errors, open_source
 from vitascope.media.formats import sniff
-from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
+from vitascope.media.limits import DEFAULT_LIMITS, MAX_CUE_GAP, MediaLimits
 from vitascope.media.video import READING_ERRORS, OpenVideo, open_video
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 SUFFIXES = (".srt", ".vtt")
 MAX_BYTES = 8 * 1024**2
 """Largest subtitle file; those of a film have about 0.1 MB."""
-MAX_CUE_GAP = 0.1
-"""Seconds between cues that follow one another without a pause."""
 
 _MAX_LINE = 10_000
 """Characters: longer lines are not speech, and slow for the patterns below."""

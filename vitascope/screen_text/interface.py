@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from vitascope.media.frame import Pixels
+if TYPE_CHECKING:
+    from vitascope.media.frame import Pixels
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom as shares of the width and height of the frame, 0 to 1."""

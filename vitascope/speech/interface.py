@@ -14,14 +14,14 @@ import numpy as np
 
 from vitascope.errors import InvalidInput, MediaUnsupported
 from vitascope.extras import missing_package_message
-from vitascope.media.audio import Samples
 from vitascope.media.file import MediaFile, MediaSource, open_source
 from vitascope.media.limits import AUDIO_CODECS, DEFAULT_LIMITS, MediaLimits
-from vitascope.sandbox.decoder import IN_PROCESS, Decoder
 from vitascope.speech.splitting import SAMPLE_RATE, quietest
 
 if TYPE_CHECKING:
     from vitascope.engines.onnx_runtime import Device
+    from vitascope.media.audio import Samples
+    from vitascope.sandbox.decoder import Decoder
 
 POCKETSPHINX = "pocketsphinx"
 _READ_SECONDS = 300.0
@@ -139,7 +139,10 @@ def transcribe_file(
         MediaCorrupt, MediaTooLarge, MediaError: It cannot be decoded.
         InvalidInput, EngineError: As ``SpeechRecognizer.transcribe``.
     """
-    decoder = decoder or IN_PROCESS
+    if decoder is None:
+        from vitascope.sandbox.decoder import IN_PROCESS  # imports PyAV, which searches do not need
+
+        decoder = IN_PROCESS
     with open_source(media) as file:
         info = decoder.probe(file, limits)
         if info.audio is None:

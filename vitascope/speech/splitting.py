@@ -6,10 +6,12 @@ Spans are (first, last) positions of samples at ``SAMPLE_RATE``. Shape letter: T
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vitascope.media.audio import Samples
+if TYPE_CHECKING:
+    from vitascope.media.audio import Samples
 
 Span = tuple[int, int]
 SAMPLE_RATE = 16_000
