@@ -437,7 +437,7 @@ def shell_environment(tmp_path: Path) -> dict[str, str]:
 
 LINES = {
     "vitascope se": {"search", "serve"},
-    "vitascope collection re": {"restore", "reembed"},
+    "vitascope collection re": {"read-text", "reembed", "restore"},
     "vitascope search 'a dog' --col": {"--collection"},
     "vitascope search 'a dog' --group ": {"clip", "event", "video"},
     "vitascope search 'a dog' --data data --collection ": {"videos", "cameras"},
