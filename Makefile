@@ -5,7 +5,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint types imports unit format env train-env compose-check image image-gpu image-distributed \
-	image-check docker-check clean data bundle results study distil frontier measure-training bench-ingest bench-recognition bench-screen-text bench-index bench-service \
+	image-check docker-check clean data bundle results study distil frontier measure-training bench-ingest bench-recognition bench-screen-text bench-index bench-signals bench-service \
 	bench-command bench-speech bench-page screenshots bench-variants soak chaos milvus-check \
 	kserve-check triton-check mlserver-check gpu-check golden release docs docs-check reference
 
@@ -128,6 +128,9 @@ bench-screen-text: $(VENV)/.test ## words of rendered clips that are read and se
 
 bench-recognition: $(VENV)/.runtime ## processor time of indexing with and without recognition (ARGS="--transcribe pocketsphinx --read-text 1")
 	$(BIN)/python -m benchmarks.recognition $(ARGS)
+
+bench-signals: $(VENV)/.train ## searches where one of several signals has the answer: each alone, all fused, and by reciprocal ranks
+	$(BIN)/python -m benchmarks.signals $(ARGS)
 
 bench-index: $(VENV)/.bench ## recall, speed and size of the index kinds beside FAISS alone and usearch (SIZES="10000 100000"; all: half an hour)
 	$(BIN)/python -m benchmarks.index $(if $(SIZES),--sizes $(SIZES))

@@ -5,6 +5,7 @@ Shape letters: C clips, N sampled clips, D embedding dim.
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from index.records import SIGNALS, Float32, SearchSignal, Signal
 from index.search.candidates import RANK_DEPTH, Candidate, WordMatch, main_signal, stored_cosines
-from index.storage.queries import sample_embeddings
+from index.storage.queries import count_embeddings, sample_embeddings
 from vitascope.bundle.manifest import Calibration
 from vitascope.scoring import similarity_probability
 
@@ -23,6 +24,8 @@ UNCALIBRATED_WEIGHT = 0.6
 """Weight of (1 + similarity) / 2 beside words, where similarity has no calibration: it is high for all clips."""
 SAMPLE_SIZE = 100
 """Clips of a collection that tell how a query's similarities vary."""
+SOUND_SLOPE = 1.6
+"""Of the logistic function from standard deviations to evidence that sound fits; chosen by `make bench-signals`."""
 MIN_SAMPLE = 10
 """Fewer clips with sound do not tell it."""
 
@@ -46,12 +49,14 @@ class Evidence:
     Args:
         weights: of the signals, 0 to 1.
         calibration: of cosines with pictures; None if there is none for the query.
-        spreads: of the query's cosines by embedding signal; empty: not needed or not known.
+        spreads: of the query's cosines by embedding signal; without it: not needed or not known.
+        sounds: number of clips with sound.
     """
 
     weights: Mapping[SearchSignal, float]
     calibration: Calibration | None
     spreads: Mapping[Signal, Spread]
+    sounds: int = 0
 
     @property
     def searches_embeddings(self) -> bool:
@@ -71,19 +76,27 @@ class Evidence:
         return UNCALIBRATED_WEIGHT * (1 + cosines) / 2 if probabilities is None else probabilities
 
     def of_sound(self, cosines: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Return the probabilities (C,) that sound fits.
+        """Return the evidence (C,) that sound fits: the probability, or what stands in for it without a calibration.
 
-        Without a calibration of sound they are those of pictures that stand out from others as much, since cosines with
-        sound have another mean and spread than those with pictures.
+        Cosines with sound have another mean and spread than those with pictures. Beside calibrated pictures, sound
+        without a calibration gets 0.5 where its cosine is as high as the highest of so many by chance; beside others
+        it gets the evidence of pictures that stand out from others as much.
         """
         if self.calibration is not None:
             probabilities = similarity_probability(self.calibration, cosines, "audio")
             if probabilities is not None:
                 return probabilities
-        if len(self.spreads) == 2:
-            visual, audio = self.spreads["visual"], self.spreads["audio"]
-            cosines = visual.mean + (cosines - audio.mean) / audio.deviation * visual.deviation
-        return self.of_pictures(np.clip(cosines, -1, 1))
+        if "audio" not in self.spreads:
+            return self.of_pictures(cosines)
+        audio = self.spreads["audio"]
+        distances = (cosines - audio.mean) / audio.deviation
+        if is_calibrated(self.calibration):
+            chance = math.sqrt(2 * math.log(max(2, self.sounds)))
+            return 1 / (1 + np.exp(np.clip(SOUND_SLOPE * (chance - distances), -50, 50)))
+        if "visual" in self.spreads:
+            visual = self.spreads["visual"]
+            cosines = np.clip(visual.mean + distances * visual.deviation, -1, 1)
+        return self.of_pictures(cosines)
 
 
 def measure_evidence(
@@ -102,7 +115,7 @@ def measure_evidence(
             cosines = (sample @ query).astype(np.float64)
             if len(cosines) >= MIN_SAMPLE and float(np.std(cosines)) > 0:
                 spreads[signal] = Spread(float(np.mean(cosines)), float(np.std(cosines)))
-    return Evidence(weights, calibration, spreads)
+    return Evidence(weights, calibration, spreads, count_embeddings(connection, "audio") if spreads else 0)
 
 
 def combined_score(*evidence: float) -> float:

@@ -108,7 +108,7 @@ class WordScore(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WordMatches:
-    """Word scores by clip id, of all signals together, and by video id, of names alone.
+    """Word scores by clip id, of speech or screen text with the name, and by video id, of names alone.
 
     ``by_signal``: scores of one signal alone, by clip id, of names by video id; each in ``clips`` or ``names``.
     """
@@ -189,8 +189,10 @@ def match_words(
 
     A score is the rarity of the rarest word that matches times m / (m + x^2), where m is the sum of the rarities of
     the words that match and x that of the others; at least the rarity of the phrase where that matches. Some words of
-    a long description are in many clips by chance, and the absence of the others outweighs them. Words may match by
-    different signals, by whose weights the rarest word and the phrase are multiplied.
+    a long description are in many clips by chance, and the absence of the others outweighs them. A clip has
+    the better score of its speech and its screen text, each together with the name of its video: words that are said
+    here and shown there are seldom what a query means. The rarest word and the phrase are multiplied by the weight of
+    their signal.
 
     Args:
         connection: in a transaction.
@@ -224,15 +226,16 @@ def match_words(
     ids = set().union(*(rows_of[signal] for signal in of_clips))
     video_of = _videos_of(connection, ids) if named else {}
 
-    def bits_of(clip_id: int) -> tuple[int, ...]:
-        video_id = video_of.get(clip_id, 0)
-        return tuple(rows_of[s].get(video_id if s == "name" else clip_id, 0) for s in weights)
+    def best_of(clip_id: int) -> WordScore:
+        name = named.get(video_of.get(clip_id, 0), 0)
+        bits_of = [{s: rows_of[s].get(clip_id, 0), "name": name} for s in of_clips]
+        return max((score(*(own.get(s, 0) for s in weights)) for own in bits_of), key=lambda value: value.score)
 
     def alone(signal: WordSignal, term_bits: int) -> float:
         return score(*(term_bits if other == signal else 0 for other in weights)).score / weights[signal]
 
     return WordMatches(
-        {clip_id: score(*bits_of(clip_id)) for clip_id in ids},
+        {clip_id: best_of(clip_id) for clip_id in ids},
         {video_id: score(*(b if s == "name" else 0 for s in weights)) for video_id, b in named.items()},
         {signal: {key: alone(signal, b) for key, b in rows.items()} for signal, rows in rows_of.items()},
     )
