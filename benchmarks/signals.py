@@ -103,7 +103,8 @@ def synthetic_sounds(rng: np.random.Generator, queries: Float32) -> Float32:
     spread = float(np.std(noise @ queries.T))
     offset = rng.standard_normal(queries.shape[1]) / np.sqrt(queries.shape[1]) / 2  # of sound from other embeddings
     sounds = noise + MARGIN * spread / own * directions + offset
-    return (sounds / np.linalg.norm(sounds, axis=1, keepdims=True)).astype(np.float32)
+    units: Float32 = (sounds / np.linalg.norm(sounds, axis=1, keepdims=True)).astype(np.float32)
+    return units
 
 
 def fill(library: CollectionStore, model: Model, folder: Path, seed: int) -> tuple[Collection, list[Query]]:
