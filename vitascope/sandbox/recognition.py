@@ -11,7 +11,7 @@ import os
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
 from vitascope.errors import DecodingUnavailable
@@ -180,6 +180,7 @@ class Recognizer:
         self.kind = kind
         self.model = model
         self.time_factor = time_factor
+        self._threads = threads or os.cpu_count() or 1
         self._is_closed = False
         path = os.path.expanduser(model)  # the process knows no home folder
         setup = {"kind": kind, "model": path, "threads": threads, "niceness": NICENESS}
@@ -243,6 +244,7 @@ class Recognizer:
         """
         if self._pool.start_error is not None:
             raise self._unavailable()
+        request = replace(request, threads=self._threads)  # by which the limit on processor time grows
         return self._pool.run(request, file, context, on_progress)
 
     def _unavailable(self) -> DecodingUnavailable:
