@@ -90,7 +90,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     change.add_argument("--index-kind", metavar="NAME", help="auto, flat, hnsw or ivfpq")
     add_recognition(change, "default: as before")
     transcribe = add_action("transcribe", "recognise the speech of videos that are indexed already", existing)
-    transcribe.add_argument("--model", metavar="MODEL", help="as VITASCOPE_SPEECH_MODEL, which is the default")
+    transcribe.add_argument(
+        "--model", dest="speech_model", metavar="MODEL", help="as VITASCOPE_SPEECH_MODEL, which is the default"
+    )
     transcribe.add_argument(
         "--subtitled", action="store_true", help="include videos with subtitles, whose words remain those of the clips"
     )
@@ -185,7 +187,7 @@ def _set(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
 def _transcribe(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
     with ProgressBar("transcribing", quiet=args.json) as bar:
         result = backend.transcribe_collection(
-            args.name, bar.update, model=args.model, includes_subtitled=args.subtitled
+            args.name, bar.update, model=args.speech_model, includes_subtitled=args.subtitled
         )
     return {"name": args.name, **result}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from types import TracebackType
 from typing import Any, Self
@@ -24,6 +25,7 @@ class LocalRecognition:
 
     def __init__(self, threads: int) -> None:
         """``threads``: of each engine; 0: one per core."""
+        logging.getLogger("vitascope.sandbox").setLevel(logging.CRITICAL)  # commands print errors themselves
         self.recognizers = Recognizers(read_configured(os.environ), threads=threads)
 
     def __enter__(self) -> Self:

@@ -101,6 +101,8 @@ def test_text_output_says_what_was_done(tmp_path: Path, capsys: pytest.CaptureFi
     assert "collection small created: 12 dimensions, token encoding float16" in capsys.readouterr().out
     assert main(["collection", "backup", "small", str(tmp_path / "b")]) == 0
     assert f"collection small backed up to {tmp_path / 'b'}: " in capsys.readouterr().out
+    assert main(["collection", "transcribe", "small", "--model", "nowhere"]) == 2
+    assert "speech model: 'nowhere': no such folder" in capsys.readouterr().err
     assert main(["collection", "set", "small", "--index-kind", "hnsw"]) == 0
     assert (
         capsys.readouterr().out == "collection small: index kind hnsw, flat in use\n"
