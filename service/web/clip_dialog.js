@@ -7,7 +7,7 @@ import { currentName } from "./collections.js";
 import { confirmAction } from "./confirm.js";
 import { $, describeSize, el, formatSpan, isImage, isSound, scoreParts } from "./dom.js";
 import { recordClosed, recordOpened } from "./history.js";
-import { cleanText, highlight, matchedWords } from "./matches.js";
+import { highlight, matchedWords, textOf } from "./matches.js";
 import { prepareQuestionForm } from "./question_form.js";
 import { findSimilar, refresh } from "./search.js";
 import { readSearch, runSearch } from "./search_state.js";
@@ -99,9 +99,9 @@ function showScores() {
     [el("dt", { textContent: name }), el("dd", { textContent: value }), el("dd", { className: "facts", textContent: explanation })]));
   const isSilent = scores && readSearch().comparesSound && !scores.signals.audio;
   $("clip-like-sound").hidden = $("clip-like").hidden || !hasSignal("audio") || isSound(current) || isImage(current) || isSilent;
-  const texts = [["speech", current.text], ["screen_text", current.screen_text ?? scores?.screen_text]];
+  const texts = ["speech", "screen_text"].map((signal) => [signal, textOf(current, signal)]);
   $("clip-texts").replaceChildren(...texts.filter(([, text]) => text).map(([signal, text]) => el("blockquote", {},
-    el("small", { className: "facts", textContent: signalName(signal) }), el("p", { dir: "auto" }, ...highlight(cleanText(text), matchedWords(scores || {}, signal))))));
+    el("small", { className: "facts", textContent: signalName(signal) }), el("p", { dir: "auto" }, ...highlight(text, matchedWords(scores || {}, signal))))));
 }
 
 // Copy text, and say so on the button.

@@ -13,6 +13,9 @@ const WITHOUT_SPACES = /[\p{sc=Han}\p{sc=Hira}\p{sc=Kana}\p{sc=Thai}\p{sc=Lao}\p
 // Text from files without control characters, and without invisible ones that change the direction or split words.
 export const cleanText = (text) => text.normalize("NFC").replace(INVISIBLE, "").replace(/[\p{Cc}\s]+/gu, " ").trim();
 
+// What is said or shown in a clip, clean; lines on screen are separated.
+export const textOf = (clip, signal) => cleanText((signal === "speech" ? clip.text : clip.screen_text?.replaceAll("\n", " · ")) || "");
+
 // Text as nodes, with these words in <mark>; ``text`` is clean.
 export function highlight(text, words) {
   const pattern = wordPattern(words);
@@ -56,8 +59,9 @@ export function returningSignals({ signals }) {
 // What matches in speech and on screen: {signal, start, text, words}, with the second of the first match.
 export const matchedTexts = (clip) => TIMED.filter((signal) => clip.signals?.[signal]?.matches.length).map((signal) => {
   const words = matchedWords(clip, signal);
-  const text = cleanText((signal === "speech" ? clip.text : clip.screen_text) || words.join(" … "));
-  return { signal, start: Math.min(...clip.signals[signal].matches.map((match) => match.start)), text: excerpt(text, words), words };
+  // Words may be on screen before the clip begins.
+  const starts = clip.signals[signal].matches.map(({ start, end }) => (signal === "screen_text" && end > clip.start ? Math.max(start, clip.start) : start));
+  return { signal, start: Math.min(...starts), text: excerpt(textOf(clip, signal) || cleanText(words.join(" … ")), words), words };
 });
 
 // All matches of results in the order of time, {signal, start, text, clipId}; those of one signal within two seconds are one.
