@@ -3,7 +3,7 @@
 import { call } from "./api.js";
 import { busyForm } from "./busy_form.js";
 import { $, describeFit, el, fitBar, formatCosine, formatTime, scoreParts, spokenNumbers } from "./dom.js";
-import { modalitiesNote } from "./signals.js";
+import { modalitiesNote } from "./matches.js";
 
 const WORD_FRAMES = 8; // frames per word score
 const lines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);

@@ -7,11 +7,11 @@ import { currentName } from "./collections.js";
 import { confirmAction } from "./confirm.js";
 import { $, describeSize, el, formatSpan, isImage, isSound, scoreParts } from "./dom.js";
 import { recordClosed, recordOpened } from "./history.js";
-import { highlight, matchedWords, textOf } from "./matches.js";
+import { highlight, matchedWords, signalParts, textOf } from "./matches.js";
 import { prepareQuestionForm } from "./question_form.js";
 import { findSimilar, refresh } from "./search.js";
 import { readSearch, runSearch } from "./search_state.js";
-import { hasSignal, signalName, signalParts } from "./signals.js";
+import { hasSignal, signalName } from "./signals.js";
 import { clipAtPlayhead, handleKey, hideTimeline, prepareTimeline, scoresOf, selectAt, setPlayhead, showMoments, showTimeline } from "./timeline.js";
 import { announce } from "./toasts.js";
 

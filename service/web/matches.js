@@ -1,6 +1,7 @@
 // Why a result was returned: the signals that did, and the words that match, highlighted where they are spoken or shown.
 
 import { el } from "./dom.js";
+import { signalName } from "./signals.js";
 
 const EXCERPT = 80; // characters
 const BEFORE = 30; // of them before the first match
@@ -76,3 +77,10 @@ export function timedMatches(results) {
   }
   return merged;
 }
+
+// The ranks by signal as parts of a score, see ``scoreParts``.
+export const signalParts = ({ signals }) => Object.entries(signals || {}).map(([signal, { rank }]) => [signalName(signal), `no. ${rank}`, "rank by this signal alone"]);
+
+// What of a clip scores or answers are from, where that is not its pictures alone.
+export const modalitiesNote = (modalities) =>
+  modalities.length > 1 ? [el("p", { className: "facts", textContent: `From ${modalities.map(signalName).join(" and ").toLowerCase()}.` })] : [];

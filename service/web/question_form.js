@@ -3,7 +3,7 @@
 import { call } from "./api.js";
 import { busyForm } from "./busy_form.js";
 import { $, answerBar, el, formatPercent, spokenNumbers } from "./dom.js";
-import { modalitiesNote } from "./signals.js";
+import { modalitiesNote } from "./matches.js";
 
 const TOP = 5;
 const MIN_CONFIDENCE = 20; // percent

@@ -15,13 +15,6 @@ let switchedOff = new Set();
 
 export const signalName = (signal) => SIGNALS[signal][0];
 
-// Parts of a score, as ``scoreParts``.
-export const signalParts = ({ signals }) => Object.entries(signals || {}).map(([signal, { rank }]) => [signalName(signal), `no. ${rank}`, "rank by this signal alone"]);
-
-// What of a clip scores or answers are from, where that is not its pictures alone.
-export const modalitiesNote = (modalities) =>
-  modalities.length > 1 ? [el("p", { className: "facts", textContent: `From ${modalities.map(signalName).join(" and ").toLowerCase()}.` })] : [];
-
 export const hasSignal = (signal) => (currentCollection()?.signals || []).includes(signal);
 
 // Collections can be searched by speech and screen text before they have any; then there is no chip.
