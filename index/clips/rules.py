@@ -27,7 +27,8 @@ class Segmentation:
         shots: one clip per shot; shots shorter than ``shortest`` (1 when None) are merged, and those longer than
             ``longest`` are split into equal parts.
         subtitles: sentences of the subtitles, merged to at least ``shortest`` (4 when None) and at most ``longest``;
-            long pauses, and videos without subtitles, become windows of ``length``.
+            long pauses, and videos without subtitles, become windows of ``length``. A job that recognises speech cuts
+            videos without subtitles by the sentences of their transcript.
 
     ``shortest`` is at most half of ``longest``. ``language``: of the subtitles that give clips their text; None: the
     subtitles without a language, else the first.

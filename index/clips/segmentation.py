@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from index.clips.rules import Segmentation
-from index.clips.subtitles import find_subtitles
-from index.clips.timed_text import text_per_span
+from index.clips.subtitles import clip_cues, find_subtitles
+from index.clips.timed_text import TimedText, text_per_span
 from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy
 from vitascope.errors import InvalidInput, MediaError
 from vitascope.media.file import MediaSource
@@ -77,8 +77,24 @@ def segment_file(
         is_requested = segmentation.rule == "windows"
         shortest = segmentation.shortest if is_requested else None
         spans = window_spans(duration, segmentation.length, segmentation.overlap, shortest)
-        notes += () if is_requested else (f"no subtitles; cut into windows of {segmentation.length:g} s",)
+        notes += () if is_requested else (_windows_note(segmentation),)
     return Segments(spans, text_per_span(subtitles.cues, spans), notes, subtitles.cues)
+
+
+def segment_by_transcript(
+    segments: Segments, transcript: Sequence[TimedText], duration: float, segmentation: Segmentation
+) -> Segments:
+    """Return the segments of a file without subtitles, cut anew by the sentences of its transcript, if it has any."""
+    cues = clip_cues([Cue(part.start, part.end, part.text) for part in transcript], duration)
+    if not cues:
+        return segments
+    spans = sentence_spans(cues, duration, segmentation)
+    notes = tuple(note for note in segments.notes if note != _windows_note(segmentation))
+    return Segments(spans, text_per_span(transcript, spans), notes)
+
+
+def _windows_note(segmentation: Segmentation) -> str:
+    return f"no subtitles; cut into windows of {segmentation.length:g} s"
 
 
 def _shots_or_windows(

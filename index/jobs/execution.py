@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol, Self
 
+from index.clips.segmentation import segment_by_transcript
 from index.collection import Collection
 from index.jobs.ingest import IngestResult, PreparedFile, check_unchanged, hash_file, prepare_item, store_video
 from index.jobs.pipeline import ItemResult, Pipeline, PipelineConfig, StageTimer
@@ -16,11 +17,13 @@ from index.jobs.records import ItemProgress, Job, JobItem
 from index.jobs.refresh import refresh_known
 from index.jobs.sources.access_policy import AccessPolicy
 from index.jobs.sources.fetcher import Fetcher
+from index.recognitions import load_recognitions
 from index.records import NewClip
 from vitascope.errors import VideoNotFound
 from vitascope.media.file import MediaFile
 from vitascope.media.limits import MediaLimits
 from vitascope.model import Model
+from vitascope.sandbox.pool import TaskContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,7 @@ class LocalBackend:
             *(context.model, prepare, store, context.limits, context.config, context.timer),
             recognition={each.kind: _RecognitionStage(context, each) for each in context.recognitions()},
             interrupt=partial(context.recognition.interruption.set, True),
+            transcribe_item=partial(transcribe_if_needed, context),
         )
 
 
@@ -107,6 +111,10 @@ class _RecognitionStage:
 
     def applies(self, ingested: IngestResult) -> bool:
         try:
+            if ingested.created and self.recognition.kind in load_recognitions(
+                self.context.collection, ingested.video.id
+            ):
+                return False  # transcribed before it was segmented
             return self.recognition.applies(ingested.video)
         except VideoNotFound:  # deleted meanwhile
             return False
@@ -140,3 +148,38 @@ def prepare_unless_known(context: RunContext, item: JobItem) -> PreparedFile | I
         close_if_known.pop_all()
     decoder, signals = context.model.decoder, context.collection.signals
     return prepare_item(hashed, item, context.job.options, context.fetcher, context.limits, decoder, signals)
+
+
+def transcribe_if_needed(context: RunContext, prepared: PreparedFile, task: TaskContext | None = None) -> PreparedFile:
+    """Segment a file by the sentences of its transcript, where the job's options request both.
+
+    A file with subtitles, without sound or in which nothing is heard is returned as it is segmented.
+
+    Args:
+        context: of the run.
+        prepared: the file, which is closed on an error.
+        task: its error interrupts recognition; None: a stop request does.
+
+    Raises:
+        RecognitionDeferred: another run of the job is to do that.
+        RecognitionInterrupted, or the error of ``task``.
+    """
+    options, description = context.job.options, prepared.description
+    if options.segmentation.rule != "subtitles" or description.segments.cues or description.info.audio is None:
+        return prepared
+    speech = next((each for each in context.recognitions() if each.kind == "speech"), None)
+    if speech is None:
+        return prepared
+    with ExitStack() as close_on_error:
+        close_on_error.enter_context(prepared.media)
+        if context.recognition.is_deferred:
+            raise RecognitionDeferred
+        with context.timer.measure(speech.kind):
+            heard = replace(speech, context=task or speech.context).transcribe(prepared.media, description.duration)
+        segments = segment_by_transcript(
+            description.segments, heard.transcript, description.duration, options.segmentation
+        )
+        if (reason := heard.recognitions["speech"].reason) is not None:
+            segments = replace(segments, notes=(*segments.notes, f"no {NAMES['speech']}: {reason}"))
+        close_on_error.pop_all()
+    return replace(prepared, description=replace(description, segments=segments, transcription=heard))

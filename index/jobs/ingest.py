@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -86,6 +86,8 @@ class FileDescription:
     source_uri: str | None = None
     signals: tuple[Signal, ...] = ("visual",)
     """That are embedded."""
+    transcription: VideoText = field(default_factory=VideoText)
+    """The transcript by which the file is segmented, if there is one, and its recognition."""
 
     @property
     def duration(self) -> float:
@@ -312,7 +314,7 @@ def store_video(collection: Collection, description: FileDescription, clips: lis
         metadata=description.metadata,
         source_uri=description.source_uri,
     )
-    text = VideoText(subtitles=speech_segments(description.segments.cues))
+    text = replace(description.transcription, subtitles=speech_segments(description.segments.cues))
     return IngestResult(*collection.add_if_new(video, clips, text), description.segments.notes)
 
 

@@ -203,6 +203,7 @@ class Pipeline(Generic[Item]):
         timer: StageTimer,
         recognition: Mapping[str, RecognitionStage] | None = None,
         interrupt: Callable[[], None] = lambda: None,
+        transcribe_item: Callable[[PreparedFile], PreparedFile] = lambda prepared: prepared,
     ) -> None:
         """Create a pipeline.
 
@@ -210,7 +211,8 @@ class Pipeline(Generic[Item]):
             prepare_item: its first stage.
             store_item: its last stage, but for recognition.
             recognition: stages after that, by name, in order.
-            interrupt: makes those stages raise RecognitionInterrupted soon.
+            interrupt: makes those stages and ``transcribe_item`` raise RecognitionInterrupted soon.
+            transcribe_item: may segment a file by its transcript; called once for equal files.
         """
         self._model = model
         self._prepare_item = prepare_item
@@ -227,6 +229,7 @@ class Pipeline(Generic[Item]):
         self._to_store: ClosableQueue[_ItemState[Item]] = ClosableQueue()
         self._recognition = list((recognition or {}).values())
         self._interrupt = interrupt
+        self._transcribe_item = transcribe_item
         # No longer than the number of files in flight, so that storing never waits for recognition.
         self._to_recognize: list[ClosableQueue[_ItemState[Item]]] = [
             ClosableQueue(config.in_flight) for _ in self._recognition
@@ -307,6 +310,7 @@ class Pipeline(Generic[Item]):
                 if isinstance(prepared, IngestResult):
                     self._on_stored(state, prepared)
                 elif self._is_first(state, prepared):
+                    state.prepared = prepared = self._transcribe_item(prepared)
                     batches = list(prepared.description.clip_batches())
                     state.batch_count = len(batches)
                     for number, clips in enumerate(batches):

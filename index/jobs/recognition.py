@@ -7,6 +7,7 @@ same, and is tried again by the next call. Videos with subtitles get no transcri
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -23,7 +24,7 @@ from index.recognitions import (
     videos_to_recognize,
 )
 from index.records import Video
-from index.video_text import RecognitionKind
+from index.video_text import Recognition, RecognitionKind, VideoText, check_speech
 from vitascope.errors import Conflict, DecodingUnavailable, EngineError, InvalidInput, MediaError, VideoNotFound
 from vitascope.media.file import MediaFile, map_os_errors
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
@@ -128,6 +129,25 @@ class VideoRecognition:
                 return Outcome("skipped")
             return Outcome("failed", str(error))
         return Outcome("done")
+
+    def transcribe(self, media: MediaFile, duration: float) -> VideoText:
+        """Return what is said in a file of ``duration`` seconds that is not stored yet, and the recognition.
+
+        Nothing is said where that failed. Raises the error of the context.
+        """
+        name = self.model
+        try:
+            recognizer = self.recognizers.get("speech", self.model)
+            name = recognizer.model
+            name = recognizer.wait_until_ready(self.context)
+            request = Transcribe(duration, limits=self.limits, time_factor=recognizer.time_factor)
+            segments = recognizer.run(request, media, self.context)
+            transcript = check_speech(segments)
+        except _FILE_ERRORS as error:
+            return VideoText(recognitions={"speech": Recognition(name, "failed", str(error), time.time())})
+        return VideoText(
+            transcript=transcript, recognitions={"speech": Recognition(recognizer.name, "done", None, time.time())}
+        )
 
     def applies(self, video: Video) -> bool:
         """Return whether something may be recognised: no text in sound files, no speech in pictures.

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 
 from index.collection import Collection
 from index.edits import edit_video
-from index.jobs.execution import RunContext, prepare_unless_known
+from index.jobs.execution import RunContext, prepare_unless_known, transcribe_if_needed
 from index.jobs.ingest import IngestResult, embed_file, embedded_signals, store_video
 from index.jobs.jobs import create_upload_job
 from index.jobs.pipeline import ItemResult
@@ -257,7 +257,7 @@ class UploadBackend:
     """Execution backend that runs the job of an upload in the thread of its request, and keeps the result.
 
     If the deadline of the request passes first, the file is neither added nor failed, so that the job can run again.
-    Recognition is left to another run of the job.
+    Recognition is left to another run of the job, except for speech by which the file is segmented.
     """
 
     is_local = True
@@ -311,6 +311,7 @@ class UploadBackend:
         prepared = prepare_unless_known(context, item)
         if isinstance(prepared, IngestResult):
             return prepared
+        prepared = transcribe_if_needed(context, prepared, self._call_context)
         return store_video(
             context.collection, prepared.description, embed_file(context.model, prepared, context.limits)
         )

@@ -76,7 +76,7 @@ class ShotSegmentation(Request):
 
 
 class SubtitleSegmentation(Request):
-    """Sentences of the subtitles; pauses, and videos without subtitles, become windows."""
+    """Sentences of the subtitles, or of the transcript if a job makes one; pauses and all without both are windows."""
 
     model_config = example(**SUBTITLES)
 

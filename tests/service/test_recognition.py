@@ -47,6 +47,18 @@ def test_a_service_recognises_by_its_settings(
         assert (job["state"], job["recognitions"]) == ("succeeded", {"speech": {"done": 1, "failed": 0}})
         video = client.get(f"{path}/videos/{added.json()['id']}").json()
         assert [span["text"] for span in video["spans"]] == ["brown foxes"]
+
+        # Speech is recognised first where its sentences become the clips: by the request, or by the worker.
+        segmentation = {"segmentation": '{"rule": "subtitles"}'}
+        for number, seconds, prefer in ((2, 12.0, "handling=strict"), (3, 13.0, "respond-async")):
+            write_color_video(talk, (10, 10, 220), seconds, rate=2, sound_seconds=12.0)
+            upload = {"data": segmentation, "files": {"file": ("talk.mp4", talk.read_bytes())}}
+            sent = client.post(f"{path}/videos", headers={"Prefer": prefer}, **upload)
+            job = finished_job(client, f"{path}/jobs/{number}")
+            assert (sent.status_code, job["recognitions"]["speech"]["done"]) == ({2: 201, 3: 202}[number], 1)
+            video_id = client.get(f"{path}/jobs/{number}/items").json()["items"][0]["video_id"]
+            clips = client.get(f"{path}/videos/{video_id}").json()["spans"]
+            assert [clip["text"] for clip in clips] == ["Brown foxes jump.", "They rest."]
         assert client.patch(path, json={"transcribe": False, "read_text": 2}).json()["read_text"] == 2.0
 
         # A job may name what is recognised; without a reader, its videos are searchable all the same.

@@ -29,7 +29,7 @@ def recognizers(speech: str = "quick", screen_text: str = "quick") -> Recognizer
 
 
 class Engine:
-    """Hears one sentence in every sound, and reads the colour of frames."""
+    """Hears one sentence in every sound, two in one of 12 s and none in one of 16 s, and reads the colour of frames."""
 
     def __init__(self, model: str) -> None:
         self._model = model
@@ -38,6 +38,10 @@ class Engine:
     def transcribe(self, samples: Samples, language: str | None = None) -> list[SpeechSegment]:
         self._behave()
         seconds = len(samples) / 16_000
+        if seconds > 15:
+            raise EngineError("fake: out of ideas")
+        if seconds > 11:
+            return [SpeechSegment(0.2, 4.8, "Brown foxes jump."), SpeechSegment(6.0, 11.0, "They rest.")]
         words = (SpokenWord("brown", 0.2, 0.5), SpokenWord("foxes", 0.5, 0.9))
         return [SpeechSegment(0.2, min(0.9, seconds), "brown foxes", "en", 0.5, words)]
 

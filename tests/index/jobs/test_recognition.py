@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from index.clips.rules import Rule, Segmentation
 from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.jobs.jobs import cancel, create_job, get_job, list_items, pause, resume
@@ -33,6 +35,7 @@ from tests.media_files import solid, write_color_video, write_picture
 from tests.waiting import wait_for
 from vitascope.errors import DecodingUnavailable, InvalidInput
 from vitascope.model import Model
+from vitascope.sandbox.recognition import Recognizer
 from vitascope.sandbox.recognizers import Recognizers
 
 ROOT = Path(__file__).parents[3]
@@ -58,9 +61,13 @@ def quick() -> Iterator[Recognizers]:
 
 
 def create(
-    collection: Collection, folder: Path, transcribe: str | None = "default", read_text: float | None = None
+    collection: Collection,
+    folder: Path,
+    transcribe: str | None = "default",
+    read_text: float | None = None,
+    rule: Rule = "windows",
 ) -> Job:
-    options = JobOptions(transcribe=transcribe, read_text=read_text)
+    options = JobOptions(Segmentation(rule=rule), transcribe=transcribe, read_text=read_text)
     return create_job(collection, FolderSource(str(folder)), options)
 
 
@@ -99,6 +106,43 @@ def test_a_job_recognises_what_it_stores_and_repeats_nothing(
     assert recognize_collection(subtitled_too).recognized == 1
     assert [clip.text for clip in collection.clips(subtitled.id)] == ["as it is written"]
     assert [each.text for each in load_speech(collection, subtitled.id, "transcript")] == ["brown foxes"]
+
+
+def test_videos_without_subtitles_are_cut_by_the_sentences_of_their_transcript(
+    collection: Collection, small_model: Model, talks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each content is transcribed once, before it is stored. Stop requests interrupt that; a failure leaves windows."""
+    for name, seconds in (("plain.mp4", 12.0), ("unheard.mp4", 16.0)):
+        write_color_video(talks / name, RED, seconds, rate=2, sound_seconds=seconds)
+    (talks / "slide.png").unlink()
+    shutil.copy(talks / "plain.mp4", talks / "same.mp4")
+    slow = tmp_path / "slow"
+    slow.touch()
+    runs: list[object] = []
+    run_recognizer = Recognizer.run
+    monkeypatch.setattr(Recognizer, "run", lambda *values: runs.append(values) or run_recognizer(*values))
+    job = create(collection, talks, rule="subtitles")
+    with recognizers(f"while:{slow}") as used, ThreadPoolExecutor(1) as thread:
+        running = thread.submit(run, collection, small_model, job, used)
+        wait_for(lambda: runs)
+        pause(collection, job.id)
+        assert (running.result().state, running.result().counts.queued) == ("paused", 3)
+        assert videos(collection).keys() == {"subtitled"}
+        slow.unlink()
+        runs.clear()
+        resume(collection, job.id)
+        done = run(collection, small_model, job, used)
+    assert (done.state, done.recognitions["speech"], len(runs)) == ("succeeded", RecognitionCounts(1, 1), 2)
+    assert states(collection, job)["plain"] == ("succeeded", None)
+    reason = "no subtitles; cut into windows of 8 s; no speech: fake: out of ideas"
+    assert states(collection, job)["unheard"] == ("succeeded", reason)
+    plain = videos(collection)["plain"]
+    clips = [(clip.start, clip.end, clip.text) for clip in collection.clips(plain.id)]
+    assert clips == [(0.0, pytest.approx(5.4), "Brown foxes jump."), (pytest.approx(5.4), 12.0, "They rest.")]
+    assert [part.end for part in load_speech(collection, plain.id, "transcript")] == [4.8, 11.0]
+    assert load_speech(collection, plain.id, "subtitles") == []
+    recognition = load_recognitions(collection, plain.id)["speech"]
+    assert (recognition.model, recognition.state) == ("fake/slow", "done")
 
 
 def test_a_failure_is_stored_and_what_is_indexed_is_tried_again(
