@@ -206,6 +206,7 @@ def test_the_text_of_results_has_warnings_and_the_conditions_that_are_met() -> N
     first, second = SearchResponse.model_validate(page).to_text().splitlines()
     assert first == "Warning: No result is likely to fit"
     assert 'meets: ["a dog", "not a man"]' in second
+    assert second.endswith('said: "look at him run" shown: "Brighton"')
 
 
 def test_search_videos_is_paginated(assistant: Assistant, films: str) -> None:
