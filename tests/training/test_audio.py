@@ -20,7 +20,7 @@ from training.data.example import Example, Needs, Negative, Question
 from training.data.packed import EncodedMedia, Origin, Packed, write_packed
 from training.evaluation.encoder import TorchEncoder, embed_texts
 from training.evaluation.report import evaluate
-from training.evaluation.sound import EmbeddedSounds, scene_metrics
+from training.evaluation.sound import EmbeddedSounds, scene_metrics, search_scores
 from training.models.architectures import build, read_config
 from training.models.audio import FEATURE_MEAN, FEATURE_SCALE, MIN_POWER, AudioEncoder, LogMel
 from training.models.config import AUDIO_SIZES
@@ -28,7 +28,9 @@ from training.models.fusion import AUDIO_PREFIXES, FusedModel
 from training.objectives import losses
 from training.recipe import DatasetConfig, Recipe, Stage
 from training.trainer import train
+from vitascope.bundle.manifest import Calibration
 from vitascope.errors import InvalidInput
+from vitascope.scoring import similarity_probability
 from vitascope.tokenizer import Tokenizer
 
 RATE = 16_000
@@ -286,6 +288,14 @@ def test_clips_are_searched_by_what_is_seen_heard_or_both(tmp_path: Path) -> Non
     for key in ("exact (sound)", "exact (sound) [sound blanked]", "exact (sound) [sight blanked]"):
         assert 0.0 <= measured[key] <= 100.0
     assert "right caption match (sound)" in measured
+    calibration = Calibration(
+        similarity_scale=5.0, similarity_bias=-2.0, audio_similarity_scale=5.0, audio_similarity_bias=-2.0
+    )
+    scores = search_scores(calibration, texts, videos, heard)
+    seen = similarity_probability(calibration, texts @ videos.T)
+    assert seen is not None
+    assert (scores[:, :2] > seen[:, :2]).all()
+    assert scores[:, 2] == pytest.approx(seen[:, 2])  # without sound
 
 
 def test_objectives_of_sound_need_an_encoder_and_a_corpus_with_sound(

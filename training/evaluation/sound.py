@@ -19,8 +19,9 @@ from training.evaluation.captions import negative_caption_metrics
 from training.evaluation.encoder import Encoder, TorchEncoder, embed_texts
 from training.evaluation.metrics import retrieval
 from training.evaluation.retrieval import Gallery
-from vitascope.bundle.manifest import AUDIO_TOKENS, LENGTHS, SAMPLES, AudioStream
+from vitascope.bundle.manifest import AUDIO_TOKENS, LENGTHS, SAMPLES, AudioStream, Calibration
 from vitascope.model import Model
+from vitascope.scoring import similarity_probability
 
 BATCH_SIZE = 16
 
@@ -103,6 +104,20 @@ def joint_gallery(videos: np.ndarray, sounds: np.ndarray) -> Gallery:
     return Gallery(total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12))
 
 
+def search_scores(calibration: Calibration, texts: np.ndarray, videos: np.ndarray, sounds: np.ndarray) -> np.ndarray:
+    """Return the scores (T, N) by which a search ranks clips for texts (T, D): what is seen and what is heard.
+
+    Each is independent evidence that a clip fits, as in index/search/fusion.py. Without a calibration of both kinds of
+    similarity, as of a checkpoint, the scores are similarities with the sums of the embeddings.
+    """
+    seen = similarity_probability(calibration, texts @ videos.T)
+    heard = similarity_probability(calibration, texts @ sounds.T, "audio")
+    if seen is None or heard is None:
+        return joint_gallery(videos, sounds).scores(texts)
+    scores: np.ndarray = 1.0 - (1.0 - seen) * (1.0 - heard * sounds.any(axis=1))
+    return scores
+
+
 def scene_metrics(
     encoder: Encoder, packed: Packed, videos: np.ndarray, visual: np.ndarray, sounds: EmbeddedSounds
 ) -> dict[str, float]:
@@ -117,7 +132,7 @@ def scene_metrics(
         sounds: Of the same clips.
     """
     joint = joint_gallery(videos, sounds.vectors)
-    galleries = {"": joint, " [sound blanked]": Gallery(videos), " [sight blanked]": Gallery(sounds.vectors)}
+    blanked = {" [sound blanked]": Gallery(videos), " [sight blanked]": Gallery(sounds.vectors)}
     out: dict[str, float] = {}
     for need in get_args(Needs):
         queries = _first_captions(packed, need)
@@ -125,8 +140,10 @@ def scene_metrics(
             continue
         relevant = [np.flatnonzero([query in e.captions for e in packed.examples]) for query in queries]
         vectors = embed_texts(encoder, queries)
-        for name, gallery in galleries.items():
-            metrics = retrieval(gallery.scores(vectors), relevant)
+        by_search = search_scores(encoder.calibration, vectors, videos, sounds.vectors)
+        scores = {"": by_search} | {name: gallery.scores(vectors) for name, gallery in blanked.items()}
+        for name, of_clips in scores.items():
+            metrics = retrieval(of_clips, relevant)
             out |= {f"t2v {k} ({need}){name}": v for k, v in metrics.items() if k.startswith("R@")}
     if any(e.negatives for e in packed.examples):
         out |= negative_caption_metrics(encoder, packed, joint, visual, audio=sounds.tokens)
