@@ -283,8 +283,8 @@ def _agreement(fuses_audio: bool, weights: dict[str, Array]) -> tuple[list[Any],
     width, count = weights["directions"].shape[1], len(COLOURS)
     nodes = [
         *_masked_sum("named", "asked"),
-        node("Concat", ["visual_tokens", *["audio_tokens"] * fuses_audio], ["tokens"], axis=1),
-        node("ReduceMean", ["tokens"], ["pooled"], axes=[1], keepdims=0),
+        *[node("Concat", ["visual_tokens", "audio_tokens"], ["tokens"], axis=1)] * fuses_audio,
+        node("ReduceMean", ["tokens" if fuses_audio else "visual_tokens"], ["pooled"], axes=[1], keepdims=0),
         node("MatMul", ["pooled", "to_colours"], ["seen"]),
         node("Slice", ["asked", "zero", "count", "axis1"], ["colours"]),
         node("Mul", ["colours", "seen"], ["both"]),
