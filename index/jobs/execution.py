@@ -126,8 +126,8 @@ class _RecognitionStage:
             raise RecognitionDeferred
         outcome = self.recognition.recognize(ingested.video, media, on_progress)
         name = NAMES[self.recognition.kind]
-        if outcome.state == "failed":
-            return replace(ingested, notes=(*ingested.notes, f"no {name}: {outcome.reason}"))
+        prefix = f"no {name}" if outcome.state == "failed" else name
+        ingested = replace(ingested, notes=(*ingested.notes, *(f"{prefix}: {note}" for note in outcome.notes)))
         if outcome.state == "done" and not ingested.created:
             return replace(ingested, changes=(*ingested.changes, f"recognised: {name}"))
         return ingested

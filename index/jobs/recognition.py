@@ -74,10 +74,13 @@ class Interruption:
 
 
 class Outcome(NamedTuple):
-    """What became of a video. ``skipped``: nothing was to be recognised; ``reason``: why it failed."""
+    """What became of a video.
+
+    ``skipped``: nothing was to be recognised. ``notes``: why it failed, or what was left out.
+    """
 
     state: Literal["done", "failed", "skipped"]
-    reason: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +119,10 @@ class VideoRecognition:
             if self._is_done(video, name):
                 return Outcome("skipped")
             if media is not None:
-                self._recognize_file(recognizer, video, media, on_progress)
+                notes = self._recognize_file(recognizer, video, media, on_progress)
             else:
                 with open_unchanged(self.collection, video, self.limits) as opened:
-                    self._recognize_file(recognizer, video, opened, on_progress)
+                    notes = self._recognize_file(recognizer, video, opened, on_progress)
         except VideoNotFound:  # deleted meanwhile
             return Outcome("skipped")
         except _FILE_ERRORS as error:
@@ -127,8 +130,8 @@ class VideoRecognition:
                 record_recognition_failure(self.collection, video.id, self.kind, name, str(error))
             except VideoNotFound:
                 return Outcome("skipped")
-            return Outcome("failed", str(error))
-        return Outcome("done")
+            return Outcome("failed", (str(error),))
+        return Outcome("done", notes)
 
     def transcribe(self, media: MediaFile, duration: float) -> VideoText:
         """Return what is said in a file of ``duration`` seconds that is not stored yet, and the recognition.
@@ -164,16 +167,19 @@ class VideoRecognition:
         last = load_recognitions(self.collection, video.id).get(self.kind)
         return last is not None and (last.model, last.state) == (name, "done")
 
-    def _recognize_file(self, recognizer: Recognizer, video: Video, media: MediaFile, on_progress: OnProgress) -> None:
+    def _recognize_file(
+        self, recognizer: Recognizer, video: Video, media: MediaFile, on_progress: OnProgress
+    ) -> tuple[str, ...]:
         limits, time_factor = self.limits, recognizer.time_factor
         if self.kind == "speech":
             transcribe = Transcribe(video.duration, limits=limits, time_factor=time_factor)
             segments = recognizer.run(transcribe, media, self.context, on_progress)
             store_speech(self.collection, video.id, segments, model=recognizer.name)
-        else:
-            read = ReadScreenText(video.duration, self.interval, limits=limits, time_factor=time_factor)
-            spans = recognizer.run(read, media, self.context, on_progress)
-            store_screen_text(self.collection, video.id, spans, recognizer.name)
+            return ()
+        read = ReadScreenText(video.duration, self.interval, limits=limits, time_factor=time_factor)
+        shown = recognizer.run(read, media, self.context, on_progress)
+        store_screen_text(self.collection, video.id, shown.spans, recognizer.name)
+        return shown.notes
 
 
 def open_unchanged(collection: Collection, video: Video, limits: MediaLimits) -> MediaFile:
@@ -257,8 +263,8 @@ def recognize_collection(
 
         outcome = recognition.recognize(video, None, report)
         recognized += outcome.state == "done"
-        if outcome.reason is not None:
-            failed.append((video, outcome.reason))
+        if outcome.state == "failed":
+            failed.append((video, "; ".join(outcome.notes)))
         report(1.0)
     return RecognitionSummary(recognized, failed)
 

@@ -6,13 +6,14 @@ neither a file nor a model reaches the network or writes a file, and a defect of
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
 from vitascope.errors import DecodingUnavailable
 from vitascope.media.decode import probe
@@ -47,6 +48,8 @@ _MAX_SEGMENTS = 1_000_000
 _MAX_TEXT = 100_000
 """Characters."""
 _MAX_NAME = 200
+_MAX_NOTE, _MAX_NOTES = 300, 5
+"""Characters of a note on a file, and notes."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,34 @@ class Transcribe(RecognitionTask[list[SpeechSegment]]):
         return [_segment(*check_row(row, 6)) for row in check_items(value, _MAX_SEGMENTS)]
 
 
+class ScreenText(NamedTuple):
+    """Lines on screen, and the limits at which reading left some out."""
+
+    spans: list[TextSpan]
+    notes: tuple[str, ...]
+
+
+class _Notes(logging.Handler):
+    """The different warnings of ``vitascope.screen_text`` while it is a context; confined processes have no log."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: dict[str, None] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if len(self.messages) < _MAX_NOTES:
+            self.messages[record.getMessage()[:_MAX_NOTE]] = None
+
+    def __enter__(self) -> Self:
+        logging.getLogger("vitascope.screen_text").addHandler(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        logging.getLogger("vitascope.screen_text").removeHandler(self)
+
+
 @dataclass(frozen=True)
-class ReadScreenText(RecognitionTask[list[TextSpan]]):
+class ReadScreenText(RecognitionTask[ScreenText]):
     """Read the text on screen, at one frame every ``interval`` seconds."""
 
     operation: ClassVar[str] = "read_screen_text"
@@ -117,25 +146,30 @@ class ReadScreenText(RecognitionTask[list[TextSpan]]):
 
     interval: float = 1.0
 
-    def recognize(self, engine: TextReader, file: MediaFile, on_progress: OnProgress) -> list[TextSpan]:
+    def recognize(self, engine: TextReader, file: MediaFile, on_progress: OnProgress) -> ScreenText:
         from vitascope.screen_text.reading import read_screen_text
 
         def report(seconds: float, duration: float) -> None:
             on_progress(min(1.0, seconds / duration) if duration else 0.0)
 
-        return read_screen_text(engine, file, limits=self.limits, interval=self.interval, on_progress=report)
+        with _Notes() as notes:
+            spans = read_screen_text(engine, file, limits=self.limits, interval=self.interval, on_progress=report)
+        return ScreenText(spans, tuple(notes.messages))
 
-    def encode_result(self, result: list[TextSpan]) -> Response:
-        return [
+    def encode_result(self, result: ScreenText) -> Response:
+        rows = [
             [
                 *(span.text, float(span.start), float(span.end)),
                 *([float(edge) for edge in span.box], float(span.confidence)),
             ]
-            for span in result
-        ], []
+            for span in result.spans
+        ]
+        return [rows, list(result.notes)], []
 
-    def decode_result(self, value: Any, blobs: Sequence[Bytes]) -> list[TextSpan]:
-        return [_text_span(*check_row(row, 5)) for row in check_items(value, _MAX_SEGMENTS)]
+    def decode_result(self, value: Any, blobs: Sequence[Bytes]) -> ScreenText:
+        rows, notes = check_row(value, 2)
+        spans = [_text_span(*check_row(row, 5)) for row in check_items(rows, _MAX_SEGMENTS)]
+        return ScreenText(spans, tuple(check_text(note, _MAX_NOTE) for note in check_items(notes, _MAX_NOTES)))
 
 
 OPERATIONS: dict[str, type[Request[Any]]] = {request.operation: request for request in (Transcribe, ReadScreenText)}

@@ -5,6 +5,7 @@ A model is ``quick``, ``fail``, ``crash``, ``missing``, or ``while:PATH``, which
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from pathlib import Path
@@ -29,7 +30,10 @@ def recognizers(speech: str = "quick", screen_text: str = "quick") -> Recognizer
 
 
 class Engine:
-    """Hears one sentence in every sound, two in one of 12 s and none in one of 16 s, and reads the colour of frames."""
+    """Hears one sentence in every sound, two in one of 12 s and none in one of 16 s, and reads the colour of frames.
+
+    It warns of blue ones.
+    """
 
     def __init__(self, model: str) -> None:
         self._model = model
@@ -48,6 +52,8 @@ class Engine:
     def read(self, frame: Pixels) -> list[TextLine]:
         self._behave()
         color = ("RED", "GREEN", "BLUE")[int(np.argmax(frame.mean(axis=(0, 1))))]
+        if color == "BLUE":
+            logging.getLogger("vitascope.screen_text.fake").warning("too many lines")
         return [TextLine(color, (0.1, 0.1, 0.5, 0.2), 0.9)]
 
     def _behave(self) -> None:

@@ -87,7 +87,9 @@ def test_a_job_recognises_what_it_stores_and_repeats_nothing(
     collection: Collection, small_model: Model, talks: Path, quick: Recognizers
 ) -> None:
     """Videos with subtitles are not transcribed, and pictures have text on screen."""
-    done = run(collection, small_model, create(collection, talks, read_text=0.5), quick)
+    first = create(collection, talks, read_text=0.5)
+    done = run(collection, small_model, first, quick)
+    assert states(collection, first)["slide"] == ("succeeded", "screen text: too many lines")
     assert (done.state, done.counts.succeeded) == ("succeeded", 3)
     assert done.recognitions == {"speech": RecognitionCounts(1, 0), "screen_text": RecognitionCounts(3, 0)}
     plain, subtitled, slide = (videos(collection)[name] for name in ("plain", "subtitled", "slide"))

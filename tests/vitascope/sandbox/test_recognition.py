@@ -37,20 +37,21 @@ def test_engines_work_without_network_and_files_to_write(tmp_path: Path) -> None
         spoken_text = threads.submit(recognize, speech, Transcribe(1.8), ONE_TO_FIVE)
         shown_text = threads.submit(recognize, text, ReadScreenText(0.0), sign)
     assert " ".join(segment.text for segment in spoken_text.result()) == "one two three four five"
-    assert [span.text for span in shown_text.result()] == ["OPEN HERE"]
+    assert [span.text for span in shown_text.result().spans] == ["OPEN HERE"]
     assert (speech.state, speech.name) == ("ready", "pocketsphinx/en-us")
 
 
 @pytest.mark.parametrize(
-    ("task", "row"),
+    ("task", "value"),
     [
-        (Transcribe(1.0), [0.0, -1.0, "hello", None, None, []]),
-        (Transcribe(1.0), [0.0, 1.0, "hello", None, 1.5, []]),
-        (Transcribe(1.0), [0.0, 1.0, "hello", None, None, [["hello", 0.0]]]),
-        (ReadScreenText(1.0), ["hello", 0.0, 1.0, [0.0, 0.0, 1.0], 0.5]),
-        (ReadScreenText(1.0), ["hello", 0.0, float("inf"), [0.0, 0.0, 1.0, 1.0], 0.5]),
+        (Transcribe(1.0), [[0.0, -1.0, "hello", None, None, []]]),
+        (Transcribe(1.0), [[0.0, 1.0, "hello", None, 1.5, []]]),
+        (Transcribe(1.0), [[0.0, 1.0, "hello", None, None, [["hello", 0.0]]]]),
+        (ReadScreenText(1.0), [[["hello", 0.0, 1.0, [0.0, 0.0, 1.0], 0.5]], []]),
+        (ReadScreenText(1.0), [[["hello", 0.0, float("inf"), [0.0, 0.0, 1.0, 1.0], 0.5]], []]),
+        (ReadScreenText(1.0), [[], ["many"] * 6]),
     ],
 )
-def test_forged_responses_are_rejected(task: RecognitionTask[Any], row: Sequence[Any]) -> None:
+def test_forged_responses_are_rejected(task: RecognitionTask[Any], value: Sequence[Any]) -> None:
     with pytest.raises(ProtocolError):
-        task.decode_result([row], [])
+        task.decode_result(value, [])
