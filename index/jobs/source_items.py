@@ -30,6 +30,7 @@ from index.jobs.sources.source_types import (
 )
 from index.records import metadata_json
 from index.storage import job_transitions
+from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.jobs import delete_items, insert_items, is_listed, next_event_number
 from vitascope.errors import InvalidInput
 from vitascope.media.file import open_folder_beneath
@@ -73,7 +74,8 @@ def missing_folder_error(source: Source) -> str | None:
 def list_folder(folder: Path, recursive: bool = True, policy: AccessPolicy = UNRESTRICTED) -> Iterator[SourceItem]:
     """Yield every entry below a folder that is not a folder, ordered by path, folder by folder.
 
-    Symbolic links to folders and hidden folders are not entered; a link to a file outside ``folder`` is skipped.
+    Symbolic links to folders, hidden folders and those of collections are not entered; a link to a file outside
+    ``folder`` is skipped.
     Raises OSError when ``folder`` itself cannot be read, or ``policy`` forbids it.
     """
     descriptor = policy.open_folder(folder)
@@ -113,7 +115,10 @@ def _items(
 
 def _walk(top: int, folder: Path, inner: PurePath, root: Path, recursive: bool) -> Iterator[SourceItem]:
     """Yield the entries of ``inner`` below ``folder``, whose descriptor is ``top`` and whose real path is ``root``."""
-    for entry in _scan(top, inner):
+    entries = _scan(top, inner)
+    if any(entry.name == CATALOGUE_NAME for entry in entries):
+        return  # a collection, such as that of a command in the folder of the videos
+    for entry in entries:
         path = folder / inner / entry.name
         if not entry.is_dir(follow_symlinks=False):
             if not (entry.is_symlink() and os.path.isdir(path)):

@@ -31,6 +31,7 @@ from index.jobs.sources.source_types import (
     read_source,
     source_json,
 )
+from index.storage.catalogue import CATALOGUE_NAME
 from tests.index.jobs.fixtures import write_shard
 from vitascope.errors import InvalidInput
 from vitascope.media.limits import MediaLimits
@@ -125,6 +126,12 @@ def test_files_come_in_the_order_of_their_names(tmp_path: Path) -> None:
     assert list(folder_items(tmp_path, recursive=False)) == ["A.mp4", "a.mp4", "b.mp4", "ä.mp4"]
     with pytest.raises(FileNotFoundError):
         list(list_folder(tmp_path / "nothing"))
+
+
+def test_the_data_of_collections_is_not_indexed(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "vitascope-data/collections/videos/catalogue.sqlite3-wal", "vitascope-data/b.mp4")
+    touch(tmp_path, *(f"vitascope-data/collections/videos/{name}" for name in (CATALOGUE_NAME, "media/uploaded.mp4")))
+    assert list(folder_items(tmp_path)) == ["a.mp4", "vitascope-data/b.mp4"]
 
 
 def test_a_file_that_is_no_media_is_skipped_or_failed_with_the_reason(tmp_path: Path) -> None:
