@@ -380,6 +380,7 @@ def _run_upload(
             service.worker.cancel(collection, job.id)
             raise
         service.worker.submit(collection.name, job)  # the video is stored, and only the end of the job could not be
+        return _upload_result(collection, job, backend, name)
     if backend.ingested is not None and state == "queued":
         service.worker.submit_recognition(collection.name, job)
     if backend.ingested is not None or backend.error is not None:
