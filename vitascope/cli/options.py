@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,8 @@ def add_collection(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_engine(parser: argparse.ArgumentParser) -> None:
+def add_device(parser: argparse.ArgumentParser, devices: Sequence[str] = ("auto", "cpu", "cuda")) -> None:
+    """Add the options of a model that runs on this machine."""
     parser.add_argument(
         "--threads",
         action=LocalOnlyAction,
@@ -123,10 +125,14 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device",
         action=LocalOnlyAction,
-        choices=("auto", "cpu", "cuda", "tensorrt"),
+        choices=devices,
         default="auto",
         help="device of the model (default: %(default)s)",
     )
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    add_device(parser, ("auto", "cpu", "cuda", "tensorrt"))
     parser.add_argument(
         "--engine",
         action=LocalOnlyAction,

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from vitascope.cli.completion import no_completion
-from vitascope.cli.options import LocalOnlyAction
+from vitascope.cli.options import add_device
 from vitascope.cli.output import ProgressBar, format_score, format_span, plain_table
 
 EPILOG = """\
@@ -48,21 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=("text", "srt", "vtt"), default="text", help="format of the output (default: %(default)s)"
     )
-    parser.add_argument(
-        "--threads",
-        action=LocalOnlyAction,
-        type=int,
-        default=0,
-        metavar="N",
-        help="threads of the model (default: one per core)",
-    )
-    parser.add_argument(
-        "--device",
-        action=LocalOnlyAction,
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="device of the model (default: %(default)s)",
-    )
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

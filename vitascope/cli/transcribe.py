@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from vitascope.cli.completion import no_completion
-from vitascope.cli.options import LocalOnlyAction, add_server, server_url
+from vitascope.cli.options import add_device, add_server, server_url
 from vitascope.cli.output import ProgressBar
 from vitascope.durable_files import atomic_path
 from vitascope.errors import InvalidInput, StorageError
@@ -57,21 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="format of the transcript (default: %(default)s)",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="file to write (default: standard output)")
-    parser.add_argument(
-        "--threads",
-        action=LocalOnlyAction,
-        type=int,
-        default=0,
-        metavar="N",
-        help="threads of the model (default: one per core)",
-    )
-    parser.add_argument(
-        "--device",
-        action=LocalOnlyAction,
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="device of the model (default: %(default)s)",
-    )
+    add_device(parser)
     add_server(parser)
 
 
