@@ -75,18 +75,26 @@ def record_recognition_failure(
 
 def load_speech(collection: Collection, video_id: int, source: SpeechSource | None = None) -> list[SpeechSegment]:
     """Return what is said in a video, in order of time; None: the subtitles, or else the transcript."""
-    text = load_video_text(collection, video_id)
-    return list(text.speech if source is None else {"subtitles": text.subtitles, "transcript": text.transcript}[source])
+    with collection.catalogue.read() as connection:
+        collection.require_video(connection, video_id)
+        if source is not None:
+            return list(video_text.load_speech(connection, video_id, source))
+        subtitles = video_text.load_speech(connection, video_id, "subtitles")
+        return list(subtitles or video_text.load_speech(connection, video_id, "transcript"))
 
 
 def load_screen_text(collection: Collection, video_id: int) -> list[TextSpan]:
     """Return the text that is shown in a video, in order of time."""
-    return list(load_video_text(collection, video_id).screen_text)
+    with collection.catalogue.read() as connection:
+        collection.require_video(connection, video_id)
+        return list(video_text.load_screen_text(connection, video_id))
 
 
 def load_recognitions(collection: Collection, video_id: int) -> dict[RecognitionKind, Recognition]:
     """Return the last run of each kind of recogniser on a video."""
-    return dict(load_video_text(collection, video_id).recognitions)
+    with collection.catalogue.read() as connection:
+        collection.require_video(connection, video_id)
+        return video_text.load_recognitions(connection, video_id)
 
 
 def load_video_text(collection: Collection, video_id: int) -> VideoText:
