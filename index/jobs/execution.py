@@ -94,11 +94,17 @@ class LocalBackend:
             check_unchanged(prepared)
             return store_video(context.collection, prepared.description, clips)
 
+        def transcribe(prepared: PreparedFile) -> PreparedFile | IngestResult:
+            known = context.collection.find_by_hash(prepared.description.content_sha256)
+            if known is not None:  # an equal file was finished while this one was prepared
+                return IngestResult(known, created=False)
+            return transcribe_if_needed(context, prepared)
+
         return Pipeline(
             *(context.model, prepare, store, context.limits, context.config, context.timer),
             recognition={each.kind: _RecognitionStage(context, each) for each in context.recognitions()},
             interrupt=partial(context.recognition.interruption.set, True),
-            transcribe_item=partial(transcribe_if_needed, context),
+            transcribe_item=transcribe,
         )
 
 

@@ -203,7 +203,7 @@ class Pipeline(Generic[Item]):
         timer: StageTimer,
         recognition: Mapping[str, RecognitionStage] | None = None,
         interrupt: Callable[[], None] = lambda: None,
-        transcribe_item: Callable[[PreparedFile], PreparedFile] = lambda prepared: prepared,
+        transcribe_item: Callable[[PreparedFile], PreparedFile | IngestResult] = lambda prepared: prepared,
     ) -> None:
         """Create a pipeline.
 
@@ -212,7 +212,8 @@ class Pipeline(Generic[Item]):
             store_item: its last stage, but for recognition.
             recognition: stages after that, by name, in order.
             interrupt: makes those stages and ``transcribe_item`` raise RecognitionInterrupted soon.
-            transcribe_item: may segment a file by its transcript; called once for equal files.
+            transcribe_item: may segment a file by its transcript, unless an equal file is stored; called once for
+                equal files in progress.
         """
         self._model = model
         self._prepare_item = prepare_item
@@ -310,7 +311,11 @@ class Pipeline(Generic[Item]):
                 if isinstance(prepared, IngestResult):
                     self._on_stored(state, prepared)
                 elif self._is_first(state, prepared):
-                    state.prepared = prepared = self._transcribe_item(prepared)
+                    transcribed = self._transcribe_item(prepared)
+                    if isinstance(transcribed, IngestResult):
+                        self._on_stored(state, transcribed)
+                        continue
+                    state.prepared = prepared = transcribed
                     batches = list(prepared.description.clip_batches())
                     state.batch_count = len(batches)
                     for number, clips in enumerate(batches):

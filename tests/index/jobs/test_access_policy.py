@@ -14,7 +14,7 @@ import pytest
 
 from index.collection import Collection
 from index.collection_store import CollectionStore
-from index.jobs import pipeline
+from index.jobs import execution, pipeline
 from index.jobs.jobs import cancel, create_job, get_job, list_items, resume, retry
 from index.jobs.records import JobOptions
 from index.jobs.runner import run_job
@@ -30,7 +30,6 @@ from index.jobs.sources.source_types import (
     UrlSource,
     check_source,
 )
-from index.records import Video
 from index.transfer.backup import backup_collection, restore_collection
 from index.transfer.media import AllowedPaths
 from tests.chaos import rounds
@@ -283,22 +282,22 @@ def test_the_file_that_was_hashed_is_the_one_that_is_decoded(
     """Another file has its name while it is decoded."""
     own = write_picture(tmp_path / "own.png", solid(RED))
     other = write_picture(tmp_path / ".other.png", solid(BLUE))
-    find, embed = collection.find_by_hash, pipeline.embed_clips
+    prepare, embed = execution.prepare_item, pipeline.embed_clips
 
     def exchange() -> None:
         own.rename(tmp_path / "aside")
         other.rename(own)
         (tmp_path / "aside").rename(other)
 
-    def hashed(content_sha256: str) -> Video | None:
+    def hashed(*arguments: Any) -> Any:
         exchange()
-        return find(content_sha256)
+        return prepare(*arguments)
 
     def decoded(*arguments: Any) -> Any:
         exchange()
         return embed(*arguments)
 
-    monkeypatch.setattr(collection, "find_by_hash", hashed)
+    monkeypatch.setattr(execution, "prepare_item", hashed)
     monkeypatch.setattr(pipeline, "embed_clips", decoded)
     done = run_job(collection, small_model, create_job(collection, FilesSource((str(own),))).id)
     assert done.counts.succeeded == 1

@@ -9,12 +9,15 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from index.clips.rules import Rule, Segmentation
 from index.collection import Collection
 from index.collection_store import CollectionStore
+from index.jobs import execution
+from index.jobs.ingest import PreparedFile
 from index.jobs.jobs import cancel, create_job, get_job, list_items, pause, resume
 from index.jobs.recognition import JobRecognition, VideoRecognition, recognize_collection
 from index.jobs.recognition_settings import (
@@ -145,6 +148,24 @@ def test_videos_without_subtitles_are_cut_by_the_sentences_of_their_transcript(
     assert load_speech(collection, plain.id, "subtitles") == []
     recognition = load_recognitions(collection, plain.id)["speech"]
     assert (recognition.model, recognition.state) == ("fake/slow", "done")
+
+
+def test_a_file_whose_equal_is_stored_while_it_is_prepared_is_not_transcribed(
+    collection: Collection, small_model: Model, talks: Path, quick: Recognizers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(talks / "plain.mp4", talks / "same.mp4")
+    prepare, run_recognizer, runs = execution.prepare_item, Recognizer.run, []
+
+    def prepare_late(*values: Any) -> PreparedFile:
+        if values[1].path.endswith("same.mp4"):
+            wait_for(lambda: states(collection, job)["plain"][0] == "succeeded")
+        return prepare(*values)
+
+    monkeypatch.setattr(execution, "prepare_item", prepare_late)
+    monkeypatch.setattr(Recognizer, "run", lambda *values: runs.append(values) or run_recognizer(*values))
+    job = create(collection, talks, rule="subtitles")
+    run(collection, small_model, job, quick)
+    assert (states(collection, job)["same"][0], len(runs)) == ("skipped", 1)
 
 
 def test_a_failure_is_stored_and_what_is_indexed_is_tried_again(
