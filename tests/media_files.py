@@ -9,6 +9,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,20 @@ def _audio_packets(stream: Any, seconds: float, start: float = 0.0) -> Iterator[
 def write_counter_video(path: Path, count: int, **options: Any) -> Path:
     """Write ``count`` (at most 1024) counter frames; options as ``write_video``."""
     return write_video(path, [counter_frame(number) for number in range(count)], **options)
+
+
+def write_tracks(path: Path, sources: Sequence[Path]) -> Path:
+    """Write the video track of each source into one file, the main one first."""
+    with ExitStack() as files:
+        target = files.enter_context(av.open(str(path), "w"))
+        inputs = [files.enter_context(av.open(str(source))) for source in sources]
+        tracks = [target.add_stream_from_template(container.streams.video[0]) for container in inputs]
+        for container, track in zip(inputs, tracks, strict=True):
+            for packet in container.demux(video=0):
+                if packet.dts is not None:
+                    packet.stream = track
+                    target.mux(packet)
+    return path
 
 
 def write_color_video(path: Path, color: tuple[int, int, int], seconds: float = 2.0, **options: Any) -> Path:

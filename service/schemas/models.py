@@ -21,6 +21,7 @@ STREAM: dict[str, Any] = {
     "multiple": 1,
     "shows": "picture",
     "margin": "down",
+    "track": 0,
 }
 AUDIO_STREAM: dict[str, Any] = {
     "name": "audio",
@@ -84,6 +85,7 @@ class FrameStream(Response):
     longest_edge: Annotated[int | None, Field(description="pixels, in a corner")] = None
     multiple: Annotated[int, Field(description="pixels that edges in a corner are whole multiples of")] = 1
     shows: Annotated[str, Field(description="picture, or its cover: white where it lies")] = "picture"
+    track: Annotated[int, Field(description="video track of a file; 0 is the main one")] = 0
 
 
 class AudioStream(Response):

@@ -85,7 +85,8 @@ def _stream_change(packed: Packed, available: FrameStream | None, expected: Fram
     smaller = expected.height <= available.height and expected.width <= available.width
     one_shape = expected.height * available.width == expected.width * available.height
     same_preprocessing = all(
-        getattr(available, key) == getattr(expected, key) for key in ("fit", "resample", "shortest_edge", "margin")
+        getattr(available, key) == getattr(expected, key)
+        for key in ("fit", "resample", "shortest_edge", "margin", "track")
     )
     shrinks = smaller and (available.fit == "stretch" or (one_shape and available.shortest_edge is None))
     if not same_preprocessing or not (same_pixels or shrinks):

@@ -168,7 +168,8 @@ def _describe(stream: FrameStream | None) -> str:
     if stream is None:
         return "nothing"
     frames = f"{stream.frames} frame{'s' if stream.frames > 1 else ''}"
-    return f"{frames} of {stream.width}x{stream.height} pixels ({stream.placement}, {stream.fit})"
+    track = f", track {stream.track}" if stream.track else ""
+    return f"{frames} of {stream.width}x{stream.height} pixels ({stream.placement}, {stream.fit}{track})"
 
 
 def fingerprint_of(folder: Path) -> str:

@@ -81,12 +81,8 @@ class FrameStream(OmitDefaultsModel):
     """An input of the video graph: RGB frames (B, C, F, H, W, 3) uint8."""
 
     _omit_if_default: ClassVar[tuple[str, ...]] = (
-        "resample",
-        "shortest_edge",
-        "margin",
-        "longest_edge",
-        "multiple",
-        "shows",
+        *("resample", "shortest_edge", "margin"),
+        *("longest_edge", "multiple", "shows", "track"),
     )
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -114,6 +110,8 @@ class FrameStream(OmitDefaultsModel):
     shows: Literal["picture", "cover"] = "picture"
     """picture: the frame's pixels. cover, with one pixel per `multiple`: with corner, white where the frame is; with
     tiles, white for the last tile of each row of the frame, grey for its others, black for padding."""
+    track: Annotated[int, Field(ge=0, le=15)] = 0
+    """Video track of the file. 0: the main one, which players show; 1 and up: the others, in the order of the file."""
 
     @model_validator(mode="after")
     def _validate_tiles(self) -> FrameStream:

@@ -181,6 +181,7 @@ def _format_operators(counts: dict[str, int]) -> str:
 def _facts(info: dict[str, Any]) -> list[tuple[str, str]]:
     streams = "\n".join(
         f"{s['name']}: {s['frames']} frames of {s['width']}x{s['height']}, {s['placement']}, {s['fit']}"
+        f"{', video track ' + str(s['track']) if s.get('track') else ''}"
         for s in info["streams"]
     )
     audio = _format_audio(info["audio"]) if info.get("audio") else "none: no sound"

@@ -398,6 +398,8 @@ class FrameStream(TypedDict):
     """pixels, before the centre is cut"""
     shows: NotRequired[str]
     """picture, or its cover: white where it lies"""
+    track: NotRequired[int]
+    """video track of a file; 0 is the main one"""
     width: int
     """pixels"""
 

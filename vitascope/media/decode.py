@@ -21,7 +21,7 @@ from vitascope.media.image import (
     upright_size,
 )
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
-from vitascope.media.video import AUDIO_ONLY, NoPictures, measured_seconds, open_video
+from vitascope.media.video import AUDIO_ONLY, NoPictures, measured_seconds, open_video, track_missing
 from vitascope.media.video_reader import every_frame, video_frames
 
 DECODING_THREADS = 2
@@ -122,6 +122,7 @@ def frames_at(
     limits: MediaLimits = DEFAULT_LIMITS,
     *,
     threads: int = DECODING_THREADS,
+    track: int = 0,
 ) -> Iterator[tuple[list[int], Frame]]:
     """Decode each distinct frame that is on screen at ``times``, once.
 
@@ -133,22 +134,26 @@ def frames_at(
         times: Seconds in any order; or a function of the duration (s; 0.0 for a picture), called once the file is open.
         limits: Limits on the file.
         threads: Decoder threads, 0 for one per core.
+        track: Video track, as ``manifest.FrameStream.track``.
 
     Yields:
         The positions in ``times`` that a frame answers, and the frame.
 
     Raises:
         InvalidInput: A time is not finite.
-        MediaUnsupported, MediaCorrupt, MediaTooLarge, MediaError: The file cannot be decoded.
+        MediaUnsupported: Also if the file lacks the track.
+        MediaCorrupt, MediaTooLarge, MediaError: The file cannot be decoded.
     """
     if not callable(times) and not (times := _clamp_times(times, limits)):
         return
     with open_source(source) as file:
         file_format = sniff(file, limits)
-        if file_format.demuxer is None:
-            yield from _picture_frames_at(file, file_format.container, times, limits)
+        if file_format.demuxer is not None:
+            yield from _video_frames_at(file, file_format, times, limits, threads, track)
+        elif track:
+            raise track_missing(file, track, 1)
         else:
-            yield from _video_frames_at(file, file_format, times, limits, threads)
+            yield from _picture_frames_at(file, file_format.container, times, limits)
 
 
 def _picture_frames_at(
@@ -162,9 +167,9 @@ def _picture_frames_at(
 
 
 def _video_frames_at(
-    file: MediaFile, file_format: FileFormat, times: Times, limits: MediaLimits, threads: int
+    file: MediaFile, file_format: FileFormat, times: Times, limits: MediaLimits, threads: int, track: int
 ) -> Iterator[tuple[list[int], Frame]]:
-    with open_video(file, file_format, limits, threads) as video:
+    with open_video(file, file_format, limits, threads, track) as video:
         limits.check_seconds(file.name, video.stated_duration or 0.0)
         if callable(times):
             # A file without a stated duration must be read to its end, so opening it again hardly matters.

@@ -35,6 +35,7 @@ class StreamSpec:
     longest_edge: int | None = None
     multiple: int = 1
     shows: str = "picture"
+    track: int = 0
 
     @classmethod
     def of(cls, stream: FrameStreamLike) -> StreamSpec:
@@ -51,6 +52,11 @@ FrameSlot: TypeAlias = tuple[FrameStreamLike, int, int]
 """Destination of a frame: stream, index of the clip, index of the frame within the clip."""
 _MIDDLE_FRACTION = 1 / 3
 """Part of a clip, around its middle, from which placement "middle" takes its frames."""
+
+
+def tracks_of(streams: Sequence[FrameStreamLike]) -> list[int]:
+    """Return the video tracks that are decoded for ``streams``, ascending; the main one, 0, is among them."""
+    return sorted({0, *(stream.track for stream in streams)})
 
 
 def clip_times(stream: FrameStreamLike, start: float, end: float) -> list[float]:
@@ -88,25 +94,27 @@ def sample_streams(
         clips: Start and end of each clip, in seconds.
         limits: Limits on the file.
         threads: Decoder threads, 0 for one per core.
-        on_middle_frame: Called with the frame in the middle of each clip.
+        on_middle_frame: Called with the frame of the main track in the middle of each clip.
 
     Returns:
         Stream name -> (C, F, H, W, 3) uint8 RGB.
 
     Raises:
         InvalidInput: There is no clip, or an impossible one.
+        MediaUnsupported: The file lacks the track of a stream.
         MediaError: As ``frames_at``.
     """
     if not clips:
         raise InvalidInput("clips: none; at least one (start, end) in seconds was expected")
-    times, slots = _sampling_plan(streams, clips)
-    middles = [] if on_middle_frame is None else [(start + end) / 2 for start, end in clips]
     arrays = _allocate(streams, len(clips))
-    for positions, frame in frames_at(source, times + middles, limits, threads=threads):
-        _write_frame(arrays, frame, [slots[position] for position in positions if position < len(slots)])
-        for position in positions:
-            if on_middle_frame is not None and position >= len(slots):
-                on_middle_frame(position - len(slots), frame)
+    for track in tracks_of(streams):
+        times, slots = _sampling_plan([stream for stream in streams if stream.track == track], clips)
+        middles = [(start + end) / 2 for start, end in clips] if on_middle_frame and track == 0 else []
+        for positions, frame in frames_at(source, times + middles, limits, threads=threads, track=track):
+            _write_frame(arrays, frame, [slots[position] for position in positions if position < len(slots)])
+            for position in positions:
+                if on_middle_frame is not None and position >= len(slots):
+                    on_middle_frame(position - len(slots), frame)
     return arrays
 
 
@@ -128,17 +136,19 @@ def sample_span(
     """
     clips: list[Span] = []
     slots: list[FrameSlot] = []
+    of_main = [stream for stream in streams if stream.track == 0]
+    others = [stream for stream in streams if stream.track]
 
     def plan(duration: float) -> list[float]:
         clips.append(resolve_span(duration, start, end))
-        times, planned = _sampling_plan(streams, clips)
+        times, planned = _sampling_plan(of_main, clips)
         slots.extend(planned)
         return times
 
-    arrays = _allocate(streams, 1)
+    arrays = _allocate(of_main, 1)
     for positions, frame in frames_at(source, plan, limits, threads=threads):
         _write_frame(arrays, frame, [slots[position] for position in positions])
-    return clips[0], arrays
+    return clips[0], arrays | sample_streams(source, others, clips, limits, threads=threads)
 
 
 def resolve_span(duration: float, start: float | None, end: float | None) -> Span:

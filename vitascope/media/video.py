@@ -45,7 +45,7 @@ class NoPictures(MediaUnsupported):
 
 @dataclass(frozen=True)
 class OpenVideo:
-    """An open container and its main video stream."""
+    """An open container and one of its video streams."""
 
     file: MediaFile
     file_format: FileFormat
@@ -89,22 +89,34 @@ def open_container(file: MediaFile, file_format: FileFormat) -> Iterator[InputCo
 
 
 @contextmanager
-def open_video(file: MediaFile, file_format: FileFormat, limits: MediaLimits, threads: int) -> Iterator[OpenVideo]:
-    """Open a container and its main video stream.
+def open_video(
+    file: MediaFile, file_format: FileFormat, limits: MediaLimits, threads: int, track: int = 0
+) -> Iterator[OpenVideo]:
+    """Open a container and one of its video streams: ``track`` 0 is the main one.
 
     Raises:
         MediaCorrupt: The container cannot be parsed.
-        MediaUnsupported: It has no video stream of an allowed codec.
+        MediaUnsupported: It has no such video stream of an allowed codec.
         MediaTooLarge, MediaError: The size of its frames is outside ``limits``.
     """
     with open_container(file, file_format) as container:
-        stream = _main_stream(file, file_format, container, limits)
+        streams = _playable_streams(file, file_format, container)
+        if track >= len(streams):
+            raise track_missing(file, track, len(streams))
+        stream = streams[track]
+        _check_codec(file, stream, limits)
         _check_size(file, stream, limits)
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = threads
         # The header may be wrong: the decoder itself rejects larger frames before it allocates them.
         stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
         yield _open_video(file, file_format, container, stream)
+
+
+def track_missing(file: MediaFile, track: int, count: int) -> MediaUnsupported:
+    """Return the error for a file with ``count`` video tracks, where a stream of the model reads another."""
+    tracks = f"{count} video track{'s' if count > 1 else ''}"
+    return MediaUnsupported(f"{file.name}: {tracks}; {track + 1} were expected, as the model reads track {track}")
 
 
 def video_streams(container: InputContainer) -> list[VideoStream]:
@@ -114,9 +126,8 @@ def video_streams(container: InputContainer) -> list[VideoStream]:
     return sorted(streams, key=lambda stream: not stream.disposition & Disposition.default)
 
 
-def _main_stream(
-    file: MediaFile, file_format: FileFormat, container: InputContainer, limits: MediaLimits
-) -> VideoStream:
+def _playable_streams(file: MediaFile, file_format: FileFormat, container: InputContainer) -> list[VideoStream]:
+    """Return the video streams, at least one, the main one first."""
     streams = video_streams(container)
     if not streams and container.streams.audio:
         raise NoPictures(f"{file.name}: {AUDIO_ONLY}")
@@ -128,7 +139,10 @@ def _main_stream(
         raise MediaUnsupported(f"{file.name}: no video stream; a file with a video stream was expected")
     if file_format.container == "avif":  # the animation; the other stream is a still picture of it
         streams = [max(streams, key=lambda stream: stream.frames)]
-    stream = streams[0]
+    return streams
+
+
+def _check_codec(file: MediaFile, stream: VideoStream, limits: MediaLimits) -> None:
     if getattr(stream, "codec_context", None) is None:
         raise MediaUnsupported(f"{file.name}: the video codec is unknown")
     codec = stream.codec_context.codec.canonical_name
@@ -136,7 +150,6 @@ def _main_stream(
         raise MediaUnsupported(
             f"{file.name}: the video codec is {codec!r}; expected one of {', '.join(sorted(limits.codecs))}"
         )
-    return stream
 
 
 def _check_size(file: MediaFile, stream: VideoStream, limits: MediaLimits) -> None:

@@ -21,7 +21,7 @@ from vitascope.media.file import MediaFile
 from vitascope.media.frame import THUMBNAIL_SIDE, Frame, thumbnail_jpeg
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.preview import MAX_BYTES_PER_SECOND, encode_preview
-from vitascope.media.sampling import Span, StreamSpec, sample_span, sample_streams
+from vitascope.media.sampling import Span, StreamSpec, sample_span, sample_streams, tracks_of
 from vitascope.media.shots import shot_starts
 from vitascope.media.subtitles import MAX_CUES, Cue, SubtitleStreamInfo, stream_cues, subtitle_streams
 from vitascope.sandbox.protocol import Buffer, Header, ProtocolError
@@ -170,7 +170,7 @@ class Sample(Request[SampledClips]):
 
     @property
     def media_seconds(self) -> float:
-        return sum(max(0.0, min(end, self.limits.max_seconds) - start) for start, end in self.clips)
+        return len(tracks_of(self.streams)) * sum(_clip_seconds(self.clips, self.limits))
 
     @property
     def blob_sizes(self) -> Sequence[tuple[int, int]]:
@@ -219,7 +219,7 @@ class SampleSpan(Request[tuple[Span, dict[str, Bytes]]]):
     def media_seconds(self) -> float:
         # The duration of the file is not known yet.
         end = self.limits.max_seconds if self.end is None else min(self.end, self.limits.max_seconds)
-        return max(0.0, end - (self.start or 0.0))
+        return max(0.0, end - (self.start or 0.0)) * len(tracks_of(self.streams))
 
     @property
     def blob_sizes(self) -> Sequence[tuple[int, int]]:
@@ -252,16 +252,12 @@ class ReadClips(Request[list[Samples | None]]):
 
     @property
     def media_seconds(self) -> float:
-        return sum(self._seconds)
+        return sum(_clip_seconds(self.clips, self.limits))
 
     @property
     def blob_sizes(self) -> Sequence[tuple[int, int]]:
-        counts = [math.ceil(seconds * self.sample_rate) + 1 for seconds in self._seconds]  # both ends are rounded
-        return [(0, 4 * min(count, MAX_SAMPLES)) for count in counts]
-
-    @property
-    def _seconds(self) -> list[float]:
-        return [max(0.0, min(end, self.limits.max_seconds) - start) for start, end in self.clips]
+        seconds = _clip_seconds(self.clips, self.limits)
+        return [(0, 4 * min(math.ceil(s * self.sample_rate) + 1, MAX_SAMPLES)) for s in seconds]  # both ends round
 
     def run(self, file: MediaFile) -> list[Samples | None]:
         return read_clips(file, self.clips, self.sample_rate, self.limits)
@@ -406,6 +402,10 @@ OPERATIONS: dict[str, type[Request[Any]]] = {
     request.operation: request
     for request in (Probe, Sample, SampleSpan, ReadClips, Thumbnail, Preview, ShotStarts, SubtitleStreams, StreamCues)
 }
+
+
+def _clip_seconds(clips: Sequence[Span], limits: MediaLimits) -> list[float]:
+    return [max(0.0, min(end, limits.max_seconds) - start) for start, end in clips]
 
 
 def _frame_shape(stream: StreamSpec, clips: int) -> tuple[int, ...]:

@@ -330,6 +330,9 @@ def test_default_values_of_later_fields_are_neither_written_nor_fingerprinted(fo
     assert public.fingerprint != bundle.fingerprint
     assert json.loads(public.manifest.model_dump_json())["streams"][0]["resample"] == "bicubic"
     assert public.manifest.logit_bias == -10.0
+    write_manifest(folder, {**before, "streams": [first, *others[:-1], others[-1] | {"track": 1}]})
+    assert Bundle.open(folder).manifest.streams[-1].track == 1
+    assert Bundle.open(folder).fingerprint not in (bundle.fingerprint, public.fingerprint)
     write_manifest(folder, {**before, "reranking": {"candidates": 20}})
     assert Bundle.open(folder).manifest.default_rerank == 20
     assert Bundle.open(folder).fingerprint == bundle.fingerprint, "collections stay usable"

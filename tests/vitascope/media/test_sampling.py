@@ -10,10 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.media_files import counter_frame, read_counter, write_counter_video, write_picture
+from tests.media_files import (
+    counter_frame,
+    read_counter,
+    write_color_video,
+    write_counter_video,
+    write_picture,
+    write_tracks,
+    write_video,
+)
 from vitascope.bundle.manifest import FrameStream
-from vitascope.errors import InvalidInput
-from vitascope.media.frame import tile_grid
+from vitascope.errors import InvalidInput, MediaUnsupported
+from vitascope.media.frame import Frame, tile_grid
 from vitascope.media.sampling import clip_times, sample_span, sample_streams
 
 Placement = Literal["middle", "uniform"]
@@ -101,6 +109,41 @@ def test_a_span_is_sampled_without_knowing_the_duration(
     assert span == pytest.approx(expected_span, abs=0.05)
     expected = sample_streams(path, [HIGH, LOW], [span])
     assert all(np.array_equal(sampled[name], expected[name]) for name in ("high", "low"))
+
+
+DEPTH = HIGH.model_copy(update={"name": "depth", "track": 1})
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_a_stream_of_another_track_shows_the_same_time(suffix: str, tmp_path: Path) -> None:
+    main = write_counter_video(tmp_path / "main.mp4", 100)
+    second = [counter_frame(500 + number) for number in range(40)]
+    other = write_video(tmp_path / "other.mp4", second, rate=10, gop=7, options={"preset": "ultrafast"})
+    path = write_tracks(tmp_path / f"both{suffix}", [main, other])
+    middles: dict[int, int] = {}
+
+    def add_middle(clip: int, frame: Frame) -> None:
+        middles[clip] = read_counter(frame.rgb(frame.width, frame.height))
+
+    clips = [(0.0, 4.0), (2.0, 3.1)]
+    sampled = sample_streams(path, [DEPTH, HIGH, LOW], clips, on_middle_frame=add_middle)
+    assert [read_counter(clip[0]) for clip in sampled["high"]] == [50, 63]
+    assert [read_counter(clip[0]) for clip in sampled["depth"]] == [520, 525]
+    assert middles == {0: 50, 1: 63}
+    span, of_span = sample_span(path, [DEPTH, HIGH], 2.0, 3.1)
+    assert span == (2.0, 3.1)
+    assert (read_counter(of_span["high"][0, 0]), read_counter(of_span["depth"][0, 0])) == (63, 525)
+
+
+def test_a_file_without_the_track_of_a_stream_is_unsupported(tmp_path: Path) -> None:
+    video = write_color_video(tmp_path / "single.mp4", (200, 20, 20))
+    picture = write_picture(tmp_path / "still.png", counter_frame(77))
+    for path in (video, picture):
+        message = f"{path.name}: 1 video track; 2 were expected, as the model reads track 1"
+        with pytest.raises(MediaUnsupported, match=message):
+            sample_streams(path, [HIGH, DEPTH], [(0.0, 0.0)])
+        with pytest.raises(MediaUnsupported, match=message):
+            sample_span(path, [HIGH, DEPTH])
 
 
 def test_a_span_after_the_end_and_no_clip_are_rejected(tmp_path: Path) -> None:

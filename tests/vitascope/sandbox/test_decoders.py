@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,12 +21,13 @@ from tests.media_files import (
     write_picture,
     write_png_header,
     write_subtitled_video,
+    write_tracks,
     write_truncated,
     write_video,
     write_without_frames,
 )
 from tests.media_formats import write_format
-from vitascope.errors import InvalidInput, MediaError
+from vitascope.errors import InvalidInput, MediaError, MediaUnsupported
 from vitascope.media.limits import MediaLimits
 from vitascope.media.sampling import StreamSpec
 from vitascope.model import Model
@@ -104,6 +106,21 @@ def test_previews_and_pictures_of_phones_are_made_in_a_worker(pooled: PooledDeco
     for name in ("a.avif", "a.heic"):
         assert pooled.probe(write_format(tmp_path / name)).kind == "picture"
         assert pooled.thumbnail(tmp_path / name, 0.0).startswith(b"\xff\xd8")
+
+
+def test_frames_of_another_track_are_the_same(pooled: PooledDecoder, tmp_path: Path) -> None:
+    films = [write_counter_video(tmp_path / f"{rate}.mp4", 40, rate=rate) for rate in (10, 20)]
+    film = write_tracks(tmp_path / "both.mp4", films)
+    streams = [STREAMS[1], dataclasses.replace(STREAMS[1], name="second", track=1)]
+    clips = [(0.0, 2.0), (0.5, 1.0)]
+    expected = IN_PROCESS.sample(film, streams, clips).frames
+    assert not np.array_equal(expected["few"], expected["second"])
+    assert_same_frames(pooled.sample(film, streams, clips).frames, expected)
+    assert_same_frames(
+        pooled.sample_span(film, streams, 0.5, 1.0)[1], IN_PROCESS.sample_span(film, streams, 0.5, 1.0)[1]
+    )
+    with pytest.raises(MediaUnsupported, match="2 were expected, as the model reads track 1"):
+        pooled.sample(films[0], streams, clips)
 
 
 def test_sound_is_the_same(pooled: PooledDecoder, tmp_path: Path) -> None:
