@@ -19,7 +19,7 @@ from training.data.corpus import CorpusError
 from training.data.example import Negative, Question, Utterance
 from training.data.scenes.generate import main, make_corpus, read_scenes
 from training.data.scenes.objects import ATTRIBUTES, NO_OBJECT, object_targets
-from training.data.scenes.render import draw_background, draw_thing, encode, outline, render
+from training.data.scenes.render import LAYER, draw_background, draw_thing, encode, outline, render
 from training.data.scenes.sampling import sample_world
 from training.data.scenes.world import (
     COLOURS,
@@ -39,6 +39,7 @@ from training.data.scenes.world import (
     motion_key,
     state_at,
 )
+from vitascope.media.decode import frames_at, read_frames
 
 MIDDLE = 1.5  # seconds: where the high-resolution frame is taken
 
@@ -234,6 +235,22 @@ def test_the_object_in_front_hides_the_one_behind() -> None:
     pair = (make_thing(colour="red"), make_thing(colour="blue"))
     assert tuple(frames_of(world_of(*pair, order=(0, 1)))[0][90, 160]) == COLOURS["blue"]
     assert tuple(frames_of(world_of(*pair, order=(1, 0)))[0][90, 160]) == COLOURS["red"]
+
+
+def test_a_depth_map_is_exact_in_the_second_track_of_a_file(tmp_path: Path) -> None:
+    near, far = make_thing("heart", x=150), make_thing("ring", events=(Event("disappears", 1.4, 1.4 + FADE),))
+    world = world_of(near, far, order=(1, 0))
+    maps = [np.asarray(picture) for picture in render(world, depth=True)]
+    assert [int(maps[0][y, x, 0]) for x, y in ((5, 5), (150, 90), (184, 90))] == [0, 2 * LAYER, LAYER]
+    assert maps[20][90, 184, 0] == 0
+    (tmp_path / "depth.mp4").write_bytes(encode(world, depth=True))
+    (tmp_path / "plain.mp4").write_bytes(encode(world))
+    times = frame_times()
+    for positions, frame in frames_at(tmp_path / "depth.mp4", times, track=1):
+        for position in positions:
+            np.testing.assert_array_equal(frame.rgb(WIDTH, HEIGHT), maps[position])
+    shown = [read_frames(tmp_path / name, times) for name in ("depth.mp4", "plain.mp4")]
+    assert np.array_equal(*shown)
 
 
 def test_clockwise_turns_the_top_of_a_heart_to_the_right() -> None:

@@ -3,7 +3,8 @@
 An interrupted run continues where it stopped: a finished clip is a complete file under its own name. A split is
 DIR/<split>/examples.jsonl and its media files. Each line is an object with "key", "media" (a file name) and the fields
 of an Example; "held_out" (true for combinations that occur in the test split only), "scene" and "sound" become
-attributes. With --sound the same scenes have soundtracks, and texts about them: the corpus `sound_scenes`.
+attributes. With --sound the same scenes have soundtracks, and texts about them: the corpus `sound_scenes`. With --depth
+each file has a second video track, with the exact depth of each frame.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     temporary.replace(path)
 
 
-def make_clip(folder: Path, seed: int, split: str, sound: bool, index: int) -> str:
+def make_clip(folder: Path, seed: int, split: str, sound: bool, depth: bool, index: int) -> str:
     """Generate a clip unless it exists, and return its line of examples.jsonl."""
     soundtrack = None
     if sound:
@@ -91,11 +92,13 @@ def make_clip(folder: Path, seed: int, split: str, sound: bool, index: int) -> s
         world, record = make_example(seed, split, index)
     media = folder / str(record["media"])
     if not media.exists():
-        write_atomically(media, encode(world, synthesize(soundtrack) if soundtrack else None))
+        write_atomically(media, encode(world, synthesize(soundtrack) if soundtrack else None, depth=depth))
     return json.dumps(record)
 
 
-def make_split(out: Path, seed: int, split: str, count: int, workers: int, sound: bool = False) -> None:
+def make_split(
+    out: Path, seed: int, split: str, count: int, workers: int, sound: bool = False, depth: bool = False
+) -> None:
     """Generate `count` clips and the examples.jsonl of a split in `out/split`, printing progress."""
     folder = out / split
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +106,7 @@ def make_split(out: Path, seed: int, split: str, count: int, workers: int, sound
         leftover.unlink()
     start = time.monotonic()
     lines = []
-    make = partial(make_clip, folder, seed, split, sound)
+    make = partial(make_clip, folder, seed, split, sound, depth)
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for line in pool.imap(make, range(count), chunksize=16):
             lines.append(line)
@@ -112,27 +115,30 @@ def make_split(out: Path, seed: int, split: str, count: int, workers: int, sound
     write_atomically(folder / "examples.jsonl", "".join(f"{line}\n" for line in lines).encode())
 
 
-def _check_seed(out: Path, seed: int, sound: bool) -> None:
+def _check_seed(out: Path, seed: int, sound: bool, depth: bool) -> None:
     """Store the seed in the folder. Raises SystemExit where it has other clips, such as of another seed or version."""
     note = out / "seed.json"
-    expected = {"seed": seed, "version": VERSION} | ({"sound": True} if sound else {})
+    tracks = ({"sound": True} if sound else {}) | ({"depth": True} if depth else {})
+    expected = {"seed": seed, "version": VERSION} | tracks
     if note.exists() and (stored := json.loads(note.read_text())) != expected:
         raise SystemExit(f"{out}: has scenes of {stored}; {expected} or another folder was expected")
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(note, json.dumps(expected).encode())
 
 
-def make_corpus(out: Path, counts: dict[str, int], seed: int = 0, workers: int = 1, sound: bool = False) -> None:
+def make_corpus(
+    out: Path, counts: dict[str, int], seed: int = 0, workers: int = 1, sound: bool = False, depth: bool = False
+) -> None:
     """Generate all splits in `out`, then corpus.json and split.json.
 
     Raises SystemExit when the folder has clips of another seed, and ValueError for an unknown split.
     """
     if unknown := sorted(set(counts) - set(SPLITS)):
         raise ValueError(f"splits {unknown}; expected some of {list(SPLITS)}")
-    _check_seed(out, seed, sound)
+    _check_seed(out, seed, sound, depth)
     write_atomically(out / "split.json", json.dumps(as_json(), indent=2).encode())
     for split, count in counts.items():
-        make_split(out, seed, split, count, workers, sound)
+        make_split(out, seed, split, count, workers, sound, depth)
     corpus = {
         "name": "sound_scenes" if sound else "scenes",
         "version": VERSION,
@@ -157,6 +163,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="another seed gives another corpus")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw and encode")
     parser.add_argument("--sound", action="store_true", help="give the scenes soundtracks: the corpus sound_scenes")
+    parser.add_argument("--depth", action="store_true", help="give the files a second video track with the exact depth")
     chosen = parser.parse_args(None if arguments is None else list(arguments))
     make_corpus(
         chosen.out,
@@ -164,6 +171,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
         chosen.seed,
         chosen.workers,
         chosen.sound,
+        chosen.depth,
     )
 
 

@@ -16,6 +16,7 @@ from training.data.scenes.world import (
     DIRECTIONS,
     DURATION,
     HEIGHT,
+    MAX_OBJECTS,
     MOTION_WEIGHTS,
     PATTERNS,
     SHAPES,
@@ -28,8 +29,6 @@ from training.data.scenes.world import (
     state_at,
 )
 
-MAX_OBJECTS = 3
-"""Maximum number of objects of a scene."""
 NO_OBJECT = -100
 """Class of absent objects."""
 

@@ -1,4 +1,4 @@
-"""Rendering of a scene to frames and to an H.264 MP4."""
+"""Rendering of a scene to frames, to maps of its depth, and to an H.264 MP4."""
 
 from __future__ import annotations
 
@@ -6,17 +6,35 @@ import io
 import math
 from collections.abc import Iterator
 from random import Random
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 from PIL import Image, ImageDraw
 
 from training.data.audio import SAMPLE_RATE, Samples
-from training.data.scenes.world import COLOURS, FPS, HEIGHT, WIDTH, Background, Thing, World, frame_times, state_at
+from training.data.scenes.world import (
+    COLOURS,
+    FPS,
+    HEIGHT,
+    MAX_OBJECTS,
+    WIDTH,
+    Background,
+    Thing,
+    World,
+    frame_times,
+    state_at,
+)
+
+if TYPE_CHECKING:
+    from av.container import OutputContainer
+    from av.video.stream import VideoStream
 
 OVERSAMPLE = 3
 MARGIN = 4  # pixels of background beyond each edge, for camera shake
 AUDIO_BITS = 48_000  # per second
+LAYER = 255 // MAX_OBJECTS
+"""Step of grey in depth maps from the background, 0, to the object in front of it and from object to object."""
 Point = tuple[float, float]
 
 # Five by seven, drawn 10 by 18 pixels. In a 224x224 frame each stroke is more than a pixel wide; in a 112x112 one
@@ -174,14 +192,20 @@ def draw_background(background: Background) -> Image.Image:
     return Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))
 
 
-def render(world: World) -> Iterator[Image.Image]:
-    """Yield the frames in order, each RGB and WIDTH x HEIGHT pixels."""
+def render(world: World, *, depth: bool = False) -> Iterator[Image.Image]:
+    """Yield the frames in order, each RGB and WIDTH x HEIGHT pixels.
+
+    depth: Yield maps of the depth instead, grey: the farther back, the darker, in steps of `LAYER`. An object is opaque
+        in them from the beginning of its appearance to the end of its disappearance.
+    """
     background = draw_background(world.background)
+    if depth:
+        background.paste((0, 0, 0), (0, 0, *background.size))
     camera = Random(world.shake_seed)
     sprites: dict[tuple[int, float, float], Image.Image] = {}
     for time in frame_times():
         frame = background.copy()
-        for index in world.drawing_order:
+        for layer, index in enumerate(world.drawing_order, 1):
             state = state_at(world.things[index], time)
             if state.opacity <= 0:
                 continue
@@ -190,7 +214,10 @@ def render(world: World) -> Iterator[Image.Image]:
                 sprites[key] = draw_thing(world.things[index], key[1], key[2])
             sprite = sprites[key]
             mask = sprite.getchannel("A")
-            if state.opacity < 1:
+            if depth:
+                sprite = Image.new("RGB", sprite.size, (layer * LAYER,) * 3)
+                mask = mask.point([0] * 128 + [255] * 128)
+            elif state.opacity < 1:
                 mask = mask.point([int(level * state.opacity) for level in range(256)])
             corner = (
                 round(state.x) + MARGIN - sprite.width // 2,
@@ -201,29 +228,38 @@ def render(world: World) -> Iterator[Image.Image]:
         yield frame.crop((dx, dy, dx + WIDTH, dy + HEIGHT))
 
 
-def encode(world: World, sound: Samples | None = None) -> bytes:
+def _add_video_track(container: OutputContainer, crf: int) -> VideoStream:
+    stream = container.add_stream("libx264", rate=FPS)
+    stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+    # One thread: the number of threads changes the bytes.
+    # No look-ahead, no macroblock trees: there x264 (core 165) reads uninitialized memory.
+    stream.options = {
+        "crf": str(crf),
+        "preset": "veryfast",
+        "threads": "1",
+        "x264-params": "rc-lookahead=0:mbtree=0",
+    }
+    return stream
+
+
+def encode(world: World, sound: Samples | None = None, *, depth: bool = False) -> bytes:
     """Return the clip as an MP4 file: H.264, yuv420p, 12 fps, 3 s. Equal worlds give equal bytes.
 
     sound: A track of AAC, mono at 16 kHz; None: the file has none.
+    depth: Add a second video track, with the depth of each frame, compressed without loss.
     """
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=FPS)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        # One thread: the number of threads changes the bytes.
-        # No look-ahead, no macroblock trees: there x264 (core 165) reads uninitialized memory.
-        stream.options = {
-            "crf": "23",
-            "preset": "veryfast",
-            "threads": "1",
-            "x264-params": "rc-lookahead=0:mbtree=0",
-        }
+        videos = [(_add_video_track(container, 23), render(world))]
+        if depth:
+            videos.append((_add_video_track(container, 0), render(world, depth=True)))
         track = None
         if sound is not None:
             track = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono", bit_rate=AUDIO_BITS)
-        for picture in render(world):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")))
-        container.mux(stream.encode())
+        for stream, pictures in videos:
+            for picture in pictures:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")))
+            container.mux(stream.encode())
         if track is not None and sound is not None:
             frame = av.AudioFrame.from_ndarray(sound[None], format="s16", layout="mono")
             frame.sample_rate, frame.pts = SAMPLE_RATE, 0  # without a time the encoder's delay is not known to players

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 WIDTH, HEIGHT = 320, 180  # pixels
 FPS, FRAMES = 12, 36
 DURATION = FRAMES / FPS  # seconds
+MAX_OBJECTS = 3  # of a scene
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond", "ring", "heart")
 COLOURS: dict[str, tuple[int, int, int]] = {
