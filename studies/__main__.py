@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from studies.arms import CLAIMS, SEEDS
+from studies.arms import CLAIMS, SEEDS, corpora_of
 from studies.corpora import prepare
 from studies.report import write_report
 from studies.results import gather, measure_latency, restore
@@ -16,6 +16,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m studies", description=__doc__)
     parser.add_argument("--packed", type=Path, default=Path("data/packed"), help="folder of packed corpora")
     parser.add_argument("--scenes", type=Path, default=Path("data/scenes"), help="folder of the generated scenes")
+    parser.add_argument(
+        "--sound-scenes", type=Path, default=Path("data/sound_scenes"), help="folder of the generated scenes with sound"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="corpora, runs and results of the study")
     parser.add_argument("--claims", nargs="+", choices=CLAIMS, default=list(CLAIMS), metavar="CLAIM")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
@@ -28,7 +31,8 @@ def main() -> None:
     if args.known:
         print(f"{restore(args.known, args.out)} runs known from {args.known}")
     if not args.report_only:
-        prepare(args.packed, args.scenes, args.out / "corpora")
+        sources = {"scenes": args.scenes, "sound_scenes": args.sound_scenes}
+        prepare(args.packed, sources, args.out / "corpora", corpora_of(args.claims))
         run_all(args.out, args.claims, args.seeds, args.jobs, args.scale)
         measure_latency(args.out)
     write_report(gather(args.out), args.page, args.page.parent / "images")

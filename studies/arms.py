@@ -6,7 +6,7 @@ claim differ in one thing and have equal compute, which decides their steps (`st
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ CLAIMS: Mapping[str, str] = {
     "resolution": "One high-resolution frame among low-resolution ones, against all low and all high",
     "tokens": "Self-attention against convolution as the maker of visual tokens",
     "domain": "A model adapted on in-domain video with transcripts against the unadapted one",
+    "sound": "Sound as a third modality against text and video alone, searched by sight",
 }
 
 PICTURES = ("flickr8k t2v R@1", "flickr8k t2v R@10", "daquar exact", "pictogram_stills t2v R@10")
@@ -43,6 +44,7 @@ METRICS: Mapping[str, tuple[str, ...]] = {
         "scenes exact of another video",
     ),
     "domain": (*FILMS, "flickr8k t2v R@1", "flickr8k t2v R@10"),
+    "sound": FILMS,
 }
 """Metrics of a claim's arms, as corpus and metric."""
 
@@ -120,6 +122,8 @@ def _pictograms(weight: float, objectives: Objectives) -> Source:
 PAIRS = {"itc": 1.0, "itm": 0.5}
 """Vision-language pre-training on captions alone."""
 WORDS = PAIRS | {"mlm": 0.3}
+HEARD = {"text_audio": 1.0, "video_audio": 1.0, "text_video_audio": 1.0}
+"""Contrast of sounds with texts about them and with their videos, and of both together with texts about both."""
 
 
 def _mixture() -> tuple[Source, ...]:
@@ -164,6 +168,7 @@ def _arms() -> list[Arm]:
     general = (_flickr8k(0.7, WORDS), _pictograms(0.3, {"itc": 1.0}))
     films = (_scenes(1.0, PAIRS),)
     spoken = (_scenes(0.7, WORDS, "scenes_spoken"), _flickr8k(0.3, WORDS))
+    heard = (_scenes(0.5, PAIRS), _scenes(0.5, HEARD, "sound_scenes"))
     # Only the sentence encoder is pretrained: there is no public Swin of this size. From random weights
     # in so few steps neither learns from captions or questions only, so dense object supervision is added.
     unseen: dict[str, Any] = {"init": "text", "backbone_lr_mult": 1.0, "flow": "scenes"}
@@ -182,10 +187,18 @@ def _arms() -> list[Arm]:
         Arm("domain", "general", "hd-vila", general, "general", PRETRAINING, model=HD_VILA, measured=False),
         Arm("domain", "unadapted", "hd-vila", general, "unadapted", ADAPTING, follows="general", model=HD_VILA),
         Arm("domain", "adapted", "hd-vila", spoken, "unadapted", ADAPTING, follows="general", model=HD_VILA),
+        Arm("sound", "without sound", "hd-vila", films, "without sound", WHOLE, model=HD_VILA),
+        Arm("sound", "with sound", "hd-vila", heard, "without sound", WHOLE, model=HD_VILA | {"audio": "tiny"}),
     ]
 
 
 ARMS: Mapping[str, Arm] = {arm.key: arm for arm in _arms()}
+
+
+def corpora_of(claims: Collection[str]) -> set[tuple[str, str]]:
+    """Return the geometries and names of the corpora that the arms of some claims are trained on."""
+    arms = [arm for arm in ARMS.values() if arm.claim in claims]
+    return {(arm.geometry, source["corpus"]) for arm in arms for source in arm.datasets}
 
 
 def recipe(arm: Arm, seed: int, steps: int) -> Recipe:

@@ -34,7 +34,8 @@ def step_flops(model: FusedModel, recipe: Recipe, answers: list[str], tokenizer_
     shares = np.array([source.weight for source in stage.datasets])
     for source, share in zip(stage.datasets, shares / shares.sum(), strict=True):
         alone = stage.model_copy(update={"datasets": [source], "steps": SAMPLED})
-        batches = Batches(alone, data, tokenizer, answers, 0, model.cfg.streams())
+        seconds = None if model.cfg.audio is None else model.cfg.audio.seconds
+        batches = Batches(alone, data, tokenizer, answers, 0, model.cfg.streams(), audio_seconds=seconds)
         for step in range(SAMPLED):
             with FlopCounterMode(display=False) as counter:
                 with torch.autocast("cpu", torch.bfloat16):

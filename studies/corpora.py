@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -27,7 +27,6 @@ from vitascope.bundle.manifest import FrameStream
 HIGH, LOW = 128, 64
 """Sides in pixels of the study's high-resolution and low-resolution frames."""
 SCENES, TEST = 4000, 500
-STILLS = ("flickr8k", "daquar", "pictogram_stills")
 BATCH = 32
 """Videos per step."""
 SHARES = {"1": 0.01, "10": 0.1, "100": 1.0}
@@ -45,25 +44,34 @@ def geometry(high: int, low: int) -> tuple[FrameStream, ...]:
 GEOMETRIES = {"hybrid": geometry(HIGH, LOW), "low": geometry(LOW, LOW), "high": geometry(HIGH, HIGH)}
 
 
-def prepare(packed: Path, source: Path, out: Path) -> None:
-    """Write every corpus of the study that is not there yet.
+def prepare(packed: Path, sources: Mapping[str, Path], out: Path, corpora: Iterable[tuple[str, str]]) -> None:
+    """Write the corpora that are not there yet.
 
-    packed: folder of packed corpora. source: what the scenes generator wrote; its files are decoded anew, since packed
-    frames are smaller than the study's largest.
+    Args:
+        packed: Folder of packed corpora.
+        sources: By name of the corpus, what the scenes generator wrote; its files are decoded anew, since packed frames
+            are smaller than the study's largest.
+        out: Folder of the study's corpora.
+        corpora: Names of geometries and corpora.
     """
-    for name, streams in GEOMETRIES.items():
+    parts: dict[str, Callable[[Path], Packed]] = {"scenes_spoken": _spoken}
+    parts |= {f"scenes_{percent}": partial(_first, share) for percent, share in SHARES.items()}
+    for name, corpus in sorted(corpora):
+        folder, whole = out / name / corpus, "scenes" if corpus in parts else corpus
         for split in ("train", "test"):
-            folder = out / name / "scenes" / split
-            if not folder.exists():
-                items = islice(read_scenes(source, split), SCENES if split == "train" else TEST)
-                write_packed(folder, streams, items, ORIGIN, workers=2)
-    for corpus in STILLS:
-        for split in ("train", "test"):
-            _write(out / "hybrid" / corpus / split, partial(_shrunk, packed / corpus / split))
-    whole = out / "hybrid" / "scenes" / "train"
-    for percent, share in SHARES.items():
-        _write(out / "hybrid" / f"scenes_{percent}" / "train", partial(_first, whole, share))
-    _write(out / "hybrid" / "scenes_spoken" / "train", partial(_spoken, whole))
+            if whole in sources:
+                _decode(out / name / whole / split, GEOMETRIES[name], sources[whole], split)
+            else:
+                _write(folder / split, partial(_shrunk, packed / corpus / split))
+        if corpus in parts:
+            _write(folder / "train", partial(parts[corpus], folder.with_name(whole) / "train"))
+
+
+def _decode(folder: Path, streams: Sequence[FrameStream], source: Path, split: str) -> None:
+    """Pack a split of scenes, with their sound where they have one, unless it is there."""
+    if not folder.exists():
+        items = islice(read_scenes(source, split), SCENES if split == "train" else TEST)
+        write_packed(folder, streams, items, ORIGIN, workers=2, audio=folder.parent.name == "sound_scenes")
 
 
 def _write(folder: Path, make: Callable[[], Packed]) -> None:
@@ -105,7 +113,7 @@ def _resized(frames: np.ndarray, side: int) -> np.ndarray:
     return out
 
 
-def _first(folder: Path, share: float) -> Packed:
+def _first(share: float, folder: Path) -> Packed:
     """The first examples of a split, at least as many as a step takes."""
     packed = open_packed(folder)
     count = max(round(share * len(packed)), BATCH)

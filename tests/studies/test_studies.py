@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from studies import corpora
 from studies import run as runs
-from studies.arms import ARMS, CLAIMS, METRICS, Arm, recipe
+from studies.arms import ARMS, CLAIMS, METRICS, Arm, corpora_of, recipe
 from studies.report import HEADINGS, table, write_report
 from studies.results import restore, spread
 from studies.run import RESULT, folder_of
@@ -49,12 +50,14 @@ def test_every_arm_is_a_recipe_of_a_model_that_can_be_configured(key: str) -> No
             {"low_height", "low_width", "grid_height", "grid_width"},
         ),
         ("domain/unadapted", "domain/adapted", set()),
+        ("sound/without sound", "sound/with sound", {"audio"}),
         ("labels/pre-trained, 10% of the labels", "labels/from scratch, 10% of the labels", set()),
     ],
 )
 def test_arms_differ_in_what_the_claim_is_about(single: str, other: str, fields: set[str]) -> None:
     first, second = (model_config(recipe(ARMS[key], 0, 1), 5).model_dump() for key in (single, other))
-    assert {name for name in first if first[name] != second[name]} == fields
+    names = first.keys() | second.keys()
+    assert {name for name in names if first.get(name) != second.get(name)} == fields
 
 
 def test_what_an_arm_goes_on_from_is_an_arm_of_its_claim_with_the_same_model() -> None:
@@ -65,21 +68,31 @@ def test_what_an_arm_goes_on_from_is_an_arm_of_its_claim_with_the_same_model() -
             assert before.architecture == arm.architecture
 
 
+STILLS = ("flickr8k", "daquar", "pictogram_stills")
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Study corpora of 6 scenes; squares in place of all photographs and pictograms."""
     folder = tmp_path_factory.mktemp("study")
     sizes = {"--train": "6", "--val": "1", "--test": "2", "--seed": "3", "--workers": "1"}
-    generate(["--out", str(folder / "scenes"), *(word for option in sizes.items() for word in option)])
+    counts = [word for option in sizes.items() for word in option]
+    generate(["--out", str(folder / "scenes"), *counts])
+    generate(["--sound", "--out", str(folder / "sound_scenes"), *counts])
     write_corpus(folder / "packed", folder)
     squares = folder / "packed" / "squares"
     (squares / "val").rename(squares / "test")
-    for corpus in corpora.STILLS:
+    for corpus in STILLS:
         (folder / "packed" / corpus).symlink_to(squares)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpora, "BATCH", 3)
-        corpora.prepare(folder / "packed", folder / "scenes", folder / "corpora")
+        prepare(folder, CLAIMS)
     return folder / "corpora"
+
+
+def prepare(folder: Path, claims: Collection[str]) -> None:
+    sources = {name: folder / name for name in ("scenes", "sound_scenes")}
+    corpora.prepare(folder / "packed", sources, folder / "corpora", corpora_of(claims))
 
 
 def test_each_geometry_has_frames_of_its_own_size(made: Path) -> None:
@@ -120,13 +133,19 @@ def test_transcripts_are_all_that_a_spoken_corpus_says(made: Path) -> None:
     assert any(e.captions[0] not in whole[e.key].captions for e in spoken)
 
 
+def test_scenes_with_sound_are_packed_with_it(made: Path) -> None:
+    heard = open_packed(made / "hybrid" / "sound_scenes" / "train")
+    assert heard.audio is not None
+    assert heard.arrays["high"].shape[1:4] == (1, 128, 128)
+
+
 def test_what_is_there_is_not_made_again(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object, **__: object) -> None:
         raise AssertionError("nothing was to be made")
 
     monkeypatch.setattr(corpora, "write_packed", fails)
     monkeypatch.setattr(np, "save", fails)
-    corpora.prepare(made.parent / "packed", made.parent / "scenes", made)
+    prepare(made.parent, CLAIMS)
 
 
 def done(out: Path, arm: Arm, seed: int, scale: float = 1.0) -> dict[str, object]:
@@ -173,17 +192,9 @@ SCALE = 0.02
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("arms")
     write_corpora(folder / "packed", folder / "media")
-    for corpus in corpora.STILLS:
+    for corpus in STILLS:
         (folder / "packed" / corpus / "test").symlink_to(folder / "packed" / corpus / "train")
-    # The corpora that stills alone give; scenes have tests of their own.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpora, "GEOMETRIES", {"hybrid": corpora.GEOMETRIES["hybrid"]})
-        patch.setattr(corpora, "SHARES", {})
-        patch.setattr(corpora, "_spoken", lambda whole: corpora.open_packed(whole))
-        (folder / "corpora" / "hybrid" / "scenes").mkdir(parents=True)
-        for split in ("train", "test"):
-            (folder / "corpora" / "hybrid" / "scenes" / split).symlink_to(folder / "packed" / "scenes" / "train")
-        corpora.prepare(folder / "packed", folder / "scenes", folder / "corpora")
+    prepare(folder, ["dictionary"])
     return folder
 
 
