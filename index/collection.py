@@ -35,6 +35,7 @@ from index.storage import edits, queries
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue
 from index.storage.facets import Facets, read_facets
 from index.storage.filters import Filter, allowed_clips
+from index.storage.fulltext import Stemming, read_stemming, set_stemming
 from index.storage.removals import is_owned
 from index.vectors.faiss_kinds import INDEX_KIND_KEY, check_index_kind, read_requested_kind
 from index.vectors.interface import (
@@ -48,13 +49,7 @@ from index.vectors.interface import (
     parse_signals,
 )
 from index.video_text import VideoText, check_speech, check_video_text
-from vitascope.errors import (
-    FingerprintMismatch,
-    InvalidInput,
-    NotFound,
-    StorageError,
-    VideoNotFound,
-)
+from vitascope.errors import FingerprintMismatch, InvalidInput, NotFound, StorageError, VideoNotFound
 from vitascope.speech.interface import SpeechSegment
 from vitascope.visual_token_codec import check_encoding
 
@@ -214,6 +209,16 @@ class Collection:
             queries.write_meta(connection, INDEX_KIND_KEY, kind)
         for vector_index in self.vector_indexes.values():
             vector_index.request_rebuild()
+
+    def stemming(self) -> Stemming:
+        """Return the stemming of words in searches."""
+        with self.catalogue.read() as connection:
+            return read_stemming(connection)
+
+    def set_stemming(self, stemming: str) -> None:
+        """Rebuild the full-text indexes with another stemming, durably and at once. Raises InvalidInput."""
+        with self.catalogue.write() as connection:
+            set_stemming(connection, stemming)
 
     def wait_for_index(self) -> None:
         """Wait until this process builds or loads no index in the background."""

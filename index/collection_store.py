@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from index.collection import MODEL_DIM_KEY, Collection
 from index.legacy_media import upgrade_media
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue, create_catalogue
+from index.storage.fulltext import STEMMING_KEY, check_stemming
 from index.storage.removals import MEDIA
 from index.vectors.faiss_kinds import AUTO, INDEX_KIND_KEY, check_index_kind
 from index.vectors.interface import BACKEND_KEY, FAISS, SIGNALS_KEY, backend_of, check_backend, index_kinds_of
@@ -104,6 +105,7 @@ class CollectionStore:
         index_kind: str = AUTO,
         vectors: str | None = None,
         dimensions: int | None = None,
+        stemming: str = "english",
     ) -> Collection:
         """Create an empty collection for embeddings of a bundle.
 
@@ -114,6 +116,7 @@ class CollectionStore:
             index_kind: requested kind of index (docs/nearest.md).
             vectors: vector backend; that of the store by default.
             dimensions: of the embeddings, which are truncated and normalized; by default all that the bundle's have.
+            stemming: of words in searches: english or none.
 
         Raises:
             InvalidInput, CollectionExists.
@@ -123,6 +126,7 @@ class CollectionStore:
         manifest = source if isinstance(source, Manifest) else source.bundle.manifest
         vectors = self.vectors if vectors is None else vectors
         meta = initial_metadata(manifest, token_encoding, vectors, index_kind, dimensions)
+        meta[STEMMING_KEY] = check_stemming(stemming)
         if backend_of(meta) != FAISS:
             from index.integrations.milvus.server import check_reachable
 

@@ -43,6 +43,7 @@ def serialize_collection(collection: Collection, model_loaded: bool, default_rer
         signals=list(search_signals(collection)),
         index_kind=index.requested,
         index=schemas.IndexState(serving=index.serving, changed=index.changed),
+        stemming=collection.stemming(),
         transcribe=recognition.transcribe,
         read_text=recognition.read_text,
         bytes=collection.size(),

@@ -16,7 +16,7 @@ from vitascope.job_states import FAILED_ITEM_STATES
 
 if TYPE_CHECKING:
     from index.records import SearchSignal
-    from vitascope.client.api import Group, IndexKind, Metadata, TokenEncoding
+    from vitascope.client.api import Group, IndexKind, Metadata, Stemming, TokenEncoding
     from vitascope.job_states import ItemState, JobState
 
 JSON = Mapping[str, Any]
@@ -51,6 +51,7 @@ class Backend(Protocol):
         token_encoding: TokenEncoding | None = None,
         dimensions: int | None = None,
         model: str | None = None,
+        stemming: Stemming | None = None,
         transcribe: bool | str | None = None,
         read_text: bool | float | None = None,
     ) -> JSON: ...
@@ -61,6 +62,7 @@ class Backend(Protocol):
         /,
         *,
         index_kind: IndexKind | None = None,
+        stemming: Stemming | None = None,
         transcribe: bool | str | None = None,
         read_text: bool | float | None = None,
     ) -> JSON: ...

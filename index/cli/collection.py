@@ -44,6 +44,7 @@ examples:
   vitascope collection reembed videos --bundle bundles/better
   vitascope collection create small --token-encoding float16 --index-kind flat
   vitascope collection set videos --index-kind hnsw
+  vitascope collection set vorlesungen --stemming none
   vitascope collection set talks --transcribe --read-text=2
   vitascope collection transcribe talks --model models/whisper-small
   vitascope collection read-text talks
@@ -82,12 +83,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="truncate embeddings to N dimensions, if the bundle allows it; see docs/collections.md",
     )
+    _add_stemming(create, "english (default)")
     add_recognition(create, "default: nothing is recognised")
     _add_vectors(create, vectors)
     add_bundle(create)
     add_model(create)
-    change = add_action("set", "change the index kind of a collection, or what its jobs recognise", existing)
+    change = add_action(
+        "set", "change the index kind and stemming of a collection, and what its jobs recognise", existing
+    )
     change.add_argument("--index-kind", metavar="NAME", help="auto, flat, hnsw or ivfpq")
+    _add_stemming(change, "english")
     add_recognition(change, "default: as before")
     transcribe = add_action("transcribe", "recognise the speech of videos that are indexed already", existing)
     transcribe.add_argument(
@@ -122,6 +127,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(reembed)
     drop = add_action("drop", "delete a collection and the media files that it owns", existing)
     drop.add_argument("--yes", action="store_true", help="confirm the deletion")
+
+
+def _add_stemming(parser: argparse.ArgumentParser, english: str) -> None:
+    parser.add_argument(
+        "--stemming",
+        metavar="NAME",
+        help=f"{english}: words of a search also match words with the same English stem; none: for other languages",
+    )
 
 
 def _add_vectors(parser: argparse.ArgumentParser, default: str) -> None:
@@ -168,6 +181,7 @@ def _create(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
         token_encoding=args.token_encoding,
         dimensions=args.dimensions,
         model=args.model,
+        stemming=args.stemming,
         transcribe=parse_transcribe(args),
         read_text=parse_read_text(args),
     )
@@ -175,12 +189,15 @@ def _create(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _set(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
-    transcribe, read_text = parse_transcribe(args), parse_read_text(args)
-    if args.index_kind is None and transcribe is None and read_text is None:
-        raise InvalidInput("set: --index-kind, --transcribe or --read-text was expected")
-    collection = backend.update_collection(
-        args.name, index_kind=args.index_kind, transcribe=transcribe, read_text=read_text
-    )
+    changes = {
+        "index_kind": args.index_kind,
+        "stemming": args.stemming,
+        "transcribe": parse_transcribe(args),
+        "read_text": parse_read_text(args),
+    }
+    if all(value is None for value in changes.values()):
+        raise InvalidInput("set: --index-kind, --stemming, --transcribe or --read-text was expected")
+    collection = backend.update_collection(args.name, **changes)
     return {"vectors": None, **collection}
 
 
@@ -265,7 +282,7 @@ def show(result: dict[str, Any], console: Console) -> None:
             "create": f"collection {name} created: {result.get('dimensions')} dimensions, "
             f"token encoding {result.get('token_encoding')}",
             "set": f"collection {name}: index kind {result.get('index_kind')}, {serving} in use"
-            f"{_format_recognition(result)}",
+            f"{_format_settings(result)}",
             "transcribe": f"collection {name}: {result.get('recognized')} videos transcribed",
             "read-text": f"collection {name}: text of {result.get('recognized')} videos read",
             "export": f"collection {name} exported to {path}: {contents}, {size}",
@@ -302,11 +319,12 @@ def print_missing_media(missing: Sequence[dict[str, str]], console: Console) -> 
     print_files(console, [(video["file"], video["title"]) for video in missing], "title")
 
 
-def _format_recognition(collection: dict[str, Any]) -> str:
-    """Return what the jobs of a collection recognise; nothing if that is nothing."""
+def _format_settings(collection: dict[str, Any]) -> str:
+    """Return the settings of a collection that are not the defaults: stemming, and what its jobs recognise."""
     model, seconds = collection.get("transcribe"), collection.get("read_text")
-    speech = "" if model is None else f"; speech: {escape(model)}"
-    return speech if seconds is None else f"{speech}; screen text: every {seconds:g} s"
+    settings = "; stemming: none" if collection.get("stemming") == "none" else ""
+    settings += "" if model is None else f"; speech: {escape(model)}"
+    return settings if seconds is None else f"{settings}; screen text: every {seconds:g} s"
 
 
 def _print_failures(result: dict[str, Any], console: Console) -> None:

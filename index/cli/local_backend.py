@@ -167,19 +167,19 @@ class LocalBackend:
         token_encoding: str | None = None,
         dimensions: int | None = None,
         model: str | None = None,
+        stemming: str | None = None,
         transcribe: bool | str | None = None,
         read_text: bool | float | None = None,
     ) -> JSON:
-        from index.vectors.faiss_kinds import AUTO, check_index_kind
         from vitascope.bundle.bundle import Bundle
         from vitascope.visual_token_codec import check_encoding
 
         assert self._bundle is not None
         encoding = TOKEN_ENCODING if token_encoding is None else check_encoding(token_encoding)
-        kind = AUTO if index_kind is None else check_index_kind(index_kind)
+        options: JSON = {"index_kind": index_kind, "dimensions": dimensions, "stemming": stemming}
         manifest = Bundle.open(self._bundle).manifest
         collection = self.store(create=True).create(
-            name, manifest, token_encoding=encoding, index_kind=kind, dimensions=dimensions
+            name, manifest, token_encoding=encoding, **{k: v for k, v in options.items() if v is not None}
         )
         self.recognition.store_settings(collection, transcribe, read_text)
         return collection_view(collection)
@@ -189,6 +189,7 @@ class LocalBackend:
         name: str,
         *,
         index_kind: str | None = None,
+        stemming: str | None = None,
         transcribe: bool | str | None = None,
         read_text: bool | float | None = None,
     ) -> JSON:
@@ -197,6 +198,8 @@ class LocalBackend:
         if index_kind is not None:
             collection.set_index_kind(index_kind)
             collection.wait_for_index()  # the next process would have to start an unfinished build again
+        if stemming is not None:
+            collection.set_stemming(stemming)
         return collection_view(collection)
 
     def delete_collection(self, name: str) -> list[str]:

@@ -41,6 +41,7 @@ def collection_view(collection: Collection) -> JSON:
         "signals": list(search_signals(collection)),
         "index_kind": index.requested,
         "index": {"serving": index.serving, "changed": index.changed},
+        "stemming": collection.stemming(),
         **read_recognition_settings(collection)._asdict(),
         "bytes": collection.size(),
         "vectors": collection.vector_backend,

@@ -43,7 +43,7 @@ from index.search.request import (
 from index.search.rerank import PairScores, can_rerank, rerank
 from index.search.text_matches import TextMatch, TextMatcher
 from index.storage.filters import allowed_clips
-from index.storage.fulltext import literal_clips, parse_words
+from index.storage.fulltext import literal_clips, parse_words, read_stemming
 from index.storage.queries import (
     ClipSpan,
     has_change,
@@ -415,7 +415,9 @@ def _signal_scores(
                     own[signal] = SignalScore(candidate.ranks[signal], candidate.cosines[signal])
             for word_signal in WORD_SIGNALS:
                 if word_signal in candidate.ranks:
-                    matcher = matcher or stack.enter_context(TextMatcher(parse_words(request.texts)))
+                    if matcher is None:
+                        words = parse_words(request.texts)
+                        matcher = stack.enter_context(TextMatcher(words, read_stemming(connection)))
                     text_matches = matcher.matches(connection, hits[candidate.clip_id], word_signal)
                     rank, score = candidate.ranks[word_signal], candidate.word_scores[word_signal]
                     own[word_signal] = SignalScore(rank, score, text_matches)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from index.clips.timed_text import belongs_to
 from index.records import Hit, WordSignal
-from index.storage.fulltext import TOKENIZER, UNSPACED, WordQuery, fold, normalize_for_index
+from index.storage.fulltext import TOKENIZERS, UNSPACED, Stemming, WordQuery, fold, normalize_for_index
 from index.storage.video_text import load_screen_text_between, load_speech_between
 from vitascope.screen_text.interface import Box
 from vitascope.speech.interface import SpeechSegment
@@ -54,13 +54,13 @@ class _Word(NamedTuple):
 class TextMatcher:
     """Finds the words of a query in texts as the full-text indexes do: by stem, without case and diacritics."""
 
-    def __init__(self, query: WordQuery) -> None:
-        """Prepare to find words, ``close`` afterwards."""
+    def __init__(self, query: WordQuery, stemming: Stemming) -> None:
+        """Prepare to find words with the stemming of a collection, ``close`` afterwards."""
         terms = [f'"{term}"' for term in query.terms if not term.endswith("*")]
         self._expression = " OR ".join([*terms, *(f'"{literal}"' for literal in query.literals)])
         self._prefixes = tuple(term[:-1] for term in query.terms if term.endswith("*"))
         self._connection = sqlite3.connect(":memory:", isolation_level=None)
-        self._connection.execute(f"CREATE VIRTUAL TABLE texts USING fts5(text, tokenize = {TOKENIZER})")
+        self._connection.execute(f"CREATE VIRTUAL TABLE texts USING fts5(text, tokenize = {TOKENIZERS[stemming]})")
 
     def __enter__(self) -> TextMatcher:
         return self

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from index.storage.fulltext import index_names, normalize_for_index
+from index.storage.fulltext import STEMMING_KEY, index_names, normalize_for_index, set_stemming
 from index.storage.legacy_paths import adopt_media_files
 from index.storage.schema import APPLICATION_ID, NAMES, RELATIVE_PATHS, SCHEMA_VERSION, TABLES, execute_script
 from index.storage.schema_upgrades import UPGRADES
@@ -37,7 +37,9 @@ def create_catalogue(path: Path, meta: Mapping[str, str]) -> None:
             connection.execute("BEGIN IMMEDIATE")
             execute_script(connection, TABLES)
             rows = {**meta, "collection_id": uuid.uuid4().hex}
+            stemming = rows.pop(STEMMING_KEY, "english")  # of the tables as they were created
             connection.executemany("INSERT INTO meta VALUES (?, ?)", rows.items())
+            set_stemming(connection, stemming)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             connection.execute("COMMIT")

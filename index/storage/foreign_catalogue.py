@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from index.storage.catalogue import FAULTS
+from index.storage.fulltext import TOKENIZERS
 from index.storage.schema import APPLICATION_ID, AUDIO_VECTORS, SCHEMA_VERSION, create_tables, upgrade_tables
 from index.storage.transfer import JOB_TABLES, count_clips, insert_rows
 from vitascope.errors import InvalidInput, StorageError
@@ -196,7 +197,10 @@ def _read_schema(connection: sqlite3.Connection, file: Path) -> Schema:
     for kind, name, table, sql in connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master"):
         if not all(isinstance(value, str) for value in (kind, name, table, sql or "")) or (kind, name) in schema:
             raise InvalidInput(f"file: {str(file)!r}: schema entry {kind!r} {name!r} is malformed or there twice")
-        schema[kind, name] = table, tokenize_sql(sql or "")
+        sql = sql or ""
+        if name in _FULL_TEXT:
+            sql = sql.replace(TOKENIZERS["none"], TOKENIZERS["english"])  # a setting of the collection
+        schema[kind, name] = table, tokenize_sql(sql)
     return schema
 
 

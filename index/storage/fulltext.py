@@ -2,11 +2,12 @@
 
 FTS5 splits words at spaces. Chinese, Japanese and Korean are written without spaces, or with endings on every word:
 their characters are indexed one by one and searched in pairs, so that any two adjacent characters match. (FTS5's
-trigrams match nothing shorter than three characters, as most Chinese words are.) English words are stemmed (Porter);
-case and diacritics are ignored. Titles and paths are also split at changes of case and between letters and digits.
+trigrams match nothing shorter than three characters, as most Chinese words are.) English words are stemmed (Porter),
+unless the stemming of the collection is none; case and diacritics are ignored. Titles and paths are also split at
+changes of case and between letters and digits.
 
 A word that ends in an asterisk matches every word that begins with it, and a part of a query in double quotes must be
-matched literally. Both are compared with the indexed text itself, as the index has stems only.
+matched literally. Both are compared with the indexed text itself, as the index may have stems only.
 """
 
 from __future__ import annotations
@@ -26,8 +27,16 @@ import numpy.typing as npt
 
 from index.records import WORD_SIGNALS, WordSignal
 from index.storage.removals import is_owned
+from vitascope.errors import InvalidInput, StorageError
 
-TOKENIZER = "\"porter unicode61 remove_diacritics 2 categories 'L* M* N* Co'\""
+Stemming = Literal["english", "none"]
+"""Whether a word also matches words with the same stem; FTS5 has a stemmer of English only."""
+STEMMING_KEY = "stemming"
+"""Key of the table meta; missing: ``english``."""
+TOKENIZERS: Mapping[Stemming, str] = {
+    "english": "\"porter unicode61 remove_diacritics 2 categories 'L* M* N* Co'\"",
+    "none": "\"unicode61 remove_diacritics 2 categories 'L* M* N* Co'\"",
+}
 """Of the full-text indexes, as in the definitions of their tables."""
 MAX_TERMS = 62
 """Terms of one query that are searched for, the first ones; each is a bit of an SQLite integer."""
@@ -177,6 +186,36 @@ def index_names(connection: sqlite3.Connection, videos: Iterable[tuple[int, str,
 def delete_name(connection: sqlite3.Connection, video_id: int) -> None:
     """Remove the name of a video."""
     connection.execute("DELETE FROM names WHERE rowid = ?", (video_id,))
+
+
+def check_stemming(value: object) -> Stemming:
+    """Return a stemming. Raises InvalidInput."""
+    for stemming in TOKENIZERS:
+        if value == stemming:
+            return stemming
+    raise InvalidInput(f"stemming: {value!r}; one of {', '.join(TOKENIZERS)} was expected")
+
+
+def read_stemming(connection: sqlite3.Connection) -> Stemming:
+    """Return the stemming of the full-text indexes of a catalogue. Raises StorageError for an unknown one."""
+    row = connection.execute("SELECT value FROM meta WHERE key = ?", (STEMMING_KEY,)).fetchone()
+    try:
+        return check_stemming("english" if row is None else row[0])
+    except InvalidInput as error:
+        raise StorageError(f"table meta: {error}") from error
+
+
+def set_stemming(connection: sqlite3.Connection, stemming: str) -> None:
+    """Rebuild the full-text indexes with a stemming in the open write transaction. Raises InvalidInput."""
+    checked = check_stemming(stemming)
+    if checked == read_stemming(connection):
+        return
+    for table, columns in (*((table, "text") for table in CLIP_TABLES), ("names", "title, path")):
+        connection.execute(f"ALTER TABLE {table} RENAME TO former_{table}")
+        connection.execute(f"CREATE VIRTUAL TABLE {table} USING fts5({columns}, tokenize = {TOKENIZERS[checked]})")
+        connection.execute(f"INSERT INTO {table} (rowid, {columns}) SELECT rowid, {columns} FROM former_{table}")
+        connection.execute(f"DROP TABLE former_{table}")
+    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (STEMMING_KEY, checked))
 
 
 # Search

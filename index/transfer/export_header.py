@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Self
 
+from index.storage.fulltext import Stemming, check_stemming
 from vitascope.errors import InvalidInput
 from vitascope.visual_token_codec import TokenEncoding, check_encoding
 
@@ -26,6 +27,7 @@ class ExportHeader:
         visual_width: W, width of a visual token.
         token_encoding: of the visual tokens.
         exported_at: Unix seconds.
+        stemming: of words in searches; exports of earlier versions state none.
     """
 
     export: str
@@ -37,6 +39,7 @@ class ExportHeader:
     visual_width: int
     token_encoding: TokenEncoding
     exported_at: float
+    stemming: Stemming
 
     @property
     def tokens_shape(self) -> tuple[int, int]:
@@ -52,7 +55,8 @@ class ExportHeader:
     def from_metadata(cls, file: str, metadata: dict[bytes, bytes] | None) -> Self:
         """Return the header in the schema metadata of ``file``. Raises InvalidInput naming the key."""
         pairs = (metadata or {}).items()
-        stored = {key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in pairs}
+        stored = {f"{_PREFIX}stemming": "english"}
+        stored |= {key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in pairs}
         fields = {name: stored.get(_PREFIX + name) for name in ("format", *cls.__slots__)}
         for name, value in fields.items():
             if value is None:
@@ -66,6 +70,7 @@ class ExportHeader:
             ("visual_width", int),
             ("exported_at", float),
             ("token_encoding", check_encoding),
+            ("stemming", check_stemming),
         ):
             try:
                 values[name] = parse(values[name])

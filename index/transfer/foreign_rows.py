@@ -22,6 +22,7 @@ from index.jobs.sources.source_types import SOURCE_TYPES, Source, UploadSource, 
 from index.records import check_metadata, check_text
 from index.storage.catalogue import Catalogue
 from index.storage.foreign_catalogue import MAX_CELL, ForeignCatalogue
+from index.storage.fulltext import STEMMING_KEY, check_stemming
 from index.storage.jobs import options_json
 from index.storage.schema import SOURCE_COLUMNS
 from index.storage.transfer import insert_rows
@@ -161,6 +162,7 @@ def read_meta(foreign: ForeignCatalogue) -> dict[str, str]:
             raise ValueError("a value is no text")
         parse_signals(meta)
         parse_recognition_meta(meta)
+        meta[STEMMING_KEY] = check_stemming(stored.get(STEMMING_KEY, "english"))
     except (KeyError, TypeError, ValueError, AttributeError, InvalidInput) as error:
         raise InvalidInput(f"{table}: {error}") from error
     return meta

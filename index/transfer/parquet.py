@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from index.collection import Collection
 from index.collection_store import CollectionStore, initial_metadata
 from index.records import Signal
+from index.storage.fulltext import STEMMING_KEY
 from index.storage.queries import ClipRow, count_embeddings
 from index.storage.transfer import count_clips, select_clips, select_videos
 from index.storage.video_text import load_video_text
@@ -173,6 +174,7 @@ def _header(collection: Collection) -> ExportHeader:
         visual_width=visual_width,
         token_encoding=collection.token_encoding,
         exported_at=time.time(),
+        stemming=collection.stemming(),
     )
 
 
@@ -285,6 +287,7 @@ def import_collection(
             )
         _check_shapes(header, manifest)
         meta = initial_metadata(manifest, header.token_encoding, library.vectors, dimensions=header.vector_width)
+        meta[STEMMING_KEY] = header.stemming
         with library.create_folder(name) as new_folder, new_catalogue(new_folder, meta) as catalogue:
             rows = _read_rows(VIDEOS_NAME, videos), _read_rows(CLIPS_NAME, clips)
             # An export by version 0.2.0 is not marked as such.

@@ -31,6 +31,7 @@ from index.jobs.recognition_settings import copy_recognition_meta
 from index.recognitions import load_video_text
 from index.records import NewClip, Video
 from index.storage.edits import copy_edits
+from index.storage.fulltext import read_stemming, set_stemming
 from index.storage.queries import last_change, read_meta, write_meta
 from index.storage.transfer import copy_jobs, video_ids
 from vitascope.durable_files import link_or_copy, make_folders, sync
@@ -254,6 +255,7 @@ def _replace(library: CollectionStore, old: Collection, new: Collection, skipped
             copy_jobs(connection, new_connection)  # again after a failed attempt: jobs may have gone on since
             began_at = read_meta(new_connection, _BEGAN_AT)
             copy_recognition_meta(connection, new_connection)
+            set_stemming(new_connection, read_stemming(connection))
             copy_edits(connection, new_connection, None if began_at is None else int(began_at))
         _link_files(old.media.folder, new.media.folder)
         return True

@@ -66,8 +66,8 @@ async def get_facets(name: str, service: AppStateDep) -> Facets:
 @router.patch("/{name}", summary="Change a collection", responses=errors(404, 409, 422, 507))
 @requires("admin")
 async def change_collection(name: str, body: CollectionChanges, service: AppStateDep) -> Collection:
-    """Change the kind of index, which is built in the background (`index` shows the one in use), or what later jobs
-    recognise.
+    """Change the kind of index, which is built in the background (`index` shows the one in use), the stemming of words,
+    or what later jobs recognise.
     """
     return await service.write_pool.run(_change, service, name, body)
 
@@ -107,6 +107,7 @@ def _create(service: AppState, body: NewCollection) -> Collection:
         token_encoding=body.token_encoding,
         index_kind=body.index_kind,
         dimensions=body.dimensions,
+        stemming=body.stemming,
     )
     write_recognition_settings(collection, recognition)
     return _serialize(service, collection)
@@ -120,6 +121,8 @@ def _change(service: AppState, name: str, changes: CollectionChanges) -> Collect
         write_recognition_settings(collection, settings)
     if changes.index_kind is not None:
         collection.set_index_kind(changes.index_kind)
+    if changes.stemming is not None:
+        collection.set_stemming(changes.stemming)
     return _serialize(service, collection)
 
 

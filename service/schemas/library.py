@@ -20,6 +20,10 @@ TokenEncoding = Annotated[
     Literal["int8", "float16"],
     Field(description="how visual tokens for reranking are stored; float16 takes twice the space"),
 ]
+Stemming = Annotated[
+    Literal["english", "none"],
+    Field(description="english: words also match those with the same English stem; none: for other languages"),
+]
 
 INDEX: dict[str, Any] = {"serving": "flat", "changed": 70}
 COLLECTION: dict[str, Any] = {
@@ -36,6 +40,7 @@ COLLECTION: dict[str, Any] = {
     "signals": ["visual", "speech", "screen_text", "name"],
     "index_kind": "auto",
     "index": INDEX,
+    "stemming": "english",
     "transcribe": "default",
     "read_text": None,
     "bytes": 1_572_864,
@@ -101,6 +106,7 @@ class NewCollection(Request):
         Field(ge=1, description="of its embeddings: all that the model has (default), or its `matryoshka_dimensions`"),
     ] = None
     model: ModelName = None
+    stemming: Stemming = "english"
     transcribe: Transcribe = None
     read_text: ReadText = None
 
@@ -111,13 +117,14 @@ class CollectionChanges(Request):
     model_config = example(index_kind="hnsw")
 
     index_kind: IndexKind | None = None
+    stemming: Stemming | None = None
     transcribe: Transcribe = None
     read_text: ReadText = None
 
     @model_validator(mode="after")
     def _has_changes(self) -> Self:
-        if self.index_kind is None and self.transcribe is None and self.read_text is None:
-            raise ValueError("index_kind, transcribe or read_text was expected")
+        if not self.model_dump(exclude_none=True):
+            raise ValueError("index_kind, stemming, transcribe or read_text was expected")
         return self
 
 
@@ -156,6 +163,7 @@ class Collection(Response):
     ]
     index_kind: Annotated[str, Field(description="requested: auto, flat, hnsw or ivfpq")]
     index: IndexState
+    stemming: Stemming
     transcribe: Annotated[
         str | None, Field(description="speech model of its jobs; `default`: that of the service; null: none")
     ]

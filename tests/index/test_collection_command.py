@@ -97,16 +97,18 @@ def test_media_of_restored_collections_must_be_below_allowed_roots(
 def test_text_output_says_what_was_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["collection", "list"]) == 0
     assert capsys.readouterr().out == "No collections\n"
-    assert main(["collection", "create", "small", "--token-encoding", "float16", "--dimensions", "12"]) == 0
+    create = ["collection", "create", "small", "--token-encoding", "float16", "--dimensions", "12"]
+    assert main([*create, "--stemming", "none"]) == 0
     assert "collection small created: 12 dimensions, token encoding float16" in capsys.readouterr().out
     assert main(["collection", "backup", "small", str(tmp_path / "b")]) == 0
     assert f"collection small backed up to {tmp_path / 'b'}: " in capsys.readouterr().out
     assert main(["collection", "transcribe", "small", "--model", "nowhere"]) == 2
     assert "speech model: 'nowhere': no such folder" in capsys.readouterr().err
     assert main(["collection", "set", "small", "--index-kind", "hnsw"]) == 0
-    assert (
-        capsys.readouterr().out == "collection small: index kind hnsw, flat in use\n"
-    )  # until there is enough for a graph
+    # Until there is enough for a graph.
+    assert capsys.readouterr().out == "collection small: index kind hnsw, flat in use; stemming: none\n"
+    assert main(["collection", "set", "small", "--stemming", "english"]) == 0
+    assert capsys.readouterr().out == "collection small: index kind hnsw, flat in use\n"
     (tmp_path / "data" / "collections" / "broken").mkdir()
     (tmp_path / "data" / "collections" / "broken" / "catalogue.sqlite3").write_text("x" * 200)
     assert main(["collection", "list"]) == 0
@@ -153,6 +155,7 @@ def test_vectors_can_be_stored_in_milvus(
         (["restore", "none", "new"], "'none' does not exist"),
         (["create", "a b"], "collection name: 'a b'"),
         (["create", "new", "--index-kind", "tree"], "index_kind: 'tree'; one of auto, flat, hnsw, ivfpq"),
+        (["create", "new", "--stemming", "german"], "stemming: 'german'; one of english, none was expected"),
         (["create", "new", "--token-encoding", "int4"], "token encoding: 'int4'; float16 or int8 was expected"),
         (["create", "new", "--vectors", "milvus"], "vectors: 'milvus'; faiss, a URL such as http://milvus:19530"),
         (["create", "new", "--vectors", "http://127.0.0.1:1"], "http://127.0.0.1:1: Milvus: "),

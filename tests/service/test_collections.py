@@ -51,6 +51,15 @@ def test_the_kind_of_index_can_be_set_and_changed(running: Running) -> None:
     assert changed.json()["index"]["serving"] == "flat"  # until there are enough clips for a graph
 
 
+def test_the_stemming_can_be_set_and_changed(running: Running) -> None:
+    client = running.client
+    created = client.post("/v1/collections", json={"name": "gespraeche", "stemming": "none"})
+    assert created.json()["stemming"] == "none"
+    changed = client.patch("/v1/collections/gespraeche", json={"stemming": "english"})
+    assert changed.json() == client.get("/v1/collections/gespraeche").json()
+    assert changed.json()["stemming"] == "english"
+
+
 def test_another_index_is_built_and_used_without_a_restart(
     running: Running, collection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -185,6 +185,8 @@ class Collection(TypedDict):
     signals: list[Literal["visual", "audio", "speech", "screen_text", "name"]]
     """what it can be searched by: pictures (visual), sound (audio), words spoken (speech), words shown
     (screen_text), words of titles and paths (name)"""
+    stemming: Literal["english", "none"]
+    """english: words also match those with the same English stem (car, cars); none: for other languages"""
     token_encoding: Literal["int8", "float16"]
     """how visual tokens for reranking are stored; float16 takes twice the space"""
     transcribe: str | None

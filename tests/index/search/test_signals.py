@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,3 +98,21 @@ def test_a_part_in_quotes_must_be_said_shown_or_in_the_name(collection: Collecti
     assert find_hits(collection, '"foxes red"') == {}
     prefix = find_hits(collection, "fo*", signals={"speech": 1})
     assert [hit.signals["speech"].matches[0].text for hit in prefix.values()] == ["fox", "fox"]
+
+
+def test_without_stemming_the_words_of_a_match_are_those_of_the_query(tmp_path: Path) -> None:
+    with new_collection(tmp_path) as collection:
+        for number in range(20):
+            clip = NewClip(0, 8, np.eye(len(MODEL.embed_text(["a"])[0]))[0], np.zeros(TOKENS))
+            collection.add_video(NewVideo(content(number), f"/{number}.mp4", "", 8.0, 8, 8), [clip])
+        store_speech(collection, 1, [SpeechSegment(1, 3, "a fox, then foxes")], model="recognizer")
+        store_screen_text(collection, 1, [TextSpan("Foxes or a fox", 5, 6, BOX, 1)], "reader")
+        matches = []
+        for stemming in ("english", "none"):
+            collection.set_stemming(stemming)
+            [hit] = find_hits(collection, '"foxes"', signals={"speech": 1, "screen_text": 1}).values()
+            matches.append({name: [match.text for match in score.matches] for name, score in hit.signals.items()})
+        assert matches == [
+            {"speech": ["fox", "foxes"], "screen_text": ["Foxes", "fox"]},
+            {"speech": ["foxes"], "screen_text": ["Foxes"]},
+        ]

@@ -17,6 +17,7 @@ from index.storage.fulltext import (
     literal_clips,
     match_words,
     parse_words,
+    set_stemming,
     weigh_order,
 )
 from tests.index.sample_data import WIDTH, content, new_collection, tokens_of
@@ -232,6 +233,31 @@ def test_a_prefix_matches_words_and_a_quote_the_words_themselves(tmp_path: Path)
                 for signal, quoted in (("name", ("talk", "talks")), ("speech", literals))
             )
         assert (named, spoken) == ([ids, []], [[ids[4]], [ids[3]]])
+
+
+def change_and_interrupt(collection: Collection) -> None:
+    with collection.catalogue.write() as connection:
+        set_stemming(connection, "english")
+        raise KeyboardInterrupt
+
+
+def test_stemming_can_be_changed_while_others_search(tmp_path: Path) -> None:
+    texts = ("the universe grows", "a university", "大学の宇宙")
+    with new_collection(tmp_path) as collection, Collection(collection.folder) as other:
+        ids = add(collection, 1, "Universal", *texts, *[""] * 20)
+        assert (matches_of(other, "universe"), titles_of(other, "universe")) == (ids[:2], {"Universal"})
+        collection.set_stemming("none")
+        later = add(collection, 2, "later", "universes")
+        assert (matches_of(other, "universe"), titles_of(other, "universe")) == (ids[:1], set())
+        assert (matches_of(other, "univ*"), matches_of(other, "宇宙")) == ([*ids[:2], *later], ids[2:3])
+        with pytest.raises(KeyboardInterrupt):
+            change_and_interrupt(collection)
+        assert (other.stemming(), matches_of(other, "universe")) == ("none", ids[:1])
+        collection.set_stemming("english")
+        assert (other.stemming(), matches_of(other, "universe")) == ("english", [*ids[:2], *later])
+        assert collection.catalogue.integrity_errors() == []
+        with pytest.raises(InvalidInput, match="stemming: 'german'; one of english, none was expected"):
+            collection.set_stemming("german")
 
 
 def test_names_can_be_changed(tmp_path: Path) -> None:

@@ -23,12 +23,14 @@ from index.recognitions import load_video_text, store_screen_text, store_speech
 from index.storage import job_transitions
 from index.storage import transfer as storage
 from index.storage.catalogue import CATALOGUE_NAME
+from index.storage.fulltext import match_words, parse_words
 from index.transfer.backup import backup_collection, restore_collection
 from tests.index.jobs.fixtures import create_folder_job
 from tests.index.killed_processes import ROOT
 from tests.index.sample_data import WIDTH, WITH_TEXT, add, allowed, numbers_in
 from tests.index.sample_data import manifest as numbers_manifest
 from vitascope.errors import CollectionExists, InvalidInput, StorageError, VitascopeError
+from vitascope.speech.interface import SpeechSegment
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +77,19 @@ def test_a_restored_collection_equals_the_original(
     assert add(copy, 100) == [41]
     assert numbers_in(collection) == [n for n in range(40) if n not in (2, 16, 39)]
     assert copy.catalogue.meta["collection_id"] != collection.catalogue.meta["collection_id"]
+
+
+def test_a_restored_collection_has_the_stemming_of_the_original(
+    tmp_path: Path, library: CollectionStore, collection: Collection
+) -> None:
+    store_speech(collection, 1, [SpeechSegment(0, 1, "a university")], model="a model")
+    collection.set_stemming("none")
+    backup_collection(collection, tmp_path / "videos.backup")
+    copy = restore_collection(library, tmp_path / "videos.backup", "copy", allowed=allowed(library))
+    assert copy.stemming() == "none"
+    with copy.catalogue.read() as connection:
+        spoken = [match_words(connection, parse_words([text])).clips for text in ("universe", "university")]
+    assert [len(clips) for clips in spoken] == [0, 1]
 
 
 def test_edits_are_restored_with_what_they_replaced(

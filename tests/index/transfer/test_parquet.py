@@ -205,12 +205,12 @@ def test_without_tokens_clips_are_found_and_have_none(
 
 
 @pytest.mark.parametrize("encoding", ["float16", "int8"])
-def test_tokens_keep_their_encoding(tmp_path: Path, encoding: Any) -> None:
+def test_tokens_keep_their_encoding_and_words_their_stemming(tmp_path: Path, encoding: Any) -> None:
     with CollectionStore(tmp_path / "data" / "collections") as library:
-        add(library.create("one", manifest(), token_encoding=encoding), 1, 2)
+        add(library.create("one", manifest(), token_encoding=encoding, stemming="none"), 1, 2)
         export_collection(library.open("one"), tmp_path / "out", tokens=True)
         copy = import_collection(library, tmp_path / "out", "copy", manifest(), allowed=allowed(library))
-        assert copy.token_encoding == encoding
+        assert (copy.token_encoding, copy.stemming()) == (encoding, "none")
         assert numbers_in(copy) == [1, 2]
 
 
@@ -365,6 +365,8 @@ def test_unknown_columns_are_not_read(library: CollectionStore, exported: Path) 
 
 def test_an_export_by_an_earlier_version_has_no_columns_of_the_source(library: CollectionStore, exported: Path) -> None:
     file = exported / "videos.parquet"
-    pq.write_table(pq.read_table(file).drop_columns(["source_uri", "source_values"]), file)
+    table = pq.read_table(file).drop_columns(["source_uri", "source_values"])
+    header = {key: value for key, value in table.schema.metadata.items() if key != b"vitascope.stemming"}
+    pq.write_table(table.replace_schema_metadata(header), file)
     copy = import_collection(library, exported, "copy", manifest(), allowed=allowed(library))
     assert {(video.source_uri, video.source_values) for video in copy.videos()} == {(None, SourceValues())}

@@ -137,6 +137,7 @@ def test_edits_during_it_are_kept(
 
     def edit(done: int, total: int, title: str) -> None:
         edit_video(old, red.id, title=f"edited after {done}", metadata={"year": None}, subtitles=srt)
+        old.set_stemming("none")
 
     assert reembed(library, "videos", models[1], config=SEQUENTIAL, on_video=edit).replaced
     collection = library.open("videos")
@@ -146,6 +147,7 @@ def test_edits_during_it_are_kept(
     assert [clip.text for clip in collection.clips(red.id)] == ["", "edited words"]
     assert load_speech(collection, red.id) == [SpeechSegment(9, 10, "edited words")]
     assert load_screen_text(collection, green.id) == list(WITH_TEXT.screen_text)
+    assert collection.stemming() == "none"
     assert collection.catalogue.integrity_errors() == []
 
 

@@ -204,6 +204,7 @@ def test_every_operation_has_a_method_with_its_response_type(tmp_path: Path) -> 
     [
         (api.IndexKind, "NewCollection", "index_kind"),
         (api.TokenEncoding, "NewCollection", "token_encoding"),
+        (api.Stemming, "NewCollection", "stemming"),
         (api.InputType, "EmbeddingRequest", "input_type"),
         (api.Group, "SearchRequest", "group"),
         (job_states.JobState, "Job", "state"),

@@ -35,7 +35,9 @@ QUESTION = {"question": "what is it?", "top": 5, "abstain_below": 0.5, "candidat
             COLLECTIONS,
             {"name": "b", "index_kind": "hnsw", "token_encoding": "float16", "dimensions": 128},
         ),
+        ("create_collection", ["c"], {"stemming": "none"}, "POST", COLLECTIONS, {"name": "c", "stemming": "none"}),
         ("update_collection", ["b"], {"index_kind": "auto"}, "PATCH", f"{COLLECTIONS}/b", {"index_kind": "auto"}),
+        ("update_collection", ["b"], {"stemming": "none"}, "PATCH", f"{COLLECTIONS}/b", {"stemming": "none"}),
         (
             "create_operation",
             ["export", "b"],

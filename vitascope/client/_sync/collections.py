@@ -15,6 +15,7 @@ from vitascope.client._sync.transport import BaseClient
 from vitascope.client.api import (
     IndexKind,
     OperationKind,
+    Stemming,
     TokenEncoding,
     WaitOptions,
     api_path,
@@ -51,6 +52,7 @@ class Collections(BaseClient):
         token_encoding: TokenEncoding | None = None,
         dimensions: int | None = None,
         model: str | None = None,
+        stemming: Stemming | None = None,
         transcribe: bool | str | None = None,
         read_text: bool | float | None = None,
         idempotency_key: str | None = None,
@@ -63,6 +65,7 @@ class Collections(BaseClient):
             token_encoding: how visual tokens are stored.
             dimensions: of the embeddings, among those that the model allows; by default all.
             model: name, name@version or fingerprint; by default the service's default model.
+            stemming: whether words match those with the same English stem (default), or only themselves.
             transcribe: default of jobs: recognise speech, by the service's model (True, or its name).
             read_text: default of jobs: read the text on screen, every so many seconds (True: 1).
             idempotency_key: by default a random one. A call repeated with the same key within 24 hours is not executed
@@ -71,7 +74,7 @@ class Collections(BaseClient):
             CollectionExists: if there is a collection of this name.
         """
         options = drop_none(index_kind=index_kind, token_encoding=token_encoding, dimensions=dimensions, model=model)
-        options |= drop_none(transcribe=transcribe, read_text=read_text)
+        options |= drop_none(stemming=stemming, transcribe=transcribe, read_text=read_text)
         return self._call(
             response_types.Collection,
             "POST",
@@ -85,6 +88,7 @@ class Collections(BaseClient):
         name: str,
         *,
         index_kind: IndexKind | None = None,
+        stemming: Stemming | None = None,
         transcribe: bool | str | None = None,
         read_text: bool | float | None = None,
     ) -> response_types.Collection:
@@ -93,10 +97,11 @@ class Collections(BaseClient):
         Args:
             name: of the collection.
             index_kind: kind of index, which is built in the background; ``index`` says which one serves.
+            stemming: as for ``create_collection``; the full-text indexes are rebuilt before this returns.
             transcribe: default of later jobs, as for ``create_collection``; False: no speech is recognised.
             read_text: default of later jobs, as for ``create_collection``; False: no text is read.
         """
-        body = drop_none(index_kind=index_kind, transcribe=transcribe, read_text=read_text)
+        body = drop_none(index_kind=index_kind, stemming=stemming, transcribe=transcribe, read_text=read_text)
         return self._call(response_types.Collection, "PATCH", api_path("collections", name), json=body)
 
     def delete_collection(self, name: str) -> None:
