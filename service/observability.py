@@ -84,7 +84,12 @@ METRICS = (
         ("reason",),
     ),
     MetricSpec("vitascope_recognizers_loaded", "gauge", "Loaded recognisers: speech, screen_text", ("kind",)),
-    MetricSpec("vitascope_recognition_seconds", "histogram", "Time of recognition in a file", ("kind",)),
+    MetricSpec(
+        "vitascope_recognition_seconds",
+        "histogram",
+        "Time of recognition in a file, or part of its speech",
+        ("kind",),
+    ),
     MetricSpec(
         "vitascope_recognition_processes_lost",
         "counter",

@@ -370,7 +370,7 @@ class _RecognitionSettings(_Section):
     recognition_memory_bytes: Annotated[int, Field(ge=128 * MIB)] = MEMORY_BYTES
     """Bytes of memory of the process of a recogniser, besides its model."""
     recognition_time_factor: Annotated[float, Field(gt=0)] = TIME_FACTOR
-    """Seconds that recognition may take for each second of a file, besides the first minute."""
+    """Seconds that recognition may take for each second of a file, or of a part of its speech, besides a minute."""
 
 
 class _MonitoringSettings(_Section):

@@ -144,7 +144,7 @@ class VideoRecognition:
             name = recognizer.model
             name = recognizer.wait_until_ready(self.context)
             request = Transcribe(duration, limits=self.limits, time_factor=recognizer.time_factor)
-            segments = recognizer.run(request, media, self.context)
+            segments = recognizer.transcribe(request, media, self.context)
             transcript = check_speech(segments)
         except _FILE_ERRORS as error:
             return VideoText(recognitions={"speech": Recognition(name, "failed", str(error), time.time())})
@@ -173,7 +173,7 @@ class VideoRecognition:
         limits, time_factor = self.limits, recognizer.time_factor
         if self.kind == "speech":
             transcribe = Transcribe(video.duration, limits=limits, time_factor=time_factor)
-            segments = recognizer.run(transcribe, media, self.context, on_progress)
+            segments = recognizer.transcribe(transcribe, media, self.context, on_progress)
             store_speech(self.collection, video.id, segments, model=recognizer.name)
             return ()
         read = ReadScreenText(video.duration, self.interval, limits=limits, time_factor=time_factor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import orjson
@@ -48,8 +49,9 @@ class Transcript(NamedTuple):
 async def transcribe(request: Request, service: ReadyAppStateDep) -> Response:
     """What is said in a video or sound file, which is not stored. `/v1/audio/transcriptions` is the same.
 
-    Requests and responses have the format of OpenAI, so its clients work. The service transcribes one file at a time,
-    within `request_timeout`; longer files are better indexed by a job with `transcribe`.
+    Requests and responses have the format of OpenAI, so its clients work. Requests and jobs share one recogniser, which
+    takes turns after about a minute of a file. Longer files than `request_timeout` allows are better indexed by a job
+    with `transcribe`.
     """
     with service.upload_pool.slot():
         async with read_form(request, service, service.write_pool) as form:
@@ -83,7 +85,8 @@ def _transcribe(
         if info.audio is None:
             raise MediaUnsupported(f"{upload.name}: no audio track; a file with sound was expected")
         task = Transcribe(info.duration, language=fields.language, limits=limits, time_factor=recognizer.time_factor)
-        return Transcript(name, info.duration, recognizer.run(task, file, context.call_context))
+        interactive = replace(context.call_context, bulk=False)  # goes between the parts of what jobs transcribe
+        return Transcript(name, info.duration, recognizer.transcribe(task, file, interactive))
 
 
 def _respond(transcript: Transcript, fields: TranscriptionForm) -> Response:

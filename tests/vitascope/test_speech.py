@@ -51,7 +51,7 @@ def test_a_long_file_is_read_in_bounded_blocks_without_its_silence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(interface, "_READ_SECONDS", 5.0)
-    monkeypatch.setattr(interface, "_BLOCK_SECONDS", 2.0)
+    monkeypatch.setattr(interface, "BLOCK_SECONDS", 2.0)
     sound = np.concatenate([noise(7), np.zeros((1, 8 * RATE), np.float32), noise(3.5)], axis=1)
     sound[:, round(1.7 * RATE) : round(1.8 * RATE)] *= 0.01  # the quietest place near the end of the first block
     recognizer = BlockRecognizer()

@@ -20,10 +20,18 @@ from vitascope.media.decode import probe
 from vitascope.media.file import MediaFile
 from vitascope.sandbox.operations import LARGE_HEADER, Bytes, Request, Response
 from vitascope.sandbox.pool import DecodingPool, MetricsObserver, TaskContext, UncancellableTask
+from vitascope.sandbox.protocol import ProtocolError
 from vitascope.sandbox.response_values import check_items, check_number, check_row, check_text
 from vitascope.sandbox.supervisor import POLL_SECONDS
 from vitascope.screen_text.interface import TextReader, TextSpan
-from vitascope.speech.interface import SpeechRecognizer, SpeechSegment, SpokenWord, transcribe_file
+from vitascope.speech.interface import (
+    BLOCK_SECONDS,
+    SpeechPart,
+    SpeechRecognizer,
+    SpeechSegment,
+    SpokenWord,
+    transcribe_parts,
+)
 
 T = TypeVar("T")
 RecognitionKind = Literal["speech", "screen_text"]
@@ -38,6 +46,8 @@ TIME_FACTOR = 10.0
 """Seconds that recognition may take for each second of a file."""
 BASE_SECONDS = 60.0
 """Seconds that recognition may take for the shortest file."""
+PART_SECONDS = 5.0
+"""Processing time after which a part of a file ends, so that a request need not wait for a long file."""
 START_SECONDS = 600.0
 """Seconds in which a model must be loaded."""
 NICENESS = 10
@@ -45,6 +55,8 @@ NICENESS = 10
 MODULE = "vitascope.sandbox.recognition_main"
 BULK = UncancellableTask(bulk=True)
 _MAX_SEGMENTS = 1_000_000
+_MIN_PART = 1.0
+"""Shortest part (s) that another follows."""
 _MAX_TEXT = 100_000
 """Characters."""
 _MAX_NAME = 200
@@ -75,8 +87,8 @@ class RecognitionTask(Request[T]):
 
 
 @dataclass(frozen=True)
-class Transcribe(RecognitionTask[list[SpeechSegment]]):
-    """Recognise what is said: nothing in a file without sound.
+class Transcribe(RecognitionTask[SpeechPart]):
+    """Recognise what is said in the part of a file from ``start`` (s) on: nothing in a file without sound.
 
     ``language``: ISO 639-1 code; None: the model detects it, where it can.
     """
@@ -86,28 +98,48 @@ class Transcribe(RecognitionTask[list[SpeechSegment]]):
     activity: ClassVar[str] = "recognising the speech in"
 
     language: str | None = None
+    start: float = 0.0
+    stop: float | None = None
+    """As ``transcribe_parts``."""
 
-    def recognize(self, engine: SpeechRecognizer, file: MediaFile, on_progress: OnProgress) -> list[SpeechSegment]:
-        if probe(file, self.limits).audio is None:
-            return []
-        segments = []
-        for segment in transcribe_file(engine, file, language=self.language, limits=self.limits):
-            segments.append(segment)
-            on_progress(min(1.0, segment.end / self.duration) if self.duration else 0.0)
-        return segments
+    @property
+    def extra_seconds(self) -> float:
+        return self.time_factor * min(self.duration, BLOCK_SECONDS)
 
-    def encode_result(self, result: list[SpeechSegment]) -> Response:
-        return [
+    def recognize(self, engine: SpeechRecognizer, file: MediaFile, on_progress: OnProgress) -> SpeechPart:
+        segments: list[SpeechSegment] = []
+        if self.stop is None and probe(file, self.limits).audio is None:
+            return SpeechPart(segments, 0.0, 0.0)
+        end = stop = self.start
+        latest = time.monotonic() + PART_SECONDS
+        parts = transcribe_parts(
+            engine, file, language=self.language, start=self.start, stop=self.stop, limits=self.limits
+        )
+        for part in parts:
+            segments += part.segments
+            end, stop = part.end, part.stop
+            on_progress(end / stop)
+            if time.monotonic() >= latest:
+                break
+        return SpeechPart(segments, end, stop)
+
+    def encode_result(self, result: SpeechPart) -> Response:
+        rows = [
             [
                 *(float(segment.start), float(segment.end), segment.text, segment.language),
                 None if segment.confidence is None else float(segment.confidence),
                 [[word.text, float(word.start), float(word.end)] for word in segment.words],
             ]
-            for segment in result
-        ], []
+            for segment in result.segments
+        ]
+        return [rows, float(result.end), float(result.stop)], []
 
-    def decode_result(self, value: Any, blobs: Sequence[Bytes]) -> list[SpeechSegment]:
-        return [_segment(*check_row(row, 6)) for row in check_items(value, _MAX_SEGMENTS)]
+    def decode_result(self, value: Any, blobs: Sequence[Bytes]) -> SpeechPart:
+        rows, end, stop = check_row(value, 3)
+        stop = check_number(stop, self.limits.max_seconds if self.stop is None else self.stop)
+        if check_number(end, stop) < min(stop, self.start + _MIN_PART):
+            raise ProtocolError(f"end: {end}; at least {_MIN_PART} s after {self.start} was expected")
+        return SpeechPart([_segment(*check_row(row, 6)) for row in check_items(rows, _MAX_SEGMENTS)], end, stop)
 
 
 class ScreenText(NamedTuple):
@@ -280,6 +312,21 @@ class Recognizer:
             raise self._unavailable()
         request = replace(request, threads=self._threads)  # by which the limit on processor time grows
         return self._pool.run(request, file, context, on_progress)
+
+    def transcribe(
+        self,
+        request: Transcribe,
+        file: MediaFile,
+        context: TaskContext = BULK,
+        on_progress: OnProgress = lambda share: None,
+    ) -> list[SpeechSegment]:
+        """Recognise what is said in a file, part by part; other tasks go between. Raises as ``run``."""
+        part = self.run(request, file, context, on_progress)
+        segments = part.segments
+        while part.end < part.stop:
+            part = self.run(replace(request, start=part.end, stop=part.stop), file, context, on_progress)
+            segments += part.segments
+        return segments
 
     def _unavailable(self) -> DecodingUnavailable:
         return DecodingUnavailable(f"{self.model}: {self._pool.start_error or 'closed'}")

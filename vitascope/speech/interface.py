@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from vitascope.sandbox.decoder import Decoder
 
 POCKETSPHINX = "pocketsphinx"
-_READ_SECONDS = 300.0
+BLOCK_SECONDS = 60.0
+"""Seconds that a recogniser receives at most at once; all but the last are at least three quarters as long."""
+_READ_SECONDS = 120.0
 """Seconds of sound that are in memory. Each read opens and seeks the file again."""
-_BLOCK_SECONDS = 60.0
-"""Seconds that a recogniser receives at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,14 @@ class SpeechSegment:
             SpokenWord(word.text, round(word.start + seconds, 3), round(word.end + seconds, 3)) for word in self.words
         )
         return replace(self, start=round(self.start + seconds, 3), end=round(self.end + seconds, 3), words=words)
+
+
+class SpeechPart(NamedTuple):
+    """What is said in a part of a file, which ends at ``end`` (s); the sound ends at ``stop``."""
+
+    segments: list[SpeechSegment]
+    end: float
+    stop: float
 
 
 class SpeechRecognizer(Protocol):
@@ -115,24 +123,38 @@ def transcribe_file(
     media: MediaSource,
     *,
     language: str | None = None,
-    start: float = 0.0,
-    end: float | None = None,
     decoder: Decoder | None = None,
     limits: MediaLimits = DEFAULT_LIMITS,
 ) -> Iterator[SpeechSegment]:
-    """Yield what is said in a file, in order of time, while it is decoded; memory does not depend on its duration.
+    """Yield what is said in a file, in order of time; arguments and errors as ``transcribe_parts``."""
+    for part in transcribe_parts(recognizer, media, language=language, decoder=decoder, limits=limits):
+        yield from part.segments
+
+
+def transcribe_parts(
+    recognizer: SpeechRecognizer,
+    media: MediaSource,
+    *,
+    language: str | None = None,
+    start: float = 0.0,
+    stop: float | None = None,
+    decoder: Decoder | None = None,
+    limits: MediaLimits = DEFAULT_LIMITS,
+) -> Iterator[SpeechPart]:
+    """Yield what is said in a file, block by block, while it is decoded; memory does not depend on its duration.
 
     Args:
         recognizer: Loaded model.
         media: Video or sound file.
         language: As in ``SpeechRecognizer.transcribe``.
-        start: Second of the file to begin at.
-        end: Second to stop at; None: the end of the file.
+        start: Second of the file to begin at, such as the end of a part.
+        stop: Second at which the sound ends, as an earlier part states it; None: find out, which takes long in some
+            files.
         decoder: Decoder of media files; None: decode in this process.
         limits: Limits on the file.
 
     Yields:
-        Segments in seconds from time 0 of the file; none where the sound is silent.
+        Parts, whose segments are in seconds from time 0 of the file; without any where the sound is silent.
 
     Raises:
         MediaUnsupported: The file has no audio track, or one that is not supported.
@@ -144,28 +166,34 @@ def transcribe_file(
 
         decoder = IN_PROCESS
     with open_source(media) as file:
-        info = decoder.probe(file, limits)
-        if info.audio is None:
-            raise MediaUnsupported(f"{file.name}: no audio track; a file with sound was expected")
-        if info.audio.codec not in AUDIO_CODECS:
-            codecs = ", ".join(sorted(AUDIO_CODECS))
-            raise MediaUnsupported(f"{file.name}: the audio codec is {info.audio.codec!r}; expected one of {codecs}")
-        duration = max(info.duration, info.audio.seconds or 0.0)
-        stop = duration if end is None else min(end, duration)
-        for offset, samples in _blocks(decoder, file, start, stop, limits):
-            for segment in recognizer.transcribe(samples, language):
-                yield segment.shifted(offset)
+        if stop is None:
+            stop = _sound_seconds(decoder, file, limits)
+        for offset, samples, end in _blocks(decoder, file, start, stop, limits):
+            segments = recognizer.transcribe(samples, language) if len(samples) else []
+            yield SpeechPart([segment.shifted(offset) for segment in segments], end, stop)
+
+
+def _sound_seconds(decoder: Decoder, file: MediaFile, limits: MediaLimits) -> float:
+    """Return when the sound of a file ends. Raises media errors, MediaUnsupported also without sound."""
+    info = decoder.probe(file, limits)
+    if info.audio is None:
+        raise MediaUnsupported(f"{file.name}: no audio track; a file with sound was expected")
+    if info.audio.codec not in AUDIO_CODECS:
+        codecs = ", ".join(sorted(AUDIO_CODECS))
+        raise MediaUnsupported(f"{file.name}: the audio codec is {info.audio.codec!r}; expected one of {codecs}")
+    return max(info.duration, info.audio.seconds or 0.0)
 
 
 def _blocks(
     decoder: Decoder, file: MediaFile, start: float, stop: float, limits: MediaLimits
-) -> Iterator[tuple[float, Samples]]:
-    """Yield the sound that is not silent, in blocks of at most ``_BLOCK_SECONDS`` that are cut where it is quiet.
+) -> Iterator[tuple[float, Samples, float]]:
+    """Yield the sound that is not silent, in blocks of at most ``BLOCK_SECONDS`` that are cut where it is quiet.
 
     Yields:
-        The second at which each block begins, and its samples (T,).
+        The second at which each block begins, its samples (T,), none where it is silent, and the second at which the
+        next one begins.
     """
-    size = round(_BLOCK_SECONDS * SAMPLE_RATE)
+    size = round(BLOCK_SECONDS * SAMPLE_RATE)
     rest, rest_start = np.zeros(0, np.float32), start
     while start < stop:
         last = min(start + _READ_SECONDS, stop)
@@ -174,12 +202,12 @@ def _blocks(
             rest = np.concatenate([rest, sound])
         while len(rest) > size:
             cut = quietest(rest[:size], size * 3 // 4)
-            yield rest_start, rest[:cut]
-            rest, rest_start = rest[cut:], rest_start + cut / SAMPLE_RATE
+            cut_time = rest_start + cut / SAMPLE_RATE
+            yield rest_start, rest[:cut], cut_time
+            rest, rest_start = rest[cut:], cut_time
         if sound is None or start + (len(sound) + 1) / SAMPLE_RATE < last:  # silence, or the end of the sound
-            if len(rest):
-                yield rest_start, rest
+            yield rest_start, rest, last
             rest, rest_start = rest[:0], last
         start = last
     if len(rest):
-        yield rest_start, rest
+        yield rest_start, rest, stop

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,20 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from tests.media_files import ONE_TO_FIVE, write_picture
+from tests.index.jobs.recognition_worker import MODULE
+from tests.media_files import ONE_TO_FIVE, write_audio, write_picture
+from tests.waiting import PATIENCE, wait_for
 from vitascope.media.file import MediaFile
+from vitascope.sandbox.pool import UncancellableTask
 from vitascope.sandbox.protocol import ProtocolError
-from vitascope.sandbox.recognition import ReadScreenText, RecognitionTask, Recognizer, Transcribe
+from vitascope.sandbox.recognition import BULK, ReadScreenText, RecognitionTask, Recognizer, Transcribe
 
 
 def recognize(recognizer: Recognizer, task: RecognitionTask[Any], file: Path) -> Any:
     recognizer.start()
     try:
         with MediaFile.open(file) as media:
-            return recognizer.run(task, media)
+            return recognizer.transcribe(task, media) if isinstance(task, Transcribe) else recognizer.run(task, media)
     finally:
         recognizer.close()
 
@@ -41,12 +45,41 @@ def test_engines_work_without_network_and_files_to_write(tmp_path: Path) -> None
     assert (speech.state, speech.name) == ("ready", "pocketsphinx/en-us")
 
 
+def test_a_request_goes_between_the_parts_of_a_long_file_of_a_job(tmp_path: Path) -> None:
+    sound = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 150 * 16_000)).astype(np.float32)
+    recognizer = Recognizer("speech", "quick", module=MODULE)
+    recognizer.start()
+    requests: list[Future[Any]] = []
+
+    def on_progress(share: float) -> None:
+        if requests:  # of the second part: the request has not waited for it
+            requests[0].result(PATIENCE)
+            return
+        requests.append(threads.submit(recognizer.transcribe, Transcribe(2.2), short, UncancellableTask()))
+        wait_for(lambda: recognizer._pool.queue_length)
+
+    with (
+        ThreadPoolExecutor(1) as threads,
+        MediaFile.open(write_audio(tmp_path / "long.wav", sound, 16_000, "pcm_s16le")) as long,
+        MediaFile.open(ONE_TO_FIVE) as short,
+    ):
+        try:
+            segments = recognizer.transcribe(Transcribe(150.0), long, BULK, on_progress)
+        finally:
+            recognizer.close()
+    assert [segment.text for segment in requests[0].result()] == ["brown foxes"]
+    starts = [segment.start for segment in segments]
+    assert (len(starts), starts[0]) == (3, pytest.approx(0.2))
+    assert all(45 <= after - before <= 60 for before, after in pairwise(starts))
+
+
 @pytest.mark.parametrize(
     ("task", "value"),
     [
-        (Transcribe(1.0), [[0.0, -1.0, "hello", None, None, []]]),
-        (Transcribe(1.0), [[0.0, 1.0, "hello", None, 1.5, []]]),
-        (Transcribe(1.0), [[0.0, 1.0, "hello", None, None, [["hello", 0.0]]]]),
+        (Transcribe(1.0), [[[0.0, -1.0, "hello", None, None, []]], 1.0, 1.0]),
+        (Transcribe(1.0), [[[0.0, 1.0, "hello", None, 1.5, []]], 1.0, 1.0]),
+        (Transcribe(1.0), [[[0.0, 1.0, "hello", None, None, [["hello", 0.0]]]], 1.0, 1.0]),
+        (Transcribe(900.0, start=60.0, stop=900.0), [[], 60.0, 900.0]),
         (ReadScreenText(1.0), [[["hello", 0.0, 1.0, [0.0, 0.0, 1.0], 0.5]], []]),
         (ReadScreenText(1.0), [[["hello", 0.0, float("inf"), [0.0, 0.0, 1.0, 1.0], 0.5]], []]),
         (ReadScreenText(1.0), [[], ["many"] * 6]),
