@@ -5,7 +5,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint types imports unit format env train-env compose-check image image-gpu image-distributed \
-	image-check docker-check clean data bundle results study distil frontier measure-training bench-ingest bench-recognition bench-screen-text bench-index bench-signals bench-service \
+	image-check docker-check clean data bundle results study study-depth distil frontier measure-training bench-ingest bench-recognition bench-screen-text bench-index bench-signals bench-service \
 	bench-command bench-speech bench-page screenshots bench-variants soak chaos milvus-check \
 	kserve-check triton-check mlserver-check gpu-check golden release docs docs-check reference
 
@@ -99,8 +99,12 @@ results: $(VENV)/.train ## measure $(BUNDLE) on all test splits and put the numb
 	$(BIN)/vitascope export $(BUNDLE) --metrics $(RUN)/metrics.json
 
 study: $(VENV)/.train ## the article's claims, measured small: trains every arm and renews docs/study.md (about an hour and a half)
+	$(BIN)/python -m training.data.scenes.generate --depth --out data/depth_scenes --train 4000 --val 0 --test 500
 	OMP_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456 \
-		$(BIN)/python -m studies --packed $(PACKED) --out runs/study
+		$(BIN)/python -m studies --packed $(PACKED) --scenes data/depth_scenes --out runs/study $(ARGS)
+
+study-depth: ## of them, the two arms with and without depth maps: needs no other corpus (about half an hour)
+	$(MAKE) study ARGS="--claims depth --known docs/study.json"
 
 distil: $(VENV)/.train ## a smaller student of $(BUNDLE) from the packed scenes: about half an hour on two cores; goes on where it was stopped (STUDENT=small)
 	$(TUNED) $(BIN)/vitascope distil $(BUNDLE) --data $(PACKED) --corpus scenes --limit $(LESSONS) --student $(STUDENT) \

@@ -26,6 +26,7 @@ CLAIMS: Mapping[str, str] = {
     "tokens": "Self-attention against convolution as the maker of visual tokens",
     "domain": "A model adapted on in-domain video with transcripts against the unadapted one",
     "sound": "Sound as a third modality against text and video alone, searched by sight",
+    "depth": "Exact depth maps as one more stream against frames alone",
 }
 
 PICTURES = ("flickr8k t2v R@1", "flickr8k t2v R@10", "daquar exact", "pictogram_stills t2v R@10")
@@ -45,6 +46,7 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     ),
     "domain": (*FILMS, "flickr8k t2v R@1", "flickr8k t2v R@10"),
     "sound": FILMS,
+    "depth": FILMS,
 }
 """Metrics of a claim's arms, as corpus and metric."""
 
@@ -147,6 +149,7 @@ IMAGE = {"image_height": HIGH, "image_width": HIGH, "grid_height": 4, "grid_widt
 SWIN = IMAGE | {"window": 4, "patch": 4, "swin_width": 48, "swin_depths": [2] * 4, "swin_heads": [2, 4, 8, 16]}
 NO_DICTIONARY = IMAGE | {"entries": 0}
 LEARNED_CNN = NO_DICTIONARY | {"frozen_stages": 0, "frozen_norm": False}
+WITH_DEPTH = HD_VILA | {"depth": True}
 ALL_LOW = HD_VILA | {"high_height": LOW, "high_width": LOW}
 ALL_HIGH = HD_VILA | {"low_height": HIGH, "low_width": HIGH, "grid_height": 8, "grid_width": 8}
 
@@ -182,6 +185,8 @@ def _arms() -> list[Arm]:
         Arm("resolution", "one high", "hd-vila", films, "one high", WHOLE, model=HD_VILA),
         Arm("resolution", "all low", "hd-vila", films, "one high", WHOLE, geometry="low", model=ALL_LOW),
         Arm("resolution", "all high", "hd-vila", films, "one high", WHOLE, geometry="high", model=ALL_HIGH),
+        Arm("depth", "frames", "hd-vila", films, "frames", WHOLE, geometry="depth", model=HD_VILA),
+        Arm("depth", "frames and depth", "hd-vila", films, "frames", WHOLE, geometry="depth", model=WITH_DEPTH),
         Arm("tokens", "convolution", "soho", looked_at, "convolution", UNSEEN, model=LEARNED_CNN, **unseen),
         Arm("tokens", "self-attention", "visual-parsing", looked_at, "convolution", UNSEEN, model=SWIN, **unseen),
         Arm("domain", "general", "hd-vila", general, "general", PRETRAINING, model=HD_VILA, measured=False),

@@ -41,7 +41,13 @@ def geometry(high: int, low: int) -> tuple[FrameStream, ...]:
     )
 
 
-GEOMETRIES = {"hybrid": geometry(HIGH, LOW), "low": geometry(LOW, LOW), "high": geometry(HIGH, HIGH)}
+DEPTH = FrameStream(name="depth", frames=1, height=LOW, width=LOW, placement="middle", track=1)
+GEOMETRIES = {
+    "hybrid": geometry(HIGH, LOW),
+    "low": geometry(LOW, LOW),
+    "high": geometry(HIGH, HIGH),
+    "depth": (*geometry(HIGH, LOW), DEPTH),
+}
 
 
 def prepare(packed: Path, sources: Mapping[str, Path], out: Path, corpora: Iterable[tuple[str, str]]) -> None:

@@ -42,7 +42,7 @@ def gather(out: Path) -> Results:
 
 
 def restore(known: Path, out: Path) -> int:
-    """Put the results of an earlier study, its `study.json`, where their runs would be; says how many.
+    """Put the results of an earlier study, its `study.json`, where their runs would be; says how many runs.
 
     A run that others go on from is restored only with all of these, since its checkpoint is not there. Runs that are
     there already stay.
@@ -58,6 +58,10 @@ def restore(known: Path, out: Path) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(run, indent=1) + "\n")
         restored += 1
+    latencies = {key: s for key, result in earlier.items() if (s := result.get("seconds of a clip")) is not None}
+    out.mkdir(parents=True, exist_ok=True)
+    if latencies and not (path := out / "latency.json").exists():
+        path.write_text(json.dumps(latencies, indent=1) + "\n")
     return restored
 
 

@@ -51,6 +51,7 @@ def test_every_arm_is_a_recipe_of_a_model_that_can_be_configured(key: str) -> No
         ),
         ("domain/unadapted", "domain/adapted", set()),
         ("sound/without sound", "sound/with sound", {"audio"}),
+        ("depth/frames", "depth/frames and depth", {"depth"}),
         ("labels/pre-trained, 10% of the labels", "labels/from scratch, 10% of the labels", set()),
     ],
 )
@@ -77,7 +78,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     sizes = {"--train": "6", "--val": "1", "--test": "2", "--seed": "3", "--workers": "1"}
     counts = [word for option in sizes.items() for word in option]
-    generate(["--out", str(folder / "scenes"), *counts])
+    generate(["--depth", "--out", str(folder / "scenes"), *counts])
     generate(["--sound", "--out", str(folder / "sound_scenes"), *counts])
     write_corpus(folder / "packed", folder)
     squares = folder / "packed" / "squares"
@@ -104,6 +105,7 @@ def test_each_geometry_has_frames_of_its_own_size(made: Path) -> None:
         "hybrid": {"high": (1, 128, 128), "low": (6, 64, 64)},
         "low": {"high": (1, 64, 64), "low": (6, 64, 64)},
         "high": {"high": (1, 128, 128), "low": (6, 128, 128)},
+        "depth": {"high": (1, 128, 128), "low": (6, 64, 64), "depth": (1, 64, 64)},
     }
 
 
@@ -299,7 +301,7 @@ def test_known_results_are_restored_but_not_a_beginning_that_some_arm_still_need
     known = {
         "domain/general": {"runs": [{"seed": 0}, {"seed": 1}]},
         "domain/adapted": {"runs": [{"seed": 0}, {"seed": 1}]},
-        "domain/unadapted": {"runs": [{"seed": 1}]},
+        "domain/unadapted": {"runs": [{"seed": 1}], "seconds of a clip": 0.02},
     }
     (tmp_path / "study.json").write_text(json.dumps(known))
     assert restore(tmp_path / "study.json", tmp_path / "out") == 4
@@ -310,4 +312,5 @@ def test_known_results_are_restored_but_not_a_beginning_that_some_arm_still_need
         "domain/adapted/seed-1",
         "domain/unadapted/seed-1",
     }
+    assert json.loads((tmp_path / "out" / "latency.json").read_text()) == {"domain/unadapted": 0.02}
     assert restore(tmp_path / "study.json", tmp_path / "out") == 0

@@ -76,6 +76,15 @@ def test_streams_of_a_quarter_of_the_side_keep_one_grid(ratio: float, low: int, 
     assert {name: x.shape[3:5] for name, x in cut.items()} == {"high": (high, high), "low": (low, low)}
 
 
+def test_depth_is_cut_and_mirrored_with_the_frames_and_keeps_its_values() -> None:
+    streams = {"high": dot(64), "low": dot(32), "depth": dot(32)}
+    altered = augment(streams, dataset(min_crop=0.7, zoom_out=1.6, flip=True), np.random.default_rng(3))
+    assert torch.equal(altered["depth"], altered["low"])
+    jittered = augment(streams, dataset(jitter=0.3), np.random.default_rng(3))
+    assert torch.equal(jittered["depth"], streams["depth"])
+    assert not torch.equal(jittered["low"], streams["low"].float())
+
+
 def test_tinting_changes_colours_and_leaves_greys() -> None:
     frames = torch.zeros((4, 1, 1, 2, 2, 3), dtype=torch.uint8)
     frames[..., 0, :, :] = 120

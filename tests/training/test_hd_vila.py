@@ -152,6 +152,41 @@ def test_order_of_frames_matters(small: HdVila) -> None:
     assert (forward - backward).abs().max() > 1e-4
 
 
+def test_a_depth_map_is_one_more_neighbour_at_no_time() -> None:
+    torch.manual_seed(0)
+    plain = HdVila(small_config()).eval()
+    torch.manual_seed(0)
+    model = HdVila(small_config(depth=True)).eval()
+    assert set(model.state_dict()) - set(plain.state_dict()) == {"video.hybrid.depth"}
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in plain.state_dict().items())
+    assert HdVilaConfig.model_validate(plain.cfg.model_dump()) == plain.cfg
+    assert "depth" not in plain.cfg.model_dump()
+    streams = frames(1, 1)
+    near, far = (torch.full((1, 1, 1, 32, 32, 3), grey, dtype=torch.uint8) for grey in (0, 255))
+    with torch.no_grad():
+        first, second = (model.encode_video(streams | {"depth": depth})[0] for depth in (near, far))
+        assert (first - second).abs().max() > 1e-3
+        model.video.hybrid.depth.add_(torch.randn(32))
+        assert (model.encode_video(streams | {"depth": near})[0] - first).abs().max() > 1e-3
+        # Fewer frames interpolate times; depth has none.
+        hybrid, maps = model.video.hybrid, torch.zeros(1, 4, 2, 2, 32)
+        assert torch.equal(hybrid.add_positions(maps)[0, 3, 0], hybrid.position[0, 0] + hybrid.depth[0, 0])
+    with pytest.raises(ValueError, match=r"temporal_shift: 0\.125 with depth"):
+        small_config(depth=True, temporal_shift=0.125)
+
+
+def test_fewer_frames_of_a_model_with_depth_keep_its_depth() -> None:
+    model = HdVila(small_config(depth=True)).eval()
+    streams = frames(2, 1) | {"depth": torch.randint(0, 256, (2, 1, 1, 32, 32, 3), dtype=torch.uint8)}
+    cfg = reduced_config(model.cfg, low_frames=2)
+    reduced = ReducedVideo(model, cfg).eval()
+    with torch.no_grad():
+        vectors, _ = reduced(streams["high"], streams["low"][:, :, [0, 3]], streams["depth"])
+        others, _ = reduced(streams["high"], streams["low"][:, :, [0, 3]], 255 - streams["depth"])
+    assert [stream.name for stream in cfg.streams()] == ["high", "low", "depth"]
+    assert (vectors - others).abs().max() > 1e-4
+
+
 class Square(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * x

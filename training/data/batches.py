@@ -418,7 +418,7 @@ LOW_CELL_PIXELS, HIGH_CELL_PIXELS = 16, 32
 
 
 def augment(streams: Mapping[str, Tensor], dataset: DatasetConfig, rng: np.random.Generator) -> dict[str, Tensor]:
-    """Augment videos as the dataset's options say: a crop per batch; flip, colour and contrast per video.
+    """Augment videos as the dataset's options say: a crop per batch; flip, colour, contrast (not of depth) per video.
 
     Args:
         streams: (B, C, F, H, W, 3) uint8 by name, 0..255. All streams get the same crop and flip.
@@ -446,7 +446,7 @@ def augment(streams: Mapping[str, Tensor], dataset: DatasetConfig, rng: np.rando
         shape = (b, 1, 1, 1, 1, 1)
         gain = torch.from_numpy(rng.uniform(1 - dataset.jitter, 1 + dataset.jitter, shape).astype(np.float32))
         shift = torch.from_numpy(rng.uniform(-64 * dataset.jitter, 64 * dataset.jitter, shape).astype(np.float32))
-        out = {name: (x.float() * gain + shift).clamp_(0, 255) for name, x in out.items()}
+        out |= {name: (x.float() * gain + shift).clamp_(0, 255) for name, x in out.items() if name != "depth"}
     return out
 
 
@@ -455,7 +455,7 @@ def _cell_pixels(streams: Mapping[str, Tensor]) -> dict[str, int]:
     if "low" not in streams:
         return {"high": HIGH_CELL_PIXELS}
     ratio = streams["high"].shape[3] // streams["low"].shape[3]
-    return {"low": LOW_CELL_PIXELS, "high": max(LOW_CELL_PIXELS * ratio, HIGH_CELL_PIXELS)}
+    return dict.fromkeys(streams, LOW_CELL_PIXELS) | {"high": max(LOW_CELL_PIXELS * ratio, HIGH_CELL_PIXELS)}
 
 
 def _crop(frames: Tensor, keep: np.ndarray, offset: np.ndarray, scale: float, cell: int) -> Tensor:

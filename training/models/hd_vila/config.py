@@ -5,7 +5,7 @@ Both sizes run the same code.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -16,6 +16,7 @@ from vitascope.bundle.manifest import FrameStream
 class HdVilaConfig(ConvConfig):
     """Configuration of an HD-VILA model: two backbones without shared weights, on a grid of (low size / 16)."""
 
+    _omit_if_default: ClassVar[tuple[str, ...]] = ("audio", "depth")
     system: Literal["hd-vila"] = "hd-vila"
     high_height: int
     """At least twice the low resolution; or equal to it, for a model with one resolution."""
@@ -40,6 +41,9 @@ class HdVilaConfig(ConvConfig):
     keep_pretrained: bool = False
     """The pretrained CNN's stages after the frozen ones also read the high-resolution frame, in a copy that is never
     trained, so that what they know of photographs stays. The published model has none."""
+    depth: Annotated[bool, Field(repr=False)] = False
+    """A depth map of the middle of the clip, from the second video track of a file, is one more neighbour. The
+    published model has none. Not in `repr`, by which cached visual features are known."""
 
     @model_validator(mode="after")
     def _grid_fits(self) -> HdVilaConfig:
@@ -53,6 +57,8 @@ class HdVilaConfig(ConvConfig):
                     f"high_{axis}: {high} given; low_{axis} {low} or a multiple of 32 * grid_{axis} = {32 * grid} was "
                     "expected"
                 )
+        if self.depth and self.temporal_shift:
+            raise ValueError(f"temporal_shift: {self.temporal_shift:g} with depth, which is no frame; 0 was expected")
         if self.keep_pretrained and not 1 <= self.frozen_stages <= 4:
             raise ValueError(f"frozen_stages: {self.frozen_stages} with keep_pretrained; 1 to 4 were expected")
         return self
@@ -80,7 +86,8 @@ class HdVilaConfig(ConvConfig):
             width=self.low_width,
             placement="uniform",
         )
-        return [high, low]
+        depth = low.model_copy(update={"name": "depth", "frames": 1, "placement": "middle", "track": 1})
+        return [high, low, depth] if self.depth else [high, low]
 
 
 def base(answers: int = 0) -> HdVilaConfig:

@@ -99,9 +99,11 @@ class HybridTransformer(nn.Module):
             for i in range(cfg.hybrid_layers)
         )
         self.norm = nn.LayerNorm(cfg.hybrid_width)
+        self.depth = nn.Parameter(torch.zeros(1, 1, cfg.hybrid_width)) if cfg.depth else None
+        """What a depth map, the last of a sequence, has instead of a time embedding."""
 
     def forward(self, x_NFYXD: Tensor, times: Tensor | None = None) -> Tensor:
-        """Return (N, F, V, D) for maps (N, F, Y, X, D). times: Indices (F,) of the time embedding of each frame."""
+        """Return (N, F, V, D) for maps (N, F, Y, X, D). times: Indices of the time embedding of each frame."""
         out = self.add_positions(x_NFYXD, times)
         for block in self.blocks:
             out = block(out)
@@ -116,10 +118,13 @@ class HybridTransformer(nn.Module):
             grid = position.reshape(1, *self.grid, d).permute(0, 3, 1, 2)
             position = F.interpolate(grid, (y, x), mode="bicubic").flatten(2).transpose(1, 2)
         time: Tensor = self.time
+        frames = f if self.depth is None else f - 1
         if times is not None:
             time = time[:, times]
-        elif f != time.shape[1]:
-            time = F.interpolate(time.transpose(1, 2), f, mode="linear").transpose(1, 2)
+        elif frames != time.shape[1]:
+            time = F.interpolate(time.transpose(1, 2), frames, mode="linear").transpose(1, 2)
+        if self.depth is not None:
+            time = torch.cat([time, self.depth], dim=1)
         return x_NFYXD.reshape(n, f, y * x, d) + (position[:, None] + time[:, :, None])
 
 
@@ -201,7 +206,8 @@ class VideoEncoder(nn.Module):
         """Return the visual tokens (N, V, D) of each clip: the weighted mean over frames.
 
         Args:
-            streams: `high` (N, 1, H, W, 3) and `low` (N, F - 1, H', W', 3), uint8 or float, 0..255.
+            streams: `high` (N, 1, H, W, 3), `low` (N, F - 1, H', W', 3) and, for a model that reads it, `depth`
+                (N, 1, H', W', 3), uint8 or float, 0..255.
             times: Indices (F,) of the time embeddings, in the order [low before, middle, low after]; default all.
         """
         return self.merge(self.features(streams, times))
@@ -215,7 +221,10 @@ class VideoEncoder(nn.Module):
         if self.pretrained is not None:
             outputs.append(self.cfg.frozen_stages - 1)
         *shared, reference, detail = self.high(channels_first(streams["high"]), outputs)
-        out = {"tokens": self._hybrid_tokens(reference, detail, streams["low"], times)}
+        low = streams["low"]
+        if self.cfg.depth:
+            low = torch.cat([low.float(), streams["depth"].float()], dim=1)
+        out = {"tokens": self._hybrid_tokens(reference, detail, low, times)}
         if self.pretrained is not None:
             with torch.no_grad():
                 kept = self.pretrained(shared[0])
@@ -235,7 +244,8 @@ class VideoEncoder(nn.Module):
     def _hybrid_tokens(self, reference: Tensor, detail: Tensor, low: Tensor, times: Tensor | None) -> Tensor:
         """Return the visual tokens (N, V, D) of the hybrid image sequence.
 
-        reference, detail: maps of the high-resolution frame at strides 16 and 32. low, times: as in `forward`.
+        reference, detail: maps of the high-resolution frame at strides 16 and 32. low: its neighbours, and the depth
+        map after them. times: as in `forward`.
         """
         n, neighbours = low.shape[:2]
         (low_map,) = self.low(channels_first(low), (STRIDE_16,), neighbours)
@@ -249,7 +259,7 @@ class VideoEncoder(nn.Module):
             detail = F.max_pool2d(detail, (detail.shape[2] // grid[0], detail.shape[3] // grid[1]))
         detail = F.gelu(detail)  # (N, D, Y, X)
         reference = F.gelu(self.low_grid(F.interpolate(reference, grid, mode="nearest")))
-        middle = neighbours // 2
+        middle = (neighbours - int(self.cfg.depth)) // 2
         sequence = torch.cat([low_map[:, :middle], reference[:, None], low_map[:, middle:]], dim=1)
         out_NFVD = self.hybrid(sequence.permute(0, 1, 3, 4, 2), times)
         centre = out_NFVD[:, middle].transpose(1, 2).reshape(n, -1, *grid)
