@@ -13,7 +13,10 @@ import numpy as np
 import openai
 import pytest
 
-from tests.service.running import JSON, Running, problem_of
+from tests.media_files import write_tracks
+from tests.service.conftest import settings_for
+from tests.service.running import JSON, Running, problem_of, serving
+from tests.small_bundle import make_small_bundle
 from tests.waiting import PATIENCE, wait_for
 from vitascope.bundle.manifest import Prompts
 from vitascope.model import Model
@@ -197,3 +200,21 @@ def test_json_has_no_more_digits_than_needed(running: Running) -> None:
     text = running.client.post("/v1/embeddings", json={"input": "a red thing"}).text
     numbers = json.loads(text)["data"][0]["embedding"]
     assert len(text) < 14 * len(numbers) + 200  # float32 written as float64 takes 20 and more
+
+
+def test_a_model_that_reads_another_track_embeds_files_that_have_it(files: Path, tmp_path: Path) -> None:
+    bundle = make_small_bundle(tmp_path / "bundle")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["streams"][1]["track"] = 1
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    both = write_tracks(tmp_path / "both.mp4", [files / "red.mp4", files / "blue.mp4"])
+    with serving(settings_for(bundle, tmp_path / "data")) as running:
+        [model] = running.client.get("/v1/models").json()["models"]
+        assert [stream["track"] for stream in model["streams"]] == [0, 1]
+        inputs = ["a red thing", "a blue thing", {"type": "video", "data": data_url(both)}]
+        red, blue, video = (np.array(item["embedding"]) for item in embed(running, input=inputs)["data"])
+        assert video @ red == pytest.approx(video @ blue, abs=0.1)
+        assert video @ red > 0.5
+        plain = {"input": [{"type": "video", "data": data_url(files / "red.mp4")}]}
+        refused = problem_of(running.client.post("/v1/embeddings", json=plain), 415, "media_unsupported")
+        assert "1 video track; 2 were expected, as the model reads track 1" in refused["detail"]
