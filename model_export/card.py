@@ -97,7 +97,11 @@ def model_card(manifest: Manifest, report: ParityReport, metrics: Metrics) -> st
 
 def describe_streams(manifest: Manifest) -> str:
     """Return the frame streams of a clip in one line."""
-    return "; ".join(f"{s.name}: {s.frames} of {s.width}x{s.height} pixels, {s.placement}" for s in manifest.streams)
+    return "; ".join(
+        f"{s.name}: {s.frames} of {s.width}x{s.height} pixels, {s.placement}"
+        + (f", of video track {s.track}" if s.track else "")
+        for s in manifest.streams
+    )
 
 
 def describe_audio(stream: AudioStream) -> str:

@@ -69,6 +69,7 @@ def test_depth_maps_are_packed_as_drawn(root: Path) -> None:
 def test_the_bundle_embeds_files_as_the_trained_model(root: Path, tmp_path: Path) -> None:
     model = Model.open(root / "bundle")
     assert [(s.name, s.frames, s.track) for s in model.streams] == [("high", 1, 0), ("low", 2, 0), ("depth", 1, 1)]
+    assert "depth: 1 of 32x32 pixels, middle, of video track 1" in (root / "bundle" / "MODEL_CARD.md").read_text()
     report = (root / "bundle" / "parity.json").read_text()
     for inputs in ("random", "real"):
         assert f'"graph": "video",\n   "output": "visual_tokens",\n   "inputs": "{inputs}"' in report
