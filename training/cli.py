@@ -114,13 +114,21 @@ examples:
     parser.add_argument("--corpus", action="append", help="a packed corpus; repeatable (default: all)")
     parser.add_argument("--judgements", type=Path, help="folder of the Flickr8k expert judgements")
     parser.add_argument("--clips", type=int, metavar="K", help="clips per video (default: all packed clips)")
+    parser.add_argument(
+        "--rerank",
+        type=int,
+        metavar="K",
+        help="results that are also ordered by match (default: 20; of sound_scenes as many as the bundle's searches)",
+    )
     parser.add_argument("--out", type=Path, help="also write the metrics to this JSON file")
 
 
 def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     from training.evaluation.report import evaluate
 
-    return dict(evaluate(args.model, args.data, args.split, args.corpus, args.judgements, args.out, args.clips))
+    return dict(
+        evaluate(args.model, args.data, args.split, args.corpus, args.judgements, args.out, args.clips, args.rerank)
+    )
 
 
 def _prepare_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ import torch
 from training.data.example import Question, canonical_answer
 from training.data.packed import Packed
 from training.data.scenes.objects import ATTRIBUTES, object_targets
-from training.evaluation.encoder import Encoder
+from training.evaluation.encoder import Encoder, best_answers
 from training.evaluation.metrics import calibration_error
 from training.models.fusion import FusedModel
 from training.objectives.losses import object_tokens
@@ -33,26 +33,18 @@ class AnswerResults:
 
 
 def answer_questions(
-    encoder: Encoder, packed: Packed, tokens: np.ndarray, batch: int = 128, audio: np.ndarray | None = None
+    encoder: Encoder, packed: Packed, tokens: np.ndarray, audio: np.ndarray | None = None
 ) -> AnswerResults:
     """Answer all questions of a packed corpus. An answer is correct when it equals the whole set of answers.
 
     tokens, audio: Visual tokens (N, V, W), and audio tokens (N, T, A) where sound counts.
     """
-    questions = [(i, q) for i, e in enumerate(packed.examples) for q in e.questions]
-    order = sorted(range(len(questions)), key=lambda n: len(questions[n][1].question))
-    right = np.zeros(len(questions), dtype=bool)
-    probability = np.zeros(len(questions))
-    for start in range(0, len(order), batch):
-        part = order[start : start + batch]
-        rows, texts = [questions[n][0] for n in part], [questions[n][1].question for n in part]
-        visual = tokens[rows].astype(np.float32)
-        heard = {} if audio is None else {"audio_tokens": audio[rows].astype(np.float32)}
-        answers = encoder.answer(texts, visual, top=1, **heard)
-        for n, best in zip(part, answers, strict=True):
-            right[n] = best[0].text == canonical_answer(questions[n][1])
-            probability[n] = best[0].probability
-    return AnswerResults([q for _, q in questions], np.array([i for i, _ in questions], dtype=int), right, probability)
+    rows = [i for i, e in enumerate(packed.examples) for _ in e.questions]
+    questions = [question for e in packed.examples for question in e.questions]
+    answers = best_answers(encoder, [question.question for question in questions], tokens, rows, audio)
+    right = [answer.text == canonical_answer(question) for answer, question in zip(answers, questions, strict=True)]
+    probability = np.array([answer.probability for answer in answers])
+    return AnswerResults(questions, np.array(rows, dtype=int), np.array(right, dtype=bool), probability)
 
 
 def exact(results: AnswerResults) -> dict[str, float]:

@@ -11,7 +11,7 @@ from training.data.corpus import CorpusError
 from training.data.example import Example, Negative
 from training.data.flickr import Judgement
 from training.data.packed import Packed
-from training.evaluation.encoder import Encoder, embed_texts, match_logits
+from training.evaluation.encoder import Encoder, embed_texts, score_pairs
 from training.evaluation.metrics import choice_accuracy, pairwise_accuracy, tau_c
 from training.evaluation.retrieval import Gallery
 from vitascope.scoring import caption_em_score, caption_words, ref_clip_score
@@ -29,8 +29,8 @@ def scores_of(
     audio: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Return `similarity`, `match` (logits) and `fused`, each (n,), of texts[i] with video rows[i]."""
-    similarity = videos.pairs(embed_texts(encoder, texts), rows)
-    logits = match_logits(encoder, texts, tokens, rows, audio=audio)
+    vectors, logits = score_pairs(encoder, texts, tokens, rows, audio)
+    similarity = videos.pairs(vectors, rows)
     return {"similarity": similarity, "match": logits, "fused": encoder.fused_score(similarity, logits)}
 
 

@@ -2,13 +2,14 @@
 
 `Encoder` is implemented by a bundle's runtime model and, for torch models, by `TorchEncoder`.
 
-Shape letters: N examples, B items, C clips, F frames, H W pixels, D embedding dim, V visual tokens, W their width.
+Shape letters: N examples, n pairs, B items, C clips, F frames, H W pixels, D embedding dim, V visual tokens, W their
+width, T audio tokens, A their width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -52,6 +53,24 @@ class Encoder(Protocol):
     ) -> list[list[Answer]]: ...
 
 
+PAIRS_PER_BATCH = 128
+CLIPS_PER_PASS = 256
+"""Clips whose tokens are prepared for the fused layers at once: 1 MB each with sound."""
+
+
+class PairBatch(NamedTuple):
+    """Some of n pairs of a text and a clip, for the heads of a torch model."""
+
+    positions: list[int]
+    """Among the n pairs."""
+    states: Tensor
+    """(B, L, D) text states."""
+    mask: Tensor
+    """(B, L)"""
+    cache: VisualCache
+    """A clip per text."""
+
+
 class TorchEncoder:
     """A torch model with the methods of the runtime model, for validation during training and parity checks."""
 
@@ -91,10 +110,23 @@ class TorchEncoder:
 
     def match(self, texts: Sequence[str], visual_tokens: np.ndarray, audio_tokens: np.ndarray | None = None) -> Match:
         """Return matching logits and calibrated probabilities, both (B,)."""
-        with _inference_mode(self.model):
-            states, mask = self._states(texts)
-            logits = _numpy(self.model.match_logits(states, mask, self._visual_cache(visual_tokens, audio_tokens)))
+        _, logits = self.score_pairs(texts, range(len(texts)), visual_tokens, audio_tokens)
         return Match(logits=logits, probabilities=match_probability(self.calibration, logits).astype(np.float32))
+
+    def score_pairs(
+        self, texts: Sequence[str], rows: Sequence[int], visual: np.ndarray, audio: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the text embeddings (n, D) and the matching logits (n,) of texts[i] with the tokens of row rows[i].
+
+        visual, audio: As `visual_tokens` and `audio_tokens` of `match`, of all rows.
+        """
+        vectors = np.empty((len(texts), self.model.cfg.vector_width), np.float32)
+        logits = np.empty(len(texts), np.float32)
+        with _inference_mode(self.model):
+            for part in self._pair_batches(texts, rows, visual, audio):
+                vectors[part.positions] = _numpy(self.model.text_embedding(part.states, part.mask))
+                logits[part.positions] = _numpy(self.model.match_logits(part.states, part.mask, part.cache))
+        return vectors, logits
 
     def fused_score(self, similarity: np.ndarray, match_logits: np.ndarray) -> np.ndarray:
         """Return the fused score (B,), 0..1."""
@@ -109,15 +141,47 @@ class TorchEncoder:
         audio_tokens: np.ndarray | None = None,
     ) -> list[list[Answer]]:
         """Return the `top` answers to each question, most probable first."""
+        return self.answer_pairs(questions, range(len(questions)), visual_tokens, audio_tokens, top)
+
+    def answer_pairs(
+        self,
+        questions: Sequence[str],
+        rows: Sequence[int],
+        visual: np.ndarray,
+        audio: np.ndarray | None = None,
+        top: int = 1,
+    ) -> list[list[Answer]]:
+        """Return the `top` answers to questions[i] about the tokens of row rows[i], most probable first."""
+        answers: list[list[Answer]] = [[]] * len(questions)
         with _inference_mode(self.model):
-            states, mask = self._states(questions)
-            cache = self._visual_cache(visual_tokens, audio_tokens)
-            logits = self.model.answer_logits(states, mask, cache).float()
-        best = (logits / self.calibration.answer_temperature).softmax(dim=-1).topk(min(top, len(self.answers)))
-        return [
-            [Answer(self.answers[i], float(p)) for p, i in zip(values.tolist(), indices.tolist(), strict=True)]
-            for values, indices in zip(best.values, best.indices, strict=True)
-        ]
+            for part in self._pair_batches(questions, rows, visual, audio):
+                logits = self.model.answer_logits(part.states, part.mask, part.cache).float()
+                probabilities = (logits / self.calibration.answer_temperature).softmax(dim=-1)
+                best = probabilities.topk(min(top, len(self.answers)))
+                for position, values, indices in zip(
+                    part.positions, best.values.tolist(), best.indices.tolist(), strict=True
+                ):
+                    answers[position] = [Answer(self.answers[i], p) for p, i in zip(values, indices, strict=True)]
+        return answers
+
+    def _pair_batches(
+        self, texts: Sequence[str], rows: Sequence[int], visual: np.ndarray, audio: np.ndarray | None
+    ) -> Iterator[PairBatch]:
+        """Yield all pairs in batches of similar length; a clip is prepared once, a text encoded once per batch."""
+        distinct = sorted(set(rows))
+        for first in range(0, len(distinct), CLIPS_PER_PASS):
+            clips = distinct[first : first + CLIPS_PER_PASS]
+            cache = self._visual_cache(visual[clips], None if audio is None else audio[clips])
+            index = {row: i for i, row in enumerate(clips)}
+            pairs = sorted(
+                (i for i, row in enumerate(rows) if row in index), key=lambda i: (len(texts[i]), texts[i], rows[i])
+            )
+            for start in range(0, len(pairs), PAIRS_PER_BATCH):
+                part = pairs[start : start + PAIRS_PER_BATCH]
+                words = {text: i for i, text in enumerate(dict.fromkeys(texts[i] for i in part))}
+                states, mask = self._states(list(words))
+                copies = [words[texts[i]] for i in part]
+                yield PairBatch(part, states[copies], mask[copies], cache.select([index[rows[i]] for i in part]))
 
     def _states(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         ids, mask = self._tokens(texts)
@@ -251,14 +315,29 @@ def _clip_by_clip(encoder: Encoder, streams: dict[str, np.ndarray]) -> VideoEmbe
 
 
 def embed_texts(encoder: Encoder, texts: Sequence[str], batch: int = 128) -> np.ndarray:
-    """Return text embeddings (N, D) float32. Texts are batched by length to minimise padding."""
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    rows: list[np.ndarray] = [np.empty(0)] * len(texts)
-    for start in range(0, len(order), batch):
-        part = order[start : start + batch]
-        for i, vector in zip(part, encoder.embed_text([texts[i] for i in part]), strict=True):
-            rows[i] = vector
-    return np.stack(rows)
+    """Return text embeddings (N, D) float32. Each text is embedded once, in batches of similar length."""
+    distinct = sorted(set(texts), key=lambda text: (len(text), text))
+    vectors: dict[str, np.ndarray] = {}
+    for start in range(0, len(distinct), batch):
+        part = distinct[start : start + batch]
+        vectors |= zip(part, encoder.embed_text(part), strict=True)
+    return np.stack([vectors[text] for text in texts])
+
+
+def score_pairs(
+    encoder: Encoder,
+    texts: Sequence[str],
+    tokens: np.ndarray,
+    rows: Sequence[int],
+    audio: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the embeddings (n, D) of texts[i], and their matching logits (n,) with the tokens of row rows[i].
+
+    tokens, audio: Visual tokens (N, V, W), and audio tokens (N, T, A) where sound counts.
+    """
+    if isinstance(encoder, TorchEncoder):
+        return encoder.score_pairs(texts, rows, tokens, audio)
+    return embed_texts(encoder, texts), match_logits(encoder, texts, tokens, rows, audio)
 
 
 def match_logits(
@@ -266,19 +345,44 @@ def match_logits(
     texts: Sequence[str],
     tokens: np.ndarray,
     rows: Sequence[int],
-    batch: int = 128,
     audio: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the matching logits (n,) of texts[i] with the visual tokens, and audio tokens, of row rows[i]."""
+    """Return the matching logits (n,) of `score_pairs`."""
+    if isinstance(encoder, TorchEncoder):
+        return encoder.score_pairs(texts, rows, tokens, audio)[1]
+    logits = np.empty(len(texts))
+    for part, arrays in _pair_batches(texts, rows, tokens, audio):
+        logits[part] = encoder.match([texts[i] for i in part], *arrays).logits
+    return logits
+
+
+def best_answers(
+    encoder: Encoder,
+    questions: Sequence[str],
+    tokens: np.ndarray,
+    rows: Sequence[int],
+    audio: np.ndarray | None = None,
+) -> list[Answer]:
+    """Return the most probable answer to questions[i] about row rows[i]. Arguments as in `score_pairs`."""
+    if isinstance(encoder, TorchEncoder):
+        return [best for best, *_ in encoder.answer_pairs(questions, rows, tokens, audio)]
+    answers: dict[int, Answer] = {}
+    for part, (visual, *heard) in _pair_batches(questions, rows, tokens, audio):
+        options = {"audio_tokens": heard[0]} if heard else {}
+        results = encoder.answer([questions[i] for i in part], visual, top=1, **options)
+        answers |= zip(part, (best for best, *_ in results), strict=True)
+    return [answers[i] for i in range(len(questions))]
+
+
+def _pair_batches(
+    texts: Sequence[str], rows: Sequence[int], tokens: np.ndarray, audio: np.ndarray | None
+) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+    """Yield positions of texts of similar length, with their visual tokens, and audio tokens where sound counts."""
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    out = np.empty(len(texts))
-    index = np.asarray(rows)
-    for start in range(0, len(order), batch):
-        part = order[start : start + batch]
-        visual = tokens[index[part]].astype(np.float32)
-        heard = () if audio is None else (audio[index[part]].astype(np.float32),)
-        out[part] = encoder.match([texts[i] for i in part], visual, *heard).logits
-    return out
+    for start in range(0, len(order), PAIRS_PER_BATCH):
+        part = order[start : start + PAIRS_PER_BATCH]
+        chosen = [rows[i] for i in part]
+        yield part, [array[chosen].astype(np.float32) for array in (tokens, audio) if array is not None]
 
 
 GREY = 127

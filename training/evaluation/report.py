@@ -40,7 +40,7 @@ from training.evaluation.retrieval import (
     reranked_retrieval,
 )
 from training.evaluation.sound import answer_metrics as answer_by_sound
-from training.evaluation.sound import audio_stream, embed_sounds, scene_metrics
+from training.evaluation.sound import audio_stream, embed_sounds, pair_metrics, scene_metrics
 from training.objectives.class_names import other_class_names
 from vitascope.bundle.manifest import MANIFEST_NAME
 from vitascope.errors import InvalidInput
@@ -48,6 +48,8 @@ from vitascope.model import Model
 from vitascope.tokenizer import Tokenizer
 
 Numbers = dict[str, float]
+CANDIDATES = 20
+"""Results of a search that are ordered by match."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class EvalTarget:
     judgements: Path | None = None
     clips: int | None = None
     """Packed clips used per video (None: all)."""
+    rerank: int | None = None
+    """Results of a search that are ordered by match (None: of `sound_scenes` as many as a bundle states, else 20)."""
 
     def packed(self, corpus: str, split: str | None = None) -> Packed:
         """Open a packed corpus. Raises InvalidInput where the model cannot take its frames."""
@@ -76,6 +80,11 @@ class EvalTarget:
         """Return the metric `clips`, the number of clips used per video, where several are packed."""
         clips = clip_count(packed, self.clips)
         return {"clips": float(clips)} if packed.clips > 1 else {}
+
+    @property
+    def candidates(self) -> int:
+        """Return the number of results that are ordered by match."""
+        return CANDIDATES if self.rerank is None else self.rerank
 
     @property
     def answers(self) -> bool:
@@ -134,7 +143,7 @@ def _flickr8k(target: EvalTarget) -> Numbers:
     if target.judgements is not None and target.split == "test":
         judgements = expert_judgements(target.judgements)
         out |= expert_agreement(target.encoder, packed, videos, tokens, judgements)
-    return out | reranked_retrieval(target.encoder, packed, videos, tokens)
+    return out | reranked_retrieval(target.encoder, packed, videos, tokens, candidates=target.candidates)
 
 
 def _imagenet200(target: EvalTarget) -> Numbers:
@@ -157,7 +166,7 @@ def _scenes(target: EvalTarget) -> Numbers:
     videos, tokens = target.embed(packed)
     out = target.clip_metrics(packed) | caption_retrieval(encoder, packed, videos, captions=1)
     out |= wrong_caption_accuracy(encoder, packed, videos, tokens)
-    out |= reranked_retrieval(encoder, packed, videos, tokens)
+    out |= reranked_retrieval(encoder, packed, videos, tokens, candidates=target.candidates)
     if target.answers:
         results = answer_questions(encoder, packed, tokens)
         out |= exact(results)
@@ -192,8 +201,21 @@ def _sound_scenes(target: EvalTarget) -> Numbers:
     packed = target.packed("sound_scenes")
     if audio_stream(target.encoder) is None:
         return measure_corpus(target, packed)
+    rerank = target.candidates
+    if target.rerank is None and isinstance(target.encoder, Model):
+        rerank = target.encoder.bundle.manifest.default_rerank
     videos, tokens = target.embed(packed)
-    return scene_metrics(target.encoder, packed, videos.vectors, tokens, embed_sounds(target.encoder, packed))
+    sounds = embed_sounds(target.encoder, packed)
+    return scene_metrics(target.encoder, packed, videos.vectors, tokens, sounds, rerank)
+
+
+def _stamp_sounds(target: EvalTarget) -> Numbers:
+    packed = target.packed("stamp_sounds")
+    out = measure_corpus(target, packed)
+    if audio_stream(target.encoder) is None:
+        return out
+    videos, _ = target.embed(packed)
+    return out | pair_metrics(videos.vectors, embed_sounds(target.encoder, packed).vectors)
 
 
 def _pictogram_videos(target: EvalTarget) -> Numbers:
@@ -222,7 +244,7 @@ def _pictogram_stills(target: EvalTarget) -> Numbers:
     labels = [e.captions[0] for e in packed.examples]
     queries = sorted(set(labels))
     out = concept_retrieval(target.encoder, queries, queries, videos, labels)
-    out |= reranked_retrieval(target.encoder, packed, videos, tokens)
+    out |= reranked_retrieval(target.encoder, packed, videos, tokens, candidates=target.candidates)
     return out | target.answer_metrics(packed, tokens)
 
 
@@ -234,8 +256,8 @@ PROTOCOLS: dict[str, Callable[[EvalTarget], Numbers]] = {
     "daquar": _daquar,
     "imagenet200": _imagenet200,
     "sound_scenes": _sound_scenes,
-    "esc10": partial(_recordings, corpus="esc10"),
-    "fsdd": partial(_recordings, corpus="fsdd"),
+    "stamp_sounds": _stamp_sounds,
+    **{name: partial(_recordings, corpus=name) for name in ("esc10", "fsdd", "spoken_digits", "instruments")},
 }
 
 
@@ -254,6 +276,7 @@ def evaluate(
     judgements: Path | None = None,
     out: Path | None = None,
     clips: int | None = None,
+    rerank: int | None = None,
     log: Log = _to_stderr,
 ) -> dict[str, Numbers]:
     """Measure a model on packed corpora.
@@ -265,6 +288,7 @@ def evaluate(
         judgements: Folder of the Flickr8k expert judgements.
         out: JSON file for the results.
         clips: Clips used per video, evenly spread over the packed ones (None: all).
+        rerank: Results that are ordered by match, as `EvalTarget.rerank`.
         log: Called with a line about each corpus that is left out.
 
     Returns:
@@ -274,9 +298,11 @@ def evaluate(
         InvalidInput: A corpus is missing, has nothing to measure, or has other frames than the model takes; raised
             before anything is measured.
     """
+    if rerank is not None and rerank < 1:
+        raise InvalidInput(f"rerank: {rerank}; at least 1 was expected")
     names = list(dict.fromkeys(corpora)) if corpora else None
     names_requested = _select_corpora(data, split, names)
-    target = EvalTarget(open_encoder(model), data, split, judgements, clips)
+    target = EvalTarget(open_encoder(model), data, split, judgements, clips, rerank)
     chosen = _select_protocols(target, names_requested, named=names is not None, log=log)
     results = {name: {k: round(v, 4) for k, v in numbers().items()} for name, numbers in chosen.items()}
     if out is not None:

@@ -181,13 +181,28 @@ def nearest_videos(
     encoder: Encoder, packed: Packed, videos: Gallery, tokens: np.ndarray, *, queries: Sequence[str], count: int
 ) -> NearestVideos:
     """Return the `count` videos most similar to each query. Every video with the query as a caption is relevant."""
-    similarity = videos.scores(embed_texts(encoder, queries))
-    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
+    return score_nearest(encoder, packed, queries, videos.scores(embed_texts(encoder, queries)), tokens, count)
+
+
+def score_nearest(
+    encoder: Encoder,
+    packed: Packed,
+    queries: Sequence[str],
+    scores: np.ndarray,
+    tokens: np.ndarray,
+    count: int,
+    audio: np.ndarray | None = None,
+) -> NearestVideos:
+    """Return the `count` videos of the highest scores (T, N) of each query, whose `similarity` is that score.
+
+    tokens, audio: Visual tokens (N, V, W), and audio tokens (N, T, A) where sound counts.
+    """
+    nearest = np.argsort(-scores, axis=1, kind="stable")[:, :count]
     texts, rows = [text for text in queries for _ in range(nearest.shape[1])], nearest.ravel().tolist()
-    logits = match_logits(encoder, texts, tokens, rows)
+    logits = match_logits(encoder, texts, tokens, rows, audio)
     is_relevant = np.array([text in packed.examples[row].captions for text, row in zip(texts, rows, strict=True)])
     return NearestVideos(
-        np.take_along_axis(similarity, nearest, axis=1),
+        np.take_along_axis(scores, nearest, axis=1),
         logits.reshape(nearest.shape),
         is_relevant.reshape(nearest.shape),
     )

@@ -5,12 +5,14 @@ Shape letters: N examples, D embedding dim, V visual tokens, K their width, T au
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import gcd
 from typing import get_args
 
 import numpy as np
 
-from training.data.audio import SAMPLE_RATE
+from training.data.audio import FULL_SCALE, SAMPLE_RATE
 from training.data.batches import read_audio
 from training.data.example import Needs
 from training.data.packed import Packed
@@ -18,12 +20,15 @@ from training.evaluation.answers import answer_questions, exact_answers
 from training.evaluation.captions import negative_caption_metrics
 from training.evaluation.encoder import Encoder, TorchEncoder, embed_texts
 from training.evaluation.metrics import retrieval
-from training.evaluation.retrieval import Gallery
+from training.evaluation.retrieval import RANKS, Gallery, score_nearest
 from vitascope.bundle.manifest import AUDIO_TOKENS, LENGTHS, SAMPLES, AudioStream, Calibration
+from vitascope.media.limits import SILENCE
 from vitascope.model import Model
 from vitascope.scoring import similarity_probability
 
 BATCH_SIZE = 16
+RERANK_QUERIES = 200
+"""Of a need, spread evenly over the clips."""
 
 
 @dataclass(frozen=True)
@@ -55,22 +60,55 @@ def packed_sounds(packed: Packed, rows: np.ndarray, stream: AudioStream) -> dict
 
 
 def embed_sounds(encoder: Encoder, packed: Packed) -> EmbeddedSounds:
-    """Embed the sound of every example; of one longer than a window, its middle. The model must have sound."""
+    """Embed the sound of every example. The model must have sound.
+
+    Of a sound longer than a window a checkpoint reads the middle, and a bundle all as in a service. A bundle that takes
+    another sample rate than the corpus has reads resampled sounds.
+    """
     stream = audio_stream(encoder)
     assert stream is not None
-    vectors, tokens = [], []
+    parts = []
     for start in range(0, len(packed), BATCH_SIZE):
-        inputs = packed_sounds(packed, np.arange(start, min(start + BATCH_SIZE, len(packed))), stream)
-        outputs = encoder.embed_windows(inputs) if isinstance(encoder, TorchEncoder) else _run(encoder, inputs)
-        vectors.append(outputs["vector"] * (inputs[LENGTHS] > 0)[:, None])
-        tokens.append(outputs[AUDIO_TOKENS].astype(np.float16) if stream.fused else None)
-    joined = [part for part in tokens if part is not None]
-    return EmbeddedSounds(np.concatenate(vectors), np.concatenate(joined) if joined else None)
+        rows = np.arange(start, min(start + BATCH_SIZE, len(packed)))
+        if isinstance(encoder, Model):
+            parts.append(
+                _embed_as_served(encoder, [resampled_sound(packed, int(row), stream.sample_rate) for row in rows])
+            )
+            continue
+        assert isinstance(encoder, TorchEncoder)
+        inputs = packed_sounds(packed, rows, stream)
+        outputs = encoder.embed_windows(inputs)
+        vectors = outputs["vector"] * (inputs[LENGTHS] > 0)[:, None]
+        parts.append(EmbeddedSounds(vectors, outputs[AUDIO_TOKENS].astype(np.float16) if stream.fused else None))
+    tokens = [part.tokens for part in parts if part.tokens is not None]
+    return EmbeddedSounds(np.concatenate([part.vectors for part in parts]), np.concatenate(tokens) if tokens else None)
 
 
-def _run(encoder: Encoder, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    assert isinstance(encoder, Model)
-    return encoder.run_graph("audio", inputs)
+def resampled_sound(packed: Packed, row: int, sample_rate: int) -> np.ndarray:
+    """Return the sound (n,) float32 of a row at a sample rate (Hz), -1 to 1; empty without sound."""
+    assert packed.audio is not None
+    samples = packed.audio[row] / np.float32(FULL_SCALE)
+    if sample_rate == SAMPLE_RATE or not len(samples):
+        return samples
+    from scipy.signal import resample_poly  # a second to import
+
+    common = gcd(sample_rate, SAMPLE_RATE)
+    resampled: np.ndarray = resample_poly(samples, sample_rate // common, SAMPLE_RATE // common)
+    return resampled.clip(-1.0, 1.0)
+
+
+def _embed_as_served(model: Model, sounds: Sequence[np.ndarray]) -> EmbeddedSounds:
+    manifest = model.bundle.manifest
+    assert manifest.audio is not None
+    audible = [i for i, sound in enumerate(sounds) if np.abs(sound).max(initial=0.0) >= SILENCE]
+    embedded = model.embed_audio([sounds[i] for i in audible])
+    vectors = np.zeros((len(sounds), manifest.vector_width), np.float32)
+    vectors[audible] = embedded.vectors
+    if not manifest.audio.fused:
+        return EmbeddedSounds(vectors, None)
+    tokens = np.zeros((len(sounds), manifest.audio.tokens, manifest.audio.width), np.float16)
+    tokens[audible] = embedded.tokens
+    return EmbeddedSounds(vectors, tokens)
 
 
 def no_pictures(encoder: Encoder, packed: Packed) -> np.ndarray:
@@ -119,7 +157,7 @@ def search_scores(calibration: Calibration, texts: np.ndarray, videos: np.ndarra
 
 
 def scene_metrics(
-    encoder: Encoder, packed: Packed, videos: np.ndarray, visual: np.ndarray, sounds: EmbeddedSounds
+    encoder: Encoder, packed: Packed, videos: np.ndarray, visual: np.ndarray, sounds: EmbeddedSounds, rerank: int = 0
 ) -> dict[str, float]:
     """Return how well clips are found, and asked about, by texts that need sight, sound or both.
 
@@ -130,9 +168,12 @@ def scene_metrics(
         videos: Embeddings (N, D).
         visual: Visual tokens (N, V, K).
         sounds: Of the same clips.
+        rerank: Number of best clips that are also ordered by match, for `RERANK_QUERIES` queries of each need.
     """
-    joint = joint_gallery(videos, sounds.vectors)
-    blanked = {" [sound blanked]": Gallery(videos), " [sight blanked]": Gallery(sounds.vectors)}
+    inputs: dict[str, tuple[np.ndarray, np.ndarray | None]]
+    inputs = {"": (visual, sounds.tokens), " [sound blanked]": (visual, None)}
+    if sounds.tokens is not None:
+        inputs[" [sight blanked]"] = (no_pictures(encoder, packed), sounds.tokens)
     out: dict[str, float] = {}
     for need in get_args(Needs):
         queries = _first_captions(packed, need)
@@ -140,24 +181,47 @@ def scene_metrics(
             continue
         relevant = [np.flatnonzero([query in e.captions for e in packed.examples]) for query in queries]
         vectors = embed_texts(encoder, queries)
-        by_search = search_scores(encoder.calibration, vectors, videos, sounds.vectors)
-        scores = {"": by_search} | {name: gallery.scores(vectors) for name, gallery in blanked.items()}
+        scores = {
+            "": search_scores(encoder.calibration, vectors, videos, sounds.vectors),
+            " [sound blanked]": Gallery(videos).scores(vectors),
+            " [sight blanked]": Gallery(sounds.vectors).scores(vectors),
+        }
         for name, of_clips in scores.items():
             metrics = retrieval(of_clips, relevant)
             out |= {f"t2v {k} ({need}){name}": v for k, v in metrics.items() if k.startswith("R@")}
-    if any(e.negatives for e in packed.examples):
+        chosen = range(0, len(queries), max(1, len(queries) // RERANK_QUERIES))[:RERANK_QUERIES]
+        for name, (pictures, audio) in inputs.items() if rerank and "matching" in encoder.tasks else ():
+            texts = [queries[i] for i in chosen]
+            nearest = score_nearest(encoder, packed, texts, scores[name][chosen], pictures, rerank, audio)
+            for order, by in (("search", None), ("match", nearest.logits)):
+                recall = zip(RANKS, nearest.recall(by, rerank), strict=True)
+                out |= {f"{order} R@{k} ({need}, top {rerank}){name}": v for k, v in recall}
+    if any(e.negatives for e in packed.examples) and "matching" in encoder.tasks:
+        joint = joint_gallery(videos, sounds.vectors)
         out |= negative_caption_metrics(encoder, packed, joint, visual, audio=sounds.tokens)
-    if "answering" in encoder.tasks and sounds.tokens is not None:
-        nothing = no_pictures(encoder, packed)
-        inputs = {"": (visual, sounds.tokens), " [sound blanked]": (visual, None)}
-        inputs[" [sight blanked]"] = (nothing, sounds.tokens)
-        for name, (pictures, audio) in inputs.items():
-            results = answer_questions(encoder, packed, pictures, audio=audio)
-            needs = np.array([question.needs for question in results.questions])
-            for need in get_args(Needs):
-                if (needs == need).any():
-                    out[f"exact ({need}){name}"] = float(100 * results.right[needs == need].mean())
+    for name, (pictures, audio) in inputs.items() if "answering" in encoder.tasks else ():
+        results = answer_questions(encoder, packed, pictures, audio=audio)
+        needs = [(question.needs, question.kind) for question in results.questions]
+        for need, kind in sorted({pair for pair in needs if pair[0]} | {(need, "") for need, _ in needs if need}):
+            of_kind = [n == need and kind in ("", k) for n, k in needs]
+            label = f"{need}: {kind}" if kind else need
+            out[f"exact ({label}){name}"] = float(100 * results.right[of_kind].mean())
     return out
+
+
+def pair_metrics(videos: np.ndarray, sounds: np.ndarray) -> dict[str, float]:
+    """Return how often a sound finds its picture, and a picture its sound, beside chance.
+
+    videos, sounds: Embeddings (N, D) of the same examples; those without sound are left out.
+    """
+    audible = sounds.any(axis=1)
+    similarity = sounds[audible] @ videos[audible].T
+    count = len(similarity)
+    own = [np.array([i]) for i in range(count)]
+    out = {"sounds": float(count)}
+    for name, scores in (("sound to picture", similarity), ("picture to sound", similarity.T)):
+        out |= {f"{name} {k}": v for k, v in retrieval(scores, own).items() if k.startswith("R@")}
+    return out | {f"chance R@{k}": 100.0 * min(1.0, k / count) for k in RANKS}
 
 
 def _first_captions(packed: Packed, need: Needs) -> list[str]:

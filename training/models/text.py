@@ -8,6 +8,7 @@ width of the visual or audio tokens; in attention R query positions and T key po
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,12 @@ class VisualCache:
     """(P, A, W) audio tokens; None: only what is seen counts."""
     present: Tensor | None = None
     """(P, V + A) int64, 0 for tokens of a missing modality and after the end of a sound; None: all exist."""
+
+    def select(self, rows: Sequence[int]) -> VisualCache:
+        """Return the cache of some of the videos, which may repeat."""
+        optional = (None if x is None else x[rows] for x in (self.audio, self.present))
+        layers = tuple((keys[rows], values[rows]) for keys, values in self.layers)
+        return VisualCache(self.visual[rows], self.tokens[rows], layers, *optional)
 
 
 class TextTransformer(nn.Module):
