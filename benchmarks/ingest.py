@@ -27,7 +27,8 @@ from index.clips.rules import Segmentation
 from index.collection_store import CollectionStore
 from index.jobs.ingest import ClipSpec, DecodedClips, PreparedFile, decode_clips, embed_clips, hash_file, prepare_file
 from index.jobs.jobs import create_job
-from index.jobs.pipeline import PipelineConfig, StageTimer
+from index.jobs.pipeline import PipelineConfig
+from index.jobs.pipeline_stages import StageTimer
 from index.jobs.records import JobOptions
 from index.jobs.runner import run_job
 from index.jobs.sources.source_types import FolderSource

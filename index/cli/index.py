@@ -386,11 +386,6 @@ def _check_ray(args: argparse.Namespace) -> None:
         raise InvalidInput("ray-actors: only valid with --ray")
     if args.ray is not None and args.watch:
         raise InvalidInput("ray: cannot be combined with --watch, which indexes on this machine")
-    if args.ray is not None and (args.transcribe is not None or args.read_text is not None):
-        raise InvalidInput(
-            "ray: cannot be combined with --transcribe and --read-text, which run on this machine; afterwards, "
-            "`vitascope collection transcribe` and `read-text` recognise what was indexed"
-        )
     if args.ray is not None and args.engine != "onnxruntime":
         raise InvalidInput(f"engine: {args.engine!r} with --ray, whose workers run graphs; onnxruntime was expected")
 

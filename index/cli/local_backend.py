@@ -418,18 +418,10 @@ class LocalBackend:
         """Create a job. Raises InvalidInput and DecodingUnavailable also if a recogniser cannot be loaded."""
         opened = self.open_collection(collection)
         opened.require_fingerprint(self.model.bundle.fingerprint)
-        recognition = self._job_recognition(opened, transcribe, read_text)
+        recognition = self.recognition.job_settings(opened, transcribe, read_text)
         self.recognition.wait_until_ready(recognition)
         options = job_options(metadata, segmentation, recognition)
         return job_view(index_jobs.create_job(opened, _parse_source(source), options))
-
-    def _job_recognition(
-        self, collection: Collection, transcribe: bool | str | None, read_text: bool | float | None
-    ) -> RecognitionSettings:
-        """Return what a job recognises: what its arguments say, or else the collection; nothing on a Ray cluster."""
-        if self._cluster is not None:
-            transcribe = read_text = False
-        return self.recognition.job_settings(collection, transcribe, read_text)
 
     def list_jobs(self, collection: str, *, state: JobState | None, limit: int | None, cursor: str | None) -> JSON:
         assert limit is not None
@@ -467,7 +459,7 @@ class LocalBackend:
         read_text: bool | float | None,
     ) -> list[str]:
         opened = self.open_collection(collection)
-        options = job_options(metadata, segmentation, self._job_recognition(opened, transcribe, read_text))
+        options = job_options(metadata, segmentation, self.recognition.job_settings(opened, transcribe, read_text))
         parsed = _parse_source(source)
         unfinished = [*index_jobs.list_jobs(opened, state="queued"), *index_jobs.list_jobs(opened, state="running")]
         return [str(job.id) for job in unfinished if job.source == parsed and job.options == options]
@@ -486,10 +478,9 @@ class LocalBackend:
         opened = self.open_collection(collection)
         options: dict[str, Any] = {"on_item": on_item, "list_limits": read_list_limits(os.environ)}
         options["limits"] = read_media_limits(os.environ)
-        if self._cluster is None:
-            options["on_progress"] = _without_note(on_progress)
-            options["recognition"] = JobRecognition(self.recognition.recognizers)
-        else:
+        options["on_progress"] = _without_note(on_progress)
+        options["recognition"] = JobRecognition(self.recognition.recognizers)
+        if self._cluster is not None:
             options |= {"config": self._cluster.config(), "backend": self._cluster}
         return job_view(run_job(opened, self.model, int(job_id), **options))
 

@@ -11,7 +11,8 @@ from typing import Protocol, Self
 from index.clips.segmentation import segment_by_transcript
 from index.collection import Collection
 from index.jobs.ingest import IngestResult, PreparedFile, check_unchanged, hash_file, prepare_item, store_video
-from index.jobs.pipeline import ItemResult, Pipeline, PipelineConfig, StageTimer
+from index.jobs.pipeline import ItemResult, Pipeline, PipelineConfig
+from index.jobs.pipeline_stages import RecognitionStage, RecognitionStages, StageTimer
 from index.jobs.recognition import NAMES, JobRecognition, RecognitionDeferred, VideoRecognition
 from index.jobs.records import ItemProgress, Job, JobItem
 from index.jobs.refresh import refresh_known
@@ -43,6 +44,18 @@ class RunContext:
     def recognitions(self) -> list[VideoRecognition]:
         """Return what the job recognises, in the order in which that runs."""
         return self.recognition.stages(self.collection, self.job.options, self.limits)
+
+    @property
+    def segments_by_transcript(self) -> bool:
+        """Whether ``transcribe_if_needed`` may transcribe a file."""
+        options = self.job.options
+        return options.segmentation.rule == "subtitles" and options.transcribe is not None
+
+    def recognition_stages(self) -> RecognitionStages[JobItem]:
+        """Return the stages of that."""
+        stages: dict[str, RecognitionStage] = {each.kind: _RecognitionStage(self, each) for each in self.recognitions()}
+        interrupt = partial(self.recognition.interruption.set, True)
+        return RecognitionStages(stages, self.timer, self.config.in_flight, interrupt)
 
 
 class Executor(Protocol):
@@ -94,17 +107,10 @@ class LocalBackend:
             check_unchanged(prepared)
             return store_video(context.collection, prepared.description, clips)
 
-        def transcribe(prepared: PreparedFile) -> PreparedFile | IngestResult:
-            known = context.collection.find_by_hash(prepared.description.content_sha256)
-            if known is not None:  # an equal file was finished while this one was prepared
-                return IngestResult(known, created=False)
-            return transcribe_if_needed(context, prepared)
-
         return Pipeline(
             *(context.model, prepare, store, context.limits, context.config, context.timer),
-            recognition={each.kind: _RecognitionStage(context, each) for each in context.recognitions()},
-            interrupt=partial(context.recognition.interruption.set, True),
-            transcribe_item=transcribe,
+            recognition=context.recognition_stages(),
+            transcribe_item=partial(transcribe_if_needed, context),
         )
 
 
@@ -156,10 +162,13 @@ def prepare_unless_known(context: RunContext, item: JobItem) -> PreparedFile | I
     return prepare_item(hashed, item, context.job.options, context.fetcher, context.limits, decoder, signals)
 
 
-def transcribe_if_needed(context: RunContext, prepared: PreparedFile, task: TaskContext | None = None) -> PreparedFile:
+def transcribe_if_needed(
+    context: RunContext, prepared: PreparedFile, task: TaskContext | None = None
+) -> PreparedFile | IngestResult:
     """Segment a file by the sentences of its transcript, where the job's options request both.
 
-    A file with subtitles, without sound or in which nothing is heard is returned as it is segmented.
+    A file with subtitles, without sound or in which nothing is heard is returned as it is segmented. One whose equal
+    was stored while it was prepared is closed, and the video of that one is returned.
 
     Args:
         context: of the run.
@@ -170,12 +179,13 @@ def transcribe_if_needed(context: RunContext, prepared: PreparedFile, task: Task
         RecognitionDeferred: another run of the job is to do that.
         RecognitionInterrupted, or the error of ``task``.
     """
-    options, description = context.job.options, prepared.description
-    if options.segmentation.rule != "subtitles" or description.segments.cues or description.info.audio is None:
+    description = prepared.description
+    if (known := context.collection.find_by_hash(description.content_sha256)) is not None:
+        prepared.media.close()
+        return IngestResult(known, created=False)
+    if not context.segments_by_transcript or description.segments.cues or description.info.audio is None:
         return prepared
-    speech = next((each for each in context.recognitions() if each.kind == "speech"), None)
-    if speech is None:
-        return prepared
+    speech = next(each for each in context.recognitions() if each.kind == "speech")
     with ExitStack() as close_on_error:
         close_on_error.enter_context(prepared.media)
         if context.recognition.is_deferred:
@@ -183,7 +193,7 @@ def transcribe_if_needed(context: RunContext, prepared: PreparedFile, task: Task
         with context.timer.measure(speech.kind):
             heard = replace(speech, context=task or speech.context).transcribe(prepared.media, description.duration)
         segments = segment_by_transcript(
-            description.segments, heard.transcript, description.duration, options.segmentation
+            description.segments, heard.transcript, description.duration, context.job.options.segmentation
         )
         if (reason := heard.recognitions["speech"].reason) is not None:
             segments = replace(segments, notes=(*segments.notes, f"no {NAMES['speech']}: {reason}"))

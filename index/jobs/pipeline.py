@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import os
 import threading
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 import numpy as np
 
@@ -28,18 +26,16 @@ from index.jobs.ingest import (
     decode_clips,
     embed_clips,
 )
-from index.jobs.recognition import RecognitionInterrupted
+from index.jobs.pipeline_stages import ClosableQueue, RecognitionStages, StageTimer
 from index.jobs.records import ItemProgress
 from index.records import NewClip
 from vitascope.errors import InvalidInput
-from vitascope.media.file import MediaFile
 from vitascope.media.limits import MediaLimits
 from vitascope.model import Model
 
 MAX_DECODED_BATCHES = 4
 """Decoded batches that wait for the model."""
 
-T = TypeVar("T")
 Item = TypeVar("Item")
 """Identifies a file in the pipeline, which passes it on without reading it."""
 
@@ -65,82 +61,6 @@ class PipelineConfig:
                 raise InvalidInput(f"{name}: {getattr(self, name)}; at least 1 was expected")
 
 
-class StageTimer:
-    """Adds up the busy seconds of each stage, without waiting times; safe to use from many threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._seconds: dict[str, float] = {}
-
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        """Count the time of the block."""
-        started_at = time.perf_counter()
-        try:
-            yield
-        finally:
-            elapsed = time.perf_counter() - started_at
-            with self._lock:
-                self._seconds[stage] = self._seconds.get(stage, 0.0) + elapsed
-
-    def seconds(self) -> Mapping[str, float]:
-        """Return seconds by stage, of all its threads together."""
-        with self._lock:
-            return dict(self._seconds)
-
-
-class ClosableQueue(Generic[T]):
-    """A bounded queue that can be closed while threads wait at it; once closed it accepts and returns nothing.
-
-    ``queue.Queue.shutdown`` exists only from Python 3.13 on.
-    """
-
-    def __init__(self, capacity: int = 0) -> None:
-        """Create a queue of at most ``capacity`` entries; 0: unbounded."""
-        self._capacity = capacity
-        self._entries: deque[T] = deque()
-        self._is_closed = False
-        self._changed = threading.Condition()
-
-    def put(self, entry: T) -> bool:
-        """Append an entry, waiting for capacity; return False if the queue was closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._is_closed or not self._capacity or len(self._entries) < self._capacity)
-            if self._is_closed:
-                return False
-            self._entries.append(entry)
-            self._changed.notify_all()
-            return True
-
-    def get(self, timeout: float | None = None) -> T | None:
-        """Return the next entry; None after ``timeout`` seconds, and once the queue is closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._is_closed or bool(self._entries), timeout)
-            return self._pop()
-
-    def get_nowait(self) -> T | None:
-        """Return the next entry if there is one."""
-        with self._changed:
-            return self._pop()
-
-    def drain(self) -> list[T]:
-        """Return all entries."""
-        return list(iter(self.get_nowait, None))
-
-    def close(self) -> None:
-        """Close the queue and wake all waiting threads."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
-
-    def _pop(self) -> T | None:
-        if self._is_closed or not self._entries:
-            return None
-        entry = self._entries.popleft()
-        self._changed.notify_all()
-        return entry
-
-
 @dataclass(frozen=True, slots=True)
 class ItemResult(Generic[Item]):
     """The result of an item: either ``ingested`` or ``error``."""
@@ -159,10 +79,7 @@ class _ItemState(Generic[Item]):
     clips: dict[int, list[NewClip]] = field(default_factory=dict)
     """Embedded clips by batch number."""
     batch_count: int = 0
-    ingested: IngestResult | None = None
-    """Once the video is stored."""
-    shares: dict[int, float] = field(default_factory=dict)
-    """Recognised share, 0 to 1, by number of the stages that apply."""
+    is_stored: bool = False
     is_done: bool = False
     duplicates: list[_ItemState[Item]] = field(default_factory=list)
     """Items of the same content, which get the result of this one."""
@@ -173,21 +90,6 @@ class _Batch(Generic[Item]):
     state: _ItemState[Item]
     number: int
     clips: list[ClipSpec]
-
-
-class RecognitionStage(Protocol):
-    """Recognises speech or screen text in stored videos."""
-
-    def applies(self, ingested: IngestResult) -> bool:
-        """Return whether there may be something to recognise in a video."""
-
-    def recognize(
-        self, ingested: IngestResult, media: MediaFile | None, on_progress: Callable[[float], None]
-    ) -> IngestResult:
-        """Recognise a video and return its result, with a note on a failure.
-
-        ``media``: its file, if that is open. Raises RecognitionInterrupted, StorageError and CollectionNotFound.
-        """
 
 
 class Pipeline(Generic[Item]):
@@ -201,8 +103,7 @@ class Pipeline(Generic[Item]):
         limits: MediaLimits,
         config: PipelineConfig,
         timer: StageTimer,
-        recognition: Mapping[str, RecognitionStage] | None = None,
-        interrupt: Callable[[], None] = lambda: None,
+        recognition: RecognitionStages[Item] | None = None,
         transcribe_item: Callable[[PreparedFile], PreparedFile | IngestResult] = lambda prepared: prepared,
     ) -> None:
         """Create a pipeline.
@@ -210,8 +111,8 @@ class Pipeline(Generic[Item]):
         Args:
             prepare_item: its first stage.
             store_item: its last stage, but for recognition.
-            recognition: stages after that, by name, in order.
-            interrupt: makes those stages and ``transcribe_item`` raise RecognitionInterrupted soon.
+            recognition: the stages after that, whose interruption makes ``transcribe_item``, too, raise
+                RecognitionInterrupted soon; started and closed with the pipeline.
             transcribe_item: may segment a file by its transcript, unless an equal file is stored; called once for
                 equal files in progress.
         """
@@ -228,15 +129,8 @@ class Pipeline(Generic[Item]):
         self._to_decode: ClosableQueue[_Batch[Item]] = ClosableQueue(config.decoders)
         self._to_embed: ClosableQueue[tuple[_Batch[Item], DecodedClips]] = ClosableQueue(MAX_DECODED_BATCHES)
         self._to_store: ClosableQueue[_ItemState[Item]] = ClosableQueue()
-        self._recognition = list((recognition or {}).values())
-        self._interrupt = interrupt
         self._transcribe_item = transcribe_item
-        # No longer than the number of files in flight, so that storing never waits for recognition.
-        self._to_recognize: list[ClosableQueue[_ItemState[Item]]] = [
-            ClosableQueue(config.in_flight) for _ in self._recognition
-        ]
-        self._recognizing: dict[int, _ItemState[Item]] = {}
-        """Items whose videos are stored, by identity."""
+        self._recognition = recognition or RecognitionStages({}, timer)
         self._results: ClosableQueue[ItemResult[Item]] = ClosableQueue()
         stages: list[tuple[Callable[[], None], str, int]] = [
             (self._prepare, "prepare", config.openers),
@@ -244,7 +138,6 @@ class Pipeline(Generic[Item]):
             (self._embed, "embed", 1),
             (self._store, "store", 1),
         ]
-        stages += [(partial(self._recognize, n, name), name, 1) for n, name in enumerate(recognition or {})]
         self._threads = [
             threading.Thread(target=run, name=f"job-{name}-{number}", daemon=True)
             for run, name, count in stages
@@ -252,6 +145,7 @@ class Pipeline(Generic[Item]):
         ]
 
     def __enter__(self) -> Self:
+        self._recognition.start()
         for thread in self._threads:
             thread.start()
         return self
@@ -270,32 +164,19 @@ class Pipeline(Generic[Item]):
 
     def progress(self) -> list[ItemProgress[Item]]:
         """Return how far each file in progress is that has more than one batch, or is recognised."""
-        stages = 1 + len(self._recognition)
+        stages = 1 + self._recognition.count
         with self._lock:
-            embedding = [state for state in self._in_progress.values() if state.ingested is None]
-            recognizing = list(self._recognizing.values())
+            embedding = [state for state in self._in_progress.values() if not state.is_stored and state.batch_count > 1]
         return [
-            *(
-                ItemProgress(state.item, len(state.clips) / state.batch_count / stages)
-                for state in embedding
-                if state.batch_count > 1
-            ),
-            *(
-                ItemProgress(
-                    state.item, (1 + sum(state.shares.values())) / (1 + len(state.shares)), state.ingested.video.id
-                )
-                for state in recognizing
-                if state.ingested is not None
-            ),
+            *(ItemProgress(state.item, len(state.clips) / state.batch_count / stages) for state in embedding),
+            *self._recognition.progress(),
         ]
 
     def cancel(self) -> list[ItemResult[Item]]:
         """Stop every stage after its current step; return the results until then."""
         for queue in (self._to_prepare, self._to_decode, self._to_embed, self._to_store):
             queue.close()
-        for stored in self._to_recognize:
-            stored.close()
-        self._interrupt()
+        self._recognition.close()
         for thread in self._threads:
             thread.join()
         for state in self._in_progress.values():
@@ -390,40 +271,9 @@ class Pipeline(Generic[Item]):
 
     def _on_stored(self, state: _ItemState[Item], ingested: IngestResult) -> None:
         """Pass a stored video on to recognition, if there is any."""
-        numbers = [number for number, stage in enumerate(self._recognition) if stage.applies(ingested)]
-        with self._lock:
-            state.ingested, state.shares = ingested, dict.fromkeys(numbers, 0.0)
-            if numbers:
-                self._recognizing[id(state)] = state
-        self._recognize_next(state, ingested)
-
-    def _recognize_next(self, state: _ItemState[Item], ingested: IngestResult) -> None:
-        """Pass an item on to the first stage that has not recognised it, or finish it."""
-        number = next((number for number, share in state.shares.items() if share < 1), None)
-        if number is None:
-            self._finish(state, ingested)
-        else:
-            self._to_recognize[number].put(state)
-
-    def _recognize(self, number: int, name: str) -> None:
-        """Recognise stored videos by the stage of this number and name."""
-        while (state := self._to_recognize[number].get()) is not None:
-            media = None if state.prepared is None else state.prepared.media
-            assert state.ingested is not None
-            with self._capture_errors(state):
-                try:
-                    with self._timer.measure(name):
-                        state.ingested = self._recognition[number].recognize(
-                            state.ingested, media, partial(self._report_share, state, number)
-                        )
-                except RecognitionInterrupted as interrupted:
-                    raise type(interrupted)(state.ingested) from None
-                state.shares[number] = 1.0
-                self._recognize_next(state, state.ingested)
-
-    @staticmethod
-    def _report_share(state: _ItemState[Item], number: int, share: float) -> None:
-        state.shares[number] = min(share, 0.999)  # 1 once it is stored
+        state.is_stored = True
+        media = None if state.prepared is None else state.prepared.media
+        self._recognition.submit(state.item, ingested, media, partial(self._finish, state))
 
     def _is_first(self, state: _ItemState[Item], prepared: PreparedFile) -> bool:
         """Return whether this is the first item of its content; any other waits for the result of that one."""
@@ -444,15 +294,12 @@ class Pipeline(Generic[Item]):
         except BaseException as error:  # an exit, too, is raised again by the thread that takes the results
             self._finish(state, None, error)
 
-    def _finish(
-        self, state: _ItemState[Item], ingested: IngestResult | None, error: BaseException | None = None
-    ) -> None:
+    def _finish(self, state: _ItemState[Item], ingested: IngestResult | None, error: BaseException | None) -> None:
         with self._lock:
             if state.is_done:
                 return
             state.is_done = True
             duplicates, state.duplicates = state.duplicates, []
-            self._recognizing.pop(id(state), None)
             if state.prepared is not None:
                 self._in_progress.pop(state.prepared.description.content_sha256, None)
                 state.prepared.media.close()
@@ -460,6 +307,6 @@ class Pipeline(Generic[Item]):
         self._results.put(ItemResult(state.item, ingested, error))
         for duplicate in duplicates:
             if ingested is not None:
-                self._finish(duplicate, IngestResult(ingested.video, created=False))
+                self._finish(duplicate, IngestResult(ingested.video, created=False), None)
             else:
                 self._to_prepare.put(duplicate)  # may succeed, or fails with its own error

@@ -13,7 +13,8 @@ from index.collection import Collection
 from index.jobs.execution import ExecutionBackend, Executor, LocalBackend, RunContext, WorkerDied
 from index.jobs.jobs import get_job
 from index.jobs.lease import Lease, mark_run_ended, new_owner
-from index.jobs.pipeline import ItemResult, PipelineConfig, StageTimer
+from index.jobs.pipeline import ItemResult, PipelineConfig
+from index.jobs.pipeline_stages import StageTimer
 from index.jobs.recognition import JobRecognition, RecognitionDeferred, RecognitionInterrupted
 from index.jobs.records import Job, JobItem, StopRequest
 from index.jobs.source_items import enqueue_items, missing_folder_error

@@ -26,7 +26,8 @@ from index.jobs.ingest import (
     embedded_signals,
     hash_file,
 )
-from index.jobs.pipeline import Pipeline, PipelineConfig, StageTimer
+from index.jobs.pipeline import Pipeline, PipelineConfig
+from index.jobs.pipeline_stages import StageTimer
 from index.jobs.recognition_settings import copy_recognition_meta
 from index.recognitions import load_video_text
 from index.records import NewClip, Video

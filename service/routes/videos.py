@@ -312,6 +312,8 @@ class UploadBackend:
         if isinstance(prepared, IngestResult):
             return prepared
         prepared = transcribe_if_needed(context, prepared, self._call_context)
+        if isinstance(prepared, IngestResult):
+            return prepared
         return store_video(
             context.collection, prepared.description, embed_file(context.model, prepared, context.limits)
         )

@@ -15,7 +15,7 @@ from index.vectors.interface import FAISS
 from tests.index.jobs.fixtures import make_pictures
 from tests.index.jobs.watched import Watched
 from tests.index.milvus_server import MilvusUnderTest
-from tests.media_files import solid, write_picture
+from tests.media_files import solid, write_color_video, write_picture
 from vitascope.model import Model
 
 
@@ -75,3 +75,15 @@ def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusUnderTest
 def backend(request: pytest.FixtureRequest) -> str:
     """Each vector backend."""
     return FAISS if request.param == FAISS else str(request.getfixturevalue("milvus").url)
+
+
+@pytest.fixture
+def talks(tmp_path: Path) -> Path:
+    """A video with sound, one that has subtitles, too, and a picture."""
+    folder = tmp_path / "talks"
+    folder.mkdir()
+    write_color_video(folder / "plain.mp4", (220, 10, 10), 2.0, sound_seconds=2.0)
+    write_color_video(folder / "subtitled.mp4", (10, 10, 220), 2.0, sound_seconds=2.0)
+    (folder / "subtitled.srt").write_text("1\n00:00:00,000 --> 00:00:01,500\nas it is written\n")
+    write_picture(folder / "slide.png", solid((10, 10, 220)))
+    return folder

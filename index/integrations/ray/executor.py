@@ -1,8 +1,8 @@
 """Execution backend in which Ray actors decode and embed the files of a job.
 
-This process runs the job: it assigns one item at a time to each actor, stores the clips that come back and records the
-outcomes. An actor that dies is replaced as soon as the cluster has room for another; only the item that it was working
-on counts as crashed.
+This process runs the job: it assigns one item at a time to each actor, stores the clips that come back, recognises
+speech and screen text as in a job without a cluster, and records the outcomes. An actor that dies is replaced as soon
+as the cluster has room for another; only the item that it was working on counts as crashed.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, cast
 
 from index.integrations.ray.worker import EmbeddedFile, Worker, WorkerConfig, bundle_files
-from index.jobs.execution import RunContext, WorkerDied
-from index.jobs.ingest import IngestResult, content_sha256, store_video
-from index.jobs.pipeline import ClosableQueue, ItemResult, PipelineConfig
+from index.jobs.execution import RunContext, WorkerDied, prepare_unless_known, transcribe_if_needed
+from index.jobs.ingest import FileDescription, IngestResult, content_sha256, store_video
+from index.jobs.pipeline import ItemResult, PipelineConfig
+from index.jobs.pipeline_stages import ClosableQueue
 from index.jobs.records import ItemProgress, JobItem
 from index.jobs.refresh import refresh_known
 from index.jobs.sources.source_types import FilesSource, FolderSource, ShardsSource, Source
@@ -146,26 +148,29 @@ class RayCluster:
 class _Call:
     """A running call of an actor: of ``start`` without an item, of ``hash``, or of ``embed``.
 
-    ``ping``: an earlier call, which also fails if the actor had died before it began with the item.
+    ``description``: of an item that is segmented already. ``ping``: an earlier call, which also fails if the actor had
+    died before it began with the item.
     """
 
     actor: Any
     method: str
     item: JobItem | None = None
+    description: FileDescription | None = None
     ping: Any = None
 
 
 class RayExecutor:
-    """Executor with a thread that assigns items to actors and threads that store their results.
+    """Executor with a thread that assigns items to actors and threads that store and recognise their results.
 
-    Two equal files that are in progress at the same time are both embedded, and stored once.
+    Files that are to be segmented by the sentences of their transcript are prepared and transcribed here before. Two
+    equal files that are in progress at the same time are both transcribed and embedded, and stored once.
     """
 
     def __init__(self, context: RunContext, cluster: RayCluster) -> None:
         self._context = context
         self._cluster = cluster
         self._lock = threading.Lock()
-        self._waiting: deque[JobItem] = deque()
+        self._waiting: deque[tuple[JobItem, FileDescription | None]] = deque()
         self._fault: Exception | None = None
         self._is_closed = threading.Event()
         self._calls: dict[Any, _Call] = {}
@@ -173,16 +178,21 @@ class RayExecutor:
         self._idle: list[Any] = []
         self._deaths = 0
         """Since the last result."""
+        self._to_prepare: ClosableQueue[JobItem] = ClosableQueue()
         self._to_store: ClosableQueue[tuple[JobItem, EmbeddedFile]] = ClosableQueue()
+        self._recognition = context.recognition_stages()
         self._results: ClosableQueue[ItemResult[JobItem]] = ClosableQueue()
         self._pool = threading.Thread(target=self._run_pool, name="job-cluster", daemon=True)
-        self._stores = [
-            threading.Thread(target=self._store, name=f"job-store-{number}", daemon=True)
+        self._prepares_here = context.segments_by_transcript
+        self._threads = [
+            threading.Thread(target=run, name=f"job-{name}-{number}", daemon=True)
+            for name, run in (("store", self._store), ("prepare", self._prepare))
             for number in range(context.config.openers)
         ]
 
     def __enter__(self) -> Self:
-        for thread in (self._pool, *self._stores):
+        self._recognition.start()
+        for thread in (self._pool, *self._threads):
             thread.start()
         return self
 
@@ -191,29 +201,60 @@ class RayExecutor:
         self._pool.join(_JOIN_SECONDS)
 
     def submit(self, item: JobItem) -> None:
-        with self._lock:
-            if self._fault is None:
-                self._waiting.append(item)
-                return
-        self._finish(item, error=self._fault)
+        if self._prepares_here:
+            self._to_prepare.put(item)
+        else:
+            self._await_actor(item)
 
     def results(self, timeout: float) -> list[ItemResult[JobItem]]:
         first = self._results.get(timeout)
         return [] if first is None else [first, *self._results.drain()]
 
     def progress(self) -> list[ItemProgress[JobItem]]:
-        """Return an empty list: actors report only the end of a file."""
-        return []
+        """Return how far recognition is: actors report only the end of a file."""
+        return self._recognition.progress()
 
     def cancel(self) -> list[ItemResult[JobItem]]:
         self._is_closed.set()
+        self._to_prepare.close()
         self._to_store.close()
-        for thread in self._stores:
+        self._recognition.close()
+        for thread in self._threads:
             thread.join()
         return self._results.drain()
 
-    def _finish(self, item: JobItem, ingested: IngestResult | None = None, error: BaseException | None = None) -> None:
+    def _finish(self, item: JobItem, ingested: IngestResult | None, error: BaseException | None) -> None:
         self._results.put(ItemResult(item, ingested, error))
+
+    def _fail(self, item: JobItem, error: BaseException) -> None:
+        self._finish(item, None, error)
+
+    def _on_stored(self, item: JobItem, ingested: IngestResult) -> None:
+        """Pass a stored video on to recognition. Raises StorageError and CollectionNotFound."""
+        self._recognition.submit(item, ingested, None, partial(self._finish, item))
+
+    def _prepare(self) -> None:
+        """Segment files by their transcripts, before an actor embeds them."""
+        while (item := self._to_prepare.get()) is not None:
+            try:
+                with self._context.timer.measure("prepare"):
+                    prepared = prepare_unless_known(self._context, item)
+                if not isinstance(prepared, IngestResult):
+                    prepared = transcribe_if_needed(self._context, prepared)
+                if isinstance(prepared, IngestResult):
+                    self._on_stored(item, prepared)
+                    continue
+                prepared.media.close()
+                self._await_actor(item, prepared.description)
+            except BaseException as error:  # an exit, too, is raised again by the thread that takes the results
+                self._fail(item, error)
+
+    def _await_actor(self, item: JobItem, description: FileDescription | None = None) -> None:
+        with self._lock:
+            if self._fault is None:
+                self._waiting.append((item, description))
+                return
+        self._fail(item, self._fault)
 
     def _run_pool(self) -> None:
         """Assign items to actors until the run is over or the cluster is given up."""
@@ -277,10 +318,10 @@ class RayExecutor:
             with self._lock:
                 if not self._waiting:
                     return
-                item = self._waiting.popleft()
+                item, description = self._waiting.popleft()
             actor = self._idle.pop()
             ping = actor.ping.remote()
-            self._calls[actor.hash.remote(item)] = _Call(actor, "hash", item, ping)
+            self._calls[actor.hash.remote(item)] = _Call(actor, "hash", item, description, ping)
 
     def _handle(self, reference: Any, call: _Call, config: WorkerConfig) -> None:
         """Take the result of a call and make the next one. Raises ClusterError and what no file can cause."""
@@ -302,12 +343,12 @@ class RayExecutor:
         if isinstance(result, str):
             known = self._context.collection.find_by_hash(result)
             if known is None:
-                self._calls[call.actor.embed.remote()] = replace(call, method="embed")
+                self._calls[call.actor.embed.remote(call.description)] = replace(call, method="embed")
                 return
             call.actor.release.remote()
             self._refresh(call.item, known)
         elif isinstance(result, Exception):
-            self._finish(call.item, error=result)
+            self._fail(call.item, result)
         else:
             self._to_store.put((call.item, result))
         self._deaths = 0
@@ -317,15 +358,13 @@ class RayExecutor:
         """Refresh the video of an item that is read in place; a copy states nothing new."""
         ingested = IngestResult(known, created=False)
         try:
-            if self._context.fetcher.is_external(item.path):
-                with self._context.fetcher.fetch(item.path, item.position) as media:
-                    ingested = refresh_known(self._context, item, media, known)
-        except (MediaError, VideoNotFound):
-            pass  # not readable here, or deleted meanwhile
+            with suppress(MediaError, VideoNotFound):  # not readable here, or deleted meanwhile
+                if self._context.fetcher.is_external(item.path):
+                    with self._context.fetcher.fetch(item.path, item.position) as media:
+                        ingested = refresh_known(self._context, item, media, known)
+            self._on_stored(item, ingested)
         except Exception as error:
-            self._finish(item, error=error)
-            return
-        self._finish(item, ingested)
+            self._fail(item, error)
 
     def _handle_death(self, call: _Call, error: Exception) -> None:
         """Requeue the item of an actor that died, or report it as crashed if the actor was working on it."""
@@ -342,11 +381,10 @@ class RayExecutor:
             return
         is_lost = isinstance(error, ray.exceptions.ObjectLostError)  # the result, with its machine
         if is_lost or (call.method == "hash" and self._was_dead(call.ping)):
-            with self._lock:
-                self._waiting.append(item)
+            self._await_actor(item, call.description)
         else:
             _log.warning("job %d: %s: the worker process died", item.job_id, item.path)
-            self._finish(item, error=WorkerDied(item.path))
+            self._fail(item, WorkerDied(item.path))
 
     @staticmethod
     def _was_dead(ping: Any) -> bool:
@@ -363,10 +401,11 @@ class RayExecutor:
         """Fail all items that have no result."""
         with self._lock:
             self._fault = error
-            items = [*self._waiting, *(call.item for call in self._calls.values() if call.item is not None)]
+            items = [item for item, _ in self._waiting]
+            items += [call.item for call in self._calls.values() if call.item is not None]
             self._waiting.clear()
         for item in items:
-            self._finish(item, error=error)
+            self._fail(item, error)
 
     def _store(self) -> None:
         while (entry := self._to_store.get()) is not None:
@@ -375,10 +414,9 @@ class RayExecutor:
                 with self._context.timer.measure("store"):
                     embedded = self._with_local_file(item, embedded)
                     ingested = store_video(self._context.collection, embedded.description, embedded.clips)
+                self._on_stored(item, ingested)
             except BaseException as error:  # an exit, too, is raised again by the thread that takes the results
-                self._finish(item, error=error)
-            else:
-                self._finish(item, ingested)
+                self._fail(item, error)
 
     def _with_local_file(self, item: JobItem, embedded: EmbeddedFile) -> EmbeddedFile:
         """Return the result with the file that the video plays from: a copy is fetched here, too."""

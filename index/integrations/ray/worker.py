@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from index.jobs.ingest import FileDescription, HashedFile, embed_file, hash_file, prepare_item
+from index.jobs.ingest import FileDescription, HashedFile, PreparedFile, embed_file, hash_file, prepare_item
 from index.jobs.records import JobItem, JobOptions
 from index.jobs.sources.access_policy import AccessPolicy
 from index.jobs.sources.fetcher import Fetcher
@@ -21,7 +21,7 @@ from index.records import NewClip, Signal
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import MANIFEST_NAME
 from vitascope.engines.onnx_runtime import Device
-from vitascope.errors import BundleCorrupt, ClusterError
+from vitascope.errors import BundleCorrupt, ClusterError, MediaError
 from vitascope.media.limits import MediaLimits
 from vitascope.model import Model
 from vitascope.version import installed_version
@@ -105,24 +105,31 @@ class Worker:
         """Close the file that was hashed last, and remove its copy."""
         self._open_file.close()
 
-    def embed(self) -> EmbeddedFile | Exception:
-        """Decode and embed the file that was hashed last; return its clips or an error."""
+    def embed(self, description: FileDescription | None = None) -> EmbeddedFile | Exception:
+        """Decode and embed the file that was hashed last; return its clips or an error.
+
+        ``description``: of the file as it was segmented where the job runs; None: segment it here.
+        """
         config = self._config
         with self._open_file.pop_all():
             try:
-                prepared = prepare_item(
-                    self._hashed,
-                    self._item,
-                    config.options,
-                    self._fetcher,
-                    config.limits,
-                    self._model.decoder,
-                    config.signals,
-                )
+                prepared = self._prepare() if description is None else self._prepared(description)
                 clips = embed_file(self._model, prepared, config.limits, threads=config.threads)
                 return EmbeddedFile(prepared.description, clips)
             except Exception as error:
                 return portable_error(error)
+
+    def _prepare(self) -> PreparedFile:
+        config, decoder = self._config, self._model.decoder
+        return prepare_item(
+            self._hashed, self._item, config.options, self._fetcher, config.limits, decoder, config.signals
+        )
+
+    def _prepared(self, description: FileDescription) -> PreparedFile:
+        media, stat, content_sha256 = self._hashed.media, self._hashed.stat, self._hashed.content_sha256
+        if content_sha256 != description.content_sha256:
+            raise MediaError(f"{media.name}: changed while it was being read; an unchanging file was expected")
+        return PreparedFile(media, stat, description)
 
 
 def bundle_files(bundle: Bundle) -> dict[str, bytes]:

@@ -15,7 +15,8 @@ from index.collection import Collection
 from index.jobs import execution, pipeline
 from index.jobs.ingest import content_sha256
 from index.jobs.jobs import list_items
-from index.jobs.pipeline import PipelineConfig, StageTimer
+from index.jobs.pipeline import PipelineConfig
+from index.jobs.pipeline_stages import StageTimer
 from index.jobs.runner import run_job
 from tests.index.jobs.fixtures import create_folder_job, ingest_file, make_pictures
 from tests.media_files import (

@@ -34,7 +34,7 @@ from index.records import Video
 from index.transfer.backup import backup_collection, restore_collection
 from tests.index.jobs.recognition_worker import MODULE, recognizers
 from tests.index.sample_data import allowed
-from tests.media_files import solid, write_color_video, write_picture
+from tests.media_files import write_color_video
 from tests.waiting import wait_for
 from vitascope.errors import DecodingUnavailable, InvalidInput
 from vitascope.model import Model
@@ -43,18 +43,6 @@ from vitascope.sandbox.recognizers import Recognizers
 
 ROOT = Path(__file__).parents[3]
 RED, BLUE = (220, 10, 10), (10, 10, 220)
-
-
-@pytest.fixture
-def talks(tmp_path: Path) -> Path:
-    """A video with sound, one that has subtitles, too, and a picture."""
-    folder = tmp_path / "talks"
-    folder.mkdir()
-    write_color_video(folder / "plain.mp4", RED, 2.0, sound_seconds=2.0)
-    write_color_video(folder / "subtitled.mp4", BLUE, 2.0, sound_seconds=2.0)
-    (folder / "subtitled.srt").write_text("1\n00:00:00,000 --> 00:00:01,500\nas it is written\n")
-    write_picture(folder / "slide.png", solid(BLUE))
-    return folder
 
 
 @pytest.fixture

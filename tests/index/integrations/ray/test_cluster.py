@@ -10,6 +10,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index.clips.rules import Segmentation
+from index.clips.rules import Rule, Segmentation
 from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.integrations.ray.executor import LOOPBACK_ONLY, connect
 from index.jobs.jobs import create_job, get_job, list_items, pause, resume
-from index.jobs.records import Job
+from index.jobs.recognition import JobRecognition
+from index.jobs.records import Job, JobOptions
 from index.jobs.runner import run_job
-from index.jobs.sources.source_types import ShardsSource
+from index.jobs.sources.source_types import FolderSource, ShardsSource
+from index.recognitions import load_recognitions, load_screen_text, load_speech
 from tests.chaos import only_by_chaos
 from tests.index.jobs.fixtures import create_folder_job, make_pictures, outcomes
+from tests.index.jobs.recognition_worker import recognizers
 from tests.media_files import solid, write_color_video, write_picture
 from tests.tools import need_ray
+from tests.waiting import wait_for
 from vitascope.cli.main import EXIT_PARTIAL, EXIT_USER_ERROR, main
 from vitascope.model import Model
 
@@ -203,6 +208,48 @@ def test_a_job_whose_driver_is_killed_is_resumed_without_a_cluster(
     assert acknowledged <= set(paths)
     # The process that was killed had decoded none of them.
     assert all(item.crashes == 0 for item in list_items(collection, job.id))
+
+
+@pytest.mark.parametrize("rule", ["windows", "subtitles"])
+def test_speech_and_screen_text_are_recognised_as_in_a_job_without_a_cluster(
+    tmp_path: Path, cluster: Any, small_model: Model, talks: Path, rule: Rule
+) -> None:
+    """A pause interrupts recognition, and the resumed job goes on."""
+    for name, seconds in (("plain", 12.0), ("unheard", 16.0)):
+        write_color_video(talks / f"{name}.mp4", (220, 10, 10), seconds, rate=2, sound_seconds=seconds)
+    slow = tmp_path / "slow"
+    slow.touch()
+    options = JobOptions(Segmentation(rule=rule), transcribe="default", read_text=1.0)
+    with CollectionStore(tmp_path / "collections") as library, recognizers(f"while:{slow}") as used:
+        collection, local = library.create("on-cluster", small_model), library.create("local", small_model)
+        job, local_job = (create_job(each, FolderSource(str(talks)), options) for each in (collection, local))
+        recognition = JobRecognition(used)
+        with ThreadPoolExecutor(1) as thread:
+            running = thread.submit(run_on_cluster, collection, small_model, job, recognition=recognition)
+            wait_for(lambda: used.all() and used.all()[0]._pool.busy_pids, PATIENCE)
+            pause(collection, job.id)
+            assert running.result().state == "paused"
+        assert (len(collection.videos()) > 2) == (rule == "windows")
+        slow.unlink()
+        resume(collection, job.id)
+        done = run_on_cluster(collection, small_model, job, recognition=recognition)
+        expected = run_job(local, small_model, local_job.id, recognition=recognition)
+        assert (done.state, done.counts, done.recognitions) == ("succeeded", expected.counts, expected.recognitions)
+        assert outcomes(collection, job.id) == outcomes(local, local_job.id)
+        assert spoken_and_shown(collection) == spoken_and_shown(local)
+
+
+def spoken_and_shown(collection: Collection) -> dict[str, Any]:
+    """Clips, speech and screen text of all videos by title, and which model recognised it."""
+    return {
+        video.title: (
+            [(clip.start, clip.end, clip.text, clip.screen_text) for clip in collection.clips(video.id)],
+            load_speech(collection, video.id),
+            load_screen_text(collection, video.id),
+            {kind: replace(each, at=0.0) for kind, each in load_recognitions(collection, video.id).items()},
+        )
+        for video in collection.videos()
+    }
 
 
 @only_by_chaos
