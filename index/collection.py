@@ -126,6 +126,10 @@ class Collection:
         """The vector index of the visual signal, or of the only one."""
         return self.vector_indexes[self.signals[0]]
 
+    def modalities(self, video: Video, clip: Clip | Hit) -> list[Signal]:
+        """Return what a clip of a video has embeddings of: its pictures, its sound."""
+        return [signal for signal in self.signals if (clip.has_sound if signal == "audio" else video.width > 0)]
+
     def require_signals(self, signals: Iterable[str]) -> None:
         """Raise InvalidInput unless the collection has all these signals."""
         for signal in signals:

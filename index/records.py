@@ -118,7 +118,10 @@ class Video:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A span of a video, in seconds, the words spoken and the lines shown in it; the clip of an image is 0 to 0."""
+    """A span of a video, in seconds, the words spoken and the lines shown in it; the clip of an image is 0 to 0.
+
+    ``has_sound``: an embedding of its sound is stored.
+    """
 
     id: int
     video_id: int
@@ -126,6 +129,7 @@ class Clip:
     end: float
     text: str = ""
     screen_text: str = ""
+    has_sound: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,7 @@ class Hit:
     video: Video
     text: str = ""
     screen_text: str = ""
+    has_sound: bool = False
 
 
 @dataclass(frozen=True, slots=True)

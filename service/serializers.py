@@ -94,6 +94,7 @@ def serialize_video_with_clips(collection: Collection, video: Video, clips: list
             end=clip.end,
             text=clip.text,
             screen_text=clip.screen_text,
+            modalities=collection.modalities(video, clip),
             media_url=media_url(collection.name, video, clip.start, clip.end),
             thumbnail_url=thumbnail_url(collection.name, video, clip.start, clip.end),
         )
@@ -113,22 +114,21 @@ def _serialize_result(
 ) -> search_schemas.SearchResult:
     video = result.best.hit.video
     is_clip = not result.clips
-    clips = [serialize_clip(collection.name, clip) for clip in result.clips]
+    clips = [_serialize_clip(collection, clip) for clip in result.clips]
     whole = {
         "start": result.start,
         "end": result.end,
         "media_url": media_url(collection.name, video, result.start, result.end),
     }
     return search_schemas.SearchResult(
-        **{**dict(serialize_clip(collection.name, result.best)), **whole},
+        **{**dict(_serialize_clip(collection, result.best)), **whole},
         video=serialized,
         clips=None if is_clip else clips,
         clip_count=None if is_clip else result.clip_count,
     )
 
 
-def serialize_clip(collection: str, ranked: RankedHit) -> search_schemas.ClipHit:
-    """Serialize a clip of a search result."""
+def _serialize_clip(collection: Collection, ranked: RankedHit) -> search_schemas.ClipHit:
     hit = ranked.hit
     return search_schemas.ClipHit(
         clip_id=str(hit.clip_id),
@@ -136,6 +136,7 @@ def serialize_clip(collection: str, ranked: RankedHit) -> search_schemas.ClipHit
         end=hit.end,
         text=hit.text,
         screen_text=hit.screen_text,
+        modalities=collection.modalities(hit.video, hit),
         relevance=ranked.relevance,
         conditions=[search_schemas.Condition(**asdict(c)) for c in ranked.conditions or ()] or None,
         similarity=ranked.similarity,
@@ -144,8 +145,8 @@ def serialize_clip(collection: str, ranked: RankedHit) -> search_schemas.ClipHit
         signals={
             signal: search_schemas.SignalScore.model_validate(asdict(score)) for signal, score in ranked.signals.items()
         },
-        media_url=media_url(collection, hit.video, hit.start, hit.end),
-        thumbnail_url=thumbnail_url(collection, hit.video, hit.start, hit.end),
+        media_url=media_url(collection.name, hit.video, hit.start, hit.end),
+        thumbnail_url=thumbnail_url(collection.name, hit.video, hit.start, hit.end),
     )
 
 

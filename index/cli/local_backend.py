@@ -285,7 +285,8 @@ class LocalBackend:
     def get_video(self, collection: str, video_id: str) -> JSON:
         opened = self.open_collection(collection)
         video = opened.get_video(int(video_id))
-        return {**video_view(opened, video), "spans": [clip_view(clip) for clip in opened.clips(video.id)]}
+        spans = [clip_view(opened, video, clip) for clip in opened.clips(video.id)]
+        return {**video_view(opened, video), "spans": spans}
 
     def update_video(
         self,

@@ -77,7 +77,7 @@ def _video_view(collection: Collection, video: Video, *, is_missing: bool) -> JS
     }
 
 
-def clip_view(clip: Clip) -> JSON:
+def clip_view(collection: Collection, video: Video, clip: Clip) -> JSON:
     """Return a clip of a video."""
     return {
         "id": str(clip.id),
@@ -85,6 +85,7 @@ def clip_view(clip: Clip) -> JSON:
         "end": clip.end,
         "text": clip.text,
         "screen_text": clip.screen_text,
+        "modalities": collection.modalities(video, clip),
         **_NO_URLS,
     }
 
@@ -94,11 +95,11 @@ def result_views(collection: Collection, results: Sequence[SearchResult]) -> lis
     videos = video_views(collection, [result.best.hit.video for result in results])
     return [
         {
-            **_hit_view(result.best),
+            **_hit_view(collection, result.best),
             "start": result.start,
             "end": result.end,
             "video": video,
-            "clips": [_hit_view(clip) for clip in result.clips] or None,
+            "clips": [_hit_view(collection, clip) for clip in result.clips] or None,
             "clip_count": result.clip_count if result.clips else None,
         }
         for result, video in zip(results, videos, strict=True)
@@ -131,7 +132,7 @@ def job_view(job: Job) -> JSON:
     }
 
 
-def _hit_view(ranked: RankedHit) -> JSON:
+def _hit_view(collection: Collection, ranked: RankedHit) -> JSON:
     hit = ranked.hit
     return {
         "clip_id": str(hit.clip_id),
@@ -139,6 +140,7 @@ def _hit_view(ranked: RankedHit) -> JSON:
         "end": hit.end,
         "text": hit.text,
         "screen_text": hit.screen_text,
+        "modalities": collection.modalities(hit.video, hit),
         "relevance": ranked.relevance,
         "conditions": [asdict(condition) for condition in ranked.conditions or ()] or None,
         "similarity": ranked.similarity,

@@ -46,7 +46,11 @@ VIDEO_COLUMNS = (
     "id, content_sha256, path, title, duration, width, height, metadata, added_at, clip_count, source_uri,"
     " source_values"
 )
-_CLIP_COLUMNS = "id, video_id, start, end, text, screen_text"
+# The index named, which has no blobs.
+_CLIP_COLUMNS = (
+    "id, video_id, start, end, text, screen_text,"
+    " EXISTS (SELECT 1 FROM audio_vectors INDEXED BY audio_vectors_by_clip WHERE clip_id = clips.id)"
+)
 _BATCH_SIZE = 4096  # embeddings
 _EMBEDDING_TABLES: Mapping[Signal, str] = {"visual": "vectors", "audio": "audio_vectors"}
 
@@ -202,13 +206,18 @@ def delete_video(connection: sqlite3.Connection, video_id: int) -> int | None:
 def load_clips(connection: sqlite3.Connection, clip_ids: Iterable[int]) -> dict[int, Clip]:
     """Return clips by id, without those that do not exist."""
     rows = _select_by_id(connection, f"SELECT {_CLIP_COLUMNS} FROM clips WHERE id IN", clip_ids)
-    return {row[0]: Clip(*row) for row in rows}
+    return {row[0]: _read_clip(row) for row in rows}
 
 
 def load_clips_of_video(connection: sqlite3.Connection, video_id: int) -> list[Clip]:
     """Return the clips of a video, by id."""
     query = f"SELECT {_CLIP_COLUMNS} FROM clips WHERE video_id = ? ORDER BY id"
-    return [Clip(*row) for row in connection.execute(query, (video_id,))]
+    return [_read_clip(row) for row in connection.execute(query, (video_id,))]
+
+
+def _read_clip(row: Sequence[Any]) -> Clip:
+    clip_id, video_id, start, end, text, screen_text, has_sound = row
+    return Clip(clip_id, video_id, start, end, text, screen_text, bool(has_sound))
 
 
 def load_spans(connection: sqlite3.Connection, clip_ids: Iterable[int]) -> dict[int, ClipSpan]:
@@ -225,7 +234,7 @@ def load_hits(connection: sqlite3.Connection, similarities: Sequence[tuple[int, 
     rows = _select_by_id(connection, f"SELECT {VIDEO_COLUMNS} FROM videos WHERE id IN", video_ids)
     videos = {row[0]: read_video(row) for row in rows}
     return [
-        Hit(c.id, c.video_id, c.start, c.end, similarity, videos[c.video_id], c.text, c.screen_text)
+        Hit(c.id, c.video_id, c.start, c.end, similarity, videos[c.video_id], c.text, c.screen_text, c.has_sound)
         for clip_id, similarity in similarities
         if (c := clips.get(clip_id)) is not None
     ]

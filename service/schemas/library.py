@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from index.collection_store import NAME_PATTERN
-from index.records import SearchSignal
+from index.records import SearchSignal, Signal
 from service.schemas.base import FINGERPRINT, Id, Int, Metadata, ModelName, Request, Response, example
 from service.schemas.jobs import SHOTS, ReadText, Segmentation, Transcribe, Url
 
@@ -72,6 +72,7 @@ SPAN: dict[str, Any] = {
     "end": 17.4,
     "text": "look at him run",
     "screen_text": "Brighton",
+    "modalities": ["visual", "audio"],
     "media_url": "/v1/collections/holidays/videos/3/media#t=8,17.4",
     "thumbnail_url": "/v1/collections/holidays/videos/3/thumbnail?t=12.7",
 }
@@ -315,6 +316,12 @@ class UpdatedVideo(Video):
     notes: Annotated[list[str], Field(description="notes on its subtitles")]
 
 
+ClipModalities = Annotated[
+    list[Signal],
+    Field(description="what it has embeddings of, by which it can be compared: pictures (visual), sound (audio)"),
+]
+
+
 class ClipSpan(Response):
     """A span of a video, the unit that is indexed."""
 
@@ -325,6 +332,7 @@ class ClipSpan(Response):
     end: Annotated[float, Field(description="seconds")]
     text: Annotated[str, Field(description="what is said in it; empty where nothing is known")]
     screen_text: Annotated[str, Field(description="what is written in its pictures; empty where nothing is known")]
+    modalities: ClipModalities
     media_url: str
     thumbnail_url: str
 

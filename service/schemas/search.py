@@ -15,7 +15,7 @@ from index.records import SearchSignal, Signal
 from index.search.relevance import GOOD_MATCH
 from index.search.request import CANDIDATES, MAX_CURSOR_LENGTH, MAX_WEIGHT
 from service.schemas.base import Id, Int, Probability, Request, Response, Seconds, example
-from service.schemas.library import VIDEO, Video
+from service.schemas.library import VIDEO, ClipModalities, Video
 
 SIMILARITY = "cosine of the embeddings of query and clip, -1 to 1"
 MATCH = "calibrated probability, by the fusion model, that the text describes the clip"
@@ -220,6 +220,7 @@ CLIP: dict[str, Any] = {
     "end": 16.0,
     "text": "look at him run",
     "screen_text": "Brighton",
+    "modalities": ["visual", "audio"],
     "relevance": 0.9,
     "conditions": None,
     "similarity": 0.41,
@@ -287,6 +288,7 @@ class ClipHit(Response):
     end: Annotated[float, Field(description="seconds")]
     text: Annotated[str, Field(description="what is said in it; empty where nothing is known")]
     screen_text: Annotated[str, Field(description="what is written in its pictures; empty where nothing is known")]
+    modalities: ClipModalities
     relevance: Annotated[
         Probability | None,
         Field(

@@ -5,13 +5,13 @@ import { prepareCaptionForm } from "./caption_form.js";
 import { createPlayer } from "./clip_player.js";
 import { currentName } from "./collections.js";
 import { confirmAction } from "./confirm.js";
-import { $, describeSize, el, formatSpan, isImage, isSound, scoreParts } from "./dom.js";
+import { $, describeSize, el, formatSpan, isSound, scoreParts } from "./dom.js";
 import { recordClosed, recordOpened } from "./history.js";
 import { highlight, matchedWords, signalParts, textOf } from "./matches.js";
 import { prepareQuestionForm } from "./question_form.js";
 import { findSimilar, refresh } from "./search.js";
 import { readSearch, runSearch } from "./search_state.js";
-import { hasSignal, signalName } from "./signals.js";
+import { signalName } from "./signals.js";
 import { clipAtPlayhead, handleKey, hideTimeline, prepareTimeline, scoresOf, selectAt, setPlayhead, showMoments, showTimeline } from "./timeline.js";
 import { announce } from "./toasts.js";
 
@@ -97,8 +97,8 @@ function showScores() {
   $("clip-scores").hidden = !parts.length;
   $("clip-scores-list").replaceChildren(...parts.flatMap(([name, value, explanation]) =>
     [el("dt", { textContent: name }), el("dd", { textContent: value }), el("dd", { className: "facts", textContent: explanation })]));
-  const isSilent = scores && readSearch().comparesSound && !scores.signals.audio;
-  $("clip-like-sound").hidden = $("clip-like").hidden || !hasSignal("audio") || isSound(current) || isImage(current) || isSilent;
+  const { modalities } = current.clip_id ? current : clipAtPlayhead() || {};
+  $("clip-like-sound").hidden = $("clip-like").hidden || isSound(current) || !modalities?.includes("audio");
   const texts = ["speech", "screen_text"].map((signal) => [signal, textOf(current, signal)]);
   $("clip-texts").replaceChildren(...texts.filter(([, text]) => text).map(([signal, text]) => el("blockquote", {},
     el("small", { className: "facts", textContent: signalName(signal) }), el("p", { dir: "auto" }, ...highlight(text, matchedWords(scores || {}, signal))))));

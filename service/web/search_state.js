@@ -35,8 +35,7 @@ export function showMinRelevance(isAvailable = !$("min-relevance").disabled) {
 
 const rerankCount = () => currentCollection()?.default_rerank || RERANK;
 
-// {text, conditions, like, filter, rerank, signals, group, minRelevance}; ``hasQuery`` if there is a text or example, ``comparesSound`` if
-// results with sound have a rank by it.
+// {text, conditions, like, filter, rerank, signals, group, minRelevance}; ``hasQuery`` if there is a text or example.
 export function readSearch() {
   const text = $("query").value.trim();
   const conditions = text ? readConditions() : [];
@@ -50,7 +49,6 @@ export function readSearch() {
     filter: currentFilter(),
     rerank: canRerank && $("rerank").checked ? rerankCount() : 0,
     signals,
-    comparesSound: !signals || signals.includes("audio"),
     group: $("group").value,
     minRelevance: $("min-relevance").disabled ? null : Number($("min-relevance").value) / 100 || null,
   };

@@ -22,6 +22,7 @@ from tests.small_bundle import TONES, make_small_bundle
 from tests.waiting import wait_for
 from vitascope.cli.main import main
 from vitascope.client import Client
+from vitascope.integrations.mcp.responses import SearchHit
 from vitascope.screen_text.interface import TextSpan
 from vitascope.speech.interface import SpeechSegment, SpokenWord
 
@@ -154,6 +155,24 @@ def test_signals_are_chosen_and_weighed_and_each_result_says_which_returned_it(
     assert set(titles(mixed)[:2]) == {"red", "green"}
 
 
+def test_a_clip_says_whether_it_has_sound(hearing: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    url = str(hearing.client.base_url)
+    expected = {"red": ["visual"], "green": ["visual"], "blue": ["visual", "audio"]}
+    results = search(hearing, text="a thing", signals=["visual"]).json()["results"]  # sound is not compared
+    assert {result["video"]["title"]: result["modalities"] for result in results} == expected
+    videos = {result["video"]["title"]: result["video"]["id"] for result in results}
+    for title, video_id in videos.items():
+        [clip] = hearing.client.get(f"/v1/collections/films/videos/{video_id}").json()["spans"]
+        assert clip["modalities"] == expected[title]
+    grouped = search(hearing, text="a thing", group="video").json()["results"]
+    assert {hit["modalities"][-1] for result in grouped for hit in result["clips"]} == {"visual", "audio"}
+    for backend in (["--server", url], ["--data", str(hearing.settings.data_dir)]):
+        assert main(["video", "show", videos["blue"], "--collection", "films", "--json", *backend]) == 0
+        assert json.loads(capsys.readouterr().out)["video"]["spans"][0]["modalities"] == expected["blue"]
+    with_sound = [result for result in results if "with sound" in SearchHit.model_validate(result).line()]
+    assert [result["video"]["title"] for result in with_sound] == ["blue"]  # as an assistant reads it
+
+
 @pytest.mark.parametrize(
     ("signals", "code", "detail"),
     [
@@ -238,5 +257,12 @@ def test_the_page_shows_and_plays_sounds_and_searches_with_them(
     page.locator("#results .card", has_text="green").click()
     expect(page.locator("#clip-scores")).to_be_visible()
     expect(page.get_by_role("button", name="Find similar sound")).to_be_hidden()  # it has none
+    page.goto("/?collection=heard&q=a+green+thing&signals=visual")  # by scores alone, it might have
+    page.locator("#results .card", has_text="green").click()
+    expect(page.locator("#clip-like")).to_be_visible()
+    expect(page.get_by_role("button", name="Find similar sound")).to_be_hidden()
+    page.keyboard.press("Escape")
+    page.locator("#results .card", has_text="blue").first.click()
+    expect(page.get_by_role("button", name="Find similar sound")).to_be_visible()
     page.close()
     assert failed == []

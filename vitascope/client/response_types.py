@@ -124,6 +124,8 @@ class ClipHit(TypedDict):
     reranked"""
     media_url: str
     """plays the clip: the file with #t=start,end"""
+    modalities: list[Literal["visual", "audio"]]
+    """what it has embeddings of, by which it can be compared: pictures (visual), sound (audio)"""
     relevance: float | None
     """probability that the clip fits the query: fused if it was reranked, else the calibrated similarity; at least
     the word score of a clip that contains most words of the query; with several texts, that of the condition which
@@ -149,6 +151,8 @@ class ClipSpan(TypedDict):
     """seconds"""
     id: str
     media_url: str
+    modalities: list[Literal["visual", "audio"]]
+    """what it has embeddings of, by which it can be compared: pictures (visual), sound (audio)"""
     screen_text: str
     """what is written in its pictures; empty where nothing is known"""
     start: float
@@ -816,6 +820,8 @@ class SearchResult(TypedDict):
     reranked"""
     media_url: str
     """plays the clip: the file with #t=start,end"""
+    modalities: list[Literal["visual", "audio"]]
+    """what it has embeddings of, by which it can be compared: pictures (visual), sound (audio)"""
     relevance: float | None
     """probability that the clip fits the query: fused if it was reranked, else the calibrated similarity; at least
     the word score of a clip that contains most words of the query; with several texts, that of the condition which

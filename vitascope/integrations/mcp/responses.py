@@ -39,6 +39,9 @@ SpokenText = Annotated[
 ShownText = Annotated[
     str, AfterValidator(_shorten), Field(description="words shown in the clip, shortened; may be empty")
 ]
+Modalities = Annotated[
+    list[str], Field(description="what the clip can be compared by: its pictures (visual), its sound (audio)")
+]
 MediaUrl = Annotated[
     str, AfterValidator(_absolute_url), Field(description="URL to play it in a browser, if the service needs no key")
 ]
@@ -127,12 +130,13 @@ class SearchHit(_Scores):
     signals: Annotated[dict[str, SignalScore], Field(description="why it was returned")] = {}
     text: SpokenText
     screen_text: ShownText = ""
+    modalities: Modalities = []
     metadata: Annotated[dict[str, Any], Field(validation_alias=AliasPath("video", "metadata"))]
     media_url: MediaUrl
 
     def line(self) -> str:
         span = _format_span(self.start, self.end)
-        position = f"video {self.video_id} {_quote(self.title)} {span} clip {self.clip_id}"
+        position = f"video {self.video_id} {_quote(self.title)} {span} clip {self.clip_id}{_sound(self.modalities)}"
         scores = {"relevance": self.relevance, "match": self.match, "similarity": self.similarity}
         met = [f"{'not ' if c.weight < 0 else ''}{c.text}" for c in self.conditions or () if c.met]
         conditions = "" if self.conditions is None else f" meets: {_quote(met)}"
@@ -187,9 +191,11 @@ class Clip(BaseModel):
     end: Seconds
     text: SpokenText
     screen_text: ShownText = ""
+    modalities: Modalities = []
 
     def line(self) -> str:
-        return f"clip {self.clip_id} {_format_span(self.start, self.end)}{_words(self.text, self.screen_text)}"
+        span = f"{_format_span(self.start, self.end)}{_sound(self.modalities)}"
+        return f"clip {self.clip_id} {span}{_words(self.text, self.screen_text)}"
 
 
 class VideoResponse(ToolResponse, VideoSummary):
@@ -265,6 +271,10 @@ def _format_span(start: float, end: float) -> str:
 
 def _scores_text(scores: Mapping[str, float | None]) -> str:
     return ", ".join(f"{name} {format_score(value)}" for name, value in scores.items() if value is not None)
+
+
+def _sound(modalities: list[str]) -> str:
+    return " with sound" if "audio" in modalities else ""
 
 
 def _words(spoken: str, shown: str) -> str:

@@ -222,8 +222,8 @@ async def search_videos(client: AsyncClient, arguments: SearchVideosArguments) -
 
 @tool("Find similar moments")
 async def find_similar(client: AsyncClient, arguments: FindSimilarArguments) -> SearchResponse:
-    """Finds moments that look, or sound, like a clip, best first; the clip itself is excluded. There is always a
-    nearest one: judge by similarity, and look with show_moment.
+    """Finds moments that look, or with the signal audio sound, like a clip that has it, best first; the clip itself is
+    excluded. There is always a nearest one: judge by similarity, and look with show_moment.
     """
     query = [{"kind": "clip", "value": arguments.clip_id, "signal": arguments.signal}]
     return _parse(client, SearchResponse, await client.search(arguments.collection, query=query, **arguments.options()))
