@@ -41,6 +41,7 @@ from vitascope.model import Model
 TARGET = 0.85
 """Share of the slower half's speed that the job should reach."""
 FRAMES_PER_SECOND = 25
+SAMPLE_RATE = 48_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +62,11 @@ def write_film(
     height: int = 360,
     *,
     gop: int = 2 * FRAMES_PER_SECOND,
+    sound: bool = False,
 ) -> None:
     """Write an H.264 film of a camera panning over waves and grain, whose motion and detail make decoding realistic.
 
-    ``gop``: maximum frames from one key frame to the next.
+    ``gop``: maximum frames from one key frame to the next. ``sound``: with tones in noise, as stereo AAC at 48 kHz.
     """
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[: 2 * height, : 2 * width].astype(np.float32)
@@ -76,12 +78,25 @@ def write_film(
         stream: Any = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options={"preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt, stream.gop_size = width, height, "yuv420p", gop
         stream.codec_context.colorspace = 1 if height > 576 else 6  # BT.709, BT.601
+        track: Any = container.add_stream("aac", rate=SAMPLE_RATE, layout="stereo") if sound else None
         for number in range(round(seconds * FRAMES_PER_SECOND)):
             position = (1 + np.sin(number / FRAMES_PER_SECOND * turns)) / 2
             top, left = int(position[0] * height), int(position[1] * width)
             pixels = np.ascontiguousarray(scene[top : top + height, left : left + width])
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
+        if sound:
+            _write_sound(container, track, seconds, random)
+
+
+def _write_sound(container: Any, track: Any, seconds: float, random: np.random.Generator) -> None:
+    clock = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    pitch = random.uniform(100, 2000, (2, 1)) * (1 + np.floor(clock) % 5 / 5)
+    samples = 0.3 * np.sin(2 * np.pi * pitch * clock) + 0.02 * random.standard_normal((2, len(clock)))
+    frame = av.AudioFrame.from_ndarray(samples.astype(np.float32), format="fltp", layout="stereo")
+    frame.sample_rate, frame.pts = SAMPLE_RATE, 0
+    container.mux(track.encode(frame))
+    container.mux(track.encode())
 
 
 def measure(
