@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,9 +25,8 @@ from model_export.sources import Source, corpus_source, pack_clips
 from model_export.weights import Precision
 from training import checkpoint
 from training.adaptation import CORPUS, adaptation_recipe
-from training.data.own_clips import MIN_HELD_OUT, MIN_TRAINING, RULE, OwnClips, check_enough, own_clips
+from training.data.own_clips import MIN_HELD_OUT, MIN_TRAINING, OwnClips, check_enough, own_clips
 from training.data.packed import PACK_NAME, Packed, open_packed
-from training.data.subtitled import ORIGIN
 from training.evaluation.report import open_encoder
 from training.evaluation.retrieval import Counts, compare_counts, sentence_retrieval
 from training.initialization import load_initial_model
@@ -50,13 +49,14 @@ class AdaptOptions:
     """Options of an adaptation.
 
     Attributes:
-        folder: videos with subtitles.
+        folder: videos with subtitles, or an exported collection.
         start_from: bundle or checkpoint to continue from.
         out, name: the bundle to write.
         work: folder for intermediate results.
         shortest, longest: bounds of a clip's length in seconds.
         steps: training steps; None: chosen by the number of clips.
         data: packed corpora that a checkpoint to start from was trained on.
+        media: folder of the exported collection, for the files that it owns.
     """
 
     folder: Path
@@ -71,6 +71,7 @@ class AdaptOptions:
     workers: int = 1
     max_skipped: float = 0.01
     data: Path = Path("data/packed")
+    media: Path | None = None
 
 
 class InitialModelFacts(StrictModel):
@@ -117,7 +118,7 @@ def adapt(options: AdaptOptions, log: Log) -> dict[str, Any]:
     check_target(options.start_from, options.out, options.name)
     if options.steps is not None and options.steps < 1:
         raise InvalidInput(f"steps: {options.steps}; at least 1 was expected")
-    clips = own_clips(options.folder, options.shortest, options.longest)
+    clips = own_clips(options.folder, options.shortest, options.longest, options.media)
     log(f"{options.folder}: {clips.pairing}")
     state = _load_or_create_state(options, clips.identity, log)
     training, held_out = _pack_splits(options, clips, state.facts, log)
@@ -228,8 +229,8 @@ def _pack_splits(options: AdaptOptions, clips: OwnClips, facts: InitialModelFact
             packed = open_packed(folder)
             log(f"{split}: {len(packed)} clips, packed before")
         else:
-            streams, origin = facts.architecture.streams(), replace(ORIGIN, split_rule=RULE)
-            pack_clips(folder, items, streams, origin, workers=options.workers, max_skipped=options.max_skipped)
+            streams = facts.architecture.streams()
+            pack_clips(folder, items, streams, clips.origin, workers=options.workers, max_skipped=options.max_skipped)
             packed = open_packed(folder)
             log(f"{split}: packed {len(packed)} clips, {len(packed.info['skipped'])} skipped")
         check_enough(options.folder, purpose, packed.examples, minimum)

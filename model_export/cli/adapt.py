@@ -20,17 +20,20 @@ from model_export.cli.options import (
 from vitascope.cli.output import plain_table
 
 DESCRIPTION = """\
-Continue training a model on your own videos and subtitles, and export it as a new bundle.
+Continue training a model on your own videos and what is said in them, and export it as a new bundle.
 
-FOLDER contains videos with .srt or .vtt files beside them, at any depth. Each clip is captioned with the words spoken
-in it. Some videos are held out; the initial model and the new bundle are both measured by searching each held-out
-clip with its own caption. Run the same command again to resume.
+FOLDER contains videos with .srt or .vtt files beside them, at any depth, or is an exported collection, whose videos
+have subtitles or transcripts. Each clip is captioned with the words spoken in it. Some videos are held out; the initial
+model and the new bundle are both measured by searching each held-out clip with its own caption. Run the same command
+again to resume.
 """
 EPILOG = """\
 examples:
   vitascope adapt ~/Talks --start-from bundles/hd-vila-tiny --out bundles/talks
   vitascope adapt ~/Lessons --start-from bundles/hd-vila-tiny --out bundles/lessons --shortest 2 --longest 8 --steps 200
   vitascope adapt ~/Talks --start-from runs/soho-tiny/checkpoint --out bundles/talks-soho --workers 4
+  vitascope collection export talks talks-export
+  vitascope adapt talks-export --start-from bundles/hd-vila-tiny --out bundles/talks
 
 Next: vitascope index ~/Talks --bundle bundles/talks --collection talks
 """
@@ -44,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     add = parser.add_argument
-    add("folder", type=Path, metavar="FOLDER", help="videos with subtitle files beside them")
+    add("folder", type=Path, metavar="FOLDER", help="videos with subtitle files beside them, or an exported collection")
     add("--start-from", type=Path, required=True, metavar="MODEL", help="bundle or checkpoint to continue from")
     add_bundle_output(parser)
     add_work(parser, "adapt")
@@ -63,6 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=LONGEST,
         metavar="SECONDS",
         help="maximum length of a clip (default: %(default)g)",
+    )
+    add(
+        "--media",
+        type=Path,
+        metavar="DIR",
+        help="folder of an exported collection (DATA/collections/NAME), for uploads and other files that it owns",
     )
     add(
         "--data",
@@ -91,6 +100,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         workers=args.workers,
         max_skipped=args.max_skipped,
         data=args.data,
+        media=args.media,
     )
     with cleanup_on_sigterm():
         return adapt(options, log_progress)

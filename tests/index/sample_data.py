@@ -205,7 +205,8 @@ def clustered(count: int, seed: int = 0, clusters: int = 40) -> Float32:
     centres = np.random.default_rng(99).standard_normal((clusters, CLUSTERED_DIM))
     random = np.random.default_rng(seed)
     rows = centres[random.integers(0, clusters, count)] + 0.5 * random.standard_normal((count, CLUSTERED_DIM))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    unit: Float32 = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 def exact(vectors: Float32, ids: Int64, queries: Float32, k: int, allowed: Mask | None = None) -> list[list[int]]:

@@ -1,8 +1,8 @@
 """Clips of a user's videos, divided into training and held-out clips.
 
-With subtitles (`own_clips`) or without text (`unlabelled_clips`). The split is that of `training.data.subtitled`:
-validation videos are held out, test videos are not used. One video in twenty falls into validation, so that of a few
-videos there may be none: then others are held out, in the order of the same hash.
+With subtitles or transcripts (`own_clips`) or without text (`unlabelled_clips`). The split is that of
+`training.data.subtitled`: validation videos are held out, test videos are not used. One video in twenty falls into
+validation, so that of a few videos there may be none: then others are held out, in the order of the same hash.
 
 Videos without text, for distillation: FOLDER/any/depth/video.mp4, cut into equal parts; each is one example:
     key         any/depth/video.mp4#00012, numbered from 0 in order of time
@@ -22,8 +22,9 @@ from pathlib import Path
 
 from training.data.corpus import CorpusError, split_of
 from training.data.example import Example
+from training.data.exported import VIDEOS_NAME, exported_videos
 from training.data.packed import Media, MediaSpan, Origin
-from training.data.subtitled import VIDEO_SUFFIXES, clips_of, pair_subtitles
+from training.data.subtitled import ORIGIN, VIDEO_SUFFIXES, SpokenVideo, clips_of, pair_subtitles, read_videos
 from vitascope.errors import MediaError
 from vitascope.media.decode import probe
 
@@ -56,28 +57,32 @@ class OwnClips:
     pairing: str
     """Description of which videos have subtitles and which have not."""
     identity: str
+    origin: Origin
 
 
-def own_clips(folder: Path, shortest: float, longest: float) -> OwnClips:
-    """Read the subtitles of all videos in `folder`, without decoding videos.
+EXPORT_ORIGIN = replace(ORIGIN, source="an exported collection of videos with subtitles or transcripts")
 
-    shortest, longest: Seconds of a clip. Raises CorpusError when there is no folder, no video or no subtitles, or when
-    there are too few clips to train on or to hold out.
+
+def own_clips(folder: Path, shortest: float, longest: float, media: Path | None = None) -> OwnClips:
+    """Read the subtitles of all videos in `folder`, or of an exported collection there, without decoding videos.
+
+    shortest, longest: Seconds of a clip. media: Folder of an exported collection, for the files that it owns. Raises
+    CorpusError when there is no folder, no video or no subtitles, or when there are too few clips to train on or to
+    hold out.
     """
     if not 0 <= shortest <= longest:
         raise CorpusError(f"clips of {shortest:g} to {longest:g} s; 0 <= shortest <= longest was expected")
     if not folder.is_dir():
         raise CorpusError(f"{folder}: no such folder; one with videos and subtitles was expected")
-    if not any(path.suffix.lower() in VIDEO_SUFFIXES for path in folder.rglob("*")):
-        raise CorpusError(f"{folder}: no video in it; {', '.join(VIDEO_SUFFIXES[:5])} ... were expected")
-    pairing = pair_subtitles(folder)
+    videos, pairing, origin = _spoken_videos(folder, media)
     by_video: dict[str, list[Clip]] = {}
-    for example, media in clips_of(folder, pairing.pairs, shortest, longest):
+    for example, span in clips_of(videos, shortest, longest):
         example = replace(example, attributes={**example.attributes, SENTENCE: example.captions[0].casefold()})
-        by_video.setdefault(str(example.attributes["video"]), []).append((example, media))
+        by_video.setdefault(str(example.attributes["video"]), []).append((example, span))
     if len(by_video) < 2:
         raise CorpusError(
-            f"{folder}: {len(by_video)} videos with words; at least 2 were expected, so that one can be held out"
+            f"{folder}: {len(by_video)} videos with words; at least 2 were expected, so that one can be held out "
+            f"({pairing})"
         )
     held_out = choose_held_out({video: len(clips) for video, clips in by_video.items()})
     rest = [(video, clip) for video, clips in by_video.items() if video not in held_out for clip in clips]
@@ -88,12 +93,23 @@ def own_clips(folder: Path, shortest: float, longest: float) -> OwnClips:
         training=training,
         held_out=[clip for video in by_video if video in held_out for clip in by_video[video]],
         unused=len(rest) - len(training),
-        pairing=str(pairing),
-        identity=_identity(folder, [clip for clips in by_video.values() for clip in clips]),
+        pairing=pairing,
+        identity=_identity([clip for clips in by_video.values() for clip in clips]),
+        origin=replace(origin, split_rule=RULE),
     )
     check_enough(folder, "train on", [example for example, _ in clips_of_splits.training], MIN_TRAINING)
     check_enough(folder, "hold out", [example for example, _ in clips_of_splits.held_out], MIN_HELD_OUT)
     return clips_of_splits
+
+
+def _spoken_videos(folder: Path, media: Path | None) -> tuple[list[SpokenVideo], str, Origin]:
+    """Return the videos with words, a description of all, and their origin. Raises CorpusError."""
+    if (folder / VIDEOS_NAME).is_file():
+        return *exported_videos(folder, media), EXPORT_ORIGIN
+    if not any(path.suffix.lower() in VIDEO_SUFFIXES for path in folder.rglob("*")):
+        raise CorpusError(f"{folder}: no video in it; {', '.join(VIDEO_SUFFIXES[:5])} ... were expected")
+    pairing = pair_subtitles(folder)
+    return list(read_videos(folder, pairing.pairs)), str(pairing), ORIGIN
 
 
 def choose_held_out(clips: Mapping[str, int]) -> set[str]:
@@ -121,10 +137,10 @@ def check_enough(folder: Path, what_for: str, examples: Sequence[Example], minim
         )
 
 
-def _identity(folder: Path, clips: Sequence[Clip]) -> str:
-    videos = sorted({str(example.attributes["video"]) for example, _ in clips})
+def _identity(clips: Sequence[Clip]) -> str:
+    files = {str(example.attributes["video"]): media.path for example, media in clips if isinstance(media, MediaSpan)}
     facts = {
-        "videos": [(video, (folder / video).stat().st_size) for video in videos],
+        "videos": [(video, file.stat().st_size) for video, file in sorted(files.items())],
         "clips": [(e.key, e.captions, m.start, m.end) for e, m in clips if isinstance(m, MediaSpan)],
     }
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -38,6 +38,23 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class SpokenVideo:
+    """A video and what is said in it.
+
+    Attributes:
+        name: of its clips, and of its split.
+        path: of the file.
+        subtitles: where the utterances are from: a path relative to the folder, or a column of an exported collection.
+        utterances: in order of time.
+    """
+
+    name: str
+    path: Path
+    subtitles: str
+    utterances: Sequence[Utterance]
+
+
+@dataclass(frozen=True)
 class Pairing:
     """Subtitles by video, and all unused files. Paths are relative to the folder."""
 
@@ -114,34 +131,36 @@ def subtitled(
             f"{folder}: split: {split!r}: none of {len(pairing.pairs)} videos falls into it ({ORIGIN.split_rule}); "
             "prepare other splits only"
         )
-    yield from clips_of(folder, chosen, shortest, longest)
+    yield from clips_of(read_videos(folder, chosen), shortest, longest)
 
 
-def clips_of(
-    folder: Path, pairs: Iterable[tuple[Path, Path]], shortest: float, longest: float
-) -> Iterator[tuple[Example, Media]]:
-    """Yield the clips of (video, subtitles) pairs (paths relative to the folder), in order of pairs and time."""
+def read_videos(folder: Path, pairs: Iterable[tuple[Path, Path]]) -> Iterator[SpokenVideo]:
+    """Yield the videos of (video, subtitles) pairs (paths relative to the folder) in their order."""
     for video, subtitles in pairs:
         utterances = read_subtitles(folder / subtitles)
         if not utterances:
             _logger.warning("%s: no cue has words; %s is not used", folder / subtitles, video)
-        for number, group in enumerate(merged(utterances, shortest, longest)):
-            yield _clip(folder, video, subtitles, number, group, longest)
+        yield SpokenVideo(video.as_posix(), folder / video, subtitles.as_posix(), utterances)
 
 
-def _clip(
-    folder: Path, video: Path, subtitles: Path, number: int, group: Sequence[Utterance], longest: float
-) -> tuple[Example, Media]:
+def clips_of(videos: Iterable[SpokenVideo], shortest: float, longest: float) -> Iterator[tuple[Example, Media]]:
+    """Yield the clips of videos, in order of videos and time."""
+    for video in videos:
+        for number, group in enumerate(merged(video.utterances, shortest, longest)):
+            yield _clip(video, number, group, longest)
+
+
+def _clip(video: SpokenVideo, number: int, group: Sequence[Utterance], longest: float) -> tuple[Example, Media]:
     start = group[0].start
     end = round(min(max(utterance.end for utterance in group), start + longest), 3)
     transcript = tuple(Utterance(round(u.start - start, 3), round(min(u.end, end) - start, 3), u.text) for u in group)
     example = Example(
-        key=f"{video.as_posix()}#{number:05d}",
+        key=f"{video.name}#{number:05d}",
         captions=(" ".join(utterance.text for utterance in group),),
         transcript=transcript,
-        attributes={"video": video.as_posix(), "subtitles": subtitles.as_posix(), "start": start, "end": end},
+        attributes={"video": video.name, "subtitles": video.subtitles, "start": start, "end": end},
     )
-    return example, MediaSpan(folder / video, start, end)
+    return example, MediaSpan(video.path, start, end)
 
 
 def _video_name(subtitles: Path, videos: Collection[Path]) -> Path | None:
