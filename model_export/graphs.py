@@ -109,16 +109,20 @@ class VideoGraph(_ModelGraph):
 
 
 class AudioGraph(_ModelGraph):
-    """samples (B, S), lengths (B,) int64 -> vector (B, D), L2-normalized, and audio_tokens (B, T, A)."""
+    """samples (B, S), lengths (B,) int64 -> vector (B, D), L2-normalized.
 
-    def forward(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        return self.model.encode_audio(samples, lengths)
+    A model whose fused layers read sound also has audio_tokens (B, T, A).
+    """
+
+    def forward(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+        encoded = self.model.encode_audio(samples, lengths)
+        return encoded if self.model.audio_embeddings is not None else encoded[:1]
 
 
 class MatchGraph(_ModelGraph):
     """input_ids, attention_mask (B, L), visual_tokens (B, V, K) -> match_logit (B,).
 
-    A model with sound also takes audio_tokens (B, T, A).
+    A model whose fused layers read sound also takes audio_tokens (B, T, A).
     """
 
     def forward(
@@ -131,7 +135,7 @@ class MatchGraph(_ModelGraph):
 class AnswerGraph(_ModelGraph):
     """input_ids, attention_mask (B, L), visual_tokens (B, V, K) -> answer_logits (B, N).
 
-    A model with sound also takes audio_tokens (B, T, A).
+    A model whose fused layers read sound also takes audio_tokens (B, T, A).
     """
 
     def forward(
@@ -172,8 +176,9 @@ def graph_specs(model: FusedModel) -> list[GraphSpec]:
     ]
     if model.audio is not None:
         sounds = {SAMPLES: {0: "batch"}, LENGTHS: {0: "batch"}}
-        specs.append(GraphSpec("audio", AudioGraph(model), sounds, ("vector", AUDIO_TOKENS)))
-        fused |= {AUDIO_TOKENS: {0: "batch"}}
+        tokens = {AUDIO_TOKENS: {0: "batch"}} if model.audio_embeddings is not None else {}
+        specs.append(GraphSpec("audio", AudioGraph(model), sounds, ("vector", *tokens)))
+        fused |= tokens
     specs.append(GraphSpec("match", MatchGraph(model), fused, ("match_logit",)))
     if model.cfg.answers:
         specs.append(GraphSpec("answer", AnswerGraph(model), fused, ("answer_logits",)))
@@ -297,7 +302,7 @@ def _example_inputs(spec: GraphSpec, cfg: Sizes) -> tuple[Tensor, ...]:
     else:
         arrays = random_tokens(cfg, rng, 3, min(7, cfg.text_length))
         arrays["visual_tokens"] = rng.normal(size=(3, cfg.visual_tokens, cfg.visual_width)).astype(np.float32)
-        if stream is not None:
+        if stream is not None and stream.fused:
             arrays[AUDIO_TOKENS] = rng.normal(size=(3, stream.tokens, stream.width)).astype(np.float32)
         if ANSWER_IDS in spec.inputs:
             arrays |= random_answers(cfg, rng, 3, 5, 4)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -41,13 +43,17 @@ def made_recipe(tokenizer: Path) -> Recipe:
     return recipe(tokenizer, stages=[stage], answers_from=[])
 
 
+def made_model(audio: dict[str, Any]) -> HdVila:
+    torch.manual_seed(0)
+    return HdVila(HdVilaConfig.model_validate(tiny().model_dump() | MODEL | {"audio": audio}))
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(checkpoint, bundle) of a small untrained model with sound, checked on two real sounds."""
 
     def make(root: Path) -> None:
-        torch.manual_seed(0)
-        model = HdVila(HdVilaConfig.model_validate(tiny().model_dump() | MODEL | {"audio": SMALL_AUDIO}))
+        model = made_model(SMALL_AUDIO)
         torch.nn.init.constant_(model.match_audio_scale, 0.3)
         torch.nn.init.normal_(model.match_head.weight, std=0.1)
         items = [
@@ -94,6 +100,24 @@ def test_sound_is_encoded_and_matched_as_by_torch(exported: tuple[Path, Path]) -
     assert abs(silent[0] - heard[0]) > 1e-3
     with pytest.raises(InvalidInput, match="audio_tokens"):
         model.match(TEXTS, visual, outputs["audio_tokens"][:1])
+
+
+def test_a_model_whose_fused_layers_read_no_sound_is_searched_by_it_alone(
+    exported: tuple[Path, Path], tmp_path: Path
+) -> None:
+    fused = checkpoint.load(exported[0])
+    model = made_model(SMALL_AUDIO | {"fused": False})
+    checkpoint.save(tmp_path / "checkpoint", replace(fused, model=model))
+    data = exported[0].parent / "data"
+    export_checkpoint(tmp_path / "checkpoint", tmp_path / "bundle", data=data, seed=0, keep_checkpoint=False)
+    opened = Model.open(tmp_path / "bundle")
+    assert opened.bundle.manifest.tasks == ["retrieval", "audio_retrieval", "matching"]
+    assert opened.bundle.manifest.audio is not None
+    assert (opened.bundle.manifest.audio.tokens, opened.bundle.manifest.audio.fused) == (0, False)
+    outputs = opened.run_graph("audio", {"samples": np.ones((1, 25_600), np.float32), "lengths": np.array([8000])})
+    assert outputs.keys() == {"vector"}
+    with pytest.raises(InvalidInput, match="audio_tokens"):
+        opened.match(TEXTS[:1], np.zeros((1, 4, 32), np.float32), np.zeros((1, 5, 16), np.float32))
 
 
 def test_features_stay_in_float32(exported: tuple[Path, Path]) -> None:

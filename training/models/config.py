@@ -38,6 +38,9 @@ class AudioConfig(StrictModel):
     layers: Annotated[int, Field(ge=0)] = 2
     """Transformer layers over the audio tokens: after the CNN, or those of `ast`."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    fused: bool = True
+    """Whether the fused layers read the audio tokens, so that matching and answers use sound. False: the model is
+    searched by sound, no more."""
 
     @property
     def samples(self) -> int:
@@ -64,9 +67,9 @@ class AudioConfig(StrictModel):
 
     def stream(self) -> AudioStream:
         """Return the input stream of the audio graph, as in the manifest of a bundle."""
-        return AudioStream(
-            sample_rate=self.sample_rate, seconds=self.seconds, tokens=self.tokens, width=self.width, fused=True
-        )
+        stream = AudioStream(sample_rate=self.sample_rate, seconds=self.seconds)
+        tokens = {"tokens": self.tokens, "width": self.width, "fused": True}
+        return stream.model_copy(update=tokens) if self.fused else stream
 
 
 AUDIO_SIZES = {

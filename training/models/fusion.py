@@ -113,8 +113,9 @@ class FusedModel(nn.Module, ABC):
         )
         # After all other parts, whose random weights are those of the model without sound.
         self.audio = AudioEncoder(cfg.audio, cfg.vector_width) if cfg.audio else None
-        self.audio_embeddings = AudioEmbeddings(cfg.audio, cfg.text_width, cfg.dropout) if cfg.audio else None
-        if cfg.audio:
+        self.audio_embeddings = None
+        if cfg.audio and cfg.audio.fused:
+            self.audio_embeddings = AudioEmbeddings(cfg.audio, cfg.text_width, cfg.dropout)
             self.match_audio_scale = nn.Parameter(torch.tensor(0.0))
             self.match_audio_threshold = nn.Parameter(torch.tensor(0.5))
 
