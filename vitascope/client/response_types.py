@@ -190,7 +190,7 @@ class Collection(TypedDict):
     """what it can be searched by: pictures (visual), sound (audio), words spoken (speech), words shown
     (screen_text), words of titles and paths (name)"""
     stemming: Literal["english", "none"]
-    """english: words also match those with the same English stem (car, cars); none: for other languages"""
+    """english: words also match those with the same English stem; none: for other languages"""
     token_encoding: Literal["int8", "float16"]
     """how visual tokens for reranking are stored; float16 takes twice the space"""
     transcribe: str | None
