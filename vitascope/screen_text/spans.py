@@ -12,6 +12,9 @@ from vitascope.screen_text.interface import Box, TextLine, TextSpan
 
 _MIN_SIMILARITY = 0.75
 """Share of equal characters from which two texts may be readings of one line."""
+_UNSURE, _MIN_UNSURE_SIMILARITY = 0.9, 0.6
+"""Confidence below which a reading is unsure, and share of equal characters from which two such readings may be of one
+line: a character of Chinese has whole other forms, and two of them are a third of a short line."""
 _MIN_DOUBT = 0.15
 """Expected number of wrong characters in a reading from which a differing reading may be of the same line."""
 _MIN_PREFIX = 3
@@ -123,7 +126,9 @@ def _is_similar(span: _OpenSpan, line: TextLine) -> bool:
     if _NUMBER.findall(span.text) != _NUMBER.findall(line.text):
         return False  # a clock or a page number
     before, after = _comparable(span.text), _comparable(line.text)
-    return SequenceMatcher(None, before, after, autojunk=False).ratio() >= _MIN_SIMILARITY
+    are_unsure = max(span.best.confidence, line.confidence) < _UNSURE
+    similarity = SequenceMatcher(None, before, after, autojunk=False).ratio()
+    return similarity >= (_MIN_UNSURE_SIMILARITY if are_unsure else _MIN_SIMILARITY)
 
 
 def _continues(before: str, after: str) -> bool:

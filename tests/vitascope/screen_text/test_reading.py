@@ -103,6 +103,20 @@ def test_readings_of_one_line_become_one_span() -> None:
     ]
 
 
+def test_unsure_readings_of_a_short_line_become_one_span() -> None:
+    """In two forms of two of its six characters, as the benchmark's clip of seed 56 is read."""
+    sentences = [("学習都市問題", 0.87), ("学习都市問题", 0.84), ("学習都市地図", 0.95), ("学习都市地图", 0.95)]
+    tracker = SpanTracker(1.0)
+    for second, (text, confidence) in enumerate(sentences):
+        for repeated in range(2):
+            tracker.add_frame(2 * second + repeated, [TextLine(text, BOX, confidence)])
+    assert [(span.text, span.start, span.end) for span in tracker.finish(8)] == [
+        ("学習都市問題", 0, 4),
+        ("学習都市地図", 4, 6),
+        ("学习都市地图", 6, 8),
+    ]
+
+
 def test_invisible_characters_are_removed_and_scripts_are_told_apart() -> None:
     assert clean_text("\u202eZe\u200bro \x00width\u2066\ufeff e\u0301\u3000\u00a0x") == "Zero width é x"
     assert clean_text("•—…") == ""
