@@ -42,7 +42,8 @@ _NEEDED_METADATA = {
     "is_multilingual no_timestamps no_speech sot_sequence",
     "nemo_ctc": "vocab_size subsampling_factor",
     "nemo_transducer": "vocab_size subsampling_factor pred_rnn_layers pred_hidden",
-    "sense_voice": "vocab_size lfr_window_size lfr_window_shift with_itn without_itn lang_auto neg_mean inv_stddev",
+    "sense_voice": "vocab_size lfr_window_size lfr_window_shift normalize_samples with_itn without_itn lang_auto "
+    "lang_zh lang_en lang_ja lang_ko lang_yue neg_mean inv_stddev",
 }
 """Keys without which sherpa-onnx ends the process."""
 _NEMO_TRANSDUCERS = ("EncDecRNNTBPEModel", "EncDecHybridRNNTCTCBPEModel")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,7 +101,8 @@ def segments_of(result: Any, seconds: float, language: str | None) -> Iterator[S
     text = result.text.strip()
     if not text:
         return
-    language = result.lang.strip("<|> ") or language
+    code = result.lang.strip("<|> ")
+    language = code if re.fullmatch("[a-z]{2,3}", code) else language  # SenseVoice also states "nospeech"
     confidence = _confidence(result.ys_log_probs)
     words = _words(result, seconds)
     times = list(zip(result.segment_texts, result.segment_timestamps, result.segment_durations, strict=False))
@@ -117,8 +119,12 @@ def segments_of(result: Any, seconds: float, language: str | None) -> Iterator[S
 
 def _words(result: Any, seconds: float) -> tuple[SpokenWord, ...]:
     """Join tokens to words; empty if the model tells no times of tokens. Each ideograph is a word."""
-    tokens, starts, durations = result.tokens, result.timestamps, result.durations
-    if not tokens or len(starts) != len(tokens):
+    starts, durations = result.timestamps, result.durations
+    try:
+        tokens = result.tokens if starts else []
+    except UnicodeDecodeError:  # a token is a part of a character
+        return ()
+    if len(starts) != len(tokens):
         return ()
     has_durations = len(durations) == len(tokens)
     limits = [*starts[1:], seconds]
