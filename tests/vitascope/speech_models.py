@@ -17,12 +17,14 @@ BLANK = "<blk>"
 TOKENS = ("\u2581HE", "LLO", "\u2581WOR", "LD")
 _PATTERN = (BLANK, "\u2581HE", BLANK, "LLO", BLANK, BLANK, "\u2581WOR", BLANK, "LD", BLANK, BLANK, BLANK)
 """Token of each output frame, over and over."""
+_LABELS = ("<|en|>", "<|NEUTRAL|>", "<|Speech|>", "<|withitn|>")
+"""Tokens of SenseVoice's first output frames."""
 _FACTOR = 4
 """Frames of features for each of the output."""
 _SIZE = len(TOKENS) + 1
 
 _NEMO = {"vocab_size": str(len(TOKENS)), "subsampling_factor": str(_FACTOR), "normalize_type": "per_feature"}
-_METADATA: dict[str, dict[str, str]] = {
+METADATA: dict[str, dict[str, str]] = {
     "zipformer_ctc": {"model_type": "zipformer2_ctc"},
     "nemo_ctc": {"model_type": "EncDecCTCModelBPE", **_NEMO},
     "transducer": {"model_type": "zipformer2"},
@@ -35,24 +37,26 @@ _METADATA: dict[str, dict[str, str]] = {
         "with_itn": "14",
         "without_itn": "15",
         **{f"lang_{code}": str(number) for number, code in enumerate(("auto", "zh", "en", "ja", "ko", "yue"))},
-        "vocab_size": str(_SIZE),
+        "vocab_size": str(_SIZE + len(_LABELS)),
         "neg_mean": ",".join(["0"] * 560),
         "inv_stddev": ",".join(["1"] * 560),
     },
 }
-KINDS = tuple(_METADATA)
+KINDS = tuple(METADATA)
 
 
 def make_speech_model(folder: Path, kind: str = "zipformer_ctc") -> Path:
     """Write a model of one of ``KINDS``, and return its folder."""
     folder.mkdir(parents=True)
     is_nemo = kind.startswith("nemo")
-    tokens = [*TOKENS, BLANK] if is_nemo else [BLANK, *TOKENS]
-    scores = np.full((len(_PATTERN), _SIZE), -10, np.float32)
+    labels = _LABELS if kind == "sense_voice" else ()
+    tokens = [*TOKENS, BLANK] if is_nemo else [BLANK, *TOKENS, *labels]
+    outputs = (*labels, *_PATTERN)
+    scores = np.full((len(outputs), len(tokens)), -10, np.float32)
     scores[:, tokens.index(BLANK)] = -5
-    scores[np.arange(len(_PATTERN)), [tokens.index(token) for token in _PATTERN]] = -0.01
+    scores[np.arange(len(outputs)), [tokens.index(token) for token in outputs]] = -0.01
     first = "encoder" if kind.endswith("transducer") else "model"
-    _write_acoustic_graph(folder / f"{first}.onnx", kind, scores)
+    _write_acoustic_graph(folder / f"{first}.onnx", kind, scores[: len(labels)], scores[len(labels) :])
     if first == "encoder":
         write = _write_nemo_transducer if is_nemo else _write_transducer
         write(folder)
@@ -60,8 +64,8 @@ def make_speech_model(folder: Path, kind: str = "zipformer_ctc") -> Path:
     return folder
 
 
-def _write_acoustic_graph(path: Path, kind: str, scores: np.ndarray) -> None:
-    """Write the graph that gives scores (N, U, V), or (N, V, U), for features."""
+def _write_acoustic_graph(path: Path, kind: str, labels: np.ndarray, scores: np.ndarray) -> None:
+    """Write the graph that gives scores (N, U, V), or (N, V, U), for features: those of the labels first."""
     is_nemo, factor = kind.startswith("nemo"), 1 if kind == "sense_voice" else _FACTOR
     features = _value("features", ["N", 80, "T"] if is_nemo else ["N", "T", 560 if kind == "sense_voice" else 80])
     length = _value("length", ["N"], TensorProto.INT32 if kind == "sense_voice" else TensorProto.INT64)
@@ -73,7 +77,8 @@ def _write_acoustic_graph(path: Path, kind: str, scores: np.ndarray) -> None:
         helper.make_node("Range", ["zero", "count", "one"], ["positions"]),
         helper.make_node("Mod", ["positions", "period"], ["phases"]),
         helper.make_node("Gather", ["scores", "phases"], ["rows"], axis=0),
-        helper.make_node("Unsqueeze", ["rows", "first"], ["batch"]),
+        helper.make_node("Concat", ["labels", "rows"], ["outputs"], axis=0),
+        helper.make_node("Unsqueeze", ["outputs", "first"], ["batch"]),
         helper.make_node("Transpose", ["batch"], ["out"], perm=[0, 2, 1] if kind == "nemo_transducer" else [0, 1, 2]),
     ]
     inputs, outputs = [features, length], [_value("out", ["N", None, None])]
@@ -83,7 +88,7 @@ def _write_acoustic_graph(path: Path, kind: str, scores: np.ndarray) -> None:
         nodes.append(helper.make_node("Div", ["length", "factor"], ["out_length"]))
         outputs.append(_value("out_length", ["N"], TensorProto.INT64))
     arrays = {name: np.int64(value) for name, value in constants.items()}
-    _save(path, nodes, inputs, outputs, _METADATA[kind], **arrays, scores=scores, first=np.array([0]))
+    _save(path, nodes, inputs, outputs, METADATA[kind], **arrays, labels=labels, scores=scores, first=np.array([0]))
 
 
 def _write_transducer(folder: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import wave
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from vitascope.media.subtitles import parse_subtitles
 from vitascope.speech import interface
 from vitascope.speech.interface import SpeechSegment, SpokenWord, open_recognizer, transcribe_file
 from vitascope.speech.phrases import split_phrases
+from vitascope.speech.sherpa_onnx_recognizer import SherpaOnnxRecognizer
 from vitascope.speech.transcript_formats import format_srt, format_text, format_vtt
 
 RATE = 16_000
@@ -106,14 +108,37 @@ def test_pocketsphinx_writes_down_words_with_their_times() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_sherpa_onnx_runs_the_model_of_a_folder(tmp_path: Path, kind: str) -> None:
     recognizer = open_recognizer(str(make_speech_model(tmp_path / "model", kind)), threads=1)
-    segments = list(transcribe_file(recognizer, ONE_TO_FIVE, language="en"))
+    segments = list(transcribe_file(recognizer, ONE_TO_FIVE, language="en" if kind != "sense_voice" else None))
     assert recognizer.name == "sherpa-onnx/model"
+    assert segments[0].language == "en"
     assert segments[0].text.startswith("HELLO WORLD")
     assert segments[0].words[0].text == "HELLO"
     assert 0 <= segments[0].words[0].start < segments[0].words[0].end <= 1.8
     if kind == "sense_voice":
         with pytest.raises(InvalidInput, match="language: 'de'; one of zh, en, ja, ko, yue was expected"):
             recognizer.transcribe(noise(1)[0], "de")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_random_models_of_other_architectures_run(tmp_path: Path) -> None:
+    """What they write down means nothing."""
+    from tests.vitascope.speech_architectures import make_moonshine, make_parakeet, make_sense_voice
+
+    models = {
+        "moonshine": partial(make_moonshine, is_merged=False),
+        "moonshine_v2": make_moonshine,
+        "nemo_transducer": make_parakeet,
+        "sense_voice": make_sense_voice,
+    }
+    for kind, make in models.items():
+        recognizer = SherpaOnnxRecognizer(make(tmp_path / kind), threads=1)
+        segments = list(transcribe_file(recognizer, ONE_TO_FIVE))
+        times = [time for s in segments for word in s.words for time in (word.start, word.end)]
+        assert recognizer.model.kind == kind
+        assert all(0 <= s.start < s.end <= 2.1 and s.text for s in segments)
+        assert segments
+        assert times == sorted(times)
+        assert bool(times) == (not kind.startswith("moonshine"))
 
 
 def test_a_random_whisper_model_runs_and_checks_languages(tmp_path: Path) -> None:
