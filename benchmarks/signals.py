@@ -4,10 +4,8 @@
 
 200 clips, each with pictures, sound, speech, screen text and a title. For 50 of them each the query is about the
 pictures, the sound, the speech or the screen text, and its words occur in the other signals of other clips. Pictures
-are drawn scenes of the test split, embedded by the bundle, searched by a caption. As the bundle has no sound, sound
-embeddings are synthetic: unit vectors whose cosine with their own query stands out about as much as that of a scene and
-its caption (``MARGIN``). Speech and screen text are sentences of six words that other clips have too, searched by four
-of them.
+and sounds are those of scenes of the test split, embedded by the bundle, searched by a caption of what is seen or
+heard. Speech and screen text are sentences of six words that other clips have too, searched by four of them.
 
 Compared are each signal alone, all of them fused as a search does (evidence), and reciprocal rank fusion of the
 rankings by each signal. Nothing is reranked.
@@ -18,23 +16,25 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 from random import Random
 
 import numpy as np
 
 from index.collection import Collection
-from index.collection_store import CollectionStore, initial_metadata
+from index.collection_store import CollectionStore
 from index.recognitions import store_screen_text
 from index.records import SEARCH_SIGNALS, Float32, NewClip, NewVideo, SearchSignal
 from index.search.request import SearchRequest, TextPart
 from index.search.search import search
-from index.storage.catalogue import CATALOGUE_NAME, create_catalogue
-from index.vectors.interface import FAISS, SIGNALS_KEY
-from training.data.scenes.generate import make_example
+from training.data.scenes.generate import make_sound_example
 from training.data.scenes.render import encode
+from training.data.scenes.sounds import Soundtrack
+from training.data.scenes.synthesis import synthesize
+from training.data.scenes.world import World
 from vitascope.model import Model
 from vitascope.screen_text.interface import TextSpan
 
@@ -42,10 +42,6 @@ CLIPS = 200
 ANSWER_SIGNALS: tuple[SearchSignal, ...] = ("visual", "audio", "speech", "screen_text")
 K = 60
 """Constant of reciprocal rank fusion (Cormack et al., 2009)."""
-MARGIN = 7.0
-"""Standard deviations of the noise."""
-MAX_ALIKE = 0.8
-"""Largest cosine of the embeddings of two queries about sound: others would have the same answers."""
 SECONDS = 4.0
 WORDS = {
     "name": "Anna Boris Clara David Elena Farid Greta Hugo Irene Jonas Karla Leo Maria Nikos Olga Pavel Rosa Samir",
@@ -57,7 +53,6 @@ WORDS = {
 }
 TEMPLATE = "{name} {verb} the {adjective} {noun} in the {place} every {day}"
 QUERY = "{verb} the {adjective} {noun} in the {place}"
-SOUND_QUERY = "the {adjective} {noun} is heard in the {place}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,63 +69,45 @@ def draw_words(rng: Random) -> dict[str, str]:
     return {kind: rng.choice(words.split()) for kind, words in WORDS.items()}
 
 
-def draw_sentences(rng: Random, count: int) -> list[dict[str, str]]:
+def draw_sentences(rng: Random, number: int) -> list[dict[str, str]]:
     """Return the words of sentences that differ in what a query asks for."""
     sentences: dict[str, dict[str, str]] = {}
-    while len(sentences) < count:
+    while len(sentences) < number:
         words = draw_words(rng)
         sentences.setdefault(QUERY.format(**words), words)
     return list(sentences.values())
 
 
-def draw_sound_queries(rng: Random, model: Model) -> tuple[list[str], Float32]:
-    """Return queries about sound that the model tells apart, and their embeddings (N, D)."""
-    texts = [SOUND_QUERY.format(**words) for words in draw_sentences(rng, 8 * CLIPS)]
-    embeddings = model.embed_text(texts)
-    chosen: list[int] = []
-    for index, embedding in enumerate(embeddings):
-        if len(chosen) < CLIPS and (not chosen or float((embeddings[chosen] @ embedding).max()) < MAX_ALIKE):
-            chosen.append(index)
-    return [texts[index] for index in chosen], embeddings[chosen]
-
-
-def synthetic_sounds(rng: np.random.Generator, queries: Float32) -> Float32:
-    """Return unit vectors (N, D) of sound, each nearest to its query (N, D) if ``MARGIN`` is large."""
-    directions = queries - queries.mean(axis=0)
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    noise = rng.standard_normal(queries.shape) / np.sqrt(queries.shape[1])
-    own = (directions * queries).sum(axis=1, keepdims=True)
-    spread = float(np.std(noise @ queries.T))
-    offset = rng.standard_normal(queries.shape[1]) / np.sqrt(queries.shape[1]) / 2  # of sound from other embeddings
-    sounds = noise + MARGIN * spread / own * directions + offset
-    units: Float32 = (sounds / np.linalg.norm(sounds, axis=1, keepdims=True)).astype(np.float32)
-    return units
+def draw_scenes(seed: int) -> Iterator[tuple[World, Soundtrack, dict[str, str]]]:
+    """Yield scenes with sound of the test split, and their first captions of what is seen and of what is heard."""
+    for number in count():
+        world, soundtrack, record = make_sound_example(seed, "test", number)
+        captions = {}
+        for caption, need in zip(record["captions"], record["caption_needs"], strict=True):
+            captions.setdefault(need, caption)
+        if "sound" in captions:
+            yield world, soundtrack, captions
 
 
 def fill(library: CollectionStore, model: Model, folder: Path, seed: int) -> tuple[Collection, list[Query]]:
     """Fill a collection, and return it with the queries."""
-    manifest = model.bundle.manifest
-    meta = initial_metadata(manifest, "int8", FAISS) | {SIGNALS_KEY: "visual,audio"}
-    with library.create_folder("signals") as new_folder:
-        create_catalogue(new_folder / CATALOGUE_NAME, meta)
-    collection = library.open("signals")
+    collection = library.create("signals", model.bundle.manifest)
     rng = Random(seed)
     spoken, written, named = (draw_sentences(rng, CLIPS) for _ in range(3))
-    sound_queries, embeddings = draw_sound_queries(rng, model)
-    sounds = synthetic_sounds(np.random.default_rng(seed), embeddings)
     queries = []
-    for number in range(CLIPS):
-        world, record = make_example(seed, "test", number)
+    for number, (world, soundtrack, captions) in enumerate(islice(draw_scenes(seed), CLIPS)):
         file = folder / f"{number}.mp4"
-        file.write_bytes(encode(world))
-        embedded = model.embed_video_file(file)
+        file.write_bytes(encode(world, synthesize(soundtrack)))
+        embedded = model.embed_file(file)
+        assert embedded.video is not None
+        assert embedded.audio is not None
         clip = NewClip(
             0.0,
             SECONDS,
-            embedded.vectors[0],
-            embedded.visual_tokens[0].astype(np.float16),
+            embedded.video.vectors[0],
+            embedded.video.visual_tokens[0].astype(np.float16),
             TEMPLATE.format(**spoken[number]),
-            audio_embedding=sounds[number],
+            audio_embedding=embedded.audio.vectors[0],
         )
         title = "{adjective} {noun}, {place}".format(**named[number])
         video = collection.add_video(NewVideo(f"{number:064x}", str(file), title, SECONDS, 224, 224), [clip])
@@ -138,8 +115,8 @@ def fill(library: CollectionStore, model: Model, folder: Path, seed: int) -> tup
         store_screen_text(collection, video.id, [TextSpan(line, 0, SECONDS, (0, 0, 1, 0.1), 1.0)], "drawn")
         signal = ANSWER_SIGNALS[number % len(ANSWER_SIGNALS)]
         texts = {
-            "visual": str(record["captions"][0]),
-            "audio": sound_queries[number],
+            "visual": captions["sight"],
+            "audio": captions["sound"],
             "speech": QUERY.format(**spoken[number]),
             "screen_text": QUERY.format(**written[number]),
         }
@@ -192,6 +169,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     model = Model.open(chosen.bundle)
+    if "audio_retrieval" not in model.tasks:
+        parser.error(f"bundle: {chosen.bundle} has no sound; one with the task audio_retrieval was expected")
     with tempfile.TemporaryDirectory() as temporary, CollectionStore(Path(temporary) / "collections") as library:
         collection, queries = fill(library, model, Path(temporary), chosen.seed)
         table = measure(collection, model, queries)

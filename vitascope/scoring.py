@@ -5,10 +5,11 @@ Shape letters: B text-video pairs, F frames, N words or answers, D embedding dim
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,9 @@ _Float64 = NDArray[np.float64]
 
 CLIP_WEIGHT = 2.5
 """Scale of CLIPScore, since cosines of CLIP are seldom above 0.4 (Hessel et al., 2021)."""
+
+SOUND_SLOPE = 1.6
+"""Of the logistic function from standard deviations to evidence that sound fits; chosen by `make bench-signals`."""
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 _FUNCTION_WORDS_TEXT = (
@@ -50,19 +54,28 @@ def match_probability(calibration: Calibration, match_logits: Scores) -> _Float6
     return _sigmoid(calibration.match_scale * np.asarray(match_logits, np.float64) + calibration.match_bias)
 
 
-def similarity_probability(
-    calibration: Calibration, similarity: Scores, signal: Literal["visual", "audio"] = "visual"
-) -> _Float64 | None:
-    """Return the calibrated probabilities (B,) that results fit their query, from cosines (B,) with their signal.
+def similarity_probability(calibration: Calibration, similarity: Scores) -> _Float64 | None:
+    """Return the calibrated probabilities (B,) that results fit their query, from cosines (B,) with their pictures.
 
-    None where the bundle has no calibration of these similarities.
+    None where the bundle has no calibration of similarity.
     """
     scale, bias = calibration.similarity_scale, calibration.similarity_bias
-    if signal == "audio":
-        scale, bias = calibration.audio_similarity_scale, calibration.audio_similarity_bias
     if scale is None or bias is None:
         return None
     return _sigmoid(scale * np.asarray(similarity, np.float64) + bias)
+
+
+def sound_evidence(similarity: Scores, mean: float | _Float64, deviation: float | _Float64, sounds: int) -> _Float64:
+    """Return the evidence (B,), 0 to 1, that sounds fit: 0.5 where a cosine is the highest of so many by chance.
+
+    Args:
+        similarity: Cosines (B,) with sounds.
+        mean: Of the query's cosines with sounds of the collection.
+        deviation: Their standard deviation.
+        sounds: How many sounds there are.
+    """
+    chance = math.sqrt(2 * math.log(max(2, sounds)))
+    return _sigmoid(SOUND_SLOPE * ((np.asarray(similarity, np.float64) - mean) / deviation - chance))
 
 
 def fused_score(calibration: Calibration, similarity: Scores, match_logits: Scores) -> _Float64:

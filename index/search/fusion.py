@@ -5,7 +5,6 @@ Shape letters: C clips, N sampled clips, D embedding dim.
 
 from __future__ import annotations
 
-import math
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,14 +17,12 @@ from index.records import SIGNALS, Float32, SearchSignal, Signal
 from index.search.candidates import RANK_DEPTH, Candidate, WordMatch, main_signal, stored_cosines
 from index.storage.queries import count_embeddings, sample_embeddings
 from vitascope.bundle.manifest import Calibration
-from vitascope.scoring import similarity_probability
+from vitascope.scoring import similarity_probability, sound_evidence
 
 UNCALIBRATED_WEIGHT = 0.6
 """Weight of (1 + similarity) / 2 beside words, where similarity has no calibration: it is high for all clips."""
 SAMPLE_SIZE = 100
 """Clips of a collection that tell how a query's similarities vary."""
-SOUND_SLOPE = 1.6
-"""Of the logistic function from standard deviations to evidence that sound fits; chosen by `make bench-signals`."""
 MIN_SAMPLE = 10
 """Fewer clips with sound do not tell it."""
 
@@ -76,25 +73,19 @@ class Evidence:
         return UNCALIBRATED_WEIGHT * (1 + cosines) / 2 if probabilities is None else probabilities
 
     def of_sound(self, cosines: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Return the evidence (C,) that sound fits: the probability, or what stands in for it without a calibration.
+        """Return the evidence (C,) that sound fits.
 
-        Cosines with sound have another mean and spread than those with pictures. Beside calibrated pictures, sound
-        without a calibration gets 0.5 where its cosine is as high as the highest of so many by chance; beside others
-        it gets the evidence of pictures that stand out from others as much.
+        Cosines with sound have another mean and spread than those with pictures. Beside calibrated pictures, sound gets
+        what is unlikely by chance; beside others, the evidence of pictures that stand out from others as much.
         """
-        if self.calibration is not None:
-            probabilities = similarity_probability(self.calibration, cosines, "audio")
-            if probabilities is not None:
-                return probabilities
         if "audio" not in self.spreads:
             return self.of_pictures(cosines)
         audio = self.spreads["audio"]
-        distances = (cosines - audio.mean) / audio.deviation
         if is_calibrated(self.calibration):
-            chance = math.sqrt(2 * math.log(max(2, self.sounds)))
-            return 1 / (1 + np.exp(np.clip(SOUND_SLOPE * (chance - distances), -50, 50)))
+            return sound_evidence(cosines, audio.mean, audio.deviation, self.sounds)
         if "visual" in self.spreads:
             visual = self.spreads["visual"]
+            distances = (cosines - audio.mean) / audio.deviation
             cosines = np.clip(visual.mean + distances * visual.deviation, -1, 1)
         return self.of_pictures(cosines)
 

@@ -27,7 +27,6 @@ from tests.index.jobs.fixtures import create_folder_job, ingest_file
 from tests.index.searches import search_hits
 from tests.media_files import write_audio, write_color_video
 from tests.small_bundle import TONES, make_small_bundle
-from vitascope.bundle.manifest import Calibration
 from vitascope.errors import InvalidInput, MediaError, MediaUnsupported, StorageError
 from vitascope.model import Model
 
@@ -120,15 +119,6 @@ def test_a_text_and_a_clip_are_searched_in_pictures_and_sound(
         best = search_hits(collection, models[0], "a blue thing", signals=embedded, rerank=rerank)[0]
         assert (best.hit.video.title, best.signals["audio"].rank) == ("blue", 1)
         assert best.signals["audio"].score > best.similarity == best.signals["visual"].score
-    # Probabilities decide between pictures and sound, not how their cosines compare.
-    unlikely, likely = {"scale": 10.0, "bias": -20.0}, {"scale": 10.0, "bias": 0.0}
-    for seen, heard, titles_of_best in ((likely, unlikely, {"green"}), (unlikely, likely, {"red", "blue"})):
-        calibration = Calibration.model_validate(
-            {f"similarity_{name}": value for name, value in seen.items()}
-            | {f"audio_similarity_{name}": value for name, value in heard.items()}
-        )
-        best = search_hits(collection, models[0], "a green thing", signals=embedded, calibration=calibration)[0]
-        assert best.hit.video.title in titles_of_best
     best = search_hits(collection, models[0], "a red thing", signals={"audio": 1})[0]
     assert (best.hit.video.title, best.similarity) == ("red", best.signals["audio"].score)
     red, blue = (next(v.id for v in collection.videos() if v.title == title) for title in ("red", "blue"))

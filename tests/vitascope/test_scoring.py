@@ -25,6 +25,7 @@ from vitascope.scoring import (
     ref_clip_score,
     score_captions,
     similarity_probability,
+    sound_evidence,
     word_weights,
 )
 
@@ -43,6 +44,16 @@ def test_calibrated_probabilities_follow_the_formulas_without_overflow() -> None
     assert similarity_probability(calibration, np.array([0.5])) is None
     calibration = Calibration(similarity_scale=8.0, similarity_bias=-4.0)
     assert similarity_probability(calibration, np.array([0.5, 1.0])) == pytest.approx([0.5, 1 / (1 + np.exp(-4))])
+
+
+def test_sound_is_evidence_where_its_similarity_is_unlikely_by_chance() -> None:
+    """The highest of a hundred normal values is about three deviations above their mean, that of ten thousand four."""
+    cosines = np.array([0.1, 0.1 + 0.05 * 3.03, 0.1 + 0.05 * 5.0])
+    usual, unsure, likely = sound_evidence(cosines, mean=0.1, deviation=0.05, sounds=100)
+    assert usual < 0.01
+    assert unsure == pytest.approx(0.5, abs=0.01)
+    assert likely > 0.95
+    assert (sound_evidence(cosines, 0.1, 0.05, sounds=10_000) < sound_evidence(cosines, 0.1, 0.05, sounds=100)).all()
 
 
 def test_ref_clip_score_is_the_harmonic_mean_with_the_best_reference() -> None:

@@ -141,48 +141,6 @@ def fit(pairs: Sequence[Pairs], nearest: Sequence[NearestVideos], answer_tempera
     )
 
 
-@dataclass(frozen=True)
-class SoundHits:
-    """The sounds nearest to texts: similarity and label (1.0: the text is a caption of the sound), each (n,)."""
-
-    similarity: np.ndarray
-    label: np.ndarray
-
-
-def sound_hits(encoder: Encoder, packed: Packed, sounds: np.ndarray, seed: int = 0) -> SoundHits | None:
-    """Return the sounds of a corpus that a search shows for captions, `ABSENT_SHARE` of them about sight alone.
-
-    sounds: Embeddings (N, D), 0 where there is no sound. Returns None without captions that need sound.
-    """
-    rng = np.random.default_rng(seed)
-    audible: dict[str, set[int]] = {}
-    visible: set[str] = set()
-    for row, example in enumerate(packed.examples):
-        for caption, need in zip(example.captions, example.caption_needs, strict=False):
-            if need == "sound" and sounds[row].any():
-                audible.setdefault(caption, set()).add(row)
-            elif need == "sight":
-                visible.add(caption)
-    if not audible:
-        return None
-    chosen = [sorted(audible)[i] for i in rng.permutation(len(audible))[:QUERIES]]
-    queries = chosen + choose_absent(sorted(visible - audible.keys()), len(chosen), rng)
-    present = np.flatnonzero(sounds.any(axis=1))
-    similarity = embed_texts(encoder, queries) @ sounds[present].T
-    hits = np.argsort(-similarity, axis=1, kind="stable")[:, :HITS]
-    label = [[float(present[i] in audible.get(q, ())) for i in row] for q, row in zip(queries, hits, strict=True)]
-    return SoundHits(np.take_along_axis(similarity, hits, axis=1).ravel(), np.array(label).ravel())
-
-
-def fit_sound(calibration: Calibration, hits: Sequence[SoundHits]) -> Calibration:
-    """Return the calibration with logistic regressions of the label on similarity with sounds; equal weights."""
-    similarity = np.concatenate([h.similarity for h in hits])
-    label = np.concatenate([h.label for h in hits])
-    weight = np.concatenate([np.full(len(h.label), 1.0 / len(h.label)) for h in hits])
-    scale, bias = _logistic(similarity[:, None], label, weight)
-    return calibration.model_copy(update={"audio_similarity_scale": scale, "audio_similarity_bias": bias})
-
-
 def _order_weights(nearest: Sequence[NearestVideos]) -> np.ndarray:
     """Return the weights (2,), none negative, of similarity and matching logit that rank relevant videos first.
 

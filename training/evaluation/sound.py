@@ -24,7 +24,7 @@ from training.evaluation.retrieval import RANKS, Gallery, score_nearest
 from vitascope.bundle.manifest import AUDIO_TOKENS, LENGTHS, SAMPLES, AudioStream, Calibration
 from vitascope.media.limits import SILENCE
 from vitascope.model import Model
-from vitascope.scoring import similarity_probability
+from vitascope.scoring import similarity_probability, sound_evidence
 
 BATCH_SIZE = 16
 RERANK_QUERIES = 200
@@ -145,14 +145,16 @@ def joint_gallery(videos: np.ndarray, sounds: np.ndarray) -> Gallery:
 def search_scores(calibration: Calibration, texts: np.ndarray, videos: np.ndarray, sounds: np.ndarray) -> np.ndarray:
     """Return the scores (T, N) by which a search ranks clips for texts (T, D): what is seen and what is heard.
 
-    Each is independent evidence that a clip fits, as in index/search/fusion.py. Without a calibration of both kinds of
-    similarity, as of a checkpoint, the scores are similarities with the sums of the embeddings.
+    Each is independent evidence that a clip fits, as in index/search/fusion.py. Without a calibration of similarity,
+    as of a checkpoint, the scores are similarities with the sums of the embeddings.
     """
-    seen = similarity_probability(calibration, texts @ videos.T)
-    heard = similarity_probability(calibration, texts @ sounds.T, "audio")
-    if seen is None or heard is None:
+    seen, has_sound = similarity_probability(calibration, texts @ videos.T), sounds.any(axis=1)
+    if seen is None or not has_sound.any():
         return joint_gallery(videos, sounds).scores(texts)
-    scores: np.ndarray = 1.0 - (1.0 - seen) * (1.0 - heard * sounds.any(axis=1))
+    cosines = texts @ sounds.T
+    means, deviations = (f(cosines[:, has_sound], axis=1, keepdims=True) for f in (np.mean, np.std))
+    heard = sound_evidence(cosines, means, np.maximum(deviations, 1e-12), int(has_sound.sum()))
+    scores: np.ndarray = 1.0 - (1.0 - seen) * (1.0 - heard * has_sound)
     return scores
 
 

@@ -203,13 +203,9 @@ class Calibration(OmitDefaultsModel):
     fused = sigmoid(fused_similarity * similarity + fused_match * match_logit + fused_bias)
     relevance of a result that was not reranked = sigmoid(similarity_scale * similarity + similarity_bias), where
     similarity is that of its pictures
-    the same of its sound = sigmoid(audio_similarity_scale * similarity + audio_similarity_bias)
     """
 
-    _omit_if_default: ClassVar[tuple[str, ...]] = (
-        *("similarity_scale", "similarity_bias"),
-        *("audio_similarity_scale", "audio_similarity_bias"),
-    )
+    _omit_if_default: ClassVar[tuple[str, ...]] = ("similarity_scale", "similarity_bias")
 
     match_scale: float = 1.0
     match_bias: float = 0.0
@@ -221,15 +217,11 @@ class Calibration(OmitDefaultsModel):
     similarity_scale: float | None = None
     """None, as is `similarity_bias`: not fitted; then results that were not reranked have no relevance."""
     similarity_bias: float | None = None
-    audio_similarity_scale: float | None = None
-    """None, as is `audio_similarity_bias`: not fitted; then search compares sound with pictures by how both vary."""
-    audio_similarity_bias: float | None = None
 
     @model_validator(mode="after")
     def _has_both_or_none(self) -> Self:
-        for name in ("similarity", "audio_similarity"):
-            if (getattr(self, f"{name}_scale") is None) != (getattr(self, f"{name}_bias") is None):
-                raise ValueError(f"{name}_scale, {name}_bias: both or neither were expected")
+        if (self.similarity_scale is None) != (self.similarity_bias is None):
+            raise ValueError("similarity_scale, similarity_bias: both or neither were expected")
         return self
 
 
