@@ -258,7 +258,7 @@ def _export(options: AdaptOptions, state: _State, trained: Path, held_out: int, 
         if (exported.name, exported.fingerprint) == _bundle_id(options.out):
             log(f"{options.out}: exported before")
             return exported
-    initial = InitialModel(state.facts.sources, state.facts.calibration, MIN_CAPTIONED)
+    initial = InitialModel(state.facts.sources, state.facts.calibration, min_captioned=MIN_CAPTIONED)
 
     def export(precision: Precision) -> Path:
         return export_checkpoint(

@@ -14,7 +14,7 @@ from training.evaluation import calibration
 from training.evaluation.encoder import Encoder
 from training.evaluation.metrics import calibration_error
 from training.evaluation.retrieval import Gallery, NearestVideos, nearest_videos, spread_captions
-from training.evaluation.sound import audio_stream, embed_sounds
+from training.evaluation.sound import audio_stream
 from vitascope.bundle.manifest import Calibration, Reranking, RerankingRecall
 from vitascope.bundle.parity_report import SourceBundle
 from vitascope.model import Model
@@ -70,8 +70,13 @@ def calibrate(
         absent: by corpus, queries about what it does not show; default: long captions of the other corpora.
         previous: calibration to keep where no corpus has data (None: the defaults).
         min_captioned: corpora with fewer captioned examples are not used for match and fused probabilities.
+
+    Corpora with sound, which captions and questions may be about, are not used where match and answers do not read it.
     """
     start = previous or Calibration()
+    stream = audio_stream(encoder)
+    if stream is not None and not stream.fused:
+        corpora = {n: e for n, e in corpora.items() if e.packed.audio is None}
     by_answers = (
         FittedCalibration(start) if answer_logits is None else _fit_answers(corpora, answers, answer_logits, previous)
     )
@@ -96,7 +101,6 @@ def calibrate(
         for n, e in captioned.items()
     }
     fitted = calibration.fit(pairs, list(nearest.values()), by_answers.calibration.answer_temperature)
-    fitted = _with_sound(encoder, captioned, fitted, start)
     facts = {"match pairs": float(sum(len(p.label) for p in pairs))}
     for label, candidate in (("before", Calibration()), ("kept", previous), ("after", fitted)):
         if candidate is not None:
@@ -104,19 +108,6 @@ def calibrate(
             facts |= {f"{name} error {label}": error for name, error in errors.items()}
     names = list(dict.fromkeys([*captioned, *by_answers.corpora]))
     return FittedCalibration(fitted, by_answers.facts | facts, names, choose_reranking(nearest, fitted))
-
-
-def _with_sound(
-    encoder: Encoder, corpora: Mapping[str, Embedded], fitted: Calibration, previous: Calibration
-) -> Calibration:
-    """Return the calibration with that of similarity with sounds, or the previous one where no corpus has data."""
-    kept = previous.model_dump(include={"audio_similarity_scale", "audio_similarity_bias"})
-    if audio_stream(encoder) is None:
-        return fitted.model_copy(update=kept)
-    with_sound = [e.packed for e in corpora.values() if e.packed.audio is not None]
-    hits = [calibration.sound_hits(encoder, packed, embed_sounds(encoder, packed).vectors) for packed in with_sound]
-    measured = [h for h in hits if h is not None]
-    return calibration.fit_sound(fitted, measured) if measured else fitted.model_copy(update=kept)
 
 
 def choose_reranking(nearest: Mapping[str, NearestVideos], fitted: Calibration) -> Reranking | None:

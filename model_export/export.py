@@ -63,7 +63,7 @@ from training.models import pretrained
 from training.models.architectures import read_config
 from training.objectives.class_names import absent_class_names
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import Calibration, GraphName, Manifest, Task
+from vitascope.bundle.manifest import Calibration, GraphName, Manifest, Reranking, Task
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 from vitascope.tokenizer import Tokenizer
@@ -79,7 +79,8 @@ class InitialModel:
     sources: Sequence[Source] = ()
     """Training corpora."""
     calibration: Calibration | None = None
-    """Kept where validation data is missing."""
+    """Kept where validation data is missing, as is `reranking`."""
+    reranking: Reranking | None = None
     min_captioned: int = 2
     """Captioned validation examples from which match and fused probabilities are fitted."""
 
@@ -368,7 +369,7 @@ class _Export:
             "model_card": CARD_NAME,
             "parity_report": PARITY_NAME,
             "calibration": fitted.calibration,
-            "reranking": fitted.reranking,
+            "reranking": fitted.reranking or job.initial.reranking,
             "languages": languages_of(job.sources),
             "precision": self.precision,
             "training_data": [f"{s.name}: {s.terms}" for s in job.sources if s not in STARTS],

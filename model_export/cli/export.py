@@ -85,6 +85,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of packed corpora; their validation splits are used for checks and calibration",
     )
+    add(
+        "--start-from",
+        type=Path,
+        metavar="BUNDLE",
+        help="bundle that training started from; its calibration is kept where the validation splits tell nothing",
+    )
     add("--metrics", type=Path, metavar="FILE", help="JSON of `vitascope evaluate --out`, for the model card")
     add(
         "--no-checkpoint",
@@ -176,9 +182,10 @@ def _require_out(args: argparse.Namespace) -> None:
 
 def _export(args: argparse.Namespace, out: Path) -> Path:
     """Export a public model or a checkpoint to `out`."""
-    from model_export.export import export_checkpoint
+    from model_export.export import InitialModel, export_checkpoint
     from model_export.public.export import export_public
     from model_export.public.families import find_model, is_public, read_answers
+    from vitascope.bundle.bundle import Bundle
     from vitascope.errors import InvalidInput
 
     options: dict[str, Any] = {
@@ -190,8 +197,8 @@ def _export(args: argparse.Namespace, out: Path) -> Path:
     }
     source = find_model(args.model, allow_pickle=args.allow_pickle)
     if source is not None and is_public(source.folder):
-        if (args.data is not None and args.budget is None) or args.metrics:
-            raise InvalidInput(f"{args.model} is a public model; neither --data nor --metrics was expected")
+        if (args.data is not None and args.budget is None) or args.metrics or args.start_from:
+            raise InvalidInput(f"{args.model} is a public model; no --data, --metrics or --start-from was expected")
         return export_public(
             source,
             out,
@@ -206,12 +213,14 @@ def _export(args: argparse.Namespace, out: Path) -> Path:
     if args.frames is not None or args.allow_pickle or args.answers is not None:
         raise InvalidInput(f"{args.model} is not a public model; --frames, --answers and --allow-pickle are for those")
     folder = args.model if source is None else source.folder
+    start = None if args.start_from is None else Bundle.open(args.start_from).manifest
     return export_checkpoint(
         folder,
         out,
         precision=args.precision or "int8-weights",
         data=args.data,
         metrics=args.metrics,
+        initial=None if start is None else InitialModel(calibration=start.calibration, reranking=start.reranking),
         keep_checkpoint=not args.no_checkpoint and args.budget is None,
         **options,
     )

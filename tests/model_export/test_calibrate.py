@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +15,11 @@ from model_export.calibrate import calibrate, choose_reranking
 from model_export.parity.checks import Embedded
 from training.data.example import Example, Negative, Question
 from training.data.packed import Packed
-from training.evaluation.calibration import calibration_errors, fit, fit_sound, sound_hits, validation_pairs
+from training.evaluation.calibration import calibration_errors, fit, validation_pairs
 from training.evaluation.retrieval import NearestVideos
-from vitascope.bundle.manifest import Calibration
+from vitascope.bundle.manifest import AudioStream, Calibration
 from vitascope.model import Answer, Match, VideoEmbedding
-from vitascope.scoring import fused_score, similarity_probability
+from vitascope.scoring import fused_score
 
 ANSWERS = ["red", "green", "blue", "yellow"]
 
@@ -138,25 +139,16 @@ def test_minimal_negatives_do_not_lower_the_relevance_of_results() -> None:
     assert beside.similarity_bias == pytest.approx(without.similarity_bias, rel=1e-3)
 
 
-def test_similarities_with_sounds_are_calibrated_on_searches_some_of_them_for_what_is_only_seen() -> None:
+def test_corpora_with_sound_calibrate_nothing_where_matching_uses_none(monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = _embedded(40)
-    examples = [
-        replace(e, captions=(*e.captions, f"item {1000 + i}"), caption_needs=("sound", "sight"))
-        for i, e in enumerate(corpus.packed.examples)
-    ]
-    sounds = corpus.vectors.copy()
-    sounds[30:] = 0.0
+    sounds: Any = []
+    heard = replace(corpus, packed=replace(corpus.packed, audio=sounds))
+    stream = AudioStream(sample_rate=16_000, seconds=1.0)
+    monkeypatch.setattr("model_export.calibrate.audio_stream", lambda _: stream)
+    previous = Calibration(match_scale=3.0, similarity_scale=9.0, similarity_bias=-5.0, answer_temperature=2.0)
     encoder = Overconfident(0)
-    hits = sound_hits(encoder, replace(corpus.packed, examples=examples), sounds)
-    assert hits is not None
-    assert len(hits.label) == (30 + round(30 * 0.3 / 0.7)) * 6
-    assert hits.label.sum() == 30
-    assert hits.similarity[hits.label == 1.0] == pytest.approx(1.0, abs=1e-5)
-    fitted = fit_sound(Calibration(match_scale=3.0), [hits])
-    right, wrong = similarity_probability(fitted, hits.similarity[[0, -1]], "audio")  # type: ignore[misc]
-    assert right > wrong
-    assert (fitted.match_scale, fitted.similarity_scale) == (3.0, None)
-    assert sound_hits(encoder, corpus.packed, sounds) is None
+    assert calibrate(encoder, {"heard": heard}, ANSWERS, _answer_logits, previous=previous).calibration == previous
+    assert not encoder.pairs
 
 
 BY_MATCH = Calibration(fused_similarity=0.0, fused_match=1.0)
