@@ -69,7 +69,7 @@ def test_serving_packages_import_declared_packages(package: str) -> None:
 
 @pytest.mark.parametrize("package", ["training", "model_export"])
 def test_training_packages_import_declared_packages(package: str) -> None:
-    extras = EXTRAS["cpu"] + EXTRAS["train"] + EXTRAS["pretrained"]
+    extras = EXTRAS["cpu"] + EXTRAS["train"] + EXTRAS["pretrained"] + EXTRAS["parquet"]
     needed = {DISTRIBUTION_OF.get(name, name.replace("_", "-")) for name in third_party_imports(package)}
     assert needed - names(PROJECT["dependencies"] + extras) == set()
 
