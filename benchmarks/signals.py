@@ -82,7 +82,7 @@ def draw_scenes(seed: int) -> Iterator[tuple[World, Soundtrack, dict[str, str]]]
     """Yield scenes with sound of the test split, and their first captions of what is seen and of what is heard."""
     for number in count():
         world, soundtrack, record = make_sound_example(seed, "test", number)
-        captions = {}
+        captions: dict[str, str] = {}
         for caption, need in zip(record["captions"], record["caption_needs"], strict=True):
             captions.setdefault(need, caption)
         if "sound" in captions:

@@ -22,7 +22,7 @@ from vitascope.errors import MediaError, SubtitlesCorrupt
 from vitascope.media.file import MediaFile, MediaSource, map_os_errors, open_source
 from vitascope.media.formats import sniff
 from vitascope.media.limits import DEFAULT_LIMITS, MAX_CUE_GAP, MediaLimits
-from vitascope.media.video import READING_ERRORS, OpenVideo, open_video
+from vitascope.media.video import READING_ERRORS, OpenVideo, open_container, open_video
 
 if TYPE_CHECKING:
     from av.subtitles.stream import SubtitleStream
@@ -236,14 +236,14 @@ def subtitle_streams(source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) 
         file_format = sniff(file, limits)
         if file_format.demuxer is None:
             return []
-        with open_video(file, file_format, limits, threads=1) as video:
+        with open_container(file, file_format) as container:
             return [
                 SubtitleStreamInfo(
                     stream.index,
                     "" if stream.language in (None, "und") else str(stream.language).lower(),
                     bool(stream.disposition & Disposition.forced),
                 )
-                for stream in video.container.streams.subtitles
+                for stream in container.streams.subtitles
                 if _codec(stream) in _TEXT_CODECS
             ]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.media_files import solid, write_color_video, write_picture, write_subtitled_video
+from tests.media_files import ONE_TO_FIVE, solid, write_color_video, write_picture, write_subtitled_video
 from vitascope.errors import SubtitlesCorrupt
 from vitascope.media.subtitles import MAX_BYTES, Cue, read_subtitles, stream_cues, subtitle_streams
 
@@ -104,3 +104,4 @@ def test_text_streams_of_a_container_are_read(tmp_path: Path, name: str, codec: 
 def test_files_without_text_streams_have_none(tmp_path: Path) -> None:
     assert subtitle_streams(write_color_video(tmp_path / "a.mp4", (9, 9, 9), 0.5)) == []
     assert subtitle_streams(write_picture(tmp_path / "a.png", solid((9, 9, 9)))) == []
+    assert subtitle_streams(ONE_TO_FIVE) == []  # sound alone
