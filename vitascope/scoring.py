@@ -27,7 +27,7 @@ CLIP_WEIGHT = 2.5
 """Scale of CLIPScore, since cosines of CLIP are seldom above 0.4 (Hessel et al., 2021)."""
 
 SOUND_SLOPE = 1.6
-"""Of the logistic function from standard deviations to evidence that sound fits; chosen by `make bench-signals`."""
+"""Slope of the logistic function from standard deviations to evidence of sound; chosen by `make bench-signals`."""
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 _FUNCTION_WORDS_TEXT = (

@@ -28,7 +28,7 @@ from vitascope.scoring import similarity_probability, sound_evidence
 
 BATCH_SIZE = 16
 RERANK_QUERIES = 200
-"""Of a need, spread evenly over the clips."""
+"""Queries for each need (sight, sound or both) whose results are reranked, spread evenly over the clips."""
 
 
 @dataclass(frozen=True)
