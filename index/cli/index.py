@@ -114,9 +114,8 @@ def _add_segmentation(parser: argparse.ArgumentParser) -> None:
         "--segment",
         choices=tuple(SEGMENTATION_FIELDS),
         default="auto",
-        help="windows of equal length, shots, sentences of the subtitles (or of the "
-        "transcript, with --transcribe), or auto: shots for edited videos, windows "
-        "for others (default: auto)",
+        help="windows of equal length, shots, sentences of the subtitles (or of the transcript, with --transcribe), or "
+        "auto: shots for edited videos, windows for others (default: auto)",
     )
     add(
         "--clip-length",

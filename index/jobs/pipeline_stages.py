@@ -1,4 +1,4 @@
-"""What the stages of a job are made of: queues and a timer; and its last stages, which recognise stored videos."""
+"""Parts of the pipeline of a job: queues, a timer, and the last stages, which recognise stored videos."""
 
 from __future__ import annotations
 

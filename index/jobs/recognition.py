@@ -74,7 +74,7 @@ class Interruption:
 
 
 class Outcome(NamedTuple):
-    """What became of a video.
+    """The outcome of recognition in a video.
 
     ``skipped``: nothing was to be recognised. ``notes``: why it failed, or what was left out.
     """

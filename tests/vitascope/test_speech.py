@@ -121,7 +121,7 @@ def test_sherpa_onnx_runs_the_model_of_a_folder(tmp_path: Path, kind: str) -> No
 
 @pytest.mark.filterwarnings("ignore")
 def test_random_models_of_other_architectures_run(tmp_path: Path) -> None:
-    """What they write down means nothing."""
+    """Their transcripts are meaningless, as their weights are random."""
     from tests.vitascope.speech_architectures import make_moonshine, make_parakeet, make_sense_voice
 
     models = {

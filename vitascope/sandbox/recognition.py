@@ -100,7 +100,7 @@ class Transcribe(RecognitionTask[SpeechPart]):
     language: str | None = None
     start: float = 0.0
     stop: float | None = None
-    """As ``transcribe_parts``."""
+    """Second at which the sound of the file ends, as an earlier part states it; None: find out."""
 
     @property
     def extra_seconds(self) -> float:

@@ -62,7 +62,7 @@ class SpeechSegment:
 
 
 class SpeechPart(NamedTuple):
-    """What is said in a part of a file, which ends at ``end`` (s); the sound ends at ``stop``."""
+    """The speech in a part of a file. ``end``: of the part, in seconds; ``stop``: of the sound of the whole file."""
 
     segments: list[SpeechSegment]
     end: float

@@ -100,7 +100,7 @@ class HybridTransformer(nn.Module):
         )
         self.norm = nn.LayerNorm(cfg.hybrid_width)
         self.depth = nn.Parameter(torch.zeros(1, 1, cfg.hybrid_width)) if cfg.depth else None
-        """What a depth map, the last of a sequence, has instead of a time embedding."""
+        """Added to the tokens of a depth map, which ends the sequence, in place of a time embedding."""
 
     def forward(self, x_NFYXD: Tensor, times: Tensor | None = None) -> Tensor:
         """Return (N, F, V, D) for maps (N, F, Y, X, D). times: Indices of the time embedding of each frame."""
