@@ -12,10 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
+from typing import TypeVar
 
 import httpx
 import pytest
@@ -29,6 +30,7 @@ from tests.service.uploading import picture
 from tests.sockets import reserved_port
 from tests.waiting import PATIENCE, wait_for
 
+T = TypeVar("T")
 OVERLOAD = 10
 MAX_REQUESTS = 8
 """The service's limit on concurrent requests."""
@@ -139,10 +141,12 @@ def held_indexing(running: Running) -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def in_progress(*sends: Callable[[], httpx.Response]) -> Iterator[list[Future[httpx.Response]]]:
-    """Requests in progress, which end at the latest after the context."""
-    with ThreadPoolExecutor(len(sends)) as threads:
-        yield [threads.submit(send) for send in sends]
+def in_progress(
+    block: AbstractContextManager[T], sends: Sequence[Callable[[], httpx.Response]]
+) -> Iterator[tuple[T, list[Future[httpx.Response]]]]:
+    """Requests that are sent once ``block`` is entered; waits for their responses after it has ended."""
+    with ThreadPoolExecutor(len(sends)) as threads, block as entered:
+        yield entered, [threads.submit(send) for send in sends]
 
 
 def check_interactive(running: Running) -> None:
@@ -172,7 +176,7 @@ def upload_picture(running: Running, folder: Path, number: int, **headers: str) 
 def blocked_uploads(running: Running, folder: Path, numbers: Sequence[int]) -> Iterator[list[Future[httpx.Response]]]:
     """Uploads in progress that are blocked in the context, and succeed after it."""
     sends = [partial(upload_picture, running, folder, number) for number in numbers]
-    with in_progress(*sends) as responses, held_indexing(running) as is_held:
+    with in_progress(held_indexing(running), sends) as (is_held, responses):
         wait_for(is_held)
         wait_for(lambda: running.service.upload_pool.active == len(numbers))
         yield responses
@@ -197,7 +201,8 @@ def test_interactive_requests_are_answered_while_uploads_jobs_and_deletes_are_bl
     deletes = [partial(httpx.delete, f"{base}/videos/{video}", timeout=PATIENCE) for video in videos]
     with blocked_uploads(small, tmp_path, range(5, 5 + MAX_UPLOADS)):
         job = client.post("/v1/collections/palette/jobs", json={"folder": "some"})
-        with in_progress(*deletes) as deleted, small.service.library.open("palette").catalogue._write_lock:
+        write_lock = small.service.library.open("palette").catalogue._write_lock
+        with in_progress(write_lock, deletes) as (_, deleted):
             wait_for(lambda: small.service.write_pool.active == len(deletes))
             check_interactive(small)
             assert not any(response.done() for response in deleted)
