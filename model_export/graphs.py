@@ -22,17 +22,8 @@ from torch import Tensor, nn
 
 from model_export.simplify import simplify
 from training.models.fusion import FusedModel
-from vitascope.bundle.manifest import (
-    ANSWER_IDS,
-    ANSWER_MASK,
-    AUDIO_TOKENS,
-    LENGTHS,
-    SAMPLES,
-    AudioStream,
-    FrameStream,
-    GraphName,
-    Manifest,
-)
+from vitascope.bundle.graph_specs import ANSWER_IDS, ANSWER_MASK, AUDIO_TOKENS, LENGTHS, SAMPLES
+from vitascope.bundle.manifest import AudioStream, FrameStream, GraphName, Manifest
 
 OPSET = 20
 """The first opset with Gelu; ONNX Runtime and TensorRT support it."""

@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 from onnx import NodeProto, TensorProto, numpy_helper
 
-from vitascope.bundle.manifest import SAMPLES
+from vitascope.bundle.graph_specs import SAMPLES
 
 STANDARD_DOMAIN = ""
 CONTRIB_DOMAIN = "com.microsoft"

@@ -3,6 +3,7 @@
 A video is its mean colour, softly assigned to eight named colours; a text is the colours that it names. "a red thing"
 is nearest to a red video, the match logit is high if text and video agree, "which colour is it" is answered from the
 visual tokens, and "is it red" with yes or no. With the task "audio_retrieval", each colour is also a tone (``TONES``).
+With the task "moments", a sentence is true of the windows of its colour, and a moment is a run of such windows.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ STREAMS: list[dict[str, Any]] = [
     {"name": "low", "frames": 6, "height": 32, "width": 32, "placement": "uniform"},
 ]
 AUDIO: dict[str, Any] = {"sample_rate": 8000, "seconds": 0.5, "fill": "silence", "tokens": 2}
+MOMENTS: dict[str, Any] = {"window_seconds": 0.5, "max_windows": 16}
 TONES = {colour: 250 * (number + 1) for number, colour in enumerate(COLOURS)}
 """Hz."""
 TEXT_LENGTH, ANSWER_LENGTH = 16, 6
@@ -82,6 +84,7 @@ def make_small_bundle(
     makers: dict[str, Callable[[dict[str, Array]], onnx.ModelProto]]
     fuses_audio = "audio_retrieval" in tasks and audio.get("fused", False)
     makers = {"text": _text_graph, "video": _video_graph, "audio": partial(_audio_graph, audio)}
+    makers["moments"] = _moments_graph
     makers["match"] = partial(_match_graph, fuses_audio)
     makers["answer"] = partial(_free_form_answer_graph if free_form_answers else _answer_graph, fuses_audio)
     graphs = sorted({graph for task in tasks for graph in GRAPHS_OF_TASK[task]})
@@ -101,6 +104,8 @@ def make_small_bundle(
         manifest["answer_length"] = ANSWER_LENGTH
         manifest["vector_width"] = width if "retrieval" in tasks else 0
         manifest["matryoshka_dimensions"] = []
+    if "moments" in graphs:
+        manifest["moments"] = MOMENTS
     if "audio" in graphs:
         manifest["audio"] = {**audio, "width": width if audio["tokens"] else 0}
     if default_rerank is not None:
@@ -351,6 +356,65 @@ def _free_form_answer_graph(fuses_audio: bool, weights: dict[str, Array]) -> onn
     constants |= {"ten": np.array(10, np.float32), "axis3": np.array([3])}
     inputs += [_value(name, TensorProto.INT64, ["B", "N", "M"]) for name in ("answer_ids", "answer_mask")]
     return _model("answer", nodes, inputs, [_value("answer_logits", TensorProto.FLOAT, ["B", "N"])], constants)
+
+
+def _moments_graph(weights: dict[str, Array]) -> onnx.ModelProto:
+    """saliency = sigmoid(20 * (cosine - 0.5)); a window proposes the run of windows above 0.5 that it is in.
+
+    Two windows above it are in one run if as many windows that are not precede them. Others propose themselves.
+    """
+    node = helper.make_node
+    width = weights["words"].shape[1]
+    nodes = [
+        node("Unsqueeze", ["text", "axis2"], ["column"]),
+        node("MatMul", ["windows", "column"], ["products"]),
+        node("Squeeze", ["products", "axis2"], ["cosines"]),
+        node("Sub", ["cosines", "half"], ["centred"]),
+        node("Mul", ["centred", "steepness"], ["logits"]),
+        node("Sigmoid", ["logits"], ["probabilities"]),
+        node("Cast", ["window_mask"], ["mask"], to=TensorProto.FLOAT),
+        node("Mul", ["probabilities", "mask"], ["saliency"]),
+        node("Identity", ["saliency"], ["span_scores"]),
+        node("Greater", ["saliency", "half"], ["is_above"]),
+        node("Cast", ["is_above"], ["above"], to=TensorProto.FLOAT),
+        node("Sub", ["one", "above"], ["gap"]),
+        node("CumSum", ["gap", "axis1_scalar"], ["gaps"]),
+        node("Unsqueeze", ["gaps", "axis1"], ["gaps_row"]),
+        node("Unsqueeze", ["gaps", "axis2"], ["gaps_column"]),
+        node("Equal", ["gaps_row", "gaps_column"], ["same_gap"]),
+        node("Unsqueeze", ["is_above", "axis1"], ["above_row"]),
+        node("And", ["same_gap", "above_row"], ["in_run"]),  # (B, T, T)
+        node("Add", ["above", "gap"], ["ones"]),
+        node("CumSum", ["ones", "axis1_scalar"], ["numbers"]),  # 1 to T
+        node("Sub", ["numbers", "one"], ["positions"]),
+        node("Unsqueeze", ["positions", "axis1"], ["positions_row"]),
+        node("Unsqueeze", ["numbers", "axis1"], ["numbers_row"]),
+        node("Where", ["in_run", "positions_row", "far"], ["run_positions"]),
+        node("ReduceMin", ["run_positions"], ["run_start"], axes=[2], keepdims=0),
+        node("Where", ["in_run", "numbers_row", "zero"], ["run_numbers"]),
+        node("ReduceMax", ["run_numbers"], ["run_end"], axes=[2], keepdims=0),
+        node("Where", ["is_above", "run_start", "positions"], ["start"]),
+        node("Where", ["is_above", "run_end", "numbers"], ["end"]),
+        node("Unsqueeze", ["start", "axis2"], ["start_column"]),
+        node("Unsqueeze", ["end", "axis2"], ["end_column"]),
+        node("Concat", ["start_column", "end_column"], ["spans"], axis=2),
+    ]
+    inputs = [
+        _value("windows", TensorProto.FLOAT, ["B", "T", width]),
+        _value("window_mask", TensorProto.INT64, ["B", "T"]),
+        _value("text", TensorProto.FLOAT, ["B", width]),
+    ]
+    outputs = [
+        _value("saliency", TensorProto.FLOAT, ["B", "T"]),
+        _value("spans", TensorProto.FLOAT, ["B", "T", 2]),
+        _value("span_scores", TensorProto.FLOAT, ["B", "T"]),
+    ]
+    constants = {
+        **{"axis1": np.array([1]), "axis2": np.array([2]), "axis1_scalar": np.array(1)},
+        **{"half": np.float32(0.5), "steepness": np.float32(20), "one": np.float32(1), "zero": np.float32(0)},
+        "far": np.float32(1e6),
+    }
+    return _model("moments", nodes, inputs, outputs, {key: np.asarray(value) for key, value in constants.items()})
 
 
 def _move_outside(model: onnx.ModelProto, path: Path) -> None:

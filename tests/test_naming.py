@@ -35,7 +35,7 @@ Answered judge lend
 FORMER_MODULES = """
 stages stated_graph engine_choice caption_words loopback tokenise token_encoding asynchronous synchronous caller
 sending repeating keeper corner likeness calibrated graph_contents cutting index_here index_there files_told
-index_asked channel desk shifts shipping turns dropping nearest readers_writer moments durability beside data_copies
+index_asked channel desk shifts shipping turns dropping nearest readers_writer durability beside data_copies
 asking looking envelope observed courier outbound told asked
 """
 TESTS = (

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vitascope.bundle.manifest import LENGTHS, SAMPLES, AudioStream
+from vitascope.bundle.graph_specs import LENGTHS, SAMPLES
+from vitascope.bundle.manifest import AudioStream
 from vitascope.engines.onnx_runtime import Array
 from vitascope.errors import InvalidInput
 from vitascope.media.limits import SILENCE, MediaLimits

@@ -20,18 +20,8 @@ from numpy.typing import NDArray
 
 from vitascope.audio_windows import Samples, batched_inputs, check_sounds, cut_windows, read_sounds
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import (
-    ANSWER_IDS,
-    ANSWER_MASK,
-    AUDIO_TOKENS,
-    LENGTHS,
-    SAMPLES,
-    AudioStream,
-    Calibration,
-    FrameStream,
-    InputType,
-    Task,
-)
+from vitascope.bundle.graph_specs import ANSWER_IDS, ANSWER_MASK, AUDIO_TOKENS, random_inputs
+from vitascope.bundle.manifest import AudioStream, Calibration, FrameStream, InputType, Task
 from vitascope.engines.graphs import GraphRunner, Graphs
 from vitascope.engines.onnx_runtime import Array, Device, Placement
 from vitascope.errors import InvalidInput, MediaError
@@ -271,24 +261,10 @@ class Model:
 
         Raises BundleCorrupt and EngineError for a graph that cannot be loaded or run.
         """
-        manifest = self.bundle.manifest
-        streams = {s.name: np.zeros((1, 1, s.frames, s.height, s.width, 3), np.uint8) for s in manifest.streams}
-        tokens = self._fused_tokens(1, np.zeros((1, manifest.visual_tokens, manifest.visual_width), np.float32), None)
-        ids, mask = self.tokenizer.encode(["warm"])
+        rng = np.random.default_rng(0)
         for graph in self._graphs.names:
-            if graph == "video":
-                self._graphs.run(graph, streams)
-                continue
-            if graph == "audio":
-                size = self._audio_stream.samples
-                self._graphs.run(graph, {SAMPLES: np.zeros((1, size), np.float32), LENGTHS: np.array([size])})
-                continue
-            inputs: dict[str, Array] = {"input_ids": ids, "attention_mask": mask}
-            if graph != "text":
-                inputs |= tokens
-            if graph == "answer" and self.scores_free_form_answers:
-                inputs |= {ANSWER_IDS: ids[None], ANSWER_MASK: mask[None]}
-            self._graphs.run(graph, inputs)
+            specs, _ = self.bundle.graph_spec(graph)
+            self._graphs.run(graph, random_inputs(specs, rng, self.tokenizer.vocabulary_size))
 
     def add_prompt(self, texts: Sequence[str], input_type: InputType = "query") -> list[str]:
         """Return texts with the prompt that the model expects before texts of this type.

@@ -27,7 +27,7 @@ from model_export.parity.variants import BundleOutputs
 from training.data.packed import PACK_NAME, open_packed
 from training.evaluation.encoder import embed_corpus, streams_of
 from training.evaluation.sound import EmbeddedSounds, embed_sounds, is_packed_for, packed_sounds
-from vitascope.bundle.manifest import AUDIO_TOKENS
+from vitascope.bundle.graph_specs import AUDIO_TOKENS
 from vitascope.engines.graphs import GraphRunner
 from vitascope.engines.onnx_runtime import Array, Engine, Placement
 from vitascope.errors import InvalidInput

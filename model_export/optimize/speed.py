@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vitascope.bundle.manifest import AUDIO_TOKENS, LENGTHS, SAMPLES, Manifest, StrictModel
+from vitascope.bundle.graph_specs import AUDIO_TOKENS, LENGTHS, SAMPLES
+from vitascope.bundle.manifest import Manifest, StrictModel
 from vitascope.engines.onnx_runtime import Array, Device, Engine
 from vitascope.input_validation import Streams
 from vitascope.model import Model

@@ -34,17 +34,8 @@ from training.data.packed import Packed
 from training.evaluation.encoder import Encoder, embed_corpus, embed_texts, streams_of
 from training.evaluation.metrics import retrieval
 from training.models.fusion import FusedModel
-from vitascope.bundle.manifest import (
-    ANSWER_IDS,
-    AUDIO_TOKENS,
-    LENGTHS,
-    SAMPLES,
-    AudioStream,
-    Calibration,
-    GraphName,
-    OmitDefaultsModel,
-    StrictModel,
-)
+from vitascope.bundle.graph_specs import ANSWER_IDS, AUDIO_TOKENS, LENGTHS, SAMPLES
+from vitascope.bundle.manifest import AudioStream, Calibration, GraphName, OmitDefaultsModel, StrictModel
 from vitascope.bundle.parity_report import VariantComparison, recall_limit
 from vitascope.engines.onnx_runtime import OnnxRuntimeEngine
 from vitascope.errors import VitascopeError

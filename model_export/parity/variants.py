@@ -22,7 +22,8 @@ from model_export.optimize.validation_scores import (
 )
 from training.evaluation.sound import EmbeddedSounds
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import AUDIO_TOKENS, GraphName
+from vitascope.bundle.graph_specs import AUDIO_TOKENS
+from vitascope.bundle.manifest import GraphName
 from vitascope.bundle.parity_report import OutputComparison, VariantComparison
 from vitascope.model import Model
 

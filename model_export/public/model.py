@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from model_export.graphs import GraphSpec
 from training.models.text import TextTransformer
-from vitascope.bundle.manifest import LENGTHS, SAMPLES, AudioStream, Calibration, FrameStream, Prompts, Task
+from vitascope.bundle.graph_specs import LENGTHS, SAMPLES
+from vitascope.bundle.manifest import AudioStream, Calibration, FrameStream, Prompts, Task
 from vitascope.media.frame import resize_to_fit
 from vitascope.media.image import PictureFrame
 

@@ -36,7 +36,8 @@ from training.data.packed import PACK_NAME, Packed, open_packed
 from training.evaluation.encoder import streams_of
 from training.evaluation.sound import is_packed_for, packed_sounds
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import AUDIO_TOKENS, GraphName, Manifest
+from vitascope.bundle.graph_specs import AUDIO_TOKENS
+from vitascope.bundle.manifest import GraphName, Manifest
 from vitascope.bundle.onnx_files import external_files
 from vitascope.bundle.parity_report import SourceBundle
 from vitascope.engines.onnx_runtime import OnnxRuntimeEngine

@@ -17,7 +17,7 @@ import numpy as np
 
 from model_export.assemble import swap_folder
 from vitascope.bundle.bundle import Bundle, file_sha256
-from vitascope.bundle.manifest import ANSWER_IDS, ANSWER_MASK, ArraySpec
+from vitascope.bundle.graph_specs import ANSWER_IDS, ANSWER_MASK, ArraySpec
 from vitascope.bundle.onnx_files import external_files
 from vitascope.engines.graphs import Graphs
 from vitascope.errors import BundleUnsupported, InvalidInput, StorageError

@@ -19,7 +19,7 @@ import numpy as np
 from opentelemetry.context import Context
 
 from service.errors import DeadlineExceeded, Overloaded, RequestAbandoned
-from vitascope.bundle.manifest import ANSWER_IDS
+from vitascope.bundle.graph_specs import ANSWER_IDS
 from vitascope.engines.onnx_runtime import Array
 from vitascope.errors import EngineError, EngineUnavailable
 

@@ -36,7 +36,8 @@ from tests.once import made_once
 from tests.service.conftest import settings_for
 from tests.service.running import serving
 from vitascope.audio_windows import batched_inputs, cut_windows
-from vitascope.bundle.manifest import LENGTHS, SAMPLES, FrameStream, Prompts
+from vitascope.bundle.graph_specs import LENGTHS, SAMPLES
+from vitascope.bundle.manifest import FrameStream, Prompts
 from vitascope.cli.main import main
 from vitascope.errors import InvalidInput
 from vitascope.media.decode import read_frames

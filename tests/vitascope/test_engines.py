@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from vitascope.bundle.manifest import ArraySpec
+from vitascope.bundle.graph_specs import ArraySpec
 from vitascope.engines import gpu
 from vitascope.engines.onnx_runtime import OnnxRuntimeEngine, Placement
 from vitascope.errors import BundleCorrupt, EngineError, InvalidInput

@@ -21,7 +21,8 @@ from training.data.packed import Packed
 from training.models.fusion import FusedModel
 from training.models.hd_vila import HdVilaConfig
 from training.models.text import VisualCache
-from vitascope.bundle.manifest import AUDIO_TOKENS, LENGTHS, SAMPLES, Calibration, FrameStream, Task
+from vitascope.bundle.graph_specs import AUDIO_TOKENS, LENGTHS, SAMPLES
+from vitascope.bundle.manifest import Calibration, FrameStream, Task
 from vitascope.errors import InvalidInput
 from vitascope.model import Answer, Match, VideoEmbedding
 from vitascope.scoring import fused_score, match_probability

@@ -21,7 +21,8 @@ from training.evaluation.captions import negative_caption_metrics
 from training.evaluation.encoder import Encoder, TorchEncoder, embed_texts
 from training.evaluation.metrics import retrieval
 from training.evaluation.retrieval import RANKS, Gallery, score_nearest
-from vitascope.bundle.manifest import AUDIO_TOKENS, LENGTHS, SAMPLES, AudioStream, Calibration
+from vitascope.bundle.graph_specs import AUDIO_TOKENS, LENGTHS, SAMPLES
+from vitascope.bundle.manifest import AudioStream, Calibration
 from vitascope.media.limits import SILENCE
 from vitascope.model import Model
 from vitascope.scoring import similarity_probability, sound_evidence

@@ -14,16 +14,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vitascope.bundle.manifest import (
-    CHECKSUM_NAME,
-    MANIFEST_NAME,
-    SCHEMA_VERSION,
-    ArraySpecs,
-    FileEntry,
-    Manifest,
-    checksum_of,
-    graph_spec,
-)
+from vitascope.bundle.graph_specs import ArraySpecs, graph_spec
+from vitascope.bundle.manifest import CHECKSUM_NAME, MANIFEST_NAME, SCHEMA_VERSION, FileEntry, Manifest, checksum_of
 from vitascope.bundle.onnx_files import external_files
 from vitascope.bundle.signing import PublicKey, Signature, require_trusted
 from vitascope.errors import BundleCorrupt, BundleNotFound, BundleUnsupported

@@ -1,7 +1,7 @@
 """The manifest of a bundle: streams, graphs, files with their SHA-256, calibration.
 
 Shape letters: B videos, texts or windows of sound, C clips, F frames, H height, W width (pixels), V visual tokens, K
-their width, S samples, T audio tokens, A their width, L text tokens, D embedding dim, N answers, M tokens of an answer.
+their width, S samples, T audio tokens, A their width, L text tokens, D embedding dim, M tokens of an answer.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import math
 import unicodedata
 from pathlib import PurePosixPath
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -32,8 +32,8 @@ CHECKSUM_NAME = "manifest.json.sha256"
 SIGNATURE_NAME = "manifest.json.sig"
 """Present in signed bundles only."""
 
-Task = Literal["retrieval", "audio_retrieval", "matching", "answering"]
-GraphName = Literal["text", "video", "audio", "match", "answer"]
+Task = Literal["retrieval", "audio_retrieval", "matching", "answering", "moments"]
+GraphName = Literal["text", "video", "audio", "match", "answer", "moments"]
 InputType = Literal["query", "document"]
 """Purpose of a text: a search for documents, or a document to be searched for."""
 GRAPHS_OF_TASK: dict[str, tuple[str, ...]] = {
@@ -41,6 +41,7 @@ GRAPHS_OF_TASK: dict[str, tuple[str, ...]] = {
     "audio_retrieval": ("text", "audio"),
     "matching": ("video", "match"),
     "answering": ("video", "answer"),
+    "moments": ("text", "video", "moments"),
 }
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
 Resample = Literal["decoder", "bicubic", "bilinear", "lanczos"]
@@ -189,6 +190,14 @@ class AudioStream(OmitDefaultsModel):
         return round(self.sample_rate * self.seconds)
 
 
+class MomentWindows(StrictModel):
+    """The input of the graph `moments`: embeddings of consecutive windows of a video, each embedded as a clip."""
+
+    window_seconds: Annotated[float, Field(gt=0, le=600, description="length of a window")] = 1.0
+    max_windows: Annotated[int, Field(ge=2, le=4096)] = 256
+    """Windows of one sequence; the runtime splits longer videos into sequences that overlap."""
+
+
 class FileEntry(StrictModel):
     """Size and SHA-256 of one file of the bundle."""
 
@@ -259,6 +268,7 @@ class Manifest(OmitDefaultsModel):
 
     _omit_if_default: ClassVar[tuple[str, ...]] = (
         "audio",
+        "moments",
         "matryoshka_dimensions",
         "logit_bias",
         "prompts",
@@ -276,6 +286,8 @@ class Manifest(OmitDefaultsModel):
     """Inputs of the `video` graph; empty without one, as are `visual_tokens` and `visual_width` 0."""
     audio: AudioStream | None = None
     """Input of the `audio` graph; null without one."""
+    moments: MomentWindows | None = None
+    """Input of the `moments` graph; null without one."""
     graphs: dict[GraphName, RelativePath]
     files: dict[RelativePath, FileEntry]
     vector_width: Annotated[int, Field(ge=0)]
@@ -374,8 +386,13 @@ class Manifest(OmitDefaultsModel):
                 f"audio: {'null with' if self.audio is None else 'a stream without'} a graph 'audio'; both or neither "
                 "were expected"
             )
-        if self.audio is not None and not self.vector_width:
-            raise ValueError("vector_width: 0; the graph 'audio' needs vectors")
+        if (self.moments is None) == ("moments" in self.graphs):
+            raise ValueError(
+                f"moments: {'null with' if self.moments is None else 'set without'} a graph 'moments'; both or neither "
+                "were expected"
+            )
+        if not self.vector_width and (graph := next((g for g in ("audio", "moments") if g in self.graphs), None)):
+            raise ValueError(f"vector_width: 0; the graph {graph!r} needs vectors")
         return self
 
     @property
@@ -418,59 +435,3 @@ class Manifest(OmitDefaultsModel):
         if self.audio is not None:
             parts["audio"] = self.audio.model_dump()
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-class ArraySpec(NamedTuple):
-    """Type and shape of an input or output of a graph."""
-
-    dtype: str
-    """NumPy's name."""
-    shape: tuple[int | None, ...]
-    """None: a dynamic dimension."""
-
-    def __str__(self) -> str:
-        sizes = ", ".join("any" if size is None else str(size) for size in self.shape)
-        return f"{self.dtype} ({sizes})"
-
-
-ArraySpecs = dict[str, ArraySpec]
-ANSWER_IDS, ANSWER_MASK = "answer_ids", "answer_mask"
-"""Inputs of an answer graph with free-form candidates: token ids and attention mask, each (B, N, M) int64."""
-SAMPLES, LENGTHS = "samples", "lengths"
-"""Inputs of an audio graph: windows of sound (B, S) float32, and the samples of each before its fill (B,) int64."""
-AUDIO_TOKENS = "audio_tokens"
-"""Output of an audio graph, and input of the match and answer graphs that read it, (B, T, A) float32."""
-
-
-def graph_spec(manifest: Manifest, graph: str, answers: int | None) -> tuple[ArraySpecs, ArraySpecs]:
-    """Return the inputs and outputs that the manifest implies for a graph.
-
-    Args:
-        manifest: Manifest of the bundle.
-        graph: "text", "video", "audio", "match" or "answer". The manifest must have an audio stream for "audio".
-        answers: Number of answers N; None: dynamic.
-
-    Returns:
-        (inputs, outputs), each by name.
-    """
-    audio = manifest.audio
-    text = {name: ArraySpec("int64", (None, None)) for name in ("input_ids", "attention_mask")}
-    tokens = ArraySpec("float32", (None, manifest.visual_tokens, manifest.visual_width))
-    audio_tokens = {AUDIO_TOKENS: ArraySpec("float32", (None, audio.tokens, audio.width))} if audio else {}
-    fused = {**text, "visual_tokens": tokens, **(audio_tokens if audio and audio.fused else {})}
-    embedding = ArraySpec("float32", (None, manifest.vector_width))
-    if graph == "text":
-        return text, {"vector": embedding}
-    if graph == "video":
-        streams = {s.name: ArraySpec("uint8", (None, None, s.frames, s.height, s.width, 3)) for s in manifest.streams}
-        embeddings = {"vector": embedding} if manifest.vector_width else {}
-        return streams, {**embeddings, "visual_tokens": tokens}
-    if graph == "audio":
-        assert audio is not None
-        windows = {SAMPLES: ArraySpec("float32", (None, audio.samples)), LENGTHS: ArraySpec("int64", (None,))}
-        return windows, {"vector": embedding, **(audio_tokens if audio.tokens else {})}
-    if graph == "match":
-        return fused, {"match_logit": ArraySpec("float32", (None,))}
-    candidates = {name: ArraySpec("int64", (None, None, None)) for name in (ANSWER_IDS, ANSWER_MASK)}
-    inputs = {**fused, **(candidates if manifest.answer_length else {})}
-    return inputs, {"answer_logits": ArraySpec("float32", (None, answers))}

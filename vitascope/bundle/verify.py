@@ -14,7 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 from vitascope.bundle.bundle import Bundle, check_external, check_file, manifest_bytes, parse_manifest
-from vitascope.bundle.manifest import CHECKSUM_NAME, LENGTHS, MANIFEST_NAME, SAMPLES, SIGNATURE_NAME, Manifest
+from vitascope.bundle.graph_specs import random_inputs
+from vitascope.bundle.manifest import CHECKSUM_NAME, MANIFEST_NAME, SIGNATURE_NAME, Manifest
 from vitascope.bundle.onnx_files import Tensor, read_graph
 from vitascope.bundle.parity_report import ParityReport, bound_violations, describe_variant, read_report
 from vitascope.bundle.signing import PublicKey, read_signatures, require_trusted
@@ -26,10 +27,6 @@ Part = Literal["manifest", "signature", "file", "tokenizer", "answers", "graph",
 _PARTS_BEFORE_RUNS = ("manifest", "file", "graph", "weights")
 _NORM_TOLERANCE = 1e-3
 _SEED = 0
-_PATCHES = 4
-"""Patches of a random image along each side; plain noise becomes flat after a few strides of a network."""
-_CANDIDATES = 3
-"""Free-form candidates per question, and tokens of each."""
 
 
 @dataclass
@@ -218,10 +215,13 @@ def _check_runs(report: Verification, folder: Path, manifest: Manifest, threads:
     if len(report.problems) > before:
         return
     model, rng = Model(bundle, threads, device), np.random.default_rng(_SEED)
+    vocabulary = model.tokenizer.vocabulary_size
     for graph, file in sorted(manifest.graphs.items()):
         with report.checking("run", file):
             for rows, clips, length in ((1, 1, 2), (2, 2, manifest.text_length)):
-                inputs = _random_inputs(bundle, graph, rng, rows=rows, clips=clips, length=length)
+                if graph == "moments" and manifest.moments is not None:
+                    length = min(length, manifest.moments.max_windows)
+                inputs = random_inputs(bundle.graph_spec(graph)[0], rng, vocabulary, rows, clips, length)
                 _check_norms(graph, model.run_graph(graph, inputs))
 
 
@@ -232,54 +232,3 @@ def _check_norms(graph: str, outputs: dict[str, Array]) -> None:
     worst = float(norms[np.abs(norms - 1).argmax()])
     if not abs(worst - 1) <= _NORM_TOLERANCE:
         raise EngineError(f"{graph}: an embedding has norm {worst:g}; 1 was expected")
-
-
-def _random_inputs(
-    bundle: Bundle, graph: str, rng: np.random.Generator, *, rows: int, clips: int, length: int
-) -> dict[str, Array]:
-    """Return random inputs of a graph by name, for B ``rows``, C ``clips`` and L ``length``.
-
-    Streams are (B, C, F, H, W, 3) uint8; token ids (B, L) int64, with the largest of the vocabulary; masks (B, L) int64
-    with rows of several lengths; visual tokens (B, V, K) float32; windows of sound (B, S) float32, full and short.
-    """
-    vocabulary = bundle.tokenizer().vocabulary_size
-    inputs: dict[str, Array] = {}
-    for name, spec in bundle.graph_spec(graph)[0].items():
-        sizes = spec.shape[1:]
-        if spec.dtype == "uint8":
-            inputs[name] = _random_images(rng, (rows, *(size or clips for size in sizes)))
-        elif name == SAMPLES:
-            inputs[name] = rng.uniform(-1, 1, (rows, *(size or 1 for size in sizes))).astype(spec.dtype)
-        elif name == LENGTHS:
-            length_of_window = inputs[SAMPLES].shape[1]
-            inputs[name] = np.linspace(length_of_window, length_of_window // 2 + 1, rows).astype(np.int64)
-            inputs[SAMPLES] *= np.arange(length_of_window) < inputs[name][:, None]
-        elif spec.dtype == "int64":
-            shape = (rows, length) if len(sizes) == 1 else (rows, *(size or _CANDIDATES for size in sizes))
-            inputs[name] = _mask(shape) if name.endswith("mask") else _random_ids(rng, shape, vocabulary)
-        else:
-            inputs[name] = rng.standard_normal((rows, *(size or 1 for size in sizes))).astype(spec.dtype)
-    return inputs
-
-
-def _random_ids(rng: np.random.Generator, shape: tuple[int, ...], vocabulary: int) -> Array:
-    ids = rng.integers(0, vocabulary, shape, dtype=np.int64)
-    ids.flat[0] = vocabulary - 1
-    return ids
-
-
-def _mask(shape: tuple[int, ...]) -> Array:
-    """The first row is full, the last has two tokens."""
-    rows, length = shape[0], shape[-1]
-    lengths = np.linspace(length, min(2, length), rows).astype(np.int64)
-    mask = (np.arange(length) < lengths[:, None]).astype(np.int64)
-    return np.ascontiguousarray(np.broadcast_to(mask.reshape(rows, *[1] * (len(shape) - 2), length), shape))
-
-
-def _random_images(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    *leading, height, width, channels = shape
-    patches = rng.integers(0, 256, (*leading, _PATCHES, _PATCHES, channels), dtype=np.int16)
-    scaled = patches.repeat(-(-height // _PATCHES), axis=-3).repeat(-(-width // _PATCHES), axis=-2)
-    image = scaled[..., :height, :width, :]
-    noisy: Array = np.clip(image + rng.integers(-40, 41, image.shape, dtype=np.int16), 0, 255)
-    return noisy.astype(np.uint8)

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from vitascope.bundle.manifest import ArraySpec
+from vitascope.bundle.graph_specs import ArraySpec
 from vitascope.engines import gpu
 from vitascope.errors import BundleCorrupt, EngineError, InvalidInput
 

@@ -300,6 +300,8 @@ def test_a_bundle_may_have_sound_with_video_or_alone(tmp_path: Path) -> None:
         ({"audio": {**AUDIO, "width": 0}}, "tokens, width: 2 and 0; both or neither"),
         ({"audio": {**AUDIO, "width": 16, "seconds": 1e-5}}, "less than one sample"),
         ({"audio": {**AUDIO, "width": 16, "sample_rate": 100}}, "audio.sample_rate: Input should be greater than"),
+        ({"moments": {"window_seconds": 1.0}}, "moments: set without a graph 'moments'"),
+        ({"tasks": ["moments"]}, r"graphs: \['moments'\] missing"),
     ],
 )
 def test_streams_and_graphs_must_agree(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -313,7 +315,7 @@ def test_default_values_of_later_fields_are_neither_written_nor_fingerprinted(fo
     before = manifest_of(folder)
     bundle = Bundle.open(folder)
     written = json.loads(bundle.manifest.model_dump_json())
-    assert not {"audio", "logit_bias", "reranking", "prompts"} & set(written)
+    assert not {"audio", "moments", "logit_bias", "reranking", "prompts"} & set(written)
     assert not {"similarity_scale", "similarity_bias"} & set(written["calibration"])
     assert all(set(s) == {"name", "frames", "height", "width", "placement", "fit"} for s in written["streams"])
     old_keys = {key: before[key] for key in ("graphs", "text_length")}

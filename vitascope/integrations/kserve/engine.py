@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import ANSWER_IDS, ANSWER_MASK, AUDIO_TOKENS, LENGTHS, SAMPLES, ArraySpec
+from vitascope.bundle.graph_specs import ArraySpec, random_inputs
 from vitascope.engines.onnx_runtime import Array, Engine, OnnxRuntimeEngine, Placement
 from vitascope.errors import EngineError, EngineUnavailable, InvalidInput, TaskMissing
 from vitascope.integrations.kserve import served_name, server_url
@@ -29,7 +29,8 @@ MIN_COSINE = 0.999
 """Lowest cosine of each row of an output, as for weights of reduced precision at export."""
 MAX_LOGIT_ERROR = 0.05
 """Absolute error of an output of one number per row; relative where its magnitude is above 1."""
-_TEXTS = ("a red ball and a brown dog: which color has the small square that moves left on the water?", "two")
+_LENGTH = 24
+"""Tokens of a text, and windows of a video, that outputs are compared for."""
 
 
 class KServeEngine:
@@ -221,33 +222,10 @@ def compare_outputs(bundle: Bundle, graph: str, engine: Engine) -> list[OutputDi
         raise TaskMissing(
             f"{bundle.manifest.name}: no graph {graph!r}; one of {sorted(bundle.manifest.graphs)} expected"
         )
-    inputs = fixed_inputs(bundle, graph)
+    vocabulary, length = bundle.tokenizer().vocabulary_size, min(_LENGTH, bundle.manifest.text_length)
+    inputs = random_inputs(bundle.graph_spec(graph)[0], np.random.default_rng(0), vocabulary, rows=2, length=length)
     local, remote = OnnxRuntimeEngine(path, device="cpu").run(inputs), engine.run(inputs)
     return [_compare(graph, name, local[name], remote[name]) for name in engine.outputs]
-
-
-def fixed_inputs(bundle: Bundle, graph: str) -> dict[str, Array]:
-    """Return two fixed rows of inputs: texts, and noise for frames, sound and tokens."""
-    manifest, rng = bundle.manifest, np.random.default_rng(0)
-    audio = manifest.audio
-    if graph == "audio" and audio is not None:
-        size = audio.samples
-        return {
-            SAMPLES: rng.uniform(-1, 1, (2, size)).astype(np.float32),
-            LENGTHS: np.array([size, size], np.int64),
-        }
-    if graph == "video":
-        shapes = {s.name: (2, 1, s.frames, s.height, s.width, 3) for s in manifest.streams}
-        return {name: rng.integers(0, 256, shape, np.uint8) for name, shape in shapes.items()}
-    ids, mask = bundle.tokenizer().encode(_TEXTS)
-    inputs: dict[str, Array] = {"input_ids": ids, "attention_mask": mask}
-    if graph != "text":
-        inputs["visual_tokens"] = rng.standard_normal((2, manifest.visual_tokens, manifest.visual_width), np.float32)
-        if audio is not None and audio.fused:
-            inputs[AUDIO_TOKENS] = rng.standard_normal((2, audio.tokens, audio.width), np.float32)
-    if graph == "answer" and manifest.answer_length:
-        inputs |= {ANSWER_IDS: np.stack([ids, ids]), ANSWER_MASK: np.stack([mask, mask])}
-    return inputs
 
 
 def _compare(graph: str, output: str, local: Array, remote: Array) -> OutputDifference:

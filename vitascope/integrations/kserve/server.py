@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 import orjson
 
-from vitascope.bundle.manifest import ArraySpec
+from vitascope.bundle.graph_specs import ArraySpec
 from vitascope.client.retry import RetryConfig, retry
 from vitascope.engines.onnx_runtime import Array
 from vitascope.errors import EngineError, EngineUnavailable, InvalidInput

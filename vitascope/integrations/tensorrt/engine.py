@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import ArraySpec
+from vitascope.bundle.graph_specs import ArraySpec
 from vitascope.engines.onnx_runtime import Array, Placement
 from vitascope.errors import EngineError
 from vitascope.integrations.tensorrt.library import CudaStream, DeviceBuffer, Library, load_library

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vitascope.bundle.manifest import AUDIO_TOKENS, LENGTHS, SAMPLES, Manifest
+from vitascope.bundle.graph_specs import AUDIO_TOKENS, LENGTHS, SAMPLES, WINDOW_MASK, WINDOW_TEXT, WINDOWS
+from vitascope.bundle.manifest import Manifest
 from vitascope.integrations.tensorrt.plan_cache import engine_cache
 
 Shape = tuple[int, ...]
@@ -62,6 +63,11 @@ def profiles_of(manifest: Manifest, graph: str) -> list[Profile]:
             {SAMPLES: Range((1, size), (batch, size), (most, size)), LENGTHS: Range((1,), (batch,), (most,))}
             for batch, most in ((1, 1), (MAX_BATCH // 2, MAX_BATCH))
         ]
+    if graph == "moments" and manifest.moments is not None:
+        most = manifest.moments.max_windows
+        return [
+            _windows(manifest, batch, max_batch, most) for batch, max_batch in ((1, 1), (MAX_BATCH // 2, MAX_BATCH))
+        ]
     length = min(TYPICAL_LENGTH, manifest.text_length)
     return [
         _texts(manifest, graph, 1, 1, length),
@@ -95,6 +101,16 @@ def _texts(manifest: Manifest, graph: str, batch: int, max_batch: int, length: i
             tail = (manifest.audio.tokens, manifest.audio.width)
             profile[AUDIO_TOKENS] = Range(*((rows, *tail) for rows in (1, batch, max_batch)))
     return profile
+
+
+def _windows(manifest: Manifest, batch: int, max_batch: int, most: int) -> Profile:
+    """Profile of a moments graph for sequences of up to ``most`` windows, of which long videos have as many."""
+    rows, width = ((1, 1), (batch, most), (max_batch, most)), manifest.vector_width
+    return {
+        WINDOWS: Range(*((*size, width) for size in rows)),
+        WINDOW_MASK: Range(*rows),
+        WINDOW_TEXT: Range(*((size[0], width) for size in rows)),
+    }
 
 
 def provider_options(manifest: Manifest, graph: str, cache: Path | None = None) -> dict[str, str]:

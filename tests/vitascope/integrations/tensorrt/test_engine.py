@@ -21,7 +21,8 @@ from tests.vitascope.integrations.tensorrt.conftest import install
 from tests.vitascope.integrations.tensorrt.double import TensorRT
 from tests.waiting import PATIENCE
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import ArraySpec, Manifest
+from vitascope.bundle.graph_specs import ArraySpec
+from vitascope.bundle.manifest import Manifest
 from vitascope.engines.graphs import open_engine
 from vitascope.engines.onnx_runtime import Array, OnnxRuntimeEngine, Placement
 from vitascope.errors import EngineError

@@ -1,0 +1,155 @@
+"""Inputs and outputs of the graphs of a bundle, as its manifest implies them.
+
+Shape letters: B videos, texts or windows of sound, C clips, F frames, H height, W width (pixels), V visual tokens, K
+their width, S samples, T audio tokens or windows of a video, A width of audio tokens, L text tokens, D embedding dim,
+N answers, M tokens of an answer.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitascope.bundle.manifest import Manifest
+
+Array = NDArray[Any]
+
+_PATCHES = 4
+"""Patches of a random image along each side; plain noise becomes flat after a few strides of a network."""
+_CANDIDATES = 3
+"""Free-form candidates per question, and tokens of each."""
+
+
+class ArraySpec(NamedTuple):
+    """Type and shape of an input or output of a graph."""
+
+    dtype: str
+    """NumPy's name."""
+    shape: tuple[int | None, ...]
+    """None: a dynamic dimension."""
+
+    def __str__(self) -> str:
+        sizes = ", ".join("any" if size is None else str(size) for size in self.shape)
+        return f"{self.dtype} ({sizes})"
+
+
+ArraySpecs = dict[str, ArraySpec]
+ANSWER_IDS, ANSWER_MASK = "answer_ids", "answer_mask"
+"""Inputs of an answer graph with free-form candidates: token ids and attention mask, each (B, N, M) int64."""
+SAMPLES, LENGTHS = "samples", "lengths"
+"""Inputs of an audio graph: windows of sound (B, S) float32, and the samples of each before its fill (B,) int64."""
+AUDIO_TOKENS = "audio_tokens"
+"""Output of an audio graph, and input of the match and answer graphs that read it, (B, T, A) float32."""
+WINDOWS, WINDOW_MASK, WINDOW_TEXT = "windows", "window_mask", "text"
+"""Inputs of a moments graph: embeddings of the windows of a video (B, T, D) float32; 1 where there is a window (B, T)
+int64; the embedding of the text (B, D) float32."""
+SALIENCY, SPANS, SPAN_SCORES = "saliency", "spans", "span_scores"
+"""Outputs of a moments graph, all float32: probability that the text is true of each window (B, T); the span that each
+window proposes (B, T, 2), in windows from the beginning of the sequence; and the score of that span, 0 to 1, (B, T)."""
+
+
+def graph_spec(
+    manifest: Manifest, graph: str, answers: int | None, windows: int | None = None
+) -> tuple[ArraySpecs, ArraySpecs]:
+    """Return the inputs and outputs that the manifest implies for a graph.
+
+    Args:
+        manifest: Manifest of the bundle.
+        graph: "text", "video", "audio", "match", "answer" or "moments". The manifest must have an audio stream for
+            "audio".
+        answers: Number of answers N; None: dynamic.
+        windows: Number of windows T of a moments graph; None: dynamic.
+
+    Returns:
+        (inputs, outputs), each by name.
+    """
+    audio = manifest.audio
+    text = {name: ArraySpec("int64", (None, None)) for name in ("input_ids", "attention_mask")}
+    tokens = ArraySpec("float32", (None, manifest.visual_tokens, manifest.visual_width))
+    audio_tokens = {AUDIO_TOKENS: ArraySpec("float32", (None, audio.tokens, audio.width))} if audio else {}
+    fused = {**text, "visual_tokens": tokens, **(audio_tokens if audio and audio.fused else {})}
+    embedding = ArraySpec("float32", (None, manifest.vector_width))
+    if graph == "text":
+        return text, {"vector": embedding}
+    if graph == "video":
+        streams = {s.name: ArraySpec("uint8", (None, None, s.frames, s.height, s.width, 3)) for s in manifest.streams}
+        embeddings = {"vector": embedding} if manifest.vector_width else {}
+        return streams, {**embeddings, "visual_tokens": tokens}
+    if graph == "audio":
+        assert audio is not None
+        sounds = {SAMPLES: ArraySpec("float32", (None, audio.samples)), LENGTHS: ArraySpec("int64", (None,))}
+        return sounds, {"vector": embedding, **(audio_tokens if audio.tokens else {})}
+    if graph == "moments":
+        curve = ArraySpec("float32", (None, windows))
+        sequence = {
+            WINDOWS: ArraySpec("float32", (None, windows, manifest.vector_width)),
+            WINDOW_MASK: ArraySpec("int64", (None, windows)),
+            WINDOW_TEXT: embedding,
+        }
+        return sequence, {SALIENCY: curve, SPANS: ArraySpec("float32", (None, windows, 2)), SPAN_SCORES: curve}
+    if graph == "match":
+        return fused, {"match_logit": ArraySpec("float32", (None,))}
+    candidates = {name: ArraySpec("int64", (None, None, None)) for name in (ANSWER_IDS, ANSWER_MASK)}
+    inputs = {**fused, **(candidates if manifest.answer_length else {})}
+    return inputs, {"answer_logits": ArraySpec("float32", (None, answers))}
+
+
+def random_inputs(
+    specs: ArraySpecs, rng: np.random.Generator, vocabulary: int, rows: int = 1, clips: int = 1, length: int = 2
+) -> dict[str, Array]:
+    """Return random inputs of a graph by name.
+
+    Args:
+        specs: Inputs as ``graph_spec`` returns them.
+        rng: Source of the values.
+        vocabulary: Number of tokens of the tokenizer.
+        rows: B.
+        clips: C.
+        length: L, and T of windows of a video.
+
+    Returns:
+        Streams (B, C, F, H, W, 3) uint8; token ids (B, L) int64, with the largest of the vocabulary; masks (B, L) int64
+        with rows of several lengths; windows of sound (B, S) float32, full and short; others float32.
+    """
+    inputs: dict[str, Array] = {}
+    for name, spec in specs.items():
+        sizes = spec.shape[1:]
+        if spec.dtype == "uint8":
+            inputs[name] = _random_images(rng, (rows, *(size or clips for size in sizes)))
+        elif name == SAMPLES:
+            inputs[name] = rng.uniform(-1, 1, (rows, *(size or 1 for size in sizes))).astype(spec.dtype)
+        elif name == LENGTHS:
+            length_of_window = inputs[SAMPLES].shape[1]
+            inputs[name] = np.linspace(length_of_window, length_of_window // 2 + 1, rows).astype(np.int64)
+            inputs[SAMPLES] *= np.arange(length_of_window) < inputs[name][:, None]
+        elif spec.dtype == "int64":
+            shape = (rows, length) if len(sizes) == 1 else (rows, *(size or _CANDIDATES for size in sizes))
+            inputs[name] = _mask(shape) if name.endswith("mask") else _random_ids(rng, shape, vocabulary)
+        else:
+            inputs[name] = rng.standard_normal((rows, *(size or length for size in sizes))).astype(spec.dtype)
+    return inputs
+
+
+def _random_ids(rng: np.random.Generator, shape: tuple[int, ...], vocabulary: int) -> Array:
+    ids = rng.integers(0, vocabulary, shape, dtype=np.int64)
+    ids.flat[0] = vocabulary - 1
+    return ids
+
+
+def _mask(shape: tuple[int, ...]) -> Array:
+    """The first row is full, the last has two tokens."""
+    rows, length = shape[0], shape[-1]
+    lengths = np.linspace(length, min(2, length), rows).astype(np.int64)
+    mask = (np.arange(length) < lengths[:, None]).astype(np.int64)
+    return np.ascontiguousarray(np.broadcast_to(mask.reshape(rows, *[1] * (len(shape) - 2), length), shape))
+
+
+def _random_images(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    *leading, height, width, channels = shape
+    patches = rng.integers(0, 256, (*leading, _PATCHES, _PATCHES, channels), dtype=np.int16)
+    scaled = patches.repeat(-(-height // _PATCHES), axis=-3).repeat(-(-width // _PATCHES), axis=-2)
+    image = scaled[..., :height, :width, :]
+    noisy: Array = np.clip(image + rng.integers(-40, 41, image.shape, dtype=np.int16), 0, 255)
+    return noisy.astype(np.uint8)
