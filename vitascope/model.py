@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from vitascope.audio_windows import Samples, batched_inputs, check_sounds, cut_windows, read_sounds
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.graph_specs import ANSWER_IDS, ANSWER_MASK, AUDIO_TOKENS, random_inputs
-from vitascope.bundle.manifest import AudioStream, Calibration, FrameStream, InputType, Task
+from vitascope.bundle.manifest import AudioStream, Calibration, FrameStream, InputType, MomentWindows, Task
 from vitascope.engines.graphs import GraphRunner, Graphs
 from vitascope.engines.onnx_runtime import Array, Device, Placement
 from vitascope.errors import InvalidInput, MediaError
@@ -34,6 +34,7 @@ from vitascope.input_validation import (
 )
 from vitascope.integrations.kserve import ONNXRUNTIME, served_name, server_url
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
+from vitascope.moments import MomentResult, find_moments, window_spans
 from vitascope.scoring import answer_probabilities, fused_score, match_probability
 from vitascope.tokenizer import MAX_CHARACTERS, TextBatch, length_sorted_batches
 
@@ -475,6 +476,45 @@ class Model:
             inputs = {**batch.inputs, **_rows(tokens, batch.rows), **candidate_inputs}
             logits[batch.rows] = self._graphs.run("answer", inputs)["answer_logits"]
         return logits
+
+    @property
+    def moment_windows(self) -> MomentWindows:
+        """Windows of a video that ``find_moments`` takes. Raises TaskMissing if the bundle has no moments graph."""
+        self._graphs.ensure_loaded("moments")
+        windows = self.bundle.manifest.moments
+        assert windows is not None
+        return windows
+
+    def find_moments(
+        self,
+        texts: Sequence[str],
+        windows: NDArray[np.floating],
+        spans: Sequence[tuple[float, float]] | None = None,
+        top: int = 5,
+    ) -> list[MomentResult]:
+        """Find the spans of a video of which texts are true.
+
+        Args:
+            texts: B texts.
+            windows: Embeddings (T, D) of the consecutive windows of the video, as ``moments.embed_windows`` returns.
+            spans: (start, end) of each window in s; by default of ``moment_windows.window_seconds`` each, from 0 on.
+            top: Maximum moments per text.
+
+        Returns:
+            One result per text.
+
+        Raises:
+            TextError: A text is blank or too long.
+            InvalidInput: ``windows`` has another shape, or ``top`` is below 1.
+            TaskMissing: The bundle has no moments graph.
+            EngineError: A run failed.
+        """
+        seconds, max_windows = self.moment_windows.window_seconds, self.moment_windows.max_windows
+        rows = np.asarray(windows, np.float32)
+        places = window_spans(len(rows) * seconds, seconds) if spans is None else spans
+        run = partial(self._graphs.run, "moments")
+        embeddings = self.embed_text(texts)
+        return find_moments(run, embeddings, rows, places, max_windows=max_windows, batch_size=self.batch_size, top=top)
 
     def embed_file(
         self,

@@ -19,7 +19,7 @@ import numpy as np
 from opentelemetry.context import Context
 
 from service.errors import DeadlineExceeded, Overloaded, RequestAbandoned
-from vitascope.bundle.graph_specs import ANSWER_IDS
+from vitascope.bundle.graph_specs import ANSWER_IDS, WINDOW_MASK
 from vitascope.engines.onnx_runtime import Array
 from vitascope.errors import EngineError, EngineUnavailable
 
@@ -60,7 +60,7 @@ class Call:
     Attributes:
         inputs: Arrays by name, all with the same first axis, the rows.
         future: Receives the outputs of these rows.
-        length: Text tokens of a row, padding included; 1 for a graph without text.
+        length: Text tokens, or windows of a video, of a row, padding included; 1 for a graph without either.
         is_batchable: Whether the rows may share a run with those of other calls; candidate answers fill a run.
     """
 
@@ -73,8 +73,8 @@ class Call:
 
     def __post_init__(self) -> None:
         self.rows = len(next(iter(self.inputs.values())))
-        ids = self.inputs.get("input_ids")
-        self.length = 1 if ids is None else ids.shape[1]
+        sequences = self.inputs.get("input_ids", self.inputs.get(WINDOW_MASK))
+        self.length = 1 if sequences is None else sequences.shape[1]
         self.is_batchable = ANSWER_IDS not in self.inputs
         self.bytes = sum(array.nbytes for array in self.inputs.values())
 
@@ -166,11 +166,11 @@ def split(calls: Sequence[Call], outputs: Outputs) -> list[Outputs]:
 
 
 def _concatenate(arrays: Sequence[Array]) -> Array:
-    """Concatenate rows; tokens (B, L) of several lengths are padded with 0, which the mask excludes."""
+    """Concatenate rows; tokens (B, L) and windows (B, T, ...) are padded with 0, which the mask excludes."""
     if len({array.shape[1:] for array in arrays}) == 1:
         return np.concatenate(arrays)
     length = max(array.shape[1] for array in arrays)
-    rows = np.zeros((sum(len(array) for array in arrays), length), arrays[0].dtype)
+    rows = np.zeros((sum(len(array) for array in arrays), length, *arrays[0].shape[2:]), arrays[0].dtype)
     first = 0
     for array in arrays:
         rows[first : first + len(array), : array.shape[1]] = array

@@ -199,6 +199,26 @@ def test_windows_of_sound_are_merged_whole() -> None:
     assert merged["lengths"].tolist() == [5, 5, 5]
 
 
+def test_windows_of_videos_of_several_lengths_are_merged() -> None:
+    lengths = (3, 2)
+    calls = [
+        Call(
+            "moments",
+            {
+                "windows": np.full((1, length, 4), length, np.float32),
+                "window_mask": np.ones((1, length), np.int64),
+                "text": np.full((1, 4), length, np.float32),
+            },
+            CallContext(),
+        )
+        for length in lengths
+    ]
+    assert select_batch(calls, BatchLimits(), now=0.0) == calls
+    merged = merge(calls)
+    assert merged["windows"][:, :, 0].tolist() == [[3, 3, 3], [2, 2, 0]]
+    assert merged["window_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+
+
 def test_only_the_call_at_fault_fails(scheduler: Scheduler, engine: Engine, observer: RecordingObserver) -> None:
     occupy(scheduler, engine)
     futures = [scheduler.submit("text", texts(1, value=v), CallContext()) for v in (1, 2, POISON, 4, 5)]

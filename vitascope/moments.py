@@ -1,0 +1,208 @@
+"""Temporal localisation: moments of a video, spans that are finer than its clips, of which a text is true.
+
+A video is a sequence of windows of equal length, each embedded as a clip. Shape letters: N texts, T windows, D
+embedding dim.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitascope.bundle.graph_specs import SALIENCY, SPAN_SCORES, SPANS, WINDOW_MASK, WINDOW_TEXT, WINDOWS, Array
+from vitascope.errors import InvalidInput
+from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
+
+if TYPE_CHECKING:
+    from vitascope.media.file import MediaSource
+    from vitascope.model import Model
+
+Floats = NDArray[np.float32]
+Span = tuple[float, float]
+"""Start and end in seconds."""
+RunGraph = Callable[[Mapping[str, Array]], dict[str, Array]]
+"""Runs the graph `moments` once."""
+
+WINDOWS_PER_BATCH = 64
+"""Windows whose frames are in memory at the same time."""
+MAX_IOU = 0.7
+"""Intersection over union above which the moment of the lower score is dropped (non-maximum suppression)."""
+_TOLERANCE = 1e-3
+"""Part of a window by which a video may be longer than a whole number of them: durations are rounded."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A span of a video, ``start`` to ``end`` (s), and its score from 0 to 1."""
+
+    start: float
+    end: float
+    score: float
+
+
+@dataclass(frozen=True)
+class MomentResult:
+    """Moments of one text.
+
+    Attributes:
+        moments: Highest score first.
+        saliency: (T,) float32, probability that the text is true of each window.
+        times: (T,) float64, the middle of each window in seconds.
+    """
+
+    moments: list[Moment]
+    saliency: Floats
+    times: NDArray[np.float64]
+
+
+def window_spans(duration: float, seconds: float, start: float = 0.0, end: float | None = None) -> list[Span]:
+    """Return the windows of a video that cover a part of it. A picture, whose duration is 0, is one window.
+
+    Windows begin at multiples of their length whatever the part is, so that their embeddings can be cached.
+
+    Args:
+        duration: Of the video, in seconds.
+        seconds: Length of a window; the last one of the video may be shorter.
+        start, end: The part, in seconds; None: to the end.
+    """
+    last = duration if end is None else min(end, duration)
+    begin = math.floor(start / seconds + _TOLERANCE)
+    stop = max(begin + 1, math.ceil(last / seconds - _TOLERANCE))
+    return [(index * seconds, min((index + 1) * seconds, duration)) for index in range(begin, stop)]
+
+
+def embed_windows(
+    model: Model, file: MediaSource, spans: Sequence[Span], limits: MediaLimits = DEFAULT_LIMITS
+) -> Floats:
+    """Embed windows of a file as clips, decoding a batch of them at a time.
+
+    Returns:
+        (T, D) float32, normalized.
+
+    Raises:
+        MediaError: The file cannot be decoded, or has no pictures.
+        InvalidInput: There is no window, or one is outside of the file.
+        TaskMissing: The bundle has no video graph.
+        EngineError: A run failed.
+    """
+    parts = []
+    for first in range(0, max(1, len(spans)), WINDOWS_PER_BATCH):
+        batch = spans[first : first + WINDOWS_PER_BATCH]
+        frames = model.decoder.sample(file, model.streams, batch, limits).frames
+        parts.append(model.embed_video({name: array[:, None] for name, array in frames.items()}).vectors)
+    return np.concatenate(parts)
+
+
+def run_sequences(
+    run: RunGraph, texts: Floats, windows: Floats, max_windows: int, batch_size: int
+) -> tuple[Floats, Floats, Floats]:
+    """Run the graph `moments` on the windows of a video for each text.
+
+    A longer video is run in sequences that overlap by half. Each window counts in the sequence in which it has more
+    context: the one whose ends are further away.
+
+    Args:
+        run: The graph.
+        texts: (N, D) embeddings.
+        windows: (T, D) embeddings.
+        max_windows: Windows of one sequence.
+        batch_size: Sequences of one run.
+
+    Returns:
+        Saliency (N, T), proposed spans (N, T, 2) in windows, and their scores (N, T).
+    """
+    count, length = len(windows), min(len(windows), max_windows)
+    starts = [*range(0, count - length, max(1, max_windows // 2)), count - length]
+    bounds = [0, *((start + length + following) // 2 for start, following in pairwise(starts)), count]
+    rows = [(text, sequence) for text in range(len(texts)) for sequence in range(len(starts))]
+    saliency, scores = (np.empty((len(texts), count), np.float32) for _ in range(2))
+    spans = np.empty((len(texts), count, 2), np.float32)
+    for first in range(0, len(rows), batch_size):
+        batch = rows[first : first + batch_size]
+        inputs: dict[str, Array] = {
+            WINDOWS: np.stack([windows[starts[sequence] :][:length] for _, sequence in batch]),
+            WINDOW_MASK: np.ones((len(batch), length), np.int64),
+            WINDOW_TEXT: texts[[text for text, _ in batch]],
+        }
+        outputs = run(inputs)
+        for row, (text, sequence) in enumerate(batch):
+            start, kept = starts[sequence], slice(bounds[sequence], bounds[sequence + 1])
+            source = slice(kept.start - start, kept.stop - start)
+            saliency[text, kept] = outputs[SALIENCY][row, source]
+            spans[text, kept] = start + np.clip(outputs[SPANS][row, source], 0, length)
+            scores[text, kept] = outputs[SPAN_SCORES][row, source]
+    for proposals in spans:
+        _join_cut_spans(proposals, starts, bounds, length)
+    return saliency, spans, scores
+
+
+def _join_cut_spans(spans: Floats, starts: Sequence[int], bounds: Sequence[int], length: int) -> None:
+    """Extend spans (T, 2) that reach an end of their sequence by those that windows beyond it propose, in place.
+
+    ``starts`` of sequences of ``length`` windows; those from ``bounds[i]`` to ``bounds[i + 1]`` count in sequence i.
+    """
+    sequences = [
+        (spans[first:last], start, start + length)
+        for start, (first, last) in zip(starts, pairwise(bounds), strict=True)
+    ]
+    for kept, _, end in reversed(sequences[:-1]):
+        if spans[end, 0] < end:
+            kept[kept[:, 1] > end - 1, 1] = max(end, spans[end, 1])
+    for kept, start, _ in sequences[1:]:
+        if spans[start - 1, 1] > start:
+            kept[kept[:, 0] < start + 1, 0] = min(start, spans[start - 1, 0])
+
+
+def select_moments(spans: Floats, scores: Floats, bounds: NDArray[np.float64], top: int) -> list[Moment]:
+    """Return the ``top`` spans of the highest scores that do not overlap more than ``MAX_IOU``, in seconds.
+
+    Args:
+        spans: (T, 2), in windows; empty ones are dropped.
+        scores: (T,), 0 to 1.
+        bounds: (T + 1,), the seconds at which windows begin, and at which the last one ends.
+        top: Maximum number of moments.
+    """
+    order = np.argsort(-scores, kind="stable")
+    order = order[spans[order, 1] > spans[order, 0]]
+    moments: list[Moment] = []
+    while len(order) and len(moments) < top:
+        best, others = spans[order[0]], spans[order[1:]]
+        start, end = np.interp(best, np.arange(len(bounds)), bounds)
+        moments.append(Moment(float(start), float(end), float(scores[order[0]])))
+        shared = np.maximum(0, np.minimum(best[1], others[:, 1]) - np.maximum(best[0], others[:, 0]))
+        union = best[1] - best[0] + others[:, 1] - others[:, 0] - shared
+        order = order[1:][shared <= MAX_IOU * union]
+    return moments
+
+
+def find_moments(
+    run: RunGraph,
+    texts: Floats,
+    windows: Floats,
+    spans: Sequence[Span],
+    *,
+    max_windows: int,
+    batch_size: int,
+    top: int,
+) -> list[MomentResult]:
+    """Find the moments of a video for each text, given embeddings; see ``Model.find_moments``."""
+    if windows.ndim != 2 or windows.shape[1] != texts.shape[1] or len(windows) != len(spans) or not len(spans):
+        raise InvalidInput(
+            f"windows: shape {windows.shape} for {len(spans)} spans; (windows, {texts.shape[1]}), at least one, was "
+            "expected"
+        )
+    if top < 1:
+        raise InvalidInput(f"top: {top}; at least 1 was expected")
+    bounds = np.array([*(start for start, _ in spans), spans[-1][1]])
+    times = np.array([(start + end) / 2 for start, end in spans])
+    saliency, proposals, scores = run_sequences(run, texts, windows, max_windows, batch_size)
+    return [
+        MomentResult(select_moments(proposals[text], scores[text], bounds, top), saliency[text], times)
+        for text in range(len(texts))
+    ]
