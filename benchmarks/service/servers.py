@@ -27,6 +27,7 @@ from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.records import Float32, NewVideo
 from index.storage.queries import ClipRow, insert_video, newest_clip
+from tests.sockets import reserved_port
 from vitascope.model import Model
 from vitascope.visual_token_codec import encode_tokens
 
@@ -82,8 +83,7 @@ def nginx(service_port: int, health_port: int, replace: Mapping[str, str] | None
     Raises:
         FileNotFoundError: nginx is not installed.
     """
-    port = free_port()
-    with tempfile.TemporaryDirectory() as folder:
+    with reserved_port() as port, tempfile.TemporaryDirectory() as folder:
         changes = {
             "vitascope:8000": f"127.0.0.1:{service_port}",
             "vitascope:8001": f"127.0.0.1:{health_port}",

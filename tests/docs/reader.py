@@ -26,6 +26,7 @@ from tests.index.milvus_server import MilvusUnderTest
 from tests.media_files import write_color_video, write_picture
 from tests.service.running import serving
 from tests.small_bundle import make_small_bundle, write_manifest
+from tests.sockets import reserved_port
 from tests.vitascope.integrations.kserve import protocol_server
 from training.data.scenes.generate import make_corpus
 from vitascope.bundle.bundle import Bundle
@@ -113,30 +114,30 @@ def open_terminal(folder: Path, port: int = 0, servers: Mapping[str, str] = Mapp
     The service ends when a page starts one itself, on the same data and port.
 
     Args:
-        port: Port of the service; 0: any free one.
+        port: Port of the service; 0: any free one, which stays reserved between two services.
         servers: URLs in pages, and their replacements.
     """
     prepare(folder)
-    settings = Settings(
-        bundle=BUNDLE,
-        bundles_root=folder / "srv" / "models",
-        data_dir=folder / "checkout" / "vitascope-data",
-        allowed_roots=[folder / "videos", folder / "home", folder / "mnt"],
-        allow_unauthenticated=True,
-        url_fetch="on",
-        webhooks="on",
-        decode_processes=1,
-        shutdown_delay=0.0,
-        threads=1,
-        device="cpu",
-        port=port,
-        log_level="error",
-    )
     with ExitStack() as stack, ExitStack() as service:
+        port = port or stack.enter_context(reserved_port())
+        settings = Settings(
+            bundle=BUNDLE,
+            bundles_root=folder / "srv" / "models",
+            data_dir=folder / "checkout" / "vitascope-data",
+            allowed_roots=[folder / "videos", folder / "home", folder / "mnt"],
+            allow_unauthenticated=True,
+            url_fetch="on",
+            webhooks="on",
+            decode_processes=1,
+            shutdown_delay=0.0,
+            threads=1,
+            device="cpu",
+            port=port,
+            log_level="error",
+        )
         running = service.enter_context(serving(settings))
         client = stack.enter_context(Client(str(running.client.base_url)))
         add_collections(client, sorted((folder / "home" / "Videos").iterdir()))
-        port = running.client.base_url.port or port
         library = stack.enter_context(CollectionStore(folder / "library"))
         model = Model.open(folder / "srv" / "models" / "films-3", threads=1, device="cpu")
         collection = library.create("films", model)

@@ -246,18 +246,26 @@ def test_owned_files_are_removed_where_the_media_folder_is_a_link(tmp_path: Path
 def test_a_drive_that_does_not_answer_delays_no_page_of_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drive_answers, stat = threading.Event(), media_files.is_missing
+    reached, drive_answers = threading.Event(), threading.Event()
+    stat, join = media_files.is_missing, threading.Thread.join
 
     def slow_stat(file: Path) -> bool:
         if file.parent.name == "drive":
+            reached.set()
             drive_answers.wait(PATIENCE)
         return stat(file)
+
+    def join_late(thread: threading.Thread, timeout: float) -> None:
+        assert reached.wait(PATIENCE)  # before its time begins, however slow the thread is
+        join(thread, timeout)
 
     monkeypatch.setattr(media_files, "is_missing", slow_stat)
     monkeypatch.setattr(media_files, "_checks", threading.BoundedSemaphore(1))
     (tmp_path / "here.mp4").touch()
     files = [tmp_path / name for name in ("gone.mp4", "here.mp4", "drive/film.mp4")]
-    assert find_missing(files, timeout=0.2) == {files[0]}, "what is known so far"
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "join", join_late)
+        assert find_missing(files, timeout=0.05) == {files[0]}, "what is known so far"
     assert find_missing(files, timeout=PATIENCE) == set(), "no second check beside the one that hangs"
     drive_answers.set()
     wait_for(lambda: find_missing(files, timeout=PATIENCE) == {files[0], files[2]})

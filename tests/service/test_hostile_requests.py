@@ -366,7 +366,7 @@ def test_after_a_request_nothing_of_its_body_is_reachable(running: Running, pale
     with without_collector():
         send_all()
         wait_for(lambda: not running.service.concurrency.requests)
-        wait_for(lambda: not is_payload_reachable(), 20)
+        wait_for(lambda: not is_payload_reachable())
 
 
 @pytest.mark.parametrize("size", [1_000, MIB])

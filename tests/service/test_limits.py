@@ -192,7 +192,8 @@ def test_a_key_is_limited_in_its_request_rate(tight: Running, monkeypatch: pytes
     clock = Clock()
     monkeypatch.setattr(tight.service.rate_limiter, "_clock", clock)
     headers = {"authorization": f"Bearer {make_key(tight, 'read', rate=0.5)}"}
-    responses = [httpx.get(f"{tight.client.base_url}/v1/models", headers=headers) for _ in range(8)]
+    url = f"{tight.client.base_url}/v1/models"
+    responses = [httpx.get(url, headers=headers, timeout=PATIENCE) for _ in range(8)]
     assert [response.status_code for response in responses] == [200] * 5 + [429] * 3
     assert responses[0].headers["ratelimit-policy"] == '"requests";q=5;w=10'
     assert responses[0].headers["ratelimit"] == '"requests";r=4;t=2'
@@ -200,7 +201,7 @@ def test_a_key_is_limited_in_its_request_rate(tight: Running, monkeypatch: pytes
     problem_of(responses[-1], 429, "rate_limited")
     assert responses[-1].headers["retry-after"] == "2"
     clock.now += 2
-    assert httpx.get(f"{tight.client.base_url}/v1/models", headers=headers).status_code == 200
+    assert httpx.get(url, headers=headers, timeout=PATIENCE).status_code == 200
     assert "ratelimit" not in tight.client.get("/v1/models").headers
 
 

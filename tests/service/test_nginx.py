@@ -127,7 +127,8 @@ def test_bodies_that_trickle_occupy_neither_the_service_nor_a_connection_to_it(p
         for _ in range(5):
             response = proxied.client.post("/v1/collections/videos/search", json={"text": "a red thing"})
             assert response.status_code == 200
-            assert proxied.running.service.concurrency.requests == 0
+            # This search may not be counted out yet, and no slow body counts.
+            assert proxied.running.service.concurrency.requests <= 1
     assert exchange(proxied.client, slow + b"x") == b""
 
 
@@ -159,7 +160,10 @@ def test_the_service_logs_the_address_of_the_client_and_not_one_that_it_claims(
 ) -> None:
     transport = httpx.HTTPTransport(local_address="127.0.0.7")
     base_url = proxied.client.base_url
-    with httpx.Client(base_url=base_url, transport=transport) as client, caplog.at_level(logging.INFO, LOGGER):
+    with (
+        httpx.Client(base_url=base_url, transport=transport, timeout=PATIENCE) as client,
+        caplog.at_level(logging.INFO, LOGGER),
+    ):
         client.get("/v1/models", headers={"X-Forwarded-For": "192.0.2.7", "Forwarded": "for=192.0.2.7"})
         wait_for(lambda: "GET /v1/models 200" in caplog.text)
     assert " of 127.0.0.7\n" in caplog.text
@@ -193,7 +197,11 @@ def test_requests_that_the_proxy_rejects_get_a_problem_document(
 def test_headers_of_one_connection_are_not_forwarded() -> None:
     find_tool("nginx")
     hop_by_hop = {"Connection": "keep-alive, upgrade", "Upgrade": "h2c", "TE": "trailers", "Proxy-Connection": "close"}
-    with upstream() as (port, requests), nginx(port, port) as url, httpx.Client(base_url=url) as client:
+    with (
+        upstream() as (port, requests),
+        nginx(port, port) as url,
+        httpx.Client(base_url=url, timeout=PATIENCE) as client,
+    ):
         client.get("/v1/models", headers={**hop_by_hop, "X-Request-ID": "id-1", "X-Forwarded-Proto": "gopher"})
     received = {line.partition(":")[0].lower(): line.partition(": ")[2] for line in requests[-1].split("\r\n")[1:]}
     assert not received.keys() & {"connection", "upgrade", "te", "proxy-connection", "keep-alive"}
@@ -203,7 +211,11 @@ def test_headers_of_one_connection_are_not_forwarded() -> None:
 def test_a_client_learns_whether_a_request_reached_the_service() -> None:
     """503 with Retry-After where nothing listens; 502 where the connection broke after the request was sent."""
     find_tool("nginx")
-    with upstream(breaks_off=True) as (port, requests), nginx(port, port) as url, httpx.Client(base_url=url) as client:
+    with (
+        upstream(breaks_off=True) as (port, requests),
+        nginx(port, port) as url,
+        httpx.Client(base_url=url, timeout=PATIENCE) as client,
+    ):
         response = client.post("/v1/collections", json={"name": "videos"})
         problem_of(response, 502, "bad_gateway")
         assert "retry-after" not in response.headers

@@ -80,7 +80,7 @@ def test_under_overload_excess_requests_are_rejected_and_the_service_recovers(
 
         liveness, outcome = asyncio.run(flood())
         ended_at = time.monotonic()
-        wait_for(lambda: "vitascope_requests_in_flight 1.0" in httpx.get(f"{url}/metrics").text)
+        wait_for(lambda: "vitascope_requests_in_flight 1.0" in client.get("/metrics").text)
         responses = [client.post("/v1/embeddings", json={"input": ["a red thing"]}) for _ in range(20)]
         recovery = time.monotonic() - ended_at
     assert outcome.failed == 0

@@ -135,13 +135,13 @@ def test_the_same_content_at_once_is_one_video(running: Running, collection: str
 
     def send() -> None:
         url = f"{running.client.base_url}/v1/collections/{collection}/videos"
-        responses.append(httpx.post(url, files={"file": ("blue.mp4", data)}, timeout=60))
+        responses.append(httpx.post(url, files={"file": ("blue.mp4", data)}, timeout=PATIENCE))
 
     threads = [threading.Thread(target=send) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE)
     assert sorted(response.status_code for response in responses) == [200] * 5 + [201]
     assert len({response.json()["id"] for response in responses}) == 1
     assert len(media_files(running, collection)) == 1
@@ -418,7 +418,8 @@ def test_a_long_upload_continues_as_a_job_and_becomes_the_same_video(
     late = upload(running, collection, long_video, headers={"X-Request-Timeout": "0.5"}, **HALVES)
     assert "Prefer: respond-async" in problem_of(late, 504, "deadline_exceeded")["detail"]
     assert media_files(running, collection) == []
-    assert [job["state"] for job in jobs_of(running, collection)] == ["cancelled"]
+    states = {job["state"] for job in jobs_of(running, collection)}
+    assert states <= {"cancelled"}  # there is no job if the deadline passed before the file was probed
     fields = {"title": "A long one", "metadata": '{"year": 2024, "wild": true}', **HALVES}
     wait_briefly = {"Prefer": "respond-async, wait=1"}
     response = upload(running, collection, long_video, headers=wait_briefly, **fields)

@@ -148,7 +148,8 @@ def resolve(host: str) -> list[Address]:
 
 @pytest.fixture(scope="module")
 def fetching(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fetching]:
-    with fake_server(address=str(PUBLIC)) as media, fake_server(address=INTERNAL, port=media.port) as internal:
+    # In this order: a port that is free at the first address is free at the second, which nothing else uses.
+    with fake_server(address=INTERNAL) as internal, fake_server(address=str(PUBLIC), port=internal.port) as media:
         data = tmp_path_factory.mktemp("fetching")
         settings = settings_for(
             small_bundle,

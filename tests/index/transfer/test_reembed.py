@@ -28,6 +28,7 @@ from tests.index.sample_data import WITH_TEXT
 from tests.index.searches import search_hits
 from tests.media_files import solid, write_color_video, write_picture
 from tests.small_bundle import SMALL_WIDTH, make_small_bundle
+from tests.waiting import PATIENCE
 from vitascope.errors import CollectionNotFound, EngineError, FingerprintMismatch, InvalidInput
 from vitascope.model import Model
 from vitascope.speech.interface import SpeechSegment
@@ -199,7 +200,7 @@ def test_videos_are_embedded_concurrently_and_added_in_order(
 
     def decoding(model: Model, opened: PreparedFile, *arguments: Any, **options: Any) -> Any:
         if opened.description.title == "green":  # the first; it waits until the second has been embedded
-            assert other.wait(60)
+            assert other.wait(PATIENCE)
             time.sleep(0.1)  # and, so that an order by chance would show, a little longer
         return decode(model, opened, *arguments, **options)
 

@@ -10,7 +10,7 @@ import pytest
 
 from index.vectors.concurrency import BackgroundTask, IsCancelled, ReadWriteLock
 from tests.index.killed_processes import ROOT
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, wait_for
 
 
 def test_a_waiting_writer_goes_before_later_readers() -> None:
@@ -31,8 +31,7 @@ def test_a_waiting_writer_goes_before_later_readers() -> None:
         writer = threading.Thread(target=write)
         writer.start()
         assert writer_started.wait(PATIENCE)
-        while not lock._waiting_writers:
-            pass
+        wait_for(lambda: lock._waiting_writers)
         reader = threading.Thread(target=read)
         reader.start()
         reader.join(0.05)
@@ -100,8 +99,7 @@ def test_an_exception_is_reported_and_does_not_prevent_later_runs(monkeypatch: p
         task.trigger()
         task.wait()
         assert len(runs) == expected
-    while not reported:  # by the thread, after the run
-        pass
+    wait_for(lambda: reported)  # by the thread, after the run
     assert reported == [ZeroDivisionError]
 
 
