@@ -207,7 +207,7 @@ class _RequestSettings(_Section):
     max_text_characters: Count = 4000
     """Characters of a query, question or caption."""
     max_results: Count = 100
-    """Results on a page of a search."""
+    """Results on a page of a search, or moments of a text."""
     max_rerank: Count = 100
     """Results that are reranked."""
     max_query_parts: Count = 16
@@ -215,13 +215,15 @@ class _RequestSettings(_Section):
     max_candidates: Annotated[Count, Field(le=10_000)] = 10_000
     """Clips that results grouped by event or video are made of."""
     max_captions: Count = 64
-    """Captions of one request for scores."""
+    """Captions of one request for scores, or texts of one for moments."""
     max_answers: Count = 50
     """Answers to one question."""
     max_candidate_answers: Count = 1000
     """Candidate answers of one question."""
     max_frames: Count = 32
     """Frames of a clip that are scored one by one (EMScore)."""
+    max_moment_windows: Count = 20_000
+    """Windows of a video, times texts, of one request for moments."""
     max_inputs: Count = 2048
     """Texts and files of one request for embeddings."""
     page_size: Count = 50

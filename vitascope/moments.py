@@ -34,7 +34,7 @@ WINDOWS_PER_BATCH = 64
 MAX_IOU = 0.7
 """Intersection over union above which the moment of the lower score is dropped (non-maximum suppression)."""
 _TOLERANCE = 1e-3
-"""Part of a window by which a video may be longer than a whole number of them: durations are rounded."""
+"""Seconds by which a video may be longer than a whole number of windows: durations are rounded."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ def window_spans(duration: float, seconds: float, start: float = 0.0, end: float
         start, end: The part, in seconds; None: to the end.
     """
     last = duration if end is None else min(end, duration)
-    begin = math.floor(start / seconds + _TOLERANCE)
-    stop = max(begin + 1, math.ceil(last / seconds - _TOLERANCE))
+    begin = math.floor((start + _TOLERANCE) / seconds)
+    stop = max(begin + 1, math.ceil((last - _TOLERANCE) / seconds))
     return [(index * seconds, min((index + 1) * seconds, duration)) for index in range(begin, stop)]
 
 

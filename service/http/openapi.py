@@ -63,6 +63,7 @@ TAGS = [
     },
     {"name": "scores", "description": "Score how well captions describe a clip."},
     {"name": "answers", "description": "Answer questions about a clip."},
+    {"name": "moments", "description": "Find the spans of a video of which a text is true."},
     {"name": "embeddings", "description": "Embed texts, images and videos, in the format of OpenAI."},
     {"name": "transcriptions", "description": "Write down what is said in a file, in the format of OpenAI."},
     {"name": "models", "description": "List, add and remove models."},

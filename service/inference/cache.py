@@ -1,6 +1,6 @@
 """Caches of embeddings with a limit in bytes, and single flight: concurrent callers share one computation.
 
-Shape letters: B texts, N 1 clip or its frames, V visual tokens, W their width, D embedding dim.
+Shape letters: B texts, N 1 clip or its frames or windows, V visual tokens, W their width, D embedding dim.
 """
 
 from __future__ import annotations
@@ -237,6 +237,7 @@ class ClipKey(NamedTuple):
         content: Identifies the bytes of the file.
         start, end: Seconds, as requested; None: to the end of the file.
         frames: 0 for the clip as a whole, else so many of its frames, each embedded alone.
+        windows: As ``frames``, of windows of equal length.
     """
 
     fingerprint: str
@@ -244,11 +245,12 @@ class ClipKey(NamedTuple):
     start: float
     end: float | None
     frames: int = 0
+    windows: int = 0
 
 
 @dataclass(frozen=True)
 class CachedClip:
-    """An embedded clip, or frames of one.
+    """An embedded clip, or frames or windows of one.
 
     Attributes:
         start, end: Seconds.

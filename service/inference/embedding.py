@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -27,17 +28,20 @@ from service.inference.request_context import RequestContext
 from service.schemas import library as schemas
 from service.serializers import serialize_video
 from vitascope.bundle.manifest import InputType
-from vitascope.errors import TextError
+from vitascope.errors import InvalidInput, TextError
 from vitascope.media.file import MediaFile, MediaSource
 from vitascope.media.sampling import Span, resolve_span
 from vitascope.modalities import read_audio_tokens
 from vitascope.model import Floats, Model, VideoEmbedding
+from vitascope.moments import WINDOWS_PER_BATCH, embed_windows, window_spans
 from vitascope.scoring import FrameEmbeddings, frame_times
 
 CALL_TEXTS = 4
 """Texts of one call: few, so that the scheduler batches them with texts of the same length of other requests."""
 MAX_IN_FLIGHT = 16
 """Calls of one request that wait for the model at a time: enough to keep it busy, and few for others to wait for."""
+CACHED_WINDOWS = 16
+"""Windows of a video in one entry of the cache, so that a part of a video needs few others."""
 FEW_CHARACTERS = 4096
 """Up to so many are tokenised on the event loop: a thread would cost more."""
 
@@ -75,24 +79,42 @@ class EmbeddedClip:
     audio_tokens: Floats | None = None
 
 
-def embed_stored(context: RequestContext, model: Model, name: str, video_id: str, clip: ClipRange) -> EmbeddedClip:
-    """Embed a clip of a stored video.
+@dataclass(frozen=True)
+class SourceFile:
+    """The file that a request is about.
 
-    Raises VideoNotFound, as ``open_stored``, media errors, InvalidInput, DeadlineExceeded and RequestAbandoned.
+    Attributes:
+        file: Where it is.
+        content: Identifies its bytes.
+        video: As a schema; None for an upload.
+        duration: Seconds; None if it is not known.
     """
+
+    file: MediaSource
+    content: str
+    video: schemas.Video | None = None
+    duration: float | None = None
+
+
+@contextmanager
+def stored_file(context: RequestContext, name: str, video_id: str) -> Iterator[SourceFile]:
+    """Open the file of a stored video. Raises VideoNotFound and as ``open_stored``."""
     video, collection = context.service.video(name, video_id), context.service.collection(name)
     with open_stored(collection, video, context.service.settings.roots()) as file:
-        embedded = _embed(context, model, file, _content_key(video, file), clip, video.duration)
-    return replace(embedded, video=serialize_video(collection, video))
+        yield SourceFile(file, _content_key(video, file), serialize_video(collection, video), video.duration)
+
+
+@contextmanager
+def uploaded_file(upload: Upload) -> Iterator[SourceFile]:
+    """Return a file that is not stored; errors name it as its client does."""
+    with rename_errors(upload.path, upload.name):
+        yield SourceFile(upload.path, upload.sha256)
 
 
 def embed_upload(context: RequestContext, model: Model, upload: Upload, clip: ClipRange) -> EmbeddedClip:
-    """Embed a clip of a file that is not stored.
-
-    Raises media errors, InvalidInput, DeadlineExceeded and RequestAbandoned.
-    """
-    with rename_errors(upload.path, upload.name):
-        return _embed(context, model, upload.path, upload.sha256, clip, None)
+    """Embed a clip of a file that is not stored. Raises as ``embed_clip``."""
+    with uploaded_file(upload) as source:
+        return embed_clip(context, model, source, clip)
 
 
 def embed_sound(context: RequestContext, model: Model, upload: Upload, clip: ClipRange) -> Floats:
@@ -121,26 +143,20 @@ def embed_query(
         return embed_query_file(model, upload.path, signal, embed, context.service.settings.media_limits())
 
 
-def _embed(
-    context: RequestContext,
-    model: Model,
-    file: MediaSource,
-    content: str,
-    clip: ClipRange,
-    duration: float | None,
-) -> EmbeddedClip:
+def embed_clip(context: RequestContext, model: Model, source: SourceFile, clip: ClipRange) -> EmbeddedClip:
     """Embed a clip, and its frames and sound if they are requested; pictures that are not cached are decoded in one
     pass.
 
-    ``duration``: seconds; None if it is not known.
+    Raises media errors, InvalidInput, DeadlineExceeded and RequestAbandoned.
     """
-    key = ClipKey(model.bundle.fingerprint, content, clip.start or 0.0, clip.end)
+    file = source.file
+    key = ClipKey(model.bundle.fingerprint, source.content, clip.start or 0.0, clip.end)
     keys = [key, key._replace(frames=clip.frames)] if clip.frames else [key]
 
     def create(missing: Sequence[ClipKey]) -> Iterator[tuple[ClipKey, CachedClip]]:
         with context.service.observer.stage("decode"):
             counts = [key.frames for key in missing]
-            span, times, frames = _decode(context, model, file, clip, duration, counts)
+            span, times, frames = _decode(context, model, file, clip, source.duration, counts)
         embedded = model.embed_video({name: pixels[:, None] for name, pixels in frames.items()})
         first = 0
         for key, frame_seconds in zip(missing, times, strict=True):
@@ -158,7 +174,54 @@ def _embed(
     if clip.sound:
         limits = context.service.settings.media_limits()
         audio_tokens = read_audio_tokens(model, file, (whole.start, whole.end), limits)
-    return EmbeddedClip(None, whole.start, whole.end, embedding, frames, audio_tokens)
+    return EmbeddedClip(source.video, whole.start, whole.end, embedding, frames, audio_tokens)
+
+
+def embed_source_windows(
+    context: RequestContext, model: Model, source: SourceFile, clip: ClipRange, max_windows: int
+) -> tuple[list[Span], Floats]:
+    """Embed the windows of a video, or of a part of it, for ``Model.find_moments``. They are cached in groups.
+
+    Args:
+        context: Of the request.
+        model: Its model.
+        source: The video.
+        clip: The part.
+        max_windows: Windows that it may have.
+
+    Returns:
+        The spans of the windows inside the part, and the embeddings of the windows (T, D) float32.
+
+    Raises TaskMissing, media errors, InvalidInput, DeadlineExceeded and RequestAbandoned.
+    """
+    seconds, limits = model.moment_windows.window_seconds, context.service.settings.media_limits()
+    duration = model.decoder.probe(source.file, limits).duration if source.duration is None else source.duration
+    part = resolve_span(duration, clip.start, clip.end)
+    spans = window_spans(duration, seconds, *part)
+    if len(spans) > max_windows:
+        raise InvalidInput(
+            f"start, end: {part[0]:g} to {part[1]:g} s are {len(spans)} windows of {seconds:g} s; at most "
+            f"{max_windows} were expected for as many texts (max_moment_windows)"
+        )
+    spans_by_key: dict[ClipKey, list[Span]] = {}
+    for group in window_spans(duration, CACHED_WINDOWS * seconds, *part):
+        windows = window_spans(duration, seconds, *group)
+        spans_by_key[ClipKey(model.bundle.fingerprint, source.content, *group, windows=len(windows))] = windows
+
+    def create(missing: Sequence[ClipKey]) -> Iterator[tuple[ClipKey, CachedClip]]:
+        for start in range(0, len(missing), WINDOWS_PER_BATCH // CACHED_WINDOWS):
+            keys = missing[start : start + WINDOWS_PER_BATCH // CACHED_WINDOWS]
+            rows = embed_windows(model, source.file, [s for key in keys for s in spans_by_key[key]], limits)
+            ends = np.cumsum([key.windows for key in keys])
+            for key, part_rows in zip(keys, np.split(rows, ends[:-1]), strict=True):
+                yield key, CachedClip(key.start, key.end or 0.0, _readonly_copy(part_rows))
+
+    groups = context.service.caches.clips.get_or_create(spans_by_key, create, context.call_context)
+    embeddings = np.concatenate([groups[key].embeddings for key in spans_by_key])
+    first = next(iter(spans_by_key.values()))[0][0]
+    skipped = round((spans[0][0] - first) / seconds)
+    spans = [(max(start, part[0]), min(end, part[1])) for start, end in spans]
+    return spans, embeddings[skipped : skipped + len(spans)]
 
 
 def _decode(

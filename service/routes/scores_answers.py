@@ -1,9 +1,9 @@
-"""Caption scores and answers: about a stored video (JSON), or about an uploaded file (a form), which is not stored."""
+"""Caption scores, answers and moments: of a stored video (JSON), or of an uploaded file (a form)."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import asdict
 from typing import TypeVar
 
@@ -17,10 +17,13 @@ from service.http.parsing import StrictRoute, check_max, is_json_or_form, parse_
 from service.inference.embedding import (
     ClipRange,
     EmbeddedClip,
+    SourceFile,
     check_text,
     check_texts,
-    embed_stored,
-    embed_upload,
+    embed_clip,
+    embed_source_windows,
+    stored_file,
+    uploaded_file,
 )
 from service.inference.request_context import RequestContext, request_context
 from service.schemas.scores_answers import (
@@ -31,11 +34,17 @@ from service.schemas.scores_answers import (
     AnswerResponse,
     CaptionScore,
     EmScore,
+    Moment,
+    MomentFields,
+    MomentForm,
+    MomentRequest,
+    MomentResponse,
     ScoreFields,
     ScoreForm,
     ScoreRequest,
     ScoreResponse,
     StoredClip,
+    TextMoments,
     TimeRange,
     WordEvidence,
 )
@@ -47,8 +56,8 @@ router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
 Body = TypeVar("Body", bound=TimeRange)
 Form = TypeVar("Form", bound=TimeRange)
-EmbedClip = Callable[[RequestContext, Model], EmbeddedClip]
-"""Embeds the clip that a request is about; runs in a thread."""
+OpenSource = Callable[[RequestContext], AbstractContextManager[SourceFile]]
+"""Opens the file that a request is about; runs in a thread."""
 ERRORS = errors(400, 403, 404, 409, 413, 415, 422, 503, 507)
 
 
@@ -73,11 +82,11 @@ async def score_captions(request: Request, service: ReadyAppStateDep) -> ScoreRe
         check_texts(service, "references", fields.references)
 
     async with (
-        _parse(request, service, ScoreRequest, ScoreForm, check) as (fields, embed),
+        _parse(request, service, ScoreRequest, ScoreForm, check) as (fields, open_source),
         request_context(request, service) as context,
     ):
         model = context.model(service.models.get(fields.model))
-        return await context.run(lambda: _score(service, model, embed(context, model), fields))
+        return await context.run(lambda: _score(service, model, _embed(context, model, open_source, fields), fields))
 
 
 @router.post(
@@ -100,11 +109,37 @@ async def answer_question(request: Request, service: ReadyAppStateDep) -> Answer
         check_texts(service, "candidates", fields.candidates or ())
 
     async with (
-        _parse(request, service, AnswerRequest, AnswerForm, check) as (fields, embed),
+        _parse(request, service, AnswerRequest, AnswerForm, check) as (fields, open_source),
         request_context(request, service) as context,
     ):
         model = context.model(service.models.get(fields.model))
-        return await context.run(lambda: _answer(service, model, embed(context, model), fields))
+        return await context.run(lambda: _answer(service, model, _embed(context, model, open_source, fields), fields))
+
+
+@router.post(
+    "/moments",
+    tags=["moments"],
+    summary="Find moments",
+    responses=ERRORS,
+    openapi_extra=form_body(MomentForm, also_json=MomentRequest),
+)
+@requires("read")
+async def find_moments(request: Request, service: ReadyAppStateDep) -> MomentResponse:
+    """The spans of a video of which each text is true, with scores, finer than its clips; and for each window of the
+    video the probability that the text is true of it. Windows are embedded by the first request and cached.
+    """
+
+    def check(fields: MomentFields) -> None:
+        check_max("texts", len(fields.texts), service.settings.max_captions)
+        check_max("top", fields.top, service.settings.max_results)
+        check_texts(service, "texts", fields.texts)
+
+    async with (
+        _parse(request, service, MomentRequest, MomentForm, check) as (fields, open_source),
+        request_context(request, service) as context,
+    ):
+        model = context.model(service.models.get(fields.model))
+        return await context.run(_find_moments, context, model, open_source, fields)
 
 
 @asynccontextmanager
@@ -114,29 +149,27 @@ async def _parse(
     json_schema: type[Body],
     form_schema: type[Form],
     check: Callable[[Body | Form], None],
-) -> AsyncIterator[tuple[Body | Form, EmbedClip]]:
-    """Return the fields of a request, and a function that embeds the clip it is about."""
+) -> AsyncIterator[tuple[Body | Form, OpenSource]]:
+    """Return the fields of a request, and a function that opens the file it is about."""
     if is_json_or_form(request, "a stored video", "a file"):
         body = parse_body(json_schema, await request.json())
         assert isinstance(body, StoredClip)
         stored: StoredClip = body
         caller_key(request).require_collection(stored.collection)
         check(body)
-        yield (
-            body,
-            lambda context, model: embed_stored(
-                context, model, stored.collection, stored.video_id, _clip_range(stored)
-            ),
-        )
+        yield body, lambda context: stored_file(context, stored.collection, stored.video_id)
         return
     async with read_form(request, service) as form:
-        fields = parse_fields(form_schema, form, lists=("captions", "references", "candidates"))
+        fields = parse_fields(form_schema, form, lists=("captions", "references", "candidates", "texts"))
         check(fields)
-        yield fields, lambda context, model: embed_upload(context, model, form.upload, _clip_range(fields))
+        yield fields, lambda context: uploaded_file(form.upload)
 
 
-def _clip_range(fields: TimeRange) -> ClipRange:
-    return ClipRange(fields.start, fields.end, fields.frames if isinstance(fields, ScoreFields) else 0, sound=True)
+def _embed(context: RequestContext, model: Model, open_source: OpenSource, fields: TimeRange) -> EmbeddedClip:
+    """Raises as ``stored_file`` and ``embed_clip``."""
+    frames = fields.frames if isinstance(fields, ScoreFields) else 0
+    with open_source(context) as source:
+        return embed_clip(context, model, source, ClipRange(fields.start, fields.end, frames, sound=True))
 
 
 def _score(service: AppState, model: Model, clip: EmbeddedClip, fields: ScoreFields) -> ScoreResponse:
@@ -184,4 +217,29 @@ def _answer(service: AppState, model: Model, clip: EmbeddedClip, fields: AnswerF
         abstained=result.abstained,
         answers=[Answer(text=answer.text, probability=answer.probability) for answer in result.answers],
         out_of_vocabulary=result.out_of_vocabulary,
+    )
+
+
+def _find_moments(
+    context: RequestContext, model: Model, open_source: OpenSource, fields: MomentRequest | MomentForm
+) -> MomentResponse:
+    """Raises as ``stored_file`` and ``embed_source_windows``, TextError and EngineError."""
+    max_windows = context.service.settings.max_moment_windows // len(fields.texts)
+    with open_source(context) as source:
+        spans, windows = embed_source_windows(context, model, source, ClipRange(fields.start, fields.end), max_windows)
+    with context.service.observer.stage("moments"):
+        results = model.find_moments(fields.texts, windows, spans, fields.top)
+    return MomentResponse(
+        video=source.video,
+        start=spans[0][0],
+        end=spans[-1][1],
+        times=results[0].times.round(3).tolist(),
+        results=[
+            TextMoments(
+                text=text,
+                moments=[Moment(**vars(moment)) for moment in result.moments],
+                saliency=result.saliency.astype(float).round(4).tolist(),
+            )
+            for text, result in zip(fields.texts, results, strict=True)
+        ],
     )

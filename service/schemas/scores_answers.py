@@ -1,4 +1,4 @@
-"""Caption scores and answers.
+"""Caption scores, answers and moments.
 
 similarity, match and fused are kept apart as in ``service.schemas.search``.
 """
@@ -249,3 +249,64 @@ class AnswerResponse(Response):
     out_of_vocabulary: Annotated[
         list[str], Field(description="candidates that are not in the model's vocabulary, and not scored")
     ]
+
+
+class MomentFields(Request):
+    """Texts to find moments for."""
+
+    texts: Annotated[list[str], Field(min_length=1, fail_fast=True)]
+    top: Annotated[Int, Field(ge=1, description="how many moments of each text")] = 5
+    model: ModelName = None
+
+
+class MomentRequest(MomentFields, StoredClip):
+    """Texts about a stored video or a part of it."""
+
+    model_config = example(collection="holidays", video_id="3", texts=["a dog runs", "a wave breaks"], top=3)
+
+
+class MomentForm(MomentFields, TimeRange):
+    """Texts about an uploaded file; repeat `texts` for each."""
+
+    model_config = example(texts=["a dog runs", "a wave breaks"])
+
+
+MOMENT: dict[str, Any] = {"start": 4.0, "end": 9.5, "score": 0.87}
+TEXT_MOMENTS: dict[str, Any] = {"text": "a dog runs", "moments": [MOMENT], "saliency": [0.03, 0.91, 0.88]}
+
+
+class Moment(Response):
+    """A span of the video."""
+
+    model_config = example(**MOMENT)
+
+    start: Annotated[float, Field(description="seconds")]
+    end: Annotated[float, Field(description="seconds")]
+    score: Annotated[Probability, Field(description="how well the text fits the span")]
+
+
+class TextMoments(Response):
+    """Moments of one text."""
+
+    model_config = example(**TEXT_MOMENTS)
+
+    text: str
+    moments: Annotated[
+        list[Moment],
+        Field(description="highest score first; there are some even if the text is true of nothing, with low scores"),
+    ]
+    saliency: Annotated[
+        list[float], Field(description="probability that the text is true of each window, in the order of `times`")
+    ]
+
+
+class MomentResponse(Response):
+    """Moments in the order of the texts."""
+
+    model_config = example(video=None, start=0.0, end=17.4, times=[0.5, 1.5, 2.5], results=[TEXT_MOMENTS])
+
+    video: Annotated[Video | None, Field(description="null for an uploaded file")]
+    start: Annotated[float, Field(description="seconds")]
+    end: Annotated[float, Field(description="seconds")]
+    times: Annotated[list[float], Field(description="middle of each window in seconds")]
+    results: list[TextMoments]

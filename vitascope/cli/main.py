@@ -53,6 +53,7 @@ COMMANDS = {
     "orphans": CommandSpec("index.cli.orphans", "list or remove media files that nothing refers to"),
     "score": CommandSpec("vitascope.cli.score", "score how well captions describe a file"),
     "ask": CommandSpec("vitascope.cli.ask", "answer a question about a file"),
+    "moments": CommandSpec("vitascope.cli.moments", "find the spans of a video of which sentences are true"),
     "transcribe": CommandSpec("vitascope.cli.transcribe", "write down what is said in a file"),
     "read-text": CommandSpec("vitascope.cli.read_text", "read the text that a video or picture shows"),
     "serve": CommandSpec("service.command", "run the HTTP service and its web page"),

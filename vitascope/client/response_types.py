@@ -650,6 +650,31 @@ class Models(TypedDict):
     """those that the settings name"""
 
 
+class Moment(TypedDict):
+    """A span of the video."""
+
+    end: float
+    """seconds"""
+    score: float
+    """how well the text fits the span"""
+    start: float
+    """seconds"""
+
+
+class MomentResponse(TypedDict):
+    """Moments in the order of the texts."""
+
+    end: float
+    """seconds"""
+    results: list[TextMoments]
+    start: float
+    """seconds"""
+    times: list[float]
+    """middle of each window in seconds"""
+    video: Video | None
+    """null for an uploaded file"""
+
+
 class Operation(TypedDict):
     """An operation on a collection."""
 
@@ -879,6 +904,16 @@ class TextMatch(TypedDict):
     """seconds; of words of a name, the clip's"""
     start: float
     """seconds; of words of a name, the clip's"""
+    text: str
+
+
+class TextMoments(TypedDict):
+    """Moments of one text."""
+
+    moments: list[Moment]
+    """highest score first; there are some even if the text is true of nothing, with low scores"""
+    saliency: list[float]
+    """probability that the text is true of each window, in the order of `times`"""
     text: str
 
 

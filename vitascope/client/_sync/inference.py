@@ -112,6 +112,48 @@ class Inference(BaseClient):
         path = api_path("answers")
         return self._upload(response_types.AnswerResponse, path, file, fields, is_read_only=True, progress=progress)
 
+    def find_moments(
+        self,
+        texts: Sequence[str],
+        *,
+        collection: str,
+        video_id: str,
+        start: float | None = None,
+        end: float | None = None,
+        top: int = 5,
+        model: str | None = None,
+    ) -> response_types.MomentResponse:
+        """Find the spans of a stored video of which texts are true, finer than its clips.
+
+        Args:
+            texts: sentences.
+            collection: its name.
+            video_id: of the video.
+            start: seconds; by default the beginning.
+            end: seconds; by default the end.
+            top: number of moments of each text.
+            model: see the class.
+        """
+        span = {"collection": collection, "video_id": video_id, **drop_none(start=start, end=end)}
+        body = {**span, "texts": list(texts), "top": top, **drop_none(model=model)}
+        path = api_path("moments")
+        return self._call(response_types.MomentResponse, "POST", path, json=body, is_read_only=True)
+
+    def find_moments_in_file(
+        self,
+        file: str | Path,
+        texts: Sequence[str],
+        *,
+        top: int = 5,
+        model: str | None = None,
+        progress: UploadProgress = False,
+    ) -> response_types.MomentResponse:
+        """Find moments of a file, which is uploaded and not stored; otherwise as `find_moments`."""
+        fields: JSON = {"texts": list(texts), "top": str(top), **drop_none(model=model)}
+        return self._upload(
+            response_types.MomentResponse, api_path("moments"), file, fields, is_read_only=True, progress=progress
+        )
+
     def embed_texts(
         self,
         texts: Sequence[str],

@@ -210,13 +210,16 @@ class VideoResponse(ToolResponse, VideoSummary):
         return "\n".join(lines + more)
 
 
-class _SpanResponse(ToolResponse):
-    """Response about a video or a span of it."""
-
+class _VideoSpan(BaseModel):
     video_id: Annotated[str, Field(validation_alias=AliasPath("video", "id"))]
     title: Annotated[str, Field(validation_alias=AliasPath("video", "title"))]
     start: Seconds
     end: Seconds
+
+
+class _SpanResponse(ToolResponse, _VideoSpan):
+    """Response about a video or a span of it."""
+
     modalities: Annotated[list[str], Field(description="what the model has used: visual, or visual and audio")]
 
 
@@ -250,6 +253,28 @@ class AnswersResponse(_SpanResponse):
         probabilities = ", ".join(f"{answer.text} {answer.probability:.3f}" for answer in self.answers)
         others = f"\nNot judged: {', '.join(map(_quote, self.out_of_vocabulary))}" if self.out_of_vocabulary else ""
         return f"{answer}\nProbabilities: {probabilities or 'none'}{others}"
+
+
+class Moment(BaseModel):
+    start: Seconds
+    end: Seconds
+    score: RoundedScore
+
+
+class TextMoments(BaseModel):
+    text: str
+    moments: Annotated[list[Moment], Field(description="highest score first")]
+
+    def line(self) -> str:
+        spans = (f"{_format_span(m.start, m.end)} score {format_score(m.score)}" for m in self.moments)
+        return f"{_quote(self.text)}: {'; '.join(spans) or 'none'}"
+
+
+class MomentsResponse(ToolResponse, _VideoSpan):
+    results: Annotated[list[TextMoments], Field(description="in the order of the sentences")]
+
+    def to_text(self) -> str:
+        return "\n".join(result.line() for result in self.results)
 
 
 class FrameImage(ToolResponse):

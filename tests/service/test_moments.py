@@ -1,0 +1,198 @@
+"""Moments over HTTP, in the clients, in the command and for assistants."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+
+from tests.media_files import solid, write_picture, write_video
+from tests.service.conftest import COLORS, settings_for
+from tests.service.running import JSON, Running, problem_of, serving
+from tests.service.test_cache import MetricChanges
+from tests.small_bundle import MOMENTS, make_small_bundle
+from tests.waiting import wait_for
+from vitascope.cli.main import main
+from vitascope.client import AsyncClient, Client
+from vitascope.errors import EngineError
+from vitascope.integrations.mcp.tools import FindMomentsArguments
+from vitascope.integrations.mcp.tools import find_moments as call_tool
+
+HOURS = 10 * 3600
+TEXTS = ["a red thing", "a blue thing"]
+RED_AND_BLUE = [[(0.0, 3.0), (13.5, 15.8)], [(3.0, 13.5)]]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_small_bundle(tmp_path_factory.mktemp("bundle"), tasks=("retrieval", "moments"))
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seconds of red, ten of blue, which is longer than a sequence of windows, and two of red."""
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    frames = [
+        solid(COLORS[name], 64, 48) for name, count in (("red", 15), ("blue", 53), ("red", 11)) for _ in range(count)
+    ]
+    return write_video(path, frames, rate=5)
+
+
+@pytest.fixture(scope="module")
+def finding(bundle: Path, film: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A service with the task and a collection `films`; a request may be about 100 windows."""
+    settings = settings_for(
+        bundle,
+        tmp_path_factory.mktemp("data"),
+        max_moment_windows=100,
+        max_captions=5,
+        max_video_seconds=HOURS + 60.0,
+    )
+    with serving(settings) as running:
+        assert running.client.post("/v1/collections", json={"name": "films"}).status_code == 201
+        upload = {"file": ("film.mp4", film.read_bytes())}
+        assert running.client.post("/v1/collections/films/videos", files=upload).status_code == 201
+        yield running
+
+
+def likely(response: JSON) -> list[list[tuple[float, float]]]:
+    """Return (start, end) of the moments with a high score, by time, for each text."""
+    return [
+        sorted(
+            (round(moment["start"], 1), round(moment["end"], 1))
+            for moment in result["moments"]
+            if moment["score"] > 0.5
+        )
+        for result in response["results"]
+    ]
+
+
+def ask(running: Running, **fields: object) -> httpx.Response:
+    body = {"collection": "films", "video_id": "1", "texts": TEXTS, **fields}
+    return running.client.post("/v1/moments", json=body)
+
+
+def test_moments_of_a_stored_video_are_found_and_its_windows_are_decoded_once(finding: Running) -> None:
+    response = ask(finding, texts=["a blue thing"], start=1.2, end=4.6).json()
+    assert response["video"] == finding.client.get("/v1/collections/films/videos").json()["videos"][0]
+    assert (response["start"], response["end"]) == (1.2, 4.6)
+    assert likely(response) == [[(3.0, 4.6)]]
+    assert (response["times"][0], response["times"][-1]) == (1.35, 4.55)
+    saliency = response["results"][0]["saliency"]
+    assert [value > 0.5 for value in saliency] == [time > 3 for time in response["times"]]
+    whole = ask(finding).json()
+    assert [result["text"] for result in whole["results"]] == TEXTS
+    assert likely(whole) == RED_AND_BLUE
+    changes = MetricChanges(finding)
+    assert ask(finding).json() == whole
+    assert likely(ask(finding, texts=["a red ball"], top=1, start=10).json()) == [[(13.5, 15.8)]]
+    assert changes("vitascope_inference_seconds_count", graph="video") == 0
+    assert changes("vitascope_inference_seconds_count", graph="moments") == 2
+    assert changes("vitascope_cache_lookups_total", cache="clips", result="miss") == 0
+
+
+def test_uploads_have_moments_and_are_not_stored(finding: Running, film: Path, tmp_path: Path) -> None:
+    form = {"texts": TEXTS, "start": "2"}
+    response = finding.client.post("/v1/moments", files={"file": ("a.mp4", film.read_bytes())}, data=form).json()
+    assert (response["video"], response["start"]) == (None, 2.0)
+    assert likely(response) == [[(2.0, 3.0), (13.5, 15.8)], [(3.0, 13.5)]]
+    picture = write_picture(tmp_path / "blue.png", solid(COLORS["blue"]))
+    response = finding.client.post("/v1/moments", files={"file": picture.open("rb")}, data={"texts": TEXTS}).json()
+    assert (response["times"], likely(response)) == ([0.0], [[], [(0.0, 0.0)]])
+    assert list(finding.service.media.uploads.iterdir()) == []
+
+
+def test_a_film_of_ten_hours_is_limited_and_can_be_given_up(finding: Running, tmp_path: Path) -> None:
+    frames = [solid(COLORS[name], 64, 48) for name in ("red", "blue", "red", "red")]
+    path = write_video(tmp_path / "long.mp4", frames, starts=[0.0, HOURS / 2, HOURS / 2 + 5, HOURS])
+    content = path.read_bytes()
+
+    def find(headers: dict[str, str] | None = None, **fields: object) -> httpx.Response:
+        form = {"texts": TEXTS, **fields}
+        return finding.client.post("/v1/moments", files={"file": ("long.mp4", content)}, data=form, headers=headers)
+
+    detail = problem_of(find(), 422, "invalid_input")["detail"]
+    assert "7200" in detail
+    assert "windows of 0.5 s; at most 50 were expected for as many texts (max_moment_windows)" in detail
+    part = find(start=HOURS / 2 - 8, end=HOURS / 2 + 8).json()
+    assert likely(part)[1] == [(HOURS / 2, HOURS / 2 + 5)]
+    problem_of(find({"X-Request-Timeout": "0.001"}, start=100, end=124), 504, "deadline_exceeded")
+    wait_for(lambda: not finding.service.decoding.busy_pids)
+
+
+def test_a_repeated_request_embeds_only_what_one_that_failed_has_not(
+    finding: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = write_video(tmp_path / "long.mp4", [solid(COLORS["green"], 64, 48)] * 40, rate=1).read_bytes()
+    engine = finding.service.model._graphs.engine("video")  # type: ignore[attr-defined]
+    run, rows = engine.run, list[int]()
+
+    def fail_at_third_run(inputs: JSON) -> object:
+        rows.append(len(inputs["high"]))
+        if len(rows) == 3:
+            raise EngineError("broken")
+        return run(inputs)
+
+    def find() -> httpx.Response:
+        form = {"texts": ["a green thing"]}
+        return finding.client.post("/v1/moments", files={"file": ("long.mp4", content)}, data=form)
+
+    monkeypatch.setattr(engine, "run", fail_at_third_run)
+    problem_of(find(), 503, "engine_error")
+    assert likely(find().json()) == [[(0.0, 40.0)]]
+    assert rows == [32, 32, 16, 16]
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "word"),
+    [
+        ({"texts": []}, "validation_failed", "texts"),
+        ({"texts": ["a"] * 6}, "invalid_input", "texts: 6"),
+        ({"texts": ["a", " "]}, "invalid_text", "texts[1]"),
+        ({"top": 0}, "validation_failed", "top"),
+        ({"top": 101}, "invalid_input", "top: 101"),
+        ({"start": 99}, "invalid_input", "start"),
+        ({"start": 2, "end": 1}, "validation_failed", "start"),
+    ],
+)
+def test_invalid_requests_are_rejected(finding: Running, fields: JSON, code: str, word: str) -> None:
+    assert word in problem_of(ask(finding, **fields), 422, code)["detail"]
+
+
+def test_a_model_without_the_task_says_so(running: Running, palette: str) -> None:
+    response = running.client.post("/v1/moments", json={"collection": palette, "video_id": "1", "texts": TEXTS})
+    assert (
+        "no graph 'moments', so no moments; the bundle's tasks are"
+        in problem_of(response, 409, "task_missing")["detail"]
+    )
+
+
+def test_the_command_the_clients_and_the_tool_agree(
+    finding: Running, bundle: Path, film: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = str(finding.client.base_url)
+    assert main(["moments", str(film), *TEXTS, "--bundle", str(bundle), "--device", "cpu", "--json"]) == 0
+    local = json.loads(capsys.readouterr().out)
+    assert likely(local) == RED_AND_BLUE
+    assert len(local["times"]) == 32 > MOMENTS["max_windows"]
+    assert main(["moments", str(film), *TEXTS, "--server", url, "--json"]) == 0
+    remote = json.loads(capsys.readouterr().out)
+    assert remote == local
+    assert main(["moments", str(film), TEXTS[1], "--server", url, "--top", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "a blue thing" in shown
+    assert "0:03.0  0:13.5" in shown
+    with Client(url) as client:
+        stored = client.find_moments(TEXTS, collection="films", video_id="1")
+    assert stored["results"] == local["results"]
+
+    async def call() -> str:
+        async with AsyncClient(url) as client:
+            arguments = FindMomentsArguments(collection="films", video_id="1", texts=TEXTS[1:], top=1)
+            return (await call_tool(client, arguments)).to_text()
+
+    assert anyio.run(call).startswith('"a blue thing": 0:03-0:13 (3 to 13.5 s) score ')
