@@ -8,6 +8,7 @@ import { confirmAction } from "./confirm.js";
 import { $, describeSize, el, formatSpan, isSound, scoreParts } from "./dom.js";
 import { recordClosed, recordOpened } from "./history.js";
 import { highlight, matchedWords, signalParts, textOf } from "./matches.js";
+import { prepareMomentsForm } from "./moments_form.js";
 import { prepareQuestionForm } from "./question_form.js";
 import { findSimilar, refresh } from "./search.js";
 import { readSearch, runSearch } from "./search_state.js";
@@ -198,7 +199,8 @@ $("clip-delete").onclick = async () => {
 const showFailure = (error) => $("scores").replaceChildren(el("p", { className: "error", role: "alert", textContent: error.message }));
 
 const clearForms = (() => {
-  const clear = [prepareCaptionForm(selectedSpan, (seconds) => player.seek(seconds)), prepareQuestionForm(selectedSpan)];
+  const seek = (seconds) => player.seek(seconds);
+  const clear = [prepareCaptionForm(selectedSpan, seek), prepareQuestionForm(selectedSpan), prepareMomentsForm(selectedSpan, seek)];
   return () => clear.forEach((clearForm) => clearForm());
 })();
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
 import httpx
 import pytest
+from playwright.sync_api import Browser, expect
 
 from tests.media_files import solid, write_picture, write_video
+from tests.service.browsing import PATIENCE_MS
 from tests.service.conftest import COLORS, settings_for
 from tests.service.running import JSON, Running, problem_of, serving
 from tests.service.test_cache import MetricChanges
@@ -196,3 +199,23 @@ def test_the_command_the_clients_and_the_tool_agree(
             return (await call_tool(client, arguments)).to_text()
 
     assert anyio.run(call).startswith('"a blue thing": 0:03-0:13 (3 to 13.5 s) score ')
+
+
+def test_the_page_lists_moments_below_their_curve_and_plays_them(finding: Running, browser: Browser) -> None:
+    page = browser.new_page(base_url=str(finding.client.base_url))
+    page.set_default_timeout(PATIENCE_MS)
+    page.goto("/?collection=films&q=a+blue+thing")
+    page.locator("#results .card").first.click()
+    expect(page.get_by_label("Find moments")).to_have_value("a blue thing")
+    page.get_by_label("The whole video").check()
+    page.get_by_role("button", name="Find", exact=True).click()
+    moments = page.locator("#text-moments .moment")
+    expect(moments).to_have_text([re.compile("0:03 \N{EN DASH} 0:13>?9")])
+    position = "document.querySelector('#clip-screen video').currentTime"
+    page.evaluate("document.querySelector('#clip-screen video').pause()")
+    moments.first.click()
+    wait_for(lambda: 3 <= page.evaluate(position) < 13)
+    curve = page.get_by_role("img", name=re.compile("Best moment: 0:03 to 0:13, score"))
+    curve.click(position={"x": 1, "y": 20})
+    wait_for(lambda: page.evaluate(position) < 2.5)
+    page.close()
