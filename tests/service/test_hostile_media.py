@@ -74,7 +74,7 @@ def all_pids(running: Running) -> list[int]:
 
 def test_mutated_files_fail_alone(service: Running, tmp_path: Path) -> None:
     originals = [(path.name, path.read_bytes()) for path in write_originals(tmp_path)]
-    count = rounds(120, 50_000)
+    count = rounds(80, 50_000)
     counts: dict[int, int] = {}
     slowest, largest = 0.0, 0
 

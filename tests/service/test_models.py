@@ -488,7 +488,7 @@ def test_a_bundle_of_several_that_is_damaged_does_not_stop_the_service(
         assert "vitascope_models_failed 1.0" in running.client.get("/metrics").text
 
 
-SWAPS = rounds(12, 500)
+SWAPS = rounds(6, 500)
 DEFAULT_BUNDLE = ROOT / "bundles" / "hd-vila-tiny"
 
 

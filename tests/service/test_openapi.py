@@ -79,7 +79,7 @@ def test_examples_of_bodies_are_valid(running: Running, palette: str) -> None:
             assert response.status_code not in (400, 413, 415, 422) or "{key_id}" in path, (path, response.text)
 
 
-EXAMPLES = rounds(8, int(os.environ.get("EXAMPLES", "200")))
+EXAMPLES = rounds(4, int(os.environ.get("EXAMPLES", "200")))
 DELETIONS = {
     "DELETE /v1/collections/{name}",
     "DELETE /v1/collections/{name}/videos/{video_id}",

@@ -25,7 +25,7 @@ from tests.service.running import process
 from tests.waiting import wait_for
 from vitascope.model import Model
 
-SWAPS = rounds(30, 500)
+SWAPS = rounds(12, 500)
 PER_SECOND = 50
 CLIENTS = 4
 WINDOW = 20
