@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -374,20 +373,22 @@ def test_closing_ends_workers_and_fails_tasks(new_pool: NewPool) -> None:
 
 def test_workers_die_with_the_service() -> None:
     code = f"""
+from threading import Thread
 from tests.vitascope.sandbox.conftest import any_file
 from tests.vitascope.sandbox.hooked_worker import hook
+from tests.waiting import wait_for
 from vitascope.sandbox.pool import DecodingPool, UncancellableTask
 pool = DecodingPool(1, module={HOOKED_WORKER!r})
 pool.start()
 pool.wait_until_ready()
+Thread(target=pool.run, args=(hook("sleep", seconds=3600), any_file(), UncancellableTask())).start()
+wait_for(lambda: pool.busy_pids)
 print(*pool.pids, flush=True)
-pool.run(hook("sleep", seconds=3600), any_file(), UncancellableTask())
 """
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
-        time.sleep(0.1)
     finally:
         parent.kill()
         parent.wait()

@@ -23,14 +23,18 @@ from vitascope.errors import StorageError
 # Outages
 
 
-def test_without_milvus_writes_succeed_and_searches_name_the_url(
+def test_without_milvus_writes_succeed_searches_name_the_url_and_drops_report_what_is_left(
     tmp_path: Path,
     milvus: MilvusUnderTest,
+    library: CollectionStore,
     collection: Collection,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     add(collection, 1, 2)
+    dropped = library.create("dropped", manifest())
+    add(dropped, 1)
+    left = replica_name(dropped)
     milvus.stop()
     try:
         with caplog.at_level(logging.WARNING):
@@ -46,23 +50,12 @@ def test_without_milvus_writes_succeed_and_searches_name_the_url(
         with pytest.raises(StorageError, match=milvus.url):
             CollectionStore(tmp_path / "others").create("new", manifest(), vectors=milvus.url)
         assert CollectionStore(tmp_path / "others").names() == []
+        assert library.drop("dropped") == [left]
+        assert library.names() == ["videos"]
     finally:
         milvus.start()
     assert numbers_in(collection) == [2, 3]
-
-
-def test_a_drop_without_milvus_reports_what_is_left(
-    milvus: MilvusUnderTest, library: CollectionStore, collection: Collection
-) -> None:
-    add(collection, 1)
-    name = replica_name(collection)
-    milvus.stop()
-    try:
-        assert library.drop("videos") == [name]
-        assert library.names() == []
-    finally:
-        milvus.start()
-    milvus.client().drop_collection(name)
+    milvus.client().drop_collection(left)
 
 
 # Lost data
