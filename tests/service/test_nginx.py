@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -83,7 +84,9 @@ def test_an_upload_is_searched_and_played_in_ranges(proxied: Proxied, tmp_path: 
     assert part.headers["content-range"] == f"bytes 10-99/{len(content)}"
 
 
-def test_an_upload_is_streamed_and_the_service_limits_its_size(proxied: Proxied) -> None:
+def test_an_upload_is_streamed_and_the_service_limits_its_size(
+    proxied: Proxied, monkeypatch: pytest.MonkeyPatch
+) -> None:
     content = b"x" * (MAX_VIDEO_BYTES - 1)
     problem_of(upload(proxied.client, "videos", content), 415, "media_unsupported")
     for path, body in (
@@ -94,9 +97,19 @@ def test_an_upload_is_streamed_and_the_service_limits_its_size(proxied: Proxied)
         with httpx.Client(base_url=proxied.client.base_url, timeout=PATIENCE) as client:
             problem_of(client.post(path, **body), 413, "payload_too_large")
     form = "Content-Type: multipart/form-data; boundary=x"
+    limiter, received = proxied.running.service.concurrency, threading.Event()
+    enter = limiter.enter
+
+    @contextmanager
+    def enter_and_record(*arguments: Any, **options: Any) -> Iterator[Any]:
+        with enter(*arguments, **options) as entered:
+            received.set()
+            yield entered
+
+    monkeypatch.setattr(limiter, "enter", enter_and_record)
     with closing(connect(proxied.client, post_request("/v1/collections/videos/videos", b"--x", form, length=1000))):
-        wait_for(lambda: proxied.running.service.concurrency.requests == 1)
-    wait_for(lambda: proxied.running.service.concurrency.requests == 0)
+        assert received.wait(PATIENCE)  # nginx soon ends a request whose body stalls
+    wait_for(lambda: limiter.requests == 0)
 
 
 def test_events_of_a_job_arrive_while_it_runs(proxied: Proxied, tmp_path: Path) -> None:
