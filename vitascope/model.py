@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -34,7 +34,7 @@ from vitascope.input_validation import (
 )
 from vitascope.integrations.kserve import ONNXRUNTIME, served_name, server_url
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
-from vitascope.moments import MomentResult, find_moments, window_spans
+from vitascope.moments import MomentResult, find_moments
 from vitascope.scoring import answer_probabilities, fused_score, match_probability
 from vitascope.tokenizer import MAX_CHARACTERS, TextBatch, length_sorted_batches
 
@@ -492,29 +492,8 @@ class Model:
         spans: Sequence[tuple[float, float]] | None = None,
         top: int = 5,
     ) -> list[MomentResult]:
-        """Find the spans of a video of which texts are true.
-
-        Args:
-            texts: B texts.
-            windows: Embeddings (T, D) of the consecutive windows of the video, as ``moments.embed_windows`` returns.
-            spans: (start, end) of each window in s; by default of ``moment_windows.window_seconds`` each, from 0 on.
-            top: Maximum moments per text.
-
-        Returns:
-            One result per text.
-
-        Raises:
-            TextError: A text is blank or too long.
-            InvalidInput: ``windows`` has another shape, or ``top`` is below 1.
-            TaskMissing: The bundle has no moments graph.
-            EngineError: A run failed.
-        """
-        seconds, max_windows = self.moment_windows.window_seconds, self.moment_windows.max_windows
-        rows = np.asarray(windows, np.float32)
-        places = window_spans(len(rows) * seconds, seconds) if spans is None else spans
-        run = partial(self._graphs.run, "moments")
-        embeddings = self.embed_text(texts)
-        return find_moments(run, embeddings, rows, places, max_windows=max_windows, batch_size=self.batch_size, top=top)
+        """Find the spans of a video of which texts are true, as ``moments.find_moments``."""
+        return find_moments(self, texts, windows, spans, top)
 
     def embed_file(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -182,26 +183,46 @@ def select_moments(spans: Floats, scores: Floats, bounds: NDArray[np.float64], t
 
 
 def find_moments(
-    run: RunGraph,
-    texts: Floats,
-    windows: Floats,
-    spans: Sequence[Span],
-    *,
-    max_windows: int,
-    batch_size: int,
-    top: int,
+    model: Model,
+    texts: Sequence[str],
+    windows: NDArray[np.floating],
+    spans: Sequence[Span] | None = None,
+    top: int = 5,
 ) -> list[MomentResult]:
-    """Find the moments of a video for each text, given embeddings; see ``Model.find_moments``."""
-    if windows.ndim != 2 or windows.shape[1] != texts.shape[1] or len(windows) != len(spans) or not len(spans):
+    """Find the spans of a video of which texts are true.
+
+    Args:
+        model: Model with the task "moments".
+        texts: N texts.
+        windows: Embeddings (T, D) of the consecutive windows of the video, as ``embed_windows`` returns.
+        spans: (start, end) of each window in s; by default of ``window_seconds`` each, from 0 on.
+        top: Maximum moments per text.
+
+    Returns:
+        One result per text.
+
+    Raises:
+        TextError: A text is blank or too long.
+        InvalidInput: ``windows`` has another shape, or ``top`` is below 1.
+        TaskMissing: The bundle has no moments graph.
+        EngineError: A run failed.
+    """
+    config, width = model.moment_windows, model.bundle.manifest.vector_width
+    rows = np.asarray(windows, np.float32)
+    if spans is None:
+        spans = window_spans(len(rows) * config.window_seconds, config.window_seconds)
+    if rows.ndim != 2 or rows.shape[1] != width or not 0 < len(rows) == len(spans):
         raise InvalidInput(
-            f"windows: shape {windows.shape} for {len(spans)} spans; (windows, {texts.shape[1]}), at least one, was "
-            "expected"
+            f"windows: shape {rows.shape} for {len(spans)} spans; (windows, {width}), at least one, was expected"
         )
     if top < 1:
         raise InvalidInput(f"top: {top}; at least 1 was expected")
+    run = partial(model.run_graph, "moments")
+    saliency, proposals, scores = run_sequences(
+        run, model.embed_text(texts), rows, config.max_windows, model.batch_size
+    )
     bounds = np.array([*(start for start, _ in spans), spans[-1][1]])
     times = np.array([(start + end) / 2 for start, end in spans])
-    saliency, proposals, scores = run_sequences(run, texts, windows, max_windows, batch_size)
     return [
         MomentResult(select_moments(proposals[text], scores[text], bounds, top), saliency[text], times)
         for text in range(len(texts))
