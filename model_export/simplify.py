@@ -14,7 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.models.convolution import ConvEncoder, blocks_of
-from training.models.hd_vila.model import Attention, DividedSpaceTimeBlock, HybridTransformer, VideoEncoder
+from training.models.hd_vila.model import (
+    Attention,
+    DividedSpaceTimeBlock,
+    HybridTransformer,
+    VideoEncoder,
+    apply_to_pairs,
+    per_frame,
+)
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -135,11 +142,15 @@ class _Block(nn.Module):
         self.spatial_attention = _Attention(block.spatial_attention)
         self.mlp = block.mlp
 
-    def forward(self, x_NFVD: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the block's output for x (N, F, V, D). mask: (N * F, 1, 1, V), added to spatial attention scores."""
+    def forward(self, x_NFVD: Tensor, mask: Tensor | None = None, middle: int | None = None) -> Tensor:
+        """Return the block's output for x (N, F, V, D). Arguments as of `DividedSpaceTimeBlock`."""
         n, f, v, d = x_NFVD.shape
         by_time = self.temporal_attention(self.temporal_norm(x_NFVD).transpose(1, 2).flatten(0, 1))
         x = x_NFVD + by_time.reshape(n, v, f, d).transpose(1, 2)
-        x = x + self.spatial_attention(self.spatial_norm(x).flatten(0, 1), mask).reshape(n, f, v, d)
+        return self._within_frames(x, mask) if middle is None else apply_to_pairs(self._within_frames, x, mask, middle)
+
+    def _within_frames(self, x_NFVD: Tensor, mask: Tensor | None) -> Tensor:
+        by_space = self.spatial_attention(self.spatial_norm(x_NFVD).flatten(0, 1), per_frame(mask, x_NFVD.shape[1]))
+        x = x_NFVD + by_space.reshape(x_NFVD.shape)
         out: Tensor = x + self.mlp(self.mlp_norm(x))
         return out

@@ -380,7 +380,8 @@ def test_parity_is_checked_on_all_packed_clips(model: HdVila, video_corpora: Pat
 def test_a_shift_between_frames_is_exported(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = HdVilaConfig.model_validate(
-        CONFIG.model_dump() | {"backbone": "tf_efficientnet_lite0", "low_frames": 4, "temporal_shift": 0.125}
+        CONFIG.model_dump()
+        | {"backbone": "tf_efficientnet_lite0", "low_frames": 4, "temporal_shift": 0.125, "paired_frames": True}
     )
     model = HdVila(config)
     # Nothing is shifted in the encoder of the high resolution: blocks that keep the shape of its maps are left out,

@@ -13,10 +13,11 @@ from training.models.hd_vila import HdVila
 from training.models.hd_vila.reduction import ReducedVideo, reduced_config
 
 
-@pytest.fixture(scope="module")
-def model() -> HdVila:
+@pytest.fixture(scope="module", params=[False, True])
+def model(request: pytest.FixtureRequest) -> HdVila:
     torch.manual_seed(0)
-    model = HdVila(small_config(temporal_shift=0.125, frozen_stages=3, keep_pretrained=True))
+    changes = {"temporal_shift": 0.125, "frozen_stages": 3, "keep_pretrained": True}
+    model = HdVila(small_config(**changes, paired_frames=request.param))
     with torch.no_grad():
         for values in model.video.parameters():
             if values.ndim <= 1 or not values.any():

@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from training.models.hd_vila import HdVila, HdVilaConfig, tiny
-from training.models.hd_vila.model import DividedSpaceTimeBlock, DropPath, HybridTransformer
+from training.models.hd_vila.model import DividedSpaceTimeBlock, DropPath, HybridTransformer, apply_to_pairs
 from training.models.hd_vila.reduction import (
     MergedHybrid,
     ReducedVideo,
@@ -207,6 +207,13 @@ def test_a_block_attends_over_time_then_over_space_and_then_has_its_mlp() -> Non
     # Time adds the means 2 and 3 of the places: 3 5, 5 7. Space adds the means 4 and 6 of the frames, and 10: 17 19,
     # 21 23 (space first would let time add its 10 once more). The MLP adds squares.
     assert actual.flatten().tolist() == [17 + 17**2, 19 + 19**2, 21 + 21**2, 23 + 23**2]
+
+
+def test_both_frames_of_a_pair_change_by_what_their_mean_does() -> None:
+    states = torch.tensor([1.0, 3.0, 10.0, 5.0, 7.0, 9.0]).reshape(1, 6, 1, 1)
+    changed = apply_to_pairs(lambda x, _: x + x**2, states, None, middle=2)
+    # Pairs: 1 3, 5 7. The middle frame, 10, and the last one, without a pair, stand alone.
+    assert changed.flatten().tolist() == [1 + 4, 3 + 4, 10 + 100, 5 + 36, 7 + 36, 9 + 81]
 
 
 def test_both_streams_matter(small: HdVila) -> None:

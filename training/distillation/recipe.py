@@ -17,7 +17,7 @@ VIDEO_FIELDS = frozenset(
     [
         *("backbone", "frozen_stages", "frozen_norm", "image_mean", "image_std", "grid_height", "grid_width"),
         *("high_height", "high_width", "low_height", "low_width", "low_frames", "temporal_shift"),
-        *("hybrid_width", "hybrid_heads", "hybrid_layers", "drop_path", "centre_weight"),
+        *("hybrid_width", "hybrid_heads", "hybrid_layers", "drop_path", "centre_weight", "paired_frames"),
     ]
 )
 """Fields of HD-VILA's configuration that concern the video encoder."""

@@ -16,7 +16,7 @@ from vitascope.bundle.manifest import FrameStream
 class HdVilaConfig(ConvConfig):
     """Configuration of an HD-VILA model: two backbones without shared weights, on a grid of (low size / 16)."""
 
-    _omit_if_default: ClassVar[tuple[str, ...]] = ("audio", "depth")
+    _omit_if_default: ClassVar[tuple[str, ...]] = ("audio", "depth", "paired_frames")
     system: Literal["hd-vila"] = "hd-vila"
     high_height: int
     """At least twice the low resolution; or equal to it, for a model with one resolution."""
@@ -38,6 +38,9 @@ class HdVilaConfig(ConvConfig):
     centre_weight: Annotated[float, Field(ge=0, le=1)]
     """Weight of the middle frame, which has the high resolution, in the mean over frames. The published model uses the
     plain mean: 1 / (low_frames + 1)."""
+    paired_frames: bool = False
+    """Spatial attention and MLPs of the hybrid Transformer compute one change for each pair of adjacent low-resolution
+    frames, from their mean, which takes less time. The published model computes one per frame."""
     keep_pretrained: bool = False
     """The pretrained CNN's stages after the frozen ones also read the high-resolution frame, in a copy that is never
     trained, so that what they know of photographs stays. The published model has none."""

@@ -6,7 +6,7 @@ V = Y * X visual tokens, W their width, D width of a layer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
@@ -71,16 +71,47 @@ class DividedSpaceTimeBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x_NFVD: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the block's output for x (N, F, V, D). mask: (N * F, 1, 1, V), added to spatial attention scores."""
+    def forward(self, x_NFVD: Tensor, mask: Tensor | None = None, middle: int | None = None) -> Tensor:
+        """Return the block's output for x (N, F, V, D).
+
+        Args:
+            mask: (N, 1, 1, 1, V), added to spatial attention scores.
+            middle: Index of the middle frame, for `apply_to_pairs`; None: every frame is computed.
+        """
         n, f, v, d = x_NFVD.shape
         by_time = x_NFVD.transpose(1, 2).reshape(n * v, f, d)
         by_time = self.temporal_out(self.temporal_attention(self.temporal_norm(by_time)))
         x = x_NFVD + self.drop_path(by_time.reshape(n, v, f, d).transpose(1, 2))
-        by_space = self.spatial_attention(self.spatial_norm(x).reshape(n * f, v, d), mask)
-        x = x + self.drop_path(by_space.reshape(n, f, v, d))
+        return self._within_frames(x, mask) if middle is None else apply_to_pairs(self._within_frames, x, mask, middle)
+
+    def _within_frames(self, x_NFVD: Tensor, mask: Tensor | None) -> Tensor:
+        """Apply spatial attention and MLP."""
+        by_space = self.spatial_attention(self.spatial_norm(x_NFVD).flatten(0, 1), per_frame(mask, x_NFVD.shape[1]))
+        x = x_NFVD + self.drop_path(by_space.reshape(x_NFVD.shape))
         out: Tensor = x + self.drop_path(self.mlp(self.mlp_norm(x)))
         return out
+
+
+def per_frame(mask: Tensor | None, frames: int) -> Tensor | None:
+    """Return a mask (N, 1, 1, 1, V) for each frame, (N * F, 1, 1, V)."""
+    return None if mask is None else mask.expand(-1, frames, -1, -1, -1).flatten(0, 1)
+
+
+def apply_to_pairs(
+    layers: Callable[[Tensor, Tensor | None], Tensor], x_NFVD: Tensor, mask: Tensor | None, middle: int
+) -> Tensor:
+    """Apply residual layers to the mean of each pair of adjacent frames; both frames change by what the mean does.
+
+    The middle frame, at index `middle`, is a group of its own, as is the last frame where its pair is missing.
+    """
+    frames = x_NFVD.shape[1]
+    pairs = [i // 2 for i in range(frames - 1)]
+    groups = [*pairs[:middle], frames // 2, *pairs[middle:]]  # of each frame
+    share_GF = [[(group == g) / groups.count(g) for group in groups] for g in range(frames // 2 + 1)]
+    share = torch.tensor(share_GF, dtype=x_NFVD.dtype, device=x_NFVD.device)
+    means = torch.matmul(share, x_NFVD.flatten(2)).reshape(-1, len(share_GF), *x_NFVD.shape[2:])  # (N, G, V, D)
+    changes: Tensor = layers(means, mask) - means
+    return x_NFVD + changes.index_select(1, torch.tensor(groups, device=x_NFVD.device))
 
 
 class HybridTransformer(nn.Module):
@@ -89,6 +120,7 @@ class HybridTransformer(nn.Module):
     def __init__(self, cfg: HdVilaConfig) -> None:
         super().__init__()
         self.grid = (cfg.grid_height, cfg.grid_width)
+        self.paired_frames = cfg.paired_frames
         self.position = nn.Parameter(torch.zeros(1, cfg.grid_tokens, cfg.hybrid_width))
         self.time = nn.Parameter(torch.zeros(1, cfg.frames, cfg.hybrid_width))
         nn.init.trunc_normal_(self.position, std=0.02)
@@ -104,11 +136,15 @@ class HybridTransformer(nn.Module):
 
     def forward(self, x_NFYXD: Tensor, times: Tensor | None = None) -> Tensor:
         """Return (N, F, V, D) for maps (N, F, Y, X, D). times: Indices of the time embedding of each frame."""
-        out = self.add_positions(x_NFYXD, times)
-        for block in self.blocks:
-            out = block(out)
-        normed: Tensor = self.norm(out)
+        normed: Tensor = self.norm(self.apply_blocks(self.add_positions(x_NFYXD, times)))
         return normed
+
+    def apply_blocks(self, x_NFVD: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the output of the last block. mask: As of the blocks."""
+        middle = (x_NFVD.shape[1] - 1 - int(self.depth is not None)) // 2 if self.paired_frames else None
+        for block in self.blocks:
+            x_NFVD = block(x_NFVD, mask, middle)
+        return x_NFVD
 
     def add_positions(self, x_NFYXD: Tensor, times: Tensor | None = None) -> Tensor:
         """Add the learned position and time embeddings: (N, F, Y, X, D) -> (N, F, V, D)."""

@@ -95,13 +95,10 @@ class MergedHybrid(nn.Module):
 
     def forward(self, x_NFYXD: Tensor, times: Tensor | None = None) -> Tensor:
         """Return (N, F, V, D) for maps (N, F, Y, X, D), like the hybrid Transformer."""
-        frames = x_NFYXD.shape[1]
         merging = soft_matching(x_NFYXD.mean(dim=1).flatten(1, 2), self.kept)
         out = merging.merge(self.hybrid.add_positions(x_NFYXD, times))
         # Proportional attention: a merged token weighs as much as the tokens it replaces.
-        mask = merging.sizes.log()[:, None, None, None, :].expand(-1, frames, -1, -1, -1).flatten(0, 1)
-        for block in self.hybrid.blocks:
-            out = block(out, mask)
+        out = self.hybrid.apply_blocks(out, merging.sizes.log()[:, None, None, None, :])
         return merging.unmerge(self.hybrid.norm(out))
 
 
