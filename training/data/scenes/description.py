@@ -96,11 +96,12 @@ def _clauses_hold(description: Description, world: World, chosen: tuple[int, ...
             if events:
                 return False
             continue
-        options.append([e for e in events if _event_matches(e, clause, chosen)])
+        options.append([e for e in events if event_matches(e, clause, chosen)])
     return any(_order_holds(description.relation, events) for events in product(*options))
 
 
-def _event_matches(event: Event, clause: Clause, chosen: tuple[int, ...]) -> bool:
+def event_matches(event: Event, clause: Clause, chosen: Sequence[int]) -> bool:
+    """Return whether an event is what a clause says. chosen: Index of the object that each mention stands for."""
     if event.motion != clause.motion:
         return False
     target = None if clause.target is None else chosen[clause.target]

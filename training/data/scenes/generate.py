@@ -14,7 +14,7 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -96,30 +96,28 @@ def make_clip(folder: Path, seed: int, split: str, sound: bool, depth: bool, ind
     return json.dumps(record)
 
 
-def make_split(
-    out: Path, seed: int, split: str, count: int, workers: int, sound: bool = False, depth: bool = False
-) -> None:
-    """Generate `count` clips and the examples.jsonl of a split in `out/split`, printing progress."""
-    folder = out / split
+def make_split(make: Callable[[int], str], folder: Path, listing: Path, count: int, workers: int) -> None:
+    """Generate `count` clips in `folder`, which is created, and their listing, printing progress.
+
+    Args:
+        make: Generates the clip of an index and returns its lines of the listing, without the last line end.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(".*.part"):
         leftover.unlink()
     start = time.monotonic()
     lines = []
-    make = partial(make_clip, folder, seed, split, sound, depth)
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for line in pool.imap(make, range(count), chunksize=16):
             lines.append(line)
             if len(lines) % 500 == 0 or len(lines) == count:
-                print(f"{split}: {len(lines)} of {count} clips, {time.monotonic() - start:.0f} s", flush=True)
-    write_atomically(folder / "examples.jsonl", "".join(f"{line}\n" for line in lines).encode())
+                print(f"{listing}: {len(lines)} of {count} clips, {time.monotonic() - start:.0f} s", flush=True)
+    write_atomically(listing, "".join(f"{line}\n" for line in lines).encode())
 
 
-def _check_seed(out: Path, seed: int, sound: bool, depth: bool) -> None:
-    """Store the seed in the folder. Raises SystemExit where it has other clips, such as of another seed or version."""
+def check_seed(out: Path, expected: Mapping[str, Any]) -> None:
+    """Store seed and version in the folder. Raises SystemExit where it has clips of others."""
     note = out / "seed.json"
-    tracks = ({"sound": True} if sound else {}) | ({"depth": True} if depth else {})
-    expected = {"seed": seed, "version": VERSION} | tracks
     if note.exists() and (stored := json.loads(note.read_text())) != expected:
         raise SystemExit(f"{out}: has scenes of {stored}; {expected} or another folder was expected")
     out.mkdir(parents=True, exist_ok=True)
@@ -135,10 +133,13 @@ def make_corpus(
     """
     if unknown := sorted(set(counts) - set(SPLITS)):
         raise ValueError(f"splits {unknown}; expected some of {list(SPLITS)}")
-    _check_seed(out, seed, sound, depth)
+    tracks = ({"sound": True} if sound else {}) | ({"depth": True} if depth else {})
+    check_seed(out, {"seed": seed, "version": VERSION} | tracks)
     write_atomically(out / "split.json", json.dumps(as_json(), indent=2).encode())
     for split, count in counts.items():
-        make_split(out, seed, split, count, workers, sound, depth)
+        folder = out / split
+        make = partial(make_clip, folder, seed, split, sound, depth)
+        make_split(make, folder, folder / "examples.jsonl", count, workers)
     corpus = {
         "name": "sound_scenes" if sound else "scenes",
         "version": VERSION,

@@ -16,6 +16,7 @@ from training.data.audio import SAMPLE_RATE, Samples
 from training.data.scenes.world import (
     COLOURS,
     FPS,
+    FRAMES,
     HEIGHT,
     MAX_OBJECTS,
     WIDTH,
@@ -192,8 +193,8 @@ def draw_background(background: Background) -> Image.Image:
     return Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))
 
 
-def render(world: World, *, depth: bool = False) -> Iterator[Image.Image]:
-    """Yield the frames in order, each RGB and WIDTH x HEIGHT pixels.
+def render(world: World, *, depth: bool = False, frames: int = FRAMES) -> Iterator[Image.Image]:
+    """Yield the first `frames` frames in order, each RGB and WIDTH x HEIGHT pixels.
 
     depth: Yield maps of the depth instead, grey: the farther back, the darker, in steps of `LAYER`. An object is opaque
         in them from the beginning of its appearance to the end of its disappearance.
@@ -203,7 +204,7 @@ def render(world: World, *, depth: bool = False) -> Iterator[Image.Image]:
         background.paste((0, 0, 0), (0, 0, *background.size))
     camera = Random(world.shake_seed)
     sprites: dict[tuple[int, float, float], Image.Image] = {}
-    for time in frame_times():
+    for time in frame_times(frames):
         frame = background.copy()
         for layer, index in enumerate(world.drawing_order, 1):
             state = state_at(world.things[index], time)
@@ -242,17 +243,17 @@ def _add_video_track(container: OutputContainer, crf: int) -> VideoStream:
     return stream
 
 
-def encode(world: World, sound: Samples | None = None, *, depth: bool = False) -> bytes:
-    """Return the clip as an MP4 file: H.264, yuv420p, 12 fps, 3 s. Equal worlds give equal bytes.
+def encode(world: World, sound: Samples | None = None, *, depth: bool = False, frames: int = FRAMES) -> bytes:
+    """Return the clip as an MP4 file: H.264, yuv420p, 12 fps, by default 3 s. Equal worlds give equal bytes.
 
     sound: A track of AAC, mono at 16 kHz; None: the file has none.
     depth: Add a second video track, with the depth of each frame, compressed without loss.
     """
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        videos = [(_add_video_track(container, 23), render(world))]
+        videos = [(_add_video_track(container, 23), render(world, frames=frames))]
         if depth:
-            videos.append((_add_video_track(container, 0), render(world, depth=True)))
+            videos.append((_add_video_track(container, 0), render(world, depth=True, frames=frames)))
         track = None
         if sound is not None:
             track = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono", bit_rate=AUDIO_BITS)

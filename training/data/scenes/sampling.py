@@ -82,7 +82,7 @@ def _attempt(rng: Random, kind: str) -> World | None:
         things = placed
     things = [_with_digit(rng, thing, things) for thing in things]
     shake = rng.choice((1, 2, 3)) if rng.random() < 0.3 else 0
-    return World(kind, tuple(things), _background(rng), tuple(drawing_order), shake, rng.randrange(2**31))
+    return World(kind, tuple(things), sample_background(rng), tuple(drawing_order), shake, rng.randrange(2**31))
 
 
 def _attributes(rng: Random, number: int) -> list[Thing]:
@@ -228,7 +228,8 @@ def _with_digit(rng: Random, thing: Thing, things: list[Thing]) -> Thing:
     return thing if hidden else replace(thing, digit=rng.randrange(10))
 
 
-def _background(rng: Random) -> Background:
+def sample_background(rng: Random) -> Background:
+    """Sample a background whose two tones are muted and close."""
     first = rng.choice(MUTED)
     shift = rng.choice((-1, 1)) * rng.randint(7, 14)
     kind = rng.choice(("flat", "gradient", "checker", "noise", "stripes"))

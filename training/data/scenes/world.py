@@ -214,6 +214,6 @@ def state_at(thing: Thing, time: float) -> State:
     return State(x, y, scale, angle, opacity)
 
 
-def frame_times() -> list[float]:
+def frame_times(frames: int = FRAMES) -> list[float]:
     """Return the time of each frame in seconds."""
-    return [frame / FPS for frame in range(FRAMES)]
+    return [frame / FPS for frame in range(frames)]
