@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -171,7 +171,18 @@ def _groups(student: Student, recipe: DistilRecipe) -> list[dict[str, Any]]:
     ]
 
 
-def rate_at(step: int, recipe: DistilRecipe) -> float:
+class Schedule(Protocol):
+    """The fields of a recipe that decide its learning rate."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def warmup(self) -> float: ...
+    @property
+    def min_lr_ratio(self) -> float: ...
+
+
+def rate_at(step: int, recipe: Schedule) -> float:
     """Return the learning rate factor of a step: linear warm-up, then cosine decay to `min_lr_ratio`."""
     warm = max(int(recipe.warmup * recipe.steps), 1)
     if step < warm:

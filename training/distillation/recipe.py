@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from training.models.hd_vila import HdVilaConfig, tiny
 from vitascope.errors import InvalidInput
 
+M = TypeVar("M", bound=BaseModel)
 STUDENTS = Path(__file__).parents[1] / "students"
 VIDEO_FIELDS = frozenset(
     [
@@ -101,13 +102,28 @@ def student_recipe(name: str) -> DistilRecipe:
         if name not in shipped:
             raise InvalidInput(f"student: {name!r}; a .toml file or one of {shipped} was expected")
         path = STUDENTS / f"{name}.toml"
+    return read_toml("student", path, DistilRecipe, upgrade_recipe)
+
+
+def read_toml(
+    key: str, path: Path, model: type[M], upgrade: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+) -> M:
+    """Read a recipe from a TOML file.
+
+    Args:
+        key: Option that named the file, for errors.
+        upgrade: Gives keys of earlier versions their present names.
+
+    Raises:
+        InvalidInput: The file cannot be read, or holds no such recipe.
+    """
     try:
-        return DistilRecipe.model_validate(upgrade_recipe(tomllib.loads(path.read_text("utf-8"))))
+        return model.model_validate(upgrade(tomllib.loads(path.read_text("utf-8"))))
     except OSError as error:
-        raise InvalidInput(f"student: {path} cannot be read ({error.strerror}); a TOML file was expected") from error
+        raise InvalidInput(f"{key}: {path} cannot be read ({error.strerror}); a TOML file was expected") from error
     except tomllib.TOMLDecodeError as error:
-        raise InvalidInput(f"student: {path} is not TOML ({error})") from error
+        raise InvalidInput(f"{key}: {path} is not TOML ({error})") from error
     except ValidationError as error:
         first_error = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(map(str, first_error["loc"])) or "recipe"
-        raise InvalidInput(f"student: {path}: {where}: {first_error['msg']}") from error
+        raise InvalidInput(f"{key}: {path}: {where}: {first_error['msg']}") from error
