@@ -1,0 +1,210 @@
+"""Training of a moment head: embedded corpora in, a run out. It takes minutes, so an interrupted one starts again.
+
+RUN/
+    log.jsonl      a line per step: losses, learning rate and held-out metrics
+    curves.png     a plot of the log
+    metrics.json   what `vitascope evaluate-moments` measured
+    checkpoint/    model.safetensors and config.json
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import load_file
+from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils.rnn import pad_sequence
+
+from training import checkpoint, curves
+from training.data.packed import Origin
+from training.distillation.loop import rate_at
+from training.moments.evaluation import evaluate_head
+from training.moments.head import MomentHead, build_head
+from training.moments.losses import Batch
+from training.moments.recipe import MomentRecipe
+from training.moments.windows import EmbeddedQuery, WindowStore
+from vitascope.errors import InvalidInput
+
+Progress = Callable[[int, int, str], None]
+"""(steps done, steps in all, losses as text)."""
+CONFIG_NAME, WEIGHTS_NAME, METRICS_NAME = "config.json", "model.safetensors", "metrics.json"
+
+
+class HeadCheckpoint(BaseModel):
+    """config.json of a checkpoint: the recipe, and the embeddings that the head reads."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    recipe: MomentRecipe
+    bundle: str
+    fingerprint: str
+    window_seconds: float
+    width: int
+    corpora: Mapping[str, Origin]
+
+
+class TrainedHead(NamedTuple):
+    """A head in evaluation mode, and its configuration."""
+
+    head: MomentHead
+    config: HeadCheckpoint
+
+
+def train(
+    recipe: MomentRecipe,
+    training: Sequence[WindowStore],
+    held_out: Sequence[WindowStore],
+    out: Path,
+    progress: Progress = lambda *_: None,
+) -> Path:
+    """Train a head from new weights. Equal arguments give equal weights on one machine.
+
+    Args:
+        training: Embedded corpora; each sentence counts once an epoch.
+        held_out: Embedded corpora that the metrics in the log are of.
+        out: Run folder, which is replaced.
+
+    Returns:
+        The checkpoint folder.
+
+    Raises:
+        InvalidInput: The corpora are embedded by different bundles or in windows of different length, or have fewer
+            sentences than a batch.
+    """
+    info = training[0].info
+    for store in (*training, *held_out):
+        store.require(info.fingerprint, info.window_seconds, f"{info.corpus}/{info.split}")
+    config = HeadCheckpoint(
+        recipe=recipe,
+        bundle=info.bundle,
+        fingerprint=info.fingerprint,
+        window_seconds=info.window_seconds,
+        width=info.width,
+        corpora={store.info.corpus: store.info.origin for store in training},
+    )
+    torch.manual_seed(recipe.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    head = build_head(recipe.head, info.width).to(device)
+    batches = _Batches(recipe, training)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, recipe))
+    out.mkdir(parents=True, exist_ok=True)
+    log_path = out / "log.jsonl"
+    with log_path.open("w") as log:
+        for step in range(recipe.steps):
+            row = _step(head, optimizer, recipe, Batch(*(tensor.to(device) for tensor in batches(step))), step)
+            schedule.step()
+            if (step + 1) % recipe.validate_every == 0 or step + 1 == recipe.steps:
+                for store in held_out:
+                    metrics = evaluate_head(head, store, recipe.max_windows)
+                    row |= {f"val/{store.info.corpus} {name}": round(value, 2) for name, value in metrics.items()}
+            log.write(json.dumps(row) + "\n")
+            log.flush()
+            losses = ", ".join(f"{key[5:]} {value:.3f}" for key, value in row.items() if key.startswith("loss/"))
+            progress(step + 1, recipe.steps, losses)
+    with checkpoint.replaced_whole(out / "checkpoint") as folder:
+        checkpoint.save_weights(folder, head.cpu())
+        (folder / CONFIG_NAME).write_text(config.model_dump_json(indent=1) + "\n")
+    curves.plot(log_path, out / "curves.png")
+    return out / "checkpoint"
+
+
+def load_head(run: Path) -> TrainedHead:
+    """Load the head of a run or checkpoint folder. Raises InvalidInput where there is none."""
+    folder = run if (run / CONFIG_NAME).exists() else run / "checkpoint"
+    try:
+        config = HeadCheckpoint.model_validate_json((folder / CONFIG_NAME).read_text())
+    except (OSError, ValidationError) as error:
+        raise InvalidInput(
+            f"moments: {run}: no moment head; a run of `vitascope train-moments` was expected"
+        ) from error
+    head = build_head(config.recipe.head, config.width)
+    head.load_state_dict(load_file(folder / WEIGHTS_NAME))
+    return TrainedHead(head.eval(), config)
+
+
+def _step(
+    head: MomentHead, optimizer: torch.optim.Optimizer, recipe: MomentRecipe, batch: Batch, step: int
+) -> dict[str, Any]:
+    started_at = time.perf_counter()
+    head.train()
+    losses = head.losses(batch)
+    values = {name: float(loss.detach()) for name, loss in losses.items()}
+    if not all(map(math.isfinite, values.values())):
+        raise FloatingPointError(f"loss: {values} at step {step}")
+    optimizer.zero_grad(set_to_none=True)
+    torch.stack([getattr(recipe.weights, name) * loss for name, loss in losses.items()]).sum().backward()  # type: ignore[no-untyped-call]
+    clip_grad_norm_(head.parameters(), recipe.max_grad_norm)
+    rate = optimizer.param_groups[0]["lr"]
+    optimizer.step()
+    row = {"step": step, "rate": rate} | {f"loss/{name}": round(value, 5) for name, value in values.items()}
+    return row | {"seconds": round(time.perf_counter() - started_at, 4)}
+
+
+@dataclass(frozen=True)
+class _Example:
+    """Windows (T, E), text (E,) and moments (M, 2), in windows, of one sentence."""
+
+    windows: np.ndarray
+    text: np.ndarray
+    moments: np.ndarray
+
+
+class _Batches:
+    """Batches as a pure function of the step: epochs of seeded permutations of all sentences."""
+
+    def __init__(self, recipe: MomentRecipe, stores: Sequence[WindowStore]) -> None:
+        self.recipe, self.stores = recipe, stores
+        self.index = [(store, row) for store in stores for row in range(len(store))]
+        if len(self.index) < recipe.batch_size:
+            raise InvalidInput(
+                f"batch_size: {recipe.batch_size}, but there are {len(self.index)} sentences; no more were expected"
+            )
+
+    def __call__(self, step: int) -> Batch:
+        epoch, number = divmod(step, len(self.index) // self.recipe.batch_size)
+        order = np.random.default_rng([self.recipe.seed, 31, epoch]).permutation(len(self.index))
+        rows = order[number * self.recipe.batch_size : (number + 1) * self.recipe.batch_size]
+        rng = np.random.default_rng([self.recipe.seed, 17, step])
+        return collate([self._example(int(row), rng) for row in rows])
+
+    def _example(self, row: int, rng: np.random.Generator) -> _Example:
+        store, number = self.index[row]
+        embedded = store[number]
+        text, spans = embedded.text, _spans_in_windows(embedded, store.info.window_seconds)
+        if rng.random() < self.recipe.negative_ratio:
+            other_store, other = self.index[int(rng.integers(len(self.index)))]
+            if other_store is not store or store.queries[other][0] != store.queries[number][0]:
+                text, spans = other_store[other].text, spans[:0]
+        windows, limit = embedded.windows, self.recipe.max_windows
+        if len(windows) > limit:
+            first = int(rng.integers(len(windows) - limit + 1))
+            windows = windows[first : first + limit]
+            spans = np.clip(spans - first, 0, limit)
+            spans = spans[spans[:, 1] > spans[:, 0]]
+        return _Example(windows, text, spans)
+
+
+def _spans_in_windows(embedded: EmbeddedQuery, window_seconds: float) -> np.ndarray:
+    return np.array(embedded.query.spans, np.float32).reshape(-1, 2) / np.float32(window_seconds)
+
+
+def collate(examples: Sequence[_Example]) -> Batch:
+    """Pad examples to a batch."""
+    windows = [torch.from_numpy(example.windows) for example in examples]
+    moments = [torch.from_numpy(example.moments) for example in examples]
+    padded = pad_sequence([*moments, torch.zeros(1, 2)], batch_first=True)[:-1]  # at least one, which may be missing
+    return Batch(
+        pad_sequence(windows, batch_first=True),
+        pad_sequence([torch.ones(len(part), dtype=torch.int64) for part in windows], batch_first=True),
+        torch.from_numpy(np.stack([example.text for example in examples])),
+        padded,
+    )

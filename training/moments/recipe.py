@@ -1,0 +1,76 @@
+"""Recipes of moment heads: TOML files with the architecture and training of a head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from training.distillation.recipe import read_toml
+from vitascope.errors import InvalidInput
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class StrictModel(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HeadConfig(StrictModel):
+    """Architecture of a head, see `training.moments.head`."""
+
+    kind: Literal["spans", "map"] = "spans"
+    """spans: boundaries from each window; map: scores of all pairs of start and end."""
+    width: Annotated[int, Field(ge=8)] = 128
+    """Channels of the temporal layers."""
+    layers: Annotated[int, Field(ge=1, le=8)] = 5
+    """Temporal layers; the dilation doubles with each, so that states see 2 ** layers - 1 windows to either side."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    map_width: Annotated[int, Field(ge=4)] = 32
+    map_layers: Annotated[int, Field(ge=1)] = 3
+    map_kernel: Annotated[int, Field(ge=1)] = 5
+
+
+class LossWeights(StrictModel):
+    """Weights of the losses. `l1` and `giou` are of `spans` alone."""
+
+    foreground: Annotated[float, Field(ge=0)] = 1.0
+    l1: Annotated[float, Field(ge=0)] = 0.2
+    giou: Annotated[float, Field(ge=0)] = 1.0
+    saliency: Annotated[float, Field(ge=0)] = 1.0
+
+
+class MomentRecipe(StrictModel):
+    """Everything that decides a head besides the embeddings."""
+
+    name: str
+    head: HeadConfig = HeadConfig()
+    weights: LossWeights = LossWeights()
+    seed: int = 0
+    steps: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    """Sentences per step."""
+    negative_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of sentences that are replaced by those of other videos, as negatives. For corpora without negative ones,
+    whose sentences are true of few videos."""
+    max_windows: Annotated[int, Field(ge=8, le=4096)] = 256
+    """Windows of one sequence; of longer videos a random part is shown."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """Peak learning rate (AdamW), after a linear warm-up and before cosine decay."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.02
+    weight_decay: float = 0.01
+    max_grad_norm: float = 5.0
+    validate_every: Annotated[int, Field(ge=1)] = 500
+
+
+def moment_recipe(name: str) -> MomentRecipe:
+    """Read a recipe shipped with the package by name, or a TOML file by path. Raises InvalidInput."""
+    path = Path(name)
+    if path.suffix != ".toml":
+        shipped = sorted(p.stem for p in RECIPES.glob("*.toml"))
+        if name not in shipped:
+            raise InvalidInput(f"recipe: {name!r}; a .toml file or one of {shipped} was expected")
+        path = RECIPES / f"{name}.toml"
+    return read_toml("recipe", path, MomentRecipe)
