@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from model_export.assemble import markdown_table, read_json_object
+from model_export.moments import moments_section
 from model_export.optimize.report import read_variant, variant_section
 from model_export.parity.checks import OutputCheck, ParityReport
 from model_export.parity.variants import comparison_section
@@ -91,8 +92,22 @@ def model_card(manifest: Manifest, report: ParityReport, metrics: Metrics) -> st
     """Return the Markdown card of a bundle whose manifest has a provenance."""
     provenance = Provenance.model_validate(manifest.extra["provenance"])
     facts = CardFacts(manifest, provenance, report, metrics)
-    sections = (_overview, _intended_use, _limits, _training_data, _metrics, _fidelity, _reproduction, _variant)
+    sections = (
+        _overview,
+        _intended_use,
+        _limits,
+        _training_data,
+        _metrics,
+        _fidelity,
+        _reproduction,
+        _variant,
+        _moments,
+    )
     return "\n".join(line for section in sections if (lines := section(facts)) for line in [*lines, ""])
+
+
+def _moments(f: CardFacts) -> list[str]:
+    return moments_section(f.manifest)
 
 
 def describe_streams(manifest: Manifest) -> str:

@@ -250,9 +250,13 @@ def random_answers(cfg: Sizes, rng: np.random.Generator, batch: int, answers: in
     }
 
 
-def export_graph(spec: GraphSpec, cfg: Sizes) -> onnx.ModelProto:
-    """Export one graph in float32 with its weights inside, simplified. Puts the module into evaluation mode."""
-    example = _example_inputs(spec, cfg)
+def export_graph(spec: GraphSpec, cfg: Sizes, example_inputs: Arrays | None = None) -> onnx.ModelProto:
+    """Export one graph in float32 with its weights inside, simplified. Puts the module into evaluation mode.
+
+    example_inputs: Of dynamic sizes above 1, which torch.export specializes on; None: random ones of its kind of graph.
+    """
+    arrays = example_inputs or _example_inputs(spec, cfg)
+    example = tuple(torch.from_numpy(arrays[name]) for name in spec.inputs)
     names = {name for axes in spec.axes.values() for name in axes.values()}
     tokens = {"min": 2, "max": cfg.text_length}
     limits = {"length": tokens, "answer_tokens": tokens}
@@ -281,8 +285,7 @@ def export_graphs(model: FusedModel) -> dict[GraphName, onnx.ModelProto]:
     return {spec.name: export_graph(spec, model.cfg) for spec in graph_specs(model)}
 
 
-def _example_inputs(spec: GraphSpec, cfg: Sizes) -> tuple[Tensor, ...]:
-    # No size is 1: torch.export specializes on it.
+def _example_inputs(spec: GraphSpec, cfg: Sizes) -> Arrays:
     rng = np.random.default_rng(0)
     stream = cfg.audio_stream()
     if spec.name == "video":
@@ -297,7 +300,7 @@ def _example_inputs(spec: GraphSpec, cfg: Sizes) -> tuple[Tensor, ...]:
             arrays[AUDIO_TOKENS] = rng.normal(size=(3, stream.tokens, stream.width)).astype(np.float32)
         if ANSWER_IDS in spec.inputs:
             arrays |= random_answers(cfg, rng, 3, 5, 4)
-    return tuple(torch.from_numpy(arrays[name]) for name in spec.inputs)
+    return arrays
 
 
 def _strip_metadata(model: onnx.ModelProto) -> onnx.ModelProto:

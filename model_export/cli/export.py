@@ -37,9 +37,10 @@ model does not state, such as the frames of a clip, are printed and kept in the 
 
 What training continues from is kept in FOLDER-checkpoint beside the bundle FOLDER; the bundle runs without it.
 
-If MODEL is a bundle, --metrics updates its model card and metrics only, and --checkpoint adds the checkpoint that it
-was exported from, whose outputs must equal the bundle's. With --budget, a checkpoint, public model or bundle is
-optimized as by `vitascope optimize`.
+If MODEL is a bundle, --metrics updates its model card and metrics only, --checkpoint adds the checkpoint that it was
+exported from, whose outputs must equal the bundle's, and --moments adds the head of a run of `vitascope train-moments`,
+which is compared with torch as other graphs are. Its fingerprint stays, so that nothing has to be indexed again. With
+--budget, a checkpoint, public model or bundle is optimized as by `vitascope optimize`.
 """
 EPILOG = """\
 precision of the stored weights (arithmetic is float32, at the same speed):
@@ -56,6 +57,8 @@ examples:
 
   vitascope evaluate bundles/hd-vila-tiny --data data/packed --out metrics.json
   vitascope export bundles/hd-vila-tiny --metrics metrics.json     update the model card
+
+  vitascope export bundles/mine --moments runs/moments-spans       find moments by sentences (docs/moments.md)
 
   vitascope export runs/mine/checkpoint --out bundles/mine-int8 --data data/packed --budget recall=0.5
 """
@@ -103,6 +106,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="keep this checkpoint beside a bundle that was exported from it without one",
     )
+    add(
+        "--moments",
+        type=Path,
+        metavar="RUN",
+        help="add the moment head of this run of `vitascope train-moments` to a bundle",
+    )
     add("--licence", help="terms of use (default: from the training data's terms, or from the model's README.md)")
     add(
         "--answers",
@@ -122,6 +131,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from model_export.export import add_checkpoint, update_metrics
+    from model_export.moments import add_moments
     from vitascope.bundle.bundle import Bundle
     from vitascope.bundle.manifest import MANIFEST_NAME
     from vitascope.errors import InvalidInput
@@ -131,13 +141,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         with cleanup_on_sigterm():
             return _export_optimized(args, is_bundle)
     if is_bundle:
-        if (args.metrics is None) == (args.checkpoint is None) or args.out not in (None, args.model):
-            raise InvalidInput(f"{args.model} is a bundle: --metrics or --checkpoint was expected, and no other --out")
+        additions = [path for path in (args.metrics, args.checkpoint, args.moments) if path is not None]
+        if len(additions) != 1 or args.out not in (None, args.model):
+            raise InvalidInput(
+                f"{args.model} is a bundle: one of --metrics, --checkpoint, --moments was expected, and no other --out"
+            )
         with cleanup_on_sigterm():
-            if args.checkpoint is None:
+            if args.metrics is not None:
                 bundle = Bundle.open(update_metrics(args.model, args.metrics))
-            else:
+            elif args.checkpoint is not None:
                 bundle = Bundle.open(add_checkpoint(args.model, args.checkpoint))
+            else:
+                bundle = Bundle.open(add_moments(args.model, args.moments, seed=args.seed, log=log_progress))
     else:
         _require_out(args)
         with cleanup_on_sigterm():
@@ -210,6 +225,8 @@ def _export(args: argparse.Namespace, out: Path) -> Path:
         )
     if args.checkpoint is not None:
         raise InvalidInput(f"{args.model} is not a bundle; --checkpoint is for those, and exports keep theirs")
+    if args.moments is not None:
+        raise InvalidInput(f"{args.model} is not a bundle; --moments is for those: export it first")
     if args.frames is not None or args.allow_pickle or args.answers is not None:
         raise InvalidInput(f"{args.model} is not a public model; --frames, --answers and --allow-pickle are for those")
     folder = args.model if source is None else source.folder

@@ -419,15 +419,16 @@ class Manifest(OmitDefaultsModel):
         """Return the SHA-256 of what determines an embedding: files, graphs, streams, text length and prompts.
 
         Bundles with equal fingerprints may fill the same collection. The parity report, the model card and other `.md`
-        files are excluded.
+        files are excluded, and so is the graph `moments`, which reads embeddings: adding one needs no new index.
 
         Returns:
             64 hexadecimal digits.
         """
-        prose = {self.model_card, self.parity_report} | {name for name in self.files if name.endswith(".md")}
+        excluded = {self.model_card, self.parity_report, self.graphs.get("moments")}
+        excluded |= {name for name in self.files if name.endswith(".md")}
         parts: dict[str, Any] = {
-            "files": {n: f.sha256 for n, f in sorted(self.files.items()) if n not in prose},
-            "graphs": dict(sorted(self.graphs.items())),
+            "files": {n: f.sha256 for n, f in sorted(self.files.items()) if n not in excluded},
+            "graphs": {name: file for name, file in sorted(self.graphs.items()) if name != "moments"},
             "streams": [s.model_dump() for s in self.streams],
             "text_length": self.text_length,
             **({} if self.prompts == Prompts() else {"prompts": self.prompts.model_dump()}),
