@@ -5,7 +5,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint types imports unit format env train-env compose-check image image-gpu image-distributed \
-	image-check docker-check clean data bundle results study study-depth distil frontier measure-training bench-ingest bench-recognition bench-sound bench-screen-text bench-index bench-signals bench-service \
+	image-check docker-check clean data bundle results study study-depth study-moments distil frontier measure-training bench-ingest bench-recognition bench-sound bench-screen-text bench-index bench-signals bench-service \
 	bench-command bench-speech bench-page screenshots bench-variants soak chaos milvus-check \
 	kserve-check triton-check mlserver-check gpu-check golden release docs docs-check reference
 
@@ -119,6 +119,14 @@ study: $(VENV)/.train ## the article's claims, measured small: trains every arm 
 
 study-depth: ## of them, the two arms with and without depth maps: needs no other corpus (about half an hour)
 	$(MAKE) study ARGS="--claims depth --known docs/study.json"
+
+study-moments: $(VENV)/.train ## moments by sentences: draws long scenes, embeds them by $(BUNDLE), trains both heads, evaluates beside baselines
+	$(BIN)/python -m training.moments.scenes --out data/moment_scenes --seed 0 --workers 2
+	$(BIN)/vitascope prepare-moments moment_scenes --source data/moment_scenes --bundle $(BUNDLE)
+	for head in spans map; do \
+		$(BIN)/vitascope train-moments $$head --corpus moment_scenes && \
+		$(BIN)/vitascope evaluate-moments runs/moments-$$head --corpus moment_scenes || exit 1; \
+	done
 
 distil: $(VENV)/.train ## a smaller student of $(BUNDLE) from the packed scenes: about half an hour on two cores; goes on where it was stopped (STUDENT=small)
 	$(TUNED) $(BIN)/vitascope distil $(BUNDLE) --data $(PACKED) --corpus scenes --limit $(LESSONS) --student $(STUDENT) \
