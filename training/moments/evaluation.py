@@ -15,7 +15,7 @@ from training.moments.head import MomentHead
 from training.moments.metrics import MAX_SPANS, Prediction, moment_metrics
 from training.moments.windows import WindowStore
 from vitascope.bundle.graph_specs import SALIENCY, SPAN_SCORES, SPANS, WINDOW_MASK, WINDOW_TEXT, WINDOWS, Array
-from vitascope.moments import MomentResult, Span, find_moments, select_moments, window_spans
+from vitascope.moments import MomentResult, Span, run_sequences, select_moments, window_spans
 
 Localizer = Callable[[np.ndarray, np.ndarray, Sequence[Span]], list[MomentResult]]
 """(texts (Q, E), windows (T, E), spans of the windows in seconds) -> the moments of each sentence."""
@@ -74,8 +74,13 @@ def head_localizer(head: MomentHead, max_windows: int) -> Localizer:
 
 
 def graph_localizer(run: Callable[[Mapping[str, Array]], dict[str, Array]], max_windows: int) -> Localizer:
-    """Return a localizer that runs a graph `moments`."""
-    return partial(find_moments, run, max_windows=max_windows, batch_size=BATCH, top=MAX_SPANS)
+    """Return a localizer that runs a graph `moments`, as `vitascope.moments.find_moments` does."""
+
+    def localize(texts: np.ndarray, windows: np.ndarray, spans: Sequence[Span]) -> list[MomentResult]:
+        curves, proposals, scores = run_sequences(run, texts, windows, max_windows, BATCH)
+        return [_select(*rows, spans) for rows in zip(proposals, scores, curves, strict=True)]
+
+    return localize
 
 
 def fixed_windows(texts: np.ndarray, windows: np.ndarray, spans: Sequence[Span], seconds: float) -> list[MomentResult]:
