@@ -15,7 +15,7 @@ from training.data.packed import fingerprint_of, open_packed, stride_of
 from training.data.scenes.objects import ATTRIBUTES
 from training.models.architectures import ARCHITECTURES, build, read_config
 from training.models.config import ConvConfig, FusedConfig
-from training.models.fusion import AUDIO_PREFIXES, FusedModel
+from training.models.fusion import AUDIO_PREFIX, AUDIO_PREFIXES, FusedModel
 from training.models.hd_vila import HdVilaConfig
 from training.models.pretrained import (
     load_audio,
@@ -25,7 +25,7 @@ from training.models.pretrained import (
     text_folder,
     tokenizer_file,
 )
-from training.recipe import Recipe
+from training.recipe import Recipe, Stage
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import MANIFEST_NAME
 from vitascope.errors import InvalidInput
@@ -67,6 +67,27 @@ def load_or_initialize(recipe: Recipe, data: Path, latest: Path, start_from: Pat
     return Checkpoint(
         initial.model, initial.answers, recipe, initial.tokenizer, 0, initial.lineage, _fingerprints(recipe, data)
     )
+
+
+@torch.no_grad()
+def mix_initial_weights(model: FusedModel, stage: Stage, recipe: Recipe, start_from: Path | None) -> None:
+    """Average what embeddings of texts and videos are computed with, with the weights of `start_from`.
+
+    The share of these is the stage's `mix_initial`. Raises InvalidInput without `start_from`, or where the space of
+    the embeddings has been rotated since (`hub_references` of an earlier stage).
+    """
+    if start_from is None:
+        raise InvalidInput(f"mix_initial: {stage.mix_initial:g} in stage {stage.name!r}; `--start-from` was expected")
+    if model.hubness is not None:
+        raise InvalidInput(
+            f"mix_initial: {stage.mix_initial:g} in stage {stage.name!r} of a model that is corrected for hubs; "
+            "hub_references = 0 was expected before that stage"
+        )
+    initial = _adapt(load_initial_model(start_from), recipe).model.to(model.device).state_dict()
+    parameters = dict(model.named_parameters())
+    for name in model.encoder_parameters():
+        if not name.startswith((AUDIO_PREFIX, *model.details)):
+            parameters[name].lerp_(initial[name], stage.mix_initial)
 
 
 def _continues(stored: Recipe, recipe: Recipe, step: int) -> bool:
@@ -192,6 +213,8 @@ def _adapt(initial: InitialModel, recipe: Recipe) -> InitialModel:
             "in the initial model"
         )
     config = read_config(model.cfg.model_dump() | _overrides(recipe))
+    if not config.hub_references:
+        model.remove_hubness_correction()
     if config == model.cfg:
         return initial
     torch.manual_seed(recipe.seed)

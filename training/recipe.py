@@ -37,8 +37,8 @@ AUDIO_OBJECTIVES: frozenset[Objective] = frozenset({"text_audio", "video_audio",
 """Objectives that read embeddings of sound."""
 UNFUSED: frozenset[Objective] = AUDIO_OBJECTIVES.union({"itc", "correlation", "class_names", "objects", "cnn_features"})
 """Objectives that need no fused layer."""
-WITHOUT_TOKENS: frozenset[Objective] = frozenset({"itc", "correlation", "class_names"})
-"""Objectives that read the embedding of a video alone."""
+WITHOUT_TOKENS: frozenset[Objective] = AUDIO_OBJECTIVES.union({"itc", "correlation", "class_names"})
+"""Objectives that read no visual token, but embeddings of videos alone."""
 
 
 CACHED_FEATURES = ("visual", "embeddings")
@@ -148,6 +148,8 @@ class Stage(StrictModel):
     """Learning rate of the text layers and embeddings, relative. 0: frozen, which saves their backward pass."""
     fused_lr_mult: float = 0.5
     """Learning rate of the fused layers, relative."""
+    answer_lr_mult: float = 1.0
+    """Learning rate of the answer head, relative. Answers that `extend_answers` adds begin far below the others."""
     projection_lr_mult: float = 1.0
     """Learning rate of the projections of texts and videos to embeddings, relative."""
     align_visual: bool = False
@@ -156,6 +158,9 @@ class Stage(StrictModel):
     align_class_names: Annotated[float, Field(ge=0)] = 0.0
     """Before the first step, let each class of the kept classifier add the direction of its name to the embedding, with
     this length relative to the projection of the visual tokens. 0: not."""
+    mix_initial: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Before the first step, average what embeddings of texts and videos are computed with, with the weights that
+    fine-tuning began with; this share is theirs (WiSE-FT: Wortsman et al., CVPR 2022). 0: not."""
     scale_class_names: Annotated[float, Field(gt=0)] = 1.0
     """Before the first step, multiply what each class of the kept classifier adds to the embedding."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -168,8 +173,8 @@ class Stage(StrictModel):
     """`encoders`: train only fused layers and heads (HD-VILA, section 3.4). The encoders stay in evaluation mode:
     no dropout, and neither running statistics nor dictionary entries change. Without augmentation each video is encoded
     once, before the first step. `visual`: the same for the video encoder alone, but for what `keep_pretrained` adds to
-    it (HD-VILA), or for neck and dictionary (SOHO). Both projections and the text layers are trained by ITC and
-    `class_names` on the features, or on their means, with large batches at a small part of the cost; with
+    it (HD-VILA), or for neck and dictionary (SOHO). Both projections, the text layers and the audio encoder are trained
+    by objectives of embeddings on the features, or on their means, with large batches at a small part of the cost; with
     `text_lr_mult = 0`, and `fused_lr_mult = 0` in a single-stream model, each text is encoded once as well.
     `embeddings`: on all features, fused layers, heads and the details that the fused layers read; no embedding
     changes. `all_but_audio`: train the audio encoder alone, towards the embeddings of texts and videos that the model
@@ -291,7 +296,7 @@ def _validate_dataset(stage: Stage, dataset: DatasetConfig) -> None:
     if stage.frozen == "visual" and dataset.needs_tokens:
         raise ValueError(
             f"objectives: {sorted(dataset.objectives)} of {dataset.corpus!r} in stage {stage.name!r} with frozen = "
-            "'visual'; some of 'itc' and 'class_names' were expected"
+            f"'visual'; some of {sorted(WITHOUT_TOKENS)} were expected"
         )
     if stage.frozen == "all_but_audio" and not set(dataset.objectives) <= AUDIO_OBJECTIVES:
         raise ValueError(

@@ -118,7 +118,8 @@ def compute_losses(
     video, audio = _encode_video(model, batch), _encode_audio(model, batch)
     out: dict[str, Tensor] = {}
     if AUDIO_OBJECTIVES & set(objectives) and audio is not None:
-        out |= _audio_losses(model, batch, video, audio, text_states or partial(mean_text_state, model))
+        pictures = video.embedding if video.exists else None
+        out |= _audio_losses(model, batch, pictures, audio, text_states or partial(mean_text_state, model))
     cache = None
     if {"itm", "mlm", "vqa"} & set(objectives):
         cache = model.prepare_visual(video.tokens, None if audio is None else audio.tokens)
@@ -137,7 +138,9 @@ def compute_losses(
             out["correlation"] = losses.correlation(video.embedding, text, mean)
         if "itm" in objectives and cache is not None:
             positive = (states, batch.captions.mask)
-            in_batch = _in_batch_negatives(batch, _joint_embedding(video, audio), text, positive, temperature)
+            in_batch = _in_batch_negatives(
+                batch, _joint_embedding(video.embedding, audio), text, positive, temperature
+            )
             minimal = None if batch.negatives is None else (negative_states, batch.negatives.mask)
             out["itm"] = _itm(model, cache, positive, in_batch, minimal, batch.dataset.captions_per_video)
     if "mlm" in objectives and batch.captions is not None and cache is not None:
@@ -167,6 +170,8 @@ def _embedding_losses(
     video = model.embedding_of_features(_drop_tokens(batch.visual, batch.dataset.token_dropout))
     out: dict[str, Tensor] = {}
     objectives = batch.dataset.objectives
+    if AUDIO_OBJECTIVES & set(objectives) and (audio := _encode_audio(model, batch)) is not None:
+        out |= _audio_losses(model, batch, video, audio, text_states)
     if batch.captions is not None and {"itc", "correlation"} & set(objectives):
         states = text_states(batch.captions)
         text = model.embedding_of_text_mean(states)
@@ -250,28 +255,30 @@ def _encode_audio(model: FusedModel, batch: Batch) -> EncodedAudio | None:
     return EncodedAudio(embedding, tokens, batch.audio.present)
 
 
-def _joint_embedding(video: EncodedVideo, audio: EncodedAudio | None) -> Tensor:
+def _joint_embedding(video_BE: Tensor, audio: EncodedAudio | None) -> Tensor:
     """Return the normalised sum (B, E) of the embeddings that each video has."""
     if audio is None:
-        return video.embedding
-    joint = video.embedding + audio.embedding * audio.present[:, None]
+        return video_BE
+    joint = video_BE + audio.embedding * audio.present[:, None]
     return torch.nn.functional.normalize(joint, dim=-1)
 
 
 def _audio_losses(
     model: FusedModel,
     batch: Batch,
-    video: EncodedVideo,
+    video_BE: Tensor | None,
     audio: EncodedAudio,
     text_states: Callable[[Tokens], Tensor],
 ) -> dict[str, Tensor]:
-    """Compute the contrastive losses of sounds, each over the examples that have what it compares."""
+    """Compute the contrastive losses of sounds, each over the examples that have what it compares.
+
+    video_BE: Embeddings of the videos; None: the corpus has no pictures.
+    """
     objectives, temperature = batch.dataset.objectives, model.cfg.temperature
     heard = torch.where(audio.present, batch.groups, losses.MISSING)
-    both = heard if video.exists else torch.full_like(heard, losses.MISSING)
     out: dict[str, Tensor] = {}
-    if "video_audio" in objectives:
-        out["video_audio"] = losses.paired_itc(video.embedding, audio.embedding, temperature, both, both)
+    if "video_audio" in objectives and video_BE is not None:
+        out["video_audio"] = losses.paired_itc(video_BE, audio.embedding, temperature, heard, heard)
     if batch.captions is None or batch.audible is None:
         return out
     text = model.embedding_of_text_mean(text_states(batch.captions))
@@ -284,9 +291,9 @@ def _audio_losses(
     if "text_audio" in objectives:
         of_sound = torch.where(audible, groups, losses.MISSING)
         out["text_audio"] = losses.paired_itc(audio.embedding, text, temperature, heard, of_sound)
-    if "text_video_audio" in objectives:
-        joint = _joint_embedding(video, audio)
-        out["text_video_audio"] = losses.paired_itc(joint, text, temperature, both, groups)
+    if "text_video_audio" in objectives and video_BE is not None:
+        joint = _joint_embedding(video_BE, audio)
+        out["text_video_audio"] = losses.paired_itc(joint, text, temperature, heard, groups)
     return out
 
 

@@ -27,7 +27,7 @@ from training.data.packed import Packed, open_packed
 from training.evaluation.answers import exact_answers
 from training.evaluation.encoder import TorchEncoder
 from training.evaluation.retrieval import caption_retrieval, embed_gallery, merge_temperature
-from training.initialization import load_or_initialize
+from training.initialization import load_or_initialize, mix_initial_weights
 from training.models.batch_norm import sync_batch_norm
 from training.models.config import ConvConfig
 from training.models.fusion import AUDIO_BACKBONE, AUDIO_PREFIX, FusedModel
@@ -117,6 +117,8 @@ def train(
             stage = recipe.stages[index]
             if stage.align_visual and not inner:
                 model.align_visual_embeddings()
+            if stage.mix_initial and not inner:
+                mix_initial_weights(model, stage, recipe, start_from)
             end = min(last, step - inner + stage.steps)
             run = _StageRun(
                 recipe, stage, index, data, out, model, tokenizer, words, answers, accelerator, fresh=not inner
@@ -344,6 +346,7 @@ def _lr_mult(model: FusedModel, stage: Stage, parameter: str) -> float:
         **dict.fromkeys((*model.backbones, AUDIO_BACKBONE), stage.backbone_lr_mult),
         **{f"text.bert.encoder.layer.{i}.": stage.fused_lr_mult for i in fused},
         "text.": stage.text_lr_mult,
+        "answer_head.": stage.answer_lr_mult,
         **dict.fromkeys(("text_pool.", "text_project.", "video_project."), stage.projection_lr_mult),
     }
     return next((mult for prefix, mult in by_prefix.items() if parameter.startswith(prefix)), 1.0)

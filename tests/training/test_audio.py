@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.training.data.corpus_files import tone, wav
 from tests.training.small_run import recipe, write_corpus, write_tokenizer
 from tests.training.test_hd_vila import small_config
 from training import checkpoint
-from training.data.batches import Audio, augment_audio
+from training.data.batches import Audio, Batch, Tokens, augment_audio
 from training.data.example import Example, Needs, Negative, Question
 from training.data.packed import EncodedMedia, Origin, Packed, write_packed
 from training.evaluation.encoder import TorchEncoder, embed_texts
@@ -26,7 +27,8 @@ from training.models.audio import FEATURE_MEAN, FEATURE_SCALE, MIN_POWER, AudioE
 from training.models.config import AUDIO_SIZES
 from training.models.fusion import AUDIO_PREFIXES, FusedModel
 from training.objectives import losses
-from training.recipe import DatasetConfig, Recipe, Stage
+from training.recipe import AUDIO_OBJECTIVES, DatasetConfig, Recipe, Stage
+from training.train_step import WordMasking, compute_losses
 from training.trainer import train
 from vitascope.bundle.manifest import Calibration
 from vitascope.errors import InvalidInput
@@ -266,6 +268,33 @@ def test_sound_is_learned_beside_what_a_model_knows_and_an_interrupted_run_ends_
     assert 0.0 <= measured["t2v R@1"] <= 100.0
     with pytest.raises(InvalidInput, match="the model has no sound"):
         evaluate(start, data, "train", ["tones"])
+
+
+def test_losses_of_sound_on_means_of_cached_features_are_those_on_visual_tokens(small: FusedModel) -> None:
+    ids = torch.arange(5, 11)[:, None].expand(-1, 3).contiguous()
+    tokens = torch.randn(3, 4, small.cfg.visual_width)
+    whole = Batch(
+        dataset=DatasetConfig(
+            corpus="made", weight=1, batch_size=3, captions_per_video=2, objectives=dict.fromkeys(AUDIO_OBJECTIVES, 1.0)
+        ),
+        streams=None,
+        visual={"visual": tokens},
+        times=None,
+        groups=torch.arange(3),
+        rows=np.arange(3),
+        captions=Tokens(ids, torch.ones_like(ids)),
+        negatives=None,
+        questions=None,
+        answers=None,
+        audio=Audio(sounds(), LENGTHS, LENGTHS > 0),
+        audible=torch.tensor([True, False] * 3),
+    )
+    means = replace(whole, visual={"tokens": tokens.mean(dim=1)})
+    words = WordMasking(0, torch.tensor([0]), small.cfg.vocabulary)
+    with torch.no_grad():
+        expected, computed = (compute_losses(small, batch, words, None) for batch in (whole, means))
+    assert set(computed) == AUDIO_OBJECTIVES
+    assert torch.allclose(torch.stack(list(computed.values())), torch.stack(list(expected.values())), atol=1e-5)
 
 
 def test_clips_are_searched_by_what_is_seen_heard_or_both(tmp_path: Path) -> None:

@@ -80,6 +80,9 @@ def test_a_stage_ends_with_a_correction_that_its_checkpoint_keeps(tmp_path: Path
         assert (model.hubness is None) == (steps == 1)
     assert model.hubness is not None
     assert float(model.hubness.get_buffer("text_references").abs().max()) > 0
+    anew = recipe(tokenizer, model=MODEL | {"hub_references": 0}, stages=[{**stage, "hub_references": 0}])
+    uncorrected = train(anew, tmp_path / "data", tmp_path / "anew", start_from=tmp_path / "run" / "checkpoint")
+    assert checkpoint.load(uncorrected).model.hubness is None
     every_step = recipe(tokenizer, model=MODEL, stages=[stage])
     with pytest.raises(ValueError, match=r"hub_references: 4 in stage 'fusion'.* cached videos were expected"):
         train(every_step, tmp_path / "data", tmp_path / "not_cached")
