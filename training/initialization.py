@@ -86,7 +86,9 @@ def mix_initial_weights(model: FusedModel, stage: Stage, recipe: Recipe, start_f
     initial = _adapt(load_initial_model(start_from), recipe).model.to(model.device).state_dict()
     parameters = dict(model.named_parameters())
     for name in model.encoder_parameters():
-        if not name.startswith((AUDIO_PREFIX, *model.details)):
+        is_mixed = not name.startswith((AUDIO_PREFIX, *model.details))
+        # Equal weights stay: -0.0 would become 0.0, and features cached under a hash of the weights be computed anew.
+        if is_mixed and not torch.equal(parameters[name], initial[name]):
             parameters[name].lerp_(initial[name], stage.mix_initial)
 
 

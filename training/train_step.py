@@ -138,9 +138,7 @@ def compute_losses(
             out["correlation"] = losses.correlation(video.embedding, text, mean)
         if "itm" in objectives and cache is not None:
             positive = (states, batch.captions.mask)
-            in_batch = _in_batch_negatives(
-                batch, _joint_embedding(video.embedding, audio), text, positive, temperature
-            )
+            in_batch = _in_batch_negatives(batch, _joint_embedding(video.embedding, audio), text, positive, temperature)
             minimal = None if batch.negatives is None else (negative_states, batch.negatives.mask)
             out["itm"] = _itm(model, cache, positive, in_batch, minimal, batch.dataset.captions_per_video)
     if "mlm" in objectives and batch.captions is not None and cache is not None:
