@@ -571,10 +571,10 @@ def test_a_reload_fetches_only_the_page_itself_until_an_upgrade(
 ) -> None:
     fetched = """() => performance.getEntriesByType("resource").filter(
         (entry) => entry.name.includes("/static/") && entry.transferSize > 0).length"""
-    page.goto(f"/?collection={collection}")
+    page.goto(f"/?collection={collection}", wait_until="networkidle")  # modules for a first click are loaded as well
     expect(page.locator("#results")).to_contain_text("This collection is empty")
     assert page.evaluate(fetched) > 10
-    page.reload()
+    page.reload(wait_until="networkidle")
     expect(page.locator("#results")).to_contain_text("This collection is empty")
     assert page.evaluate(fetched) == 0
     upgraded = shutil.copytree(WEB_FILES, tmp_path / "static")
