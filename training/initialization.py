@@ -69,27 +69,20 @@ def load_or_initialize(recipe: Recipe, data: Path, latest: Path, start_from: Pat
     )
 
 
-@torch.no_grad()
-def mix_initial_weights(model: FusedModel, stage: Stage, recipe: Recipe, start_from: Path | None) -> None:
-    """Average what embeddings of texts and videos are computed with, with the weights of `start_from`.
+def initial_embedding_weights(
+    model: FusedModel, stage: Stage, recipe: Recipe, start_from: Path | None
+) -> dict[str, torch.Tensor]:
+    """Return what fine-tuning began with of the weights that embeddings of texts and videos are computed with.
 
-    The share of these is the stage's `mix_initial`. Raises InvalidInput without `start_from`, or where the space of
-    the embeddings has been rotated since (`hub_references` of an earlier stage).
+    Raises InvalidInput without `start_from`, or where the space of the embeddings has been rotated since then, by
+    `hub_references` of an earlier stage.
     """
-    if start_from is None:
-        raise InvalidInput(f"mix_initial: {stage.mix_initial:g} in stage {stage.name!r}; `--start-from` was expected")
-    if model.hubness is not None:
-        raise InvalidInput(
-            f"mix_initial: {stage.mix_initial:g} in stage {stage.name!r} of a model that is corrected for hubs; "
-            "hub_references = 0 was expected before that stage"
-        )
+    if start_from is None or model.hubness is not None:
+        expected = "`--start-from`" if start_from is None else "hub_references = 0 before that stage"
+        raise InvalidInput(f"mix_initial: {stage.mix_initial:g} in stage {stage.name!r}; {expected} was expected")
     initial = _adapt(load_initial_model(start_from), recipe).model.to(model.device).state_dict()
-    parameters = dict(model.named_parameters())
-    for name in model.encoder_parameters():
-        is_mixed = not name.startswith((AUDIO_PREFIX, *model.details))
-        # Equal weights stay: -0.0 would become 0.0, and features cached under a hash of the weights be computed anew.
-        if is_mixed and not torch.equal(parameters[name], initial[name]):
-            parameters[name].lerp_(initial[name], stage.mix_initial)
+    excluded = (AUDIO_PREFIX, *model.details)
+    return {name: initial[name] for name in model.encoder_parameters() if not name.startswith(excluded)}
 
 
 def _continues(stored: Recipe, recipe: Recipe, step: int) -> bool:

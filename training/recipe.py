@@ -158,9 +158,6 @@ class Stage(StrictModel):
     align_class_names: Annotated[float, Field(ge=0)] = 0.0
     """Before the first step, let each class of the kept classifier add the direction of its name to the embedding, with
     this length relative to the projection of the visual tokens. 0: not."""
-    mix_initial: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Before the first step, average what embeddings of texts and videos are computed with, with the weights that
-    fine-tuning began with; this share is theirs (WiSE-FT: Wortsman et al., CVPR 2022). 0: not."""
     scale_class_names: Annotated[float, Field(gt=0)] = 1.0
     """Before the first step, multiply what each class of the kept classifier adds to the embedding."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -183,6 +180,9 @@ class Stage(StrictModel):
     """Embeddings and so many of the first text layers are frozen."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay per step of a moving average of the trained weights, which the stage ends with; 0: no average."""
+    mix_initial: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """After the last step, average what embeddings of texts and videos are computed with, with the weights that
+    fine-tuning began with; this share is theirs (WiSE-FT: Wortsman et al., CVPR 2022). 0: not."""
     hub_references: Annotated[int, Field(ge=0)] = 0
     """After the last step, correct embeddings for hubs by so many centroids of the captions, and of the videos, of the
     stage's datasets (`training.models.hubness`), whose videos must be cached. 0: not."""

@@ -27,7 +27,7 @@ from training.data.packed import Packed, open_packed
 from training.evaluation.answers import exact_answers
 from training.evaluation.encoder import TorchEncoder
 from training.evaluation.retrieval import caption_retrieval, embed_gallery, merge_temperature
-from training.initialization import load_or_initialize, mix_initial_weights
+from training.initialization import initial_embedding_weights, load_or_initialize
 from training.models.batch_norm import sync_batch_norm
 from training.models.config import ConvConfig
 from training.models.fusion import AUDIO_BACKBONE, AUDIO_PREFIX, FusedModel
@@ -46,7 +46,7 @@ from training.train_step import (
     word_masking,
 )
 from training.visual_token_cache import encode_frozen
-from training.weight_average import load_average, update_average
+from training.weight_average import load_average, mix_weights, update_average
 from vitascope.errors import InvalidInput
 from vitascope.tokenizer import Tokenizer
 
@@ -117,8 +117,7 @@ def train(
             stage = recipe.stages[index]
             if stage.align_visual and not inner:
                 model.align_visual_embeddings()
-            if stage.mix_initial and not inner:
-                mix_initial_weights(model, stage, recipe, start_from)
+            initial = initial_embedding_weights(model, stage, recipe, start_from) if stage.mix_initial else {}
             end = min(last, step - inner + stage.steps)
             run = _StageRun(
                 recipe, stage, index, data, out, model, tokenizer, words, answers, accelerator, fresh=not inner
@@ -130,6 +129,8 @@ def train(
                 step, inner = step + 1, inner + 1
                 if stage.ema and inner == stage.steps:
                     load_average(run.optimizer)
+                if stage.mix_initial and inner == stage.steps:
+                    mix_weights(model, initial, stage.mix_initial)
                 if stage.hub_references and inner == stage.steps:
                     _correct_hubness(model, run.batches, run.seed)
                 if main and validate and (step % recipe.validate_every == 0 or step == recipe.total_steps):

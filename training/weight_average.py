@@ -1,8 +1,14 @@
-"""An exponential moving average of trained weights, kept with the optimizer's moments so that checkpoints have it."""
+"""Averages of trained weights: over the steps of a stage, and with those that fine-tuning began with.
+
+The moving average is kept with the optimizer's moments, so that checkpoints have it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+from torch import Tensor, nn
 
 AVERAGE = "average"
 """Key of the average in the optimizer's state of a parameter."""
@@ -32,3 +38,13 @@ def load_average(optimizer: torch.optim.Optimizer) -> None:
     for parameter, state in optimizer.state.items():
         if AVERAGE in state:
             parameter.copy_(state[AVERAGE])
+
+
+@torch.no_grad()
+def mix_weights(model: nn.Module, initial: Mapping[str, Tensor], share: float) -> None:
+    """Move parameters by this share of the way to `initial`, by name (WiSE-FT: Wortsman et al., CVPR 2022)."""
+    parameters = dict(model.named_parameters())
+    for name, weight in initial.items():
+        # Equal weights stay: -0.0 would become 0.0, and features cached under a hash of the weights be computed anew.
+        if not torch.equal(parameters[name], weight):
+            parameters[name].lerp_(weight, share)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -113,19 +112,21 @@ def test_a_stage_with_frozen_embeddings_trains_details_and_fused_layers_alone(
 def test_a_stage_averages_embeddings_with_those_that_fine_tuning_began_with(
     corpus: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    made = cached_recipe(corpus[1], steps=2)
+    made, mixes = (cached_recipe(corpus[1], steps=2, mix_initial=share) for share in (0.0, 0.25))
     start = train(made, corpus[0], tmp_path / "start")
-    (mixes,) = cached_recipe(corpus[1], steps=1, frozen="embeddings", mix_initial=0.25).stages
-    tuned = made.model_copy(update={"stages": [*made.stages, mixes.model_copy(update={"name": "mixed"})]})
-    run = partial(train, tuned, corpus[0], tmp_path / "tuned", start_from=start)
-    initial = checkpoint.load(start).model.state_dict()
-    trained, ended = (checkpoint.load(run(stop_after=steps)).model.state_dict() for steps in (2, None))
+    initial, trained, mixed = (
+        checkpoint.load(path).model.state_dict()
+        for path in (
+            start,
+            train(made, corpus[0], tmp_path / "trained", start_from=start),
+            train(mixes, corpus[0], tmp_path / "mixed", start_from=start),
+        )
+    )
     for name in ("text_project.weight", "video_project.bias", "text.bert.encoder.layer.0.output.dense.weight"):
         assert not torch.equal(trained[name], initial[name])
-        assert torch.allclose(ended[name], 0.75 * trained[name] + 0.25 * initial[name], atol=1e-6)
-    mixed_alone = made.model_copy(update={"stages": [mixes]})
+        assert torch.allclose(mixed[name], 0.75 * trained[name] + 0.25 * initial[name], atol=1e-6)
     with pytest.raises(InvalidInput, match=r"mix_initial: 0.25 in stage 'cached'; `--start-from` was expected"):
-        train(mixed_alone, corpus[0], tmp_path / "alone")
+        train(mixes, corpus[0], tmp_path / "alone")
 
 
 def test_frozen_text_layers_are_read_once_and_train_as_if_they_were_read_at_every_step(
