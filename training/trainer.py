@@ -127,12 +127,8 @@ def train(
             for batch, data_wait in run.load(range(inner, inner + end - step), workers):
                 row = run.step(batch, inner, step, data_wait)
                 step, inner = step + 1, inner + 1
-                if stage.ema and inner == stage.steps:
-                    load_average(run.optimizer)
-                if stage.mix_initial and inner == stage.steps:
-                    mix_weights(model, initial, stage.mix_initial)
-                if stage.hub_references and inner == stage.steps:
-                    _correct_hubness(model, run.batches, run.seed)
+                if inner == stage.steps:
+                    run.end(initial)
                 if main and validate and (step % recipe.validate_every == 0 or step == recipe.total_steps):
                     row |= {f"val/{k}": v for k, v in validate(model, answers, state.tokenizer).items()}
                 log.write(json.dumps(row) + "\n")
@@ -255,6 +251,15 @@ class _StageRun:
         row["seconds"] = round(data_wait + time.perf_counter() - started_at, 3)
         row["data_wait"] = round(data_wait, 3)
         return row
+
+    def end(self, initial: Mapping[str, Tensor]) -> None:
+        """Set the weights that the stage ends with, after its last step. initial: see `initial_embedding_weights`."""
+        if self.stage.ema:
+            load_average(self.optimizer)
+        if self.stage.mix_initial:
+            mix_weights(self.model, initial, self.stage.mix_initial)
+        if self.stage.hub_references:
+            _correct_hubness(self.model, self.batches, self.seed)
 
     def _in_all_processes(self, condition: bool) -> bool:
         held = self.accelerator.reduce(torch.tensor(int(condition), device=self.accelerator.device), "sum")
