@@ -96,27 +96,32 @@ def upgrade_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def student_recipe(name: str) -> DistilRecipe:
     """Read a recipe shipped with the package by name, or a TOML file by path. Raises InvalidInput."""
-    path = Path(name)
-    if path.suffix != ".toml":
-        shipped = sorted(p.stem for p in STUDENTS.glob("*.toml"))
-        if name not in shipped:
-            raise InvalidInput(f"student: {name!r}; a .toml file or one of {shipped} was expected")
-        path = STUDENTS / f"{name}.toml"
-    return read_toml("student", path, DistilRecipe, upgrade_recipe)
+    return read_named("student", name, STUDENTS, DistilRecipe, upgrade_recipe)
 
 
-def read_toml(
-    key: str, path: Path, model: type[M], upgrade: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+def read_named(
+    key: str,
+    name: str,
+    folder: Path,
+    model: type[M],
+    upgrade: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
 ) -> M:
-    """Read a recipe from a TOML file.
+    """Read a recipe by name from a folder of the package, or from a TOML file by path.
 
     Args:
-        key: Option that named the file, for errors.
+        key: Option that named the recipe, for errors.
+        folder: Has the recipes that are shipped.
         upgrade: Gives keys of earlier versions their present names.
 
     Raises:
-        InvalidInput: The file cannot be read, or holds no such recipe.
+        InvalidInput: There is no such recipe, or the file cannot be read or holds none.
     """
+    path = Path(name)
+    if path.suffix != ".toml":
+        shipped = sorted(p.stem for p in folder.glob("*.toml"))
+        if name not in shipped:
+            raise InvalidInput(f"{key}: {name!r}; a .toml file or one of {shipped} was expected")
+        path = folder / f"{name}.toml"
     try:
         return model.model_validate(upgrade(tomllib.loads(path.read_text("utf-8"))))
     except OSError as error:

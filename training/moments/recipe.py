@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from training.distillation.recipe import read_toml
-from vitascope.errors import InvalidInput
+from training.distillation.recipe import read_named
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -67,10 +66,4 @@ class MomentRecipe(StrictModel):
 
 def moment_recipe(name: str) -> MomentRecipe:
     """Read a recipe shipped with the package by name, or a TOML file by path. Raises InvalidInput."""
-    path = Path(name)
-    if path.suffix != ".toml":
-        shipped = sorted(p.stem for p in RECIPES.glob("*.toml"))
-        if name not in shipped:
-            raise InvalidInput(f"recipe: {name!r}; a .toml file or one of {shipped} was expected")
-        path = RECIPES / f"{name}.toml"
-    return read_toml("recipe", path, MomentRecipe)
+    return read_named("recipe", name, RECIPES, MomentRecipe)
