@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,11 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from vitascope.cli.main import Commands
 from vitascope.cli.output import plain_table, print_mapping
 from vitascope.errors import InvalidInput
 
 RECIPES = Path(__file__).parent / "recipes"
-
-Add = Callable[[argparse.ArgumentParser], None]
-Run = Callable[[argparse.Namespace], dict[str, Any]]
-Show = Callable[[dict[str, Any], Console], None]
 
 
 def _recipe_path(name: str) -> Path:
@@ -199,7 +195,7 @@ def _show_inspection(result: dict[str, Any], console: Console) -> None:
     console.print(f"options {result['options']}\npicture {escape(result['picture'])}", soft_wrap=True)
 
 
-COMMANDS: dict[str, tuple[Add, Run] | tuple[Add, Run, Show]] = {
+COMMANDS: Commands = {
     "train": (_train_arguments, _train),
     "finetune": (_finetune_arguments, _finetune),
     "evaluate": (_evaluate_arguments, _evaluate),

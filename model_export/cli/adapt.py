@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from model_export.cli.options import (
-    Commands,
     add_bundle_output,
     add_work,
     check_max_skipped,
     cleanup_on_sigterm,
     log_progress,
 )
+from vitascope.cli.main import Commands
 from vitascope.cli.output import plain_table
 
 DESCRIPTION = """\

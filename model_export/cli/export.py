@@ -12,12 +12,12 @@ from rich.console import Console
 from model_export.cli.optimize import add_budget, optimize_bundle, show_optimize
 from model_export.cli.options import (
     PRECISIONS,
-    Commands,
     add_name,
     add_parity_seed,
     cleanup_on_sigterm,
     log_progress,
 )
+from vitascope.cli.main import Commands
 from vitascope.cli.output import print_mapping
 
 DESCRIPTION = """\

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from model_export.cli.options import (
-    Commands,
     add_bundle_output,
     add_name,
     add_packed_data,
@@ -21,6 +20,7 @@ from model_export.cli.options import (
     cleanup_on_sigterm,
     log_progress,
 )
+from vitascope.cli.main import Commands
 from vitascope.cli.output import plain_table
 
 OPTIMIZE_DESCRIPTION = """\

@@ -5,24 +5,12 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
 
 from vitascope.errors import InvalidInput
 
-Commands = dict[
-    str,
-    tuple[
-        Callable[[argparse.ArgumentParser], None],
-        Callable[[argparse.Namespace], dict[str, Any]],
-        Callable[[dict[str, Any], Console], None],
-    ],
-]
-"""{name: (add_arguments, run, show)}, see `vitascope.cli.main`."""
 PRECISIONS = ("float32", "float16-weights", "int8-weights")
 
 

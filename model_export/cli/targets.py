@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 
-from model_export.cli.options import Commands, add_parity_seed, cleanup_on_sigterm, log_progress
+from model_export.cli.options import add_parity_seed, cleanup_on_sigterm, log_progress
+from vitascope.cli.main import Commands
 from vitascope.cli.options import default_bundle
 from vitascope.cli.output import plain_table
 from vitascope.errors import InvalidInput

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,10 @@ from rich.markup import escape
 
 from training.data.corpus import SPLITS, EmptySplit
 from vitascope.bundle.manifest import MANIFEST_NAME
+from vitascope.cli.main import Commands
 from vitascope.cli.output import ProgressBar, plain_table
 from vitascope.errors import InvalidInput
 
-Commands = dict[
-    str,
-    tuple[
-        Callable[[argparse.ArgumentParser], None],
-        Callable[[argparse.Namespace], dict[str, Any]],
-        Callable[[dict[str, Any], Console], None],
-    ],
-]
 DATA = Path("data/moments")
 
 

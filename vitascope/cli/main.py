@@ -28,7 +28,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Result = dict[str, Any]
+AddArguments = Callable[[argparse.ArgumentParser], None]
+Run = Callable[[argparse.Namespace], Result]
 Show = Callable[[Result, "Console"], None]
+Commands = dict[str, tuple[AddArguments, Run] | tuple[AddArguments, Run, Show]]
+"""Type of the ``COMMANDS`` of a module."""
 
 EXIT_OK, EXIT_VERIFY_FAILED, EXIT_USER_ERROR, EXIT_PARTIAL, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
