@@ -4,6 +4,8 @@ A video is its mean colour, softly assigned to eight named colours; a text is th
 is nearest to a red video, the match logit is high if text and video agree, "which colour is it" is answered from the
 visual tokens, and "is it red" with yes or no. With the task "audio_retrieval", each colour is also a tone (``TONES``).
 With the task "moments", a sentence is true of the windows of its colour, and a moment is a run of such windows.
+With the task "captioning", a red video is "a red thing moves" word by word, and "the red thing moves" as the sentence
+that is most probable as a whole (``NEXT_WORDS``).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from vitascope.bundle.manifest import GRAPHS_OF_TASK
+from vitascope.bundle.manifest import CAPTION_GRAPHS, GRAPHS_OF_TASK
 
 COLOURS = {
     "red": (1, 0, 0),
@@ -42,6 +44,7 @@ AUDIO: dict[str, Any] = {"sample_rate": 8000, "seconds": 0.5, "fill": "silence",
 MOMENTS: dict[str, Any] = {"window_seconds": 0.5, "max_windows": 16}
 TONES = {colour: 250 * (number + 1) for number, colour in enumerate(COLOURS)}
 """Hz."""
+CAPTIONS: dict[str, Any] = {"layers": 1, "heads": 2, "max_tokens": 8}
 TEXT_LENGTH, ANSWER_LENGTH = 16, 6
 SMALL_WIDTH = 12
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
@@ -51,6 +54,23 @@ _WORDS = [
     *("dog", "cat", "car", "person", "there", "?", "."),
 ]
 VOCABULARY = {word: number for number, word in enumerate([*_SPECIAL, *COLOURS, *_WORDS])}
+NEXT_WORDS: dict[str, dict[str, float]] = {
+    "[CLS]": {"a": 5, "the": 4},
+    "a": {"big": 60, "small": 30, **dict.fromkeys(COLOURS, 1)},
+    "the": dict.fromkeys(COLOURS, 1),
+    "big": {"small": 60, **dict.fromkeys(COLOURS, 1)},
+    "small": {"big": 60, **dict.fromkeys(COLOURS, 1)},
+    **{colour: {"thing": 8, "ball": 1, "square": 1} for colour in COLOURS},
+    "thing": {"moves": 6, "[SEP]": 3},
+    "ball": {"moves": 1, "[SEP]": 1},
+    "square": {"moves": 1, "[SEP]": 1},
+    "moves": {"[SEP]": 8, "left": 1, "right": 1},
+    "left": {"[SEP]": 1},
+    "right": {"[SEP]": 1},
+}
+"""Weights of the words that may follow a word in a caption, unless they were said before. Those of colours are
+multiplied by exp(``COLOUR_GAIN`` * share), by their share in the picture; sound counts half."""
+COLOUR_GAIN = 5.0
 _ASKING = ("which", "what")
 Array = NDArray[Any]
 
@@ -71,27 +91,31 @@ def make_small_bundle(
     """Write the bundle into ``folder``, created if missing, and return the folder.
 
     ``seed`` and ``width`` (D and K, at least 8) change the embeddings and so the fingerprint. With ``external_data``
-    the video and text graphs share a ``weights.bin``. With ``free_form_answers`` the answer graph scores candidates by
-    the colours that they name. Without the task "retrieval" and with ``free_form_answers`` there are no embeddings.
+    the video and text graphs share a ``weights.bin``, and the caption graphs a ``captions.bin``. With
+    ``free_form_answers`` the answer graph scores candidates by the colours that they name. Without the task "retrieval"
+    and with ``free_form_answers`` there are no embeddings.
     Embeddings may be truncated to ``SMALL_WIDTH`` dimensions.
     ``default_rerank``: the number of reranked results that the manifest states; None: it states none. ``audio``: the
     audio stream of bundles with the task "audio_retrieval", without ``width``; with that task alone there is no video.
-    With ``fused``, matching and answers see the colours of pictures and sound.
+    With ``fused``, matching, answers and captions see the colours of pictures and sound.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "weights.bin").unlink(missing_ok=True)
+    for name in ("weights.bin", "captions.bin"):
+        (folder / name).unlink(missing_ok=True)
     weights = _weights(seed, width)
     makers: dict[str, Callable[[dict[str, Array]], onnx.ModelProto]]
     fuses_audio = "audio_retrieval" in tasks and audio.get("fused", False)
     makers = {"text": _text_graph, "video": _video_graph, "audio": partial(_audio_graph, audio)}
     makers["moments"] = _moments_graph
+    makers["caption_prefill"] = partial(_caption_prefill_graph, fuses_audio)
+    makers["caption_step"] = partial(_caption_step_graph, fuses_audio)
     makers["match"] = partial(_match_graph, fuses_audio)
     makers["answer"] = partial(_free_form_answer_graph if free_form_answers else _answer_graph, fuses_audio)
     graphs = sorted({graph for task in tasks for graph in GRAPHS_OF_TASK[task]})
     for graph in graphs:
         model = makers[graph](weights)
         if external_data:
-            _move_outside(model, folder / "weights.bin")
+            _move_outside(model, folder / ("captions.bin" if graph in CAPTION_GRAPHS else "weights.bin"))
         (folder / f"{graph}.onnx").write_bytes(model.SerializeToString())
     _tokenizer().save(str(folder / "tokenizer.json"))
     (folder / "MODEL_CARD.md").write_text("# Small bundle\n\nKnows eight colours. For tests.\n")
@@ -106,6 +130,10 @@ def make_small_bundle(
         manifest["matryoshka_dimensions"] = []
     if "moments" in graphs:
         manifest["moments"] = MOMENTS
+    if "caption_step" in graphs:
+        size, start, end = len(VOCABULARY), VOCABULARY["[CLS]"], VOCABULARY["[SEP]"]
+        manifest["captions"] = CAPTIONS | {"head_width": size, "vocabulary": size, "start_ids": [start], "end_id": end}
+        manifest["captions"] |= {"weights": "captions.bin"} if external_data else {}
     if "audio" in graphs:
         manifest["audio"] = {**audio, "width": width if audio["tokens"] else 0}
     if default_rerank is not None:
@@ -415,6 +443,107 @@ def _moments_graph(weights: dict[str, Array]) -> onnx.ModelProto:
         "far": np.float32(1e6),
     }
     return _model("moments", nodes, inputs, outputs, {key: np.asarray(value) for key, value in constants.items()})
+
+
+def _caption_inputs(fuses_audio: bool) -> list[Any]:
+    """Return visual_keys, visual_values and visual_mask."""
+    count = len(STREAMS) + 2 * fuses_audio
+    shape = ["B", CAPTIONS["layers"], CAPTIONS["heads"], count, len(VOCABULARY)]
+    caches = [_value(name, TensorProto.FLOAT, shape) for name in ("visual_keys", "visual_values")]
+    return [*caches, _value("visual_mask", TensorProto.INT64, ["B", count])]
+
+
+def _caption_prefill_graph(fuses_audio: bool, weights: dict[str, Array]) -> onnx.ModelProto:
+    """visual_keys are the shares of the colours of each token, in the columns of their words; those of sound halved.
+
+    A token of zeros is masked. Both heads and the values are the same.
+    """
+    node = helper.make_node
+    width = weights["directions"].shape[1]
+    to_words = np.zeros((width, len(VOCABULARY)), np.float32)
+    for number, colour in enumerate(COLOURS):
+        to_words[:, VOCABULARY[colour]] = weights["directions"][number]
+    nodes = [
+        *[node("Mul", ["audio_tokens", "half"], ["quiet"])] * fuses_audio,
+        *[node("Concat", ["visual_tokens", "quiet"], ["tokens"], axis=1)] * fuses_audio,
+        *[node("Identity", ["visual_tokens"], ["tokens"])] * (not fuses_audio),
+        node("MatMul", ["tokens", "to_words"], ["words"]),  # (B, T, N)
+        node("Unsqueeze", ["words", "axes"], ["head"]),
+        node("Concat", ["head", "head"], ["visual_keys"], axis=2),
+        node("Identity", ["visual_keys"], ["visual_values"]),
+        node("Abs", ["tokens"], ["sizes"]),
+        node("ReduceMax", ["sizes"], ["largest"], axes=[2], keepdims=0),
+        node("Greater", ["largest", "nothing"], ["is_present"]),
+        node("Cast", ["is_present"], ["visual_mask"], to=TensorProto.INT64),
+    ]
+    inputs = [_value("visual_tokens", TensorProto.FLOAT, ["B", len(STREAMS), width])]
+    inputs += [_value("audio_tokens", TensorProto.FLOAT, ["B", 2, width])] * fuses_audio
+    constants: dict[str, Array] = {
+        "to_words": to_words,
+        **{"axes": np.array([1, 2]), "half": np.array(0.5, np.float32), "nothing": np.array(1e-6, np.float32)},
+    }
+    return _model("caption_prefill", nodes, inputs, _caption_inputs(fuses_audio), constants)
+
+
+def _caption_step_graph(fuses_audio: bool, weights: dict[str, Array]) -> onnx.ModelProto:
+    """Keys are the words, values the logarithms of ``NEXT_WORDS``; both heads are the same.
+
+    logits = values of the last word + COLOUR_GAIN * colours where these may follow - 30 * words said.
+    """
+    node = helper.make_node
+    size = len(VOCABULARY)
+    following = np.full((size, size), -30.0, np.float32)
+    takes_colour = np.zeros((size, 1), np.float32)
+    for word, nexts in NEXT_WORDS.items():
+        for other, weight in nexts.items():
+            following[VOCABULARY[word], VOCABULARY[other]] = np.log(weight)
+        takes_colour[VOCABULARY[word]] = "red" in nexts
+    nodes = [
+        *(
+            new
+            for name, table in (("keys", "identity"), ("values", "following"))
+            for new in (
+                node("Gather", [table, "input_ids"], [f"{name}_rows"], axis=0),  # (B, L, N)
+                node("Unsqueeze", [f"{name}_rows", "axes"], [f"{name}_head"]),
+                node("Concat", [f"{name}_head", f"{name}_head"], [f"new_{name}"], axis=2),
+                node("Concat", [f"past_{name}", f"new_{name}"], [f"present_{name}"], axis=3),
+            )
+        ),
+        node("Slice", ["present_values", "minus_one", "end", "axis3"], ["last_values"]),
+        node("ReduceMean", ["last_values"], ["transitions"], axes=[1, 2, 3], keepdims=0),  # (B, N)
+        node("ReduceSum", ["present_keys", "axis3"], ["said_by_head"], keepdims=0),
+        node("ReduceMean", ["said_by_head"], ["said"], axes=[1, 2], keepdims=0),
+        node("Mul", ["said", "penalty"], ["repetition"]),
+        node("Cast", ["visual_mask"], ["mask"], to=TensorProto.FLOAT),
+        node("ReduceSum", ["mask", "axis1"], ["count"], keepdims=1),
+        node("Max", ["count", "one"], ["positive"]),
+        node("ReduceMean", ["visual_keys"], ["visual"], axes=[1, 2], keepdims=0),  # (B, T, N)
+        node("Unsqueeze", ["mask", "axis2"], ["mask_column"]),
+        node("Mul", ["visual", "mask_column"], ["shown"]),
+        node("ReduceSum", ["shown", "axis1"], ["total"], keepdims=0),
+        node("Div", ["total", "positive"], ["shares"]),
+        node("Slice", ["present_keys", "minus_one", "end", "axis3"], ["last_keys"]),
+        node("ReduceMean", ["last_keys"], ["last_word"], axes=[1, 2, 3], keepdims=0),
+        node("MatMul", ["last_word", "takes_colour"], ["gain"]),  # (B, 1)
+        node("Mul", ["shares", "gain"], ["colours"]),
+        node("Add", ["transitions", "colours"], ["new"]),
+        node("Sub", ["new", "repetition"], ["logits"]),
+    ]
+    past = ["B", CAPTIONS["layers"], CAPTIONS["heads"], "P", size]
+    present = [*past[:3], "Q", size]
+    inputs = [_value("input_ids", TensorProto.INT64, ["B", "L"])]
+    inputs += [_value(name, TensorProto.FLOAT, past) for name in ("past_keys", "past_values")]
+    inputs += _caption_inputs(fuses_audio)
+    outputs = [_value("logits", TensorProto.FLOAT, ["B", size])]
+    outputs += [_value(name, TensorProto.FLOAT, present) for name in ("present_keys", "present_values")]
+    constants = {
+        **{"axis1": np.array([1]), "axis2": np.array([2]), "axis3": np.array([3]), "axes": np.array([1, 2])},
+        **{"minus_one": np.array([-1]), "end": np.array([np.iinfo(np.int64).max])},
+        **{"identity": np.eye(size, dtype=np.float32), "following": following},
+        **{"takes_colour": COLOUR_GAIN * takes_colour, "penalty": np.array(30, np.float32)},
+        "one": np.array(1, np.float32),
+    }
+    return _model("caption_step", nodes, inputs, outputs, constants)
 
 
 def _move_outside(model: onnx.ModelProto, path: Path) -> None:

@@ -15,7 +15,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from vitascope.bundle.graph_specs import ArraySpecs, graph_spec
-from vitascope.bundle.manifest import CHECKSUM_NAME, MANIFEST_NAME, SCHEMA_VERSION, FileEntry, Manifest, checksum_of
+from vitascope.bundle.manifest import (
+    CAPTION_GRAPHS,
+    CHECKSUM_NAME,
+    MANIFEST_NAME,
+    SCHEMA_VERSION,
+    FileEntry,
+    Manifest,
+    checksum_of,
+)
 from vitascope.bundle.onnx_files import external_files
 from vitascope.bundle.signing import PublicKey, Signature, require_trusted
 from vitascope.errors import BundleCorrupt, BundleNotFound, BundleUnsupported
@@ -231,3 +239,8 @@ def check_external(folder: Path, graph: str, manifest: Manifest) -> None:
         real = (folder / posixpath.dirname(name) / location).resolve()  # `..` after a link leads elsewhere
         if listed not in manifest.files or "\\" in location or real != (folder / listed).resolve():
             raise BundleCorrupt(f"{name}: graph {graph!r} reads weights from {location!r}; a listed file was expected")
+        # The fingerprint does not cover that file.
+        if manifest.captions is not None and listed == manifest.captions.weights and graph not in CAPTION_GRAPHS:
+            raise BundleCorrupt(
+                f"{name}: graph {graph!r} reads weights from {location!r}; those are of the caption graphs alone"
+            )

@@ -2,7 +2,8 @@
 
 Shape letters: B videos, texts or windows of sound, C clips, F frames, H height, W width (pixels), V visual tokens, K
 their width, S samples, T audio tokens or windows of a video, A width of audio tokens, L text tokens, D embedding dim,
-N answers, M tokens of an answer.
+N answers, M tokens of an answer. Of a caption decoder: Y layers, H heads, d their width, T visual and audio tokens,
+P tokens so far, L new ones, N vocabulary.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vitascope.bundle.manifest import Manifest
+from vitascope.bundle.manifest import CAPTION_GRAPHS, Manifest
 
 Array = NDArray[Any]
 
@@ -49,18 +50,28 @@ SALIENCY, SPANS, SPAN_SCORES = "saliency", "spans", "span_scores"
 """Outputs of a moments graph, all float32: probability that the text is true of each window (B, T); the span that each
 window proposes (B, T, 2), in windows from the beginning of the sequence; and the score of that span, 0 to 1, (B, T)."""
 
+VISUAL_KEYS, VISUAL_VALUES, VISUAL_MASK = "visual_keys", "visual_values", "visual_mask"
+"""Outputs of a caption_prefill graph, and inputs of caption_step: keys and values of the visual and audio tokens in
+each layer (B, Y, H, T, d) float32; 1 where there is a token (B, T) int64."""
+PAST_KEYS, PAST_VALUES = "past_keys", "past_values"
+"""Inputs of a caption_step graph: keys and values of the tokens so far in each layer (B, Y, H, P, d) float32; P may be
+0."""
+PRESENT_KEYS, PRESENT_VALUES, LOGITS = "present_keys", "present_values", "logits"
+"""Outputs of a caption_step graph: ``past_keys`` and ``past_values`` with the new tokens (B, Y, H, P + L, d) float32;
+the logits of the token that comes next (B, N) float32."""
+
 
 def graph_spec(
-    manifest: Manifest, graph: str, answers: int | None, windows: int | None = None
+    manifest: Manifest, graph: str, answers: int | None, length: int | None = None
 ) -> tuple[ArraySpecs, ArraySpecs]:
     """Return the inputs and outputs that the manifest implies for a graph.
 
     Args:
         manifest: Manifest of the bundle.
-        graph: "text", "video", "audio", "match", "answer" or "moments". The manifest must have an audio stream for
-            "audio".
+        graph: "text", "video", "audio", "match", "answer", "moments", "caption_prefill" or "caption_step". The
+            manifest must have an audio stream for "audio".
         answers: Number of answers N; None: dynamic.
-        windows: Number of windows T of a moments graph; None: dynamic.
+        length: Number of windows T of a moments graph, or P + L of the outputs of caption_step; None: dynamic.
 
     Returns:
         (inputs, outputs), each by name.
@@ -82,18 +93,41 @@ def graph_spec(
         sounds = {SAMPLES: ArraySpec("float32", (None, audio.samples)), LENGTHS: ArraySpec("int64", (None,))}
         return sounds, {"vector": embedding, **(audio_tokens if audio.tokens else {})}
     if graph == "moments":
-        curve = ArraySpec("float32", (None, windows))
+        curve = ArraySpec("float32", (None, length))
         sequence = {
-            WINDOWS: ArraySpec("float32", (None, windows, manifest.vector_width)),
-            WINDOW_MASK: ArraySpec("int64", (None, windows)),
+            WINDOWS: ArraySpec("float32", (None, length, manifest.vector_width)),
+            WINDOW_MASK: ArraySpec("int64", (None, length)),
             WINDOW_TEXT: embedding,
         }
-        return sequence, {SALIENCY: curve, SPANS: ArraySpec("float32", (None, windows, 2)), SPAN_SCORES: curve}
+        return sequence, {SALIENCY: curve, SPANS: ArraySpec("float32", (None, length, 2)), SPAN_SCORES: curve}
+    if graph in CAPTION_GRAPHS:
+        tokens_by_name = {name: spec for name, spec in fused.items() if name not in text}
+        return _caption_spec(manifest, graph, tokens_by_name, length)
     if graph == "match":
         return fused, {"match_logit": ArraySpec("float32", (None,))}
     candidates = {name: ArraySpec("int64", (None, None, None)) for name in (ANSWER_IDS, ANSWER_MASK)}
     inputs = {**fused, **(candidates if manifest.answer_length else {})}
     return inputs, {"answer_logits": ArraySpec("float32", (None, answers))}
+
+
+def _caption_spec(
+    manifest: Manifest, graph: str, tokens: ArraySpecs, length: int | None
+) -> tuple[ArraySpecs, ArraySpecs]:
+    """Return the inputs and outputs of a caption graph, of a model whose fused layers read ``tokens``."""
+    decoder = manifest.captions
+    assert decoder is not None
+    count = sum(spec.shape[1] or 0 for spec in tokens.values())
+
+    def cache(size: int | None) -> ArraySpec:
+        return ArraySpec("float32", (None, decoder.layers, decoder.heads, size, decoder.head_width))
+
+    visual = {VISUAL_KEYS: cache(count), VISUAL_VALUES: cache(count), VISUAL_MASK: ArraySpec("int64", (None, count))}
+    if graph == "caption_prefill":
+        return tokens, visual
+    past = {PAST_KEYS: cache(None), PAST_VALUES: cache(None)}
+    present = {PRESENT_KEYS: cache(length), PRESENT_VALUES: cache(length)}
+    logits = ArraySpec("float32", (None, decoder.vocabulary))
+    return {"input_ids": ArraySpec("int64", (None, None)), **past, **visual}, {LOGITS: logits, **present}
 
 
 def random_inputs(
@@ -107,7 +141,7 @@ def random_inputs(
         vocabulary: Number of tokens of the tokenizer.
         rows: B.
         clips: C.
-        length: L, and T of windows of a video.
+        length: L, T of windows of a video, and P of a caption.
 
     Returns:
         Streams (B, C, F, H, W, 3) uint8; token ids (B, L) int64, with the largest of the vocabulary; masks (B, L) int64
@@ -125,7 +159,7 @@ def random_inputs(
             inputs[name] = np.linspace(length_of_window, length_of_window // 2 + 1, rows).astype(np.int64)
             inputs[SAMPLES] *= np.arange(length_of_window) < inputs[name][:, None]
         elif spec.dtype == "int64":
-            shape = (rows, length) if len(sizes) == 1 else (rows, *(size or _CANDIDATES for size in sizes))
+            shape = (rows, sizes[0] or length) if len(sizes) == 1 else (rows, *(size or _CANDIDATES for size in sizes))
             inputs[name] = _mask(shape) if name.endswith("mask") else _random_ids(rng, shape, vocabulary)
         else:
             inputs[name] = rng.standard_normal((rows, *(size or length for size in sizes))).astype(spec.dtype)

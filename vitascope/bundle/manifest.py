@@ -32,8 +32,8 @@ CHECKSUM_NAME = "manifest.json.sha256"
 SIGNATURE_NAME = "manifest.json.sig"
 """Present in signed bundles only."""
 
-Task = Literal["retrieval", "audio_retrieval", "matching", "answering", "moments"]
-GraphName = Literal["text", "video", "audio", "match", "answer", "moments"]
+Task = Literal["retrieval", "audio_retrieval", "matching", "answering", "moments", "captioning"]
+GraphName = Literal["text", "video", "audio", "match", "answer", "moments", "caption_prefill", "caption_step"]
 InputType = Literal["query", "document"]
 """Purpose of a text: a search for documents, or a document to be searched for."""
 GRAPHS_OF_TASK: dict[str, tuple[str, ...]] = {
@@ -42,7 +42,9 @@ GRAPHS_OF_TASK: dict[str, tuple[str, ...]] = {
     "matching": ("video", "match"),
     "answering": ("video", "answer"),
     "moments": ("text", "video", "moments"),
+    "captioning": ("video", "caption_prefill", "caption_step"),
 }
+CAPTION_GRAPHS = ("caption_prefill", "caption_step")
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
 Resample = Literal["decoder", "bicubic", "bilinear", "lanczos"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -198,6 +200,30 @@ class MomentWindows(StrictModel):
     """Windows of one sequence; the runtime splits longer videos into sequences that overlap."""
 
 
+class CaptionDecoder(OmitDefaultsModel):
+    """The decoder of the graphs `caption_prefill` and `caption_step`: a Transformer that predicts the next token."""
+
+    _omit_if_default: ClassVar[tuple[str, ...]] = ("weights",)
+
+    layers: Annotated[int, Field(ge=1, le=256)]
+    heads: Annotated[int, Field(ge=1, le=256)]
+    head_width: Annotated[int, Field(ge=1, le=4096)]
+    vocabulary: Annotated[int, Field(ge=2, description="tokens that have logits")]
+    start_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=64)]
+    """Tokens that every caption starts with, and that are no part of its text."""
+    end_id: Annotated[int, Field(ge=0)]
+    """Token after which a caption is complete."""
+    max_tokens: Annotated[int, Field(ge=2, le=4096, description="of a caption, with `end_id`")] = 40
+    weights: RelativePath | None = None
+    """File with weights that these graphs alone read; it may change without a new index. Null: there is none."""
+
+    @model_validator(mode="after")
+    def _validate_ids(self) -> Self:
+        if (largest := max(*self.start_ids, self.end_id)) >= self.vocabulary:
+            raise ValueError(f"start_ids, end_id: {largest}; less than the vocabulary, {self.vocabulary}, was expected")
+        return self
+
+
 class FileEntry(StrictModel):
     """Size and SHA-256 of one file of the bundle."""
 
@@ -269,6 +295,7 @@ class Manifest(OmitDefaultsModel):
     _omit_if_default: ClassVar[tuple[str, ...]] = (
         "audio",
         "moments",
+        "captions",
         "matryoshka_dimensions",
         "logit_bias",
         "prompts",
@@ -288,6 +315,8 @@ class Manifest(OmitDefaultsModel):
     """Input of the `audio` graph; null without one."""
     moments: MomentWindows | None = None
     """Input of the `moments` graph; null without one."""
+    captions: CaptionDecoder | None = None
+    """The decoder of the `caption_prefill` and `caption_step` graphs; null without them."""
     graphs: dict[GraphName, RelativePath]
     files: dict[RelativePath, FileEntry]
     vector_width: Annotated[int, Field(ge=0)]
@@ -360,6 +389,9 @@ class Manifest(OmitDefaultsModel):
             )
         named = [*self.graphs.values(), self.tokenizer, self.model_card, self.parity_report]
         named += [self.answers] if self.answers else []
+        named += [self.captions.weights] if self.captions and self.captions.weights else []
+        if self.captions and named.count(self.captions.weights or "") > 1:
+            raise ValueError(f"captions.weights: {self.captions.weights}; a file of the caption graphs was expected")
         unlisted = sorted(set(named) - set(self.files))
         if unlisted:
             raise ValueError(f"files: {unlisted} used but not listed with a SHA-256")
@@ -391,6 +423,11 @@ class Manifest(OmitDefaultsModel):
                 f"moments: {'null with' if self.moments is None else 'set without'} a graph 'moments'; both or neither "
                 "were expected"
             )
+        if {self.captions is not None} != {graph in self.graphs for graph in CAPTION_GRAPHS}:
+            raise ValueError(
+                f"captions: {'null' if self.captions is None else 'set'} with graphs {sorted(self.graphs)}; a decoder "
+                f"and {' and '.join(CAPTION_GRAPHS)}, or none of them, were expected"
+            )
         if not self.vector_width and (graph := next((g for g in ("audio", "moments") if g in self.graphs), None)):
             raise ValueError(f"vector_width: 0; the graph {graph!r} needs vectors")
         return self
@@ -419,16 +456,19 @@ class Manifest(OmitDefaultsModel):
         """Return the SHA-256 of what determines an embedding: files, graphs, streams, text length and prompts.
 
         Bundles with equal fingerprints may fill the same collection. The parity report, the model card and other `.md`
-        files are excluded, and so is the graph `moments`, which reads embeddings: adding one needs no new index.
+        files are excluded, and so are the graphs for moments and captions and the file of weights that caption graphs
+        alone read: adding them needs no new index.
 
         Returns:
             64 hexadecimal digits.
         """
-        excluded = {self.model_card, self.parity_report, self.graphs.get("moments")}
+        added = {name: file for name, file in self.graphs.items() if name in ("moments", *CAPTION_GRAPHS)}
+        excluded = {self.model_card, self.parity_report, *added.values()}
+        excluded |= {self.captions.weights} if self.captions and self.captions.weights else set()
         excluded |= {name for name in self.files if name.endswith(".md")}
         parts: dict[str, Any] = {
             "files": {n: f.sha256 for n, f in sorted(self.files.items()) if n not in excluded},
-            "graphs": {name: file for name, file in sorted(self.graphs.items()) if name != "moments"},
+            "graphs": {name: file for name, file in sorted(self.graphs.items()) if name not in added},
             "streams": [s.model_dump() for s in self.streams],
             "text_length": self.text_length,
             **({} if self.prompts == Prompts() else {"prompts": self.prompts.model_dump()}),

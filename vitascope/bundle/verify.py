@@ -221,6 +221,8 @@ def _check_runs(report: Verification, folder: Path, manifest: Manifest, threads:
             for rows, clips, length in ((1, 1, 2), (2, 2, manifest.text_length)):
                 if graph == "moments" and manifest.moments is not None:
                     length = min(length, manifest.moments.max_windows)
+                if graph == "caption_step" and manifest.captions is not None:
+                    length = min(length, manifest.captions.max_tokens // 2)
                 inputs = random_inputs(bundle.graph_spec(graph)[0], rng, vocabulary, rows, clips, length)
                 _check_norms(graph, model.run_graph(graph, inputs))
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.graph_specs import ANSWER_IDS, WINDOW_MASK, ArraySpec, ArraySpecs, graph_spec
+from vitascope.bundle.graph_specs import ANSWER_IDS, PAST_KEYS, WINDOW_MASK, ArraySpec, ArraySpecs, graph_spec
 from vitascope.bundle.manifest import GRAPHS_OF_TASK
 from vitascope.engines.onnx_runtime import Array, Device, Engine, OnnxRuntimeEngine, Placement
 from vitascope.errors import BundleCorrupt, EngineError, TaskMissing
@@ -40,7 +40,7 @@ class GraphRunner(Protocol):
         """Run a graph and return all outputs by name. Raises EngineError."""
 
     def output_shapes(self, graph: str) -> dict[str, tuple[int, ...]]:
-        """Return the shape of each output without the batch axis; 0 for free-form candidates and windows."""
+        """Return the shape of each output without the batch axis; 0 for free-form candidates, windows and tokens."""
 
 
 class Graphs:
@@ -110,8 +110,10 @@ class Graphs:
         results = self.engine(graph).run(inputs)
         rows = len(next(iter(inputs.values())))
         answers = inputs[ANSWER_IDS].shape[1] if ANSWER_IDS in inputs else len(self.bundle.answers)
-        windows = inputs[WINDOW_MASK].shape[1] if WINDOW_MASK in inputs else None
-        _, specs = graph_spec(self.bundle.manifest, graph, answers, windows)
+        length = inputs[WINDOW_MASK].shape[1] if WINDOW_MASK in inputs else None
+        if PAST_KEYS in inputs:
+            length = inputs[PAST_KEYS].shape[3] + inputs["input_ids"].shape[1]
+        _, specs = graph_spec(self.bundle.manifest, graph, answers, length)
         outputs = {}
         for name, shape in _shapes_without_batch(specs).items():
             array, expected = results[name], (rows, *shape)
@@ -123,7 +125,7 @@ class Graphs:
         return outputs
 
     def output_shapes(self, graph: str) -> dict[str, tuple[int, ...]]:
-        """Return the shape of each output without the batch axis; 0 for free-form candidates and windows."""
+        """Return the shape of each output without the batch axis; 0 for free-form candidates, windows and tokens."""
         return _shapes_without_batch(self.bundle.graph_spec(graph)[1])
 
     def _load(self, graph: str) -> Engine:

@@ -14,12 +14,13 @@ import onnx
 import pytest
 
 from tests.chaos import rounds
-from tests.small_bundle import AUDIO, make_small_bundle, write_manifest
+from tests.small_bundle import AUDIO, CAPTIONS, make_small_bundle, write_manifest
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import Manifest, checksum_of
 from vitascope.bundle.onnx_files import external_files
 from vitascope.errors import BundleCorrupt, BundleNotFound, BundleUnsupported
 
+DECODER = {**CAPTIONS, "head_width": 4, "vocabulary": 9, "start_ids": [2], "end_id": 3}
 FILES = sorted(
     [
         *("MODEL_CARD.md", "answer.onnx", "answers.json", "match.onnx", "parity.json"),
@@ -254,10 +255,24 @@ def test_the_fingerprint_covers_what_determines_embeddings(tmp_path: Path) -> No
     assert fingerprint("metrics", metrics={"recall": 0.5}) == first
     assert fingerprint("weights", seed=1) != first
     assert fingerprint("outside", external_data=True) != fingerprint("both", seed=1, external_data=True)
+    tasks = ("retrieval", "matching", "answering", "captioning")
+    assert fingerprint("captions", external_data=True, tasks=tasks) == fingerprint("none", external_data=True)
     assert fingerprint("length", text_length=12) != first
     assert fingerprint("dimensions", matryoshka_dimensions=[12, 8]) == first
     assert fingerprint("prompts", prompts={"query": "query: "}) != first
     assert fingerprint("no-prompts", prompts={}) == first
+
+
+def test_what_the_fingerprint_leaves_out_is_read_by_caption_graphs_alone(tmp_path: Path) -> None:
+    folder = make_small_bundle(tmp_path, external_data=True, tasks=("retrieval", "captioning"))
+    manifest = manifest_of(folder)
+    for file, reason in (
+        ("weights.bin", r"text\.onnx: graph 'text' reads weights from 'weights.bin'; those are of the caption graphs"),
+        ("tokenizer.json", "captions.weights: tokenizer.json; a file of the caption graphs was expected"),
+    ):
+        write_manifest(folder, {**manifest, "captions": {**manifest["captions"], "weights": file}})
+        with pytest.raises(BundleCorrupt, match=reason):
+            Bundle.open(folder)
 
 
 def test_manifests_of_earlier_versions_keep_their_fingerprint() -> None:
@@ -302,6 +317,8 @@ def test_a_bundle_may_have_sound_with_video_or_alone(tmp_path: Path) -> None:
         ({"audio": {**AUDIO, "width": 16, "sample_rate": 100}}, "audio.sample_rate: Input should be greater than"),
         ({"moments": {"window_seconds": 1.0}}, "moments: set without a graph 'moments'"),
         ({"tasks": ["moments"]}, r"graphs: \['moments'\] missing"),
+        ({"captions": DECODER}, r"captions: set with graphs \['audio', 'text', 'video'\]"),
+        ({"captions": {**DECODER, "end_id": 9}}, "start_ids, end_id: 9; less than the vocabulary, 9"),
     ],
 )
 def test_streams_and_graphs_must_agree(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -315,7 +332,7 @@ def test_default_values_of_later_fields_are_neither_written_nor_fingerprinted(fo
     before = manifest_of(folder)
     bundle = Bundle.open(folder)
     written = json.loads(bundle.manifest.model_dump_json())
-    assert not {"audio", "moments", "logit_bias", "reranking", "prompts"} & set(written)
+    assert not {"audio", "moments", "captions", "logit_bias", "reranking", "prompts"} & set(written)
     assert not {"similarity_scale", "similarity_bias"} & set(written["calibration"])
     assert all(set(s) == {"name", "frames", "height", "width", "placement", "fit"} for s in written["streams"])
     old_keys = {key: before[key] for key in ("graphs", "text_length")}
