@@ -15,7 +15,7 @@ from training.data.packed import fingerprint_of, open_packed, stride_of
 from training.data.scenes.objects import ATTRIBUTES
 from training.models.architectures import ARCHITECTURES, build, read_config
 from training.models.config import ConvConfig, FusedConfig
-from training.models.fusion import AUDIO_PREFIX, AUDIO_PREFIXES, FusedModel
+from training.models.fusion import AUDIO_PREFIX, AUDIO_PREFIXES, CAPTION_PREFIX, FusedModel
 from training.models.hd_vila import HdVilaConfig
 from training.models.pretrained import (
     load_audio,
@@ -216,9 +216,8 @@ def _adapt(initial: InitialModel, recipe: Recipe) -> InitialModel:
     adapted = build(config)
     weights, expected = model.state_dict(), adapted.state_dict()
     fitting = {name: w for name, w in weights.items() if name in expected and w.shape == expected[name].shape}
-    unfit = sorted(
-        n for n in {*weights, *expected} - {*fitting} if not n.startswith((*ONLY_IN_TRAINING, *KEPT, *AUDIO_PREFIXES))
-    )
+    optional = (*ONLY_IN_TRAINING, *KEPT, *AUDIO_PREFIXES, CAPTION_PREFIX)
+    unfit = sorted(n for n in {*weights, *expected} - {*fitting} if not n.startswith(optional))
     if unfit:
         raise ValueError(
             f"model: {recipe.model} needs other weights than the initial model has: {unfit[:3]} ({len(unfit)} in all); "
@@ -229,6 +228,8 @@ def _adapt(initial: InitialModel, recipe: Recipe) -> InitialModel:
         load_kept_stages(adapted.video, config.backbone)
     if model.audio is None and recipe.init == "pretrained":
         load_audio(adapted)
+    if model.caption_decoder is None and adapted.caption_decoder is not None:
+        adapted.caption_decoder.copy_weights(adapted.text.fused_layers, adapted.word_head)
     return initial._replace(model=adapted)
 
 

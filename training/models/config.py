@@ -82,7 +82,7 @@ AUDIO_SIZES = {
 class FusedConfig(OmitDefaultsModel):
     """Configuration of everything behind the video encoder. Stored as `config.json` in checkpoints."""
 
-    _omit_if_default: ClassVar[tuple[str, ...]] = ("audio",)
+    _omit_if_default: ClassVar[tuple[str, ...]] = ("audio", "caption_layers")
     masks_visual: ClassVar[bool] = False
     """Whether the architecture has masked visual modelling."""
 
@@ -131,6 +131,9 @@ class FusedConfig(OmitDefaultsModel):
     audio: Annotated[AudioConfig | None, Field(repr=False)] = None
     """Encoder of sound, or the name of a size of `AUDIO_SIZES`; None: the model has no sound. Not in `repr`, by which
     cached visual features are known."""
+
+    caption_layers: Annotated[int, Field(ge=0, repr=False)] = 0
+    """Layers of the decoder that writes captions; 0: none. Not in `repr`, as `audio`."""
 
     @field_validator("audio", mode="before")
     @classmethod

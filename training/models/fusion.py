@@ -5,7 +5,8 @@ in the fused layers. Retrieval embeddings, the heads for matching, masked words 
 models that have sound are shared.
 
 Shape letters: B samples, C clips, F frames, H W pixels, V visual tokens, N samples of sound, A audio tokens, L text
-tokens, D width of the fused layers, W width of the visual or audio tokens, E embedding dim.
+tokens, D width of the fused layers, W width of the visual or audio tokens, E embedding dim; in the decoder of captions
+Y layers, H heads, T = V + A tokens, P words so far, L new words, d head width.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.models.audio import AudioEmbeddings, AudioEncoder
+from training.models.caption_decoder import CaptionDecoder
 from training.models.config import FusedConfig
 from training.models.hubness import SIMILARITY_SCALE, HubnessCorrection
 from training.models.text import (
     MaskedWordHead,
     TextTransformer,
     VisualCache,
+    cache_audio,
+    cache_visual,
     masked_mean,
     repeated,
     tokens_present,
@@ -34,6 +38,8 @@ AUDIO_PREFIX, AUDIO_BACKBONE = "audio.", "audio.encoder.stages."
 """Parameter prefixes of the audio encoder with its projection, and of its CNN."""
 ENCODER_PREFIXES = ("video.", "text.bert.embeddings.", "text_pool.", "text_project.", "video_project.", AUDIO_PREFIX)
 """Parameter prefixes of the encoders and their projections, besides the text layers."""
+CAPTION_PREFIX = "caption_decoder."
+"""Parameter prefix of all that writes captions."""
 AUDIO_PREFIXES = (AUDIO_PREFIX, "audio_embeddings.", "match_audio_")
 """Parameter prefixes of all that sound adds to a model, which without sound computes the same as before."""
 
@@ -118,6 +124,7 @@ class FusedModel(nn.Module, ABC):
             self.audio_embeddings = AudioEmbeddings(cfg.audio, cfg.text_width, cfg.dropout)
             self.match_audio_scale = nn.Parameter(torch.tensor(0.0))
             self.match_audio_threshold = nn.Parameter(torch.tensor(0.5))
+        self.caption_decoder = CaptionDecoder(self.text.bert.config, cfg.caption_layers) if cfg.caption_layers else None
 
     @property
     def device(self) -> torch.device:
@@ -298,6 +305,42 @@ class FusedModel(nn.Module, ABC):
         first = self.text.fuse(text_BLD, attention_mask, cache, first_only=True)[:, 0]
         logits: Tensor = self.answer_head(first)
         return logits
+
+    def prepare_captions(self, visual_BVW: Tensor, audio_BAW: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute what captions of videos read, once for all words. Arguments as in `prepare_visual`.
+
+        Returns:
+            Keys and values (B, Y, H, T, d) of the visual and audio tokens, and which of these exist, (B, T) int64.
+        """
+        layers = list(self.get_caption_decoder().layers)
+        cache = cache_visual(layers, visual_BVW, self.visual_embeddings(visual_BVW))
+        if audio_BAW is not None and self.audio_embeddings is not None:
+            cache = cache_audio(layers, cache, audio_BAW, self.audio_embeddings(audio_BAW))
+        keys, values = (torch.stack(x, dim=1) for x in zip(*cache.layers, strict=True))
+        present = cache.present
+        if present is None:
+            present = torch.ones(cache.tokens.shape[:2], dtype=torch.int64, device=cache.tokens.device)
+        return keys, values, present
+
+    def next_word_logits(
+        self, input_ids: Tensor, past_keys: Tensor, past_values: Tensor, *prepared: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the logits (B, vocabulary) after new words, and the keys and values (B, Y, H, P + L, d) of all words.
+
+        Args:
+            input_ids: (B, L) int64, of the words at positions P to P + L - 1.
+            past_keys, past_values: (B, Y, H, P, d), of the words before them.
+            prepared: Keys, values and mask of `prepare_captions`.
+        """
+        decoder = self.get_caption_decoder()
+        states, keys, values = decoder(input_ids, self.text.bert.embeddings, past_keys, past_values, *prepared)
+        return decoder.word_head(states[:, -1], self.text.word_embeddings), keys, values
+
+    def get_caption_decoder(self) -> CaptionDecoder:
+        """Return the decoder of captions. Raises ValueError for a model without one."""
+        if self.caption_decoder is None:
+            raise ValueError("caption_layers: 0 in this model's config; a decoder of captions was expected")
+        return self.caption_decoder
 
     def grid_of(self, tokens: int) -> tuple[int, int]:
         """Return rows and columns of a number of visual tokens, in the aspect ratio of the configured grid."""

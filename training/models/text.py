@@ -17,11 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
+MASKED_SCORE = -1e4
+"""Added to the attention scores of what is not to be read."""
+
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
     """Return the attention output (B, H, R, D).
 
-    queries: (B, H, R, D). keys, values: (B, H, T, D). mask: (B, 1, 1, T), added to the scores.
+    queries: (B, H, R, D). keys, values: (B, H, T, D). mask: (B, 1, 1 or R, T), added to the scores.
     """
     if queries.device.type == "cpu" and torch.is_grad_enabled():
         # On CPUs the backward pass of the fused kernel takes three to five times as long for short sequences: here 7
@@ -102,37 +105,18 @@ class TextTransformer(nn.Module):
         hidden: Tensor = self.bert.embeddings(input_ids=input_ids)
         mask = additive_mask(attention_mask, hidden.dtype)
         for layer in self.bert.encoder.layer[: self.text_layers]:
-            hidden = _read(layer, hidden, *_keys_values(layer, hidden), mask)
+            hidden = apply_layer(layer, hidden, *keys_values(layer, hidden), mask)
         return hidden
 
     def prepare_visual(self, visual_PVW: Tensor, tokens_PVD: Tensor) -> VisualCache:
         """Prepare visual tokens (P, V, W) and their embeddings (P, V, D) for `fuse`."""
         if self.visual_reads_text:
             return VisualCache(visual_PVW, tokens_PVD)
-        hidden = tokens_PVD
-        layers: list[tuple[Tensor, Tensor]] = []
-        for layer in self._fused_layers:
-            layers.append(_keys_values(layer, hidden))
-            if len(layers) < len(self._fused_layers):  # the output of the last layer is not read
-                hidden = _read(layer, hidden, *layers[-1])
-        return VisualCache(visual_PVW, tokens_PVD, tuple(layers))
+        return cache_visual(self.fused_layers, visual_PVW, tokens_PVD)
 
     def add_audio(self, cache: VisualCache, audio_PAW: Tensor, tokens_PAD: Tensor) -> VisualCache:
-        """Return a cache that also has audio tokens (P, A, W) and their embeddings (P, A, D).
-
-        Where visual tokens do not read the text, audio tokens read these and one another, and no visual token changes.
-        """
-        sees = tokens_present(cache.visual).amax(dim=1, keepdim=True).expand(-1, cache.tokens.shape[1])
-        present = torch.cat([sees, tokens_present(audio_PAW)], dim=1)
-        hidden, mask = tokens_PAD, additive_mask(present, tokens_PAD.dtype)
-        layers: list[tuple[Tensor, Tensor]] = []
-        for layer, visual in zip(self._fused_layers, cache.layers, strict=False):
-            keys, values = zip(visual, _keys_values(layer, hidden), strict=True)
-            layers.append((torch.cat(keys, dim=2), torch.cat(values, dim=2)))
-            if len(layers) < len(self._fused_layers):
-                hidden = _read(layer, hidden, *layers[-1], mask)
-        tokens = torch.cat([cache.tokens, tokens_PAD], dim=1)
-        return VisualCache(cache.visual, tokens, tuple(layers), audio_PAW, present)
+        """Return a cache that also has audio tokens (P, A, W) and their embeddings (P, A, D)."""
+        return cache_audio(self.fused_layers, cache, audio_PAW, tokens_PAD)
 
     def fuse(self, text_BLD: Tensor, attention_mask: Tensor, cache: VisualCache, *, first_only: bool = False) -> Tensor:
         """Return the fused states (B, L, D) of B = n * P texts, the n texts about a video adjacent.
@@ -153,8 +137,8 @@ class TextTransformer(nn.Module):
     def fuse_text_only(self, text_BLD: Tensor, attention_mask: Tensor) -> Tensor:
         """Return text states (B, L, D) after the fused layers, without video."""
         hidden, mask = text_BLD, additive_mask(attention_mask, text_BLD.dtype)
-        for layer in self._fused_layers:
-            hidden = _read(layer, hidden, *_keys_values(layer, hidden), mask)
+        for layer in self.fused_layers:
+            hidden = apply_layer(layer, hidden, *keys_values(layer, hidden), mask)
         return hidden
 
     def fused_attention(self, text_BLD: Tensor, attention_mask: Tensor, cache: VisualCache) -> list[Tensor]:
@@ -184,19 +168,20 @@ class TextTransformer(nn.Module):
         hidden = text_BLD
         if not cache.layers:
             hidden = torch.cat([text_BLD, repeated(cache.tokens, texts)], dim=1)
-        for index, layer in enumerate(self._fused_layers):
-            keys, values = _keys_values(layer, hidden)
+        for index, layer in enumerate(self.fused_layers):
+            keys, values = keys_values(layer, hidden)
             if cache.layers:
                 visual = (repeated(x, texts) for x in cache.layers[index])
                 keys, values = (torch.cat(pair, dim=2) for pair in zip((keys, values), visual, strict=True))
             if weights is not None:
                 weights.append(_weights(layer, hidden, keys, mask))
-            last = index == len(self._fused_layers) - 1
-            hidden = _read(layer, hidden[:, :1] if first_only and last else hidden, keys, values, mask)
+            last = index == len(self.fused_layers) - 1
+            hidden = apply_layer(layer, hidden[:, :1] if first_only and last else hidden, keys, values, mask)
         return hidden
 
     @property
-    def _fused_layers(self) -> list[Any]:
+    def fused_layers(self) -> list[Any]:
+        """The layers after the text layers."""
         return list(self.bert.encoder.layer[self.text_layers :])
 
     @property
@@ -205,7 +190,38 @@ class TextTransformer(nn.Module):
         return embeddings
 
 
-def _keys_values(layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
+def cache_visual(layers: Sequence[Any], visual_PVW: Tensor, tokens_PVD: Tensor) -> VisualCache:
+    """Return the keys and values of visual tokens (P, V, W) in BERT layers, in which they attend to one another only.
+
+    tokens_PVD: Their embeddings for the first layer.
+    """
+    hidden, cached = tokens_PVD, []
+    for layer in layers:
+        cached.append(keys_values(layer, hidden))
+        if len(cached) < len(layers):  # the output of the last layer is not read
+            hidden = apply_layer(layer, hidden, *cached[-1])
+    return VisualCache(visual_PVW, tokens_PVD, tuple(cached))
+
+
+def cache_audio(layers: Sequence[Any], cache: VisualCache, audio_PAW: Tensor, tokens_PAD: Tensor) -> VisualCache:
+    """Return a cache that also has audio tokens (P, A, W) and their embeddings (P, A, D).
+
+    Where visual tokens do not read the text, audio tokens read these and one another, and no visual token changes.
+    """
+    sees = tokens_present(cache.visual).amax(dim=1, keepdim=True).expand(-1, cache.tokens.shape[1])
+    present = torch.cat([sees, tokens_present(audio_PAW)], dim=1)
+    hidden, mask = tokens_PAD, additive_mask(present, tokens_PAD.dtype)
+    cached: list[tuple[Tensor, Tensor]] = []
+    for layer, visual in zip(layers, cache.layers, strict=False):
+        keys, values = zip(visual, keys_values(layer, hidden), strict=True)
+        cached.append((torch.cat(keys, dim=2), torch.cat(values, dim=2)))
+        if len(cached) < len(layers):
+            hidden = apply_layer(layer, hidden, *cached[-1], mask)
+    tokens = torch.cat([cache.tokens, tokens_PAD], dim=1)
+    return VisualCache(cache.visual, tokens, tuple(cached), audio_PAW, present)
+
+
+def keys_values(layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
     """Return keys and values of a BERT layer, each (B, heads, T, D / heads), of states (B, T, D)."""
     attention = layer.attention.self
     return _by_head(attention.key(hidden), attention), _by_head(attention.value(hidden), attention)
@@ -216,7 +232,7 @@ def _by_head(x: Tensor, attention: Any) -> Tensor:
     return heads.transpose(1, 2)
 
 
-def _read(layer: Any, reader: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+def apply_layer(layer: Any, reader: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
     """Run a BERT layer for positions `reader` (B, R, D) that attend to keys and values (B, heads, T, D / heads)."""
     attention = layer.attention.self
     queries = _by_head(attention.query(reader), attention)
@@ -242,7 +258,7 @@ def repeated(x: Tensor, texts: int) -> Tensor:
 
 def additive_mask(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the additive mask (B, 1, 1, L): 0 where the mask (B, L) is 1, a very negative number elsewhere."""
-    return (1.0 - attention_mask[:, None, None, :].to(dtype)) * -1e4
+    return (1.0 - attention_mask[:, None, None, :].to(dtype)) * MASKED_SCORE
 
 
 def masked_mean(states_BLD: Tensor, attention_mask: Tensor) -> Tensor:
