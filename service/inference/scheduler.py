@@ -19,7 +19,7 @@ import numpy as np
 from opentelemetry.context import Context
 
 from service.errors import DeadlineExceeded, Overloaded, RequestAbandoned
-from vitascope.bundle.graph_specs import ANSWER_IDS, WINDOW_MASK
+from vitascope.bundle.graph_specs import ANSWER_IDS, PAST_KEYS, WINDOW_MASK
 from vitascope.engines.onnx_runtime import Array
 from vitascope.errors import EngineError, EngineUnavailable
 
@@ -62,6 +62,7 @@ class Call:
         future: Receives the outputs of these rows.
         length: Text tokens, or windows of a video, of a row, padding included; 1 for a graph without either.
         is_batchable: Whether the rows may share a run with those of other calls; candidate answers fill a run.
+        exact_shapes: Shapes of a row, if it cannot be padded: captions are continued together if they are equally long.
     """
 
     graph: str
@@ -76,6 +77,7 @@ class Call:
         sequences = self.inputs.get("input_ids", self.inputs.get(WINDOW_MASK))
         self.length = 1 if sequences is None else sequences.shape[1]
         self.is_batchable = ANSWER_IDS not in self.inputs
+        self.exact_shapes = [array.shape[1:] for array in self.inputs.values()] if PAST_KEYS in self.inputs else []
         self.bytes = sum(array.nbytes for array in self.inputs.values())
 
     def finish(self, result: Outputs | BaseException) -> None:
@@ -132,7 +134,14 @@ def select_batch(
     assert first is not None
     if first.context.bulk or not first.is_batchable:
         return [first]
-    others = [call for call in queue if call.graph == first.graph and not call.context.bulk and call is not first]
+    others = [
+        call
+        for call in queue
+        if call.graph == first.graph
+        and call.exact_shapes == first.exact_shapes
+        and not call.context.bulk
+        and call is not first
+    ]
     others.sort(key=lambda call: (abs(call.length - first.length), call.number))
     share = -(-(first.rows + sum(call.rows for call in others)) // idle_workers)
     max_rows = min(limits.rows, share)

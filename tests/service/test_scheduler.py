@@ -219,6 +219,20 @@ def test_windows_of_videos_of_several_lengths_are_merged() -> None:
     assert merged["window_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
 
 
+def test_captions_are_continued_together_if_they_are_equally_long() -> None:
+    """Their words cannot be padded, since no mask leaves any out."""
+
+    def step(past: int) -> Call:
+        keys = np.full((2, 1, 2, past, 4), past, np.float32)
+        inputs = {"input_ids": np.full((2, 1), past), "past_keys": keys, "visual_mask": np.ones((2, 3), np.int64)}
+        return Call("caption_step", inputs, CallContext())
+
+    calls = [step(past) for past in (3, 0, 3, 5)]
+    batch = select_batch(calls, BatchLimits(), now=0.0)
+    assert batch == [calls[0], calls[2]]
+    assert merge(batch)["past_keys"].shape == (4, 1, 2, 3, 4)
+
+
 def test_only_the_call_at_fault_fails(scheduler: Scheduler, engine: Engine, observer: RecordingObserver) -> None:
     occupy(scheduler, engine)
     futures = [scheduler.submit("text", texts(1, value=v), CallContext()) for v in (1, 2, POISON, 4, 5)]
