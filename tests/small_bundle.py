@@ -69,7 +69,7 @@ NEXT_WORDS: dict[str, dict[str, float]] = {
     "right": {"[SEP]": 1},
 }
 """Weights of the words that may follow a word in a caption, unless they were said before. Those of colours are
-multiplied by exp(``COLOUR_GAIN`` * share), by their share in the picture; sound counts half."""
+multiplied by exp(``COLOUR_GAIN`` * share), by their shares in picture and sound, whose colours count half."""
 COLOUR_GAIN = 5.0
 _ASKING = ("which", "what")
 Array = NDArray[Any]
@@ -515,12 +515,12 @@ def _caption_step_graph(fuses_audio: bool, weights: dict[str, Array]) -> onnx.Mo
         node("ReduceMean", ["said_by_head"], ["said"], axes=[1, 2], keepdims=0),
         node("Mul", ["said", "penalty"], ["repetition"]),
         node("Cast", ["visual_mask"], ["mask"], to=TensorProto.FLOAT),
-        node("ReduceSum", ["mask", "axis1"], ["count"], keepdims=1),
-        node("Max", ["count", "one"], ["positive"]),
         node("ReduceMean", ["visual_keys"], ["visual"], axes=[1, 2], keepdims=0),  # (B, T, N)
         node("Unsqueeze", ["mask", "axis2"], ["mask_column"]),
         node("Mul", ["visual", "mask_column"], ["shown"]),
         node("ReduceSum", ["shown", "axis1"], ["total"], keepdims=0),
+        node("ReduceSum", ["total", "axis1"], ["sum"], keepdims=1),
+        node("Max", ["sum", "tiny"], ["positive"]),
         node("Div", ["total", "positive"], ["shares"]),
         node("Slice", ["present_keys", "minus_one", "end", "axis3"], ["last_keys"]),
         node("ReduceMean", ["last_keys"], ["last_word"], axes=[1, 2, 3], keepdims=0),
@@ -541,7 +541,7 @@ def _caption_step_graph(fuses_audio: bool, weights: dict[str, Array]) -> onnx.Mo
         **{"minus_one": np.array([-1]), "end": np.array([np.iinfo(np.int64).max])},
         **{"identity": np.eye(size, dtype=np.float32), "following": following},
         **{"takes_colour": COLOUR_GAIN * takes_colour, "penalty": np.array(30, np.float32)},
-        "one": np.array(1, np.float32),
+        "tiny": np.array(1e-6, np.float32),
     }
     return _model("caption_step", nodes, inputs, outputs, constants)
 

@@ -21,7 +21,16 @@ from numpy.typing import NDArray
 from vitascope.audio_windows import Samples, batched_inputs, check_sounds, cut_windows, read_sounds
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.graph_specs import ANSWER_IDS, ANSWER_MASK, AUDIO_TOKENS, random_inputs
-from vitascope.bundle.manifest import AudioStream, Calibration, FrameStream, InputType, MomentWindows, Task
+from vitascope.bundle.manifest import (
+    CAPTION_GRAPHS,
+    AudioStream,
+    Calibration,
+    FrameStream,
+    InputType,
+    MomentWindows,
+    Task,
+)
+from vitascope.captions import DEFAULT_OPTIONS, Caption, CaptionOptions, generate_captions
 from vitascope.engines.graphs import GraphRunner, Graphs
 from vitascope.engines.onnx_runtime import Array, Device, Placement
 from vitascope.errors import InvalidInput, MediaError
@@ -226,10 +235,15 @@ class Model:
         return self._server is not None
 
     def check_ready(self) -> None:
-        """Raise EngineUnavailable if an inference server runs the graphs and is not ready."""
+        """Raise EngineUnavailable if an inference server runs the graphs and is not ready.
+
+        Caption graphs run in this process.
+        """
         if self._server is not None:
             manifest = self.bundle.manifest
-            self._server.check_ready([served_name(manifest, graph) for graph in sorted(manifest.graphs)])
+            self._server.check_ready(
+                [served_name(manifest, graph) for graph in sorted({*manifest.graphs} - {*CAPTION_GRAPHS})]
+            )
 
     @property
     def placements(self) -> Mapping[str, Placement]:
@@ -494,6 +508,34 @@ class Model:
     ) -> list[MomentResult]:
         """Find the spans of a video of which texts are true, as ``moments.find_moments``."""
         return find_moments(self, texts, windows, spans, top)
+
+    def generate_captions(
+        self,
+        visual_tokens: NDArray[np.floating],
+        audio_tokens: NDArray[np.floating] | None = None,
+        options: CaptionOptions = DEFAULT_OPTIONS,
+        is_cancelled: Callable[[], bool] | None = None,
+    ) -> list[list[Caption]]:
+        """Generate captions of B clips.
+
+        Args:
+            visual_tokens: (B, V, K) of any float dtype.
+            audio_tokens: As in ``match``.
+            options: Decoding, such as beams or sampling, and the number of captions.
+            is_cancelled: Called before each token; generation ends with ``CancelledError`` if it returns True.
+
+        Returns:
+            ``options.count`` captions per clip, best first.
+
+        Raises:
+            InvalidInput: Tokens have another shape or dtype, the model does not take those of sound, or
+                ``options.max_tokens`` is larger than the bundle's.
+            TaskMissing: The bundle has no caption graphs.
+            EngineError: A run failed.
+        """
+        self._graphs.ensure_loaded("caption_step")
+        tokens = self._fused_tokens(len(visual_tokens), visual_tokens, audio_tokens)
+        return generate_captions(self, tokens, options, is_cancelled)
 
     def embed_file(
         self,

@@ -83,6 +83,10 @@ class Tokenizer:
             mask[row, : len(encoding.ids)] = 1
         return ids, mask
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, without special tokens."""
+        return str(self._inner.decode(list(ids), skip_special_tokens=True))
+
     def check(self, texts: Sequence[str]) -> None:
         """Raise TextError for the first text that is blank, too long or not valid Unicode."""
         for index, text in enumerate(texts):

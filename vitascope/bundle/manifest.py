@@ -45,6 +45,8 @@ GRAPHS_OF_TASK: dict[str, tuple[str, ...]] = {
     "captioning": ("video", "caption_prefill", "caption_step"),
 }
 CAPTION_GRAPHS = ("caption_prefill", "caption_step")
+ADDED_GRAPHS = ("moments", *CAPTION_GRAPHS)
+"""Graphs that no embedding depends on, so that adding them needs no new index."""
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
 Resample = Literal["decoder", "bicubic", "bilinear", "lanczos"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -462,7 +464,7 @@ class Manifest(OmitDefaultsModel):
         Returns:
             64 hexadecimal digits.
         """
-        added = {name: file for name, file in self.graphs.items() if name in ("moments", *CAPTION_GRAPHS)}
+        added = {name: file for name, file in self.graphs.items() if name in ADDED_GRAPHS}
         excluded = {self.model_card, self.parity_report, *added.values()}
         excluded |= {self.captions.weights} if self.captions and self.captions.weights else set()
         excluded |= {name for name in self.files if name.endswith(".md")}

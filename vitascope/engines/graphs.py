@@ -14,7 +14,7 @@ import numpy as np
 
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.graph_specs import ANSWER_IDS, PAST_KEYS, WINDOW_MASK, ArraySpec, ArraySpecs, graph_spec
-from vitascope.bundle.manifest import GRAPHS_OF_TASK
+from vitascope.bundle.manifest import CAPTION_GRAPHS, GRAPHS_OF_TASK
 from vitascope.engines.onnx_runtime import Array, Device, Engine, OnnxRuntimeEngine, Placement
 from vitascope.errors import BundleCorrupt, EngineError, TaskMissing
 
@@ -137,7 +137,7 @@ class Graphs:
                 f"the bundle's tasks are {', '.join(self.bundle.manifest.tasks)}"
             )
         inputs, outputs = self.bundle.graph_spec(graph)
-        if self.server is not None:
+        if self.server is not None and graph not in CAPTION_GRAPHS:  # their cache would be sent at every token
             from vitascope.integrations.kserve.engine import open_at_server
 
             return open_at_server(self.server, self.bundle, graph, (inputs, outputs))
@@ -160,6 +160,7 @@ def open_engine(
     """Load a graph on a device of this process.
 
     "tensorrt" prefers TensorRT itself and falls back to ONNX Runtime's TensorRT provider, which ``placement`` explains.
+    Caption graphs run on ONNX Runtime without TensorRT, whose profiles do not fit a cache that starts empty.
 
     Args:
         bundle: Bundle of the graph.
@@ -175,6 +176,14 @@ def open_engine(
     """
     if device != "tensorrt":
         return OnnxRuntimeEngine(path, threads, device, optimize=optimize)
+    if graph in CAPTION_GRAPHS:
+        engine = OnnxRuntimeEngine(path, threads, "auto", optimize=optimize)
+        reasons = [
+            "TensorRT: not used for captions",
+            *([engine.placement.fallback] if engine.placement.fallback else []),
+        ]
+        engine.placement = engine.placement._replace(fallback="; ".join(reasons))
+        return engine
     from vitascope.integrations.tensorrt.engine import TensorRTEngine
     from vitascope.integrations.tensorrt.profiles import provider_options
 

@@ -1,0 +1,178 @@
+"""Captions by a small decoder whose language is known (``tests.small_bundle.NEXT_WORDS``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import CancelledError
+from itertools import count
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.small_bundle import AUDIO, COLOURS, STREAMS, VOCABULARY, make_small_bundle
+from vitascope.bundle.graph_specs import LOGITS, PAST_KEYS, PAST_VALUES
+from vitascope.captions import Caption, CaptionOptions
+from vitascope.engines.graphs import GraphRunner, Graphs
+from vitascope.engines.onnx_runtime import Array
+from vitascope.errors import InvalidInput, TaskMissing
+from vitascope.model import Floats, Model
+
+GREEDY = CaptionOptions(beams=1)
+WORDS = list(VOCABULARY)
+START, END = VOCABULARY["[CLS]"], VOCABULARY["[SEP]"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    tasks = ("retrieval", "audio_retrieval", "captioning")
+    folder = make_small_bundle(tmp_path_factory.mktemp("bundle"), tasks=tasks, audio={**AUDIO, "fused": True})
+    return Model.open(folder, threads=1, device="cpu")
+
+
+def tokens_of(model: Model, *names: str) -> Floats:
+    """Return the visual tokens of clips of one colour each; zeros for "nothing"."""
+    shown = [255 * np.array(COLOURS.get(name, (0, 0, 0)), np.uint8) for name in names]
+    sizes = {s["name"]: (s["frames"], s["height"], s["width"], 3) for s in STREAMS}
+    streams = {name: np.stack([np.full((1, *size), color) for color in shown]) for name, size in sizes.items()}
+    visible = np.array([name != "nothing" for name in names], np.float32)
+    return model.embed_video(streams).visual_tokens * visible[:, None, None]
+
+
+def texts(captions: list[list[Caption]]) -> list[list[str]]:
+    return [[caption.text for caption in row] for row in captions]
+
+
+def all_captions(model: Model, visual_tokens: Floats, max_tokens: int) -> list[tuple[str, float]]:
+    """Return every sentence of a clip that is not absurd and its mean log-probability, computed without a cache."""
+    audio = np.zeros((1, 2, visual_tokens.shape[2]), np.float32)
+    visual = model.run_graph("caption_prefill", {"visual_tokens": visual_tokens, "audio_tokens": audio})
+    sentences, complete = {(START,): 0.0}, []
+    for length in range(1, max_tokens + 1):
+        ids = np.array(list(sentences))
+        inputs = {name: np.repeat(array, len(ids), axis=0) for name, array in visual.items()}
+        empty = np.zeros((len(ids), 1, 2, 0, len(WORDS)), np.float32)
+        inputs |= {"input_ids": ids, PAST_KEYS: empty, PAST_VALUES: empty}
+        probabilities = np.exp(model.run_graph("caption_step", inputs)[LOGITS].astype(float))
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        longer = {}
+        for prefix, row in zip(list(sentences), probabilities, strict=True):
+            for token in np.flatnonzero(row > 1e-8):
+                total = sentences[prefix] + np.log(row[token])
+                if token == END or length == max_tokens:
+                    words = [WORDS[i] for i in (*prefix[1:], *[token] * int(token != END))]
+                    complete.append((" ".join(words), total / length))
+                else:
+                    longer[*prefix, int(token)] = total
+        sentences = longer
+    return sorted(complete, key=lambda caption: -caption[1])
+
+
+def test_beam_search_returns_the_most_probable_sentences(model: Model) -> None:
+    red = tokens_of(model, "red")
+    for max_tokens in (3, 7):
+        expected = all_captions(model, red, max_tokens)
+        beams = CaptionOptions(beams=len(expected), count=20, max_tokens=max_tokens)
+        [captions] = model.generate_captions(red, options=beams)
+        assert [caption.text for caption in captions] == [text for text, _ in expected[:20]]
+        log_probabilities = [caption.log_probability for caption in captions]
+        assert log_probabilities == pytest.approx([value for _, value in expected[:20]], abs=1e-5)
+    [[best]] = model.generate_captions(red)
+    assert (best.text, best.log_probability) == (expected[0][0], pytest.approx(expected[0][1], abs=1e-5))
+    assert best.text == "the red thing moves"
+    [[greedy]] = model.generate_captions(red, options=GREEDY)
+    assert greedy.text == "a red thing moves"
+    assert greedy.log_probability == pytest.approx(dict(expected)[greedy.text], abs=1e-5)
+    assert greedy.log_probability < best.log_probability
+
+
+class RecordingRunner(Graphs):
+    """Graphs that record the rows of each run."""
+
+    def __init__(self, inner: GraphRunner) -> None:
+        self.inner, self.rows = inner, list[int]()
+
+    def ensure_loaded(self, graph: str) -> None:
+        self.inner.ensure_loaded(graph)
+
+    def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        self.rows.append(len(next(iter(inputs.values()))))
+        return self.inner.run(graph, inputs)
+
+
+def test_clips_of_a_batch_do_not_affect_one_another(model: Model) -> None:
+    clips = tokens_of(model, "blue", "nothing", "red", "nothing", "green")
+    runners: list[RecordingRunner] = []
+
+    def record(inner: GraphRunner) -> GraphRunner:
+        runners.append(RecordingRunner(inner))
+        return runners[-1]
+
+    for options in (GREEDY, CaptionOptions(count=2), CaptionOptions(beams=1, temperature=1.5, count=3)):
+        alone = [model.generate_captions(clips[row : row + 1], options=options)[0] for row in range(len(clips))]
+        assert len({len(row[0].text.split()) for row in alone}) > 1, "sentences of several lengths"
+        for batch_size in (7, 2):
+            batched = model.with_overrides(record, batch_size).generate_captions(clips, options=options)
+            assert texts(batched) == texts(alone)
+            most = max(batch_size, options.beams, options.count)
+            assert max(runners[-1].rows) <= most
+            assert min(runners[-1].rows) < most, "a clip that is done leaves the batch"
+
+
+def test_samples_follow_the_distribution_and_the_seed(model: Model) -> None:
+    red = tokens_of(model, "red")
+    sampling = CaptionOptions(beams=1, temperature=1.0, count=150)
+    [captions] = model.generate_captions(red, options=sampling)
+    assert model.generate_captions(red, options=sampling) == [captions]
+    of_seed = [
+        model.generate_captions(red, options=CaptionOptions(beams=1, temperature=1.0, count=9, seed=s)) for s in (1, 2)
+    ]
+    assert of_seed[0] != of_seed[1]
+    share = np.mean([caption.text.startswith("the") for caption in captions])
+    assert share == pytest.approx(4 / 9, abs=0.13)
+    assert [caption.log_probability for caption in captions] == sorted(c.log_probability for c in captions)[::-1]
+    probable = dict(all_captions(model, red, 8))
+    common = max({caption.text for caption in captions}, key=[caption.text for caption in captions].count)
+    assert captions[[c.text for c in captions].index(common)].log_probability == pytest.approx(probable[common])
+    for sharp in ({"temperature": 0.02}, {"temperature": 1.0, "top_p": 0.5}):
+        assert texts(model.generate_captions(red, options=CaptionOptions(beams=1, **sharp))) == [["a red thing moves"]]
+
+
+def test_captions_use_sound(model: Model) -> None:
+    red, nothing = tokens_of(model, "red"), tokens_of(model, "nothing")
+    blue = tokens_of(model, "blue")  # of the same form as tokens of its tone
+    many = CaptionOptions(beams=60, count=40)
+    assert texts(model.generate_captions(nothing, blue)) == [["the blue thing moves"]]
+    [of_both], [of_red] = (
+        texts(model.generate_captions(red, blue, many)),
+        texts(model.generate_captions(red, None, many)),
+    )
+    assert of_both[0] == of_red[0] == "the red thing moves"
+    assert "the blue thing moves" in of_both
+    assert "the blue thing moves" not in of_red
+
+
+def test_invalid_options_cancellation_and_a_missing_task(model: Model, small_model: Model) -> None:
+    red = tokens_of(model, "red")
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"beams": 0}, "beams: 0; at least 1"),
+        ({"count": 4}, "count: 4 with 3 beams"),
+        ({"temperature": 1.0}, "beams: 3 with temperature 1; 1 was expected"),
+        ({"temperature": float("nan")}, "temperature: nan"),
+        ({"top_p": 0.0}, "top_p: 0.0; above 0"),
+        ({"max_tokens": 9}, "max_tokens: 9; at most 8 was expected of this model"),
+    ]
+    for options, reason in cases:
+        with pytest.raises(InvalidInput, match=reason):
+            model.generate_captions(red, options=CaptionOptions(**options))
+    with pytest.raises(InvalidInput, match="visual_tokens"):
+        model.generate_captions(red[:, :1])
+    assert model.generate_captions(red[:0]) == []
+    calls = count()
+    with pytest.raises(CancelledError):
+        model.generate_captions(red, is_cancelled=lambda: next(calls) == 2)
+    assert next(calls) == 3
+    with pytest.raises(
+        TaskMissing, match="no graph 'caption_step', so no captioning; the bundle's tasks are retrieval"
+    ):
+        small_model.generate_captions(red)

@@ -1,0 +1,262 @@
+"""Generation of captions: sentences about clips, one token after the other.
+
+Shape letters: B clips, R sentences in progress, Y layers, H heads, T visual and audio tokens, P tokens so far, L new
+ones, d head width, N vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitascope.bundle.graph_specs import (
+    LOGITS,
+    PAST_KEYS,
+    PAST_VALUES,
+    PRESENT_KEYS,
+    PRESENT_VALUES,
+    VISUAL_KEYS,
+    Array,
+)
+from vitascope.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from vitascope.bundle.manifest import CaptionDecoder
+    from vitascope.model import Model
+
+IsCancelled = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class CaptionOptions:
+    """Decoding of captions.
+
+    Attributes:
+        beams: Sentences kept at each token (beam search); 1: the most probable token each time (greedy search).
+        temperature: Above 0: tokens are sampled, with logits divided by it, and ``beams`` must be 1.
+        top_p: Probability of the most probable tokens that are sampled from (nucleus sampling), above 0, at most 1.
+        seed: Of sampling. The caption of a clip does not depend on the other clips.
+        max_tokens: Maximum tokens of a caption, its end included; None: as many as the bundle allows.
+        count: Captions of each clip; without sampling at most ``beams``.
+    """
+
+    beams: int = 3
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    max_tokens: int | None = None
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        for name, minimum in (("beams", 1), ("seed", 0), ("max_tokens", 1), ("count", 1)):
+            if (value := getattr(self, name)) is not None and value < minimum:
+                raise InvalidInput(f"{name}: {value}; at least {minimum} was expected")
+        if not 0 <= self.temperature < np.inf:
+            raise InvalidInput(f"temperature: {self.temperature}; 0 (no sampling) or more was expected")
+        if not 0 < self.top_p <= 1:
+            raise InvalidInput(f"top_p: {self.top_p}; above 0 and at most 1 was expected")
+        if self.temperature and self.beams != 1:
+            raise InvalidInput(f"beams: {self.beams} with temperature {self.temperature:g}; 1 was expected")
+        if not self.temperature and self.count > self.beams:
+            raise InvalidInput(f"count: {self.count} with {self.beams} beams; at most as many were expected")
+
+
+DEFAULT_OPTIONS = CaptionOptions()
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A sentence, and the mean log-probability of its tokens, its end included."""
+
+    text: str
+    log_probability: float
+
+
+@dataclass(frozen=True)
+class _Sentence:
+    """Tokens after the start ids of a caption of a clip, and the sum of their log-probabilities."""
+
+    clip: int
+    ids: tuple[int, ...] = ()
+    total: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        return self.total / len(self.ids)
+
+
+def generate_captions(
+    model: Model,
+    tokens: Mapping[str, Array],
+    options: CaptionOptions,
+    is_cancelled: IsCancelled | None = None,
+) -> list[list[Caption]]:
+    """Generate captions of B clips, ``model.batch_size`` sentences at a time, or those of one clip.
+
+    Args:
+        model: Model with the task "captioning".
+        tokens: Inputs of the graph "caption_prefill" by name.
+        options: Decoding.
+        is_cancelled: Called before each token.
+
+    Returns:
+        ``options.count`` captions of each clip, of the highest mean log-probability first.
+
+    Raises:
+        InvalidInput: ``options.max_tokens`` is larger than the bundle's.
+        CancelledError: ``is_cancelled`` returned True.
+        EngineError: A run failed.
+    """
+    decoder = model.bundle.manifest.captions
+    assert decoder is not None
+    max_tokens = options.max_tokens or decoder.max_tokens
+    if max_tokens > decoder.max_tokens:
+        raise InvalidInput(f"max_tokens: {max_tokens}; at most {decoder.max_tokens} was expected of this model")
+    clips = max(1, model.batch_size // max(options.beams, options.count))
+    captions = []
+    for first in range(0, len(next(iter(tokens.values()))), clips):
+        batch = {name: array[first : first + clips] for name, array in tokens.items()}
+        state = _DecoderState(model, decoder, batch, is_cancelled)
+        if options.temperature:
+            sentences = _sample(state, options, max_tokens)
+        else:
+            sentences = _search_beams(state, options.beams, max_tokens)
+        for of_clip in sentences:
+            best = sorted(of_clip, key=lambda sentence: -sentence.mean)[: options.count]
+            captions.append([_caption(model, decoder, sentence) for sentence in best])
+    return captions
+
+
+def _caption(model: Model, decoder: CaptionDecoder, sentence: _Sentence) -> Caption:
+    ids = sentence.ids[:-1] if sentence.ids[-1] == decoder.end_id else sentence.ids
+    return Caption(model.tokenizer.decode(ids), sentence.mean)
+
+
+class _DecoderState:
+    """Keys and values of R sentences in progress."""
+
+    def __init__(
+        self, model: Model, decoder: CaptionDecoder, tokens: Mapping[str, Array], is_cancelled: IsCancelled | None
+    ) -> None:
+        """Encode the tokens of B clips, each of which has one sentence without words."""
+        self._model = model
+        self._is_cancelled = is_cancelled or (lambda: False)
+        self.decoder = decoder
+        self._of_clips = model.run_graph("caption_prefill", tokens)
+        self._visual = self._of_clips
+        self._clips = np.arange(len(self._visual[VISUAL_KEYS]))
+        empty = np.zeros((len(self._clips), decoder.layers, decoder.heads, 0, decoder.head_width), np.float32)
+        self._keys, self._values = empty, empty
+
+    @property
+    def clip_count(self) -> int:
+        return len(self._of_clips[VISUAL_KEYS])
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Continue with these of the sentences, some of them several times."""
+        self._keys, self._values = self._keys[rows], self._values[rows]
+        clips = self._clips[rows]
+        if not np.array_equal(clips, self._clips):
+            self._clips, self._visual = clips, {name: array[clips] for name, array in self._of_clips.items()}
+
+    def next_log_probabilities(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+        """Return the log-probabilities (R, N) of the token after ``ids`` (R, L), which continue the sentences."""
+        if self._is_cancelled():
+            raise CancelledError
+        inputs: dict[str, Array] = {
+            "input_ids": np.array(ids, np.int64),
+            PAST_KEYS: self._keys,
+            PAST_VALUES: self._values,
+        }
+        is_first = not self._keys.shape[3]
+        outputs = self._model.run_graph("caption_step", inputs | self._visual)
+        self._keys, self._values = outputs[PRESENT_KEYS], outputs[PRESENT_VALUES]
+        logits = outputs[LOGITS].astype(np.float64)
+        if is_first:
+            logits[:, self.decoder.end_id] = -np.inf  # a caption has a word
+        logits -= logits.max(axis=1, keepdims=True)
+        log_probabilities: NDArray[np.float64] = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        return log_probabilities
+
+
+def _search_beams(state: _DecoderState, beams: int, max_tokens: int) -> list[list[_Sentence]]:
+    """Return the best sentences of each clip by beam search, at least one and at most ``beams``.
+
+    A clip is done when it has ``beams`` complete sentences, and no sentence in progress has a higher mean than the
+    worst of them, as with ``early_stopping=False`` of Hugging Face's ``generate``.
+    """
+    complete: list[list[_Sentence]] = [[] for _ in range(state.clip_count)]
+    progress = [_Sentence(clip) for clip in range(state.clip_count)]
+    log_probabilities = state.next_log_probabilities([state.decoder.start_ids] * len(progress))
+    while progress:
+        rows, following = [], []
+        for clip, group in groupby(range(len(progress)), key=lambda row: progress[row].clip):
+            first, *others = group
+            totals = log_probabilities[first : first + 1 + len(others)] + np.array(
+                [[progress[row].total] for row in (first, *others)]
+            )
+            kept: list[tuple[int, _Sentence]] = []
+            for rank, index in enumerate(_largest(totals.ravel(), 2 * beams)):
+                row, token = first + int(index) // totals.shape[1], int(index) % totals.shape[1]
+                sentence = _Sentence(clip, (*progress[row].ids, token), float(totals.flat[index]))
+                if token == state.decoder.end_id or len(sentence.ids) == max_tokens:
+                    complete[clip] += [sentence] if rank < beams else []
+                elif len(kept) < beams:
+                    kept.append((row, sentence))
+            complete[clip] = sorted(complete[clip], key=lambda sentence: -sentence.mean)[:beams]
+            if len(complete[clip]) < beams or (kept and kept[0][1].mean > complete[clip][-1].mean):
+                rows += [row for row, _ in kept]
+                following += [sentence for _, sentence in kept]
+        progress = following
+        if progress:
+            state.select(rows)
+            log_probabilities = state.next_log_probabilities([sentence.ids[-1:] for sentence in progress])
+    return complete
+
+
+def _largest(values: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """Return the indices of the ``count`` largest finite values (N,), in descending order of the values."""
+    indices = np.argpartition(-values, count)[:count] if count < len(values) else np.arange(len(values))
+    indices = indices[np.isfinite(values[indices])]
+    return indices[np.lexsort((indices, -values[indices]))]
+
+
+def _sample(state: _DecoderState, options: CaptionOptions, max_tokens: int) -> list[list[_Sentence]]:
+    """Return ``options.count`` sampled sentences of each clip."""
+    complete: list[list[_Sentence]] = [[] for _ in range(state.clip_count)]
+    progress = [_Sentence(clip) for clip in range(state.clip_count) for _ in range(options.count)]
+    generators = [np.random.default_rng([options.seed, n]) for _ in complete for n in range(options.count)]
+    log_probabilities = state.next_log_probabilities([state.decoder.start_ids] * len(complete))
+    state.select([sentence.clip for sentence in progress])
+    log_probabilities = log_probabilities.repeat(options.count, axis=0)
+    while progress:
+        rows, following = [], []
+        for row, (sentence, generator) in enumerate(zip(progress, generators, strict=True)):
+            token = _sample_token(log_probabilities[row] / options.temperature, options.top_p, generator)
+            total = sentence.total + float(log_probabilities[row, token])
+            sentence = _Sentence(sentence.clip, (*sentence.ids, token), total)
+            if token == state.decoder.end_id or len(sentence.ids) == max_tokens:
+                complete[sentence.clip].append(sentence)
+            else:
+                rows.append(row)
+                following.append(sentence)
+        progress, generators = following, [generators[row] for row in rows]
+        if progress:
+            state.select(rows)
+            log_probabilities = state.next_log_probabilities([sentence.ids[-1:] for sentence in progress])
+    return complete
+
+
+def _sample_token(logits: NDArray[np.float64], top_p: float, generator: np.random.Generator) -> int:
+    """Sample from the most probable tokens of logits (N,) that together have the probability ``top_p``."""
+    order = np.argsort(-logits, kind="stable")
+    cumulative = np.cumsum(np.exp(logits[order] - logits[order[0]]))
+    nucleus = cumulative[: 1 + int(np.searchsorted(cumulative, top_p * cumulative[-1]))]
+    position = int(np.searchsorted(nucleus, generator.random() * nucleus[-1], side="right"))
+    return int(order[min(position, len(nucleus) - 1)])
