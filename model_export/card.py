@@ -169,6 +169,7 @@ def _overview(f: CardFacts) -> list[str]:
         ["visual tokens", f"{m.visual_tokens} of {m.visual_width} dimensions"],
         ["text", f"at most {m.text_length} tokens, English"],
         ["answers", f"{f.provenance.answers or 'none'}"],
+        *([["captions", f"at most {m.captions.max_tokens} tokens, English"]] if m.captions else []),
         ["size", describe_size(m)],
         ["licence", m.licence],
     ]
@@ -187,6 +188,8 @@ def _intended_use(f: CardFacts) -> list[str]:
         uses.append("- Scoring how well captions describe a video or image, and reranking search results.")
     if "answering" in f.manifest.tasks:
         uses.append(f"- Short questions about visible content, answered from a list of {f.provenance.answers} answers.")
+    if "captioning" in f.manifest.tasks:
+        uses.append("- Drafts of captions of videos and images, for a person to check.")
     return [
         "## Intended use",
         "",
@@ -220,6 +223,11 @@ def _limits(f: CardFacts) -> list[str]:
         lines += [
             "- A question whose answer is not on its list is always answered wrongly. Counting, and left and right",
             "  in photographs, are mostly guesses.",
+        ]
+    if f.manifest.captions:
+        lines += [
+            "- Captions name what is likely in its data, also where the clip does not show it. Their probabilities are",
+            "  not calibrated.",
         ]
     if weakest_kinds := weakest(f.metrics):
         lines += ["- Lowest accuracies, percent (chance is 50 for captions):"]

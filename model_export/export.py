@@ -36,10 +36,10 @@ from model_export.assemble import (
 from model_export.calibrate import FittedCalibration, calibrate
 from model_export.card import Metrics, Provenance, headline_metrics, model_card, read_metrics
 from model_export.graphs import export_graphs, graph_specs
+from model_export.parity.cases import Case, random_cases, real_cases
 from model_export.parity.checks import (
     FLOAT32,
     REDUCED,
-    Case,
     Embedded,
     ParityReport,
     Tolerance,
@@ -48,12 +48,10 @@ from model_export.parity.checks import (
     embed,
     export_versions,
     has_captions,
-    random_cases,
-    real_cases,
     tolerances_for,
 )
 from model_export.sources import STARTS, Source, corpus_source, languages_of, licence_of, notice
-from model_export.weights import Precision, store
+from model_export.weights import CAPTION_WEIGHTS_NAME, Precision, store
 from training import checkpoint
 from training.bundle_checkpoint import CHECKPOINT_KEY, BundleCheckpoint, checkpoint_folder, write_checkpoint
 from training.checkpoint import STARTS_NAME, Checkpoint
@@ -61,15 +59,19 @@ from training.data.packed import PACK_NAME, Packed, open_packed
 from training.evaluation.encoder import TorchEncoder
 from training.models import pretrained
 from training.models.architectures import read_config
+from training.models.config import FusedConfig
 from training.objectives.class_names import absent_class_names
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import Calibration, GraphName, Manifest, Reranking, Task
+from vitascope.bundle.manifest import Calibration, CaptionDecoder, GraphName, Manifest, Reranking, Task
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 from vitascope.tokenizer import Tokenizer
 
 MAX_EXAMPLES = 1000
 """Validation examples per corpus used for checks and calibration."""
+MAX_CAPTION_TOKENS = 40
+START_TOKEN, END_TOKEN = "[CLS]", "[SEP]"
+"""Tokens before and after captions in training."""
 
 
 @dataclass(frozen=True)
@@ -251,6 +253,20 @@ def _validation_splits(names: list[str], data: Path | None) -> dict[str, Packed]
     return {name: replace(packed, examples=packed.examples[:MAX_EXAMPLES]) for name, packed in splits.items()}
 
 
+def _caption_decoder(cfg: FusedConfig, tokenizer: Tokenizer) -> CaptionDecoder:
+    ids = tokenizer.vocabulary()
+    return CaptionDecoder(
+        layers=cfg.caption_layers,
+        heads=cfg.text_heads,
+        head_width=cfg.text_width // cfg.text_heads,
+        vocabulary=cfg.vocabulary,
+        start_ids=[ids[START_TOKEN]],
+        end_id=ids[END_TOKEN],
+        max_tokens=min(MAX_CAPTION_TOKENS, cfg.text_length - 1),  # longer ones were not trained
+        weights=CAPTION_WEIGHTS_NAME,
+    )
+
+
 class _Export:
     """One export in progress."""
 
@@ -340,6 +356,7 @@ class _Export:
         tasks: list[Task] = ["retrieval"]
         tasks += ["audio_retrieval"] if cfg.audio else []
         tasks += ["matching", "answering"] if cfg.answers else ["matching"]
+        tasks += ["captioning"] if cfg.caption_layers else []
         provenance = Provenance(
             recipe=recipe.name,
             seed=recipe.seed,
@@ -358,6 +375,7 @@ class _Export:
             "tasks": tasks,
             "streams": cfg.streams(),
             "audio": cfg.audio_stream(),
+            "captions": _caption_decoder(cfg, job.tokenizer) if cfg.caption_layers else None,
             "graphs": {graph: f"{graph}.onnx" for graph in self.graphs},
             "vector_width": cfg.vector_width,
             "visual_tokens": cfg.visual_tokens,

@@ -1,7 +1,8 @@
 """Export of a bundle's graphs: small wrappers around the training model with named inputs and outputs.
 
 Shape letters: B videos, sounds or texts, C clips, F frames, H height, W width, S samples, T audio tokens, A their
-width, L text tokens, V visual tokens, K their width, D embedding dim, N answers, M answer tokens.
+width, L text tokens, V visual tokens, K their width, D embedding dim, N answers, M answer tokens. Of captions: Y
+layers, E heads, V + T visual and audio tokens, P tokens so far, L new ones, G width of a head, N vocabulary.
 """
 
 from __future__ import annotations
@@ -22,7 +23,21 @@ from torch import Tensor, nn
 
 from model_export.simplify import simplify
 from training.models.fusion import FusedModel
-from vitascope.bundle.graph_specs import ANSWER_IDS, ANSWER_MASK, AUDIO_TOKENS, LENGTHS, SAMPLES
+from vitascope.bundle.graph_specs import (
+    ANSWER_IDS,
+    ANSWER_MASK,
+    AUDIO_TOKENS,
+    LENGTHS,
+    LOGITS,
+    PAST_KEYS,
+    PAST_VALUES,
+    PRESENT_KEYS,
+    PRESENT_VALUES,
+    SAMPLES,
+    VISUAL_KEYS,
+    VISUAL_MASK,
+    VISUAL_VALUES,
+)
 from vitascope.bundle.manifest import AudioStream, FrameStream, GraphName, Manifest
 
 OPSET = 20
@@ -136,6 +151,32 @@ class AnswerGraph(_ModelGraph):
         return self.model.answer_logits(states, attention_mask, self.model.prepare_visual(visual_tokens, audio_tokens))
 
 
+class CaptionPrefillGraph(_ModelGraph):
+    """visual_tokens (B, V, K) -> visual_keys, visual_values (B, Y, E, V + T, G), visual_mask (B, V + T) int64.
+
+    A model whose fused layers read sound also takes audio_tokens (B, T, A).
+    """
+
+    def forward(self, visual_tokens: Tensor, audio_tokens: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        return self.model.prepare_captions(visual_tokens, audio_tokens)
+
+
+class CaptionStepGraph(_ModelGraph):
+    """input_ids (B, L) int64, past_keys, past_values (B, Y, E, P, G) and the outputs of caption_prefill -> logits (B,
+    N) of the token after them, present_keys, present_values (B, Y, E, P + L, G)."""
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        past_keys: Tensor,
+        past_values: Tensor,
+        visual_keys: Tensor,
+        visual_values: Tensor,
+        visual_mask: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return self.model.next_word_logits(input_ids, past_keys, past_values, visual_keys, visual_values, visual_mask)
+
+
 @dataclass(frozen=True)
 class GraphSpec:
     """A graph to export: module, outputs, and the dynamic axes of each input, {input: {axis: name}}."""
@@ -158,7 +199,8 @@ def video_spec(
 
 
 def graph_specs(model: FusedModel) -> list[GraphSpec]:
-    """Return the specs of a model's graphs: video, text and match; audio and answer of models that have them."""
+    """Return the specs of a model's graphs: video, text and match; audio, answer and those of captions of models that
+    have them."""
     text = {"input_ids": {0: "batch", 1: "length"}, "attention_mask": {0: "batch", 1: "length"}}
     fused = text | {"visual_tokens": {0: "batch"}}
     specs = [
@@ -173,6 +215,14 @@ def graph_specs(model: FusedModel) -> list[GraphSpec]:
     specs.append(GraphSpec("match", MatchGraph(model), fused, ("match_logit",)))
     if model.cfg.answers:
         specs.append(GraphSpec("answer", AnswerGraph(model), fused, ("answer_logits",)))
+    if model.caption_decoder is not None:
+        tokens = {name: axes for name, axes in fused.items() if name not in text}
+        visual = {name: {0: "batch"} for name in (VISUAL_KEYS, VISUAL_VALUES, VISUAL_MASK)}
+        past = {name: {0: "batch", 3: "past"} for name in (PAST_KEYS, PAST_VALUES)}
+        step = {"input_ids": text["input_ids"]} | past | visual
+        specs.append(GraphSpec("caption_prefill", CaptionPrefillGraph(model), tokens, tuple(visual)))
+        outputs = (LOGITS, PRESENT_KEYS, PRESENT_VALUES)
+        specs.append(GraphSpec("caption_step", CaptionStepGraph(model), step, outputs))
     return specs
 
 
@@ -282,7 +332,48 @@ def export_graph(spec: GraphSpec, cfg: Sizes, example_inputs: Arrays | None = No
 
 def export_graphs(model: FusedModel) -> dict[GraphName, onnx.ModelProto]:
     """Export all graphs of a model in float32, by name."""
-    return {spec.name: export_graph(spec, model.cfg) for spec in graph_specs(model)}
+    specs = graph_specs(model)
+    examples = {"caption_step": _example_captions(model, specs)} if model.caption_decoder is not None else {}
+    return {spec.name: export_graph(spec, model.cfg, examples.get(spec.name)) for spec in specs}
+
+
+def caption_inputs(
+    specs: Sequence[GraphSpec], tokens: Arrays, input_ids: np.ndarray, past: int
+) -> tuple[Arrays, Arrays]:
+    """Return inputs of caption_prefill, and of caption_step with its outputs, both by torch.
+
+    Args:
+        specs: Of the graphs of a model with captions.
+        tokens: Visual tokens (B, V, K) and, where the model reads them, audio tokens (B, T, A) by name.
+        input_ids: (B, P + L) int64.
+        past: P, the number of ids that are decoded already.
+    """
+    by_name = {spec.name: spec for spec in specs}
+    prefill, step = by_name["caption_prefill"], by_name["caption_step"]
+    tokens = {name: tokens[name] for name in prefill.inputs}
+    visual = run_torch(prefill, tokens)
+    empty = visual[VISUAL_KEYS][:, :, :, :0]
+    cache = {PAST_KEYS: empty, PAST_VALUES: empty}
+    if past:
+        outputs = run_torch(step, {"input_ids": input_ids[:, :past]} | cache | visual)
+        cache = {PAST_KEYS: outputs[PRESENT_KEYS], PAST_VALUES: outputs[PRESENT_VALUES]}
+    return tokens, {"input_ids": input_ids[:, past:]} | cache | visual
+
+
+def _example_captions(model: FusedModel, specs: Sequence[GraphSpec]) -> Arrays:
+    prefill = next(spec for spec in specs if spec.name == "caption_prefill")
+    tokens = _example_inputs(prefill, model.cfg)
+    rng = np.random.default_rng(0)
+    return caption_inputs(specs, tokens, rng.integers(0, model.cfg.vocabulary, (3, 9)), 4)[1]
+
+
+def run_torch(spec: GraphSpec, inputs: Arrays) -> Arrays:
+    """Run the torch module of a graph in float32."""
+    module = spec.module.eval()
+    with torch.no_grad():
+        result = module(*(torch.from_numpy(inputs[name]) for name in spec.inputs))
+    results = result if isinstance(result, tuple) else (result,)
+    return {name: r.numpy() for name, r in zip(spec.outputs, results, strict=True)}
 
 
 def _example_inputs(spec: GraphSpec, cfg: Sizes) -> Arrays:

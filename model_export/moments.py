@@ -22,7 +22,8 @@ from model_export.assemble import (
     write_documents,
 )
 from model_export.graphs import Arrays, GraphSpec, ManifestSizes, export_graph
-from model_export.parity.checks import FLOAT32, Case, check_outputs
+from model_export.parity.cases import Case
+from model_export.parity.checks import FLOAT32, check_outputs
 from model_export.parity.variants import read_report
 from model_export.sources import Source, licence_of, notice
 from training.moments.loop import METRICS_NAME, HeadCheckpoint, load_head

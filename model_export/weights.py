@@ -1,7 +1,8 @@
 """Storage of a bundle's weights: each tensor once, in one file, at a chosen precision.
 
 The text encoder is part of three graphs (text, match, answer). Large tensors leave the graphs for `weights.bin` (ONNX
-external data: location, offset, length), where equal tensors share one copy.
+external data: location, offset, length), where equal tensors share one copy. Those that caption graphs alone have are
+in `captions.bin`, so that a decoder of captions changes no other file.
 
 Reduced precision is weight-only; all arithmetic stays float32:
 
@@ -25,7 +26,7 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
@@ -34,7 +35,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from model_export.onnx_graph import copy_model, replace_initializers, replace_nodes
-from vitascope.bundle.manifest import GraphName
+from vitascope.bundle.manifest import CAPTION_GRAPHS, GraphName
 
 Precision = Literal["float32", "float16-weights", "int8-weights"]
 
@@ -47,12 +48,20 @@ LARGER_PRECISIONS: Mapping[Precision, Sequence[Precision]] = {
 
 FEATURES = "log_mel."
 """Part of the names of constants that turn sound into features, whose range of 80 dB needs float32."""
-WEIGHTS_NAME = "weights.bin"
+WEIGHTS_NAME, CAPTION_WEIGHTS_NAME = "weights.bin", "captions.bin"
 MIN_VALUES = 4096
 """Smaller tensors stay float32."""
 VOCABULARY_ROWS = 4096
 GROUP = 32
 """Values of an output channel that share a scale, where one scale per channel rounds too much."""
+
+
+class Location(NamedTuple):
+    """A place of external data, by the names of ONNX."""
+
+    location: str
+    offset: int
+    length: int
 
 
 class Int8Rule(NamedTuple):
@@ -89,19 +98,24 @@ class Usage:
 
 
 def store(graphs: Mapping[GraphName, onnx.ModelProto], folder: Path, precision: Precision) -> dict[GraphName, str]:
-    """Write NAME.onnx for each graph and the shared weights.bin into `folder`; returns {graph name: file name}.
+    """Write NAME.onnx for each graph and the files of weights into `folder`; returns {graph name: file name}.
 
     `graphs` are not changed. The same graphs give the same bytes.
     """
     files: dict[GraphName, str] = {}
-    with (folder / WEIGHTS_NAME).open("wb") as file:
-        weights = _WeightsFile(file)
-        for name, graph in graphs.items():
-            reduced = reduce(graph, precision)
-            for tensor in reduced.graph.initializer:
-                weights.add(tensor)
-            files[name] = f"{name}.onnx"
-            (folder / files[name]).write_bytes(reduced.SerializeToString(deterministic=True))
+    locations: dict[bytes, Location] = {}
+    captions = [name for name in graphs if name in CAPTION_GRAPHS]
+    parts = {WEIGHTS_NAME: [name for name in graphs if name not in captions]}
+    parts |= {CAPTION_WEIGHTS_NAME: captions} if captions else {}
+    for weights_name, names in parts.items():
+        with (folder / weights_name).open("wb") as file:
+            weights = _WeightsFile(file, weights_name, locations)
+            for name in names:
+                reduced = reduce(graphs[name], precision)
+                for tensor in reduced.graph.initializer:
+                    weights.add(tensor)
+                files[name] = f"{name}.onnx"
+                (folder / files[name]).write_bytes(reduced.SerializeToString(deterministic=True))
     for file_name in files.values():
         onnx.checker.check_model(folder / file_name)  # includes the external data
     return files
@@ -258,13 +272,14 @@ def _gather_then_rebuild(node: NodeProto, tables: Mapping[str, _ReducedWeight]) 
 
 @dataclass
 class _WeightsFile:
-    """weights.bin while it is written: {SHA-256: (offset, length)} of the tensors in it."""
+    """A file of weights while it is written, and the locations by SHA-256 of the tensors in it and files before it."""
 
     file: BinaryIO
-    locations: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    name: str
+    locations: dict[bytes, Location]
 
     def add(self, tensor: TensorProto) -> None:
-        """Move a tensor's bytes into the file, or refer to equal bytes in it."""
+        """Move a tensor's bytes into the file, or refer to equal bytes in it or a file before it."""
         data = numpy_helper.to_array(tensor).tobytes()
         if len(data) < EXTERNAL_BYTES:
             return
@@ -272,13 +287,13 @@ class _WeightsFile:
         if digest not in self.locations:
             align = PAGE if len(data) >= 16 * PAGE else 64
             self.file.write(bytes(-self.file.tell() % align))
-            self.locations[digest] = (self.file.tell(), len(data))
+            self.locations[digest] = Location(self.name, self.file.tell(), len(data))
             self.file.write(data)
-        offset, length = self.locations[digest]
+        location = self.locations[digest]
         external = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
         external.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", WEIGHTS_NAME), ("offset", str(offset)), ("length", str(length))):
-            external.external_data.add(key=key, value=value)
+        for key, value in location._asdict().items():
+            external.external_data.add(key=key, value=str(value))
         tensor.CopyFrom(external)
 
 

@@ -135,6 +135,7 @@ def run_triton(args: argparse.Namespace) -> dict[str, Any]:
         options = TritonOptions(args.max_batch, args.device, args.instances, args.threads)
         models = write_repository(bundle, args.out, options, copy=args.copy)
         result |= {"out": str(args.out), "models": [asdict(model) for model in models]}
+        result["left_out"] = sorted({*bundle.manifest.graphs} - {model.graph for model in models})
     if args.check is not None:
         from vitascope.integrations.kserve.engine import check_server
 
@@ -150,6 +151,8 @@ def show_triton(result: dict[str, Any], console: Console) -> None:
             files = "linked" if model["linked"] else "copied"
             table.add_row(model["graph"], escape(model["name"]), decimal(model["bytes"]), files)
         console.print(table)
+        if result["left_out"]:
+            console.print(f"\nleft out, as they run where the server is used: {', '.join(result['left_out'])}")
         console.print(f"\nwritten to {escape(result['out'])}, fingerprint {result['fingerprint']}")
     if "outputs" in result:
         table = plain_table("graph", "output", ">min cosine", ">max difference")

@@ -36,10 +36,10 @@ from model_export.card import describe_size, describe_streams, parity_table
 from model_export.graphs import ManifestSizes, export_graph, random_streams, video_spec
 from model_export.optimize.speed import clip_call, measure_latency
 from model_export.optimize.validation_scores import Corpus, EmbeddedVideos
+from model_export.parity.cases import Case
 from model_export.parity.checks import (
     FLOAT32,
     REDUCED,
-    Case,
     Embedded,
     ParityReport,
     Tolerance,

@@ -2,6 +2,7 @@
 
 Every graph has several candidates: as stored, fused, and fused in float16 or int8. Each is timed on this machine and
 evaluated on validation splits; of each graph the fastest is selected such that together they stay within the budget.
+Graphs for moments and captions stay as stored.
 The reported numbers are measured again on the bundle as written.
 """
 
@@ -58,7 +59,7 @@ from model_export.weights import Precision, bytes_by_type, reduce, store
 from training.bundle_checkpoint import CHECKPOINT_KEY
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.describe import calibration_summary, reranking_summary
-from vitascope.bundle.manifest import GraphName, Manifest
+from vitascope.bundle.manifest import ADDED_GRAPHS, GraphName, Manifest
 from vitascope.bundle.parity_report import SourceBundle, VariantComparison
 from vitascope.engines.onnx_runtime import Device, Engine, OnnxRuntimeEngine
 from vitascope.errors import InvalidInput
@@ -135,7 +136,9 @@ class _Search:
 
     def __init__(self, bundle: Bundle, cache: EvalCache, budget: Budget, device: Device, log: Log) -> None:
         self.bundle, self.cache, self.budget, self.device, self.log = bundle, cache, budget, device, log
-        self.candidates = {graph: self._measured_candidates(graph) for graph in bundle.manifest.graphs}
+        self.candidates = {
+            graph: self._measured_candidates(graph) for graph in bundle.manifest.graphs if graph not in ADDED_GRAPHS
+        }
         self._fastest: dict[tuple[tuple[_Candidate, ...], GraphName], _Candidate | None] = {}
 
     def select(self) -> dict[GraphName, _Candidate]:
@@ -290,7 +293,11 @@ def _write_variant(search: _Search, selected: Mapping[GraphName, _Candidate], fo
     """Write the new bundle, measure it again as written, and calibrate it."""
     source = search.bundle.manifest
     search.log(f"writing {name}: {', '.join(f'{c.graph} {c.kind}' for c in selected.values())}")
-    files = store({graph: candidate.model for graph, candidate in selected.items()}, folder, "float32")
+    graphs = {graph: candidate.model for graph, candidate in selected.items()}
+    kept = {
+        graph: onnx.load(search.bundle.folder / source.graphs[graph]) for graph in source.graphs.keys() - graphs.keys()
+    }
+    files = store(graphs | kept, folder, "float32")
     documents = [n for n in source.files if n.endswith(".md")]
     copy_files(search.bundle, [source.tokenizer, *documents, *([source.answers] if source.answers else [])], folder)
     write_documents(folder, {source.parity_report: ""})
@@ -350,7 +357,7 @@ def _compare(
     return VariantComparison(
         of=origin,
         outputs=[output for outputs in comparisons for output in outputs],
-        unchanged=[graph for graph, candidate in selected.items() if candidate.kind == STORED],
+        unchanged=[g for g in search.bundle.manifest.graphs if g not in selected or selected[g].kind == STORED],
         lost=round(accuracy_loss(original.scores, written.scores), 4),
         budget=search.budget.recall,
         report=read_report(search.bundle),

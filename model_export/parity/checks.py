@@ -7,46 +7,37 @@ tokens, V visual tokens, K their width, D embedding dim.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
-import torch
 
 from model_export.graphs import (
     OPSET,
-    Arrays,
     GraphSpec,
-    Sizes,
-    graph_specs,
-    random_answers,
-    random_sounds,
-    random_streams,
-    random_tokens,
+    run_torch,
 )
+from model_export.parity.cases import Case, InputKind
 from model_export.parity.variants import NEAR_TIE, row_cosines
 from model_export.weights import LARGER_PRECISIONS, Precision
-from training.data.batches import read_audio
 from training.data.packed import Packed
-from training.evaluation.encoder import Encoder, embed_corpus, embed_texts, streams_of
+from training.evaluation.encoder import Encoder, embed_corpus, embed_texts
 from training.evaluation.metrics import retrieval
-from training.models.fusion import FusedModel
-from vitascope.bundle.graph_specs import ANSWER_IDS, AUDIO_TOKENS, LENGTHS, SAMPLES
-from vitascope.bundle.manifest import AudioStream, Calibration, GraphName, OmitDefaultsModel, StrictModel
+from vitascope.bundle.manifest import (
+    Calibration,
+    GraphName,
+    OmitDefaultsModel,
+    StrictModel,
+)
 from vitascope.bundle.parity_report import VariantComparison, recall_limit
 from vitascope.engines.onnx_runtime import OnnxRuntimeEngine
 from vitascope.errors import VitascopeError
 from vitascope.scoring import match_probability
-from vitascope.tokenizer import Tokenizer
 
 T = TypeVar("T")
-InputKind = Literal["random", "real"]
-_ANSWER_SIZES = ((1, 2), (3, 5), (100, 4), (2, 9))
-"""(N, M) of candidate answers. Few enough that the graph scores all of them: which of more it scores can depend on
-arbitrarily small differences."""
 
 
 class ParityError(VitascopeError):
@@ -123,14 +114,6 @@ class ParityReport(OmitDefaultsModel):
         return self.model_dump_json(indent=1) + "\n"
 
 
-@dataclass(frozen=True)
-class Case:
-    """Named inputs of one run."""
-
-    kind: InputKind
-    inputs: Arrays
-
-
 def library_versions(*packages: str) -> dict[str, str]:
     """Return the versions of installed packages."""
     return {package: package_version(package) for package in packages}
@@ -155,62 +138,6 @@ def export_with_fallback(precision: Precision, export: Callable[[Precision], T],
         except ParityError as error:
             log(f"{candidate} fails the parity check, trying a larger precision: {error}")
     return export(largest)
-
-
-def random_cases(specs: Sequence[GraphSpec], cfg: Sizes, seed: int) -> dict[str, list[Case]]:
-    """Return random inputs by graph: B 1 to 3, C 1 and 2, L 2 to the text length, so that no size can be baked in."""
-    rng = np.random.default_rng(seed)
-    videos = [random_streams(cfg, rng, batch, clips) for batch, clips in ((1, 1), (3, 2), (2, 1))]
-    lengths = ((1, 2), (3, cfg.text_length), (2, max(2, cfg.text_length // 2)), (1, cfg.text_length - 1))
-    texts = [random_tokens(cfg, rng, batch, length) for batch, length in lengths]
-    visual = _visual_tokens(specs, random_streams(cfg, rng, 3, 1))
-    stream = cfg.audio_stream()
-    sounds = [] if stream is None else [random_sounds(stream, rng, batch) for batch in (1, 3, 2)]
-    cases = _by_graph("random", videos, texts, visual, sounds, _audio_tokens(specs, stream, sounds))
-    if any(ANSWER_IDS in spec.inputs for spec in specs):
-        cases["answer"] = [
-            _with_answers(case, cfg, rng, *size) for case, size in zip(cases["answer"], _ANSWER_SIZES, strict=True)
-        ]
-    return cases
-
-
-def _with_answers(case: Case, cfg: Sizes, rng: np.random.Generator, answers: int, length: int) -> Case:
-    batch = len(case.inputs["input_ids"])
-    return Case(case.kind, case.inputs | random_answers(cfg, rng, batch, answers, length))
-
-
-def real_cases(
-    model: FusedModel, tokenizer: Tokenizer, corpora: Iterable[Packed], count: int = 6
-) -> dict[str, list[Case]]:
-    """Return inputs from the first examples of each corpus: frames (also as two clips each), sounds and texts."""
-    specs, cfg = graph_specs(model), model.cfg
-    videos, texts, visual, sounds = [], [], [], []
-    for packed in corpora:
-        rows = np.arange(min(count, len(packed.examples)))
-        if packed.audio is not None and cfg.audio is not None:
-            audio = read_audio(packed, rows, cfg.audio.seconds)
-            sounds.append({SAMPLES: audio.samples.numpy(), LENGTHS: audio.lengths.numpy()})
-        captions = [text for row in rows for text in example_texts(packed, int(row))][:count]
-        if captions:
-            ids, mask = tokenizer.encode(captions)
-            texts.append({"input_ids": ids, "attention_mask": mask})
-        if packed.sound_alone:
-            visual.append(np.zeros((len(captions), cfg.visual_tokens, cfg.visual_width), np.float32))
-            continue
-        streams = streams_of(packed, rows, cfg.streams())
-        videos.append(streams)
-        if len(rows) >= 2 and packed.clips == 1:
-            videos.append({name: _two_clips(array) for name, array in streams.items()})
-        if captions:
-            visual.append(_visual_tokens(specs, streams))
-    tokens = np.concatenate(visual) if visual else np.zeros((0, 0, 0), np.float32)
-    return _by_graph("real", videos, texts, tokens, sounds, _audio_tokens(specs, cfg.audio_stream(), sounds))
-
-
-def example_texts(packed: Packed, row: int) -> list[str]:
-    """Return the first caption and the first question of an example."""
-    example = packed.examples[row]
-    return [*example.captions[:1], *(question.question for question in example.questions[:1])]
 
 
 def check_outputs(
@@ -284,15 +211,6 @@ def compare_output(
     return check
 
 
-def run_torch(spec: GraphSpec, inputs: Arrays) -> Arrays:
-    """Run the torch module of a graph in float32."""
-    module = spec.module.eval()
-    with torch.no_grad():
-        result = module(*(torch.from_numpy(inputs[name]) for name in spec.inputs))
-    results = result if isinstance(result, tuple) else (result,)
-    return {name: r.numpy() for name, r in zip(spec.outputs, results, strict=True)}
-
-
 def probability_difference(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) -> float:
     """Return the largest difference of the sigmoids of logits (B,)."""
     sigmoid = Calibration()  # scale 1, no bias
@@ -323,58 +241,10 @@ def _require_within(check: OutputCheck, tolerance: Tolerance) -> None:
 def _min_cosine(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) -> float:
     if expected[0].ndim == 1:
         return float(row_cosines(np.concatenate(expected)[None], np.concatenate(actual)[None])[0])
-    return min(float(row_cosines(a, b).min()) for a, b in zip(expected, actual, strict=True))
-
-
-def _by_graph(
-    kind: InputKind,
-    videos: Sequence[Arrays],
-    texts: Sequence[Arrays],
-    visual: np.ndarray,
-    sounds: Sequence[Arrays],
-    audio: np.ndarray | None,
-) -> dict[str, list[Case]]:
-    """Return the cases of each graph. visual, audio: Tokens (n, V, K) and (n, T, A) that texts are fused with in turn;
-    audio: None for a model without sound."""
-    fused = []
-    for text in texts:
-        rows = np.arange(len(text["input_ids"]))
-        inputs = text | {"visual_tokens": visual[rows % max(len(visual), 1)]}
-        if audio is not None:
-            inputs[AUDIO_TOKENS] = audio[rows % max(len(audio), 1)]
-        fused.append(Case(kind, inputs))
-    return {
-        "video": [Case(kind, streams) for streams in videos],
-        "audio": [Case(kind, sound) for sound in sounds],
-        "text": [Case(kind, text) for text in texts],
-        "match": fused,
-        "answer": fused,
-    }
-
-
-def _audio_tokens(
-    specs: Sequence[GraphSpec], stream: AudioStream | None, sounds: Sequence[Arrays]
-) -> np.ndarray | None:
-    """Return the audio tokens (n, T, A) of sounds, the second of a clip without sound; None where none are fused."""
-    if stream is None or not stream.fused:
-        return None
-    (audio,) = [spec for spec in specs if spec.name == "audio"]
-    silent = np.zeros((1, stream.tokens, stream.width), np.float32)
-    tokens = np.concatenate([silent[:0], *(run_torch(audio, sound)[AUDIO_TOKENS] for sound in sounds)])
-    return np.concatenate([tokens[:1], silent, tokens[1:]])
-
-
-def _visual_tokens(specs: Sequence[GraphSpec], streams: Arrays) -> np.ndarray:
-    for spec in specs:
-        if spec.name == "video":
-            return run_torch(spec, streams)["visual_tokens"]
-    return np.zeros((1, 0, 0), np.float32)
-
-
-def _two_clips(array: np.ndarray) -> np.ndarray:
-    """Neighboring examples as clips of one video: (n, 1, F, H, W, 3) -> (n // 2, 2, F, H, W, 3)."""
-    half = len(array) // 2
-    return np.ascontiguousarray(array[: 2 * half].reshape(half, 2, *array.shape[2:]))
+    # Equal rows of zeros, such as a mask, have no cosine.
+    same = [(a == b).reshape(len(a), -1).all(axis=1) for a, b in zip(expected, actual, strict=True)]
+    pairs = zip(expected, actual, same, strict=True)
+    return min(float(np.where(equal, 1.0, row_cosines(a, b)).min()) for a, b, equal in pairs)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from model_export.assemble import (
 )
 from model_export.card import describe_audio, describe_size, describe_streams, parity_table
 from model_export.graphs import export_graph
+from model_export.parity.cases import random_cases
 from model_export.parity.checks import (
     FLOAT32,
     REDUCED,
@@ -33,7 +34,6 @@ from model_export.parity.checks import (
     Tolerance,
     check_outputs,
     export_versions,
-    random_cases,
     tolerances_for,
 )
 from model_export.public.families import ModelSource, open_public, read_licence

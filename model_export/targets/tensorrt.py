@@ -1,7 +1,7 @@
 """Float16 and int8 variants of a bundle for TensorRT.
 
 Every graph is checked against TensorRT's supported operators, and its outputs are compared with the original's by ONNX
-Runtime. The variant's folder appears only after all checks have passed.
+Runtime. Graphs for moments and captions stay as stored. The variant's folder appears only after all checks have passed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from model_export.assemble import (
 )
 from model_export.graphs import Arrays, ManifestSizes, random_sounds, random_streams, random_tokens
 from model_export.onnx_graph import copy_model
-from model_export.parity.checks import ParityError, example_texts, library_versions, probability_difference
+from model_export.parity.cases import example_texts
+from model_export.parity.checks import ParityError, library_versions, probability_difference
 from model_export.parity.variants import row_cosines
 from model_export.targets.tensorrt_graphs import SOURCE, to_float16, to_int8, unsupported
 from model_export.weights import store
@@ -37,7 +38,7 @@ from training.evaluation.encoder import streams_of
 from training.evaluation.sound import is_packed_for, packed_sounds
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.graph_specs import AUDIO_TOKENS
-from vitascope.bundle.manifest import GraphName, Manifest
+from vitascope.bundle.manifest import ADDED_GRAPHS, GraphName, Manifest
 from vitascope.bundle.onnx_files import external_files
 from vitascope.bundle.parity_report import SourceBundle
 from vitascope.engines.onnx_runtime import OnnxRuntimeEngine
@@ -99,8 +100,9 @@ class _Variant:
     def __init__(self, bundle: Bundle, types: Types, corpora: Sequence[Packed], seed: int, log: Log) -> None:
         self.bundle, self.log, self.seed, self.requested = bundle, log, seed, types
         self.paths = {graph: bundle.folder / file for graph, file in bundle.manifest.graphs.items()}
-        self.graphs = {graph: prepare_for_tensorrt(path) for graph, path in self.paths.items()}
-        self.engines = {graph: OnnxRuntimeEngine(path, device="cpu") for graph, path in self.paths.items()}
+        converted = {graph: path for graph, path in self.paths.items() if graph not in ADDED_GRAPHS}
+        self.graphs = {graph: prepare_for_tensorrt(path) for graph, path in converted.items()}
+        self.engines = {graph: OnnxRuntimeEngine(path, device="cpu") for graph, path in converted.items()}
         halves = [_sample_halves(packed) for packed in corpora]
         self.calibration = self._real_inputs(corpora, [rows for rows, _ in halves])
         self.inputs = self._random_inputs()
@@ -110,7 +112,9 @@ class _Variant:
         self.checks: list[dict[str, Any]] = []
 
     def write(self, folder: Path, name: str) -> None:
-        files = store({graph: self._converted(graph, folder) for graph in self.graphs}, folder, "float32")
+        graphs = {graph: self._converted(graph, folder) for graph in self.graphs}
+        graphs |= {graph: onnx.load(path) for graph, path in self.paths.items() if graph not in graphs}
+        files = store(graphs, folder, "float32")
         manifest = self.bundle.manifest
         weights = {file for path in self.paths.values() for file in external_files(path)}
         replaced = {*manifest.graphs.values(), *weights, manifest.parity_report, manifest.model_card}

@@ -18,6 +18,7 @@ import numpy as np
 from model_export.assemble import swap_folder
 from vitascope.bundle.bundle import Bundle, file_sha256
 from vitascope.bundle.graph_specs import ANSWER_IDS, ANSWER_MASK, ArraySpec
+from vitascope.bundle.manifest import CAPTION_GRAPHS
 from vitascope.bundle.onnx_files import external_files
 from vitascope.engines.graphs import Graphs
 from vitascope.errors import BundleUnsupported, InvalidInput, StorageError
@@ -70,7 +71,7 @@ class WrittenModel:
 
 
 def write_repository(bundle: Bundle, out: Path, options: TritonOptions, *, copy: bool = False) -> list[WrittenModel]:
-    """Write the models of `bundle` into the repository `out`; other models in it are kept.
+    """Write the models of `bundle` into the repository `out`, all but those of captions; other models in it are kept.
 
     Each model appears atomically and replaces one of its name.
 
@@ -87,7 +88,11 @@ def write_repository(bundle: Bundle, out: Path, options: TritonOptions, *, copy:
     graphs = Graphs(bundle, threads=1, device="cpu")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        return [_write_model(bundle, graphs, graph, out, options, copy) for graph in graphs.names]
+        return [
+            _write_model(bundle, graphs, graph, out, options, copy)
+            for graph in graphs.names
+            if graph not in CAPTION_GRAPHS
+        ]
     except OSError as error:
         raise StorageError(f"{out}: cannot be written: {error}") from error
 

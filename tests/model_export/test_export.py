@@ -17,9 +17,10 @@ from onnx import numpy_helper
 
 from model_export import export
 from model_export.export import export_checkpoint, update_metrics
-from model_export.graphs import GraphSpec, export_graph, graph_specs, random_streams
+from model_export.graphs import GraphSpec, export_graph, graph_specs, random_streams, run_torch
 from model_export.parity import checks
-from model_export.parity.checks import ParityError, ParityReport, random_cases, real_cases, run_torch
+from model_export.parity.cases import random_cases, real_cases
+from model_export.parity.checks import ParityError, ParityReport
 from model_export.sources import CORPORA, STARTS, languages_of
 from tests.chaos import only_by_chaos
 from tests.model_export.conftest import ANSWERS, CONFIG, Graphs
