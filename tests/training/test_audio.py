@@ -317,6 +317,8 @@ def test_clips_are_searched_by_what_is_seen_heard_or_both(tmp_path: Path) -> Non
     for key in ("exact (sound)", "exact (sound) [sound blanked]", "exact (sound) [sight blanked]"):
         assert 0.0 <= measured[key] <= 100.0
     assert "right caption match (sound)" in measured
+    not_fused = scene_metrics(encoder, packed, videos, np.ones((3, 4, 32), np.float16), EmbeddedSounds(heard, None))
+    assert [key for key in not_fused if key.startswith("exact")] == ["exact (sound)", "exact (sound: sound)"]
     calibration = Calibration(similarity_scale=5.0, similarity_bias=-2.0)
     scores = search_scores(calibration, texts, videos, heard)
     seen = similarity_probability(calibration, texts @ videos.T)

@@ -202,6 +202,8 @@ def scene_metrics(
     if any(e.negatives for e in packed.examples) and "matching" in encoder.tasks:
         joint = joint_gallery(videos, sounds.vectors)
         out |= negative_caption_metrics(encoder, packed, joint, visual, audio=sounds.tokens)
+    if sounds.tokens is None:  # answers do not depend on sound
+        del inputs[" [sound blanked]"]
     for name, (pictures, audio) in inputs.items() if "answering" in encoder.tasks else ():
         results = answer_questions(encoder, packed, pictures, audio=audio)
         needs = [(question.needs, question.kind) for question in results.questions]
