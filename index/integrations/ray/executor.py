@@ -162,8 +162,7 @@ class _Call:
 class RayExecutor:
     """Executor with a thread that assigns items to actors and threads that store and recognise their results.
 
-    Files that are to be segmented by the sentences of their transcript are prepared and transcribed here before. Two
-    equal files that are in progress at the same time are both transcribed and embedded, and stored once.
+    Files that are to be segmented by the sentences of their transcript are prepared and transcribed here before.
     """
 
     def __init__(self, context: RunContext, cluster: RayCluster) -> None:
@@ -171,6 +170,8 @@ class RayExecutor:
         self._cluster = cluster
         self._lock = threading.Lock()
         self._waiting: deque[tuple[JobItem, FileDescription | None]] = deque()
+        self._in_progress: dict[str, list[JobItem]] = {}
+        """By SHA-256 of the content; of equal files the first is processed, and the others get its result."""
         self._fault: Exception | None = None
         self._is_closed = threading.Event()
         self._calls: dict[Any, _Call] = {}
@@ -223,8 +224,25 @@ class RayExecutor:
             thread.join()
         return self._results.drain()
 
+    def _is_first(self, item: JobItem, content_sha256: str) -> bool:
+        """Return whether this is the first item of its content; any other waits for the result of that one."""
+        with self._lock:
+            items = self._in_progress.setdefault(content_sha256, [item])
+            if items[0] is not item:
+                items.append(item)
+            return items[0] is item
+
     def _finish(self, item: JobItem, ingested: IngestResult | None, error: BaseException | None) -> None:
+        with self._lock:
+            # A file that changes meanwhile has a second hash.
+            hashes = [key for key, items in self._in_progress.items() if items[0] is item]
+            duplicates = [each for key in hashes for each in self._in_progress.pop(key)[1:]]
         self._results.put(ItemResult(item, ingested, error))
+        for duplicate in duplicates:
+            if ingested is not None:
+                self._finish(duplicate, IngestResult(ingested.video, created=False), None)
+            else:
+                self.submit(duplicate)  # may succeed, or fails with its own error
 
     def _fail(self, item: JobItem, error: BaseException) -> None:
         self._finish(item, None, error)
@@ -240,6 +258,9 @@ class RayExecutor:
                 with self._context.timer.measure("prepare"):
                     prepared = prepare_unless_known(self._context, item)
                 if not isinstance(prepared, IngestResult):
+                    if not self._is_first(item, prepared.description.content_sha256):
+                        prepared.media.close()
+                        continue
                     prepared = transcribe_if_needed(self._context, prepared)
                 if isinstance(prepared, IngestResult):
                     self._on_stored(item, prepared)
@@ -342,11 +363,12 @@ class RayExecutor:
             return
         if isinstance(result, str):
             known = self._context.collection.find_by_hash(result)
-            if known is None:
+            if known is None and self._is_first(call.item, result):
                 self._calls[call.actor.embed.remote(call.description)] = replace(call, method="embed")
                 return
             call.actor.release.remote()
-            self._refresh(call.item, known)
+            if known is not None:
+                self._refresh(call.item, known)
         elif isinstance(result, Exception):
             self._fail(call.item, result)
         else:

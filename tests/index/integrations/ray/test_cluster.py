@@ -35,7 +35,9 @@ from tests.media_files import solid, write_color_video, write_picture
 from tests.tools import need_ray
 from tests.waiting import wait_for
 from vitascope.cli.main import EXIT_PARTIAL, EXIT_USER_ERROR, main
+from vitascope.media.file import MediaFile
 from vitascope.model import Model
+from vitascope.sandbox.recognition import Recognizer
 
 ROOT = Path(__file__).parents[4]
 MACHINE = {"object_store_memory": 80 * 1024**2, "include_log_monitor": False}
@@ -238,6 +240,27 @@ def test_speech_and_screen_text_are_recognised_as_in_a_job_without_a_cluster(
         assert (done.state, done.counts, done.recognitions) == ("succeeded", expected.counts, expected.recognitions)
         assert outcomes(collection, job.id) == outcomes(local, local_job.id)
         assert spoken_and_shown(collection) == spoken_and_shown(local)
+
+
+def test_of_equal_files_in_one_job_the_first_is_transcribed(
+    cluster: Any, collection: Collection, small_model: Model, talks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(talks / "plain.mp4", talks / "same.mp4")
+    transcribed: list[str] = []
+    transcribe = Recognizer.transcribe
+
+    def record(recognizer: Recognizer, request: Any, media: MediaFile, *rest: Any) -> Any:
+        transcribed.append(media.name)
+        return transcribe(recognizer, request, media, *rest)
+
+    monkeypatch.setattr(Recognizer, "transcribe", record)
+    job = create_job(
+        collection, FolderSource(str(talks)), JobOptions(Segmentation(rule="subtitles"), transcribe="default")
+    )
+    with recognizers() as used:
+        done = run_on_cluster(collection, small_model, job, recognition=JobRecognition(used))
+    assert (done.state, done.counts.succeeded, transcribed) == ("succeeded", 3, ["plain.mp4"])
+    assert outcomes(collection, job.id)["same.mp4"][0] == "skipped"
 
 
 def spoken_and_shown(collection: Collection) -> dict[str, Any]:
