@@ -9,7 +9,6 @@ The job cannot be faster than the slower of the two; the result is its share of 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -33,7 +32,7 @@ from index.jobs.records import JobOptions
 from index.jobs.runner import run_job
 from index.jobs.sources.source_types import FolderSource
 from vitascope.cli.options import default_bundle
-from vitascope.cli.output import plain_table
+from vitascope.cli.output import plain_table, print_text_or_json
 from vitascope.errors import InvalidInput
 from vitascope.media.limits import DEFAULT_LIMITS
 from vitascope.model import Model
@@ -217,10 +216,7 @@ def main() -> None:
         segmentation = Segmentation(args.clip_length)
         measurements = measure(Path(folder), films, model, args.rounds, config, segmentation)
     result = report(measurements, args.films, args.seconds, config)
-    if args.json:
-        print(json.dumps(result, indent=1))
-    else:
-        show(result, Console(highlight=False))
+    print_text_or_json(result, show, as_json=args.json)
 
 
 if __name__ == "__main__":

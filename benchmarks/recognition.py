@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import random
 import resource
 import shutil
@@ -35,7 +34,7 @@ from index.jobs.records import JobOptions
 from index.jobs.runner import run_job
 from index.jobs.sources.source_types import FolderSource
 from vitascope.cli.options import default_bundle
-from vitascope.cli.output import plain_table
+from vitascope.cli.output import plain_table, print_text_or_json
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 from vitascope.sandbox.recognition import RecognitionKind
@@ -155,10 +154,7 @@ def main() -> None:
             for number, (name, each) in enumerate(options.items())
         }
     result = {"video_seconds": args.talks * args.seconds, "runs": runs}
-    if args.json:
-        print(json.dumps(result, indent=1))
-    else:
-        show(result, Console(highlight=False))
+    print_text_or_json(result, show, as_json=args.json)
 
 
 if __name__ == "__main__":

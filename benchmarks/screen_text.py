@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import random
 import statistics
 import tempfile
@@ -34,7 +33,7 @@ from rich.console import Console
 from index.recognitions import store_screen_text
 from tests.index.sample_data import new_collection, new_video
 from tests.index.searches import MODEL, search_hits
-from vitascope.cli.output import plain_table
+from vitascope.cli.output import plain_table, print_text_or_json
 from vitascope.errors import InvalidInput
 from vitascope.screen_text.interface import TextReader, TextSpan
 from vitascope.screen_text.rapid_ocr import DETECTION_SIDE
@@ -435,10 +434,7 @@ def main() -> None:
         result = measure_clips(reader, Path(folder), args.clips, args.interval)
         result["search"] = measure_search(result.pop("results"), Path(folder) / "library", args.queries)
         result["talk"] = measure_talk(reader, Path(folder), args.talk, args.interval)
-    if args.json:
-        print(json.dumps(result, indent=1))
-    else:
-        show(result, Console(highlight=False))
+    print_text_or_json(result, show, as_json=args.json)
 
 
 if __name__ == "__main__":

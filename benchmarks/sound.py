@@ -9,7 +9,6 @@ and into one with visual alone. Processor seconds tell more than time where othe
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -32,7 +31,7 @@ from index.storage.catalogue import CATALOGUE_NAME, create_catalogue
 from index.vectors.interface import SIGNALS_KEY
 from vitascope.audio_windows import read_sounds
 from vitascope.cli.options import default_bundle
-from vitascope.cli.output import plain_table
+from vitascope.cli.output import plain_table, print_text_or_json
 from vitascope.errors import InvalidInput
 from vitascope.media.limits import DEFAULT_LIMITS
 from vitascope.model import Model
@@ -148,10 +147,7 @@ def main() -> None:
                 write_film(videos / f"{number:04}.mp4", args.seconds, number, sound=True)
         pairs = measure(library, videos.resolve(), model, args.rounds, Segmentation(args.clip_length))
         result = report(pairs, audio_graph_seconds(library, model))
-    if args.json:
-        print(json.dumps(result, indent=1))
-    else:
-        show(result, Console(highlight=False))
+    print_text_or_json(result, show, as_json=args.json)
 
 
 if __name__ == "__main__":

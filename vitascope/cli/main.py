@@ -131,9 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    from rich.console import Console
-
-    from vitascope.cli.output import print_json, print_mapping
+    from vitascope.cli.output import print_mapping, print_text_or_json
 
     parser, show = build_parser(subcommand_name(arguments))
     args = parser.parse_args(arguments)
@@ -141,12 +139,7 @@ def _run(arguments: list[str]) -> int:
         parser.print_help()
         return EXIT_OK
     result: Result = args.run_command(args)
-    if args.json:
-        print_json(result)
-    else:
-        # Without a terminal rich assumes 80 columns and would break long paths. Names may contain `:dog:`.
-        width = None if sys.stdout.isatty() else 240
-        (show or print_mapping)(result, Console(highlight=False, emoji=False, width=width))
+    print_text_or_json(result, show or print_mapping, as_json=args.json)
     sys.stdout.flush()
     if result.get("verified") is False:
         return EXIT_VERIFY_FAILED

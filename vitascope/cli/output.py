@@ -17,10 +17,17 @@ MAX_TRANSCRIPT_CHARS = 60
 """Length of the text of a clip in tables."""
 
 
-def print_json(result: dict[str, Any]) -> None:
-    """Print indented JSON on standard output, in UTF-8."""
-    json.dump(result, sys.stdout, indent=2, ensure_ascii=False, default=str)
-    print()
+def print_text_or_json(
+    result: dict[str, Any], show: Callable[[dict[str, Any], Console], None], *, as_json: bool
+) -> None:
+    """Print a result on standard output: as text by ``show``, or as indented JSON in UTF-8."""
+    if as_json:
+        json.dump(result, sys.stdout, indent=2, ensure_ascii=False, default=str)
+        print()
+        return
+    # Without a terminal rich assumes 80 columns and would break long paths. Names may contain `:dog:`.
+    width = None if sys.stdout.isatty() else 240
+    show(result, Console(highlight=False, emoji=False, width=width))
 
 
 MAX_FILES = 20
