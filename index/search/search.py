@@ -20,7 +20,7 @@ from index.search.candidates import (
     vector_candidates,
     word_matches,
 )
-from index.search.fusion import Evidence, fuse, measure_evidence
+from index.search.fusion import SAMPLE_SIZE, Evidence, fuse, measure_evidence
 from index.search.grouping import Group, event_thresholds, group_by_event, group_by_video
 from index.search.relevance import (
     Condition,
@@ -57,9 +57,6 @@ from index.vectors.interface import VectorSnapshot
 from vitascope.errors import CursorExpired, TaskMissing
 from vitascope.model import Model
 from vitascope.tracing import StageContext, no_op_stage
-
-SAMPLE_SIZE = 100
-"""Clips of a collection that tell how much a query's similarities vary."""
 
 
 @dataclass(frozen=True, slots=True)
