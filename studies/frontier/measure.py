@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from model_export.optimize.speed import clip_call, measure_latency, text_call
 from training.data.other_streams import StreamAdapter, stream_adapter
@@ -17,6 +16,7 @@ from training.evaluation.captions import wrong_caption_accuracy
 from training.evaluation.encoder import streams_of
 from training.evaluation.retrieval import caption_retrieval, embed_gallery
 from vitascope.bundle.bundle import Bundle
+from vitascope.bundle.manifest import StrictModel
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 
@@ -28,10 +28,9 @@ MATCH_METRIC = "right caption match"
 """Metric of `vitascope evaluate` for the match graph."""
 
 
-class Point(BaseModel):
+class Point(StrictModel):
     """One bundle. Recalls in percent, latencies in milliseconds."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
     version: str
     fingerprint: str

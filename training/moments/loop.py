@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch.nn.utils import clip_grad_norm_
 from torch.nn.utils.rnn import pad_sequence
@@ -32,6 +32,7 @@ from training.moments.head import MomentHead, build_head
 from training.moments.losses import Batch
 from training.moments.recipe import MomentRecipe
 from training.moments.windows import EmbeddedQuery, WindowStore
+from vitascope.bundle.manifest import StrictModel
 from vitascope.errors import InvalidInput
 
 Progress = Callable[[int, int, str], None]
@@ -39,10 +40,9 @@ Progress = Callable[[int, int, str], None]
 CONFIG_NAME, WEIGHTS_NAME, METRICS_NAME = "config.json", "model.safetensors", "metrics.json"
 
 
-class HeadCheckpoint(BaseModel):
+class HeadCheckpoint(StrictModel):
     """config.json of a checkpoint: the recipe, and the embeddings that the head reads."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     recipe: MomentRecipe
     bundle: str
     fingerprint: str

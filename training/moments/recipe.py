@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from training.distillation.recipe import read_named
+from vitascope.bundle.manifest import StrictModel
 
 RECIPES = Path(__file__).parent / "recipes"
-
-
-class StrictModel(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class HeadConfig(StrictModel):

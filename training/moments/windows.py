@@ -19,11 +19,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from training.data.corpus import CorpusError, EmptySplit, first_names
 from training.data.packed import Origin
 from training.moments.annotations import MomentQuery, MomentReader, MomentVideo
+from vitascope.bundle.manifest import StrictModel
 from vitascope.errors import InvalidInput, MediaError
 from vitascope.model import Model
 from vitascope.moments import embed_windows, window_spans
@@ -33,10 +33,9 @@ Progress = Callable[[int, int], None]
 """(videos done, videos in all)."""
 
 
-class StoreInfo(BaseModel):
+class StoreInfo(StrictModel):
     """store.json: what the embeddings are of and by."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     corpus: str
     split: str
     origin: Origin
@@ -50,10 +49,9 @@ class StoreInfo(BaseModel):
     complete: bool = False
 
 
-class StoredVideo(BaseModel):
+class StoredVideo(StrictModel):
     """A line of videos.jsonl. `skipped`: why the video could not be embedded."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     key: str
     duration: float = 0.0
     windows: int = 0
