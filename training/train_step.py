@@ -114,7 +114,6 @@ def compute_losses(
         # Features, or their means; `visual` would be tokens.
         return _embedding_losses(model, batch, names, text_states or partial(mean_text_state, model))
     objectives = batch.dataset.objectives
-    temperature = model.cfg.temperature
     video, audio = _encode_video(model, batch), _encode_audio(model, batch)
     out: dict[str, Tensor] = {}
     if AUDIO_OBJECTIVES & set(objectives) and audio is not None:
@@ -124,23 +123,7 @@ def compute_losses(
     if {"itm", "mlm", "vqa"} & set(objectives):
         cache = model.prepare_visual(video.tokens, None if audio is None else audio.tokens)
     if batch.captions is not None and {"itc", "correlation", "itm"} & set(objectives):
-        text, states = _encode_text(model, batch.captions, batch.dataset)
-        mean = model.mean_text_state(states, batch.captions.mask)
-        negatives = None
-        if batch.negatives is not None:
-            negatives, negative_states = _encode_text(model, batch.negatives, batch.dataset)
-        if "itc" in objectives:
-            soft = None
-            if batch.dataset.soft_targets:
-                soft = batch.dataset.soft_targets * losses.caption_similarity(mean, len(batch.groups))
-            out["itc"] = losses.itc(video.for_itc, text, temperature, batch.groups, negatives, soft)
-        if "correlation" in objectives:
-            out["correlation"] = losses.correlation(video.embedding, text, mean)
-        if "itm" in objectives and cache is not None:
-            positive = (states, batch.captions.mask)
-            in_batch = _in_batch_negatives(batch, _joint_embedding(video.embedding, audio), text, positive, temperature)
-            minimal = None if batch.negatives is None else (negative_states, batch.negatives.mask)
-            out["itm"] = _itm(model, cache, positive, in_batch, minimal, batch.dataset.captions_per_video)
+        out |= _text_losses(model, batch, batch.captions, video, audio, cache)
     if "mlm" in objectives and batch.captions is not None and cache is not None:
         out["mlm"] = _mlm(model, batch, batch.captions, cache, words)
     if "mvm" in objectives and batch.captions is not None and video.mask_context is not None:
@@ -153,9 +136,40 @@ def compute_losses(
         sizes = model.cfg.object_classes
         out["objects"] = losses.objects(logits, batch.positions, batch.classes, grid, sizes, ATTRIBUTE_WEIGHTS)
     if "class_names" in objectives and names is not None:
-        out["class_names"] = _class_names(model, batch, video.embedding, names, temperature)
+        out["class_names"] = _class_names(model, batch, video.embedding, names, model.cfg.temperature)
     if "cnn_features" in objectives and batch.streams is not None and maps is not None:
         out["cnn_features"] = losses.map_regression(video.predicted_maps, maps(batch.streams))
+    return out
+
+
+def _text_losses(
+    model: FusedModel,
+    batch: Batch,
+    captions: Tokens,
+    video: EncodedVideo,
+    audio: EncodedAudio | None,
+    cache: VisualCache | None,
+) -> dict[str, Tensor]:
+    """Compute ITC, correlation and ITM, for which captions are encoded once. cache: For ITM."""
+    objectives, temperature = batch.dataset.objectives, model.cfg.temperature
+    out: dict[str, Tensor] = {}
+    text, states = _encode_text(model, captions, batch.dataset)
+    mean = model.mean_text_state(states, captions.mask)
+    negatives = None
+    if batch.negatives is not None:
+        negatives, negative_states = _encode_text(model, batch.negatives, batch.dataset)
+    if "itc" in objectives:
+        soft = None
+        if batch.dataset.soft_targets:
+            soft = batch.dataset.soft_targets * losses.caption_similarity(mean, len(batch.groups))
+        out["itc"] = losses.itc(video.for_itc, text, temperature, batch.groups, negatives, soft)
+    if "correlation" in objectives:
+        out["correlation"] = losses.correlation(video.embedding, text, mean)
+    if "itm" in objectives and cache is not None:
+        positive = (states, captions.mask)
+        in_batch = _in_batch_negatives(batch, _joint_embedding(video.embedding, audio), text, positive, temperature)
+        minimal = None if batch.negatives is None else (negative_states, batch.negatives.mask)
+        out["itm"] = _itm(model, cache, positive, in_batch, minimal, batch.dataset.captions_per_video)
     return out
 
 
