@@ -6,6 +6,7 @@ ones, d head width, N vocabulary.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from vitascope.bundle.graph_specs import (
     Array,
 )
 from vitascope.errors import InvalidInput
+from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
+from vitascope.modalities import Modality
 
 if TYPE_CHECKING:
     from vitascope.bundle.manifest import CaptionDecoder
@@ -79,6 +82,16 @@ class Caption:
 
 
 @dataclass(frozen=True)
+class CaptionedClip:
+    """Captions of a clip, ``start`` to ``end`` (s), best first, and the modalities that they are computed from."""
+
+    start: float
+    end: float
+    modalities: tuple[Modality, ...]
+    captions: list[Caption]
+
+
+@dataclass(frozen=True)
 class _Sentence:
     """Tokens after the start ids of a caption of a clip, and the sum of their log-probabilities."""
 
@@ -93,6 +106,7 @@ class _Sentence:
 
 def generate_captions(
     model: Model,
+    decoder: CaptionDecoder,
     tokens: Mapping[str, Array],
     options: CaptionOptions,
     is_cancelled: IsCancelled | None = None,
@@ -101,20 +115,19 @@ def generate_captions(
 
     Args:
         model: Model with the task "captioning".
+        decoder: Its decoder.
         tokens: Inputs of the graph "caption_prefill" by name.
         options: Decoding.
         is_cancelled: Called before each token.
 
     Returns:
-        ``options.count`` captions of each clip, of the highest mean log-probability first.
+        Up to ``options.count`` captions of each clip, of the highest mean log-probability first.
 
     Raises:
         InvalidInput: ``options.max_tokens`` is larger than the bundle's.
         CancelledError: ``is_cancelled`` returned True.
         EngineError: A run failed.
     """
-    decoder = model.bundle.manifest.captions
-    assert decoder is not None
     max_tokens = options.max_tokens or decoder.max_tokens
     if max_tokens > decoder.max_tokens:
         raise InvalidInput(f"max_tokens: {max_tokens}; at most {decoder.max_tokens} was expected of this model")
@@ -131,6 +144,55 @@ def generate_captions(
             best = sorted(of_clip, key=lambda sentence: -sentence.mean)[: options.count]
             captions.append([_caption(model, decoder, sentence) for sentence in best])
     return captions
+
+
+def caption_file(
+    model: Model,
+    file: str | os.PathLike[str],
+    clips: Sequence[tuple[float, float]],
+    options: CaptionOptions = DEFAULT_OPTIONS,
+    limits: MediaLimits = DEFAULT_LIMITS,
+) -> list[CaptionedClip]:
+    """Generate captions of clips of a media file, from pictures and, where the model reads it, sound.
+
+    Args:
+        model: Model with the task "captioning".
+        file: Video or image file; also a sound file, if the model reads sound.
+        clips: (start, end) of each clip in s.
+        options: Decoding.
+        limits: Limits of the decoder.
+
+    Raises:
+        MediaError: The file cannot be decoded, or has nothing that the model reads.
+        InvalidInput: A clip is outside the file, or ``options.max_tokens`` is too large.
+        TaskMissing: The bundle has no caption graphs.
+        EngineError: A run failed.
+    """
+    _ = model.caption_decoder  # before anything is decoded
+    manifest, sounding = model.bundle.manifest, set[int]()
+    audio_tokens = None
+    if not model.fuses_audio:
+        visual_tokens = model.embed_video_file(file, clips, limits).visual_tokens
+    else:
+        embedding = model.embed_file(file, clips, limits)
+        visual_tokens = np.zeros((len(clips), manifest.visual_tokens, manifest.visual_width), np.float32)
+        if embedding.video is not None:
+            visual_tokens = embedding.video.visual_tokens
+        if embedding.audio is not None and embedding.audio.tokens is not None:
+            audio_tokens = np.zeros((len(clips), *embedding.audio.tokens.shape[1:]), np.float32)
+            audio_tokens[embedding.clips_with_sound] = embedding.audio.tokens
+            sounding.update(embedding.clips_with_sound.tolist())
+    captions = model.generate_captions(visual_tokens, audio_tokens, options)
+    is_seen = [bool(tokens.any()) for tokens in visual_tokens]
+    return [
+        CaptionedClip(
+            start,
+            end,
+            (*(("visual",) if is_seen[row] else ()), *(("audio",) if row in sounding else ())),
+            captions[row],
+        )
+        for row, (start, end) in enumerate(clips)
+    ]
 
 
 def _caption(model: Model, decoder: CaptionDecoder, sentence: _Sentence) -> Caption:
@@ -238,7 +300,8 @@ def _sample(state: _DecoderState, options: CaptionOptions, max_tokens: int) -> l
     while progress:
         rows, following = [], []
         for row, (sentence, generator) in enumerate(zip(progress, generators, strict=True)):
-            token = _sample_token(log_probabilities[row] / options.temperature, options.top_p, generator)
+            logits = (log_probabilities[row] - log_probabilities[row].max()) / options.temperature
+            token = _sample_token(logits, options.top_p, generator)
             total = sentence.total + float(log_probabilities[row, token])
             sentence = _Sentence(sentence.clip, (*sentence.ids, token), total)
             if token == state.decoder.end_id or len(sentence.ids) == max_tokens:
@@ -254,9 +317,9 @@ def _sample(state: _DecoderState, options: CaptionOptions, max_tokens: int) -> l
 
 
 def _sample_token(logits: NDArray[np.float64], top_p: float, generator: np.random.Generator) -> int:
-    """Sample from the most probable tokens of logits (N,) that together have the probability ``top_p``."""
+    """Sample from the most probable tokens of logits (N,), at most 0, that together have the probability ``top_p``."""
     order = np.argsort(-logits, kind="stable")
-    cumulative = np.cumsum(np.exp(logits[order] - logits[order[0]]))
+    cumulative = np.cumsum(np.exp(logits[order]))
     nucleus = cumulative[: 1 + int(np.searchsorted(cumulative, top_p * cumulative[-1]))]
     position = int(np.searchsorted(nucleus, generator.random() * nucleus[-1], side="right"))
     return int(order[min(position, len(nucleus) - 1)])

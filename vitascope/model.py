@@ -25,6 +25,7 @@ from vitascope.bundle.manifest import (
     CAPTION_GRAPHS,
     AudioStream,
     Calibration,
+    CaptionDecoder,
     FrameStream,
     InputType,
     MomentWindows,
@@ -509,6 +510,14 @@ class Model:
         """Find the spans of a video of which texts are true, as ``moments.find_moments``."""
         return find_moments(self, texts, windows, spans, top)
 
+    @property
+    def caption_decoder(self) -> CaptionDecoder:
+        """Decoder that ``generate_captions`` uses. Raises TaskMissing if the bundle has no caption graphs."""
+        self._graphs.ensure_loaded("caption_step")
+        decoder = self.bundle.manifest.captions
+        assert decoder is not None
+        return decoder
+
     def generate_captions(
         self,
         visual_tokens: NDArray[np.floating],
@@ -525,7 +534,7 @@ class Model:
             is_cancelled: Called before each token; generation ends with ``CancelledError`` if it returns True.
 
         Returns:
-            ``options.count`` captions per clip, best first.
+            Up to ``options.count`` captions per clip, best first.
 
         Raises:
             InvalidInput: Tokens have another shape or dtype, the model does not take those of sound, or
@@ -533,9 +542,9 @@ class Model:
             TaskMissing: The bundle has no caption graphs.
             EngineError: A run failed.
         """
-        self._graphs.ensure_loaded("caption_step")
+        decoder = self.caption_decoder
         tokens = self._fused_tokens(len(visual_tokens), visual_tokens, audio_tokens)
-        return generate_captions(self, tokens, options, is_cancelled)
+        return generate_captions(self, decoder, tokens, options, is_cancelled)
 
     def embed_file(
         self,

@@ -99,9 +99,12 @@ def _link_checkout(checkout: Path) -> None:
     (checkout / ".venv").symlink_to(sys.prefix)
 
 
+SMALL_TASKS = ("retrieval", "matching", "answering", "moments", "captioning")
+
+
 def write_small_model(folder: Path, seed: int, name: str, version: str) -> None:
     """Write the bundle of ``tests.small_bundle`` with another name."""
-    make_small_bundle(folder, seed=seed, version=version, tasks=("retrieval", "matching", "answering", "moments"))
+    make_small_bundle(folder, seed=seed, version=version, tasks=SMALL_TASKS)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest.pop("files")
     write_manifest(folder, {**manifest, "name": name})

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from concurrent.futures import CancelledError
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.media_files import solid, write_picture, write_video
 from tests.small_bundle import AUDIO, COLOURS, STREAMS, VOCABULARY, make_small_bundle
 from vitascope.bundle.graph_specs import LOGITS, PAST_KEYS, PAST_VALUES
 from vitascope.captions import Caption, CaptionOptions
+from vitascope.cli.main import main
 from vitascope.engines.graphs import GraphRunner, Graphs
 from vitascope.engines.onnx_runtime import Array
 from vitascope.errors import InvalidInput, TaskMissing
@@ -176,3 +180,28 @@ def test_invalid_options_cancellation_and_a_missing_task(model: Model, small_mod
         TaskMissing, match="no graph 'caption_step', so no captioning; the bundle's tasks are retrieval"
     ):
         small_model.generate_captions(red)
+
+
+def test_the_command_captions_each_clip_of_files(
+    model: Model, small_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    colors = {name: tuple(255 * np.array(COLOURS[name])) for name in ("red", "blue", "green")}
+    frames = [solid(colors[name], 64, 48) for name in ("red", "blue") for _ in range(20)]
+    video = write_video(tmp_path / "film.mp4", frames, rate=10)
+    picture, text = write_picture(tmp_path / "green.png", solid(colors["green"])), tmp_path / "text.mp4"
+    text.write_text("no video")
+    bundle = ["--bundle", str(model.bundle.folder)]
+    assert main(["caption", str(video), str(text), str(picture), "--clips", "2", *bundle, "--json"]) == 3
+    result = json.loads(capsys.readouterr().out)
+    film, failed, image = result["files"]
+    assert [clip["captions"][0]["text"] for clip in film["clips"]] == ["the red thing moves", "the blue thing moves"]
+    assert [(clip["start"], clip["end"]) for clip in film["clips"]] == [(0, 2), (2, 4)]
+    assert [clip["modalities"] for clip in film["clips"]] == [["visual"], ["visual"]]
+    assert [clip["captions"][0]["text"] for clip in image["clips"]] == ["the green thing moves"]
+    assert "text.mp4" in failed["error"]
+    assert main(["caption", str(video), *bundle, "--beams", "1", "--temperature", "1", "--count", "2"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 3
+    assert all(line.startswith("0:00-0:04 ") for line in shown[1:])
+    assert main(["caption", str(video), "--bundle", str(small_bundle)]) == 2
+    assert "no graph 'caption_step', so no captioning" in capsys.readouterr().err

@@ -21,6 +21,7 @@ from tests.vitascope.integrations.kserve.protocol_server import Answer, Protocol
 from tests.vitascope.test_model import colour_streams
 from tests.waiting import PATIENCE
 from vitascope.bundle.bundle import Bundle
+from vitascope.cli.main import main
 from vitascope.errors import EngineError, EngineUnavailable, InvalidInput
 from vitascope.integrations.kserve.engine import check_server
 from vitascope.integrations.kserve.server import InferenceServer, decode_response, encode_request
@@ -114,6 +115,23 @@ def test_sound_is_embedded_at_a_server(plain: bool, tmp_path: Path) -> None:
             remote.embed_audio(sounds).vectors, Model(bundle, threads=1).embed_audio(sounds).vectors, atol=1e-5
         )
         assert {difference.output for difference in check_server(bundle, server.url)} == {"vector", "audio_tokens"}
+
+
+def test_captions_are_generated_in_this_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_small_bundle(tmp_path / "bundle", tasks=["retrieval", "captioning"])
+    assert main(["triton", str(folder), "--out", str(tmp_path / "models")]) == 0
+    assert "left out, as they run where the server is used: caption_prefill, caption_step" in capsys.readouterr().out
+    with serving(tmp_path / "models") as server:
+        model = Model.open(folder, engine=f"kserve:{server.url}")
+        model.check_ready()
+        model.warm_up()
+        assert {name: placement.device for name, placement in model.placements.items()} == {
+            **dict.fromkeys(("text", "video"), "remote"),
+            **dict.fromkeys(("caption_prefill", "caption_step"), "cpu"),
+        }
+        red = model.embed_video(colour_streams("red")).visual_tokens
+        assert [[caption.text for caption in row] for row in model.generate_captions(red)] == [["the red thing moves"]]
+        assert {output.output for output in check_server(model.bundle, server.url)} == {"vector", "visual_tokens"}
 
 
 def test_a_missing_model_names_the_command_that_exports_it(server: ProtocolServer, model: Model) -> None:
@@ -316,8 +334,6 @@ def test_the_command_scores_through_a_server(
     server: ProtocolServer, small_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from PIL import Image
-
-    from vitascope.cli.main import main
 
     Image.new("RGB", (64, 64), (220, 10, 10)).save(tmp_path / "red.png")
     words = ["score", str(tmp_path / "red.png"), "a red thing", "a blue thing", "--json", "--bundle", str(small_bundle)]
