@@ -26,13 +26,15 @@ Objective = Literal[
     "text_audio",
     "video_audio",
     "text_video_audio",
+    "captions",
 ]
 """itc: contrastive; correlation: of similarities with those of captions; itm: matching; mlm: masked words; mvm: masked
 visual tokens (SOHO) or their features (Visual Parsing, MFR); vqa: answers from the vocabulary; class_names: a
 classifier's soft labels; objects: dense supervision of visual tokens by the objects of generated scenes; cnn_features:
 prediction of the maps of a pretrained CNN by each level of a Swin (Visual Parsing); text_audio, video_audio,
 text_video_audio: contrastive, of sounds with texts, of sounds with videos, and of texts with the sum of the embeddings
-of sound and video, each among the examples that have what it compares."""
+of sound and video, each among the examples that have what it compares; captions: the next word of captions, by the
+decoder of `model = { caption_layers = 3 }`."""
 AUDIO_OBJECTIVES: frozenset[Objective] = frozenset({"text_audio", "video_audio", "text_video_audio"})
 """Objectives that read embeddings of sound."""
 UNFUSED: frozenset[Objective] = AUDIO_OBJECTIVES.union({"itc", "correlation", "class_names", "objects", "cnn_features"})
@@ -41,8 +43,10 @@ WITHOUT_TOKENS: frozenset[Objective] = AUDIO_OBJECTIVES.union({"itc", "correlati
 """Objectives that read no visual token, but embeddings of videos alone."""
 
 
-CACHED_FEATURES = ("visual", "embeddings")
+CACHED_FEATURES = ("visual", "embeddings", "all_but_captions")
 """Values of a stage's `frozen` with which the features of the video encoder are cached."""
+ONLY_TRAINED = {"all_but_audio": "audio", "all_but_captions": "caption_decoder"}
+"""By value of `frozen`: the part of the model that alone is trained."""
 
 
 class StrictModel(BaseModel):
@@ -114,7 +118,8 @@ class DatasetConfig(StrictModel):
     0: encode anew at every step. Without augmentation and clip sampling, one view is always enough."""
     limit: int | None = None
     """Use only the first examples, at most this many."""
-    captions: Literal["any", "first"] = "any"
+    captions: Literal["any", "first"] | Annotated[int, Field(ge=1)] = "any"
+    """Captions of a video that are used: all, the first, or the first so many."""
     group_by: str | None = None
     """An attribute (or `key`): examples with equal values are not negatives of one another."""
 
@@ -166,7 +171,7 @@ class Stage(StrictModel):
     """Learning rate at the last step, relative to the peak."""
     schedule_steps: int | None = None
     """Length of the schedule where the stage ends earlier; None: `steps`."""
-    frozen: Literal["none", "encoders", "visual", "embeddings", "all_but_audio"] = "none"
+    frozen: Literal["none", "encoders", "visual", "embeddings", "all_but_audio", "all_but_captions"] = "none"
     """`encoders`: train only fused layers and heads (HD-VILA, section 3.4). The encoders stay in evaluation mode:
     no dropout, and neither running statistics nor dictionary entries change. Without augmentation each video is encoded
     once, before the first step. `visual`: the same for the video encoder alone, but for what `keep_pretrained` adds to
@@ -175,7 +180,7 @@ class Stage(StrictModel):
     `text_lr_mult = 0`, and `fused_lr_mult = 0` in a single-stream model, each text is encoded once as well.
     `embeddings`: on all features, fused layers, heads and the details that the fused layers read; no embedding
     changes. `all_but_audio`: train the audio encoder alone, towards the embeddings of texts and videos that the model
-    has."""
+    has. `all_but_captions`: train the decoder of captions alone, on the features of `visual`."""
     locked_text_layers: Annotated[int, Field(ge=0)] = 0
     """Embeddings and so many of the first text layers are frozen."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -302,6 +307,11 @@ def _validate_dataset(stage: Stage, dataset: DatasetConfig) -> None:
         raise ValueError(
             f"objectives: {sorted(dataset.objectives)} of {dataset.corpus!r} in stage {stage.name!r} with frozen = "
             f"'all_but_audio'; some of {sorted(AUDIO_OBJECTIVES)} were expected"
+        )
+    if stage.frozen == "all_but_captions" and set(dataset.objectives) != {"captions"}:
+        raise ValueError(
+            f"objectives: {sorted(dataset.objectives)} of {dataset.corpus!r} in stage {stage.name!r} with frozen = "
+            "'all_but_captions'; 'captions' alone was expected"
         )
     for objective in sorted({"mvm", "cnn_features"} & set(dataset.objectives)):
         if dataset.micro_batch_size:

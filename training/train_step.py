@@ -23,6 +23,7 @@ from training.models.fusion import FusedModel
 from training.models.pretrained import PretrainedMaps
 from training.models.text import VisualCache
 from training.objectives import losses
+from training.objectives.captions import caption_loss
 from training.objectives.class_names import most_likely
 from training.objectives.class_prototypes import ClassPrototypes
 from training.recipe import AUDIO_OBJECTIVES, DatasetConfig
@@ -126,6 +127,9 @@ def compute_losses(
         out |= _text_losses(model, batch, batch.captions, video, audio, cache)
     if "mlm" in objectives and batch.captions is not None and cache is not None:
         out["mlm"] = _mlm(model, batch, batch.captions, cache, words)
+    if "captions" in objectives and batch.captions is not None:
+        heard = None if audio is None else audio.tokens
+        out["captions"] = caption_loss(model, batch.captions.ids, batch.captions.mask, video.tokens, heard)
     if "mvm" in objectives and batch.captions is not None and video.mask_context is not None:
         out["mvm"] = _mvm(model, batch, batch.captions, video.tokens, video.mask_context)
     if "vqa" in objectives and batch.questions is not None and batch.answers is not None and cache is not None:

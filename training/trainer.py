@@ -30,12 +30,12 @@ from training.evaluation.retrieval import caption_retrieval, embed_gallery, merg
 from training.initialization import initial_embedding_weights, load_or_initialize
 from training.models.batch_norm import sync_batch_norm
 from training.models.config import ConvConfig
-from training.models.fusion import AUDIO_BACKBONE, AUDIO_PREFIX, FusedModel
+from training.models.fusion import AUDIO_BACKBONE, FusedModel
 from training.models.pretrained import PretrainedMaps
 from training.models.visual_parsing import VisualParsingConfig
 from training.objectives.class_names import class_texts, teacher_probabilities
 from training.objectives.class_prototypes import ClassPrototypes
-from training.recipe import CACHED_FEATURES, Recipe, Stage
+from training.recipe import CACHED_FEATURES, ONLY_TRAINED, Recipe, Stage
 from training.train_step import (
     TEXTS_PER_PASS,
     MeanTextStates,
@@ -323,10 +323,10 @@ def freeze(model: FusedModel, stage: Stage) -> None:
     that the architecture freezes.
     """
     model.encoders_frozen = stage.frozen in ("encoders", "embeddings")
-    model.visual_frozen = stage.frozen in CACHED_FEATURES
-    model.all_but_audio_frozen = stage.frozen == "all_but_audio"
+    model.only_trained = ONLY_TRAINED.get(stage.frozen)
+    model.visual_frozen = stage.frozen in CACHED_FEATURES and not model.only_trained
     text_lr_mults = (stage.text_lr_mult, stage.fused_lr_mult) if model.cfg.vector_from_fused else (stage.text_lr_mult,)
-    model.text_frozen = model.all_but_audio_frozen or (stage.frozen == "visual" and not any(text_lr_mults))
+    model.text_frozen = bool(model.only_trained) or (stage.frozen == "visual" and not any(text_lr_mults))
     model.backbones_frozen = stage.backbone_lr_mult == 0.0
     encoders = set(model.encoder_parameters()) if model.encoders_frozen else set()
     if stage.frozen == "embeddings":
@@ -339,7 +339,7 @@ def freeze(model: FusedModel, stage: Stage) -> None:
         in_frozen_part = name.startswith(tuple(always)) or (
             model.visual_frozen and name.startswith("video.") and not name.startswith(model.after_features)
         )
-        in_frozen_part |= model.all_but_audio_frozen and not name.startswith(AUDIO_PREFIX)
+        in_frozen_part |= bool(model.only_trained) and not name.startswith(f"{model.only_trained}.")
         parameter.requires_grad_(not in_frozen_part and name not in encoders and _lr_mult(model, stage, name) > 0.0)
         parameter.grad = None  # a gradient of the previous stage would count in the gradient norm
     model.train()

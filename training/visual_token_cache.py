@@ -90,7 +90,8 @@ def encode_frozen(
 
 def _hash_of_weights(model: FusedModel) -> str:
     """Return a hash of the weights that decide the features of the video encoder."""
-    digest = hashlib.sha256(repr(model.cfg.model_copy(update={"answers": 0, "hub_references": 0})).encode())
+    without_effect = {"answers": 0, "hub_references": 0, "dropout": 0.0}
+    digest = hashlib.sha256(repr(model.cfg.model_copy(update=without_effect)).encode())
     for name, value in model.video.state_dict().items():
         if not f"video.{name}".startswith(model.after_features):
             digest.update(value.cpu().numpy().tobytes())

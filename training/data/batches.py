@@ -29,7 +29,7 @@ from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
 from vitascope.tokenizer import Tokenizer
 
-NEED_CAPTIONS = {"itc", "correlation", "itm", "mlm", "mvm", "text_audio", "text_video_audio"}
+NEED_CAPTIONS = {"itc", "correlation", "itm", "mlm", "mvm", "captions", "text_audio", "text_video_audio"}
 RANK_SEED = 100_003
 """Added to a seed per rank, so that processes augment their videos independently."""
 
@@ -388,7 +388,8 @@ def _sample_captions(
     example: Example, dataset: DatasetConfig, rng: np.random.Generator
 ) -> list[tuple[int, Negative | None]]:
     """Sample indices of captions, each with a minimal negative, repeating only where the video has fewer."""
-    count = 1 if dataset.captions == "first" else len(example.captions)
+    limit = 1 if dataset.captions == "first" else None if dataset.captions == "any" else dataset.captions
+    count = len(example.captions[:limit])
     minimal = [n for n in example.negatives if n.grade == 1] or list(example.negatives)
     order, negative_order = rng.permutation(count), rng.permutation(len(minimal))
     sampled: list[tuple[int, Negative | None]] = []

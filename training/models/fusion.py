@@ -81,8 +81,8 @@ class FusedModel(nn.Module, ABC):
         """Keep both encoders in evaluation mode (see `train`), for stages that freeze them."""
         self.visual_frozen = False
         """Keep the video encoder in evaluation mode but for its part after the features."""
-        self.all_but_audio_frozen = False
-        """Keep all parts but the audio encoder in evaluation mode."""
+        self.only_trained: str | None = None
+        """Name of a part; keep all others in evaluation mode."""
         self.text_frozen = False
         """Keep the text layers in evaluation mode, for stages that do not train them."""
         self.backbones_frozen = False
@@ -138,9 +138,9 @@ class FusedModel(nn.Module, ABC):
         of SOHO's dictionary change.
         """
         super().train(mode)
-        if self.all_but_audio_frozen and self.audio is not None:
+        if self.only_trained and mode:
             super().train(False)
-            self.audio.train(mode)
+            self.get_submodule(self.only_trained).train()
         if self.encoders_frozen:
             bert = self.text.bert
             audio = () if self.audio is None else (self.audio,)

@@ -280,7 +280,11 @@ class MaskedWordHead(nn.Module):
         self.transform = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
         self.bias = nn.Parameter(torch.zeros(vocabulary))
 
-    def forward(self, states: Tensor, word_embeddings: nn.Embedding) -> Tensor:
-        """Return the logits (n, vocabulary) of states (n, D) at masked positions."""
-        logits: Tensor = self.transform(states) @ word_embeddings.weight.T + self.bias
+    def forward(self, states: Tensor, word_embeddings: nn.Embedding, words: Tensor | None = None) -> Tensor:
+        """Return the logits (n, vocabulary) of states (n, D) at masked positions. words: Ids; None: the vocabulary."""
+        weight: Tensor = word_embeddings.weight
+        bias: Tensor = self.bias
+        if words is not None:
+            weight, bias = weight[words], bias[words]
+        logits: Tensor = self.transform(states) @ weight.T + bias
         return logits

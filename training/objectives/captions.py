@@ -1,0 +1,57 @@
+"""The objective `captions`: the next token of captions, from those before it and from the video.
+
+Shape letters: P videos, B captions, L tokens of a caption, V visual tokens, A audio tokens, W their width, n tokens to
+predict, k tokens that stand for the vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training import distributed
+from training.models.fusion import FusedModel
+from training.models.text import repeated
+
+DRAWS = 4096
+"""Random draws from the vocabulary at each step."""
+SMOOTHING = 0.1
+"""Share of the target that all tokens have alike (Szegedy et al., CVPR 2016, section 7)."""
+
+
+def caption_loss(
+    model: FusedModel, ids_BL: Tensor, mask_BL: Tensor, visual_PVW: Tensor, audio_PAW: Tensor | None
+) -> Tensor:
+    """Compute the cross-entropy of all tokens of captions but the first, [CLS].
+
+    Args:
+        ids_BL, mask_BL: Tokens of B = n * P captions, the n captions of a video adjacent.
+        visual_PVW: Visual tokens.
+        audio_PAW: Audio tokens; None: only what is seen counts.
+    """
+    predicted = mask_BL[:, 1:].bool()
+    targets = ids_BL[:, 1:][predicted]
+    keys, values, present = (repeated(x, len(ids_BL)) for x in model.prepare_captions(visual_PVW, audio_PAW))
+    nothing = keys[:, :, :, :0]  # no token comes before the first
+    decoder = model.get_caption_decoder()
+    states, *_ = decoder(ids_BL[:, :-1], model.text.bert.embeddings, nothing, nothing, keys, values, present)
+    tokens, weights = sample_vocabulary(targets, model.cfg.vocabulary)
+    logits = decoder.word_head(states[predicted], model.text.word_embeddings, tokens).float() + weights
+    loss = F.cross_entropy(logits, torch.searchsorted(tokens, targets), label_smoothing=SMOOTHING)
+    return distributed.global_mean(loss, len(targets))
+
+
+def sample_vocabulary(targets_n: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
+    """Sample tokens that stand for the vocabulary in a softmax, at a part of its cost (Jean et al., ACL 2015).
+
+    Returns:
+        Token ids (k,) in ascending order, all targets among them; and what to add to their logits, so that the sum of
+        exponentials over them is on average that over the vocabulary.
+    """
+    drawn = torch.randint(vocabulary, (DRAWS,), device=targets_n.device)
+    ids: Tensor = torch.cat([targets_n, drawn]).unique()  # type: ignore[no-untyped-call]
+    probability = -math.expm1(DRAWS * math.log1p(-1.0 / vocabulary))
+    return ids, torch.where(torch.isin(ids, targets_n), 0.0, -math.log(probability))
