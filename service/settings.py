@@ -224,6 +224,10 @@ class _RequestSettings(_Section):
     """Frames of a clip that are scored one by one (EMScore)."""
     max_moment_windows: Count = 20_000
     """Windows of a video, times texts, of one request for moments."""
+    max_caption_clips: Count = 64
+    """Clips that one request captions."""
+    max_beams: Count = 16
+    """Beams of a caption, and captions of one clip."""
     max_inputs: Count = 2048
     """Texts and files of one request for embeddings."""
     page_size: Count = 50
@@ -295,7 +299,7 @@ class _ConcurrencySettings(_Section):
     max_queue_bytes: Count = 1024 * MIB
     """Bytes of the inputs that wait for the model."""
     request_threads: Count = 64
-    """Threads for searches, scores, answers and embeddings that decode media or wait for the model."""
+    """Threads for searches, scores, answers, captions and embeddings that decode media or wait for the model."""
     io_threads: Count = 16
     """Threads for requests that read the catalogue or files."""
     write_threads: Count = 8

@@ -40,6 +40,8 @@ CALL_TEXTS = 4
 """Texts of one call: few, so that the scheduler batches them with texts of the same length of other requests."""
 MAX_IN_FLIGHT = 16
 """Calls of one request that wait for the model at a time: enough to keep it busy, and few for others to wait for."""
+CLIPS_PER_BATCH = 32
+"""Clips of a request whose frames are in memory at the same time."""
 CACHED_WINDOWS = 16
 """Windows of a video in one entry of the cache, so that a part of a video needs few others."""
 FEW_CHARACTERS = 4096
@@ -175,6 +177,33 @@ def embed_clip(context: RequestContext, model: Model, source: SourceFile, clip: 
         limits = context.service.settings.media_limits()
         audio_tokens = read_audio_tokens(model, file, (whole.start, whole.end), limits)
     return EmbeddedClip(source.video, whole.start, whole.end, embedding, frames, audio_tokens)
+
+
+def embed_clips(context: RequestContext, model: Model, source: SourceFile, spans: Sequence[Span]) -> list[EmbeddedClip]:
+    """Embed clips of a file, with their sound if the model fuses it. Raises as ``embed_clip``."""
+    limits = context.service.settings.media_limits()
+    keys = [ClipKey(model.bundle.fingerprint, source.content, *span) for span in spans]
+
+    def create(missing: Sequence[ClipKey]) -> Iterator[tuple[ClipKey, CachedClip]]:
+        for first in range(0, len(missing), CLIPS_PER_BATCH):
+            batch = missing[first : first + CLIPS_PER_BATCH]
+            batch_spans = [(key.start, key.end or 0.0) for key in batch]
+            with context.service.observer.stage("decode"):
+                frames = model.decoder.sample(source.file, model.streams, batch_spans, limits).frames
+            embedded = model.embed_video({name: pixels[:, None] for name, pixels in frames.items()})
+            for row, (key, span) in enumerate(zip(batch, batch_spans, strict=True)):
+                vectors, tokens = (array[row : row + 1] for array in (embedded.vectors, embedded.visual_tokens))
+                yield key, CachedClip(*span, _readonly_copy(vectors), _readonly_copy(tokens))
+
+    cached = context.service.caches.clips.get_or_create(keys, create, context.call_context)
+    clips = []
+    for key, span in zip(keys, spans, strict=True):
+        tokens = cached[key].visual_tokens
+        assert tokens is not None
+        embedding = VideoEmbedding(cached[key].embeddings, tokens)
+        audio_tokens = read_audio_tokens(model, source.file, span, limits)
+        clips.append(EmbeddedClip(source.video, *span, embedding, audio_tokens=audio_tokens))
+    return clips
 
 
 def embed_source_windows(

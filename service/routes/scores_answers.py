@@ -1,4 +1,4 @@
-"""Caption scores, answers and moments: of a stored video (JSON), or of an uploaded file (a form)."""
+"""Caption scores, answers, moments and captions: of a stored video (JSON), or of an uploaded file (a form)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import asdict
 from typing import TypeVar
 
+import numpy as np
 from fastapi import APIRouter, Request
 
+from index.clips.segmentation import segment_file
 from service.app_state import AppState, ReadyAppStateDep
 from service.http.auth import caller_key, requires
 from service.http.multipart import parse_fields, read_form
 from service.http.openapi import errors, form_body
-from service.http.parsing import StrictRoute, check_max, is_json_or_form, parse_body
+from service.http.parsing import StrictRoute, check_max, is_json_or_form, parse_body, parse_id
 from service.inference.embedding import (
     ClipRange,
     EmbeddedClip,
@@ -21,19 +23,27 @@ from service.inference.embedding import (
     check_text,
     check_texts,
     embed_clip,
+    embed_clips,
     embed_source_windows,
     stored_file,
     uploaded_file,
 )
 from service.inference.request_context import RequestContext, request_context
+from service.schemas.jobs import parse_segmentation
 from service.schemas.scores_answers import (
     Answer,
     AnswerFields,
     AnswerForm,
     AnswerRequest,
     AnswerResponse,
+    CaptionedClip,
+    CaptionFields,
+    CaptionForm,
+    CaptionRequest,
+    CaptionResponse,
     CaptionScore,
     EmScore,
+    GeneratedCaption,
     Moment,
     MomentFields,
     MomentForm,
@@ -49,6 +59,8 @@ from service.schemas.scores_answers import (
     WordEvidence,
 )
 from vitascope import answering, scoring
+from vitascope.errors import InvalidInput
+from vitascope.media.sampling import Span, resolve_span
 from vitascope.modalities import used_modalities
 from vitascope.model import Model
 
@@ -140,6 +152,30 @@ async def find_moments(request: Request, service: ReadyAppStateDep) -> MomentRes
     ):
         model = context.model(service.models.get(fields.model))
         return await context.run(_find_moments, context, model, open_source, fields)
+
+
+@router.post(
+    "/captions",
+    tags=["captions"],
+    summary="Generate captions",
+    responses=ERRORS,
+    openapi_extra=form_body(CaptionForm, also_json=CaptionRequest),
+)
+@requires("read")
+async def generate_captions(request: Request, service: ReadyAppStateDep) -> CaptionResponse:
+    """Sentences that the model generates about a part of a video, or about each clip of it, most probable first."""
+
+    def check(fields: CaptionFields) -> None:
+        check_max("beams", fields.beams, service.settings.max_beams)
+        check_max("count", fields.count, service.settings.max_beams)
+        fields.options()
+
+    async with (
+        _parse(request, service, CaptionRequest, CaptionForm, check) as (fields, open_source),
+        request_context(request, service) as context,
+    ):
+        model = context.model(service.models.get(fields.model))
+        return await context.run(_generate_captions, context, model, open_source, fields)
 
 
 @asynccontextmanager
@@ -243,3 +279,60 @@ def _find_moments(
             for text, result in zip(fields.texts, results, strict=True)
         ],
     )
+
+
+def _generate_captions(
+    context: RequestContext, model: Model, open_source: OpenSource, fields: CaptionRequest | CaptionForm
+) -> CaptionResponse:
+    """Raises as ``stored_file``, ``embed_clips`` and ``segment_file``, TaskMissing, InvalidInput and EngineError."""
+    check_max("max_tokens", fields.max_tokens or 1, model.caption_decoder.max_tokens)
+    with open_source(context) as source:
+        if fields.segmentation is None:
+            clips = [embed_clip(context, model, source, ClipRange(fields.start, fields.end, sound=True))]
+        else:
+            clips = embed_clips(context, model, source, _clip_spans(context, model, source, fields))
+    sounds = [clip.audio_tokens for clip in clips]
+    silence = next((np.zeros_like(tokens) for tokens in sounds if tokens is not None), None)
+    audio_tokens = (
+        None if silence is None else np.concatenate([silence if tokens is None else tokens for tokens in sounds])
+    )
+    visual_tokens = np.concatenate([clip.embedding.visual_tokens for clip in clips])
+    with context.service.observer.stage("caption"):
+        results = model.generate_captions(visual_tokens, audio_tokens, fields.options())
+    return CaptionResponse(
+        video=source.video,
+        clips=[
+            CaptionedClip(
+                start=clip.start,
+                end=clip.end,
+                modalities=list(used_modalities(clip.audio_tokens)),
+                captions=[GeneratedCaption(**vars(caption)) for caption in captions],
+            )
+            for clip, captions in zip(clips, results, strict=True)
+        ],
+    )
+
+
+def _clip_spans(
+    context: RequestContext, model: Model, source: SourceFile, fields: CaptionRequest | CaptionForm
+) -> list[Span]:
+    """Return the spans of the clips of the requested part. Raises media errors and InvalidInput."""
+    settings = context.service.settings
+    limits = settings.media_limits()
+    duration = model.decoder.probe(source.file, limits).duration if source.duration is None else source.duration
+    start, end = part = resolve_span(duration, fields.start, fields.end)
+    if isinstance(fields, CaptionRequest) and fields.segmentation == "stored":
+        stored = context.service.collection(fields.collection).clips(parse_id(fields.video_id))
+        spans = [(clip.start, clip.end) for clip in stored]
+    else:
+        assert not isinstance(fields.segmentation, str)
+        segmentation = parse_segmentation(fields.segmentation)
+        spans = segment_file(source.file, duration, segmentation, limits, model.decoder, policy=None).spans
+    # Nothing is left of a picture, whose only clip has no length.
+    clips = [(max(a, start), min(b, end)) for a, b in spans if a < end and b > start] or [part]
+    if len(clips) > settings.max_caption_clips:
+        raise InvalidInput(
+            f"segmentation: {len(clips)} clips from {start:g} to {end:g} s; at most {settings.max_caption_clips} were "
+            "expected (max_caption_clips)"
+        )
+    return clips

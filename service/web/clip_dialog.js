@@ -2,6 +2,7 @@
 
 import { call, collectionPath, request } from "./api.js";
 import { prepareCaptionForm } from "./caption_form.js";
+import { captionModel, prepareCaptioningForm } from "./captioning_form.js";
 import { createPlayer } from "./clip_player.js";
 import { currentName } from "./collections.js";
 import { confirmAction } from "./confirm.js";
@@ -196,11 +197,18 @@ $("clip-delete").onclick = async () => {
   }
 };
 
+// A whole video is captioned clip by clip.
+const captionBody = () => {
+  const span = selectedSpan();
+  return { ...span, ...("end" in span ? {} : { segmentation: "stored" }), model: captionModel() };
+};
+
 const showFailure = (error) => $("scores").replaceChildren(el("p", { className: "error", role: "alert", textContent: error.message }));
 
 const clearForms = (() => {
   const seek = (seconds) => player.seek(seconds);
-  const clear = [prepareCaptionForm(selectedSpan, seek), prepareQuestionForm(selectedSpan), prepareMomentsForm(selectedSpan, seek)];
+  const clear = [prepareCaptionForm(selectedSpan, seek), prepareQuestionForm(selectedSpan), prepareMomentsForm(selectedSpan, seek),
+    prepareCaptioningForm($("captioning-form"), $("generated-captions"), captionBody, seek)];
   return () => clear.forEach((clearForm) => clearForm());
 })();
 

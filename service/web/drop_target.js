@@ -1,6 +1,7 @@
 // Dropped and pasted files: search with one, or add one or several.
 
 import { addFiles } from "./add_dialog.js";
+import { captionModel, prepareCaptioningForm } from "./captioning_form.js";
 import { currentName } from "./collections.js";
 import { $, el } from "./dom.js";
 import { recordClosed } from "./history.js";
@@ -20,8 +21,17 @@ function handleFiles(files, onAdded) {
   const preview = isSoundFile(file) ? el("audio", { src: objectUrl, controls: true, "aria-label": file.name }) : smallPreview({ file, address: objectUrl });
   $("drop-picture").classList.toggle("sound", isSoundFile(file));
   $("drop-picture").replaceChildren(preview);
+  clearCaptions();
+  $("drop-captioning-form").hidden ||= isSoundFile(file);
   $("drop-dialog").showModal();
 }
+
+const clearCaptions = prepareCaptioningForm($("drop-captioning-form"), $("drop-captions"), () => {
+  const body = new FormData();
+  body.append("model", captionModel());
+  body.append("file", file);
+  return body;
+});
 
 // ``search()`` runs the search, ``onAdded(collection)`` is called after files were added.
 export function prepareDropTarget(search, onAdded) {
@@ -57,6 +67,7 @@ export function prepareDropTarget(search, onAdded) {
   $("drop-cancel").onclick = () => $("drop-dialog").close();
   $("drop-dialog").addEventListener("close", () => {
     $("drop-picture").replaceChildren();
+    clearCaptions();
     URL.revokeObjectURL(objectUrl);
   });
 }

@@ -3,7 +3,7 @@
 import { call } from "./api.js";
 import { busyForm } from "./busy_form.js";
 import { $, el, formatPercent, formatSpan, formatTime, spokenNumbers } from "./dom.js";
-import { momentModel } from "./side_panel.js";
+import { modelFor } from "./side_panel.js";
 
 const TOP = 5;
 const [WIDTH, HEIGHT] = [600, 60]; // of the curve, in its own units
@@ -16,13 +16,13 @@ export function prepareMomentsForm(getSpan, seek) {
     const text = $("moments-text").value.trim();
     if (!text) return $("moments-text").focus();
     form.run(async (signal) => {
-      const body = { ...getSpan(), texts: [text], top: TOP, model: momentModel() };
+      const body = { ...getSpan(), texts: [text], top: TOP, model: modelFor("moments") };
       return renderMoments(await call("POST", "/v1/moments", body, signal), seek);
     });
   };
   return () => {
     form.clear();
-    $("moments-form").hidden = !momentModel();
+    $("moments-form").hidden = !modelFor("moments");
     if (!$("moments-text").value) $("moments-text").value = $("query").value.trim();
   };
 }

@@ -32,16 +32,16 @@ export function preparePanels(panelsByName) {
   addEventListener("hashchange", openPanelFromAddress);
 }
 
-let fingerprintForMoments = null;
-// The fingerprint of a model that finds moments, that of the collection if it does; null if none does.
-export const momentModel = () => fingerprintForMoments;
+let readyModels = []; // that of the collection first
+// The fingerprint of a model with this task, that of the collection if it has it; null if none does.
+export const modelFor = (task) => readyModels.find(({ tasks }) => tasks.includes(task))?.fingerprint ?? null;
 
 // Show the model of the current collection, or the default one, in the header, and its licence in the footer.
 export async function showModel() {
   const { models } = await call("GET", "/v1/models").catch(() => ({ models: [] })); // searches report the error
   const model = models.find(({ fingerprint }) => fingerprint === currentCollection()?.fingerprint) || models[0];
   if (!model) return;
-  fingerprintForMoments = [model, ...models].find(({ state, tasks }) => state === "ready" && tasks.includes("moments"))?.fingerprint ?? null;
+  readyModels = [model, ...models].filter(({ state }) => state === "ready");
   $("model").textContent = model.state === "failed" ? "Model: failed" : `Model: ${model.name}`;
   $("model").classList.toggle("danger", model.state === "failed");
   $("model").hidden = false;

@@ -1,14 +1,14 @@
-"""Methods for caption scores, answers, embeddings and reranking."""
+"""Methods for caption scores, answers, moments, captions, embeddings and reranking."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vitascope.client import response_types
 from vitascope.client._async.transport import BaseClient
-from vitascope.client.api import JSON, Granularity, InputType, api_path, drop_none
+from vitascope.client.api import JSON, Granularity, InputType, api_path, drop_none, form_field
 from vitascope.client.progress import UploadProgress
 
 
@@ -155,6 +155,67 @@ class Inference(BaseClient):
         fields: JSON = {"texts": list(texts), "top": str(top), **drop_none(model=model)}
         return await self._upload(
             response_types.MomentResponse, api_path("moments"), file, fields, is_read_only=True, progress=progress
+        )
+
+    async def generate_captions(
+        self,
+        *,
+        collection: str,
+        video_id: str,
+        start: float | None = None,
+        end: float | None = None,
+        segmentation: Literal["stored"] | Mapping[str, Any] | None = None,
+        beams: int = 3,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        max_tokens: int | None = None,
+        count: int = 1,
+        model: str | None = None,
+    ) -> response_types.CaptionResponse:
+        """Generate captions of a stored video, or of each of its clips.
+
+        Args:
+            collection: its name.
+            video_id: of the video.
+            start: seconds; by default the beginning.
+            end: seconds; by default the end.
+            segmentation: caption each clip alone: ``stored``, the indexed clips, or a rule as for ``add_video``.
+            beams: sentences that the search keeps at each word; 1: greedy.
+            temperature: above 0 words are sampled; needs ``beams=1``.
+            top_p: probability of the most probable words that are sampled from.
+            seed: of sampling.
+            max_tokens: of a caption; by default as many as the model allows.
+            count: number of captions of each clip.
+            model: see the class.
+        """
+        span = {"collection": collection, "video_id": video_id, **drop_none(start=start, end=end)}
+        options = drop_none(segmentation=segmentation, max_tokens=max_tokens, model=model)
+        options |= {"beams": beams, "temperature": temperature, "top_p": top_p, "seed": seed, "count": count}
+        path = api_path("captions")
+        return await self._call(response_types.CaptionResponse, "POST", path, json=span | options, is_read_only=True)
+
+    async def generate_captions_for_file(
+        self,
+        file: str | Path,
+        *,
+        segmentation: Mapping[str, Any] | None = None,
+        beams: int = 3,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        max_tokens: int | None = None,
+        count: int = 1,
+        model: str | None = None,
+        progress: UploadProgress = False,
+    ) -> response_types.CaptionResponse:
+        """Generate captions of a file, which is uploaded and not stored; otherwise as `generate_captions`."""
+        options = drop_none(segmentation=segmentation, max_tokens=max_tokens, model=model)
+        options |= {"beams": beams, "temperature": temperature, "top_p": top_p, "seed": seed, "count": count}
+        fields = {name: form_field(value) for name, value in options.items()}
+        path = api_path("captions")
+        return await self._upload(
+            response_types.CaptionResponse, path, file, fields, is_read_only=True, progress=progress
         )
 
     async def embed_texts(

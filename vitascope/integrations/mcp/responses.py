@@ -277,6 +277,30 @@ class MomentsResponse(ToolResponse, _VideoSpan):
         return "\n".join(result.line() for result in self.results)
 
 
+class GeneratedCaption(BaseModel):
+    text: str
+    log_probability: Annotated[RoundedScore, Field(description="mean over its tokens; higher: more confident")]
+
+
+class CaptionedClip(BaseModel):
+    start: Seconds
+    end: Seconds
+    captions: Annotated[list[GeneratedCaption], Field(description="most probable first")]
+
+    def line(self) -> str:
+        captions = (f"{_quote(c.text)} (log probability {format_score(c.log_probability)})" for c in self.captions)
+        return f"{_format_span(self.start, self.end)} {', or '.join(captions)}"
+
+
+class CaptionsResponse(ToolResponse):
+    video_id: Annotated[str, Field(validation_alias=AliasPath("video", "id"))]
+    title: Annotated[str, Field(validation_alias=AliasPath("video", "title"))]
+    clips: Annotated[list[CaptionedClip], Field(description="in order")]
+
+    def to_text(self) -> str:
+        return "\n".join(clip.line() for clip in self.clips)
+
+
 class FrameImage(ToolResponse):
     """A frame of a video. The JPEG is sent as image content."""
 

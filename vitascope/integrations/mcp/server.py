@@ -47,7 +47,7 @@ Context = ServerRequestContext[AsyncClient, Any]
 INSTRUCTIONS = (
     "Finds moments in collections of videos and images, and answers questions about them. Use list_collections first, "
     "then search_videos; show_moment to see a result; ask_video and score_captions to check it; find_moments "
-    "for when exactly something happens in a video. All tools are "
+    "for when exactly something happens in a video; generate_captions for what happens in it. All tools are "
     f"read-only. Times are seconds from the beginning of a video. {UNTRUSTED_CONTENT_NOTICE}"
 )
 READ_ONLY = types.ToolAnnotations(

@@ -1,0 +1,31 @@
+// The form in which the model captions a clip, the clips of a video, or a dropped file.
+
+import { call } from "./api.js";
+import { busyForm } from "./busy_form.js";
+import { el, formatSpan } from "./dom.js";
+import { modalitiesNote } from "./matches.js";
+import { modelFor } from "./side_panel.js";
+
+export const captionModel = () => modelFor("captioning");
+
+// ``getBody()`` returns the body of the request; ``seek(seconds)`` moves the player. Returns a function that clears the captions.
+export function prepareCaptioningForm(form, container, getBody, seek) {
+  const busy = busyForm(form, container);
+  form.onsubmit = (event) => {
+    event.preventDefault();
+    busy.run(async (signal) => renderClips((await call("POST", "/v1/captions", getBody(), signal)).clips, seek));
+  };
+  return () => {
+    busy.clear();
+    form.hidden = !captionModel();
+  };
+}
+
+// The best caption of each clip.
+function renderClips(clips, seek) {
+  const texts = clips.map(({ captions: [{ text }] }) => el("span", { dir: "auto", textContent: text }));
+  if (clips.length === 1) return { shown: [el("p", {}, texts[0]), ...modalitiesNote(clips[0].modalities)], message: texts[0].textContent };
+  const items = clips.map(({ start, end }, index) => el("li", { className: "row" },
+    el("button", { type: "button", className: "moment", textContent: formatSpan(start, end), onclick: () => seek(start) }), texts[index]));
+  return { shown: [el("ol", { className: "captions", "aria-label": "Captions" }, ...items)], message: `${clips.length} clips captioned.` };
+}

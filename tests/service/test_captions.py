@@ -1,0 +1,209 @@
+"""Generated captions over HTTP, in the clients, for assistants and on the page."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, expect
+
+from service.inference.scheduler import CallContext
+from tests.media_files import solid, write_audio, write_picture, write_video
+from tests.service.browsing import PATIENCE_MS
+from tests.service.conftest import COLORS, settings_for
+from tests.service.running import JSON, Running, problem_of, serving
+from tests.small_bundle import AUDIO, CAPTIONS, TONES, make_small_bundle
+from tests.waiting import PATIENCE, wait_for
+from vitascope.client import AsyncClient, Client
+from vitascope.integrations.mcp.tools import GenerateCaptionsArguments
+from vitascope.integrations.mcp.tools import generate_captions as call_tool
+
+RED, BLUE = "the red thing moves", "the blue thing moves"
+CLIP = {"collection": "films", "video_id": "1"}
+TWO_SECONDS = {"rule": "windows", "length": 2.0}
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four seconds of red, and four of blue."""
+    frames = [solid(COLORS[name], 64, 48) for name in ("red", "blue") for _ in range(20)]
+    return write_video(tmp_path_factory.mktemp("film") / "film.mp4", frames, rate=5)
+
+
+@pytest.fixture(scope="module")
+def captioning(film: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A service whose model captions pictures and sound, with the film in two clips; requests may be about four."""
+    bundle = make_small_bundle(
+        tmp_path_factory.mktemp("bundle"),
+        tasks=("retrieval", "audio_retrieval", "captioning"),
+        audio={**AUDIO, "fused": True},
+    )
+    settings = settings_for(bundle, tmp_path_factory.mktemp("data"), max_caption_clips=4, max_beams=6)
+    with serving(settings) as running, Client(str(running.client.base_url)) as client:
+        client.create_collection("films")
+        client.add_video("films", film, segmentation={"rule": "windows", "length": 4})
+        yield running
+
+
+def caption(running: Running, **fields: object) -> httpx.Response:
+    return running.client.post("/v1/captions", json={**CLIP, **fields})
+
+
+def texts(response: JSON) -> list[tuple[float, float, str]]:
+    """Return start, end and best caption of each clip."""
+    return [(clip["start"], clip["end"], clip["captions"][0]["text"]) for clip in response["clips"]]
+
+
+def test_a_stored_video_is_captioned_as_a_whole_in_parts_and_by_clip(captioning: Running) -> None:
+    response = caption(captioning, end=3.5, beams=5, count=3).json()
+    assert response["video"] == captioning.client.get("/v1/collections/films/videos").json()["videos"][0]
+    [clip] = response["clips"]
+    assert (clip["start"], clip["end"], clip["modalities"]) == (0.0, 3.5, ["visual"])
+    values = [each["log_probability"] for each in clip["captions"]]
+    assert (len(values), values) == (3, sorted(values, reverse=True))
+    assert clip["captions"][0]["text"] == RED
+    greedy = caption(captioning, end=3.5, beams=1).json()
+    assert texts(greedy) == [(0.0, 3.5, "a red thing moves")]
+    assert texts(caption(captioning, segmentation="stored").json()) == [(0.0, 4.0, RED), (4.0, 8.0, BLUE)]
+    part = caption(captioning, segmentation="stored", start=2, end=6, max_tokens=3).json()
+    assert texts(part) == [(2.0, 4.0, "the red thing"), (4.0, 6.0, "the blue thing")]
+    by_rule = caption(captioning, segmentation=TWO_SECONDS).json()
+    assert texts(by_rule) == [(0.0, 2.0, RED), (2.0, 4.0, RED), (4.0, 6.0, BLUE), (6.0, 8.0, BLUE)]
+    samples = [caption(captioning, beams=1, temperature=2, count=6, seed=seed).json()["clips"] for seed in (1, 1, 2)]
+    assert samples[0] == samples[1] != samples[2]
+
+
+def test_uploads_with_sound_and_pictures_are_captioned_and_not_stored(captioning: Running, tmp_path: Path) -> None:
+    tone = 0.5 * np.sin(2 * np.pi * TONES["blue"] * np.arange(16_000) / 8000).astype(np.float32)
+    song = write_audio(tmp_path / "song.mkv", np.concatenate([0 * tone, tone])[None], 8000, "flac", with_video=True)
+    picture = write_picture(tmp_path / "blue.png", solid(COLORS["blue"]))
+    with Client(str(captioning.client.base_url)) as client:
+        silent, loud = client.generate_captions_for_file(song, segmentation=TWO_SECONDS)["clips"]  # grey pictures
+        still = client.generate_captions_for_file(picture)
+    assert (silent["modalities"], loud["modalities"]) == (["visual"], ["visual", "audio"])
+    assert loud["captions"][0]["log_probability"] != silent["captions"][0]["log_probability"]
+    assert (still["video"], texts(still)) == (None, [(0.0, 0.0, BLUE)])
+    assert list(captioning.service.media.uploads.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "word"),
+    [
+        ({"beams": 0}, "validation_failed", "beams"),
+        ({"beams": 7}, "invalid_input", "beams: 7; at most 6"),
+        ({"beams": 1, "temperature": 1, "count": 7}, "invalid_input", "count: 7; at most 6"),
+        ({"count": 4}, "invalid_input", "count: 4 with 3 beams"),
+        ({"temperature": 1}, "invalid_input", "beams: 3 with temperature 1"),
+        ({"temperature": -1}, "validation_failed", "temperature"),
+        ({"top_p": 0}, "validation_failed", "top_p"),
+        ({"seed": 2**63}, "validation_failed", "seed"),
+        ({"max_tokens": 99}, "invalid_input", f"max_tokens: 99; at most {CAPTIONS['max_tokens']}"),
+        ({"segmentation": "clips"}, "validation_failed", "segmentation"),
+        ({"segmentation": {**TWO_SECONDS, "length": 1.0}}, "invalid_input", "8 clips from 0 to 8 s; at most 4 were"),
+        ({"start": 9}, "invalid_input", "start"),
+    ],
+)
+def test_invalid_requests_are_rejected(captioning: Running, fields: JSON, code: str, word: str) -> None:
+    assert word in problem_of(caption(captioning, **fields), 422, code)["detail"]
+
+
+def test_a_model_without_the_task_says_so_before_it_decodes(running: Running) -> None:
+    response = running.client.post("/v1/captions", files={"file": ("no.mp4", b"no video")})
+    detail = problem_of(response, 409, "task_missing")["detail"]
+    assert "no captioning; the bundle's tasks are" in detail
+
+
+def test_captions_end_at_the_time_limit_and_when_the_client_disconnects(
+    captioning: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = captioning.service
+    engine = service.model._graphs.engine("caption_step")  # type: ignore[attr-defined]
+    run, submit = engine.run, service.scheduler.submit
+    steps, contexts, release = list[int](), list[CallContext](), threading.Event()
+
+    def wait_at_second_step(inputs: JSON) -> object:
+        steps.append(inputs["past_keys"].shape[3])
+        assert len(steps) < 2 or release.wait(PATIENCE)
+        return run(inputs)
+
+    def record(graph: str, inputs: JSON, context: CallContext) -> object:
+        contexts.append(context)
+        return submit(graph, inputs, context)
+
+    async def ask_and_cancel() -> None:
+        async with AsyncClient(str(captioning.client.base_url)) as client:
+            call = asyncio.create_task(client.generate_captions(**CLIP))
+            await asyncio.to_thread(wait_for, lambda: len(steps) == 2)
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+        await asyncio.to_thread(wait_for, contexts[-1].cancelled.is_set)
+
+    def finish() -> None:
+        release.set()
+        wait_for(lambda: service.concurrency.requests == 0 and not service.scheduler._active)
+        assert len(steps) <= 2
+        steps.clear()
+        release.clear()
+
+    monkeypatch.setattr(engine, "run", wait_at_second_step)
+    monkeypatch.setattr(service.scheduler, "submit", record)
+    headers = {"X-Request-Timeout": "0.5"}
+    problem_of(captioning.client.post("/v1/captions", json=CLIP, headers=headers), 504, "deadline_exceeded")
+    finish()
+    asyncio.run(ask_and_cancel())
+    finish()
+
+
+def test_the_clients_and_the_tool_agree(captioning: Running) -> None:
+    url = str(captioning.client.base_url)
+    with Client(url) as client:
+        stored = client.generate_captions(**CLIP, segmentation="stored", count=2)
+
+    async def call() -> str:
+        async with AsyncClient(url) as client:
+            assert await client.generate_captions(**CLIP, segmentation="stored", count=2) == stored
+            return (await call_tool(client, GenerateCaptionsArguments(**CLIP, per_clip=True))).to_text()
+
+    first, second = asyncio.run(call()).splitlines()
+    assert texts(stored) == [(0.0, 4.0, RED), (4.0, 8.0, BLUE)]
+    assert first.startswith(f'0:00-0:04 (0 to 4 s) "{RED}" (log probability -')
+    assert second.startswith(f'0:04-0:08 (4 to 8 s) "{BLUE}"')
+
+
+def test_the_page_captions_a_clip_a_video_and_a_dropped_file(captioning: Running, browser: Browser, film: Path) -> None:
+    page = browser.new_page(base_url=str(captioning.client.base_url))
+    page.set_default_timeout(PATIENCE_MS)
+    page.goto("/?collection=films&q=a+blue+thing")
+    page.locator("#results .card").first.click()
+    form = page.get_by_role("form", name="Generate captions")
+    form.get_by_role("button", name="Caption", exact=True).click()
+    expect(form.locator("#generated-captions")).to_have_text(BLUE)
+    page.get_by_label("The whole video").check()
+    form.get_by_role("button", name="Caption", exact=True).click()
+    captions = form.get_by_role("list", name="Captions").get_by_role("listitem")
+    expect(captions).to_have_text([f"0:00 \N{EN DASH} 0:04{RED}", f"0:04 \N{EN DASH} 0:08{BLUE}"])
+    page.evaluate("document.querySelector('#clip-screen video').pause()")
+    captions.first.get_by_role("button").click()
+    wait_for(lambda: page.evaluate("document.querySelector('#clip-screen video').currentTime") < 3)
+    page.keyboard.press("Escape")
+    page.evaluate(
+        """(content) => {
+            const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+            const dataTransfer = new DataTransfer();
+            dataTransfer.items.add(new File([bytes], "film.mp4", { type: "video/mp4" }));
+            document.body.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
+        }""",
+        base64.b64encode(film.read_bytes()).decode(),
+    )
+    dialog = page.get_by_role("dialog", name="film.mp4")
+    dialog.get_by_role("button", name="Caption", exact=True).click()
+    expect(dialog.locator("#drop-captions")).to_have_text(re.compile("thing moves$"))
+    page.close()
