@@ -69,9 +69,6 @@ from vitascope.tokenizer import Tokenizer
 
 MAX_EXAMPLES = 1000
 """Validation examples per corpus used for checks and calibration."""
-MAX_CAPTION_TOKENS = 40
-START_TOKEN, END_TOKEN = "[CLS]", "[SEP]"
-"""Tokens before and after captions in training."""
 
 
 @dataclass(frozen=True)
@@ -253,18 +250,9 @@ def _validation_splits(names: list[str], data: Path | None) -> dict[str, Packed]
     return {name: replace(packed, examples=packed.examples[:MAX_EXAMPLES]) for name, packed in splits.items()}
 
 
-def _caption_decoder(cfg: FusedConfig, tokenizer: Tokenizer) -> CaptionDecoder:
-    ids = tokenizer.vocabulary()
-    return CaptionDecoder(
-        layers=cfg.caption_layers,
-        heads=cfg.text_heads,
-        head_width=cfg.text_width // cfg.text_heads,
-        vocabulary=cfg.vocabulary,
-        start_ids=[ids[START_TOKEN]],
-        end_id=ids[END_TOKEN],
-        max_tokens=min(MAX_CAPTION_TOKENS, cfg.text_length - 1),  # longer ones were not trained
-        weights=CAPTION_WEIGHTS_NAME,
-    )
+def _caption_decoder(cfg: FusedConfig, tokenizer: Tokenizer) -> CaptionDecoder | None:
+    decoder = cfg.caption_decoder(tokenizer.vocabulary())
+    return decoder and decoder.model_copy(update={"weights": CAPTION_WEIGHTS_NAME})
 
 
 class _Export:
@@ -375,7 +363,7 @@ class _Export:
             "tasks": tasks,
             "streams": cfg.streams(),
             "audio": cfg.audio_stream(),
-            "captions": _caption_decoder(cfg, job.tokenizer) if cfg.caption_layers else None,
+            "captions": _caption_decoder(cfg, job.tokenizer),
             "graphs": {graph: f"{graph}.onnx" for graph in self.graphs},
             "vector_width": cfg.vector_width,
             "visual_tokens": cfg.visual_tokens,

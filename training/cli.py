@@ -102,6 +102,7 @@ examples:
   vitascope evaluate runs/soho-tiny/checkpoint --split val --corpus flickr8k --out metrics.json
   vitascope evaluate bundles/hd-vila-tiny --corpus msrvtt --corpus msvd      retrieval in both directions, all captions
   vitascope evaluate runs/retrieval/checkpoint --data data/clips --corpus msrvtt --clips 4
+  vitascope evaluate bundles/hd-vila-tiny --corpus scenes --captions 3       generated captions
   vitascope evaluate bundles/talks --data runs/adapt-talks/data --split val  corpora packed by `vitascope adapt`
 """
     parser.add_argument("model", type=Path, help="bundle or checkpoint folder")
@@ -116,6 +117,14 @@ examples:
         metavar="K",
         help="results that are also ordered by match (default: 20; of sound_scenes as many as the bundle's searches)",
     )
+    parser.add_argument(
+        "--captions",
+        type=int,
+        nargs="?",
+        const=1,
+        metavar="BEAMS",
+        help="measure captions that the model generates, and nothing else; with so many beams (default: 1, greedy)",
+    )
     parser.add_argument("--out", type=Path, help="also write the metrics to this JSON file")
 
 
@@ -123,7 +132,17 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     from training.evaluation.report import evaluate
 
     return dict(
-        evaluate(args.model, args.data, args.split, args.corpus, args.judgements, args.out, args.clips, args.rerank)
+        evaluate(
+            args.model,
+            args.data,
+            args.split,
+            args.corpus,
+            args.judgements,
+            args.out,
+            args.clips,
+            args.rerank,
+            args.captions,
+        )
     )
 
 

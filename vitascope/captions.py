@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ from vitascope.modalities import Modality
 if TYPE_CHECKING:
     from vitascope.bundle.manifest import CaptionDecoder
     from vitascope.model import Model
+    from vitascope.tokenizer import Tokenizer
 
 IsCancelled = Callable[[], bool]
 
@@ -104,8 +105,18 @@ class _Sentence:
         return self.total / len(self.ids)
 
 
+class CaptionModel(Protocol):
+    """The part of `Model` that ``generate_captions`` calls."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def batch_size(self) -> int: ...
+    def run_graph(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]: ...
+
+
 def generate_captions(
-    model: Model,
+    model: CaptionModel,
     decoder: CaptionDecoder,
     tokens: Mapping[str, Array],
     options: CaptionOptions,
@@ -114,7 +125,7 @@ def generate_captions(
     """Generate captions of B clips, ``model.batch_size`` sentences at a time, or those of one clip.
 
     Args:
-        model: Model with the task "captioning".
+        model: Model with the graphs of the task "captioning".
         decoder: Its decoder.
         tokens: Inputs of the graph "caption_prefill" by name.
         options: Decoding.
@@ -195,7 +206,7 @@ def caption_file(
     ]
 
 
-def _caption(model: Model, decoder: CaptionDecoder, sentence: _Sentence) -> Caption:
+def _caption(model: CaptionModel, decoder: CaptionDecoder, sentence: _Sentence) -> Caption:
     ids = sentence.ids[:-1] if sentence.ids[-1] == decoder.end_id else sentence.ids
     return Caption(model.tokenizer.decode(ids), sentence.mean)
 
@@ -204,7 +215,11 @@ class _DecoderState:
     """Keys and values of R sentences in progress."""
 
     def __init__(
-        self, model: Model, decoder: CaptionDecoder, tokens: Mapping[str, Array], is_cancelled: IsCancelled | None
+        self,
+        model: CaptionModel,
+        decoder: CaptionDecoder,
+        tokens: Mapping[str, Array],
+        is_cancelled: IsCancelled | None,
     ) -> None:
         """Encode the tokens of B clips, each of which has one sentence without words."""
         self._model = model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -12,11 +13,17 @@ from tests.training.small_run import recipe, write_corpus, write_tokenizer
 from tests.training.test_audio import LENGTHS, small_model, sounds
 from training import checkpoint
 from training.curves import read_log
+from training.data.packed import open_packed
+from training.data.scenes.generate import make_example
+from training.evaluation.encoder import TorchEncoder, embed_corpus
+from training.evaluation.generated_captions import ngram_metrics, scene_metrics
+from training.evaluation.report import evaluate, open_encoder
 from training.initialization import load_or_initialize
 from training.models.fusion import CAPTION_PREFIX
 from training.objectives.captions import sample_vocabulary
 from training.recipe import Recipe
 from training.trainer import train
+from vitascope.captions import CaptionOptions
 from vitascope.errors import InvalidInput
 
 
@@ -84,6 +91,56 @@ def test_a_decoder_is_a_copy_of_the_fused_layers_and_only_captions_train_it(
         train(caption_recipe(tokenizer, {}, {"captions": 1.0}), data, tmp_path, start_from=start)
     with pytest.raises(ValidationError, match="'captions' alone was expected"):
         caption_recipe(tokenizer, {"caption_layers": 1}, {"captions": 1.0, "itc": 1.0})
+
+
+def test_generated_captions_are_those_of_the_most_probable_tokens_and_are_measured(
+    runs: tuple[Path, Path, Path],
+) -> None:
+    data, start, trained = runs
+    measured = evaluate(trained, data, "val", ["squares"], beams=1)["squares"]
+    assert measured["captions"] == 8
+    assert 0.0 <= measured["BLEU-4"] <= 100.0
+    assert -100.0 <= measured["similarity"] <= 100.0
+    assert -100.0 <= measured["similarity (written)"] <= 100.0
+    encoder = open_encoder(trained)
+    assert isinstance(encoder, TorchEncoder)
+    _, tokens = embed_corpus(encoder, open_packed(data / "squares" / "val"))
+    captions = encoder.generate_captions(tokens, None, CaptionOptions(beams=1))
+    words = [2]  # [CLS]
+    with torch.no_grad():
+        prepared = encoder.model.prepare_captions(torch.from_numpy(tokens[:1].astype(np.float32)))
+        none = prepared[0][:, :, :, :0]
+        while words[-1] != 3 and len(words) < 16:  # [SEP], and the longest caption
+            logits, *_ = encoder.model.next_word_logits(torch.tensor([words]), none, none, *prepared)
+            logits[:, 3] = logits[:, 3] if len(words) > 1 else -torch.inf
+            words.append(int(logits.argmax()))
+    assert captions[0][0].text == encoder.tokenizer.decode([word for word in words[1:] if word != 3])
+    with pytest.raises(InvalidInput, match="generates none"):
+        evaluate(start, data, "val", ["squares"], beams=1)
+
+
+def test_captions_of_scenes_are_judged_by_what_the_generator_drew() -> None:
+    examples = [make_example(0, "test", index) for index in range(60)]
+    worlds = [world for world, _ in examples]
+    assert set(scene_metrics([record["captions"][0] for _, record in examples], worlds).values()) == {100.0}
+    partly = scene_metrics([record["captions"][4] for _, record in examples], worlds)
+    assert partly.pop("whole scenes") < 50.0
+    assert set(partly.values()) == {100.0}
+    for kind, right in (("shape", 0), ("colour", 1), ("direction", 2)):  # right in so many of the metrics
+        negatives = [(n, world) for world, record in examples for n in record["negatives"]]
+        wrong = [(n["caption"], world) for n, world in negatives if n["kind"] == kind and n["grade"] == 1]
+        texts, shown = zip(*wrong, strict=True)
+        expected = [100.0] * right + [0.0] * (4 - right)
+        assert list(scene_metrics(texts, shown).values()) == expected
+
+
+def test_equal_captions_have_the_highest_scores_and_punctuation_does_not_count() -> None:
+    written = [["A dog runs on the beach .", "The dog plays."], ["Two men play cards, and a woman watches."]]
+    equal = ngram_metrics(["a dog runs on the beach", "Two men play cards and a woman watches"], written)
+    swapped = ngram_metrics([written[1][0], written[0][0]], written)
+    assert equal["BLEU-4"] == pytest.approx(100.0)
+    assert swapped["BLEU-4"] < 1.0
+    assert equal["CIDEr-D"] > 100.0 > 1.0 > swapped["CIDEr-D"]
 
 
 def test_sampled_tokens_stand_for_the_whole_vocabulary() -> None:

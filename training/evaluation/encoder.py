@@ -21,8 +21,21 @@ from training.data.packed import Packed
 from training.models.fusion import FusedModel
 from training.models.hd_vila import HdVilaConfig
 from training.models.text import VisualCache
-from vitascope.bundle.graph_specs import AUDIO_TOKENS, LENGTHS, SAMPLES
+from vitascope.bundle.graph_specs import (
+    AUDIO_TOKENS,
+    LENGTHS,
+    LOGITS,
+    PAST_KEYS,
+    PAST_VALUES,
+    PRESENT_KEYS,
+    PRESENT_VALUES,
+    SAMPLES,
+    VISUAL_KEYS,
+    VISUAL_MASK,
+    VISUAL_VALUES,
+)
 from vitascope.bundle.manifest import Calibration, FrameStream, Task
+from vitascope.captions import Caption, CaptionOptions, generate_captions
 from vitascope.errors import InvalidInput
 from vitascope.model import Answer, Match, VideoEmbedding
 from vitascope.scoring import fused_score, match_probability
@@ -55,6 +68,8 @@ class Encoder(Protocol):
 
 
 PAIRS_PER_BATCH = 128
+SENTENCES_PER_BATCH = 96
+"""Captions in progress at once."""
 CLIPS_PER_PASS = 256
 """Clips whose tokens are prepared for the fused layers at once: 1 MB each with sound."""
 
@@ -79,12 +94,14 @@ class TorchEncoder:
         self, model: FusedModel, tokenizer: Tokenizer, answers: list[str], calibration: Calibration | None = None
     ) -> None:
         self.model, self.tokenizer, self.answers = model, tokenizer, answers
+        self.batch_size = SENTENCES_PER_BATCH
         self.calibration: Calibration = calibration or Calibration()
 
     @property
     def tasks(self) -> Sequence[Task]:
         """Return the tasks of the model; without an answer vocabulary it does not answer."""
-        return ("retrieval", "matching", "answering") if self.answers else ("retrieval", "matching")
+        answering: tuple[Task, ...] = ("answering",) if self.answers else ()
+        return ("retrieval", "matching", *answering, *(("captioning",) if self.model.cfg.caption_layers else ()))
 
     @property
     def streams(self) -> Sequence[FrameStream]:
@@ -164,6 +181,28 @@ class TorchEncoder:
                 ):
                     answers[position] = [Answer(self.answers[i], p) for p, i in zip(values, indices, strict=True)]
         return answers
+
+    def generate_captions(
+        self, visual_tokens: np.ndarray, audio_tokens: np.ndarray | None, options: CaptionOptions
+    ) -> list[list[Caption]]:
+        """Return `options.count` captions of each clip, best first."""
+        decoder = self.model.cfg.caption_decoder(self.tokenizer.vocabulary())
+        assert decoder is not None
+        tokens = {"visual_tokens": visual_tokens} | ({} if audio_tokens is None else {AUDIO_TOKENS: audio_tokens})
+        return generate_captions(self, decoder, tokens, options)
+
+    def run_graph(self, graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return what a graph of captions computes, by the names of its inputs and outputs."""
+        tensors = {name: self._tensor(x.astype(np.float32) if x.dtype.kind == "f" else x) for name, x in inputs.items()}
+        prepared = (VISUAL_KEYS, VISUAL_VALUES, VISUAL_MASK)
+        with _inference_mode(self.model):
+            if graph == "caption_prefill":
+                names, outputs = prepared, self.model.prepare_captions(*tensors.values())
+            else:
+                names = (LOGITS, PRESENT_KEYS, PRESENT_VALUES)
+                words = (tensors[name] for name in ("input_ids", PAST_KEYS, PAST_VALUES, *prepared))
+                outputs = self.model.next_word_logits(*words)
+        return {name: x.cpu().numpy() for name, x in zip(names, outputs, strict=True)}
 
     def _pair_batches(
         self, texts: Sequence[str], rows: Sequence[int], visual: np.ndarray, audio: np.ndarray | None

@@ -27,6 +27,7 @@ from training.evaluation.answers import answer_questions, exact, exact_answers
 from training.evaluation.calibration import search_calibration
 from training.evaluation.captions import expert_agreement, negative_caption_metrics, wrong_caption_accuracy
 from training.evaluation.encoder import ALTERATIONS, Alter, Encoder, TorchEncoder, check_streams
+from training.evaluation.generated_captions import caption_metrics
 from training.evaluation.retrieval import (
     Gallery,
     caption_retrieval,
@@ -40,9 +41,17 @@ from training.evaluation.retrieval import (
     reranked_retrieval,
 )
 from training.evaluation.sound import answer_metrics as answer_by_sound
-from training.evaluation.sound import audio_stream, embed_sounds, pair_metrics, scene_metrics
+from training.evaluation.sound import (
+    audio_stream,
+    embed_sounds,
+    is_packed_for,
+    no_pictures,
+    pair_metrics,
+    scene_metrics,
+)
 from training.objectives.class_names import other_class_names
 from vitascope.bundle.manifest import MANIFEST_NAME
+from vitascope.captions import CaptionOptions
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 from vitascope.tokenizer import Tokenizer
@@ -64,6 +73,8 @@ class EvalTarget:
     """Packed clips used per video (None: all)."""
     rerank: int | None = None
     """Results of a search that are ordered by match (None: of `sound_scenes` as many as a bundle states, else 20)."""
+    captions: CaptionOptions | None = None
+    """Measure captions that the model generates with these options, and nothing else (None: all but these)."""
 
     def packed(self, corpus: str, split: str | None = None) -> Packed:
         """Open a packed corpus. Raises InvalidInput where the model cannot take its frames."""
@@ -109,10 +120,15 @@ def _merging(encoder: Encoder) -> float | None:
 
 def unmeasurable_reason(target: EvalTarget, packed: Packed) -> str | None:
     """Return why a corpus has nothing to measure, or None."""
-    if packed.sound_alone and audio_stream(target.encoder) is None:
+    stream = audio_stream(target.encoder)
+    if packed.sound_alone and stream is None:
         return f"sounds without frames in {packed.folder}, and the model has no sound"
+    if packed.sound_alone and target.captions and stream and not stream.fused:
+        return f"sounds without frames in {packed.folder}, and the model's captions are of pictures"
     if any(e.captions for e in packed.examples):
         return None
+    if target.captions:
+        return f"no captions in {packed.folder}"
     if not any(e.questions for e in packed.examples):
         return f"neither captions nor questions in {packed.folder}"
     return None if target.answers else f"questions alone in {packed.folder}, and the model does not answer"
@@ -218,6 +234,18 @@ def _stamp_sounds(target: EvalTarget) -> Numbers:
     return out | pair_metrics(videos.vectors, embed_sounds(target.encoder, packed).vectors)
 
 
+def _generated_captions(target: EvalTarget, packed: Packed, options: CaptionOptions) -> Numbers:
+    stream = audio_stream(target.encoder)
+    sounds = embed_sounds(target.encoder, packed) if stream and stream.fused and is_packed_for(packed, stream) else None
+    if packed.sound_alone:
+        assert sounds is not None
+        videos, tokens = Gallery(sounds.vectors), no_pictures(target.encoder, packed)
+    else:
+        videos, tokens = target.embed(packed)
+    audio = None if sounds is None else sounds.tokens
+    return caption_metrics(target.encoder, packed, videos, tokens, audio, options)
+
+
 def _pictogram_videos(target: EvalTarget) -> Numbers:
     """Labels are the queries; the gallery has every animation without skin tone, of all splits."""
     splits = {split: target.packed("pictogram_videos", split) for split in ("train", "val", "test")}
@@ -277,6 +305,7 @@ def evaluate(
     out: Path | None = None,
     clips: int | None = None,
     rerank: int | None = None,
+    beams: int | None = None,
     log: Log = _to_stderr,
 ) -> dict[str, Numbers]:
     """Measure a model on packed corpora.
@@ -289,20 +318,24 @@ def evaluate(
         out: JSON file for the results.
         clips: Clips used per video, evenly spread over the packed ones (None: all).
         rerank: Results that are ordered by match, as `EvalTarget.rerank`.
+        beams: Measure captions that the model generates with so many beams, and nothing else (None: all but these).
         log: Called with a line about each corpus that is left out.
 
     Returns:
         {corpus: {metric: value}}; percentages unless a name says otherwise.
 
     Raises:
-        InvalidInput: A corpus is missing, has nothing to measure, or has other frames than the model takes; raised
-            before anything is measured.
+        InvalidInput: A corpus is missing, has nothing to measure, or has other frames than the model takes, or the
+            model generates no captions; raised before anything is measured.
     """
     if rerank is not None and rerank < 1:
         raise InvalidInput(f"rerank: {rerank}; at least 1 was expected")
     names = list(dict.fromkeys(corpora)) if corpora else None
     names_requested = _select_corpora(data, split, names)
-    target = EvalTarget(open_encoder(model), data, split, judgements, clips, rerank)
+    options = None if beams is None else CaptionOptions(beams=beams)
+    target = EvalTarget(open_encoder(model), data, split, judgements, clips, rerank, options)
+    if options and "captioning" not in target.encoder.tasks:
+        raise InvalidInput(f"captions: {model} generates none; a model with the task captioning was expected")
     chosen = _select_protocols(target, names_requested, named=names is not None, log=log)
     results = {name: {k: round(v, 4) for k, v in numbers().items()} for name, numbers in chosen.items()}
     if out is not None:
@@ -342,7 +375,8 @@ def _select_protocols(
     chosen: dict[str, Callable[[], Numbers]] = {}
     for name in names_requested:
         packed = target.packed(name)
-        if (name not in PROTOCOLS or packed.sound_alone) and (reason := unmeasurable_reason(target, packed)):
+        is_known = name in PROTOCOLS and not packed.sound_alone and not target.captions
+        if not is_known and (reason := unmeasurable_reason(target, packed)):
             if named:
                 raise InvalidInput(f"corpus: {name!r}: {reason}; something to measure was expected")
             log(f"{name}: left out: {reason}")
@@ -353,8 +387,12 @@ def _select_protocols(
             log(f"{name}: measured at other frames than the model is made for: {unlike}")
         if packed.stride:
             log(f"{name}: packed at a stride of {packed.stride:g} s; a service spreads frames evenly over the clip")
-        known = PROTOCOLS.get(name)
-        chosen[name] = partial(known, target) if known else partial(measure_corpus, target, packed)
+        if target.captions:
+            chosen[name] = partial(_generated_captions, target, packed, target.captions)
+        elif known := PROTOCOLS.get(name):
+            chosen[name] = partial(known, target)
+        else:
+            chosen[name] = partial(measure_corpus, target, packed)
     if not chosen:
         raise InvalidInput(f"data: {target.data}: no corpus has anything to measure in its split {target.split!r}")
     return chosen

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from vitascope.bundle.manifest import AudioStream, FrameStream, OmitDefaultsModel, StrictModel
+from vitascope.bundle.manifest import AudioStream, CaptionDecoder, FrameStream, OmitDefaultsModel, StrictModel
 
 ClipMerge = Literal["mean", "logsumexp"]
 HOP_SECONDS = 0.01
 """Time between frames of log-mel features."""
 STACKED = 2
 """Adjacent frames that are one column of the picture that an audio CNN reads."""
+START_TOKEN, END_TOKEN = "[CLS]", "[SEP]"
+"""Tokens before and after a caption."""
+MAX_CAPTION_TOKENS = 48
+"""Of a caption that is generated, its end included."""
 AST_PATCH, AST_STRIDE = 16, 10
 """Frames of a patch of the Audio Spectrogram Transformer, and from one patch to the next."""
 
@@ -177,6 +182,23 @@ class FusedConfig(OmitDefaultsModel):
     def audio_stream(self) -> AudioStream | None:
         """Return the input stream of the audio graph, as in a manifest; None for a model without sound."""
         return None if self.audio is None else self.audio.stream()
+
+    def caption_decoder(self, vocabulary: Mapping[str, int]) -> CaptionDecoder | None:
+        """Return the decoder of captions, as in a manifest; None for a model without one.
+
+        vocabulary: Ids of a tokenizer by token.
+        """
+        if not self.caption_layers:
+            return None
+        return CaptionDecoder(
+            layers=self.caption_layers,
+            heads=self.text_heads,
+            head_width=self.text_width // self.text_heads,
+            vocabulary=self.vocabulary,
+            start_ids=[vocabulary[START_TOKEN]],
+            end_id=vocabulary[END_TOKEN],
+            max_tokens=min(MAX_CAPTION_TOKENS, self.text_length - 1),  # longer ones were not trained
+        )
 
 
 class ConvConfig(FusedConfig):

@@ -22,6 +22,7 @@ from training.data.scenes.description import (
     phrase,
 )
 from training.data.scenes.generate import make_example
+from training.data.scenes.parsing import parse
 from training.data.scenes.sampling import sample_world
 from training.data.scenes.world import HELD_OUT_COLOUR_SHAPE, Background, Event, Thing, World
 
@@ -295,3 +296,22 @@ def test_transcripts_lie_within_the_clip_and_are_sometimes_off_topic(train: list
 def test_the_same_clip_is_told_in_the_same_words_again() -> None:
     assert make_example(3, "val", 5) == make_example(3, "val", 5)
     assert sample_world(3, "val", 5) == make_example(3, "val", 5)[0]
+
+
+def test_sentences_are_parsed_to_what_they_were_made_of(test_split: list[Example]) -> None:
+    for index, (world, _) in enumerate(test_split):
+        for caption in captions_of(world, Random(index)):
+            worded = caption.description
+            targets = [clause.target for clause in worded.clauses]  # a sentence does not add that they stay still
+            clauses = tuple(c for c in worded.clauses if c.motion != "stays" or c.subject not in targets)
+            assert _content(parse(caption.text)) == _content(replace(worded, clauses=clauses)), caption.text
+
+
+def _content(description: Description) -> tuple[Any, ...]:
+    """What a description says, in whatever order."""
+    mentions = description.mentions
+    clauses = [
+        replace(c, subject=mentions[c.subject], target=None if c.target is None else mentions[c.target])  # type: ignore[arg-type]
+        for c in description.clauses
+    ]
+    return sorted(map(repr, mentions)), sorted(map(repr, clauses)), description.count

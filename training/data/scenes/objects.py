@@ -27,6 +27,7 @@ from training.data.scenes.world import (
     Event,
     Thing,
     state_at,
+    things_of,
 )
 
 NO_OBJECT = -100
@@ -61,8 +62,7 @@ def object_targets(scenes: Sequence[Mapping[str, Any]]) -> tuple[NDArray[np.floa
     positions = np.zeros((len(scenes), MAX_OBJECTS, 2), dtype=np.float32)
     classes = np.full((len(scenes), MAX_OBJECTS, len(ATTRIBUTES)), NO_OBJECT, dtype=np.int64)
     for n, scene in enumerate(scenes):
-        for k, record in enumerate(scene["things"]):
-            thing = Thing(**{**record, "events": tuple(Event(**event) for event in record["events"])})
+        for k, thing in enumerate(things_of(scene)):
             state = state_at(thing, DURATION / 2)
             positions[n, k] = state.x / WIDTH, state.y / HEIGHT
             classes[n, k] = [values.index(v) for values, v in zip(ATTRIBUTES.values(), _values(thing), strict=True)]

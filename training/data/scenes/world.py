@@ -9,6 +9,7 @@ and passes are never held out.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -172,6 +173,17 @@ class World:
     @property
     def held_out(self) -> bool:
         return any(thing.held_out for thing in self.things)
+
+
+def things_of(scene: Mapping[str, Any]) -> tuple[Thing, ...]:
+    """Return the objects of a scene that is stored as a dictionary, the attribute `scene` of an example."""
+    return tuple(Thing(**{**thing, "events": tuple(Event(**e) for e in thing["events"])}) for thing in scene["things"])
+
+
+def world_of(scene: Mapping[str, Any]) -> World:
+    """Return a scene that is stored as a dictionary."""
+    background = Background(**scene["background"])
+    return World(**{**scene, "things": things_of(scene), "background": background})
 
 
 FADE = 0.17  # seconds of appearing or disappearing: two frames
