@@ -84,11 +84,11 @@ def scene_metrics(captions: Sequence[str], worlds: Sequence[World]) -> dict[str,
 
     `whole scenes`: those that also name the colour and the shape of every object, and every motion.
     """
-    right = np.array([_judge(parse(text), world) for text, world in zip(captions, worlds, strict=True)])
+    right = np.array([_correct_parts(parse(text), world) for text, world in zip(captions, worlds, strict=True)])
     return dict(zip(SCENE_METRICS, (100 * right.mean(axis=0)).tolist(), strict=True))
 
 
-def _judge(caption: Description, world: World) -> tuple[bool, bool, bool, bool]:
+def _correct_parts(caption: Description, world: World) -> tuple[bool, bool, bool, bool]:
     """Return whether a caption has each of `SCENE_METRICS`. Each requires those before it."""
     shapes = Description(tuple(Mention(shape=m.shape) for m in caption.mentions), ())
     colours = Description(tuple(Mention(m.colour, m.shape) for m in caption.mentions), ())
