@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from tests.service.conftest import COLORS, settings_for
 from tests.service.running import JSON, Running, problem_of, serving
 from tests.small_bundle import AUDIO, CAPTIONS, TONES, make_small_bundle
 from tests.waiting import PATIENCE, wait_for
+from vitascope.cli.main import main
 from vitascope.client import AsyncClient, Client
 from vitascope.integrations.mcp.tools import GenerateCaptionsArguments
 from vitascope.integrations.mcp.tools import generate_captions as call_tool
@@ -91,6 +93,17 @@ def test_uploads_with_sound_and_pictures_are_captioned_and_not_stored(captioning
     assert loud["captions"][0]["log_probability"] != silent["captions"][0]["log_probability"]
     assert (still["video"], texts(still)) == (None, [(0.0, 0.0, BLUE)])
     assert list(captioning.service.media.uploads.iterdir()) == []
+
+
+def test_the_command_captions_files_by_a_service(
+    captioning: Running, film: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = ["--server", str(captioning.client.base_url)]
+    assert main(["caption", str(film), "--clips", "4", *server, "--json"]) == 0
+    [response] = json.loads(capsys.readouterr().out)["files"]
+    assert texts(response) == [(0.0, 4.0, RED), (4.0, 8.0, BLUE)]
+    assert main(["caption", str(film), "--beams", "7", *server]) == 2
+    assert "beams: 7; at most 6" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from vitascope.cli.options import add_bundle, add_engine
+from vitascope.cli.options import add_bundle, add_engine, add_model, add_server, server_url
 from vitascope.cli.output import ProgressBar, format_span, plain_table
-from vitascope.errors import MediaError
+from vitascope.errors import InvalidInput, MediaError
 
 EPILOG = """\
 A caption is a sentence that the model generates word by word; it can be wrong. Each has the mean logarithm of the
@@ -24,6 +25,7 @@ examples:
   vitascope caption film.mp4 --clips 4
   vitascope caption *.jpg --beams 5 --count 3 --json
   vitascope caption clip.mp4 --beams 1 --temperature 0.8 --count 5 --seed 2
+  vitascope caption clip.mp4 --server http://127.0.0.1:8000
 """
 
 
@@ -64,34 +66,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=1, metavar="N", help="captions of a clip (default: %(default)s)")
     add_bundle(parser)
     add_engine(parser)
+    add_server(parser)
+    add_model(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    if args.clips is not None and args.clips <= 0:
+        raise InvalidInput(f"--clips: {args.clips:g}; seconds above 0 were expected")
+    if (server := server_url(args)) is not None:
+        from vitascope.client import Client
+
+        segmentation = None if args.clips is None else {"rule": "windows", "length": args.clips, "overlap": 0}
+        names = ("beams", "temperature", "top_p", "seed", "max_tokens", "count", "model")
+        options: dict[str, Any] = {name: getattr(args, name) for name in names}
+        with Client(server) as client:
+            return _caption_files(
+                args.files,
+                lambda file: client.generate_captions_for_file(file, segmentation=segmentation, **options)["clips"],
+            )
     from vitascope.captions import CaptionOptions, caption_file
-    from vitascope.errors import InvalidInput
     from vitascope.media.limits import read_media_limits
     from vitascope.model import Model
     from vitascope.moments import window_spans
 
-    if args.clips is not None and args.clips <= 0:
-        raise InvalidInput(f"--clips: {args.clips:g}; seconds above 0 were expected")
-    options = CaptionOptions(args.beams, args.temperature, args.top_p, args.seed, args.max_tokens, args.count)
+    decoding = CaptionOptions(args.beams, args.temperature, args.top_p, args.seed, args.max_tokens, args.count)
     model = Model.open(args.bundle, threads=args.threads, device=args.device, engine=args.engine)
     _ = model.caption_decoder
     limits = read_media_limits(os.environ)
+
+    def caption(file: Path) -> list[dict[str, Any]]:
+        duration = model.decoder.probe(file, limits).duration
+        spans = window_spans(duration, args.clips or max(duration, 1.0))
+        return [asdict(clip) for clip in caption_file(model, file, spans, decoding, limits)]
+
+    return _caption_files(args.files, caption)
+
+
+def _caption_files(files: Sequence[Path], caption: Callable[[Path], Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Caption the clips of each file; one of several that cannot be decoded does not stop the others."""
     results: list[dict[str, Any]] = []
     with ProgressBar("Captioning") as progress:
-        for number, file in enumerate(args.files):
+        for number, file in enumerate(files):
             try:
-                duration = model.decoder.probe(file, limits).duration
-                spans = window_spans(duration, args.clips or max(duration, 1.0))
-                clips = caption_file(model, file, spans, options, limits)
-                results.append({"file": str(file), "clips": [asdict(clip) for clip in clips]})
+                results.append({"file": str(file), "clips": caption(file)})
             except MediaError as error:
-                if len(args.files) == 1:
+                if len(files) == 1:
                     raise
                 results.append({"file": str(file), "error": str(error)})
-            progress.update(number + 1, len(args.files))
+            progress.update(number + 1, len(files))
     return {"files": results, "failed": sum("error" in result for result in results)}
 
 
