@@ -25,6 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
 from vitascope.bundle.bundle import Bundle
+from vitascope.bundle.manifest import ADDED_GRAPHS
 from vitascope.cli.options import default_bundle
 from vitascope.cli.output import plain_table
 from vitascope.engines.gpu import first_gpu
@@ -77,13 +78,14 @@ class Roofline:
 def check(
     bundle: Bundle, devices: Sequence[Device], rows: Sequence[int] = ROWS, seconds: float = SECONDS, product: int = 4096
 ) -> tuple[list[Measurement], list[str]]:
-    """Measure all graphs; returns measurements, and errors of unavailable engines.
+    """Measure all graphs but those of moments and captions; returns measurements, and errors of unavailable engines.
 
     Args:
         product: edge of the matrices that determine the roofline.
     """
     reference = Model(bundle, device="cpu")
-    inputs = {graph: [_inputs(bundle, graph, count) for count in rows] for graph in bundle.manifest.graphs}
+    graphs = [graph for graph in bundle.manifest.graphs if graph not in ADDED_GRAPHS]
+    inputs = {graph: [_inputs(bundle, graph, count) for count in rows] for graph in graphs}
     expected = {graph: [reference.run_graph(graph, batch) for batch in batches] for graph, batches in inputs.items()}
     costs = {graph: _cost(bundle, graph, batches[0], rows[0]) for graph, batches in inputs.items()}
     measured: list[Measurement] = []

@@ -17,7 +17,7 @@ Reduced precision is weight-only; all arithmetic stays float32:
 
 A Cast (and Mul) rebuilds a reduced weight. ONNX Runtime folds them into a float32 constant when the session loads, so
 a run costs as much as in float32. Embedding rows are gathered before they are rebuilt, so that the table stays small
-in memory.
+in memory; a table that is also multiplied whole, for the logits of words, is rebuilt whole for that.
 """
 
 from __future__ import annotations
@@ -129,6 +129,7 @@ def reduce(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
     graph = copy.graph
     initializers, rebuilt = [], []
     tables: dict[str, _ReducedWeight] = {}
+    read_whole = {name for node in graph.node if node.op_type != "Gather" for name in node.input}
     for tensor in graph.initializer:
         usage = _usage(graph, tensor)
         if usage is None:
@@ -138,7 +139,7 @@ def reduce(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
         initializers += stored.tensors
         if usage.operator == "Gather":
             tables[tensor.name] = stored
-        else:
+        if usage.operator != "Gather" or tensor.name in read_whole:
             rebuilt += stored.rebuild(tensor.name, stored.values, stored.scale, stored.shape)
     nodes = rebuilt + [new for node in graph.node for new in _gather_then_rebuild(node, tables)]
     replace_initializers(graph, initializers)
@@ -181,6 +182,9 @@ def _usage(graph: onnx.GraphProto, tensor: TensorProto) -> Usage | None:
         for position, name in enumerate(node.input)
         if name == tensor.name
     }
+    table = Usage("Gather", axis=0)
+    if table in uses and uses <= {table, Usage("MatMul", axis=0), Usage("Gemm", axis=0)}:
+        return table  # word embeddings that also give the logits of words are stored as those of other graphs
     # A tensor stays float32 if its readers differ in the channel axis, or one of them is unknown.
     return uses.pop() if len(uses) == 1 else None
 

@@ -295,7 +295,7 @@ def _write_variant(search: _Search, selected: Mapping[GraphName, _Candidate], fo
     search.log(f"writing {name}: {', '.join(f'{c.graph} {c.kind}' for c in selected.values())}")
     graphs = {graph: candidate.model for graph, candidate in selected.items()}
     kept = {
-        graph: onnx.load(search.bundle.folder / source.graphs[graph]) for graph in source.graphs.keys() - graphs.keys()
+        graph: onnx.load(search.bundle.folder / source.graphs[graph]) for graph in source.graphs if graph not in graphs
     }
     files = store(graphs | kept, folder, "float32")
     documents = [n for n in source.files if n.endswith(".md")]

@@ -194,8 +194,10 @@ def test_bundle_without_provenance_is_optimized_once(
     folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Losses of repeated optimization would add up unmeasured."""
-    source, out = make_small_bundle(tmp_path / "small"), tmp_path / "out"
+    tasks = ("retrieval", "matching", "answering", "moments", "captioning")
+    source, out = make_small_bundle(tmp_path / "small", tasks=tasks), tmp_path / "out"
     assert _optimize(source, out, folders[1], "recall=0") == 0
+    assert Bundle.open(out).manifest.tasks == list(tasks)
     assert "## The card of small-colours 1" in (out / "MODEL_CARD.md").read_text()
     texts = ["a red square", "a blue square"]
     old, new = (Model.open(folder, threads=1).embed_text(texts) for folder in (source, out))

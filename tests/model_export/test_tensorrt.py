@@ -20,6 +20,7 @@ from tests.chaos import is_chaos
 from tests.small_bundle import make_small_bundle
 from tests.vitascope.integrations.tensorrt.conftest import install
 from tests.vitascope.integrations.tensorrt.double import Cuda, TensorRT
+from tests.vitascope.test_model import colour_streams
 from vitascope.bundle.bundle import Bundle
 from vitascope.cli.main import main
 from vitascope.engines.onnx_runtime import Array, OnnxRuntimeEngine
@@ -169,13 +170,18 @@ def test_a_failed_variant_leaves_no_files(small_bundle: Path, tmp_path: Path, mo
 
 
 def test_the_command_writes_a_variant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = make_small_bundle(tmp_path / "small")
+    tasks = ("retrieval", "matching", "answering", "moments", "captioning")
+    source = make_small_bundle(tmp_path / "small", tasks=tasks, external_data=True)
     assert main(["tensorrt", str(source)]) == 2
     assert "--out FOLDER, --build or both were expected" in capsys.readouterr().err
     assert main(["tensorrt", str(source), "--out", str(tmp_path / "f16"), "--seed", "3", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["types"] == dict.fromkeys(("answer", "match", "text", "video"), "float16")
     assert printed["fingerprint"] == Bundle.open(tmp_path / "f16").fingerprint
+    before, after = (Model.open(folder, threads=1, device="cpu") for folder in (source, tmp_path / "f16"))
+    red = before.embed_video(colour_streams("red"))
+    assert after.generate_captions(red.visual_tokens) == before.generate_captions(red.visual_tokens)
+    assert after.find_moments(["red"], red.vectors)[0].moments[0].score > 0.99
 
 
 def test_engines_are_built_without_torch(

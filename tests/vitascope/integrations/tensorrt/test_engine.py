@@ -107,6 +107,15 @@ def test_all_graphs_of_a_model_run(machine: TensorRT, small_bundle: Path, small_
     np.testing.assert_allclose(model.embed_text(texts), small_model.embed_text(texts), atol=1e-6)
 
 
+def test_captions_run_without_tensorrt(machine: TensorRT, tmp_path: Path) -> None:
+    model = Model.open(make_small_bundle(tmp_path, tasks=["retrieval", "captioning"]), device="tensorrt")
+    model.warm_up()
+    assert sorted(machine.builds) == ["text", "video"]
+    placement = model.placements["caption_step"]
+    assert placement.engine.startswith("onnxruntime")
+    assert (placement.fallback or "").startswith("TensorRT: not used for captions")
+
+
 def test_an_engine_is_built_once(machine: TensorRT, small_bundle: Path) -> None:
     for _ in range(3):
         engine_of(small_bundle)
