@@ -1,7 +1,6 @@
 // Dropped and pasted files: search with one, or add one or several.
 
 import { addFiles } from "./add_dialog.js";
-import { captionModel, prepareCaptioningForm } from "./captioning_form.js";
 import { currentName } from "./collections.js";
 import { $, el } from "./dom.js";
 import { recordClosed } from "./history.js";
@@ -10,6 +9,7 @@ import { isSoundFile, setSimilarFile, smallPreview } from "./similar_query.js";
 const hasFiles = (transfer) => transfer && [...transfer.types].includes("Files");
 let file = null;
 let objectUrl = null;
+let clearCaptions = () => {};
 
 function handleFiles(files, onAdded) {
   if (!currentName() || !files.length) return;
@@ -22,16 +22,22 @@ function handleFiles(files, onAdded) {
   $("drop-picture").classList.toggle("sound", isSoundFile(file));
   $("drop-picture").replaceChildren(preview);
   clearCaptions();
-  $("drop-captioning-form").hidden ||= isSoundFile(file);
+  $("drop-captioning-form").hidden = true;
+  if (!isSoundFile(file)) offerCaptions(file).catch(() => {}); // the dialog works without
   $("drop-dialog").showModal();
 }
 
-const clearCaptions = prepareCaptioningForm($("drop-captioning-form"), $("drop-captions"), () => {
-  const body = new FormData();
-  body.append("model", captionModel());
-  body.append("file", file);
-  return body;
-});
+async function offerCaptions(dropped) {
+  const { captionModel, prepareCaptioningForm } = await import("./captioning_form.js");
+  if (file !== dropped) return; // another one was dropped meanwhile
+  clearCaptions = prepareCaptioningForm($("drop-captioning-form"), $("drop-captions"), () => {
+    const body = new FormData();
+    body.append("model", captionModel());
+    body.append("file", file);
+    return body;
+  });
+  clearCaptions(); // shows the form if a model has the task
+}
 
 // ``search()`` runs the search, ``onAdded(collection)`` is called after files were added.
 export function prepareDropTarget(search, onAdded) {
