@@ -9,15 +9,19 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from tests.small_bundle import make_small_bundle
 from tests.training.small_run import recipe, write_corpus, write_tokenizer
 from tests.training.test_audio import LENGTHS, small_model, sounds
+from tests.vitascope.test_captions import tokens_of
 from training import checkpoint
 from training.curves import read_log
-from training.data.packed import open_packed
+from training.data.example import Example
+from training.data.packed import Packed, open_packed
 from training.data.scenes.generate import make_example
 from training.evaluation.encoder import TorchEncoder, embed_corpus
-from training.evaluation.generated_captions import ngram_metrics, scene_metrics
+from training.evaluation.generated_captions import caption_metrics, ngram_metrics, scene_metrics
 from training.evaluation.report import evaluate, open_encoder
+from training.evaluation.retrieval import Gallery
 from training.initialization import load_or_initialize
 from training.models.fusion import CAPTION_PREFIX
 from training.objectives.captions import sample_vocabulary
@@ -25,6 +29,7 @@ from training.recipe import Recipe
 from training.trainer import train
 from vitascope.captions import CaptionOptions
 from vitascope.errors import InvalidInput
+from vitascope.model import Model
 
 
 @pytest.mark.parametrize("hears", [False, True])
@@ -132,6 +137,18 @@ def test_captions_of_scenes_are_judged_by_what_the_generator_drew() -> None:
         texts, shown = zip(*wrong, strict=True)
         expected = [100.0] * right + [0.0] * (4 - right)
         assert list(scene_metrics(texts, shown).values()) == expected
+
+
+def test_captions_of_a_bundle_are_those_that_it_serves(tmp_path: Path) -> None:
+    model = Model.open(make_small_bundle(tmp_path, tasks=("retrieval", "captioning")), threads=1, device="cpu")
+    texts = ["a red thing moves", "a blue thing moves"]  # greedily; "the red thing moves" is more probable
+    packed = Packed(tmp_path, (), {}, [Example(text, (text.capitalize() + ".",)) for text in texts], {})
+    videos, tokens = Gallery(model.embed_text(texts)), tokens_of(model, "red", "blue")
+    greedy, searched = (
+        caption_metrics(model, packed, videos, tokens, None, CaptionOptions(beams=beams)) for beams in (1, 3)
+    )
+    assert greedy["BLEU-4"] == pytest.approx(greedy["similarity"]) == pytest.approx(100.0)
+    assert searched["BLEU-4"] < 1.0 < searched["CIDEr-D"] < greedy["CIDEr-D"]
 
 
 def test_equal_captions_have_the_highest_scores_and_punctuation_does_not_count() -> None:
