@@ -291,8 +291,8 @@ class _ConcurrencySettings(_Section):
     max_idempotency_keys: Count = 100_000
     """Responses to requests with an `Idempotency-Key` that are stored per client."""
     queue_timeout: Seconds = 1.0
-    """Seconds that a search, score, answer or embedding may be queued. A request that is expected to wait longer is
-    rejected at once with 503.
+    """Seconds that a search, score, answer, caption or embedding may be queued. A request that is expected to wait
+    longer is rejected at once with 503.
     """
     max_queue: Count = 256
     """Requests that wait for a thread or for the model."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, expect
 
 from service.inference.scheduler import CallContext
@@ -20,6 +21,7 @@ from tests.media_files import solid, write_audio, write_picture, write_video
 from tests.service.browsing import PATIENCE_MS
 from tests.service.conftest import COLORS, settings_for
 from tests.service.running import JSON, Running, problem_of, serving
+from tests.service.test_browser_access import RULES, duplicate_names, violations
 from tests.small_bundle import AUDIO, CAPTIONS, TONES, make_small_bundle
 from tests.waiting import PATIENCE, wait_for
 from vitascope.cli.main import main
@@ -203,6 +205,8 @@ def test_the_page_captions_a_clip_a_video_and_a_dropped_file(captioning: Running
     form.get_by_role("button", name="Caption", exact=True).click()
     captions = form.get_by_role("list", name="Captions").get_by_role("listitem")
     expect(captions).to_have_text([f"0:00 \N{EN DASH} 0:04{RED}", f"0:04 \N{EN DASH} 0:08{BLUE}"])
+    page.evaluate(Axe().axe_script)
+    assert (violations(page, RULES), duplicate_names(page)) == ([], set())
     page.evaluate("document.querySelector('#clip-screen video').pause()")
     captions.first.get_by_role("button").click()
     wait_for(lambda: page.evaluate("document.querySelector('#clip-screen video').currentTime") < 3)
@@ -219,4 +223,5 @@ def test_the_page_captions_a_clip_a_video_and_a_dropped_file(captioning: Running
     dialog = page.get_by_role("dialog", name="film.mp4")
     dialog.get_by_role("button", name="Caption", exact=True).click()
     expect(dialog.locator("#drop-captions")).to_have_text(re.compile("thing moves$"))
+    assert (violations(page, RULES), duplicate_names(page)) == ([], set())
     page.close()
