@@ -223,9 +223,9 @@ class _RequestSettings(_Section):
     max_frames: Count = 32
     """Frames of a clip that are scored one by one (EMScore)."""
     max_moment_windows: Count = 20_000
-    """Windows of a video, times texts, of one request for moments."""
+    """Windows of a video, times texts, of one request for moments; clips of a video of one for chapters."""
     max_caption_clips: Count = 64
-    """Clips that one request captions."""
+    """Clips that one request captions, and chapters of one request."""
     max_beams: Count = 16
     """Beams of a caption, and captions of one clip."""
     max_inputs: Count = 2048

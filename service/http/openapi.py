@@ -16,6 +16,7 @@ from service.http.idempotency import is_idempotent
 from service.http.parsing import PREFER
 from service.http.problems import CONTENT_TYPE, TYPE_PREFIX, title_of
 from service.schemas.base import Problem
+from service.schemas.chapters import ChapterForm, ChapterRequest
 from service.schemas.embeddings import EmbeddingRequest
 from service.schemas.library import UploadFields, VideoAtUrl
 from service.schemas.scores_answers import CaptionForm, CaptionRequest
@@ -65,7 +66,7 @@ TAGS = [
     {"name": "scores", "description": "Score how well captions describe a clip."},
     {"name": "answers", "description": "Answer questions about a clip."},
     {"name": "moments", "description": "Find the spans of a video of which a text is true."},
-    {"name": "captions", "description": "Generate captions of clips."},
+    {"name": "captions", "description": "Generate captions of clips, and chapters of videos."},
     {"name": "embeddings", "description": "Embed texts, images and videos, in the format of OpenAI."},
     {"name": "transcriptions", "description": "Write down what is said in a file, in the format of OpenAI."},
     {"name": "models", "description": "List, add and remove models."},
@@ -99,7 +100,8 @@ PREFER_HEADER = {
 
 REF_TEMPLATE = "#/components/schemas/{model}"
 NESTED_BODIES: tuple[type[BaseModel], ...] = (
-    *(SearchRequest, SearchForm, UploadFields, VideoAtUrl, EmbeddingRequest, CaptionRequest, CaptionForm),
+    *(SearchRequest, SearchForm, UploadFields, VideoAtUrl, EmbeddingRequest),
+    *(CaptionRequest, CaptionForm, ChapterRequest, ChapterForm),
 )
 """Bodies with nested schemas that the routes parse themselves, so that the framework does not know them."""
 

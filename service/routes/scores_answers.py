@@ -1,11 +1,11 @@
-"""Caption scores, answers, moments and captions: of a stored video (JSON), or of an uploaded file (a form)."""
+"""Caption scores, answers, moments, captions and chapters: of a stored video (JSON) or an uploaded file (a form)."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import asdict
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -29,6 +29,7 @@ from service.inference.embedding import (
     uploaded_file,
 )
 from service.inference.request_context import RequestContext, request_context
+from service.schemas.chapters import Chapter, ChapterForm, ChapterRequest, ChapterResponse
 from service.schemas.jobs import parse_segmentation
 from service.schemas.scores_answers import (
     Answer,
@@ -59,6 +60,8 @@ from service.schemas.scores_answers import (
     WordEvidence,
 )
 from vitascope import answering, scoring
+from vitascope.captions import Caption, CaptionOptions
+from vitascope.chapters import find_chapters
 from vitascope.errors import InvalidInput
 from vitascope.media.sampling import Span, resolve_span
 from vitascope.modalities import used_modalities
@@ -178,6 +181,28 @@ async def generate_captions(request: Request, service: ReadyAppStateDep) -> Capt
         return await context.run(_generate_captions, context, model, open_source, fields)
 
 
+@router.post(
+    "/chapters",
+    tags=["captions"],
+    summary="Generate chapters",
+    responses=ERRORS,
+    openapi_extra=form_body(ChapterForm, also_json=ChapterRequest),
+)
+@requires("read")
+async def generate_chapters(request: Request, service: ReadyAppStateDep) -> ChapterResponse:
+    """Chapters of a video: its clips, merged while neighbours are similar or short, with a caption each as title."""
+
+    def check(fields: ChapterRequest | ChapterForm) -> None:
+        check_max("max_chapters", fields.max_chapters, service.settings.max_caption_clips)
+
+    async with (
+        _parse(request, service, ChapterRequest, ChapterForm, check) as (fields, open_source),
+        request_context(request, service) as context,
+    ):
+        model = context.model(service.models.get(fields.model))
+        return await context.run(_generate_chapters, context, model, open_source, fields)
+
+
 @asynccontextmanager
 async def _parse(
     request: Request,
@@ -290,15 +315,8 @@ def _generate_captions(
         if fields.segmentation is None:
             clips = [embed_clip(context, model, source, ClipRange(fields.start, fields.end, sound=True))]
         else:
-            clips = embed_clips(context, model, source, _clip_spans(context, model, source, fields))
-    sounds = [clip.audio_tokens for clip in clips]
-    silence = next((np.zeros_like(tokens) for tokens in sounds if tokens is not None), None)
-    audio_tokens = (
-        None if silence is None else np.concatenate([silence if tokens is None else tokens for tokens in sounds])
-    )
-    visual_tokens = np.concatenate([clip.embedding.visual_tokens for clip in clips])
-    with context.service.observer.stage("caption"):
-        results = model.generate_captions(visual_tokens, audio_tokens, fields.options())
+            spans = _clip_spans(context, model, source, fields, "max_caption_clips")
+            clips = embed_clips(context, model, source, spans)
     return CaptionResponse(
         video=source.video,
         clips=[
@@ -308,20 +326,68 @@ def _generate_captions(
                 modalities=list(used_modalities(clip.audio_tokens)),
                 captions=[GeneratedCaption(**vars(caption)) for caption in captions],
             )
-            for clip, captions in zip(clips, results, strict=True)
+            for clip, captions in zip(clips, _caption_clips(context, model, clips, fields.options()), strict=True)
         ],
     )
 
 
+def _generate_chapters(
+    context: RequestContext, model: Model, open_source: OpenSource, fields: ChapterRequest | ChapterForm
+) -> ChapterResponse:
+    """Raises as ``_generate_captions``, and InvalidInput for a picture."""
+    _ = model.caption_decoder  # before anything is decoded
+    limits = context.service.settings.media_limits()
+    with open_source(context) as source:
+        spans = _clip_spans(context, model, source, fields, "max_moment_windows")
+        chapters = find_chapters(model, source.file, spans, fields.options(), limits)
+        clips = embed_clips(context, model, source, [chapter.clip for chapter in chapters])
+    options = CaptionOptions(beams=min(CaptionOptions.beams, context.service.settings.max_beams))
+    captions = _caption_clips(context, model, clips, options)
+    return ChapterResponse(
+        video=source.video,
+        chapters=[
+            Chapter(
+                start=chapter.start,
+                end=chapter.end,
+                title=best.text,
+                log_probability=best.log_probability,
+                modalities=list(used_modalities(clip.audio_tokens)),
+            )
+            for chapter, clip, [best] in zip(chapters, clips, captions, strict=True)
+        ],
+    )
+
+
+def _caption_clips(
+    context: RequestContext, model: Model, clips: Sequence[EmbeddedClip], options: CaptionOptions
+) -> list[list[Caption]]:
+    """Return captions of each clip. Raises as ``Model.generate_captions``."""
+    sounds = [clip.audio_tokens for clip in clips]
+    silence = next((np.zeros_like(tokens) for tokens in sounds if tokens is not None), None)
+    audio_tokens = (
+        None if silence is None else np.concatenate([silence if tokens is None else tokens for tokens in sounds])
+    )
+    visual_tokens = np.concatenate([clip.embedding.visual_tokens for clip in clips])
+    with context.service.observer.stage("caption"):
+        return model.generate_captions(visual_tokens, audio_tokens, options)
+
+
 def _clip_spans(
-    context: RequestContext, model: Model, source: SourceFile, fields: CaptionRequest | CaptionForm
+    context: RequestContext,
+    model: Model,
+    source: SourceFile,
+    fields: CaptionRequest | CaptionForm | ChapterRequest | ChapterForm,
+    limit: Literal["max_caption_clips", "max_moment_windows"],
 ) -> list[Span]:
-    """Return the spans of the clips of the requested part. Raises media errors and InvalidInput."""
+    """Return the spans of the clips of the requested part, at most the setting ``limit``.
+
+    Raises media errors and InvalidInput.
+    """
     settings = context.service.settings
     limits = settings.media_limits()
     duration = model.decoder.probe(source.file, limits).duration if source.duration is None else source.duration
     start, end = part = resolve_span(duration, fields.start, fields.end)
-    if isinstance(fields, CaptionRequest) and fields.segmentation == "stored":
+    if isinstance(fields, CaptionRequest | ChapterRequest) and fields.segmentation == "stored":
         stored = context.service.collection(fields.collection).clips(parse_id(fields.video_id))
         spans = [(clip.start, clip.end) for clip in stored]
     else:
@@ -330,9 +396,8 @@ def _clip_spans(
         spans = segment_file(source.file, duration, segmentation, limits, model.decoder, policy=None).spans
     # Nothing is left of a picture, whose only clip has no length.
     clips = [(max(a, start), min(b, end)) for a, b in spans if a < end and b > start] or [part]
-    if len(clips) > settings.max_caption_clips:
+    if len(clips) > (most := getattr(settings, limit)):
         raise InvalidInput(
-            f"segmentation: {len(clips)} clips from {start:g} to {end:g} s; at most {settings.max_caption_clips} were "
-            "expected (max_caption_clips)"
+            f"segmentation: {len(clips)} clips from {start:g} to {end:g} s; at most {most} were expected ({limit})"
         )
     return clips

@@ -1,4 +1,4 @@
-"""Generated captions over HTTP, in the clients, for assistants and on the page."""
+"""Generated captions and chapters over HTTP, in the clients; captions for assistants and on the page."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from tests.small_bundle import AUDIO, CAPTIONS, TONES, make_small_bundle
 from tests.waiting import PATIENCE, wait_for
 from vitascope.cli.main import main
 from vitascope.client import AsyncClient, Client
+from vitascope.errors import InvalidInput
 from vitascope.integrations.mcp.tools import GenerateCaptionsArguments
 from vitascope.integrations.mcp.tools import generate_captions as call_tool
 
@@ -133,10 +134,13 @@ def test_a_model_without_the_task_says_so_before_it_decodes(running: Running) ->
     response = running.client.post("/v1/captions", files={"file": ("no.mp4", b"no video")})
     detail = problem_of(response, 409, "task_missing")["detail"]
     assert "no captioning; the bundle's tasks are" in detail
+    response = running.client.post("/v1/chapters", files={"file": ("no.mp4", b"no video")})
+    assert "no captioning; the bundle's tasks are" in problem_of(response, 409, "task_missing")["detail"]
 
 
-def test_captions_end_at_the_time_limit_and_when_the_client_disconnects(
-    captioning: Running, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("task", "options"), [("captions", {}), ("chapters", {"max_chapters": 4})])
+def test_requests_end_at_the_time_limit_and_when_the_client_disconnects(
+    captioning: Running, task: str, options: JSON, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = captioning.service
     engine = service.model._graphs.engine("caption_step")  # type: ignore[attr-defined]
@@ -154,7 +158,7 @@ def test_captions_end_at_the_time_limit_and_when_the_client_disconnects(
 
     async def ask_and_cancel() -> None:
         async with AsyncClient(str(captioning.client.base_url)) as client:
-            call = asyncio.create_task(client.generate_captions(**CLIP))
+            call = asyncio.create_task(getattr(client, f"generate_{task}")(**CLIP, **options))
             await asyncio.to_thread(wait_for, lambda: len(steps) == 2)
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -171,7 +175,8 @@ def test_captions_end_at_the_time_limit_and_when_the_client_disconnects(
     monkeypatch.setattr(engine, "run", wait_at_second_step)
     monkeypatch.setattr(service.scheduler, "submit", record)
     headers = {"X-Request-Timeout": "0.5"}
-    problem_of(captioning.client.post("/v1/captions", json=CLIP, headers=headers), 504, "deadline_exceeded")
+    response = captioning.client.post(f"/v1/{task}", json={**CLIP, **options}, headers=headers)
+    problem_of(response, 504, "deadline_exceeded")
     finish()
     asyncio.run(ask_and_cancel())
     finish()
@@ -191,6 +196,39 @@ def test_the_clients_and_the_tool_agree(captioning: Running) -> None:
     assert texts(stored) == [(0.0, 4.0, RED), (4.0, 8.0, BLUE)]
     assert first.startswith(f'0:00-0:04 (0 to 4 s) "{RED}" (log probability -')
     assert second.startswith(f'0:04-0:08 (4 to 8 s) "{BLUE}"')
+
+
+def test_chapters_of_stored_videos_and_uploads(
+    captioning: Running, film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def titled(response: JSON) -> list[tuple[float, float, str]]:
+        return [(chapter["start"], chapter["end"], chapter["title"]) for chapter in response["chapters"]]
+
+    url = str(captioning.client.base_url)
+    options: JSON = {"min_seconds": 1, "max_chapters": 4}
+    with Client(url) as client:
+        stored = client.generate_chapters(**CLIP, **options, segmentation={"rule": "shots"})
+        windows = client.generate_chapters(**CLIP, **options, segmentation=TWO_SECONDS)
+        part = client.generate_chapters(**CLIP, **options, segmentation="stored", start=1, end=6)
+        upload = client.generate_chapters_for_file(film, **options, segmentation=TWO_SECONDS, similarity=0.8)
+        short = client.generate_chapters_for_file(film, max_chapters=1)
+        with pytest.raises(InvalidInput, match="a picture has none"):
+            client.generate_chapters_for_file(write_picture(tmp_path / "blue.png", solid(COLORS["blue"])), **options)
+        with pytest.raises(InvalidInput, match="max_chapters: 5; at most 4"):
+            client.generate_chapters(**CLIP, max_chapters=5)
+
+    async def call() -> None:
+        async with AsyncClient(url) as client:
+            assert await client.generate_chapters(**CLIP, **options, segmentation="stored") == stored
+
+    asyncio.run(call())
+    assert titled(stored) == titled(windows) == titled(upload) == [(0.0, 4.0, RED), (4.0, 8.0, BLUE)]
+    assert titled(part) == [(1.0, 4.0, RED), (4.0, 6.0, BLUE)]
+    assert [(chapter["start"], chapter["end"]) for chapter in short["chapters"]] == [(0.0, 8.0)]
+    assert main(["chapters", str(film), "--max-chapters", "1", "--format", "vtt", "--server", url]) == 0
+    assert capsys.readouterr().out.startswith("WEBVTT\n\n00:00:00.000 --> 00:00:08.000\nthe ")
+    assert (upload["video"], stored["chapters"][0]["modalities"]) == (None, ["visual"])
+    assert list(captioning.service.media.uploads.iterdir()) == []
 
 
 def test_the_page_captions_a_clip_a_video_and_a_dropped_file(captioning: Running, browser: Browser, film: Path) -> None:

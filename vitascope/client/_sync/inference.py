@@ -1,5 +1,5 @@
 # Generated from vitascope/client/_async: change that, then run python -m tests.vitascope.client.test_generated
-"""Methods for caption scores, answers, moments, captions, embeddings and reranking."""
+"""Methods for caption scores, answers, moments, captions, chapters, embeddings and reranking."""
 
 from __future__ import annotations
 
@@ -212,6 +212,56 @@ class Inference(BaseClient):
         fields = {name: form_field(value) for name, value in options.items()}
         path = api_path("captions")
         return self._upload(response_types.CaptionResponse, path, file, fields, is_read_only=True, progress=progress)
+
+    def generate_chapters(
+        self,
+        *,
+        collection: str,
+        video_id: str,
+        start: float | None = None,
+        end: float | None = None,
+        segmentation: Literal["stored"] | Mapping[str, Any] | None = None,
+        min_seconds: float = 10.0,
+        similarity: float | None = None,
+        max_chapters: int = 20,
+        model: str | None = None,
+    ) -> response_types.ChapterResponse:
+        """Divide a stored video into chapters, whose titles are captions.
+
+        Args:
+            collection: its name.
+            video_id: of the video.
+            start: seconds; by default the beginning.
+            end: seconds; by default the end.
+            segmentation: the clips that are merged: ``stored``, the indexed clips, or a rule as for ``add_video``.
+            min_seconds: shorter chapters are merged with a neighbour.
+            similarity: cosine from which neighbours are merged; by default chosen by the similarities in the video.
+            max_chapters: their maximum number.
+            model: see the class.
+        """
+        span = {"collection": collection, "video_id": video_id, **drop_none(start=start, end=end)}
+        options = drop_none(segmentation=segmentation, similarity=similarity, model=model)
+        options |= {"min_seconds": min_seconds, "max_chapters": max_chapters}
+        path = api_path("chapters")
+        return self._call(response_types.ChapterResponse, "POST", path, json=span | options, is_read_only=True)
+
+    def generate_chapters_for_file(
+        self,
+        file: str | Path,
+        *,
+        segmentation: Mapping[str, Any] | None = None,
+        min_seconds: float = 10.0,
+        similarity: float | None = None,
+        max_chapters: int = 20,
+        model: str | None = None,
+        progress: UploadProgress = False,
+    ) -> response_types.ChapterResponse:
+        """Divide a video into chapters, which is uploaded and not stored; otherwise as `generate_chapters`."""
+        options = drop_none(segmentation=segmentation, similarity=similarity, model=model)
+        options |= {"min_seconds": min_seconds, "max_chapters": max_chapters}
+        fields = {name: form_field(value) for name, value in options.items()}
+        path = api_path("chapters")
+        return self._upload(response_types.ChapterResponse, path, file, fields, is_read_only=True, progress=progress)
 
     def embed_texts(
         self,
