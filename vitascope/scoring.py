@@ -28,6 +28,9 @@ CLIP_WEIGHT = 2.5
 
 SOUND_SLOPE = 1.6
 """Slope of the logistic function from standard deviations to evidence of sound; chosen by `make bench-signals`."""
+JOINT_MARGIN = 1.0
+"""Standard deviations that pictures and sounds together have to be less probable by chance than sounds alone; chosen on
+the validation split of scenes with sound, where lower values find fewer sentences that need one of them."""
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 _FUNCTION_WORDS_TEXT = (
@@ -74,8 +77,26 @@ def sound_evidence(similarity: Scores, mean: float | _Float64, deviation: float 
         deviation: Their standard deviation.
         sounds: How many sounds there are.
     """
+    return _evidence_of_deviations((np.asarray(similarity, np.float64) - mean) / deviation, sounds)
+
+
+def joint_evidence(seen: Scores, heard: Scores, sounds: int) -> _Float64:
+    """Return the evidence (B,), 0 to 1, that pictures and sounds fit together: a sentence may need both.
+
+    Each alone may fit many clips. It is 0.5 where the sum is `JOINT_MARGIN` above the highest of so many by chance.
+
+    Args:
+        seen: Cosines (B,) with pictures, in standard deviations above the mean of the query's.
+        heard: The same with sounds.
+        sounds: How many clips have sound.
+    """
+    together = (np.asarray(seen, np.float64) + np.asarray(heard, np.float64)) / math.sqrt(2)
+    return _evidence_of_deviations(together - JOINT_MARGIN, sounds)
+
+
+def _evidence_of_deviations(deviations: _Float64, sounds: int) -> _Float64:
     chance = math.sqrt(2 * math.log(max(2, sounds)))
-    return _sigmoid(SOUND_SLOPE * ((np.asarray(similarity, np.float64) - mean) / deviation - chance))
+    return _sigmoid(SOUND_SLOPE * (deviations - chance))
 
 
 def fused_score(calibration: Calibration, similarity: Scores, match_logits: Scores) -> _Float64:

@@ -17,7 +17,7 @@ from index.records import SIGNALS, Float32, SearchSignal, Signal
 from index.search.candidates import RANK_DEPTH, Candidate, WordMatch, main_signal, stored_cosines
 from index.storage.queries import count_embeddings, sample_embeddings
 from vitascope.bundle.manifest import Calibration
-from vitascope.scoring import similarity_probability, sound_evidence
+from vitascope.scoring import joint_evidence, similarity_probability, sound_evidence
 
 UNCALIBRATED_WEIGHT = 0.6
 """Weight of (1 + similarity) / 2 beside words, where similarity has no calibration: it is high for all clips."""
@@ -32,6 +32,10 @@ class Spread(NamedTuple):
 
     mean: float
     deviation: float
+
+    def deviations(self, cosines: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return cosines (C,) in standard deviations above the mean."""
+        return (cosines - self.mean) / self.deviation
 
 
 def is_calibrated(calibration: Calibration | None) -> bool:
@@ -72,22 +76,28 @@ class Evidence:
         probabilities = None if self.calibration is None else similarity_probability(self.calibration, cosines)
         return UNCALIBRATED_WEIGHT * (1 + cosines) / 2 if probabilities is None else probabilities
 
-    def of_sound(self, cosines: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Return the evidence (C,) that sound fits.
+    def of_sound(self, cosines: npt.NDArray[np.float64], pictures: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return the evidence (C,) that sound fits, alone or together with pictures.
 
         Cosines with sound have another mean and spread than those with pictures. Beside calibrated pictures, sound gets
         what is unlikely by chance; beside others, the evidence of pictures that stand out from others as much.
+
+        Args:
+            cosines: (C,) with sounds.
+            pictures: (C,) with pictures of the same clips, NaN where there is none.
         """
         if "audio" not in self.spreads:
             return self.of_pictures(cosines)
-        audio = self.spreads["audio"]
-        if is_calibrated(self.calibration):
-            return sound_evidence(cosines, audio.mean, audio.deviation, self.sounds)
-        if "visual" in self.spreads:
-            visual = self.spreads["visual"]
-            distances = (cosines - audio.mean) / audio.deviation
-            cosines = np.clip(visual.mean + distances * visual.deviation, -1, 1)
-        return self.of_pictures(cosines)
+        audio, visual = self.spreads["audio"], self.spreads.get("visual")
+        if not is_calibrated(self.calibration):
+            if visual is not None:
+                cosines = np.clip(visual.mean + audio.deviations(cosines) * visual.deviation, -1, 1)
+            return self.of_pictures(cosines)
+        alone = sound_evidence(cosines, audio.mean, audio.deviation, self.sounds)
+        if visual is None or "visual" not in self.weights:
+            return alone
+        together = joint_evidence(visual.deviations(pictures), audio.deviations(cosines), self.sounds)
+        return 1 - (1 - alone) * (1 - np.nan_to_num(together))
 
 
 def measure_evidence(
@@ -198,7 +208,8 @@ def _with_sound(candidates: Sequence[Candidate], evidence: Evidence) -> list[Can
     if "audio" not in evidence.weights:
         return list(candidates)
     cosines = np.array([candidate.cosines.get("audio", -1.0) for candidate in candidates], np.float64)
-    values = evidence.weights["audio"] * evidence.of_sound(cosines)
+    pictures = np.array([candidate.cosines.get("visual", np.nan) for candidate in candidates], np.float64)
+    values = evidence.weights["audio"] * evidence.of_sound(cosines, pictures)
     return [
         replace(candidate, sound=value if "audio" in candidate.cosines else None)
         for candidate, value in zip(candidates, values.tolist(), strict=True)

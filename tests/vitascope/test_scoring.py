@@ -21,6 +21,7 @@ from vitascope.scoring import (
     fine_grained_match,
     frame_times,
     fused_score,
+    joint_evidence,
     match_probability,
     ref_clip_score,
     score_captions,
@@ -54,6 +55,15 @@ def test_sound_is_evidence_where_its_similarity_is_unlikely_by_chance() -> None:
     assert unsure == pytest.approx(0.5, abs=0.01)
     assert likely > 0.95
     assert (sound_evidence(cosines, 0.1, 0.05, sounds=10_000) < sound_evidence(cosines, 0.1, 0.05, sounds=100)).all()
+
+
+def test_sight_and_sound_are_evidence_together_where_neither_is_alone() -> None:
+    """By chance the best of a hundred clips is three deviations high, alone or as a sum divided by the root of two."""
+    seen, heard = np.array([3.0, 0.0, 3.0, 4.0]), np.array([0.0, 3.0, 3.0, 4.0])
+    only_seen, only_heard, unsure, likely = joint_evidence(seen, heard, sounds=100)
+    assert max(only_seen, only_heard) < 0.1
+    assert unsure == pytest.approx(0.5, abs=0.1)
+    assert likely > 0.9
 
 
 def test_ref_clip_score_is_the_harmonic_mean_with_the_best_reference() -> None:

@@ -25,7 +25,7 @@ from vitascope.bundle.graph_specs import AUDIO_TOKENS, LENGTHS, SAMPLES
 from vitascope.bundle.manifest import AudioStream, Calibration
 from vitascope.media.limits import SILENCE
 from vitascope.model import Model
-from vitascope.scoring import similarity_probability, sound_evidence
+from vitascope.scoring import joint_evidence, similarity_probability, sound_evidence
 
 BATCH_SIZE = 16
 RERANK_QUERIES = 200
@@ -144,19 +144,29 @@ def joint_gallery(videos: np.ndarray, sounds: np.ndarray) -> Gallery:
 
 
 def search_scores(calibration: Calibration, texts: np.ndarray, videos: np.ndarray, sounds: np.ndarray) -> np.ndarray:
-    """Return the scores (T, N) by which a search ranks clips for texts (T, D): what is seen and what is heard.
+    """Return the scores (T, N) by which a search ranks clips for texts (T, D): what is seen, heard, and both together.
 
     Each is independent evidence that a clip fits, as in index/search/fusion.py. Without a calibration of similarity,
     as of a checkpoint, the scores are similarities with the sums of the embeddings.
     """
-    seen, has_sound = similarity_probability(calibration, texts @ videos.T), sounds.any(axis=1)
+    cosines_seen, has_sound = texts @ videos.T, sounds.any(axis=1)
+    seen = similarity_probability(calibration, cosines_seen)
     if seen is None or not has_sound.any():
         return joint_gallery(videos, sounds).scores(texts)
     cosines = texts @ sounds.T
-    means, deviations = (f(cosines[:, has_sound], axis=1, keepdims=True) for f in (np.mean, np.std))
-    heard = sound_evidence(cosines, means, np.maximum(deviations, 1e-12), int(has_sound.sum()))
-    scores: np.ndarray = 1.0 - (1.0 - seen) * (1.0 - heard * has_sound)
+    count = int(has_sound.sum())
+    mean, deviation = _spread(cosines[:, has_sound])
+    heard = sound_evidence(cosines, mean, deviation, count)
+    mean_seen, deviation_seen = _spread(cosines_seen)
+    together = joint_evidence((cosines_seen - mean_seen) / deviation_seen, (cosines - mean) / deviation, count)
+    scores: np.ndarray = 1.0 - (1.0 - seen) * np.where(has_sound, (1.0 - heard) * (1.0 - together), 1.0)
     return scores
+
+
+def _spread(cosines_TN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation (T, 1) of each text's cosines."""
+    mean, deviation = (f(cosines_TN, axis=1, keepdims=True) for f in (np.mean, np.std))
+    return mean, np.maximum(deviation, 1e-12)
 
 
 def scene_metrics(
