@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from vitascope.model import Model
 
 MAX_DEFAULT_SIMILARITY = 0.9
-"""Of parts of a video that shows one thing only, so that its small differences make no chapters."""
+"""Upper limit of the default similarity: in a video that shows one thing only, small differences begin no chapter."""
 YOUTUBE_SECONDS, YOUTUBE_CHAPTERS = 10, 3
 """Minima of YouTube (https://support.google.com/youtube/answer/9884579)."""
 

@@ -24,7 +24,7 @@ from vitascope.model import Model
 from vitascope.tokenizer import Tokenizer
 
 WORDS = 18
-"""Of the tokenizer, whose vocabulary is smaller than that of the model."""
+"""Size of the tokenizer's vocabulary, which is smaller than that of the model."""
 
 
 @pytest.fixture(scope="module")

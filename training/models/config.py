@@ -18,7 +18,7 @@ STACKED = 2
 START_TOKEN, END_TOKEN = "[CLS]", "[SEP]"
 """Tokens before and after a caption."""
 MAX_CAPTION_TOKENS = 48
-"""Of a caption that is generated, its end included."""
+"""Maximum tokens of a generated caption, its end included."""
 AST_PATCH, AST_STRIDE = 16, 10
 """Frames of a patch of the Audio Spectrogram Transformer, and from one patch to the next."""
 

@@ -308,7 +308,7 @@ def test_sentences_are_parsed_to_what_they_were_made_of(test_split: list[Example
 
 
 def _content(description: Description) -> tuple[Any, ...]:
-    """What a description says, in whatever order."""
+    """Return the statements of a description, sorted."""
     mentions = description.mentions
     clauses = [
         replace(c, subject=mentions[c.subject], target=None if c.target is None else mentions[c.target])  # type: ignore[arg-type]
