@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from vitascope.bundle.graph_specs import AUDIO_TOKENS
 from vitascope.bundle.manifest import FrameStream, Manifest
 from vitascope.errors import InvalidInput
 
@@ -51,6 +52,16 @@ def check_audio_tokens(manifest: Manifest, count: int, tokens: NDArray[np.floati
     if not isinstance(tokens, np.ndarray) or tokens.dtype.kind != "f" or tokens.shape != expected:
         raise InvalidInput(f"audio_tokens: {_describe(tokens)}; floats of shape {expected} expected")
     return tokens.astype(np.float32, copy=False)
+
+
+def check_tokens(
+    manifest: Manifest, count: int, visual_tokens: NDArray[np.floating], audio_tokens: NDArray[np.floating] | None
+) -> dict[str, NDArray[np.float32]]:
+    """Return the tokens of ``count`` clips by input of the match, answer and caption graphs; raises InvalidInput."""
+    tokens = {"visual_tokens": check_visual_tokens(manifest, count, visual_tokens)}
+    if audio_tokens is not None or (manifest.audio is not None and manifest.audio.fused):
+        tokens[AUDIO_TOKENS] = check_audio_tokens(manifest, count, audio_tokens)
+    return tokens
 
 
 def batch_size_of_streams(specs: Sequence[FrameStream], streams: Streams) -> int:

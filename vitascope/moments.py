@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitascope.bundle.graph_specs import SALIENCY, SPAN_SCORES, SPANS, WINDOW_MASK, WINDOW_TEXT, WINDOWS, Array
+from vitascope.embeddings import embed_clips
 from vitascope.errors import InvalidInput
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 
@@ -30,8 +31,6 @@ Span = tuple[float, float]
 RunGraph = Callable[[Mapping[str, Array]], dict[str, Array]]
 """Runs the graph `moments` once."""
 
-WINDOWS_PER_BATCH = 64
-"""Windows whose frames are in memory at the same time."""
 MAX_IOU = 0.7
 """Intersection over union above which the moment of the lower score is dropped (non-maximum suppression)."""
 _TOLERANCE = 1e-3
@@ -92,12 +91,7 @@ def embed_windows(
         TaskMissing: The bundle has no video graph.
         EngineError: A run failed.
     """
-    parts = []
-    for first in range(0, max(1, len(spans)), WINDOWS_PER_BATCH):
-        batch = spans[first : first + WINDOWS_PER_BATCH]
-        frames = model.decoder.sample(file, model.streams, batch, limits).frames
-        parts.append(model.embed_video({name: array[:, None] for name, array in frames.items()}).vectors)
-    return np.concatenate(parts)
+    return np.concatenate([part.vectors for part in embed_clips(model, file, spans, limits)])
 
 
 def run_sequences(

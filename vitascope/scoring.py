@@ -18,7 +18,8 @@ from vitascope.bundle.manifest import Calibration
 from vitascope.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from vitascope.model import Model, VideoEmbedding
+    from vitascope.embeddings import VideoEmbedding
+    from vitascope.model import Model
 
 Scores = NDArray[np.floating]
 _Float64 = NDArray[np.float64]
@@ -50,6 +51,14 @@ def truncate(embeddings: NDArray[np.float32], dimensions: int) -> NDArray[np.flo
     cut = embeddings[:, :dimensions].astype(np.float64)
     normalized: NDArray[np.float64] = cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-12)
     return normalized.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Match:
+    """Match logits and calibrated probabilities, each (B,) float32."""
+
+    logits: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
 
 
 def match_probability(calibration: Calibration, match_logits: Scores) -> _Float64:
@@ -100,7 +109,14 @@ def _evidence_of_deviations(deviations: _Float64, sounds: int) -> _Float64:
 
 
 def fused_score(calibration: Calibration, similarity: Scores, match_logits: Scores) -> _Float64:
-    """Return the scores (B,) from 0 to 1 that reranked results are ordered by, from cosines and match logits (B,)."""
+    """Return the scores (B,) from 0 to 1 that reranked results are ordered by, from cosines and match logits (B,).
+
+    Raises InvalidInput if shapes differ.
+    """
+    if np.shape(similarity) != np.shape(match_logits):
+        raise InvalidInput(
+            f"similarity {np.shape(similarity)} and match_logits {np.shape(match_logits)}: equal shapes were expected"
+        )
     return _sigmoid(
         calibration.fused_similarity * np.asarray(similarity, np.float64)
         + calibration.fused_match * np.asarray(match_logits, np.float64)

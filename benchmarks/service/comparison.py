@@ -29,7 +29,8 @@ from benchmarks.service.load import (
 )
 from benchmarks.service.servers import create_collection, processor_seconds, service
 from index.vectors.faiss_kinds import FLAT, HNSW, build, ef_search
-from vitascope.model import Floats, Model
+from vitascope.embeddings import Floats
+from vitascope.model import Model
 
 K = 10
 BATCH = 32

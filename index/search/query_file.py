@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from index.records import Float32, Signal
+from vitascope.embeddings import Floats
 from vitascope.errors import InvalidInput, MediaUnsupported
 from vitascope.media.limits import MediaLimits
 from vitascope.media.sampling import resolve_span
-from vitascope.model import Floats, Model
+from vitascope.model import Model
 
 GRAPHS: dict[Signal, str] = {"visual": "video", "audio": "audio"}
 """Graph of a bundle that embeds a file by signal."""

@@ -19,7 +19,8 @@ from model_export.parity.variants import NEAR_TIE
 from model_export.public.model import AnswerScorer, Embedder, PairScorer, ReferenceModel, SoundEmbedder
 from model_export.weights import Precision
 from vitascope.bundle.manifest import AudioStream
-from vitascope.model import Model, VideoEmbedding
+from vitascope.embeddings import VideoEmbedding
+from vitascope.model import Model
 
 LIBRARY = Tolerance(max_difference=None, cosine=0.99999, recall=0.0)
 """At float32. Resizing in two libraries rounds a few pixels differently."""

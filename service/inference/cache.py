@@ -20,7 +20,8 @@ from cachetools import LRUCache
 
 from service.inference.scheduler import CallContext, Outputs
 from service.settings import Settings
-from vitascope.model import Floats, Model
+from vitascope.embeddings import Floats
+from vitascope.model import Model
 from vitascope.tokenizer import TextBatch
 
 if TYPE_CHECKING:  # which imports this module

@@ -28,12 +28,13 @@ from service.inference.request_context import RequestContext
 from service.schemas import library as schemas
 from service.serializers import serialize_video
 from vitascope.bundle.manifest import InputType
+from vitascope.embeddings import CLIPS_IN_MEMORY, Floats, VideoEmbedding
 from vitascope.errors import InvalidInput, TextError
 from vitascope.media.file import MediaFile, MediaSource
 from vitascope.media.sampling import Span, resolve_span
 from vitascope.modalities import read_audio_tokens
-from vitascope.model import Floats, Model, VideoEmbedding
-from vitascope.moments import WINDOWS_PER_BATCH, embed_windows, window_spans
+from vitascope.model import Model
+from vitascope.moments import embed_windows, window_spans
 from vitascope.scoring import FrameEmbeddings, frame_times
 
 CALL_TEXTS = 4
@@ -238,8 +239,8 @@ def embed_source_windows(
         spans_by_key[ClipKey(model.bundle.fingerprint, source.content, *group, windows=len(windows))] = windows
 
     def create(missing: Sequence[ClipKey]) -> Iterator[tuple[ClipKey, CachedClip]]:
-        for start in range(0, len(missing), WINDOWS_PER_BATCH // CACHED_WINDOWS):
-            keys = missing[start : start + WINDOWS_PER_BATCH // CACHED_WINDOWS]
+        for start in range(0, len(missing), CLIPS_IN_MEMORY // CACHED_WINDOWS):
+            keys = missing[start : start + CLIPS_IN_MEMORY // CACHED_WINDOWS]
             rows = embed_windows(model, source.file, [s for key in keys for s in spans_by_key[key]], limits)
             ends = np.cumsum([key.windows for key in keys])
             for key, part_rows in zip(keys, np.split(rows, ends[:-1]), strict=True):

@@ -34,8 +34,9 @@ from service.schemas.embeddings import (
     TextInput,
 )
 from vitascope.bundle.manifest import InputType
+from vitascope.embeddings import Floats
 from vitascope.errors import InvalidInput, StorageError, TaskMissing
-from vitascope.model import Floats, Model
+from vitascope.model import Model
 from vitascope.scoring import truncate
 
 router = APIRouter(prefix="/v1", tags=["embeddings"], route_class=StrictRoute)

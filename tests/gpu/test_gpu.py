@@ -11,9 +11,10 @@ import onnxruntime
 import pytest
 
 from index.vectors import gpu
+from vitascope.embeddings import VideoEmbedding
 from vitascope.errors import EngineError
 from vitascope.integrations.tensorrt.library import load_library
-from vitascope.model import Model, VideoEmbedding
+from vitascope.model import Model
 
 pytestmark = pytest.mark.gpu
 

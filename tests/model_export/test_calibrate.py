@@ -17,9 +17,10 @@ from training.data.example import Example, Negative, Question
 from training.data.packed import Packed
 from training.evaluation.calibration import calibration_errors, fit, validation_pairs
 from training.evaluation.retrieval import NearestVideos
+from vitascope.answering import Answer
 from vitascope.bundle.manifest import AudioStream, Calibration
-from vitascope.model import Answer, Match, VideoEmbedding
-from vitascope.scoring import fused_score
+from vitascope.embeddings import VideoEmbedding
+from vitascope.scoring import Match, fused_score
 
 ANSWERS = ["red", "green", "blue", "yellow"]
 

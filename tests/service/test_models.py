@@ -32,10 +32,11 @@ from tests.waiting import PATIENCE, wait_for
 from vitascope.bundle import manifest
 from vitascope.bundle.bundle import Bundle
 from vitascope.cli.main import main
+from vitascope.embeddings import Floats
 from vitascope.engines import gpu
 from vitascope.engines.onnx_runtime import Array, Engine, Placement
 from vitascope.errors import StorageError
-from vitascope.model import Floats, Model
+from vitascope.model import Model
 
 QUERY = "a red thing"
 

@@ -42,11 +42,13 @@ from training.models.fusion import FusedModel
 from training.objectives.class_names import class_names, classify
 from training.objectives.losses import object_tokens
 from training.trainer import train
+from vitascope.answering import Answer
 from vitascope.bundle.manifest import Calibration, FrameStream, Task
 from vitascope.cli.main import main
+from vitascope.embeddings import VideoEmbedding
 from vitascope.errors import InvalidInput
-from vitascope.model import Answer, Match, Model, VideoEmbedding
-from vitascope.scoring import FrameEmbeddings, fused_score, score_captions
+from vitascope.model import Model
+from vitascope.scoring import FrameEmbeddings, Match, fused_score, score_captions
 
 
 def test_equal_scores_give_chance_not_perfection() -> None:

@@ -17,10 +17,11 @@ from tests.small_bundle import AUDIO, COLOURS, STREAMS, VOCABULARY, make_small_b
 from vitascope.bundle.graph_specs import LOGITS, PAST_KEYS, PAST_VALUES
 from vitascope.captions import Caption, CaptionOptions
 from vitascope.cli.main import main
+from vitascope.embeddings import Floats
 from vitascope.engines.graphs import GraphRunner, Graphs
 from vitascope.engines.onnx_runtime import Array
 from vitascope.errors import InvalidInput, TaskMissing
-from vitascope.model import Floats, Model
+from vitascope.model import Model
 
 GREEDY = CaptionOptions(beams=1)
 WORDS = list(VOCABULARY)

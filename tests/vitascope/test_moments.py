@@ -9,8 +9,9 @@ import pytest
 
 from tests.media_files import solid, write_picture, write_video
 from tests.small_bundle import MOMENTS, make_small_bundle
+from vitascope.embeddings import Floats
 from vitascope.errors import InvalidInput, TaskMissing
-from vitascope.model import Floats, Model
+from vitascope.model import Model
 from vitascope.moments import Moment, embed_windows, select_moments, window_spans
 
 RED, GREEN, BLUE = (220, 10, 10), (10, 200, 10), (10, 10, 220)

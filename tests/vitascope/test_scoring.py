@@ -10,8 +10,9 @@ import pytest
 from tests.media_files import solid, write_animation
 from tests.small_bundle import make_small_bundle
 from vitascope.bundle.manifest import Calibration
+from vitascope.embeddings import VideoEmbedding
 from vitascope.errors import InvalidInput
-from vitascope.model import Model, VideoEmbedding
+from vitascope.model import Model
 from vitascope.scoring import (
     FrameEmbeddings,
     answer_probabilities,

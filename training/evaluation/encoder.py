@@ -21,6 +21,7 @@ from training.data.packed import Packed
 from training.models.fusion import FusedModel
 from training.models.hd_vila import HdVilaConfig
 from training.models.text import VisualCache
+from vitascope.answering import Answer
 from vitascope.bundle.graph_specs import (
     AUDIO_TOKENS,
     LENGTHS,
@@ -36,9 +37,9 @@ from vitascope.bundle.graph_specs import (
 )
 from vitascope.bundle.manifest import Calibration, FrameStream, Task
 from vitascope.captions import Caption, CaptionOptions, generate_captions
+from vitascope.embeddings import VideoEmbedding
 from vitascope.errors import InvalidInput
-from vitascope.model import Answer, Match, VideoEmbedding
-from vitascope.scoring import fused_score, match_probability
+from vitascope.scoring import Match, fused_score, match_probability
 from vitascope.tokenizer import Tokenizer
 
 

@@ -1,0 +1,151 @@
+"""Embeddings of videos, sounds and the clips of files.
+
+Shape letters: B videos or sounds, V visual tokens, K their width, T audio tokens, A their width, D embedding dim.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitascope.audio_windows import Samples, batched_inputs, cut_windows
+from vitascope.bundle.manifest import Manifest
+from vitascope.engines.graphs import GraphRunner
+from vitascope.errors import MediaError
+from vitascope.input_validation import Streams, batch_size_of_streams
+from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
+
+if TYPE_CHECKING:
+    from vitascope.media.file import MediaSource
+    from vitascope.model import Model
+
+Floats = NDArray[np.float32]
+
+CLIPS_IN_MEMORY = 64
+"""Clips of a file whose frames are in memory at the same time."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class VideoEmbedding:
+    """Embeddings of videos.
+
+    Attributes:
+        vectors: (B, D) float32, normalized; D is 0 if the bundle has no embeddings.
+        visual_tokens: (B, V, K) float32.
+    """
+
+    vectors: Floats
+    visual_tokens: Floats
+
+
+@dataclass(frozen=True)
+class AudioEmbedding:
+    """Embeddings of sounds.
+
+    Attributes:
+        vectors: (B, D) float32, normalized.
+        tokens: (B, T, A) float32; None if the bundle has no audio tokens.
+    """
+
+    vectors: Floats
+    tokens: Floats | None
+
+
+@dataclass(frozen=True)
+class FileEmbedding:
+    """Embeddings of the clips of a file.
+
+    Attributes:
+        video: One row per clip; None if the file has no pictures, or the bundle no video graph.
+        audio: One row per clip with sound; None if no clip has any, or the bundle no audio graph.
+        clips_with_sound: Positions of the clips with sound, ascending int64.
+    """
+
+    video: VideoEmbedding | None
+    audio: AudioEmbedding | None
+    clips_with_sound: NDArray[np.int64]
+
+
+def embed_video(graphs: GraphRunner, manifest: Manifest, streams: Streams, batch_size: int) -> VideoEmbedding:
+    """Embed B videos, ``batch_size`` at a time; ``streams`` and errors as in ``Model.embed_video``."""
+    count = batch_size_of_streams(manifest.streams, streams)
+    vectors = np.empty((count, manifest.vector_width), np.float32)
+    tokens = np.empty((count, manifest.visual_tokens, manifest.visual_width), np.float32)
+    for first in range(0, count, batch_size):
+        rows = slice(first, first + batch_size)
+        inputs = {s.name: np.ascontiguousarray(streams[s.name][rows]) for s in manifest.streams}
+        results = graphs.run("video", inputs)
+        tokens[rows] = results["visual_tokens"]
+        if manifest.vector_width:
+            vectors[rows] = results["vector"]
+    return VideoEmbedding(vectors, tokens)
+
+
+def embed_sounds(
+    graphs: GraphRunner, manifest: Manifest, sounds: Iterable[tuple[int, Samples]], count: int, batch_size: int
+) -> tuple[AudioEmbedding, NDArray[np.int64]]:
+    """Embed sounds as the mean of their windows, ``batch_size`` windows at a time.
+
+    Args:
+        graphs: Graphs of the bundle.
+        manifest: Manifest with an audio stream.
+        sounds: Samples (N,) with the position of their sound, which may come in several parts.
+        count: Number of sounds.
+        batch_size: Maximum windows of a run.
+
+    Returns:
+        The embeddings of sounds that are not silent, and their positions.
+    """
+    stream, shapes = manifest.audio, graphs.output_shapes("audio")
+    assert stream is not None
+    sums = {name: np.zeros((count, *shape)) for name, shape in shapes.items()}
+    windows = np.zeros(count, np.int64)
+    for positions, inputs in batched_inputs(cut_windows(stream, sounds), batch_size):
+        for name, array in graphs.run("audio", inputs).items():
+            np.add.at(sums[name], positions, array)
+        np.add.at(windows, positions, 1)
+    rows = np.flatnonzero(windows)
+    norms = np.linalg.norm(sums["vector"][rows], axis=1, keepdims=True)
+    vectors = (sums["vector"][rows] / np.maximum(norms, 1e-12)).astype(np.float32)
+    tokens = None
+    if stream.tokens:
+        tokens = (sums["audio_tokens"][rows] / windows[rows, None, None]).astype(np.float32)
+    return AudioEmbedding(vectors, tokens), rows
+
+
+def embed_clips(
+    model: Model, file: MediaSource, clips: Sequence[tuple[float, float]], limits: MediaLimits = DEFAULT_LIMITS
+) -> Iterator[VideoEmbedding]:
+    """Yield the embeddings of the pictures of clips of a file, ``CLIPS_IN_MEMORY`` rows at a time.
+
+    Raises MediaError, InvalidInput (there is no clip, or one is outside the file), TaskMissing and EngineError.
+    """
+    for first in range(0, max(1, len(clips)), CLIPS_IN_MEMORY):
+        frames = model.decoder.sample(file, model.streams, clips[first : first + CLIPS_IN_MEMORY], limits).frames
+        yield model.embed_video({name: array[:, None] for name, array in frames.items()})
+
+
+def embed_file(
+    model: Model, file: MediaSource, clips: Sequence[tuple[float, float]] | None, limits: MediaLimits
+) -> FileEmbedding:
+    """Embed all that clips of a file have and the bundle has graphs for; arguments and errors as in ``Model``."""
+    info = model.decoder.probe(file, limits)
+    spans = [(0.0, info.duration)] if clips is None else list(clips)
+    graphs = model.bundle.manifest.graphs
+    audio, clips_with_sound = None, np.zeros(0, np.int64)
+    if info.kind == "audio" or (info.audio is not None and ("audio" in graphs or "video" not in graphs)):
+        try:
+            audio, clips_with_sound = model.embed_audio_file(file, spans, limits)
+        except MediaError as error:
+            if info.kind == "audio" or "video" not in graphs:
+                raise
+            _log.warning("the sound is left out: %s", error)
+    has_video = info.kind != "audio" and ("video" in graphs or info.audio is None)
+    video = model.embed_video_file(file, spans, limits) if has_video else None
+    return FileEmbedding(video, audio if len(clips_with_sound) else None, clips_with_sound)
