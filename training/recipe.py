@@ -9,7 +9,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -43,10 +43,20 @@ WITHOUT_TOKENS: frozenset[Objective] = AUDIO_OBJECTIVES.union({"itc", "correlati
 """Objectives that read no visual token, but embeddings of videos alone."""
 
 
+class TrainedPart(NamedTuple):
+    """A part of the model that stages with one value of `frozen` train alone, and its objectives."""
+
+    module: str
+    objectives: frozenset[Objective]
+
+
+TRAINED_PARTS = {
+    "all_but_audio": TrainedPart("audio", AUDIO_OBJECTIVES),
+    "all_but_captions": TrainedPart("caption_decoder", frozenset({"captions"})),
+}
+"""By value of `frozen`."""
 CACHED_FEATURES = ("visual", "embeddings", "all_but_captions")
 """Values of a stage's `frozen` with which the features of the video encoder are cached."""
-ONLY_TRAINED = {"all_but_audio": "audio", "all_but_captions": "caption_decoder"}
-"""By value of `frozen`: the part of the model that alone is trained."""
 
 
 class StrictModel(BaseModel):
@@ -303,15 +313,11 @@ def _validate_dataset(stage: Stage, dataset: DatasetConfig) -> None:
             f"objectives: {sorted(dataset.objectives)} of {dataset.corpus!r} in stage {stage.name!r} with frozen = "
             f"'visual'; some of {sorted(WITHOUT_TOKENS)} were expected"
         )
-    if stage.frozen == "all_but_audio" and not set(dataset.objectives) <= AUDIO_OBJECTIVES:
+    part = TRAINED_PARTS.get(stage.frozen)
+    if part and not set(dataset.objectives) <= part.objectives:
         raise ValueError(
             f"objectives: {sorted(dataset.objectives)} of {dataset.corpus!r} in stage {stage.name!r} with frozen = "
-            f"'all_but_audio'; some of {sorted(AUDIO_OBJECTIVES)} were expected"
-        )
-    if stage.frozen == "all_but_captions" and set(dataset.objectives) != {"captions"}:
-        raise ValueError(
-            f"objectives: {sorted(dataset.objectives)} of {dataset.corpus!r} in stage {stage.name!r} with frozen = "
-            "'all_but_captions'; 'captions' alone was expected"
+            f"{stage.frozen!r}; some of {sorted(part.objectives)} were expected"
         )
     for objective in sorted({"mvm", "cnn_features"} & set(dataset.objectives)):
         if dataset.micro_batch_size:

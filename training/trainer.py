@@ -35,7 +35,7 @@ from training.models.pretrained import PretrainedMaps
 from training.models.visual_parsing import VisualParsingConfig
 from training.objectives.class_names import class_texts, teacher_probabilities
 from training.objectives.class_prototypes import ClassPrototypes
-from training.recipe import CACHED_FEATURES, ONLY_TRAINED, Recipe, Stage
+from training.recipe import CACHED_FEATURES, TRAINED_PARTS, Recipe, Stage
 from training.train_step import (
     TEXTS_PER_PASS,
     MeanTextStates,
@@ -323,7 +323,8 @@ def freeze(model: FusedModel, stage: Stage) -> None:
     that the architecture freezes.
     """
     model.encoders_frozen = stage.frozen in ("encoders", "embeddings")
-    model.only_trained = ONLY_TRAINED.get(stage.frozen)
+    part = TRAINED_PARTS.get(stage.frozen)
+    model.only_trained = part and part.module
     model.visual_frozen = stage.frozen in CACHED_FEATURES and not model.only_trained
     text_lr_mults = (stage.text_lr_mult, stage.fused_lr_mult) if model.cfg.vector_from_fused else (stage.text_lr_mult,)
     model.text_frozen = bool(model.only_trained) or (stage.frozen == "visual" and not any(text_lr_mults))
