@@ -77,16 +77,15 @@ def similarity_probability(calibration: Calibration, similarity: Scores) -> _Flo
     return _sigmoid(scale * np.asarray(similarity, np.float64) + bias)
 
 
-def sound_evidence(similarity: Scores, mean: float | _Float64, deviation: float | _Float64, sounds: int) -> _Float64:
+def sound_evidence(heard: Scores, sounds: int) -> _Float64:
     """Return the evidence (B,), 0 to 1, that sounds fit: 0.5 where a cosine is the highest of so many by chance.
 
     Args:
-        similarity: Cosines (B,) with sounds.
-        mean: Of the query's cosines with sounds of the collection.
-        deviation: Their standard deviation.
-        sounds: How many sounds there are.
+        heard: Cosines (B,) with sounds, in standard deviations above the mean of the query's.
+        sounds: How many clips have sound.
     """
-    return _evidence_of_deviations((np.asarray(similarity, np.float64) - mean) / deviation, sounds)
+    chance = math.sqrt(2 * math.log(max(2, sounds)))
+    return _sigmoid(SOUND_SLOPE * (np.asarray(heard, np.float64) - chance))
 
 
 def joint_evidence(seen: Scores, heard: Scores, sounds: int) -> _Float64:
@@ -99,13 +98,15 @@ def joint_evidence(seen: Scores, heard: Scores, sounds: int) -> _Float64:
         heard: The same with sounds.
         sounds: How many clips have sound.
     """
-    together = (np.asarray(seen, np.float64) + np.asarray(heard, np.float64)) / math.sqrt(2)
-    return _evidence_of_deviations(together - JOINT_MARGIN, sounds)
+    return sound_evidence((np.asarray(seen) + np.asarray(heard)) / math.sqrt(2) - JOINT_MARGIN, sounds)
 
 
-def _evidence_of_deviations(deviations: _Float64, sounds: int) -> _Float64:
-    chance = math.sqrt(2 * math.log(max(2, sounds)))
-    return _sigmoid(SOUND_SLOPE * (deviations - chance))
+def combine_evidence(*evidence: Scores) -> _Float64:
+    """Combine evidence (B,) that clips fit, 0 to 1 each and independent: 1 - (1 - a)(1 - b), without its rounding."""
+    combined: _Float64 = np.zeros(np.shape(evidence[0]))
+    for values in evidence:
+        combined = combined + (1 - combined) * values
+    return combined
 
 
 def fused_score(calibration: Calibration, similarity: Scores, match_logits: Scores) -> _Float64:

@@ -11,13 +11,15 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
 from index.records import SIGNALS, Float32, SearchSignal, Signal
 from index.search.candidates import RANK_DEPTH, Candidate, WordMatch, main_signal, stored_cosines
 from index.storage.queries import count_embeddings, sample_embeddings
 from vitascope.bundle.manifest import Calibration
-from vitascope.scoring import joint_evidence, similarity_probability, sound_evidence
+from vitascope.scoring import combine_evidence, joint_evidence, similarity_probability, sound_evidence
+
+Float64 = NDArray[np.float64]
 
 UNCALIBRATED_WEIGHT = 0.6
 """Weight of (1 + similarity) / 2 beside words, where similarity has no calibration: it is high for all clips."""
@@ -33,7 +35,7 @@ class Spread(NamedTuple):
     mean: float
     deviation: float
 
-    def deviations(self, cosines: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def deviations(self, cosines: Float64) -> Float64:
         """Return cosines (C,) in standard deviations above the mean."""
         return (cosines - self.mean) / self.deviation
 
@@ -64,19 +66,19 @@ class Evidence:
         """Return whether embeddings are compared, and not words alone."""
         return not self.weights.keys().isdisjoint(SIGNALS)
 
-    def combine(self, seen: float, heard: float) -> float:
-        """Combine the evidence of pictures and sound.
+    def combine(self, seen: Float64, heard: Float64) -> Float64:
+        """Combine the evidence (C,) of pictures and sound.
 
         What stands in for a probability is high for all clips that have the signal, so the higher one counts.
         """
-        return combined_score(seen, heard) if is_calibrated(self.calibration) else max(seen, heard)
+        return combine_evidence(seen, heard) if is_calibrated(self.calibration) else np.maximum(seen, heard)
 
-    def of_pictures(self, cosines: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def of_pictures(self, cosines: Float64) -> Float64:
         """Return the probabilities (C,) that pictures fit, or what stands in for them without a calibration."""
         probabilities = None if self.calibration is None else similarity_probability(self.calibration, cosines)
         return UNCALIBRATED_WEIGHT * (1 + cosines) / 2 if probabilities is None else probabilities
 
-    def of_sound(self, cosines: npt.NDArray[np.float64], pictures: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def of_sound(self, cosines: Float64, pictures: Float64) -> Float64:
         """Return the evidence (C,) that sound fits, alone or together with pictures.
 
         Cosines with sound have another mean and spread than those with pictures. Beside calibrated pictures, sound gets
@@ -93,11 +95,12 @@ class Evidence:
             if visual is not None:
                 cosines = np.clip(visual.mean + audio.deviations(cosines) * visual.deviation, -1, 1)
             return self.of_pictures(cosines)
-        alone = sound_evidence(cosines, audio.mean, audio.deviation, self.sounds)
+        heard = audio.deviations(cosines)
+        alone = sound_evidence(heard, self.sounds)
         if visual is None or "visual" not in self.weights:
             return alone
-        together = joint_evidence(visual.deviations(pictures), audio.deviations(cosines), self.sounds)
-        return 1 - (1 - alone) * (1 - np.nan_to_num(together))
+        together = joint_evidence(visual.deviations(pictures), heard, self.sounds)
+        return combine_evidence(alone, np.nan_to_num(together))
 
 
 def measure_evidence(
@@ -119,14 +122,6 @@ def measure_evidence(
     return Evidence(weights, calibration, spreads, count_embeddings(connection, "audio") if spreads else 0)
 
 
-def combined_score(*evidence: float) -> float:
-    """Combine evidence that a clip fits, 0 to 1 each and independent of each other."""
-    combined = 0.0
-    for value in evidence:
-        combined += (1 - combined) * value
-    return combined
-
-
 def fuse(
     connection: sqlite3.Connection,
     query: Float32,
@@ -135,7 +130,7 @@ def fuse(
     evidence: Evidence,
     depth: int,
 ) -> list[Candidate]:
-    """Rank the clips of all rankings together by ``combined_score``; return the best ``depth``.
+    """Rank the clips of all rankings together by their combined evidence; return the best ``depth``.
 
     Ties: first clips with the whole phrase, then by similarity, then by id.
 
@@ -218,9 +213,12 @@ def _with_sound(candidates: Sequence[Candidate], evidence: Evidence) -> list[Can
 
 def _scores(candidates: Sequence[Candidate], evidence: Evidence) -> list[float]:
     cosines = np.array([candidate.cosines.get("visual", -1.0) for candidate in candidates], np.float64)
-    weight = evidence.weights.get("visual", 0.0)
-    scores = []
-    for candidate, fit in zip(candidates, evidence.of_pictures(cosines).tolist(), strict=True):
-        seen = weight * (fit if candidate.fit is None else candidate.fit) if "visual" in candidate.cosines else 0.0
-        scores.append(combined_score(candidate.words, evidence.combine(seen, candidate.sound or 0.0)))
+    fits = [
+        (fit if candidate.fit is None else candidate.fit) if "visual" in candidate.cosines else 0.0
+        for candidate, fit in zip(candidates, evidence.of_pictures(cosines).tolist(), strict=True)
+    ]
+    seen = evidence.weights.get("visual", 0.0) * np.array(fits)
+    heard = np.array([candidate.sound or 0.0 for candidate in candidates])
+    words = np.array([candidate.words for candidate in candidates])
+    scores: list[float] = combine_evidence(words, evidence.combine(seen, heard)).tolist()
     return scores

@@ -14,11 +14,11 @@ import numpy as np
 from index.collection import Collection
 from index.records import Clip, Float32, SearchSignal
 from index.search.candidates import Candidate
-from index.search.fusion import combined_score
 from index.search.request import QueryPart, TextPart
 from index.storage.queries import load_embeddings
 from vitascope.bundle.manifest import Manifest
 from vitascope.model import Model
+from vitascope.scoring import combine_evidence
 
 RERANK_BATCH_SIZE = 32
 """Pairs whose visual tokens are held in memory together."""
@@ -91,13 +91,12 @@ def rerank(
         scores |= {clip_id: score for (_, clip_id, _), score in _score_pairs(model, pairs, tokens)}
         unscored |= {clip_id for clip_id, array in tokens.items() if array is None}
 
-    def order(candidate: Candidate) -> tuple[float, bool]:
-        score = scores.get(candidate.clip_id)
-        seen = 0.0 if score is None else visual_weight * score.fused
-        return -combined_score(candidate.words, seen, candidate.sound or 0.0), score is None
-
     present = [c for c in candidates[:count] if c.clip_id in scores or c.clip_id in unscored]
-    movable = iter(sorted((c for c in present if c.words < FIXED_WORDS), key=order))
+    fused = np.array([scores[c.clip_id].fused if c.clip_id in scores else 0.0 for c in present])
+    sound = np.array([c.sound or 0.0 for c in present])
+    total = combine_evidence(np.array([c.words for c in present]), visual_weight * fused, sound)
+    order = np.lexsort((np.array([c.clip_id in unscored for c in present]), -total)).tolist()
+    movable = iter([present[i] for i in order if present[i].words < FIXED_WORDS])
     reranked = [next(movable) if c.words < FIXED_WORDS else c for c in present]
     return [*reranked, *candidates[count:]], scores
 

@@ -25,7 +25,7 @@ from vitascope.bundle.graph_specs import AUDIO_TOKENS, LENGTHS, SAMPLES
 from vitascope.bundle.manifest import AudioStream, Calibration
 from vitascope.media.limits import SILENCE
 from vitascope.model import Model
-from vitascope.scoring import joint_evidence, similarity_probability, sound_evidence
+from vitascope.scoring import combine_evidence, joint_evidence, similarity_probability, sound_evidence
 
 BATCH_SIZE = 16
 RERANK_QUERIES = 200
@@ -155,18 +155,17 @@ def search_scores(calibration: Calibration, texts: np.ndarray, videos: np.ndarra
         return joint_gallery(videos, sounds).scores(texts)
     cosines = texts @ sounds.T
     count = int(has_sound.sum())
-    mean, deviation = _spread(cosines[:, has_sound])
-    heard = sound_evidence(cosines, mean, deviation, count)
-    mean_seen, deviation_seen = _spread(cosines_seen)
-    together = joint_evidence((cosines_seen - mean_seen) / deviation_seen, (cosines - mean) / deviation, count)
-    scores: np.ndarray = 1.0 - (1.0 - seen) * np.where(has_sound, (1.0 - heard) * (1.0 - together), 1.0)
-    return scores
+    heard = _deviations(cosines, cosines[:, has_sound])
+    alone = sound_evidence(heard, count)
+    together = joint_evidence(_deviations(cosines_seen, cosines_seen), heard, count)
+    return combine_evidence(seen, has_sound * alone, has_sound * together)
 
 
-def _spread(cosines_TN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation (T, 1) of each text's cosines."""
-    mean, deviation = (f(cosines_TN, axis=1, keepdims=True) for f in (np.mean, np.std))
-    return mean, np.maximum(deviation, 1e-12)
+def _deviations(cosines_TN: np.ndarray, sample: np.ndarray) -> np.ndarray:
+    """Return each text's cosines (T, N) in standard deviations above the mean of its sample."""
+    mean, deviation = (f(sample, axis=1, keepdims=True) for f in (np.mean, np.std))
+    standardized: np.ndarray = (cosines_TN - mean) / np.maximum(deviation, 1e-12)
+    return standardized
 
 
 def scene_metrics(
