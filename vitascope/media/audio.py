@@ -33,6 +33,7 @@ from vitascope.media.video import (
 )
 
 if TYPE_CHECKING:
+    from av.audio.fifo import AudioFifo
     from av.audio.frame import AudioFrame
     from av.audio.stream import AudioStream
     from av.container import InputContainer
@@ -59,7 +60,7 @@ _BLOCK_SECONDS = 0.5
 """Seconds of sound that are converted together."""
 _MARGIN = 0.05
 """Seconds resampled before and after a span, longer than the resampler's filter."""
-_MAX_DRIFT = Fraction(1, 40)
+_MAX_DRIFT = 0.025
 """Seconds by which timestamps may differ from the count of samples before the sound is moved. FFmpeg's of Vorbis are up
 to 448 samples off where blocks change their size."""
 _MAX_OVERLAP = Fraction(1)
@@ -350,56 +351,49 @@ def _blocks(audio: OpenAudio, begin: float) -> Iterator[_Block]:
             origin = (head[0].pts or 0) * time_base
         grid = _frame_grid(head, time_base, origin or Fraction(0))
         _seek(audio, Fraction(begin) + (origin or 0))
-    frames: list[AudioFrame] = []  # consecutive ones of one rate and layout, which are converted together
-    count = 0  # of their samples
+    pending = av.AudioFifo()  # consecutive frames of one kind, which are converted together
+    kind: tuple[int, str, str] | None = None  # rate, sample format and layout of the last frame
     start = floor = Fraction(0)  # time of the first of them; time up to which sound was returned
     zero, tick = 0.0, float(time_base)  # expected timestamp of the first of them, and unit of timestamps, in seconds
     shift = Fraction(0)
     for frame in _frames(audio):
-        if not _MIN_RATE <= frame.sample_rate <= MAX_RATE:
-            raise MediaUnsupported(
-                f"{audio.file.name}: {frame.sample_rate} Hz; {_MIN_RATE} to {MAX_RATE} Hz were expected"
-            )
-        if not frames:
-            timestamp = (frame.pts or 0) * time_base
+        rate, pts = frame.sample_rate, frame.pts or 0
+        if not _MIN_RATE <= rate <= MAX_RATE:
+            raise MediaUnsupported(f"{audio.file.name}: {rate} Hz; {_MIN_RATE} to {MAX_RATE} Hz were expected")
+        kind, previous = (rate, frame.format.name, frame.layout.name), kind
+        if previous is None:
+            timestamp = pts * time_base
             origin = timestamp if origin is None else origin
             start = floor = timestamp - origin if grid is None else _snap(timestamp - origin, *grid, time_base)
             zero = float(start + origin)
         else:
             # In floats, since exact fractions would take longer than decoding.
             is_timed = audio.is_timed and frame.pts is not None
-            drift = (frame.pts or 0) * tick - zero - count / frames[0].sample_rate if is_timed else 0.0
+            drift = pts * tick - zero - pending.samples / previous[0] if is_timed else 0.0
             has_moved = abs(drift) > _MAX_DRIFT
-            if has_moved or count >= _BLOCK_SECONDS * frame.sample_rate or not _are_alike(frames[0], frame):
-                if (block := _block(frames, start, floor)) is not None:
+            if has_moved or pending.samples >= _BLOCK_SECONDS * rate or kind != previous:
+                end = start + Fraction(pending.samples, previous[0])
+                if (block := _block(pending, start, floor)) is not None:
                     yield block
-                start += Fraction(count, frames[0].sample_rate)
-                frames, count, floor = [], 0, max(floor, start)
+                pending, start, floor = av.AudioFifo(), end, max(floor, end)
                 if has_moved and origin is not None:
-                    time = (frame.pts or 0) * time_base - origin + shift
+                    time = pts * time_base - origin + shift
                     if time < floor - _MAX_OVERLAP:
                         shift += start - time
                     else:
                         start = time
                 zero = float(start - shift + (origin or 0))
-        frames.append(frame)
-        count += frame.samples
-    if frames and (block := _block(frames, start, floor)) is not None:
+        frame.pts = None  # a queue takes no frames whose timestamps have moved
+        pending.write(frame)
+    if (block := _block(pending, start, floor)) is not None:
         yield block
 
 
-def _are_alike(frame: AudioFrame, other: AudioFrame) -> bool:
-    """Return whether frames can be converted together."""
-    return (frame.sample_rate, frame.format.name, frame.layout.name) == (
-        other.sample_rate,
-        other.format.name,
-        other.layout.name,
-    )
-
-
-def _block(frames: Sequence[AudioFrame], start: Fraction, floor: Fraction) -> _Block | None:
+def _block(frames: AudioFifo, start: Fraction, floor: Fraction) -> _Block | None:
     """Return the samples of frames from ``start`` (s) without those before ``floor``; None if nothing is left."""
-    rate, samples = frames[0].sample_rate, _mono(frames)
+    if not frames.samples or (frame := frames.read()) is None:
+        return None
+    rate, samples = frame.sample_rate, _mono(frame)
     position = _position(start, rate)
     overlap = max(0, _position(floor, rate) - position)
     return _Block(position + overlap, samples[overlap:], rate) if overlap < len(samples) else None
@@ -460,13 +454,16 @@ def _frames(audio: OpenAudio) -> Iterator[AudioFrame]:
         raise MediaCorrupt(f"{audio.file.name}: no sound can be decoded")
 
 
-def _mono(frames: Sequence[AudioFrame]) -> Samples:
-    """Return the mean of the channels of frames as float32 from -1 to 1."""
-    values = np.concatenate([frame.to_ndarray() for frame in frames], axis=1)
-    if not frames[0].format.is_planar:
-        values = values.reshape(-1, frames[0].layout.nb_channels).T
-    if values.dtype.kind == "f":
+def _mono(frame: AudioFrame) -> Samples:
+    """Return the mean of the channels of a frame as float32 from -1 to 1."""
+    values = frame.to_ndarray()
+    if not frame.format.is_planar:
+        values = values.reshape(-1, frame.layout.nb_channels).T
+    if values.dtype.kind == "f" and not (values.min() >= -1 and values.max() <= 1):  # also for NaN
         values = np.clip(np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0), -1, 1)
-    zero, full = {"u": (128.0, 128.0), "i": (0.0, 2.0 ** (8 * values.itemsize - 1)), "f": (0.0, 1.0)}[values.dtype.kind]
-    mean: Samples = ((values.mean(axis=0, dtype=np.float64) - zero) / full).astype(np.float32)
-    return mean
+    mean = values.mean(axis=0, dtype=np.float64)
+    if values.dtype.kind != "f":
+        zero = 128.0 if values.dtype.kind == "u" else 0.0
+        mean = (mean - zero) / 2.0 ** (8 * values.itemsize - 1)
+    samples: Samples = mean.astype(np.float32)
+    return samples
