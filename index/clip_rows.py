@@ -1,15 +1,13 @@
-"""Stored form of clips: of new ones, which are checked, and of visual tokens.
-
-Shape letters: V visual tokens, W their width.
-"""
+"""Stored form of clips: of new ones, which are checked, and of tokens."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy.typing as npt
 
-from index.records import Float32, NewClip, check_span, check_text, check_thumbnail, check_tokens
+from index.records import Float32, NewClip, Signal, check_span, check_text, check_thumbnail, check_tokens
 from index.storage.queries import ClipRow
 from vitascope.errors import InvalidInput, StorageError
 from vitascope.visual_token_codec import decode_tokens, encode_tokens
@@ -19,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def clip_row(collection: Collection, clip: NewClip, *, has_pictures: bool) -> ClipRow:
-    """Return the stored form of a clip, of a video with or without pictures. Raises InvalidInput naming the field."""
+    """Return the stored form of a clip, of a video with or without pictures. Raises InvalidInput naming the field.
+
+    A collection that an earlier version created stores no audio tokens.
+    """
     if clip.audio_embedding is not None:
         collection.require_signals(["audio"])
     has_pictures = has_pictures and "visual" in collection.signals
@@ -27,25 +28,43 @@ def clip_row(collection: Collection, clip: NewClip, *, has_pictures: bool) -> Cl
         if (value is not None) != has_pictures:
             actual = None if has_pictures else "an array"
             raise InvalidInput(f"{name}: {actual}; one was expected of a video with pictures, and of no other")
-    tokens = None if clip.visual_tokens is None else check_tokens(clip.visual_tokens, collection.tokens_shape)
+    if clip.audio_tokens is not None and clip.audio_embedding is None:
+        raise InvalidInput("audio_tokens: an array; none was expected of a clip without an audio embedding")
     return ClipRow(
         span=check_span(clip.start, clip.end),
         vector=_embedding_blob(collection, clip.embedding),
-        tokens=None if tokens is None else encode_tokens(tokens, collection.token_encoding),
+        tokens=_token_blob(collection, clip.visual_tokens, "visual"),
         text=check_text("text", clip.text),
         thumbnail=check_thumbnail(clip.thumbnail),
         audio_vector=_embedding_blob(collection, clip.audio_embedding),
+        audio_tokens=_token_blob(collection, clip.audio_tokens, "audio"),
     )
 
 
-def decode_clip_tokens(collection: Collection, clip_id: int, blob: bytes | None) -> Float32 | None:
-    """Return visual tokens (V, W) from their stored form. Raises StorageError for a damaged one."""
-    if blob is None:
+def token_shapes(meta: Mapping[str, str]) -> dict[Signal, tuple[int, int]]:
+    """Return the shapes of tokens by signal, of a catalogue with this table meta. Raises KeyError and ValueError."""
+    shapes: dict[Signal, tuple[int, int]] = {"visual": (int(meta["visual_tokens"]), int(meta["visual_width"]))}
+    if "audio_tokens" in meta:
+        shapes["audio"] = int(meta["audio_tokens"]), int(meta["audio_width"])
+    return shapes
+
+
+def decode_clip_tokens(collection: Collection, clip_id: int, blob: bytes | None, signal: Signal) -> Float32 | None:
+    """Return tokens from their stored form, in the shape of the signal's. Raises StorageError for a damaged one."""
+    shape = collection.token_shapes.get(signal)
+    if blob is None or shape is None:
         return None
     try:
-        return decode_tokens(blob, collection.token_encoding, collection.tokens_shape)
+        return decode_tokens(blob, collection.token_encoding, shape)
     except InvalidInput as error:
         raise StorageError(f"{collection.catalogue.path}: clip {clip_id}: {error}") from error
+
+
+def _token_blob(collection: Collection, tokens: npt.ArrayLike | None, signal: Signal) -> bytes | None:
+    shape = collection.token_shapes.get(signal)
+    if tokens is None or shape is None:
+        return None
+    return encode_tokens(check_tokens(tokens, shape, f"{signal}_tokens"), collection.token_encoding)
 
 
 def _embedding_blob(collection: Collection, embedding: npt.ArrayLike | None) -> bytes | None:

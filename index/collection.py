@@ -15,7 +15,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from index.clip_rows import clip_row, decode_clip_tokens
+from index.clip_rows import clip_row, decode_clip_tokens, token_shapes
 from index.media_files import MediaFiles
 from index.records import (
     Clip,
@@ -81,7 +81,7 @@ class Collection:
             self.bundle_name = meta["bundle"]
             self.embed_dim = int(meta["vector_width"])
             self._model_dim = int(meta.get(MODEL_DIM_KEY, self.embed_dim))
-            self.tokens_shape = (int(meta["visual_tokens"]), int(meta["visual_width"]))
+            self.token_shapes = token_shapes(meta)
             self.token_encoding = check_encoding(meta.get("token_encoding", "float16"))
             self.created_at = float(meta["created_at"])
             self.vector_backend = backend_of(meta)
@@ -409,13 +409,13 @@ class Collection:
         by_id = self.stored_tokens(clip_ids)
         if missing := [str(clip_id) for clip_id in clip_ids if by_id.get(clip_id) is None]:
             raise NotFound(f"collection {self.name}: no visual tokens of clip {', '.join(missing[:10])}")
-        return np.array([by_id[clip_id] for clip_id in clip_ids], np.float32).reshape(len(clip_ids), *self.tokens_shape)
+        return np.array([by_id[i] for i in clip_ids], np.float32).reshape(len(clip_ids), *self.token_shapes["visual"])
 
-    def stored_tokens(self, clip_ids: Iterable[int]) -> dict[int, Float32 | None]:
-        """Return visual tokens (V, W) float32 by clip id: None for a clip without any, no entry for a missing clip."""
+    def stored_tokens(self, clip_ids: Iterable[int], signal: Signal = "visual") -> dict[int, Float32 | None]:
+        """Return tokens of pictures or sound by clip id: None for a clip without any, no entry for a missing clip."""
         with self.catalogue.read() as connection:
-            blobs = queries.load_token_blobs(connection, [_to_int64(clip_id) for clip_id in clip_ids])
-        return {clip_id: decode_clip_tokens(self, clip_id, blob) for clip_id, blob in blobs.items()}
+            blobs = queries.load_token_blobs(connection, [_to_int64(clip_id) for clip_id in clip_ids], signal)
+        return {clip_id: decode_clip_tokens(self, clip_id, blob, signal) for clip_id, blob in blobs.items()}
 
     def search(
         self, embedding: npt.ArrayLike, k: int, where: Filter | None = None, signal: Signal = "visual"

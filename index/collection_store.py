@@ -311,6 +311,8 @@ def initial_metadata(
         raise InvalidInput(f"vectors: {vectors!r}; {FAISS} was expected, as {manifest.name} embeds sounds alone")
     signals = signals if backend == FAISS else ["visual"]
     dimensions = manifest.check_dimensions(dimensions)
+    audio = manifest.audio if "audio" in signals else None
+    audio_shape = {"audio_tokens": str(audio.tokens), "audio_width": str(audio.width)} if audio and audio.fused else {}
     return {
         **({} if signals == ["visual"] else {SIGNALS_KEY: ",".join(signals)}),
         **({} if dimensions == manifest.vector_width else {MODEL_DIM_KEY: str(manifest.vector_width)}),
@@ -320,6 +322,7 @@ def initial_metadata(
         "vector_width": str(dimensions),
         "visual_tokens": str(manifest.visual_tokens),
         "visual_width": str(manifest.visual_width),
+        **audio_shape,
         "token_encoding": token_encoding,
         INDEX_KIND_KEY: check_index_kind(index_kind, index_kinds_of(backend)),
         "created_at": repr(time.time()),

@@ -83,6 +83,7 @@ class NewClip:
         text: spoken words.
         thumbnail: a JPEG image.
         audio_embedding: of its sound, (D,), of any length above 0; None for a clip without sound or with silence.
+        audio_tokens: of its sound, (T, A), finite as float16; None for a clip without, or if the model fuses no sound.
     """
 
     start: float
@@ -92,6 +93,7 @@ class NewClip:
     text: str = ""
     thumbnail: bytes | None = None
     audio_embedding: npt.NDArray[np.floating] | None = None
+    audio_tokens: npt.NDArray[np.floating] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,17 +270,20 @@ def check_embedding(embedding: npt.ArrayLike, dim: int, name: str = "embedding")
     return (array / length).astype(np.float32)
 
 
-def check_tokens(tokens: npt.ArrayLike, shape: tuple[int, int]) -> npt.NDArray[np.float16]:
-    """Return ``tokens`` (V, W) as float16. Raises InvalidInput for another shape or numbers beyond float16."""
+def check_tokens(tokens: npt.ArrayLike, shape: tuple[int, int], name: str) -> npt.NDArray[np.float16]:
+    """Return ``tokens`` of ``shape`` as float16.
+
+    Raises InvalidInput, beginning with ``name``, for another shape or numbers beyond float16.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         try:
             array = np.asarray(tokens).astype("<f2")
         except (TypeError, ValueError) as error:
-            raise InvalidInput(f"visual_tokens: {error}; an array {shape} was expected") from error
+            raise InvalidInput(f"{name}: {error}; an array {shape} was expected") from error
     if array.shape != shape:
-        raise InvalidInput(f"visual_tokens: shape {array.shape}; {shape} was expected")
+        raise InvalidInput(f"{name}: shape {array.shape}; {shape} was expected")
     if not np.isfinite(array).all():
-        raise InvalidInput("visual_tokens: not finite as float16; finite numbers below 65504 were expected")
+        raise InvalidInput(f"{name}: not finite as float16; finite numbers below 65504 were expected")
     return array
 
 

@@ -1,10 +1,10 @@
-"""Encoding of visual tokens as bytes, for storage with a clip.
+"""Encoding of visual and audio tokens as bytes, for storage with a clip.
 
 ``float16``: little-endian values. ``int8``: a float16 scale per token, then integers from -127 to 127; a value is its
 integer times the scale of its token. int8 takes half the bytes, with an error of at most half a scale, 1/254 of the
 token's largest absolute value.
 
-Shape letters: V visual tokens, K their width.
+Shape letters: V tokens, K their width.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ def check_stored(stored: bytes, encoding: TokenEncoding, shape: tuple[int, int])
     """Validate encoded tokens of ``shape`` (V, K). Raises InvalidInput for another length, or values not finite."""
     if len(stored) != encoded_bytes(encoding, shape):
         raise InvalidInput(
-            f"visual tokens: {len(stored)} bytes; {encoded_bytes(encoding, shape)} were expected, "
+            f"tokens: {len(stored)} bytes; {encoded_bytes(encoding, shape)} were expected, "
             f"for shape {shape} as {encoding}"
         )
     floats = np.frombuffer(stored, "<f2", count=-1 if encoding == "float16" else shape[0])
     if not np.isfinite(floats).all():
-        raise InvalidInput("visual tokens: not finite; finite numbers were expected")
+        raise InvalidInput("tokens: not finite; finite numbers were expected")
 
 
 def decode_tokens(stored: bytes, encoding: TokenEncoding, shape: tuple[int, int]) -> NDArray[np.float32]:

@@ -211,7 +211,7 @@ def create_collection(data: Path, name: str, model: Model, clips: int, *, tokens
 
 
 def _add_video(collection: Collection, number: int, embeddings: Float32, tokens: bool) -> None:
-    zeros = np.zeros(collection.tokens_shape, np.float32)
+    zeros = np.zeros(collection.token_shapes["visual"], np.float32)
     encoded = encode_tokens(zeros, collection.token_encoding) if tokens else None
     video = NewVideo(
         content_sha256=hashlib.sha256(str(number).encode()).hexdigest(),
@@ -230,6 +230,7 @@ def _add_video(collection: Collection, number: int, embeddings: Float32, tokens:
             text="",
             thumbnail=None,
             audio_vector=None,
+            audio_tokens=None,
         )
         for clip, embedding in enumerate(embeddings)
     ]

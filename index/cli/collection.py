@@ -110,7 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="seconds between the frames that are looked at (default: %(default)g)",
     )
     export = add_action("export", "export a collection as Parquet files", existing, ("folder", "folder to create"))
-    export.add_argument("--tokens", action="store_true", help="include the visual tokens for reranking (much larger)")
+    export.add_argument("--tokens", action="store_true", help="include tokens for reranking (much larger)")
     export.add_argument("--thumbnails", action="store_true", help="include the thumbnails of clips")
     importing = add_action("import", "create a collection from an export", ("folder", "folder of an export"), new)
     _add_vectors(importing, vectors)

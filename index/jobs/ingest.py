@@ -46,15 +46,22 @@ class ClipSpec(NamedTuple):
     text: str
 
 
+class ClipSound(NamedTuple):
+    """Embedding (D,) of the sound of a clip, and its audio tokens (T, A) if the model fuses sound."""
+
+    embedding: Float32
+    tokens: NDArray[np.float16] | None
+
+
 class DecodedClips(NamedTuple):
     """Frames of C clips by stream, each (C, 1, F, H, W, 3) uint8; and by clip, a JPEG thumbnail and its sound.
 
-    ``frames`` is empty without pictures. ``audio_embeddings``: (D,) each; None for a clip without sound.
+    ``frames`` is empty without pictures. ``sounds``: None for a clip without sound.
     """
 
     frames: Mapping[str, NDArray[np.uint8]]
     thumbnails: list[bytes | None]
-    audio_embeddings: list[Float32 | None]
+    sounds: list[ClipSound | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,34 +247,36 @@ def decode_clips(
     spans = [(clip.start, clip.end) for clip in clips]
     frames: dict[str, NDArray[np.uint8]] = {}
     thumbnails: list[bytes | None] = [None] * len(clips)
-    audio_embeddings: list[Float32 | None] = [None] * len(clips)
+    sounds: list[ClipSound | None] = [None] * len(clips)
     if "visual" in signals:
         sampled = model.decoder.sample(prepared.media, model.streams, spans, limits, threads=threads, thumbnails=True)
         frames, thumbnails = {name: array[:, None] for name, array in sampled.frames.items()}, sampled.thumbnails
     if "audio" in signals:
         try:
-            sound, positions = model.embed_audio_file(prepared.media, spans, limits)
+            embedded, positions = model.embed_audio_file(prepared.media, spans, limits)
         except MediaError as error:
             if "visual" not in signals:
                 raise
             _log.warning("%s: its sound is left out: %s", prepared.media.name, error)
         else:
-            for position, vector in zip(positions.tolist(), sound.vectors, strict=True):
-                audio_embeddings[position] = vector
-    return DecodedClips(frames, thumbnails, audio_embeddings)
+            tokens = embedded.tokens if model.fuses_audio else None
+            for row, position in enumerate(positions.tolist()):
+                own = None if tokens is None else tokens[row].astype(np.float16)
+                sounds[position] = ClipSound(embedded.vectors[row], own)
+    return DecodedClips(frames, thumbnails, sounds)
 
 
 def embed_clips(model: Model, clips: Sequence[ClipSpec], decoded: DecodedClips) -> list[NewClip]:
-    """Return the clips with embeddings and visual tokens. Raises TaskMissing, BundleError, EngineError."""
+    """Return the clips with embeddings and tokens. Raises TaskMissing, BundleError, EngineError."""
     vectors: Sequence[Float32 | None] = [None] * len(clips)
     tokens: Sequence[NDArray[np.float16] | None] = [None] * len(clips)
     if decoded.frames:
         embedded = model.embed_video(decoded.frames)
         vectors, tokens = list(embedded.vectors), list(embedded.visual_tokens.astype("float16"))
-    rows = zip(clips, vectors, tokens, decoded.thumbnails, decoded.audio_embeddings, strict=True)
+    rows = zip(clips, vectors, tokens, decoded.thumbnails, decoded.sounds, strict=True)
     return [
-        NewClip(clip.start, clip.end, vector, visual_tokens, clip.text, thumbnail, audio_embedding)
-        for clip, vector, visual_tokens, thumbnail, audio_embedding in rows
+        NewClip(clip.start, clip.end, vector, visual_tokens, clip.text, thumbnail, *(sound or (None, None)))
+        for clip, vector, visual_tokens, thumbnail, sound in rows
     ]
 
 

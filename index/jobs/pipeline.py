@@ -239,14 +239,14 @@ class Pipeline(Generic[Item]):
         """Embed batches of several files in one run of the model; return False if that fails."""
         specs = [clip for batch, _ in ready for clip in batch.clips]
         thumbnails = [jpeg for _, decoded in ready for jpeg in decoded.thumbnails]
-        audio_embeddings = [vector for _, decoded in ready for vector in decoded.audio_embeddings]
+        sounds = [sound for _, decoded in ready for sound in decoded.sounds]
         if not all(decoded.frames for _, decoded in ready):  # of sound files, whose embeddings are there already
             return False
         try:
             with self._timer.measure("embed"):
                 streams = ready[0][1].frames
                 frames = {name: np.concatenate([decoded.frames[name] for _, decoded in ready]) for name in streams}
-                clips = embed_clips(self._model, specs, DecodedClips(frames, thumbnails, audio_embeddings))
+                clips = embed_clips(self._model, specs, DecodedClips(frames, thumbnails, sounds))
         except Exception:
             return False
         for batch, _ in ready:

@@ -19,7 +19,14 @@ from typing import Any
 
 from index.storage.catalogue import FAULTS
 from index.storage.fulltext import TOKENIZERS
-from index.storage.schema import APPLICATION_ID, AUDIO_VECTORS, SCHEMA_VERSION, create_tables, upgrade_tables
+from index.storage.schema import (
+    APPLICATION_ID,
+    AUDIO_TOKENS,
+    AUDIO_VECTORS,
+    SCHEMA_VERSION,
+    create_tables,
+    upgrade_tables,
+)
 from index.storage.transfer import JOB_TABLES, count_clips, insert_rows
 from vitascope.errors import InvalidInput, StorageError
 
@@ -79,17 +86,19 @@ class ForeignCatalogue:
     def clip_rows(self, first: int, count: int) -> sqlite3.Cursor:
         """Return a cursor over clips with their blobs.
 
-        The columns are id, video_id, start, end, text, vector, tokens, thumbnail and audio_vector.
+        The columns are id, video_id, start, end, text, vector, tokens, thumbnail, audio_vector and audio_tokens.
         """
         text, jpeg, join = "text", "jpeg", "LEFT JOIN thumbnails ON thumbnails.clip_id = id"
         if self.version == 1:
             text, jpeg, join = "''", "NULL", ""
-        audio = "NULL"
+        audio = audio_tokens = "NULL"
         if self.version >= AUDIO_VECTORS:
             audio, join = "audio_vectors.vector", f"{join} LEFT JOIN audio_vectors ON audio_vectors.clip_id = id"
+        if self.version >= AUDIO_TOKENS:
+            audio_tokens, join = "audio_tokens.tokens", f"{join} LEFT JOIN audio_tokens ON audio_tokens.clip_id = id"
         return self.connection.execute(
-            f"SELECT id, video_id, start, end, {text}, vectors.vector, tokens, {jpeg}, {audio} FROM clips"
-            " LEFT JOIN vectors ON vectors.clip_id = id LEFT JOIN tokens ON tokens.clip_id = id"
+            f"SELECT id, video_id, start, end, {text}, vectors.vector, tokens.tokens, {jpeg}, {audio}, {audio_tokens}"
+            " FROM clips LEFT JOIN vectors ON vectors.clip_id = id LEFT JOIN tokens ON tokens.clip_id = id"
             f" {join} WHERE id >= ? AND id < ? ORDER BY id",
             (first, first + count),
         )

@@ -53,6 +53,7 @@ _CLIP_COLUMNS = (
 )
 _BATCH_SIZE = 4096  # embeddings
 _EMBEDDING_TABLES: Mapping[Signal, str] = {"visual": "vectors", "audio": "audio_vectors"}
+_TOKEN_TABLES: Mapping[Signal, str] = {"visual": "tokens", "audio": "audio_tokens"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class ClipRow:
     tokens: bytes | None
     thumbnail: bytes | None
     audio_vector: bytes | None
+    audio_tokens: bytes | None
 
 
 class ClipSpan(NamedTuple):
@@ -164,6 +166,7 @@ def insert_video(
         ("tokens", [clip.tokens for clip in clips]),
         ("thumbnails", [clip.thumbnail for clip in clips]),
         ("audio_vectors", [clip.audio_vector for clip in clips]),
+        ("audio_tokens", [clip.audio_tokens for clip in clips]),
     ):
         rows = [(clip_id, blob) for clip_id, blob in zip(ids, blobs, strict=True) if blob is not None]
         connection.executemany(f"INSERT INTO {table} VALUES (?, ?)", rows)
@@ -257,10 +260,22 @@ def load_thumbnail_at(connection: sqlite3.Connection, video_id: int, second: flo
     return None if row is None else bytes(row[0])
 
 
-def load_token_blobs(connection: sqlite3.Connection, clip_ids: Iterable[int]) -> dict[int, bytes | None]:
-    """Return encoded visual tokens by clip id: None for a clip without any, no entry for one that does not exist."""
-    query = "SELECT id, tokens FROM clips LEFT JOIN tokens ON clip_id = id WHERE id IN"
+def load_token_blobs(
+    connection: sqlite3.Connection, clip_ids: Iterable[int], signal: Signal
+) -> dict[int, bytes | None]:
+    """Return encoded tokens by clip id: None for a clip without any, no entry for one that does not exist."""
+    table = _TOKEN_TABLES[signal]
+    query = f"SELECT id, {table}.tokens FROM clips LEFT JOIN {table} ON clip_id = id WHERE id IN"
     return dict(_select_by_id(connection, query, clip_ids))
+
+
+def lacks_audio_tokens(connection: sqlite3.Connection) -> bool:
+    """Return whether a clip with sound has no audio tokens."""
+    query = (
+        "SELECT 1 FROM audio_vectors INDEXED BY audio_vectors_by_clip"
+        " WHERE NOT EXISTS (SELECT 1 FROM audio_tokens WHERE clip_id = audio_vectors.clip_id) LIMIT 1"
+    )
+    return connection.execute(query).fetchone() is not None
 
 
 def load_clip_ids(connection: sqlite3.Connection, video_ids: Iterable[int], limit: int) -> dict[int, range]:

@@ -80,6 +80,11 @@ CREATE TABLE audio_vectors (
     vector  BLOB NOT NULL
 );
 CREATE INDEX audio_vectors_by_clip ON audio_vectors (clip_id);
+-- Tokens (T, A) of the clips' sound, encoded as tokens, where meta has their shape.
+CREATE TABLE audio_tokens (
+    clip_id INTEGER PRIMARY KEY REFERENCES clips (id) ON DELETE CASCADE,
+    tokens  BLOB NOT NULL
+);
 
 -- JPEG thumbnails of clips; a clip may have none.
 CREATE TABLE thumbnails (
@@ -223,6 +228,8 @@ AUDIO_VECTORS = 12
 """The first version with embeddings of sound."""
 VIDEO_TEXT = 13
 """The first version with speech and screen text of videos, and their times."""
+AUDIO_TOKENS = 14
+"""The first version with tokens of sound."""
 
 
 def create_tables(connection: sqlite3.Connection, version: int) -> None:

@@ -310,5 +310,11 @@ CREATE VIRTUAL TABLE screen_words USING fts5(
 INSERT INTO speech (video_id, source, start, end, text)
     SELECT video_id, 'subtitles', start, end, text FROM clips WHERE text <> '' ORDER BY id;
 """,
+    """
+CREATE TABLE audio_tokens (
+    clip_id INTEGER PRIMARY KEY REFERENCES clips (id) ON DELETE CASCADE,
+    tokens  BLOB NOT NULL
+);
+""",
 )
 """Scripts from version 1 + n to version 2 + n. Their SQL function ``spaced`` is ``normalize_for_index``."""

@@ -47,10 +47,12 @@ def select_videos(connection: sqlite3.Connection) -> sqlite3.Cursor:
     )
 
 
-def select_clips(connection: sqlite3.Connection, *, audio: bool, tokens: bool, thumbnails: bool) -> sqlite3.Cursor:
+def select_clips(
+    connection: sqlite3.Connection, *, audio: bool, tokens: bool, audio_tokens: bool, thumbnails: bool
+) -> sqlite3.Cursor:
     """Return a cursor over all clips with the columns of ``clips.parquet``, by id."""
     optional = [("audio_vectors", "vector")] * audio + [("tokens", "tokens")] * tokens
-    optional += [("thumbnails", "jpeg")] * thumbnails
+    optional += [("audio_tokens", "tokens")] * audio_tokens + [("thumbnails", "jpeg")] * thumbnails
     columns = "".join(f", {table}.{column}" for table, column in optional)
     joins = " ".join(f"LEFT JOIN {table} ON {table}.clip_id = clips.id" for table, _ in optional)
     return connection.execute(

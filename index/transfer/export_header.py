@@ -25,7 +25,9 @@ class ExportHeader:
         vector_width: D.
         visual_tokens: V, visual tokens of a clip.
         visual_width: W, width of a visual token.
-        token_encoding: of the visual tokens.
+        audio_tokens: T, audio tokens of a clip with sound; 0, also in exports of earlier versions: none are stored.
+        audio_width: A, width of an audio token.
+        token_encoding: of the tokens.
         exported_at: Unix seconds.
         stemming: of words in searches; exports of earlier versions state none.
     """
@@ -37,14 +39,11 @@ class ExportHeader:
     vector_width: int
     visual_tokens: int
     visual_width: int
+    audio_tokens: int
+    audio_width: int
     token_encoding: TokenEncoding
     exported_at: float
     stemming: Stemming
-
-    @property
-    def tokens_shape(self) -> tuple[int, int]:
-        """(V, W)."""
-        return self.visual_tokens, self.visual_width
 
     def to_metadata(self) -> dict[str, str]:
         """Return the header as schema metadata."""
@@ -55,7 +54,7 @@ class ExportHeader:
     def from_metadata(cls, file: str, metadata: dict[bytes, bytes] | None) -> Self:
         """Return the header in the schema metadata of ``file``. Raises InvalidInput naming the key."""
         pairs = (metadata or {}).items()
-        stored = {f"{_PREFIX}stemming": "english"}
+        stored = {f"{_PREFIX}stemming": "english", f"{_PREFIX}audio_tokens": "0", f"{_PREFIX}audio_width": "0"}
         stored |= {key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in pairs}
         fields = {name: stored.get(_PREFIX + name) for name in ("format", *cls.__slots__)}
         for name, value in fields.items():
@@ -68,6 +67,8 @@ class ExportHeader:
             ("vector_width", int),
             ("visual_tokens", int),
             ("visual_width", int),
+            ("audio_tokens", int),
+            ("audio_width", int),
             ("exported_at", float),
             ("token_encoding", check_encoding),
             ("stemming", check_stemming),

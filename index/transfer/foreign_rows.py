@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from index.clip_rows import token_shapes
 from index.collection import MODEL_DIM_KEY
 from index.jobs.recognition_settings import META_KEYS as RECOGNITION_KEYS
 from index.jobs.recognition_settings import parse_recognition_meta
@@ -76,6 +77,7 @@ class _ClipRecord(_Record):
     tokens: bytes | None
     thumbnail: bytes | None
     audio_vector: bytes | None
+    audio_tokens: bytes | None
 
 
 class _JobRecord(_Record):
@@ -147,10 +149,11 @@ def read_meta(foreign: ForeignCatalogue) -> dict[str, str]:
     try:
         for key in ("fingerprint", "bundle", "vector_width", "visual_tokens", "visual_width", "created_at"):
             meta[key] = stored[key]
-        for key in (MODEL_DIM_KEY, SIGNALS_KEY, *RECOGNITION_KEYS):
+        for key in (MODEL_DIM_KEY, SIGNALS_KEY, "audio_tokens", "audio_width", *RECOGNITION_KEYS):
             if key in stored:
                 meta[key] = stored[key]
-        for key in {"vector_width", "visual_tokens", "visual_width", MODEL_DIM_KEY} & set(meta):
+        sizes = {"vector_width", "visual_tokens", "visual_width", "audio_tokens", "audio_width", MODEL_DIM_KEY}
+        for key in sizes & set(meta):
             if not 0 <= int(meta[key]) < 2**24:
                 raise ValueError(f"{key}: {meta[key]}; a number of values was expected")
         if not np.isfinite(float(meta["created_at"])):
@@ -161,6 +164,7 @@ def read_meta(foreign: ForeignCatalogue) -> dict[str, str]:
         if not all(isinstance(value, str) for value in meta.values()):
             raise ValueError("a value is no text")
         parse_signals(meta)
+        token_shapes(meta)
         parse_recognition_meta(meta)
         meta[STEMMING_KEY] = check_stemming(stored.get(STEMMING_KEY, "english"))
     except (KeyError, TypeError, ValueError, AttributeError, InvalidInput) as error:
@@ -170,8 +174,8 @@ def read_meta(foreign: ForeignCatalogue) -> dict[str, str]:
 
 def clip_format(meta: Mapping[str, str]) -> ClipFormat:
     """Return the format of the blobs of a catalogue with this table meta."""
-    shape = int(meta["visual_tokens"]), int(meta["visual_width"])
-    return ClipFormat(int(meta["vector_width"]), shape, check_encoding(meta["token_encoding"]), parse_signals(meta))
+    encoding = check_encoding(meta["token_encoding"])
+    return ClipFormat(int(meta["vector_width"]), token_shapes(meta), encoding, parse_signals(meta))
 
 
 def read_sequences(foreign: ForeignCatalogue) -> dict[str, int]:

@@ -57,11 +57,11 @@ class ForeignRow:
 class ClipFormat:
     """Format of a collection's blobs.
 
-    Embeddings of ``vector_width``, of its ``signals``, and visual tokens of ``tokens_shape`` (V, W).
+    Embeddings of ``vector_width``, of its ``signals``, and tokens of ``token_shapes`` by signal.
     """
 
     vector_width: int
-    tokens_shape: tuple[int, int]
+    token_shapes: Mapping[Signal, tuple[int, int]]
     token_encoding: TokenEncoding
     signals: tuple[Signal, ...]
 
@@ -158,7 +158,7 @@ def check_clip_row(row: ForeignRow, clip_format: ClipFormat, *, has_pictures: bo
     Raises InvalidInput naming row and column.
     """
     values = row.values
-    tokens = values.get("tokens")
+    tokens, audio_tokens = values.get("tokens"), values.get("audio_tokens")
     has_pictures = has_pictures and "visual" in clip_format.signals
     try:
         vectors = [_normalized_bytes(values.get(name), clip_format.vector_width) for name in ("vector", "audio_vector")]
@@ -170,7 +170,11 @@ def check_clip_row(row: ForeignRow, clip_format: ClipFormat, *, has_pictures: bo
         if tokens is not None and not has_pictures:
             raise InvalidInput("tokens: null was expected, as the video has no pictures")
         if tokens is not None:
-            check_stored(tokens, clip_format.token_encoding, clip_format.tokens_shape)
+            check_stored(tokens, clip_format.token_encoding, clip_format.token_shapes["visual"])
+        if audio_tokens is not None:
+            if vectors[1] is None or "audio" not in clip_format.token_shapes:
+                raise InvalidInput("audio_tokens: null was expected, of a clip or a collection without")
+            check_stored(audio_tokens, clip_format.token_encoding, clip_format.token_shapes["audio"])
         return ClipRow(
             span=check_span(values["start"], values["end"]),
             text=check_text("text", values["text"]),
@@ -178,6 +182,7 @@ def check_clip_row(row: ForeignRow, clip_format: ClipFormat, *, has_pictures: bo
             tokens=tokens,
             thumbnail=check_thumbnail(values.get("thumbnail")),
             audio_vector=vectors[1],
+            audio_tokens=audio_tokens,
         )
     except InvalidInput as error:
         raise row.error(error) from error
@@ -208,7 +213,8 @@ def _batches(videos: Iterator[CheckedVideo]) -> Iterator[list[CheckedVideo]]:
         batch.append(video)
         clips += len(video.clips)
         for clip in video.clips:
-            size += sum(len(blob or b"") for blob in (clip.vector, clip.tokens, clip.thumbnail, clip.audio_vector))
+            blobs = (clip.vector, clip.tokens, clip.thumbnail, clip.audio_vector, clip.audio_tokens)
+            size += sum(len(blob or b"") for blob in blobs)
         if clips >= BATCH_CLIPS or size >= BATCH_BYTES:
             yield batch
             batch, clips, size = [], 0, 0

@@ -23,13 +23,13 @@ import pyarrow.parquet as pq
 
 from index.collection import Collection
 from index.collection_store import CollectionStore, initial_metadata
-from index.records import Signal
 from index.storage.fulltext import STEMMING_KEY
 from index.storage.queries import ClipRow, count_embeddings
 from index.storage.transfer import count_clips, select_clips, select_videos
 from index.storage.video_text import load_video_text
 from index.transfer import ProgressCallback
 from index.transfer.export_header import ExportHeader
+from index.transfer.foreign_rows import clip_format
 from index.transfer.media import AllowedPaths, link_media
 from index.transfer.new_catalogue import (
     MAX_ID,
@@ -42,7 +42,6 @@ from index.transfer.new_catalogue import (
     write_videos,
 )
 from index.transfer.text_columns import TEXT_COLUMNS, check_text_columns, text_columns
-from index.vectors.interface import parse_signals
 from vitascope.bundle.manifest import Manifest
 from vitascope.durable_files import atomic_path
 from vitascope.errors import FingerprintMismatch, InvalidInput, StorageError
@@ -62,6 +61,7 @@ class ClipColumns(NamedTuple):
 
     audio: bool
     tokens: bool
+    audio_tokens: bool
     thumbnails: bool
 
 
@@ -98,12 +98,12 @@ def video_fields() -> list[Any]:
     ]
 
 
-def clip_fields(width: int, *, audio: bool, tokens: bool, thumbnails: bool) -> list[Any]:
+def clip_fields(width: int, *, audio: bool, tokens: bool, audio_tokens: bool, thumbnails: bool) -> list[Any]:
     """Return the columns of ``clips.parquet``.
 
     The span is in seconds, ``vector`` float32 (D,) of length 1; optional are ``audio_vector`` (of the sound, in the
-    same form), ``tokens`` (encoded) and ``thumbnail`` (JPEG), which are null for a clip without. With ``audio``
-    ``vector`` is null for a clip without pictures.
+    same form), ``tokens`` and ``audio_tokens`` (encoded) and ``thumbnail`` (JPEG), which are null for a clip without.
+    With ``audio`` ``vector`` is null for a clip without pictures.
     """
     embedding = pa.list_(pa.field("element", pa.float32(), nullable=False), width)
     fields = [
@@ -118,6 +118,8 @@ def clip_fields(width: int, *, audio: bool, tokens: bool, thumbnails: bool) -> l
         fields.append(pa.field("audio_vector", embedding))
     if tokens:
         fields.append(pa.field("tokens", pa.binary()))
+    if audio_tokens:
+        fields.append(pa.field("audio_tokens", pa.binary()))
     if thumbnails:
         fields.append(pa.field("thumbnail", pa.binary()))
     return fields
@@ -137,7 +139,7 @@ def export_collection(
     with the collection.
 
     Args:
-        tokens: include visual tokens, without which an imported collection cannot rerank.
+        tokens: include visual and audio tokens, without which an imported collection cannot rerank.
         thumbnails: include thumbnails.
 
     Raises:
@@ -153,7 +155,8 @@ def export_collection(
             temp_path.mkdir()
             with collection.catalogue.read() as connection:
                 videos = _write_videos(connection, temp_path / VIDEOS_NAME, header)
-                options = ClipColumns("audio" in collection.signals, tokens, thumbnails)
+                audio_tokens = tokens and "audio" in collection.token_shapes
+                options = ClipColumns("audio" in collection.signals, tokens, audio_tokens, thumbnails)
                 vectors = count_embeddings(connection, "visual") if "visual" in collection.signals else 0
                 clips = _write_clips(connection, temp_path / CLIPS_NAME, header, options, vectors, on_progress)
             size = sum(entry.stat().st_size for entry in temp_path.iterdir())
@@ -163,7 +166,8 @@ def export_collection(
 
 
 def _header(collection: Collection) -> ExportHeader:
-    visual_tokens, visual_width = collection.tokens_shape
+    visual_tokens, visual_width = collection.token_shapes["visual"]
+    audio_tokens, audio_width = collection.token_shapes.get("audio", (0, 0))
     return ExportHeader(
         export=uuid.uuid4().hex,
         collection=collection.name,
@@ -172,6 +176,8 @@ def _header(collection: Collection) -> ExportHeader:
         vector_width=collection.embed_dim,
         visual_tokens=visual_tokens,
         visual_width=visual_width,
+        audio_tokens=audio_tokens,
+        audio_width=audio_width,
         token_encoding=collection.token_encoding,
         exported_at=time.time(),
         stemming=collection.stemming(),
@@ -292,7 +298,7 @@ def import_collection(
             rows = _read_rows(VIDEOS_NAME, videos), _read_rows(CLIPS_NAME, clips)
             # An export by version 0.2.0 is not marked as such.
             paths = allowed.for_collection(new_folder, is_legacy=True)
-            checked = _check_videos(*rows, header, parse_signals(meta), paths)
+            checked = _check_videos(*rows, clip_format(meta), paths)
             write_videos(catalogue, new_folder, checked, clips.metadata.num_rows, on_progress)
             link_media(library, new_folder, catalogue)
     return library.open(name)
@@ -320,7 +326,8 @@ def _read_header(videos: Any, clips: Any) -> ExportHeader:
     names = videos.schema_arrow.names
     fields = [field for field in video_fields() if field.name in names or not field.nullable]
     _check_columns(VIDEOS_NAME, videos.schema_arrow, fields)
-    columns = ClipColumns(*(name in clips.schema_arrow.names for name in ("audio_vector", "tokens", "thumbnail")))
+    optional = ("audio_vector", "tokens", "audio_tokens", "thumbnail")
+    columns = ClipColumns(*(name in clips.schema_arrow.names for name in optional))
     _check_columns(CLIPS_NAME, clips.schema_arrow, clip_fields(header.vector_width, **columns._asdict()))
     return header
 
@@ -330,11 +337,13 @@ def _check_shapes(header: ExportHeader, manifest: Manifest) -> None:
         manifest.check_dimensions(header.vector_width)
     except InvalidInput as error:
         raise InvalidInput(f"{VIDEOS_NAME}: vitascope.vector_width: {error}") from error
-    for name in ("visual_tokens", "visual_width"):
-        if getattr(header, name) != getattr(manifest, name):
-            raise InvalidInput(
-                f"{VIDEOS_NAME}: vitascope.{name}: {getattr(header, name)}; the bundle has {getattr(manifest, name)}"
-            )
+    audio = manifest.audio
+    audio_sizes = (audio.tokens, audio.width) if audio and header.audio_tokens else (0, 0)
+    sizes = (manifest.visual_tokens, manifest.visual_width, *audio_sizes)
+    names = ("visual_tokens", "visual_width", "audio_tokens", "audio_width")
+    for name, size in zip(names, sizes, strict=True):
+        if getattr(header, name) != size:
+            raise InvalidInput(f"{VIDEOS_NAME}: vitascope.{name}: {getattr(header, name)}; the bundle has {size}")
 
 
 def _check_columns(file: str, schema: Any, fields: list[Any]) -> None:
@@ -353,12 +362,10 @@ def _check_columns(file: str, schema: Any, fields: list[Any]) -> None:
 def _check_videos(
     videos: Iterator[ForeignRow],
     clips: Iterator[ForeignRow],
-    header: ExportHeader,
-    signals: tuple[Signal, ...],
+    clip_format: ClipFormat,
     allowed: AllowedPaths,
 ) -> Iterator[CheckedVideo]:
     """Yield each video with its clips, checked. Both files must be in the order of ids, a video's clips in a row."""
-    clip_format = ClipFormat(header.vector_width, header.tokens_shape, header.token_encoding, signals)
     last_video = last_clip = 0
     for row in videos:
         video_id, count = row.values["video_id"], row.values["clip_count"]
@@ -396,7 +403,8 @@ def _read_rows(name: str, file: Any) -> Iterator[ForeignRow]:
     """Yield every row, with embeddings as NumPy arrays. Raises InvalidInput for nulls and for a damaged file."""
     number = 0
     has_audio = "audio_vector" in file.schema_arrow.names
-    fields = (*video_fields(), *clip_fields(1, audio=has_audio, tokens=True, thumbnails=True))
+    columns_of_clips = clip_fields(1, audio=has_audio, tokens=True, audio_tokens=True, thumbnails=True)
+    fields = (*video_fields(), *columns_of_clips)
     nullable = {field.name: field.nullable for field in fields}
     used = [column for column in file.schema_arrow.names if column in nullable]
     try:

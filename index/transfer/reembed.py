@@ -33,7 +33,7 @@ from index.recognitions import load_video_text
 from index.records import NewClip, Video
 from index.storage.edits import copy_edits
 from index.storage.fulltext import read_stemming, set_stemming
-from index.storage.queries import last_change, read_meta, write_meta
+from index.storage.queries import lacks_audio_tokens, last_change, read_meta, write_meta
 from index.storage.transfer import copy_jobs, video_ids
 from vitascope.durable_files import link_or_copy, make_folders, sync
 from vitascope.errors import (
@@ -101,12 +101,12 @@ def reembed(
         config: concurrency; ``config.in_flight`` videos are in progress at a time.
 
     Raises:
-        InvalidInput: ``model`` filled the collection already.
+        InvalidInput: ``model`` filled the collection already, and no clip with sound lacks audio tokens.
         FingerprintMismatch: NAME-next belongs to a third bundle.
         CollectionNotFound, TaskMissing, EngineError, StorageError.
     """
     old = library.open(name)
-    if old.fingerprint == model.bundle.fingerprint:
+    if old.fingerprint == model.bundle.fingerprint and not _lacks_audio_tokens(old, model):
         raise InvalidInput(f"bundle: {old.bundle_name} filled collection {name} already; another one was expected")
     new = _open_target(library, old, f"{name}-next", model)
     run = _Reembedding(old, new, model, limits)
@@ -126,6 +126,12 @@ def reembed(
             return ReembedResult(False, embedded, failed)
         if _replace(library, old, new, {failure.video.id for failure in failed}):
             return ReembedResult(True, embedded, failed)
+
+
+def _lacks_audio_tokens(collection: Collection, model: Model) -> bool:
+    """Return whether clips lack audio tokens, as those of earlier versions do, that the model matches them by."""
+    with collection.catalogue.read() as connection:
+        return model.fuses_audio and lacks_audio_tokens(connection)
 
 
 def _open_target(library: CollectionStore, old: Collection, name: str, model: Model) -> Collection:

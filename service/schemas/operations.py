@@ -57,7 +57,7 @@ class Export(Request):
 
     kind: Literal["export"]
     collection: CollectionName
-    tokens: Annotated[bool, Field(description="include visual tokens for reranking; many times as large")] = False
+    tokens: Annotated[bool, Field(description="include tokens for reranking; many times as large")] = False
     thumbnails: Annotated[bool, Field(description="include thumbnails")] = False
 
 

@@ -147,7 +147,7 @@ def test_damaged_tokens_are_a_storage_error(collection: Collection) -> None:
     ids = [clip.id for clip in collection.clips(video_id)]
     with collection.catalogue.write() as connection:
         connection.execute("UPDATE tokens SET tokens = x'00' WHERE clip_id = ?", (ids[1],))
-    with pytest.raises(StorageError, match=f"clip {ids[1]}: visual tokens: 1 bytes; 10 were expected"):
+    with pytest.raises(StorageError, match=f"clip {ids[1]}: tokens: 1 bytes; 10 were expected"):
         collection.visual_tokens(ids)
 
 

@@ -26,7 +26,7 @@ from index.vectors.snapshot import SNAPSHOT_NAMES
 from tests.index.jobs.fixtures import create_folder_job, ingest_file
 from tests.index.searches import search_hits
 from tests.media_files import write_audio, write_color_video
-from tests.small_bundle import TONES, make_small_bundle
+from tests.small_bundle import AUDIO, TONES, make_small_bundle
 from vitascope.errors import InvalidInput, MediaError, MediaUnsupported, StorageError
 from vitascope.model import Model
 
@@ -40,9 +40,12 @@ def tone(colour: str, seconds: float = 2.0) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Model]:
-    """Two bundles with sound."""
+    """Two bundles that search, match and rerank by sound."""
     root = tmp_path_factory.mktemp("bundles")
-    return tuple(Model.open(make_small_bundle(root / str(seed), seed=seed, tasks=WITH_SOUND)) for seed in (1, 2))  # type: ignore[return-value]
+    audio = {**AUDIO, "fused": True}
+    return tuple(
+        Model.open(make_small_bundle(root / str(seed), seed=seed, tasks=WITH_SOUND, audio=audio)) for seed in (1, 2)
+    )  # type: ignore[return-value]
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +106,13 @@ def check(collection: Collection, model: Model) -> None:
     red = next(video for video in collection.videos() if video.title == "red")
     assert (red.width, red.height, red.duration, red.clip_count) == (0, 0, 16.0, 2)
     assert collection.thumbnail(collection.clips(red.id)[0].id) is None
+    blue = next(video for video in collection.videos() if video.title == "blue")
+    heard, silent, both = [clip.id for video in (red, blue) for clip in collection.clips(video.id)]
+    tokens = collection.stored_tokens([heard, silent, both], "audio")
+    assert tokens[silent] is None
+    for clip, colour in ((heard, "red"), (both, "blue")):
+        [expected] = model.embed_audio([tone(colour)]).tokens
+        np.testing.assert_allclose(tokens[clip], expected, atol=0.02)
     assert collection.catalogue.integrity_errors() == []
 
 
@@ -192,6 +202,22 @@ def test_reembedding_embeds_sound_too(library: CollectionStore, models: tuple[Mo
     check(library.open("videos"), models[1])
 
 
+def test_an_older_collection_gets_audio_tokens_by_embedding_it_again(
+    library: CollectionStore, models: tuple[Model, Model], sounds: Path
+) -> None:
+    with closing(sqlite3.connect(library.root / "videos" / CATALOGUE_NAME)) as connection, connection:
+        connection.execute("DELETE FROM meta WHERE key IN ('audio_tokens', 'audio_width')")
+        connection.execute("DELETE FROM audio_tokens")
+    collection = library.open("videos")
+    collection.delete_video(next(video.id for video in collection.videos() if video.title == "blue"))
+    added = ingest_file(collection, models[0], sounds / "blue.mkv").video
+    assert list(collection.stored_tokens([collection.clips(added.id)[0].id], "audio").values()) == [None]
+    assert reembed(library, "videos", models[0]).replaced
+    check(library.open("videos"), models[0])
+    with pytest.raises(InvalidInput, match="filled collection videos already"):
+        reembed(library, "videos", models[0])
+
+
 def test_without_sound_in_the_bundle_a_sound_file_is_refused(
     library: CollectionStore, small_model: Model, sounds: Path
 ) -> None:
@@ -217,7 +243,7 @@ def test_a_collection_in_milvus_has_no_audio_signal(
 
 def test_only_clips_of_pictures_have_a_visual_embedding(library: CollectionStore) -> None:
     collection = library.open("videos")
-    vector, tokens = np.ones(16), np.zeros(collection.tokens_shape)
+    vector, tokens = np.ones(16), np.zeros(collection.token_shapes["visual"])
     for width, clip in ((0, NewClip(0, 1, vector, tokens)), (64, NewClip(0, 1, None, None, audio_embedding=vector))):
         with pytest.raises(InvalidInput, match=r"embedding: .* was expected of a video with pictures"):
             collection.add_video(NewVideo("a" * 64, "/a.mp4", "a", 1.0, width, width), [clip])

@@ -166,7 +166,7 @@ ROWS = {
         "table clips: row 3: vector: its length is nan",
     ),
     "no vector": ("DELETE FROM vectors WHERE clip_id = 3", "table clips: row 3: vector: None"),
-    "tokens": (put("tokens", 3, "tokens", "x'00'"), "table clips: row 3: visual tokens: 1 bytes"),
+    "tokens": (put("tokens", 3, "tokens", "x'00'"), "table clips: row 3: tokens: 1 bytes"),
     "picture": ("INSERT INTO thumbnails VALUES (3, x'00')", "table clips: row 3: thumbnail: 1 bytes"),
     "speech": (
         "INSERT INTO speech (video_id, source, start, end, text) VALUES (2, 'transcript', 5, 1, 'a')",

@@ -263,7 +263,7 @@ WRONG = [
     ("clips", put(5, "end", -1.0), "clips.parquet: row 6: clip: .* to -1.0 s"),
     ("clips", put(6, "vector", [0.0] * WIDTH), "clips.parquet: row 7: vector: its length is 0.0"),
     ("clips", put(6, "vector", [float("nan")] * WIDTH), "clips.parquet: row 7: vector: its length is nan"),
-    ("clips", put(8, "tokens", b"123"), r"clips.parquet: row 9: visual tokens: 3 bytes; 10 were expected"),
+    ("clips", put(8, "tokens", b"123"), r"clips.parquet: row 9: tokens: 3 bytes; 10 were expected"),
     ("clips", put(9, "thumbnail", b"GIF8"), "clips.parquet: row 10: thumbnail: 4 bytes"),
     ("clips", put(10, "text", "a\0"), "clips.parquet: row 11: text: .* NUL"),
     ("clips", lambda table: table.drop_columns(["vector"]), "clips.parquet: column vector: missing"),

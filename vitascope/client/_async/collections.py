@@ -191,7 +191,7 @@ class Collections(BaseClient):
         Args:
             collection: its name.
             folder: is created.
-            tokens: include the visual tokens that reranking needs.
+            tokens: include the visual and audio tokens that reranking needs.
             thumbnails: include the thumbnails of clips.
             wait_options: those of `wait_for_operation`.
         Raises:
