@@ -35,7 +35,8 @@ from training.models.architectures import read_config
 from training.models.config import FusedConfig
 from training.trainer import train
 from vitascope.bundle.bundle import Bundle, file_sha256
-from vitascope.bundle.manifest import MANIFEST_NAME, Calibration, StrictModel
+from vitascope.bundle.manifest import MANIFEST_NAME, Calibration
+from vitascope.bundle.parts import StrictModel
 from vitascope.durable_files import atomic_path
 from vitascope.errors import BundleError, InvalidInput
 

@@ -16,7 +16,8 @@ from model_export.sources import Source
 from training import adaptation
 from training.models.architectures import read_config
 from vitascope.bundle.describe import calibration_summary, reranking_summary
-from vitascope.bundle.manifest import AudioStream, Manifest, StrictModel
+from vitascope.bundle.manifest import AudioStream, Manifest
+from vitascope.bundle.parts import StrictModel
 from vitascope.errors import InvalidInput
 
 Metrics = Mapping[str, Mapping[str, float]]

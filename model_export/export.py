@@ -51,7 +51,7 @@ from model_export.parity.checks import (
     tolerances_for,
 )
 from model_export.sources import STARTS, Source, corpus_source, languages_of, licence_of, notice
-from model_export.weights import CAPTION_WEIGHTS_NAME, Precision, store
+from model_export.weights import ADDED_WEIGHTS, Precision, store
 from training import checkpoint
 from training.bundle_checkpoint import CHECKPOINT_KEY, BundleCheckpoint, checkpoint_folder, write_checkpoint
 from training.checkpoint import STARTS_NAME, Checkpoint
@@ -62,7 +62,8 @@ from training.models.architectures import read_config
 from training.models.config import FusedConfig
 from training.objectives.class_names import absent_class_names
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import Calibration, CaptionDecoder, GraphName, Manifest, Reranking, Task
+from vitascope.bundle.manifest import Calibration, GraphName, Manifest, Reranking, Task
+from vitascope.bundle.parts import CaptionDecoder
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 from vitascope.tokenizer import Tokenizer
@@ -252,7 +253,7 @@ def _validation_splits(names: list[str], data: Path | None) -> dict[str, Packed]
 
 def _caption_decoder(cfg: FusedConfig, tokenizer: Tokenizer) -> CaptionDecoder | None:
     decoder = cfg.caption_decoder(tokenizer.vocabulary())
-    return decoder and decoder.model_copy(update={"weights": CAPTION_WEIGHTS_NAME})
+    return decoder and decoder.model_copy(update={"weights": ADDED_WEIGHTS["captions"]})
 
 
 class _Export:

@@ -9,7 +9,8 @@ from pathlib import Path
 from training.data.example import Example
 from training.data.packed import PACK_NAME, Media, Origin, write_packed
 from training.models import pretrained
-from vitascope.bundle.manifest import FrameStream, StrictModel
+from vitascope.bundle.manifest import FrameStream
+from vitascope.bundle.parts import StrictModel
 from vitascope.cli.output import ProgressBar
 from vitascope.errors import InvalidInput
 

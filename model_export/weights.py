@@ -1,8 +1,8 @@
 """Storage of a bundle's weights: each tensor once, in one file, at a chosen precision.
 
 The text encoder is part of three graphs (text, match, answer). Large tensors leave the graphs for `weights.bin` (ONNX
-external data: location, offset, length), where equal tensors share one copy. Those that caption graphs alone have are
-in `captions.bin`, so that a decoder of captions changes no other file.
+external data: location, offset, length), where equal tensors share one copy. Those that the graphs of an added task
+alone have are in a file of their own, such as `captions.bin`, so that a decoder of captions changes no other file.
 
 Reduced precision is weight-only; all arithmetic stays float32:
 
@@ -35,7 +35,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from model_export.onnx_graph import copy_model, replace_initializers, replace_nodes
-from vitascope.bundle.manifest import CAPTION_GRAPHS, GraphName
+from vitascope.bundle.manifest import PARTS, GraphName
 
 Precision = Literal["float32", "float16-weights", "int8-weights"]
 
@@ -48,7 +48,9 @@ LARGER_PRECISIONS: Mapping[Precision, Sequence[Precision]] = {
 
 FEATURES = "log_mel."
 """Part of the names of constants that turn sound into features, whose range of 80 dB needs float32."""
-WEIGHTS_NAME, CAPTION_WEIGHTS_NAME = "weights.bin", "captions.bin"
+WEIGHTS_NAME = "weights.bin"
+ADDED_WEIGHTS = {"captions": "captions.bin", "grounding": "grounding.bin"}
+"""By field of the manifest: the file of weights that the graphs of that part alone read."""
 MIN_VALUES = 4096
 """Smaller tensors stay float32."""
 VOCABULARY_ROWS = 4096
@@ -103,12 +105,14 @@ def store(graphs: Mapping[GraphName, onnx.ModelProto], folder: Path, precision: 
     `graphs` are not changed. The same graphs give the same bytes.
     """
     files: dict[GraphName, str] = {}
-    locations: dict[bytes, Location] = {}
-    captions = [name for name in graphs if name in CAPTION_GRAPHS]
-    parts = {WEIGHTS_NAME: [name for name in graphs if name not in captions]}
-    parts |= {CAPTION_WEIGHTS_NAME: captions} if captions else {}
+    shared: dict[bytes, Location] = {}
+    file_of_graph = {graph: file for part, file in ADDED_WEIGHTS.items() for graph in PARTS[part]}
+    parts: dict[str, list[GraphName]] = {WEIGHTS_NAME: []}
+    for name in graphs:
+        parts.setdefault(file_of_graph.get(name, WEIGHTS_NAME), []).append(name)
     for weights_name, names in parts.items():
         with (folder / weights_name).open("wb") as file:
+            locations = shared if weights_name == WEIGHTS_NAME else dict(shared)
             weights = _WeightsFile(file, weights_name, locations)
             for name in names:
                 reduced = reduce(graphs[name], precision)
@@ -276,14 +280,14 @@ def _gather_then_rebuild(node: NodeProto, tables: Mapping[str, _ReducedWeight]) 
 
 @dataclass
 class _WeightsFile:
-    """A file of weights while it is written, and the locations by SHA-256 of the tensors in it and files before it."""
+    """A file of weights while it is written, and the locations by SHA-256 of the tensors in it and `weights.bin`."""
 
     file: BinaryIO
     name: str
     locations: dict[bytes, Location]
 
     def add(self, tensor: TensorProto) -> None:
-        """Move a tensor's bytes into the file, or refer to equal bytes in it or a file before it."""
+        """Move a tensor's bytes into the file, or refer to equal bytes in it or in `weights.bin`."""
         data = numpy_helper.to_array(tensor).tobytes()
         if len(data) < EXTERNAL_BYTES:
             return

@@ -14,7 +14,8 @@ from training import checkpoint
 from training.checkpoint import Checkpoint
 from training.public_starts import StartPackage
 from vitascope.bundle.bundle import Bundle, check_file, file_sha256
-from vitascope.bundle.manifest import FileEntry, StrictModel
+from vitascope.bundle.manifest import FileEntry
+from vitascope.bundle.parts import StrictModel
 from vitascope.errors import BundleCorrupt, InvalidInput
 
 CHECKPOINT_KEY = "checkpoint"

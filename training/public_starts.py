@@ -26,7 +26,7 @@ from training.models.pretrained import (
     text_folder,
 )
 from vitascope.bundle.bundle import file_sha256
-from vitascope.bundle.manifest import StrictModel
+from vitascope.bundle.parts import StrictModel
 from vitascope.errors import InvalidInput
 
 

@@ -30,7 +30,7 @@ from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.modalities import Modality
 
 if TYPE_CHECKING:
-    from vitascope.bundle.manifest import CaptionDecoder
+    from vitascope.bundle.parts import CaptionDecoder
     from vitascope.model import Model
     from vitascope.tokenizer import Tokenizer
 

@@ -19,15 +19,8 @@ from vitascope.answering import Answer, answer_from_vocabulary, score_answers, t
 from vitascope.audio_windows import Samples, check_sounds, read_sounds
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.graph_specs import random_inputs
-from vitascope.bundle.manifest import (
-    CAPTION_GRAPHS,
-    Calibration,
-    CaptionDecoder,
-    FrameStream,
-    InputType,
-    MomentWindows,
-    Task,
-)
+from vitascope.bundle.manifest import CAPTION_GRAPHS, Calibration, FrameStream, InputType, Task
+from vitascope.bundle.parts import CaptionDecoder, MomentWindows
 from vitascope.captions import DEFAULT_OPTIONS, Caption, CaptionOptions, generate_captions
 from vitascope.embeddings import (
     AudioEmbedding,

@@ -10,7 +10,8 @@ from typing import Any
 
 from model_export.assemble import markdown_table
 from model_export.optimize.speed import Speed
-from vitascope.bundle.manifest import Manifest, StrictModel
+from vitascope.bundle.manifest import Manifest
+from vitascope.bundle.parts import StrictModel
 
 SOURCE_KEY, VARIANT_KEY = "variant_of", "variant"
 """Keys of the manifest's `extra`: the bundle that a variant was made from, and the results of `vitascope optimize`."""

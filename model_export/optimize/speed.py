@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from vitascope.bundle.graph_specs import AUDIO_TOKENS, LENGTHS, SAMPLES
-from vitascope.bundle.manifest import Manifest, StrictModel
+from vitascope.bundle.manifest import Manifest
+from vitascope.bundle.parts import StrictModel
 from vitascope.engines.onnx_runtime import Array, Device, Engine
 from vitascope.input_validation import Streams
 from vitascope.model import Model

@@ -26,13 +26,9 @@ from model_export.weights import LARGER_PRECISIONS, Precision
 from training.data.packed import Packed
 from training.evaluation.encoder import Encoder, embed_corpus, embed_texts
 from training.evaluation.metrics import retrieval
-from vitascope.bundle.manifest import (
-    Calibration,
-    GraphName,
-    OmitDefaultsModel,
-    StrictModel,
-)
+from vitascope.bundle.manifest import Calibration, GraphName
 from vitascope.bundle.parity_report import VariantComparison, recall_limit
+from vitascope.bundle.parts import OmitDefaultsModel, StrictModel
 from vitascope.engines.onnx_runtime import OnnxRuntimeEngine
 from vitascope.errors import VitascopeError
 from vitascope.scoring import match_probability

@@ -21,7 +21,7 @@ from service.inference.cache import TextCache, embed_texts
 from service.inference.scheduler import CallContext, Inputs, Outputs, Scheduler
 from service.settings import Settings
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import StrictModel
+from vitascope.bundle.parts import StrictModel
 from vitascope.bundle.signing import PublicKey
 from vitascope.durable_files import atomic_path
 from vitascope.engines.graphs import GraphRunner

@@ -16,7 +16,7 @@ from training.evaluation.captions import wrong_caption_accuracy
 from training.evaluation.encoder import streams_of
 from training.evaluation.retrieval import caption_retrieval, embed_gallery
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import StrictModel
+from vitascope.bundle.parts import StrictModel
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 

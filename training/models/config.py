@@ -8,7 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from vitascope.bundle.manifest import AudioStream, CaptionDecoder, FrameStream, OmitDefaultsModel, StrictModel
+from vitascope.bundle.manifest import AudioStream, FrameStream
+from vitascope.bundle.parts import CaptionDecoder, OmitDefaultsModel, StrictModel
 
 ClipMerge = Literal["mean", "logsumexp"]
 HOP_SECONDS = 0.01
@@ -87,7 +88,7 @@ AUDIO_SIZES = {
 class FusedConfig(OmitDefaultsModel):
     """Configuration of everything behind the video encoder. Stored as `config.json` in checkpoints."""
 
-    _omit_if_default: ClassVar[tuple[str, ...]] = ("audio", "caption_layers")
+    _omit_if_default: ClassVar[tuple[str, ...]] = ("audio", "caption_layers", "grounding_layers")
     masks_visual: ClassVar[bool] = False
     """Whether the architecture has masked visual modelling."""
 
@@ -139,6 +140,8 @@ class FusedConfig(OmitDefaultsModel):
 
     caption_layers: Annotated[int, Field(ge=0, repr=False)] = 0
     """Layers of the decoder that writes captions; 0: none. Not in `repr`, as `audio`."""
+    grounding_layers: Annotated[int, Field(ge=0, repr=False)] = 0
+    """Layers of the head that finds what phrases name; 0: none. Not in `repr`, as `audio`."""
 
     @field_validator("audio", mode="before")
     @classmethod

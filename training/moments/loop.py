@@ -32,7 +32,7 @@ from training.moments.head import MomentHead, build_head
 from training.moments.losses import Batch
 from training.moments.recipe import MomentRecipe
 from training.moments.windows import EmbeddedQuery, WindowStore
-from vitascope.bundle.manifest import StrictModel
+from vitascope.bundle.parts import StrictModel
 from vitascope.errors import InvalidInput
 
 Progress = Callable[[int, int, str], None]

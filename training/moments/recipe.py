@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from training.distillation.recipe import read_named
-from vitascope.bundle.manifest import StrictModel
+from vitascope.bundle.parts import StrictModel
 
 RECIPES = Path(__file__).parent / "recipes"
 

@@ -23,7 +23,7 @@ import numpy as np
 from training.data.corpus import CorpusError, EmptySplit, first_names
 from training.data.packed import Origin
 from training.moments.annotations import MomentQuery, MomentReader, MomentVideo
-from vitascope.bundle.manifest import StrictModel
+from vitascope.bundle.parts import StrictModel
 from vitascope.errors import InvalidInput, MediaError
 from vitascope.model import Model
 from vitascope.moments import embed_windows, window_spans

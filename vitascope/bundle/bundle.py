@@ -16,7 +16,6 @@ from pydantic import ValidationError
 
 from vitascope.bundle.graph_specs import ArraySpecs, graph_spec
 from vitascope.bundle.manifest import (
-    CAPTION_GRAPHS,
     CHECKSUM_NAME,
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -240,7 +239,8 @@ def check_external(folder: Path, graph: str, manifest: Manifest) -> None:
         if listed not in manifest.files or "\\" in location or real != (folder / listed).resolve():
             raise BundleCorrupt(f"{name}: graph {graph!r} reads weights from {location!r}; a listed file was expected")
         # The fingerprint does not cover that file.
-        if manifest.captions is not None and listed == manifest.captions.weights and graph not in CAPTION_GRAPHS:
+        readers = manifest.added_weights.get(listed, (graph,))
+        if graph not in readers:
             raise BundleCorrupt(
-                f"{name}: graph {graph!r} reads weights from {location!r}; those are of the caption graphs alone"
+                f"{name}: graph {graph!r} reads weights from {location!r}; those are of {' and '.join(readers)} alone"
             )

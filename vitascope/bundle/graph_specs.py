@@ -50,6 +50,10 @@ SALIENCY, SPANS, SPAN_SCORES = "saliency", "spans", "span_scores"
 """Outputs of a moments graph, all float32: probability that the text is true of each window (B, T); the span that each
 window proposes (B, T, 2), in windows from the beginning of the sequence; and the score of that span, 0 to 1, (B, T)."""
 
+HEAT_MAP, BOXES = "heat_map", "boxes"
+"""Outputs of a grounding graph, both float32: how probably the centre of what the text names is in each cell (B, rows,
+columns), 0 to 1; and the box that each visual token of the grid proposes (B, V, 4), left, top, right and bottom as
+fractions of the width and height of the picture."""
 VISUAL_KEYS, VISUAL_VALUES, VISUAL_MASK = "visual_keys", "visual_values", "visual_mask"
 """Outputs of a caption_prefill graph, and inputs of caption_step: keys and values of the visual and audio tokens in
 each layer (B, Y, H, T, d) float32; 1 where there is a token (B, T) int64."""
@@ -68,8 +72,8 @@ def graph_spec(
 
     Args:
         manifest: Manifest of the bundle.
-        graph: "text", "video", "audio", "match", "answer", "moments", "caption_prefill" or "caption_step". The
-            manifest must have an audio stream for "audio".
+        graph: "text", "video", "audio", "match", "answer", "moments", "caption_prefill", "caption_step" or
+            "grounding", whose part of the manifest must be set.
         answers: Number of answers N; None: dynamic.
         length: Number of windows T of a moments graph, or P + L of the outputs of caption_step; None: dynamic.
 
@@ -103,6 +107,12 @@ def graph_spec(
     if graph in CAPTION_GRAPHS:
         tokens_by_name = {name: spec for name, spec in fused.items() if name not in text}
         return _caption_spec(manifest, graph, tokens_by_name, length)
+    if graph == "grounding":
+        grid = manifest.grounding
+        assert grid is not None
+        heat_map = ArraySpec("float32", (None, grid.rows * grid.cells, grid.columns * grid.cells))
+        outputs = {HEAT_MAP: heat_map, BOXES: ArraySpec("float32", (None, grid.rows * grid.columns, 4))}
+        return {**text, "visual_tokens": tokens}, outputs
     if graph == "match":
         return fused, {"match_logit": ArraySpec("float32", (None,))}
     candidates = {name: ArraySpec("int64", (None, None, None)) for name in (ANSWER_IDS, ANSWER_MASK)}

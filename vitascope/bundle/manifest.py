@@ -14,15 +14,19 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
+from vitascope.bundle.parts import (
+    CaptionDecoder,
+    GroundingGrid,
+    MomentWindows,
+    OmitDefaultsModel,
+    RelativePath,
+    StrictModel,
+)
 from vitascope.errors import InvalidInput
 
 SCHEMA_VERSION = 1
@@ -32,8 +36,10 @@ CHECKSUM_NAME = "manifest.json.sha256"
 SIGNATURE_NAME = "manifest.json.sig"
 """Present in signed bundles only."""
 
-Task = Literal["retrieval", "audio_retrieval", "matching", "answering", "moments", "captioning"]
-GraphName = Literal["text", "video", "audio", "match", "answer", "moments", "caption_prefill", "caption_step"]
+Task = Literal["retrieval", "audio_retrieval", "matching", "answering", "moments", "captioning", "grounding"]
+GraphName = Literal[
+    "text", "video", "audio", "match", "answer", "moments", "caption_prefill", "caption_step", "grounding"
+]
 InputType = Literal["query", "document"]
 """Purpose of a text: a search for documents, or a document to be searched for."""
 GRAPHS_OF_TASK: dict[str, tuple[str, ...]] = {
@@ -43,43 +49,27 @@ GRAPHS_OF_TASK: dict[str, tuple[str, ...]] = {
     "answering": ("video", "answer"),
     "moments": ("text", "video", "moments"),
     "captioning": ("video", "caption_prefill", "caption_step"),
+    "grounding": ("video", "grounding"),
 }
 CAPTION_GRAPHS = ("caption_prefill", "caption_step")
-ADDED_GRAPHS = ("moments", *CAPTION_GRAPHS)
+ADDED_GRAPHS = ("moments", *CAPTION_GRAPHS, "grounding")
 """Graphs that no embedding depends on, so that adding them needs no new index."""
+PARTS: dict[str, tuple[str, ...]] = {
+    "audio": ("audio",),
+    "moments": ("moments",),
+    "captions": CAPTION_GRAPHS,
+    "grounding": ("grounding",),
+}
+"""Fields of a manifest that describe some graphs, and are null without them."""
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
 Resample = Literal["decoder", "bicubic", "bilinear", "lanczos"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-RelativePath = Annotated[str, Field(min_length=1, max_length=255)]
 Prompt = Annotated[str, Field(max_length=1000)]
 
 
 def checksum_of(manifest: bytes) -> str:
     """Return the content of ``CHECKSUM_NAME`` for a manifest."""
     return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST_NAME}\n"
-
-
-class StrictModel(BaseModel):
-    """Immutable model that rejects unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class OmitDefaultsModel(StrictModel):
-    """Model that does not serialize the fields in ``_omit_if_default`` while they have their defaults.
-
-    These fields were added after the first bundles. Without them a manifest keeps its fingerprint, and earlier versions
-    can read it.
-    """
-
-    _omit_if_default: ClassVar[tuple[str, ...]] = ()
-
-    @model_serializer(mode="wrap")
-    def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
-        fields = type(self).model_fields
-        omitted = {k for k in self._omit_if_default if getattr(self, k) == fields[k].default}
-        return {k: v for k, v in values.items() if k not in omitted}
 
 
 class FrameStream(OmitDefaultsModel):
@@ -194,38 +184,6 @@ class AudioStream(OmitDefaultsModel):
         return round(self.sample_rate * self.seconds)
 
 
-class MomentWindows(StrictModel):
-    """The input of the graph `moments`: embeddings of consecutive windows of a video, each embedded as a clip."""
-
-    window_seconds: Annotated[float, Field(gt=0, le=600, description="length of a window")] = 1.0
-    max_windows: Annotated[int, Field(ge=2, le=4096)] = 256
-    """Windows of one sequence; the runtime splits longer videos into sequences that overlap."""
-
-
-class CaptionDecoder(OmitDefaultsModel):
-    """The decoder of the graphs `caption_prefill` and `caption_step`: a Transformer that predicts the next token."""
-
-    _omit_if_default: ClassVar[tuple[str, ...]] = ("weights",)
-
-    layers: Annotated[int, Field(ge=1, le=256)]
-    heads: Annotated[int, Field(ge=1, le=256)]
-    head_width: Annotated[int, Field(ge=1, le=4096)]
-    vocabulary: Annotated[int, Field(ge=2, description="tokens that have logits")]
-    start_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=64)]
-    """Tokens that every caption starts with, and that are no part of its text."""
-    end_id: Annotated[int, Field(ge=0)]
-    """Token after which a caption is complete."""
-    max_tokens: Annotated[int, Field(ge=2, le=4096, description="of a caption, with `end_id`")] = 40
-    weights: RelativePath | None = None
-    """File with weights that these graphs alone read; it may change without a new index. Null: there is none."""
-
-    @model_validator(mode="after")
-    def _validate_ids(self) -> Self:
-        if (largest := max(*self.start_ids, self.end_id)) >= self.vocabulary:
-            raise ValueError(f"start_ids, end_id: {largest}; less than the vocabulary, {self.vocabulary}, was expected")
-        return self
-
-
 class FileEntry(StrictModel):
     """Size and SHA-256 of one file of the bundle."""
 
@@ -298,6 +256,7 @@ class Manifest(OmitDefaultsModel):
         "audio",
         "moments",
         "captions",
+        "grounding",
         "matryoshka_dimensions",
         "logit_bias",
         "prompts",
@@ -319,6 +278,8 @@ class Manifest(OmitDefaultsModel):
     """Input of the `moments` graph; null without one."""
     captions: CaptionDecoder | None = None
     """The decoder of the `caption_prefill` and `caption_step` graphs; null without them."""
+    grounding: GroundingGrid | None = None
+    """Outputs of the `grounding` graph; null without one."""
     graphs: dict[GraphName, RelativePath]
     files: dict[RelativePath, FileEntry]
     vector_width: Annotated[int, Field(ge=0)]
@@ -391,9 +352,9 @@ class Manifest(OmitDefaultsModel):
             )
         named = [*self.graphs.values(), self.tokenizer, self.model_card, self.parity_report]
         named += [self.answers] if self.answers else []
-        named += [self.captions.weights] if self.captions and self.captions.weights else []
-        if self.captions and named.count(self.captions.weights or "") > 1:
-            raise ValueError(f"captions.weights: {self.captions.weights}; a file of the caption graphs was expected")
+        named += self.added_weights
+        if shared := sorted(name for name in self.added_weights if named.count(name) > 1):
+            raise ValueError(f"weights: {shared}; a file that the graphs of one task alone read was expected")
         unlisted = sorted(set(named) - set(self.files))
         if unlisted:
             raise ValueError(f"files: {unlisted} used but not listed with a SHA-256")
@@ -415,24 +376,22 @@ class Manifest(OmitDefaultsModel):
                 f"streams, visual_tokens, visual_width: {len(self.streams)} streams, {self.visual_tokens} and "
                 f"{self.visual_width}; {expected} a graph 'video'"
             )
-        if (self.audio is None) == ("audio" in self.graphs):
-            raise ValueError(
-                f"audio: {'null with' if self.audio is None else 'a stream without'} a graph 'audio'; both or neither "
-                "were expected"
-            )
-        if (self.moments is None) == ("moments" in self.graphs):
-            raise ValueError(
-                f"moments: {'null with' if self.moments is None else 'set without'} a graph 'moments'; both or neither "
-                "were expected"
-            )
-        if {self.captions is not None} != {graph in self.graphs for graph in CAPTION_GRAPHS}:
-            raise ValueError(
-                f"captions: {'null' if self.captions is None else 'set'} with graphs {sorted(self.graphs)}; a decoder "
-                f"and {' and '.join(CAPTION_GRAPHS)}, or none of them, were expected"
-            )
+        for name, graphs in PARTS.items():
+            part: object = getattr(self, name)
+            if {part is not None} != {graph in self.graphs for graph in graphs}:
+                raise ValueError(
+                    f"{name}: {'null' if part is None else 'set'} with graphs {sorted(self.graphs)}; it and "
+                    f"{' and '.join(graphs)}, or none of them, were expected"
+                )
         if not self.vector_width and (graph := next((g for g in ("audio", "moments") if g in self.graphs), None)):
             raise ValueError(f"vector_width: 0; the graph {graph!r} needs vectors")
         return self
+
+    @property
+    def added_weights(self) -> dict[str, tuple[str, ...]]:
+        """Files with weights that may change without a new index, and the graphs that alone may read each."""
+        parts = {name: getattr(self, name) for name in PARTS}
+        return {part.weights: PARTS[name] for name, part in parts.items() if getattr(part, "weights", None)}
 
     @property
     def default_rerank(self) -> int:
@@ -458,15 +417,14 @@ class Manifest(OmitDefaultsModel):
         """Return the SHA-256 of what determines an embedding: files, graphs, streams, text length and prompts.
 
         Bundles with equal fingerprints may fill the same collection. The parity report, the model card and other `.md`
-        files are excluded, and so are the graphs for moments and captions and the file of weights that caption graphs
-        alone read: adding them needs no new index.
+        files are excluded, and so are `ADDED_GRAPHS` and the files of weights that they alone read: adding them needs
+        no new index.
 
         Returns:
             64 hexadecimal digits.
         """
         added = {name: file for name, file in self.graphs.items() if name in ADDED_GRAPHS}
-        excluded = {self.model_card, self.parity_report, *added.values()}
-        excluded |= {self.captions.weights} if self.captions and self.captions.weights else set()
+        excluded = {self.model_card, self.parity_report, *added.values(), *self.added_weights}
         excluded |= {name for name in self.files if name.endswith(".md")}
         parts: dict[str, Any] = {
             "files": {n: f.sha256 for n, f in sorted(self.files.items()) if n not in excluded},

@@ -9,14 +9,17 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from training.models.config import IMAGENET, LITE0, MINILM, ConvConfig
+from training.models.config import IMAGENET, LITE0, MINILM, ConvConfig, FusedConfig
 from vitascope.bundle.manifest import FrameStream
 
 
 class HdVilaConfig(ConvConfig):
     """Configuration of an HD-VILA model: two backbones without shared weights, on a grid of (low size / 16)."""
 
-    _omit_if_default: ClassVar[tuple[str, ...]] = ("audio", "caption_layers", "depth", "paired_frames")
+    _omit_if_default: ClassVar[tuple[str, ...]] = (
+        *FusedConfig._omit_if_default,
+        *("depth", "paired_frames"),
+    )
     system: Literal["hd-vila"] = "hd-vila"
     high_height: int
     """At least twice the low resolution; or equal to it, for a model with one resolution."""
