@@ -24,7 +24,7 @@ from model_export.graphs import (
     random_tokens,
     run_torch,
 )
-from training.data.batches import read_audio
+from training.data.audio_batch import read_audio
 from training.data.packed import Packed
 from training.evaluation.encoder import streams_of
 from training.models.fusion import FusedModel

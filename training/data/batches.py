@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from training.data.audio import FULL_SCALE, SAMPLE_RATE
+from training.data.audio_batch import Audio, augment_audio, read_audio
 from training.data.example import Example, Negative, Question, canonical_answer
 from training.data.packed import Packed, open_packed
+from training.data.regions import NO_BOX, Regions, has_regions
 from training.data.scenes.objects import object_targets
 from training.objectives.losses import IGNORE_INDEX
 from training.recipe import AUDIO_OBJECTIVES, DatasetConfig, Stage
@@ -49,21 +50,6 @@ class Tokens:
         mask = self.mask[rows]
         longest = int(mask.sum(dim=1).max())
         return Tokens(self.ids[rows, :longest], mask[:, :longest])
-
-
-@dataclass(frozen=True)
-class Audio:
-    """Sounds of some examples at 16 kHz, each from the beginning of its row."""
-
-    samples: Tensor
-    """(B, N) float32, -1..1; 0 after the end of a sound."""
-    lengths: Tensor
-    """(B,) int64: samples of each row that are sound."""
-    present: Tensor
-    """(B,) bool: which examples have sound."""
-
-    def to(self, device: torch.device) -> Audio:
-        return Audio(self.samples.to(device), self.lengths.to(device), self.present.to(device))
 
 
 @dataclass(frozen=True)
@@ -96,6 +82,10 @@ class Batch:
     """(B * P,) bool: captions that sound alone decides, or of which nothing is known about that."""
     audible_negatives: Tensor | None = None
     """(B * P,) bool: the same of the negatives."""
+    phrases: Tokens | None = None
+    """(B * P, L), the P phrases about a video adjacent."""
+    boxes: Tensor | None = None
+    """(B * P, 4) float32: left, top, right and bottom of what is named, as fractions of the picture, or `NO_BOX`."""
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with all tensors on a device."""
@@ -168,6 +158,9 @@ class Batches:
             else None
             for packed, dataset in pairs
         ]
+        self.regions = [
+            Regions(packed.examples) if "grounding" in dataset.objectives else None for packed, dataset in pairs
+        ]
         self.usable = [_usable_rows(packed, dataset) for packed, dataset in pairs]
 
     def __getitem__(self, step: int) -> Batch:
@@ -202,8 +195,13 @@ class Batches:
         positions = classes = None
         if (targets := self.objects[index]) is not None:
             positions, classes = (torch.from_numpy(target[rows]) for target in targets)
+        phrases = boxes = None
+        if (regions := self.regions[index]) is not None:
+            named = regions.sample(rows.tolist(), dataset.captions_per_video, rng)
+            phrases = self._tokens([region.phrase for region in named])
+            boxes = torch.tensor([region.box or NO_BOX for region in named])
         audio = None
-        if packed.audio is not None and self.audio_seconds is not None:
+        if packed.audio is not None and self.audio_seconds is not None and dataset.needs_audio:
             sound_rng = rng.spawn(1)[0]
             audio = augment_audio(read_audio(packed, rows, self.audio_seconds, sound_rng), dataset, sound_rng)
         return Batch(
@@ -222,6 +220,8 @@ class Batches:
             audio,
             audible,
             audible_negatives,
+            phrases,
+            boxes,
         )
 
     def _streams(
@@ -248,67 +248,6 @@ class Batches:
     def _tokens(self, texts: list[str]) -> Tokens:
         ids, mask = self.tokenizer.encode(texts)
         return Tokens(torch.from_numpy(ids), torch.from_numpy(mask))
-
-
-def read_audio(
-    packed: Packed, rows: NDArray[np.int64], seconds: float, rng: np.random.Generator | None = None
-) -> Audio:
-    """Return the sounds of some rows of a corpus with sound, in a window of `seconds`.
-
-    Of a longer sound a part is returned: a random one, or the middle without `rng`.
-    """
-    assert packed.audio is not None
-    samples = np.zeros((len(rows), round(seconds * SAMPLE_RATE)), np.float32)
-    lengths = np.zeros(len(rows), np.int64)
-    for i, row in enumerate(rows):
-        sound = packed.audio[int(row)]
-        surplus = max(len(sound) - samples.shape[1], 0)
-        first = surplus // 2 if rng is None else int(rng.integers(surplus + 1))
-        part = sound[first : first + samples.shape[1]]
-        lengths[i] = len(part)
-        samples[i, : len(part)] = part / np.float32(FULL_SCALE)
-    return Audio(torch.from_numpy(samples), torch.from_numpy(lengths), torch.from_numpy(lengths > 0))
-
-
-def augment_audio(audio: Audio, dataset: DatasetConfig, rng: np.random.Generator) -> Audio:
-    """Change each sound at random as the dataset's options say: part, speed, gain, noise, and silence before it."""
-    samples, lengths = audio.samples, audio.lengths.numpy()
-    if dataset.min_sound < 1.0:
-        kept = np.ceil(lengths * rng.uniform(dataset.min_sound, 1.0, len(lengths))).astype(np.int64)
-        starts = rng.integers(lengths - kept + 1)
-        parts = zip(samples, starts, kept, strict=True)
-        samples = torch.stack([F.pad(x[start : start + n], (0, len(x) - n)) for x, start, n in parts])
-        lengths = kept
-    if dataset.speed:
-        factors = rng.uniform(1 - dataset.speed, 1 + dataset.speed, len(lengths))
-        faster = [_change_speed(x[:n], factor) for x, n, factor in zip(samples, lengths, factors, strict=True)]
-        samples, lengths = _window(faster, samples.shape[1])
-    if dataset.gain:
-        decibels = rng.uniform(-dataset.gain, dataset.gain, (len(samples), 1)).astype(np.float32)
-        samples = (samples * torch.from_numpy(10.0 ** (decibels / 20.0))).clamp(-1.0, 1.0)
-    if dataset.noise:
-        levels = dataset.noise * 10.0 ** rng.uniform(-2.0, 0.0, (len(samples), 1)).astype(np.float32)
-        noise = torch.from_numpy(levels * rng.standard_normal(samples.shape, np.float32))
-        samples = samples + noise * (torch.arange(samples.shape[1]) < torch.from_numpy(lengths)[:, None])
-    if dataset.delay:
-        delays = rng.integers(np.where(lengths > 0, round(dataset.delay * SAMPLE_RATE), 0) + 1)
-        delayed = [F.pad(x[:n], (int(delay), 0)) for x, n, delay in zip(samples, lengths, delays, strict=True)]
-        samples, lengths = _window(delayed, samples.shape[1])
-    return replace(audio, samples=samples, lengths=torch.from_numpy(lengths))
-
-
-def _change_speed(samples_N: Tensor, factor: float) -> Tensor:
-    if not len(samples_N):
-        return samples_N
-    size = max(round(len(samples_N) / factor), 1)
-    return F.interpolate(samples_N[None, None], size=size, mode="linear", align_corners=False)[0, 0]
-
-
-def _window(parts: Sequence[Tensor], size: int) -> tuple[Tensor, np.ndarray]:
-    """Return sounds as rows of a window (B, size), cut or padded with zeros, and their lengths (B,)."""
-    cut = [part[:size] for part in parts]
-    lengths = np.array([len(part) for part in cut], np.int64)
-    return torch.stack([F.pad(part, (0, size - len(part))) for part in cut]), lengths
 
 
 def load_batches(batches: Batches, steps: range, workers: int) -> DataLoader[Batch]:
@@ -357,10 +296,11 @@ def _clips_per_video(packed: Packed, dataset: DatasetConfig) -> int:
             f"objectives: 'mvm' of {dataset.corpus!r} with {clips} clips, whose visual tokens cannot be averaged "
             "before they are masked; clips_per_video = 1 was expected"
         )
-    if "objects" in dataset.objectives and packed.clips > 1:
+    located = {"objects", "grounding"} & set(dataset.objectives)
+    if located and packed.clips > 1:
         raise InvalidInput(
-            f"objectives: 'objects' of {dataset.corpus!r}, packed as {packed.clips} clips; object positions are known "
-            "of whole videos only, a corpus packed as one clip was expected"
+            f"objectives: {min(located)!r} of {dataset.corpus!r}, packed as {packed.clips} clips; object positions are "
+            "known of whole videos only, a corpus packed as one clip was expected"
         )
     return clips
 
@@ -368,10 +308,13 @@ def _clips_per_video(packed: Packed, dataset: DatasetConfig) -> int:
 def _usable_rows(packed: Packed, dataset: DatasetConfig) -> np.ndarray:
     needs_question = "vqa" in dataset.objectives
     needs_caption = bool(NEED_CAPTIONS & set(dataset.objectives))
+    needs_region = "grounding" in dataset.objectives
     rows = [
         i
         for i, e in enumerate(packed.examples[: dataset.limit])
-        if (not needs_question or e.questions) and (not needs_caption or e.captions)
+        if (not needs_question or e.questions)
+        and (not needs_caption or e.captions)
+        and (not needs_region or has_regions(e))
     ]
     if not rows:
         raise ValueError(

@@ -13,7 +13,7 @@ from typing import get_args
 import numpy as np
 
 from training.data.audio import FULL_SCALE, SAMPLE_RATE
-from training.data.batches import read_audio
+from training.data.audio_batch import read_audio
 from training.data.example import Needs
 from training.data.packed import Packed
 from training.evaluation.answers import answer_questions, exact_answers

@@ -14,7 +14,8 @@ import torch
 from tests.training.data.corpus_files import GREEN, RED, movie, picture, tone, wav
 from tests.training.small_run import recipe, write_tokenizer
 from training.data.audio import MAX_SECONDS, SAMPLE_RATE, read_samples
-from training.data.batches import Batch, Batches, read_audio
+from training.data.audio_batch import read_audio
+from training.data.batches import Batch, Batches
 from training.data.corpus import CorpusError
 from training.data.example import Example, ExampleError, Question
 from training.data.packed import (
