@@ -227,7 +227,7 @@ def _adapt(initial: InitialModel, recipe: Recipe) -> InitialModel:
     adapted = build(config)
     weights, expected = model.state_dict(), adapted.state_dict()
     fitting = {name: w for name, w in weights.items() if name in expected and w.shape == expected[name].shape}
-    optional = (*ONLY_IN_TRAINING, *KEPT, *AUDIO_PREFIXES, CAPTION_PREFIX)
+    optional = (*ONLY_IN_TRAINING, *KEPT, *AUDIO_PREFIXES, CAPTION_PREFIX, "grounding_head.")
     unfit = sorted(n for n in {*weights, *expected} - {*fitting} if not n.startswith(optional))
     if unfit:
         raise ValueError(
@@ -239,6 +239,8 @@ def _adapt(initial: InitialModel, recipe: Recipe) -> InitialModel:
         load_kept_stages(adapted.video, config.backbone)
     if model.audio is None and recipe.init == "pretrained":
         load_audio(adapted)
+    if model.grounding_head is None and adapted.grounding_head is not None:
+        adapted.grounding_head.copy_weights(adapted.text.fused_layers)
     if model.caption_decoder is None and adapted.caption_decoder is not None:
         adapted.caption_decoder.copy_weights(adapted.text.fused_layers, adapted.word_head)
     return initial._replace(model=adapted)

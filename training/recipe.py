@@ -27,6 +27,7 @@ Objective = Literal[
     "video_audio",
     "text_video_audio",
     "captions",
+    "grounding",
 ]
 """itc: contrastive; correlation: of similarities with those of captions; itm: matching; mlm: masked words; mvm: masked
 visual tokens (SOHO) or their features (Visual Parsing, MFR); vqa: answers from the vocabulary; class_names: a
@@ -34,7 +35,8 @@ classifier's soft labels; objects: dense supervision of visual tokens by the obj
 prediction of the maps of a pretrained CNN by each level of a Swin (Visual Parsing); text_audio, video_audio,
 text_video_audio: contrastive, of sounds with texts, of sounds with videos, and of texts with the sum of the embeddings
 of sound and video, each among the examples that have what it compares; captions: the next word of captions, by the
-decoder of `model = { caption_layers = 3 }`."""
+decoder of `model = { caption_layers = 3 }`; grounding: where in the picture is what a phrase names, by the head of
+`model = { grounding_layers = 2 }`."""
 AUDIO_OBJECTIVES: frozenset[Objective] = frozenset({"text_audio", "video_audio", "text_video_audio"})
 """Objectives that read embeddings of sound."""
 UNFUSED: frozenset[Objective] = AUDIO_OBJECTIVES.union({"itc", "correlation", "class_names", "objects", "cnn_features"})
@@ -53,9 +55,10 @@ class TrainedPart(NamedTuple):
 TRAINED_PARTS = {
     "all_but_audio": TrainedPart("audio", AUDIO_OBJECTIVES),
     "all_but_captions": TrainedPart("caption_decoder", frozenset({"captions"})),
+    "all_but_grounding": TrainedPart("grounding_head", frozenset({"grounding"})),
 }
 """By value of `frozen`."""
-CACHED_FEATURES = ("visual", "embeddings", "all_but_captions")
+CACHED_FEATURES = ("visual", "embeddings", "all_but_captions", "all_but_grounding")
 """Values of a stage's `frozen` with which the features of the video encoder are cached."""
 
 
@@ -81,7 +84,8 @@ class DatasetConfig(StrictModel):
     """Loss weight by objective."""
     questions_per_video: Annotated[int, Field(ge=1)] = 1
     captions_per_video: Annotated[int, Field(ge=1)] = 1
-    """Positive captions per video, each with a minimally different negative caption where the corpus has them."""
+    """Positive captions per video, each with a minimally different negative caption where the corpus has them; or
+    phrases of `grounding`."""
     soft_targets: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the ITC target that goes to captions by their similarity to the video's own in the text encoder."""
     prototypes: Annotated[int, Field(ge=0)] = 0
@@ -139,6 +143,11 @@ class DatasetConfig(StrictModel):
         return set(self.objectives) != {"text_audio"}
 
     @property
+    def needs_audio(self) -> bool:
+        """Return whether an objective reads sounds, if there are any."""
+        return set(self.objectives) != {"grounding"}
+
+    @property
     def needs_tokens(self) -> bool:
         """Return whether an objective reads visual tokens."""
         return not set(self.objectives) <= WITHOUT_TOKENS
@@ -181,7 +190,9 @@ class Stage(StrictModel):
     """Learning rate at the last step, relative to the peak."""
     schedule_steps: int | None = None
     """Length of the schedule where the stage ends earlier; None: `steps`."""
-    frozen: Literal["none", "encoders", "visual", "embeddings", "all_but_audio", "all_but_captions"] = "none"
+    frozen: Literal[
+        "none", "encoders", "visual", "embeddings", "all_but_audio", "all_but_captions", "all_but_grounding"
+    ] = "none"
     """`encoders`: train only fused layers and heads (HD-VILA, section 3.4). The encoders stay in evaluation mode:
     no dropout, and neither running statistics nor dictionary entries change. Without augmentation each video is encoded
     once, before the first step. `visual`: the same for the video encoder alone, but for what `keep_pretrained` adds to
@@ -190,7 +201,8 @@ class Stage(StrictModel):
     `text_lr_mult = 0`, and `fused_lr_mult = 0` in a single-stream model, each text is encoded once as well.
     `embeddings`: on all features, fused layers, heads and the details that the fused layers read; no embedding
     changes. `all_but_audio`: train the audio encoder alone, towards the embeddings of texts and videos that the model
-    has. `all_but_captions`: train the decoder of captions alone, on the features of `visual`."""
+    has. `all_but_captions`: train the decoder of captions alone, on the features of `visual`. `all_but_grounding`: the
+    same of the head that finds phrases."""
     locked_text_layers: Annotated[int, Field(ge=0)] = 0
     """Embeddings and so many of the first text layers are frozen."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -301,8 +313,9 @@ def _validate_dataset(stage: Stage, dataset: DatasetConfig) -> None:
         raise ValueError(
             f"resolution_ratio: {dataset.resolution_ratio} of {dataset.corpus!r} with {fused}; 1.0 was expected"
         )
-    if "objects" in dataset.objectives and (dataset.min_crop < 1.0 or dataset.zoom_out > 1.0 or dataset.flip):
-        raise ValueError(f"objectives: 'objects' of {dataset.corpus!r} excludes min_crop, zoom_out and flip")
+    located = sorted({"objects", "grounding"} & set(dataset.objectives))
+    if located and (dataset.min_crop < 1.0 or dataset.zoom_out > 1.0 or dataset.flip):
+        raise ValueError(f"objectives: {located} of {dataset.corpus!r} exclude min_crop, zoom_out and flip")
     if dataset.prototypes and (stage.frozen != "visual" or "class_names" not in dataset.objectives):
         raise ValueError(
             f"prototypes: {dataset.prototypes} of {dataset.corpus!r} in stage {stage.name!r}; 'class_names' and "

@@ -20,12 +20,14 @@ from torch.utils.checkpoint import checkpoint
 from training.data.batches import Batch, Tokens
 from training.data.scenes.objects import ATTRIBUTE_WEIGHTS
 from training.models.fusion import FusedModel
+from training.models.grounding_head import ground
 from training.models.pretrained import PretrainedMaps
 from training.models.text import VisualCache
 from training.objectives import losses
 from training.objectives.captions import caption_loss
 from training.objectives.class_names import most_likely
 from training.objectives.class_prototypes import ClassPrototypes
+from training.objectives.grounding import grounding_loss
 from training.recipe import AUDIO_OBJECTIVES, DatasetConfig
 
 NAMES_PER_STEP = 96
@@ -130,6 +132,10 @@ def compute_losses(
     if "captions" in objectives and batch.captions is not None:
         heard = None if audio is None else audio.tokens
         out["captions"] = caption_loss(model, batch.captions.ids, batch.captions.mask, video.tokens, heard)
+    if "grounding" in objectives and batch.phrases is not None and batch.boxes is not None:
+        states = _encode_text_states(model, batch.phrases, detach=batch.dataset.detach_text)
+        heat, boxes = ground(model, states, batch.phrases.mask, video.tokens)
+        out["grounding"] = grounding_loss(heat, boxes, batch.boxes)
     if "mvm" in objectives and batch.captions is not None and video.mask_context is not None:
         out["mvm"] = _mvm(model, batch, batch.captions, video.tokens, video.mask_context)
     if "vqa" in objectives and batch.questions is not None and batch.answers is not None and cache is not None:

@@ -54,6 +54,18 @@ class Utterance:
     text: str
 
 
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, as fractions of the width and height of the picture."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """A phrase, and the place of what it names in the picture or in the middle frame of the video; None: not there."""
+
+    phrase: str
+    box: Box | None
+
+
 @dataclass(frozen=True)
 class Example:
     """A video and its annotation. `captions[0]` is the query of retrieval."""
@@ -67,12 +79,14 @@ class Example:
     attributes: dict[str, Any] = field(default_factory=dict)
     caption_needs: tuple[Needs, ...] = ()
     """By caption, what must be perceived to judge it; empty if the corpus does not state it."""
+    regions: tuple[Region, ...] = ()
 
     def to_json(self) -> str:
-        """Return a line of JSON, keys in the order of the fields; unstated needs are left out."""
+        """Return a line of JSON, keys in the order of the fields; unstated needs and regions are left out."""
         record = asdict(self)
-        if not self.caption_needs:
-            del record["caption_needs"]
+        for name in ("caption_needs", "regions"):
+            if not record[name]:
+                del record[name]
         for question in record["questions"]:
             if question["needs"] is None:
                 del question["needs"]
@@ -116,6 +130,7 @@ def example_of(record: object) -> Example:
         still=_typed(record, "still", bool, False),
         attributes=dict(_typed(record, "attributes", Mapping, {})),
         caption_needs=caption_needs,
+        regions=tuple(_region(r, f"regions[{i}]") for i, r in enumerate(_list(record, "regions"))),
     )
 
 
@@ -155,6 +170,21 @@ def _negative(record: object, where: str) -> Negative:
     fields = _object(record, where)
     of, grade = (_whole_number(fields, name, where) for name in ("of", "grade"))
     return Negative(required_text(fields, "caption", f"{where}."), of, grade, str(fields.get("kind", "")))
+
+
+def _region(record: object, where: str) -> Region:
+    fields = _object(record, where)
+    phrase, box = required_text(fields, "phrase", f"{where}."), fields.get("box")
+    return Region(phrase, None if box is None else box_of(box, f"{where}.box"))
+
+
+def box_of(value: object, where: str) -> Box:
+    """Return the box of four numbers. Raises ExampleError."""
+    is_box = isinstance(value, list | tuple) and len(value) == 4 and all(isinstance(x, int | float) for x in value)
+    if not is_box or not (0 <= value[0] < value[2] <= 1 and 0 <= value[1] < value[3] <= 1):
+        raise ExampleError(f"{where}: {_short(value)}; left, top, right and bottom from 0 to 1 were expected")
+    left, top, right, bottom = (float(x) for x in value)
+    return left, top, right, bottom
 
 
 def _utterance(record: object, where: str) -> Utterance:

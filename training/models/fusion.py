@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from training.models.audio import AudioEmbeddings, AudioEncoder
 from training.models.caption_decoder import CaptionDecoder
 from training.models.config import FusedConfig
+from training.models.grounding_head import GroundingHead
 from training.models.hubness import SIMILARITY_SCALE, HubnessCorrection
 from training.models.text import (
     MaskedWordHead,
@@ -125,6 +126,9 @@ class FusedModel(nn.Module, ABC):
             self.match_audio_scale = nn.Parameter(torch.tensor(0.0))
             self.match_audio_threshold = nn.Parameter(torch.tensor(0.5))
         self.caption_decoder = CaptionDecoder(self.text.bert.config, cfg.caption_layers) if cfg.caption_layers else None
+        self.grounding_head = (
+            GroundingHead(self.text.bert.config, cfg.grounding_layers) if cfg.grounding_layers else None
+        )
 
     @property
     def device(self) -> torch.device:

@@ -197,12 +197,21 @@ def choose(options: Sequence[str], style: int, slot: str) -> str:
     return options[zlib.crc32(f"{style}/{slot}".encode()) % len(options)]
 
 
-def noun_phrase(mention: Mention, style: int, slot: str, article: str | None = "a") -> str:
-    """Return a phrase such as "a large striped red circle with the digit 7 on it". article: "a", "the" or None."""
+def noun_phrase(
+    mention: Mention,
+    style: int,
+    slot: str,
+    article: str | None = "a",
+    nouns: Sequence[str] = ("object", "shape", "thing"),
+) -> str:
+    """Return a phrase such as "a large striped red circle with the digit 7 on it".
+
+    article: "a", "the" or None. nouns: For an object whose shape is not named.
+    """
     word = {
         name: choose(SYNONYMS.get(value, (value,)), style, f"{slot}/{name}") for name, value in _attributes(mention)
     }
-    noun = word.get("shape") or choose(("object", "shape", "thing"), style, f"{slot}/noun")
+    noun = word.get("shape") or choose(nouns, style, f"{slot}/noun")
     pattern_last = choose(("yes", "no", "no"), style, f"{slot}/pattern last") == "yes"
     adjectives = [word.get("size")]
     after = []

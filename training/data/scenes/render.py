@@ -36,6 +36,8 @@ MARGIN = 4  # pixels of background beyond each edge, for camera shake
 AUDIO_BITS = 48_000  # per second
 LAYER = 255 // MAX_OBJECTS
 """Step of grey in depth maps from the background, 0, to the object in front of it and from object to object."""
+PLATE = (14, 22)
+"""Width and height of a digit's plate in pixels."""
 Point = tuple[float, float]
 
 # Five by seven, drawn 10 by 18 pixels. In a 224x224 frame each stroke is more than a pixel wide; in a 112x112 one
@@ -129,12 +131,12 @@ def _pattern(thing: Thing, side: int) -> Image.Image:
 
 
 def _digit(thing: Thing) -> Image.Image:
-    """Return the digit on its plate, 14 x 22 pixels."""
+    """Return the digit on its plate."""
     ink, plate = ((20, 20, 20), (255, 255, 255)) if thing.colour == "black" else ((255, 255, 255), (16, 16, 16))
     rows = DIGITS[thing.digit or 0].split()
     glyph = Image.fromarray(np.array([[int(bit) * 255 for bit in row] for row in rows], dtype=np.uint8))
     glyph = glyph.resize((60, 108), Image.Resampling.NEAREST).resize((10, 18), Image.Resampling.BOX)
-    canvas = Image.new("RGB", (14, 22), plate)
+    canvas = Image.new("RGB", PLATE, plate)
     canvas.paste(ink, (2, 2), glyph)
     return canvas
 
@@ -166,7 +168,7 @@ def draw_thing(thing: Thing, scale: float = 1.0, angle: float = 0.0) -> Image.Im
     paint.putalpha(mask)
     sprite = paint.resize((2 * half, 2 * half), Image.Resampling.BOX)
     if thing.digit is not None:  # upright and of fixed size, so that a 6 never looks like a 9
-        sprite.paste(_digit(thing), (half - 7, half - 11))
+        sprite.paste(_digit(thing), (half - PLATE[0] // 2, half - PLATE[1] // 2))
     return sprite
 
 
@@ -202,9 +204,8 @@ def render(world: World, *, depth: bool = False, frames: int = FRAMES) -> Iterat
     background = draw_background(world.background)
     if depth:
         background.paste((0, 0, 0), (0, 0, *background.size))
-    camera = Random(world.shake_seed)
     sprites: dict[tuple[int, float, float], Image.Image] = {}
-    for time in frame_times(frames):
+    for time, (dx, dy) in zip(frame_times(frames), camera_shifts(world), strict=False):
         frame = background.copy()
         for layer, index in enumerate(world.drawing_order, 1):
             state = state_at(world.things[index], time)
@@ -225,8 +226,15 @@ def render(world: World, *, depth: bool = False, frames: int = FRAMES) -> Iterat
                 round(state.y) + MARGIN - sprite.height // 2,
             )
             frame.paste(sprite, corner, mask)
-        dx, dy = (camera.randint(-world.shake, world.shake) + MARGIN for _ in range(2))
-        yield frame.crop((dx, dy, dx + WIDTH, dy + HEIGHT))
+        left, top = dx + MARGIN, dy + MARGIN
+        yield frame.crop((left, top, left + WIDTH, top + HEIGHT))
+
+
+def camera_shifts(world: World) -> Iterator[tuple[int, int]]:
+    """Yield how far the camera is moved to the right and downwards in each frame, in pixels, without end."""
+    camera = Random(world.shake_seed)
+    while True:
+        yield camera.randint(-world.shake, world.shake), camera.randint(-world.shake, world.shake)
 
 
 def _add_video_track(container: OutputContainer, crf: int) -> VideoStream:

@@ -1,0 +1,58 @@
+"""The objective `grounding`: a heat map and boxes of what phrases name, from the visual tokens of a video.
+
+Shape letters: B phrases, V visual tokens of a grid of Y rows and X columns, c cells of the heat map along each side of
+a token.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import generalized_box_iou_loss
+
+from training import distributed
+from training.models.grounding_head import CELLS
+
+SPREAD = 0.2
+"""Standard deviation of the target around the centre of an object, relative to its width and height."""
+BOX_WEIGHT = 2.0
+"""Weight of the loss of boxes relative to that of the heat map."""
+
+
+def grounding_loss(heat_BYX: Tensor, boxes_BV4: Tensor, targets_B4: Tensor) -> Tensor:
+    """Compute the loss of the heat map and of the boxes.
+
+    The target of the heat map is a Gaussian around the centre of the object, 0 everywhere for what is not there; its
+    loss is the quality focal loss (Li et al., "Generalized focal loss", NeurIPS 2020, equation 4). Each token's box
+    counts as much as the target has there; its loss is that of generalized IoU (Rezatofighi et al., CVPR 2019).
+
+    Args:
+        heat_BYX: Logits (B, Y c, X c).
+        boxes_BV4: Left, top, right and bottom as fractions of the picture.
+        targets_B4: The same of the object; all 0 for what is not there.
+    """
+    heat, boxes, present = heat_BYX.float(), boxes_BV4.float(), targets_B4.any(dim=1)
+    target = target_heat(targets_B4, heat.shape[1], heat.shape[2])
+    error = (heat.sigmoid() - target).square()
+    of_heat = (error * F.binary_cross_entropy_with_logits(heat, target, reduction="none")).sum(dim=(1, 2)).mean()
+    weights = F.max_pool2d(target[:, None], CELLS).flatten(1)
+    expected = targets_B4[:, None].expand_as(boxes)
+    of_boxes = (weights * generalized_box_iou_loss(boxes, expected)).sum(dim=1) / weights.sum(dim=1).clamp_min(1e-6)
+    count = int(present.sum())
+    mean = of_boxes[present].mean() if count else of_boxes.sum() * 0.0
+    return of_heat + BOX_WEIGHT * distributed.global_mean(mean, count)
+
+
+def target_heat(targets_B4: Tensor, rows: int, columns: int) -> Tensor:
+    """Return the targets (B, rows, columns) of heat maps, at most 1; 0 everywhere where all of a target is 0."""
+    left, top, right, bottom = (targets_B4[:, i, None] for i in range(4))
+
+    def bell(low: Tensor, high: Tensor, cells: int) -> Tensor:
+        places = (torch.arange(cells, device=low.device) + 0.5) / cells
+        centre, deviation = (low + high) / 2.0, SPREAD * (high - low).clamp_min(1.0 / cells)
+        centre = (torch.floor(centre * cells).clamp(0, cells - 1) + 0.5) / cells  # the largest value is 1
+        return torch.exp(-0.5 * ((places - centre) / deviation).square())
+
+    heat = bell(top, bottom, rows)[:, :, None] * bell(left, right, columns)[:, None, :]
+    return heat * targets_B4.any(dim=1)[:, None, None]
