@@ -63,7 +63,6 @@ from training.models.config import FusedConfig
 from training.objectives.class_names import absent_class_names
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import Calibration, GraphName, Manifest, Reranking, Task
-from vitascope.bundle.parts import CaptionDecoder
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 from vitascope.tokenizer import Tokenizer
@@ -251,9 +250,10 @@ def _validation_splits(names: list[str], data: Path | None) -> dict[str, Packed]
     return {name: replace(packed, examples=packed.examples[:MAX_EXAMPLES]) for name, packed in splits.items()}
 
 
-def _caption_decoder(cfg: FusedConfig, tokenizer: Tokenizer) -> CaptionDecoder | None:
-    decoder = cfg.caption_decoder(tokenizer.vocabulary())
-    return decoder and decoder.model_copy(update={"weights": ADDED_WEIGHTS["captions"]})
+def _added_parts(cfg: FusedConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the parts of the manifest that describe graphs with files of weights of their own."""
+    parts = {"captions": cfg.caption_decoder(tokenizer.vocabulary()), "grounding": cfg.grounding_grid()}
+    return {n: part.model_copy(update={"weights": ADDED_WEIGHTS[n]}) for n, part in parts.items() if part is not None}
 
 
 class _Export:
@@ -346,6 +346,7 @@ class _Export:
         tasks += ["audio_retrieval"] if cfg.audio else []
         tasks += ["matching", "answering"] if cfg.answers else ["matching"]
         tasks += ["captioning"] if cfg.caption_layers else []
+        tasks += ["grounding"] if cfg.grounding_layers else []
         provenance = Provenance(
             recipe=recipe.name,
             seed=recipe.seed,
@@ -364,7 +365,7 @@ class _Export:
             "tasks": tasks,
             "streams": cfg.streams(),
             "audio": cfg.audio_stream(),
-            "captions": _caption_decoder(cfg, job.tokenizer),
+            **_added_parts(cfg, job.tokenizer),
             "graphs": {graph: f"{graph}.onnx" for graph in self.graphs},
             "vector_width": cfg.vector_width,
             "visual_tokens": cfg.visual_tokens,

@@ -23,10 +23,13 @@ from torch import Tensor, nn
 
 from model_export.simplify import simplify
 from training.models.fusion import FusedModel
+from training.models.grounding_head import grounding_outputs
 from vitascope.bundle.graph_specs import (
     ANSWER_IDS,
     ANSWER_MASK,
     AUDIO_TOKENS,
+    BOXES,
+    HEAT_LOGITS,
     LENGTHS,
     LOGITS,
     PAST_KEYS,
@@ -177,6 +180,14 @@ class CaptionStepGraph(_ModelGraph):
         return self.model.next_word_logits(input_ids, past_keys, past_values, visual_keys, visual_values, visual_mask)
 
 
+class GroundingGraph(_ModelGraph):
+    """input_ids, attention_mask (B, L), visual_tokens (B, V, K) -> heat_logits (B, Y, X) and boxes (B, V, 4), 0 to
+    1."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, visual_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        return grounding_outputs(self.model, input_ids, attention_mask, visual_tokens)
+
+
 @dataclass(frozen=True)
 class GraphSpec:
     """A graph to export: module, outputs, and the dynamic axes of each input, {input: {axis: name}}."""
@@ -199,10 +210,10 @@ def video_spec(
 
 
 def graph_specs(model: FusedModel) -> list[GraphSpec]:
-    """Return the specs of a model's graphs: video, text and match; audio, answer and those of captions of models that
-    have them."""
+    """Return the specs of a model's graphs: video, text and match; audio, answer, grounding and those of captions of
+    models that have them."""
     text = {"input_ids": {0: "batch", 1: "length"}, "attention_mask": {0: "batch", 1: "length"}}
-    fused = text | {"visual_tokens": {0: "batch"}}
+    pictures = fused = text | {"visual_tokens": {0: "batch"}}
     specs = [
         video_spec(VideoGraph(model), model.cfg.streams()),
         GraphSpec("text", TextGraph(model), text, ("vector",)),
@@ -211,7 +222,7 @@ def graph_specs(model: FusedModel) -> list[GraphSpec]:
         sounds = {SAMPLES: {0: "batch"}, LENGTHS: {0: "batch"}}
         tokens = {AUDIO_TOKENS: {0: "batch"}} if model.audio_embeddings is not None else {}
         specs.append(GraphSpec("audio", AudioGraph(model), sounds, ("vector", *tokens)))
-        fused |= tokens
+        fused = fused | tokens
     specs.append(GraphSpec("match", MatchGraph(model), fused, ("match_logit",)))
     if model.cfg.answers:
         specs.append(GraphSpec("answer", AnswerGraph(model), fused, ("answer_logits",)))
@@ -223,6 +234,8 @@ def graph_specs(model: FusedModel) -> list[GraphSpec]:
         specs.append(GraphSpec("caption_prefill", CaptionPrefillGraph(model), tokens, tuple(visual)))
         outputs = (LOGITS, PRESENT_KEYS, PRESENT_VALUES)
         specs.append(GraphSpec("caption_step", CaptionStepGraph(model), step, outputs))
+    if model.grounding_head is not None:
+        specs.append(GraphSpec("grounding", GroundingGraph(model), pictures, (HEAT_LOGITS, BOXES)))
     return specs
 
 

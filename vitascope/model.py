@@ -20,7 +20,7 @@ from vitascope.audio_windows import Samples, check_sounds, read_sounds
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.graph_specs import random_inputs
 from vitascope.bundle.manifest import CAPTION_GRAPHS, Calibration, FrameStream, InputType, Task
-from vitascope.bundle.parts import CaptionDecoder, MomentWindows
+from vitascope.bundle.parts import CaptionDecoder, GroundingGrid, MomentWindows
 from vitascope.captions import DEFAULT_OPTIONS, Caption, CaptionOptions, generate_captions
 from vitascope.embeddings import (
     AudioEmbedding,
@@ -35,7 +35,8 @@ from vitascope.embeddings import (
 from vitascope.engines.graphs import GraphRunner, Graphs
 from vitascope.engines.onnx_runtime import Array, Device, Placement
 from vitascope.errors import InvalidInput
-from vitascope.input_validation import Streams, check_texts, check_tokens
+from vitascope.grounding import Grounding, ground
+from vitascope.input_validation import Streams, check_texts, check_tokens, check_visual_tokens
 from vitascope.integrations.kserve import ONNXRUNTIME, served_name, server_url
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.moments import MomentResult, find_moments
@@ -384,6 +385,21 @@ class Model:
         decoder = self.caption_decoder
         tokens = check_tokens(self.bundle.manifest, len(visual_tokens), visual_tokens, audio_tokens)
         return generate_captions(self, decoder, tokens, options, is_cancelled)
+
+    @property
+    def grounding_grid(self) -> GroundingGrid:
+        """Outputs of ``ground``. Raises TaskMissing if the bundle has no grounding graph."""
+        self._graphs.ensure_loaded("grounding")
+        grid = self.bundle.manifest.grounding
+        assert grid is not None
+        return grid
+
+    def ground(self, phrases: Sequence[str], visual_tokens: Tokens) -> list[Grounding]:
+        """Find what ``phrases[i]`` names in the picture, or in the middle frame, of ``visual_tokens[i]``."""
+        grid = self.grounding_grid
+        check_texts(phrases)
+        tokens = check_visual_tokens(self.bundle.manifest, len(phrases), visual_tokens)
+        return ground(self, grid, phrases, tokens)
 
     def embed_file(
         self, path: MediaSource, clips: Clips | None = None, limits: MediaLimits = DEFAULT_LIMITS

@@ -126,6 +126,7 @@ def _by_graph(
         "text": [Case(kind, text) for text in texts],
         "match": fused,
         "answer": fused,
+        "grounding": [Case(kind, {n: x for n, x in case.inputs.items() if n != AUDIO_TOKENS}) for case in fused],
     }
 
 

@@ -9,7 +9,7 @@ width, T audio tokens, A their width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -19,11 +19,14 @@ from torch import Tensor
 from training.data.batches import clip_count, spread_clips
 from training.data.packed import Packed
 from training.models.fusion import FusedModel
+from training.models.grounding_head import grounding_outputs
 from training.models.hd_vila import HdVilaConfig
 from training.models.text import VisualCache
 from vitascope.answering import Answer
 from vitascope.bundle.graph_specs import (
     AUDIO_TOKENS,
+    BOXES,
+    HEAT_LOGITS,
     LENGTHS,
     LOGITS,
     PAST_KEYS,
@@ -101,8 +104,9 @@ class TorchEncoder:
     @property
     def tasks(self) -> Sequence[Task]:
         """Return the tasks of the model; without an answer vocabulary it does not answer."""
-        answering: tuple[Task, ...] = ("answering",) if self.answers else ()
-        return ("retrieval", "matching", *answering, *(("captioning",) if self.model.cfg.caption_layers else ()))
+        cfg = self.model.cfg
+        added = {"answering": self.answers, "captioning": cfg.caption_layers, "grounding": cfg.grounding_layers}
+        return ("retrieval", "matching", *(cast(Task, task) for task, exists in added.items() if exists))
 
     @property
     def streams(self) -> Sequence[FrameStream]:
@@ -193,11 +197,15 @@ class TorchEncoder:
         return generate_captions(self, decoder, tokens, options)
 
     def run_graph(self, graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return what a graph of captions computes, by the names of its inputs and outputs."""
+        """Return what a graph of captions or of grounding computes, by the names of its inputs and outputs."""
         tensors = {name: self._tensor(x.astype(np.float32) if x.dtype.kind == "f" else x) for name, x in inputs.items()}
         prepared = (VISUAL_KEYS, VISUAL_VALUES, VISUAL_MASK)
+        names: tuple[str, ...]
+        outputs: tuple[Tensor, ...]
         with _inference_mode(self.model):
-            if graph == "caption_prefill":
+            if graph == "grounding":
+                names, outputs = (HEAT_LOGITS, BOXES), grounding_outputs(self.model, *tensors.values())
+            elif graph == "caption_prefill":
                 names, outputs = prepared, self.model.prepare_captions(*tensors.values())
             else:
                 names = (LOGITS, PRESENT_KEYS, PRESENT_VALUES)

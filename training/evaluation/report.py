@@ -2,7 +2,7 @@
 
 `vitascope evaluate BUNDLE --data DIR --judgements DIR` gives the numbers of `docs/results.md`. Its five corpora have
 protocols of their own. For any other corpus the metrics follow from its examples: captions (retrieval in both
-directions), negative captions (pairwise accuracy and multiple choice), questions (exact match).
+directions), negative captions (pairwise accuracy and multiple choice), questions (exact match), phrases with boxes.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from training.evaluation.calibration import search_calibration
 from training.evaluation.captions import expert_agreement, negative_caption_metrics, wrong_caption_accuracy
 from training.evaluation.encoder import ALTERATIONS, Alter, Encoder, TorchEncoder, check_streams
 from training.evaluation.generated_captions import caption_metrics
+from training.evaluation.grounding import grounding_metrics
 from training.evaluation.retrieval import (
     Gallery,
     caption_retrieval,
@@ -102,6 +103,11 @@ class EvalTarget:
         """Return whether the model answers questions (one trained for retrieval alone does not)."""
         return "answering" in self.encoder.tasks
 
+    @property
+    def grounds(self) -> bool:
+        """Return whether the model finds what phrases name."""
+        return "grounding" in self.encoder.tasks
+
     def answer_metrics(self, packed: Packed, tokens: np.ndarray) -> Numbers:
         """Return the accuracy of answers; nothing for a model that does not answer."""
         return exact_answers(self.encoder, packed, tokens) if self.answers else {}
@@ -125,7 +131,7 @@ def unmeasurable_reason(target: EvalTarget, packed: Packed) -> str | None:
         return f"sounds without frames in {packed.folder}, and the model has no sound"
     if packed.sound_alone and target.captions and stream and not stream.fused:
         return f"sounds without frames in {packed.folder}, and the model's captions are of pictures"
-    if any(e.captions for e in packed.examples):
+    if any(e.captions or (e.regions and target.grounds) for e in packed.examples):
         return None
     if target.captions:
         return f"no captions in {packed.folder}"
@@ -147,6 +153,8 @@ def measure_corpus(target: EvalTarget, packed: Packed) -> Numbers:
         out |= negative_caption_metrics(target.encoder, packed, videos, tokens)
     if any(e.questions for e in packed.examples):
         out |= target.answer_metrics(packed, tokens)
+    if target.grounds and any(e.regions for e in packed.examples):
+        out |= grounding_metrics(target.encoder, packed, tokens)
     return out
 
 
@@ -183,6 +191,8 @@ def _scenes(target: EvalTarget) -> Numbers:
     out = target.clip_metrics(packed) | caption_retrieval(encoder, packed, videos, captions=1)
     out |= wrong_caption_accuracy(encoder, packed, videos, tokens)
     out |= reranked_retrieval(encoder, packed, videos, tokens, candidates=target.candidates)
+    if target.grounds:
+        out |= grounding_metrics(encoder, packed, tokens)
     if target.answers:
         results = answer_questions(encoder, packed, tokens)
         out |= exact(results)

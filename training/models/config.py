@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from vitascope.bundle.manifest import AudioStream, FrameStream
-from vitascope.bundle.parts import CaptionDecoder, OmitDefaultsModel, StrictModel
+from vitascope.bundle.parts import CaptionDecoder, GroundingGrid, OmitDefaultsModel, StrictModel
 
 ClipMerge = Literal["mean", "logsumexp"]
 HOP_SECONDS = 0.01
@@ -20,6 +20,8 @@ START_TOKEN, END_TOKEN = "[CLS]", "[SEP]"
 """Tokens before and after a caption."""
 MAX_CAPTION_TOKENS = 48
 """Maximum tokens of a generated caption, its end included."""
+HEAT_CELLS = 4
+"""Cells of a heat map along each side of a visual token."""
 AST_PATCH, AST_STRIDE = 16, 10
 """Frames of a patch of the Audio Spectrogram Transformer, and from one patch to the next."""
 
@@ -202,6 +204,12 @@ class FusedConfig(OmitDefaultsModel):
             end_id=vocabulary[END_TOKEN],
             max_tokens=min(MAX_CAPTION_TOKENS, self.text_length - 1),  # longer ones were not trained
         )
+
+    def grounding_grid(self) -> GroundingGrid | None:
+        """Return the outputs of the head that finds phrases, as in a manifest; None for a model without one."""
+        if not self.grounding_layers:
+            return None
+        return GroundingGrid(rows=self.grid_height, columns=self.grid_width, cells=HEAT_CELLS)
 
 
 class ConvConfig(FusedConfig):

@@ -19,13 +19,12 @@ from torch import Tensor, nn
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertLayer
 
+from training.models.config import HEAT_CELLS
 from training.models.text import additive_mask, apply_layer, keys_values, repeated
 
 if TYPE_CHECKING:
     from training.models.fusion import FusedModel
 
-CELLS = 4
-"""Cells of the heat map along each side of a visual token."""
 PRIOR = 0.01
 """Value of the heat map before training (Lin et al., "Focal loss for dense object detection", ICCV 2017)."""
 PRIOR_SIZE = 0.2
@@ -39,7 +38,7 @@ class GroundingHead(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.layers = nn.ModuleList(BertLayer(config) for _ in range(layers))  # type: ignore[no-untyped-call]
-        self.heat = nn.Linear(width, CELLS * CELLS)
+        self.heat = nn.Linear(width, HEAT_CELLS * HEAT_CELLS)
         self.box = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 4))
         nn.init.constant_(self.heat.bias, _logit(PRIOR))
         last = self.box[-1]
@@ -76,8 +75,8 @@ class GroundingHead(nn.Module):
             keys, values = (torch.cat(pair, dim=2) for pair in zip(keys_values(layer, text_BLD), visual, strict=True))
             hidden = apply_layer(layer, repeated(hidden, phrases), keys, values, mask)
         rows, columns = grid
-        heat: Tensor = self.heat(hidden).reshape(phrases, rows, columns, CELLS, CELLS)
-        heat = heat.permute(0, 1, 3, 2, 4).reshape(phrases, rows * CELLS, columns * CELLS)
+        heat: Tensor = self.heat(hidden).reshape(phrases, rows, columns, HEAT_CELLS, HEAT_CELLS)
+        heat = heat.permute(0, 1, 3, 2, 4).reshape(phrases, rows * HEAT_CELLS, columns * HEAT_CELLS)
         return heat, _boxes(self.box(hidden), grid)
 
 
@@ -92,6 +91,14 @@ def ground(model: FusedModel, text_BLD: Tensor, attention_mask: Tensor, visual_P
     embedded = model.visual_embeddings(visual_PVW)[:, :count]
     heat, boxes = model.grounding_head(text_BLD, attention_mask, embedded, model.grid_of(count))
     return heat, boxes
+
+
+def grounding_outputs(
+    model: FusedModel, input_ids: Tensor, attention_mask: Tensor, visual_PVW: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the outputs of the graph `grounding` of phrases, by their token ids: heat map, and boxes from 0 to 1."""
+    heat, boxes = ground(model, model.text.encode(input_ids, attention_mask), attention_mask, visual_PVW)
+    return heat, boxes.clamp(0.0, 1.0)
 
 
 def _logit(probability: float) -> float:

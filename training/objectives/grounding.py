@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
 from training import distributed
-from training.models.grounding_head import CELLS
+from training.models.config import HEAT_CELLS
 
 SPREAD = 0.2
 """Standard deviation of the target around the centre of an object, relative to its width and height."""
@@ -36,7 +36,7 @@ def grounding_loss(heat_BYX: Tensor, boxes_BV4: Tensor, targets_B4: Tensor) -> T
     target = target_heat(targets_B4, heat.shape[1], heat.shape[2])
     error = (heat.sigmoid() - target).square()
     of_heat = (error * F.binary_cross_entropy_with_logits(heat, target, reduction="none")).sum(dim=(1, 2)).mean()
-    weights = F.max_pool2d(target[:, None], CELLS).flatten(1)
+    weights = F.max_pool2d(target[:, None], HEAT_CELLS).flatten(1)
     expected = targets_B4[:, None].expand_as(boxes)
     of_boxes = (weights * generalized_box_iou_loss(boxes, expected)).sum(dim=1) / weights.sum(dim=1).clamp_min(1e-6)
     count = int(present.sum())

@@ -50,9 +50,9 @@ SALIENCY, SPANS, SPAN_SCORES = "saliency", "spans", "span_scores"
 """Outputs of a moments graph, all float32: probability that the text is true of each window (B, T); the span that each
 window proposes (B, T, 2), in windows from the beginning of the sequence; and the score of that span, 0 to 1, (B, T)."""
 
-HEAT_MAP, BOXES = "heat_map", "boxes"
-"""Outputs of a grounding graph, both float32: how probably the centre of what the text names is in each cell (B, rows,
-columns), 0 to 1; and the box that each visual token of the grid proposes (B, V, 4), left, top, right and bottom as
+HEAT_LOGITS, BOXES = "heat_logits", "boxes"
+"""Outputs of a grounding graph, both float32: logits that the centre of what the text names is in each cell of a heat
+map (B, rows, columns); and the box that each visual token of the grid proposes (B, V, 4), left, top, right and bottom as
 fractions of the width and height of the picture."""
 VISUAL_KEYS, VISUAL_VALUES, VISUAL_MASK = "visual_keys", "visual_values", "visual_mask"
 """Outputs of a caption_prefill graph, and inputs of caption_step: keys and values of the visual and audio tokens in
@@ -110,8 +110,8 @@ def graph_spec(
     if graph == "grounding":
         grid = manifest.grounding
         assert grid is not None
-        heat_map = ArraySpec("float32", (None, grid.rows * grid.cells, grid.columns * grid.cells))
-        outputs = {HEAT_MAP: heat_map, BOXES: ArraySpec("float32", (None, grid.rows * grid.columns, 4))}
+        heat = ArraySpec("float32", (None, grid.rows * grid.cells, grid.columns * grid.cells))
+        outputs = {HEAT_LOGITS: heat, BOXES: ArraySpec("float32", (None, grid.rows * grid.columns, 4))}
         return {**text, "visual_tokens": tokens}, outputs
     if graph == "match":
         return fused, {"match_logit": ArraySpec("float32", (None,))}

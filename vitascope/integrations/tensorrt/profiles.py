@@ -97,7 +97,7 @@ def _texts(manifest: Manifest, graph: str, batch: int, max_batch: int, length: i
     if graph != "text":
         tail = (manifest.visual_tokens, manifest.visual_width)
         profile["visual_tokens"] = Range(*((rows, *tail) for rows in (1, batch, max_batch)))
-        if manifest.audio is not None and manifest.audio.fused:
+        if manifest.audio is not None and manifest.audio.fused and graph != "grounding":
             tail = (manifest.audio.tokens, manifest.audio.width)
             profile[AUDIO_TOKENS] = Range(*((rows, *tail) for rows in (1, batch, max_batch)))
     return profile

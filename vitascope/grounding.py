@@ -1,0 +1,109 @@
+"""Grounding: where in a picture, or in the middle frame of a clip, is what a phrase names.
+
+Shape letters: B phrases, V visual tokens, K their width, Y rows and X columns of a heat map.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitascope.bundle.graph_specs import BOXES, HEAT_LOGITS, Array
+from vitascope.bundle.parts import GroundingGrid
+from vitascope.tokenizer import length_sorted_batches
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from vitascope.tokenizer import Tokenizer
+
+Floats = NDArray[np.float32]
+HEAT_COLOUR, BOX_COLOUR = (255, 64, 0), (0, 230, 255)
+MAX_OPACITY = 0.6
+"""Of the heat map over a picture, where it is 1."""
+
+
+class Box(NamedTuple):
+    """Edges of a box, as fractions of the width and height of the picture, from 0 to 1."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+@dataclass(frozen=True)
+class Grounding:
+    """The place of what a phrase names.
+
+    Attributes:
+        score: Largest value of the heat map, 0 to 1; low if what the phrase names is not there.
+        point: x and y of the cell of the largest value, as fractions of the width and height of the picture.
+        box: Its box.
+        heat_map: (Y, X) float32: how probably the centre of it is in each cell, 0 to 1.
+    """
+
+    score: float
+    point: tuple[float, float]
+    box: Box
+    heat_map: Floats
+
+
+class GroundingModel(Protocol):
+    """The part of `Model` that ``ground`` calls."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def batch_size(self) -> int: ...
+    def run_graph(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]: ...
+
+
+def ground(
+    model: GroundingModel, grid: GroundingGrid, phrases: Sequence[str], visual_tokens: Floats
+) -> list[Grounding]:
+    """Locate B phrases, ``phrases[i]`` in the clip of ``visual_tokens[i]``.
+
+    Args:
+        model: Model with the graph of the task "grounding".
+        grid: Its outputs.
+        phrases: B phrases.
+        visual_tokens: (B, V, K).
+
+    Raises:
+        TextError: A phrase is blank or too long.
+        EngineError: A run failed.
+    """
+    located: dict[int, Grounding] = {}
+    for batch in length_sorted_batches(model.tokenizer, phrases, model.batch_size):
+        outputs = model.run_graph("grounding", {**batch.inputs, "visual_tokens": visual_tokens[batch.rows]})
+        heat_maps = 1.0 / (1.0 + np.exp(-outputs[HEAT_LOGITS]))
+        for row, heat_map, boxes in zip(batch.rows.tolist(), heat_maps, outputs[BOXES], strict=True):
+            located[row] = _locate(heat_map, boxes, grid)
+    return [located[row] for row in range(len(phrases))]
+
+
+def _locate(heat_map: Floats, boxes: Floats, grid: GroundingGrid) -> Grounding:
+    """Return the box of the visual token that has the largest value of the heat map."""
+    row, column = divmod(int(heat_map.argmax()), heat_map.shape[1])
+    token = row // grid.cells * grid.columns + column // grid.cells
+    point = ((column + 0.5) / heat_map.shape[1], (row + 0.5) / heat_map.shape[0])
+    return Grounding(float(heat_map[row, column]), point, Box(*boxes[token].tolist()), heat_map)
+
+
+def draw(picture: bytes, grounding: Grounding) -> Image.Image:
+    """Return an encoded picture with the heat map and the box over it, RGB."""
+    from PIL import Image, ImageDraw
+
+    drawn = Image.open(io.BytesIO(picture)).convert("RGB")
+    heat = Image.fromarray((255 * MAX_OPACITY * grounding.heat_map).astype(np.uint8))
+    drawn.paste(HEAT_COLOUR, (0, 0), heat.resize(drawn.size, Image.Resampling.BILINEAR))
+    scale = np.array([drawn.width - 1, drawn.height - 1] * 2)
+    corners = (np.array(grounding.box) * scale).round().tolist()
+    ImageDraw.Draw(drawn).rectangle(corners, outline=BOX_COLOUR, width=max(2, min(drawn.size) // 120))
+    return drawn
