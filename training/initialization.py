@@ -64,7 +64,7 @@ def load_or_initialize(recipe: Recipe, data: Path, latest: Path, start_from: Pat
         if recipe.extend_answers:
             initial = _extend_answers(initial, _vocabulary(recipe, data))
     _check_strides(recipe, initial.model.cfg, data)
-    _check_decoder(recipe, initial.model.cfg)
+    _check_heads(recipe, initial.model.cfg)
     return Checkpoint(
         initial.model, initial.answers, recipe, initial.tokenizer, 0, initial.lineage, _fingerprints(recipe, data)
     )
@@ -107,14 +107,17 @@ def _splits(recipe: Recipe, data: Path) -> list[str]:
     return [split for split in sorted(splits) if (data / split).is_dir()]
 
 
-def _check_decoder(recipe: Recipe, cfg: FusedConfig) -> None:
-    """Raise InvalidInput when captions are an objective and the model has no decoder of captions."""
-    learns = any("captions" in dataset.objectives for stage in recipe.stages for dataset in stage.datasets)
-    if learns and not cfg.caption_layers:
-        raise InvalidInput(
-            "objectives: 'captions' for a model without a decoder; model = { caption_layers = 3 } was expected in the "
-            "recipe"
-        )
+def _check_heads(recipe: Recipe, cfg: FusedConfig) -> None:
+    """Raise InvalidInput when captions or grounding are an objective and the model has no part that learns it."""
+    objectives = {name for stage in recipe.stages for dataset in stage.datasets for name in dataset.objectives}
+    heads = {"captions": (cfg.caption_layers, "caption_layers = 3")}
+    heads |= {"grounding": (cfg.grounding_layers, "grounding_layers = 2")}
+    for objective, (layers, setting) in heads.items():
+        if objective in objectives and not layers:
+            raise InvalidInput(
+                f"objectives: {objective!r} for a model without layers for it; model = {{ {setting} }} was expected in "
+                "the recipe"
+            )
 
 
 def _check_strides(recipe: Recipe, cfg: FusedConfig, data: Path) -> None:

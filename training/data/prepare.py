@@ -29,6 +29,7 @@ from training.data import (
     msvd,
     pictograms,
     recordings,
+    referring,
     spoken_digits,
     stamps,
     subtitled,
@@ -65,6 +66,8 @@ READERS: Mapping[str, Reader] = {
     "sound_scenes": Reader(generate.read_scenes, generate.ORIGIN, VIDEO_STREAMS, audio=True),
     "coco": Reader(coco.coco, coco.COCO_ORIGIN, STILL_STREAMS),
     "flickr30k": Reader(flickr.flickr30k, flickr.FLICKR30K_ORIGIN, STILL_STREAMS),
+    "flickr30k_entities": Reader(referring.flickr30k_entities, referring.ENTITIES_ORIGIN, STILL_STREAMS),
+    "refcoco": Reader(referring.refcoco, referring.REFCOCO_ORIGIN, STILL_STREAMS),
     "vqa": Reader(coco.vqa, coco.VQA_ORIGIN, STILL_STREAMS),
     "image_shards": Reader(webdataset.image_shards, webdataset.IMAGE_SHARDS_ORIGIN, STILL_STREAMS),
     "msrvtt": Reader(msrvtt.msrvtt, msrvtt.ORIGIN, VIDEO_STREAMS),
@@ -94,6 +97,7 @@ public corpora, as their authors distribute them (layouts: docs/data.md):
   hdvila100m                 metadata and texts, and those videos that you have
   coco, flickr8k, flickr30k  photographs with sentences
   vqa, daquar                photographs with questions
+  flickr30k_entities, refcoco  photographs with phrases and boxes
   esc10, fsdd                recordings of sounds and of spoken digits
   imagenet200                shards test-00000.tar ... of photographs with the names of their categories, for testing
 

@@ -52,7 +52,7 @@ window proposes (B, T, 2), in windows from the beginning of the sequence; and th
 
 HEAT_LOGITS, BOXES = "heat_logits", "boxes"
 """Outputs of a grounding graph, both float32: logits that the centre of what the text names is in each cell of a heat
-map (B, rows, columns); and the box that each visual token of the grid proposes (B, V, 4), left, top, right and bottom as
+map (B, rows, columns); and the box that each visual token of the grid proposes (B, V, 4): left, top, right and bottom,
 fractions of the width and height of the picture."""
 VISUAL_KEYS, VISUAL_VALUES, VISUAL_MASK = "visual_keys", "visual_values", "visual_mask"
 """Outputs of a caption_prefill graph, and inputs of caption_step: keys and values of the visual and audio tokens in
