@@ -6,6 +6,7 @@ visual tokens, and "is it red" with yes or no. With the task "audio_retrieval", 
 With the task "moments", a sentence is true of the windows of its colour, and a moment is a run of such windows.
 With the task "captioning", a red video is "a red thing moves" word by word, and "the red thing moves" as the sentence
 that is most probable as a whole (``NEXT_WORDS``).
+With the task "grounding", a colour is at the right of a picture that has it.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ AUDIO: dict[str, Any] = {"sample_rate": 8000, "seconds": 0.5, "fill": "silence",
 MOMENTS: dict[str, Any] = {"window_seconds": 0.5, "max_windows": 16}
 TONES = {colour: 250 * (number + 1) for number, colour in enumerate(COLOURS)}
 """Hz."""
+GROUNDING: dict[str, Any] = {"rows": 1, "columns": 2, "cells": 2}
+BOXES = ((0.0, 0.0, 0.5, 1.0), (0.5, 0.25, 0.875, 0.75))
+"""Of the two visual tokens; the second is returned."""
 CAPTIONS: dict[str, Any] = {"layers": 1, "heads": 2, "max_tokens": 8}
 TEXT_LENGTH, ANSWER_LENGTH = 16, 6
 SMALL_WIDTH = 12
@@ -100,7 +104,7 @@ def make_small_bundle(
     With ``fused``, matching, answers and captions see the colours of pictures and sound.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("weights.bin", "captions.bin"):
+    for name in ("weights.bin", "captions.bin", "grounding.bin"):
         (folder / name).unlink(missing_ok=True)
     weights = _weights(seed, width)
     makers: dict[str, Callable[[dict[str, Array]], onnx.ModelProto]]
@@ -109,13 +113,15 @@ def make_small_bundle(
     makers["moments"] = _moments_graph
     makers["caption_prefill"] = partial(_caption_prefill_graph, fuses_audio)
     makers["caption_step"] = partial(_caption_step_graph, fuses_audio)
+    makers["grounding"] = _grounding_graph
     makers["match"] = partial(_match_graph, fuses_audio)
     makers["answer"] = partial(_free_form_answer_graph if free_form_answers else _answer_graph, fuses_audio)
     graphs = sorted({graph for task in tasks for graph in GRAPHS_OF_TASK[task]})
     for graph in graphs:
         model = makers[graph](weights)
         if external_data:
-            _move_outside(model, folder / ("captions.bin" if graph in CAPTION_GRAPHS else "weights.bin"))
+            own = {**dict.fromkeys(CAPTION_GRAPHS, "captions.bin"), "grounding": "grounding.bin"}
+            _move_outside(model, folder / own.get(graph, "weights.bin"))
         (folder / f"{graph}.onnx").write_bytes(model.SerializeToString())
     _tokenizer().save(str(folder / "tokenizer.json"))
     (folder / "MODEL_CARD.md").write_text("# Small bundle\n\nKnows eight colours. For tests.\n")
@@ -130,6 +136,8 @@ def make_small_bundle(
         manifest["matryoshka_dimensions"] = []
     if "moments" in graphs:
         manifest["moments"] = MOMENTS
+    if "grounding" in graphs:
+        manifest["grounding"] = GROUNDING | ({"weights": "grounding.bin"} if external_data else {})
     if "caption_step" in graphs:
         size, start, end = len(VOCABULARY), VOCABULARY["[CLS]"], VOCABULARY["[SEP]"]
         manifest["captions"] = CAPTIONS | {"head_width": size, "vocabulary": size, "start_ids": [start], "end_id": end}
@@ -348,6 +356,29 @@ def _match_graph(fuses_audio: bool, weights: dict[str, Array]) -> onnx.ModelProt
     ]
     constants |= {"twice": np.array(2, np.float32), "strength": np.array(6, np.float32)}
     return _model("match", nodes, inputs, [_value("match_logit", TensorProto.FLOAT, ["B"])], constants)
+
+
+def _grounding_graph(weights: dict[str, Array]) -> onnx.ModelProto:
+    """Return a graph whose heat map is largest at x 0.625, y 0.75, the more the colours of text and picture agree."""
+    node = helper.make_node
+    nodes, inputs, constants = _agreement(False, weights)
+    nodes += [
+        node("Mul", ["agree", "twice"], ["double"]),
+        node("Sub", ["double", "mentioned"], ["balance"]),
+        node("Mul", ["balance", "strength"], ["level"]),
+        node("Add", ["level", "pattern"], ["cells"]),
+        node("Reshape", ["cells", "shape"], ["heat_logits"]),
+        node("Mul", ["balance", "nothing"], ["zeros"]),
+        node("Unsqueeze", ["zeros", "axis2"], ["zero_rows"]),
+        node("Add", ["zero_rows", "places"], ["boxes"]),
+    ]
+    pattern = np.array([[-9, -7, -6, -6, -7, -5, 1, -3]], np.float32)
+    constants |= {"twice": np.array(2, np.float32), "strength": np.array(5, np.float32), "pattern": pattern}
+    constants["shape"] = np.array([-1, 2, 4])
+    constants |= {"nothing": np.array(0, np.float32), "places": np.array([BOXES], np.float32)}
+    constants |= {"axis2": np.array([2])}
+    outputs = [_value("heat_logits", TensorProto.FLOAT, ["B", 2, 4]), _value("boxes", TensorProto.FLOAT, ["B", 2, 4])]
+    return _model("grounding", nodes, inputs, outputs, constants)
 
 
 def _answer_graph(fuses_audio: bool, weights: dict[str, Array]) -> onnx.ModelProto:

@@ -36,6 +36,11 @@ class Box(NamedTuple):
     right: float
     bottom: float
 
+    def in_pixels(self, width: int, height: int) -> dict[str, int]:
+        """Return the edges in whole pixels of a picture of this size, by name."""
+        edges = zip(self._asdict().items(), (width, height) * 2, strict=True)
+        return {name: round(fraction * size) for (name, fraction), size in edges}
+
 
 @dataclass(frozen=True)
 class Grounding:
@@ -103,7 +108,6 @@ def draw(picture: bytes, grounding: Grounding) -> Image.Image:
     drawn = Image.open(io.BytesIO(picture)).convert("RGB")
     heat = Image.fromarray((255 * MAX_OPACITY * grounding.heat_map).astype(np.uint8))
     drawn.paste(HEAT_COLOUR, (0, 0), heat.resize(drawn.size, Image.Resampling.BILINEAR))
-    scale = np.array([drawn.width - 1, drawn.height - 1] * 2)
-    corners = (np.array(grounding.box) * scale).round().tolist()
-    ImageDraw.Draw(drawn).rectangle(corners, outline=BOX_COLOUR, width=max(2, min(drawn.size) // 120))
+    corners = grounding.box.in_pixels(drawn.width - 1, drawn.height - 1)
+    ImageDraw.Draw(drawn).rectangle([*corners.values()], outline=BOX_COLOUR, width=max(2, min(drawn.size) // 120))
     return drawn

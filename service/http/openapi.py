@@ -67,6 +67,7 @@ TAGS = [
     {"name": "answers", "description": "Answer questions about a clip."},
     {"name": "moments", "description": "Find the spans of a video of which a text is true."},
     {"name": "captions", "description": "Generate captions of clips, and chapters of videos."},
+    {"name": "groundings", "description": "Find what phrases name in a frame."},
     {"name": "embeddings", "description": "Embed texts, images and videos, in the format of OpenAI."},
     {"name": "transcriptions", "description": "Write down what is said in a file, in the format of OpenAI."},
     {"name": "models", "description": "List, add and remove models."},

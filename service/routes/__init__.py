@@ -3,6 +3,7 @@
 from service.routes import (
     collections,
     embeddings,
+    groundings,
     health,
     jobs,
     keys,
@@ -20,7 +21,7 @@ from service.routes import (
 ROUTES = [
     route
     for module in (
-        *(embeddings, search, scores_answers, videos, media),
+        *(embeddings, search, scores_answers, groundings, videos, media),
         *(collections, jobs, operations, models, health, keys, webhooks, transcriptions),
     )
     for route in module.router.routes

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 from fastapi import APIRouter, Request
 
 from index.clips.segmentation import segment_file
 from service.app_state import AppState, ReadyAppStateDep
-from service.http.auth import caller_key, requires
-from service.http.multipart import parse_fields, read_form
+from service.http.auth import requires
 from service.http.openapi import errors, form_body
-from service.http.parsing import StrictRoute, check_max, is_json_or_form, parse_body, parse_id
+from service.http.parsing import StrictRoute, check_max, parse_id
 from service.inference.embedding import (
     ClipRange,
     EmbeddedClip,
@@ -25,10 +23,9 @@ from service.inference.embedding import (
     embed_clip,
     embed_clips,
     embed_source_windows,
-    stored_file,
-    uploaded_file,
 )
 from service.inference.request_context import RequestContext, request_context
+from service.routes.sources import OpenSource, parse_source_request
 from service.schemas.chapters import Chapter, ChapterForm, ChapterRequest, ChapterResponse
 from service.schemas.jobs import parse_segmentation
 from service.schemas.scores_answers import (
@@ -54,7 +51,6 @@ from service.schemas.scores_answers import (
     ScoreForm,
     ScoreRequest,
     ScoreResponse,
-    StoredClip,
     TextMoments,
     TimeRange,
     WordEvidence,
@@ -69,10 +65,6 @@ from vitascope.model import Model
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
-Body = TypeVar("Body", bound=TimeRange)
-Form = TypeVar("Form", bound=TimeRange)
-OpenSource = Callable[[RequestContext], AbstractContextManager[SourceFile]]
-"""Opens the file that a request is about; runs in a thread."""
 ERRORS = errors(400, 403, 404, 409, 413, 415, 422, 503, 507)
 
 
@@ -97,7 +89,7 @@ async def score_captions(request: Request, service: ReadyAppStateDep) -> ScoreRe
         check_texts(service, "references", fields.references)
 
     async with (
-        _parse(request, service, ScoreRequest, ScoreForm, check) as (fields, open_source),
+        parse_source_request(request, service, ScoreRequest, ScoreForm, check) as (fields, open_source),
         request_context(request, service) as context,
     ):
         model = context.model(service.models.get(fields.model))
@@ -124,7 +116,7 @@ async def answer_question(request: Request, service: ReadyAppStateDep) -> Answer
         check_texts(service, "candidates", fields.candidates or ())
 
     async with (
-        _parse(request, service, AnswerRequest, AnswerForm, check) as (fields, open_source),
+        parse_source_request(request, service, AnswerRequest, AnswerForm, check) as (fields, open_source),
         request_context(request, service) as context,
     ):
         model = context.model(service.models.get(fields.model))
@@ -150,7 +142,7 @@ async def find_moments(request: Request, service: ReadyAppStateDep) -> MomentRes
         check_texts(service, "texts", fields.texts)
 
     async with (
-        _parse(request, service, MomentRequest, MomentForm, check) as (fields, open_source),
+        parse_source_request(request, service, MomentRequest, MomentForm, check) as (fields, open_source),
         request_context(request, service) as context,
     ):
         model = context.model(service.models.get(fields.model))
@@ -174,7 +166,7 @@ async def generate_captions(request: Request, service: ReadyAppStateDep) -> Capt
         fields.options()
 
     async with (
-        _parse(request, service, CaptionRequest, CaptionForm, check) as (fields, open_source),
+        parse_source_request(request, service, CaptionRequest, CaptionForm, check) as (fields, open_source),
         request_context(request, service) as context,
     ):
         model = context.model(service.models.get(fields.model))
@@ -196,34 +188,11 @@ async def generate_chapters(request: Request, service: ReadyAppStateDep) -> Chap
         check_max("max_chapters", fields.max_chapters, service.settings.max_caption_clips)
 
     async with (
-        _parse(request, service, ChapterRequest, ChapterForm, check) as (fields, open_source),
+        parse_source_request(request, service, ChapterRequest, ChapterForm, check) as (fields, open_source),
         request_context(request, service) as context,
     ):
         model = context.model(service.models.get(fields.model))
         return await context.run(_generate_chapters, context, model, open_source, fields)
-
-
-@asynccontextmanager
-async def _parse(
-    request: Request,
-    service: AppState,
-    json_schema: type[Body],
-    form_schema: type[Form],
-    check: Callable[[Body | Form], None],
-) -> AsyncIterator[tuple[Body | Form, OpenSource]]:
-    """Return the fields of a request, and a function that opens the file it is about."""
-    if is_json_or_form(request, "a stored video", "a file"):
-        body = parse_body(json_schema, await request.json())
-        assert isinstance(body, StoredClip)
-        stored: StoredClip = body
-        caller_key(request).require_collection(stored.collection)
-        check(body)
-        yield body, lambda context: stored_file(context, stored.collection, stored.video_id)
-        return
-    async with read_form(request, service) as form:
-        fields = parse_fields(form_schema, form, lists=("captions", "references", "candidates", "texts"))
-        check(fields)
-        yield fields, lambda context: uploaded_file(form.upload)
 
 
 def _embed(context: RequestContext, model: Model, open_source: OpenSource, fields: TimeRange) -> EmbeddedClip:

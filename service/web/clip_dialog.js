@@ -7,6 +7,7 @@ import { createPlayer } from "./clip_player.js";
 import { currentName } from "./collections.js";
 import { confirmAction } from "./confirm.js";
 import { $, describeSize, el, formatSpan, isSound, scoreParts } from "./dom.js";
+import { prepareGroundingForm } from "./grounding_form.js";
 import { recordClosed, recordOpened } from "./history.js";
 import { highlight, matchedWords, signalParts, textOf } from "./matches.js";
 import { prepareMomentsForm } from "./moments_form.js";
@@ -208,7 +209,7 @@ const showFailure = (error) => $("scores").replaceChildren(el("p", { className: 
 const clearForms = (() => {
   const seek = (seconds) => player.seek(seconds);
   const clear = [prepareCaptionForm(selectedSpan, seek), prepareQuestionForm(selectedSpan), prepareMomentsForm(selectedSpan, seek),
-    prepareCaptioningForm($("captioning-form"), $("generated-captions"), captionBody, seek)];
+    prepareGroundingForm(selectedSpan, () => current), prepareCaptioningForm($("captioning-form"), $("generated-captions"), captionBody, seek)];
   return () => clear.forEach((clearForm) => clearForm());
 })();
 

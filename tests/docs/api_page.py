@@ -143,6 +143,9 @@ EXAMPLES = {
     "POST /v1/chapters": Example(
         'client.generate_chapters(collection="holidays", video_id="3", segmentation="stored", max_chapters=8)'
     ),
+    "POST /v1/groundings": Example(
+        'client.ground(["the brown dog", "a ball"], collection="holidays", video_id="3", start=1, end=3)'
+    ),
     "POST /v1/embeddings": Example('client.embed_texts(["a dog runs on the beach"])'),
     "POST /v1/transcriptions": Example('client.transcribe("talk.mp4", language="en")', file="talk.mp4"),
     "GET /v1/models": Example("client.list_models()"),

@@ -180,10 +180,12 @@ def _region(record: object, where: str) -> Region:
 
 def box_of(value: object, where: str) -> Box:
     """Return the box of four numbers. Raises ExampleError."""
-    is_box = isinstance(value, list | tuple) and len(value) == 4 and all(isinstance(x, int | float) for x in value)
-    if not is_box or not (0 <= value[0] < value[2] <= 1 and 0 <= value[1] < value[3] <= 1):
+    edges = value if isinstance(value, list | tuple) else ()
+    if len(edges) != 4 or not all(isinstance(edge, int | float) and 0 <= edge <= 1 for edge in edges):
         raise ExampleError(f"{where}: {_short(value)}; left, top, right and bottom from 0 to 1 were expected")
-    left, top, right, bottom = (float(x) for x in value)
+    left, top, right, bottom = (float(edge) for edge in edges)
+    if left >= right or top >= bottom:
+        raise ExampleError(f"{where}: {_short(value)}; left before right and top before bottom were expected")
     return left, top, right, bottom
 
 

@@ -59,6 +59,7 @@ COMMANDS = {
     "ask": CommandSpec("vitascope.cli.ask", "answer a question about a file"),
     "moments": CommandSpec("vitascope.cli.moments", "find the spans of a video of which sentences are true"),
     "caption": CommandSpec("vitascope.cli.caption", "write captions of the clips of files"),
+    "ground": CommandSpec("vitascope.cli.ground", "find what a phrase names in a picture or frame"),
     "chapters": CommandSpec("index.cli.chapters", "divide a video into chapters with titles"),
     "transcribe": CommandSpec("vitascope.cli.transcribe", "write down what is said in a file"),
     "read-text": CommandSpec("vitascope.cli.read_text", "read the text that a video or picture shows"),

@@ -87,6 +87,15 @@ class AudioStream(TypedDict):
     """numbers of an audio token"""
 
 
+class Box(TypedDict):
+    """Edges of a box, as fractions of the width and height of the frame."""
+
+    bottom: float
+    left: float
+    right: float
+    top: float
+
+
 class CaptionResponse(TypedDict):
     """Captions of clips in the order of time."""
 
@@ -474,6 +483,40 @@ class GraphEngine(TypedDict):
     """null on a CPU"""
 
 
+class Grounding(TypedDict):
+    """The place of what a phrase names."""
+
+    box: Box
+    heat_map: list[list[float]]
+    """rows of equal cells that cover the frame: how probably the centre of what the phrase names is in each"""
+    phrase: str
+    pixels: PixelBox
+    """the box in pixels"""
+    point: Point
+    """where the heat map is largest"""
+    score: float
+    """largest value of the heat map; low if what the phrase names is not there"""
+
+
+class GroundingResponse(TypedDict):
+    """Places in the middle frame of the part of the video."""
+
+    end: float
+    """seconds"""
+    groundings: list[Grounding]
+    """in the order of the phrases"""
+    height: int
+    """of the frame, in pixels"""
+    start: float
+    """seconds"""
+    time: float
+    """of the frame, in seconds"""
+    video: Video | None
+    """null for an uploaded file"""
+    width: int
+    """of the frame, in pixels"""
+
+
 class Health(TypedDict):
     """Liveness."""
 
@@ -768,6 +811,22 @@ class Operations(TypedDict):
     """All operations, newest first."""
 
     operations: list[Operation]
+
+
+class PixelBox(TypedDict):
+    """Edges of a box in pixels of the frame; `right` and `bottom` are the first pixels outside of it."""
+
+    bottom: int
+    left: int
+    right: int
+    top: int
+
+
+class Point(TypedDict):
+    """A point of the frame, as fractions of its width and height."""
+
+    x: float
+    y: float
 
 
 class Readiness(TypedDict):

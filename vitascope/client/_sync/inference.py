@@ -1,5 +1,5 @@
 # Generated from vitascope/client/_async: change that, then run python -m tests.vitascope.client.test_generated
-"""Methods for caption scores, answers, moments, captions, chapters, embeddings and reranking."""
+"""Methods for caption scores, answers, moments, captions, chapters, grounding, embeddings and reranking."""
 
 from __future__ import annotations
 
@@ -152,6 +152,48 @@ class Inference(BaseClient):
         fields: JSON = {"texts": list(texts), "top": str(top), **drop_none(model=model)}
         return self._upload(
             response_types.MomentResponse, api_path("moments"), file, fields, is_read_only=True, progress=progress
+        )
+
+    def ground(
+        self,
+        phrases: Sequence[str],
+        *,
+        collection: str,
+        video_id: str,
+        start: float | None = None,
+        end: float | None = None,
+        model: str | None = None,
+    ) -> response_types.GroundingResponse:
+        """Find what phrases name in the middle frame of a part of a stored video.
+
+        Args:
+            phrases: such as ``the brown dog``.
+            collection: its name.
+            video_id: of the video.
+            start: seconds; by default the beginning.
+            end: seconds; by default the end.
+            model: see the class.
+        """
+        span = {"collection": collection, "video_id": video_id, **drop_none(start=start, end=end)}
+        body = {**span, "phrases": list(phrases), **drop_none(model=model)}
+        path = api_path("groundings")
+        return self._call(response_types.GroundingResponse, "POST", path, json=body, is_read_only=True)
+
+    def ground_file(
+        self,
+        file: str | Path,
+        phrases: Sequence[str],
+        *,
+        start: float | None = None,
+        end: float | None = None,
+        model: str | None = None,
+        progress: UploadProgress = False,
+    ) -> response_types.GroundingResponse:
+        """Find what phrases name in a file, which is uploaded and not stored; otherwise as `ground`."""
+        span = {name: str(value) for name, value in drop_none(start=start, end=end).items()}
+        fields: JSON = {"phrases": list(phrases), **span, **drop_none(model=model)}
+        return self._upload(
+            response_types.GroundingResponse, api_path("groundings"), file, fields, is_read_only=True, progress=progress
         )
 
     def generate_captions(

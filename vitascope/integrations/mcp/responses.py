@@ -301,6 +301,35 @@ class CaptionsResponse(ToolResponse):
         return "\n".join(clip.line() for clip in self.clips)
 
 
+class Edges(BaseModel):
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+class PhrasePlace(BaseModel):
+    phrase: str
+    score: RoundedScore
+    box: Annotated[Edges, Field(description="fractions of the width and height of the frame")]
+    pixels: Annotated[Edges, Field(description="the box in pixels of the frame")]
+
+    def line(self) -> str:
+        edges = ", ".join(f"{name} {value:g}" for name, value in self.pixels.model_dump().items())
+        return f"{_quote(self.phrase)}: score {format_score(self.score)}, {edges} (pixels)"
+
+
+class GroundingsResponse(ToolResponse, _VideoSpan):
+    time: Annotated[float, Field(description="of the frame, in seconds")]
+    width: Annotated[int, Field(description="of the frame, in pixels")]
+    height: Annotated[int, Field(description="of the frame, in pixels")]
+    groundings: Annotated[list[PhrasePlace], Field(description="in the order of the phrases")]
+
+    def to_text(self) -> str:
+        frame = f"Frame of {self.width} x {self.height} pixels at {format_time(self.time)} ({self.time:g} s)."
+        return "\n".join([frame, *(place.line() for place in self.groundings)])
+
+
 class FrameImage(ToolResponse):
     """A frame of a video. The JPEG is sent as image content."""
 

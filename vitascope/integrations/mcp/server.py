@@ -47,8 +47,9 @@ Context = ServerRequestContext[AsyncClient, Any]
 INSTRUCTIONS = (
     "Finds moments in collections of videos and images, and answers questions about them. Use list_collections first, "
     "then search_videos; show_moment to see a result; ask_video and score_captions to check it; find_moments "
-    "for when exactly something happens in a video; generate_captions for what happens in it. All tools are "
-    f"read-only. Times are seconds from the beginning of a video. {UNTRUSTED_CONTENT_NOTICE}"
+    "for when exactly something happens in a video; generate_captions for what happens in it; ground_phrases for where "
+    "something is in a frame. All tools are read-only. Times are seconds from the beginning of a video. "
+    f"{UNTRUSTED_CONTENT_NOTICE}"
 )
 READ_ONLY = types.ToolAnnotations(
     read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False

@@ -1,0 +1,89 @@
+"""Grounding: where in the middle frame of a clip is what phrases name."""
+
+from __future__ import annotations
+
+import numpy as np
+from fastapi import APIRouter, Request
+
+from service.app_state import ReadyAppStateDep
+from service.http.auth import requires
+from service.http.openapi import errors, form_body
+from service.http.parsing import StrictRoute, check_max
+from service.inference.embedding import ClipRange, check_texts, embed_clip
+from service.inference.request_context import RequestContext, request_context
+from service.routes.sources import OpenSource, parse_source_request
+from service.schemas.groundings import (
+    Box,
+    Grounding,
+    GroundingForm,
+    GroundingRequest,
+    GroundingResponse,
+    PixelBox,
+    Point,
+)
+from vitascope import grounding
+from vitascope.model import Model
+
+router = APIRouter(prefix="/v1", route_class=StrictRoute)
+
+
+@router.post(
+    "/groundings",
+    tags=["groundings"],
+    summary="Ground phrases",
+    responses=errors(400, 403, 404, 409, 413, 415, 422, 503, 507),
+    openapi_extra=form_body(GroundingForm, also_json=GroundingRequest),
+)
+@requires("read")
+async def ground_phrases(request: Request, service: ReadyAppStateDep) -> GroundingResponse:
+    """Where in the middle frame of a part of a video, or in a picture, is what each phrase names: a box, a score and a
+    heat map. There is always a box; the score is low if nothing fits.
+    """
+
+    def check(fields: GroundingRequest | GroundingForm) -> None:
+        check_max("phrases", len(fields.phrases), service.settings.max_captions)
+        check_texts(service, "phrases", fields.phrases)
+
+    async with (
+        parse_source_request(request, service, GroundingRequest, GroundingForm, check) as (fields, open_source),
+        request_context(request, service) as context,
+    ):
+        model = context.model(service.models.get(fields.model))
+        return await context.run(_ground, context, model, open_source, fields)
+
+
+def _ground(
+    context: RequestContext, model: Model, open_source: OpenSource, fields: GroundingRequest | GroundingForm
+) -> GroundingResponse:
+    """Raises as ``stored_file`` and ``embed_clip``, TaskMissing, TextError and EngineError."""
+    _ = model.grounding_grid  # before anything is decoded
+    with open_source(context) as source:
+        clip = embed_clip(context, model, source, ClipRange(fields.start, fields.end))
+        info = model.decoder.probe(source.file, context.service.settings.media_limits())
+    with context.service.observer.stage("ground"):
+        tokens = np.repeat(clip.embedding.visual_tokens, len(fields.phrases), axis=0)
+        places = model.ground(fields.phrases, tokens)
+    return GroundingResponse(
+        video=clip.video,
+        start=clip.start,
+        end=clip.end,
+        time=(clip.start + clip.end) / 2,
+        width=info.width,
+        height=info.height,
+        groundings=[
+            _serialize(phrase, place, info.width, info.height)
+            for phrase, place in zip(fields.phrases, places, strict=True)
+        ],
+    )
+
+
+def _serialize(phrase: str, place: grounding.Grounding, width: int, height: int) -> Grounding:
+    x, y = place.point
+    return Grounding(
+        phrase=phrase,
+        score=place.score,
+        point=Point(x=x, y=y),
+        box=Box(**place.box._asdict()),
+        pixels=PixelBox(**place.box.in_pixels(width, height)),
+        heat_map=place.heat_map.astype(float).round(3).tolist(),
+    )

@@ -1,0 +1,45 @@
+"""Requests about a file: a stored video, as JSON, or an upload, as a form."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
+from typing import TypeVar
+
+from fastapi import Request
+
+from service.app_state import AppState
+from service.http.auth import caller_key
+from service.http.multipart import parse_fields, read_form
+from service.http.parsing import is_json_or_form, parse_body
+from service.inference.embedding import SourceFile, stored_file, uploaded_file
+from service.inference.request_context import RequestContext
+from service.schemas.scores_answers import StoredClip, TimeRange
+
+Body = TypeVar("Body", bound=TimeRange)
+Form = TypeVar("Form", bound=TimeRange)
+OpenSource = Callable[[RequestContext], AbstractContextManager[SourceFile]]
+"""Opens the file that a request is about; runs in a thread."""
+
+
+@asynccontextmanager
+async def parse_source_request(
+    request: Request,
+    service: AppState,
+    json_schema: type[Body],
+    form_schema: type[Form],
+    check: Callable[[Body | Form], None],
+) -> AsyncIterator[tuple[Body | Form, OpenSource]]:
+    """Return the fields of a request, and a function that opens the file it is about."""
+    if is_json_or_form(request, "a stored video", "a file"):
+        body = parse_body(json_schema, await request.json())
+        assert isinstance(body, StoredClip)
+        stored: StoredClip = body
+        caller_key(request).require_collection(stored.collection)
+        check(body)
+        yield body, lambda context: stored_file(context, stored.collection, stored.video_id)
+        return
+    async with read_form(request, service) as form:
+        fields = parse_fields(form_schema, form, lists=("captions", "references", "candidates", "texts", "phrases"))
+        check(fields)
+        yield fields, lambda context: uploaded_file(form.upload)
