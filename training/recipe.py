@@ -313,9 +313,9 @@ def _validate_dataset(stage: Stage, dataset: DatasetConfig) -> None:
         raise ValueError(
             f"resolution_ratio: {dataset.resolution_ratio} of {dataset.corpus!r} with {fused}; 1.0 was expected"
         )
-    located = sorted({"objects", "grounding"} & set(dataset.objectives))
-    if located and (dataset.min_crop < 1.0 or dataset.zoom_out > 1.0 or dataset.flip):
-        raise ValueError(f"objectives: {located} of {dataset.corpus!r} exclude min_crop, zoom_out and flip")
+    for objective in sorted({"objects", "grounding"} & set(dataset.objectives)):
+        if dataset.min_crop < 1.0 or dataset.zoom_out > 1.0 or dataset.flip:
+            raise ValueError(f"objectives: {objective!r} of {dataset.corpus!r} excludes min_crop, zoom_out and flip")
     if dataset.prototypes and (stage.frozen != "visual" or "class_names" not in dataset.objectives):
         raise ValueError(
             f"prototypes: {dataset.prototypes} of {dataset.corpus!r} in stage {stage.name!r}; 'class_names' and "

@@ -20,19 +20,18 @@ from torch.utils.checkpoint import checkpoint
 from training.data.batches import Batch, Tokens
 from training.data.scenes.objects import ATTRIBUTE_WEIGHTS
 from training.models.fusion import FusedModel
-from training.models.grounding_head import ground
 from training.models.pretrained import PretrainedMaps
 from training.models.text import VisualCache
 from training.objectives import losses
 from training.objectives.captions import caption_loss
 from training.objectives.class_names import most_likely
 from training.objectives.class_prototypes import ClassPrototypes
-from training.objectives.grounding import grounding_loss
+from training.objectives.grounding import phrase_loss
 from training.recipe import AUDIO_OBJECTIVES, DatasetConfig
+from training.text_states import MeanTextStates, mean_text_state
 
 NAMES_PER_STEP = 96
 """Class names that one step compares videos with: those with most mass in the batch. Cached features: all."""
-TEXTS_PER_PASS = 256
 
 
 class WordMasking(NamedTuple):
@@ -63,33 +62,6 @@ def word_masking(tokenizer_file: Path, vocabulary: int) -> WordMasking:
     if len(special) < len(words):
         raise ValueError(f"{tokenizer_file}: a special word is missing; [PAD] [UNK] [CLS] [SEP] [MASK] were expected")
     return WordMasking(mask_id=special[-1], special=torch.tensor(special), vocabulary=vocabulary)
-
-
-class MeanTextStates:
-    """Mean text states by token ids, for stages that train no text layer: every text is encoded once."""
-
-    def __init__(self, model: FusedModel) -> None:
-        self._model = model
-        self._stored: dict[bytes, Tensor] = {}
-
-    @torch.no_grad()
-    def __call__(self, tokens: Tokens) -> Tensor:
-        """Return the mean states (B, D) of texts."""
-        ids, lengths = tokens.ids.cpu().numpy(), tokens.mask.sum(dim=1).tolist()
-        keys = [row[:length].tobytes() for row, length in zip(ids, lengths, strict=True)]
-        missing = {key: row for row, key in enumerate(keys) if key not in self._stored}
-        rows = sorted(missing.values(), key=lambda row: lengths[row])
-        for start in range(0, len(rows), TEXTS_PER_PASS):
-            some = torch.tensor(rows[start : start + TEXTS_PER_PASS], device=tokens.ids.device)
-            longest = int(lengths[rows[start : start + TEXTS_PER_PASS][-1]])
-            means = mean_text_state(self._model, Tokens(tokens.ids[some, :longest], tokens.mask[some, :longest]))
-            self._stored.update(zip((keys[row] for row in some.tolist()), means.float(), strict=True))
-        return torch.stack([self._stored[key] for key in keys])
-
-
-def mean_text_state(model: FusedModel, tokens: Tokens) -> Tensor:
-    """Return the mean states (B, D) of texts."""
-    return model.mean_text_state(model.text.encode(tokens.ids, tokens.mask), tokens.mask)
 
 
 def compute_losses(
@@ -133,9 +105,7 @@ def compute_losses(
         heard = None if audio is None else audio.tokens
         out["captions"] = caption_loss(model, batch.captions.ids, batch.captions.mask, video.tokens, heard)
     if "grounding" in objectives and batch.phrases is not None and batch.boxes is not None:
-        states = _encode_text_states(model, batch.phrases, detach=batch.dataset.detach_text)
-        heat, boxes = ground(model, states, batch.phrases.mask, video.tokens)
-        out["grounding"] = grounding_loss(heat, boxes, batch.boxes)
+        out["grounding"] = phrase_loss(model, batch.phrases.ids, batch.phrases.mask, video.tokens, batch.boxes)
     if "mvm" in objectives and batch.captions is not None and video.mask_context is not None:
         out["mvm"] = _mvm(model, batch, batch.captions, video.tokens, video.mask_context)
     if "vqa" in objectives and batch.questions is not None and batch.answers is not None and cache is not None:

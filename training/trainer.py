@@ -36,15 +36,8 @@ from training.models.visual_parsing import VisualParsingConfig
 from training.objectives.class_names import class_texts, teacher_probabilities
 from training.objectives.class_prototypes import ClassPrototypes
 from training.recipe import CACHED_FEATURES, TRAINED_PARTS, Recipe, Stage
-from training.train_step import (
-    TEXTS_PER_PASS,
-    MeanTextStates,
-    NameTargets,
-    WordMasking,
-    compute_losses,
-    mean_text_state,
-    word_masking,
-)
+from training.text_states import TEXTS_PER_PASS, MeanTextStates, mean_text_state
+from training.train_step import NameTargets, WordMasking, compute_losses, word_masking
 from training.visual_token_cache import encode_frozen
 from training.weight_average import load_average, mix_weights, update_average
 from vitascope.errors import InvalidInput

@@ -1,7 +1,7 @@
 """The objective `grounding`: a heat map and boxes of what phrases name, from the visual tokens of a video.
 
-Shape letters: B phrases, V visual tokens of a grid of Y rows and X columns, c cells of the heat map along each side of
-a token.
+Shape letters: B phrases, P videos, L tokens of a phrase, V visual tokens of a grid of Y rows and X columns, W their
+width, c cells of the heat map along each side of a token, D width of the text layers.
 """
 
 from __future__ import annotations
@@ -13,11 +13,43 @@ from torchvision.ops import generalized_box_iou_loss
 
 from training import distributed
 from training.models.config import HEAT_CELLS
+from training.models.fusion import FusedModel
+from training.models.grounding_head import ground
 
+LENGTH_GROUPS = 4
+"""Groups of phrases that are encoded together."""
 SPREAD = 0.2
 """Standard deviation of the target around the centre of an object, relative to its width and height."""
 BOX_WEIGHT = 2.0
 """Weight of the loss of boxes relative to that of the heat map."""
+
+
+def phrase_loss(model: FusedModel, ids_BL: Tensor, mask_BL: Tensor, visual_PVW: Tensor, targets_B4: Tensor) -> Tensor:
+    """Compute the loss of B = n * P phrases, the n phrases about a video adjacent, by their token ids.
+
+    targets_B4: As in `grounding_loss`.
+    """
+    heat, boxes = ground(model, encode_phrases(model, ids_BL, mask_BL), mask_BL, visual_PVW)
+    return grounding_loss(heat, boxes, targets_B4)
+
+
+def encode_phrases(model: FusedModel, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
+    """Return the states (B, L, D) of phrases after the text layers, without a gradient; 0 for padding.
+
+    Phrases of similar length are encoded together: a long one would double the time of all others.
+    """
+    states: Tensor | None = None
+    with torch.no_grad():
+        for rows in mask_BL.sum(dim=1).argsort().chunk(LENGTH_GROUPS):
+            longest = int(mask_BL[rows].sum(dim=1).max())
+            encoded = model.text.encode(ids_BL[rows, :longest], mask_BL[rows, :longest])
+            if states is None:
+                states = encoded.new_zeros(*ids_BL.shape, encoded.shape[2])
+            states[rows, :longest] = encoded
+    # Autocast would reuse the weights it cast here, which have no gradient, for the rest of the step.
+    torch.clear_autocast_cache()
+    assert states is not None
+    return states
 
 
 def grounding_loss(heat_BYX: Tensor, boxes_BV4: Tensor, targets_B4: Tensor) -> Tensor:
