@@ -78,7 +78,7 @@ class Roofline:
 def check(
     bundle: Bundle, devices: Sequence[Device], rows: Sequence[int] = ROWS, seconds: float = SECONDS, product: int = 4096
 ) -> tuple[list[Measurement], list[str]]:
-    """Measure all graphs but those of moments and captions; returns measurements, and errors of unavailable engines.
+    """Measure all graphs but those of added tasks; returns measurements, and errors of unavailable engines.
 
     Args:
         product: edge of the matrices that determine the roofline.

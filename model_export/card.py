@@ -191,6 +191,8 @@ def _intended_use(f: CardFacts) -> list[str]:
         uses.append(f"- Short questions about visible content, answered from a list of {f.provenance.answers} answers.")
     if "captioning" in f.manifest.tasks:
         uses.append("- Drafts of captions of videos and images, for a person to check.")
+    if "grounding" in f.manifest.tasks:
+        uses.append("- Showing where in a picture, or in the middle frame of a clip, is what a phrase names.")
     return [
         "## Intended use",
         "",
@@ -230,6 +232,8 @@ def _limits(f: CardFacts) -> list[str]:
             "- Captions name what is likely in its data, also where the clip does not show it. Their probabilities are",
             "  not calibrated.",
         ]
+    if f.manifest.grounding:
+        lines += ["- A phrase always has a box; its score, which is not calibrated, is low where nothing fits."]
     if weakest_kinds := weakest(f.metrics):
         lines += ["- Lowest accuracies, percent (chance is 50 for captions):"]
         lines += [f"  - {corpus}, {metric}: {value:.1f}" for corpus, metric, value in weakest_kinds]

@@ -2,7 +2,7 @@
 
 Every graph has several candidates: as stored, fused, and fused in float16 or int8. Each is timed on this machine and
 evaluated on validation splits; of each graph the fastest is selected such that together they stay within the budget.
-Graphs for moments and captions stay as stored.
+Graphs for moments, captions and grounding stay as stored.
 The reported numbers are measured again on the bundle as written.
 """
 

@@ -1,7 +1,8 @@
 """Float16 and int8 variants of a bundle for TensorRT.
 
 Every graph is checked against TensorRT's supported operators, and its outputs are compared with the original's by ONNX
-Runtime. Graphs for moments and captions stay as stored. The variant's folder appears only after all checks have passed.
+Runtime. Graphs for moments, captions and grounding stay as stored. The variant's folder appears only after all checks
+have passed.
 """
 
 from __future__ import annotations
