@@ -1,4 +1,4 @@
-"""What recognisers hear and read in the videos of a collection: stored, read, and what is still to be recognised.
+"""What recognisers hear and read in the videos of a collection, and captions: stored, read, and still to be made.
 
 Every write is one durable transaction and an entry of the change log, which caches and cursors follow. Functions raise
 VideoNotFound for a missing video, InvalidInput that names the field, CollectionNotFound and StorageError.
@@ -16,10 +16,12 @@ from index.storage.edits import log_edit
 from index.storage.queries import find_video
 from index.video_text import (
     RECOGNITION_KINDS,
+    ClipCaption,
     Recognition,
     RecognitionKind,
     SpeechSource,
     VideoText,
+    check_captions,
     check_recognition,
     check_screen_text,
     check_speech,
@@ -59,6 +61,17 @@ def store_screen_text(collection: Collection, video_id: int, spans: Sequence[Tex
         collection.require_video(connection, video_id)
         video_text.write_screen_text(connection, video_id, checked)
         video_text.write_recognition(connection, video_id, "screen_text", recognition)
+        log_edit(connection, video_id)
+
+
+def store_captions(collection: Collection, video_id: int, captions: Sequence[ClipCaption], model: str) -> None:
+    """Store captions of clips of a video, which ``model`` has generated, in place of all earlier ones of the video."""
+    checked = check_captions(captions)
+    recognition = check_recognition(Recognition(model, "done", None, time.time()))
+    with collection.catalogue.write() as connection:
+        collection.require_video(connection, video_id)
+        video_text.write_captions(connection, video_id, checked)
+        video_text.write_recognition(connection, video_id, "caption", recognition)
         log_edit(connection, video_id)
 
 

@@ -1,4 +1,4 @@
-"""Records of the text of a video, said and shown, and the validation of new ones."""
+"""Records of the text of a video, said, shown and generated, and the validation of new ones."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from vitascope.speech.interface import SpeechSegment, SpokenWord
 
 SpeechSource = Literal["subtitles", "transcript"]
 SPEECH_SOURCES: tuple[SpeechSource, ...] = ("subtitles", "transcript")
-RecognitionKind = Literal["speech", "screen_text"]
-RECOGNITION_KINDS: tuple[RecognitionKind, ...] = ("speech", "screen_text")
+RecognitionKind = Literal["speech", "screen_text", "caption"]
+RECOGNITION_KINDS: tuple[RecognitionKind, ...] = ("speech", "screen_text", "caption")
 MAX_SEGMENTS = 500_000
-"""Segments of speech from one source, or spans of screen text, of a video."""
+"""Segments of speech from one source, spans of screen text, or captions, of a video."""
 MAX_NAME_LENGTH = 1000
 """Characters of the name of a model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recognition:
-    """The last run of a recogniser on a video.
+    """The last run of a recogniser, or of a model that generates captions, on a video.
 
     Args:
-        model: name of the recogniser.
+        model: name of the recogniser or the model.
         state: done, or failed.
         reason: why it failed; None when it is done.
         at: Unix seconds.
@@ -41,8 +41,17 @@ class Recognition:
 
 
 @dataclass(frozen=True, slots=True)
+class ClipCaption:
+    """The generated caption of a clip, ``start`` to ``end`` (s)."""
+
+    start: float
+    end: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class VideoText:
-    """What is said and shown in a video, each in order of time, and the recognitions by kind.
+    """What is said and shown in a video, and the captions of its clips, each in order of time; recognitions by kind.
 
     Subtitles and transcript are kept apart; the text of clips is from subtitles where there are any.
     """
@@ -50,6 +59,7 @@ class VideoText:
     subtitles: tuple[SpeechSegment, ...] = ()
     transcript: tuple[SpeechSegment, ...] = ()
     screen_text: tuple[TextSpan, ...] = ()
+    captions: tuple[ClipCaption, ...] = ()
     recognitions: Mapping[RecognitionKind, Recognition] = field(default_factory=dict)
 
     @property
@@ -110,6 +120,18 @@ def check_screen_text(spans: Sequence[TextSpan]) -> tuple[TextSpan, ...]:
     return tuple(sorted(checked, key=lambda span: (span.start, span.box[1], span.box[0], span.end)))
 
 
+def check_captions(captions: Sequence[ClipCaption]) -> tuple[ClipCaption, ...]:
+    """Return captions that can be stored, without control characters and without empty ones.
+
+    Raises InvalidInput that names the caption.
+    """
+    _check_count("captions", captions)
+    for number, caption in enumerate(captions):
+        _check_times(f"captions[{number}]", caption.start, caption.end)
+    cleaned = [ClipCaption(float(each.start), float(each.end), clean_text(each.text)) for each in captions]
+    return tuple(caption for caption in cleaned if caption.text.strip())
+
+
 def check_recognition(recognition: Recognition) -> Recognition:
     """Return a recognition that can be stored. Raises InvalidInput that names the field."""
     check_text("model", recognition.model, MAX_NAME_LENGTH)
@@ -131,6 +153,7 @@ def check_video_text(text: VideoText) -> VideoText:
         check_speech(text.subtitles),
         check_speech(text.transcript),
         check_screen_text(text.screen_text),
+        check_captions(text.captions),
         {kind: check_recognition(recognition) for kind, recognition in text.recognitions.items()},
     )
 

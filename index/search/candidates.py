@@ -19,7 +19,7 @@ from index.storage.queries import load_clip_ids, load_embeddings
 from index.vectors.interface import VectorSnapshot
 
 MAX_SPOKEN = 1000
-"""Best clips by the words of their speech and screen text that are ranked by words."""
+"""Best clips by the words of their speech, screen text and captions that are ranked by words."""
 MAX_NAMED, MAX_NAMED_CLIPS = 100, 20_000
 """Best videos by the words of their names that are ranked by words, and their clips in all."""
 CLIPS_PER_NAME = 3
@@ -39,7 +39,7 @@ class Candidate:
         similarity: cosine of its embedding and the query's, see ``main_signal``.
         cosines: by embedding signal that is searched and that the clip has.
         ranks: from 1, by signal in whose ranking it is.
-        words: weighted score of the query's words in its speech, its screen text and the name of its video, 0 to 1.
+        words: weighted score of the query's words in its speech, screen text, caption and name, 0 to 1.
         word_scores: score of the query's words by signal that has any.
         sound: weighted evidence that its sound fits, 0 to 1; None: not compared.
         fit: probability that its pictures fit all texts of a query with several; None: similarity ranks.

@@ -101,8 +101,8 @@ class SearchRequest:
         where: a filter on videos and clips.
         rerank: number of best clips that are rescored with the fusion model and ranked first.
         signals: what is searched, with weights above 0: the query embedding is compared with those of the pictures and
-            of the sound of clips, the words of the texts of positive weight with their speech, screen text and the
-            name (title and path) of their video. None: all that the collection has, with equal weights.
+            of the sound of clips, the words of the texts of positive weight with their speech, screen text,
+            caption and the name (title and path) of their video. None: all that the collection has, with equal weights.
         group: what a result is: a clip, an event (a stretch of a video, see ``group_by_event``) or a video.
         candidates: number of best clips that events or videos are made of; None: ``CANDIDATES``.
         clips_per_result: at most so many clips are listed with an event or a video.

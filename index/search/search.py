@@ -134,9 +134,9 @@ def search(
 
     Clips are ranked by similarity, with several texts of positive weight by how likely they fit all, and by the words
     of the query: each of ``request.signals`` is independent evidence that a clip fits. A part of a text in double
-    quotes must be said, shown or in the name literally. The first ``rerank`` clips are ordered again, with the fused
-    score in place of similarity. A page has the best results that the pages before have not shown, among the clips that
-    existed at the first page and still do.
+    quotes must be said, shown, or in the caption or the name literally. The first ``rerank`` clips are ordered again,
+    with the fused score in place of similarity. A page has the best results that the pages before have not shown, among
+    the clips that existed at the first page and still do.
 
     Args:
         collection: to search.
@@ -183,7 +183,7 @@ def search(
 
 
 def search_signals(collection: Collection) -> tuple[SearchSignal, ...]:
-    """Return the signals that searches of a collection can use; there may be no speech or screen text in it yet."""
+    """Return the signals that searches of a collection can use; there may be no speech, screen text or captions yet."""
     return (*collection.signals, *WORD_SIGNALS)
 
 

@@ -1,4 +1,4 @@
-"""Words of a query in the speech, the screen text and the names of results, with their times."""
+"""Words of a query in the speech, the screen text, the captions and the names of results, with their times."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TextMatch:
     Args:
         text: as they are spoken or written.
         start: seconds at which they are spoken or shown; those of the piece of text, if times of words are not known,
-            and those of the clip for words of a name.
+            and those of the clip for words of a caption or a name.
         end: seconds.
         box: of the line on screen: left, top, right, bottom as shares of width and height; None for other signals.
     """
@@ -72,9 +72,9 @@ class TextMatcher:
         """Return the words of the query in a clip, or in the name of its video; ``connection``: to the catalogue."""
         span = hit.start, hit.end
         texts: list[tuple[list[_Word], str, Box | None]] = []
-        if signal == "name":
-            name = hit.video.title
-            texts.append((list(_words(name, *span)), name, None))
+        if signal in ("caption", "name"):
+            text = hit.caption if signal == "caption" else hit.video.title
+            texts.append((list(_words(text, *span)), text, None))
         elif signal == "speech":
             for segment in load_speech_between(connection, hit.video_id, *span):
                 if belongs_to(segment, span):

@@ -14,9 +14,24 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from index.storage.fulltext import STEMMING_KEY, index_names, normalize_for_index, set_stemming
+from index.storage.fulltext import (
+    STEMMING_KEY,
+    index_names,
+    normalize_for_index,
+    read_stemming,
+    rebuild_index,
+    set_stemming,
+)
 from index.storage.legacy_paths import adopt_media_files
-from index.storage.schema import APPLICATION_ID, NAMES, RELATIVE_PATHS, SCHEMA_VERSION, TABLES, execute_script
+from index.storage.schema import (
+    APPLICATION_ID,
+    CAPTIONS,
+    NAMES,
+    RELATIVE_PATHS,
+    SCHEMA_VERSION,
+    TABLES,
+    execute_script,
+)
 from index.storage.schema_upgrades import UPGRADES
 from vitascope.errors import CollectionNotFound, StorageError, VitascopeError
 
@@ -275,6 +290,8 @@ def _upgrade(connection: sqlite3.Connection, folder: Path) -> None:
         if version < NAMES:
             names = "SELECT id, title, coalesce(source_uri, path) FROM videos"
             index_names(connection, connection.execute(names).fetchall())
+        if version < CAPTIONS:
+            rebuild_index(connection, "caption_words", "text", read_stemming(connection))
         connection.execute(f"PRAGMA user_version = {max(version, SCHEMA_VERSION)}")
         connection.execute("COMMIT")
     except BaseException:

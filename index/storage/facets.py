@@ -54,28 +54,29 @@ class MetadataFacet:
 
 @dataclass(frozen=True, slots=True)
 class Facets:
-    """Values that videos can be filtered by. ``speech``, ``screen_text``: number of videos with any."""
+    """Values that videos can be filtered by. ``speech``, ``screen_text``, ``caption``: number of videos with any."""
 
     folders: list[FacetValue]
     added: list[DateRange]
     durations: list[DurationRange]
     speech: int
     screen_text: int
+    caption: int
     metadata: list[MetadataFacet]
 
 
 def read_facets(connection: sqlite3.Connection) -> Facets:
     """Return the facets of all videos. Only folders of indexed files count, not those of uploads."""
-    speech, screen_text = connection.execute(
-        "SELECT count(DISTINCT iif(text <> '', video_id, NULL)), count(DISTINCT iif(screen_text <> '', video_id, NULL))"
-        " FROM clips"
-    ).fetchone()
+    columns = ("text", "screen_text", "caption")
+    counts = ", ".join(f"count(DISTINCT iif({column} <> '', video_id, NULL))" for column in columns)
+    speech, screen_text, caption = connection.execute(f"SELECT {counts} FROM clips").fetchone()
     return Facets(
         _read_folders(connection),
         _read_dates(connection),
         _read_durations(connection),
         speech,
         screen_text,
+        caption,
         _read_fields(connection),
     )
 

@@ -7,7 +7,7 @@
     {"title": {"contains": "beach"}}       ignoring the case of ASCII letters
     {"color": {"ne": "red"}}
     {"added_at": {"gte": "2026-03-31"}}    a day or a time, ISO 8601, instead of Unix seconds
-    {"clip": {"start": {"gte": 60}}}       the clip itself: start, end, length (seconds), text, screen_text
+    {"clip": {"start": {"gte": 60}}}       the clip itself: start, end, length (s), text, screen_text, caption
     {"and": [...]}, {"or": [...]}, {"not": {...}}
 
 Fields are the keys of a video's metadata and ``records.VIDEO_FIELDS``; inside ``clip`` they are
@@ -41,7 +41,7 @@ OPERATORS = ("eq", "ne", "gt", "gte", "lt", "lte", "in", "prefix", "contains")
 RANGES = ("gt", "gte", "lt", "lte")
 SUBSTRINGS = ("prefix", "contains")
 CLIP = "clip"
-TEXT_FIELDS = ("content_sha256", "path", "title", "text", "screen_text")
+TEXT_FIELDS = ("content_sha256", "path", "title", "text", "screen_text", "caption")
 """The text fields of every video and clip; the others are numbers."""
 _SQL_OPERATORS = {"eq": "=", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 # Starts and ends are rounded when they are computed: lengths compare to the microsecond.

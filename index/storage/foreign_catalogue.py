@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from index.storage.catalogue import FAULTS
-from index.storage.fulltext import TOKENIZERS
+from index.storage.fulltext import CLIP_TABLES, TOKENIZERS
 from index.storage.schema import (
     APPLICATION_ID,
     AUDIO_TOKENS,
@@ -53,7 +53,7 @@ _PRAGMAS = (
     "mmap_size = 0",
     "ignore_check_constraints = ON",  # so that integrity_check computes no expression; rows are checked when read
 )
-_FULL_TEXT = ("words", "screen_words", "names")
+_FULL_TEXT = (*CLIP_TABLES, "names")
 _SHADOWS = tuple(f"{name}_{part}" for name in _FULL_TEXT for part in ("config", "content", "data", "docsize", "idx"))
 """Tables of the full-text indexes. Their definitions depend on SQLite's version, and nothing is read from them."""
 _TOKEN = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\w+|\s+|.", re.DOTALL)

@@ -1,4 +1,4 @@
-"""Full-text indexes of speech, screen text, titles and paths, by SQLite's FTS5, and word scores of a query.
+"""Full-text indexes of speech, screen text, captions, titles and paths, by SQLite's FTS5, and word scores of a query.
 
 FTS5 splits words at spaces. Chinese, Japanese and Korean are written without spaces, or with endings on every word:
 their characters are indexed one by one and searched in pairs, so that any two adjacent characters match. (FTS5's
@@ -48,12 +48,12 @@ MAX_ORDERED = 100
 MIN_RARITY = 0.2
 """Words below this rarity are ignored: they say little and are in many clips."""
 
-ClipTable = Literal["words", "screen_words"]
-"""Full-text indexes of clips: of speech, and of text on screen."""
-CLIP_TABLES: tuple[ClipTable, ...] = ("words", "screen_words")
+ClipTable = Literal["words", "screen_words", "caption_words"]
+"""Full-text indexes of clips: of speech, of text on screen, and of captions."""
+CLIP_TABLES: tuple[ClipTable, ...] = ("words", "screen_words", "caption_words")
 
-_TABLES: Mapping[WordSignal, str] = {"speech": "words", "screen_text": "screen_words", "name": "names"}
-_INDEXED: Mapping[WordSignal, str] = {"speech": "text", "screen_text": "text", "name": "title || ' / ' || path"}
+_TABLES: Mapping[WordSignal, str] = {**dict(zip(WORD_SIGNALS, CLIP_TABLES, strict=False)), "name": "names"}
+_INDEXED: Mapping[WordSignal, str] = {**dict.fromkeys(WORD_SIGNALS, "text"), "name": "title || ' / ' || path"}
 """Indexed text by signal: that of a clip, or the name of a video."""
 _PREFIX = re.compile(r"(?<!\S)(\w{2,})\*(?!\S)")
 _LITERAL = re.compile('(?<!\\w)["\u201c\u201d\u201e]([^"\u201c\u201d\u201e]+)["\u201c\u201d](?!\\w)')
@@ -117,7 +117,7 @@ class WordScore(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WordMatches:
-    """Word scores by clip id, of speech or screen text with the name, and by video id, of names alone.
+    """Word scores by clip id, of speech, screen text or caption with the name, and by video id, of names alone.
 
     ``by_signal``: scores of one signal alone, by clip id, of names by video id; each in ``clips`` or ``names``.
     """
@@ -210,12 +210,18 @@ def set_stemming(connection: sqlite3.Connection, stemming: str) -> None:
     checked = check_stemming(stemming)
     if checked == read_stemming(connection):
         return
-    for table, columns in (*((table, "text") for table in CLIP_TABLES), ("names", "title, path")):
-        connection.execute(f"ALTER TABLE {table} RENAME TO former_{table}")
-        connection.execute(f"CREATE VIRTUAL TABLE {table} USING fts5({columns}, tokenize = {TOKENIZERS[checked]})")
-        connection.execute(f"INSERT INTO {table} (rowid, {columns}) SELECT rowid, {columns} FROM former_{table}")
-        connection.execute(f"DROP TABLE former_{table}")
+    for table in CLIP_TABLES:
+        rebuild_index(connection, table, "text", checked)
+    rebuild_index(connection, "names", "title, path", checked)
     connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (STEMMING_KEY, checked))
+
+
+def rebuild_index(connection: sqlite3.Connection, table: str, columns: str, stemming: Stemming) -> None:
+    """Rebuild a full-text index with a stemming in the open write transaction."""
+    connection.execute(f"ALTER TABLE {table} RENAME TO former_{table}")
+    connection.execute(f"CREATE VIRTUAL TABLE {table} USING fts5({columns}, tokenize = {TOKENIZERS[stemming]})")
+    connection.execute(f"INSERT INTO {table} (rowid, {columns}) SELECT rowid, {columns} FROM former_{table}")
+    connection.execute(f"DROP TABLE former_{table}")
 
 
 # Search
@@ -229,9 +235,9 @@ def match_words(
     A score is the rarity of the rarest word that matches times m / (m + x^2), where m is the sum of the rarities of
     the words that match and x that of the others; at least the rarity of the phrase where that matches. Some words of
     a long description are in many clips by chance, and the absence of the others outweighs them. A clip has
-    the better score of its speech and its screen text, each together with the name of its video: words that are said
-    here and shown there are seldom what a query means. The rarest word and the phrase are multiplied by the weight of
-    their signal.
+    the best score of its speech, its screen text and its caption, each together with the name of its video: words that
+    are said here and shown there are seldom what a query means. The rarest word and the phrase are multiplied by the
+    weight of their signal.
 
     Args:
         connection: in a transaction.
@@ -241,7 +247,7 @@ def match_words(
     _define_functions(connection)
     expressions = [_expression(words) for words in [*query.terms, query.phrase] if words]
     videos, clips = connection.execute("SELECT count(*), coalesce(sum(clip_count), 0) FROM videos").fetchone()
-    totals = {"speech": clips, "screen_text": clips, "name": videos}
+    totals = {**dict.fromkeys(WORD_SIGNALS, clips), "name": videos}
     counts = {signal: _count(connection, signal, expressions) for signal in weights}
     rarities = {signal: _rarities(counts[signal], totals[signal]) for signal in weights}
     rows_of = {signal: _select(connection, signal, expressions, rarities[signal]) for signal in weights}
@@ -303,16 +309,16 @@ def weigh_order(
 ) -> dict[int, WordScore]:
     """Return word scores by clip id, the partial ones multiplied by how many words are neighbours as in the query.
 
-    The factor is (1 + n) / (1 + N), where n of the N pairs of the query are in the speech or the screen text of the
-    clip or the name of its video. It tells a sentence that is remembered in part from a description that has words in
-    common. Beyond the ``MAX_ORDERED`` best clips, n is 0.
+    The factor is (1 + n) / (1 + N), where n of the N pairs of the query are in the speech, the screen text or the
+    caption of the clip or the name of its video. It tells a sentence that is remembered in part from a description
+    that has words in common. Beyond the ``MAX_ORDERED`` best clips, n is 0.
     """
     partial = {clip_id: score for clip_id, score in scores.items() if score.is_partial}
-    columns = ("words.text", "screen_words.text", "title", "path")
+    columns = (*(f"{table}.text" for table in CLIP_TABLES), "title", "path")
     joined = " || ' / ' || ".join(f"coalesce({column}, '')" for column in columns)
+    joins = " ".join(f"LEFT JOIN {table} ON {table}.rowid = id" for table in CLIP_TABLES)
     select = (
-        f"SELECT id, {joined} FROM clips LEFT JOIN words ON words.rowid = id "
-        "LEFT JOIN screen_words ON screen_words.rowid = id LEFT JOIN names ON names.rowid = video_id "
+        f"SELECT id, {joined} FROM clips {joins} LEFT JOIN names ON names.rowid = video_id "
         "WHERE id IN (SELECT value FROM json_each(?))"
     )
     texts = connection.execute(select, (json.dumps([clip_id for clip_id, _ in best_scores(partial, MAX_ORDERED)]),))

@@ -143,6 +143,7 @@ def _to_options(text: str) -> JobOptions:
         stored.get("confined", False),
         stored.get("transcribe"),
         stored.get("read_text"),
+        stored.get("caption", False),
     )
 
 
@@ -188,6 +189,7 @@ def _count_recognitions(
     requested: dict[RecognitionKind, str | float | None] = {
         "speech": options.transcribe,
         "screen_text": options.read_text,
+        "caption": options.caption or None,
     }
     kinds = [kind for kind, option in requested.items() if option is not None]
     if not kinds:

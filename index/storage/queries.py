@@ -48,7 +48,7 @@ VIDEO_COLUMNS = (
 )
 # The index named, which has no blobs.
 _CLIP_COLUMNS = (
-    "id, video_id, start, end, text, screen_text,"
+    "id, video_id, start, end, text, screen_text, caption,"
     " EXISTS (SELECT 1 FROM audio_vectors INDEXED BY audio_vectors_by_clip WHERE clip_id = clips.id)"
 )
 _BATCH_SIZE = 4096  # embeddings
@@ -219,8 +219,8 @@ def load_clips_of_video(connection: sqlite3.Connection, video_id: int) -> list[C
 
 
 def _read_clip(row: Sequence[Any]) -> Clip:
-    clip_id, video_id, start, end, text, screen_text, has_sound = row
-    return Clip(clip_id, video_id, start, end, text, screen_text, bool(has_sound))
+    clip_id, video_id, start, end, text, screen_text, caption, has_sound = row
+    return Clip(clip_id, video_id, start, end, text, screen_text, caption, bool(has_sound))
 
 
 def load_spans(connection: sqlite3.Connection, clip_ids: Iterable[int]) -> dict[int, ClipSpan]:
@@ -237,7 +237,13 @@ def load_hits(connection: sqlite3.Connection, similarities: Sequence[tuple[int, 
     rows = _select_by_id(connection, f"SELECT {VIDEO_COLUMNS} FROM videos WHERE id IN", video_ids)
     videos = {row[0]: read_video(row) for row in rows}
     return [
-        Hit(c.id, c.video_id, c.start, c.end, similarity, videos[c.video_id], c.text, c.screen_text, c.has_sound)
+        Hit(
+            *(c.id, c.video_id, c.start, c.end, similarity, videos[c.video_id]),
+            c.text,
+            c.screen_text,
+            c.caption,
+            c.has_sound,
+        )
         for clip_id, similarity in similarities
         if (c := clips.get(clip_id)) is not None
     ]

@@ -316,5 +316,23 @@ CREATE TABLE audio_tokens (
     tokens  BLOB NOT NULL
 );
 """,
+    """
+ALTER TABLE clips ADD COLUMN caption TEXT NOT NULL DEFAULT '';
+CREATE TABLE new_recognitions (
+    video_id INTEGER NOT NULL REFERENCES videos (id) ON DELETE CASCADE,
+    kind     TEXT    NOT NULL CHECK (kind IN ('speech', 'screen_text', 'caption')),
+    model    TEXT    NOT NULL,
+    state    TEXT    NOT NULL CHECK (state IN ('done', 'failed')),
+    reason   TEXT,
+    at       REAL    NOT NULL,
+    PRIMARY KEY (video_id, kind)
+) WITHOUT ROWID;
+INSERT INTO new_recognitions SELECT * FROM recognitions;
+DROP TABLE recognitions;
+ALTER TABLE new_recognitions RENAME TO recognitions;
+CREATE VIRTUAL TABLE caption_words USING fts5(
+    text, tokenize = "porter unicode61 remove_diacritics 2 categories 'L* M* N* Co'"
+);
+""",
 )
 """Scripts from version 1 + n to version 2 + n. Their SQL function ``spaced`` is ``normalize_for_index``."""

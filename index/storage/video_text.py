@@ -1,21 +1,24 @@
-"""Speech, screen text and recognitions of videos, and the text of clips made of them; in an open transaction."""
+"""Speech, screen text, captions and recognitions of videos, and the text of clips; in an open transaction."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from index.clips.timed_text import text_per_span
 from index.storage.corruption import corruption_as_storage_error
-from index.storage.fulltext import index_clip_text
-from index.video_text import Recognition, RecognitionKind, SpeechSource, VideoText
+from index.storage.fulltext import ClipTable, index_clip_text
+from index.video_text import ClipCaption, Recognition, RecognitionKind, SpeechSource, VideoText
 from vitascope.screen_text.interface import TextSpan
 from vitascope.speech.interface import SpeechSegment, SpokenWord
 
 SPEECH_COLUMNS = ("start", "end", "text", "language", "confidence", "words")
 SCREEN_TEXT_COLUMNS = ("start", "end", "text", "box", "confidence")
+CAPTION_COLUMNS = ("start", "end", "caption")
 RECOGNITION_COLUMNS = ("kind", "model", "state", "reason", "at")
+_INDEXES: Mapping[str, ClipTable] = {"text": "words", "screen_text": "screen_words", "caption": "caption_words"}
+"""Full-text index of a column of clips."""
 _RowValue = str | float | None
 
 
@@ -31,6 +34,12 @@ def load_screen_text(connection: sqlite3.Connection, video_id: int) -> tuple[Tex
     query = f"SELECT {', '.join(SCREEN_TEXT_COLUMNS)} FROM screen_text WHERE video_id = ? ORDER BY start, id"
     with corruption_as_storage_error(f"screen text of video {video_id}"):
         return tuple(read_text_span(row) for row in connection.execute(query, (video_id,)))
+
+
+def load_captions(connection: sqlite3.Connection, video_id: int) -> tuple[ClipCaption, ...]:
+    """Return the captions of the clips of a video that have one, in order of time."""
+    query = f"SELECT {', '.join(CAPTION_COLUMNS)} FROM clips WHERE video_id = ? AND caption <> '' ORDER BY id"
+    return tuple(ClipCaption(*row) for row in connection.execute(query, (video_id,)))
 
 
 def load_speech_between(
@@ -70,6 +79,7 @@ def load_video_text(connection: sqlite3.Connection, video_id: int) -> VideoText:
         load_speech(connection, video_id, "subtitles"),
         load_speech(connection, video_id, "transcript"),
         load_screen_text(connection, video_id),
+        load_captions(connection, video_id),
         load_recognitions(connection, video_id),
     )
 
@@ -99,6 +109,13 @@ def write_screen_text(connection: sqlite3.Connection, video_id: int, spans: Sequ
     _write_clip_column(connection, "screen_text", clip_ids, text_per_span(spans, clip_spans, "\n"))
 
 
+def write_captions(connection: sqlite3.Connection, video_id: int, captions: Sequence[ClipCaption]) -> None:
+    """Store the captions of the clips of a video in place of earlier ones; those of other spans are left out."""
+    clip_ids, clip_spans = _load_clips(connection, video_id)
+    by_span = {(caption.start, caption.end): caption.text for caption in captions}
+    _write_clip_column(connection, "caption", clip_ids, [by_span.get(span, "") for span in clip_spans])
+
+
 def write_recognition(
     connection: sqlite3.Connection, video_id: int, kind: RecognitionKind, recognition: Recognition
 ) -> None:
@@ -120,6 +137,8 @@ def insert_video_text(connection: sqlite3.Connection, video_id: int, text: Video
     _write_segments(connection, video_id, "transcript", text.transcript)
     if text.screen_text:
         write_screen_text(connection, video_id, text.screen_text)
+    if text.captions:
+        write_captions(connection, video_id, text.captions)
     for kind, recognition in text.recognitions.items():
         write_recognition(connection, video_id, kind, recognition)
 
@@ -131,6 +150,7 @@ def replace_video_text(connection: sqlite3.Connection, video_id: int, text: Vide
     clip_ids, _ = _load_clips(connection, video_id)
     _write_clip_column(connection, "text", clip_ids, texts)
     write_screen_text(connection, video_id, ())
+    write_captions(connection, video_id, ())
     insert_video_text(connection, video_id, text)
 
 
@@ -178,7 +198,7 @@ def pending_videos(
 
     Pictures have no speech, and sound files no screen text.
     """
-    has_signal = {"speech": "duration > 0", "screen_text": "width > 0"}[kind]
+    has_signal = {"speech": "duration > 0", "screen_text": "width > 0", "caption": "TRUE"}[kind]
     rows = connection.execute(
         f"SELECT id FROM videos WHERE id > ? AND {has_signal} AND NOT EXISTS (SELECT 1 FROM recognitions"
         " WHERE video_id = videos.id AND kind = ? AND state = 'done' AND model = ?) ORDER BY id LIMIT ?",
@@ -217,7 +237,7 @@ def _write_clip_column(
 ) -> None:
     rows = list(zip(clip_ids, texts, strict=True))
     connection.executemany(f"UPDATE clips SET {column} = ?2 WHERE id = ?1", rows)
-    index_clip_text(connection, "words" if column == "text" else "screen_words", rows)
+    index_clip_text(connection, _INDEXES[column], rows)
 
 
 def _words_json(words: Sequence[SpokenWord]) -> str | None:

@@ -1,4 +1,4 @@
-"""Speech, screen text and recognitions of videos: the JSON of ``videos.parquet``, and rows of untrusted catalogues."""
+"""Texts and recognitions of videos: the JSON of ``videos.parquet``, and rows of untrusted catalogues."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from index.storage.foreign_catalogue import ForeignCatalogue
-from index.storage.schema import VIDEO_TEXT
-from index.storage.video_text import RECOGNITION_COLUMNS, SCREEN_TEXT_COLUMNS, SPEECH_COLUMNS
+from index.storage.schema import CAPTIONS, VIDEO_TEXT
+from index.storage.video_text import CAPTION_COLUMNS, RECOGNITION_COLUMNS, SCREEN_TEXT_COLUMNS, SPEECH_COLUMNS
 from index.transfer.new_catalogue import ForeignRow
 from index.video_text import MAX_SEGMENTS, SPEECH_SOURCES, VideoText, check_video_text
 from vitascope.errors import InvalidInput
 
-TEXT_COLUMNS = ("subtitles", "transcript", "screen_text", "recognitions")
+TEXT_COLUMNS = ("subtitles", "transcript", "screen_text", "captions", "recognitions")
 _TEXT = TypeAdapter(VideoText)
 
 
@@ -53,6 +53,9 @@ def read_video_text(foreign: ForeignCatalogue, row: ForeignRow) -> VideoText:
         for line in foreign.rows_of_video("screen_text", SCREEN_TEXT_COLUMNS, row.number, MAX_SEGMENTS):
             span = dict(zip(SCREEN_TEXT_COLUMNS, line, strict=True))
             values["screen_text"].append({**span, "box": json.loads(span["box"])})
+        if foreign.version >= CAPTIONS:
+            rows = foreign.rows_of_video("clips", CAPTION_COLUMNS, row.number, MAX_SEGMENTS)
+            values["captions"] = [{"start": start, "end": end, "text": text} for start, end, text in rows]
         for kind, *cells in foreign.rows_of_video("recognitions", RECOGNITION_COLUMNS, row.number, MAX_SEGMENTS):
             values["recognitions"][kind] = dict(zip(RECOGNITION_COLUMNS[1:], cells, strict=True))
     except (ValueError, TypeError, RecursionError) as error:

@@ -18,7 +18,7 @@ from index.transfer.media import AllowedPaths
 from index.vectors import faiss_kinds
 from index.vectors.faiss_kinds import Float32, Int64, Mask
 from index.vectors.interface import FAISS
-from index.video_text import Recognition, VideoText
+from index.video_text import ClipCaption, Recognition, VideoText
 from vitascope.bundle.manifest import FileEntry, FrameStream, Manifest
 from vitascope.screen_text.interface import TextSpan
 from vitascope.speech.interface import SpeechSegment, SpokenWord
@@ -31,7 +31,11 @@ WITH_TEXT = VideoText(
     subtitles=(SpeechSegment(0, 1, "spoken words"),),
     transcript=(SpeechSegment(0, 1, "spöken", "en", 0.5, (SpokenWord("spöken", 0, 0.5),)),),
     screen_text=(TextSpan("出口 Exit", 0, 1, (0, 0.25, 1, 0.5), 0.75),),
-    recognitions={"screen_text": Recognition("reader", "failed", "too large", 5.0)},
+    captions=(ClipCaption(0, 1.25, "a sign over a door"),),
+    recognitions={
+        "screen_text": Recognition("reader", "failed", "too large", 5.0),
+        "caption": Recognition("captioner", "done", None, 6.0),
+    },
 )
 
 

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from index.collection import Collection
-from index.recognitions import store_screen_text, store_speech
+from index.recognitions import store_captions, store_screen_text, store_speech
 from index.records import NewClip, NewVideo
 from index.search.search import RankedHit
 from index.search.text_matches import TextMatch
+from index.storage.filters import parse_filter
+from index.video_text import ClipCaption
 from tests.index.sample_data import TOKENS, content, new_collection
 from tests.index.searches import MODEL, search_hits
 from vitascope.errors import InvalidInput
@@ -47,6 +49,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collection]
         store_screen_text(
             collection, 3, [TextSpan("EXIT", 0, 8, BOX, 1), TextSpan("Réd  Foxes!", 5, 6, BOX, 1)], "reader"
         )
+        store_captions(collection, 5, [ClipCaption(4, 8, "two grey herons land")], "captioner")
         yield collection
 
 
@@ -69,6 +72,19 @@ def test_every_signal_finds_its_clip_and_states_rank_score_and_times(collection:
     assert hits["red foxes of Kent", 0.0].signals["name"].matches == (TextMatch("red foxes", 0, 4),)
 
 
+def test_a_caption_is_a_signal_and_a_field_of_filters(collection: Collection) -> None:
+    hits = find_hits(collection, "grey heron", limit=1)
+    assert next(iter(hits)) == ("other 0", 4.0)
+    hit = hits["other 0", 4.0]
+    caption = hit.signals["caption"]
+    assert (caption.rank, caption.score, caption.matches) == (1, 1.0, (TextMatch("grey herons", 4, 8),))
+    assert hit.hit.caption == "two grey herons land"
+    assert set(find_hits(collection, '"herons land"', signals={"caption": 1})) == {("other 0", 4.0)}
+    assert find_hits(collection, '"herons land"', signals={"speech": 1, "name": 1}) == {}
+    where = parse_filter({"clip": {"caption": {"ne": ""}}})
+    assert set(find_hits(collection, "red foxes", where=where)) == {("other 0", 4.0)}
+
+
 def test_a_search_uses_the_signals_of_the_request_with_their_weights(collection: Collection) -> None:
     assert next(iter(find_hits(collection, "red foxes", signals={"speech": 2})))[0] == "said"
     assert {title for title, _ in find_hits(collection, "red foxes", signals={"screen_text": 1})} == {"written"}
@@ -77,7 +93,7 @@ def test_a_search_uses_the_signals_of_the_request_with_their_weights(collection:
         assert next(iter(find_hits(collection, "red foxes", signals=weights)))[0] == best
     for signals, message in (
         ({"audio": 1.0}, r"signals: 'audio'; visual was expected in videos, as bundle .* embeds no sound"),
-        ({"smell": 1.0}, "signals: 'smell'; one of visual, audio, speech, screen_text, name was expected"),
+        ({"smell": 1.0}, "signals: 'smell'; one of visual, audio, speech, screen_text, caption, name was expected"),
         ({"speech": 0}, r"signals\.speech: 0; a number above 0, at most 1000, was expected"),
         ({}, "signals: {}; at least one of visual"),
     ):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from index.collection import Collection, NewClip, NewVideo
-from index.recognitions import store_screen_text
+from index.recognitions import store_captions, store_screen_text
 from index.records import Scalar
 from index.storage.facets import (
     MAX_DAYS,
@@ -21,6 +21,7 @@ from index.storage.facets import (
     FacetValue,
     MetadataFacet,
 )
+from index.video_text import ClipCaption
 from tests.index.sample_data import TOKENS, WIDTH, content, new_collection
 from vitascope.screen_text.interface import TextSpan
 
@@ -47,7 +48,7 @@ def set_days(collection: Collection, days: list[date]) -> None:
 
 
 def test_an_empty_collection_has_no_facets(collection: Collection) -> None:
-    assert collection.facets() == Facets([], [], [], 0, 0, [])
+    assert collection.facets() == Facets([], [], [], 0, 0, 0, [])
 
 
 def test_folders_days_durations_speech_and_metadata_are_counted(collection: Collection) -> None:
@@ -56,6 +57,8 @@ def test_folders_days_durations_speech_and_metadata_are_counted(collection: Coll
     add(collection, "/videos/CAM1/0002.mp4", 60, camera="north", night=True)
     add(collection, "media/upload.mp4", 7200, "good night")
     store_screen_text(collection, 3, [TextSpan("Exit", 5, 6, (0, 0, 1, 1), 0.9)], "reader")
+    clip = collection.clips(1)[0]
+    store_captions(collection, 1, [ClipCaption(clip.start, clip.end, "a gate")], "captioner")
     set_days(collection, [date(2026, 3, 30), date(2026, 3, 31), date(2026, 3, 31), date(2026, 3, 31)])
     assert collection.facets() == Facets(
         folders=[FacetValue("/videos/CAM1/", 2), FacetValue("/videos/CAM2/", 1)],  # an upload has none
@@ -71,6 +74,7 @@ def test_folders_days_durations_speech_and_metadata_are_counted(collection: Coll
         ],
         speech=2,
         screen_text=1,
+        caption=1,
         metadata=[
             MetadataFacet("camera", 3, [FacetValue("north", 2), FacetValue("south", 1)]),
             MetadataFacet("night", 1, [FacetValue(True, 1)]),

@@ -13,12 +13,13 @@ from index.collection_store import CollectionStore
 from index.jobs.jobs import cancel, get_job, list_items, retry
 from index.jobs.records import JobOptions
 from index.jobs.sources.source_types import FolderSource
-from index.recognitions import load_speech
+from index.recognitions import load_speech, store_captions
 from index.storage import catalogue as catalogue_module
 from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.fulltext import match_words, parse_words
-from index.storage.schema import SCHEMA_VERSION, SOURCE_COLUMNS, create_tables, upgrade_tables
+from index.storage.schema import CAPTIONS, SCHEMA_VERSION, SOURCE_COLUMNS, create_tables, upgrade_tables
 from index.storage.schema_upgrades import UPGRADES
+from index.video_text import ClipCaption
 from tests.index.jobs.fixtures import create_folder_job
 from tests.index.sample_data import (
     add,
@@ -151,6 +152,22 @@ def test_an_upgrade_indexes_existing_text_for_full_text_search(tmp_path: Path) -
         assert set(match_words(connection, parse_words(["小狗"])).clips) == {2}
         for name in ("video", "videos", "2.mp4"):  # of the title, a folder and the file
             assert set(match_words(connection, parse_words([name])).names) == {1}
+
+
+def test_the_index_of_captions_has_the_stemming_of_the_collection(tmp_path: Path) -> None:
+    with new_collection(tmp_path) as collection:
+        add(collection, 1)
+        collection.set_stemming("none")
+    with closing(sqlite3.connect(tmp_path / "videos" / CATALOGUE_NAME)) as connection:
+        connection.executescript(
+            f"DROP TABLE caption_words; ALTER TABLE clips DROP COLUMN caption;PRAGMA user_version = {CAPTIONS - 1}"
+        )
+    with CollectionStore(tmp_path).open("videos") as collection:
+        clip = collection.clips(1)[0]
+        store_captions(collection, 1, [ClipCaption(clip.start, clip.end, "two foxes")], "captioner")
+        with collection.catalogue.read() as connection:
+            matching = {word: list(match_words(connection, parse_words([word])).clips) for word in ("fox", "foxes")}
+    assert matching == {"fox": [], "foxes": [clip.id]}
 
 
 @pytest.mark.parametrize("folder", ["media", "/data/collections/videos/media"])

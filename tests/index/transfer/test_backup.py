@@ -19,12 +19,13 @@ from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.jobs.jobs import cancel, list_items, list_jobs, pause, resume
 from index.jobs.lease import new_owner
-from index.recognitions import load_video_text, store_screen_text, store_speech
+from index.recognitions import load_video_text, store_captions, store_screen_text, store_speech
 from index.storage import job_transitions
 from index.storage import transfer as storage
 from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.fulltext import match_words, parse_words
 from index.transfer.backup import backup_collection, restore_collection
+from index.video_text import ClipCaption
 from tests.index.jobs.fixtures import create_folder_job
 from tests.index.killed_processes import ROOT
 from tests.index.sample_data import WIDTH, WITH_TEXT, add, allowed, numbers_in
@@ -98,6 +99,9 @@ def test_edits_are_restored_with_what_they_replaced(
     collection.edit_video(1, title="edited", metadata={"color": None}, texts=["one word"])
     store_speech(collection, 2, WITH_TEXT.transcript, model="recognizer")
     store_screen_text(collection, 2, WITH_TEXT.screen_text, "reader")
+    clip = collection.clips(2)[0]
+    captions = [ClipCaption(clip.start, clip.end, "a dog"), ClipCaption(1000, 1001, "of a clip that is not there")]
+    store_captions(collection, 2, captions, "captioner")
     backup_collection(collection, tmp_path / "b")
     copy = restore_collection(library, tmp_path / "b", "copy", allowed=allowed(library))
     assert copy.get_video(1) == collection.get_video(1)
@@ -106,6 +110,7 @@ def test_edits_are_restored_with_what_they_replaced(
         assert copy.clips(video_id) == collection.clips(video_id)
         assert load_video_text(copy, video_id) == load_video_text(collection, video_id)
     assert load_video_text(copy, 2).transcript == WITH_TEXT.transcript
+    assert load_video_text(copy, 2).captions == tuple(captions[:1])
 
 
 def test_jobs_of_a_restored_collection_are_paused(
