@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 from vitascope.cli.options import server_url
 from vitascope.errors import Conflict, InvalidInput
 from vitascope.job_states import FAILED_ITEM_STATES
 
 if TYPE_CHECKING:
+    from index.jobs.recognition_settings import RecognitionChanges
     from index.records import SearchSignal
     from vitascope.client.api import Group, IndexKind, Metadata, Stemming, TokenEncoding
     from vitascope.job_states import ItemState, JobState
@@ -52,8 +53,7 @@ class Backend(Protocol):
         dimensions: int | None = None,
         model: str | None = None,
         stemming: Stemming | None = None,
-        transcribe: bool | str | None = None,
-        read_text: bool | float | None = None,
+        **recognition: Unpack[RecognitionChanges],
     ) -> JSON: ...
 
     def update_collection(
@@ -63,8 +63,7 @@ class Backend(Protocol):
         *,
         index_kind: IndexKind | None = None,
         stemming: Stemming | None = None,
-        transcribe: bool | str | None = None,
-        read_text: bool | float | None = None,
+        **recognition: Unpack[RecognitionChanges],
     ) -> JSON: ...
 
     def delete_collection(self, name: str, /) -> list[str] | None:
@@ -87,6 +86,9 @@ class Backend(Protocol):
         """Return ``recognized``, ``failed`` and ``failures``."""
 
     def read_collection_text(self, name: str, on_progress: OnProgress, *, interval: float) -> JSON:
+        """Return ``recognized``, ``failed`` and ``failures``."""
+
+    def caption_collection(self, name: str, on_progress: OnProgress, *, model: str | None) -> JSON:
         """Return ``recognized``, ``failed`` and ``failures``."""
 
     def list_videos(self, collection: str, /, *, limit: int | None, cursor: str | None, where: JSON | None) -> JSON: ...
@@ -136,8 +138,7 @@ class Backend(Protocol):
         source: JSON,
         metadata: Metadata,
         segmentation: JSON,
-        transcribe: bool | str | None,
-        read_text: bool | float | None,
+        **recognition: Unpack[RecognitionChanges],
     ) -> JSON: ...
 
     def list_jobs(
@@ -162,8 +163,7 @@ class Backend(Protocol):
         source: JSON,
         metadata: Metadata,
         segmentation: JSON,
-        transcribe: bool | str | None,
-        read_text: bool | float | None,
+        **recognition: Unpack[RecognitionChanges],
     ) -> list[str]:
         """Return the ids of unfinished jobs with these arguments that only the command would continue."""
 

@@ -12,7 +12,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 
 from index.cli.backend import Backend, open_backend, require_confirmation
-from index.cli.recognition_options import add_recognition, parse_read_text, parse_transcribe
+from index.cli.recognition_options import add_recognition, parse_recognition
 from vitascope.cli.completion import complete_collections
 from vitascope.cli.options import (
     LocalOnlyAction,
@@ -48,6 +48,7 @@ examples:
   vitascope collection set talks --transcribe --read-text=2
   vitascope collection transcribe talks --model models/whisper-small
   vitascope collection read-text talks
+  vitascope collection caption films --bundle bundles/mine
   vitascope collection backup videos videos.sqlite3 --server http://127.0.0.1:8000
   vitascope collection create large --vectors http://milvus:19530
   vitascope collection drop elsewhere --yes
@@ -89,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_bundle(create)
     add_model(create)
     change = add_action(
-        "set", "change the index kind and stemming of a collection, and what its jobs recognise", existing
+        "set", "change the index kind and stemming of a collection, and what its jobs recognise or caption", existing
     )
     change.add_argument("--index-kind", metavar="NAME", help="auto, flat, hnsw or ivfpq")
     _add_stemming(change, "english")
@@ -109,6 +110,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds between the frames that are looked at (default: %(default)g)",
     )
+    caption = add_action("caption", "generate captions of the clips of videos that are indexed already", existing)
+    add_bundle(caption)
+    add_engine(caption)
+    add_model(caption)
     export = add_action("export", "export a collection as Parquet files", existing, ("folder", "folder to create"))
     export.add_argument("--tokens", action="store_true", help="include tokens for reranking (much larger)")
     export.add_argument("--thumbnails", action="store_true", help="include the thumbnails of clips")
@@ -182,8 +187,7 @@ def _create(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
         dimensions=args.dimensions,
         model=args.model,
         stemming=args.stemming,
-        transcribe=parse_transcribe(args),
-        read_text=parse_read_text(args),
+        **parse_recognition(args),
     )
     return {"vectors": None, **collection}
 
@@ -192,11 +196,10 @@ def _set(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
     changes = {
         "index_kind": args.index_kind,
         "stemming": args.stemming,
-        "transcribe": parse_transcribe(args),
-        "read_text": parse_read_text(args),
+        **parse_recognition(args),
     }
     if all(value is None for value in changes.values()):
-        raise InvalidInput("set: --index-kind, --stemming, --transcribe or --read-text was expected")
+        raise InvalidInput("set: --index-kind, --stemming, --transcribe, --read-text or --caption was expected")
     collection = backend.update_collection(args.name, **changes)
     return {"vectors": None, **collection}
 
@@ -212,6 +215,11 @@ def _transcribe(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
 def _read_text(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
     with ProgressBar("reading text", quiet=args.json) as bar:
         return {"name": args.name, **backend.read_collection_text(args.name, bar.update, interval=args.interval)}
+
+
+def _caption(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
+    with ProgressBar("captioning", quiet=args.json) as bar:
+        return {"name": args.name, **backend.caption_collection(args.name, bar.update, model=args.model)}
 
 
 def _export(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
@@ -263,6 +271,7 @@ ACTIONS: dict[str, Callable[[Backend, argparse.Namespace], dict[str, Any]]] = {
     "reembed": _reembed,
     "transcribe": _transcribe,
     "read-text": _read_text,
+    "caption": _caption,
     "drop": _drop,
 }
 
@@ -285,6 +294,7 @@ def show(result: dict[str, Any], console: Console) -> None:
             f"{_format_settings(result)}",
             "transcribe": f"collection {name}: {result.get('recognized')} videos transcribed",
             "read-text": f"collection {name}: text of {result.get('recognized')} videos read",
+            "caption": f"collection {name}: {result.get('recognized')} videos captioned",
             "export": f"collection {name} exported to {path}: {contents}, {size}",
             "import": f"collection {name} imported from {path}: {contents}",
             "backup": f"collection {name} backed up to {path}: {size}",
@@ -295,7 +305,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     )
     if result["action"] == "reembed":
         _print_failures(result, console)
-    if result["action"] in ("transcribe", "read-text") and result["failed"]:
+    if result["action"] in ("transcribe", "read-text", "caption") and result["failed"]:
         console.print(f"[red]{result['failed']} videos failed[/red]; the command tries them again when it is repeated")
         print_files(console, [(failure["file"], failure["reason"]) for failure in result["failures"]], "reason")
     if (left_out := result.get("media_not_included")) and left_out["files"]:
@@ -324,7 +334,8 @@ def _format_settings(collection: dict[str, Any]) -> str:
     model, seconds = collection.get("transcribe"), collection.get("read_text")
     settings = "; stemming: none" if collection.get("stemming") == "none" else ""
     settings += "" if model is None else f"; speech: {escape(model)}"
-    return settings if seconds is None else f"{settings}; screen text: every {seconds:g} s"
+    settings += "" if seconds is None else f"; screen text: every {seconds:g} s"
+    return f"{settings}; captions" if collection.get("caption") else settings
 
 
 def _print_failures(result: dict[str, Any], console: Console) -> None:

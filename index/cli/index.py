@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from index.cli.backend import JSON, Backend, list_failures, list_notes, open_backend, require_success
-from index.cli.recognition_options import add_recognition, parse_read_text, parse_transcribe
+from index.cli.recognition_options import add_recognition, parse_recognition
 from vitascope.cli.options import (
     LocalOnlyAction,
     add_bundle,
@@ -59,8 +59,8 @@ With --server, files are uploaded one after the other, with the subtitle files b
 that the service has is not sent again. The service itself reads URLs, shards, and with --remote
 other sources, below its allowed roots.
 
-Speech and screen text are recognised once a video can be searched. A video on which that fails gets
-a note; `vitascope collection transcribe` and `read-text` try it again.
+Speech and screen text are recognised, and captions generated, once a video can be searched. A video on which
+that fails gets a note; `vitascope collection transcribe`, `read-text` and `caption` try it again.
 
 examples:
   vitascope index ~/Videos
@@ -71,6 +71,7 @@ examples:
   vitascope index films --segment shots --clip-longest 20
   vitascope index talks --segment subtitles --subtitles en
   vitascope index talks --transcribe=models/whisper-small --read-text
+  vitascope index films --caption
   vitascope index films.csv --path-column file --title-column name
   vitascope index shards/*.tar
   vitascope index s3://bucket/videos/
@@ -291,8 +292,7 @@ def _index_by_job(backend: Backend, args: argparse.Namespace, source: JSON) -> d
         "source": source,
         "metadata": parse_metadata(args),
         "segmentation": parse_segmentation(args),
-        "transcribe": parse_transcribe(args),
-        "read_text": parse_read_text(args),
+        **parse_recognition(args),
     }
     is_new = ensure_collection(backend, args)
     with ProgressBar("indexing", quiet=args.json) as bar:
@@ -407,8 +407,8 @@ def _watch(backend: LocalBackend, args: argparse.Namespace, source: FolderSource
     ensure_collection(backend, args)
     collection = backend.open_collection(args.collection)
     collection.require_fingerprint(model.bundle.fingerprint)
-    recognition = backend.recognition.job_settings(collection, parse_transcribe(args), parse_read_text(args))
-    backend.recognition.wait_until_ready(recognition)
+    recognition = backend.recognition.job_settings(collection, **parse_recognition(args))
+    backend.recognition.wait_until_ready(recognition, model)
     options = job_options(parse_metadata(args), parse_segmentation(args), recognition)
     watch = WatchOptions(
         source,

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from index.cli.backend import JSON, OnProgress
 from index.cli.views import clip_view, collection_view, job_view, result_views, video_view, video_views
@@ -30,7 +30,7 @@ from vitascope.job_states import FINAL_JOB_STATES, ItemState, JobState
 if TYPE_CHECKING:
     from index.cli.local_recognition import LocalRecognition
     from index.integrations.ray.executor import RayCluster
-    from index.jobs.recognition_settings import RecognitionSettings
+    from index.jobs.recognition_settings import RecognitionChanges, RecognitionSettings
     from index.records import Float32, SearchSignal, Signal
     from index.search.request import GroupBy
     from index.transfer.media import AllowedPaths
@@ -168,8 +168,7 @@ class LocalBackend:
         dimensions: int | None = None,
         model: str | None = None,
         stemming: str | None = None,
-        transcribe: bool | str | None = None,
-        read_text: bool | float | None = None,
+        **recognition: Unpack[RecognitionChanges],
     ) -> JSON:
         from vitascope.bundle.bundle import Bundle
         from vitascope.visual_token_codec import check_encoding
@@ -181,7 +180,7 @@ class LocalBackend:
         collection = self.store(create=True).create(
             name, manifest, token_encoding=encoding, **{k: v for k, v in options.items() if v is not None}
         )
-        self.recognition.store_settings(collection, transcribe, read_text)
+        self.recognition.store_settings(collection, **recognition)
         return collection_view(collection)
 
     def update_collection(
@@ -190,11 +189,10 @@ class LocalBackend:
         *,
         index_kind: str | None = None,
         stemming: str | None = None,
-        transcribe: bool | str | None = None,
-        read_text: bool | float | None = None,
+        **recognition: Unpack[RecognitionChanges],
     ) -> JSON:
         collection = self.open_collection(name)
-        self.recognition.store_settings(collection, transcribe, read_text)
+        self.recognition.store_settings(collection, **recognition)
         if index_kind is not None:
             collection.set_index_kind(index_kind)
             collection.wait_for_index()  # the next process would have to start an unfinished build again
@@ -265,6 +263,9 @@ class LocalBackend:
 
     def read_collection_text(self, name: str, on_progress: OnProgress, *, interval: float) -> JSON:
         return self.recognition.read_text(self.open_collection(name), on_progress, interval)
+
+    def caption_collection(self, name: str, on_progress: OnProgress, *, model: str | None) -> JSON:
+        return self.recognition.caption(self.open_collection(name), on_progress, self.model)
 
     def _with_missing_media(self, collection: Collection) -> JSON:
         from index.transfer.media import describe_missing_media
@@ -413,15 +414,14 @@ class LocalBackend:
         source: JSON,
         metadata: Mapping[str, Any],
         segmentation: JSON,
-        transcribe: bool | str | None = None,
-        read_text: bool | float | None = None,
+        **recognition: Unpack[RecognitionChanges],
     ) -> JSON:
-        """Create a job. Raises InvalidInput and DecodingUnavailable also if a recogniser cannot be loaded."""
+        """Create a job. Raises InvalidInput, DecodingUnavailable and TaskMissing also if a model cannot be used."""
         opened = self.open_collection(collection)
         opened.require_fingerprint(self.model.bundle.fingerprint)
-        recognition = self.recognition.job_settings(opened, transcribe, read_text)
-        self.recognition.wait_until_ready(recognition)
-        options = job_options(metadata, segmentation, recognition)
+        settings = self.recognition.job_settings(opened, **recognition)
+        self.recognition.wait_until_ready(settings, self.model)
+        options = job_options(metadata, segmentation, settings)
         return job_view(index_jobs.create_job(opened, _parse_source(source), options))
 
     def list_jobs(self, collection: str, *, state: JobState | None, limit: int | None, cursor: str | None) -> JSON:
@@ -456,11 +456,10 @@ class LocalBackend:
         source: JSON,
         metadata: Mapping[str, Any],
         segmentation: JSON,
-        transcribe: bool | str | None,
-        read_text: bool | float | None,
+        **recognition: Unpack[RecognitionChanges],
     ) -> list[str]:
         opened = self.open_collection(collection)
-        options = job_options(metadata, segmentation, self.recognition.job_settings(opened, transcribe, read_text))
+        options = job_options(metadata, segmentation, self.recognition.job_settings(opened, **recognition))
         parsed = _parse_source(source)
         unfinished = [*index_jobs.list_jobs(opened, state="queued"), *index_jobs.list_jobs(opened, state="running")]
         return [str(job.id) for job in unfinished if job.source == parsed and job.options == options]

@@ -1,18 +1,22 @@
-"""Options of commands about the recognition of speech and screen text."""
+"""Options of commands about the recognition of speech and screen text, and captions."""
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from vitascope.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from index.jobs.recognition_settings import RecognitionChanges
 
 OFF = "off"
 _DEFAULT = "default"
 
 
 def add_recognition(parser: argparse.ArgumentParser, default: str) -> None:
-    """Add --transcribe and --read-text; ``default`` says what holds without them."""
-    add = parser.add_argument_group("speech and screen text").add_argument
+    """Add --transcribe, --read-text and --caption; ``default`` says what holds without them."""
+    add = parser.add_argument_group("speech, screen text and captions").add_argument
     add(
         "--transcribe",
         nargs="?",
@@ -29,15 +33,28 @@ def add_recognition(parser: argparse.ArgumentParser, default: str) -> None:
         help="read the text on screen, in one frame every so many seconds (default: 1); off: do not "
         f"({default}); VITASCOPE_TEXT_READER names another reader",
     )
+    add(
+        "--caption",
+        nargs="?",
+        const="on",
+        choices=("on", OFF),
+        help=f"generate a caption of each clip, if the bundle can; off: do not ({default})",
+    )
 
 
-def parse_transcribe(args: argparse.Namespace) -> str | bool | None:
+def parse_recognition(args: argparse.Namespace) -> RecognitionChanges:
+    """Return the values of the options; None for those that are missing. Raises InvalidInput."""
+    caption = None if args.caption is None else args.caption == "on"
+    return {"transcribe": _parse_transcribe(args), "read_text": _parse_read_text(args), "caption": caption}
+
+
+def _parse_transcribe(args: argparse.Namespace) -> str | bool | None:
     """Return the model of --transcribe, True for the configured one, False for off; None without the option."""
     model: str | None = args.transcribe
     return model if model is None else {_DEFAULT: True, OFF: False}.get(model, model)
 
 
-def parse_read_text(args: argparse.Namespace) -> float | bool | None:
+def _parse_read_text(args: argparse.Namespace) -> float | bool | None:
     """Return the seconds of --read-text, True for the default, False for off; None without it. Raises InvalidInput."""
     if args.read_text is None:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from index.cli.backend import JSON, OnProgress
 from vitascope.client import Client
@@ -13,6 +13,7 @@ from vitascope.client.response_types import Job, Operation
 from vitascope.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from index.jobs.recognition_settings import RecognitionChanges
     from index.records import SearchSignal
 
 
@@ -46,6 +47,10 @@ class RemoteBackend(Client):
 
     def read_collection_text(self, name: str, on_progress: OnProgress, *, interval: float) -> JSON:
         return self._recognize("read_text", name, on_progress, interval=interval)
+
+    def caption_collection(self, name: str, on_progress: OnProgress, *, model: str | None) -> JSON:
+        options = {} if model is None else {"model": model}
+        return self._recognize("caption", name, on_progress, **options)
 
     def _recognize(
         self, kind: OperationKind, name: str, on_progress: OnProgress, **options: bool | str | float
@@ -98,8 +103,7 @@ class RemoteBackend(Client):
         source: JSON,
         metadata: Mapping[str, object],
         segmentation: JSON,
-        transcribe: bool | str | None,
-        read_text: bool | float | None,
+        **recognition: Unpack[RecognitionChanges],
     ) -> list[str]:
         return []  # the service continues its jobs
 

@@ -31,9 +31,10 @@ With --and and --not a query has several conditions: clips that fit all rank abo
 one strongly, and each result shows which it meets. A query can also combine a text with images,
 videos or sounds (--like) and clips of the collection (--like-clip).
 Queries without a text cannot be reranked. The words of a text are also matched in what is said
-(speech), what is shown (screen_text), and titles and paths (name): clips that contain all of them
-come first. A part in double quotes must occur literally, and Haus* matches words that begin so.
---signals chooses what is compared, with weights; each result says what returned it.
+(speech), what is shown (screen_text), generated captions (caption), and titles and paths (name):
+clips that contain all of them come first. A part in double quotes must occur literally, and Haus*
+matches words that begin so. --signals chooses what is compared, with weights; each result says
+what returned it.
 
 examples:
   vitascope search "a red square moves left"
@@ -90,8 +91,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--signals",
         metavar="S,S=W,…",
-        help="what to search, with weights: visual, audio, speech, screen_text, name (default: all that the collection "
-        "has, 1 each)",
+        help="what to search, with weights: visual, audio, speech, screen_text, caption, name (default: all that the "
+        "collection has, 1 each)",
     )
     add("--filter", metavar="JSON", help="filter on metadata and fields of videos and clips")
     add("--min-similarity", type=float, metavar="S", help="exclude clips of lower similarity, -1 to 1")

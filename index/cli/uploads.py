@@ -31,10 +31,10 @@ def upload_source(server: str, args: argparse.Namespace) -> dict[str, Any]:
     from index.jobs.records import MAX_NOTES
     from index.jobs.sources.source_types import ShardsSource, source_dict
 
-    if args.transcribe is not None or args.read_text is not None:
+    if any(option is not None for option in (args.transcribe, args.read_text, args.caption)):
         raise InvalidInput(
-            "transcribe, read-text: not supported for uploads, which follow the collection: `vitascope collection set "
-            f"{args.collection} --transcribe --read-text --server {server}`"
+            "transcribe, read-text, caption: not supported for uploads, which follow the collection: `vitascope "
+            f"collection set {args.collection} --transcribe --read-text --caption --server {server}`"
         )
     metadata, segmentation = parse_metadata(args), parse_segmentation(args)
     source = parse_local_source(args)

@@ -85,6 +85,7 @@ def clip_view(collection: Collection, video: Video, clip: Clip) -> JSON:
         "end": clip.end,
         "text": clip.text,
         "screen_text": clip.screen_text,
+        "caption": clip.caption,
         "modalities": collection.modalities(video, clip),
         **_NO_URLS,
     }
@@ -124,6 +125,7 @@ def job_view(job: Job) -> JSON:
         "duplicates": job.duplicates,
         "transcribe": job.options.transcribe,
         "read_text": job.options.read_text,
+        "caption": job.options.caption,
         "recognitions": {kind: asdict(counts) for kind, counts in job.recognitions.items()},
         "rate": None if job.rate is None else asdict(job.rate),
         "created_at": job.created_at,
@@ -140,6 +142,7 @@ def _hit_view(collection: Collection, ranked: RankedHit) -> JSON:
         "end": hit.end,
         "text": hit.text,
         "screen_text": hit.screen_text,
+        "caption": hit.caption,
         "modalities": collection.modalities(hit.video, hit),
         "relevance": ranked.relevance,
         "conditions": [asdict(condition) for condition in ranked.conditions or ()] or None,

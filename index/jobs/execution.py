@@ -10,10 +10,18 @@ from typing import Protocol, Self
 
 from index.clips.segmentation import segment_by_transcript
 from index.collection import Collection
+from index.jobs.captioning import VideoCaptioning
 from index.jobs.ingest import IngestResult, PreparedFile, check_unchanged, hash_file, prepare_item, store_video
 from index.jobs.pipeline import ItemResult, Pipeline, PipelineConfig
 from index.jobs.pipeline_stages import RecognitionStage, RecognitionStages, StageTimer
-from index.jobs.recognition import NAMES, JobRecognition, RecognitionDeferred, VideoRecognition
+from index.jobs.recognition import (
+    NAMES,
+    JobRecognition,
+    RecognitionDeferred,
+    VideoRecognition,
+    VideoTextTask,
+    process_video,
+)
 from index.jobs.records import ItemProgress, Job, JobItem
 from index.jobs.refresh import refresh_known
 from index.jobs.sources.access_policy import AccessPolicy
@@ -45,6 +53,13 @@ class RunContext:
         """Return what the job recognises, in the order in which that runs."""
         return self.recognition.stages(self.collection, self.job.options, self.limits)
 
+    def text_tasks(self) -> list[VideoTextTask]:
+        """Return what the job recognises, and then captions if it generates any."""
+        if not self.job.options.caption:
+            return [*self.recognitions()]
+        captioning = VideoCaptioning(self.collection, self.model, self.limits, self.recognition.interruption)
+        return [*self.recognitions(), captioning]
+
     @property
     def segments_by_transcript(self) -> bool:
         """Whether ``transcribe_if_needed`` may transcribe a file."""
@@ -53,7 +68,7 @@ class RunContext:
 
     def recognition_stages(self) -> RecognitionStages[JobItem]:
         """Return the stages of that."""
-        stages: dict[str, RecognitionStage] = {each.kind: _RecognitionStage(self, each) for each in self.recognitions()}
+        stages: dict[str, RecognitionStage] = {each.kind: _RecognitionStage(self, each) for each in self.text_tasks()}
         interrupt = partial(self.recognition.interruption.set, True)
         return RecognitionStages(stages, self.timer, self.config.in_flight, interrupt)
 
@@ -116,18 +131,16 @@ class LocalBackend:
 
 @dataclass(frozen=True, slots=True)
 class _RecognitionStage:
-    """One recognition of a job."""
+    """One recognition of a job, or its captions."""
 
     context: RunContext
-    recognition: VideoRecognition
+    task: VideoTextTask
 
     def applies(self, ingested: IngestResult) -> bool:
         try:
-            if ingested.created and self.recognition.kind in load_recognitions(
-                self.context.collection, ingested.video.id
-            ):
+            if ingested.created and self.task.kind in load_recognitions(self.context.collection, ingested.video.id):
                 return False  # transcribed before it was segmented
-            return self.recognition.applies(ingested.video)
+            return self.task.applies(ingested.video)
         except VideoNotFound:  # deleted meanwhile
             return False
 
@@ -136,12 +149,13 @@ class _RecognitionStage:
     ) -> IngestResult:
         if self.context.recognition.is_deferred:
             raise RecognitionDeferred
-        outcome = self.recognition.recognize(ingested.video, media, on_progress)
-        name = NAMES[self.recognition.kind]
+        outcome = process_video(self.task, ingested.video, media, on_progress)
+        name = NAMES[self.task.kind]
         prefix = f"no {name}" if outcome.state == "failed" else name
         ingested = replace(ingested, notes=(*ingested.notes, *(f"{prefix}: {note}" for note in outcome.notes)))
         if outcome.state == "done" and not ingested.created:
-            return replace(ingested, changes=(*ingested.changes, f"recognised: {name}"))
+            verb = "generated" if self.task.kind == "caption" else "recognised"
+            return replace(ingested, changes=(*ingested.changes, f"{verb}: {name}"))
         return ingested
 
 

@@ -177,7 +177,7 @@ def retry(collection: Collection, job_id: int) -> Job:
 
 
 def _check_options(options: JobOptions) -> JobOptions:
-    check_recognition_settings(RecognitionSettings(options.transcribe, options.read_text))
+    check_recognition_settings(RecognitionSettings(options.transcribe, options.read_text, options.caption))
     return replace(options, metadata=check_metadata(options.metadata))
 
 

@@ -1,4 +1,4 @@
-"""Recognition of speech and screen text in the videos of a collection: a stage of jobs, and of what is indexed.
+"""Recognition of speech and screen text in the videos of a collection: stages of jobs, and of what is indexed.
 
 The result, or why there is none, is stored with the video: a video that could not be recognised is searchable all the
 same, and is tried again by the next call. Videos with subtitles get no transcript, whose words would be less exact.
@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from index.collection import Collection
 from index.jobs.ingest import IngestResult, hash_file
@@ -25,11 +25,20 @@ from index.recognitions import (
 )
 from index.records import Video
 from index.video_text import Recognition, RecognitionKind, VideoText, check_speech
-from vitascope.errors import Conflict, DecodingUnavailable, EngineError, InvalidInput, MediaError, VideoNotFound
+from vitascope.errors import (
+    Conflict,
+    DecodingUnavailable,
+    EngineError,
+    InvalidInput,
+    MediaError,
+    TaskMissing,
+    VideoNotFound,
+)
 from vitascope.media.file import MediaFile, map_os_errors
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
+from vitascope.sandbox import recognition as sandbox
 from vitascope.sandbox.pool import TaskContext
-from vitascope.sandbox.recognition import BULK, OnProgress, ReadScreenText, Recognizer, Transcribe
+from vitascope.sandbox.recognition import BULK, OnProgress, ReadScreenText, Transcribe
 from vitascope.sandbox.recognizers import DEFAULT_MODEL, Recognizers
 
 if TYPE_CHECKING:
@@ -37,9 +46,9 @@ if TYPE_CHECKING:
 
 PAGE = 100
 """Videos that are read at a time."""
-NAMES: dict[RecognitionKind, str] = {"speech": "speech", "screen_text": "screen text"}
-_FILE_ERRORS = (MediaError, InvalidInput, EngineError, DecodingUnavailable, Conflict)
-"""Errors that are stored as the reason why a video is not recognised."""
+NAMES: dict[RecognitionKind, str] = {"speech": "speech", "screen_text": "screen text", "caption": "captions"}
+_FILE_ERRORS = (MediaError, InvalidInput, EngineError, DecodingUnavailable, Conflict, TaskMissing)
+"""Errors that are stored as the reason why a video is not recognised or captioned."""
 
 
 class RecognitionInterrupted(Exception):
@@ -83,6 +92,35 @@ class Outcome(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+class VideoTextTask(Protocol):
+    """Makes text of one kind for videos of a collection, and stores it."""
+
+    @property
+    def collection(self) -> Collection: ...
+
+    @property
+    def kind(self) -> RecognitionKind: ...
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model before it is ready."""
+
+    def wait_until_ready(self) -> str:
+        """Return the name of the model once it is loaded.
+
+        Raises DecodingUnavailable, Conflict, InvalidInput, TaskMissing and the error of the context.
+        """
+
+    def applies(self, video: Video) -> bool:
+        """Return whether there may be something of this kind in a video. Raises VideoNotFound."""
+
+    def make_text(self, video: Video, media: MediaFile | None, on_progress: OnProgress) -> tuple[str, ...]:
+        """Make and store the text of a video, by a model that is ready; return what was left out.
+
+        ``media``: its file, if that is open; otherwise it is opened, and its content is checked.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class VideoRecognition:
     """Recognition of one kind in videos of a collection.
@@ -96,42 +134,22 @@ class VideoRecognition:
 
     collection: Collection
     recognizers: Recognizers
-    kind: RecognitionKind
+    kind: sandbox.RecognitionKind
     model: str = DEFAULT_MODEL
     interval: float = DEFAULT_INTERVAL
     includes_subtitled: bool = False
     limits: MediaLimits = DEFAULT_LIMITS
     context: TaskContext = BULK
 
-    def recognize(self, video: Video, media: MediaFile | None, on_progress: OnProgress = lambda share: None) -> Outcome:
-        """Recognise a video unless this model has done so, and store the result, or why there is none.
-
-        ``media``: its file, if that is open; otherwise it is opened, and its content is checked. Raises StorageError,
-        CollectionNotFound and the error of the context.
-        """
-        name = self.model
+    @property
+    def model_name(self) -> str:
         try:
-            if not self.applies(video):
-                return Outcome("skipped")
-            recognizer = self.recognizers.get(self.kind, self.model)
-            name = recognizer.model
-            name = recognizer.wait_until_ready(self.context)
-            if self._is_done(video, name):
-                return Outcome("skipped")
-            if media is not None:
-                notes = self._recognize_file(recognizer, video, media, on_progress)
-            else:
-                with open_unchanged(self.collection, video, self.limits) as opened:
-                    notes = self._recognize_file(recognizer, video, opened, on_progress)
-        except VideoNotFound:  # deleted meanwhile
-            return Outcome("skipped")
-        except _FILE_ERRORS as error:
-            try:
-                record_recognition_failure(self.collection, video.id, self.kind, name, str(error))
-            except VideoNotFound:
-                return Outcome("skipped")
-            return Outcome("failed", (str(error),))
-        return Outcome("done", notes)
+            return self.recognizers.resolve(self.kind, self.model)
+        except (Conflict, InvalidInput):
+            return self.model
+
+    def wait_until_ready(self) -> str:
+        return self.recognizers.get(self.kind, self.model).wait_until_ready(self.context)
 
     def transcribe(self, media: MediaFile, duration: float) -> VideoText:
         """Return what is said in a file of ``duration`` seconds that is not stored yet, and the recognition.
@@ -163,13 +181,11 @@ class VideoRecognition:
             return False
         return self.includes_subtitled or not load_speech(self.collection, video.id, "subtitles")
 
-    def _is_done(self, video: Video, name: str) -> bool:
-        last = load_recognitions(self.collection, video.id).get(self.kind)
-        return last is not None and (last.model, last.state) == (name, "done")
-
-    def _recognize_file(
-        self, recognizer: Recognizer, video: Video, media: MediaFile, on_progress: OnProgress
-    ) -> tuple[str, ...]:
+    def make_text(self, video: Video, media: MediaFile | None, on_progress: OnProgress) -> tuple[str, ...]:
+        if media is None:
+            with open_unchanged(self.collection, video, self.limits) as opened:
+                return self.make_text(video, opened, on_progress)
+        recognizer = self.recognizers.get(self.kind, self.model)
         limits, time_factor = self.limits, recognizer.time_factor
         if self.kind == "speech":
             transcribe = Transcribe(video.duration, limits=limits, time_factor=time_factor)
@@ -180,6 +196,32 @@ class VideoRecognition:
         shown = recognizer.run(read, media, self.context, on_progress)
         store_screen_text(self.collection, video.id, shown.spans, recognizer.name)
         return shown.notes
+
+
+def process_video(
+    task: VideoTextTask, video: Video, media: MediaFile | None, on_progress: OnProgress = lambda share: None
+) -> Outcome:
+    """Make the text of a video unless this model has done so, and store it, or why there is none.
+
+    ``media`` as for ``make_text``. Raises StorageError, CollectionNotFound and the error of the task's context.
+    """
+    name = task.model_name
+    try:
+        if not task.applies(video):
+            return Outcome("skipped")
+        name = task.wait_until_ready()
+        last = load_recognitions(task.collection, video.id).get(task.kind)
+        if last is not None and (last.model, last.state) == (name, "done"):
+            return Outcome("skipped")
+        return Outcome("done", task.make_text(video, media, on_progress))
+    except VideoNotFound:  # deleted meanwhile
+        return Outcome("skipped")
+    except _FILE_ERRORS as error:
+        try:
+            record_recognition_failure(task.collection, video.id, task.kind, name, str(error))
+        except VideoNotFound:
+            return Outcome("skipped")
+        return Outcome("failed", (str(error),))
 
 
 def open_unchanged(collection: Collection, video: Video, limits: MediaLimits) -> MediaFile:
@@ -215,8 +257,8 @@ class JobRecognition:
         ]
 
 
-def requested_kinds(settings: RecognitionSettings) -> Iterator[tuple[RecognitionKind, str, float]]:
-    """Yield the kinds, models and intervals that settings request."""
+def requested_kinds(settings: RecognitionSettings) -> Iterator[tuple[sandbox.RecognitionKind, str, float]]:
+    """Yield the kinds, models and intervals of the recognisers that settings request."""
     if settings.transcribe is not None:
         yield "speech", settings.transcribe, DEFAULT_INTERVAL
     if settings.read_text is not None:
@@ -237,23 +279,24 @@ class RecognitionSummary(NamedTuple):
 
 
 def recognize_collection(
-    recognition: VideoRecognition, on_video: Callable[[float, int, str], None] = lambda *_: None
+    recognition: VideoTextTask, on_video: Callable[[float, int, str], None] = lambda *_: None
 ) -> RecognitionSummary:
-    """Recognise the videos of a collection that the model has not recognised yet, those it failed on included.
+    """Recognise or caption the videos of a collection that the model has not done yet, those it failed on included.
 
     Each video is stored by itself, so that a call that was interrupted is continued by the next one.
 
     Args:
-        recognition: what to recognise.
+        recognition: what to recognise, or to caption.
         on_video: called with the number of finished videos, parts of long ones included, that of all, and a title.
 
     Raises:
         DecodingUnavailable: the model cannot be loaded.
         Conflict, InvalidInput: none is configured, or it may not be used here.
+        TaskMissing: the bundle cannot generate captions.
         CollectionNotFound, StorageError, the error of the context, and what ``on_video`` raises.
     """
     collection, kind = recognition.collection, recognition.kind
-    name = recognition.recognizers.get(kind, recognition.model).wait_until_ready(recognition.context)
+    name = recognition.wait_until_ready()
     total = sum(1 for _ in _pending_videos(collection, kind, name))
     recognized, failed = 0, []
     for done, video in enumerate(_pending_videos(collection, kind, name)):
@@ -261,7 +304,7 @@ def recognize_collection(
         def report(share: float, done: int = done, title: str = video.title) -> None:
             on_video(done + share, max(total, done + 1), title)
 
-        outcome = recognition.recognize(video, None, report)
+        outcome = process_video(recognition, video, None, report)
         recognized += outcome.state == "done"
         if outcome.state == "failed":
             failed.append((video, "; ".join(outcome.notes)))

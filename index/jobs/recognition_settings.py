@@ -1,11 +1,11 @@
-"""Settings of a collection about recognition, the defaults of its jobs; stored in the table meta of the catalogue."""
+"""Settings of a collection about recognition and captions, the defaults of its jobs; in the table meta."""
 
 from __future__ import annotations
 
 import math
 import sqlite3
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict, Unpack
 
 from index.collection import Collection
 from index.records import check_text
@@ -15,20 +15,34 @@ from vitascope.errors import InvalidInput
 DEFAULT_INTERVAL = 1.0
 MIN_INTERVAL, MAX_INTERVAL = 0.1, 3600.0
 _MAX_MODEL_LENGTH = 1000
-META_KEYS = ("transcribe", "read_text")
-"""Keys of the table meta; a key of what is not recognised is missing."""
+META_KEYS = ("transcribe", "read_text", "caption")
+"""Keys of the table meta; a key of what is not recognised or generated is missing."""
 
 
 class RecognitionSettings(NamedTuple):
-    """What is recognised in new videos.
+    """What is recognised in new videos, and whether captions are generated.
 
     Attributes:
         transcribe: speech model, or ``DEFAULT_MODEL`` for the one that is configured where jobs run; None: no speech.
         read_text: seconds between the frames whose text is read; None: no text.
+        caption: whether the model of the collection generates a caption of each clip.
     """
 
     transcribe: str | None = None
     read_text: float | None = None
+    caption: bool = False
+
+
+class RecognitionChanges(TypedDict, total=False):
+    """Settings of a request; None: as they are.
+
+    ``transcribe``: a model, True for the configured one, False for none. ``read_text``: seconds, True for
+    ``DEFAULT_INTERVAL``, False for none.
+    """
+
+    transcribe: str | bool | None
+    read_text: float | bool | None
+    caption: bool | None
 
 
 def read_recognition_settings(collection: Collection) -> RecognitionSettings:
@@ -40,8 +54,8 @@ def read_recognition_settings(collection: Collection) -> RecognitionSettings:
 
 def write_recognition_settings(collection: Collection, settings: RecognitionSettings) -> None:
     """Store the settings of a collection, durably, for jobs that are created from now on. Raises InvalidInput."""
-    model, interval = check_recognition_settings(settings)
-    values = (model, None if interval is None else repr(interval))
+    model, interval, caption = check_recognition_settings(settings)
+    values = (model, None if interval is None else repr(interval), "1" if caption else None)
     with collection.catalogue.write() as connection:
         for key, value in zip(META_KEYS, values, strict=True):
             write_meta(connection, key, value)
@@ -49,8 +63,11 @@ def write_recognition_settings(collection: Collection, settings: RecognitionSett
 
 def parse_recognition_meta(meta: Mapping[str, str]) -> RecognitionSettings:
     """Return the settings in a table meta. Raises InvalidInput and ValueError."""
-    model, interval = (meta.get(key) for key in META_KEYS)
-    return check_recognition_settings(RecognitionSettings(model, None if interval is None else float(interval)))
+    model, interval, caption = (meta.get(key) for key in META_KEYS)
+    if caption not in (None, "1"):
+        raise InvalidInput(f"caption: {caption!r}; 1 was expected")
+    seconds = None if interval is None else float(interval)
+    return check_recognition_settings(RecognitionSettings(model, seconds, caption is not None))
 
 
 def copy_recognition_meta(source: sqlite3.Connection, target: sqlite3.Connection) -> None:
@@ -59,32 +76,23 @@ def copy_recognition_meta(source: sqlite3.Connection, target: sqlite3.Connection
         write_meta(target, key, read_meta(source, key))
 
 
-def merge_settings(
-    defaults: RecognitionSettings, transcribe: str | bool | None, read_text: float | bool | None
-) -> RecognitionSettings:
-    """Return settings with what a request sets.
-
-    Args:
-        defaults: where the request sets nothing.
-        transcribe: a model, True for the configured one, False for none; None: as in ``defaults``.
-        read_text: seconds, True for ``DEFAULT_INTERVAL``, False for none; None: as in ``defaults``.
-
-    Raises:
-        InvalidInput.
-    """
-    model, interval = defaults
-    if transcribe is not None:
+def merge_settings(defaults: RecognitionSettings, **changes: Unpack[RecognitionChanges]) -> RecognitionSettings:
+    """Return settings with what a request changes. Raises InvalidInput."""
+    model, interval, caption = defaults
+    if (transcribe := changes.get("transcribe")) is not None:
         from vitascope.sandbox.recognizers import DEFAULT_MODEL  # imports PyAV, which searches do not need
 
         model = (DEFAULT_MODEL if transcribe else None) if isinstance(transcribe, bool) else transcribe
-    if read_text is not None:
+    if (read_text := changes.get("read_text")) is not None:
         interval = (DEFAULT_INTERVAL if read_text else None) if isinstance(read_text, bool) else float(read_text)
-    return check_recognition_settings(RecognitionSettings(model, interval))
+    if (chosen := changes.get("caption")) is not None:
+        caption = chosen
+    return check_recognition_settings(RecognitionSettings(model, interval, caption))
 
 
 def check_recognition_settings(settings: RecognitionSettings) -> RecognitionSettings:
     """Return the settings. Raises InvalidInput that names the key."""
-    model, interval = settings
+    model, interval, _ = settings
     if model is not None and not check_text("transcribe", model, _MAX_MODEL_LENGTH).strip():
         raise InvalidInput(f"transcribe: {model!r}; the name of a speech model was expected")
     if interval is not None and not (math.isfinite(interval) and MIN_INTERVAL <= interval <= MAX_INTERVAL):

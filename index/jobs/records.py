@@ -29,6 +29,7 @@ class JobOptions:
         confined: whether the job may read only what the process that runs it allows.
         transcribe: speech model, as in ``RecognitionSettings``; None: no speech is recognised.
         read_text: seconds between the frames whose text is read; None: no text is read.
+        caption: whether a caption of each clip is generated.
     """
 
     segmentation: Segmentation = field(default_factory=Segmentation)
@@ -36,6 +37,7 @@ class JobOptions:
     confined: bool = False
     transcribe: str | None = None
     read_text: float | None = None
+    caption: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ class Job:
         progress: share that is done, 0 to 1, with parts of long files; 0 before the source is listed.
         rate: None before the first file, or part of a long one, is done.
         duplicates: skipped files whose content the collection has.
-        recognitions: by kind (speech, screen_text), for those that the options request.
+        recognitions: by kind (speech, screen_text, caption), for those that the options request.
     """
 
     id: int

@@ -296,7 +296,7 @@ class UploadBackend:
             return [ItemResult(item, None, FetchInterrupted(str(error)))]
         except Exception as error:
             self.error = error
-        if self.ingested is not None and self._context.recognitions():
+        if self.ingested is not None and self._context.text_tasks():
             return [ItemResult(item, None, RecognitionDeferred(self.ingested))]
         return [ItemResult(item, self.ingested, self.error)]
 

@@ -227,13 +227,13 @@ def test_a_job_that_is_killed_while_it_recognises_catches_up(
 
 
 def test_settings_of_a_collection_survive_a_backup(collection: Collection, tmp_path: Path) -> None:
-    settings = merge_settings(RecognitionSettings(), True, 2)
+    settings = merge_settings(RecognitionSettings(), transcribe=True, read_text=2, caption=True)
     write_recognition_settings(collection, settings)
     backup_collection(collection, tmp_path / "backup")
     with CollectionStore(tmp_path / "elsewhere") as library:
         restored = restore_collection(library, tmp_path / "backup", "again", allowed=allowed(library))
-        assert read_recognition_settings(restored) == settings == ("default", 2.0)
+        assert read_recognition_settings(restored) == settings == ("default", 2.0, True)
     with pytest.raises(InvalidInput, match=r"read_text: 0\.01; 0\.1 to 3600 seconds"):
-        merge_settings(settings, False, 0.01)
-    write_recognition_settings(collection, merge_settings(settings, False, False))
-    assert read_recognition_settings(collection) == (None, None)
+        merge_settings(settings, transcribe=False, read_text=0.01)
+    write_recognition_settings(collection, merge_settings(settings, transcribe=False, read_text=False, caption=False))
+    assert read_recognition_settings(collection) == (None, None, False)
