@@ -1,4 +1,4 @@
-"""Operations on whole collections: backup, export, embedding again, recognition. They run one by one in one thread.
+"""Operations on whole collections: backup, export, embedding again, recognition, captions; one after the other.
 
 An operation is stored as ``ID.json``, written durably before and after it runs, and a folder ``ID`` with its files. One
 that was running when the service stopped or died runs again at the next start, at most ``MAX_ATTEMPTS`` times.
@@ -23,7 +23,8 @@ from typing import Any, Literal, NamedTuple
 
 from index.collection import Collection
 from index.collection_store import CollectionStore
-from index.jobs.recognition import VideoRecognition, recognize_collection
+from index.jobs.captioning import VideoCaptioning
+from index.jobs.recognition import VideoRecognition, VideoTextTask, recognize_collection
 from index.jobs.recognition_settings import DEFAULT_INTERVAL
 from index.transfer.backup import backup_collection
 from index.transfer.media import owned_media
@@ -42,7 +43,7 @@ from vitascope.sandbox.recognizers import Recognizers
 
 _log = logging.getLogger("vitascope.service")
 
-Kind = Literal["backup", "export", "reembed", "transcribe", "read_text"]
+Kind = Literal["backup", "export", "reembed", "transcribe", "read_text", "caption"]
 State = Literal["queued", "running", "succeeded", "failed"]
 MAX_ATTEMPTS = 3
 POLL_SECONDS = 0.1
@@ -50,7 +51,7 @@ POLL_SECONDS = 0.1
 MAX_NAMED = 5
 """Videos that an error names."""
 RECOGNITIONS: Mapping[str, RecognitionKind] = {"transcribe": "speech", "read_text": "screen_text"}
-"""What operations of a kind recognise."""
+"""What operations of a kind recognise, by a recogniser."""
 _UNFINISHED = ("queued", "running")
 _ID = re.compile(r"[0-9a-f]{16}")
 
@@ -65,9 +66,9 @@ class Operation:
     Attributes:
         error: Why it failed.
         tries: How often it was begun.
-        model: Fingerprint of the model to embed with.
+        model: Fingerprint of the model to embed or caption with, or name of the recogniser.
         media_not_included: ``files`` and ``bytes`` of the collection's media that a backup or export lacks.
-        videos: numbers of ``recognized`` and ``failed`` videos.
+        videos: numbers of ``recognized`` (or captioned) and ``failed`` videos.
     """
 
     id: str
@@ -315,7 +316,7 @@ def run_operation(resources: OperationResources, operation: Operation, folder: P
         _reembed(resources, operation, on_step)
         return Result()
     collection = resources.library.open(name)
-    if operation.kind in RECOGNITIONS:
+    if operation.kind in RECOGNITIONS or operation.kind == "caption":
         return _recognize(resources, collection, operation, on_step)
     if operation.kind == "backup":
         backup_collection(collection, folder / f"{name}.sqlite3", on_step)
@@ -333,17 +334,24 @@ def run_operation(resources: OperationResources, operation: Operation, folder: P
 
 
 def _recognize(resources: OperationResources, collection: Collection, operation: Operation, on_step: OnStep) -> Result:
-    """Recognise the videos that are not recognised yet; those of an interrupted attempt stay recognised."""
+    """Recognise or caption the videos that are not done yet; those of an interrupted attempt stay done."""
     context = _StepContext(on_step)
-    recognition = VideoRecognition(
-        collection,
-        resources.recognizers,
-        RECOGNITIONS[operation.kind],
-        interval=operation.options.get("interval", DEFAULT_INTERVAL),
-        includes_subtitled=operation.options.get("subtitled", False),
-        limits=resources.settings.media_limits(),
-        context=context,
-    )
+    limits = resources.settings.media_limits()
+    recognition: VideoTextTask
+    if operation.kind == "caption":
+        loaded = _wait_for_model(operation, resources.models, on_step)
+        model = resources.models.with_context(loaded, CallContext(bulk=True))
+        recognition = VideoCaptioning(collection, model, limits, context)
+    else:
+        recognition = VideoRecognition(
+            collection,
+            resources.recognizers,
+            RECOGNITIONS[operation.kind],
+            interval=operation.options.get("interval", DEFAULT_INTERVAL),
+            includes_subtitled=operation.options.get("subtitled", False),
+            limits=limits,
+            context=context,
+        )
     try:
         result = recognize_collection(recognition, context.report)
     except DecodingUnavailable as error:  # its model cannot be loaded; the reason is for the client
@@ -393,7 +401,7 @@ def _reembed(resources: OperationResources, operation: Operation, on_step: OnSte
 
 
 def _wait_for_model(operation: Operation, models: ModelRegistry, on_step: OnStep) -> LoadedModel:
-    """Return the model to embed with. Raises ModelNotFound and NotReady."""
+    """Return the model of an operation. Raises ModelNotFound and NotReady."""
     while models.is_loading(operation.model):
         on_step(0, 0)
         time.sleep(POLL_SECONDS)

@@ -46,6 +46,7 @@ def serialize_collection(collection: Collection, model_loaded: bool, default_rer
         stemming=collection.stemming(),
         transcribe=recognition.transcribe,
         read_text=recognition.read_text,
+        caption=recognition.caption,
         bytes=collection.size(),
     )
 
@@ -94,6 +95,7 @@ def serialize_video_with_clips(collection: Collection, video: Video, clips: list
             end=clip.end,
             text=clip.text,
             screen_text=clip.screen_text,
+            caption=clip.caption,
             modalities=collection.modalities(video, clip),
             media_url=media_url(collection.name, video, clip.start, clip.end),
             thumbnail_url=thumbnail_url(collection.name, video, clip.start, clip.end),
@@ -136,6 +138,7 @@ def _serialize_clip(collection: Collection, ranked: RankedHit) -> search_schemas
         end=hit.end,
         text=hit.text,
         screen_text=hit.screen_text,
+        caption=hit.caption,
         modalities=collection.modalities(hit.video, hit),
         relevance=ranked.relevance,
         conditions=[search_schemas.Condition(**asdict(c)) for c in ranked.conditions or ()] or None,
@@ -182,6 +185,7 @@ def serialize_job(job: Job) -> job_schemas.Job:
         duplicates=job.duplicates,
         transcribe=job.options.transcribe,
         read_text=job.options.read_text,
+        caption=job.options.caption,
         recognitions={
             kind: job_schemas.RecognitionCounts(**asdict(counts)) for kind, counts in job.recognitions.items()
         },

@@ -7,6 +7,7 @@ import logging
 from fastapi import APIRouter, Response
 
 import index.collection
+from index.jobs.captioning import check_caption_task
 from index.jobs.recognition import check_recognizers
 from index.jobs.recognition_settings import (
     RecognitionSettings,
@@ -99,8 +100,12 @@ def _serialize(service: AppState, collection: index.collection.Collection) -> Co
 
 def _create(service: AppState, body: NewCollection) -> Collection:
     model = service.models.get_open(body.model)
-    recognition = merge_settings(RecognitionSettings(), body.transcribe, body.read_text)
+    recognition = merge_settings(
+        RecognitionSettings(), transcribe=body.transcribe, read_text=body.read_text, caption=body.caption
+    )
     check_recognizers(recognition, service.recognizers)
+    if recognition.caption:
+        check_caption_task(model.bundle.manifest)
     collection = service.library.create(
         body.name,
         model.bundle.manifest,
@@ -115,10 +120,15 @@ def _create(service: AppState, body: NewCollection) -> Collection:
 
 def _change(service: AppState, name: str, changes: CollectionChanges) -> Collection:
     collection = service.collection(name)
-    if changes.transcribe is not None or changes.read_text is not None:
-        settings = merge_settings(read_recognition_settings(collection), changes.transcribe, changes.read_text)
-        check_recognizers(settings, service.recognizers)
-        write_recognition_settings(collection, settings)
+    settings = read_recognition_settings(collection)
+    changed = merge_settings(
+        settings, transcribe=changes.transcribe, read_text=changes.read_text, caption=changes.caption
+    )
+    if changed != settings:
+        check_recognizers(changed, service.recognizers)
+        if changed.caption:
+            check_caption_task(service.models.for_collection(collection).bundle.manifest)
+        write_recognition_settings(collection, changed)
     if changes.index_kind is not None:
         collection.set_index_kind(changes.index_kind)
     if changes.stemming is not None:

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Header, Query, Response
 
 from index.collection import Collection
 from index.jobs import jobs as index_jobs
+from index.jobs.captioning import check_caption_task
 from index.jobs.jobs import current_job_event
 from index.jobs.recognition import check_recognizers
 from index.jobs.recognition_settings import merge_settings, read_recognition_settings
@@ -58,7 +59,7 @@ async def create_job(name: str, body: NewJob, service: ReadyAppStateDep, respons
 
     Jobs run one after the other and survive a restart; content that the collection has is skipped. Files stay where
     they are; members of shards and files at URLs are copied into the collection. A video can be searched before its
-    speech and screen text are recognised.
+    speech and screen text are recognised and captions generated.
     """
     job, response.headers["Location"] = await start_job(service, name, body)
     return job
@@ -195,8 +196,15 @@ async def retry_job(name: str, job_id: str, service: ReadyAppStateDep) -> Job:
 
 def _create(service: AppState, name: str, body: NewJob) -> IndexJob:
     collection = service.collection(name, for_model=True)
-    recognition = merge_settings(read_recognition_settings(collection), body.transcribe, body.read_text)
+    recognition = merge_settings(
+        read_recognition_settings(collection),
+        transcribe=body.transcribe,
+        read_text=body.read_text,
+        caption=body.caption,
+    )
     check_recognizers(recognition, service.recognizers)
+    if recognition.caption:
+        check_caption_task(service.models.for_collection(collection).bundle.manifest)
     options = JobOptions(parse_segmentation(body.segmentation), body.metadata, True, *recognition)
     source = body.source
     if source is None:

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Body, Response
 
+from index.jobs.captioning import check_caption_task
 from service.app_state import AppState, AppStateDep
 from service.http.auth import requires
 from service.http.idempotency import accepts_idempotency_key
@@ -23,7 +24,10 @@ router = APIRouter(prefix="/v1/operations", tags=["operations"], route_class=Str
 
 
 @router.post(
-    "", status_code=202, summary="Back up, export, embed again, recognise", responses=errors(404, 409, 422, 503, 507)
+    "",
+    status_code=202,
+    summary="Back up, export, embed again, recognise, caption",
+    responses=errors(404, 409, 422, 503, 507),
 )
 @requires("admin", all_collections=True)
 @accepts_idempotency_key
@@ -94,6 +98,10 @@ def _create(service: AppState, body: schemas.NewOperation) -> schemas.Operation:
             raise Conflict(
                 f"collection {collection.name}: it was embedded by model {chosen.name}; another model was expected"
             )
+    elif body.kind == "caption":
+        captioner = service.models.get(body.model) if body.model else service.models.for_collection(collection)
+        check_caption_task(captioner.bundle.manifest)
+        model = captioner.fingerprint
     elif body.kind in RECOGNITIONS:
         named = body.model if body.kind == "transcribe" else None
         model = service.recognizers.get(RECOGNITIONS[body.kind], named or DEFAULT_MODEL).name

@@ -112,6 +112,13 @@ ReadText = Annotated[
         "at; true: 1. null: as the collection has it"
     ),
 ]
+CaptionSetting = Annotated[
+    bool | None,
+    Field(
+        description="generate a caption of each clip once a video is searchable, by the model of the collection. "
+        "null: as the collection has it"
+    ),
+]
 Path = Annotated[str, Field(min_length=1, max_length=4096)]
 Url = Annotated[str, Field(min_length=1, max_length=4096, description="https://… or below an allowed URL")]
 Column = Annotated[str, Field(min_length=1, max_length=128)]
@@ -208,6 +215,7 @@ JOB: dict[str, Any] = {
     "duplicates": 0,
     "transcribe": "default",
     "read_text": None,
+    "caption": False,
     "recognitions": {"speech": {"done": 51, "failed": 1}},
     "rate": RATE,
     "created_at": 1764000000.0,
@@ -243,6 +251,7 @@ class NewJob(Request):
     segmentation: Segmentation | None = None
     transcribe: Transcribe = None
     read_text: ReadText = None
+    caption: CaptionSetting = None
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
@@ -267,7 +276,7 @@ class JobCounts(Response):
 
 
 class RecognitionCounts(Response):
-    """Number of a job's videos that are recognised."""
+    """Number of a job's videos that are recognised, or captioned."""
 
     model_config = example(done=51, failed=1)
 
@@ -314,8 +323,10 @@ class Job(Response):
     read_text: Annotated[
         float | None, Field(description="seconds between the frames whose text is read; null: none is")
     ]
+    caption: Annotated[bool, Field(description="whether a caption of each clip is generated")]
     recognitions: Annotated[
-        dict[Literal["speech", "screen_text"], RecognitionCounts], Field(description="progress of what is recognised")
+        dict[Literal["speech", "screen_text", "caption"], RecognitionCounts],
+        Field(description="progress of what is recognised or captioned"),
     ]
     rate: Annotated[JobRate | None, Field(description="null before the first progress")]
     created_at: Annotated[float, Field(description="Unix seconds")]

@@ -102,7 +102,27 @@ class ReadText(Request):
     ] = DEFAULT_INTERVAL
 
 
-NewOperation = Annotated[Backup | Export | Reembed | Transcribe | ReadText, Field(discriminator="kind")]
+class Caption(Request):
+    """Generate a caption of each clip of the videos that the model has not captioned yet, as `transcribe`.
+
+    Earlier captions of a video are replaced.
+    """
+
+    model_config = example(kind="caption", collection="holidays")
+
+    kind: Literal["caption"]
+    collection: CollectionName
+    model: Annotated[
+        str | None,
+        Field(
+            max_length=200,
+            description="fingerprint, name or name@version of a model with the task captioning; null: the model of "
+            "the collection",
+        ),
+    ] = None
+
+
+NewOperation = Annotated[Backup | Export | Reembed | Transcribe | ReadText | Caption, Field(discriminator="kind")]
 
 
 class OperationFile(Response):
@@ -125,7 +145,7 @@ class MediaNotIncluded(Response):
 
 
 class RecognizedVideos(Response):
-    """Numbers of videos of an operation that recognises."""
+    """Numbers of videos of an operation that recognises or captions."""
 
     model_config = example(recognized=34, failed=1)
 
@@ -139,10 +159,12 @@ class Operation(Response):
     model_config = example(**OPERATION)
 
     id: Id
-    kind: Literal["backup", "export", "reembed", "transcribe", "read_text"]
+    kind: Literal["backup", "export", "reembed", "transcribe", "read_text", "caption"]
     collection: str
     options: Annotated[dict[str, bool | float], Field(description="as requested")]
-    model: Annotated[str | None, Field(description="fingerprint of the model to embed with, or name of the recogniser")]
+    model: Annotated[
+        str | None, Field(description="fingerprint of the model to embed or caption with, or name of the recogniser")
+    ]
     state: Literal["queued", "running", "succeeded", "failed"]
     error: Annotated[str | None, Field(description="why it failed")]
     progress: Annotated[float, Field(ge=0, le=1, description="fraction done")]
@@ -151,7 +173,9 @@ class Operation(Response):
         MediaNotIncluded | None,
         Field(description="of a backup or export that has succeeded; `vitascope backup` copies everything"),
     ]
-    videos: Annotated[RecognizedVideos | None, Field(description="of one that recognises, and has succeeded")]
+    videos: Annotated[
+        RecognizedVideos | None, Field(description="of one that recognises or captions, and has succeeded")
+    ]
     created_at: Annotated[float, Field(description="Unix seconds")]
     started_at: Annotated[float | None, Field(description="Unix seconds")]
     finished_at: Annotated[float | None, Field(description="Unix seconds")]

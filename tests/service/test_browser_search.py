@@ -112,7 +112,12 @@ def test_the_best_results_are_reranked_by_default_as_the_bundle_states(
         reranks.uncheck()
         expect(cards.first).not_to_contain_text("%")
         page.get_by_role("button", name="Name", exact=True).click()  # switches the words of names off
-        expected = {"collection": "videos", "q": "a red thing", "rerank": "0", "signals": "visual,speech,screen_text"}
+        expected = {
+            "collection": "videos",
+            "q": "a red thing",
+            "rerank": "0",
+            "signals": "visual,speech,screen_text,caption",
+        }
         wait_for(lambda: query_parameters(page) == expected)
         page.close()
 
@@ -482,10 +487,10 @@ def test_words_that_are_said_and_shown_are_highlighted_escaped_and_played_from_t
     speech = page.get_by_role("button", name="Speech", exact=True)
     speech.press("Enter")
     expect(speech).to_have_attribute("aria-pressed", "false")
-    wait_for_events(page, lambda: chosen[-1] == ["visual", "screen_text", "name"])
+    wait_for_events(page, lambda: chosen[-1] == ["visual", "screen_text", "caption", "name"])
     page.reload()
     expect(speech).to_have_attribute("aria-pressed", "false")
-    assert query_parameters(page)["signals"] == "visual,screen_text,name"
+    assert query_parameters(page)["signals"] == "visual,screen_text,caption,name"
     for name in ("Picture", "Name", "Screen text"):  # the last one: all are on again
         page.get_by_role("button", name=name, exact=True).click()
     expect(speech).to_have_attribute("aria-pressed", "true")

@@ -20,8 +20,10 @@ from service.inference.scheduler import CallContext
 from tests.media_files import solid, write_audio, write_picture, write_video
 from tests.service.browsing import PATIENCE_MS
 from tests.service.conftest import COLORS, settings_for
+from tests.service.jobs import finished_job
 from tests.service.running import JSON, Running, problem_of, serving
 from tests.service.test_browser_access import RULES, duplicate_names, violations
+from tests.service.test_operations import start_operation, wait_until_finished
 from tests.small_bundle import AUDIO, CAPTIONS, TONES, make_small_bundle
 from tests.waiting import PATIENCE, wait_for
 from vitascope.cli.main import main
@@ -55,6 +57,14 @@ def captioning(film: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         client.create_collection("films")
         client.add_video("films", film, segmentation={"rule": "windows", "length": 4})
         yield running
+
+
+@pytest.fixture(scope="module")
+def captioned(captioning: Running) -> Running:
+    """The service with the film captioned by an operation."""
+    operation = wait_until_finished(captioning.client, start_operation(captioning.client, "caption", "films"))
+    assert (operation["state"], operation["videos"]) == ("succeeded", {"recognized": 1, "failed": 0})
+    return captioning
 
 
 def caption(running: Running, **fields: object) -> httpx.Response:
@@ -231,11 +241,55 @@ def test_chapters_of_stored_videos_and_uploads(
     assert list(captioning.service.media.uploads.iterdir()) == []
 
 
-def test_the_page_captions_a_clip_a_video_and_a_dropped_file(captioning: Running, browser: Browser, film: Path) -> None:
-    page = browser.new_page(base_url=str(captioning.client.base_url))
+def test_a_captioned_collection_is_searched_by_its_captions(
+    captioned: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Client(str(captioned.client.base_url)) as client:
+        result, _ = client.search("films", "blue things", signals=["caption"])["results"]
+        assert (result["start"], result["caption"]) == (4.0, BLUE)
+        signal = result["signals"]["caption"]
+        assert (signal["rank"], [match["text"] for match in signal["matches"]]) == (1, ["blue thing"])
+        assert (
+            client.search("films", "red", where={"clip": {"caption": {"contains": "blue"}}})["results"][0]["start"] == 4
+        )
+        assert captioned.client.get("/v1/collections/films/facets").json()["caption"] == 1
+        assert [span["caption"] for span in client.get_video("films", "1")["spans"]] == [RED, BLUE]
+    command = ["collection", "caption", "films", "--server", str(captioned.client.base_url)]
+    assert main(command) == 0  # again: each clip has a caption by this model
+    assert "films: 0 videos captioned" in capsys.readouterr().out
+
+
+def test_uploads_and_jobs_generate_captions_where_the_collection_or_the_request_does(
+    captioning: Running, running: Running, tmp_path: Path
+) -> None:
+    picture = write_picture(tmp_path / "blue.png", solid(COLORS["blue"]))
+    with Client(str(captioning.client.base_url)) as client:
+        assert client.create_collection("pictures", caption=True)["caption"] is True
+        added = client.add_video("pictures", picture)
+        job = finished_job(captioning.client, "/v1/collections/pictures/jobs/1")
+        assert (job["caption"], job["recognitions"]) == (True, {"caption": {"done": 1, "failed": 0}})
+        assert client.get_video("pictures", added["id"])["spans"][0]["caption"] == BLUE
+        assert client.update_collection("pictures", caption=False)["caption"] is False
+        client.delete_collection("pictures")
+    name = running.client.post("/v1/collections", json={"name": "uncaptioned"}).json()["name"]
+    for method, path, body in (
+        ("POST", "/v1/operations", {"kind": "caption", "collection": name}),
+        ("POST", f"/v1/collections/{name}/jobs", {"folder": "films", "caption": True}),
+        ("PATCH", f"/v1/collections/{name}", {"caption": True}),
+    ):
+        detail = problem_of(running.client.request(method, path, json=body), 409, "task_missing")["detail"]
+        assert "has no task 'captioning'" in detail
+    running.client.delete(f"/v1/collections/{name}")
+
+
+def test_the_page_captions_a_clip_a_video_and_a_dropped_file(captioned: Running, browser: Browser, film: Path) -> None:
+    page = browser.new_page(base_url=str(captioned.client.base_url))
     page.set_default_timeout(PATIENCE_MS)
     page.goto("/?collection=films&q=a+blue+thing")
+    match = page.get_by_role("button", name=f"Play 1. film from 0:04, caption: {BLUE}")
+    expect(match.locator("mark")).to_have_text("blue thing")
     page.locator("#results .card").first.click()
+    expect(page.locator("#clip-texts")).to_have_text(re.compile(f"Caption.*{BLUE}"))
     form = page.get_by_role("form", name="Generate captions")
     form.get_by_role("button", name="Caption", exact=True).click()
     expect(form.locator("#generated-captions")).to_have_text(BLUE)

@@ -126,7 +126,7 @@ def test_signals_are_chosen_and_weighed_and_each_result_says_which_returned_it(
     hearing: Running, sounds: Path, tmp_path: Path
 ) -> None:
     collection = hearing.client.get("/v1/collections/films").json()
-    assert collection["signals"] == ["visual", "audio", "speech", "screen_text", "name"]
+    assert collection["signals"] == ["visual", "audio", "speech", "screen_text", "caption", "name"]
     best = search(hearing, text="fox", signals=["speech"]).json()["results"][0]
     assert (best["video"]["title"], best["text"], best["screen_text"]) == ("green", SPOKEN, "")
     match = {"text": "fox", "start": 0.9, "end": 1.3, "box": None}

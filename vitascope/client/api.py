@@ -27,10 +27,10 @@ TokenEncoding = Literal["int8", "float16"]
 Stemming = Literal["english", "none"]
 InputType = Literal["query", "document"]
 Group = Literal["clip", "event", "video"]
-Signal = Literal["visual", "audio", "speech", "screen_text", "name"]
+Signal = Literal["visual", "audio", "speech", "screen_text", "caption", "name"]
 Signals = Sequence[Signal] | Mapping[Signal, float]
 Granularity = Literal["segment", "word"]
-OperationKind = Literal["backup", "export", "reembed", "transcribe", "read_text"]
+OperationKind = Literal["backup", "export", "reembed", "transcribe", "read_text", "caption"]
 WebhookEvent = Literal["job.succeeded", "job.failed", "job.cancelled"]
 DeliveryState = Literal["pending", "delivered", "failed"]
 Scope = Literal["read", "write", "admin"]
@@ -50,6 +50,19 @@ class SearchOptions(TypedDict, total=False):
     clips: int | None
     candidates: int | None
     include_query_clips: bool | None
+
+
+class CaptionOptions(TypedDict, total=False):
+    """Options of ``generate_captions_for_file``."""
+
+    segmentation: Mapping[str, Any] | None
+    beams: int
+    temperature: float
+    top_p: float
+    seed: int
+    max_tokens: int | None
+    count: int
+    model: str | None
 
 
 class WaitOptions(TypedDict, total=False):

@@ -45,7 +45,7 @@ class VitascopeRetriever(BaseRetriever):
     rerank: int | None = Field(default=None, ge=0)
     """Number of best clips to rerank. None: as many as the model's bundle states."""
     signals: list[Signal] | dict[Signal, float] | None = None
-    """What to search, with weights: visual, audio, speech, screen_text, name. None: all that the collection has."""
+    """What to search, with weights: visual, audio, speech, screen_text, caption, name. None: all of the collection."""
     min_similarity: float | None = Field(default=None, ge=-1, le=1)
     group: Literal["clip", "event", "video"] = "clip"
     """Unit of a document: a clip, an event (adjoining clips) or a video, with the data of its best clip."""
@@ -73,9 +73,10 @@ class VitascopeRetriever(BaseRetriever):
 
     def _document(self, result: SearchResult) -> Document:
         video, base = result["video"], self.url.rstrip("/")
+        texts = (video["title"], result["text"], result["screen_text"], result.get("caption"))  # older services: none
         return Document(
             id=f"{self.collection}/{video['id']}/{result['clip_id']}",
-            page_content="\n".join(filter(None, (video["title"], result["text"], result["screen_text"]))),
+            page_content="\n".join(filter(None, texts)),
             metadata={
                 "collection": self.collection,
                 "video_id": video["id"],

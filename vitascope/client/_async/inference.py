@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from vitascope.client import response_types
 from vitascope.client._async.transport import BaseClient
-from vitascope.client.api import JSON, Granularity, InputType, api_path, drop_none, form_field
+from vitascope.client.api import JSON, CaptionOptions, Granularity, InputType, api_path, drop_none, form_field
 from vitascope.client.progress import UploadProgress
 
 
@@ -241,20 +241,11 @@ class Inference(BaseClient):
         self,
         file: str | Path,
         *,
-        segmentation: Mapping[str, Any] | None = None,
-        beams: int = 3,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
-        max_tokens: int | None = None,
-        count: int = 1,
-        model: str | None = None,
         progress: UploadProgress = False,
+        **options: Unpack[CaptionOptions],
     ) -> response_types.CaptionResponse:
         """Generate captions of a file, which is uploaded and not stored; otherwise as `generate_captions`."""
-        options = drop_none(segmentation=segmentation, max_tokens=max_tokens, model=model)
-        options |= {"beams": beams, "temperature": temperature, "top_p": top_p, "seed": seed, "count": count}
-        fields = {name: form_field(value) for name, value in options.items()}
+        fields = {name: form_field(value) for name, value in drop_none(**options).items()}
         path = api_path("captions")
         return await self._upload(
             response_types.CaptionResponse, path, file, fields, is_read_only=True, progress=progress

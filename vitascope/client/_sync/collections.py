@@ -55,6 +55,7 @@ class Collections(BaseClient):
         stemming: Stemming | None = None,
         transcribe: bool | str | None = None,
         read_text: bool | float | None = None,
+        caption: bool | None = None,
         idempotency_key: str | None = None,
     ) -> response_types.Collection:
         """Create an empty collection.
@@ -68,13 +69,14 @@ class Collections(BaseClient):
             stemming: whether words match those with the same English stem (default), or only themselves.
             transcribe: default of jobs: recognise speech, by the service's model (True, or its name).
             read_text: default of jobs: read the text on screen, every so many seconds (True: 1).
+            caption: default of jobs: generate a caption of each clip, by the model of the collection.
             idempotency_key: by default a random one. A call repeated with the same key within 24 hours is not executed
                 again; it returns the first result.
         Raises:
             CollectionExists: if there is a collection of this name.
         """
         options = drop_none(index_kind=index_kind, token_encoding=token_encoding, dimensions=dimensions, model=model)
-        options |= drop_none(stemming=stemming, transcribe=transcribe, read_text=read_text)
+        options |= drop_none(stemming=stemming, transcribe=transcribe, read_text=read_text, caption=caption)
         return self._call(
             response_types.Collection,
             "POST",
@@ -91,6 +93,7 @@ class Collections(BaseClient):
         stemming: Stemming | None = None,
         transcribe: bool | str | None = None,
         read_text: bool | float | None = None,
+        caption: bool | None = None,
     ) -> response_types.Collection:
         """Change a collection; what is None stays.
 
@@ -100,8 +103,10 @@ class Collections(BaseClient):
             stemming: as for ``create_collection``; the full-text indexes are rebuilt before this returns.
             transcribe: default of later jobs, as for ``create_collection``; False: no speech is recognised.
             read_text: default of later jobs, as for ``create_collection``; False: no text is read.
+            caption: default of later jobs, as for ``create_collection``.
         """
-        body = drop_none(index_kind=index_kind, stemming=stemming, transcribe=transcribe, read_text=read_text)
+        body = drop_none(index_kind=index_kind, stemming=stemming)
+        body |= drop_none(transcribe=transcribe, read_text=read_text, caption=caption)
         return self._call(response_types.Collection, "PATCH", api_path("collections", name), json=body)
 
     def delete_collection(self, name: str) -> None:
@@ -114,10 +119,10 @@ class Collections(BaseClient):
         """Start an operation in the background.
 
         Args:
-            kind: ``backup``, ``export``, ``reembed``, ``transcribe`` or ``read_text``.
+            kind: ``backup``, ``export``, ``reembed``, ``transcribe``, ``read_text`` or ``caption``.
             collection: its name.
             options: ``tokens`` and ``thumbnails`` of ``export``; ``model`` and ``skip_missing`` of ``reembed``;
-                ``model`` and ``subtitled`` of ``transcribe``; ``interval`` of ``read_text``.
+                ``model`` and ``subtitled`` of ``transcribe``; ``interval`` of ``read_text``; ``model`` of ``caption``.
         """
         body = {"kind": kind, "collection": collection, **options}
         headers = idempotency_header(None)

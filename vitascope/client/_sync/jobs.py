@@ -43,6 +43,7 @@ class Jobs(BaseClient):
         segmentation: Mapping[str, Any] | None = None,
         transcribe: bool | str | None = None,
         read_text: bool | float | None = None,
+        caption: bool | None = None,
         idempotency_key: str | None = None,
     ) -> response_types.Job:
         """Start a job that indexes a folder on the service's machine, or another source.
@@ -56,12 +57,13 @@ class Jobs(BaseClient):
             segmentation: as for ``add_video``.
             transcribe: recognise speech: True, or the name of the service's model; None: as the collection has it.
             read_text: read the text on screen: seconds between frames, or True; None: as the collection has it.
+            caption: generate a caption of each clip, by the model of the collection; None: as the collection has it.
             idempotency_key: as for ``create_collection``.
         """
         if (folder is None) == (source is None):
             raise errors.InvalidInput(f"folder: {folder!r}, source: {source!r}; exactly one of them was expected")
         body: JSON = {"metadata": dict(metadata or {}), **drop_none(segmentation=segmentation)}
-        body |= drop_none(transcribe=transcribe, read_text=read_text)
+        body |= drop_none(transcribe=transcribe, read_text=read_text, caption=caption)
         body |= {"folder": folder, "recursive": recursive} if source is None else {"source": dict(source)}
         headers = idempotency_header(idempotency_key)
         return self._call(response_types.Job, "POST", _path(collection), json=body, headers=headers)

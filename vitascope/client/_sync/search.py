@@ -49,7 +49,7 @@ class Search(BaseClient):
             rerank: number of best clips to rerank with the fusion model; they are ordered by fused score. None: as many
                 as the model's bundle states.
             signals: what to search, as a list, or with weights as a mapping: ``visual``, ``audio``, words in
-                ``speech``, ``screen_text`` and ``name``. None: all that the collection has.
+                ``speech``, ``screen_text``, ``caption`` and ``name``. None: all that the collection has.
             min_similarity: exclude clips of lower similarity, -1 to 1.
             min_relevance: exclude clips of lower relevance, 0 to 1.
             group: what a result is: ``clip``, ``event`` (adjoining clips that fit) or ``video``.

@@ -39,6 +39,9 @@ SpokenText = Annotated[
 ShownText = Annotated[
     str, AfterValidator(_shorten), Field(description="words shown in the clip, shortened; may be empty")
 ]
+GeneratedText = Annotated[
+    str, AfterValidator(_shorten), Field(description="caption that a model generated of the clip; may be empty")
+]
 Modalities = Annotated[
     list[str], Field(description="what the clip can be compared by: its pictures (visual), its sound (audio)")
 ]
@@ -130,6 +133,7 @@ class SearchHit(_Scores):
     signals: Annotated[dict[str, SignalScore], Field(description="why it was returned")] = {}
     text: SpokenText
     screen_text: ShownText = ""
+    caption: GeneratedText = ""
     modalities: Modalities = []
     metadata: Annotated[dict[str, Any], Field(validation_alias=AliasPath("video", "metadata"))]
     media_url: MediaUrl
@@ -142,7 +146,9 @@ class SearchHit(_Scores):
         conditions = "" if self.conditions is None else f" meets: {_quote(met)}"
         signals = {name: score.model_dump() for name, score in self.signals.items()}
         reason = f" by {format_signals(signals, _quote)}" if signals else ""
-        return f"{position}: {_scores_text(scores)}{conditions}{reason}{_words(self.text, self.screen_text)}"
+        return (
+            f"{position}: {_scores_text(scores)}{conditions}{reason}{_words(self.text, self.screen_text, self.caption)}"
+        )
 
 
 class SearchWarning(BaseModel):
@@ -191,11 +197,12 @@ class Clip(BaseModel):
     end: Seconds
     text: SpokenText
     screen_text: ShownText = ""
+    caption: GeneratedText = ""
     modalities: Modalities = []
 
     def line(self) -> str:
         span = f"{_format_span(self.start, self.end)}{_sound(self.modalities)}"
-        return f"clip {self.clip_id} {span}{_words(self.text, self.screen_text)}"
+        return f"clip {self.clip_id} {span}{_words(self.text, self.screen_text, self.caption)}"
 
 
 class VideoResponse(ToolResponse, VideoSummary):
@@ -355,8 +362,9 @@ def _sound(modalities: list[str]) -> str:
     return " with sound" if "audio" in modalities else ""
 
 
-def _words(spoken: str, shown: str) -> str:
-    return "".join(f" {verb}: {_quote(text)}" for verb, text in (("said", spoken), ("shown", shown)) if text)
+def _words(spoken: str, shown: str, caption: str) -> str:
+    texts = (("said", spoken), ("shown", shown), ("caption", caption))
+    return "".join(f" {label}: {_quote(text)}" for label, text in texts if text)
 
 
 def _quote(content: object) -> str:

@@ -144,7 +144,8 @@ class SearchVideosArguments(_SearchArguments):
         BeforeValidator(_parse_json_string),
         Field(
             description="what to search, as a list, or with weights as an object: visual (pictures), audio (sound), "
-            "speech (words spoken), screen_text (words shown), name (titles and paths); null: all",
+            "speech (words spoken), screen_text (words shown), caption (words of generated captions), name (titles "
+            "and paths); null: all",
         ),
     ] = None
     min_relevance: Annotated[
