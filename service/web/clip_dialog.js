@@ -9,7 +9,7 @@ import { confirmAction } from "./confirm.js";
 import { $, describeSize, el, formatSpan, isSound, scoreParts } from "./dom.js";
 import { prepareGroundingForm } from "./grounding_form.js";
 import { recordClosed, recordOpened } from "./history.js";
-import { highlight, matchedWords, signalParts, textOf } from "./matches.js";
+import { highlight, matchedWords, signalParts, textsOf } from "./matches.js";
 import { prepareMomentsForm } from "./moments_form.js";
 import { prepareQuestionForm } from "./question_form.js";
 import { findSimilar, refresh } from "./search.js";
@@ -93,7 +93,7 @@ function showPath({ path, missing }) {
   $("clip-missing").hidden = !missing;
 }
 
-// The clip's scores, and what is said and shown with the words that match.
+// The clip's scores, and what is said and shown and its caption, with the words that match.
 function showScores() {
   const scores = current.signals ? current : scoresOf(current.clip_id);
   const parts = scores ? [...scoreParts(scores), ...signalParts(scores)] : [];
@@ -102,8 +102,7 @@ function showScores() {
     [el("dt", { textContent: name }), el("dd", { textContent: value }), el("dd", { className: "facts", textContent: explanation })]));
   const { modalities } = current.clip_id ? current : clipAtPlayhead() || {};
   $("clip-like-sound").hidden = $("clip-like").hidden || isSound(current) || !modalities?.includes("audio");
-  const texts = ["speech", "screen_text"].map((signal) => [signal, textOf(current, signal)]);
-  $("clip-texts").replaceChildren(...texts.filter(([, text]) => text).map(([signal, text]) => el("blockquote", {},
+  $("clip-texts").replaceChildren(...textsOf(current).map(([signal, text]) => el("blockquote", {},
     el("small", { className: "facts", textContent: signalName(signal) }), el("p", { dir: "auto" }, ...highlight(text, matchedWords(scores || {}, signal))))));
 }
 

@@ -11,7 +11,7 @@ import { actionButton, chip, emptyState, renderInto } from "./side_panel.js";
 
 const MAX_INDEX_POLLS = 5; // polls while an index is being built
 
-const OPERATION_NAMES = { backup: "Backup", export: "Export", reembed: "Re-embedding", transcribe: "Transcription", read_text: "Screen text" };
+const OPERATION_NAMES = { backup: "Backup", export: "Export", reembed: "Re-embedding", transcribe: "Transcription", read_text: "Screen text", caption: "Captions" };
 
 // ``page`` has callbacks: ``reload()`` the collections, ``choose(name)`` another one, ``added``, ``dropped``.
 export function showCollectionsPanel(panel, page) {
@@ -70,6 +70,8 @@ function changeButtons(collection, { permissions, models, recognizers, page, rel
   const { name } = collection;
   const isUnrestricted = permissions.collections === null; // operations need a key for all collections
   const others = models.filter((model) => model.state === "ready" && model.fingerprint !== collection.fingerprint);
+  const captioners = models.filter(({ state, tasks }) => state === "ready" && tasks.includes("captioning"));
+  const captioner = captioners.find(({ fingerprint }) => fingerprint === collection.fingerprint) || captioners[0];
   const canRecognize = (kind) => isUnrestricted && recognizers.some((recognizer) => recognizer.kind === kind && recognizer.state === "ready");
   const button = (text, operation, className) => labelButton(name, actionButton(text, `${text} ${name}`, async () => (await operation()) !== null && reload(), className));
   return [
@@ -99,6 +101,7 @@ function changeButtons(collection, { permissions, models, recognizers, page, rel
     }) : null,
     canRecognize("speech") ? button("Transcribe", () => startOperation("transcribe", name)) : null,
     canRecognize("screen_text") ? button("Read screen text", () => startOperation("read_text", name)) : null,
+    isUnrestricted && captioner ? button("Caption", () => startOperation("caption", name, { model: captioner.fingerprint })) : null,
     button("Delete…", async () => {
       const answers = await confirmAction({
         title: `Delete ${name}?`, text: `${formatCount(collection.videos, "video")} and ${formatCount(collection.clips, "clip")} will be deleted permanently, including uploaded files. Files in folders on the server are kept.`,

@@ -1,4 +1,4 @@
-// Facets: folders, dates, lengths, speech, screen text and metadata to choose from, with numbers of videos. A choice is one or more conditions of
+// Facets: folders, dates, lengths, speech, screen text, captions and metadata to choose from, with numbers of videos. A choice is one or more conditions of
 // the filter.
 
 import { call, collectionPath } from "./api.js";
@@ -22,7 +22,7 @@ export function clearFacets() {
   $("facets").replaceChildren();
 }
 
-// Whether videos of the collection have words of this signal, "speech" or "screen_text"; false until facets are loaded.
+// Whether videos of the collection have words of this signal, "speech", "screen_text" or "caption"; false until facets are loaded.
 export const hasWords = (signal) => wordCounts[signal] > 0;
 
 // Load the facets if the collection is another one or has changed, and show which are chosen.
@@ -55,7 +55,7 @@ export const isShownAsFacet = (condition) => facets.some(({ choices }) =>
 
 const isChosen = ({ conditions }) => conditions.every((condition) => currentConditions().some((other) => isSameCondition(condition, other)));
 
-function createFacets({ folders, added, durations, speech, screen_text: screenText, metadata }, total) {
+function createFacets({ folders, added, durations, speech, screen_text: screenText, caption, metadata }, total) {
   const choice = (label, videos, ...conditions) => ({ label: `${label} (${videos})`, conditions });
   const condition = (field, comparison, value) => ({ field, comparison, value });
   const toggle = (label, videos, field) => (videos > 0 && videos < total ? createToggle(choice(label, videos, condition(field, "ne", ""))) : null);
@@ -70,6 +70,7 @@ function createFacets({ folders, added, durations, speech, screen_text: screenTe
       .map(({ field, values }) => createSelect(field, values.map(({ value, videos }) => choice(value, videos, condition(field, "eq", value))))),
     toggle("With speech", speech, "clip.text"),
     toggle("With screen text", screenText, "clip.screen_text"),
+    toggle("With captions", caption, "clip.caption"),
   ].filter(Boolean);
 }
 

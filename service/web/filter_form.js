@@ -19,11 +19,12 @@ const EXPECTED = {
 const FIELD_TYPES = { // built-in fields
   title: "text", duration: "seconds", added_at: "date", width: "number", height: "number", video_id: "number", path: "text",
   content_sha256: "text", "clip.start": "seconds", "clip.end": "seconds", "clip.length": "seconds", "clip.text": "text",
-  "clip.screen_text": "text",
+  "clip.screen_text": "text", "clip.caption": "text",
 };
 const FIELD_HINTS = {
   title: "title of the video", path: "folder and file name", duration: "duration of the video, s or m:ss", added_at: "date when it was added",
   width: "pixels", height: "pixels", "clip.text": "words spoken in the clip", "clip.screen_text": "words shown in the clip",
+  "clip.caption": "generated caption of the clip",
   "clip.start": "start of the clip, s or m:ss", "clip.end": "end of the clip, s or m:ss", "clip.length": "duration of the clip, s",
 };
 

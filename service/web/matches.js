@@ -8,14 +8,18 @@ const BEFORE = 30; // of them before the first match
 const MAX_WORDS = 50; // highlighted words of one text
 const WELL_RANKED = 24; // by pictures or sound alone, the result would be on the first page
 const TIMED = ["speech", "screen_text"];
+const FIELDS = { speech: "text", screen_text: "screen_text", caption: "caption" };
 const INVISIBLE = /[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb]/g;
 const WITHOUT_SPACES = /[\p{sc=Han}\p{sc=Hira}\p{sc=Kana}\p{sc=Thai}\p{sc=Lao}\p{sc=Khmer}\p{sc=Myanmar}]/u;
 
 // Text from files without control characters, and without invisible ones that change the direction or split words.
 export const cleanText = (text) => text.normalize("NFC").replace(INVISIBLE, "").replace(/[\p{Cc}\s]+/gu, " ").trim();
 
-// What is said or shown in a clip, clean; lines on screen are separated.
-export const textOf = (clip, signal) => cleanText((signal === "speech" ? clip.text : clip.screen_text?.replaceAll("\n", " · ")) || "");
+// What is said or shown in a clip, or its caption, clean; lines on screen are separated.
+const textOf = (clip, signal) => cleanText((clip[FIELDS[signal]] || "").replaceAll("\n", signal === "screen_text" ? " · " : " "));
+
+// The texts of a clip that it has: [signal, text].
+export const textsOf = (clip) => Object.keys(FIELDS).map((signal) => [signal, textOf(clip, signal)]).filter(([, text]) => text);
 
 // Text as nodes, with these words in <mark>; ``text`` is clean.
 export function highlight(text, words) {
@@ -57,8 +61,8 @@ export function returningSignals({ signals }) {
   return reasons.length ? reasons : all;
 }
 
-// What matches in speech and on screen: {signal, start, text, words}, with the second of the first match.
-export const matchedTexts = (clip) => TIMED.filter((signal) => clip.signals?.[signal]?.matches.length).map((signal) => {
+// What matches in speech, on screen and in the caption: {signal, start, text, words}, with the second of the first match.
+export const matchedTexts = (clip) => Object.keys(FIELDS).filter((signal) => clip.signals?.[signal]?.matches.length).map((signal) => {
   const words = matchedWords(clip, signal);
   // Words may be on screen before the clip begins.
   const starts = clip.signals[signal].matches.map(({ start, end }) => (signal === "screen_text" && end > clip.start ? Math.max(start, clip.start) : start));

@@ -28,7 +28,7 @@ export function resultCard(clip, rank, onOpen, onFindSimilar) {
   return cell;
 }
 
-// What is said or shown, with the words that match; a click plays the clip from there.
+// What is said or shown, or the caption, with the words that match; a click plays the clip from there.
 function matchButton(clip, rank, { signal, start, text, words }, onOpen) {
   const isTimed = clip.end > clip.start;
   const label = [isTimed ? `Play ${rank}. ${clip.video.title} from ${formatTime(start)}` : `Open ${rank}. ${clip.video.title}`, `${signalName(signal).toLowerCase()}: ${text}`].join(", ");

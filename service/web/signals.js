@@ -9,6 +9,7 @@ const SIGNALS = {
   audio: ["Sound", "What is heard"],
   speech: ["Speech", "Words that are spoken"],
   screen_text: ["Screen text", "Words that are shown on screen"],
+  caption: ["Caption", "Words of generated captions"],
   name: ["Name", "Words in titles, file and folder names"],
 };
 let switchedOff = new Set();
@@ -17,8 +18,8 @@ export const signalName = (signal) => SIGNALS[signal][0];
 
 export const hasSignal = (signal) => (currentCollection()?.signals || []).includes(signal);
 
-// Collections can be searched by speech and screen text before they have any; then there is no chip.
-const shownSignals = () => Object.keys(SIGNALS).filter((signal) => hasSignal(signal) && (!["speech", "screen_text"].includes(signal) || hasWords(signal)));
+// Collections can be searched by speech, screen text and captions before they have any; then there is no chip.
+const shownSignals = () => Object.keys(SIGNALS).filter((signal) => hasSignal(signal) && (!["speech", "screen_text", "caption"].includes(signal) || hasWords(signal)));
 
 // The signals that are switched on; null if none is off. For a query without text, those that compare words do not count.
 export function chosenSignals(isText = true) {
