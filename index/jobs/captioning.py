@@ -15,7 +15,7 @@ import numpy as np
 from index.collection import Collection
 from index.jobs.recognition import RecognitionInterrupted, open_unchanged
 from index.recognitions import store_captions
-from index.records import Clip, Float32, Video
+from index.records import Clip, Float32, Signal, Video
 from index.video_text import ClipCaption, RecognitionKind
 from vitascope.bundle.manifest import CAPTION_GRAPHS, Manifest
 from vitascope.errors import MediaError, TaskMissing
@@ -48,7 +48,7 @@ def check_caption_task(manifest: Manifest) -> None:
 class VideoCaptioning:
     """Generation of a caption of each clip of a collection's videos.
 
-    Stored visual tokens are used if they are of the model; otherwise, and for sound, the file is decoded.
+    Stored tokens are used if they are of the model; otherwise the file is decoded.
 
     Attributes:
         model: Model with the task "captioning".
@@ -111,25 +111,23 @@ class VideoCaptioning:
     def _interruption(self) -> Exception | None:
         return self.context.cancellation_error(time.monotonic())
 
-    @property
-    def _has_embedded(self) -> bool:
-        """Whether the model has embedded the collection."""
-        return self.collection.fingerprint == self.model.bundle.fingerprint
+    def _load_tokens(self, clips: Sequence[Clip], signal: Signal, tokens: Float32) -> list[int]:
+        """Write the stored tokens of B clips to ``tokens`` (B, …), and return the rows of those that lack them."""
+        if self.collection.fingerprint != self.model.bundle.fingerprint:
+            return list(range(len(clips)))
+        stored, missing = self.collection.stored_tokens((clip.id for clip in clips), signal), []
+        for row, clip in enumerate(clips):
+            if (own := stored.get(clip.id)) is not None:
+                tokens[row] = own
+            elif signal == "visual" or clip.has_sound:
+                missing.append(row)
+        return missing
 
     def _visual_tokens(self, video: Video, clips: Sequence[Clip], open_media: Callable[[], MediaFile]) -> Float32:
         """Return the visual tokens (B, V, K) of clips, 0 for those of a sound file."""
         manifest = self.model.bundle.manifest
         tokens = np.zeros((len(clips), manifest.visual_tokens, manifest.visual_width), np.float32)
-        if not video.width:
-            return tokens
-        stored = self.collection.stored_tokens(clip.id for clip in clips) if self._has_embedded else {}
-        missing = []
-        for row, clip in enumerate(clips):
-            if (own := stored.get(clip.id)) is None:
-                missing.append(row)
-            else:
-                tokens[row] = own
-        if missing:
+        if video.width and (missing := self._load_tokens(clips, "visual", tokens)):
             spans = [(clips[row].start, clips[row].end) for row in missing]
             frames = self.model.decoder.sample(open_media(), self.model.streams, spans, self.limits).frames
             streams = {name: pixels[:, None] for name, pixels in frames.items()}
@@ -140,21 +138,21 @@ class VideoCaptioning:
         self, video: Video, clips: Sequence[Clip], open_media: Callable[[], MediaFile], notes: list[str]
     ) -> Float32 | None:
         """Return the audio tokens (B, T, A) of clips, 0 for those without sound; None if the model reads none."""
-        if not self.model.fuses_audio or (self._has_embedded and not any(clip.has_sound for clip in clips)):
+        audio = self.model.bundle.manifest.audio
+        if audio is None or not audio.fused:
             return None
-        media = open_media()
-        spans = [(clip.start, clip.end) for clip in clips]
+        tokens = np.zeros((len(clips), audio.tokens, audio.width), np.float32)
+        missing = np.array(self._load_tokens(clips, "audio", tokens), np.int64)
+        if not len(missing):
+            return tokens
         try:
-            if self.model.decoder.probe(media, self.limits).audio is None:
-                return None
-            sound, rows = self.model.embed_audio_file(media, spans, self.limits)
+            if self.model.decoder.probe(open_media(), self.limits).audio is not None:
+                spans = [(clips[row].start, clips[row].end) for row in missing]
+                sound, rows = self.model.embed_audio_file(open_media(), spans, self.limits)
+                if sound.tokens is not None:
+                    tokens[missing[rows]] = sound.tokens
         except MediaError as error:
             if not video.width:
                 raise
             notes.append(f"the sound is left out: {error}")
-            return None
-        if sound.tokens is None or not len(rows):
-            return None
-        tokens = np.zeros((len(clips), *sound.tokens.shape[1:]), np.float32)
-        tokens[rows] = sound.tokens
         return tokens

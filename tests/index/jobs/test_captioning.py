@@ -61,13 +61,18 @@ def create(collection: Collection, folder: Path, *, caption: bool = True) -> Job
     return create_job(collection, FolderSource(str(folder)), JobOptions(caption=caption))
 
 
+def write_tone(folder: Path, color: str) -> None:
+    """Write a sound file with the tone of a colour."""
+    tone = 0.5 * np.sin(2 * np.pi * TONES[color] * np.arange(8000) / 8000).astype(np.float32)
+    write_audio(folder / f"{color}.flac", tone[None], 8000, "flac")
+
+
 def captions(collection: Collection) -> dict[str, list[str]]:
     return {video.title: [clip.caption for clip in collection.clips(video.id)] for video in collection.videos()}
 
 
 def test_a_job_captions_what_it_stores_and_repeats_nothing(collection: Collection, model: Model, folder: Path) -> None:
-    tone = 0.5 * np.sin(2 * np.pi * TONES["green"] * np.arange(8000) / 8000).astype(np.float32)
-    write_audio(folder / "green.flac", tone[None], 8000, "flac")
+    write_tone(folder, "green")
     done = run_job(collection, model, create(collection, folder).id)
     assert (done.counts.succeeded, done.recognitions) == (3, {"caption": RecognitionCounts(3, 0)})
     expected = {name: [f"the {name} thing moves"] for name in ("red", "blue", "green")}
@@ -102,11 +107,13 @@ def test_a_paused_job_continues_with_the_video_that_it_was_captioning(
 def test_stored_tokens_need_no_file_and_those_of_another_model_do(
     collection: Collection, model: Model, folder: Path, tmp_path: Path, small_model: Model
 ) -> None:
+    write_tone(folder, "green")
     run_job(collection, model, create(collection, folder, caption=False).id)
-    (folder / "red.mp4").unlink()
-    assert recognize_collection(VideoCaptioning(collection, model)) == (2, [])
+    for name in ("red.mp4", "green.flac"):
+        (folder / name).unlink()
+    assert recognize_collection(VideoCaptioning(collection, model)) == (3, [])
     before = captions(collection)
-    assert before == {"red": ["the red thing moves"], "blue": ["the blue thing moves"]}
+    assert before == {name: [f"the {name} thing moves"] for name in ("red", "blue", "green")}
     other = Model.open(make_small_bundle(tmp_path / "other", seed=1, tasks=("retrieval", "captioning")), threads=1)
     result = recognize_collection(VideoCaptioning(collection, other))
     [(video, reason)] = result.failed
