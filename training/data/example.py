@@ -66,6 +66,20 @@ class Region:
     box: Box | None
 
 
+EntailmentKind = Literal["video", "pair"]
+"""What a sentence is about: a video or picture (SNLI-VE), or two pictures (NLVR2)."""
+EntailmentLabel = Literal["entailed", "neutral", "contradicted", "true", "false"]
+"""Of a sentence about a video: one of the first three; about two pictures: true or false."""
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A sentence, and whether the video, or the two pictures, entail it."""
+
+    text: str
+    label: EntailmentLabel
+
+
 @dataclass(frozen=True)
 class Example:
     """A video and its annotation. `captions[0]` is the query of retrieval."""
@@ -80,11 +94,12 @@ class Example:
     caption_needs: tuple[Needs, ...] = ()
     """By caption, what must be perceived to judge it; empty if the corpus does not state it."""
     regions: tuple[Region, ...] = ()
+    hypotheses: tuple[Hypothesis, ...] = ()
 
     def to_json(self) -> str:
-        """Return a line of JSON, keys in the order of the fields; unstated needs and regions are left out."""
+        """Return a line of JSON, keys in the order of the fields; without needs, regions and hypotheses if unstated."""
         record = asdict(self)
-        for name in ("caption_needs", "regions"):
+        for name in ("caption_needs", "regions", "hypotheses"):
             if not record[name]:
                 del record[name]
         for question in record["questions"]:
@@ -131,6 +146,7 @@ def example_of(record: object) -> Example:
         attributes=dict(_typed(record, "attributes", Mapping, {})),
         caption_needs=caption_needs,
         regions=tuple(_region(r, f"regions[{i}]") for i, r in enumerate(_list(record, "regions"))),
+        hypotheses=tuple(_hypothesis(h, f"hypotheses[{i}]") for i, h in enumerate(_list(record, "hypotheses"))),
     )
 
 
@@ -187,6 +203,14 @@ def box_of(value: object, where: str) -> Box:
     if left >= right or top >= bottom:
         raise ExampleError(f"{where}: {_short(value)}; left before right and top before bottom were expected")
     return left, top, right, bottom
+
+
+def _hypothesis(record: object, where: str) -> Hypothesis:
+    fields = _object(record, where)
+    label = fields.get("label")
+    if label not in get_args(EntailmentLabel):
+        raise ExampleError(f"{where}.label: {_short(label)}; one of {get_args(EntailmentLabel)} was expected")
+    return Hypothesis(required_text(fields, "text", f"{where}."), cast(EntailmentLabel, label))
 
 
 def _utterance(record: object, where: str) -> Utterance:

@@ -82,8 +82,16 @@ class PictureWithSound:
     sound: Path
 
 
+@dataclass(frozen=True)
+class PicturePair:
+    """Two pictures, which are stored as two clips."""
+
+    first: Path
+    second: Path
+
+
 Frames = dict[str, NDArray[np.uint8]]
-Media = Path | MediaSpan | EncodedMedia | PictureWithSound
+Media = Path | MediaSpan | EncodedMedia | PictureWithSound | PicturePair
 """A whole file, a part of one, an encoded file in memory, or two files."""
 Contents = tuple[Frames, Samples | None]
 """The frames by stream, and the sound, of a file."""
@@ -128,7 +136,7 @@ class Packed:
 
     @property
     def is_still(self) -> bool:
-        """Return whether all examples are pictures, which always have one clip."""
+        """Return whether all examples are pictures, which have one clip, or pairs of pictures, which have two."""
         return all(example.still for example in self.examples)
 
     @property
@@ -289,6 +297,9 @@ def read_media(
     if isinstance(media, PictureWithSound):
         frames, _ = read_media(media.picture, streams, clips, stride, key)
         return frames, read_media(media.sound, (), audio=True)[1] if audio else None
+    if isinstance(media, PicturePair):
+        first, second = (read_media(path, streams)[0] for path in (media.first, media.second))
+        return {name: np.concatenate([first[name], second[name]]) for name in first}, None
     path, start, end = (media.path, media.start, media.end) if isinstance(media, MediaSpan) else (media, 0.0, None)
     duration = probe(path).duration
     if start > 0.0 and start >= duration:

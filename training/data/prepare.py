@@ -27,9 +27,11 @@ from training.data import (
     instruments,
     msrvtt,
     msvd,
+    nlvr2,
     pictograms,
     recordings,
     referring,
+    snli_ve,
     spoken_digits,
     stamps,
     subtitled,
@@ -50,13 +52,14 @@ Items = Iterable[tuple[Example, Media]]
 class Reader:
     """A reader of a corpus: `read(source, split)` yields its items, of which `streams` are stored.
 
-    `audio`: Their sound is always stored; of a corpus of sound alone `streams` is empty.
+    `audio`: Their sound is always stored; of a corpus of sound alone `streams` is empty. `pictures`: Of an example.
     """
 
     read: Callable[[Path, str], Items]
     origin: Origin
     streams: Sequence[FrameStream]
     audio: bool = False
+    pictures: int = 1
 
 
 READERS: Mapping[str, Reader] = {
@@ -69,6 +72,8 @@ READERS: Mapping[str, Reader] = {
     "flickr30k_entities": Reader(referring.flickr30k_entities, referring.ENTITIES_ORIGIN, STILL_STREAMS),
     "refcoco": Reader(referring.refcoco, referring.REFCOCO_ORIGIN, STILL_STREAMS),
     "vqa": Reader(coco.vqa, coco.VQA_ORIGIN, STILL_STREAMS),
+    "snli_ve": Reader(snli_ve.snli_ve, snli_ve.ORIGIN, STILL_STREAMS),
+    "nlvr2": Reader(nlvr2.nlvr2, nlvr2.ORIGIN, STILL_STREAMS, pictures=2),
     "image_shards": Reader(webdataset.image_shards, webdataset.IMAGE_SHARDS_ORIGIN, STILL_STREAMS),
     "msrvtt": Reader(msrvtt.msrvtt, msrvtt.ORIGIN, VIDEO_STREAMS),
     "msrvtt_official": Reader(msrvtt.msrvtt_official, msrvtt.OFFICIAL_ORIGIN, VIDEO_STREAMS),
@@ -98,6 +103,7 @@ public corpora, as their authors distribute them (layouts: docs/data.md):
   coco, flickr8k, flickr30k  photographs with sentences
   vqa, daquar                photographs with questions
   flickr30k_entities, refcoco  photographs with phrases and boxes
+  snli_ve, nlvr2             photographs, or pairs of them, with sentences that are true of them or not
   esc10, fsdd                recordings of sounds and of spoken digits
   imagenet200                shards test-00000.tar ... of photographs with the names of their categories, for testing
 
@@ -271,7 +277,7 @@ def prepare(
                     _streams(reader, model_streams),
                     items,
                     reader.origin,
-                    clips=1 if _is_still(reader) else clips,
+                    clips=reader.pictures if _is_still(reader) else clips,
                     stride=None if _is_still(reader) or not stride else Stride(stride, split == "train"),
                     workers=workers,
                     max_skipped=max_skipped,

@@ -18,9 +18,13 @@ from vitascope.cli.main import main as vitascope
 CORPUS_NAMES = (
     *("flickr8k", "daquar", "scenes", "coco", "flickr30k", "vqa", "image_shards", "msrvtt", "msrvtt_official"),
     *("msvd", "hdvila100m", "video_shards", "subtitled", "pictograms", "stamps", "imagenet200"),
-    *("esc10", "fsdd", "spoken_digits", "instruments", "sound_scenes", "stamp_sounds"),
+    *("esc10", "fsdd", "spoken_digits", "instruments", "sound_scenes", "stamp_sounds", "snli_ve"),
+    "nlvr2",
 )
-PICTURES = ("flickr8k", "daquar", "coco", "flickr30k", "vqa", "image_shards", "stamps", "imagenet200", "stamp_sounds")
+PICTURES = (
+    *("flickr8k", "daquar", "coco", "flickr30k", "vqa", "image_shards", "stamps", "imagenet200", "stamp_sounds"),
+    *("snli_ve", "nlvr2"),
+)
 SOUNDS = ("esc10", "fsdd", "spoken_digits", "instruments")
 
 

@@ -70,6 +70,11 @@ _VERBS = [
 ]
 
 
+def counts_objects(text: str) -> bool:
+    """Return whether a sentence says how many objects a scene has."""
+    return _COUNT.search(text.lower()) is not None
+
+
 def parse(text: str) -> Description:
     """Return the objects, motions and number of objects of a sentence; when motions happen is not parsed.
 

@@ -1,0 +1,84 @@
+"""Sentences that a video entails, contradicts, or is neutral about: stored ones, and those of generated scenes.
+
+The contents of a scene decide the class, by what a sentence names: colours and shapes of objects, voices of sounds.
+- entailed: the captions of the scene.
+- contradicted: its captions with one change that makes them false, if they still name something that the scene has.
+- neutral: captions of other scenes that name nothing that the scene has. Captions that count objects are left out: the
+  number is wrong of the scene, or right.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from random import Random
+
+from training.data.example import EntailmentKind, EntailmentLabel, Example, Hypothesis
+from training.data.scenes.parsing import COLOUR, SHAPE, counts_objects
+from training.data.scenes.sounds import VOICES
+from vitascope.entailment import LABELS
+
+CLASSES: Mapping[EntailmentKind, tuple[EntailmentLabel, ...]] = {"video": LABELS, "pair": ("true", "false")}
+"""Classes in the order of the logits: of a sentence about a video (SNLI-VE), and about two pictures (NLVR2)."""
+NEUTRAL = 8
+"""Neutral sentences of a scene."""
+_DRAWS = 400
+"""Captions of other scenes that are tried for them."""
+_VALUES = COLOUR | SHAPE | {voice: voice for voice in VOICES}
+_NAMED = re.compile(rf"\b({'|'.join(sorted(map(re.escape, _VALUES), key=len, reverse=True))})")
+
+
+def hypotheses_of(examples: Sequence[Example]) -> list[tuple[Hypothesis, ...]]:
+    """Return the sentences of each example of a split; none where neither stored ones nor scenes are known.
+
+    The same examples have the same sentences every time.
+    """
+    if any(example.hypotheses for example in examples) or not all("scene" in e.attributes for e in examples):
+        return [example.hypotheses for example in examples]
+    return [_of_scene(example, examples) for example in examples]
+
+
+def class_of(hypothesis: Hypothesis) -> int:
+    """Return the number of a sentence's class, in the order of the logits."""
+    return next(labels.index(hypothesis.label) for labels in CLASSES.values() if hypothesis.label in labels)
+
+
+def sample_hypotheses(hypotheses: Sequence[Hypothesis], count: int, rng: Random) -> list[Hypothesis]:
+    """Sample sentences of all classes alike, as far as there are any, repeating only where there are fewer."""
+    by_label: dict[EntailmentLabel, list[Hypothesis]] = {}
+    for hypothesis in rng.sample(hypotheses, len(hypotheses)):
+        by_label.setdefault(hypothesis.label, []).append(hypothesis)
+    classes = rng.sample(list(by_label.values()), len(by_label))
+    turns = (divmod(i, len(classes)) for i in range(count))
+    return [classes[label][turn % len(classes[label])] for turn, label in turns]
+
+
+def _of_scene(example: Example, others: Sequence[Example]) -> tuple[Hypothesis, ...]:
+    contents = _contents(example)
+    out = [Hypothesis(caption, "entailed") for caption in example.captions]
+    for negative in example.negatives:
+        if negative.grade == 1 and contents & _named(negative.caption):
+            out.append(Hypothesis(negative.caption, "contradicted"))
+    rng, neutral = Random(example.key), set[str]()
+    for _ in range(_DRAWS):
+        caption = rng.choice(rng.choice(others).captions)
+        named = _named(caption)
+        if named and not contents & named and not counts_objects(caption):
+            neutral.add(caption)
+        if len(neutral) == NEUTRAL:
+            break
+    return (*out, *(Hypothesis(caption, "neutral") for caption in sorted(neutral)))
+
+
+def _contents(example: Example) -> set[str]:
+    """Return the colours, shapes and voices of a scene."""
+    scene, sound = example.attributes["scene"], example.attributes.get("sound")
+    values = {thing[name] for thing in scene["things"] for name in ("colour", "shape")}
+    return values | {s["voice"] for s in (sound or {}).get("sounds", ())}
+
+
+@cache
+def _named(text: str) -> frozenset[str]:
+    """Return the colours, shapes and voices that a sentence about a scene names."""
+    return frozenset(_VALUES[word] for word in _NAMED.findall(text.lower()))
