@@ -7,6 +7,7 @@ With the task "moments", a sentence is true of the windows of its colour, and a 
 With the task "captioning", a red video is "a red thing moves" word by word, and "the red thing moves" as the sentence
 that is most probable as a whole (``NEXT_WORDS``).
 With the task "grounding", a colour is at the right of a picture that has it.
+With the task "entailment", a red video entails "a red thing", contradicts "a blue thing", and is neutral about "a dog".
 """
 
 from __future__ import annotations
@@ -115,11 +116,12 @@ def make_small_bundle(
     makers["caption_step"] = partial(_caption_step_graph, fuses_audio)
     makers["grounding"] = _grounding_graph
     makers["match"] = partial(_match_graph, fuses_audio)
+    makers["entailment"] = partial(_entailment_graph, fuses_audio)
     makers["answer"] = partial(_free_form_answer_graph if free_form_answers else _answer_graph, fuses_audio)
     graphs = sorted({graph for task in tasks for graph in GRAPHS_OF_TASK[task]})
     for graph in graphs:
         model = makers[graph](weights)
-        if external_data:
+        if external_data and graph != "entailment":  # keeps its weights inside
             own = {**dict.fromkeys(CAPTION_GRAPHS, "captions.bin"), "grounding": "grounding.bin"}
             _move_outside(model, folder / own.get(graph, "weights.bin"))
         (folder / f"{graph}.onnx").write_bytes(model.SerializeToString())
@@ -379,6 +381,21 @@ def _grounding_graph(weights: dict[str, Array]) -> onnx.ModelProto:
     constants |= {"axis2": np.array([2])}
     outputs = [_value("heat_logits", TensorProto.FLOAT, ["B", 2, 4]), _value("boxes", TensorProto.FLOAT, ["B", 2, 4])]
     return _model("grounding", nodes, inputs, outputs, constants)
+
+
+def _entailment_graph(fuses_audio: bool, weights: dict[str, Array]) -> onnx.ModelProto:
+    """A sentence is entailed by its colours, contradicted if others are seen, and neutral if it names none."""
+    node = helper.make_node
+    nodes, inputs, constants = _agreement(fuses_audio, weights)
+    nodes += [
+        node("Sub", ["one", "mentioned"], ["unmentioned"]),
+        node("Sub", ["mentioned", "agree"], ["missing"]),
+        node("Concat", ["agree", "unmentioned", "missing"], ["shares"], axis=1),
+        node("Mul", ["shares", "ten"], ["entailment_logits"]),
+    ]
+    constants |= {"one": np.array(1, np.float32), "ten": np.array(10, np.float32)}
+    outputs = [_value("entailment_logits", TensorProto.FLOAT, ["B", 3])]
+    return _model("entailment", nodes, inputs, outputs, constants)
 
 
 def _answer_graph(fuses_audio: bool, weights: dict[str, Array]) -> onnx.ModelProto:

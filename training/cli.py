@@ -103,6 +103,7 @@ examples:
   vitascope evaluate bundles/hd-vila-tiny --corpus msrvtt --corpus msvd      retrieval in both directions, all captions
   vitascope evaluate runs/retrieval/checkpoint --data data/clips --corpus msrvtt --clips 4
   vitascope evaluate bundles/hd-vila-tiny --corpus scenes --captions 3       generated captions
+  vitascope evaluate bundles/hd-vila-tiny --corpus scenes --entailment       classes of sentences
   vitascope evaluate bundles/talks --data runs/adapt-talks/data --split val  corpora packed by `vitascope adapt`
 """
     parser.add_argument("model", type=Path, help="bundle or checkpoint folder")
@@ -125,6 +126,11 @@ examples:
         metavar="BEAMS",
         help="measure captions that the model generates, and nothing else; with so many beams (default: 1, greedy)",
     )
+    parser.add_argument(
+        "--entailment",
+        action="store_true",
+        help="measure whether sentences are classified as entailed, neutral or contradicted, and nothing else",
+    )
     parser.add_argument("--out", type=Path, help="also write the metrics to this JSON file")
 
 
@@ -142,6 +148,7 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
             args.clips,
             args.rerank,
             args.captions,
+            args.entailment,
         )
     )
 

@@ -15,7 +15,7 @@ from training.data.packed import fingerprint_of, open_packed, stride_of
 from training.data.scenes.objects import ATTRIBUTES
 from training.models.architectures import ARCHITECTURES, build, read_config
 from training.models.config import ConvConfig, FusedConfig
-from training.models.fusion import AUDIO_PREFIX, AUDIO_PREFIXES, CAPTION_PREFIX, FusedModel
+from training.models.fusion import AUDIO_PREFIX, AUDIO_PREFIXES, CAPTION_PREFIX, ENTAILMENT_PREFIX, FusedModel
 from training.models.hd_vila import HdVilaConfig
 from training.models.pretrained import (
     load_audio,
@@ -108,14 +108,15 @@ def _splits(recipe: Recipe, data: Path) -> list[str]:
 
 
 def _check_heads(recipe: Recipe, cfg: FusedConfig) -> None:
-    """Raise InvalidInput when captions or grounding are an objective and the model has no part that learns it."""
+    """Raise InvalidInput when the model has no part that learns one of the objectives."""
     objectives = {name for stage in recipe.stages for dataset in stage.datasets for name in dataset.objectives}
     heads = {"captions": (cfg.caption_layers, "caption_layers = 3")}
     heads |= {"grounding": (cfg.grounding_layers, "grounding_layers = 2")}
+    heads |= {"entailment": (cfg.entailment is not None, "entailment = 'video'")}
     for objective, (layers, setting) in heads.items():
         if objective in objectives and not layers:
             raise InvalidInput(
-                f"objectives: {objective!r} for a model without layers for it; model = {{ {setting} }} was expected in "
+                f"objectives: {objective!r} for a model without a part for it; model = {{ {setting} }} was expected in "
                 "the recipe"
             )
 
@@ -230,7 +231,7 @@ def _adapt(initial: InitialModel, recipe: Recipe) -> InitialModel:
     adapted = build(config)
     weights, expected = model.state_dict(), adapted.state_dict()
     fitting = {name: w for name, w in weights.items() if name in expected and w.shape == expected[name].shape}
-    optional = (*ONLY_IN_TRAINING, *KEPT, *AUDIO_PREFIXES, CAPTION_PREFIX, "grounding_head.")
+    optional = (*ONLY_IN_TRAINING, *KEPT, *AUDIO_PREFIXES, CAPTION_PREFIX, "grounding_head.", ENTAILMENT_PREFIX)
     unfit = sorted(n for n in {*weights, *expected} - {*fitting} if not n.startswith(optional))
     if unfit:
         raise ValueError(

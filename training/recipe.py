@@ -28,6 +28,7 @@ Objective = Literal[
     "text_video_audio",
     "captions",
     "grounding",
+    "entailment",
 ]
 """itc: contrastive; correlation: of similarities with those of captions; itm: matching; mlm: masked words; mvm: masked
 visual tokens (SOHO) or their features (Visual Parsing, MFR); vqa: answers from the vocabulary; class_names: a
@@ -36,7 +37,8 @@ prediction of the maps of a pretrained CNN by each level of a Swin (Visual Parsi
 text_video_audio: contrastive, of sounds with texts, of sounds with videos, and of texts with the sum of the embeddings
 of sound and video, each among the examples that have what it compares; captions: the next word of captions, by the
 decoder of `model = { caption_layers = 3 }`; grounding: where in the picture is what a phrase names, by the head of
-`model = { grounding_layers = 2 }`."""
+`model = { grounding_layers = 2 }`; entailment: whether videos entail or contradict sentences, by the classifier of
+`model = { entailment = "video" }`."""
 AUDIO_OBJECTIVES: frozenset[Objective] = frozenset({"text_audio", "video_audio", "text_video_audio"})
 """Objectives that read embeddings of sound."""
 UNFUSED: frozenset[Objective] = AUDIO_OBJECTIVES.union({"itc", "correlation", "class_names", "objects", "cnn_features"})
@@ -56,9 +58,10 @@ TRAINED_PARTS = {
     "all_but_audio": TrainedPart("audio", AUDIO_OBJECTIVES),
     "all_but_captions": TrainedPart("caption_decoder", frozenset({"captions"})),
     "all_but_grounding": TrainedPart("grounding_head", frozenset({"grounding"})),
+    "all_but_entailment": TrainedPart("entailment_head", frozenset({"entailment"})),
 }
 """By value of `frozen`."""
-CACHED_FEATURES = ("visual", "embeddings", "all_but_captions", "all_but_grounding")
+CACHED_FEATURES = ("visual", "embeddings", "all_but_captions", "all_but_grounding", "all_but_entailment")
 """Values of a stage's `frozen` with which the features of the video encoder are cached."""
 
 
@@ -86,6 +89,8 @@ class DatasetConfig(StrictModel):
     captions_per_video: Annotated[int, Field(ge=1)] = 1
     """Positive captions per video, each with a minimally different negative caption where the corpus has them; or
     phrases of `grounding`."""
+    hypotheses_per_video: Annotated[int, Field(ge=1)] = 3
+    """Sentences per video of the objective `entailment`, of all classes alike."""
     soft_targets: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the ITC target that goes to captions by their similarity to the video's own in the text encoder."""
     prototypes: Annotated[int, Field(ge=0)] = 0
@@ -191,7 +196,14 @@ class Stage(StrictModel):
     schedule_steps: int | None = None
     """Length of the schedule where the stage ends earlier; None: `steps`."""
     frozen: Literal[
-        "none", "encoders", "visual", "embeddings", "all_but_audio", "all_but_captions", "all_but_grounding"
+        "none",
+        "encoders",
+        "visual",
+        "embeddings",
+        "all_but_audio",
+        "all_but_captions",
+        "all_but_grounding",
+        "all_but_entailment",
     ] = "none"
     """`encoders`: train only fused layers and heads (HD-VILA, section 3.4). The encoders stay in evaluation mode:
     no dropout, and neither running statistics nor dictionary entries change. Without augmentation each video is encoded
@@ -202,7 +214,8 @@ class Stage(StrictModel):
     `embeddings`: on all features, fused layers, heads and the details that the fused layers read; no embedding
     changes. `all_but_audio`: train the audio encoder alone, towards the embeddings of texts and videos that the model
     has. `all_but_captions`: train the decoder of captions alone, on the features of `visual`. `all_but_grounding`: the
-    same of the head that finds phrases."""
+    same of the head that finds phrases. `all_but_entailment`: the same of the classifier of sentences; each video has
+    the same sentences at every step, which are read once."""
     locked_text_layers: Annotated[int, Field(ge=0)] = 0
     """Embeddings and so many of the first text layers are frozen."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0

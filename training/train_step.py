@@ -64,6 +64,46 @@ def word_masking(tokenizer_file: Path, vocabulary: int) -> WordMasking:
     return WordMasking(mask_id=special[-1], special=torch.tensor(special), vocabulary=vocabulary)
 
 
+class PooledStates:
+    """What the classifier of sentences reads, by video and sentence, for stages that train it alone.
+
+    Every pair passes the fused layers once: where the batch has one that did not, all of the batch do.
+    """
+
+    def __init__(self, model: FusedModel) -> None:
+        self._model = model
+        self._stored: dict[tuple[str, int, bytes], Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch, sentences: Tokens) -> Tensor:
+        """Return the inputs (B * K, 3D) of the classifier."""
+        ids, lengths = sentences.ids.cpu().numpy(), sentences.mask.sum(dim=1).tolist()
+        count = len(ids) // len(batch.rows)
+        keys = [
+            (f"{batch.dataset.corpus}/{batch.dataset.split}", int(batch.rows[i // count]), row[:length].tobytes())
+            for i, (row, length) in enumerate(zip(ids, lengths, strict=True))
+        ]
+        if not all(key in self._stored for key in keys):
+            pooled = entailment_inputs(self._model, batch, sentences, _encode_video(self._model, batch))
+            self._stored.update(zip(keys, pooled.float(), strict=True))
+        return torch.stack([self._stored[key] for key in keys])
+
+
+def entailment_inputs(model: FusedModel, batch: Batch, sentences: Tokens, video: EncodedVideo) -> Tensor:
+    """Return what the classifier of sentences reads of a batch, (B * K, 3D), or of two pictures (B * K, 6D)."""
+    states = _encode_text_states(model, sentences, detach=batch.dataset.detach_text)
+    pictures = video.tokens
+    if model.get_entailment_head().premises > 1:
+        if video.by_clip is None or video.by_clip.shape[1] != model.get_entailment_head().premises:
+            raise ValueError(
+                f"entailment: 'pair' with {batch.dataset.corpus!r}; two pictures per example were expected"
+            )
+        pictures = video.by_clip.flatten(0, 1)
+    audio = _encode_audio(model, batch)
+    cache = model.prepare_visual(pictures, None if audio is None else audio.tokens)
+    return model.entailment_inputs(states, sentences.mask, cache)
+
+
 def compute_losses(
     model: FusedModel,
     batch: Batch,
@@ -71,6 +111,7 @@ def compute_losses(
     names: NameTargets | None,
     text_states: MeanTextStates | None = None,
     maps: PretrainedMaps | None = None,
+    pooled_states: PooledStates | None = None,
 ) -> dict[str, Tensor]:
     """Compute the unweighted loss of each objective of the batch's dataset.
 
@@ -81,6 +122,7 @@ def compute_losses(
         names: For the objective `class_names`; None where no dataset has it.
         text_states: Of stages that encode every text once.
         maps: For the objective `cnn_features`.
+        pooled_states: Of stages that train the classifier of entailment alone.
 
     Returns:
         Scalars in float32 by objective.
@@ -89,6 +131,9 @@ def compute_losses(
         # Features, or their means; `visual` would be tokens.
         return _embedding_losses(model, batch, names, text_states or partial(mean_text_state, model))
     objectives = batch.dataset.objectives
+    if pooled_states is not None and batch.hypotheses is not None and batch.labels is not None:
+        logits = model.get_entailment_head()(pooled_states(batch, batch.hypotheses))
+        return {"entailment": torch.nn.functional.cross_entropy(logits.float(), batch.labels)}
     video, audio = _encode_video(model, batch), _encode_audio(model, batch)
     out: dict[str, Tensor] = {}
     if AUDIO_OBJECTIVES & set(objectives) and audio is not None:
@@ -111,6 +156,9 @@ def compute_losses(
     if "vqa" in objectives and batch.questions is not None and batch.answers is not None and cache is not None:
         states = _encode_text_states(model, batch.questions, detach=batch.dataset.detach_text)
         out["vqa"] = losses.vqa(model.answer_logits(states, batch.questions.mask, cache), batch.answers)
+    if "entailment" in objectives and batch.hypotheses is not None and batch.labels is not None:
+        logits = model.get_entailment_head()(entailment_inputs(model, batch, batch.hypotheses, video))
+        out["entailment"] = torch.nn.functional.cross_entropy(logits.float(), batch.labels)
     if "objects" in objectives and batch.positions is not None and batch.classes is not None:
         grid, logits = model.grid_of(video.tokens.shape[1]), model.object_logits(video.tokens)
         sizes = model.cfg.object_classes
@@ -222,6 +270,8 @@ class EncodedVideo(NamedTuple):
     """False: the corpus has no pictures, and all values are 0."""
     predicted_maps: Sequence[Tensor] = ()
     """For `cnn_features`."""
+    by_clip: Tensor | None = None
+    """(B, C, V, W), the tokens of each clip, where the videos are encoded at this step."""
 
 
 class EncodedAudio(NamedTuple):
@@ -315,7 +365,8 @@ def _encode_video(model: FusedModel, batch: Batch) -> EncodedVideo:
     tokens = by_clip.mean(dim=1)
     embedding = model.video_embedding(tokens)
     pooled = model.cfg.clip_merge == "logsumexp" and by_clip.shape[1] > 1
-    return EncodedVideo(embedding, model.video_embedding(by_clip) if pooled else embedding, tokens)
+    for_itc = model.video_embedding(by_clip) if pooled else embedding
+    return EncodedVideo(embedding, for_itc, tokens, by_clip=by_clip)
 
 
 def _encode_text(model: FusedModel, texts: Tokens, dataset: DatasetConfig) -> tuple[Tensor, Tensor]:

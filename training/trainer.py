@@ -37,7 +37,7 @@ from training.objectives.class_names import class_texts, teacher_probabilities
 from training.objectives.class_prototypes import ClassPrototypes
 from training.recipe import CACHED_FEATURES, TRAINED_PARTS, Recipe, Stage
 from training.text_states import TEXTS_PER_PASS, MeanTextStates, mean_text_state
-from training.train_step import NameTargets, WordMasking, compute_losses, word_masking
+from training.train_step import NameTargets, PooledStates, WordMasking, compute_losses, word_masking
 from training.visual_token_cache import encode_frozen
 from training.weight_average import load_average, mix_weights, update_average
 from vitascope.errors import InvalidInput
@@ -171,6 +171,7 @@ class _StageRun:
             rank=rank,
             world=world,
             audio_seconds=None if model.cfg.audio is None else model.cfg.audio.seconds,
+            entailment=model.cfg.entailment,
         )
         if world > 1:
             _check_batch_sizes(self.batches)
@@ -200,7 +201,8 @@ class _StageRun:
         optimizer = torch.optim.AdamW(groups, betas=recipe.betas, weight_decay=recipe.weight_decay)
         accelerator.free_memory()  # of the previous stage, which trained other parameters
         text_states = MeanTextStates(model) if model.text_frozen else None
-        losses = _Losses(model, words, names, text_states, _pretrained_maps(model, stage))
+        pooled_states = PooledStates(model) if stage.frozen == "all_but_entailment" else None
+        losses = _Losses(model, words, names, text_states, _pretrained_maps(model, stage), pooled_states)
         self.losses, self.optimizer = accelerator.prepare(losses, optimizer)
 
     def load(self, steps: range, workers: int) -> Iterator[tuple[Batch, float]]:
@@ -269,12 +271,16 @@ class _Losses(nn.Module):
         names: NameTargets | None,
         text_states: MeanTextStates | None,
         maps: PretrainedMaps | None,
+        pooled_states: PooledStates | None,
     ) -> None:
         super().__init__()
         self.model, self.words, self.names, self.text_states, self.maps = model, words, names, text_states, maps
+        self.pooled_states = pooled_states
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return compute_losses(self.model, batch, self.words, self.names, self.text_states, self.maps)
+        return compute_losses(
+            self.model, batch, self.words, self.names, self.text_states, self.maps, self.pooled_states
+        )
 
 
 def _check_batch_sizes(batches: Batches) -> None:

@@ -57,8 +57,8 @@ def encode_frozen(
         Per dataset float16 arrays (views, N, ...), memory-mapped: `visual`, the visual tokens, or with
         `CACHED_FEATURES` the features that the rest of the video encoder reads, or their means over positions where
         neither objectives nor embeddings need more. None where videos are to be encoded at every step: with
-        augmentation or clip sampling and `num_views` 0, or where ITC pools the embeddings of clips; and where no
-        picture is read.
+        augmentation or clip sampling and `num_views` 0, where ITC pools the embeddings of clips, or where sentences are
+        about two pictures; and where no picture is read.
     """
     out: list[Cached | None] = []
     encoder = lru_cache(partial(_encoder, model, stage, bf16=bf16))
@@ -68,7 +68,8 @@ def encode_frozen(
         clips = clip_count(corpus, dataset.clips_per_video)
         views = dataset.num_views if dataset.augments or clips < corpus.clips else 1
         pools = clips > 1 and model.cfg.clip_merge == "logsumexp" and "itc" in dataset.objectives
-        if pools or not views or not corpus.streams or not dataset.needs_video:
+        of_pairs = model.cfg.entailment == "pair" and "entailment" in dataset.objectives
+        if pools or of_pairs or not views or not corpus.streams or not dataset.needs_video:
             out.append(None)
             continue
         key = f"{index}"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from vitascope.answering import Answer, answer_from_vocabulary, score_answers, top_answers
 from vitascope.audio_windows import Samples, check_sounds, read_sounds
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.graph_specs import random_inputs
+from vitascope.bundle.graph_specs import ENTAILMENT_LOGITS, random_inputs
 from vitascope.bundle.manifest import CAPTION_GRAPHS, Calibration, FrameStream, InputType, Task
 from vitascope.bundle.parts import CaptionDecoder, GroundingGrid, MomentWindows
 from vitascope.captions import DEFAULT_OPTIONS, Caption, CaptionOptions, generate_captions
@@ -34,6 +34,7 @@ from vitascope.embeddings import (
 )
 from vitascope.engines.graphs import GraphRunner, Graphs
 from vitascope.engines.onnx_runtime import Array, Device, Placement
+from vitascope.entailment import Entailment, entailment_of
 from vitascope.errors import InvalidInput
 from vitascope.grounding import Grounding, ground
 from vitascope.input_validation import Streams, check_texts, check_tokens, check_visual_tokens
@@ -286,6 +287,14 @@ class Model:
         self._graphs.ensure_loaded("match")
         logits = self.run_text_graph("match", texts, visual_tokens, audio_tokens)["match_logit"]
         return Match(logits, match_probability(self.calibration, logits).astype(np.float32))
+
+    def classify_entailment(
+        self, texts: Sequence[str], visual_tokens: Tokens, audio_tokens: Tokens | None = None
+    ) -> Entailment:
+        """Classify ``texts[i]`` as entailed, neutral or contradicted by clip i of B; arguments as in ``match``."""
+        self._graphs.ensure_loaded("entailment")
+        logits = self.run_text_graph("entailment", texts, visual_tokens, audio_tokens)[ENTAILMENT_LOGITS]
+        return entailment_of(logits)
 
     def fused_score(self, similarity: NDArray[np.floating], match_logits: NDArray[np.floating]) -> Floats:
         """Combine cosines (B,) and match logits (B,) to scores (B,), 0 to 1, that reranked results are ordered by."""

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from training.data.audio_batch import Audio, augment_audio, read_audio
-from training.data.example import Example, Negative, Question, canonical_answer
+from training.data.example import EntailmentKind, Example, Hypothesis, Negative, Question, canonical_answer
+from training.data.hypotheses import CLASSES, class_of, hypotheses_of, sample_hypotheses
 from training.data.packed import Packed, open_packed
 from training.data.regions import NO_BOX, Regions, has_regions
 from training.data.scenes.objects import object_targets
@@ -86,6 +88,10 @@ class Batch:
     """(B * P, L), the P phrases about a video adjacent."""
     boxes: Tensor | None = None
     """(B * P, 4) float32: left, top, right and bottom of what is named, as fractions of the picture, or `NO_BOX`."""
+    hypotheses: Tokens | None = None
+    """(B * K, L), K sentences of a video, or of two pictures, adjacent, for `entailment`."""
+    labels: Tensor | None = None
+    """(B * K,) int64: their classes."""
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with all tensors on a device."""
@@ -121,6 +127,7 @@ class Batches:
         rank: int = 0,
         world: int = 1,
         audio_seconds: float | None = None,
+        entailment: EntailmentKind | None = None,
     ) -> None:
         """Open the packed corpora of a stage.
 
@@ -129,6 +136,7 @@ class Batches:
             vocabulary: Answers.
             streams: Frame streams of the model.
             audio_seconds: Length of the model's window of sound; None: sounds are not read.
+            entailment: What sentences are about, of a model that classifies them.
 
         Raises:
             InvalidInput: A corpus is packed with other streams than the model takes, or with more clips than an
@@ -161,7 +169,11 @@ class Batches:
         self.regions = [
             Regions(packed.examples) if "grounding" in dataset.objectives else None for packed, dataset in pairs
         ]
-        self.usable = [_usable_rows(packed, dataset) for packed, dataset in pairs]
+        self.hypotheses = [
+            _hypotheses_of(packed, dataset, entailment) if "entailment" in dataset.objectives else None
+            for packed, dataset in pairs
+        ]
+        self.usable = [_usable_rows(*pair, known) for pair, known in zip(pairs, self.hypotheses, strict=True)]
 
     def __getitem__(self, step: int) -> Batch:
         """Return the batch of a step (0-based, inside the stage)."""
@@ -191,6 +203,9 @@ class Batches:
             sampled = [q for e in examples for q in _sample_questions(e.questions, dataset.questions_per_video, rng)]
             questions = self._tokens([q.question for q in sampled])
             answers = torch.tensor([self.answer_ids.get(canonical_answer(q), IGNORE_INDEX) for q in sampled])
+        hypotheses = labels = None
+        if (known := self.hypotheses[index]) is not None:
+            hypotheses, labels = self._hypotheses([known[row] for row in rows], index, rows, step)
         groups = torch.from_numpy(self.groups[index][rows])
         positions = classes = None
         if (targets := self.objects[index]) is not None:
@@ -222,7 +237,23 @@ class Batches:
             audible_negatives,
             phrases,
             boxes,
+            hypotheses,
+            labels,
         )
+
+    def _hypotheses(
+        self, known: Sequence[Sequence[Hypothesis]], index: int, rows: np.ndarray, step: int
+    ) -> tuple[Tokens, Tensor]:
+        """Sample sentences of each video; the same at every step of a stage that trains their classifier alone."""
+        when = 0 if self.stage.frozen == "all_but_entailment" else step
+        count = self.stage.datasets[index].hypotheses_per_video
+        sampled = [
+            hypothesis
+            for row, of_video in zip(rows.tolist(), known, strict=True)
+            for hypothesis in sample_hypotheses(of_video, count, Random(f"{self.seed} {index} {row} {when}"))
+        ]
+        labels = torch.tensor([class_of(hypothesis) for hypothesis in sampled])
+        return self._tokens([hypothesis.text for hypothesis in sampled]), labels
 
     def _streams(
         self, packed: Packed, rows: np.ndarray, clips: np.ndarray, dataset: DatasetConfig, rng: np.random.Generator
@@ -305,7 +336,21 @@ def _clips_per_video(packed: Packed, dataset: DatasetConfig) -> int:
     return clips
 
 
-def _usable_rows(packed: Packed, dataset: DatasetConfig) -> np.ndarray:
+def _hypotheses_of(packed: Packed, dataset: DatasetConfig, kind: EntailmentKind | None) -> list[tuple[Hypothesis, ...]]:
+    """Return the sentences of each example. Raises InvalidInput where they are of another kind than the model's."""
+    hypotheses = hypotheses_of(packed.examples[: dataset.limit])
+    labels = {hypothesis.label for of_example in hypotheses for hypothesis in of_example}
+    if kind is not None and not labels <= {*CLASSES[kind]}:
+        raise InvalidInput(
+            f"objectives: 'entailment' of {dataset.corpus!r} with classes {sorted(labels)}, for a model with "
+            f"entailment = {kind!r}; some of {CLASSES[kind]} were expected"
+        )
+    return hypotheses
+
+
+def _usable_rows(
+    packed: Packed, dataset: DatasetConfig, hypotheses: Sequence[Sequence[Hypothesis]] | None
+) -> np.ndarray:
     needs_question = "vqa" in dataset.objectives
     needs_caption = bool(NEED_CAPTIONS & set(dataset.objectives))
     needs_region = "grounding" in dataset.objectives
@@ -315,6 +360,7 @@ def _usable_rows(packed: Packed, dataset: DatasetConfig) -> np.ndarray:
         if (not needs_question or e.questions)
         and (not needs_caption or e.captions)
         and (not needs_region or has_regions(e))
+        and (hypotheses is None or hypotheses[i])
     ]
     if not rows:
         raise ValueError(

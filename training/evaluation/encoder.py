@@ -41,6 +41,7 @@ from vitascope.bundle.graph_specs import (
 from vitascope.bundle.manifest import Calibration, FrameStream, Task
 from vitascope.captions import Caption, CaptionOptions, generate_captions
 from vitascope.embeddings import VideoEmbedding
+from vitascope.entailment import Entailment, entailment_of
 from vitascope.errors import InvalidInput
 from vitascope.scoring import Match, fused_score, match_probability
 from vitascope.tokenizer import Tokenizer
@@ -106,6 +107,7 @@ class TorchEncoder:
         """Return the tasks of the model; without an answer vocabulary it does not answer."""
         cfg = self.model.cfg
         added = {"answering": self.answers, "captioning": cfg.caption_layers, "grounding": cfg.grounding_layers}
+        added["entailment"] = cfg.entailment == "video"
         return ("retrieval", "matching", *(cast(Task, task) for task, exists in added.items() if exists))
 
     @property
@@ -186,6 +188,23 @@ class TorchEncoder:
                 ):
                     answers[position] = [Answer(self.answers[i], p) for p, i in zip(values, indices, strict=True)]
         return answers
+
+    def classify_entailment(
+        self, texts: Sequence[str], visual_tokens: np.ndarray, audio_tokens: np.ndarray | None = None
+    ) -> Entailment:
+        """Classify texts[i] as entailed, neutral or contradicted by clip i."""
+        return entailment_of(self.entailment_logits(texts, visual_tokens, audio_tokens))
+
+    def entailment_logits(
+        self, texts: Sequence[str], visual: np.ndarray, audio: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return the logits (n, classes) of texts[i] about the tokens visual[i], or visual[2i] and visual[2i + 1].
+
+        visual, audio: As `visual_tokens` and `audio_tokens` of `match`.
+        """
+        with _inference_mode(self.model):
+            states, mask = self._states(texts)
+            return _numpy(self.model.entailment_logits(states, mask, self._visual_cache(visual, audio)))
 
     def generate_captions(
         self, visual_tokens: np.ndarray, audio_tokens: np.ndarray | None, options: CaptionOptions
@@ -400,7 +419,7 @@ def match_logits(
     if isinstance(encoder, TorchEncoder):
         return encoder.score_pairs(texts, rows, tokens, audio)[1]
     logits = np.empty(len(texts))
-    for part, arrays in _pair_batches(texts, rows, tokens, audio):
+    for part, arrays in pair_batches(texts, rows, tokens, audio):
         logits[part] = encoder.match([texts[i] for i in part], *arrays).logits
     return logits
 
@@ -416,14 +435,14 @@ def best_answers(
     if isinstance(encoder, TorchEncoder):
         return [best for best, *_ in encoder.answer_pairs(questions, rows, tokens, audio)]
     answers: dict[int, Answer] = {}
-    for part, (visual, *heard) in _pair_batches(questions, rows, tokens, audio):
+    for part, (visual, *heard) in pair_batches(questions, rows, tokens, audio):
         options = {"audio_tokens": heard[0]} if heard else {}
         results = encoder.answer([questions[i] for i in part], visual, top=1, **options)
         answers |= zip(part, (best for best, *_ in results), strict=True)
     return [answers[i] for i in range(len(questions))]
 
 
-def _pair_batches(
+def pair_batches(
     texts: Sequence[str], rows: Sequence[int], tokens: np.ndarray, audio: np.ndarray | None
 ) -> Iterator[tuple[list[int], list[np.ndarray]]]:
     """Yield positions of texts of similar length, with their visual tokens, and audio tokens where sound counts."""

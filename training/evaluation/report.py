@@ -22,11 +22,14 @@ from training import checkpoint
 from training.data.batches import clip_count
 from training.data.corpus import SPLITS
 from training.data.flickr import expert_judgements
+from training.data.hypotheses import hypotheses_of
 from training.data.packed import PACK_NAME, Packed, open_packed
 from training.evaluation.answers import answer_questions, exact, exact_answers
 from training.evaluation.calibration import search_calibration
 from training.evaluation.captions import expert_agreement, negative_caption_metrics, wrong_caption_accuracy
 from training.evaluation.encoder import ALTERATIONS, Alter, Encoder, TorchEncoder, check_streams
+from training.evaluation.entailment import entailment_metrics
+from training.evaluation.entailment import pair_metrics as pair_entailment
 from training.evaluation.generated_captions import caption_metrics
 from training.evaluation.grounding import grounding_metrics
 from training.evaluation.retrieval import (
@@ -76,6 +79,8 @@ class EvalTarget:
     """Results of a search that are ordered by match (None: of `sound_scenes` as many as a bundle states, else 20)."""
     captions: CaptionOptions | None = None
     """Measure captions that the model generates with these options, and nothing else (None: all but these)."""
+    entailment: bool = False
+    """Measure the classes of sentences, and nothing else."""
 
     def packed(self, corpus: str, split: str | None = None) -> Packed:
         """Open a packed corpus. Raises InvalidInput where the model cannot take its frames."""
@@ -131,6 +136,9 @@ def unmeasurable_reason(target: EvalTarget, packed: Packed) -> str | None:
         return f"sounds without frames in {packed.folder}, and the model has no sound"
     if packed.sound_alone and target.captions and stream and not stream.fused:
         return f"sounds without frames in {packed.folder}, and the model's captions are of pictures"
+    if target.entailment:
+        known = any(hypotheses_of(packed.examples[:1])) or any(e.hypotheses for e in packed.examples)
+        return None if known else f"no sentences with classes in {packed.folder}, nor scenes that decide them"
     if any(e.captions or (e.regions and target.grounds) for e in packed.examples):
         return None
     if target.captions:
@@ -245,6 +253,20 @@ def _stamp_sounds(target: EvalTarget) -> Numbers:
 
 
 def _generated_captions(target: EvalTarget, packed: Packed, options: CaptionOptions) -> Numbers:
+    return caption_metrics(target.encoder, packed, *_fused_inputs(target, packed), options)
+
+
+def _entailment(target: EvalTarget, packed: Packed) -> Numbers:
+    encoder = target.encoder
+    if isinstance(encoder, TorchEncoder) and encoder.model.cfg.entailment == "pair":
+        return pair_entailment(encoder, packed)
+    assert isinstance(encoder, Model | TorchEncoder)
+    _, tokens, audio = _fused_inputs(target, packed)
+    return entailment_metrics(encoder, packed, tokens, audio)
+
+
+def _fused_inputs(target: EvalTarget, packed: Packed) -> tuple[Gallery, np.ndarray, np.ndarray | None]:
+    """Return the gallery of a corpus, its visual tokens, and its audio tokens where the fused layers read sound."""
     stream = audio_stream(target.encoder)
     sounds = embed_sounds(target.encoder, packed) if stream and stream.fused and is_packed_for(packed, stream) else None
     if packed.sound_alone:
@@ -252,8 +274,7 @@ def _generated_captions(target: EvalTarget, packed: Packed, options: CaptionOpti
         videos, tokens = Gallery(sounds.vectors), no_pictures(target.encoder, packed)
     else:
         videos, tokens = target.embed(packed)
-    audio = None if sounds is None else sounds.tokens
-    return caption_metrics(target.encoder, packed, videos, tokens, audio, options)
+    return videos, tokens, None if sounds is None else sounds.tokens
 
 
 def _pictogram_videos(target: EvalTarget) -> Numbers:
@@ -316,6 +337,7 @@ def evaluate(
     clips: int | None = None,
     rerank: int | None = None,
     beams: int | None = None,
+    entailment: bool = False,
     log: Log = _to_stderr,
 ) -> dict[str, Numbers]:
     """Measure a model on packed corpora.
@@ -329,6 +351,7 @@ def evaluate(
         clips: Clips used per video, evenly spread over the packed ones (None: all).
         rerank: Results that are ordered by match, as `EvalTarget.rerank`.
         beams: Measure captions that the model generates with so many beams, and nothing else (None: all but these).
+        entailment: Measure the classes of sentences, and nothing else.
         log: Called with a line about each corpus that is left out.
 
     Returns:
@@ -336,22 +359,31 @@ def evaluate(
 
     Raises:
         InvalidInput: A corpus is missing, has nothing to measure, or has other frames than the model takes, or the
-            model generates no captions; raised before anything is measured.
+            model generates no captions or classifies no sentences; raised before anything is measured.
     """
     if rerank is not None and rerank < 1:
         raise InvalidInput(f"rerank: {rerank}; at least 1 was expected")
     names = list(dict.fromkeys(corpora)) if corpora else None
     names_requested = _select_corpora(data, split, names)
     options = None if beams is None else CaptionOptions(beams=beams)
-    target = EvalTarget(open_encoder(model), data, split, judgements, clips, rerank, options)
+    target = EvalTarget(open_encoder(model), data, split, judgements, clips, rerank, options, entailment)
     if options and "captioning" not in target.encoder.tasks:
         raise InvalidInput(f"captions: {model} generates none; a model with the task captioning was expected")
+    if entailment and not _classifies(target.encoder):
+        raise InvalidInput(f"entailment: {model} classifies no sentences; a model that does was expected")
     chosen = _select_protocols(target, names_requested, named=names is not None, log=log)
     results = {name: {k: round(v, 4) for k, v in numbers().items()} for name, numbers in chosen.items()}
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(results, indent=1) + "\n")
     return results
+
+
+def _classifies(encoder: Encoder) -> bool:
+    """Return whether a model classifies sentences about a video, or about two pictures."""
+    if isinstance(encoder, TorchEncoder):
+        return encoder.model.cfg.entailment is not None
+    return "entailment" in encoder.tasks
 
 
 def open_encoder(model: Path) -> Encoder:
@@ -385,7 +417,8 @@ def _select_protocols(
     chosen: dict[str, Callable[[], Numbers]] = {}
     for name in names_requested:
         packed = target.packed(name)
-        is_known = name in PROTOCOLS and not packed.sound_alone and not target.captions
+        special = target.captions is not None or target.entailment
+        is_known = name in PROTOCOLS and not packed.sound_alone and not special
         if not is_known and (reason := unmeasurable_reason(target, packed)):
             if named:
                 raise InvalidInput(f"corpus: {name!r}: {reason}; something to measure was expected")
@@ -399,6 +432,8 @@ def _select_protocols(
             log(f"{name}: packed at a stride of {packed.stride:g} s; a service spreads frames evenly over the clip")
         if target.captions:
             chosen[name] = partial(_generated_captions, target, packed, target.captions)
+        elif target.entailment:
+            chosen[name] = partial(_entailment, target, packed)
         elif known := PROTOCOLS.get(name):
             chosen[name] = partial(known, target)
         else:

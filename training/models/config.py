@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from training.data.example import EntailmentKind
 from vitascope.bundle.manifest import AudioStream, FrameStream
 from vitascope.bundle.parts import CaptionDecoder, GroundingGrid, OmitDefaultsModel, StrictModel
 
@@ -90,7 +91,7 @@ AUDIO_SIZES = {
 class FusedConfig(OmitDefaultsModel):
     """Configuration of everything behind the video encoder. Stored as `config.json` in checkpoints."""
 
-    _omit_if_default: ClassVar[tuple[str, ...]] = ("audio", "caption_layers", "grounding_layers")
+    _omit_if_default: ClassVar[tuple[str, ...]] = ("audio", "caption_layers", "grounding_layers", "entailment")
     masks_visual: ClassVar[bool] = False
     """Whether the architecture has masked visual modelling."""
 
@@ -144,6 +145,9 @@ class FusedConfig(OmitDefaultsModel):
     """Layers of the decoder that writes captions; 0: none. Not in `repr`, as `audio`."""
     grounding_layers: Annotated[int, Field(ge=0, repr=False)] = 0
     """Layers of the head that finds what phrases name; 0: none. Not in `repr`, as `audio`."""
+    entailment: Annotated[EntailmentKind | None, Field(repr=False)] = None
+    """Classifier of sentences. `video`: entailed, neutral or contradicted by a video (SNLI-VE); `pair`: true or false
+    of two pictures (NLVR2). Not in `repr`, as `audio`."""
 
     @field_validator("audio", mode="before")
     @classmethod

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from training.models.audio import AudioEmbeddings, AudioEncoder
 from training.models.caption_decoder import CaptionDecoder
 from training.models.config import FusedConfig
+from training.models.entailment_head import EntailmentHead, pool_states
 from training.models.grounding_head import GroundingHead
 from training.models.hubness import SIMILARITY_SCALE, HubnessCorrection
 from training.models.text import (
@@ -39,8 +40,8 @@ AUDIO_PREFIX, AUDIO_BACKBONE = "audio.", "audio.encoder.stages."
 """Parameter prefixes of the audio encoder with its projection, and of its CNN."""
 ENCODER_PREFIXES = ("video.", "text.bert.embeddings.", "text_pool.", "text_project.", "video_project.", AUDIO_PREFIX)
 """Parameter prefixes of the encoders and their projections, besides the text layers."""
-CAPTION_PREFIX = "caption_decoder."
-"""Parameter prefix of all that writes captions."""
+CAPTION_PREFIX, ENTAILMENT_PREFIX = "caption_decoder.", "entailment_head."
+"""Parameter prefixes of all that writes captions, and of the classifier of sentences."""
 AUDIO_PREFIXES = (AUDIO_PREFIX, "audio_embeddings.", "match_audio_")
 """Parameter prefixes of all that sound adds to a model, which without sound computes the same as before."""
 
@@ -128,6 +129,9 @@ class FusedModel(nn.Module, ABC):
         self.caption_decoder = CaptionDecoder(self.text.bert.config, cfg.caption_layers) if cfg.caption_layers else None
         self.grounding_head = (
             GroundingHead(self.text.bert.config, cfg.grounding_layers) if cfg.grounding_layers else None
+        )
+        self.entailment_head = (
+            EntailmentHead(cfg.text_width, cfg.entailment, cfg.dropout) if cfg.entailment is not None else None
         )
 
     @property
@@ -309,6 +313,37 @@ class FusedModel(nn.Module, ABC):
         first = self.text.fuse(text_BLD, attention_mask, cache, first_only=True)[:, 0]
         logits: Tensor = self.answer_head(first)
         return logits
+
+    def entailment_inputs(self, text_BLD: Tensor, attention_mask: Tensor, cache: VisualCache) -> Tensor:
+        """Return what `entailment_logits` reads, (B, 3D) or of two pictures (B, 6D).
+
+        Args:
+            text_BLD: States of B = n * P texts, those about a video, or pair of pictures, adjacent.
+            cache: P videos; or 2P pictures, those of a pair adjacent.
+        """
+        premises = self.get_entailment_head().premises
+        if premises == 1:
+            return pool_states(self.text.fuse(text_BLD, attention_mask, cache), attention_mask)
+        pairs = len(cache.tokens) // premises
+        states, mask = (
+            torch.stack([x.reshape(pairs, -1, *x.shape[1:])] * premises, dim=1).flatten(0, 2)
+            for x in (text_BLD, attention_mask)
+        )
+        pooled = pool_states(self.text.fuse(states, mask, cache), mask).reshape(
+            pairs, premises, -1, 3 * self.cfg.text_width
+        )
+        return pooled.transpose(1, 2).flatten(2).flatten(0, 1)
+
+    def entailment_logits(self, text_BLD: Tensor, attention_mask: Tensor, cache: VisualCache) -> Tensor:
+        """Return the logits (B, classes) of the head's classes. Arguments as in `entailment_inputs`."""
+        logits: Tensor = self.get_entailment_head()(self.entailment_inputs(text_BLD, attention_mask, cache))
+        return logits
+
+    def get_entailment_head(self) -> EntailmentHead:
+        """Return the classifier of sentences. Raises ValueError for a model without one."""
+        if self.entailment_head is None:
+            raise ValueError("entailment: null in this model's config; 'video' or 'pair' was expected")
+        return self.entailment_head
 
     def prepare_captions(self, visual_BVW: Tensor, audio_BAW: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Compute what captions of videos read, once for all words. Arguments as in `prepare_visual`.

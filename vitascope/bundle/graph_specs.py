@@ -50,6 +50,8 @@ SALIENCY, SPANS, SPAN_SCORES = "saliency", "spans", "span_scores"
 """Outputs of a moments graph, all float32: probability that the text is true of each window (B, T); the span that each
 window proposes (B, T, 2), in windows from the beginning of the sequence; and the score of that span, 0 to 1, (B, T)."""
 
+ENTAILMENT_LOGITS = "entailment_logits"
+"""Output of an entailment graph: logits of entailed, neutral and contradicted (B, 3) float32."""
 HEAT_LOGITS, BOXES = "heat_logits", "boxes"
 """Outputs of a grounding graph, both float32: logits that the centre of what the text names is in each cell of a heat
 map (B, rows, columns); and the box that each visual token of the grid proposes (B, V, 4): left, top, right and bottom,
@@ -73,7 +75,7 @@ def graph_spec(
     Args:
         manifest: Manifest of the bundle.
         graph: "text", "video", "audio", "match", "answer", "moments", "caption_prefill", "caption_step" or
-            "grounding", whose part of the manifest must be set.
+            "grounding", whose part of the manifest must be set; or "entailment".
         answers: Number of answers N; None: dynamic.
         length: Number of windows T of a moments graph, or P + L of the outputs of caption_step; None: dynamic.
 
@@ -115,6 +117,8 @@ def graph_spec(
         return {**text, "visual_tokens": tokens}, outputs
     if graph == "match":
         return fused, {"match_logit": ArraySpec("float32", (None,))}
+    if graph == "entailment":
+        return fused, {ENTAILMENT_LOGITS: ArraySpec("float32", (None, 3))}
     candidates = {name: ArraySpec("int64", (None, None, None)) for name in (ANSWER_IDS, ANSWER_MASK)}
     inputs = {**fused, **(candidates if manifest.answer_length else {})}
     return inputs, {"answer_logits": ArraySpec("float32", (None, answers))}

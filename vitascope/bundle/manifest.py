@@ -36,9 +36,20 @@ CHECKSUM_NAME = "manifest.json.sha256"
 SIGNATURE_NAME = "manifest.json.sig"
 """Present in signed bundles only."""
 
-Task = Literal["retrieval", "audio_retrieval", "matching", "answering", "moments", "captioning", "grounding"]
+Task = Literal[
+    "retrieval", "audio_retrieval", "matching", "answering", "moments", "captioning", "grounding", "entailment"
+]
 GraphName = Literal[
-    "text", "video", "audio", "match", "answer", "moments", "caption_prefill", "caption_step", "grounding"
+    "text",
+    "video",
+    "audio",
+    "match",
+    "answer",
+    "moments",
+    "caption_prefill",
+    "caption_step",
+    "grounding",
+    "entailment",
 ]
 InputType = Literal["query", "document"]
 """Purpose of a text: a search for documents, or a document to be searched for."""
@@ -50,9 +61,10 @@ GRAPHS_OF_TASK: dict[str, tuple[str, ...]] = {
     "moments": ("text", "video", "moments"),
     "captioning": ("video", "caption_prefill", "caption_step"),
     "grounding": ("video", "grounding"),
+    "entailment": ("video", "entailment"),
 }
 CAPTION_GRAPHS = ("caption_prefill", "caption_step")
-ADDED_GRAPHS = ("moments", *CAPTION_GRAPHS, "grounding")
+ADDED_GRAPHS = ("moments", *CAPTION_GRAPHS, "grounding", "entailment")
 """Graphs that no embedding depends on, so that adding them needs no new index."""
 PARTS: dict[str, tuple[str, ...]] = {
     "audio": ("audio",),

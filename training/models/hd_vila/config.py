@@ -16,10 +16,7 @@ from vitascope.bundle.manifest import FrameStream
 class HdVilaConfig(ConvConfig):
     """Configuration of an HD-VILA model: two backbones without shared weights, on a grid of (low size / 16)."""
 
-    _omit_if_default: ClassVar[tuple[str, ...]] = (
-        *FusedConfig._omit_if_default,
-        *("depth", "paired_frames"),
-    )
+    _omit_if_default: ClassVar[tuple[str, ...]] = (*FusedConfig._omit_if_default, "depth", "paired_frames")
     system: Literal["hd-vila"] = "hd-vila"
     high_height: int
     """At least twice the low resolution; or equal to it, for a model with one resolution."""

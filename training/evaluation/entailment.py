@@ -1,0 +1,70 @@
+"""Accuracy of the classes of sentences about videos (SNLI-VE), and about two pictures (NLVR2).
+
+Shape letters: N examples, n sentences, V visual tokens, W their width, T audio tokens, A their width.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+import numpy as np
+
+from training.data.hypotheses import CLASSES, class_of, hypotheses_of, sample_hypotheses
+from training.data.nlvr2 import consistency
+from training.data.packed import Packed
+from training.evaluation.encoder import TorchEncoder, pair_batches, streams_of
+from training.evaluation.metrics import calibration_error
+from vitascope.model import Model
+
+SENTENCES_PER_SCENE = 6
+"""Of all classes alike; other corpora have the sentences that are stored."""
+PAIRS_PER_BATCH = 16
+
+
+def entailment_metrics(
+    encoder: Model | TorchEncoder, packed: Packed, visual: np.ndarray, audio: np.ndarray | None
+) -> dict[str, float]:
+    """Return the accuracy in percent of the classes of sentences about videos, and the calibration error.
+
+    By class: of the sentences of that class. visual, audio: Visual tokens (N, V, W) and, where sound counts, audio
+    tokens (N, T, A).
+    """
+    known = hypotheses_of(packed.examples)
+    if not any(example.hypotheses for example in packed.examples):
+        known = [
+            tuple(sample_hypotheses(of_scene, SENTENCES_PER_SCENE, Random(example.key)))
+            for example, of_scene in zip(packed.examples, known, strict=True)
+        ]
+    rows = [row for row, of_example in enumerate(known) for _ in of_example]
+    hypotheses = [hypothesis for of_example in known for hypothesis in of_example]
+    texts = [hypothesis.text for hypothesis in hypotheses]
+    probabilities = np.empty((len(texts), len(CLASSES["video"])))
+    for part, (seen, *heard) in pair_batches(texts, rows, visual, audio):
+        classified = encoder.classify_entailment([texts[i] for i in part], seen, heard[0] if heard else None)
+        probabilities[part] = classified.probabilities
+    labels, predicted = np.array([class_of(h) for h in hypotheses]), probabilities.argmax(axis=1)
+    right = predicted == labels
+    out = {"sentences": float(len(labels)), "accuracy": float(100 * right.mean())}
+    for index, name in enumerate(CLASSES["video"]):
+        if (of_class := labels == index).any():
+            out[f"accuracy ({name})"] = float(100 * right[of_class].mean())
+    return out | {"ECE": calibration_error(probabilities.max(axis=1), right)}
+
+
+def pair_metrics(encoder: TorchEncoder, packed: Packed) -> dict[str, float]:
+    """Return the accuracy of sentences about two pictures, and the consistency of NLVR2, both in percent."""
+    right: list[bool] = []
+    for start in range(0, len(packed), PAIRS_PER_BATCH):
+        rows = np.arange(start, min(start + PAIRS_PER_BATCH, len(packed)))
+        frames = streams_of(packed, rows, encoder.streams)
+        pictures = {name: x.reshape(-1, 1, *x.shape[2:]) for name, x in frames.items()}
+        hypotheses = [packed.examples[row].hypotheses[0] for row in rows]
+        tokens = encoder.embed_video(pictures).visual_tokens
+        logits = encoder.entailment_logits([h.text for h in hypotheses], tokens)
+        right += (logits.argmax(axis=1) == np.array([class_of(h) for h in hypotheses])).tolist()
+    identifiers = [example.key for example in packed.examples]
+    return {
+        "sentences": float(len(right)),
+        "accuracy": 100.0 * sum(right) / len(right),
+        "consistency": consistency(identifiers, right),
+    }
