@@ -347,6 +347,7 @@ class _Export:
         tasks += ["matching", "answering"] if cfg.answers else ["matching"]
         tasks += ["captioning"] if cfg.caption_layers else []
         tasks += ["grounding"] if cfg.grounding_layers else []
+        tasks += ["entailment"] if cfg.entailment == "video" else []
         provenance = Provenance(
             recipe=recipe.name,
             seed=recipe.seed,

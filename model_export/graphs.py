@@ -29,6 +29,7 @@ from vitascope.bundle.graph_specs import (
     ANSWER_MASK,
     AUDIO_TOKENS,
     BOXES,
+    ENTAILMENT_LOGITS,
     HEAT_LOGITS,
     LENGTHS,
     LOGITS,
@@ -154,6 +155,20 @@ class AnswerGraph(_ModelGraph):
         return self.model.answer_logits(states, attention_mask, self.model.prepare_visual(visual_tokens, audio_tokens))
 
 
+class EntailmentGraph(_ModelGraph):
+    """input_ids, attention_mask (B, L), visual_tokens (B, V, K) -> entailment_logits (B, 3).
+
+    A model whose fused layers read sound also takes audio_tokens (B, T, A).
+    """
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, visual_tokens: Tensor, audio_tokens: Tensor | None = None
+    ) -> Tensor:
+        states = self.model.text.encode(input_ids, attention_mask)
+        cache = self.model.prepare_visual(visual_tokens, audio_tokens)
+        return self.model.entailment_logits(states, attention_mask, cache)
+
+
 class CaptionPrefillGraph(_ModelGraph):
     """visual_tokens (B, V, K) -> visual_keys, visual_values (B, Y, E, V + T, G), visual_mask (B, V + T) int64.
 
@@ -210,8 +225,8 @@ def video_spec(
 
 
 def graph_specs(model: FusedModel) -> list[GraphSpec]:
-    """Return the specs of a model's graphs: video, text and match; audio, answer, grounding and those of captions of
-    models that have them."""
+    """Return the specs of a model's graphs: video, text and match; audio, answer, entailment, grounding and those of
+    captions of models that have them."""
     text = {"input_ids": {0: "batch", 1: "length"}, "attention_mask": {0: "batch", 1: "length"}}
     pictures = fused = text | {"visual_tokens": {0: "batch"}}
     specs = [
@@ -226,6 +241,8 @@ def graph_specs(model: FusedModel) -> list[GraphSpec]:
     specs.append(GraphSpec("match", MatchGraph(model), fused, ("match_logit",)))
     if model.cfg.answers:
         specs.append(GraphSpec("answer", AnswerGraph(model), fused, ("answer_logits",)))
+    if model.cfg.entailment == "video":
+        specs.append(GraphSpec("entailment", EntailmentGraph(model), fused, (ENTAILMENT_LOGITS,)))
     if model.caption_decoder is not None:
         tokens = {name: axes for name, axes in fused.items() if name not in text}
         visual = {name: {0: "batch"} for name in (VISUAL_KEYS, VISUAL_VALUES, VISUAL_MASK)}

@@ -2,7 +2,8 @@
 
 The text encoder is part of three graphs (text, match, answer). Large tensors leave the graphs for `weights.bin` (ONNX
 external data: location, offset, length), where equal tensors share one copy. Those that the graphs of an added task
-alone have are in a file of their own, such as `captions.bin`, so that a decoder of captions changes no other file.
+alone have are in a file of their own, such as `captions.bin`, so that a decoder of captions changes no other file;
+the few that `entailment` alone has stay in its own file.
 
 Reduced precision is weight-only; all arithmetic stays float32:
 
@@ -26,6 +27,7 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
@@ -51,6 +53,8 @@ FEATURES = "log_mel."
 WEIGHTS_NAME = "weights.bin"
 ADDED_WEIGHTS = {"captions": "captions.bin", "grounding": "grounding.bin"}
 """By field of the manifest: the file of weights that the graphs of that part alone read."""
+SELF_CONTAINED: tuple[GraphName, ...] = ("entailment",)
+"""Graphs whose own weights stay inside them."""
 MIN_VALUES = 4096
 """Smaller tensors stay float32."""
 VOCABULARY_ROWS = 4096
@@ -107,11 +111,12 @@ def store(graphs: Mapping[GraphName, onnx.ModelProto], folder: Path, precision: 
     files: dict[GraphName, str] = {}
     shared: dict[bytes, Location] = {}
     file_of_graph = {graph: file for part, file in ADDED_WEIGHTS.items() for graph in PARTS[part]}
+    file_of_graph |= dict.fromkeys(SELF_CONTAINED, "")
     parts: dict[str, list[GraphName]] = {WEIGHTS_NAME: []}
     for name in graphs:
         parts.setdefault(file_of_graph.get(name, WEIGHTS_NAME), []).append(name)
     for weights_name, names in parts.items():
-        with (folder / weights_name).open("wb") as file:
+        with (folder / weights_name).open("wb") if weights_name else nullcontext() as file:
             locations = shared if weights_name == WEIGHTS_NAME else dict(shared)
             weights = _WeightsFile(file, weights_name, locations)
             for name in names:
@@ -280,9 +285,12 @@ def _gather_then_rebuild(node: NodeProto, tables: Mapping[str, _ReducedWeight]) 
 
 @dataclass
 class _WeightsFile:
-    """A file of weights while it is written, and the locations by SHA-256 of the tensors in it and `weights.bin`."""
+    """A file of weights while it is written, and the locations by SHA-256 of the tensors in it and `weights.bin`.
 
-    file: BinaryIO
+    Without a file, tensors that `weights.bin` lacks stay inside their graphs.
+    """
+
+    file: BinaryIO | None
     name: str
     locations: dict[bytes, Location]
 
@@ -293,6 +301,8 @@ class _WeightsFile:
             return
         digest = hashlib.sha256(data).digest()
         if digest not in self.locations:
+            if self.file is None:
+                return
             align = PAGE if len(data) >= 16 * PAGE else 64
             self.file.write(bytes(-self.file.tell() % align))
             self.locations[digest] = Location(self.name, self.file.tell(), len(data))

@@ -127,6 +127,7 @@ def _by_graph(
         "match": fused,
         "answer": fused,
         "grounding": [Case(kind, {n: x for n, x in case.inputs.items() if n != AUDIO_TOKENS}) for case in fused],
+        "entailment": fused,
     }
 
 
