@@ -65,6 +65,7 @@ TAGS = [
     },
     {"name": "scores", "description": "Score how well captions describe a clip."},
     {"name": "answers", "description": "Answer questions about a clip."},
+    {"name": "entailment", "description": "Tell whether a clip entails or contradicts a sentence, or neither."},
     {"name": "moments", "description": "Find the spans of a video of which a text is true."},
     {"name": "captions", "description": "Generate captions of clips, and chapters of videos."},
     {"name": "groundings", "description": "Find what phrases name in a frame."},

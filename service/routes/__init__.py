@@ -3,6 +3,7 @@
 from service.routes import (
     collections,
     embeddings,
+    entailment,
     groundings,
     health,
     jobs,
@@ -21,7 +22,7 @@ from service.routes import (
 ROUTES = [
     route
     for module in (
-        *(embeddings, search, scores_answers, groundings, videos, media),
+        *(embeddings, search, scores_answers, entailment, groundings, videos, media),
         *(collections, jobs, operations, models, health, keys, webhooks, transcriptions),
     )
     for route in module.router.routes

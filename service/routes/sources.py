@@ -20,6 +20,8 @@ Body = TypeVar("Body", bound=TimeRange)
 Form = TypeVar("Form", bound=TimeRange)
 OpenSource = Callable[[RequestContext], AbstractContextManager[SourceFile]]
 """Opens the file that a request is about; runs in a thread."""
+LISTS = ("captions", "references", "candidates", "texts", "phrases", "hypotheses")
+"""Fields of a form that are repeated for each value."""
 
 
 @asynccontextmanager
@@ -40,6 +42,6 @@ async def parse_source_request(
         yield body, lambda context: stored_file(context, stored.collection, stored.video_id)
         return
     async with read_form(request, service) as form:
-        fields = parse_fields(form_schema, form, lists=("captions", "references", "candidates", "texts", "phrases"))
+        fields = parse_fields(form_schema, form, lists=LISTS)
         check(fields)
         yield fields, lambda context: uploaded_file(form.upload)

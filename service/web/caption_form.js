@@ -4,6 +4,7 @@ import { call } from "./api.js";
 import { busyForm } from "./busy_form.js";
 import { $, describeFit, el, fitBar, formatCosine, formatTime, scoreParts, spokenNumbers } from "./dom.js";
 import { modalitiesNote } from "./matches.js";
+import { modelFor } from "./side_panel.js";
 
 const WORD_FRAMES = 8; // frames per word score
 const lines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
@@ -18,12 +19,15 @@ export function prepareCaptionForm(getSpan, seek) {
     if (!captions.length) return $("captions").focus();
     const references = lines($("references").value);
     form.run(async (signal) => {
-      const { scores, modalities } = await call("POST", "/v1/caption-scores", { ...getSpan(), captions, references, frames: WORD_FRAMES }, signal);
+      const [{ scores, modalities }, classes] = await Promise.all([
+        call("POST", "/v1/caption-scores", { ...getSpan(), captions, references, frames: WORD_FRAMES }, signal),
+        classify(getSpan(), captions, signal),
+      ]);
       const order = scores.slice().sort((a, b) => orderingScore(b) - orderingScore(a));
       const strongest = Math.max(...order.flatMap((score) => wordsOf(score).map((word) => word.similarity)), 0.01);
       const [best] = order;
       return {
-        shown: order.map((score, rank) => scoreCard(score, rank === 0 && order.length > 1, strongest, seek)).concat(modalitiesNote(modalities)),
+        shown: order.map((score, rank) => scoreCard(score, rank === 0 && order.length > 1, strongest, seek, classes[scores.indexOf(score)])).concat(modalitiesNote(modalities)),
         message: `${order.length > 1 ? "Best match: " : ""}${best.caption}. ${describeMatch(best)} ${describeFit(best)}`,
       };
     });
@@ -35,12 +39,19 @@ export function prepareCaptionForm(getSpan, seek) {
   };
 }
 
+// The class of each caption, in their order; none without a model that tells them.
+async function classify(span, hypotheses, signal) {
+  const model = modelFor("entailment");
+  return model ? (await call("POST", "/v1/entailment", { ...span, hypotheses, model }, signal)).results : [];
+}
+
 const wordsOf = (score) => (score.emscore ? score.emscore.words : []);
 
-function scoreCard(score, isBest, strongest, seek) {
+function scoreCard(score, isBest, strongest, seek, classified) {
   return el("article", { className: isBest ? "score-card best" : "score-card" },
     el("h4", { textContent: score.caption }),
     el("p", { className: "match-text" }, isBest ? el("b", { textContent: "Best match. " }) : null, describeMatch(score)),
+    classified ? el("p", { className: "entailment", textContent: describeClass(classified) }) : null,
     fitBar(score), wordScores(wordsOf(score), strongest, seek), otherScores(score));
 }
 
@@ -50,6 +61,9 @@ function describeMatch({ match, similarity }) {
     [0.3, "May describe the clip."], [0.05, "Probably does not describe the clip."]];
   return (bounds.find(([threshold]) => match >= threshold) || [0, "Very unlikely to describe the clip."])[1];
 }
+
+const CLASSES = { entailed: "Entailed", neutral: "Neutral", contradicted: "Contradicted" };
+const describeClass = ({ label, probabilities }) => `${CLASSES[label]}: probability ${probabilities[label].toFixed(2)}.`;
 
 // Words tinted by the similarity of their best frame; a click seeks to that frame.
 function wordScores(words, strongest, seek) {

@@ -134,6 +134,9 @@ EXAMPLES = {
         'client.score(["a dog runs", "a cat sleeps"], collection="holidays", video_id="3", frames=8)'
     ),
     "POST /v1/answers": Example('client.ask("what animal is it?", collection="holidays", video_id="3", top=3)'),
+    "POST /v1/entailment": Example(
+        'client.classify_entailment(["a dog runs", "the dog is asleep"], collection="holidays", video_id="3")'
+    ),
     "POST /v1/moments": Example(
         'client.find_moments(["a dog runs", "a wave breaks"], collection="holidays", video_id="3", top=3)'
     ),

@@ -170,6 +170,7 @@ def test_a_restricted_key_sees_no_other_collections(locked: Running) -> None:
         ("POST", "/v1/collections/other/search", {"text": "a"}),
         ("POST", "/v1/caption-scores", {**video, "captions": ["a"]}),
         ("POST", "/v1/answers", {**video, "question": "what is it?"}),
+        ("POST", "/v1/entailment", {**video, "hypotheses": ["a"]}),
         ("POST", "/v1/moments", {**video, "texts": ["a"]}),
         ("POST", "/v1/captions", video),
         ("POST", "/v1/groundings", {**video, "phrases": ["a"]}),

@@ -161,6 +161,15 @@ class ChapterResponse(TypedDict):
     """null for an uploaded file"""
 
 
+class ClassifiedHypothesis(TypedDict):
+    """The class of a sentence."""
+
+    hypothesis: str
+    label: Literal["entailed", "neutral", "contradicted"]
+    """the most probable class"""
+    probabilities: EntailmentProbabilities
+
+
 class ClipHit(TypedDict):
     """A clip of a result, with its scores, overall and by signal."""
 
@@ -397,6 +406,32 @@ class Embeddings(TypedDict):
     """name of the model"""
     object: Literal["list"]
     usage: Usage
+
+
+class EntailmentProbabilities(TypedDict):
+    """Probabilities of the classes, whose sum is 1."""
+
+    contradicted: float
+    """the clip shows that the sentence is false"""
+    entailed: float
+    """the clip shows that the sentence is true"""
+    neutral: float
+    """the clip shows nothing of what the sentence is about"""
+
+
+class EntailmentResponse(TypedDict):
+    """Classes in the order of the sentences."""
+
+    end: float
+    """seconds"""
+    modalities: list[Literal["visual", "audio"]]
+    """what of the clip the model has used: its pictures and, if it has sound and the model matches and answers by
+    sound, that; similarity and emscore are of the pictures alone"""
+    results: list[ClassifiedHypothesis]
+    start: float
+    """seconds"""
+    video: Video | None
+    """null for an uploaded file"""
 
 
 class FacetValue(TypedDict):

@@ -115,6 +115,46 @@ class Inference(BaseClient):
             response_types.AnswerResponse, path, file, fields, is_read_only=True, progress=progress
         )
 
+    async def classify_entailment(
+        self,
+        hypotheses: Sequence[str],
+        *,
+        collection: str,
+        video_id: str,
+        start: float | None = None,
+        end: float | None = None,
+        model: str | None = None,
+    ) -> response_types.EntailmentResponse:
+        """Tell whether a stored video entails or contradicts sentences, or is neutral about them.
+
+        Args:
+            hypotheses: sentences.
+            collection: its name.
+            video_id: of the video.
+            start: seconds; by default the beginning.
+            end: seconds; by default the end.
+            model: see the class.
+        """
+        span = {"collection": collection, "video_id": video_id, **drop_none(start=start, end=end)}
+        body = {**span, "hypotheses": list(hypotheses), **drop_none(model=model)}
+        path = api_path("entailment")
+        return await self._call(response_types.EntailmentResponse, "POST", path, json=body, is_read_only=True)
+
+    async def classify_entailment_of_file(
+        self,
+        file: str | Path,
+        hypotheses: Sequence[str],
+        *,
+        model: str | None = None,
+        progress: UploadProgress = False,
+    ) -> response_types.EntailmentResponse:
+        """Classify sentences about a file, which is uploaded and not stored; otherwise as `classify_entailment`."""
+        fields: JSON = {"hypotheses": list(hypotheses), **drop_none(model=model)}
+        path = api_path("entailment")
+        return await self._upload(
+            response_types.EntailmentResponse, path, file, fields, is_read_only=True, progress=progress
+        )
+
     async def find_moments(
         self,
         texts: Sequence[str],

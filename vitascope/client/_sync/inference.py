@@ -112,6 +112,44 @@ class Inference(BaseClient):
         path = api_path("answers")
         return self._upload(response_types.AnswerResponse, path, file, fields, is_read_only=True, progress=progress)
 
+    def classify_entailment(
+        self,
+        hypotheses: Sequence[str],
+        *,
+        collection: str,
+        video_id: str,
+        start: float | None = None,
+        end: float | None = None,
+        model: str | None = None,
+    ) -> response_types.EntailmentResponse:
+        """Tell whether a stored video entails or contradicts sentences, or is neutral about them.
+
+        Args:
+            hypotheses: sentences.
+            collection: its name.
+            video_id: of the video.
+            start: seconds; by default the beginning.
+            end: seconds; by default the end.
+            model: see the class.
+        """
+        span = {"collection": collection, "video_id": video_id, **drop_none(start=start, end=end)}
+        body = {**span, "hypotheses": list(hypotheses), **drop_none(model=model)}
+        path = api_path("entailment")
+        return self._call(response_types.EntailmentResponse, "POST", path, json=body, is_read_only=True)
+
+    def classify_entailment_of_file(
+        self,
+        file: str | Path,
+        hypotheses: Sequence[str],
+        *,
+        model: str | None = None,
+        progress: UploadProgress = False,
+    ) -> response_types.EntailmentResponse:
+        """Classify sentences about a file, which is uploaded and not stored; otherwise as `classify_entailment`."""
+        fields: JSON = {"hypotheses": list(hypotheses), **drop_none(model=model)}
+        path = api_path("entailment")
+        return self._upload(response_types.EntailmentResponse, path, file, fields, is_read_only=True, progress=progress)
+
     def find_moments(
         self,
         texts: Sequence[str],

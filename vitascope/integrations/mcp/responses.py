@@ -262,6 +262,23 @@ class AnswersResponse(_SpanResponse):
         return f"{answer}\nProbabilities: {probabilities or 'none'}{others}"
 
 
+class Statement(BaseModel):
+    hypothesis: str
+    label: Annotated[str, Field(description="entailed, neutral or contradicted: the most probable")]
+    probabilities: dict[str, RoundedScore]
+
+    def line(self) -> str:
+        probabilities = ", ".join(f"{label} {value:.3f}" for label, value in self.probabilities.items())
+        return f"{_quote(self.hypothesis)}: {self.label} ({probabilities})"
+
+
+class StatementsResponse(_SpanResponse):
+    results: Annotated[list[Statement], Field(description="in the order of the sentences")]
+
+    def to_text(self) -> str:
+        return "\n".join(result.line() for result in self.results)
+
+
 class Moment(BaseModel):
     start: Seconds
     end: Seconds

@@ -26,6 +26,7 @@ from vitascope.integrations.mcp.responses import (
     MomentsResponse,
     ScoresResponse,
     SearchResponse,
+    StatementsResponse,
     ToolResponse,
     VideoResponse,
     VideosResponse,
@@ -197,6 +198,10 @@ class AskVideoArguments(_SpanArguments):
     top: Annotated[int, Field(ge=1, le=20, description="number of answers")] = 5
 
 
+class CheckStatementsArguments(_SpanArguments):
+    statements: Annotated[Texts, Field(min_length=1, max_length=16, description="sentences: the dog is asleep")]
+
+
 class FindMomentsArguments(_SpanArguments):
     texts: Annotated[Texts, Field(min_length=1, max_length=16, description="sentences: a dog runs on the beach")]
     top: Annotated[int, Field(ge=1, le=20, description="number of moments of each sentence")] = 5
@@ -287,6 +292,17 @@ async def ask_video(client: AsyncClient, arguments: AskVideoArguments) -> Answer
     show_moment.
     """
     return _parse(client, AnswersResponse, await client.ask(**arguments.model_dump()))
+
+
+@tool("Check statements about a video")
+async def check_statements(client: AsyncClient, arguments: CheckStatementsArguments) -> StatementsResponse:
+    """Tells for each sentence whether a video or a span of it shows that the sentence is true (entailed), that it is
+    false (contradicted), or nothing of what it is about (neutral), with probabilities, by a small model that may be
+    wrong. Not every model can do this.
+    """
+    options = arguments.model_dump(exclude={"statements"})
+    response = await client.classify_entailment(arguments.statements, **options)
+    return _parse(client, StatementsResponse, response)
 
 
 @tool("Find moments in a video")
