@@ -215,7 +215,7 @@ class _RequestSettings(_Section):
     max_candidates: Annotated[Count, Field(le=10_000)] = 10_000
     """Clips that results grouped by event or video are made of."""
     max_captions: Count = 64
-    """Captions of one request for scores, or texts of one for moments."""
+    """Captions of one request for scores, sentences of one for entailment, or texts of one for moments."""
     max_answers: Count = 50
     """Answers to one question."""
     max_candidate_answers: Count = 1000

@@ -99,7 +99,7 @@ def _link_checkout(checkout: Path) -> None:
     (checkout / ".venv").symlink_to(sys.prefix)
 
 
-SMALL_TASKS = ("retrieval", "matching", "answering", "moments", "captioning", "grounding")
+SMALL_TASKS = ("retrieval", "matching", "answering", "moments", "captioning", "grounding", "entailment")
 
 
 def write_small_model(folder: Path, seed: int, name: str, version: str) -> None:
