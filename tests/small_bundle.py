@@ -91,6 +91,7 @@ def make_small_bundle(
     answers: Sequence[str] | None = ANSWERS,
     free_form_answers: bool = False,
     default_rerank: int | None = None,
+    sound_reranking: dict[str, Any] | None = None,
     audio: dict[str, Any] = AUDIO,
 ) -> Path:
     """Write the bundle into ``folder``, created if missing, and return the folder.
@@ -100,8 +101,9 @@ def make_small_bundle(
     ``free_form_answers`` the answer graph scores candidates by the colours that they name. Without the task "retrieval"
     and with ``free_form_answers`` there are no embeddings.
     Embeddings may be truncated to ``SMALL_WIDTH`` dimensions.
-    ``default_rerank``: the number of reranked results that the manifest states; None: it states none. ``audio``: the
-    audio stream of bundles with the task "audio_retrieval", without ``width``; with that task alone there is no video.
+    ``default_rerank``: the number of reranked results that the manifest states; None: it states none.
+    ``sound_reranking``: the same of searches by pictures and sound, beside ``default_rerank``. ``audio``: the audio
+    stream of bundles with the task "audio_retrieval", without ``width``; with that task alone there is no video.
     With ``fused``, matching, answers and captions see the colours of pictures and sound.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -148,6 +150,7 @@ def make_small_bundle(
         manifest["audio"] = {**audio, "width": width if audio["tokens"] else 0}
     if default_rerank is not None:
         manifest["reranking"] = {"candidates": default_rerank}
+        manifest["reranking"] |= {} if sound_reranking is None else {"sound": sound_reranking}
     write_manifest(folder, manifest)
     return folder
 

@@ -33,6 +33,9 @@ JOINT_MARGIN = 1.0
 """Standard deviations that pictures and sounds together have to be less probable by chance than sounds alone; chosen on
 the validation split of scenes with sound, where lower values find fewer sentences that need one of them."""
 
+MIN_EVIDENCE = 1e-9
+"""Evidence below this, or above 1 less this, has the logit of this."""
+
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 _FUNCTION_WORDS_TEXT = (
     "a an the this that these those some any each and or but nor so yet as than of in on at to by for from with "
@@ -123,6 +126,18 @@ def fused_score(calibration: Calibration, similarity: Scores, match_logits: Scor
         + calibration.fused_match * np.asarray(match_logits, np.float64)
         + calibration.fused_bias
     )
+
+
+def reranked_score(search_scores: Scores, match_logits: Scores, match_weight: float) -> _Float64:
+    """Return the scores (B,), 0 to 1, that reranked results of a search by pictures and sound are ordered by.
+
+    Args:
+        search_scores: Combined evidence (B,) of pictures and sound, 0 to 1.
+        match_logits: Match logits (B,), of pictures and sound.
+        match_weight: ``match_weight`` of the manifest.
+    """
+    evidence = np.clip(np.asarray(search_scores, np.float64), MIN_EVIDENCE, 1 - MIN_EVIDENCE)
+    return _sigmoid(np.log(evidence / (1 - evidence)) + match_weight * np.asarray(match_logits, np.float64))
 
 
 def answer_probabilities(calibration: Calibration, logits: Scores) -> _Float64:

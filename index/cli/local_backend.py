@@ -326,7 +326,7 @@ class LocalBackend:
         candidates: int | None,
     ) -> JSON:
         from index.search.request import SearchCursor, SearchRequest, decode_cursor, encode_cursor, request_hash
-        from index.search.rerank import default_rerank
+        from index.search.rerank import default_rerank, stores_audio_tokens
         from index.search.search import search
 
         parsed = None if where is None else parse_filter(where)
@@ -345,7 +345,7 @@ class LocalBackend:
         opened.require_fingerprint(self.model.bundle.fingerprint)
         parts = list(self._query_parts(query, files))
         if rerank is None:
-            rerank = default_rerank(self.model.bundle.manifest, parts, signals)
+            rerank = default_rerank(self.model.bundle.manifest, parts, signals, stores_audio_tokens(opened))
         request = SearchRequest(
             fingerprint=self.model.bundle.fingerprint,
             parts=parts,

@@ -148,7 +148,8 @@ def fuse(
     merged = _merge(connection, query, rankings, matches)
     phrases = {match.clip_id for match in matches if match.has_phrase}
     candidates = _with_sound(merged, evidence)
-    scores = _scores(candidates, evidence)
+    words = np.array([candidate.words for candidate in candidates])
+    scores = combine_evidence(words, signal_evidence(candidates, evidence)).tolist()
 
     def order(index: int) -> tuple[float, bool, float, int]:
         candidate = candidates[index]
@@ -211,7 +212,8 @@ def _with_sound(candidates: Sequence[Candidate], evidence: Evidence) -> list[Can
     ]
 
 
-def _scores(candidates: Sequence[Candidate], evidence: Evidence) -> list[float]:
+def signal_evidence(candidates: Sequence[Candidate], evidence: Evidence) -> Float64:
+    """Return the combined evidence (C,) that the pictures and sound of candidates fit."""
     cosines = np.array([candidate.cosines.get("visual", -1.0) for candidate in candidates], np.float64)
     fits = [
         (fit if candidate.fit is None else candidate.fit) if "visual" in candidate.cosines else 0.0
@@ -219,6 +221,4 @@ def _scores(candidates: Sequence[Candidate], evidence: Evidence) -> list[float]:
     ]
     seen = evidence.weights.get("visual", 0.0) * np.array(fits)
     heard = np.array([candidate.sound or 0.0 for candidate in candidates])
-    words = np.array([candidate.words for candidate in candidates])
-    scores: list[float] = combine_evidence(words, evidence.combine(seen, heard)).tolist()
-    return scores
+    return evidence.combine(seen, heard)

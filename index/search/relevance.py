@@ -83,7 +83,8 @@ def clip_relevance(
     probabilities = _text_probabilities(connection, request, candidates)
     relevance = {}
     for candidate in candidates:
-        fused = scores[candidate.clip_id].fused if candidate.clip_id in scores else None
+        score = scores.get(candidate.clip_id)
+        fused, has_sound = (None, False) if score is None else (score.fused, score.has_sound)
         row = probabilities.get(candidate.clip_id, [])
         words = candidate.words if candidate.words >= MOST_WORDS else 0.0
         conditions = []
@@ -92,7 +93,7 @@ def clip_relevance(
             fit = max(fit, words) if part.weight > 0 else fit
             conditions.append(Condition(part.text, part.weight, fit, (fit >= GOOD_MATCH) == (part.weight > 0)))
         value = row[0] if request.is_text and fused is None and row else fused
-        if request.is_text and is_calibrated(request.calibration) and candidate.sound is not None:
+        if request.is_text and is_calibrated(request.calibration) and candidate.sound is not None and not has_sound:
             value = max(value or 0.0, candidate.sound / evidence.weights["audio"])
         if conditions and request.has_texts_only:
             value = min(c.relevance if c.weight > 0 else 1 - c.relevance for c in conditions)

@@ -1,6 +1,6 @@
 """Scores of the fusion model for texts and stored clips.
 
-Shape letters: V visual tokens, W their width, D embedding dim.
+Shape letters: V visual tokens, W their width, T audio tokens, A their width, D embedding dim.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import numpy as np
 from index.collection import Collection
 from index.records import Clip, Float32, SearchSignal
 from index.search.candidates import Candidate
+from index.search.fusion import Evidence, signal_evidence
 from index.search.request import QueryPart, TextPart
-from index.storage.queries import load_embeddings
+from index.storage.queries import has_audio_tokens, load_embeddings
 from vitascope.bundle.manifest import Manifest
 from vitascope.model import Model
-from vitascope.scoring import combine_evidence
+from vitascope.scoring import combine_evidence, reranked_score
 
 RERANK_BATCH_SIZE = 32
 """Pairs whose visual tokens are held in memory together."""
@@ -29,10 +30,15 @@ RERANK_CLIPS_PER_VIDEO = 5
 
 
 class PairScores(NamedTuple):
-    """``match``: calibrated probability that text and clip belong together; ``fused``: the ranking score, 0 to 1."""
+    """Scores of a text and a clip.
+
+    ``match``: calibrated probability that they belong together. ``fused``: the ranking score, 0 to 1. ``has_sound``:
+    both are of pictures and sound.
+    """
 
     match: float
     fused: float
+    has_sound: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +56,36 @@ def can_rerank(model: Model) -> bool:
 
 
 def default_rerank(
-    manifest: Manifest, parts: Sequence[QueryPart], signals: Iterable[SearchSignal] | None = None
+    manifest: Manifest,
+    parts: Sequence[QueryPart],
+    signals: Iterable[SearchSignal] | None = None,
+    has_audio_tokens: bool = False,
 ) -> int:
     """Return the number of clips that a search reranks unless its request sets it: 0 unless it has exactly one text.
 
     The fusion model compares pictures: 0 where ``signals`` lacks ``visual``. It does not lead away from texts of
-    negative weight.
+    negative weight. ``has_audio_tokens``: of the collection; then it compares sound, too, where ``signals`` has it.
     """
     if signals is not None and "visual" not in signals:
         return 0
     weights = [part.weight for part in parts if isinstance(part, TextPart)]
-    return manifest.default_rerank if len(weights) == 1 and weights[0] > 0 else 0
+    if len(weights) != 1 or weights[0] <= 0:
+        return 0
+    return rerank_count(manifest, has_audio_tokens and (signals is None or "audio" in signals))
+
+
+def rerank_count(manifest: Manifest, by_sound: bool) -> int:
+    """Return the number of clips that a search by a text reranks by default, by pictures or by pictures and sound."""
+    sound = manifest.sound_reranking
+    return sound.candidates if by_sound and sound is not None else manifest.default_rerank
+
+
+def stores_audio_tokens(collection: Collection) -> bool:
+    """Return whether a clip of the collection has audio tokens. Raises StorageError."""
+    if "audio" not in collection.token_shapes:
+        return False
+    with collection.catalogue.read() as connection:
+        return has_audio_tokens(connection)
 
 
 def rerank(
@@ -69,12 +94,14 @@ def rerank(
     text: str,
     candidates: Sequence[Candidate],
     count: int,
-    visual_weight: float = 1.0,
+    evidence: Evidence,
 ) -> tuple[list[Candidate], dict[int, PairScores]]:
     """Order the first ``count`` candidates by fused score, word score and sound; ties keep their order.
 
     Clips with a word score of at least ``FIXED_WORDS`` keep their places. Clips stored without visual tokens are
-    ordered by their words and sound alone; clips deleted meanwhile are dropped. ``visual_weight``: of the fused score.
+    ordered by their words and sound alone; clips deleted meanwhile are dropped. If pictures and sound were searched and
+    the bundle states how to rerank by both, clips with audio tokens are matched by both, and their fused score is the
+    ``reranked_score`` of the search's ``evidence``.
 
     Returns:
         All candidates in their new order, and the scores by clip id.
@@ -84,17 +111,25 @@ def rerank(
     """
     scores: dict[int, PairScores] = {}
     unscored: set[int] = set()
+    reads_sound = "audio" in evidence.weights and model.bundle.manifest.sound_reranking is not None
     for first in range(0, min(count, len(candidates)), RERANK_BATCH_SIZE):
         batch = candidates[first : min(first + RERANK_BATCH_SIZE, count)]
-        tokens = collection.stored_tokens(candidate.clip_id for candidate in batch)
-        pairs = [(text, candidate.clip_id, candidate.cosines.get("visual", 0.0)) for candidate in batch]
-        scores |= {clip_id: score for (_, clip_id, _), score in _score_pairs(model, pairs, tokens)}
+        clip_ids = [candidate.clip_id for candidate in batch]
+        tokens = collection.stored_tokens(clip_ids)
+        audio_tokens = collection.stored_tokens(clip_ids, "audio") if reads_sound else {}
+        pairs = [
+            _Pair(text, candidate.clip_id, candidate.cosines.get("visual", 0.0), value)
+            for candidate, value in zip(batch, signal_evidence(batch, evidence).tolist(), strict=True)
+        ]
+        scores |= {pair.clip_id: score for pair, score in _score_pairs(model, pairs, tokens, audio_tokens)}
         unscored |= {clip_id for clip_id, array in tokens.items() if array is None}
 
     present = [c for c in candidates[:count] if c.clip_id in scores or c.clip_id in unscored]
-    fused = np.array([scores[c.clip_id].fused if c.clip_id in scores else 0.0 for c in present])
-    sound = np.array([c.sound or 0.0 for c in present])
-    total = combine_evidence(np.array([c.words for c in present]), visual_weight * fused, sound)
+    own = [scores.get(candidate.clip_id, PairScores(0.0, 0.0)) for candidate in present]
+    has_sound = np.array([score.has_sound for score in own], bool)
+    fused = np.array([score.fused for score in own]) * np.where(has_sound, 1.0, evidence.weights.get("visual", 0.0))
+    sound = np.where(has_sound, 0.0, np.array([c.sound or 0.0 for c in present]))
+    total = combine_evidence(np.array([c.words for c in present]), fused, sound)
     order = np.lexsort((np.array([c.clip_id in unscored for c in present]), -total)).tolist()
     movable = iter([present[i] for i in order if present[i].words < FIXED_WORDS])
     reranked = [next(movable) if c.words < FIXED_WORDS else c for c in present]
@@ -133,8 +168,8 @@ def score_best_clips(
     for first in range(0, len(flat), RERANK_BATCH_SIZE):
         batch = flat[first : first + RERANK_BATCH_SIZE]
         tokens = collection.stored_tokens({clip.id for _, clip, _ in batch})
-        ids_of = [(text, clip.id, similarity) for text, clip, similarity in batch]
-        scores = {(text, clip_id): score for (text, clip_id, _), score in _score_pairs(model, ids_of, tokens)}
+        own = [_Pair(text, clip.id, similarity) for text, clip, similarity in batch]
+        scores = {(pair.text, pair.clip_id): score for pair, score in _score_pairs(model, own, tokens, {})}
         scored += [ScoredClip(clip, similarity, scores.get((text, clip.id))) for text, clip, similarity in batch]
     results = iter(scored)
     return [max((next(results) for _ in near), key=_fused_then_similarity, default=None) for near in nearest]
@@ -149,17 +184,36 @@ def _most_similar(text: Float32, clips: Sequence[Clip], stored: Mapping[int, Flo
     return [(present[index], float(cosines[index])) for index in best]
 
 
+class _Pair(NamedTuple):
+    """A text and a clip. ``similarity``: cosine; ``evidence``: of the search, that pictures and sound fit."""
+
+    text: str
+    clip_id: int
+    similarity: float
+    evidence: float = 0.0
+
+
 def _score_pairs(
-    model: Model, pairs: Sequence[tuple[str, int, float]], tokens: Mapping[int, Float32 | None]
-) -> Iterator[tuple[tuple[str, int, float], PairScores]]:
-    """Yield the (text, clip id, similarity) whose clip has visual tokens (V, W), with their scores."""
-    known = [(pair, array) for pair in pairs if (array := tokens.get(pair[1])) is not None]
+    model: Model,
+    pairs: Sequence[_Pair],
+    tokens: Mapping[int, Float32 | None],
+    audio_tokens: Mapping[int, Float32 | None],
+) -> Iterator[tuple[_Pair, PairScores]]:
+    """Yield the pairs whose clip has visual tokens (V, W), with their scores; audio tokens (T, A) are matched, too."""
+    known = [(pair, array) for pair in pairs if (array := tokens.get(pair.clip_id)) is not None]
     if not known:
         return
-    texts, _, similarities = zip(*(pair for pair, _ in known), strict=True)
-    match = model.match(texts, np.stack([array for _, array in known]))
+    texts, clip_ids, similarities, evidence = zip(*(pair for pair, _ in known), strict=True)
+    sounds = [audio_tokens.get(clip_id) for clip_id in clip_ids]
+    has_sound = [sound is not None for sound in sounds]
+    silence = next((np.zeros_like(sound) for sound in sounds if sound is not None), None)
+    heard = None if silence is None else np.stack([silence if sound is None else sound for sound in sounds])
+    match = model.match(texts, np.stack([array for _, array in known]), heard)
     fused = model.fused_score(np.array(similarities, np.float32), match.logits)
-    for (pair, _), *scores in zip(known, match.probabilities.tolist(), fused.tolist(), strict=True):
+    if (sound_reranking := model.bundle.manifest.sound_reranking) is not None:
+        joint = reranked_score(np.array(evidence), match.logits, sound_reranking.match_weight)
+        fused = np.where(has_sound, joint, fused)
+    for (pair, _), *scores in zip(known, match.probabilities.tolist(), fused.tolist(), has_sound, strict=True):
         yield pair, PairScores(*scores)
 
 

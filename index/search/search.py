@@ -174,8 +174,7 @@ def search(
         hits = load_hits(connection, [(candidate.clip_id, candidate.similarity) for candidate in ranking.candidates])
     with stage("rerank"):
         text, count = request.texts[0], ranking.rerank_count
-        visual_weight = weights.get("visual", 0.0)
-        candidates, scores = rerank(collection, model, text, ranking.candidates, count, visual_weight)
+        candidates, scores = rerank(collection, model, text, ranking.candidates, count, evidence)
     # A new transaction, to leave out videos that were deleted while the model ran. Those that were edited are shown as
     # they were when they matched.
     with collection.catalogue.read() as connection:
@@ -378,7 +377,7 @@ def _build_page(
         clips = []
         for candidate in group.members[: request.clips_per_result]:
             if candidate.clip_id in hit_of:
-                match, fused = scores.get(candidate.clip_id, (None, None))
+                match, fused = scores.get(candidate.clip_id, (None, None))[:2]
                 hit, (value, conditions) = hit_of[candidate.clip_id], relevance[candidate.clip_id]
                 own = signals[candidate.clip_id]
                 clips.append(RankedHit(hit, value, conditions, candidate.similarity, match, fused, own))

@@ -275,6 +275,11 @@ def load_token_blobs(
     return dict(_select_by_id(connection, query, clip_ids))
 
 
+def has_audio_tokens(connection: sqlite3.Connection) -> bool:
+    """Return whether a clip has audio tokens."""
+    return connection.execute("SELECT 1 FROM audio_tokens LIMIT 1").fetchone() is not None
+
+
 def lacks_audio_tokens(connection: sqlite3.Connection) -> bool:
     """Return whether a clip with sound has no audio tokens."""
     query = (

@@ -13,6 +13,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from index.collection import Collection
+from index.search.rerank import rerank_count, stores_audio_tokens
 from service.errors import ModelNotFound, NotReady
 from service.inference.cache import Caches
 from service.inference.models import (
@@ -140,10 +141,14 @@ class ModelRegistry:
         """Return whether a model is ready or loading."""
         return any(entry.fingerprint == fingerprint and entry.loaded is not None for entry in self._entries)
 
-    def default_rerank(self, fingerprint: str) -> int:
-        """Return the number of clips that a search by a text reranks by default; 0 if no bundle states it."""
-        bundles = (entry.bundle for entry in self._entries if entry.fingerprint == fingerprint)
-        return next((bundle.manifest.default_rerank for bundle in bundles if bundle is not None), 0)
+    def default_rerank(self, collection: Collection) -> int:
+        """Return the number of clips that a search by a text reranks by default; 0 if no bundle states it.
+
+        Raises StorageError.
+        """
+        bundles = (entry.bundle for entry in self._entries if entry.fingerprint == collection.fingerprint)
+        manifest = next((bundle.manifest for bundle in bundles if bundle is not None), None)
+        return 0 if manifest is None else rerank_count(manifest, stores_audio_tokens(collection))
 
     def is_loading(self, reference: str | None) -> bool:
         """Return whether ``get`` raises NotReady only until a model is loaded. Raises ModelNotFound."""

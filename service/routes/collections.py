@@ -94,7 +94,7 @@ def _list(service: AppState, key: Key) -> Collections:
 
 
 def _serialize(service: AppState, collection: index.collection.Collection) -> Collection:
-    default_rerank = min(service.models.default_rerank(collection.fingerprint), service.settings.max_rerank)
+    default_rerank = min(service.models.default_rerank(collection), service.settings.max_rerank)
     return serialize_collection(collection, service.models.is_available(collection.fingerprint), default_rerank)
 
 

@@ -22,7 +22,7 @@ from index.search.request import (
     encode_cursor,
     request_hash,
 )
-from index.search.rerank import ScoredClip, can_rerank, default_rerank, score_best_clips
+from index.search.rerank import ScoredClip, can_rerank, default_rerank, score_best_clips, stores_audio_tokens
 from index.search.search import search as search_collection
 from index.storage.filters import parse_filter
 from service.app_state import AppState, ReadyAppStateDep
@@ -144,7 +144,9 @@ async def _run_search(
         parts = await _embed_parts(context, loaded, parsed.parts, file_embedding)
         rerank = parsed.options.rerank
         if rerank is None:
-            default = default_rerank(loaded.bundle.manifest, parts, parsed.options.signals)
+            manifest = loaded.bundle.manifest
+            hears = manifest.sound_reranking is not None and await context.read(stores_audio_tokens, collection)
+            default = default_rerank(manifest, parts, parsed.options.signals, hears)
             rerank = min(default, service.settings.max_rerank)
         search_page = partial(
             _search_page, service, context, collection_name, loaded, parsed, parts, file_embedding, rerank

@@ -19,14 +19,14 @@ class FormulaModel:
     """Embeddings and match logits by formula, for comparison with brute force."""
 
     def __init__(self) -> None:
-        tasks = SimpleNamespace(tasks=["retrieval", "matching"], name="numbers")
+        tasks = SimpleNamespace(tasks=["retrieval", "matching"], name="numbers", sound_reranking=None)
         self.bundle = SimpleNamespace(fingerprint=manifest().fingerprint(), manifest=tasks)
 
     def embed_text(self, texts: list[str]) -> np.ndarray:
         rows = [np.random.default_rng(list(text.encode())).standard_normal(WIDTH) for text in texts]
         return np.array([row / np.linalg.norm(row) for row in rows], np.float32)
 
-    def match(self, texts: list[str], tokens: np.ndarray) -> SimpleNamespace:
+    def match(self, texts: list[str], tokens: np.ndarray, audio: None = None) -> SimpleNamespace:
         logits = np.array([np.sin(len(text) + 50 * row.sum()) for text, row in zip(texts, tokens, strict=True)])
         return SimpleNamespace(logits=logits, probabilities=1 / (1 + np.exp(-logits)))
 

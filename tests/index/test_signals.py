@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from index.jobs.jobs import list_items
 from index.jobs.runner import run_job
 from index.records import SearchSignal
 from index.search.request import ClipPart
+from index.search.rerank import default_rerank, stores_audio_tokens
 from index.storage.catalogue import CATALOGUE_NAME
 from index.transfer.backup import backup_collection, restore_collection
 from index.transfer.media import AllowedPaths
@@ -24,7 +26,7 @@ from index.transfer.reembed import reembed
 from index.vectors.interface import BACKEND_KEY
 from index.vectors.snapshot import SNAPSHOT_NAMES
 from tests.index.jobs.fixtures import create_folder_job, ingest_file
-from tests.index.searches import search_hits
+from tests.index.searches import search_hits, text_part
 from tests.media_files import write_audio, write_color_video
 from tests.small_bundle import AUDIO, TONES, make_small_bundle
 from vitascope.errors import InvalidInput, MediaError, MediaUnsupported, StorageError
@@ -42,10 +44,9 @@ def tone(colour: str, seconds: float = 2.0) -> np.ndarray:
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Model]:
     """Two bundles that search, match and rerank by sound."""
     root = tmp_path_factory.mktemp("bundles")
-    audio = {**AUDIO, "fused": True}
-    return tuple(
-        Model.open(make_small_bundle(root / str(seed), seed=seed, tasks=WITH_SOUND, audio=audio)) for seed in (1, 2)
-    )  # type: ignore[return-value]
+    options: dict[str, Any] = {"tasks": WITH_SOUND, "audio": {**AUDIO, "fused": True}, "default_rerank": 0}
+    options["sound_reranking"] = {"candidates": 3, "match_weight": 0.5}
+    return tuple(Model.open(make_small_bundle(root / str(seed), seed=seed, **options)) for seed in (1, 2))  # type: ignore[return-value]
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +141,35 @@ def test_a_text_and_a_clip_are_searched_in_pictures_and_sound(
     assert search_hits(collection, models[0], heard, include_query_clips=True)[0].hit.video.id == blue
 
 
+def test_reranking_matches_pictures_and_sound_and_keeps_the_evidence_of_the_search(
+    library: CollectionStore, models: tuple[Model, Model]
+) -> None:
+    collection, model, text = library.open("videos"), models[0], "a blue thing"
+    hits = {hit.hit.video.title: hit for hit in search_hits(collection, model, text, rerank=5)}
+    assert next(iter(hits)) == "blue"
+    assert hits["red"].match is None  # it has no pictures
+    blue, green = hits["blue"], hits["green"]
+    visual = collection.visual_tokens([blue.hit.clip_id, green.hit.clip_id])
+    heard = collection.stored_tokens([blue.hit.clip_id], "audio")[blue.hit.clip_id]
+    by_both, by_pictures = model.match([text], visual[:1], heard[None]), model.match([text] * 2, visual)
+    assert blue.match == pytest.approx(by_both.probabilities[0], abs=1e-6)
+    assert green.match == pytest.approx(by_pictures.probabilities[1], abs=1e-6)
+    evidence = 0.3 * (1 + blue.signals["audio"].score)  # more than that of its grey pictures
+    odds = evidence / (1 - evidence) * np.exp(0.5 * by_both.logits[0])
+    assert blue.fused == pytest.approx(odds / (1 + odds), abs=1e-5)
+    fused = model.fused_score(np.array([green.similarity]), by_pictures.logits[1:])
+    assert green.fused == pytest.approx(fused[0], abs=1e-5)
+    seen = next(h for h in search_hits(collection, model, text, rerank=5, signals={"visual": 1}) if h.hit == blue.hit)
+    assert seen.match == pytest.approx(by_pictures.probabilities[0], abs=1e-6)
+
+
+def default_counts(collection: Collection, model: Model) -> list[int]:
+    """The number of clips that a search by a text reranks by default in all signals, in pictures, in sound."""
+    parts, stored = [text_part(model, "a blue thing")], stores_audio_tokens(collection)
+    signals: list[list[SearchSignal] | None] = [None, ["visual"], ["audio"]]
+    return [default_rerank(model.bundle.manifest, parts, each, stored) for each in signals]
+
+
 def test_a_deleted_video_leaves_no_sound(library: CollectionStore, models: tuple[Model, Model]) -> None:
     collection = library.open("videos")
     assert titles(collection, models[0], "blue", "audio")[0] == "blue"  # is in memory
@@ -212,8 +242,10 @@ def test_an_older_collection_gets_audio_tokens_by_embedding_it_again(
     collection.delete_video(next(video.id for video in collection.videos() if video.title == "blue"))
     added = ingest_file(collection, models[0], sounds / "blue.mkv").video
     assert list(collection.stored_tokens([collection.clips(added.id)[0].id], "audio").values()) == [None]
+    assert default_counts(collection, models[0]) == [0, 0, 0]
     assert reembed(library, "videos", models[0]).replaced
     check(library.open("videos"), models[0])
+    assert default_counts(library.open("videos"), models[0]) == [3, 0, 0]
     with pytest.raises(InvalidInput, match="filled collection videos already"):
         reembed(library, "videos", models[0])
 

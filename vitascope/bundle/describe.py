@@ -25,7 +25,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         - ``fidelity``: by precision, the comparisons of the parity report; None for a report of another form;
         - ``variant``: sentences that compare a variant with its source bundle;
         - ``calibration_summary``: sentences on the data that probabilities were calibrated on;
-        - ``reranking_summary``: a sentence on the number of results that are reranked by default;
+        - ``reranking_summary``: sentences on the number of results that are reranked by default;
         - ``signed_by``: ids of keys; the signatures are not verified.
 
     Raises:
@@ -118,7 +118,22 @@ def _calibration_sentence(record: Mapping[str, Any], kind: _ProbabilityKind) -> 
 
 
 def reranking_summary(manifest: Manifest) -> str:
-    """Return a sentence, without a full stop, on how many results searches rerank by default, and why."""
+    """Return a sentence or two, without the last full stop, on how many results searches rerank by default, and why."""
+    by_pictures, sound = _picture_reranking(manifest), manifest.sound_reranking
+    if sound is None:
+        return by_pictures
+    results = f"the first {sound.candidates} results" if sound.candidates else "no results"
+    text = f"{by_pictures}. Searches by pictures and sound rerank {results} by default"
+    if not sound.measured:
+        return f"{text}; the gain was not measured"
+    splits = ", ".join(sound.measured)
+    if not sound.candidates:
+        return f"{text}, as no number of them gained enough on {splits}"
+    gains = [m.recall[sound.candidates][0] - m.recall[0][0] for m in sound.measured.values()]
+    return f"{text}: on {splits}, R@1 is {sum(gains) / len(gains):.2f} points higher on average"
+
+
+def _picture_reranking(manifest: Manifest) -> str:
     count, measured = manifest.default_rerank, {} if manifest.reranking is None else manifest.reranking.measured
     results = f"the first {count} results" if count else "no results"
     splits = ", ".join(measured)

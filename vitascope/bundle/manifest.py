@@ -238,20 +238,33 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class RerankingRecall(StrictModel):
-    """Recall of searches for videos of a validation split by their captions."""
+    """Recall of searches for videos or clips of a validation split by their captions."""
 
     queries: Annotated[int, Field(ge=1)]
     recall: dict[Annotated[int, Field(ge=0, le=MAX_RERANK)], tuple[Percent, Percent, Percent]]
-    """R@1, R@5 and R@10 by number of reranked results; 0: by similarity alone."""
+    """R@1, R@5 and R@10 by number of reranked results; 0: by search alone."""
 
 
-class Reranking(StrictModel):
+class SoundReranking(StrictModel):
+    """Reranking of searches by pictures and sound: by sigmoid(logit(search score) + match_weight * match_logit)."""
+
+    candidates: Annotated[int, Field(ge=0, le=MAX_RERANK)]
+    match_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    measured: dict[str, RerankingRecall] = {}
+    """By validation split and what its captions need: `sound_scenes/val (both)`."""
+
+
+class Reranking(OmitDefaultsModel):
     """Number of search results that are reranked unless a request sets it, and the measurements it is chosen by."""
+
+    _omit_if_default: ClassVar[tuple[str, ...]] = ("sound",)
 
     candidates: Annotated[int, Field(ge=0, le=MAX_RERANK)]
     """0: reranking was not found to help."""
     measured: dict[str, RerankingRecall] = {}
     """By validation split."""
+    sound: SoundReranking | None = None
+    """Null: clips with sound are reranked as others, by pictures."""
 
 
 class Prompts(StrictModel):
@@ -357,6 +370,9 @@ class Manifest(OmitDefaultsModel):
                 f"matryoshka_dimensions: {self.matryoshka_dimensions}; numbers below {self.vector_width} in descending "
                 "order were expected"
             )
+        sound = self.sound_reranking
+        if sound is not None and not (self.audio and self.audio.fused and "matching" in self.tasks):
+            raise ValueError("reranking.sound: null was expected, as matching does not read sound")
         if self.default_rerank and not {"retrieval", "matching"} <= set(self.tasks):
             raise ValueError(
                 f"reranking.candidates: {self.default_rerank}; 0 was expected, as tasks {self.tasks} do not have both "
@@ -409,6 +425,11 @@ class Manifest(OmitDefaultsModel):
     def default_rerank(self) -> int:
         """Number of results that a search by a text reranks unless the request sets it."""
         return 0 if self.reranking is None else self.reranking.candidates
+
+    @property
+    def sound_reranking(self) -> SoundReranking | None:
+        """Reranking of searches by pictures and sound; None: as of others."""
+        return None if self.reranking is None else self.reranking.sound
 
     @property
     def allowed_dimensions(self) -> list[int]:

@@ -16,6 +16,7 @@ import pytest
 from tests.chaos import rounds
 from tests.small_bundle import AUDIO, CAPTIONS, make_small_bundle, write_manifest
 from vitascope.bundle.bundle import Bundle
+from vitascope.bundle.describe import reranking_summary
 from vitascope.bundle.manifest import Manifest, checksum_of
 from vitascope.bundle.onnx_files import external_files
 from vitascope.errors import BundleCorrupt, BundleNotFound, BundleUnsupported
@@ -361,6 +362,20 @@ def test_default_values_of_later_fields_are_neither_written_nor_fingerprinted(fo
     write_manifest(folder, {**before, "reranking": {"candidates": 20}})
     assert Bundle.open(folder).manifest.default_rerank == 20
     assert Bundle.open(folder).fingerprint == bundle.fingerprint, "collections stay usable"
+    assert "sound" not in json.loads(Bundle.open(folder).manifest.model_dump_json())["reranking"]
+
+
+def test_reranking_by_sound_needs_a_match_that_reads_it(folder: Path, tmp_path: Path) -> None:
+    by_sound: dict[str, Any] = {"candidates": 20, "match_weight": 0.5}
+    write_manifest(folder, {**manifest_of(folder), "reranking": {"candidates": 0, "sound": by_sound}})
+    with pytest.raises(BundleCorrupt, match=r"reranking\.sound: null was expected, as matching does not read sound"):
+        Bundle.open(folder)
+    tasks, recall = ("retrieval", "audio_retrieval", "matching"), {"0": [60, 90, 95], "20": [80, 98, 99]}
+    by_sound["measured"] = {"scenes/val (both)": {"queries": 200, "recall": recall}}
+    audio = {**AUDIO, "fused": True}
+    heard = make_small_bundle(tmp_path / "heard", tasks=tasks, audio=audio, default_rerank=0, sound_reranking=by_sound)
+    summary = reranking_summary(Bundle.open(heard).manifest)
+    assert "by pictures and sound rerank the first 20 results by default: on scenes/val (both), R@1 is 20.00" in summary
 
 
 CORNER = {"fit": "corner", "shortest_edge": 48, "longest_edge": 79, "multiple": 8, "height": 72, "width": 72}
