@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from model_export.parity.checks import Embedded, has_captions
-from training.data.example import canonical_answer
+from training.data.example import Needs, canonical_answer
 from training.evaluation import calibration
 from training.evaluation.encoder import Encoder
 from training.evaluation.metrics import calibration_error
 from training.evaluation.retrieval import Gallery, NearestVideos, nearest_videos, spread_captions
-from training.evaluation.sound import audio_stream
-from vitascope.bundle.manifest import Calibration, Reranking, RerankingRecall
+from training.evaluation.sound import audio_stream, embed_sounds, first_captions, nearest_scenes
+from vitascope.bundle.manifest import Calibration, Reranking, RerankingRecall, SoundReranking
 from vitascope.bundle.parity_report import SourceBundle
 from vitascope.model import Model
-from vitascope.scoring import fused_score
+from vitascope.scoring import fused_score, reranked_score
 
 MAX_QUESTIONS = 1000
 """Per corpus, spread evenly over its examples."""
@@ -33,6 +34,11 @@ MIN_RERANK_QUERIES = 50
 """In smaller corpora nothing about reranking is measured."""
 MIN_RERANK_GAIN = 0.5
 """Points of mean recall. Less is the noise of a few hundred searches, and each reranked result takes time."""
+SOUND_COUNTS = (10, 20)
+MATCH_WEIGHTS = (0.05, 0.1, 0.2, 0.35, 0.5)
+"""Numbers of reranked results, and weights of their match, that are measured for searches by pictures and sound."""
+MAX_SOUND_LOSS = 1.0
+"""Points that R@1, R@5 and R@10 of sentences that need sight, sound or both may lose where the mean R@1 gains."""
 MIN_WORDS = 5
 """Words of a caption that is taken as a query about what another corpus does not show."""
 
@@ -107,7 +113,11 @@ def calibrate(
             errors = calibration.calibration_errors(candidate, calibration.join_pairs(pairs))
             facts |= {f"{name} error {label}": error for name, error in errors.items()}
     names = list(dict.fromkeys([*captioned, *by_answers.corpora]))
-    return FittedCalibration(fitted, by_answers.facts | facts, names, choose_reranking(nearest, fitted))
+    reranking = choose_reranking(nearest, fitted)
+    if reranking is not None and stream is not None and stream.fused:
+        sound = choose_sound_reranking(_scene_searches(encoder, captioned, fitted))
+        reranking = reranking.model_copy(update={"sound": sound})
+    return FittedCalibration(fitted, by_answers.facts | facts, names, reranking)
 
 
 def choose_reranking(nearest: Mapping[str, NearestVideos], fitted: Calibration) -> Reranking | None:
@@ -132,15 +142,59 @@ def choose_reranking(nearest: Mapping[str, NearestVideos], fitted: Calibration) 
         for count in (0, *RERANK_COUNTS)
     }
     useful = [count for count, gain in gains.items() if (gain >= 0).all() and gain.mean() >= MIN_RERANK_GAIN]
-    measured = {
-        f"{name}/val": RerankingRecall(
-            queries=len(nearest[name].logits),
-            recall={count: (round(r1, 2), round(r5, 2), round(r10, 2)) for count, (r1, r5, r10) in by_count.items()},
-        )
-        for name, by_count in recall.items()
-    }
+    measured = {f"{name}/val": _measured(len(nearest[name].logits), by_count) for name, by_count in recall.items()}
     best = max(useful, key=lambda count: float(gains[count].mean()), default=0)
     return Reranking(candidates=best, measured=measured)
+
+
+def choose_sound_reranking(searches: Mapping[str, NearestVideos]) -> SoundReranking | None:
+    """Choose how searches by pictures and sound are reranked, from validation searches by corpus and need.
+
+    The number of results and weight of their match with the largest mean R@1 are chosen among those with which no R@1,
+    R@5 and R@10 falls by more than `MAX_SOUND_LOSS`: 0 if there is none, or the mean gains less than `MIN_RERANK_GAIN`.
+    Ties: the fewest results, the lowest weight. Returns None without enough queries.
+    """
+    searches = {name: pairs for name, pairs in searches.items() if len(pairs.logits) >= MIN_RERANK_QUERIES}
+    if not searches:
+        return None
+    before = {name: pairs.recall() for name, pairs in searches.items()}
+    useful: dict[tuple[int, float], float] = {}
+    for count, weight in itertools.product(SOUND_COUNTS, MATCH_WEIGHTS):
+        gains = np.array([np.subtract(_recall(p, count, weight), before[n]) for n, p in searches.items()])
+        gain = float(gains[:, 0].mean())
+        if (gains >= -MAX_SOUND_LOSS).all() and gain >= MIN_RERANK_GAIN:
+            useful[count, weight] = gain
+    best, match_weight = max(useful, key=useful.__getitem__, default=(0, 0.0))
+    counts = SOUND_COUNTS if best else ()
+    measured = {
+        name: _measured(len(p.logits), {0: before[name], **{n: _recall(p, n, match_weight) for n in counts}})
+        for name, p in searches.items()
+    }
+    return SoundReranking(candidates=best, match_weight=match_weight, measured=measured)
+
+
+def _recall(pairs: NearestVideos, count: int, match_weight: float) -> list[float]:
+    return pairs.recall(reranked_score(pairs.similarity, pairs.logits, match_weight), count)
+
+
+def _measured(queries: int, recall: Mapping[int, Sequence[float]]) -> RerankingRecall:
+    rounded = {count: (round(r1, 2), round(r5, 2), round(r10, 2)) for count, (r1, r5, r10) in recall.items()}
+    return RerankingRecall(queries=queries, recall=rounded)
+
+
+def _scene_searches(encoder: Encoder, corpora: Mapping[str, Embedded], fitted: Calibration) -> dict[str, NearestVideos]:
+    """Return searches by pictures and sound, by validation split and what their captions need."""
+    searches = {}
+    for name, e in corpora.items():
+        needs = [need for need in get_args(Needs) if first_captions(e.packed, need)]
+        if e.packed.audio is None or fitted.similarity_scale is None or not needs:
+            continue
+        sounds = embed_sounds(encoder, e.packed)
+        for need in needs:
+            searches[f"{name}/val ({need})"] = nearest_scenes(
+                encoder, fitted, e.packed, need, e.vectors, e.tokens, sounds, count=max(SOUND_COUNTS)
+            )
+    return searches
 
 
 def recalibrate(variant: Model, corpora: Mapping[str, Embedded], previous: Calibration) -> FittedCalibration:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model_export.calibrate import calibrate, choose_reranking
+from model_export.calibrate import calibrate, choose_reranking, choose_sound_reranking
 from model_export.parity.checks import Embedded
 from training.data.example import Example, Negative, Question
 from training.data.packed import Packed
@@ -200,7 +200,54 @@ def test_as_many_results_are_reranked_as_gain_most_without_a_loss_on_any_corpus(
     assert set(chosen.measured["a/val"].recall) == {0, 10, 20, 50}
 
 
+def scene_searches(moves: Sequence[tuple[int, float]], queries: int = 60) -> NearestVideos:
+    """Return searches of twenty results, whose relevant one has a rank (from 0) and a match logit; others have 0."""
+    scores = np.tile(np.linspace(0.9, 0.1, 20), (queries, 1))
+    logits, is_relevant = np.zeros(scores.shape), np.zeros(scores.shape, bool)
+    for query in range(queries):
+        rank, logit = moves[query % len(moves)]
+        is_relevant[query, rank], logits[query, rank] = True, logit
+    return NearestVideos(scores, logits, is_relevant)
+
+
+@pytest.mark.parametrize(
+    ("searches", "chosen"),
+    [
+        ({"sight": scene_searches([(1, 1.0)])}, (10, 0.5)),
+        ({"sight": scene_searches([(1, 50.0)])}, (10, 0.05)),
+        ({"sight": scene_searches([(15, 20.0)]), "both": scene_searches([(0, 1.0)])}, (20, 0.2)),
+        ({"sight": scene_searches([(0, -20.0)]), "both": scene_searches([(1, 50.0)])}, (0, 0.0)),
+        (
+            {"sight": scene_searches([(0, -20.0), *[(0, 0.0)] * 119], 120), "both": scene_searches([(1, 50.0)])},
+            (10, 0.05),
+        ),
+        ({"sight": scene_searches([(1, 50.0), *[(0, 0.0)] * 249], 250)}, (0, 0.0)),
+        ({"sight": scene_searches([(1, 1.0)]), "few": scene_searches([(0, -20.0)], 10)}, (10, 0.5)),
+    ],
+    ids=[
+        "high weight",
+        "low weight",
+        "many results",
+        "one need loses",
+        "it loses a point",
+        "hardly any gain",
+        "few queries",
+    ],
+)
+def test_searches_by_sound_are_reranked_where_the_first_results_gain_and_no_need_loses(
+    searches: dict[str, NearestVideos], chosen: tuple[int, float]
+) -> None:
+    sound = choose_sound_reranking(searches)
+    assert sound is not None
+    assert (sound.candidates, sound.match_weight) == chosen
+    assert set(sound.measured) == set(searches) - {"few"}
+    assert set(sound.measured["sight"].recall) == ({0, 10, 20} if sound.candidates else {0})
+    if chosen == (20, 0.2):
+        assert sound.measured["sight"].recall == {0: (0, 0, 0), 10: (0, 0, 0), 20: (100, 100, 100)}
+
+
 def test_too_few_queries_say_nothing_about_reranking() -> None:
+    assert choose_sound_reranking({"few": scene_searches([(1, 1.0)], 10)}) is None
     assert choose_reranking({"few": searches([(8, 0)], queries=10)}, BY_MATCH) is None
     assert calibrate(Overconfident(0), {"few": _embedded(40)}, ANSWERS, None).reranking is None
 

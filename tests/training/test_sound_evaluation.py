@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 from tests.once import made_once
-from tests.small_bundle import AUDIO, COLOURS, TONES, make_small_bundle
+from tests.small_bundle import AUDIO, COLOURS, TONES, make_small_bundle, write_manifest
 from tests.training.data.corpus_files import tone, wav
 from tests.training.small_run import write_tokenizer
 from tests.training.test_audio import LENGTHS, NEEDS, small_model, sounds
@@ -84,6 +85,20 @@ def test_clips_are_found_by_what_sentences_need_and_by_chance_where_that_is_blan
     assert "match R@1 (sound, top 4)" in measured(root, "sound_scenes", rerank=4)
     with pytest.raises(InvalidInput, match="rerank: 0; at least 1"):
         measured(root, "sound_scenes", rerank=0)
+
+
+def test_clips_are_reranked_as_by_a_service(root: Path, tmp_path: Path) -> None:
+    audio = {**AUDIO, "sample_rate": 48_000, "fused": True}
+    tasks = ("retrieval", "matching", "audio_retrieval")
+    by_sound = {"candidates": 3, "match_weight": 20.0}
+    bundle = make_small_bundle(tmp_path, tasks=tasks, audio=audio, default_rerank=2, sound_reranking=by_sound)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["calibration"] |= {"similarity_scale": 4.0, "similarity_bias": -4.0}
+    write_manifest(bundle, manifest)
+    actual = evaluate(bundle, root / "data", corpora=["sound_scenes"])["sound_scenes"]
+    assert actual["reranked R@1 (both, top 3)"] == 100
+    assert "match R@1 (both, top 3)" not in actual
+    assert "match R@1 (sight, top 3) [sound blanked]" in actual
 
 
 def test_sounds_and_pictures_of_one_thing_find_one_another(root: Path) -> None:

@@ -235,12 +235,17 @@ def _sound_scenes(target: EvalTarget) -> Numbers:
     packed = target.packed("sound_scenes")
     if audio_stream(target.encoder) is None:
         return measure_corpus(target, packed)
-    rerank = target.candidates
-    if target.rerank is None and isinstance(target.encoder, Model):
-        rerank = target.encoder.bundle.manifest.default_rerank
+    rerank, match_weight = target.candidates, None
+    if isinstance(target.encoder, Model):
+        manifest = target.encoder.bundle.manifest
+        by_sound = manifest.sound_reranking
+        if target.rerank is None:
+            rerank = manifest.default_rerank if by_sound is None else by_sound.candidates
+        if by_sound is not None and manifest.calibration.similarity_scale is not None:
+            match_weight = by_sound.match_weight
     videos, tokens = target.embed(packed)
     sounds = embed_sounds(target.encoder, packed)
-    return scene_metrics(target.encoder, packed, videos.vectors, tokens, sounds, rerank)
+    return scene_metrics(target.encoder, packed, videos.vectors, tokens, sounds, rerank, match_weight)
 
 
 def _stamp_sounds(target: EvalTarget) -> Numbers:

@@ -20,12 +20,18 @@ from training.evaluation.answers import answer_questions, exact_answers
 from training.evaluation.captions import negative_caption_metrics
 from training.evaluation.encoder import Encoder, TorchEncoder, embed_texts
 from training.evaluation.metrics import retrieval
-from training.evaluation.retrieval import RANKS, Gallery, score_nearest
+from training.evaluation.retrieval import RANKS, Gallery, NearestVideos, score_nearest
 from vitascope.bundle.graph_specs import AUDIO_TOKENS, LENGTHS, SAMPLES
 from vitascope.bundle.manifest import AudioStream, Calibration
 from vitascope.media.limits import SILENCE
 from vitascope.model import Model
-from vitascope.scoring import combine_evidence, joint_evidence, similarity_probability, sound_evidence
+from vitascope.scoring import (
+    combine_evidence,
+    joint_evidence,
+    reranked_score,
+    similarity_probability,
+    sound_evidence,
+)
 
 BATCH_SIZE = 16
 RERANK_QUERIES = 200
@@ -168,8 +174,43 @@ def _deviations(cosines_TN: np.ndarray, sample: np.ndarray) -> np.ndarray:
     return standardized
 
 
+def nearest_scenes(
+    encoder: Encoder,
+    calibration: Calibration,
+    packed: Packed,
+    need: Needs,
+    videos: np.ndarray,
+    visual: np.ndarray,
+    sounds: EmbeddedSounds,
+    count: int,
+) -> NearestVideos:
+    """Return the `count` best results of searches for `RERANK_QUERIES` first captions with a need.
+
+    Args:
+        calibration: Of similarity.
+        videos: Embeddings (N, D).
+        visual: Visual tokens (N, V, K).
+        sounds: Of the same clips.
+    """
+    queries = first_captions(packed, need)
+    queries = [queries[i] for i in _spread(len(queries))]
+    scores = search_scores(calibration, embed_texts(encoder, queries), videos, sounds.vectors)
+    return score_nearest(encoder, packed, queries, scores, visual, count, sounds.tokens)
+
+
+def _spread(count: int) -> range:
+    """Return at most `RERANK_QUERIES` of so many indices, spread evenly."""
+    return range(0, count, max(1, count // RERANK_QUERIES))[:RERANK_QUERIES]
+
+
 def scene_metrics(
-    encoder: Encoder, packed: Packed, videos: np.ndarray, visual: np.ndarray, sounds: EmbeddedSounds, rerank: int = 0
+    encoder: Encoder,
+    packed: Packed,
+    videos: np.ndarray,
+    visual: np.ndarray,
+    sounds: EmbeddedSounds,
+    rerank: int = 0,
+    match_weight: float | None = None,
 ) -> dict[str, float]:
     """Return how well clips are found, and asked about, by texts that need sight, sound or both.
 
@@ -180,7 +221,9 @@ def scene_metrics(
         videos: Embeddings (N, D).
         visual: Visual tokens (N, V, K).
         sounds: Of the same clips.
-        rerank: Number of best clips that are also ordered by match, for `RERANK_QUERIES` queries of each need.
+        rerank: Number of best clips that are also reranked, for `RERANK_QUERIES` queries of each need.
+        match_weight: Of the match in the order of clips with all that they have, as of a service (`reranked`). None:
+            they are ordered by match alone, as those are whose sound or pictures are blanked.
     """
     inputs: dict[str, tuple[np.ndarray, np.ndarray | None]]
     inputs = {"": (visual, sounds.tokens), " [sound blanked]": (visual, None)}
@@ -188,7 +231,7 @@ def scene_metrics(
         inputs[" [sight blanked]"] = (no_pictures(encoder, packed), sounds.tokens)
     out: dict[str, float] = {}
     for need in get_args(Needs):
-        queries = _first_captions(packed, need)
+        queries = first_captions(packed, need)
         if not queries:
             continue
         relevant = [np.flatnonzero([query in e.captions for e in packed.examples]) for query in queries]
@@ -201,11 +244,15 @@ def scene_metrics(
         for name, of_clips in scores.items():
             metrics = retrieval(of_clips, relevant)
             out |= {f"t2v {k} ({need}){name}": v for k, v in metrics.items() if k.startswith("R@")}
-        chosen = range(0, len(queries), max(1, len(queries) // RERANK_QUERIES))[:RERANK_QUERIES]
+        chosen = _spread(len(queries))
         for name, (pictures, audio) in inputs.items() if rerank and "matching" in encoder.tasks else ():
             texts = [queries[i] for i in chosen]
             nearest = score_nearest(encoder, packed, texts, scores[name][chosen], pictures, rerank, audio)
-            for order, by in (("search", None), ("match", nearest.logits)):
+            orders = {"search": None, "match": nearest.logits}
+            if match_weight is not None and not name:
+                reranked = reranked_score(nearest.similarity, nearest.logits, match_weight)
+                orders = {"search": None, "reranked": reranked}
+            for order, by in orders.items():
                 recall = zip(RANKS, nearest.recall(by, rerank), strict=True)
                 out |= {f"{order} R@{k} ({need}, top {rerank}){name}": v for k, v in recall}
     if any(e.negatives for e in packed.examples) and "matching" in encoder.tasks:
@@ -238,7 +285,7 @@ def pair_metrics(videos: np.ndarray, sounds: np.ndarray) -> dict[str, float]:
     return out | {f"chance R@{k}": 100.0 * min(1.0, k / count) for k in RANKS}
 
 
-def _first_captions(packed: Packed, need: Needs) -> list[str]:
+def first_captions(packed: Packed, need: Needs) -> list[str]:
     """Return the first caption with a need of each example that has one."""
     captions = (
         next((c for c, n in zip(e.captions, e.caption_needs, strict=False) if n == need), None) for e in packed.examples
