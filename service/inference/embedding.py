@@ -15,6 +15,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from index.collection import Collection
 from index.records import Float32, Signal, Video
 from index.search.query_file import embed_query_file
 from index.search.query_file import embed_sound as embed_file_sound
@@ -31,6 +32,7 @@ from vitascope.bundle.manifest import InputType
 from vitascope.embeddings import CLIPS_IN_MEMORY, Floats, VideoEmbedding
 from vitascope.errors import InvalidInput, TextError
 from vitascope.media.file import MediaFile, MediaSource
+from vitascope.media.limits import MediaLimits
 from vitascope.media.sampling import Span, resolve_span
 from vitascope.modalities import read_audio_tokens
 from vitascope.model import Model
@@ -83,6 +85,25 @@ class EmbeddedClip:
 
 
 @dataclass(frozen=True)
+class StoredVideo:
+    """A video of a collection."""
+
+    collection: Collection
+    id: int
+
+    def audio_tokens(self, model: Model, span: Span) -> Floats | None:
+        """Return the audio tokens (1, T, A) of the clip with this span; None without any of this model.
+
+        Raises VideoNotFound and StorageError.
+        """
+        if self.collection.fingerprint != model.bundle.fingerprint:
+            return None
+        clip_ids = [clip.id for clip in self.collection.clips(self.id) if np.allclose((clip.start, clip.end), span)]
+        tokens = next(iter(self.collection.stored_tokens(clip_ids[:1], "audio").values()), None)
+        return None if tokens is None else tokens[None]
+
+
+@dataclass(frozen=True)
 class SourceFile:
     """The file that a request is about.
 
@@ -91,12 +112,14 @@ class SourceFile:
         content: Identifies its bytes.
         video: As a schema; None for an upload.
         duration: Seconds; None if it is not known.
+        stored: Its video; None for an upload.
     """
 
     file: MediaSource
     content: str
     video: schemas.Video | None = None
     duration: float | None = None
+    stored: StoredVideo | None = None
 
 
 @contextmanager
@@ -104,7 +127,8 @@ def stored_file(context: RequestContext, name: str, video_id: str) -> Iterator[S
     """Open the file of a stored video. Raises VideoNotFound and as ``open_stored``."""
     video, collection = context.service.video(name, video_id), context.service.collection(name)
     with open_stored(collection, video, context.service.settings.roots()) as file:
-        yield SourceFile(file, _content_key(video, file), serialize_video(collection, video), video.duration)
+        content, schema = _content_key(video, file), serialize_video(collection, video)
+        yield SourceFile(file, content, schema, video.duration, stored=StoredVideo(collection, video.id))
 
 
 @contextmanager
@@ -175,8 +199,7 @@ def embed_clip(context: RequestContext, model: Model, source: SourceFile, clip: 
     frames = FrameEmbeddings(parts[0].times, parts[0].embeddings) if parts else None
     audio_tokens = None
     if clip.sound:
-        limits = context.service.settings.media_limits()
-        audio_tokens = read_audio_tokens(model, file, (whole.start, whole.end), limits)
+        audio_tokens = _audio_tokens(model, source, (whole.start, whole.end), context.service.settings.media_limits())
     return EmbeddedClip(source.video, whole.start, whole.end, embedding, frames, audio_tokens)
 
 
@@ -202,9 +225,15 @@ def embed_clips(context: RequestContext, model: Model, source: SourceFile, spans
         tokens = cached[key].visual_tokens
         assert tokens is not None
         embedding = VideoEmbedding(cached[key].embeddings, tokens)
-        audio_tokens = read_audio_tokens(model, source.file, span, limits)
+        audio_tokens = _audio_tokens(model, source, span, limits)
         clips.append(EmbeddedClip(source.video, *span, embedding, audio_tokens=audio_tokens))
     return clips
+
+
+def _audio_tokens(model: Model, source: SourceFile, span: Span, limits: MediaLimits) -> Floats | None:
+    """Return the audio tokens (1, T, A) of a clip, of the collection if they are stored; None without sound."""
+    stored = None if source.stored is None else source.stored.audio_tokens(model, span)
+    return read_audio_tokens(model, source.file, span, limits) if stored is None else stored
 
 
 def embed_source_windows(
