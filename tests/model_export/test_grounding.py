@@ -43,13 +43,19 @@ def all_graphs(grounder: HdVila, graphs: Graphs) -> Graphs:
 
 
 def test_places_equal_those_of_the_checkpoint_and_no_other_file_changes(
-    grounder: HdVila, all_graphs: Graphs, bundles: dict[str, Path], tmp_path: Path
+    grounder: HdVila,
+    all_graphs: Graphs,
+    bundles: dict[str, Path],
+    folders: tuple[Path, Path],
+    tmp_path: Path,
 ) -> None:
     tokenizer = write_tokenizer(tmp_path / "tokenizer.json")
     checkpoint.save(tmp_path / "checkpoint", Checkpoint(grounder, ANSWERS, recipe(tokenizer), tokenizer, step=3))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "export_graphs", lambda _: all_graphs)
-        export.export_checkpoint(tmp_path / "checkpoint", tmp_path / "bundle", precision="int8-weights", seed=1)
+        export.export_checkpoint(
+            tmp_path / "checkpoint", tmp_path / "bundle", precision="int8-weights", data=folders[1], seed=1
+        )
     model = Model.open(tmp_path / "bundle", threads=1, device="cpu")
     size = (3, CONFIG.visual_tokens, CONFIG.visual_width)
     tokens = 3 * np.random.default_rng(0).normal(size=size).astype(np.float32)

@@ -19,11 +19,11 @@ CORPUS_NAMES = (
     *("flickr8k", "daquar", "scenes", "coco", "flickr30k", "vqa", "image_shards", "msrvtt", "msrvtt_official"),
     *("msvd", "hdvila100m", "video_shards", "subtitled", "pictograms", "stamps", "imagenet200"),
     *("esc10", "fsdd", "spoken_digits", "instruments", "sound_scenes", "stamp_sounds", "snli_ve"),
-    "nlvr2",
+    *("nlvr2", "flickr30k_entities", "refcoco"),
 )
 PICTURES = (
     *("flickr8k", "daquar", "coco", "flickr30k", "vqa", "image_shards", "stamps", "imagenet200", "stamp_sounds"),
-    *("snli_ve", "nlvr2"),
+    *("snli_ve", "nlvr2", "flickr30k_entities", "refcoco"),
 )
 SOUNDS = ("esc10", "fsdd", "spoken_digits", "instruments")
 
