@@ -67,7 +67,7 @@ class GroundingHead(nn.Module):
             The heat map (B, Y c, X c), as logits that the centre of the object is there; and boxes (B, V, 4): left,
             top, right and bottom as fractions of the picture's width and height, which may lie outside of it.
         """
-        phrases, hidden = len(text_BLD), tokens_PVD
+        phrases, hidden = text_BLD.shape[0], tokens_PVD
         visible = torch.ones((phrases, hidden.shape[1]), dtype=attention_mask.dtype, device=attention_mask.device)
         mask = additive_mask(torch.cat([attention_mask, visible], dim=1), text_BLD.dtype)
         for layer in self.layers:
