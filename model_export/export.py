@@ -116,6 +116,7 @@ def export_checkpoint(
     log: Log = no_log,
     initial: InitialModel | None = None,
     keep_checkpoint: bool = True,
+    parts: Sequence[Path] = (),
 ) -> Path:
     """Export the checkpoint folder `model` as a bundle at `out`; returns `out`.
 
@@ -128,6 +129,7 @@ def export_checkpoint(
         seed: of the random parity inputs; default: random.
         initial: facts about the model that training started from.
         keep_checkpoint: also write a compact checkpoint beside the bundle, which training continues from.
+        parts: checkpoints of other runs, whose parts are added (`training.checkpoint.add_part`).
 
     Raises:
         ParityError: a graph's outputs differ from torch's.
@@ -136,7 +138,7 @@ def export_checkpoint(
     After an error no bundle is written, and one that was at `out` is unchanged.
     """
     check_name(name or out.name)
-    job = _prepare(model, name or out.name, version, data, licence, seed, log, initial or InitialModel())
+    job = _prepare(model, name or out.name, version, data, licence, seed, log, initial or InitialModel(), parts)
     measured = read_metrics(metrics) if metrics else {}
     with replace_bundle(out) as folder, _replace_checkpoint(out) if keep_checkpoint else nullcontext() as part:
         if part is not None:
@@ -210,8 +212,11 @@ def _prepare(
     seed: int | None,
     log: Log,
     initial: InitialModel,
+    parts: Sequence[Path],
 ) -> _Job:
     loaded = _load(model)
+    for part in parts:
+        loaded = checkpoint.add_part(loaded, part)
     loaded.model.eval()
     if len(loaded.answers) != loaded.model.cfg.answers:
         raise InvalidInput(

@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from training.models.pretrained import starts_of
 from training.public_starts import STORED_STARTS, PublicStart, pack_weights, restore_weights
 from training.recipe import Recipe, upgrade_recipe
 from training.weight_average import AVERAGE
+from vitascope.errors import InvalidInput
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 STARTS_NAME = "starts.json"
@@ -40,6 +41,10 @@ class InitialModel(NamedTuple):
     answers: list[str]
     tokenizer: Path
     lineage: tuple[str, ...] = ()
+
+
+PART_FIELDS = ("caption_layers", "grounding_layers", "entailment")
+"""Fields of a configuration that give a model a part, which stages with `frozen = "all_but_..."` train alone."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +169,32 @@ def load(folder: Path) -> Checkpoint:
         lineage=tuple(state.get("lineage", ())),
         fingerprints=state.get("fingerprints", {}),
     )
+
+
+def add_part(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
+    """Return a checkpoint that also has the parts of another one, in which they were trained alone.
+
+    Both began with the same model: a decoder of captions, a grounding head and a classifier of sentences can be trained
+    beside one another, each for itself.
+
+    Raises InvalidInput where `folder` has no part that the checkpoint lacks, or has other weights of the rest.
+    """
+    other = load(folder)
+    base, own, weights = checkpoint.model.cfg, checkpoint.model.state_dict(), other.model.state_dict()
+    fields = {name: getattr(other.model.cfg, name) for name in PART_FIELDS if not getattr(base, name)}
+    fields = {name: value for name, value in fields.items() if value}
+    if not fields:
+        raise InvalidInput(f"part: {folder} has none of {PART_FIELDS} that the checkpoint lacks; one was expected")
+    model = build(read_config(base.model_dump() | fields))
+    added = {name: weights.get(name) for name in model.state_dict() if name not in own}
+    unlike = [name for name, x in own.items() if name in weights and not torch.equal(x, weights[name])]
+    if unlike or any(weight is None for weight in added.values()):
+        raise InvalidInput(
+            f"part: {folder} has another {unlike[0] if unlike else 'configuration'} ({len(unlike)} tensors); a run "
+            "that trained its part alone, from the same model, was expected"
+        )
+    model.load_state_dict({**own, **added})
+    return replace(checkpoint, model=model, lineage=tuple(dict.fromkeys([*checkpoint.sources, *other.sources])))
 
 
 def restore_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> bool:

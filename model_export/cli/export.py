@@ -107,6 +107,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep this checkpoint beside a bundle that was exported from it without one",
     )
     add(
+        "--part",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="CHECKPOINT",
+        help="add the decoder of captions, grounding head or classifier of sentences that another run has trained "
+        "alone, from the same model as MODEL; repeatable",
+    )
+    add(
         "--moments",
         type=Path,
         metavar="RUN",
@@ -239,6 +248,7 @@ def _export(args: argparse.Namespace, out: Path) -> Path:
         metrics=args.metrics,
         initial=None if start is None else InitialModel(calibration=start.calibration, reranking=start.reranking),
         keep_checkpoint=not args.no_checkpoint and args.budget is None,
+        parts=args.part,
         **options,
     )
 

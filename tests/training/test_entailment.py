@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from tests.training.small_run import COLOURS, MODEL, STREAMS, recipe, write_tokenizer
 from tests.training.test_audio import LENGTHS, small_model, sounds
 from training import checkpoint
+from training.checkpoint import Checkpoint
 from training.curves import read_log
 from training.data.example import Example, Hypothesis, Negative
 from training.data.hypotheses import hypotheses_of, sample_hypotheses
@@ -152,6 +153,28 @@ def test_a_sentence_is_classified_by_its_own_pictures_and_sounds(kind: str) -> N
             cache = model.prepare_visual(visual[rows], None if audio is None else audio[rows])
             alone = model.entailment_logits(states[i : i + 1, :length], mask[i : i + 1, :length], cache)
             assert torch.allclose(alone, together[i : i + 1], atol=1e-5)
+
+
+def test_parts_that_were_trained_beside_one_another_become_one_model(tmp_path: Path) -> None:
+    tokenizer = write_tokenizer(tmp_path / "tokenizer.json")
+
+    def saved(name: str, **part: object) -> Path:
+        made = Checkpoint(small_model(**part), [], small_recipe(tokenizer, None, {"itc": 1.0}), tokenizer, step=1)
+        checkpoint.save(tmp_path / name, made)
+        return tmp_path / name
+
+    captions, entailment = saved("captions", caption_layers=1), saved("entailment", entailment="video")
+    both = checkpoint.add_part(checkpoint.load(captions), entailment).model
+    assert (both.cfg.caption_layers, both.cfg.entailment) == (1, "video")
+    for path in (captions, entailment):
+        for name, weight in checkpoint.load(path).model.state_dict().items():
+            assert torch.equal(weight, both.state_dict()[name])
+    with pytest.raises(InvalidInput, match="has none of"):
+        checkpoint.add_part(checkpoint.load(captions), captions)
+    other = checkpoint.load(captions)
+    torch.nn.init.normal_(other.model.match_head.weight)
+    with pytest.raises(InvalidInput, match=r"another match_head\.weight \(1 tensors\)"):
+        checkpoint.add_part(other, entailment)
 
 
 def test_objectives_models_and_corpora_that_do_not_fit_are_named(start: tuple[Path, Path], tmp_path: Path) -> None:
