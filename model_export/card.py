@@ -193,6 +193,8 @@ def _intended_use(f: CardFacts) -> list[str]:
         uses.append("- Drafts of captions of videos and images, for a person to check.")
     if "grounding" in f.manifest.tasks:
         uses.append("- Showing where in a picture, or in the middle frame of a clip, is what a phrase names.")
+    if "entailment" in f.manifest.tasks:
+        uses.append("- Telling whether a clip entails or contradicts a sentence, or is neutral about it.")
     return [
         "## Intended use",
         "",
@@ -234,6 +236,8 @@ def _limits(f: CardFacts) -> list[str]:
         ]
     if f.manifest.grounding:
         lines += ["- A phrase always has a box; its score, which is not calibrated, is low where nothing fits."]
+    if "entailment" in f.manifest.tasks:
+        lines += ["- Classes of sentences are learned from the data below; of other material they mean little."]
     if weakest_kinds := weakest(f.metrics):
         lines += ["- Lowest accuracies, percent (chance is 50 for captions):"]
         lines += [f"  - {corpus}, {metric}: {value:.1f}" for corpus, metric, value in weakest_kinds]
