@@ -145,12 +145,12 @@ def _readable(path: Path) -> Iterator[None]:
         raise CorpusError(f"{path}: {error.strerror}; a readable file was expected") from None
 
 
-def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def csv_rows(path: Path, columns: Sequence[str], delimiter: str = ",") -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (number of the row's last line from 1, {column: value}) of every row; an absent value is "".
 
     Raises CorpusError when the file is missing, lacks one of `columns`, or is not UTF-8.
     """
-    reader = csv.DictReader(text_lines(path, newline=""), restval="")
+    reader = csv.DictReader(text_lines(path, newline=""), restval="", delimiter=delimiter)
     try:
         names = reader.fieldnames or ()
         for column in columns:

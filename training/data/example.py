@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast, get_args
 
 CHOICE_ONLY = "choice_only"
-"""Attribute: index of a caption that serves multiple choice only and is no query of retrieval."""
+"""Attribute: index of a caption that serves multiple choice only and is no query of retrieval, or a list of indices."""
 
 
 Needs = Literal["sight", "sound", "both"]

@@ -25,6 +25,7 @@ from training.data import (
     flickr,
     hdvila100m,
     instruments,
+    lsmdc,
     msrvtt,
     msvd,
     nlvr2,
@@ -35,6 +36,7 @@ from training.data import (
     spoken_digits,
     stamps,
     subtitled,
+    tgif_qa,
     webdataset,
 )
 from training.data.corpus import SPLITS, CorpusError, EmptySplit
@@ -78,6 +80,10 @@ READERS: Mapping[str, Reader] = {
     "msrvtt": Reader(msrvtt.msrvtt, msrvtt.ORIGIN, VIDEO_STREAMS),
     "msrvtt_official": Reader(msrvtt.msrvtt_official, msrvtt.OFFICIAL_ORIGIN, VIDEO_STREAMS),
     "msvd": Reader(msvd.msvd, msvd.ORIGIN, VIDEO_STREAMS),
+    "lsmdc": Reader(lsmdc.lsmdc, lsmdc.ORIGIN, VIDEO_STREAMS),
+    "tgif_action": Reader(tgif_qa.action, tgif_qa.ORIGIN, VIDEO_STREAMS),
+    "tgif_transition": Reader(tgif_qa.transition, tgif_qa.ORIGIN, VIDEO_STREAMS),
+    "tgif_frameqa": Reader(tgif_qa.frameqa, tgif_qa.ORIGIN, VIDEO_STREAMS),
     "hdvila100m": Reader(hdvila100m.hdvila100m, hdvila100m.ORIGIN, VIDEO_STREAMS),
     "video_shards": Reader(webdataset.video_shards, webdataset.VIDEO_SHARDS_ORIGIN, VIDEO_STREAMS),
     "subtitled": Reader(subtitled.subtitled, subtitled.ORIGIN, VIDEO_STREAMS),
@@ -99,6 +105,9 @@ your own videos:
 
 public corpora, as their authors distribute them (layouts: docs/data.md):
   msrvtt, msvd               clips with sentences; msrvtt_official: the authors' split instead of 1k-A
+  lsmdc                      clips of movies with sentences
+  tgif_action, tgif_transition, tgif_frameqa
+                             GIFs with questions of TGIF-QA
   hdvila100m                 metadata and texts, and those videos that you have
   coco, flickr8k, flickr30k  photographs with sentences
   vqa, daquar                photographs with questions

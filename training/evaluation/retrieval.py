@@ -89,8 +89,9 @@ MAX_SIMILARITIES = 2**27
 
 def queries_of(example: Example, captions: int | None = None) -> tuple[str, ...]:
     """Return the first `captions` captions (None: all), without captions that only serve multiple choice."""
-    chosen = example.attributes.get(CHOICE_ONLY)
-    return tuple(c for i, c in enumerate(example.captions) if i != chosen)[:captions]
+    chosen = example.attributes.get(CHOICE_ONLY, [])
+    chosen = chosen if isinstance(chosen, list) else [chosen]
+    return tuple(c for i, c in enumerate(example.captions) if i not in chosen)[:captions]
 
 
 def caption_retrieval(

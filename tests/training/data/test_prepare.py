@@ -19,7 +19,7 @@ CORPUS_NAMES = (
     *("flickr8k", "daquar", "scenes", "coco", "flickr30k", "vqa", "image_shards", "msrvtt", "msrvtt_official"),
     *("msvd", "hdvila100m", "video_shards", "subtitled", "pictograms", "stamps", "imagenet200"),
     *("esc10", "fsdd", "spoken_digits", "instruments", "sound_scenes", "stamp_sounds", "snli_ve"),
-    *("nlvr2", "flickr30k_entities", "refcoco"),
+    *("nlvr2", "flickr30k_entities", "refcoco", "lsmdc", "tgif_action", "tgif_transition", "tgif_frameqa"),
 )
 PICTURES = (
     *("flickr8k", "daquar", "coco", "flickr30k", "vqa", "image_shards", "stamps", "imagenet200", "stamp_sounds"),
