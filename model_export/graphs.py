@@ -245,15 +245,21 @@ def graph_specs(model: FusedModel) -> list[GraphSpec]:
         specs.append(GraphSpec("entailment", EntailmentGraph(model), fused, (ENTAILMENT_LOGITS,)))
     if model.caption_decoder is not None:
         tokens = {name: axes for name, axes in fused.items() if name not in text}
-        visual = {name: {0: "batch"} for name in (VISUAL_KEYS, VISUAL_VALUES, VISUAL_MASK)}
-        past = {name: {0: "batch", 3: "past"} for name in (PAST_KEYS, PAST_VALUES)}
-        step = {"input_ids": text["input_ids"]} | past | visual
-        specs.append(GraphSpec("caption_prefill", CaptionPrefillGraph(model), tokens, tuple(visual)))
-        outputs = (LOGITS, PRESENT_KEYS, PRESENT_VALUES)
-        specs.append(GraphSpec("caption_step", CaptionStepGraph(model), step, outputs))
+        specs += caption_specs(CaptionPrefillGraph(model), CaptionStepGraph(model), tokens)
     if model.grounding_head is not None:
         specs.append(GraphSpec("grounding", GroundingGraph(model), pictures, (HEAT_LOGITS, BOXES)))
     return specs
+
+
+def caption_specs(prefill: nn.Module, step: nn.Module, tokens: Mapping[str, Mapping[int, str]]) -> list[GraphSpec]:
+    """Return the specs of the two graphs of captions. tokens: Dynamic axes of what prefill reads."""
+    visual = {name: {0: "batch"} for name in (VISUAL_KEYS, VISUAL_VALUES, VISUAL_MASK)}
+    past = {name: {0: "batch", 3: "past"} for name in (PAST_KEYS, PAST_VALUES)}
+    axes = {"input_ids": {0: "batch", 1: "length"}} | past | visual
+    return [
+        GraphSpec("caption_prefill", prefill, tokens, tuple(visual)),
+        GraphSpec("caption_step", step, axes, (LOGITS, PRESENT_KEYS, PRESENT_VALUES)),
+    ]
 
 
 def random_streams(cfg: Sizes, rng: np.random.Generator, batch: int, clips: int) -> Arrays:
@@ -362,9 +368,14 @@ def export_graph(spec: GraphSpec, cfg: Sizes, example_inputs: Arrays | None = No
 
 def export_graphs(model: FusedModel) -> dict[GraphName, onnx.ModelProto]:
     """Export all graphs of a model in float32, by name."""
-    specs = graph_specs(model)
-    examples = {"caption_step": _example_captions(model, specs)} if model.caption_decoder is not None else {}
-    return {spec.name: export_graph(spec, model.cfg, examples.get(spec.name)) for spec in specs}
+    return export_specs(graph_specs(model), model.cfg)
+
+
+def export_specs(specs: Sequence[GraphSpec], cfg: Sizes) -> dict[GraphName, onnx.ModelProto]:
+    """Export the graphs of a model in float32, by name."""
+    has_captions = any(spec.name == "caption_step" for spec in specs)
+    examples = {"caption_step": _example_captions(specs, cfg)} if has_captions else {}
+    return {spec.name: export_graph(spec, cfg, examples.get(spec.name)) for spec in specs}
 
 
 def caption_inputs(
@@ -390,11 +401,11 @@ def caption_inputs(
     return tokens, {"input_ids": input_ids[:, past:]} | cache | visual
 
 
-def _example_captions(model: FusedModel, specs: Sequence[GraphSpec]) -> Arrays:
+def _example_captions(specs: Sequence[GraphSpec], cfg: Sizes) -> Arrays:
     prefill = next(spec for spec in specs if spec.name == "caption_prefill")
-    tokens = _example_inputs(prefill, model.cfg)
+    tokens = _example_inputs(prefill, cfg)
     rng = np.random.default_rng(0)
-    return caption_inputs(specs, tokens, rng.integers(0, model.cfg.vocabulary, (3, 9)), 4)[1]
+    return caption_inputs(specs, tokens, rng.integers(0, cfg.vocabulary, (3, 9)), 4)[1]
 
 
 def run_torch(spec: GraphSpec, inputs: Arrays) -> Arrays:

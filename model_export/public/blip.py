@@ -1,7 +1,7 @@
-"""BLIP of transformers: for retrieval and matching, or for question answering.
+"""BLIP of transformers: for retrieval and matching, for question answering, or for captioning.
 
 The first has embeddings of texts and images, and a text encoder that attends to the image. The second has a text
-encoder that attends to the image, and a decoder that scores answers.
+encoder that attends to the image, and a decoder that scores answers. The third is in `blip_captions`.
 
 Shape letters: B videos or texts, C clips, F frames, H height, W width, L tokens, P patches and the class token, V
 visual tokens (P of one frame, or of all frames), K their width, D embedding dim, N answers, M tokens of an answer.
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from model_export.graphs import ANSWER_AXES, GraphSpec, video_spec
+from model_export.public.blip_captions import FRAME_NOTE, PROMPT_NOTE, BlipCaptionsReference, caption_fields
 from model_export.public.clip import POOLING_NOTE, pool_frames
 from model_export.public.model import FUSED_AXES, TEXT_AXES, PublicModel, TransformersReference
 from model_export.public.preprocessing import (
@@ -56,6 +57,7 @@ LIKELIHOOD_NOTE = (
 MAX_ANSWER_TOKENS = 16
 """Including the two special tokens. Answers of VQA have 3 to 9."""
 _RETRIEVAL, _ANSWERING = "BlipForImageTextRetrieval", "BlipForQuestionAnswering"
+_CAPTIONING = "BlipForConditionalGeneration"
 
 
 class BlipText(nn.Module):
@@ -224,24 +226,32 @@ class BlipAnswersReference(TransformersReference):
 
 
 def load_blip(folder: Path, config: dict[str, Any], frames: int, *, allow_pickle: bool) -> PublicModel:
-    """Load BLIP with either head from a transformers folder. Raises InvalidInput."""
-    from transformers import BlipForImageTextRetrieval, BlipForQuestionAnswering
+    """Load BLIP with one of its heads from a transformers folder.
 
+    Args:
+        frames: Frames of a clip; captions are of one.
+
+    Raises InvalidInput.
+    """
+    import transformers
+
+    references = {_RETRIEVAL: BlipReference, _ANSWERING: BlipAnswersReference, _CAPTIONING: BlipCaptionsReference}
     heads = config.get("architectures")
-    if heads not in ([_RETRIEVAL], [_ANSWERING]):
-        raise InvalidInput(f"model: {folder}: architectures {heads}; ['{_RETRIEVAL}'] or ['{_ANSWERING}'] was expected")
-    is_answering = heads == [_ANSWERING]
-    model_class = BlipForQuestionAnswering if is_answering else BlipForImageTextRetrieval
-    model = load_model(model_class, folder, allow_pickle=allow_pickle)
+    if heads not in [[head] for head in references]:
+        expected = " or ".join(str([head]) for head in references)
+        raise InvalidInput(f"model: {folder}: architectures {heads}; {expected} was expected")
+    (head,) = heads
+    frames = 1 if head == _CAPTIONING else frames
+    model = load_model(getattr(transformers, head), folder, allow_pickle=allow_pickle)
     processor, tokenizer = open_processor(folder), open_tokenizer(folder)
     vision, text = model.config.vision_config, model.config.text_config
     stream = stream_of(processor, folder, vision.image_size, frames, "uniform")
     text_length = max_text_length(tokenizer.library, text.max_position_embeddings)
     patches = 1 + (vision.image_size // vision.patch_size) ** 2
-    reference_class = BlipAnswersReference if is_answering else BlipReference
+    reference = references[head](model, tokenizer.library, processor, text_length)
     fields: dict[str, Any] = {
         "architecture": "blip",
-        "reference": reference_class(model, tokenizer.library, processor, text_length),
+        "reference": reference,
         "frame_streams": [stream],
         "vocabulary": text.vocab_size,
         "text_length": text_length,
@@ -251,7 +261,16 @@ def load_blip(folder: Path, config: dict[str, Any], frames: int, *, allow_pickle
         "config": config,
     }
     normalization = normalization_of(processor)
-    if is_answering:
+    if head == _CAPTIONING:
+        return PublicModel(
+            **caption_fields(model, BlipPatches(model, normalization), stream, reference),
+            vector_width=0,
+            visual_tokens=patches,
+            temperature=1.0,
+            notes=[FRAME_NOTE, PROMPT_NOTE, *tokenizer.notes],
+            **fields,
+        )
+    if head == _ANSWERING:
         if text.hidden_size != vision.hidden_size:
             raise InvalidInput(
                 f"model: {folder}: text_config.hidden_size {text.hidden_size}; {vision.hidden_size} was expected, that "

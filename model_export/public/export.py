@@ -25,7 +25,7 @@ from model_export.assemble import (
     write_draft,
 )
 from model_export.card import describe_audio, describe_size, describe_streams, parity_table
-from model_export.graphs import export_graph
+from model_export.graphs import export_specs
 from model_export.parity.cases import random_cases
 from model_export.parity.checks import (
     FLOAT32,
@@ -111,7 +111,7 @@ def export_public(
     )
     with replace_bundle(out) as folder:
         log("exporting graphs (torch to ONNX)")
-        graphs = {spec.name: export_graph(spec, model) for spec in model.specs}
+        graphs = export_specs(model.specs, model)
         _write(job, model, graphs, folder)
     return out
 
@@ -172,6 +172,7 @@ def _manifest_fields(job: _Job, model: PublicModel, precision: Precision) -> dic
         "streams": model.streams(),
         "graphs": {spec.name: f"{spec.name}.onnx" for spec in model.specs},
         "audio": model.audio_stream(),
+        "captions": model.captions,
         "vector_width": model.vector_width,
         "matryoshka_dimensions": model.matryoshka_dimensions,
         "prompts": model.prompts,
@@ -208,6 +209,7 @@ def _card(manifest: Manifest, report: ParityReport, source: str, notes: Sequence
         *([["sound of a clip", describe_audio(manifest.audio)]] if manifest.audio else []),
         ["embedding", f"{manifest.vector_width} dimensions, length 1" if manifest.vector_width else "none"],
         ["text", f"at most {manifest.text_length} tokens"],
+        *([["captions", f"at most {manifest.captions.max_tokens} tokens"]] if manifest.captions else []),
         ["temperature", f"{manifest.temperature:g}, bias {manifest.logit_bias:g}"],
         ["size", describe_size(manifest)],
         ["licence", manifest.licence],

@@ -2,7 +2,7 @@
 
 Tokenizer, decoding, resizing, normalization, padding and graphs all take part.
 
-Shape letters: T texts, I images, N samples, D embedding dim.
+Shape letters: T texts, I images, N samples or vocabulary, D embedding dim, L tokens of a caption.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from PIL import Image, ImageDraw
 
 from model_export.parity.checks import OutputCheck, ParityError, Tolerance, compare_output
 from model_export.parity.variants import NEAR_TIE
-from model_export.public.model import AnswerScorer, Embedder, PairScorer, ReferenceModel, SoundEmbedder
+from model_export.public.model import AnswerScorer, Captioner, Embedder, PairScorer, ReferenceModel, SoundEmbedder
 from model_export.weights import Precision
+from vitascope.bundle.graph_specs import LOGITS, PAST_KEYS, PAST_VALUES, PRESENT_KEYS, PRESENT_VALUES
 from vitascope.bundle.manifest import AudioStream
 from vitascope.embeddings import VideoEmbedding
 from vitascope.model import Model
@@ -82,6 +83,14 @@ def check_library_parity(
         expected = reference.answer_logits(texts, images[:2], candidates).reshape(actual.shape)
         _check_best(actual, expected, tolerance)
         checks.append(_compare("answer", "answer_logits", expected, actual, precision, tolerance))
+    if "captioning" in runtime.tasks:
+        assert isinstance(reference, Captioner)
+        captions = reference.greedy_captions(images, runtime.caption_decoder.max_tokens)
+        expected = np.concatenate([logits for _, logits in captions])
+        by_image = zip(embedded, captions, strict=True)
+        actual = np.concatenate([_caption_logits(runtime, image.visual_tokens, ids) for image, (ids, _) in by_image])
+        _check_best(actual, expected, tolerance)
+        checks.append(_compare("caption_step", LOGITS, expected, actual, precision, tolerance))
     return checks
 
 
@@ -116,6 +125,20 @@ def _check_sounds(
         expected, actual = reference.text_embeddings(texts), runtime.embed_text(texts)
         checks.append(_compare("text", "vector", expected, actual, precision, tolerance))
     return checks
+
+
+def _caption_logits(runtime: Model, visual_tokens: np.ndarray, ids: Sequence[int]) -> np.ndarray:
+    """Return the logits (L, N) of each of the tokens (L,) of a caption, computed from those before it."""
+    decoder = runtime.caption_decoder
+    visual = runtime.run_graph("caption_prefill", {"visual_tokens": visual_tokens})
+    keys = values = np.zeros((1, decoder.layers, decoder.heads, 0, decoder.head_width), np.float32)
+    rows = []
+    for new_ids in (decoder.start_ids, *([token] for token in ids[:-1])):
+        inputs = {"input_ids": np.array([new_ids]), PAST_KEYS: keys, PAST_VALUES: values} | visual
+        outputs = runtime.run_graph("caption_step", inputs)
+        keys, values = outputs[PRESENT_KEYS], outputs[PRESENT_VALUES]
+        rows.append(outputs[LOGITS])
+    return np.concatenate(rows)
 
 
 def _check_embeddings(

@@ -1,7 +1,7 @@
 """Common form of a public model for the exporter, and reference implementations that its bundle must agree with.
 
 Shape letters: B texts, T texts, I images, F frames, H height, W width, L tokens, S sounds, V visual tokens, K
-their width, D width of the Transformer or embedding dim, N samples, outputs of the head or answers.
+their width, D width of the Transformer or embedding dim, N samples, outputs of the head, answers or vocabulary.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from model_export.graphs import GraphSpec
 from training.models.text import TextTransformer
 from vitascope.bundle.graph_specs import LENGTHS, SAMPLES
 from vitascope.bundle.manifest import AudioStream, Calibration, FrameStream, Prompts, Task
+from vitascope.bundle.parts import CaptionDecoder
 from vitascope.media.frame import resize_to_fit
 from vitascope.media.image import PictureFrame
 
@@ -76,6 +77,14 @@ class AnswerScorer(ReferenceModel, Protocol):
         self, questions: Sequence[str], images: Sequence[Image.Image], candidates: Sequence[str] | None
     ) -> np.ndarray:
         """Return scores (T, I, N) float32 of its vocabulary, or of `candidates` if it scores any answer."""
+
+
+@runtime_checkable
+class Captioner(ReferenceModel, Protocol):
+    """A model that writes captions of images."""
+
+    def greedy_captions(self, images: Sequence[Image.Image], max_tokens: int) -> list[tuple[list[int], np.ndarray]]:
+        """Return the most probable token each time, L of them, and the logits (L, N) float32 of each, by image."""
 
 
 @dataclass(frozen=True)
@@ -243,6 +252,7 @@ class PublicModel:
     temperature: float
     tokenizer_json: str
     audio: AudioStream | None = None
+    captions: CaptionDecoder | None = None
     matryoshka_dimensions: list[int] = field(default_factory=list)
     prompts: Prompts = field(default_factory=Prompts)
     logit_bias: float = 0.0

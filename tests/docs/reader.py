@@ -192,6 +192,7 @@ def publish_models(checkout: Path, home: Path) -> None:
     hub = {
         "openai/clip-vit-base-patch32": public_models.make_clip,
         "Salesforce/blip-vqa-base": public_models.make_blip_answers,
+        "Salesforce/blip-image-captioning-base": public_models.make_blip_captions,
         "dandelin/vilt-b32-finetuned-vqa": public_models.make_vilt_answers,
     }
     for name, make in hub.items():

@@ -272,17 +272,39 @@ def make_blip_answers(folder: Path) -> Path:
     return _make_blip(folder, "BlipForQuestionAnswering", vision_width=32)
 
 
-def _make_blip(folder: Path, model_class: str, vision_width: int) -> Path:
+def make_blip_captions(folder: Path) -> Path:
+    """BLIP captioning, whose captions vary. As in the published models, they begin with a token that the tokenizer does
+    not have."""
+    start = len(bert_tokenizer())
+    changes = {"vocab_size": start + 2, "bos_token_id": start, "sep_token_id": 3, "num_hidden_layers": 2}
+
+    def vary(model: Any) -> None:
+        head = model.text_decoder.cls.predictions
+        head.transform.LayerNorm.weight.mul_(8)
+        head.bias[changes["sep_token_id"]] = 1.0
+
+    return _make_blip(folder, "BlipForConditionalGeneration", 40, changes, vary)
+
+
+def _make_blip(
+    folder: Path,
+    model_class: str,
+    vision_width: int,
+    text_changes: dict[str, Any] | None = None,
+    change: Callable[[Any], None] = lambda _: None,
+) -> Path:
     import transformers
 
     tokenizer = bert_tokenizer(60)
     text = text_config(tokenizer) | {"max_position_embeddings": 64, "encoder_hidden_size": vision_width}
-    text |= {"bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3, "hidden_act": "gelu"}
-    vision = VISION_CONFIG | {"hidden_size": vision_width}
+    text |= {"bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3, "hidden_act": "gelu"} | ONE_LAYER
+    vision = VISION_CONFIG | {"hidden_size": vision_width} | ONE_LAYER
     config = transformers.BlipConfig(
-        text_config=text | ONE_LAYER, vision_config=vision | ONE_LAYER, image_text_hidden_size=24
+        text_config=text | (text_changes or {}), vision_config=vision, image_text_hidden_size=24
     )
     model = perturbed(lambda: getattr(transformers, model_class)(config))
+    with torch.no_grad():
+        change(model)
     return save_all(folder, model, tokenizer, transformers.BlipImageProcessor(size=SQUARE))
 
 
