@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -121,14 +121,21 @@ def find_chapters(
     clips: Sequence[Span],
     options: ChapterOptions = DEFAULT_OPTIONS,
     limits: MediaLimits = DEFAULT_LIMITS,
+    known: Mapping[Span, NDArray[np.float32]] | None = None,
 ) -> list[ChapterSpan]:
-    """Embed the clips of a video and merge them into chapters. Arguments and errors as in ``chapter_file``."""
+    """Embed the clips of a video and merge them into chapters.
+
+    ``known``: embeddings (D,) of some of the clips, which are not embedded again. Others as in ``chapter_file``.
+    """
     manifest = model.bundle.manifest
     if not manifest.vector_width:
         raise TaskMissing(f"{manifest.name}: no embeddings, so no chapters; its tasks are {', '.join(manifest.tasks)}")
     if clips[-1][1] <= clips[0][0]:
         raise InvalidInput("chapters: a picture has none; a video was expected")
-    return merge_clips(embed_windows(model, file, clips, limits), clips, options)
+    embeddings = dict(known or {})
+    if missing := [span for span in clips if span not in embeddings]:
+        embeddings |= zip(missing, embed_windows(model, file, missing, limits), strict=True)
+    return merge_clips(np.stack([embeddings[span] for span in clips]), clips, options)
 
 
 def merge_clips(

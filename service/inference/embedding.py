@@ -19,6 +19,7 @@ from index.collection import Collection
 from index.records import Float32, Signal, Video
 from index.search.query_file import embed_query_file
 from index.search.query_file import embed_sound as embed_file_sound
+from index.storage.queries import load_embeddings
 from index.storage.removals import is_owned
 from service.app_state import AppState
 from service.files import open_stored, rename_errors
@@ -101,6 +102,18 @@ class StoredVideo:
         clip_ids = [clip.id for clip in self.collection.clips(self.id) if np.allclose((clip.start, clip.end), span)]
         tokens = next(iter(self.collection.stored_tokens(clip_ids[:1], "audio").values()), None)
         return None if tokens is None else tokens[None]
+
+    def clip_embeddings(self, model: Model) -> dict[Span, Float32]:
+        """Return the embeddings (D,) of the clips by span; nothing unless they are of this model.
+
+        Raises VideoNotFound and StorageError.
+        """
+        if self.collection.fingerprint != model.bundle.fingerprint or self.collection.is_truncated:
+            return {}
+        clips = self.collection.clips(self.id)
+        with self.collection.catalogue.read() as connection:
+            embeddings = load_embeddings(connection, [clip.id for clip in clips], self.collection.embed_dim)
+        return {(clip.start, clip.end): embeddings[clip.id] for clip in clips if clip.id in embeddings}
 
 
 @dataclass(frozen=True)

@@ -308,7 +308,10 @@ def _generate_chapters(
     limits = context.service.settings.media_limits()
     with open_source(context) as source:
         spans = _clip_spans(context, model, source, fields, "max_moment_windows")
-        chapters = find_chapters(model, source.file, spans, fields.options(), limits)
+        known = None
+        if source.stored is not None and fields.segmentation == "stored":
+            known = source.stored.clip_embeddings(model)
+        chapters = find_chapters(model, source.file, spans, fields.options(), limits, known)
         clips = embed_clips(context, model, source, [chapter.clip for chapter in chapters])
     options = CaptionOptions(beams=min(CaptionOptions.beams, context.service.settings.max_beams))
     captions = _caption_clips(context, model, clips, options)
