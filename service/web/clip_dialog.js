@@ -15,10 +15,11 @@ import { prepareQuestionForm } from "./question_form.js";
 import { findSimilar, refresh } from "./search.js";
 import { readSearch, runSearch } from "./search_state.js";
 import { signalName } from "./signals.js";
-import { clipAtPlayhead, handleKey, hideTimeline, prepareTimeline, scoresOf, selectAt, setPlayhead, showMoments, showTimeline } from "./timeline.js";
+import { clipAtPlayhead, clipsOfVideo, handleKey, hideTimeline, prepareTimeline, scoresOf, selectAt, setPlayhead, showMoments, showTimeline } from "./timeline.js";
 import { announce } from "./toasts.js";
 
 const SETTLE_DELAY = 300; // milliseconds; key repeats update neither address nor announcement
+const MAX_CAPTIONED_CLIPS = 64; // of one request, unless the service sets VITASCOPE_MAX_CAPTION_CLIPS
 
 let current = null; // {video, start, end, text, media_url, thumbnail_url, clip_id}
 let player = null;
@@ -197,10 +198,12 @@ $("clip-delete").onclick = async () => {
   }
 };
 
-// A whole video is captioned clip by clip.
+// A whole video is captioned clip by clip, a long one up to its first clip that is too many.
 const captionBody = () => {
   const span = selectedSpan();
-  return { ...span, ...("end" in span ? {} : { segmentation: "stored" }), model: captionModel() };
+  const tooMany = clipsOfVideo()[MAX_CAPTIONED_CLIPS];
+  const clips = { segmentation: "stored", ...(tooMany && { end: tooMany.start }) };
+  return { ...span, ...("end" in span ? {} : clips), model: captionModel() };
 };
 
 const showFailure = (error) => $("scores").replaceChildren(el("p", { className: "error", role: "alert", textContent: error.message }));
@@ -208,7 +211,8 @@ const showFailure = (error) => $("scores").replaceChildren(el("p", { className: 
 const clearForms = (() => {
   const seek = (seconds) => player.seek(seconds);
   const clear = [prepareCaptionForm(selectedSpan, seek), prepareQuestionForm(selectedSpan), prepareMomentsForm(selectedSpan, seek),
-    prepareGroundingForm(selectedSpan, () => current), prepareCaptioningForm($("captioning-form"), $("generated-captions"), captionBody, seek)];
+    prepareGroundingForm(selectedSpan, () => current),
+    prepareCaptioningForm($("captioning-form"), $("generated-captions"), captionBody, seek, () => clipsOfVideo().length)];
   return () => clear.forEach((clearForm) => clearForm());
 })();
 

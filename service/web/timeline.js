@@ -38,6 +38,8 @@ export function hideTimeline() {
   showTimeline([], { duration: 0 }, () => {});
 }
 
+export const clipsOfVideo = () => clips;
+
 export const clipAtPlayhead = () => clips[clipIndexAt(playhead)];
 
 // Set the current position, in seconds.
