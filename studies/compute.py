@@ -16,7 +16,7 @@ from training.data.batches import Batches
 from training.models.fusion import FusedModel
 from training.recipe import Recipe
 from training.train_step import compute_losses, word_masking
-from training.trainer import freeze
+from training.trained_parameters import freeze
 from vitascope.tokenizer import Tokenizer
 
 SAMPLED = 2

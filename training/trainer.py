@@ -10,6 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -22,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from training import checkpoint, curves
+from training.checkpoint import Checkpoint
 from training.data.batches import RANK_SEED, Batch, Batches, Tokens, load_batches
 from training.data.packed import Packed, open_packed
 from training.evaluation.answers import exact_answers
@@ -29,15 +31,15 @@ from training.evaluation.encoder import TorchEncoder
 from training.evaluation.retrieval import caption_retrieval, embed_gallery, merge_temperature
 from training.initialization import initial_embedding_weights, load_or_initialize
 from training.models.batch_norm import sync_batch_norm
-from training.models.config import ConvConfig
-from training.models.fusion import AUDIO_BACKBONE, FusedModel
+from training.models.fusion import FusedModel
 from training.models.pretrained import PretrainedMaps
 from training.models.visual_parsing import VisualParsingConfig
 from training.objectives.class_names import class_texts, teacher_probabilities
 from training.objectives.class_prototypes import ClassPrototypes
-from training.recipe import CACHED_FEATURES, TRAINED_PARTS, Recipe, Stage
+from training.recipe import CACHED_FEATURES, Recipe, Stage
 from training.text_states import TEXTS_PER_PASS, MeanTextStates, mean_text_state
 from training.train_step import NameTargets, PooledStates, WordMasking, compute_losses, word_masking
+from training.trained_parameters import freeze, parameter_groups
 from training.visual_token_cache import encode_frozen
 from training.weight_average import load_average, mix_weights, update_average
 from vitascope.errors import InvalidInput
@@ -45,6 +47,8 @@ from vitascope.tokenizer import Tokenizer
 
 Validate = Callable[[FusedModel, list[str], Path], dict[str, float]]
 """(model, answers, tokenizer file) -> metrics for the log."""
+WriteRow = Callable[[Stage, Mapping[str, float]], None]
+"""Adds the log row of a step of a stage."""
 HUB_CAPTIONS = 2
 """Captions per video that `hub_references` are centroids of: enough of them, in half of the time or less."""
 VIDEOS_PER_PASS = 64
@@ -89,83 +93,100 @@ def train(
     accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[wrapping])
     if workers is None:
         workers = GPU_WORKERS if accelerator.device.type == "cuda" else 0
-    main = accelerator.is_main_process
-    latest = out / "checkpoint"
-    state = load_or_initialize(recipe, data, latest, start_from)
-    step, answers = state.step, state.answers
+    state = load_or_initialize(recipe, data, out / "checkpoint", start_from)
     accelerator.wait_for_everyone()  # all processes have read the checkpoint before one writes
-    model = state.model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    tokenizer = Tokenizer.open(state.tokenizer, max_length=model.cfg.text_length)
-    if accelerator.num_processes > 1:
-        sync_batch_norm(model)
-    words = word_masking(state.tokenizer, model.cfg.vocabulary)
-    log_path = out / "log.jsonl"
-    if main:
-        curves.cut_log(log_path, step)
-    last = min(recipe.total_steps, step + (stop_after or recipe.total_steps))
-    with (log_path if main else Path(os.devnull)).open("a") as log, _progress(visible=main) as progress:
-        task = progress.add_task(recipe.name, total=recipe.total_steps, completed=step)
-        while step < last:
-            index, inner = recipe.locate(step)
-            stage = recipe.stages[index]
-            if stage.align_visual and not inner:
-                model.align_visual_embeddings()
-            initial = initial_embedding_weights(model, stage, recipe, start_from) if stage.mix_initial else {}
-            end = min(last, step - inner + stage.steps)
-            run = _StageRun(
-                recipe, stage, index, data, out, model, tokenizer, words, answers, accelerator, fresh=not inner
-            )
-            if inner:
-                checkpoint.restore_optimizer(latest, model, run.optimizer)
-            for batch, data_wait in run.load(range(inner, inner + end - step), workers):
-                row = run.step(batch, inner, step, data_wait)
-                step, inner = step + 1, inner + 1
-                if inner == stage.steps:
-                    run.end(initial)
-                if main and validate and (step % recipe.validate_every == 0 or step == recipe.total_steps):
-                    row |= {f"val/{k}": v for k, v in validate(model, answers, state.tokenizer).items()}
-                log.write(json.dumps(row) + "\n")
-                log.flush()
-                progress.update(task, advance=1, description=_status(stage, row))
-                if main and (step == end or step % recipe.checkpoint_every == 0):
-                    state = replace(state, step=step)
-                    checkpoint.save(latest, state, run.optimizer)
-                    # Saving removes what an earlier kill left behind, perhaps with the tokenizer file in use.
-                    state = replace(state, tokenizer=latest / "tokenizer.json")
-    if main and log_path.stat().st_size:
-        curves.plot(log_path, out / "curves.png")
+    run = _Run(recipe, data, out, accelerator, state)
+    last = min(recipe.total_steps, run.step + (stop_after or recipe.total_steps))
+    with _open_log(run) as write_row:
+        while run.step < last:
+            run.train_stage(last, start_from, workers, validate, write_row)
     accelerator.wait_for_everyone()
-    return latest
+    return run.latest
+
+
+class _Run:
+    """A run of a recipe: what its stages share, and how far it is."""
+
+    def __init__(self, recipe: Recipe, data: Path, out: Path, accelerator: Accelerator, state: Checkpoint) -> None:
+        self.recipe, self.data, self.out, self.accelerator = recipe, data, out, accelerator
+        self.latest = out / "checkpoint"
+        self.step, self.answers = state.step, state.answers
+        self.model = state.model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.tokenizer = Tokenizer.open(state.tokenizer, max_length=self.model.cfg.text_length)
+        if accelerator.num_processes > 1:
+            sync_batch_norm(self.model)
+        self.words = word_masking(state.tokenizer, self.model.cfg.vocabulary)
+        self._state = state
+
+    def train_stage(
+        self, last: int, start_from: Path | None, workers: int, validate: Validate | None, write_row: WriteRow
+    ) -> None:
+        """Train from the present step to the end of its stage, or to the step `last`; others as in `train`."""
+        index, inner = self.recipe.locate(self.step)
+        stage = self.recipe.stages[index]
+        if stage.align_visual and not inner:
+            self.model.align_visual_embeddings()
+        initial = initial_embedding_weights(self.model, stage, self.recipe, start_from) if stage.mix_initial else {}
+        run = _StageRun(self, stage, index, fresh=not inner)
+        if inner:
+            checkpoint.restore_optimizer(self.latest, self.model, run.optimizer)
+        end = min(last, self.step - inner + stage.steps)
+        for batch, data_wait in run.load(range(inner, inner + end - self.step), workers):
+            row = run.step(batch, inner, self.step, data_wait)
+            self.step, inner = self.step + 1, inner + 1
+            if inner == stage.steps:
+                run.end(initial)
+            if validate and self.accelerator.is_main_process and self._is_due(self.recipe.validate_every):
+                metrics = validate(self.model, self.answers, self._state.tokenizer)
+                row |= {f"val/{name}": value for name, value in metrics.items()}
+            write_row(stage, row)
+            if self.accelerator.is_main_process and (self.step == end or self.step % self.recipe.checkpoint_every == 0):
+                self._save(run.optimizer)
+
+    def _is_due(self, every: int) -> bool:
+        return self.step % every == 0 or self.step == self.recipe.total_steps
+
+    def _save(self, optimizer: torch.optim.Optimizer) -> None:
+        state = replace(self._state, step=self.step)
+        checkpoint.save(self.latest, state, optimizer)
+        # Saving removes what an earlier kill left behind, perhaps with the tokenizer file in use.
+        self._state = replace(state, tokenizer=self.latest / "tokenizer.json")
+
+
+@contextmanager
+def _open_log(run: _Run) -> Iterator[WriteRow]:
+    """Yield a function that logs a step; show progress, and draw the curves at the end. Only in the main process."""
+    is_main, path = run.accelerator.is_main_process, run.out / "log.jsonl"
+    if is_main:
+        curves.cut_log(path, run.step)
+    with (path if is_main else Path(os.devnull)).open("a") as log, _progress(visible=is_main) as progress:
+        task = progress.add_task(run.recipe.name, total=run.recipe.total_steps, completed=run.step)
+
+        def write_row(stage: Stage, row: Mapping[str, float]) -> None:
+            log.write(json.dumps(row) + "\n")
+            log.flush()
+            progress.update(task, advance=1, description=_status(stage, row))
+
+        yield write_row
+    if is_main and path.stat().st_size:
+        curves.plot(path, run.out / "curves.png")
 
 
 class _StageRun:
     """The optimizer, batches and schedule of one stage."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        stage: Stage,
-        index: int,
-        data: Path,
-        out: Path,
-        model: FusedModel,
-        tokenizer: Tokenizer,
-        words: WordMasking,
-        answers: list[str],
-        accelerator: Accelerator,
-        *,
-        fresh: bool,
-    ) -> None:
-        self.recipe, self.stage, self.index, self.accelerator = recipe, stage, index, accelerator
+    def __init__(self, run: _Run, stage: Stage, index: int, *, fresh: bool) -> None:
+        recipe, model, accelerator = run.recipe, run.model, run.accelerator
+        self.recipe, self.stage, self.accelerator = recipe, stage, accelerator
         seed = recipe.seed * 1000 + index
         rank, world = accelerator.process_index, accelerator.num_processes
         self.seed = seed + RANK_SEED * rank
         self.model = model
         self.batches = Batches(
             stage,
-            data,
-            tokenizer,
-            answers,
+            run.data,
+            run.tokenizer,
+            run.answers,
             seed,
             model.cfg.streams(),
             rank=rank,
@@ -186,23 +207,23 @@ class _StageRun:
                     model,
                     stage,
                     self.batches.packed,
-                    out / "visual",
+                    run.out / "visual",
                     fresh=fresh,
                     seed=recipe.seed if stage.frozen in CACHED_FEATURES else seed,
                     bf16=self.bf16,
                 )
         with accelerator.main_process_first():
-            names = _name_targets(stage, self.batches, tokenizer, out, accelerator.device, self.bf16)
+            names = _name_targets(stage, self.batches, run.tokenizer, run.out, accelerator.device, self.bf16)
         if stage.align_class_names and begins:
             _align_class_names(model, names, self.batches)
         if stage.scale_class_names != 1.0 and begins:
             model.scale_class_names(stage.scale_class_names)
-        groups = _parameter_groups(model, stage)
+        groups = parameter_groups(model, stage)
         optimizer = torch.optim.AdamW(groups, betas=recipe.betas, weight_decay=recipe.weight_decay)
         accelerator.free_memory()  # of the previous stage, which trained other parameters
         text_states = MeanTextStates(model) if model.text_frozen else None
         pooled_states = PooledStates(model) if stage.frozen == "all_but_entailment" else None
-        losses = _Losses(model, words, names, text_states, _pretrained_maps(model, stage), pooled_states)
+        losses = _Losses(model, run.words, names, text_states, _pretrained_maps(model, stage), pooled_states)
         self.losses, self.optimizer = accelerator.prepare(losses, optimizer)
 
     def load(self, steps: range, workers: int) -> Iterator[tuple[Batch, float]]:
@@ -315,61 +336,6 @@ def schedule_factor(inner: int, stage: Stage) -> float:
     return 1.0 - (1.0 - stage.min_lr_ratio) * progress
 
 
-def freeze(model: FusedModel, stage: Stage) -> None:
-    """Set which parameters of the model a stage trains, and put frozen parts into evaluation mode.
-
-    Frozen are the encoders where the stage says so, whatever has a learning rate of 0, and always the backbone stages
-    that the architecture freezes.
-    """
-    model.encoders_frozen = stage.frozen in ("encoders", "embeddings")
-    part = TRAINED_PARTS.get(stage.frozen)
-    model.only_trained = part and part.module
-    model.visual_frozen = stage.frozen in CACHED_FEATURES and not model.only_trained
-    text_lr_mults = (stage.text_lr_mult, stage.fused_lr_mult) if model.cfg.vector_from_fused else (stage.text_lr_mult,)
-    model.text_frozen = bool(model.only_trained) or (stage.frozen == "visual" and not any(text_lr_mults))
-    model.backbones_frozen = stage.backbone_lr_mult == 0.0
-    encoders = set(model.encoder_parameters()) if model.encoders_frozen else set()
-    if stage.frozen == "embeddings":
-        encoders = {name for name in encoders if not name.startswith(model.details)}
-    frozen = model.cfg.frozen_stages if isinstance(model.cfg, ConvConfig) else 0
-    always = {f"{backbone}stages.{i}." for backbone in model.backbones for i in range(frozen)} | {*model.never_trained}
-    if stage.locked_text_layers:
-        always |= {"text.bert.embeddings."} | {f"text.bert.encoder.layer.{i}." for i in range(stage.locked_text_layers)}
-    for name, parameter in model.named_parameters():
-        in_frozen_part = name.startswith(tuple(always)) or (
-            model.visual_frozen and name.startswith("video.") and not name.startswith(model.after_features)
-        )
-        in_frozen_part |= bool(model.only_trained) and not name.startswith(f"{model.only_trained}.")
-        parameter.requires_grad_(not in_frozen_part and name not in encoders and _lr_mult(model, stage, name) > 0.0)
-        parameter.grad = None  # a gradient of the previous stage would count in the gradient norm
-    model.train()
-
-
-def _lr_mult(model: FusedModel, stage: Stage, parameter: str) -> float:
-    """Return the learning rate of a parameter, relative to the stage's."""
-    fused = range(model.cfg.text_layers, model.cfg.text_layers + model.cfg.fused_layers)
-    by_prefix = {
-        **dict.fromkeys((*model.backbones, AUDIO_BACKBONE), stage.backbone_lr_mult),
-        **{f"text.bert.encoder.layer.{i}.": stage.fused_lr_mult for i in fused},
-        "text.": stage.text_lr_mult,
-        "answer_head.": stage.answer_lr_mult,
-        **dict.fromkeys(("text_pool.", "text_project.", "video_project."), stage.projection_lr_mult),
-    }
-    return next((mult for prefix, mult in by_prefix.items() if parameter.startswith(prefix)), 1.0)
-
-
-def _parameter_groups(model: FusedModel, stage: Stage) -> list[dict[str, object]]:
-    by_mult: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            by_mult.setdefault((_lr_mult(model, stage, name), parameter.ndim > 1), []).append(parameter)
-    groups: list[dict[str, object]] = []
-    for (mult, decays), parameters in by_mult.items():
-        group: dict[str, object] = {"params": parameters, "lr_mult": mult, "lr": 0.0}
-        groups.append(group if decays else group | {"weight_decay": 0.0})
-    return groups
-
-
 def _align_class_names(model: FusedModel, names: NameTargets | None, batches: Batches) -> None:
     stage = batches.stage
     tokens = [cached["tokens"][0] for cached in batches.visual if cached is not None and "tokens" in cached]
@@ -470,7 +436,7 @@ def _progress(*, visible: bool) -> Progress:
     )
 
 
-def _status(stage: Stage, row: dict[str, float]) -> str:
+def _status(stage: Stage, row: Mapping[str, float]) -> str:
     losses = [f"{key[5:]} {value:.3f}" for key, value in row.items() if key.startswith("loss/")]
     return f"{stage.name}: " + ", ".join(losses)
 
