@@ -8,13 +8,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitascope.audio_windows import Samples, batched_inputs, cut_windows
-from vitascope.bundle.manifest import Manifest
+from vitascope.bundle.manifest import AudioStream, Manifest
 from vitascope.engines.graphs import GraphRunner
 from vitascope.errors import MediaError
 from vitascope.input_validation import Streams, batch_size_of_streams
@@ -42,6 +42,12 @@ class VideoEmbedding:
 
     vectors: Floats
     visual_tokens: Floats
+
+    @classmethod
+    def concatenate(cls, parts: Iterable[Self]) -> Self:
+        """Join embeddings, at least one."""
+        vectors, visual_tokens = zip(*((part.vectors, part.visual_tokens) for part in parts), strict=True)
+        return cls(np.concatenate(vectors), np.concatenate(visual_tokens))
 
 
 @dataclass(frozen=True)
@@ -88,13 +94,13 @@ def embed_video(graphs: GraphRunner, manifest: Manifest, streams: Streams, batch
 
 
 def embed_sounds(
-    graphs: GraphRunner, manifest: Manifest, sounds: Iterable[tuple[int, Samples]], count: int, batch_size: int
+    graphs: GraphRunner, stream: AudioStream, sounds: Iterable[tuple[int, Samples]], count: int, batch_size: int
 ) -> tuple[AudioEmbedding, NDArray[np.int64]]:
     """Embed sounds as the mean of their windows, ``batch_size`` windows at a time.
 
     Args:
         graphs: Graphs of the bundle.
-        manifest: Manifest with an audio stream.
+        stream: What their graph takes.
         sounds: Samples (N,) with the position of their sound, which may come in several parts.
         count: Number of sounds.
         batch_size: Maximum windows of a run.
@@ -102,8 +108,7 @@ def embed_sounds(
     Returns:
         The embeddings of sounds that are not silent, and their positions.
     """
-    stream, shapes = manifest.audio, graphs.output_shapes("audio")
-    assert stream is not None
+    shapes = graphs.output_shapes("audio")
     sums = {name: np.zeros((count, *shape)) for name, shape in shapes.items()}
     windows = np.zeros(count, np.int64)
     for positions, inputs in batched_inputs(cut_windows(stream, sounds), batch_size):

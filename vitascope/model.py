@@ -10,7 +10,7 @@ import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from vitascope.media.file import MediaSource
     from vitascope.sandbox.decoder import Decoder
 
+T = TypeVar("T")
 Tokens = NDArray[np.floating]
 Clips = Sequence[tuple[float, float]]
 """Start and end of each clip in s."""
@@ -126,9 +127,7 @@ class Model:
     ) -> Model:
         """Open the bundle in a folder; arguments as in the constructor. Does not connect to a server.
 
-        Raises:
-            BundleError: As ``Bundle.open``.
-            InvalidInput: As the constructor.
+        Raises as ``Bundle.open`` and the constructor.
         """
         return cls(Bundle.open(path), threads, device, engine=engine, optimize=optimize)
 
@@ -213,12 +212,7 @@ class Model:
         return self._graphs.run(graph, inputs)
 
     def text_batches(self, texts: Sequence[str], size: int | None = None) -> list[TextBatch]:
-        """Tokenize texts into batches of similar length.
-
-        Args:
-            texts: Texts.
-            size: Maximum texts of a batch; ``batch_size`` by default.
-        """
+        """Tokenize texts into batches of similar length, of at most ``size`` texts; ``batch_size`` by default."""
         return length_sorted_batches(self.tokenizer, texts, size or self.batch_size)
 
     def warm_up(self) -> None:
@@ -272,9 +266,9 @@ class Model:
             sounds: Mono samples (N,) from -1 to 1 at the sample rate of the bundle's audio stream, of any N each, as
                 ``read_audio`` returns them, and not silent.
         """
-        self._graphs.ensure_loaded("audio")
+        stream = self._loaded("audio", self.bundle.manifest.audio)
         check_sounds(sounds)
-        return embed_sounds(self._graphs, self.bundle.manifest, enumerate(sounds), len(sounds), self.batch_size)[0]
+        return embed_sounds(self._graphs, stream, enumerate(sounds), len(sounds), self.batch_size)[0]
 
     @property
     def fuses_audio(self) -> bool:
@@ -356,10 +350,7 @@ class Model:
     @property
     def moment_windows(self) -> MomentWindows:
         """Windows of a video that ``find_moments`` takes. Raises TaskMissing if the bundle has no moments graph."""
-        self._graphs.ensure_loaded("moments")
-        windows = self.bundle.manifest.moments
-        assert windows is not None
-        return windows
+        return self._loaded("moments", self.bundle.manifest.moments)
 
     def find_moments(
         self, texts: Sequence[str], windows: NDArray[np.floating], spans: Clips | None = None, top: int = 5
@@ -370,10 +361,7 @@ class Model:
     @property
     def caption_decoder(self) -> CaptionDecoder:
         """Decoder that ``generate_captions`` uses. Raises TaskMissing if the bundle has no caption graphs."""
-        self._graphs.ensure_loaded("caption_step")
-        decoder = self.bundle.manifest.captions
-        assert decoder is not None
-        return decoder
+        return self._loaded("caption_step", self.bundle.manifest.captions)
 
     def generate_captions(
         self,
@@ -398,10 +386,7 @@ class Model:
     @property
     def grounding_grid(self) -> GroundingGrid:
         """Outputs of ``ground``. Raises TaskMissing if the bundle has no grounding graph."""
-        self._graphs.ensure_loaded("grounding")
-        grid = self.bundle.manifest.grounding
-        assert grid is not None
-        return grid
+        return self._loaded("grounding", self.bundle.manifest.grounding)
 
     def ground(self, phrases: Sequence[str], visual_tokens: Tokens) -> list[Grounding]:
         """Find what ``phrases[i]`` names in the picture, or in the middle frame, of ``visual_tokens[i]``."""
@@ -427,12 +412,10 @@ class Model:
         Returns:
             One row per clip that is not silent; and the positions of these clips, ascending.
         """
-        self._graphs.ensure_loaded("audio")
+        stream = self._loaded("audio", self.bundle.manifest.audio)
         spans = [(0.0, self.decoder.probe(file, limits).duration)] if clips is None else list(clips)
-        manifest = self.bundle.manifest
-        assert manifest.audio is not None
-        sounds = read_sounds(self.decoder, file, spans, manifest.audio, limits)
-        return embed_sounds(self._graphs, manifest, sounds, len(spans), self.batch_size)
+        sounds = read_sounds(self.decoder, file, spans, stream, limits)
+        return embed_sounds(self._graphs, stream, sounds, len(spans), self.batch_size)
 
     def embed_video_file(
         self, path: MediaSource, clips: Clips | None = None, limits: MediaLimits = DEFAULT_LIMITS
@@ -440,11 +423,13 @@ class Model:
         """Embed the pictures of clips of a media file, one row per clip."""
         self._graphs.ensure_loaded("video")
         spans = [(0.0, self.decoder.probe(path, limits).duration)] if clips is None else list(clips)
-        parts = list(embed_clips(self, path, spans, limits))
-        return VideoEmbedding(
-            np.concatenate([part.vectors for part in parts]),
-            np.concatenate([part.visual_tokens for part in parts]),
-        )
+        return VideoEmbedding.concatenate(embed_clips(self, path, spans, limits))
+
+    def _loaded(self, graph: str, part: T | None) -> T:
+        """Load a graph, and return the part of the manifest that describes it. Raises TaskMissing."""
+        self._graphs.ensure_loaded(graph)
+        assert part is not None
+        return part
 
     def run_text_graph(
         self, graph: str, texts: Sequence[str], visual_tokens: Tokens | None, audio_tokens: Tokens | None = None
