@@ -133,6 +133,7 @@ def test_the_commands_caption_and_search_captions(
 ) -> None:
     monkeypatch.setenv("VITASCOPE_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("VITASCOPE_BUNDLE", str(small_bundle))
+    # The commands of docs/captions.md about a collection.
     assert main(["index", str(folder), "--caption"]) == 2
     assert "caption: bundle small-colours has no task 'captioning'" in capsys.readouterr().err
     monkeypatch.setenv("VITASCOPE_BUNDLE", str(bundle))
