@@ -6,7 +6,7 @@ video, W width of visual or audio tokens, D text width, E embedding dim.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +15,15 @@ import numpy as np
 import tokenizers
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
+from training.batch_encoding import (
+    EncodedAudio,
+    EncodedVideo,
+    encode_audio,
+    encode_text,
+    encode_text_states,
+    encode_video,
+)
 from training.data.batches import Batch, Tokens
 from training.data.scenes.objects import ATTRIBUTE_WEIGHTS
 from training.models.fusion import FusedModel
@@ -26,8 +33,9 @@ from training.objectives import losses
 from training.objectives.captions import caption_loss
 from training.objectives.class_names import most_likely
 from training.objectives.class_prototypes import ClassPrototypes
+from training.objectives.entailment import PooledStates, entailment_inputs, entailment_loss
 from training.objectives.grounding import phrase_loss
-from training.recipe import AUDIO_OBJECTIVES, DatasetConfig
+from training.recipe import AUDIO_OBJECTIVES
 from training.text_states import MeanTextStates, mean_text_state
 
 NAMES_PER_STEP = 96
@@ -64,46 +72,6 @@ def word_masking(tokenizer_file: Path, vocabulary: int) -> WordMasking:
     return WordMasking(mask_id=special[-1], special=torch.tensor(special), vocabulary=vocabulary)
 
 
-class PooledStates:
-    """What the classifier of sentences reads, by video and sentence, for stages that train it alone.
-
-    Every pair passes the fused layers once: where the batch has one that did not, all of the batch do.
-    """
-
-    def __init__(self, model: FusedModel) -> None:
-        self._model = model
-        self._stored: dict[tuple[str, int, bytes], Tensor] = {}
-
-    @torch.no_grad()
-    def __call__(self, batch: Batch, sentences: Tokens) -> Tensor:
-        """Return the inputs (B * K, 3D) of the classifier."""
-        ids, lengths = sentences.ids.cpu().numpy(), sentences.mask.sum(dim=1).tolist()
-        count = len(ids) // len(batch.rows)
-        keys = [
-            (f"{batch.dataset.corpus}/{batch.dataset.split}", int(batch.rows[i // count]), row[:length].tobytes())
-            for i, (row, length) in enumerate(zip(ids, lengths, strict=True))
-        ]
-        if not all(key in self._stored for key in keys):
-            pooled = entailment_inputs(self._model, batch, sentences, _encode_video(self._model, batch))
-            self._stored.update(zip(keys, pooled.float(), strict=True))
-        return torch.stack([self._stored[key] for key in keys])
-
-
-def entailment_inputs(model: FusedModel, batch: Batch, sentences: Tokens, video: EncodedVideo) -> Tensor:
-    """Return what the classifier of sentences reads of a batch, (B * K, 3D), or of two pictures (B * K, 6D)."""
-    states = _encode_text_states(model, sentences, detach=batch.dataset.detach_text)
-    pictures = video.tokens
-    if model.get_entailment_head().premises > 1:
-        if video.by_clip is None or video.by_clip.shape[1] != model.get_entailment_head().premises:
-            raise ValueError(
-                f"entailment: 'pair' with {batch.dataset.corpus!r}; two pictures per example were expected"
-            )
-        pictures = video.by_clip.flatten(0, 1)
-    audio = _encode_audio(model, batch)
-    cache = model.prepare_visual(pictures, None if audio is None else audio.tokens)
-    return model.entailment_inputs(states, sentences.mask, cache)
-
-
 def compute_losses(
     model: FusedModel,
     batch: Batch,
@@ -131,10 +99,9 @@ def compute_losses(
         # Features, or their means; `visual` would be tokens.
         return _embedding_losses(model, batch, names, text_states or partial(mean_text_state, model))
     objectives = batch.dataset.objectives
-    if pooled_states is not None and batch.hypotheses is not None and batch.labels is not None:
-        logits = model.get_entailment_head()(pooled_states(batch, batch.hypotheses))
-        return {"entailment": torch.nn.functional.cross_entropy(logits.float(), batch.labels)}
-    video, audio = _encode_video(model, batch), _encode_audio(model, batch)
+    if pooled_states is not None:
+        return {"entailment": entailment_loss(model, batch, pooled_states(batch))}
+    video, audio = encode_video(model, batch), encode_audio(model, batch)
     out: dict[str, Tensor] = {}
     if AUDIO_OBJECTIVES & set(objectives) and audio is not None:
         pictures = video.embedding if video.exists else None
@@ -154,11 +121,10 @@ def compute_losses(
     if "mvm" in objectives and batch.captions is not None and video.mask_context is not None:
         out["mvm"] = _mvm(model, batch, batch.captions, video.tokens, video.mask_context)
     if "vqa" in objectives and batch.questions is not None and batch.answers is not None and cache is not None:
-        states = _encode_text_states(model, batch.questions, detach=batch.dataset.detach_text)
+        states = encode_text_states(model, batch.questions, detach=batch.dataset.detach_text)
         out["vqa"] = losses.vqa(model.answer_logits(states, batch.questions.mask, cache), batch.answers)
-    if "entailment" in objectives and batch.hypotheses is not None and batch.labels is not None:
-        logits = model.get_entailment_head()(entailment_inputs(model, batch, batch.hypotheses, video))
-        out["entailment"] = torch.nn.functional.cross_entropy(logits.float(), batch.labels)
+    if "entailment" in objectives:
+        out["entailment"] = entailment_loss(model, batch, entailment_inputs(model, batch, video))
     if "objects" in objectives and batch.positions is not None and batch.classes is not None:
         grid, logits = model.grid_of(video.tokens.shape[1]), model.object_logits(video.tokens)
         sizes = model.cfg.object_classes
@@ -181,11 +147,11 @@ def _text_losses(
     """Compute ITC, correlation and ITM, for which captions are encoded once. cache: For ITM."""
     objectives, temperature = batch.dataset.objectives, model.cfg.temperature
     out: dict[str, Tensor] = {}
-    text, states = _encode_text(model, captions, batch.dataset)
+    text, states = encode_text(model, captions, batch.dataset)
     mean = model.mean_text_state(states, captions.mask)
     negatives = None
     if batch.negatives is not None:
-        negatives, negative_states = _encode_text(model, batch.negatives, batch.dataset)
+        negatives, negative_states = encode_text(model, batch.negatives, batch.dataset)
     if "itc" in objectives:
         soft = None
         if batch.dataset.soft_targets:
@@ -210,7 +176,7 @@ def _embedding_losses(
     video = model.embedding_of_features(_drop_tokens(batch.visual, batch.dataset.token_dropout))
     out: dict[str, Tensor] = {}
     objectives = batch.dataset.objectives
-    if AUDIO_OBJECTIVES & set(objectives) and (audio := _encode_audio(model, batch)) is not None:
+    if AUDIO_OBJECTIVES & set(objectives) and (audio := encode_audio(model, batch)) is not None:
         out |= _audio_losses(model, batch, video, audio, text_states)
     if batch.captions is not None and {"itc", "correlation"} & set(objectives):
         states = text_states(batch.captions)
@@ -255,48 +221,6 @@ def _one_text_per_class(first: Tensor) -> Tensor:
     return first[:-1] + drawn * torch.randint(2, (len(counts),), device=first.device)
 
 
-class EncodedVideo(NamedTuple):
-    """The videos of a batch."""
-
-    embedding: Tensor
-    """(B, E)"""
-    for_itc: Tensor
-    """Embeddings compared by ITC: (B, E), or (B, C, E) where the similarities of clips are pooled."""
-    tokens: Tensor
-    """(B, V, W), mean over clips."""
-    mask_context: Tensor | None = None
-    """For MVM: what decides which tokens are masked together."""
-    exists: bool = True
-    """False: the corpus has no pictures, and all values are 0."""
-    predicted_maps: Sequence[Tensor] = ()
-    """For `cnn_features`."""
-    by_clip: Tensor | None = None
-    """(B, C, V, W), the tokens of each clip, where the videos are encoded at this step."""
-
-
-class EncodedAudio(NamedTuple):
-    """The sounds of a batch."""
-
-    embedding: Tensor
-    """(B, E)"""
-    tokens: Tensor
-    """(B, A, W), 0 where there is no sound."""
-    present: Tensor
-    """(B,) bool: which videos have sound."""
-
-
-def _encode_audio(model: FusedModel, batch: Batch) -> EncodedAudio | None:
-    if batch.audio is None or model.audio is None:
-        return None
-    samples = batch.audio.samples
-    step = model.audio.cfg.token_frames * model.audio.cfg.hop
-    longest = -(-int(batch.audio.lengths.max()) // step) * step  # of encoders that read any length
-    if model.audio.cfg.encoder == "cnn" and 0 < longest < samples.shape[1]:
-        samples = samples[:, :longest]
-    embedding, tokens = model.encode_audio(samples, batch.audio.lengths, batch.dataset.spec_mask)
-    return EncodedAudio(embedding, tokens, batch.audio.present)
-
-
 def _joint_embedding(video_BE: Tensor, audio: EncodedAudio | None) -> Tensor:
     """Return the normalised sum (B, E) of the embeddings that each video has."""
     if audio is None:
@@ -337,63 +261,6 @@ def _audio_losses(
         joint = _joint_embedding(video_BE, audio)
         out["text_video_audio"] = losses.paired_itc(joint, text, temperature, heard, groups)
     return out
-
-
-def _encode_video(model: FusedModel, batch: Batch) -> EncodedVideo:
-    rows = batch.dataset.micro_batch_size
-    if batch.visual is None and batch.streams is None:
-        embedding = torch.zeros(len(batch.groups), model.cfg.vector_width, device=model.device)
-        tokens = torch.zeros(len(batch.groups), model.cfg.visual_tokens, model.cfg.visual_width, device=model.device)
-        return EncodedVideo(embedding, embedding, tokens, exists=False)
-    if batch.visual is not None:
-        if "visual" in batch.visual:
-            tokens = batch.visual["visual"]
-        else:
-            (tokens,) = _in_micro_batches(lambda features: (model.tokens_of_features(features),), rows, batch.visual)
-        embedding = model.video_embedding(tokens)
-        return EncodedVideo(embedding, embedding, tokens)
-    assert batch.streams is not None
-    if "mvm" in batch.dataset.objectives:
-        tokens, mask_context = model.encode_for_masking(batch.streams)
-        embedding = model.video_embedding(tokens)
-        return EncodedVideo(embedding, embedding, tokens, mask_context)
-    if "cnn_features" in batch.dataset.objectives:
-        tokens, predicted = model.predict_maps(batch.streams)
-        embedding = model.video_embedding(tokens)
-        return EncodedVideo(embedding, embedding, tokens, predicted_maps=predicted)
-    (by_clip,) = _in_micro_batches(lambda streams: (model.clip_tokens(streams, batch.times),), rows, batch.streams)
-    tokens = by_clip.mean(dim=1)
-    embedding = model.video_embedding(tokens)
-    pooled = model.cfg.clip_merge == "logsumexp" and by_clip.shape[1] > 1
-    for_itc = model.video_embedding(by_clip) if pooled else embedding
-    return EncodedVideo(embedding, for_itc, tokens, by_clip=by_clip)
-
-
-def _encode_text(model: FusedModel, texts: Tokens, dataset: DatasetConfig) -> tuple[Tensor, Tensor]:
-    """Return the embeddings (B * P, E) and states (B * P, L, D) of the captions of a batch."""
-    rows = dataset.micro_batch_size and dataset.micro_batch_size * dataset.captions_per_video
-    inputs = {"ids": texts.ids, "mask": texts.mask}
-    embedding, states = _in_micro_batches(lambda part: model.encode_text(part["ids"], part["mask"]), rows, inputs)
-    return embedding, states
-
-
-def _in_micro_batches(
-    encode: Callable[[Mapping[str, Tensor]], tuple[Tensor, ...]], rows: int | None, inputs: Mapping[str, Tensor]
-) -> tuple[Tensor, ...]:
-    """Encode inputs (n, ...) in micro-batches of so many rows; None: all at once.
-
-    This is the gradient cache of Gao et al. (2021): only outputs are kept, for a loss over all rows; its backward pass
-    computes the activations of one micro-batch at a time again, with the random numbers of the first time.
-    """
-    count = len(next(iter(inputs.values())))
-    if rows is None or rows >= count:
-        return encode(inputs)
-    # As a positional argument, in which `checkpoint` looks for the device whose random state it saves.
-    parts = [
-        checkpoint(encode, {name: x[start : start + rows] for name, x in inputs.items()}, use_reentrant=False)
-        for start in range(0, count, rows)
-    ]
-    return tuple(torch.cat(outputs) for outputs in zip(*parts, strict=True))
 
 
 TextStates = tuple[Tensor, Tensor]
@@ -453,7 +320,7 @@ def _mlm(model: FusedModel, batch: Batch, captions: Tokens, cache: VisualCache, 
         special=words.special,
         ratio=batch.dataset.mask_ratio,
     )
-    states = _encode_text_states(model, Tokens(ids, captions.mask), detach=batch.dataset.detach_text)
+    states = encode_text_states(model, Tokens(ids, captions.mask), detach=batch.dataset.detach_text)
     masked = targets != losses.IGNORE_INDEX
     fused = model.fuse(states, captions.mask, cache)
     return losses.mlm(model.word_logits(fused[masked]), targets[masked])
@@ -463,18 +330,8 @@ def _mvm(model: FusedModel, batch: Batch, captions: Tokens, tokens: Tensor, mask
     """Mask visual tokens of each video, read with its first caption."""
     first = slice(None, None, batch.dataset.captions_per_video)
     texts = Tokens(captions.ids[first], captions.mask[first])
-    states = _encode_text_states(model, texts, detach=batch.dataset.detach_text)
+    states = encode_text_states(model, texts, detach=batch.dataset.detach_text)
     return model.masked_visual_loss(tokens, mask_context, states, texts.mask)
-
-
-def _encode_text_states(model: FusedModel, texts: Tokens, *, detach: bool) -> Tensor:
-    if not detach:
-        return model.text.encode(texts.ids, texts.mask)
-    with torch.no_grad():
-        states = model.text.encode(texts.ids, texts.mask)
-    # Autocast would reuse the weights it cast here, which have no gradient, for the rest of the step.
-    torch.clear_autocast_cache()
-    return states
 
 
 def _class_names(model: FusedModel, batch: Batch, video: Tensor, names: NameTargets, temperature: float) -> Tensor:

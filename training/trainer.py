@@ -36,9 +36,10 @@ from training.models.pretrained import PretrainedMaps
 from training.models.visual_parsing import VisualParsingConfig
 from training.objectives.class_names import class_texts, teacher_probabilities
 from training.objectives.class_prototypes import ClassPrototypes
+from training.objectives.entailment import PooledStates
 from training.recipe import CACHED_FEATURES, Recipe, Stage
 from training.text_states import TEXTS_PER_PASS, MeanTextStates, mean_text_state
-from training.train_step import NameTargets, PooledStates, WordMasking, compute_losses, word_masking
+from training.train_step import NameTargets, WordMasking, compute_losses, word_masking
 from training.trained_parameters import freeze, parameter_groups
 from training.visual_token_cache import encode_frozen
 from training.weight_average import load_average, mix_weights, update_average

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.training.small_run import COLOURS, MODEL, recipe, write_corpus, write_tokenizer
-from training import train_step
+from training import batch_encoding
 from training.data.batches import Batches
 from training.initialization import model_config
 from training.models.architectures import build
@@ -80,7 +80,7 @@ def test_gradients_equal_those_of_the_whole_batch(corpus: Path, micro_batch_size
 @pytest.mark.parametrize("bf16", [False, True])
 def test_dropout_is_that_of_the_first_pass(corpus: Path, bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     recomputed = gradients(corpus, 3, dropout=0.5, bf16=bf16)
-    monkeypatch.setattr(train_step, "checkpoint", lambda encode, part, use_reentrant: encode(part))
+    monkeypatch.setattr(batch_encoding, "checkpoint", lambda encode, part, use_reentrant: encode(part))
     kept = gradients(corpus, 3, dropout=0.5, bf16=bf16)
     assert_close(recomputed, kept, 1e-6)
     monkeypatch.undo()

@@ -1,0 +1,67 @@
+"""The objective `entailment`: the class of sentences about videos, or about two pictures.
+
+Shape letters: B videos, or pairs of pictures, K sentences about each, D width of the fused layers.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.batch_encoding import EncodedVideo, encode_audio, encode_text_states, encode_video
+from training.data.batches import Batch, Tokens
+from training.models.fusion import FusedModel
+
+
+class PooledStates:
+    """What the classifier of sentences reads, by video and sentence, for stages that train it alone.
+
+    Every pair passes the fused layers once: where the batch has one that did not, all of the batch do.
+    """
+
+    def __init__(self, model: FusedModel) -> None:
+        self._model = model
+        self._stored: dict[tuple[str, int, bytes], Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Tensor:
+        """Return the inputs (B * K, 3D) of the classifier."""
+        sentences = _sentences(batch)
+        ids, lengths = sentences.ids.cpu().numpy(), sentences.mask.sum(dim=1).tolist()
+        count = len(ids) // len(batch.rows)
+        keys = [
+            (f"{batch.dataset.corpus}/{batch.dataset.split}", int(batch.rows[i // count]), row[:length].tobytes())
+            for i, (row, length) in enumerate(zip(ids, lengths, strict=True))
+        ]
+        if not all(key in self._stored for key in keys):
+            pooled = entailment_inputs(self._model, batch, encode_video(self._model, batch))
+            self._stored.update(zip(keys, pooled.float(), strict=True))
+        return torch.stack([self._stored[key] for key in keys])
+
+
+def entailment_inputs(model: FusedModel, batch: Batch, video: EncodedVideo) -> Tensor:
+    """Return what the classifier of sentences reads of a batch, (B * K, 3D), or of two pictures (B * K, 6D)."""
+    sentences = _sentences(batch)
+    states = encode_text_states(model, sentences, detach=batch.dataset.detach_text)
+    pictures = video.tokens
+    if model.get_entailment_head().premises > 1:
+        if video.by_clip is None or video.by_clip.shape[1] != model.get_entailment_head().premises:
+            raise ValueError(
+                f"entailment: 'pair' with {batch.dataset.corpus!r}; two pictures per example were expected"
+            )
+        pictures = video.by_clip.flatten(0, 1)
+    audio = encode_audio(model, batch)
+    cache = model.prepare_visual(pictures, None if audio is None else audio.tokens)
+    return model.entailment_inputs(states, sentences.mask, cache)
+
+
+def entailment_loss(model: FusedModel, batch: Batch, inputs: Tensor) -> Tensor:
+    """Compute the cross-entropy of the classes. inputs: As `entailment_inputs` returns them."""
+    assert batch.labels is not None
+    return F.cross_entropy(model.get_entailment_head()(inputs).float(), batch.labels)
+
+
+def _sentences(batch: Batch) -> Tokens:
+    assert batch.hypotheses is not None
+    return batch.hypotheses
