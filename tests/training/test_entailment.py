@@ -159,22 +159,23 @@ def test_parts_that_were_trained_beside_one_another_become_one_model(tmp_path: P
     tokenizer = write_tokenizer(tmp_path / "tokenizer.json")
 
     def saved(name: str, **part: object) -> Path:
-        made = Checkpoint(small_model(**part), [], small_recipe(tokenizer, None, {"itc": 1.0}), tokenizer, step=1)
+        model = small_model(backbone="test_resnet", frozen_stages=0, audio=None, **part)
+        made = Checkpoint(model, [], small_recipe(tokenizer, None, {"itc": 1.0}), tokenizer, step=1)
         checkpoint.save(tmp_path / name, made)
         return tmp_path / name
 
     captions, entailment = saved("captions", caption_layers=1), saved("entailment", entailment="video")
-    both = checkpoint.add_part(checkpoint.load(captions), entailment).model
+    base = checkpoint.load(captions)
+    both = checkpoint.add_part(base, entailment).model
     assert (both.cfg.caption_layers, both.cfg.entailment) == (1, "video")
     for path in (captions, entailment):
         for name, weight in checkpoint.load(path).model.state_dict().items():
             assert torch.equal(weight, both.state_dict()[name])
     with pytest.raises(InvalidInput, match="has none of"):
-        checkpoint.add_part(checkpoint.load(captions), captions)
-    other = checkpoint.load(captions)
-    torch.nn.init.normal_(other.model.match_head.weight)
+        checkpoint.add_part(base, captions)
+    torch.nn.init.normal_(base.model.match_head.weight)
     with pytest.raises(InvalidInput, match=r"another match_head\.weight \(1 tensors\)"):
-        checkpoint.add_part(other, entailment)
+        checkpoint.add_part(base, entailment)
 
 
 def test_objectives_models_and_corpora_that_do_not_fit_are_named(start: tuple[Path, Path], tmp_path: Path) -> None:
