@@ -54,7 +54,7 @@ def test_places_equal_those_of_the_checkpoint_and_no_other_file_changes(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "export_graphs", lambda _: all_graphs)
         export.export_checkpoint(
-            tmp_path / "checkpoint", tmp_path / "bundle", precision="int8-weights", data=folders[1], seed=1
+            tmp_path / "checkpoint", tmp_path / "bundle", precision="float32", data=folders[1], seed=1
         )
     model = Model.open(tmp_path / "bundle", threads=1, device="cpu")
     size = (3, CONFIG.visual_tokens, CONFIG.visual_width)
@@ -64,9 +64,11 @@ def test_places_equal_those_of_the_checkpoint_and_no_other_file_changes(
     with torch.no_grad():
         ids, mask = (torch.from_numpy(array) for array in model.tokenizer.encode(phrases))
         heat, boxes = grounding_outputs(grounder, ids, mask, torch.from_numpy(tokens))
-    assert np.allclose([place.heat_map for place in places], heat.sigmoid(), atol=0.02)
-    assert all(np.abs(boxes[row] - np.array(place.box)).max(axis=1).min() < 0.02 for row, place in enumerate(places))
-    before, after = Bundle.open(bundles["int8-weights"]), model.bundle
+    assert np.allclose([place.heat_map for place in places], heat.sigmoid(), atol=1e-4)
+    for place, of_tokens in zip(places, boxes.numpy(), strict=True):
+        column, row = (int(fraction * CONFIG.grid_width) for fraction in place.point)
+        assert place.box == pytest.approx(of_tokens[row * CONFIG.grid_width + column], abs=1e-4)
+    before, after = Bundle.open(bundles["float32"]), model.bundle
     same = ["weights.bin", *before.manifest.graphs.values()]
     assert [after.manifest.files[name] for name in same] == [before.manifest.files[name] for name in same]
     assert after.fingerprint == before.fingerprint
