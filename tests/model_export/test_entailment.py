@@ -23,7 +23,7 @@ from vitascope.model import Model
 
 
 def test_classes_equal_those_of_the_checkpoint_and_no_other_file_changes(
-    model: HdVila, graphs: Graphs, bundles: dict[str, Path], tmp_path: Path
+    model: HdVila, graphs: Graphs, folders: tuple[Path, Path], bundles: dict[str, Path], tmp_path: Path
 ) -> None:
     torch.manual_seed(1)
     classifier = HdVila(CONFIG.model_copy(update={"entailment": "video"}))
@@ -36,7 +36,9 @@ def test_classes_equal_those_of_the_checkpoint_and_no_other_file_changes(
         all_graphs = graphs | export_graphs(classifier)
         patch.undo()
         patch.setattr(export, "export_graphs", lambda _: all_graphs)
-        bundle = export.export_checkpoint(tmp_path / "checkpoint", tmp_path / "bundle", precision="float32", seed=1)
+        bundle = export.export_checkpoint(
+            tmp_path / "checkpoint", tmp_path / "bundle", precision="float32", data=folders[1], seed=1
+        )
     runtime = Model.open(bundle, threads=1, device="cpu")
     reference = TorchEncoder(classifier, runtime.tokenizer, ANSWERS)
     size = (3, CONFIG.visual_tokens, CONFIG.visual_width)
