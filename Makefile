@@ -108,7 +108,9 @@ bundle: data ## train the default bundle again, from the corpora to $(BUNDLE): a
 		--out $(RUN)-sound-texts
 	$(TUNED) $(BIN)/vitascope finetune hd-vila-tiny-sound-answers --start-from $(RUN)-sound-texts/checkpoint --data $(PACKED) \
 		--out $(RUN)-sound-answers
-	$(BIN)/vitascope export $(RUN)-sound-answers/checkpoint --out $(BUNDLE) --version $(BUNDLE_VERSION) --data $(PACKED) --seed 0
+	$(TUNED) $(BIN)/vitascope finetune hd-vila-tiny-sound-match --start-from $(RUN)-sound-answers/checkpoint --data $(PACKED) \
+		--out $(RUN)-sound-match
+	$(BIN)/vitascope export $(RUN)-sound-match/checkpoint --out $(BUNDLE) --version $(BUNDLE_VERSION) --data $(PACKED) --seed 0
 	$(MAKE) results
 
 results: $(VENV)/.train ## measure $(BUNDLE) on all test splits and put the numbers into its card
