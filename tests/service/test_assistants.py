@@ -368,7 +368,7 @@ def test_concurrent_calls_get_their_own_responses(assistant: Assistant, films: s
 
 def test_server_starts_without_the_service() -> None:
     async def session(client: Client) -> None:
-        assert len((await client.list_tools()).tools) == 11
+        assert len((await client.list_tools()).tools) == 12
         for _ in range(2):
             assert "http://127.0.0.1:9 cannot be reached" in await call_tool_error(client, "list_collections")
         with pytest.raises(MCPError, match="cannot be reached"):
@@ -413,7 +413,7 @@ def test_cancelled_call_ends_its_own_request_only() -> None:
                 connection = await anyio.to_thread.run_sync(accept_request, abandon_on_cancel=True)
                 calls.cancel_scope.cancel()
             await anyio.to_thread.run_sync(wait_until_closed, connection, abandon_on_cancel=True)
-            assert len((await client.list_tools(cache_mode="bypass")).tools) == 11
+            assert len((await client.list_tools(cache_mode="bypass")).tools) == 12
 
         assert run_session(make_server(f"http://127.0.0.1:{silent.getsockname()[1]}", "1"), session, "legacy") == []
 
