@@ -86,6 +86,8 @@ def page(browser: Browser, running: Running) -> Iterator[Page]:
     requested_urls: list[str] = []
     opened.on("pageerror", lambda error: script_errors.append(str(error)))
     opened.on("request", lambda request: requested_urls.append(request.url))
+    # From the first listener on, Chromium opens no file dialog of its own, so that no test depends on when it is told.
+    opened.on("filechooser", lambda _: None)
     record_toasts(opened)
     yield opened
     context.close()
