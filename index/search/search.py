@@ -377,7 +377,8 @@ def _build_page(
         clips = []
         for candidate in group.members[: request.clips_per_result]:
             if candidate.clip_id in hit_of:
-                match, fused = scores.get(candidate.clip_id, (None, None))[:2]
+                score = scores.get(candidate.clip_id)
+                match, fused = (None, None) if score is None else (score.match, score.fused)
                 hit, (value, conditions) = hit_of[candidate.clip_id], relevance[candidate.clip_id]
                 own = signals[candidate.clip_id]
                 clips.append(RankedHit(hit, value, conditions, candidate.similarity, match, fused, own))
