@@ -92,16 +92,20 @@ class StoredVideo:
     collection: Collection
     id: int
 
-    def audio_tokens(self, model: Model, span: Span) -> Floats | None:
-        """Return the audio tokens (1, T, A) of the clip with this span; None without any of this model.
+    def audio_tokens(self, model: Model, spans: Sequence[Span]) -> list[Floats | None]:
+        """Return the audio tokens (1, T, A) of the clips with these spans; None for one without any of this model.
 
         Raises VideoNotFound and StorageError.
         """
         if self.collection.fingerprint != model.bundle.fingerprint:
-            return None
-        clip_ids = [clip.id for clip in self.collection.clips(self.id) if np.allclose((clip.start, clip.end), span)]
-        tokens = next(iter(self.collection.stored_tokens(clip_ids[:1], "audio").values()), None)
-        return None if tokens is None else tokens[None]
+            return [None] * len(spans)
+        clips = self.collection.clips(self.id)
+        stored_spans = np.array([(clip.start, clip.end) for clip in clips]).reshape(-1, 2)
+        is_same = np.isclose(stored_spans, np.array(spans)[:, None]).all(axis=2)
+        clip_ids = [clips[int(row.argmax())].id if row.any() else None for row in is_same]
+        tokens = self.collection.stored_tokens([clip_id for clip_id in clip_ids if clip_id is not None], "audio")
+        stored = [None if clip_id is None else tokens.get(clip_id) for clip_id in clip_ids]
+        return [None if array is None else array[None] for array in stored]
 
     def clip_embeddings(self, model: Model) -> dict[Span, Float32]:
         """Return the embeddings (D,) of the clips by span; nothing unless they are of this model.
@@ -210,10 +214,9 @@ def embed_clip(context: RequestContext, model: Model, source: SourceFile, clip: 
     assert whole.visual_tokens is not None
     embedding = VideoEmbedding(whole.embeddings, whole.visual_tokens)
     frames = FrameEmbeddings(parts[0].times, parts[0].embeddings) if parts else None
-    audio_tokens = None
-    if clip.sound:
-        audio_tokens = _audio_tokens(model, source, (whole.start, whole.end), context.service.settings.media_limits())
-    return EmbeddedClip(source.video, whole.start, whole.end, embedding, frames, audio_tokens)
+    span, limits = (whole.start, whole.end), context.service.settings.media_limits()
+    [audio_tokens] = _audio_tokens(model, source, [span], limits) if clip.sound else [None]
+    return EmbeddedClip(source.video, *span, embedding, frames, audio_tokens)
 
 
 def embed_clips(context: RequestContext, model: Model, source: SourceFile, spans: Sequence[Span]) -> list[EmbeddedClip]:
@@ -234,19 +237,23 @@ def embed_clips(context: RequestContext, model: Model, source: SourceFile, spans
 
     cached = context.service.caches.clips.get_or_create(keys, create, context.call_context)
     clips = []
-    for key, span in zip(keys, spans, strict=True):
+    for key, span, sound in zip(keys, spans, _audio_tokens(model, source, spans, limits), strict=True):
         tokens = cached[key].visual_tokens
         assert tokens is not None
         embedding = VideoEmbedding(cached[key].embeddings, tokens)
-        audio_tokens = _audio_tokens(model, source, span, limits)
-        clips.append(EmbeddedClip(source.video, *span, embedding, audio_tokens=audio_tokens))
+        clips.append(EmbeddedClip(source.video, *span, embedding, audio_tokens=sound))
     return clips
 
 
-def _audio_tokens(model: Model, source: SourceFile, span: Span, limits: MediaLimits) -> Floats | None:
-    """Return the audio tokens (1, T, A) of a clip, of the collection if they are stored; None without sound."""
-    stored = None if source.stored is None else source.stored.audio_tokens(model, span)
-    return read_audio_tokens(model, source.file, span, limits) if stored is None else stored
+def _audio_tokens(model: Model, source: SourceFile, spans: Sequence[Span], limits: MediaLimits) -> list[Floats | None]:
+    """Return the audio tokens (1, T, A) of clips, of the collection if they are stored; None for one without sound."""
+    if not model.fuses_audio:
+        return [None] * len(spans)
+    stored = [None] * len(spans) if source.stored is None else source.stored.audio_tokens(model, spans)
+    return [
+        read_audio_tokens(model, source.file, span, limits) if tokens is None else tokens
+        for span, tokens in zip(spans, stored, strict=True)
+    ]
 
 
 def embed_source_windows(

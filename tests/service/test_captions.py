@@ -44,6 +44,12 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_video(tmp_path_factory.mktemp("film") / "film.mp4", frames, rate=5)
 
 
+def write_song(folder: Path) -> Path:
+    """Write grey pictures with two seconds of silence, and two of a blue tone."""
+    tone = 0.5 * np.sin(2 * np.pi * TONES["blue"] * np.arange(16_000) / 8000).astype(np.float32)
+    return write_audio(folder / "song.mkv", np.concatenate([0 * tone, tone])[None], 8000, "flac", with_video=True)
+
+
 @pytest.fixture(scope="module")
 def captioning(film: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A service whose model captions pictures and sound, with the film in two clips; requests may be about four."""
@@ -96,8 +102,7 @@ def test_a_stored_video_is_captioned_as_a_whole_in_parts_and_by_clip(captioning:
 
 
 def test_uploads_with_sound_and_pictures_are_captioned_and_not_stored(captioning: Running, tmp_path: Path) -> None:
-    tone = 0.5 * np.sin(2 * np.pi * TONES["blue"] * np.arange(16_000) / 8000).astype(np.float32)
-    song = write_audio(tmp_path / "song.mkv", np.concatenate([0 * tone, tone])[None], 8000, "flac", with_video=True)
+    song = write_song(tmp_path)
     picture = write_picture(tmp_path / "blue.png", solid(COLORS["blue"]))
     with Client(str(captioning.client.base_url)) as client:
         silent, loud = client.generate_captions_for_file(song, segmentation=TWO_SECONDS)["clips"]  # grey pictures
@@ -106,6 +111,22 @@ def test_uploads_with_sound_and_pictures_are_captioned_and_not_stored(captioning
     assert loud["captions"][0]["log_probability"] != silent["captions"][0]["log_probability"]
     assert (still["video"], texts(still)) == (None, [(0.0, 0.0, BLUE)])
     assert list(captioning.service.media.uploads.iterdir()) == []
+
+
+def test_stored_clips_are_captioned_by_their_own_stored_sound(
+    captioning: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    song = write_song(tmp_path)
+    with Client(str(captioning.client.base_url)) as client:
+        expected = client.generate_captions_for_file(song, segmentation=TWO_SECONDS)["clips"]
+        client.create_collection("songs")
+        video = client.add_video("songs", song, segmentation=TWO_SECONDS)
+        monkeypatch.setattr("service.inference.embedding.read_audio_tokens", lambda *_: None)
+        clips = client.generate_captions(collection="songs", video_id=video["id"], segmentation="stored")["clips"]
+        client.delete_collection("songs")
+    assert [clip["modalities"] for clip in clips] == [["visual"], ["visual", "audio"]]
+    for clip, same in zip(clips, expected, strict=True):
+        assert (clip["start"], clip["captions"][0]["text"]) == (same["start"], same["captions"][0]["text"])
 
 
 def test_the_command_captions_files_by_a_service(
