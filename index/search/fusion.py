@@ -107,19 +107,26 @@ def measure_evidence(
     connection: sqlite3.Connection,
     weights: Mapping[SearchSignal, float],
     calibration: Calibration | None,
-    query: Float32,
+    queries: Float32,
     newest_clip: int,
-) -> Evidence:
-    """Return how a search with these weights compares its signals; ``query``: embedding (D,)."""
-    spreads: dict[Signal, Spread] = {}
+) -> list[Evidence]:
+    """Return how searches with these weights compare their signals; ``queries``: an embedding (D,) of each."""
+    samples: dict[Signal, Float32] = {}
     if "audio" in weights:
-        signals: tuple[Signal, ...] = ("visual", "audio")
-        for signal in signals:
-            sample = sample_embeddings(connection, len(query), newest_clip, SAMPLE_SIZE, signal)
-            cosines = (sample @ query).astype(np.float64)
-            if len(cosines) >= MIN_SAMPLE and float(np.std(cosines)) > 0:
-                spreads[signal] = Spread(float(np.mean(cosines)), float(np.std(cosines)))
-    return Evidence(weights, calibration, spreads, count_embeddings(connection, "audio") if spreads else 0)
+        dim = queries.shape[1]
+        samples = {each: sample_embeddings(connection, dim, newest_clip, SAMPLE_SIZE, each) for each in SIGNALS}
+    sounds = count_embeddings(connection, "audio") if samples else 0
+    return [Evidence(weights, calibration, _measure_spreads(samples, query), sounds) for query in queries]
+
+
+def _measure_spreads(samples: Mapping[Signal, Float32], query: Float32) -> dict[Signal, Spread]:
+    """Return the spreads of a query's cosines with sampled embeddings (N, D); none of a small sample."""
+    spreads: dict[Signal, Spread] = {}
+    for signal, sample in samples.items():
+        cosines = (sample @ query).astype(np.float64)
+        if len(cosines) >= MIN_SAMPLE and float(np.std(cosines)) > 0:
+            spreads[signal] = Spread(float(np.mean(cosines)), float(np.std(cosines)))
+    return spreads
 
 
 def fuse(
@@ -144,10 +151,10 @@ def fuse(
     """
     if not matches and len(rankings) == 1:
         (candidates,) = rankings.values()
-        return _with_sound(candidates[:depth], evidence)
+        return with_sound(candidates[:depth], evidence)
     merged = _merge(connection, query, rankings, matches)
     phrases = {match.clip_id for match in matches if match.has_phrase}
-    candidates = _with_sound(merged, evidence)
+    candidates = with_sound(merged, evidence)
     words = np.array([candidate.words for candidate in candidates])
     scores = combine_evidence(words, signal_evidence(candidates, evidence)).tolist()
 
@@ -199,7 +206,7 @@ def _merge(
     return merged
 
 
-def _with_sound(candidates: Sequence[Candidate], evidence: Evidence) -> list[Candidate]:
+def with_sound(candidates: Sequence[Candidate], evidence: Evidence) -> list[Candidate]:
     """Return candidates with the evidence of their sound, if that is searched."""
     if "audio" not in evidence.weights:
         return list(candidates)

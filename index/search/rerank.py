@@ -5,6 +5,7 @@ Shape letters: V visual tokens, W their width, T audio tokens, A their width, D 
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from index.collection import Collection
-from index.records import Clip, Float32, SearchSignal
-from index.search.candidates import Candidate
-from index.search.fusion import Evidence, signal_evidence
+from index.records import SIGNALS, Clip, Float32, SearchSignal
+from index.search.candidates import Candidate, stored_cosines
+from index.search.fusion import Evidence, measure_evidence, signal_evidence, with_sound
 from index.search.request import QueryPart, TextPart
-from index.storage.queries import has_audio_tokens, load_embeddings
+from index.storage.queries import has_audio_tokens, newest_clip
 from vitascope.bundle.manifest import Manifest
 from vitascope.model import Model
 from vitascope.scoring import combine_evidence, reranked_score
@@ -109,31 +110,21 @@ def rerank(
     Raises:
         StorageError, and as ``Model.match``.
     """
-    scores: dict[int, PairScores] = {}
-    unscored: set[int] = set()
-    reads_sound = "audio" in evidence.weights and model.bundle.manifest.sound_reranking is not None
-    for first in range(0, min(count, len(candidates)), RERANK_BATCH_SIZE):
-        batch = candidates[first : min(first + RERANK_BATCH_SIZE, count)]
-        clip_ids = [candidate.clip_id for candidate in batch]
-        tokens = collection.stored_tokens(clip_ids)
-        audio_tokens = collection.stored_tokens(clip_ids, "audio") if reads_sound else {}
-        pairs = [
-            _Pair(text, candidate.clip_id, candidate.cosines.get("visual", 0.0), value)
-            for candidate, value in zip(batch, signal_evidence(batch, evidence).tolist(), strict=True)
-        ]
-        scores |= {pair.clip_id: score for pair, score in _score_pairs(model, pairs, tokens, audio_tokens)}
-        unscored |= {clip_id for clip_id, array in tokens.items() if array is None}
+    best = candidates[:count]
+    evidences = signal_evidence(best, evidence).tolist()
+    pairs = [_Pair(text, candidate, value) for candidate, value in zip(best, evidences, strict=True)]
+    scored = {pair.candidate.clip_id: score for pair, score in _score_pairs(collection, model, pairs, evidence.weights)}
 
-    present = [c for c in candidates[:count] if c.clip_id in scores or c.clip_id in unscored]
-    own = [scores.get(candidate.clip_id, PairScores(0.0, 0.0)) for candidate in present]
+    present = [candidate for candidate in best if candidate.clip_id in scored]
+    own = [scored[candidate.clip_id] or PairScores(0.0, 0.0) for candidate in present]
     has_sound = np.array([score.has_sound for score in own], bool)
     fused = np.array([score.fused for score in own]) * np.where(has_sound, 1.0, evidence.weights.get("visual", 0.0))
     sound = np.where(has_sound, 0.0, np.array([c.sound or 0.0 for c in present]))
     total = combine_evidence(np.array([c.words for c in present]), fused, sound)
-    order = np.lexsort((np.array([c.clip_id in unscored for c in present]), -total)).tolist()
+    order = np.lexsort((np.array([scored[c.clip_id] is None for c in present]), -total)).tolist()
     movable = iter([present[i] for i in order if present[i].words < FIXED_WORDS])
     reranked = [next(movable) if c.words < FIXED_WORDS else c for c in present]
-    return [*reranked, *candidates[count:]], scores
+    return [*reranked, *candidates[count:]], {clip_id: score for clip_id, score in scored.items() if score is not None}
 
 
 def score_best_clips(
@@ -142,10 +133,10 @@ def score_best_clips(
     pairs: Sequence[tuple[str, Sequence[Clip]]],
     embeddings: Mapping[str, Float32],
 ) -> list[ScoredClip | None]:
-    """Return for each text with several clips the clip of the highest fused score.
+    """Return for each text with several clips the clip of the highest fused score, as a search of all signals has it.
 
-    Only the ``RERANK_CLIPS_PER_VIDEO`` clips most similar to the text are scored. Clips without visual tokens win only
-    where no clip has any.
+    Only the ``RERANK_CLIPS_PER_VIDEO`` clips whose pictures, and sound if the bundle states how to rerank by both, fit
+    the text best are scored. Clips without visual tokens win only where no clip has any.
 
     Args:
         pairs: texts and the clips of each.
@@ -157,64 +148,83 @@ def score_best_clips(
     Raises:
         StorageError, and as ``Model.match``.
     """
+    manifest = model.bundle.manifest
+    weights: dict[SearchSignal, float] = {"visual": 1.0}
+    if manifest.sound_reranking is not None and "audio" in collection.signals:
+        weights["audio"] = 1.0
+    queries = np.stack([collection.truncate(embedding) for embedding in embeddings.values()])
     with collection.catalogue.read() as connection:
-        ids = sorted({clip.id for _, clips in pairs for clip in clips})
-        stored = load_embeddings(connection, ids, collection.embed_dim)
-    truncated = {text: collection.truncate(embedding) for text, embedding in embeddings.items()}
-    nearest = [_most_similar(truncated[text], clips, stored) for text, clips in pairs]
-    texts = [text for text, _ in pairs]
-    flat = [(text, clip, cosine) for text, near in zip(texts, nearest, strict=True) for clip, cosine in near]
-    scored: list[ScoredClip] = []
-    for first in range(0, len(flat), RERANK_BATCH_SIZE):
-        batch = flat[first : first + RERANK_BATCH_SIZE]
-        tokens = collection.stored_tokens({clip.id for _, clip, _ in batch})
-        own = [_Pair(text, clip.id, similarity) for text, clip, similarity in batch]
-        scores = {(pair.text, pair.clip_id): score for pair, score in _score_pairs(model, own, tokens, {})}
-        scored += [ScoredClip(clip, similarity, scores.get((text, clip.id))) for text, clip, similarity in batch]
-    results = iter(scored)
-    return [max((next(results) for _ in near), key=_fused_then_similarity, default=None) for near in nearest]
-
-
-def _most_similar(text: Float32, clips: Sequence[Clip], stored: Mapping[int, Float32]) -> list[tuple[Clip, float]]:
-    present = [clip for clip in clips if clip.id in stored]
-    if not present:
-        return []
-    cosines = np.clip(np.stack([stored[clip.id] for clip in present]) @ text, -1, 1)
-    best = np.argsort(-cosines, kind="stable")[:RERANK_CLIPS_PER_VIDEO]
-    return [(present[index], float(cosines[index])) for index in best]
+        measured = measure_evidence(connection, weights, manifest.calibration, queries, newest_clip(connection))
+        by_text = {text: (query, own) for text, query, own in zip(embeddings, queries, measured, strict=True)}
+        nearest = [_best_pairs(connection, text, clips, *by_text[text]) for text, clips in pairs]
+    clips_by_id = {clip.id: clip for _, clips in pairs for clip in clips}
+    scored = {
+        (pair.text, pair.candidate.clip_id): score
+        for pair, score in _score_pairs(collection, model, [pair for near in nearest for pair in near], weights)
+    }
+    results = [
+        [ScoredClip(clips_by_id[c.clip_id], c.similarity, scored.get((text, c.clip_id))) for text, c, _ in near]
+        for near in nearest
+    ]
+    return [max(near, key=_fused_then_similarity, default=None) for near in results]
 
 
 class _Pair(NamedTuple):
-    """A text and a clip. ``similarity``: cosine; ``evidence``: of the search, that pictures and sound fit."""
+    """A text and a clip. ``evidence``: of the search, that pictures and sound fit."""
 
     text: str
-    clip_id: int
-    similarity: float
-    evidence: float = 0.0
+    candidate: Candidate
+    evidence: float
+
+
+def _best_pairs(
+    connection: sqlite3.Connection, text: str, clips: Sequence[Clip], query: Float32, evidence: Evidence
+) -> list[_Pair]:
+    """Return the pairs of a text, whose embedding is ``query`` (D,), and the clips that most likely fit it."""
+    ids = [clip.id for clip in clips]
+    cosines = {each: stored_cosines(connection, ids, query, each) for each in SIGNALS if each in evidence.weights}
+    candidates = [
+        Candidate(clip_id, cosine, {signal: own[clip_id] for signal, own in cosines.items() if clip_id in own})
+        for clip_id, cosine in cosines["visual"].items()
+    ]
+    values = signal_evidence(with_sound(candidates, evidence), evidence).tolist()
+    pairs = [_Pair(text, candidate, value) for candidate, value in zip(candidates, values, strict=True)]
+    pairs.sort(key=lambda pair: (-pair.evidence, -pair.candidate.similarity))
+    return pairs[:RERANK_CLIPS_PER_VIDEO]
 
 
 def _score_pairs(
-    model: Model,
-    pairs: Sequence[_Pair],
-    tokens: Mapping[int, Float32 | None],
-    audio_tokens: Mapping[int, Float32 | None],
-) -> Iterator[tuple[_Pair, PairScores]]:
-    """Yield the pairs whose clip has visual tokens (V, W), with their scores; audio tokens (T, A) are matched, too."""
-    known = [(pair, array) for pair in pairs if (array := tokens.get(pair.clip_id)) is not None]
-    if not known:
-        return
-    texts, clip_ids, similarities, evidence = zip(*(pair for pair, _ in known), strict=True)
-    sounds = [audio_tokens.get(clip_id) for clip_id in clip_ids]
-    has_sound = [sound is not None for sound in sounds]
-    silence = next((np.zeros_like(sound) for sound in sounds if sound is not None), None)
-    heard = None if silence is None else np.stack([silence if sound is None else sound for sound in sounds])
-    match = model.match(texts, np.stack([array for _, array in known]), heard)
-    fused = model.fused_score(np.array(similarities, np.float32), match.logits)
-    if (sound_reranking := model.bundle.manifest.sound_reranking) is not None:
-        joint = reranked_score(np.array(evidence), match.logits, sound_reranking.match_weight)
-        fused = np.where(has_sound, joint, fused)
-    for (pair, _), *scores in zip(known, match.probabilities.tolist(), fused.tolist(), has_sound, strict=True):
-        yield pair, PairScores(*scores)
+    collection: Collection, model: Model, pairs: Sequence[_Pair], weights: Mapping[SearchSignal, float]
+) -> Iterator[tuple[_Pair, PairScores | None]]:
+    """Yield the pairs whose clip still exists with their scores; None for a clip stored without visual tokens.
+
+    Clips with audio tokens are matched by pictures and sound where ``weights`` has sound and the bundle states how to
+    rerank by both.
+    """
+    sound_reranking = model.bundle.manifest.sound_reranking if "audio" in weights else None
+    for first in range(0, len(pairs), RERANK_BATCH_SIZE):
+        batch = pairs[first : first + RERANK_BATCH_SIZE]
+        clip_ids = {pair.candidate.clip_id for pair in batch}
+        tokens = collection.stored_tokens(clip_ids)
+        audio_tokens = {} if sound_reranking is None else collection.stored_tokens(clip_ids, "audio")
+        existing = [(pair, tokens[pair.candidate.clip_id]) for pair in batch if pair.candidate.clip_id in tokens]
+        yield from ((pair, None) for pair, array in existing if array is None)
+        known = [(pair, array) for pair, array in existing if array is not None]
+        if not known:
+            continue
+        sounds = [audio_tokens.get(pair.candidate.clip_id) for pair, _ in known]
+        has_sound = [sound is not None for sound in sounds]
+        silence = next((np.zeros_like(sound) for sound in sounds if sound is not None), None)
+        heard = None if silence is None else np.stack([silence if sound is None else sound for sound in sounds])
+        match = model.match([pair.text for pair, _ in known], np.stack([array for _, array in known]), heard)
+        cosines = np.array([pair.candidate.cosines.get("visual", 0.0) for pair, _ in known], np.float32)
+        fused = model.fused_score(cosines, match.logits)
+        if sound_reranking is not None:
+            evidence = np.array([pair.evidence for pair, _ in known])
+            joint = reranked_score(evidence, match.logits, sound_reranking.match_weight)
+            fused = np.where(has_sound, joint, fused)
+        for (pair, _), *scores in zip(known, match.probabilities.tolist(), fused.tolist(), has_sound, strict=True):
+            yield pair, PairScores(*scores)
 
 
 def _fused_then_similarity(scored: ScoredClip) -> tuple[bool, float, float]:

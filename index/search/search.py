@@ -166,7 +166,7 @@ def search(
         embedding = query_embedding(connection, request.parts, collection.embed_dim)
         clip_filter = _candidate_filter(connection, request, position, weights)
         calibration = request.calibration if request.is_text else None
-        evidence = measure_evidence(connection, weights, calibration, embedding, position.newest_clip)
+        [evidence] = measure_evidence(connection, weights, calibration, embedding[None], position.newest_clip)
         vectors = {signal: snapshots[signal] for signal in embedded}
         ranking = _rank(connection, vectors, embedding, request, clip_filter, position, evidence)
         if model is None or not ranking.rerank_count:

@@ -17,7 +17,7 @@ from index.jobs.jobs import list_items
 from index.jobs.runner import run_job
 from index.records import SearchSignal
 from index.search.request import ClipPart
-from index.search.rerank import default_rerank, stores_audio_tokens
+from index.search.rerank import default_rerank, score_best_clips, stores_audio_tokens
 from index.storage.catalogue import CATALOGUE_NAME
 from index.transfer.backup import backup_collection, restore_collection
 from index.transfer.media import AllowedPaths
@@ -161,6 +161,12 @@ def test_reranking_matches_pictures_and_sound_and_keeps_the_evidence_of_the_sear
     assert green.fused == pytest.approx(fused[0], abs=1e-5)
     seen = next(h for h in search_hits(collection, model, text, rerank=5, signals={"visual": 1}) if h.hit == blue.hit)
     assert seen.match == pytest.approx(by_pictures.probabilities[0], abs=1e-6)
+    pairs = [(text, collection.clips_by_id([hit.hit.clip_id])) for hit in (blue, green)]
+    scored = score_best_clips(collection, model, pairs, {text: model.embed_text([text])[0]})
+    for hit, alone in zip((blue, green), scored, strict=True):
+        assert alone is not None
+        assert alone.scores is not None
+        assert alone.scores[:2] == pytest.approx((hit.match, hit.fused), abs=1e-5)
 
 
 def default_counts(collection: Collection, model: Model) -> list[int]:
