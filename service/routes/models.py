@@ -27,14 +27,18 @@ MAX_NAMED = 5
 @router.get("", summary="List models", responses=errors())
 @requires("read")
 async def list_models(service: AppStateDep) -> Models:
-    """All models, the default first, with state, tasks, training data, metrics and licence; and the recognisers of
-    speech and screen text.
+    """All models, the default first, with state, tasks, training data, metrics and licence; the recognisers of speech
+    and screen text; and how many clips one request captions.
     """
     recognizers = [
         RecognizerInfo(kind=each.kind, name=each.name, state=each.state, error=each.error)
         for each in service.recognizers.all()
     ]
-    return Models(models=[_serialize(entry) for entry in service.models.entries()], recognizers=recognizers)
+    return Models(
+        models=[_serialize(entry) for entry in service.models.entries()],
+        recognizers=recognizers,
+        max_caption_clips=service.settings.max_caption_clips,
+    )
 
 
 @router.post(

@@ -182,7 +182,8 @@ class RecognizerInfo(Response):
 class Models(Response):
     """All models, the default first."""
 
-    model_config = example(models=[MODEL], recognizers=[RECOGNIZER])
+    model_config = example(models=[MODEL], recognizers=[RECOGNIZER], max_caption_clips=64)
 
     models: list[ModelInfo]
     recognizers: Annotated[list[RecognizerInfo], Field(description="those that the settings name")]
+    max_caption_clips: Annotated[int, Field(description="clips that one request for captions may be about")]

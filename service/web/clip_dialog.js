@@ -14,12 +14,12 @@ import { prepareMomentsForm } from "./moments_form.js";
 import { prepareQuestionForm } from "./question_form.js";
 import { findSimilar, refresh } from "./search.js";
 import { readSearch, runSearch } from "./search_state.js";
+import { maxCaptionClips } from "./side_panel.js";
 import { signalName } from "./signals.js";
 import { clipAtPlayhead, clipsOfVideo, handleKey, hideTimeline, prepareTimeline, scoresOf, selectAt, setPlayhead, showMoments, showTimeline } from "./timeline.js";
 import { announce } from "./toasts.js";
 
 const SETTLE_DELAY = 300; // milliseconds; key repeats update neither address nor announcement
-const MAX_CAPTIONED_CLIPS = 64; // of one request, unless the service sets VITASCOPE_MAX_CAPTION_CLIPS
 
 let current = null; // {video, start, end, text, media_url, thumbnail_url, clip_id}
 let player = null;
@@ -201,7 +201,7 @@ $("clip-delete").onclick = async () => {
 // A whole video is captioned clip by clip, a long one up to its first clip that is too many.
 const captionBody = () => {
   const span = selectedSpan();
-  const tooMany = clipsOfVideo()[MAX_CAPTIONED_CLIPS];
+  const tooMany = clipsOfVideo()[maxCaptionClips];
   const clips = { segmentation: "stored", ...(tooMany && { end: tooMany.start }) };
   return { ...span, ...("end" in span ? {} : clips), model: captionModel() };
 };

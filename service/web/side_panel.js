@@ -32,15 +32,17 @@ export function preparePanels(panelsByName) {
   addEventListener("hashchange", openPanelFromAddress);
 }
 
+export let maxCaptionClips = 0; // of one request
 let readyModels = []; // that of the collection first
 // The fingerprint of a model with this task, that of the collection if it has it; null if none does.
 export const modelFor = (task) => readyModels.find(({ tasks }) => tasks.includes(task))?.fingerprint ?? null;
 
 // Show the model of the current collection, or the default one, in the header, and its licence in the footer.
 export async function showModel() {
-  const { models } = await call("GET", "/v1/models").catch(() => ({ models: [] })); // searches report the error
+  const { models, max_caption_clips: limit } = await call("GET", "/v1/models").catch(() => ({ models: [] })); // searches report the error
   const model = models.find(({ fingerprint }) => fingerprint === currentCollection()?.fingerprint) || models[0];
   if (!model) return;
+  maxCaptionClips = limit;
   readyModels = [model, ...models].filter(({ state }) => state === "ready");
   $("model").textContent = model.state === "failed" ? "Model: failed" : `Model: ${model.name}`;
   $("model").classList.toggle("danger", model.state === "failed");

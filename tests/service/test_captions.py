@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Route, expect
+from playwright.sync_api import Browser, expect
 
 from service.inference.scheduler import CallContext
 from tests.media_files import solid, write_audio, write_picture, write_video
@@ -343,32 +343,23 @@ def test_the_page_captions_a_clip_a_video_and_a_dropped_file(captioned: Running,
 def test_the_page_captions_the_first_clips_of_a_long_video(
     captioning: Running, browser: Browser, tmp_path: Path
 ) -> None:
-    """The service of this test takes fewer clips, so that the request is recorded, and its response replaced."""
+    """As many as the service allows, which are four here."""
     url = str(captioning.client.base_url)
-    frames = [solid(COLORS[name], 64, 48) for name in ("red", "blue", "red") for _ in range(11)]
+    frames = [solid(COLORS[name], 64, 48) for name in ("red", "blue", "red")]
     long_film = write_video(tmp_path / "long.mp4", frames, rate=1)
     with Client(url) as client:
         client.create_collection("long")
         client.add_video("long", long_film, segmentation={"rule": "windows", "length": 0.5})
-    bodies = list[JSON]()
-    clips = [
-        {"start": i / 2, "end": (i + 1) / 2, "modalities": ["visual"], "captions": [{"text": RED}]} for i in range(64)
-    ]
-
-    def respond(route: Route) -> None:
-        bodies.append(route.request.post_data_json)
-        route.fulfill(json={"video": None, "clips": clips})
-
     page = browser.new_page(base_url=url)
     page.set_default_timeout(PATIENCE_MS)
-    page.route("**/v1/captions", respond)
     page.goto("/?collection=long&q=a+red+thing")
     expect(page.locator("#model")).to_be_visible()  # a clip that is opened earlier has no form
     page.locator("#results .card").first.click()
-    expect(page.locator("#track")).to_have_attribute("aria-valuemax", "66")
+    expect(page.locator("#track")).to_have_attribute("aria-valuemax", "6")
     page.get_by_label("The whole video").check()
     form = page.get_by_role("form", name="Generate captions")
     form.get_by_role("button", name="Caption", exact=True).click()
-    expect(form.get_by_text("The first 64 of 66 clips are captioned. Select a later clip")).to_be_visible()
-    assert (bodies[0]["end"], bodies[0]["segmentation"]) == (32, "stored")
+    expect(form.get_by_text("The first 4 of 6 clips are captioned. Select a later clip")).to_be_visible()
+    captions = form.get_by_role("list", name="Captions").get_by_role("listitem")
+    expect(captions.last).to_have_text(re.compile(f"{BLUE}$"))
     page.close()

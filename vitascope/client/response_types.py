@@ -784,6 +784,8 @@ class ModelInfo(TypedDict):
 class Models(TypedDict):
     """All models, the default first."""
 
+    max_caption_clips: int
+    """clips that one request for captions may be about"""
     models: list[ModelInfo]
     recognizers: list[RecognizerInfo]
     """those that the settings name"""
