@@ -10,8 +10,8 @@ from service.http.auth import requires
 from service.http.openapi import errors, form_body
 from service.http.parsing import StrictRoute, check_max
 from service.inference.embedding import ClipRange, check_texts, embed_clip
-from service.inference.request_context import RequestContext, request_context
-from service.routes.sources import OpenSource, parse_source_request
+from service.inference.request_context import RequestContext
+from service.routes.sources import OpenSource, compute_for_source
 from service.schemas.entailment import (
     ClassifiedHypothesis,
     EntailmentForm,
@@ -21,7 +21,6 @@ from service.schemas.entailment import (
 )
 from vitascope.entailment import LABELS
 from vitascope.modalities import used_modalities
-from vitascope.model import Model
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
@@ -43,18 +42,14 @@ async def classify_entailment(request: Request, service: ReadyAppStateDep) -> En
         check_max("hypotheses", len(fields.hypotheses), service.settings.max_captions)
         check_texts(service, "hypotheses", fields.hypotheses)
 
-    async with (
-        parse_source_request(request, service, EntailmentRequest, EntailmentForm, check) as (fields, open_source),
-        request_context(request, service) as context,
-    ):
-        model = context.model(service.models.get(fields.model))
-        return await context.run(_classify, context, model, open_source, fields)
+    return await compute_for_source(request, service, EntailmentRequest, EntailmentForm, check, _classify)
 
 
 def _classify(
-    context: RequestContext, model: Model, open_source: OpenSource, fields: EntailmentRequest | EntailmentForm
+    context: RequestContext, open_source: OpenSource, fields: EntailmentRequest | EntailmentForm
 ) -> EntailmentResponse:
     """Raises as ``stored_file`` and ``embed_clip``, TextError, TaskMissing and EngineError."""
+    model = context.model(context.service.models.get(fields.model))
     with open_source(context) as source:
         clip = embed_clip(context, model, source, ClipRange(fields.start, fields.end, sound=True))
     texts = fields.hypotheses

@@ -10,8 +10,8 @@ from service.http.auth import requires
 from service.http.openapi import errors, form_body
 from service.http.parsing import StrictRoute, check_max
 from service.inference.embedding import ClipRange, check_texts, embed_clip
-from service.inference.request_context import RequestContext, request_context
-from service.routes.sources import OpenSource, parse_source_request
+from service.inference.request_context import RequestContext
+from service.routes.sources import OpenSource, compute_for_source
 from service.schemas.groundings import (
     Box,
     Grounding,
@@ -22,7 +22,6 @@ from service.schemas.groundings import (
     Point,
 )
 from vitascope import grounding
-from vitascope.model import Model
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
@@ -44,18 +43,14 @@ async def ground_phrases(request: Request, service: ReadyAppStateDep) -> Groundi
         check_max("phrases", len(fields.phrases), service.settings.max_captions)
         check_texts(service, "phrases", fields.phrases)
 
-    async with (
-        parse_source_request(request, service, GroundingRequest, GroundingForm, check) as (fields, open_source),
-        request_context(request, service) as context,
-    ):
-        model = context.model(service.models.get(fields.model))
-        return await context.run(_ground, context, model, open_source, fields)
+    return await compute_for_source(request, service, GroundingRequest, GroundingForm, check, _ground)
 
 
 def _ground(
-    context: RequestContext, model: Model, open_source: OpenSource, fields: GroundingRequest | GroundingForm
+    context: RequestContext, open_source: OpenSource, fields: GroundingRequest | GroundingForm
 ) -> GroundingResponse:
     """Raises as ``stored_file`` and ``embed_clip``, TaskMissing, TextError and EngineError."""
+    model = context.model(context.service.models.get(fields.model))
     _ = model.grounding_grid  # before anything is decoded
     with open_source(context) as source:
         clip = embed_clip(context, model, source, ClipRange(fields.start, fields.end))

@@ -10,7 +10,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 
 from index.clips.segmentation import segment_file
-from service.app_state import AppState, ReadyAppStateDep
+from service.app_state import ReadyAppStateDep
 from service.http.auth import requires
 from service.http.openapi import errors, form_body
 from service.http.parsing import StrictRoute, check_max, parse_id
@@ -24,8 +24,8 @@ from service.inference.embedding import (
     embed_clips,
     embed_source_windows,
 )
-from service.inference.request_context import RequestContext, request_context
-from service.routes.sources import OpenSource, parse_source_request
+from service.inference.request_context import RequestContext
+from service.routes.sources import OpenSource, compute_for_source
 from service.schemas.chapters import Chapter, ChapterForm, ChapterRequest, ChapterResponse
 from service.schemas.jobs import parse_segmentation
 from service.schemas.scores_answers import (
@@ -52,7 +52,6 @@ from service.schemas.scores_answers import (
     ScoreRequest,
     ScoreResponse,
     TextMoments,
-    TimeRange,
     WordEvidence,
 )
 from vitascope import answering, scoring
@@ -88,12 +87,7 @@ async def score_captions(request: Request, service: ReadyAppStateDep) -> ScoreRe
         check_texts(service, "captions", fields.captions)
         check_texts(service, "references", fields.references)
 
-    async with (
-        parse_source_request(request, service, ScoreRequest, ScoreForm, check) as (fields, open_source),
-        request_context(request, service) as context,
-    ):
-        model = context.model(service.models.get(fields.model))
-        return await context.run(lambda: _score(service, model, _embed(context, model, open_source, fields), fields))
+    return await compute_for_source(request, service, ScoreRequest, ScoreForm, check, _score)
 
 
 @router.post(
@@ -115,12 +109,7 @@ async def answer_question(request: Request, service: ReadyAppStateDep) -> Answer
         check_max("candidates", len(fields.candidates or ()), service.settings.max_candidate_answers)
         check_texts(service, "candidates", fields.candidates or ())
 
-    async with (
-        parse_source_request(request, service, AnswerRequest, AnswerForm, check) as (fields, open_source),
-        request_context(request, service) as context,
-    ):
-        model = context.model(service.models.get(fields.model))
-        return await context.run(lambda: _answer(service, model, _embed(context, model, open_source, fields), fields))
+    return await compute_for_source(request, service, AnswerRequest, AnswerForm, check, _answer)
 
 
 @router.post(
@@ -141,12 +130,7 @@ async def find_moments(request: Request, service: ReadyAppStateDep) -> MomentRes
         check_max("top", fields.top, service.settings.max_results)
         check_texts(service, "texts", fields.texts)
 
-    async with (
-        parse_source_request(request, service, MomentRequest, MomentForm, check) as (fields, open_source),
-        request_context(request, service) as context,
-    ):
-        model = context.model(service.models.get(fields.model))
-        return await context.run(_find_moments, context, model, open_source, fields)
+    return await compute_for_source(request, service, MomentRequest, MomentForm, check, _find_moments)
 
 
 @router.post(
@@ -165,12 +149,7 @@ async def generate_captions(request: Request, service: ReadyAppStateDep) -> Capt
         check_max("count", fields.count, service.settings.max_beams)
         fields.options()
 
-    async with (
-        parse_source_request(request, service, CaptionRequest, CaptionForm, check) as (fields, open_source),
-        request_context(request, service) as context,
-    ):
-        model = context.model(service.models.get(fields.model))
-        return await context.run(_generate_captions, context, model, open_source, fields)
+    return await compute_for_source(request, service, CaptionRequest, CaptionForm, check, _generate_captions)
 
 
 @router.post(
@@ -187,24 +166,15 @@ async def generate_chapters(request: Request, service: ReadyAppStateDep) -> Chap
     def check(fields: ChapterRequest | ChapterForm) -> None:
         check_max("max_chapters", fields.max_chapters, service.settings.max_caption_clips)
 
-    async with (
-        parse_source_request(request, service, ChapterRequest, ChapterForm, check) as (fields, open_source),
-        request_context(request, service) as context,
-    ):
-        model = context.model(service.models.get(fields.model))
-        return await context.run(_generate_chapters, context, model, open_source, fields)
+    return await compute_for_source(request, service, ChapterRequest, ChapterForm, check, _generate_chapters)
 
 
-def _embed(context: RequestContext, model: Model, open_source: OpenSource, fields: TimeRange) -> EmbeddedClip:
-    """Raises as ``stored_file`` and ``embed_clip``."""
-    frames = fields.frames if isinstance(fields, ScoreFields) else 0
+def _score(context: RequestContext, open_source: OpenSource, fields: ScoreRequest | ScoreForm) -> ScoreResponse:
+    """Raises as ``stored_file`` and ``embed_clip``, TextError, TaskMissing and EngineError."""
+    model = context.model(context.service.models.get(fields.model))
     with open_source(context) as source:
-        return embed_clip(context, model, source, ClipRange(fields.start, fields.end, frames, sound=True))
-
-
-def _score(service: AppState, model: Model, clip: EmbeddedClip, fields: ScoreFields) -> ScoreResponse:
-    """Raises TextError, TaskMissing and EngineError."""
-    with service.observer.stage("score"):
+        clip = embed_clip(context, model, source, ClipRange(fields.start, fields.end, fields.frames, sound=True))
+    with context.service.observer.stage("score"):
         scores = scoring.score_captions(
             model, clip.embedding, fields.captions, fields.references, clip.frames, clip.audio_tokens
         )
@@ -225,9 +195,12 @@ def _serialize_scores(scores: scoring.CaptionScores) -> CaptionScore:
     return CaptionScore(**fields)
 
 
-def _answer(service: AppState, model: Model, clip: EmbeddedClip, fields: AnswerFields) -> AnswerResponse:
-    """Raises InvalidInput, TextError, TaskMissing and EngineError."""
-    with service.observer.stage("answer"):
+def _answer(context: RequestContext, open_source: OpenSource, fields: AnswerRequest | AnswerForm) -> AnswerResponse:
+    """Raises as ``stored_file`` and ``embed_clip``, InvalidInput, TextError, TaskMissing and EngineError."""
+    model = context.model(context.service.models.get(fields.model))
+    with open_source(context) as source:
+        clip = embed_clip(context, model, source, ClipRange(fields.start, fields.end, sound=True))
+    with context.service.observer.stage("answer"):
         result = answering.answer_question(
             model,
             fields.question,
@@ -251,9 +224,10 @@ def _answer(service: AppState, model: Model, clip: EmbeddedClip, fields: AnswerF
 
 
 def _find_moments(
-    context: RequestContext, model: Model, open_source: OpenSource, fields: MomentRequest | MomentForm
+    context: RequestContext, open_source: OpenSource, fields: MomentRequest | MomentForm
 ) -> MomentResponse:
     """Raises as ``stored_file`` and ``embed_source_windows``, TextError and EngineError."""
+    model = context.model(context.service.models.get(fields.model))
     max_windows = context.service.settings.max_moment_windows // len(fields.texts)
     with open_source(context) as source:
         spans, windows = embed_source_windows(context, model, source, ClipRange(fields.start, fields.end), max_windows)
@@ -276,9 +250,10 @@ def _find_moments(
 
 
 def _generate_captions(
-    context: RequestContext, model: Model, open_source: OpenSource, fields: CaptionRequest | CaptionForm
+    context: RequestContext, open_source: OpenSource, fields: CaptionRequest | CaptionForm
 ) -> CaptionResponse:
     """Raises as ``stored_file``, ``embed_clips`` and ``segment_file``, TaskMissing, InvalidInput and EngineError."""
+    model = context.model(context.service.models.get(fields.model))
     check_max("max_tokens", fields.max_tokens or 1, model.caption_decoder.max_tokens)
     with open_source(context) as source:
         if fields.segmentation is None:
@@ -301,9 +276,10 @@ def _generate_captions(
 
 
 def _generate_chapters(
-    context: RequestContext, model: Model, open_source: OpenSource, fields: ChapterRequest | ChapterForm
+    context: RequestContext, open_source: OpenSource, fields: ChapterRequest | ChapterForm
 ) -> ChapterResponse:
     """Raises as ``_generate_captions``, and InvalidInput for a picture."""
+    model = context.model(context.service.models.get(fields.model))
     _ = model.caption_decoder  # before anything is decoded
     limits = context.service.settings.media_limits()
     with open_source(context) as source:

@@ -13,19 +13,36 @@ from service.http.auth import caller_key
 from service.http.multipart import parse_fields, read_form
 from service.http.parsing import is_json_or_form, parse_body
 from service.inference.embedding import SourceFile, stored_file, uploaded_file
-from service.inference.request_context import RequestContext
+from service.inference.request_context import RequestContext, request_context
 from service.schemas.scores_answers import StoredClip, TimeRange
 
 Body = TypeVar("Body", bound=TimeRange)
 Form = TypeVar("Form", bound=TimeRange)
+Result = TypeVar("Result")
 OpenSource = Callable[[RequestContext], AbstractContextManager[SourceFile]]
 """Opens the file that a request is about; runs in a thread."""
 LISTS = ("captions", "references", "candidates", "texts", "phrases", "hypotheses")
 """Fields of a form that are repeated for each value."""
 
 
+async def compute_for_source(
+    request: Request,
+    service: AppState,
+    json_schema: type[Body],
+    form_schema: type[Form],
+    check: Callable[[Body | Form], None],
+    compute: Callable[[RequestContext, OpenSource, Body | Form], Result],
+) -> Result:
+    """Check the fields of a request, run ``compute`` with them in a thread, and return its result."""
+    async with (
+        _parse_source_request(request, service, json_schema, form_schema, check) as (fields, open_source),
+        request_context(request, service) as context,
+    ):
+        return await context.run(compute, context, open_source, fields)
+
+
 @asynccontextmanager
-async def parse_source_request(
+async def _parse_source_request(
     request: Request,
     service: AppState,
     json_schema: type[Body],

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, TypeVar, Unpack
 
 from vitascope.client import response_types
 from vitascope.client._async.transport import BaseClient
 from vitascope.client.api import JSON, CaptionOptions, Granularity, InputType, api_path, drop_none, form_field
 from vitascope.client.progress import UploadProgress
+
+T = TypeVar("T")
 
 
 class Inference(BaseClient):
@@ -39,11 +41,9 @@ class Inference(BaseClient):
             frames: number of frames to compare word by word; they add emscore.
             model: see the class.
         """
-        span = {"collection": collection, "video_id": video_id, **drop_none(start=start, end=end)}
-        options: JSON = {"captions": list(captions), "references": list(references), "frames": frames}
-        body = span | options | drop_none(model=model)
-        path = api_path("caption-scores")
-        return await self._call(response_types.ScoreResponse, "POST", path, json=body, is_read_only=True)
+        span = {"collection": collection, "video_id": video_id, "start": start, "end": end}
+        options = {"captions": list(captions), "references": list(references), "frames": frames, "model": model}
+        return await self._compute(response_types.ScoreResponse, "caption-scores", span | options)
 
     async def score_file(
         self,
@@ -56,13 +56,8 @@ class Inference(BaseClient):
         progress: UploadProgress = False,
     ) -> response_types.ScoreResponse:
         """Score how well captions describe a file, which is uploaded and not stored; otherwise as `score`."""
-        fields: JSON = {"captions": list(captions), "frames": str(frames), **drop_none(model=model)}
-        if references:
-            fields["references"] = list(references)
-        path = api_path("caption-scores")
-        return await self._upload(
-            response_types.ScoreResponse, path, file, fields, is_read_only=True, progress=progress
-        )
+        fields = {"captions": list(captions), "references": list(references), "frames": frames, "model": model}
+        return await self._compute_of_file(response_types.ScoreResponse, "caption-scores", file, fields, progress)
 
     async def ask(
         self,
@@ -90,11 +85,10 @@ class Inference(BaseClient):
             abstain_below: ``answer`` is null if the highest probability is lower.
             model: see the class.
         """
-        span = {"collection": collection, "video_id": video_id, **drop_none(start=start, end=end)}
-        options: JSON = {"question": question, "top": top, "abstain_below": abstain_below}
-        options |= drop_none(candidates=None if candidates is None else list(candidates), model=model)
-        path = api_path("answers")
-        return await self._call(response_types.AnswerResponse, "POST", path, json=span | options, is_read_only=True)
+        span = {"collection": collection, "video_id": video_id, "start": start, "end": end}
+        options = {"question": question, "top": top, "abstain_below": abstain_below, "model": model}
+        options["candidates"] = None if candidates is None else list(candidates)
+        return await self._compute(response_types.AnswerResponse, "answers", span | options)
 
     async def ask_file(
         self,
@@ -108,12 +102,9 @@ class Inference(BaseClient):
         progress: UploadProgress = False,
     ) -> response_types.AnswerResponse:
         """Answer a question about a file, which is uploaded and not stored; otherwise as `ask`."""
-        fields: JSON = {"question": question, "top": str(top), "abstain_below": str(abstain_below)}
-        fields |= drop_none(candidates=None if candidates is None else list(candidates), model=model)
-        path = api_path("answers")
-        return await self._upload(
-            response_types.AnswerResponse, path, file, fields, is_read_only=True, progress=progress
-        )
+        fields = {"question": question, "top": top, "abstain_below": abstain_below, "model": model}
+        fields["candidates"] = None if candidates is None else list(candidates)
+        return await self._compute_of_file(response_types.AnswerResponse, "answers", file, fields, progress)
 
     async def classify_entailment(
         self,
@@ -135,10 +126,9 @@ class Inference(BaseClient):
             end: seconds; by default the end.
             model: see the class.
         """
-        span = {"collection": collection, "video_id": video_id, **drop_none(start=start, end=end)}
-        body = {**span, "hypotheses": list(hypotheses), **drop_none(model=model)}
-        path = api_path("entailment")
-        return await self._call(response_types.EntailmentResponse, "POST", path, json=body, is_read_only=True)
+        span = {"collection": collection, "video_id": video_id, "start": start, "end": end}
+        options = {"hypotheses": list(hypotheses), "model": model}
+        return await self._compute(response_types.EntailmentResponse, "entailment", span | options)
 
     async def classify_entailment_of_file(
         self,
@@ -149,11 +139,8 @@ class Inference(BaseClient):
         progress: UploadProgress = False,
     ) -> response_types.EntailmentResponse:
         """Classify sentences about a file, which is uploaded and not stored; otherwise as `classify_entailment`."""
-        fields: JSON = {"hypotheses": list(hypotheses), **drop_none(model=model)}
-        path = api_path("entailment")
-        return await self._upload(
-            response_types.EntailmentResponse, path, file, fields, is_read_only=True, progress=progress
-        )
+        fields = {"hypotheses": list(hypotheses), "model": model}
+        return await self._compute_of_file(response_types.EntailmentResponse, "entailment", file, fields, progress)
 
     async def find_moments(
         self,
@@ -177,10 +164,9 @@ class Inference(BaseClient):
             top: number of moments of each text.
             model: see the class.
         """
-        span = {"collection": collection, "video_id": video_id, **drop_none(start=start, end=end)}
-        body = {**span, "texts": list(texts), "top": top, **drop_none(model=model)}
-        path = api_path("moments")
-        return await self._call(response_types.MomentResponse, "POST", path, json=body, is_read_only=True)
+        span = {"collection": collection, "video_id": video_id, "start": start, "end": end}
+        options = {"texts": list(texts), "top": top, "model": model}
+        return await self._compute(response_types.MomentResponse, "moments", span | options)
 
     async def find_moments_in_file(
         self,
@@ -192,10 +178,8 @@ class Inference(BaseClient):
         progress: UploadProgress = False,
     ) -> response_types.MomentResponse:
         """Find moments of a file, which is uploaded and not stored; otherwise as `find_moments`."""
-        fields: JSON = {"texts": list(texts), "top": str(top), **drop_none(model=model)}
-        return await self._upload(
-            response_types.MomentResponse, api_path("moments"), file, fields, is_read_only=True, progress=progress
-        )
+        fields = {"texts": list(texts), "top": top, "model": model}
+        return await self._compute_of_file(response_types.MomentResponse, "moments", file, fields, progress)
 
     async def ground(
         self,
@@ -217,10 +201,9 @@ class Inference(BaseClient):
             end: seconds; by default the end.
             model: see the class.
         """
-        span = {"collection": collection, "video_id": video_id, **drop_none(start=start, end=end)}
-        body = {**span, "phrases": list(phrases), **drop_none(model=model)}
-        path = api_path("groundings")
-        return await self._call(response_types.GroundingResponse, "POST", path, json=body, is_read_only=True)
+        span = {"collection": collection, "video_id": video_id, "start": start, "end": end}
+        options = {"phrases": list(phrases), "model": model}
+        return await self._compute(response_types.GroundingResponse, "groundings", span | options)
 
     async def ground_file(
         self,
@@ -233,11 +216,8 @@ class Inference(BaseClient):
         progress: UploadProgress = False,
     ) -> response_types.GroundingResponse:
         """Find what phrases name in a file, which is uploaded and not stored; otherwise as `ground`."""
-        span = {name: str(value) for name, value in drop_none(start=start, end=end).items()}
-        fields: JSON = {"phrases": list(phrases), **span, **drop_none(model=model)}
-        return await self._upload(
-            response_types.GroundingResponse, api_path("groundings"), file, fields, is_read_only=True, progress=progress
-        )
+        fields = {"phrases": list(phrases), "start": start, "end": end, "model": model}
+        return await self._compute_of_file(response_types.GroundingResponse, "groundings", file, fields, progress)
 
     async def generate_captions(
         self,
@@ -271,11 +251,10 @@ class Inference(BaseClient):
             count: number of captions of each clip.
             model: see the class.
         """
-        span = {"collection": collection, "video_id": video_id, **drop_none(start=start, end=end)}
-        options = drop_none(segmentation=segmentation, max_tokens=max_tokens, model=model)
+        span = {"collection": collection, "video_id": video_id, "start": start, "end": end}
+        options: JSON = {"segmentation": segmentation, "max_tokens": max_tokens, "model": model}
         options |= {"beams": beams, "temperature": temperature, "top_p": top_p, "seed": seed, "count": count}
-        path = api_path("captions")
-        return await self._call(response_types.CaptionResponse, "POST", path, json=span | options, is_read_only=True)
+        return await self._compute(response_types.CaptionResponse, "captions", span | options)
 
     async def generate_captions_for_file(
         self,
@@ -285,11 +264,7 @@ class Inference(BaseClient):
         **options: Unpack[CaptionOptions],
     ) -> response_types.CaptionResponse:
         """Generate captions of a file, which is uploaded and not stored; otherwise as `generate_captions`."""
-        fields = {name: form_field(value) for name, value in drop_none(**options).items()}
-        path = api_path("captions")
-        return await self._upload(
-            response_types.CaptionResponse, path, file, fields, is_read_only=True, progress=progress
-        )
+        return await self._compute_of_file(response_types.CaptionResponse, "captions", file, options, progress)
 
     async def generate_chapters(
         self,
@@ -317,11 +292,10 @@ class Inference(BaseClient):
             max_chapters: their maximum number.
             model: see the class.
         """
-        span = {"collection": collection, "video_id": video_id, **drop_none(start=start, end=end)}
-        options = drop_none(segmentation=segmentation, similarity=similarity, model=model)
+        span = {"collection": collection, "video_id": video_id, "start": start, "end": end}
+        options = {"segmentation": segmentation, "similarity": similarity, "model": model}
         options |= {"min_seconds": min_seconds, "max_chapters": max_chapters}
-        path = api_path("chapters")
-        return await self._call(response_types.ChapterResponse, "POST", path, json=span | options, is_read_only=True)
+        return await self._compute(response_types.ChapterResponse, "chapters", span | options)
 
     async def generate_chapters_for_file(
         self,
@@ -335,13 +309,9 @@ class Inference(BaseClient):
         progress: UploadProgress = False,
     ) -> response_types.ChapterResponse:
         """Divide a video into chapters, which is uploaded and not stored; otherwise as `generate_chapters`."""
-        options = drop_none(segmentation=segmentation, similarity=similarity, model=model)
+        options = {"segmentation": segmentation, "similarity": similarity, "model": model}
         options |= {"min_seconds": min_seconds, "max_chapters": max_chapters}
-        fields = {name: form_field(value) for name, value in options.items()}
-        path = api_path("chapters")
-        return await self._upload(
-            response_types.ChapterResponse, path, file, fields, is_read_only=True, progress=progress
-        )
+        return await self._compute_of_file(response_types.ChapterResponse, "chapters", file, options, progress)
 
     async def embed_texts(
         self,
@@ -361,10 +331,8 @@ class Inference(BaseClient):
             input_type: ``query`` (default) or ``document``; chooses the prompt of models that expect one.
             dimensions: of the embeddings, among those that the model allows; by default all.
         """
-        options = drop_none(model=model, input_type=input_type, dimensions=dimensions)
-        body = {"input": list(texts), **options}
-        path = api_path("embeddings")
-        return await self._call(response_types.Embeddings, "POST", path, json=body, is_read_only=True)
+        body = {"input": list(texts), "model": model, "input_type": input_type, "dimensions": dimensions}
+        return await self._compute(response_types.Embeddings, "embeddings", body)
 
     async def embed_file(
         self,
@@ -376,13 +344,8 @@ class Inference(BaseClient):
         progress: UploadProgress = False,
     ) -> response_types.Embeddings:
         """Return the embedding of an image or video, or its sound, which is not stored; otherwise as `embed_texts`."""
-        path = api_path("embeddings")
-        fields = drop_none(
-            model=model,
-            dimensions=None if dimensions is None else str(dimensions),
-            type="audio" if sound else None,
-        )
-        return await self._upload(response_types.Embeddings, path, file, fields, is_read_only=True, progress=progress)
+        fields = {"model": model, "dimensions": dimensions, "type": "audio" if sound else None}
+        return await self._compute_of_file(response_types.Embeddings, "embeddings", file, fields, progress)
 
     async def transcribe(
         self,
@@ -403,11 +366,8 @@ class Inference(BaseClient):
             progress: shows the upload.
         """
         fields: JSON = {"response_format": "verbose_json", "timestamp_granularities[]": list(granularities)}
-        fields |= drop_none(model=model, language=language)
-        path = api_path("transcriptions")
-        return await self._upload(
-            response_types.Transcription, path, file, fields, is_read_only=True, progress=progress
-        )
+        fields |= {"model": model, "language": language}
+        return await self._compute_of_file(response_types.Transcription, "transcriptions", file, fields, progress)
 
     async def rerank(
         self,
@@ -425,6 +385,19 @@ class Inference(BaseClient):
             collection: of the clips and videos.
             top_n: number of documents to return.
         """
-        body: dict[str, Any] = {"query": query, "documents": list(documents), "collection": collection}
-        body |= drop_none(top_n=top_n)
-        return await self._call(response_types.RerankResponse, "POST", api_path("rerank"), json=body, is_read_only=True)
+        body = {"query": query, "documents": list(documents), "collection": collection, "top_n": top_n}
+        return await self._compute(response_types.RerankResponse, "rerank", body)
+
+    async def _compute(self, response_type: type[T], task: str, body: Mapping[str, Any]) -> T:
+        """POST to a task, which changes nothing; fields that are None are left out."""
+        body = drop_none(**body)
+        return await self._call(response_type, "POST", api_path(task), json=body, is_read_only=True)
+
+    async def _compute_of_file(
+        self, response_type: type[T], task: str, file: str | Path, fields: Mapping[str, Any], progress: UploadProgress
+    ) -> T:
+        """POST a file that is not stored; otherwise as `_compute`. Lists are repeated fields."""
+        form = {
+            name: value if isinstance(value, list) else form_field(value) for name, value in drop_none(**fields).items()
+        }
+        return await self._upload(response_type, api_path(task), file, form, is_read_only=True, progress=progress)
