@@ -43,7 +43,7 @@ class ConnectionLimits:
     max_header_bytes: int
     write_timeout: float
     is_exiting: bool = False
-    """Whether every connection is closed after its next response."""
+    """True: every connection is closed after its next response."""
     idle: dict[LimitedProtocol, float] = field(default_factory=dict)
     """Connections without a request in progress, the longest idle first, and the loop's time since when."""
 

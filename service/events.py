@@ -101,7 +101,7 @@ class EventBuffer:
         self.followers = 0
         self.progress = b""
         self.is_closed = False
-        """Whether no more events will come: the job is gone, or the service stops."""
+        """True once no more events will come: the job is gone, or the service stops."""
         self._events: deque[ServerSentEvent] = deque()
         self._bytes = 0
         self._changed = asyncio.Event()

@@ -51,7 +51,7 @@ POLL_SECONDS = 0.1
 MAX_NAMED = 5
 """Videos that an error names."""
 RECOGNITIONS: Mapping[str, RecognitionKind] = {"transcribe": "speech", "read_text": "screen_text"}
-"""What operations of a kind recognise, by a recogniser."""
+"""Recognitions by the kind of operation, for operations that run a recogniser."""
 _UNFINISHED = ("queued", "running")
 _ID = re.compile(r"[0-9a-f]{16}")
 

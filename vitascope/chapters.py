@@ -37,7 +37,7 @@ YOUTUBE_SECONDS, YOUTUBE_CHAPTERS = 10, 3
 
 @dataclass(frozen=True)
 class ChapterOptions:
-    """How a video is divided into chapters.
+    """Options of the division of a video into chapters.
 
     Attributes:
         min_seconds: A shorter chapter is merged with a neighbour, whatever it shows.

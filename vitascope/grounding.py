@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 HEAT_COLOUR, BOX_COLOUR = (255, 64, 0), (0, 230, 255)
 MAX_OPACITY = 0.6
-"""Of the heat map over a picture, where it is 1."""
+"""Opacity of the heat map over a picture where it is 1."""
 
 
 class Box(NamedTuple):

@@ -34,9 +34,7 @@ router = APIRouter(prefix="/v1", route_class=StrictRoute)
 )
 @requires("read")
 async def classify_entailment(request: Request, service: ReadyAppStateDep) -> EntailmentResponse:
-    """Whether a clip entails or contradicts each sentence, or is neutral about it, with the probabilities of the
-    three.
-    """
+    """Classify sentences as entailed or contradicted by a clip, or neutral, with the probabilities of the three."""
 
     def check(fields: EntailmentRequest | EntailmentForm) -> None:
         check_max("hypotheses", len(fields.hypotheses), service.settings.max_captions)

@@ -35,7 +35,7 @@ router = APIRouter(prefix="/v1", route_class=StrictRoute)
 )
 @requires("read")
 async def ground_phrases(request: Request, service: ReadyAppStateDep) -> GroundingResponse:
-    """Where in the middle frame of a part of a video, or in a picture, is what each phrase names: a box, a score and a
+    """Locate what each phrase names in the middle frame of a part of a video, or in a picture: a box, a score and a
     heat map. There is always a box; the score is low if nothing fits.
     """
 

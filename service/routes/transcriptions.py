@@ -29,7 +29,7 @@ _TEXTS = {media_type.split(";")[0]: {"schema": {"type": "string"}} for media_typ
 
 
 class Transcript(NamedTuple):
-    """What a recogniser writes down of a file of ``duration`` seconds."""
+    """The transcript of a file of ``duration`` seconds, by a recogniser."""
 
     model: str
     duration: float
@@ -47,7 +47,7 @@ class Transcript(NamedTuple):
 )
 @requires("read")
 async def transcribe(request: Request, service: ReadyAppStateDep) -> Response:
-    """What is said in a video or sound file, which is not stored. `/v1/audio/transcriptions` is the same.
+    """Transcribe the speech of a video or sound file, which is not stored. `/v1/audio/transcriptions` is the same.
 
     Requests and responses have the format of OpenAI, so its clients work. Requests and jobs share one recogniser, which
     takes turns after about a minute of a file. Longer files than `request_timeout` allows are better indexed by a job

@@ -17,7 +17,7 @@ CLIPS = "the clips that are merged, by a rule; null: auto"
 
 
 class ChapterFields(Request):
-    """How a video is divided into chapters."""
+    """Options of the division of a video into chapters."""
 
     min_seconds: Annotated[
         float, Field(ge=0, allow_inf_nan=False, description="shorter chapters are merged with a neighbour")

@@ -315,7 +315,7 @@ class MomentResponse(Response):
 
 
 class CaptionFields(Request):
-    """How captions are generated."""
+    """Options of the generation of captions."""
 
     beams: Annotated[Int, Field(ge=1, description="sentences that the search keeps at each word; 1: greedy")] = 3
     temperature: Annotated[

@@ -254,7 +254,7 @@ class TextMatch(Response):
 
 
 class SignalScore(Response):
-    """How well a clip fits the query by one signal."""
+    """Score and rank of a clip by one signal."""
 
     model_config = example(**SIGNAL_SCORES["speech"])
 

@@ -54,7 +54,7 @@ class TranscriptionForm(Request):
 
 
 class TranscribedSegment(Response):
-    """What is said in a span."""
+    """Speech of a span."""
 
     model_config = example(**SEGMENT)
 
@@ -83,7 +83,7 @@ class TranscribedWord(Response):
 
 
 class Transcription(Response):
-    """What is said in a file: OpenAI's `verbose_json`."""
+    """Speech of a file: OpenAI's `verbose_json`."""
 
     model_config = example(
         task="transcribe",

@@ -80,4 +80,4 @@ class GroundingGrid(OmitDefaultsModel):
     columns: Annotated[int, Field(ge=1, le=256, description="of visual tokens")]
     cells: Annotated[int, Field(ge=1, le=64, description="of the heat map along each side of a token")]
     weights: RelativePath | None = None
-    """As `CaptionDecoder.weights`."""
+    """File with weights that the graph alone reads; it may change without a new index. Null: there is none."""

@@ -1044,7 +1044,7 @@ class ShardsSource(TypedDict):
 
 
 class SignalScore(TypedDict):
-    """How well a clip fits the query by one signal."""
+    """Score and rank of a clip by one signal."""
 
     matches: list[TextMatch]
     """words that match; empty for visual and audio"""
@@ -1077,7 +1077,7 @@ class TextMoments(TypedDict):
 
 
 class TranscribedSegment(TypedDict):
-    """What is said in a span."""
+    """Speech of a span."""
 
     avg_logprob: float | None
     """logarithm of confidence"""
@@ -1110,7 +1110,7 @@ class TranscribedWord(TypedDict):
 
 
 class Transcription(TypedDict):
-    """What is said in a file: OpenAI's `verbose_json`."""
+    """Speech of a file: OpenAI's `verbose_json`."""
 
     duration: float
     """seconds"""

@@ -29,7 +29,10 @@ that it was not executed. never: only if it was not sent, or was rate limited.
 
 NOT_SENT_ERRORS = (httpx.ConnectError, httpx.ConnectTimeout)
 CONNECTION_LOST_ERRORS = (httpx.NetworkError, httpx.RemoteProtocolError)
-"""Whether the request was executed is unknown. Timeouts are not retried: they would add load to a slow service."""
+"""Errors after which it is unknown whether the request was executed.
+
+Timeouts are not among them, as retries would add load to a slow service.
+"""
 
 
 @dataclass(frozen=True)

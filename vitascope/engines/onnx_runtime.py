@@ -39,7 +39,7 @@ class Placement(NamedTuple):
     gpu_name: str | None = None
     """Name of the GPU; None on the CPU, or if unknown."""
     fallback: str | None = None
-    """Why the preferred engine or device is not used; None if it is."""
+    """Reason why the preferred engine or device is not used; None if it is."""
 
 
 class Engine(Protocol):

@@ -45,7 +45,7 @@ class VitascopeRetriever(BaseRetriever):
     rerank: int | None = Field(default=None, ge=0)
     """Number of best clips to rerank. None: as many as the model's bundle states."""
     signals: list[Signal] | dict[Signal, float] | None = None
-    """What to search, with weights: visual, audio, speech, screen_text, caption, name. None: all of the collection."""
+    """Signals, with weights: visual, audio, speech, screen_text, caption, name. None: all of the collection."""
     min_similarity: float | None = Field(default=None, ge=-1, le=1)
     group: Literal["clip", "event", "video"] = "clip"
     """Unit of a document: a clip, an event (adjoining clips) or a video, with the data of its best clip."""

@@ -102,7 +102,7 @@ class OpenAudio:
     seek_stream: AudioStream | VideoStream
     """The stream whose index seeks use."""
     is_timed: bool
-    """Whether the container stores timestamps; otherwise FFmpeg counts samples."""
+    """True: the container stores timestamps; False: FFmpeg counts samples."""
 
 
 def read_audio(

@@ -16,7 +16,7 @@ from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 _THUMBNAIL_SIDE = 320
 """Frames are compared at this size, where a letter still covers several pixels."""
 _MIN_DIFFERENCE = 14
-"""Of 255. Averaged over a pixel of the thumbnail, compression changes a still picture by less."""
+"""Smallest change of 255 that counts: averaged over a pixel of the thumbnail, compression alone changes less."""
 _MIN_CHANGED_PIXELS = 3
 
 

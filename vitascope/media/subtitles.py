@@ -227,7 +227,7 @@ class SubtitleStreamInfo:
     language: str
     """ISO 639-2; "" if not stated."""
     forced: bool
-    """Whether it contains only foreign dialogue and on-screen text."""
+    """True for a stream of foreign dialogue and on-screen text alone."""
 
 
 def subtitle_streams(source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> list[SubtitleStreamInfo]:

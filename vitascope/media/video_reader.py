@@ -131,7 +131,7 @@ class FrameIterator:
         self.damaged = 0
         """Packets since the last good frame that could not be read or decoded."""
         self.out_of_memory = False
-        """Whether memory was lacking for one of them."""
+        """True once memory was lacking for one of them."""
         self.stop_at: int | None = None
         """Target after which no frame is needed of this iterator; None while unknown."""
         self.stopped_at: int | None = None

@@ -65,7 +65,7 @@ class Request(ABC, Generic[T]):
     operation: ClassVar[str]
     actor: ClassVar[str] = "decoder"
     activity: ClassVar[str] = "decoding"
-    """What runs the operation, and what that does with a file, in error messages."""
+    """The worker and its action on a file, as error messages name them."""
     max_header_bytes: ClassVar[int] = _SMALL_HEADER
     """Largest header of a response."""
 

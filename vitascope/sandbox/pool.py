@@ -178,12 +178,12 @@ class DecodingPool:
 
     @property
     def loaded(self) -> Header:
-        """What a worker has reported to have loaded; empty before one was ready."""
+        """Report of a worker about the model that it has loaded; empty before one was ready."""
         return self._supervisor.loaded
 
     @property
     def start_error(self) -> str | None:
-        """Why no worker could be started."""
+        """Reason why no worker could be started."""
         return self._supervisor.start_error
 
     def run(

@@ -266,14 +266,14 @@ class Recognizer:
 
     @property
     def state(self) -> RecognizerState:
-        """Whether the engine is loaded, or why not yet."""
+        """State of the engine: starting, ready or failed."""
         if self._pool.loaded:
             return "ready"
         return "failed" if self.error is not None else "starting"
 
     @property
     def error(self) -> str | None:
-        """Why the engine cannot be loaded; None if it is, or is being loaded."""
+        """Reason why the engine cannot be loaded; None if it is, or is being loaded."""
         return self._pool.start_error
 
     @property

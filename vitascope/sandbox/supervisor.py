@@ -123,7 +123,7 @@ class WorkerProcess:
         self.measures: list[str] = []
         """Confinement measures in effect, in words."""
         self.loaded: Header = {}
-        """What the module reports to have loaded."""
+        """Report of the module about the model that it has loaded."""
         self.completed_tasks = 0
 
     @property
@@ -285,7 +285,7 @@ class WorkerSupervisor:
         self._module = module
         self._setup = setup or {}
         self.loaded: Header = {}
-        """What the last worker that was started reports to have loaded."""
+        """Report of the last worker that was started about the model that it has loaded."""
         self._on_idle = on_idle
         self._on_lost = on_lost
         self._starts = 0
@@ -295,7 +295,7 @@ class WorkerSupervisor:
         """The worker that never takes bulk tasks, in a pool of several."""
         self._exiting: list[WorkerProcess] = []
         self.start_error: str | None = None
-        """Why no worker could be started; None once one was."""
+        """Reason why no worker could be started; None once one was."""
         # Workers end with the thread that starts them, so it lives as long as the pool.
         self._thread = threading.Thread(target=self._supervise, name="decoding-supervisor", daemon=True)
 

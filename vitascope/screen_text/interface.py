@@ -34,7 +34,7 @@ class TextSpan:
     end: float
     """Seconds; the line is not on screen any more."""
     box: Box
-    """Where the line was read best."""
+    """Box of the reading with the highest confidence."""
     confidence: float
     """The highest of the readings, 0 to 1."""
 

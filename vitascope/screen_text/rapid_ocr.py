@@ -25,11 +25,11 @@ MIN_CONFIDENCE = 0.75
 """Default confidence below which a line is omitted."""
 _LINES_PER_BATCH = 6
 _MAX_PIXEL_CHANGE = 24
-"""Of 255: the mean of a small patch of a line changes by at most this much where compression alone changes it."""
+"""Largest change, of 255, of the mean of a small patch of a line where compression alone changes it."""
 _PATCH = 4
 """Side of such a patch, in pixels."""
 _EDGE_TOLERANCE = 0.25
-"""How far the edges of equal boxes may differ, as a share of the height of the line."""
+"""Largest difference of the edges of equal boxes, as a share of the height of the line."""
 
 _logger = logging.getLogger(__name__)
 Corners = NDArray[np.float32]

@@ -29,7 +29,7 @@ class _OpenSpan:
 
     start: float
     box: Box
-    """Of the last reading."""
+    """Box of the last reading."""
     best: TextLine
     weights: dict[str, float] = field(default_factory=dict)
     """Sum of the confidences of each text that was read."""

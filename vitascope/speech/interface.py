@@ -41,7 +41,7 @@ class SpokenWord:
 
 @dataclass(frozen=True, slots=True)
 class SpeechSegment:
-    """What is said from ``start`` to ``end`` (s)."""
+    """Speech from ``start`` to ``end`` (s)."""
 
     start: float
     end: float

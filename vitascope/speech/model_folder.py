@@ -64,7 +64,7 @@ class ModelFolder:
     files: Mapping[str, Path]
     """Graphs by parameter of sherpa-onnx's constructor, and "tokens"."""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """Of the encoder or only graph."""
+    """Metadata of the encoder, or of the only graph."""
     voice_detector: Path | None = None
 
     @property

@@ -20,7 +20,7 @@ SAMPLE_RATE = 16_000
 MAX_SECONDS = 28.0
 """Longest span: Whisper hears 30 s, of which the end should be silent."""
 _MIN_SHARE = 0.5
-"""Where a span that is too long is cut: after this share of ``MAX_SECONDS``."""
+"""A span that is too long is cut after this share of ``MAX_SECONDS``."""
 _FRAME = SAMPLE_RATE * 30 // 1000
 """Samples whose loudness is compared."""
 _PADDING = SAMPLE_RATE // 5
