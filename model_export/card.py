@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,14 @@ def read_metrics(path: Path) -> dict[str, dict[str, float]]:
         if not numeric:
             raise InvalidInput(f"metrics: {path}: {corpus}: {expected}")
     return {corpus: {k: float(v) for k, v in numbers.items()} for corpus, numbers in content.items()}
+
+
+def read_card_metrics(card: str) -> dict[str, dict[str, float]]:
+    """Return the metrics of a card that `model_card` wrote, which no other file of a bundle has all of."""
+    section = re.search(r"^## Metrics\n(.*?)(?=^## |\Z)", card, re.MULTILINE | re.DOTALL)
+    tables = re.findall(r"^### (.+)\n\n((?:\|.*\n)+)", section[1] if section else "", re.MULTILINE)
+    rows = {corpus: re.findall(r"^\| (.+) \| (.+) \|$", table, re.MULTILINE)[2:] for corpus, table in tables}
+    return {corpus: {metric: float(value) for metric, value in values} for corpus, values in rows.items()}
 
 
 def headline_metrics(metrics: Metrics) -> dict[str, float]:

@@ -140,7 +140,7 @@ def export_checkpoint(
     check_name(name or out.name)
     job = _prepare(model, name or out.name, version, data, licence, seed, log, initial or InitialModel(), parts)
     measured = read_metrics(metrics) if metrics else {}
-    with replace_bundle(out) as folder, _replace_checkpoint(out) if keep_checkpoint else nullcontext() as part:
+    with replace_bundle(out) as folder, replace_checkpoint(out) if keep_checkpoint else nullcontext() as part:
         if part is not None:
             log(f"writing {checkpoint_folder(out)}")
             job = replace(job, kept=write_checkpoint(part, job.checkpoint))
@@ -165,7 +165,7 @@ def add_checkpoint(bundle: Path, model: Path) -> Path:
         raise InvalidInput(f"{bundle}: no provenance in its manifest; a bundle of `vitascope export` was expected")
     if read_config(manifest.extra["provenance"]["config"]) != cfg or loaded.answers != opened.answers:
         raise InvalidInput(f"checkpoint: {model} has another configuration or other answers than {bundle}")
-    with replace_bundle(bundle) as folder, _replace_checkpoint(bundle) as part:
+    with replace_bundle(bundle) as folder, replace_checkpoint(bundle) as part:
         kept = write_checkpoint(part, loaded)
         specs = graph_specs(checkpoint.load(part).model.eval())
         paths = {spec.name: bundle / manifest.graphs[spec.name] for spec in specs}
@@ -177,7 +177,7 @@ def add_checkpoint(bundle: Path, model: Path) -> Path:
 
 
 @contextmanager
-def _replace_checkpoint(bundle: Path) -> Iterator[Path]:
+def replace_checkpoint(bundle: Path) -> Iterator[Path]:
     """Yield a new folder that replaces the checkpoint beside a bundle at the end; after an error it is removed."""
     folder = checkpoint_folder(bundle)
     if folder.exists() and not (folder / STARTS_NAME).is_file():
@@ -231,7 +231,7 @@ def _prepare(
         version=version,
         licence=licence or licence_of(sources),
         sources=sources,
-        corpora=_validation_splits(loaded.recipe.corpora, data),
+        corpora=validation_splits(loaded.recipe.corpora, data),
         tokenizer=Tokenizer.open(loaded.tokenizer, max_length=loaded.model.cfg.text_length),
         seed=secrets.randbits(32) if seed is None else seed,
         log=log,
@@ -246,7 +246,8 @@ def _load(model: Path) -> Checkpoint:
         raise InvalidInput(str(error)) from error
 
 
-def _validation_splits(names: list[str], data: Path | None) -> dict[str, Packed]:
+def validation_splits(names: list[str], data: Path | None) -> dict[str, Packed]:
+    """Return the first examples of the packed validation splits of corpora; none without `data`."""
     if data is None:
         return {}
     splits = {n: open_packed(data / n / "val") for n in names if (data / n / "val" / PACK_NAME).is_file()}
@@ -255,7 +256,7 @@ def _validation_splits(names: list[str], data: Path | None) -> dict[str, Packed]
     return {name: replace(packed, examples=packed.examples[:MAX_EXAMPLES]) for name, packed in splits.items()}
 
 
-def _added_parts(cfg: FusedConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+def added_parts(cfg: FusedConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     """Return the parts of the manifest that describe graphs with files of weights of their own."""
     parts = {"captions": cfg.caption_decoder(tokenizer.vocabulary()), "grounding": cfg.grounding_grid()}
     return {n: part.model_copy(update={"weights": ADDED_WEIGHTS[n]}) for n, part in parts.items() if part is not None}
@@ -371,7 +372,7 @@ class _Export:
             "tasks": tasks,
             "streams": cfg.streams(),
             "audio": cfg.audio_stream(),
-            **_added_parts(cfg, job.tokenizer),
+            **added_parts(cfg, job.tokenizer),
             "graphs": {graph: f"{graph}.onnx" for graph in self.graphs},
             "vector_width": cfg.vector_width,
             "visual_tokens": cfg.visual_tokens,

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from model_export.assemble import (
-    NOTICE_NAME,
     Log,
     copy_files,
     finish,
@@ -19,13 +18,12 @@ from model_export.assemble import (
     no_log,
     read_json_object,
     replace_bundle,
-    write_documents,
 )
 from model_export.graphs import Arrays, GraphSpec, ManifestSizes, export_graph
 from model_export.parity.cases import Case
 from model_export.parity.checks import FLOAT32, check_outputs
 from model_export.parity.variants import read_report
-from model_export.sources import Source, licence_of, notice
+from model_export.sources import Source, add_sources
 from training.moments.loop import METRICS_NAME, HeadCheckpoint, load_head
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.graph_specs import SALIENCY, SPAN_SCORES, SPANS, WINDOW_MASK, WINDOW_TEXT, WINDOWS
@@ -79,12 +77,8 @@ def add_moments(bundle: Path, run: Path, *, seed: int | None = None, log: Log = 
         others = [check for check in report.get("outputs", ()) if check["graph"] != "moments"]
         report["outputs"] = [*others, *(check.model_dump(mode="json") for check in checks)]
         sources = _new_sources(config, manifest)
-        if sources:
-            notices = folder / NOTICE_NAME
-            own = [notices.read_text("utf-8")] if notices.exists() else []
-            write_documents(folder, {NOTICE_NAME: "\n".join([*own, notice(sources)])})
         card = _SECTION.sub("", (bundle / manifest.model_card).read_text("utf-8")).rstrip("\n")
-        fields = _manifest_fields(manifest, config, sources, metrics)
+        fields = _manifest_fields(manifest, config, metrics) | add_sources(folder, manifest, sources)
         finish(
             folder,
             fields,
@@ -124,18 +118,13 @@ def _new_sources(config: HeadCheckpoint, manifest: Manifest) -> list[Source]:
     ]
 
 
-def _manifest_fields(
-    manifest: Manifest, config: HeadCheckpoint, sources: list[Source], metrics: dict[str, Any]
-) -> dict[str, Any]:
-    recipe, terms = config.recipe, licence_of(sources)
-    is_restricted = any(source.research_only for source in sources) and terms not in manifest.licence
+def _manifest_fields(manifest: Manifest, config: HeadCheckpoint, metrics: dict[str, Any]) -> dict[str, Any]:
+    recipe = config.recipe
     facts = {"recipe": recipe.model_dump(mode="json"), "corpora": list(config.corpora), "metrics": metrics}
     return manifest.model_dump() | {
         "tasks": [*(task for task in manifest.tasks if task != "moments"), "moments"],
         "graphs": {**manifest.graphs, "moments": GRAPH_NAME},
         "moments": {"window_seconds": config.window_seconds, "max_windows": recipe.max_windows},
-        "training_data": [*manifest.training_data, *(f"{source.name}: {source.terms}" for source in sources)],
-        "licence": f"{manifest.licence} {terms}" if is_restricted else manifest.licence,
         "extra": manifest.extra | {EXTRA_KEY: facts},
     }
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from model_export.assemble import NOTICE_NAME, write_documents
 from training.data.example import Example
 from training.data.packed import PACK_NAME, Media, Origin, write_packed
 from training.models import pretrained
-from vitascope.bundle.manifest import FrameStream
+from vitascope.bundle.manifest import FrameStream, Manifest
 from vitascope.bundle.parts import StrictModel
 from vitascope.cli.output import ProgressBar
 from vitascope.errors import InvalidInput
@@ -227,3 +229,22 @@ def notice(sources: Sequence[Source]) -> str:
         lines += [f"## {s.name}", "", f"- What: {s.what}", f"- From: {s.origin}", f"- Terms: {s.terms}", ""]
     lines += ["## The bundle itself", "", licence_of(sources), ""]
     return "\n".join(lines)
+
+
+def add_sources(folder: Path, manifest: Manifest, sources: Sequence[Source]) -> dict[str, Any]:
+    """Append further sources to the NOTICE.md of a bundle's draft, and return the fields of its manifest that change.
+
+    Args:
+        manifest: of the bundle without them.
+        sources: those that it does not name yet.
+    """
+    if not sources:
+        return {}
+    notices, terms = folder / NOTICE_NAME, licence_of(sources)
+    own = [notices.read_text("utf-8")] if notices.exists() else []
+    write_documents(folder, {NOTICE_NAME: "\n".join([*own, notice(sources)])})
+    is_restricted = any(source.research_only for source in sources) and terms not in manifest.licence
+    return {
+        "training_data": [*manifest.training_data, *(f"{source.name}: {source.terms}" for source in sources)],
+        "licence": f"{manifest.licence} {terms}" if is_restricted else manifest.licence,
+    }

@@ -25,8 +25,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,9 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from model_export.onnx_graph import copy_model, replace_initializers, replace_nodes
+from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import PARTS, GraphName
+from vitascope.bundle.onnx_files import read_graph
 
 Precision = Literal["float32", "float16-weights", "int8-weights"]
 
@@ -93,6 +96,8 @@ EXTERNAL_BYTES = 1024
 """Smaller tensors stay inside the graph's own file."""
 PAGE = 4096
 """Bytes. Tensors of at least 16 pages are page-aligned, so that they can be mapped; others are aligned to 64 bytes."""
+_REDUCED_SUFFIX = re.compile(r"__(int8|scale|float16)$")
+"""Ends of the names of the tensors that a weight is stored as."""
 
 
 @dataclass(frozen=True)
@@ -103,16 +108,79 @@ class Usage:
     axis: int
 
 
-def store(graphs: Mapping[GraphName, onnx.ModelProto], folder: Path, precision: Precision) -> dict[GraphName, str]:
+class SharedWeights:
+    """The tensors in `weights.bin` of a bundle, to which the graphs of further parts refer.
+
+    A part may have been trained from a compact checkpoint, whose weights are rounded. Tensors that differ from those of
+    the bundle by that rounding alone are not stored again.
+    """
+
+    def __init__(self, bundle: Bundle, weights: Iterable[np.ndarray]) -> None:
+        """Read the tensors of a bundle. weights: Those of the model that are not of the new parts."""
+        content = np.memmap(bundle.folder / WEIGHTS_NAME, np.uint8, "r")
+        self.locations: dict[bytes, Location] = {}
+        self._tensors: dict[tuple[str, tuple[int, ...]], dict[Location, np.ndarray]] = defaultdict(dict)
+        for file_name in bundle.manifest.graphs.values():
+            for tensor in read_graph(bundle.folder / file_name).tensors:
+                if tensor.location != WEIGHTS_NAME or tensor.length is None:
+                    continue
+                location = Location(WEIGHTS_NAME, tensor.offset, tensor.length)
+                data = content[tensor.offset : tensor.offset + tensor.length]
+                values = data.view(tensor.dtype).reshape(tensor.shape)
+                self._tensors[(tensor.dtype, tensor.shape)][location] = values
+                self.locations[_digest(values)] = location
+        # The exporter stores the weights of linear layers transposed.
+        self._model = {_digest(values) for array in weights for values in (array, array.T)}
+
+    def locate(self, graph: onnx.ModelProto, reduced: onnx.ModelProto) -> dict[bytes, Location]:
+        """Return the locations of tensors by SHA-256, also of those of `reduced` that only rounding tells apart.
+
+        Args:
+            graph: in float32. What it has of the part itself has to be equal, however near to a tensor of the bundle.
+            reduced: the same graph with reduced weights.
+        """
+        shared = {t.name for t in graph.graph.initializer if _digest(numpy_helper.to_array(t)) in self._model}
+        located = dict(self.locations)
+        for tensor in reduced.graph.initializer:
+            if _REDUCED_SUFFIX.sub("", tensor.name) not in shared:
+                continue
+            values = numpy_helper.to_array(tensor)
+            candidates = self._tensors.get((values.dtype.name, values.shape), {})
+            nearest = (location for location, stored in candidates.items() if _is_rounded(stored, values))
+            if (digest := _digest(values)) not in located and (location := next(nearest, None)) is not None:
+                located[digest] = location
+        return located
+
+
+def _digest(values: np.ndarray) -> bytes:
+    return hashlib.sha256(values.tobytes()).digest()
+
+
+def _is_rounded(stored: np.ndarray, values: np.ndarray) -> bool:
+    """Return whether two reduced tensors may be of weights that differ by rounding to float16."""
+    if stored.dtype == np.int8:
+        return bool((np.abs(stored.astype(np.int16) - values) <= 1).all())
+    return np.allclose(values.astype(np.float32), stored.astype(np.float32), rtol=2**-9, atol=1e-7)
+
+
+def store(
+    graphs: Mapping[GraphName, onnx.ModelProto],
+    folder: Path,
+    precision: Precision,
+    existing: SharedWeights | None = None,
+) -> dict[GraphName, str]:
     """Write NAME.onnx for each graph and the files of weights into `folder`; returns {graph name: file name}.
 
     `graphs` are not changed. The same graphs give the same bytes.
+
+    Args:
+        existing: Tensors of a bundle that gets the graphs of a part; its `weights.bin` is not written.
     """
     files: dict[GraphName, str] = {}
     shared: dict[bytes, Location] = {}
     file_of_graph = {graph: file for part, file in ADDED_WEIGHTS.items() for graph in PARTS[part]}
     file_of_graph |= dict.fromkeys(SELF_CONTAINED, "")
-    parts: dict[str, list[GraphName]] = {WEIGHTS_NAME: []}
+    parts: dict[str, list[GraphName]] = {} if existing else {WEIGHTS_NAME: []}
     for name in graphs:
         parts.setdefault(file_of_graph.get(name, WEIGHTS_NAME), []).append(name)
     for weights_name, names in parts.items():
@@ -121,6 +189,8 @@ def store(graphs: Mapping[GraphName, onnx.ModelProto], folder: Path, precision: 
             weights = _WeightsFile(file, weights_name, locations)
             for name in names:
                 reduced = reduce(graphs[name], precision)
+                if existing is not None:
+                    locations |= existing.locate(graphs[name], reduced)
                 for tensor in reduced.graph.initializer:
                     weights.add(tensor)
                 files[name] = f"{name}.onnx"

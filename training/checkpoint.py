@@ -14,14 +14,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from training.compact_tensors import is_restored
 from training.models.architectures import build, read_config
-from training.models.fusion import FusedModel
+from training.models.fusion import CAPTION_PREFIX, ENTAILMENT_PREFIX, GROUNDING_PREFIX, FusedModel
 from training.models.pretrained import starts_of
 from training.public_starts import STORED_STARTS, PublicStart, pack_weights, restore_weights
 from training.recipe import Recipe, upgrade_recipe
@@ -43,8 +44,13 @@ class InitialModel(NamedTuple):
     lineage: tuple[str, ...] = ()
 
 
-PART_FIELDS = ("caption_layers", "grounding_layers", "entailment")
-"""Fields of a configuration that give a model a part, which stages with `frozen = "all_but_..."` train alone."""
+PART_PREFIXES = {
+    "caption_layers": CAPTION_PREFIX,
+    "grounding_layers": GROUNDING_PREFIX,
+    "entailment": ENTAILMENT_PREFIX,
+}
+"""Fields of a configuration that give a model a part, which stages with `frozen = "all_but_..."` train alone, and the
+prefixes of its parameters."""
 
 
 @dataclass(frozen=True)
@@ -177,23 +183,66 @@ def add_part(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     Both began with the same model: a decoder of captions, a grounding head and a classifier of sentences can be trained
     beside one another, each for itself.
 
+    Args:
+        folder: A checkpoint, or a run with one.
+
     Raises InvalidInput where `folder` has no part that the checkpoint lacks, or has other weights of the rest.
     """
-    other = load(folder)
-    base, own, weights = checkpoint.model.cfg, checkpoint.model.state_dict(), other.model.state_dict()
-    fields = {name: getattr(other.model.cfg, name) for name in PART_FIELDS if not getattr(base, name)}
-    fields = {name: value for name, value in fields.items() if value}
+    other = load_run(folder)
+    fields = {name: value for name, value in part_fields(other).items() if not getattr(checkpoint.model.cfg, name)}
     if not fields:
-        raise InvalidInput(f"part: {folder} has none of {PART_FIELDS} that the checkpoint lacks; one was expected")
-    model = build(read_config(base.model_dump() | fields))
-    added = {name: weights.get(name) for name in model.state_dict() if name not in own}
-    unlike = [name for name, x in own.items() if name in weights and not torch.equal(x, weights[name])]
+        raise InvalidInput(f"part: {folder} has none of {[*PART_PREFIXES]} that the checkpoint lacks; one was expected")
+    return merge_parts(checkpoint, other, fields)
+
+
+def load_run(folder: Path) -> Checkpoint:
+    """Load a checkpoint folder, or that of a run folder. Raises InvalidInput where there is none."""
+    nested = folder / "checkpoint"
+    try:
+        return load(nested if find(nested) else folder)
+    except FileNotFoundError as error:
+        raise InvalidInput(str(error)) from error
+
+
+def part_fields(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the fields of a configuration by which the checkpoint has parts."""
+    return {name: value for name in PART_PREFIXES if (value := getattr(checkpoint.model.cfg, name))}
+
+
+def trained_parts(checkpoint: Checkpoint, other: Checkpoint) -> dict[str, Any]:
+    """Return the fields of the parts of `other` that the checkpoint lacks or has with other weights; without any such,
+    of all parts of `other`."""
+    own, weights, fields = checkpoint.model.state_dict(), other.model.state_dict(), part_fields(other)
+
+    def is_kept(name: str) -> bool:
+        parameters = [parameter for parameter in weights if parameter.startswith(PART_PREFIXES[name])]
+        return all(p in own and is_restored(own[p], weights[p]) for p in parameters)
+
+    return {name: value for name, value in fields.items() if not is_kept(name)} or fields
+
+
+def merge_parts(checkpoint: Checkpoint, other: Checkpoint, fields: Mapping[str, Any]) -> Checkpoint:
+    """Return a checkpoint with the parts of `other` that `fields` names, in place of its own.
+
+    Raises InvalidInput where all other weights that both have differ by more than a compact checkpoint rounds.
+    """
+    own, weights = checkpoint.model.state_dict(), other.model.state_dict()
+    prefixes = tuple(PART_PREFIXES[name] for name in fields)
+    kept = {name: weight for name, weight in own.items() if not name.startswith(prefixes)}
+    model = build(read_config({**checkpoint.model.cfg.model_dump(), **fields}))
+    added = {name: weights.get(name) for name in model.state_dict() if name not in kept}
+    optional = (*ONLY_IN_TRAINING, *PART_PREFIXES.values())
+    unlike = [
+        name
+        for name, weight in kept.items()
+        if not (is_restored(weight, weights[name]) if name in weights else name.startswith(optional))
+    ]
     if unlike or any(weight is None for weight in added.values()):
         raise InvalidInput(
-            f"part: {folder} has another {unlike[0] if unlike else 'configuration'} ({len(unlike)} tensors); a run "
-            "that trained its part alone, from the same model, was expected"
+            f"part: {other.tokenizer.parent} has another {unlike[0] if unlike else 'configuration'} ({len(unlike)} "
+            "tensors); a run that trained its part alone, from the same model, was expected"
         )
-    model.load_state_dict({**own, **added})
+    model.load_state_dict({**kept, **added})
     return replace(checkpoint, model=model, lineage=tuple(dict.fromkeys([*checkpoint.sources, *other.sources])))
 
 

@@ -55,6 +55,17 @@ def pack(name: str, tensor: Tensor, start: Tensor | None = None) -> dict[str, Te
     return packed if smaller else {name: half.contiguous()}
 
 
+def is_restored(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors are equal, but for what `pack` rounds."""
+    if (a.shape, a.dtype) != (b.shape, b.dtype):
+        return False
+    if a.dtype != torch.float32 or a.numel() < MIN_VALUES:
+        return torch.equal(a, b)
+    # Twice, as a tensor can have been packed again; the constant is the smallest step of float16.
+    limits = torch.maximum(a.abs(), b.abs()) * (2 * _ROUNDING) + 2.0**-24
+    return bool(((a - b).abs() <= limits).all())
+
+
 def uses_start(name: str, packed: Mapping[str, Tensor]) -> bool:
     """Return whether some rows of a tensor are stored as multiples of its start's."""
     return name + KINDS in packed and bool((packed[name + KINDS] == _START).any())

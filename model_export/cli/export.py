@@ -38,9 +38,11 @@ model does not state, such as the frames of a clip, are printed and kept in the 
 What training continues from is kept in FOLDER-checkpoint beside the bundle FOLDER; the bundle runs without it.
 
 If MODEL is a bundle, --metrics updates its model card and metrics only, --checkpoint adds the checkpoint that it was
-exported from, whose outputs must equal the bundle's, and --moments adds the head of a run of `vitascope train-moments`,
-which is compared with torch as other graphs are. Its fingerprint stays, so that nothing has to be indexed again. With
---budget, a checkpoint, public model or bundle is optimized as by `vitascope optimize`.
+exported from, whose outputs must equal the bundle's, --part adds what a run has trained alone from the model of the
+bundle, in place of what the bundle has of it, also to its checkpoint, and --moments adds the head of a run of
+`vitascope train-moments`. New graphs are compared with torch as others are; all other graphs and weights stay, and so
+does the fingerprint, so that nothing has to be indexed again. The bundle is changed in place; with --part, --out writes
+another one. With --budget, a checkpoint, public model or bundle is optimized as by `vitascope optimize`.
 """
 EPILOG = """\
 precision of the stored weights (arithmetic is float32, at the same speed):
@@ -57,6 +59,9 @@ examples:
 
   vitascope evaluate bundles/hd-vila-tiny --data data/packed --out metrics.json
   vitascope export bundles/hd-vila-tiny --metrics metrics.json     update the model card
+
+  vitascope finetune hd-vila-tiny-grounding --start-from bundles/hd-vila-tiny
+  vitascope export bundles/hd-vila-tiny --part runs/hd-vila-tiny-grounding     find what phrases name
 
   vitascope export bundles/mine --moments runs/moments-spans       find moments by sentences (docs/moments.md)
 
@@ -111,9 +116,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         action="append",
         default=[],
-        metavar="CHECKPOINT",
-        help="add the decoder of captions, grounding head or classifier of sentences that another run has trained "
-        "alone, from the same model as MODEL; repeatable",
+        metavar="RUN",
+        help="add the decoder of captions, grounding head or classifier of sentences that this run (or checkpoint) has "
+        "trained alone, from the same model as MODEL; repeatable",
     )
     add(
         "--moments",
@@ -141,6 +146,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from model_export.export import add_checkpoint, update_metrics
     from model_export.moments import add_moments
+    from model_export.parts import add_parts
     from vitascope.bundle.bundle import Bundle
     from vitascope.bundle.manifest import MANIFEST_NAME
     from vitascope.errors import InvalidInput
@@ -150,18 +156,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         with cleanup_on_sigterm():
             return _export_optimized(args, is_bundle)
     if is_bundle:
-        additions = [path for path in (args.metrics, args.checkpoint, args.moments) if path is not None]
-        if len(additions) != 1 or args.out not in (None, args.model):
+        additions = [path for path in (args.metrics, args.checkpoint, args.moments, args.part or None) if path]
+        if len(additions) != 1 or (args.out not in (None, args.model) and not args.part):
             raise InvalidInput(
-                f"{args.model} is a bundle: one of --metrics, --checkpoint, --moments was expected, and no other --out"
+                f"{args.model} is a bundle: one of --metrics, --checkpoint, --moments, --part was expected, and "
+                "another --out with --part alone"
             )
         with cleanup_on_sigterm():
             if args.metrics is not None:
                 bundle = Bundle.open(update_metrics(args.model, args.metrics))
             elif args.checkpoint is not None:
                 bundle = Bundle.open(add_checkpoint(args.model, args.checkpoint))
-            else:
+            elif args.moments is not None:
                 bundle = Bundle.open(add_moments(args.model, args.moments, seed=args.seed, log=log_progress))
+            else:
+                options = {"out": args.out, "data": args.data, "seed": args.seed, "log": log_progress}
+                bundle = Bundle.open(add_parts(args.model, args.part, **options))
     else:
         _require_out(args)
         with cleanup_on_sigterm():

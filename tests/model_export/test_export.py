@@ -274,7 +274,7 @@ def test_the_command_prints_json_and_the_same_checkpoint_gives_the_same_fingerpr
         ("{checkpoint} --out {out}", "'squares' was trained on, but its source and terms are not known"),
         ("{checkpoint} --out {out} --data {data} --metrics {nowhere}", "cannot be read"),
         ("{checkpoint} --out {out} --data {data} --checkpoint {checkpoint}", "is not a bundle; --checkpoint"),
-        ("{bundle}", "is a bundle: one of --metrics, --checkpoint, --moments was expected"),
+        ("{bundle}", "is a bundle: one of --metrics, --checkpoint, --moments, --part was expected"),
         ("{bundle} --metrics {checkpoint}/state.json", "{corpus: {metric: number}} was expected"),
     ],
 )

@@ -40,7 +40,7 @@ AUDIO_PREFIX, AUDIO_BACKBONE = "audio.", "audio.encoder.stages."
 """Parameter prefixes of the audio encoder with its projection, and of its CNN."""
 ENCODER_PREFIXES = ("video.", "text.bert.embeddings.", "text_pool.", "text_project.", "video_project.", AUDIO_PREFIX)
 """Parameter prefixes of the encoders and their projections, besides the text layers."""
-CAPTION_PREFIX, ENTAILMENT_PREFIX = "caption_decoder.", "entailment_head."
+CAPTION_PREFIX, GROUNDING_PREFIX, ENTAILMENT_PREFIX = "caption_decoder.", "grounding_head.", "entailment_head."
 """Parameter prefixes of all that writes captions, and of the classifier of sentences."""
 AUDIO_PREFIXES = (AUDIO_PREFIX, "audio_embeddings.", "match_audio_")
 """Parameter prefixes of all that sound adds to a model, which without sound computes the same as before."""

@@ -1,0 +1,153 @@
+"""Adding decoders of captions, grounding heads and classifiers of sentences, each trained alone, to a bundle.
+
+Only the graphs of the parts and their weights are exported; the other graphs and the fingerprint stay.
+"""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import onnx
+
+from model_export.assemble import Log, copy_files, finish, no_log, replace_bundle
+from model_export.card import Provenance, model_card, read_card_metrics
+from model_export.export import added_parts, replace_checkpoint, validation_splits
+from model_export.graphs import GraphSpec, export_specs, graph_specs
+from model_export.parity.cases import Case, random_cases, real_cases
+from model_export.parity.checks import FLOAT32, REDUCED, OutputCheck, ParityReport, check_outputs
+from model_export.sources import STARTS, add_sources, corpus_source, licence_of
+from model_export.weights import Precision, SharedWeights, store
+from training.bundle_checkpoint import CHECKPOINT_KEY, load_checkpoint, write_checkpoint
+from training.checkpoint import PART_PREFIXES, Checkpoint, load_run, merge_parts, trained_parts
+from vitascope.bundle.bundle import Bundle
+from vitascope.bundle.manifest import CAPTION_GRAPHS, GRAPHS_OF_TASK, GraphName, Manifest
+from vitascope.errors import InvalidInput
+from vitascope.tokenizer import Tokenizer
+
+PART_GRAPHS = {"caption_layers": CAPTION_GRAPHS, "grounding_layers": ("grounding",), "entailment": ("entailment",)}
+"""By field of a configuration: the graphs of a part; see `training.checkpoint.PART_PREFIXES`."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The parts of one run, exported in float32, and the inputs that they are checked on."""
+
+    specs: list[GraphSpec]
+    graphs: Mapping[GraphName, onnx.ModelProto]
+    cases: Mapping[str, Sequence[Case]]
+    shared: SharedWeights
+
+
+def add_parts(
+    bundle: Path,
+    runs: Sequence[Path],
+    *,
+    out: Path | None = None,
+    data: Path | None = None,
+    seed: int | None = None,
+    log: Log = no_log,
+) -> Path:
+    """Add the parts that runs have trained alone to a bundle, in place of its own; returns the folder written.
+
+    The checkpoint beside the bundle gets the weights of the parts, so that training continues from all of them.
+
+    Args:
+        runs: run or checkpoint folders that began with the model of the bundle.
+        out: output bundle; default: `bundle` itself.
+        data: folder of packed corpora, whose validation splits are used for parity on real inputs.
+        seed: of the random parity inputs; default: random.
+
+    Raises:
+        ParityError: a graph's outputs differ from those of the run's model.
+        InvalidInput: the bundle has no checkpoint, or a run has no part or began with another model.
+
+    After an error nothing is written.
+    """
+    opened, out = Bundle.open(bundle), out or bundle
+    manifest, extended = opened.manifest, load_checkpoint(opened)
+    tokenizer = opened.tokenizer()
+    seed = secrets.randbits(32) if seed is None else seed
+    parts = []
+    for run in runs:
+        other = load_run(run)
+        fields = trained_parts(extended, other)
+        specs = [s for s in graph_specs(other.model.eval()) if any(s.name in PART_GRAPHS[field] for field in fields)]
+        if not specs:
+            raise InvalidInput(f"part: {run} has no {', '.join(PART_PREFIXES)} to export; one was expected")
+        extended = merge_parts(extended, other, fields)
+        log(f"exporting {', '.join(spec.name for spec in specs)} (torch to ONNX)")
+        cases = random_cases(graph_specs(other.model), other.model.cfg, seed)
+        corpora = validation_splits(other.recipe.corpora, data)
+        for graph, real in real_cases(other.model, tokenizer, corpora.values()).items() if corpora else ():
+            cases[graph] += real
+        prefixes = tuple(PART_PREFIXES[field] for field in fields)
+        weights = [w.numpy() for name, w in other.model.state_dict().items() if not name.startswith(prefixes)]
+        parts.append(_Part(specs, export_specs(specs, other.model.cfg), cases, SharedWeights(opened, weights)))
+
+    with replace_bundle(out) as folder, replace_checkpoint(out) as kept:
+        names = {spec.name for part in parts for spec in part.specs}
+        copy_files(opened, _files_without(manifest, names), folder)
+        checks = [check for part in parts for check in _store(part, folder, cast(Precision, manifest.precision), log)]
+        report = ParityReport.model_validate_json((bundle / manifest.parity_report).read_text("utf-8"))
+        others = [check for check in report.outputs if check.graph not in names]
+        report = report.model_copy(update={"outputs": [*others, *checks]})
+        log("writing the checkpoint and the model card")
+        fields = _manifest_fields(folder, manifest, extended, tokenizer, names, data)
+        fields["extra"] |= {CHECKPOINT_KEY: write_checkpoint(kept, extended).model_dump(mode="json")}
+        metrics = read_card_metrics((bundle / manifest.model_card).read_text("utf-8"))
+        finish(folder, fields, report.to_json(), lambda draft: model_card(draft, report, metrics))
+    return out
+
+
+def _files_without(manifest: Manifest, names: set[GraphName]) -> list[str]:
+    """Return the files of a bundle but for those of these graphs and their weights."""
+    weights = [file for file, graphs in manifest.added_weights.items() if names & {*graphs}]
+    dropped = {*weights, *(file for name, file in manifest.graphs.items() if name in names)}
+    return [name for name in manifest.files if name not in dropped]
+
+
+def _store(part: _Part, folder: Path, precision: Precision, log: Log) -> list[OutputCheck]:
+    """Compare the graphs of a part with torch in float32, write them into a bundle's draft, and compare those."""
+    log("checking graphs with float32")
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as exact:
+        paths = {name: Path(exact) / file for name, file in store(part.graphs, Path(exact), "float32").items()}
+        checks = check_outputs(part.specs, paths, part.cases, "float32", FLOAT32)
+    log(f"checking graphs with {precision}, beside the weights of the bundle")
+    paths = {name: folder / file for name, file in store(part.graphs, folder, precision, part.shared).items()}
+    stored = check_outputs(part.specs, paths, part.cases, precision, REDUCED)
+    return checks if precision == "float32" else [*checks, *stored]
+
+
+def _manifest_fields(
+    folder: Path,
+    manifest: Manifest,
+    extended: Checkpoint,
+    tokenizer: Tokenizer,
+    names: set[GraphName],
+    data: Path | None,
+) -> dict[str, Any]:
+    provenance = Provenance.model_validate(manifest.extra["provenance"])
+    known = {source.name for source in provenance.sources}
+    sources = [corpus_source(name, data) for name in extended.sources if name not in known]
+    corpora_first = sorted([*provenance.sources, *sources], key=lambda source: source in STARTS)
+    is_derived = manifest.licence == licence_of(provenance.sources)
+    provenance = provenance.model_copy(
+        update={"config": extended.model.cfg.model_dump(mode="json"), "sources": corpora_first}
+    )
+    new_tasks = [task for task, graphs in GRAPHS_OF_TASK.items() if names & {*graphs} and task not in manifest.tasks]
+    return (
+        manifest.model_dump()
+        | added_parts(extended.model.cfg, tokenizer)
+        | add_sources(folder, manifest, sources)
+        | ({"licence": licence_of(corpora_first)} if is_derived else {})
+        | {
+            "tasks": [*manifest.tasks, *new_tasks],
+            "graphs": {**manifest.graphs, **{name: f"{name}.onnx" for name in sorted(names)}},
+            "extra": manifest.extra | {"provenance": provenance.model_dump(mode="json")},
+        }
+    )

@@ -1,0 +1,216 @@
+"""Parts that were trained alone are added to a bundle: they give what torch gives, and nothing else changes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from model_export import parts
+from model_export.export import update_metrics
+from model_export.graphs import GraphSpec, export_specs
+from model_export.parity.checks import ParityReport
+from tests.model_export.conftest import ANSWERS, CONFIG, Graphs
+from tests.training.small_run import recipe
+from training import checkpoint
+from training.bundle_checkpoint import checkpoint_folder
+from training.checkpoint import Checkpoint
+from training.evaluation.encoder import TorchEncoder
+from training.initialization import load_initial_model
+from training.models.fusion import FusedModel
+from training.models.grounding_head import grounding_outputs
+from training.models.hd_vila import HdVila
+from vitascope.bundle.bundle import Bundle
+from vitascope.cli.main import main
+from vitascope.errors import InvalidInput
+from vitascope.model import Model
+
+TEXTS = ["is it red ?", "a square", "blue"]
+TOKENS = 3 * np.random.default_rng(0).normal(size=(3, CONFIG.visual_tokens, CONFIG.visual_width)).astype(np.float32)
+METRICS = '{"squares": {"t2v R@1": 50.0, "exact (colour)": 12.3456}}'
+
+
+def save_run(folder: Path, start: FusedModel, tokenizer: Path, part: dict[str, object], seed: int = 1) -> Path:
+    """Save a run that has trained a part alone, and return its folder."""
+    torch.manual_seed(seed)
+    model = HdVila(CONFIG.model_copy(update=part))
+    model.load_state_dict(start.state_dict(), strict=False)
+    with torch.no_grad():
+        for name, values in model.named_parameters():
+            if name.startswith(("grounding_head.", "entailment_head.")):
+                values.add_(0.1 * torch.randn_like(values))
+    made = Checkpoint(model, ANSWERS, recipe(tokenizer), tokenizer, step=3, lineage=("scenes", "flickr8k"))
+    checkpoint.save(folder / "checkpoint", made)
+    return folder
+
+
+def copy_bundle(source: Path, target: Path) -> Path:
+    """Copy a bundle and the checkpoint beside it."""
+    shutil.copytree(checkpoint_folder(source), checkpoint_folder(target))
+    return shutil.copytree(source, target)
+
+
+@pytest.fixture(scope="module")
+def runs(
+    bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """A classifier that began with the rounded weights beside the bundle, and a head that began with the exact ones."""
+    root, tokenizer = tmp_path_factory.mktemp("runs"), folders[0] / "tokenizer.json"
+    rounded, exact = load_initial_model(bundles["int8-weights"]).model, checkpoint.load(folders[0]).model
+    return {
+        "entailment": save_run(root / "entailment", rounded, tokenizer, {"entailment": "video"}),
+        "grounding": save_run(root / "grounding", exact, tokenizer, {"grounding_layers": 1}),
+    }
+
+
+@pytest.fixture(scope="module")
+def exported() -> Graphs:
+    """Graphs by name, once exported, because that takes seconds."""
+    return {}
+
+
+@pytest.fixture
+def cached_graphs(exported: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(specs: list[GraphSpec], cfg: object) -> Graphs:
+        new = [spec for spec in specs if spec.name not in exported]
+        exported.update(export_specs(new, CONFIG))
+        return {spec.name: exported[spec.name] for spec in specs}
+
+    monkeypatch.setattr(parts, "export_specs", make)
+
+
+@pytest.mark.usefixtures("cached_graphs")
+@pytest.mark.parametrize(("precision", "atol"), [("int8-weights", 0.05), ("float32", 5e-3)])
+def test_parts_are_added_and_nothing_else_changes(
+    precision: str, atol: float, bundles: dict[str, Path], runs: dict[str, Path], tmp_path: Path
+) -> None:
+    bundle = copy_bundle(bundles[precision], tmp_path / "bundle")
+    (tmp_path / "metrics.json").write_text(METRICS)
+    before = Bundle.open(update_metrics(bundle, tmp_path / "metrics.json"))
+    files = {path.name: path.read_bytes() for path in bundle.iterdir()}
+    arguments = [argument for run in runs.values() for argument in ("--part", str(run))]
+    assert main(["export", str(bundle), *arguments, "--seed", "1"]) == 0
+
+    after = Bundle.open(bundle)
+    changed = {name for name in files if (bundle / name).read_bytes() != files[name]}
+    assert changed == {"manifest.json", "manifest.json.sha256", "MODEL_CARD.md", "NOTICE.md", "parity.json"}
+    assert {*after.manifest.files} - {*files} == {"entailment.onnx", "grounding.onnx", "grounding.bin"}
+    assert after.fingerprint == before.fingerprint
+    assert {*after.manifest.tasks} - {*before.manifest.tasks} == {"entailment", "grounding"}
+    report = ParityReport.model_validate_json((bundle / "parity.json").read_text())
+    checks = {check.precision for check in report.outputs if check.graph == "entailment"}
+    assert checks == {"float32", precision}
+    assert "scenes: CC0: no rights reserved" in after.manifest.training_data
+    assert after.manifest.licence.startswith(
+        "Research and education only, by the terms of squares, flickr8k (NOTICE.md)"
+    )
+    card = (bundle / "MODEL_CARD.md").read_text()
+    assert "| t2v R@1 | 50 |\n| exact (colour) | 12.35 |" in card
+    assert "whether a clip entails" in card
+    assert f"| {precision} | grounding | boxes | random |" in card
+
+    model = Model.open(bundle, threads=1, device="cpu")
+    reference = TorchEncoder(checkpoint.load(runs["entailment"] / "checkpoint").model.eval(), model.tokenizer, ANSWERS)
+    actual, expected = (each.classify_entailment(TEXTS, TOKENS) for each in (model, reference))
+    np.testing.assert_allclose(actual.probabilities, expected.probabilities, atol=atol)
+    assert np.ptp(actual.probabilities, axis=0).min() > 1e-3
+    grounder = checkpoint.load(runs["grounding"] / "checkpoint").model.eval()
+    with torch.no_grad():
+        ids, mask = (torch.from_numpy(array) for array in model.tokenizer.encode(TEXTS))
+        heat, _ = grounding_outputs(grounder, ids, mask, torch.from_numpy(TOKENS))
+    np.testing.assert_allclose([place.heat_map for place in model.ground(TEXTS, TOKENS)], heat.sigmoid(), atol=atol)
+
+    stored = onnx.load(bundle / "entailment.onnx", load_external_data=False).graph.initializer
+    inside = [tensor.name for tensor in stored if not tensor.external_data and len(tensor.raw_data) >= 1024]
+    assert inside
+    assert all("entailment_head" in name for name in inside), "rounded weights are those of the bundle"
+    initial = load_initial_model(bundle)
+    assert (initial.model.cfg.entailment, initial.model.cfg.grounding_layers) == ("video", 1)
+    assert {"squares", "scenes", "flickr8k"} <= {*initial.lineage}
+    assert {path.name for path in tmp_path.iterdir()} == {"bundle", "bundle-checkpoint", "metrics.json"}
+
+
+@pytest.mark.usefixtures("cached_graphs")
+def test_a_part_is_replaced_in_another_folder(
+    bundles: dict[str, Path],
+    runs: dict[str, Path],
+    folders: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = parts.add_parts(bundles["float32"], [*runs.values()], out=tmp_path / "first")
+    assert "entailment" not in Bundle.open(bundles["float32"]).manifest.tasks
+    again = save_run(
+        tmp_path / "again", load_initial_model(first).model, folders[0] / "tokenizer.json", {"entailment": "video"}, 2
+    )
+    monkeypatch.setattr(parts, "export_specs", export_specs)
+    assert main(["export", str(first), "--part", str(again), "--out", str(tmp_path / "second")]) == 0
+    before, after = Bundle.open(first).manifest, Bundle.open(tmp_path / "second").manifest
+    assert before.tasks == after.tasks
+    changed = {name for name, entry in after.files.items() if before.files[name] != entry}
+    assert changed - {"parity.json", "MODEL_CARD.md"} == {"entailment.onnx"}
+    model = Model.open(tmp_path / "second", threads=1, device="cpu")
+    reference = TorchEncoder(checkpoint.load(again / "checkpoint").model.eval(), model.tokenizer, ANSWERS)
+    actual, expected = (each.classify_entailment(TEXTS, TOKENS) for each in (model, reference))
+    np.testing.assert_allclose(actual.probabilities, expected.probabilities, atol=5e-3)
+
+
+def change_model(run: Path, _: Path) -> None:
+    trained = checkpoint.load(run / "checkpoint")
+    with torch.no_grad():
+        trained.model.video_project.weight.mul_(1.01)
+    checkpoint.save(run / "checkpoint", trained)
+
+
+def replace_by_start(run: Path, bundle: Path) -> None:
+    shutil.rmtree(run)
+    shutil.copytree(checkpoint_folder(bundle), run / "checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (change_model, r"has another video_project\.weight \(1 tensors\); a run that trained its part alone"),
+        (replace_by_start, "has no caption_layers, grounding_layers, entailment to export"),
+        (lambda run, bundle: shutil.rmtree(run), "checkpoint: nothing at"),
+        (lambda run, bundle: shutil.rmtree(checkpoint_folder(bundle)), "training continues from its checkpoint"),
+    ],
+    ids=["of another model", "without a part", "missing", "bundle without its checkpoint"],
+)
+def test_a_run_that_does_not_fit_is_refused(
+    change: Callable[[Path, Path], object],
+    message: str,
+    bundles: dict[str, Path],
+    runs: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    bundle = copy_bundle(bundles["int8-weights"], tmp_path / "bundle")
+    run = shutil.copytree(runs["entailment"], tmp_path / "run")
+    manifest = (bundle / "manifest.json").read_bytes()
+    change(run, bundle)
+    with pytest.raises(InvalidInput, match=message):
+        parts.add_parts(bundle, [run])
+    assert (bundle / "manifest.json").read_bytes() == manifest
+
+
+@pytest.mark.usefixtures("cached_graphs")
+def test_an_interrupted_export_leaves_bundle_and_checkpoint(
+    bundles: dict[str, Path], runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = copy_bundle(bundles["int8-weights"], tmp_path / "bundle")
+    before = Bundle.open(bundle).manifest
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(parts, "finish", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        parts.add_parts(bundle, [runs["entailment"]])
+    assert Bundle.open(bundle).manifest == before
+    assert load_initial_model(bundle).model.cfg == CONFIG
+    assert {path.name for path in tmp_path.iterdir()} == {"bundle", "bundle-checkpoint"}
