@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,15 +52,23 @@ from training.data.scenes.world import (
 )
 from training.moments.annotations import Span
 
-VERSION = 1
+VERSION = 2
 SECONDS, EVENTS, EVENT_SECONDS = (40, 60), (10, 30), (1.0, 5.0)
 """Smallest and largest length of a video, number of its events, and length of an event."""
 VISIBLE = 4
 """Objects that are visible at a time, at most."""
 REPEATED = 0.3
 """Probability that an object does again what an object did before."""
-SENTENCES, NEGATIVES = 12, 4
-"""Sentences of a video with and without moments, at most."""
+class _Amount(NamedTuple):
+    """Wordings of an event; sentences of a video with and without moments, at most."""
+
+    wordings: int
+    positive: int
+    negative: int
+
+
+AMOUNTS = {"train": _Amount(3, 60, 24), "val": _Amount(1, 12, 4), "test": _Amount(1, 12, 4)}
+"""By split. Sentences cost little beside the video, and a head learns from each of them."""
 CHECKS_PER_SECOND = 4
 """Times at which objects must not touch; between them the fastest moves 36 pixels, less than a small one's reach."""
 NEGATIVE_CHANGES = ("colour", "shape", "direction", "motion")
@@ -192,17 +200,18 @@ def spans_of(description: Description, world: World) -> list[Span]:
     return spans
 
 
-def sentences_of(world: World, held_out: bool, rng: Random) -> list[tuple[str, list[Span]]]:
-    """Return distinct sentences with their moments, then sentences without any.
+def sentences_of(world: World, split: str, rng: Random) -> list[tuple[str, list[Span]]]:
+    """Return distinct sentences with their moments, then sentences without any, see `AMOUNTS`.
 
-    held_out: Allow combinations held out for the test split.
+    Those of `test` may name combinations that are held out for it.
     """
+    amount = AMOUNTS[split]
     events = [(thing, event) for thing in world.things for event in thing.events]
     sentences: dict[str, list[Span]] = {}
     wordings: list[tuple[Description, int]] = []
-    for thing, event in rng.sample(events, len(events)):
+    for thing, event in (pair for _ in range(amount.wordings) for pair in rng.sample(events, len(events))):
         description, style = _describe(thing, event, rng), rng.randrange(2**31)
-        if len(sentences) < SENTENCES and description not in [known for known, _ in wordings]:
+        if len(sentences) < amount.positive and description not in [known for known, _ in wordings]:
             wordings.append((description, style))
             sentences[phrase(description, style)] = spans_of(description, world)
     negatives: set[str] = set()
@@ -212,7 +221,7 @@ def sentences_of(world: World, held_out: bool, rng: Random) -> list[tuple[str, l
             description = CHANGES[change](rng, description) or description
         if description.clauses[0].motion == "stays" or spans_of(description, world):
             continue  # an object without events is also still between those that it has
-        if len(negatives) < NEGATIVES and (held_out or not mentions_held_out(description)):
+        if len(negatives) < amount.negative and (split == "test" or not mentions_held_out(description)):
             negatives.add(phrase(description, style))
     return [*sentences.items(), *((text, []) for text in sorted(negatives))]
 
@@ -236,7 +245,7 @@ def make_video(folder: Path, seed: int, split: str, index: int) -> str:
     media = folder / f"{name}.mp4"
     if not media.exists():
         write_atomically(media, encode(world, frames=seconds * FPS))
-    sentences = sentences_of(world, split == "test", Random(f"moment sentences/{seed}/{split}/{index}"))
+    sentences = sentences_of(world, split, Random(f"moment sentences/{seed}/{split}/{index}"))
     return "\n".join(
         json.dumps(_record(SPLITS.index(split) + 10 * (100 * index + number), name, seconds, text, spans))
         for number, (text, spans) in enumerate(sentences)

@@ -33,7 +33,7 @@ def test_scenes_have_many_events_that_overlap_and_repeat() -> None:
         assert all(EVENT_SECONDS[0] - 0.01 <= end - start <= EVENT_SECONDS[1] + 0.01 for start, end in events)
         assert events[-1][1] < seconds
         overlapping += sum(later[0] < earlier[1] for earlier, later in pairwise(events))
-        repeated += sum(len(spans) > 1 for _, spans in sentences_of(world, False, Random(index)))
+        repeated += sum(len(spans) > 1 for _, spans in sentences_of(world, "val", Random(index)))
     assert overlapping > 20
     assert repeated > 5
 
@@ -41,11 +41,11 @@ def test_scenes_have_many_events_that_overlap_and_repeat() -> None:
 def test_sentences_have_the_times_of_events_and_negatives_have_none() -> None:
     for index in range(5):
         world, _ = sample_long_world(1, "test", index)
-        sentences = sentences_of(world, True, Random(index))
+        sentences = sentences_of(world, "test", Random(index))
         edges = set(np.ravel(events_of(world)).tolist())
         positive = [(text, spans) for text, spans in sentences if spans]
         assert len(positive) >= 5
-        assert 1 <= len(sentences) - len(positive) <= scenes.NEGATIVES
+        assert 1 <= len(sentences) - len(positive) <= scenes.AMOUNTS["test"].negative
         for _, spans in positive:
             assert set(np.ravel(spans).tolist()) <= edges
             assert all(earlier[1] < later[0] for earlier, later in pairwise(spans))
