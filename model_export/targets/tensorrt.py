@@ -253,8 +253,8 @@ def _check_output(
     }
     where = f"{graph}: output {output!r} in {types}"
     # Each comparison is written so that NaN fails.
-    if expected[0].ndim == 1:
-        difference, limit = probability_difference(expected, actual), MAX_PROBABILITY_DIFFERENCE[types]
+    difference, limit = probability_difference(output, expected, actual), MAX_PROBABILITY_DIFFERENCE[types]
+    if difference is not None:
         if not difference <= limit:
             raise ParityError(f"{where} differs by a probability of {difference:.3g}; at most {limit:g} was expected")
         return check | {"probability_difference": difference}
