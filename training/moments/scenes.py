@@ -59,6 +59,8 @@ VISIBLE = 4
 """Objects that are visible at a time, at most."""
 REPEATED = 0.3
 """Probability that an object does again what an object did before."""
+
+
 class _Amount(NamedTuple):
     """Wordings of an event; sentences of a video with and without moments, at most."""
 
