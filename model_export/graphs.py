@@ -28,7 +28,7 @@ from vitascope.bundle.graph_specs import (
     ANSWER_IDS,
     ANSWER_MASK,
     AUDIO_TOKENS,
-    BOXES,
+    BOX,
     ENTAILMENT_LOGITS,
     HEAT_LOGITS,
     LENGTHS,
@@ -247,7 +247,7 @@ def graph_specs(model: FusedModel) -> list[GraphSpec]:
         tokens = {name: axes for name, axes in fused.items() if name not in text}
         specs += caption_specs(CaptionPrefillGraph(model), CaptionStepGraph(model), tokens)
     if model.grounding_head is not None:
-        specs.append(GraphSpec("grounding", GroundingGraph(model), pictures, (HEAT_LOGITS, BOXES)))
+        specs.append(GraphSpec("grounding", GroundingGraph(model), pictures, (HEAT_LOGITS, BOX)))
     return specs
 
 

@@ -47,7 +47,7 @@ MOMENTS: dict[str, Any] = {"window_seconds": 0.5, "max_windows": 16}
 TONES = {colour: 250 * (number + 1) for number, colour in enumerate(COLOURS)}
 """Hz."""
 GROUNDING: dict[str, Any] = {"rows": 1, "columns": 2, "cells": 2}
-BOXES = ((0.0, 0.0, 0.5, 1.0), (0.5, 0.25, 0.875, 0.75))
+BOX = (0.5, 0.25, 0.875, 0.75)
 """Of the two visual tokens; the second is returned."""
 CAPTIONS: dict[str, Any] = {"layers": 1, "heads": 2, "max_tokens": 8}
 TEXT_LENGTH, ANSWER_LENGTH = 16, 6
@@ -374,15 +374,13 @@ def _grounding_graph(weights: dict[str, Array]) -> onnx.ModelProto:
         node("Add", ["level", "pattern"], ["cells"]),
         node("Reshape", ["cells", "shape"], ["heat_logits"]),
         node("Mul", ["balance", "nothing"], ["zeros"]),
-        node("Unsqueeze", ["zeros", "axis2"], ["zero_rows"]),
-        node("Add", ["zero_rows", "places"], ["boxes"]),
+        node("Add", ["zeros", "place"], ["box"]),
     ]
     pattern = np.array([[-9, -7, -6, -6, -7, -5, 1, -3]], np.float32)
     constants |= {"twice": np.array(2, np.float32), "strength": np.array(5, np.float32), "pattern": pattern}
     constants["shape"] = np.array([-1, 2, 4])
-    constants |= {"nothing": np.array(0, np.float32), "places": np.array([BOXES], np.float32)}
-    constants |= {"axis2": np.array([2])}
-    outputs = [_value("heat_logits", TensorProto.FLOAT, ["B", 2, 4]), _value("boxes", TensorProto.FLOAT, ["B", 2, 4])]
+    constants |= {"nothing": np.array(0, np.float32), "place": np.array([BOX], np.float32)}
+    outputs = [_value("heat_logits", TensorProto.FLOAT, ["B", 2, 4]), _value("box", TensorProto.FLOAT, ["B", 4])]
     return _model("grounding", nodes, inputs, outputs, constants)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vitascope.bundle.graph_specs import BOXES, HEAT_LOGITS, Array
+from vitascope.bundle.graph_specs import BOX, HEAT_LOGITS, Array
 from vitascope.bundle.parts import GroundingGrid
 from vitascope.tokenizer import length_sorted_batches
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 HEAT_COLOUR, BOX_COLOUR = (255, 64, 0), (0, 230, 255)
+REACH = 1.5
+"""Visual tokens from the largest value of a heat map that count for its centre: that value alone is as coarse as they
+are."""
 MAX_OPACITY = 0.6
 """Opacity of the heat map over a picture where it is 1."""
 
@@ -48,8 +51,9 @@ class Grounding:
 
     Attributes:
         score: Largest value of the heat map, 0 to 1; low if what the phrase names is not there.
-        point: x and y of the cell of the largest value, as fractions of the width and height of the picture.
-        box: Its box.
+        point: x and y of the centre of the heat map around its largest value, as fractions of the width and height of
+            the picture.
+        box: Of what the phrase names.
         heat_map: (Y, X) float32: how probably the centre of it is in each cell, 0 to 1.
     """
 
@@ -88,17 +92,20 @@ def ground(
     for batch in length_sorted_batches(model.tokenizer, phrases, model.batch_size):
         outputs = model.run_graph("grounding", {**batch.inputs, "visual_tokens": visual_tokens[batch.rows]})
         heat_maps = 1.0 / (1.0 + np.exp(-outputs[HEAT_LOGITS]))
-        for row, heat_map, boxes in zip(batch.rows.tolist(), heat_maps, outputs[BOXES], strict=True):
-            located[row] = _locate(heat_map, boxes, grid)
+        for row, heat_map, box in zip(batch.rows.tolist(), heat_maps, outputs[BOX], strict=True):
+            score = float(heat_map.max())
+            located[row] = Grounding(score, _centre(heat_map, REACH * grid.cells), Box(*box.tolist()), heat_map)
     return [located[row] for row in range(len(phrases))]
 
 
-def _locate(heat_map: Floats, boxes: Floats, grid: GroundingGrid) -> Grounding:
-    """Return the box of the visual token that has the largest value of the heat map."""
-    row, column = divmod(int(heat_map.argmax()), heat_map.shape[1])
-    token = row // grid.cells * grid.columns + column // grid.cells
-    point = ((column + 0.5) / heat_map.shape[1], (row + 0.5) / heat_map.shape[0])
-    return Grounding(float(heat_map[row, column]), point, Box(*boxes[token].tolist()), heat_map)
+def _centre(heat_map: Floats, radius: float) -> tuple[float, float]:
+    """Return the centre of mass of a heat map (Y, X) within `radius` cells of its largest value, as fractions."""
+    rows, columns = heat_map.shape
+    row, column = divmod(int(heat_map.argmax()), columns)
+    y, x = np.mgrid[:rows, :columns]
+    mass = np.where(np.hypot(y - row, x - column) <= radius, heat_map, 0.0)
+    mass /= mass.sum()
+    return float((mass * (x + 0.5)).sum() / columns), float((mass * (y + 0.5)).sum() / rows)
 
 
 def draw(picture: bytes, grounding: Grounding) -> Image.Image:

@@ -85,7 +85,7 @@ class Grounding(Response):
     score: Annotated[
         Probability, Field(description="largest value of the heat map; low if what the phrase names is not there")
     ]
-    point: Annotated[Point, Field(description="where the heat map is largest")]
+    point: Annotated[Point, Field(description="the centre of the heat map around its largest value")]
     box: Box
     pixels: Annotated[PixelBox, Field(description="the box in pixels")]
     heat_map: Annotated[

@@ -92,11 +92,11 @@ def test_the_loss_is_least_for_the_right_heat_map_and_boxes() -> None:
     target = torch.tensor([[0.2, 0.3, 0.6, 0.9], [0.0, 0.0, 0.0, 0.0]])
     heat = torch.full((2, 8, 8), -9.0)
     heat[0, 4, 3] = 9.0
-    right = grounding_loss(heat, target[:, None].expand(-1, 4, -1), target)
-    moved = grounding_loss(heat, target[:, None].expand(-1, 4, -1) + 0.2, target)
+    right = grounding_loss(heat, target, target)
+    moved = grounding_loss(heat, target + 0.2, target)
     heat[1, 4, 3] = 9.0
     assert right < moved
-    assert right < grounding_loss(heat, target[:, None].expand(-1, 4, -1), target)
+    assert right < grounding_loss(heat, target, target)
 
 
 def drawn_box(world: World, number: int) -> Box:

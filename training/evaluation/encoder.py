@@ -25,7 +25,7 @@ from training.models.text import VisualCache
 from vitascope.answering import Answer
 from vitascope.bundle.graph_specs import (
     AUDIO_TOKENS,
-    BOXES,
+    BOX,
     HEAT_LOGITS,
     LENGTHS,
     LOGITS,
@@ -223,7 +223,7 @@ class TorchEncoder:
         outputs: tuple[Tensor, ...]
         with _inference_mode(self.model):
             if graph == "grounding":
-                names, outputs = (HEAT_LOGITS, BOXES), grounding_outputs(self.model, *tensors.values())
+                names, outputs = (HEAT_LOGITS, BOX), grounding_outputs(self.model, *tensors.values())
             elif graph == "caption_prefill":
                 names, outputs = prepared, self.model.prepare_captions(*tensors.values())
             else:

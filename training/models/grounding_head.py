@@ -1,8 +1,10 @@
-"""The head that finds what a phrase names in a picture: a heat map, and a box for each visual token.
+"""The head that finds what a phrase names in a picture: a heat map and a box.
 
 Visual tokens attend to the words of the phrase and to one another, in layers of the form of the fused layers, from
 which they are initialized. Each then predicts a part of the heat map, finer than the grid, and a box relative to its
 own place, as detectors without anchors do (Tian et al., "FCOS", ICCV 2019; Zhou et al., "Objects as points", 2019).
+The box of the phrase is their mean, weighted by a softmax: tokens are larger than small objects, so that the errors of
+single ones are large.
 
 Shape letters: B phrases, P videos, L text tokens, V visual tokens of a grid of Y rows and X columns, c cells of the
 heat map along each side of a token, D width of the layers.
@@ -39,13 +41,13 @@ class GroundingHead(nn.Module):
         width = config.hidden_size
         self.layers = nn.ModuleList(BertLayer(config) for _ in range(layers))  # type: ignore[no-untyped-call]
         self.heat = nn.Linear(width, HEAT_CELLS * HEAT_CELLS)
-        self.box = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 4))
+        self.box = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 5))
         nn.init.constant_(self.heat.bias, _logit(PRIOR))
         last = self.box[-1]
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)
         with torch.no_grad():
-            last.bias.copy_(torch.tensor([0.0, 0.0, _logit(PRIOR_SIZE), _logit(PRIOR_SIZE)]))
+            last.bias.copy_(torch.tensor([0.0, 0.0, _logit(PRIOR_SIZE), _logit(PRIOR_SIZE), 0.0]))
 
     def copy_weights(self, fused_layers: Iterable[nn.Module]) -> None:
         """Copy the weights of the fused layers, the first to the first."""
@@ -64,8 +66,8 @@ class GroundingHead(nn.Module):
             grid: Y and X.
 
         Returns:
-            The heat map (B, Y c, X c), as logits that the centre of the object is there; and boxes (B, V, 4): left,
-            top, right and bottom as fractions of the picture's width and height, which may lie outside of it.
+            The heat map (B, Y c, X c), as logits that the centre of the object is there; and boxes (B, 4): left, top,
+            right and bottom as fractions of the picture's width and height, which may lie outside of it.
         """
         phrases, hidden = text_BLD.shape[0], tokens_PVD
         visible = torch.ones((phrases, hidden.shape[1]), dtype=attention_mask.dtype, device=attention_mask.device)
@@ -77,11 +79,12 @@ class GroundingHead(nn.Module):
         rows, columns = grid
         heat: Tensor = self.heat(hidden).reshape(phrases, rows, columns, HEAT_CELLS, HEAT_CELLS)
         heat = heat.permute(0, 1, 3, 2, 4).reshape(phrases, rows * HEAT_CELLS, columns * HEAT_CELLS)
-        return heat, _boxes(self.box(hidden), grid)
+        offsets, votes = self.box(hidden).split((4, 1), dim=2)
+        return heat, (votes.softmax(dim=1) * _boxes(offsets, grid)).sum(dim=1)
 
 
 def ground(model: FusedModel, text_BLD: Tensor, attention_mask: Tensor, visual_PVW: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the heat map and the boxes of `GroundingHead` for B phrases, by their text states, about P videos.
+    """Return the heat map and the box of `GroundingHead` for B phrases, by their text states, about P videos.
 
     Raises ValueError for a model without this head.
     """
@@ -96,7 +99,7 @@ def ground(model: FusedModel, text_BLD: Tensor, attention_mask: Tensor, visual_P
 def grounding_outputs(
     model: FusedModel, input_ids: Tensor, attention_mask: Tensor, visual_PVW: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the outputs of the graph `grounding` of phrases, by their token ids: heat map, and boxes from 0 to 1."""
+    """Return the outputs of the graph `grounding` of phrases, by their token ids: heat map and box, from 0 to 1."""
     heat, boxes = ground(model, model.text.encode(input_ids, attention_mask), attention_mask, visual_PVW)
     return heat, boxes.clamp(0.0, 1.0)
 

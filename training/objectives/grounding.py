@@ -12,7 +12,6 @@ from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
 from training import distributed
-from training.models.config import HEAT_CELLS
 from training.models.fusion import FusedModel
 from training.models.grounding_head import ground
 
@@ -20,8 +19,8 @@ LENGTH_GROUPS = 4
 """Groups of phrases that are encoded together."""
 SPREAD = 0.2
 """Standard deviation of the target around the centre of an object, relative to its width and height."""
-BOX_WEIGHT = 2.0
-"""Weight of the loss of boxes relative to that of the heat map."""
+OVERLAP_WEIGHT, EDGE_WEIGHT = 2.0, 5.0
+"""Weights of the losses of boxes relative to that of the heat map (DETR, Carion et al., ECCV 2020, section A.4)."""
 
 
 def phrase_loss(model: FusedModel, ids_BL: Tensor, mask_BL: Tensor, visual_PVW: Tensor, targets_B4: Tensor) -> Tensor:
@@ -52,28 +51,26 @@ def encode_phrases(model: FusedModel, ids_BL: Tensor, mask_BL: Tensor) -> Tensor
     return states
 
 
-def grounding_loss(heat_BYX: Tensor, boxes_BV4: Tensor, targets_B4: Tensor) -> Tensor:
+def grounding_loss(heat_BYX: Tensor, boxes_B4: Tensor, targets_B4: Tensor) -> Tensor:
     """Compute the loss of the heat map and of the boxes.
 
     The target of the heat map is a Gaussian around the centre of the object, 0 everywhere for what is not there; its
-    loss is the quality focal loss (Li et al., "Generalized focal loss", NeurIPS 2020, equation 4). Each token's box
-    counts as much as the target has there; its loss is that of generalized IoU (Rezatofighi et al., CVPR 2019).
+    loss is the quality focal loss (Li et al., "Generalized focal loss", NeurIPS 2020, equation 4). The losses of a box
+    are generalized IoU (Rezatofighi et al., CVPR 2019) and the distances of its edges.
 
     Args:
         heat_BYX: Logits (B, Y c, X c).
-        boxes_BV4: Left, top, right and bottom as fractions of the picture.
+        boxes_B4: Left, top, right and bottom as fractions of the picture.
         targets_B4: The same of the object; all 0 for what is not there.
     """
-    heat, boxes, present = heat_BYX.float(), boxes_BV4.float(), targets_B4.any(dim=1)
+    heat, boxes, present = heat_BYX.float(), boxes_B4.float(), targets_B4.any(dim=1)
     target = target_heat(targets_B4, heat.shape[1], heat.shape[2])
     error = (heat.sigmoid() - target).square()
     of_heat = (error * F.binary_cross_entropy_with_logits(heat, target, reduction="none")).sum(dim=(1, 2)).mean()
-    weights = F.max_pool2d(target[:, None], HEAT_CELLS).flatten(1)
-    expected = targets_B4[:, None].expand_as(boxes)
-    of_boxes = (weights * generalized_box_iou_loss(boxes, expected)).sum(dim=1) / weights.sum(dim=1).clamp_min(1e-6)
-    count = int(present.sum())
-    mean = of_boxes[present].mean() if count else of_boxes.sum() * 0.0
-    return of_heat + BOX_WEIGHT * distributed.global_mean(mean, count)
+    boxes, expected = boxes[present], targets_B4[present]
+    distance = (boxes - expected).abs().sum(dim=1)
+    of_boxes = OVERLAP_WEIGHT * generalized_box_iou_loss(boxes, expected) + EDGE_WEIGHT * distance
+    return of_heat + distributed.global_mean(of_boxes.sum() / max(len(boxes), 1), len(boxes))
 
 
 def target_heat(targets_B4: Tensor, rows: int, columns: int) -> Tensor:

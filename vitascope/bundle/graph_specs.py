@@ -52,7 +52,7 @@ window proposes (B, T, 2), in windows from the beginning of the sequence; and th
 
 ENTAILMENT_LOGITS = "entailment_logits"
 """Output of an entailment graph: logits of entailed, neutral and contradicted (B, 3) float32."""
-HEAT_LOGITS, BOXES = "heat_logits", "boxes"
+HEAT_LOGITS, BOX = "heat_logits", "box"
 """Outputs of a grounding graph, both float32: logits that the centre of what the text names is in each cell of a heat
 map (B, rows, columns); and the box that each visual token of the grid proposes (B, V, 4): left, top, right and bottom,
 fractions of the width and height of the picture."""
@@ -113,7 +113,7 @@ def graph_spec(
         grid = manifest.grounding
         assert grid is not None
         heat = ArraySpec("float32", (None, grid.rows * grid.cells, grid.columns * grid.cells))
-        outputs = {HEAT_LOGITS: heat, BOXES: ArraySpec("float32", (None, grid.rows * grid.columns, 4))}
+        outputs = {HEAT_LOGITS: heat, BOX: ArraySpec("float32", (None, 4))}
         return {**text, "visual_tokens": tokens}, outputs
     if graph == "match":
         return fused, {"match_logit": ArraySpec("float32", (None,))}

@@ -72,7 +72,7 @@ class CaptionDecoder(OmitDefaultsModel):
 
 
 class GroundingGrid(OmitDefaultsModel):
-    """The outputs of the graph `grounding`: a box of each visual token of a grid, and a heat map with more cells."""
+    """The heat map of the graph `grounding`, which has several cells for each visual token of a grid."""
 
     _omit_if_default: ClassVar[tuple[str, ...]] = ("weights",)
 

@@ -536,7 +536,7 @@ class Grounding(TypedDict):
     pixels: PixelBox
     """the box in pixels"""
     point: Point
-    """where the heat map is largest"""
+    """the centre of the heat map around its largest value"""
     score: float
     """largest value of the heat map; low if what the phrase names is not there"""
 
