@@ -41,12 +41,15 @@ _SIZES = ((1, 1), (3, 17), (2, 80))
 _SECTION = re.compile(r"\n## Moments\n.*?(?=\n## |\Z)", re.DOTALL)
 
 
-def add_moments(bundle: Path, run: Path, *, seed: int | None = None, log: Log = no_log) -> Path:
+def add_moments(
+    bundle: Path, run: Path, *, version: str | None = None, seed: int | None = None, log: Log = no_log
+) -> Path:
     """Add the head of a run of `vitascope train-moments` to a bundle, in place of an earlier one; returns `bundle`.
 
     Metrics of `vitascope evaluate-moments` that lie in the run go into the model card.
 
     Args:
+        version: of the bundle; default: as it is.
         seed: of the random parity inputs; default: random.
 
     Raises:
@@ -79,6 +82,7 @@ def add_moments(bundle: Path, run: Path, *, seed: int | None = None, log: Log = 
         sources = _new_sources(config, manifest)
         card = _SECTION.sub("", (bundle / manifest.model_card).read_text("utf-8")).rstrip("\n")
         fields = _manifest_fields(manifest, config, metrics) | add_sources(folder, manifest, sources)
+        fields["version"] = version or manifest.version
         finish(
             folder,
             fields,

@@ -48,6 +48,7 @@ def add_parts(
     runs: Sequence[Path],
     *,
     out: Path | None = None,
+    version: str | None = None,
     data: Path | None = None,
     seed: int | None = None,
     log: Log = no_log,
@@ -59,6 +60,7 @@ def add_parts(
     Args:
         runs: run or checkpoint folders that began with the model of the bundle.
         out: output bundle; default: `bundle` itself.
+        version: of the output; default: that of `bundle`.
         data: folder of packed corpora, whose validation splits are used for parity on real inputs.
         seed: of the random parity inputs; default: random.
 
@@ -98,6 +100,7 @@ def add_parts(
         report = report.model_copy(update={"outputs": [*others, *checks]})
         log("writing the checkpoint and the model card")
         fields = _manifest_fields(folder, manifest, extended, tokenizer, names, data)
+        fields["version"] = version or manifest.version
         fields["extra"] |= {CHECKPOINT_KEY: write_checkpoint(kept, extended).model_dump(mode="json")}
         metrics = read_card_metrics((bundle / manifest.model_card).read_text("utf-8"))
         finish(folder, fields, report.to_json(), lambda draft: model_card(draft, report, metrics))

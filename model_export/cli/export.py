@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--out", type=Path, metavar="FOLDER", help="output bundle; an existing bundle is replaced")
     add_name(parser)
-    add("--version", default="1.0.0", help="version of the bundle (default: %(default)s)")
+    add("--version", help="version of the bundle (default: 1.0.0, or that of a bundle that gets parts)")
     add(
         "--precision",
         choices=PRECISIONS,
@@ -155,6 +155,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.budget is not None:
         with cleanup_on_sigterm():
             return _export_optimized(args, is_bundle)
+    options = {"version": args.version, "seed": args.seed, "log": log_progress}
     if is_bundle:
         additions = [path for path in (args.metrics, args.checkpoint, args.moments, args.part or None) if path]
         if len(additions) != 1 or (args.out not in (None, args.model) and not args.part):
@@ -168,10 +169,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             elif args.checkpoint is not None:
                 bundle = Bundle.open(add_checkpoint(args.model, args.checkpoint))
             elif args.moments is not None:
-                bundle = Bundle.open(add_moments(args.model, args.moments, seed=args.seed, log=log_progress))
+                bundle = Bundle.open(add_moments(args.model, args.moments, **options))
             else:
-                options = {"out": args.out, "data": args.data, "seed": args.seed, "log": log_progress}
-                bundle = Bundle.open(add_parts(args.model, args.part, **options))
+                bundle = Bundle.open(add_parts(args.model, args.part, out=args.out, data=args.data, **options))
     else:
         _require_out(args)
         with cleanup_on_sigterm():
@@ -224,7 +224,7 @@ def _export(args: argparse.Namespace, out: Path) -> Path:
 
     options: dict[str, Any] = {
         "name": args.name,
-        "version": args.version,
+        "version": args.version or "1.0.0",
         "licence": args.licence,
         "seed": args.seed,
         "log": log_progress,

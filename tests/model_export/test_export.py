@@ -179,7 +179,7 @@ def test_match_logits_are_compared_as_probabilities() -> None:
     def compare(level: float) -> checks.OutputCheck:
         expected = np.array([level, level + 1.0], np.float32)
         return checks.compare_output(
-            "match", "match_logit", "random", [expected], [expected + 0.2], "int8-weights", checks.REDUCED
+            "match", "match_logit", "real", [expected], [expected + 0.2], "int8-weights", checks.REDUCED
         )
 
     assert compare(12.0).max_difference == pytest.approx(0.2, abs=1e-4)

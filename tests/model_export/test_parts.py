@@ -112,7 +112,7 @@ def test_parts_are_added_and_nothing_else_changes(
     card = (bundle / "MODEL_CARD.md").read_text()
     assert "| t2v R@1 | 50 |\n| exact (colour) | 12.35 |" in card
     assert "whether a clip entails" in card
-    assert f"| {precision} | grounding | boxes | random |" in card
+    assert f"| {precision} | grounding | box | random |" in card
 
     model = Model.open(bundle, threads=1, device="cpu")
     reference = TorchEncoder(checkpoint.load(runs["entailment"] / "checkpoint").model.eval(), model.tokenizer, ANSWERS)
@@ -149,8 +149,10 @@ def test_a_part_is_replaced_in_another_folder(
         tmp_path / "again", load_initial_model(first).model, folders[0] / "tokenizer.json", {"entailment": "video"}, 2
     )
     monkeypatch.setattr(parts, "export_specs", export_specs)
-    assert main(["export", str(first), "--part", str(again), "--out", str(tmp_path / "second")]) == 0
+    command = ["export", str(first), "--part", str(again), "--out", str(tmp_path / "second"), "--version", "1.0.1"]
+    assert main(command) == 0
     before, after = Bundle.open(first).manifest, Bundle.open(tmp_path / "second").manifest
+    assert (before.version, after.version) == (Bundle.open(bundles["float32"]).manifest.version, "1.0.1")
     assert before.tasks == after.tasks
     changed = {name for name, entry in after.files.items() if before.files[name] != entry}
     assert changed - {"parity.json", "MODEL_CARD.md"} == {"entailment.onnx"}
