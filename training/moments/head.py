@@ -29,12 +29,17 @@ HIDDEN_LOGIT = -1e4
 
 
 class MomentHead(nn.Module, ABC):
-    """A head: temporal convolutions, the saliency of each window, and what `spans` adds."""
+    """A head: temporal convolutions, the saliency of each window, and what `spans` adds.
+
+    A window shows more than one event. What of it a sentence is about is read by products of their embeddings, as they
+    are and after linear layers (low-rank bilinear pooling: Kim et al., ICLR 2017), and by each temporal layer.
+    """
 
     def __init__(self, cfg: HeadConfig, embedding_width: int) -> None:
         super().__init__()
-        self.project = nn.Linear(2 * embedding_width + 1, cfg.width)
-        self.layers = nn.ModuleList(_TemporalLayer(cfg, dilation=2**index) for index in range(cfg.layers))
+        self.from_window, self.from_text = (nn.Linear(embedding_width, cfg.width) for _ in range(2))
+        self.project = nn.Linear(2 * embedding_width + 1 + cfg.width, cfg.width)
+        self.layers = nn.ModuleList(_TemporalLayer(cfg, embedding_width, 2**index) for index in range(cfg.layers))
         self.norm = nn.LayerNorm(cfg.width)
         self.saliency = nn.Linear(cfg.width, 1)
 
@@ -57,14 +62,14 @@ class MomentHead(nn.Module, ABC):
     def encode(self, windows: Tensor, window_mask: Tensor, text: Tensor) -> Tensor:
         """Return the states of the windows, (B, T, D)."""
         mask = window_mask.to(windows.dtype)[..., None]
-        width = windows.shape[-1]
-        product = windows * text[:, None]
-        similarity = product.sum(dim=-1, keepdim=True)
+        similarity = (windows * text[:, None]).sum(dim=-1, keepdim=True)
         # Each part has a variance of about 1 so that all count from the first step.
-        features = torch.cat([windows * width**0.5, product * width, 10 * similarity], dim=-1)
+        windows, text = (x * windows.shape[-1] ** 0.5 for x in (windows, text))
+        learned = self.from_window(windows) * self.from_text(text)[:, None]
+        features = torch.cat([windows, windows * text[:, None], 10 * similarity, learned], dim=-1)
         states = self.project(features) * mask
         for layer in self.layers:
-            states = layer(states, mask)
+            states = layer(states, mask, text)
         normalized: Tensor = self.norm(states)
         return normalized
 
@@ -78,18 +83,25 @@ class MomentHead(nn.Module, ABC):
 
 
 class _TemporalLayer(nn.Module):
-    """Residual dilated convolution over time (Bai, Kolter, Koltun, 2018, section 3), not causal, with pre-norm."""
+    """Residual dilated convolution over time (Bai, Kolter, Koltun, 2018, section 3), not causal, with pre-norm.
 
-    def __init__(self, cfg: HeadConfig, dilation: int) -> None:
+    The sentence scales and shifts its channels: FiLM (Perez et al., AAAI 2018, section 2).
+    """
+
+    def __init__(self, cfg: HeadConfig, embedding_width: int, dilation: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(cfg.width)
+        self.modulation = nn.Linear(embedding_width, 2 * cfg.width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
         self.convolution = nn.Conv1d(cfg.width, cfg.width, 3, dilation=dilation, padding=dilation)
         self.out = nn.Linear(cfg.width, cfg.width)
         self.dropout = nn.Dropout(cfg.dropout)
 
-    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Return states (B, T, D); those without a window, where mask (B, T, 1) is 0, do not count."""
-        x = (self.norm(states) * mask).transpose(1, 2)
+    def forward(self, states: Tensor, mask: Tensor, text: Tensor) -> Tensor:
+        """Return states (B, T, D); those without a window, where mask (B, T, 1) is 0, do not count. text: (B, E)."""
+        scale, shift = self.modulation(text)[:, None].chunk(2, dim=-1)
+        x = ((self.norm(states) * (1 + scale) + shift) * mask).transpose(1, 2)
         x = self.out(F.gelu(self.convolution(x).transpose(1, 2)))
         result: Tensor = (states + self.dropout(x)) * mask
         return result
