@@ -34,7 +34,7 @@ from model_export.assemble import (
     write_manifest,
 )
 from model_export.calibrate import FittedCalibration, calibrate
-from model_export.card import Metrics, Provenance, headline_metrics, model_card, read_metrics
+from model_export.card import Metrics, Provenance, headline_metrics, model_card, read_card_metrics, read_metrics
 from model_export.graphs import export_graphs, graph_specs
 from model_export.parity.cases import Case, random_cases, real_cases
 from model_export.parity.checks import (
@@ -187,19 +187,23 @@ def replace_checkpoint(bundle: Path) -> Iterator[Path]:
 
 
 def update_metrics(bundle: Path, metrics: Path) -> Path:
-    """Put the metrics of an evaluation into a bundle's card and manifest. Graphs and fingerprint stay unchanged.
+    """Put the metrics of an evaluation into a bundle's card and manifest, beside those of others.
+
+    Graphs and fingerprint stay unchanged.
 
     Raises BundleError, and InvalidInput for a bundle without provenance or for invalid metrics.
     """
     opened = Bundle.open(bundle)
-    measured = read_metrics(metrics)
+    new, old = read_metrics(metrics), read_card_metrics((bundle / opened.manifest.model_card).read_text("utf-8"))
+    measured = old | {corpus: old.get(corpus, {}) | numbers for corpus, numbers in new.items()}
     if "provenance" not in opened.manifest.extra:
         raise InvalidInput(f"{bundle}: no provenance in its manifest; a bundle of `vitascope export` was expected")
     report = ParityReport.model_validate_json((bundle / opened.manifest.parity_report).read_text("utf-8"))
     with replace_bundle(bundle) as folder:
         copy_files(opened, opened.manifest.files, folder)
         write_documents(folder, {opened.manifest.model_card: model_card(opened.manifest, report, measured)})
-        write_manifest(folder, opened.manifest.model_dump() | {"metrics": headline_metrics(measured)})
+        headline = {**opened.manifest.metrics, **headline_metrics(new)}
+        write_manifest(folder, opened.manifest.model_dump() | {"metrics": headline})
     return bundle
 
 

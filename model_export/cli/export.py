@@ -37,12 +37,13 @@ model does not state, such as the frames of a clip, are printed and kept in the 
 
 What training continues from is kept in FOLDER-checkpoint beside the bundle FOLDER; the bundle runs without it.
 
-If MODEL is a bundle, --metrics updates its model card and metrics only, --checkpoint adds the checkpoint that it was
-exported from, whose outputs must equal the bundle's, --part adds what a run has trained alone from the model of the
-bundle, in place of what the bundle has of it, also to its checkpoint, and --moments adds the head of a run of
-`vitascope train-moments`. New graphs are compared with torch as others are; all other graphs and weights stay, and so
-does the fingerprint, so that nothing has to be indexed again. The bundle is changed in place; with --part, --out writes
-another one. With --budget, a checkpoint, public model or bundle is optimized as by `vitascope optimize`.
+If MODEL is a bundle, --metrics puts numbers into its model card, beside those of other evaluations, and changes
+nothing else. --checkpoint adds the checkpoint that it was exported from, whose outputs must equal the bundle's, --part
+adds what a run has trained alone from the model of the bundle, in place of what the bundle has of it, also to its
+checkpoint, and --moments adds the head of a run of `vitascope train-moments`. New graphs are compared with torch as
+others are; all other graphs and weights stay, and so does the fingerprint, so that nothing has to be indexed again.
+The bundle is changed in place; with --part, --out writes another one. With --budget, a checkpoint, public model or
+bundle is optimized as by `vitascope optimize`.
 """
 EPILOG = """\
 precision of the stored weights (arithmetic is float32, at the same speed):

@@ -248,6 +248,12 @@ def test_metrics_change_card_and_manifest_only(bundles: dict[str, Path], tmp_pat
     assert "| exact (single word) | 3 |" in card
     assert "scenes, exact (digit): 12.2" in card
     assert "scenes, exact (single word)" not in card, "a subset that mixes all kinds is no kind"
+    metrics.write_text(json.dumps({"scenes": {"exact": 87.0, "entailment accuracy": 90.0}}))
+    again = Bundle.open(update_metrics(after.folder, metrics))
+    assert again.manifest.metrics == {"scenes t2v R@1": 61.5, "scenes exact": 87.0}
+    card = (after.folder / "MODEL_CARD.md").read_text()
+    for row in ("| exact (single word) | 3 |", "| exact | 87 |", "| entailment accuracy | 90 |"):
+        assert row in card
 
 
 @pytest.mark.usefixtures("cached_graphs")

@@ -125,7 +125,7 @@ def test_the_classifier_learns_and_all_else_stays_bit_for_bit(
     assert last < 0.75 * first
     measured = evaluate(trained, data, "val", ["video"], entailment=True)["video"]
     assert measured["sentences"] == 44
-    assert measured["accuracy (neutral)"] == 100.0
+    assert measured["entailment accuracy (neutral)"] == 100.0
     with pytest.raises(InvalidInput, match="classifies no sentences"):
         evaluate(initial, data, "val", ["video"], entailment=True)
 
@@ -134,7 +134,7 @@ def test_sentences_about_two_pictures_are_learned_from_both(start: tuple[Path, P
     data, initial = start
     made = small_recipe(initial / "tokenizer.json", "pair", TRAINED, backbone_lr_mult=1.0, steps=30)
     measured = evaluate(train(made, data, tmp_path, start_from=initial), data, "val", ["pair"], entailment=True)
-    assert measured["pair"]["accuracy"] == measured["pair"]["consistency"] == 100.0
+    assert measured["pair"]["entailment accuracy"] == measured["pair"]["entailment consistency"] == 100.0
 
 
 @pytest.mark.parametrize("kind", ["video", "pair"])

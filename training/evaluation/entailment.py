@@ -44,11 +44,11 @@ def entailment_metrics(
         probabilities[part] = classified.probabilities
     labels, predicted = np.array([class_of(h) for h in hypotheses]), probabilities.argmax(axis=1)
     right = predicted == labels
-    out = {"sentences": float(len(labels)), "accuracy": float(100 * right.mean())}
+    out = {"entailment sentences": float(len(labels)), "entailment accuracy": float(100 * right.mean())}
     for index, name in enumerate(CLASSES["video"]):
         if (of_class := labels == index).any():
-            out[f"accuracy ({name})"] = float(100 * right[of_class].mean())
-    return out | {"ECE": calibration_error(probabilities.max(axis=1), right)}
+            out[f"entailment accuracy ({name})"] = float(100 * right[of_class].mean())
+    return out | {"entailment ECE": calibration_error(probabilities.max(axis=1), right)}
 
 
 def pair_metrics(encoder: TorchEncoder, packed: Packed) -> dict[str, float]:
@@ -64,7 +64,7 @@ def pair_metrics(encoder: TorchEncoder, packed: Packed) -> dict[str, float]:
         right += (logits.argmax(axis=1) == np.array([class_of(h) for h in hypotheses])).tolist()
     identifiers = [example.key for example in packed.examples]
     return {
-        "sentences": float(len(right)),
-        "accuracy": 100.0 * sum(right) / len(right),
-        "consistency": consistency(identifiers, right),
+        "entailment sentences": float(len(right)),
+        "entailment accuracy": 100.0 * sum(right) / len(right),
+        "entailment consistency": consistency(identifiers, right),
     }

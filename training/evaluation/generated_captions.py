@@ -33,9 +33,9 @@ def caption_metrics(
 ) -> dict[str, float]:
     """Return how well the captions that a model generates fit.
 
-    BLEU-4 and CIDEr-D compare with all captions of an example. `similarity` is the mean cosine of the embeddings of
-    captions and examples in percent; `similarity (written)` is that of the example's own captions. Scenes have
-    `scene_metrics`, too.
+    BLEU-4 and CIDEr-D compare with all captions of an example. `similarity (generated)` is the mean cosine of the
+    embeddings of captions and examples in percent; `similarity (written)` is that of the example's own captions. Scenes
+    have `scene_metrics`, too.
 
     Args:
         videos: Embeddings of the examples, N in all.
@@ -50,8 +50,8 @@ def caption_metrics(
     generated = [best.text for best, *_ in encoder.generate_captions(visual[rows], heard, options)]
     owners = [row for row, own in zip(rows, written, strict=True) for _ in own]
     texts = [caption for own in written for caption in own]
-    out = {"captions": float(len(rows))} | ngram_metrics(generated, written)
-    out["similarity"] = float(100 * videos.pairs(embed_texts(encoder, generated), rows).mean())
+    out = {"generated captions": float(len(rows))} | ngram_metrics(generated, written)
+    out["similarity (generated)"] = float(100 * videos.pairs(embed_texts(encoder, generated), rows).mean())
     out["similarity (written)"] = float(100 * videos.pairs(embed_texts(encoder, texts), owners).mean())
     scenes = [packed.examples[row].attributes.get("scene") for row in rows]
     if audio is None and all(scenes):
