@@ -19,7 +19,14 @@ from model_export.card import Provenance, model_card, read_card_metrics
 from model_export.export import added_parts, replace_checkpoint, validation_splits
 from model_export.graphs import GraphSpec, export_specs, graph_specs
 from model_export.parity.cases import Case, random_cases, real_cases
-from model_export.parity.checks import FLOAT32, REDUCED, OutputCheck, ParityReport, check_outputs
+from model_export.parity.checks import (
+    FLOAT32,
+    REDUCED,
+    OutputCheck,
+    ParityReport,
+    check_outputs,
+    tolerances_for,
+)
 from model_export.sources import STARTS, add_sources, corpus_source, licence_of
 from model_export.weights import Precision, SharedWeights, store
 from training.bundle_checkpoint import CHECKPOINT_KEY, load_checkpoint, write_checkpoint
@@ -97,7 +104,8 @@ def add_parts(
         checks = [check for part in parts for check in _store(part, folder, cast(Precision, manifest.precision), log)]
         report = ParityReport.model_validate_json((bundle / manifest.parity_report).read_text("utf-8"))
         others = [check for check in report.outputs if check.graph not in names]
-        report = report.model_copy(update={"outputs": [*others, *checks]})
+        tolerances = report.tolerances | tolerances_for(cast(Precision, manifest.precision))
+        report = report.model_copy(update={"outputs": [*others, *checks], "tolerances": tolerances})
         log("writing the checkpoint and the model card")
         fields = _manifest_fields(folder, manifest, extended, tokenizer, names, data)
         fields["version"] = version or manifest.version

@@ -216,6 +216,10 @@ def languages_of(sources: Sequence[Source]) -> list[str] | None:
     return ["en"] if all(source.name in known for source in sources) else None
 
 
+OWN_TERMS = "## The bundle itself"
+"""Heading of the last section of NOTICE.md."""
+
+
 def notice(sources: Sequence[Source]) -> str:
     """Return NOTICE.md: the works that the weights derive from and their terms. Part of the fingerprint, so unnamed."""
     lines = [
@@ -225,14 +229,16 @@ def notice(sources: Sequence[Source]) -> str:
         "the tokenizer's vocabulary where a pretrained text encoder is listed. No endorsement by anyone is implied.",
         "",
     ]
-    for s in sources:
-        lines += [f"## {s.name}", "", f"- What: {s.what}", f"- From: {s.origin}", f"- Terms: {s.terms}", ""]
-    lines += ["## The bundle itself", "", licence_of(sources), ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, _sections(sources) + OWN_TERMS, "", licence_of(sources), ""])
+
+
+def _sections(sources: Sequence[Source]) -> str:
+    lines = (f"## {s.name}\n\n- What: {s.what}\n- From: {s.origin}\n- Terms: {s.terms}\n\n" for s in sources)
+    return "".join(lines)
 
 
 def add_sources(folder: Path, manifest: Manifest, sources: Sequence[Source]) -> dict[str, Any]:
-    """Append further sources to the NOTICE.md of a bundle's draft, and return the fields of its manifest that change.
+    """Add further sources to the NOTICE.md of a bundle's draft, and return the fields of its manifest that change.
 
     Args:
         manifest: of the bundle without them.
@@ -241,9 +247,15 @@ def add_sources(folder: Path, manifest: Manifest, sources: Sequence[Source]) -> 
     if not sources:
         return {}
     notices, terms = folder / NOTICE_NAME, licence_of(sources)
-    own = [notices.read_text("utf-8")] if notices.exists() else []
-    write_documents(folder, {NOTICE_NAME: "\n".join([*own, notice(sources)])})
     is_restricted = any(source.research_only for source in sources) and terms not in manifest.licence
+    text = notices.read_text("utf-8") if notices.exists() else ""
+    before, heading, own_terms = text.rpartition(OWN_TERMS)
+    if heading:
+        more = f"\n{terms}\n" if is_restricted else ""
+        text = before + _sections(sources) + heading + own_terms + more
+    else:
+        text = "\n".join([text, notice(sources)]) if text else notice(sources)
+    write_documents(folder, {NOTICE_NAME: text})
     return {
         "training_data": [*manifest.training_data, *(f"{source.name}: {source.terms}" for source in sources)],
         "licence": f"{manifest.licence} {terms}" if is_restricted else manifest.licence,
