@@ -159,7 +159,7 @@ def test_unlisted_files_are_noted(folder: Path, capsys: pytest.CaptureFixture[st
 def test_the_default_bundle_is_verified(capsys: pytest.CaptureFixture[str]) -> None:
     result = run_bundle(capsys, "verify", DEFAULT, "--threads", 1)
     assert (result["verified"], result["notes"]) == (True, [])
-    assert result["passed"]["run"] == 5
+    assert result["passed"]["run"] == 8
 
 
 def operators(graph: onnx.GraphProto) -> Iterator[str]:
