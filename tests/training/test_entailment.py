@@ -124,7 +124,7 @@ def test_the_classifier_learns_and_all_else_stays_bit_for_bit(
     first, *_, last = (row["loss/entailment video"] for row in read_log(tmp_path / "log.jsonl"))
     assert last < 0.75 * first
     measured = evaluate(trained, data, "val", ["video"], entailment=True)["video"]
-    assert measured["sentences"] == 44
+    assert measured["entailment sentences"] == 44
     assert measured["entailment accuracy (neutral)"] == 100.0
     with pytest.raises(InvalidInput, match="classifies no sentences"):
         evaluate(initial, data, "val", ["video"], entailment=True)
