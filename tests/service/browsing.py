@@ -86,7 +86,7 @@ def page(browser: Browser, running: Running) -> Iterator[Page]:
     requested_urls: list[str] = []
     opened.on("pageerror", lambda error: script_errors.append(str(error)))
     opened.on("request", lambda request: requested_urls.append(request.url))
-    # From the first listener on, Chromium opens no file dialog of its own, so that no test depends on when it is told.
+    # With a listener Chromium opens no file dialog of its own: Playwright intercepts each from the start of the page.
     opened.on("filechooser", lambda _: None)
     record_toasts(opened)
     yield opened

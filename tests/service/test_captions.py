@@ -343,7 +343,7 @@ def test_the_page_captions_a_clip_a_video_and_a_dropped_file(captioned: Running,
 def test_the_page_captions_the_first_clips_of_a_long_video(
     captioning: Running, browser: Browser, tmp_path: Path
 ) -> None:
-    """As many as the service allows, which are four here."""
+    """The service allows four clips a request."""
     url = str(captioning.client.base_url)
     frames = [solid(COLORS[name], 64, 48) for name in ("red", "blue", "red")]
     long_film = write_video(tmp_path / "long.mp4", frames, rate=1)
