@@ -22,8 +22,6 @@ DAQUAR ?= data/daquar
 ESC10 ?= data/esc10
 FSDD ?= data/fsdd
 PACKED ?= data/packed
-# The Free Spoken Digit Dataset: a tar file of NAME.wav and NAME.json.
-FSDD ?= data/fsdd/all-00000.tar
 # Of Debian's package tuxpaint-stamps-default.
 STAMPS ?= /usr/share/tuxpaint/stamps
 # Debian's espeak-ng and timgm6mb-soundfont, for spoken digits and instruments.
@@ -52,7 +50,7 @@ MILVUS ?= http://127.0.0.1:19530
 # The server of the Open Inference Protocol for kserve-check; it serves the graphs of $(BUNDLE).
 URL ?= http://127.0.0.1:8003
 # Test workers: more than cores, since many tests wait for processes and disks.
-WORKERS ?= 3
+WORKERS ?= 4
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -188,7 +186,7 @@ screenshots: $(VENV)/.test ## docs/images: the pictures of the page, taken anew 
 	OMP_NUM_THREADS=1 VITASCOPE_BUNDLE=$(BUNDLE) $(BIN)/python -m tests.service.screenshots
 
 bench-speech: $(VENV)/.test ## word error rate and real-time factor of speech models, on corpora that are at hand (ARGS="--model FOLDER --all")
-	$(BIN)/python -m benchmarks.speech $(if $(wildcard $(FSDD)),--digits $(FSDD)) $(ARGS)
+	$(BIN)/python -m benchmarks.speech $(if $(wildcard $(FSDD)/all-00000.tar),--digits $(FSDD)/all-00000.tar) $(ARGS)
 
 bench-command: $(VENV)/.runtime ## how soon `vitascope search` shows a result, from process start (bound: 1 s)
 	$(BIN)/python -m benchmarks.service command $(ARGS)

@@ -122,8 +122,10 @@ def test_parts_are_added_and_nothing_else_changes(
     grounder = checkpoint.load(runs["grounding"] / "checkpoint").model.eval()
     with torch.no_grad():
         ids, mask = (torch.from_numpy(array) for array in model.tokenizer.encode(TEXTS))
-        heat, _ = grounding_outputs(grounder, ids, mask, torch.from_numpy(TOKENS))
-    np.testing.assert_allclose([place.heat_map for place in model.ground(TEXTS, TOKENS)], heat.sigmoid(), atol=atol)
+        heat, boxes = grounding_outputs(grounder, ids, mask, torch.from_numpy(TOKENS))
+    places = model.ground(TEXTS, TOKENS)
+    np.testing.assert_allclose([place.heat_map for place in places], heat.sigmoid(), atol=atol)
+    np.testing.assert_allclose([place.box for place in places], boxes, atol=atol)
 
     stored = onnx.load(bundle / "entailment.onnx", load_external_data=False).graph.initializer
     inside = [tensor.name for tensor in stored if not tensor.external_data and len(tensor.raw_data) >= 1024]
