@@ -5,7 +5,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint types imports unit format env train-env compose-check image image-gpu image-distributed \
-	image-check docker-check clean data bundle results study study-depth study-moments distil frontier measure-training bench-ingest bench-recognition bench-sound bench-screen-text bench-index bench-signals bench-service \
+	image-check docker-check clean data bundle results study study-depth study-moments distil frontier measure-training bench-ingest bench-moments-captions bench-recognition bench-sound bench-screen-text bench-index bench-signals bench-service \
 	bench-command bench-speech bench-page screenshots bench-variants soak chaos milvus-check \
 	kserve-check triton-check mlserver-check gpu-check golden release docs docs-check reference
 
@@ -172,6 +172,9 @@ bench-recognition: $(VENV)/.runtime ## processor time of indexing with and witho
 
 bench-sound: $(VENV)/.runtime ## processor time of indexing with and without sound, in pairs of runs (bound: 1.25; ARGS="--bundle FOLDER --videos FOLDER")
 	$(BIN)/python -m benchmarks.sound $(ARGS)
+
+bench-moments-captions: $(VENV)/.runtime ## time of moments of an hour and of captions beside that of a text (bounds: 50 ms, 8 runs; ARGS="--bundle FOLDER")
+	$(BIN)/python -m benchmarks.moments_captions $(ARGS)
 
 bench-signals: $(VENV)/.train ## searches where one of several signals has the answer: each alone, all fused, and by reciprocal ranks
 	$(BIN)/python -m benchmarks.signals $(ARGS)

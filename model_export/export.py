@@ -42,7 +42,6 @@ from model_export.parity.checks import (
     REDUCED,
     Embedded,
     ParityReport,
-    Tolerance,
     check_outputs,
     check_recall,
     embed,
@@ -63,6 +62,7 @@ from training.models.config import FusedConfig
 from training.objectives.class_names import absent_class_names
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import Calibration, GraphName, Manifest, Reranking, Task
+from vitascope.bundle.parity_report import Bounds
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 from vitascope.tokenizer import Tokenizer
@@ -305,7 +305,7 @@ class _Export:
         fields = self._manifest_fields(fitted, headline_metrics(metrics))
         return finish(self.folder, fields, self.report.to_json(), lambda draft: model_card(draft, self.report, metrics))
 
-    def _check(self, folder: Path, precision: Precision, tolerance: Tolerance) -> tuple[Model, dict[str, Embedded]]:
+    def _check(self, folder: Path, precision: Precision, tolerance: Bounds) -> tuple[Model, dict[str, Embedded]]:
         """Store the graphs at one precision, compare them, and open them as a bundle."""
         self.job.log(f"checking graphs with {precision}")
         files = store(self.graphs, folder, precision)

@@ -83,20 +83,8 @@ def add_parts(
     seed = secrets.randbits(32) if seed is None else seed
     parts = []
     for run in runs:
-        other = load_run(run)
-        fields = trained_parts(extended, other)
-        specs = [s for s in graph_specs(other.model.eval()) if any(s.name in PART_GRAPHS[field] for field in fields)]
-        if not specs:
-            raise InvalidInput(f"part: {run} has no {', '.join(PART_PREFIXES)} to export; one was expected")
-        extended = merge_parts(extended, other, fields)
-        log(f"exporting {', '.join(spec.name for spec in specs)} (torch to ONNX)")
-        cases = random_cases(graph_specs(other.model), other.model.cfg, seed)
-        corpora = validation_splits(other.recipe.corpora, data)
-        for graph, real in real_cases(other.model, tokenizer, corpora.values()).items() if corpora else ():
-            cases[graph] += real
-        prefixes = tuple(PART_PREFIXES[field] for field in fields)
-        weights = [w.numpy() for name, w in other.model.state_dict().items() if not name.startswith(prefixes)]
-        parts.append(_Part(specs, export_specs(specs, other.model.cfg), cases, SharedWeights(opened, weights)))
+        extended, part = _export_part(opened, extended, run, tokenizer, data, seed, log)
+        parts.append(part)
 
     with replace_bundle(out) as folder, replace_checkpoint(out) as kept:
         names = {spec.name for part in parts for spec in part.specs}
@@ -113,6 +101,33 @@ def add_parts(
         metrics = read_card_metrics((bundle / manifest.model_card).read_text("utf-8"))
         finish(folder, fields, report.to_json(), lambda draft: model_card(draft, report, metrics))
     return out
+
+
+def _export_part(
+    bundle: Bundle,
+    extended: Checkpoint,
+    run: Path,
+    tokenizer: Tokenizer,
+    data: Path | None,
+    seed: int,
+    log: Log,
+) -> tuple[Checkpoint, _Part]:
+    """Return the checkpoint of a bundle extended by the parts of a run, and these parts as graphs."""
+    other = load_run(run)
+    fields = trained_parts(extended, other)
+    every = graph_specs(other.model.eval())
+    specs = [spec for spec in every if any(spec.name in PART_GRAPHS[field] for field in fields)]
+    if not specs:
+        raise InvalidInput(f"part: {run} has no {', '.join(PART_PREFIXES)} to export; one was expected")
+    log(f"exporting {', '.join(spec.name for spec in specs)} (torch to ONNX)")
+    cases = random_cases(every, other.model.cfg, seed)
+    corpora = validation_splits(other.recipe.corpora, data)
+    for graph, real in real_cases(other.model, tokenizer, corpora.values()).items() if corpora else ():
+        cases[graph] += real
+    prefixes = tuple(PART_PREFIXES[field] for field in fields)
+    weights = [w.numpy() for name, w in other.model.state_dict().items() if not name.startswith(prefixes)]
+    graphs = export_specs(specs, other.model.cfg)
+    return merge_parts(extended, other, fields), _Part(specs, graphs, cases, SharedWeights(bundle, weights))
 
 
 def _files_without(manifest: Manifest, names: set[GraphName]) -> list[str]:

@@ -99,8 +99,8 @@ def run_sequences(
 ) -> tuple[Floats, Floats, Floats]:
     """Run the graph `moments` on the windows of a video for each text.
 
-    A longer video is run in sequences that overlap by half. Each window counts in the sequence in which it has more
-    context: the one whose ends are further away.
+    A longer video is run in sequences that overlap by a quarter. Each window counts in the sequence in which it has
+    more context: the one whose ends are further away.
 
     Args:
         run: The graph.
@@ -113,7 +113,7 @@ def run_sequences(
         Saliency (N, T), proposed spans (N, T, 2) in windows, and their scores (N, T).
     """
     count, length = len(windows), min(len(windows), max_windows)
-    starts = [*range(0, count - length, max(1, max_windows // 2)), count - length]
+    starts = [*range(0, count - length, max(1, max_windows * 3 // 4)), count - length]
     bounds = [0, *((start + length + following) // 2 for start, following in pairwise(starts)), count]
     rows = [(text, sequence) for text in range(len(texts)) for sequence in range(len(starts))]
     saliency, scores = (np.empty((len(texts), count), np.float32) for _ in range(2))

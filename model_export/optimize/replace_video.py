@@ -42,7 +42,6 @@ from model_export.parity.checks import (
     REDUCED,
     Embedded,
     ParityReport,
-    Tolerance,
     check_outputs,
     export_versions,
     export_with_fallback,
@@ -59,7 +58,7 @@ from training.evaluation.retrieval import Gallery
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.describe import calibration_summary, reranking_summary
 from vitascope.bundle.manifest import FrameStream, GraphName, Manifest
-from vitascope.bundle.parity_report import OutputComparison, SourceBundle, VariantComparison
+from vitascope.bundle.parity_report import Bounds, OutputComparison, SourceBundle, VariantComparison
 from vitascope.model import Model
 
 TIMING_ROUNDS = 20
@@ -192,7 +191,7 @@ def _export(job: _Job, graph: onnx.ModelProto, out: Path) -> VideoExport:
 
 
 def _check_parity(
-    job: _Job, files: Mapping[GraphName, str], folder: Path, precision: Precision, tolerance: Tolerance
+    job: _Job, files: Mapping[GraphName, str], folder: Path, precision: Precision, tolerance: Bounds
 ) -> None:
     """Compare the stored video graph with its module. Raises ParityError."""
     job.log(f"checking the video graph with {precision}")

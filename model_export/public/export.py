@@ -31,7 +31,6 @@ from model_export.parity.checks import (
     FLOAT32,
     REDUCED,
     ParityReport,
-    Tolerance,
     check_outputs,
     export_versions,
     tolerances_for,
@@ -41,6 +40,7 @@ from model_export.public.library_parity import LIBRARY, check_library_parity
 from model_export.public.model import PublicModel
 from model_export.weights import Precision, store
 from vitascope.bundle.manifest import GraphName, Manifest
+from vitascope.bundle.parity_report import Bounds
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 
@@ -143,7 +143,7 @@ def _check(
     graphs: Mapping[GraphName, onnx.ModelProto],
     folder: Path,
     precision: Precision,
-    tolerances: tuple[Tolerance, Tolerance],
+    tolerances: tuple[Bounds, Bounds],
     report: ParityReport,
 ) -> ParityReport:
     """Store the graphs at one precision and compare them; returns the extended report. Raises ParityError.

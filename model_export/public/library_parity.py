@@ -14,16 +14,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from model_export.parity.checks import OutputCheck, ParityError, Tolerance, compare_output
+from model_export.parity.checks import OutputCheck, ParityError, compare_output
 from model_export.parity.variants import NEAR_TIE
 from model_export.public.model import AnswerScorer, Captioner, Embedder, PairScorer, ReferenceModel, SoundEmbedder
 from model_export.weights import Precision
 from vitascope.bundle.graph_specs import LOGITS, PAST_KEYS, PAST_VALUES, PRESENT_KEYS, PRESENT_VALUES
 from vitascope.bundle.manifest import AudioStream
+from vitascope.bundle.parity_report import Bounds
 from vitascope.embeddings import VideoEmbedding
 from vitascope.model import Model
 
-LIBRARY = Tolerance(max_difference=None, cosine=0.99999, recall=0.0)
+LIBRARY = Bounds(cosine=0.99999, recall=0.0)
 """At float32. Resizing in two libraries rounds a few pixels differently."""
 TEXTS = (
     "a dog runs across a sunny beach",
@@ -48,7 +49,7 @@ def check_library_parity(
     runtime: Model,
     reference: ReferenceModel,
     precision: Precision,
-    tolerance: Tolerance,
+    tolerance: Bounds,
     *,
     texts: Sequence[str] = TEXTS,
     images: Sequence[Image.Image] | None = None,
@@ -115,7 +116,7 @@ def make_sounds(stream: AudioStream) -> list[np.ndarray]:
 
 
 def _check_sounds(
-    runtime: Model, reference: SoundEmbedder, precision: Precision, tolerance: Tolerance, texts: Sequence[str]
+    runtime: Model, reference: SoundEmbedder, precision: Precision, tolerance: Bounds, texts: Sequence[str]
 ) -> list[OutputCheck]:
     assert runtime.bundle.manifest.audio is not None
     sounds = make_sounds(runtime.bundle.manifest.audio)
@@ -145,7 +146,7 @@ def _check_embeddings(
     runtime: Model,
     reference: Embedder,
     precision: Precision,
-    tolerance: Tolerance,
+    tolerance: Bounds,
     texts: Sequence[str],
     images: Sequence[Image.Image],
     embedded: Sequence[VideoEmbedding],
@@ -161,7 +162,7 @@ def _check_embeddings(
 
 
 def _compare(
-    graph: str, output: str, expected: np.ndarray, actual: np.ndarray, precision: Precision, tolerance: Tolerance
+    graph: str, output: str, expected: np.ndarray, actual: np.ndarray, precision: Precision, tolerance: Bounds
 ) -> OutputCheck:
     return compare_output(graph, output, "real", [expected], [actual], precision, tolerance)  # type: ignore[arg-type]
 
@@ -183,7 +184,7 @@ def _embed_as_file(runtime: Model, image: Image.Image) -> VideoEmbedding:
         return runtime.embed_video_file(path)
 
 
-def _check_best(actual: np.ndarray, expected: np.ndarray, tolerance: Tolerance) -> None:
+def _check_best(actual: np.ndarray, expected: np.ndarray, tolerance: Bounds) -> None:
     """Check that the best candidate of each row (rows, candidates) is the same, near ties aside."""
     if tolerance.recall:
         return

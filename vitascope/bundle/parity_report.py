@@ -32,9 +32,10 @@ class Bounds(BaseModel):
     recall: float | None = None
     """Maximum difference in points of Recall@1; 0: every query must agree."""
     probability_difference: float | None = None
-    """Maximum, which replaces the first two for outputs that have a probability."""
+    """Maximum, which replaces the first two for outputs that have a probability. The cosine of nearly equal or nearly
+    zero logits is meaningless, and a logit of 16 may differ by more than one of 0."""
     random_factor: float = 1.0
-    """By which probabilities may differ more on random inputs."""
+    """By which probabilities may differ more on random inputs. Of those no model is sure."""
 
 
 class Output(BaseModel):
@@ -247,32 +248,40 @@ def bound_violations(report: ParityReport) -> Iterator[str]:
     if report.variant is not None:
         yield from _variant_violations(report.variant)
     for output in report.outputs:
-        yield from _output_violations(output, _bounds(report, output))
+        yield from output_violations(output, _bounds(report, output))
     for recall in report.recall:
-        limit = report.tolerances.get(recall.precision, Bounds()).recall
-        if limit is None:
-            continue
-        limit = recall_limit(limit, recall.queries)
-        if not (recall.disagreeing == 0 if limit == 0 else abs(recall.torch - recall.runtime) <= limit + 1e-6):
-            yield (
-                f"{recall.corpus} {recall.direction} at {recall.precision}: Recall@1 {recall.runtime:g} of the graphs "
-                f"and {recall.torch:g} of the model, {recall.disagreeing} queries disagree; "
-                f"a difference of at most {limit:g} was expected"
-            )
+        yield from recall_violations(recall, report.tolerances.get(recall.precision, Bounds()))
 
 
-def _output_violations(output: Output, bounds: Bounds) -> Iterator[str]:
+def recall_violations(recall: Recall, bounds: Bounds) -> Iterator[str]:
+    """Yield a sentence if Recall@1 differs by more than its bound, or, at 0, if any query disagrees."""
+    if bounds.recall is None:
+        return
+    limit = recall_limit(bounds.recall, recall.queries)
+    if not (abs(recall.torch - recall.runtime) <= limit + 1e-6 if limit else recall.disagreeing == 0):
+        yield (
+            f"{recall.corpus}: {recall.direction} R@1 at {recall.precision} is {recall.runtime:.2f} with the graphs "
+            f"and {recall.torch:.2f} with the trained model ({recall.disagreeing} queries disagree); "
+            f"a difference of at most {limit:g} was expected"
+        )
+
+
+def output_violations(output: Output, bounds: Bounds) -> Iterator[str]:
+    """Yield a sentence for each difference of an output that is beyond its bound; NaN is beyond every bound."""
     label = f"{output.graph}: output {output.output!r} on {output.inputs} inputs at {output.precision}"
     difference, limit = output.probability_difference, bounds.probability_difference
     if difference is not None and limit is not None:
         allowed = limit * (bounds.random_factor if output.inputs == "random" else 1.0)
         if not difference <= allowed:
-            yield f"{label} differs by a probability of {difference:g}; at most {allowed:g} was expected"
+            yield (
+                f"{label} differs by a probability of {difference:.3g} ({output.max_difference:.3g} of a logit); at "
+                f"most {allowed:g} was expected"
+            )
         return
     if bounds.max_difference is not None and not output.max_difference <= bounds.max_difference:
-        yield f"{label} differs by {output.max_difference:g}; at most {bounds.max_difference:g} was expected"
+        yield f"{label} differs by {output.max_difference:.3g}; at most {bounds.max_difference:g} was expected"
     if bounds.cosine is not None and not output.cosine >= bounds.cosine:
-        yield f"{label} has cosine {output.cosine:g}; at least {bounds.cosine:g} was expected"
+        yield f"{label} has cosine {output.cosine:.6g}; at least {bounds.cosine:g} was expected"
 
 
 def _variant_violations(variant: VariantComparison) -> Iterator[str]:
