@@ -29,7 +29,7 @@ from model_export.parity.checks import (
 )
 from model_export.sources import STARTS, add_sources, corpus_source, licence_of
 from model_export.weights import Precision, SharedWeights, store
-from training.bundle_checkpoint import CHECKPOINT_KEY, load_checkpoint, write_checkpoint
+from training.bundle_checkpoint import CHECKPOINT_KEY, extend_checkpoint, load_checkpoint
 from training.checkpoint import PART_PREFIXES, Checkpoint, load_run, merge_parts, trained_parts
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import CAPTION_GRAPHS, GRAPHS_OF_TASK, GraphName, Manifest
@@ -42,8 +42,12 @@ PART_GRAPHS = {"caption_layers": CAPTION_GRAPHS, "grounding_layers": ("grounding
 
 @dataclass(frozen=True)
 class _Part:
-    """The parts of one run, exported in float32, and the inputs that they are checked on."""
+    """The parts of one run, exported in float32, and the inputs that they are checked on.
 
+    `fields`: see `training.checkpoint.PART_PREFIXES`.
+    """
+
+    fields: Sequence[str]
     specs: list[GraphSpec]
     graphs: Mapping[GraphName, onnx.ModelProto]
     cases: Mapping[str, Sequence[Case]]
@@ -97,7 +101,8 @@ def add_parts(
         log("writing the checkpoint and the model card")
         fields = _manifest_fields(folder, manifest, extended, tokenizer, names, data)
         fields["version"] = version or manifest.version
-        fields["extra"] |= {CHECKPOINT_KEY: write_checkpoint(kept, extended).model_dump(mode="json")}
+        stored = extend_checkpoint(kept, opened, extended, [field for part in parts for field in part.fields])
+        fields["extra"] |= {CHECKPOINT_KEY: stored.model_dump(mode="json")}
         metrics = read_card_metrics((bundle / manifest.model_card).read_text("utf-8"))
         finish(folder, fields, report.to_json(), lambda draft: model_card(draft, report, metrics))
     return out
@@ -127,7 +132,7 @@ def _export_part(
     prefixes = tuple(PART_PREFIXES[field] for field in fields)
     weights = [w.numpy() for name, w in other.model.state_dict().items() if not name.startswith(prefixes)]
     graphs = export_specs(specs, other.model.cfg)
-    return merge_parts(extended, other, fields), _Part(specs, graphs, cases, SharedWeights(bundle, weights))
+    return merge_parts(extended, other, fields), _Part([*fields], specs, graphs, cases, SharedWeights(bundle, weights))
 
 
 def _files_without(manifest: Manifest, names: set[GraphName]) -> list[str]:

@@ -5,6 +5,7 @@ It is no part of the bundle, so that a server needs neither its files nor its si
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,20 @@ def write_checkpoint(folder: Path, stored: Checkpoint) -> BundleCheckpoint:
     starts = checkpoint.write_compact(folder, stored)
     fields = set(StartPackage.model_fields)
     return BundleCheckpoint(
-        files={p.name: FileEntry(sha256=file_sha256(p), bytes=p.stat().st_size) for p in sorted(folder.iterdir())},
+        files=_entries(folder),
         starts=[StartPackage.model_validate(start.model_dump(include=fields)) for start in starts],
     )
+
+
+def extend_checkpoint(folder: Path, bundle: Bundle, extended: Checkpoint, fields: Iterable[str]) -> BundleCheckpoint:
+    """Write the checkpoint of a bundle with further parts into an empty folder; see `checkpoint.extend_compact`."""
+    stated = BundleCheckpoint.model_validate(bundle.manifest.extra[CHECKPOINT_KEY])
+    checkpoint.extend_compact(folder, checkpoint_folder(bundle.folder), extended, fields)
+    return stated.model_copy(update={"files": _entries(folder)})
+
+
+def _entries(folder: Path) -> dict[str, FileEntry]:
+    return {p.name: FileEntry(sha256=file_sha256(p), bytes=p.stat().st_size) for p in sorted(folder.iterdir())}
 
 
 def load_checkpoint(bundle: Bundle) -> Checkpoint:

@@ -3,6 +3,7 @@
 A checkpoint folder holds `model.safetensors`, `optimizer.safetensors`, `config.json` (architecture), `recipe.json`,
 `answers.json`, `tokenizer.json` and `state.json` (next step, lineage, fingerprints of the corpora). A compact one
 has no optimizer state, weights in float16 or smaller, and in `starts.json` the packages of those that it leaves out.
+Parts that were added to it later are in files of their own (`PART_FILES`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from training.compact_tensors import is_restored
+from training.compact_tensors import is_restored, pack
 from training.models.architectures import build, read_config
 from training.models.fusion import CAPTION_PREFIX, ENTAILMENT_PREFIX, GROUNDING_PREFIX, FusedModel
 from training.models.pretrained import starts_of
@@ -51,6 +52,12 @@ PART_PREFIXES = {
 }
 """Fields of a configuration that give a model a part, which stages with `frozen = "all_but_..."` train alone, and the
 prefixes of its parameters."""
+PART_FILES = {
+    "caption_layers": "captions.safetensors",
+    "grounding_layers": "grounding.safetensors",
+    "entailment": "entailment.safetensors",
+}
+"""Weights of parts that were added to a compact checkpoint, by the same fields."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,36 @@ def write_compact(folder: Path, checkpoint: Checkpoint) -> list[PublicStart]:
     (folder / STARTS_NAME).write_bytes(STORED_STARTS.dump_json(starts, indent=1))
     _write_description(folder, checkpoint)
     return starts
+
+
+def extend_compact(folder: Path, source: Path, checkpoint: Checkpoint, fields: Iterable[str]) -> None:
+    """Write the compact checkpoint at `source` with parts of another one into an empty folder.
+
+    Files that do not change are copied, so that versions of a checkpoint share what is large.
+
+    Args:
+        checkpoint: that at `source` with the parts.
+        fields: those of `PART_FILES` whose weights are written.
+    """
+    for path in source.iterdir():
+        shutil.copyfile(path, folder / path.name)
+    state = checkpoint.model.state_dict()
+    for field_name in fields:
+        weights: dict[str, Tensor] = {}
+        for name, tensor in state.items():
+            weights |= pack(name, tensor) if name.startswith(PART_PREFIXES[field_name]) else {}
+        save_file(weights, folder / PART_FILES[field_name])
+    _write_description(folder, checkpoint)
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint as stored; those of added parts in place of what `model.safetensors` has."""
+    weights = load_file(folder / "model.safetensors")
+    for field_name, file in PART_FILES.items():
+        if (folder / file).exists():
+            kept = {name: w for name, w in weights.items() if not name.startswith(PART_PREFIXES[field_name])}
+            weights = kept | load_file(folder / file)
+    return weights
 
 
 def _write_description(folder: Path, checkpoint: Checkpoint) -> None:
@@ -161,7 +198,7 @@ def load(folder: Path) -> Checkpoint:
     if path is None:
         raise FileNotFoundError(f"checkpoint: nothing at {folder}; a folder with state.json was expected")
     model = build(read_config(json.loads((path / "config.json").read_text())))
-    weights = load_file(path / "model.safetensors")
+    weights = _read_weights(path)
     if (path / STARTS_NAME).exists():
         weights = restore_weights(model, weights, path / STARTS_NAME)
     model.load_state_dict(weights, strict=True)

@@ -93,6 +93,7 @@ def test_parts_are_added_and_nothing_else_changes(
     (tmp_path / "metrics.json").write_text(METRICS)
     before = Bundle.open(update_metrics(bundle, tmp_path / "metrics.json"))
     files = {path.name: path.read_bytes() for path in bundle.iterdir()}
+    weights = (checkpoint_folder(bundle) / "model.safetensors").read_bytes()
     arguments = [argument for run in runs.values() for argument in ("--part", str(run))]
     assert main(["export", str(bundle), *arguments, "--seed", "1"]) == 0
 
@@ -134,6 +135,7 @@ def test_parts_are_added_and_nothing_else_changes(
     initial = load_initial_model(bundle)
     assert (initial.model.cfg.entailment, initial.model.cfg.grounding_layers) == ("video", 1)
     assert {"squares", "scenes", "flickr8k"} <= {*initial.lineage}
+    assert (checkpoint_folder(bundle) / "model.safetensors").read_bytes() == weights
     assert {path.name for path in tmp_path.iterdir()} == {"bundle", "bundle-checkpoint", "metrics.json"}
 
 
