@@ -50,9 +50,9 @@ def write_checkpoint(folder: Path, stored: Checkpoint) -> BundleCheckpoint:
 
 def extend_checkpoint(folder: Path, bundle: Bundle, extended: Checkpoint, fields: Iterable[str]) -> BundleCheckpoint:
     """Write the checkpoint of a bundle with further parts into an empty folder; see `checkpoint.extend_compact`."""
-    stated = BundleCheckpoint.model_validate(bundle.manifest.extra[CHECKPOINT_KEY])
+    known = BundleCheckpoint.model_validate(bundle.manifest.extra[CHECKPOINT_KEY])
     checkpoint.extend_compact(folder, checkpoint_folder(bundle.folder), extended, fields)
-    return stated.model_copy(update={"files": _entries(folder)})
+    return known.model_copy(update={"files": _entries(folder)})
 
 
 def _entries(folder: Path) -> dict[str, FileEntry]:
