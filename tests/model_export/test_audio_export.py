@@ -21,6 +21,7 @@ from model_export.optimize.speed import Effort
 from model_export.optimize.validation_scores import Budget
 from model_export.parity.variants import read_report
 from model_export.targets.tensorrt import make_variant
+from tests.chaos import only_by_chaos
 from tests.once import made_once
 from tests.training.data.corpus_files import tone, wav
 from tests.training.small_run import MODEL, recipe, write_tokenizer
@@ -122,6 +123,7 @@ def test_sound_is_encoded_and_matched_as_by_torch(exported: tuple[Path, Path]) -
         model.match(TEXTS, visual, outputs["audio_tokens"][:1])
 
 
+@only_by_chaos
 def test_a_model_whose_fused_layers_read_no_sound_is_searched_by_it_alone(
     exported: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

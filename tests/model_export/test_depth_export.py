@@ -12,6 +12,7 @@ import torch
 from index.collection_store import CollectionStore
 from index.jobs.runner import run_job
 from model_export.export import export_checkpoint
+from tests.chaos import only_by_chaos
 from tests.index.jobs.fixtures import create_folder_job, outcomes
 from tests.index.searches import search_hits
 from tests.media_files import write_tracks
@@ -26,6 +27,8 @@ from training.trainer import train
 from vitascope.errors import MediaUnsupported
 from vitascope.media.sampling import sample_streams
 from vitascope.model import Model
+
+pytestmark = only_by_chaos
 
 COUNTS = {"train": 4, "val": 3}
 CLIP = [(0.0, 3.0)]
