@@ -33,6 +33,8 @@ RunGraph = Callable[[Mapping[str, Array]], dict[str, Array]]
 
 MAX_IOU = 0.7
 """Intersection over union above which the moment of the lower score is dropped (non-maximum suppression)."""
+OVERLAP = 64
+"""Windows that two sequences of a long video share: the head of the included bundle sees 31 to either side."""
 _TOLERANCE = 1e-3
 """Seconds by which a video may be longer than a whole number of windows: durations are rounded."""
 
@@ -99,7 +101,7 @@ def run_sequences(
 ) -> tuple[Floats, Floats, Floats]:
     """Run the graph `moments` on the windows of a video for each text.
 
-    A longer video is run in sequences that overlap by a quarter. Each window counts in the sequence in which it has
+    A longer video is run in sequences of equal length that overlap. Each window counts in the sequence in which it has
     more context: the one whose ends are further away.
 
     Args:
@@ -112,8 +114,10 @@ def run_sequences(
     Returns:
         Saliency (N, T), proposed spans (N, T, 2) in windows, and their scores (N, T).
     """
-    count, length = len(windows), min(len(windows), max_windows)
-    starts = [*range(0, count - length, max(1, max_windows * 3 // 4)), count - length]
+    count, overlap = len(windows), min(OVERLAP, max_windows // 2)
+    number = max(1, math.ceil((count - overlap) / (max_windows - overlap)))
+    length = math.ceil((count + (number - 1) * overlap) / number)
+    starts = [(count - length) * index // max(1, number - 1) for index in range(number)]
     bounds = [0, *((start + length + following) // 2 for start, following in pairwise(starts)), count]
     rows = [(text, sequence) for text in range(len(texts)) for sequence in range(len(starts))]
     saliency, scores = (np.empty((len(texts), count), np.float32) for _ in range(2))

@@ -20,7 +20,7 @@ from model_export.parity.checks import ParityError
 from tests.small_bundle import make_small_bundle
 from training import checkpoint
 from training.data.packed import Origin
-from training.moments.head import build_head
+from training.moments.head import MomentHead
 from training.moments.loop import CONFIG_NAME, HeadCheckpoint
 from training.moments.recipe import MomentRecipe
 from vitascope.bundle.bundle import Bundle
@@ -28,14 +28,14 @@ from vitascope.cli.main import main
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 
-HEAD = {"width": 16, "layers": 2, "map_width": 8, "map_layers": 1, "map_kernel": 3}
+HEAD = {"width": 16, "layers": 2}
 ORIGIN = Origin("films of a friend", "CC BY-NC 4.0", "by name")
 METRICS = {"friends/test": {"head": {"R1@0.5": 61.25}, "fixed windows of 2 s": {"R1@0.5": 20.0}}}
 
 
-def write_run(folder: Path, bundle: Path, kind: str = "spans") -> Path:
+def write_run(folder: Path, bundle: Path) -> Path:
     opened = Bundle.open(bundle)
-    recipe = MomentRecipe.model_validate({"name": "mine", "steps": 7, "max_windows": 40, "head": HEAD | {"kind": kind}})
+    recipe = MomentRecipe.model_validate({"name": "mine", "steps": 7, "max_windows": 40, "head": HEAD})
     torch.manual_seed(0)
     width = opened.manifest.vector_width
     config = HeadCheckpoint(
@@ -47,7 +47,7 @@ def write_run(folder: Path, bundle: Path, kind: str = "spans") -> Path:
         corpora={"friends": ORIGIN},
     )
     with checkpoint.replaced_whole(folder / "checkpoint") as part:
-        checkpoint.save_weights(part, build_head(recipe.head, width))
+        checkpoint.save_weights(part, MomentHead(recipe.head, width))
         (part / CONFIG_NAME).write_text(config.model_dump_json())
     return folder
 
@@ -66,11 +66,10 @@ def cached_graph(exported: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(moments, "export_graph", lambda *_: exported)
 
 
-@pytest.mark.parametrize("kind", ["spans", "map"])
-def test_the_graph_gives_what_the_head_gives(tmp_path: Path, kind: str) -> None:
+def test_the_graph_gives_what_the_head_gives(tmp_path: Path) -> None:
     bundle = make_small_bundle(tmp_path / "bundle")
     before = Bundle.open(bundle).fingerprint
-    run = write_run(tmp_path / "run", bundle, kind)
+    run = write_run(tmp_path / "run", bundle)
     add_moments(bundle, run, seed=1)
     model = Model.open(bundle, threads=1)
     assert model.bundle.fingerprint == before

@@ -105,7 +105,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
         "embedded them does not change; `vitascope export BUNDLE --moments RUN` adds the head to it."
     )
     parser.epilog = """\
-recipes: `spans` (boundaries from each window), `map` (scores of all pairs of start and end), or a TOML file
+recipes: `spans`, or a TOML file
 
 examples:
   vitascope train-moments spans --out runs/moments

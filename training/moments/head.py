@@ -1,11 +1,9 @@
-"""Heads that localise a sentence in a video, from the embeddings of its windows and of the sentence.
+"""The head that localises a sentence in a video, from the embeddings of its windows and of the sentence.
 
 Shape letters: B sentences with their videos, T windows, E embedding dim, D channels.
 """
 
 from __future__ import annotations
-
-from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +14,6 @@ from training.moments.losses import (
     boundary_losses,
     foreground,
     foreground_loss,
-    map_loss,
     saliency_loss,
 )
 from training.moments.recipe import HeadConfig
@@ -24,12 +21,14 @@ from training.moments.recipe import HeadConfig
 PRIOR_LOGIT = -2.2
 """Initial logit of the foreground, a probability of 0.1: windows of moments are rare (Lin et al., ICCV 2017, section
 4.1)."""
-HIDDEN_LOGIT = -1e4
-"""Logit of cells of the map that are no span."""
 
 
-class MomentHead(nn.Module, ABC):
-    """A head: temporal convolutions, the saliency of each window, and what `spans` adds.
+class MomentHead(nn.Module):
+    """Temporal convolutions, then the saliency of each window, whether it is in a moment, and the moment's boundaries.
+
+    Boundaries are as in ActionFormer (Zhang, Wu, Li, ECCV 2022, section 3.2) on one temporal scale: each window has a
+    foreground score and its distances to the start and end of the moment it is in, as in UniVTG (Lin et al., ICCV 2023,
+    section 3.2), whose saliency is the third output.
 
     A window shows more than one event. What of it a sentence is about is read by products of their embeddings, as they
     are and after linear layers (low-rank bilinear pooling: Kim et al., ICLR 2017), and by each temporal layer.
@@ -42,6 +41,10 @@ class MomentHead(nn.Module, ABC):
         self.layers = nn.ModuleList(_TemporalLayer(cfg, embedding_width, 2**index) for index in range(cfg.layers))
         self.norm = nn.LayerNorm(cfg.width)
         self.saliency = nn.Linear(cfg.width, 1)
+        self.foreground, self.offsets = (
+            nn.Sequential(nn.Linear(cfg.width, cfg.width), nn.GELU(), nn.Linear(cfg.width, out)) for out in (1, 2)
+        )
+        nn.init.constant_(self.foreground[-1].bias, PRIOR_LOGIT)  # type: ignore[arg-type]
 
     def forward(self, windows: Tensor, window_mask: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the outputs of a bundle's graph `moments`.
@@ -56,8 +59,10 @@ class MomentHead(nn.Module, ABC):
         """
         states = self.encode(windows, window_mask, text)
         mask = window_mask.to(states.dtype)
-        spans, logits = self.propose(states, window_mask)
-        return self.saliency(states).squeeze(-1).sigmoid() * mask, spans, logits.sigmoid() * mask
+        spans = self._spans(states).clamp(min=0)
+        spans = torch.minimum(spans, window_mask.sum(dim=1)[:, None, None].to(spans.dtype))
+        saliency, scores = (layer(states).squeeze(-1).sigmoid() * mask for layer in (self.saliency, self.foreground))
+        return saliency, spans, scores
 
     def encode(self, windows: Tensor, window_mask: Tensor, text: Tensor) -> Tensor:
         """Return the states of the windows, (B, T, D)."""
@@ -73,13 +78,23 @@ class MomentHead(nn.Module, ABC):
         normalized: Tensor = self.norm(states)
         return normalized
 
-    @abstractmethod
-    def propose(self, states: Tensor, window_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a span (B, T, 2) for each window and its logit (B, T)."""
+    def _spans(self, states: Tensor) -> Tensor:
+        centres = torch.arange(states.shape[1], device=states.device, dtype=states.dtype) + 0.5
+        before, after = F.softplus(self.offsets(states)).unbind(dim=-1)
+        return torch.stack([centres - before, centres + after], dim=-1)
 
-    @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the losses of a batch by name, see `LossWeights`."""
+        states = self.encode(batch.windows, batch.mask, batch.text)
+        positive, targets = foreground(batch.moments, states.shape[1])
+        positive = positive & (batch.mask > 0)
+        l1, giou = boundary_losses(self._spans(states), targets, positive)
+        return {
+            "foreground": foreground_loss(self.foreground(states).squeeze(-1), positive, batch.mask),
+            "l1": l1,
+            "giou": giou,
+            "saliency": saliency_loss(self.saliency(states).squeeze(-1), batch),
+        }
 
 
 class _TemporalLayer(nn.Module):
@@ -105,94 +120,3 @@ class _TemporalLayer(nn.Module):
         x = self.out(F.gelu(self.convolution(x).transpose(1, 2)))
         result: Tensor = (states + self.dropout(x)) * mask
         return result
-
-
-class SpanHead(MomentHead):
-    """Boundaries from each window: ActionFormer (Zhang, Wu, Li, ECCV 2022, section 3.2) on one temporal scale.
-
-    Each window has a foreground score and its distances to the start and end of the moment it is in, as in UniVTG (Lin
-    et al., ICCV 2023, section 3.2), whose saliency is the third output.
-    """
-
-    def __init__(self, cfg: HeadConfig, embedding_width: int) -> None:
-        super().__init__(cfg, embedding_width)
-        self.foreground, self.offsets = (
-            nn.Sequential(nn.Linear(cfg.width, cfg.width), nn.GELU(), nn.Linear(cfg.width, out)) for out in (1, 2)
-        )
-        nn.init.constant_(self.foreground[-1].bias, PRIOR_LOGIT)  # type: ignore[arg-type]
-
-    def propose(self, states: Tensor, window_mask: Tensor) -> tuple[Tensor, Tensor]:
-        spans = self._spans(states).clamp(min=0)
-        spans = torch.minimum(spans, window_mask.sum(dim=1)[:, None, None].to(spans.dtype))
-        return spans, self.foreground(states).squeeze(-1)
-
-    def _spans(self, states: Tensor) -> Tensor:
-        centres = torch.arange(states.shape[1], device=states.device, dtype=states.dtype) + 0.5
-        before, after = F.softplus(self.offsets(states)).unbind(dim=-1)
-        return torch.stack([centres - before, centres + after], dim=-1)
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        states = self.encode(batch.windows, batch.mask, batch.text)
-        positive, targets = foreground(batch.moments, states.shape[1])
-        positive = positive & (batch.mask > 0)
-        l1, giou = boundary_losses(self._spans(states), targets, positive)
-        return {
-            "foreground": foreground_loss(self.foreground(states).squeeze(-1), positive, batch.mask),
-            "l1": l1,
-            "giou": giou,
-            "saliency": saliency_loss(self.saliency(states).squeeze(-1), batch),
-        }
-
-
-class MapHead(MomentHead):
-    """Scores of all pairs of start and end: 2D temporal adjacent networks (Zhang, Peng, Fu, Luo, AAAI 2020).
-
-    Section 3.2: the feature of a span pools those of its windows, here by their mean, which needs no loop and so any
-    number of windows. Section 3.3: convolutions over the map of spans. Each start proposes its best end.
-    """
-
-    def __init__(self, cfg: HeadConfig, embedding_width: int) -> None:
-        super().__init__(cfg, embedding_width)
-        self.reduce = nn.Linear(cfg.width, cfg.map_width)
-        kernel, width = cfg.map_kernel, cfg.map_width
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(width, width, kernel, padding=kernel // 2) for _ in range(cfg.map_layers)
-        )
-        self.score = nn.Conv2d(width, 1, 1)
-        nn.init.constant_(self.score.bias, PRIOR_LOGIT)  # type: ignore[arg-type]
-
-    def propose(self, states: Tensor, window_mask: Tensor) -> tuple[Tensor, Tensor]:
-        logits, valid = self._map(states, window_mask)
-        best, ends = logits.masked_fill(~valid, HIDDEN_LOGIT).max(dim=2)
-        count = window_mask.sum(dim=1, keepdim=True)
-        starts = torch.minimum(torch.arange(states.shape[1], device=states.device)[None], count)
-        ends = torch.maximum(torch.minimum(ends + 1, count), starts)
-        return torch.stack([starts, ends], dim=-1).to(states.dtype), best
-
-    def _map(self, states: Tensor, window_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits (B, T, T) of spans from the start of one window to the end of another, and which are."""
-        positions = torch.arange(states.shape[1], device=states.device)
-        lengths = positions[None] - positions[:, None] + 1
-        present = window_mask > 0
-        valid = (lengths > 0)[None] & present[:, :, None] & present[:, None]
-        reduced = self.reduce(states)
-        until = reduced.cumsum(dim=1)
-        cells = (until[:, None] - (until - reduced)[:, :, None]) / lengths.clamp(min=1)[..., None]
-        shown = valid[:, None].to(states.dtype)
-        x = cells.permute(0, 3, 1, 2) * shown
-        for convolution in self.convolutions:
-            x = (x + F.relu(convolution(x))) * shown
-        return self.score(x).squeeze(1), valid
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        states = self.encode(batch.windows, batch.mask, batch.text)
-        logits, valid = self._map(states, batch.mask)
-        return {
-            "foreground": map_loss(logits, valid, batch.moments),
-            "saliency": saliency_loss(self.saliency(states).squeeze(-1), batch),
-        }
-
-
-def build_head(cfg: HeadConfig, embedding_width: int) -> MomentHead:
-    """Build a head with new weights. embedding_width: E."""
-    return (SpanHead if cfg.kind == "spans" else MapHead)(cfg, embedding_width)

@@ -28,7 +28,7 @@ from training import checkpoint, curves
 from training.data.packed import Origin
 from training.distillation.loop import rate_at
 from training.moments.evaluation import evaluate_head
-from training.moments.head import MomentHead, build_head
+from training.moments.head import MomentHead
 from training.moments.losses import Batch
 from training.moments.recipe import MomentRecipe
 from training.moments.windows import EmbeddedQuery, WindowStore
@@ -92,7 +92,7 @@ def train(
     )
     torch.manual_seed(recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    head = build_head(recipe.head, info.width).to(device)
+    head = MomentHead(recipe.head, info.width).to(device)
     batches = _Batches(recipe, training)
     optimizer = torch.optim.AdamW(head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, recipe))
@@ -126,7 +126,7 @@ def load_head(run: Path) -> TrainedHead:
         raise InvalidInput(
             f"moments: {run}: no moment head; a run of `vitascope train-moments` was expected"
         ) from error
-    head = build_head(config.recipe.head, config.width)
+    head = MomentHead(config.recipe.head, config.width)
     head.load_state_dict(load_file(folder / WEIGHTS_NAME))
     return TrainedHead(head.eval(), config)
 

@@ -13,9 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
-MIN_IOU = 0.5
-"""IoU below which a cell of the map is no moment (2D-TAN, section 3.4: t_min; t_max is 1)."""
-
 
 class Batch(NamedTuple):
     """Embeddings of windows (B, T, E) and texts (B, E), mask (B, T) int64 of windows that exist, moments (B, M, 2)."""
@@ -83,19 +80,3 @@ def boundary_losses(spans: Tensor, targets: Tensor, positive: Tensor) -> tuple[T
 def _boxes(spans: Tensor) -> Tensor:
     start, end = spans.unbind(dim=-1)
     return torch.stack([start, torch.zeros_like(start), end, torch.ones_like(end)], dim=-1)
-
-
-def map_loss(logits: Tensor, valid: Tensor, moments: Tensor) -> Tensor:
-    """Return the binary cross-entropy of a map's logits (B, T, T) with scaled IoUs, a mean over the valid cells.
-
-    2D-TAN (Zhang, Peng, Fu, Luo, AAAI 2020), section 3.4: a cell's target is its largest IoU with a moment, scaled
-    linearly from `MIN_IOU` to 1.
-    """
-    edges = torch.arange(logits.shape[1], device=logits.device, dtype=moments.dtype)
-    start, end = edges[:, None, None], edges[None, :, None] + 1
-    first, last = moments[:, None, None, :, 0], moments[:, None, None, :, 1]
-    overlap = (torch.minimum(end, last) - torch.maximum(start, first)).clamp(min=0)
-    iou = overlap / ((end - start).clamp(min=1) + (last - first) - overlap)
-    target = ((iou.amax(dim=3) - MIN_IOU) / (1 - MIN_IOU)).clamp(0, 1)
-    losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    return (losses * valid).sum() / valid.sum()

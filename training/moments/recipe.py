@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
@@ -16,20 +16,15 @@ RECIPES = Path(__file__).parent / "recipes"
 class HeadConfig(StrictModel):
     """Architecture of a head, see `training.moments.head`."""
 
-    kind: Literal["spans", "map"] = "spans"
-    """spans: boundaries from each window; map: scores of all pairs of start and end."""
     width: Annotated[int, Field(ge=8)] = 128
     """Channels of the temporal layers."""
     layers: Annotated[int, Field(ge=1, le=8)] = 5
     """Temporal layers; the dilation doubles with each, so that states see 2 ** layers - 1 windows to either side."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    map_width: Annotated[int, Field(ge=4)] = 32
-    map_layers: Annotated[int, Field(ge=1)] = 3
-    map_kernel: Annotated[int, Field(ge=1)] = 5
 
 
 class LossWeights(StrictModel):
-    """Weights of the losses. `l1` and `giou` are of `spans` alone."""
+    """Weights of the losses."""
 
     foreground: Annotated[float, Field(ge=0)] = 1.0
     l1: Annotated[float, Field(ge=0)] = 0.2
@@ -50,7 +45,7 @@ class MomentRecipe(StrictModel):
     negative_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of sentences that are replaced by those of other videos, as negatives. For corpora without negative ones,
     whose sentences are true of few videos."""
-    max_windows: Annotated[int, Field(ge=8, le=4096)] = 256
+    max_windows: Annotated[int, Field(ge=8, le=4096)] = 1024
     """Windows of one sequence; of longer videos a random part is shown."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """Peak learning rate (AdamW), after a linear warm-up and before cosine decay."""

@@ -6,21 +6,18 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from training.moments.head import MomentHead, build_head
-from training.moments.losses import Batch, boundary_losses, coverage, foreground, map_loss
+from training.moments.head import MomentHead
+from training.moments.losses import Batch, boundary_losses, coverage, foreground
 from training.moments.recipe import HeadConfig, moment_recipe
 
-SMALL = {"width": 16, "layers": 2, "map_width": 8, "map_layers": 1, "map_kernel": 3}
 
-
-def small_head(kind: str) -> MomentHead:
+def small_head() -> MomentHead:
     torch.manual_seed(0)
-    return build_head(HeadConfig.model_validate(SMALL | {"kind": kind}), 12).eval()
+    return MomentHead(HeadConfig(width=16, layers=2), 12).eval()
 
 
-@pytest.mark.parametrize("kind", ["spans", "map"])
-def test_outputs_do_not_depend_on_padding_and_spans_lie_within_the_video(kind: str) -> None:
-    head = small_head(kind)
+def test_outputs_do_not_depend_on_padding_and_spans_lie_within_the_video() -> None:
+    head = small_head()
     windows, text = normalize(torch.randn(2, 9, 12), dim=-1), normalize(torch.randn(2, 12), dim=-1)
     mask = torch.ones(2, 9, dtype=torch.int64)
     mask[1, 5:] = 0
@@ -38,9 +35,8 @@ def test_outputs_do_not_depend_on_padding_and_spans_lie_within_the_video(kind: s
     assert spans[0].max() <= 9
 
 
-@pytest.mark.parametrize("name", ["spans", "map"])
-def test_shipped_heads_have_less_than_a_million_parameters(name: str) -> None:
-    head = build_head(moment_recipe(name).head, 256)
+def test_the_shipped_head_has_less_than_a_million_parameters() -> None:
+    head = MomentHead(moment_recipe("spans").head, 256)
     assert sum(parameter.numel() for parameter in head.parameters()) < 1_000_000
 
 
@@ -72,21 +68,8 @@ def test_boundary_losses_are_nothing_for_exact_spans_and_grow_with_distance() ->
     assert [float(x) for x in none] == [0, 0]
 
 
-def test_the_map_loss_is_least_where_the_cell_of_the_moment_is_highest() -> None:
-    valid = torch.ones(1, 6, 6, dtype=torch.bool).triu()
-    moment = torch.tensor([[[1.0, 4.0]]])
-    logits = torch.full((1, 6, 6), -5.0)
-    losses = {}
-    for cell in [(1, 3), (2, 3), (4, 5)]:
-        peaked = logits.clone()
-        peaked[0][cell] = 5.0
-        losses[cell] = float(map_loss(peaked, valid, moment))
-    assert losses[1, 3] < losses[2, 3] < losses[4, 5]
-
-
-@pytest.mark.parametrize("kind", ["spans", "map"])
-def test_a_batch_without_any_moment_has_finite_losses(kind: str) -> None:
-    head = small_head(kind)
+def test_a_batch_without_any_moment_has_finite_losses() -> None:
+    head = small_head()
     windows, text = normalize(torch.randn(2, 4, 12), dim=-1), normalize(torch.randn(2, 12), dim=-1)
     losses = head.losses(Batch(windows, torch.ones(2, 4, dtype=torch.int64), text, torch.zeros(2, 1, 2)))
     assert all(torch.isfinite(loss) for loss in losses.values())
