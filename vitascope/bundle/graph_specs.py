@@ -130,7 +130,7 @@ def _caption_spec(
     """Return the inputs and outputs of a caption graph, of a model whose fused layers read ``tokens``."""
     decoder = manifest.captions
     assert decoder is not None
-    count = sum(spec.shape[1] or 0 for spec in tokens.values())
+    count = decoder.context_tokens or sum(spec.shape[1] or 0 for spec in tokens.values())
 
     def cache(size: int | None) -> ArraySpec:
         return ArraySpec("float32", (None, decoder.layers, decoder.heads, size, decoder.head_width))

@@ -50,7 +50,7 @@ class MomentWindows(StrictModel):
 class CaptionDecoder(OmitDefaultsModel):
     """The decoder of the graphs `caption_prefill` and `caption_step`: a Transformer that predicts the next token."""
 
-    _omit_if_default: ClassVar[tuple[str, ...]] = ("weights",)
+    _omit_if_default: ClassVar[tuple[str, ...]] = ("weights", "context_tokens")
 
     layers: Annotated[int, Field(ge=1, le=256)]
     heads: Annotated[int, Field(ge=1, le=256)]
@@ -61,6 +61,8 @@ class CaptionDecoder(OmitDefaultsModel):
     end_id: Annotated[int, Field(ge=0)]
     """Token after which a caption is complete."""
     max_tokens: Annotated[int, Field(ge=2, le=4096, description="of a caption, with `end_id`")] = 40
+    context_tokens: Annotated[int | None, Field(ge=1)] = None
+    """Visual and audio tokens of a clip that captions read. Null: all that the graph `caption_prefill` gets."""
     weights: RelativePath | None = None
     """File with weights that these graphs alone read; it may change without a new index. Null: there is none."""
 
