@@ -28,7 +28,7 @@ from vitascope.cli.output import plain_table, print_text_or_json
 from vitascope.model import Model
 
 TEXT = "a small red square moves to the left and then turns around"
-"""Of as many words as the captions that times are given for."""
+"""A text of `WORDS` words, the length of caption that is reported."""
 WORDS = len(TEXT.split())
 HOUR_SECONDS = 3600
 MOMENTS_BOUND_MS, CAPTION_BOUND = 50, 8
