@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -27,6 +27,8 @@ from vitascope.cli.options import default_bundle
 from vitascope.cli.output import plain_table, print_text_or_json
 from vitascope.model import Model
 
+T = TypeVar("T")
+
 TEXT = "a small red square moves to the left and then turns around"
 """A text of `WORDS` words, the length of caption that is reported."""
 WORDS = len(TEXT.split())
@@ -36,10 +38,11 @@ BEAMS = (1, 3)
 CLIPS, CLIP_SECONDS = 4, 8.0
 
 
-def seconds(call: Callable[[], object]) -> float:
+def timed(call: Callable[[], T]) -> tuple[T, float]:
+    """Return the result of a call and its seconds."""
     started_at = time.perf_counter()
-    call()
-    return time.perf_counter() - started_at
+    result = call()
+    return result, time.perf_counter() - started_at
 
 
 def measure_moments(model: Model, rounds: int) -> dict[str, float]:
@@ -48,7 +51,7 @@ def measure_moments(model: Model, rounds: int) -> dict[str, float]:
     windows = np.random.default_rng(0).standard_normal((count, model.bundle.manifest.vector_width)).cumsum(axis=0)
     windows = (windows / np.linalg.norm(windows, axis=1, keepdims=True)).astype(np.float32)
     pairs = [
-        (seconds(lambda: model.embed_text([TEXT])), seconds(lambda: model.find_moments([TEXT], windows)))
+        (timed(lambda: model.embed_text([TEXT]))[1], timed(lambda: model.find_moments([TEXT], windows))[1])
         for _ in range(rounds + 1)
     ][1:]
     return {
@@ -69,10 +72,10 @@ def measure_captions(model: Model, rounds: int) -> dict[str, Any]:
     words: list[int] = []
     for number in range(rounds + 1):
         clip = tokens[number % CLIPS][None]
-        text = seconds(lambda: model.embed_text([TEXT]))
+        _, text = timed(lambda: model.embed_text([TEXT]))
         for beams in BEAMS:
             generate = partial(model.generate_captions, clip, options=CaptionOptions(beams=beams))
-            [[caption, *_]], spent = generate(), seconds(generate)
+            [[caption, *_]], spent = timed(generate)
             words.append(len(caption.text.split()))
             ratios[beams].append(spent / text * WORDS / words[-1])
     return {
