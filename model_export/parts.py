@@ -124,6 +124,7 @@ def _export_part(
     specs = [spec for spec in every if any(spec.name in PART_GRAPHS[field] for field in fields)]
     if not specs:
         raise InvalidInput(f"part: {run} has no {', '.join(PART_PREFIXES)} to export; one was expected")
+    extended = merge_parts(extended, other, fields)
     log(f"exporting {', '.join(spec.name for spec in specs)} (torch to ONNX)")
     cases = random_cases(every, other.model.cfg, seed)
     corpora = validation_splits(other.recipe.corpora, data)
@@ -132,7 +133,7 @@ def _export_part(
     prefixes = tuple(PART_PREFIXES[field] for field in fields)
     weights = [w.numpy() for name, w in other.model.state_dict().items() if not name.startswith(prefixes)]
     graphs = export_specs(specs, other.model.cfg)
-    return merge_parts(extended, other, fields), _Part([*fields], specs, graphs, cases, SharedWeights(bundle, weights))
+    return extended, _Part([*fields], specs, graphs, cases, SharedWeights(bundle, weights))
 
 
 def _files_without(manifest: Manifest, names: set[GraphName]) -> list[str]:

@@ -61,6 +61,7 @@ class Recall(BaseModel):
     torch: float
     runtime: float
     disagreeing: int
+    """Queries that are right with one and wrong with the other, near ties aside."""
 
 
 class SourceBundle(BaseModel, frozen=True):
