@@ -30,21 +30,18 @@ from model_export.parity.checks import (
 from model_export.sources import STARTS, add_sources, corpus_source, licence_of
 from model_export.weights import Precision, SharedWeights, store
 from training.bundle_checkpoint import CHECKPOINT_KEY, extend_checkpoint, load_checkpoint
-from training.checkpoint import PART_PREFIXES, Checkpoint, load_run, merge_parts, trained_parts
+from training.checkpoint import PARTS, Checkpoint, load_run, merge_parts, trained_parts
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import CAPTION_GRAPHS, GRAPHS_OF_TASK, GraphName, Manifest
+from vitascope.bundle.manifest import GRAPHS_OF_TASK, GraphName, Manifest
 from vitascope.errors import InvalidInput
 from vitascope.tokenizer import Tokenizer
-
-PART_GRAPHS = {"caption_layers": CAPTION_GRAPHS, "grounding_layers": ("grounding",), "entailment": ("entailment",)}
-"""By field of a configuration: the graphs of a part; see `training.checkpoint.PART_PREFIXES`."""
 
 
 @dataclass(frozen=True)
 class _Part:
     """The parts of one run, exported in float32, and the inputs that they are checked on.
 
-    `fields`: see `training.checkpoint.PART_PREFIXES`.
+    `fields`: see `training.checkpoint.PARTS`.
     """
 
     fields: Sequence[str]
@@ -121,16 +118,16 @@ def _export_part(
     other = load_run(run)
     fields = trained_parts(extended, other)
     every = graph_specs(other.model.eval())
-    specs = [spec for spec in every if any(spec.name in PART_GRAPHS[field] for field in fields)]
+    specs = [spec for spec in every if any(spec.name in PARTS[field].graphs for field in fields)]
     if not specs:
-        raise InvalidInput(f"part: {run} has no {', '.join(PART_PREFIXES)} to export; one was expected")
+        raise InvalidInput(f"part: {run} has no {', '.join(PARTS)} to export; one was expected")
     extended = merge_parts(extended, other, fields)
     log(f"exporting {', '.join(spec.name for spec in specs)} (torch to ONNX)")
     cases = random_cases(every, other.model.cfg, seed)
     corpora = validation_splits(other.recipe.corpora, data)
     for graph, real in real_cases(other.model, tokenizer, corpora.values()).items() if corpora else ():
         cases[graph] += real
-    prefixes = tuple(PART_PREFIXES[field] for field in fields)
+    prefixes = tuple(PARTS[field].prefix for field in fields)
     weights = [w.numpy() for name, w in other.model.state_dict().items() if not name.startswith(prefixes)]
     graphs = export_specs(specs, other.model.cfg)
     return extended, _Part([*fields], specs, graphs, cases, SharedWeights(bundle, weights))

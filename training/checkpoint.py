@@ -3,7 +3,7 @@
 A checkpoint folder holds `model.safetensors`, `optimizer.safetensors`, `config.json` (architecture), `recipe.json`,
 `answers.json`, `tokenizer.json` and `state.json` (next step, lineage, fingerprints of the corpora). A compact one
 has no optimizer state, weights in float16 or smaller, and in `starts.json` the packages of those that it leaves out.
-Parts that were added to it later are in files of their own (`PART_FILES`).
+Parts that were added to it later are in files of their own (`PARTS`).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from training.models.pretrained import starts_of
 from training.public_starts import STORED_STARTS, PublicStart, pack_weights, restore_weights
 from training.recipe import Recipe, upgrade_recipe
 from training.weight_average import AVERAGE
+from vitascope.bundle.manifest import CAPTION_GRAPHS
 from vitascope.errors import InvalidInput
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -45,19 +46,23 @@ class InitialModel(NamedTuple):
     lineage: tuple[str, ...] = ()
 
 
-PART_PREFIXES = {
-    "caption_layers": CAPTION_PREFIX,
-    "grounding_layers": GROUNDING_PREFIX,
-    "entailment": ENTAILMENT_PREFIX,
+class Part(NamedTuple):
+    """A part of a model, which stages with `frozen = "all_but_..."` train alone."""
+
+    prefix: str
+    """Of the names of its parameters."""
+    file: str
+    """Its weights, where it was added to a compact checkpoint."""
+    graphs: tuple[str, ...]
+    """Of a bundle."""
+
+
+PARTS = {
+    "caption_layers": Part(CAPTION_PREFIX, "captions.safetensors", CAPTION_GRAPHS),
+    "grounding_layers": Part(GROUNDING_PREFIX, "grounding.safetensors", ("grounding",)),
+    "entailment": Part(ENTAILMENT_PREFIX, "entailment.safetensors", ("entailment",)),
 }
-"""Fields of a configuration that give a model a part, which stages with `frozen = "all_but_..."` train alone, and the
-prefixes of its parameters."""
-PART_FILES = {
-    "caption_layers": "captions.safetensors",
-    "grounding_layers": "grounding.safetensors",
-    "entailment": "entailment.safetensors",
-}
-"""Weights of parts that were added to a compact checkpoint, by the same fields."""
+"""By the field of a configuration that gives a model the part."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ def extend_compact(folder: Path, source: Path, checkpoint: Checkpoint, fields: I
 
     Args:
         checkpoint: that at `source` with the parts.
-        fields: those of `PART_FILES` whose weights are written.
+        fields: those of `PARTS` whose weights are written.
     """
     for path in source.iterdir():
         shutil.copyfile(path, folder / path.name)
@@ -119,18 +124,18 @@ def extend_compact(folder: Path, source: Path, checkpoint: Checkpoint, fields: I
     for field_name in fields:
         weights: dict[str, Tensor] = {}
         for name, tensor in state.items():
-            weights |= pack(name, tensor) if name.startswith(PART_PREFIXES[field_name]) else {}
-        save_file(weights, folder / PART_FILES[field_name])
+            weights |= pack(name, tensor) if name.startswith(PARTS[field_name].prefix) else {}
+        save_file(weights, folder / PARTS[field_name].file)
     _write_description(folder, checkpoint)
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint as stored; those of added parts in place of what `model.safetensors` has."""
     weights = load_file(folder / "model.safetensors")
-    for field_name, file in PART_FILES.items():
-        if (folder / file).exists():
-            kept = {name: w for name, w in weights.items() if not name.startswith(PART_PREFIXES[field_name])}
-            weights = kept | load_file(folder / file)
+    for part in PARTS.values():
+        if (folder / part.file).exists():
+            kept = {name: w for name, w in weights.items() if not name.startswith(part.prefix)}
+            weights = kept | load_file(folder / part.file)
     return weights
 
 
@@ -228,7 +233,7 @@ def add_part(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     other = load_run(folder)
     fields = {name: value for name, value in part_fields(other).items() if not getattr(checkpoint.model.cfg, name)}
     if not fields:
-        raise InvalidInput(f"part: {folder} has none of {[*PART_PREFIXES]} that the checkpoint lacks; one was expected")
+        raise InvalidInput(f"part: {folder} has none of {[*PARTS]} that the checkpoint lacks; one was expected")
     return merge_parts(checkpoint, other, fields)
 
 
@@ -243,7 +248,7 @@ def load_run(folder: Path) -> Checkpoint:
 
 def part_fields(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the fields of a configuration by which the checkpoint has parts."""
-    return {name: value for name in PART_PREFIXES if (value := getattr(checkpoint.model.cfg, name))}
+    return {name: value for name in PARTS if (value := getattr(checkpoint.model.cfg, name))}
 
 
 def trained_parts(checkpoint: Checkpoint, other: Checkpoint) -> dict[str, Any]:
@@ -252,7 +257,7 @@ def trained_parts(checkpoint: Checkpoint, other: Checkpoint) -> dict[str, Any]:
     own, weights, fields = checkpoint.model.state_dict(), other.model.state_dict(), part_fields(other)
 
     def is_kept(name: str) -> bool:
-        parameters = [parameter for parameter in weights if parameter.startswith(PART_PREFIXES[name])]
+        parameters = [parameter for parameter in weights if parameter.startswith(PARTS[name].prefix)]
         return all(p in own and is_restored(own[p], weights[p]) for p in parameters)
 
     return {name: value for name, value in fields.items() if not is_kept(name)} or fields
@@ -264,11 +269,11 @@ def merge_parts(checkpoint: Checkpoint, other: Checkpoint, fields: Mapping[str, 
     Raises InvalidInput where all other weights that both have differ by more than a compact checkpoint rounds.
     """
     own, weights = checkpoint.model.state_dict(), other.model.state_dict()
-    prefixes = tuple(PART_PREFIXES[name] for name in fields)
+    prefixes = tuple(PARTS[name].prefix for name in fields)
     kept = {name: weight for name, weight in own.items() if not name.startswith(prefixes)}
     model = build(read_config({**checkpoint.model.cfg.model_dump(), **fields}))
     added = {name: weights.get(name) for name in model.state_dict() if name not in kept}
-    optional = (*ONLY_IN_TRAINING, *PART_PREFIXES.values())
+    optional = (*ONLY_IN_TRAINING, *(part.prefix for part in PARTS.values()))
     unlike = [
         name
         for name, weight in kept.items()

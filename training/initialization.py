@@ -9,7 +9,7 @@ import torch
 
 from training import checkpoint
 from training.bundle_checkpoint import load_checkpoint
-from training.checkpoint import ONLY_IN_TRAINING, PART_PREFIXES, Checkpoint, InitialModel
+from training.checkpoint import ONLY_IN_TRAINING, PARTS, Checkpoint, InitialModel
 from training.data.example import Example, build_vocabulary
 from training.data.packed import fingerprint_of, open_packed, stride_of
 from training.data.scenes.objects import ATTRIBUTES
@@ -231,7 +231,7 @@ def _adapt(initial: InitialModel, recipe: Recipe) -> InitialModel:
     adapted = build(config)
     weights, expected = model.state_dict(), adapted.state_dict()
     fitting = {name: w for name, w in weights.items() if name in expected and w.shape == expected[name].shape}
-    optional = (*ONLY_IN_TRAINING, *KEPT, *AUDIO_PREFIXES, *PART_PREFIXES.values())
+    optional = (*ONLY_IN_TRAINING, *KEPT, *AUDIO_PREFIXES, *(part.prefix for part in PARTS.values()))
     unfit = sorted(n for n in {*weights, *expected} - {*fitting} if not n.startswith(optional))
     if unfit:
         raise ValueError(
