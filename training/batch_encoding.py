@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from training.data.batches import Batch, Tokens
 from training.models.fusion import FusedModel
 from training.recipe import DatasetConfig
+from training.text_states import TextStates
 
 
 class EncodedVideo(NamedTuple):
@@ -90,8 +91,16 @@ def encode_video(model: FusedModel, batch: Batch) -> EncodedVideo:
     return EncodedVideo(embedding, for_itc, tokens, by_clip=by_clip)
 
 
-def encode_text(model: FusedModel, texts: Tokens, dataset: DatasetConfig) -> tuple[Tensor, Tensor]:
-    """Return the embeddings (B * P, E) and states (B * P, L, D) of the captions of a batch."""
+def encode_text(
+    model: FusedModel, texts: Tokens, dataset: DatasetConfig, stored: TextStates | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the embeddings (B * P, E) and states (B * P, L, D) of the captions of a batch.
+
+    stored: Of stages that encode every text once.
+    """
+    if stored is not None:
+        states = stored(texts)
+        return model.text_embedding(states, texts.mask), states
     rows = dataset.micro_batch_size and dataset.micro_batch_size * dataset.captions_per_video
     inputs = {"ids": texts.ids, "mask": texts.mask}
     embedding, states = _in_micro_batches(lambda part: model.encode_text(part["ids"], part["mask"]), rows, inputs)
@@ -117,7 +126,9 @@ def _in_micro_batches(
     return tuple(torch.cat(outputs) for outputs in zip(*parts, strict=True))
 
 
-def encode_text_states(model: FusedModel, texts: Tokens, *, detach: bool) -> Tensor:
+def encode_text_states(model: FusedModel, texts: Tokens, *, detach: bool, stored: TextStates | None = None) -> Tensor:
+    if stored is not None:
+        return stored(texts)
     if not detach:
         return model.text.encode(texts.ids, texts.mask)
     with torch.no_grad():

@@ -101,6 +101,9 @@ class DatasetConfig(StrictModel):
     so that the part added by `keep_pretrained` learns to tell them apart alone."""
     negatives: Literal["hard", "random"] = "hard"
     """Sampling of negative captions for ITM: by similarity to the video, or uniform (SOHO, section 3.3)."""
+    similar_videos: Annotated[int, Field(ge=0)] = 0
+    """Batches consist of groups of so many videos: one, and others of those most similar to it by their embeddings,
+    as reranking compares them. Only in stages with frozen encoders. 0: batches are random."""
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """Fraction of a caption's words that MLM masks."""
     detach_text: bool = False
@@ -179,6 +182,9 @@ class Stage(StrictModel):
     """Learning rate of the fused layers, relative."""
     answer_lr_mult: float = 1.0
     """Learning rate of the answer head, relative. Answers that `extend_answers` adds begin far below the others."""
+    detail_lr_mult: float = 1.0
+    """Learning rate of the details that `frozen = "embeddings"` trains, relative. 0: frozen, so that heads that were
+    trained on the visual tokens (captions, grounding) stay valid."""
     projection_lr_mult: float = 1.0
     """Learning rate of the projections of texts and videos to embeddings, relative."""
     align_visual: bool = False
@@ -338,6 +344,14 @@ def _validate_dataset(stage: Stage, dataset: DatasetConfig) -> None:
         raise ValueError(
             f"objectives: {sorted(dataset.objectives)} of {dataset.corpus!r} in stage {stage.name!r} with frozen = "
             f"'visual'; some of {sorted(WITHOUT_TOKENS)} were expected"
+        )
+    if dataset.similar_videos and (
+        stage.frozen not in ("encoders", "embeddings") or dataset.batch_size % dataset.similar_videos
+    ):
+        raise ValueError(
+            f"similar_videos: {dataset.similar_videos} of {dataset.corpus!r} in stage {stage.name!r} with frozen = "
+            f"{stage.frozen!r} and batch_size = {dataset.batch_size}; 'encoders' or 'embeddings', and a divisor of the "
+            "batch size were expected"
         )
     part = TRAINED_PARTS.get(stage.frozen)
     if part and not set(dataset.objectives) <= part.objectives:

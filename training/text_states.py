@@ -1,39 +1,77 @@
-"""Mean states of texts in the text layers, for stages that do not train these.
+"""States of texts in the text layers, for stages that do not train these: every text is encoded once.
 
-Shape letters: B texts, D text width.
+Shape letters: B texts, L text tokens, D text width.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Final
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from training.data.batches import Tokens
 from training.models.fusion import FusedModel
 
 TEXTS_PER_PASS = 256
+MAX_STORED_BYTES = 6 << 30
+"""States of further texts are computed at every step; six GiB hold about 400,000 captions of a model of width 384."""
 
 
-class MeanTextStates:
-    """Mean text states by token ids, for stages that train no text layer: every text is encoded once."""
+class _StoredTexts(ABC):
+    """What frozen text layers compute of texts, by token ids."""
 
     def __init__(self, model: FusedModel) -> None:
-        self._model = model
+        self._model: Final = model
         self._stored: dict[bytes, Tensor] = {}
+        self._bytes = 0
+
+    @abstractmethod
+    def _encode(self, tokens: Tokens) -> Sequence[Tensor]:
+        """Return what is stored of each text."""
 
     @torch.no_grad()
-    def __call__(self, tokens: Tokens) -> Tensor:
-        """Return the mean states (B, D) of texts."""
+    def _of(self, tokens: Tokens) -> list[Tensor]:
         ids, lengths = tokens.ids.cpu().numpy(), tokens.mask.sum(dim=1).tolist()
         keys = [row[:length].tobytes() for row, length in zip(ids, lengths, strict=True)]
         missing = {key: row for row, key in enumerate(keys) if key not in self._stored}
         rows = sorted(missing.values(), key=lambda row: lengths[row])
+        new: dict[bytes, Tensor] = {}
         for start in range(0, len(rows), TEXTS_PER_PASS):
             some = torch.tensor(rows[start : start + TEXTS_PER_PASS], device=tokens.ids.device)
-            longest = int(lengths[rows[start : start + TEXTS_PER_PASS][-1]])
-            means = mean_text_state(self._model, Tokens(tokens.ids[some, :longest], tokens.mask[some, :longest]))
-            self._stored.update(zip((keys[row] for row in some.tolist()), means.float(), strict=True))
-        return torch.stack([self._stored[key] for key in keys])
+            new.update(zip((keys[row] for row in some.tolist()), self._encode(tokens.take(some)), strict=True))
+        if self._bytes < MAX_STORED_BYTES:
+            self._stored.update(new)
+            self._bytes += sum(x.nbytes for x in new.values())
+        return [new[key] if key in new else self._stored[key] for key in keys]
+
+
+class MeanTextStates(_StoredTexts):
+    """Mean text states."""
+
+    def __call__(self, tokens: Tokens) -> Tensor:
+        """Return the mean states (B, D) of texts."""
+        return torch.stack(self._of(tokens))
+
+    def _encode(self, tokens: Tokens) -> Sequence[Tensor]:
+        return list(mean_text_state(self._model, tokens).float())
+
+
+class TextStates(_StoredTexts):
+    """Text states, kept in float16."""
+
+    def __call__(self, tokens: Tokens) -> Tensor:
+        """Return the states (B, L, D) float32 of texts, 0 for padding."""
+        states = pad_sequence([x.float() for x in self._of(tokens)], batch_first=True)
+        return F.pad(states, (0, 0, 0, tokens.ids.shape[1] - states.shape[1]))
+
+    def _encode(self, tokens: Tokens) -> Sequence[Tensor]:
+        states = self._model.text.encode(tokens.ids, tokens.mask).half()
+        return [x[:length].clone() for x, length in zip(states, tokens.mask.sum(dim=1).tolist(), strict=True)]
 
 
 def mean_text_state(model: FusedModel, tokens: Tokens) -> Tensor:

@@ -36,7 +36,7 @@ from training.objectives.class_prototypes import ClassPrototypes
 from training.objectives.entailment import PooledStates, entailment_inputs, entailment_loss
 from training.objectives.grounding import phrase_loss
 from training.recipe import AUDIO_OBJECTIVES
-from training.text_states import MeanTextStates, mean_text_state
+from training.text_states import MeanTextStates, TextStates, mean_text_state
 
 NAMES_PER_STEP = 96
 """Class names that one step compares videos with: those with most mass in the batch. Cached features: all."""
@@ -62,6 +62,19 @@ class NameTargets(NamedTuple):
     """For stages that cache features of the classifier's own CNN, which need no `teacher`."""
 
 
+class StoredStates(NamedTuple):
+    """What layers that a stage does not train compute once; None: it is computed at every step."""
+
+    means: MeanTextStates | None = None
+    """For objectives of embeddings alone."""
+    texts: TextStates | None = None
+    pooled: PooledStates | None = None
+    """For stages that train the classifier of entailment alone."""
+
+
+NOTHING_STORED = StoredStates()
+
+
 def word_masking(tokenizer_file: Path, vocabulary: int) -> WordMasking:
     """Return the special ids of a BERT tokenizer. Raises ValueError when one is missing, such as [MASK]."""
     tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_file))
@@ -77,9 +90,8 @@ def compute_losses(
     batch: Batch,
     words: WordMasking,
     names: NameTargets | None,
-    text_states: MeanTextStates | None = None,
     maps: PretrainedMaps | None = None,
-    pooled_states: PooledStates | None = None,
+    stored: StoredStates = NOTHING_STORED,
 ) -> dict[str, Tensor]:
     """Compute the unweighted loss of each objective of the batch's dataset.
 
@@ -88,29 +100,28 @@ def compute_losses(
         batch: On the model's device.
         words: For MLM.
         names: For the objective `class_names`; None where no dataset has it.
-        text_states: Of stages that encode every text once.
         maps: For the objective `cnn_features`.
-        pooled_states: Of stages that train the classifier of entailment alone.
+        stored: Of stages that do not train all layers.
 
     Returns:
         Scalars in float32 by objective.
     """
     if batch.visual is not None and "visual" not in batch.visual and not batch.dataset.needs_tokens:
         # Features, or their means; `visual` would be tokens.
-        return _embedding_losses(model, batch, names, text_states or partial(mean_text_state, model))
+        return _embedding_losses(model, batch, names, stored.means or partial(mean_text_state, model))
     objectives = batch.dataset.objectives
-    if pooled_states is not None:
-        return {"entailment": entailment_loss(model, batch, pooled_states(batch))}
+    if stored.pooled is not None:
+        return {"entailment": entailment_loss(model, batch, stored.pooled(batch))}
     video, audio = encode_video(model, batch), encode_audio(model, batch)
     out: dict[str, Tensor] = {}
     if AUDIO_OBJECTIVES & set(objectives) and audio is not None:
         pictures = video.embedding if video.exists else None
-        out |= _audio_losses(model, batch, pictures, audio, text_states or partial(mean_text_state, model))
+        out |= _audio_losses(model, batch, pictures, audio, stored.means or partial(mean_text_state, model))
     cache = None
     if {"itm", "mlm", "vqa"} & set(objectives):
         cache = model.prepare_visual(video.tokens, None if audio is None else audio.tokens)
     if batch.captions is not None and {"itc", "correlation", "itm"} & set(objectives):
-        out |= _text_losses(model, batch, batch.captions, video, audio, cache)
+        out |= _text_losses(model, batch, batch.captions, video, audio, cache, stored.texts)
     if "mlm" in objectives and batch.captions is not None and cache is not None:
         out["mlm"] = _mlm(model, batch, batch.captions, cache, words)
     if "captions" in objectives and batch.captions is not None:
@@ -121,7 +132,7 @@ def compute_losses(
     if "mvm" in objectives and batch.captions is not None and video.mask_context is not None:
         out["mvm"] = _mvm(model, batch, batch.captions, video.tokens, video.mask_context)
     if "vqa" in objectives and batch.questions is not None and batch.answers is not None and cache is not None:
-        states = encode_text_states(model, batch.questions, detach=batch.dataset.detach_text)
+        states = encode_text_states(model, batch.questions, detach=batch.dataset.detach_text, stored=stored.texts)
         out["vqa"] = losses.vqa(model.answer_logits(states, batch.questions.mask, cache), batch.answers)
     if "entailment" in objectives:
         out["entailment"] = entailment_loss(model, batch, entailment_inputs(model, batch, video))
@@ -143,15 +154,16 @@ def _text_losses(
     video: EncodedVideo,
     audio: EncodedAudio | None,
     cache: VisualCache | None,
+    text_states: TextStates | None,
 ) -> dict[str, Tensor]:
     """Compute ITC, correlation and ITM, for which captions are encoded once. cache: For ITM."""
     objectives, temperature = batch.dataset.objectives, model.cfg.temperature
     out: dict[str, Tensor] = {}
-    text, states = encode_text(model, captions, batch.dataset)
+    text, states = encode_text(model, captions, batch.dataset, text_states)
     mean = model.mean_text_state(states, captions.mask)
     negatives = None
     if batch.negatives is not None:
-        negatives, negative_states = encode_text(model, batch.negatives, batch.dataset)
+        negatives, negative_states = encode_text(model, batch.negatives, batch.dataset, text_states)
     if "itc" in objectives:
         soft = None
         if batch.dataset.soft_targets:
@@ -263,13 +275,13 @@ def _audio_losses(
     return out
 
 
-TextStates = tuple[Tensor, Tensor]
+MaskedStates = tuple[Tensor, Tensor]
 """Text states (B, L, D) and their mask (B, L)."""
 
 
 def _in_batch_negatives(
-    batch: Batch, video: Tensor, text: Tensor, positive: TextStates, temperature: float
-) -> TextStates | None:
+    batch: Batch, video: Tensor, text: Tensor, positive: MaskedStates, temperature: float
+) -> MaskedStates | None:
     """Sample one caption of another video per caption (B * P), weighted by similarity where negatives are hard.
 
     None where all videos are of one group: then no caption of the batch is a negative.
@@ -289,9 +301,9 @@ def _in_batch_negatives(
 def _itm(
     model: FusedModel,
     cache: VisualCache,
-    positive: TextStates,
-    in_batch: TextStates | None,
-    minimal: TextStates | None,
+    positive: MaskedStates,
+    in_batch: MaskedStates | None,
+    minimal: MaskedStates | None,
     per_video: int,
 ) -> Tensor:
     """Match captions against in-batch and minimal negatives, where there are any."""
@@ -306,7 +318,7 @@ def _itm(
     return loss if minimal is None else loss + losses.itm_ranking(logits[:, 0], logits[:, -1])
 
 
-def _pad(texts: TextStates, length: int) -> TextStates:
+def _pad(texts: MaskedStates, length: int) -> MaskedStates:
     extra = length - texts[0].shape[1]
     return torch.nn.functional.pad(texts[0], (0, 0, 0, extra)), torch.nn.functional.pad(texts[1], (0, extra))
 

@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from training import checkpoint, curves
+from training.cached_embeddings import correct_hubness, similar_videos
 from training.checkpoint import Checkpoint
 from training.data.batches import RANK_SEED, Batch, Batches, Tokens, load_batches
 from training.data.packed import Packed, open_packed
@@ -38,8 +39,8 @@ from training.objectives.class_names import class_texts, teacher_probabilities
 from training.objectives.class_prototypes import ClassPrototypes
 from training.objectives.entailment import PooledStates
 from training.recipe import CACHED_FEATURES, Recipe, Stage
-from training.text_states import TEXTS_PER_PASS, MeanTextStates, mean_text_state
-from training.train_step import NameTargets, WordMasking, compute_losses, word_masking
+from training.text_states import MeanTextStates, TextStates, mean_text_state
+from training.train_step import NameTargets, StoredStates, WordMasking, compute_losses, word_masking
 from training.trained_parameters import freeze, parameter_groups
 from training.visual_token_cache import encode_frozen
 from training.weight_average import load_average, mix_weights, update_average
@@ -50,9 +51,6 @@ Validate = Callable[[FusedModel, list[str], Path], dict[str, float]]
 """(model, answers, tokenizer file) -> metrics for the log."""
 WriteRow = Callable[[Stage, Mapping[str, float]], None]
 """Adds the log row of a step of a stage."""
-HUB_CAPTIONS = 2
-"""Captions per video that `hub_references` are centroids of: enough of them, in half of the time or less."""
-VIDEOS_PER_PASS = 64
 GPU_WORKERS = 4
 """Processes that read batches ahead of a GPU by default; on a CPU they would take time from the steps."""
 
@@ -213,6 +211,7 @@ class _StageRun:
                     seed=recipe.seed if stage.frozen in CACHED_FEATURES else seed,
                     bf16=self.bf16,
                 )
+        self.batches.similar = similar_videos(model, self.batches)
         with accelerator.main_process_first():
             names = _name_targets(stage, self.batches, run.tokenizer, run.out, accelerator.device, self.bf16)
         if stage.align_class_names and begins:
@@ -222,9 +221,12 @@ class _StageRun:
         groups = parameter_groups(model, stage)
         optimizer = torch.optim.AdamW(groups, betas=recipe.betas, weight_decay=recipe.weight_decay)
         accelerator.free_memory()  # of the previous stage, which trained other parameters
-        text_states = MeanTextStates(model) if model.text_frozen else None
-        pooled_states = PooledStates(model) if stage.frozen == "all_but_entailment" else None
-        losses = _Losses(model, run.words, names, text_states, _pretrained_maps(model, stage), pooled_states)
+        stored = StoredStates(
+            means=MeanTextStates(model) if model.text_frozen else None,
+            texts=TextStates(model) if model.encoders_frozen else None,
+            pooled=PooledStates(model) if stage.frozen == "all_but_entailment" else None,
+        )
+        losses = _Losses(model, run.words, names, _pretrained_maps(model, stage), stored)
         self.losses, self.optimizer = accelerator.prepare(losses, optimizer)
 
     def load(self, steps: range, workers: int) -> Iterator[tuple[Batch, float]]:
@@ -276,7 +278,7 @@ class _StageRun:
         if self.stage.mix_initial:
             mix_weights(self.model, initial, self.stage.mix_initial)
         if self.stage.hub_references:
-            _correct_hubness(self.model, self.batches, self.seed)
+            correct_hubness(self.model, self.batches, self.seed)
 
     def _in_all_processes(self, condition: bool) -> bool:
         held = self.accelerator.reduce(torch.tensor(int(condition), device=self.accelerator.device), "sum")
@@ -291,18 +293,14 @@ class _Losses(nn.Module):
         model: FusedModel,
         words: WordMasking,
         names: NameTargets | None,
-        text_states: MeanTextStates | None,
         maps: PretrainedMaps | None,
-        pooled_states: PooledStates | None,
+        stored: StoredStates,
     ) -> None:
         super().__init__()
-        self.model, self.words, self.names, self.text_states, self.maps = model, words, names, text_states, maps
-        self.pooled_states = pooled_states
+        self.model, self.words, self.names, self.maps, self.stored = model, words, names, maps, stored
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return compute_losses(
-            self.model, batch, self.words, self.names, self.text_states, self.maps, self.pooled_states
-        )
+        return compute_losses(self.model, batch, self.words, self.names, self.maps, self.stored)
 
 
 def _check_batch_sizes(batches: Batches) -> None:
@@ -351,48 +349,6 @@ def _align_class_names(model: FusedModel, names: NameTargets | None, batches: Ba
         torch.from_numpy(tokens[0].astype(np.float32)).to(model.device),
         stage.align_class_names,
     )
-
-
-@torch.no_grad()
-def _correct_hubness(model: FusedModel, batches: Batches, seed: int) -> None:
-    """Correct the model's embeddings by the captions and videos of a stage's datasets. Raises ValueError."""
-    model.remove_hubness_correction()
-    training = model.training
-    model.eval()
-    texts, videos = [], []
-    for dataset, packed, cached in zip(batches.stage.datasets, batches.packed, batches.visual, strict=True):
-        examples = packed.examples[: dataset.limit]
-        is_chosen = dataset.corpus in batches.stage.hub_corpora or not batches.stage.hub_corpora
-        if not is_chosen or not any(example.captions for example in examples):
-            continue
-        if cached is None:
-            raise ValueError(
-                f"hub_references: {batches.stage.hub_references} in stage {batches.stage.name!r}, whose videos of "
-                f"{dataset.corpus} are encoded at every step; cached videos were expected"
-            )
-        unique = {text for example in examples for text in example.captions[:HUB_CAPTIONS]}
-        captions = sorted(unique, key=lambda text: (len(text), text))  # texts of one pass need little padding
-        for start in range(0, len(captions), TEXTS_PER_PASS):
-            ids, mask = map(torch.from_numpy, batches.tokenizer.encode(captions[start : start + TEXTS_PER_PASS]))
-            texts.append(model.encode_text(ids.to(model.device), mask.to(model.device))[0])
-        for start in range(0, len(examples), VIDEOS_PER_PASS):
-            rows = slice(start, min(start + VIDEOS_PER_PASS, len(examples)))
-            first_view = {
-                name: torch.from_numpy(views[0, rows].astype(np.float32)).to(model.device)
-                for name, views in cached.items()
-            }
-            videos.append(_embedding_of_cached(first_view, model))
-    model.add_hubness_correction(torch.cat(texts), torch.cat(videos), batches.stage.hub_references, seed)
-    model.train(training)
-
-
-def _embedding_of_cached(cached: Mapping[str, Tensor], model: FusedModel) -> Tensor:
-    """Return the embeddings (B, E) of what `encode_frozen` keeps of videos."""
-    if "visual" in cached:
-        return model.video_embedding(cached["visual"])
-    if next(iter(cached.values())).ndim == 2:  # means over positions
-        return model.embedding_of_features(cached)
-    return model.video_embedding(model.tokens_of_features(cached))
 
 
 def _pretrained_maps(model: FusedModel, stage: Stage) -> PretrainedMaps | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,17 +16,22 @@ from pydantic import ValidationError
 
 from tests.training import test_soho, test_visual_parsing
 from tests.training.small_run import MODEL, VIDEO_STREAMS, recipe, write_corpus, write_tokenizer
-from training import checkpoint, train_step, visual_token_cache
+from training import checkpoint, visual_token_cache
+from training.cached_embeddings import similar_videos
+from training.data.batches import Batches
+from training.evaluation.encoder import streams_of
 from training.initialization import load_or_initialize, model_config
 from training.models.architectures import build
 from training.models.fusion import FusedModel
 from training.models.hd_vila import HdVila, HdVilaConfig
 from training.models.soho import Soho
+from training.models.text import TextTransformer
 from training.objectives import losses
 from training.objectives.class_prototypes import ClassPrototypes
 from training.recipe import Recipe
 from training.trainer import train
 from vitascope.errors import InvalidInput
+from vitascope.tokenizer import Tokenizer
 
 KEPT = {**MODEL, "frozen_stages": 3, "keep_pretrained": True}
 
@@ -107,6 +113,34 @@ def test_a_stage_with_frozen_embeddings_trains_details_and_fused_layers_alone(
     }
     assert not [name for name in changed if name.startswith(("text_p", "video_project", "text.bert.encoder.layer.0."))]
     assert {"match_head.weight", "visual_embeddings.project.weight"} <= changed
+    made = cached_recipe(corpus[1], frozen="embeddings", detail_lr_mult=0.0)
+    changed = changed_parameters(
+        initial_weights(made), checkpoint.load(train(made, corpus[0], tmp_path / "details kept")).model.state_dict()
+    )
+    assert not [name for name in changed if name.startswith("video.")]
+
+
+def test_batches_of_similar_videos_hold_each_with_those_nearest_to_it(
+    corpus: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = cached_recipe(corpus[1], frozen="embeddings", model={**KEPT, "dropout": 0.0})
+    dataset = made.stages[0].datasets[0].model_copy(update={"similar_videos": 4})
+    stage = made.stages[0].model_copy(update={"datasets": [dataset]})
+    batches = Batches(stage, corpus[0], Tokenizer.open(corpus[1], max_length=16), [], 0, VIDEO_STREAMS)
+    torch.manual_seed(0)
+    model = build(model_config(made, answers=4)).eval()
+    rows = np.arange(len(batches.packed[0]))
+    streams = {name: torch.from_numpy(x) for name, x in streams_of(batches.packed[0], rows, VIDEO_STREAMS).items()}
+    with torch.no_grad():
+        batches.visual = [{"visual": model.encode_video(streams)[1].numpy()[None]}]
+    monkeypatch.setattr("training.cached_embeddings.SIMILAR_VIDEOS", 3)  # as many as there are of a colour
+    batches.similar = similar_videos(model, batches)
+    colours = [example.attributes["colour"] for example in batches.packed[0].examples]
+    assert len(set(colours)) == 4
+    for step in range(stage.steps):
+        chosen = batches[step].rows
+        assert len(chosen) == 8
+        assert len({colours[row] for row in chosen}) <= 2
 
 
 def test_a_stage_averages_embeddings_with_those_that_fine_tuning_began_with(
@@ -129,27 +163,39 @@ def test_a_stage_averages_embeddings_with_those_that_fine_tuning_began_with(
         train(mixes, corpus[0], tmp_path / "alone")
 
 
+@pytest.mark.parametrize(("frozen", "stored"), [("visual", "MeanTextStates"), ("embeddings", "TextStates")])
 def test_frozen_text_layers_are_read_once_and_train_as_if_they_were_read_at_every_step(
-    corpus: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    frozen: str, stored: str, corpus: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = cached_recipe(corpus[1], text_lr_mult=0.0).model_copy(update={"precision": "float32"})
+    made = cached_recipe(corpus[1], frozen=frozen, text_lr_mult=0.0).model_copy(update={"precision": "float32"})
     torch_encoder = visual_token_cache._TorchEncoder  # exporting the encoder takes many seconds
     monkeypatch.setattr(
         visual_token_cache, "_encoder", lambda model, stage, clips, bf16: torch_encoder(model, stage, bf16)
     )
-    encoded = []
-    mean_text_state = train_step.mean_text_state
-    monkeypatch.setattr(
-        train_step, "mean_text_state", lambda model, texts: encoded.append(texts) or mean_text_state(model, texts)
-    )
+    texts: list[tuple[int, ...]] = []
+    encode = TextTransformer.encode
+
+    def count(model: TextTransformer, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        texts.extend(tuple(row[: int(length)].tolist()) for row, length in zip(ids, mask.sum(dim=1), strict=True))
+        return encode(model, ids, mask)
+
+    monkeypatch.setattr(TextTransformer, "encode", count)
     cached = checkpoint.load(train(made, corpus[0], tmp_path / "cached")).model.state_dict()
-    assert not [name for name in changed_parameters(initial_weights(made), cached) if name.startswith("text.")]
-    texts = [row for batch in encoded for row in map(tuple, batch.ids.tolist())]
+    text_layers = ("text.bert.embeddings.", "text.bert.encoder.layer.0.")
+    assert not [name for name in changed_parameters(initial_weights(made), cached) if name.startswith(text_layers)]
+    assert texts
     assert len(texts) == len(set(texts))
-    monkeypatch.setattr("training.trainer.MeanTextStates", lambda _: None)
+    monkeypatch.setattr(f"training.trainer.{stored}", lambda _: None)
     shutil.copytree(tmp_path / "cached" / "visual", tmp_path / "again" / "visual")  # encoding takes seconds
-    read_again = checkpoint.load(train(made, corpus[0], tmp_path / "again")).model.state_dict()
-    assert all(torch.allclose(cached[name], read_again[name], atol=5e-4) for name in cached)
+    train(made, corpus[0], tmp_path / "again")
+    rows, rows_again = (
+        [json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()]
+        for run in ("cached", "again")
+    )
+    names = [name for name in rows[0] if name.startswith("loss/")]
+    assert len(names) == 2
+    for row, again in zip(rows, rows_again, strict=True):
+        assert [row[name] for name in names] == pytest.approx([again[name] for name in names], abs=2e-3)
 
 
 class SmallEncoder(torch.nn.Module):

@@ -156,6 +156,8 @@ class Batches:
                 raise InvalidInput(f"streams: {packed.folder}: {'; '.join(mismatches)}")
         self.visual: Sequence[Mapping[str, np.ndarray] | None] = [None] * len(stage.datasets)
         """Per dataset what frozen encoders computed of all videos, (views, N, ...) by name, where they are cached."""
+        self.similar: Sequence[np.ndarray | None] = [None] * len(stage.datasets)
+        """Per dataset the rows (N, S) of the videos most similar to each, where the dataset has `similar_videos`."""
         self.order = schedule(stage, seed)
         pairs = list(zip(self.packed, stage.datasets, strict=True))
         self.clips = [_clips_per_video(packed, dataset) for packed, dataset in pairs]
@@ -268,13 +270,24 @@ class Batches:
         return augment(streams, dataset, rng), times
 
     def _rows(self, index: int, batches_before: int) -> np.ndarray:
-        """Return the rows of a dataset's next batch: epochs of seeded permutations, cut into whole batches."""
-        usable, batch_size = self.usable[index], self.stage.datasets[index].batch_size
+        """Return the rows of a dataset's next batch: epochs of seeded permutations, cut into whole batches.
+
+        With `similar_videos`, rows of the permutation are each followed by others that are drawn from those most
+        similar to it.
+        """
+        usable, dataset, similar = self.usable[index], self.stage.datasets[index], self.similar[index]
+        others = dataset.similar_videos - 1 if similar is not None else 0
+        batch_size = dataset.batch_size // (1 + others)
         per_epoch = max(len(usable) // (batch_size * self.world), 1)
         epoch, batch = divmod(batches_before, per_epoch)
         order = np.random.default_rng([self.seed, index, 31, epoch]).permutation(usable)
         first = (batch * self.world + self.rank) * batch_size
-        return np.sort(order[first : first + batch_size])
+        rows = order[first : first + batch_size]
+        if similar is not None:
+            rng = np.random.default_rng([self.seed, index, 37, epoch, first])
+            drawn = rng.permuted(similar[rows], axis=1)[:, :others]
+            rows = np.concatenate([rows, drawn.ravel()])
+        return np.sort(rows)
 
     def _tokens(self, texts: list[str]) -> Tokens:
         ids, mask = self.tokenizer.encode(texts)

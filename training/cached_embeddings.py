@@ -1,0 +1,120 @@
+"""Embeddings of cached videos, for what a stage computes of all of them: the most similar ones, and hubs.
+
+Shape letters: N videos, E embedding dim, S similar videos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.data.audio_batch import read_audio
+from training.data.batches import Batches
+from training.data.packed import Packed
+from training.models.fusion import FusedModel
+from training.text_states import TEXTS_PER_PASS
+
+SIMILAR_VIDEOS = 16
+"""Number of nearest videos that `similar_videos` draws from."""
+HUB_CAPTIONS = 2
+"""Captions per video that `hub_references` are centroids of: enough of them, in half of the time or less."""
+VIDEOS_PER_PASS = 64
+
+
+@torch.no_grad()
+def similar_videos(model: FusedModel, batches: Batches) -> list[np.ndarray | None]:
+    """Return the rows (N, S) of the videos that are most similar to each, for datasets with `similar_videos`.
+
+    By the sum of the embeddings of picture and sound. Raises ValueError for a dataset whose videos are not cached.
+    """
+    out: list[np.ndarray | None] = []
+    training = model.training
+    model.eval()
+    for dataset, packed, cached, usable in zip(
+        batches.stage.datasets, batches.packed, batches.visual, batches.usable, strict=True
+    ):
+        if not dataset.similar_videos:
+            out.append(None)
+            continue
+        if cached is None:
+            raise ValueError(
+                f"similar_videos: {dataset.similar_videos} of {dataset.corpus!r}, whose videos are encoded at every "
+                "step; cached videos were expected"
+            )
+        embeddings_NE = _embeddings(model, packed, cached, batches.audio_seconds)
+        similar = np.zeros((len(embeddings_NE), min(SIMILAR_VIDEOS, len(usable) - 1)), np.int64)
+        for rows in np.array_split(usable, -(-len(usable) // 1024)):
+            similarity = embeddings_NE[rows] @ embeddings_NE[usable].T
+            similarity[torch.from_numpy(rows[:, None] == usable)] = -torch.inf
+            similar[rows] = usable[similarity.topk(similar.shape[1], dim=1).indices.cpu().numpy()]
+        out.append(similar)
+    model.train(training)
+    return out
+
+
+def _embeddings(
+    model: FusedModel, packed: Packed, cached: Mapping[str, np.ndarray], audio_seconds: float | None
+) -> Tensor:
+    """Return the normalised sums (N, E) of the embeddings of picture and sound of all cached videos."""
+    videos = _embed_cached(model, cached, len(next(iter(cached.values()))[0]))
+    if packed.audio is None or audio_seconds is None:
+        return videos
+    sounds = []
+    for start in range(0, len(videos), VIDEOS_PER_PASS):
+        rows = np.arange(start, min(start + VIDEOS_PER_PASS, len(videos)))
+        audio = read_audio(packed, rows, audio_seconds).to(model.device)
+        embedding, _ = model.encode_audio(audio.samples, audio.lengths)
+        sounds.append(embedding * audio.present[:, None])
+    return F.normalize(videos + torch.cat(sounds), dim=-1)
+
+
+def _embed_cached(model: FusedModel, cached: Mapping[str, np.ndarray], count: int) -> Tensor:
+    """Return the embeddings (count, E) of the first view of the first cached videos."""
+    out = []
+    for start in range(0, count, VIDEOS_PER_PASS):
+        rows = slice(start, min(start + VIDEOS_PER_PASS, count))
+        first_view = {
+            name: torch.from_numpy(views[0, rows].astype(np.float32)).to(model.device) for name, views in cached.items()
+        }
+        out.append(_embedding_of_cached(first_view, model))
+    return torch.cat(out)
+
+
+@torch.no_grad()
+def correct_hubness(model: FusedModel, batches: Batches, seed: int) -> None:
+    """Correct the model's embeddings by the captions and videos of a stage's datasets. Raises ValueError."""
+    model.remove_hubness_correction()
+    training = model.training
+    model.eval()
+    texts, videos = [], []
+    for dataset, packed, cached in zip(batches.stage.datasets, batches.packed, batches.visual, strict=True):
+        examples = packed.examples[: dataset.limit]
+        is_chosen = dataset.corpus in batches.stage.hub_corpora or not batches.stage.hub_corpora
+        if not is_chosen or not any(example.captions for example in examples):
+            continue
+        if cached is None:
+            raise ValueError(
+                f"hub_references: {batches.stage.hub_references} in stage {batches.stage.name!r}, whose videos of "
+                f"{dataset.corpus} are encoded at every step; cached videos were expected"
+            )
+        unique = {text for example in examples for text in example.captions[:HUB_CAPTIONS]}
+        captions = sorted(unique, key=lambda text: (len(text), text))  # texts of one pass need little padding
+        for start in range(0, len(captions), TEXTS_PER_PASS):
+            ids, mask = map(torch.from_numpy, batches.tokenizer.encode(captions[start : start + TEXTS_PER_PASS]))
+            texts.append(model.encode_text(ids.to(model.device), mask.to(model.device))[0])
+        videos.append(_embed_cached(model, cached, len(examples)))
+    model.add_hubness_correction(torch.cat(texts), torch.cat(videos), batches.stage.hub_references, seed)
+    model.train(training)
+
+
+def _embedding_of_cached(cached: Mapping[str, Tensor], model: FusedModel) -> Tensor:
+    """Return the embeddings (B, E) of what `encode_frozen` keeps of videos."""
+    if "visual" in cached:
+        return model.video_embedding(cached["visual"])
+    if next(iter(cached.values())).ndim == 2:  # means over positions
+        return model.embedding_of_features(cached)
+    return model.video_embedding(model.tokens_of_features(cached))
