@@ -55,10 +55,12 @@ class Part(NamedTuple):
     """Its weights, where it was added to a compact checkpoint."""
     graphs: tuple[str, ...]
     """Of a bundle."""
+    options: tuple[str, ...] = ()
+    """Further fields of a configuration that say of which shape its weights are."""
 
 
 PARTS = {
-    "caption_layers": Part(CAPTION_PREFIX, "captions.safetensors", CAPTION_GRAPHS),
+    "caption_layers": Part(CAPTION_PREFIX, "captions.safetensors", CAPTION_GRAPHS, ("caption_words",)),
     "grounding_layers": Part(GROUNDING_PREFIX, "grounding.safetensors", ("grounding",)),
     "entailment": Part(ENTAILMENT_PREFIX, "entailment.safetensors", ("entailment",)),
 }
@@ -271,7 +273,8 @@ def merge_parts(checkpoint: Checkpoint, other: Checkpoint, fields: Mapping[str, 
     own, weights = checkpoint.model.state_dict(), other.model.state_dict()
     prefixes = tuple(PARTS[name].prefix for name in fields)
     kept = {name: weight for name, weight in own.items() if not name.startswith(prefixes)}
-    model = build(read_config({**checkpoint.model.cfg.model_dump(), **fields}))
+    options = {option: getattr(other.model.cfg, option) for name in fields for option in PARTS[name].options}
+    model = build(read_config({**checkpoint.model.cfg.model_dump(), **fields, **options}))
     added = {name: weights.get(name) for name in model.state_dict() if name not in kept}
     optional = (*ONLY_IN_TRAINING, *(part.prefix for part in PARTS.values()))
     unlike = [

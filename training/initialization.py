@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from training import checkpoint
@@ -14,7 +15,7 @@ from training.data.example import Example, build_vocabulary
 from training.data.packed import fingerprint_of, open_packed, stride_of
 from training.data.scenes.objects import ATTRIBUTES
 from training.models.architectures import ARCHITECTURES, build, read_config
-from training.models.config import ConvConfig, FusedConfig
+from training.models.config import END_TOKEN, ConvConfig, FusedConfig
 from training.models.fusion import AUDIO_PREFIX, AUDIO_PREFIXES, FusedModel
 from training.models.hd_vila import HdVilaConfig
 from training.models.pretrained import (
@@ -26,6 +27,7 @@ from training.models.pretrained import (
     tokenizer_file,
 )
 from training.recipe import Recipe, Stage
+from training.text_states import TEXTS_PER_PASS
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import MANIFEST_NAME
 from vitascope.errors import InvalidInput
@@ -65,6 +67,7 @@ def load_or_initialize(recipe: Recipe, data: Path, latest: Path, start_from: Pat
             initial = _extend_answers(initial, _vocabulary(recipe, data))
     _check_strides(recipe, initial.model.cfg, data)
     _check_heads(recipe, initial.model.cfg)
+    _choose_caption_words(initial, recipe, data)
     return Checkpoint(
         initial.model, initial.answers, recipe, initial.tokenizer, 0, initial.lineage, _fingerprints(recipe, data)
     )
@@ -248,6 +251,30 @@ def _adapt(initial: InitialModel, recipe: Recipe) -> InitialModel:
     if model.caption_decoder is None and adapted.caption_decoder is not None:
         adapted.caption_decoder.copy_weights(adapted.text.fused_layers, adapted.word_head)
     return initial._replace(model=adapted)
+
+
+def _choose_caption_words(initial: InitialModel, recipe: Recipe, data: Path) -> None:
+    """Set the words of a new decoder of captions that writes some of the vocabulary, unless it has them.
+
+    They are [SEP] and the most frequent words of the captions that the recipe uses; of equally frequent ones, and where
+    fewer occur, those of the smallest ids.
+    """
+    decoder, cfg = initial.model.caption_decoder, initial.model.cfg
+    if decoder is None or decoder.words is None or bool((decoder.words >= 0).all()):
+        return
+    tokenizer = Tokenizer.open(initial.tokenizer, max_length=cfg.text_length)
+    counts = np.zeros(cfg.vocabulary, np.int64)
+    for dataset in (dataset for stage in recipe.stages for dataset in stage.datasets):
+        if "captions" not in dataset.objectives:
+            continue
+        examples = open_packed(data / dataset.corpus / dataset.split).examples[: dataset.limit]
+        texts = [text for example in examples for text in example.captions[: dataset.caption_limit]]
+        for start in range(0, len(texts), TEXTS_PER_PASS):
+            ids, mask = tokenizer.encode(texts[start : start + TEXTS_PER_PASS])
+            counts += np.bincount(ids[:, 1:][mask[:, 1:] > 0], minlength=cfg.vocabulary)
+    counts[tokenizer.vocabulary()[END_TOKEN]] = counts.max() + 1  # every caption ends
+    most_frequent = np.argsort(-counts, kind="stable")[: cfg.caption_words]
+    decoder.words.copy_(torch.from_numpy(np.sort(most_frequent)))
 
 
 @torch.no_grad()

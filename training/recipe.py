@@ -146,6 +146,13 @@ class DatasetConfig(StrictModel):
     """An attribute (or `key`): examples with equal values are not negatives of one another."""
 
     @property
+    def caption_limit(self) -> int | None:
+        """Maximum number of captions of a video that are used; None: all."""
+        if isinstance(self.captions, int):
+            return self.captions
+        return 1 if self.captions == "first" else None
+
+    @property
     def needs_video(self) -> bool:
         """Return whether an objective reads pictures or videos."""
         return set(self.objectives) != {"text_audio"}

@@ -23,22 +23,22 @@ from vitascope.captions import CaptionOptions
 from vitascope.model import Model
 from vitascope.tokenizer import Tokenizer
 
-WORDS = 18
-"""Size of the tokenizer's vocabulary, which is smaller than that of the model."""
+WORDS = [3, 5, 6, 8, 9, 12, 13, 14, 15]
+"""Ids of the words that the decoder writes, of a vocabulary of 16,000."""
 
 
 @pytest.fixture(scope="module")
 def captioner(model: HdVila) -> HdVila:
     """The model with an untrained decoder, whose words vary."""
     torch.manual_seed(1)
-    captioner = HdVila(CONFIG.model_copy(update={"caption_layers": 2}))
+    captioner = HdVila(CONFIG.model_copy(update={"caption_layers": 2, "caption_words": len(WORDS)}))
     captioner.load_state_dict(model.state_dict(), strict=False)
     decoder = captioner.get_caption_decoder()
+    decoder.words = torch.tensor(WORDS)
     with torch.no_grad():
         for values in decoder.parameters():
             values.add_(0.1 * torch.randn_like(values))
         decoder.word_head.transform[2].weight.mul_(20)
-        decoder.word_head.bias[WORDS:] = -60
     return captioner.eval()
 
 

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from tests.small_bundle import make_small_bundle
-from tests.training.small_run import recipe, write_corpus, write_tokenizer
+from tests.training.small_run import COLOURS, recipe, write_corpus, write_tokenizer
 from tests.training.test_audio import LENGTHS, small_model, sounds
 from tests.vitascope.test_captions import tokens_of
 from training import checkpoint
@@ -55,6 +55,10 @@ def test_words_decoded_one_by_one_are_those_of_one_pass_and_read_nothing_after_t
         assert prepared[2][2].tolist() == [1] * 4 + [0] * audio.shape[1]  # the third clip is silent
 
 
+WORDS = [3, 5, 6, 12, 13, 14, 15]
+"""Ids of all words in the captions of `squares`, and of [SEP]."""
+
+
 def caption_recipe(tokenizer: Path, model: dict[str, object], objectives: dict[str, float]) -> Recipe:
     dataset = {"corpus": "squares", "weight": 1.0, "batch_size": 8, "captions_per_video": 2, "objectives": objectives}
     stage = {"name": "captions", "steps": 12, "learning_rate": 0.05, "frozen": "all_but_captions"}
@@ -70,7 +74,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     write_corpus(data, folder, copies=2)
     plain = recipe(tokenizer, steps=1)
     start = train(plain.model_copy(update={"stages": plain.stages[:1]}), data, folder / "start")
-    made = caption_recipe(tokenizer, {"caption_layers": 1}, {"captions": 1.0})
+    made = caption_recipe(tokenizer, {"caption_layers": 1, "caption_words": 8}, {"captions": 1.0})
     return data, start, train(made, data, folder / "run", start_from=start)
 
 
@@ -79,6 +83,7 @@ def test_captions_become_more_probable_and_all_else_stays_bit_for_bit(runs: tupl
     before, after = (checkpoint.load(path).model.state_dict() for path in (start, trained))
     assert all(torch.equal(weight, after[name]) for name, weight in before.items())
     assert all(name.startswith(CAPTION_PREFIX) for name in after.keys() - before)
+    assert after[f"{CAPTION_PREFIX}words"].tolist() == [0, *WORDS]  # filled up with the first id
     first, *_, last = (row["loss/captions squares"] for row in read_log(trained.parent / "log.jsonl"))
     assert last < 0.75 * first
 
@@ -86,12 +91,16 @@ def test_captions_become_more_probable_and_all_else_stays_bit_for_bit(runs: tupl
 def test_a_decoder_is_a_copy_of_the_fused_layers_and_only_captions_train_it(
     runs: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
-    data, start, _ = runs
+    data, start, trained = runs
     tokenizer = start / "tokenizer.json"
-    made = caption_recipe(tokenizer, {"caption_layers": 2}, {"captions": 1.0})
+    made = caption_recipe(tokenizer, {"caption_layers": 2, "caption_words": 4}, {"captions": 1.0})
     model = load_or_initialize(made, data, tmp_path / "checkpoint", start).model
     copied, fused = model.get_caption_decoder().layers[0].state_dict(), model.text.fused_layers[0].state_dict()
     assert all(torch.equal(weight, copied[name]) for name, weight in fused.items())
+    assert model.state_dict()[f"{CAPTION_PREFIX}words"].tolist() == [3, 5, 6, 12]  # the most frequent words
+    later = made.model_copy(update={"model": {"caption_layers": 1, "caption_words": 8, "dropout": 0.1}})
+    kept = load_or_initialize(later, tmp_path / "unread", tmp_path / "checkpoint", trained).model
+    assert kept.state_dict()[f"{CAPTION_PREFIX}words"].tolist() == [0, *WORDS]
     with pytest.raises(InvalidInput, match="caption_layers = 3"):
         train(caption_recipe(tokenizer, {}, {"captions": 1.0}), data, tmp_path, start_from=start)
     with pytest.raises(ValidationError, match=r"some of \['captions'\] were expected"):
@@ -120,6 +129,9 @@ def test_generated_captions_are_those_of_the_most_probable_tokens_and_are_measur
             logits[:, 3] = logits[:, 3] if len(words) > 1 else -torch.inf
             words.append(int(logits.argmax()))
     assert captions[0][0].text == encoder.tokenizer.decode([word for word in words[1:] if word != 3])
+    random = encoder.generate_captions(tokens, None, CaptionOptions(beams=1, temperature=100.0))
+    written = {word for [caption] in random for word in caption.text.split()}
+    assert {"a", "square"} < written <= {"a", "square", *COLOURS}
     with pytest.raises(InvalidInput, match="generates none"):
         evaluate(start, data, "val", ["squares"], beams=1)
 

@@ -164,13 +164,15 @@ def test_parts_that_were_trained_beside_one_another_become_one_model(tmp_path: P
         checkpoint.save(tmp_path / name, made)
         return tmp_path / name
 
-    captions, entailment = saved("captions", caption_layers=1), saved("entailment", entailment="video")
+    captions = saved("captions", caption_layers=1, caption_words=5)
+    entailment = saved("entailment", entailment="video")
     base = checkpoint.load(captions)
-    both = checkpoint.add_part(base, entailment).model
-    assert (both.cfg.caption_layers, both.cfg.entailment) == (1, "video")
-    for path in (captions, entailment):
-        for name, weight in checkpoint.load(path).model.state_dict().items():
-            assert torch.equal(weight, both.state_dict()[name])
+    for first, second in ((base, entailment), (checkpoint.load(entailment), captions)):
+        both = checkpoint.add_part(first, second).model
+        assert (both.cfg.caption_layers, both.cfg.caption_words, both.cfg.entailment) == (1, 5, "video")
+        for path in (captions, entailment):
+            for name, weight in checkpoint.load(path).model.state_dict().items():
+                assert torch.equal(weight, both.state_dict()[name])
     with pytest.raises(InvalidInput, match="has none of"):
         checkpoint.add_part(base, captions)
     torch.nn.init.normal_(base.model.match_head.weight)

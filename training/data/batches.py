@@ -390,8 +390,7 @@ def _sample_captions(
     example: Example, dataset: DatasetConfig, rng: np.random.Generator
 ) -> list[tuple[int, Negative | None]]:
     """Sample indices of captions, each with a minimal negative, repeating only where the video has fewer."""
-    limit = 1 if dataset.captions == "first" else None if dataset.captions == "any" else dataset.captions
-    count = len(example.captions[:limit])
+    count = len(example.captions[: dataset.caption_limit])
     minimal = [n for n in example.negatives if n.grade == 1] or list(example.negatives)
     order, negative_order = rng.permutation(count), rng.permutation(len(minimal))
     sampled: list[tuple[int, Negative | None]] = []

@@ -4,7 +4,7 @@ The layers and the output over words have the form of the fused layers and of th
 are initialized, as the parts of BLIP's decoder (Li et al., ICML 2022, section 3.1) have that of its encoder.
 
 Shape letters: B captions, Y layers, H heads, T visual and audio tokens, P words so far, L new words, d head width, D
-width of the layers.
+width of the layers, K words that it writes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,13 @@ from training.models.text import MASKED_SCORE, MaskedWordHead, apply_layer, keys
 class CaptionDecoder(nn.Module):
     """Transformer layers over [words; visual tokens] with a causal mask, and a head of the next word."""
 
-    def __init__(self, config: BertConfig, layers: int) -> None:
+    words: Tensor | None
+    """Ids (K,) of the words that it writes, ascending, or -1 where they are not chosen yet; None: the vocabulary."""
+
+    def __init__(self, config: BertConfig, layers: int, words: int = 0) -> None:
+        """words: Number of words that it writes, of which only the logits of these are computed; 0: the vocabulary."""
         super().__init__()
+        self.register_buffer("words", torch.full((words,), -1) if words else None)
         self.layers = nn.ModuleList(BertLayer(config) for _ in range(layers))  # type: ignore[no-untyped-call]
         self.word_head = MaskedWordHead(config.hidden_size, config.vocab_size)
 
@@ -72,3 +77,15 @@ class CaptionDecoder(nn.Module):
             values = torch.cat([all_values[-1], visual_values[:, index]], dim=2)
             hidden = apply_layer(layer, hidden, keys, values, mask)
         return hidden, torch.stack(all_keys, dim=1), torch.stack(all_values, dim=1)
+
+    def word_logits(self, states: Tensor, word_embeddings: nn.Embedding) -> Tensor:
+        """Return the logits (B, vocabulary) of states (B, D): `MASKED_SCORE` for words that it does not write."""
+        logits: Tensor = self.word_head(states, word_embeddings, self.words)
+        if self.words is None:
+            return logits
+        # int32, as an exported graph contains these tensors.
+        places = torch.arange(len(self.words), dtype=torch.int32, device=logits.device)
+        positions = torch.full_like(word_embeddings.weight[:, 0], len(places), dtype=torch.int32)
+        positions = positions.scatter(0, self.words, places)
+        masked = torch.full_like(logits[:, :1], MASKED_SCORE)
+        return torch.cat([logits, masked], dim=1).index_select(1, positions)

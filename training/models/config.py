@@ -91,7 +91,13 @@ AUDIO_SIZES = {
 class FusedConfig(OmitDefaultsModel):
     """Configuration of everything behind the video encoder. Stored as `config.json` in checkpoints."""
 
-    _omit_if_default: ClassVar[tuple[str, ...]] = ("audio", "caption_layers", "grounding_layers", "entailment")
+    _omit_if_default: ClassVar[tuple[str, ...]] = (
+        "audio",
+        "caption_layers",
+        "caption_words",
+        "grounding_layers",
+        "entailment",
+    )
     masks_visual: ClassVar[bool] = False
     """Whether the architecture has masked visual modelling."""
 
@@ -143,6 +149,9 @@ class FusedConfig(OmitDefaultsModel):
 
     caption_layers: Annotated[int, Field(ge=0, repr=False)] = 0
     """Layers of the decoder that writes captions; 0: none. Not in `repr`, as `audio`."""
+    caption_words: Annotated[int, Field(ge=0, repr=False)] = 0
+    """Number of words that this decoder writes: the most frequent ones of the captions that it learns from; 0: all of
+    the vocabulary."""
     grounding_layers: Annotated[int, Field(ge=0, repr=False)] = 0
     """Layers of the head that finds what phrases name; 0: none. Not in `repr`, as `audio`."""
     entailment: Annotated[EntailmentKind | None, Field(repr=False)] = None
@@ -162,6 +171,14 @@ class FusedConfig(OmitDefaultsModel):
     def _masked_visual_tokens_read_text(self) -> Self:
         if self.masks_visual and not self.visual_reads_text:
             raise ValueError("visual_reads_text: false; masked visual tokens read the text, true was expected")
+        return self
+
+    @model_validator(mode="after")
+    def _caption_words_are_of_the_vocabulary(self) -> Self:
+        if self.caption_words > self.vocabulary:
+            raise ValueError(
+                f"caption_words: {self.caption_words}; {self.vocabulary}, the vocabulary, or less was expected"
+            )
         return self
 
     @property

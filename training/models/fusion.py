@@ -126,7 +126,9 @@ class FusedModel(nn.Module, ABC):
             self.audio_embeddings = AudioEmbeddings(cfg.audio, cfg.text_width, cfg.dropout)
             self.match_audio_scale = nn.Parameter(torch.tensor(0.0))
             self.match_audio_threshold = nn.Parameter(torch.tensor(0.5))
-        self.caption_decoder = CaptionDecoder(self.text.bert.config, cfg.caption_layers) if cfg.caption_layers else None
+        self.caption_decoder = (
+            CaptionDecoder(self.text.bert.config, cfg.caption_layers, cfg.caption_words) if cfg.caption_layers else None
+        )
         self.grounding_head = (
             GroundingHead(self.text.bert.config, cfg.grounding_layers) if cfg.grounding_layers else None
         )
@@ -373,7 +375,7 @@ class FusedModel(nn.Module, ABC):
         """
         decoder = self.get_caption_decoder()
         states, keys, values = decoder(input_ids, self.text.bert.embeddings, past_keys, past_values, *prepared)
-        return decoder.word_head(states[:, -1], self.text.word_embeddings), keys, values
+        return decoder.word_logits(states[:, -1], self.text.word_embeddings), keys, values
 
     def get_caption_decoder(self) -> CaptionDecoder:
         """Return the decoder of captions. Raises ValueError for a model without one."""

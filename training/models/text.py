@@ -285,6 +285,6 @@ class MaskedWordHead(nn.Module):
         weight: Tensor = word_embeddings.weight
         bias: Tensor = self.bias
         if words is not None:
-            weight, bias = weight[words], bias[words]
+            weight, bias = weight.index_select(0, words), bias.index_select(0, words)
         logits: Tensor = self.transform(states) @ weight.T + bias
         return logits

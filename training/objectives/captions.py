@@ -27,19 +27,26 @@ def caption_loss(
 ) -> Tensor:
     """Compute the cross-entropy of all tokens of captions but the first, [CLS].
 
+    A decoder with a list of words has the softmax over these; other words of captions are read, but not predicted.
+
     Args:
         ids_BL, mask_BL: Tokens of B = n * P captions, the n captions of a video adjacent.
         visual_PVW: Visual tokens.
         audio_PAW: Audio tokens; None: only what is seen counts.
     """
+    decoder = model.get_caption_decoder()
     predicted = mask_BL[:, 1:].bool()
+    if decoder.words is not None:
+        predicted &= torch.isin(ids_BL[:, 1:], decoder.words)
     targets = ids_BL[:, 1:][predicted]
     keys, values, present = (repeated(x, len(ids_BL)) for x in model.prepare_captions(visual_PVW, audio_PAW))
     nothing = keys[:, :, :, :0]  # no token comes before the first
-    decoder = model.get_caption_decoder()
     states, *_ = decoder(ids_BL[:, :-1], model.text.bert.embeddings, nothing, nothing, keys, values, present)
-    tokens, weights = sample_vocabulary(targets, model.cfg.vocabulary)
-    logits = decoder.word_head(states[predicted], model.text.word_embeddings, tokens).float() + weights
+    tokens, weights = decoder.words, None
+    if tokens is None:
+        tokens, weights = sample_vocabulary(targets, model.cfg.vocabulary)
+    logits = decoder.word_head(states[predicted], model.text.word_embeddings, tokens).float()
+    logits = logits if weights is None else logits + weights
     loss = F.cross_entropy(logits, torch.searchsorted(tokens, targets), label_smoothing=SMOOTHING)
     return distributed.global_mean(loss, len(targets))
 
