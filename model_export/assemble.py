@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
@@ -30,6 +31,7 @@ TOKENIZER_NAME, ANSWERS_NAME = "tokenizer.json", "answers.json"
 
 Log = Callable[[str], None]
 """Callback for progress messages."""
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def no_log(message: str) -> None:
@@ -40,16 +42,11 @@ def no_log(message: str) -> None:
 def replace_bundle(out: Path) -> Iterator[Path]:
     """Yield a new folder that replaces the bundle at `out` at the end; after an error it is removed.
 
-    The old bundle stays in place until then. Raises InvalidInput if `out` exists and is not a bundle.
+    The old bundle stays in place until then. If `out` is a link, the folder that it leads to is replaced, which the
+    checkpoint lies beside. Raises InvalidInput if `out` exists and is not a bundle.
     """
     check_replaceable(out)
-    with replace_folder(out) as folder:
-        yield folder
-
-
-@contextmanager
-def replace_folder(out: Path) -> Iterator[Path]:
-    """Yield a new folder that replaces `out` at the end; after an error it is removed."""
+    out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
@@ -64,13 +61,25 @@ def replace_folder(out: Path) -> Iterator[Path]:
 
 
 def swap_folder(folder: Path, target: Path) -> None:
-    """Rename `folder`, of the same file system, to `target`, and remove what was there."""
+    """Rename `folder`, of the same file system, to `target`, and remove what was there.
+
+    Where the file system can exchange two folders, as those of Linux can, a kill leaves the old one or the new one.
+    """
     if not target.exists():
         folder.rename(target)
-        return
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.old.", dir=folder.parent) as old:
-        target.rename(Path(old) / target.name)
-        folder.rename(target)
+    elif _exchange(folder, target):
+        shutil.rmtree(folder)
+    else:
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.old.", dir=folder.parent) as old:
+            target.rename(Path(old) / target.name)
+            folder.rename(target)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two folders in one step; return False where that is not possible."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    names = _AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second)
+    return renameat2 is not None and renameat2(*names, _RENAME_EXCHANGE) == 0
 
 
 def check_replaceable(out: Path) -> None:

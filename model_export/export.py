@@ -7,6 +7,7 @@ well. The bundle's folder appears only after all checks have passed.
 from __future__ import annotations
 
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -28,7 +29,6 @@ from model_export.assemble import (
     finish,
     no_log,
     replace_bundle,
-    replace_folder,
     write_documents,
     write_draft,
     write_manifest,
@@ -52,7 +52,14 @@ from model_export.parity.checks import (
 from model_export.sources import STARTS, Source, corpus_source, languages_of, licence_of, notice
 from model_export.weights import ADDED_WEIGHTS, Precision, store
 from training import checkpoint
-from training.bundle_checkpoint import CHECKPOINT_KEY, BundleCheckpoint, checkpoint_folder, write_checkpoint
+from training.bundle_checkpoint import (
+    CHECKPOINT_KEY,
+    BundleCheckpoint,
+    checkpoint_folder,
+    pending_folder,
+    settle_checkpoint,
+    write_checkpoint,
+)
 from training.checkpoint import STARTS_NAME, Checkpoint
 from training.data.packed import PACK_NAME, Packed, open_packed
 from training.evaluation.encoder import TorchEncoder
@@ -140,7 +147,7 @@ def export_checkpoint(
     check_name(name or out.name)
     job = _prepare(model, name or out.name, version, data, licence, seed, log, initial or InitialModel(), parts)
     measured = read_metrics(metrics) if metrics else {}
-    with replace_bundle(out) as folder, replace_checkpoint(out) if keep_checkpoint else nullcontext() as part:
+    with replace_checkpoint(out) if keep_checkpoint else nullcontext() as part, replace_bundle(out) as folder:
         if part is not None:
             log(f"writing {checkpoint_folder(out)}")
             job = replace(job, kept=write_checkpoint(part, job.checkpoint))
@@ -165,7 +172,7 @@ def add_checkpoint(bundle: Path, model: Path) -> Path:
         raise InvalidInput(f"{bundle}: no provenance in its manifest; a bundle of `vitascope export` was expected")
     if read_config(manifest.extra["provenance"]["config"]) != cfg or loaded.answers != opened.answers:
         raise InvalidInput(f"checkpoint: {model} has another configuration or other answers than {bundle}")
-    with replace_bundle(bundle) as folder, replace_checkpoint(bundle) as part:
+    with replace_checkpoint(bundle) as part, replace_bundle(bundle) as folder:
         kept = write_checkpoint(part, loaded)
         specs = graph_specs(checkpoint.load(part).model.eval())
         paths = {spec.name: bundle / manifest.graphs[spec.name] for spec in specs}
@@ -178,12 +185,23 @@ def add_checkpoint(bundle: Path, model: Path) -> Path:
 
 @contextmanager
 def replace_checkpoint(bundle: Path) -> Iterator[Path]:
-    """Yield a new folder that replaces the checkpoint beside a bundle at the end; after an error it is removed."""
-    folder = checkpoint_folder(bundle)
+    """Yield a new folder that replaces the checkpoint beside a bundle at the end; after an error it is removed.
+
+    The bundle is to be replaced within: the new checkpoint takes its place where it is that of the bundle then, and if
+    the process is killed before, `load_checkpoint` puts it there.
+    """
+    bundle = bundle.resolve()
+    folder, pending = checkpoint_folder(bundle), pending_folder(bundle)
     if folder.exists() and not (folder / STARTS_NAME).is_file():
         raise InvalidInput(f"out: {folder} exists and is not the checkpoint of a bundle; no such folder was expected")
-    with replace_folder(folder) as part:
-        yield part
+    settle_checkpoint(bundle)
+    shutil.rmtree(pending, ignore_errors=True)
+    pending.mkdir(parents=True)
+    try:
+        yield pending
+    finally:
+        settle_checkpoint(bundle)
+        shutil.rmtree(pending, ignore_errors=True)
 
 
 def update_metrics(bundle: Path, metrics: Path) -> Path:

@@ -87,7 +87,7 @@ def add_parts(
         extended, part = _export_part(opened, extended, run, tokenizer, data, seed, log)
         parts.append(part)
 
-    with replace_bundle(out) as folder, replace_checkpoint(out) as kept:
+    with replace_checkpoint(out) as kept, replace_bundle(out) as folder:
         names = {spec.name for part in parts for spec in part.specs}
         copy_files(opened, _files_without(manifest, names), folder)
         checks = [check for part in parts for check in _store(part, folder, cast(Precision, manifest.precision), log)]

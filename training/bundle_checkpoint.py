@@ -5,6 +5,8 @@ It is no part of the bundle, so that a server needs neither its files nor its si
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,10 @@ from pydantic import ValidationError
 from training import checkpoint
 from training.checkpoint import Checkpoint
 from training.public_starts import StartPackage
-from vitascope.bundle.bundle import Bundle, check_file, file_sha256
+from vitascope.bundle.bundle import Bundle, check_file, file_sha256, manifest_bytes, parse_manifest
 from vitascope.bundle.manifest import FileEntry
 from vitascope.bundle.parts import StrictModel
-from vitascope.errors import BundleCorrupt, InvalidInput
+from vitascope.errors import BundleCorrupt, BundleError, InvalidInput
 
 CHECKPOINT_KEY = "checkpoint"
 """Key of a manifest's `extra`."""
@@ -38,6 +40,34 @@ def checkpoint_folder(bundle: Path) -> Path:
     return resolved.with_name(f"{resolved.name}-checkpoint")
 
 
+def pending_folder(bundle: Path) -> Path:
+    """Return the folder where a new checkpoint of a bundle folder is written, until the new bundle is in its place."""
+    folder = checkpoint_folder(bundle)
+    return folder.with_name(f".{folder.name}.new")
+
+
+def settle_checkpoint(bundle: Path) -> None:
+    """Put the pending checkpoint of a bundle folder in its place, if it is that of the bundle.
+
+    An export that is killed after the bundle was replaced leaves one.
+    """
+    pending, folder = pending_folder(bundle), checkpoint_folder(bundle)
+    if pending.is_dir() and _is_checkpoint_of(pending, bundle):
+        if folder.exists():
+            shutil.rmtree(folder)
+        pending.rename(folder)
+
+
+def _is_checkpoint_of(folder: Path, bundle: Path) -> bool:
+    try:
+        content = parse_manifest(manifest_bytes(bundle)).extra.get(CHECKPOINT_KEY)
+        for name, entry in BundleCheckpoint.model_validate(content).files.items():
+            check_file(folder, name, entry)
+    except (BundleError, ValidationError):
+        return False
+    return True
+
+
 def write_checkpoint(folder: Path, stored: Checkpoint) -> BundleCheckpoint:
     """Write a compact checkpoint into an empty folder, and return what the manifest states of it."""
     starts = checkpoint.write_compact(folder, stored)
@@ -56,6 +86,10 @@ def extend_checkpoint(folder: Path, bundle: Bundle, extended: Checkpoint, fields
 
 
 def _entries(folder: Path) -> dict[str, FileEntry]:
+    """Return what the manifest states of the files of a folder, once they are on disk."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
     return {p.name: FileEntry(sha256=file_sha256(p), bytes=p.stat().st_size) for p in sorted(folder.iterdir())}
 
 
@@ -67,6 +101,7 @@ def load_checkpoint(bundle: Bundle) -> Checkpoint:
     content: Any = bundle.manifest.extra.get(CHECKPOINT_KEY)
     if content is None:
         raise _no_checkpoint(bundle)
+    settle_checkpoint(bundle.folder)
     folder = checkpoint_folder(bundle.folder)
     try:
         expected = BundleCheckpoint.model_validate(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from tests.once import made_once
 from tests.training.conftest import skip_curves  # noqa: F401
 from tests.training.small_run import MODEL, recipe, write_corpus, write_tokenizer
 from training import checkpoint
+from training.bundle_checkpoint import checkpoint_folder
 from training.checkpoint import Checkpoint
 from training.data.scenes.generate import make_example
 from training.data.scenes.render import render
@@ -35,6 +37,12 @@ CONFIG = HdVilaConfig.model_validate(
     # A vocabulary and a width at which weights are worth storing small.
     | {"backbone": "test_resnet", "text_width": 96, "text_intermediate": 128, "vocabulary": 16_000, "hub_references": 8}
 )
+
+
+def copy_bundle(source: Path, target: Path) -> Path:
+    """Copy a bundle and the checkpoint beside it."""
+    shutil.copytree(checkpoint_folder(source), checkpoint_folder(target))
+    return shutil.copytree(source, target)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from model_export.export import add_checkpoint
 from model_export.parity.checks import ParityError
 from model_export.weights import quantize
 from tests.chaos import only_by_chaos
-from tests.model_export.conftest import ANSWERS, CONFIG
+from tests.model_export.conftest import ANSWERS, CONFIG, copy_bundle
 from tests.training.small_run import recipe, write_tokenizer
 from training import checkpoint, public_starts
 from training.bundle_checkpoint import checkpoint_folder
@@ -133,11 +133,7 @@ def test_a_missing_public_start_is_named_with_the_command_that_installs_it(
 
 @pytest.fixture
 def bundle(bundles: dict[str, Path], tmp_path: Path) -> Path:
-    """A copy of the int8 bundle and of the checkpoint beside it."""
-    for suffix in ("", "-checkpoint"):
-        source = bundles["int8-weights"]
-        shutil.copytree(source.with_name(source.name + suffix), tmp_path / f"bundle{suffix}")
-    return tmp_path / "bundle"
+    return copy_bundle(bundles["int8-weights"], tmp_path / "bundle")
 
 
 def without_checkpoint(bundle: Path) -> Path:

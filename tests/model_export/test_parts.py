@@ -11,11 +11,11 @@ import onnx
 import pytest
 import torch
 
-from model_export import parts
+from model_export import assemble, parts
 from model_export.export import update_metrics
 from model_export.graphs import GraphSpec, export_specs
 from model_export.parity.checks import ParityReport
-from tests.model_export.conftest import ANSWERS, CONFIG, Graphs
+from tests.model_export.conftest import ANSWERS, CONFIG, Graphs, copy_bundle
 from tests.training.small_run import recipe
 from training import checkpoint
 from training.bundle_checkpoint import checkpoint_folder
@@ -47,12 +47,6 @@ def save_run(folder: Path, start: FusedModel, tokenizer: Path, part: dict[str, o
     made = Checkpoint(model, ANSWERS, recipe(tokenizer), tokenizer, step=3, lineage=("scenes", "flickr8k"))
     checkpoint.save(folder / "checkpoint", made)
     return folder
-
-
-def copy_bundle(source: Path, target: Path) -> Path:
-    """Copy a bundle and the checkpoint beside it."""
-    shutil.copytree(checkpoint_folder(source), checkpoint_folder(target))
-    return shutil.copytree(source, target)
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +196,39 @@ def test_a_run_that_does_not_fit_is_refused(
     with pytest.raises(InvalidInput, match=message):
         parts.add_parts(bundle, [run])
     assert (bundle / "manifest.json").read_bytes() == manifest
+
+
+@pytest.mark.usefixtures("cached_graphs")
+def test_a_kill_at_any_time_leaves_a_bundle_with_its_checkpoint(
+    bundles: dict[str, Path], runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By copies of what a kill leaves, made before each step that renames or removes a folder."""
+    bundle = copy_bundle(bundles["int8-weights"], tmp_path / "models" / "bundle")
+    states: list[Path] = []
+
+    def copy_before(owner: object, name: str) -> None:
+        step = getattr(owner, name)
+
+        def copy_and_run(*args: object, **options: object) -> object:
+            states.append(tmp_path / f"killed-{len(states)}")
+            shutil.copytree(tmp_path / "models", states[-1])
+            return step(*args, **options)
+
+        monkeypatch.setattr(owner, name, copy_and_run)
+
+    copy_before(Path, "rename")
+    copy_before(shutil, "rmtree")
+    copy_before(assemble, "_exchange")
+    parts.add_parts(bundle, [runs["entailment"]])
+    monkeypatch.undo()
+    assert len(states) >= 4
+    has_part = []
+    for state in states:
+        expected = "entailment" in Bundle.open(state / "bundle").manifest.tasks
+        assert load_initial_model(state / "bundle").model.cfg.entailment == ("video" if expected else None)
+        has_part.append(expected)
+    assert (has_part[0], has_part[-1]) == (False, True)
+    assert {path.name for path in (tmp_path / "models").iterdir()} == {"bundle", "bundle-checkpoint"}
 
 
 @pytest.mark.usefixtures("cached_graphs")
