@@ -127,6 +127,7 @@ def _serialize_result(
         video=serialized,
         clips=None if is_clip else clips,
         clip_count=None if is_clip else result.clip_count,
+        moment=None if result.moment is None else schemas.Moment(**vars(result.moment)),
     )
 
 

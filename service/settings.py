@@ -223,7 +223,8 @@ class _RequestSettings(_Section):
     max_frames: Count = 32
     """Frames of a clip that are scored one by one (EMScore)."""
     max_moment_windows: Count = 20_000
-    """Windows of a video, times texts, of one request for moments; clips of a video of one for chapters."""
+    """Windows of a video, times texts, of one request for moments; of all results of a refined search; clips of a video
+    of one request for chapters."""
     max_caption_clips: Count = 64
     """Clips that one request captions, and chapters of one request."""
     max_beams: Count = 16

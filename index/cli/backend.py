@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Unpack
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
 from vitascope.cli.options import server_url
 from vitascope.errors import Conflict, InvalidInput
@@ -30,6 +30,21 @@ VIDEO_DEFAULTS: JSON = {"path": None, "missing": False}
 MAX_LIMIT = 9_999
 PAGE_SIZE = 100
 """Records per request of a list; the limit of a service is usually higher."""
+
+
+class SearchOptions(TypedDict):
+    """Options of ``Backend.search_collection``, which the client's ``search`` describes."""
+
+    limit: int
+    cursor: str | None
+    where: JSON | None
+    rerank: int | None
+    refine: bool
+    signals: Mapping[SearchSignal, float] | None
+    min_similarity: float | None
+    min_relevance: float | None
+    group: Group
+    candidates: int | None
 
 
 class Backend(Protocol):
@@ -114,16 +129,7 @@ class Backend(Protocol):
         collection: str,
         query: Sequence[JSON],
         files: Sequence[Path],
-        *,
-        limit: int,
-        cursor: str | None,
-        where: JSON | None,
-        rerank: int | None,
-        signals: Mapping[SearchSignal, float] | None,
-        min_similarity: float | None,
-        min_relevance: float | None,
-        group: Group,
-        candidates: int | None,
+        **options: Unpack[SearchOptions],
     ) -> JSON:
         """Return a page of results; ``files`` are those of the parts of ``query`` with the kind ``file``."""
 

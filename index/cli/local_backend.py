@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from index.cli.backend import JSON, OnProgress
-from index.cli.views import clip_view, collection_view, job_view, result_views, video_view, video_views
+from index.cli.backend import JSON, OnProgress, SearchOptions
+from index.cli.views import clip_view, collection_view, job_view, video_view, video_views
 from index.collection import Collection
 from index.collection_store import TOKEN_ENCODING, CollectionStore
 from index.jobs import jobs as index_jobs
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from index.cli.local_recognition import LocalRecognition
     from index.integrations.ray.executor import RayCluster
     from index.jobs.recognition_settings import RecognitionChanges, RecognitionSettings
-    from index.records import Float32, SearchSignal, Signal
-    from index.search.request import GroupBy
     from index.transfer.media import AllowedPaths
     from vitascope.engines.onnx_runtime import Device
     from vitascope.model import Model
@@ -314,60 +312,13 @@ class LocalBackend:
         collection: str,
         query: Sequence[JSON],
         files: Sequence[Path],
-        *,
-        limit: int,
-        cursor: str | None,
-        where: JSON | None,
-        rerank: int | None,
-        signals: Mapping[SearchSignal, float] | None,
-        min_similarity: float | None,
-        min_relevance: float | None,
-        group: GroupBy,
-        candidates: int | None,
+        **options: Unpack[SearchOptions],
     ) -> JSON:
-        from index.search.request import SearchCursor, SearchRequest, decode_cursor, encode_cursor, request_hash
-        from index.search.rerank import default_rerank, stores_audio_tokens
-        from index.search.search import search
+        from index.cli.local_search import search_collection
 
-        parsed = None if where is None else parse_filter(where)
-        options = {
-            "rerank": rerank,
-            "signals": signals,
-            "min_similarity": min_similarity,
-            "min_relevance": min_relevance,
-            "group": group,
-            "candidates": candidates,
-        }
-        key = {**options, "collection": collection, "query": query, "files": [str(file) for file in files]}
-        hash_of_request = request_hash({**key, "filter": where})
-        position = None if cursor is None else decode_cursor(cursor, hash_of_request).position
         opened = self.open_collection(collection)
         opened.require_fingerprint(self.model.bundle.fingerprint)
-        parts = list(self._query_parts(query, files))
-        if rerank is None:
-            rerank = default_rerank(self.model.bundle.manifest, parts, signals, stores_audio_tokens(opened))
-        request = SearchRequest(
-            fingerprint=self.model.bundle.fingerprint,
-            parts=parts,
-            limit=limit,
-            after=position,
-            where=parsed,
-            rerank=rerank,
-            signals=signals,
-            min_similarity=min_similarity,
-            min_relevance=min_relevance,
-            group=group,
-            candidates=candidates,
-            calibration=self.model.calibration,
-        )
-        page = search(opened, request, self.model)
-        following = page.next_position
-        return {
-            "results": result_views(opened, page.results),
-            "next_cursor": None if following is None else encode_cursor(SearchCursor(hash_of_request, following)),
-            "changed": page.changed,
-            "warnings": [asdict(warning) for warning in page.warnings],
-        }
+        return search_collection(opened, self.model, query, files, options)
 
     def language_warnings(self, query: Sequence[JSON]) -> list[JSON]:
         from index.search.relevance import language_warnings
@@ -375,35 +326,6 @@ class LocalBackend:
         texts = (part["value"] for part in query if part["kind"] == "text")
         languages = self.model.bundle.manifest.languages
         return [asdict(warning) for warning in language_warnings(texts, languages, self.model.tokenizer)]
-
-    def _query_parts(self, query: Sequence[JSON], files: Sequence[Path]) -> Iterator[Any]:
-        from index.search.request import ClipPart, EmbeddingPart, TextPart
-
-        remaining_files = iter(files)
-        for part in query:
-            if part["kind"] == "text":
-                yield TextPart(part["value"], self.model.embed_text([part["value"]])[0], part["weight"])
-            elif part["kind"] == "file":
-                embedding = self._embed_query_file(next(remaining_files), part.get("signal"))
-                yield EmbeddingPart(embedding, part["weight"])
-            else:
-                yield ClipPart(int(part["value"]), part["weight"], part.get("signal"))
-
-    def _embed_query_file(self, file: Path, signal: Signal | None) -> Float32:
-        from index.search.query_file import embed_query_file, embed_sound
-        from vitascope.media.limits import read_media_limits
-
-        limits = read_media_limits(os.environ)
-
-        def embed(chosen: Signal) -> Float32:
-            if chosen == "audio":
-                rows = embed_sound(self.model, file, None, None, limits)
-            else:
-                rows = self.model.embed_video_file(file, limits=limits).vectors
-            embedding: Float32 = rows[0]
-            return embedding
-
-        return embed_query_file(self.model, file, signal, embed, limits)
 
     # Jobs
 

@@ -6,15 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from index.cli.backend import JSON, OnProgress
+from index.cli.backend import JSON, OnProgress, SearchOptions
 from vitascope.client import Client
-from vitascope.client.api import Group, OperationKind
+from vitascope.client.api import OperationKind
 from vitascope.client.response_types import Job, Operation
 from vitascope.errors import InvalidInput
 
 if TYPE_CHECKING:
     from index.jobs.recognition_settings import RecognitionChanges
-    from index.records import SearchSignal
 
 
 class RemoteBackend(Client):
@@ -66,33 +65,12 @@ class RemoteBackend(Client):
         collection: str,
         query: Sequence[JSON],
         files: Sequence[Path],
-        *,
-        limit: int,
-        cursor: str | None,
-        where: JSON | None,
-        rerank: int | None,
-        signals: Mapping[SearchSignal, float] | None,
-        min_similarity: float | None,
-        min_relevance: float | None,
-        group: Group,
-        candidates: int | None,
+        **options: Unpack[SearchOptions],
     ) -> JSON:
         if len(files) > 1:
             raise InvalidInput(f"like: {len(files)} files; a service takes one per search, --local any number")
-        return self.search(
-            collection,
-            query=query,
-            file=files[0] if files and cursor is None else None,
-            limit=limit,
-            cursor=cursor,
-            where=where,
-            rerank=rerank,
-            signals=signals,
-            min_similarity=min_similarity,
-            min_relevance=min_relevance,
-            group=group,
-            candidates=candidates,
-        )
+        file = files[0] if files and options["cursor"] is None else None
+        return self.search(collection, query=query, file=file, **options)
 
     def language_warnings(self, query: Sequence[JSON]) -> list[JSON]:
         return []  # the service has returned them with the page

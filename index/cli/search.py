@@ -27,6 +27,8 @@ best N are then scored by the fusion model and ordered by fused score. By defaul
 that the bundle states (vitascope bundle inspect): how many helped on its validation data, often 0.
 Relevance is the probability that a clip fits the text, from the fused score or the similarity, or
 from words that match. A line above the results says so if no clip reaches 0.5.
+With --refine each result has the moment, from 8 s before to 8 s after it, at which the text is most
+likely true (vitascope moments); this decodes the videos, and needs a bundle with the task moments.
 With --and and --not a query has several conditions: clips that fit all rank above those that fit
 one strongly, and each result shows which it meets. A query can also combine a text with images,
 videos or sounds (--like) and clips of the collection (--like-clip).
@@ -41,6 +43,7 @@ examples:
   vitascope search "two people at a table" --collection cameras --limit 3
   vitascope search "a dog" --filter '{"site": "north", "year": {"gte": 2020}}' --json
   vitascope search "how the engine is taken apart" --group video
+  vitascope search "a dog jumps" --limit 3 --refine
   vitascope search "a horse" --and "an astronaut" --not "a city"
   vitascope search --like beach.jpg --group clip --min-similarity 0.6
   vitascope search --like bark.wav
@@ -88,6 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of clips to rerank; 0 disables it (default: the number that the bundle states)",
     )
+    add("--refine", action="store_true", help="find the moment of each result, where the text is most likely true")
     add(
         "--signals",
         metavar="S,S=W,…",
@@ -122,14 +126,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             cursor=args.cursor,
             where=where,
             rerank=args.rerank,
+            refine=args.refine,
             signals=signals,
             min_similarity=args.min_similarity,
             min_relevance=args.min_relevance,
             group=args.group,
             candidates=args.candidates,
         )
-    # Older services send no signals.
-    results = [{"signals": {}, **hit, "video": {**VIDEO_DEFAULTS, **hit["video"]}} for hit in page["results"]]
+    # Older services send no signals and moments.
+    defaults: dict[str, Any] = {"signals": {}, "moment": None}
+    results = [{**defaults, **hit, "video": {**VIDEO_DEFAULTS, **hit["video"]}} for hit in page["results"]]
     warnings = page.get("warnings", [])  # services of version 0.3 send none
     result = {**page, "text": args.text, "results": results, "warnings": warnings}
     judge_language = partial(backend.language_warnings, query if args.cursor is None else [])

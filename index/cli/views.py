@@ -102,6 +102,7 @@ def result_views(collection: Collection, results: Sequence[SearchResult]) -> lis
             "video": video,
             "clips": [_hit_view(collection, clip) for clip in result.clips] or None,
             "clip_count": result.clip_count if result.clips else None,
+            "moment": None if result.moment is None else asdict(result.moment),
         }
         for result, video in zip(results, videos, strict=True)
     ]

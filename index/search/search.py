@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -58,6 +59,9 @@ from vitascope.errors import CursorExpired, TaskMissing
 from vitascope.model import Model
 from vitascope.tracing import StageContext, no_op_stage
 
+if TYPE_CHECKING:
+    from vitascope.moments import Moment
+
 
 @dataclass(frozen=True, slots=True)
 class SignalScore:
@@ -101,6 +105,7 @@ class SearchResult:
         end: seconds, of the clip or the event.
         clips: the clips of an event or a video, best first; empty for a clip.
         clip_count: number of its clips among the candidates, listed or not.
+        moment: where the text is most likely true; None unless it was refined, and where there is no such span.
     """
 
     best: RankedHit
@@ -108,6 +113,7 @@ class SearchResult:
     end: float
     clips: tuple[RankedHit, ...]
     clip_count: int
+    moment: Moment | None = None
 
 
 @dataclass(frozen=True, slots=True)

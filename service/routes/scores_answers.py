@@ -28,6 +28,7 @@ from service.inference.request_context import RequestContext
 from service.routes.sources import OpenSource, compute_for_source
 from service.schemas.chapters import Chapter, ChapterForm, ChapterRequest, ChapterResponse
 from service.schemas.jobs import parse_segmentation
+from service.schemas.library import Moment
 from service.schemas.scores_answers import (
     Answer,
     AnswerFields,
@@ -42,7 +43,6 @@ from service.schemas.scores_answers import (
     CaptionScore,
     EmScore,
     GeneratedCaption,
-    Moment,
     MomentFields,
     MomentForm,
     MomentRequest,

@@ -9,7 +9,8 @@ from functools import partial
 from fastapi import APIRouter, Request, Response
 
 from index.collection import Collection
-from index.records import Clip, Float32
+from index.records import Clip, Float32, Video
+from index.search.refinement import EmbeddedPart, refine_results, refined_text
 from index.search.relevance import language_warnings
 from index.search.request import (
     ClipPart,
@@ -26,18 +27,28 @@ from index.search.rerank import ScoredClip, can_rerank, default_rerank, score_be
 from index.search.search import search as search_collection
 from index.storage.filters import parse_filter
 from service.app_state import AppState, ReadyAppStateDep
-from service.errors import BadRequest
+from service.errors import BadRequest, PathForbidden
 from service.http.auth import caller_key, requires
 from service.http.multipart import Upload, parse_fields, read_form
 from service.http.openapi import errors, form_body
 from service.http.parsing import StrictRoute, check_max, invalid, is_json_or_form, parse_body, parse_id
-from service.inference.embedding import ClipRange, check_text, check_texts, embed_query, embed_texts
+from service.inference.embedding import (
+    ClipRange,
+    check_text,
+    check_texts,
+    embed_query,
+    embed_source_windows,
+    embed_texts,
+    stored_file,
+)
 from service.inference.models import LoadedModel
 from service.inference.request_context import RequestContext, request_context
 from service.schemas import search as schemas
-from service.schemas.search import DocumentRef, RerankedClip, RerankRequest, RerankResponse, RerankResult
+from service.schemas.rerank import DocumentRef, RerankedClip, RerankRequest, RerankResponse, RerankResult
 from service.serializers import serialize_results
-from vitascope.errors import FingerprintMismatch, InvalidInput, TaskMissing
+from vitascope.errors import FingerprintMismatch, InvalidInput, MediaError, NotFound, TaskMissing
+from vitascope.media.sampling import Span
+from vitascope.model import Model
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
@@ -76,9 +87,9 @@ async def search(name: str, request: Request, service: ReadyAppStateDep) -> Resp
     `signals` chooses what is compared: pictures, sound, or words in speech, on screen, in titles and paths; each result
     states which of them returned it, and the words that match with their seconds. A part of the text in double quotes
     must occur literally, and `Haus*` matches words that begin so. `rerank` scores that many of the best clips with the
-    fusion model, which is slower; by default as many as the bundle of the collection's model states. Pages neither
-    repeat nor miss results while the collection changes: `changed` says whether it has, and 409 `cursor_expired` that
-    it was replaced.
+    fusion model, which is slower; by default as many as the bundle of the collection's model states. `refine` finds the
+    moment of each result, as `/v1/moments` does in the seconds around it. Pages neither repeat nor miss results while
+    the collection changes: `changed` says whether it has, and 409 `cursor_expired` that it was replaced.
     """
     if is_json_or_form(request, "a search", "a search with a file"):
         parsed = _parse_search(service, parse_body(schemas.SearchRequest, await request.json()))
@@ -110,7 +121,7 @@ def _parse_search(service: AppState, body: schemas.SearchRequest | schemas.Searc
     for index, part in enumerate(parts):
         if isinstance(part, schemas.TextQuery):
             check_text(service, "text" if body.query is None else f"query.{index}.value", part.value)
-    fields = body.model_dump(mode="json", exclude={"text", "query", "cursor", "limit", "clips"})
+    fields = body.model_dump(mode="json", exclude={"text", "query", "cursor", "limit", "clips", "refine"})
     body_hash = request_hash({**fields, "parts": [part.model_dump(mode="json") for part in parts]})
     try:
         cursor = None if body.cursor is None else decode_cursor(body.cursor, body_hash)
@@ -151,8 +162,9 @@ async def _run_search(
         search_page = partial(
             _search_page, service, context, collection_name, loaded, parsed, parts, file_embedding, rerank
         )
-        # Reranking waits for the model, which needs more threads than what computes.
-        run = context.run(search_page) if rerank else context.search(collection, search_page)
+        # Reranking and refining wait for the model, which needs more threads than what computes.
+        uses_model = rerank or parsed.options.refine
+        run = context.run(search_page) if uses_model else context.search(collection, search_page)
         collection, page = await run
     return Response(page, media_type="application/json")  # not serialized again by the framework
 
@@ -191,7 +203,8 @@ def _search_page(
     collection = service.collection(collection_name)
     if collection.fingerprint != loaded.fingerprint:
         return collection, None
-    options = parsed.options
+    options, model = parsed.options, context.model(loaded)
+    text = refined_text(model, parts) if options.refine else None
     page = search_collection(
         collection,
         SearchRequest(
@@ -210,9 +223,14 @@ def _search_page(
             include_query_clips=options.include_query_clips,
             calibration=loaded.bundle.manifest.calibration,
         ),
-        context.model(loaded) if rerank else None,
+        model if rerank else None,
         service.observer.stage,
     )
+    results = page.results
+    if text is not None:
+        embed_part = partial(_embed_windows, context, model, collection)
+        with service.observer.stage("refine"):
+            results = refine_results(model, text, results, embed_part, service.settings.max_moment_windows)
     warnings = page.warnings
     if parsed.cursor is None:
         texts = [part.text for part in parts if isinstance(part, TextPart)]
@@ -221,12 +239,24 @@ def _search_page(
     cursor = None if position is None else SearchCursor(parsed.request_hash, position, file_embedding)
     response = schemas.SearchResponse(
         text=parsed.text,
-        results=list(serialize_results(collection, page.results)),
+        results=list(serialize_results(collection, results)),
         next_cursor=None if cursor is None else encode_cursor(cursor),
         changed=page.changed,
         warnings=[schemas.SearchWarning(code=warning.code, detail=warning.detail) for warning in warnings],
     )
     return collection, response.model_dump_json(by_alias=True).encode()
+
+
+def _embed_windows(
+    context: RequestContext, model: Model, collection: Collection, video: Video, part: Span
+) -> EmbeddedPart | None:
+    """Return the windows of a part of a stored video; None if its file is gone, or has no pictures to decode."""
+    try:
+        with stored_file(context, collection.name, str(video.id)) as source:
+            limit = context.service.settings.max_moment_windows
+            return embed_source_windows(context, model, source, ClipRange(*part), limit)
+    except (MediaError, InvalidInput, NotFound, PathForbidden):
+        return None
 
 
 @router.post("/rerank", tags=["rerank"], summary="Rerank", responses=errors(404, 409, 422, 503, 507))

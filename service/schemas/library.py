@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from index.collection_store import NAME_PATTERN
 from index.records import SearchSignal, Signal
-from service.schemas.base import FINGERPRINT, Id, Int, Metadata, ModelName, Request, Response, example
+from service.schemas.base import FINGERPRINT, Id, Int, Metadata, ModelName, Probability, Request, Response, example
 from service.schemas.jobs import SHOTS, CaptionSetting, ReadText, Segmentation, Transcribe, Url
 
 IndexKind = Annotated[
@@ -89,6 +89,7 @@ FACETS: dict[str, Any] = {
     "caption": 0,
     "metadata": [{"field": "camera", "videos": 12, "values": [{"value": "north", "videos": 7}]}],
 }
+MOMENT: dict[str, Any] = {"start": 4.0, "end": 9.5, "score": 0.87}
 
 
 class NewCollection(Request):
@@ -327,6 +328,16 @@ ClipModalities = Annotated[
     list[Signal],
     Field(description="what it has embeddings of, by which it can be compared: pictures (visual), sound (audio)"),
 ]
+
+
+class Moment(Response):
+    """A span of the video."""
+
+    model_config = example(**MOMENT)
+
+    start: Annotated[float, Field(description="seconds")]
+    end: Annotated[float, Field(description="seconds")]
+    score: Annotated[Probability, Field(description="how well the text fits the span")]
 
 
 class ClipSpan(Response):

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from service.schemas.base import Id, Int, ModelName, Probability, Request, Response, Seconds, example
 from service.schemas.jobs import WINDOWS, Segmentation
-from service.schemas.library import Video
+from service.schemas.library import MOMENT, Moment, Video
 from service.schemas.search import FUSED, MATCH, SIMILARITY
 from vitascope.captions import CaptionOptions
 from vitascope.modalities import Modality
@@ -273,18 +273,7 @@ class MomentForm(MomentFields, TimeRange):
     model_config = example(texts=["a dog runs", "a wave breaks"])
 
 
-MOMENT: dict[str, Any] = {"start": 4.0, "end": 9.5, "score": 0.87}
 TEXT_MOMENTS: dict[str, Any] = {"text": "a dog runs", "moments": [MOMENT], "saliency": [0.03, 0.91, 0.88]}
-
-
-class Moment(Response):
-    """A span of the video."""
-
-    model_config = example(**MOMENT)
-
-    start: Annotated[float, Field(description="seconds")]
-    end: Annotated[float, Field(description="seconds")]
-    score: Annotated[Probability, Field(description="how well the text fits the span")]
 
 
 class TextMoments(Response):

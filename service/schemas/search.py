@@ -1,4 +1,4 @@
-"""Search and rerank requests and results.
+"""Search requests and results.
 
 similarity: cosine of the embeddings of query and clip, -1 to 1. match: calibrated probability of the fusion model, 0 to
 1. fused: both combined, 0 to 1, which reranked results are ranked by. relevance: fused, or for clips that were not
@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from index.records import SearchSignal, Signal
+from index.search.refinement import MARGIN_SECONDS
 from index.search.relevance import GOOD_MATCH
 from index.search.request import CANDIDATES, MAX_CURSOR_LENGTH, MAX_WEIGHT
 from service.schemas.base import Id, Int, Probability, Request, Response, Seconds, example
-from service.schemas.library import VIDEO, ClipModalities, Video
+from service.schemas.library import MOMENT, VIDEO, ClipModalities, Moment, Video
 
 SIMILARITY = "cosine of the embeddings of query and clip, -1 to 1"
 MATCH = "calibrated probability, by the fusion model, that the text describes the clip"
@@ -114,8 +115,8 @@ class SearchOptions(Request):
         str | None,
         Field(
             max_length=MAX_CURSOR_LENGTH,
-            description="next_cursor of the previous page; all fields but `limit` and `clips` must be the same. The "
-            "file need not be sent again",
+            description="next_cursor of the previous page; all fields but `limit`, `clips` and `refine` must be the "
+            "same. The file need not be sent again",
         ),
     ] = None
     rerank: Annotated[
@@ -126,6 +127,15 @@ class SearchOptions(Request):
             "have one text of positive weight. null: `default_rerank` of the collection for such a query, 0 for others",
         ),
     ] = None
+    refine: Annotated[
+        bool,
+        Field(
+            description=f"find the `moment` of each result: where from {MARGIN_SECONDS:g} s before to "
+            f"{MARGIN_SECONDS:g} s after it the text is most likely true; the query must have one text of positive "
+            "weight, and the model of the collection the task `moments`. Slower: videos are decoded where no earlier "
+            "request has done so"
+        ),
+    ] = False
     signals: Annotated[
         Signals | None,
         Field(
@@ -236,7 +246,7 @@ WARNING: dict[str, Any] = {
     "code": "no_good_match",
     "detail": "No result is likely to fit: the best has a relevance of 0.21; a good match has at least 0.25",
 }
-RESULT: dict[str, Any] = {**CLIP, "video": VIDEO, "clips": None, "clip_count": None}
+RESULT: dict[str, Any] = {**CLIP, "video": VIDEO, "clips": None, "clip_count": None, "moment": MOMENT}
 
 
 class TextMatch(Response):
@@ -324,6 +334,13 @@ class SearchResult(ClipHit):
     video: Video
     clips: Annotated[list[ClipHit] | None, Field(description="its clips, best first; null for a clip")]
     clip_count: Annotated[int | None, Field(description="number of its clips; null for a clip")]
+    moment: Annotated[
+        Moment | None,
+        Field(
+            description="with `refine`, where in and around it the text is most likely true; null where the "
+            "video's file is gone, or has no pictures to decode"
+        ),
+    ]
 
 
 class SearchWarning(Response):
@@ -359,96 +376,3 @@ class SearchResponse(Response):
         ),
     ]
     warnings: Annotated[list[SearchWarning], Field(description="on the first page")]
-
-
-class DocumentRef(Request):
-    """A clip of the collection, or a video: its best clip."""
-
-    model_config = example(clip_id="41")
-
-    clip_id: Id | None = None
-    video_id: Id | None = None
-
-    @model_validator(mode="after")
-    def _is_one(self) -> Self:
-        if (self.clip_id is None) == (self.video_id is None):
-            raise ValueError("clip_id, video_id: one of them, and not both, was expected")
-        return self
-
-
-class RerankRequest(Request):
-    """A text with stored clips or videos, or one of these with texts; the fusion model scores pairs."""
-
-    model_config = example(
-        query="a dog runs on the beach",
-        collection="holidays",
-        documents=[{"clip_id": "41"}, {"video_id": "3"}],
-        top_n=10,
-    )
-
-    query: Annotated[str | DocumentRef, Field(description="a text, or a stored clip or video")]
-    documents: Annotated[
-        Annotated[list[DocumentRef], Field(fail_fast=True)] | Annotated[list[str], Field(fail_fast=True)],
-        Field(min_length=1, description="clips and videos if the query is a text, else texts"),
-    ]
-    collection: Annotated[str, Field(description="of the clips and videos")]
-    top_n: Annotated[Int | None, Field(ge=1, description="number of results; default: all")] = None
-    return_documents: Annotated[bool, Field(description="repeat each document in its result")] = False
-    model: Annotated[str | None, Field(description="optional; another model than the collection's is rejected")] = None
-
-    @model_validator(mode="after")
-    def _has_a_text_and_clips(self) -> Self:
-        are_texts = isinstance(self.documents[0], str)
-        if isinstance(self.query, str) == are_texts:
-            kinds = "texts, and so is the query" if are_texts else "clips and videos, and so is the query"
-            raise ValueError(f"documents: {kinds}; a text and clips or videos, or the reverse, were expected")
-        return self
-
-
-RERANKED_CLIP: dict[str, Any] = {"clip_id": "41", "video_id": "3", "start": 8.0, "end": 16.0}
-RERANK_RESULT: dict[str, Any] = {
-    "index": 1,
-    "relevance_score": 0.9,
-    "similarity": 0.41,
-    "match": 0.93,
-    "fused": 0.9,
-    "clip": RERANKED_CLIP,
-    "document": None,
-}
-
-
-class RerankedClip(Response):
-    """The clip that was scored; of a video, its best one."""
-
-    model_config = example(**RERANKED_CLIP)
-
-    clip_id: Id
-    video_id: Id
-    start: Annotated[float, Field(description="seconds")]
-    end: Annotated[float, Field(description="seconds")]
-
-
-class RerankResult(Response):
-    """A document and its scores."""
-
-    model_config = example(**RERANK_RESULT)
-
-    index: Annotated[int, Field(description="of the document in the request")]
-    relevance_score: Annotated[
-        Probability, Field(description="fused; 0 for a clip without visual tokens, which cannot be scored")
-    ]
-    similarity: Similarity
-    match: Annotated[Probability | None, Field(description=f"{MATCH}; null for a clip without visual tokens")]
-    fused: Annotated[Probability | None, Field(description=f"{FUSED}; null if match is")]
-    clip: RerankedClip
-    document: Annotated[DocumentRef | str | None, Field(description="with `return_documents`, else null")]
-
-
-class RerankResponse(Response):
-    """Results by relevance_score, then similarity, then order of the request."""
-
-    model_config = example(id="63a3777712174aa7be6a6b4c38536e23", model="hd-vila-tiny", results=[RERANK_RESULT])
-
-    id: Annotated[str, Field(description="of the request")]
-    model: str
-    results: list[RerankResult]

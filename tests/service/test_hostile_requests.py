@@ -29,8 +29,9 @@ from service.http.parsing import StrictRoute, json_bytes, parse_body, parse_json
 from service.routes import ROUTES
 from service.schemas.embeddings import EmbeddingRequest
 from service.schemas.jobs import NewJob
+from service.schemas.rerank import RerankRequest
 from service.schemas.scores_answers import AnswerRequest
-from service.schemas.search import RerankRequest, SearchRequest
+from service.schemas.search import SearchRequest
 from service.settings import MIB, Settings
 from tests.chaos import is_chaos, rounds
 from tests.service.conftest import fill, settings_for

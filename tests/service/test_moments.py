@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from tests.waiting import wait_for
 from vitascope.cli.main import main
 from vitascope.client import AsyncClient, Client
 from vitascope.errors import EngineError
-from vitascope.integrations.mcp.tools import FindMomentsArguments
+from vitascope.integrations.mcp.tools import FindMomentsArguments, SearchVideosArguments, search_videos
 from vitascope.integrations.mcp.tools import find_moments as call_tool
 
 HOURS = 10 * 3600
@@ -47,7 +48,9 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finding(bundle: Path, film: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A service with the task and a collection `films`; a request may be about 100 windows."""
+    """A service with the task. Its collections `films` and `short-clips` have the film; a request may be about 100
+    windows.
+    """
     settings = settings_for(
         bundle,
         tmp_path_factory.mktemp("data"),
@@ -59,6 +62,10 @@ def finding(bundle: Path, film: Path, tmp_path_factory: pytest.TempPathFactory) 
         assert running.client.post("/v1/collections", json={"name": "films"}).status_code == 201
         upload = {"file": ("film.mp4", film.read_bytes())}
         assert running.client.post("/v1/collections/films/videos", files=upload).status_code == 201
+        assert running.client.post("/v1/collections", json={"name": "short-clips"}).status_code == 201
+        form = {"segmentation": '{"rule": "windows", "length": 2}'}
+        response = running.client.post("/v1/collections/short-clips/videos", files=upload, data=form)
+        assert response.status_code == 201
         yield running
 
 
@@ -150,6 +157,73 @@ def test_a_repeated_request_embeds_only_what_one_that_failed_has_not(
     assert rows == [32, 32, 16, 16]
 
 
+def search(running: Running, collection: str = "short-clips", **fields: object) -> httpx.Response:
+    body = {"group": "clip", "limit": 3, **fields}
+    return running.client.post(f"/v1/collections/{collection}/search", json=body)
+
+
+def test_each_result_of_a_refined_search_has_the_best_moment_in_and_around_it(finding: Running) -> None:
+    plain = search(finding, text="a blue thing").json()
+    refined = search(finding, text="a blue thing", refine=True).json()
+    assert [{**result, "moment": None} for result in refined["results"]] == plain["results"]
+    for result in refined["results"]:
+        start, end = max(0, result["start"] - 8), min(15.8, result["end"] + 8)
+        [expected] = ask(finding, texts=["a blue thing"], top=1, start=start, end=end).json()["results"]
+        assert [result["moment"]] == expected["moments"]
+        assert result["moment"]["start"] == pytest.approx(max(3, start), abs=0.1)
+        assert result["moment"]["end"] == pytest.approx(min(13.5, end), abs=0.1)
+    changes = MetricChanges(finding)
+    rest = search(finding, text="a blue thing", refine=True, cursor=plain["next_cursor"]).json()["results"]
+    assert all(result["moment"] for result in rest)
+    assert changes("vitascope_inference_seconds_count", graph="video") == 0
+
+
+def test_refining_ends_at_the_time_limit_and_a_repeated_request_continues(
+    finding: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film = write_video(tmp_path / "green.mp4", [solid(COLORS["green"], 64, 48)] * 20, rate=1)
+    with Client(str(finding.client.base_url)) as client:
+        client.create_collection("green")
+        client.add_video("green", film)
+    engine = finding.service.model._graphs.engine("video")  # type: ignore[attr-defined]
+    run, deadline_passed = engine.run, threading.Event()
+
+    def run_late(inputs: JSON) -> object:
+        assert deadline_passed.wait(PATIENCE_MS / 1000)
+        return run(inputs)
+
+    monkeypatch.setattr(engine, "run", run_late)
+    body = {"text": "a green thing", "refine": True, "group": "video"}
+    response = finding.client.post("/v1/collections/green/search", json=body, headers={"X-Request-Timeout": "1"})
+    deadline_passed.set()
+    problem_of(response, 504, "deadline_exceeded")
+    [result] = search(finding, "green", **body).json()["results"]
+    assert (result["moment"]["start"], result["moment"]["end"]) == (0, 16)
+
+
+def test_results_whose_file_is_gone_have_no_moment(finding: Running, film: Path) -> None:
+    with Client(str(finding.client.base_url)) as client:
+        client.create_collection("gone")
+        client.add_video("gone", film)
+        collection = finding.service.library.open("gone")
+        collection.media_path(collection.get_video(1)).unlink()
+        results = client.search("gone", "a red thing", refine=True, group="video")["results"]
+        assert [(result["video"]["missing"], result["moment"]) for result in results] == [(True, None)]
+
+
+def test_a_search_that_cannot_be_refined_says_why(finding: Running, running: Running, palette: str) -> None:
+    clip = {"kind": "clip", "value": "1"}
+    texts = [{"kind": "text", "value": text} for text in TEXTS]
+    for query, count in (([clip], "no texts"), (texts, "2 texts")):
+        detail = problem_of(search(finding, query=query, refine=True), 422, "invalid_input")["detail"]
+        assert f"refine: true; false was expected, as the query has {count} of positive weight" in detail
+    detail = problem_of(search(running, palette, text="a red thing", refine=True), 409, "task_missing")["detail"]
+    assert re.match(r"refine: true; false was expected, as bundle .+ has no task 'moments'", detail)
+    response = search(finding, text="a red thing", refine=True, limit=8)
+    detail = problem_of(response, 422, "invalid_input")["detail"]
+    assert re.match(r"limit: 8 results, .+ windows of 0.5 s; at most 100 were expected \(max_moment_windows\)", detail)
+
+
 @pytest.mark.parametrize(
     ("fields", "code", "word"),
     [
@@ -199,6 +273,29 @@ def test_the_command_the_clients_and_the_tool_agree(
             return (await call_tool(client, arguments)).to_text()
 
     assert anyio.run(call).startswith('"a blue thing": 0:03-0:13 (3 to 13.5 s) score ')
+
+
+def test_the_command_refines_in_a_data_folder_and_through_a_service(
+    finding: Running, bundle: Path, film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    local = ["--data", str(tmp_path / "data"), "--bundle", str(bundle), "--device", "cpu"]
+    assert main(["index", str(film), "--collection", "films", *local]) == 0
+    moments = []
+    for options in (local, ["--server", str(finding.client.base_url)]):
+        command = ["search", "a blue thing", "--collection", "films", "--group", "video", "--refine", *options]
+        capsys.readouterr()
+        assert main([*command, "--json"]) == 0
+        moments.append([result["moment"] for result in json.loads(capsys.readouterr().out)["results"]])
+        assert main(command) == 0
+        assert "0:03-0:13" in capsys.readouterr().out
+    assert moments[0] == [{name: pytest.approx(value, abs=1e-4) for name, value in moments[1][0].items()}]
+
+    async def call() -> str:
+        async with AsyncClient(str(finding.client.base_url)) as client:
+            arguments = SearchVideosArguments(collection="films", text="a blue thing", refine=True, group="video")
+            return (await search_videos(client, arguments)).to_text()
+
+    assert " moment 0:03-0:13 (3 to 13.5 s) score " in anyio.run(call)
 
 
 def test_the_page_lists_moments_below_their_curve_and_plays_them(finding: Running, browser: Browser) -> None:

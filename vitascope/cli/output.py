@@ -124,19 +124,25 @@ def print_results(results: Sequence[Mapping[str, Any]], console: Console) -> Non
     has_words = any(score["matches"] for scores in scores_of for score in scores.values())
     has_signals = has_words or len({signal for scores in scores_of for signal in scores}) > 1
     has_text = any(result["text"] for result in results)
+    has_moments = any(result.get("moment") for result in results)
     columns = [*["meets"] * has_conditions, *["found by"] * has_signals, *["text"] * has_text]
     scores = [f">{name}" for name in (*score_names, "similarity")]
-    table = plain_table(*scores, ">clip", *[">clips"] * grouped, "video", *columns)
+    table = plain_table(*scores, ">clip", *[">moment"] * has_moments, *[">clips"] * grouped, "video", *columns)
     for result in results:
         scores = [format_score(result.get(name)) for name in (*score_names, "similarity")]
         span = format_span(result["start"], result["end"])
+        moment = [_format_moment(result.get("moment"))] * has_moments
         count = [str(result["clip_count"])] * grouped
         text = [escape(_shorten(result["text"]))] * has_text
         video = format_path(result["video"]) or result["video"]["title"]
         met = [escape(_format_met(result["conditions"] or []))] * has_conditions
         signals = [escape(format_signals(result["signals"]))] * has_signals
-        table.add_row(*scores, span, *count, escape(video), *met, *signals, *text)
+        table.add_row(*scores, span, *moment, *count, escape(video), *met, *signals, *text)
     console.print(table)
+
+
+def _format_moment(moment: Mapping[str, float] | None) -> str:
+    return "-" if moment is None else f"{format_span(moment['start'], moment['end'])} ({format_score(moment['score'])})"
 
 
 def quote(text: str) -> str:

@@ -43,6 +43,7 @@ class SearchOptions(TypedDict, total=False):
     limit: int
     where: Mapping[str, Any] | None
     rerank: int | None
+    refine: bool
     signals: Signals | None
     min_similarity: float | None
     min_relevance: float | None

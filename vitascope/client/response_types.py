@@ -1006,6 +1006,9 @@ class SearchResult(TypedDict):
     """plays the clip: the file with #t=start,end"""
     modalities: list[Literal["visual", "audio"]]
     """what it has embeddings of, by which it can be compared: pictures (visual), sound (audio)"""
+    moment: Moment | None
+    """with `refine`, where in and around it the text is most likely true; null where the video's file is gone, or
+    has no pictures to decode"""
     relevance: float | None
     """probability that the clip fits the query: fused if it was reranked, else the calibrated similarity; at least
     the word score of a clip that contains most words of the query; with several texts, that of the condition which

@@ -25,6 +25,7 @@ class Search(BaseClient):
         limit: int = 10,
         where: Mapping[str, Any] | None = None,
         rerank: int | None = None,
+        refine: bool = False,
         signals: Signals | None = None,
         min_similarity: float | None = None,
         min_relevance: float | None = None,
@@ -48,6 +49,8 @@ class Search(BaseClient):
             where: filter on metadata, fields of videos and, below ``clip``, fields of the clip.
             rerank: number of best clips to rerank with the fusion model; they are ordered by fused score. None: as many
                 as the model's bundle states.
+            refine: find the ``moment`` of each result: where, from 8 s before to 8 s after it, the one text of the
+                query is most likely true.
             signals: what to search, as a list, or with weights as a mapping: ``visual``, ``audio``, words in
                 ``speech``, ``screen_text``, ``caption`` and ``name``. None: all that the collection has.
             min_similarity: exclude clips of lower similarity, -1 to 1.
@@ -56,12 +59,13 @@ class Search(BaseClient):
             clips: maximum number of clips listed per event or video.
             candidates: number of best clips that events and videos are made of.
             include_query_clips: include the clips that ``query`` names.
-            cursor: ``next_cursor`` of the page before. All else but ``limit`` and ``clips`` must be the same; ``file``
-                is omitted, and ``query`` contains ``{"kind": "file"}`` for it.
+            cursor: ``next_cursor`` of the page before. All else but ``limit``, ``clips`` and ``refine`` must be the
+                same; ``file`` is omitted, and ``query`` contains ``{"kind": "file"}`` for it.
         """
         options = drop_none(
             filter=where,
             rerank=rerank,
+            refine=refine or None,
             signals=signals,
             min_similarity=min_similarity,
             min_relevance=min_relevance,

@@ -119,6 +119,15 @@ class SignalScore(BaseModel):
     ]
 
 
+class Moment(BaseModel):
+    start: Seconds
+    end: Seconds
+    score: RoundedScore
+
+    def span_text(self) -> str:
+        return f"{_format_span(self.start, self.end)} score {format_score(self.score)}"
+
+
 class SearchHit(_Scores):
     relevance: Annotated[
         RoundedScore | None, Field(description="probability that the clip fits the query, 0 to 1; null: unknown")
@@ -130,6 +139,7 @@ class SearchHit(_Scores):
     end: Seconds
     clip_id: Annotated[str, Field(description="id of the clip; for an event or video, of its best clip")]
     clip_count: Annotated[int | None, Field(description="number of clips of an event or video")]
+    moment: Annotated[Moment | None, Field(description="with refine, where the text is most likely true")] = None
     signals: Annotated[dict[str, SignalScore], Field(description="why it was returned")] = {}
     text: SpokenText
     screen_text: ShownText = ""
@@ -146,9 +156,9 @@ class SearchHit(_Scores):
         conditions = "" if self.conditions is None else f" meets: {_quote(met)}"
         signals = {name: score.model_dump() for name, score in self.signals.items()}
         reason = f" by {format_signals(signals, _quote)}" if signals else ""
-        return (
-            f"{position}: {_scores_text(scores)}{conditions}{reason}{_words(self.text, self.screen_text, self.caption)}"
-        )
+        moment = "" if self.moment is None else f" moment {self.moment.span_text()}"
+        words = _words(self.text, self.screen_text, self.caption)
+        return f"{position}: {_scores_text(scores)}{moment}{conditions}{reason}{words}"
 
 
 class SearchWarning(BaseModel):
@@ -279,18 +289,12 @@ class StatementsResponse(_SpanResponse):
         return "\n".join(result.line() for result in self.results)
 
 
-class Moment(BaseModel):
-    start: Seconds
-    end: Seconds
-    score: RoundedScore
-
-
 class TextMoments(BaseModel):
     text: str
     moments: Annotated[list[Moment], Field(description="highest score first")]
 
     def line(self) -> str:
-        spans = (f"{_format_span(m.start, m.end)} score {format_score(m.score)}" for m in self.moments)
+        spans = (moment.span_text() for moment in self.moments)
         return f"{_quote(self.text)}: {'; '.join(spans) or 'none'}"
 
 

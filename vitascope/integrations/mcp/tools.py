@@ -140,6 +140,13 @@ class SearchVideosArguments(_SearchArguments):
             description="number of best clips to rerank with a slower model; null: as many as help; 0: none",
         ),
     ] = None
+    refine: Annotated[
+        bool,
+        Field(
+            description="find in each result the span of which the text is true, to the second; slower, not with also, "
+            "and not every model can do this: leave it out after an error that says so"
+        ),
+    ] = False
     signals: Annotated[
         list[Signal] | dict[Signal, float] | None,
         BeforeValidator(_parse_json_string),
@@ -239,7 +246,8 @@ async def search_videos(client: AsyncClient, arguments: SearchVideosArguments) -
     options = {**arguments.options(), "signals": arguments.signals, "min_relevance": arguments.min_relevance}
     query: list[dict[str, Any]] = [{"kind": "text", "value": text} for text in (arguments.text, *arguments.also)]
     query += [{"kind": "text", "value": text, "weight": NOT_WEIGHT} for text in arguments.but_not]
-    page = await client.search(arguments.collection, query=query, rerank=arguments.rerank, **options)
+    options |= {"rerank": arguments.rerank, "refine": arguments.refine}
+    page = await client.search(arguments.collection, query=query, **options)
     return _parse(client, SearchResponse, page)
 
 
