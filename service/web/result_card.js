@@ -7,7 +7,8 @@ import { signalName } from "./signals.js";
 
 // ``rank`` starts at 1.
 export function resultCard(clip, rank, onOpen, onFindSimilar) {
-  const time = formatSpan(clip.start, clip.end);
+  const { start, end } = clip.moment || clip;
+  const time = formatSpan(start, end);
   const conditions = (clip.conditions || []).map(({ text, weight, met }) => {
     const name = weight < 0 ? `not ${text}` : text;
     return { text: `${met ? "✓" : "✗"} ${name}`, spoken: `${name}: ${met ? "met" : "not met"}`, met };
@@ -17,9 +18,9 @@ export function resultCard(clip, rank, onOpen, onFindSimilar) {
   const details = [speech, clip.clip_count > 1 ? `best of ${clip.clip_count} clips` : ""].filter(Boolean).join(" · ");
   const signals = returningSignals(clip);
   const labels = signals.filter((signal) => !matches.some((match) => match.signal === signal)); // matches have their own
-  const label = [`${rank}. ${clip.video.title}`, formatSpan(clip.start, clip.end, "to"), describeFit(clip), ...conditions.map(({ spoken }) => spoken),
+  const label = [`${rank}. ${clip.video.title}`, formatSpan(start, end, "to"), describeFit(clip), ...conditions.map(({ spoken }) => spoken),
     shortPath(clip.video), clip.video.missing ? "file missing" : "", details, signals.length ? `found by ${signals.map(signalName).join(", ").toLowerCase()}` : ""].filter(Boolean).join(", ");
-  const cell = resultTile(clip, onOpen, { rank, time, label },
+  const cell = resultTile(clip, () => onOpen(clip, clip.moment?.start), { rank, time, label },
     details ? el("span", { className: "meta", textContent: details, title: clip.text }) : null,
     conditions.length ? el("span", { className: "met-conditions" }, ...conditions.map(({ text, met }) => el("span", { className: met ? "met" : "unmet", textContent: text }))) : null,
     fitBar(clip), labels.length ? el("span", { className: "signals" }, ...labels.map((signal) => el("span", { className: "chip", textContent: signalName(signal) }))) : null);

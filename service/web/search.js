@@ -118,7 +118,7 @@ async function showHits(criteria, { more = false, count = 1 }) {
     if (page.shown) showMinRelevance(results.some(({ relevance }) => relevance !== null));
     showFilters();
   } catch (error) {
-    if (error.code === "task_missing" && $("rerank").checked) {
+    if (error.code === "task_missing" && error.message.startsWith("rerank:") && $("rerank").checked) {
       $("rerank").disabled = true;
       setReranking(null);
       return search();
@@ -215,7 +215,7 @@ export function prepareSearch() {
     setReranking($("rerank").checked);
     repeat();
   };
-  $("group").onchange = repeat;
+  $("refine").onchange = $("group").onchange = repeat;
   $("min-relevance").oninput = () => showMinRelevance();
   $("min-relevance").onchange = repeat;
   $("options-open").onclick = () => {

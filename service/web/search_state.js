@@ -12,6 +12,7 @@ import { clearSimilar, setSimilarClip, setSimilarClipId, similarChip, similarQue
 
 const RERANK = 20; // results, if the model states no number
 export const PAGE_SIZE = 24;
+const REFINED_PAGE_SIZE = 8; // fewer, since a second or so of computation goes into each
 let savedQuery = ""; // the search in the address
 let reranks = null; // chosen by the user; null: as the model states
 
@@ -35,7 +36,7 @@ export function showMinRelevance(isAvailable = !$("min-relevance").disabled) {
 
 const rerankCount = () => currentCollection()?.default_rerank || RERANK;
 
-// {text, conditions, like, filter, rerank, signals, group, minRelevance}; ``hasQuery`` if there is a text or example.
+// {text, conditions, like, filter, rerank, refine, signals, group, minRelevance}; ``hasQuery`` if there is a text or example.
 export function readSearch() {
   const text = $("query").value.trim();
   const conditions = text ? readConditions() : [];
@@ -48,6 +49,7 @@ export function readSearch() {
     hasQuery: Boolean(text || similarQuery()),
     filter: currentFilter(),
     rerank: canRerank && $("rerank").checked ? rerankCount() : 0,
+    refine: Boolean(text) && conditions.every(({ weight }) => weight < 0) && $("refine").checked, // by one text
     signals,
     group: $("group").value,
     minRelevance: $("min-relevance").disabled ? null : Number($("min-relevance").value) / 100 || null,
@@ -55,8 +57,8 @@ export function readSearch() {
 }
 
 // Return a page of results; the first one without ``cursor``.
-export function runSearch({ text, conditions, like, filter, rerank, signals, group, minRelevance }, { cursor, signal } = {}) {
-  const options = { limit: PAGE_SIZE, rerank, group, ...(signals ? { signals } : {}), ...(minRelevance ? { min_relevance: minRelevance } : {}), ...(filter ? { filter } : {}), ...(cursor ? { cursor } : {}) };
+export function runSearch({ text, conditions, like, filter, rerank, refine, signals, group, minRelevance }, { cursor, signal } = {}) {
+  const options = { limit: refine ? REFINED_PAGE_SIZE : PAGE_SIZE, rerank, group, ...(refine ? { refine } : {}), ...(signals ? { signals } : {}), ...(minRelevance ? { min_relevance: minRelevance } : {}), ...(filter ? { filter } : {}), ...(cursor ? { cursor } : {}) };
   const textParts = text ? [{ kind: "text", value: text }, ...conditions.map((part) => ({ kind: "text", value: part.text, weight: part.weight }))] : [];
   const path = collectionPath(currentName(), "search");
   if (!like) return call("POST", path, { ...(conditions.length ? { query: textParts } : { text }), ...options }, signal);
@@ -102,6 +104,7 @@ export function saveToAddress() {
   if ($("group").selectedIndex) query.set("group", group);
   if (chosenSignals()) query.set("signals", chosenSignals().join());
   if (minRelevance) query.set("fit", $("min-relevance").value);
+  if ($("refine").checked) query.set("refine", "1");
   if (reranks !== null && !$("rerank").disabled) query.set("rerank", reranks ? "1" : "0");
   savedQuery = query.size ? `?${query}` : "";
   recordSearch(savedQuery);
@@ -121,6 +124,7 @@ export function loadFromAddress() {
   setSignals(query.get("signals")?.split(",") || (query.get("hybrid") === "0" ? ["visual", "audio"] : null)); // links from before signals
   $("min-relevance").value = query.get("fit") || 0;
   showMinRelevance();
+  $("refine").checked = query.get("refine") === "1";
   setReranking(query.has("rerank") ? query.get("rerank") !== "0" : null);
   if (query.get("like_sound")) setSimilarClipId(query.get("like_sound"), "audio");
   else if (query.get("like")) setSimilarClipId(query.get("like"));

@@ -301,8 +301,13 @@ def test_the_command_refines_in_a_data_folder_and_through_a_service(
 def test_the_page_lists_moments_below_their_curve_and_plays_them(finding: Running, browser: Browser) -> None:
     page = browser.new_page(base_url=str(finding.client.base_url))
     page.set_default_timeout(PATIENCE_MS)
-    page.goto("/?collection=films&q=a+blue+thing")
+    page.goto("/?collection=films&q=a+blue+thing&group=clip")
+    page.get_by_role("button", name="Options", exact=True).click()
+    page.get_by_label("Refine:").check()
+    expect(page.locator("#results .time").first).to_have_text("0:03 \N{EN DASH} 0:13")
+    assert "refine=1" in page.url
     page.locator("#results .card").first.click()
+    wait_for(lambda: 3 <= page.evaluate("document.querySelector('#clip-screen video')?.currentTime ?? 0") < 8)
     expect(page.get_by_label("Find moments")).to_have_value("a blue thing")
     page.get_by_label("The whole video").check()
     page.get_by_role("button", name="Find", exact=True).click()
