@@ -16,6 +16,7 @@ from model_export.parity.variants import comparison_section
 from model_export.sources import Source
 from training import adaptation
 from training.models.architectures import read_config
+from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.describe import calibration_summary, reranking_summary
 from vitascope.bundle.manifest import AudioStream, Manifest
 from vitascope.bundle.parts import StrictModel
@@ -23,6 +24,8 @@ from vitascope.errors import InvalidInput
 
 Metrics = Mapping[str, Mapping[str, float]]
 """{corpus: {metric: value}}, the output of `vitascope evaluate --out`."""
+METRICS_KEY = "metrics"
+"""Key of all metrics in a manifest's `extra`."""
 
 MIXED_SUBSETS = ("(single word)", "(held-out combinations)")
 """Subsets that are reported like kinds of questions but mix all of them."""
@@ -41,7 +44,7 @@ HEADLINE_METRICS = (
     "right caption fused",
     "exact",
 )
-"""Metrics that the manifest repeats; the card has all of them."""
+"""Metrics among `metrics` of a manifest; its `extra` and the card have all."""
 
 
 class Provenance(StrictModel):
@@ -64,12 +67,17 @@ class Provenance(StrictModel):
 
 @dataclass(frozen=True)
 class CardFacts:
-    """Inputs of the card. `metrics` is empty before an evaluation."""
+    """Inputs of the card."""
 
     manifest: Manifest
     provenance: Provenance
     report: ParityReport
-    metrics: Metrics
+
+    @property
+    def metrics(self) -> Metrics:
+        """All metrics; empty before an evaluation."""
+        metrics: Metrics = self.manifest.extra.get(METRICS_KEY, {})
+        return metrics
 
 
 def read_metrics(path: Path) -> dict[str, dict[str, float]]:
@@ -85,8 +93,16 @@ def read_metrics(path: Path) -> dict[str, dict[str, float]]:
     return {corpus: {k: float(v) for k, v in numbers.items()} for corpus, numbers in content.items()}
 
 
-def read_card_metrics(card: str) -> dict[str, dict[str, float]]:
-    """Return the metrics of a card that `model_card` wrote, which no other file of a bundle has all of."""
+def stored_metrics(bundle: Bundle) -> dict[str, dict[str, float]]:
+    """Return all metrics of a bundle."""
+    stored: dict[str, dict[str, float]] | None = bundle.manifest.extra.get(METRICS_KEY)
+    if stored is None:
+        return _read_card_metrics((bundle.folder / bundle.manifest.model_card).read_text("utf-8"))
+    return stored
+
+
+def _read_card_metrics(card: str) -> dict[str, dict[str, float]]:
+    """Return the metrics of a card that `model_card` wrote; versions up to 0.3 stored all of them in the card alone."""
     section = re.search(r"^## Metrics\n(.*?)(?=^## |\Z)", card, re.MULTILINE | re.DOTALL)
     tables = re.findall(r"^### (.+)\n\n((?:\|.*\n)+)", section[1] if section else "", re.MULTILINE)
     rows = {corpus: re.findall(r"^\| (.+) \| (.+) \|$", table, re.MULTILINE)[2:] for corpus, table in tables}
@@ -98,10 +114,10 @@ def headline_metrics(metrics: Metrics) -> dict[str, float]:
     return {f"{c} {m}": values[m] for c, values in metrics.items() for m in HEADLINE_METRICS if m in values}
 
 
-def model_card(manifest: Manifest, report: ParityReport, metrics: Metrics) -> str:
+def model_card(manifest: Manifest, report: ParityReport) -> str:
     """Return the Markdown card of a bundle whose manifest has a provenance."""
     provenance = Provenance.model_validate(manifest.extra["provenance"])
-    facts = CardFacts(manifest, provenance, report, metrics)
+    facts = CardFacts(manifest, provenance, report)
     sections = (
         _overview,
         _intended_use,

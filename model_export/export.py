@@ -34,7 +34,15 @@ from model_export.assemble import (
     write_manifest,
 )
 from model_export.calibrate import FittedCalibration, calibrate
-from model_export.card import Metrics, Provenance, headline_metrics, model_card, read_card_metrics, read_metrics
+from model_export.card import (
+    METRICS_KEY,
+    Metrics,
+    Provenance,
+    headline_metrics,
+    model_card,
+    read_metrics,
+    stored_metrics,
+)
 from model_export.graphs import export_graphs, graph_specs
 from model_export.parity.cases import Case, random_cases, real_cases
 from model_export.parity.checks import (
@@ -212,16 +220,21 @@ def update_metrics(bundle: Path, metrics: Path) -> Path:
     Raises BundleError, and InvalidInput for a bundle without provenance or for invalid metrics.
     """
     opened = Bundle.open(bundle)
-    new, old = read_metrics(metrics), read_card_metrics((bundle / opened.manifest.model_card).read_text("utf-8"))
+    new, old = read_metrics(metrics), stored_metrics(opened)
     measured = old | {corpus: old.get(corpus, {}) | numbers for corpus, numbers in new.items()}
     if "provenance" not in opened.manifest.extra:
         raise InvalidInput(f"{bundle}: no provenance in its manifest; a bundle of `vitascope export` was expected")
     report = ParityReport.model_validate_json((bundle / opened.manifest.parity_report).read_text("utf-8"))
     with replace_bundle(bundle) as folder:
         copy_files(opened, opened.manifest.files, folder)
-        write_documents(folder, {opened.manifest.model_card: model_card(opened.manifest, report, measured)})
-        headline = {**opened.manifest.metrics, **headline_metrics(new)}
-        write_manifest(folder, opened.manifest.model_dump() | {"metrics": headline})
+        manifest = opened.manifest.model_copy(
+            update={
+                "metrics": {**opened.manifest.metrics, **headline_metrics(new)},
+                "extra": opened.manifest.extra | {METRICS_KEY: measured},
+            }
+        )
+        write_documents(folder, {manifest.model_card: model_card(manifest, report)})
+        write_manifest(folder, manifest.model_dump())
     return bundle
 
 
@@ -320,8 +333,8 @@ class _Export:
         runtime, embedded = self._check(self.folder, self.precision, tolerance)
         fitted = self._calibrate(runtime, embedded)
         self.job.log("writing the model card")
-        fields = self._manifest_fields(fitted, headline_metrics(metrics))
-        return finish(self.folder, fields, self.report.to_json(), lambda draft: model_card(draft, self.report, metrics))
+        fields = self._manifest_fields(fitted, metrics)
+        return finish(self.folder, fields, self.report.to_json(), lambda draft: model_card(draft, self.report))
 
     def _check(self, folder: Path, precision: Precision, tolerance: Bounds) -> tuple[Model, dict[str, Embedded]]:
         """Store the graphs at one precision, compare them, and open them as a bundle."""
@@ -367,7 +380,7 @@ class _Export:
             },
         )
 
-    def _manifest_fields(self, fitted: FittedCalibration, metrics: Mapping[str, float]) -> dict[str, Any]:
+    def _manifest_fields(self, fitted: FittedCalibration, metrics: Metrics) -> dict[str, Any]:
         job, loaded = self.job, self.job.checkpoint
         cfg, recipe = loaded.model.cfg, loaded.recipe
         tasks: list[Task] = ["retrieval"]
@@ -410,8 +423,9 @@ class _Export:
             "languages": languages_of(job.sources),
             "precision": self.precision,
             "training_data": [f"{s.name}: {s.terms}" for s in job.sources if s not in STARTS],
-            "metrics": dict(metrics),
+            "metrics": headline_metrics(metrics),
             "licence": job.licence,
             "extra": {"provenance": provenance.model_dump(mode="json")}
+            | ({METRICS_KEY: metrics} if metrics else {})
             | ({} if job.kept is None else {CHECKPOINT_KEY: job.kept.model_dump(mode="json")}),
         }

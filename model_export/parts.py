@@ -15,7 +15,7 @@ from typing import Any, cast
 import onnx
 
 from model_export.assemble import Log, copy_files, finish, no_log, replace_bundle
-from model_export.card import Provenance, model_card, read_card_metrics
+from model_export.card import METRICS_KEY, Provenance, model_card, stored_metrics
 from model_export.export import added_parts, replace_checkpoint, validation_splits
 from model_export.graphs import GraphSpec, export_specs, graph_specs
 from model_export.parity.cases import Case, random_cases, real_cases
@@ -99,9 +99,8 @@ def add_parts(
         fields = _manifest_fields(folder, manifest, extended, tokenizer, names, data)
         fields["version"] = version or manifest.version
         stored = extend_checkpoint(kept, opened, extended, [field for part in parts for field in part.fields])
-        fields["extra"] |= {CHECKPOINT_KEY: stored.model_dump(mode="json")}
-        metrics = read_card_metrics((bundle / manifest.model_card).read_text("utf-8"))
-        finish(folder, fields, report.to_json(), lambda draft: model_card(draft, report, metrics))
+        fields["extra"] |= {CHECKPOINT_KEY: stored.model_dump(mode="json"), METRICS_KEY: stored_metrics(opened)}
+        finish(folder, fields, report.to_json(), lambda draft: model_card(draft, report))
     return out
 
 

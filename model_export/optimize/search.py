@@ -29,7 +29,7 @@ from model_export.assemble import (
     write_manifest,
 )
 from model_export.calibrate import calibration_record, recalibrate
-from model_export.card import model_card
+from model_export.card import METRICS_KEY, model_card
 from model_export.onnx_graph import fold_constants
 from model_export.optimize.evaluation_cache import EvalCache, Sounds, Texts, Videos, open_corpora
 from model_export.optimize.fusion import fuse
@@ -68,7 +68,7 @@ from vitascope.model import Model
 EMBEDDING_GRAPHS: Sequence[GraphName] = ("text", "video", "audio")
 STORED, FUSED, INT8, FLOAT16 = "as stored", "fused", "int8", "float16"
 """Kinds of candidates."""
-GRAPH_SPECIFIC_KEYS = ("measured", "clip_ms", "calibration", CHECKPOINT_KEY)
+GRAPH_SPECIFIC_KEYS = ("measured", "clip_ms", "calibration", CHECKPOINT_KEY, METRICS_KEY)
 """Keys of a manifest's `extra` that describe the replaced graphs."""
 
 
@@ -369,7 +369,7 @@ def _card(
 ) -> str:
     """Write a new card if the manifest has a provenance; else put the variant's sections before the original card."""
     if "provenance" in draft.extra:
-        return model_card(draft, report, {})
+        return model_card(draft, report)
     original = (source.folder / source.manifest.model_card).read_text("utf-8").rstrip("\n")
     lines = [
         f"# {draft.name} {draft.version}",

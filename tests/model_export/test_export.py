@@ -16,6 +16,7 @@ import torch
 from onnx import numpy_helper
 
 from model_export import export
+from model_export.assemble import write_manifest
 from model_export.export import export_checkpoint, update_metrics
 from model_export.graphs import GraphSpec, export_graph, graph_specs, random_streams, run_torch
 from model_export.parity import checks
@@ -254,6 +255,18 @@ def test_metrics_change_card_and_manifest_only(bundles: dict[str, Path], tmp_pat
     card = (after.folder / "MODEL_CARD.md").read_text()
     for row in ("| exact (single word) | 3 |", "| exact | 87 |", "| entailment accuracy | 90 |"):
         assert row in card
+
+
+def test_metrics_of_a_bundle_of_an_earlier_version_are_kept(bundles: dict[str, Path], tmp_path: Path) -> None:
+    """It has all of them in its card alone."""
+    metrics, bundle = tmp_path / "metrics.json", shutil.copytree(bundles["int8-weights"], tmp_path / "bundle")
+    metrics.write_text('{"scenes": {"exact (digit)": 12.25}}')
+    manifest = Bundle.open(update_metrics(bundle, metrics)).manifest.model_dump()
+    del manifest["extra"]["metrics"]
+    write_manifest(bundle, manifest)
+    metrics.write_text('{"scenes": {"entailment accuracy": 90}}')
+    update_metrics(bundle, metrics)
+    assert "| exact (digit) | 12.25 |\n| entailment accuracy | 90 |" in (bundle / "MODEL_CARD.md").read_text()
 
 
 @pytest.mark.usefixtures("cached_graphs")
