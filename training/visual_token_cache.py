@@ -20,12 +20,15 @@ from torch import Tensor, nn
 from training.data.batches import augment, clip_count, sample_clips
 from training.data.packed import Packed
 from training.evaluation.encoder import streams_of
+from training.models.config import FusedConfig
 from training.models.fusion import FusedModel
 from training.recipe import CACHED_FEATURES, DatasetConfig, Stage
 
 BATCH_SIZE = 8
 COMPLETE = "complete"
 """Name of the file that marks a complete cache of a dataset."""
+BEHIND_ENCODER = FusedConfig.model_fields.keys() - {"system", "image_mean", "image_std", "grid_height", "grid_width"}
+"""Fields of a configuration that do not decide the features of the video encoder; those of an architecture do."""
 
 Cached = Mapping[str, np.ndarray]
 """Arrays (views, N, ...) by name."""
@@ -91,8 +94,7 @@ def encode_frozen(
 
 def _hash_of_weights(model: FusedModel) -> str:
     """Return a hash of the weights that decide the features of the video encoder."""
-    without_effect = {"answers": 0, "hub_references": 0, "dropout": 0.0}
-    digest = hashlib.sha256(repr(model.cfg.model_copy(update=without_effect)).encode())
+    digest = hashlib.sha256(model.cfg.model_dump_json(exclude=BEHIND_ENCODER).encode())
     for name, value in model.video.state_dict().items():
         if not f"video.{name}".startswith(model.after_features):
             digest.update(value.cpu().numpy().tobytes())

@@ -223,6 +223,18 @@ def test_features_that_onnx_runtime_computes_in_float32_are_those_of_torch() -> 
         assert all(torch.allclose(actual[name], expected[name], rtol=1e-4, atol=1e-4) for name in expected)
 
 
+def test_models_that_differ_behind_the_video_encoder_share_cached_features() -> None:
+    config = model_config(recipe(Path(), model=KEPT), answers=4)
+    behind = {"answers": 2, "caption_layers": 1, "grounding_layers": 1, "entailment": "video", "dropout": 0.5}
+    model, shared, other = (
+        build(config.model_copy(update=update)) for update in ({}, behind, {"image_mean": (0.0, 0.0, 0.0)})
+    )
+    for each in (shared, other):
+        each.video.load_state_dict(model.video.state_dict())
+    key = visual_token_cache._hash_of_weights
+    assert key(shared) == key(model) != key(other)
+
+
 def test_locked_text_layers_stay(corpus: tuple[Path, Path], tmp_path: Path) -> None:
     made = cached_recipe(corpus[1], steps=2, locked_text_layers=1)
     changed = changed_parameters(

@@ -143,20 +143,18 @@ class FusedConfig(OmitDefaultsModel):
     visual_reads_text: bool = True
     """In the fused layers. True: the published joint self-attention. False: visual tokens attend to one another only
     and are computed once for many texts about a video."""
-    audio: Annotated[AudioConfig | None, Field(repr=False)] = None
-    """Encoder of sound, or the name of a size of `AUDIO_SIZES`; None: the model has no sound. Not in `repr`, by which
-    cached visual features are known."""
-
-    caption_layers: Annotated[int, Field(ge=0, repr=False)] = 0
-    """Layers of the decoder that writes captions; 0: none. Not in `repr`, as `audio`."""
-    caption_words: Annotated[int, Field(ge=0, repr=False)] = 0
+    audio: AudioConfig | None = None
+    """Encoder of sound, or the name of a size of `AUDIO_SIZES`; None: the model has no sound."""
+    caption_layers: Annotated[int, Field(ge=0)] = 0
+    """Layers of the decoder that writes captions; 0: none."""
+    caption_words: Annotated[int, Field(ge=0)] = 0
     """Number of words that this decoder writes: the most frequent ones of the captions that it learns from; 0: all of
     the vocabulary."""
-    grounding_layers: Annotated[int, Field(ge=0, repr=False)] = 0
-    """Layers of the head that finds what phrases name; 0: none. Not in `repr`, as `audio`."""
-    entailment: Annotated[EntailmentKind | None, Field(repr=False)] = None
+    grounding_layers: Annotated[int, Field(ge=0)] = 0
+    """Layers of the head that finds what phrases name; 0: none."""
+    entailment: EntailmentKind | None = None
     """Classifier of sentences. `video`: entailed, neutral or contradicted by a video (SNLI-VE); `pair`: true or false
-    of two pictures (NLVR2). Not in `repr`, as `audio`."""
+    of two pictures (NLVR2)."""
 
     @field_validator("audio", mode="before")
     @classmethod

@@ -44,9 +44,9 @@ class HdVilaConfig(ConvConfig):
     keep_pretrained: bool = False
     """The pretrained CNN's stages after the frozen ones also read the high-resolution frame, in a copy that is never
     trained, so that what they know of photographs stays. The published model has none."""
-    depth: Annotated[bool, Field(repr=False)] = False
+    depth: bool = False
     """A depth map of the middle of the clip, from the second video track of a file, is one more neighbour. The
-    published model has none. Not in `repr`, by which cached visual features are known."""
+    published model has none."""
 
     @model_validator(mode="after")
     def _grid_fits(self) -> HdVilaConfig:
