@@ -14,7 +14,7 @@ from training.data.example import Needs, canonical_answer
 from training.evaluation import calibration
 from training.evaluation.encoder import Encoder
 from training.evaluation.metrics import calibration_error
-from training.evaluation.retrieval import Gallery, NearestVideos, nearest_videos, spread_captions
+from training.evaluation.retrieval import RERANK_QUERIES, Gallery, NearestVideos, nearest_videos, spread_captions
 from training.evaluation.sound import audio_stream, embed_sounds, first_captions, nearest_scenes
 from vitascope.bundle.manifest import Calibration, Reranking, RerankingRecall, SoundReranking
 from vitascope.bundle.parity_report import SourceBundle
@@ -28,8 +28,6 @@ MIN_CAPTIONED = 50
 to twenty positive pairs per parameter are the usual minimum against overfitting."""
 RERANK_COUNTS = (10, 20, 50)
 """Numbers of reranked results that are measured."""
-RERANK_QUERIES = 200
-"""Per corpus, spread evenly over its examples."""
 MIN_RERANK_QUERIES = 50
 """In smaller corpora nothing about reranking is measured."""
 MIN_RERANK_GAIN = 0.5

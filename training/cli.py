@@ -119,6 +119,14 @@ examples:
         help="results that are also ordered by match (default: 20; of sound_scenes as many as the bundle's searches)",
     )
     parser.add_argument(
+        "--rerank-queries",
+        type=int,
+        default=200,
+        metavar="N",
+        help="queries whose results are ordered by match, spread evenly; of sound_scenes for each need (default: 200; "
+        "0: all)",
+    )
+    parser.add_argument(
         "--captions",
         type=int,
         nargs="?",
@@ -149,6 +157,7 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
             args.rerank,
             args.captions,
             args.entailment,
+            args.rerank_queries,
         )
     )
 

@@ -85,6 +85,10 @@ def test_clips_are_found_by_what_sentences_need_and_by_chance_where_that_is_blan
     assert "match R@1 (sound, top 4)" in measured(root, "sound_scenes", rerank=4)
     with pytest.raises(InvalidInput, match="rerank: 0; at least 1"):
         measured(root, "sound_scenes", rerank=0)
+    key = "search R@1 (both, top 2) [sight blanked]"
+    assert [measured(root, "sound_scenes", rerank_queries=count)[key] for count in (1, 0)] == [100, 75], "1, and all 4"
+    with pytest.raises(InvalidInput, match="rerank_queries: -1; at least 0"):
+        measured(root, "sound_scenes", rerank_queries=-1)
 
 
 def test_clips_are_reranked_as_by_a_service(root: Path, tmp_path: Path) -> None:

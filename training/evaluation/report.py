@@ -33,6 +33,7 @@ from training.evaluation.entailment import pair_metrics as pair_entailment
 from training.evaluation.generated_captions import caption_metrics
 from training.evaluation.grounding import grounding_metrics
 from training.evaluation.retrieval import (
+    RERANK_QUERIES,
     Gallery,
     caption_retrieval,
     concept_retrieval,
@@ -81,6 +82,8 @@ class EvalTarget:
     """Measure captions that the model generates with these options, and nothing else (None: all but these)."""
     entailment: bool = False
     """Measure the classes of sentences, and nothing else."""
+    rerank_queries: int = RERANK_QUERIES
+    """Queries whose results are ordered by match, spread evenly; of `sound_scenes` for each need. 0: all."""
 
     def packed(self, corpus: str, split: str | None = None) -> Packed:
         """Open a packed corpus. Raises InvalidInput where the model cannot take its frames."""
@@ -166,6 +169,12 @@ def measure_corpus(target: EvalTarget, packed: Packed) -> Numbers:
     return out
 
 
+def _reranked(target: EvalTarget, packed: Packed, videos: Gallery, tokens: np.ndarray) -> Numbers:
+    return reranked_retrieval(
+        target.encoder, packed, videos, tokens, queries=target.rerank_queries, candidates=target.candidates
+    )
+
+
 def _flickr8k(target: EvalTarget) -> Numbers:
     packed = target.packed("flickr8k")
     videos, tokens = target.embed(packed)
@@ -175,7 +184,7 @@ def _flickr8k(target: EvalTarget) -> Numbers:
     if target.judgements is not None and target.split == "test":
         judgements = expert_judgements(target.judgements)
         out |= expert_agreement(target.encoder, packed, videos, tokens, judgements)
-    return out | reranked_retrieval(target.encoder, packed, videos, tokens, candidates=target.candidates)
+    return out | _reranked(target, packed, videos, tokens)
 
 
 def _imagenet200(target: EvalTarget) -> Numbers:
@@ -198,7 +207,7 @@ def _scenes(target: EvalTarget) -> Numbers:
     videos, tokens = target.embed(packed)
     out = target.clip_metrics(packed) | caption_retrieval(encoder, packed, videos, captions=1)
     out |= wrong_caption_accuracy(encoder, packed, videos, tokens)
-    out |= reranked_retrieval(encoder, packed, videos, tokens, candidates=target.candidates)
+    out |= _reranked(target, packed, videos, tokens)
     if target.grounds:
         out |= grounding_metrics(encoder, packed, tokens)
     if target.answers:
@@ -245,7 +254,9 @@ def _sound_scenes(target: EvalTarget) -> Numbers:
             match_weight = by_sound.match_weight
     videos, tokens = target.embed(packed)
     sounds = embed_sounds(target.encoder, packed)
-    return scene_metrics(target.encoder, packed, videos.vectors, tokens, sounds, rerank, match_weight)
+    return scene_metrics(
+        target.encoder, packed, videos.vectors, tokens, sounds, rerank, match_weight, target.rerank_queries
+    )
 
 
 def _stamp_sounds(target: EvalTarget) -> Numbers:
@@ -308,7 +319,7 @@ def _pictogram_stills(target: EvalTarget) -> Numbers:
     labels = [e.captions[0] for e in packed.examples]
     queries = sorted(set(labels))
     out = concept_retrieval(target.encoder, queries, queries, videos, labels)
-    out |= reranked_retrieval(target.encoder, packed, videos, tokens, candidates=target.candidates)
+    out |= _reranked(target, packed, videos, tokens)
     return out | target.answer_metrics(packed, tokens)
 
 
@@ -343,6 +354,7 @@ def evaluate(
     rerank: int | None = None,
     beams: int | None = None,
     entailment: bool = False,
+    rerank_queries: int = RERANK_QUERIES,
     log: Log = _to_stderr,
 ) -> dict[str, Numbers]:
     """Measure a model on packed corpora.
@@ -357,6 +369,7 @@ def evaluate(
         rerank: Results that are ordered by match, as `EvalTarget.rerank`.
         beams: Measure captions that the model generates with so many beams, and nothing else (None: all but these).
         entailment: Measure the classes of sentences, and nothing else.
+        rerank_queries: Queries whose results are ordered by match, as `EvalTarget.rerank_queries`.
         log: Called with a line about each corpus that is left out.
 
     Returns:
@@ -368,10 +381,14 @@ def evaluate(
     """
     if rerank is not None and rerank < 1:
         raise InvalidInput(f"rerank: {rerank}; at least 1 was expected")
+    if rerank_queries < 0:
+        raise InvalidInput(f"rerank_queries: {rerank_queries}; at least 0 was expected")
     names = list(dict.fromkeys(corpora)) if corpora else None
     names_requested = _select_corpora(data, split, names)
     options = None if beams is None else CaptionOptions(beams=beams)
-    target = EvalTarget(open_encoder(model), data, split, judgements, clips, rerank, options, entailment)
+    target = EvalTarget(
+        open_encoder(model), data, split, judgements, clips, rerank, options, entailment, rerank_queries
+    )
     if options and "captioning" not in target.encoder.tasks:
         raise InvalidInput(f"captions: {model} generates none; a model with the task captioning was expected")
     if entailment and not _classifies(target.encoder):

@@ -26,6 +26,8 @@ TEXTS = 1024
 """Texts that are compared with all clips at once."""
 RANKS = (1, 5, 10)
 """K of R@K."""
+RERANK_QUERIES = 200
+"""Queries whose results are reranked."""
 
 
 @dataclass(frozen=True)
@@ -172,10 +174,11 @@ class NearestVideos:
         return [float(100.0 * ranked[:, :k].any(axis=1).mean()) for k in RANKS]
 
 
-def spread_captions(packed: Packed, count: int) -> list[str]:
-    """Return at most `count` different first captions, spread over the examples."""
+def spread_captions(packed: Packed, limit: int) -> list[str]:
+    """Return at most `limit` different first captions, spread over the examples; all for a limit of 0."""
     captions = [e.captions[0] for e in packed.examples if e.captions]
-    return list(dict.fromkeys(captions[:: max(1, len(captions) // count)]))[:count]
+    step = max(1, len(captions) // limit) if limit else 1
+    return list(dict.fromkeys(captions[::step]))[: limit or None]
 
 
 def nearest_videos(
@@ -210,12 +213,18 @@ def score_nearest(
 
 
 def reranked_retrieval(
-    encoder: Encoder, packed: Packed, videos: Gallery, tokens: np.ndarray, *, queries: int = 200, candidates: int = 20
+    encoder: Encoder,
+    packed: Packed,
+    videos: Gallery,
+    tokens: np.ndarray,
+    *,
+    queries: int = RERANK_QUERIES,
+    candidates: int = 20,
 ) -> dict[str, float]:
     """Return R@1, R@5 and R@10 of first captions by similarity, and of the best hits reordered by match and fused.
 
     Args:
-        queries: Largest number of captions, evenly spread over the examples.
+        queries: Largest number of captions, spread evenly over the examples; 0: all.
         candidates: Number of hits that are reordered.
     """
     captions = spread_captions(packed, queries)

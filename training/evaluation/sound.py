@@ -20,7 +20,7 @@ from training.evaluation.answers import answer_questions, exact_answers
 from training.evaluation.captions import negative_caption_metrics
 from training.evaluation.encoder import Encoder, TorchEncoder, embed_texts
 from training.evaluation.metrics import retrieval
-from training.evaluation.retrieval import RANKS, Gallery, NearestVideos, score_nearest
+from training.evaluation.retrieval import RANKS, RERANK_QUERIES, Gallery, NearestVideos, score_nearest
 from vitascope.bundle.graph_specs import AUDIO_TOKENS, LENGTHS, SAMPLES
 from vitascope.bundle.manifest import AudioStream, Calibration
 from vitascope.media.limits import SILENCE
@@ -34,8 +34,6 @@ from vitascope.scoring import (
 )
 
 BATCH_SIZE = 16
-RERANK_QUERIES = 200
-"""Queries for each need (sight, sound or both) whose results are reranked, spread evenly over the clips."""
 
 
 @dataclass(frozen=True)
@@ -193,14 +191,14 @@ def nearest_scenes(
         sounds: Of the same clips.
     """
     queries = first_captions(packed, need)
-    queries = [queries[i] for i in _spread(len(queries))]
+    queries = [queries[i] for i in _spread(len(queries), RERANK_QUERIES)]
     scores = search_scores(calibration, embed_texts(encoder, queries), videos, sounds.vectors)
     return score_nearest(encoder, packed, queries, scores, visual, count, sounds.tokens)
 
 
-def _spread(count: int) -> range:
-    """Return at most `RERANK_QUERIES` of so many indices, spread evenly."""
-    return range(0, count, max(1, count // RERANK_QUERIES))[:RERANK_QUERIES]
+def _spread(count: int, limit: int) -> range:
+    """Return at most `limit` of so many indices, spread evenly; all for a limit of 0."""
+    return range(0, count, max(1, count // limit))[:limit] if limit else range(count)
 
 
 def scene_metrics(
@@ -211,6 +209,7 @@ def scene_metrics(
     sounds: EmbeddedSounds,
     rerank: int = 0,
     match_weight: float | None = None,
+    rerank_queries: int = RERANK_QUERIES,
 ) -> dict[str, float]:
     """Return how well clips are found, and asked about, by texts that need sight, sound or both.
 
@@ -221,9 +220,10 @@ def scene_metrics(
         videos: Embeddings (N, D).
         visual: Visual tokens (N, V, K).
         sounds: Of the same clips.
-        rerank: Number of best clips that are also reranked, for `RERANK_QUERIES` queries of each need.
+        rerank: Number of best clips that are also reranked.
         match_weight: Of the match in the order of clips with all that they have, as of a service (`reranked`). None:
             they are ordered by match alone, as those are whose sound or pictures are blanked.
+        rerank_queries: Of each need, whose results are reranked, spread evenly over the clips; 0: all.
     """
     inputs: dict[str, tuple[np.ndarray, np.ndarray | None]]
     inputs = {"": (visual, sounds.tokens), " [sound blanked]": (visual, None)}
@@ -244,7 +244,7 @@ def scene_metrics(
         for name, of_clips in scores.items():
             metrics = retrieval(of_clips, relevant)
             out |= {f"t2v {k} ({need}){name}": v for k, v in metrics.items() if k.startswith("R@")}
-        chosen = _spread(len(queries))
+        chosen = _spread(len(queries), rerank_queries)
         for name, (pictures, audio) in inputs.items() if rerank and "matching" in encoder.tasks else ():
             texts = [queries[i] for i in chosen]
             nearest = score_nearest(encoder, packed, texts, scores[name][chosen], pictures, rerank, audio)
