@@ -83,9 +83,5 @@ class CaptionDecoder(nn.Module):
         logits: Tensor = self.word_head(states, word_embeddings, self.words)
         if self.words is None:
             return logits
-        # int32, as an exported graph contains these tensors.
-        places = torch.arange(len(self.words), dtype=torch.int32, device=logits.device)
-        positions = torch.full_like(word_embeddings.weight[:, 0], len(places), dtype=torch.int32)
-        positions = positions.scatter(0, self.words, places)
-        masked = torch.full_like(logits[:, :1], MASKED_SCORE)
-        return torch.cat([logits, masked], dim=1).index_select(1, positions)
+        masked = logits.new_full((logits.shape[0], word_embeddings.num_embeddings), MASKED_SCORE)  # len() would fix B
+        return masked.scatter(1, self.words.expand_as(logits), logits)
