@@ -157,7 +157,6 @@ def test_a_configuration_without_sound_is_stored_as_before() -> None:
     hearing = read_config(silent.model_dump() | {"audio": "tiny"})
     assert hearing.audio == AUDIO_SIZES["tiny"]
     assert read_config(hearing.model_dump()) == hearing
-    assert repr(hearing) == repr(silent)  # cached features of pictures are known by it
     with pytest.raises(ValidationError, match="'huge'; one of"):
         small_config(audio="huge")
 
