@@ -189,9 +189,9 @@ class Stage(StrictModel):
     """Learning rate of the fused layers, relative."""
     answer_lr_mult: float = 1.0
     """Learning rate of the answer head, relative. Answers that `extend_answers` adds begin far below the others."""
-    detail_lr_mult: float = 1.0
-    """Learning rate of the details that `frozen = "embeddings"` trains, relative. 0: frozen, so that heads that were
-    trained on the visual tokens (captions, grounding) stay valid."""
+    token_lr_mult: float = 1.0
+    """Learning rate of what only makes the tokens that fused layers read, relative: details, and the embeddings of
+    visual and audio tokens. 0: frozen, so that heads for captions and grounding, which read the same, stay valid."""
     projection_lr_mult: float = 1.0
     """Learning rate of the projections of texts and videos to embeddings, relative."""
     align_visual: bool = False

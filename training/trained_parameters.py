@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from training.models.config import ConvConfig
-from training.models.fusion import AUDIO_BACKBONE, FusedModel
+from training.models.fusion import AUDIO_BACKBONE, TOKEN_PREFIXES, FusedModel
 from training.recipe import CACHED_FEATURES, TRAINED_PARTS, Stage
 
 
@@ -47,7 +47,7 @@ def _lr_mult(model: FusedModel, stage: Stage, parameter: str) -> float:
         **{f"text.bert.encoder.layer.{i}.": stage.fused_lr_mult for i in fused},
         "text.": stage.text_lr_mult,
         "answer_head.": stage.answer_lr_mult,
-        **dict.fromkeys(model.details, stage.detail_lr_mult),
+        **dict.fromkeys((*model.details, *TOKEN_PREFIXES), stage.token_lr_mult),
         **dict.fromkeys(("text_pool.", "text_project.", "video_project."), stage.projection_lr_mult),
     }
     return next((mult for prefix, mult in by_prefix.items() if parameter.startswith(prefix)), 1.0)

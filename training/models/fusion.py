@@ -40,6 +40,8 @@ AUDIO_PREFIX, AUDIO_BACKBONE = "audio.", "audio.encoder.stages."
 """Parameter prefixes of the audio encoder with its projection, and of its CNN."""
 ENCODER_PREFIXES = ("video.", "text.bert.embeddings.", "text_pool.", "text_project.", "video_project.", AUDIO_PREFIX)
 """Parameter prefixes of the encoders and their projections, besides the text layers."""
+TOKEN_PREFIXES = ("visual_embeddings.", "audio_embeddings.")
+"""Parameter prefixes of the embeddings of visual and audio tokens for the fused layers."""
 CAPTION_PREFIX, GROUNDING_PREFIX, ENTAILMENT_PREFIX = "caption_decoder.", "grounding_head.", "entailment_head."
 """Parameter prefixes of all that writes captions, and of the classifier of sentences."""
 AUDIO_PREFIXES = (AUDIO_PREFIX, "audio_embeddings.", "match_audio_")
