@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from tests.tools import find_tool
 from tests.waiting import wait_for
 
 BLOCKS = [block for page in list_pages() for block in parse_blocks(page)]
+SHORT = list(dict.fromkeys(block.page for block in BLOCKS if block.run == ""))
 LONG = list(dict.fromkeys(block.page for block in BLOCKS if block.run == DOCS_CHECK))
 
 
@@ -46,17 +48,22 @@ def test_a_test_that_runs_a_block_names_the_page() -> None:
             assert Path(block.page).name in (ROOT / block.run).read_text("utf-8"), f"{block.location}: {block.run}"
 
 
-def test_blocks_run_as_printed(tmp_path: Path) -> None:
-    """All fast blocks, page by page, with one service."""
+@pytest.fixture(scope="module")
+def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
+    """One service and one folder of files for all pages that a worker runs, since they take seconds to prepare."""
     for tool in ("bash", "curl", "jq"):
         find_tool(tool)
-    with open_terminal(tmp_path) as terminal:
-        errors = []
-        for page in dict.fromkeys(block.page for block in BLOCKS):
-            on_page = [block for block in BLOCKS if block.page == page and block.run == ""]
-            errors += [error for block in on_page for error in terminal.run(block)]
-            terminal.close()
-            terminal.restart()
+    with open_terminal(tmp_path_factory.mktemp("pages")) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("page", SHORT)
+def test_blocks_run_as_printed(page: str, terminal: Terminal) -> None:
+    """All fast blocks of a page, in order. No page needs what another one has made."""
+    on_page = [block for block in BLOCKS if block.page == page and block.run == ""]
+    errors = [error for block in on_page for error in terminal.run(block)]
+    terminal.close()
+    terminal.restart()
     assert errors == [], "\n\n".join(errors)
 
 
