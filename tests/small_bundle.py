@@ -110,16 +110,8 @@ def make_small_bundle(
     for name in ("weights.bin", "captions.bin", "grounding.bin"):
         (folder / name).unlink(missing_ok=True)
     weights = _weights(seed, width)
-    makers: dict[str, Callable[[dict[str, Array]], onnx.ModelProto]]
     fuses_audio = "audio_retrieval" in tasks and audio.get("fused", False)
-    makers = {"text": _text_graph, "video": _video_graph, "audio": partial(_audio_graph, audio)}
-    makers["moments"] = _moments_graph
-    makers["caption_prefill"] = partial(_caption_prefill_graph, fuses_audio)
-    makers["caption_step"] = partial(_caption_step_graph, fuses_audio)
-    makers["grounding"] = _grounding_graph
-    makers["match"] = partial(_match_graph, fuses_audio)
-    makers["entailment"] = partial(_entailment_graph, fuses_audio)
-    makers["answer"] = partial(_free_form_answer_graph if free_form_answers else _answer_graph, fuses_audio)
+    makers = _graph_makers(audio, fuses_audio, free_form_answers)
     graphs = sorted({graph for task in tasks for graph in GRAPHS_OF_TASK[task]})
     for graph in graphs:
         model = makers[graph](weights)
@@ -130,7 +122,7 @@ def make_small_bundle(
     _tokenizer().save(str(folder / "tokenizer.json"))
     (folder / "MODEL_CARD.md").write_text("# Small bundle\n\nKnows eight colours. For tests.\n")
     (folder / "parity.json").write_text("{}\n")
-    manifest = {**_manifest(graphs, width, tasks), "version": version}
+    manifest = {**_manifest(graphs, width, tasks), **_manifest_parts(graphs, external_data), "version": version}
     if "answering" in tasks and answers is not None:
         (folder / "answers.json").write_text(json.dumps(answers))
         manifest["answers"] = "answers.json"
@@ -138,14 +130,6 @@ def make_small_bundle(
         manifest["answer_length"] = ANSWER_LENGTH
         manifest["vector_width"] = width if "retrieval" in tasks else 0
         manifest["matryoshka_dimensions"] = []
-    if "moments" in graphs:
-        manifest["moments"] = MOMENTS
-    if "grounding" in graphs:
-        manifest["grounding"] = GROUNDING | ({"weights": "grounding.bin"} if external_data else {})
-    if "caption_step" in graphs:
-        size, start, end = len(VOCABULARY), VOCABULARY["[CLS]"], VOCABULARY["[SEP]"]
-        manifest["captions"] = CAPTIONS | {"head_width": size, "vocabulary": size, "start_ids": [start], "end_id": end}
-        manifest["captions"] |= {"weights": "captions.bin"} if external_data else {}
     if "audio" in graphs:
         manifest["audio"] = {**audio, "width": width if audio["tokens"] else 0}
     if default_rerank is not None:
@@ -153,6 +137,38 @@ def make_small_bundle(
         manifest["reranking"] |= {} if sound_reranking is None else {"sound": sound_reranking}
     write_manifest(folder, manifest)
     return folder
+
+
+def _graph_makers(
+    audio: dict[str, Any], fuses_audio: bool, free_form_answers: bool
+) -> dict[str, Callable[[dict[str, Array]], onnx.ModelProto]]:
+    """Return the functions that make each graph of the weights."""
+    return {
+        "text": _text_graph,
+        "video": _video_graph,
+        "audio": partial(_audio_graph, audio),
+        "moments": _moments_graph,
+        "caption_prefill": partial(_caption_prefill_graph, fuses_audio),
+        "caption_step": partial(_caption_step_graph, fuses_audio),
+        "grounding": _grounding_graph,
+        "match": partial(_match_graph, fuses_audio),
+        "entailment": partial(_entailment_graph, fuses_audio),
+        "answer": partial(_free_form_answer_graph if free_form_answers else _answer_graph, fuses_audio),
+    }
+
+
+def _manifest_parts(graphs: Sequence[str], external_data: bool) -> dict[str, Any]:
+    """Return the fields of the manifest that describe heads and decoders."""
+    parts = {}
+    if "moments" in graphs:
+        parts["moments"] = MOMENTS
+    if "grounding" in graphs:
+        parts["grounding"] = GROUNDING | ({"weights": "grounding.bin"} if external_data else {})
+    if "caption_step" in graphs:
+        size, start, end = len(VOCABULARY), VOCABULARY["[CLS]"], VOCABULARY["[SEP]"]
+        parts["captions"] = CAPTIONS | {"head_width": size, "vocabulary": size, "start_ids": [start], "end_id": end}
+        parts["captions"] |= {"weights": "captions.bin"} if external_data else {}
+    return parts
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

@@ -94,18 +94,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of packed corpora; their validation splits are used for checks and calibration",
     )
+    add("--licence", help="terms of use (default: from the training data's terms, or from the model's README.md)")
+    _add_checkpoint_options(parser)
+    _add_bundle_options(parser)
+    _add_public_model_options(parser)
+    add_parity_seed(parser)
+    add_budget(parser, required=False)
+
+
+def _add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--start-from",
         type=Path,
         metavar="BUNDLE",
         help="bundle that training started from; its calibration is kept where the validation splits tell nothing",
     )
-    add("--metrics", type=Path, metavar="FILE", help="JSON of `vitascope evaluate --out`, for the model card")
     add(
         "--no-checkpoint",
         action="store_true",
         help="do not keep the checkpoint in FOLDER-checkpoint beside the bundle, which training continues from",
     )
+
+
+def _add_bundle_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that change a bundle."""
+    add = parser.add_argument
+    add("--metrics", type=Path, metavar="FILE", help="JSON of `vitascope evaluate --out`, for the model card")
     add(
         "--checkpoint",
         type=Path,
@@ -127,7 +142,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="add the moment head of this run of `vitascope train-moments` to a bundle",
     )
-    add("--licence", help="terms of use (default: from the training data's terms, or from the model's README.md)")
+
+
+def _add_public_model_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--answers",
         type=Path,
@@ -140,8 +158,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="read a public model's pickled weights, with a reader that runs no code",
     )
-    add_parity_seed(parser)
-    add_budget(parser, required=False)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
