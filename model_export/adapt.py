@@ -19,9 +19,10 @@ from typing import Any, get_args
 
 from model_export.assemble import Log, check_target
 from model_export.calibrate import MIN_CAPTIONED
-from model_export.export import InitialModel, export_checkpoint, update_metrics
+from model_export.export import InitialModel, export_checkpoint
 from model_export.parity.checks import export_with_fallback
 from model_export.sources import Source, corpus_source, pack_clips
+from model_export.update import update_metrics
 from model_export.weights import Precision
 from training import checkpoint
 from training.adaptation import CORPUS, adaptation_recipe

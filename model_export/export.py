@@ -25,13 +25,10 @@ from model_export.assemble import (
     TOKENIZER_NAME,
     Log,
     check_name,
-    copy_files,
     finish,
     no_log,
     replace_bundle,
-    write_documents,
     write_draft,
-    write_manifest,
 )
 from model_export.calibrate import FittedCalibration, calibrate
 from model_export.card import (
@@ -41,7 +38,6 @@ from model_export.card import (
     headline_metrics,
     model_card,
     read_metrics,
-    stored_metrics,
 )
 from model_export.graphs import export_graphs, graph_specs
 from model_export.parity.cases import Case, random_cases, real_cases
@@ -72,10 +68,8 @@ from training.checkpoint import STARTS_NAME, Checkpoint
 from training.data.packed import PACK_NAME, Packed, open_packed
 from training.evaluation.encoder import TorchEncoder
 from training.models import pretrained
-from training.models.architectures import read_config
 from training.models.config import FusedConfig
 from training.objectives.class_names import absent_class_names
-from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import Calibration, GraphName, Manifest, Reranking, Task
 from vitascope.bundle.parity_report import Bounds
 from vitascope.errors import InvalidInput
@@ -165,32 +159,6 @@ def export_checkpoint(
     return out
 
 
-def add_checkpoint(bundle: Path, model: Path) -> Path:
-    """Keep the checkpoint folder `model`, which a bundle was exported from, beside the bundle; returns `bundle`.
-
-    Graphs and fingerprint stay unchanged.
-
-    Raises:
-        ParityError: the outputs of the checkpoint's model differ from those of the bundle's graphs.
-        InvalidInput: the bundle was not exported from a checkpoint of this configuration, or there is none at `model`.
-    """
-    opened, loaded = Bundle.open(bundle), _load(model)
-    manifest, cfg = opened.manifest, loaded.model.cfg
-    if "provenance" not in manifest.extra:
-        raise InvalidInput(f"{bundle}: no provenance in its manifest; a bundle of `vitascope export` was expected")
-    if read_config(manifest.extra["provenance"]["config"]) != cfg or loaded.answers != opened.answers:
-        raise InvalidInput(f"checkpoint: {model} has another configuration or other answers than {bundle}")
-    with replace_checkpoint(bundle) as part, replace_bundle(bundle) as folder:
-        kept = write_checkpoint(part, loaded)
-        specs = graph_specs(checkpoint.load(part).model.eval())
-        paths = {spec.name: bundle / manifest.graphs[spec.name] for spec in specs}
-        check_outputs(specs, paths, random_cases(specs, cfg, seed=0), "int8-weights", REDUCED)
-        copy_files(opened, manifest.files, folder)
-        extra = manifest.extra | {CHECKPOINT_KEY: kept.model_dump(mode="json")}
-        write_manifest(folder, manifest.model_dump() | {"extra": extra})
-    return bundle
-
-
 @contextmanager
 def replace_checkpoint(bundle: Path) -> Iterator[Path]:
     """Yield a new folder that replaces the checkpoint beside a bundle at the end; after an error it is removed.
@@ -212,32 +180,6 @@ def replace_checkpoint(bundle: Path) -> Iterator[Path]:
         shutil.rmtree(pending, ignore_errors=True)
 
 
-def update_metrics(bundle: Path, metrics: Path) -> Path:
-    """Put the metrics of an evaluation into a bundle's card and manifest, beside those of others.
-
-    Graphs and fingerprint stay unchanged.
-
-    Raises BundleError, and InvalidInput for a bundle without provenance or for invalid metrics.
-    """
-    opened = Bundle.open(bundle)
-    new, old = read_metrics(metrics), stored_metrics(opened)
-    measured = old | {corpus: old.get(corpus, {}) | numbers for corpus, numbers in new.items()}
-    if "provenance" not in opened.manifest.extra:
-        raise InvalidInput(f"{bundle}: no provenance in its manifest; a bundle of `vitascope export` was expected")
-    report = ParityReport.model_validate_json((bundle / opened.manifest.parity_report).read_text("utf-8"))
-    with replace_bundle(bundle) as folder:
-        copy_files(opened, opened.manifest.files, folder)
-        manifest = opened.manifest.model_copy(
-            update={
-                "metrics": {**opened.manifest.metrics, **headline_metrics(new)},
-                "extra": opened.manifest.extra | {METRICS_KEY: measured},
-            }
-        )
-        write_documents(folder, {manifest.model_card: model_card(manifest, report)})
-        write_manifest(folder, manifest.model_dump())
-    return bundle
-
-
 def _prepare(
     model: Path,
     name: str,
@@ -249,7 +191,7 @@ def _prepare(
     initial: InitialModel,
     parts: Sequence[Path],
 ) -> _Job:
-    loaded = _load(model)
+    loaded = checkpoint.load_run(model)
     for part in parts:
         loaded = checkpoint.add_part(loaded, part)
     loaded.model.eval()
@@ -272,13 +214,6 @@ def _prepare(
         log=log,
         initial=initial,
     )
-
-
-def _load(model: Path) -> Checkpoint:
-    try:
-        return checkpoint.load(model)
-    except FileNotFoundError as error:
-        raise InvalidInput(str(error)) from error
 
 
 def validation_splits(names: list[str], data: Path | None) -> dict[str, Packed]:

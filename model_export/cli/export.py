@@ -161,9 +161,9 @@ def _add_public_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from model_export.export import add_checkpoint, update_metrics
     from model_export.moments import add_moments
     from model_export.parts import add_parts
+    from model_export.update import add_checkpoint, update_metrics
     from vitascope.bundle.bundle import Bundle
     from vitascope.bundle.manifest import MANIFEST_NAME
     from vitascope.errors import InvalidInput

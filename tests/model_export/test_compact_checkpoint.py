@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model_export.assemble import write_manifest
-from model_export.export import add_checkpoint
 from model_export.parity.checks import ParityError
+from model_export.update import add_checkpoint
 from model_export.weights import quantize
 from tests.chaos import only_by_chaos
 from tests.model_export.conftest import ANSWERS, CONFIG, copy_bundle

@@ -17,12 +17,13 @@ from onnx import numpy_helper
 
 from model_export import export
 from model_export.assemble import write_manifest
-from model_export.export import export_checkpoint, update_metrics
+from model_export.export import export_checkpoint
 from model_export.graphs import GraphSpec, export_graph, graph_specs, random_streams, run_torch
 from model_export.parity import checks
 from model_export.parity.cases import random_cases, real_cases
 from model_export.parity.checks import ParityError, ParityReport
 from model_export.sources import CORPORA, STARTS, languages_of
+from model_export.update import update_metrics
 from tests.chaos import only_by_chaos
 from tests.model_export.conftest import ANSWERS, CONFIG, Graphs, copy_bundle
 from tests.training import test_soho, test_visual_parsing

@@ -14,9 +14,9 @@ from onnx import numpy_helper
 from torch.nn.functional import normalize
 
 from model_export import moments
-from model_export.export import update_metrics
 from model_export.moments import add_moments
 from model_export.parity.checks import ParityError
+from model_export.update import update_metrics
 from tests.small_bundle import make_small_bundle
 from training import checkpoint
 from training.data.packed import Origin

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from model_export import assemble, parts
-from model_export.export import update_metrics
 from model_export.graphs import GraphSpec, export_specs
 from model_export.parity.checks import ParityReport
+from model_export.update import update_metrics
 from tests.model_export.conftest import ANSWERS, CONFIG, Graphs, copy_bundle
 from tests.training.small_run import recipe
 from training import checkpoint
