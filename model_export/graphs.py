@@ -245,6 +245,8 @@ def graph_specs(model: FusedModel) -> list[GraphSpec]:
         specs.append(GraphSpec("entailment", EntailmentGraph(model), fused, (ENTAILMENT_LOGITS,)))
     if model.caption_decoder is not None:
         tokens = {name: axes for name, axes in fused.items() if name not in text}
+        if AUDIO_TOKENS in tokens:
+            tokens = tokens | {AUDIO_TOKENS: {0: "batch", 1: "audio_tokens"}}
         specs += caption_specs(CaptionPrefillGraph(model), CaptionStepGraph(model), tokens)
     if model.grounding_head is not None:
         specs.append(GraphSpec("grounding", GroundingGraph(model), pictures, (HEAT_LOGITS, BOX)))
@@ -254,6 +256,8 @@ def graph_specs(model: FusedModel) -> list[GraphSpec]:
 def caption_specs(prefill: nn.Module, step: nn.Module, tokens: Mapping[str, Mapping[int, str]]) -> list[GraphSpec]:
     """Return the specs of the two graphs of captions. tokens: Dynamic axes of what prefill reads."""
     visual = {name: {0: "batch"} for name in (VISUAL_KEYS, VISUAL_VALUES, VISUAL_MASK)}
+    if AUDIO_TOKENS in tokens:
+        visual = {name: axes | {1 if name == VISUAL_MASK else 3: "context"} for name, axes in visual.items()}
     past = {name: {0: "batch", 3: "past"} for name in (PAST_KEYS, PAST_VALUES)}
     axes = {"input_ids": {0: "batch", 1: "length"}} | past | visual
     return [
@@ -345,7 +349,8 @@ def export_graph(spec: GraphSpec, cfg: Sizes, example_inputs: Arrays | None = No
     example = tuple(torch.from_numpy(arrays[name]) for name in spec.inputs)
     names = {name for axes in spec.axes.values() for name in axes.values()}
     tokens = {"min": 2, "max": cfg.text_length}
-    limits = {"length": tokens, "answer_tokens": tokens}
+    stream = cfg.audio_stream()
+    limits = {"length": tokens, "answer_tokens": tokens, "audio_tokens": {"max": stream.tokens if stream else 0}}
     dims = {name: torch.export.Dim(name, **limits.get(name, {})) for name in names}
     shapes: tuple[Any, ...] = tuple({axis: dims[name] for axis, name in axes.items()} for axes in spec.axes.values())
     if spec.name == "video":

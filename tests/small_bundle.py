@@ -93,6 +93,7 @@ def make_small_bundle(
     default_rerank: int | None = None,
     sound_reranking: dict[str, Any] | None = None,
     audio: dict[str, Any] = AUDIO,
+    dynamic_audio: bool = False,
 ) -> Path:
     """Write the bundle into ``folder``, created if missing, and return the folder.
 
@@ -104,14 +105,15 @@ def make_small_bundle(
     ``default_rerank``: the number of reranked results that the manifest states; None: it states none.
     ``sound_reranking``: the same of searches by pictures and sound, beside ``default_rerank``. ``audio``: the audio
     stream of bundles with the task "audio_retrieval", without ``width``; with that task alone there is no video.
-    With ``fused``, matching, answers and captions see the colours of pictures and sound.
+    With ``fused``, matching, answers and captions see the colours of pictures and sound. ``dynamic_audio``: captions
+    take any number of audio tokens.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("weights.bin", "captions.bin", "grounding.bin"):
         (folder / name).unlink(missing_ok=True)
     weights = _weights(seed, width)
     fuses_audio = "audio_retrieval" in tasks and audio.get("fused", False)
-    makers = _graph_makers(audio, fuses_audio, free_form_answers)
+    makers = _graph_makers(audio, fuses_audio, dynamic_audio, free_form_answers)
     graphs = sorted({graph for task in tasks for graph in GRAPHS_OF_TASK[task]})
     for graph in graphs:
         model = makers[graph](weights)
@@ -122,7 +124,8 @@ def make_small_bundle(
     _tokenizer().save(str(folder / "tokenizer.json"))
     (folder / "MODEL_CARD.md").write_text("# Small bundle\n\nKnows eight colours. For tests.\n")
     (folder / "parity.json").write_text("{}\n")
-    manifest = {**_manifest(graphs, width, tasks), **_manifest_parts(graphs, external_data), "version": version}
+    parts = _manifest_parts(graphs, external_data, dynamic_audio)
+    manifest = {**_manifest(graphs, width, tasks), **parts, "version": version}
     if "answering" in tasks and answers is not None:
         (folder / "answers.json").write_text(json.dumps(answers))
         manifest["answers"] = "answers.json"
@@ -140,7 +143,7 @@ def make_small_bundle(
 
 
 def _graph_makers(
-    audio: dict[str, Any], fuses_audio: bool, free_form_answers: bool
+    audio: dict[str, Any], fuses_audio: bool, dynamic_audio: bool, free_form_answers: bool
 ) -> dict[str, Callable[[dict[str, Array]], onnx.ModelProto]]:
     """Return the functions that make each graph of the weights."""
     return {
@@ -148,8 +151,8 @@ def _graph_makers(
         "video": _video_graph,
         "audio": partial(_audio_graph, audio),
         "moments": _moments_graph,
-        "caption_prefill": partial(_caption_prefill_graph, fuses_audio),
-        "caption_step": partial(_caption_step_graph, fuses_audio),
+        "caption_prefill": partial(_caption_prefill_graph, fuses_audio, dynamic_audio),
+        "caption_step": partial(_caption_step_graph, fuses_audio, dynamic_audio),
         "grounding": _grounding_graph,
         "match": partial(_match_graph, fuses_audio),
         "entailment": partial(_entailment_graph, fuses_audio),
@@ -157,7 +160,7 @@ def _graph_makers(
     }
 
 
-def _manifest_parts(graphs: Sequence[str], external_data: bool) -> dict[str, Any]:
+def _manifest_parts(graphs: Sequence[str], external_data: bool, dynamic_audio: bool) -> dict[str, Any]:
     """Return the fields of the manifest that describe heads and decoders."""
     parts = {}
     if "moments" in graphs:
@@ -168,6 +171,7 @@ def _manifest_parts(graphs: Sequence[str], external_data: bool) -> dict[str, Any
         size, start, end = len(VOCABULARY), VOCABULARY["[CLS]"], VOCABULARY["[SEP]"]
         parts["captions"] = CAPTIONS | {"head_width": size, "vocabulary": size, "start_ids": [start], "end_id": end}
         parts["captions"] |= {"weights": "captions.bin"} if external_data else {}
+        parts["captions"] |= {"dynamic_audio": True} if dynamic_audio else {}
     return parts
 
 
@@ -510,15 +514,15 @@ def _moments_graph(weights: dict[str, Array]) -> onnx.ModelProto:
     return _model("moments", nodes, inputs, outputs, {key: np.asarray(value) for key, value in constants.items()})
 
 
-def _caption_inputs(fuses_audio: bool) -> list[Any]:
+def _caption_inputs(fuses_audio: bool, dynamic_audio: bool) -> list[Any]:
     """Return visual_keys, visual_values and visual_mask."""
-    count = len(STREAMS) + 2 * fuses_audio
+    count = "T" if dynamic_audio else len(STREAMS) + 2 * fuses_audio
     shape = ["B", CAPTIONS["layers"], CAPTIONS["heads"], count, len(VOCABULARY)]
     caches = [_value(name, TensorProto.FLOAT, shape) for name in ("visual_keys", "visual_values")]
     return [*caches, _value("visual_mask", TensorProto.INT64, ["B", count])]
 
 
-def _caption_prefill_graph(fuses_audio: bool, weights: dict[str, Array]) -> onnx.ModelProto:
+def _caption_prefill_graph(fuses_audio: bool, dynamic_audio: bool, weights: dict[str, Array]) -> onnx.ModelProto:
     """visual_keys are the shares of the colours of each token, in the columns of their words; those of sound halved.
 
     A token of zeros is masked. Both heads and the values are the same.
@@ -542,15 +546,16 @@ def _caption_prefill_graph(fuses_audio: bool, weights: dict[str, Array]) -> onnx
         node("Cast", ["is_present"], ["visual_mask"], to=TensorProto.INT64),
     ]
     inputs = [_value("visual_tokens", TensorProto.FLOAT, ["B", len(STREAMS), width])]
-    inputs += [_value("audio_tokens", TensorProto.FLOAT, ["B", 2, width])] * fuses_audio
+    audio_count = "A" if dynamic_audio else 2
+    inputs += [_value("audio_tokens", TensorProto.FLOAT, ["B", audio_count, width])] * fuses_audio
     constants: dict[str, Array] = {
         "to_words": to_words,
         **{"axes": np.array([1, 2]), "half": np.array(0.5, np.float32), "nothing": np.array(1e-6, np.float32)},
     }
-    return _model("caption_prefill", nodes, inputs, _caption_inputs(fuses_audio), constants)
+    return _model("caption_prefill", nodes, inputs, _caption_inputs(fuses_audio, dynamic_audio), constants)
 
 
-def _caption_step_graph(fuses_audio: bool, weights: dict[str, Array]) -> onnx.ModelProto:
+def _caption_step_graph(fuses_audio: bool, dynamic_audio: bool, weights: dict[str, Array]) -> onnx.ModelProto:
     """Keys are the words, values the logarithms of ``NEXT_WORDS``; both heads are the same.
 
     logits = values of the last word + COLOUR_GAIN * colours where these may follow - 30 * words said.
@@ -598,7 +603,7 @@ def _caption_step_graph(fuses_audio: bool, weights: dict[str, Array]) -> onnx.Mo
     present = [*past[:3], "Q", size]
     inputs = [_value("input_ids", TensorProto.INT64, ["B", "L"])]
     inputs += [_value(name, TensorProto.FLOAT, past) for name in ("past_keys", "past_values")]
-    inputs += _caption_inputs(fuses_audio)
+    inputs += _caption_inputs(fuses_audio, dynamic_audio)
     outputs = [_value("logits", TensorProto.FLOAT, ["B", size])]
     outputs += [_value(name, TensorProto.FLOAT, present) for name in ("present_keys", "present_values")]
     constants = {

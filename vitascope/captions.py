@@ -1,7 +1,7 @@
 """Generation of captions: sentences about clips, one token after the other.
 
 Shape letters: B clips, R sentences in progress, Y layers, H heads, T visual and audio tokens, P tokens so far, L new
-ones, d head width, N vocabulary.
+ones, d head width, N vocabulary, K tokens that the decoder writes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitascope.bundle.graph_specs import (
+    AUDIO_TOKENS,
     LOGITS,
     PAST_KEYS,
     PAST_VALUES,
@@ -150,6 +151,8 @@ def generate_captions(
     captions = []
     for first in range(0, len(next(iter(tokens.values()))), clips):
         batch = {name: array[first : first + clips] for name, array in tokens.items()}
+        if decoder.dynamic_audio and AUDIO_TOKENS in batch and not batch[AUDIO_TOKENS].any():
+            batch[AUDIO_TOKENS] = batch[AUDIO_TOKENS][:, :1]  # not none: engines differ in what they do with no values
         state = _DecoderState(model, decoder, batch, is_cancelled)
         if options.temperature:
             sentences = _sample(state, options, max_tokens)
@@ -234,6 +237,10 @@ class _DecoderState:
         self._clips = np.arange(len(self._visual[VISUAL_KEYS]))
         empty = np.zeros((len(self._clips), decoder.layers, decoder.heads, 0, decoder.head_width), np.float32)
         self._keys, self._values = empty, empty
+        self.written: NDArray[np.int64] = np.arange(0)
+        """Ids (K,) of the tokens whose logits at the first position are not negligible: the others are never written.
+
+        A decoder with a list of words masks the others at every position, and most time is that of its logits."""
 
     @property
     def clip_count(self) -> int:
@@ -247,7 +254,7 @@ class _DecoderState:
             self._clips, self._visual = clips, {name: array[clips] for name, array in self._of_clips.items()}
 
     def next_log_probabilities(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-        """Return the log-probabilities (R, N) of the token after ``ids`` (R, L), which continue the sentences."""
+        """Return the log-probabilities (R, K) of the token after ``ids`` (R, L), which continue the sentences."""
         if self._is_cancelled():
             raise CancelledError
         inputs: dict[str, Array] = {
@@ -258,9 +265,14 @@ class _DecoderState:
         is_first = not self._keys.shape[3]
         outputs = self._model.run_graph("caption_step", inputs | self._visual)
         self._keys, self._values = outputs[PRESENT_KEYS], outputs[PRESENT_VALUES]
-        log_probabilities: NDArray[np.float64] = outputs[LOGITS].astype(np.float64)
+        logits = outputs[LOGITS]
         if is_first:
-            log_probabilities[:, self.decoder.end_id] = -np.inf  # a caption has a word
+            is_written = (logits > logits.max(axis=1, keepdims=True) + NEGLIGIBLE).any(axis=0)
+            is_written[self.decoder.end_id] = True
+            self.written = np.flatnonzero(is_written)
+        log_probabilities: NDArray[np.float64] = logits.take(self.written, axis=1).astype(np.float64)
+        if is_first:
+            log_probabilities[:, self.written == self.decoder.end_id] = -np.inf  # a caption has a word
         for row in log_probabilities:  # one that fits the processor's cache takes less time than all together
             row -= row.max()
             row -= np.log(np.exp(np.maximum(row, NEGLIGIBLE)).sum())
@@ -285,7 +297,7 @@ def _search_beams(state: _DecoderState, beams: int, max_tokens: int) -> list[lis
             )
             kept: list[tuple[int, _Sentence]] = []
             for rank, index in enumerate(_largest(totals.ravel(), 2 * beams)):
-                row, token = first + int(index) // totals.shape[1], int(index) % totals.shape[1]
+                row, token = first + int(index) // totals.shape[1], int(state.written[index % totals.shape[1]])
                 sentence = _Sentence(clip, (*progress[row].ids, token), float(totals.flat[index]))
                 if token == state.decoder.end_id or len(sentence.ids) == max_tokens:
                     complete[clip] += [sentence] if rank < beams else []
@@ -323,8 +335,8 @@ def _sample(state: _DecoderState, options: CaptionOptions, max_tokens: int) -> l
         rows, following = [], []
         for row, (sentence, generator) in enumerate(zip(progress, generators, strict=True)):
             logits = (log_probabilities[row] - log_probabilities[row].max()) / options.temperature
-            token = _sample_token(logits, options.top_p, generator)
-            total = sentence.total + float(log_probabilities[row, token])
+            position = _sample_position(logits, options.top_p, generator)
+            token, total = int(state.written[position]), sentence.total + float(log_probabilities[row, position])
             sentence = _Sentence(sentence.clip, (*sentence.ids, token), total)
             if token == state.decoder.end_id or len(sentence.ids) == max_tokens:
                 complete[sentence.clip].append(sentence)
@@ -338,8 +350,8 @@ def _sample(state: _DecoderState, options: CaptionOptions, max_tokens: int) -> l
     return complete
 
 
-def _sample_token(logits: NDArray[np.float64], top_p: float, generator: np.random.Generator) -> int:
-    """Sample from the most probable tokens of logits (N,), at most 0, that together have the probability ``top_p``."""
+def _sample_position(logits: NDArray[np.float64], top_p: float, generator: np.random.Generator) -> int:
+    """Sample from the largest of logits (K,), at most 0, that together have the probability ``top_p``."""
     order = np.argsort(-logits, kind="stable")
     cumulative = np.cumsum(np.exp(logits[order]))
     nucleus = cumulative[: 1 + int(np.searchsorted(cumulative, top_p * cumulative[-1]))]

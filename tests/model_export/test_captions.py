@@ -10,16 +10,19 @@ import pytest
 import torch
 
 from model_export import export
-from model_export.graphs import export_graphs, graph_specs
+from model_export.graphs import export_graphs, export_specs, graph_specs
 from model_export.weights import store
 from tests.model_export.conftest import ANSWERS, CONFIG, Graphs
 from tests.training.small_run import recipe, write_tokenizer
+from tests.training.test_audio import small_model
 from training import checkpoint
 from training.checkpoint import Checkpoint
 from training.models.hd_vila import HdVila
 from vitascope.bundle.bundle import Bundle
+from vitascope.bundle.graph_specs import LOGITS, PAST_KEYS, PAST_VALUES, VISUAL_KEYS
 from vitascope.bundle.manifest import CAPTION_GRAPHS
 from vitascope.captions import CaptionOptions
+from vitascope.engines.onnx_runtime import OnnxRuntimeEngine
 from vitascope.model import Model
 from vitascope.tokenizer import Tokenizer
 
@@ -89,6 +92,30 @@ def test_captions_equal_those_of_the_checkpoint(captioner: HdVila, bundle: Path)
     captions = model.generate_captions(tokens, options=CaptionOptions(beams=1))
     assert [row[0].text for row in captions] == expected
     assert len(set(expected)) > 1
+
+
+def test_the_words_of_a_clip_without_sound_are_those_of_its_pictures_for_any_number_of_audio_tokens(
+    tmp_path: Path,
+) -> None:
+    model = small_model(caption_layers=2)
+    specs = [spec for spec in graph_specs(model) if spec.name in CAPTION_GRAPHS]
+    store(export_specs(specs, model.cfg), tmp_path, "float32")
+    prefill, step = (OnnxRuntimeEngine(tmp_path / f"{name}.onnx", 1, "cpu") for name in CAPTION_GRAPHS)
+    rng = np.random.default_rng(0)
+    visual = rng.normal(size=(2, model.cfg.visual_tokens, model.cfg.visual_width)).astype(np.float32)
+    ids = rng.integers(1, 100, (2, 4))
+    with torch.no_grad():
+        prepared = model.prepare_captions(torch.from_numpy(visual))
+        none = prepared[0][:, :, :, :0]
+        expected, *_ = model.next_word_logits(torch.from_numpy(ids), none, none, *prepared)
+    stream = model.cfg.audio_stream()
+    assert stream is not None
+    for count in (1, 2, stream.tokens):
+        audio = np.zeros((2, count, stream.width), np.float32)
+        read = prefill.run({"visual_tokens": visual, "audio_tokens": audio})
+        assert read[VISUAL_KEYS].shape[3] == model.cfg.visual_tokens + count
+        logits = step.run({"input_ids": ids, PAST_KEYS: none.numpy(), PAST_VALUES: none.numpy()} | read)[LOGITS]
+        assert np.allclose(logits, expected.numpy(), atol=1e-4)
 
 
 def test_a_decoder_changes_no_other_file(

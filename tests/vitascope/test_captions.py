@@ -31,7 +31,8 @@ START, END = VOCABULARY["[CLS]"], VOCABULARY["[SEP]"]
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     tasks = ("retrieval", "audio_retrieval", "captioning")
-    folder = make_small_bundle(tmp_path_factory.mktemp("bundle"), tasks=tasks, audio={**AUDIO, "fused": True})
+    folder = tmp_path_factory.mktemp("bundle")
+    make_small_bundle(folder, tasks=tasks, audio={**AUDIO, "fused": True}, dynamic_audio=True)
     return Model.open(folder, threads=1, device="cpu")
 
 
@@ -92,17 +93,20 @@ def test_beam_search_returns_the_most_probable_sentences(model: Model) -> None:
 
 
 class RecordingRunner(Graphs):
-    """Graphs that record the rows of each run."""
+    """Graphs that record the rows of each run, and the audio tokens and all tokens that captions read."""
 
     def __init__(self, inner: GraphRunner) -> None:
-        self.inner, self.rows = inner, list[int]()
+        self.inner, self.rows, self.sizes = inner, list[int](), list[tuple[int, ...]]()
 
     def ensure_loaded(self, graph: str) -> None:
         self.inner.ensure_loaded(graph)
 
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         self.rows.append(len(next(iter(inputs.values()))))
-        return self.inner.run(graph, inputs)
+        outputs = self.inner.run(graph, inputs)
+        if graph == "caption_prefill":
+            self.sizes.append((inputs["audio_tokens"].shape[1], outputs["visual_mask"].shape[1]))
+        return outputs
 
 
 def test_clips_of_a_batch_do_not_affect_one_another(model: Model) -> None:
@@ -155,6 +159,26 @@ def test_captions_use_sound(model: Model) -> None:
     assert of_both[0] == of_red[0] == "the red thing moves"
     assert "the blue thing moves" in of_both
     assert "the blue thing moves" not in of_red
+
+
+def test_clips_without_sound_are_captioned_by_fewer_tokens_where_the_graphs_allow_it(
+    model: Model, tmp_path: Path
+) -> None:
+    tasks = ("retrieval", "audio_retrieval", "captioning")
+    folder = make_small_bundle(tmp_path / "fixed", tasks=tasks, audio={**AUDIO, "fused": True})
+    clips, sound = tokens_of(model, "red", "nothing"), tokens_of(model, "nothing", "blue")
+    captions, runners = [], list[RecordingRunner]()
+
+    def record(inner: GraphRunner) -> GraphRunner:
+        runners.append(RecordingRunner(inner))
+        return runners[-1]
+
+    for opened, fewest in ((model, 1), (Model.open(folder, threads=1, device="cpu"), 2)):
+        recorded = opened.with_overrides(record)
+        captions.append([recorded.generate_captions(clips, tokens) for tokens in (None, sound)])
+        assert runners[-1].sizes == [(fewest, 2 + fewest), (2, 4)]
+    assert captions[0] == captions[1]
+    assert texts(captions[0][1]) == [["the red thing moves"], ["the blue thing moves"]]
 
 
 def test_invalid_options_cancellation_and_a_missing_task(model: Model, small_model: Model) -> None:

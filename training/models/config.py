@@ -225,6 +225,7 @@ class FusedConfig(OmitDefaultsModel):
             end_id=vocabulary[END_TOKEN],
             max_tokens=min(MAX_CAPTION_TOKENS, self.text_length - 1),  # longer ones were not trained
             context_tokens=None if self.visual_tokens == self.grid_tokens else self.grid_tokens + heard,
+            dynamic_audio=heard > 0,
         )
 
     def grounding_grid(self) -> GroundingGrid | None:

@@ -77,7 +77,8 @@ def graph_spec(
         graph: "text", "video", "audio", "match", "answer", "moments", "caption_prefill", "caption_step" or
             "grounding", whose part of the manifest must be set; or "entailment".
         answers: Number of answers N; None: dynamic.
-        length: Number of windows T of a moments graph, or P + L of the outputs of caption_step; None: dynamic.
+        length: Number of windows T of a moments graph, of audio tokens of caption_prefill where it is dynamic, or P + L
+            of the outputs of caption_step; None: dynamic.
 
     Returns:
         (inputs, outputs), each by name.
@@ -130,7 +131,13 @@ def _caption_spec(
     """Return the inputs and outputs of a caption graph, of a model whose fused layers read ``tokens``."""
     decoder = manifest.captions
     assert decoder is not None
-    count = decoder.context_tokens or sum(spec.shape[1] or 0 for spec in tokens.values())
+    all_tokens = decoder.context_tokens or sum(spec.shape[1] or 0 for spec in tokens.values())
+    count: int | None = all_tokens
+    if decoder.dynamic_audio and AUDIO_TOKENS in tokens:
+        assert manifest.audio is not None
+        sound = length if graph == "caption_prefill" else None
+        count = None if sound is None else all_tokens - manifest.audio.tokens + sound
+        tokens = tokens | {AUDIO_TOKENS: ArraySpec("float32", (None, sound, manifest.audio.width))}
 
     def cache(size: int | None) -> ArraySpec:
         return ArraySpec("float32", (None, decoder.layers, decoder.heads, size, decoder.head_width))

@@ -50,7 +50,7 @@ class MomentWindows(StrictModel):
 class CaptionDecoder(OmitDefaultsModel):
     """The decoder of the graphs `caption_prefill` and `caption_step`: a Transformer that predicts the next token."""
 
-    _omit_if_default: ClassVar[tuple[str, ...]] = ("weights", "context_tokens")
+    _omit_if_default: ClassVar[tuple[str, ...]] = ("weights", "context_tokens", "dynamic_audio")
 
     layers: Annotated[int, Field(ge=1, le=256)]
     heads: Annotated[int, Field(ge=1, le=256)]
@@ -63,6 +63,9 @@ class CaptionDecoder(OmitDefaultsModel):
     max_tokens: Annotated[int, Field(ge=2, le=4096, description="of a caption, with `end_id`")] = 40
     context_tokens: Annotated[int | None, Field(ge=1)] = None
     """Visual and audio tokens of a clip that captions read. Null: all that the graph `caption_prefill` gets."""
+    dynamic_audio: bool = False
+    """Whether the graphs also take fewer audio tokens than the audio stream has, so that clips without sound take less
+    time."""
     weights: RelativePath | None = None
     """File with weights that these graphs alone read; it may change without a new index. Null: there is none."""
 

@@ -223,6 +223,8 @@ def _check_runs(report: Verification, folder: Path, manifest: Manifest, threads:
                     length = min(length, manifest.moments.max_windows)
                 if graph == "caption_step" and manifest.captions is not None:
                     length = min(length, manifest.captions.max_tokens // 2)
+                if graph == "caption_prefill" and manifest.audio is not None:
+                    length = min(length, manifest.audio.tokens)
                 inputs = random_inputs(bundle.graph_spec(graph)[0], rng, vocabulary, rows, clips, length)
                 _check_norms(graph, model.run_graph(graph, inputs))
 

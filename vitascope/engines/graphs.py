@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.graph_specs import ANSWER_IDS, PAST_KEYS, WINDOW_MASK, ArraySpec, ArraySpecs, graph_spec
+from vitascope.bundle.graph_specs import (
+    ANSWER_IDS,
+    AUDIO_TOKENS,
+    PAST_KEYS,
+    WINDOW_MASK,
+    ArraySpec,
+    ArraySpecs,
+    graph_spec,
+)
 from vitascope.bundle.manifest import CAPTION_GRAPHS, GRAPHS_OF_TASK
 from vitascope.engines.onnx_runtime import Array, Device, Engine, OnnxRuntimeEngine, Placement
 from vitascope.errors import BundleCorrupt, EngineError, TaskMissing
@@ -111,6 +119,8 @@ class Graphs:
         rows = len(next(iter(inputs.values())))
         answers = inputs[ANSWER_IDS].shape[1] if ANSWER_IDS in inputs else len(self.bundle.answers)
         length = inputs[WINDOW_MASK].shape[1] if WINDOW_MASK in inputs else None
+        if graph == "caption_prefill" and AUDIO_TOKENS in inputs:
+            length = inputs[AUDIO_TOKENS].shape[1]
         if PAST_KEYS in inputs:
             length = inputs[PAST_KEYS].shape[3] + inputs["input_ids"].shape[1]
         _, specs = graph_spec(self.bundle.manifest, graph, answers, length)
