@@ -33,6 +33,7 @@ from training.bundle_checkpoint import CHECKPOINT_KEY, extend_checkpoint, load_c
 from training.checkpoint import PARTS, Checkpoint, load_run, merge_parts, trained_parts
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import GRAPHS_OF_TASK, GraphName, Manifest
+from vitascope.bundle.manifest import PARTS as GRAPHS_OF_FIELD
 from vitascope.errors import InvalidInput
 from vitascope.tokenizer import Tokenizer
 
@@ -170,7 +171,7 @@ def _manifest_fields(
     new_tasks = [task for task, graphs in GRAPHS_OF_TASK.items() if names & {*graphs} and task not in manifest.tasks]
     return (
         manifest.model_dump()
-        | added_parts(extended.model.cfg, tokenizer)
+        | {n: x for n, x in added_parts(extended.model.cfg, tokenizer).items() if names & {*GRAPHS_OF_FIELD[n]}}
         | add_sources(folder, manifest, sources)
         | ({"licence": licence_of(corpora_first)} if is_derived else {})
         | {

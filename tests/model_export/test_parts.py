@@ -26,6 +26,7 @@ from training.models.fusion import FusedModel
 from training.models.grounding_head import grounding_outputs
 from training.models.hd_vila import HdVila
 from vitascope.bundle.bundle import Bundle
+from vitascope.bundle.parts import GroundingGrid
 from vitascope.cli.main import main
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
@@ -147,11 +148,14 @@ def test_a_part_is_replaced_in_another_folder(
         tmp_path / "again", load_initial_model(first).model, folders[0] / "tokenizer.json", {"entailment": "video"}, 2
     )
     monkeypatch.setattr(parts, "export_specs", export_specs)
+    of_later_version = {"grounding": GroundingGrid(rows=1, columns=1, cells=1)}
+    monkeypatch.setattr(parts, "added_parts", lambda *_: of_later_version)
     command = ["export", str(first), "--part", str(again), "--out", str(tmp_path / "second"), "--version", "1.0.1"]
     assert main(command) == 0
     before, after = Bundle.open(first).manifest, Bundle.open(tmp_path / "second").manifest
     assert (before.version, after.version) == (Bundle.open(bundles["float32"]).manifest.version, "1.0.1")
     assert before.tasks == after.tasks
+    assert before.grounding == after.grounding, "its graph stays"
     changed = {name for name, entry in after.files.items() if before.files[name] != entry}
     assert changed - {"parity.json", "MODEL_CARD.md"} == {"entailment.onnx"}
     model = Model.open(tmp_path / "second", threads=1, device="cpu")
