@@ -135,6 +135,11 @@ examples:
         help="measure captions that the model generates, and nothing else; with so many beams (default: 1, greedy)",
     )
     parser.add_argument(
+        "--rerank-captions",
+        action="store_true",
+        help="with --captions: order the beams by how well they match, too, as `vitascope caption --rerank`",
+    )
+    parser.add_argument(
         "--entailment",
         action="store_true",
         help="measure whether sentences are classified as entailed, neutral or contradicted, and nothing else",
@@ -144,7 +149,11 @@ examples:
 
 def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     from training.evaluation.report import evaluate
+    from vitascope.captions import CaptionOptions
 
+    if args.rerank_captions and args.captions is None:
+        raise InvalidInput("--rerank-captions: without --captions; a number of beams was expected there")
+    captions = None if args.captions is None else CaptionOptions(args.captions, rerank=args.rerank_captions)
     return dict(
         evaluate(
             args.model,
@@ -155,7 +164,7 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
             args.out,
             args.clips,
             args.rerank,
-            args.captions,
+            captions,
             args.entailment,
             args.rerank_queries,
         )

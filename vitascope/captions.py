@@ -6,10 +6,12 @@ ones, d head width, N vocabulary, K tokens that the decoder writes.
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,11 +28,13 @@ from vitascope.bundle.graph_specs import (
     VISUAL_KEYS,
     Array,
 )
-from vitascope.errors import InvalidInput
+from vitascope.errors import InvalidInput, TaskMissing
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.modalities import Modality
+from vitascope.scoring import Match, match_probability
 
 if TYPE_CHECKING:
+    from vitascope.bundle.manifest import Calibration, Task
     from vitascope.bundle.parts import CaptionDecoder
     from vitascope.model import Model
     from vitascope.tokenizer import Tokenizer
@@ -38,6 +42,11 @@ if TYPE_CHECKING:
 IsCancelled = Callable[[], bool]
 NEGLIGIBLE = -700.0
 """Logits below the largest by this much change no sum of exponentials in float64; smaller ones underflow, slowly."""
+LOG_PROBABILITY_WEIGHT = 4.0
+"""Weight of a caption's log-probability beside the logarithm of its match in reranking.
+
+Chosen on the validation splits of drawn scenes and Flickr8k, with 8 beams. Against log-probability alone, scenes whose
+captions are right rise from 67.4 to 70.0 percent, BLEU-4 from 18.0 to 18.6 and CIDEr-D from 43.7 to 48.2."""
 BLOCK = 64
 """Values whose maximum is compared first in a search for the largest."""
 
@@ -53,6 +62,7 @@ class CaptionOptions:
         seed: Of sampling. The caption of a clip does not depend on the other clips.
         max_tokens: Maximum tokens of a caption, its end included; None: as many as the bundle allows.
         count: Captions of each clip; without sampling at most ``beams``.
+        rerank: Order all beams, or samples, by how well they match the clip, too; needs the task "matching".
     """
 
     beams: int = 3
@@ -61,6 +71,7 @@ class CaptionOptions:
     seed: int = 0
     max_tokens: int | None = None
     count: int = 1
+    rerank: bool = False
 
     def __post_init__(self) -> None:
         for name, minimum in (("beams", 1), ("seed", 0), ("max_tokens", 1), ("count", 1)):
@@ -75,16 +86,27 @@ class CaptionOptions:
         if not self.temperature and self.count > self.beams:
             raise InvalidInput(f"count: {self.count} with {self.beams} beams; at most as many were expected")
 
+    def check_tasks(self, tasks: Sequence[Task]) -> None:
+        """Raise TaskMissing if a model with these tasks cannot rerank, and has to."""
+        if self.rerank and "matching" not in tasks:
+            raise TaskMissing(
+                f"rerank: true; false was expected, as the model has no task 'matching', only {', '.join(tasks)}"
+            )
+
 
 DEFAULT_OPTIONS = CaptionOptions()
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A sentence, and the mean log-probability of its tokens, its end included."""
+    """A sentence, and the mean log-probability of its tokens, its end included.
+
+    ``match``: calibrated probability that it matches the clip; None without reranking.
+    """
 
     text: str
     log_probability: float
+    match: float | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +139,11 @@ class CaptionModel(Protocol):
     def tokenizer(self) -> Tokenizer: ...
     @property
     def batch_size(self) -> int: ...
+    @property
+    def tasks(self) -> Sequence[Task]: ...
+    @property
+    def calibration(self) -> Calibration: ...
+    def match(self, texts: Sequence[str], visual_tokens: Array, audio_tokens: Array | None = None) -> Match: ...
     def run_graph(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]: ...
 
 
@@ -126,6 +153,8 @@ def generate_captions(
     tokens: Mapping[str, Array],
     options: CaptionOptions,
     is_cancelled: IsCancelled | None = None,
+    *,
+    matches_sound: bool = True,
 ) -> list[list[Caption]]:
     """Generate captions of B clips, ``model.batch_size`` sentences at a time, or those of one clip.
 
@@ -135,22 +164,26 @@ def generate_captions(
         tokens: Inputs of the graph "caption_prefill" by name.
         options: Decoding.
         is_cancelled: Called before each token.
+        matches_sound: Whether reranking matches captions with audio tokens, too, where there are some.
 
     Returns:
-        Up to ``options.count`` captions of each clip, of the highest mean log-probability first.
+        Up to ``options.count`` captions of each clip, best first: of the highest mean log-probability, or reranked.
 
     Raises:
+        TaskMissing: ``options.rerank`` of a model without the task "matching".
         InvalidInput: ``options.max_tokens`` is larger than the bundle's.
         CancelledError: ``is_cancelled`` returned True.
         EngineError: A run failed.
     """
+    options.check_tasks(model.tasks)
     max_tokens = options.max_tokens or decoder.max_tokens
     if max_tokens > decoder.max_tokens:
         raise InvalidInput(f"max_tokens: {max_tokens}; at most {decoder.max_tokens} was expected of this model")
     clips = max(1, model.batch_size // max(options.beams, options.count))
     captions = []
     for first in range(0, len(next(iter(tokens.values()))), clips):
-        batch = {name: array[first : first + clips] for name, array in tokens.items()}
+        of_clips = {name: array[first : first + clips] for name, array in tokens.items()}
+        batch = dict(of_clips)
         if decoder.dynamic_audio and AUDIO_TOKENS in batch and not batch[AUDIO_TOKENS].any():
             batch[AUDIO_TOKENS] = batch[AUDIO_TOKENS][:, :1]  # not none: engines differ in what they do with no values
         state = _DecoderState(model, decoder, batch, is_cancelled)
@@ -158,10 +191,33 @@ def generate_captions(
             sentences = _sample(state, options, max_tokens)
         else:
             sentences = _search_beams(state, options.beams, max_tokens)
-        for of_clip in sentences:
-            best = sorted(of_clip, key=lambda sentence: -sentence.mean)[: options.count]
-            captions.append([_caption(model, decoder, sentence) for sentence in best])
+        probable = [sorted(of_clip, key=lambda sentence: -sentence.mean) for of_clip in sentences]
+        kept = None if options.rerank else options.count
+        written = [[_caption(model, decoder, sentence) for sentence in of_clip[:kept]] for of_clip in probable]
+        if options.rerank:
+            sound = of_clips.get(AUDIO_TOKENS) if matches_sound else None
+            written = _rerank(model, written, of_clips["visual_tokens"], sound)
+        captions += [of_clip[: options.count] for of_clip in written]
     return captions
+
+
+def _rerank(
+    model: CaptionModel, captions: Sequence[Sequence[Caption]], visual_tokens: Array, audio_tokens: Array | None
+) -> list[list[Caption]]:
+    """Return the captions of each of B clips with their match, ordered by it and by their log-probability."""
+    rows = [row for row, of_clip in enumerate(captions) for _ in of_clip]
+    # A caption of special tokens alone has no visible character, which a text to match needs.
+    texts = [caption.text.strip() or "." for of_clip in captions for caption in of_clip]
+    logits = model.match(texts, visual_tokens[rows], None if audio_tokens is None else audio_tokens[rows]).logits
+    matches = iter(match_probability(model.calibration, logits).tolist())
+    matched = [[replace(caption, match=next(matches)) for caption in of_clip] for of_clip in captions]
+    return [sorted(of_clip, key=_score, reverse=True) for of_clip in matched]
+
+
+def _score(caption: Caption) -> float:
+    assert caption.match is not None
+    log_match = math.log(max(caption.match, sys.float_info.min))
+    return log_match + LOG_PROBABILITY_WEIGHT * caption.log_probability
 
 
 def caption_file(
@@ -183,10 +239,11 @@ def caption_file(
     Raises:
         MediaError: The file cannot be decoded, or has nothing that the model reads.
         InvalidInput: A clip is outside the file, or ``options.max_tokens`` is too large.
-        TaskMissing: The bundle has no caption graphs.
+        TaskMissing: The bundle has no caption graphs, or, with ``options.rerank``, no match graph.
         EngineError: A run failed.
     """
     _ = model.caption_decoder  # before anything is decoded
+    options.check_tasks(model.tasks)
     manifest, sounding = model.bundle.manifest, set[int]()
     audio_tokens = None
     if not model.fuses_audio:

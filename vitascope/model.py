@@ -381,7 +381,8 @@ class Model:
         """
         decoder = self.caption_decoder
         tokens = check_tokens(self.bundle.manifest, len(visual_tokens), visual_tokens, audio_tokens)
-        return generate_captions(self, decoder, tokens, options, is_cancelled)
+        matches_sound = self.bundle.manifest.sound_reranking is not None  # as in searches
+        return generate_captions(self, decoder, tokens, options, is_cancelled, matches_sound=matches_sound)
 
     @property
     def grounding_grid(self) -> GroundingGrid:

@@ -255,6 +255,8 @@ def _generate_captions(
     """Raises as ``stored_file``, ``embed_clips`` and ``segment_file``, TaskMissing, InvalidInput and EngineError."""
     model = context.model(context.service.models.get(fields.model))
     check_max("max_tokens", fields.max_tokens or 1, model.caption_decoder.max_tokens)
+    options = fields.options()
+    options.check_tasks(model.tasks)
     with open_source(context) as source:
         if fields.segmentation is None:
             clips = [embed_clip(context, model, source, ClipRange(fields.start, fields.end, sound=True))]
@@ -270,7 +272,7 @@ def _generate_captions(
                 modalities=list(used_modalities(clip.audio_tokens)),
                 captions=[GeneratedCaption(**vars(caption)) for caption in captions],
             )
-            for clip, captions in zip(clips, _caption_clips(context, model, clips, fields.options()), strict=True)
+            for clip, captions in zip(clips, _caption_clips(context, model, clips, options), strict=True)
         ],
     )
 

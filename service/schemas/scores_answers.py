@@ -325,12 +325,25 @@ class CaptionFields(Request):
         Int | None, Field(ge=1, description="tokens of a caption; null: as many as the model allows")
     ] = None
     count: Annotated[Int, Field(ge=1, description="captions of each clip, at most `beams` unless sampled")] = 1
+    rerank: Annotated[
+        bool,
+        Field(
+            description="order all `beams`, or samples, by how well they match the clip, too: better, and slower by a "
+            "match of each; the model needs the task `matching`"
+        ),
+    ] = False
     model: ModelName = None
 
     def options(self) -> CaptionOptions:
         """Return the options of the model. Raises InvalidInput for contradictory ones."""
         return CaptionOptions(
-            self.beams, self.temperature, self.top_p, self.seed, max_tokens=self.max_tokens, count=self.count
+            self.beams,
+            self.temperature,
+            self.top_p,
+            self.seed,
+            max_tokens=self.max_tokens,
+            count=self.count,
+            rerank=self.rerank,
         )
 
 
@@ -355,7 +368,7 @@ class CaptionForm(CaptionFields, TimeRange):
     segmentation: Annotated[Segmentation | None, Field(description=PER_CLIP)] = None
 
 
-GENERATED: dict[str, Any] = {"text": "a brown dog runs along the sea", "log_probability": -0.41}
+GENERATED: dict[str, Any] = {"text": "a brown dog runs along the sea", "log_probability": -0.41, "match": None}
 CAPTIONED: dict[str, Any] = {"start": 0.0, "end": 8.0, "modalities": ["visual"], "captions": [GENERATED]}
 
 
@@ -369,6 +382,7 @@ class GeneratedCaption(Response):
         float,
         Field(le=0, description="mean natural logarithm of the probabilities of its tokens; comparable within a model"),
     ]
+    match: Annotated[Probability | None, Field(description=f"{MATCH}; null without `rerank`")]
 
 
 class CaptionedClip(Response):
@@ -382,7 +396,8 @@ class CaptionedClip(Response):
         list[Modality], Field(description="what of the clip the model has used: its pictures, and its sound if it can")
     ]
     captions: Annotated[
-        list[GeneratedCaption], Field(description="most probable first; fewer than `count` if the search has no more")
+        list[GeneratedCaption],
+        Field(description="most probable, or reranked, first; fewer than `count` if the search has no more"),
     ]
 
 

@@ -86,6 +86,7 @@ class TokenIds:
 
     def __init__(self, model: Model) -> None:
         self.batch_size, self.run_graph = model.batch_size, model.run_graph
+        self.tasks, self.calibration, self.match = model.tasks, model.calibration, model.match
 
     @property
     def tokenizer(self) -> Tokenizer:

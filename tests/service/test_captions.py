@@ -55,7 +55,7 @@ def captioning(film: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """A service whose model captions pictures and sound, with the film in two clips; requests may be about four."""
     bundle = make_small_bundle(
         tmp_path_factory.mktemp("bundle"),
-        tasks=("retrieval", "audio_retrieval", "captioning"),
+        tasks=("retrieval", "audio_retrieval", "matching", "captioning"),
         audio={**AUDIO, "fused": True},
     )
     settings = settings_for(bundle, tmp_path_factory.mktemp("data"), max_caption_clips=4, max_beams=6)
@@ -99,6 +99,10 @@ def test_a_stored_video_is_captioned_as_a_whole_in_parts_and_by_clip(captioning:
     assert texts(by_rule) == [(0.0, 2.0, RED), (2.0, 4.0, RED), (4.0, 6.0, BLUE), (6.0, 8.0, BLUE)]
     samples = [caption(captioning, beams=1, temperature=2, count=6, seed=seed).json()["clips"] for seed in (1, 1, 2)]
     assert samples[0] == samples[1] != samples[2]
+    assert {each["match"] for each in clip["captions"]} == {None}
+    [reranked] = caption(captioning, end=3.5, beams=5, count=3, rerank=True).json()["clips"]
+    scores = [np.log(each["match"]) + 4 * each["log_probability"] for each in reranked["captions"]]
+    assert (len(scores), scores) == (3, sorted(scores, reverse=True))
 
 
 def test_uploads_with_sound_and_pictures_are_captioned_and_not_stored(captioning: Running, tmp_path: Path) -> None:
@@ -136,6 +140,10 @@ def test_the_command_captions_files_by_a_service(
     assert main(["caption", str(film), "--clips", "4", *server, "--json"]) == 0
     [response] = json.loads(capsys.readouterr().out)["files"]
     assert texts(response) == [(0.0, 4.0, RED), (4.0, 8.0, BLUE)]
+    assert main(["caption", str(film), "--clips", "4", "--rerank", *server]) == 0
+    heading, *rows = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["time", "log-probability", "match", "caption"]
+    assert all(0 < float(row.split()[2]) <= 1 for row in rows)
     assert main(["caption", str(film), "--beams", "7", *server]) == 2
     assert "beams: 7; at most 6" in capsys.readouterr().err
 
@@ -221,12 +229,12 @@ def test_the_clients_and_the_tool_agree(captioning: Running) -> None:
     async def call() -> str:
         async with AsyncClient(url) as client:
             assert await client.generate_captions(**CLIP, segmentation="stored", count=2) == stored
-            return (await call_tool(client, GenerateCaptionsArguments(**CLIP, per_clip=True))).to_text()
+            return (await call_tool(client, GenerateCaptionsArguments(**CLIP, per_clip=True, rerank=True))).to_text()
 
     first, second = asyncio.run(call()).splitlines()
     assert texts(stored) == [(0.0, 4.0, RED), (4.0, 8.0, BLUE)]
     assert first.startswith(f'0:00-0:04 (0 to 4 s) "{RED}" (log probability -')
-    assert second.startswith(f'0:04-0:08 (4 to 8 s) "{BLUE}"')
+    assert re.fullmatch(rf'0:04-0:08 \(4 to 8 s\) "{BLUE}" \(log probability -[\d.]+, match 0[\d.]+\)', second)
 
 
 def test_chapters_of_stored_videos_and_uploads(

@@ -111,7 +111,7 @@ def test_generated_captions_are_those_of_the_most_probable_tokens_and_are_measur
     runs: tuple[Path, Path, Path],
 ) -> None:
     data, start, trained = runs
-    measured = evaluate(trained, data, "val", ["squares"], beams=1)["squares"]
+    measured = evaluate(trained, data, "val", ["squares"], captions=CaptionOptions(beams=1))["squares"]
     assert measured["generated captions"] == 8
     assert 0.0 <= measured["BLEU-4"] <= 100.0
     assert -100.0 <= measured["similarity (generated)"] <= 100.0
@@ -133,7 +133,13 @@ def test_generated_captions_are_those_of_the_most_probable_tokens_and_are_measur
     written = {word for [caption] in random for word in caption.text.split()}
     assert {"a", "square"} < written <= {"a", "square", *COLOURS}
     with pytest.raises(InvalidInput, match="generates none"):
-        evaluate(start, data, "val", ["squares"], beams=1)
+        evaluate(start, data, "val", ["squares"], captions=CaptionOptions(beams=1))
+    beams = CaptionOptions(beams=4, rerank=True)
+    reranked = evaluate(trained, data, "val", ["squares"], captions=beams)["squares"]
+    assert reranked.keys() == measured.keys()
+    for of_clip, clip in zip(encoder.generate_captions(tokens, None, beams), tokens, strict=True):
+        match = encoder.match([of_clip[0].text], clip[None]).probabilities
+        assert of_clip[0].match == pytest.approx(match[0], abs=1e-5)
 
 
 def test_captions_of_scenes_are_judged_by_what_the_generator_drew() -> None:

@@ -181,6 +181,42 @@ def test_clips_without_sound_are_captioned_by_fewer_tokens_where_the_graphs_allo
     assert texts(captions[0][1]) == [["the red thing moves"], ["the blue thing moves"]]
 
 
+class OppositeMatch(RecordingRunner):
+    """Graphs by which captions match clips that do not show what they name."""
+
+    def output_shapes(self, graph: str) -> dict[str, tuple[int, ...]]:
+        return self.inner.output_shapes(graph)
+
+    def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        outputs = super().run(graph, inputs)
+        return {name: -3 * (array + 6) for name, array in outputs.items()} if graph == "match" else outputs
+
+
+@pytest.mark.parametrize("by_sound", [False, True])
+def test_reranking_orders_all_beams_by_match_and_log_probability(tmp_path: Path, by_sound: bool) -> None:
+    reranking = {"default_rerank": 5, "sound_reranking": {"candidates": 5, "match_weight": 1.0}} if by_sound else {}
+    tasks = ("retrieval", "audio_retrieval", "matching", "captioning")
+    folder = make_small_bundle(tmp_path, tasks=tasks, audio={**AUDIO, "fused": True}, dynamic_audio=True, **reranking)
+    model = Model.open(folder, threads=1, device="cpu")
+    clips, sound = tokens_of(model, "red", "red", "green"), tokens_of(model, "nothing", "blue", "nothing")
+    model = model.with_overrides(OppositeMatch, batch_size=130)
+    plain = model.generate_captions(clips, sound, CaptionOptions(beams=60, count=60, max_tokens=3))
+    reranked = model.generate_captions(clips, sound, CaptionOptions(beams=60, count=20, max_tokens=3, rerank=True))
+    for row, (candidates, best) in enumerate(zip(plain, reranked, strict=True)):
+        heard = sound[[row] * len(candidates)] if by_sound else None
+        match = model.match([c.text for c in candidates], clips[[row] * len(candidates)], heard)
+        pairs = zip(candidates, match.probabilities.tolist(), strict=True)
+        expected = sorted(pairs, key=lambda pair: -(np.log(pair[1]) + 4 * pair[0].log_probability))[:20]
+        assert [c.text for c in best] == [c.text for c, _ in expected]
+        assert [c.match for c in best] == pytest.approx([probability for _, probability in expected], abs=1e-5)
+        assert [c.match for c in candidates] == [None] * len(candidates)
+        assert {c.text for c in best} != {c.text for c in candidates[:20]}
+    samples = CaptionOptions(beams=1, temperature=3.0, count=8, rerank=True)
+    [sampled] = model.generate_captions(clips[:1], None, samples)
+    assert len(sampled) == 8
+    assert all(caption.match is not None for caption in sampled)
+
+
 def test_invalid_options_cancellation_and_a_missing_task(model: Model, small_model: Model) -> None:
     red = tokens_of(model, "red")
     cases: list[tuple[dict[str, Any], str]] = [
@@ -205,6 +241,8 @@ def test_invalid_options_cancellation_and_a_missing_task(model: Model, small_mod
         TaskMissing, match="no graph 'caption_step', so no captioning; the bundle's tasks are retrieval"
     ):
         small_model.generate_captions(red)
+    with pytest.raises(TaskMissing, match="rerank: true; false was expected, as the model has no task 'matching'"):
+        model.generate_captions(red, options=CaptionOptions(rerank=True))
 
 
 def test_the_command_captions_each_clip_of_files(
@@ -228,5 +266,7 @@ def test_the_command_captions_each_clip_of_files(
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) == 3
     assert all(line.startswith("0:00-0:04 ") for line in shown[1:])
+    assert main(["caption", str(video), *bundle, "--rerank"]) == 2
+    assert "no task 'matching'" in capsys.readouterr().err
     assert main(["caption", str(video), "--bundle", str(small_bundle)]) == 2
     assert "no graph 'caption_step', so no captioning" in capsys.readouterr().err

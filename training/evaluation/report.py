@@ -352,7 +352,7 @@ def evaluate(
     out: Path | None = None,
     clips: int | None = None,
     rerank: int | None = None,
-    beams: int | None = None,
+    captions: CaptionOptions | None = None,
     entailment: bool = False,
     rerank_queries: int = RERANK_QUERIES,
     log: Log = _to_stderr,
@@ -367,7 +367,7 @@ def evaluate(
         out: JSON file for the results.
         clips: Clips used per video, evenly spread over the packed ones (None: all).
         rerank: Results that are ordered by match, as `EvalTarget.rerank`.
-        beams: Measure captions that the model generates with so many beams, and nothing else (None: all but these).
+        captions: As `EvalTarget.captions`.
         entailment: Measure the classes of sentences, and nothing else.
         rerank_queries: Queries whose results are ordered by match, as `EvalTarget.rerank_queries`.
         log: Called with a line about each corpus that is left out.
@@ -376,8 +376,8 @@ def evaluate(
         {corpus: {metric: value}}; percentages unless a name says otherwise.
 
     Raises:
-        InvalidInput: A corpus is missing, has nothing to measure, or has other frames than the model takes, or the
-            model generates no captions or classifies no sentences; raised before anything is measured.
+        InvalidInput, TaskMissing: A corpus is missing, has nothing to measure, or has other frames than the model has,
+            or the model does not caption, rerank captions or classify; raised before anything is measured.
     """
     if rerank is not None and rerank < 1:
         raise InvalidInput(f"rerank: {rerank}; at least 1 was expected")
@@ -385,13 +385,13 @@ def evaluate(
         raise InvalidInput(f"rerank_queries: {rerank_queries}; at least 0 was expected")
     names = list(dict.fromkeys(corpora)) if corpora else None
     names_requested = _select_corpora(data, split, names)
-    options = None if beams is None else CaptionOptions(beams=beams)
-    target = EvalTarget(
-        open_encoder(model), data, split, judgements, clips, rerank, options, entailment, rerank_queries
-    )
-    if options and "captioning" not in target.encoder.tasks:
-        raise InvalidInput(f"captions: {model} generates none; a model with the task captioning was expected")
-    if entailment and not _classifies(target.encoder):
+    encoder = open_encoder(model)
+    target = EvalTarget(encoder, data, split, judgements, clips, rerank, captions, entailment, rerank_queries)
+    if captions:
+        captions.check_tasks(encoder.tasks)
+        if "captioning" not in encoder.tasks:
+            raise InvalidInput(f"captions: {model} generates none; a model with the task captioning was expected")
+    if entailment and not _classifies(encoder):
         raise InvalidInput(f"entailment: {model} classifies no sentences; a model that does was expected")
     chosen = _select_protocols(target, names_requested, named=names is not None, log=log)
     results = {name: {k: round(v, 4) for k, v in numbers().items()} for name, numbers in chosen.items()}

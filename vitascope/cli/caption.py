@@ -25,6 +25,7 @@ examples:
   vitascope caption film.mp4 --clips 4
   vitascope caption *.jpg --beams 5 --count 3 --json
   vitascope caption clip.mp4 --beams 1 --temperature 0.8 --count 5 --seed 2
+  vitascope caption clip.mp4 --beams 8 --rerank
   vitascope caption clip.mp4 --server http://127.0.0.1:8000
 """
 
@@ -64,6 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-tokens", type=int, metavar="N", help="tokens of a caption (default: the bundle's maximum)"
     )
     parser.add_argument("--count", type=int, default=1, metavar="N", help="captions of a clip (default: %(default)s)")
+    parser.add_argument(
+        "--rerank",
+        action="store_true",
+        help="order all beams, or samples, by how well they match the clip, too; the bundle needs the task `matching`",
+    )
     add_bundle(parser)
     add_engine(parser)
     add_server(parser)
@@ -77,7 +83,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         from vitascope.client import Client
 
         segmentation = None if args.clips is None else {"rule": "windows", "length": args.clips, "overlap": 0}
-        names = ("beams", "temperature", "top_p", "seed", "max_tokens", "count", "model")
+        names = ("beams", "temperature", "top_p", "seed", "max_tokens", "count", "rerank", "model")
         options: dict[str, Any] = {name: getattr(args, name) for name in names}
         with Client(server) as client:
             return _caption_files(
@@ -89,7 +95,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from vitascope.model import Model
     from vitascope.moments import window_spans
 
-    decoding = CaptionOptions(args.beams, args.temperature, args.top_p, args.seed, args.max_tokens, args.count)
+    decoding = CaptionOptions(
+        args.beams, args.temperature, args.top_p, args.seed, args.max_tokens, args.count, args.rerank
+    )
     model = Model.open(args.bundle, threads=args.threads, device=args.device, engine=args.engine)
     _ = model.caption_decoder
     limits = read_media_limits(os.environ)
@@ -119,15 +127,19 @@ def _caption_files(files: Sequence[Path], caption: Callable[[Path], Sequence[Map
 
 def show(result: dict[str, Any], console: Console) -> None:
     has_several = len(result["files"]) > 1
-    table = plain_table(*(["file"] if has_several else []), "time", ">log-probability", "caption")
+    clips = [clip for entry in result["files"] for clip in entry.get("clips", ())]
+    has_match = any(caption.get("match") is not None for clip in clips for caption in clip["captions"])
+    match_column = [">match"] if has_match else []
+    table = plain_table(*(["file"] if has_several else []), "time", ">log-probability", *match_column, "caption")
     for entry in result["files"]:
         file = [escape(entry["file"])] if has_several else []
         for clip in entry.get("clips", ()):
             for caption in clip["captions"]:
                 span = format_span(clip["start"], clip["end"])
-                table.add_row(*file, span, f"{caption['log_probability']:.2f}", escape(caption["text"]))
+                match = [f"{caption['match']:.2f}"] if has_match else []
+                table.add_row(*file, span, f"{caption['log_probability']:.2f}", *match, escape(caption["text"]))
         if "error" in entry:
-            table.add_row(*file, "", "", f"failed: {escape(entry['error'])}")
+            table.add_row(*file, "", "", *([""] if has_match else []), f"failed: {escape(entry['error'])}")
     console.print(table)
 
 

@@ -63,6 +63,7 @@ class CaptionOptions(TypedDict, total=False):
     seed: int
     max_tokens: int | None
     count: int
+    rerank: bool
     model: str | None
 
 

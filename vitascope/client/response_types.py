@@ -130,7 +130,7 @@ class CaptionedClip(TypedDict):
     """Captions of one clip."""
 
     captions: list[GeneratedCaption]
-    """most probable first; fewer than `count` if the search has no more"""
+    """most probable, or reranked, first; fewer than `count` if the search has no more"""
     end: float
     """seconds"""
     modalities: list[Literal["visual", "audio"]]
@@ -510,6 +510,8 @@ class GeneratedCaption(TypedDict):
 
     log_probability: float
     """mean natural logarithm of the probabilities of its tokens; comparable within a model"""
+    match: float | None
+    """calibrated probability, by the fusion model, that the text describes the clip; null without `rerank`"""
     text: str
 
 

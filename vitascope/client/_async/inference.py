@@ -233,6 +233,7 @@ class Inference(BaseClient):
         seed: int = 0,
         max_tokens: int | None = None,
         count: int = 1,
+        rerank: bool = False,
         model: str | None = None,
     ) -> response_types.CaptionResponse:
         """Generate captions of a stored video, or of each of its clips.
@@ -249,10 +250,11 @@ class Inference(BaseClient):
             seed: of sampling.
             max_tokens: of a caption; by default as many as the model allows.
             count: number of captions of each clip.
+            rerank: order all beams, or samples, by how well they match the clip, too.
             model: see the class.
         """
         span = {"collection": collection, "video_id": video_id, "start": start, "end": end}
-        options: JSON = {"segmentation": segmentation, "max_tokens": max_tokens, "model": model}
+        options: JSON = {"segmentation": segmentation, "max_tokens": max_tokens, "rerank": rerank, "model": model}
         options |= {"beams": beams, "temperature": temperature, "top_p": top_p, "seed": seed, "count": count}
         return await self._compute(response_types.CaptionResponse, "captions", span | options)
 

@@ -308,16 +308,21 @@ class MomentsResponse(ToolResponse, _VideoSpan):
 class GeneratedCaption(BaseModel):
     text: str
     log_probability: Annotated[RoundedScore, Field(description="mean over its tokens; higher: more confident")]
+    match: Match
+
+    def line(self) -> str:
+        match = "" if self.match is None else f", match {format_score(self.match)}"
+        return f"{_quote(self.text)} (log probability {format_score(self.log_probability)}{match})"
 
 
 class CaptionedClip(BaseModel):
     start: Seconds
     end: Seconds
-    captions: Annotated[list[GeneratedCaption], Field(description="most probable first")]
+    captions: Annotated[list[GeneratedCaption], Field(description="best first")]
 
     def line(self) -> str:
-        captions = (f"{_quote(c.text)} (log probability {format_score(c.log_probability)})" for c in self.captions)
-        return f"{_format_span(self.start, self.end)} {', or '.join(captions)}"
+        captions = ", or ".join(caption.line() for caption in self.captions)
+        return f"{_format_span(self.start, self.end)} {captions}"
 
 
 class CaptionsResponse(ToolResponse):

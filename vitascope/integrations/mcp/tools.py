@@ -217,6 +217,13 @@ class FindMomentsArguments(_SpanArguments):
 class GenerateCaptionsArguments(_SpanArguments):
     per_clip: Annotated[bool, Field(description="caption each clip of the span, and not the span as a whole")] = False
     count: Annotated[int, Field(ge=1, le=3, description="number of alternative captions")] = 1
+    rerank: Annotated[
+        bool,
+        Field(
+            description="choose captions by how well they match the clip, too: better, and slower; not every model can "
+            "do this: leave it out after an error that says so"
+        ),
+    ] = False
 
 
 class GroundPhrasesArguments(_SpanArguments):
