@@ -50,11 +50,11 @@ class Part(NamedTuple):
     """A part of a model, which stages with `frozen = "all_but_..."` train alone."""
 
     prefix: str
-    """Of the names of its parameters."""
+    """Prefix of the names of its parameters."""
     file: str
-    """Its weights, where it was added to a compact checkpoint."""
+    """Name of the file with its weights in a compact checkpoint that it was added to."""
     graphs: tuple[str, ...]
-    """Of a bundle."""
+    """Names of its graphs in a bundle."""
     options: tuple[str, ...] = ()
     """Further fields of a configuration that say of which shape its weights are."""
 

@@ -23,7 +23,7 @@ MAX_STORED_BYTES = 6 << 30
 
 
 class _StoredTexts(ABC):
-    """What frozen text layers compute of texts, by token ids."""
+    """Cached outputs of frozen text layers, by token ids."""
 
     def __init__(self, model: FusedModel) -> None:
         self._model: Final = model

@@ -63,7 +63,7 @@ class NameTargets(NamedTuple):
 
 
 class StoredStates(NamedTuple):
-    """What layers that a stage does not train compute once; None: it is computed at every step."""
+    """Caches of the outputs of frozen layers; None: computed at every step."""
 
     means: MeanTextStates | None = None
     """For objectives of embeddings alone."""

@@ -13,7 +13,7 @@ from vitascope.model import Model
 from vitascope.moments import Span, window_spans
 
 MARGIN_SECONDS = 8.0
-"""Of the video before and after a result, which its moment may lie in."""
+"""Seconds before and after a result that are also searched for its moment."""
 
 EmbeddedPart = tuple[Sequence[Span], Float32]
 """The spans of the windows of a part of a video, cut to it, and their embeddings (T, D)."""
