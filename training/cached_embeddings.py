@@ -60,7 +60,7 @@ def _embeddings(
     model: FusedModel, packed: Packed, cached: Mapping[str, np.ndarray], audio_seconds: float | None
 ) -> Tensor:
     """Return the normalised sums (N, E) of the embeddings of picture and sound of all cached videos."""
-    videos = _embed_cached(model, cached, len(next(iter(cached.values()))[0]))
+    videos = _embed_cached(model, cached)
     if packed.audio is None or audio_seconds is None:
         return videos
     sounds = []
@@ -72,11 +72,11 @@ def _embeddings(
     return F.normalize(videos + torch.cat(sounds), dim=-1)
 
 
-def _embed_cached(model: FusedModel, cached: Mapping[str, np.ndarray], count: int) -> Tensor:
-    """Return the embeddings (count, E) of the first view of the first cached videos."""
+def _embed_cached(model: FusedModel, cached: Mapping[str, np.ndarray]) -> Tensor:
+    """Return the embeddings (N, E) of the first view of all cached videos."""
     out = []
-    for start in range(0, count, VIDEOS_PER_PASS):
-        rows = slice(start, min(start + VIDEOS_PER_PASS, count))
+    for start in range(0, next(iter(cached.values())).shape[1], VIDEOS_PER_PASS):
+        rows = slice(start, start + VIDEOS_PER_PASS)
         first_view = {
             name: torch.from_numpy(views[0, rows].astype(np.float32)).to(model.device) for name, views in cached.items()
         }
@@ -106,7 +106,7 @@ def correct_hubness(model: FusedModel, batches: Batches, seed: int) -> None:
         for start in range(0, len(captions), TEXTS_PER_PASS):
             ids, mask = map(torch.from_numpy, batches.tokenizer.encode(captions[start : start + TEXTS_PER_PASS]))
             texts.append(model.encode_text(ids.to(model.device), mask.to(model.device))[0])
-        videos.append(_embed_cached(model, cached, len(examples)))
+        videos.append(_embed_cached(model, cached))
     model.add_hubness_correction(torch.cat(texts), torch.cat(videos), batches.stage.hub_references, seed)
     model.train(training)
 

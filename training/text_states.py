@@ -22,6 +22,12 @@ MAX_STORED_BYTES = 6 << 30
 """States of further texts are computed at every step; six GiB hold about 400,000 captions of a model of width 384."""
 
 
+def text_keys(tokens: Tokens) -> list[bytes]:
+    """Return the ids of each text without padding, as bytes to store something of it by."""
+    ids, lengths = tokens.ids.cpu().numpy(), tokens.mask.sum(dim=1).tolist()
+    return [row[:length].tobytes() for row, length in zip(ids, lengths, strict=True)]
+
+
 class _StoredTexts(ABC):
     """Cached outputs of frozen text layers, by token ids."""
 
@@ -36,10 +42,9 @@ class _StoredTexts(ABC):
 
     @torch.no_grad()
     def _of(self, tokens: Tokens) -> list[Tensor]:
-        ids, lengths = tokens.ids.cpu().numpy(), tokens.mask.sum(dim=1).tolist()
-        keys = [row[:length].tobytes() for row, length in zip(ids, lengths, strict=True)]
+        keys = text_keys(tokens)
         missing = {key: row for row, key in enumerate(keys) if key not in self._stored}
-        rows = sorted(missing.values(), key=lambda row: lengths[row])
+        rows = sorted(missing.values(), key=lambda row: len(keys[row]))
         new: dict[bytes, Tensor] = {}
         for start in range(0, len(rows), TEXTS_PER_PASS):
             some = torch.tensor(rows[start : start + TEXTS_PER_PASS], device=tokens.ids.device)

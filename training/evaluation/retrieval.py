@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from training.models.config import FusedConfig
 from training.objectives.class_names import class_names, classify
 from training.objectives.losses import pool_clip_similarity
 from vitascope.errors import InvalidInput
+
+T = TypeVar("T")
 
 TEXTS = 1024
 """Texts that are compared with all clips at once."""
@@ -174,11 +177,18 @@ class NearestVideos:
         return [float(100.0 * ranked[:, :k].any(axis=1).mean()) for k in RANKS]
 
 
+def spread(items: Sequence[T], limit: int) -> Sequence[T]:
+    """Return items at even distances: at least `limit` of them, if there are as many, and fewer than twice `limit`.
+
+    A limit of 0 returns all.
+    """
+    return items[:: max(1, len(items) // limit) if limit else 1]
+
+
 def spread_captions(packed: Packed, limit: int) -> list[str]:
     """Return at most `limit` different first captions, spread over the examples; all for a limit of 0."""
     captions = [e.captions[0] for e in packed.examples if e.captions]
-    step = max(1, len(captions) // limit) if limit else 1
-    return list(dict.fromkeys(captions[::step]))[: limit or None]
+    return list(dict.fromkeys(spread(captions, limit)))[: limit or None]
 
 
 def nearest_videos(

@@ -5,7 +5,7 @@ Shape letters: N examples, D embedding dim, V visual tokens, K their width, T au
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd
 from typing import get_args
@@ -20,7 +20,7 @@ from training.evaluation.answers import answer_questions, exact_answers
 from training.evaluation.captions import negative_caption_metrics
 from training.evaluation.encoder import Encoder, TorchEncoder, embed_texts
 from training.evaluation.metrics import retrieval
-from training.evaluation.retrieval import RANKS, RERANK_QUERIES, Gallery, NearestVideos, score_nearest
+from training.evaluation.retrieval import RANKS, RERANK_QUERIES, Gallery, NearestVideos, score_nearest, spread
 from vitascope.bundle.graph_specs import AUDIO_TOKENS, LENGTHS, SAMPLES
 from vitascope.bundle.manifest import AudioStream, Calibration
 from vitascope.media.limits import SILENCE
@@ -191,14 +191,9 @@ def nearest_scenes(
         sounds: Of the same clips.
     """
     queries = first_captions(packed, need)
-    queries = [queries[i] for i in _spread(len(queries), RERANK_QUERIES)]
+    queries = [*spread(queries, RERANK_QUERIES)[:RERANK_QUERIES]]
     scores = search_scores(calibration, embed_texts(encoder, queries), videos, sounds.vectors)
     return score_nearest(encoder, packed, queries, scores, visual, count, sounds.tokens)
-
-
-def _spread(count: int, limit: int) -> range:
-    """Return at most `limit` of so many indices, spread evenly; all for a limit of 0."""
-    return range(0, count, max(1, count // limit))[:limit] if limit else range(count)
 
 
 def scene_metrics(
@@ -244,7 +239,7 @@ def scene_metrics(
         for name, of_clips in scores.items():
             metrics = retrieval(of_clips, relevant)
             out |= {f"t2v {k} ({need}){name}": v for k, v in metrics.items() if k.startswith("R@")}
-        chosen = _spread(len(queries), rerank_queries)
+        chosen = spread(range(len(queries)), rerank_queries)[: rerank_queries or None]
         for name, (pictures, audio) in inputs.items() if rerank and "matching" in encoder.tasks else ():
             texts = [queries[i] for i in chosen]
             nearest = score_nearest(encoder, packed, texts, scores[name][chosen], pictures, rerank, audio)
@@ -260,7 +255,15 @@ def scene_metrics(
         out |= negative_caption_metrics(encoder, packed, joint, visual, audio=sounds.tokens)
     if sounds.tokens is None:  # answers do not depend on sound
         del inputs[" [sound blanked]"]
-    for name, (pictures, audio) in inputs.items() if "answering" in encoder.tasks else ():
+    return out | (_answers_by_need(encoder, packed, inputs) if "answering" in encoder.tasks else {})
+
+
+def _answers_by_need(
+    encoder: Encoder, packed: Packed, inputs: Mapping[str, tuple[np.ndarray, np.ndarray | None]]
+) -> dict[str, float]:
+    """Return the accuracy of answers by need and kind of question. inputs: Visual and audio tokens by suffix."""
+    out: dict[str, float] = {}
+    for name, (pictures, audio) in inputs.items():
         results = answer_questions(encoder, packed, pictures, audio=audio)
         needs = [(question.needs, question.kind) for question in results.questions]
         for need, kind in sorted({pair for pair in needs if pair[0]} | {(need, "") for need, _ in needs if need}):

@@ -12,6 +12,7 @@ from torch import Tensor
 from training.batch_encoding import EncodedVideo, encode_audio, encode_text_states, encode_video
 from training.data.batches import Batch, Tokens
 from training.models.fusion import FusedModel
+from training.text_states import text_keys
 
 
 class PooledStates:
@@ -27,12 +28,11 @@ class PooledStates:
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Tensor:
         """Return the inputs (B * K, 3D) of the classifier."""
-        sentences = _sentences(batch)
-        ids, lengths = sentences.ids.cpu().numpy(), sentences.mask.sum(dim=1).tolist()
-        count = len(ids) // len(batch.rows)
+        sentences = text_keys(_sentences(batch))
+        count = len(sentences) // len(batch.rows)
         keys = [
-            (f"{batch.dataset.corpus}/{batch.dataset.split}", int(batch.rows[i // count]), row[:length].tobytes())
-            for i, (row, length) in enumerate(zip(ids, lengths, strict=True))
+            (f"{batch.dataset.corpus}/{batch.dataset.split}", int(batch.rows[i // count]), sentence)
+            for i, sentence in enumerate(sentences)
         ]
         if not all(key in self._stored for key in keys):
             pooled = entailment_inputs(self._model, batch, encode_video(self._model, batch))

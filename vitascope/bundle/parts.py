@@ -64,8 +64,7 @@ class CaptionDecoder(OmitDefaultsModel):
     context_tokens: Annotated[int | None, Field(ge=1)] = None
     """Visual and audio tokens of a clip that captions read. Null: all that the graph `caption_prefill` gets."""
     dynamic_audio: bool = False
-    """Whether the graphs also take fewer audio tokens than the audio stream has, so that clips without sound take less
-    time."""
+    """Whether the graphs take any number of audio tokens up to that of the audio stream. False: always all of them."""
     weights: RelativePath | None = None
     """File with weights that these graphs alone read; it may change without a new index. Null: there is none."""
 
