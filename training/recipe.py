@@ -160,7 +160,7 @@ class DatasetConfig(StrictModel):
     @property
     def needs_audio(self) -> bool:
         """Return whether an objective reads sounds, if there are any."""
-        return set(self.objectives) != {"grounding"}
+        return not set(self.objectives) <= {"grounding", "objects"}
 
     @property
     def needs_tokens(self) -> bool:

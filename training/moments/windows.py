@@ -212,7 +212,8 @@ def _begin(folder: Path, info: StoreInfo) -> list[StoredVideo]:
             (folder / name).unlink(missing_ok=True)
         (folder / STORE_NAME).write_text(info.model_dump_json(indent=1) + "\n")
         return []
-    differing = [key for key, value in info if key != "complete" and getattr(stored, key) != value]
+    # Versions of a bundle with the same fingerprint have the same embeddings.
+    differing = [key for key, value in info if key not in ("bundle", "complete") and getattr(stored, key) != value]
     if differing:
         raise InvalidInput(
             f"{folder}: holds embeddings of another {' and another '.join(differing)} (of {stored.bundle}); the same "

@@ -14,7 +14,7 @@ from tests.training.moments.colour_films import WINDOW_SECONDS, write_films
 from training.data.corpus import CorpusError
 from training.moments import windows
 from training.moments.annotations import READERS
-from training.moments.windows import WINDOWS_NAME, WindowStore, embed_split, open_store
+from training.moments.windows import STORE_NAME, WINDOWS_NAME, WindowStore, embed_split, open_store
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 
@@ -68,6 +68,8 @@ def test_an_interrupted_run_continues(small_model: Model, films: Path, monkeypat
         open_store(films / "store")
     with (films / "store" / WINDOWS_NAME).open("ab") as file:
         file.write(b"half a row")
+    info = films / "store" / STORE_NAME
+    info.write_text(info.read_text().replace("small-colours 1", "small-colours 0"))  # with the same fingerprint
     again = embed(small_model, films)
     assert [path.name for path in calls] == ["val0.mp4", "val1.mp4", "val1.mp4", "val2.mp4"]
     np.testing.assert_array_equal(again.windows, expected[0])
