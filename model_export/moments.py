@@ -82,7 +82,10 @@ def add_moments(
         sources = _new_sources(config, manifest)
         card = _SECTION.sub("", (bundle / manifest.model_card).read_text("utf-8")).rstrip("\n")
         fields = _manifest_fields(manifest, config, metrics) | add_sources(folder, manifest, sources)
-        fields["version"] = version or manifest.version
+        if version is not None:
+            fields["version"] = version
+            for before in (f"{manifest.name} ", "--version "):  # the title, and the command that makes the bundle
+                card = card.replace(f"{before}{manifest.version}", f"{before}{version}")
         finish(
             folder,
             fields,

@@ -110,10 +110,15 @@ def test_the_card_and_the_manifest_say_where_the_head_comes_from(tmp_path: Path)
     assert [check["output"] for check in outputs] == ["saliency", "spans", "span_scores"]
 
 
-def test_a_card_that_is_written_again_keeps_the_section(bundles: dict[str, Path], tmp_path: Path) -> None:
+def test_a_card_has_the_new_version_and_keeps_the_section_when_it_is_written_again(
+    bundles: dict[str, Path], tmp_path: Path
+) -> None:
     bundle = tmp_path / "bundle"
     shutil.copytree(bundles["float32"], bundle)
-    add_moments(bundle, write_run(tmp_path / "run", bundle))  # of another width than `exported`
+    add_moments(bundle, write_run(tmp_path / "run", bundle), version="1.2.0")  # of another width than `exported`
+    card = (bundle / "MODEL_CARD.md").read_text()
+    assert card.splitlines()[0].endswith(" 1.2.0")
+    assert "--version 1.2.0" in card
     (tmp_path / "metrics.json").write_text(json.dumps({"squares": {"t2v R@1": 50.0}}))
     update_metrics(bundle, tmp_path / "metrics.json")
     card = (bundle / "MODEL_CARD.md").read_text()

@@ -262,7 +262,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Generate long drawn scenes with sentences and their exact moments.")
     parser.add_argument("--out", type=Path, required=True, help="folder of the corpus")
-    for split, count in (("train", 700), ("val", 60), ("test", 500)):
+    for split, count in (("train", 1600), ("val", 60), ("test", 500)):
         parser.add_argument(f"--{split}", type=int, default=count, help=f"videos in the {split} split (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives another corpus")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw and encode")
