@@ -84,7 +84,7 @@ train-env: $(VENV)/.train ## the environment that trains and exports: torch and 
 data: $(VENV)/.train ## make, fetch and pack all corpora (FLICKR8K=… DAQUAR=… ESC10=… FSDD=…)
 	$(BIN)/python -m training.data.scenes.generate --out data/scenes --train 16000 --val 500 --test 1000 --seed 0 --workers 2
 	$(BIN)/vitascope prepare scenes --source data/scenes --out $(PACKED) --workers 2
-	$(BIN)/python -m training.data.scenes.generate --sound --out data/sound_scenes --train 6000 --val 500 --test 1000 --seed 0 --workers 2
+	$(BIN)/python -m training.data.scenes.generate --sound --out data/sound_scenes --train 10000 --val 500 --test 1000 --seed 0 --workers 2
 	$(BIN)/vitascope prepare sound_scenes --source data/sound_scenes --out $(PACKED) --workers 2
 	$(BIN)/vitascope prepare pictograms --cache-dir data/npm --out $(PACKED) --workers 2
 	$(BIN)/vitascope prepare flickr8k --source $(FLICKR8K) --out $(PACKED) --workers 2

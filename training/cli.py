@@ -136,8 +136,12 @@ examples:
     )
     parser.add_argument(
         "--rerank-captions",
-        action="store_true",
-        help="with --captions: order the beams by how well they match, too, as `vitascope caption --rerank`",
+        type=float,
+        nargs="?",
+        const=0.0,
+        metavar="TEMPERATURE",
+        help="with --captions: order the beams, and with a temperature above 0 as many samples, by how well they "
+        "match, too, as `vitascope caption --rerank`",
     )
     parser.add_argument(
         "--entailment",
@@ -151,9 +155,12 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     from training.evaluation.report import evaluate
     from vitascope.captions import CaptionOptions
 
-    if args.rerank_captions and args.captions is None:
+    reranks = args.rerank_captions is not None
+    if reranks and args.captions is None:
         raise InvalidInput("--rerank-captions: without --captions; a number of beams was expected there")
-    captions = None if args.captions is None else CaptionOptions(args.captions, rerank=args.rerank_captions)
+    captions = None
+    if args.captions is not None:
+        captions = CaptionOptions(args.captions, args.rerank_captions or 0.0, rerank=reranks)
     return dict(
         evaluate(
             args.model,

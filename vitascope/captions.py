@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
@@ -57,12 +58,13 @@ class CaptionOptions:
 
     Attributes:
         beams: Sentences kept at each token (beam search); 1: the most probable token each time (greedy search).
-        temperature: Above 0: tokens are sampled, with logits divided by it, and ``beams`` must be 1.
+        temperature: Above 0: tokens are sampled, with logits divided by it; needs ``beams`` 1, or ``rerank``.
         top_p: Probability of the most probable tokens that are sampled from (nucleus sampling), above 0, at most 1.
         seed: Of sampling. The caption of a clip does not depend on the other clips.
         max_tokens: Maximum tokens of a caption, its end included; None: as many as the bundle allows.
         count: Captions of each clip; without sampling at most ``beams``.
-        rerank: Order all beams, or samples, by how well they match the clip, too; needs the task "matching".
+        rerank: Order all beams by how well they match the clip, too; with a temperature, also as many samples, at least
+            ``count``. Needs the task "matching".
     """
 
     beams: int = 3
@@ -81,8 +83,8 @@ class CaptionOptions:
             raise InvalidInput(f"temperature: {self.temperature}; 0 (no sampling) or more was expected")
         if not 0 < self.top_p <= 1:
             raise InvalidInput(f"top_p: {self.top_p}; above 0 and at most 1 was expected")
-        if self.temperature and self.beams != 1:
-            raise InvalidInput(f"beams: {self.beams} with temperature {self.temperature:g}; 1 was expected")
+        if self.temperature and self.beams != 1 and not self.rerank:
+            raise InvalidInput(f"beams: {self.beams} with temperature {self.temperature:g}; 1, or rerank, was expected")
         if not self.temperature and self.count > self.beams:
             raise InvalidInput(f"count: {self.count} with {self.beams} beams; at most as many were expected")
 
@@ -186,11 +188,7 @@ def generate_captions(
         batch = dict(of_clips)
         if decoder.dynamic_audio and AUDIO_TOKENS in batch and not batch[AUDIO_TOKENS].any():
             batch[AUDIO_TOKENS] = batch[AUDIO_TOKENS][:, :1]  # not none: engines differ in what they do with no values
-        state = _DecoderState(model, decoder, batch, is_cancelled)
-        if options.temperature:
-            sentences = _sample(state, options, max_tokens)
-        else:
-            sentences = _search_beams(state, options.beams, max_tokens)
+        sentences = _decode(partial(_DecoderState, model, decoder, batch, is_cancelled), options, max_tokens)
         probable = [sorted(of_clip, key=lambda sentence: -sentence.mean) for of_clip in sentences]
         kept = None if options.rerank else options.count
         written = [[_caption(model, decoder, sentence) for sentence in of_clip[:kept]] for of_clip in probable]
@@ -199,6 +197,21 @@ def generate_captions(
             written = _rerank(model, written, of_clips["visual_tokens"], sound)
         captions += [of_clip[: options.count] for of_clip in written]
     return captions
+
+
+def _decode(start: Callable[[], _DecoderState], options: CaptionOptions, max_tokens: int) -> list[list[_Sentence]]:
+    """Return the sentences of each clip among which its captions are.
+
+    Args:
+        start: Returns the state of all clips before their first words.
+    """
+    if not options.temperature:
+        return _search_beams(start(), options.beams, max_tokens)
+    if not options.rerank:
+        return _sample(start(), options, options.count, max_tokens)
+    searched = _search_beams(start(), options.beams, max_tokens)
+    sampled = _sample(start(), options, max(options.beams, options.count), max_tokens)
+    return [list({s.ids: s for s in (*a, *b)}.values()) for a, b in zip(searched, sampled, strict=True)]
 
 
 def _rerank(
@@ -380,14 +393,14 @@ def _largest(values: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     return indices[np.argsort(-values[indices], kind="stable")[:count]]
 
 
-def _sample(state: _DecoderState, options: CaptionOptions, max_tokens: int) -> list[list[_Sentence]]:
-    """Return ``options.count`` sampled sentences of each clip."""
+def _sample(state: _DecoderState, options: CaptionOptions, count: int, max_tokens: int) -> list[list[_Sentence]]:
+    """Return ``count`` sampled sentences of each clip."""
     complete: list[list[_Sentence]] = [[] for _ in range(state.clip_count)]
-    progress = [_Sentence(clip) for clip in range(state.clip_count) for _ in range(options.count)]
-    generators = [np.random.default_rng([options.seed, n]) for _ in complete for n in range(options.count)]
+    progress = [_Sentence(clip) for clip in range(state.clip_count) for _ in range(count)]
+    generators = [np.random.default_rng([options.seed, n]) for _ in complete for n in range(count)]
     log_probabilities = state.next_log_probabilities([state.decoder.start_ids] * len(complete))
     state.select([sentence.clip for sentence in progress])
-    log_probabilities = log_probabilities.repeat(options.count, axis=0)
+    log_probabilities = log_probabilities.repeat(count, axis=0)
     while progress:
         rows, following = [], []
         for row, (sentence, generator) in enumerate(zip(progress, generators, strict=True)):

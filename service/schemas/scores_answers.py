@@ -312,8 +312,8 @@ class CaptionFields(Request):
         Field(
             ge=0,
             allow_inf_nan=False,
-            description="0: the most probable sentences; above 0 words are sampled, with `beams` 1: the higher, the "
-            "more varied",
+            description="0: the most probable sentences; above 0 words are sampled, with `beams` 1 or `rerank`: the "
+            "higher, the more varied",
         ),
     ] = 0.0
     top_p: Annotated[
@@ -328,8 +328,8 @@ class CaptionFields(Request):
     rerank: Annotated[
         bool,
         Field(
-            description="order all `beams`, or samples, by how well they match the clip, too: better, and slower by a "
-            "match of each; the model needs the task `matching`"
+            description="order all `beams`, and with a `temperature` as many samples, by how well they match the clip, "
+            "too: better, and slower by a match of each; the model needs the task `matching`"
         ),
     ] = False
     model: ModelName = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from concurrent.futures import CancelledError
 from itertools import count
@@ -15,7 +16,7 @@ import pytest
 from tests.media_files import solid, write_picture, write_video
 from tests.small_bundle import AUDIO, COLOURS, STREAMS, VOCABULARY, make_small_bundle
 from vitascope.bundle.graph_specs import LOGITS, PAST_KEYS, PAST_VALUES
-from vitascope.captions import Caption, CaptionOptions
+from vitascope.captions import LOG_PROBABILITY_WEIGHT, Caption, CaptionOptions
 from vitascope.cli.main import main
 from vitascope.embeddings import Floats
 from vitascope.engines.graphs import GraphRunner, Graphs
@@ -206,15 +207,32 @@ def test_reranking_orders_all_beams_by_match_and_log_probability(tmp_path: Path,
         heard = sound[[row] * len(candidates)] if by_sound else None
         match = model.match([c.text for c in candidates], clips[[row] * len(candidates)], heard)
         pairs = zip(candidates, match.probabilities.tolist(), strict=True)
-        expected = sorted(pairs, key=lambda pair: -(np.log(pair[1]) + 4 * pair[0].log_probability))[:20]
+        expected = sorted(
+            pairs, key=lambda pair: -(np.log(pair[1]) + LOG_PROBABILITY_WEIGHT * pair[0].log_probability)
+        )[:20]
         assert [c.text for c in best] == [c.text for c, _ in expected]
         assert [c.match for c in best] == pytest.approx([probability for _, probability in expected], abs=1e-5)
         assert [c.match for c in candidates] == [None] * len(candidates)
         assert {c.text for c in best} != {c.text for c in candidates[:20]}
-    samples = CaptionOptions(beams=1, temperature=3.0, count=8, rerank=True)
-    [sampled] = model.generate_captions(clips[:1], None, samples)
-    assert len(sampled) == 8
-    assert all(caption.match is not None for caption in sampled)
+
+
+def test_reranking_with_a_temperature_chooses_among_beams_and_samples(tmp_path: Path) -> None:
+    tasks = ("retrieval", "audio_retrieval", "matching", "captioning")
+    folder = make_small_bundle(tmp_path, tasks=tasks, audio={**AUDIO, "fused": True})
+    model = Model.open(folder, threads=1, device="cpu").with_overrides(OppositeMatch)
+    red, temperature = tokens_of(model, "red"), 3.0
+    [beams] = model.generate_captions(red, options=CaptionOptions(beams=4, count=4))
+    [samples] = model.generate_captions(red, options=CaptionOptions(beams=1, temperature=temperature, count=12))
+    reranked = CaptionOptions(beams=4, temperature=temperature, count=12, rerank=True)
+    [captions] = model.generate_captions(red, options=reranked)
+    candidates = {caption.text: caption.log_probability for caption in (*beams, *samples)}
+    assert len(candidates) > len(samples)
+    matches = model.match(list(candidates), red[[0] * len(candidates)]).probabilities
+    scores = {
+        text: math.log(match) + LOG_PROBABILITY_WEIGHT * candidates[text]
+        for text, match in zip(candidates, matches, strict=True)
+    }
+    assert [caption.text for caption in captions] == sorted(scores, key=lambda text: -scores[text])[:12]
 
 
 def test_invalid_options_cancellation_and_a_missing_task(model: Model, small_model: Model) -> None:
@@ -222,7 +240,7 @@ def test_invalid_options_cancellation_and_a_missing_task(model: Model, small_mod
     cases: list[tuple[dict[str, Any], str]] = [
         ({"beams": 0}, "beams: 0; at least 1"),
         ({"count": 4}, "count: 4 with 3 beams"),
-        ({"temperature": 1.0}, "beams: 3 with temperature 1; 1 was expected"),
+        ({"temperature": 1.0}, "beams: 3 with temperature 1; 1, or rerank, was expected"),
         ({"temperature": float("nan")}, "temperature: nan"),
         ({"top_p": 0.0}, "top_p: 0.0; above 0"),
         ({"max_tokens": 9}, "max_tokens: 9; at most 8 was expected of this model"),

@@ -25,7 +25,7 @@ examples:
   vitascope caption film.mp4 --clips 4
   vitascope caption *.jpg --beams 5 --count 3 --json
   vitascope caption clip.mp4 --beams 1 --temperature 0.8 --count 5 --seed 2
-  vitascope caption clip.mp4 --beams 8 --rerank
+  vitascope caption clip.mp4 --beams 8 --temperature 0.7 --rerank
   vitascope caption clip.mp4 --server http://127.0.0.1:8000
 """
 
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="T",
-        help="sample tokens, the more varied the higher; needs --beams 1 (default: 0, no sampling)",
+        help="sample tokens, the more varied the higher; needs --beams 1, or --rerank (default: 0, no sampling)",
     )
     parser.add_argument(
         "--top-p",
@@ -68,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rerank",
         action="store_true",
-        help="order all beams, or samples, by how well they match the clip, too; the bundle needs the task `matching`",
+        help="order all beams, and with --temperature as many samples, by how well they match the clip, too; the "
+        "bundle needs the task `matching`",
     )
     add_bundle(parser)
     add_engine(parser)

@@ -246,12 +246,12 @@ class Inference(BaseClient):
             end: seconds; by default the end.
             segmentation: caption each clip alone: ``stored``, the indexed clips, or a rule as for ``add_video``.
             beams: sentences that the search keeps at each word; 1: greedy.
-            temperature: above 0 words are sampled; needs ``beams=1``.
+            temperature: above 0 words are sampled; needs ``beams=1`` or ``rerank``.
             top_p: probability of the most probable words that are sampled from.
             seed: of sampling.
             max_tokens: of a caption; by default as many as the model allows.
             count: number of captions of each clip.
-            rerank: order all beams, or samples, by how well they match the clip, too.
+            rerank: order all beams, and with a temperature as many samples, by how well they match the clip, too.
             model: see the class.
         """
         span = {"collection": collection, "video_id": video_id, "start": start, "end": end}
