@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,23 @@ def test_captions_of_a_bundle_are_those_that_it_serves(tmp_path: Path) -> None:
     )
     assert greedy["BLEU-4"] == pytest.approx(greedy["similarity (generated)"]) == pytest.approx(100.0)
     assert searched["BLEU-4"] < 1.0 < searched["CIDEr-D"] < greedy["CIDEr-D"]
+
+
+def test_captions_of_combinations_that_training_never_shows_are_also_measured_alone(tmp_path: Path) -> None:
+    model = Model.open(make_small_bundle(tmp_path, tasks=("retrieval", "captioning")), threads=1, device="cpu")
+    worlds = [make_example(0, "test", index)[0] for index in range(60)]
+    unseen = next(world for world in worlds if world.held_out and "red" in {thing.colour for thing in world.things})
+    seen = next(world for world in worlds if not world.held_out and "blue" not in {t.colour for t in world.things})
+    texts = ["a red thing", "a blue thing"]
+    examples = [
+        Example(text, (text,), attributes={"scene": asdict(world)})
+        for text, world in zip(texts, (unseen, seen), strict=True)
+    ]
+    videos, tokens = Gallery(model.embed_text(texts)), tokens_of(model, "red", "blue")
+    options = CaptionOptions(beams=1, max_tokens=3)
+    measured = caption_metrics(model, Packed(tmp_path, (), {}, examples, {}), videos, tokens, None, options)
+    assert measured["right objects and colours"] == 50.0
+    assert measured["right objects and colours (held-out combinations)"] == 100.0
 
 
 def test_equal_captions_have_the_highest_scores_and_punctuation_does_not_count() -> None:

@@ -35,7 +35,7 @@ def caption_metrics(
 
     BLEU-4 and CIDEr-D compare with all captions of an example. `similarity (generated)` is the mean cosine of the
     embeddings of captions and examples in percent; `similarity (written)` is that of the example's own captions. Scenes
-    have `scene_metrics`, too.
+    have `scene_metrics`, too, those of the test split also `... (held-out combinations)`.
 
     Args:
         videos: Embeddings of the examples, N in all.
@@ -55,7 +55,12 @@ def caption_metrics(
     out["similarity (written)"] = float(100 * videos.pairs(embed_texts(encoder, texts), owners).mean())
     scenes = [packed.examples[row].attributes.get("scene") for row in rows]
     if audio is None and all(scenes):
-        out |= scene_metrics(generated, [world_of(scene) for scene in scenes if scene])
+        worlds = [world_of(scene) for scene in scenes if scene]
+        out |= scene_metrics(generated, worlds)
+        held_out = [i for i, world in enumerate(worlds) if world.held_out]
+        if held_out:
+            of_held_out = scene_metrics([generated[i] for i in held_out], [worlds[i] for i in held_out])
+            out |= {f"{name} (held-out combinations)": value for name, value in of_held_out.items()}
     return out
 
 
