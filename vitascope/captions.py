@@ -188,7 +188,8 @@ def generate_captions(
         batch = dict(of_clips)
         if decoder.dynamic_audio and AUDIO_TOKENS in batch and not batch[AUDIO_TOKENS].any():
             batch[AUDIO_TOKENS] = batch[AUDIO_TOKENS][:, :1]  # not none: engines differ in what they do with no values
-        sentences = _decode(partial(_DecoderState, model, decoder, batch, is_cancelled), options, max_tokens)
+        prepared = model.run_graph("caption_prefill", batch)
+        sentences = _decode(partial(_DecoderState, model, decoder, prepared, is_cancelled), options, max_tokens)
         probable = [sorted(of_clip, key=lambda sentence: -sentence.mean) for of_clip in sentences]
         kept = None if options.rerank else options.count
         written = [[_caption(model, decoder, sentence) for sentence in of_clip[:kept]] for of_clip in probable]
@@ -295,14 +296,14 @@ class _DecoderState:
         self,
         model: CaptionModel,
         decoder: CaptionDecoder,
-        tokens: Mapping[str, Array],
+        prepared: dict[str, Array],
         is_cancelled: IsCancelled | None,
     ) -> None:
-        """Encode the tokens of B clips, each of which has one sentence without words."""
+        """Start one sentence without words for each of B clips. prepared: outputs of the graph "caption_prefill"."""
         self._model = model
         self._is_cancelled = is_cancelled or (lambda: False)
         self.decoder = decoder
-        self._of_clips = model.run_graph("caption_prefill", tokens)
+        self._of_clips = prepared
         self._visual = self._of_clips
         self._clips = np.arange(len(self._visual[VISUAL_KEYS]))
         empty = np.zeros((len(self._clips), decoder.layers, decoder.heads, 0, decoder.head_width), np.float32)

@@ -16,7 +16,7 @@ import pytest
 from tests.media_files import solid, write_picture, write_video
 from tests.small_bundle import AUDIO, COLOURS, STREAMS, VOCABULARY, make_small_bundle
 from vitascope.bundle.graph_specs import LOGITS, PAST_KEYS, PAST_VALUES
-from vitascope.captions import LOG_PROBABILITY_WEIGHT, Caption, CaptionOptions
+from vitascope.captions import Caption, CaptionOptions
 from vitascope.cli.main import main
 from vitascope.embeddings import Floats
 from vitascope.engines.graphs import GraphRunner, Graphs
@@ -207,13 +207,15 @@ def test_reranking_orders_all_beams_by_match_and_log_probability(tmp_path: Path,
         heard = sound[[row] * len(candidates)] if by_sound else None
         match = model.match([c.text for c in candidates], clips[[row] * len(candidates)], heard)
         pairs = zip(candidates, match.probabilities.tolist(), strict=True)
-        expected = sorted(
-            pairs, key=lambda pair: -(np.log(pair[1]) + LOG_PROBABILITY_WEIGHT * pair[0].log_probability)
-        )[:20]
+        expected = sorted(pairs, key=lambda pair: -(np.log(pair[1]) + 4 * pair[0].log_probability))[:20]
         assert [c.text for c in best] == [c.text for c, _ in expected]
         assert [c.match for c in best] == pytest.approx([probability for _, probability in expected], abs=1e-5)
         assert [c.match for c in candidates] == [None] * len(candidates)
         assert {c.text for c in best} != {c.text for c in candidates[:20]}
+    samples = CaptionOptions(beams=1, temperature=3.0, count=8, rerank=True)
+    [sampled] = model.generate_captions(clips[:1], None, samples)
+    assert len(sampled) == 8
+    assert all(caption.match is not None for caption in sampled)
 
 
 def test_reranking_with_a_temperature_chooses_among_beams_and_samples(tmp_path: Path) -> None:
@@ -228,10 +230,7 @@ def test_reranking_with_a_temperature_chooses_among_beams_and_samples(tmp_path: 
     candidates = {caption.text: caption.log_probability for caption in (*beams, *samples)}
     assert len(candidates) > len(samples)
     matches = model.match(list(candidates), red[[0] * len(candidates)]).probabilities
-    scores = {
-        text: math.log(match) + LOG_PROBABILITY_WEIGHT * candidates[text]
-        for text, match in zip(candidates, matches, strict=True)
-    }
+    scores = {text: math.log(match) + 4 * candidates[text] for text, match in zip(candidates, matches, strict=True)}
     assert [caption.text for caption in captions] == sorted(scores, key=lambda text: -scores[text])[:12]
 
 
