@@ -44,6 +44,12 @@ examples:
     parser.add_argument("--data", type=Path, default=Path("data/packed"), help="folder of packed corpora")
     parser.add_argument("--out", type=Path, help="run folder (default: runs/RECIPE)")
     parser.add_argument("--seed", type=int, help="override the recipe's seed")
+    parser.add_argument(
+        "--precision",
+        choices=["bf16", "float32"],
+        help="override the recipe's precision: bf16 is fast on a CPU with bfloat16 instructions (AVX512-BF16, AMX), "
+        "float32 on others",
+    )
     parser.add_argument("--stop-after", type=int, metavar="STEPS", help="stop with a checkpoint after this many steps")
     parser.add_argument(
         "--workers", type=int, metavar="N", help="processes that read batches ahead (default: 4 with a GPU, else none)"
@@ -55,8 +61,8 @@ def _run_recipe(args: argparse.Namespace, start_from: Path | None) -> dict[str, 
     from training.trainer import train, validator
 
     recipe = read_recipe(_recipe_path(args.recipe))
-    if args.seed is not None:
-        recipe = recipe.model_copy(update={"seed": args.seed})
+    overrides = {key: value for key in ("seed", "precision") if (value := getattr(args, key)) is not None}
+    recipe = recipe.model_copy(update=overrides)
     out = args.out or Path("runs") / recipe.name
     path = train(
         recipe,

@@ -48,13 +48,14 @@ def encode_frozen(
 ) -> list[Cached | None]:
     """Encode the videos of a stage's datasets with what the stage freezes of the model's visual encoder.
 
-    Features (`CACHED_FEATURES`) are kept under a hash of all that decides them, so that stages share them.
+    Features (`CACHED_FEATURES`) are kept under a hash of all that decides them, so that stages share them. On a CPU
+    they are computed in float32 by ONNX Runtime, whatever the precision of the steps.
 
     Args:
         folder: Where the tokens are kept, so that a resumed run reads the same.
         fresh: Encode tokens again, for a stage that begins.
         seed: Of augmentation and clip sampling.
-        bf16: Compute in bfloat16 where float32 is not needed.
+        bf16: Compute in bfloat16, but for features on a CPU.
 
     Returns:
         Per dataset float16 arrays (views, N, ...), memory-mapped: `visual`, the visual tokens, or with
@@ -64,8 +65,9 @@ def encode_frozen(
         about two pictures; and where no picture is read.
     """
     out: list[Cached | None] = []
-    encoder = lru_cache(partial(_encoder, model, stage, bf16=bf16))
     features = stage.frozen in CACHED_FEATURES
+    bf16 = bf16 and not (features and model.device.type == "cpu")
+    encoder = lru_cache(partial(_encoder, model, stage, bf16=bf16))
     weights = _hash_of_weights(model) if features else ""
     for index, (dataset, corpus) in enumerate(zip(stage.datasets, packed, strict=True)):
         clips = clip_count(corpus, dataset.clips_per_video)
@@ -242,6 +244,6 @@ class _OnnxEncoder:
 
 
 def _encoder(model: FusedModel, stage: Stage, clips: int, bf16: bool) -> Encode:
-    if stage.frozen in CACHED_FEATURES and model.device.type == "cpu" and not bf16:
+    if stage.frozen in CACHED_FEATURES and model.device.type == "cpu":
         return _OnnxEncoder(model, clips)
     return _TorchEncoder(model, stage, bf16)

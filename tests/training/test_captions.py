@@ -130,9 +130,9 @@ def test_generated_captions_are_those_of_the_most_probable_tokens_and_are_measur
             logits[:, 3] = logits[:, 3] if len(words) > 1 else -torch.inf
             words.append(int(logits.argmax()))
     assert captions[0][0].text == encoder.tokenizer.decode([word for word in words[1:] if word != 3])
-    random = encoder.generate_captions(tokens, None, CaptionOptions(beams=1, temperature=100.0))
-    written = {word for [caption] in random for word in caption.text.split()}
-    assert {"a", "square"} < written <= {"a", "square", *COLOURS}
+    random = encoder.generate_captions(tokens, None, CaptionOptions(beams=1, temperature=100.0, count=8))
+    written = {word for captions in random for caption in captions for word in caption.text.split()}
+    assert {"a", "square"} < written <= {"[PAD]", "a", "square", *COLOURS}  # the words of the decoder
     with pytest.raises(InvalidInput, match="generates none"):
         evaluate(start, data, "val", ["squares"], captions=CaptionOptions(beams=1))
     beams = CaptionOptions(beams=4, rerank=True)

@@ -169,10 +169,6 @@ def test_frozen_text_layers_are_read_once_and_train_as_if_they_were_read_at_ever
     frozen: str, stored: str, corpus: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = cached_recipe(corpus[1], frozen=frozen, text_lr_mult=0.0).model_copy(update={"precision": "float32"})
-    torch_encoder = visual_token_cache._TorchEncoder  # exporting the encoder takes many seconds
-    monkeypatch.setattr(
-        visual_token_cache, "_encoder", lambda model, stage, clips, bf16: torch_encoder(model, stage, bf16)
-    )
     texts: list[tuple[int, ...]] = []
     encode = TextTransformer.encode
 

@@ -27,6 +27,7 @@ from training.models.soho import Soho
 from training.models.visual_parsing import VisualParsing
 from training.recipe import Recipe
 from training.trainer import schedule_factor, train, validator
+from vitascope.cli.main import main
 from vitascope.errors import InvalidInput
 from vitascope.tokenizer import Tokenizer
 
@@ -233,6 +234,21 @@ def test_shipped_recipes_are_valid() -> None:
     actual = [read_recipe(path) for path in RECIPES.glob("*.toml")]
     assert all(isinstance(r, Recipe) and r.total_steps > 0 for r in actual)
     assert "hd-vila-tiny" in {r.name for r in actual}
+
+
+def test_seed_and_precision_of_the_command_replace_those_of_the_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Recipe] = []
+
+    def start(recipe: Recipe, data: Path, out: Path, **options: object) -> Path:
+        started.append(recipe)
+        return out
+
+    monkeypatch.setattr("training.trainer.train", start)
+    for options in (["--seed", "7"], ["--precision", "float32"]):
+        assert main(["train", "pictograms", "--out", str(tmp_path), *options]) == 0
+    assert [(recipe.seed, recipe.precision) for recipe in started] == [(7, "bf16"), (0, "float32")]
 
 
 LIVELY = {"dropout": 0.5, "attention_dropout": 0.5}
