@@ -71,30 +71,42 @@ def _with_answers(case: Case, cfg: Sizes, rng: np.random.Generator, answers: int
 def real_cases(
     model: FusedModel, tokenizer: Tokenizer, corpora: Iterable[Packed], count: int = 6
 ) -> dict[str, list[Case]]:
-    """Return inputs from the first examples of each corpus: frames (also as two clips each), sounds and texts."""
+    """Return inputs from the first examples of each corpus: frames (also as two clips each), sounds and texts.
+
+    Texts are captions and questions; those of `entailment` are captions alone, since it classifies no question.
+    """
     specs, cfg = graph_specs(model), model.cfg
-    videos, texts, visual, sounds = [], [], [], []
+    videos, texts, statements, visual, sounds = [], [], [], [], []
     for packed in corpora:
         rows = np.arange(min(count, len(packed.examples)))
         if packed.audio is not None and cfg.audio is not None:
             audio = read_audio(packed, rows, cfg.audio.seconds)
             sounds.append({SAMPLES: audio.samples.numpy(), LENGTHS: audio.lengths.numpy()})
-        captions = [text for row in rows for text in example_texts(packed, int(row))][:count]
+        sentences = [text for row in rows for text in example_texts(packed, int(row))][:count]
+        captions = [text for row in rows for text in packed.examples[row].captions[:1]]
+        if sentences:
+            texts.append(_tokens(tokenizer, sentences))
         if captions:
-            ids, mask = tokenizer.encode(captions)
-            texts.append({"input_ids": ids, "attention_mask": mask})
+            statements.append(_tokens(tokenizer, captions))
         if packed.sound_alone:
-            visual.append(np.zeros((len(captions), cfg.visual_tokens, cfg.visual_width), np.float32))
+            visual.append(np.zeros((len(sentences), cfg.visual_tokens, cfg.visual_width), np.float32))
             continue
         streams = streams_of(packed, rows, cfg.streams())
         videos.append(streams)
         if len(rows) >= 2 and packed.clips == 1:
             videos.append({name: _two_clips(array) for name, array in streams.items()})
-        if captions:
+        if sentences:
             visual.append(_visual_tokens(specs, streams))
     tokens = np.concatenate(visual) if visual else np.zeros((0, 0, 0), np.float32)
-    cases = _by_graph("real", videos, texts, tokens, sounds, _audio_tokens(specs, cfg.audio_stream(), sounds))
+    heard = _audio_tokens(specs, cfg.audio_stream(), sounds)
+    cases = _by_graph("real", videos, texts, tokens, sounds, heard)
+    cases["entailment"] = _fused_cases("real", statements, tokens, heard)
     return cases | _caption_cases(specs, cases["match"])
+
+
+def _tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> Arrays:
+    ids, mask = tokenizer.encode(texts)
+    return {"input_ids": ids, "attention_mask": mask}
 
 
 def example_texts(packed: Packed, row: int) -> list[str]:
@@ -111,15 +123,8 @@ def _by_graph(
     sounds: Sequence[Arrays],
     audio: np.ndarray | None,
 ) -> dict[str, list[Case]]:
-    """Return the cases of each graph. visual, audio: Tokens (n, V, K) and (n, T, A) that texts are fused with in turn;
-    audio: None for a model without sound."""
-    fused = []
-    for text in texts:
-        rows = np.arange(len(text["input_ids"]))
-        inputs = text | {"visual_tokens": visual[rows % max(len(visual), 1)]}
-        if audio is not None:
-            inputs[AUDIO_TOKENS] = audio[rows % max(len(audio), 1)]
-        fused.append(Case(kind, inputs))
+    """Return the cases of each graph; for visual and audio see `_fused_cases`."""
+    fused = _fused_cases(kind, texts, visual, audio)
     return {
         "video": [Case(kind, streams) for streams in videos],
         "audio": [Case(kind, sound) for sound in sounds],
@@ -129,6 +134,18 @@ def _by_graph(
         "grounding": [Case(kind, {n: x for n, x in case.inputs.items() if n != AUDIO_TOKENS}) for case in fused],
         "entailment": fused,
     }
+
+
+def _fused_cases(kind: InputKind, texts: Sequence[Arrays], visual: np.ndarray, audio: np.ndarray | None) -> list[Case]:
+    """Return cases of texts with visual and audio tokens (n, V, K) and (n, T, A) in turn; audio: None without sound."""
+    cases = []
+    for text in texts:
+        rows = np.arange(len(text["input_ids"]))
+        inputs = text | {"visual_tokens": visual[rows % max(len(visual), 1)]}
+        if audio is not None:
+            inputs[AUDIO_TOKENS] = audio[rows % max(len(audio), 1)]
+        cases.append(Case(kind, inputs))
+    return cases
 
 
 def _caption_cases(specs: Sequence[GraphSpec], fused: Sequence[Case]) -> dict[str, list[Case]]:

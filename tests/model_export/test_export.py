@@ -397,6 +397,17 @@ def test_parity_is_checked_on_all_packed_clips(model: HdVila, video_corpora: Pat
     assert [case.inputs["high"].shape[:2] for case in cases["video"]] == [(3, 4)]
 
 
+def test_parity_of_entailment_is_checked_on_captions_without_questions(folders: tuple[Path, Path]) -> None:
+    loaded, packed = checkpoint.load(folders[0]), open_packed(folders[1] / "squares" / "val")
+    tokenizer = Tokenizer.open(loaded.tokenizer, max_length=16)
+    cases = real_cases(loaded.model.eval(), tokenizer, [packed], count=3)
+    (match,), (entailment,) = cases["match"], cases["entailment"]
+    question, _ = tokenizer.encode([packed.examples[0].questions[0].question])
+    captions, _ = tokenizer.encode([example.captions[0] for example in packed.examples[:3]])
+    assert match.inputs["input_ids"][1, : question.shape[1]].tolist() == question[0].tolist()
+    assert entailment.inputs["input_ids"].tolist() == captions.tolist()
+
+
 @only_by_chaos
 def test_a_shift_between_frames_is_exported(tmp_path: Path) -> None:
     torch.manual_seed(0)
