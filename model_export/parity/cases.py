@@ -129,10 +129,10 @@ def _by_graph(
         "video": [Case(kind, streams) for streams in videos],
         "audio": [Case(kind, sound) for sound in sounds],
         "text": [Case(kind, text) for text in texts],
-        "match": fused,
-        "answer": fused,
+        "match": [*fused],  # lists of their own, to which callers add
+        "answer": [*fused],
         "grounding": [Case(kind, {n: x for n, x in case.inputs.items() if n != AUDIO_TOKENS}) for case in fused],
-        "entailment": fused,
+        "entailment": [*fused],
     }
 
 

@@ -400,8 +400,13 @@ def test_parity_is_checked_on_all_packed_clips(model: HdVila, video_corpora: Pat
 def test_parity_of_entailment_is_checked_on_captions_without_questions(folders: tuple[Path, Path]) -> None:
     loaded, packed = checkpoint.load(folders[0]), open_packed(folders[1] / "squares" / "val")
     tokenizer = Tokenizer.open(loaded.tokenizer, max_length=16)
-    cases = real_cases(loaded.model.eval(), tokenizer, [packed], count=3)
-    (match,), (entailment,) = cases["match"], cases["entailment"]
+    model = loaded.model.eval()
+    cases = random_cases(graph_specs(model), model.cfg, seed=1)
+    for graph, real in real_cases(model, tokenizer, [packed], count=3).items():
+        cases[graph] += real
+    (match,), (entailment,) = (
+        [case for case in cases[name] if case.kind == "real"] for name in ("match", "entailment")
+    )
     question, _ = tokenizer.encode([packed.examples[0].questions[0].question])
     captions, _ = tokenizer.encode([example.captions[0] for example in packed.examples[:3]])
     assert match.inputs["input_ids"][1, : question.shape[1]].tolist() == question[0].tolist()
