@@ -147,7 +147,9 @@ class Terminal:
         assert self._bash.stdout is not None
         self._bash.stdin.write(line + "\n")
         self._bash.stdin.flush()
-        if not select.select([self._bash.stdout], [], [], TIMEOUT)[0]:
+        poll = select.poll()  # select() takes no descriptor above 1023, which a long run of tests may reach
+        poll.register(self._bash.stdout, select.POLLIN)
+        if not poll.poll(1000 * TIMEOUT):
             return f"no output after {TIMEOUT:.0f} seconds"
         return self._bash.stdout.readline().strip()
 
