@@ -40,7 +40,7 @@ from model_export.card import (
     read_metrics,
 )
 from model_export.graphs import export_graphs, graph_specs
-from model_export.parity.cases import Case, random_cases, real_cases
+from model_export.parity.cases import model_cases
 from model_export.parity.checks import (
     FLOAT32,
     REDUCED,
@@ -240,10 +240,7 @@ class _Export:
     ) -> None:
         self.job, self.graphs, self.folder, self.precision = job, graphs, folder, precision
         model, answers = job.checkpoint.model, job.checkpoint.answers
-        cases = random_cases(graph_specs(model), model.cfg, job.seed)
-        for graph, real in real_cases(model, job.tokenizer, job.corpora.values()).items():
-            cases[graph] += real
-        self.cases: Mapping[str, list[Case]] = cases
+        self.cases = model_cases(model, job.tokenizer, job.corpora.values(), job.seed)
         by_torch = TorchEncoder(model, job.tokenizer, answers)
         if job.corpora:
             job.log("embedding validation splits with torch")

@@ -18,7 +18,7 @@ from model_export.assemble import Log, copy_files, finish, no_log, replace_bundl
 from model_export.card import METRICS_KEY, Provenance, model_card, stored_metrics
 from model_export.export import added_parts, replace_checkpoint, validation_splits
 from model_export.graphs import GraphSpec, export_specs, graph_specs
-from model_export.parity.cases import Case, random_cases, real_cases
+from model_export.parity.cases import Case, model_cases
 from model_export.parity.checks import (
     FLOAT32,
     REDUCED,
@@ -123,10 +123,8 @@ def _export_part(
         raise InvalidInput(f"part: {run} has no {', '.join(PARTS)} to export; one was expected")
     extended = merge_parts(extended, other, fields)
     log(f"exporting {', '.join(spec.name for spec in specs)} (torch to ONNX)")
-    cases = random_cases(every, other.model.cfg, seed)
     corpora = validation_splits(other.recipe.corpora, data)
-    for graph, real in real_cases(other.model, tokenizer, corpora.values()).items() if corpora else ():
-        cases[graph] += real
+    cases = model_cases(other.model, tokenizer, corpora.values(), seed)
     prefixes = tuple(PARTS[field].prefix for field in fields)
     weights = [w.numpy() for name, w in other.model.state_dict().items() if not name.startswith(prefixes)]
     graphs = export_specs(specs, other.model.cfg)

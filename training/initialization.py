@@ -257,7 +257,7 @@ def _choose_caption_words(initial: InitialModel, recipe: Recipe, data: Path) -> 
     """Set the words of a new decoder of captions that writes some of the vocabulary, unless it has them.
 
     They are [SEP] and the most frequent words of the captions that the recipe uses; of equally frequent ones, and where
-    fewer occur, those of the smallest ids.
+    fewer occur, those of the smallest ids. Other special tokens come last.
     """
     decoder, cfg = initial.model.caption_decoder, initial.model.cfg
     if decoder is None or decoder.words is None or bool((decoder.words >= 0).all()):
@@ -272,6 +272,7 @@ def _choose_caption_words(initial: InitialModel, recipe: Recipe, data: Path) -> 
         for start in range(0, len(texts), TEXTS_PER_PASS):
             ids, mask = tokenizer.encode(texts[start : start + TEXTS_PER_PASS])
             counts += np.bincount(ids[:, 1:][mask[:, 1:] > 0], minlength=cfg.vocabulary)
+    counts[tokenizer.special_ids()] = -1
     counts[tokenizer.vocabulary()[END_TOKEN]] = counts.max() + 1  # every caption ends
     most_frequent = np.argsort(-counts, kind="stable")[: cfg.caption_words]
     decoder.words.copy_(torch.from_numpy(np.sort(most_frequent)))

@@ -57,6 +57,10 @@ class Tokenizer:
         """Return the id of each token, including special ones."""
         return dict(self._inner.get_vocab(with_added_tokens=True))
 
+    def special_ids(self) -> list[int]:
+        """Return the ids of special tokens, such as those of padding, beginning and end."""
+        return [i for i, token in self._inner.get_added_tokens_decoder().items() if token.special]
+
     def knows(self, words: Sequence[str]) -> bool:
         """Return whether each word, of ASCII letters, is a token of its own."""
         encodings = self._inner.encode_batch(list(words), add_special_tokens=False)

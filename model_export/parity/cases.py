@@ -68,6 +68,15 @@ def _with_answers(case: Case, cfg: Sizes, rng: np.random.Generator, answers: int
     return Case(case.kind, case.inputs | random_answers(cfg, rng, batch, answers, length))
 
 
+def model_cases(
+    model: FusedModel, tokenizer: Tokenizer, corpora: Iterable[Packed], seed: int, count: int = 6
+) -> dict[str, list[Case]]:
+    """Return random inputs by graph, and after them real ones: see `random_cases` and `real_cases`."""
+    random = random_cases(graph_specs(model), model.cfg, seed)
+    real = real_cases(model, tokenizer, corpora, count)
+    return {graph: [*cases, *real.get(graph, [])] for graph, cases in random.items()}
+
+
 def real_cases(
     model: FusedModel, tokenizer: Tokenizer, corpora: Iterable[Packed], count: int = 6
 ) -> dict[str, list[Case]]:
@@ -129,10 +138,10 @@ def _by_graph(
         "video": [Case(kind, streams) for streams in videos],
         "audio": [Case(kind, sound) for sound in sounds],
         "text": [Case(kind, text) for text in texts],
-        "match": [*fused],  # lists of their own, to which callers add
-        "answer": [*fused],
+        "match": fused,
+        "answer": fused,
         "grounding": [Case(kind, {n: x for n, x in case.inputs.items() if n != AUDIO_TOKENS}) for case in fused],
-        "entailment": [*fused],
+        "entailment": fused,
     }
 
 

@@ -20,7 +20,7 @@ from model_export.assemble import write_manifest
 from model_export.export import export_checkpoint
 from model_export.graphs import GraphSpec, export_graph, graph_specs, random_streams, run_torch
 from model_export.parity import checks
-from model_export.parity.cases import random_cases, real_cases
+from model_export.parity.cases import model_cases, random_cases, real_cases
 from model_export.parity.checks import ParityError, ParityReport
 from model_export.sources import CORPORA, STARTS, languages_of
 from model_export.update import update_metrics
@@ -401,9 +401,7 @@ def test_parity_of_entailment_is_checked_on_captions_without_questions(folders: 
     loaded, packed = checkpoint.load(folders[0]), open_packed(folders[1] / "squares" / "val")
     tokenizer = Tokenizer.open(loaded.tokenizer, max_length=16)
     model = loaded.model.eval()
-    cases = random_cases(graph_specs(model), model.cfg, seed=1)
-    for graph, real in real_cases(model, tokenizer, [packed], count=3).items():
-        cases[graph] += real
+    cases = model_cases(model, tokenizer, [packed], seed=1, count=3)
     (match,), (entailment,) = (
         [case for case in cases[name] if case.kind == "real"] for name in ("match", "entailment")
     )

@@ -61,6 +61,7 @@ def write_tokenizer(path: Path) -> Path:
     made.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
+    made.add_special_tokens(words[:5])
     made.save(str(path))
     return path
 

@@ -56,8 +56,8 @@ def test_words_decoded_one_by_one_are_those_of_one_pass_and_read_nothing_after_t
         assert prepared[2][2].tolist() == [1] * 4 + [0] * audio.shape[1]  # the third clip is silent
 
 
-WORDS = [3, 5, 6, 12, 13, 14, 15]
-"""Ids of all words in the captions of `squares`, and of [SEP]."""
+WORDS = [3, 5, 6, 7, 12, 13, 14, 15]
+"""Ids of [SEP], of all words in the captions of `squares`, and of "what", the first other word of the tokenizer."""
 
 
 def caption_recipe(tokenizer: Path, model: dict[str, object], objectives: dict[str, float]) -> Recipe:
@@ -84,7 +84,7 @@ def test_captions_become_more_probable_and_all_else_stays_bit_for_bit(runs: tupl
     before, after = (checkpoint.load(path).model.state_dict() for path in (start, trained))
     assert all(torch.equal(weight, after[name]) for name, weight in before.items())
     assert all(name.startswith(CAPTION_PREFIX) for name in after.keys() - before)
-    assert after[f"{CAPTION_PREFIX}words"].tolist() == [0, *WORDS]  # filled up with the first id
+    assert after[f"{CAPTION_PREFIX}words"].tolist() == WORDS
     first, *_, last = (row["loss/captions squares"] for row in read_log(trained.parent / "log.jsonl"))
     assert last < 0.75 * first
 
@@ -101,7 +101,7 @@ def test_a_decoder_is_a_copy_of_the_fused_layers_and_only_captions_train_it(
     assert model.state_dict()[f"{CAPTION_PREFIX}words"].tolist() == [3, 5, 6, 12]  # the most frequent words
     later = made.model_copy(update={"model": {"caption_layers": 1, "caption_words": 8, "dropout": 0.1}})
     kept = load_or_initialize(later, tmp_path / "unread", tmp_path / "checkpoint", trained).model
-    assert kept.state_dict()[f"{CAPTION_PREFIX}words"].tolist() == [0, *WORDS]
+    assert kept.state_dict()[f"{CAPTION_PREFIX}words"].tolist() == WORDS
     with pytest.raises(InvalidInput, match="caption_layers = 3"):
         train(caption_recipe(tokenizer, {}, {"captions": 1.0}), data, tmp_path, start_from=start)
     with pytest.raises(ValidationError, match=r"some of \['captions'\] were expected"):
@@ -132,7 +132,7 @@ def test_generated_captions_are_those_of_the_most_probable_tokens_and_are_measur
     assert captions[0][0].text == encoder.tokenizer.decode([word for word in words[1:] if word != 3])
     random = encoder.generate_captions(tokens, None, CaptionOptions(beams=1, temperature=100.0, count=8))
     written = {word for captions in random for caption in captions for word in caption.text.split()}
-    assert {"a", "square"} < written <= {"[PAD]", "a", "square", *COLOURS}  # the words of the decoder
+    assert {"a", "square"} < written <= {"a", "square", "what", *COLOURS}  # the words of the decoder
     with pytest.raises(InvalidInput, match="generates none"):
         evaluate(start, data, "val", ["squares"], captions=CaptionOptions(beams=1))
     beams = CaptionOptions(beams=4, rerank=True)
