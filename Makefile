@@ -97,7 +97,7 @@ data: $(VENV)/.train ## make, fetch and pack all corpora (FLICKR8K=â€¦ DAQUAR=â€
 	$(BIN)/vitascope prepare instruments --source $(SOUND_FONT) --out $(PACKED)
 	$(if $(IMAGENET200),$(BIN)/vitascope prepare imagenet200 --source $(IMAGENET200) --out $(PACKED) --workers 2)
 
-bundle: data ## train the default bundle again, from the corpora to $(BUNDLE): about ten hours on two cores; resumes
+bundle: data ## train the default bundle again, from the corpora to $(BUNDLE): about twelve hours on two cores; resumes
 	$(TUNED) $(BIN)/vitascope train hd-vila-tiny --data $(PACKED) --out $(RUN)
 	$(TUNED) $(BIN)/vitascope finetune hd-vila-tiny-motion --start-from $(RUN)/checkpoint --data $(PACKED) --out $(RUN)-motion
 	$(TUNED) $(BIN)/vitascope finetune hd-vila-tiny-photographs --start-from $(RUN)-motion/checkpoint --data $(PACKED) \

@@ -75,6 +75,8 @@ class Arm:
     """Corpus on whose test split its inter-modality flow is measured."""
     measured: bool = True
     """False: only a beginning for other arms."""
+    exported: bool = False
+    """The checkpoint of every run stays, for `vitascope export`."""
 
     @property
     def key(self) -> str:
@@ -186,7 +188,17 @@ def _arms() -> list[Arm]:
         Arm("resolution", "all low", "hd-vila", films, "one high", WHOLE, geometry="low", model=ALL_LOW),
         Arm("resolution", "all high", "hd-vila", films, "one high", WHOLE, geometry="high", model=ALL_HIGH),
         Arm("depth", "frames", "hd-vila", films, "frames", WHOLE, geometry="depth", model=HD_VILA),
-        Arm("depth", "frames and depth", "hd-vila", films, "frames", WHOLE, geometry="depth", model=WITH_DEPTH),
+        Arm(
+            "depth",
+            "frames and depth",
+            "hd-vila",
+            films,
+            "frames",
+            WHOLE,
+            geometry="depth",
+            model=WITH_DEPTH,
+            exported=True,
+        ),
         Arm("tokens", "convolution", "soho", looked_at, "convolution", UNSEEN, model=LEARNED_CNN, **unseen),
         Arm("tokens", "self-attention", "visual-parsing", looked_at, "convolution", UNSEEN, model=SWIN, **unseen),
         Arm("domain", "general", "hd-vila", general, "general", PRETRAINING, model=HD_VILA, measured=False),

@@ -74,7 +74,7 @@ def run(out: Path, arm: Arm, seed: int, scale: float = 1.0) -> dict[str, Any]:
     if arm.flow:
         result["flow"] = measure_flow(checkpoint_folder, data, arm.flow, "test", 200)["layers"]
     _write(folder / RESULT, result)
-    if not any(other.claim == arm.claim and other.follows == arm.name for other in ARMS.values()):
+    if not arm.exported and not any(o.claim == arm.claim and o.follows == arm.name for o in ARMS.values()):
         shutil.rmtree(checkpoint_folder)  # a hundred megabytes that no arm continues from
     return result
 
