@@ -13,19 +13,16 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import numpy_helper
 
 from model_export import export
 from model_export.assemble import write_manifest
 from model_export.export import export_checkpoint
 from model_export.graphs import GraphSpec, export_graph, graph_specs, random_streams, run_torch
-from model_export.parity import checks
-from model_export.parity.cases import model_cases, random_cases, real_cases
-from model_export.parity.checks import ParityError, ParityReport
+from model_export.parity.cases import random_cases
 from model_export.sources import CORPORA, STARTS, languages_of
 from model_export.update import update_metrics
 from tests.chaos import only_by_chaos
-from tests.model_export.conftest import ANSWERS, CONFIG, Graphs, copy_bundle
+from tests.model_export.conftest import ANSWERS, CONFIG, Graphs
 from tests.training import test_soho, test_visual_parsing
 from tests.training.small_run import recipe, write_clips, write_tokenizer
 from training import checkpoint
@@ -41,12 +38,10 @@ from training.models.hd_vila import HdVila, HdVilaConfig
 from training.models.pretrained import starts_of
 from training.recipe import Recipe
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import GraphName
 from vitascope.cli.main import main
 from vitascope.engines.onnx_runtime import OnnxRuntimeEngine
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
-from vitascope.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -127,82 +122,6 @@ def test_checkpoints_of_other_architectures_are_exported(architecture: str, tmp_
 )
 def test_only_pretrained_parts_of_the_architecture_are_listed(cfg: FusedConfig, parts: tuple[str, ...]) -> None:
     assert starts_of(cfg, "pretrained") == parts
-
-
-def test_the_report_contains_every_comparison(bundles: dict[str, Path]) -> None:
-    report = ParityReport.model_validate_json((bundles["int8-weights"] / "parity.json").read_text())
-    outputs = ("video vector", "video visual_tokens", "text vector", "match match_logit", "answer answer_logits")
-    assert {(o.precision, f"{o.graph} {o.output}", o.inputs) for o in report.outputs} == {
-        (precision, output, inputs)
-        for precision in ("float32", "int8-weights")
-        for output in outputs
-        for inputs in ("random", "real")
-    }
-    exact = [o for o in report.outputs if o.precision == "float32"]
-    assert all(o.max_difference <= 1e-4 and o.cosine >= 0.99999 for o in exact)
-    assert {shape[0] for o in exact for shape in o.shapes} >= {1, 2, 3}
-    recall = [(r.precision, r.direction, r.disagreeing) for r in report.recall]
-    assert recall[:2] == [("float32", "t2v", 0), ("float32", "v2t", 0)]
-    assert all(r.corpus == "squares" and r.queries == 8 for r in report.recall)
-
-
-def with_a_changed_weight(graph: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    changed = onnx.ModelProto()
-    changed.CopyFrom(graph)
-    (tensor,) = [t for t in changed.graph.initializer if t.name == name]
-    values = numpy_helper.to_array(tensor).copy()
-    values.flat[3] += 0.2
-    tensor.CopyFrom(numpy_helper.from_array(values, name))
-    return changed
-
-
-@pytest.mark.parametrize(
-    ("graph", "weight"), [("video", "model.video_project.weight"), ("text", "model.text_project.weight")]
-)
-def test_one_changed_weight_fails_the_export_and_keeps_the_existing_bundle(
-    graph: GraphName,
-    weight: str,
-    graphs: Graphs,
-    folders: tuple[Path, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    bundles: dict[str, Path],
-) -> None:
-    existing = copy_bundle(bundles["int8-weights"], tmp_path / "bundle")
-    changed = graphs | {graph: with_a_changed_weight(graphs[graph], weight)}
-    monkeypatch.setattr(export, "export_graphs", lambda _: changed)
-    with pytest.raises(ParityError, match=rf"{graph}: output 'vector' on random inputs at float32 .* 0.0001"):
-        export_checkpoint(folders[0], existing, data=folders[1])
-    assert Bundle.open(existing).fingerprint == Bundle.open(bundles["int8-weights"]).fingerprint
-    assert {path.name for path in tmp_path.iterdir()} == {"bundle", "bundle-checkpoint"}
-
-
-def test_match_logits_are_compared_as_probabilities() -> None:
-    def compare(level: float) -> checks.OutputCheck:
-        expected = np.array([level, level + 1.0], np.float32)
-        return checks.compare_output(
-            "match", "match_logit", "real", [expected], [expected + 0.2], "int8-weights", checks.REDUCED
-        )
-
-    assert compare(12.0).max_difference == pytest.approx(0.2, abs=1e-4)
-    with pytest.raises(ParityError, match=r"match: output 'match_logit' .* by a probability of 0\.0\d+"):
-        compare(0.0)
-
-
-@pytest.mark.usefixtures("cached_graphs")
-def test_a_bundle_with_another_recall_is_rejected(
-    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    embed_video = Model.embed_video
-
-    def reversed_vectors(self: Model, streams: dict[str, np.ndarray]) -> object:
-        video = embed_video(self, streams)
-        return type(video)(video.vectors[::-1].copy(), video.visual_tokens)
-
-    monkeypatch.setattr(Model, "embed_video", reversed_vectors)
-    with pytest.raises(ParityError, match=r"squares: (t2v|v2t) R@1 at float32 .* queries disagree"):
-        export_checkpoint(folders[0], tmp_path / "bundle", data=folders[1])
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_graphs_contain_no_local_paths(graphs: Graphs) -> None:
@@ -389,26 +308,6 @@ def test_a_bundle_is_evaluated_on_any_corpus_with_its_streams(
     np.save(low, np.ascontiguousarray(np.load(low)[:, :, ::2]))
     with pytest.raises(InvalidInput, match=r"mine.*: low: 1 frame of 32x16 .* 2 frames of 32x32 .* expected"):
         evaluate(bundle, tmp_path, "val")
-
-
-def test_parity_is_checked_on_all_packed_clips(model: HdVila, video_corpora: Path, tmp_path: Path) -> None:
-    tokenizer = Tokenizer.open(write_tokenizer(tmp_path / "tokenizer.json"), max_length=16)
-    cases = real_cases(model, tokenizer, [open_packed(video_corpora / "pictogram_videos" / "val")], count=3)
-    assert [case.inputs["high"].shape[:2] for case in cases["video"]] == [(3, 4)]
-
-
-def test_parity_of_entailment_is_checked_on_captions_without_questions(folders: tuple[Path, Path]) -> None:
-    loaded, packed = checkpoint.load(folders[0]), open_packed(folders[1] / "squares" / "val")
-    tokenizer = Tokenizer.open(loaded.tokenizer, max_length=16)
-    model = loaded.model.eval()
-    cases = model_cases(model, tokenizer, [packed], seed=1, count=3)
-    (match,), (entailment,) = (
-        [case for case in cases[name] if case.kind == "real"] for name in ("match", "entailment")
-    )
-    question, _ = tokenizer.encode([packed.examples[0].questions[0].question])
-    captions, _ = tokenizer.encode([example.captions[0] for example in packed.examples[:3]])
-    assert match.inputs["input_ids"][1, : question.shape[1]].tolist() == question[0].tolist()
-    assert entailment.inputs["input_ids"].tolist() == captions.tolist()
 
 
 @only_by_chaos
