@@ -71,7 +71,8 @@ def encode_frozen(
     weights = _hash_of_weights(model) if features else ""
     for index, (dataset, corpus) in enumerate(zip(stage.datasets, packed, strict=True)):
         clips = clip_count(corpus, dataset.clips_per_video)
-        views = dataset.num_views if dataset.augments or clips < corpus.clips else 1
+        is_random = dataset.augments or clips < corpus.clips
+        views = dataset.num_views if is_random else 1
         pools = clips > 1 and model.cfg.clip_merge == "logsumexp" and "itc" in dataset.objectives
         of_pairs = model.cfg.entailment == "pair" and "entailment" in dataset.objectives
         if pools or of_pairs or not views or not corpus.streams or not dataset.needs_video:
@@ -79,9 +80,9 @@ def encode_frozen(
             continue
         key = f"{index}"
         if features:
-            key = hashlib.sha256(
-                repr((weights, corpus.fingerprint, _augmentation(dataset), clips, views, seed, bf16)).encode()
-            ).hexdigest()[:16]
+            drawn = seed if is_random else None
+            settings = (weights, corpus.fingerprint, _augmentation(dataset), clips, views, drawn, bf16)
+            key = hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
         part = folder / f"{key}-{dataset.corpus}-{dataset.split}"
         if (fresh and not features) or not (part / COMPLETE).exists():
             shutil.rmtree(part, ignore_errors=True)

@@ -19,6 +19,7 @@ from tests.training.small_run import MODEL, VIDEO_STREAMS, recipe, write_corpus,
 from training import checkpoint, visual_token_cache
 from training.cached_embeddings import similar_videos
 from training.data.batches import Batches
+from training.data.packed import open_packed
 from training.evaluation.encoder import streams_of
 from training.initialization import load_or_initialize, model_config
 from training.models.architectures import build
@@ -230,6 +231,20 @@ def test_models_that_differ_behind_the_video_encoder_share_cached_features() -> 
         each.video.load_state_dict(model.video.state_dict())
     key = visual_token_cache._hash_of_weights
     assert key(shared) == key(model) != key(other)
+
+
+@pytest.mark.parametrize(("min_crop", "caches"), [(1.0, 1), (0.8, 2)])
+def test_runs_with_other_seeds_share_cached_features_of_frames_that_are_not_altered_at_random(
+    corpus: tuple[Path, Path], tmp_path: Path, min_crop: float, caches: int
+) -> None:
+    made = cached_recipe(corpus[1])
+    dataset = made.stages[0].datasets[0].model_copy(update={"min_crop": min_crop})
+    stage = made.stages[0].model_copy(update={"datasets": [dataset]})
+    model = build(model_config(made, answers=4)).eval()
+    packed = [open_packed(corpus[0] / "squares" / "train")]
+    for seed in (0, 1):
+        visual_token_cache.encode_frozen(model, stage, packed, tmp_path, fresh=False, seed=seed)
+    assert len(list(tmp_path.iterdir())) == caches
 
 
 def test_locked_text_layers_stay(corpus: tuple[Path, Path], tmp_path: Path) -> None:
