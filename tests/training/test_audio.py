@@ -102,7 +102,19 @@ def test_tokens_and_embeddings_do_not_depend_on_what_else_is_in_the_batch(small:
     assert torch.allclose(embeddings[1], alone[0], atol=1e-5)
     assert torch.allclose(embeddings.norm(dim=-1), torch.ones(3), atol=1e-5)
     assert tokens.shape == (3, 5, 16)
-    assert (tokens.abs().sum(dim=-1) > 0).tolist() == [[True] * 5, [True, True, False, False, False], [False] * 5]
+    assert (tokens.abs().sum(dim=-1) > 0).tolist() == [[True] * 5, [True, True, True, False, False], [False] * 5]
+
+
+@pytest.mark.parametrize(("length", "is_short"), [(15_999, True), (16_000, False), (25_600, False)])
+def test_a_quarter_of_a_second_of_silence_precedes_a_short_sound(
+    small: FusedModel, length: int, is_short: bool
+) -> None:
+    sound = sounds()[:1] * (torch.arange(25_600) < length)
+    later = torch.nn.functional.pad(sound, (4000, 0))[:, :25_600]
+    with torch.no_grad():
+        tokens = small.encode_audio(sound, torch.tensor([length]))[1]
+        expected = small.encode_audio(later, torch.tensor([min(length + 4000, 25_600)]))[1]
+    assert torch.allclose(tokens, expected, atol=1e-5) == is_short
 
 
 def test_masks_hide_a_part_of_the_features_in_training_alone(small: FusedModel) -> None:
@@ -145,7 +157,7 @@ def test_tokens_after_the_end_of_a_sound_and_missing_pictures_are_not_read(small
         _, tokens = small.encode_audio(sounds(), LENGTHS)
         states = small.text.encode(ids, mask)
         logits = small.match_logits(states, mask, small.prepare_visual(nothing, tokens))
-        shorter = small.match_logits(states[1:2], mask[1:2], small.prepare_visual(nothing[1:2], tokens[1:2, :2]))
+        shorter = small.match_logits(states[1:2], mask[1:2], small.prepare_visual(nothing[1:2], tokens[1:2, :3]))
         fused = small.text.fuse(states, mask, small.prepare_visual(nothing, tokens))
     assert torch.allclose(logits[1], shorter[0], atol=1e-5)
     assert torch.allclose(fused[2], small.text.fuse_text_only(states, mask)[2], atol=1e-5)  # neither picture nor sound

@@ -27,6 +27,8 @@ MIN_POWER = 1e-8
 """Smallest power of a mel bin, relative to a sine of full scale: 80 dB below it."""
 FEATURE_MEAN, FEATURE_SCALE = -12.0, 0.2
 """Features become (log power - mean) * scale, nearly all of them between -1.5 and 1.5, as pixels of the CNN are."""
+SHORT_SECONDS, LEAD_SECONDS = 1.0, 0.25
+"""A sound shorter than the first begins as late as the second: a CNN sees what is at the edge of its picture worse."""
 
 
 class LogMel(nn.Module):
@@ -173,6 +175,7 @@ class AudioEncoder(nn.Module):
             masked: Largest fraction of mel bins, and of frames, that are masked at random (SpecAugment).
         """
         hop = self.cfg.hop
+        samples_BN, lengths_B = self._after_lead(samples_BN, lengths_B)
         features = self.log_mel(F.pad(samples_BN, (0, -samples_BN.shape[1] % (STACKED * hop))))
         frames = torch.arange(features.shape[1], device=features.device)
         visible = (frames * hop < lengths_B[:, None])[..., None]  # (B, F, 1)
@@ -184,6 +187,17 @@ class AudioEncoder(nn.Module):
         mask = self.token_mask(lengths_B, samples_BN.shape[1])
         tokens: Tensor = self.encoder(features, mask) * mask[..., None]
         return tokens
+
+    def _after_lead(self, samples_BN: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Return sounds and their lengths with silence before those that are short and leave room for it."""
+        rate, size = self.cfg.sample_rate, samples_BN.shape[1]
+        lead = round(LEAD_SECONDS * rate)
+        longest = min(round(SHORT_SECONDS * rate) - 1, size - lead)
+        if longest <= 0:
+            return samples_BN, lengths_B
+        is_short = (lengths_B > 0) & (lengths_B <= longest)
+        later = F.pad(samples_BN[:, : size - lead], (lead, 0))
+        return torch.where(is_short[:, None], later, samples_BN), lengths_B + lead * is_short.to(lengths_B.dtype)
 
     def token_mask(self, lengths_B: Tensor, samples: int) -> Tensor:
         """Return which audio tokens (B, T) of rows with so many samples are of sound, int64."""
