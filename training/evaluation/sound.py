@@ -218,7 +218,8 @@ def scene_metrics(
         rerank: Number of best clips that are also reranked.
         match_weight: Of the match in the order of clips with all that they have, as of a service (`reranked`). None:
             they are ordered by match alone, as those are whose sound or pictures are blanked.
-        rerank_queries: Of each need, whose results are reranked, spread evenly over the clips; 0: all.
+        rerank_queries: Of each need, whose results are reranked, spread evenly over the clips; 0: all. Where sound or
+            pictures are blanked, at most `RERANK_QUERIES`.
     """
     inputs: dict[str, tuple[np.ndarray, np.ndarray | None]]
     inputs = {"": (visual, sounds.tokens), " [sound blanked]": (visual, None)}
@@ -239,8 +240,9 @@ def scene_metrics(
         for name, of_clips in scores.items():
             metrics = retrieval(of_clips, relevant)
             out |= {f"t2v {k} ({need}){name}": v for k, v in metrics.items() if k.startswith("R@")}
-        chosen = spread(range(len(queries)), rerank_queries)[: rerank_queries or None]
         for name, (pictures, audio) in inputs.items() if rerank and "matching" in encoder.tasks else ():
+            count = min(rerank_queries or len(queries), RERANK_QUERIES if name else len(queries))
+            chosen = spread(range(len(queries)), count)[:count]
             texts = [queries[i] for i in chosen]
             nearest = score_nearest(encoder, packed, texts, scores[name][chosen], pictures, rerank, audio)
             orders = {"search": None, "match": nearest.logits}
