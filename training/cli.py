@@ -129,8 +129,8 @@ examples:
         type=int,
         default=200,
         metavar="N",
-        help="queries whose results are ordered by match, spread evenly; of sound_scenes for each need, and at most 200 "
-        "with sound or pictures blanked (default: 200; 0: all)",
+        help="queries whose results are ordered by match, spread evenly; of sound_scenes for each need, and at most "
+        "200 with sound or pictures blanked (default: 200; 0: all)",
     )
     parser.add_argument(
         "--captions",
