@@ -113,7 +113,7 @@ def _splits(recipe: Recipe, data: Path) -> list[str]:
 def _check_heads(recipe: Recipe, cfg: FusedConfig) -> None:
     """Raise InvalidInput when the model has no part that learns one of the objectives."""
     objectives = {name for stage in recipe.stages for dataset in stage.datasets for name in dataset.objectives}
-    heads = {"captions": (cfg.caption_layers, "caption_layers = 3")}
+    heads = dict.fromkeys(("captions", "caption_reward"), (cfg.caption_layers, "caption_layers = 3"))
     heads |= {"grounding": (cfg.grounding_layers, "grounding_layers = 2")}
     heads |= {"entailment": (cfg.entailment is not None, "entailment = 'video'")}
     for objective, (layers, setting) in heads.items():

@@ -27,6 +27,7 @@ Objective = Literal[
     "video_audio",
     "text_video_audio",
     "captions",
+    "caption_reward",
     "grounding",
     "entailment",
 ]
@@ -36,7 +37,8 @@ classifier's soft labels; objects: dense supervision of visual tokens by the obj
 prediction of the maps of a pretrained CNN by each level of a Swin (Visual Parsing); text_audio, video_audio,
 text_video_audio: contrastive, of sounds with texts, of sounds with videos, and of texts with the sum of the embeddings
 of sound and video, each among the examples that have what it compares; captions: the next word of captions, by the
-decoder of `model = { caption_layers = 3 }`; grounding: where in the picture is what a phrase names, by the head of
+decoder of `model = { caption_layers = 3 }`; caption_reward: captions that this decoder samples, by how right they are;
+grounding: where in the picture is what a phrase names, by the head of
 `model = { grounding_layers = 2 }`; entailment: whether videos entail or contradict sentences, by the classifier of
 `model = { entailment = "video" }`."""
 AUDIO_OBJECTIVES: frozenset[Objective] = frozenset({"text_audio", "video_audio", "text_video_audio"})
@@ -56,7 +58,7 @@ class TrainedPart(NamedTuple):
 
 TRAINED_PARTS = {
     "all_but_audio": TrainedPart("audio", AUDIO_OBJECTIVES),
-    "all_but_captions": TrainedPart("caption_decoder", frozenset({"captions"})),
+    "all_but_captions": TrainedPart("caption_decoder", frozenset({"captions", "caption_reward"})),
     "all_but_grounding": TrainedPart("grounding_head", frozenset({"grounding"})),
     "all_but_entailment": TrainedPart("entailment_head", frozenset({"entailment"})),
 }

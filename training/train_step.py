@@ -30,6 +30,7 @@ from training.models.fusion import FusedModel
 from training.models.pretrained import PretrainedMaps
 from training.models.text import VisualCache
 from training.objectives import losses
+from training.objectives.caption_rewards import CaptionSampler, caption_reward_loss
 from training.objectives.captions import caption_loss
 from training.objectives.class_names import most_likely
 from training.objectives.class_prototypes import ClassPrototypes
@@ -92,6 +93,7 @@ def compute_losses(
     names: NameTargets | None,
     maps: PretrainedMaps | None = None,
     stored: StoredStates = NOTHING_STORED,
+    sampler: CaptionSampler | None = None,
 ) -> dict[str, Tensor]:
     """Compute the unweighted loss of each objective of the batch's dataset.
 
@@ -102,6 +104,7 @@ def compute_losses(
         names: For the objective `class_names`; None where no dataset has it.
         maps: For the objective `cnn_features`.
         stored: Of stages that do not train all layers.
+        sampler: For the objective `caption_reward`.
 
     Returns:
         Scalars in float32 by objective.
@@ -124,9 +127,12 @@ def compute_losses(
         out |= _text_losses(model, batch, batch.captions, video, audio, cache, stored.texts)
     if "mlm" in objectives and batch.captions is not None and cache is not None:
         out["mlm"] = _mlm(model, batch, batch.captions, cache, words)
+    heard = None if audio is None else audio.tokens
     if "captions" in objectives and batch.captions is not None:
-        heard = None if audio is None else audio.tokens
         out["captions"] = caption_loss(model, batch.captions.ids, batch.captions.mask, video.tokens, heard)
+    if "caption_reward" in objectives and sampler is not None:
+        sampled = sampler.sample(batch.dataset.corpus, batch.rows, video.tokens, heard)
+        out["caption_reward"] = caption_reward_loss(model, sampled, video.tokens, heard)
     if "grounding" in objectives and batch.phrases is not None and batch.boxes is not None:
         out["grounding"] = phrase_loss(model, batch.phrases.ids, batch.phrases.mask, video.tokens, batch.boxes)
     if "mvm" in objectives and batch.captions is not None and video.mask_context is not None:

@@ -35,6 +35,7 @@ from training.models.batch_norm import sync_batch_norm
 from training.models.fusion import FusedModel
 from training.models.pretrained import PretrainedMaps
 from training.models.visual_parsing import VisualParsingConfig
+from training.objectives.caption_rewards import CaptionSampler
 from training.objectives.class_names import class_texts, teacher_probabilities
 from training.objectives.class_prototypes import ClassPrototypes
 from training.objectives.entailment import PooledStates
@@ -226,7 +227,13 @@ class _StageRun:
             texts=TextStates(model) if model.encoders_frozen else None,
             pooled=PooledStates(model) if stage.frozen == "all_but_entailment" else None,
         )
-        losses = _Losses(model, run.words, names, _pretrained_maps(model, stage), stored)
+        rewarded = {
+            dataset.corpus: packed
+            for dataset, packed in zip(stage.datasets, self.batches.packed, strict=True)
+            if "caption_reward" in dataset.objectives
+        }
+        self.sampler = CaptionSampler(model, run.tokenizer, rewarded) if rewarded else None
+        losses = _Losses(model, run.words, names, _pretrained_maps(model, stage), stored, self.sampler)
         self.losses, self.optimizer = accelerator.prepare(losses, optimizer)
 
     def load(self, steps: range, workers: int) -> Iterator[tuple[Batch, float]]:
@@ -266,6 +273,8 @@ class _StageRun:
         row: dict[str, float] = {"step": step, "rate": rate, "norm": round(float(norm), 4)}
         corpus = batch.dataset.corpus
         row |= {f"loss/{name} {corpus}": round(loss, 5) for name, loss in zip(losses, values, strict=True)}
+        if self.sampler is not None and "caption_reward" in weights:
+            row[f"reward {corpus}"] = round(self.sampler.mean_reward, 4)
         row |= {name: round(value, 3) for name, value in self.model.step_metrics().items()}
         row["seconds"] = round(data_wait + time.perf_counter() - started_at, 3)
         row["data_wait"] = round(data_wait, 3)
@@ -295,12 +304,14 @@ class _Losses(nn.Module):
         names: NameTargets | None,
         maps: PretrainedMaps | None,
         stored: StoredStates,
+        sampler: CaptionSampler | None,
     ) -> None:
         super().__init__()
         self.model, self.words, self.names, self.maps, self.stored = model, words, names, maps, stored
+        self.sampler = sampler
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return compute_losses(self.model, batch, self.words, self.names, self.maps, self.stored)
+        return compute_losses(self.model, batch, self.words, self.names, self.maps, self.stored, self.sampler)
 
 
 def _check_batch_sizes(batches: Batches) -> None:

@@ -423,7 +423,7 @@ def _sample(state: _DecoderState, options: CaptionOptions, count: int, max_token
 
 def _sample_position(logits: NDArray[np.float64], top_p: float, generator: np.random.Generator) -> int:
     """Sample from the largest of logits (K,), at most 0, that together have the probability ``top_p``."""
-    order = np.argsort(-logits, kind="stable")
+    order = np.argsort(-logits, kind="stable") if top_p < 1 else np.arange(len(logits))  # sorting takes most time
     cumulative = np.cumsum(np.exp(logits[order]))
     nucleus = cumulative[: 1 + int(np.searchsorted(cumulative, top_p * cumulative[-1]))]
     position = int(np.searchsorted(nucleus, generator.random() * nucleus[-1], side="right"))

@@ -104,7 +104,7 @@ def test_a_decoder_is_a_copy_of_the_fused_layers_and_only_captions_train_it(
     assert kept.state_dict()[f"{CAPTION_PREFIX}words"].tolist() == WORDS
     with pytest.raises(InvalidInput, match="caption_layers = 3"):
         train(caption_recipe(tokenizer, {}, {"captions": 1.0}), data, tmp_path, start_from=start)
-    with pytest.raises(ValidationError, match=r"some of \['captions'\] were expected"):
+    with pytest.raises(ValidationError, match=r"some of \['caption_reward', 'captions'\] were expected"):
         caption_recipe(tokenizer, {"caption_layers": 1}, {"captions": 1.0, "itc": 1.0})
 
 

@@ -276,12 +276,14 @@ class _inference_mode:
 
     def __enter__(self) -> None:
         self.was_training = self.model.training
-        self.model.eval()
+        if self.was_training:
+            self.model.eval()
         self.no_grad.__enter__()
 
     def __exit__(self, *_: object) -> None:
         self.no_grad.__exit__(None, None, None)
-        self.model.train(self.was_training)
+        if self.was_training:
+            self.model.train()
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

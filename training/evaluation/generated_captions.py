@@ -89,12 +89,13 @@ def scene_metrics(captions: Sequence[str], worlds: Sequence[World]) -> dict[str,
 
     `whole scenes`: those that also name the colour and the shape of every object, and every motion.
     """
-    right = np.array([_correct_parts(parse(text), world) for text, world in zip(captions, worlds, strict=True)])
+    right = np.array([correct_parts(text, world) for text, world in zip(captions, worlds, strict=True)])
     return dict(zip(SCENE_METRICS, (100 * right.mean(axis=0)).tolist(), strict=True))
 
 
-def _correct_parts(caption: Description, world: World) -> tuple[bool, bool, bool, bool]:
+def correct_parts(text: str, world: World) -> tuple[bool, bool, bool, bool]:
     """Return whether a caption has each of `SCENE_METRICS`. Each requires those before it."""
+    caption = parse(text)
     shapes = Description(tuple(Mention(shape=m.shape) for m in caption.mentions), ())
     colours = Description(tuple(Mention(m.colour, m.shape) for m in caption.mentions), ())
     motions = replace(colours, clauses=tuple(replace(clause, speed=None) for clause in caption.clauses))

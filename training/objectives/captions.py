@@ -1,7 +1,7 @@
 """The objective `captions`: the next token of captions, from those before it and from the video.
 
 Shape letters: P videos, B captions, L tokens of a caption, V visual tokens, A audio tokens, W their width, n tokens to
-predict, k tokens that stand for the vocabulary.
+predict, D width of their states, k tokens that stand for the vocabulary.
 """
 
 from __future__ import annotations
@@ -35,20 +35,32 @@ def caption_loss(
         audio_PAW: Audio tokens; None: only what is seen counts.
     """
     decoder = model.get_caption_decoder()
-    predicted = mask_BL[:, 1:].bool()
-    if decoder.words is not None:
-        predicted &= torch.isin(ids_BL[:, 1:], decoder.words)
+    states, predicted = caption_states(model, ids_BL, mask_BL, visual_PVW, audio_PAW)
     targets = ids_BL[:, 1:][predicted]
-    keys, values, present = (repeated(x, len(ids_BL)) for x in model.prepare_captions(visual_PVW, audio_PAW))
-    nothing = keys[:, :, :, :0]  # no token comes before the first
-    states, *_ = decoder(ids_BL[:, :-1], model.text.bert.embeddings, nothing, nothing, keys, values, present)
     tokens, weights = decoder.words, None
     if tokens is None:
         tokens, weights = sample_vocabulary(targets, model.cfg.vocabulary)
-    logits = decoder.word_head(states[predicted], model.text.word_embeddings, tokens).float()
+    logits = decoder.word_head(states, model.text.word_embeddings, tokens).float()
     logits = logits if weights is None else logits + weights
     loss = F.cross_entropy(logits, torch.searchsorted(tokens, targets), label_smoothing=SMOOTHING)
     return distributed.global_mean(loss, len(targets))
+
+
+def caption_states(
+    model: FusedModel, ids_BL: Tensor, mask_BL: Tensor, visual_PVW: Tensor, audio_PAW: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the states (n, D) before the n tokens that the decoder predicts, and which these are, (B, L - 1) bool.
+
+    Arguments as in `caption_loss`.
+    """
+    decoder = model.get_caption_decoder()
+    predicted = mask_BL[:, 1:].bool()
+    if decoder.words is not None:
+        predicted &= torch.isin(ids_BL[:, 1:], decoder.words)
+    keys, values, present = (repeated(x, len(ids_BL)) for x in model.prepare_captions(visual_PVW, audio_PAW))
+    nothing = keys[:, :, :, :0]  # no token comes before the first
+    states, *_ = decoder(ids_BL[:, :-1], model.text.bert.embeddings, nothing, nothing, keys, values, present)
+    return states[predicted], predicted
 
 
 def sample_vocabulary(targets_n: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:

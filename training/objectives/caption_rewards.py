@@ -1,0 +1,137 @@
+"""The objective `caption_reward`: captions that the model samples become likelier the more they say that is right.
+
+Self-critical sequence training (Rennie et al., CVPR 2017), in which the baseline of a sample is the mean reward of the
+other samples of its video (Luo, 2020). Cross-entropy teaches the next word after words of people; this teaches whole
+captions.
+
+Shape letters: P videos, B = P * SAMPLES captions, L tokens of a caption, V visual tokens, A audio tokens, W the width
+of either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training import distributed
+from training.data.batches import Tokens
+from training.data.packed import Packed
+from training.data.scenes.world import world_of
+from training.evaluation.encoder import TorchEncoder
+from training.evaluation.generated_captions import correct_parts, words_of
+from training.models.fusion import FusedModel
+from training.objectives.captions import caption_states
+from vitascope.captions import CaptionOptions
+from vitascope.tokenizer import Tokenizer
+
+SAMPLES = 5
+"""Captions that are sampled of each video."""
+TEMPERATURE = 0.7
+"""Of sampling: below 1, since label smoothing leaves a tenth of all probability to words that fit nothing."""
+WHOLE_SHARE = 0.4
+"""Part of a scene's reward that a caption has only if it names every object and motion, beside saying nothing wrong."""
+
+
+class Reward(Protocol):
+    """Rewards of captions of one corpus."""
+
+    def __call__(self, row: int, captions: Sequence[str]) -> list[float]:
+        """Return the reward, from 0 on, of each of some captions of the example in a row of the corpus."""
+        ...
+
+
+class SceneReward:
+    """Whether what a caption says of a generated scene is right, and whether that is all that there is to say."""
+
+    def __init__(self, packed: Packed) -> None:
+        self.worlds = [world_of(example.attributes["scene"]) for example in packed.examples]
+
+    def __call__(self, row: int, captions: Sequence[str]) -> list[float]:
+        parts = [correct_parts(caption, self.worlds[row]) for caption in captions]
+        return [(1 - WHOLE_SHARE) * right + WHOLE_SHARE * whole for *_, right, whole in parts]
+
+
+class CiderReward:
+    """CIDEr-D (Vedantam et al., CVPR 2015) with the captions of people, in which rare words count most."""
+
+    def __init__(self, packed: Packed) -> None:
+        from pycocoevalcap.cider.cider_scorer import CiderScorer, cook_refs, precook
+
+        self.scorer, self.cook = CiderScorer(), precook
+        self.written = [cook_refs([words_of(caption) for caption in e.captions]) for e in packed.examples]
+        self.scorer.crefs = self.written
+        self.scorer.compute_doc_freq()
+
+    def __call__(self, row: int, captions: Sequence[str]) -> list[float]:
+        self.scorer.ctest = [self.cook(words_of(caption)) for caption in captions]
+        # Only as many of these as there are captions are read; their number is that of documents.
+        self.scorer.crefs = [self.written[row]] * len(self.written)
+        return [float(score) for score in self.scorer.compute_cider()]
+
+
+class SampledCaptions(NamedTuple):
+    """Captions that a model wrote, the `SAMPLES` of a video adjacent."""
+
+    tokens: Tokens
+    rewards: Tensor
+    """(P, SAMPLES) float32."""
+
+
+class CaptionSampler:
+    """Samples captions of the videos of some corpora, and rewards them."""
+
+    mean_reward: float
+    """Of the captions that were sampled last."""
+
+    def __init__(self, model: FusedModel, tokenizer: Tokenizer, corpora: Mapping[str, Packed]) -> None:
+        """corpora: By name; generated scenes without sound are rewarded by `SceneReward`, others by `CiderReward`."""
+        self.model, self.tokenizer = model, tokenizer
+        self.encoder = TorchEncoder(model, tokenizer, [])
+        self.rewards: dict[str, Reward] = {
+            name: SceneReward(packed) if _are_silent_scenes(packed) else CiderReward(packed)
+            for name, packed in corpora.items()
+        }
+
+    def sample(self, corpus: str, rows: np.ndarray, visual_PVW: Tensor, audio_PAW: Tensor | None) -> SampledCaptions:
+        """Sample captions of the examples in some rows (P,) of a corpus, from their tokens, in evaluation mode."""
+        options = CaptionOptions(beams=1, temperature=TEMPERATURE, count=SAMPLES, seed=int(torch.randint(2**31, ())))
+        visual = visual_PVW.detach().float().cpu().numpy()
+        audio = None if audio_PAW is None else audio_PAW.detach().float().cpu().numpy()
+        was_training = self.model.training
+        self.model.eval()
+        with torch.autocast(visual_PVW.device.type, enabled=False):
+            captions = self.encoder.generate_captions(visual, audio, options)
+        self.model.train(was_training)
+        # A caption of special tokens alone has no visible character.
+        texts = [[caption.text.strip() or "." for caption in of_video] for of_video in captions]
+        rewards = [self.rewards[corpus](int(row), of_video) for row, of_video in zip(rows, texts, strict=True)]
+        self.mean_reward = float(np.mean(rewards))
+        ids, mask = (torch.from_numpy(x) for x in self.tokenizer.encode([text for of in texts for text in of]))
+        tokens = Tokens(ids, mask).take(torch.arange(len(ids)))
+        return SampledCaptions(tokens.to(visual_PVW.device), torch.tensor(rewards, device=visual_PVW.device))
+
+
+def caption_reward_loss(
+    model: FusedModel, sampled: SampledCaptions, visual_PVW: Tensor, audio_PAW: Tensor | None
+) -> Tensor:
+    """Compute the mean over the tokens of sampled captions of -log-probability times the advantage of the caption.
+
+    It is what a caption's reward exceeds the mean of the others of its video by.
+    """
+    ids, mask, rewards = sampled.tokens.ids, sampled.tokens.mask, sampled.rewards
+    advantages = (rewards - (rewards.sum(dim=1, keepdim=True) - rewards) / (rewards.shape[1] - 1)).flatten()
+    states, predicted = caption_states(model, ids, mask, visual_PVW, audio_PAW)
+    targets, words = ids[:, 1:][predicted], model.get_caption_decoder().words
+    logits = model.get_caption_decoder().word_head(states, model.text.word_embeddings, words).float()
+    losses = F.cross_entropy(logits, targets if words is None else torch.searchsorted(words, targets), reduction="none")
+    of_tokens = advantages[:, None].expand_as(predicted)[predicted]
+    return distributed.global_mean((of_tokens * losses).mean(), len(targets))
+
+
+def _are_silent_scenes(packed: Packed) -> bool:
+    return packed.audio is None and "scene" in packed.examples[0].attributes
