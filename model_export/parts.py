@@ -91,7 +91,10 @@ def add_parts(
     with replace_checkpoint(out) as kept, replace_bundle(out) as folder:
         names = {spec.name for part in parts for spec in part.specs}
         copy_files(opened, _files_without(manifest, names), folder)
-        checks = [check for part in parts for check in _store(part, folder, cast(Precision, manifest.precision), log)]
+        checks: list[OutputCheck] = []
+        for part in parts:  # a later run replaces what an earlier one has
+            of_part = _store(part, folder, cast(Precision, manifest.precision), log)
+            checks = [check for check in checks if check.graph not in {spec.name for spec in part.specs}] + of_part
         report = ParityReport.model_validate_json((bundle / manifest.parity_report).read_text("utf-8"))
         others = [check for check in report.outputs if check.graph not in names]
         tolerances = report.tolerances | tolerances_for(cast(Precision, manifest.precision))

@@ -13,7 +13,7 @@ import torch
 
 from model_export import assemble, parts
 from model_export.graphs import GraphSpec, export_specs
-from model_export.parity.checks import ParityReport
+from model_export.parity.checks import OutputCheck, ParityReport
 from model_export.update import update_metrics
 from tests.model_export.conftest import ANSWERS, CONFIG, Graphs, copy_bundle
 from tests.training.small_run import recipe
@@ -150,18 +150,24 @@ def test_a_part_is_replaced_in_another_folder(
     monkeypatch.setattr(parts, "export_specs", export_specs)
     of_later_version = {"grounding": GroundingGrid(rows=1, columns=1, cells=1)}
     monkeypatch.setattr(parts, "added_parts", lambda *_: of_later_version)
-    command = ["export", str(first), "--part", str(again), "--out", str(tmp_path / "second"), "--version", "1.0.1"]
-    assert main(command) == 0
+    both = ["--part", str(runs["entailment"]), "--part", str(again)]  # the later one counts
+    assert main(["export", str(first), *both, "--out", str(tmp_path / "second"), "--version", "1.0.1"]) == 0
     before, after = Bundle.open(first).manifest, Bundle.open(tmp_path / "second").manifest
     assert (before.version, after.version) == (Bundle.open(bundles["float32"]).manifest.version, "1.0.1")
     assert before.tasks == after.tasks
     assert before.grounding == after.grounding, "its graph stays"
     changed = {name for name, entry in after.files.items() if before.files[name] != entry}
     assert changed - {"parity.json", "MODEL_CARD.md"} == {"entailment.onnx"}
+    compared = [(check.precision, check.graph, check.output, check.inputs) for check in outputs_of(tmp_path / "second")]
+    assert len(set(compared)) == len(compared) == len(outputs_of(first))
     model = Model.open(tmp_path / "second", threads=1, device="cpu")
     reference = TorchEncoder(checkpoint.load(again / "checkpoint").model.eval(), model.tokenizer, ANSWERS)
     actual, expected = (each.classify_entailment(TEXTS, TOKENS) for each in (model, reference))
     np.testing.assert_allclose(actual.probabilities, expected.probabilities, atol=5e-3)
+
+
+def outputs_of(bundle: Path) -> list[OutputCheck]:
+    return ParityReport.model_validate_json((bundle / "parity.json").read_text("utf-8")).outputs
 
 
 def change_model(run: Path, _: Path) -> None:
