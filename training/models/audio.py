@@ -197,7 +197,7 @@ class AudioEncoder(nn.Module):
             return samples_BN, lengths_B
         is_short = (lengths_B > 0) & (lengths_B <= longest)
         later = F.pad(samples_BN[:, : size - lead], (lead, 0))
-        return torch.where(is_short[:, None], later, samples_BN), lengths_B + lead * is_short.to(lengths_B.dtype)
+        return torch.where(is_short[:, None], later, samples_BN), torch.where(is_short, lengths_B + lead, lengths_B)
 
     def token_mask(self, lengths_B: Tensor, samples: int) -> Tensor:
         """Return which audio tokens (B, T) of rows with so many samples are of sound, int64."""
