@@ -37,7 +37,7 @@ classifier's soft labels; objects: dense supervision of visual tokens by the obj
 prediction of the maps of a pretrained CNN by each level of a Swin (Visual Parsing); text_audio, video_audio,
 text_video_audio: contrastive, of sounds with texts, of sounds with videos, and of texts with the sum of the embeddings
 of sound and video, each among the examples that have what it compares; captions: the next word of captions, by the
-decoder of `model = { caption_layers = 3 }`; caption_reward: captions that this decoder samples, by how right they are;
+decoder of `model = { caption_layers = 3 }`; caption_reward: captions that this decoder samples, by their rewards;
 grounding: where in the picture is what a phrase names, by the head of
 `model = { grounding_layers = 2 }`; entailment: whether videos entail or contradict sentences, by the classifier of
 `model = { entailment = "video" }`."""

@@ -1,4 +1,4 @@
-"""The objective `caption_reward`: captions that the model samples become likelier the more they say that is right.
+"""The objective `caption_reward`: of captions that the model samples, those with the higher rewards become likelier.
 
 Self-critical sequence training (Rennie et al., CVPR 2017), in which the baseline of a sample is the mean reward of the
 other samples of its video (Luo, 2020). Cross-entropy teaches the next word after words of people; this teaches whole
@@ -34,7 +34,7 @@ SAMPLES = 5
 TEMPERATURE = 0.7
 """Of sampling: below 1, since label smoothing leaves a tenth of all probability to words that fit nothing."""
 WHOLE_SHARE = 0.4
-"""Part of a scene's reward that a caption has only if it names every object and motion, beside saying nothing wrong."""
+"""Part of the reward of a right caption of a scene that it gets only if it names every object and motion."""
 
 
 class Reward(Protocol):
@@ -121,7 +121,7 @@ def caption_reward_loss(
 ) -> Tensor:
     """Compute the mean over the tokens of sampled captions of -log-probability times the advantage of the caption.
 
-    It is what a caption's reward exceeds the mean of the others of its video by.
+    The advantage is the reward of the caption less the mean reward of the other captions of its video.
     """
     ids, mask, rewards = sampled.tokens.ids, sampled.tokens.mask, sampled.rewards
     advantages = (rewards - (rewards.sum(dim=1, keepdim=True) - rewards) / (rewards.shape[1] - 1)).flatten()
