@@ -32,7 +32,7 @@ from vitascope.tokenizer import Tokenizer
 SAMPLES = 5
 """Captions that are sampled of each video."""
 TEMPERATURE = 0.7
-"""Of sampling: below 1, since label smoothing leaves a tenth of all probability to words that fit nothing."""
+"""Temperature of sampling. At 1, label smoothing leaves a tenth of the probability to words that do not fit."""
 WHOLE_SHARE = 0.4
 """Part of the reward of a right caption of a scene that it gets only if it names every object and motion."""
 
@@ -46,7 +46,7 @@ class Reward(Protocol):
 
 
 class SceneReward:
-    """Whether what a caption says of a generated scene is right, and whether that is all that there is to say."""
+    """Rewards whether a caption of a generated scene is right, and whether it is complete."""
 
     def __init__(self, packed: Packed) -> None:
         self.worlds = [world_of(example.attributes["scene"]) for example in packed.examples]
@@ -86,7 +86,7 @@ class CaptionSampler:
     """Samples captions of the videos of some corpora, and rewards them."""
 
     mean_reward: float
-    """Of the captions that were sampled last."""
+    """Mean reward of the captions of the last step."""
 
     def __init__(self, model: FusedModel, tokenizer: Tokenizer, corpora: Mapping[str, Packed]) -> None:
         """corpora: By name; generated scenes without sound are rewarded by `SceneReward`, others by `CiderReward`."""
