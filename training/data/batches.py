@@ -32,9 +32,8 @@ from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
 from vitascope.tokenizer import Tokenizer
 
-NEED_CAPTIONS = {
-    *("itc", "correlation", "itm", "mlm", "mvm", "captions", "caption_reward", "text_audio", "text_video_audio")
-}
+NEED_CAPTIONS = {"itc", "correlation", "itm", "mlm", "mvm", "text_audio", "text_video_audio"}
+NEED_CAPTIONS |= {"captions", "caption_reward"}
 RANK_SEED = 100_003
 """Added to a seed per rank, so that processes augment their videos independently."""
 

@@ -117,19 +117,19 @@ class TorchEncoder:
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         """Return L2-normalised embeddings (B, D) float32."""
-        with _inference_mode(self.model):
+        with inference_mode(self.model):
             return _numpy(self.model.encode_text(*self._tokens(texts))[0])
 
     def embed_video(self, streams: Mapping[str, np.ndarray]) -> VideoEmbedding:
         """Return embeddings (B, D) and visual tokens (B, V, W) of streams (B, C, F, H, W, 3) uint8."""
         frames = {s.name: self._tensor(np.ascontiguousarray(streams[s.name])) for s in self.streams}
-        with _inference_mode(self.model):
+        with inference_mode(self.model):
             vector, tokens = self.model.encode_video(frames)
         return VideoEmbedding(vectors=_numpy(vector), visual_tokens=_numpy(tokens))
 
     def embed_windows(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the outputs of the graph `audio` of windows of sound, by the names of its inputs."""
-        with _inference_mode(self.model):
+        with inference_mode(self.model):
             vector, tokens = self.model.encode_audio(self._tensor(inputs[SAMPLES]), self._tensor(inputs[LENGTHS]))
         return {"vector": _numpy(vector), AUDIO_TOKENS: _numpy(tokens)}
 
@@ -147,7 +147,7 @@ class TorchEncoder:
         """
         vectors = np.empty((len(texts), self.model.cfg.vector_width), np.float32)
         logits = np.empty(len(texts), np.float32)
-        with _inference_mode(self.model):
+        with inference_mode(self.model):
             for part in self._pair_batches(texts, rows, visual, audio):
                 vectors[part.positions] = _numpy(self.model.text_embedding(part.states, part.mask))
                 logits[part.positions] = _numpy(self.model.match_logits(part.states, part.mask, part.cache))
@@ -178,7 +178,7 @@ class TorchEncoder:
     ) -> list[list[Answer]]:
         """Return the `top` answers to questions[i] about the tokens of row rows[i], most probable first."""
         answers: list[list[Answer]] = [[]] * len(questions)
-        with _inference_mode(self.model):
+        with inference_mode(self.model):
             for part in self._pair_batches(questions, rows, visual, audio):
                 logits = self.model.answer_logits(part.states, part.mask, part.cache).float()
                 probabilities = (logits / self.calibration.answer_temperature).softmax(dim=-1)
@@ -202,7 +202,7 @@ class TorchEncoder:
 
         visual, audio: As `visual_tokens` and `audio_tokens` of `match`.
         """
-        with _inference_mode(self.model):
+        with inference_mode(self.model):
             states, mask = self._states(texts)
             return _numpy(self.model.entailment_logits(states, mask, self._visual_cache(visual, audio)))
 
@@ -221,7 +221,7 @@ class TorchEncoder:
         prepared = (VISUAL_KEYS, VISUAL_VALUES, VISUAL_MASK)
         names: tuple[str, ...]
         outputs: tuple[Tensor, ...]
-        with _inference_mode(self.model):
+        with inference_mode(self.model):
             if graph == "grounding":
                 names, outputs = (HEAT_LOGITS, BOX), grounding_outputs(self.model, *tensors.values())
             elif graph == "caption_prefill":
@@ -267,7 +267,7 @@ class TorchEncoder:
         return torch.from_numpy(array).to(self.model.device)
 
 
-class _inference_mode:
+class inference_mode:
     """Evaluation mode without gradients; the previous mode is restored."""
 
     def __init__(self, model: FusedModel) -> None:

@@ -22,7 +22,7 @@ from training import distributed
 from training.data.batches import Tokens
 from training.data.packed import Packed
 from training.data.scenes.world import world_of
-from training.evaluation.encoder import TorchEncoder
+from training.evaluation.encoder import TorchEncoder, inference_mode
 from training.evaluation.generated_captions import correct_parts, words_of
 from training.models.fusion import FusedModel
 from training.objectives.captions import caption_states
@@ -102,11 +102,9 @@ class CaptionSampler:
         options = CaptionOptions(beams=1, temperature=TEMPERATURE, count=SAMPLES, seed=int(torch.randint(2**31, ())))
         visual = visual_PVW.detach().float().cpu().numpy()
         audio = None if audio_PAW is None else audio_PAW.detach().float().cpu().numpy()
-        was_training = self.model.training
-        self.model.eval()
-        with torch.autocast(visual_PVW.device.type, enabled=False):
+        # One change of mode for all tokens: generation would change it at each.
+        with inference_mode(self.model), torch.autocast(visual_PVW.device.type, enabled=False):
             captions = self.encoder.generate_captions(visual, audio, options)
-        self.model.train(was_training)
         # A caption of special tokens alone has no visible character.
         texts = [[caption.text.strip() or "." for caption in of_video] for of_video in captions]
         rewards = [self.rewards[corpus](int(row), of_video) for row, of_video in zip(rows, texts, strict=True)]
@@ -125,9 +123,10 @@ def caption_reward_loss(
     """
     ids, mask, rewards = sampled.tokens.ids, sampled.tokens.mask, sampled.rewards
     advantages = (rewards - (rewards.sum(dim=1, keepdim=True) - rewards) / (rewards.shape[1] - 1)).flatten()
+    decoder = model.get_caption_decoder()
     states, predicted = caption_states(model, ids, mask, visual_PVW, audio_PAW)
-    targets, words = ids[:, 1:][predicted], model.get_caption_decoder().words
-    logits = model.get_caption_decoder().word_head(states, model.text.word_embeddings, words).float()
+    targets, words = ids[:, 1:][predicted], decoder.words
+    logits = decoder.word_head(states, model.text.word_embeddings, words).float()
     losses = F.cross_entropy(logits, targets if words is None else torch.searchsorted(words, targets), reduction="none")
     of_tokens = advantages[:, None].expand_as(predicted)[predicted]
     return distributed.global_mean((of_tokens * losses).mean(), len(targets))
