@@ -17,7 +17,7 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 
-from training.data.batches import augment, clip_count, sample_clips
+from training.data.frame_batch import augment, clip_count, sample_clips
 from training.data.packed import Packed
 from training.evaluation.encoder import streams_of
 from training.models.config import FusedConfig

@@ -11,8 +11,9 @@ import torch
 
 from tests.training.small_run import COLOURS, VIDEO_STREAMS, recipe, write_clips, write_corpus, write_tokenizer
 from training import checkpoint
-from training.data.batches import Batches, augment, clip_count, sample_clips, spread_clips
+from training.data.batches import Batches
 from training.data.example import Example
+from training.data.frame_batch import augment, clip_count, sample_clips, spread_clips
 from training.data.packed import Packed
 from training.recipe import DatasetConfig
 from training.trainer import train

@@ -11,17 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from training.data.audio_batch import Audio, augment_audio, read_audio
 from training.data.example import EntailmentKind, Example, Hypothesis, Negative, Question, canonical_answer
+from training.data.frame_batch import clip_count, read_frames, sample_clips
 from training.data.hypotheses import CLASSES, class_of, hypotheses_of, sample_hypotheses
 from training.data.packed import Packed, open_packed
 from training.data.regions import NO_BOX, Regions, has_regions
@@ -104,6 +103,15 @@ class Batch:
         return replace(self, **moved)
 
 
+class _Captions(NamedTuple):
+    """Captions, negatives, and which of them sound decides, as in `Batch`."""
+
+    tokens: Tokens | None = None
+    audible: Tensor | None = None
+    negatives: Tokens | None = None
+    audible_negatives: Tensor | None = None
+
+
 def schedule(stage: Stage, seed: int) -> np.ndarray:
     """Return the index (steps,) of the dataset of each step, sampled by weight."""
     weights = np.array([dataset.weight for dataset in stage.datasets])
@@ -183,92 +191,110 @@ class Batches:
         index = int(self.order[step])
         dataset, packed = self.stage.datasets[index], self.packed[index]
         rows = self._rows(index, batches_before=int((self.order[:step] == index).sum()))
-        rng = np.random.default_rng([self.seed + RANK_SEED * self.rank, index, step])
-        streams = times = visual = None
-        encoded = self.visual[index]
-        if encoded is not None:
-            view = rng.integers(len(next(iter(encoded.values()))), size=len(rows))
-            visual = {name: torch.from_numpy(x[view, rows].astype(np.float32)) for name, x in encoded.items()}
-        elif packed.streams and dataset.needs_video:
-            clips = sample_clips(rng, len(rows), packed.clips, self.clips[index])
-            streams, times = self._streams(packed, rows, clips, dataset, rng)
         examples = [packed.examples[row] for row in rows]
-        captions = negatives = questions = answers = audible = audible_negatives = None
-        if NEED_CAPTIONS & set(dataset.objectives):
-            pairs = [(e, *pair) for e in examples for pair in _sample_captions(e, dataset, rng)]
-            captions = self._tokens([e.captions[i] for e, i, _ in pairs])
-            audible = torch.tensor([_is_audible(e, i) for e, i, _ in pairs])
-            if all(e.negatives for e in examples):
-                chosen = [(e, negative) for e, _, negative in pairs if negative is not None]
-                negatives = self._tokens([negative.caption for _, negative in chosen])
-                audible_negatives = torch.tensor([_is_audible(e, negative.of) for e, negative in chosen])
-        if "vqa" in dataset.objectives:
-            sampled = [q for e in examples for q in _sample_questions(e.questions, dataset.questions_per_video, rng)]
-            questions = self._tokens([q.question for q in sampled])
-            answers = torch.tensor([self.answer_ids.get(canonical_answer(q), IGNORE_INDEX) for q in sampled])
-        hypotheses = labels = None
-        if (known := self.hypotheses[index]) is not None:
-            hypotheses, labels = self._hypotheses([known[row] for row in rows], index, rows, step)
-        groups = torch.from_numpy(self.groups[index][rows])
-        positions = classes = None
-        if (targets := self.objects[index]) is not None:
-            positions, classes = (torch.from_numpy(target[rows]) for target in targets)
-        phrases = boxes = None
-        if (regions := self.regions[index]) is not None:
-            named = regions.sample(rows.tolist(), dataset.captions_per_video, rng)
-            phrases = self._tokens([region.phrase for region in named])
-            boxes = torch.tensor([region.box or NO_BOX for region in named])
-        audio = None
-        if packed.audio is not None and self.audio_seconds is not None and dataset.needs_audio:
-            sound_rng = rng.spawn(1)[0]
-            audio = augment_audio(read_audio(packed, rows, self.audio_seconds, sound_rng), dataset, sound_rng)
+        # All that is drawn below depends on the order of these calls.
+        rng = np.random.default_rng([self.seed + RANK_SEED * self.rank, index, step])
+        streams, visual, times = self._videos(index, rows, rng)
+        captions = self._captions(examples, dataset, rng)
+        questions, answers = self._questions(examples, dataset, rng)
+        hypotheses, labels = self._hypotheses(index, rows, step)
+        positions, classes = self._objects(index, rows)
+        phrases, boxes = self._phrases(index, rows, rng)
         return Batch(
-            dataset,
-            streams,
-            visual,
-            times,
-            groups,
-            rows,
-            captions,
-            negatives,
-            questions,
-            answers,
-            positions,
-            classes,
-            audio,
-            audible,
-            audible_negatives,
-            phrases,
-            boxes,
-            hypotheses,
-            labels,
+            dataset=dataset,
+            streams=streams,
+            visual=visual,
+            times=times,
+            groups=torch.from_numpy(self.groups[index][rows]),
+            rows=rows,
+            captions=captions.tokens,
+            audible=captions.audible,
+            negatives=captions.negatives,
+            audible_negatives=captions.audible_negatives,
+            questions=questions,
+            answers=answers,
+            positions=positions,
+            classes=classes,
+            audio=self._audio(index, rows, rng),
+            phrases=phrases,
+            boxes=boxes,
+            hypotheses=hypotheses,
+            labels=labels,
         )
 
-    def _hypotheses(
-        self, known: Sequence[Sequence[Hypothesis]], index: int, rows: np.ndarray, step: int
-    ) -> tuple[Tokens, Tensor]:
+    def _videos(
+        self, index: int, rows: np.ndarray, rng: np.random.Generator
+    ) -> tuple[dict[str, Tensor] | None, dict[str, Tensor] | None, Tensor | None]:
+        """Return `streams`, `visual` and `times` of a batch."""
+        dataset, packed, encoded = self.stage.datasets[index], self.packed[index], self.visual[index]
+        if encoded is not None:
+            view = rng.integers(len(next(iter(encoded.values()))), size=len(rows))
+            return None, {name: torch.from_numpy(x[view, rows].astype(np.float32)) for name, x in encoded.items()}, None
+        if not packed.streams or not dataset.needs_video:
+            return None, None, None
+        clips = sample_clips(rng, len(rows), packed.clips, self.clips[index])
+        streams, times = read_frames(packed, rows, clips, dataset, self.streams, rng)
+        return streams, None, times
+
+    def _captions(self, examples: Sequence[Example], dataset: DatasetConfig, rng: np.random.Generator) -> _Captions:
+        if not NEED_CAPTIONS & set(dataset.objectives):
+            return _Captions()
+        pairs = [(e, *pair) for e in examples for pair in _sample_captions(e, dataset, rng)]
+        captions = _Captions(
+            tokens=self._tokens([e.captions[i] for e, i, _ in pairs]),
+            audible=torch.tensor([_is_audible(e, i) for e, i, _ in pairs]),
+        )
+        if not all(e.negatives for e in examples):
+            return captions
+        chosen = [(e, negative) for e, _, negative in pairs if negative is not None]
+        return captions._replace(
+            negatives=self._tokens([negative.caption for _, negative in chosen]),
+            audible_negatives=torch.tensor([_is_audible(e, negative.of) for e, negative in chosen]),
+        )
+
+    def _questions(
+        self, examples: Sequence[Example], dataset: DatasetConfig, rng: np.random.Generator
+    ) -> tuple[Tokens | None, Tensor | None]:
+        if "vqa" not in dataset.objectives:
+            return None, None
+        sampled = [q for e in examples for q in _sample_questions(e.questions, dataset.questions_per_video, rng)]
+        answers = torch.tensor([self.answer_ids.get(canonical_answer(q), IGNORE_INDEX) for q in sampled])
+        return self._tokens([q.question for q in sampled]), answers
+
+    def _objects(self, index: int, rows: np.ndarray) -> tuple[Tensor | None, Tensor | None]:
+        """Return `positions` and `classes` of a batch."""
+        if (targets := self.objects[index]) is None:
+            return None, None
+        positions, classes = (torch.from_numpy(target[rows]) for target in targets)
+        return positions, classes
+
+    def _phrases(self, index: int, rows: np.ndarray, rng: np.random.Generator) -> tuple[Tokens | None, Tensor | None]:
+        if (regions := self.regions[index]) is None:
+            return None, None
+        named = regions.sample(rows.tolist(), self.stage.datasets[index].captions_per_video, rng)
+        boxes = torch.tensor([region.box or NO_BOX for region in named])
+        return self._tokens([region.phrase for region in named]), boxes
+
+    def _audio(self, index: int, rows: np.ndarray, rng: np.random.Generator) -> Audio | None:
+        dataset, packed = self.stage.datasets[index], self.packed[index]
+        if packed.audio is None or self.audio_seconds is None or not dataset.needs_audio:
+            return None
+        sound_rng = rng.spawn(1)[0]
+        return augment_audio(read_audio(packed, rows, self.audio_seconds, sound_rng), dataset, sound_rng)
+
+    def _hypotheses(self, index: int, rows: np.ndarray, step: int) -> tuple[Tokens | None, Tensor | None]:
         """Sample sentences of each video; the same at every step of a stage that trains their classifier alone."""
+        if (known := self.hypotheses[index]) is None:
+            return None, None
         when = 0 if self.stage.frozen == "all_but_entailment" else step
         count = self.stage.datasets[index].hypotheses_per_video
         sampled = [
             hypothesis
-            for row, of_video in zip(rows.tolist(), known, strict=True)
-            for hypothesis in sample_hypotheses(of_video, count, Random(f"{self.seed} {index} {row} {when}"))
+            for row in rows.tolist()
+            for hypothesis in sample_hypotheses(known[row], count, Random(f"{self.seed} {index} {row} {when}"))
         ]
         labels = torch.tensor([class_of(hypothesis) for hypothesis in sampled])
         return self._tokens([hypothesis.text for hypothesis in sampled]), labels
-
-    def _streams(
-        self, packed: Packed, rows: np.ndarray, clips: np.ndarray, dataset: DatasetConfig, rng: np.random.Generator
-    ) -> tuple[dict[str, Tensor], Tensor | None]:
-        streams = {s.name: torch.from_numpy(packed.frames(s.name)[rows[:, None], clips]) for s in self.streams}
-        times = None
-        total = sum(s.frames for s in self.streams)
-        if total > 2 and all(frames.shape[2] == 1 for frames in streams.values()):
-            # A still image needs one neighbour frame only; its time is sampled, to train every time embedding.
-            neighbour = int(rng.choice([t for t in range(total) if t != total // 2]))
-            times = torch.tensor([total // 2, neighbour])
-        return augment(streams, dataset, rng), times
 
     def _rows(self, index: int, batches_before: int) -> np.ndarray:
         """Return the rows of a dataset's next batch: epochs of seeded permutations, cut into whole batches.
@@ -414,105 +440,3 @@ def _sample_questions(questions: tuple[Question, ...], count: int, rng: np.rando
     """Sample different questions, repeating only where there are fewer."""
     order = rng.permutation(len(questions))
     return [questions[order[i % len(order)]] for i in range(count)]
-
-
-LOW_CELL_PIXELS, HIGH_CELL_PIXELS = 16, 32
-"""Smallest number of pixels per side of one cell of the visual grid."""
-
-
-def augment(streams: Mapping[str, Tensor], dataset: DatasetConfig, rng: np.random.Generator) -> dict[str, Tensor]:
-    """Augment videos as the dataset's options say: a crop per batch; flip, colour, contrast (not of depth) per video.
-
-    Args:
-        streams: (B, C, F, H, W, 3) uint8 by name, 0..255. All streams get the same crop and flip.
-
-    Returns:
-        Streams of the same shapes, float32 0..255 where anything was changed.
-    """
-    out = dict(streams)
-    if dataset.min_crop < 1.0 or dataset.resolution_ratio < 1.0 or dataset.zoom_out > 1.0:
-        keep = rng.uniform(dataset.min_crop, dataset.zoom_out, size=2)
-        offset = rng.uniform(np.minimum(1.0 - keep, 0.0), np.maximum(1.0 - keep, 0.0))
-        cells = _cell_pixels(out)
-        out = {name: _crop(x, keep, offset, dataset.resolution_ratio, cells[name]) for name, x in out.items()}
-    b = len(next(iter(out.values())))
-    if dataset.flip:
-        mirrored = torch.from_numpy(rng.random(b) < 0.5)
-        for x in out.values():
-            x[mirrored] = x[mirrored].flip(-2)
-    if dataset.channel_mix:
-        share = rng.uniform(0, dataset.channel_mix, (b, 1, 1))
-        rows = share * rng.dirichlet((1.0, 1.0, 1.0), size=(b, 3)) + (1.0 - share) * np.eye(3)  # each sums to 1
-        mixing = torch.from_numpy(rows.astype(np.float32))
-        out = {name: torch.einsum("bcfhwi,boi->bcfhwo", x.float(), mixing) for name, x in out.items()}
-    if dataset.jitter:
-        shape = (b, 1, 1, 1, 1, 1)
-        gain = torch.from_numpy(rng.uniform(1 - dataset.jitter, 1 + dataset.jitter, shape).astype(np.float32))
-        shift = torch.from_numpy(rng.uniform(-64 * dataset.jitter, 64 * dataset.jitter, shape).astype(np.float32))
-        out |= {name: (x.float() * gain + shift).clamp_(0, 255) for name, x in out.items() if name != "depth"}
-    return out
-
-
-def _cell_pixels(streams: Mapping[str, Tensor]) -> dict[str, int]:
-    """Return the pixels per side of one cell of the visual grid by stream, so that all keep the same grid."""
-    if "low" not in streams:
-        return {"high": HIGH_CELL_PIXELS}
-    ratio = streams["high"].shape[3] // streams["low"].shape[3]
-    return dict.fromkeys(streams, LOW_CELL_PIXELS) | {"high": max(LOW_CELL_PIXELS * ratio, HIGH_CELL_PIXELS)}
-
-
-def _crop(frames: Tensor, keep: np.ndarray, offset: np.ndarray, scale: float, cell: int) -> Tensor:
-    """Crop a window of relative size `keep` at `offset` and resize it to `scale` of the frame, in whole grid cells.
-
-    Where the window exceeds the frame, the frame's border is repeated.
-    """
-    b, c, f, h, w, _ = frames.shape
-    top, left = int(offset[0] * h), int(offset[1] * w)
-    bottom, right = top + max(int(keep[0] * h), 8), left + max(int(keep[1] * w), 8)
-    size = (max(round(h * scale / cell), 1) * cell, max(round(w * scale / cell), 1) * cell)
-    whole = frames.flatten(0, 2).permute(0, 3, 1, 2).float()
-    beyond = (max(-left, 0), max(right - w, 0), max(-top, 0), max(bottom - h, 0))
-    if any(beyond):
-        whole = F.pad(whole, beyond, mode="replicate")
-    top, bottom, left, right = top + beyond[2], bottom + beyond[2], left + beyond[0], right + beyond[0]
-    window = whole[:, :, top:bottom, left:right]
-    if window.shape[2:] != size:
-        shrinks = size[0] < window.shape[2] or size[1] < window.shape[3]
-        window = F.interpolate(window, size, mode="bilinear", align_corners=False, antialias=shrinks)
-    return window.permute(0, 2, 3, 1).reshape(b, c, f, *size, 3)
-
-
-def clip_count(packed: Packed, requested: int | None) -> int:
-    """Return the number of clips used per video: `requested`, or all packed ones for None; pictures have one.
-
-    Raises InvalidInput where fewer are packed.
-    """
-    if requested is None or packed.is_still:
-        return packed.clips
-    if not 1 <= requested <= packed.clips:
-        raise InvalidInput(
-            f"clips: {requested} of {packed.folder}, where {packed.clips} of each video are packed; from 1 to "
-            f"{packed.clips} were expected (`vitascope prepare --clips` packs more)"
-        )
-    return requested
-
-
-def sample_clips(rng: np.random.Generator, videos: int, packed: int, count: int) -> NDArray[np.int64]:
-    """Sample clips for training, (videos, K) in time order: one of each of K equal segments of the packed clips.
-
-    `rng` does not advance, so that other random choices do not depend on the number of clips.
-    """
-    edges = _edges(packed, count)
-    if count == packed:
-        return np.broadcast_to(edges[:-1], (videos, count))
-    return rng.spawn(1)[0].integers(edges[:-1], edges[1:], size=(videos, count))
-
-
-def spread_clips(packed: int, count: int) -> NDArray[np.int64]:
-    """Return the clips for testing, (K,) in time order: the middle of each of K equal segments of the packed clips."""
-    edges = _edges(packed, count)
-    return (edges[:-1] + edges[1:] - 1) // 2
-
-
-def _edges(packed: int, count: int) -> NDArray[np.int64]:
-    return np.arange(count + 1, dtype=np.int64) * packed // count

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from training import checkpoint, curves
-from training.data.batches import spread_clips
+from training.data.frame_batch import spread_clips
 from training.data.other_streams import StreamAdapter, stream_adapter
 from training.distillation import losses
 from training.distillation.losses import agreement

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.data.batches import spread_clips
+from training.data.frame_batch import spread_clips
 from training.data.other_streams import stream_adapter
 from training.distillation.student import Student
 from training.distillation.teacher import TeacherOutputs

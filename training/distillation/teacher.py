@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from training.data.batches import spread_clips
+from training.data.frame_batch import spread_clips
 from training.data.other_streams import stream_adapter
 from training.data.packed import Packed
 from training.evaluation.encoder import embed_texts, streams_of

@@ -16,7 +16,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from training.data.batches import clip_count, spread_clips
+from training.data.frame_batch import clip_count, spread_clips
 from training.data.packed import Packed
 from training.models.fusion import FusedModel
 from training.models.grounding_head import grounding_outputs

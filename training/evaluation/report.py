@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from training import checkpoint
-from training.data.batches import clip_count
 from training.data.corpus import SPLITS
 from training.data.flickr import expert_judgements
+from training.data.frame_batch import clip_count
 from training.data.hypotheses import hypotheses_of
 from training.data.packed import PACK_NAME, Packed, open_packed
 from training.evaluation.answers import answer_questions, exact, exact_answers
