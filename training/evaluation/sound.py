@@ -240,24 +240,47 @@ def scene_metrics(
         for name, of_clips in scores.items():
             metrics = retrieval(of_clips, relevant)
             out |= {f"t2v {k} ({need}){name}": v for k, v in metrics.items() if k.startswith("R@")}
-        for name, (pictures, audio) in inputs.items() if rerank and "matching" in encoder.tasks else ():
+        for name, tokens in inputs.items() if rerank and "matching" in encoder.tasks else ():
             count = min(rerank_queries or len(queries), RERANK_QUERIES if name else len(queries))
             chosen = spread(range(len(queries)), count)[:count]
+            weight = None if name else match_weight
             texts = [queries[i] for i in chosen]
-            nearest = score_nearest(encoder, packed, texts, scores[name][chosen], pictures, rerank, audio)
-            orders = {"search": None, "match": nearest.logits}
-            if match_weight is not None and not name:
-                reranked = reranked_score(nearest.similarity, nearest.logits, match_weight)
-                orders = {"search": None, "reranked": reranked}
-            for order, by in orders.items():
-                recall = zip(RANKS, nearest.recall(by, rerank), strict=True)
-                out |= {f"{order} R@{k} ({need}, top {rerank}){name}": v for k, v in recall}
+            reranked = _reranked_recall(encoder, packed, texts, scores[name][chosen], tokens, rerank, weight)
+            out |= {f"{metric} ({need}, top {rerank}){name}": value for metric, value in reranked.items()}
     if any(e.negatives for e in packed.examples) and "matching" in encoder.tasks:
         joint = joint_gallery(videos, sounds.vectors)
         out |= negative_caption_metrics(encoder, packed, joint, visual, audio=sounds.tokens)
     if sounds.tokens is None:  # answers do not depend on sound
         del inputs[" [sound blanked]"]
     return out | (_answers_by_need(encoder, packed, inputs) if "answering" in encoder.tasks else {})
+
+
+def _reranked_recall(
+    encoder: Encoder,
+    packed: Packed,
+    texts: Sequence[str],
+    scores: np.ndarray,
+    tokens: tuple[np.ndarray, np.ndarray | None],
+    rerank: int,
+    match_weight: float | None,
+) -> dict[str, float]:
+    """Return recall at `RANKS` of the best clips of each text as they are, and ordered by match.
+
+    Args:
+        texts: B of them.
+        scores: (B, N) of a search.
+        tokens: Visual and audio tokens of the clips.
+        rerank, match_weight: As of `scene_metrics`.
+    """
+    pictures, audio = tokens
+    nearest = score_nearest(encoder, packed, texts, scores, pictures, rerank, audio)
+    by_match, ordered = "match", nearest.logits
+    if match_weight is not None:
+        by_match, ordered = "reranked", reranked_score(nearest.similarity, nearest.logits, match_weight)
+    out: dict[str, float] = {}
+    for order, by in (("search", None), (by_match, ordered)):
+        out |= {f"{order} R@{k}": v for k, v in zip(RANKS, nearest.recall(by, rerank), strict=True)}
+    return out
 
 
 def _answers_by_need(
