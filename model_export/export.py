@@ -7,10 +7,9 @@ well. The bundle's folder appears only after all checks have passed.
 from __future__ import annotations
 
 import secrets
-import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,11 +59,10 @@ from training.bundle_checkpoint import (
     CHECKPOINT_KEY,
     BundleCheckpoint,
     checkpoint_folder,
-    pending_folder,
-    settle_checkpoint,
+    replace_checkpoint,
     write_checkpoint,
 )
-from training.checkpoint import STARTS_NAME, Checkpoint
+from training.checkpoint import Checkpoint
 from training.data.packed import PACK_NAME, Packed, open_packed
 from training.evaluation.encoder import TorchEncoder
 from training.models import pretrained
@@ -157,27 +155,6 @@ def export_checkpoint(
         graphs = export_graphs(job.checkpoint.model)
         _Export(job, graphs, folder, precision).run(measured)
     return out
-
-
-@contextmanager
-def replace_checkpoint(bundle: Path) -> Iterator[Path]:
-    """Yield a new folder that replaces the checkpoint beside a bundle at the end; after an error it is removed.
-
-    The bundle is to be replaced within: the new checkpoint takes its place where it is that of the bundle then, and if
-    the process is killed before, `load_checkpoint` puts it there.
-    """
-    bundle = bundle.resolve()
-    folder, pending = checkpoint_folder(bundle), pending_folder(bundle)
-    if folder.exists() and not (folder / STARTS_NAME).is_file():
-        raise InvalidInput(f"out: {folder} exists and is not the checkpoint of a bundle; no such folder was expected")
-    settle_checkpoint(bundle)
-    shutil.rmtree(pending, ignore_errors=True)
-    pending.mkdir(parents=True)
-    try:
-        yield pending
-    finally:
-        settle_checkpoint(bundle)
-        shutil.rmtree(pending, ignore_errors=True)
 
 
 def _prepare(

@@ -16,7 +16,7 @@ import onnx
 
 from model_export.assemble import Log, copy_files, finish, no_log, replace_bundle
 from model_export.card import METRICS_KEY, Provenance, model_card, stored_metrics
-from model_export.export import added_parts, replace_checkpoint, validation_splits
+from model_export.export import added_parts, validation_splits
 from model_export.graphs import GraphSpec, export_specs, graph_specs
 from model_export.parity.cases import Case, model_cases
 from model_export.parity.checks import (
@@ -29,7 +29,7 @@ from model_export.parity.checks import (
 )
 from model_export.sources import STARTS, add_sources, corpus_source, licence_of
 from model_export.weights import Precision, SharedWeights, store
-from training.bundle_checkpoint import CHECKPOINT_KEY, extend_checkpoint, load_checkpoint
+from training.bundle_checkpoint import CHECKPOINT_KEY, extend_checkpoint, load_checkpoint, replace_checkpoint
 from training.checkpoint import PARTS, Checkpoint, load_run, merge_parts, trained_parts
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import GRAPHS_OF_TASK, GraphName, Manifest

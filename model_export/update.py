@@ -6,12 +6,11 @@ from pathlib import Path
 
 from model_export.assemble import copy_files, replace_bundle, write_documents, write_manifest
 from model_export.card import METRICS_KEY, headline_metrics, model_card, read_metrics, stored_metrics
-from model_export.export import replace_checkpoint
 from model_export.graphs import graph_specs
 from model_export.parity.cases import random_cases
 from model_export.parity.checks import REDUCED, ParityReport, check_outputs
 from training import checkpoint
-from training.bundle_checkpoint import CHECKPOINT_KEY, write_checkpoint
+from training.bundle_checkpoint import CHECKPOINT_KEY, replace_checkpoint, write_checkpoint
 from training.models.architectures import read_config
 from vitascope.bundle.bundle import Bundle
 from vitascope.errors import InvalidInput

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from training import checkpoint
-from training.checkpoint import Checkpoint
+from training.checkpoint import STARTS_NAME, Checkpoint
 from training.public_starts import StartPackage
 from vitascope.bundle.bundle import Bundle, check_file, file_sha256, manifest_bytes, parse_manifest
 from vitascope.bundle.manifest import FileEntry
@@ -40,18 +41,39 @@ def checkpoint_folder(bundle: Path) -> Path:
     return resolved.with_name(f"{resolved.name}-checkpoint")
 
 
-def pending_folder(bundle: Path) -> Path:
+@contextmanager
+def replace_checkpoint(bundle: Path) -> Iterator[Path]:
+    """Yield a new folder that replaces the checkpoint beside a bundle at the end; after an error it is removed.
+
+    The bundle is to be replaced within: the new checkpoint takes its place where it is that of the bundle then, and if
+    the process is killed before, `load_checkpoint` puts it there.
+    """
+    bundle = bundle.resolve()
+    folder, pending = checkpoint_folder(bundle), _pending_folder(bundle)
+    if folder.exists() and not (folder / STARTS_NAME).is_file():
+        raise InvalidInput(f"out: {folder} exists and is not the checkpoint of a bundle; no such folder was expected")
+    _settle_checkpoint(bundle)
+    shutil.rmtree(pending, ignore_errors=True)
+    pending.mkdir(parents=True)
+    try:
+        yield pending
+    finally:
+        _settle_checkpoint(bundle)
+        shutil.rmtree(pending, ignore_errors=True)
+
+
+def _pending_folder(bundle: Path) -> Path:
     """Return the folder where a new checkpoint of a bundle folder is written, until the new bundle is in its place."""
     folder = checkpoint_folder(bundle)
     return folder.with_name(f".{folder.name}.new")
 
 
-def settle_checkpoint(bundle: Path) -> None:
+def _settle_checkpoint(bundle: Path) -> None:
     """Put the pending checkpoint of a bundle folder in its place, if it is that of the bundle.
 
     An export that is killed after the bundle was replaced leaves one.
     """
-    pending, folder = pending_folder(bundle), checkpoint_folder(bundle)
+    pending, folder = _pending_folder(bundle), checkpoint_folder(bundle)
     if pending.is_dir() and _is_checkpoint_of(pending, bundle):
         if folder.exists():
             shutil.rmtree(folder)
@@ -101,7 +123,7 @@ def load_checkpoint(bundle: Bundle) -> Checkpoint:
     content: Any = bundle.manifest.extra.get(CHECKPOINT_KEY)
     if content is None:
         raise _no_checkpoint(bundle)
-    settle_checkpoint(bundle.folder)
+    _settle_checkpoint(bundle.folder)
     folder = checkpoint_folder(bundle.folder)
     try:
         expected = BundleCheckpoint.model_validate(content)
