@@ -64,7 +64,7 @@ from training.bundle_checkpoint import (
 )
 from training.checkpoint import Checkpoint
 from training.data.packed import PACK_NAME, Packed, open_packed
-from training.evaluation.encoder import TorchEncoder
+from training.evaluation.torch_encoder import TorchEncoder
 from training.models import pretrained
 from training.models.config import FusedConfig
 from training.objectives.class_names import absent_class_names

@@ -25,9 +25,9 @@ from training import checkpoint
 from training.data.packed import Packed, open_packed
 from training.evaluation.answers import exact_answers, object_accuracy
 from training.evaluation.captions import wrong_caption_accuracy
-from training.evaluation.encoder import TorchEncoder
 from training.evaluation.flow import measure_flow
 from training.evaluation.retrieval import concept_retrieval, embed_gallery
+from training.evaluation.torch_encoder import TorchEncoder
 from training.initialization import load_or_initialize
 from training.trainer import train
 from vitascope.tokenizer import Tokenizer

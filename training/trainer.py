@@ -28,8 +28,8 @@ from training.checkpoint import Checkpoint
 from training.data.batches import RANK_SEED, Batch, Batches, Tokens, load_batches
 from training.data.packed import Packed, open_packed
 from training.evaluation.answers import exact_answers
-from training.evaluation.encoder import TorchEncoder
 from training.evaluation.retrieval import caption_retrieval, embed_gallery, merge_temperature
+from training.evaluation.torch_encoder import TorchEncoder
 from training.initialization import initial_embedding_weights, load_or_initialize
 from training.models.batch_norm import sync_batch_norm
 from training.models.fusion import FusedModel

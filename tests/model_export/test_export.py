@@ -28,9 +28,10 @@ from tests.training.small_run import recipe, write_clips, write_tokenizer
 from training import checkpoint
 from training.checkpoint import Checkpoint
 from training.data.packed import Packed, open_packed
-from training.evaluation.encoder import TorchEncoder, embed_texts, streams_of
+from training.evaluation.encoder import embed_texts, streams_of
 from training.evaluation.report import evaluate, open_encoder
 from training.evaluation.retrieval import embed_gallery
+from training.evaluation.torch_encoder import TorchEncoder
 from training.models import soho, visual_parsing
 from training.models.config import FusedConfig
 from training.models.fusion import FusedModel

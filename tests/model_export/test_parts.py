@@ -20,7 +20,7 @@ from tests.training.small_run import recipe
 from training import checkpoint
 from training.bundle_checkpoint import checkpoint_folder
 from training.checkpoint import Checkpoint
-from training.evaluation.encoder import TorchEncoder
+from training.evaluation.torch_encoder import TorchEncoder
 from training.initialization import load_initial_model
 from training.models.fusion import FusedModel
 from training.models.grounding_head import grounding_outputs

@@ -20,9 +20,10 @@ from training.data.audio_batch import Audio, augment_audio
 from training.data.batches import Batch, Tokens
 from training.data.example import Example, Needs, Negative, Question
 from training.data.packed import EncodedMedia, Origin, Packed, write_packed
-from training.evaluation.encoder import TorchEncoder, embed_texts
+from training.evaluation.encoder import embed_texts
 from training.evaluation.report import evaluate
 from training.evaluation.sound import EmbeddedSounds, scene_metrics, search_scores
+from training.evaluation.torch_encoder import TorchEncoder
 from training.models.architectures import build, read_config
 from training.models.audio import FEATURE_MEAN, FEATURE_SCALE, MIN_POWER, AudioEncoder, LogMel
 from training.models.config import AUDIO_SIZES

@@ -19,10 +19,11 @@ from training.curves import read_log
 from training.data.example import Example
 from training.data.packed import Packed, open_packed
 from training.data.scenes.generate import make_example
-from training.evaluation.encoder import TorchEncoder, embed_corpus
+from training.evaluation.encoder import embed_corpus
 from training.evaluation.generated_captions import caption_metrics, ngram_metrics, scene_metrics
 from training.evaluation.report import evaluate, open_encoder
 from training.evaluation.retrieval import Gallery
+from training.evaluation.torch_encoder import TorchEncoder
 from training.initialization import load_or_initialize
 from training.models.fusion import CAPTION_PREFIX
 from training.objectives.captions import sample_vocabulary

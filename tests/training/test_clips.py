@@ -14,8 +14,9 @@ from tests.training.small_run import COLOURS, MODEL, VIDEO_STREAMS, recipe, writ
 from training import checkpoint
 from training.data.batches import Batch, Batches
 from training.data.packed import open_packed
-from training.evaluation.encoder import TorchEncoder, embed_corpus
+from training.evaluation.encoder import embed_corpus
 from training.evaluation.retrieval import Gallery, embed_gallery, join_galleries, merge_temperature
+from training.evaluation.torch_encoder import TorchEncoder
 from training.initialization import model_config
 from training.models.architectures import build
 from training.models.hd_vila import HdVila

@@ -18,8 +18,8 @@ from tests.training.small_run import write_tokenizer
 from tests.training.test_audio import LENGTHS, NEEDS, small_model, sounds
 from training.data.example import Example, Question
 from training.data.packed import EncodedMedia, Media, Origin, PictureWithSound, write_packed
-from training.evaluation.encoder import TorchEncoder
 from training.evaluation.report import evaluate
+from training.evaluation.torch_encoder import TorchEncoder
 from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
 from vitascope.model import Model

@@ -17,7 +17,8 @@ from training.adaptation import adaptation_recipe, chosen_steps
 from training.curves import plot
 from training.data.packed import open_packed
 from training.evaluation.answers import exact_answers
-from training.evaluation.encoder import TorchEncoder, embed_corpus
+from training.evaluation.encoder import embed_corpus
+from training.evaluation.torch_encoder import TorchEncoder
 from training.initialization import load_or_initialize
 from training.models import hd_vila, soho, visual_parsing
 from training.models.config import FusedConfig

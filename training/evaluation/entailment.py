@@ -12,8 +12,9 @@ import numpy as np
 from training.data.hypotheses import CLASSES, class_of, hypotheses_of, sample_hypotheses
 from training.data.nlvr2 import consistency
 from training.data.packed import Packed
-from training.evaluation.encoder import TorchEncoder, pair_batches, streams_of
+from training.evaluation.encoder import pair_batches, streams_of
 from training.evaluation.metrics import calibration_error
+from training.evaluation.torch_encoder import TorchEncoder
 from vitascope.model import Model
 
 SENTENCES_PER_SCENE = 6

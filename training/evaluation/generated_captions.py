@@ -15,8 +15,9 @@ from training.data.packed import Packed
 from training.data.scenes.description import Description, Mention, holds
 from training.data.scenes.parsing import parse
 from training.data.scenes.world import World, world_of
-from training.evaluation.encoder import Encoder, TorchEncoder, embed_texts
+from training.evaluation.encoder import Encoder, embed_texts
 from training.evaluation.retrieval import Gallery, queries_of
+from training.evaluation.torch_encoder import TorchEncoder
 from vitascope.captions import CaptionOptions
 from vitascope.model import Model
 

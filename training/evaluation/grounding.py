@@ -12,7 +12,8 @@ from training.data.example import Box, Example, Region
 from training.data.packed import Packed
 from training.data.scenes.phrases import sample_region
 from training.data.scenes.world import world_of
-from training.evaluation.encoder import Encoder, TorchEncoder
+from training.evaluation.encoder import Encoder
+from training.evaluation.torch_encoder import TorchEncoder
 from vitascope.grounding import Grounding, ground
 from vitascope.model import Model
 

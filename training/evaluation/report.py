@@ -27,7 +27,7 @@ from training.data.packed import PACK_NAME, Packed, open_packed
 from training.evaluation.answers import answer_questions, exact, exact_answers
 from training.evaluation.calibration import search_calibration
 from training.evaluation.captions import expert_agreement, negative_caption_metrics, wrong_caption_accuracy
-from training.evaluation.encoder import ALTERATIONS, Alter, Encoder, TorchEncoder, check_streams
+from training.evaluation.encoder import ALTERATIONS, Alter, Encoder, check_streams
 from training.evaluation.entailment import entailment_metrics
 from training.evaluation.entailment import pair_metrics as pair_entailment
 from training.evaluation.generated_captions import caption_metrics
@@ -54,6 +54,7 @@ from training.evaluation.sound import (
     pair_metrics,
     scene_metrics,
 )
+from training.evaluation.torch_encoder import TorchEncoder
 from training.objectives.class_names import other_class_names
 from vitascope.bundle.manifest import MANIFEST_NAME
 from vitascope.captions import CaptionOptions

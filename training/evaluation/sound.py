@@ -18,9 +18,10 @@ from training.data.example import Needs
 from training.data.packed import Packed
 from training.evaluation.answers import answer_questions, exact_answers
 from training.evaluation.captions import negative_caption_metrics
-from training.evaluation.encoder import Encoder, TorchEncoder, embed_texts
+from training.evaluation.encoder import Encoder, embed_texts
 from training.evaluation.metrics import retrieval
 from training.evaluation.retrieval import RANKS, RERANK_QUERIES, Gallery, NearestVideos, score_nearest, spread
+from training.evaluation.torch_encoder import TorchEncoder
 from vitascope.bundle.graph_specs import AUDIO_TOKENS, LENGTHS, SAMPLES
 from vitascope.bundle.manifest import AudioStream, Calibration
 from vitascope.media.limits import SILENCE

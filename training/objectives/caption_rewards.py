@@ -22,8 +22,8 @@ from training import distributed
 from training.data.batches import Tokens
 from training.data.packed import Packed
 from training.data.scenes.world import world_of
-from training.evaluation.encoder import TorchEncoder, inference_mode
 from training.evaluation.generated_captions import correct_parts, words_of
+from training.evaluation.torch_encoder import TorchEncoder, inference_mode
 from training.models.fusion import FusedModel
 from training.objectives.captions import caption_states
 from vitascope.captions import CaptionOptions
