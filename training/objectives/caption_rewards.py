@@ -11,7 +11,7 @@ of either.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +21,7 @@ from torch import Tensor
 from training import distributed
 from training.data.batches import Tokens
 from training.data.packed import Packed
-from training.data.scenes.world import world_of
-from training.evaluation.generated_captions import correct_parts, words_of
+from training.evaluation.generated_captions import words_of
 from training.evaluation.torch_encoder import TorchEncoder, inference_mode
 from training.models.fusion import FusedModel
 from training.objectives.captions import caption_states
@@ -33,27 +32,6 @@ SAMPLES = 5
 """Captions that are sampled of each video."""
 TEMPERATURE = 0.7
 """Temperature of sampling. At 1, label smoothing leaves a tenth of the probability to words that do not fit."""
-WHOLE_SHARE = 0.4
-"""Part of the reward of a right caption of a scene that it gets only if it names every object and motion."""
-
-
-class Reward(Protocol):
-    """Rewards of captions of one corpus."""
-
-    def __call__(self, row: int, captions: Sequence[str]) -> list[float]:
-        """Return the reward, from 0 on, of each of some captions of the example in a row of the corpus."""
-        ...
-
-
-class SceneReward:
-    """Rewards whether a caption of a generated scene is right, and whether it is complete."""
-
-    def __init__(self, packed: Packed) -> None:
-        self.worlds = [world_of(example.attributes["scene"]) for example in packed.examples]
-
-    def __call__(self, row: int, captions: Sequence[str]) -> list[float]:
-        parts = [correct_parts(caption, self.worlds[row]) for caption in captions]
-        return [(1 - WHOLE_SHARE) * right + WHOLE_SHARE * whole for *_, right, whole in parts]
 
 
 class CiderReward:
@@ -68,6 +46,7 @@ class CiderReward:
         self.scorer.compute_doc_freq()
 
     def __call__(self, row: int, captions: Sequence[str]) -> list[float]:
+        """Return the reward, from 0 on, of each of some captions of the example in a row of the corpus."""
         self.scorer.ctest = [self.cook(words_of(caption)) for caption in captions]
         # Only as many of these as there are captions are read; their number is that of documents.
         self.scorer.crefs = [self.written[row]] * len(self.written)
@@ -89,13 +68,10 @@ class CaptionSampler:
     """Mean reward of the captions of the last step."""
 
     def __init__(self, model: FusedModel, tokenizer: Tokenizer, corpora: Mapping[str, Packed]) -> None:
-        """corpora: By name; generated scenes without sound are rewarded by `SceneReward`, others by `CiderReward`."""
+        """corpora: By name."""
         self.model, self.tokenizer = model, tokenizer
         self.encoder = TorchEncoder(model, tokenizer, [])
-        self.rewards: dict[str, Reward] = {
-            name: SceneReward(packed) if _are_silent_scenes(packed) else CiderReward(packed)
-            for name, packed in corpora.items()
-        }
+        self.rewards = {name: CiderReward(packed) for name, packed in corpora.items()}
 
     def sample(self, corpus: str, rows: np.ndarray, visual_PVW: Tensor, audio_PAW: Tensor | None) -> SampledCaptions:
         """Sample captions of the examples in some rows (P,) of a corpus, from their tokens, in evaluation mode."""
@@ -130,7 +106,3 @@ def caption_reward_loss(
     losses = F.cross_entropy(logits, targets if words is None else torch.searchsorted(words, targets), reduction="none")
     of_tokens = advantages[:, None].expand_as(predicted)[predicted]
     return distributed.global_mean((of_tokens * losses).mean(), len(targets))
-
-
-def _are_silent_scenes(packed: Packed) -> bool:
-    return packed.audio is None and "scene" in packed.examples[0].attributes
