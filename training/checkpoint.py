@@ -26,7 +26,8 @@ from training.models.architectures import build, read_config
 from training.models.fusion import CAPTION_PREFIX, ENTAILMENT_PREFIX, GROUNDING_PREFIX, FusedModel
 from training.models.pretrained import starts_of
 from training.public_starts import STORED_STARTS, PublicStart, pack_weights, restore_weights
-from training.recipe import Recipe, upgrade_recipe
+from training.recipe import Recipe
+from training.recipe_upgrade import upgrade_recipe
 from training.weight_average import AVERAGE
 from vitascope.bundle.manifest import CAPTION_GRAPHS
 from vitascope.errors import InvalidInput
