@@ -1,4 +1,4 @@
-"""Generation of captions: sentences about clips, and files of them.
+"""Generation of captions: sentences about clips, from their visual and audio tokens or from media files.
 
 Shape letters: B clips.
 """
