@@ -31,8 +31,9 @@ from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
 from vitascope.tokenizer import Tokenizer
 
-NEED_CAPTIONS = {"itc", "correlation", "itm", "mlm", "mvm", "text_audio", "text_video_audio"}
-NEED_CAPTIONS |= {"captions", "caption_reward"}
+NEED_CAPTIONS = frozenset(
+    ("itc", "correlation", "itm", "mlm", "mvm", "text_audio", "text_video_audio", "captions", "caption_reward")
+)
 RANK_SEED = 100_003
 """Added to a seed per rank, so that processes augment their videos independently."""
 
@@ -192,7 +193,7 @@ class Batches:
         dataset, packed = self.stage.datasets[index], self.packed[index]
         rows = self._rows(index, batches_before=int((self.order[:step] == index).sum()))
         examples = [packed.examples[row] for row in rows]
-        # All that is drawn below depends on the order of these calls.
+        # What is drawn depends on the order of the calls that draw from it.
         rng = np.random.default_rng([self.seed + RANK_SEED * self.rank, index, step])
         streams, visual, times = self._videos(index, rows, rng)
         captions = self._captions(examples, dataset, rng)
@@ -200,6 +201,7 @@ class Batches:
         hypotheses, labels = self._hypotheses(index, rows, step)
         positions, classes = self._objects(index, rows)
         phrases, boxes = self._phrases(index, rows, rng)
+        audio = self._audio(index, rows, rng)
         return Batch(
             dataset=dataset,
             streams=streams,
@@ -215,7 +217,7 @@ class Batches:
             answers=answers,
             positions=positions,
             classes=classes,
-            audio=self._audio(index, rows, rng),
+            audio=audio,
             phrases=phrases,
             boxes=boxes,
             hypotheses=hypotheses,
