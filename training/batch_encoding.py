@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from training.data.batches import Batch, Tokens
+from training.data.batch import Batch, Tokens
 from training.models.fusion import FusedModel
 from training.recipe import DatasetConfig
 from training.text_states import TextStates

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from training.data.audio_batch import read_audio
 from training.data.batches import Batches
+from training.data.dataset import Dataset
 from training.data.packed import Packed
 from training.models.fusion import FusedModel
 from training.text_states import TEXTS_PER_PASS
@@ -26,34 +27,29 @@ VIDEOS_PER_PASS = 64
 
 
 @torch.no_grad()
-def similar_videos(model: FusedModel, batches: Batches) -> list[np.ndarray | None]:
-    """Return the rows (N, S) of the videos that are most similar to each, for datasets with `similar_videos`.
+def similar_videos(model: FusedModel, dataset: Dataset) -> np.ndarray | None:
+    """Return the rows (N, S) of the videos that are most similar to each, for a dataset with `similar_videos`.
 
-    By the sum of the embeddings of picture and sound. Raises ValueError for a dataset whose videos are not cached.
+    By the sum of the embeddings of picture and sound. Raises ValueError where the dataset's videos are not cached.
     """
-    out: list[np.ndarray | None] = []
+    config, usable = dataset.config, dataset.usable
+    if not config.similar_videos:
+        return None
+    if dataset.visual is None:
+        raise ValueError(
+            f"similar_videos: {config.similar_videos} of {config.corpus!r}, whose videos are encoded at every "
+            "step; cached videos were expected"
+        )
     training = model.training
     model.eval()
-    for dataset, packed, cached, usable in zip(
-        batches.stage.datasets, batches.packed, batches.visual, batches.usable, strict=True
-    ):
-        if not dataset.similar_videos:
-            out.append(None)
-            continue
-        if cached is None:
-            raise ValueError(
-                f"similar_videos: {dataset.similar_videos} of {dataset.corpus!r}, whose videos are encoded at every "
-                "step; cached videos were expected"
-            )
-        embeddings_NE = _embeddings(model, packed, cached, batches.audio_seconds)
-        similar = np.zeros((len(embeddings_NE), min(SIMILAR_VIDEOS, len(usable) - 1)), np.int64)
-        for rows in np.array_split(usable, -(-len(usable) // 1024)):
-            similarity = embeddings_NE[rows] @ embeddings_NE[usable].T
-            similarity[torch.from_numpy(rows[:, None] == usable)] = -torch.inf
-            similar[rows] = usable[similarity.topk(similar.shape[1], dim=1).indices.cpu().numpy()]
-        out.append(similar)
+    embeddings_NE = _embeddings(model, dataset.packed, dataset.visual, dataset.inputs.audio_seconds)
+    similar = np.zeros((len(embeddings_NE), min(SIMILAR_VIDEOS, len(usable) - 1)), np.int64)
+    for rows in np.array_split(usable, -(-len(usable) // 1024)):
+        similarity = embeddings_NE[rows] @ embeddings_NE[usable].T
+        similarity[torch.from_numpy(rows[:, None] == usable)] = -torch.inf
+        similar[rows] = usable[similarity.topk(similar.shape[1], dim=1).indices.cpu().numpy()]
     model.train(training)
-    return out
+    return similar
 
 
 def _embeddings(
@@ -91,22 +87,22 @@ def correct_hubness(model: FusedModel, batches: Batches, seed: int) -> None:
     training = model.training
     model.eval()
     texts, videos = [], []
-    for dataset, packed, cached in zip(batches.stage.datasets, batches.packed, batches.visual, strict=True):
-        examples = packed.examples[: dataset.limit]
-        is_chosen = dataset.corpus in batches.stage.hub_corpora or not batches.stage.hub_corpora
+    for dataset in batches.datasets:
+        examples = dataset.packed.examples[: dataset.config.limit]
+        is_chosen = dataset.config.corpus in batches.stage.hub_corpora or not batches.stage.hub_corpora
         if not is_chosen or not any(example.captions for example in examples):
             continue
-        if cached is None:
+        if dataset.visual is None:
             raise ValueError(
                 f"hub_references: {batches.stage.hub_references} in stage {batches.stage.name!r}, whose videos of "
-                f"{dataset.corpus} are encoded at every step; cached videos were expected"
+                f"{dataset.config.corpus} are encoded at every step; cached videos were expected"
             )
         unique = {text for example in examples for text in example.captions[:HUB_CAPTIONS]}
         captions = sorted(unique, key=lambda text: (len(text), text))  # texts of one pass need little padding
         for start in range(0, len(captions), TEXTS_PER_PASS):
-            ids, mask = map(torch.from_numpy, batches.tokenizer.encode(captions[start : start + TEXTS_PER_PASS]))
+            ids, mask = map(torch.from_numpy, batches.inputs.tokenizer.encode(captions[start : start + TEXTS_PER_PASS]))
             texts.append(model.encode_text(ids.to(model.device), mask.to(model.device))[0])
-        videos.append(_embed_cached(model, cached))
+        videos.append(_embed_cached(model, dataset.visual))
     model.add_hubness_correction(torch.cat(texts), torch.cat(videos), batches.stage.hub_references, seed)
     model.train(training)
 

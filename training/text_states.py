@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from training.data.batches import Tokens
+from training.data.batch import Tokens
 from training.models.fusion import FusedModel
 
 TEXTS_PER_PASS = 256

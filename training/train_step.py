@@ -24,7 +24,7 @@ from training.batch_encoding import (
     encode_text_states,
     encode_video,
 )
-from training.data.batches import Batch, Tokens
+from training.data.batch import Batch, Tokens
 from training.data.scenes.objects import ATTRIBUTE_WEIGHTS
 from training.models.fusion import FusedModel
 from training.models.pretrained import PretrainedMaps

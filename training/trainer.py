@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from training import checkpoint, curves
 from training.cached_embeddings import correct_hubness, similar_videos
 from training.checkpoint import Checkpoint
-from training.data.batches import RANK_SEED, Batch, Batches, Tokens, load_batches
+from training.data.batch import Batch, Tokens
+from training.data.batches import RANK_SEED, Batches, load_batches
 from training.data.packed import Packed, open_packed
 from training.evaluation.answers import exact_answers
 from training.evaluation.retrieval import caption_retrieval, embed_gallery, merge_temperature
@@ -203,16 +204,19 @@ class _StageRun:
         if stage.frozen != "none":
             with accelerator.main_process_first():  # the other processes read its files
                 fresh = fresh and accelerator.is_main_process
-                self.batches.visual = encode_frozen(
+                cached = encode_frozen(
                     model,
                     stage,
-                    self.batches.packed,
+                    [dataset.packed for dataset in self.batches.datasets],
                     run.out / "visual",
                     fresh=fresh,
                     seed=recipe.seed if stage.frozen in CACHED_FEATURES else seed,
                     bf16=self.bf16,
                 )
-        self.batches.similar = similar_videos(model, self.batches)
+            for dataset, visual in zip(self.batches.datasets, cached, strict=True):
+                dataset.visual = visual
+        for dataset in self.batches.datasets:
+            dataset.similar = similar_videos(model, dataset)
         with accelerator.main_process_first():
             names = _name_targets(stage, self.batches, run.tokenizer, run.out, accelerator.device, self.bf16)
         if stage.align_class_names and begins:
@@ -228,9 +232,9 @@ class _StageRun:
             pooled=PooledStates(model) if stage.frozen == "all_but_entailment" else None,
         )
         rewarded = {
-            dataset.corpus: packed
-            for dataset, packed in zip(stage.datasets, self.batches.packed, strict=True)
-            if "caption_reward" in dataset.objectives
+            dataset.config.corpus: dataset.packed
+            for dataset in self.batches.datasets
+            if "caption_reward" in dataset.config.objectives
         }
         self.sampler = CaptionSampler(model, run.tokenizer, rewarded) if rewarded else None
         losses = _Losses(model, run.words, names, _pretrained_maps(model, stage), stored, self.sampler)
@@ -316,12 +320,13 @@ class _Losses(nn.Module):
 
 def _check_batch_sizes(batches: Batches) -> None:
     """Raise ValueError where a corpus is too small to give every process a whole batch."""
-    for dataset, usable in zip(batches.stage.datasets, batches.usable, strict=True):
-        if len(usable) < dataset.batch_size * batches.world:
+    for dataset in batches.datasets:
+        config, usable = dataset.config, len(dataset.usable)
+        if usable < config.batch_size * batches.world:
             raise ValueError(
-                f"batch_size: {dataset.batch_size} in each of {batches.world} processes, but "
-                f"{dataset.corpus}/{dataset.split} has {len(usable)} usable examples; at least "
-                f"{dataset.batch_size * batches.world} were expected"
+                f"batch_size: {config.batch_size} in each of {batches.world} processes, but "
+                f"{config.corpus}/{config.split} has {usable} usable examples; at least "
+                f"{config.batch_size * batches.world} were expected"
             )
 
 
@@ -348,7 +353,7 @@ def schedule_factor(inner: int, stage: Stage) -> float:
 
 def _align_class_names(model: FusedModel, names: NameTargets | None, batches: Batches) -> None:
     stage = batches.stage
-    tokens = [cached["tokens"][0] for cached in batches.visual if cached is not None and "tokens" in cached]
+    tokens = [d.visual["tokens"][0] for d in batches.datasets if d.visual is not None and "tokens" in d.visual]
     if names is None or not tokens:
         raise ValueError(
             f"align_class_names: {stage.align_class_names:g} in stage {stage.name!r}; frozen = 'visual' and "
@@ -372,20 +377,20 @@ def _pretrained_maps(model: FusedModel, stage: Stage) -> PretrainedMaps | None:
 def _name_targets(
     stage: Stage, batches: Batches, tokenizer: Tokenizer, out: Path, device: torch.device, bf16: bool
 ) -> NameTargets | None:
-    named = [i for i, dataset in enumerate(stage.datasets) if "class_names" in dataset.objectives]
+    named = [dataset for dataset in batches.datasets if "class_names" in dataset.config.objectives]
     if not named:
         return None
     teacher: dict[str, np.ndarray] = {}
     prototypes = None
-    cached = [views for views in (batches.visual[i] for i in named) if views is not None and "pretrained" in views]
+    cached = [d.visual["pretrained"] for d in named if d.visual is not None and "pretrained" in d.visual]
     if stage.frozen == "visual" and cached:
-        first_views = [views["pretrained"][0].astype(np.float32) for views in cached]
-        prototypes = ClassPrototypes.fit(torch.from_numpy(np.concatenate(first_views))).to(device)
+        first_views = np.concatenate([views[0].astype(np.float32) for views in cached])
+        prototypes = ClassPrototypes.fit(torch.from_numpy(first_views)).to(device)
     else:
-        if any(stage.datasets[i].prototypes for i in named):
+        if any(dataset.config.prototypes for dataset in named):
             raise ValueError(f"prototypes: in stage {stage.name!r} of a model without keep_pretrained; 0 was expected")
-        for i in named:
-            teacher[stage.datasets[i].corpus] = teacher_probabilities(batches.packed[i], out / "teacher", bf16=bf16)
+        for dataset in named:
+            teacher[dataset.config.corpus] = teacher_probabilities(dataset.packed, out / "teacher", bf16=bf16)
     texts = class_texts()
     ids, mask = tokenizer.encode([text for about_class in texts for text in about_class])
     first = torch.tensor([0, *accumulate(map(len, texts))], device=device)

@@ -17,7 +17,7 @@ from tests.training.small_run import recipe, write_corpus, write_tokenizer
 from tests.training.test_hd_vila import small_config
 from training import checkpoint
 from training.data.audio_batch import Audio, augment_audio
-from training.data.batches import Batch, Tokens
+from training.data.batch import Batch, Tokens
 from training.data.example import Example, Needs, Negative, Question
 from training.data.packed import EncodedMedia, Origin, Packed, write_packed
 from training.evaluation.encoder import embed_texts

@@ -12,7 +12,8 @@ import torch
 
 from tests.training.small_run import COLOURS, MODEL, VIDEO_STREAMS, recipe, write_clips, write_tokenizer
 from training import checkpoint
-from training.data.batches import Batch, Batches
+from training.data.batch import Batch
+from training.data.batches import Batches
 from training.data.packed import open_packed
 from training.evaluation.encoder import embed_corpus
 from training.evaluation.retrieval import Gallery, embed_gallery, join_galleries, merge_temperature

@@ -126,18 +126,19 @@ def test_batches_of_similar_videos_hold_each_with_those_nearest_to_it(
     corpus: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = cached_recipe(corpus[1], frozen="embeddings", model={**KEPT, "dropout": 0.0})
-    dataset = made.stages[0].datasets[0].model_copy(update={"similar_videos": 4})
-    stage = made.stages[0].model_copy(update={"datasets": [dataset]})
+    config = made.stages[0].datasets[0].model_copy(update={"similar_videos": 4})
+    stage = made.stages[0].model_copy(update={"datasets": [config]})
     batches = Batches(stage, corpus[0], Tokenizer.open(corpus[1], max_length=16), [], 0, VIDEO_STREAMS)
     torch.manual_seed(0)
     model = build(model_config(made, answers=4)).eval()
-    rows = np.arange(len(batches.packed[0]))
-    streams = {name: torch.from_numpy(x) for name, x in streams_of(batches.packed[0], rows, VIDEO_STREAMS).items()}
+    (dataset,) = batches.datasets
+    rows = np.arange(len(dataset.packed))
+    streams = {name: torch.from_numpy(x) for name, x in streams_of(dataset.packed, rows, VIDEO_STREAMS).items()}
     with torch.no_grad():
-        batches.visual = [{"visual": model.encode_video(streams)[1].numpy()[None]}]
+        dataset.visual = {"visual": model.encode_video(streams)[1].numpy()[None]}
     monkeypatch.setattr("training.cached_embeddings.SIMILAR_VIDEOS", 3)  # as many as there are of a colour
-    batches.similar = similar_videos(model, batches)
-    colours = [example.attributes["colour"] for example in batches.packed[0].examples]
+    dataset.similar = similar_videos(model, dataset)
+    colours = [example.attributes["colour"] for example in dataset.packed.examples]
     assert len(set(colours)) == 4
     for step in range(stage.steps):
         chosen = batches[step].rows

@@ -14,7 +14,7 @@ import torch
 
 from tests.training.small_run import write_corpus
 from tests.training.test_hd_vila import small_config
-from training.data.batches import Batch, Tokens
+from training.data.batch import Batch, Tokens
 from training.data.packed import Packed, open_packed
 from training.models.hd_vila import HdVila
 from training.models.text import VisualCache

@@ -73,7 +73,7 @@ def read_frames(
         streams: Of the model.
 
     Returns:
-        `streams` and `times` of a `training.data.batches.Batch`.
+        `streams` and `times` of a `training.data.batch.Batch`.
     """
     frames = {s.name: torch.from_numpy(packed.frames(s.name)[rows[:, None], clips]) for s in streams}
     times = None

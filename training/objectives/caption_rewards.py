@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training import distributed
-from training.data.batches import Tokens
+from training.data.batch import Tokens
 from training.data.packed import Packed
 from training.evaluation.generated_captions import words_of
 from training.evaluation.torch_encoder import TorchEncoder, inference_mode

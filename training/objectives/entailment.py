@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.batch_encoding import EncodedVideo, encode_audio, encode_text_states, encode_video
-from training.data.batches import Batch, Tokens
+from training.data.batch import Batch, Tokens
 from training.models.fusion import FusedModel
 from training.text_states import text_keys
 

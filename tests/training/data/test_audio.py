@@ -15,7 +15,8 @@ from tests.training.data.corpus_files import GREEN, RED, movie, picture, tone, w
 from tests.training.small_run import recipe, write_tokenizer
 from training.data.audio import MAX_SECONDS, SAMPLE_RATE, read_samples
 from training.data.audio_batch import read_audio
-from training.data.batches import Batch, Batches
+from training.data.batch import Batch
+from training.data.batches import Batches
 from training.data.corpus import CorpusError
 from training.data.example import Example, ExampleError, Question
 from training.data.packed import (
