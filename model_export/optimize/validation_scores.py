@@ -15,7 +15,7 @@ from training.data.example import Example, Needs, Question, canonical_answer
 from training.data.packed import Packed
 from training.evaluation.encoder import embed_texts, match_logits
 from training.evaluation.metrics import pairwise_accuracy, retrieval
-from training.evaluation.report import EvalTarget
+from training.evaluation.protocols import EvalTarget
 from training.evaluation.retrieval import Gallery, queries_of
 from training.evaluation.sound import EmbeddedSounds
 from vitascope.errors import InvalidInput

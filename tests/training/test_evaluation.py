@@ -36,7 +36,7 @@ from training.evaluation.metrics import (
 from training.evaluation.metrics import (
     retrieval as retrieval_metrics,
 )
-from training.evaluation.report import PROTOCOLS, EvalTarget, measure_corpus
+from training.evaluation.protocols import PROTOCOLS, EvalTarget, measure_corpus
 from training.evaluation.retrieval import Gallery, compare_counts, name_retrieval, sentence_retrieval
 from training.models.fusion import FusedModel
 from training.objectives.class_names import class_names, classify
