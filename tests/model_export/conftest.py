@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from model_export import export
-from model_export.graphs import export_graphs, graph_specs
+from model_export.graphs import GraphSpec, export_specs, graph_specs
 from model_export.weights import Precision
 from tests.chaos import is_chaos
 from tests.media_files import moving_shot, write_picture, write_video
@@ -76,13 +76,19 @@ def model(folders: tuple[Path, Path]) -> HdVila:
 
 
 @pytest.fixture(scope="session")
-def graphs(model: HdVila, tmp_path_factory: pytest.TempPathFactory) -> Graphs:
-    def make(root: Path) -> None:
-        for name, graph in export_graphs(model).items():
-            onnx.save(graph, root / f"{name}.onnx")
+def graphs(model: HdVila, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Graphs:
+    """The graphs of the model. Each worker begins with another one, so that they are exported side by side."""
+    specs = graph_specs(model)
+    first = int(worker_id.removeprefix("gw")) if worker_id != "master" else 0
+    graphs: Graphs = {}
+    for number in range(len(specs)):
+        spec = specs[(first + number) % len(specs)]
 
-    root = made_once(tmp_path_factory, "graphs", make)
-    return {spec.name: onnx.load(root / f"{spec.name}.onnx") for spec in graph_specs(model)}
+        def make(root: Path, spec: GraphSpec = spec) -> None:
+            onnx.save(export_specs([spec], model.cfg)[spec.name], root / "graph.onnx")
+
+        graphs[spec.name] = onnx.load(made_once(tmp_path_factory, f"graph-{spec.name}", make) / "graph.onnx")
+    return {spec.name: graphs[spec.name] for spec in specs}
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from model_export import moments
 from model_export.moments import add_moments
 from model_export.parity.checks import ParityError
 from model_export.update import update_metrics
+from tests.once import made_once
 from tests.small_bundle import make_small_bundle
 from training import checkpoint
 from training.data.packed import Origin
@@ -53,26 +54,31 @@ def write_run(folder: Path, bundle: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
-    """The graph of the small head, exported once, because that takes seconds."""
-    root = tmp_path_factory.mktemp("exported")
-    bundle = make_small_bundle(root / "bundle")
-    add_moments(bundle, write_run(root / "run", bundle))
-    return onnx.load(bundle / moments.GRAPH_NAME)
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(bundle, run) of the small head, exported once, because that takes seconds; read-only."""
+
+    def make(root: Path) -> None:
+        bundle = make_small_bundle(root / "bundle")
+        add_moments(bundle, write_run(root / "run", bundle), seed=1)
+
+    root = made_once(tmp_path_factory, "exported-moments", make)
+    return root / "bundle", root / "run"
+
+
+@pytest.fixture(scope="module")
+def graph(exported: tuple[Path, Path]) -> onnx.ModelProto:
+    return onnx.load(exported[0] / moments.GRAPH_NAME)
 
 
 @pytest.fixture
-def cached_graph(exported: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moments, "export_graph", lambda *_: exported)
+def cached_graph(graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moments, "export_graph", lambda *_: graph)
 
 
-def test_the_graph_gives_what_the_head_gives(tmp_path: Path) -> None:
-    bundle = make_small_bundle(tmp_path / "bundle")
-    before = Bundle.open(bundle).fingerprint
-    run = write_run(tmp_path / "run", bundle)
-    add_moments(bundle, run, seed=1)
+def test_the_graph_gives_what_the_head_gives(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    bundle, run = exported
     model = Model.open(bundle, threads=1)
-    assert model.bundle.fingerprint == before
+    assert model.bundle.fingerprint == Bundle.open(make_small_bundle(tmp_path / "before")).fingerprint
     assert model.tasks[-1] == "moments"
     assert (model.moment_windows.window_seconds, model.moment_windows.max_windows) == (0.5, 40)
     windows, text = normalize(torch.randn(2, 23, 16), dim=-1), normalize(torch.randn(2, 16), dim=-1)
@@ -137,11 +143,11 @@ def test_a_head_of_another_bundle_is_refused(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_a_graph_that_differs_from_torch_is_not_added(
-    exported: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    graph: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = make_small_bundle(tmp_path / "bundle")
     damaged = onnx.ModelProto()
-    damaged.CopyFrom(exported)
+    damaged.CopyFrom(graph)
     weight = max(damaged.graph.initializer, key=lambda tensor: np.prod(tensor.dims))
     weight.CopyFrom(numpy_helper.from_array(1.1 * numpy_helper.to_array(weight), weight.name))
     monkeypatch.setattr(moments, "export_graph", lambda *_: damaged)
