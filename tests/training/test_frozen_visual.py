@@ -184,7 +184,7 @@ def test_frozen_text_layers_are_read_once_and_train_as_if_they_were_read_at_ever
     assert not [name for name in changed_parameters(initial_weights(made), cached) if name.startswith(text_layers)]
     assert texts
     assert len(texts) == len(set(texts))
-    monkeypatch.setattr(f"training.trainer.{stored}", lambda _: None)
+    monkeypatch.setattr(f"training.stage_run.{stored}", lambda _: None)
     shutil.copytree(tmp_path / "cached" / "visual", tmp_path / "again" / "visual")  # encoding takes seconds
     train(made, corpus[0], tmp_path / "again")
     rows, rows_again = (

@@ -17,7 +17,7 @@ from tests.chaos import is_chaos
 from tests.sockets import reserved_port
 from tests.training.small_run import STREAMS, recipe, write_corpus, write_tokenizer
 from tests.training.whole_batch import RULES, STEPS, WHOLE_BATCH, recipes, write_halves
-from training import checkpoint, trainer
+from training import checkpoint, stage_run, trainer
 from training.curves import read_log
 from training.data.batches import Batches
 from training.models.soho import VisualDictionary
@@ -283,4 +283,4 @@ def test_a_corpus_too_small_for_all_processes_is_refused(corpus: Path) -> None:
     tokenizer = Tokenizer.open(corpus / "tokenizer.json", max_length=16)
     batches = Batches(stage, corpus / "data", tokenizer, ["red"], 7, STREAMS, rank=0, world=3)
     with pytest.raises(ValueError, match=r"batch_size: 8 in each of 3 processes, but squares/train has 16"):
-        trainer._check_batch_sizes(batches)
+        stage_run._check_batch_sizes(batches)

@@ -27,7 +27,8 @@ from training.models.hd_vila import HdVila
 from training.models.soho import Soho
 from training.models.visual_parsing import VisualParsing
 from training.recipe import Recipe
-from training.trainer import schedule_factor, train, validator
+from training.stage_run import schedule_factor
+from training.trainer import train, validator
 from vitascope.cli.main import main
 from vitascope.errors import InvalidInput
 from vitascope.tokenizer import Tokenizer
