@@ -54,6 +54,12 @@ class StageRun:
     """The optimizer, batches and schedule of one stage."""
 
     def __init__(self, run: RunInputs, stage: Stage, index: int, *, fresh: bool) -> None:
+        """Open the datasets, encode what the stage freezes, and make the optimizer.
+
+        Args:
+            index: Of the stage in the recipe.
+            fresh: Whether the stage begins, or goes on from a checkpoint.
+        """
         recipe, model, accelerator = run.recipe, run.model, run.accelerator
         self.recipe, self.stage, self.accelerator = recipe, stage, accelerator
         seed = recipe.seed * 1000 + index

@@ -31,6 +31,7 @@ from vitascope.tokenizer import Tokenizer
 NEED_CAPTIONS = frozenset(
     ("itc", "correlation", "itm", "mlm", "mvm", "text_audio", "text_video_audio", "captions", "caption_reward")
 )
+"""Objectives that read captions."""
 
 
 class ModelInputs(NamedTuple):
@@ -89,12 +90,12 @@ class Dataset:
         self.usable = _usable_rows(packed, config, self._hypotheses)
 
     def read_batch(self, rows: np.ndarray, rng: np.random.Generator, random_of_row: Callable[[int], Random]) -> Batch:
-        """Draw a batch.
+        """Read the videos in some rows, and draw the texts of their batch.
 
         Args:
             rows: (B,) positions in the packed corpus.
             rng: What is drawn depends on the order of the calls that draw from it.
-            random_of_row: Draws the sentences of a row for `entailment`.
+            random_of_row: Of the sentences of a row for `entailment`.
         """
         examples = [self.packed.examples[row] for row in rows]
         streams, visual, times = self._videos(rows, rng)
