@@ -36,7 +36,7 @@ from vitascope.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What the stages of a run share."""
+    """Settings and objects that all stages of a run share."""
 
     recipe: Recipe
     data: Path
@@ -83,28 +83,15 @@ class StageRun:
         self.bf16 = recipe.precision == "bf16"
         freeze(model, stage)
         _check_micro_batches(model, stage)
-        begins = fresh
         if stage.frozen != "none":
-            with accelerator.main_process_first():  # the other processes read its files
-                fresh = fresh and accelerator.is_main_process
-                cached = encode_frozen(
-                    model,
-                    stage,
-                    [dataset.packed for dataset in self.batches.datasets],
-                    run.out / "visual",
-                    fresh=fresh,
-                    seed=recipe.seed if stage.frozen in CACHED_FEATURES else seed,
-                    bf16=self.bf16,
-                )
-            for dataset, visual in zip(self.batches.datasets, cached, strict=True):
-                dataset.visual = visual
+            self._cache_videos(run.out / "visual", recipe.seed if stage.frozen in CACHED_FEATURES else seed, fresh)
         for dataset in self.batches.datasets:
             dataset.similar = similar_videos(model, dataset)
         with accelerator.main_process_first():
             names = _name_targets(stage, self.batches, run.tokenizer, run.out, accelerator.device, self.bf16)
-        if stage.align_class_names and begins:
+        if stage.align_class_names and fresh:
             _align_class_names(model, names, self.batches)
-        if stage.scale_class_names != 1.0 and begins:
+        if stage.scale_class_names != 1.0 and fresh:
             model.scale_class_names(stage.scale_class_names)
         groups = parameter_groups(model, stage)
         optimizer = torch.optim.AdamW(groups, betas=recipe.betas, weight_decay=recipe.weight_decay)
@@ -122,6 +109,21 @@ class StageRun:
         self.sampler = CaptionSampler(model, run.tokenizer, rewarded) if rewarded else None
         losses = _Losses(model, run.words, names, _pretrained_maps(model, stage), stored, self.sampler)
         self.losses, self.optimizer = accelerator.prepare(losses, optimizer)
+
+    def _cache_videos(self, folder: Path, seed: int, fresh: bool) -> None:
+        """Encode the videos of all datasets with what the stage freezes; the other processes read the files."""
+        with self.accelerator.main_process_first():
+            cached = encode_frozen(
+                self.model,
+                self.stage,
+                [dataset.packed for dataset in self.batches.datasets],
+                folder,
+                fresh=fresh and self.accelerator.is_main_process,
+                seed=seed,
+                bf16=self.bf16,
+            )
+        for dataset, visual in zip(self.batches.datasets, cached, strict=True):
+            dataset.visual = visual
 
     def load(self, steps: range, workers: int) -> Iterator[tuple[Batch, float]]:
         """Yield the batch of each step of the stage, on the device, and the seconds that were waited for it."""

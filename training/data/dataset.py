@@ -35,7 +35,7 @@ NEED_CAPTIONS = frozenset(
 
 
 class ModelInputs(NamedTuple):
-    """What the model in training reads."""
+    """The inputs of the model in training, and how its texts and answers are encoded."""
 
     tokenizer: Tokenizer
     answer_ids: Mapping[str, int]
@@ -43,7 +43,7 @@ class ModelInputs(NamedTuple):
     audio_seconds: float | None = None
     """Length of its window of sound; None: sounds are not read."""
     entailment: EntailmentKind | None = None
-    """What sentences are about, of a model that classifies them."""
+    """Whether sentences are about a video or a pair of pictures; None: the model classifies none."""
 
 
 class _Captions(NamedTuple):
@@ -59,7 +59,7 @@ class Dataset:
     """An open dataset of a stage."""
 
     visual: Mapping[str, np.ndarray] | None = None
-    """What frozen encoders computed of all videos, (V, N, ...) by name, where that is cached."""
+    """Outputs of frozen encoders for all videos, (V, N, ...) by name, where they are cached."""
     similar: np.ndarray | None = None
     """Rows (N, S) of the videos most similar to each, where the dataset has `similar_videos`."""
 

@@ -1,6 +1,6 @@
-"""What is measured of a corpus: the protocols of those that `docs/results.md` reports, and of any other.
+"""Evaluation protocols: one for each corpus that `docs/results.md` reports, and one for any other corpus.
 
-Of another corpus the metrics follow from its examples: captions (retrieval in both directions), negative captions
+The metrics of another corpus follow from its examples: captions (retrieval in both directions), negative captions
 (pairwise accuracy and multiple choice), questions (exact match), phrases with boxes.
 """
 
