@@ -277,6 +277,6 @@ def _name_targets(
         for dataset in named:
             teacher[dataset.config.corpus] = teacher_probabilities(dataset.packed, out / "teacher", bf16=bf16)
     texts = class_texts()
-    ids, mask = tokenizer.encode([text for about_class in texts for text in about_class])
+    tokens = Tokens.encode(tokenizer, [text for about_class in texts for text in about_class])
     first = torch.tensor([0, *accumulate(map(len, texts))], device=device)
-    return NameTargets(Tokens(torch.from_numpy(ids), torch.from_numpy(mask)).to(device), first, teacher, prototypes)
+    return NameTargets(tokens.to(device), first, teacher, prototypes)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from training.data.audio_batch import Audio
 from training.recipe import DatasetConfig
+from vitascope.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,11 @@ class Tokens:
 
     ids: Tensor
     mask: Tensor
+
+    @classmethod
+    def encode(cls, tokenizer: Tokenizer, texts: list[str]) -> Tokens:
+        """Return the tokens of texts, padded to the same length."""
+        return cls(*map(torch.from_numpy, tokenizer.encode(texts)))
 
     def to(self, device: torch.device) -> Tokens:
         return Tokens(self.ids.to(device), self.mask.to(device))

@@ -43,7 +43,7 @@ class ModelInputs(NamedTuple):
     audio_seconds: float | None = None
     """Length of its window of sound; None: sounds are not read."""
     entailment: EntailmentKind | None = None
-    """Whether sentences are about a video or a pair of pictures; None: the model classifies none."""
+    """Kind of its entailment classifier: of sentences about a video, or about two pictures; None: it has none."""
 
 
 class _Captions(NamedTuple):
@@ -82,9 +82,9 @@ class Dataset:
             raise InvalidInput(f"streams: {packed.folder}: {'; '.join(mismatches)}")
         self._clips = _clips_per_video(packed, config)
         self._groups = _group_ids(packed, config)
-        objectives = config.objectives
-        scenes = [e.attributes["scene"] for e in packed.examples] if "objects" in objectives else None
-        self._objects = object_targets(scenes) if scenes else None
+        objectives, self._objects = config.objectives, None
+        if "objects" in objectives:
+            self._objects = object_targets([e.attributes["scene"] for e in packed.examples])
         self._regions = Regions(packed.examples) if "grounding" in objectives else None
         self._hypotheses = _hypotheses_of(packed, config, inputs.entailment) if "entailment" in objectives else None
         self.usable = _usable_rows(packed, config, self._hypotheses)
@@ -202,8 +202,7 @@ class Dataset:
         return self._tokens([hypothesis.text for hypothesis in sampled]), labels
 
     def _tokens(self, texts: list[str]) -> Tokens:
-        ids, mask = self.inputs.tokenizer.encode(texts)
-        return Tokens(torch.from_numpy(ids), torch.from_numpy(mask))
+        return Tokens.encode(self.inputs.tokenizer, texts)
 
 
 def _group_ids(packed: Packed, config: DatasetConfig) -> np.ndarray:

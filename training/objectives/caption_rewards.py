@@ -85,8 +85,8 @@ class CaptionSampler:
         texts = [[caption.text.strip() or "." for caption in of_video] for of_video in captions]
         rewards = [self.rewards[corpus](int(row), of_video) for row, of_video in zip(rows, texts, strict=True)]
         self.mean_reward = float(np.mean(rewards))
-        ids, mask = (torch.from_numpy(x) for x in self.tokenizer.encode([text for of in texts for text in of]))
-        tokens = Tokens(ids, mask).take(torch.arange(len(ids)))
+        tokens = Tokens.encode(self.tokenizer, [text for of in texts for text in of])
+        tokens = tokens.take(torch.arange(len(tokens.ids)))
         return SampledCaptions(tokens.to(visual_PVW.device), torch.tensor(rewards, device=visual_PVW.device))
 
 
