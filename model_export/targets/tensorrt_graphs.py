@@ -40,6 +40,7 @@ def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
         op_block_list=[*blocked, *_FLOAT32_OPERATORS],
         node_block_list=sorted(_norm_divisions(copy.graph) | log_spectrum_nodes(copy.graph)),
     )
+    _remove_float16_between_float32(converted.graph)
     sort_nodes(converted.graph)
     return converted
 
@@ -89,6 +90,30 @@ def to_int8(model: onnx.ModelProto, inputs: Sequence[Arrays]) -> onnx.ModelProto
         converted = onnx.load(target)
     sort_nodes(converted.graph)
     return converted
+
+
+def _remove_float16_between_float32(graph: onnx.GraphProto) -> None:
+    """Connect nodes that compute in float32, and float32 inputs, without the casts to float16 and back between them.
+
+    The conversion casts every result to float16, in which the power of a quiet sound, for one, is 0.
+    """
+    narrowed = {
+        node.output[0]: node.input[0]
+        for node in graph.node
+        if node.name.startswith("graph_input_cast") or node.name.endswith("_cast_to_fp16_node")
+    }
+    widened = {
+        node.output[0]: narrowed[node.input[0]]
+        for node in graph.node
+        if node.name.endswith("_cast_to_fp32_node") and node.input[0] in narrowed
+    }
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = widened.get(name, name)
+    for casts in (widened, narrowed):
+        used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+        for node in [node for node in graph.node if node.output and node.output[0] in casts.keys() - used]:
+            graph.node.remove(node)
 
 
 def _norm_divisions(graph: onnx.GraphProto) -> set[str]:

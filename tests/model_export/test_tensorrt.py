@@ -15,7 +15,7 @@ from benchmarks import gpu
 from model_export.parity.checks import ParityError
 from model_export.targets import tensorrt
 from model_export.targets.tensorrt import make_variant
-from model_export.targets.tensorrt_graphs import unsupported
+from model_export.targets.tensorrt_graphs import to_float16, unsupported
 from tests.chaos import is_chaos
 from tests.small_bundle import make_small_bundle
 from tests.vitascope.integrations.tensorrt.conftest import install
@@ -118,6 +118,18 @@ def test_norms_and_long_sums_stay_float32(float16: Path) -> None:
     assert by_operator["MatMul"] == {TensorProto.FLOAT16}
     for operator in ("LayerNormalization", "Softmax", "ReduceL2"):
         assert by_operator[operator] == {TensorProto.FLOAT}
+
+
+def test_quiet_sounds_have_equal_embeddings_in_float16(tmp_path: Path) -> None:
+    """The power of their spectrum is below the smallest number of float16."""
+    graph = DEFAULT / "audio.onnx"
+    onnx.save_model(to_float16(prepare_for_tensorrt(graph)), tmp_path / "audio.onnx")
+    noise = np.random.default_rng(0).standard_normal((2, 160_000)) * [[1e-2], [1e-4]]
+    inputs = {"samples": noise.astype(np.float32), "lengths": np.array([160_000, 40_000])}
+    expected, actual = (
+        OnnxRuntimeEngine(path, 1, "cpu").run(inputs)["vector"] for path in (graph, tmp_path / "audio.onnx")
+    )
+    assert (expected * actual).sum(axis=1).min() > 0.999
 
 
 @pytest.mark.parametrize("source", ["small", *(["hd-vila"] if is_chaos() else [])])
