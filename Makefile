@@ -205,7 +205,7 @@ soak: $(VENV)/.runtime ## everything at once for ten minutes: memory, open files
 
 chaos: $(VENV)/.test ## kills, swaps, damaged files and full disks in large numbers, and what trains for minutes (`make test` has small ones)
 	OMP_NUM_THREADS=1 VITASCOPE_CHAOS=1 $(BIN)/python -m pytest -n $(WORKERS) \
-		$$(grep -lE "^from (tests.chaos|hypothesis) import" -r tests --include=test_*.py) \
+		$$(grep -lE "^from (tests.chaos|hypothesis) import" -r tests --include=test_*.py --exclude-dir=docs) \
 		tests/model_export/test_adapt.py tests/model_export/test_distil.py
 
 milvus-check: $(VENV)/.test ## the tests of vectors in Milvus on a real server (MILVUS=http://127.0.0.1:19530; docs/milvus.md; ten minutes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -177,7 +177,8 @@ def search(
         ranking = _rank(connection, vectors, embedding, request, clip_filter, position, evidence)
         if model is None or not ranking.rerank_count:
             return _build_page(connection, request, ranking, {}, position)
-        hits = load_hits(connection, [(candidate.clip_id, candidate.similarity) for candidate in ranking.candidates])
+        unseen = ranking.without(position.shown).candidates
+        hits = load_hits(connection, [(candidate.clip_id, candidate.similarity) for candidate in unseen])
     with stage("rerank"):
         text, count = request.texts[0], ranking.rerank_count
         candidates, scores = rerank(collection, model, text, ranking.candidates, count, evidence)
@@ -249,14 +250,14 @@ def _candidate_filter(
 
 @dataclass(frozen=True, slots=True)
 class _Ranking:
-    """The clips that no earlier page has shown.
+    """The ranked clips.
 
     Args:
-        candidates: best first.
+        candidates: best first, with those that earlier pages have shown: reranking has one order for all pages.
         spans: by clip id; empty where results are clips.
         thresholds: by video id, where results are events, see ``event_thresholds``.
         result_ids: by clip id, the id for ``SearchPosition.shown``.
-        rerank_count: so many of the first candidates are to be reranked.
+        rerank_count: so many of the first candidates are to be reranked; 0 where all of them have been shown.
         evidence: how the signals were compared.
     """
 
@@ -266,6 +267,11 @@ class _Ranking:
     result_ids: Mapping[int, int]
     rerank_count: int
     evidence: Evidence
+
+    def without(self, shown: Container[int]) -> _Ranking:
+        """Return the clips whose results have not been shown. shown: ids of results."""
+        unseen = [candidate for candidate in self.candidates if self.result_ids[candidate.clip_id] not in shown]
+        return replace(self, candidates=unseen)
 
 
 def _rank(
@@ -302,14 +308,14 @@ def _rank(
         unseen = [candidate for candidate in candidates if result_ids[candidate.clip_id] not in position.shown]
         is_full = len({result_ids[candidate.clip_id] for candidate in unseen}) > request.limit
         if is_full or not can_go_deeper or (is_video and len(candidates) < depth):
-            seen_count = sum(result_ids[clip_id] in position.shown for clip_id in clip_ids[: request.rerank])
-            rerank_count = min(request.rerank, len(candidates)) - seen_count
+            head = clip_ids[: request.rerank]
+            rerank_count = 0 if all(result_ids[clip_id] in position.shown for clip_id in head) else len(head)
             thresholds = {}
             if request.group == "event":
                 main, newest = main_signal(evidence.weights), position.newest_clip
                 sample = sample_embeddings(connection, len(embedding), newest, SAMPLE_SIZE, main)
                 thresholds = event_thresholds(candidates, spans, sample, embedding)
-            return _Ranking(unseen, spans, thresholds, result_ids, rerank_count, evidence)
+            return _Ranking(candidates, spans, thresholds, result_ids, rerank_count, evidence)
         depth, can_go_deeper = MAX_K, False
 
 
@@ -360,7 +366,7 @@ def _build_page(
     position: SearchPosition,
     earlier_hits: Sequence[Hit] = (),
 ) -> SearchPage:
-    candidates, relevance = ranking.candidates, {}
+    candidates, relevance = ranking.without(position.shown).candidates, {}
     if request.min_relevance is not None:
         relevance = clip_relevance(connection, request, candidates, scores, ranking.evidence)
         candidates = [c for c in candidates if relevance[c.clip_id].reaches(request.min_relevance)]
