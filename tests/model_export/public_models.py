@@ -18,7 +18,7 @@ from model_export.public.library_parity import TEXTS
 SIDE = 32
 """Side of an image in pixels."""
 VILT_SIDE, VILT_PATCH = 24, 4
-ANSWERS = ["red", "green", "two circles and a square", "yes", "no 🎉"]
+ANSWERS = ["red", "green", "two circles", "yes", "no 🎉"]
 CORPUS = [*TEXTS[:6], "a red square moves left", "two green circles and a blue triangle", "what colour is it?"] * 4
 
 
