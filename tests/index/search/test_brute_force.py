@@ -300,7 +300,7 @@ def draw_request(draw: random.Random, rows: list[Row]) -> tuple[SearchRequest, A
     return request, condition
 
 
-@pytest.mark.parametrize("seed", range(rounds(1, 12)))
+@pytest.mark.parametrize("seed", range(2, 2 + rounds(1, 12)))  # 2 has reranked results on several pages
 def test_every_page_equals_brute_force(
     filled: tuple[Collection, list[Row]], seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
