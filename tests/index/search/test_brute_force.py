@@ -1,4 +1,4 @@
-"""Random combinations of all search options, compared with brute force in NumPy over a few hundred clips."""
+"""Random combinations of all search options, and the deepest pages, compared with brute force in NumPy."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from index.collection import Collection
+from index.collection import MAX_K, Collection
 from index.collection_store import CollectionStore
 from index.records import NewClip, NewVideo, Scalar, SearchSignal
 from index.search import search as search_module
@@ -21,10 +23,12 @@ from index.search.request import ClipPart, EmbeddingPart, QueryPart, SearchReque
 from index.search.search import RankedHit, search
 from index.storage.filters import parse_filter
 from index.storage.fulltext import MAX_ORDERED, WordScore
-from tests.chaos import rounds
-from tests.index.sample_data import TOKENS, WIDTH, content, new_collection
-from tests.index.searches import MODEL, all_pages, request_for, text_part
+from index.vectors.faiss_kinds import FLAT, HNSW, IVFPQ
+from tests.chaos import only_by_chaos, rounds
+from tests.index.sample_data import TOKENS, WIDTH, content, manifest, new_collection
+from tests.index.searches import MODEL, all_pages, request_for, search_page, text_part
 
+DEEP_DIM, DEEP_VIDEOS, DEEP_CLIPS = 64, 300, 100
 VOCABULARY = ["dog", "cat", "engine", "boat", "snow", "piano", "forest", "bridge"]
 CHINESE = ["海滩", "小狗", "发动机", "城市"]
 FILTERS: list[tuple[Any, Any]] = [
@@ -354,3 +358,52 @@ def test_pages_fit_together_beyond_the_ranks_by_similarity(
         rank = similar.index(result.best.hit.clip_id) + 1
         is_ranked = rank <= 30 or result.best.hit.clip_id not in matched
         assert rank_of(result.best, "visual") == (rank if is_ranked else None)
+
+
+@only_by_chaos
+@pytest.mark.parametrize("kind", [FLAT, HNSW, IVFPQ, "milvus"])
+def test_ten_thousand_results_of_thirty_thousand_clips(
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    """The pages of every query have exactly the 10,000 most similar clips."""
+    random = np.random.default_rng(7)
+    centres = random.standard_normal((300, DEEP_DIM))
+    rows = centres[random.integers(0, 300, DEEP_VIDEOS * DEEP_CLIPS)] + 0.7 * random.standard_normal(
+        (DEEP_VIDEOS * DEEP_CLIPS, DEEP_DIM)
+    )
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    wide_manifest = manifest().model_copy(update={"vector_width": DEEP_DIM})
+    bundle = SimpleNamespace(fingerprint=wide_manifest.fingerprint(), manifest=SimpleNamespace(tasks=[], name="wide"))
+    model: Any = SimpleNamespace(bundle=bundle)
+    vectors = str(request.getfixturevalue("milvus").url) if kind == "milvus" else "faiss"
+    queries, limit = (3, 500) if kind == "milvus" else (20, 100)  # Milvus Lite is slow
+    with CollectionStore(tmp_path) as library:
+        setting = HNSW if kind == "milvus" else kind
+        collection = library.create("videos", wide_manifest, vectors=vectors, index_kind=setting)
+        try:
+            add_all(collection, rows)
+            search_page(collection, model, EmbeddingPart(rows[0]))
+            collection.wait_for_index()
+            assert collection.index_state().serving == setting
+            for query in random.standard_normal((queries, DEEP_DIM)).astype(np.float32):
+                pages = all_pages(collection, model, request_for(model, EmbeddingPart(query), limit=limit))
+                shown = [result.best.hit.clip_id for page in pages for result in page.results]
+                assert len(shown) == len(set(shown)) == MAX_K
+                cosines = rows @ (query / np.linalg.norm(query))
+                threshold = float(np.partition(cosines, -MAX_K)[-MAX_K])
+                assert min(cosines[clip_id - 1] for clip_id in shown) >= threshold - 1e-6
+                threshold = float(np.partition(cosines, -500)[-500]) - 1e-5
+                request = request_for(model, EmbeddingPart(query), limit=50, min_similarity=threshold)
+                pages = all_pages(collection, model, request)
+                similar = [result.best.hit.clip_id for page in pages for result in page.results]
+                assert sorted(similar) == (1 + np.flatnonzero(cosines >= threshold)).tolist()
+        finally:
+            library.drop("videos")
+
+
+def add_all(collection: Collection, rows: np.ndarray) -> None:
+    tokens = np.zeros(TOKENS, np.float16)
+    for number in range(DEEP_VIDEOS):
+        own = rows[number * DEEP_CLIPS : (number + 1) * DEEP_CLIPS]
+        clips = [NewClip(4.0 * n, 4.0 * n + 4, row, tokens) for n, row in enumerate(own)]
+        collection.add_video(NewVideo(content(number), f"/videos/{number}.mp4", f"video {number}", 400.0, 8, 8), clips)

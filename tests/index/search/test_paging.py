@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from index.collection import MAX_K, Collection, NewClip, NewVideo, Video
 from index.collection_store import CollectionStore
 from index.search.request import (
     MAX_CURSOR_LENGTH,
-    EmbeddingPart,
     SearchCursor,
     SearchPosition,
     SearchRequest,
@@ -30,13 +28,11 @@ from index.search.search import SearchPage, search
 from index.storage.filters import parse_filter
 from index.vectors import faiss_index, faiss_kinds
 from index.vectors.faiss_kinds import FLAT, HNSW, IVFPQ
-from tests.chaos import only_by_chaos
 from tests.index.sample_data import TOKENS, WIDTH, add, content, manifest, new_video, use_kinds_when_small
 from tests.index.searches import MODEL, all_pages, request_for, search_page
 from vitascope.errors import CursorExpired, InvalidInput
 
 VIDEOS, EACH = 40, 30
-DEEP_DIM, DEEP_VIDEOS, DEEP_CLIPS = 64, 300, 100
 WORDS = ("dog", "cat", "engine", "boat", "snow", "piano")
 RED = parse_filter({"color": "red"})
 REQUESTS: dict[str, dict[str, Any]] = {
@@ -188,55 +184,6 @@ def test_changes_between_pages_cause_no_duplicates_and_no_gaps(library: Collecti
     assert [page.changed for page in pages] == [False, *[True] * (len(pages) - 1)]
     new_search = all_pages(changing, MODEL, request)
     assert set(shown_on(new_search, request)) == all_in(changing, request)
-
-
-@only_by_chaos
-@pytest.mark.parametrize("kind", [FLAT, HNSW, IVFPQ, "milvus"])
-def test_ten_thousand_results_of_thirty_thousand_clips(
-    tmp_path: Path, kind: str, request: pytest.FixtureRequest
-) -> None:
-    """The pages of every query have exactly the 10,000 most similar clips."""
-    random = np.random.default_rng(7)
-    centres = random.standard_normal((300, DEEP_DIM))
-    rows = centres[random.integers(0, 300, DEEP_VIDEOS * DEEP_CLIPS)] + 0.7 * random.standard_normal(
-        (DEEP_VIDEOS * DEEP_CLIPS, DEEP_DIM)
-    )
-    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-    wide_manifest = manifest().model_copy(update={"vector_width": DEEP_DIM})
-    bundle = SimpleNamespace(fingerprint=wide_manifest.fingerprint(), manifest=SimpleNamespace(tasks=[], name="wide"))
-    model: Any = SimpleNamespace(bundle=bundle)
-    vectors = str(request.getfixturevalue("milvus").url) if kind == "milvus" else "faiss"
-    queries, limit = (3, 500) if kind == "milvus" else (20, 100)  # Milvus Lite is slow
-    with CollectionStore(tmp_path) as library:
-        setting = HNSW if kind == "milvus" else kind
-        collection = library.create("videos", wide_manifest, vectors=vectors, index_kind=setting)
-        try:
-            add_all(collection, rows)
-            search_page(collection, model, EmbeddingPart(rows[0]))
-            collection.wait_for_index()
-            assert collection.index_state().serving == setting
-            for query in random.standard_normal((queries, DEEP_DIM)).astype(np.float32):
-                pages = all_pages(collection, model, request_for(model, EmbeddingPart(query), limit=limit))
-                shown = [result.best.hit.clip_id for page in pages for result in page.results]
-                assert len(shown) == len(set(shown)) == MAX_K
-                cosines = rows @ (query / np.linalg.norm(query))
-                threshold = float(np.partition(cosines, -MAX_K)[-MAX_K])
-                assert min(cosines[clip_id - 1] for clip_id in shown) >= threshold - 1e-6
-                threshold = float(np.partition(cosines, -500)[-500]) - 1e-5
-                request = request_for(model, EmbeddingPart(query), limit=50, min_similarity=threshold)
-                pages = all_pages(collection, model, request)
-                similar = [result.best.hit.clip_id for page in pages for result in page.results]
-                assert sorted(similar) == (1 + np.flatnonzero(cosines >= threshold)).tolist()
-        finally:
-            library.drop("videos")
-
-
-def add_all(collection: Collection, rows: np.ndarray) -> None:
-    tokens = np.zeros(TOKENS, np.float16)
-    for number in range(DEEP_VIDEOS):
-        own = rows[number * DEEP_CLIPS : (number + 1) * DEEP_CLIPS]
-        clips = [NewClip(4.0 * n, 4.0 * n + 4, row, tokens) for n, row in enumerate(own)]
-        collection.add_video(NewVideo(content(number), f"/videos/{number}.mp4", f"video {number}", 400.0, 8, 8), clips)
 
 
 def test_a_cursor_works_after_reopening_the_collection(tmp_path: Path) -> None:
