@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -177,7 +177,7 @@ def search(
         ranking = _rank(connection, vectors, embedding, request, clip_filter, position, evidence)
         if model is None or not ranking.rerank_count:
             return _build_page(connection, request, ranking, {}, position)
-        unseen = ranking.without(position.shown).candidates
+        unseen = ranking.unseen(position)
         hits = load_hits(connection, [(candidate.clip_id, candidate.similarity) for candidate in unseen])
     with stage("rerank"):
         text, count = request.texts[0], ranking.rerank_count
@@ -268,10 +268,9 @@ class _Ranking:
     rerank_count: int
     evidence: Evidence
 
-    def without(self, shown: Container[int]) -> _Ranking:
-        """Return the clips whose results have not been shown. shown: ids of results."""
-        unseen = [candidate for candidate in self.candidates if self.result_ids[candidate.clip_id] not in shown]
-        return replace(self, candidates=unseen)
+    def unseen(self, position: SearchPosition) -> list[Candidate]:
+        """Return the candidates that no earlier page has shown."""
+        return [candidate for candidate in self.candidates if self.result_ids[candidate.clip_id] not in position.shown]
 
 
 def _rank(
@@ -305,11 +304,10 @@ def _rank(
         spans = {} if request.group == "clip" else load_spans(connection, clip_ids)
         is_video = request.group == "video"
         result_ids = {clip_id: spans[clip_id].video_id if is_video else clip_id for clip_id in clip_ids}
-        unseen = [candidate for candidate in candidates if result_ids[candidate.clip_id] not in position.shown]
-        is_full = len({result_ids[candidate.clip_id] for candidate in unseen}) > request.limit
+        is_full = len(set(result_ids.values()) - position.shown) > request.limit
         if is_full or not can_go_deeper or (is_video and len(candidates) < depth):
             head = clip_ids[: request.rerank]
-            rerank_count = 0 if all(result_ids[clip_id] in position.shown for clip_id in head) else len(head)
+            rerank_count = 0 if position.shown.issuperset(result_ids[clip_id] for clip_id in head) else len(head)
             thresholds = {}
             if request.group == "event":
                 main, newest = main_signal(evidence.weights), position.newest_clip
@@ -366,7 +364,7 @@ def _build_page(
     position: SearchPosition,
     earlier_hits: Sequence[Hit] = (),
 ) -> SearchPage:
-    candidates, relevance = ranking.without(position.shown).candidates, {}
+    candidates, relevance = ranking.unseen(position), {}
     if request.min_relevance is not None:
         relevance = clip_relevance(connection, request, candidates, scores, ranking.evidence)
         candidates = [c for c in candidates if relevance[c.clip_id].reaches(request.min_relevance)]

@@ -112,7 +112,8 @@ def _remove_float16_between_float32(graph: onnx.GraphProto) -> None:
             node.input[index] = widened.get(name, name)
     for casts in (widened, narrowed):
         used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
-        for node in [node for node in graph.node if node.output and node.output[0] in casts.keys() - used]:
+        unused = casts.keys() - used
+        for node in [node for node in graph.node if node.output[0] in unused]:
             graph.node.remove(node)
 
 
