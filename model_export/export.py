@@ -315,6 +315,7 @@ class _Export:
             "architecture": cfg.architecture,
             "tasks": tasks,
             "streams": cfg.streams(),
+            "mirrored_view": cfg.mirrored_view,
             "audio": cfg.audio_stream(),
             **added_parts(cfg, job.tokenizer),
             "graphs": {graph: f"{graph}.onnx" for graph in self.graphs},

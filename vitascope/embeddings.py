@@ -6,7 +6,7 @@ Shape letters: B videos or sounds, V visual tokens, K their width, T audio token
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -18,6 +18,7 @@ from vitascope.bundle.manifest import AudioStream, Manifest
 from vitascope.engines.graphs import GraphRunner
 from vitascope.errors import MediaError
 from vitascope.input_validation import Streams, batch_size_of_streams
+from vitascope.media.frame import mirrored_middle
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 
 if TYPE_CHECKING:
@@ -80,17 +81,51 @@ class FileEmbedding:
 
 def embed_video(graphs: GraphRunner, manifest: Manifest, streams: Streams, batch_size: int) -> VideoEmbedding:
     """Embed B videos, ``batch_size`` at a time; ``streams`` and errors as in ``Model.embed_video``."""
-    count = batch_size_of_streams(manifest.streams, streams)
-    vectors = np.empty((count, manifest.vector_width), np.float32)
-    tokens = np.empty((count, manifest.visual_tokens, manifest.visual_width), np.float32)
-    for first in range(0, count, batch_size):
-        rows = slice(first, first + batch_size)
-        inputs = {s.name: np.ascontiguousarray(streams[s.name][rows]) for s in manifest.streams}
-        results = graphs.run("video", inputs)
-        tokens[rows] = results["visual_tokens"]
-        if manifest.vector_width:
-            vectors[rows] = results["vector"]
-    return VideoEmbedding(vectors, tokens)
+    batch_size_of_streams(manifest.streams, streams)
+
+    def run(streams: Streams) -> VideoEmbedding:
+        count = len(streams[manifest.streams[0].name])
+        vectors = np.empty((count, manifest.vector_width), np.float32)
+        tokens = np.empty((count, manifest.visual_tokens, manifest.visual_width), np.float32)
+        for first in range(0, count, batch_size):
+            rows = slice(first, first + batch_size)
+            inputs = {s.name: np.ascontiguousarray(streams[s.name][rows]) for s in manifest.streams}
+            results = graphs.run("video", inputs)
+            tokens[rows] = results["visual_tokens"]
+            if manifest.vector_width:
+                vectors[rows] = results["vector"]
+        return VideoEmbedding(vectors, tokens)
+
+    return embed_views(run, streams, manifest.mirrored_view)
+
+
+def embed_views(
+    run: Callable[[Streams], VideoEmbedding], streams: Streams, mirrored_view: float | None
+) -> VideoEmbedding:
+    """Embed videos, and a second view of those that are still pictures.
+
+    The embedding of a still picture is the normalized mean of those of both views; its visual tokens are those of the
+    first, in which left and right are not exchanged.
+
+    Args:
+        run: Embeds streams as they are.
+        streams: Frames by stream name, (B, C, F, H, W, 3) uint8. A still picture is a video whose frames are all equal.
+        mirrored_view: As in the manifest.
+    """
+    embedding = run(streams)
+    if mirrored_view is None:
+        return embedding
+    is_still = [(frames == frames[:, :1, :1]).all(axis=(1, 2, 3, 4, 5)) for frames in streams.values()]
+    rows = np.flatnonzero(np.logical_and.reduce(is_still))
+    if not len(rows):
+        return embedding
+    views = {}
+    for name, frames in streams.items():
+        first = np.stack([mirrored_middle(frames[row, 0, 0], mirrored_view) for row in rows])
+        views[name] = np.tile(first[:, None, None], (1, *frames.shape[1:3], 1, 1, 1))
+    sums = embedding.vectors[rows] + run(views).vectors
+    embedding.vectors[rows] = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+    return embedding
 
 
 def embed_sounds(

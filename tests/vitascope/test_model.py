@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from tests.media_files import solid, write_color_video, write_picture, write_video
+from tests.media_files import moving_shot, solid, write_color_video, write_picture, write_video
 from tests.small_bundle import COLOURS, STREAMS, make_small_bundle, write_manifest
 from tests.vitascope.bundle.bundles import rewrite_manifest
 from vitascope.bundle.bundle import Bundle
@@ -158,6 +158,31 @@ def test_an_image_is_embedded_as_a_still_video(small_model: Model, tmp_path: Pat
     video = small_model.embed_video_file(write_color_video(tmp_path / "v.mp4", (255, 255, 0)))
     assert picture.vectors.shape == (1, 16)
     assert (picture.vectors @ video.vectors.T).item() > 0.99
+
+
+def test_a_still_picture_is_embedded_by_a_second_view_too(small_model: Model, tmp_path: Path) -> None:
+    folder = make_small_bundle(tmp_path / "views")
+    rewrite_manifest(folder, mirrored_view=0.5)
+    model = Model.open(folder, threads=1)
+    pixels = solid((0, 0, 255))
+    pixels[12:52, 18:78] = 255, 0, 0
+    path = write_picture(tmp_path / "red on blue.png", pixels)
+    whole = small_model.embed_video_file(path)
+    middle = small_model.embed_video_file(write_picture(tmp_path / "red.png", solid((255, 0, 0))))
+    both = model.embed_video_file(path)
+    mean = whole.vectors + middle.vectors
+    np.testing.assert_allclose(both.vectors, mean / np.linalg.norm(mean), atol=1e-3)
+    np.testing.assert_array_equal(both.visual_tokens, whole.visual_tokens)
+    assert np.abs(both.vectors - whole.vectors).max() > 0.01
+
+
+def test_videos_have_one_view(small_model: Model, tmp_path: Path) -> None:
+    folder = make_small_bundle(tmp_path / "views")
+    rewrite_manifest(folder, mirrored_view=0.5)
+    path = write_video(tmp_path / "moving.mp4", moving_shot(3, 20))
+    clips = [(0.0, 0.5), (0.1, 0.9)]
+    vectors = Model.open(folder, threads=1).embed_video_file(path, clips).vectors
+    np.testing.assert_array_equal(vectors, small_model.embed_video_file(path, clips).vectors)
 
 
 def test_unreadable_files_and_empty_lists_of_clips_are_rejected(small_model: Model, tmp_path: Path) -> None:

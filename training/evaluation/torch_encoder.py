@@ -34,7 +34,7 @@ from vitascope.bundle.graph_specs import (
 )
 from vitascope.bundle.manifest import Calibration, FrameStream, Task
 from vitascope.captions import Caption, CaptionOptions, generate_captions
-from vitascope.embeddings import VideoEmbedding
+from vitascope.embeddings import VideoEmbedding, embed_views
 from vitascope.entailment import Entailment, entailment_of
 from vitascope.scoring import Match, fused_score, match_probability
 from vitascope.tokenizer import Tokenizer
@@ -89,10 +89,14 @@ class TorchEncoder:
 
     def embed_video(self, streams: Mapping[str, np.ndarray]) -> VideoEmbedding:
         """Return embeddings (B, D) and visual tokens (B, V, W) of streams (B, C, F, H, W, 3) uint8."""
-        frames = {s.name: self._tensor(np.ascontiguousarray(streams[s.name])) for s in self.streams}
-        with inference_mode(self.model):
-            vector, tokens = self.model.encode_video(frames)
-        return VideoEmbedding(vectors=_numpy(vector), visual_tokens=_numpy(tokens))
+
+        def run(streams: Mapping[str, np.ndarray]) -> VideoEmbedding:
+            frames = {s.name: self._tensor(np.ascontiguousarray(streams[s.name])) for s in self.streams}
+            with inference_mode(self.model):
+                vector, tokens = self.model.encode_video(frames)
+            return VideoEmbedding(vectors=_numpy(vector), visual_tokens=_numpy(tokens))
+
+        return embed_views(run, streams, self.model.cfg.mirrored_view)
 
     def embed_windows(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the outputs of the graph `audio` of windows of sound, by the names of its inputs."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from training.data.example import EntailmentKind
-from vitascope.bundle.manifest import AudioStream, FrameStream
+from vitascope.bundle.manifest import AudioStream, FrameStream, MirroredView
 from vitascope.bundle.parts import CaptionDecoder, GroundingGrid, OmitDefaultsModel, StrictModel
 
 ClipMerge = Literal["mean", "logsumexp"]
@@ -97,6 +97,7 @@ class FusedConfig(OmitDefaultsModel):
         "caption_words",
         "grounding_layers",
         "entailment",
+        "mirrored_view",
     )
     masks_visual: ClassVar[bool] = False
     """Whether the architecture has masked visual modelling."""
@@ -155,6 +156,9 @@ class FusedConfig(OmitDefaultsModel):
     entailment: EntailmentKind | None = None
     """Classifier of sentences. `video`: entailed, neutral or contradicted by a video (SNLI-VE); `pair`: true or false
     of two pictures (NLVR2)."""
+    mirrored_view: MirroredView | None = None
+    """Second view of still pictures where they are embedded, as in the manifest of a bundle; training does not read
+    it."""
 
     @field_validator("audio", mode="before")
     @classmethod

@@ -162,6 +162,11 @@ class FrameStream(OmitDefaultsModel):
         return self
 
 
+MirroredView = Annotated[float, Field(gt=0, le=1)]
+"""Second view of still pictures: this fraction of width and height around the middle, mirrored left to right. The
+embedding of such a picture is the normalized mean of those of both views."""
+
+
 class AudioStream(OmitDefaultsModel):
     """The input of the audio graph: windows of mono sound (B, S) float32 from -1 to 1, and their lengths (B,) int64."""
 
@@ -288,6 +293,7 @@ class Manifest(OmitDefaultsModel):
         "answer_length",
         "reranking",
         "languages",
+        "mirrored_view",
     )
 
     schema_version: Literal[1] = 1
@@ -297,6 +303,8 @@ class Manifest(OmitDefaultsModel):
     tasks: Annotated[list[Task], Field(min_length=1)]
     streams: list[FrameStream]
     """Inputs of the `video` graph; empty without one, as are `visual_tokens` and `visual_width` 0."""
+    mirrored_view: MirroredView | None = None
+    """Null: one view. Otherwise the runtime embeds still pictures twice."""
     audio: AudioStream | None = None
     """Input of the `audio` graph; null without one."""
     moments: MomentWindows | None = None
@@ -413,6 +421,14 @@ class Manifest(OmitDefaultsModel):
                 )
         if not self.vector_width and (graph := next((g for g in ("audio", "moments") if g in self.graphs), None)):
             raise ValueError(f"vector_width: 0; the graph {graph!r} needs vectors")
+        if self.mirrored_view is not None:
+            if not self.vector_width:
+                raise ValueError(f"mirrored_view: {self.mirrored_view:g}; null was expected, as vector_width is 0")
+            if others := [s.name for s in self.streams if s.fit in ("corner", "tiles") or s.track]:
+                raise ValueError(
+                    f"mirrored_view: {self.mirrored_view:g}; null was expected, as a picture does not fill the frames "
+                    f"of streams {others}"
+                )
         return self
 
     @property
@@ -447,7 +463,7 @@ class Manifest(OmitDefaultsModel):
         return dimensions
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of what determines an embedding: files, graphs, streams, text length and prompts.
+        """Return the SHA-256 of what determines an embedding: files, graphs, streams, views, text length and prompts.
 
         Bundles with equal fingerprints may fill the same collection. The parity report, the model card and other `.md`
         files are excluded, and so are `ADDED_GRAPHS` and the files of weights that they alone read: adding them needs
@@ -465,6 +481,7 @@ class Manifest(OmitDefaultsModel):
             "streams": [s.model_dump() for s in self.streams],
             "text_length": self.text_length,
             **({} if self.prompts == Prompts() else {"prompts": self.prompts.model_dump()}),
+            **({} if self.mirrored_view is None else {"mirrored_view": self.mirrored_view}),
         }
         if self.audio is not None:
             parts["audio"] = self.audio.model_dump()

@@ -74,6 +74,20 @@ def resize_to_fit(
     return canvas
 
 
+def mirrored_middle(pixels: Pixels, fraction: float) -> Pixels:
+    """Return the middle of a frame, mirrored left to right, at the size of the frame.
+
+    Args:
+        pixels: The frame (H, W, 3).
+        fraction: Of its width and height that the middle has, above 0 and at most 1.
+    """
+    height, width = pixels.shape[:2]
+    left, top = width * (1 - fraction) / 2, height * (1 - fraction) / 2
+    box = (left, top, width - left, height - top)
+    middle = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC, box)
+    return np.asarray(middle.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+
+
 def with_resampling(frame: Frame, resample: str) -> Frame:
     """Return ``frame`` with the resampling filter ``resample`` of ``manifest.FrameStream``."""
     return frame if resample == "decoder" else _ResampledFrame(frame, Image.Resampling[resample.upper()])

@@ -158,6 +158,7 @@ def test_a_missing_bundle_is_reported(tmp_path: Path) -> None:
         ({"graphs": {}}, BundleCorrupt, "graphs: .* missing"),
         ({"tokenizer": "other.json"}, BundleCorrupt, r"\['other\.json'\] used but not listed"),
         ({"answers": None}, BundleCorrupt, "needs an answer vocabulary"),
+        ({"mirrored_view": 0}, BundleCorrupt, "mirrored_view: Input should be greater than 0"),
     ],
 )
 def test_invalid_manifests_are_rejected(
@@ -239,7 +240,7 @@ def test_an_answer_vocabulary_that_is_not_a_list_of_strings_is_rejected(text: st
 
 def test_the_fingerprint_covers_what_determines_embeddings(tmp_path: Path) -> None:
     def fingerprint(name: str, card: str = "", notice: str = "", **options: Any) -> str:
-        keys = {"metrics", "text_length", "prompts", "matryoshka_dimensions"} & set(options)
+        keys = {"metrics", "text_length", "prompts", "matryoshka_dimensions", "mirrored_view"} & set(options)
         manifest = {key: options.pop(key) for key in keys}
         folder = make_small_bundle(tmp_path / name, **options)
         if card:
@@ -262,6 +263,7 @@ def test_the_fingerprint_covers_what_determines_embeddings(tmp_path: Path) -> No
     assert fingerprint("dimensions", matryoshka_dimensions=[12, 8]) == first
     assert fingerprint("prompts", prompts={"query": "query: "}) != first
     assert fingerprint("no-prompts", prompts={}) == first
+    assert fingerprint("views", mirrored_view=0.75) != first
 
 
 def test_what_the_fingerprint_leaves_out_is_read_by_caption_graphs_alone(tmp_path: Path) -> None:
@@ -406,6 +408,15 @@ def test_the_size_of_a_corner_stream_follows_its_edges(folder: Path) -> None:
             continue
         with pytest.raises(BundleCorrupt, match=message):
             Bundle.open(folder)
+
+
+def test_a_second_view_needs_streams_that_a_picture_fills(folder: Path) -> None:
+    manifest = manifest_of(folder)
+    first, *others = manifest["streams"]
+    streams = [first | CORNER, *others]
+    write_manifest(folder, {**manifest, "streams": streams, "mirrored_view": 0.75})
+    with pytest.raises(BundleCorrupt, match=f"does not fill the frames of streams .'{first['name']}'."):
+        Bundle.open(folder)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,15 @@ from PIL import Image
 from tests.media_files import counter_frame, solid, write_animation, write_picture, write_video
 from vitascope.errors import MediaTooLarge
 from vitascope.media.decode import probe, read_frames
-from vitascope.media.frame import Frame, Pixels, pad_top_left, resize_to_fit, top_left_size, with_resampling
+from vitascope.media.frame import (
+    Frame,
+    Pixels,
+    mirrored_middle,
+    pad_top_left,
+    resize_to_fit,
+    top_left_size,
+    with_resampling,
+)
 from vitascope.media.limits import MediaLimits
 from vitascope.media.sampling import StreamSpec, sample_streams
 
@@ -143,6 +151,14 @@ def test_stretch_crop_and_pad() -> None:
     assert padded.shape == (32, 32, 3)
     assert padded[:10].max() == padded[-10:].max() == 0
     assert np.abs(padded[13, 4].astype(int) - RED).max() <= 8
+
+
+def test_the_middle_is_mirrored_and_has_the_size_of_the_frame() -> None:
+    frame = np.full((64, 96, 3), 128, np.uint8)
+    frame[8:56, 12:84] = quarters(72, 48)
+    middle = mirrored_middle(frame, 0.75)
+    assert middle.shape == frame.shape
+    assert corners(middle) == [list(colour) for colour in (GREEN, RED, WHITE, BLUE)]
 
 
 @pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
