@@ -251,7 +251,7 @@ class Model:
         return self.run_text_graph("text", texts, None)["vector"]
 
     def embed_video(self, streams: Streams) -> VideoEmbedding:
-        """Embed B videos of C clips each.
+        """Embed B videos of C clips each; still pictures by as many views as the bundle states.
 
         Args:
             streams: Frames by stream name, (B, C, F, H, W, 3) uint8 RGB, as ``sample_streams`` makes them (without B).

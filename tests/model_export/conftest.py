@@ -36,6 +36,7 @@ CONFIG = HdVilaConfig.model_validate(
     | MODEL
     # A vocabulary and a width at which weights are worth storing small.
     | {"backbone": "test_resnet", "text_width": 96, "text_intermediate": 128, "vocabulary": 16_000, "hub_references": 8}
+    | {"mirrored_view": 0.75}
 )
 
 
