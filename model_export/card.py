@@ -190,6 +190,7 @@ def _overview(f: CardFacts) -> list[str]:
     rows = [
         ["tasks", ", ".join(m.tasks)],
         ["frames of a clip", describe_streams(m)],
+        *([["still pictures", f"whole, and the middle {m.mirrored_view:.0%} mirrored"]] if m.mirrored_view else []),
         *([["sound of a clip", describe_audio(m.audio)]] if m.audio else []),
         ["embedding", f"{m.vector_width} dimensions, length 1"],
         ["visual tokens", f"{m.visual_tokens} of {m.visual_width} dimensions"],

@@ -147,7 +147,14 @@ def test_manifest_card_and_notices_state_origin_and_terms(bundles: dict[str, Pat
     assert bundle.answers == ANSWERS
     assert bundle.manifest.training_data == ["squares: CC0-1.0"]
     assert bundle.manifest.languages is None, "the captions of an unknown corpus may be of any language"
-    for text in ("## Out of scope", "made in the test", "CC0-1.0", "Nothing was measured", "vitascope train"):
+    for text in (
+        "## Out of scope",
+        "made in the test",
+        "CC0-1.0",
+        "Nothing was measured",
+        "vitascope train",
+        "75% mirrored",
+    ):
         assert text in card
     assert "made in the test" in notice
     assert "CC0-1.0" in notice
