@@ -1,7 +1,7 @@
 """Embeddings of videos, sounds and the clips of files.
 
-Shape letters: B videos or sounds, C clips, F frames, H height, W width (pixels), V visual tokens, K their width, T audio
-tokens, A their width, D embedding dim.
+Shape letters: B videos or sounds, C clips, F frames, H height, W width (pixels), V visual tokens, K their width, T
+audio tokens, A their width, D embedding dim.
 """
 
 from __future__ import annotations

@@ -142,7 +142,8 @@ def _picture_reranking(manifest: Manifest) -> str:
     if not measured:
         return f"Searches rerank {results} by default; the gain was not measured"
     if not count:
-        return f"Searches rerank {results} by default, as no number of them gained enough without a loss on one of {splits}"
+        reason = "no number of them gained enough without a loss"
+        return f"Searches rerank {results} by default, as {reason} on one of {splits}"
     gains = [
         after - before for m in measured.values() for before, after in zip(m.recall[0], m.recall[count], strict=True)
     ]
