@@ -19,7 +19,6 @@ from vitascope.bundle.manifest import AudioStream, Manifest
 from vitascope.engines.graphs import GraphRunner
 from vitascope.errors import MediaError
 from vitascope.input_validation import Streams, batch_size_of_streams
-from vitascope.media.frame import mirrored_middle
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 
 if TYPE_CHECKING:
@@ -120,6 +119,8 @@ def embed_views(
     rows = np.flatnonzero(np.logical_and.reduce(is_still))
     if not len(rows):
         return embedding
+    from vitascope.media.frame import mirrored_middle  # imports Pillow, which searches by text do without
+
     views = {}
     for name, frames in streams.items():
         first = np.stack([mirrored_middle(frames[row, 0, 0], mirrored_view) for row in rows])
