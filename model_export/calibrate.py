@@ -31,8 +31,7 @@ RERANK_COUNTS = (10, 20, 50)
 MIN_RERANK_QUERIES = 50
 """In smaller corpora nothing about reranking is measured."""
 MIN_RERANK_GAIN = 1.0
-"""Points of mean recall. Less is within two standard errors of a few hundred searches, whose order few reranked results
-change, and each of them takes time."""
+"""Points of mean recall. Less may be chance with a few hundred searches, and each reranked result takes time."""
 SOUND_COUNTS = (10, 20)
 MATCH_WEIGHTS = (0.05, 0.1, 0.2, 0.35, 0.5)
 """Numbers of reranked results, and weights of their match, that are measured for searches by pictures and sound."""

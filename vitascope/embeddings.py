@@ -20,6 +20,7 @@ from vitascope.engines.graphs import GraphRunner
 from vitascope.errors import MediaError
 from vitascope.input_validation import Streams, batch_size_of_streams
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
+from vitascope.scoring import normalize_rows
 
 if TYPE_CHECKING:
     from vitascope.media.file import MediaSource
@@ -125,8 +126,7 @@ def embed_views(
     for name, frames in streams.items():
         first = np.stack([mirrored_middle(frames[row, 0, 0], mirrored_view) for row in rows])
         views[name] = np.tile(first[:, None, None], (1, *frames.shape[1:3], 1, 1, 1))
-    sums = embedding.vectors[rows] + run(views).vectors
-    embedding.vectors[rows] = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+    embedding.vectors[rows] = normalize_rows(embedding.vectors[rows] + run(views).vectors)
     return embedding
 
 
@@ -154,8 +154,7 @@ def embed_sounds(
                 sums[name][position] += row
         np.add.at(windows, positions, 1)
     rows = np.flatnonzero(windows)
-    norms = np.linalg.norm(sums["vector"][rows], axis=1, keepdims=True)
-    vectors = (sums["vector"][rows] / np.maximum(norms, 1e-12)).astype(np.float32)
+    vectors = normalize_rows(sums["vector"][rows]).astype(np.float32)
     tokens = None
     if stream.tokens:
         tokens = (sums["audio_tokens"][rows] / windows[rows, None, None]).astype(np.float32)

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ JOINT_MARGIN = 1.0
 """Standard deviations that pictures and sounds together have to be less probable by chance than sounds alone; chosen on
 the validation split of scenes with sound, where lower values find fewer sentences that need one of them."""
 
+Float = TypeVar("Float", np.float32, np.float64)
 MIN_EVIDENCE = 1e-9
 """Evidence below this, or above 1 less this, has the logit of this."""
 
@@ -51,9 +52,13 @@ def truncate(embeddings: NDArray[np.float32], dimensions: int) -> NDArray[np.flo
     """Return the first ``dimensions`` of embeddings (B, D), normalized again if any was cut."""
     if embeddings.shape[1] == dimensions:
         return embeddings
-    cut = embeddings[:, :dimensions].astype(np.float64)
-    normalized: NDArray[np.float64] = cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-12)
-    return normalized.astype(np.float32)
+    return normalize_rows(embeddings[:, :dimensions].astype(np.float64)).astype(np.float32)
+
+
+def normalize_rows(rows: NDArray[Float]) -> NDArray[Float]:
+    """Return rows (B, D) with length 1; those of zeros stay."""
+    normalized: NDArray[Float] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return normalized
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from vitascope.model import Model
 from vitascope.scoring import (
     combine_evidence,
     joint_evidence,
+    normalize_rows,
     reranked_score,
     similarity_probability,
     sound_evidence,
@@ -144,8 +145,7 @@ def answer_metrics(
 
 def joint_gallery(videos: np.ndarray, sounds: np.ndarray) -> Gallery:
     """Return the normalised sums of embeddings (N, D) of videos and of their sounds, 0 where there is none."""
-    total = videos + sounds
-    return Gallery(total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12))
+    return Gallery(normalize_rows(videos + sounds))
 
 
 def search_scores(calibration: Calibration, texts: np.ndarray, videos: np.ndarray, sounds: np.ndarray) -> np.ndarray:
