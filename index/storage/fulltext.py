@@ -70,9 +70,9 @@ _WORD_BOUNDARY = re.compile(
     "(?<=[a-z\u00df-\u00ff])(?=[A-Z\u00c0-\u00de])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[^\\W\\d_])(?=\\d)|(?<=\\d)(?=[^\\W\\d_])"
 )
 _STOP_WORDS_TEXT = (
-    "a about an and are as at be been but by do does for from had has have he her him his i in into is it its me my no "
-    "not of on or our she so that the their them there these they this those to was we were what when where which "
-    "while who will with you your"
+    "a about an and anybody anyone anything are as at be been but by do does for from had has have he her him his i in "
+    "into is it its me my no not of on or our she so somebody someone something that the their them there these they "
+    "this those to was we were what when where which while who will with you your"
 )
 _STOP_WORDS = frozenset(_STOP_WORDS_TEXT.split())
 
