@@ -106,7 +106,7 @@ def _fingerprints(recipe: Recipe, data: Path) -> dict[str, str]:
 
 def _splits(recipe: Recipe, data: Path) -> list[str]:
     """Return the packed splits of the recipe that exist, as `corpus/split`."""
-    splits = {f"{dataset.corpus}/{dataset.split}" for stage in recipe.stages for dataset in stage.datasets}
+    splits = {f"{name}/{d.split}" for stage in recipe.stages for d in stage.datasets for name in d.corpora}
     return [split for split in sorted(splits) if (data / split).is_dir()]
 
 

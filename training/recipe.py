@@ -126,6 +126,9 @@ class DatasetConfig(StrictModel):
     """Largest relative change of brightness and contrast."""
     channel_mix: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Largest fraction by which colour channels are mixed at random; grey stays grey."""
+    sounds_of: str | None = None
+    """Another packed corpus, random sounds of which are heard with half of the pictures. For corpora without sound, so
+    that what is learned of their texts does not depend on sound that these do not mention."""
     gain: Annotated[float, Field(ge=0, le=60)] = 0.0
     """Largest random gain of a sound, in dB, up or down. Not for corpora whose texts say loud or quiet."""
     min_sound: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -147,6 +150,11 @@ class DatasetConfig(StrictModel):
     """Captions of a video that are used: all, the first, or the first so many."""
     group_by: str | None = None
     """An attribute (or `key`): examples with equal values are not negatives of one another."""
+
+    @property
+    def corpora(self) -> list[str]:
+        """Names of the corpora that are read."""
+        return [self.corpus, *([self.sounds_of] if self.sounds_of else [])]
 
     @property
     def caption_limit(self) -> int | None:
@@ -321,7 +329,7 @@ class Recipe(StrictModel):
     @property
     def corpora(self) -> list[str]:
         """Names of all corpora in the recipe, without duplicates."""
-        return list(dict.fromkeys(dataset.corpus for stage in self.stages for dataset in stage.datasets))
+        return list(dict.fromkeys(name for stage in self.stages for d in stage.datasets for name in d.corpora))
 
     @property
     def total_steps(self) -> int:

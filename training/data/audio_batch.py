@@ -54,6 +54,12 @@ def read_audio(
     return Audio(torch.from_numpy(samples), torch.from_numpy(lengths), torch.from_numpy(lengths > 0))
 
 
+def silence(audio: Audio, rows: NDArray[np.bool_]) -> Audio:
+    """Return the sounds without those where `rows` (B,) is true."""
+    kept = torch.from_numpy(~rows)
+    return Audio(audio.samples * kept[:, None], audio.lengths * kept, audio.present & kept)
+
+
 def augment_audio(audio: Audio, dataset: DatasetConfig, rng: np.random.Generator) -> Audio:
     """Change each sound at random as the dataset's options say: part, speed, gain, noise, and silence before it."""
     samples, lengths = audio.samples, audio.lengths.numpy()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.data.audio_batch import Audio, augment_audio, read_audio
+from training.data.audio_batch import Audio, augment_audio, read_audio, silence
 from training.data.batch import Batch, Tokens
 from training.data.example import EntailmentKind, Example, Hypothesis, Negative, Question, canonical_answer
 from training.data.frame_batch import clip_count, read_frames, sample_clips
@@ -76,7 +76,8 @@ class Dataset:
         """
         self.config, self.inputs = config, inputs
         self.packed = packed = open_packed(data / config.corpus / config.split)
-        _check_audio(packed, config, has_encoder=inputs.audio_seconds is not None)
+        self._sounds = packed if config.sounds_of is None else open_packed(data / config.sounds_of / config.split)
+        _check_audio(packed, self._sounds, config, has_encoder=inputs.audio_seconds is not None)
         readable = packed.sound_alone and inputs.audio_seconds is not None
         if not readable and (mismatches := packed.stream_mismatches(inputs.streams)):
             raise InvalidInput(f"streams: {packed.folder}: {'; '.join(mismatches)}")
@@ -181,10 +182,15 @@ class Dataset:
 
     def _audio(self, rows: np.ndarray, rng: np.random.Generator) -> Audio | None:
         seconds = self.inputs.audio_seconds
-        if self.packed.audio is None or seconds is None or not self.config.needs_audio:
+        if self._sounds.audio is None or seconds is None or not self.config.needs_audio:
             return None
         sound_rng = rng.spawn(1)[0]
-        return augment_audio(read_audio(self.packed, rows, seconds, sound_rng), self.config, sound_rng)
+        if self.config.sounds_of is None:
+            audio = read_audio(self._sounds, rows, seconds, sound_rng)
+        else:
+            drawn = sound_rng.integers(len(self._sounds), size=len(rows))
+            audio = silence(read_audio(self._sounds, drawn, seconds, sound_rng), sound_rng.random(len(rows)) < 0.5)
+        return augment_audio(audio, self.config, sound_rng)
 
     def _sentences(
         self, rows: np.ndarray, random_of_row: Callable[[int], Random]
@@ -212,8 +218,16 @@ def _group_ids(packed: Packed, config: DatasetConfig) -> np.ndarray:
     return np.unique(values, return_inverse=True)[1].astype(np.int64)
 
 
-def _check_audio(packed: Packed, config: DatasetConfig, *, has_encoder: bool) -> None:
-    """Raise InvalidInput where objectives read sounds that the corpus lacks, or that the model cannot encode."""
+def _check_audio(packed: Packed, sounds: Packed, config: DatasetConfig, *, has_encoder: bool) -> None:
+    """Raise InvalidInput where objectives read sounds that the corpus lacks, or that the model cannot encode, and where
+    the sounds of another corpus are missing or one too many."""
+    if config.sounds_of is not None and (packed.audio is not None or sounds.audio is None):
+        which = sounds if sounds.audio is None else packed
+        raise InvalidInput(
+            f"sounds_of: {config.sounds_of!r} for {config.corpus!r}, and {which.folder} is packed "
+            f"{'without' if which.audio is None else 'with'} sound; pictures without sound, and a corpus with sound, "
+            "were expected"
+        )
     objectives = sorted(AUDIO_OBJECTIVES & set(config.objectives))
     if objectives and not has_encoder:
         raise InvalidInput(

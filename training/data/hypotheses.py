@@ -1,4 +1,5 @@
-"""Sentences that a video entails, contradicts, or is neutral about: stored ones, and those of generated scenes.
+"""Sentences that a video entails, contradicts, or is neutral about: stored ones, and those of generated scenes and of
+photographs (`training.data.caption_hypotheses`).
 
 The contents of a scene decide the class, by what a sentence names: colours and shapes of objects, voices of sounds.
 - entailed: the captions of the scene.
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from random import Random
 
+from training.data.caption_hypotheses import caption_hypotheses, is_photograph
 from training.data.example import EntailmentKind, EntailmentLabel, Example, Hypothesis
 from training.data.scenes.parsing import COLOUR, SHAPE, counts_objects
 from training.data.scenes.sounds import VOICES
@@ -30,13 +32,17 @@ _NAMED = re.compile(rf"\b({'|'.join(sorted(map(re.escape, _VALUES), key=len, rev
 
 
 def hypotheses_of(examples: Sequence[Example]) -> list[tuple[Hypothesis, ...]]:
-    """Return the sentences of each example of a split; none where neither stored ones nor scenes are known.
+    """Return the sentences of each example of a split; none where there are no stored ones, and other examples than
+    scenes or photographs.
 
     The same examples have the same sentences every time.
     """
-    if any(example.hypotheses for example in examples) or not all("scene" in e.attributes for e in examples):
-        return [example.hypotheses for example in examples]
-    return [_of_scene(example, examples) for example in examples]
+    if not any(example.hypotheses for example in examples):
+        if all("scene" in example.attributes for example in examples):
+            return [_of_scene(example, examples) for example in examples]
+        if all(is_photograph(example) for example in examples):
+            return [caption_hypotheses(example, examples) for example in examples]
+    return [example.hypotheses for example in examples]
 
 
 def class_of(hypothesis: Hypothesis) -> int:

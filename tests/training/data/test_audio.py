@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.training.data.corpus_files import GREEN, RED, movie, picture, tone, wav
 from tests.training.small_run import recipe, write_tokenizer
@@ -29,6 +32,7 @@ from training.data.packed import (
     open_packed,
     write_packed,
 )
+from vitascope.errors import InvalidInput
 from vitascope.tokenizer import Tokenizer
 
 ORIGIN = Origin("a test", "none needed", "all in one")
@@ -154,11 +158,11 @@ def test_texts_state_whether_they_need_sight_or_sound() -> None:
         Example.from_json(example.to_json().replace('"needs": "sound"', '"needs": "smell"'))
 
 
-def batches_of(data: Path, **options: Any) -> Batches:
+def batches_of(data: Path, dataset: Mapping[str, Any] = MappingProxyType({}), **options: Any) -> Batches:
     tokenizer = write_tokenizer(data / "tokenizer.json")
     plain = recipe(tokenizer).model_dump()["stages"][0]
     plain["datasets"] = plain["datasets"][:1]
-    plain["datasets"][0] |= {"corpus": "c", "group_by": None, "batch_size": 3, "objectives": {"itc": 1.0}}
+    plain["datasets"][0] |= {"corpus": "c", "group_by": None, "batch_size": 3, "objectives": {"itc": 1.0}, **dataset}
     stage = recipe(tokenizer, stages=[plain]).stages[0]
     return Batches(stage, data, Tokenizer.open(tokenizer, max_length=16), [], 7, VIDEO_STREAMS, **options)
 
@@ -195,6 +199,26 @@ def test_sounds_change_nothing_else_in_a_batch_and_silent_examples_are_masked(tm
     assert with_sound.captions is not None
     assert without.captions is not None
     assert torch.equal(with_sound.captions.ids, without.captions.ids)
+
+
+def test_half_of_the_pictures_without_sound_are_accompanied_by_those_of_another_corpus(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    items = [(Example(f"{i}", (f"picture {i}",), still=True), tmp_path / "red.png") for i in range(32)]
+    write_packed(tmp_path / "c" / "train", STILL_STREAMS, items, ORIGIN)
+    write_sounds(tmp_path / "tones" / "train", [tone(440, 0.1), tone(700, 0.2)])
+    options = {"batch_size": 32, "sounds_of": "tones"}
+    batch, again = (batches_of(tmp_path, options, audio_seconds=0.3)[0] for _ in range(2))
+    assert batch.audio is not None
+    assert again.audio is not None
+    assert torch.equal(batch.audio.samples, again.audio.samples)
+    assert set(batch.audio.lengths.tolist()) == {0, 1600, 3200}
+    assert 8 <= int(batch.audio.present.sum()) <= 24
+    assert not batch.audio.samples[~batch.audio.present].any()
+    with pytest.raises(InvalidInput, match="is packed without sound"):
+        batches_of(tmp_path, {"sounds_of": "c"}, audio_seconds=0.3)
+    write_sounds(tmp_path / "c" / "train", [tone(440, 0.1)] * 3)
+    with pytest.raises(InvalidInput, match="is packed with sound"):
+        batches_of(tmp_path, {"sounds_of": "tones"}, audio_seconds=0.3)
 
 
 def test_of_a_sound_longer_than_the_window_the_middle_is_measured(tmp_path: Path) -> None:

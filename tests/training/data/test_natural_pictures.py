@@ -11,8 +11,11 @@ from PIL import Image
 from tests.training.data.corpus_files import tone, wav
 from training.data.caption_questions import caption_questions
 from training.data.corpus import CorpusError, split_of
+from training.data.example import Example
+from training.data.hypotheses import hypotheses_of
 from training.data.packed import STILL_STREAMS, open_packed, write_packed
 from training.data.stamps import SOUNDS_ORIGIN, stamp_sounds, stamps, thing_of
+from vitascope.entailment import LABELS
 
 DOGS = (
     "Two dogs run on the beach .",
@@ -51,6 +54,25 @@ def test_captions_answer_what_is_there_how_many_what_they_do_and_of_which_colour
 )
 def test_nothing_is_asked_that_captions_leave_open(captions: tuple[str, ...], question: str) -> None:
     assert question not in {q for key in "abcdefgh" for q in answers(captions, key)}
+
+
+def test_captions_with_another_word_of_a_kind_are_contradicted_and_captions_about_something_else_neutral() -> None:
+    texts = {
+        "dogs": DOGS,
+        "cat": ("a black cat sleeps on a couch", "One cat sleeping", "the cat sleeps", "a cat indoors", "a pet sleeps"),
+        "girl": ("a girl in a blue coat rides", "three girls on horses", "girls", "a child riding", "horses and girls"),
+    }
+    examples = [Example(key, captions, still=True) for key, captions in texts.items()]
+    known = hypotheses_of(examples)
+    assert known == hypotheses_of(examples)
+    of_dogs = {label: [h.text for h in known[0] if h.label == label] for label in LABELS}
+    assert of_dogs["entailed"] == list(DOGS)
+    assert set(of_dogs["neutral"]) <= {*texts["cat"], *texts["girl"]}
+    of_words = [set(caption.lower().split()) for caption in DOGS]
+    for text in of_dogs["contradicted"]:
+        (added,) = min((set(text.lower().split()) - words for words in of_words), key=len)
+        assert added in {"cat", "girl", "girls", "child", "horses", "black", "blue", "one", "three", "riding"}
+    assert hypotheses_of([Example("few", DOGS[:4], still=True)]) == [()]
 
 
 def test_absent_things_are_chosen_by_the_key_and_answered_no() -> None:

@@ -1,0 +1,123 @@
+"""Sentences that a photograph entails, contradicts, or is neutral about, from those that several people wrote about it.
+
+- entailed: its captions.
+- contradicted: its captions with one word exchanged for another of the same kind that no caption has or implies: "a dog
+  runs" of a cat that runs.
+- neutral: captions of other photographs that share no word with any of its own.
+
+One photograph's captions do not name all that it shows, so a few labels are wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+from random import Random
+
+from training.data.caption_questions import (
+    ACTIVITIES,
+    ANIMALS,
+    COLOURS,
+    IMPLIED_BY,
+    NUMBERS,
+    PEOPLE,
+    PLACES,
+    PLURALS,
+)
+from training.data.example import Example, Hypothesis
+
+
+def _words(caption: str) -> list[str]:
+    return re.findall(r"[a-z]+", caption.lower())
+
+
+MIN_CAPTIONS = 5
+"""Fewer captions leave out too much of what a photograph shows."""
+NEUTRAL = 5
+"""Neutral sentences of a photograph."""
+_DRAWS = 200
+"""Captions of other photographs that are tried for them."""
+_SINGULAR = {PLURALS.get(noun, f"{noun}s"): noun for noun in (*PEOPLE, *ANIMALS)}
+_KINDS = (COLOURS, tuple(NUMBERS), ANIMALS, PEOPLE, tuple(_SINGULAR), PLACES, ACTIVITIES)
+_SAME = {"grey": "gray", "bike": "bicycle", "puppy": "dog", "kitten": "cat"}
+_PERSON = frozenset(
+    [*PEOPLE, *PLURALS, *PLURALS.values(), *(f"{noun}s" for noun in PEOPLE), *IMPLIED_BY["boy"], *IMPLIED_BY["man"]]
+) | {"kids", "toddlers", "players", "riders", "guys", "ladies", "group", "crowd", "friends", "couple", "his", "her"}
+_FUNCTION_WORDS = frozenset(
+    _words(
+        "a about across along an and another are around as at away be behind being beside by down during each for from "
+        "has have he her hers him his in inside into is it its near next of off on one onto other out outside over she "
+        "some something that the their them there these they this through to together toward towards two under up very "
+        "via where which while who with"
+    )
+)
+
+
+def is_photograph(example: Example) -> bool:
+    """Return whether an example is a picture that several people described."""
+    return example.still and len(example.captions) >= MIN_CAPTIONS
+
+
+def caption_hypotheses(example: Example, others: Sequence[Example]) -> tuple[Hypothesis, ...]:
+    """Return the sentences of a photograph; the same ones every time.
+
+    others: Photographs, whose captions may be neutral sentences.
+    """
+    rng = Random(example.key)
+    entailed = [Hypothesis(caption, "entailed") for caption in example.captions]
+    contradicted = [Hypothesis(caption, "contradicted") for caption in _contradicted(example.captions, others, rng)]
+    neutral = [Hypothesis(caption, "neutral") for caption in _neutral(example, others, rng)]
+    return (*entailed, *contradicted, *neutral)
+
+
+def _contradicted(captions: Sequence[str], others: Sequence[Example], rng: Random) -> Iterator[str]:
+    """Yield captions with one word exchanged, at most one of each caption.
+
+    Words come from captions of other photographs, so that rare words do not give a false sentence away.
+    """
+    named = {word for caption in captions for word in _words(caption)}
+    for caption in captions:
+        words = [
+            (word, kind) for word in re.finditer(r"[A-Za-z]+", caption) for kind in _KINDS if word[0].lower() in kind
+        ]
+        if not words:
+            continue
+        word, kind = rng.choice(words)
+        for _ in range(_DRAWS):
+            of_kind = [other for other in _words(rng.choice(rng.choice(others).captions)) if other in kind]
+            if fitting := [other for other in of_kind if _is_absent(other, named) and _begins_alike(other, word[0])]:
+                yield caption[: word.start()] + fitting[0] + caption[word.end() :]
+                break
+
+
+def _is_absent(word: str, named: set[str]) -> bool:
+    """Return whether no caption with the words `named` has a word, or one that implies it."""
+    singular = _SINGULAR.get(word, word)
+    forms = {singular, PLURALS.get(singular, f"{singular}s"), *(old for old, new in _SAME.items() if new == singular)}
+    return named.isdisjoint(forms | {_SAME.get(word, word)}) and named.isdisjoint(IMPLIED_BY.get(singular, ()))
+
+
+def _begins_alike(word: str, other: str) -> bool:
+    """Return whether both words take the same article."""
+    return (word[0] in "aeiou") == (other[0].lower() in "aeiou")
+
+
+def _neutral(example: Example, others: Sequence[Example], rng: Random) -> list[str]:
+    own = frozenset[str]().union(*(_content(caption) for caption in example.captions))
+    neutral: dict[str, None] = {}
+    for _ in range(_DRAWS):
+        caption = rng.choice(rng.choice(others).captions)
+        if own.isdisjoint(_content(caption)):
+            neutral[caption] = None
+        if len(neutral) == NEUTRAL:
+            break
+    return list(neutral)
+
+
+@cache
+def _content(caption: str) -> frozenset[str]:
+    """Return what a caption names: stems of its words, and one word for people of all kinds."""
+    words = _words(caption)
+    stems = {re.sub(r"(ing|ed|es|s)$", "", _SAME.get(word, word)) for word in words if word not in _FUNCTION_WORDS}
+    return frozenset(stems | ({"person"} if not _PERSON.isdisjoint(words) else set()))
