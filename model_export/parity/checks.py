@@ -53,7 +53,7 @@ class ParityError(VitascopeError):
 
 
 FLOAT32 = Bounds(max_difference=1e-4, cosine=0.99999, recall=0.0)
-REDUCED = Bounds(cosine=0.999, recall=1.0, probability_difference=0.0125, random_factor=5.0)
+REDUCED = Bounds(cosine=0.999, recall=1.0, probability_difference=0.0125, random_factor=5.0, class_difference=0.05)
 
 
 class OutputCheck(Output):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
+from vitascope.bundle.graph_specs import ENTAILMENT_LOGITS
 from vitascope.errors import BundleCorrupt
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ class Bounds(BaseModel):
     zero logits is meaningless, and a logit of 16 may differ by more than one of 0."""
     random_factor: float = 1.0
     """By which probabilities may differ more on random inputs. Of those no model is sure."""
+    class_difference: float | None = None
+    """Maximum difference of the probabilities of exclusive classes, two of which may be about as probable; None: as of
+    other probabilities."""
 
 
 class Output(BaseModel):
@@ -273,6 +277,8 @@ def output_violations(output: Output, bounds: Bounds) -> Iterator[str]:
     difference, limit = output.probability_difference, bounds.probability_difference
     if difference is not None and limit is not None:
         allowed = limit * (bounds.random_factor if output.inputs == "random" else 1.0)
+        if output.output == ENTAILMENT_LOGITS and bounds.class_difference is not None:
+            allowed = bounds.class_difference
         if not difference <= allowed:
             yield (
                 f"{label} differs by a probability of {difference:.3g} ({output.max_difference:.3g} of a logit); at "

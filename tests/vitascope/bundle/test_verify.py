@@ -219,7 +219,10 @@ def report(**changes: object) -> dict[str, Any]:
     recall = {"precision": "float32", "corpus": "scenes", "direction": "t2v", "torch": 50.0, "runtime": 50.0}
     numbers = {"max_difference": 1e-6, "cosine": 0.9999999, "probability_difference": None, "disagreeing": 0, **changes}
     return {
-        "tolerances": {"float32": {"max_difference": 1e-4, "cosine": 0.99999, "recall": 0.0}},
+        "tolerances": {
+            "float32": {"max_difference": 1e-4, "cosine": 0.99999, "recall": 0.0}
+            | {"probability_difference": 0.01, "class_difference": 0.05}
+        },
         "outputs": [{**output, **numbers}],
         "recall": [{**recall, **numbers}],
     }
@@ -232,6 +235,9 @@ def report(**changes: object) -> dict[str, Any]:
         (report(cosine=0.9), "text: output 'vector' on random inputs at float32 has cosine 0.9; at least 0.99999"),
         (report(max_difference=0.5), "differs by 0.5; at most 0.0001 was expected"),
         (report(cosine=float("nan")), "has cosine nan"),
+        (report(probability_difference=0.04), "differs by a probability of 0.04"),
+        (report(output="entailment_logits", probability_difference=0.04), None),
+        (report(output="entailment_logits", probability_difference=0.06), "at most 0.05 was expected"),
         (report(disagreeing=3), "3 queries disagree"),
         ("{", "not readable as JSON"),
         ({"outputs": [{"graph": "text"}]}, None),  # by another exporter
