@@ -220,7 +220,7 @@ def _group_ids(packed: Packed, config: DatasetConfig) -> np.ndarray:
 
 def _check_audio(packed: Packed, sounds: Packed, config: DatasetConfig, *, has_encoder: bool) -> None:
     """Raise InvalidInput where objectives read sounds that the corpus lacks, or that the model cannot encode, and where
-    the sounds of another corpus are missing or one too many."""
+    `sounds_of` names a corpus without sound, or the corpus has sound itself."""
     if config.sounds_of is not None and (packed.audio is not None or sounds.audio is None):
         which = sounds if sounds.audio is None else packed
         raise InvalidInput(

@@ -17,8 +17,8 @@ from training.evaluation.metrics import calibration_error
 from training.evaluation.torch_encoder import TorchEncoder
 from vitascope.model import Model
 
-SENTENCES_PER_SCENE = 6
-"""Of all classes alike; other corpora have the sentences that are stored."""
+SENTENCES_PER_VIDEO = 6
+"""Of a scene or photograph, of all classes alike; other corpora have the sentences that are stored."""
 PAIRS_PER_BATCH = 16
 
 
@@ -33,8 +33,8 @@ def entailment_metrics(
     known = hypotheses_of(packed.examples)
     if not any(example.hypotheses for example in packed.examples):
         known = [
-            tuple(sample_hypotheses(of_scene, SENTENCES_PER_SCENE, Random(example.key)))
-            for example, of_scene in zip(packed.examples, known, strict=True)
+            tuple(sample_hypotheses(of_example, SENTENCES_PER_VIDEO, Random(example.key)))
+            for example, of_example in zip(packed.examples, known, strict=True)
         ]
     rows = [row for row, of_example in enumerate(known) for _ in of_example]
     hypotheses = [hypothesis for of_example in known for hypothesis in of_example]

@@ -134,7 +134,9 @@ def unmeasurable_reason(target: EvalTarget, packed: Packed) -> str | None:
         return f"sounds without frames in {packed.folder}, and the model's captions are of pictures"
     if target.entailment:
         known = any(hypotheses_of(packed.examples[:1])) or any(e.hypotheses for e in packed.examples)
-        return None if known else f"no sentences with classes in {packed.folder}, nor scenes that decide them"
+        return (
+            None if known else f"no sentences with classes in {packed.folder}, nor scenes or captions that decide them"
+        )
     if any(e.captions or (e.regions and target.grounds) for e in packed.examples):
         return None
     if target.captions:
