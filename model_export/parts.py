@@ -80,12 +80,13 @@ def add_parts(
     After an error nothing is written.
     """
     opened, out = Bundle.open(bundle), out or bundle
-    manifest, extended = opened.manifest, load_checkpoint(opened)
+    manifest, own = opened.manifest, load_checkpoint(opened)
     tokenizer = opened.tokenizer()
     seed = secrets.randbits(32) if seed is None else seed
     parts = []
+    extended = own
     for run in runs:
-        extended, part = _export_part(opened, extended, run, tokenizer, data, seed, log)
+        extended, part = _export_part(opened, own, extended, run, tokenizer, data, seed, log)
         parts.append(part)
 
     with replace_checkpoint(out) as kept, replace_bundle(out) as folder:
@@ -110,6 +111,7 @@ def add_parts(
 
 def _export_part(
     bundle: Bundle,
+    own: Checkpoint,
     extended: Checkpoint,
     run: Path,
     tokenizer: Tokenizer,
@@ -117,9 +119,13 @@ def _export_part(
     seed: int,
     log: Log,
 ) -> tuple[Checkpoint, _Part]:
-    """Return the checkpoint of a bundle extended by the parts of a run, and these parts as graphs."""
+    """Return the checkpoint of a bundle extended by the parts of a run, and these parts as graphs.
+
+    own: The bundle's. What the run has as the bundle has it was not trained by it, and may be new by an earlier run.
+    extended: The bundle's, with the parts of earlier runs.
+    """
     other = load_run(run)
-    fields = trained_parts(extended, other)
+    fields = trained_parts(own, other)
     every = graph_specs(other.model.eval())
     specs = [spec for spec in every if any(spec.name in PARTS[field].graphs for field in fields)]
     if not specs:

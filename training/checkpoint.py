@@ -269,7 +269,7 @@ def trained_parts(checkpoint: Checkpoint, other: Checkpoint) -> dict[str, Any]:
 def merge_parts(checkpoint: Checkpoint, other: Checkpoint, fields: Mapping[str, Any]) -> Checkpoint:
     """Return a checkpoint with the parts of `other` that `fields` names, in place of its own.
 
-    Raises InvalidInput where all other weights that both have differ by more than a compact checkpoint rounds.
+    Raises InvalidInput where weights of no part that both have differ by more than a compact checkpoint rounds.
     """
     own, weights = checkpoint.model.state_dict(), other.model.state_dict()
     prefixes = tuple(PARTS[name].prefix for name in fields)
@@ -277,11 +277,12 @@ def merge_parts(checkpoint: Checkpoint, other: Checkpoint, fields: Mapping[str, 
     options = {option: getattr(other.model.cfg, option) for name in fields for option in PARTS[name].options}
     model = build(read_config({**checkpoint.model.cfg.model_dump(), **fields, **options}))
     added = {name: weights.get(name) for name in model.state_dict() if name not in kept}
-    optional = (*ONLY_IN_TRAINING, *(part.prefix for part in PARTS.values()))
+    parts = tuple(part.prefix for part in PARTS.values())
     unlike = [
         name
         for name, weight in kept.items()
-        if not (is_restored(weight, weights[name]) if name in weights else name.startswith(optional))
+        if not name.startswith(parts)
+        and not (is_restored(weight, weights[name]) if name in weights else name.startswith(ONLY_IN_TRAINING))
     ]
     if unlike or any(weight is None for weight in added.values()):
         raise InvalidInput(

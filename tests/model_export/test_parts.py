@@ -134,6 +134,24 @@ def test_parts_are_added_and_nothing_else_changes(
     assert {path.name for path in tmp_path.iterdir()} == {"bundle", "bundle-checkpoint", "metrics.json"}
 
 
+def test_of_two_runs_that_began_with_the_same_parts_each_replaces_what_it_trained(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    tokenizer, both = folders[0] / "tokenizer.json", {"entailment": "video", "grounding_layers": 1}
+    save_run(tmp_path / "start", checkpoint.load(folders[0]).model, tokenizer, both)
+    own = extended = checkpoint.load(tmp_path / "start" / "checkpoint")
+    for trained in ("entailment", "grounding"):
+        run = checkpoint.load(tmp_path / "start" / "checkpoint")
+        with torch.no_grad():
+            for name, values in run.model.named_parameters():
+                if name.startswith(f"{trained}_head."):
+                    values.fill_(7.0)
+        extended = checkpoint.merge_parts(extended, run, checkpoint.trained_parts(own, run))
+    heads = [v for n, v in extended.model.named_parameters() if n.startswith(("entailment_head.", "grounding_head."))]
+    assert heads
+    assert all(bool((values == 7.0).all()) for values in heads)
+
+
 @pytest.mark.usefixtures("cached_graphs")
 def test_a_part_is_replaced_in_another_folder(
     bundles: dict[str, Path],
