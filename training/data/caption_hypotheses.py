@@ -24,13 +24,10 @@ from training.data.caption_questions import (
     PEOPLE,
     PLACES,
     PLURALS,
+    caption_words,
+    plural_of,
 )
 from training.data.example import Example, Hypothesis
-
-
-def _words(caption: str) -> list[str]:
-    return re.findall(r"[a-z]+", caption.lower())
-
 
 MIN_CAPTIONS = 5
 """Fewer captions leave out too much of what a photograph shows."""
@@ -38,14 +35,14 @@ NEUTRAL = 5
 """Neutral sentences of a photograph."""
 _DRAWS = 200
 """Captions of other photographs that are tried for them."""
-_SINGULAR = {PLURALS.get(noun, f"{noun}s"): noun for noun in (*PEOPLE, *ANIMALS)}
+_SINGULAR = {plural_of(noun): noun for noun in (*PEOPLE, *ANIMALS)}
 _KINDS = (COLOURS, tuple(NUMBERS), ANIMALS, PEOPLE, tuple(_SINGULAR), PLACES, ACTIVITIES)
 _SAME = {"grey": "gray", "bike": "bicycle", "puppy": "dog", "kitten": "cat"}
 _PERSON = frozenset(
     [*PEOPLE, *PLURALS, *PLURALS.values(), *(f"{noun}s" for noun in PEOPLE), *IMPLIED_BY["boy"], *IMPLIED_BY["man"]]
 ) | {"kids", "toddlers", "players", "riders", "guys", "ladies", "group", "crowd", "friends", "couple", "his", "her"}
 _FUNCTION_WORDS = frozenset(
-    _words(
+    caption_words(
         "a about across along an and another are around as at away be behind being beside by down during each for from "
         "has have he her hers him his in inside into is it its near next of off on one onto other out outside over she "
         "some something that the their them there these they this through to together toward towards two under up very "
@@ -76,7 +73,7 @@ def _contradicted(captions: Sequence[str], others: Sequence[Example], rng: Rando
 
     Words come from captions of other photographs, so that rare words do not give a false sentence away.
     """
-    named = {word for caption in captions for word in _words(caption)}
+    named = {word for caption in captions for word in caption_words(caption)}
     for caption in captions:
         words = [
             (word, kind) for word in re.finditer(r"[A-Za-z]+", caption) for kind in _KINDS if word[0].lower() in kind
@@ -85,7 +82,7 @@ def _contradicted(captions: Sequence[str], others: Sequence[Example], rng: Rando
             continue
         word, kind = rng.choice(words)
         for _ in range(_DRAWS):
-            of_kind = [other for other in _words(rng.choice(rng.choice(others).captions)) if other in kind]
+            of_kind = [other for other in caption_words(rng.choice(rng.choice(others).captions)) if other in kind]
             if fitting := [other for other in of_kind if _is_absent(other, named) and _begins_alike(other, word[0])]:
                 yield caption[: word.start()] + fitting[0] + caption[word.end() :]
                 break
@@ -94,7 +91,7 @@ def _contradicted(captions: Sequence[str], others: Sequence[Example], rng: Rando
 def _is_absent(word: str, named: set[str]) -> bool:
     """Return whether no caption with the words `named` has a word, or one that implies it."""
     singular = _SINGULAR.get(word, word)
-    forms = {singular, PLURALS.get(singular, f"{singular}s"), *(old for old, new in _SAME.items() if new == singular)}
+    forms = {singular, plural_of(singular), *(old for old, new in _SAME.items() if new == singular)}
     return named.isdisjoint(forms | {_SAME.get(word, word)}) and named.isdisjoint(IMPLIED_BY.get(singular, ()))
 
 
@@ -118,6 +115,6 @@ def _neutral(example: Example, others: Sequence[Example], rng: Random) -> list[s
 @cache
 def _content(caption: str) -> frozenset[str]:
     """Return what a caption names: stems of its words, and one word for people of all kinds."""
-    words = _words(caption)
+    words = caption_words(caption)
     stems = {re.sub(r"(ing|ed|es|s)$", "", _SAME.get(word, word)) for word in words if word not in _FUNCTION_WORDS}
     return frozenset(stems | ({"person"} if not _PERSON.isdisjoint(words) else set()))

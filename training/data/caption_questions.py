@@ -14,25 +14,26 @@ from itertools import pairwise
 from training.data.example import Question
 
 
-def _words(caption: str) -> list[str]:
+def caption_words(caption: str) -> list[str]:
+    """Return the words of a caption in lower case."""
     return re.findall(r"[a-z]+", caption.lower())
 
 
-ANIMALS = _words(
+ANIMALS = caption_words(
     "dog cat horse bird cow sheep goat elephant bear zebra giraffe duck monkey rabbit fish camel deer lion tiger swan "
     "seagull turtle"
 )
-PEOPLE = _words("man woman boy girl child baby")
-PLACES = _words(
+PEOPLE = caption_words("man woman boy girl child baby")
+PLACES = caption_words(
     "beach water snow grass street park field pool lake ocean mountain forest gym stage road sand river yard desert"
 )
 UNCOUNTABLE = {"water", "snow", "grass", "sand"}
-COLOURS = _words("red blue green yellow black white brown pink orange purple gray grey tan")
-COLOURED = _words(
+COLOURS = caption_words("red blue green yellow black white brown pink orange purple gray grey tan")
+COLOURED = caption_words(
     "shirt dress jacket coat hat dog bike bicycle car truck ball shorts pants swimsuit suit horse uniform boat helmet "
     "sweater kayak canoe motorcycle flag umbrella slide bus scarf vest hair sand"
 )
-ACTIVITIES = _words(
+ACTIVITIES = caption_words(
     "running jumping swimming riding walking sitting standing playing climbing sleeping skateboarding surfing skiing "
     "dancing singing eating drinking reading smiling laughing skating kayaking fishing cycling kicking throwing "
     "catching"
@@ -41,8 +42,8 @@ NUMBERS = {"one": "1", "two": "2", "three": "3", "four": "4", "five": "5"}
 PLURALS = {"man": "men", "woman": "women", "child": "children", "baby": "babies", "person": "people"}
 IMPLIED_BY = {
     "water": {"lake", "ocean", "pool", "river", "swimming", "beach", "sea", "wave"},
-    **{noun: set(_words("child kid boy girl baby toddler person")) for noun in ("boy", "girl", "child", "baby")},
-    **{noun: set(_words("person people adult player rider guy lady someone")) for noun in ("man", "woman")},
+    **{noun: set(caption_words("child kid boy girl baby toddler person")) for noun in ("boy", "girl", "child", "baby")},
+    **{noun: set(caption_words("person people adult player rider guy lady someone")) for noun in ("man", "woman")},
     "sand": {"beach", "desert", "dirt"},
     "grass": {"field", "lawn", "park", "yard"},
     "ocean": {"sea", "water", "wave", "beach"},
@@ -54,14 +55,19 @@ MAX_ABSENT = 5
 
 def caption_questions(key: str, captions: Sequence[str]) -> tuple[Question, ...]:
     """Return the questions that the captions of a photograph answer; `key` seeds the choice of absent things."""
-    sentences = [_words(caption) for caption in captions]
+    sentences = [caption_words(caption) for caption in captions]
     questions = [*_presence(sentences, random.Random(key)), *_animal(sentences), *_colours(sentences)]
     questions += [*_counts(sentences), *_activity(sentences), *_place(sentences)]
     return tuple(dict.fromkeys(questions))
 
 
+def plural_of(noun: str) -> str:
+    """Return the plural of one of the nouns above."""
+    return PLURALS.get(noun, f"{noun}s")
+
+
 def _sentences_with(sentences: list[list[str]], noun: str) -> int:
-    forms = {noun, PLURALS.get(noun, f"{noun}s")}
+    forms = {noun, plural_of(noun)}
     return sum(not forms.isdisjoint(words) for words in sentences)
 
 
@@ -103,7 +109,7 @@ def _colours(sentences: list[list[str]]) -> Iterator[Question]:
 
 def _counts(sentences: list[list[str]]) -> Iterator[Question]:
     for noun in ("dog", "person", *PEOPLE):
-        plural = PLURALS.get(noun, f"{noun}s")
+        plural = plural_of(noun)
         pairs = [pair for words in sentences for pair in pairwise(words)]
         numbers = {NUMBERS[number] for number, thing in pairs if number in NUMBERS and thing == plural}
         if len(numbers) == 1:

@@ -32,17 +32,29 @@ _NAMED = re.compile(rf"\b({'|'.join(sorted(map(re.escape, _VALUES), key=len, rev
 
 
 def hypotheses_of(examples: Sequence[Example]) -> list[tuple[Hypothesis, ...]]:
-    """Return the sentences of each example of a split; none where there are no stored ones, and other examples than
-    scenes or photographs.
+    """Return the sentences of each example of a split; none without `has_hypotheses`.
 
     The same examples have the same sentences every time.
     """
     if not any(example.hypotheses for example in examples):
-        if all("scene" in example.attributes for example in examples):
+        if _are_scenes(examples):
             return [_of_scene(example, examples) for example in examples]
-        if all(is_photograph(example) for example in examples):
+        if _are_photographs(examples):
             return [caption_hypotheses(example, examples) for example in examples]
     return [example.hypotheses for example in examples]
+
+
+def has_hypotheses(examples: Sequence[Example]) -> bool:
+    """Return whether sentences are stored with the examples, or all of these are scenes or all photographs."""
+    return any(example.hypotheses for example in examples) or _are_scenes(examples) or _are_photographs(examples)
+
+
+def _are_scenes(examples: Sequence[Example]) -> bool:
+    return all("scene" in example.attributes for example in examples)
+
+
+def _are_photographs(examples: Sequence[Example]) -> bool:
+    return all(is_photograph(example) for example in examples)
 
 
 def class_of(hypothesis: Hypothesis) -> int:

@@ -18,7 +18,7 @@ from training.evaluation.torch_encoder import TorchEncoder
 from vitascope.model import Model
 
 SENTENCES_PER_VIDEO = 6
-"""Of a scene or photograph, of all classes alike; other corpora have the sentences that are stored."""
+"""Sentences of a scene or photograph, as many of each class. Corpora with stored sentences use all of these."""
 PAIRS_PER_BATCH = 16
 
 

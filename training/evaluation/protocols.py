@@ -17,7 +17,7 @@ import numpy as np
 
 from training.data.flickr import expert_judgements
 from training.data.frame_batch import clip_count
-from training.data.hypotheses import hypotheses_of
+from training.data.hypotheses import has_hypotheses
 from training.data.packed import Packed, open_packed
 from training.evaluation.answers import answer_questions, exact, exact_answers
 from training.evaluation.calibration import search_calibration
@@ -133,10 +133,9 @@ def unmeasurable_reason(target: EvalTarget, packed: Packed) -> str | None:
     if packed.sound_alone and target.captions and stream and not stream.fused:
         return f"sounds without frames in {packed.folder}, and the model's captions are of pictures"
     if target.entailment:
-        known = any(hypotheses_of(packed.examples[:1])) or any(e.hypotheses for e in packed.examples)
-        return (
-            None if known else f"no sentences with classes in {packed.folder}, nor scenes or captions that decide them"
-        )
+        if has_hypotheses(packed.examples):
+            return None
+        return f"no sentences with classes in {packed.folder}, nor scenes or captions that decide them"
     if any(e.captions or (e.regions and target.grounds) for e in packed.examples):
         return None
     if target.captions:

@@ -30,8 +30,8 @@ class PooledStates:
         """Return the inputs (B * K, 3D) of the classifier."""
         sentences = text_keys(_sentences(batch))
         count = len(sentences) // len(batch.rows)
-        of = batch.dataset
-        source = f"{of.corpus}/{of.split}/{of.sounds_of}"
+        dataset = batch.dataset
+        source = f"{dataset.corpus}/{dataset.split}/{dataset.sounds_of}"
         keys = [(source, int(batch.rows[i // count]), sentence) for i, sentence in enumerate(sentences)]
         if not all(key in self._stored for key in keys):
             pooled = entailment_inputs(self._model, batch, encode_video(self._model, batch))

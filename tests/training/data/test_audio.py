@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import av
@@ -158,11 +156,12 @@ def test_texts_state_whether_they_need_sight_or_sound() -> None:
         Example.from_json(example.to_json().replace('"needs": "sound"', '"needs": "smell"'))
 
 
-def batches_of(data: Path, dataset: Mapping[str, Any] = MappingProxyType({}), **options: Any) -> Batches:
+def batches_of(data: Path, dataset: dict[str, Any] | None = None, **options: Any) -> Batches:
     tokenizer = write_tokenizer(data / "tokenizer.json")
     plain = recipe(tokenizer).model_dump()["stages"][0]
     plain["datasets"] = plain["datasets"][:1]
-    plain["datasets"][0] |= {"corpus": "c", "group_by": None, "batch_size": 3, "objectives": {"itc": 1.0}, **dataset}
+    plain["datasets"][0] |= {"corpus": "c", "group_by": None, "batch_size": 3, "objectives": {"itc": 1.0}}
+    plain["datasets"][0] |= dataset or {}
     stage = recipe(tokenizer, stages=[plain]).stages[0]
     return Batches(stage, data, Tokenizer.open(tokenizer, max_length=16), [], 7, VIDEO_STREAMS, **options)
 

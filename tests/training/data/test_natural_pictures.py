@@ -12,7 +12,7 @@ from tests.training.data.corpus_files import tone, wav
 from training.data.caption_questions import caption_questions
 from training.data.corpus import CorpusError, split_of
 from training.data.example import Example
-from training.data.hypotheses import hypotheses_of
+from training.data.hypotheses import has_hypotheses, hypotheses_of
 from training.data.packed import STILL_STREAMS, open_packed, write_packed
 from training.data.stamps import SOUNDS_ORIGIN, stamp_sounds, stamps, thing_of
 from vitascope.entailment import LABELS
@@ -72,7 +72,10 @@ def test_captions_with_another_word_of_a_kind_are_contradicted_and_captions_abou
     for text in of_dogs["contradicted"]:
         (added,) = min((set(text.lower().split()) - words for words in of_words), key=len)
         assert added in {"cat", "girl", "girls", "child", "horses", "black", "blue", "one", "three", "riding"}
-    assert hypotheses_of([Example("few", DOGS[:4], still=True)]) == [()]
+    few = Example("few", DOGS[:4], still=True)
+    assert hypotheses_of([few]) == [()]
+    assert has_hypotheses(examples)
+    assert not has_hypotheses([*examples, few])
 
 
 def test_absent_things_are_chosen_by_the_key_and_answered_no() -> None:
