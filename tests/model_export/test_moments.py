@@ -29,7 +29,7 @@ from vitascope.cli.main import main
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 
-HEAD = {"width": 16, "layers": 2}
+HEAD = {"width": 16, "layers": 2, "patch": 2}
 ORIGIN = Origin("films of a friend", "CC BY-NC 4.0", "by name")
 METRICS = {"friends/test": {"head": {"R1@0.5": 61.25}, "fixed windows of 2 s": {"R1@0.5": 20.0}}}
 

@@ -38,6 +38,10 @@ class MomentHead(nn.Module):
         super().__init__()
         self.from_window, self.from_text = (nn.Linear(embedding_width, cfg.width) for _ in range(2))
         self.project = nn.Linear(2 * embedding_width + 1 + cfg.width, cfg.width)
+        self.patch = cfg.patch
+        if cfg.patch > 1:
+            self.join = nn.Linear(cfg.patch * cfg.width, cfg.width)
+            self.split = nn.Linear(cfg.width, cfg.patch * cfg.width)
         self.layers = nn.ModuleList(_TemporalLayer(cfg, embedding_width, 2**index) for index in range(cfg.layers))
         self.norm = nn.LayerNorm(cfg.width)
         self.saliency = nn.Linear(cfg.width, 1)
@@ -73,10 +77,25 @@ class MomentHead(nn.Module):
         learned = self.from_window(windows) * self.from_text(text)[:, None]
         features = torch.cat([windows, windows * text[:, None], 10 * similarity, learned], dim=-1)
         states = self.project(features) * mask
-        for layer in self.layers:
-            states = layer(states, mask, text)
+        if self.patch == 1:
+            states = self._over_time(states, mask, text)
+        else:
+            # Temporal layers read adjacent windows as one, and each window adds what it is itself.
+            windows = torch.arange(states.shape[1], device=states.device)
+            index = windows[:: self.patch, None] + windows.new_tensor(range(self.patch))  # (patches, windows of each)
+            exists = (index < states.shape[1]).to(mask.dtype)[..., None]
+            index = index.clamp(max=states.shape[1] - 1)
+            patches = self._over_time(
+                self.join((states[:, index] * exists).flatten(2)), (mask[:, index] * exists).amax(dim=2), text
+            )
+            states = states + self.split(patches).reshape(states.shape[0], -1, states.shape[2])[:, windows]
         normalized: Tensor = self.norm(states)
         return normalized
+
+    def _over_time(self, states: Tensor, mask: Tensor, text: Tensor) -> Tensor:
+        for layer in self.layers:
+            states = layer(states, mask, text)
+        return states
 
     def _spans(self, states: Tensor) -> Tensor:
         centres = torch.arange(states.shape[1], device=states.device, dtype=states.dtype) + 0.5

@@ -11,13 +11,14 @@ from training.moments.losses import Batch, boundary_losses, coverage, foreground
 from training.moments.recipe import HeadConfig, moment_recipe
 
 
-def small_head() -> MomentHead:
+def small_head(patch: int = 1) -> MomentHead:
     torch.manual_seed(0)
-    return MomentHead(HeadConfig(width=16, layers=2), 12).eval()
+    return MomentHead(HeadConfig(width=16, layers=2, patch=patch), 12).eval()
 
 
-def test_outputs_do_not_depend_on_padding_and_spans_lie_within_the_video() -> None:
-    head = small_head()
+@pytest.mark.parametrize("patch", [1, 2, 4])
+def test_outputs_do_not_depend_on_padding_and_spans_lie_within_the_video(patch: int) -> None:
+    head = small_head(patch)
     windows, text = normalize(torch.randn(2, 9, 12), dim=-1), normalize(torch.randn(2, 12), dim=-1)
     mask = torch.ones(2, 9, dtype=torch.int64)
     mask[1, 5:] = 0
