@@ -6,7 +6,7 @@ visual or audio tokens, D text width, E embedding dim.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -32,8 +32,6 @@ class EncodedVideo(NamedTuple):
     """For MVM: what decides which tokens are masked together."""
     exists: bool = True
     """False: the corpus has no pictures, and all values are 0."""
-    predicted_maps: Sequence[Tensor] = ()
-    """For `cnn_features`."""
     by_clip: Tensor | None = None
     """(B, C, V, W), the tokens of each clip, where the videos are encoded at this step."""
 
@@ -79,10 +77,6 @@ def encode_video(model: FusedModel, batch: Batch) -> EncodedVideo:
         tokens, mask_context = model.encode_for_masking(batch.streams)
         embedding = model.video_embedding(tokens)
         return EncodedVideo(embedding, embedding, tokens, mask_context)
-    if "cnn_features" in batch.dataset.objectives:
-        tokens, predicted = model.predict_maps(batch.streams)
-        embedding = model.video_embedding(tokens)
-        return EncodedVideo(embedding, embedding, tokens, predicted_maps=predicted)
     (by_clip,) = _in_micro_batches(lambda streams: (model.clip_tokens(streams, batch.times),), rows, batch.streams)
     tokens = by_clip.mean(dim=1)
     embedding = model.video_embedding(tokens)

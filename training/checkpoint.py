@@ -34,7 +34,7 @@ from vitascope.errors import InvalidInput
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 STARTS_NAME = "starts.json"
-ONLY_IN_TRAINING = ("word_head.", "object_head.", "feature_head.", "cnn_heads.", "mask_embedding")
+ONLY_IN_TRAINING = ("word_head.", "object_head.", "feature_head.", "mask_embedding")
 """Prefixes of parameters that no exported graph contains; a recipe may add or drop them."""
 
 

@@ -213,8 +213,7 @@ def _overrides(recipe: Recipe) -> dict[str, object]:
     """Return the recipe's overrides of the configuration, and what its objectives need."""
     needs_objects = any("objects" in dataset.objectives for stage in recipe.stages for dataset in stage.datasets)
     classes = {"object_classes": [len(values) for values in ATTRIBUTES.values()]} if needs_objects else {}
-    predicts_cnn = any("cnn_features" in dataset.objectives for stage in recipe.stages for dataset in stage.datasets)
-    return {**classes, **({"predicts_cnn": True} if predicts_cnn else {}), **recipe.model}
+    return {**classes, **recipe.model}
 
 
 def _adapt(initial: InitialModel, recipe: Recipe) -> InitialModel:

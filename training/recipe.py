@@ -23,7 +23,6 @@ Objective = Literal[
     "vqa",
     "class_names",
     "objects",
-    "cnn_features",
     "text_audio",
     "video_audio",
     "text_video_audio",
@@ -34,17 +33,16 @@ Objective = Literal[
 ]
 """itc: contrastive; correlation: of similarities with those of captions; itm: matching; mlm: masked words; mvm: masked
 visual tokens (SOHO) or their features (Visual Parsing, MFR); vqa: answers from the vocabulary; class_names: a
-classifier's soft labels; objects: dense supervision of visual tokens by the objects of generated scenes; cnn_features:
-prediction of the maps of a pretrained CNN by each level of a Swin (Visual Parsing); text_audio, video_audio,
-text_video_audio: contrastive, of sounds with texts, of sounds with videos, and of texts with the sum of the embeddings
-of sound and video, each among the examples that have what it compares; captions: the next word of captions, by the
-decoder of `model = { caption_layers = 3 }`; caption_reward: captions that this decoder samples, by their rewards;
-grounding: where in the picture is what a phrase names, by the head of
+classifier's soft labels; objects: dense supervision of visual tokens by the objects of generated scenes; text_audio,
+video_audio, text_video_audio: contrastive, of sounds with texts, of sounds with videos, and of texts with the sum of
+the embeddings of sound and video, each among the examples that have what it compares; captions: the next word of
+captions, by the decoder of `model = { caption_layers = 3 }`; caption_reward: captions that this decoder samples, by
+their rewards; grounding: where in the picture is what a phrase names, by the head of
 `model = { grounding_layers = 2 }`; entailment: whether videos entail or contradict sentences, by the classifier of
 `model = { entailment = "video" }`."""
 AUDIO_OBJECTIVES: frozenset[Objective] = frozenset({"text_audio", "video_audio", "text_video_audio"})
 """Objectives that read embeddings of sound."""
-UNFUSED: frozenset[Objective] = AUDIO_OBJECTIVES.union({"itc", "correlation", "class_names", "objects", "cnn_features"})
+UNFUSED: frozenset[Objective] = AUDIO_OBJECTIVES.union({"itc", "correlation", "class_names", "objects"})
 """Objectives that need no fused layer."""
 WITHOUT_TOKENS: frozenset[Objective] = AUDIO_OBJECTIVES.union({"itc", "correlation", "class_names"})
 """Objectives that read no visual token, but embeddings of videos alone."""
@@ -310,8 +308,6 @@ class Recipe(StrictModel):
         for stage in self.stages:
             for dataset in stage.datasets:
                 _validate_dataset(stage, dataset)
-                if "cnn_features" in dataset.objectives and self.architecture != "visual-parsing":
-                    raise ValueError(f"objectives: 'cnn_features' for {self.architecture}; visual-parsing was expected")
                 if (dataset.token_dropout or dataset.prototypes) and self.architecture != "hd-vila":
                     raise ValueError(f"token_dropout, prototypes: for {self.architecture}; hd-vila was expected")
         return self
@@ -377,19 +373,16 @@ def _validate_dataset(stage: Stage, dataset: DatasetConfig) -> None:
             f"objectives: {sorted(dataset.objectives)} of {dataset.corpus!r} in stage {stage.name!r} with frozen = "
             f"{stage.frozen!r}; some of {sorted(part.objectives)} were expected"
         )
-    for objective in sorted({"mvm", "cnn_features"} & set(dataset.objectives)):
-        if dataset.micro_batch_size:
-            raise ValueError(
-                f"micro_batch_size: {dataset.micro_batch_size} of {dataset.corpus!r} with {objective!r}, which reads "
-                "the whole batch; no micro_batch_size was expected"
-            )
-        if stage.frozen != "none":
-            raise ValueError(
-                f"objectives: {objective!r} of {dataset.corpus!r} in stage {stage.name!r}, whose encoders are frozen; "
-                "a stage that encodes pictures was expected"
-            )
-    if {"mvm", "cnn_features"} <= set(dataset.objectives):
-        raise ValueError(f"objectives: 'mvm' and 'cnn_features' of {dataset.corpus!r}; one of them was expected")
+    if "mvm" in dataset.objectives and dataset.micro_batch_size:
+        raise ValueError(
+            f"micro_batch_size: {dataset.micro_batch_size} of {dataset.corpus!r} with 'mvm', which reads the whole "
+            "batch; no micro_batch_size was expected"
+        )
+    if "mvm" in dataset.objectives and stage.frozen != "none":
+        raise ValueError(
+            f"objectives: 'mvm' of {dataset.corpus!r} in stage {stage.name!r}, whose encoders are frozen; a stage that "
+            "encodes pictures was expected"
+        )
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -18,8 +18,6 @@ from training.cached_embeddings import correct_hubness, similar_videos
 from training.data.batch import Batch, Tokens
 from training.data.batches import RANK_SEED, Batches, load_batches
 from training.models.fusion import FusedModel
-from training.models.pretrained import PretrainedMaps
-from training.models.visual_parsing import VisualParsingConfig
 from training.objectives.caption_rewards import CaptionSampler
 from training.objectives.class_names import class_texts, teacher_probabilities
 from training.objectives.class_prototypes import ClassPrototypes
@@ -107,7 +105,7 @@ class StageRun:
             if "caption_reward" in dataset.config.objectives
         }
         self.sampler = CaptionSampler(model, run.tokenizer, rewarded) if rewarded else None
-        losses = _Losses(model, run.words, names, _pretrained_maps(model, stage), stored, self.sampler)
+        losses = _Losses(model, run.words, names, stored, self.sampler)
         self.losses, self.optimizer = accelerator.prepare(losses, optimizer)
 
     def _cache_videos(self, folder: Path, seed: int, fresh: bool) -> None:
@@ -191,16 +189,15 @@ class _Losses(nn.Module):
         model: FusedModel,
         words: WordMasking,
         names: NameTargets | None,
-        maps: PretrainedMaps | None,
         stored: StoredStates,
         sampler: CaptionSampler | None,
     ) -> None:
         super().__init__()
-        self.model, self.words, self.names, self.maps, self.stored = model, words, names, maps, stored
+        self.model, self.words, self.names, self.stored = model, words, names, stored
         self.sampler = sampler
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return compute_losses(self.model, batch, self.words, self.names, self.maps, self.stored, self.sampler)
+        return compute_losses(self.model, batch, self.words, self.names, self.stored, self.sampler)
 
 
 def _check_batch_sizes(batches: Batches) -> None:
@@ -250,13 +247,6 @@ def _align_class_names(model: FusedModel, names: NameTargets | None, batches: Ba
         torch.from_numpy(tokens[0].astype(np.float32)).to(model.device),
         stage.align_class_names,
     )
-
-
-def _pretrained_maps(model: FusedModel, stage: Stage) -> PretrainedMaps | None:
-    if not any("cnn_features" in dataset.objectives for dataset in stage.datasets):
-        return None
-    assert isinstance(model.cfg, VisualParsingConfig)
-    return PretrainedMaps(model.cfg.cnn_stages, model.device)
 
 
 def _name_targets(

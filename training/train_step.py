@@ -27,7 +27,6 @@ from training.batch_encoding import (
 from training.data.batch import Batch, Tokens
 from training.data.scenes.objects import ATTRIBUTE_WEIGHTS
 from training.models.fusion import FusedModel
-from training.models.pretrained import PretrainedMaps
 from training.models.text import VisualCache
 from training.objectives import losses
 from training.objectives.caption_rewards import CaptionSampler, caption_reward_loss
@@ -91,7 +90,6 @@ def compute_losses(
     batch: Batch,
     words: WordMasking,
     names: NameTargets | None,
-    maps: PretrainedMaps | None = None,
     stored: StoredStates = NOTHING_STORED,
     sampler: CaptionSampler | None = None,
 ) -> dict[str, Tensor]:
@@ -102,7 +100,6 @@ def compute_losses(
         batch: On the model's device.
         words: For MLM.
         names: For the objective `class_names`; None where no dataset has it.
-        maps: For the objective `cnn_features`.
         stored: Of stages that do not train all layers.
         sampler: For the objective `caption_reward`.
 
@@ -148,8 +145,6 @@ def compute_losses(
         out["objects"] = losses.objects(logits, batch.positions, batch.classes, grid, sizes, ATTRIBUTE_WEIGHTS)
     if "class_names" in objectives and names is not None:
         out["class_names"] = _class_names(model, batch, video.embedding, names, model.cfg.temperature)
-    if "cnn_features" in objectives and batch.streams is not None and maps is not None:
-        out["cnn_features"] = losses.map_regression(video.predicted_maps, maps(batch.streams))
     return out
 
 

@@ -116,13 +116,9 @@ def test_checkpoints_of_other_architectures_are_exported(architecture: str, tmp_
     assert "it sees one frame of a clip" in card
 
 
-@pytest.mark.parametrize(
-    ("cfg", "parts"),
-    [(soho.tiny(3), ("EfficientNet-Lite0", "all-MiniLM-L6-v2")), (visual_parsing.tiny(3), ("all-MiniLM-L6-v2",))],
-    ids=["soho", "visual-parsing"],
-)
-def test_only_pretrained_parts_of_the_architecture_are_listed(cfg: FusedConfig, parts: tuple[str, ...]) -> None:
-    assert starts_of(cfg, "pretrained") == parts
+@pytest.mark.parametrize("cfg", [soho.tiny(3), visual_parsing.tiny(3)], ids=["soho", "visual-parsing"])
+def test_only_pretrained_parts_of_the_architecture_are_listed(cfg: FusedConfig) -> None:
+    assert starts_of(cfg, "pretrained") == ("EfficientNet-Lite0", "all-MiniLM-L6-v2")
 
 
 def test_graphs_contain_no_local_paths(graphs: Graphs) -> None:

@@ -35,7 +35,7 @@ SEEDS = {
     "hd-vila-tiny-motion": 339,
     "pictograms": 0,
     "soho-tiny": 3,
-    "visual-parsing-tiny": 36,
+    "visual-parsing-tiny": 3,
 }
 """Chosen so that the ten steps learn every objective of every corpus."""
 LEFT_OUT = (*CACHED_FEATURES, "all_but_audio")

@@ -85,7 +85,7 @@ def initial_weights(made: Recipe) -> dict[str, torch.Tensor]:
     [
         ("hd-vila", KEPT, {"branch"}),
         ("soho", test_soho.SMALL, {"neck", "dictionary", "entry", "gate"}),
-        ("visual-parsing", test_visual_parsing.SMALL, set()),
+        ("visual-parsing", test_visual_parsing.SMALL, {"swin", "from_cnn"}),
     ],
 )
 def test_only_what_reads_the_features_is_trained_and_an_interrupted_run_ends_alike(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForPreTraining, BertModel
 
 from tests.training.small_run import MODEL, recipe, write_corpus, write_tokenizer
-from tests.training.test_visual_parsing import SMALL as SMALL_SWIN
+from tests.training.test_visual_parsing import small_config
 from training.initialization import load_or_initialize
 from training.models import hd_vila, pretrained, soho, visual_parsing
 from training.models.architectures import build
@@ -212,7 +212,7 @@ def as_authors_wrote(state: dict[str, Tensor]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("by_authors", [False, True])
 def test_a_swin_begins_with_weights_of_timm_or_of_its_authors(tmp_path: Path, by_authors: bool) -> None:
-    cfg = visual_parsing.VisualParsingConfig.model_validate(visual_parsing.tiny().model_dump() | SMALL_SWIN)
+    cfg = small_config(backbone="")
     torch.manual_seed(3)
     published = timm.models.swin_transformer.SwinTransformer(
         img_size=64, patch_size=4, embed_dim=8, depths=(1, 2, 2), num_heads=(1, 2, 4), window_size=4, num_classes=10
@@ -233,8 +233,9 @@ def test_a_base_starts_with_its_published_parts_and_a_tiny_swin_with_a_file_only
         ("Swin", "BERT-base"),
     ]
     assert [starts_of(cfg, "text") for cfg in bases] == [("BERT-large",), ("BERT-base",), ("BERT-base",)]
-    assert starts_of(visual_parsing.tiny(), "pretrained") == ("all-MiniLM-L6-v2",)
-    assert starts_of(visual_parsing.tiny(), "pretrained", "swin.pth") == ("Swin", "all-MiniLM-L6-v2")
+    pixels = visual_parsing.tiny().model_copy(update={"backbone": ""})
+    assert starts_of(pixels, "pretrained") == ("all-MiniLM-L6-v2",)
+    assert starts_of(pixels, "pretrained", "swin.pth") == ("Swin", "all-MiniLM-L6-v2")
 
 
 def shapes(module: nn.Module, left_out: str = "-") -> dict[str, tuple[int, ...]]:

@@ -8,12 +8,11 @@ import pytest
 import torch
 
 from tests.training.small_run import IMAGE_MODEL, image_recipe
-from training.models.pretrained import PretrainedMaps, imagenet_classifier
-from training.models.visual_parsing import VisualParsing, VisualParsingConfig, frequency_filters, tiny
-from training.objectives import losses
+from training.models.visual_parsing import VisualParsing, VisualParsingConfig, tiny
 from training.recipe import Recipe
 
 SMALL = IMAGE_MODEL | {
+    "backbone": "test_resnet",
     "grid_height": 4,
     "grid_width": 4,
     "patch": 4,
@@ -102,56 +101,27 @@ def test_features_are_regressed_from_what_is_left(small: VisualParsing) -> None:
     assert loss.item() == pytest.approx(tokens[masked].pow(2).mean().item(), rel=1e-5)  # the head predicts zero
 
 
-def test_the_first_filters_are_orthogonal_frequencies_the_lowest_first() -> None:
-    filters = frequency_filters(100, 4)
-    assert filters.shape == (48, 3, 4, 4)  # as many as a patch has values
-    assert torch.allclose(filters[0], filters[0].mean().expand(3, 4, 4))  # mean brightness
-    products = filters.flatten(1) @ filters.flatten(1).T
-    assert torch.allclose(products, torch.diag(products.diagonal()), atol=1e-5)
-    assert torch.equal(frequency_filters(8, 4), filters[:8])
-    assert torch.equal(VisualParsing(small_config()).video.swin.patch_embed.proj.weight, filters[:8])
-
-
-def test_each_level_predicts_the_map_of_its_stride_of_the_pretrained_cnn() -> None:
-    torch.manual_seed(0)
-    model = VisualParsing(small_config(predicts_cnn=True))
+def test_each_level_reads_the_map_of_its_stride(small: VisualParsing) -> None:
     streams = frames(2, clips=2)
-    tokens, predicted = model.predict_maps(streams)
-    maps = PretrainedMaps(model.cfg.cnn_stages, torch.device("cpu"))(streams)
-    assert [x.shape for x in maps] == [(4, 16, 16, 24), (4, 8, 8, 40), (4, 4, 4, 112)]
-    assert [x.shape for x in predicted] == [x.shape for x in maps]
-    pixels = (streams["high"].flatten(0, 2).permute(0, 3, 1, 2).float() - 127.0) / 128.0
-    expected = imagenet_classifier().forward_intermediates(pixels, indices=[1, 2, 3], intermediates_only=True)
-    assert all(torch.allclose(x.permute(0, 3, 1, 2), y, atol=1e-4) for x, y in zip(maps, expected, strict=True))
-    assert torch.allclose(tokens, model.encode_video(streams)[1], atol=1e-5)
+    with torch.no_grad():
+        maps = small.video.features({"high": streams["high"].flatten(0, 1)})
+        assert [tuple(x.shape[:3]) for x in maps.values()] == [(4, 16, 16), (4, 8, 8), (4, 4, 4)]
+        tokens = small.video.merge(maps)
+        assert torch.allclose(tokens.reshape(2, 2, 16, 32).mean(dim=1), small.encode_video(streams)[1], atol=1e-5)
+        for name in maps:
+            without = small.video.merge(maps | {name: torch.zeros_like(maps[name])})
+            assert (without - tokens).abs().max() > 0.01
 
 
-def test_the_loss_of_predicted_maps_is_the_fraction_of_variance_they_miss() -> None:
+def test_the_first_level_of_a_swin_without_a_cnn_reads_patches() -> None:
     torch.manual_seed(0)
-    maps = [3.0 + 2.0 * torch.randn(6, size, size, 5) for size in (4, 2)]
-    standardised = [(x - x.mean(dim=(0, 1, 2))) / x.std(dim=(0, 1, 2), correction=0) for x in maps]
-    assert losses.map_regression(standardised, maps).item() == pytest.approx(0.0, abs=1e-5)
-    nothing = [torch.zeros_like(x) for x in maps]
-    assert losses.map_regression(nothing, maps).item() == pytest.approx(2.0, abs=1e-4)  # all, of maps and of means
-    half = [0.5 * x for x in standardised]
-    assert losses.map_regression(half, maps).item() == pytest.approx(0.5, abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"micro_batch_size": 2}, "micro_batch_size: 2 of 'squares' with 'cnn_features'"),
-        ({"objectives": {"cnn_features": 1.0, "mvm": 1.0}}, "'mvm' and 'cnn_features' of 'squares'"),
-    ],
-)
-def test_options_that_exclude_the_prediction_of_maps_are_refused(changes: dict[str, object], message: str) -> None:
-    plain = parsing_recipe(Path("t.json")).model_dump()
-    plain["stages"][0]["datasets"][0] |= {"objectives": {"cnn_features": 1.0}} | changes
-    with pytest.raises(ValueError, match=message):
-        Recipe.model_validate(plain)
-    plain["stages"][0]["datasets"][0] |= {"objectives": {"cnn_features": 1.0}, "micro_batch_size": None}
-    with pytest.raises(ValueError, match="'cnn_features' for soho; visual-parsing was expected"):
-        Recipe.model_validate(plain | {"architecture": "soho"})
+    model = VisualParsing(small_config(backbone="")).eval()
+    with torch.no_grad():
+        tokens = model.encode_video(frames(3))[1]
+        patches = model.video.swin.patch_embed.proj
+    assert tokens.shape == (3, 16, 32)
+    assert tuple(patches.weight.shape) == (8, 3, 4, 4)
+    assert not [name for name, _ in model.named_parameters() if "cnn" in name]
 
 
 def test_config_refuses_a_grid_that_no_window_spans() -> None:

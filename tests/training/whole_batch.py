@@ -74,10 +74,7 @@ def recipes(tokenizer: Path, batch: int) -> dict[str, Recipe]:
             [_stage("all", batch, seen | {"objects": 1.0}), _stage("fusion", batch, fused, frozen="encoders")],
         ),
         "soho": (soho, [_stage("all", batch, seen | {"mvm": 1.0})]),
-        "visual-parsing": (
-            VISUAL_PARSING,
-            [_stage("start", batch, seen | {"cnn_features": 1.0}), _stage("all", batch, seen | {"mvm": 1.0})],
-        ),
+        "visual-parsing": (VISUAL_PARSING, [_stage("all", batch, seen | {"mvm": 1.0})]),
     }
     return {
         system: recipe(

@@ -243,7 +243,7 @@ class ConvConfig(FusedConfig):
     """Configuration of models with a convolutional backbone from timm."""
 
     backbone: str
-    """Name in timm; a ResNet or EfficientNet."""
+    """Name in timm; a ResNet or EfficientNet. "": no such backbone, which Visual Parsing allows."""
     frozen_stages: Annotated[int, Field(ge=0, le=5)]
     """Number of leading backbone stages that are always frozen, with the statistics of their BatchNorm."""
     frozen_norm: bool
@@ -294,5 +294,3 @@ LITE0: dict[str, Any] = {
     "frozen_norm": True,
 }
 """The pretrained EfficientNet-Lite0 as the backbone of every convolutional `tiny`."""
-LITE0_CHANNELS = (16, 24, 40, 112, 1280)
-"""Channels of its stages, of strides 2 to 32."""

@@ -65,13 +65,20 @@ def backbone_stages(model: nn.Module) -> list[nn.Sequential]:
     raise ValueError(f"backbone: {type(model).__name__} given; a timm ResNet or EfficientNet was expected")
 
 
+def _stages_of(cfg: ConvConfig) -> list[nn.Sequential]:
+    """Return the stages of a new backbone. Raises ValueError where the configuration has none."""
+    if not cfg.backbone:
+        raise ValueError("backbone: ''; the name of a ResNet or EfficientNet in timm was expected")
+    return backbone_stages(timm.create_model(cfg.backbone, num_classes=0))
+
+
 class ConvEncoder(nn.Module):
     """A backbone that normalises pixels and returns the feature maps of chosen stages (HD-VILA, section 3.2)."""
 
     def __init__(self, cfg: ConvConfig, stages: int, shift: float = 0.0) -> None:
         super().__init__()
         self.shift = shift
-        self.stages = nn.ModuleList(backbone_stages(timm.create_model(cfg.backbone, num_classes=0))[:stages])
+        self.stages = nn.ModuleList(_stages_of(cfg)[:stages])
         if shift and not any(hasattr(block, "has_skip") for stage in self.stages for block in blocks_of(stage)):
             raise ValueError(f"temporal_shift: {shift} with backbone {cfg.backbone!r}; an EfficientNet was expected")
         self.frozen_stages = cfg.frozen_stages
@@ -140,7 +147,7 @@ class ConvEncoder(nn.Module):
 
 def pretrained_stages(cfg: ConvConfig) -> nn.Sequential:
     """Return the stages after the frozen ones, themselves frozen: what the trained stages started from."""
-    stages = backbone_stages(timm.create_model(cfg.backbone, num_classes=0))[cfg.frozen_stages :]
+    stages = _stages_of(cfg)[cfg.frozen_stages :]
     module = nn.Sequential(*stages)
     module.requires_grad_(False)
     return module.eval()

@@ -67,7 +67,7 @@ def text_transformer(cfg: FusedConfig) -> TextTransformer:
 class FusedModel(nn.Module, ABC):
     """A video-language model whose steps can be exported one by one: encoders, fusion and heads."""
 
-    backbones: ClassVar[tuple[str, ...]]
+    backbones: tuple[str, ...]
     """Parameter prefixes of the visual backbones."""
     never_trained: ClassVar[tuple[str, ...]] = ()
     """Parameter prefixes of pretrained parts that no stage trains."""
@@ -412,10 +412,6 @@ class FusedModel(nn.Module, ABC):
         tokens, parts: of `encode_for_masking`. Raises ValueError for an architecture without masked visual modelling.
         """
         raise ValueError(f"objectives: 'mvm' for {self.cfg.architecture}, which masks no visual tokens")
-
-    def predict_maps(self, streams: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Return the visual tokens (B, V, W), and predictions (N, Y, X, C) of the maps of `PretrainedMaps`."""
-        raise NotImplementedError(f"{self.cfg.architecture}: its backbone is a CNN")
 
     def align_class_names(self, names_KE: Tensor, tokens_ND: Tensor, length: float) -> None:
         """Initialize what the classes of a kept classifier add to embeddings (stage option `align_class_names`)."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,9 +22,8 @@ from torch import Tensor, nn
 from transformers import BertModel
 from transformers.utils.hub import cached_file
 
-from training.models import soho
 from training.models.config import ConvConfig, FusedConfig
-from training.models.convolution import ConvEncoder, backbone_stages, channels_first
+from training.models.convolution import ConvEncoder, backbone_stages
 from training.models.fusion import FusedModel
 from training.models.visual_parsing import VisualParsingConfig
 from vitascope.errors import InvalidInput
@@ -101,23 +100,6 @@ def imagenet_classifier() -> nn.Module:
     return model
 
 
-class PretrainedMaps:
-    """The frozen EfficientNet-Lite0 as a teacher: its maps of frames, for the objective `cnn_features`."""
-
-    def __init__(self, stages: Sequence[int], device: torch.device) -> None:
-        """stages: Indices of the stages whose maps are returned."""
-        self.stages = stages
-        encoder = ConvEncoder(soho.tiny().model_copy(update={"frozen_stages": 5}), max(stages) + 1)
-        load_cnn(encoder, CNN)
-        self.encoder = encoder.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    @torch.no_grad()
-    def __call__(self, streams: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return maps (N, Y, X, channels) of the stream `high` (B, C, 1, H, W, 3), pixels 0..255; N = B * C."""
-        maps = self.encoder(channels_first(streams["high"].flatten(0, 1)), self.stages)
-        return [values.permute(0, 2, 3, 1) for values in maps]
-
-
 def load_pretrained(model: FusedModel, backbone_weights: Path | None = None, text_weights: Path | None = None) -> None:
     """Load pretrained weights into the text layers of a model and into its visual backbones.
 
@@ -149,7 +131,7 @@ def starts_of(cfg: FusedConfig, init: str, backbone_weights: object = None) -> t
     text = (bert.start if bert else STARTS[1],)
     if init != "pretrained":
         return text
-    cnns = [cfg.backbone] if isinstance(cfg, ConvConfig) else []
+    cnns = [cfg.backbone] if isinstance(cfg, ConvConfig) and cfg.backbone else []
     cnns += [cfg.audio.backbone] if cfg.audio is not None and cfg.audio.encoder == "cnn" else []
     visual = [BACKBONES[name].start if name in BACKBONES else STARTS[0] for name in cnns]
     swin = [SWIN.start] if _begins_with_swin(cfg, backbone_weights) else []
@@ -161,17 +143,19 @@ def _bert_size(cfg: FusedConfig) -> tuple[int, int]:
 
 
 def _begins_with_swin(cfg: FusedConfig, backbone_weights: object) -> bool:
-    if not isinstance(cfg, VisualParsingConfig):
+    if not isinstance(cfg, VisualParsingConfig) or cfg.backbone:
         return False
     return backbone_weights is not None or (cfg.patch, cfg.swin_width, cfg.swin_depths, cfg.window) == SWIN_SIZE
 
 
 def load_cnn(video: nn.Module, backbone: str, weights: Path | None = None) -> None:
-    """Load pretrained weights into the CNNs of a video encoder.
+    """Load pretrained weights into the CNNs of a video encoder; where `backbone` is "" there are none.
 
     weights: The user's file or folder, in place of the published weights. Raises InvalidInput, also for a backbone
     without published weights.
     """
+    if not backbone:
+        return
     stages = _pretrained_stages(backbone, weights)
     for encoder in (part for part in video.modules() if isinstance(part, ConvEncoder)):
         for own, pretrained in zip(encoder.stages, stages, strict=False):  # some end at stride 16

@@ -1,7 +1,7 @@
-"""Visual Parsing (Xue et al., NeurIPS 2021): self-attention from the pixels on, no convolutional backbone.
+"""Visual Parsing (Xue et al., NeurIPS 2021): all visual tokens attend to one another before they meet the text.
 
-Sizes: `base`, as published, and `tiny`, which trains on two CPU cores; both run the same code. The authors released no
-code; values from memory are marked.
+Sizes: `base`, as published, a Swin Transformer on pixels, and `tiny`, which trains on two CPU cores, a small Swin on
+the maps of a pretrained CNN. The authors released no code; values from memory are marked.
 
 Shape letters: B videos, N videos * clips, F frames, H W pixels, Y X rows and columns of tokens, V = Y * X visual
 tokens, L text tokens, C width of the visual tokens, D width of the text stream.
@@ -9,7 +9,7 @@ tokens, L text tokens, C width of the visual tokens, D width of the text stream.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
@@ -18,18 +18,25 @@ from pydantic import Field, model_validator
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
-from training.models.config import BERT_BASE, IMAGENET, LITE0_CHANNELS, MINILM_STREAM, FusedConfig, middle_frame
-from training.models.convolution import Normalise, channels_first
+from training.models.config import BERT_BASE, IMAGENET, LITE0, MINILM_STREAM, ConvConfig, middle_frame
+from training.models.convolution import ConvEncoder, Normalise, channels_first
 from training.models.fusion import FusedModel
 from training.models.text import attention_weights
 from vitascope.bundle.manifest import FrameStream
 
 
-class VisualParsingConfig(FusedConfig):
-    """Configuration of a model: a Swin Transformer as vision encoder, one stream of text and visual tokens."""
+class VisualParsingConfig(ConvConfig):
+    """Configuration of a model: a Swin Transformer as vision encoder, one stream of text and visual tokens.
+
+    Each level of the Swin reads the map of its stride of the CNN `backbone`, as the hybrid of Dosovitskiy et al. (ICLR
+    2021, section 3.1) reads one. Without a CNN the first level reads patches of pixels.
+    """
 
     masks_visual = True
     system: Literal["visual-parsing"] = "visual-parsing"
+    backbone: str = ""
+    frozen_stages: int = 0
+    frozen_norm: bool = False
     image_height: int
     image_width: int
     patch: Annotated[int, Field(ge=1)]
@@ -45,8 +52,6 @@ class VisualParsingConfig(FusedConfig):
     drop_path: Annotated[float, Field(ge=0, lt=1)]
     masked_with: Annotated[int, Field(ge=0)]
     """Number of tokens masked together with a sampled one: those it attends to most (K; not published)."""
-    predicts_cnn: bool = False
-    """Whether there are layers for the objective `cnn_features`, from each level to the map of a CNN of its stride."""
 
     @model_validator(mode="after")
     def _grid_fits(self) -> VisualParsingConfig:
@@ -71,7 +76,7 @@ class VisualParsingConfig(FusedConfig):
 
     @property
     def cnn_stages(self) -> list[int]:
-        """Indices of the stages of a CNN that have the strides of the levels."""
+        """Indices of the stages of the CNN that have the strides of the levels."""
         return [self.patch.bit_length() - 2 + level for level in range(len(self.swin_depths))]
 
     def streams(self) -> list[FrameStream]:
@@ -101,17 +106,19 @@ def base(answers: int = 0) -> VisualParsingConfig:
 
 
 def tiny(answers: int = 0) -> VisualParsingConfig:
-    """Return the small configuration: a small Swin, MiniLM-L6 as the six layers of the stream."""
+    """Return the small configuration: two levels of Swin on EfficientNet-Lite0, MiniLM-L6 as the layers of the stream.
+
+    No Swin of this size is public, and one on pixels learns too slowly: docs/experiments.md.
+    """
     return VisualParsingConfig(
         size="tiny",
-        image_mean=(127.0, 127.0, 127.0),
-        image_std=(128.0, 128.0, 128.0),
+        **LITE0 | {"frozen_stages": 5},
         image_height=224,
         image_width=224,
-        patch=8,
-        swin_width=96,
-        swin_depths=[2, 2, 2],
-        swin_heads=[4, 8, 16],
+        patch=16,
+        swin_width=192,
+        swin_depths=[2, 2],
+        swin_heads=[6, 12],
         window=7,
         drop_path=0.0,
         masked_with=8,
@@ -122,34 +129,13 @@ def tiny(answers: int = 0) -> VisualParsingConfig:
     )
 
 
-def frequency_filters(count: int, patch: int) -> Tensor:
-    """Return at most `count` filters (n, 3, patch, patch) for patches, of the lowest frequencies first.
-
-    Cosine transforms of brightness and of two differences of colours, amplified as the amplitudes in photographs fall
-    with frequency. Random filters see little more than the mean colour of a patch, and learn the rest slowly.
-    """
-    steps = torch.arange(patch, dtype=torch.float32)
-    cosines = F.normalize(torch.cos(torch.pi / patch * (steps + 0.5) * steps[:, None]), dim=1)  # (frequency, pixel)
-    channels = F.normalize(torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-0.5, 1.0, -0.5]]), dim=1)
-    frequency = (steps[:, None].square() + steps.square()).sqrt().clamp_min(0.5)
-    amplification = frequency * torch.tensor([0.25, 0.75, 0.75])[:, None, None]  # (3, patch, patch)
-    filters = torch.einsum("kuv,kc,uy,vx->kuvcyx", amplification, channels, cosines, cosines).flatten(0, 2)
-    order = (frequency * torch.tensor([1.0, 2.0, 2.0])[:, None, None]).flatten().argsort(stable=True)
-    return filters[order[:count]]
-
-
 class Parsed(NamedTuple):
     """The output of a Swin Transformer."""
 
-    levels: list[Tensor]
-    """(N, Y, X, C) of each level, the last one normalised."""
+    tokens: Tensor
+    """(N, V, C) Visual tokens: the output of the last block, normalised."""
     before: Tensor
     """(N, Y, X, C) Input of the last block."""
-
-    @property
-    def tokens(self) -> Tensor:
-        """Visual tokens (N, V, C)."""
-        return self.levels[-1].flatten(1, 2)
 
 
 class VideoEncoder(nn.Module):
@@ -167,35 +153,54 @@ class VideoEncoder(nn.Module):
             window_size=cfg.window,
             drop_path_rate=cfg.drop_path,
         )
-        filters = frequency_filters(cfg.swin_width, cfg.patch)
-        projection: Any = self.swin.patch_embed.proj
-        with torch.no_grad():
-            projection.weight[: len(filters)] = filters
         self.normalise = Normalise(cfg)
+        self.has_cnn = bool(cfg.backbone)
+        if self.has_cnn:
+            self.cnn_stages = cfg.cnn_stages
+            self.cnn = ConvEncoder(cfg, max(self.cnn_stages) + 1)
+            channels = self.cnn.channels()
+            self.swin.patch_embed = nn.Identity()
+            self.from_cnn = nn.ModuleList(
+                nn.Sequential(nn.LayerNorm(channels[stage]), nn.Linear(channels[stage], width))
+                for stage, width in zip(self.cnn_stages, cfg.level_widths, strict=True)
+            )
 
     def forward(self, streams: Mapping[str, Tensor], times: Tensor | None = None) -> Tensor:
         """Return the visual tokens (N, V, C) of streams: `high` (N, 1, H, W, 3), pixels 0..255. times: Not used."""
         return self.parse(streams["high"]).tokens
 
     def features(self, streams: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the visual tokens; nothing of the encoder comes after them. streams: As in `forward`."""
-        return {"tokens": self(streams)}
+        """Return the maps of the CNN, (N, Y, X, channels) by level, or the visual tokens. streams: As in `forward`."""
+        if not self.has_cnn:
+            return {"tokens": self(streams)}
+        maps = self.cnn(channels_first(streams["high"]), self.cnn_stages)
+        return {f"level_{index}": x.permute(0, 2, 3, 1) for index, x in enumerate(maps)}
 
     def merge(self, features: Mapping[str, Tensor]) -> Tensor:
         """Return the visual tokens (N, V, C) of the features of `features`."""
-        return features["tokens"]
+        return self._parse_maps(features).tokens if self.has_cnn else features["tokens"]
 
     def parse(self, high: Tensor) -> Parsed:
-        """Return the levels of pixels (N, 1, H, W, 3)."""
+        """Return what the levels make of pixels (N, 1, H, W, 3)."""
+        if self.has_cnn:
+            return self._parse_maps(self.features({"high": high}))
         swin: Any = self.swin
-        x = swin.patch_embed(self.normalise(channels_first(high)))
-        levels = []
-        for layer in swin.layers[:-1]:
-            x = layer(x)
-            levels.append(x)
-        last = swin.layers[-1]
-        before = last.blocks[:-1](last.downsample(x))
-        return Parsed([*levels, swin.norm(last.blocks[-1](before))], before)
+        return self._run_levels(swin.patch_embed(self.normalise(channels_first(high))), [None] * len(swin.layers))
+
+    def _parse_maps(self, features: Mapping[str, Tensor]) -> Parsed:
+        """Return what the levels make of the maps of the CNN, see `features`."""
+        first, *others = (read(features[f"level_{index}"]) for index, read in enumerate(self.from_cnn))
+        return self._run_levels(first, [None, *others])
+
+    def _run_levels(self, x: Tensor, added: Sequence[Tensor | None]) -> Parsed:
+        """Run the levels on x (N, Y, X, C). added: To the input of the blocks of each level."""
+        swin: Any = self.swin
+        before = x
+        for layer, more in zip(swin.layers, added, strict=True):
+            x = layer.downsample(x)
+            before = layer.blocks[:-1](x if more is None else x + more)
+            x = layer.blocks[-1](before)
+        return Parsed(swin.norm(x).flatten(1, 2), before)
 
     def attention(self, before_NYXC: Tensor) -> Tensor:
         """Return the attention (N, V, V) of the last block, mean over heads; rows sum to 1."""
@@ -217,18 +222,15 @@ class VisualParsing(FusedModel):
     cfg: VisualParsingConfig
     video: VideoEncoder
     backbones = ("video.swin.",)
+    embeds_means = False
 
     def __init__(self, cfg: VisualParsingConfig) -> None:
         super().__init__(cfg, VideoEncoder(cfg))
+        if self.video.has_cnn:
+            self.backbones = ("video.cnn.",)
+            self.after_features = ("video.swin.", "video.from_cnn.")
         self.mask_embedding = nn.Parameter(torch.randn(cfg.visual_width) * 0.02)
         self.feature_head = nn.Linear(cfg.text_width, cfg.visual_width)
-        if cfg.predicts_cnn:
-            self.cnn_heads = nn.ModuleList(
-                nn.Linear(width, LITE0_CHANNELS[stage])
-                for width, stage in zip(cfg.level_widths, cfg.cnn_stages, strict=True)
-            )
-            for parameter in self.cnn_heads.parameters():  # random predictions would have to be forgotten first
-                nn.init.zeros_(parameter)
 
     def make_visual_embeddings(self) -> nn.Module:
         """Build projection and LayerNorm, without positions, which Swin already encodes."""
@@ -242,14 +244,6 @@ class VisualParsing(FusedModel):
         parsed = self.video.parse(streams["high"].flatten(0, 1))
         with torch.no_grad():
             return parsed.tokens, self.video.attention(parsed.before)
-
-    def predict_maps(self, streams: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Return the visual tokens (B, V, C), and what a layer after each level predicts of the map of its stride."""
-        high = streams["high"]
-        parsed = self.video.parse(high.flatten(0, 1))
-        predicted = [head(level) for head, level in zip(self.cnn_heads, parsed.levels, strict=True)]
-        tokens = parsed.tokens.reshape(*high.shape[:2], -1, self.cfg.visual_width)
-        return tokens.mean(dim=1), predicted
 
     def mask_visual(self, tokens_BVC: Tensor, attention_BVV: Tensor) -> tuple[Tensor, Tensor]:
         """Mask a random token and those it attends to most (section 3.2).

@@ -273,32 +273,6 @@ def object_tokens(positions: Tensor, classes: Tensor, grid: tuple[int, int]) -> 
     return token, exists & ~hidden
 
 
-def map_regression(predicted: Sequence[Tensor], maps: Sequence[Tensor]) -> Tensor:
-    """Compute the fraction of the variance of maps that predictions miss: the mean over maps, plus that of the last
-    map's means over positions, which embeddings are made of.
-
-    Intermediate maps are hints (Romero et al., "FitNets", ICLR 2015), without which a Transformer needs far more
-    pictures.
-
-    Args:
-        predicted: (N, Y, X, C) each, of the maps with every channel standardised over the pictures of all processes.
-        maps: (N, Y, X, C) of the pretrained CNN.
-    """
-    targets = [_standardised(values.float()) for values in maps]
-    errors = [(p.float() - target).pow(2).mean() for p, target in zip(predicted, targets, strict=True)]
-    mean, target = (values[-1].float().mean(dim=(1, 2)) for values in (predicted, targets))
-    variance = distributed.all_reduce_sum(target.pow(2).mean()) / distributed.world_size()
-    return torch.stack(errors).mean() + (mean - target).pow(2).mean() / variance
-
-
-def _standardised(values: Tensor) -> Tensor:
-    """Return values (..., C) with mean 0 and variance 1 of each channel over all processes, of equally many values."""
-    world, positions = distributed.world_size(), tuple(range(values.ndim - 1))
-    centred = values - distributed.all_reduce_sum(values.mean(dim=positions)) / world
-    variance = distributed.all_reduce_sum(centred.pow(2).mean(dim=positions)) / world
-    return centred * (variance + 1e-6).rsqrt()
-
-
 def mlm(logits: Tensor, targets: Tensor) -> Tensor:
     """Compute the cross-entropy of logits (n, vocabulary) at masked positions; 0 when nothing was masked."""
     loss = F.cross_entropy(logits.float(), targets) if len(targets) else logits.sum() * 0.0
