@@ -71,7 +71,7 @@ class _Amount(NamedTuple):
     negative: int
 
 
-AMOUNTS = {"train": _Amount(3, 60, 24), "val": _Amount(1, 12, 4), "test": _Amount(1, 12, 4)}
+AMOUNTS = {"train": _Amount(9, 160, 60), "val": _Amount(1, 12, 4), "test": _Amount(1, 12, 4)}
 """By split. Sentences cost little beside the video, and a head learns from each of them."""
 CHECKS_PER_SECOND = 4
 """Times at which objects must not touch; between them the fastest moves 36 pixels, less than a small one's reach."""
