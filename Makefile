@@ -103,7 +103,7 @@ bundle: data ## train the default bundle again, from the corpora to $(BUNDLE): a
 	$(TUNED) $(BIN)/vitascope finetune hd-vila-tiny-motion --start-from $(RUN)/checkpoint --data $(PACKED) --out $(RUN)-motion
 	$(TUNED) $(BIN)/vitascope finetune hd-vila-tiny-photographs --start-from $(RUN)-motion/checkpoint --data $(PACKED) \
 		--out $(RUN)-photographs
-	$(BIN)/vitascope export $(RUN)-photographs/checkpoint --out $(RUN)-photographs/bundle --data $(PACKED) --seed 0
+	$(BIN)/vitascope export $(RUN)-photographs/checkpoint --out $(RUN)-photographs/bundle --precision int8-weights --data $(PACKED) --seed 0
 	$(TUNED) $(BIN)/vitascope finetune hd-vila-tiny-sound --start-from $(RUN)-photographs/bundle --data $(PACKED) --out $(RUN)-sound
 	$(TUNED) $(BIN)/vitascope finetune hd-vila-tiny-sound-texts --start-from $(RUN)-sound/checkpoint --data $(PACKED) \
 		--out $(RUN)-sound-texts
@@ -111,7 +111,7 @@ bundle: data ## train the default bundle again, from the corpora to $(BUNDLE): a
 		--out $(RUN)-sound-answers
 	$(TUNED) $(BIN)/vitascope finetune hd-vila-tiny-sound-match --start-from $(RUN)-sound-answers/checkpoint --data $(PACKED) \
 		--out $(RUN)-sound-match
-	$(BIN)/vitascope export $(RUN)-sound-match/checkpoint --out $(BUNDLE) --version $(BUNDLE_VERSION) --data $(PACKED) --seed 0
+	$(BIN)/vitascope export $(RUN)-sound-match/checkpoint --out $(BUNDLE) --version $(BUNDLE_VERSION) --precision int8-weights --data $(PACKED) --seed 0
 	for part in $(PARTS); do \
 		$(TUNED) $(BIN)/vitascope finetune hd-vila-tiny-$$part --start-from $(RUN)-sound-match/checkpoint --data $(PACKED) \
 			--out $(RUN)-$$part || exit 1; \

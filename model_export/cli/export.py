@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -20,14 +20,18 @@ from model_export.cli.options import (
 from vitascope.cli.main import Commands
 from vitascope.cli.output import print_mapping
 
+if TYPE_CHECKING:
+    from model_export.weights import Precision
+
 DESCRIPTION = """\
 Export a checkpoint or a public model as a bundle: a folder with ONNX graphs, tokenizer, answers, model card and parity
 report, which runs without torch.
 
 Before the bundle is written, the outputs of every graph are compared with the torch model's on random inputs, and with
 --data also on real ones: in float32 they may differ by at most 1e-4, and Recall@1 must be equal. With reduced weights
-embeddings must have a cosine of at least 0.999, and Recall@1 may change by one point. If a check fails, the error names
-the output and the difference, nothing is written, and an existing bundle is unchanged.
+embeddings must have a cosine of at least 0.999, and Recall@1 may change by one point. If a check fails, the weights of
+a checkpoint are rounded less, unless --precision is given; else the error names the output and the difference, nothing
+is written, and an existing bundle is unchanged.
 
 A public model is a folder of transformers (CLIP, SigLIP, X-CLIP, BLIP, ViLT, EmbeddingGemma 2, CLAP, PE-AV) or
 open_clip, the name of such a model on the Hugging Face Hub, which is downloaded, or a folder with a released file of
@@ -86,7 +90,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--precision",
         choices=PRECISIONS,
-        help="storage of weights (default: int8-weights; float32 for a public model)",
+        help="storage of weights (default: int8-weights, or a larger one where rounding changes the outputs too much; "
+        "float32 for a public model)",
     )
     add(
         "--data",
@@ -234,6 +239,7 @@ def _require_out(args: argparse.Namespace) -> None:
 def _export(args: argparse.Namespace, out: Path) -> Path:
     """Export a public model or a checkpoint to `out`."""
     from model_export.export import InitialModel, export_checkpoint
+    from model_export.parity.checks import export_with_fallback
     from model_export.public.export import export_public
     from model_export.public.families import find_model, is_public, read_answers
     from vitascope.bundle.bundle import Bundle
@@ -267,17 +273,21 @@ def _export(args: argparse.Namespace, out: Path) -> Path:
         raise InvalidInput(f"{args.model} is not a public model; --frames, --answers and --allow-pickle are for those")
     folder = args.model if source is None else source.folder
     start = None if args.start_from is None else Bundle.open(args.start_from).manifest
-    return export_checkpoint(
-        folder,
-        out,
-        precision=args.precision or "int8-weights",
-        data=args.data,
-        metrics=args.metrics,
-        initial=None if start is None else InitialModel(calibration=start.calibration, reranking=start.reranking),
-        keep_checkpoint=not args.no_checkpoint and args.budget is None,
-        parts=args.part,
-        **options,
-    )
+
+    def export(precision: Precision) -> Path:
+        return export_checkpoint(
+            folder,
+            out,
+            precision=precision,
+            data=args.data,
+            metrics=args.metrics,
+            initial=None if start is None else InitialModel(calibration=start.calibration, reranking=start.reranking),
+            keep_checkpoint=not args.no_checkpoint and args.budget is None,
+            parts=args.part,
+            **options,
+        )
+
+    return export(args.precision) if args.precision else export_with_fallback("int8-weights", export, log_progress)
 
 
 COMMANDS: Commands = {"export": (add_arguments, run, show)}

@@ -7,6 +7,7 @@ import json
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ from model_export.assemble import write_manifest
 from model_export.export import export_checkpoint
 from model_export.graphs import GraphSpec, export_graph, graph_specs, random_streams, run_torch
 from model_export.parity.cases import random_cases
+from model_export.parity.checks import ParityError
 from model_export.sources import CORPORA, STARTS, languages_of
 from model_export.update import update_metrics
 from tests.chaos import only_by_chaos
@@ -257,6 +259,26 @@ def test_a_terminated_export_leaves_no_files(
     assert exit_info.value.code == 143
     assert list(tmp_path.iterdir()) == []
     assert signal.getsignal(signal.SIGTERM) is handler
+
+
+@pytest.mark.usefixtures("cached_graphs")
+def test_weights_are_rounded_less_where_outputs_change_unless_a_precision_is_given(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compare = export.check_outputs
+
+    def strict(specs: Any, paths: Any, cases: Any, precision: str, *rest: Any) -> Any:
+        if precision == "int8-weights":
+            raise ParityError("video: output 'vector' on real inputs at int8-weights has cosine 0.998")
+        return compare(specs, paths, cases, precision, *rest)
+
+    monkeypatch.setattr(export, "check_outputs", strict)
+    arguments = ["export", str(folders[0]), "--out", str(tmp_path / "mine"), "--data", str(folders[1])]
+    assert main([*arguments, "--precision", "int8-weights"]) == 2
+    assert list(tmp_path.iterdir()) == []
+    assert main(arguments) == 0
+    assert Bundle.open(tmp_path / "mine").manifest.precision == "float16-weights"
+    assert "int8-weights fails the parity check, trying a larger precision: video" in capsys.readouterr().err
 
 
 # Videos of several clips.
