@@ -262,7 +262,7 @@ def test_a_terminated_export_leaves_no_files(
 
 
 @pytest.mark.usefixtures("cached_graphs")
-def test_weights_are_rounded_less_where_outputs_change_unless_a_precision_is_given(
+def test_an_export_without_precision_falls_back_to_a_larger_one(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     compare = export.check_outputs
