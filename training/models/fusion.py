@@ -73,7 +73,7 @@ class FusedModel(nn.Module, ABC):
     """Parameter prefixes of pretrained parts that no stage trains."""
     after_features: tuple[str, ...] = ()
     """Parameter prefixes of the video encoder that stages with `frozen = "visual"` train."""
-    embeds_means: ClassVar[bool] = True
+    embeds_means: bool = True
     """Whether an embedding depends on no more of the features of a video than their means over positions."""
     details: tuple[str, ...] = ()
     """Those of `after_features` that no embedding depends on."""

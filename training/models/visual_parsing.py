@@ -222,13 +222,13 @@ class VisualParsing(FusedModel):
     cfg: VisualParsingConfig
     video: VideoEncoder
     backbones = ("video.swin.",)
-    embeds_means = False
 
     def __init__(self, cfg: VisualParsingConfig) -> None:
         super().__init__(cfg, VideoEncoder(cfg))
         if self.video.has_cnn:
             self.backbones = ("video.cnn.",)
             self.after_features = ("video.swin.", "video.from_cnn.")
+            self.embeds_means = False
         self.mask_embedding = nn.Parameter(torch.randn(cfg.visual_width) * 0.02)
         self.feature_head = nn.Linear(cfg.text_width, cfg.visual_width)
 
