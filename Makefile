@@ -42,7 +42,7 @@ MEASURED := scenes pictogram_videos pictogram_stills flickr8k daquar stamps soun
 # The default bundle is trained in seven runs, each from the checkpoint of the one before. Parts that change nothing else
 # follow, from the last of them.
 PARTS := captions entailment grounding
-BUNDLE_VERSION ?= 1.16.0
+BUNDLE_VERSION ?= 1.17.0
 # Training on CPUs allocates the same large tensors at every step: glibc keeps them, and OpenMP's threads stay awake. A step
 # takes about a sixth less time; the numbers do not change.
 TUNED := OMP_WAIT_POLICY=active MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456
@@ -137,7 +137,7 @@ study-depth: ## of them, the two arms with and without depth maps: needs no othe
 
 study-moments: $(VENV)/.train ## moments by sentences: draws long scenes, embeds them by $(BUNDLE), trains the head, evaluates beside baselines (hours)
 	$(BIN)/python -m training.moments.scenes --out data/moment_scenes --seed 0 --workers 2
-	$(BIN)/vitascope prepare-moments moment_scenes --source data/moment_scenes --bundle $(BUNDLE)
+	$(BIN)/vitascope prepare-moments moment_scenes --source data/moment_scenes --bundle $(BUNDLE) --window-seconds 0.5
 	$(BIN)/vitascope train-moments spans --corpus moment_scenes
 	$(BIN)/vitascope evaluate-moments runs/moments-spans --corpus moment_scenes
 

@@ -222,7 +222,7 @@ class _RequestSettings(_Section):
     """Candidate answers of one question."""
     max_frames: Count = 32
     """Frames of a clip that are scored one by one (EMScore)."""
-    max_moment_windows: Count = 20_000
+    max_moment_windows: Count = 40_000
     """Windows of a video, times texts, of one request for moments; of all results of a refined search; clips of a video
     of one request for chapters."""
     max_caption_clips: Count = 64

@@ -33,8 +33,8 @@ RunGraph = Callable[[Mapping[str, Array]], dict[str, Array]]
 
 MAX_IOU = 0.7
 """Intersection over union above which the moment of the lower score is dropped (non-maximum suppression)."""
-OVERLAP = 64
-"""Windows that two sequences of a long video share: the head of the included bundle sees 31 to either side."""
+OVERLAP = 128
+"""Windows that two sequences of a long video share: the head of the included bundle sees 63 to either side."""
 _TOLERANCE = 1e-3
 """Seconds by which a video may be longer than a whole number of windows: durations are rounded."""
 

@@ -71,12 +71,8 @@ class MomentHead(nn.Module):
     def encode(self, windows: Tensor, window_mask: Tensor, text: Tensor) -> Tensor:
         """Return the states of the windows, (B, T, D)."""
         mask = window_mask.to(windows.dtype)[..., None]
-        similarity = (windows * text[:, None]).sum(dim=-1, keepdim=True)
-        # Each part has a variance of about 1 so that all count from the first step.
-        windows, text = (x * windows.shape[-1] ** 0.5 for x in (windows, text))
-        learned = self.from_window(windows) * self.from_text(text)[:, None]
-        features = torch.cat([windows, windows * text[:, None], 10 * similarity, learned], dim=-1)
-        states = self.project(features) * mask
+        states = self._read(windows, text) * mask
+        text = text * text.shape[-1] ** 0.5  # of a variance of about 1
         if self.patch == 1:
             states = self._over_time(states, mask, text)
         else:
@@ -91,6 +87,24 @@ class MomentHead(nn.Module):
             states = states + self.split(patches).reshape(states.shape[0], -1, states.shape[2])[:, windows]
         normalized: Tensor = self.norm(states)
         return normalized
+
+    def _read(self, windows: Tensor, text: Tensor) -> Tensor:
+        """Return a linear map of what is read of each window: (B, T, D).
+
+        These are its embedding, its products with the sentence's, their sum, and the products of the linear layers.
+        Each is linear in the embedding of the window, so that they are computed by one matrix (D, E) for each sentence.
+        """
+        width, channels = windows.shape[-1], self.from_window.out_features
+        # Each part has a variance of about 1 so that all count from the first step.
+        windows, text = windows * width**0.5, text * width**0.5
+        parts = torch.split(self.project.weight, [width, width, 1, channels], dim=1)
+        of_window, of_product, of_similarity, of_learned = parts
+        of_learned = of_learned * self.from_text(text)[:, None]
+        weight = of_window + (of_product + of_similarity * (10 / width)) * text[:, None]
+        weight = weight + of_learned @ self.from_window.weight
+        bias = self.project.bias + of_learned @ self.from_window.bias
+        states: Tensor = windows @ weight.transpose(1, 2) + bias[:, None]
+        return states
 
     def _over_time(self, states: Tensor, mask: Tensor, text: Tensor) -> Tensor:
         for layer in self.layers:

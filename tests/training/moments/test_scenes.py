@@ -29,7 +29,7 @@ def test_scenes_have_many_events_that_overlap_and_repeat() -> None:
         assert not world.held_out
         events = events_of(world)
         assert SECONDS[0] <= seconds <= SECONDS[1]
-        assert EVENTS[0] <= len(events) <= EVENTS[1]
+        assert EVENTS["train"][0] <= len(events) <= EVENTS["train"][1]
         assert all(EVENT_SECONDS[0] - 0.01 <= end - start <= EVENT_SECONDS[1] + 0.01 for start, end in events)
         assert events[-1][1] < seconds
         overlapping += sum(later[0] < earlier[1] for earlier, later in pairwise(events))
