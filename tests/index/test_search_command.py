@@ -121,7 +121,7 @@ def test_errors_name_the_argument(arguments: list[str], message: str, capsys: py
     assert message in output.err
 
 
-def test_text_output_shows_how_many_clips_a_result_has_where_that_is_more_than_one(
+def test_text_output_shows_the_clips_of_a_result_and_its_moment_in_tenths_of_a_second(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     capsys.readouterr()
@@ -131,9 +131,11 @@ def test_text_output_shows_how_many_clips_a_result_has_where_that_is_more_than_o
     assert heading.split() == ["relevance", "match", "similarity", "clip", "video"]
     assert best.rstrip().endswith("red.png")
     [result] = search(capsys, *command[1:])["results"]
-    print_results([{**result, "clip_count": 3}], Console(width=200))
-    heading, _ = capsys.readouterr().out.splitlines()
-    assert heading.split() == ["relevance", "match", "similarity", "clip", "clips", "video"]
+    moment = {"start": 59.96, "end": 61.5, "score": 0.75}
+    print_results([{**result, "clip_count": 3, "moment": moment}], Console(width=200))
+    heading, best = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["relevance", "match", "similarity", "clip", "moment", "clips", "video"]
+    assert " 1:00.0-1:01.5 (0.750) " in best
 
 
 def test_results_are_events_by_default(capsys: pytest.CaptureFixture[str]) -> None:

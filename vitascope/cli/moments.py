@@ -12,13 +12,13 @@ from rich.markup import escape
 
 from vitascope.cli.completion import no_completion
 from vitascope.cli.options import add_bundle, add_engine, add_model, add_server, server_url
-from vitascope.cli.output import format_score, format_time, plain_table
+from vitascope.cli.output import format_score, format_tenths, plain_table
 
 EPILOG = """\
 Each sentence gets its best moments: spans of the video, finer than the clips that a search returns, with scores from 0
 to 1. There are moments even if the sentence is true of nothing: their scores are low. --json adds the probability
-that the sentence is true of each second or so of the video. The bundle needs the task `moments` (`vitascope bundle
-inspect`).
+that the sentence is true of each window of the video, half a second with the included bundle. The bundle needs the
+task `moments` (`vitascope bundle inspect`).
 
 examples:
   vitascope moments film.mp4 "a red square moves left" "a star rotates"
@@ -81,17 +81,12 @@ def show(result: dict[str, Any], console: Console) -> None:
         for rank, moment in enumerate(entry["moments"]):
             table.add_row(
                 format_score(moment["score"]),
-                _format_tenths(moment["start"]),
-                _format_tenths(moment["end"]),
+                format_tenths(moment["start"]),
+                format_tenths(moment["end"]),
                 escape(entry["text"]),
                 style="bold" if rank == 0 else None,
             )
     console.print(table)
-
-
-def _format_tenths(seconds: float) -> str:
-    tenths = round(seconds * 10)
-    return f"{format_time(tenths // 10)}.{tenths % 10}"
 
 
 COMMANDS = {"moments": (add_arguments, run, show)}

@@ -69,6 +69,12 @@ def format_time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def format_tenths(seconds: float) -> str:
+    """Format seconds as ``format_time`` does, with tenths."""
+    tenths = round(seconds * 10)
+    return f"{format_time(tenths // 10)}.{tenths % 10}"
+
+
 class ProgressBar:
     """Progress bar on standard error; invisible without a terminal, or when quiet."""
 
@@ -142,7 +148,9 @@ def print_results(results: Sequence[Mapping[str, Any]], console: Console) -> Non
 
 
 def _format_moment(moment: Mapping[str, float] | None) -> str:
-    return "-" if moment is None else f"{format_span(moment['start'], moment['end'])} ({format_score(moment['score'])})"
+    if moment is None:
+        return "-"
+    return f"{format_tenths(moment['start'])}-{format_tenths(moment['end'])} ({format_score(moment['score'])})"
 
 
 def quote(text: str) -> str:
