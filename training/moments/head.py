@@ -71,8 +71,9 @@ class MomentHead(nn.Module):
     def encode(self, windows: Tensor, window_mask: Tensor, text: Tensor) -> Tensor:
         """Return the states of the windows, (B, T, D)."""
         mask = window_mask.to(windows.dtype)[..., None]
+        # Each part that is read has a variance of about 1 so that all count from the first step.
+        windows, text = (x * windows.shape[-1] ** 0.5 for x in (windows, text))
         states = self._read(windows, text) * mask
-        text = text * text.shape[-1] ** 0.5  # of a variance of about 1
         if self.patch == 1:
             states = self._over_time(states, mask, text)
         else:
@@ -95,8 +96,6 @@ class MomentHead(nn.Module):
         Each is linear in the embedding of the window, so that they are computed by one matrix (D, E) for each sentence.
         """
         width, channels = windows.shape[-1], self.from_window.out_features
-        # Each part has a variance of about 1 so that all count from the first step.
-        windows, text = windows * width**0.5, text * width**0.5
         parts = torch.split(self.project.weight, [width, width, 1, channels], dim=1)
         of_window, of_product, of_similarity, of_learned = parts
         of_learned = of_learned * self.from_text(text)[:, None]
