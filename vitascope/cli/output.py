@@ -57,11 +57,6 @@ def plain_table(*columns: str) -> Table:
     return table
 
 
-def format_span(start: float, end: float) -> str:
-    """Format start and end in seconds as ``m:ss-m:ss``; empty for an image, which has no duration."""
-    return "" if end <= start else f"{format_time(start)}-{format_time(end)}"
-
-
 def format_time(seconds: float) -> str:
     """Format seconds as ``m:ss``, or ``h:mm:ss`` from an hour on."""
     minutes, rest = divmod(int(seconds), 60)
@@ -73,6 +68,11 @@ def format_tenths(seconds: float) -> str:
     """Format seconds as ``format_time`` does, with tenths."""
     tenths = round(seconds * 10)
     return f"{format_time(tenths // 10)}.{tenths % 10}"
+
+
+def format_span(start: float, end: float, format_seconds: Callable[[float], str] = format_time) -> str:
+    """Format start and end in seconds as ``m:ss-m:ss``; empty for an image, which has no duration."""
+    return "" if end <= start else f"{format_seconds(start)}-{format_seconds(end)}"
 
 
 class ProgressBar:
@@ -150,7 +150,7 @@ def print_results(results: Sequence[Mapping[str, Any]], console: Console) -> Non
 def _format_moment(moment: Mapping[str, float] | None) -> str:
     if moment is None:
         return "-"
-    return f"{format_tenths(moment['start'])}-{format_tenths(moment['end'])} ({format_score(moment['score'])})"
+    return f"{format_span(moment['start'], moment['end'], format_tenths)} ({format_score(moment['score'])})"
 
 
 def quote(text: str) -> str:
