@@ -42,8 +42,9 @@ class Candidate:
         words: weighted score of the query's words in its speech, screen text, caption and name, 0 to 1.
         word_scores: score of the query's words by signal that has any.
         sound: weighted evidence that its sound fits, 0 to 1; None: not compared.
-        fit: probability that its pictures fit all texts of a query with several; None: similarity ranks.
-        fits: probability that its pictures fit each text of such a query; empty without ``fit``.
+        fits: probabilities that its pictures fit each text of a query with several; empty for other queries.
+        contrasted: such probabilities for each text of positive weight less those of negative weight.
+        sounds: evidence that its sound fits each of these, 0 to 1; empty: not compared.
     """
 
     clip_id: int
@@ -53,8 +54,9 @@ class Candidate:
     words: float = 0.0
     word_scores: Mapping[WordSignal, float] = field(default_factory=dict)
     sound: float | None = None
-    fit: float | None = None
     fits: tuple[float, ...] = ()
+    contrasted: tuple[float, ...] = ()
+    sounds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +169,12 @@ def word_matches(
     video_of = {clip_id: video_id for video_id, clip_ids in named.items() for clip_id in clip_ids}
     ids = {*scores, *chain.from_iterable(named.values())}
     similarity = stored_cosines(connection, ids, query, main)
-    if len(similarity) < len(ids):
-        other: Signal = "audio" if main == "visual" else "visual"
-        similarity |= stored_cosines(connection, ids - similarity.keys(), query, other)
+    other: Signal = "audio" if main == "visual" else "visual"
+    similarity |= stored_cosines(connection, ids - similarity.keys(), query, other)
+    highest = dict(similarity)
+    if clip_filter.min_similarity >= -1:
+        for clip_id, cosine in stored_cosines(connection, ids, query, other).items():
+            highest[clip_id] = max(highest[clip_id], cosine)
     for video_id, clip_ids in named.items():
         present = sorted((i for i in clip_ids if i in similarity), key=lambda i: (-similarity[i], i))
         for clip_id in present[:CLIPS_PER_NAME]:
@@ -180,7 +185,7 @@ def word_matches(
         (
             WordMatch(clip_id, similarity[clip_id], text_weight * score.score, score.has_phrase, by_signal[clip_id])
             for clip_id, score in weighed.items()
-            if similarity.get(clip_id, -3.0) >= clip_filter.min_similarity
+            if highest.get(clip_id, -3.0) >= clip_filter.min_similarity
         ),
         key=lambda match: (-match.score, not match.has_phrase, -match.similarity, match.clip_id),
     )

@@ -1,6 +1,6 @@
 """Fusion of the rankings of a search by signal: each signal is independent evidence that a clip fits.
 
-Shape letters: C clips, N sampled clips, D embedding dim.
+Shape letters: C clips, N sampled clips, P texts of positive weight, D embedding dim.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from index.records import SIGNALS, Float32, SearchSignal, Signal
 from index.search.candidates import RANK_DEPTH, Candidate, WordMatch, main_signal, stored_cosines
-from index.storage.queries import count_embeddings, sample_embeddings
+from index.storage.queries import count_embeddings, load_embeddings, sample_embeddings
 from vitascope.bundle.manifest import Calibration
 from vitascope.scoring import combine_evidence, joint_evidence, similarity_probability, sound_evidence
 
@@ -45,6 +45,14 @@ def is_calibrated(calibration: Calibration | None) -> bool:
     return calibration is not None and calibration.similarity_scale is not None
 
 
+class TextEvidence(NamedTuple):
+    """A text of a query with several: its embedding (D,), the exponent of its probability, and how it is compared."""
+
+    embedding: Float32
+    exponent: float
+    evidence: Evidence
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """How similarities and words are compared.
@@ -54,12 +62,14 @@ class Evidence:
         calibration: of cosines with pictures; None if there is none for the query.
         spreads: of the query's cosines by embedding signal; without it: not needed or not known.
         sounds: number of clips with sound.
+        texts: of a query with several, of positive weight; clips should fit all of them.
     """
 
     weights: Mapping[SearchSignal, float]
     calibration: Calibration | None
     spreads: Mapping[Signal, Spread]
     sounds: int = 0
+    texts: tuple[TextEvidence, ...] = ()
 
     @property
     def searches_embeddings(self) -> bool:
@@ -151,10 +161,10 @@ def fuse(
     """
     if not matches and len(rankings) == 1:
         (candidates,) = rankings.values()
-        return with_sound(candidates[:depth], evidence)
+        return with_sound(connection, candidates[:depth], evidence)
     merged = _merge(connection, query, rankings, matches)
     phrases = {match.clip_id for match in matches if match.has_phrase}
-    candidates = with_sound(merged, evidence)
+    candidates = with_sound(connection, merged, evidence)
     words = np.array([candidate.words for candidate in candidates])
     scores = combine_evidence(words, signal_evidence(candidates, evidence)).tolist()
 
@@ -199,17 +209,20 @@ def _merge(
                 ranks if match is None else {**ranks, **match.ranks},
                 words=0.0 if match is None else match.score,
                 word_scores={} if match is None else match.scores,
-                fit=None if pictured is None else pictured.fit,
                 fits=() if pictured is None else pictured.fits,
+                contrasted=() if pictured is None else pictured.contrasted,
             )
         )
     return merged
 
 
-def with_sound(candidates: Sequence[Candidate], evidence: Evidence) -> list[Candidate]:
+def with_sound(connection: sqlite3.Connection, candidates: Sequence[Candidate], evidence: Evidence) -> list[Candidate]:
     """Return candidates with the evidence of their sound, if that is searched."""
-    if "audio" not in evidence.weights:
+    if "audio" not in evidence.weights or not candidates:
         return list(candidates)
+    if evidence.texts:
+        fits = _sound_fits(connection, candidates, evidence.texts).tolist()
+        return [replace(candidate, sounds=tuple(row)) for candidate, row in zip(candidates, fits, strict=True)]
     cosines = np.array([candidate.cosines.get("audio", -1.0) for candidate in candidates], np.float64)
     pictures = np.array([candidate.cosines.get("visual", np.nan) for candidate in candidates], np.float64)
     values = evidence.weights["audio"] * evidence.of_sound(cosines, pictures)
@@ -219,13 +232,42 @@ def with_sound(candidates: Sequence[Candidate], evidence: Evidence) -> list[Cand
     ]
 
 
+def _sound_fits(
+    connection: sqlite3.Connection, candidates: Sequence[Candidate], texts: Sequence[TextEvidence]
+) -> Float64:
+    """Return the evidence (C, P) that the sound of candidates fits each of P texts; 0 without sound."""
+    ids, dim = [candidate.clip_id for candidate in candidates], len(texts[0].embedding)
+    missing = np.full(dim, np.nan, np.float32)
+    stored = [load_embeddings(connection, ids, dim, signal) for signal in ("audio", "visual")]
+    heard, seen = (np.stack([embeddings.get(clip_id, missing) for clip_id in ids]) for embeddings in stored)
+    values = [
+        # Not matrix products, in which equal rows may have products that differ in the last bit.
+        text.evidence.of_sound((heard * text.embedding).sum(axis=1), (seen * text.embedding).sum(axis=1))
+        for text in texts
+    ]
+    return np.nan_to_num(np.stack(values, axis=1))
+
+
 def signal_evidence(candidates: Sequence[Candidate], evidence: Evidence) -> Float64:
     """Return the combined evidence (C,) that the pictures and sound of candidates fit."""
+    if evidence.texts:
+        return _fit_of_all_texts(candidates, evidence)
     cosines = np.array([candidate.cosines.get("visual", -1.0) for candidate in candidates], np.float64)
-    fits = [
-        (fit if candidate.fit is None else candidate.fit) if "visual" in candidate.cosines else 0.0
-        for candidate, fit in zip(candidates, evidence.of_pictures(cosines).tolist(), strict=True)
-    ]
-    seen = evidence.weights.get("visual", 0.0) * np.array(fits)
+    has_pictures = np.array(["visual" in candidate.cosines for candidate in candidates], bool)
+    seen = evidence.weights.get("visual", 0.0) * np.where(has_pictures, evidence.of_pictures(cosines), 0.0)
     heard = np.array([candidate.sound or 0.0 for candidate in candidates])
     return evidence.combine(seen, heard)
+
+
+def _fit_of_all_texts(candidates: Sequence[Candidate], evidence: Evidence) -> Float64:
+    """Return the evidence (C,) that the pictures or the sound of candidates fit each of several texts."""
+    fits = np.zeros((len(SIGNALS), len(candidates), len(evidence.texts)))
+    for row, candidate in enumerate(candidates):
+        for signal, values in zip(fits, (candidate.contrasted, candidate.sounds), strict=True):
+            signal[row] = values or 0.0
+    weights = [evidence.weights.get(signal, 0.0) for signal in SIGNALS]
+    largest = max(weights)
+    seen, heard = (weight / (largest or 1.0) * values for weight, values in zip(weights, fits, strict=True))
+    exponents = [text.exponent for text in evidence.texts]
+    product: Float64 = np.prod(combine_evidence(seen, heard) ** exponents, axis=1)
+    return largest * product

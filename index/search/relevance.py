@@ -85,12 +85,13 @@ def clip_relevance(
     for candidate in candidates:
         score = scores.get(candidate.clip_id)
         fused, has_sound = (None, False) if score is None else (score.fused, score.has_sound)
-        row = probabilities.get(candidate.clip_id, [])
+        row = probabilities.get(candidate.clip_id) or ([0.0] * len(request.conditions) if candidate.sounds else [])
+        sounds = iter(candidate.sounds)
         words = candidate.words if candidate.words >= MOST_WORDS else 0.0
         conditions = []
         for part, probability in zip(request.conditions, row, strict=False):
             fit = probability if fused is None or part.weight < 0 else fused
-            fit = max(fit, words) if part.weight > 0 else fit
+            fit = max(fit, words, next(sounds, 0.0)) if part.weight > 0 else fit
             conditions.append(Condition(part.text, part.weight, fit, (fit >= GOOD_MATCH) == (part.weight > 0)))
         value = row[0] if request.is_text and fused is None and row else fused
         if request.is_text and is_calibrated(request.calibration) and candidate.sound is not None and not has_sound:
@@ -203,7 +204,7 @@ def condition_candidates(
         depth: number of clips, if there are so many, that are complete and in order.
         clip_ids: clips to include, even if they are not near any text.
     """
-    texts, contrasts, exponents = _contrasted_texts(request.conditions)
+    texts, contrasts, exponents = contrasted_texts(request.conditions)
     nearest = replace(clip_filter, min_similarity=-2.0)
     pool = set(clip_ids)
     for text in texts:
@@ -227,14 +228,14 @@ def condition_candidates(
             float(similarities[index]),
             {"visual": float(similarities[index])},
             {"visual": rank},
-            fit=float(fit[index]),
             fits=tuple(fits[index].tolist()),
+            contrasted=tuple(contrasted[index].tolist()),
         )
         for rank, index in enumerate(order, 1)
     ]
 
 
-def _contrasted_texts(
+def contrasted_texts(
     parts: Sequence[TextPart],
 ) -> tuple[Float32, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Subtract the texts of negative weight from each of positive weight.

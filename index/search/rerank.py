@@ -187,7 +187,7 @@ def _best_pairs(
         Candidate(clip_id, cosine, {signal: own[clip_id] for signal, own in cosines.items() if clip_id in own})
         for clip_id, cosine in cosines["visual"].items()
     ]
-    values = signal_evidence(with_sound(candidates, evidence), evidence).tolist()
+    values = signal_evidence(with_sound(connection, candidates, evidence), evidence).tolist()
     pairs = [_Pair(text, candidate, value) for candidate, value in zip(candidates, values, strict=True)]
     pairs.sort(key=lambda pair: (-pair.evidence, -pair.candidate.similarity))
     return pairs[:RERANK_CLIPS_PER_VIDEO]

@@ -21,13 +21,14 @@ from index.search.candidates import (
     vector_candidates,
     word_matches,
 )
-from index.search.fusion import SAMPLE_SIZE, Evidence, fuse, measure_evidence
+from index.search.fusion import SAMPLE_SIZE, Evidence, TextEvidence, fuse, measure_evidence
 from index.search.grouping import Group, event_thresholds, group_by_event, group_by_video
 from index.search.relevance import (
     Condition,
     SearchWarning,
     clip_relevance,
     condition_candidates,
+    contrasted_texts,
     has_several_conditions,
     lowest_similarity,
     match_warnings,
@@ -171,8 +172,7 @@ def search(
         position = _start_position(collection, connection, request.after)
         embedding = query_embedding(connection, request.parts, collection.embed_dim)
         clip_filter = _candidate_filter(connection, request, position, weights)
-        calibration = request.calibration if request.is_text else None
-        [evidence] = measure_evidence(connection, weights, calibration, embedding[None], position.newest_clip)
+        evidence = _measure_evidence(connection, request, weights, embedding, position.newest_clip)
         vectors = {signal: snapshots[signal] for signal in embedded}
         ranking = _rank(connection, vectors, embedding, request, clip_filter, position, evidence)
         if model is None or not ranking.rerank_count:
@@ -225,6 +225,23 @@ def _start_position(
             f"cursor: collection {collection.name} was replaced since; a new search, without a cursor, was expected"
         )
     return replace(after, change=change)
+
+
+def _measure_evidence(
+    connection: sqlite3.Connection,
+    request: SearchRequest,
+    weights: Mapping[SearchSignal, float],
+    embedding: Float32,
+    newest_clip: int,
+) -> Evidence:
+    """Return how the signals of a request, and of each of its texts if there are several, are compared."""
+    if not has_several_conditions(request):
+        calibration = request.calibration if request.is_text else None
+        return measure_evidence(connection, weights, calibration, embedding[None], newest_clip)[0]
+    texts, _, exponents = contrasted_texts(request.conditions)
+    queries = np.stack([embedding, *texts])
+    evidence, *by_text = measure_evidence(connection, weights, request.calibration, queries, newest_clip)
+    return replace(evidence, texts=tuple(map(TextEvidence, texts, exponents.tolist(), by_text)))
 
 
 def _candidate_filter(

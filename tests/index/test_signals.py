@@ -15,6 +15,7 @@ from index.collection import Collection, NewClip, NewVideo
 from index.collection_store import CollectionStore
 from index.jobs.jobs import list_items
 from index.jobs.runner import run_job
+from index.recognitions import store_speech
 from index.records import SearchSignal
 from index.search.request import ClipPart
 from index.search.rerank import default_rerank, score_best_clips, stores_audio_tokens
@@ -26,11 +27,14 @@ from index.transfer.reembed import reembed
 from index.vectors.interface import BACKEND_KEY
 from index.vectors.snapshot import SNAPSHOT_NAMES
 from tests.index.jobs.fixtures import create_folder_job, ingest_file
+from tests.index.sample_data import content
 from tests.index.searches import search_hits, text_part
 from tests.media_files import write_audio, write_color_video
 from tests.small_bundle import AUDIO, TONES, make_small_bundle
+from vitascope.bundle.manifest import Calibration
 from vitascope.errors import InvalidInput, MediaError, MediaUnsupported, StorageError
 from vitascope.model import Model
+from vitascope.speech.interface import SpeechSegment
 
 RATE = 8000
 WITH_SOUND = ("retrieval", "audio_retrieval", "matching")
@@ -119,6 +123,35 @@ def check(collection: Collection, model: Model) -> None:
 
 def test_sound_is_indexed_beside_pictures_and_alone(library: CollectionStore, models: tuple[Model, Model]) -> None:
     check(library.open("videos"), models[0])
+
+
+def test_a_bound_of_similarity_keeps_the_words_of_a_clip_whose_sound_has_it(
+    library: CollectionStore, models: tuple[Model, Model]
+) -> None:
+    collection = library.open("videos")
+    blue = next(video for video in collection.videos() if video.title == "blue")
+    store_speech(collection, blue.id, [SpeechSegment(0, 2, "a blue thing")], model="recognizer")
+    signals = search_hits(collection, models[0], "a blue thing")[0].signals
+    bound = (signals["visual"].score + signals["audio"].score) / 2
+    (hit,) = search_hits(collection, models[0], "a blue thing", min_similarity=bound)
+    assert set(hit.signals) == {"audio", "name", "speech"}
+
+
+def test_a_clip_that_meets_all_conditions_ranks_above_a_sound_that_meets_one(
+    library: CollectionStore, models: tuple[Model, Model]
+) -> None:
+    collection = library.create("mixed", models[0])
+    red, green = models[0].embed_text(["a red thing", "a green thing"])
+    clips = {"both": (red + green, None), "heard": (None, red), "seen and heard": (green, red)}
+    for number, (title, (pictures, sound)) in enumerate(clips.items()):
+        tokens = None if pictures is None else np.zeros(collection.token_shapes["visual"])
+        size = (0, 0) if pictures is None else (8, 8)
+        clip = NewClip(0, 8, pictures, tokens, audio_embedding=sound)
+        collection.add_video(NewVideo(content(number), f"/{number}.mp4", title, 8.0, *size), [clip])
+    parts = [text_part(models[0], "a red thing"), text_part(models[0], "a green thing")]
+    hits = search_hits(collection, models[0], *parts, calibration=Calibration(similarity_scale=12, similarity_bias=-6))
+    met = {hit.hit.video.title: [condition.met for condition in hit.conditions or ()] for hit in hits}
+    assert list(met.items()) == [("seen and heard", [True, True]), ("both", [True, True]), ("heard", [True, False])]
 
 
 def test_a_text_and_a_clip_are_searched_in_pictures_and_sound(
