@@ -58,7 +58,7 @@ class TextMatcher:
         """Prepare to find words with the stemming of a collection, ``close`` afterwards."""
         terms = [f'"{term}"' for term in query.terms if not term.endswith("*")]
         self._expression = " OR ".join([*terms, *(f'"{literal}"' for literal in query.literals)])
-        self._prefixes = tuple(term[:-1] for term in query.terms if term.endswith("*"))
+        self._prefixes = [f" {fold(term[:-1])}" for term in query.terms if term.endswith("*")]
         self._connection = sqlite3.connect(":memory:", isolation_level=None)
         self._connection.execute(f"CREATE VIRTUAL TABLE texts USING fts5(text, tokenize = {TOKENIZERS[stemming]})")
 
@@ -101,8 +101,7 @@ class TextMatcher:
     def _flags(self, words: Sequence[_Word]) -> list[bool]:
         """Return for each word whether it matches."""
         indexed = [normalize_for_index(word.text) for word in words]
-        parts = [fold(text).split() for text in indexed]
-        flags = [any(part.startswith(self._prefixes) for part in own) for own in parts]
+        flags = [any(prefix in f" {fold(text)}" for prefix in self._prefixes) for text in indexed]
         if not self._expression:
             return flags
         self._connection.execute("DELETE FROM texts")

@@ -45,7 +45,11 @@ TEXT_FIELDS = ("content_sha256", "path", "title", "text", "screen_text", "captio
 """The text fields of every video and clip; the others are numbers."""
 _SQL_OPERATORS = {"eq": "=", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 # Starts and ends are rounded when they are computed: lengths compare to the microsecond.
-_SQL_COLUMNS = {"video_id": "videos.id", "length": "round(clips.end - clips.start, 6)"}
+_SQL_COLUMNS = {
+    "video_id": "videos.id",
+    "path": "coalesce(videos.source_uri, videos.path)",  # as results show it
+    "length": "round(clips.end - clips.start, 6)",
+}
 
 
 @dataclass(frozen=True, slots=True)

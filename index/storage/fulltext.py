@@ -140,12 +140,12 @@ def fold(indexed: str) -> str:
 
 def parse_words(texts: Sequence[str]) -> WordQuery:
     """Return the words of the texts of a query."""
-    prefixes = [fold(prefix) + "*" for text in texts for prefix in _PREFIX.findall(text)]
+    prefixes = [prefix + "*" for text in texts for prefix in map(_lowered, _PREFIX.findall(text)) if prefix]
     terms = [term.lower() for text in texts for term in _split_terms(_PREFIX.sub(" ", text))]
     significant = [term for term in terms if term not in _STOP_WORDS] or ([] if prefixes else terms)
     phrase = normalize_for_index(texts[0]) if len(texts) == 1 and not prefixes else ""
     pairs = {pair for text in texts for pair in _pairs(normalize_for_index(text)) if not _STOP_WORDS.issuperset(pair)}
-    quoted = [fold(normalize_for_index(part)) for text in texts for part in _LITERAL.findall(text)]
+    quoted = [_lowered(part) for text in texts for part in _LITERAL.findall(text)]
     return WordQuery(
         list(dict.fromkeys([*prefixes, *significant]))[:MAX_TERMS],
         phrase if " " in phrase else "",
@@ -298,7 +298,7 @@ def literal_clips(connection: sqlite3.Connection, literal: str, signals: Iterabl
         matching = f"SELECT rowid FROM {table} WHERE {table} MATCH ? AND has_words({text}, ?)"
         if signal == "name":
             matching = f"SELECT id FROM clips WHERE video_id IN ({matching})"
-        ids += [row[0] for row in connection.execute(matching, (f'"{literal}"', literal))]
+        ids += [row[0] for row in connection.execute(matching, (f'"{literal}"', fold(literal)))]
     allowed = np.zeros(max(ids, default=-1) + 1, dtype=bool)
     allowed[ids] = True
     return allowed
@@ -335,6 +335,11 @@ def best_scores(scores: Mapping[int, WordScore], count: int) -> list[tuple[int, 
     return sorted(scores.items(), key=lambda pair: (-pair[1].score, not pair[1].has_phrase, pair[0]))[:count]
 
 
+def _lowered(text: str) -> str:
+    """Return the indexed form of a text in lower case; diacritics stay, which FTS5 removes from Latin letters alone."""
+    return normalize_for_index(text).lower()
+
+
 def _pairs(indexed: str) -> Iterator[tuple[str, str]]:
     """Return the neighbouring words of a text in its indexed form."""
     return pairwise(indexed.lower().split())
@@ -346,7 +351,10 @@ def _expression(words: str) -> _Expression:
         return f'"{words}"', ""
     prefix = words[:-1]
     head = prefix[:STEM_PREFIX]
-    return f'"{head.rstrip("y") or head}" *', prefix  # the stem of "try" is "tri"
+    expression = f'"{head.rstrip("y") or head}" *'  # the stem of "try" is "tri"
+    if prefix[2:3] in (prefix[1], "e", "i"):  # those of "adding", "tied" and "being" are "ad", "ti" and "be"
+        expression += f' OR "{prefix[:2]}"'
+    return expression, fold(prefix)
 
 
 def _define_functions(connection: sqlite3.Connection) -> None:

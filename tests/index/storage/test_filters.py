@@ -76,6 +76,14 @@ def test_a_filter_matches(
     assert matching(collection, filter_json) == by_hand(condition)
 
 
+def test_the_path_of_a_copied_file_is_where_it_came_from(tmp_path: Path) -> None:
+    with new_collection(tmp_path) as collection:
+        video = NewVideo(content(1), "media/job-1/a", "video 7", 8.0, 8, 8, source_uri="https://example.org/a.mp4")
+        collection.add_video(video, [NewClip(0, 8, np.ones(WIDTH), np.zeros(TOKENS))])
+        assert matching(collection, {"path": {"prefix": "https://example.org/"}}) == [7]
+        assert not matching(collection, {"path": {"prefix": "media/"}})
+
+
 DAY = 86_400
 OFFSETS = [-DAY, -1.0, 0.0, 1.0, DAY / 2, DAY - 1.0, DAY, DAY * 1.5]
 """Seconds since the start of 2026-03-31."""

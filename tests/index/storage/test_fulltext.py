@@ -221,19 +221,23 @@ def test_a_prefix_matches_words_and_a_quote_the_words_themselves(tmp_path: Path)
         "two red foxes",
         "a red fox hides",
         "try",
+        "adding pies, tied",
+        "Чайка над 한국",
     ]
     with new_collection(tmp_path) as collection:
         ids = add(collection, 1, "Talk", *texts, *[""] * 30)
-        for text, numbers in (("haus*", [0, 1]), ("hauen", [1]), ("generaliza*", [2]), ("tr*", [5]), ("tri*", [])):
+        clips_by_text = {"haus*": [0, 1], "hauen": [1], "generaliza*": [2], "tr*": [5], "tri*": []}
+        clips_by_text |= {"add*": [6], "pie*": [6], "tie*": [6], "чай*": [7], "한국*": [7]}
+        for text, numbers in clips_by_text.items():
             assert matches_of(collection, text) == [ids[number] for number in numbers], text
-        literals = parse_words(['show "Red FOX" and \u201etwo red\u201c, not 5" or 3"']).literals
-        assert literals == ("red fox", "two red")
+        literals = parse_words(['show "Red FOX" and \u201etwo red\u201c, "чайка", "한국", not 5" or 3"']).literals
+        assert literals == ("red fox", "two red", "чайка", "한 국")
         with collection.catalogue.read() as connection:
             named, spoken = (
                 [np.flatnonzero(literal_clips(connection, literal, [signal])).tolist() for literal in quoted]
                 for signal, quoted in (("name", ("talk", "talks")), ("speech", literals))
             )
-        assert (named, spoken) == ([ids, []], [[ids[4]], [ids[3]]])
+        assert (named, spoken) == ([ids, []], [[ids[4]], [ids[3]], [ids[7]], [ids[7]]])
 
 
 def change_and_interrupt(collection: Collection) -> None:
