@@ -26,7 +26,7 @@ from vitascope.cli.options import (
     server_url,
 )
 from vitascope.cli.output import ProgressBar, plain_table, print_files
-from vitascope.errors import InvalidInput
+from vitascope.errors import InvalidInput, StorageError
 
 if TYPE_CHECKING:
     from index.cli.local_backend import LocalBackend
@@ -244,9 +244,13 @@ def _reembed(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _drop(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
-    collection = {"vectors": None, **backend.get_collection(args.name)}
-    contents = f"{collection['videos']} videos, {collection['clips']} clips"
-    require_confirmation(args, f"collection {args.name} holds {contents}")
+    try:
+        collection = {"vectors": None, **backend.get_collection(args.name)}
+        contents = f"holds {collection['videos']} videos, {collection['clips']} clips"
+    except StorageError as error:  # a damaged one can be dropped, too
+        collection = {"name": args.name, "videos": None, "clips": None, "vectors": None}
+        contents = f"cannot be read ({error})"
+    require_confirmation(args, f"collection {args.name} {contents}")
     left = backend.delete_collection(args.name)
     return {**{key: collection[key] for key in ("name", "videos", "clips", "vectors")}, "left_in_milvus": left or []}
 
@@ -300,7 +304,7 @@ def show(result: dict[str, Any], console: Console) -> None:
             "backup": f"collection {name} backed up to {path}: {size}",
             "restore": f"collection {name} restored from {path}: {contents}",
             "reembed": f"collection {name}: {contents}, bundle {result.get('bundle')}",
-            "drop": f"collection {name} deleted: {contents}",
+            "drop": f"collection {name} deleted" + ("" if result.get("videos") is None else f": {contents}"),
         }[result["action"]]
     )
     if result["action"] == "reembed":

@@ -23,6 +23,7 @@ from index.jobs.records import Job, JobItem, JobOptions
 from index.jobs.sources.source_types import Source, read_source
 from index.pagination import decode_cursor, paginate
 from index.storage.filters import parse_filter
+from index.storage.fulltext import check_stemming
 from vitascope.cli.options import collections_folder, default_roots, default_vectors
 from vitascope.errors import CollectionNotFound, Conflict, VitascopeError
 from vitascope.job_states import FINAL_JOB_STATES, ItemState, JobState
@@ -168,6 +169,7 @@ class LocalBackend:
         stemming: str | None = None,
         **recognition: Unpack[RecognitionChanges],
     ) -> JSON:
+        from index.jobs.recognition_settings import RecognitionSettings, merge_settings, write_recognition_settings
         from vitascope.bundle.bundle import Bundle
         from vitascope.visual_token_codec import check_encoding
 
@@ -175,10 +177,11 @@ class LocalBackend:
         encoding = TOKEN_ENCODING if token_encoding is None else check_encoding(token_encoding)
         options: JSON = {"index_kind": index_kind, "dimensions": dimensions, "stemming": stemming}
         manifest = Bundle.open(self._bundle).manifest
+        settings = merge_settings(RecognitionSettings(), **recognition)
         collection = self.store(create=True).create(
             name, manifest, token_encoding=encoding, **{k: v for k, v in options.items() if v is not None}
         )
-        self.recognition.store_settings(collection, **recognition)
+        write_recognition_settings(collection, settings)
         return collection_view(collection)
 
     def update_collection(
@@ -189,13 +192,24 @@ class LocalBackend:
         stemming: str | None = None,
         **recognition: Unpack[RecognitionChanges],
     ) -> JSON:
+        from index.jobs.recognition_settings import (
+            merge_settings,
+            read_recognition_settings,
+            write_recognition_settings,
+        )
+
         collection = self.open_collection(name)
-        self.recognition.store_settings(collection, **recognition)
-        if index_kind is not None:
+        old = read_recognition_settings(collection)
+        settings = merge_settings(old, **recognition)
+        if stemming is not None:
+            check_stemming(stemming)
+        if index_kind is not None:  # the last that can be wrong: nothing is changed before
             collection.set_index_kind(index_kind)
             collection.wait_for_index()  # the next process would have to start an unfinished build again
         if stemming is not None:
             collection.set_stemming(stemming)
+        if settings != old:
+            write_recognition_settings(collection, settings)
         return collection_view(collection)
 
     def delete_collection(self, name: str) -> list[str]:

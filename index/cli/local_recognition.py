@@ -16,7 +16,6 @@ from index.jobs.recognition_settings import (
     RecognitionSettings,
     merge_settings,
     read_recognition_settings,
-    write_recognition_settings,
 )
 from vitascope.media.limits import read_media_limits
 from vitascope.model import Model
@@ -40,11 +39,6 @@ class LocalRecognition:
     def job_settings(self, collection: Collection, **changes: Unpack[RecognitionChanges]) -> RecognitionSettings:
         """Return what a job recognises: what its arguments say, or else the collection. Raises InvalidInput."""
         return merge_settings(read_recognition_settings(collection), **changes)
-
-    def store_settings(self, collection: Collection, **changes: Unpack[RecognitionChanges]) -> None:
-        """Store what the jobs of a collection recognise; None: it stays. Raises InvalidInput."""
-        if any(value is not None for value in changes.values()):
-            write_recognition_settings(collection, self.job_settings(collection, **changes))
 
     def wait_until_ready(self, settings: RecognitionSettings, model: Model) -> None:
         """Wait for the recognisers that a job needs, and check that ``model`` can generate the captions it needs.

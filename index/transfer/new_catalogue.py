@@ -38,6 +38,7 @@ BATCH_BYTES = 32 * 1024 * 1024
 """Approximate clips, and bytes of their blobs, in one transaction."""
 MAX_ID = 2**62
 _UNIT_TOLERANCE = 1e-6
+_YEAR_3000 = 32_503_680_000  # Unix seconds; dates of SQLite and Python end in the year 9999
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +137,8 @@ def check_video_row(row: ForeignRow, allowed: AllowedPaths) -> NewVideo:
         raise row.error(f"metadata: not JSON ({error})") from error
     except InvalidInput as error:
         raise row.error(error) from error
-    if not np.isfinite(values["added_at"]):
-        raise row.error(f"added_at: {values['added_at']}; Unix seconds were expected")
+    if not 0 <= values["added_at"] < _YEAR_3000:
+        raise row.error(f"added_at: {values['added_at']}; Unix seconds before the year 3000 were expected")
     fields = ("content_sha256", "path", "title", "duration", "width", "height")
     try:
         video = NewVideo(

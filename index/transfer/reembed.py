@@ -34,7 +34,7 @@ from index.records import NewClip, Video
 from index.storage.edits import copy_edits
 from index.storage.fulltext import read_stemming, set_stemming
 from index.storage.queries import lacks_audio_tokens, last_change, read_meta, write_meta
-from index.storage.transfer import copy_jobs, video_ids
+from index.storage.transfer import copy_jobs, set_sequences, video_ids
 from vitascope.durable_files import link_or_copy, make_folders, sync
 from vitascope.errors import (
     CollectionExists,
@@ -262,6 +262,8 @@ def _replace(library: CollectionStore, old: Collection, new: Collection, skipped
             copy_jobs(connection, new_connection)  # again after a failed attempt: jobs may have gone on since
             began_at = read_meta(new_connection, _BEGAN_AT)
             copy_recognition_meta(connection, new_connection)
+            last_ids = connection.execute("SELECT name, seq FROM sqlite_sequence WHERE name IN ('videos', 'clips')")
+            set_sequences(new_connection, dict(last_ids))  # ids of deleted videos are not used again
             set_stemming(new_connection, read_stemming(connection))
             copy_edits(connection, new_connection, None if began_at is None else int(began_at))
         _link_files(old.media.folder, new.media.folder)

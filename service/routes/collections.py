@@ -128,15 +128,15 @@ def _change(service: AppState, name: str, changes: CollectionChanges) -> Collect
         check_recognizers(changed, service.recognizers)
         if changed.caption:
             check_caption_task(service.models.for_collection(collection).bundle.manifest)
-        write_recognition_settings(collection, changed)
     if changes.index_kind is not None:
-        collection.set_index_kind(changes.index_kind)
+        collection.set_index_kind(changes.index_kind)  # raises InvalidInput before anything is changed
+    if changed != settings:
+        write_recognition_settings(collection, changed)
     if changes.stemming is not None:
         collection.set_stemming(changes.stemming)
     return _serialize(service, collection)
 
 
 def _drop(service: AppState, name: str) -> None:
-    service.collection(name)
     service.library.drop(name)
     service.previews.remove("")  # some may show its videos

@@ -73,6 +73,26 @@ def test_collection_is_backed_up_exported_restored_and_imported(
     assert all(entry["videos"] == 2 and entry["bytes"] > 0 for entry in listed)
 
 
+def test_a_damaged_collection_can_be_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_json(capsys, "collection", "create", "broken")
+    (tmp_path / "data" / "collections" / "broken" / "catalogue.sqlite3").write_bytes(b"no database" * 1000)
+    assert main(["collection", "drop", "broken"]) == 2
+    assert "broken cannot be read (" in capsys.readouterr().err
+    assert main(["collection", "drop", "broken", "--yes"]) == 0
+    assert capsys.readouterr().out == "collection broken deleted\n"
+    assert run_json(capsys, "collection", "list")["collections"] == []
+
+
+def test_a_wrong_setting_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["collection", "create", "videos", "--read-text=-3"]) == 2
+    before = run_json(capsys, "collection", "create", "videos", "--index-kind", "flat")
+    for wrong in (["--stemming", "german"], ["--read-text=-3"]):
+        assert main(["collection", "set", "videos", "--index-kind", "hnsw", "--read-text=2", *wrong]) == 2
+    capsys.readouterr()
+    after = run_json(capsys, "collection", "show", "videos")
+    assert (after["index_kind"], after["read_text"]) == (before["index_kind"], before["read_text"]) == ("flat", None)
+
+
 def test_media_of_restored_collections_must_be_below_allowed_roots(
     tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

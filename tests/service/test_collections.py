@@ -148,6 +148,14 @@ def test_dropping_a_collection_removes_its_uploads(running: Running, colors: str
     assert running.client.post("/v1/collections", json={"name": colors}).json()["videos"] == 0
 
 
+def test_a_damaged_collection_can_be_dropped(running: Running) -> None:
+    running.client.post("/v1/collections", json={"name": "broken"})
+    catalogue = running.settings.data_dir / "collections" / "broken" / "catalogue.sqlite3"
+    catalogue.write_bytes(b"no database" * 1000)
+    assert running.client.delete("/v1/collections/broken").status_code == 204
+    problem_of(running.client.get("/v1/collections/broken"), 404, "collection_not_found")
+
+
 def test_a_collection_of_another_bundle_cannot_be_searched(small_bundle: Path, tmp_path: Path, files: Path) -> None:
     other = make_small_bundle(tmp_path / "other", seed=7)
     red = (files / "red.mp4").read_bytes()

@@ -87,6 +87,17 @@ def test_ids_and_texts_stay_and_the_new_bundle_searches(library: CollectionStore
     assert len(list_items(collection, 1)) == 3
 
 
+def test_an_id_of_a_deleted_video_is_not_used_again(
+    library: CollectionStore, models: tuple[Model, Model], tmp_path: Path
+) -> None:
+    collection = library.open("videos")
+    newest = max(collection.videos(100), key=lambda video: video.id)
+    collection.delete_video(newest.id)
+    assert reembed(library, "videos", models[1]).replaced
+    picture = write_picture(tmp_path / "blue.png", solid(COLORS["blue"]))
+    assert ingest_file(library.open("videos"), models[1], picture).video.id > newest.id
+
+
 def test_truncated_embeddings_keep_their_dimensions(
     library: CollectionStore, models: tuple[Model, Model], tmp_path: Path
 ) -> None:
