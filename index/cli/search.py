@@ -26,7 +26,7 @@ Clips are ranked by similarity, the cosine of the embeddings of query and clip. 
 best N are then scored by the fusion model and ordered by fused score. By default N is the number
 that the bundle states (vitascope bundle inspect): how many helped on its validation data, often 0.
 Relevance is the probability that a clip fits the text, from the fused score or the similarity, or
-from words that match. A line above the results says so if no clip reaches 0.5.
+from words that match. A line above the results says so if no clip reaches 0.25.
 With --refine each result has the moment, from 8 s before to 8 s after it, at which the text is most
 likely true (vitascope moments); this decodes the videos, and needs a bundle with the task moments.
 With --and and --not a query has several conditions: clips that fit all rank above those that fit

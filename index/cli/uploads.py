@@ -143,7 +143,9 @@ class _Uploader:
             if error.status not in PER_FILE_STATUSES:
                 raise
             raise MediaError(f"{path.name}: {error}") from error
-        _, notes = self._refresh(client, video["id"], path, None, {})
+        changes, notes = self._refresh(client, video["id"], path, None, {})
+        if changes and self.segmentation["rule"] == "subtitles":
+            notes = ["subtitles beside the file were added after it had been cut", *notes]
         return "added", [*video["notes"], *notes]
 
     def _refresh(

@@ -271,7 +271,7 @@ def test_interrupted_upload_continues_without_sending_a_file_twice(
 
     monkeypatch.setattr(Client, "add_video", record)
     (Path(remote.placeholders["FOLDER"]) / "red.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nred\n")
-    words = ["index", "FOLDER", "--collection", "NAME"]
+    words = ["index", "FOLDER", "--collection", "NAME", "--segment", "subtitles"]
     (Path(remote.placeholders["FOLDER"]) / "broken.mp4").unlink()
     remote.run(words, monkeypatch, capsys)
     result = remote.run(words, monkeypatch, capsys)
@@ -280,7 +280,9 @@ def test_interrupted_upload_continues_without_sending_a_file_twice(
     assert result is not None
     assert (result["files"], result["added"], result["skipped"], result["videos"]) == (6, 2, 4, 3)
     assert remote.results[1][2].startswith("2 added, 4 skipped (1 already indexed, 3 not media): collection ")
-    assert result["notes"] == []
+    notes = {Path(note["file"]).name: note["note"] for note in result["notes"]}
+    assert "subtitles beside the file were added after it had been cut" in notes["red.mp4"]
+    assert "subtitles beside" not in notes["green.mp4"]
     shown = remote.run(["video", "list", "--collection", "NAME", "--filter", '{"title": "red"}'], monkeypatch, capsys)
     assert shown is not None
     shown = remote.run(["video", "show", shown["videos"][0]["id"], "--collection", "NAME"], monkeypatch, capsys)
