@@ -140,6 +140,7 @@ def generate_captions(
 
     Returns:
         Up to ``options.count`` captions of each clip, best first: of the highest mean log-probability, or reranked.
+        Without sampling, and reranked, they differ in more than a final full stop.
 
     Raises:
         TaskMissing: ``options.rerank`` of a model without the task "matching".
@@ -163,8 +164,9 @@ def generate_captions(
         start = partial(DecoderState, run_step, decoder, prepared, is_cancelled)
         sentences = _decode(start, options, max_tokens)
         probable = [sorted(of_clip, key=lambda sentence: -sentence.mean) for of_clip in sentences]
-        kept = None if options.rerank else options.count
-        written = [[_caption(model, decoder, sentence) for sentence in of_clip[:kept]] for of_clip in probable]
+        written = [[_caption(model, decoder, sentence) for sentence in of_clip] for of_clip in probable]
+        if options.rerank or not options.temperature:  # samples alone keep their distribution
+            written = [_without_repeats(of_clip) for of_clip in written]
         if options.rerank:
             sound = of_clips.get(AUDIO_TOKENS) if matches_sound else None
             written = _rerank(model, written, of_clips["visual_tokens"], sound)
@@ -260,3 +262,11 @@ def caption_file(
 def _caption(model: CaptionModel, decoder: CaptionDecoder, sentence: Sentence) -> Caption:
     ids = sentence.ids[:-1] if sentence.ids[-1] == decoder.end_id else sentence.ids
     return Caption(model.tokenizer.decode(ids), sentence.mean)
+
+
+def _without_repeats(captions: Sequence[Caption]) -> list[Caption]:
+    """Return captions without those that equal an earlier one but for a final full stop."""
+    distinct: dict[str, Caption] = {}
+    for caption in captions:
+        distinct.setdefault(caption.text.removesuffix(".").rstrip(), caption)
+    return list(distinct.values())

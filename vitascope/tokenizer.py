@@ -5,6 +5,7 @@ Shape letters: B texts, L tokens of the longest text.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,15 @@ from vitascope.errors import BundleCorrupt, TextError
 
 _PADDING_TOKENS = ("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>")
 MAX_CHARACTERS = 20_000
+_JOINED = (
+    (re.compile(r" ([.,;:!?%)\]}])"), r"\1"),
+    (re.compile(r"([(\[{]) "), r"\1"),
+    (re.compile(r"(?<=\w) ' (?=(?:s|t|d|m|ll|re|ve)\b)"), "'"),
+    (re.compile(r"(?<=\w) ([-/]) (?=\w)"), r"\1"),
+    (re.compile(r'" ([^"]*) "'), r'"\1"'),
+    (re.compile(r"(?<=\d)([.:]|,(?= \d{3}\b)) (?=\d)"), r"\1"),
+)
+"""Punctuation with spaces, and how it is written."""
 
 
 class Tokenizer:
@@ -88,8 +98,9 @@ class Tokenizer:
         return ids, mask
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids, without special tokens."""
-        return str(self._inner.decode(list(ids), skip_special_tokens=True))
+        """Return the text of token ids, without special tokens and WordPiece's spaces around punctuation."""
+        text = str(self._inner.decode(list(ids), skip_special_tokens=True))
+        return _join_punctuation(text) if isinstance(self._inner.decoder, tokenizers.decoders.WordPiece) else text
 
     def check(self, texts: Sequence[str]) -> None:
         """Raise TextError for the first text that is blank, too long or not valid Unicode."""
@@ -142,6 +153,13 @@ def length_sorted_batches(tokenizer: Tokenizer, texts: Sequence[str], size: int)
         inputs = {"input_ids": ids[rows, :longest], "attention_mask": mask[rows, :longest]}
         batches.append(TextBatch(rows, inputs, int(lengths[rows].sum())))
     return batches
+
+
+def _join_punctuation(text: str) -> str:
+    """Return a text whose punctuation marks are separate words, such as ``a man ' s t - shirt .``, as it is written."""
+    for pattern, replacement in _JOINED:
+        text = pattern.sub(replacement, text)
+    return text
 
 
 def _padding_id(inner: tokenizers.Tokenizer) -> int:

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from index.clips.segmentation import window_spans
 from tests.media_files import solid, write_picture, write_video
 from tests.small_bundle import AUDIO, COLOURS, STREAMS, VOCABULARY, make_small_bundle
+from tests.vitascope.client.services import Exchange, server
 from vitascope.bundle.graph_specs import LOGITS, PAST_KEYS, PAST_VALUES
 from vitascope.captions import Caption, CaptionOptions
 from vitascope.cli.main import main
@@ -218,6 +220,24 @@ def test_reranking_orders_all_beams_by_match_and_log_probability(tmp_path: Path,
     assert all(caption.match is not None for caption in sampled)
 
 
+def test_beams_that_differ_in_a_full_stop_are_one_caption_and_samples_keep_their_count(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    red, decode = tokens_of(model, "red"), model.tokenizer.decode
+    beams = CaptionOptions(beams=60, count=60, max_tokens=5)
+    [captions] = model.generate_captions(red, options=beams)
+    monkeypatch.setattr(model.tokenizer, "decode", lambda ids: decode(ids).replace(" moves", "."))
+    [distinct] = model.generate_captions(red, options=beams)
+    expected: dict[str, str] = {}
+    for caption in captions:
+        text = caption.text.replace(" moves", ".")
+        expected.setdefault(text.removesuffix("."), text)
+    assert [caption.text for caption in distinct] == list(expected.values())
+    assert len(distinct) < len(captions)
+    [samples] = model.generate_captions(red, options=CaptionOptions(beams=1, temperature=1.0, count=50))
+    assert len(samples) == 50
+
+
 def test_reranking_with_a_temperature_chooses_among_beams_and_samples(tmp_path: Path) -> None:
     tasks = ("retrieval", "audio_retrieval", "matching", "captioning")
     folder = make_small_bundle(tmp_path, tasks=tasks, audio={**AUDIO, "fused": True})
@@ -279,6 +299,12 @@ def test_the_command_captions_each_clip_of_files(
     assert [clip["modalities"] for clip in film["clips"]] == [["visual"], ["visual"]]
     assert [clip["captions"][0]["text"] for clip in image["clips"]] == ["the green thing moves"]
     assert "text.mp4" in failed["error"]
+    assert main(["caption", str(video), "--clips", "3", *bundle, "--json"]) == 0
+    [film] = json.loads(capsys.readouterr().out)["files"]
+    assert [(clip["start"], clip["end"]) for clip in film["clips"]] == window_spans(4.0, 3.0) == [(0, 4)]
+    for length in ("0", "nan", "inf"):
+        assert main(["caption", str(video), "--clips", length, *bundle]) == 2
+        assert f"--clips: {length}; finite seconds above 0 were expected" in capsys.readouterr().err
     assert main(["caption", str(video), *bundle, "--beams", "1", "--temperature", "1", "--count", "2"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) == 3
@@ -287,3 +313,20 @@ def test_the_command_captions_each_clip_of_files(
     assert "no task 'matching'" in capsys.readouterr().err
     assert main(["caption", str(video), "--bundle", str(small_bundle)]) == 2
     assert "no graph 'caption_step', so no captioning" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_read_does_not_stop_captions_by_a_service(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def respond(exchange: Exchange) -> None:
+        exchange.rfile.read(int(exchange.headers["Content-Length"]))
+        captions = [{"text": "a dog", "log_probability": -1.0}]
+        exchange.json(200, {"clips": [{"start": 0.0, "end": 2.0, "captions": captions}]})
+
+    (tmp_path / "film.mp4").write_bytes(b"not really a video")
+    files = [str(tmp_path / "missing.mp4"), str(tmp_path / "film.mp4")]
+    with server(respond) as url:
+        assert main(["caption", *files, "--server", url, "--json"]) == 3
+    missing, film = json.loads(capsys.readouterr().out)["files"]
+    assert "missing.mp4: no such file" in missing["error"]
+    assert film["clips"][0]["captions"][0]["text"] == "a dog"

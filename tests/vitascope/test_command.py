@@ -186,6 +186,29 @@ def test_result_without_show_is_printed_as_table_and_json(
     assert run_json(capsys, "fake") == {"checkpoint": "runs/a[1]:dog:", "steps": 7, "losses": [1.5]}
 
 
+def test_file_name_that_is_not_utf_8_is_printed_with_an_escape(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = os.fsdecode(b"caf\xe9.mp4")
+    register_fake(monkeypatch, lambda args: {"file": name})
+    assert main(["fake"]) == 0
+    assert capsys.readouterr().out.split() == ["file", r"caf\udce9.mp4"]
+    assert run_json(capsys, "fake") == {"file": name}
+
+
+def test_full_disk_of_standard_output_is_one_line_on_stderr_with_status_2() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "vitascope", "completion", "bash"],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.stderr == "vitascope: standard output: cannot be written: No space left on device\n"
+    assert done.returncode == 2
+
+
 # Scores, answers, bundles
 
 

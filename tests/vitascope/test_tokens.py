@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from tokenizers import decoders, models, pre_tokenizers
 
 from tests.small_bundle import TEXT_LENGTH, VOCABULARY
 from vitascope.bundle.bundle import Bundle
@@ -40,6 +43,23 @@ def test_long_texts_are_truncated_and_keep_the_final_token(tokenizer: Tokenizer)
     assert ids.shape == (1, TEXT_LENGTH)
     assert mask.all()
     assert ids[0, -1] == VOCABULARY["[SEP]"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a man turns; a dog's t-shirt, too!",
+        'two-door cars (no. 7) say "stop here" and/or "go"',
+        "it's 3:30, 2.5% of 1,000: don't",
+    ],
+)
+def test_tokens_of_wordpiece_are_written_without_spaces_around_punctuation(text: str) -> None:
+    names = ["[UNK]", *re.findall(r"\w+|[^\w\s]", text)]
+    inner = tokenizers.Tokenizer(models.WordPiece({name: i for i, name in enumerate(dict.fromkeys(names))}))
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
+    made = Tokenizer(inner, 50)
+    [ids], _ = made.encode([text])
+    assert made.decode(ids.tolist()) == text
 
 
 def test_an_empty_batch_has_no_rows(tokenizer: Tokenizer) -> None:

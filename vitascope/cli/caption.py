@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,23 +80,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    if args.clips is not None and args.clips <= 0:
-        raise InvalidInput(f"--clips: {args.clips:g}; seconds above 0 were expected")
+    if args.clips is not None and not 0 < args.clips < math.inf:
+        raise InvalidInput(f"--clips: {args.clips:g}; finite seconds above 0 were expected")
     if (server := server_url(args)) is not None:
         from vitascope.client import Client
+        from vitascope.media.file import MediaFile
 
         segmentation = None if args.clips is None else {"rule": "windows", "length": args.clips, "overlap": 0}
         names = ("beams", "temperature", "top_p", "seed", "max_tokens", "count", "rerank", "model")
         options: dict[str, Any] = {name: getattr(args, name) for name in names}
+
+        def request_captions(file: Path) -> Sequence[Mapping[str, Any]]:
+            with MediaFile.open(file):  # a file that cannot be read is an error of that file alone
+                return client.generate_captions_for_file(file, segmentation=segmentation, **options)["clips"]
+
         with Client(server) as client:
-            return _caption_files(
-                args.files,
-                lambda file: client.generate_captions_for_file(file, segmentation=segmentation, **options)["clips"],
-            )
+            return _caption_files(args.files, request_captions)
     from vitascope.captions import CaptionOptions, caption_file
     from vitascope.media.limits import read_media_limits
     from vitascope.model import Model
-    from vitascope.moments import window_spans
 
     decoding = CaptionOptions(
         args.beams, args.temperature, args.top_p, args.seed, args.max_tokens, args.count, args.rerank
@@ -105,10 +109,19 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     def caption(file: Path) -> list[dict[str, Any]]:
         duration = model.decoder.probe(file, limits).duration
-        spans = window_spans(duration, args.clips or max(duration, 1.0))
+        spans = [(0.0, duration)] if args.clips is None else _windows(duration, args.clips)
         return [asdict(clip) for clip in caption_file(model, file, spans, decoding, limits)]
 
     return _caption_files(args.files, caption)
+
+
+def _windows(duration: float, length: float) -> list[tuple[float, float]]:
+    """Return the windows that a service and a collection cut, whose code this package cannot import.
+
+    A last window shorter than half of ``length`` is merged into the one before.
+    """
+    count = max(1, math.floor(duration / length + 0.5))
+    return list(pairwise([*(index * length for index in range(count)), duration]))
 
 
 def _caption_files(files: Sequence[Path], caption: Callable[[Path], Sequence[Mapping[str, Any]]]) -> dict[str, Any]:

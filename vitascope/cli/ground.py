@@ -12,6 +12,8 @@ from rich.markup import escape
 
 from vitascope.cli.options import add_bundle, add_engine
 from vitascope.cli.output import plain_table
+from vitascope.durable_files import atomic_path
+from vitascope.errors import InvalidInput, StorageError
 
 DRAWN_SIDE = 1280
 """Longer side of the picture that is written, in pixels."""
@@ -43,6 +45,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from vitascope.media.sampling import resolve_span
     from vitascope.model import Model
 
+    if args.picture is not None and args.picture.is_dir():
+        raise InvalidInput(f"--picture: {args.picture}: a folder; a file was expected")
     model = Model.open(args.bundle, threads=args.threads, device=args.device, engine=args.engine)
     _ = model.grounding_grid  # before anything is decoded
     limits = read_media_limits(os.environ)
@@ -51,7 +55,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     [place] = model.ground([args.phrase], model.embed_video_file(args.file, [(start, end)], limits).visual_tokens)
     time = (start + end) / 2
     if args.picture is not None:
-        draw(model.decoder.thumbnail(args.file, time, DRAWN_SIDE, limits), place).save(args.picture, "PNG")
+        drawn = draw(model.decoder.thumbnail(args.file, time, DRAWN_SIDE, limits), place)
+        try:
+            with atomic_path(args.picture) as path:
+                drawn.save(path, "PNG")
+        except OSError as error:
+            raise StorageError(f"--picture: {args.picture}: {error.strerror or error}") from error
     x, y = place.point
     return {
         "file": str(args.file),

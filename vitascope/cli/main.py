@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import re
 import sys
@@ -20,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vitascope.errors import VitascopeError
+from vitascope.errors import StorageError, VitascopeError
 from vitascope.extras import EXTRA_BY_PACKAGE, missing_package_message
 from vitascope.version import installed_version
 
@@ -113,6 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from vitascope.cli.completion import complete
 
         complete(lambda words: build_parser(subcommand_name(words))[0])
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be valid Unicode
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return _run(arguments)
     except VitascopeError as error:
@@ -129,8 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("vitascope: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader (head, less) has exited. Avoid a second error when the interpreter flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()  # the reader (head, less) has exited
         return EXIT_OK
 
 
@@ -143,11 +145,22 @@ def _run(arguments: list[str]) -> int:
         parser.print_help()
         return EXIT_OK
     result: Result = args.run_command(args)
-    print_text_or_json(result, show or print_mapping, as_json=args.json)
-    sys.stdout.flush()
+    try:
+        print_text_or_json(result, show or print_mapping, as_json=args.json)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _discard_output()
+        raise StorageError(f"standard output: cannot be written: {error.strerror or error}") from error
     if result.get("verified") is False:
         return EXIT_VERIFY_FAILED
     return EXIT_PARTIAL if result.get("failed") or result.get("held_videos") else EXIT_OK
+
+
+def _discard_output() -> None:
+    """Avoid a second error when the interpreter flushes standard output at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Parser(argparse.ArgumentParser):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -22,6 +23,8 @@ def print_text_or_json(
 ) -> None:
     """Print a result on standard output: as text by ``show``, or as indented JSON in UTF-8."""
     if as_json:
+        if isinstance(sys.stdout, io.TextIOWrapper):  # escapes of lone surrogates are valid JSON
+            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
         json.dump(result, sys.stdout, indent=2, ensure_ascii=False, default=str)
         print()
         return

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, TypedDict, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -20,6 +21,7 @@ from vitascope.job_states import ItemState as ItemState
 from vitascope.job_states import JobState as JobState
 
 JSON = dict[str, Any]
+T = TypeVar("T")
 
 Metadata = Mapping[str, str | float | int | bool]
 IndexKind = Literal["auto", "flat", "hnsw", "ivfpq"]
@@ -130,13 +132,30 @@ def _errors_by_code() -> dict[str, type[errors.VitascopeError]]:
 
 
 def api_path(*segments: str) -> str:
-    """Return ``/v1/...`` with each segment quoted."""
-    return "/".join(["/v1", *(quote(segment, safe="") for segment in segments)])
+    """Return ``/v1/...`` with each segment quoted. Raises InvalidInput for lone surrogates."""
+    with map_encoding_errors("path"):
+        return "/".join(["/v1", *(quote(segment, safe="") for segment in segments)])
+
+
+@contextmanager
+def map_encoding_errors(part: str) -> Iterator[None]:
+    """Raise InvalidInput, which names a part of a request, for values in the block that it cannot contain."""
+    try:
+        yield
+    except ValueError as error:  # NaN, infinity, a lone surrogate
+        raise errors.InvalidInput(f"{part}: {error}; finite numbers and valid Unicode were expected") from error
 
 
 def drop_none(**values: Any) -> JSON:
     """Return the arguments that are not None."""
     return {name: value for name, value in values.items() if value is not None}
+
+
+def to_list(name: str, values: Sequence[T]) -> list[T]:
+    """Return the values of the argument ``name`` as a list. Raises InvalidInput for a string, a sequence of letters."""
+    if isinstance(values, str):
+        raise errors.InvalidInput(f"{name}: {values[:40]!r}; a list was expected")
+    return list(values)
 
 
 def form_field(value: Any) -> str:

@@ -283,7 +283,7 @@ def open_audio(file: MediaFile, file_format: FileFormat, limits: MediaLimits) ->
             yield None
             return
         info = describe_audio(stream)
-        if info.codec not in AUDIO_CODECS:
+        if not is_decodable(stream):
             if not videos:
                 raise MediaUnsupported(
                     f"{file.name}: the audio codec is {info.codec!r}; expected one of {', '.join(sorted(AUDIO_CODECS))}"
@@ -323,9 +323,17 @@ def probe_audio(file: MediaFile, file_format: FileFormat, limits: MediaLimits) -
 
 
 def main_audio_stream(container: InputContainer) -> AudioStream | None:
-    """Return the default audio stream, or the first; None without any."""
-    streams = container.streams.audio
-    return next((s for s in streams if s.disposition & Disposition.default), streams[0] if streams else None)
+    """Return the default audio stream, or the first, of those that can be decoded, else of all; None without any."""
+    return min(
+        container.streams.audio,
+        key=lambda stream: (not is_decodable(stream), not stream.disposition & Disposition.default),
+        default=None,
+    )
+
+
+def is_decodable(stream: AudioStream) -> bool:
+    """Return whether the codec of a stream is allowed."""
+    return describe_audio(stream).codec in AUDIO_CODECS
 
 
 def describe_audio(stream: AudioStream) -> AudioInfo:

@@ -63,6 +63,9 @@ class MediaFile:
         """Open the file at ``path``, following symbolic links. Raises MediaError."""
         path = Path(path)
         with map_os_errors(path):
+            # The constructor, which services use for paths of requests, does not reveal that something else exists.
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise MediaError(f"{path.name or path}: not a regular file; a readable file was expected")
             return cls(os.open(path, OPEN_FLAGS), path)
 
     @property

@@ -169,14 +169,16 @@ def _flatten(image: Image.Image) -> Image.Image:
     """Convert to upright RGB, with transparency on white."""
     image.load()  # sets the mode of a GIF's frame
     upright = ImageOps.exif_transpose(image) if image.getexif().get(_EXIF_ORIENTATION, 1) != 1 else image
+    if upright.mode.startswith("I;16") or upright.mode == "I":
+        # 16-bit grey: Pillow would clip everything above 255 to white.
+        values = np.asarray(upright, np.uint32)
+        grey = (values >> 8).clip(0, 255).astype(np.uint8)
+        grey[values == upright.info.get("transparency", -1)] = 255
+        return Image.fromarray(grey).convert("RGB")
     if upright.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in upright.info:
         rgba = upright.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
-    if upright.mode.startswith("I;16") or upright.mode == "I":
-        # 16-bit grey: Pillow would clip everything above 255 to white.
-        grey = (np.asarray(upright, np.uint32) >> 8).clip(0, 255).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
     return upright.convert("RGB", dither=Image.Dither.NONE) if upright.mode != "RGB" else upright.copy()
 
 

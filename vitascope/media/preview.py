@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitascope.errors import InvalidInput, MediaError, MediaUnsupported
+from vitascope.media.audio import is_decodable, main_audio_stream
 from vitascope.media.decode import DECODING_THREADS, frames_at, probe
 from vitascope.media.file import MediaFile
 from vitascope.media.formats import sniff
 from vitascope.media.frame import Frame, size_within
-from vitascope.media.limits import AUDIO_CODECS, MediaLimits
+from vitascope.media.limits import MediaLimits
 from vitascope.media.video import READING_ERRORS, OpenVideo, open_video
 
 if TYPE_CHECKING:
@@ -112,12 +113,12 @@ def _decode_sound(file: MediaFile, start: float, seconds: float, limits: MediaLi
         if file_format.demuxer is None:
             return None
         with open_video(file, file_format, limits, threads=1) as video:
-            streams = [stream for stream in video.container.streams.audio if _is_readable(stream)]
-            if not streams:
+            stream = main_audio_stream(video.container)
+            if stream is None or not is_decodable(stream):
                 return None
             resampler = av.AudioResampler("fltp", "stereo", _SAMPLE_RATE)
             position = 0
-            for frame in _audio_frames(video, streams[0], start):
+            for frame in _audio_frames(video, stream, start):
                 time = (frame.time or 0.0) - float(video.origin) - start
                 if abs(time - position / _SAMPLE_RATE) > _MAX_DRIFT:
                     position = round(time * _SAMPLE_RATE)
@@ -132,11 +133,6 @@ def _decode_sound(file: MediaFile, start: float, seconds: float, limits: MediaLi
     except (MediaError, *READING_ERRORS):
         return samples if samples.any() else None
     return samples
-
-
-def _is_readable(stream: AudioStream) -> bool:
-    context = getattr(stream, "codec_context", None)  # None for an unknown codec
-    return context is not None and context.codec.canonical_name in AUDIO_CODECS
 
 
 def _audio_frames(video: OpenVideo, stream: AudioStream, start: float) -> Iterator[AudioFrame]:

@@ -45,6 +45,10 @@ _TEXT_CODECS = frozenset({"subrip", "mov_text", "webvtt", "ass", "ssa", "text"})
 """FFmpeg converts all of them to ASS; other codecs are pictures."""
 _ASS_FIELDS = 9
 """Fields of a decoded event; the last is the text and may contain commas."""
+_ASS_BLOCK = re.compile(r"(\{[^{}]*\})")
+"""Overrides of the style, or a comment."""
+_ASS_DRAWING = re.compile(r"\\p(\d+)", re.ASCII)
+"""Scale of a drawing; 0 ends it."""
 MAX_CUES = 100_000
 
 
@@ -274,12 +278,13 @@ def _codec(stream: SubtitleStream) -> str | None:
 
 def _decode_cues(video: OpenVideo, stream: SubtitleStream) -> list[Cue]:
     unit = stream.time_base or Fraction(1, 1000)
+    is_ass = _codec(stream) in ("ass", "ssa")
     cues: list[Cue] = []
     for packet in video.container.demux(stream):
         if not packet.size or packet.pts is None:
             continue
         decoded = stream.decode2(packet)
-        texts = [_ass_text(rect.ass) for rect in decoded or [] if hasattr(rect, "ass")]
+        texts = [_ass_text(rect.ass, is_ass) for rect in decoded or [] if hasattr(rect, "ass")]
         text = " ".join(part for part in texts if part)
         if not text:
             continue
@@ -292,9 +297,25 @@ def _decode_cues(video: OpenVideo, stream: SubtitleStream) -> list[Cue]:
     return cues
 
 
-def _ass_text(event: bytes) -> str:
+def _ass_text(event: bytes, is_ass: bool) -> str:
+    """Return the text of a decoded event; ``is_ass``: of a stream that was ASS in the file, too."""
     fields = event.decode("utf-8", "replace").split(",", _ASS_FIELDS - 1)
     text = fields[-1] if len(fields) == _ASS_FIELDS else ""
+    if is_ass:  # in other formats braces may be text
+        text = _without_blocks(text)
     for escape in (r"\N", r"\n", r"\h"):
         text = text.replace(escape, " ")
     return plain_text(text)
+
+
+def _without_blocks(text: str) -> str:
+    """Return the text of an ASS event without blocks in braces, and without the drawings from {\\p1} to {\\p0}."""
+    parts: list[str] = []
+    is_drawing = False
+    for number, part in enumerate(_ASS_BLOCK.split(text)):
+        if number % 2:
+            scales = _ASS_DRAWING.findall(part)
+            is_drawing = bool(scales[-1].strip("0")) if scales else is_drawing
+        elif not is_drawing:
+            parts.append(part)
+    return "".join(parts)

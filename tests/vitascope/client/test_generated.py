@@ -164,6 +164,8 @@ def call_with_placeholders(method: Callable[..., object], file: Path) -> None:
         "texts": ["x"],
         "captions": ["x"],
         "documents": ["x"],
+        "hypotheses": ["x"],
+        "phrases": ["x"],
         "file": file,
     }
     parameters = inspect.signature(method).parameters.values()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +122,20 @@ def test_files_are_sent_as_forms_with_their_names_and_all_options(film: Path, ca
     assert b'name="frames"\r\n\r\n4' in bodies[1]
     call(respond, "ask_file", film, "what is it?", candidates=["dog", "cat"], abstain_below=0.5)
     assert bodies[2].count(b'name="candidates"') == 2
+
+
+def test_a_file_name_that_is_not_utf_8_is_sent_with_a_replacement_character(film: Path, call: Caller) -> None:
+    film = film.rename(film.with_name(os.fsdecode(b"caf\xe9.mp4")))
+    bodies: list[bytes] = []
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        bodies.append(request.read())
+        return httpx.Response(200, json={"scores": []})
+
+    call(respond, "score_file", film, ["a dog"])
+    assert 'filename="caf\N{REPLACEMENT CHARACTER}.mp4"'.encode() in bodies[0]
+    with pytest.raises(errors.InvalidInput, match="valid Unicode were expected"):
+        call(unexpected, "score_file", film, ["\ud800"])
 
 
 def test_search_by_file_uploads_the_file_for_the_first_page_only(film: Path, call: Caller) -> None:
@@ -255,14 +270,40 @@ def unexpected(request: httpx.Request) -> httpx.Response:
         ("create_job", ["a"], "exactly one"),
         ("get_thumbnail", ["http://elsewhere/v1/"], "thumbnail_url"),
         ("get_thumbnail", ["//elsewhere/v1/"], "thumbnail_url"),
+        ("embed_texts", ["a dog"], "texts: 'a dog'; a list was expected"),
+        ("create_key", ["laptop", "read"], "scopes: 'read'; a list was expected"),
+        ("embed_texts", [["caf\udce9"]], "POST /v1/embeddings: .*surrogates.* valid Unicode were expected"),
+        ("embed_texts", [[float("nan")]], "finite numbers and valid Unicode were expected"),
+        ("get_collection", ["caf\udce9"], "valid Unicode were expected"),
     ],
-    ids=["missing file", "job without a source", "thumbnail of another host", "without a scheme"],
 )
 def test_invalid_arguments_are_reported_before_a_request_is_sent(
     method: str, arguments: list[Any], message: str, call: Caller
 ) -> None:
     with pytest.raises(errors.InvalidInput, match=message):
         call(unexpected, method, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("method", "argument"),
+    [
+        ("score_file", "captions"),
+        ("score_file", "references"),
+        ("ask_file", "candidates"),
+        ("classify_entailment_of_file", "hypotheses"),
+        ("find_moments_in_file", "texts"),
+        ("ground_file", "phrases"),
+    ],
+)
+def test_a_string_is_no_list_of_texts(method: str, argument: str, film: Path, call: Caller) -> None:
+    required = {"score_file": {"captions": ["a dog"]}, "ask_file": {"question": "what?"}}.get(method, {})
+    with pytest.raises(errors.InvalidInput, match=f"{argument}: 'a dog'; a list was expected"):
+        call(unexpected, method, film, **{**required, argument: "a dog"})
+
+
+def test_a_question_about_a_file_without_candidates_is_not_sent(film: Path, call: Caller) -> None:
+    with pytest.raises(errors.InvalidInput, match="candidates: none; at least one was expected"):
+        call(unexpected, "ask_file", film, "what is it?", candidates=[])
 
 
 @pytest.mark.parametrize(

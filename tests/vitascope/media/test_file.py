@@ -114,6 +114,13 @@ def test_folders_and_pipes_are_rejected_without_waiting(root: Path) -> None:
             content(root / name, root)
 
 
+def test_a_path_of_the_user_that_is_no_regular_file_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for path, name in ((tmp_path, tmp_path.name), (Path("."), r"\."), (tmp_path / "pipe.mp4", "pipe.mp4")):
+        with pytest.raises(MediaError, match=f"^{name}: not a regular file; a readable file was expected"):
+            MediaFile.open(path)
+
+
 def test_links_may_lead_from_one_place_to_another_inside_the_root(root: Path, tmp_path: Path) -> None:
     (tmp_path / "linked").symlink_to(root)
     (root / "within.mp4").symlink_to("deep/own.mp4")

@@ -124,6 +124,9 @@ def test_grey_16_bit_and_cmyk_pictures_become_rgb(tmp_path: Path) -> None:
     deep = read_frames(write_picture(tmp_path / "deep.png", ramp.astype(np.uint16) * 257), [0.0])[0]
     assert np.array_equal(grey, np.dstack([ramp] * 3))
     assert np.array_equal(deep, grey)
+    clear = write_picture(tmp_path / "clear.png", ramp.astype(np.uint16) * 257, transparency=int(ramp[0, 9]) * 257)
+    grey[:, 9] = 255
+    assert np.array_equal(read_frames(clear, [0.0])[0], grey)
     path = tmp_path / "cmyk.jpg"
     Image.fromarray(solid(RED)).convert("CMYK").save(path, quality=95)
     assert np.abs(read_frames(path, [0.0])[0][5, 5].astype(int) - RED).max() <= 8

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import io
+from contextlib import ExitStack
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 
-from tests.media_files import counter_frame, read_counter, solid, write_animation, write_picture, write_video
+from tests.media_files import (
+    counter_frame,
+    read_counter,
+    solid,
+    write_animation,
+    write_audio,
+    write_color_video,
+    write_picture,
+    write_video,
+)
 from tests.media_formats import write_format
 from vitascope.errors import InvalidInput
+from vitascope.media.audio import read_audio
 from vitascope.media.decode import probe, read_frames
 from vitascope.media.file import MediaFile
 from vitascope.media.limits import DEFAULT_LIMITS
 from vitascope.media.preview import encode_preview
+
+RATE = 16_000
 
 
 def preview(path: Path, start: float, end: float, side: int = 640) -> Path:
@@ -55,6 +69,35 @@ def test_sound_is_heard_at_its_time(tmp_path: Path) -> None:
         sound = np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)
     loudness = [float(np.abs(sound[:, round(second * 44_100) :][:, :4410]).mean()) for second in (0.1, 0.3, 0.7, 1.8)]
     assert [value > 0.01 for value in loudness] == [False, False, True, True], loudness
+
+
+def test_sound_of_the_default_track_that_can_be_decoded_is_heard_and_read(tmp_path: Path) -> None:
+    """Of three tracks the first cannot be decoded and is a default, too; the second is no default."""
+    clock = np.arange(2 * RATE) / RATE
+    tracks = [("w.mkv", 3000, "wavpack"), ("a.mka", 1000, "aac"), ("b.mka", 2000, "aac")]
+    sources = [write_color_video(tmp_path / "v.mkv", (9, 9, 9))]
+    for name, pitch, codec in tracks:
+        tone = (0.3 * np.sin(2 * np.pi * pitch * clock)).astype(np.float32)[None]
+        sources.append(write_audio(tmp_path / name, tone, RATE, codec))
+    path = tmp_path / "film.mkv"
+    with ExitStack() as files:
+        target = files.enter_context(av.open(str(path), "w"))
+        inputs = [files.enter_context(av.open(str(source))) for source in sources]
+        streams = [target.add_stream_from_template(container.streams[0]) for container in inputs]
+        for stream, disposition in zip(streams, (1, 1, 0, 1), strict=True):
+            stream.disposition = Disposition(disposition)
+        for container, stream in zip(inputs, streams, strict=True):
+            for packet in container.demux():
+                if packet.size:
+                    packet.stream = stream
+                    target.mux(packet)
+    for file in (path, preview(path, 0.0, 2.0)):
+        sound = read_audio(file, 0, 2, RATE)
+        assert sound is not None
+        assert np.abs(np.fft.rfft(sound[:RATE])).argmax() == pytest.approx(2000, abs=2)
+    audio = probe(path).audio
+    assert audio is not None
+    assert audio.codec == "aac"
 
 
 def test_a_span_outside_the_video_and_a_picture_have_no_preview(tmp_path: Path) -> None:

@@ -101,6 +101,19 @@ def test_text_streams_of_a_container_are_read(tmp_path: Path, name: str, codec: 
     assert [cue.text for cue in stream_cues(path, second.index)] == ["Eine Katze"]
 
 
+@pytest.mark.parametrize(("codec", "text"), [("ass", "A cat sits."), ("subrip", "m 0 0 l 640 0 A cat{quietly} sits.")])
+def test_drawings_and_comments_of_ass_are_no_text(tmp_path: Path, codec: str, text: str) -> None:
+    written = r"{\an7\p1}m 0 0 l 640 0{\p0} A cat{quietly} {\pos(9,9)}sits."
+    streams = [
+        (codec, "eng", [(0.5, 1.0, written), (1.2, 1.9, r"{\p1}m 0 0 l 9 9 {\fs9}l 0 0"), (2.0, 2.2, "It purrs.")])
+    ]
+    path = write_subtitled_video(tmp_path / "a.mkv", [solid((9, 9, 9))] * 25, streams)
+    [stream] = subtitle_streams(path)
+    cues = [cue.text for cue in stream_cues(path, stream.index)]
+    assert (cues[0], cues[-1]) == (text, "It purrs.")
+    assert (len(cues) == 2) is (codec == "ass")
+
+
 def test_files_without_text_streams_have_none(tmp_path: Path) -> None:
     assert subtitle_streams(write_color_video(tmp_path / "a.mp4", (9, 9, 9), 0.5)) == []
     assert subtitle_streams(write_picture(tmp_path / "a.png", solid((9, 9, 9)))) == []

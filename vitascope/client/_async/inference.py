@@ -8,8 +8,9 @@ from typing import Any, Literal, TypeVar, Unpack
 
 from vitascope.client import response_types
 from vitascope.client._async.transport import BaseClient
-from vitascope.client.api import JSON, CaptionOptions, Granularity, InputType, api_path, drop_none, form_field
+from vitascope.client.api import JSON, CaptionOptions, Granularity, InputType, api_path, drop_none, form_field, to_list
 from vitascope.client.progress import UploadProgress
+from vitascope.errors import InvalidInput
 
 T = TypeVar("T")
 
@@ -42,7 +43,12 @@ class Inference(BaseClient):
             model: see the class.
         """
         span = {"collection": collection, "video_id": video_id, "start": start, "end": end}
-        options = {"captions": list(captions), "references": list(references), "frames": frames, "model": model}
+        options = {
+            "captions": to_list("captions", captions),
+            "references": to_list("references", references),
+            "frames": frames,
+            "model": model,
+        }
         return await self._compute(response_types.ScoreResponse, "caption-scores", span | options)
 
     async def score_file(
@@ -56,7 +62,12 @@ class Inference(BaseClient):
         progress: UploadProgress = False,
     ) -> response_types.ScoreResponse:
         """Score how well captions describe a file, which is uploaded and not stored; otherwise as `score`."""
-        fields = {"captions": list(captions), "references": list(references), "frames": frames, "model": model}
+        fields = {
+            "captions": to_list("captions", captions),
+            "references": to_list("references", references),
+            "frames": frames,
+            "model": model,
+        }
         return await self._compute_of_file(response_types.ScoreResponse, "caption-scores", file, fields, progress)
 
     async def ask(
@@ -87,7 +98,7 @@ class Inference(BaseClient):
         """
         span = {"collection": collection, "video_id": video_id, "start": start, "end": end}
         options = {"question": question, "top": top, "abstain_below": abstain_below, "model": model}
-        options["candidates"] = None if candidates is None else list(candidates)
+        options["candidates"] = None if candidates is None else to_list("candidates", candidates)
         return await self._compute(response_types.AnswerResponse, "answers", span | options)
 
     async def ask_file(
@@ -103,7 +114,9 @@ class Inference(BaseClient):
     ) -> response_types.AnswerResponse:
         """Answer a question about a file, which is uploaded and not stored; otherwise as `ask`."""
         fields = {"question": question, "top": top, "abstain_below": abstain_below, "model": model}
-        fields["candidates"] = None if candidates is None else list(candidates)
+        fields["candidates"] = None if candidates is None else to_list("candidates", candidates)
+        if fields["candidates"] == []:  # a form has no empty lists
+            raise InvalidInput("candidates: none; at least one was expected")
         return await self._compute_of_file(response_types.AnswerResponse, "answers", file, fields, progress)
 
     async def classify_entailment(
@@ -127,7 +140,7 @@ class Inference(BaseClient):
             model: see the class.
         """
         span = {"collection": collection, "video_id": video_id, "start": start, "end": end}
-        options = {"hypotheses": list(hypotheses), "model": model}
+        options = {"hypotheses": to_list("hypotheses", hypotheses), "model": model}
         return await self._compute(response_types.EntailmentResponse, "entailment", span | options)
 
     async def classify_entailment_of_file(
@@ -139,7 +152,7 @@ class Inference(BaseClient):
         progress: UploadProgress = False,
     ) -> response_types.EntailmentResponse:
         """Classify sentences about a file, which is uploaded and not stored; otherwise as `classify_entailment`."""
-        fields = {"hypotheses": list(hypotheses), "model": model}
+        fields = {"hypotheses": to_list("hypotheses", hypotheses), "model": model}
         return await self._compute_of_file(response_types.EntailmentResponse, "entailment", file, fields, progress)
 
     async def find_moments(
@@ -165,7 +178,7 @@ class Inference(BaseClient):
             model: see the class.
         """
         span = {"collection": collection, "video_id": video_id, "start": start, "end": end}
-        options = {"texts": list(texts), "top": top, "model": model}
+        options = {"texts": to_list("texts", texts), "top": top, "model": model}
         return await self._compute(response_types.MomentResponse, "moments", span | options)
 
     async def find_moments_in_file(
@@ -178,7 +191,7 @@ class Inference(BaseClient):
         progress: UploadProgress = False,
     ) -> response_types.MomentResponse:
         """Find moments of a file, which is uploaded and not stored; otherwise as `find_moments`."""
-        fields = {"texts": list(texts), "top": top, "model": model}
+        fields = {"texts": to_list("texts", texts), "top": top, "model": model}
         return await self._compute_of_file(response_types.MomentResponse, "moments", file, fields, progress)
 
     async def ground(
@@ -202,7 +215,7 @@ class Inference(BaseClient):
             model: see the class.
         """
         span = {"collection": collection, "video_id": video_id, "start": start, "end": end}
-        options = {"phrases": list(phrases), "model": model}
+        options = {"phrases": to_list("phrases", phrases), "model": model}
         return await self._compute(response_types.GroundingResponse, "groundings", span | options)
 
     async def ground_file(
@@ -216,7 +229,7 @@ class Inference(BaseClient):
         progress: UploadProgress = False,
     ) -> response_types.GroundingResponse:
         """Find what phrases name in a file, which is uploaded and not stored; otherwise as `ground`."""
-        fields = {"phrases": list(phrases), "start": start, "end": end, "model": model}
+        fields = {"phrases": to_list("phrases", phrases), "start": start, "end": end, "model": model}
         return await self._compute_of_file(response_types.GroundingResponse, "groundings", file, fields, progress)
 
     async def generate_captions(
@@ -333,7 +346,7 @@ class Inference(BaseClient):
             input_type: ``query`` (default) or ``document``; chooses the prompt of models that expect one.
             dimensions: of the embeddings, among those that the model allows; by default all.
         """
-        body = {"input": list(texts), "model": model, "input_type": input_type, "dimensions": dimensions}
+        body = {"input": to_list("texts", texts), "model": model, "input_type": input_type, "dimensions": dimensions}
         return await self._compute(response_types.Embeddings, "embeddings", body)
 
     async def embed_file(
@@ -367,7 +380,10 @@ class Inference(BaseClient):
             granularities: whether to list segments, words, or both.
             progress: shows the upload.
         """
-        fields: JSON = {"response_format": "verbose_json", "timestamp_granularities[]": list(granularities)}
+        fields: JSON = {
+            "response_format": "verbose_json",
+            "timestamp_granularities[]": to_list("granularities", granularities),
+        }
         fields |= {"model": model, "language": language}
         return await self._compute_of_file(response_types.Transcription, "transcriptions", file, fields, progress)
 
@@ -387,7 +403,7 @@ class Inference(BaseClient):
             collection: of the clips and videos.
             top_n: number of documents to return.
         """
-        body = {"query": query, "documents": list(documents), "collection": collection, "top_n": top_n}
+        body = {"query": query, "documents": to_list("documents", documents), "collection": collection, "top_n": top_n}
         return await self._compute(response_types.RerankResponse, "rerank", body)
 
     async def _compute(self, response_type: type[T], task: str, body: Mapping[str, Any]) -> T:

@@ -11,7 +11,13 @@ from typing import Any, Self, TypedDict, TypeVar
 import httpx
 
 from vitascope.client._async.transfers import UploadStream, download, open_for_upload
-from vitascope.client.api import PageCursors, ServiceError, error_from_response, validate_header_value
+from vitascope.client.api import (
+    PageCursors,
+    ServiceError,
+    error_from_response,
+    map_encoding_errors,
+    validate_header_value,
+)
 from vitascope.client.compat import run_blocking_async
 from vitascope.client.progress import UploadProgress, upload_progress
 from vitascope.client.retry import RetryConfig, RetryPolicy, retry_async, retry_policy
@@ -103,8 +109,9 @@ class BaseClient:
 
         async def send(on_progress: Callable[[int, int], None]) -> httpx.Response:
             with await run_blocking_async(open_for_upload, source) as stream:
-                form = {"file": (source.name, stream)}
-                request = self._http.build_request("POST", path, data=dict(fields), files=form, headers=headers)
+                form = {"file": (os.fsencode(source.name).decode("utf-8", "replace"), stream)}
+                with map_encoding_errors(f"POST {path}"):
+                    request = self._http.build_request("POST", path, data=dict(fields), files=form, headers=headers)
                 request.stream = UploadStream(request, source, on_progress)
                 return await self._http.send(request)
 
@@ -130,7 +137,9 @@ class BaseClient:
         is_read_only: bool = False,
     ) -> httpx.Response:
         async def send() -> httpx.Response:
-            return await self._http.request(method, path, json=json, params=params, headers=headers)
+            with map_encoding_errors(f"{method} {path}"):
+                request = self._http.build_request(method, path, json=json, params=params, headers=headers)
+            return await self._http.send(request)
 
         return await self._send_checked(method, path, send, retry_policy(method, headers, is_read_only))
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from vitascope import errors
 from vitascope.client import response_types
 from vitascope.client._sync.transport import BaseClient
-from vitascope.client.api import DeliveryState, Scope, WebhookEvent, api_path, drop_none
+from vitascope.client.api import DeliveryState, Scope, WebhookEvent, api_path, drop_none, to_list
 from vitascope.client.compat import sleep
 
 WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = ("job.succeeded", "job.failed", "job.cancelled")
@@ -75,9 +75,9 @@ class Admin(BaseClient):
             concurrency: concurrent requests.
             expires_in: seconds from now.
         """
-        names = None if collections is None else list(collections)
+        names = None if collections is None else to_list("collections", collections)
         options = drop_none(collections=names, rate=rate, concurrency=concurrency, expires_in=expires_in)
-        body = {"name": name, "scopes": list(scopes), **options}
+        body = {"name": name, "scopes": to_list("scopes", scopes), **options}
         return self._call(response_types.CreatedKey, "POST", api_path("keys"), json=body)
 
     def revoke_key(self, key_id: str) -> response_types.KeyInfo:
@@ -91,7 +91,7 @@ class Admin(BaseClient):
 
         `vitascope.webhooks` verifies the signatures.
         """
-        body = {"url": url, "events": list(events)}
+        body = {"url": url, "events": to_list("events", events)}
         return self._call(response_types.CreatedWebhook, "POST", api_path("webhooks"), json=body)
 
     def list_webhooks(self) -> response_types.Webhooks:

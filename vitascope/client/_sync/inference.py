@@ -9,8 +9,9 @@ from typing import Any, Literal, TypeVar, Unpack
 
 from vitascope.client import response_types
 from vitascope.client._sync.transport import BaseClient
-from vitascope.client.api import JSON, CaptionOptions, Granularity, InputType, api_path, drop_none, form_field
+from vitascope.client.api import JSON, CaptionOptions, Granularity, InputType, api_path, drop_none, form_field, to_list
 from vitascope.client.progress import UploadProgress
+from vitascope.errors import InvalidInput
 
 T = TypeVar("T")
 
@@ -43,7 +44,12 @@ class Inference(BaseClient):
             model: see the class.
         """
         span = {"collection": collection, "video_id": video_id, "start": start, "end": end}
-        options = {"captions": list(captions), "references": list(references), "frames": frames, "model": model}
+        options = {
+            "captions": to_list("captions", captions),
+            "references": to_list("references", references),
+            "frames": frames,
+            "model": model,
+        }
         return self._compute(response_types.ScoreResponse, "caption-scores", span | options)
 
     def score_file(
@@ -57,7 +63,12 @@ class Inference(BaseClient):
         progress: UploadProgress = False,
     ) -> response_types.ScoreResponse:
         """Score how well captions describe a file, which is uploaded and not stored; otherwise as `score`."""
-        fields = {"captions": list(captions), "references": list(references), "frames": frames, "model": model}
+        fields = {
+            "captions": to_list("captions", captions),
+            "references": to_list("references", references),
+            "frames": frames,
+            "model": model,
+        }
         return self._compute_of_file(response_types.ScoreResponse, "caption-scores", file, fields, progress)
 
     def ask(
@@ -88,7 +99,7 @@ class Inference(BaseClient):
         """
         span = {"collection": collection, "video_id": video_id, "start": start, "end": end}
         options = {"question": question, "top": top, "abstain_below": abstain_below, "model": model}
-        options["candidates"] = None if candidates is None else list(candidates)
+        options["candidates"] = None if candidates is None else to_list("candidates", candidates)
         return self._compute(response_types.AnswerResponse, "answers", span | options)
 
     def ask_file(
@@ -104,7 +115,9 @@ class Inference(BaseClient):
     ) -> response_types.AnswerResponse:
         """Answer a question about a file, which is uploaded and not stored; otherwise as `ask`."""
         fields = {"question": question, "top": top, "abstain_below": abstain_below, "model": model}
-        fields["candidates"] = None if candidates is None else list(candidates)
+        fields["candidates"] = None if candidates is None else to_list("candidates", candidates)
+        if fields["candidates"] == []:  # a form has no empty lists
+            raise InvalidInput("candidates: none; at least one was expected")
         return self._compute_of_file(response_types.AnswerResponse, "answers", file, fields, progress)
 
     def classify_entailment(
@@ -128,7 +141,7 @@ class Inference(BaseClient):
             model: see the class.
         """
         span = {"collection": collection, "video_id": video_id, "start": start, "end": end}
-        options = {"hypotheses": list(hypotheses), "model": model}
+        options = {"hypotheses": to_list("hypotheses", hypotheses), "model": model}
         return self._compute(response_types.EntailmentResponse, "entailment", span | options)
 
     def classify_entailment_of_file(
@@ -140,7 +153,7 @@ class Inference(BaseClient):
         progress: UploadProgress = False,
     ) -> response_types.EntailmentResponse:
         """Classify sentences about a file, which is uploaded and not stored; otherwise as `classify_entailment`."""
-        fields = {"hypotheses": list(hypotheses), "model": model}
+        fields = {"hypotheses": to_list("hypotheses", hypotheses), "model": model}
         return self._compute_of_file(response_types.EntailmentResponse, "entailment", file, fields, progress)
 
     def find_moments(
@@ -166,7 +179,7 @@ class Inference(BaseClient):
             model: see the class.
         """
         span = {"collection": collection, "video_id": video_id, "start": start, "end": end}
-        options = {"texts": list(texts), "top": top, "model": model}
+        options = {"texts": to_list("texts", texts), "top": top, "model": model}
         return self._compute(response_types.MomentResponse, "moments", span | options)
 
     def find_moments_in_file(
@@ -179,7 +192,7 @@ class Inference(BaseClient):
         progress: UploadProgress = False,
     ) -> response_types.MomentResponse:
         """Find moments of a file, which is uploaded and not stored; otherwise as `find_moments`."""
-        fields = {"texts": list(texts), "top": top, "model": model}
+        fields = {"texts": to_list("texts", texts), "top": top, "model": model}
         return self._compute_of_file(response_types.MomentResponse, "moments", file, fields, progress)
 
     def ground(
@@ -203,7 +216,7 @@ class Inference(BaseClient):
             model: see the class.
         """
         span = {"collection": collection, "video_id": video_id, "start": start, "end": end}
-        options = {"phrases": list(phrases), "model": model}
+        options = {"phrases": to_list("phrases", phrases), "model": model}
         return self._compute(response_types.GroundingResponse, "groundings", span | options)
 
     def ground_file(
@@ -217,7 +230,7 @@ class Inference(BaseClient):
         progress: UploadProgress = False,
     ) -> response_types.GroundingResponse:
         """Find what phrases name in a file, which is uploaded and not stored; otherwise as `ground`."""
-        fields = {"phrases": list(phrases), "start": start, "end": end, "model": model}
+        fields = {"phrases": to_list("phrases", phrases), "start": start, "end": end, "model": model}
         return self._compute_of_file(response_types.GroundingResponse, "groundings", file, fields, progress)
 
     def generate_captions(
@@ -334,7 +347,7 @@ class Inference(BaseClient):
             input_type: ``query`` (default) or ``document``; chooses the prompt of models that expect one.
             dimensions: of the embeddings, among those that the model allows; by default all.
         """
-        body = {"input": list(texts), "model": model, "input_type": input_type, "dimensions": dimensions}
+        body = {"input": to_list("texts", texts), "model": model, "input_type": input_type, "dimensions": dimensions}
         return self._compute(response_types.Embeddings, "embeddings", body)
 
     def embed_file(
@@ -368,7 +381,10 @@ class Inference(BaseClient):
             granularities: whether to list segments, words, or both.
             progress: shows the upload.
         """
-        fields: JSON = {"response_format": "verbose_json", "timestamp_granularities[]": list(granularities)}
+        fields: JSON = {
+            "response_format": "verbose_json",
+            "timestamp_granularities[]": to_list("granularities", granularities),
+        }
         fields |= {"model": model, "language": language}
         return self._compute_of_file(response_types.Transcription, "transcriptions", file, fields, progress)
 
@@ -388,7 +404,7 @@ class Inference(BaseClient):
             collection: of the clips and videos.
             top_n: number of documents to return.
         """
-        body = {"query": query, "documents": list(documents), "collection": collection, "top_n": top_n}
+        body = {"query": query, "documents": to_list("documents", documents), "collection": collection, "top_n": top_n}
         return self._compute(response_types.RerankResponse, "rerank", body)
 
     def _compute(self, response_type: type[T], task: str, body: Mapping[str, Any]) -> T:
