@@ -2,7 +2,7 @@
 
 import { call } from "./api.js";
 import { busyForm } from "./busy_form.js";
-import { $, describeFit, el, fitBar, formatCosine, formatTime, scoreParts, spokenNumbers } from "./dom.js";
+import { $, describeFit, el, fitBar, formatCosine, formatPercent, formatTime, scoreParts, spokenNumbers } from "./dom.js";
 import { modalitiesNote } from "./matches.js";
 import { modelFor } from "./side_panel.js";
 
@@ -51,7 +51,7 @@ function scoreCard(score, isBest, strongest, seek, classified) {
   return el("article", { className: isBest ? "score-card best" : "score-card" },
     el("h4", { textContent: score.caption }),
     el("p", { className: "match-text" }, isBest ? el("b", { textContent: "Best match. " }) : null, describeMatch(score)),
-    classified ? el("p", { className: "entailment", textContent: describeClass(classified) }) : null,
+    classified ? el("p", { className: "match-text entailment", textContent: describeClass(classified) }) : null,
     fitBar(score), wordScores(wordsOf(score), strongest, seek), otherScores(score));
 }
 
@@ -63,7 +63,7 @@ function describeMatch({ match, similarity }) {
 }
 
 const CLASSES = { entailed: "Entailed", neutral: "Neutral", contradicted: "Contradicted" };
-const describeClass = ({ label, probabilities }) => `${CLASSES[label]}: probability ${probabilities[label].toFixed(2)}.`;
+const describeClass = ({ label, probabilities }) => `${CLASSES[label]}, ${formatPercent(probabilities[label])}`;
 
 // Words tinted by the similarity of their best frame; a click seeks to that frame.
 function wordScores(words, strongest, seek) {

@@ -139,11 +139,11 @@ async function fillTimeline({ video, start }, signal) {
     const search = readSearch();
     if (!search.hasQuery || !video.duration) return showMoments(null, "");
     if (spans.length < 2 && current.signals) return showMoments([current], "");
-    showMoments(null, "Searching for matching moments…");
+    showMoments(null, "Searching for matching clips…");
     const clip = { video_id: Number(video.id) };
     const filter = search.filter ? { and: [clip, search.filter] } : clip;
-    const { results } = await runSearch({ ...search, group: "clip", filter }, { signal });
-    showMoments(results, spans.length < 2 ? "" : results.length ? "Best matching moments" : "No other matching moments in this video.");
+    const { results } = await runSearch({ ...search, refine: false, group: "clip", filter }, { signal });
+    showMoments(results, spans.length < 2 ? "" : results.length ? "Best matching clips" : "No other matching clips in this video.");
     showScores();
   } catch (error) {
     if (error.name !== "AbortError") showMoments(null, error.message);

@@ -26,8 +26,8 @@ export async function loadCollections(preferred = selectedName || lastUsed()) {
   ({ collections: collections, unreadable } = await call("GET", "/v1/collections"));
   const names = collections.map((collection) => collection.name);
   selectedName = names.includes(preferred) ? preferred : names[0] || null;
-  $("collections").replaceChildren(...collections.map((collection) =>
-    el("option", { value: collection.name, textContent: `${collection.name} (${collection.videos})` })));
+  const isNarrow = matchMedia("(max-width: 36rem)").matches; // as in the style sheets
+  $("collections").replaceChildren(...collections.map(({ name, videos }) => el("option", { value: name, textContent: isNarrow ? name : `${name} (${videos})` })));
   $("collections").value = selectedName || "";
   rememberSelected();
   $("collections").disabled = !names.length;

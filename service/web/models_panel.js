@@ -1,6 +1,7 @@
 // The Models panel: tasks, metrics, devices and card of each model.
 
 import { call } from "./api.js";
+import { allCollections } from "./collections.js";
 import { confirmAction } from "./confirm.js";
 import { checkbox, el, field, labelButton } from "./dom.js";
 import { joinFacts } from "./format.js";
@@ -37,7 +38,7 @@ function modelCard(model, isAdmin, reload) {
       Tasks: model.tasks.join(", "),
       Inputs: model.streams.map((s) => `${s.frames} ${s.frames > 1 ? "frames" : "frame"} of ${s.width}×${s.height}`).join(" and "),
       Devices: devices(model.engines),
-      Reranking: model.default_rerank === null ? null : model.default_rerank ? `top ${model.default_rerank} by default` : "off by default",
+      Reranking: reranking(model),
       Precision: model.precision,
       "Training data": model.training_data.join(", "),
       Licence: model.licence,
@@ -63,6 +64,14 @@ function modelCard(model, isAdmin, reload) {
         await call("DELETE", `${path}${answers.force ? "?force=true" : ""}`);
         await reload();
       }, "quiet danger"))) : null);
+}
+
+// The default, and where another one applies: in collections with sound.
+function reranking({ default_rerank: usual, fingerprint }) {
+  if (usual === null) return null;
+  const bySound = allCollections().collections.find((collection) => collection.fingerprint === fingerprint && collection.default_rerank !== usual);
+  const describe = (count) => (count ? `top ${count}` : "off");
+  return `${describe(usual)} by default${bySound ? `, ${describe(bySound.default_rerank)} in collections with sound` : ""}`;
 }
 
 function devices(engines) {

@@ -7,14 +7,14 @@ import { prepareConditions } from "./conditions.js";
 import { $, el } from "./dom.js";
 import { showFacets } from "./facets.js";
 import { readRows, showFilterError } from "./filter_form.js";
-import { formatCount } from "./format.js";
+import { formatCount, formatDuration } from "./format.js";
 import { hideLoading, setSummary, showCards, showError, showLoading, showMessage, showWarnings, videoCard } from "./results.js";
 import { loadSimilarClip, PAGE_SIZE, readSearch, runSearch, saveToAddress, setReranking, showChips, showMinRelevance, showReranking } from "./search_state.js";
 import { showSignals } from "./signals.js";
 import { setSimilarClip } from "./similar_query.js";
 import { createToast } from "./toasts.js";
 
-const NOUNS = { clip: "clip", event: "moment", video: "video" };
+const NOUNS = { clip: "clip", event: "event", video: "video" };
 let page = { next: null, shown: 0 };
 let minCount = 1; // results to show after a refresh, so that it keeps the pages of "Show more"
 let pending = null;
@@ -109,11 +109,12 @@ async function showHits(criteria, { more = false, count = 1 }) {
       const response = await runSearch(criteria, { cursor, signal });
       return { items: response.results, next: response.next_cursor, changed: response.changed, warnings: response.warnings };
     }, more ? page.next : null, count)]);
-    const milliseconds = Math.round(performance.now() - startedAt);
+    const elapsed = performance.now() - startedAt; // milliseconds
+    const time = elapsed < 1000 ? `${Math.round(elapsed)} ms` : formatDuration(elapsed / 1000);
     showCards(results.map((clip, index) => resultCard(clip, (more ? page.shown : 0) + index + 1, openClip, findSimilar)), more);
     setPage(next, results.length, more);
     if (!page.shown) showMessage("No results", describeNoResults(criteria));
-    else setSummary([describeCount(criteria, milliseconds), changed ? "the collection has changed; search again to see new videos" : ""].filter(Boolean).join("; "));
+    else setSummary([describeCount(criteria, time), changed ? "the collection has changed; search again to see new videos" : ""].filter(Boolean).join("; "));
     if (!more) showWarnings(warnings);
     if (page.shown) showMinRelevance(results.some(({ relevance }) => relevance !== null));
     showFilters();
@@ -134,17 +135,19 @@ async function showHits(criteria, { more = false, count = 1 }) {
 }
 
 // "Best 24 of 85 clips"; the total is known only if neither filter nor minimum leaves any out.
-function describeCount({ filter, group, minRelevance }, milliseconds) {
+function describeCount({ filter, group, minRelevance }, time) {
   const total = { clip: currentCollection().clips, video: currentCollection().videos }[group];
   const count = formatCount(page.shown, NOUNS[group]);
-  if (!page.next) return `${count} in ${milliseconds} ms, best first`;
-  return `Best ${filter || minRelevance || !total ? count : `${page.shown.toLocaleString("en")} of ${formatCount(total, NOUNS[group])}`} in ${milliseconds} ms`;
+  if (!page.next) return `${count} in ${time}, best first`;
+  return `Best ${filter || minRelevance || !total ? count : `${page.shown.toLocaleString("en")} of ${formatCount(total, NOUNS[group])}`} in ${time}`;
 }
 
-function describeNoResults({ filter, minRelevance, signals }) {
+function describeNoResults({ text, filter, minRelevance, signals }) {
+  if (!currentCollection().clips) return "This collection has no clips yet.";
   if (signals) return "Nothing matches by these signals alone. Switch on more of them below the search box.";
   if (minRelevance) return `No result fits with at least ${Math.round(minRelevance * 100)}%. Lower the minimum under “Options” to see the nearest.`;
-  return filter ? "No clips match the filter." : "This collection has no clips yet.";
+  if (text.includes('"')) return `No clip${filter ? " that matches the filter" : ""} has these words exactly. Remove the quotation marks to search by meaning.`;
+  return `No clip matches${filter ? " the filter" : ""}.`;
 }
 
 // After the results, which must not wait for the facets; they show conditions in place of chips.

@@ -12,7 +12,7 @@ import { clearSimilar, setSimilarClip, setSimilarClipId, similarChip, similarQue
 
 const RERANK = 20; // results, if the model states no number
 export const PAGE_SIZE = 24;
-const REFINED_PAGE_SIZE = 8; // fewer, since a second or so of computation goes into each
+const REFINED_PAGE_SIZE = 8; // fewer, since each takes seconds the first time
 let savedQuery = ""; // the search in the address
 let reranks = null; // chosen by the user; null: as the model states
 

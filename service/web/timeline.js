@@ -1,10 +1,10 @@
-// The timeline of a video: its clips on a canvas, and the moments that match the search.
+// The timeline of a video: its clips on a canvas, and those that match the search.
 
 import { $, describeFit, el, fitOf, formatSpan, formatTime, isSound, thumbnailAt } from "./dom.js";
 import { highlight, timedMatches } from "./matches.js";
 import { signalName } from "./signals.js";
 
-const MAX_MOMENTS = 6; // listed moments
+const MAX_MOMENTS = 6; // listed
 const MAX_MATCHES = 8; // listed matches of words
 const MARKER_REACH = 8; // pixels around a marker that belong to it
 const PAGE_STEP = 10; // clips per PageUp and PageDown
@@ -78,10 +78,10 @@ function listedMatches() {
   return matches.filter((match) => best.includes(match));
 }
 
-// The scores of a clip; undefined if it is not among the moments.
+// The scores of a clip; undefined if it does not match.
 export const scoresOf = (clipId) => moments.get(clipId);
 
-// Merge adjacent clips into moments with their best score; drop clips with less than half of the top probability.
+// Merge adjacent clips, with their best score; drop clips with less than half of the top probability.
 function mergeMoments(results) {
   if (!results.length) return [];
   const top = fitOf(results[0]);
@@ -221,7 +221,7 @@ function paintClips(context, width, height, baseColor, momentColor) {
   }
 }
 
-// How strongly each moment is drawn, 0 to 1: probabilities as they are, similarities scaled from the lowest to the highest.
+// How strongly each matching clip is drawn, 0 to 1: probabilities as they are, similarities scaled from the lowest to the highest.
 function momentStrengths() {
   const scores = [...moments].map(([id, results]) => [id, fitOf(results)]);
   const cosines = scores.filter(([, { isProbability }]) => !isProbability).map(([, { value }]) => value);

@@ -154,7 +154,7 @@ def _timeline(running: Running, browser: Browser) -> bytes:
     page = opened.new_page()
     _enter(page, f"/?collection=films&q={QUERY}")
     page.locator(".card").first.click()
-    page.get_by_text("Best matching moments").wait_for()
+    page.get_by_text("Best matching clips").wait_for()
     page.mouse.move(0, 0)
     page.wait_for_timeout(500)  # the first frame
     picture = page.screenshot()

@@ -36,7 +36,7 @@ TARGETS = "button, select, summary, input:not([type=checkbox], [type=radio], [ty
 SEARCHING = "Searching\N{HORIZONTAL ELLIPSIS}"
 LOADING = "Loading\N{HORIZONTAL ELLIPSIS}"
 RESULTS = r"""
-- status: /3 moments in \d+ ms, best first/
+- status: /3 events in \d+\sm?s, best first/
 - region "Clips":
   - button /^1\. red, 0:00 to 0:02, fit (over 99|9\d)%, found by picture, name$/
   - 'button "Find similar: 1. red"'
@@ -171,7 +171,7 @@ def test_a_search_is_announced_once_and_a_clip_takes_and_returns_the_focus(page:
     expect_announcements(page, r"3 videos, 3 clips\. Describe what you are looking for\.")
     page.locator("#query").fill("a red thing")
     page.keyboard.press("Enter")
-    expect_announcements(page, SEARCHING, r"3 moments in \d+ ms, best first")
+    expect_announcements(page, SEARCHING, r"3 events in \d+\sm?s, best first")
     expect(page.locator("#query")).to_be_focused()
     expect(page.get_by_role("main")).to_match_aria_snapshot(RESULTS)
 
@@ -201,7 +201,9 @@ def test_a_search_is_announced_once_and_a_clip_takes_and_returns_the_focus(page:
     expect_announcements(page, SEARCHING, r"Something went wrong\. Cannot reach the service\. Is it running\?")
     page.unroute_all()
     page.goto(f'/?collection={palette}&q=a+red+thing&filter={{"color":"pink"}}')
-    expect_announcements(page, SEARCHING, r"No results\. No clips match the filter\.")
+    expect_announcements(page, SEARCHING, r"No results\. No clip matches the filter\.")
+    page.goto(f'/?collection={palette}&q="red+fox"')
+    expect_announcements(page, SEARCHING, r"No results\. No clip has these words exactly\. Remove .+")
 
 
 def test_starts_ends_and_failures_are_announced_but_no_progress(

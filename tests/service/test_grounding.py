@@ -75,7 +75,7 @@ def test_the_page_draws_the_query_over_the_frame(grounding: Running, browser: Br
     page.goto("/?collection=films&q=blue")
     page.locator("#results .card").first.click()
     form = page.locator("#grounding-form")
-    expect(form.get_by_label("Why this frame")).to_have_value("blue")
+    expect(form.get_by_label("Find in frame")).to_have_value("blue")
     form.get_by_role("button", name="Show").click()
     expect(form.get_by_role("img", name="blue: score")).to_be_visible()
     page.evaluate(Axe().axe_script)

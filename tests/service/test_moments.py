@@ -6,6 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -13,11 +14,13 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, expect
 
+from service.lifespan import MIN_ACCEPTED
 from tests.media_files import solid, write_picture, write_video
 from tests.service.browsing import PATIENCE_MS
 from tests.service.conftest import COLORS, settings_for
 from tests.service.running import JSON, Running, problem_of, serving
 from tests.service.test_cache import MetricChanges
+from tests.service.test_overload import held_indexing, in_progress
 from tests.small_bundle import MOMENTS, make_small_bundle
 from tests.waiting import wait_for
 from vitascope.cli.main import main
@@ -56,6 +59,9 @@ def finding(bundle: Path, film: Path, tmp_path_factory: pytest.TempPathFactory) 
         tmp_path_factory.mktemp("data"),
         max_moment_windows=100,
         max_captions=5,
+        queue_timeout=0.01,
+        inference_workers=2,
+        decode_processes=2,
         max_video_seconds=HOURS + 60.0,
     )
     with serving(settings) as running:
@@ -141,9 +147,9 @@ def test_a_repeated_request_embeds_only_what_one_that_failed_has_not(
     engine = finding.service.model._graphs.engine("video")  # type: ignore[attr-defined]
     run, rows = engine.run, list[int]()
 
-    def fail_at_third_run(inputs: JSON) -> object:
+    def fail_late(inputs: JSON) -> object:
         rows.append(len(inputs["high"]))
-        if len(rows) == 3:
+        if sum(rows) == 72:
             raise EngineError("broken")
         return run(inputs)
 
@@ -151,10 +157,25 @@ def test_a_repeated_request_embeds_only_what_one_that_failed_has_not(
         form = {"texts": ["a green thing"]}
         return finding.client.post("/v1/moments", files={"file": ("long.mp4", content)}, data=form)
 
-    monkeypatch.setattr(engine, "run", fail_at_third_run)
+    monkeypatch.setattr(engine, "run", fail_late)
     problem_of(find(), 503, "engine_error")
     assert likely(find().json()) == [[(0.0, 40.0)]]
-    assert rows == [32, 32, 16, 16]
+    assert sum(rows) == 72 + 16  # of 80 windows, 64 are decoded and cached at a time
+
+
+def test_searches_are_answered_while_whole_videos_are_embedded(finding: Running, tmp_path: Path) -> None:
+    """The moments of a search are in a part of the video that no other request has reached."""
+    frames = [solid(COLORS[name], 64, 48) for name, count in (("green", 42), ("blue", 8)) for _ in range(count)]
+    with Client(str(finding.client.base_url)) as client:
+        client.create_collection("long")
+        client.add_video("long", write_video(tmp_path / "long.mp4", frames, rate=1))
+    sends = [partial(ask, finding, collection="long", texts=["a green thing"])] * (MIN_ACCEPTED + 1)
+    with in_progress(held_indexing(finding), sends) as (is_held, responses):
+        wait_for(lambda: is_held() and finding.service.long_pool.active == len(sends))
+        [result] = search(finding, "long", text="a blue thing", refine=True, limit=1).json()["results"]
+        assert result["moment"]["start"] == pytest.approx(42, abs=0.5)
+        assert not any(response.done() for response in responses)
+    assert [likely(response.result().json()) for response in responses] == [[[(0.0, 42.0)]]] * len(sends)
 
 
 def search(running: Running, collection: str = "short-clips", **fields: object) -> httpx.Response:
@@ -304,7 +325,11 @@ def test_the_page_lists_moments_below_their_curve_and_plays_them(finding: Runnin
     page.goto("/?collection=films&q=a+blue+thing&group=clip")
     page.get_by_role("button", name="Options", exact=True).click()
     page.get_by_label("Refine:").check()
-    expect(page.locator("#results .time").first).to_have_text("0:03 \N{EN DASH} 0:13")
+    card = page.locator("#results .card").first
+    expect(card.locator(".time")).to_have_text(re.compile("^0:03 \N{EN DASH} 0:13 [(]>?9"))
+    expect(card.locator("img")).to_have_attribute("src", re.compile(r"thumbnail\?t=8\.2"))  # the middle of the moment
+    card.hover()
+    expect(card.locator("video")).to_have_attribute("src", re.compile(r"#t=(3|2\.9)"))
     assert "refine=1" in page.url
     page.locator("#results .card").first.click()
     wait_for(lambda: 3 <= page.evaluate("document.querySelector('#clip-screen video')?.currentTime ?? 0") < 8)
