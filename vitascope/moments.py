@@ -74,7 +74,8 @@ def window_spans(duration: float, seconds: float, start: float = 0.0, end: float
         start, end: The part, in seconds; None: to the end.
     """
     last = duration if end is None else min(end, duration)
-    begin = math.floor((start + _TOLERANCE) / seconds)
+    final = max(0, math.ceil((duration - _TOLERANCE) / seconds) - 1)
+    begin = min(math.floor((start + _TOLERANCE) / seconds), final)
     stop = max(begin + 1, math.ceil((last - _TOLERANCE) / seconds))
     return [(index * seconds, min((index + 1) * seconds, duration)) for index in range(begin, stop)]
 
