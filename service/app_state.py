@@ -75,6 +75,8 @@ class AppState:
     """Rejects interactive requests that would be queued for too long."""
     inference_pool: Pool
     """Threads of interactive requests that decode media or wait for the model."""
+    long_pool: Pool
+    """Threads of requests that embed many clips; further ones are rejected."""
     io_pool: Pool
     """Threads of requests that read the catalogue or files."""
     search_pool: Pool

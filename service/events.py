@@ -162,10 +162,6 @@ class Broadcaster:
     def open_streams(self) -> int:
         return self._streams.total()
 
-    @property
-    def followed_jobs(self) -> int:
-        return len(self._jobs)
-
     @contextmanager
     def stream(self, client: str, abort: Callable[[], None], seconds: float) -> Iterator[None]:
         """Count a stream; cancelled after ``seconds``, or by ``close`` if its reader has stalled.

@@ -6,7 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from index.collection import Collection
 from index.jobs.sources.access_policy import expand_home, is_inside
 from index.legacy_media import LOCK_NAME
 from index.records import Video
+from index.storage.removals import is_owned
 from service.errors import Busy, MediaMissing, PathForbidden, StorageFull
 from vitascope.durable_files import make_folders
 from vitascope.errors import InvalidInput, MediaError, NotFound, StorageError
@@ -190,3 +191,8 @@ def rename_errors(path: Path, name: str) -> Iterator[None]:
         yield
     except (MediaError, InvalidInput) as error:
         raise type(error)(str(error).replace(str(path), name).replace(path.name, name)) from error
+
+
+def rename_stored(video: Video) -> AbstractContextManager[None]:
+    """Let errors about a file that its collection owns call it by its title."""
+    return rename_errors(Path(video.path), video.title) if is_owned(video.path) else nullcontext()

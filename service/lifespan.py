@@ -96,6 +96,7 @@ def open_service(
             webhooks=webhooks,
             queue_limiter=QueueLimiter(max(MIN_ACCEPTED, 2 * settings.decode_process_count()), settings.queue_timeout),
             inference_pool=Pool("model", settings.request_threads, settings.max_queue),
+            long_pool=Pool("long", max(1, settings.request_threads // 2), queue=0),
             io_pool=Pool("files", settings.io_threads, settings.max_queue),
             search_pool=Pool("searches", (os.cpu_count() or 1) + 1, settings.max_queue),
             write_pool=Pool("writes", settings.write_threads, settings.max_requests),

@@ -17,7 +17,7 @@ from vitascope.media.file import MediaFile
 class PreviewCache:
     """Files in a folder of their own, at most ``max_bytes``. The least recently used are removed, and all at a start.
 
-    A removed file stays readable for those who have it open.
+    An open file stays readable after its removal.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:

@@ -300,7 +300,9 @@ class _ConcurrencySettings(_Section):
     max_queue_bytes: Count = 1024 * MIB
     """Bytes of the inputs that wait for the model."""
     request_threads: Count = 64
-    """Threads for searches, scores, answers, captions and embeddings that decode media or wait for the model."""
+    """Threads for searches, scores, answers, captions and embeddings that decode media or wait for the model. Requests
+    that embed whole videos (moments, chapters, captions of each clip) have half as many; more are rejected with 503.
+    """
     io_threads: Count = 16
     """Threads for requests that read the catalogue or files."""
     write_threads: Count = 8

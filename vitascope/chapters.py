@@ -121,21 +121,21 @@ def find_chapters(
     clips: Sequence[Span],
     options: ChapterOptions = DEFAULT_OPTIONS,
     limits: MediaLimits = DEFAULT_LIMITS,
-    known: Mapping[Span, NDArray[np.float32]] | None = None,
+    embeddings: Mapping[Span, NDArray[np.float32]] | None = None,
 ) -> list[ChapterSpan]:
     """Embed the clips of a video and merge them into chapters.
 
-    ``known``: embeddings (D,) of some of the clips, which are not embedded again. Others as in ``chapter_file``.
+    ``embeddings``: (D,) of some of the clips, which are not embedded again. Others as in ``chapter_file``.
     """
     manifest = model.bundle.manifest
     if not manifest.vector_width:
         raise TaskMissing(f"{manifest.name}: no embeddings, so no chapters; its tasks are {', '.join(manifest.tasks)}")
     if clips[-1][1] <= clips[0][0]:
         raise InvalidInput("chapters: a picture has none; a video was expected")
-    embeddings = dict(known or {})
-    if missing := [span for span in clips if span not in embeddings]:
-        embeddings |= zip(missing, embed_windows(model, file, missing, limits), strict=True)
-    return merge_clips(np.stack([embeddings[span] for span in clips]), clips, options)
+    vectors = dict(embeddings or {})
+    if missing := [span for span in clips if span not in vectors]:
+        vectors |= zip(missing, embed_windows(model, file, missing, limits), strict=True)
+    return merge_clips(np.stack([vectors[span] for span in clips]), clips, options)
 
 
 def merge_clips(

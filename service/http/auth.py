@@ -38,26 +38,40 @@ class Permission:
         all_collections: Whether a key that is restricted to some collections is rejected.
         media_cookie: Whether the media cookie is accepted in place of a key.
         public_if: Name of a boolean setting that makes the route public.
+        uses_model: Whether a POST runs the model, so that a full queue rejects it.
     """
 
     scope: Scope | None
     all_collections: bool = False
     media_cookie: bool = False
     public_if: str | None = None
+    uses_model: bool = True
+
+    def is_queued(self, method: str) -> bool:
+        """Return whether a request of ``method`` waits in the queue of the model."""
+        return self.scope == "read" and method == "POST" and self.uses_model
 
 
 UNDECLARED = Permission("admin", all_collections=True)
-"""Applies to endpoints without ``requires``, and to paths that no route has."""
+"""Applies to endpoints without ``requires``."""
+
+NO_ROUTE = Permission(None)
+"""Applies to requests that no route matches: a valid key gets the 404 or 405."""
 
 
 def requires(
-    scope: Scope | None, *, all_collections: bool = False, media_cookie: bool = False, public_if: str | None = None
+    scope: Scope | None,
+    *,
+    all_collections: bool = False,
+    media_cookie: bool = False,
+    public_if: str | None = None,
+    uses_model: bool = True,
 ) -> Callable[[Endpoint], Endpoint]:
     """Declare the permission of an endpoint. Apply below the router's decorator.
 
     Unless ``all_collections`` is set, a path parameter ``name`` is the name of a collection that the key must allow.
     """
-    permission = Permission(scope, all_collections, media_cookie, public_if)
+    permission = Permission(scope, all_collections, media_cookie, public_if, uses_model)
 
     def declare(endpoint: Endpoint) -> Endpoint:
         setattr(endpoint, "permission", permission)  # noqa: B010
@@ -67,8 +81,8 @@ def requires(
 
 
 def permission_of(endpoint: object) -> Permission:
-    """Return the declared permission of an endpoint."""
-    return getattr(endpoint, "permission", UNDECLARED)
+    """Return the declared permission of an endpoint; None, of a request that no route matches, needs no scope."""
+    return NO_ROUTE if endpoint is None else getattr(endpoint, "permission", UNDECLARED)
 
 
 def match_route(routes: Iterable[BaseRoute], method: str, path: str) -> tuple[object, dict[str, str]]:

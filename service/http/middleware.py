@@ -279,14 +279,15 @@ class AuthMiddleware:
         service: AppState = scope["app"].state.service
         endpoint, path_params = match_route(scope["app"].routes, scope["method"], scope["path"])
         permission = permission_of(endpoint)
-        is_public = permission.scope is None or (
-            permission.public_if is not None and getattr(self._settings, permission.public_if)
+        is_public = endpoint is not None and (
+            permission.scope is None
+            or (permission.public_if is not None and getattr(self._settings, permission.public_if))
         )
         caller: Caller | None = None
         headers: dict[str, str] = {}
         with ExitStack() as in_progress:
             try:
-                if permission.scope == "read" and scope["method"] == "POST":
+                if permission.is_queued(scope["method"]):
                     service.queue_limiter.check()
                 _check_encoding(Headers(scope=scope))
                 if not is_public:
@@ -399,7 +400,7 @@ def _is_rejected(scope: Scope) -> bool:
     if not service.queue_limiter.is_full or not _is_plain(scope):
         return False
     endpoint, _ = match_route(scope["app"].routes, scope["method"], scope["path"])
-    return permission_of(endpoint).scope == "read"
+    return permission_of(endpoint).is_queued(scope["method"])
 
 
 def _is_plain(scope: Scope) -> bool:

@@ -28,6 +28,8 @@ Schema = TypeVar("Schema", bound=BaseModel)
 WRITE_BYTES = 1024**2
 """Bytes of the file that are buffered before a thread writes them."""
 MAX_NAME_LENGTH = 255
+JSON_FIELDS = frozenset({"metadata", "segmentation", "query", "signals", "filter"})
+"""Fields whose value is JSON, in one part of the form."""
 
 
 @dataclass(frozen=True)
@@ -76,20 +78,13 @@ async def read_form(request: Request, service: AppState, pool: Pool | None = Non
         target.unlink(missing_ok=True)
 
 
-def parse_fields(
-    schema: type[Schema],
-    form: Form,
-    *,
-    lists: tuple[str, ...] = (),
-    as_json: tuple[str, ...] = ("metadata", "segmentation"),
-) -> Schema:
+def parse_fields(schema: type[Schema], form: Form, *, lists: tuple[str, ...] = ()) -> Schema:
     """Validate the fields of a form.
 
     Args:
         schema: The schema.
         form: The form.
         lists: Fields that may be repeated.
-        as_json: Fields whose value is JSON.
 
     Raises:
         RequestValidationError, PayloadTooLarge, Overloaded: A field is invalid, or too large once parsed.
@@ -100,7 +95,7 @@ def parse_fields(
             values[name] = texts
         elif len(texts) > 1:
             raise invalid(name, "given more than once; one value was expected")
-        elif name in as_json:
+        elif name in JSON_FIELDS:
             document = texts[0].encode()
             form.reserve_bytes(json_bytes(document))
             values[name] = parse_json(document, form.max_json_values, name)

@@ -13,6 +13,7 @@ from pydantic.json_schema import JsonSchemaMode
 
 from service.http.auth import permission_of
 from service.http.idempotency import is_idempotent
+from service.http.multipart import JSON_FIELDS
 from service.http.parsing import PREFER
 from service.http.problems import CONTENT_TYPE, TYPE_PREFIX, title_of
 from service.schemas.base import Problem
@@ -158,6 +159,9 @@ def form_body(
             "schema": _reference(also_json) if also_json in NESTED_BODIES else _schema_of(also_json)
         }
     content["multipart/form-data"] = {"schema": form}
+    encoding = {name: {"contentType": "application/json"} for name in form["properties"] if name in JSON_FIELDS}
+    if encoding:
+        content["multipart/form-data"]["encoding"] = encoding
     return {"requestBody": {"required": True, "content": content}}
 
 

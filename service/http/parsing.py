@@ -222,6 +222,18 @@ def check_max(name: str, value: int, limit: int) -> int:
     return value
 
 
+def limit_fields(body: BaseModel, **limits: int) -> None:
+    """Check the fields of a body that the request sets, and lower the defaults of others to their limits.
+
+    ``limits``: by field; fields that are None are skipped. Raises InvalidInput.
+    """
+    for name, limit in limits.items():
+        value = getattr(body, name)
+        if value is not None:
+            is_set = name in body.model_fields_set
+            setattr(body, name, check_max(name, value, limit) if is_set else min(value, limit))
+
+
 def parse_id(text: str) -> int:
     """Return the number in an id; -1, which no record has, for an invalid one."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 19 else -1

@@ -22,7 +22,7 @@ from index.search.query_file import embed_sound as embed_file_sound
 from index.storage.queries import load_embeddings
 from index.storage.removals import is_owned
 from service.app_state import AppState
-from service.files import open_stored, rename_errors
+from service.files import open_stored, rename_errors, rename_stored
 from service.http.multipart import Upload
 from service.inference.cache import CachedClip, CachedText, ClipKey, TextKey, split_rows, stack, text_keys
 from service.inference.models import LoadedModel
@@ -141,9 +141,12 @@ class SourceFile:
 
 @contextmanager
 def stored_file(context: RequestContext, name: str, video_id: str) -> Iterator[SourceFile]:
-    """Open the file of a stored video. Raises VideoNotFound and as ``open_stored``."""
+    """Open the file of a stored video; errors name an upload by its title.
+
+    Raises VideoNotFound and as ``open_stored``.
+    """
     video, collection = context.service.video(name, video_id), context.service.collection(name)
-    with open_stored(collection, video, context.service.settings.roots()) as file:
+    with open_stored(collection, video, context.service.settings.roots()) as file, rename_stored(video):
         content, schema = _content_key(video, file), serialize_video(collection, video)
         yield SourceFile(file, content, schema, video.duration, stored=StoredVideo(collection, video.id))
 
@@ -225,17 +228,18 @@ def embed_clips(context: RequestContext, model: Model, source: SourceFile, spans
     keys = [ClipKey(model.bundle.fingerprint, source.content, *span) for span in spans]
 
     def create(missing: Sequence[ClipKey]) -> Iterator[tuple[ClipKey, CachedClip]]:
-        for first in range(0, len(missing), CLIPS_PER_BATCH):
-            batch = missing[first : first + CLIPS_PER_BATCH]
-            batch_spans = [(key.start, key.end or 0.0) for key in batch]
-            with context.service.observer.stage("decode"):
-                frames = model.decoder.sample(source.file, model.streams, batch_spans, limits).frames
-            embedded = model.embed_video({name: pixels[:, None] for name, pixels in frames.items()})
-            for row, (key, span) in enumerate(zip(batch, batch_spans, strict=True)):
-                vectors, tokens = (array[row : row + 1] for array in (embedded.vectors, embedded.visual_tokens))
-                yield key, CachedClip(*span, _readonly_copy(vectors), _readonly_copy(tokens))
+        missing_spans = [(key.start, key.end or 0.0) for key in missing]
+        with context.service.observer.stage("decode"):
+            frames = model.decoder.sample(source.file, model.streams, missing_spans, limits).frames
+        embedded = model.embed_video({name: pixels[:, None] for name, pixels in frames.items()})
+        for row, (key, span) in enumerate(zip(missing, missing_spans, strict=True)):
+            vectors, tokens = (array[row : row + 1] for array in (embedded.vectors, embedded.visual_tokens))
+            yield key, CachedClip(*span, _readonly_copy(vectors), _readonly_copy(tokens))
 
-    cached = context.service.caches.clips.get_or_create(keys, create, context.call_context)
+    cached = dict[ClipKey, CachedClip]()
+    for first in range(0, len(keys), CLIPS_PER_BATCH):  # as in ``_embed_spans``
+        batch = keys[first : first + CLIPS_PER_BATCH]
+        cached |= context.service.caches.clips.get_or_create(batch, create, context.call_context)
     clips = []
     for key, span, sound in zip(keys, spans, _audio_tokens(model, source, spans, limits), strict=True):
         tokens = cached[key].visual_tokens
@@ -287,20 +291,46 @@ def embed_source_windows(
         windows = window_spans(duration, seconds, *group)
         spans_by_key[ClipKey(model.bundle.fingerprint, source.content, *group, windows=len(windows))] = windows
 
-    def create(missing: Sequence[ClipKey]) -> Iterator[tuple[ClipKey, CachedClip]]:
-        for start in range(0, len(missing), CLIPS_IN_MEMORY // CACHED_WINDOWS):
-            keys = missing[start : start + CLIPS_IN_MEMORY // CACHED_WINDOWS]
-            rows = embed_windows(model, source.file, [s for key in keys for s in spans_by_key[key]], limits)
-            ends = np.cumsum([key.windows for key in keys])
-            for key, part_rows in zip(keys, np.split(rows, ends[:-1]), strict=True):
-                yield key, CachedClip(key.start, key.end or 0.0, _readonly_copy(part_rows))
-
-    groups = context.service.caches.clips.get_or_create(spans_by_key, create, context.call_context)
-    embeddings = np.concatenate([groups[key].embeddings for key in spans_by_key])
+    embeddings = _embed_spans(context, model, source, spans_by_key, CLIPS_IN_MEMORY // CACHED_WINDOWS)
     first = next(iter(spans_by_key.values()))[0][0]
     skipped = round((spans[0][0] - first) / seconds)
     spans = [(max(start, part[0]), min(end, part[1])) for start, end in spans]
     return spans, embeddings[skipped : skipped + len(spans)]
+
+
+def embed_spans(context: RequestContext, model: Model, source: SourceFile, spans: Sequence[Span]) -> dict[Span, Floats]:
+    """Return the embeddings (D,) of clips by span; they are cached. Raises as ``embed_clip``."""
+    if not spans:
+        return {}
+    keys = {ClipKey(model.bundle.fingerprint, source.content, *span, windows=1): [span] for span in spans}
+    rows = _embed_spans(context, model, source, keys, CLIPS_IN_MEMORY)
+    return {key_spans[0]: row for key_spans, row in zip(keys.values(), rows, strict=True)}
+
+
+def _embed_spans(
+    context: RequestContext,
+    model: Model,
+    source: SourceFile,
+    spans_by_key: Mapping[ClipKey, Sequence[Span]],
+    batch_size: int,
+) -> Floats:
+    """Return the embeddings (T, D) of the spans of each key of the cache.
+
+    A batch of keys is claimed at a time, so that a request about a later part of a video need not wait for all of it.
+    """
+    limits = context.service.settings.media_limits()
+
+    def create(missing: Sequence[ClipKey]) -> Iterator[tuple[ClipKey, CachedClip]]:
+        rows = embed_windows(model, source.file, [span for key in missing for span in spans_by_key[key]], limits)
+        ends = np.cumsum([key.windows for key in missing])
+        for key, key_rows in zip(missing, np.split(rows, ends[:-1]), strict=True):
+            yield key, CachedClip(key.start, key.end or 0.0, _readonly_copy(key_rows))
+
+    keys, embedded = list(spans_by_key), dict[ClipKey, CachedClip]()
+    for first in range(0, len(keys), batch_size):
+        batch = keys[first : first + batch_size]
+        embedded |= context.service.caches.clips.get_or_create(batch, create, context.call_context)
+    return np.concatenate([embedded[key].embeddings for key in keys])
 
 
 def _decode(

@@ -55,6 +55,10 @@ class RequestContext:
             deadline = min(deadline, call_context.deadline)
         return replace(self, call_context=replace(call_context, deadline=deadline))
 
+    def bulk(self) -> RequestContext:
+        """Return a context whose calls and decoding interactive ones precede."""
+        return replace(self, call_context=replace(self.call_context, bulk=True))
+
     @property
     def decoder(self) -> Decoder:
         """Decoder for media that no model needs."""
@@ -66,6 +70,10 @@ class RequestContext:
         Raises Overloaded, DeadlineExceeded, RequestAbandoned and what ``function`` raises.
         """
         return await self.service.inference_pool.run(self._unless_cancelled, partial(function, *args, **kwargs))
+
+    async def run_long(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``function``, which embeds many clips, in a thread of those for long requests. Raises as ``run``."""
+        return await self.service.long_pool.run(self._unless_cancelled, partial(function, *args, **kwargs))
 
     async def read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``function``, which reads the catalogue or files, in a thread. Raises as ``run``."""
@@ -119,15 +127,23 @@ class RequestContext:
 
 
 @asynccontextmanager
-async def request_context(request: Request, service: AppState, *, bulk: bool = False) -> AsyncIterator[RequestContext]:
+async def request_context(
+    request: Request, service: AppState, *, bulk: bool = False, is_long: bool = False
+) -> AsyncIterator[RequestContext]:
     """Return the context of a request whose body has been read; it is cancelled when the client disconnects.
+
+    Args:
+        request: The request.
+        service: The service.
+        bulk: Whether interactive calls precede all its calls.
+        is_long: Whether it embeds many clips, so that it says nothing about how soon short requests finish.
 
     Raises:
         BadRequest: The timeout header is invalid.
-        Overloaded: An interactive request (not ``bulk``) would wait too long.
+        Overloaded: A request that is neither would wait too long.
     """
     call_context = CallContext(bulk, time.monotonic() + _timeout(request, service), trace=get_current())
-    with nullcontext() if bulk else service.queue_limiter.enter():
+    with nullcontext() if bulk or is_long else service.queue_limiter.enter():
         watcher = asyncio.create_task(_watch(request, call_context))
         try:
             yield RequestContext(service, call_context)

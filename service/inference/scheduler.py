@@ -33,7 +33,7 @@ class CallContext:
     """Priority and cancellation of the calls of one request or job.
 
     Attributes:
-        bulk: Calls of uploads and jobs, which interactive calls precede.
+        bulk: Calls of uploads, jobs and whole videos, which interactive calls precede.
         deadline: Seconds of ``time.monotonic`` after which no result is needed; None: no deadline.
         cancelled: Set when no result is needed any more.
         trace: OpenTelemetry context of the spans of the calls.

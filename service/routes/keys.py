@@ -74,7 +74,7 @@ async def revoke_key(key_id: str, service: AppStateDep) -> KeyInfo:
 
 
 @router.post("/media-cookie", status_code=204, summary="Create a media cookie", responses=errors())
-@requires("read")
+@requires("read", uses_model=False)
 async def create_media_cookie(request: Request, service: AppStateDep, key: CallerKey, response: Response) -> None:
     """Set a cookie that authorizes GET of media and thumbnails for one hour, for tags such as `<video>`, which cannot
     send a key.

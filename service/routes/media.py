@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 from index.records import Video
 from service.app_state import AppState, AppStateDep
 from service.errors import BadRequest, MediaMissing, RangeNotSatisfiable
-from service.files import open_stored
+from service.files import open_stored, rename_stored
 from service.http.auth import requires
 from service.http.openapi import errors, successes
 from service.http.parsing import StrictRoute
@@ -119,7 +119,7 @@ async def get_thumbnail(
         if picture is None:
             raise
         return Response(picture, headers={"Cache-Control": CACHE_CONTROL}, media_type="image/jpeg")
-    with file:
+    with file, rename_stored(video):
         tag = f'"{video.content_sha256[:32]}-{t:.6g}-{service.settings.thumbnail_size}"'
         headers = {"ETag": tag, "Cache-Control": CACHE_CONTROL}
         if request.headers.get("if-none-match") == tag:
@@ -161,7 +161,7 @@ async def get_preview(
     video, file = await service.io_pool.run(_open, service, name, video_id)
     headers = {"Cache-Control": CACHE_CONTROL, "Content-Security-Policy": SANDBOX, "Content-Disposition": "inline"}
     side = service.settings.preview_size
-    with file:
+    with file, rename_stored(video):
         if not video.duration:
             async with request_context(request, service) as context:
                 picture = await context.run(_thumbnail, service, context.decoder, file, 0.0, side)

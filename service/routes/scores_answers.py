@@ -10,10 +10,11 @@ import numpy as np
 from fastapi import APIRouter, Request
 
 from index.clips.segmentation import segment_file
+from index.records import Float32
 from service.app_state import ReadyAppStateDep
 from service.http.auth import requires
 from service.http.openapi import errors, form_body
-from service.http.parsing import StrictRoute, check_max, parse_id
+from service.http.parsing import StrictRoute, check_max, limit_fields, parse_id
 from service.inference.embedding import (
     ClipRange,
     EmbeddedClip,
@@ -23,6 +24,7 @@ from service.inference.embedding import (
     embed_clip,
     embed_clips,
     embed_source_windows,
+    embed_spans,
 )
 from service.inference.request_context import RequestContext
 from service.routes.sources import OpenSource, compute_for_source
@@ -83,7 +85,7 @@ async def score_captions(request: Request, service: ReadyAppStateDep) -> ScoreRe
     def check(fields: ScoreFields) -> None:
         check_max("captions", len(fields.captions), service.settings.max_captions)
         check_max("references", len(fields.references), service.settings.max_captions)
-        check_max("frames", fields.frames, service.settings.max_frames)
+        limit_fields(fields, frames=service.settings.max_frames)
         check_texts(service, "captions", fields.captions)
         check_texts(service, "references", fields.references)
 
@@ -104,7 +106,7 @@ async def answer_question(request: Request, service: ReadyAppStateDep) -> Answer
     """
 
     def check(fields: AnswerFields) -> None:
-        check_max("top", fields.top, service.settings.max_answers)
+        limit_fields(fields, top=service.settings.max_answers)
         check_text(service, "question", fields.question)
         check_max("candidates", len(fields.candidates or ()), service.settings.max_candidate_answers)
         check_texts(service, "candidates", fields.candidates or ())
@@ -127,10 +129,12 @@ async def find_moments(request: Request, service: ReadyAppStateDep) -> MomentRes
 
     def check(fields: MomentFields) -> None:
         check_max("texts", len(fields.texts), service.settings.max_captions)
-        check_max("top", fields.top, service.settings.max_results)
+        limit_fields(fields, top=service.settings.max_results)
         check_texts(service, "texts", fields.texts)
 
-    return await compute_for_source(request, service, MomentRequest, MomentForm, check, _find_moments)
+    return await compute_for_source(
+        request, service, MomentRequest, MomentForm, check, _find_moments, is_long=lambda _: True
+    )
 
 
 @router.post(
@@ -145,11 +149,15 @@ async def generate_captions(request: Request, service: ReadyAppStateDep) -> Capt
     """Sentences that the model generates about a part of a video, or about each clip of it, most probable first."""
 
     def check(fields: CaptionFields) -> None:
-        check_max("beams", fields.beams, service.settings.max_beams)
-        check_max("count", fields.count, service.settings.max_beams)
+        limit_fields(fields, beams=service.settings.max_beams, count=service.settings.max_beams)
         fields.options()
 
-    return await compute_for_source(request, service, CaptionRequest, CaptionForm, check, _generate_captions)
+    def is_long(fields: CaptionRequest | CaptionForm) -> bool:
+        return fields.segmentation is not None
+
+    return await compute_for_source(
+        request, service, CaptionRequest, CaptionForm, check, _generate_captions, is_long=is_long
+    )
 
 
 @router.post(
@@ -164,9 +172,11 @@ async def generate_chapters(request: Request, service: ReadyAppStateDep) -> Chap
     """Chapters of a video: its clips, merged while neighbours are similar or short, with a caption each as title."""
 
     def check(fields: ChapterRequest | ChapterForm) -> None:
-        check_max("max_chapters", fields.max_chapters, service.settings.max_caption_clips)
+        limit_fields(fields, max_chapters=service.settings.max_caption_clips)
 
-    return await compute_for_source(request, service, ChapterRequest, ChapterForm, check, _generate_chapters)
+    return await compute_for_source(
+        request, service, ChapterRequest, ChapterForm, check, _generate_chapters, is_long=lambda _: True
+    )
 
 
 def _score(context: RequestContext, open_source: OpenSource, fields: ScoreRequest | ScoreForm) -> ScoreResponse:
@@ -227,10 +237,12 @@ def _find_moments(
     context: RequestContext, open_source: OpenSource, fields: MomentRequest | MomentForm
 ) -> MomentResponse:
     """Raises as ``stored_file`` and ``embed_source_windows``, TextError and EngineError."""
-    model = context.model(context.service.models.get(fields.model))
+    loaded, bulk = context.service.models.get(fields.model), context.bulk()
+    model = context.model(loaded)
     max_windows = context.service.settings.max_moment_windows // len(fields.texts)
     with open_source(context) as source:
-        spans, windows = embed_source_windows(context, model, source, ClipRange(fields.start, fields.end), max_windows)
+        part = ClipRange(fields.start, fields.end)
+        spans, windows = embed_source_windows(bulk, bulk.model(loaded), source, part, max_windows)
     with context.service.observer.stage("moments"):
         results = model.find_moments(fields.texts, windows, spans, fields.top)
     return MomentResponse(
@@ -253,7 +265,8 @@ def _generate_captions(
     context: RequestContext, open_source: OpenSource, fields: CaptionRequest | CaptionForm
 ) -> CaptionResponse:
     """Raises as ``stored_file``, ``embed_clips`` and ``segment_file``, TaskMissing, InvalidInput and EngineError."""
-    model = context.model(context.service.models.get(fields.model))
+    loaded, bulk = context.service.models.get(fields.model), context.bulk()
+    model = context.model(loaded)
     check_max("max_tokens", fields.max_tokens or 1, model.caption_decoder.max_tokens)
     options = fields.options()
     options.check_tasks(model.tasks)
@@ -261,8 +274,8 @@ def _generate_captions(
         if fields.segmentation is None:
             clips = [embed_clip(context, model, source, ClipRange(fields.start, fields.end, sound=True))]
         else:
-            spans = _clip_spans(context, model, source, fields, "max_caption_clips")
-            clips = embed_clips(context, model, source, spans)
+            spans = _clip_spans(bulk, source, fields, "max_caption_clips")
+            clips = embed_clips(bulk, bulk.model(loaded), source, spans)
     return CaptionResponse(
         video=source.video,
         clips=[
@@ -281,16 +294,18 @@ def _generate_chapters(
     context: RequestContext, open_source: OpenSource, fields: ChapterRequest | ChapterForm
 ) -> ChapterResponse:
     """Raises as ``_generate_captions``, and InvalidInput for a picture."""
-    model = context.model(context.service.models.get(fields.model))
+    loaded, bulk = context.service.models.get(fields.model), context.bulk()
+    model, embedder = context.model(loaded), bulk.model(loaded)
     _ = model.caption_decoder  # before anything is decoded
     limits = context.service.settings.media_limits()
     with open_source(context) as source:
-        spans = _clip_spans(context, model, source, fields, "max_moment_windows")
-        known = None
+        spans = _clip_spans(bulk, source, fields, "max_moment_windows")
+        stored: dict[Span, Float32] = {}
         if source.stored is not None and fields.segmentation == "stored":
-            known = source.stored.clip_embeddings(model)
-        chapters = find_chapters(model, source.file, spans, fields.options(), limits, known)
-        clips = embed_clips(context, model, source, [chapter.clip for chapter in chapters])
+            stored = source.stored.clip_embeddings(model)
+        embeddings = stored | embed_spans(bulk, embedder, source, [span for span in spans if span not in stored])
+        chapters = find_chapters(embedder, source.file, spans, fields.options(), limits, embeddings)
+        clips = embed_clips(bulk, embedder, source, [chapter.clip for chapter in chapters])
     options = CaptionOptions(beams=min(CaptionOptions.beams, context.service.settings.max_beams))
     captions = _caption_clips(context, model, clips, options)
     return ChapterResponse(
@@ -324,7 +339,6 @@ def _caption_clips(
 
 def _clip_spans(
     context: RequestContext,
-    model: Model,
     source: SourceFile,
     fields: CaptionRequest | CaptionForm | ChapterRequest | ChapterForm,
     limit: Literal["max_caption_clips", "max_moment_windows"],
@@ -335,7 +349,7 @@ def _clip_spans(
     """
     settings = context.service.settings
     limits = settings.media_limits()
-    duration = model.decoder.probe(source.file, limits).duration if source.duration is None else source.duration
+    duration = context.decoder.probe(source.file, limits).duration if source.duration is None else source.duration
     start, end = part = resolve_span(duration, fields.start, fields.end)
     if isinstance(fields, CaptionRequest | ChapterRequest) and fields.segmentation == "stored":
         stored = context.service.collection(fields.collection).clips(parse_id(fields.video_id))
@@ -343,7 +357,7 @@ def _clip_spans(
     else:
         assert not isinstance(fields.segmentation, str)
         segmentation = parse_segmentation(fields.segmentation)
-        spans = segment_file(source.file, duration, segmentation, limits, model.decoder, policy=None).spans
+        spans = segment_file(source.file, duration, segmentation, limits, context.decoder, policy=None).spans
     # Nothing is left of a picture, whose only clip has no length.
     clips = [(max(a, start), min(b, end)) for a, b in spans if a < end and b > start] or [part]
     if len(clips) > (most := getattr(settings, limit)):

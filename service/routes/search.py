@@ -31,7 +31,15 @@ from service.errors import BadRequest, PathForbidden
 from service.http.auth import caller_key, requires
 from service.http.multipart import Upload, parse_fields, read_form
 from service.http.openapi import errors, form_body
-from service.http.parsing import StrictRoute, check_max, invalid, is_json_or_form, parse_body, parse_id
+from service.http.parsing import (
+    StrictRoute,
+    check_max,
+    invalid,
+    is_json_or_form,
+    limit_fields,
+    parse_body,
+    parse_id,
+)
 from service.inference.embedding import (
     ClipRange,
     check_text,
@@ -98,7 +106,7 @@ async def search(name: str, request: Request, service: ReadyAppStateDep) -> Resp
     # Checked before the file is received.
     await service.io_pool.run(service.collection, name, for_model=True)
     async with read_form(request, service) as form:
-        parsed = _parse_search(service, parse_fields(schemas.SearchForm, form, as_json=("query", "filter", "signals")))
+        parsed = _parse_search(service, parse_fields(schemas.SearchForm, form))
         async with request_context(request, service) as context:
             return await _run_search(service, context, name, parsed, form.upload)
 
@@ -106,12 +114,13 @@ async def search(name: str, request: Request, service: ReadyAppStateDep) -> Resp
 def _parse_search(service: AppState, body: schemas.SearchRequest | schemas.SearchForm) -> ParsedSearch:
     """Check a request body before any file is read. Raises InvalidInput, TextError and BadRequest."""
     settings = service.settings
-    check_max("limit", body.limit, settings.max_results)
-    check_max("clips", body.clips, settings.max_results)
-    if body.rerank is not None:
-        check_max("rerank", body.rerank, settings.max_rerank)
-    if body.candidates is not None:
-        check_max("candidates", body.candidates, settings.max_candidates)
+    limit_fields(
+        body,
+        limit=settings.max_results,
+        clips=settings.max_results,
+        rerank=settings.max_rerank,
+        candidates=settings.max_candidates,
+    )
     parts: BodyParts = body.query or []
     if body.query is None:
         parts = [] if body.text is None else [schemas.TextQuery(kind="text", value=body.text)]

@@ -32,13 +32,18 @@ async def compute_for_source(
     form_schema: type[Form],
     check: Callable[[Body | Form], None],
     compute: Callable[[RequestContext, OpenSource, Body | Form], Result],
+    is_long: Callable[[Body | Form], bool] = lambda _: False,
 ) -> Result:
-    """Check the fields of a request, run ``compute`` with them in a thread, and return its result."""
+    """Check the fields of a request, run ``compute`` with them in a thread, and return its result.
+
+    ``is_long``: whether the request embeds many clips.
+    """
     async with (
         _parse_source_request(request, service, json_schema, form_schema, check) as (fields, open_source),
-        request_context(request, service) as context,
+        request_context(request, service, is_long=is_long(fields)) as context,
     ):
-        return await context.run(compute, context, open_source, fields)
+        run = context.run_long if is_long(fields) else context.run
+        return await run(compute, context, open_source, fields)
 
 
 @asynccontextmanager

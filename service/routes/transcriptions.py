@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from service.app_state import AppState, ReadyAppStateDep
 from service.errors import ModelNotFound
+from service.files import rename_errors
 from service.http.auth import requires
 from service.http.multipart import Upload, parse_fields, read_form
 from service.http.openapi import errors, form_body, successes
@@ -53,10 +54,10 @@ async def transcribe(request: Request, service: ReadyAppStateDep) -> Response:
     takes turns after about a minute of a file. Longer files than `request_timeout` allows are better indexed by a job
     with `transcribe`.
     """
+    recognizer = _speech_recognizer(service)  # before the file is received
     with service.upload_pool.slot():
         async with read_form(request, service, service.write_pool) as form:
             fields = parse_fields(TranscriptionForm, form, lists=("timestamp_granularities[]",))
-            recognizer = _speech_recognizer(service)
             if "word" in fields.timestamp_granularities and fields.response_format != "verbose_json":
                 raise InvalidInput(
                     f"response_format: {fields.response_format!r}; 'verbose_json' was expected, which alone has words"
@@ -80,7 +81,7 @@ def _transcribe(
     if fields.model is not None and fields.model not in (name, name.partition("/")[2], recognizer.model):
         raise ModelNotFound(f"model: {fields.model!r}; {name!r} was expected, the speech model of this service")
     limits = context.service.settings.media_limits()
-    with MediaFile.open(upload.path) as file:
+    with rename_errors(upload.path, upload.name), MediaFile.open(upload.path) as file:
         info = context.decoder.probe(file, limits)
         if info.audio is None:
             raise MediaUnsupported(f"{upload.name}: no audio track; a file with sound was expected")

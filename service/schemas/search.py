@@ -191,15 +191,15 @@ class SearchRequest(SearchOptions):
     ] = None
 
     @model_validator(mode="after")
-    def _is_asked_once(self) -> Self:
+    def _has_text_or_query(self) -> Self:
         if (self.text is None) == (self.query is None):
             raise ValueError("text, query: one of them, and not both, was expected")
         return self
 
 
 class SearchForm(SearchOptions):
-    """A search with a file; `query` and `filter` are JSON. Without `query`, the query is the file, and `text` if
-    given.
+    """A search with a file; `query`, `signals` and `filter` are JSON. Without `query`, the query is the file, and
+    `text` if given.
     """
 
     model_config = example(text="in the snow", limit=10, group="video")

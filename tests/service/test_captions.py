@@ -23,6 +23,7 @@ from tests.service.conftest import COLORS, settings_for
 from tests.service.jobs import finished_job
 from tests.service.running import JSON, Running, problem_of, serving
 from tests.service.test_browser_access import RULES, duplicate_names, violations
+from tests.service.test_cache import MetricChanges
 from tests.service.test_operations import start_operation, wait_until_finished
 from tests.small_bundle import AUDIO, CAPTIONS, TONES, make_small_bundle
 from tests.waiting import PATIENCE, wait_for
@@ -115,6 +116,17 @@ def test_uploads_with_sound_and_pictures_are_captioned_and_not_stored(captioning
     assert loud["captions"][0]["log_probability"] != silent["captions"][0]["log_probability"]
     assert (still["video"], texts(still)) == (None, [(0.0, 0.0, BLUE)])
     assert list(captioning.service.media.uploads.iterdir()) == []
+
+
+def test_an_error_about_a_stored_upload_has_its_title(captioning: Running, tmp_path: Path) -> None:
+    tone = 0.5 * np.sin(2 * np.pi * TONES["blue"] * np.arange(8000) / 8000).astype(np.float32)
+    song = write_audio(tmp_path / "song.wav", tone[None], 8000, "pcm_s16le")
+    with Client(str(captioning.client.base_url)) as client:
+        client.create_collection("tones")
+        client.add_video("tones", song)
+    thumbnail = captioning.client.get("/v1/collections/tones/videos/1/thumbnail")
+    for response in (caption(captioning, collection="tones"), thumbnail):
+        assert problem_of(response, 415, "media_unsupported")["detail"].startswith("song: ")
 
 
 def test_stored_clips_are_captioned_by_their_own_stored_sound(
@@ -248,6 +260,9 @@ def test_chapters_of_stored_videos_and_uploads(
     with Client(url) as client:
         stored = client.generate_chapters(**CLIP, **options, segmentation={"rule": "shots"})
         windows = client.generate_chapters(**CLIP, **options, segmentation=TWO_SECONDS)
+        changes = MetricChanges(captioning)
+        assert client.generate_chapters(**CLIP, **options, segmentation=TWO_SECONDS) == windows
+        assert changes("vitascope_inference_seconds_count", graph="video") == 0
         part = client.generate_chapters(**CLIP, **options, segmentation="stored", start=1, end=6)
         upload = client.generate_chapters_for_file(film, **options, segmentation=TWO_SECONDS, similarity=0.8)
         short = client.generate_chapters_for_file(film, max_chapters=1)

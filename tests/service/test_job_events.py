@@ -109,11 +109,11 @@ def test_the_async_client_can_disconnect_and_resume(
         async with AsyncClient(str(running.client.base_url)) as client:
             async with aclosing(client.iter_job_events(collection, job, after=0)) as received:
                 first = await anext(received)
-            await asyncio.to_thread(wait_for, lambda: not running.service.broadcaster.followed_jobs)
+            await asyncio.to_thread(wait_for, lambda: not running.service.broadcaster.open_streams)
             waiting = asyncio.create_task(client.wait_for_job(collection, job))
-            await asyncio.to_thread(wait_for, lambda: running.service.broadcaster.followed_jobs)
+            await asyncio.to_thread(wait_for, lambda: running.service.broadcaster.open_streams)
             waiting.cancel()
-            await asyncio.to_thread(wait_for, lambda: not running.service.broadcaster.followed_jobs)
+            await asyncio.to_thread(wait_for, lambda: not running.service.broadcaster.open_streams)
             release_jobs()
             rest = [event async for event in client.iter_job_events(collection, job, after=int(first["id"] or 0))]
             assert rest[-1]["data"]["state"] == "succeeded"

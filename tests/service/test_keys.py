@@ -133,18 +133,26 @@ def test_every_route_declares_its_permission(running: Running) -> None:
         ("GET", "/v1/keys/self", "read"),
         ("DELETE", "/v1/keys/self", "admin"),
         ("POST", "/v1/collections/a/jobs/1/retry", "write"),
-        # without a route
-        ("PUT", "/v1/collections/a", "admin"),
-        ("POST", "/v1/collections/a/something-new", "admin"),
-        ("GET", "/v1/keys/../models", "admin"),
-        ("GET", "/v1/collections/a%2Fb/search", "admin"),
     ],
 )
-def test_a_request_needs_the_scope_of_its_route_or_else_admin(
-    running: Running, method: str, path: str, scope: str
-) -> None:
+def test_a_request_needs_the_scope_of_its_route(running: Running, method: str, path: str, scope: str) -> None:
     endpoint, _ = match_route(create_app(running.settings).routes, method, path)
     assert permission_of(endpoint).scope == scope
+
+
+def test_a_request_without_a_route_needs_a_key_of_any_scope(locked: Running) -> None:
+    key = make_key(locked, "read")
+    for method, path, status, code in (
+        ("PUT", "/v1/collections/a", 405, "method_not_allowed"),
+        ("POST", "/v1/collections/a/something-new", 404, "route_not_found"),
+        ("GET", "/v1/collections/a%2Fb/search", 404, "route_not_found"),
+    ):
+        problem_of(send(locked, method, path, key), status, code)
+        problem_of(send(locked, method, path, None), 401, "key_missing")
+
+
+def test_an_endpoint_without_a_declared_permission_needs_admin() -> None:
+    assert permission_of(lambda: None).scope == "admin"
 
 
 def test_permissions_are_found_by_the_same_route_that_handles_the_request(running: Running) -> None:

@@ -115,6 +115,8 @@ def tight(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files: P
         allow_unauthenticated=False,
         admin_key=ADMIN,
         max_requests=MAX_REQUESTS,
+        max_results=2,
+        max_answers=1,
         max_requests_bytes=3_000_000,
         max_video_bytes=10_000_000,
         max_body_bytes=100_000,
@@ -131,6 +133,15 @@ def search(running: Running, key: str = ADMIN) -> httpx.Response:
     path = f"{running.client.base_url}/v1/collections/palette/search"
     headers = {"authorization": f"Bearer {key}"}
     return httpx.post(path, json={"text": "a red thing"}, headers=headers, timeout=PATIENCE)
+
+
+def test_defaults_above_a_limit_are_lowered_to_it(tight: Running) -> None:
+    path, body = "/v1/collections/palette/search", {"text": "a red thing"}
+    assert len(search(tight).json()["results"]) == 2
+    detail = problem_of(tight.client.post(path, json={**body, "limit": 3}), 422, "invalid_input")["detail"]
+    assert detail == "limit: 3; at most 2 was expected"
+    question = {"collection": "palette", "video_id": "1", "question": "what color is it?"}
+    assert len(tight.client.post("/v1/answers", json=question).json()["answers"]) == 1
 
 
 UPLOADS = "/v1/collections/palette/videos"
@@ -406,5 +417,6 @@ def test_only_interactive_requests_are_rejected_if_the_queue_is_full(
             assert (response.status, problem["code"], problem["instance"]) == (503, "overloaded", "/v1/embeddings")
             assert response.headers["retry-after"] == "1"
         assert send(connection, get_request("/livez"))[0].status == 200
+        assert running.client.post("/v1/media-cookie").status_code == 204
         monkeypatch.setattr(QueueLimiter, "is_full", False)
         assert send(connection, post_request("/v1/embeddings", invalid))[0].status == 422

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, expect
 
+from service.inference.models import BULK_BATCH_SIZE
 from service.lifespan import MIN_ACCEPTED
 from tests.media_files import solid, write_picture, write_video
 from tests.service.browsing import PATIENCE_MS
@@ -169,6 +170,7 @@ def test_searches_are_answered_while_whole_videos_are_embedded(finding: Running,
     with Client(str(finding.client.base_url)) as client:
         client.create_collection("long")
         client.add_video("long", write_video(tmp_path / "long.mp4", frames, rate=1))
+    changes = MetricChanges(finding)
     sends = [partial(ask, finding, collection="long", texts=["a green thing"])] * (MIN_ACCEPTED + 1)
     with in_progress(held_indexing(finding), sends) as (is_held, responses):
         wait_for(lambda: is_held() and finding.service.long_pool.active == len(sends))
@@ -176,6 +178,8 @@ def test_searches_are_answered_while_whole_videos_are_embedded(finding: Running,
         assert result["moment"]["start"] == pytest.approx(42, abs=0.5)
         assert not any(response.done() for response in responses)
     assert [likely(response.result().json()) for response in responses] == [[[(0.0, 42.0)]]] * len(sends)
+    bulk_runs = changes("vitascope_queue_wait_seconds_count", graph="video", kind="bulk")
+    assert bulk_runs * BULK_BATCH_SIZE == 64  # of 100 windows; the search has embedded the others
 
 
 def search(running: Running, collection: str = "short-clips", **fields: object) -> httpx.Response:

@@ -66,8 +66,9 @@ def test_invalid_files_and_fields_are_problems(transcribing: Running, running: R
     assert "language" in post(ONE_TO_FIVE, 422, "validation_failed", language="English")
     words = {"timestamp_granularities[]": "word"}
     assert "'verbose_json' was expected" in post(ONE_TO_FIVE, 422, "invalid_input", **words)
-    with ONE_TO_FIVE.open("rb") as file:
-        response = running.client.post("/v1/transcriptions", files={"file": file})
+    (notes := tmp_path / "notes.txt").write_text("no media")
+    assert post(notes, 415, "media_unsupported").startswith("notes.txt: ")
+    response = running.client.post("/v1/transcriptions")  # rejected before a body is read
     assert "speech_model" in problem_of(response, 409, "task_missing")["detail"]
 
 

@@ -292,7 +292,7 @@ class Inference(BaseClient):
         segmentation: Literal["stored"] | Mapping[str, Any] | None = None,
         min_seconds: float = 10.0,
         similarity: float | None = None,
-        max_chapters: int = 20,
+        max_chapters: int | None = None,
         model: str | None = None,
     ) -> response_types.ChapterResponse:
         """Divide a stored video into chapters, whose titles are captions.
@@ -305,7 +305,7 @@ class Inference(BaseClient):
             segmentation: the clips that are merged: ``stored``, the indexed clips, or a rule as for ``add_video``.
             min_seconds: shorter chapters are merged with a neighbour.
             similarity: cosine from which neighbours are merged; by default chosen by the similarities in the video.
-            max_chapters: their maximum number.
+            max_chapters: their maximum number; by default 20, or what the service allows if that is less.
             model: see the class.
         """
         span = {"collection": collection, "video_id": video_id, "start": start, "end": end}
@@ -320,7 +320,7 @@ class Inference(BaseClient):
         segmentation: Mapping[str, Any] | None = None,
         min_seconds: float = 10.0,
         similarity: float | None = None,
-        max_chapters: int = 20,
+        max_chapters: int | None = None,
         model: str | None = None,
         progress: UploadProgress = False,
     ) -> response_types.ChapterResponse:
