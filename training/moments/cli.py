@@ -113,7 +113,9 @@ examples:
 """
     parser.add_argument("recipe", help="name of a shipped recipe or path of a TOML file")
     _add_data(parser)
-    parser.add_argument("--out", type=Path, help="run folder, which is replaced (default: runs/moments-RECIPE)")
+    parser.add_argument(
+        "--out", type=Path, help="run folder; an interrupted run is resumed (default: runs/moments-RECIPE)"
+    )
     parser.add_argument("--seed", type=int, help="override the recipe's seed")
     parser.add_argument("--steps", type=int, metavar="N", help="override the recipe's number of steps")
 

@@ -1,10 +1,11 @@
-"""Training of a moment head: embedded corpora in, a run out. It takes minutes, so an interrupted one starts again.
+"""Training of a moment head: embedded corpora in, a run out; an interrupted one goes on from its checkpoint.
 
 RUN/
     log.jsonl      a line per step: losses, learning rate and held-out metrics
     curves.png     a plot of the log
     metrics.json   what `vitascope evaluate-moments` measured
-    checkpoint/    model.safetensors and config.json
+    checkpoint/    model.safetensors, config.json, state.json (steps done), and of an unfinished run what it goes on
+                   with: optimizer.safetensors, random.safetensors
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn.utils import clip_grad_norm_
 from torch.nn.utils.rnn import pad_sequence
 
@@ -38,6 +39,7 @@ from vitascope.errors import InvalidInput
 Progress = Callable[[int, int, str], None]
 """(steps done, steps in all, losses as text)."""
 CONFIG_NAME, WEIGHTS_NAME, METRICS_NAME = "config.json", "model.safetensors", "metrics.json"
+STATE_NAME, RANDOM_NAME = "state.json", "random.safetensors"
 
 
 class HeadCheckpoint(StrictModel):
@@ -65,19 +67,21 @@ def train(
     out: Path,
     progress: Progress = lambda *_: None,
 ) -> Path:
-    """Train a head from new weights. Equal arguments give equal weights on one machine.
+    """Train a head from new weights, or go on with the run at ``out``; a finished one stays as it is.
+
+    Equal arguments give equal weights on one machine, also after interruptions.
 
     Args:
         training: Embedded corpora; each sentence counts once an epoch.
         held_out: Embedded corpora that the metrics in the log are of.
-        out: Run folder, which is replaced.
+        out: Run folder.
 
     Returns:
         The checkpoint folder.
 
     Raises:
         InvalidInput: The corpora are embedded by different bundles or in windows of different length, or have fewer
-            sentences than a batch.
+            sentences than a batch; or ``out`` has another run.
     """
     info = training[0].info
     for store in (*training, *held_out):
@@ -95,14 +99,15 @@ def train(
     head = MomentHead(recipe.head, info.width).to(device)
     batches = _Batches(recipe, training)
     optimizer = torch.optim.AdamW(head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, recipe))
     out.mkdir(parents=True, exist_ok=True)
-    log_path = out / "log.jsonl"
-    with log_path.open("w") as log:
-        for step in range(recipe.steps):
+    latest, log_path = out / "checkpoint", out / "log.jsonl"
+    first = _restore(latest, config, head, optimizer)
+    curves.cut_log(log_path, first)
+    with log_path.open("a") as log:
+        for step in range(first, recipe.steps):
             row = _step(head, optimizer, recipe, Batch(*(tensor.to(device) for tensor in batches(step))), step)
-            schedule.step()
-            if (step + 1) % recipe.validate_every == 0 or step + 1 == recipe.steps:
+            is_saved = (step + 1) % recipe.validate_every == 0 or step + 1 == recipe.steps
+            if is_saved:
                 for store in held_out:
                     metrics = evaluate_head(head, store, recipe.max_windows)
                     row |= {f"val/{store.info.corpus} {name}": round(value, 2) for name, value in metrics.items()}
@@ -110,11 +115,10 @@ def train(
             log.flush()
             losses = ", ".join(f"{key[5:]} {value:.3f}" for key, value in row.items() if key.startswith("loss/"))
             progress(step + 1, recipe.steps, losses)
-    with checkpoint.replaced_whole(out / "checkpoint") as folder:
-        checkpoint.save_weights(folder, head.cpu())
-        (folder / CONFIG_NAME).write_text(config.model_dump_json(indent=1) + "\n")
+            if is_saved:
+                _save(latest, config, head, optimizer, step + 1)
     curves.plot(log_path, out / "curves.png")
-    return out / "checkpoint"
+    return latest
 
 
 def load_head(run: Path) -> TrainedHead:
@@ -131,6 +135,49 @@ def load_head(run: Path) -> TrainedHead:
     return TrainedHead(head.eval(), config)
 
 
+def _save(
+    latest: Path, config: HeadCheckpoint, head: MomentHead, optimizer: torch.optim.Optimizer, steps_done: int
+) -> None:
+    with checkpoint.replaced_whole(latest) as folder:
+        if steps_done < config.recipe.steps:
+            checkpoint.save_weights(folder, head, optimizer)
+            save_file(_random_states(), folder / RANDOM_NAME)  # of dropout
+        else:
+            checkpoint.save_weights(folder, head)
+        (folder / CONFIG_NAME).write_text(config.model_dump_json(indent=1) + "\n")
+        (folder / STATE_NAME).write_text(json.dumps({"step": steps_done}) + "\n")
+
+
+def _restore(
+    latest: Path,
+    config: HeadCheckpoint,
+    head: MomentHead,
+    optimizer: torch.optim.Optimizer,
+) -> int:
+    """Load what an interrupted run goes on with; return the number of steps done, 0 where there is no checkpoint."""
+    folder = checkpoint.find(latest)
+    if folder is None:
+        return 0
+    if load_head(folder).config != config:
+        raise InvalidInput(
+            f"out: {latest.parent} holds a run of another recipe, corpus or bundle; the same was expected, or a new "
+            "folder"
+        )
+    head.load_state_dict(load_file(folder / WEIGHTS_NAME))
+    steps_done = checkpoint.steps_done(latest)
+    if checkpoint.restore_optimizer(latest, head, optimizer):
+        stored = load_file(folder / RANDOM_NAME)
+        torch.set_rng_state(stored["cpu"])
+        if "cuda" in stored and torch.cuda.is_available():
+            torch.cuda.set_rng_state(stored["cuda"])
+    return steps_done
+
+
+def _random_states() -> dict[str, torch.Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    return states | {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else states
+
+
 def _step(
     head: MomentHead, optimizer: torch.optim.Optimizer, recipe: MomentRecipe, batch: Batch, step: int
 ) -> dict[str, Any]:
@@ -143,7 +190,8 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     torch.stack([getattr(recipe.weights, name) * loss for name, loss in losses.items()]).sum().backward()  # type: ignore[no-untyped-call]
     clip_grad_norm_(head.parameters(), recipe.max_grad_norm)
-    rate = optimizer.param_groups[0]["lr"]
+    rate = recipe.learning_rate * rate_at(step, recipe)
+    optimizer.param_groups[0]["lr"] = rate
     optimizer.step()
     row = {"step": step, "rate": rate} | {f"loss/{name}": round(value, 5) for name, value in values.items()}
     return row | {"seconds": round(time.perf_counter() - started_at, 4)}

@@ -67,6 +67,26 @@ def test_training_is_deterministic(data: Path, tmp_path: Path) -> None:
     assert not torch.equal(first["project.weight"], other["project.weight"])
 
 
+def test_an_interrupted_run_goes_on_to_the_same_weights(data: Path, tmp_path: Path) -> None:
+    training = open_split(data, (), "train")
+    chosen = recipe(steps=6, validate_every=2, head=HEAD | {"dropout": 0.3})
+    whole = load_head(train(chosen, training, [], tmp_path / "whole")).head.state_dict()
+
+    def interrupt(done: int, total: int, losses: str) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(chosen, training, [], tmp_path / "resumed", interrupt)
+    torch.manual_seed(99)
+    resumed = load_head(train(chosen, training, [], tmp_path / "resumed")).head.state_dict()
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    steps = [[row["step"] for row in read_log(tmp_path / run / "log.jsonl")] for run in ("whole", "resumed")]
+    assert steps == [list(range(6))] * 2
+    with pytest.raises(InvalidInput, match=r"resumed holds a run of another recipe"):
+        train(recipe(steps=7), training, [], tmp_path / "resumed")
+
+
 def test_baselines_find_what_similarity_shows(data: Path) -> None:
     """The films are pieces of one colour, so that a threshold suffices and windows of another length miss."""
     store = open_split(data, ["moment_scenes"], "val")[0]
