@@ -244,11 +244,11 @@ def _measure(path: Path, model: Path, model_id: str, held_out: Packed, label: st
     """Measure retrieval of the held-out clips, or read the stored result of the same model."""
     if path.exists():
         stored = json.loads(path.read_text("utf-8"))
-        if stored["model"] == model_id:
-            return dict(stored["found"])
+        if stored["model"] == model_id and "counts" in stored:  # version 0.3 counted ties otherwise
+            return dict(stored["counts"])
     log(f"measuring the {label} on {len(held_out)} held-out clips")
     counts = sentence_retrieval(open_encoder(model), held_out)
-    _write_json(path, {"model": model_id, "found": counts})
+    _write_json(path, {"model": model_id, "counts": counts})
     return counts
 
 

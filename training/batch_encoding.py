@@ -50,11 +50,7 @@ class EncodedAudio(NamedTuple):
 def encode_audio(model: FusedModel, batch: Batch) -> EncodedAudio | None:
     if batch.audio is None or model.audio is None:
         return None
-    samples = batch.audio.samples
-    step = model.audio.cfg.token_frames * model.audio.cfg.hop
-    longest = -(-int(batch.audio.lengths.max()) // step) * step  # of encoders that read any length
-    if model.audio.cfg.encoder == "cnn" and 0 < longest < samples.shape[1]:
-        samples = samples[:, :longest]
+    samples = model.audio.trim(batch.audio.samples, batch.audio.lengths)
     embedding, tokens = model.encode_audio(samples, batch.audio.lengths, batch.dataset.spec_mask)
     return EncodedAudio(embedding, tokens, batch.audio.present)
 

@@ -6,6 +6,7 @@ Shape letters: B texts, L text tokens, D text width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 
@@ -17,7 +18,9 @@ from torch.nn.utils.rnn import pad_sequence
 from training.data.batch import Tokens
 from training.models.fusion import FusedModel
 
-TEXTS_PER_PASS = 256
+TEXTS_PER_PASS, LENGTH_STEP = 16, 8
+"""A pass has so many texts, the last one repeated, padded to a multiple of so many tokens: with arrays of the same size
+the states of a text do not depend on the other texts, so that a resumed run computes them again to the last digit."""
 MAX_STORED_BYTES = 6 << 30
 """States of further texts are computed at every step; six GiB hold about 400,000 captions of a model of width 384."""
 
@@ -44,11 +47,17 @@ class _StoredTexts(ABC):
     def _of(self, tokens: Tokens) -> list[Tensor]:
         keys = text_keys(tokens)
         missing = {key: row for row, key in enumerate(keys) if key not in self._stored}
-        rows = sorted(missing.values(), key=lambda row: len(keys[row]))
+        lengths = tokens.mask.sum(dim=1).tolist()
+        by_length: dict[int, list[int]] = defaultdict(list)
+        for row in missing.values():
+            by_length[min(-(-lengths[row] // LENGTH_STEP) * LENGTH_STEP, self._model.cfg.text_length)].append(row)
         new: dict[bytes, Tensor] = {}
-        for start in range(0, len(rows), TEXTS_PER_PASS):
-            some = torch.tensor(rows[start : start + TEXTS_PER_PASS], device=tokens.ids.device)
-            new.update(zip((keys[row] for row in some.tolist()), self._encode(tokens.take(some)), strict=True))
+        for length, rows in by_length.items():
+            ids, mask = (F.pad(x, (0, length))[:, :length] for x in (tokens.ids, tokens.mask))
+            for start in range(0, len(rows), TEXTS_PER_PASS):
+                part = rows[start : start + TEXTS_PER_PASS]
+                some = torch.tensor(part + part[-1:] * (TEXTS_PER_PASS - len(part)), device=ids.device)
+                new.update(zip((keys[row] for row in part), self._encode(Tokens(ids[some], mask[some])), strict=False))
         if self._bytes < MAX_STORED_BYTES:
             self._stored.update(new)
             self._bytes += sum(x.nbytes for x in new.values())

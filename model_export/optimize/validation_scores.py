@@ -16,7 +16,7 @@ from training.data.packed import Packed
 from training.evaluation.encoder import embed_texts, match_logits
 from training.evaluation.metrics import pairwise_accuracy, retrieval
 from training.evaluation.protocols import EvalTarget
-from training.evaluation.retrieval import Gallery, queries_of
+from training.evaluation.retrieval import Gallery, queries_of, spread
 from training.evaluation.sound import EmbeddedSounds
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
@@ -131,9 +131,8 @@ def hard_caption_pairs(corpus: Corpus, videos: EmbeddedVideos, texts: np.ndarray
     """Return each sampled example with its caption and the most similar caption of another example."""
     similarity = videos.gallery.scores(texts)
     first = {int(owner): position for position, owner in reversed(list(enumerate(corpus.owners)))}
-    sampled = sorted(first)[:: max(1, len(first) // SAMPLE_SIZE)][:SAMPLE_SIZE]
     pairs = []
-    for example in sampled:
+    for example in spread(sorted(first), SAMPLE_SIZE):
         caption = corpus.captions[first[example]]
         others = [i for i, text in enumerate(corpus.captions) if corpus.owners[i] != example and text != caption]
         if others:
@@ -167,7 +166,7 @@ def caption_accuracy(
 def sampled_questions(corpus: Corpus) -> list[tuple[int, Question]]:
     """Return (example, question) of the questions that are evaluated."""
     questions = [(row, question) for row, e in enumerate(corpus.packed.examples) for question in e.questions]
-    return questions[:: max(1, len(questions) // SAMPLE_SIZE)][:SAMPLE_SIZE]
+    return spread(questions, SAMPLE_SIZE)
 
 
 def answer_accuracy(model: Model, corpus: Corpus, videos: EmbeddedVideos, heard: np.ndarray | None = None) -> Scores:

@@ -118,6 +118,25 @@ def test_a_quarter_of_a_second_of_silence_precedes_a_short_sound(
     assert torch.allclose(tokens, expected, atol=1e-5) == is_short
 
 
+@pytest.mark.parametrize(("seconds", "inner"), [(0.9, 1), (3.0, 7)])
+def test_trimmed_windows_have_the_tokens_of_whole_ones(seconds: float, inner: int) -> None:
+    """inner: Number of tokens that hardly see beyond the end of the sound, even by random weights."""
+    cfg = AUDIO_SIZES["tiny"]
+    torch.manual_seed(0)
+    encoder = AudioEncoder(cfg, 24).eval()
+    lengths = torch.tensor([round(seconds * RATE)])
+    samples = 0.1 * torch.randn(1, cfg.samples) * (torch.arange(cfg.samples) < lengths)
+    trimmed = encoder.trim(samples, lengths)
+    assert trimmed.shape[1] < (seconds + 1.3) * RATE
+    with torch.no_grad():
+        actual, expected = encoder(trimmed, lengths)[0], encoder(samples, lengths)[0]
+    present = int(expected.any(dim=-1).sum())
+    assert int(actual.any(dim=-1).sum()) == present
+    cosines = torch.cosine_similarity(actual[:present], expected[:present], dim=-1)
+    assert cosines.min() > 0.98
+    assert cosines[:inner].min() > 0.999
+
+
 def test_masks_hide_a_part_of_the_features_in_training_alone(small: FusedModel) -> None:
     with torch.no_grad():
         plain, _ = small.encode_audio(sounds(), LENGTHS)

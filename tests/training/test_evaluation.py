@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ from training.evaluation.captions import refclipscores, still_emscores
 from training.evaluation.encoder import check_streams
 from training.evaluation.metrics import (
     calibration_error,
-    vqa_accuracy,
+    mean_average_precision,
 )
 from training.evaluation.metrics import (
     retrieval as retrieval_metrics,
@@ -79,10 +80,19 @@ def test_best_of_several_right_items_counts() -> None:
     assert out["R@2"] == 100.0
 
 
-@pytest.mark.parametrize(("agreeing", "expected"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])
-def test_vqa_accuracy_follows_the_leave_one_out_table(agreeing: int, expected: float) -> None:
-    people = ["cat"] * agreeing + [f"other {i}" for i in range(10 - agreeing)]
-    assert vqa_accuracy("cat", people) == pytest.approx(expected)
+def test_several_right_items_among_tied_ones_count_as_chance() -> None:
+    out = retrieval_metrics(np.zeros((20, 100)), np.arange(100).reshape(20, 5))
+    assert out == pytest.approx({"R@1": 5.0, "R@5": 23.04, "R@10": 41.62, "MdR": 16.83, "MnR": 16.83}, abs=0.01)
+    out = retrieval_metrics(np.array([[0.9, 0.9, 0.9, 0.9, 0.1]]), [np.array([0, 1, 2])], at=(1, 2))
+    assert out == pytest.approx({"R@1": 75.0, "R@2": 100.0, "MdR": 1.25, "MnR": 1.25})
+
+
+def test_map_of_ties_is_the_mean_over_their_orders() -> None:
+    scores, relevant = np.array([[0.5, 0.9, 0.5, 0.5, 0.1]]), np.array([[True, True, False, True, False]])
+    # The wrong item is second, third or fourth.
+    expected = np.mean([1 + 2 / 3 + 3 / 4, 1 + 1 + 3 / 4, 1 + 1 + 1]) * 100 / 3
+    for order in itertools.permutations(range(5)):
+        assert mean_average_precision(scores[:, order], relevant[:, order]) == pytest.approx(expected)
 
 
 def test_calibration_error_of_honest_and_overconfident_probabilities() -> None:
@@ -359,6 +369,13 @@ def test_the_calibration_error_of_each_probability() -> None:
     # Three of four hits are right, and three of all five; the probabilities are 3/4, 9/10 and 1/2.
     assert calibration_errors(calibration, pairs) == pytest.approx({"similarity": 0.0, "match": 0.3, "fused": 0.1})
     assert calibration_errors(Calibration(), pairs).keys() == {"match", "fused"}
+
+
+def test_captions_that_are_reranked_are_spread_over_the_whole_corpus() -> None:
+    examples = [Example(f"{i}", (f"{i // 2}",)) for i in range(20)] + [Example("none")]
+    packed = Packed(Path("made-up"), (), {}, examples, {})
+    assert retrieval.spread_captions(packed, 6) == ["0", "1", "3", "5", "6", "8"]
+    assert retrieval.spread_captions(packed, 0) == retrieval.spread_captions(packed, 30) == [f"{i}" for i in range(10)]
 
 
 def test_reordered_hits_are_counted_beside_those_of_similarity(tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ from pydantic import ValidationError
 
 from tests.training import test_soho, test_visual_parsing
 from tests.training.small_run import MODEL, VIDEO_STREAMS, recipe, write_corpus, write_tokenizer
+from tests.training.test_hd_vila import small_config
 from training import checkpoint, visual_token_cache
 from training.cached_embeddings import similar_videos
+from training.data.batch import Tokens
 from training.data.batches import Batches
 from training.data.packed import open_packed
 from training.evaluation.encoder import streams_of
@@ -30,6 +32,7 @@ from training.models.text import TextTransformer
 from training.objectives import losses
 from training.objectives.class_prototypes import ClassPrototypes
 from training.recipe import Recipe
+from training.text_states import MeanTextStates, TextStates
 from training.trainer import train
 from vitascope.errors import InvalidInput
 from vitascope.tokenizer import Tokenizer
@@ -175,7 +178,7 @@ def test_frozen_text_layers_are_read_once_and_train_as_if_they_were_read_at_ever
     encode = TextTransformer.encode
 
     def count(model: TextTransformer, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        texts.extend(tuple(row[: int(length)].tolist()) for row, length in zip(ids, mask.sum(dim=1), strict=True))
+        texts.extend({tuple(row[: int(length)].tolist()) for row, length in zip(ids, mask.sum(dim=1), strict=True)})
         return encode(model, ids, mask)
 
     monkeypatch.setattr(TextTransformer, "encode", count)
@@ -195,6 +198,23 @@ def test_frozen_text_layers_are_read_once_and_train_as_if_they_were_read_at_ever
     assert len(names) == 2
     for row, again in zip(rows, rows_again, strict=True):
         assert [row[name] for name in names] == pytest.approx([again[name] for name in names], abs=2e-3)
+
+
+@pytest.mark.parametrize("kind", [TextStates, MeanTextStates])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_stored_states_of_a_text_do_not_depend_on_other_texts(
+    kind: type[TextStates | MeanTextStates], bf16: bool
+) -> None:
+    torch.manual_seed(0)
+    model = build(small_config()).eval()
+    ids = torch.randint(1, 100, (40, 14))
+    mask = (torch.arange(14) < torch.randint(3, 15, (40, 1))).long()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        together = kind(model)(Tokens(ids, mask))
+        for row in (0, 7, 39):
+            length = int(mask[row].sum())
+            alone = kind(model)(Tokens(ids[row : row + 1, :length], mask[row : row + 1, :length]))[0]
+            assert torch.equal(alone, together[row][:length] if kind is TextStates else together[row])
 
 
 class SmallEncoder(torch.nn.Module):

@@ -73,7 +73,7 @@ def flickr30k_entities(folder: Path, split: str) -> Iterator[tuple[Example, Medi
 
 
 def _entity_sentences(path: Path, boxes: dict[str, Box]) -> tuple[tuple[str, ...], tuple[Region, ...]]:
-    """Return the sentences without brackets, and the phrases with boxes, each once."""
+    """Return the sentences without brackets, and their phrases with boxes: a phrase of two sentences counts twice."""
     captions, regions = [], []
     for number, line in numbered_lines(path):
         caption = _PHRASE.sub(lambda match: match["words"], line).strip()
@@ -84,7 +84,7 @@ def _entity_sentences(path: Path, boxes: dict[str, Box]) -> tuple[tuple[str, ...
         regions += [Region(words, box) for words, box in named if box is not None]
     if not captions:
         raise CorpusError(f"{path}: sentences: none; at least one was expected")
-    return tuple(captions), tuple(dict.fromkeys(regions))
+    return tuple(captions), tuple(regions)
 
 
 def _entity_boxes(path: Path) -> dict[str, Box]:
@@ -151,7 +151,7 @@ def refcoco(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
         regions.setdefault(number_of(image, "id"), []).extend(Region(phrase, box) for phrase in phrases)
     for image_id, of_image in regions.items():
         name = text_of(images[image_id], "file_name", "the name of a picture")
-        yield Example(Path(name).stem, regions=tuple(dict.fromkeys(of_image)), still=True), pictures / name
+        yield Example(Path(name).stem, regions=tuple(of_image), still=True), pictures / name
 
 
 def _box_of_annotation(annotation: Record, image: Record) -> Box:

@@ -36,6 +36,8 @@ from vitascope.errors import InvalidInput
 Progress = Callable[[int, int, str], None]
 """(steps done, steps in all, losses as text)."""
 STATE = "state.json"
+_KEYS_OF_0_3 = {"eyes": "video_encoder", "lessons": "data", "learned": "corpora", "begin": "init_from"}
+"""Keys of the state of version 0.3, and the present ones."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class DistillData:
     def identity(self) -> dict[str, Any]:
         """Return what a run must not change: the fingerprints of the teacher and of the corpora."""
         training = {name: [str(t.packed.info["examples_sha256"]), len(t)] for name, t in self.training.items()}
-        return {"teacher": self.teacher, "learned": training, "temperature": self.temperature}
+        return {"teacher": self.teacher, "corpora": training, "temperature": self.temperature}
 
 
 def distil(
@@ -83,9 +85,9 @@ def distil(
     latest = out / "checkpoint"
     identity = {
         "recipe": recipe.model_dump(mode="json"),
-        "lessons": data.identity,
+        "data": data.identity,
         "space": vars(space),
-        "begin": init_from,
+        "init_from": init_from,
     }
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student, step = _load_or_create(recipe, space, init_from, latest, teacher, identity)
@@ -120,8 +122,8 @@ def load_student(folder: Path) -> Student:
     path = checkpoint.find(folder)
     if path is None:
         raise InvalidInput(f"checkpoint: nothing at {folder}; a folder with {STATE} was expected")
-    state = json.loads((path / STATE).read_text("utf-8"))
-    student = Student(HdVilaConfig.model_validate(state["eyes"]), Space(**state["space"]))
+    state = _read_state(path)
+    student = Student(HdVilaConfig.model_validate(state["video_encoder"]), Space(**state["space"]))
     student.load_state_dict(load_file(path / "model.safetensors"))
     return student.eval()
 
@@ -139,8 +141,7 @@ def _load_or_create(
     if path is None:
         torch.manual_seed(recipe.seed)
         return new_student(recipe.video_config(), space, init_from, teacher), 0
-    state = json.loads((path / STATE).read_text("utf-8"))
-    state["recipe"] = upgrade_recipe(state["recipe"])
+    state = _read_state(path)
     if other := [key for key, value in identity.items() if state[key] != value]:
         raise InvalidInput(
             f"out: {latest.parent} holds a run with another {' and another '.join(other)}; the same was expected, or "
@@ -149,10 +150,17 @@ def _load_or_create(
     return load_student(latest), int(state["step"])
 
 
+def _read_state(path: Path) -> dict[str, Any]:
+    """Return the state of a checkpoint with the present keys."""
+    state = {_KEYS_OF_0_3.get(key, key): value for key, value in json.loads((path / STATE).read_text("utf-8")).items()}
+    data = {_KEYS_OF_0_3.get(key, key): value for key, value in state["data"].items()}
+    return state | {"data": data, "recipe": upgrade_recipe(state["recipe"])}
+
+
 def _save(
     latest: Path, student: Student, optimizer: torch.optim.Optimizer, identity: dict[str, Any], step: int
 ) -> None:
-    state = identity | {"step": step, "eyes": student.cfg.model_dump(mode="json")}
+    state = identity | {"step": step, "video_encoder": student.cfg.model_dump(mode="json")}
     with checkpoint.replaced_whole(latest) as part:
         checkpoint.save_weights(part, student, optimizer)
         (part / STATE).write_text(json.dumps(state, indent=1) + "\n", "utf-8")
@@ -187,7 +195,7 @@ def rate_at(step: int, recipe: Schedule) -> float:
     warm = max(int(recipe.warmup * recipe.steps), 1)
     if step < warm:
         return (step + 1) / warm
-    done = (step - warm) / max(recipe.steps - warm, 1)
+    done = (step + 1 - warm) / max(recipe.steps - warm, 1)
     return recipe.min_lr_ratio + (1.0 - recipe.min_lr_ratio) * 0.5 * (1.0 + math.cos(math.pi * done))
 
 

@@ -34,9 +34,9 @@ def caption_metrics(
 ) -> dict[str, float]:
     """Return how well the captions that a model generates fit.
 
-    BLEU-4 and CIDEr-D compare with all captions of an example. `similarity (generated)` is the mean cosine of the
-    embeddings of captions and examples in percent; `similarity (written)` is that of the example's own captions. Scenes
-    have `scene_metrics`, too, those of the test split also `... (held-out combinations)`.
+    BLEU-4, ROUGE-L and CIDEr-D compare with all captions of an example. `similarity (generated)` is the mean cosine of
+    the embeddings of captions and examples in percent; `similarity (written)` is that of the example's own captions.
+    Scenes have `scene_metrics`, too, those of the test split also `... (held-out combinations)`.
 
     Args:
         videos: Embeddings of the examples, N in all.
@@ -71,18 +71,21 @@ def words_of(text: str) -> str:
 
 
 def ngram_metrics(generated: Sequence[str], written: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Return BLEU-4 (Papineni et al., ACL 2002) of the corpus and CIDEr-D (Vedantam et al., CVPR 2015), times 100.
+    """Return the metrics of the COCO captions task that need no Java, times 100.
 
+    BLEU-4 of the corpus (Papineni et al., ACL 2002), ROUGE-L (Lin, 2004) and CIDEr-D (Vedantam et al., CVPR 2015).
     Published numbers split words by the Penn Treebank's rules, in place of `words_of`.
     """
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
 
     candidates = {i: [words_of(text)] for i, text in enumerate(generated)}
     references = {i: [words_of(text) for text in texts] for i, texts in enumerate(written)}
     bleu, _ = Bleu(4).compute_score(references, candidates, verbose=0)
+    rouge, _ = Rouge().compute_score(references, candidates)
     cider, _ = Cider().compute_score(references, candidates)
-    return {"BLEU-4": 100 * float(bleu[3]), "CIDEr-D": 100 * float(cider)}
+    return {"BLEU-4": 100 * float(bleu[3]), "ROUGE-L": 100 * float(rouge), "CIDEr-D": 100 * float(cider)}
 
 
 def scene_metrics(captions: Sequence[str], worlds: Sequence[World]) -> dict[str, float]:

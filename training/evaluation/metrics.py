@@ -7,47 +7,67 @@ give chance level and not 100%.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+from scipy.special import comb
 
 
-def best_ranks(scores: np.ndarray, relevant: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the lowest and highest possible rank (1-based) of the best relevant item of each query.
+class BestRanks(NamedTuple):
+    """Where the best relevant item of each of Q queries is ranked, (Q,) each: its rank depends on the order of ties."""
+
+    better: np.ndarray
+    """Number of items with a higher score than the best relevant item."""
+    tied: np.ndarray
+    """Number of items with its score, itself included."""
+    tied_relevant: np.ndarray
+    """Number of these that are relevant."""
+
+
+def best_ranks(scores: np.ndarray, relevant: Sequence[np.ndarray]) -> BestRanks:
+    """Return where the best relevant item of each query is ranked.
 
     scores: (Q, N), higher is better. relevant: Relevant columns per query.
     """
-    low, high = np.empty(len(scores)), np.empty(len(scores))
-    for q, columns in enumerate(relevant):
-        best = scores[q, columns].max()
-        better = int((scores[q] > best).sum())
-        equal_right = int((scores[q, columns] == best).sum())
-        equal = int((scores[q] == best).sum())
-        low[q] = better + 1
-        # The first of several tied right items comes no later than after all tied wrong ones.
-        high[q] = better + equal - equal_right + 1
-    return low, high
+    best = np.array([scores[q, columns].max() for q, columns in enumerate(relevant)])[:, None]
+    tied_relevant = [int((scores[q, columns] == best[q]).sum()) for q, columns in enumerate(relevant)]
+    return BestRanks((scores > best).sum(axis=1), (scores == best).sum(axis=1), np.array(tied_relevant))
 
 
 def retrieval(scores: np.ndarray, relevant: Sequence[np.ndarray], at: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-    """Return R@K in percent, expected over the order of ties, median rank and mean rank."""
-    return rank_summary(*best_ranks(scores, relevant), at)
+    """Return R@K in percent, median rank and mean rank, all expected over the order of ties."""
+    return rank_summary(best_ranks(scores, relevant), at)
 
 
 def mean_average_precision(scores: np.ndarray, relevant: np.ndarray) -> float:
-    """Return mAP in percent. scores, relevant: (Q, N); each query has a relevant item. Ties keep the order of items."""
-    ranked = np.take_along_axis(relevant, np.argsort(-scores, axis=1, kind="stable"), axis=1)
-    precision = np.cumsum(ranked, axis=1) / np.arange(1, ranked.shape[1] + 1)
-    return float(100.0 * ((precision * ranked).sum(axis=1) / ranked.sum(axis=1)).mean())
+    """Return mAP in percent, expected over the order of ties (McSherry and Najork, ECIR 2008).
+
+    scores, relevant: (Q, N); each query has a relevant item.
+    """
+    return float(100.0 * np.mean([_average_precision(*query) for query in zip(scores, relevant, strict=True)]))
 
 
-def rank_summary(low: np.ndarray, high: np.ndarray, at: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-    """Return the metrics of `retrieval` from the ranks of `best_ranks`."""
+def _average_precision(scores_N: np.ndarray, relevant_N: np.ndarray) -> float:
+    _, group, size = np.unique(-scores_N, return_inverse=True, return_counts=True)  # groups of ties, best first
+    hits = np.bincount(group, relevant_N)
+    better, better_hits = np.cumsum(size) - size, np.cumsum(hits) - hits
+    rank, of_rank = np.arange(1, len(scores_N) + 1), np.repeat(np.arange(len(size)), size)
+    # A relevant item at a rank has the other relevant ones of its group before it in proportion to that rank.
+    earlier = (rank - 1 - better[of_rank]) * ((hits - 1) / np.maximum(size - 1, 1))[of_rank]
+    precision = (better_hits[of_rank] + 1 + earlier) / rank
+    return float((hits / size)[of_rank] @ precision / hits.sum())
+
+
+def rank_summary(ranks: BestRanks, at: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
+    """Return the metrics of `retrieval`."""
+    better, tied, tied_relevant = ranks
     out = {}
     for k in at:
-        chance = np.clip((k - low + 1) / (high - low + 1), 0.0, 1.0)
-        out[f"R@{k}"] = float(100.0 * chance.mean())
-    middle = (low + high) / 2
-    return out | {"MdR": float(np.median(middle)), "MnR": float(middle.mean())}
+        places = np.clip(k - better, 0, tied)  # of the tied items, those within K
+        missed = comb(tied - tied_relevant, places) / comb(tied, places)
+        out[f"R@{k}"] = float(100.0 * (1.0 - missed).mean())
+    expected = better + (tied + 1) / (tied_relevant + 1)
+    return out | {"MdR": float(np.median(expected)), "MnR": float(expected.mean())}
 
 
 def tau_c(scores: Sequence[float], judgements: Sequence[float]) -> float:
@@ -55,16 +75,6 @@ def tau_c(scores: Sequence[float], judgements: Sequence[float]) -> float:
     from scipy.stats import kendalltau  # a second to import
 
     return float(100.0 * kendalltau(scores, judgements, variant="c").statistic)
-
-
-def vqa_accuracy(answer: str, people: Sequence[str]) -> float:
-    """Return the VQAv2 accuracy: min(n / 3, 1), averaged over the leave-one-out sets of human answers."""
-    if len(people) < 2:
-        raise ValueError(f"people: {len(people)} answers; at least 2 were expected")
-    scores = [
-        min(sum(p == answer for j, p in enumerate(people) if j != left) / 3.0, 1.0) for left in range(len(people))
-    ]
-    return float(np.mean(scores))
 
 
 def pairwise_accuracy(right: np.ndarray, wrong: np.ndarray) -> float:

@@ -17,7 +17,7 @@ import torch
 from training.data.example import CHOICE_ONLY, Example
 from training.data.packed import Packed
 from training.evaluation.encoder import Alter, Encoder, embed_corpus, embed_texts, match_logits
-from training.evaluation.metrics import best_ranks, mean_average_precision, rank_summary, retrieval
+from training.evaluation.metrics import BestRanks, best_ranks, mean_average_precision, rank_summary, retrieval
 from training.models.config import FusedConfig
 from training.objectives.class_names import class_names, classify
 from training.objectives.losses import pool_clip_similarity
@@ -131,8 +131,7 @@ def _ranks(scores: Callable[[slice], np.ndarray], relevant: Sequence[np.ndarray]
     size = max(1, MAX_SIMILARITIES // candidates)
     parts = [slice(start, start + size) for start in range(0, len(relevant), size)]
     ranks = [best_ranks(scores(part), relevant[part]) for part in parts]
-    low, high = (np.concatenate(bounds) for bounds in zip(*ranks, strict=True))
-    return rank_summary(low, high)
+    return rank_summary(BestRanks(*(np.concatenate(counts) for counts in zip(*ranks, strict=True))))
 
 
 def concept_retrieval(
@@ -177,18 +176,15 @@ class NearestVideos:
         return [float(100.0 * ranked[:, :k].any(axis=1).mean()) for k in RANKS]
 
 
-def spread(items: Sequence[T], limit: int) -> Sequence[T]:
-    """Return items at even distances: at least `limit` of them, if there are as many, and fewer than twice `limit`.
-
-    A limit of 0 returns all.
-    """
-    return items[:: max(1, len(items) // limit) if limit else 1]
+def spread(items: Sequence[T], limit: int) -> list[T]:
+    """Return at most `limit` items, spread evenly over all of them; all for a limit of 0."""
+    count = min(limit or len(items), len(items))
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def spread_captions(packed: Packed, limit: int) -> list[str]:
     """Return at most `limit` different first captions, spread over the examples; all for a limit of 0."""
-    captions = [e.captions[0] for e in packed.examples if e.captions]
-    return list(dict.fromkeys(spread(captions, limit)))[: limit or None]
+    return spread(list(dict.fromkeys(e.captions[0] for e in packed.examples if e.captions)), limit)
 
 
 def nearest_videos(
@@ -281,15 +277,12 @@ def sentence_retrieval(encoder: Encoder, packed: Packed) -> dict[str, float]:
     scores = embed_texts(encoder, sentences) @ vectors.T
     same = np.array([sentence.casefold() for sentence in sentences])
     relevant = [np.flatnonzero(same == sentence) for sentence in same]
-    percent = retrieval(scores, relevant, RANKS)
-    low, high = best_ranks(scores, relevant)
+    metrics = retrieval(scores, relevant, RANKS)
     total = len(sentences)
-    out = {"sentences": float(total)}
-    for k in RANKS:
-        if k < total:
-            out["first" if k == 1 else f"among {k}"] = round(percent[f"R@{k}"] * total / 100.0, 2)
-    middle = (low + high) / 2
-    return out | {"median rank": float(np.median(middle)), "mean rank": round(float(middle.mean()), 2)}
+    names = {k: "first" if k == 1 else f"among {k}" for k in RANKS if k < total}
+    counts = {name: round(metrics[f"R@{k}"] * total / 100.0, 2) for k, name in names.items()}
+    ranks = {"median rank": metrics["MdR"], "mean rank": round(metrics["MnR"], 2)}
+    return {"sentences": float(total)} | counts | ranks
 
 
 def compare_counts(before: Counts, after: Counts) -> int:

@@ -191,8 +191,7 @@ def nearest_scenes(
         visual: Visual tokens (N, V, K).
         sounds: Of the same clips.
     """
-    queries = first_captions(packed, need)
-    queries = [*spread(queries, RERANK_QUERIES)[:RERANK_QUERIES]]
+    queries = spread(first_captions(packed, need), RERANK_QUERIES)
     scores = search_scores(calibration, embed_texts(encoder, queries), videos, sounds.vectors)
     return score_nearest(encoder, packed, queries, scores, visual, count, sounds.tokens)
 
@@ -243,7 +242,7 @@ def scene_metrics(
             out |= {f"t2v {k} ({need}){name}": v for k, v in metrics.items() if k.startswith("R@")}
         for name, tokens in inputs.items() if rerank and "matching" in encoder.tasks else ():
             count = min(rerank_queries or len(queries), RERANK_QUERIES if name else len(queries))
-            chosen = spread(range(len(queries)), count)[:count]
+            chosen = spread(range(len(queries)), count)
             weight = None if name else match_weight
             texts = [queries[i] for i in chosen]
             reranked = _reranked_recall(encoder, packed, texts, scores[name][chosen], tokens, rerank, weight)

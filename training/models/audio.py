@@ -29,6 +29,8 @@ FEATURE_MEAN, FEATURE_SCALE = -12.0, 0.2
 """Features become (log power - mean) * scale, nearly all of them between -1.5 and 1.5, as pixels of the CNN are."""
 SHORT_SECONDS, LEAD_SECONDS = 1.0, 0.25
 """A sound shorter than the first begins as late as the second: a CNN sees what is at the edge of its picture worse."""
+CONTEXT_TOKENS = 2
+"""Tokens of silence that a trimmed window keeps after its longest sound, for the same reason."""
 
 
 class LogMel(nn.Module):
@@ -187,6 +189,18 @@ class AudioEncoder(nn.Module):
         mask = self.token_mask(lengths_B, samples_BN.shape[1])
         tokens: Tensor = self.encoder(features, mask) * mask[..., None]
         return tokens
+
+    def trim(self, samples_BN: Tensor, lengths_B: Tensor) -> Tensor:
+        """Return windows without most of the silence after the longest sound, which hardly changes its tokens.
+
+        Whole tokens are cut off: a CNN with TensorFlow's padding has the grid of a whole window at such widths alone.
+        """
+        if self.cfg.encoder != "cnn":
+            return samples_BN
+        step, size = self.cfg.token_frames * self.cfg.hop, samples_BN.shape[1]
+        _, ends = self._after_lead(samples_BN, lengths_B)
+        surplus = size - int(ends.max()) - CONTEXT_TOKENS * step
+        return samples_BN[:, : size - max(surplus, 0) // step * step]
 
     def _after_lead(self, samples_BN: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return sounds and their lengths with silence before those that are short and leave room for it."""

@@ -33,7 +33,7 @@ def evaluate_head(head: MomentHead, store: WindowStore, max_windows: int) -> dic
 
 
 def evaluate(localizer: Localizer, store: WindowStore) -> dict[str, float]:
-    """Return the metrics of a split, see `training.moments.metrics`."""
+    """Return the metrics of a split, see `training.moments.metrics`: sentences `after_end` count as missed."""
     predictions, row = [], 0
     for index, video in enumerate(store.videos):
         count = len(video.queries)
@@ -44,7 +44,10 @@ def evaluate(localizer: Localizer, store: WindowStore) -> dict[str, float]:
         results = localizer(texts, store.windows_of(index), spans)
         predictions += [_prediction(result) for result in results]
         row += count
-    return moment_metrics(predictions, [query for video in store.videos for query in video.queries])
+    after_end = [query for video in store.videos for query in video.after_end]
+    missed = [Prediction(np.empty((0, 3)), -1.0)] * len(after_end)
+    queries = [query for video in store.videos for query in video.queries]
+    return moment_metrics(predictions + missed, queries + after_end)
 
 
 def compare(localizers: Mapping[str, Localizer], store: WindowStore) -> dict[str, dict[str, float]]:

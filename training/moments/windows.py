@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from training.data.corpus import CorpusError, EmptySplit, first_names
+from training.data.corpus import CorpusError, EmptySplit, first_names, warn_of
 from training.data.packed import Origin
 from training.moments.annotations import MomentQuery, MomentReader, MomentVideo
 from vitascope.bundle.parts import StrictModel
@@ -56,6 +56,8 @@ class StoredVideo(StrictModel):
     duration: float = 0.0
     windows: int = 0
     queries: tuple[MomentQuery, ...] = ()
+    after_end: tuple[MomentQuery, ...] = ()
+    """Sentences whose moments all begin after the end of the video: not embedded, and missed in an evaluation."""
     skipped: str | None = None
 
 
@@ -166,6 +168,8 @@ def embed_split(
             f"{source}: {len(skipped)} of {len(videos)} videos of {corpus}/{split} cannot be used, at most "
             f"{max_skipped:.1%} was expected (--max-skipped): {first_names(skipped)}"
         )
+    late = [query.key for video in done for query in video.after_end]
+    warn_of(source, split, "sentences have only moments after the end of their video, and count as missed", late)
     (folder / STORE_NAME).write_text(info.model_copy(update={"complete": True}).model_dump_json(indent=1) + "\n")
     return open_store(folder)
 
@@ -251,16 +255,23 @@ def _embed(model: Model, video: MomentVideo, window_seconds: float) -> tuple[Sto
         windows = embed_windows(model, video.path, window_spans(duration, window_seconds))
     except MediaError as error:
         return StoredVideo(key=video.key, skipped=str(error)), []
-    queries = tuple(_cut_queries(video.queries, duration))
+    queries, after_end = _cut_queries(video.queries, duration)
     if not queries:
-        return StoredVideo(key=video.key, skipped=f"all moments begin after its end at {duration:.1f} s"), []
-    stored = StoredVideo(key=video.key, duration=duration, windows=len(windows), queries=queries)
+        skipped = f"all moments begin after its end at {duration:.1f} s"
+        return StoredVideo(key=video.key, after_end=after_end, skipped=skipped), []
+    stored = StoredVideo(key=video.key, duration=duration, windows=len(windows), queries=queries, after_end=after_end)
     return stored, [windows, model.embed_text([query.text for query in queries])]
 
 
-def _cut_queries(queries: Sequence[MomentQuery], duration: float) -> Iterator[MomentQuery]:
-    """Yield the sentences with moments cut at the end of the video, without those whose moments all lie after it."""
+def _cut_queries(
+    queries: Sequence[MomentQuery], duration: float
+) -> tuple[tuple[MomentQuery, ...], tuple[MomentQuery, ...]]:
+    """Return the sentences with moments cut at the end of the video, and those whose moments all begin after it."""
+    cut, after_end = [], []
     for query in queries:
         spans = tuple((start, min(end, duration)) for start, end in query.spans if start < duration)
         if spans or not query.spans:
-            yield MomentQuery(query.key, query.text, spans, query.highlights)
+            cut.append(MomentQuery(query.key, query.text, spans, query.highlights))
+        else:
+            after_end.append(query)
+    return tuple(cut), tuple(after_end)

@@ -18,7 +18,8 @@ from training.text_states import text_keys
 class PooledStates:
     """What the classifier of sentences reads, by video and sentence, for stages that train it alone.
 
-    Every pair passes the fused layers once: where the batch has one that did not, all of the batch do.
+    Every pair passes the fused layers once: where the batch has one that did not, all of the batch do. What is stored
+    depends a little on the rest of that batch, and on the sound that was drawn for it, so a resumed run may differ.
     """
 
     def __init__(self, model: FusedModel) -> None:

@@ -36,11 +36,13 @@ def entities(folder: Path, sentence: str = SENTENCE, xml: str = XML) -> Path:
 
 
 def test_phrases_of_flickr30k_entities_have_the_box_around_all_theirs(tmp_path: Path) -> None:
-    ((example, media),) = flickr30k_entities(entities(tmp_path), "val")
+    sentences = f"{SENTENCE}\n[/EN#2/bodyparts shaggy hair]"
+    ((example, media),) = flickr30k_entities(entities(tmp_path, sentences), "val")
     assert (example.key, media) == ("36979", tmp_path / "flickr30k-images" / "36979.jpg")
-    assert example.captions == ("Two young guys with shaggy hair hang out in the yard ; that is it .",)
+    assert example.captions == ("Two young guys with shaggy hair hang out in the yard ; that is it .", "shaggy hair")
     assert example.regions == (
         Region("Two young guys", (0.1, 0.0, 0.4, 1.0)),
+        Region("shaggy hair", (0.3, 0.0, 0.4, 1.0)),
         Region("shaggy hair", (0.3, 0.0, 0.4, 1.0)),
     )
 
@@ -73,9 +75,9 @@ def expressions(folder: Path, change: Callable[[list[Any]], Any] = lambda refs: 
 
 
 def test_expressions_of_refcoco_are_regions_of_their_image(tmp_path: Path) -> None:
-    ((example, media),) = refcoco(expressions(tmp_path), "test")
+    ((example, media),) = refcoco(expressions(tmp_path, lambda refs: [*refs, *refs]), "test")
     assert media == tmp_path / "train2014" / "COCO_train2014_000000000009.jpg"
-    assert example.regions == (Region("lady in blue", (0.1, 0.1, 0.4, 0.9)),)
+    assert example.regions == (Region("lady in blue", (0.1, 0.1, 0.4, 0.9)),) * 2
     assert list(refcoco(tmp_path, "train")) == []
 
 

@@ -167,7 +167,7 @@ def test_the_teachers_tokens_begin_where_the_students_lie() -> None:
 
 def test_a_student_learns_what_its_teacher_says(class_: Class, tmp_path: Path) -> None:
     """Without the teacher's weights: its sentences find the student's clips as often as its own."""
-    recipe = small_recipe(steps=16, validate_every=16, checkpoint_every=16)
+    recipe = small_recipe(steps=18, validate_every=18, checkpoint_every=18)
     actual = distil(recipe, class_.lessons, space_of(class_.teacher), "scratch", tmp_path)
     rows = read_log(tmp_path / "log.jsonl")
     assert rows[-1]["loss/cosine squares"] < 0.5 * rows[0]["loss/cosine squares"]
@@ -184,8 +184,12 @@ def test_a_run_that_was_stopped_gives_the_very_weights(class_: Class, tmp_path: 
 
     whole = load_file(go("whole") / "model.safetensors")
     state = json.loads((go("parts", stop_after=2) / "state.json").read_text())
-    assert state["lessons"]["teacher"] == class_.teacher.bundle.fingerprint
+    assert state["data"]["teacher"] == class_.teacher.bundle.fingerprint
     assert state["step"] == 2
+    of_0_3 = {"video_encoder": "eyes", "data": "lessons", "init_from": "begin"}
+    state["data"]["learned"] = state["data"].pop("corpora")
+    state = {of_0_3.get(key, key): value for key, value in state.items()}
+    (tmp_path / "parts" / "checkpoint" / "state.json").write_text(json.dumps(state))
     with (tmp_path / "parts" / "log.jsonl").open("a") as log:
         log.write('{"step": 2, "rate": 9}\n{"step"')  # what a kill leaves behind
     shutil.move(tmp_path / "parts" / "checkpoint", tmp_path / "parts" / "checkpoint.old")
@@ -196,7 +200,7 @@ def test_a_run_that_was_stopped_gives_the_very_weights(class_: Class, tmp_path: 
     assert "val/squares cosine" in rows[1]
     for recipe, lessons, what in (
         (small_recipe(seed=1), class_.lessons, "recipe"),
-        (small_recipe(), replace(class_.lessons, teacher="another"), "lessons"),
+        (small_recipe(), replace(class_.lessons, teacher="another"), "data"),
     ):
         with pytest.raises(InvalidInput, match=f"holds a run with another {what}"):
             distil(recipe, lessons, space_of(class_.teacher), "scratch", tmp_path / "parts")

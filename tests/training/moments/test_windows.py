@@ -14,6 +14,7 @@ from tests.training.moments.colour_films import WINDOW_SECONDS, write_films
 from training.data.corpus import CorpusError
 from training.moments import windows
 from training.moments.annotations import READERS
+from training.moments.evaluation import baselines, evaluate
 from training.moments.windows import STORE_NAME, WINDOWS_NAME, WindowStore, embed_split, open_store
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
@@ -98,15 +99,26 @@ def test_embeddings_of_something_else_are_refused(small_model: Model, films: Pat
         open_store(films / "store")
 
 
-def test_unreadable_videos_are_listed_and_moments_after_the_end_left_out(small_model: Model, films: Path) -> None:
+def test_unreadable_videos_are_listed_and_moments_after_the_end_missed(
+    small_model: Model, films: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (films / "videos" / "val1.mp4").write_bytes(b"no film")
     with pytest.raises(CorpusError, match=r"1 of 3 videos of moment_scenes/val cannot be used, .* val1 \("):
         embed(small_model, films)
     listing = films / "highlight_val_release.jsonl"
     late = {"qid": 99, "query": "a red thing", "vid": "val2", "relevant_windows": [[0.5, 700], [800, 900]]}
-    listing.write_text(listing.read_text() + json.dumps(late) + "\n")
-    for path in (films / "store").iterdir():
-        path.unlink()
-    store = embed(small_model, films, max_skipped=0.5)
+    later = late | {"qid": 100, "relevant_windows": [[800, 900]]}
+    before = listing.read_text() + json.dumps(late) + "\n"
+    metrics = []
+    for lines in (before, before + json.dumps(later) + "\n"):
+        listing.write_text(lines)
+        for path in (films / "store").iterdir():
+            path.unlink()
+        store = embed(small_model, films, max_skipped=0.5)
+        metrics.append(evaluate(baselines()["fixed windows of 2 s"], store))
+    assert "1 sentences have only moments after the end of their video, and count as missed: 100" in caplog.text
+    count = sum(bool(query.spans) for video in store.videos for query in video.queries)
+    for name in ("R1@0.5", "mAP", "mIoU", "HIT@1"):
+        assert metrics[1][name] == pytest.approx(metrics[0][name] * count / (count + 1))
     assert [video.key for video in store.videos if video.skipped] == ["val1"]
     assert store[len(store) - 1].query.spans == ((0.5, store.videos[2].duration),)
