@@ -63,7 +63,7 @@ class MomentResult:
     times: NDArray[np.float64]
 
 
-def window_spans(duration: float, seconds: float, start: float = 0.0, end: float | None = None) -> list[Span]:
+def aligned_windows(duration: float, seconds: float, start: float = 0.0, end: float | None = None) -> list[Span]:
     """Return the windows of a video that cover a part of it. A picture, whose duration is 0, is one window.
 
     Windows begin at multiples of their length whatever the part is, so that their embeddings can be cached.
@@ -209,7 +209,7 @@ def find_moments(
     config, width = model.moment_windows, model.bundle.manifest.vector_width
     rows = np.asarray(windows, np.float32)
     if spans is None:
-        spans = window_spans(len(rows) * config.window_seconds, config.window_seconds)
+        spans = aligned_windows(len(rows) * config.window_seconds, config.window_seconds)
     if rows.ndim != 2 or rows.shape[1] != width or not 0 < len(rows) == len(spans):
         raise InvalidInput(
             f"windows: shape {rows.shape} for {len(spans)} spans; (windows, {width}), at least one, was expected"

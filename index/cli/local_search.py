@@ -30,7 +30,7 @@ from vitascope.errors import InvalidInput, MediaError
 from vitascope.media.file import map_os_errors
 from vitascope.media.limits import read_media_limits
 from vitascope.model import Model
-from vitascope.moments import Span, embed_windows, window_spans
+from vitascope.moments import Span, aligned_windows, embed_windows
 
 
 def search_collection(
@@ -104,7 +104,7 @@ def _embed_query_file(model: Model, file: Path, signal: Signal | None) -> Float3
 
 def _embed_part(collection: Collection, model: Model, video: Video, part: Span) -> EmbeddedPart | None:
     """Return the windows of a part of a video; None if its file is gone, or has no pictures to decode."""
-    spans = window_spans(video.duration, model.moment_windows.window_seconds, *part)
+    spans = aligned_windows(video.duration, model.moment_windows.window_seconds, *part)
     try:
         with map_os_errors(collection.media_path(video)):
             media = collection.media.open(video.path)

@@ -10,7 +10,7 @@ from index.search.request import QueryPart, positive_texts
 from index.search.search import SearchResult
 from vitascope.errors import InvalidInput, TaskMissing
 from vitascope.model import Model
-from vitascope.moments import Span, window_spans
+from vitascope.moments import Span, aligned_windows
 
 MARGIN_SECONDS = 8.0
 """Seconds before and after a result that are also searched for its moment."""
@@ -64,7 +64,7 @@ def refine_results(
         video = result.best.hit.video
         part = (max(0.0, result.start - MARGIN_SECONDS), min(video.duration, result.end + MARGIN_SECONDS))
         parts.append((video, part))
-    count = sum(len(window_spans(video.duration, seconds, *part)) for video, part in parts)
+    count = sum(len(aligned_windows(video.duration, seconds, *part)) for video, part in parts)
     if max_windows is not None and count > max_windows:
         raise InvalidInput(
             f"limit: {len(results)} results, refined with {MARGIN_SECONDS:g} s to either side, are {count} windows of "

@@ -37,7 +37,7 @@ from vitascope.media.limits import MediaLimits
 from vitascope.media.sampling import Span, resolve_span
 from vitascope.modalities import read_audio_tokens
 from vitascope.model import Model
-from vitascope.moments import embed_windows, window_spans
+from vitascope.moments import aligned_windows, embed_windows
 from vitascope.scoring import FrameEmbeddings, frame_times
 
 CALL_TEXTS = 4
@@ -280,15 +280,15 @@ def embed_source_windows(
     seconds, limits = model.moment_windows.window_seconds, context.service.settings.media_limits()
     duration = model.decoder.probe(source.file, limits).duration if source.duration is None else source.duration
     part = resolve_span(duration, clip.start, clip.end)
-    spans = window_spans(duration, seconds, *part)
+    spans = aligned_windows(duration, seconds, *part)
     if len(spans) > max_windows:
         raise InvalidInput(
             f"start, end: {part[0]:g} to {part[1]:g} s are {len(spans)} windows of {seconds:g} s; at most "
             f"{max_windows} were expected for as many texts (max_moment_windows)"
         )
     spans_by_key: dict[ClipKey, list[Span]] = {}
-    for group in window_spans(duration, CACHED_WINDOWS * seconds, *part):
-        windows = window_spans(duration, seconds, *group)
+    for group in aligned_windows(duration, CACHED_WINDOWS * seconds, *part):
+        windows = aligned_windows(duration, seconds, *group)
         spans_by_key[ClipKey(model.bundle.fingerprint, source.content, *group, windows=len(windows))] = windows
 
     embeddings = _embed_spans(context, model, source, spans_by_key, CLIPS_IN_MEMORY // CACHED_WINDOWS)

@@ -12,7 +12,7 @@ from tests.small_bundle import MOMENTS, make_small_bundle
 from vitascope.embeddings import Floats
 from vitascope.errors import InvalidInput, TaskMissing
 from vitascope.model import Model
-from vitascope.moments import Moment, embed_windows, select_moments, window_spans
+from vitascope.moments import Moment, aligned_windows, embed_windows, select_moments
 
 RED, GREEN, BLUE = (220, 10, 10), (10, 200, 10), (10, 10, 220)
 TASKS = ("retrieval", "moments")
@@ -34,13 +34,13 @@ def test_moments_of_a_long_video_are_exact_and_whole(model: Model, tmp_path: Pat
     colors = [RED] * 15 + [BLUE] * 53 + [GREEN] * 10 + [RED] * 11
     video = write_video(tmp_path / "film.mp4", [solid(color, 64, 48) for color in colors], rate=5)
     duration = model.decoder.probe(video).duration
-    spans = window_spans(duration, MOMENTS["window_seconds"])
+    spans = aligned_windows(duration, MOMENTS["window_seconds"])
     assert len(spans) == 36 > 2 * MOMENTS["max_windows"]
     windows = embed_windows(model, video, spans)
     texts = ["a red thing", "a blue thing", "a green ball"]
     whole = [[(0.0, 3.0), (15.5, 17.8)], [(3.0, 13.5)], [(13.5, 15.5)]]
     assert true_moments(model, texts, windows, spans) == whole
-    part = window_spans(duration, MOMENTS["window_seconds"], 12.2, 15.6)
+    part = aligned_windows(duration, MOMENTS["window_seconds"], 12.2, 15.6)
     assert part == spans[24:32]
     assert true_moments(model, texts, windows[24:32], part) == [[(15.5, 16.0)], [(12.0, 13.5)], [(13.5, 15.5)]]
     result = model.find_moments(["red"], windows, spans, top=1)[0]
@@ -50,7 +50,7 @@ def test_moments_of_a_long_video_are_exact_and_whole(model: Model, tmp_path: Pat
 
 def test_a_picture_is_one_moment(model: Model, tmp_path: Path) -> None:
     picture = write_picture(tmp_path / "red.png", solid(RED))
-    spans = window_spans(0.0, MOMENTS["window_seconds"])
+    spans = aligned_windows(0.0, MOMENTS["window_seconds"])
     [result] = model.find_moments(["a red thing"], embed_windows(model, picture, spans), spans)
     [moment] = result.moments
     assert (moment.start, moment.end) == (0.0, 0.0)

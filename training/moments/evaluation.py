@@ -15,7 +15,7 @@ from training.moments.head import MomentHead
 from training.moments.metrics import MAX_SPANS, Prediction, moment_metrics
 from training.moments.windows import WindowStore
 from vitascope.bundle.graph_specs import SALIENCY, SPAN_SCORES, SPANS, WINDOW_MASK, WINDOW_TEXT, WINDOWS, Array
-from vitascope.moments import MomentResult, Span, run_sequences, select_moments, window_spans
+from vitascope.moments import MomentResult, Span, aligned_windows, run_sequences, select_moments
 
 Localizer = Callable[[np.ndarray, np.ndarray, Sequence[Span]], list[MomentResult]]
 """(texts (Q, E), windows (T, E), spans of the windows in seconds) -> the moments of each sentence."""
@@ -39,7 +39,7 @@ def evaluate(localizer: Localizer, store: WindowStore) -> dict[str, float]:
         count = len(video.queries)
         if not count:
             continue
-        spans = window_spans(video.duration, store.info.window_seconds)
+        spans = aligned_windows(video.duration, store.info.window_seconds)
         texts = np.asarray(store.texts[row : row + count], np.float32)
         results = localizer(texts, store.windows_of(index), spans)
         predictions += [_prediction(result) for result in results]

@@ -26,7 +26,7 @@ from training.moments.annotations import MomentQuery, MomentReader, MomentVideo
 from vitascope.bundle.parts import StrictModel
 from vitascope.errors import InvalidInput, MediaError
 from vitascope.model import Model
-from vitascope.moments import embed_windows, window_spans
+from vitascope.moments import aligned_windows, embed_windows
 
 STORE_NAME, VIDEOS_NAME, WINDOWS_NAME, TEXTS_NAME = "store.json", "videos.jsonl", "windows.f16", "texts.f16"
 Progress = Callable[[int, int], None]
@@ -252,7 +252,7 @@ def _embed(model: Model, video: MomentVideo, window_seconds: float) -> tuple[Sto
     """Return the record of a video and its windows (T, E) and texts (Q, E); only the record where it is unreadable."""
     try:
         duration = model.decoder.probe(video.path).duration
-        windows = embed_windows(model, video.path, window_spans(duration, window_seconds))
+        windows = embed_windows(model, video.path, aligned_windows(duration, window_seconds))
     except MediaError as error:
         return StoredVideo(key=video.key, skipped=str(error)), []
     queries, after_end = _cut_queries(video.queries, duration)

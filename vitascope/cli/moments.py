@@ -51,12 +51,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     from vitascope.media.limits import read_media_limits
     from vitascope.model import Model
-    from vitascope.moments import embed_windows, window_spans
+    from vitascope.moments import aligned_windows, embed_windows
 
     model = Model.open(args.bundle, threads=args.threads, device=args.device, engine=args.engine)
     limits = read_media_limits(os.environ)
     seconds = model.moment_windows.window_seconds
-    spans = window_spans(model.decoder.probe(args.file, limits).duration, seconds)
+    spans = aligned_windows(model.decoder.probe(args.file, limits).duration, seconds)
     results = model.find_moments(args.texts, embed_windows(model, args.file, spans, limits), spans, args.top)
     return {  # as in the response of a service
         "file": str(args.file),
