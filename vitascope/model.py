@@ -222,6 +222,7 @@ class Model:
         """
         rng = np.random.default_rng(0)
         for graph in self._graphs.names:
+            self._graphs.ensure_loaded(graph)  # compares sizes of the manifest before inputs of these are allocated
             specs, _ = self.bundle.graph_spec(graph)
             self._graphs.run(graph, random_inputs(specs, rng, self.tokenizer.vocabulary_size))
 

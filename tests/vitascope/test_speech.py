@@ -191,7 +191,7 @@ def test_segments_are_divided_at_pauses_and_ends_of_sentences() -> None:
 
 @pytest.mark.parametrize("vtt", [False, True])
 def test_subtitles_are_read_back_as_they_were_written(vtt: bool) -> None:
-    texts: Sequence[str] = ["<b>1 < 2 & 3</b> --> x", "אבג\u200f abc", "", "two\nlines\x07"]
+    texts: Sequence[str] = ["<b>1 < 2 & 3</b> ---> x", "אבג\u200f abc", "", "two\nlines\x07"]
     segments = [SpeechSegment(3600 * i + 0.001, 3600 * i + 59.9996, text) for i, text in enumerate(texts)]
     cues = parse_subtitles(format_vtt(segments) if vtt else format_srt(segments), "name", vtt=vtt)
     assert [(c.start, c.end) for c in cues] == [(0.001, 60.0), (3600.001, 3660.0), (10800.001, 10860.0)]

@@ -92,7 +92,7 @@ class Bundle:
             return []
         try:
             answers = json.loads((self.folder / name).read_text("utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise BundleCorrupt(f"{name}: not readable as JSON: {error}") from error
         if not (isinstance(answers, list) and answers and all(isinstance(a, str) and a for a in answers)):
             raise BundleCorrupt(f"{name}: a JSON list of non-empty strings was expected")
@@ -169,11 +169,15 @@ def parse_manifest(content: bytes) -> Manifest:
 
 
 def _check_manifest(checksum_file: Path, content: bytes) -> None:
+    if not checksum_file.exists():  # a bundle of an early version
+        return
+    if not checksum_file.is_file():  # opening a pipe would wait for a writer
+        raise BundleCorrupt(f"{CHECKSUM_NAME}: not a regular file")
     try:
         with checksum_file.open("rb") as file:
             checksum = file.read(_MAX_CHECKSUM_BYTES)
-    except FileNotFoundError:  # a bundle of an early version
-        return
+    except OSError as error:
+        raise BundleCorrupt(f"{CHECKSUM_NAME}: cannot be read: {error.strerror or error}") from error
     expected = checksum_of(content)
     if checksum != expected.encode():
         raise BundleCorrupt(f"{MANIFEST_NAME}: its SHA-256 is {expected[:64]}; {CHECKSUM_NAME} has another")
@@ -235,8 +239,11 @@ def check_external(folder: Path, graph: str, manifest: Manifest) -> None:
     name = next(path for key, path in manifest.graphs.items() if key == graph)
     for location in sorted(external_files(folder / name)):
         listed = posixpath.normpath(posixpath.join(posixpath.dirname(name), location))
-        real = (folder / posixpath.dirname(name) / location).resolve()  # `..` after a link leads elsewhere
-        if listed not in manifest.files or "\\" in location or real != (folder / listed).resolve():
+        try:  # `..` after a link leads elsewhere
+            is_same = (folder / posixpath.dirname(name) / location).resolve() == (folder / listed).resolve()
+        except (OSError, RuntimeError, ValueError):  # a loop of links, a NUL
+            is_same = False
+        if listed not in manifest.files or "\\" in location or not is_same:
             raise BundleCorrupt(f"{name}: graph {graph!r} reads weights from {location!r}; a listed file was expected")
         # The fingerprint does not cover that file.
         readers = manifest.added_weights.get(listed, (graph,))

@@ -99,7 +99,10 @@ def calibration_summary(manifest: Manifest) -> list[str]:
         if provenance.get("calibration_kept"):
             record = {**record, "kept": ["match and fused"]}
     kinds = [kind for kind in _PROBABILITIES if kind.task in manifest.tasks]
-    return [sentence for kind in kinds if (sentence := _calibration_sentence(record, kind)) is not None]
+    try:
+        return [sentence for kind in kinds if (sentence := _calibration_sentence(record, kind)) is not None]
+    except (KeyError, TypeError, ValueError):  # `extra` has no schema
+        return []
 
 
 def _calibration_sentence(record: Mapping[str, Any], kind: _ProbabilityKind) -> str | None:
@@ -124,7 +127,7 @@ def reranking_summary(manifest: Manifest) -> str:
         return by_pictures
     results = f"the first {sound.candidates} results" if sound.candidates else "no results"
     text = f"{by_pictures}. Searches by pictures and sound rerank {results} by default"
-    if not sound.measured:
+    if not sound.measured or any(not {0, sound.candidates} <= m.recall.keys() for m in sound.measured.values()):
         return f"{text}; the gain was not measured"
     splits = ", ".join(sound.measured)
     if not sound.candidates:
@@ -139,7 +142,7 @@ def _picture_reranking(manifest: Manifest) -> str:
     splits = ", ".join(measured)
     if "matching" not in manifest.tasks:
         return "Searches cannot be reranked, as the bundle has no task 'matching'"
-    if not measured:
+    if not measured or any(not {0, count} <= m.recall.keys() for m in measured.values()):
         return f"Searches rerank {results} by default; the gain was not measured"
     if not count:
         reason = "no number of them gained enough without a loss"

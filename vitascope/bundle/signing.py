@@ -208,11 +208,14 @@ def read_signatures(folder: Path) -> list[Signature]:
     Raises:
         BundleUntrusted: The file is not a signature file.
     """
-    try:
-        with (folder / SIGNATURE_NAME).open("rb") as file:
-            content = file.read(_MAX_SIGNATURE_FILE_BYTES + 1)
-    except FileNotFoundError:
+    path = folder / SIGNATURE_NAME
+    if not path.exists():
         return []
+    if not path.is_file():  # opening a pipe would wait for a writer
+        raise BundleUntrusted(f"{SIGNATURE_NAME}: not a regular file; {_EXPECTED}")
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_SIGNATURE_FILE_BYTES + 1)
     except OSError as error:
         raise BundleUntrusted(f"{SIGNATURE_NAME}: cannot be read: {error.strerror or error}") from error
     if len(content) > _MAX_SIGNATURE_FILE_BYTES:

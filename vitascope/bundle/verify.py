@@ -49,13 +49,13 @@ class Verification:
 
     @contextmanager
     def checking(self, part: Part, file: str) -> Iterator[None]:
-        """Record the block as passed, or its BundleError or EngineError as a problem; BundleNotFound propagates."""
+        """Record the block as passed, or its error as a problem; BundleNotFound propagates."""
         before = len(self.problems)
         try:
             yield
         except BundleNotFound:
             raise
-        except (BundleError, EngineError) as error:
+        except (BundleError, EngineError, MemoryError) as error:
             self.add_problem(part, file, str(error).removeprefix(f"{file}: "))
         self.passed[part] += len(self.problems) == before
 

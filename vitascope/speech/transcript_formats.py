@@ -87,7 +87,7 @@ def _segment(number: int, segment: SpeechSegment) -> dict[str, Any]:
 def _cues(segments: Iterable[SpeechSegment]) -> Iterator[tuple[SpeechSegment, str]]:
     """Yield segments with their text on one line that no parser takes for a time."""
     for segment in segments:
-        if text := _one_line(segment.text).replace("-->", "->"):
+        if text := re.sub("-{2,}>", "->", _one_line(segment.text)):
             yield segment, text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.describe import reranking_summary
 from vitascope.bundle.manifest import Manifest, checksum_of
 from vitascope.bundle.onnx_files import external_files
-from vitascope.errors import BundleCorrupt, BundleNotFound, BundleUnsupported
+from vitascope.bundle.signing import generate_key
+from vitascope.errors import BundleCorrupt, BundleNotFound, BundleUnsupported, BundleUntrusted
 
 DECODER = {**CAPTIONS, "head_width": 4, "vocabulary": 9, "start_ids": [2], "end_id": 3}
 FILES = sorted(
@@ -57,6 +59,18 @@ def test_a_manifest_that_differs_from_its_checksum_is_rejected(folder: Path) -> 
         Bundle.open(folder)
     (folder / "manifest.json.sha256").unlink()  # as in bundles of early versions
     assert Bundle.open(folder).manifest.temperature == 0.06
+
+
+@pytest.mark.parametrize("name", ["manifest.json.sha256", "manifest.json.sig"])
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_a_checksum_or_signature_that_is_no_file_is_rejected(
+    name: str, make: Callable[[Path], None], folder: Path
+) -> None:
+    write_checksum(folder)
+    (folder / name).unlink(missing_ok=True)
+    make(folder / name)
+    with pytest.raises((BundleCorrupt, BundleUntrusted), match=f"{name}: not a regular file"):
+        Bundle.open(folder, [generate_key().public])
 
 
 def test_no_damaged_file_is_parsed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +207,7 @@ def _redirect(graph: onnx.GraphProto, location: str) -> None:
                 entry.value = location
 
 
-@pytest.mark.parametrize("location", ["../weights.bin", "/etc/hostname", "notes.txt", "./../../x", ""])
+@pytest.mark.parametrize("location", ["../weights.bin", "/etc/hostname", "notes.txt", "./../../x", "", "loop", "a\0b"])
 def test_graphs_may_read_listed_weights_only(location: str, folder: Path) -> None:
     model = onnx.load(folder / "video.onnx", load_external_data=False)
     _redirect(model.graph, location)
@@ -201,6 +215,7 @@ def test_graphs_may_read_listed_weights_only(location: str, folder: Path) -> Non
     manifest = manifest_of(folder)
     write_manifest(folder, manifest)  # updates the hashes, so only the location is wrong
     (folder / "notes.txt").write_bytes((folder / "weights.bin").read_bytes())
+    (folder / "loop").symlink_to("loop")
     with pytest.raises(BundleCorrupt, match=r"video\.onnx: graph 'video' reads weights from"):
         Bundle.open(folder)
 
@@ -230,7 +245,7 @@ def test_graph_files_that_are_not_onnx_are_rejected(data: bytes, folder: Path) -
         Bundle.open(folder)
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '["red", 5]', '["red", ""]', "no"])
+@pytest.mark.parametrize("text", ["[]", "{}", '["red", 5]', '["red", ""]', "no", "[" * 100_000])
 def test_an_answer_vocabulary_that_is_not_a_list_of_strings_is_rejected(text: str, folder: Path) -> None:
     (folder / "answers.json").write_text(text)
     write_manifest(folder, manifest_of(folder))

@@ -25,6 +25,8 @@ from tests.vitascope.bundle.bundles import (
     run_with_error,
 )
 from vitascope.bundle.onnx_files import read_graph
+from vitascope.errors import BundleCorrupt
+from vitascope.model import Model as OpenedModel
 
 
 def test_an_intact_bundle_is_verified(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,6 +52,31 @@ def test_a_bundle_of_sound_is_verified_and_described(tmp_path: Path, capsys: pyt
     change_graph(folder, "audio", double)
     [violation] = run_bundle(capsys, "verify", folder, status=1)["problems"]
     assert "audio: an embedding has norm 2; 1 was expected" in violation["problem"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"extra": {"calibration": {"match pairs": "many"}}},
+        {"extra": {"calibration": {"match pairs": 5.0, "fitted_on": 3}}},
+        {"extra": {"variant_of": {"x": 1}}},
+        {"reranking": {"candidates": 10, "measured": {"x/val": {"queries": 5, "recall": {}}}}},
+    ],
+)
+def test_a_manifest_with_unusual_records_is_described(
+    changes: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rewrite_manifest(folder, **changes)
+    assert "small-colours" in rendered(run_bundle(capsys, "inspect", folder))
+
+
+def test_sizes_of_a_manifest_are_compared_before_inputs_are_allocated(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rewrite_manifest(folder, visual_tokens=10**12)
+    assert run_bundle(capsys, "verify", folder, status=1)["problems"]
+    with pytest.raises(BundleCorrupt, match="was expected from the manifest"):
+        OpenedModel.open(folder).warm_up()
 
 
 def test_all_problems_are_reported_and_damaged_graphs_do_not_run(
