@@ -49,7 +49,7 @@ from index.vectors.interface import (
     parse_signals,
 )
 from index.video_text import VideoText, check_speech, check_video_text
-from vitascope.errors import FingerprintMismatch, InvalidInput, NotFound, StorageError, VideoNotFound
+from vitascope.errors import Conflict, FingerprintMismatch, InvalidInput, NotFound, StorageError, VideoNotFound
 from vitascope.speech.interface import SpeechSegment
 from vitascope.visual_token_codec import check_encoding
 
@@ -59,6 +59,8 @@ MAX_K = 10_000
 MAX_PAGE = 10_000
 SNAPSHOT_ATTEMPTS = 3
 MODEL_DIM_KEY = "model_vector_width"
+COPY_OF_KEY = "reembed_of"
+"""Key of the table meta in an unfinished copy by another model: the name of the collection that it will replace."""
 """Key of the table meta for the bundle's embedding dim, in collections of truncated embeddings."""
 
 
@@ -243,7 +245,8 @@ class Collection:
     ) -> tuple[Video, bool]:
         """Add a video with its clips unless one of the same content exists; also return whether it was added.
 
-        ``text``: what the words of the clips are from. Raises InvalidInput that names the field.
+        ``text``: what the words of the clips are from. Raises InvalidInput that names the field, and Conflict for an
+        unfinished copy, which would lose the video when it replaces the other collection.
         """
         check_video(video)
         text = check_video_text(text or VideoText())
@@ -251,6 +254,11 @@ class Collection:
             raise InvalidInput(f"clips: none for {video.path!r}; at least one was expected")
         rows = [clip_row(self, clip, has_pictures=video.width > 0) for clip in clips]
         with self.catalogue.write() as connection:
+            copied = queries.read_meta(connection, COPY_OF_KEY)
+            if copied not in (None, self.name):
+                raise Conflict(
+                    f"collection {self.name}: an unfinished copy of {copied} by another model; add videos to {copied}"
+                )
             existing = queries.find_video(connection, video.content_sha256)
             if existing is not None:
                 return existing, False

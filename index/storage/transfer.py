@@ -66,9 +66,11 @@ def count_clips(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT count(*) FROM clips").fetchone()[0])
 
 
-def video_ids(connection: sqlite3.Connection, first: int = 0, last: int = 2**63 - 1) -> set[int]:
-    """Return the ids of videos from ``first`` to ``last``."""
-    return {row[0] for row in connection.execute("SELECT id FROM videos WHERE id BETWEEN ? AND ?", (first, last))}
+def video_hashes(connection: sqlite3.Connection, first: int = 0, last: int = 2**63 - 1) -> dict[int, str]:
+    """Return the SHA-256 of the content of videos by id, from ``first`` to ``last``."""
+    return dict(
+        connection.execute("SELECT id, content_sha256 FROM videos WHERE id BETWEEN ? AND ?", (first, last)).fetchall()
+    )
 
 
 def owned_videos(connection: sqlite3.Connection) -> list[Video]:

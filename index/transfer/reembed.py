@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from index.clips.segmentation import Segments
-from index.collection import Collection
+from index.collection import COPY_OF_KEY, Collection
 from index.collection_store import CollectionStore
 from index.jobs.ingest import (
     FileDescription,
@@ -34,10 +34,11 @@ from index.records import NewClip, Video
 from index.storage.edits import copy_edits
 from index.storage.fulltext import read_stemming, set_stemming
 from index.storage.queries import lacks_audio_tokens, last_change, read_meta, write_meta
-from index.storage.transfer import copy_jobs, set_sequences, video_ids
+from index.storage.transfer import copy_jobs, set_sequences, video_hashes
 from vitascope.durable_files import link_or_copy, make_folders, sync
 from vitascope.errors import (
     CollectionExists,
+    Conflict,
     FingerprintMismatch,
     InvalidInput,
     MediaError,
@@ -103,6 +104,7 @@ def reembed(
     Raises:
         InvalidInput: ``model`` filled the collection already, and no clip with sound lacks audio tokens.
         FingerprintMismatch: NAME-next belongs to a third bundle.
+        Conflict: NAME-next is no unfinished copy of the collection.
         CollectionNotFound, TaskMissing, EngineError, StorageError.
     """
     old = library.open(name)
@@ -125,6 +127,9 @@ def reembed(
         if failed and not skip_missing:
             return ReembedResult(False, embedded, failed)
         if _replace(library, old, new, {failure.video.id for failure in failed}):
+            with library.open(name).catalogue.write() as connection:
+                write_meta(connection, COPY_OF_KEY, None)
+                write_meta(connection, _BEGAN_AT, None)
             return ReembedResult(True, embedded, failed)
 
 
@@ -136,9 +141,9 @@ def _lacks_audio_tokens(collection: Collection, model: Model) -> bool:
 
 def _open_target(library: CollectionStore, old: Collection, name: str, model: Model) -> Collection:
     """Create the new collection, or open the one that an earlier call began."""
+    with old.catalogue.read() as connection:
+        began_at, _ = last_change(connection)
     try:
-        with old.catalogue.read() as connection:
-            began_at, _ = last_change(connection)
         keeps_dimensions = old.embed_dim in model.bundle.manifest.matryoshka_dimensions and old.is_truncated
         new = library.create(
             name,
@@ -148,11 +153,14 @@ def _open_target(library: CollectionStore, old: Collection, name: str, model: Mo
             vectors=old.vector_backend,
             dimensions=old.embed_dim if keeps_dimensions else None,
         )
-        with new.catalogue.write() as connection:
-            write_meta(connection, _BEGAN_AT, str(began_at))
-        return new
     except CollectionExists:
         new = library.open(name)
+    with new.catalogue.write() as connection:
+        if read_meta(connection, _BEGAN_AT) is None:
+            if video_hashes(connection):
+                raise Conflict(f"collection {name}: exists, and is no unfinished copy of {old.name}; rename or drop it")
+            write_meta(connection, _BEGAN_AT, str(began_at))
+        write_meta(connection, COPY_OF_KEY, old.name)
     if new.fingerprint != model.bundle.fingerprint:
         raise FingerprintMismatch(
             f"collection {name}: begun by bundle {new.bundle_name}; drop it, or go on with that bundle"
@@ -165,8 +173,15 @@ def _pending_videos(old: Collection, new: Collection) -> Iterator[Video]:
     after = 0
     while page := old.videos(PAGE, after):
         with new.catalogue.read() as connection:
-            existing = video_ids(connection, page[0].id, page[-1].id)
-        yield from (video for video in page if video.id not in existing)
+            existing = video_hashes(connection, page[0].id, page[-1].id)
+        for video in page:
+            if existing.get(video.id, video.content_sha256) != video.content_sha256:
+                raise Conflict(
+                    f"collection {new.name}: video {video.id} has other content than in {old.name}; drop {new.name}, "
+                    "and repeat the command"
+                )
+            if video.id not in existing:
+                yield video
         after = page[-1].id
 
 
@@ -251,9 +266,9 @@ def _replace(library: CollectionStore, old: Collection, new: Collection, skipped
     """Give the new collection the old one's name; return False if videos were added to the old one meanwhile."""
 
     def is_complete(connection: sqlite3.Connection) -> bool:
-        old_ids = video_ids(connection)
+        old_ids = video_hashes(connection).keys()
         with new.catalogue.read() as new_connection:
-            new_ids = video_ids(new_connection)
+            new_ids = video_hashes(new_connection).keys()
         if not old_ids - skipped <= new_ids:
             return False
         for video_id in new_ids - old_ids:

@@ -21,6 +21,7 @@ from index.jobs.runner import run_job
 from index.recognitions import load_screen_text, load_speech, store_screen_text
 from index.records import Video
 from index.storage.filters import parse_filter
+from index.storage.queries import write_meta
 from index.transfer import reembed as reembed_module
 from index.transfer.reembed import reembed
 from tests.index.jobs.fixtures import SEQUENTIAL, create_folder_job, ingest_file, ingest_upload
@@ -29,7 +30,7 @@ from tests.index.searches import search_hits
 from tests.media_files import solid, write_color_video, write_picture
 from tests.small_bundle import SMALL_WIDTH, make_small_bundle
 from tests.waiting import PATIENCE
-from vitascope.errors import CollectionNotFound, EngineError, FingerprintMismatch, InvalidInput
+from vitascope.errors import CollectionNotFound, Conflict, EngineError, FingerprintMismatch, InvalidInput
 from vitascope.model import Model
 from vitascope.speech.interface import SpeechSegment
 
@@ -85,6 +86,38 @@ def test_ids_and_texts_stay_and_the_new_bundle_searches(library: CollectionStore
     earlier = get_job(collection, 1)
     assert (earlier.state, earlier.counts.succeeded) == ("succeeded", 2)
     assert len(list_items(collection, 1)) == 3
+
+
+def test_another_collection_of_the_name_of_the_copy_is_kept(
+    library: CollectionStore, models: tuple[Model, Model], tmp_path: Path
+) -> None:
+    other = library.create("videos-next", models[1])
+    ingest_file(other, models[1], write_picture(tmp_path / "blue.png", solid(COLORS["blue"])))
+    before = [videos_and_clips(library.open(name)) for name in ("videos", "videos-next")]
+    with pytest.raises(Conflict, match=r"videos-next: exists, and is no unfinished copy of videos"):
+        reembed(library, "videos", models[1])
+    with other.catalogue.write() as connection:  # as a copy that an earlier version let others write to
+        write_meta(connection, "reembed_began_at", "0")
+    with pytest.raises(Conflict, match=r"videos-next: video 1 has other content than in videos"):
+        reembed(library, "videos", models[1])
+    assert [videos_and_clips(library.open(name)) for name in ("videos", "videos-next")] == before
+
+
+def test_videos_are_added_to_the_old_collection_alone(
+    library: CollectionStore, models: tuple[Model, Model], tmp_path: Path
+) -> None:
+    picture = write_picture(tmp_path / "blue.png", solid(COLORS["blue"]))
+
+    def add(done: int, total: int, title: str) -> None:
+        if title == "blue":
+            return
+        with pytest.raises(Conflict, match=r"videos-next: an unfinished copy of videos"):
+            ingest_file(library.open("videos-next"), models[1], picture)
+        ingest_file(library.open("videos"), models[0], picture)
+
+    assert reembed(library, "videos", models[1], on_video=add).replaced
+    assert [video.title for video in library.open("videos").videos(100)] == ["green", "red", "blue"]
+    assert ingest_file(library.open("videos"), models[1], picture).created is False
 
 
 def test_an_id_of_a_deleted_video_is_not_used_again(
