@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import select
 import socket
 import ssl
 import threading
@@ -287,8 +290,8 @@ class _PinnedBackend(httpcore.NetworkBackend):
             connection = socket.socket(family, socket.SOCK_STREAM)
             try:
                 # An equal share of the time for each, so that an unreachable address leaves some to the next.
-                connection.settimeout(self._deadline.remaining() / (len(self._addresses) - index))
-                connection.connect((str(address), port))
+                seconds = self._deadline.remaining() / (len(self._addresses) - index)
+                self._connect(connection, (str(address), port), seconds)
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 return _Stream(connection, self._deadline)
             except OSError as error:
@@ -298,6 +301,21 @@ class _PinnedBackend(httpcore.NetworkBackend):
                 connection.close()
                 raise
         raise httpcore.ConnectError(str(failure))
+
+    def _connect(self, connection: socket.socket, address: tuple[str, int], seconds: float) -> None:
+        """Connect within some seconds, unless the deadline is cancelled. Raises OSError and as the deadline does."""
+        end = time.monotonic() + seconds
+        connection.setblocking(False)
+        error = connection.connect_ex(address)
+        poller = select.poll()
+        poller.register(connection, select.POLLOUT)
+        while error == errno.EINPROGRESS:
+            if (left := end - time.monotonic()) <= 0:
+                raise TimeoutError("timed out")
+            if poller.poll(1000 * min(left, self._deadline.poll_seconds())):
+                error = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            raise OSError(error, os.strerror(error))
 
     def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None
@@ -343,12 +361,20 @@ class _Stream(httpcore.NetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         try:
-            self._connection.settimeout(self._deadline.remaining())
             # An unannounced end may be the work of an attacker: a body without a length must not pass as complete.
             secured = ssl_context.wrap_socket(
-                self._connection, server_hostname=server_hostname, suppress_ragged_eofs=False
+                self._connection,
+                server_hostname=server_hostname,
+                suppress_ragged_eofs=False,
+                do_handshake_on_connect=False,
             )
-            return _Stream(secured, self._deadline)
+            while True:
+                secured.settimeout(self._deadline.poll_seconds())
+                try:
+                    secured.do_handshake()
+                    return _Stream(secured, self._deadline)
+                except TimeoutError:
+                    continue
         except OSError as error:  # including certificates of another name
             self.close()
             raise httpcore.ConnectError(str(error)) from error

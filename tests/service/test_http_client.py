@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
 from pathlib import Path
@@ -353,6 +354,22 @@ def test_a_server_that_reads_nothing_times_out(server: FakeServer) -> None:
         posting = client(server, ports=frozenset({port}), response_timeout=0.2)
         with pytest.raises(UrlFailed, match="the response took more than"):
             posting.post(f"http://media.example:{port}/", bytes(10_000_000), {})
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_request_is_cancelled_while_it_connects(server: FakeServer, scheme: str) -> None:
+    """The queue of the listener is full, or it does not answer the handshake of TLS."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0 if scheme == "http" else 1) as listener, ExitStack() as stack:
+        port = listener.getsockname()[1]
+        for _ in range(4 if scheme == "http" else 0):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.1", port))
+        posting = client(server, ports=frozenset({port}), connect_timeout=PATIENCE)
+        started_at = time.monotonic()
+        with pytest.raises(Cancelled):
+            posting.post(f"{scheme}://media.example:{port}/", b"", {}, lambda: time.monotonic() > started_at + 0.5)
+        assert time.monotonic() - started_at < PATIENCE / 2
 
 
 def test_a_cancelled_fetch_ends_at_once(server: FakeServer) -> None:
