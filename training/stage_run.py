@@ -224,15 +224,12 @@ def _check_micro_batches(model: FusedModel, stage: Stage) -> None:
 
 
 def schedule_factor(inner: int, stage: Stage) -> float:
-    """Return the learning rate factor of a step: linear warm-up, then linear decay (HD-VILA, section 4.1).
-
-    It is 1 at the last step of the warm-up, and `min_lr_ratio` at the last step of all.
-    """
+    """Return the learning rate factor of a step: linear warm-up, then linear decay (HD-VILA, section 4.1)."""
     length = stage.schedule_steps or stage.steps
     warmup = max(int(stage.warmup * length), 1)
     if inner < warmup:
         return (inner + 1) / warmup
-    progress = (inner + 1 - warmup) / max(length - warmup, 1)
+    progress = (inner - warmup) / max(length - warmup, 1)
     return 1.0 - (1.0 - stage.min_lr_ratio) * progress
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 from fastapi import APIRouter, Response
 
@@ -138,5 +139,7 @@ def _change(service: AppState, name: str, changes: CollectionChanges) -> Collect
 
 
 def _drop(service: AppState, name: str) -> None:
+    with suppress(StorageError):  # a damaged one can be dropped, too
+        service.collection(name)
     service.library.drop(name)
     service.previews.remove("")  # some may show its videos

@@ -195,7 +195,7 @@ def rate_at(step: int, recipe: Schedule) -> float:
     warm = max(int(recipe.warmup * recipe.steps), 1)
     if step < warm:
         return (step + 1) / warm
-    done = (step + 1 - warm) / max(recipe.steps - warm, 1)
+    done = (step - warm) / max(recipe.steps - warm, 1)
     return recipe.min_lr_ratio + (1.0 - recipe.min_lr_ratio) * 0.5 * (1.0 + math.cos(math.pi * done))
 
 

@@ -167,7 +167,7 @@ def test_the_teachers_tokens_begin_where_the_students_lie() -> None:
 
 def test_a_student_learns_what_its_teacher_says(class_: Class, tmp_path: Path) -> None:
     """Without the teacher's weights: its sentences find the student's clips as often as its own."""
-    recipe = small_recipe(steps=18, validate_every=18, checkpoint_every=18)
+    recipe = small_recipe(steps=16, validate_every=16, checkpoint_every=16)
     actual = distil(recipe, class_.lessons, space_of(class_.teacher), "scratch", tmp_path)
     rows = read_log(tmp_path / "log.jsonl")
     assert rows[-1]["loss/cosine squares"] < 0.5 * rows[0]["loss/cosine squares"]
