@@ -156,15 +156,19 @@ def _open_target(library: CollectionStore, old: Collection, name: str, model: Mo
     except CollectionExists:
         new = library.open(name)
     with new.catalogue.write() as connection:
-        if read_meta(connection, _BEGAN_AT) is None:
-            if video_hashes(connection):
-                raise Conflict(f"collection {name}: exists, and is no unfinished copy of {old.name}; rename or drop it")
+        is_begun = read_meta(connection, _BEGAN_AT) is not None
+        if not is_begun and video_hashes(connection):
+            raise Conflict(
+                f"collection {name}: exists, and is no unfinished copy of {old.name}; drop it (a backup can be "
+                "restored under another name)"
+            )
+        if new.fingerprint != model.bundle.fingerprint:
+            raise FingerprintMismatch(
+                f"collection {name}: begun by bundle {new.bundle_name}; drop it, or go on with that bundle"
+            )
+        if not is_begun:
             write_meta(connection, _BEGAN_AT, str(began_at))
         write_meta(connection, COPY_OF_KEY, old.name)
-    if new.fingerprint != model.bundle.fingerprint:
-        raise FingerprintMismatch(
-            f"collection {name}: begun by bundle {new.bundle_name}; drop it, or go on with that bundle"
-        )
     return new
 
 
