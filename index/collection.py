@@ -59,9 +59,9 @@ MAX_K = 10_000
 MAX_PAGE = 10_000
 SNAPSHOT_ATTEMPTS = 3
 MODEL_DIM_KEY = "model_vector_width"
+"""Key of the table meta for the bundle's embedding dim, in collections of truncated embeddings."""
 COPY_OF_KEY = "reembed_of"
 """Key of the table meta in an unfinished copy by another model: the name of the collection that it will replace."""
-"""Key of the table meta for the bundle's embedding dim, in collections of truncated embeddings."""
 
 
 class Collection:

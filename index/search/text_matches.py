@@ -101,7 +101,8 @@ class TextMatcher:
     def _flags(self, words: Sequence[_Word]) -> list[bool]:
         """Return for each word whether it matches."""
         indexed = [normalize_for_index(word.text) for word in words]
-        flags = [any(prefix in f" {fold(text)}" for prefix in self._prefixes) for text in indexed]
+        folded = [f" {fold(text)}" for text in indexed]
+        flags = [any(prefix in text for prefix in self._prefixes) for text in folded]
         if not self._expression:
             return flags
         self._connection.execute("DELETE FROM texts")
