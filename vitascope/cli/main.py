@@ -60,7 +60,7 @@ COMMANDS = {
     "ask": CommandSpec("vitascope.cli.ask", "answer a question about a file"),
     "moments": CommandSpec("vitascope.cli.moments", "find the spans of a video of which sentences are true"),
     "entailment": CommandSpec("vitascope.cli.entailment", "tell whether a file entails or contradicts sentences"),
-    "caption": CommandSpec("vitascope.cli.caption", "write captions of the clips of files"),
+    "caption": CommandSpec("index.cli.caption", "write captions of the clips of files"),
     "ground": CommandSpec("vitascope.cli.ground", "find what a phrase names in a picture or frame"),
     "chapters": CommandSpec("index.cli.chapters", "divide a video into chapters with titles"),
     "transcribe": CommandSpec("vitascope.cli.transcribe", "write down what is said in a file"),

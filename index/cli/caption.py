@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +95,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
         with Client(server) as client:
             return _caption_files(args.files, request_captions)
+    from index.clips.segmentation import window_spans
     from vitascope.captions import CaptionOptions, caption_file
     from vitascope.media.limits import read_media_limits
     from vitascope.model import Model
@@ -109,19 +109,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     def caption(file: Path) -> list[dict[str, Any]]:
         duration = model.decoder.probe(file, limits).duration
-        spans = [(0.0, duration)] if args.clips is None else _windows(duration, args.clips)
+        spans = [(0.0, duration)] if args.clips is None else window_spans(duration, args.clips)
         return [asdict(clip) for clip in caption_file(model, file, spans, decoding, limits)]
 
     return _caption_files(args.files, caption)
-
-
-def _windows(duration: float, length: float) -> list[tuple[float, float]]:
-    """Return the windows that a service and a collection cut, whose code this package cannot import.
-
-    A last window shorter than half of ``length`` is merged into the one before.
-    """
-    count = max(1, math.floor(duration / length + 0.5))
-    return list(pairwise([*(index * length for index in range(count)), duration]))
 
 
 def _caption_files(files: Sequence[Path], caption: Callable[[Path], Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
