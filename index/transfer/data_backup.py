@@ -33,6 +33,8 @@ _STAMP = "%Y-%m-%dT%H-%M-%SZ"
 _BACKUP_NAME = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ")
 _UNFINISHED_NAME = re.compile(rf"\.{_BACKUP_NAME.pattern}-[0-9a-f]{{32}}")
 _LOCK = ".lock"
+_IDEMPOTENCY_NAME = "answers.sqlite3"
+"""Not backed up: it would replay responses to requests whose effect came after the copies of the catalogues."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +235,8 @@ def _collection_names(data: Path) -> list[str]:
 
 def _service_files(data: Path) -> list[Path]:
     """Return the databases and records in the data folder itself."""
-    return sorted(path for path in data.iterdir() if path.suffix in (".sqlite3", ".json") and path.is_file())
+    files = (path for path in data.iterdir() if path.suffix in (".sqlite3", ".json") and path.is_file())
+    return sorted(path for path in files if path.name != _IDEMPOTENCY_NAME)
 
 
 def _copy_service_file(path: Path, target: Path) -> None:
