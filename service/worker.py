@@ -179,6 +179,8 @@ class JobWorker:
         try:
             cancel(collection, job_id)
         except StorageError as error:
+            if self._stopping:  # the next start continues it
+                return
             _log.error("collection %s: job %d cannot be cancelled now: %s", *key, error)
             self._cancelled[key] = collection
             self._put("uploads", key, FAULT_SECONDS)

@@ -19,6 +19,7 @@ from opentelemetry import propagate
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.app_state import AppState
@@ -35,7 +36,14 @@ from service.http.idempotency import HEADER, is_idempotent
 from service.http.limits import QUEUE_FULL, BodyTimeout, ClientLimit
 from service.http.multipart import WRITE_BYTES
 from service.http.parsing import has_body, parsing
-from service.http.problems import CONTENT_TYPE, SECURITY_HEADERS, domain_problem, problem_body, unexpected_problem
+from service.http.problems import (
+    CONTENT_TYPE,
+    SECURITY_HEADERS,
+    domain_problem,
+    problem,
+    problem_body,
+    unexpected_problem,
+)
 from service.observability import Observer
 from service.settings import Settings
 from vitascope.errors import VitascopeError
@@ -138,7 +146,7 @@ class _Exchange:
         self._limit = limit
         self._setting = setting
         self.has_started = False
-        self._is_timed_out = False
+        self._is_closing = False
         self._receive = receive
         self._send = send
         self._received = 0
@@ -158,13 +166,13 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.has_started = True
-            self._is_timed_out = message["status"] == 408
             headers = MutableHeaders(scope=message)
+            self._is_closing = headers.get("connection") == "close"
             headers["x-request-id"] = self.scope["state"]["request_id"]
             present = {name for name, _ in headers.raw}
             headers.raw.extend(header for header in _RAW_SECURITY_HEADERS if header[0] not in present)
         is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
-        if is_last and not self._is_complete and not self._is_timed_out and has_body(Headers(scope=self.scope)):
+        if is_last and not self._is_complete and not self._is_closing and has_body(Headers(scope=self.scope)):
             # A client that is still sending would see a broken connection in place of the response: send the response,
             # discard the rest of the body within bounds, and only then end.
             await self._send({**message, "more_body": True})
@@ -220,7 +228,11 @@ class AccessLogMiddleware:
                 observer.metrics.request_in_flight(),
                 nullcontext(INVALID_SPAN) if is_quiet else _span_of(observer, scope) as span,
             ):
-                await self.app(scope, receive, record_status)
+                try:
+                    await self.app(scope, receive, record_status)
+                except asyncio.CancelledError:  # uvicorn closes the connection of a response that has begun
+                    if status == _CLIENT_CLOSED_REQUEST:
+                        await _stopped_problem(scope)(scope, receive, record_status)
         finally:
             seconds = perf_counter() - started_at
             route = route_of(scope)
@@ -235,6 +247,12 @@ class AccessLogMiddleware:
             }
             text = "%(method)s %(route)s %(status)d in %(seconds).3f s, request %(request_id)s of %(client)s"
             _access_log.log(logging.DEBUG if is_quiet else logging.INFO, text, fields, extra=fields)
+
+
+def _stopped_problem(scope: Scope) -> Response:
+    """Return the response to a request that is still in progress after ``shutdown_timeout``."""
+    headers = {"Retry-After": "1", "Connection": "close"}
+    return problem(scope, 503, "overloaded", "the service is stopping; retry in a moment", headers=headers)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,14 +14,16 @@ from functools import partial
 from pathlib import Path
 
 import httpx
+import pytest
 
 from index.collection_store import CollectionStore
 from index.jobs.jobs import list_jobs
+from service.routes import collections
 from tests.chaos import is_chaos, rounds
 from tests.media_files import solid, write_picture
 from tests.service.altered_service import FREE_FILES
 from tests.service.conftest import settings_for
-from tests.service.running import Process, process, serving, start
+from tests.service.running import Process, problem_of, process, serving, start
 from tests.service.uploading import picture, sha256, stored_videos, upload
 from tests.waiting import PATIENCE, wait_for
 
@@ -170,3 +173,24 @@ def test_a_signal_just_before_the_server_runs_is_not_lost(small_bundle: Path, tm
         assert server.wait(PATIENCE) == 0, log.read_text()
     finally:
         server.kill()
+
+
+def test_a_request_that_outlasts_the_shutdown_gets_a_problem(
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun, released = threading.Event(), threading.Event()
+
+    def list_later(*_: object) -> None:
+        begun.set()
+        released.wait(PATIENCE)
+
+    monkeypatch.setattr(collections, "_list", list_later)
+    with ThreadPoolExecutor(1) as threads:
+        with serving(settings_for(small_bundle, tmp_path / "data", shutdown_timeout=0.0)) as running:
+            request = threads.submit(httpx.get, f"{running.client.base_url}/v1/collections", timeout=PATIENCE)
+            request.add_done_callback(lambda _: released.set())
+            wait_for(begun.is_set)
+        response = request.result(PATIENCE)
+    problem_of(response, 503, "overloaded")
+    assert (response.headers["retry-after"], response.headers["connection"]) == ("1", "close")
+    assert not any(record.exc_info for record in caplog.records)
