@@ -314,6 +314,11 @@ def test_show_moment_returns_an_image(assistant: Assistant, films: str, talk: st
     assert np.abs(pixels.reshape(-1, 3).mean(axis=0) - COLORS["green"]).max() < 12
 
 
+def test_a_time_with_an_exponent_is_sent_as_a_number(assistant: Assistant, films: str, talk: str) -> None:
+    moment = {"collection": films, "video_id": talk, "time": 1e300}
+    assert not assistant.run(assistant.client.call_tool, "show_moment", moment).is_error
+
+
 def test_collections_are_resources(assistant: Assistant, films: str) -> None:
     listed = assistant.run(assistant.client.list_resources).resources
     resources = {resource.name: resource for resource in listed}
@@ -338,6 +343,13 @@ def test_errors_of_the_service_are_passed_on(assistant: Assistant, films: str, t
 @pytest.mark.parametrize("path", ["../../keys", "a/b", "?", "%2e%2e"])
 def test_names_cannot_escape_the_path(assistant: Assistant, path: str) -> None:
     assert assistant.error("show_moment", collection=path, video_id=path)
+
+
+@pytest.mark.parametrize("name", ["", ".", ".."])
+def test_names_that_would_shorten_the_path_are_refused(assistant: Assistant, films: str, name: str) -> None:
+    expected = f"path: {name!r}; a name or an id was expected"
+    assert assistant.error("describe_video", collection=films, video_id=name) == expected
+    assert assistant.error("list_videos", collection=name) == expected
 
 
 def test_unknown_tools_and_resources_are_rejected(assistant: Assistant, films: str, talk: str) -> None:

@@ -132,7 +132,13 @@ def _errors_by_code() -> dict[str, type[errors.VitascopeError]]:
 
 
 def api_path(*segments: str) -> str:
-    """Return ``/v1/...`` with each segment quoted. Raises InvalidInput for lone surrogates."""
+    """Return ``/v1/...`` with each segment quoted.
+
+    Raises InvalidInput for lone surrogates, and for what would name another path: HTTP clients remove dot segments.
+    """
+    for segment in segments:
+        if segment in ("", ".", ".."):
+            raise errors.InvalidInput(f"path: {segment!r}; a name or an id was expected")
     with map_encoding_errors("path"):
         return "/".join(["/v1", *(quote(segment, safe="") for segment in segments)])
 

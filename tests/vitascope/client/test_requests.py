@@ -275,6 +275,11 @@ def unexpected(request: httpx.Request) -> httpx.Response:
         ("embed_texts", [["caf\udce9"]], "POST /v1/embeddings: .*surrogates.* valid Unicode were expected"),
         ("embed_texts", [[float("nan")]], "finite numbers and valid Unicode were expected"),
         ("get_collection", ["caf\udce9"], "valid Unicode were expected"),
+        *(
+            (method, ["films", segment], f"path: {segment!r}; a name or an id was expected")
+            for method in ("delete_video", "cancel_job", "get_video")
+            for segment in ("", ".", "..")
+        ),
     ],
 )
 def test_invalid_arguments_are_reported_before_a_request_is_sent(

@@ -11,6 +11,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from urllib.parse import urlencode
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -353,7 +354,7 @@ async def ground_phrases(client: AsyncClient, arguments: GroundPhrasesArguments)
 async def show_moment(client: AsyncClient, arguments: ShowMomentArguments) -> FrameImage:
     """Shows the frame of a video at a second, as an image for you to look at; beyond its end, the last frame."""
     path = api_path("collections", arguments.collection, "videos", arguments.video_id, "thumbnail")
-    jpeg = await client.get_thumbnail(f"{path}?t={arguments.time}")
+    jpeg = await client.get_thumbnail(f"{path}?{urlencode({'t': arguments.time})}")
     return FrameImage(**arguments.model_dump(), jpeg=jpeg)
 
 
