@@ -20,6 +20,9 @@ class RemoteBackend(Client):
     """The client, with the methods of `Backend` that report progress."""
 
     def backup_collection(self, name: str, file: Path, on_progress: OnProgress) -> JSON:
+        from index.transfer.backup import check_target
+
+        check_target(file)
         return _transfer_result(self.backup(name, file, on_change=_report_operation(on_progress)))
 
     def export_collection(

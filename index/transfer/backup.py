@@ -38,7 +38,7 @@ def backup_collection(collection: Collection, file: Path, on_progress: ProgressC
     an earlier backup there is replaced at that moment. Raises InvalidInput where ``file`` is something other than a
     backup, CollectionNotFound and StorageError.
     """
-    _check_target(file)
+    check_target(file)
     try:
         # The read transaction holds one moment from the first page to the last: without it SQLite would start again
         # at every write of another process, and never end under a steady writer.
@@ -111,7 +111,8 @@ def check_no_link(path: Path) -> None:
         raise InvalidInput(f"copy: {str(path)!r} is a link or a special file; a regular file or a folder was expected")
 
 
-def _check_target(file: Path) -> None:
+def check_target(file: Path) -> None:
+    """Raise InvalidInput where ``file`` is something other than a backup, or no backup can be there."""
     if not file.parent.is_dir():
         raise InvalidInput(f"file: {str(file.parent)!r} is not a folder; a file in an existing folder was expected")
     if (file.parent / CATALOGUE_NAME).exists():

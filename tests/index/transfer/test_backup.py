@@ -30,6 +30,7 @@ from tests.index.jobs.fixtures import create_folder_job
 from tests.index.killed_processes import ROOT
 from tests.index.sample_data import WIDTH, WITH_TEXT, add, allowed, numbers_in
 from tests.index.sample_data import manifest as numbers_manifest
+from vitascope.cli.main import main
 from vitascope.errors import CollectionExists, InvalidInput, StorageError, VitascopeError
 from vitascope.speech.interface import SpeechSegment
 
@@ -260,7 +261,14 @@ def test_a_file_that_is_no_backup_is_refused(tmp_path: Path, library: Collection
     assert library.names() == ["videos"]
 
 
-def test_a_backup_overwrites_only_backups(tmp_path: Path, library: CollectionStore, collection: Collection) -> None:
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_a_backup_overwrites_only_backups(
+    tmp_path: Path,
+    library: CollectionStore,
+    collection: Collection,
+    capsys: pytest.CaptureFixture[str],
+    is_remote: bool,
+) -> None:
     note = tmp_path / "note"
     note.write_text("notes")
     for file, problem in (
@@ -269,6 +277,11 @@ def test_a_backup_overwrites_only_backups(tmp_path: Path, library: CollectionSto
         (library.root / "videos" / "copy", "is in the folder of a collection"),
         (tmp_path / "missing" / "b", "is not a folder"),
     ):
+        if is_remote:  # no service answers there
+            words = ["collection", "backup", "videos", str(file), "--server", "http://127.0.0.1:9"]
+            assert main(words) == 2
+            assert problem in capsys.readouterr().err
+            continue
         with pytest.raises(VitascopeError, match=problem):
             backup_collection(collection, file)
     assert note.read_text() == "notes"
