@@ -36,6 +36,7 @@ from training.data.corpus import (
 )
 from training.data.example import Example
 from training.data.packed import EncodedMedia, Media, Origin
+from vitascope.tar_headers import CheckedTarInfo
 
 PICTURES = frozenset({"jpg", "jpeg", "png", "webp"})
 
@@ -53,10 +54,10 @@ class Sample:
 def tar_members(archive: Path, accept: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
     """Yield (name, content) of the regular files whose name is accepted, in one pass over a plain or gzipped archive.
 
-    Raises CorpusError naming the archive when it is missing, truncated or no tar archive.
+    Raises CorpusError naming the archive when it is missing, truncated, damaged or no tar archive.
     """
     try:
-        with tarfile.open(archive, "r|*") as tar:
+        with tarfile.open(archive, "r|*", tarinfo=CheckedTarInfo) as tar:
             for member in tar:
                 if not member.isfile() or not accept(member.name):
                     continue

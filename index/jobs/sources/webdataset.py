@@ -19,6 +19,7 @@ from index.jobs.sources.source_types import NON_MEDIA_SUFFIXES, SourceItem, memb
 from index.records import MAX_TEXT_LENGTH, Scalar, check_metadata, check_text
 from vitascope.errors import InvalidInput, MediaError
 from vitascope.media.file import MediaFile
+from vitascope.tar_headers import CheckedTarInfo
 
 _TEXT_SUFFIXES = (".json", ".txt")
 _SKIPPED_SUFFIXES = NON_MEDIA_SUFFIXES | {".cls", ".id", ".idx", ".mp3", ".wav", ".flac", ".m4a", ".aac", ".opus"}
@@ -56,7 +57,7 @@ class ShardReader:
         self.path = path
         self._file = policy.open_file(path)
         try:
-            self._archive = tarfile.open(fileobj=self._file.reader(), mode="r:*")  # noqa: SIM115 (closed by close)
+            self._archive = tarfile.open(fileobj=self._file.reader(), mode="r:*", tarinfo=CheckedTarInfo)  # noqa: SIM115 (closed by close)
         except _READ_ERRORS as error:
             self._file.close()
             raise MediaError(f"{path.name}: {error}; a tar archive was expected") from error
@@ -90,7 +91,7 @@ def _items(file: MediaFile, limits: ListLimits, on_member: Callable[[], None]) -
     sample = _Sample(shard, "", limits)
     last_name = "its beginning"
     try:
-        with tarfile.open(fileobj=file.reader(), mode="r:*") as archive:
+        with tarfile.open(fileobj=file.reader(), mode="r:*", tarinfo=CheckedTarInfo) as archive:
             for member in archive:
                 on_member()
                 last_name = member.name

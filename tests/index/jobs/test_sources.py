@@ -332,15 +332,17 @@ def test_members_of_shards_become_videos_with_copies_in_the_collection(
 def test_members_before_the_damage_of_a_shard_are_added(
     tmp_path: Path, films: Path, collection: Collection, small_model: Model
 ) -> None:
-    whole, cut, none = (tmp_path / f"{name}.tar" for name in ("whole", "cut", "none"))
+    whole, cut, none, flipped = (tmp_path / f"{name}.tar" for name in ("whole", "cut", "none", "flipped"))
     write_shard(whole, {"a.png": (films / "red.png").read_bytes(), "b.png": b"b" * 5000})
     cut.write_bytes(whole.read_bytes()[:2000])
     none.write_bytes(b"words" * 1000)
-    items = indexed(collection, small_model, ShardsSource((str(cut), str(none))))
+    flipped.write_bytes(whole.read_bytes().replace(b"b.png\0", b"B.png\0"))  # the checksum of its header is wrong
+    items = indexed(collection, small_model, ShardsSource((str(cut), str(none), str(flipped))))
     assert items[f"tar://a.png::{cut}"] == ("succeeded", None)
     assert "cannot be read beyond" in (items[str(none)][1] or "")
+    assert "cannot be read beyond a.png: bad checksum" in (items[str(flipped)][1] or "")
     assert items[f"tar://b.png::{cut}"][0] == "failed"
-    assert sum(state == "failed" for state, _ in items.values()) == 3
+    assert sum(state == "failed" for state, _ in items.values()) == 4
 
 
 # URLs

@@ -73,6 +73,17 @@ def test_a_truncated_or_missing_archive_is_named(tmp_path: Path) -> None:
         list(tar_members(tmp_path / "none.tar", lambda _: True))
 
 
+def test_a_cut_or_damaged_header_is_no_end_of_an_archive(tmp_path: Path) -> None:
+    archive = write_tar(tmp_path / "a.tar", {f"{key}.bin": bytes(512) for key in "abc"})
+    whole, third = archive.read_bytes(), 2 * 1024
+    for content in (whole[: third + 100], whole[: third + 700], whole[:third] + b"\1" + whole[third + 1 :]):
+        archive.write_bytes(content)
+        with pytest.raises(CorpusError, match=r"a\.tar: .*a readable tar archive was expected"):
+            list(tar_members(archive, lambda _: True))
+    archive.write_bytes(whole[: third + 1024])  # without the blocks that mark the end
+    assert [name for name, _ in tar_members(archive, lambda _: True)] == ["a.bin", "b.bin", "c.bin"]
+
+
 PICTURE_KEYS, VAL, TEST = ("000000001", "000000004", "000000006"), "000000005", "000000012"
 
 
