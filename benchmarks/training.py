@@ -18,8 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training.cli import RECIPES
-from training.recipe import Recipe, read_recipe
+from training.recipe import RECIPES, Recipe, read_recipe
 
 ARCHITECTURES = ("hd-vila", "soho", "visual-parsing")
 EXAMPLES = 256

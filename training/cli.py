@@ -14,19 +14,6 @@ from vitascope.cli.main import Commands
 from vitascope.cli.output import plain_table, print_mapping
 from vitascope.errors import InvalidInput
 
-RECIPES = Path(__file__).parent / "recipes"
-
-
-def _recipe_path(name: str) -> Path:
-    """Return the path of a TOML file, or of a recipe shipped with the package."""
-    path = Path(name)
-    if path.suffix == ".toml":
-        return path
-    shipped = sorted(p.stem for p in RECIPES.glob("*.toml"))
-    if name not in shipped:
-        raise InvalidInput(f"recipe: {name!r}; a .toml file or one of {shipped} was expected")
-    return RECIPES / f"{name}.toml"
-
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
@@ -60,7 +47,7 @@ def _run_recipe(args: argparse.Namespace, start_from: Path | None) -> dict[str, 
     from training.recipe import read_recipe
     from training.trainer import train, validator
 
-    recipe = read_recipe(_recipe_path(args.recipe))
+    recipe = read_recipe(args.recipe)
     overrides = {key: value for key in ("seed", "precision") if (value := getattr(args, key)) is not None}
     recipe = recipe.model_copy(update=overrides)
     out = args.out or Path("runs") / recipe.name

@@ -7,12 +7,17 @@ that are trained on it and their weights.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from training.recipe_upgrade import upgrade_recipe
+from vitascope.errors import InvalidInput
+
+M = TypeVar("M", bound=BaseModel)
+RECIPES = Path(__file__).parent / "recipes"
 
 Objective = Literal[
     "itc",
@@ -385,13 +390,44 @@ def _validate_dataset(stage: Stage, dataset: DatasetConfig) -> None:
         )
 
 
-def read_recipe(path: Path) -> Recipe:
-    """Read and validate a TOML recipe. The keys of version 0.2 are accepted, so that its runs can be continued.
+def read_recipe(name: str | Path) -> Recipe:
+    """Read a recipe shipped with the package by name, or a TOML file by path. Raises InvalidInput.
+
+    The keys of version 0.2 are accepted, so that its runs can be continued.
+    """
+    return read_named("recipe", str(name), RECIPES, Recipe, upgrade_recipe)
+
+
+def read_named(
+    key: str,
+    name: str,
+    folder: Path,
+    model: type[M],
+    upgrade: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+) -> M:
+    """Read a recipe by name from a folder of the package, or from a TOML file by path.
+
+    Args:
+        key: Option that named the recipe, for errors.
+        folder: Has the recipes that are shipped.
+        upgrade: Gives keys of earlier versions their present names.
 
     Raises:
-        FileNotFoundError: The file does not exist.
-        tomllib.TOMLDecodeError: It is not TOML.
-        pydantic.ValidationError: A key or value is not allowed.
+        InvalidInput: There is no such recipe, or the file cannot be read or holds none.
     """
-    with path.open("rb") as file:
-        return Recipe.model_validate(upgrade_recipe(tomllib.load(file)))
+    path = Path(name)
+    if path.suffix != ".toml":
+        shipped = sorted(p.stem for p in folder.glob("*.toml"))
+        if name not in shipped:
+            raise InvalidInput(f"{key}: {name!r}; a .toml file or one of {shipped} was expected")
+        path = folder / f"{name}.toml"
+    try:
+        return model.model_validate(upgrade(tomllib.loads(path.read_text("utf-8"))))
+    except OSError as error:
+        raise InvalidInput(f"{key}: {path} cannot be read ({error.strerror}); a TOML file was expected") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{key}: {path} is not TOML ({error})") from error
+    except ValidationError as error:
+        first_error = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(map(str, first_error["loc"])) or "recipe"
+        raise InvalidInput(f"{key}: {path}: {where}: {first_error['msg']}") from error

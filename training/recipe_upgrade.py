@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 _OBJECTIVES = {
@@ -42,7 +42,7 @@ def upgrade_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
     Values are not validated.
     """
     recipe = _renamed(values, _RECIPE_KEYS)
-    recipe["stages"] = [_upgrade_stage(stage) for stage in recipe.get("stages", [])]
+    recipe["stages"] = _upgrade_each(recipe.get("stages", []), _upgrade_stage)
     return recipe
 
 
@@ -50,16 +50,24 @@ def _upgrade_stage(values: Mapping[str, Any]) -> dict[str, Any]:
     stage = _renamed(values, _STAGE_KEYS)
     frozen = stage.get("frozen", "none")
     stage["frozen"] = {"nothing": "none", "stage_one": "encoders"}.get(frozen, frozen)
-    stage["datasets"] = [_upgrade_dataset(dataset) for dataset in stage.get("datasets", [])]
+    stage["datasets"] = _upgrade_each(stage.get("datasets", []), _upgrade_dataset)
     return stage
 
 
 def _upgrade_dataset(values: Mapping[str, Any]) -> dict[str, Any]:
     dataset = _renamed(values, _DATASET_KEYS)
-    dataset["objectives"] = _renamed(dataset.get("objectives", {}), _OBJECTIVES)
+    if isinstance(objectives := dataset.get("objectives", {}), Mapping):
+        dataset["objectives"] = _renamed(objectives, _OBJECTIVES)
     if "text_gradient" in dataset:
         dataset["detach_text"] = not dataset.pop("text_gradient")
     return dataset
+
+
+def _upgrade_each(tables: Any, upgrade: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Any:
+    """Upgrade the tables of a list; other values stay, for validation to report."""
+    if not isinstance(tables, list):
+        return tables
+    return [upgrade(table) if isinstance(table, Mapping) else table for table in tables]
 
 
 def _renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

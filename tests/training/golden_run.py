@@ -17,9 +17,8 @@ import torch
 
 from tests.training.drawn_corpora import write_corpora
 from training import checkpoint, curves, train_step
-from training.cli import RECIPES
 from training.curves import read_log
-from training.recipe import CACHED_FEATURES, Recipe, read_recipe
+from training.recipe import CACHED_FEATURES, RECIPES, Recipe, read_recipe
 from training.trainer import train
 
 KNOWN = Path(__file__).parent / "golden_losses.json"

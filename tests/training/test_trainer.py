@@ -229,9 +229,33 @@ def test_answers_asked_but_not_in_the_vocabulary_are_refused() -> None:
         recipe(Path("t.json"), answers_from=[])
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (None, "bad.toml cannot be read (No such file or directory)"),
+        ("stages = ", "bad.toml is not TOML"),
+        ('name = "bad"\nsize = "tiny"\n[stages]\nname = "one"', "stages: Input should be a valid list"),
+        (
+            'name = "bad"\nsize = "tiny"\nstages = [{name = "one", steps = 1, learning_rate = 0.1, stepz = 3, '
+            'datasets = [{corpus = "squares", weight = 1, batch_size = 2, objectives = {itc = 1}}]}]',
+            "stages.0.stepz: Extra inputs are not permitted",
+        ),
+    ],
+)
+def test_bad_recipes_are_reported_without_a_traceback(
+    text: str | None, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bad.toml"
+    if text is not None:
+        path.write_text(text)
+    assert main(["train", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"vitascope: recipe: {path}")
+    assert reason in error
+
+
 def test_shipped_recipes_are_valid() -> None:
-    from training.cli import RECIPES
-    from training.recipe import read_recipe
+    from training.recipe import RECIPES, read_recipe
 
     actual = [read_recipe(path) for path in RECIPES.glob("*.toml")]
     assert all(isinstance(r, Recipe) and r.total_steps > 0 for r in actual)

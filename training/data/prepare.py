@@ -46,6 +46,7 @@ from training.data.scenes import generate
 from training.data.strided_frames import Stride
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import FrameStream
+from vitascope.errors import InvalidInput
 
 Items = Iterable[tuple[Example, Media]]
 
@@ -339,7 +340,7 @@ def _recipe_streams(path: Path) -> tuple[list[FrameStream], float]:
 
     try:
         config = model_config(read_recipe(path), answers=0)
-    except (OSError, ValueError) as error:
+    except (InvalidInput, OSError, ValueError) as error:
         raise CorpusError(f"--recipe: {path}: {error}") from error
     return config.streams(), getattr(config, "frame_stride", 0.0)
 

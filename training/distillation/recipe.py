@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from training.models.hd_vila import HdVilaConfig, tiny
-from vitascope.errors import InvalidInput
+from training.recipe import read_named
 
-M = TypeVar("M", bound=BaseModel)
 STUDENTS = Path(__file__).parents[1] / "students"
 VIDEO_FIELDS = frozenset(
     [
@@ -97,38 +95,3 @@ def upgrade_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
 def student_recipe(name: str) -> DistilRecipe:
     """Read a recipe shipped with the package by name, or a TOML file by path. Raises InvalidInput."""
     return read_named("student", name, STUDENTS, DistilRecipe, upgrade_recipe)
-
-
-def read_named(
-    key: str,
-    name: str,
-    folder: Path,
-    model: type[M],
-    upgrade: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
-) -> M:
-    """Read a recipe by name from a folder of the package, or from a TOML file by path.
-
-    Args:
-        key: Option that named the recipe, for errors.
-        folder: Has the recipes that are shipped.
-        upgrade: Gives keys of earlier versions their present names.
-
-    Raises:
-        InvalidInput: There is no such recipe, or the file cannot be read or holds none.
-    """
-    path = Path(name)
-    if path.suffix != ".toml":
-        shipped = sorted(p.stem for p in folder.glob("*.toml"))
-        if name not in shipped:
-            raise InvalidInput(f"{key}: {name!r}; a .toml file or one of {shipped} was expected")
-        path = folder / f"{name}.toml"
-    try:
-        return model.model_validate(upgrade(tomllib.loads(path.read_text("utf-8"))))
-    except OSError as error:
-        raise InvalidInput(f"{key}: {path} cannot be read ({error.strerror}); a TOML file was expected") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidInput(f"{key}: {path} is not TOML ({error})") from error
-    except ValidationError as error:
-        first_error = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(map(str, first_error["loc"])) or "recipe"
-        raise InvalidInput(f"{key}: {path}: {where}: {first_error['msg']}") from error

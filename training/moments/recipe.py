@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from training.distillation.recipe import read_named
+from training.recipe import read_named
 from vitascope.bundle.parts import StrictModel
 
 RECIPES = Path(__file__).parent / "recipes"
