@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response
 
 from service.app_state import AppStateDep
 from service.http.auth import requires
+from service.http.parsing import matches_etag
 
 WEB_FILES = Path(__file__).parent / "web"
 IMMUTABLE, REVALIDATED = "public, max-age=31536000, immutable", "no-cache"
@@ -43,8 +44,7 @@ class PageFile:
     def response(self, request: Request, cache_control: str) -> Response:
         """Return the file, compressed if accepted; 304 if the browser has it."""
         headers = {"Cache-Control": cache_control, "ETag": self.etag, "Vary": "Accept-Encoding"}
-        known = request.headers.get("if-none-match", "")
-        if self.etag in (tag.strip().removeprefix("W/") for tag in known.split(",")):
+        if matches_etag(request.headers, self.etag):
             return Response(status_code=304, headers=headers)
         if not _accepts_gzip(request.headers):
             return Response(self.content, headers=headers, media_type=self.media_type)
@@ -97,7 +97,7 @@ async def get_openapi_document(request: Request) -> Response:
     return JSONResponse(request.app.openapi())
 
 
-@router.get("/metrics")
+@router.api_route("/metrics", methods=["GET", "HEAD"])
 @requires("admin", all_collections=True, public_if="public_metrics")
 async def metrics(service: AppStateDep) -> Response:
     """Return all metrics in Prometheus's text format."""

@@ -50,6 +50,12 @@ def parsing(name: str) -> Iterator[None]:
         raise BadRequest(f"{name}: cannot be parsed: {error}") from error
 
 
+def matches_etag(headers: Headers, etag: str) -> bool:
+    """Return whether If-None-Match names this strong ETag, by the weak comparison of RFC 9110, or any."""
+    known = headers.get("if-none-match", "")
+    return known.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in known.split(","))
+
+
 # JSON
 
 

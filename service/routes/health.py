@@ -13,6 +13,7 @@ from service.schemas.base import Health, Readiness
 router = APIRouter(tags=["health"], route_class=StrictRoute)
 
 
+@router.head("/livez", include_in_schema=False)
 @router.get("/livez", summary="Liveness", responses=errors(503))
 @requires(None)
 async def livez(service: AppStateDep) -> Health:
@@ -23,6 +24,7 @@ async def livez(service: AppStateDep) -> Health:
     return Health(status="ok")
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", summary="Readiness", responses=errors(503))
 @requires(None)
 async def readyz(service: AppStateDep) -> Readiness:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
+from email.utils import parsedate
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import FileResponse
 from starlette.types import Message, Receive, Scope, Send
 
@@ -18,7 +19,7 @@ from service.errors import BadRequest, MediaMissing, RangeNotSatisfiable
 from service.files import open_stored, rename_stored
 from service.http.auth import requires
 from service.http.openapi import errors, successes
-from service.http.parsing import StrictRoute
+from service.http.parsing import StrictRoute, matches_etag
 from service.http.problems import domain_problem
 from service.inference.request_context import request_context
 from service.schemas.base import Seconds
@@ -30,8 +31,8 @@ from vitascope.sandbox.decoder import Decoder
 
 router = APIRouter(prefix="/v1/collections/{name}/videos/{video_id}", tags=["videos"], route_class=StrictRoute)
 
-CACHE_CONTROL = "private, max-age=3600"
-"""Another content is another video, with another URL."""
+CACHE_CONTROL = "private, no-cache"
+"""Revalidated by ETag: a collection that is dropped and created again uses the same URLs for other videos."""
 SANDBOX = "default-src 'none'; media-src 'self'; img-src 'self'; style-src 'unsafe-inline'; sandbox"
 
 
@@ -61,7 +62,7 @@ class FileRangeResponse(FileResponse):
 
 
 class MediaResponse(FileRangeResponse):
-    """An open media file or a part of it; closes the file."""
+    """An open media file or a part of it, or 304; closes the file."""
 
     def __init__(self, file: MediaFile, headers: Mapping[str, str], media_type: str) -> None:
         # The open file itself: its path may lead elsewhere by now.
@@ -72,7 +73,19 @@ class MediaResponse(FileRangeResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._file:
-            await super().__call__(scope, receive, send)
+            if self._is_known(Headers(scope=scope)):
+                headers = {name: value for name, value in self.headers.items() if name != "content-length"}
+                await Response(status_code=304, headers=headers)(scope, receive, send)
+            else:
+                await super().__call__(scope, receive, send)
+
+    def _is_known(self, request: Headers) -> bool:
+        """Return whether the client has the file."""
+        if "if-none-match" in request:
+            return matches_etag(request, self.headers["etag"])
+        since = parsedate(request.get("if-modified-since", ""))
+        changed = parsedate(self.headers["last-modified"])
+        return since is not None and changed is not None and since >= changed
 
 
 @router.head("/media", include_in_schema=False)
@@ -83,6 +96,7 @@ class MediaResponse(FileRangeResponse):
     responses=successes(
         _200={"content": {"video/*": {}, "image/*": {}, "audio/*": {}}, "description": "The file."},
         _206={"content": {"video/*": {}, "image/*": {}, "audio/*": {}}, "description": "A part of the file."},
+        _304={"description": "Not modified."},
     )
     | errors(400, 403, 404, 416, 507),
 )
@@ -94,6 +108,7 @@ async def get_media(name: str, video_id: str, service: AppStateDep) -> Response:
     return MediaResponse(file, headers, media_type(video.path))
 
 
+@router.head("/thumbnail", include_in_schema=False)
 @router.get(
     "/thumbnail",
     summary="Get a thumbnail",
@@ -120,9 +135,9 @@ async def get_thumbnail(
             raise
         return Response(picture, headers={"Cache-Control": CACHE_CONTROL}, media_type="image/jpeg")
     with file, rename_stored(video):
-        tag = f'"{video.content_sha256[:32]}-{t:.6g}-{service.settings.thumbnail_size}"'
+        tag = _picture_tag(video, t, service.settings.thumbnail_size)
         headers = {"ETag": tag, "Cache-Control": CACHE_CONTROL}
-        if request.headers.get("if-none-match") == tag:
+        if matches_etag(request.headers, tag):
             return Response(status_code=304, headers=headers)
         picture = await service.io_pool.run(_stored_thumbnail, service, name, video, t)
         if picture is None:
@@ -133,6 +148,7 @@ async def get_thumbnail(
     return Response(picture, headers=headers, media_type="image/jpeg")
 
 
+@router.head("/preview", include_in_schema=False)
 @router.get(
     "/preview",
     summary="Get a preview",
@@ -140,6 +156,7 @@ async def get_thumbnail(
     responses=successes(
         _200={"content": {"video/mp4": {}, "image/jpeg": {}}, "description": "The preview."},
         _206={"content": {"video/mp4": {}}, "description": "A part of the preview."},
+        _304={"description": "Not modified."},
     )
     | errors(400, 403, 404, 413, 415, 416, 422, 503, 507),
 )
@@ -163,6 +180,9 @@ async def get_preview(
     side = service.settings.preview_size
     with file, rename_stored(video):
         if not video.duration:
+            headers["ETag"] = _picture_tag(video, 0.0, side)
+            if matches_etag(request.headers, headers["ETag"]):
+                return Response(status_code=304, headers=headers)
             async with request_context(request, service) as context:
                 picture = await context.run(_thumbnail, service, context.decoder, file, 0.0, side)
             return Response(picture, headers=headers, media_type="image/jpeg")
@@ -180,6 +200,11 @@ async def get_preview(
             if preview is None:
                 preview = await context.run(_encode_preview, service, context.decoder, file, start, span_end, key)
             return MediaResponse(preview, headers, PREVIEW_TYPE)
+
+
+def _picture_tag(video: Video, time: float, side: int) -> str:
+    """Return the ETag of a frame."""
+    return f'"{video.content_sha256[:32]}-{time:.6g}-{side}"'
 
 
 def _encode_preview(

@@ -146,3 +146,35 @@ def test_no_file_stays_open_after_a_response(running: Running, palette: str, hea
     with running.client.stream("GET", f"{address}/media"):
         pass  # the client goes before it has all
     wait_for(lambda: open_below(media) == [])
+
+
+def test_browsers_revalidate_media_as_another_video_may_get_their_address(
+    running: Running, collection: str, files: Path
+) -> None:
+    address = f"/v1/collections/{collection}/videos/1"
+    paths = [f"{address}/{name}" for name in ("media", "thumbnail", "preview")]
+
+    def add(name: str) -> None:
+        with (files / name).open("rb") as file:
+            running.client.post(f"/v1/collections/{collection}/videos", files={"file": file}).raise_for_status()
+
+    def get_status(path: str, **headers: str) -> int:
+        return running.client.get(path, headers={name.replace("_", "-"): headers[name] for name in headers}).status_code
+
+    add("red.mp4")
+    tags = {}
+    for path in paths:
+        response = running.client.get(path)
+        tags[path] = response.headers["etag"]
+        assert response.headers["cache-control"] == "private, no-cache"
+        head = running.client.head(path)
+        assert (head.status_code, head.headers["content-length"]) == (200, str(len(response.content)))
+        for known in (tags[path], f"W/{tags[path]}", f'"other", {tags[path]}', "*"):
+            assert get_status(path, if_none_match=known) == 304, (path, known)
+    modified = running.client.get(paths[0]).headers["last-modified"]
+    assert get_status(paths[0], if_modified_since=modified) == 304
+    assert get_status(paths[0], if_modified_since="Thu, 01 Jan 1970 00:00:00 GMT") == 200
+    running.client.delete(f"/v1/collections/{collection}")
+    running.client.post("/v1/collections", json={"name": collection})
+    add("blue.mp4")
+    assert [get_status(path, if_none_match=tags[path]) for path in paths] == [200] * 3

@@ -55,6 +55,7 @@ def test_a_data_folder_is_used_by_one_service_at_a_time(running: Running) -> Non
     with pytest.raises(Busy, match=str(running.settings.data_dir)):
         open_service(running.settings)
     assert running.client.get("/readyz").status_code == 200
+    assert [running.client.head(path).status_code for path in ("/livez", "/readyz", "/metrics")] == [200] * 3
 
 
 def test_an_unusable_data_folder_is_named(small_bundle: Path, tmp_path: Path) -> None:
@@ -202,7 +203,7 @@ def test_the_health_port_responds_while_the_loop_is_blocked_and_reports_it_in_th
 ) -> None:
     with blocked_loop(running):
         assert health.get("/livez").json() == {"status": "ok"}
-        assert health.get("/readyz").status_code == 200
+        assert health.get("/readyz").status_code == health.head("/readyz").status_code == 200
         with pytest.raises(httpx.ReadTimeout):
             running.client.get("/livez", timeout=0.5)
         monkeypatch.setattr(app_state, "MAX_HEARTBEAT_AGE", 0.01)
