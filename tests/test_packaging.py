@@ -25,6 +25,7 @@ SERVING = ("vitascope", "index", "service")
 DISTRIBUTION_OF = {
     "PIL": "pillow",
     "faiss": "faiss-cpu",
+    "aiohttp": "fsspec",  # which names it
     "multipart": "python-multipart",
     "starlette": "fastapi",
     "pydantic_core": "pydantic",

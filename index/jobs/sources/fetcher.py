@@ -10,6 +10,7 @@ import os
 import re
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote, urlsplit
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from index.jobs.sources.webdataset import ShardReader
 
 BLOCK = 1024 * 1024
+HTTP = ("http", "https")
+_HTTP_TIMEOUT = 60.0
+"""Seconds to connect, and between two bytes."""
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
 
 
@@ -204,7 +208,8 @@ def open_url(url: str) -> tuple[IO[bytes], int | None]:
     """Return a stream of a URL's content, and its size in bytes if known. Raises MediaError and InvalidInput."""
     system, path = open_file_system(url)
     try:
-        stream = system.open(path, "rb", block_size=BLOCK)
+        # HTTP is streamed (0): not every server sends ranges.
+        stream = system.open(path, "rb", block_size=0 if urlsplit(url).scheme in HTTP else BLOCK)
     except Exception as error:  # each protocol has its own errors
         raise MediaError(f"{url}: cannot be opened: {type(error).__name__}: {error}") from error
     size = getattr(stream, "size", None)
@@ -217,8 +222,15 @@ def open_file_system(url: str) -> tuple[Any, str]:
         import fsspec
     except ModuleNotFoundError as error:
         raise InvalidInput(missing_package_message("fsspec", f"{url}: a URL")) from error
+    options = {}
+    if urlsplit(url).scheme in HTTP:
+        with suppress(ImportError):  # reported by fsspec
+            import aiohttp
+
+            # The default, 5 minutes in all, would end long downloads.
+            options["timeout"] = aiohttp.ClientTimeout(sock_connect=_HTTP_TIMEOUT, sock_read=_HTTP_TIMEOUT)
     try:
-        system, path = fsspec.url_to_fs(url)
+        system, path = fsspec.url_to_fs(url, **options)
     except (ImportError, ValueError) as error:
         raise InvalidInput(f"{url}: {error}") from error
     return system, str(path)

@@ -250,12 +250,14 @@ def check_source(source: Source, policy: AccessPolicy = UNRESTRICTED) -> Source:
 
 
 def path_of_file_url(url: str) -> str | None:
-    """Return the path in a ``file:`` URL; None for any other. Raises InvalidInput for a remote host."""
+    """Return the path in a ``file:`` URL; None for any other. Raises InvalidInput for a remote host or no path."""
     parts = urlsplit(url)
     if parts.scheme not in ("file", "local"):
         return None
     if parts.netloc not in ("", "localhost"):
         raise InvalidInput(f"url: {url!r} names the machine {parts.netloc!r}; file:///PATH was expected")
+    if not parts.path:
+        raise InvalidInput(f"url: {url!r} has no path; file:///PATH was expected")
     return unquote(parts.path)
 
 

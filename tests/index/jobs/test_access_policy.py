@@ -55,6 +55,7 @@ SECRET = "classified"
         ("s3://bucket/videos/%2e%2e/secret", "'..'"),
         ("nothing", "is no URL"),
         ("file://other/a.mp4", "names the machine 'other'"),
+        ("file://", "has no path"),
     ],
 )
 def test_invalid_urls_are_refused(url: str, message: str) -> None:

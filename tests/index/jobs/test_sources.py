@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import sys
 from pathlib import Path, PurePath
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +20,7 @@ from index.jobs.jobs import create_job, list_items
 from index.jobs.runner import run_job
 from index.jobs.source_items import list_folder, list_source
 from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy
-from index.jobs.sources.fetcher import open_url
+from index.jobs.sources.fetcher import BLOCK, open_url
 from index.jobs.sources.source_types import (
     FilesSource,
     FolderSource,
@@ -380,6 +383,26 @@ def test_a_file_that_is_too_large_is_not_copied(
     monkeypatch.setattr("index.jobs.sources.fetcher.open_url", lambda url: (open_url(url)[0], None))  # size unknown
     assert "more than 1000 bytes" in (indexed(collection, small_model, source, limits=limits)[source.url][1] or "")
     assert list((collection.folder / "media").rglob("*.*")) == []
+
+
+def test_http_needs_no_ranges_and_has_no_limit_on_the_whole_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[dict[str, Any]] = []
+
+    class Streams:
+        def open(self, path: str, mode: str, **options: Any) -> io.BytesIO:
+            used.append(options)
+            return io.BytesIO(b"film")
+
+    def url_to_fs(url: str, **options: Any) -> tuple[Streams, str]:
+        used.append(options)
+        return Streams(), url
+
+    monkeypatch.setitem(sys.modules, "aiohttp", SimpleNamespace(ClientTimeout=dict))
+    monkeypatch.setattr("fsspec.url_to_fs", url_to_fs)
+    for url in ("https://host/a.mp4", "memory://bucket/a.mp4"):
+        stream, size = open_url(url)
+        assert (stream.read(), size) == (b"film", None)
+    assert used == [{"timeout": {"sock_connect": 60, "sock_read": 60}}, {"block_size": 0}, {}, {"block_size": BLOCK}]
 
 
 def test_an_unknown_protocol_fails_the_job(collection: Collection, small_model: Model) -> None:
