@@ -11,7 +11,6 @@ Everything is kept in a work folder, so that repeating the call resumes it:
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +29,12 @@ from training.data.own_clips import MIN_HELD_OUT, MIN_TRAINING, OwnClips, check_
 from training.data.packed import PACK_NAME, Packed, open_packed
 from training.evaluation.report import open_encoder
 from training.evaluation.retrieval import Counts, compare_counts, sentence_retrieval
-from training.initialization import load_initial_model
+from training.initialization import initial_model_id, load_initial_model
 from training.models import pretrained
 from training.models.architectures import read_config
 from training.models.config import FusedConfig
 from training.trainer import train
-from vitascope.bundle.bundle import Bundle, file_sha256
+from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import MANIFEST_NAME, Calibration
 from vitascope.bundle.parts import StrictModel
 from vitascope.durable_files import atomic_path
@@ -146,20 +145,6 @@ def adapt(options: AdaptOptions, log: Log) -> dict[str, Any]:
         "precision": exported.precision,
         "work": str(options.work),
     }
-
-
-def initial_model_id(folder: Path) -> str:
-    """Return a hash of the weights and answers of a bundle or checkpoint. Raises InvalidInput if it is neither."""
-    if (folder / MANIFEST_NAME).exists():
-        return Bundle.open(folder).fingerprint
-    path = checkpoint.find(folder)
-    if path is None:
-        raise InvalidInput(
-            f"start-from: {folder} is neither a bundle nor a checkpoint; a folder with {MANIFEST_NAME} (of `vitascope "
-            "export`) or state.json (of `vitascope train`) was expected"
-        )
-    hashes = "".join(file_sha256(path / name) for name in ("model.safetensors", "answers.json", "tokenizer.json"))
-    return hashlib.sha256(hashes.encode()).hexdigest()
 
 
 def read_initial_model(folder: Path, data: Path) -> InitialModelFacts:

@@ -81,6 +81,8 @@ class Checkpoint:
     """Corpora and pretrained models of the model that a fine-tuning run began with."""
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     """By `corpus/split`: the fingerprint of the packed corpus that the run learns from; empty in older checkpoints."""
+    start: str | None = None
+    """`initial_model_id` of the model that a fine-tuning run began with, "" of others; None in older checkpoints."""
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -149,7 +151,12 @@ def _write_description(folder: Path, checkpoint: Checkpoint) -> None:
     (folder / "answers.json").write_text(json.dumps(checkpoint.answers, ensure_ascii=False, indent=0))
     (folder / "state.json").write_text(
         json.dumps(
-            {"step": checkpoint.step, "lineage": checkpoint.lineage, "fingerprints": dict(checkpoint.fingerprints)}
+            {
+                "step": checkpoint.step,
+                "lineage": checkpoint.lineage,
+                "fingerprints": dict(checkpoint.fingerprints),
+                "start": checkpoint.start,
+            }
         )
     )
     shutil.copyfile(checkpoint.tokenizer, folder / "tokenizer.json")
@@ -173,8 +180,8 @@ def replaced_whole(folder: Path) -> Iterator[Path]:
         with path.open("rb") as file:
             os.fsync(file.fileno())
     old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
+    if folder.exists():  # else the old one is all that there is until the new one has its name
+        shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
     part.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
@@ -219,6 +226,7 @@ def load(folder: Path) -> Checkpoint:
         step=state["step"],
         lineage=tuple(state.get("lineage", ())),
         fingerprints=state.get("fingerprints", {}),
+        start=state.get("start"),
     )
 
 

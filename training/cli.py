@@ -25,7 +25,7 @@ examples:
   vitascope train hd-vila-tiny --data data/packed
   vitascope train soho-tiny --seed 1 --out runs/soho-1
   vitascope train my-recipe.toml --stop-after 200       run it again to continue
-  accelerate launch -m vitascope train hd-vila-tiny     several processes, one model
+  torchrun --nproc_per_node 2 -m vitascope train hd-vila-tiny     two processes, one model
 """
     parser.add_argument("recipe", help="name of a shipped recipe (hd-vila-tiny) or path of a TOML file")
     parser.add_argument("--data", type=Path, default=Path("data/packed"), help="folder of packed corpora")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from training.models.pretrained import (
 )
 from training.recipe import Recipe, Stage
 from training.text_states import TEXTS_PER_PASS
-from vitascope.bundle.bundle import Bundle
+from vitascope.bundle.bundle import Bundle, file_sha256
 from vitascope.bundle.manifest import MANIFEST_NAME
 from vitascope.errors import InvalidInput
 from vitascope.tokenizer import Tokenizer
@@ -46,15 +47,21 @@ def load_or_initialize(recipe: Recipe, data: Path, latest: Path, start_from: Pat
         start_from: A checkpoint or bundle whose weights a new run begins with; None: as the recipe's `init` says.
 
     Raises:
-        InvalidInput: `latest` belongs to another recipe or to other corpora, or the bundle `start_from` cannot be
-            trained on.
+        InvalidInput: `latest` belongs to another recipe, to other corpora or to a run that began with another model, or
+            `start_from` is neither a checkpoint nor a bundle that can be trained on.
         ValueError: The weights of `start_from` do not fit the recipe.
-        FileNotFoundError: There is neither a bundle nor a checkpoint at `start_from`.
     """
+    start = "" if start_from is None else initial_model_id(start_from)
     if checkpoint.find(latest):
         stored = checkpoint.load(latest)
         if not _continues(stored.recipe, recipe, stored.step):
             raise InvalidInput(f"out: {latest.parent} holds a run of another recipe; an empty folder was expected")
+        if stored.start not in (None, start):
+            raise InvalidInput(
+                f"start_from: {latest.parent} holds a run that began with "
+                f"{'another model' if stored.start else 'no other model'}, not {start_from or 'as the recipe says'}; "
+                "the same was expected, or a new run folder (`--out`)"
+            )
         _check_corpora(stored, data)
         return replace(stored, recipe=recipe, fingerprints={**_fingerprints(recipe, data), **stored.fingerprints})
     latest.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +76,14 @@ def load_or_initialize(recipe: Recipe, data: Path, latest: Path, start_from: Pat
     _check_heads(recipe, initial.model.cfg)
     _choose_caption_words(initial, recipe, data)
     return Checkpoint(
-        initial.model, initial.answers, recipe, initial.tokenizer, 0, initial.lineage, _fingerprints(recipe, data)
+        initial.model,
+        initial.answers,
+        recipe,
+        initial.tokenizer,
+        step=0,
+        lineage=initial.lineage,
+        fingerprints=_fingerprints(recipe, data),
+        start=start,
     )
 
 
@@ -147,6 +161,20 @@ def _check_corpora(stored: Checkpoint, data: Path) -> None:
                 f"with {expected[:12]}; the same corpus was expected, or a new run folder (`--out`), to which "
                 "`vitascope finetune --start-from` takes the weights"
             )
+
+
+def initial_model_id(folder: Path) -> str:
+    """Return a hash of the weights and answers of a bundle or checkpoint. Raises InvalidInput if it is neither."""
+    if (folder / MANIFEST_NAME).exists():
+        return Bundle.open(folder).fingerprint
+    path = checkpoint.find(folder)
+    if path is None:
+        raise InvalidInput(
+            f"start-from: {folder} is neither a bundle nor a checkpoint; a folder with {MANIFEST_NAME} (of `vitascope "
+            "export`) or state.json (of `vitascope train`) was expected"
+        )
+    hashes = "".join(file_sha256(path / name) for name in ("model.safetensors", "answers.json", "tokenizer.json"))
+    return hashlib.sha256(hashes.encode()).hexdigest()
 
 
 def load_initial_model(folder: Path) -> InitialModel:

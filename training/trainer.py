@@ -1,6 +1,6 @@
 """The training loop: a recipe in, a checkpoint out, exact resume in between; and validation during training.
 
-Launch one process with `vitascope train RECIPE`, several with `accelerate launch -m vitascope train RECIPE`.
+Launch one process with `vitascope train RECIPE`, several with `torchrun --nproc_per_node N -m vitascope train RECIPE`.
 """
 
 from __future__ import annotations
@@ -65,10 +65,12 @@ def train(
         The checkpoint folder.
 
     Raises:
-        InvalidInput: `out` holds a run of another recipe or of other corpora, or `workers` is negative.
+        InvalidInput: As `load_or_initialize`, or a number is below what is documented.
     """
     if workers is not None and workers < 0:
         raise InvalidInput(f"workers: {workers}; 0 or more was expected")
+    if stop_after is not None and stop_after < 1:
+        raise InvalidInput(f"stop_after: {stop_after}; 1 or more was expected")
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     # Each dataset trains some of the parameters only. Buffers are equal in all processes, see `sync_batch_norm`.

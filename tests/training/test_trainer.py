@@ -195,14 +195,59 @@ def test_a_run_folder_of_another_recipe_is_refused(corpus: tuple[Path, Path], tr
         train(recipe(corpus[1], seed=5), corpus[0], trained.parent)
 
 
+def test_a_run_that_began_with_another_model_is_refused(
+    corpus: tuple[Path, Path], trained: Path, tmp_path: Path
+) -> None:
+    made, (data, tokenizer) = recipe(corpus[1]), corpus
+    tuned = train(made, data, tmp_path / "tuned", start_from=trained, stop_after=1)
+    other = train(recipe(tokenizer, seed=1), data, tmp_path / "other", stop_after=1)
+    with pytest.raises(InvalidInput, match=r"start_from: .*tuned holds a run that .* another model, not .*other"):
+        train(made, data, tuned.parent, start_from=other)
+    with pytest.raises(InvalidInput, match="began with another model, not as the recipe says"):
+        train(made, data, tuned.parent)
+    with pytest.raises(InvalidInput, match="began with no other model, not "):
+        train(made, data, trained.parent, start_from=other)
+    with pytest.raises(InvalidInput, match="start-from: nowhere is neither a bundle nor a checkpoint"):
+        train(made, data, tmp_path / "none", start_from=Path("nowhere"))
+    state = tuned / "state.json"
+    older = json.loads(state.read_text())
+    del older["start"]
+    state.write_text(json.dumps(older))
+    assert checkpoint.load(train(made, data, tuned.parent, start_from=other, stop_after=1)).step == 2
+
+
+def test_a_checkpoint_is_never_missing_however_often_saving_it_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill after a checkpoint has been renamed leaves it in another place; the next kill must not lose it."""
+
+    def save(content: str) -> None:
+        with checkpoint.replaced_whole(tmp_path / "checkpoint") as part:
+            (part / "state.json").write_text(content)
+
+    def kill(path: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    save("1")
+    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old")
+    monkeypatch.setattr(Path, "rename", kill)
+    with pytest.raises(KeyboardInterrupt):
+        save("2")
+    stored = checkpoint.find(tmp_path / "checkpoint")
+    assert stored
+    assert (stored / "state.json").read_text() == "1"
+
+
 def test_the_log_has_the_time_of_a_step_and_its_wait_for_data(trained: Path) -> None:
     rows = [json.loads(line) for line in (trained.parent / "log.jsonl").open()]
     assert all(0.0 <= row["data_wait"] <= row["seconds"] for row in rows)
 
 
-def test_a_negative_number_of_workers_is_refused(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+def test_numbers_out_of_range_are_refused(corpus: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="workers: -1; 0 or more was expected"):
         train(recipe(corpus[1]), corpus[0], tmp_path, workers=-1)
+    with pytest.raises(InvalidInput, match="stop_after: 0; 1 or more was expected"):
+        train(recipe(corpus[1]), corpus[0], tmp_path, stop_after=0)
 
 
 def test_curves_are_drawn(trained: Path, tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ class HeadCheckpoint(StrictModel):
     window_seconds: float
     width: int
     corpora: Mapping[str, Origin]
+    annotations: Mapping[str, str] | None = None
+    """By corpus: `StoreInfo.annotation` of the sentences that the head learns from; None in older runs."""
 
 
 class TrainedHead(NamedTuple):
@@ -93,6 +95,7 @@ def train(
         window_seconds=info.window_seconds,
         width=info.width,
         corpora={store.info.corpus: store.info.origin for store in training},
+        annotations={store.info.corpus: store.info.annotation for store in training},
     )
     torch.manual_seed(recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -158,9 +161,10 @@ def _restore(
     folder = checkpoint.find(latest)
     if folder is None:
         return 0
-    if load_head(folder).config != config:
+    stored = load_head(folder).config
+    if stored != config.model_copy(update={} if stored.annotations else {"annotations": None}):
         raise InvalidInput(
-            f"out: {latest.parent} holds a run of another recipe, corpus or bundle; the same was expected, or a new "
+            f"out: {latest.parent} holds a run of another recipe, bundle or corpus, or of other sentences; the same was expected, or a new "
             "folder"
         )
     head.load_state_dict(load_file(folder / WEIGHTS_NAME))

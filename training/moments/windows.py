@@ -24,6 +24,7 @@ from training.data.corpus import CorpusError, EmptySplit, first_names, warn_of
 from training.data.packed import Origin
 from training.moments.annotations import MomentQuery, MomentReader, MomentVideo
 from vitascope.bundle.parts import StrictModel
+from vitascope.durable_files import atomic_path
 from vitascope.errors import InvalidInput, MediaError
 from vitascope.model import Model
 from vitascope.moments import aligned_windows, embed_windows
@@ -170,7 +171,7 @@ def embed_split(
         )
     late = [query.key for video in done for query in video.after_end]
     warn_of(source, split, "sentences have only moments after the end of their video, and count as missed", late)
-    (folder / STORE_NAME).write_text(info.model_copy(update={"complete": True}).model_dump_json(indent=1) + "\n")
+    _write_info(folder, info.model_copy(update={"complete": True}))
     return open_store(folder)
 
 
@@ -214,7 +215,7 @@ def _begin(folder: Path, info: StoreInfo) -> list[StoredVideo]:
         folder.mkdir(parents=True, exist_ok=True)
         for name in (VIDEOS_NAME, WINDOWS_NAME, TEXTS_NAME):
             (folder / name).unlink(missing_ok=True)
-        (folder / STORE_NAME).write_text(info.model_dump_json(indent=1) + "\n")
+        _write_info(folder, info)
         return []
     # Versions of a bundle with the same fingerprint have the same embeddings.
     differing = [key for key, value in info if key not in ("bundle", "complete") and getattr(stored, key) != value]
@@ -232,15 +233,26 @@ def _begin(folder: Path, info: StoreInfo) -> list[StoredVideo]:
     return videos
 
 
+def _write_info(folder: Path, info: StoreInfo) -> None:
+    with atomic_path(folder / STORE_NAME) as path:
+        path.write_text(info.model_dump_json(indent=1) + "\n", "utf-8")
+
+
 def _read_info(folder: Path) -> StoreInfo | None:
     path = folder / STORE_NAME
-    return StoreInfo.model_validate_json(path.read_text()) if path.exists() else None
+    try:
+        return StoreInfo.model_validate_json(path.read_text("utf-8")) if path.exists() else None
+    except ValueError as error:
+        raise InvalidInput(f"{path}: {error}; what `vitascope prepare-moments` writes was expected") from error
 
 
 def _read_videos(folder: Path) -> list[StoredVideo]:
     path = folder / VIDEOS_NAME
-    lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
-    return [StoredVideo.model_validate_json(line) for line in lines if line.endswith("\n")]
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []  # whole lines; texts may have U+2028
+    try:
+        return [StoredVideo.model_validate_json(line) for line in lines]
+    except ValueError as error:
+        raise InvalidInput(f"{path}: {error}; what `vitascope prepare-moments` writes was expected") from error
 
 
 def _rows(videos: Sequence[StoredVideo]) -> tuple[int, int]:

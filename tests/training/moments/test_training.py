@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,14 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(data: Path, tmp_path: Pa
     assert steps == [list(range(6))] * 2
     with pytest.raises(InvalidInput, match=r"resumed holds a run of another recipe"):
         train(recipe(steps=7), training, [], tmp_path / "resumed")
+    info = training[0].info.model_copy(update={"annotation": "of other sentences"})
+    with pytest.raises(InvalidInput, match="or of other sentences"):
+        train(chosen, [replace(training[0], info=info)], [], tmp_path / "resumed")
+    config = tmp_path / "resumed" / "checkpoint" / "config.json"
+    older = json.loads(config.read_text())
+    del older["annotations"]
+    config.write_text(json.dumps(older))
+    train(chosen, training, [], tmp_path / "resumed")
 
 
 def test_baselines_find_what_similarity_shows(data: Path) -> None:

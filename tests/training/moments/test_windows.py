@@ -15,7 +15,7 @@ from training.data.corpus import CorpusError
 from training.moments import windows
 from training.moments.annotations import READERS
 from training.moments.evaluation import baselines, evaluate
-from training.moments.windows import STORE_NAME, WINDOWS_NAME, WindowStore, embed_split, open_store
+from training.moments.windows import STORE_NAME, VIDEOS_NAME, WINDOWS_NAME, WindowStore, embed_split, open_store
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 
@@ -49,6 +49,8 @@ def test_windows_are_embedded_as_clips_and_kept_as_float16(small_model: Model, f
 
 
 def test_an_interrupted_run_continues(small_model: Model, films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listing = films / "highlight_val_release.jsonl"
+    listing.write_text(listing.read_text().replace("thing", "thing\\u2028here\\u0085", 1))  # ends of lines in Unicode
     whole = embed(small_model, films)
     expected = np.array(whole.windows), np.array(whole.texts)
     for path in (films / "store").iterdir():
@@ -69,6 +71,8 @@ def test_an_interrupted_run_continues(small_model: Model, films: Path, monkeypat
         open_store(films / "store")
     with (films / "store" / WINDOWS_NAME).open("ab") as file:
         file.write(b"half a row")
+    with (films / "store" / VIDEOS_NAME).open("ab") as file:
+        file.write('{"key":"caf\u00e9'.encode()[:-1])
     info = films / "store" / STORE_NAME
     info.write_text(info.read_text().replace("small-colours 1", "small-colours 0"))  # with the same fingerprint
     again = embed(small_model, films)
@@ -97,6 +101,11 @@ def test_embeddings_of_something_else_are_refused(small_model: Model, films: Pat
     (films / "store" / WINDOWS_NAME).write_bytes(b"short")
     with pytest.raises(InvalidInput, match=r"5 bytes; .* embeddings of 16 were expected"):
         open_store(films / "store")
+    (films / "store" / STORE_NAME).write_bytes(b"{")
+    with pytest.raises(
+        InvalidInput, match=r"(?s)store\.json: .*; what `vitascope prepare-moments` writes was expected"
+    ):
+        embed(small_model, films)
 
 
 def test_unreadable_videos_are_listed_and_moments_after_the_end_missed(
