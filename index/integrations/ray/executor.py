@@ -291,7 +291,8 @@ class RayExecutor:
                 if not self._calls:
                     self._is_closed.wait(_POLL_SECONDS)
                 for reference in ready:
-                    self._handle(reference, self._calls.pop(reference), config)
+                    self._handle(reference, self._calls[reference], config)
+                    del self._calls[reference]  # now: the item of a call that is not handled fails with all others
         except _JOB_ERRORS as error:
             self._give_up(error)
         except Exception as error:  # Ray's own, of many kinds; concerns no single file
@@ -353,8 +354,8 @@ class RayExecutor:
         except ray.exceptions.RayTaskError as error:  # a defect of the worker
             result = RuntimeError(_last_line(error))
         except ray.exceptions.RayError as error:
-            self._handle_death(call, error)
             self._start_actor(config)
+            self._handle_death(call, error)
             return
         if call.item is None:
             if result is not None:

@@ -35,6 +35,7 @@ from tests.media_files import solid, write_color_video, write_picture
 from tests.tools import need_ray
 from tests.waiting import wait_for
 from vitascope.cli.main import EXIT_PARTIAL, EXIT_USER_ERROR, main
+from vitascope.errors import StorageError
 from vitascope.media.file import MediaFile
 from vitascope.model import Model
 from vitascope.sandbox.recognition import Recognizer
@@ -185,6 +186,18 @@ def test_the_command_adds_what_the_local_job_adds(
     again = json.loads(capsys.readouterr().out)
     assert (again["added"], again["refreshed"], again["skipped"], again["failed"]) == (0, 1, 7, 1)
     assert again["notes"] == [{"file": str(films / "2.mp4"), "note": "refreshed: subtitles"}]
+
+
+def test_an_error_while_a_result_is_handled_ends_the_run(
+    tmp_path: Path, cluster: Any, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(content_sha256: str) -> None:
+        raise StorageError("disk I/O error")
+
+    monkeypatch.setattr(collection, "find_by_hash", fail)
+    job = create_folder_job(collection, make_pictures(tmp_path / "pictures", 1))
+    with pytest.raises(StorageError, match="disk I/O error"):
+        run_on_cluster(collection, small_model, job)
 
 
 def test_a_job_whose_driver_is_killed_is_resumed_without_a_cluster(
