@@ -119,7 +119,8 @@ def error_from_response(response: httpx.Response) -> errors.VitascopeError:
     except ValueError:
         problem = None
     if not isinstance(problem, dict):
-        return ServiceError(f"HTTP {response.status_code} {response.reason_phrase}", response.status_code)
+        location = f", Location: {response.headers['location']}" if response.has_redirect_location else ""
+        return ServiceError(f"HTTP {response.status_code} {response.reason_phrase}{location}", response.status_code)
     message = str(problem.get("detail") or problem.get("title") or f"HTTP {response.status_code}")
     error_type = _errors_by_code().get(str(problem.get("code")))
     return error_type(message) if error_type else ServiceError(message, response.status_code, problem)

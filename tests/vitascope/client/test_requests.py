@@ -259,6 +259,16 @@ def test_failures_are_raised_by_problem_code_or_as_service_errors(
         assert raised.value.problem.get("code") == ("payload_too_large" if status == 413 else None)
 
 
+@pytest.mark.parametrize("status", [301, 307])
+def test_a_redirect_is_an_error_with_its_location(status: int, call: Caller) -> None:
+    def redirect(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, headers={"Location": "https://films.example/v1"})
+
+    for method, arguments in (("delete_video", ["films", "3"]), ("list_models", [])):
+        with pytest.raises(ServiceError, match=f"HTTP {status} .*, Location: https://films.example/v1"):
+            call(redirect, method, *arguments)
+
+
 def unexpected(request: httpx.Request) -> httpx.Response:
     raise AssertionError(f"a request was sent to {request.url}")
 

@@ -199,10 +199,7 @@ class BaseClient:
         self, method: str, path: str, send: Callable[[], Awaitable[httpx.Response]], policy: RetryPolicy
     ) -> httpx.Response:
         async def send_and_check() -> httpx.Response:
-            response = await send()
-            if response.is_error:
-                response.raise_for_status()
-            return response
+            return (await send()).raise_for_status()
 
         return await self._send_with_retries(method, path, send_and_check, policy)
 

@@ -200,10 +200,7 @@ class BaseClient:
         self, method: str, path: str, send: Callable[[], httpx.Response], policy: RetryPolicy
     ) -> httpx.Response:
         def send_and_check() -> httpx.Response:
-            response = send()
-            if response.is_error:
-                response.raise_for_status()
-            return response
+            return (send()).raise_for_status()
 
         return self._send_with_retries(method, path, send_and_check, policy)
 
