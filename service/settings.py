@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, IPvAnyNetwork, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from index.jobs.pipeline import PipelineConfig
 from index.jobs.sources.access_policy import AccessPolicy, check_url, expand_home
@@ -567,6 +567,9 @@ class Settings(
         return self.max_video_bytes + self.max_form_bytes + FORM_OVERHEAD if is_form else self.max_body_bytes
 
 
+LIST_EXPECTED = 'a JSON list such as ["/videos"] or [443] was expected'
+
+
 def read_settings(**overrides: object) -> Settings:
     """Return the settings by ``overrides``, the environment and the defaults. Raises InvalidInput naming each key."""
     for old, new in RENAMED.items():
@@ -577,6 +580,9 @@ def read_settings(**overrides: object) -> Settings:
     except ValidationError as error:
         problems = [_describe(each) for each in error.errors()]
         raise InvalidInput(f"settings (VITASCOPE_…): {'; '.join(problems)}") from None  # the cause shows values
+    except SettingsError as error:  # a list that is not JSON; the message has the name of its setting in quotes
+        variable = "VITASCOPE_" + str(error).split('"')[1].upper()
+        raise InvalidInput(f"{variable}: {os.environ.get(variable)!r}: {LIST_EXPECTED}") from None
 
 
 def _describe(error: ErrorDetails) -> str:
@@ -584,6 +590,8 @@ def _describe(error: ErrorDetails) -> str:
     name = ".".join(map(str, error["loc"]))
     if not name:  # of several settings together, whose input is all of them
         return error["msg"]
+    if error["type"] in ("list_type", "set_type"):
+        return f"VITASCOPE_{name.upper()}: {error['input']!r}: {LIST_EXPECTED}"
     # A URL may contain credentials by mistake; its own message shows it if it does not.
     is_secret = name in ("admin_key", "vector_store", "engine")
     return f"{name}: {error['msg']}" if is_secret else f"{name}: {error['input']!r}: {error['msg']}"

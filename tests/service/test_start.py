@@ -88,6 +88,8 @@ def test_settings_come_from_the_environment_and_arguments_override_it(
         ("MAX_CAPTIONS", "-1", r"max_captions: '-1'"),
         ("VECTOR_STORE", "http://root:secret@milvus:19530", "VITASCOPE_MILVUS_TOKEN"),
         ("VECTORS", "http://milvus:19530", r"VITASCOPE_VECTORS: .* VITASCOPE_VECTOR_STORE"),  # the name in version 0.2
+        ("ALLOWED_ROOTS", "/films", r'VITASCOPE_ALLOWED_ROOTS: \'/films\': a JSON list such as \["/videos"\]'),
+        ("URL_FETCH_PORTS", "443", r"VITASCOPE_URL_FETCH_PORTS: 443: a JSON list such as .* \[443\] was expected"),
         ("REQUIRE_SIGNATURE", "true", "require_signature is set and trusted_keys is empty"),
         ("TRUSTED_KEYS", '["/keys"]', "trusted_keys is set and require_signature is not"),
     ],
