@@ -31,7 +31,7 @@ from service.errors import (
     PayloadTooLarge,
 )
 from service.http.api_keys import Key, KeyStore
-from service.http.auth import Caller, client_address, match_route, permission_of, pop_media_cookies
+from service.http.auth import Caller, authorize, client_address, match_route, permission_of, pop_media_cookies
 from service.http.idempotency import HEADER, is_idempotent
 from service.http.limits import QUEUE_FULL, BodyTimeout, ClientLimit
 from service.http.multipart import WRITE_BYTES
@@ -295,9 +295,10 @@ class AuthMiddleware:
             await self.app(scope, receive, send)
             return
         service: AppState = scope["app"].state.service
-        endpoint, path_params = match_route(scope["app"].routes, scope["method"], scope["path"])
-        permission = permission_of(endpoint)
-        is_public = endpoint is not None and (
+        route, path_params = match_route(scope["app"].routes, scope["method"], scope["path"])
+        scope["route"] = route  # which the router sets, too, but not for rejected requests
+        permission = permission_of(route)
+        is_public = route is not None and (
             permission.scope is None
             or (permission.public_if is not None and getattr(self._settings, permission.public_if))
         )
@@ -311,6 +312,8 @@ class AuthMiddleware:
                 if not is_public:
                     collection = None if permission.all_collections else path_params.get("name")
                     caller = service.auth.authenticate(scope, permission, collection, cookies)
+                    scope["state"]["caller"] = caller
+                    authorize(caller.key, permission, collection)
                 scope["state"]["reserve_bytes"] = in_progress.enter_context(
                     service.concurrency.enter(self._body_memory(scope), writes=permission.scope == "write")
                 )
@@ -322,11 +325,10 @@ class AuthMiddleware:
                 await domain_problem(scope, error)(scope, receive, send)
                 return
             if caller is not None:
-                scope["state"]["caller"] = caller
                 self._touch(service.auth.keys, caller.key)
             body = BodyTimeout(receive, self._settings.read_timeout, self._settings.min_body_rate)
             send_with_headers = _add_headers(send, headers)
-            if caller is not None and is_idempotent(endpoint) and HEADER in Headers(scope=scope):
+            if caller is not None and is_idempotent(route and route.endpoint) and HEADER in Headers(scope=scope):
                 await service.idempotency.serve(self.app, caller.client, scope, body.receive, send_with_headers)
             else:
                 await self.app(scope, body.receive, send_with_headers)
@@ -417,8 +419,8 @@ def _is_rejected(scope: Scope) -> bool:
         return _is_plain(scope)
     if not service.queue_limiter.is_full or not _is_plain(scope):
         return False
-    endpoint, _ = match_route(scope["app"].routes, scope["method"], scope["path"])
-    return permission_of(endpoint).is_queued(scope["method"])
+    route, _ = match_route(scope["app"].routes, scope["method"], scope["path"])
+    return permission_of(route).is_queued(scope["method"])
 
 
 def _is_plain(scope: Scope) -> bool:

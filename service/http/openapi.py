@@ -198,7 +198,7 @@ def openapi_of(app: FastAPI) -> Callable[[], dict[str, Any]]:
                 if isinstance(route, APIRoute) and route.include_in_schema:
                     for method in route.methods or ():
                         operation = document["paths"][route.path][method.lower()]
-                        if permission_of(route.endpoint).scope is None:
+                        if permission_of(route).scope is None:
                             operation["security"] = []
                         if is_idempotent(route.endpoint):
                             operation.setdefault("parameters", []).append(IDEMPOTENCY_KEY)

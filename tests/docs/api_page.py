@@ -291,8 +291,8 @@ def _wrap(words: list[str]) -> Iterator[str]:
 
 
 def _operation(openapi: Schema, method: str, path: str, operation: Schema) -> str:
-    endpoint, _ = match_route(ROUTES, method, path)
-    scope = permission_of(endpoint).scope
+    route, _ = match_route(ROUTES, method, path)
+    scope = permission_of(route).scope
     words = operation["description"].strip()
     title = operation["summary"]
     parts = [f"### {title}\n", f"`{method} {path}` · " + (f"scope `{scope}`" if scope else "no key needed") + "\n"]

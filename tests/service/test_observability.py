@@ -20,10 +20,11 @@ import yaml
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.http.api_keys import key_id_of
 from service.observability import create_formatter, create_tracer
 from service.settings import read_settings
 from tests.service.conftest import fill, settings_for
-from tests.service.running import Running, serving
+from tests.service.running import Running, make_key, send, serving
 from tests.waiting import PATIENCE, wait_for
 from vitascope.errors import InvalidInput
 
@@ -188,3 +189,18 @@ def test_requests_are_logged_by_route_and_id_without_content(
     assert 0 < line["seconds"] < PATIENCE
     assert line["time"]
     assert "secret" not in stream.getvalue()
+
+
+def test_rejected_requests_are_logged_and_counted_with_their_key_and_route(
+    locked: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    key, route = make_key(locked, "read", rate=0.1), "/v1/collections/{name}/facets"
+    with caplog.at_level(logging.INFO, "vitascope.requests"):
+        statuses = [send(locked, "GET", "/v1/collections/palette/facets", key).status_code for _ in range(2)]
+        statuses.append(send(locked, "DELETE", "/v1/collections/palette", key).status_code)
+        statuses.append(send(locked, "GET", "/v1/collections/palette/facets", None).status_code)
+    assert statuses == [200, 429, 403, 401]
+    logged = [(vars(record)["client"], vars(record)["route"]) for record in caplog.records]
+    key_id = key_id_of(key)
+    assert logged == [(key_id, route)] * 2 + [(key_id, "/v1/collections/{name}"), ("127.0.0.1", route)]
+    assert value(scrape(locked.client), "vitascope_requests_total", method="GET", route=route, status="429") >= 1
