@@ -7,7 +7,10 @@ that send or read slowly would hold connections without end. ``service.http.limi
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import resource
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -22,6 +25,8 @@ if TYPE_CHECKING:  # uvicorn's two protocols have the same attributes
 else:
     Protocol = asyncio.Protocol
 
+_log = logging.getLogger("vitascope.service")
+
 ABORT = "abort_connection"
 """Key in the state of every request: a function that closes its connection without sending what is buffered."""
 MAX_CONNECTIONS = 4096
@@ -32,6 +37,8 @@ EVICTABLE_SECONDS = 1.0
 """Idle time after which a connection may be closed for a new one, or because the server exits. In less, a request may
 be on its way.
 """
+WARNING_SECONDS = 60.0
+"""Time between two warnings about rejected connections."""
 
 
 @dataclass
@@ -46,6 +53,9 @@ class ConnectionLimits:
     """True: every connection is closed after its next response."""
     idle: dict[LimitedProtocol, float] = field(default_factory=dict)
     """Connections without a request in progress, the longest idle first, and the loop's time since when."""
+    record: Callable[[int], None] = lambda status: None
+    """Called with the status of each response to data that never became a request."""
+    warned_at: float = -math.inf
 
     @classmethod
     def from_settings(cls, settings: Settings) -> ConnectionLimits:
@@ -105,6 +115,7 @@ class LimitedProtocol(Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._is_rejected:
+            self._warn()
             self._reject_overload("the limit on open connections is reached; retry in a moment")
             return
         cycle = self.cycle
@@ -223,6 +234,14 @@ class LimitedProtocol(Protocol):
         lines += [name + b": " + value for name, value in [*response.raw_headers, (b"connection", b"close")]]
         self.transport.write(b"\r\n".join([*lines, b"", bytes(response.body)]))
         self.transport.close()
+        self.limits.record(status)
+
+    def _warn(self) -> None:
+        now = self.loop.time()
+        if now - self.limits.warned_at >= WARNING_SECONDS:
+            self.limits.warned_at = now
+            limit = self.limits.max_connections
+            _log.warning("%d connections (VITASCOPE_MAX_CONNECTIONS) are in use; further ones are rejected", limit)
 
     def _start_write_timer(self) -> None:
         unsent = self.transport.get_write_buffer_size()

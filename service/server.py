@@ -53,6 +53,7 @@ class Server(uvicorn.Server):
         self._service = service
         self._settings = settings
         self._limits = ConnectionLimits.from_settings(settings)
+        self._limits.record = lambda status: service.observer.metrics.record_request("none", "none", status, 0.0)
         # uvicorn's access log contains queries, and with them what users search for.
         logging.getLogger("uvicorn.access").disabled = True
         super().__init__(

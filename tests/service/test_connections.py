@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import select
 import socket
 import threading
@@ -271,8 +272,12 @@ def test_beyond_the_limit_a_new_connection_replaces_the_one_that_was_idle_longes
 
 
 def test_beyond_the_limit_a_new_connection_is_rejected_if_none_is_idle(
-    crowded: ClockedService, monkeypatch: pytest.MonkeyPatch
+    crowded: ClockedService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    registry = crowded.service.observer.metrics.registry
+    labels = {"method": "none", "route": "none", "status": "503"}
+    before = registry.get_sample_value("vitascope_requests_total", labels) or 0.0
+    monkeypatch.setattr(crowded.limits, "warned_at", -math.inf)
     release = threading.Event()
     names = crowded.service.library.names
     monkeypatch.setattr(crowded.service.library, "names", lambda: release.wait(PATIENCE) and names())
@@ -281,8 +286,13 @@ def test_beyond_the_limit_a_new_connection_is_rejected_if_none_is_idle(
         request = get_request("/v1/collections")
         waiting = [stack.enter_context(closing(connect(crowded.client, request))) for _ in range(FEW_CONNECTIONS)]
         wait_for(lambda: crowded.service.concurrency.requests == FEW_CONNECTIONS)
+        assert get_status(crowded, "/v1/models") == 503
         received = exchange(crowded.client, get_request("/v1/models"))
         assert received.startswith(b"HTTP/1.1 503 ")
+        assert registry.get_sample_value("vitascope_requests_total", labels) == before + 2
+        assert [record.levelname for record in caplog.records if "MAX_CONNECTIONS" in record.getMessage()] == [
+            "WARNING"
+        ]
         assert b"retry-after: 1" in received
         assert b'"code":"overloaded"' in received
         release.set()
