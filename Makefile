@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types imports unit format env train-env compose-check image image-gpu image-distributed \
+.PHONY: help demo test lint types imports unit format env train-env image image-gpu image-distributed \
 	image-check docker-check clean data bundle results study study-depth study-moments distil frontier measure-training bench-ingest bench-moments-captions bench-recognition bench-sound bench-screen-text bench-index bench-signals bench-service \
 	bench-command bench-speech bench-page screenshots bench-variants soak chaos milvus-check \
 	kserve-check triton-check mlserver-check gpu-check golden release docs docs-check reference
@@ -229,9 +229,6 @@ gpu-check: ## on a machine with an NVIDIA GPU: are CUDA, TensorRT and FAISS righ
 
 golden: $(VENV)/.test ## write tests/training/golden_losses.json anew, where a change of training's numbers is meant
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.training.golden_run
-
-compose-check: $(VENV)/.test ## docker-compose.yml and the manifests for Kubernetes: every profile, every rule, a linter
-	$(BIN)/python -m pytest -q tests/test_deployment.py
 
 image: ## the CPU image, vitascope:cpu
 	docker build --build-arg EXTRA=cpu --tag vitascope:cpu .

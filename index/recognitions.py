@@ -35,19 +35,18 @@ def store_speech(
     collection: Collection,
     video_id: int,
     segments: Sequence[SpeechSegment],
-    source: SpeechSource = "transcript",
     model: str | None = None,
 ) -> None:
-    """Store what is said in a video, in place of what the same source said before, also in its clips.
+    """Store the transcript of a video in place of the one before, also in its clips.
 
     Subtitles and transcript are kept apart; clips have the words of the subtitles where there are any. ``model``: name
-    of the recogniser that made a transcript, which is recorded as done; without segments: nothing is said.
+    of the recogniser that made the transcript, which is recorded as done; without segments: nothing is said.
     """
     checked = check_speech(segments)
     recognition = None if model is None else check_recognition(Recognition(model, "done", None, time.time()))
     with collection.catalogue.write() as connection:
         collection.require_video(connection, video_id)
-        video_text.write_speech(connection, video_id, source, checked)
+        video_text.write_speech(connection, video_id, "transcript", checked)
         if recognition is not None:
             video_text.write_recognition(connection, video_id, "speech", recognition)
         log_edit(connection, video_id)

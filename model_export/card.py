@@ -270,15 +270,15 @@ def _limits(f: CardFacts) -> list[str]:
     return lines
 
 
-def weakest(metrics: Metrics, count: int = 6) -> list[tuple[str, str, float]]:
-    """Return the kinds of questions and of wrong captions with the lowest accuracy: (corpus, metric, percent)."""
+def weakest(metrics: Metrics) -> list[tuple[str, str, float]]:
+    """Return the six kinds of questions and of wrong captions with the lowest accuracy: (corpus, metric, percent)."""
     kinds = [
         (corpus, metric, value)
         for corpus, values in metrics.items()
         for metric, value in values.items()
         if metric.startswith(("exact (", "right caption fused (")) and not metric.endswith(("]", *MIXED_SUBSETS))
     ]
-    return sorted(kinds, key=lambda row: row[2])[:count]
+    return sorted(kinds, key=lambda row: row[2])[:6]
 
 
 def _training_data(f: CardFacts) -> list[str]:

@@ -70,9 +70,9 @@ def replace_initializers(graph: onnx.GraphProto, tensors: Iterable[TensorProto])
     graph.initializer.extend(copies)
 
 
-def int_list_attribute(node: NodeProto, name: str) -> list[int]:
-    """Return an attribute of type INTS; empty if the node does not have it."""
-    return next((list(a.ints) for a in node.attribute if a.name == name), [])
+def permutation(node: NodeProto) -> list[int]:
+    """Return the attribute `perm` of a Transpose; empty if the node does not have it."""
+    return next((list(a.ints) for a in node.attribute if a.name == "perm"), [])
 
 
 def log_spectrum_nodes(graph: onnx.GraphProto) -> set[str]:

@@ -11,6 +11,9 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+SMOOTHING = 0.95
+"""Momentum of the running mean of losses."""
+
 
 def read_log(path: Path) -> list[dict[str, float]]:
     """Return the rows of a log, without a last line that a killed process left incomplete."""
@@ -54,9 +57,9 @@ def plot(log: Path, picture: Path) -> None:
     plt.close(figure)
 
 
-def _smoothed(points: list[tuple[float, float]], momentum: float = 0.95) -> list[tuple[float, float]]:
+def _smoothed(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     out, mean = [], points[0][1]
     for step, value in points:
-        mean = momentum * mean + (1 - momentum) * value
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * value
         out.append((step, max(mean, 1e-6)))
     return out

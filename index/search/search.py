@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -58,7 +58,6 @@ from index.storage.queries import (
 from index.vectors.interface import VectorSnapshot
 from vitascope.errors import CursorExpired, TaskMissing
 from vitascope.model import Model
-from vitascope.tracing import StageContext, no_op_stage
 
 if TYPE_CHECKING:
     from vitascope.moments import Moment
@@ -135,7 +134,7 @@ def search(
     collection: Collection,
     request: SearchRequest,
     model: Model | None = None,
-    stage: StageContext = no_op_stage,
+    stage: Callable[[str], AbstractContextManager[object]] = nullcontext,
 ) -> SearchPage:
     """Search a collection with embeddings.
 
@@ -149,7 +148,7 @@ def search(
         collection: to search.
         request: query and options.
         model: reranks; of the collection's bundle.
-        stage: context manager for each of the stages "search" and "rerank".
+        stage: makes the context manager of each of the stages "search" and "rerank".
 
     Raises:
         InvalidInput: the request is invalid.

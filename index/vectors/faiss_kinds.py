@@ -82,7 +82,7 @@ def kind_to_build(requested: str, clips: int, current: str | None = None) -> str
     if requested != AUTO:
         return requested if clips >= MIN_CLIPS[requested] else FLAT
     for kind, first in ((IVFPQ, IVFPQ_FROM), (HNSW, HNSW_FROM)):
-        if clips >= (first * DOWNGRADE_RATIO if current == kind else first) and clips >= MIN_CLIPS[kind]:
+        if clips >= (first * DOWNGRADE_RATIO if current == kind else first):
             return kind
     return FLAT
 

@@ -21,7 +21,7 @@ from model_export.onnx_graph import (
     CONTRIB_DOMAIN,
     GraphIndex,
     copy_model,
-    int_list_attribute,
+    permutation,
     remove_unused,
     replace_nodes,
 )
@@ -125,7 +125,7 @@ class _HeadMerger:
 
     def _separate(self, transpose: NodeProto) -> tuple[str, int, int] | None:
         reshaped = self.index.producer(transpose.input[0], "Reshape")
-        if int_list_attribute(transpose, "perm") != SPLIT_HEADS_PERM or reshaped is None:
+        if permutation(transpose) != SPLIT_HEADS_PERM or reshaped is None:
             return None
         sizes = _trailing_sizes(self.index, reshaped.input[1])
         width = _product_width(self.index, reshaped.input[0])
@@ -137,12 +137,7 @@ class _HeadMerger:
         part = self.index.producer(squeeze.input[0], "Slice")
         transpose = None if part is None else self.index.producer(part.input[0], "Transpose")
         reshaped = None if transpose is None else self.index.producer(transpose.input[0], "Reshape")
-        if (
-            part is None
-            or transpose is None
-            or reshaped is None
-            or int_list_attribute(transpose, "perm") != SPLIT_QKV_PERM
-        ):
+        if part is None or transpose is None or reshaped is None or permutation(transpose) != SPLIT_QKV_PERM:
             return None
         start, axis = (self.index.constant(part.input[i]) for i in (1, 3))
         sizes = _trailing_sizes(self.index, reshaped.input[1])
@@ -194,7 +189,7 @@ def _find_attention(index: GraphIndex, merger: _HeadMerger, softmax: NodeProto) 
     if weighted is None or merged is None or output is None or scores is None:
         return None
     query, key = (_scaled(index, name) for name in scores.input)
-    if int_list_attribute(merged, "perm") != SPLIT_HEADS_PERM or query is None or key is None:
+    if permutation(merged) != SPLIT_HEADS_PERM or query is None or key is None:
         return None
     queries, untransposed = merger.find(query[0]), _untransposed(index, key[0])
     if queries is None or untransposed is None:
@@ -225,7 +220,7 @@ def _untransposed(index: GraphIndex, name: str) -> str | None:
     outer = index.producer(name, "Reshape")
     swap = None if outer is None else index.producer(outer.input[0], "Transpose")
     inner = None if swap is None else index.producer(swap.input[0], "Reshape")
-    return None if swap is None or inner is None or int_list_attribute(swap, "perm") != [0, 2, 1] else inner.input[0]
+    return None if swap is None or inner is None or permutation(swap) != [0, 2, 1] else inner.input[0]
 
 
 def _attention_nodes(attention: _Attention, splits: dict[str, NodeProto]) -> list[NodeProto]:

@@ -33,7 +33,7 @@ from model_export.onnx_graph import (
     sort_nodes,
 )
 from model_export.weights import quantize as quantize_weight
-from vitascope.engines.onnx_runtime import Array, Device, OnnxRuntimeEngine
+from vitascope.engines.onnx_runtime import Array, OnnxRuntimeEngine
 
 Range = tuple[np.ndarray, np.ndarray]
 """Smallest and largest value: of a tensor, () each, or of each channel of its last axis, (K,) each."""
@@ -138,12 +138,12 @@ def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
     return half
 
 
-def open_engine(model: onnx.ModelProto, device: Device = "cpu") -> OnnxRuntimeEngine:
+def open_engine(model: onnx.ModelProto) -> OnnxRuntimeEngine:
     """Open an in-memory graph on one thread. Raises as `OnnxRuntimeEngine`."""
     with tempfile.TemporaryDirectory(prefix="candidate-") as folder:
         path = Path(folder) / f"{model.graph.name or 'graph'}.onnx"
         path.write_bytes(model.SerializeToString())
-        return OnnxRuntimeEngine(path, THREADS, device)
+        return OnnxRuntimeEngine(path, THREADS, "cpu")
 
 
 def convolutions(model: onnx.ModelProto) -> list[str]:

@@ -61,7 +61,7 @@ from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.describe import calibration_summary, reranking_summary
 from vitascope.bundle.manifest import ADDED_GRAPHS, GraphName, Manifest
 from vitascope.bundle.parity_report import SourceBundle, VariantComparison
-from vitascope.engines.onnx_runtime import Device, Engine, OnnxRuntimeEngine
+from vitascope.engines.onnx_runtime import Engine, OnnxRuntimeEngine
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 
@@ -96,7 +96,6 @@ def optimize(
     data: Path,
     *,
     name: str | None = None,
-    device: Device = "cpu",
     log: Log = no_log,
 ) -> Path:
     """Write the fastest variant of the bundle `source` within the budget to `out`; returns `out`.
@@ -104,7 +103,6 @@ def optimize(
     Args:
         data: folder of packed corpora whose validation splits are used.
         name: of the new bundle; default: the folder name of `out`.
-        device: to optimize for.
 
     Raises:
         BundleError: the bundle cannot be opened.
@@ -122,11 +120,11 @@ def optimize(
             f"{source}: its tasks are {', '.join(bundle.manifest.tasks)}; retrieval or audio_retrieval was expected "
             "among them"
         )
-    model = Model(bundle, THREADS, device)
+    model = Model(bundle, THREADS, "cpu")
     corpora = open_corpora(model, data)
     with replace_bundle(out) as folder:
         log(f"evaluating {bundle.manifest.name} on {', '.join(c.name for c in corpora)} (val)")
-        search = _Search(bundle, EvalCache(model, corpora), budget, device, log)
+        search = _Search(bundle, EvalCache(model, corpora), budget, log)
         _write_variant(search, search.select(), folder, name or out.name)
     return out
 
@@ -134,8 +132,8 @@ def optimize(
 class _Search:
     """All candidates of a bundle's graphs, measured."""
 
-    def __init__(self, bundle: Bundle, cache: EvalCache, budget: Budget, device: Device, log: Log) -> None:
-        self.bundle, self.cache, self.budget, self.device, self.log = bundle, cache, budget, device, log
+    def __init__(self, bundle: Bundle, cache: EvalCache, budget: Budget, log: Log) -> None:
+        self.bundle, self.cache, self.budget, self.log = bundle, cache, budget, log
         self.candidates = {
             graph: self._measured_candidates(graph) for graph in bundle.manifest.graphs if graph not in ADDED_GRAPHS
         }
@@ -193,7 +191,7 @@ class _Search:
         """Build, time and evaluate the candidates of a graph, the stored one first."""
         path = self.bundle.graph_path(graph)
         assert path is not None
-        engine = OnnxRuntimeEngine(path, THREADS, self.device)
+        engine = OnnxRuntimeEngine(path, THREADS, "cpu")
         stored = _Candidate(graph, STORED, onnx.load(path), engine, loss=0.0)
         if not self.cache.can_measure(graph):
             self.log(f"{graph}: stays as stored, as no validation split has inputs of it")
@@ -245,15 +243,13 @@ class _Search:
     def _time(self, candidates: Sequence[_Candidate], effort: Effort) -> None:
         graph = candidates[0].graph
         engines = {str(index): candidate.engine for index, candidate in enumerate(candidates)}
-        speeds = measure_speeds(
-            engines, lambda batch: timing_inputs(self.bundle.manifest, graph, batch), effort, self.device
-        )
+        speeds = measure_speeds(engines, lambda batch: timing_inputs(self.bundle.manifest, graph, batch), effort)
         for index, candidate in enumerate(candidates):
             candidate.speeds = speeds[str(index)]
 
     def _candidate(self, graph: GraphName, kind: str, model: onnx.ModelProto, float_nodes: int = 0) -> _Candidate:
         stored_model = reduce(model, _weight_precision(self.bundle))
-        return _Candidate(graph, kind, stored_model, open_engine(model, self.device), float_nodes)
+        return _Candidate(graph, kind, stored_model, open_engine(model), float_nodes)
 
     def _evaluate(self, candidate: _Candidate) -> float:
         """Measure the accuracy loss of a candidate with all other graphs as stored; keeps its embeddings."""
@@ -325,7 +321,7 @@ def _write_variant(search: _Search, selected: Mapping[GraphName, _Candidate], fo
         recall=search.budget.recall,
         lost=round(accuracy_loss(original.scores, written.scores), 4),
         speedup={graph: round(search.speedup(candidate), 3) for graph, candidate in selected.items()},
-        machine=describe_cpu() if search.device == "cpu" else search.device,
+        machine=describe_cpu(),
         ways=[_result(c, selected) for candidates in search.candidates.values() for c in candidates],
         shares={key: (round(original.scores[key], 4), round(score, 4)) for key, score in written.scores.items()},
     )
@@ -341,7 +337,7 @@ def _write_variant(search: _Search, selected: Mapping[GraphName, _Candidate], fo
 def _evaluate_written(search: _Search, folder: Path) -> EvalCache:
     """Evaluate the bundle as written. Raises ParityError if it loses more than the budget."""
     search.log("evaluating it as written")
-    model = Model(Bundle.open(folder), THREADS, search.device)
+    model = Model(Bundle.open(folder), THREADS, "cpu")
     written = EvalCache(model, search.cache.corpora, search.cache.pairs)
     loss = accuracy_loss(search.cache.scores, written.scores)
     if not search.budget.allows(loss):

@@ -17,7 +17,7 @@ import numpy as np
 from vitascope.bundle.graph_specs import AUDIO_TOKENS, LENGTHS, SAMPLES
 from vitascope.bundle.manifest import Manifest
 from vitascope.bundle.parts import StrictModel
-from vitascope.engines.onnx_runtime import Array, Device, Engine
+from vitascope.engines.onnx_runtime import Array, Engine
 from vitascope.input_validation import Streams
 from vitascope.model import Model
 
@@ -44,7 +44,7 @@ class Speed(StrictModel):
 
     batch: int
     milliseconds: float
-    """Per run: median over rounds of CPU time; on a GPU, of wall-clock time."""
+    """Per run: median over rounds of CPU time."""
 
     @property
     def per_second(self) -> float:
@@ -56,16 +56,14 @@ def measure_speeds(
     engines: Mapping[str, Engine],
     inputs: Callable[[int], Mapping[str, Array]],
     effort: Effort = THOROUGH,
-    device: Device = "cpu",
 ) -> dict[str, list[Speed]]:
     """Time engines in turns; returns their speeds by name.
 
-    On a CPU, only the CPU time of the calling thread is counted, so the engines must run on one thread.
+    Only the CPU time of the calling thread is counted, so the engines must run on one thread.
 
     Args:
         inputs: makes the inputs of a batch size.
     """
-    clock = time.thread_time if device == "cpu" else time.perf_counter
     speeds: dict[str, list[Speed]] = {name: [] for name in engines}
     for batch_size in effort.batches:
         batch = inputs(batch_size)
@@ -74,20 +72,18 @@ def measure_speeds(
             engine.run(batch)
         for _ in range(effort.rounds):
             for name, engine in engines.items():
-                seconds[name].append(_seconds_per_run(engine, batch, effort.seconds, clock))
+                seconds[name].append(_seconds_per_run(engine, batch, effort.seconds))
         for name, values in seconds.items():
             speeds[name].append(Speed(batch=batch_size, milliseconds=round(1000.0 * median(values), 4)))
     return speeds
 
 
-def _seconds_per_run(
-    engine: Engine, batch: Mapping[str, Array], min_seconds: float, clock: Callable[[], float]
-) -> float:
-    started_at, runs = clock(), 0
-    while runs == 0 or clock() - started_at < min_seconds:
+def _seconds_per_run(engine: Engine, batch: Mapping[str, Array], min_seconds: float) -> float:
+    started_at, runs = time.thread_time(), 0
+    while runs == 0 or time.thread_time() - started_at < min_seconds:
         engine.run(batch)
         runs += 1
-    return (clock() - started_at) / runs
+    return (time.thread_time() - started_at) / runs
 
 
 def timing_inputs(manifest: Manifest, graph: str, batch: int) -> dict[str, Array]:

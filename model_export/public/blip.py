@@ -245,7 +245,7 @@ def load_blip(folder: Path, config: dict[str, Any], frames: int, *, allow_pickle
     model = load_model(getattr(transformers, head), folder, allow_pickle=allow_pickle)
     processor, tokenizer = open_processor(folder), open_tokenizer(folder)
     vision, text = model.config.vision_config, model.config.text_config
-    stream = stream_of(processor, folder, vision.image_size, frames, "uniform")
+    stream = stream_of(processor, folder, vision.image_size, frames)
     text_length = max_text_length(tokenizer.library, text.max_position_embeddings)
     patches = 1 + (vision.image_size // vision.patch_size) ** 2
     reference = references[head](model, tokenizer.library, processor, text_length)

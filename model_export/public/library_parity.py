@@ -51,7 +51,6 @@ def check_library_parity(
     precision: Precision,
     tolerance: Bounds,
     *,
-    texts: Sequence[str] = TEXTS,
     images: Sequence[Image.Image] | None = None,
 ) -> list[OutputCheck]:
     """Compare a bundle's results with the original library's.
@@ -59,29 +58,29 @@ def check_library_parity(
     Raises ParityError naming the first difference: token ids, an embedding, a logit, or a best result.
     """
     images = draw_images() if images is None else list(images)
-    _check_token_ids(runtime, reference, texts)
+    _check_token_ids(runtime, reference)
     embedded = [_embed_as_file(runtime, image) for image in images] if runtime.streams else []
-    rows = [np.repeat(image.visual_tokens, len(texts), 0) for image in embedded]
+    rows = [np.repeat(image.visual_tokens, len(TEXTS), 0) for image in embedded]
     checks: list[OutputCheck] = []
     if "retrieval" in runtime.tasks:
         assert isinstance(reference, Embedder)
-        checks += _check_embeddings(runtime, reference, precision, tolerance, texts, images, embedded)
+        checks += _check_embeddings(runtime, reference, precision, tolerance, images, embedded)
     if "audio_retrieval" in runtime.tasks:
         assert isinstance(reference, SoundEmbedder)
-        checks += _check_sounds(runtime, reference, precision, tolerance, texts)
+        checks += _check_sounds(runtime, reference, precision, tolerance)
     if "matching" in runtime.tasks:
         assert isinstance(reference, PairScorer)
-        actual = np.stack([runtime.match(texts, tokens).logits for tokens in rows], 1)
-        expected = reference.logits(texts, images)
+        actual = np.stack([runtime.match(TEXTS, tokens).logits for tokens in rows], 1)
+        expected = reference.logits(TEXTS, images)
         checks.append(_compare("match", "match_logit", expected.ravel(), actual.ravel(), precision, tolerance))
         _check_best(actual, expected, tolerance)
     if "answering" in runtime.tasks:
         assert isinstance(reference, AnswerScorer)
         candidates = ANSWERS if runtime.scores_free_form_answers else None
         # Two images only, as libraries score candidate answers one by one.
-        actual = np.stack([runtime.answer_logits(texts, tokens, candidates) for tokens in rows[:2]], axis=1)
+        actual = np.stack([runtime.answer_logits(TEXTS, tokens, candidates) for tokens in rows[:2]], axis=1)
         actual = actual.reshape(-1, actual.shape[2])
-        expected = reference.answer_logits(texts, images[:2], candidates).reshape(actual.shape)
+        expected = reference.answer_logits(TEXTS, images[:2], candidates).reshape(actual.shape)
         _check_best(actual, expected, tolerance)
         checks.append(_compare("answer", "answer_logits", expected, actual, precision, tolerance))
     if "captioning" in runtime.tasks:
@@ -116,14 +115,14 @@ def make_sounds(stream: AudioStream) -> list[np.ndarray]:
 
 
 def _check_sounds(
-    runtime: Model, reference: SoundEmbedder, precision: Precision, tolerance: Bounds, texts: Sequence[str]
+    runtime: Model, reference: SoundEmbedder, precision: Precision, tolerance: Bounds
 ) -> list[OutputCheck]:
     assert runtime.bundle.manifest.audio is not None
     sounds = make_sounds(runtime.bundle.manifest.audio)
     expected, actual = reference.sound_embeddings(sounds), runtime.embed_audio(sounds).vectors
     checks = [_compare("audio", "vector", expected, actual, precision, tolerance)]
     if "retrieval" not in runtime.tasks:
-        expected, actual = reference.text_embeddings(texts), runtime.embed_text(texts)
+        expected, actual = reference.text_embeddings(TEXTS), runtime.embed_text(TEXTS)
         checks.append(_compare("text", "vector", expected, actual, precision, tolerance))
     return checks
 
@@ -147,17 +146,16 @@ def _check_embeddings(
     reference: Embedder,
     precision: Precision,
     tolerance: Bounds,
-    texts: Sequence[str],
     images: Sequence[Image.Image],
     embedded: Sequence[VideoEmbedding],
 ) -> list[OutputCheck]:
     image_embeddings = np.concatenate([image.vectors for image in embedded])
-    text_embeddings = runtime.embed_text(texts)
+    text_embeddings = runtime.embed_text(TEXTS)
     if "matching" not in runtime.tasks:  # otherwise match logits decide the order
-        _check_best(text_embeddings @ image_embeddings.T, reference.logits(texts, images), tolerance)
+        _check_best(text_embeddings @ image_embeddings.T, reference.logits(TEXTS, images), tolerance)
     return [
         _compare("video", "vector", reference.image_embeddings(images), image_embeddings, precision, tolerance),
-        _compare("text", "vector", reference.text_embeddings(texts), text_embeddings, precision, tolerance),
+        _compare("text", "vector", reference.text_embeddings(TEXTS), text_embeddings, precision, tolerance),
     ]
 
 
@@ -167,10 +165,10 @@ def _compare(
     return compare_output(graph, output, "real", [expected], [actual], precision, tolerance)  # type: ignore[arg-type]
 
 
-def _check_token_ids(runtime: Model, reference: ReferenceModel, texts: Sequence[str]) -> None:
+def _check_token_ids(runtime: Model, reference: ReferenceModel) -> None:
     """Raise ParityError unless the bundle's tokenizer outputs the original's ids."""
     tokenizer = runtime.bundle.tokenizer()
-    for text in texts:
+    for text in TEXTS:
         ids, _ = tokenizer.encode([text])
         actual, expected = ids[0].tolist(), reference.token_ids(text)
         if actual != expected:

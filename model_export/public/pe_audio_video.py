@@ -210,7 +210,7 @@ def load_pe_audio_video(folder: Path, config: dict[str, Any], frames: int, *, al
     processor, tokenizer = open_processor(folder, "processor"), open_tokenizer(folder)
     frame_encoder = model.video_model.video_encoder.embedder.vision_model.timm_model
     (side, _) = frame_encoder.patch_embed.img_size
-    stream = stream_of(processor.video_processor, folder, side, frames, "uniform")
+    stream = stream_of(processor.video_processor, folder, side, frames)
     audio, hop = _audio_stream(folder, processor.feature_extractor, model)
     text = model.config.text_config
     text_length = min(_MAX_TEXT_LENGTH, max_text_length(tokenizer.library, text.max_position_embeddings))

@@ -110,9 +110,7 @@ def normalization_of(processor: Any) -> PixelNormalization:
     return PixelNormalization([m / factor for m in mean], [s / factor for s in std])
 
 
-def stream_of(
-    processor: Any, folder: Path, image_size: int, frames: int, placement: Literal["middle", "uniform"]
-) -> FrameStream:
+def stream_of(processor: Any, folder: Path, image_size: int, frames: int) -> FrameStream:
     """Return the frame stream with the preprocessing of a transformers image processor.
 
     Raises InvalidInput for settings that a stream cannot express, and for a size other than the model's `image_size`.
@@ -137,7 +135,7 @@ def stream_of(
             "as the model's configuration states"
         )
     resample = _RESAMPLE[int(processor.resample)]
-    return _make_stream(where, name=STREAM_NAME, frames=frames, placement=placement, resample=resample, **fields)
+    return _make_stream(where, name=STREAM_NAME, frames=frames, placement="uniform", resample=resample, **fields)
 
 
 def padded_streams(processor: Any, folder: Path, patch: int, frames: int) -> tuple[list[FrameStream], int]:

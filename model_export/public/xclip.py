@@ -93,7 +93,7 @@ def load_xclip(folder: Path, config: dict[str, Any], frames: int, *, allow_pickl
     model = load_model(XCLIPModel, folder, allow_pickle=allow_pickle)
     processor, tokenizer = open_processor(folder), open_tokenizer(folder)
     vision, text = model.config.vision_config, model.config.text_config
-    stream = stream_of(processor, folder, vision.image_size, vision.num_frames, "uniform")
+    stream = stream_of(processor, folder, vision.image_size, vision.num_frames)
     text_length = max_text_length(tokenizer.library, text.max_position_embeddings)
     padding = Padding(int(tokenizer.library.pad_token_id), None)
     scale = math.exp(float(model.logit_scale.detach()))

@@ -29,7 +29,6 @@ BATCH = 32
 SAVE_EVERY = 8
 """Batches between two writes of done.json."""
 
-_Shape = tuple[tuple[int, ...], type[np.floating[Any]]]
 Progress = Callable[[int, int], None]
 """(examples done, examples in all)."""
 

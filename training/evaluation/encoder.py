@@ -24,6 +24,10 @@ from vitascope.embeddings import VideoEmbedding
 from vitascope.errors import InvalidInput
 from vitascope.scoring import Match
 
+BATCH = 32
+"""Clips that are embedded at once."""
+TEXT_BATCH = 128
+
 
 class Encoder(Protocol):
     """The part of `vitascope.model.Model` that evaluation calls."""
@@ -108,7 +112,6 @@ def embed_corpus(
     encoder: Encoder,
     packed: Packed,
     *,
-    batch: int = 32,
     alter: Alter | None = None,
     clips: int | None = None,
     per_clip: bool = False,
@@ -124,7 +127,7 @@ def embed_corpus(
     """
     vectors, tokens = [], []
     chosen = spread_clips(packed.clips, clip_count(packed, clips))
-    size = max(1, batch // len(chosen))
+    size = max(1, BATCH // len(chosen))
     for start in range(0, len(packed.examples), size):
         rows = np.arange(start, min(start + size, len(packed.examples)))
         streams = streams_of(packed, rows, encoder.streams, chosen)
@@ -143,12 +146,12 @@ def _clip_by_clip(encoder: Encoder, streams: dict[str, np.ndarray]) -> VideoEmbe
     return VideoEmbedding(vectors, tokens.mean(axis=1))
 
 
-def embed_texts(encoder: Encoder, texts: Sequence[str], batch: int = 128) -> np.ndarray:
+def embed_texts(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
     """Return text embeddings (N, D) float32. Each text is embedded once, in batches of similar length."""
     distinct = sorted(set(texts), key=lambda text: (len(text), text))
     vectors: dict[str, np.ndarray] = {}
-    for start in range(0, len(distinct), batch):
-        part = distinct[start : start + batch]
+    for start in range(0, len(distinct), TEXT_BATCH):
+        part = distinct[start : start + TEXT_BATCH]
         vectors |= zip(part, encoder.embed_text(part), strict=True)
     return np.stack([vectors[text] for text in texts])
 

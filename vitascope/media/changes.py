@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vitascope.media.decode import DECODING_THREADS, frames_at
+from vitascope.media.decode import frames_at
 from vitascope.media.file import MediaSource
 from vitascope.media.frame import Frame, Pixels, size_within
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
@@ -25,8 +25,6 @@ def changed_frames(
     times: Sequence[float],
     side: int,
     limits: MediaLimits = DEFAULT_LIMITS,
-    *,
-    threads: int = DECODING_THREADS,
 ) -> Iterator[tuple[float, Pixels]]:
     """Yield the first of the frames on screen at ``times``, and each that differs visibly from the one yielded before.
 
@@ -35,7 +33,6 @@ def changed_frames(
         times: Ascending seconds.
         side: Frames with a longer side (pixels) are scaled down to it.
         limits: Limits on the file.
-        threads: Decoder threads, 0 for one per core.
 
     Yields:
         The first of ``times`` at which a frame is on screen, and the frame (H, W, 3) uint8 RGB.
@@ -43,7 +40,7 @@ def changed_frames(
     Raises as ``frames_at``.
     """
     last: NDArray[np.int16] | None = None
-    for positions, frame in frames_at(source, times, limits, threads=threads):
+    for positions, frame in frames_at(source, times, limits):
         thumbnail = _thumbnail(frame)
         if last is None or _is_changed(last, thumbnail):
             last = thumbnail

@@ -66,7 +66,6 @@ class RapidOcrReader:
         threads: int = 0,
         device: Device = "auto",
         detection_side: int = DETECTION_SIDE,
-        min_confidence: float = MIN_CONFIDENCE,
     ) -> None:
         """Load the models.
 
@@ -76,7 +75,6 @@ class RapidOcrReader:
             device: As in ``OnnxRuntimeEngine``.
             detection_side: Lines are detected in frames whose longer side is scaled down to this many pixels; they are
                 recognised at full resolution.
-            min_confidence: Lines with a lower confidence, 0 to 1, are omitted.
 
         Raises:
             InvalidInput: A value is out of range, a file is no model of this kind, or RapidOCR is not installed.
@@ -84,10 +82,7 @@ class RapidOcrReader:
         """
         if not 32 <= detection_side <= 4096:
             raise InvalidInput(f"detection_side: {detection_side}; 32 to 4096 pixels were expected")
-        if not 0 <= min_confidence <= 1:
-            raise InvalidInput(f"min_confidence: {min_confidence}; 0 to 1 was expected")
         self.name = models.name
-        self._min_confidence = min_confidence
         self._detector, self._recognizer = _load(models, threads, device, detection_side)
         self._last: list[_ReadLine] = []
         self._last_shape: tuple[int, ...] = ()
@@ -103,7 +98,7 @@ class RapidOcrReader:
         return [
             TextLine(line.text, _box(line.corners, image), line.confidence, script_of(line.text))
             for line in lines
-            if line.text and line.confidence >= self._min_confidence
+            if line.text and line.confidence >= MIN_CONFIDENCE
         ]
 
     def _read_lines(self, image: Pixels) -> list[_ReadLine]:

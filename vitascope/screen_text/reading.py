@@ -16,7 +16,6 @@ from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.screen_text.interface import TextReader, TextSpan
 from vitascope.screen_text.rapid_ocr import (
     DETECTION_SIDE,
-    MIN_CONFIDENCE,
     RapidOcrReader,
     folder_models,
     wheel_models,
@@ -42,7 +41,6 @@ def open_text_reader(
     threads: int = 0,
     device: Device = "auto",
     detection_side: int = DETECTION_SIDE,
-    min_confidence: float = MIN_CONFIDENCE,
 ) -> TextReader:
     """Load an engine that reads text. Nothing is downloaded.
 
@@ -51,7 +49,7 @@ def open_text_reader(
             ``rapid_ocr.folder_models``.
         threads: Threads within an operator; 0: one per core.
         device: As in ``OnnxRuntimeEngine``.
-        detection_side: As in ``RapidOcrReader``, as ``min_confidence``.
+        detection_side: As in ``RapidOcrReader``.
 
     Raises:
         InvalidInput: There is no such model, a value is out of range, or RapidOCR is not installed.
@@ -59,9 +57,7 @@ def open_text_reader(
         BundleCorrupt: A graph is not valid.
     """
     models = wheel_models() if model == DEFAULT_MODEL else folder_models(Path(model).expanduser())
-    return RapidOcrReader(
-        models, threads=threads, device=device, detection_side=detection_side, min_confidence=min_confidence
-    )
+    return RapidOcrReader(models, threads=threads, device=device, detection_side=detection_side)
 
 
 def read_screen_text(

@@ -21,7 +21,6 @@ from vitascope.speech.splitting import SAMPLE_RATE, quietest
 if TYPE_CHECKING:
     from vitascope.engines.onnx_runtime import Device
     from vitascope.media.audio import Samples
-    from vitascope.sandbox.decoder import Decoder
 
 POCKETSPHINX = "pocketsphinx"
 BLOCK_SECONDS = 60.0
@@ -123,11 +122,10 @@ def transcribe_file(
     media: MediaSource,
     *,
     language: str | None = None,
-    decoder: Decoder | None = None,
     limits: MediaLimits = DEFAULT_LIMITS,
 ) -> Iterator[SpeechSegment]:
     """Yield what is said in a file, in order of time; arguments and errors as ``transcribe_parts``."""
-    for part in transcribe_parts(recognizer, media, language=language, decoder=decoder, limits=limits):
+    for part in transcribe_parts(recognizer, media, language=language, limits=limits):
         yield from part.segments
 
 
@@ -138,7 +136,6 @@ def transcribe_parts(
     language: str | None = None,
     start: float = 0.0,
     stop: float | None = None,
-    decoder: Decoder | None = None,
     limits: MediaLimits = DEFAULT_LIMITS,
 ) -> Iterator[SpeechPart]:
     """Yield what is said in a file, block by block, while it is decoded; memory does not depend on its duration.
@@ -150,7 +147,6 @@ def transcribe_parts(
         start: Second of the file to begin at, such as the end of a part.
         stop: Second at which the sound ends, as an earlier part states it; None: find out, which takes long in some
             files.
-        decoder: Decoder of media files; None: decode in this process.
         limits: Limits on the file.
 
     Yields:
@@ -161,21 +157,19 @@ def transcribe_parts(
         MediaCorrupt, MediaTooLarge, MediaError: It cannot be decoded.
         InvalidInput, EngineError: As ``SpeechRecognizer.transcribe``.
     """
-    if decoder is None:
-        from vitascope.sandbox.decoder import IN_PROCESS  # imports PyAV, which searches do not need
-
-        decoder = IN_PROCESS
     with open_source(media) as file:
         if stop is None:
-            stop = _sound_seconds(decoder, file, limits)
-        for offset, samples, end in _blocks(decoder, file, start, stop, limits):
+            stop = _sound_seconds(file, limits)
+        for offset, samples, end in _blocks(file, start, stop, limits):
             segments = recognizer.transcribe(samples, language) if len(samples) else []
             yield SpeechPart([segment.shifted(offset) for segment in segments], end, stop)
 
 
-def _sound_seconds(decoder: Decoder, file: MediaFile, limits: MediaLimits) -> float:
+def _sound_seconds(file: MediaFile, limits: MediaLimits) -> float:
     """Return when the sound of a file ends. Raises media errors, MediaUnsupported also without sound."""
-    info = decoder.probe(file, limits)
+    from vitascope.sandbox.decoder import IN_PROCESS  # imports PyAV, which searches do not need
+
+    info = IN_PROCESS.probe(file, limits)
     if info.audio is None:
         raise MediaUnsupported(f"{file.name}: no audio track; a file with sound was expected")
     if info.audio.codec not in AUDIO_CODECS:
@@ -184,20 +178,20 @@ def _sound_seconds(decoder: Decoder, file: MediaFile, limits: MediaLimits) -> fl
     return max(info.duration, info.audio.seconds or 0.0)
 
 
-def _blocks(
-    decoder: Decoder, file: MediaFile, start: float, stop: float, limits: MediaLimits
-) -> Iterator[tuple[float, Samples, float]]:
+def _blocks(file: MediaFile, start: float, stop: float, limits: MediaLimits) -> Iterator[tuple[float, Samples, float]]:
     """Yield the sound that is not silent, in blocks of at most ``BLOCK_SECONDS`` that are cut where it is quiet.
 
     Yields:
         The second at which each block begins, its samples (T,), none where it is silent, and the second at which the
         next one begins.
     """
+    from vitascope.sandbox.decoder import IN_PROCESS
+
     size = round(BLOCK_SECONDS * SAMPLE_RATE)
     rest, rest_start = np.zeros(0, np.float32), start
     while start < stop:
         last = min(start + _READ_SECONDS, stop)
-        sound = decoder.read_audio(file, start, last, SAMPLE_RATE, limits)
+        sound = IN_PROCESS.read_audio(file, start, last, SAMPLE_RATE, limits)
         if sound is not None:
             rest = np.concatenate([rest, sound])
         while len(rest) > size:

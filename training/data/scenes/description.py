@@ -137,7 +137,6 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "purple": ("purple", "purple", "purple", "violet"),
 }
 TOWARDS = {"left": "to the left", "right": "to the right", "up": "upwards", "down": "downwards"}
-SENSES = {"clockwise": "clockwise", "counterclockwise": "counterclockwise"}
 
 # (he/she/it form, -ing form); {d} is "left", {to} is "to the left"
 MOTIONS: dict[str, tuple[tuple[str, str], ...]] = {

@@ -56,7 +56,7 @@ class InferenceServer:
     the request or sends an invalid response; both name the server and the model.
     """
 
-    def __init__(self, url: str, *, retries: RetryConfig = RETRIES, seconds: float = RUN_SECONDS) -> None:
+    def __init__(self, url: str, *, seconds: float = RUN_SECONDS) -> None:
         """Create a client without connecting.
 
         Args:
@@ -64,7 +64,6 @@ class InferenceServer:
             seconds: timeout of one inference request.
         """
         self.url = url
-        self._retries = retries
         self._http = httpx.Client(
             headers=_authorization(),
             timeout=httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS)),
@@ -151,7 +150,7 @@ class InferenceServer:
             return response
 
         try:
-            return retry(send_and_check, self._retries, "always")
+            return retry(send_and_check, RETRIES, "always")
         except httpx.HTTPStatusError as error:
             kind = EngineUnavailable if error.response.status_code in _UNAVAILABLE_STATUSES else EngineError
             raise kind(f"{self._label(model)}: {_describe_response(error.response)}") from error

@@ -31,12 +31,11 @@ _EXTERNAL_BYTES = 1024
 class TensorRTEngine:
     """A graph on the first GPU; thread-safe, one run at a time."""
 
-    def __init__(self, bundle: Bundle, graph: str, path: Path, cache: Path | None = None) -> None:
+    def __init__(self, bundle: Bundle, graph: str, path: Path) -> None:
         """Load the engine of a graph, building it if needed, which takes minutes.
 
         Args:
             path: file of the graph.
-            cache: folder for built engines; default: `engine_cache()`.
 
         Raises:
             EngineError: a library, driver or version does not fit, or TensorRT cannot build the graph.
@@ -46,7 +45,7 @@ class TensorRTEngine:
         self.path = path
         self.placement = Placement(f"tensorrt {library.version}", "tensorrt", library.gpu.name)
         self._profiles = profiles_of(bundle.manifest, graph)
-        self._engine = _load_engine(library, bundle, graph, path, self._profiles, cache or engine_cache())
+        self._engine = _load_engine(library, bundle, graph, path, self._profiles)
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise EngineError(f"{path.name}: TensorRT cannot create a context; check free GPU memory")
@@ -148,9 +147,9 @@ class TensorRTEngine:
             )
 
 
-def _load_engine(library: Library, bundle: Bundle, graph: str, path: Path, profiles: list[Profile], cache: Path) -> Any:
+def _load_engine(library: Library, bundle: Bundle, graph: str, path: Path, profiles: list[Profile]) -> Any:
     """Load the engine from a cached plan, or build it if there is none or TensorRT rejects it."""
-    folder = cache / "tensorrt" / cache_key(library.gpu.name, library.gpu.capability, library.version)
+    folder = engine_cache() / "tensorrt" / cache_key(library.gpu.name, library.gpu.capability, library.version)
     plan_file = PlanFile(
         folder / f"{bundle.fingerprint[:16]}-{graph}.plan",
         {

@@ -6,7 +6,6 @@ Shape letters: B videos or texts, C clips, F frames, H height, W width, L text t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from vitascope.bundle.graph_specs import AUDIO_TOKENS, LENGTHS, SAMPLES, WINDOW_MASK, WINDOW_TEXT, WINDOWS
@@ -113,14 +112,12 @@ def _windows(manifest: Manifest, batch: int, max_batch: int, most: int) -> Profi
     }
 
 
-def provider_options(manifest: Manifest, graph: str, cache: Path | None = None) -> dict[str, str]:
+def provider_options(manifest: Manifest, graph: str) -> dict[str, str]:
     """Return options of the TensorrtExecutionProvider for a graph.
 
-    Args:
-        cache: folder for built engines, created if missing; default: `engine_cache()`. ONNX Runtime names them by
-            graph, version and GPU.
+    It stores built engines in a folder of `engine_cache()`, by graph, version and GPU.
     """
-    folder = (cache or engine_cache()) / "onnxruntime"
+    folder = engine_cache() / "onnxruntime"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     profiles = profiles_of(manifest, graph)
 
