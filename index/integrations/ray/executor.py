@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -78,6 +79,7 @@ def connect(address: str) -> Iterator[None]:
         return
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # existing clusters have a setting of their own
     dashboard = False if address == "local" else None
+    on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -85,6 +87,8 @@ def connect(address: str) -> Iterator[None]:
             f"ray: {address!r}: no cluster can be joined there: {error} "
             "(one that requires a token is joined with RAY_AUTH_MODE=token and its ~/.ray/auth_token)"
         ) from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_terminate)  # Ray's handler aborts the process
     try:
         yield
     finally:

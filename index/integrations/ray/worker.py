@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,9 +24,14 @@ from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import MANIFEST_NAME
 from vitascope.engines.onnx_runtime import Device
 from vitascope.errors import BundleCorrupt, ClusterError, MediaError
+from vitascope.file_lock import file_lock
 from vitascope.media.limits import MediaLimits
 from vitascope.model import Model
 from vitascope.version import installed_version
+
+FOLDER_PREFIX = "vitascope-worker-"
+UNLOCKED_SECONDS = 60.0
+"""Age from which a temporary folder without a lock is abandoned, and not new."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +97,9 @@ class Worker:
         """Fetch and hash an item's file, which stays open; return the SHA-256 (hex) of its content or an error."""
         self._open_file.close()
         try:
-            folder = self._open_file.enter_context(tempfile.TemporaryDirectory(prefix="vitascope-media-"))
+            folder = self._open_file.enter_context(temporary_folder())
             self._item = item
-            self._fetcher = Fetcher(Path(folder), self._config.policy, self._config.limits.max_bytes)
+            self._fetcher = Fetcher(folder, self._config.policy, self._config.limits.max_bytes)
             self._open_file.callback(self._fetcher.close)
             self._hashed: HashedFile = hash_file(self._fetcher.fetch(item.path, item.position), self._config.limits)
             self._open_file.enter_context(self._hashed.media)
@@ -132,6 +139,20 @@ class Worker:
         return PreparedFile(media, stat, description)
 
 
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a path for a temporary folder; first remove those of workers of this user that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
+        with suppress(OSError):
+            stat = folder.lstat()
+            if stat.st_uid == os.getuid() and stat.st_mtime < time.time() - UNLOCKED_SECONDS:
+                with file_lock(folder / "lock") as is_abandoned:
+                    if is_abandoned:
+                        shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX) as name, file_lock(Path(name) / "lock"):
+        yield Path(name) / "files"
+
+
 def bundle_files(bundle: Bundle) -> dict[str, bytes]:
     """Return the manifest and every file that it lists, by relative path. Raises BundleCorrupt."""
     try:
@@ -145,9 +166,9 @@ def load_model(files: Mapping[str, bytes], threads: int, device: Device) -> Mode
 
     Raises BundleError, TaskMissing, EngineError.
     """
-    with tempfile.TemporaryDirectory(prefix="vitascope-bundle-") as folder:
+    with temporary_folder() as folder:
         for name, content in files.items():
-            path = Path(folder) / name
+            path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         model = Model.open(folder, threads, device)

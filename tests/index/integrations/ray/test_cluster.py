@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -80,8 +81,10 @@ def started() -> Any:
 def connected_to(cluster: Any) -> Iterator[Any]:
     import ray
 
+    on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         with connect(cluster.address):
+            assert signal.getsignal(signal.SIGTERM) == on_terminate
             yield cluster
         assert not ray.is_initialized()
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from index.integrations.ray.executor import RayCluster, connect, shared_folders
 from index.integrations.ray.worker import (
+    FOLDER_PREFIX,
     EmbeddedFile,
     Worker,
     WorkerConfig,
@@ -18,6 +20,7 @@ from index.integrations.ray.worker import (
     check_version,
     load_model,
     portable_error,
+    temporary_folder,
 )
 from index.jobs.ingest import content_sha256
 from index.jobs.records import JobItem, JobOptions
@@ -56,6 +59,19 @@ def test_a_worker_keeps_to_the_access_policy(tmp_path: Path, small_model: Model)
     error = new_worker(small_model, AccessPolicy(roots=(tmp_path / "other",))).hash(item(picture))
     assert isinstance(error, MediaError)
     assert "outside the folders" in str(error)
+
+
+def test_temporary_folders_of_killed_workers_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    new, abandoned, other = (tmp_path / name for name in (f"{FOLDER_PREFIX}new", f"{FOLDER_PREFIX}old", "other"))
+    for folder in (new, abandoned, other):
+        (folder / "files").mkdir(parents=True)
+    with temporary_folder() as used:
+        for folder in (abandoned, other, used.parent):
+            os.utime(folder, (0, 0))
+        with temporary_folder() as second:
+            assert set(tmp_path.iterdir()) == {new, other, used.parent, second.parent}
+    assert set(tmp_path.iterdir()) == {new, other}
 
 
 def test_an_error_that_cannot_be_pickled_travels_as_its_message() -> None:
