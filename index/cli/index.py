@@ -25,7 +25,7 @@ from vitascope.cli.options import (
     add_server,
     server_url,
 )
-from vitascope.cli.output import ProgressBar, print_files
+from vitascope.cli.output import ProgressBar, TerminalConsole, print_files
 from vitascope.errors import CollectionExists, CollectionNotFound, InvalidInput, VitascopeError
 
 if TYPE_CHECKING:
@@ -394,7 +394,7 @@ def _watch(backend: LocalBackend, args: argparse.Namespace, source: FolderSource
     from index.jobs.folder_watcher import WatchOptions, watch_folder
     from vitascope.media.limits import read_media_limits
 
-    console = Console(highlight=False)
+    console = TerminalConsole(highlight=False, emoji=False)
 
     def print_event(event: Mapping[str, Any]) -> None:
         if args.json:

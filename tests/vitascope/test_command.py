@@ -20,6 +20,7 @@ from tests.small_bundle import make_small_bundle
 from tests.tools import find_tool
 from vitascope.cli.completion import collection_names
 from vitascope.cli.main import COMMANDS, CommandSpec, main
+from vitascope.errors import InvalidInput
 
 ROOT = Path(__file__).parents[2]
 
@@ -194,6 +195,27 @@ def test_file_name_that_is_not_utf_8_is_printed_with_an_escape(
     assert main(["fake"]) == 0
     assert capsys.readouterr().out.split() == ["file", r"caf\udce9.mp4"]
     assert run_json(capsys, "fake") == {"file": name}
+
+
+def test_control_characters_of_names_reach_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "a\x1b]0;owned\x07\x9b2J\u202e[b].mp4"
+
+    def run(args: argparse.Namespace) -> dict[str, Any]:
+        if args.json:
+            raise InvalidInput(f"{name}: unreadable")
+        return {"file": name}
+
+    register_fake(monkeypatch, run)
+    assert main(["fake"]) == 0
+    shown = r"a\x1b]0;owned\x07\x9b2J\u202e[b].mp4"
+    assert capsys.readouterr().out.split() == ["file", shown]
+    assert main(["fake", "--json"]) == 2
+    assert capsys.readouterr().err == f"vitascope: {shown}: unreadable\n"
+    with pytest.raises(SystemExit):
+        main(["fake", name])
+    assert capsys.readouterr().err.endswith(f"unrecognized arguments: {shown}\n")
 
 
 def test_full_disk_of_standard_output_is_one_line_on_stderr_with_status_2() -> None:

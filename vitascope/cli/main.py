@@ -19,10 +19,11 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from vitascope.errors import StorageError, VitascopeError
 from vitascope.extras import EXTRA_BY_PACKAGE, missing_package_message
+from vitascope.terminal_text import escape_controls
 from vitascope.version import installed_version
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except VitascopeError as error:
-        print(f"vitascope: {error}", file=sys.stderr)
+        print(escape_controls(f"vitascope: {error}"), file=sys.stderr)
         return EXIT_USER_ERROR
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
@@ -170,6 +171,9 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(*args, **kwargs)
         # argparse recognises plain numbers only.
         self._negative_number_matcher = re.compile(r"-\.?\d")
+
+    def error(self, message: str) -> NoReturn:
+        super().error(escape_controls(message))  # which may name files that a pattern of the shell matches
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):

@@ -13,9 +13,19 @@ from typing import Any, Self
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
+
+from vitascope.terminal_text import escape_controls
 
 MAX_TRANSCRIPT_CHARS = 60
 """Length of the text of a clip in tables."""
+
+
+class TerminalConsole(Console):
+    """Console that shows control characters, as names of files may have them, as escapes."""
+
+    def render_str(self, text: str, **options: Any) -> Text:  # of all strings, also those of tables
+        return super().render_str(escape_controls(text), **options)
 
 
 def print_text_or_json(
@@ -30,7 +40,7 @@ def print_text_or_json(
         return
     # Without a terminal rich assumes 80 columns and would break long paths. Names may contain `:dog:`.
     width = None if sys.stdout.isatty() else 240
-    show(result, Console(highlight=False, emoji=False, width=width))
+    show(result, TerminalConsole(highlight=False, emoji=False, width=width))
 
 
 MAX_FILES = 20
@@ -106,7 +116,7 @@ class ProgressBar:
 
     def update(self, done: float, total: int, note: str = "") -> None:
         """Show ``done`` of ``total`` steps; ``note`` describes the current one."""
-        self._bar.update(self._task, completed=done, total=total, note=note[-40:])
+        self._bar.update(self._task, completed=done, total=total, note=escape_controls(note)[-40:])
 
 
 def print_files(console: Console, rows: list[tuple[str, str]], column: str) -> None:

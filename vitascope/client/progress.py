@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from vitascope.client.response_types import Job, Operation
+from vitascope.terminal_text import escape_controls
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -90,10 +91,10 @@ def _line(name: str) -> Iterator[Callable[[str, float, float | None, str], None]
             _display = _new_display()
             _display.start()
         display, _line_count = _display, _line_count + 1
-    task = display.add_task(name, total=None, amount="")
+    task = display.add_task(escape_controls(name), total=None, amount="")
     try:
         yield lambda name, done, total, amount: display.update(
-            task, description=name, completed=done, total=total, amount=amount
+            task, description=escape_controls(name), completed=done, total=total, amount=amount
         )
     finally:
         display.stop_task(task)
