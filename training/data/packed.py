@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from training.data.arrays import AUDIO_INDEX_NAME, AUDIO_NAME, ArrayWriter, AudioArray, open_arrays, open_audio
 from training.data.audio import SAMPLE_RATE, Samples, read_samples
-from training.data.corpus import CorpusError
+from training.data.corpus import CorpusError, EmptySplit
 from training.data.example import Example, ExampleError
 from training.data.shards import ShardedAudio, ShardedFrames, ShardWriter, open_shards
 from training.data.strided_frames import Stride, sample_strided
@@ -44,6 +44,7 @@ from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import MediaError
 from vitascope.media.decode import probe
 from vitascope.media.sampling import sample_streams
+from vitascope.sandbox.isolation import end_with_parent
 
 PACK_NAME = "pack.json"
 EXAMPLES_NAME = "examples.jsonl"
@@ -231,10 +232,12 @@ def write_packed(
     audio: Store the sound as well: the middle 10 seconds of each file, or part of one.
     Media that cannot be decoded are left out and listed, with the reason, under "skipped". Items keep their order,
     whatever the number of worker processes. Returns the content of pack.json.
-    Raises CorpusError when a key repeats, no item is left or more than the share `max_skipped` was left out.
+    Raises EmptySplit without items, and CorpusError when a key repeats, no item is left or more than the share
+    `max_skipped` was left out.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    unfinished = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+    unfinished.mkdir(parents=True)
     try:
         read = partial(_contents_or_reason, streams=tuple(streams), clips=clips, stride=stride, audio=audio)
         writer = (ShardWriter if shards else ArrayWriter)(unfinished, streams, clips, audio)
@@ -363,7 +366,7 @@ def _decoded(
             yield example, read(media, example.key)
         return
     # A window of waiting results keeps memory bounded however long the corpus is.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), end_with_parent, (os.getpid(),)) as pool:
         waiting: deque[tuple[Example, Future[Contents | str]]] = deque()
         for example, media in items:
             waiting.append((example, pool.submit(read, media, example.key)))
@@ -385,24 +388,24 @@ def _contents_or_reason(
 
 def _check_skipped(folder: Path, count: int, skipped: list[dict[str, str]], max_skipped: float) -> None:
     total = count + len(skipped)
+    if not total:
+        raise EmptySplit(f"{folder}: the source has no media of this split")
     if count and len(skipped) <= max_skipped * total:
         return
     named = "; ".join(f"{s['key']} ({s['reason']})" for s in skipped[:5])
     raise CorpusError(
         f"{folder}: {len(skipped)} of {total} media could not be used, at most {max_skipped:.1%} may fail "
-        f"and one must remain: {named or 'the source is empty'}"
+        f"and one must remain: {named}"
     )
 
 
 def _replace(folder: Path, finished: Path) -> None:
-    finished.chmod(0o755)
-    if not folder.exists():
-        os.rename(finished, folder)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-    os.rename(folder, old / folder.name)
+    old = folder.with_name(f".{folder.name}.old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.rename(folder, old)
     os.rename(finished, folder)
-    shutil.rmtree(old)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _read_info(folder: Path) -> Mapping[str, Any]:

@@ -307,6 +307,8 @@ def prepare(
                 f"{label}: {info['count']} packed, {len(info['skipped'])} skipped, {seconds} s",
                 highlight=False,
             )
+    if not done:
+        raise CorpusError(f"{source}: no split of {corpus} has media; at least one was expected")
     return done
 
 

@@ -161,11 +161,11 @@ def _restore(
     folder = checkpoint.find(latest)
     if folder is None:
         return 0
-    stored = load_head(folder).config
-    if stored != config.model_copy(update={} if stored.annotations else {"annotations": None}):
+    known = load_head(folder).config
+    if known != config.model_copy(update={} if known.annotations else {"annotations": None}):
         raise InvalidInput(
-            f"out: {latest.parent} holds a run of another recipe, bundle or corpus, or of other sentences; the same was expected, or a new "
-            "folder"
+            f"out: {latest.parent} holds a run of another recipe, bundle or corpus, or of other sentences; the same "
+            "was expected, or a new folder"
         )
     head.load_state_dict(load_file(folder / WEIGHTS_NAME))
     steps_done = checkpoint.steps_done(latest)

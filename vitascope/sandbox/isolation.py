@@ -82,13 +82,9 @@ def confine(parent: int) -> list[str]:
     Returns:
         The measures in effect, in words.
     """
-    measures = []
+    measures = ["killed with the service"] if end_with_parent(parent) else []
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
-        if not libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
-            measures.append("killed with the service")
-        if os.getppid() != parent:
-            raise SystemExit("the parent is gone")
         if not libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
             measures.append("no new privileges")
         try:
@@ -99,6 +95,19 @@ def confine(parent: int) -> list[str]:
     if _has_no_network():
         measures.append(NO_NETWORK)
     return measures
+
+
+def end_with_parent(parent: int) -> bool:
+    """Have this process killed when ``parent`` ends; return whether the system can.
+
+    Raises SystemExit if the parent has exited already.
+    """
+    if sys.platform != "linux":
+        return False
+    can = not ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        raise SystemExit("the parent is gone")
+    return can
 
 
 def _has_no_network() -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,7 +12,8 @@ import numpy as np
 import pytest
 
 from tests.training.data.corpus_files import BLUE, GREEN, RED, Color, animation, movie, picture
-from training.data.corpus import CorpusError
+from tests.waiting import PATIENCE
+from training.data.corpus import CorpusError, EmptySplit
 from training.data.example import Example, Question
 from training.data.packed import (
     STILL_STREAMS,
@@ -123,6 +126,36 @@ def test_worker_processes_give_the_same_corpus_in_the_same_order(tmp_path: Path)
     np.testing.assert_array_equal(first.arrays["low"], second.arrays["low"])
 
 
+KILLED = """
+import sys, time
+from pathlib import Path
+from training.data.example import Example
+from training.data.packed import STILL_STREAMS, Origin, write_packed
+
+def items():
+    yield Example("a"), Path("none.jpg")
+    print("started", flush=True)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    write_packed(Path(sys.argv[1]), STILL_STREAMS, items(), Origin("", "", ""), workers=2)
+"""
+
+
+def test_workers_end_with_a_killed_process_and_its_files_when_packing_again(tmp_path: Path) -> None:
+    script = tmp_path / "pack.py"
+    script.write_text(KILLED)
+    command = [sys.executable, str(script), str(tmp_path / "corpus" / "val")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3]) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"started\n"
+        process.kill()
+        assert process.communicate(timeout=PATIENCE)[0] == b""  # its workers have closed their standard output, too
+    assert [path.name for path in (tmp_path / "corpus").iterdir()] == [".val.part"]
+    write_packed(tmp_path / "corpus" / "val", STILL_STREAMS, pictures([RED]), ORIGIN)
+    assert [path.name for path in (tmp_path / "corpus").iterdir()] == ["val"]
+
+
 def test_a_broken_file_is_left_out_and_named(tmp_path: Path) -> None:
     items = pictures([RED, GREEN, BLUE])
     items[1] = (items[1][0], EncodedMedia("1.jpg", picture()[:120]))
@@ -146,7 +179,7 @@ def test_too_many_broken_files_fail_and_leave_what_was_there(tmp_path: Path) -> 
 
 
 def test_an_empty_source_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="the source is empty"):
+    with pytest.raises(EmptySplit, match="the source has no media of this split"):
         write_packed(tmp_path / "out", STILL_STREAMS, [], ORIGIN)
     assert list(tmp_path.iterdir()) == []
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.small_bundle import make_small_bundle
-from tests.training.data.corpus_files import GREEN, RED, movie, pictogram_packages, picture, write_shard
+from tests.training.data.corpus_files import GREEN, RED, movie, pictogram_packages, picture, write_shard, write_tar
 from training.data import pictograms
 from training.data.corpus import CorpusError, split_of
 from training.data.packed import open_packed
@@ -49,6 +49,18 @@ def test_one_split_can_be_packed_alone(tmp_path: Path) -> None:
     source = flickr8k_shards(tmp_path / "shards")
     main(["flickr8k", "--source", str(source), "--out", str(tmp_path / "packed"), "--splits", "val"])
     assert [folder.name for folder in (tmp_path / "packed" / "flickr8k").iterdir()] == ["val"]
+
+
+def test_a_split_into_which_nothing_falls_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key = next(str(number) for number in range(100) if split_of(str(number)) == "train")
+    write_tar(tmp_path / "shards" / "00000.tar", {f"{key}.jpg": picture(), f"{key}.txt": b"a red thing"})
+    options = ["image_shards", "--source", str(tmp_path / "shards"), "--out", str(tmp_path / "packed")]
+    assert main(options) == 0
+    assert "image_shards/val: left out: " in capsys.readouterr().err
+    assert [folder.name for folder in (tmp_path / "packed" / "image_shards").iterdir()] == ["train"]
+    write_tar(tmp_path / "shards" / "00000.tar", {})
+    assert main(options) == 1
+    assert "no split of image_shards has media" in capsys.readouterr().err
 
 
 def test_daquar_is_packed_with_its_questions(tmp_path: Path) -> None:
