@@ -162,7 +162,8 @@ def check_clip_row(row: ForeignRow, clip_format: ClipFormat, *, has_pictures: bo
     tokens, audio_tokens = values.get("tokens"), values.get("audio_tokens")
     has_pictures = has_pictures and "visual" in clip_format.signals
     try:
-        vectors = [_normalized_bytes(values.get(name), clip_format.vector_width) for name in ("vector", "audio_vector")]
+        width = clip_format.vector_width
+        vectors = [_normalized_bytes(values.get(name), width, name) for name in ("vector", "audio_vector")]
         if (vectors[0] is not None) != has_pictures:
             actual = None if has_pictures else "an embedding"
             raise InvalidInput(f"vector: {actual}; one was expected of a video with pictures, and of no other")
@@ -223,10 +224,10 @@ def _batches(videos: Iterator[CheckedVideo]) -> Iterator[list[CheckedVideo]]:
         yield batch
 
 
-def _normalized_bytes(vector: Any, width: int) -> bytes | None:
+def _normalized_bytes(vector: Any, width: int, name: str) -> bytes | None:
     """Return the bytes of an embedding (D,); one of length 1 stays the same to the last bit."""
     if vector is None:
         return None
     length = float(np.linalg.norm(vector.astype(np.float64)))
     is_normalized = vector.shape == (width,) and abs(length - 1) < _UNIT_TOLERANCE
-    return bytes((vector if is_normalized else check_embedding(vector, width, "vector")).astype("<f4").tobytes())
+    return bytes((vector if is_normalized else check_embedding(vector, width, name)).astype("<f4").tobytes())

@@ -348,8 +348,9 @@ def _check_shapes(header: ExportHeader, manifest: Manifest) -> None:
 
 def _check_columns(file: str, schema: Any, fields: list[Any]) -> None:
     for field in fields:
-        if field.name not in schema.names:
-            raise InvalidInput(f"{file}: column {field.name}: missing; {field.type} was expected")
+        if (count := schema.names.count(field.name)) != 1:
+            problem = "there more than once" if count else "missing"
+            raise InvalidInput(f"{file}: column {field.name}: {problem}; {field.type} was expected")
         actual = schema.field(field.name).type
         actual = {pa.large_string(): pa.string(), pa.large_binary(): pa.binary()}.get(actual, actual)
         are_lists = pa.types.is_fixed_size_list(actual) and pa.types.is_fixed_size_list(field.type)
@@ -414,7 +415,10 @@ def _read_rows(name: str, file: Any) -> Iterator[ForeignRow]:
                 if array.null_count and not nullable[column]:
                     missing = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
                     raise InvalidInput(f"{name}: row {number + missing + 1}: {column}: null; a value was expected")
-                columns[column] = _to_vectors(array) if column in VECTORS else array.to_pylist()
+                try:
+                    columns[column] = _to_vectors(array) if column in VECTORS else array.to_pylist()
+                except UnicodeDecodeError as error:
+                    raise InvalidInput(f"{name}: after row {number}: {column}: not UTF-8 ({error})") from error
             for values in zip(*columns.values(), strict=True):
                 number += 1
                 yield ForeignRow(name, number, dict(zip(columns, values, strict=True)))

@@ -230,6 +230,16 @@ def put(row: int, field: str, value: object) -> Callable[[pa.Table], pa.Table]:
     return changed(lambda rows: rows[row].update({field: value}))
 
 
+def with_silent_sound(table: pa.Table) -> pa.Table:
+    vectors = pa.array([[0.0] * WIDTH] * table.num_rows, table.schema.field("vector").type)
+    return table.append_column("audio_vector", vectors)
+
+
+def with_bytes_in_titles(table: pa.Table) -> pa.Table:
+    titles = pa.array([b"caf\xe9"] * table.num_rows).view(pa.string())
+    return table.set_column(table.schema.names.index("title"), "title", titles)
+
+
 WRONG = [
     ("videos", put(2, "path", "/etc/passwd"), "videos.parquet: row 3: path: '/etc/passwd' leads to .*outside"),
     (
@@ -268,10 +278,13 @@ WRONG = [
     ("clips", put(5, "end", -1.0), "clips.parquet: row 6: clip: .* to -1.0 s"),
     ("clips", put(6, "vector", [0.0] * WIDTH), "clips.parquet: row 7: vector: its length is 0.0"),
     ("clips", put(6, "vector", [float("nan")] * WIDTH), "clips.parquet: row 7: vector: its length is nan"),
+    ("clips", with_silent_sound, "clips.parquet: row 1: audio_vector: its length is 0.0"),
+    ("videos", with_bytes_in_titles, "videos.parquet: after row 0: title: not UTF-8"),
     ("clips", put(8, "tokens", b"123"), r"clips.parquet: row 9: tokens: 3 bytes; 10 were expected"),
     ("clips", put(9, "thumbnail", b"GIF8"), "clips.parquet: row 10: thumbnail: 4 bytes"),
     ("clips", put(10, "text", "a\0"), "clips.parquet: row 11: text: .* NUL"),
     ("clips", lambda table: table.drop_columns(["vector"]), "clips.parquet: column vector: missing"),
+    ("videos", lambda table: table.append_column("title", table["title"]), "column title: there more than once"),
     (
         "clips",
         lambda table: table.set_column(0, "clip_id", pa.array(["x"] * table.num_rows)),
