@@ -140,6 +140,8 @@ def _change(service: AppState, name: str, changes: CollectionChanges) -> Collect
 
 def _drop(service: AppState, name: str) -> None:
     with suppress(StorageError):  # a damaged one can be dropped, too
-        service.collection(name)
+        collection = service.collection(name)
+        if service.webhooks is not None:
+            service.webhooks.queue_messages(collection)
     service.library.drop(name)
     service.previews.remove("")  # some may show its videos

@@ -103,14 +103,15 @@ class Dispatcher:
             if self._not_before.get(name, now) > now:
                 continue
             try:
-                self._queue_messages_of(self._library.open(name))
+                self.queue_messages(self._library.open(name))
             except NotFound:  # dropped in the meantime
                 continue
             except VitascopeError as error:
                 self._not_before[name] = now + UNREADABLE_SECONDS
                 _log.error("collection %s: ended jobs cannot be read: %s", name, error)
 
-    def _queue_messages_of(self, collection: Collection) -> None:
+    def queue_messages(self, collection: Collection) -> None:
+        """Queue the messages about jobs of a collection that have ended. Raises StorageError."""
         while not self._stopping and (ends := undelivered_end_events(collection, MAX_EVENTS)):
             endpoints = (
                 self.store.endpoints()

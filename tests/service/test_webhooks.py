@@ -238,6 +238,20 @@ def test_an_endpoint_created_during_a_poll_misses_no_event(
     wait_for(lambda: [each["state"] for each in deliveries(sender.client, late)] == ["delivered"])
 
 
+def test_a_job_that_ended_just_before_its_collection_is_dropped_is_delivered(
+    sender: Running, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    webhook = create_webhook(sender.client, receiver.url)
+    sender.client.post("/v1/collections", json={"name": "dropped"}).raise_for_status()
+    with monkeypatch.context() as patch:
+        patch.setattr(dispatcher_of(sender), "_queue_messages", lambda: None)  # the next poll is later
+        job = start_job(sender.client, "dropped", Path("good"))
+        wait_for(lambda: sender.client.get(job).json()["state"] == "succeeded")
+        sender.client.delete("/v1/collections/dropped").raise_for_status()
+    wait_for(lambda: receiver.requests)
+    assert receiver.read(webhook["secret"])["data"]["collection"] == "dropped"
+
+
 def test_after_a_rotation_both_secrets_sign(sender: Running, receiver: Receiver) -> None:
     webhook = create_webhook(sender.client, receiver.url)
     renewed = sender.client.post(f"/v1/webhooks/{webhook['id']}/rotate").json()
