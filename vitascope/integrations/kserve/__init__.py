@@ -21,11 +21,14 @@ def server_url(engine: str) -> str | None:
     """
     if engine == ONNXRUNTIME:
         return None
+    import httpx
+
     url = engine.removeprefix(PREFIX)
     try:
         parts = urlsplit(url)
-        _ = parts.port
-    except ValueError as error:
+        # Whatever the port, the HTTP client or the resolver rejects.
+        _ = parts.port, httpx.URL(url).host, (parts.hostname or "").encode("idna")
+    except (ValueError, httpx.InvalidURL) as error:
         raise InvalidInput(f"engine: not a URL ({error}); {_EXPECTED}") from error
     if "@" in parts.netloc:
         raise InvalidInput(

@@ -210,7 +210,11 @@ def test_the_token_is_sent_and_never_shown(
 
 
 @pytest.mark.parametrize(
-    "engine", ["triton", "kserve:", "kserve:triton:8000", "http://", "http://u:p@triton:8000", "http://a:b", "ftp://a"]
+    "engine",
+    [
+        *("triton", "kserve:", "kserve:triton:8000", "http://", "http://u:p@triton:8000", "http://a:b", "ftp://a"),
+        *("kserve:http://xn--/", "http://é..é", "http://a..b", "http://a\n", f"http://{'a' * 64}"),
+    ],
 )
 def test_invalid_engines_are_rejected(engine: str, small_bundle: Path) -> None:
     with pytest.raises(InvalidInput, match="engine: ") as raised:
