@@ -43,7 +43,7 @@ RETRY_MILLISECONDS = 2000
 """After which a client reconnects."""
 HEARTBEAT_SECONDS = 15.0
 STREAM_SECONDS = 900.0
-"""After which a stream ends; its client reconnects, with a key that is checked again."""
+"""After which a stream ends; its client reconnects."""
 GRACE_SECONDS = 30.0
 """After that, for a client to read what was sent, before the connection is closed."""
 STALLED_CHECKS = 50
@@ -273,7 +273,13 @@ class EventStream(StreamingResponse):
     """Response with the events of a job."""
 
     def __init__(
-        self, broadcaster: Broadcaster, pool: Pool, key: JobKey, current: StateEvent, number: int | None
+        self,
+        broadcaster: Broadcaster,
+        pool: Pool,
+        key: JobKey,
+        current: StateEvent,
+        number: int | None,
+        is_allowed: Callable[[], bool],
     ) -> None:
         """Prepare the response.
 
@@ -283,9 +289,11 @@ class EventStream(StreamingResponse):
             key: The job.
             current: The job's state and last event number.
             number: Number of the client's last event; None to start with the current state.
+            is_allowed: Whether the client's API key is still valid, asked before each event; if not, the stream ends.
         """
         self._broadcaster = broadcaster
         self._pool = pool
+        self._is_allowed = is_allowed
         self._events = self._generate(key, current, number)
         super().__init__(self._events, 200, HEADERS, "text/event-stream")
 
@@ -309,7 +317,7 @@ class EventStream(StreamingResponse):
             number = first.number
         with self._broadcaster.follow(key, current.number) as buffer:
             progress = buffer.progress
-            while not buffer.is_closed and time.monotonic() < deadline:
+            while not buffer.is_closed and time.monotonic() < deadline and self._is_allowed():
                 change = buffer.next_change()
                 since, page = buffer.since, buffer.after(number)
                 if page is None:

@@ -147,6 +147,11 @@ class Authenticator:
         key = next((key for key in keys if collection is None or key.allows(collection)), keys[0])
         return Caller(key.id, key)
 
+    def is_valid(self, key: Key) -> bool:
+        """Return whether the key of a caller is still valid. Raises StorageError."""
+        current = self.keys.get(key.id)
+        return not self.requires_keys or (current is not None and current.is_valid(time.time()))
+
 
 def client_address(scope: ASGIScope) -> str:
     """Return the client's address; behind a trusted proxy, the forwarded one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +25,7 @@ from service.app_state import AppState, AppStateDep, ReadyAppStateDep
 from service.errors import BadRequest, PathForbidden
 from service.events import EventStream
 from service.files import JOB_ROOTS, RootsDescription, allowed_file, allowed_folder
-from service.http.auth import requires
+from service.http.auth import CallerKey, requires
 from service.http.idempotency import accepts_idempotency_key
 from service.http.openapi import errors, successes
 from service.http.parsing import StrictRoute, page_limit, parse_cursor, parse_id
@@ -123,6 +124,7 @@ async def follow_job(
     name: str,
     job_id: str,
     service: AppStateDep,
+    caller: CallerKey,
     last_event_id: Annotated[
         str | None, Header(max_length=20, description="`id` of the last event received; 0: from the first")
     ] = None,
@@ -139,9 +141,10 @@ async def follow_job(
     if number == now.number and now.job.state in FINAL_JOB_STATES:
         return Response(status_code=204)
     # A number that was never given out is of a collection that had this name before: begin anew.
-    return EventStream(
-        service.broadcaster, service.io_pool, key, now, None if number is None or number > now.number else number
-    )
+    if number is not None and number > now.number:
+        number = None
+    is_allowed = partial(service.auth.is_valid, caller)
+    return EventStream(service.broadcaster, service.io_pool, key, now, number, is_allowed)
 
 
 @router.get("/{job_id}/items", summary="List a job's files", responses=errors(400, 404, 422, 507))

@@ -25,11 +25,12 @@ from index.jobs.jobs import pause
 from index.storage.job_transitions import finish
 from service import events as service_events
 from service.events import Broadcaster
+from service.http.api_keys import key_id_of
 from tests.index.jobs.fixtures import create_folder_job
 from tests.media_files import solid, write_picture
 from tests.service.conftest import settings_for
 from tests.service.jobs import ReceivedEvent, all_events, events, jobs_kept_queued, start_job, stream, write_pictures
-from tests.service.running import Running, problem_of, process, serving
+from tests.service.running import Running, make_key, problem_of, process, serving
 from tests.waiting import PATIENCE, wait_for
 from vitascope import AsyncClient
 from vitascope.model import Model
@@ -241,6 +242,23 @@ def test_a_stream_ends_when_the_collection_is_dropped(
         assert all(event.data["state"] == "running" for event in received)
     with stream(running.client, job) as response:
         problem_of(response, 404, "collection_not_found")
+
+
+def test_a_stream_ends_when_its_key_is_revoked(locked: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_events, "HEARTBEAT_SECONDS", 0.05)
+    write_pictures(locked.settings.roots()[0] / "revoked", 1)
+    key = make_key(locked, "read")
+    with jobs_kept_queued(locked.service.worker):
+        job = start_job(locked.client, "other", "revoked")
+    with (
+        httpx.Client(base_url=locked.client.base_url, headers={"X-API-Key": key}, timeout=PATIENCE) as client,
+        stream(client, job) as response,
+    ):
+        received = events(response)
+        assert next(received).data["state"] == "queued"
+        locked.client.delete(f"/v1/keys/{key_id_of(key)}").raise_for_status()
+        assert list(received) == []
+    locked.client.delete(job).raise_for_status()
 
 
 def test_unknown_jobs_and_event_ids_are_problems(running: Running, collection: str) -> None:
