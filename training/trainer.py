@@ -21,7 +21,7 @@ from training import checkpoint, curves
 from training.checkpoint import Checkpoint
 from training.data.packed import Packed, open_packed
 from training.evaluation.answers import exact_answers
-from training.evaluation.retrieval import caption_retrieval, embed_gallery, merge_temperature
+from training.evaluation.retrieval import caption_retrieval, embed_gallery, merge_temperature, queries_of
 from training.evaluation.torch_encoder import TorchEncoder
 from training.initialization import initial_embedding_weights, load_or_initialize
 from training.models.batch_norm import sync_batch_norm
@@ -190,16 +190,20 @@ LIMIT = 500
 def validator(recipe: Recipe, data: Path) -> Callable[[FusedModel, list[str], Path], dict[str, float]]:
     """Return a function that evaluates a model on the recipe's validation corpora.
 
-    It takes (model, answers, tokenizer file) and returns metrics by `corpus metric`.
+    It takes (model, answers, tokenizer file) and returns metrics by `corpus metric`. Raises InvalidInput for a
+    corpus of sounds alone.
     """
     corpora = {name: _first(open_packed(data / name / "val"), LIMIT) for name in recipe.validate_on}
+    for name, packed in corpora.items():
+        if packed.sound_alone:
+            raise InvalidInput(f"validate_on: {name!r} has no frames; corpora of pictures or videos were expected")
 
     def measure(model: FusedModel, answers: list[str], tokenizer: Path) -> dict[str, float]:
         encoder = TorchEncoder(model, Tokenizer.open(tokenizer, max_length=model.cfg.text_length), answers)
         out: dict[str, float] = {}
         for name, packed in corpora.items():
             videos, tokens = embed_gallery(encoder, packed, merge_temperature(model.cfg))
-            if any(e.captions for e in packed.examples):
+            if any(queries_of(e) for e in packed.examples):
                 scores = caption_retrieval(encoder, packed, videos, captions=1)
                 out |= {f"{name} {k}": round(v, 2) for k, v in scores.items() if k in ("t2v R@1", "v2t R@1")}
             if answers and name in recipe.answers_from:

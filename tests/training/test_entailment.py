@@ -133,8 +133,14 @@ def test_the_classifier_learns_and_all_else_stays_bit_for_bit(
 def test_sentences_about_two_pictures_are_learned_from_both(start: tuple[Path, Path], tmp_path: Path) -> None:
     data, initial = start
     made = small_recipe(initial / "tokenizer.json", "pair", TRAINED, backbone_lr_mult=1.0, steps=30)
-    measured = evaluate(train(made, data, tmp_path, start_from=initial), data, "val", ["pair"], entailment=True)
+    trained = train(made, data, tmp_path / "pair", start_from=initial)
+    measured = evaluate(trained, data, "val", ["pair"], entailment=True)
     assert measured["pair"]["entailment accuracy"] == measured["pair"]["entailment consistency"] == 100.0
+    with pytest.raises(InvalidInput, match=r"'neutral'\] in .*, and the model's are \['false', 'true'\]"):
+        evaluate(trained, data, "val", ["video"], entailment=True)
+    of_videos = small_recipe(initial / "tokenizer.json", "video", TRAINED, steps=1)
+    with pytest.raises(InvalidInput, match=r"\['false', 'true'\] in .*, and the model's are \['contradicted'"):
+        evaluate(train(of_videos, data, tmp_path / "video", start_from=initial), data, "val", ["pair"], entailment=True)
 
 
 @pytest.mark.parametrize("kind", ["video", "pair"])

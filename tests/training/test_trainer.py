@@ -11,11 +11,13 @@ import pytest
 import torch
 
 from tests.training import test_hd_vila, test_soho, test_visual_parsing
-from tests.training.small_run import MODEL, recipe, write_corpus, write_tokenizer
+from tests.training.data.corpus_files import picture, tone, wav
+from tests.training.small_run import MODEL, STREAMS, recipe, write_corpus, write_tokenizer
 from training import checkpoint
 from training.adaptation import adaptation_recipe, chosen_steps
 from training.curves import plot
-from training.data.packed import open_packed
+from training.data.example import CHOICE_ONLY, Example
+from training.data.packed import EncodedMedia, Media, Origin, open_packed, write_packed
 from training.evaluation.answers import exact_answers
 from training.evaluation.encoder import embed_corpus
 from training.evaluation.torch_encoder import TorchEncoder
@@ -248,6 +250,24 @@ def test_numbers_out_of_range_are_refused(corpus: tuple[Path, Path], tmp_path: P
         train(recipe(corpus[1]), corpus[0], tmp_path, workers=-1)
     with pytest.raises(InvalidInput, match="stop_after: 0; 1 or more was expected"):
         train(recipe(corpus[1]), corpus[0], tmp_path, stop_after=0)
+
+
+def test_a_corpus_of_choices_alone_has_no_queries_to_validate_with_and_one_of_sounds_is_refused(
+    corpus: tuple[Path, Path], trained: Path, tmp_path: Path
+) -> None:
+    origin = Origin("a test", "CC0-1.0", "all")
+    item: tuple[Example, Media] = (
+        Example("a", ("a red square",), still=True, attributes={CHOICE_ONLY: [0]}),
+        EncodedMedia("a.png", picture(size=(64, 64), image_format="PNG")),
+    )
+    write_packed(tmp_path / "choices" / "val", STREAMS, [item], origin)
+    (tmp_path / "a.wav").write_bytes(wav(tone()))
+    write_packed(tmp_path / "sounds" / "val", (), [(Example("a", ("a dog",)), tmp_path / "a.wav")], origin, audio=True)
+    stored = checkpoint.load(trained)
+    validate = validator(recipe(corpus[1], validate_on=["choices"]), tmp_path)
+    assert validate(stored.model, stored.answers, stored.tokenizer) == {}
+    with pytest.raises(InvalidInput, match="validate_on: 'sounds' has no frames"):
+        validator(recipe(corpus[1], validate_on=["sounds"]), tmp_path)
 
 
 def test_curves_are_drawn(trained: Path, tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from training.data.example import EntailmentKind
 from training.data.flickr import expert_judgements
 from training.data.frame_batch import clip_count
-from training.data.hypotheses import has_hypotheses
+from training.data.hypotheses import CLASSES, has_hypotheses
 from training.data.packed import Packed, open_packed
 from training.evaluation.answers import answer_questions, exact, exact_answers
 from training.evaluation.calibration import search_calibration
@@ -133,9 +134,13 @@ def unmeasurable_reason(target: EvalTarget, packed: Packed) -> str | None:
     if packed.sound_alone and target.captions and stream and not stream.fused:
         return f"sounds without frames in {packed.folder}, and the model's captions are of pictures"
     if target.entailment:
-        if has_hypotheses(packed.examples):
+        if not has_hypotheses(packed.examples):
+            return f"no sentences with classes in {packed.folder}, nor scenes or captions that decide them"
+        known = CLASSES[_entailment_kind(target.encoder)]
+        labels = {h.label for e in packed.examples for h in e.hypotheses} or {*CLASSES["video"]}
+        if labels <= {*known}:
             return None
-        return f"no sentences with classes in {packed.folder}, nor scenes or captions that decide them"
+        return f"sentences with the classes {sorted(labels)} in {packed.folder}, and the model's are {sorted(known)}"
     if any(e.captions or (e.regions and target.grounds) for e in packed.examples):
         return None
     if target.captions:
@@ -267,12 +272,17 @@ def measure_captions(target: EvalTarget, packed: Packed, options: CaptionOptions
     return caption_metrics(target.encoder, packed, *_fused_inputs(target, packed), options)
 
 
+def _entailment_kind(encoder: Encoder) -> EntailmentKind:
+    """Return what the sentences that a model classifies are about; a bundle's are about a video."""
+    return (isinstance(encoder, TorchEncoder) and encoder.model.cfg.entailment) or "video"
+
+
 def measure_entailment(target: EvalTarget, packed: Packed) -> Numbers:
     """Return how often sentences get the right class: about a video, or about two pictures."""
     encoder = target.encoder
-    if isinstance(encoder, TorchEncoder) and encoder.model.cfg.entailment == "pair":
-        return pair_entailment(encoder, packed)
     assert isinstance(encoder, Model | TorchEncoder)
+    if isinstance(encoder, TorchEncoder) and _entailment_kind(encoder) == "pair":
+        return pair_entailment(encoder, packed)
     _, tokens, audio = _fused_inputs(target, packed)
     return entailment_metrics(encoder, packed, tokens, audio)
 
