@@ -34,6 +34,9 @@ keys, webhooks, metrics. No scope includes another.
 FILE_NAME = "keys.sqlite3"
 VERSION = 1
 MAX_KEYS = 10_000
+"""Valid keys."""
+RETENTION_SECONDS = 90 * 24 * 3600.0
+"""Time after which revoked and expired keys are deleted, when another is created."""
 MAX_NAME_LENGTH = 100
 LAST_USED_RESOLUTION = 600.0
 """Seconds between two updates of a key's ``last_used_at``, so that a busy key costs few writes."""
@@ -144,7 +147,7 @@ class KeyStore:
             The key and its text, which cannot be read again.
 
         Raises:
-            InvalidInput: A value is invalid, or there are ``MAX_KEYS`` keys.
+            InvalidInput: A value is invalid, or there are ``MAX_KEYS`` valid keys.
             StorageError: The key could not be stored.
         """
         _validate(name, scopes, collections, rate, concurrency, expires_in)
@@ -163,8 +166,11 @@ class KeyStore:
             expires_at=None if expires_in is None else now + expires_in,
         )
         with self._write_transaction() as connection:
-            if connection.execute("SELECT count(*) FROM keys").fetchone()[0] >= MAX_KEYS:
-                raise InvalidInput(f"keys: {MAX_KEYS} exist already; at most that many are kept")
+            ended = "revoked_at <= ?1 OR expires_at <= ?1"
+            connection.execute(f"DELETE FROM keys WHERE {ended}", (now - RETENTION_SECONDS,))
+            valid = connection.execute(f"SELECT count(*) FROM keys WHERE ({ended}) IS NOT TRUE", (now,)).fetchone()[0]
+            if valid >= MAX_KEYS:
+                raise InvalidInput(f"keys: {MAX_KEYS} are valid; at most that many were expected")
             connection.execute(f"INSERT INTO keys ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", _to_row(key))
         return key, text
 

@@ -18,6 +18,7 @@ from starlette.routing import Match, Route
 
 from service.app import create_app
 from service.errors import KeyInvalid
+from service.http import api_keys
 from service.http.api_keys import FILE_NAME, Key, KeyStore, digest, key_id_of
 from service.http.auth import (
     MEDIA_COOKIE_PATH,
@@ -295,6 +296,25 @@ def test_a_key_expires(tmp_path: Path) -> None:
         assert store.authenticate(text, key.expires_at - 1).id == key.id
         with pytest.raises(KeyInvalid, match="expired"):
             store.authenticate(text, key.expires_at)
+
+
+def test_only_valid_keys_count_and_others_are_deleted_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api_keys, "MAX_KEYS", 2)
+    now = time.time()
+    with closing(KeyStore(tmp_path)) as store:
+        store.create("old", ["read"], expires_in=60)
+        store.revoke(store.create("revoked", ["read"])[0].id)
+        store.create("a", ["read"])
+        with pytest.raises(InvalidInput, match="2 are valid"):
+            store.create("b", ["read"])
+        monkeypatch.setattr(time, "time", lambda: now + 24 * 3600)
+        store.revoke(store.create("b", ["read"])[0].id)
+        assert [key.name for key in store.all()] == ["old", "revoked", "a", "b"]
+        monkeypatch.setattr(time, "time", lambda: now + 90.5 * 24 * 3600)
+        store.create("c", ["read"])
+        assert [key.name for key in store.all()] == ["a", "b", "c"]
 
 
 def test_the_key_file_has_only_digests_and_is_readable_by_its_owner_only(tmp_path: Path) -> None:
