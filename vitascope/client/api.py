@@ -182,6 +182,16 @@ def validate_header_value(text: str) -> str:
     return text
 
 
+def validate_url(url: str) -> str:
+    """Return ``url``. Raises InvalidInput for one that the HTTP client or the resolver cannot parse."""
+    try:
+        _ = httpx.URL(url).host
+        httpx.URL(url).raw_host.decode().encode("idna")  # as the resolver does
+    except (ValueError, httpx.InvalidURL) as error:
+        raise errors.InvalidInput(f"url: not a URL ({error}); http://HOST:PORT was expected") from error
+    return url
+
+
 class PageCursors:
     """Cursors of a list that were followed."""
 

@@ -299,6 +299,12 @@ def test_invalid_arguments_are_reported_before_a_request_is_sent(
         call(unexpected, method, *arguments)
 
 
+@pytest.mark.parametrize("url", ["http://xn--/", "http://é..é", "http://a..b", "http://a\n", "http://a:b"])
+def test_a_malformed_url_is_reported(url: str) -> None:
+    with pytest.raises(errors.InvalidInput, match="url: not a URL"):
+        Client(url)
+
+
 @pytest.mark.parametrize(
     ("method", "argument"),
     [

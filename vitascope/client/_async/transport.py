@@ -17,6 +17,7 @@ from vitascope.client.api import (
     error_from_response,
     map_encoding_errors,
     validate_header_value,
+    validate_url,
 )
 from vitascope.client.compat import run_blocking_async
 from vitascope.client.progress import UploadProgress, upload_progress
@@ -52,13 +53,15 @@ class BaseClient:
             retries: by default `RetryConfig()`.
             transport: replaces the network, for tests.
         Raises:
-            InvalidInput: for a key that cannot be sent in a header.
+            InvalidInput: for a URL that cannot be parsed, or a key that cannot be sent in a header.
         """
         key = os.environ.get("VITASCOPE_API_KEY") if api_key is None else api_key
         headers = {"Authorization": f"Bearer {validate_header_value(key)}"} if key else {}
         # Waiting for a free connection of the pool is not limited: the calls before it are.
         timeouts = httpx.Timeout(timeout, pool=None)
-        self._http = httpx.AsyncClient(base_url=url, timeout=timeouts, transport=transport, headers=headers)
+        self._http = httpx.AsyncClient(
+            base_url=validate_url(url), timeout=timeouts, transport=transport, headers=headers
+        )
         self._retries = retries or RetryConfig()
         self.url = url
 

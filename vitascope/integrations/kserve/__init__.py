@@ -26,8 +26,8 @@ def server_url(engine: str) -> str | None:
     url = engine.removeprefix(PREFIX)
     try:
         parts = urlsplit(url)
-        # Whatever the port, the HTTP client or the resolver rejects.
-        _ = parts.port, httpx.URL(url).host, (parts.hostname or "").encode("idna")
+        _ = parts.port, httpx.URL(url).host
+        httpx.URL(url).raw_host.decode().encode("idna")  # as the resolver does
     except (ValueError, httpx.InvalidURL) as error:
         raise InvalidInput(f"engine: not a URL ({error}); {_EXPECTED}") from error
     if "@" in parts.netloc:
