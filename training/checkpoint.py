@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -30,7 +31,7 @@ from training.recipe import Recipe
 from training.recipe_upgrade import upgrade_recipe
 from training.weight_average import AVERAGE
 from vitascope.bundle.manifest import CAPTION_GRAPHS
-from vitascope.errors import InvalidInput
+from vitascope.errors import InvalidInput, StorageError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 STARTS_NAME = "starts.json"
@@ -171,11 +172,17 @@ def save_weights(folder: Path, model: nn.Module, optimizer: torch.optim.Optimize
 
 @contextmanager
 def replaced_whole(folder: Path) -> Iterator[Path]:
-    """Yield a new folder that replaces `folder` once it is complete on disk; `find` handles interruptions."""
+    """Yield a new folder that replaces `folder` once it is complete on disk; `find` handles interruptions.
+
+    Raises StorageError where weights cannot be written.
+    """
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    yield part
+    try:
+        yield part
+    except SafetensorError as error:
+        raise StorageError(f"{part}: {error}") from error
     for path in part.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())

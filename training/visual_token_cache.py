@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 
+from training.data.arrays import create_array
 from training.data.frame_batch import augment, clip_count, sample_clips
 from training.data.packed import Packed
 from training.evaluation.encoder import streams_of
@@ -136,7 +136,7 @@ def _write(
             for name, values in encoded.items():
                 if name not in arrays:
                     shape = (len(seeds), count, *values.shape[1:])
-                    arrays[name] = open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.float16, shape=shape)
+                    arrays[name] = create_array(folder / f"{name}.npy", shape, np.float16)
                 arrays[name][view, rows] = values.half().cpu().numpy()
     for array in arrays.values():
         array.flush()  # type: ignore[attr-defined]

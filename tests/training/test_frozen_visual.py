@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +15,14 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import save_file
 
 from tests.training import test_soho, test_visual_parsing
 from tests.training.small_run import MODEL, VIDEO_STREAMS, recipe, write_corpus, write_tokenizer
 from tests.training.test_hd_vila import small_config
 from training import checkpoint, visual_token_cache
 from training.cached_embeddings import similar_videos
+from training.data.arrays import create_array
 from training.data.batch import Tokens
 from training.data.batches import Batches
 from training.data.packed import open_packed
@@ -34,7 +38,7 @@ from training.objectives.class_prototypes import ClassPrototypes
 from training.recipe import Recipe
 from training.text_states import MeanTextStates, TextStates
 from training.trainer import train
-from vitascope.errors import InvalidInput
+from vitascope.errors import InvalidInput, StorageError
 from vitascope.tokenizer import Tokenizer
 
 KEPT = {**MODEL, "frozen_stages": 3, "keep_pretrained": True}
@@ -103,6 +107,19 @@ def test_only_what_reads_the_features_is_trained_and_an_interrupted_run_ends_ali
     assert {name.split(".")[1] for name in changed if name.startswith("video.")} == trained
     assert {"video_project.weight", "text_project.weight"} <= changed
     assert any(name.startswith("text.bert.encoder.layer.0.") for name in changed)
+
+
+def test_a_full_disk_is_an_error_before_arrays_are_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, offset: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    create_array(tmp_path / "a.npy", (3, 1000), np.float16)
+    assert (tmp_path / "a.npy").stat().st_blocks * 512 >= 6000
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(StorageError, match=r"b\.npy: No space left on device"):
+        create_array(tmp_path / "b.npy", (3, 1000), np.float16)
+    with pytest.raises(StorageError, match=r"checkpoint\.part: "), checkpoint.replaced_whole(tmp_path / "checkpoint"):
+        save_file({"a": torch.zeros(1)}, "/dev/full/none")
 
 
 def test_a_stage_with_frozen_embeddings_trains_details_and_fused_layers_alone(

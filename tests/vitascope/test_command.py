@@ -156,6 +156,19 @@ def test_missing_package_names_the_extra(
     assert "`vitascope fake`" in err
 
 
+def test_full_disk_is_one_line_on_stderr_with_status_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(args: argparse.Namespace) -> dict[str, Any]:
+        with open("/dev/full", "w") as file:
+            file.write("words")
+        return {}
+
+    register_fake(monkeypatch, run)
+    assert main(["fake"]) == 2
+    assert capsys.readouterr().err == "vitascope: writing: No space left on device\n"
+
+
 def test_unexpected_exception_propagates(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(args: argparse.Namespace) -> dict[str, Any]:
         raise ModuleNotFoundError("No module named 'vitascope.nonsense'", name="vitascope.nonsense")
@@ -283,8 +296,10 @@ def test_ask_lists_answers_and_may_abstain(pictures: Path, capsys: pytest.Captur
     assert {answer["text"] for answer in result["answers"]} == {"red", "blue"}
     assert main([*words, "--candidate", "wombat", "--abstain-below", "0.99"]) == 0
     output = capsys.readouterr().out
-    assert "No answer" in output
+    assert "No answer: all probabilities are below the minimum" in output
     assert "wombat" in output
+    assert main([*words[:3], "--candidate", "wombat"]) == 0
+    assert "No answer: the vocabulary has no candidate" in capsys.readouterr().out
 
 
 def test_ask_needs_a_bundle_with_the_task(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -404,11 +419,13 @@ def test_resumed_job_with_missing_files_is_counted_correctly(
 
 
 def test_columns_and_metadata_can_be_filtered(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (pictures / "list.csv").write_text("file,name,year\nred.png,The red one,2024\nnothing.png,,\n")
+    (pictures / "list.csv").write_text("file,name,year\nred.png,The red one,2024\nnothing.png,,\nred.png,,\n")
     options = ["--path-column", "file", "--title-column", "name", "--metadata", "site=north"]
     result = run_json(capsys, "index", str(pictures / "list.csv"), *options, status=3)
     assert (result["source"]["kind"], result["added"], result["failed"]) == ("list", 1, 1)
     assert result["failures"][0]["file"] == str(pictures / "nothing.png")
+    assert main(["index", str(pictures / "list.csv"), *options]) == 3
+    assert "0 added, 2 skipped (1 already indexed, 1 not media or repeated)" in capsys.readouterr().out
     search = ["search", "a red thing", "--filter"]
     results = run_json(capsys, *search, '{"year": {"gte": 2024}, "site": "north"}')["results"]
     assert [result["video"]["title"] for result in results] == ["The red one"]
@@ -422,6 +439,10 @@ def test_columns_and_metadata_can_be_filtered(pictures: Path, capsys: pytest.Cap
         (["index", "no-such-folder"], "no-such-folder"),
         (["index", ".", "--metadata", "year"], "KEY=VALUE"),
         (["index", ".", "--watch-delete"], "watch-delete: only valid with --watch"),
+        (
+            ["index", ".", "--segment", "shots", "--clip-length", "5"],
+            "--clip-length: only valid with --segment auto or windows or subtitles",
+        ),
         (["index", "s3://bucket/a/", "--watch"], "a folder was expected"),
         (["index", ".", "--watch", "--settle", "0"], "settle: 0"),
         (["index", ".", "--watch", "--max-delete", "-0.5"], "max-delete: -0.5; a ratio from 0 to 1 was expected"),

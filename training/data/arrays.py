@@ -6,6 +6,7 @@ another; audio_index.npy: int64 (N, 2), the first sample and the number of sampl
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,10 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from training.data.corpus import CorpusError
 from vitascope.bundle.manifest import FrameStream
+from vitascope.errors import StorageError
+
+
+def create_array(path: Path, shape: tuple[int, ...], kind: type[np.generic]) -> np.memmap[Any, Any]:
+    """Create an array on disk and map it, with its space reserved: a write to a map of a full disk kills the process.
+
+    Raises StorageError.
+    """
+    try:
+        array = open_memmap(path, "w+", kind, shape)
+        if hasattr(os, "posix_fallocate"):
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror or error}") from error
+    return array
 
 
 def open_arrays(folder: Path, info: Mapping[str, Any], streams: Sequence[FrameStream]) -> dict[str, NDArray[np.uint8]]:

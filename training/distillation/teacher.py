@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
+from training.data.arrays import create_array
 from training.data.frame_batch import spread_clips
 from training.data.other_streams import stream_adapter
 from training.data.packed import Packed
@@ -98,7 +99,7 @@ def compute_teacher_outputs(
 def _open_array(
     path: Path, shape: tuple[int, ...], kind: type[np.floating[Any]], *, fresh: bool
 ) -> np.memmap[Any, Any]:
-    return open_memmap(path, "w+", kind, shape) if fresh else open_memmap(path, "r+")
+    return create_array(path, shape, kind) if fresh else open_memmap(path, "r+")
 
 
 def _texts(teacher: Model, packed: Packed, path: Path, *, fresh: bool) -> np.ndarray:

@@ -12,6 +12,7 @@ standard error; 3 some files failed (``failed`` or ``held_videos`` in the result
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import io
 import os
@@ -107,8 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: arguments without the program name; by default those of the process.
 
-    A `VitascopeError` or a missing optional package becomes one line on standard error. Any other exception is a
-    defect and propagates.
+    A `VitascopeError`, a full disk or a missing optional package becomes one line on standard error. Any other
+    exception is a defect and propagates.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if "_ARGCOMPLETE" in os.environ:  # a completion request of a shell
@@ -135,6 +136,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _discard_output()  # the reader (head, less) has exited
         return EXIT_OK
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(escape_controls(f"vitascope: {error.filename or 'writing'}: {error.strerror}"), file=sys.stderr)
+        return EXIT_USER_ERROR
 
 
 def _run(arguments: list[str]) -> int:
