@@ -6,12 +6,22 @@ docs/settings.md is generated from these classes: docstrings of classes are sect
 from __future__ import annotations
 
 import os
+import re
 import shlex
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, IPvAnyNetwork, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    IPvAnyNetwork,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from index.jobs.pipeline import PipelineConfig
@@ -29,11 +39,38 @@ from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.network import is_loopback
 from vitascope.sandbox.recognition import MEMORY_BYTES, TIME_FACTOR, RecognitionKind
 
+
+def _matching(pattern: str, expected: str) -> AfterValidator:
+    """Return a validator of texts that have no effect unless they match."""
+
+    def check(value: str) -> str:
+        if re.fullmatch(pattern, value) is None:
+            raise PydanticCustomError("text", "{expected} was expected", {"expected": expected})
+        return value
+
+    return AfterValidator(check)
+
+
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
 HostPattern = Annotated[str, Field(pattern=r"^(\*\.)?([a-z0-9_-]+\.)+[a-z0-9_-]+$")]
+HostName = Annotated[
+    str,
+    _matching(
+        r"[^\s:/?#@\[\]*]+|\[?[0-9A-Fa-f.]*(:[0-9A-Fa-f.]*){2,}\]?",
+        "a name or address without scheme, port and wildcard",
+    ),
+]
+Origin = Annotated[
+    str,
+    _matching(
+        r"(?!http://.*:80$|https://.*:443$)[a-z][a-z0-9+.-]*://[^\sA-Z/?#@*]+|null",
+        "an origin as browsers send it, in lower case, without path, default port and wildcard",
+    ),
+]
+CollectorURL = Annotated[str, _matching(r"https?://[^\s/].*", "a URL with http or https")]
 Ports = Annotated[set[Annotated[int, Field(ge=1, le=65535)]], Field(min_length=1)]
 Schemes = Annotated[set[Literal["https", "http"]], Field(min_length=1)]
 MIB = 1024**2
@@ -142,10 +179,10 @@ class _AccessSettings(_Section):
     public_metrics: bool = False
     """Serve `/metrics` without an API key."""
     trusted_proxies: list[str] = []
-    """Addresses of proxies whose X-Forwarded-For and X-Forwarded-Proto headers are used."""
-    allowed_hosts: list[str] = []
+    """Addresses or networks of proxies, or only `*`, whose X-Forwarded-For and X-Forwarded-Proto headers are used."""
+    allowed_hosts: list[HostName] = []
     """Host names, without port, that requests may carry, besides localhost and `host`."""
-    cors_origins: list[str] = []
+    cors_origins: list[Origin] = []
     """Other web origins whose pages may use the service, such as `https://portal.example`."""
     allowed_roots: list[Path] = []
     """Folders whose files jobs may index and the service may play, besides `incoming` in the data folder. None, and
@@ -389,7 +426,7 @@ class _MonitoringSettings(_Section):
     """Least severe level that is logged."""
     log_format: Literal["text", "json"] = "text"
     """Format of log lines."""
-    otlp_endpoint: str | None = None
+    otlp_endpoint: CollectorURL | None = None
     """URL of an OpenTelemetry collector (OTLP over HTTP), such as `http://collector:4318`. Unset: no traces."""
 
 
@@ -421,6 +458,20 @@ class Settings(
         if self.trusted_keys and not self.require_signature:
             raise ValueError("trusted_keys is set and require_signature is not; require_signature was expected")
         return self
+
+    @model_validator(mode="after")
+    def _has_two_ports(self) -> Self:
+        if self.health_port and self.health_port == self.port:
+            raise ValueError(f"health_port and port are both {self.port}; another port, or 0, was expected")
+        return self
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, proxies: list[str]) -> list[str]:
+        if proxies != ["*"]:
+            for each in proxies:
+                ip_network(each)  # raises ValueError
+        return proxies
 
     @field_validator("allowed_roots")
     @classmethod

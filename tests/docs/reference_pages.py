@@ -119,7 +119,7 @@ def _limits(metadata: Iterable[Any]) -> Iterable[str]:
     above = next((each.gt for each in metadata if isinstance(each, Gt)), None)
     high = next((each.le for each in metadata if isinstance(each, Le)), None)
     if high is not None:
-        yield f"{low if low is not None else above} to {high}."
+        yield f"{low} to {high}." if low is not None else f"More than {above}, at most {high}."
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -150,6 +150,7 @@ def _reference() -> Iterator[str]:
 
 
 def _section(title: str, parser: argparse.ArgumentParser, common: dict[str, str], level: int) -> Iterator[str]:
+    assert parser.description, f"{title}: no description"
     yield f"{'#' * level} {title}\n"
     yield f"{parser.description}\n"
     rows = _rows(parser)
@@ -196,7 +197,8 @@ def _syntax(action: argparse.Action) -> str:
 
 
 def _help(action: argparse.Action) -> str:
-    text = (action.help or "") % {**vars(action), "prog": "vitascope"}
+    assert action.help, f"{action.dest}: no help"
+    text = action.help % {**vars(action), "prog": "vitascope"}
     return " ".join(text.replace(str(default_bundle()), "bundles/hd-vila-tiny").split())
 
 

@@ -89,3 +89,37 @@ def test_forwarded_addresses_are_used_from_trusted_proxies_only(
         running.client.get("/v1/models", headers={"x-forwarded-for": "192.0.2.7"})
         wait_for(lambda: "GET /v1/models 200" in caplog.text)
         assert f" of {client}\n" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        *(
+            ("cors_origins", [value], "an origin as browsers send it")
+            for value in ("https://a.example/", "*", "a.example", "HTTPS://A.example", "https://a.example:443")
+        ),
+        *(
+            ("allowed_hosts", [value], "without scheme, port and wildcard")
+            for value in ("a.example:8000", "[fd00::5]:8000", "https://a.example", "*", "*.a.example")
+        ),
+        ("trusted_proxies", ["proxy.example"], "IPv4 or IPv6 network"),
+        ("trusted_proxies", ["10.0.0.0/33"], "IPv4 or IPv6 network"),
+        ("trusted_proxies", ["10.0.0.1/8"], "host bits set"),
+        ("trusted_proxies", ["*", "10.0.0.0/8"], "IPv4 or IPv6 network"),
+        ("otlp_endpoint", "collector:4318", "a URL with http or https was expected"),
+        ("health_port", 8000, "and port are both 8000"),
+    ],
+)
+def test_a_setting_without_effect_is_rejected(name: str, value: object, expected: str) -> None:
+    with pytest.raises(InvalidInput, match=f"{name}.*{expected}"):
+        read_settings(**{name: value})
+
+
+def test_unusual_hosts_origins_and_proxies_are_accepted() -> None:
+    settings = read_settings(
+        allowed_hosts=["Portal.Example", "[fd00::5]", "fd00::5", "10.0.0.1"],
+        cors_origins=["https://portal.example:8443", "chrome-extension://abc", "null"],
+        trusted_proxies=["10.0.0.0/8", "fd00::1"],
+    )
+    assert settings.cors_origins[0] == "https://portal.example:8443"
+    assert read_settings(trusted_proxies=["*"]).trusted_proxies == ["*"]
