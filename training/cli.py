@@ -101,7 +101,7 @@ examples:
 """
     parser.add_argument("model", type=Path, help="bundle or checkpoint folder")
     parser.add_argument("--data", type=Path, default=Path("data/packed"), help="folder of packed corpora")
-    parser.add_argument("--split", default="test", choices=("val", "test"))
+    parser.add_argument("--split", default="test", choices=("val", "test"), help="(default: %(default)s)")
     parser.add_argument("--corpus", action="append", help="a packed corpus; repeatable (default: all)")
     parser.add_argument("--judgements", type=Path, help="folder of the Flickr8k expert judgements")
     parser.add_argument("--clips", type=int, metavar="K", help="clips per video (default: all packed clips)")
@@ -192,19 +192,21 @@ examples:
   vitascope inspect dictionary runs/soho-tiny/checkpoint --corpus flickr8k --picture entries.png
 """
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="WHAT")
-    flow = kinds.add_parser("flow", help="how much attention crosses between text and video, by layer and direction")
+    summary = "Measure how much attention crosses between text and video, by layer and direction."
+    flow = kinds.add_parser("flow", help=summary, description=summary)
     flow.add_argument("--residual", action="store_true", help="count the residual path as attention to itself (half)")
     flow.add_argument("--without-special", action="store_true", help="leave [CLS] and [SEP] out")
     flow.add_argument("--heads", choices=("mean", "max"), default="mean", help="how heads become one")
     flow.add_argument("--pairs", type=int, default=200, help="pairs of video and first caption")
-    entries = kinds.add_parser("dictionary", help="the patches that each entry of SOHO's dictionary stands for")
+    summary = "Draw the patches that each entry of SOHO's dictionary stands for."
+    entries = kinds.add_parser("dictionary", help=summary, description=summary)
     entries.add_argument("--entries", type=int, default=24, help="rows: the most used entries")
     entries.add_argument("--patches", type=int, default=12, help="patches of a row")
     for kind in (flow, entries):
         kind.add_argument("model", type=Path, help="checkpoint folder")
         kind.add_argument("--data", type=Path, default=Path("data/packed"), help="folder of packed corpora")
         kind.add_argument("--corpus", required=True, help="a packed corpus")
-        kind.add_argument("--split", default="val", choices=("train", "val", "test"))
+        kind.add_argument("--split", default="val", choices=("train", "val", "test"), help="(default: %(default)s)")
         kind.add_argument("--picture", type=Path, help="PNG to write (default: beside the checkpoint)")
 
 

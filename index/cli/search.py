@@ -99,7 +99,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "collection has, 1 each)",
     )
     add("--filter", metavar="JSON", help="filter on metadata and fields of videos and clips")
-    add("--min-similarity", type=float, metavar="S", help="exclude clips of lower similarity, -1 to 1")
+    add(
+        "--min-similarity",
+        type=float,
+        metavar="S",
+        help="exclude clips whose pictures and sound are both less similar, -1 to 1",
+    )
     add("--min-relevance", type=float, metavar="P", help="exclude clips of lower relevance, 0 to 1")
     add(
         "--group",

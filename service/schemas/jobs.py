@@ -315,7 +315,11 @@ class Job(Response):
     progress: Annotated[float, Field(ge=0, le=1, description="fraction done, with fractions of long files")]
     counts: JobCounts
     duplicates: Annotated[
-        int, Field(description="skipped files whose content the collection has; the other skipped ones are not media")
+        int,
+        Field(
+            description="skipped files whose content the collection has; the others are not media, or the source named "
+            "them before"
+        ),
     ]
     transcribe: Annotated[
         str | None, Field(description="speech model; `default`: that of the service; null: speech is not recognised")

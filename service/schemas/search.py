@@ -151,7 +151,15 @@ class SearchOptions(Request):
             'the clip itself: {"clip": {"start": {"gte": 60}, "text": {"ne": ""}}}'
         ),
     ] = None
-    min_similarity: Annotated[float | None, Field(ge=-1, le=1, description="exclude less similar clips")] = None
+    min_similarity: Annotated[
+        float | None,
+        Field(
+            ge=-1,
+            le=1,
+            description="exclude clips whose pictures and sound are both less similar; the `similarity` of a result is "
+            "that of its pictures, if it has any and they are searched",
+        ),
+    ] = None
     min_relevance: Annotated[
         Probability | None, Field(description="exclude clips of a lower relevance, and those that have none")
     ] = None

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     remove = actions.add_parser("remove", help="remove a model", description="Remove a model.")
     remove.add_argument("--force", action="store_true", help="remove it even if collections use it")
     for action in (default, remove):
-        action.add_argument("model", metavar="MODEL")
+        action.add_argument("model", metavar="MODEL", help="name, name@version or fingerprint")
     for action in (listing, add, default, remove):
         add_server(action, SERVER)
 

@@ -588,7 +588,7 @@ class Job(TypedDict):
     done: int
     """finished files"""
     duplicates: int
-    """skipped files whose content the collection has; the other skipped ones are not media"""
+    """skipped files whose content the collection has; the others are not media, or the source named them before"""
     error: str | None
     """why the job itself failed, or was paused by the service"""
     finished_at: float | None

@@ -53,7 +53,8 @@ class Search(BaseClient):
                 query is most likely true.
             signals: what to search, as a list, or with weights as a mapping: ``visual``, ``audio``, words in
                 ``speech``, ``screen_text``, ``caption`` and ``name``. None: all that the collection has.
-            min_similarity: exclude clips of lower similarity, -1 to 1.
+            min_similarity: exclude clips whose pictures and sound are both less similar, -1 to 1. The ``similarity`` of
+                a result is that of its pictures, if it has any and they are searched.
             min_relevance: exclude clips of lower relevance, 0 to 1.
             group: what a result is: ``clip``, ``event`` (adjoining clips that fit) or ``video``.
             clips: maximum number of clips listed per event or video.

@@ -113,7 +113,9 @@ class _SearchArguments(ToolArguments):
         Literal["clip", "event", "video"],
         Field(description="what a result is: a clip, an event (adjoining clips that fit) or a whole video"),
     ] = "clip"
-    min_similarity: Annotated[float | None, Field(ge=-1, le=1, description="exclude clips of lower similarity")] = None
+    min_similarity: Annotated[
+        float | None, Field(ge=-1, le=1, description="exclude clips whose pictures and sound are both less similar")
+    ] = None
     cursor: Cursor = None
 
     def options(self) -> dict[str, Any]:
