@@ -40,6 +40,13 @@ SEGMENTATION_FIELDS = {
     "subtitles": ("shortest", "longest", "length", "language"),
 }
 """Fields of a ``Segmentation`` that the HTTP API accepts, by rule."""
+SEGMENTATION_OPTIONS = {
+    "length": "--clip-length",
+    "overlap": "--clip-overlap",
+    "shortest": "--clip-shortest",
+    "longest": "--clip-longest",
+    "language": "--subtitles",
+}
 
 EPILOG = """\
 SOURCE is a folder; a file list (.csv, .tsv, .jsonl, .parquet) with a column of paths; WebDataset
@@ -121,11 +128,10 @@ def _add_segmentation(parser: argparse.ArgumentParser) -> None:
     add(
         "--clip-length",
         type=float,
-        default=8.0,
         metavar="S",
-        help="window length in seconds, also for pauses between subtitles (default: %(default)g)",
+        help="window length in seconds, also for pauses between subtitles (default: 8)",
     )
-    add("--clip-overlap", type=float, default=0.0, metavar="S", help="overlap of windows in seconds (default: 0)")
+    add("--clip-overlap", type=float, metavar="S", help="overlap of windows in seconds (default: 0)")
     add(
         "--clip-shortest",
         type=float,
@@ -135,9 +141,8 @@ def _add_segmentation(parser: argparse.ArgumentParser) -> None:
     add(
         "--clip-longest",
         type=float,
-        default=16.0,
         metavar="S",
-        help="maximum length in seconds; longer shots and sentences are split (default: %(default)g)",
+        help="maximum length in seconds; longer shots and sentences are split (default: 16)",
     )
     add(
         "--subtitles",
@@ -239,19 +244,20 @@ def parse_pair(text: str) -> tuple[str, Scalar]:
 
 
 def parse_segmentation(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the segmentation as JSON. Raises InvalidInput for values that contradict each other."""
+    """Return the segmentation as JSON. Raises InvalidInput for values that contradict each other or the rule."""
     from index.clips.rules import Segmentation
 
-    segmentation = Segmentation(
-        length=args.clip_length,
-        overlap=args.clip_overlap,
-        shortest=args.clip_shortest,
-        rule=args.segment,
-        longest=args.clip_longest,
-        language=args.subtitles,
-    )
-    fields = {name: getattr(segmentation, name) for name in SEGMENTATION_FIELDS[segmentation.rule]}
-    return {"rule": segmentation.rule, **fields}
+    values: dict[str, Any] = {}
+    for field, option in SEGMENTATION_OPTIONS.items():
+        value = getattr(args, option[2:].replace("-", "_"))
+        if value is None:
+            continue
+        if field not in SEGMENTATION_FIELDS[args.segment]:
+            rules = " or ".join(rule for rule, fields in SEGMENTATION_FIELDS.items() if field in fields)
+            raise InvalidInput(f"{option}: only valid with --segment {rules}")
+        values[field] = value
+    segmentation = Segmentation(rule=args.segment, **values)
+    return {"rule": args.segment, **{name: getattr(segmentation, name) for name in SEGMENTATION_FIELDS[args.segment]}}
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -438,7 +444,8 @@ def show(result: dict[str, Any], console: Console) -> None:
 
 def _format_skipped(result: dict[str, Any]) -> str:
     duplicates, others = result["duplicates"], result["skipped"] - result["duplicates"]
-    parts = [f"{duplicates} already indexed"] * bool(duplicates) + [f"{others} not media"] * bool(others)
+    rest = "not media" if result["source"]["kind"] == "folder" else "not media or repeated"
+    parts = [f"{duplicates} already indexed"] * bool(duplicates) + [f"{others} {rest}"] * bool(others)
     return f" ({', '.join(parts)})" if parts else ""
 
 

@@ -168,6 +168,9 @@ def retry(collection: Collection, job_id: int) -> Job:
         if job.state not in FINAL_JOB_STATES:
             raise Conflict(f"job {job_id}: {job.state}; a finished job was expected")
         if isinstance(job.source, UploadSource):
+            for item in storage.read_items(connection, job_id, None, 1, -1):
+                if item.video_id is not None:
+                    raise Conflict(f"job {job_id}: its file is video {item.video_id}; nothing to retry")
             raise Conflict(f"job {job_id}: its file was removed when it ended; upload it again: {job.source.file}")
         requeued = job_transitions.requeue_failed(connection, job_id)
         if not requeued and storage.is_listed(connection, job_id):

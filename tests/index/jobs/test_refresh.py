@@ -11,7 +11,7 @@ from index.clips.rules import Segmentation
 from index.collection import Collection
 from index.edits import edit_video
 from index.jobs import pipeline
-from index.jobs.jobs import create_job
+from index.jobs.jobs import create_job, retry
 from index.jobs.records import Job, JobOptions
 from index.jobs.runner import run_job
 from index.jobs.sources.source_types import ListSource
@@ -20,6 +20,7 @@ from index.storage.filters import parse_filter
 from tests.index.jobs.fixtures import create_folder_job, ingest_upload, outcomes
 from tests.index.jobs.watched import Watched, nothing
 from tests.media_files import solid, write_color_video, write_picture
+from vitascope.errors import Conflict
 from vitascope.model import Model
 
 SRT = "1\n00:00:00,000 --> 00:00:00,900\n{first}\n\n2\n00:00:01,000 --> 00:00:01,900\n{second}\n"
@@ -145,6 +146,8 @@ def test_a_missing_upload_plays_from_a_file_that_is_indexed(
     shutil.copy(games / "game.mp4", tmp_path / "upload.mp4")
     upload = ingest_upload(collection, small_model, tmp_path / "upload.mp4", title="My upload")
     assert collection.location(upload) is None
+    with pytest.raises(Conflict, match=f"its file is video {upload.id}; nothing to retry"):
+        retry(collection, 1)
     collection.media_path(upload).unlink()
     run_job(collection, small_model, create_folder_job(collection, games).id)
     [video] = collection.videos()
