@@ -18,7 +18,7 @@ from vitascope.audio_windows import Samples, batched_inputs, cut_windows
 from vitascope.bundle.manifest import AudioStream, Manifest
 from vitascope.engines.graphs import GraphRunner
 from vitascope.errors import MediaError
-from vitascope.input_validation import Streams, batch_size_of_streams
+from vitascope.input_validation import Streams, batch_size_of_streams, check_spans
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.scoring import normalize_rows
 
@@ -178,7 +178,7 @@ def embed_file(
 ) -> FileEmbedding:
     """Embed all that clips of a file have and the bundle has graphs for; arguments and errors as in ``Model``."""
     info = model.decoder.probe(file, limits)
-    spans = [(0.0, info.duration)] if clips is None else list(clips)
+    spans = [(0.0, info.duration)] if clips is None else check_spans(clips, info.duration)
     graphs = model.bundle.manifest.graphs
     audio, clips_with_sound = None, np.zeros(0, np.int64)
     if info.kind == "audio" or (info.audio is not None and ("audio" in graphs or "video" not in graphs)):

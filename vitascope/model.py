@@ -37,7 +37,7 @@ from vitascope.engines.onnx_runtime import Array, Device, Placement
 from vitascope.entailment import Entailment, entailment_of
 from vitascope.errors import InvalidInput
 from vitascope.grounding import Grounding, ground
-from vitascope.input_validation import Streams, check_texts, check_tokens, check_visual_tokens
+from vitascope.input_validation import Streams, check_spans, check_texts, check_tokens, check_visual_tokens
 from vitascope.integrations.kserve import ONNXRUNTIME, served_name, server_url
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.moments import MomentResult, find_moments
@@ -415,7 +415,7 @@ class Model:
             One row per clip that is not silent; and the positions of these clips, ascending.
         """
         stream = self._loaded("audio", self.bundle.manifest.audio)
-        spans = [(0.0, self.decoder.probe(file, limits).duration)] if clips is None else list(clips)
+        spans = [(0.0, self.decoder.probe(file, limits).duration)] if clips is None else check_spans(clips)
         sounds = read_sounds(self.decoder, file, spans, stream, limits)
         return embed_sounds(self._graphs, stream, sounds, len(spans), self.batch_size)
 

@@ -115,6 +115,12 @@ def test_a_file_has_pictures_and_sound(model: Model, film: Path) -> None:
     assert embedding.clips_with_sound.tolist() == [0, 2]
     assert nearest(model, embedding.audio.vectors) == ["red", "blue"]
     assert model.embed_file(film).clips_with_sound.tolist() == [0]
+    with pytest.raises(InvalidInput, match=r"clip: 3\.0 to 4\.0 seconds; a span inside the file's 2.96 s was expected"):
+        model.embed_file(film, [(0.0, 1.0), (3.0, 4.0)])
+    for embed in (model.embed_file, model.embed_audio_file):
+        for span in ((float("nan"), 1.0), (0.0, float("inf")), (2.0, 1.0)):
+            with pytest.raises(InvalidInput, match="clip: .* seconds; 0 <= start <= end was expected"):
+                embed(film, [span])
 
 
 def test_a_long_file_is_read_in_parts(model: Model, film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
