@@ -52,6 +52,8 @@ from vitascope.model import Model
 PAGE = 500
 """Videos of the old collection that are read at a time."""
 _POLL_SECONDS = 1.0
+_MAX_PREFIX = 58
+"""Characters of a name to which "-next" can be added."""
 _BEGAN_AT = "reembed_began_at"
 """Key of the new collection's table meta: the last change of the old one when this was created."""
 
@@ -110,7 +112,7 @@ def reembed(
     old = library.open(name)
     if old.fingerprint == model.bundle.fingerprint and not _lacks_audio_tokens(old, model):
         raise InvalidInput(f"bundle: {old.bundle_name} filled collection {name} already; another one was expected")
-    new = _open_target(library, old, f"{name}-next", model)
+    new = _open_target(library, old, f"{name[:_MAX_PREFIX]}-next", model)
     run = _Reembedding(old, new, model, limits)
     embedded = 0
     while True:
@@ -157,7 +159,8 @@ def _open_target(library: CollectionStore, old: Collection, name: str, model: Mo
         new = library.open(name)
     with new.catalogue.write() as connection:
         is_begun = read_meta(connection, _BEGAN_AT) is not None
-        if not is_begun and video_hashes(connection):
+        copied = read_meta(connection, COPY_OF_KEY)
+        if (not is_begun and video_hashes(connection)) or copied not in (None, old.name):
             raise Conflict(
                 f"collection {name}: exists, and is no unfinished copy of {old.name}; drop it (a backup can be "
                 "restored under another name)"

@@ -103,6 +103,26 @@ def test_another_collection_of_the_name_of_the_copy_is_kept(
     assert [videos_and_clips(library.open(name)) for name in ("videos", "videos-next")] == before
 
 
+def test_a_long_name_has_a_shorter_copy_of_one_collection_alone(
+    library: CollectionStore, models: tuple[Model, Model]
+) -> None:
+    names = [f"{'n' * 62}{last}" for last in "ab"]
+    for name in names:
+        library.create(name, models[0])
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reembed_module, "_replace", stop)
+        with pytest.raises(KeyboardInterrupt):
+            reembed(library, names[0], models[1])
+    with pytest.raises(Conflict, match=rf"n-next: exists, and is no unfinished copy of {names[1]}"):
+        reembed(library, names[1], models[1])
+    assert [reembed(library, name, models[1]).replaced for name in names] == [True, True]
+    assert library.names() == [*names, "videos"]
+
+
 def test_videos_are_added_to_the_old_collection_alone(
     library: CollectionStore, models: tuple[Model, Model], tmp_path: Path
 ) -> None:
