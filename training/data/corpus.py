@@ -148,9 +148,9 @@ def _readable(path: Path) -> Iterator[None]:
 def csv_rows(path: Path, columns: Sequence[str], delimiter: str = ",") -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (number of the row's last line from 1, {column: value}) of every row; an absent value is "".
 
-    Raises CorpusError when the file is missing, lacks one of `columns`, or is not UTF-8.
+    Raises CorpusError when the file is missing, lacks one of `columns`, has quotes that do not close, or is not UTF-8.
     """
-    reader = csv.DictReader(text_lines(path, newline=""), restval="", delimiter=delimiter)
+    reader = csv.DictReader(text_lines(path, newline=""), restval="", delimiter=delimiter, strict=True)
     try:
         names = reader.fieldnames or ()
         for column in columns:
@@ -159,7 +159,7 @@ def csv_rows(path: Path, columns: Sequence[str], delimiter: str = ",") -> Iterat
         for row in reader:
             yield reader.line_num, {column: row[column].strip() for column in columns}
     except csv.Error as error:
-        raise CorpusError(f"{path}:{reader.line_num}: {error}; CSV was expected") from None
+        raise CorpusError(f"{path}:{reader.line_num + 1}: {error}; CSV was expected") from None
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def object_of(where: str, content: str | bytes) -> Record:
     """Parse a JSON object; `where` precedes errors. Raises CorpusError when it is none."""
     try:
         value = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorpusError(f"{where}not JSON ({error}); a JSON object was expected") from None
     return _record(where, value)
 
@@ -245,7 +245,7 @@ def _read(path: Path, without: str = "") -> Any:
     content = read_text(path)
     try:
         return json.loads(content, object_hook=without_fields if without else None)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorpusError(f"{path}: not JSON ({error})") from None
 
 

@@ -111,7 +111,7 @@ def _entity_boxes(path: Path) -> dict[str, Box]:
 
 def _pixels(path: Path, element: ElementTree.Element, name: str) -> int:
     text = element.findtext(name)
-    if text is None or not text.strip().isdigit():
+    if text is None or not re.fullmatch(r"\s*[0-9]+\s*", text):
         raise CorpusError(f"{path}: {name}: {text!r}; a number of pixels was expected")
     return int(text)
 
@@ -119,6 +119,8 @@ def _pixels(path: Path, element: ElementTree.Element, name: str) -> int:
 def _box(where: str, edges: tuple[float, float, float, float], width: float, height: float) -> Box:
     """Return edges in pixels as fractions, within the picture. Raises CorpusError for an empty box."""
     left, top, right, bottom = edges
+    if min(width, height) < 1:
+        raise CorpusError(f"{where}: a picture of {width} x {height} pixels; 1 or more were expected")
     box = (max(left / width, 0.0), max(top / height, 0.0), min(right / width, 1.0), min(bottom / height, 1.0))
     if box[0] >= box[2] or box[1] >= box[3]:
         raise CorpusError(f"{where}: {edges} in a picture of {width} x {height} pixels; an area of it was expected")
@@ -137,7 +139,7 @@ def refcoco(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
     regions: dict[int, list[Region]] = {}
     for record in _references(path):
         official = record.fields.get("split")
-        if official not in _SPLITS:
+        if not isinstance(official, str) or official not in _SPLITS:
             raise unexpected(record, "split", f"one of {tuple(_SPLITS)}")
         if _SPLITS[official] != split:
             continue

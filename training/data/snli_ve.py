@@ -26,7 +26,7 @@ ORIGIN = Origin(
     split_rule="official: train, dev (validation), test",
 )
 FILES = {"train": "snli_ve_train.jsonl", "val": "snli_ve_dev.jsonl", "test": "snli_ve_test.jsonl"}
-LABELS: dict[object, EntailmentLabel] = {
+LABELS: dict[str, EntailmentLabel] = {
     "entailment": "entailed",
     "neutral": "neutral",
     "contradiction": "contradicted",
@@ -48,7 +48,7 @@ def snli_ve(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
         label = record.fields.get("gold_label")
         if label == NO_CONSENSUS:
             continue
-        if label not in LABELS:
+        if not isinstance(label, str) or label not in LABELS:
             raise unexpected(record, "gold_label", f"one of {[*LABELS, NO_CONSENSUS]}")
         by_picture.setdefault(key, []).append(Hypothesis(sentence, LABELS[label]))
     for key, hypotheses in by_picture.items():

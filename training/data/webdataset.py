@@ -113,7 +113,7 @@ def _sample(shard: Path, key: str, parts: dict[str, bytes]) -> Sample:
         raise CorpusError(f"{shard}: {key}.json: missing; every picture needs its annotation")
     try:
         record = json.loads(parts["json"])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorpusError(f"{shard}: {key}.json: not JSON ({error})") from None
     if not isinstance(record, dict):
         raise CorpusError(f"{shard}: {key}.json: {type(record).__name__}; a JSON object was expected")

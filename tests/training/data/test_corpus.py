@@ -73,6 +73,15 @@ def test_records_say_where_they_stand(tmp_path: Path) -> None:
     assert [record.where for record in read_json_lines(path)] == [f"{path}:2: "]
 
 
+def test_a_quote_that_does_not_close_is_an_error_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('a,b\n1,"a ""b"", c"\n2,3\n')
+    assert list(csv_rows(path, ("b",))) == [(2, {"b": 'a "b", c'}), (3, {"b": "3"})]
+    path.write_text('a,b\n1,2\n3,"a man\n4,5\n')
+    with pytest.raises(CorpusError, match=r"a\.csv:3: unexpected end of data; CSV was expected"):
+        list(csv_rows(path, ("b",)))
+
+
 def words(record: Record) -> list[str]:
     return texts_of(record, "a", "a word")
 
@@ -83,6 +92,7 @@ def words(record: Record) -> list[str]:
         ('{"a": ["x"]}\n{"a": 3}', r"a\.jsonl:2: a: 3; a list was expected"),
         ('{"a": ["x", " "]}', r"a\.jsonl:1: a\[1\]: ' '; a word was expected"),
         ('{"a": ["x"]}\n\n[]', r"a\.jsonl:3: \[\]; a JSON object was expected"),
+        ("[" * 100_000, r"a\.jsonl:1: not JSON \(.*\); a JSON object was expected"),
         ('{"a": ["x"]}\n{', r"a\.jsonl:2: not JSON \(.*\); a JSON object was expected"),
     ],
 )

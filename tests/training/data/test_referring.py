@@ -53,6 +53,11 @@ def test_phrases_of_flickr30k_entities_have_the_box_around_all_theirs(tmp_path: 
         ({"sentence": "[/EN#1 Two guys] run"}, r"36979\.txt:1: phrase: .* \[/EN#NUMBER/TYPE WORDS\] was expected"),
         ({"xml": XML.replace("<xmax>20", "<xmax>2x")}, r"36979\.xml: bndbox/xmax: '2x'; a number of pixels"),
         ({"xml": XML.replace("<xmax>20", "<xmax>5")}, r"36979\.xml: object/bndbox: \(10, 5, 5, 25\)"),
+        (
+            {"xml": XML.replace("<width>100", "<width>0")},
+            r"36979\.xml: object/bndbox: a picture of 0 x 50 pixels",
+        ),
+        ({"xml": XML.replace("<width>100", "<width>\u00b2")}, r"36979\.xml: size/width: '\u00b2'; a number of pixels"),
         ({"xml": XML.replace("</annotation>", "")}, r"36979\.xml:4: .*XML was expected"),
     ],
 )
@@ -85,6 +90,7 @@ def test_expressions_of_refcoco_are_regions_of_their_image(tmp_path: Path) -> No
     ("change", "message"),
     [
         (lambda refs: [refs[0] | {"ann_id": 4}], r"refs\[0\]\.ann_id: 4; the id of one of annotations"),
+        (lambda refs: [refs[0] | {"split": ["val"]}], r"refs\[0\]\.split: \['val'\]; one of"),
         (lambda refs: [refs[0] | {"split": "dev"}], r"refs\[0\]\.split: 'dev'; one of"),
         (lambda refs: [refs[0] | {"sentences": [{"sent": " "}]}], r"refs\[0\]\.sentences\[0\]\.sent: ' '"),
         (lambda refs: Path("/"), r"refs\(unc\)\.p: not a pickle of plain values: it names pathlib"),

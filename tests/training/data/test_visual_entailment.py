@@ -92,6 +92,7 @@ def test_both_pictures_of_a_sentence_are_packed_as_clips(pairs: Path) -> None:
     ("field", "value", "reason"),
     [
         ("gold_label", "maybe", "gold_label: 'maybe'; one of"),
+        ("gold_label", ["neutral"], r"gold_label: \['neutral'\]; one of"),
         ("sentence2", " ", "sentence2: ' '; a sentence was expected"),
         ("Flickr30K_ID", None, "Flickr30K_ID: None"),
     ],
