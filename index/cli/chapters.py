@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from vitascope.cli.options import add_bundle, add_engine, add_model, add_server, server_url
+from vitascope.cli.options import add_inference_options, server_url
 from vitascope.durable_files import atomic_path
 from vitascope.errors import InvalidInput, StorageError
 
@@ -61,10 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--format", choices=FORMATS, default="text", help="format (default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="file to write (default: standard output)")
-    add_bundle(parser)
-    add_engine(parser)
-    add_server(parser)
-    add_model(parser)
+    add_inference_options(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

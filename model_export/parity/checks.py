@@ -23,7 +23,7 @@ from model_export.graphs import (
     run_torch,
 )
 from model_export.parity.cases import Case, InputKind
-from model_export.parity.variants import NEAR_TIE, row_cosines
+from model_export.parity.variants import NEAR_TIE
 from model_export.weights import LARGER_PRECISIONS, Precision
 from training.data.packed import Packed
 from training.evaluation.encoder import Encoder, embed_corpus, embed_texts
@@ -42,6 +42,7 @@ from vitascope.bundle.parity_report import (
 from vitascope.bundle.parts import OmitDefaultsModel
 from vitascope.engines.onnx_runtime import OnnxRuntimeEngine
 from vitascope.errors import VitascopeError
+from vitascope.scoring import row_cosines
 
 T = TypeVar("T")
 
@@ -177,7 +178,7 @@ def compare_output(
         output=output,
         inputs=kind,
         shapes=[list(a.shape) for a in expected],
-        max_difference=max(float(np.abs(a - b).max()) for a, b in zip(expected, actual, strict=True)),
+        max_difference=float(np.max([np.abs(a - b).max() for a, b in zip(expected, actual, strict=True)])),
         cosine=_min_cosine(expected, actual),
         probability_difference=probability_difference(output, expected, actual),
     )
@@ -191,7 +192,7 @@ def probability_difference(output: str, expected: Sequence[np.ndarray], actual: 
         return None
     probabilities = expit if expected[0].ndim == 1 else partial(softmax, axis=1)
     pairs = zip(expected, actual, strict=True)
-    return max(float(np.abs(probabilities(a) - probabilities(b)).max()) for a, b in pairs)
+    return float(np.max([np.abs(probabilities(a) - probabilities(b)).max() for a, b in pairs]))  # max() loses NaN
 
 
 def _raise_first(violations: Iterable[str]) -> None:
@@ -207,7 +208,7 @@ def _min_cosine(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) ->
     # Equal rows of zeros, such as a mask, have no cosine.
     same = [(a == b).reshape(len(a), -1).all(axis=1) for a, b in zip(expected, actual, strict=True)]
     pairs = zip(expected, actual, same, strict=True)
-    return min(float(np.where(equal, 1.0, row_cosines(a, b)).min()) for a, b, equal in pairs)
+    return float(np.min([np.where(equal, 1.0, row_cosines(a, b)).min() for a, b, equal in pairs]))
 
 
 @dataclass(frozen=True)

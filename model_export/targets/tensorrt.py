@@ -30,7 +30,6 @@ from model_export.graphs import Arrays, ManifestSizes, random_sounds, random_str
 from model_export.onnx_graph import copy_model
 from model_export.parity.cases import example_texts
 from model_export.parity.checks import ParityError, library_versions, probability_difference
-from model_export.parity.variants import row_cosines
 from model_export.targets.tensorrt_graphs import SOURCE, to_float16, to_int8, unsupported
 from model_export.weights import store
 from training.bundle_checkpoint import CHECKPOINT_KEY
@@ -45,6 +44,7 @@ from vitascope.bundle.parity_report import SourceBundle
 from vitascope.engines.onnx_runtime import OnnxRuntimeEngine
 from vitascope.errors import InvalidInput
 from vitascope.integrations.tensorrt.onnx_rewrites import prepare_for_tensorrt
+from vitascope.scoring import row_cosines
 
 Types = Literal["float16", "int8"]
 
@@ -249,7 +249,7 @@ def _check_output(
         "graph": graph,
         "output": output,
         "types": types,
-        "max_difference": max(float(np.abs(a - b).max()) for a, b in zip(expected, actual, strict=True)),
+        "max_difference": float(np.max([np.abs(a - b).max() for a, b in zip(expected, actual, strict=True)])),
     }
     where = f"{graph}: output {output!r} in {types}"
     # Each comparison is written so that NaN fails.
@@ -258,7 +258,7 @@ def _check_output(
         if not difference <= limit:
             raise ParityError(f"{where} differs by a probability of {difference:.3g}; at most {limit:g} was expected")
         return check | {"probability_difference": difference}
-    cosine = min(float(row_cosines(a, b).min()) for a, b in zip(expected, actual, strict=True))
+    cosine = float(np.min([row_cosines(a, b).min() for a, b in zip(expected, actual, strict=True)]))
     if not cosine >= MIN_COSINE[types]:
         raise ParityError(f"{where} has a cosine of {cosine:.5f}; at least {MIN_COSINE[types]:g} was expected")
     return check | {"cosine": cosine}

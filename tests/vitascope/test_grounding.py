@@ -13,6 +13,8 @@ from tests.media_files import solid, write_video
 from tests.small_bundle import BOX, COLOURS, make_small_bundle
 from tests.vitascope.test_captions import tokens_of
 from vitascope.bundle.bundle import Bundle
+from vitascope.bundle.graph_specs import BOX as BOX_OUTPUT
+from vitascope.bundle.graph_specs import HEAT_LOGITS
 from vitascope.cli.main import main
 from vitascope.errors import BundleCorrupt, InvalidInput, TaskMissing
 from vitascope.model import Model
@@ -36,6 +38,15 @@ def test_a_phrase_has_a_box_and_a_point_where_the_heat_map_is_largest(bundle: Pa
     assert red.box.in_pixels(320, 180) == {"left": 160, "top": 45, "right": 280, "bottom": 135}
     with pytest.raises(InvalidInput, match="visual_tokens: float32 of shape"):
         model.ground(["red"], tokens_of(model, "red", "red"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_large_negative_heat_logits_do_not_overflow(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model.open(bundle, threads=1, device="cpu")
+    outputs = {HEAT_LOGITS: np.array([[[-100, -2]]], np.float32), BOX_OUTPUT: np.array([[0, 0, 1, 1]], np.float32)}
+    monkeypatch.setattr(model, "run_graph", lambda *_: outputs)
+    (place,) = model.ground(["red"], tokens_of(model, "red"))
+    assert place.heat_map.ravel().tolist() == pytest.approx([0.0, 1 / (1 + np.exp(2))])
 
 
 def test_adding_the_task_needs_no_new_index_and_its_weights_are_its_own(bundle: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from training.data.example import Question
+from training.data.scenes.description import with_article
 
 
 def caption_words(caption: str) -> list[str]:
@@ -85,7 +86,7 @@ def _presence(sentences: list[list[str]], rng: random.Random) -> Iterator[Questi
 
 
 def _is_there(noun: str) -> str:
-    return f"is there {noun}?" if noun in UNCOUNTABLE else f"is there a{'n' * (noun[0] in 'aeiou')} {noun}?"
+    return f"is there {noun if noun in UNCOUNTABLE else with_article(noun)}?"
 
 
 def _animal(sentences: list[list[str]]) -> Iterator[Question]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 from scipy.optimize import minimize, minimize_scalar
+from scipy.special import expit, log_softmax
 
 from training.data.packed import Packed
 from training.evaluation.encoder import Encoder, embed_texts, match_logits
@@ -218,10 +219,8 @@ def answer_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
     """Return the temperature with the least negative log-likelihood of logits (n, answers) and targets (n,) int."""
 
     def loss(log_temperature: float) -> float:
-        z = logits / np.exp(log_temperature)
-        z = z - z.max(axis=1, keepdims=True)
-        log_sum = np.log(np.exp(z).sum(axis=1))
-        return float((log_sum - z[np.arange(len(z)), targets]).mean())
+        log_probabilities = log_softmax(logits / np.exp(log_temperature), axis=1)
+        return float(-log_probabilities[np.arange(len(targets)), targets].mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=(-2.0, 3.0), method="bounded").x))
 
@@ -236,7 +235,7 @@ def _logistic(features: np.ndarray, label: np.ndarray, weight: np.ndarray) -> li
     def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
         z = x @ w
         error = np.logaddexp(0.0, z) - label * z
-        slope = 1.0 / (1.0 + np.exp(-z)) - label
+        slope = expit(z) - label
         return (
             float((weight * error).sum() / total + PENALTY * (w @ w)),
             x.T @ (weight * slope) / total + 2 * PENALTY * w,

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from vitascope.cli.completion import no_completion
-from vitascope.cli.options import add_bundle, add_engine, add_model, add_server, server_url
+from vitascope.cli.options import add_inference_options, server_url
 from vitascope.cli.output import USED_SOUND, plain_table
 
 EPILOG = """\
@@ -46,10 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="minimum probability of an answer (default: %(default)s)",
     )
-    add_bundle(parser)
-    add_engine(parser)
-    add_server(parser)
-    add_model(parser)
+    add_inference_options(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -107,7 +104,8 @@ def show(result: dict[str, Any], console: Console) -> None:
         is_answer = position == 0 and not result["abstained"]
         table.add_row(f"{answer['probability']:.3f}", escape(answer["text"]), style="bold" if is_answer else None)
     if result["abstained"]:
-        console.print("No answer: all probabilities are below the minimum")
+        reason = "all probabilities are below the minimum" if result["answers"] else "the vocabulary has no candidate"
+        console.print(f"No answer: {reason}")
     console.print(table)
     if "audio" in result["modalities"]:
         console.print(USED_SOUND)

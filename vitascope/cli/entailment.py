@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from vitascope.cli.completion import no_completion
-from vitascope.cli.options import add_bundle, add_engine, add_model, add_server, server_url
+from vitascope.cli.options import add_inference_options, server_url
 from vitascope.cli.output import USED_SOUND, plain_table
 from vitascope.entailment import LABELS
 
@@ -30,10 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("file", type=Path, metavar="FILE", help="video or image")
     no_completion(parser.add_argument("hypotheses", nargs="+", metavar="SENTENCE", help="a sentence, in quotes"))
-    add_bundle(parser)
-    add_engine(parser)
-    add_server(parser)
-    add_model(parser)
+    add_inference_options(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

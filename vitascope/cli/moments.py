@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from vitascope.cli.completion import no_completion
-from vitascope.cli.options import add_bundle, add_engine, add_model, add_server, server_url
-from vitascope.cli.output import format_score, format_tenths, plain_table
+from vitascope.cli.options import add_inference_options, server_url
+from vitascope.cli.output import format_score, plain_table
+from vitascope.time_format import format_tenths
 
 EPILOG = """\
 Each sentence gets its best moments: spans of the video, finer than the clips that a search returns, with scores from 0
@@ -34,10 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top", type=int, default=5, metavar="N", help="number of moments of each sentence (default: %(default)s)"
     )
-    add_bundle(parser)
-    add_engine(parser)
-    add_server(parser)
-    add_model(parser)
+    add_inference_options(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -175,6 +175,14 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_inference_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a model that runs on this machine or in a service."""
+    add_bundle(parser)
+    add_engine(parser)
+    add_server(parser)
+    add_model(parser)
+
+
 def server_url(args: argparse.Namespace) -> str | None:
     """Return the URL of the service to use; None for the data folder.
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vitascope.terminal_text import escape_controls
+from vitascope.time_format import format_span, format_tenths, format_time
 
 MAX_TRANSCRIPT_CHARS = 60
 """Length of the text of a clip in tables."""
@@ -68,24 +69,6 @@ def plain_table(*columns: str) -> Table:
         else:
             table.add_column(name, overflow="fold")
     return table
-
-
-def format_time(seconds: float) -> str:
-    """Format seconds as ``m:ss``, or ``h:mm:ss`` from an hour on."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def format_tenths(seconds: float) -> str:
-    """Format seconds as ``format_time`` does, with tenths."""
-    tenths = round(seconds * 10)
-    return f"{format_time(tenths // 10)}.{tenths % 10}"
-
-
-def format_span(start: float, end: float, format_seconds: Callable[[float], str] = format_time) -> str:
-    """Format start and end in seconds as ``m:ss-m:ss``; empty for an image, which has no duration."""
-    return "" if end <= start else f"{format_seconds(start)}-{format_seconds(end)}"
 
 
 class ProgressBar:

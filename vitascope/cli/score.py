@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from vitascope.cli.completion import no_completion
-from vitascope.cli.options import add_bundle, add_engine, add_model, add_server, server_url
-from vitascope.cli.output import USED_SOUND, format_score, format_time, plain_table
+from vitascope.cli.options import add_inference_options, server_url
+from vitascope.cli.output import USED_SOUND, format_score, plain_table
 from vitascope.errors import InvalidInput
+from vitascope.time_format import format_time
 
 EPILOG = """\
 Scores:
@@ -50,10 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of frames for EMScore (default: 0, no EMScore)",
     )
-    add_bundle(parser)
-    add_engine(parser)
-    add_server(parser)
-    add_model(parser)
+    add_inference_options(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,7 +31,7 @@ def format_srt(segments: Iterable[SpeechSegment]) -> str:
 def format_vtt(segments: Iterable[SpeechSegment]) -> str:
     """Return segments as WebVTT."""
     blocks = (
-        f"\n{_time(segment.start, '.')} --> {_time(segment.end, '.')}\n{_escape(text)}\n"
+        f"\n{_time(segment.start, '.')} --> {_time(segment.end, '.')}\n{html.escape(text, quote=False)}\n"
         for segment, text in _cues(segments)
     )
     return "WEBVTT\n" + "".join(blocks)
@@ -94,10 +95,6 @@ def _cues(segments: Iterable[SpeechSegment]) -> Iterator[tuple[SpeechSegment, st
 def _one_line(text: str) -> str:
     """Return a text without control characters and with single spaces."""
     return " ".join(re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", " ", text).split())
-
-
-def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _time(seconds: float, mark: str) -> str:

@@ -232,8 +232,13 @@ def noun_phrase(
         after.append(choose(options, style, f"{slot}/digit"))
     text = " ".join([*(a for a in adjectives if a), noun, *after])
     if article == "a":
-        return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
+        return with_article(text)
     return f"{article} {text}" if article else text
+
+
+def with_article(phrase: str) -> str:
+    """Return a phrase with "a" or "an", by its first letter."""
+    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
 def _attributes(mention: Mention) -> list[tuple[str, str]]:

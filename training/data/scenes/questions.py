@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from training.data.scenes.captions import mentions_held_out
-from training.data.scenes.description import TOWARDS, Clause, Description, Mention, holds
+from training.data.scenes.description import TOWARDS, Clause, Description, Mention, holds, with_article
 from training.data.scenes.world import COLOURS, DIRECTIONS, PATTERNS, SHAPES, SIZES, TURNS, Event, Thing, World
 
 QuestionAnswer = tuple[str, str]
@@ -202,8 +202,7 @@ def _existence_question(world: World, rng: Random, true: bool) -> tuple[str, Des
             mention = replace(mention, colour=rng.choice(list(COLOURS)))
         else:
             mention = replace(mention, shape=rng.choice(SHAPES))
-    article = "an" if str(mention.colour)[0] in "aeiou" else "a"
-    return f"is there {article} {mention.colour} {mention.shape}?", Description((mention,), ())
+    return f"is there {with_article(f'{mention.colour} {mention.shape}')}?", Description((mention,), ())
 
 
 def _attribute_question(world: World, rng: Random, true: bool) -> tuple[str, Description] | None:

@@ -7,6 +7,7 @@ from itertools import pairwise
 from random import Random
 from typing import Any
 
+from training.data.scenes.description import with_article
 from training.data.scenes.questions import unique_name
 from training.data.scenes.sound_captions import UNITS
 from training.data.scenes.sounds import (
@@ -57,7 +58,7 @@ def sound_questions(soundtrack: Soundtrack, rng: Random) -> Questions:
         any_sound = rng.choice(("is any sound heard?", "can anything be heard?"))
         questions.append((any_sound, "yes" if sounds else "no", "yesno"))
     voice = rng.choice(voices if sounds and rng.random() < 0.5 else VOICES)
-    questions.append((f"is {_with_article(voice)} heard?", "yes" if voice in voices else "no", "yesno"))
+    questions.append((f"is {with_article(voice)} heard?", "yes" if voice in voices else "no", "yesno"))
     for sound in sounds:
         questions += _questions_about(sound, rng)
     instruments = [voice for voice in voices if voice in INSTRUMENTS]
@@ -85,10 +86,6 @@ def _questions_about(sound: Sound, rng: Random) -> Questions:
     if sound.height:
         questions.append((f"is the {sound.voice} high or low?", sound.height, "height"))
     return questions
-
-
-def _with_article(voice: str) -> str:
-    return f"{'an' if voice[0] in 'aeio' else 'a'} {voice}"
 
 
 def joint_questions(world: World, soundtrack: Soundtrack, rng: Random) -> Questions:

@@ -18,6 +18,7 @@ from vitascope.engines.onnx_runtime import Array, Engine, OnnxRuntimeEngine, Pla
 from vitascope.errors import EngineError, EngineUnavailable, InvalidInput, TaskMissing
 from vitascope.integrations.kserve import served_name, server_url
 from vitascope.integrations.kserve.server import InferenceServer, parse_spec
+from vitascope.scoring import row_cosines
 
 FINGERPRINT = "vitascope_fingerprint"
 """Parameter of a model's configuration with the fingerprint of its bundle."""
@@ -235,8 +236,7 @@ def _compare(graph: str, output: str, local: Array, remote: Array) -> OutputDiff
         raise EngineError(f"{where} has the shape {remote.shape}; {local.shape}, as in this process, was expected")
     is_logit = local.ndim == 1
     a, b = (x.astype(np.float64).reshape(1 if is_logit else len(x), -1) for x in (local, remote))
-    cosines = (a * b).sum(axis=1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-30)
-    cosine = float(np.where((a == b).all(axis=1), 1.0, cosines).min())  # equal rows of zeros have no cosine
+    cosine = float(np.where((a == b).all(axis=1), 1.0, row_cosines(a, b)).min())  # equal rows of zeros have no cosine
     difference = OutputDifference(graph, output, cosine, float(np.abs(a - b).max()))
     # Written so that NaN fails.
     if is_logit and not np.all(np.abs(a - b) <= MAX_LOGIT_ERROR * np.maximum(1.0, np.abs(a))):
