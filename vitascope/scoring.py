@@ -61,6 +61,14 @@ def normalize_rows(rows: NDArray[Float]) -> NDArray[Float]:
     return normalized
 
 
+def row_cosines(a: Scores, b: Scores) -> _Float64:
+    """Return the cosine (B,) of each pair of rows; further axes are flattened. Rows of zeros have cosine 0."""
+    a, b = (x.reshape(len(x), -1).astype(np.float64) for x in (a, b))
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosines: _Float64 = (a * b).sum(axis=1) / np.maximum(norms, 1e-30)
+    return cosines
+
+
 @dataclass(frozen=True)
 class Match:
     """Match logits and calibrated probabilities, each (B,) float32."""
@@ -85,28 +93,28 @@ def similarity_probability(calibration: Calibration, similarity: Scores) -> _Flo
     return _sigmoid(scale * np.asarray(similarity, np.float64) + bias)
 
 
-def sound_evidence(heard: Scores, sounds: int) -> _Float64:
+def sound_evidence(audio_z: Scores, sound_count: int) -> _Float64:
     """Return the evidence (B,), 0 to 1, that sounds fit: 0.5 where a cosine is the highest of so many by chance.
 
     Args:
-        heard: Cosines (B,) with sounds, in standard deviations above the mean of the query's.
-        sounds: How many clips have sound.
+        audio_z: Cosines (B,) with sounds, in standard deviations above the mean of the query's.
+        sound_count: How many clips have sound.
     """
-    chance = math.sqrt(2 * math.log(max(2, sounds)))
-    return _sigmoid(SOUND_SLOPE * (np.asarray(heard, np.float64) - chance))
+    chance = math.sqrt(2 * math.log(max(2, sound_count)))
+    return _sigmoid(SOUND_SLOPE * (np.asarray(audio_z, np.float64) - chance))
 
 
-def joint_evidence(seen: Scores, heard: Scores, sounds: int) -> _Float64:
+def joint_evidence(visual_z: Scores, audio_z: Scores, sound_count: int) -> _Float64:
     """Return the evidence (B,), 0 to 1, that pictures and sounds fit together: a sentence may need both.
 
     Each alone may fit many clips. It is 0.5 where the sum is `JOINT_MARGIN` above the highest of so many by chance.
 
     Args:
-        seen: Cosines (B,) with pictures, in standard deviations above the mean of the query's.
-        heard: The same with sounds.
-        sounds: How many clips have sound.
+        visual_z: Cosines (B,) with pictures, in standard deviations above the mean of the query's.
+        audio_z: The same with sounds.
+        sound_count: How many clips have sound.
     """
-    return sound_evidence((np.asarray(seen) + np.asarray(heard)) / math.sqrt(2) - JOINT_MARGIN, sounds)
+    return sound_evidence((np.asarray(visual_z) + np.asarray(audio_z)) / math.sqrt(2) - JOINT_MARGIN, sound_count)
 
 
 def combine_evidence(*evidence: Scores) -> _Float64:

@@ -41,10 +41,10 @@ class Candidate:
         ranks: from 1, by signal in whose ranking it is.
         words: weighted score of the query's words in its speech, screen text, caption and name, 0 to 1.
         word_scores: score of the query's words by signal that has any.
-        sound: weighted evidence that its sound fits, 0 to 1; None: not compared.
-        fits: probabilities that its pictures fit each text of a query with several; empty for other queries.
-        contrasted: such probabilities for each text of positive weight less those of negative weight.
-        sounds: evidence that its sound fits each of these, 0 to 1; empty: not compared.
+        sound_fit: weighted evidence that its sound fits, 0 to 1; None: not compared.
+        picture_fits: probabilities that its pictures fit each text of a query with several; empty for other queries.
+        contrasted_fits: such probabilities for each text of positive weight less those of negative weight.
+        sound_fits: evidence that its sound fits each of these, 0 to 1; empty: not compared.
     """
 
     clip_id: int
@@ -53,10 +53,10 @@ class Candidate:
     ranks: Mapping[SearchSignal, int] = field(default_factory=dict)
     words: float = 0.0
     word_scores: Mapping[WordSignal, float] = field(default_factory=dict)
-    sound: float | None = None
-    fits: tuple[float, ...] = ()
-    contrasted: tuple[float, ...] = ()
-    sounds: tuple[float, ...] = ()
+    sound_fit: float | None = None
+    picture_fits: tuple[float, ...] = ()
+    contrasted_fits: tuple[float, ...] = ()
+    sound_fits: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,10 @@ class CandidateFilter:
 
 
 def main_signal(signals: Iterable[SearchSignal]) -> Signal:
-    """Return the signal that gives a search's results their ``similarity``; a clip that lacks it has the other's."""
+    """Return the signal whose cosine is a result's ``similarity``: visual, or audio if no pictures are searched.
+
+    It is visual if neither is searched. A clip that lacks it has the cosine of the other.
+    """
     searched = set(signals)
     return "audio" if "audio" in searched and "visual" not in searched else "visual"
 

@@ -35,7 +35,7 @@ class Spread(NamedTuple):
     mean: float
     deviation: float
 
-    def deviations(self, cosines: Float64) -> Float64:
+    def z_scores(self, cosines: Float64) -> Float64:
         """Return cosines (C,) in standard deviations above the mean."""
         return (cosines - self.mean) / self.deviation
 
@@ -61,14 +61,14 @@ class Evidence:
         weights: of the signals, 0 to 1.
         calibration: of cosines with pictures; None if there is none for the query.
         spreads: of the query's cosines by embedding signal; without it: not needed or not known.
-        sounds: number of clips with sound.
+        sound_count: number of clips with sound.
         texts: of a query with several, of positive weight; clips should fit all of them.
     """
 
     weights: Mapping[SearchSignal, float]
     calibration: Calibration | None
     spreads: Mapping[Signal, Spread]
-    sounds: int = 0
+    sound_count: int = 0
     texts: tuple[TextEvidence, ...] = ()
 
     @property
@@ -103,13 +103,13 @@ class Evidence:
         audio, visual = self.spreads["audio"], self.spreads.get("visual")
         if not is_calibrated(self.calibration):
             if visual is not None:
-                cosines = np.clip(visual.mean + audio.deviations(cosines) * visual.deviation, -1, 1)
+                cosines = np.clip(visual.mean + audio.z_scores(cosines) * visual.deviation, -1, 1)
             return self.of_pictures(cosines)
-        heard = audio.deviations(cosines)
-        alone = sound_evidence(heard, self.sounds)
+        audio_z = audio.z_scores(cosines)
+        alone = sound_evidence(audio_z, self.sound_count)
         if visual is None or "visual" not in self.weights:
             return alone
-        together = joint_evidence(visual.deviations(pictures), heard, self.sounds)
+        together = joint_evidence(visual.z_scores(pictures), audio_z, self.sound_count)
         return combine_evidence(alone, np.nan_to_num(together))
 
 
@@ -125,8 +125,8 @@ def measure_evidence(
     if "audio" in weights:
         dim = queries.shape[1]
         samples = {each: sample_embeddings(connection, dim, newest_clip, SAMPLE_SIZE, each) for each in SIGNALS}
-    sounds = count_embeddings(connection, "audio") if samples else 0
-    return [Evidence(weights, calibration, _measure_spreads(samples, query), sounds) for query in queries]
+    sound_count = count_embeddings(connection, "audio") if samples else 0
+    return [Evidence(weights, calibration, _measure_spreads(samples, query), sound_count) for query in queries]
 
 
 def _measure_spreads(samples: Mapping[Signal, Float32], query: Float32) -> dict[Signal, Spread]:
@@ -209,8 +209,8 @@ def _merge(
                 ranks if match is None else {**ranks, **match.ranks},
                 words=0.0 if match is None else match.score,
                 word_scores={} if match is None else match.scores,
-                fits=() if pictured is None else pictured.fits,
-                contrasted=() if pictured is None else pictured.contrasted,
+                picture_fits=() if pictured is None else pictured.picture_fits,
+                contrasted_fits=() if pictured is None else pictured.contrasted_fits,
             )
         )
     return merged
@@ -222,12 +222,12 @@ def with_sound(connection: sqlite3.Connection, candidates: Sequence[Candidate], 
         return list(candidates)
     if evidence.texts:
         fits = _sound_fits(connection, candidates, evidence.texts).tolist()
-        return [replace(candidate, sounds=tuple(row)) for candidate, row in zip(candidates, fits, strict=True)]
+        return [replace(candidate, sound_fits=tuple(row)) for candidate, row in zip(candidates, fits, strict=True)]
     cosines = np.array([candidate.cosines.get("audio", -1.0) for candidate in candidates], np.float64)
     pictures = np.array([candidate.cosines.get("visual", np.nan) for candidate in candidates], np.float64)
     values = evidence.weights["audio"] * evidence.of_sound(cosines, pictures)
     return [
-        replace(candidate, sound=value if "audio" in candidate.cosines else None)
+        replace(candidate, sound_fit=value if "audio" in candidate.cosines else None)
         for candidate, value in zip(candidates, values.tolist(), strict=True)
     ]
 
@@ -255,7 +255,7 @@ def signal_evidence(candidates: Sequence[Candidate], evidence: Evidence) -> Floa
     cosines = np.array([candidate.cosines.get("visual", -1.0) for candidate in candidates], np.float64)
     has_pictures = np.array(["visual" in candidate.cosines for candidate in candidates], bool)
     seen = evidence.weights.get("visual", 0.0) * np.where(has_pictures, evidence.of_pictures(cosines), 0.0)
-    heard = np.array([candidate.sound or 0.0 for candidate in candidates])
+    heard = np.array([candidate.sound_fit or 0.0 for candidate in candidates])
     return evidence.combine(seen, heard)
 
 
@@ -263,7 +263,7 @@ def _fit_of_all_texts(candidates: Sequence[Candidate], evidence: Evidence) -> Fl
     """Return the evidence (C,) that the pictures or the sound of candidates fit each of several texts."""
     fits = np.zeros((len(SIGNALS), len(candidates), len(evidence.texts)))
     for row, candidate in enumerate(candidates):
-        for signal, values in zip(fits, (candidate.contrasted, candidate.sounds), strict=True):
+        for signal, values in zip(fits, (candidate.contrasted_fits, candidate.sound_fits), strict=True):
             signal[row] = values or 0.0
     weights = [evidence.weights.get(signal, 0.0) for signal in SIGNALS]
     largest = max(weights)

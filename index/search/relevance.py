@@ -85,17 +85,17 @@ def clip_relevance(
     for candidate in candidates:
         score = scores.get(candidate.clip_id)
         fused, has_sound = (None, False) if score is None else (score.fused, score.has_sound)
-        row = probabilities.get(candidate.clip_id) or ([0.0] * len(request.conditions) if candidate.sounds else [])
-        sounds = iter(candidate.sounds)
+        row = probabilities.get(candidate.clip_id) or ([0.0] * len(request.conditions) if candidate.sound_fits else [])
+        sound_fits = iter(candidate.sound_fits)
         words = candidate.words if candidate.words >= MOST_WORDS else 0.0
         conditions = []
         for part, probability in zip(request.conditions, row, strict=False):
             fit = probability if fused is None or part.weight < 0 else fused
-            fit = max(fit, words, next(sounds, 0.0)) if part.weight > 0 else fit
+            fit = max(fit, words, next(sound_fits, 0.0)) if part.weight > 0 else fit
             conditions.append(Condition(part.text, part.weight, fit, (fit >= GOOD_MATCH) == (part.weight > 0)))
         value = row[0] if request.is_text and fused is None and row else fused
-        if request.is_text and is_calibrated(request.calibration) and candidate.sound is not None and not has_sound:
-            value = max(value or 0.0, candidate.sound / evidence.weights["audio"])
+        if request.is_text and is_calibrated(request.calibration) and candidate.sound_fit is not None and not has_sound:
+            value = max(value or 0.0, candidate.sound_fit / evidence.weights["audio"])
         if conditions and request.has_texts_only:
             value = min(c.relevance if c.weight > 0 else 1 - c.relevance for c in conditions)
         elif value is not None or (words and not evidence.searches_embeddings):
@@ -110,13 +110,13 @@ def _text_probabilities(
     """Return by clip id the probabilities (T) that it fits each text; empty if they are unknown."""
     if request.calibration is None or not (request.is_text or request.conditions):
         return {}
-    known = {candidate.clip_id: list(candidate.fits) for candidate in candidates if candidate.fits}
+    known = {candidate.clip_id: list(candidate.picture_fits) for candidate in candidates if candidate.picture_fits}
     if request.is_text:
         pictured = (candidate for candidate in candidates if "visual" in candidate.cosines)
         cosines = {candidate.clip_id: [candidate.cosines["visual"]] for candidate in pictured}
     else:
         texts = np.stack([part.embedding for part in request.conditions])
-        unknown = [candidate.clip_id for candidate in candidates if not candidate.fits]
+        unknown = [candidate.clip_id for candidate in candidates if not candidate.picture_fits]
         stored = load_embeddings(connection, unknown, texts.shape[1])
         cosines = {clip_id: (texts @ embedding).tolist() for clip_id, embedding in stored.items()}
     if not cosines:
@@ -215,11 +215,11 @@ def condition_candidates(
     ids, embeddings = np.array(list(stored)), np.stack(list(stored.values()))
     # Not matrix products, in which equal rows may have products that differ in the last bit.
     cosines = np.stack([(embeddings * part.embedding).sum(axis=1) for part in request.conditions], axis=1)
-    fits = similarity_probability(request.calibration, cosines)
-    contrasted = similarity_probability(request.calibration, (cosines[:, None] * contrasts).sum(axis=2))
-    assert fits is not None
-    assert contrasted is not None
-    fit = np.prod(contrasted**exponents, axis=1)
+    picture_fits = similarity_probability(request.calibration, cosines)
+    contrasted_fits = similarity_probability(request.calibration, (cosines[:, None] * contrasts).sum(axis=2))
+    assert picture_fits is not None
+    assert contrasted_fits is not None
+    fit = np.prod(contrasted_fits**exponents, axis=1)
     similarities = np.clip((embeddings * query).sum(axis=1), -1, 1)
     order = [index for index in np.lexsort((ids, -fit)) if similarities[index] >= clip_filter.min_similarity]
     return [
@@ -228,8 +228,8 @@ def condition_candidates(
             float(similarities[index]),
             {"visual": float(similarities[index])},
             {"visual": rank},
-            fits=tuple(fits[index].tolist()),
-            contrasted=tuple(contrasted[index].tolist()),
+            picture_fits=tuple(picture_fits[index].tolist()),
+            contrasted_fits=tuple(contrasted_fits[index].tolist()),
         )
         for rank, index in enumerate(order, 1)
     ]

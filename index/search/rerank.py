@@ -119,7 +119,7 @@ def rerank(
     own = [scored[candidate.clip_id] or PairScores(0.0, 0.0) for candidate in present]
     has_sound = np.array([score.has_sound for score in own], bool)
     fused = np.array([score.fused for score in own]) * np.where(has_sound, 1.0, evidence.weights.get("visual", 0.0))
-    sound = np.where(has_sound, 0.0, np.array([c.sound or 0.0 for c in present]))
+    sound = np.where(has_sound, 0.0, np.array([c.sound_fit or 0.0 for c in present]))
     total = combine_evidence(np.array([c.words for c in present]), fused, sound)
     order = np.lexsort((np.array([scored[c.clip_id] is None for c in present]), -total)).tolist()
     movable = iter([present[i] for i in order if present[i].words < FIXED_WORDS])

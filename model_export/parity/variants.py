@@ -26,6 +26,7 @@ from vitascope.bundle.graph_specs import AUDIO_TOKENS
 from vitascope.bundle.manifest import GraphName
 from vitascope.bundle.parity_report import OutputComparison, VariantComparison
 from vitascope.model import Model
+from vitascope.scoring import row_cosines
 
 NEAR_TIE = 1e-5
 """Cosine difference below which rounding decides the order of two candidates, so that either may come first."""
@@ -75,14 +76,6 @@ def compare_outputs(corpus: Corpus, source: BundleOutputs, variant: BundleOutput
     return comparisons
 
 
-def row_cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the cosine (B,) of each pair of rows; further axes are flattened."""
-    a, b = (x.reshape(len(x), -1).astype(np.float64) for x in (a, b))
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosines: np.ndarray = (a * b).sum(axis=1) / np.maximum(norms, 1e-30)
-    return cosines
-
-
 def _compare_embeddings(
     corpus: Corpus, source: BundleOutputs, variant: BundleOutputs, old: EmbeddedVideos, new: EmbeddedVideos
 ) -> list[OutputComparison]:
@@ -99,7 +92,7 @@ def _compare_embeddings(
 def _compare_sounds(
     corpus: Corpus, source: BundleOutputs, variant: BundleOutputs, old: EmbeddedSounds, new: EmbeddedSounds
 ) -> list[OutputComparison]:
-    """Compare the sounds of a split; its texts as well if it has no pictures that they were compared with."""
+    """Compare audio embeddings of a split; text embeddings too if the split has no videos."""
     heard = old.vectors.any(axis=1)
     if not heard.any():
         return []
@@ -128,7 +121,7 @@ def _compare_tokens(
 ) -> OutputComparison:
     chunks = [slice(start, start + CHUNK_SIZE) for start in range(0, len(old), CHUNK_SIZE)]
     cosines = np.concatenate([row_cosines(old[chunk], new[chunk]) for chunk in chunks])
-    difference = max(_max_difference(old[chunk], new[chunk]) for chunk in chunks)
+    difference = float(np.max([_max_difference(old[chunk], new[chunk]) for chunk in chunks]))
     return _comparison(graph, output, corpus, cosines, difference, None)
 
 

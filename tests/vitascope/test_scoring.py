@@ -51,17 +51,17 @@ def test_calibrated_probabilities_follow_the_formulas_without_overflow() -> None
 def test_sound_is_evidence_where_its_similarity_is_unlikely_by_chance() -> None:
     """The highest of a hundred normal values is about three deviations above their mean, that of ten thousand four."""
     deviations = np.array([0.0, 3.03, 5.0])
-    usual, unsure, likely = sound_evidence(deviations, sounds=100)
+    usual, unsure, likely = sound_evidence(deviations, sound_count=100)
     assert usual < 0.01
     assert unsure == pytest.approx(0.5, abs=0.01)
     assert likely > 0.95
-    assert (sound_evidence(deviations, sounds=10_000) < sound_evidence(deviations, sounds=100)).all()
+    assert (sound_evidence(deviations, sound_count=10_000) < sound_evidence(deviations, sound_count=100)).all()
 
 
 def test_sight_and_sound_are_evidence_together_where_neither_is_alone() -> None:
     """By chance the best of a hundred clips is three deviations high, alone or as a sum divided by the root of two."""
     seen, heard = np.array([3.0, 0.0, 3.0, 4.0]), np.array([0.0, 3.0, 3.0, 4.0])
-    only_seen, only_heard, unsure, likely = joint_evidence(seen, heard, sounds=100)
+    only_seen, only_heard, unsure, likely = joint_evidence(seen, heard, sound_count=100)
     assert max(only_seen, only_heard) < 0.1
     assert unsure == pytest.approx(0.5, abs=0.1)
     assert likely > 0.9

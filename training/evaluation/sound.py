@@ -160,13 +160,13 @@ def search_scores(calibration: Calibration, texts: np.ndarray, videos: np.ndarra
         return joint_gallery(videos, sounds).scores(texts)
     cosines = texts @ sounds.T
     count = int(has_sound.sum())
-    heard = _deviations(cosines, cosines[:, has_sound])
-    alone = sound_evidence(heard, count)
-    together = joint_evidence(_deviations(cosines_seen, cosines_seen), heard, count)
+    audio_z = _z_scores(cosines, cosines[:, has_sound])
+    alone = sound_evidence(audio_z, count)
+    together = joint_evidence(_z_scores(cosines_seen, cosines_seen), audio_z, count)
     return combine_evidence(seen, has_sound * alone, has_sound * together)
 
 
-def _deviations(cosines_TN: np.ndarray, sample: np.ndarray) -> np.ndarray:
+def _z_scores(cosines_TN: np.ndarray, sample: np.ndarray) -> np.ndarray:
     """Return each text's cosines (T, N) in standard deviations above the mean of its sample."""
     mean, deviation = (f(sample, axis=1, keepdims=True) for f in (np.mean, np.std))
     standardized: np.ndarray = (cosines_TN - mean) / np.maximum(deviation, 1e-12)

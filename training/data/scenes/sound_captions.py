@@ -20,6 +20,7 @@ from training.data.scenes.description import (
     holds,
     noun_phrase,
     verb_phrase,
+    with_article,
 )
 from training.data.scenes.description import matches as names_thing
 from training.data.scenes.sounds import (
@@ -92,7 +93,7 @@ HEARD = ("you hear {}", "you hear {}", "we hear {}", "there is the sound of {}")
 def sound_phrase(claim: Claim, style: int) -> str:
     """Return a phrase such as "three loud bell notes going up".
 
-    A style has one form and one word for each value, so that sounds that change places keep their words.
+    A style fixes the form and one synonym per value, so that swapped sounds keep their wording.
     """
     many = claim.count is not None and claim.count > 1
     unit = UNITS[claim.voice][int(choose("001", style, "unit"))][many]
@@ -107,7 +108,7 @@ def sound_phrase(claim: Claim, style: int) -> str:
         return f"{NUMBERS[claim.count or 0]} {phrase}"
     if claim.count == 1 and choose(("yes", "no", "no"), style, "single") == "yes":
         return f"a single {phrase}"
-    return f"{'an' if phrase[0] in 'aeio' else 'a'} {phrase}"
+    return with_article(phrase)
 
 
 def sequence_phrase(claims: Sequence[Claim], style: int) -> str:
