@@ -14,6 +14,7 @@ from model_export.export import export_checkpoint
 from model_export.parity import checks
 from model_export.parity.cases import model_cases, real_cases
 from model_export.parity.checks import ParityError, ParityReport
+from model_export.weights import Precision
 from tests.model_export.conftest import Graphs, copy_bundle
 from tests.training.small_run import write_clips, write_tokenizer
 from training import checkpoint
@@ -83,6 +84,17 @@ def test_match_logits_are_compared_as_probabilities() -> None:
     assert compare(12.0).max_difference == pytest.approx(0.2, abs=1e-4)
     with pytest.raises(ParityError, match=r"match: output 'match_logit' .* by a probability of 0\.0\d+"):
         compare(0.0)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", checks.FLOAT32), ("int8-weights", checks.REDUCED)])
+@pytest.mark.parametrize(("output", "shape"), [("vector", (3, 4)), ("match_logit", (3,))])
+def test_nan_in_any_run_is_an_error(
+    output: str, shape: tuple[int, ...], precision: Precision, tolerance: checks.Bounds
+) -> None:
+    expected = np.ones(shape, np.float32)
+    actual = [expected, np.full(shape, np.nan, np.float32)]
+    with pytest.raises(ParityError):
+        checks.compare_output("match", output, "random", [expected, expected], actual, precision, tolerance)
 
 
 @pytest.mark.usefixtures("cached_graphs")
