@@ -149,7 +149,9 @@ class RecognizedVideos(Response):
 
     model_config = example(recognized=34, failed=1)
 
-    recognized: int
+    recognized: Annotated[
+        int, Field(description="by the last attempt, where restarts of the service interrupted earlier ones")
+    ]
     failed: Annotated[int, Field(description="why is stored with each; the next operation tries them again")]
 
 

@@ -902,6 +902,7 @@ class RecognizedVideos(TypedDict):
     failed: int
     """why is stored with each; the next operation tries them again"""
     recognized: int
+    """by the last attempt, where restarts of the service interrupted earlier ones"""
 
 
 class RecognizerInfo(TypedDict):
