@@ -49,6 +49,20 @@ def test_texts_are_nearest_to_the_videos_they_describe(small_model: Model) -> No
     assert (texts @ videos.vectors.T).argmax(axis=1).tolist() == list(range(len(NAMES)))
 
 
+@pytest.mark.parametrize("external_data", [False, True])
+def test_graphs_of_a_bundle_that_replaced_the_opened_one_are_not_run(tmp_path: Path, external_data: bool) -> None:
+    folder = make_small_bundle(tmp_path / "bundle", external_data=external_data)
+    model = Model.open(folder, threads=1)
+    model.embed_text(["a red thing"])
+    document = folder / model.bundle.manifest.model_card
+    document.write_text("Another card.", "utf-8")
+    rewrite_manifest(folder)
+    model.embed_video(colour_streams("red"))
+    make_small_bundle(folder, seed=1, external_data=external_data)
+    with pytest.raises(BundleCorrupt, match="was replaced since it was opened; open it again"):
+        model.match(["a red thing"], np.zeros((1, 2, 16), np.float32))
+
+
 def test_texts_get_the_prompt_of_their_type(small_model: Model, tmp_path: Path) -> None:
     folder = make_small_bundle(tmp_path / "prompts")
     rewrite_manifest(folder, prompts={"query": "the ", "document": "a video of "})

@@ -103,6 +103,13 @@ class Bundle:
         name = next((path for key, path in self.manifest.graphs.items() if key == graph), None)
         return None if name is None else self.folder / name
 
+    def check_unreplaced(self) -> None:
+        """Raise BundleCorrupt if the folder no longer has the files that were verified; card and report may differ."""
+        documents = {self.manifest.model_card, self.manifest.parity_report}
+        listed = parse_manifest(manifest_bytes(self.folder)).files
+        if any(listed.get(name) != entry for name, entry in self.manifest.files.items() if name not in documents):
+            raise BundleCorrupt(f"{self.folder}: was replaced since it was opened; open it again")
+
     def graph_spec(self, graph: str) -> tuple[ArraySpecs, ArraySpecs]:
         """Return the (inputs, outputs) of a graph by name, as the manifest and the answer vocabulary imply them."""
         return graph_spec(self.manifest, graph, None if self.manifest.answer_length else len(self.answers))
