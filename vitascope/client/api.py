@@ -149,8 +149,9 @@ def map_encoding_errors(part: str) -> Iterator[None]:
     """Raise InvalidInput, which names a part of a request, for values in the block that it cannot contain."""
     try:
         yield
-    except ValueError as error:  # NaN, infinity, a lone surrogate
-        raise errors.InvalidInput(f"{part}: {error}; finite numbers and valid Unicode were expected") from error
+    except (TypeError, ValueError) as error:  # a number of NumPy, a date; NaN, infinity, a lone surrogate
+        expected = "JSON values with finite numbers and valid Unicode"
+        raise errors.InvalidInput(f"{part}: {error}; {expected} were expected") from error
 
 
 def drop_none(**values: Any) -> JSON:
@@ -167,28 +168,34 @@ def to_list(name: str, values: Sequence[T]) -> list[T]:
 
 def form_field(value: Any) -> str:
     """Encode a value as a form field: strings as they are, others as JSON."""
-    return value if isinstance(value, str) else json.dumps(value)
+    with map_encoding_errors("form"):
+        return value if isinstance(value, str) else json.dumps(value)
 
 
 def idempotency_header(key: str | None) -> dict[str, str]:
     """Return the Idempotency-Key header; a random key for None."""
-    return {IDEMPOTENCY_KEY: str(uuid.uuid4()) if key is None else validate_header_value(key)}
+    return {IDEMPOTENCY_KEY: str(uuid.uuid4()) if key is None else validate_header_value("idempotency_key", key)}
 
 
-def validate_header_value(text: str) -> str:
-    """Return ``text``. Raises InvalidInput, which does not repeat it: it may be a secret."""
+def validate_header_value(name: str, text: str) -> str:
+    """Return ``text``. Raises InvalidInput without the value, which may be a secret."""
     if not (text.isascii() and text.isprintable()) or text != text.strip():
-        raise errors.InvalidInput("api_key, idempotency_key: visible ASCII characters were expected")
+        raise errors.InvalidInput(f"{name}: visible ASCII characters were expected")
     return text
 
 
 def validate_url(url: str) -> str:
-    """Return ``url``. Raises InvalidInput for one that the HTTP client or the resolver cannot parse."""
+    """Return the base URL ``url``. Raises InvalidInput for one that no request can be sent to."""
     try:
-        _ = httpx.URL(url).host
-        httpx.URL(url).raw_host.decode().encode("idna")  # as the resolver does
+        parsed = httpx.URL(url)
+        _ = parsed.host
+        parsed.raw_host.decode().encode("idna")  # as the resolver does
     except (ValueError, httpx.InvalidURL) as error:
         raise errors.InvalidInput(f"url: not a URL ({error}); http://HOST:PORT was expected") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise errors.InvalidInput(f"url: {url!r}; http://… or https://… was expected")
+    if parsed.path.rstrip("/").endswith("/v1"):
+        raise errors.InvalidInput(f"url: {url!r}; a URL without /v1 was expected")
     return url
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ QUESTION = {"question": "what is it?", "top": 5, "abstain_below": 0.5, "candidat
         ),
         (
             "create_job",
-            ["a", "films"],
+            ["a", Path("films")],
             {"recursive": False},
             "POST",
             JOBS,
@@ -283,6 +284,7 @@ def unexpected(request: httpx.Request) -> httpx.Response:
         ("embed_texts", ["a dog"], "texts: 'a dog'; a list was expected"),
         ("create_key", ["laptop", "read"], "scopes: 'read'; a list was expected"),
         ("embed_texts", [["caf\udce9"]], "POST /v1/embeddings: .*surrogates.* valid Unicode were expected"),
+        ("embed_texts", [[date(2024, 1, 1)]], "POST /v1/embeddings: .*date is not JSON .*; JSON values .* expected"),
         ("embed_texts", [[float("nan")]], "finite numbers and valid Unicode were expected"),
         ("get_collection", ["caf\udce9"], "valid Unicode were expected"),
         *(
@@ -297,6 +299,12 @@ def test_invalid_arguments_are_reported_before_a_request_is_sent(
 ) -> None:
     with pytest.raises(errors.InvalidInput, match=message):
         call(unexpected, method, *arguments)
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "localhost:8000", "ftp://a", "http://a/v1/"])
+def test_a_url_without_a_scheme_or_of_a_version_is_reported(url: str) -> None:
+    with pytest.raises(errors.InvalidInput, match=f"url: '{url}'; .* was expected"):
+        Client(url)
 
 
 @pytest.mark.parametrize("url", ["http://xn--/", "http://é..é", "http://a..b", "http://a\n", "http://a:b"])

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -35,7 +36,7 @@ class Jobs(BaseClient):
     def create_job(
         self,
         collection: str,
-        folder: str | None = None,
+        folder: str | Path | None = None,
         *,
         source: Mapping[str, Any] | None = None,
         recursive: bool = True,
@@ -64,7 +65,7 @@ class Jobs(BaseClient):
             raise errors.InvalidInput(f"folder: {folder!r}, source: {source!r}; exactly one of them was expected")
         body: JSON = {"metadata": dict(metadata or {}), **drop_none(segmentation=segmentation)}
         body |= drop_none(transcribe=transcribe, read_text=read_text, caption=caption)
-        body |= {"folder": folder, "recursive": recursive} if source is None else {"source": dict(source)}
+        body |= {"folder": str(folder), "recursive": recursive} if source is None else {"source": dict(source)}
         headers = idempotency_header(idempotency_key)
         return self._call(response_types.Job, "POST", _path(collection), json=body, headers=headers)
 

@@ -57,7 +57,7 @@ class BaseClient:
             InvalidInput: for a URL that cannot be parsed, or a key that cannot be sent in a header.
         """
         key = os.environ.get("VITASCOPE_API_KEY") if api_key is None else api_key
-        headers = {"Authorization": f"Bearer {validate_header_value(key)}"} if key else {}
+        headers = {"Authorization": f"Bearer {validate_header_value('api_key', key)}"} if key else {}
         # Waiting for a free connection of the pool is not limited: the calls before it are.
         timeouts = httpx.Timeout(timeout, pool=None)
         self._http = httpx.Client(base_url=validate_url(url), timeout=timeouts, transport=transport, headers=headers)
