@@ -119,7 +119,7 @@ def test_a_file_has_pictures_and_sound(model: Model, film: Path) -> None:
         model.embed_file(film, [(0.0, 1.0), (3.0, 4.0)])
     for embed in (model.embed_file, model.embed_audio_file):
         for span in ((float("nan"), 1.0), (0.0, float("inf")), (2.0, 1.0)):
-            with pytest.raises(InvalidInput, match="clip: .* seconds; 0 <= start <= end was expected"):
+            with pytest.raises(InvalidInput, match=r"clip: .* seconds; 0 <= start <= end was expected"):
                 embed(film, [span])
 
 

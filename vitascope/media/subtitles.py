@@ -135,11 +135,7 @@ def _decode(name: str, data: bytes) -> tuple[str, str]:
         if encoding != "utf-8-sig":
             raise SubtitlesCorrupt(f"{name}: not {encoding} at byte {error.start}: {error.reason}") from None
     # Some editors add a UTF-8 mark to text in other encodings.
-    data = data.removeprefix(b"\xef\xbb\xbf")
-    try:
-        return data.decode("windows-1252"), "windows-1252"
-    except UnicodeDecodeError:  # five bytes are undefined in it
-        return data.decode("latin-1"), "latin-1"
+    return data.removeprefix(b"\xef\xbb\xbf").decode("windows-1252", "replace"), "windows-1252"
 
 
 def _unmarked_utf16(head: bytes) -> str | None:
