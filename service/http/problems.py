@@ -224,7 +224,7 @@ def _allowed_methods(request: Request) -> list[str]:
 
     def is_allowed(method: str) -> bool:
         scope = {**request.scope, "method": method}
-        is_documented = literal is None or method.lower() in literal
+        is_documented = literal is None or method == "HEAD" or method.lower() in literal
         return is_documented and any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
 
     return [method for method in ("GET", "HEAD", "POST", "PATCH", "DELETE") if is_allowed(method)]

@@ -56,6 +56,7 @@ def test_a_data_folder_is_used_by_one_service_at_a_time(running: Running) -> Non
         open_service(running.settings)
     assert running.client.get("/readyz").status_code == 200
     assert [running.client.head(path).status_code for path in ("/livez", "/readyz", "/metrics")] == [200] * 3
+    assert running.client.post("/livez").headers["allow"] == "GET, HEAD"
 
 
 def test_an_unusable_data_folder_is_named(small_bundle: Path, tmp_path: Path) -> None:
