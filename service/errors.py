@@ -1,4 +1,4 @@
-"""Domain errors of the HTTP service. ``http/problems.py`` maps them to statuses."""
+"""Domain errors of the HTTP service. ``service/http/problems.py`` maps them to statuses."""
 
 from __future__ import annotations
 

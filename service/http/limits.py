@@ -315,7 +315,7 @@ class Pool:
         return self._active
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run ``function`` in a thread. Raises Overloaded, and what it raises."""
+        """Run ``function`` in a thread. Raises Overloaded if the queue is full, and any exception of ``function``."""
         with self.slot():
             return await self.run_in_slot(partial(function, *args, **kwargs))
 

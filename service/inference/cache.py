@@ -58,7 +58,7 @@ V = TypeVar("V")
 
 
 class InFlight(Generic[V]):
-    """A value that a caller computes. ``future``: for those that wait for it; None as its result: it was given up."""
+    """A value being computed. ``future``: set once another caller waits; its result is None if computing failed."""
 
     __slots__ = ("future",)
 

@@ -153,7 +153,7 @@ def stored_file(context: RequestContext, name: str, video_id: str) -> Iterator[S
 
 @contextmanager
 def uploaded_file(upload: Upload) -> Iterator[SourceFile]:
-    """Return a file that is not stored; errors name it as its client does."""
+    """Yield an uploaded file; errors show the client's file name, not the temporary path."""
     with rename_errors(upload.path, upload.name):
         yield SourceFile(upload.path, upload.sha256)
 
@@ -377,7 +377,7 @@ async def embed_texts(
 ) -> tuple[Floats, int]:
     """Return embeddings (N, D) float32, and the number of tokens; cached texts cost no run.
 
-    Unlike ``embedding_caches.embed_texts``, no thread waits for the model. Raises as ``RequestContext.submit``.
+    Unlike ``service.inference.cache.embed_texts``, no thread waits for the model. Raises as ``RequestContext.submit``.
     """
     cache = context.service.caches.texts
     keys = text_keys(loaded.model, loaded.model.add_prompt(texts, input_type))

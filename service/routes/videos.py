@@ -287,7 +287,7 @@ class UploadBackend:
         self._items.append(item)
 
     def results(self, timeout: float) -> list[ItemResult[JobItem]]:
-        """Index the file; takes as long as that takes."""
+        """Index the submitted file; blocks until it is done and ignores ``timeout``."""
         item = self._items.pop()
         try:
             self.ingested = self._index(item)
