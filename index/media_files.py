@@ -51,7 +51,7 @@ def is_missing(file: str | Path) -> bool:
 CHECK_SECONDS = 0.5
 """Time for the check which files of a page of results are missing."""
 _checks = threading.BoundedSemaphore(64)
-"""Checks that run. One that hangs on a drive that does not answer goes on until the drive does."""
+"""Checks in progress. A check blocked by an unresponsive drive keeps its slot until the drive responds."""
 
 
 def find_missing(files: Iterable[Path], timeout: float = CHECK_SECONDS) -> set[Path]:

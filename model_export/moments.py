@@ -62,7 +62,8 @@ def add_moments(
     if config.fingerprint != manifest.fingerprint():
         raise InvalidInput(
             f"moments: {run} was trained on embeddings of {config.bundle} (fingerprint {config.fingerprint[:12]}); "
-            f"{bundle} has the fingerprint {manifest.fingerprint()[:12]}, and a head trained on its own was expected"
+            f"{bundle} has the fingerprint {manifest.fingerprint()[:12]}, and a head trained on embeddings of that "
+            "fingerprint was expected"
         )
     measured = run / METRICS_NAME
     metrics = read_json_object("moments", measured) if measured.exists() else {}

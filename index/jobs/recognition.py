@@ -239,7 +239,7 @@ def open_unchanged(collection: Collection, video: Video, limits: MediaLimits) ->
 class JobRecognition:
     """What a job recognises.
 
-    ``is_deferred``: another run of the job is to do that, so that this one ends as soon as its videos are stored.
+    ``is_deferred``: whether recognition is left to a later run, so that this run ends once its videos are stored.
     """
 
     recognizers: Recognizers = field(default_factory=lambda: Recognizers({}, is_restricted=True))

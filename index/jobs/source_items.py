@@ -58,7 +58,7 @@ def list_source(
     for number, item in enumerate(_items(source, policy, limits, on_row)):
         if item.uri in seen:
             item = replace(
-                item, uri=f"{item.uri} (item {number})", state="skipped", reason="the source has named this before"
+                item, uri=f"{item.uri} (item {number})", state="skipped", reason="duplicate URI in the source"
             )
         seen.add(item.uri)
         yield item

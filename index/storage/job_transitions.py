@@ -58,10 +58,10 @@ def is_abandoned(connection: sqlite3.Connection, job_id: int) -> bool:
 
 
 def requeue_abandoned(connection: sqlite3.Connection, job_id: int) -> None:
-    """Requeue the files that a dead owner was working on.
+    """Requeue the items of a dead owner.
 
-    Its death counts as a crash of these files, unless other processes decoded them or their videos were stored already:
-    then they were being recognised, by other processes.
+    Their crash count rises only if the owner decoded in its own process, its run had not ended, and the video was not
+    stored yet.
     """
     (owner,) = connection.execute("SELECT owner FROM jobs WHERE id = ?", (job_id,)).fetchone()
     connection.execute(

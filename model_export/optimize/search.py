@@ -157,7 +157,10 @@ class _Search:
         raise AssertionError("the stored graphs lose nothing")
 
     def _encoded(self, choice: Sequence[_Candidate]) -> tuple[Videos, Texts, Sounds]:
-        """Return the corpora as these candidates encode them, and as stored where they do not."""
+        """Return the corpora embedded by the chosen candidates.
+
+        Where no candidate replaces a graph, its embeddings are the stored graph's.
+        """
         videos = next((c.videos for c in choice if c.videos is not None), self.cache.videos)
         texts = next((c.texts for c in choice if c.texts is not None), self.cache.texts)
         sounds = next((c.sounds for c in choice if c.sounds is not None), self.cache.sounds)
@@ -325,7 +328,7 @@ def _write_variant(search: _Search, selected: Mapping[GraphName, _Candidate], fo
         ways=[_result(c, selected) for candidates in search.candidates.values() for c in candidates],
         shares={key: (round(original.scores[key], 4), round(score, 4)) for key, score in written.scores.items()},
     )
-    fields["calibration"], fields["reranking"] = fitted.calibration, fitted.reranking
+    fields["calibration"], fields["reranking"] = fitted.calibration, fitted.reranking or source.reranking
     fields["extra"] = {key: value for key, value in source.extra.items() if key not in GRAPH_SPECIFIC_KEYS} | {
         SOURCE_KEY: origin.model_dump(),
         VARIANT_KEY: variant.model_dump(mode="json"),

@@ -55,9 +55,8 @@ def inter_modality_flow(weights: Tensor, words: Tensor, options: FlowOptions | N
     """Return the flow of one layer.
 
     Args:
-        weights: (B, H, R, L + V) attention over [text; visual tokens]; R = L + V, or R = L where visual tokens attend
-        to one
-            another only.
+        weights: (B, H, R, L + V) attention over [text; visual tokens]; R is L + V, or L if visual tokens attend only
+            to each other.
         words: (B, L) bool: text tokens to count; padding never counts.
     """
     options = options or FlowOptions()

@@ -21,7 +21,7 @@ class HeadConfig(StrictModel):
     layers: Annotated[int, Field(ge=1, le=8)] = 5
     """Temporal layers; the dilation doubles with each, so that states see 2 ** layers - 1 patches to either side."""
     patch: Annotated[int, Field(ge=1, le=8)] = 1
-    """Adjacent windows that the temporal layers read as one, so that short ones take less time."""
+    """Adjacent windows merged into one input of the temporal layers; reduces the cost of short windows."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 

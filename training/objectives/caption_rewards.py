@@ -48,7 +48,7 @@ class CiderReward:
     def __call__(self, row: int, captions: Sequence[str]) -> list[float]:
         """Return the reward, from 0 on, of each of some captions of the example in a row of the corpus."""
         self.scorer.ctest = [self.cook(words_of(caption)) for caption in captions]
-        # Only as many of these as there are captions are read; their number is that of documents.
+        # CiderScorer takes the document count from len(crefs) but reads one reference per candidate.
         self.scorer.crefs = [self.written[row]] * len(self.written)
         return [float(score) for score in self.scorer.compute_cider()]
 

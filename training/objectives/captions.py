@@ -67,8 +67,8 @@ def sample_vocabulary(targets_n: Tensor, vocabulary: int) -> tuple[Tensor, Tenso
     """Sample tokens that stand for the vocabulary in a softmax, at a part of its cost (Jean et al., ACL 2015).
 
     Returns:
-        Token ids (k,) in ascending order, all targets among them; and what to add to their logits, so that the sum of
-        exponentials over them is on average that over the vocabulary.
+        Token ids (k,) in ascending order, all targets among them; and the logit correction (0 for targets, else -log of
+        the inclusion probability) that makes the sampled softmax denominator unbiased.
     """
     drawn = torch.randint(vocabulary, (DRAWS,), device=targets_n.device)
     ids: Tensor = torch.cat([targets_n, drawn]).unique()  # type: ignore[no-untyped-call]

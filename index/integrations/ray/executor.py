@@ -42,7 +42,7 @@ from vitascope.errors import (
 from vitascope.version import installed_version
 
 IN_FLIGHT_PER_ACTOR = 3
-"""Items in flight for each actor: one that is embedded, one that waits, one that is stored."""
+"""Items in flight for each actor: one being embedded, one queued, one being stored."""
 LOOPBACK_ONLY = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 """Lets a cluster that is started here listen on 127.0.0.1 alone: any client of its ports may run code in it. Ray reads
 it when it is imported.

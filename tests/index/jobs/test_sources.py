@@ -220,7 +220,7 @@ def test_a_row_that_cannot_be_used_is_named_by_file_line_and_field(films: Path) 
         ("queued", None),
         ("failed", "list.csv, line 3, column 'path': None"),
         ("failed", "list.csv, line 4: 1 cells"),
-        ("skipped", "the source has named this before"),
+        ("skipped", "duplicate URI in the source"),
         ("failed", "list.csv, line 6, column 'title': 'caf\\udce9' holds a NUL or a lone surrogate"),
         ("queued", None),
         (

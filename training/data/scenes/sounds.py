@@ -150,7 +150,7 @@ class Claim:
 
 
 def claim_of(sound: Sound) -> Claim:
-    """Return everything that can be said of a sound; that it is one is said of notes alone."""
+    """Return all attributes of a sound; the count is None for sound effects."""
     count = None if sound.voice in EFFECTS.values() else sound.count
     return Claim(sound.voice, count, sound.contour, sound.level, sound.height)
 
