@@ -35,7 +35,7 @@ from training.models.architectures import read_config
 from training.models.config import FusedConfig
 from training.trainer import train
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import MANIFEST_NAME, Calibration
+from vitascope.bundle.manifest import MANIFEST_NAME, Calibration, Reranking
 from vitascope.bundle.parts import StrictModel
 from vitascope.durable_files import atomic_path
 from vitascope.errors import BundleError, InvalidInput
@@ -84,6 +84,7 @@ class InitialModelFacts(StrictModel):
     """Training corpora, without pretrained weights."""
     calibration: Calibration | None
     """None for a checkpoint."""
+    reranking: Reranking | None = None
     precision: Precision
 
     @property
@@ -164,6 +165,7 @@ def read_initial_model(folder: Path, data: Path) -> InitialModelFacts:
             config=config,
             sources=[source for source in sources if source.name not in pretrained.STARTS],
             calibration=manifest.calibration,
+            reranking=manifest.reranking,
             precision=next((p for p in get_args(Precision) if p == manifest.precision), DEFAULT_PRECISION),
         )
     names = [name for name in start.lineage if name not in pretrained.STARTS]
@@ -245,7 +247,9 @@ def _export(options: AdaptOptions, state: _State, trained: Path, held_out: int, 
         if (exported.name, exported.fingerprint) == _bundle_id(options.out):
             log(f"{options.out}: exported before")
             return exported
-    initial = InitialModel(state.facts.sources, state.facts.calibration, min_captioned=MIN_CAPTIONED)
+    initial = InitialModel(
+        state.facts.sources, state.facts.calibration, state.facts.reranking, min_captioned=MIN_CAPTIONED
+    )
 
     def export(precision: Precision) -> Path:
         return export_checkpoint(

@@ -279,7 +279,7 @@ def _manifest_fields(job: _Job, files: Mapping[GraphName, str], fitted: FittedCa
         "model_card": CARD_NAME,
         "parity_report": PARITY_NAME,
         "calibration": fitted.calibration,
-        "reranking": fitted.reranking,
+        "reranking": fitted.reranking or manifest.reranking,
         "precision": precision if same_precision else f"video {precision}, others {manifest.precision}",
         "training_data": [*manifest.training_data, *(f"{s.name}: {s.terms}" for s in replacement.sources)],
         "metrics": {},

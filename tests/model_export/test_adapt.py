@@ -15,10 +15,11 @@ import torch
 
 from model_export import adapt as adaptation
 from model_export import export
+from model_export.assemble import write_manifest
 from model_export.graphs import export_graphs
 from model_export.parity.checks import ParityError
 from tests.media_files import solid, write_video
-from tests.model_export.conftest import ANSWERS, Graphs
+from tests.model_export.conftest import ANSWERS, Graphs, copy_bundle
 from tests.training.small_run import COLOURS
 from tests.training.test_soho import small_config, soho_recipe
 from training import adaptation as recipes
@@ -30,6 +31,7 @@ from training.initialization import load_initial_model
 from training.models.soho import Soho
 from training.trainer import train
 from vitascope.bundle.bundle import Bundle
+from vitascope.bundle.manifest import Reranking
 from vitascope.cli.main import main
 from vitascope.model import Model
 
@@ -87,6 +89,8 @@ class Adapted:
 @pytest.fixture(scope="module")
 def adapted(talks: Path, bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Adapted]:
     root = tmp_path_factory.mktemp("adapted")
+    start = copy_bundle(bundles["float32"], tmp_path_factory.mktemp("initial") / "bundle")
+    write_manifest(start, Bundle.open(start).manifest.model_dump() | {"reranking": Reranking(candidates=20)})
     torch.set_num_threads(1)
     first: list[str] = []
     second: list[str] = []
@@ -106,9 +110,9 @@ def adapted(talks: Path, bundles: dict[str, Path], tmp_path_factory: pytest.Temp
         with pytest.MonkeyPatch.context() as inner:
             inner.setattr(adaptation, "train", interrupt)
             with pytest.raises(KeyboardInterrupt):
-                adaptation.adapt(adapt_options(talks, bundles["float32"], root), first.append)
-        result = adaptation.adapt(adapt_options(talks, bundles["float32"], root), second.append)
-        yield Adapted(talks, bundles["float32"], root, first, second, result, graphs)
+                adaptation.adapt(adapt_options(talks, start, root), first.append)
+        result = adaptation.adapt(adapt_options(talks, start, root), second.append)
+        yield Adapted(talks, start, root, first, second, result, graphs)
 
 
 def test_the_bundle_finds_the_users_sentences_better_than_the_start(adapted: Adapted) -> None:
@@ -175,6 +179,7 @@ def test_the_bundle_names_the_videos_as_data_without_local_paths(adapted: Adapte
 def test_few_held_out_clips_keep_the_calibration_of_the_initial_model(adapted: Adapted) -> None:
     calibration = Bundle.open(adapted.root / "mine").manifest.calibration
     assert calibration == Bundle.open(adapted.start).manifest.calibration
+    assert Bundle.open(adapted.root / "mine").manifest.reranking == Reranking(candidates=20)
     assert calibration.match_scale != 1.0
     assert (
         "the initial model's: 4 held-out clips are too few to fit it, 50 were expected" in adapted.result["calibration"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from training.distillation.teacher import TeacherOutputs, compute_teacher_output
 from training.evaluation.encoder import embed_corpus
 from training.models.hd_vila import HdVila
 from vitascope.bundle.bundle import Bundle
+from vitascope.bundle.manifest import Reranking
 from vitascope.cli.main import main
 from vitascope.model import Model
 
@@ -59,7 +61,8 @@ def test_all_other_graphs_are_unchanged(
     bundles: dict[str, Path], model: HdVila, held_out: dict[str, TeacherOutputs], tmp_path: Path
 ) -> None:
     """The bundle stores int8 weights; only its video graph is replaced, by one of float32."""
-    before = Bundle.open(bundles["int8-weights"])
+    opened = Bundle.open(bundles["int8-weights"])
+    before = replace(opened, manifest=opened.manifest.model_copy(update={"reranking": Reranking(candidates=20)}))
     measured, precision, clip_ms = export_with_video(before, replacement(model), tmp_path / "other", held_out=held_out)
     after = Model.open(tmp_path / "other", threads=1)
     manifest = after.bundle.manifest
@@ -83,6 +86,7 @@ def test_all_other_graphs_are_unchanged(
     assert all(milliseconds > 0 for milliseconds in clip_ms.values())
     assert manifest.extra["variant_of"] == {"name": "small"}
     assert manifest.calibration.match_scale == before.manifest.calibration.match_scale  # too few clips to fit it
+    assert manifest.reranking == Reranking(candidates=20)
     card = (tmp_path / "other" / manifest.model_card).read_text()
     assert "Made in the test." in card
     assert "| squares | cosine |" in card
