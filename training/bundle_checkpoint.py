@@ -21,6 +21,7 @@ from vitascope.bundle.bundle import Bundle, check_file, file_sha256, manifest_by
 from vitascope.bundle.manifest import FileEntry
 from vitascope.bundle.parts import StrictModel
 from vitascope.errors import BundleCorrupt, BundleError, InvalidInput
+from vitascope.file_lock import file_lock
 
 CHECKPOINT_KEY = "checkpoint"
 """Key of a manifest's `extra`."""
@@ -46,20 +47,28 @@ def replace_checkpoint(bundle: Path) -> Iterator[Path]:
     """Yield a new folder that replaces the checkpoint beside a bundle at the end; after an error it is removed.
 
     The bundle is to be replaced within: the new checkpoint takes its place where it is that of the bundle then, and if
-    the process is killed before, `load_checkpoint` puts it there.
+    the process is killed before, `load_checkpoint` puts it there. Raises InvalidInput if another export writes there.
     """
     bundle = bundle.resolve()
     folder, pending = checkpoint_folder(bundle), _pending_folder(bundle)
-    if folder.exists() and not (folder / STARTS_NAME).is_file():
-        raise InvalidInput(f"out: {folder} exists and is not the checkpoint of a bundle; no such folder was expected")
-    _settle_checkpoint(bundle)
-    shutil.rmtree(pending, ignore_errors=True)
-    pending.mkdir(parents=True)
-    try:
-        yield pending
-    finally:
-        _settle_checkpoint(bundle)
-        shutil.rmtree(pending, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = folder.with_name(f".{folder.name}.lock")
+    with file_lock(lock) as is_held:
+        if not is_held:
+            raise InvalidInput(f"out: another export writes to {bundle}; wait until it ends")
+        try:
+            _settle_checkpoint(bundle)
+            if folder.exists() and not (folder / STARTS_NAME).is_file():
+                raise InvalidInput(
+                    f"out: {folder} exists and is not the checkpoint of a bundle; no such folder was expected"
+                )
+            shutil.rmtree(pending, ignore_errors=True)
+            pending.mkdir()
+            yield pending
+        finally:
+            _settle_checkpoint(bundle)
+            shutil.rmtree(pending, ignore_errors=True)
+            lock.unlink()
 
 
 def _pending_folder(bundle: Path) -> Path:
@@ -110,6 +119,7 @@ def extend_checkpoint(folder: Path, bundle: Bundle, extended: Checkpoint, fields
 def _entries(folder: Path) -> dict[str, FileEntry]:
     """Return what the manifest states of the files of a folder, once they are on disk."""
     for path in folder.iterdir():
+        shutil.copymode(folder / STARTS_NAME, path)  # safetensors writes files that their owner alone can read
         with path.open("rb") as file:
             os.fsync(file.fileno())
     return {p.name: FileEntry(sha256=file_sha256(p), bytes=p.stat().st_size) for p in sorted(folder.iterdir())}

@@ -18,8 +18,8 @@ from tests.chaos import only_by_chaos
 from tests.model_export.conftest import ANSWERS, CONFIG, copy_bundle
 from tests.training.small_run import recipe, write_tokenizer
 from training import checkpoint, public_starts
-from training.bundle_checkpoint import checkpoint_folder
-from training.checkpoint import Checkpoint
+from training.bundle_checkpoint import checkpoint_folder, replace_checkpoint
+from training.checkpoint import STARTS_NAME, Checkpoint
 from training.compact_tensors import MIN_VALUES
 from training.initialization import load_initial_model
 from training.models import hd_vila
@@ -176,6 +176,28 @@ def test_a_checkpoint_is_added_to_the_bundle_that_was_exported_from_it(
     assert main(["export", str(bundle), "--checkpoint", str(folders[0])]) == 0
     assert Bundle.open(bundle).fingerprint == fingerprint
     assert_restored(load_initial_model(bundle).model, model)
+
+
+def test_exports_continue_after_a_kill_while_the_checkpoint_was_put_in_its_place(bundle: Path) -> None:
+    folder = checkpoint_folder(bundle)
+    shutil.copytree(folder, folder.with_name(f".{folder.name}.new"))
+    (folder / STARTS_NAME).unlink()  # of the former checkpoint, some files are deleted
+    with replace_checkpoint(bundle):
+        pass
+    assert load_initial_model(bundle).answers == ANSWERS
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in folder.iterdir())
+    assert {path.name for path in bundle.parent.iterdir()} == {bundle.name, folder.name}
+
+
+def test_one_export_at_a_time_writes_to_a_bundle(bundle: Path) -> None:
+    with (
+        replace_checkpoint(bundle),
+        pytest.raises(InvalidInput, match=r"another export writes to .*bundle"),
+        replace_checkpoint(bundle),
+    ):
+        pass
+    with replace_checkpoint(bundle):
+        pass
 
 
 def test_the_checkpoint_of_another_model_is_not_added(bundle: Path, folders: tuple[Path, Path], tmp_path: Path) -> None:
