@@ -211,10 +211,9 @@ def reduce(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
     read_whole = {name for node in graph.node if node.op_type != "Gather" for name in node.input}
     for tensor in graph.initializer:
         usage = _usage(graph, tensor)
-        if usage is None:
+        if usage is None or (stored := _reduce_weight(tensor, usage, precision)) is None:
             initializers.append(tensor)
             continue
-        stored = _reduce_weight(tensor, usage, precision)
         initializers += stored.tensors
         if usage.operator == "Gather":
             tables[tensor.name] = stored
@@ -308,7 +307,8 @@ class _ReducedWeight:
         return nodes
 
 
-def _reduce_weight(tensor: TensorProto, usage: Usage, precision: Precision) -> _ReducedWeight:
+def _reduce_weight(tensor: TensorProto, usage: Usage, precision: Precision) -> _ReducedWeight | None:
+    """Return what replaces a weight; None if it has values that float16 cannot represent."""
     values = numpy_helper.to_array(tensor)
     if precision == "int8-weights":
         names = (f"{tensor.name}__int8", f"{tensor.name}__scale")
@@ -325,7 +325,7 @@ def _reduce_weight(tensor: TensorProto, usage: Usage, precision: Precision) -> _
                     [numpy_helper.from_array(a, n) for a, n in zip(arrays, named, strict=True)], *named
                 )
     if np.abs(values).max() > np.finfo(np.float16).max:
-        raise OverflowError(f"{tensor.name}: largest value {np.abs(values).max():g}; float16 ends at 65504")
+        return None
     name = f"{tensor.name}__float16"
     return _ReducedWeight([numpy_helper.from_array(values.astype(np.float16), name)], name, None)
 

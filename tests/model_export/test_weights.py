@@ -110,6 +110,15 @@ def test_weight_with_outliers_is_kept_in_float16(tmp_path: Path) -> None:
     assert kinds == {"uniform": {"int8", "float32"}, "outliers": {"float16"}}
 
 
+@pytest.mark.parametrize("precision", ["float16-weights", "int8-weights"])
+def test_weight_beyond_float16_is_kept_in_float32(precision: Precision, tmp_path: Path) -> None:
+    weight = np.random.default_rng(0).uniform(-2000, 2000, (128, 128)).astype(np.float32)
+    weight[5] *= 40  # to 80,000, and too different for int8
+    store({"text": _line(weight, [helper.make_node("MatMul", ["x", "w"], ["y"])])}, tmp_path, precision)
+    (output,) = OnnxRuntimeEngine(tmp_path / "text.onnx", threads=1).run({"x": np.eye(128, dtype=np.float32)}).values()
+    np.testing.assert_array_equal(output, weight)
+
+
 def test_weight_used_along_two_axes_stays_as_it_is(tmp_path: Path) -> None:
     """No scale fits a tied weight whose channels are rows for one reader and columns for the other."""
     weight = np.random.default_rng(0).uniform(-1, 1, (128, 128)).astype(np.float32)
