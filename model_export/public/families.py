@@ -95,7 +95,9 @@ def read_licence(folder: Path) -> str | None:
     except OSError:
         return None
     front_matter = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
-    licence = re.search(r"^license:\s*([\w.+-]+)\s*$", front_matter[1], re.MULTILINE) if front_matter else None
+    if front_matter is None:
+        return None
+    licence = re.search(r"""^license:\s*["']?([\w.+-]+)["']?\s*(#.*)?$""", front_matter[1], re.MULTILINE)
     return licence[1] if licence else None
 
 

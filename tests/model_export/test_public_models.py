@@ -20,7 +20,7 @@ from model_export.public import export as public_export
 from model_export.public import library_parity
 from model_export.public.blip import MAX_SCORED_ANSWERS, NOT_SCORED
 from model_export.public.export import export_public
-from model_export.public.families import ModelSource, open_public, read_answers
+from model_export.public.families import ModelSource, open_public, read_answers, read_licence
 from model_export.public.model import PublicModel
 from model_export.public.tokenization import open_tokenizer
 from tests.chaos import is_chaos, only_by_chaos
@@ -277,6 +277,12 @@ def test_a_bundle_without_embeddings_scores_and_serves_like_the_library(
             assert {answer["text"]: answer["probability"] for answer in response["answers"]} == pytest.approx(
                 dict(zip(ANSWERS, softmax.tolist(), strict=True)), abs=5e-3
             )
+
+
+@pytest.mark.parametrize("line", ["license: mit", 'license: "mit"', "license: 'mit'", "license: mit  # see LICENSE"])
+def test_the_licence_is_that_of_the_front_matter(line: str, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(f"---\n{line}\ntags:\n- x\n---\n# A model\n")
+    assert read_licence(tmp_path) == "mit"
 
 
 def test_the_command_exports_a_folder_with_its_licence(
