@@ -8,9 +8,9 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import openai
 import pytest
 
 from tests.media_files import write_tracks
@@ -21,9 +21,14 @@ from tests.waiting import PATIENCE, wait_for
 from vitascope.bundle.manifest import Prompts
 from vitascope.model import Model
 
+if TYPE_CHECKING:
+    import openai
+
 
 @pytest.fixture(scope="module")
 def client(running: Running) -> Iterator[openai.OpenAI]:
+    import openai  # takes a second
+
     url = f"{str(running.client.base_url).rstrip('/')}/v1"
     with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
         yield client
@@ -54,6 +59,8 @@ def test_openais_client_gets_embeddings(client: openai.OpenAI, small_model: Mode
 
 
 def test_openais_client_gets_errors(client: openai.OpenAI) -> None:
+    import openai
+
     with pytest.raises(openai.UnprocessableEntityError, match="token ids; texts were expected"):
         client.embeddings.create(model="small-colours", input=[[1, 2, 3]])
     with pytest.raises(openai.UnprocessableEntityError, match="dimensions: 8; 16 or 12 was expected"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import openai
 import pytest
 
 from tests.media_files import ONE_TO_FIVE, write_color_video
@@ -30,6 +29,8 @@ def url_of(running: Running) -> str:
 
 
 def test_openais_client_gets_transcriptions(transcribing: Running) -> None:
+    import openai  # takes a second
+
     with openai.OpenAI(base_url=f"{url_of(transcribing)}/v1", api_key="none", max_retries=0) as client:
         create = client.audio.transcriptions.create
         plain = create(model="hello", file=ONE_TO_FIVE)

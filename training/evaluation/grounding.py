@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from random import Random
 
 import numpy as np
-from scipy.stats import mannwhitneyu
 
 from training.data.example import Box, Example, Region
 from training.data.packed import Packed
@@ -43,6 +42,8 @@ def grounding_metrics(encoder: Encoder, packed: Packed, visual: np.ndarray) -> d
     if held_out.any():
         out |= _percentages(hits[held_out], overlap[held_out], " (held-out combinations)")
     if not present.all():
+        from scipy.stats import mannwhitneyu  # takes a second
+
         scores = np.array([place.score for place in located])
         pairs_in_order = mannwhitneyu(scores[present], scores[~present]).statistic
         out["present or not"] = 100 * float(pairs_in_order) / (present.sum() * (~present).sum())

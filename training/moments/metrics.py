@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import mannwhitneyu
 
 from training.moments.annotations import MomentQuery
 
@@ -95,6 +94,8 @@ def moment_metrics(predictions: Sequence[Prediction], queries: Sequence[MomentQu
         "HIT@1": 100 * float(np.mean(hits)),
     }
     if negative:
+        from scipy.stats import mannwhitneyu  # takes a second
+
         pairs_in_order = mannwhitneyu(positive, negative).statistic  # ties count half
         metrics["AUROC"] = 100 * float(pairs_in_order) / (len(positive) * len(negative))
     return metrics
