@@ -14,10 +14,10 @@ from model_export.graphs import export_graphs, export_specs, graph_specs
 from model_export.weights import store
 from tests.model_export.conftest import ANSWERS, CONFIG, Graphs
 from tests.training.small_run import recipe, write_tokenizer
-from tests.training.test_audio import small_model
+from tests.training.test_audio import SMALL_AUDIO
 from training import checkpoint
 from training.checkpoint import Checkpoint
-from training.models.hd_vila import HdVila
+from training.models.hd_vila import HdVila, HdVilaConfig
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.graph_specs import LOGITS, PAST_KEYS, PAST_VALUES, VISUAL_KEYS
 from vitascope.bundle.manifest import CAPTION_GRAPHS
@@ -97,7 +97,9 @@ def test_captions_equal_those_of_the_checkpoint(captioner: HdVila, bundle: Path)
 def test_the_words_of_a_clip_without_sound_are_those_of_its_pictures_for_any_number_of_audio_tokens(
     tmp_path: Path,
 ) -> None:
-    model = small_model(caption_layers=2)
+    torch.manual_seed(0)
+    config = CONFIG.model_dump() | {"audio": SMALL_AUDIO, "caption_layers": 2}
+    model = HdVila(HdVilaConfig.model_validate(config)).eval()
     specs = [spec for spec in graph_specs(model) if spec.name in CAPTION_GRAPHS]
     store(export_specs(specs, model.cfg), tmp_path, "float32")
     prefill, step = (OnnxRuntimeEngine(tmp_path / f"{name}.onnx", 1, "cpu") for name in CAPTION_GRAPHS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ import pytest
 import torch
 
 from model_export import assemble, parts
-from model_export.graphs import GraphSpec, export_specs
+from model_export.graphs import GraphSpec, Sizes, export_specs
 from model_export.parity.checks import OutputCheck, ParityReport
 from model_export.update import update_metrics
 from tests.model_export.conftest import ANSWERS, CONFIG, Graphs, copy_bundle
+from tests.once import made_once
 from tests.training.small_run import recipe
 from training import checkpoint
 from training.bundle_checkpoint import checkpoint_folder
@@ -63,18 +65,21 @@ def runs(
     }
 
 
-@pytest.fixture(scope="module")
-def exported() -> Graphs:
-    """Graphs by name, once exported, because that takes seconds."""
-    return {}
-
-
 @pytest.fixture
-def cached_graphs(exported: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
-    def make(specs: list[GraphSpec], cfg: object) -> Graphs:
-        new = [spec for spec in specs if spec.name not in exported]
-        exported.update(export_specs(new, CONFIG))
-        return {spec.name: exported[spec.name] for spec in specs}
+def cached_graphs(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Export each graph once for the same weights, because that takes seconds."""
+
+    def make(specs: list[GraphSpec], cfg: Sizes) -> Graphs:
+        graphs: Graphs = {}
+        for spec in specs:
+            weights = sha256(b"".join(values.numpy().tobytes() for values in spec.module.state_dict().values()))
+
+            def export(root: Path, spec: GraphSpec = spec) -> None:
+                onnx.save(export_specs([spec], cfg)[spec.name], root / "graph.onnx")
+
+            folder = made_once(tmp_path_factory, f"{spec.name}-{weights.hexdigest()}", export)
+            graphs[spec.name] = onnx.load(folder / "graph.onnx")
+        return graphs
 
     monkeypatch.setattr(parts, "export_specs", make)
 
@@ -165,7 +170,6 @@ def test_a_part_is_replaced_in_another_folder(
     again = save_run(
         tmp_path / "again", load_initial_model(first).model, folders[0] / "tokenizer.json", {"entailment": "video"}, 2
     )
-    monkeypatch.setattr(parts, "export_specs", export_specs)
     of_later_version = {"grounding": GroundingGrid(rows=1, columns=1, cells=1)}
     monkeypatch.setattr(parts, "added_parts", lambda *_: of_later_version)
     both = ["--part", str(runs["entailment"]), "--part", str(again)]  # the later one counts
