@@ -52,12 +52,17 @@ def replace_bundle(out: Path) -> Iterator[Path]:
     try:
         yield folder
         folder.chmod(0o755)
-        for path in folder.iterdir():
+        for path in _files(folder):
             with path.open("rb") as file:
                 os.fsync(file.fileno())
         swap_folder(folder, out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files of a folder and its subfolders."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def swap_folder(folder: Path, target: Path) -> None:
@@ -128,11 +133,12 @@ def write_manifest(folder: Path, fields: Mapping[str, Any]) -> Manifest:
 
     Raises pydantic.ValidationError for missing fields or files.
     """
-    files = {
-        path.name: FileEntry(sha256=file_sha256(path), bytes=path.stat().st_size)
-        for path in sorted(folder.iterdir())
-        if path.name not in (MANIFEST_NAME, CHECKSUM_NAME, SIGNATURE_NAME)
+    entries = {
+        path.relative_to(folder).as_posix(): FileEntry(sha256=file_sha256(path), bytes=path.stat().st_size)
+        for path in _files(folder)
     }
+    unlisted = (MANIFEST_NAME, CHECKSUM_NAME, SIGNATURE_NAME)
+    files = {name: entry for name, entry in entries.items() if name not in unlisted}
     manifest = Manifest.model_validate({**fields, "files": files})
     content = f"{manifest.model_dump_json(indent=1)}\n".encode()
     (folder / MANIFEST_NAME).write_bytes(content)

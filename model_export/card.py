@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,11 +86,12 @@ def read_metrics(path: Path) -> dict[str, dict[str, float]]:
     expected = "{corpus: {metric: number}} was expected, as `vitascope evaluate --out` writes it"
     content = read_json_object("metrics", path, expected)
     for corpus, numbers in content.items():
-        numeric = isinstance(numbers, dict) and all(
-            isinstance(v, int | float) and not isinstance(v, bool) for v in numbers.values()
-        )
-        if not numeric:
+        if not isinstance(numbers, dict):
             raise InvalidInput(f"metrics: {path}: {corpus}: {expected}")
+        for metric, value in numbers.items():
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (is_number and abs(value) <= sys.float_info.max):
+                raise InvalidInput(f"metrics: {path}: {corpus}: {metric} is not a finite number; {expected}")
     return {corpus: {k: float(v) for k, v in numbers.items()} for corpus, numbers in content.items()}
 
 

@@ -26,7 +26,7 @@ def add_checkpoint(bundle: Path, model: Path) -> Path:
     opened, loaded = Bundle.open(bundle), checkpoint.load_run(model)
     manifest, cfg = opened.manifest, loaded.model.cfg
     if "provenance" not in manifest.extra:
-        raise InvalidInput(f"{bundle}: no provenance in its manifest; a bundle of `vitascope export` was expected")
+        raise InvalidInput(f"{bundle}: no provenance in its manifest; a bundle exported from a checkpoint was expected")
     if read_config(manifest.extra["provenance"]["config"]) != cfg or loaded.answers != opened.answers:
         raise InvalidInput(f"checkpoint: {model} has another configuration or other answers than {bundle}")
     with replace_checkpoint(bundle) as part, replace_bundle(bundle) as folder:
@@ -49,7 +49,7 @@ def update_metrics(bundle: Path, metrics: Path) -> Path:
     new, old = read_metrics(metrics), stored_metrics(opened)
     measured = old | {corpus: old.get(corpus, {}) | numbers for corpus, numbers in new.items()}
     if "provenance" not in opened.manifest.extra:
-        raise InvalidInput(f"{bundle}: no provenance in its manifest; a bundle of `vitascope export` was expected")
+        raise InvalidInput(f"{bundle}: no provenance in its manifest; a bundle exported from a checkpoint was expected")
     report = ParityReport.model_validate_json((bundle / opened.manifest.parity_report).read_text("utf-8"))
     with replace_bundle(bundle) as folder:
         copy_files(opened, opened.manifest.files, folder)

@@ -74,6 +74,16 @@ examples:
 """
 
 
+OPTIONS_OF_ADDITION = {
+    "metrics": set(),
+    "checkpoint": set(),
+    "moments": {"version", "seed"},
+    "part": {"version", "seed", "data"},
+}
+"""Further options that are used where this one changes a bundle."""
+OPTIONS_OF_PUBLIC = {"name", "version", "precision", "licence", "answers", "frames", "allow_pickle", "seed", "budget"}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
@@ -178,6 +188,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         with cleanup_on_sigterm():
             return _export_optimized(args, is_bundle)
     options = {"version": args.version, "seed": args.seed, "log": log_progress}
+    if is_bundle and args.model.samefile(Path()):  # a relative path leads nowhere once that folder is replaced
+        args.model = args.model.resolve()
     if is_bundle:
         additions = [path for path in (args.metrics, args.checkpoint, args.moments, args.part or None) if path]
         if len(additions) != 1 or (args.out not in (None, args.model) and not args.part):
@@ -185,6 +197,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 f"{args.model} is a bundle: one of --metrics, --checkpoint, --moments, --part was expected, and "
                 "another --out with --part alone"
             )
+        addition = next(name for name in OPTIONS_OF_ADDITION if getattr(args, name))
+        _check_options(args, {addition, *OPTIONS_OF_ADDITION[addition]}, f"a bundle that gets --{addition}")
         with cleanup_on_sigterm():
             if args.metrics is not None:
                 bundle = Bundle.open(update_metrics(args.model, args.metrics))
@@ -223,10 +237,21 @@ def _export_optimized(args: argparse.Namespace, is_bundle: bool) -> dict[str, An
         raise InvalidInput("metrics: not available for a variant before it is evaluated; no --metrics was expected")
     options = args.out, args.budget, args.data, args.name or args.out.name
     if is_bundle:
+        _check_options(args, {"budget", "data", "name"}, "a bundle that gets --budget")
         return optimize_bundle(args.model, *options)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{args.out.name}.", dir=args.out.parent) as folder:
         return optimize_bundle(_export(args, Path(folder) / args.out.name), *options)
+
+
+def _check_options(args: argparse.Namespace, used: set[str], kind: str) -> None:
+    """Raise InvalidInput for an option that is set and not used."""
+    from vitascope.errors import InvalidInput
+
+    for name, value in vars(args).items():
+        is_set = value is not None and value is not False and value != []
+        if is_set and name not in used | {"model", "out", "json", "command", "run_command"}:
+            raise InvalidInput(f"{args.model} is {kind}; no --{name.replace('_', '-')} was expected")
 
 
 def _require_out(args: argparse.Namespace) -> None:
@@ -254,8 +279,8 @@ def _export(args: argparse.Namespace, out: Path) -> Path:
     }
     source = find_model(args.model, allow_pickle=args.allow_pickle)
     if source is not None and is_public(source.folder):
-        if (args.data is not None and args.budget is None) or args.metrics or args.start_from:
-            raise InvalidInput(f"{args.model} is a public model; no --data, --metrics or --start-from was expected")
+        used = OPTIONS_OF_PUBLIC if args.budget is None else OPTIONS_OF_PUBLIC | {"data"}
+        _check_options(args, used, "a public model")
         return export_public(
             source,
             out,

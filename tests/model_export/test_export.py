@@ -17,6 +17,7 @@ import torch
 
 from model_export import export
 from model_export.assemble import write_manifest
+from model_export.card import read_metrics
 from model_export.export import export_checkpoint
 from model_export.graphs import GraphSpec, export_graph, graph_specs, random_streams, run_torch
 from model_export.parity.cases import random_cases
@@ -183,6 +184,28 @@ def test_metrics_change_card_and_manifest_only(bundles: dict[str, Path], tmp_pat
         assert row in card
 
 
+@pytest.mark.parametrize("value", ["NaN", "1e999", "1" + 400 * "0", "true"])
+def test_metrics_that_are_not_finite_numbers_are_rejected(value: str, tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text(f'{{"scenes": {{"exact": {value}}}}}')
+    with pytest.raises(InvalidInput, match="scenes: exact is not a finite number"):
+        read_metrics(tmp_path / "metrics.json")
+
+
+def test_a_bundle_is_updated_from_within_and_keeps_files_of_subfolders(
+    bundles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = shutil.copytree(bundles["int8-weights"], tmp_path / "bundle")
+    (bundle / "docs").mkdir()
+    (bundle / "docs" / "notes.md").write_text("Notes")
+    write_manifest(bundle, Bundle.open(bundle).manifest.model_dump())
+    (tmp_path / "metrics.json").write_text('{"scenes": {"exact": 90.0}}')
+    monkeypatch.chdir(bundle)
+    assert main(["export", ".", "--metrics", "../metrics.json"]) == 0
+    manifest = Bundle.open(bundle).manifest
+    assert manifest.metrics == {"scenes exact": 90.0}
+    assert "docs/notes.md" in manifest.files
+
+
 def test_metrics_of_a_bundle_of_an_earlier_version_are_kept(bundles: dict[str, Path], tmp_path: Path) -> None:
     """It has all of them in its card alone."""
     metrics, bundle = tmp_path / "metrics.json", shutil.copytree(bundles["int8-weights"], tmp_path / "bundle")
@@ -220,6 +243,9 @@ def test_the_command_prints_json_and_the_same_checkpoint_gives_the_same_fingerpr
         ("{checkpoint} --out {out} --data {data} --metrics {nowhere}", "cannot be read"),
         ("{checkpoint} --out {out} --data {data} --checkpoint {checkpoint}", "is not a bundle; --checkpoint"),
         ("{bundle}", "is a bundle: one of --metrics, --checkpoint, --moments, --part was expected"),
+        ("{checkpoint} --out {checkpoint}/state.json/out --data {data}", "state.json: File exists"),
+        ("{bundle} --metrics {nowhere} --version 2.0.0", "is a bundle that gets --metrics; no --version was expected"),
+        ("{bundle} --out {out} --budget recall=1 --licence MIT", "that gets --budget; no --licence was expected"),
         ("{bundle} --metrics {checkpoint}/state.json", "{corpus: {metric: number}} was expected"),
     ],
 )

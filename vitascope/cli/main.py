@@ -38,6 +38,8 @@ Commands = dict[str, tuple[AddArguments, Run] | tuple[AddArguments, Run, Show]]
 """Type of the ``COMMANDS`` of a module."""
 
 EXIT_OK, EXIT_VERIFY_FAILED, EXIT_USER_ERROR, EXIT_PARTIAL, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+PATH_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST)
+"""Errors of the system about files and folders that are reported in one line; any other is a defect."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: arguments without the program name; by default those of the process.
 
-    A `VitascopeError`, a full disk or a missing optional package becomes one line on standard error. Any other
+    A `VitascopeError`, one of `PATH_ERRORS` or a missing optional package becomes one line on standard error. Any other
     exception is a defect and propagates.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -137,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_output()  # the reader (head, less) has exited
         return EXIT_OK
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in PATH_ERRORS:
             raise
         print(escape_controls(f"vitascope: {error.filename or 'writing'}: {error.strerror}"), file=sys.stderr)
         return EXIT_USER_ERROR
