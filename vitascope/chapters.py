@@ -23,7 +23,7 @@ from vitascope.modalities import Modality
 from vitascope.moments import Span, embed_windows
 from vitascope.speech.interface import SpeechSegment
 from vitascope.speech.transcript_formats import format_vtt
-from vitascope.time_format import format_time
+from vitascope.text_format import format_time
 
 if TYPE_CHECKING:
     from vitascope.media.file import MediaSource

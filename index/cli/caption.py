@@ -16,7 +16,7 @@ from rich.markup import escape
 from vitascope.cli.options import add_inference_options, server_url
 from vitascope.cli.output import ProgressBar, plain_table
 from vitascope.errors import InvalidInput, MediaError
-from vitascope.time_format import format_span
+from vitascope.text_format import format_span
 
 EPILOG = """\
 A caption is a sentence that the model generates word by word; it can be wrong. Each has the mean logarithm of the

@@ -24,7 +24,7 @@ from index.cli.index import parse_pair
 from vitascope.cli.options import add_collection, add_data, add_server
 from vitascope.cli.output import format_path, plain_table
 from vitascope.errors import InvalidInput
-from vitascope.time_format import format_span, format_time
+from vitascope.text_format import format_span, format_time
 
 EPILOG = """\
 Videos and images have the ids that `list` shows. What `edit` changes stays when the file is indexed

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from vitascope.errors import StorageError, VitascopeError
 from vitascope.extras import EXTRA_BY_PACKAGE, missing_package_message
-from vitascope.terminal_text import escape_controls
+from vitascope.text_format import escape_controls
 from vitascope.version import installed_version
 
 if TYPE_CHECKING:

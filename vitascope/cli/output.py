@@ -15,8 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from vitascope.terminal_text import escape_controls
-from vitascope.time_format import format_span, format_tenths, format_time
+from vitascope.text_format import escape_controls, format_span, format_tenths, format_time
 
 MAX_TRANSCRIPT_CHARS = 60
 """Length of the text of a clip in tables."""

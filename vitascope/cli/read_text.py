@@ -14,7 +14,7 @@ from rich.markup import escape
 from vitascope.cli.completion import no_completion
 from vitascope.cli.options import add_device
 from vitascope.cli.output import ProgressBar, format_score, plain_table
-from vitascope.time_format import format_span
+from vitascope.text_format import format_span
 
 EPILOG = """\
 Models:

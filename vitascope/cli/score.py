@@ -14,7 +14,7 @@ from vitascope.cli.completion import no_completion
 from vitascope.cli.options import add_inference_options, server_url
 from vitascope.cli.output import USED_SOUND, format_score, plain_table
 from vitascope.errors import InvalidInput
-from vitascope.time_format import format_time
+from vitascope.text_format import format_time
 
 EPILOG = """\
 Scores:

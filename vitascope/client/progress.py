@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from vitascope.client.response_types import Job, Operation
-from vitascope.terminal_text import escape_controls
+from vitascope.text_format import escape_controls
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -21,7 +21,7 @@ import anyio
 
 from vitascope import errors
 from vitascope.cli.output import format_score, format_signals
-from vitascope.time_format import format_span
+from vitascope.text_format import format_span
 
 if TYPE_CHECKING:
     from vitascope.client import AsyncClient, Client

@@ -1,8 +1,11 @@
-"""Times and spans as text."""
+"""Text for people: times, spans, and strings that are safe to print."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+
+_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+_ESCAPES |= {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
 def format_time(seconds: float) -> str:
@@ -21,3 +24,8 @@ def format_tenths(seconds: float) -> str:
 def format_span(start: float, end: float, format_seconds: Callable[[float], str] = format_time) -> str:
     """Format start and end in seconds as ``m:ss-m:ss``; empty for an image, which has no duration."""
     return "" if end <= start else f"{format_seconds(start)}-{format_seconds(end)}"
+
+
+def escape_controls(text: str) -> str:
+    r"""Return ``text`` with control characters, except newline and tab, and changes of direction as ``\x1b``."""
+    return text.translate(_ESCAPES)
