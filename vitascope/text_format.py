@@ -1,9 +1,12 @@
-"""Text for people: times, spans, and strings that are safe to print."""
+"""Text for people: times, scores and signals of results, and strings that are safe to print."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
+MAX_MATCHES = 3
+"""Words of a result that are shown beside the signal that matches them."""
 _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 _ESCAPES |= {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
@@ -24,6 +27,33 @@ def format_tenths(seconds: float) -> str:
 def format_span(start: float, end: float, format_seconds: Callable[[float], str] = format_time) -> str:
     """Format start and end in seconds as ``m:ss-m:ss``; empty for an image, which has no duration."""
     return "" if end <= start else f"{format_seconds(start)}-{format_seconds(end)}"
+
+
+def format_score(value: float | None) -> str:
+    """Format a score with three decimals; a dash for None."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def quote(text: str) -> str:
+    """Put a text in double quotes."""
+    return f'"{text}"'
+
+
+def format_signals(signals: Mapping[str, Mapping[str, Any]], quote_text: Callable[[str], str] = quote) -> str:
+    """Format why a clip was returned: by signal, words that match and their times, or the rank.
+
+    Args:
+        signals: rank, score and matches by signal, as in search results.
+        quote_text: puts a text in quotation marks.
+    """
+    reasons = []
+    for signal, score in signals.items():
+        matches = score["matches"][:MAX_MATCHES]
+        words = [quote_text(match["text"]) for match in matches]
+        if signal != "name":
+            words = [f"{text} {format_time(match['start'])}" for text, match in zip(words, matches, strict=True)]
+        reasons.append(f"{signal} {', '.join(words) or '#' + str(score['rank'])}")
+    return "; ".join(reasons)
 
 
 def escape_controls(text: str) -> str:

@@ -287,10 +287,10 @@ def test_sound_is_learned_beside_what_a_model_knows_and_an_interrupted_run_ends_
     made = sound_recipe(tokenizer)
     whole = checkpoint.load(train(made, data, tmp_path / "whole", start_from=start)).model.state_dict()
     train(made, data, tmp_path / "parts", start_from=start, stop_after=1)
-    first = checkpoint.load(train(made, data, tmp_path / "parts", stop_after=1)).model.state_dict()
+    first = checkpoint.load(train(made, data, tmp_path / "parts", start_from=start, stop_after=1)).model.state_dict()
     before = checkpoint.load(start).model.state_dict()
     assert all(torch.equal(weight, first[name]) for name, weight in before.items())
-    resumed = checkpoint.load(train(made, data, tmp_path / "parts")).model.state_dict()
+    resumed = checkpoint.load(train(made, data, tmp_path / "parts", start_from=start)).model.state_dict()
     assert all(torch.equal(weight, resumed[name]) for name, weight in whole.items())
     changed = {name for name, weight in first.items() if not torch.equal(weight, whole[name])}
     assert {"audio_embeddings.kind", "match_audio_scale"} <= changed

@@ -12,8 +12,8 @@ from rich.markup import escape
 
 from vitascope.cli.completion import no_completion
 from vitascope.cli.options import add_inference_options, server_url
-from vitascope.cli.output import format_score, plain_table
-from vitascope.text_format import format_tenths
+from vitascope.cli.output import plain_table
+from vitascope.text_format import format_score, format_tenths
 
 EPILOG = """\
 Each sentence gets its best moments: spans of the video, finer than the clips that a search returns, with scores from 0

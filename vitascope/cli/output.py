@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from vitascope.text_format import escape_controls, format_span, format_tenths, format_time
+from vitascope.text_format import escape_controls, format_score, format_signals, format_span, format_tenths
 
 MAX_TRANSCRIPT_CHARS = 60
 """Length of the text of a clip in tables."""
@@ -44,8 +44,6 @@ def print_text_or_json(
 
 
 MAX_FILES = 20
-MAX_MATCHES = 3
-"""Words of a result that are shown beside the signal that matches them."""
 USED_SOUND = "Used: pictures and sound"
 
 
@@ -148,28 +146,6 @@ def _format_moment(moment: Mapping[str, float] | None) -> str:
     return f"{format_span(moment['start'], moment['end'], format_tenths)} ({format_score(moment['score'])})"
 
 
-def quote(text: str) -> str:
-    """Put a text in double quotes."""
-    return f'"{text}"'
-
-
-def format_signals(signals: Mapping[str, Mapping[str, Any]], quote_text: Callable[[str], str] = quote) -> str:
-    """Format why a clip was returned: by signal, words that match and their times, or the rank.
-
-    Args:
-        signals: rank, score and matches by signal, as in search results.
-        quote_text: puts a text in quotation marks.
-    """
-    reasons = []
-    for signal, score in signals.items():
-        matches = score["matches"][:MAX_MATCHES]
-        words = [quote_text(match["text"]) for match in matches]
-        if signal != "name":
-            words = [f"{text} {format_time(match['start'])}" for text, match in zip(words, matches, strict=True)]
-        reasons.append(f"{signal} {', '.join(words) or '#' + str(score['rank'])}")
-    return "; ".join(reasons)
-
-
 def _format_met(conditions: Sequence[Mapping[str, Any]]) -> str:
     met = [f"{'not ' if c['weight'] < 0 else ''}{c['text']}" for c in conditions if c["met"]]
     return ", ".join(met) or "-"
@@ -177,11 +153,6 @@ def _format_met(conditions: Sequence[Mapping[str, Any]]) -> str:
 
 def _shorten(text: str) -> str:
     return text if len(text) <= MAX_TRANSCRIPT_CHARS else f"{text[: MAX_TRANSCRIPT_CHARS - 1]}…"
-
-
-def format_score(value: float | None) -> str:
-    """Format a score with three decimals; a dash for None."""
-    return "-" if value is None else f"{value:.3f}"
 
 
 def format_path(video: Mapping[str, Any]) -> str:

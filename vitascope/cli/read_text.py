@@ -13,8 +13,8 @@ from rich.markup import escape
 
 from vitascope.cli.completion import no_completion
 from vitascope.cli.options import add_device
-from vitascope.cli.output import ProgressBar, format_score, plain_table
-from vitascope.text_format import format_span
+from vitascope.cli.output import ProgressBar, plain_table
+from vitascope.text_format import format_score, format_span
 
 EPILOG = """\
 Models:

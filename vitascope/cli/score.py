@@ -12,9 +12,9 @@ from rich.markup import escape
 
 from vitascope.cli.completion import no_completion
 from vitascope.cli.options import add_inference_options, server_url
-from vitascope.cli.output import USED_SOUND, format_score, plain_table
+from vitascope.cli.output import USED_SOUND, plain_table
 from vitascope.errors import InvalidInput
-from vitascope.text_format import format_time
+from vitascope.text_format import format_score, format_time
 
 EPILOG = """\
 Scores:

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, cast
 import anyio
 
 from vitascope import errors
-from vitascope.cli.output import format_score, format_signals
-from vitascope.text_format import format_span
+from vitascope.text_format import format_score, format_signals, format_span
 
 if TYPE_CHECKING:
     from vitascope.client import AsyncClient, Client

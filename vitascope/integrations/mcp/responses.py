@@ -12,8 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, AliasPath, BaseModel, Field, ValidationInfo
 
-from vitascope.cli.output import MAX_MATCHES, format_score, format_signals
-from vitascope.text_format import format_span, format_time
+from vitascope.text_format import MAX_MATCHES, format_score, format_signals, format_span, format_time
 
 MAX_TEXT_CHARS = 500
 """Length of the speech of a clip: a search may return fifty clips with up to 10,000 characters each."""
